@@ -1,0 +1,11 @@
+-- What `make lint` asks of our Lua code.
+std = "luajit"
+max_line_length = 150
+ignore = {
+  "581", -- not (x >= y): is how NaN is refused
+  "212/self", -- a method may do without
+}
+files["tests"] = { std = "+busted" }
+files["lua/tidepool/run.lua"] = { globals = { "arg" } } -- a script's arguments are set for it
+files["lua/tidepool/worker.lua"] = { globals = { "print", "os.exit" } } -- has its own
+files["scripts/busted-report.lua"] = { ignore = { "212" } }

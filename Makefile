@@ -1,0 +1,143 @@
+# Tidepool. `make help` lists what there is to make.
+#
+# A variant is the same tree compiled in another way into a folder of its own:
+#   (none)  build/        what users run
+#   asan    build/asan/   AddressSanitizer, LeakSanitizer, UndefinedBehaviorSanitizer
+#   tsan    build/tsan/   ThreadSanitizer
+#   fuzz    build/fuzz/   clang's libFuzzer with ASan and UBSan
+# Sources are found by wildcards; a changed flag or list of sources rebuilds what depends on it.
+
+VARIANT      ?=
+FUZZ_SECONDS ?= 60
+
+BUILD := build$(addprefix /,$(VARIANT))
+# clang where gcc has no libFuzzer, and where its UBSan cannot write to the same log as its ASan.
+CC    := $(if $(filter default,$(origin CC)),$(if $(filter asan fuzz,$(VARIANT)),clang,gcc),$(CC))
+
+# ---- flags ----
+
+LUAJIT_CFLAGS := $(shell pkg-config --cflags luajit)
+LUAJIT_SHARED := $(shell pkg-config --libs luajit)
+LUAJIT_STATIC := $(shell pkg-config --variable=libdir luajit)/libluajit-5.1.a
+SANITIZED     := -O1 -fno-omit-frame-pointer
+
+# TP_MALLOC_STATE: Lua states take their memory from malloc, where LeakSanitizer sees it.
+MODE_       := -O2
+MODE_asan   := $(SANITIZED) -fsanitize=address,undefined -fno-sanitize-recover=undefined -DTP_MALLOC_STATE
+# -fexceptions: a Lua error that passes through a C frame must keep TSan's own call stack right.
+MODE_tsan   := $(SANITIZED) -fsanitize=thread -fexceptions
+MODE_fuzz   := $(SANITIZED) -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -DTP_MALLOC_STATE
+MODE        := $(MODE_$(VARIANT))
+
+WARNINGS := -Wall -Wextra -Wshadow $(if $(CI),-Werror)
+# _GNU_SOURCE is empty, so that a file may define it too.
+CPPFLAGS += -D_GNU_SOURCE= -Ihost $(LUAJIT_CFLAGS)
+CFLAGS   += -std=c11 -g $(MODE) -fPIC -fvisibility=hidden $(WARNINGS)
+
+# C modules that a script requires (cjson, luv) find the Lua API in the binary: -Wl,-E. ThreadSanitizer's suppressions go by
+# library, so there LuaJIT is one.
+LUAJIT   := $(if $(filter tsan,$(VARIANT)),$(LUAJIT_SHARED),-Wl,-E $(LUAJIT_STATIC))
+LDLIBS   += $(LUAJIT) -luv -ldl -lm -lpthread
+
+# ---- files ----
+
+BINARY_ONLY := host/main.c host/repl.c
+LIB_SRC     := $(filter-out $(BINARY_ONLY),$(wildcard host/*.c gpu/*.c))
+BINARY_SRC  := $(wildcard $(BINARY_ONLY))
+TEST_SRC    := $(wildcard tests/c/*_test.c)
+FUZZ_SRC    := $(wildcard tests/fuzz/*_fuzz.c)
+LUA_SRC     := $(sort $(wildcard lua/tidepool/*.lua lua/tidepool/*/*.lua gpu/*.lua))
+
+object  = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+LIB_OBJ := $(call object,$(LIB_SRC)) $(BUILD)/obj/lua_modules.o
+BIN_OBJ := $(call object,$(BINARY_SRC))
+LIB     := $(BUILD)/libtidepool.a
+BINARY  := $(BUILD)/tidepool
+TESTS   := $(patsubst tests/c/%.c,$(BUILD)/tests/%,$(TEST_SRC))
+FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzzers/%,$(FUZZ_SRC))
+
+# ---- what users build ----
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: all lib tests fuzzers test demo lint asan tsan bench fuzz clean help FORCE
+
+all: $(BINARY) ## build the program build/tidepool (default)
+
+lib: $(LIB) ## build the library build/libtidepool.a
+tests: $(BINARY) $(TESTS)
+fuzzers: $(FUZZERS)
+
+test: tests ## run all tests of the plain build
+	scripts/run-tests
+
+demo: all ## run the main job, examples/digits.lua, on real data
+	$(BINARY) run examples/digits.lua
+
+lint: all ## check the sources: luacheck, cppcheck, both compilers, house rules
+	scripts/checks
+
+asan: ## run all tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(MAKE) VARIANT=asan tests
+	scripts/run-tests --build build/asan --jobs 2
+
+tsan: ## run all tests under ThreadSanitizer
+	$(MAKE) VARIANT=tsan tests
+	scripts/run-tests --build build/tsan --jobs 2
+
+bench: all ## print the speed figures
+	@for script in $(wildcard bench/*.lua); do echo "== $$script"; $(BINARY) $$script || exit 1; done
+
+fuzz: ## run each fuzz target for FUZZ_SECONDS (60)
+	$(MAKE) VARIANT=fuzz fuzzers
+	scripts/fuzz $(FUZZ_SECONDS)
+
+clean: ## remove everything that was built
+	rm -rf build
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 10
+
+# ---- how ----
+
+# A stamp is rewritten only when its text changes, so that what depends on it is rebuilt only then.
+define stamp
+@mkdir -p $(@D)
+@printf '%s\n' '$(1)' | cmp -s - $@ || printf '%s\n' '$(1)' >$@
+endef
+
+$(BUILD)/stamp/flags: FORCE
+	$(call stamp,$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(LDLIBS))
+$(BUILD)/stamp/sources: FORCE
+	$(call stamp,$(LIB_SRC) $(BINARY_SRC))
+$(BUILD)/stamp/lua: FORCE
+	$(call stamp,$(LUA_SRC))
+
+$(BUILD)/obj/%.o: %.c $(BUILD)/stamp/flags
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/obj/lua_modules.o: $(BUILD)/lua_modules.c $(BUILD)/stamp/flags
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/lua_modules.c: scripts/embed $(LUA_SRC) $(BUILD)/stamp/lua
+	scripts/embed $@ $(LUA_SRC)
+
+$(LIB): $(LIB_OBJ) $(BUILD)/stamp/sources
+	rm -f $@
+	$(AR) rcs $@ $(LIB_OBJ)
+
+$(BINARY): $(BIN_OBJ) $(LIB_OBJ) $(BUILD)/stamp/sources
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(BIN_OBJ) $(LIB_OBJ) -ledit $(LDLIBS)
+
+$(BUILD)/tests/%: $(BUILD)/obj/tests/c/%.o $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
+
+$(BUILD)/fuzzers/%: $(BUILD)/obj/tests/fuzz/%.o $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(LDFLAGS) -fsanitize=fuzzer -o $@ $< $(LIB) $(LDLIBS)
+
+.SECONDARY:
+-include $(wildcard $(BUILD)/obj/*.d $(BUILD)/obj/*/*.d $(BUILD)/obj/*/*/*.d)
