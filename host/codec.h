@@ -1,0 +1,105 @@
+/* codec.h: Lua values to bytes and back.
+ *
+ * Pure: values in, bytes out; no host, no job, no thread. A message is the bytes of a sequence of Lua
+ * values plus the host objects (tp_ref) that they refer to. Shared references and cycles are kept within one
+ * message. What cannot travel is refused, with its path, before anything is sent.
+ *
+ * Bytes from outside the process are hostile: decode them without TP_DECODE_TRUSTED. Then they can bring no code, name only
+ * modules that are loaded already, and allocate no more than some 16 times their length.
+ *
+ * What travels by name: the standard libraries and their functions (as they are at tp_codec_open), what tp_codec_add_builtins adds,
+ * what is in package.loaded, C functions and metatables that are fields of what is in package.loaded, classes.
+ *
+ * A Lua function travels as its bytecode with its upvalues and the values that its environment has for the globals
+ * that it reads. On the other side the functions of one message that had one environment share a new one, behind which are the
+ * state's globals; what they assign to globals stays there. */
+#ifndef TP_CODEC_H
+#define TP_CODEC_H
+
+#include "error.h"
+#include "ref.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct lua_State;
+
+enum {
+    TP_STRING_MAX = 1 << 30, /* bytes of one string */
+    TP_DEPTH_MAX = 10000     /* tables inside tables */
+};
+
+/* A message, or several one after the other. Zero-initialised is empty. Not shared between threads while it grows. */
+typedef struct tp_buf {
+    uint8_t *data;
+    size_t len, cap;
+    tp_ref **refs; /* each owned once */
+    uint32_t nrefs, refcap;
+} tp_buf;
+
+/* Makes room for n more bytes; returns where they go (not yet counted in len), or NULL when out of memory. */
+uint8_t *tp_buf_reserve(tp_buf *b, size_t n);
+void tp_buf_clear(tp_buf *b); /* empty again, memory kept, references dropped */
+void tp_buf_free(tp_buf *b);  /* memory and references released; b is empty and usable */
+
+/* What the codec keeps per lua_State (names of builtins, known classes, scratch memory). Made by
+ * tp_codec_open, owned and freed by the state. Call it after the standard libraries are open and before user code
+ * runs; again does nothing. Raises on out of memory. */
+void tp_codec_open(struct lua_State *L);
+
+/* Makes every field of the table at `index` (and the table itself) known as "name.field" ("name"): such values travel by
+ * name, and are found again in a state where the same name was registered, or where `require(name)` gives it. Raises on
+ * out of memory. */
+void tp_codec_add_builtins(struct lua_State *L, const char *name, int index);
+
+/* Makes the metatable at `index` a class known as `name`. Objects with it travel as their raw fields. `by_value` false: the other
+ * state must know the class under that name too (or find it with require of the part of the name before the last dot). True:
+ * the metatable itself travels along with the objects, once per message and decoded once per state and version, so that a
+ * worker needs to know nothing. A name that is taken is given the new metatable. The name is what makes it the same class in all
+ * states: a definition that arrives under a name that was added in the receiving state gives way to that one; others are read into one
+ * metatable per name, also when the definition changes. Raises on out of memory. */
+void tp_codec_add_class(struct lua_State *L, const char *name, int index, bool by_value);
+
+/* Starts an epoch: the next message with objects of a by-value class looks whether the class has changed, and carries
+ * the new definition if so. Within an epoch, and in states that never call this, a definition is made once. Call it
+ * where a map starts. */
+void tp_codec_new_epoch(struct lua_State *L);
+
+enum {
+    TP_ENCODE_ERROR_VALUE = 1 /* unknown metatables are dropped instead of refused: for error values */
+};
+
+/* Encodes the n stack values first, first+1, ... and appends them to out: a count, then the values. `root` names them
+ * in refusals: what[i] for the i-th value, e.g. "argument 2" (NULL: "value i"). Nothing is popped or pushed. On failure returns
+ * -1, sets err (TP_ECODEC with a path, e.g. `argument 1.user.socket: a userdata cannot travel to a worker`) and leaves
+ * out as it was. Runs no user code, except an __index function of a function's own environment (a sandbox's), protected. May
+ * raise out-of-memory: call it protected, with out owned elsewhere; out is then as it was, or has references that no message
+ * names. */
+int tp_encode(struct lua_State *L, int first, int n, const char *const *root, unsigned flags, tp_buf *out,
+              tp_error *err);
+
+enum {
+    TP_DECODE_TRUSTED = 1 /* made by this process: functions may be loaded, references are valid */
+};
+
+/* Decodes one sequence that starts at bytes; sets *used to its length when it is not NULL. Pushes the values and returns
+ * how many; -1 with err set on bytes that no encoder made, or that need what this state does not have (a module
+ * that cannot be required, an unknown class), with nothing pushed. Where a module has to be loaded (trusted messages
+ * only), package.path and package.cpath are set to the sender's first, and the module's code runs; it may use the codec itself.
+ * May raise out-of-memory: call it protected. */
+int tp_decode(struct lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *refs, uint32_t nrefs,
+              unsigned flags, size_t *used, tp_error *err);
+
+/* Pushes a userdata that owns one more reference to r (one userdata per push; equal objects compare equal by
+ * __eq). Its metatable is that of tp_codec_ref_type, which is made when it isn't there. */
+void tp_codec_push_ref(struct lua_State *L, tp_ref *r);
+
+/* The object behind the userdata at index if it is one of that type, else NULL. Borrowed. */
+void *tp_codec_to_ref(struct lua_State *L, int index, const tp_ref_type *type);
+
+/* Creates (or finds) and pushes the metatable for a kind of reference, with __gc and __eq in place, which are to stay as they
+ * are. Userdata with it travel, by counting. */
+void tp_codec_ref_type(struct lua_State *L, const tp_ref_type *type);
+
+#endif

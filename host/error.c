@@ -1,0 +1,25 @@
+/* error.c: filling a tp_error. */
+#include "error.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+int tp_error_set(tp_error *err, tp_code code, const char *format, ...)
+{
+    if (!err || err->code != TP_OK)
+        return -1;
+    err->code = code;
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(err->message, sizeof err->message, format, args);
+    va_end(args);
+    if (n >= (int)sizeof err->message)
+        strcpy(err->message + sizeof err->message - 4, "...");
+    return -1;
+}
+
+int tp_error_oom(tp_error *err, const char *what)
+{
+    return tp_error_set(err, TP_EMEMORY, "out of memory: %s", what);
+}

@@ -1,0 +1,15 @@
+/* error.h: filling a tp_error. The text says what was tried, on what, and what happened. */
+#ifndef TP_ERROR_H
+#define TP_ERROR_H
+
+#include "tidepool.h"
+
+/* Sets err unless it is NULL or holds an error already; always returns -1, so that a caller can
+ * `return tp_error_set(...)`. A text that does not fit is cut, with "..." at its end. */
+int tp_error_set(tp_error *err, tp_code code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* "out of memory: <what>" with TP_EMEMORY; returns -1. */
+int tp_error_oom(tp_error *err, const char *what);
+
+#endif
