@@ -1,0 +1,61 @@
+/* block.c: making and freeing blocks. */
+#include "block.h"
+
+#include <stdlib.h>
+
+tp_block *tp_block_new_numbers(uint32_t capacity, uint32_t columns)
+{
+    tp_block *b = malloc(sizeof *b + (size_t)capacity * columns * sizeof *b->numbers);
+    if (!b)
+        return NULL;
+    *b = (tp_block){ .kind = TP_BLOCK_NUMBERS, .columns = columns, .stride = capacity };
+    b->numbers = (double *)(b + 1);
+    return b;
+}
+
+tp_block *tp_block_new_values(tp_block_kind kind)
+{
+    return tp_block_new_empty(kind, 0, 0);
+}
+
+tp_block *tp_block_new_empty(tp_block_kind kind, uint64_t first, uint32_t n)
+{
+    tp_block *b = calloc(1, sizeof *b);
+    if (!b)
+        return NULL;
+    b->kind = kind;
+    b->first = first;
+    b->n = n;
+    return b;
+}
+
+int tp_block_reserve(tp_block *b)
+{
+    if (b->n < b->capacity)
+        return 0;
+    uint32_t capacity = b->capacity ? b->capacity * 2 : 4;
+    uint32_t *ends = realloc(b->ends, capacity * sizeof *ends);
+    if (!ends)
+        return -1;
+    b->ends = ends;
+    b->capacity = capacity;
+    return 0;
+}
+
+void tp_block_free(tp_block *b)
+{
+    if (!b)
+        return;
+    tp_buf_free(&b->bytes);
+    free(b->ends);
+    free(b);
+}
+
+void tp_block_free_list(tp_block *b)
+{
+    while (b) {
+        tp_block *next = b->next;
+        tp_block_free(b);
+        b = next;
+    }
+}

@@ -1,0 +1,70 @@
+/* block.h: a batch of consecutive items of a job: inputs on their way down, results on their way up.
+ *
+ * Items are numbers, packed column by column, or messages of the codec, or one failure. A block has one owner at a time; it is
+ * written by whoever makes it and read-only once it is published. */
+#ifndef TP_BLOCK_H
+#define TP_BLOCK_H
+
+#include "codec.h"
+
+typedef enum tp_block_kind {
+    TP_BLOCK_NUMBERS, /* item k has the values numbers[c * stride + k], c = 0 .. columns-1 */
+    TP_BLOCK_VALUES,  /* item k is the message bytes[ends[k-1] .. ends[k]) */
+    TP_BLOCK_FAILURE, /* n == 1; the message is kind, message, value, traceback, attempts, worker */
+    TP_BLOCK_RETRY,   /* the same, of an attempt that is going to be repeated; no item's result */
+    TP_BLOCK_DONE     /* items that ran for their effect: no results kept */
+} tp_block_kind;
+
+typedef struct tp_block {
+    struct tp_block *next; /* in the list that owns it */
+    uint64_t first;        /* index of the first item in its job, from 0 */
+    uint32_t n;            /* items */
+    tp_block_kind kind;
+    uint32_t columns, stride; /* NUMBERS */
+    uint32_t capacity;        /* VALUES: room in ends */
+    uint32_t open;            /* inputs: items that have no result yet; engine's lock */
+    bool may_retry;           /* FAILURE: of the user's function, so that `retries` apply */
+    uint32_t *ends;           /* VALUES: where each message ends; offsets into bytes */
+    tp_buf bytes;             /* VALUES */
+    double *numbers;          /* NUMBERS */
+} tp_block;
+
+enum { TP_BLOCK_BYTES_MAX = 1 << 20 }; /* a block is closed when its messages are longer than this */
+
+/* Room for `capacity` items of `columns` numbers; NULL when out of memory. The numbers are not initialised. */
+tp_block *tp_block_new_numbers(uint32_t capacity, uint32_t columns);
+
+/* An empty block for messages; NULL when out of memory. */
+tp_block *tp_block_new_values(tp_block_kind kind);
+
+/* A block of n items without values (DONE). */
+tp_block *tp_block_new_empty(tp_block_kind kind, uint64_t first, uint32_t n);
+
+/* Makes room for one more message end; -1 when out of memory. Call before encoding into bytes. */
+int tp_block_reserve(tp_block *b);
+
+/* Counts what was appended to bytes since the last one as an item. */
+static inline void tp_block_add(tp_block *b)
+{
+    b->ends[b->n++] = (uint32_t)b->bytes.len;
+}
+
+/* The message of item k. */
+static inline const uint8_t *tp_block_message(const tp_block *b, uint32_t k, size_t *len)
+{
+    size_t begin = k ? b->ends[k - 1] : 0;
+    *len = b->ends[k] - begin;
+    return b->bytes.data + begin;
+}
+
+/* Memory that it holds, in bytes, roughly. */
+static inline size_t tp_block_size(const tp_block *b)
+{
+    return sizeof *b + b->bytes.cap + (size_t)b->capacity * sizeof *b->ends +
+           (size_t)b->columns * b->stride * sizeof *b->numbers;
+}
+
+void tp_block_free(tp_block *b);       /* accepts NULL */
+void tp_block_free_list(tp_block *b);  /* it and all that follow it */
+
+#endif

@@ -1,0 +1,50 @@
+/* func.h: what a mapped function is to the host: who it is (tp_func) and what it is made of (tp_image).
+ *
+ * A tp_func is the identity behind a decorated Function: its name, its limit, its counts, over all its maps and
+ * callers, in whichever Lua state its handle is. A tp_image is one immutable snapshot of the Lua function, as a codec message:
+ * bytecode, upvalues, globals. A map takes a new image when it starts; equal bytes give the same image, so that workers load it
+ * once. */
+#ifndef TP_FUNC_H
+#define TP_FUNC_H
+
+#include "codec.h"
+
+struct lua_State;
+struct tp_job;
+struct tp_agent;
+
+typedef struct tp_func {
+    tp_ref ref;
+
+    /* Set before it is shared, read-only afterwards. */
+    char *name;
+    unsigned limit; /* at most so many slices run at once; 0: no limit */
+
+    /* ---- guarded by the engine's lock (job.c) ---- */
+    struct tp_func *next_ready, *prev_ready; /* in the engine's ring of functions that have work */
+    struct tp_job *ready_first, *ready_last; /* its jobs with inputs to take, next to serve first */
+    struct tp_agent *resuming;               /* agents that lent their place and want it back */
+    unsigned running;                        /* places in use */
+    double item_ns;                          /* what an item took lately; 0: not known */
+    uint64_t queued, active, done, failed;   /* items, for stats */
+} tp_func;
+
+extern const tp_ref_type tp_func_type;
+
+/* A new function identity with one owner. name is copied. NULL when out of memory. */
+tp_func *tp_func_new(const char *name, unsigned limit);
+
+typedef struct tp_image {
+    tp_ref ref;
+    tp_buf message; /* one encoded function; read-only */
+} tp_image;
+
+extern const tp_ref_type tp_image_type;
+
+/* Encodes the Lua function at index of L. Gives one more owner of `last` when its bytes are the same (last may be NULL),
+ * else a new image. NULL with err set when the function cannot travel; `name` names it in the text. May raise
+ * out-of-memory; scratch is the buffer to encode into, kept by the caller for the next time. */
+tp_image *tp_image_new(struct lua_State *L, int index, const char *name, tp_image *last, tp_buf *scratch,
+                       tp_error *err);
+
+#endif

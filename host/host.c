@@ -1,0 +1,268 @@
+/* host.c: one tp_host: opens and closes everything, owns the loop. */
+#include "host.h"
+
+#include "lua_core.h"
+#include "vm.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { SPIN_NS = 20 * 1000 };
+
+static void wake_loop(tp_waiter *w)
+{
+    tp_host *host = (tp_host *)((char *)w - offsetof(tp_host, waiter));
+    uv_async_send(&host->wake_up);
+}
+
+static void on_wake_up(uv_async_t *handle)
+{
+    (void)handle; /* that uv_run returns is all that is wanted */
+}
+
+static void on_timer(uv_timer_t *handle)
+{
+    (void)handle;
+}
+
+/* pthread_atfork and getpid would need a static, or cost a system call per map. */
+static volatile char *new_fork_mark(void)
+{
+    void *page = mmap(NULL, 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        return NULL;
+    madvise(page, 1, MADV_WIPEONFORK); /* Linux 4.14; before, a child is not noticed */
+    *(volatile char *)page = 1;
+    return page;
+}
+
+bool tp_host_is_usable(const tp_host *host)
+{
+    return *host->fork_mark == 1;
+}
+
+static int copy_config(tp_config *to, const tp_config *from, tp_error *err)
+{
+    *to = (tp_config){ 0 };
+    if (from) {
+        if (from->size == 0 || from->size > sizeof *to)
+            return tp_error_set(err, TP_EUSAGE, "tp_config.size is %zu, which this version does not know", from->size);
+        memcpy(to, from, from->size);
+    }
+    if (to->workers < 0 || to->workers > TP_WORKERS_MAX)
+        return tp_error_set(err, TP_EUSAGE, "tp_config.workers is %d: it must be 1 to %d, or 0 for the default",
+                            to->workers, TP_WORKERS_MAX);
+    if (to->workers == 0) {
+        unsigned n = uv_available_parallelism();
+        to->workers = n > TP_WORKERS_MAX ? TP_WORKERS_MAX : (int)n;
+    }
+    return 0;
+}
+
+static void close_handle(uv_handle_t *handle, void *unused)
+{
+    (void)unused;
+    if (!uv_is_closing(handle))
+        uv_close(handle, NULL);
+}
+
+static void close_loop(tp_host *host)
+{
+    uv_walk(&host->loop, close_handle, NULL);
+    uv_run(&host->loop, UV_RUN_DEFAULT);
+    uv_loop_close(&host->loop);
+}
+
+/* libuv aborts the process when a loop gets some of its descriptors and then no more: looks whether there are enough. */
+static int check_descriptors(tp_error *err)
+{
+    int fds[16], n = 0, status = 0;
+    while (n < 16 && status == 0) {
+        fds[n] = eventfd(0, EFD_CLOEXEC);
+        if (fds[n] < 0)
+            status = errno;
+        else
+            n++;
+    }
+    for (int i = 0; i < n; i++)
+        close(fds[i]);
+    return status ? tp_error_set(err, TP_ESYS, "cannot create an event loop: %s", strerror(status)) : 0;
+}
+
+int tp_host_open(tp_host **out, const tp_config *config, tp_error *err)
+{
+    int rc = -1;
+    tp_host *host = calloc(1, sizeof *host);
+    if (!host)
+        return tp_error_oom(err, "host");
+    bool has_loop = false, has_lock = false;
+    if (copy_config(&host->config, config, err))
+        goto out;
+    host->open_state = tp_lua_core_open;
+    host->waiter.wake = wake_loop;
+    if (uv_mutex_init(&host->print_lock)) {
+        tp_error_set(err, TP_ESYS, "cannot create a lock");
+        goto out;
+    }
+    has_lock = true;
+    if (check_descriptors(err))
+        goto out;
+    int status = uv_loop_init(&host->loop);
+    if (status) {
+        tp_error_set(err, TP_ESYS, "cannot create an event loop: %s", uv_strerror(status));
+        goto out;
+    }
+    has_loop = true;
+    status = uv_async_init(&host->loop, &host->wake_up, on_wake_up);
+    if (status) {
+        tp_error_set(err, TP_ESYS, "cannot create a wake-up: %s", uv_strerror(status));
+        goto out;
+    }
+    uv_timer_init(&host->loop, &host->timer);
+    host->fork_mark = new_fork_mark();
+    if (!host->fork_mark) {
+        tp_error_oom(err, "host");
+        goto out;
+    }
+    if (tp_engine_open(&host->engine, err))
+        goto out;
+    for (int i = 0; tp_executor_types[i]; i++)
+        if (tp_executor_types[i]->open(&host->executors[i], host, err))
+            goto out;
+    *out = host;
+    host = NULL;
+    rc = 0;
+out:
+    if (host && has_loop && host->engine) {
+        tp_host_close(host);
+    } else if (host) {
+        if (has_loop)
+            close_loop(host);
+        if (host->fork_mark)
+            munmap((void *)host->fork_mark, 1);
+        if (has_lock)
+            uv_mutex_destroy(&host->print_lock);
+        free(host);
+    }
+    return rc;
+}
+
+static int stop_executors(tp_host *host, uint64_t deadline_ns)
+{
+    int rc = 0;
+    tp_engine_stop(host->engine);
+    for (int i = 0; host->executors[i]; i++)
+        if (host->executors[i]->type->stop(host->executors[i], deadline_ns))
+            rc = -1;
+    return rc;
+}
+
+int tp_host_stop(tp_host *host, unsigned timeout_ms)
+{
+    return stop_executors(host, uv_hrtime() + (uint64_t)timeout_ms * 1000000);
+}
+
+void tp_host_close(tp_host *host)
+{
+    if (!host)
+        return;
+    stop_executors(host, UINT64_MAX);
+    for (int i = 0; host->executors[i]; i++)
+        host->executors[i]->type->close(host->executors[i]);
+    if (host->has_agent) {
+        tp_vm_close(host->agent.vm);
+        tp_agent_close(&host->agent);
+    }
+    tp_engine_close(host->engine);
+    close_loop(host);
+    munmap((void *)host->fork_mark, 1);
+    uv_mutex_destroy(&host->print_lock);
+    free(host);
+}
+
+tp_executor *tp_host_executor(tp_host *host, const char *name)
+{
+    for (int i = 0; host->executors[i]; i++)
+        if (strcmp(host->executors[i]->type->name, name) == 0)
+            return host->executors[i];
+    return NULL;
+}
+
+tp_agent *tp_host_agent(tp_host *host, tp_error *err)
+{
+    if (!host->has_agent) {
+        tp_vm *vm = NULL;
+        if (tp_agent_open(&host->agent, host->engine, 0, tp_host_executor(host, tp_exec_inline.name), err))
+            return NULL;
+        if (tp_vm_open(&vm, host, &host->agent, err)) {
+            tp_agent_close(&host->agent);
+            return NULL;
+        }
+        host->has_agent = true;
+    }
+    return &host->agent;
+}
+
+void tp_host_wait(tp_host *host, tp_job *job, uint32_t seen, uint64_t deadline_ns)
+{
+    /* The answer of a short call comes within microseconds. Yielding lets the worker have this processor if it needs it. */
+    uint64_t until = uv_hrtime() + SPIN_NS;
+    do {
+        for (int i = 0; i < 8; i++) {
+            if (tp_job_news(job) != seen)
+                return;
+            tp_relax();
+        }
+        sched_yield();
+    } while (uv_hrtime() < until);
+    for (;;) {
+        uint64_t now = uv_hrtime();
+        if (now >= deadline_ns || atomic_load_explicit(&host->is_interrupted, memory_order_relaxed))
+            break;
+        if (deadline_ns != UINT64_MAX) {
+            uv_update_time(&host->loop);
+            uv_timer_start(&host->timer, on_timer, (deadline_ns - now + 999999) / 1000000, 0);
+        }
+        if (!tp_job_await(job, seen))
+            break;
+        uv_run(&host->loop, UV_RUN_ONCE);
+        tp_job_unawait(job);
+    }
+    uv_timer_stop(&host->timer);
+}
+
+void tp_host_interrupt(tp_host *host)
+{
+    atomic_store_explicit(&host->is_interrupted, true, memory_order_relaxed);
+    uv_async_send(&host->wake_up);
+}
+
+bool tp_host_take_interrupt(tp_host *host)
+{
+    return atomic_load_explicit(&host->is_interrupted, memory_order_relaxed) &&
+           atomic_exchange_explicit(&host->is_interrupted, false, memory_order_relaxed);
+}
+
+void tp_host_counts(const tp_host *host, uint64_t *delivered, uint64_t *total)
+{
+    tp_engine_counts(host->engine, delivered, total);
+}
+
+void tp_host_print(tp_host *host, int fd, const char *bytes, size_t len)
+{
+    if (!host->config.write)
+        return;
+    uv_mutex_lock(&host->print_lock);
+    host->config.write(host->config.user, fd, bytes, len);
+    uv_mutex_unlock(&host->print_lock);
+}
+
+int tp_host_openlibs(tp_host *host, struct lua_State *L, tp_error *err)
+{
+    return tp_lua_core_open_protected(L, host, err);
+}

@@ -1,0 +1,54 @@
+/* host.h: what a tp_host is made of, for the files of the library. */
+#ifndef TP_HOST_H
+#define TP_HOST_H
+
+#include "exec.h"
+#include "tidepool.h"
+
+struct lua_State;
+
+enum { TP_EXECUTORS_MAX = 8, TP_WORKERS_MAX = 1024 };
+
+/* Made by tp_host_open, freed by tp_host_close; belongs to the thread that opened it but for what is said below. */
+struct tp_host {
+    /* Set by tp_host_open, read-only afterwards. */
+    tp_config config;
+    tp_engine *engine;
+    tp_executor *executors[TP_EXECUTORS_MAX + 1]; /* in the order of tp_executor_types; NULL-terminated */
+    uv_mutex_t print_lock;                        /* held around config.write */
+    /* Opens the Lua side in a worker's state (lua_core.c); raises. Called by vm.c, which must not know lua_core.c. */
+    void (*open_state)(struct lua_State *L, struct tp_host *host, tp_agent *agent);
+
+    /* ---- the owner's ---- */
+    uv_loop_t loop;
+    tp_waiter waiter;       /* wakes the loop; any thread may call it */
+    uv_async_t wake_up;
+    uv_timer_t timer;       /* ends a wait that has a deadline */
+    volatile char *fork_mark; /* a page that the kernel empties in a forked child; 1 here */
+    bool has_agent;
+    tp_agent agent;         /* runs inline jobs on the owner's thread; opened at the first one */
+
+    /* Set by any thread or signal handler, taken by the owner (relaxed: a flag without data). */
+    _Atomic bool is_interrupted;
+};
+
+/* The executor of that name, or NULL. Any thread. */
+tp_executor *tp_host_executor(tp_host *host, const char *name);
+
+/* The agent that runs items on the owner's thread; opened at its first use. NULL with err set. Owner. */
+tp_agent *tp_host_agent(tp_host *host, tp_error *err);
+
+/* Waits until job has news after `seen`, or the host is interrupted, or it is deadline_ns (uv_hrtime; UINT64_MAX: for ever), running the loop
+ * meanwhile. Owner. */
+void tp_host_wait(tp_host *host, tp_job *job, uint32_t seen, uint64_t deadline_ns);
+
+/* False in a child that this process has forked: nothing of the host may be used there. Any thread. */
+bool tp_host_is_usable(const tp_host *host);
+
+/* True once after tp_host_interrupt. Owner. */
+bool tp_host_take_interrupt(tp_host *host);
+
+/* Writes a line through config.write. Any thread. */
+void tp_host_print(tp_host *host, int fd, const char *bytes, size_t len);
+
+#endif

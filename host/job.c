@@ -1,0 +1,1213 @@
+/* job.c: claiming, order, window, limits, retries and cancellation of all jobs of a host.
+ *
+ * See job.h for the contract. Everything below that is not marked otherwise is guarded by engine->lock; functions whose comment
+ * says "locked" are called with it held. Wake-ups are decided under the lock and done after it. */
+#include "job.h"
+
+#include "exec.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* Consecutive items of one input block that nobody has taken, or that one slice has. */
+typedef struct tp_range {
+    struct tp_range *next;
+    tp_block *block;
+    uint32_t offset, count;
+    uint32_t attempt; /* from 1 */
+    uint64_t due_ns;  /* in job->delayed: not before */
+} tp_range;
+
+struct tp_job {
+    tp_ref ref; /* owners: the owner, each slice, each job nested in it */
+
+    /* Set by tp_job_open, read-only afterwards. */
+    tp_engine *engine;
+    tp_func *func;
+    tp_image *image;
+    tp_executor *executor;
+    tp_waiter *waiter;
+    tp_job *parent; /* the job inside whose item it was started, held; NULL */
+    unsigned depth;
+    bool ordered, keep_going, discard, is_cheap;
+    uint64_t window;
+    tp_retries retries;
+    int64_t total;
+
+    /* ---- the owner's own ---- */
+    tp_block **ring;    /* results that came before their turn: the block that begins with index i at [i % ring_size] */
+    uint64_t ring_size; /* a power of two, or 0 */
+    uint64_t head;      /* index of the next result to give out */
+    tp_block *fifo, **fifo_end; /* unordered jobs: results as they came */
+    uint64_t delivered; /* results given out */
+    uint64_t pushed;    /* written by the owner under the lock */
+    uint64_t read_ahead;
+
+    /* ---- guarded by engine->lock ---- */
+    tp_job *next, *prev;             /* in engine->jobs */
+    tp_job *next_ready, *prev_ready; /* in func->ready */
+    bool is_ready;
+    tp_range *queue_first, *queue_last;
+    tp_range *delayed; /* waiting for their retry, next first */
+    tp_block *done, **done_end;
+    uint64_t queued, finished, failed, retried;
+    uint64_t awaited; /* what head was when the owner looked last */
+    uint64_t stop_at; /* no item with a higher index is begun: one with this index failed */
+    size_t bytes;     /* inputs that are not finished and results that are not given out */
+    unsigned running; /* slices */
+    uint32_t last_count; /* items of the last slice */
+    double item_ns;      /* what an item takes; 0: not known */
+    uint64_t asked_ns;   /* when the owner last asked for results */
+    uint64_t random;     /* for the jitter of retries */
+    bool ended, is_cancelled, is_reading, drained;
+    bool is_awaited; /* the owner sleeps and wants its waiter woken */
+
+    _Atomic uint32_t news; /* written under the lock (release), read by the owner as it spins (acquire) */
+    _Atomic uint32_t hint; /* vm.c's; see tp_job_hint */
+};
+
+struct tp_engine {
+    uv_mutex_t lock;
+    tp_job *jobs;                          /* all that have an owner */
+    tp_func *ready_first, *ready_last;     /* functions that have jobs with queued inputs */
+    tp_slice *slices;                      /* all that are running */
+    tp_agent *helpers;                     /* agents that sleep for a nested job */
+    uint64_t next_due;                     /* the earliest retry, UINT64_MAX: none */
+    bool is_stopped;
+    _Atomic uint64_t delivered, total; /* relaxed; sums over jobs without a parent */
+};
+
+/* What to wake after the lock is released. */
+typedef struct wakes {
+    tp_waiter *owner;
+    tp_executor *executor;
+    unsigned takers;
+} wakes;
+
+static void wake(const wakes *w)
+{
+    if (w->owner)
+        w->owner->wake(w->owner);
+    if (w->takers)
+        w->executor->type->start(w->executor, w->takers);
+}
+
+/* ---- lists; locked ---- */
+
+static void add_ready(tp_job *job)
+{
+    if (job->is_ready)
+        return;
+    tp_func *f = job->func;
+    tp_engine *e = job->engine;
+    if (!f->ready_first) {
+        f->next_ready = NULL;
+        f->prev_ready = e->ready_last;
+        *(e->ready_last ? &e->ready_last->next_ready : &e->ready_first) = f;
+        e->ready_last = f;
+    }
+    job->next_ready = NULL;
+    job->prev_ready = f->ready_last;
+    *(f->ready_last ? &f->ready_last->next_ready : &f->ready_first) = job;
+    f->ready_last = job;
+    job->is_ready = true;
+}
+
+static void remove_ready(tp_job *job)
+{
+    if (!job->is_ready)
+        return;
+    tp_func *f = job->func;
+    tp_engine *e = job->engine;
+    *(job->prev_ready ? &job->prev_ready->next_ready : &f->ready_first) = job->next_ready;
+    *(job->next_ready ? &job->next_ready->prev_ready : &f->ready_last) = job->prev_ready;
+    job->is_ready = false;
+    if (!f->ready_first) {
+        *(f->prev_ready ? &f->prev_ready->next_ready : &e->ready_first) = f->next_ready;
+        *(f->next_ready ? &f->next_ready->prev_ready : &e->ready_last) = f->prev_ready;
+    }
+}
+
+/* To the end of the line, so that jobs and functions take turns. */
+static void rotate(tp_job *job)
+{
+    if (job->is_ready) {
+        remove_ready(job);
+        add_ready(job);
+    }
+}
+
+static void enqueue(tp_job *job, tp_range *r, bool first)
+{
+    if (first || !job->queue_first) {
+        r->next = job->queue_first;
+        job->queue_first = r;
+        if (!r->next)
+            job->queue_last = r;
+    } else {
+        r->next = NULL;
+        job->queue_last->next = r;
+        job->queue_last = r;
+    }
+    job->queued += r->count;
+    job->func->queued += r->count;
+    add_ready(job);
+}
+
+static tp_range *dequeue(tp_job *job)
+{
+    tp_range *r = job->queue_first;
+    job->queue_first = r->next;
+    if (!r->next) {
+        job->queue_last = NULL;
+        remove_ready(job);
+    }
+    job->queued -= r->count;
+    job->func->queued -= r->count;
+    return r;
+}
+
+static bool is_under(const tp_job *job, const tp_job *ancestor)
+{
+    while (job && job != ancestor)
+        job = job->parent;
+    return job != NULL;
+}
+
+static void wake_helpers(tp_engine *e)
+{
+    for (tp_agent *a = e->helpers; a; a = a->next_helper)
+        uv_cond_signal(&a->cond);
+}
+
+static void wake_resuming(tp_func *f)
+{
+    if (f->resuming && f->running < f->limit)
+        uv_cond_signal(&f->resuming->cond);
+}
+
+/* ---- memory; locked unless said otherwise ---- */
+
+static void free_job(tp_ref *ref) /* any thread, not locked: nobody else has it */
+{
+    tp_job *job = (tp_job *)ref;
+    tp_block_free_list(job->done);
+    tp_block_free_list(job->fifo);
+    for (uint64_t i = 0; i < job->ring_size; i++)
+        tp_block_free(job->ring[i]);
+    free(job->ring);
+    tp_ref_drop(job->func);
+    tp_ref_drop(job->image);
+    tp_ref_drop(job->parent);
+    free(job);
+}
+
+static const tp_ref_type job_type = { "tidepool.job", free_job };
+
+/* Items of an input block have their result; the last one frees it. */
+static void release_inputs(tp_job *job, tp_block *b, uint32_t n)
+{
+    b->open -= n;
+    if (b->open == 0) {
+        job->bytes -= tp_block_size(b);
+        tp_block_free(b);
+    }
+}
+
+/* Items that will not be run: they count as finished. */
+static void skip(tp_job *job, tp_block *b, uint32_t n)
+{
+    job->finished += n;
+    release_inputs(job, b, n);
+}
+
+static void skip_queued(tp_job *job, uint64_t above)
+{
+    /* Queued ranges are nearly, not exactly, in order: look at all. */
+    tp_range *keep = NULL, **end = &keep;
+    while (job->queue_first) {
+        tp_range *r = dequeue(job);
+        if (r->block->first + r->offset > above) {
+            skip(job, r->block, r->count);
+            free(r);
+        } else {
+            uint64_t allowed = above - (r->block->first + r->offset) + 1;
+            if (r->count > allowed && allowed > 0) {
+                skip(job, r->block, r->count - (uint32_t)allowed);
+                r->count = (uint32_t)allowed;
+            }
+            *end = r;
+            end = &r->next;
+        }
+    }
+    *end = NULL;
+    while (keep) {
+        tp_range *r = keep;
+        keep = r->next;
+        enqueue(job, r, false);
+    }
+}
+
+static void skip_delayed(tp_job *job)
+{
+    while (job->delayed) {
+        tp_range *r = job->delayed;
+        job->delayed = r->next;
+        skip(job, r->block, r->count);
+        free(r);
+    }
+}
+
+/* Running slices whose items beyond `above` are not wanted any more return after their current item. */
+static void stop_slices(tp_job *job, uint64_t above)
+{
+    for (tp_slice *s = job->engine->slices; s; s = s->next)
+        if (s->job == job && (job->is_cancelled || s->block->first + s->offset + s->count - 1 > above))
+            atomic_store_explicit(&s->ctl[1], 1, memory_order_relaxed);
+}
+
+/* ---- the engine ---- */
+
+int tp_engine_open(tp_engine **out, tp_error *err)
+{
+    tp_engine *e = calloc(1, sizeof *e);
+    if (!e)
+        return tp_error_oom(err, "engine");
+    if (uv_mutex_init(&e->lock)) {
+        free(e);
+        return tp_error_set(err, TP_ESYS, "cannot create a lock");
+    }
+    e->next_due = UINT64_MAX;
+    *out = e;
+    return 0;
+}
+
+void tp_engine_close(tp_engine *e)
+{
+    if (!e)
+        return;
+    uv_mutex_destroy(&e->lock);
+    free(e);
+}
+
+uv_mutex_t *tp_engine_lock(tp_engine *e)
+{
+    return &e->lock;
+}
+
+void tp_engine_counts(tp_engine *e, uint64_t *delivered, uint64_t *total)
+{
+    *delivered = atomic_load_explicit(&e->delivered, memory_order_relaxed);
+    *total = atomic_load_explicit(&e->total, memory_order_relaxed);
+}
+
+static void wake_agent(tp_waiter *w)
+{
+    uv_cond_signal(&((tp_agent *)w)->cond);
+}
+
+int tp_agent_open(tp_agent *a, tp_engine *engine, int index, tp_executor *executor, tp_error *err)
+{
+    *a = (tp_agent){ .waiter.wake = wake_agent, .engine = engine, .index = index, .executor = executor };
+    if (uv_cond_init(&a->cond))
+        return tp_error_set(err, TP_ESYS, "cannot create a condition variable");
+    return 0;
+}
+
+void tp_agent_close(tp_agent *a)
+{
+    while (a->spare) {
+        tp_slice *s = a->spare;
+        a->spare = s->outer;
+        free(s);
+    }
+    uv_cond_destroy(&a->cond);
+}
+
+/* ---- cancelling ---- */
+
+/* Locked. Marks one job; its owner is to be woken by the caller. */
+static void cancel(tp_job *job)
+{
+    if (job->is_cancelled)
+        return;
+    job->is_cancelled = true;
+    while (job->queue_first) {
+        tp_range *r = dequeue(job);
+        skip(job, r->block, r->count);
+        free(r);
+    }
+    skip_delayed(job);
+    stop_slices(job, 0);
+    atomic_fetch_add_explicit(&job->news, 1, memory_order_release);
+    for (tp_agent *a = job->func->resuming; a; a = a->next_resuming)
+        uv_cond_signal(&a->cond);
+}
+
+/* Cancels the jobs under `root` (NULL: all) that were offered to `ex` (NULL: any) and wakes their owners. Takes the lock. */
+static void cancel_all(tp_engine *e, tp_job *root, const tp_executor *ex)
+{
+    uv_mutex_lock(&e->lock);
+    if (root)
+        cancel(root); /* it may have no owner any more and be in no list */
+    for (tp_job *j = e->jobs; j; j = j->next)
+        if ((!root || is_under(j, root)) && (!ex || j->executor == ex))
+            cancel(j);
+    wake_helpers(e);
+    /* An owner that sleeps on a loop is woken without the lock: one at a time, since the list may change. */
+    for (;;) {
+        tp_job *j = e->jobs;
+        while (j && !(j->is_cancelled && j->is_awaited))
+            j = j->next;
+        if (!j)
+            break;
+        j->is_awaited = false;
+        tp_waiter *w = j->waiter;
+        uv_mutex_unlock(&e->lock);
+        w->wake(w);
+        uv_mutex_lock(&e->lock);
+    }
+    uv_mutex_unlock(&e->lock);
+}
+
+void tp_job_cancel(tp_job *job)
+{
+    cancel_all(job->engine, job, NULL);
+}
+
+void tp_engine_stop(tp_engine *e)
+{
+    uv_mutex_lock(&e->lock);
+    e->is_stopped = true;
+    uv_mutex_unlock(&e->lock);
+    cancel_all(e, NULL, NULL);
+}
+
+bool tp_engine_is_stopped(tp_engine *e)
+{
+    uv_mutex_lock(&e->lock);
+    bool is_stopped = e->is_stopped;
+    uv_mutex_unlock(&e->lock);
+    return is_stopped;
+}
+
+/* ---- the owner's side ---- */
+
+int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *err)
+{
+    tp_job *parent = c->owner && c->owner->current ? c->owner->current->job : NULL;
+    unsigned depth = parent ? parent->depth + 1 : 0;
+    if (depth > TP_NESTING_MAX)
+        return tp_error_set(err, TP_ELIMIT,
+                            "maps are nested deeper than %d: does '%s' call itself through map without an end?",
+                            TP_NESTING_MAX, c->func->name);
+    tp_job *job = calloc(1, sizeof *job);
+    if (!job)
+        return tp_error_oom(err, "job");
+    tp_ref_init(&job->ref, &job_type);
+    job->engine = e;
+    job->func = tp_ref_hold(c->func);
+    job->image = tp_ref_hold(c->image);
+    job->executor = c->executor;
+    job->waiter = c->waiter;
+    job->parent = parent ? tp_ref_hold(parent) : NULL;
+    job->depth = depth;
+    job->ordered = c->ordered;
+    job->keep_going = c->keep_going;
+    job->discard = c->discard;
+    job->is_cheap = c->is_cheap;
+    job->window = c->window ? c->window : TP_WINDOW_MAX;
+    job->read_ahead = job->is_cheap ? job->window : 16;
+    job->retries = c->retries;
+    job->total = c->total;
+    job->stop_at = UINT64_MAX;
+    job->fifo_end = &job->fifo;
+    job->done_end = &job->done;
+    uv_mutex_lock(&e->lock);
+    job->random = uv_hrtime() | 1;
+    job->item_ns = job->func->item_ns;
+    job->last_count = job->item_ns > 0 ? 1 << 20 : 0;
+    job->is_cancelled = e->is_stopped || (parent && tp_slice_is_cancelled(c->owner->current));
+    job->next = e->jobs;
+    if (e->jobs)
+        e->jobs->prev = job;
+    e->jobs = job;
+    uv_mutex_unlock(&e->lock);
+    if (!parent && job->total > 0)
+        atomic_fetch_add_explicit(&e->total, (uint64_t)job->total, memory_order_relaxed);
+    *out = job;
+    return 0;
+}
+
+void tp_job_close(tp_job *job)
+{
+    tp_engine *e = job->engine;
+    if (!tp_job_is_over(job))
+        cancel_all(e, job, NULL);
+    uv_mutex_lock(&e->lock);
+    *(job->prev ? &job->prev->next : &e->jobs) = job->next;
+    if (job->next)
+        job->next->prev = job->prev;
+    uv_mutex_unlock(&e->lock);
+    if (!job->parent) {
+        if (job->total > 0)
+            atomic_fetch_sub_explicit(&e->total, (uint64_t)job->total, memory_order_relaxed);
+        atomic_fetch_sub_explicit(&e->delivered, job->delivered, memory_order_relaxed);
+    }
+    tp_ref_drop(job);
+}
+
+uint64_t tp_job_room(tp_job *job)
+{
+    uv_mutex_lock(&job->engine->lock);
+    /* The workers had nothing left to take: reading further ahead would have kept them busy. */
+    if (job->drained && job->read_ahead < job->window) {
+        job->read_ahead *= 2;
+        job->drained = false;
+    }
+    bool is_full = job->bytes > TP_BYTES_MAX && job->queued > 0;
+    bool is_stopping = job->is_cancelled || job->stop_at != UINT64_MAX;
+    uv_mutex_unlock(&job->engine->lock);
+    uint64_t limit = job->read_ahead < job->window ? job->read_ahead : job->window;
+    uint64_t in_flight = job->pushed - job->delivered;
+    return is_full || is_stopping || in_flight >= limit ? 0 : limit - in_flight;
+}
+
+/* Locked. How many workers the queue is worth: by time where it is known, else one (who wakes the next). */
+static unsigned takers(const tp_job *job)
+{
+    if (job->queued == 0)
+        return 0;
+    double ns = (double)job->queued * job->item_ns;
+    double n = job->item_ns > 0 && ns > TP_SMALL_NS ? 1 + ns / TP_SLICE_NS : 1;
+    return n < (double)job->queued ? (unsigned)n : (unsigned)job->queued;
+}
+
+void tp_job_push(tp_job *job, tp_block *b)
+{
+    tp_engine *e = job->engine;
+    tp_range *r = b->n ? malloc(sizeof *r) : NULL;
+    b->first = job->pushed;
+    b->open = b->n;
+    wakes w = { 0 };
+    if (b->n == 0) {
+        tp_block_free(b);
+        return;
+    }
+    uv_mutex_lock(&e->lock);
+    job->pushed += b->n;
+    job->bytes += tp_block_size(b);
+    job->drained = false;
+    if (!r || job->is_cancelled || job->stop_at < b->first) {
+        if (!r)
+            cancel(job); /* out of memory: nothing of it can be run */
+        skip(job, b, b->n);
+        free(r);
+    } else {
+        *r = (tp_range){ .block = b, .count = b->n, .attempt = 1 };
+        enqueue(job, r, false);
+        w.executor = job->executor;
+        w.takers = takers(job);
+        wake_helpers(e);
+    }
+    uv_mutex_unlock(&e->lock);
+    wake(&w);
+}
+
+void tp_job_end(tp_job *job)
+{
+    uv_mutex_lock(&job->engine->lock);
+    job->ended = true;
+    if (job->total < 0 && !job->parent)
+        atomic_fetch_add_explicit(&job->engine->total, job->pushed, memory_order_relaxed);
+    if (job->total < 0)
+        job->total = (int64_t)job->pushed;
+    uv_mutex_unlock(&job->engine->lock);
+}
+
+/* Owner. Room for `span` results that came before their turn. */
+static int grow_ring(tp_job *job, uint64_t span)
+{
+    uint64_t size = job->ring_size ? job->ring_size : 64;
+    while (size < span)
+        size *= 2;
+    if (size == job->ring_size)
+        return 0;
+    tp_block **ring = calloc(size, sizeof *ring);
+    if (!ring)
+        return -1;
+    for (uint64_t i = 0; i < job->ring_size; i++)
+        if (job->ring[i])
+            ring[job->ring[i]->first & (size - 1)] = job->ring[i];
+    free(job->ring);
+    job->ring = ring;
+    job->ring_size = size;
+    return 0;
+}
+
+/* Owner. Puts what has come in its place. */
+static int place(tp_job *job, tp_block *b)
+{
+    while (b) {
+        tp_block *next = b->next;
+        b->next = NULL;
+        if (!job->ordered || b->kind == TP_BLOCK_RETRY) {
+            *job->fifo_end = b;
+            job->fifo_end = &b->next;
+        } else {
+            if (grow_ring(job, b->first - job->head + 1)) {
+                tp_block_free(b);
+                tp_block_free_list(next);
+                return -1;
+            }
+            job->ring[b->first & (job->ring_size - 1)] = b;
+        }
+        b = next;
+    }
+    return 0;
+}
+
+static tp_block *pop(tp_job *job)
+{
+    tp_block *b = job->fifo;
+    if (b) {
+        job->fifo = b->next;
+        if (!job->fifo)
+            job->fifo_end = &job->fifo;
+    } else if (job->ring_size) {
+        b = job->ring[job->head & (job->ring_size - 1)];
+        job->ring[job->head & (job->ring_size - 1)] = NULL;
+    }
+    return b;
+}
+
+tp_block *tp_job_next(tp_job *job, bool *err_memory)
+{
+    tp_engine *e = job->engine;
+    wakes w = { 0 };
+    *err_memory = false;
+    tp_block *b = pop(job);
+    uv_mutex_lock(&e->lock);
+    while (!b && job->done) {
+        tp_block *done = job->done;
+        job->done = NULL;
+        job->done_end = &job->done;
+        uv_mutex_unlock(&e->lock);
+        int rc = place(job, done);
+        b = rc ? NULL : pop(job);
+        uv_mutex_lock(&e->lock);
+        if (rc) {
+            *err_memory = true;
+            break;
+        }
+    }
+    if (b) {
+        job->bytes -= tp_block_size(b);
+        b->next = NULL;
+        if (b->kind != TP_BLOCK_RETRY) {
+            job->head += b->n;
+            job->delivered += b->n;
+        }
+    }
+    job->awaited = job->head;
+    uint64_t now = uv_hrtime();
+    bool was_paused = job->is_reading && now - job->asked_ns > TP_PAUSE_NS;
+    job->asked_ns = now;
+    if (was_paused || (b && job->bytes > TP_BYTES_MAX / 2)) {
+        w.executor = job->executor;
+        w.takers = takers(job);
+    }
+    uv_mutex_unlock(&e->lock);
+    if (b && !job->parent && b->kind != TP_BLOCK_RETRY)
+        atomic_fetch_add_explicit(&e->delivered, b->n, memory_order_relaxed);
+    wake(&w);
+    return b;
+}
+
+bool tp_job_is_over(tp_job *job)
+{
+    uv_mutex_lock(&job->engine->lock);
+    bool is_over = job->ended && job->delivered == job->pushed;
+    uv_mutex_unlock(&job->engine->lock);
+    return is_over;
+}
+
+bool tp_job_is_cancelled(tp_job *job)
+{
+    uv_mutex_lock(&job->engine->lock);
+    bool is_cancelled = job->is_cancelled;
+    uv_mutex_unlock(&job->engine->lock);
+    return is_cancelled;
+}
+
+void tp_job_set_reading(tp_job *job, bool reading)
+{
+    uv_mutex_lock(&job->engine->lock);
+    job->is_reading = reading;
+    job->asked_ns = uv_hrtime();
+    uv_mutex_unlock(&job->engine->lock);
+}
+
+void tp_job_get_counts(tp_job *job, tp_job_counts *c)
+{
+    uv_mutex_lock(&job->engine->lock);
+    *c = (tp_job_counts){ job->pushed, job->finished, job->failed, job->delivered, job->retried, job->ended };
+    uv_mutex_unlock(&job->engine->lock);
+}
+
+uint32_t tp_job_news(tp_job *job)
+{
+    return atomic_load_explicit(&job->news, memory_order_acquire);
+}
+
+bool tp_job_await(tp_job *job, uint32_t seen)
+{
+    uv_mutex_lock(&job->engine->lock);
+    bool is_news = atomic_load_explicit(&job->news, memory_order_relaxed) != seen;
+    job->is_awaited = !is_news;
+    uv_mutex_unlock(&job->engine->lock);
+    return !is_news;
+}
+
+void tp_job_unawait(tp_job *job)
+{
+    uv_mutex_lock(&job->engine->lock);
+    job->is_awaited = false;
+    uv_mutex_unlock(&job->engine->lock);
+}
+
+tp_executor *tp_job_executor(const tp_job *job)
+{
+    return job->executor;
+}
+
+tp_func *tp_job_func(const tp_job *job)
+{
+    return job->func;
+}
+
+tp_image *tp_job_image(const tp_job *job)
+{
+    return job->image;
+}
+
+bool tp_job_discards(const tp_job *job)
+{
+    return job->discard;
+}
+
+_Atomic uint32_t *tp_job_hint(tp_job *job)
+{
+    return &job->hint;
+}
+
+/* ---- the executors' side ---- */
+
+/* Locked. Retries whose time has come go to the front of their queue; sets engine->next_due. */
+static void promote_due(tp_engine *e, uint64_t now)
+{
+    if (now < e->next_due)
+        return;
+    e->next_due = UINT64_MAX;
+    for (tp_job *j = e->jobs; j; j = j->next) {
+        while (j->delayed && j->delayed->due_ns <= now) {
+            tp_range *r = j->delayed;
+            j->delayed = r->next;
+            enqueue(j, r, true);
+        }
+        if (j->delayed && j->delayed->due_ns < e->next_due)
+            e->next_due = j->delayed->due_ns;
+    }
+}
+
+/* Locked. Has it inputs that may be begun now? */
+static bool can_take(const tp_job *job, uint64_t now)
+{
+    if (!job->queue_first)
+        return false;
+    uint64_t ready = job->finished - job->delivered;
+    /* A loop over the results that has not come back for a while, with results waiting for it, has perhaps been left. */
+    if (job->is_reading && ready >= TP_READY_MIN && now - job->asked_ns > TP_PAUSE_NS)
+        return false;
+    if (job->bytes > TP_BYTES_MAX && ready > 0 &&
+        job->queue_first->block->first + job->queue_first->offset > job->awaited)
+        return false;
+    return true;
+}
+
+static bool has_place(const tp_func *f)
+{
+    return f->limit == 0 || (f->running < f->limit && !f->resuming);
+}
+
+/* Locked. The next job to serve: of the function that has the fewest slices running, in turns. */
+static tp_job *pick(tp_engine *e, const tp_executor *ex, uint64_t now)
+{
+    tp_job *best = NULL;
+    for (tp_func *f = e->ready_first; f; f = f->next_ready) {
+        if (!has_place(f) || (best && f->running >= best->func->running))
+            continue;
+        tp_job *candidate = NULL;
+        int looked = 0;
+        for (tp_job *j = f->ready_first; j && looked < 64; j = j->next_ready, looked++)
+            if (j->executor == ex && (!candidate || j->running < candidate->running) && can_take(j, now)) {
+                candidate = j;
+                if (j->running == 0)
+                    break;
+            }
+        if (candidate)
+            best = candidate;
+        if (best && best->func->running == 0)
+            break;
+    }
+    return best;
+}
+
+/* Locked. The same for an agent that waits for `under`: that job, if the agent's kind runs it or its owner does, else jobs of the agent's kind that
+ * its items started. */
+static tp_job *pick_under(tp_engine *e, tp_job *under, const tp_agent *agent, uint64_t now)
+{
+    bool is_own = under->executor->type->capabilities & TP_BY_OWNER;
+    if ((is_own || under->executor == agent->executor) && has_place(under->func) && can_take(under, now))
+        return under;
+    if (agent->executor->type->capabilities & TP_BY_OWNER)
+        return NULL;
+    for (tp_func *f = e->ready_first; f; f = f->next_ready)
+        for (tp_job *j = has_place(f) ? f->ready_first : NULL; j; j = j->next_ready)
+            if (j->executor == agent->executor && is_under(j, under) && can_take(j, now))
+                return j;
+    return NULL;
+}
+
+/* Locked. How many items to take: as many as TP_SLICE_NS takes, growing from one; never more than a share of what is there,
+ * unless all of it is small. */
+static uint32_t slice_count(const tp_job *job, const tp_range *r)
+{
+    if (job->item_ns <= 0)
+        return 1;
+    double wanted = TP_SLICE_NS / job->item_ns;
+    double small = TP_SMALL_NS / job->item_ns;
+    double share = (double)(job->queued + 7) / 8;
+    if (wanted > share)
+        wanted = share > small ? share : small;
+    double grown = 16.0 * job->last_count;
+    if (wanted > grown)
+        wanted = grown;
+    return wanted < 1 ? 1 : wanted < r->count ? (uint32_t)wanted : r->count;
+}
+
+bool tp_job_can_take_locked(tp_engine *e, const tp_executor *ex)
+{
+    return pick(e, ex, uv_hrtime()) != NULL;
+}
+
+/* Locked. After a slice of job was taken: is there work that is worth one more worker? */
+static bool has_more(const tp_engine *e, const tp_job *job)
+{
+    if (job->queued && has_place(job->func) &&
+        (job->item_ns <= 0 || (double)job->queued * job->item_ns > TP_SMALL_NS))
+        return true;
+    for (const tp_func *f = e->ready_first; f; f = f->next_ready)
+        if (f != job->func && has_place(f))
+            return true;
+    return job->next_ready && has_place(job->func);
+}
+
+/* Memory for one more slice of the agent: what an earlier one left, mostly. */
+static tp_slice *new_slice(tp_agent *agent)
+{
+    tp_slice *s = agent->spare;
+    if (s)
+        agent->spare = s->outer;
+    else
+        s = malloc(sizeof *s);
+    return s;
+}
+
+tp_slice *tp_job_take_locked(tp_engine *e, tp_executor *ex, tp_job *under, tp_agent *agent)
+{
+    uint64_t now = uv_hrtime();
+    if (e->is_stopped)
+        return NULL;
+    promote_due(e, now);
+    tp_job *job = under ? pick_under(e, under, agent, now) : pick(e, ex, now);
+    tp_slice *s = job ? new_slice(agent) : NULL;
+    if (!s)
+        return NULL;
+    tp_range *r = job->queue_first;
+    uint32_t n = slice_count(job, r);
+    if (n < r->count) {
+        /* Without memory to split it the whole range is taken: coarser, still right. */
+        tp_range *part = malloc(sizeof *part);
+        if (part) {
+            *part = *r;
+            part->count = n;
+            r->offset += n;
+            r->count -= n;
+            job->queued -= n;
+            job->func->queued -= n;
+            r = part;
+        }
+    }
+    if (r == job->queue_first)
+        dequeue(job);
+    rotate(job);
+    job->last_count = r->count > job->last_count / 4 ? r->count : job->last_count / 4;
+    job->running++;
+    job->func->running++;
+    job->func->active += r->count;
+    if (job->queued == 0 && !job->ended && !job->drained) {
+        job->drained = true; /* the owner could read further ahead */
+        atomic_fetch_add_explicit(&job->news, 1, memory_order_release);
+    }
+    *s = (tp_slice){ .job = tp_ref_hold(job),
+                     .at = r->offset,
+                     .results_end = &s->results,
+                     .block = r->block,
+                     .offset = r->offset,
+                     .count = r->count,
+                     .attempt = r->attempt,
+                     .agent = agent,
+                     .outer = agent->current,
+                     .started_ns = now,
+                     .range = r,
+                     .next = e->slices,
+                     .has_place = true };
+    s->has_more = has_more(e, job);
+    atomic_init(&s->ctl[0], (int32_t)r->offset);
+    if (e->slices)
+        e->slices->prev = s;
+    e->slices = s;
+    if (!agent->current)
+        agent->executor->looking--;
+    agent->current = s;
+    return s;
+}
+
+tp_slice *tp_job_take(tp_engine *e, tp_executor *ex, tp_job *under, tp_agent *agent)
+{
+    uv_mutex_lock(&e->lock);
+    tp_slice *s = tp_job_take_locked(e, ex, under, agent);
+    uv_mutex_unlock(&e->lock);
+    return s;
+}
+
+void tp_slice_append(tp_slice *s, tp_block *b, uint32_t first_offset)
+{
+    b->first = s->block->first + first_offset;
+    b->next = NULL;
+    *s->results_end = b;
+    s->results_end = &b->next;
+}
+
+void tp_slice_close_numbers(tp_slice *s, uint32_t until)
+{
+    tp_block *b = s->numbers;
+    s->numbers = NULL;
+    s->at = until;
+    b->n = until - s->numbers_at;
+    if (b->n == 0)
+        tp_block_free(b);
+    else
+        tp_slice_append(s, b, s->numbers_at);
+}
+
+static double random_unit(tp_job *job)
+{
+    job->random ^= job->random << 13; /* xorshift64, Marsaglia 2003 */
+    job->random ^= job->random >> 7;
+    job->random ^= job->random << 17;
+    return (double)(job->random >> 11) * 0x1p-53;
+}
+
+/* Locked. Puts the failed item in line for its next attempt; false when it has none left. */
+static bool retry(tp_job *job, const tp_slice *s, const tp_block *failure)
+{
+    const tp_retries *t = &job->retries;
+    if (!failure->may_retry || s->attempt > t->max || failure->first > job->stop_at)
+        return false;
+    tp_range *r = malloc(sizeof *r);
+    if (!r)
+        return false;
+    double delay = t->initial_delay_s * pow(t->backoff, s->attempt - 1);
+    if (!(delay < t->max_delay_s))
+        delay = t->max_delay_s;
+    delay *= 1 + t->jitter * (2 * random_unit(job) - 1);
+    *r = (tp_range){ .block = s->block,
+                     .offset = (uint32_t)(failure->first - s->block->first),
+                     .count = 1,
+                     .attempt = s->attempt + 1,
+                     .due_ns = uv_hrtime() + (uint64_t)(delay * 1e9) };
+    job->retried++;
+    tp_range **at = &job->delayed;
+    while (*at && (*at)->due_ns <= r->due_ns)
+        at = &(*at)->next;
+    r->next = *at;
+    *at = r;
+    if (job->delayed->due_ns < job->engine->next_due)
+        job->engine->next_due = job->delayed->due_ns;
+    return true;
+}
+
+/* Locked. One block of results: counts it, and gives it to the owner. True when the owner could use it now. */
+static bool take_result(tp_job *job, const tp_slice *s, tp_block *b)
+{
+    bool is_news = !job->ordered || (b->first <= job->awaited && job->awaited < b->first + b->n);
+    tp_func *f = job->func;
+    if (b->kind == TP_BLOCK_FAILURE && !job->is_cancelled && retry(job, s, b)) {
+        f->active--;
+        if (!job->retries.notify) {
+            tp_block_free(b);
+            return false;
+        }
+        b->kind = TP_BLOCK_RETRY;
+        is_news = true;
+    } else {
+        f->active -= b->n;
+        job->finished += b->n;
+        if (b->kind == TP_BLOCK_FAILURE) {
+            f->failed++;
+            job->failed++;
+            if (!job->keep_going && b->first < job->stop_at) {
+                job->stop_at = b->first;
+                skip_queued(job, b->first);
+                stop_slices(job, b->first);
+                is_news = true;
+            }
+        } else {
+            f->done += b->n;
+        }
+        release_inputs(job, s->block, b->n);
+    }
+    if (job->is_cancelled) {
+        tp_block_free(b);
+        return false;
+    }
+    job->bytes += tp_block_size(b);
+    b->next = NULL;
+    *job->done_end = b;
+    job->done_end = &b->next;
+    return is_news;
+}
+
+/* Locked. What was not begun goes back to the front, or is not wanted any more. */
+static void give_back(tp_job *job, tp_slice *s, uint32_t done)
+{
+    tp_range *r = s->range;
+    r->offset += done;
+    r->count -= done;
+    job->func->active -= r->count;
+    uint64_t first = s->block->first + r->offset;
+    if (r->count > 0 && !job->is_cancelled && first <= job->stop_at) {
+        uint64_t allowed = job->stop_at - first;
+        if (allowed < r->count - 1) {
+            skip(job, s->block, r->count - 1 - (uint32_t)allowed);
+            r->count = (uint32_t)allowed + 1;
+        }
+        enqueue(job, r, true);
+        return;
+    }
+    if (r->count > 0)
+        skip(job, s->block, r->count);
+    free(r);
+}
+
+/* Locked. Learns what an item takes, from a slice that ran n of them. */
+static void learn(tp_job *job, const tp_slice *s, uint32_t n)
+{
+    if (n == 0)
+        return;
+    double ns = (double)(uv_hrtime() - s->started_ns) / n;
+    if (ns < 0.1)
+        ns = 0.1;
+    job->item_ns = job->item_ns > 0 ? (job->item_ns + ns) / 2 : ns;
+    job->func->item_ns = job->item_ns;
+}
+
+void tp_job_finish(tp_slice *s)
+{
+    tp_job *job = s->job;
+    tp_engine *e = job->engine;
+    tp_agent *agent = s->agent;
+    tp_block *results = s->results;
+    uint32_t done = s->at - s->offset;
+    wakes w = { 0 };
+    uv_mutex_lock(&e->lock);
+    *(s->prev ? &s->prev->next : &e->slices) = s->next;
+    if (s->next)
+        s->next->prev = s->prev;
+    agent->current = s->outer;
+    if (!agent->current)
+        agent->executor->looking++;
+    job->running--;
+    if (s->has_place)
+        job->func->running--;
+    learn(job, s, done);
+    /* The inputs must outlive the loop below: what goes back keeps them open, and so does this. */
+    s->block->open++;
+    bool is_news = false;
+    while (results) {
+        tp_block *next = results->next;
+        is_news |= take_result(job, s, results);
+        results = next;
+    }
+    bool is_shared = done < s->count;
+    give_back(job, s, done);
+    release_inputs(job, s->block, 1);
+    if (job->ended && job->finished == job->pushed)
+        is_news = true;
+    if (job->queued == 0 && !job->ended)
+        is_news = true;
+    if (is_news) {
+        atomic_fetch_add_explicit(&job->news, 1, memory_order_release);
+        if (job->is_awaited) {
+            job->is_awaited = false;
+            w.owner = job->waiter;
+        }
+    }
+    wake_resuming(job->func);
+    if (is_shared || job->func->limit)
+        wake_helpers(e);
+    if (is_shared && job->queued) {
+        w.executor = job->executor;
+        w.takers = takers(job);
+    }
+    uv_mutex_unlock(&e->lock);
+    s->outer = agent->spare;
+    agent->spare = s;
+    wake(&w);
+    tp_ref_drop(job);
+}
+
+void tp_job_lose(tp_agent *agent, tp_block *(*make_failure)(void *user, tp_slice *slice), void *user)
+{
+    while (agent->current) {
+        tp_slice *s = agent->current;
+        if (s->numbers)
+            tp_slice_close_numbers(s, (uint32_t)atomic_load_explicit(&s->ctl[0], memory_order_relaxed));
+        tp_slice_append(s, make_failure(user, s), s->at);
+        s->at++;
+        tp_job_finish(s);
+    }
+}
+
+void tp_job_lose_all(tp_engine *e, const tp_executor *ex)
+{
+    cancel_all(e, NULL, ex);
+}
+
+/* Locked. Asks slices that take long to return after their item, so that others can have the rest; gives the time when the
+ * next should be asked, 0 when there is none. */
+static uint64_t ask_to_share(tp_engine *e, const tp_executor *ex, uint64_t now)
+{
+    uint64_t when = 0;
+    for (tp_slice *s = e->slices; s; s = s->next) {
+        int32_t at = atomic_load_explicit(&s->ctl[0], memory_order_relaxed);
+        if (s->job->executor != ex || (uint32_t)at + 1 >= s->offset + s->count || s->job->func->limit == 1)
+            continue;
+        uint64_t due = s->started_ns + TP_STUCK_NS;
+        if (due <= now)
+            atomic_store_explicit(&s->ctl[1], 1, memory_order_relaxed);
+        else if (!when || due < when)
+            when = due;
+    }
+    return when;
+}
+
+uint64_t tp_job_idle_until(tp_engine *e, tp_executor *ex)
+{
+    uint64_t until = ask_to_share(e, ex, uv_hrtime());
+    if (e->next_due != UINT64_MAX && (!until || e->next_due < until))
+        until = e->next_due;
+    return until;
+}
+
+void tp_job_lend(tp_agent *a)
+{
+    tp_slice *s = a->current;
+    if (!s)
+        return;
+    tp_job *job = s->job;
+    wakes w = { 0 };
+    uv_mutex_lock(&a->engine->lock);
+    if (s->has_place) {
+        s->has_place = false;
+        job->func->running--;
+        wake_resuming(job->func);
+        if (job->func->limit && job->func->ready_first) {
+            wake_helpers(a->engine);
+            w.executor = job->func->ready_first->executor;
+            w.takers = 1;
+        }
+    }
+    uv_mutex_unlock(&a->engine->lock);
+    wake(&w);
+}
+
+/* Locked. */
+static bool is_cancelled(const tp_slice *s)
+{
+    for (const tp_job *j = s->job; j; j = j->parent)
+        if (j->is_cancelled)
+            return true;
+    return false;
+}
+
+void tp_job_regain(tp_agent *a)
+{
+    tp_slice *s = a->current;
+    if (!s)
+        return;
+    tp_func *f = s->job->func;
+    uv_mutex_lock(&a->engine->lock);
+    tp_agent **end = &f->resuming;
+    while (*end)
+        end = &(*end)->next_resuming;
+    a->next_resuming = NULL;
+    *end = a;
+    /* In turn: the first in line takes the first place that is free. */
+    while (f->limit && (f->running >= f->limit || f->resuming != a) && !is_cancelled(s))
+        uv_cond_wait(&a->cond, &a->engine->lock);
+    tp_agent **at = &f->resuming;
+    while (*at != a)
+        at = &(*at)->next_resuming;
+    *at = a->next_resuming;
+    f->running++;
+    s->has_place = true;
+    wake_resuming(f);
+    uv_mutex_unlock(&a->engine->lock);
+}
+
+void tp_job_sleep(tp_job *job, tp_agent *a, uint32_t seen, uint64_t deadline_ns)
+{
+    tp_engine *e = job->engine;
+    uv_mutex_lock(&e->lock);
+    uint64_t now = uv_hrtime();
+    promote_due(e, now);
+    if (atomic_load_explicit(&job->news, memory_order_relaxed) == seen && now < deadline_ns &&
+        !pick_under(e, job, a, now)) {
+        uint64_t until = tp_job_idle_until(e, job->executor);
+        if (deadline_ns != UINT64_MAX && (!until || deadline_ns < until))
+            until = deadline_ns;
+        job->is_awaited = true;
+        a->awaited = job;
+        a->next_helper = e->helpers;
+        e->helpers = a;
+        if (until)
+            uv_cond_timedwait(&a->cond, &e->lock, until > now ? until - now : 1);
+        else
+            uv_cond_wait(&a->cond, &e->lock);
+        tp_agent **at = &e->helpers;
+        while (*at != a)
+            at = &(*at)->next_helper;
+        *at = a->next_helper;
+        a->awaited = NULL;
+        job->is_awaited = false;
+    }
+    uv_mutex_unlock(&e->lock);
+}
+
+bool tp_slice_is_cancelled(const tp_slice *s)
+{
+    return is_cancelled(s);
+}

@@ -1,0 +1,216 @@
+/* job.h: one map or call: claiming, order, window, limits, retries, cancellation.
+ *
+ * A job's inputs are pushed by its owner (the thread whose Lua state called map) in blocks, claimed by agents in slices, and
+ * come back as blocks of results, which the owner takes in order. The job knows no Lua and no executor's insides.
+ *
+ * One lock, the engine's, guards all of it; it is held for some tens of nanoseconds per slice and never while Lua runs, memory
+ * of users is copied or a thread is woken. A slice takes some 100 us (TP_SLICE_NS), so that the lock is not felt.
+ *
+ * Invariants:
+ *   - who takes an item finishes it, once (tp_job_finish), or gives it back;
+ *   - pushed = queued + delayed + taken + finished, at any time the lock is free;
+ *   - index i of the results is index i of the inputs; nothing sorts. */
+#ifndef TP_JOB_H
+#define TP_JOB_H
+
+#include "block.h"
+#include "func.h"
+
+#include <uv.h>
+
+typedef struct tp_engine tp_engine;
+typedef struct tp_job tp_job;
+typedef struct tp_slice tp_slice;
+typedef struct tp_agent tp_agent;
+typedef struct tp_executor tp_executor;
+typedef struct tp_waiter tp_waiter;
+
+enum {
+    TP_SLICE_NS = 100 * 1000,    /* what a slice should take */
+    TP_SMALL_NS = 20 * 1000,     /* work below this is not worth a wake-up */
+    TP_STUCK_NS = 1000 * 1000,   /* a slice that takes longer is asked to share what it has not begun */
+    TP_PAUSE_NS = 80 * 1000000,  /* a loop over results that has not come back for this long has been left, perhaps */
+    TP_READY_MIN = 8,            /* results that wait for such a loop before work pauses */
+    TP_NESTING_MAX = 200,        /* maps inside mapped functions */
+    TP_WINDOW_MAX = 1 << 16,     /* the window where the user gives none, in items */
+    TP_BYTES_MAX = 64 << 20      /* inputs and results of one job that wait, in bytes, before it holds back */
+};
+
+/* How an owner is told that there is something to see. Outlives the jobs that name it. */
+struct tp_waiter {
+    void (*wake)(tp_waiter *w); /* any thread; never called with the lock held */
+};
+
+/* Who runs items: a worker thread, or the owner's own thread. Belongs to its thread. */
+struct tp_agent {
+    tp_waiter waiter; /* wakes it while it waits for a nested job; first member */
+    tp_engine *engine;
+    int index;        /* worker number from 1; 0 for an owner's own thread */
+    tp_executor *executor; /* whose worker it is; for an owner's own thread the inline one */
+    struct tp_vm *vm; /* its Lua state; opened by its thread */
+    uv_cond_t cond;   /* with the engine's lock */
+
+    tp_slice *current; /* innermost slice that it runs; its own */
+    tp_slice *spare;   /* memory of slices that it does not run now, by `outer`; its own */
+
+    /* ---- guarded by the engine's lock ---- */
+    tp_job *awaited;                 /* the nested job that it sleeps for, NULL while it does not */
+    tp_agent *next_helper;           /* in the engine's list of such agents */
+    tp_agent *next_resuming;         /* in tp_func.resuming */
+};
+
+int tp_agent_open(tp_agent *agent, tp_engine *engine, int index, tp_executor *executor, tp_error *err);
+void tp_agent_close(tp_agent *agent);
+
+/* Some items of one input block, claimed by one agent, and how far it has come with them. Its memory is the agent's, and outlives the agent's
+ * stack, so that a supervisor can finish it when the agent's thread has died (tp_job_lose). */
+struct tp_slice {
+    tp_job *job;     /* held */
+    tp_block *block; /* the inputs; alive while the slice is */
+    uint32_t offset, count;
+    uint32_t attempt; /* from 1 */
+    tp_agent *agent;
+    tp_slice *outer;  /* the slice that the agent was running when it took this one */
+    uint64_t started_ns;
+    bool has_more; /* when it was taken there was work for one more worker */
+    struct tp_range *range; /* job.c's */
+    tp_slice *next, *prev;  /* in the engine's list; engine's lock */
+    bool has_place;         /* counts in func->running; engine's lock */
+
+    /* ---- the agent's: results so far ---- */
+    uint32_t at; /* offset of the item that runs, or is next: those before it have their results, but for `numbers` */
+    tp_block *results, **results_end;
+    tp_block *numbers; /* results of the items from numbers_at on, which a driver is filling in; NULL while none runs */
+    uint32_t numbers_at;
+
+    /* [0] offset of the item that runs, written by the agent; [1] not 0: return after this item, written by anyone.
+     * Relaxed: only hints pass through them. LuaJIT code reads and writes them as int32_t. */
+    _Atomic int32_t ctl[2];
+};
+
+/* Appends a block of results that begins with the item at that offset. The agent, or its supervisor. */
+void tp_slice_append(tp_slice *slice, tp_block *results, uint32_t first_offset);
+
+/* Ends the block `numbers` before the item at that offset, which is the next one then. */
+void tp_slice_close_numbers(tp_slice *slice, uint32_t until);
+
+typedef struct tp_retries {
+    unsigned max; /* further attempts after the first */
+    double initial_delay_s, backoff, max_delay_s, jitter;
+    bool notify; /* failures that are retried go to the owner too, as TP_BLOCK_RETRY */
+} tp_retries;
+
+typedef struct tp_job_config {
+    tp_func *func;   /* held by the job */
+    tp_image *image; /* held by the job */
+    tp_executor *executor;
+    tp_waiter *waiter; /* of the owner */
+    tp_agent *owner;   /* the agent inside whose item the map was called, or NULL */
+    bool ordered, keep_going /* failures do not end the job */, discard /* no results wanted */;
+    uint64_t window;   /* items in flight at most; 0: TP_WINDOW_MAX */
+    bool is_cheap;     /* reading an input ahead costs and changes nothing: the window may be filled at once */
+    int64_t total;     /* inputs, -1 when not known */
+    tp_retries retries;
+} tp_job_config;
+
+typedef struct tp_job_counts {
+    uint64_t pushed, finished, failed, delivered, retried;
+    bool closed; /* pushed is all there will be */
+} tp_job_counts;
+
+/* ---- the engine: what all jobs of a host share ---- */
+
+int tp_engine_open(tp_engine **out, tp_error *err);
+void tp_engine_close(tp_engine *engine); /* accepts NULL; all jobs and agents must be gone */
+uv_mutex_t *tp_engine_lock(tp_engine *engine); /* for executors' condition variables */
+
+/* Cancels all jobs, and all that come later. Any thread. */
+void tp_engine_stop(tp_engine *engine);
+bool tp_engine_is_stopped(tp_engine *engine);
+
+/* Any thread, also a signal handler: sums over the jobs that a script itself started. */
+void tp_engine_counts(tp_engine *engine, uint64_t *delivered, uint64_t *total);
+
+/* ---- the owner's side: called by the owner's thread ---- */
+
+/* A new job with one owner. Fails with TP_ELIMIT when it is nested deeper than TP_NESTING_MAX. */
+int tp_job_open(tp_job **out, tp_engine *engine, const tp_job_config *config, tp_error *err);
+
+/* The owner's end: cancels what is not finished and drops the owner's reference. */
+void tp_job_close(tp_job *job);
+
+/* How many inputs may be pushed now, by window, bytes and read-ahead. */
+uint64_t tp_job_room(tp_job *job);
+
+/* Hands over a block of inputs, which get the next indexes. Wakes workers. */
+void tp_job_push(tp_job *job, tp_block *inputs);
+
+/* No inputs come after those pushed. */
+void tp_job_end(tp_job *job);
+
+/* The next results, in order when the job is ordered; they are the caller's. NULL when none is ready. Sets *err_memory when
+ * memory for keeping results in order ran out. Counts as asking: a paused job goes on. */
+tp_block *tp_job_next(tp_job *job, bool *err_memory);
+
+/* All inputs are in, and every result has been given out. */
+bool tp_job_is_over(tp_job *job);
+bool tp_job_is_cancelled(tp_job *job);
+
+/* The reader of the results takes its time over each (a loop), so that work may pause while it is away; or not (list). */
+void tp_job_set_reading(tp_job *job, bool reading);
+
+void tp_job_cancel(tp_job *job); /* drops what is queued, asks what runs to stop, with all jobs below it. Any thread */
+void tp_job_get_counts(tp_job *job, tp_job_counts *counts);
+
+/* A number that changes when the owner has something to see: results that it can take, room, or the end. Any thread. */
+uint32_t tp_job_news(tp_job *job);
+
+/* Before sleeping: has the waiter woken at the next news after `seen`. False when there is some already. */
+bool tp_job_await(tp_job *job, uint32_t seen);
+void tp_job_unawait(tp_job *job);
+
+tp_executor *tp_job_executor(const tp_job *job);
+tp_func *tp_job_func(const tp_job *job);
+tp_image *tp_job_image(const tp_job *job);
+bool tp_job_discards(const tp_job *job);
+_Atomic uint32_t *tp_job_hint(tp_job *job); /* vm.c's: what kind of results the last slice had; relaxed */
+
+/* ---- the executors' side: all that an executor may do to a job ---- */
+
+/* Claims a slice for agent: of jobs offered to `executor`, or, with `under`, of that job or of jobs started by its items
+ * (for an agent that waits for it). NULL when there is nothing to take now. */
+tp_slice *tp_job_take(tp_engine *engine, tp_executor *executor, tp_job *under, tp_agent *agent);
+
+/* The same with the lock held by the caller. */
+tp_slice *tp_job_take_locked(tp_engine *engine, tp_executor *executor, tp_job *under, tp_agent *agent);
+
+/* With the lock held: would tp_job_take find something? */
+bool tp_job_can_take_locked(tp_engine *engine, const tp_executor *executor);
+
+/* Gives the slice's results, those of the items before slice->at; the rest was not begun and goes back. Ends the slice, which is the agent's
+ * innermost. Cannot fail. */
+void tp_job_finish(tp_slice *slice);
+
+/* The agent's thread has died: the items that it was running have this failure, made by the caller for each as `make_failure(user, slice)`, and
+ * the rest of its slices goes back. Any thread, once the agent's has ended. */
+void tp_job_lose(tp_agent *agent, tp_block *(*make_failure)(void *user, tp_slice *slice), void *user);
+
+/* Cancels every job that was offered to the executor: there is nobody to run it. Its executor->broken says why. */
+void tp_job_lose_all(tp_engine *engine, const tp_executor *executor);
+
+/* With the lock held: is there anything that `executor` could take, and until when may its workers sleep (0: for ever)? Asks slices
+ * that run too long to share. */
+uint64_t tp_job_idle_until(tp_engine *engine, tp_executor *executor);
+
+/* The agent is going to wait for `job`, started inside its current item: lends the places of its items; and takes
+ * them back, waiting for them. */
+void tp_job_lend(tp_agent *agent);
+void tp_job_regain(tp_agent *agent);
+
+/* Sleeps until `job` has news after `seen`, or work below it can be taken, or a retry is due, or it is deadline_ns (uv_hrtime). */
+void tp_job_sleep(tp_job *job, tp_agent *agent, uint32_t seen, uint64_t deadline_ns);
+
+/* Is the job, or one that it is nested in, cancelled? Any thread. */
+bool tp_slice_is_cancelled(const tp_slice *slice);
+
+#endif

@@ -1,0 +1,705 @@
+/* lua_core.c: every C function that Lua can call: the module "tidepool.core", which lua/tidepool/ is written against.
+ *
+ * Nothing here is for users: arguments come from our own Lua code, so that the checks are there to catch our mistakes and to keep
+ * memory safe. What a user may do wrong comes back as nil and a message. */
+#include "lua_core.h"
+
+#include "lua_modules.h"
+#include "vm.h"
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <math.h>
+#include <string.h>
+
+/* What the functions of one state share: a userdata in its registry, and their first upvalue. */
+typedef struct context {
+    tp_host *host;
+    tp_agent *agent; /* the worker whose state this is, NULL in the owner's */
+    tp_buf scratch;  /* of image */
+} context;
+
+#define JOB "tidepool.job"
+
+/* A job with what its owner is filling and reading. */
+typedef struct job_box {
+    tp_job *job;        /* NULL once closed */
+    tp_block *building; /* inputs that are not pushed yet */
+    tp_block *reading;  /* results that are given out item by item */
+    uint32_t seen;      /* news when results were looked for last */
+    tp_agent *waits_on; /* the agent that runs items while this job is waited for; NULL: the host's loop is run */
+} job_box;
+
+static context *get_context(lua_State *L)
+{
+    return lua_touserdata(L, lua_upvalueindex(1));
+}
+
+static job_box *check_job(lua_State *L, int index)
+{
+    job_box *box = luaL_checkudata(L, index, JOB);
+    if (!box->job)
+        luaL_argerror(L, index, "the job is closed");
+    return box;
+}
+
+static int push_message(lua_State *L, const tp_error *err)
+{
+    lua_pushnil(L);
+    lua_pushstring(L, err->message);
+    return 2;
+}
+
+/* ---- functions ---- */
+
+/* core.func(name, limit) -> func */
+static int l_func(lua_State *L)
+{
+    tp_func *f = tp_func_new(luaL_checkstring(L, 1), (unsigned)luaL_optinteger(L, 2, 0));
+    if (!f)
+        return luaL_error(L, "not enough memory");
+    tp_codec_push_ref(L, &f->ref); /* holds it too */
+    tp_ref_drop(f);
+    return 1;
+}
+
+static tp_func *check_func(lua_State *L, int index)
+{
+    tp_func *f = tp_codec_to_ref(L, index, &tp_func_type);
+    if (!f)
+        luaL_typerror(L, index, "tidepool.func");
+    return f;
+}
+
+/* core.stats(func) -> queued, running, done, failed */
+static int l_stats(lua_State *L)
+{
+    tp_func *f = check_func(L, 1);
+    uv_mutex_t *lock = tp_engine_lock(get_context(L)->host->engine);
+    uv_mutex_lock(lock);
+    double counts[4] = { (double)f->queued, (double)f->active, (double)f->done, (double)f->failed };
+    uv_mutex_unlock(lock);
+    for (int i = 0; i < 4; i++)
+        lua_pushnumber(L, counts[i]);
+    return 4;
+}
+
+/* core.image(fn, name, last image or nil) -> image, or nil and a message: what the function captures that cannot travel */
+static int l_image(lua_State *L)
+{
+    context *ctx = get_context(L);
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    tp_error err = { 0 };
+    tp_codec_new_epoch(L);
+    tp_image *last = lua_isnoneornil(L, 3) ? NULL : tp_codec_to_ref(L, 3, &tp_image_type);
+    tp_image *image = tp_image_new(L, 1, luaL_checkstring(L, 2), last, &ctx->scratch, &err);
+    if (!image)
+        return push_message(L, &err);
+    if (image == last)
+        lua_pushvalue(L, 3);
+    else
+        tp_codec_push_ref(L, &image->ref);
+    tp_ref_drop(image);
+    return 1;
+}
+
+/* ---- jobs: opening and closing ---- */
+
+static void release(job_box *box)
+{
+    tp_block_free(box->building);
+    tp_block_free(box->reading);
+    box->building = box->reading = NULL;
+    tp_job *job = box->job;
+    box->job = NULL;
+    if (job)
+        tp_job_close(job);
+}
+
+/* job:__gc, core.close(job): cancels what is not finished. */
+static int l_close(lua_State *L)
+{
+    release(luaL_checkudata(L, 1, JOB));
+    return 0;
+}
+
+static bool get_boolean(lua_State *L, int t, const char *key)
+{
+    lua_getfield(L, t, key);
+    bool value = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return value;
+}
+
+static double get_number(lua_State *L, int t, const char *key, double otherwise)
+{
+    lua_getfield(L, t, key);
+    double value = lua_isnumber(L, -1) ? lua_tonumber(L, -1) : otherwise;
+    lua_pop(L, 1);
+    return value;
+}
+
+static tp_retries get_retries(lua_State *L, int t)
+{
+    tp_retries r = { 0 };
+    lua_getfield(L, t, "retries");
+    if (lua_istable(L, -1)) {
+        int at = lua_gettop(L);
+        r.max = (unsigned)get_number(L, at, "max", 0);
+        r.initial_delay_s = get_number(L, at, "initial_delay", 0);
+        r.backoff = get_number(L, at, "backoff", 1);
+        r.max_delay_s = get_number(L, at, "max_delay", INFINITY);
+        r.jitter = get_number(L, at, "jitter", 0);
+        lua_getfield(L, at, "on");
+        r.notify = !lua_isnil(L, -1);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+    return r;
+}
+
+/* core.job(func, image, executor name, options) -> job, or nil and a message. Options: total, window, ordered, keep_going,
+ * discard, is_cheap, retries; as in tp_job_config. */
+static int l_job(lua_State *L)
+{
+    context *ctx = get_context(L);
+    tp_error err = { 0 };
+    tp_image *image = tp_codec_to_ref(L, 2, &tp_image_type);
+    luaL_argcheck(L, image, 2, "image expected");
+    const char *name = luaL_checkstring(L, 3);
+    luaL_checktype(L, 4, LUA_TTABLE);
+    tp_executor *ex = tp_host_executor(ctx->host, name);
+    luaL_argcheck(L, ex, 3, "no such executor");
+    if (!tp_host_is_usable(ctx->host)) {
+        lua_pushnil(L);
+        lua_pushliteral(L, "Tidepool is not usable after fork, in the child");
+        return 2;
+    }
+    job_box *box = lua_newuserdata(L, sizeof *box);
+    *box = (job_box){ 0 };
+    luaL_getmetatable(L, JOB);
+    lua_setmetatable(L, -2);
+    box->waits_on = ctx->agent;
+    if (!box->waits_on && ex->type == &tp_exec_inline) {
+        box->waits_on = tp_host_agent(ctx->host, &err);
+        if (!box->waits_on)
+            return push_message(L, &err);
+    }
+    tp_job_config config = {
+        .func = check_func(L, 1),
+        .image = image,
+        .executor = ex,
+        .waiter = box->waits_on ? &box->waits_on->waiter : &ctx->host->waiter,
+        .owner = ctx->agent,
+        .ordered = get_boolean(L, 4, "ordered"),
+        .keep_going = get_boolean(L, 4, "keep_going"),
+        .discard = get_boolean(L, 4, "discard"),
+        .is_cheap = get_boolean(L, 4, "is_cheap"),
+        .window = (uint64_t)get_number(L, 4, "window", 0),
+        .total = (int64_t)get_number(L, 4, "total", -1),
+        .retries = get_retries(L, 4),
+    };
+    if (tp_job_open(&box->job, ctx->host->engine, &config, &err))
+        return push_message(L, &err);
+    return 1;
+}
+
+/* ---- jobs: inputs ---- */
+
+/* core.room(job) -> how many inputs may be pushed now */
+static int l_room(lua_State *L)
+{
+    lua_pushnumber(L, (double)tp_job_room(check_job(L, 1)->job));
+    return 1;
+}
+
+/* core.numbers(job, capacity, columns) -> pointer: where the values of up to `capacity` items go, column by column; to be pushed by
+ * core.push_numbers */
+static int l_numbers(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    uint32_t capacity = (uint32_t)luaL_checkinteger(L, 2), columns = (uint32_t)luaL_checkinteger(L, 3);
+    tp_block_free(box->building);
+    box->building = tp_block_new_numbers(capacity, columns);
+    if (!box->building)
+        return luaL_error(L, "not enough memory");
+    lua_pushlightuserdata(L, box->building->numbers);
+    return 1;
+}
+
+/* core.push_numbers(job, n): the first n items of what core.numbers gave are inputs; none when n is 0 */
+static int l_push_numbers(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    tp_block *b = box->building;
+    uint32_t n = (uint32_t)luaL_checkinteger(L, 2);
+    luaL_argcheck(L, b && b->kind == TP_BLOCK_NUMBERS && n <= b->stride, 2, "no such numbers");
+    box->building = NULL;
+    b->n = n;
+    tp_job_push(box->job, b);
+    return 0;
+}
+
+/* Encodes n stack values from `first` as one more item of the block that is being built. 0, or -1 with err set. */
+static int add_item(lua_State *L, job_box *box, int first, int n, tp_error *err)
+{
+    static const char *const names[] = { "argument 1", "argument 2", "argument 3",
+                                         "argument 4", "argument 5", "argument 6" };
+    if (!box->building)
+        box->building = tp_block_new_values(TP_BLOCK_VALUES);
+    tp_block *b = box->building;
+    if (!b || tp_block_reserve(b))
+        return tp_error_oom(err, "inputs");
+    if (tp_encode(L, first, n, n <= 6 ? names : NULL, 0, &b->bytes, err))
+        return -1;
+    tp_block_add(b);
+    return 0;
+}
+
+static bool is_full(const job_box *box)
+{
+    return box->building && box->building->bytes.len > TP_BLOCK_BYTES_MAX;
+}
+
+/* core.add(job, ...) -> whether the block has room for more, or nil and a message: one more input, with these arguments */
+static int l_add(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    tp_error err = { 0 };
+    if (add_item(L, box, 2, lua_gettop(L) - 1, &err))
+        return push_message(L, &err);
+    lua_pushboolean(L, !is_full(box));
+    return 1;
+}
+
+/* core.add_list(job, list, from, to) -> the index of the first that was not added, or nil, a message and the index of the item that cannot
+ * travel: list[from..to] become inputs of one argument each, until the block is full */
+static int l_add_list(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    luaL_checktype(L, 2, LUA_TTABLE);
+    lua_Integer i = luaL_checkinteger(L, 3), to = luaL_checkinteger(L, 4);
+    tp_error err = { 0 };
+    lua_settop(L, 4);
+    for (; i <= to && !is_full(box); i++) {
+        lua_rawgeti(L, 2, (int)i);
+        if (add_item(L, box, 5, 1, &err)) {
+            push_message(L, &err);
+            lua_pushinteger(L, i);
+            return 3;
+        }
+        lua_settop(L, 4);
+    }
+    lua_pushinteger(L, i);
+    return 1;
+}
+
+/* core.push(job): what was added since the last time is pushed */
+static int l_push(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    tp_block *b = box->building;
+    box->building = NULL;
+    if (b)
+        tp_job_push(box->job, b);
+    return 0;
+}
+
+/* core.push_failure(job, kind, message): an input that failed before it could be begun: its failure is its result */
+static int l_push_failure(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    tp_error err = { 0 };
+    luaL_checkstring(L, 2);
+    luaL_checkstring(L, 3);
+    lua_settop(L, 3);
+    lua_pushnil(L);        // value
+    lua_pushnil(L);        // traceback
+    lua_pushinteger(L, 0); // attempts
+    tp_block_free(box->building);
+    box->building = tp_block_new_values(TP_BLOCK_FAILURE);
+    if (add_item(L, box, 2, 5, &err))
+        return luaL_error(L, "%s", err.message);
+    return l_push(L);
+}
+
+/* core.finish(job): there are no more inputs */
+static int l_finish(lua_State *L)
+{
+    tp_job_end(check_job(L, 1)->job);
+    return 0;
+}
+
+/* ---- jobs: results ---- */
+
+/* core.next(job) -> kind, first, n, pointer: the next block of results, which core.item and core.fill read until the next call.
+ * Kinds are those of tp_block_kind; first counts from 1; pointer is that of the numbers. Nothing when none is ready. */
+static int l_next(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    bool no_memory;
+    box->seen = tp_job_news(box->job);
+    tp_block_free(box->reading);
+    box->reading = tp_job_next(box->job, &no_memory);
+    if (no_memory)
+        return luaL_error(L, "not enough memory");
+    tp_block *b = box->reading;
+    if (!b)
+        return 0;
+    lua_pushinteger(L, b->kind);
+    lua_pushnumber(L, (double)b->first + 1);
+    lua_pushinteger(L, b->n);
+    lua_pushlightuserdata(L, b->numbers);
+    return 4;
+}
+
+static int decode_item(lua_State *L, const tp_block *b, uint32_t k)
+{
+    size_t len;
+    const uint8_t *message = tp_block_message(b, k, &len);
+    tp_error err = { 0 };
+    int n = tp_decode(L, message, len, b->bytes.refs, b->bytes.nrefs, TP_DECODE_TRUSTED, NULL, &err);
+    if (n < 0)
+        luaL_error(L, "%s", err.message);
+    return n;
+}
+
+static tp_block *check_reading(lua_State *L, job_box *box)
+{
+    tp_block *b = box->reading;
+    if (!b || !b->ends)
+        luaL_error(L, "no block of values is being read");
+    return b;
+}
+
+/* core.item(job, k) -> the values of item k (from 0) of the block */
+static int l_item(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    tp_block *b = check_reading(L, box);
+    lua_Integer k = luaL_checkinteger(L, 2);
+    luaL_argcheck(L, k >= 0 && k < b->n, 2, "no such item");
+    return decode_item(L, b, (uint32_t)k);
+}
+
+/* core.fill(job, lists, base): item k's j-th value becomes lists[j][base + k], k from 0; missing lists are made */
+static int l_fill(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    tp_block *b = check_reading(L, box);
+    luaL_checktype(L, 2, LUA_TTABLE);
+    lua_Integer base = luaL_checkinteger(L, 3);
+    lua_settop(L, 2);
+    int known = (int)lua_objlen(L, 2);
+    lua_rawgeti(L, 2, 1);                            // job lists list1
+    for (uint32_t k = 0; k < b->n; k++) {
+        int n = decode_item(L, b, k);                // job lists list1 v1 .. vn
+        for (int j = n; j >= 1; j--) {
+            if (j == 1 && known >= 1) {
+                lua_rawseti(L, 3, (int)(base + k));
+                continue;
+            }
+            if (j > known) { /* the lists between are there, if empty */
+                for (int m = known + 1; m <= j; m++) {
+                    lua_newtable(L);
+                    lua_rawseti(L, 2, m);
+                }
+                known = j;
+                lua_rawgeti(L, 2, 1);
+                lua_replace(L, 3);
+            }
+            lua_rawgeti(L, 2, j);
+            lua_insert(L, -2);
+            lua_rawseti(L, -2, (int)(base + k));
+            lua_pop(L, 1);
+        }
+    }
+    return 0;
+}
+
+/* core.wait(job, seconds or nil): waits until there may be results, room or the end, since the last core.next, or until so many seconds
+ * have passed; runs the loop, or, in a worker, items of the job. Raises "interrupted" after tp_host_interrupt. */
+static int l_wait(lua_State *L)
+{
+    context *ctx = get_context(L);
+    job_box *box = check_job(L, 1);
+    uint64_t deadline = lua_isnoneornil(L, 2) ? UINT64_MAX : uv_hrtime() + (uint64_t)(luaL_checknumber(L, 2) * 1e9);
+    luaL_checkstack(L, LUA_MINSTACK * 2, "nested map");
+    tp_agent *agent = box->waits_on;
+    if (agent && tp_job_news(box->job) == box->seen) {
+        /* The owner's own state is not the inline agent's: its items run in the agent's. */
+        bool is_inside = agent == ctx->agent;
+        lua_State *before = is_inside ? tp_vm_enter(agent->vm, L) : NULL;
+        tp_exec_wait(agent, box->job, box->seen, deadline);
+        if (is_inside)
+            tp_vm_enter(agent->vm, before);
+    } else if (!agent) {
+        tp_host_wait(ctx->host, box->job, box->seen, deadline);
+    }
+    if (!ctx->agent && tp_host_take_interrupt(ctx->host))
+        return luaL_error(L, "interrupted");
+    return 0;
+}
+
+/* core.is_over(job) -> all results have been given out */
+static int l_is_over(lua_State *L)
+{
+    lua_pushboolean(L, tp_job_is_over(check_job(L, 1)->job));
+    return 1;
+}
+
+/* core.is_cancelled(job) -> boolean, and why when the executor cannot run anything */
+static int l_is_cancelled(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    lua_pushboolean(L, tp_job_is_cancelled(box->job));
+    tp_executor *ex = tp_job_executor(box->job);
+    uv_mutex_t *lock = tp_engine_lock(get_context(L)->host->engine);
+    uv_mutex_lock(lock);
+    tp_error err = ex->broken;
+    uv_mutex_unlock(lock);
+    if (err.code == TP_OK)
+        return 1;
+    lua_pushstring(L, err.message);
+    return 2;
+}
+
+/* core.set_reading(job, boolean): results are read one by one by a loop of the user's */
+static int l_set_reading(lua_State *L)
+{
+    tp_job_set_reading(check_job(L, 1)->job, lua_toboolean(L, 2));
+    return 0;
+}
+
+static int l_cancel(lua_State *L)
+{
+    tp_job_cancel(check_job(L, 1)->job);
+    return 0;
+}
+
+/* core.counts(job) -> pushed, finished, failed, delivered, retried, whether pushed is all */
+static int l_counts(lua_State *L)
+{
+    tp_job_counts c;
+    tp_job_get_counts(check_job(L, 1)->job, &c);
+    lua_pushnumber(L, (double)c.pushed);
+    lua_pushnumber(L, (double)c.finished);
+    lua_pushnumber(L, (double)c.failed);
+    lua_pushnumber(L, (double)c.delivered);
+    lua_pushnumber(L, (double)c.retried);
+    lua_pushboolean(L, c.closed);
+    return 6;
+}
+
+/* ---- the rest ---- */
+
+/* core.current() -> index, attempt, function name, worker, executor name of the item that runs; nothing outside of one */
+static int l_current(lua_State *L)
+{
+    context *ctx = get_context(L);
+    tp_slice *s = ctx->agent ? ctx->agent->current : NULL;
+    if (!s)
+        return 0;
+    int32_t at = atomic_load_explicit(&s->ctl[0], memory_order_relaxed);
+    lua_pushnumber(L, (double)s->block->first + at + 1);
+    lua_pushinteger(L, (lua_Integer)s->attempt);
+    lua_pushstring(L, tp_job_func(s->job)->name);
+    lua_pushinteger(L, ctx->agent->index);
+    lua_pushstring(L, ctx->agent->executor->type->name);
+    return 5;
+}
+
+/* core.now() -> seconds on the monotonic clock */
+static int l_now(lua_State *L)
+{
+    lua_pushnumber(L, (double)uv_hrtime() * 1e-9);
+    return 1;
+}
+
+/* core.workers() -> worker threads at most */
+static int l_workers(lua_State *L)
+{
+    lua_pushinteger(L, get_context(L)->host->config.workers);
+    return 1;
+}
+
+/* core.print(...): Lua's print, as one whole line through the host */
+static int l_print(lua_State *L)
+{
+    int n = lua_gettop(L);
+    luaL_Buffer line;
+    lua_getglobal(L, "tostring");              // ... tostring
+    for (int i = 1; i <= n; i++) {
+        lua_pushvalue(L, n + 1);
+        lua_pushvalue(L, i);
+        lua_call(L, 1, 1);
+        if (!lua_isstring(L, -1))
+            return luaL_error(L, "'tostring' must return a string to 'print'");
+        lua_replace(L, i);
+    }
+    luaL_buffinit(L, &line);
+    for (int i = 1; i <= n; i++) {
+        if (i > 1)
+            luaL_addchar(&line, '\t');
+        lua_pushvalue(L, i);
+        luaL_addvalue(&line);
+    }
+    luaL_addchar(&line, '\n');
+    luaL_pushresult(&line);
+    size_t len;
+    const char *bytes = lua_tolstring(L, -1, &len);
+    tp_host_print(get_context(L)->host, 1, bytes, len);
+    return 0;
+}
+
+/* core.warn(text): a line for stderr through the host */
+static int l_warn(lua_State *L)
+{
+    size_t len;
+    const char *bytes = luaL_checklstring(L, 1, &len);
+    tp_host_print(get_context(L)->host, 2, bytes, len);
+    return 0;
+}
+
+/* core.add_builtins(name, table), core.add_class(name, metatable, by_value): see codec.h */
+static int l_add_builtins(lua_State *L)
+{
+    tp_codec_add_builtins(L, luaL_checkstring(L, 1), 2);
+    return 0;
+}
+
+static int l_add_class(lua_State *L)
+{
+    tp_codec_add_class(L, luaL_checkstring(L, 1), 2, lua_toboolean(L, 3));
+    return 0;
+}
+
+/* core.executor(name) -> whether there is one, and its capabilities as a list of words */
+static int l_has_executor(lua_State *L)
+{
+    lua_pushboolean(L, tp_host_executor(get_context(L)->host, luaL_checkstring(L, 1)) != NULL);
+    return 1;
+}
+
+static int l_job_tostring(lua_State *L)
+{
+    job_box *box = luaL_checkudata(L, 1, JOB);
+    lua_pushfstring(L, "tidepool.job: %s", box->job ? tp_job_func(box->job)->name : "closed");
+    return 1;
+}
+
+static const luaL_Reg core_functions[] = {
+    { "func", l_func },
+    { "stats", l_stats },
+    { "image", l_image },
+    { "job", l_job },
+    { "close", l_close },
+    { "room", l_room },
+    { "numbers", l_numbers },
+    { "push_numbers", l_push_numbers },
+    { "add", l_add },
+    { "add_list", l_add_list },
+    { "push", l_push },
+    { "push_failure", l_push_failure },
+    { "finish", l_finish },
+    { "next", l_next },
+    { "item", l_item },
+    { "fill", l_fill },
+    { "wait", l_wait },
+    { "is_over", l_is_over },
+    { "is_cancelled", l_is_cancelled },
+    { "set_reading", l_set_reading },
+    { "cancel", l_cancel },
+    { "counts", l_counts },
+    { "current", l_current },
+    { "workers", l_workers },
+    { "now", l_now },
+    { "print", l_print },
+    { "warn", l_warn },
+    { "add_builtins", l_add_builtins },
+    { "add_class", l_add_class },
+    { "has_executor", l_has_executor },
+    { NULL, NULL },
+};
+
+/* package.preload["tidepool.core"]: upvalue 1 is the context */
+static int open_core(lua_State *L)
+{
+    tp_codec_ref_type(L, &tp_func_type);
+    tp_codec_ref_type(L, &tp_image_type);
+    if (luaL_newmetatable(L, JOB)) {
+        lua_pushcfunction(L, l_close);
+        lua_setfield(L, -2, "__gc");
+        lua_pushcfunction(L, l_job_tostring);
+        lua_setfield(L, -2, "__tostring");
+    }
+    lua_newtable(L);
+    for (const luaL_Reg *f = core_functions; f->name; f++) {
+        lua_pushvalue(L, lua_upvalueindex(1));
+        lua_pushcclosure(L, f->func, 1);
+        lua_setfield(L, -2, f->name);
+    }
+    lua_pushstring(L, TP_VERSION);
+    lua_setfield(L, -2, "version");
+    lua_pushboolean(L, get_context(L)->agent != NULL);
+    lua_setfield(L, -2, "is_worker");
+    return 1;
+}
+
+/* package.preload of an embedded module: upvalue 1 is its tp_lua_module */
+static int open_module(lua_State *L)
+{
+    const tp_lua_module *m = lua_touserdata(L, lua_upvalueindex(1));
+    char chunkname[64] = "=";
+    strncat(chunkname, m->name, sizeof chunkname - 2);
+    if (luaL_loadbuffer(L, (const char *)m->bytes, m->len, chunkname))
+        return lua_error(L);
+    lua_pushstring(L, m->name);
+    lua_call(L, 1, 1);
+    return 1;
+}
+
+static int free_context(lua_State *L)
+{
+    tp_buf_free(&((context *)lua_touserdata(L, 1))->scratch);
+    return 0;
+}
+
+void tp_lua_core_open(struct lua_State *L, tp_host *host, tp_agent *agent)
+{
+    lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
+    lua_getfield(L, -1, "package");
+    lua_getfield(L, -1, "preload");              // loaded package preload
+    context *ctx = lua_newuserdata(L, sizeof *ctx);
+    *ctx = (context){ .host = host, .agent = agent };
+    lua_newtable(L);
+    lua_pushcfunction(L, free_context);
+    lua_setfield(L, -2, "__gc");
+    lua_setmetatable(L, -2);                     // loaded package preload ctx
+    lua_pushcclosure(L, open_core, 1);
+    lua_setfield(L, -2, "tidepool.core");
+    for (const tp_lua_module *m = tp_lua_modules; m->name; m++) {
+        lua_pushlightuserdata(L, (void *)m);
+        lua_pushcclosure(L, open_module, 1);
+        lua_setfield(L, -2, m->name);
+    }
+    lua_pop(L, 3);
+}
+
+
+static int open_protected(lua_State *L)
+{
+    tp_codec_open(L);
+    tp_lua_core_open(L, lua_touserdata(L, 1), NULL);
+    return 0;
+}
+
+int tp_lua_core_open_protected(struct lua_State *L, tp_host *host, tp_error *err)
+{
+    if (lua_cpcall(L, open_protected, host) == 0)
+        return 0;
+    const char *why = lua_tostring(L, -1);
+    tp_error_set(err, TP_ESYS, "cannot open the Lua side: %s", why ? why : "unknown error");
+    lua_pop(L, 1);
+    return -1;
+}

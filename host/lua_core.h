@@ -1,0 +1,17 @@
+/* lua_core.h: the C half of `require "tidepool"`. */
+#ifndef TP_LUA_CORE_H
+#define TP_LUA_CORE_H
+
+#include "host.h"
+
+struct lua_State;
+
+/* Makes the modules "tidepool" and "tidepool.*" known to L by package.preload, bound to host; agent is the worker that L
+ * belongs to, NULL for the owner's state. The standard libraries must be open and no
+ * user code have run; tp_codec_open is the caller's to call. Raises. */
+void tp_lua_core_open(struct lua_State *L, tp_host *host, tp_agent *agent);
+
+/* The same for the owner's state, with errors returned. */
+int tp_lua_core_open_protected(struct lua_State *L, tp_host *host, tp_error *err);
+
+#endif

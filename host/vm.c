@@ -1,0 +1,546 @@
+/* vm.c: the Lua state of an agent.
+ *
+ * A slice is run by one protected call. Numbers go through a driver, a Lua loop that is made per function (worker.lua) and
+ * compiled: it reads and writes the blocks' memory, so that an item costs no call into C at all. Everything else is decoded,
+ * called and encoded here, item by item. An error ends the protected call; the item that raised it gets a failure, and
+ * the rest of the slice goes on in another one: only failures pay. */
+#include "vm.h"
+
+#include "lua_modules.h"
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <lualib.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CACHED_MAX = 64, COLUMNS_MAX = 8, HINT_VALUES = 1 };
+
+/* A function that the state has loaded. */
+typedef struct loaded {
+    tp_image *image; /* held */
+    int fn;          /* registry reference; LUA_NOREF: it cannot be loaded, `error` (a reference) says why */
+    int error;
+    int drivers[COLUMNS_MAX + 1][2]; /* by number of columns and by whether results are kept; LUA_NOREF until made */
+    uint64_t used;                   /* tick of the last use */
+} loaded;
+
+struct tp_vm {
+    tp_host *host;
+    tp_agent *agent;
+    lua_State *main; /* owned */
+    lua_State *L;    /* where items run: main, or the coroutine that waits */
+    int run_items, on_error, describe, make_driver; /* registry references */
+    loaded cache[CACHED_MAX];
+    unsigned n_cached;
+    uint64_t tick;
+    int collected_kib; /* memory in use after a collection that was forced, see restart_collector */
+};
+
+/* A slice on its way through the state. */
+typedef struct run {
+    tp_vm *vm;
+    tp_slice *slice;
+    uint32_t end;      /* offset of the end in the input block */
+    tp_block *open;    /* the last of the results, while it is being filled: VALUES or DONE */
+    bool only_numbers; /* each result so far was one number */
+} run;
+
+#ifdef TP_MALLOC_STATE
+static void *allocate(void *ud, void *p, size_t old, size_t size)
+{
+    (void)ud, (void)old;
+    if (size == 0) {
+        free(p);
+        return NULL;
+    }
+    return realloc(p, size);
+}
+
+lua_State *tp_vm_new_state(void)
+{
+    return lua_newstate(allocate, NULL);
+}
+#else
+lua_State *tp_vm_new_state(void)
+{
+    return luaL_newstate();
+}
+#endif
+
+/* ---- results ---- */
+
+static void append(run *r, tp_block *b)
+{
+    tp_slice_append(r->slice, b, r->slice->at);
+    r->open = NULL;
+}
+
+/* A block for one failure. A worker cannot fail, so that it waits for memory if it must. */
+static tp_block *new_failure(void)
+{
+    for (;;) {
+        tp_block *b = tp_block_new_values(TP_BLOCK_FAILURE);
+        if (b && tp_block_reserve(b) == 0)
+            return b;
+        tp_block_free(b);
+        uv_sleep(1);
+    }
+}
+
+/* The values at first.. of L as the item's results. Raises out of memory. */
+static int keep_results(run *r, lua_State *L, int first, int n, tp_error *err)
+{
+    if (tp_job_discards(r->slice->job)) {
+        if (!r->open) {
+            tp_block *b = tp_block_new_empty(TP_BLOCK_DONE, 0, 0);
+            if (!b)
+                return tp_error_oom(err, "results");
+            append(r, b);
+            r->open = b;
+        }
+        r->open->n++;
+        return 0;
+    }
+    if (!r->open || r->open->bytes.len > TP_BLOCK_BYTES_MAX) {
+        tp_block *b = tp_block_new_values(TP_BLOCK_VALUES);
+        if (!b)
+            return tp_error_oom(err, "results");
+        append(r, b);
+        r->open = b;
+    }
+    if (tp_block_reserve(r->open))
+        return tp_error_oom(err, "results");
+    r->only_numbers &= n == 1 && lua_type(L, first) == LUA_TNUMBER;
+    static const char *const names[] = { "result 1", "result 2", "result 3", "result 4", "result 5", "result 6" };
+    if (tp_encode(L, first, n, n <= 6 ? names : NULL, 0, &r->open->bytes, err))
+        return -1;
+    tp_block_add(r->open);
+    return 0;
+}
+
+/* What an encoder left behind that was interrupted by an error. */
+static void drop_partial_result(run *r)
+{
+    tp_block *b = r->open;
+    if (!b || b->kind != TP_BLOCK_VALUES)
+        return;
+    b->bytes.len = b->n ? b->ends[b->n - 1] : 0;
+    if (b->n == 0) { /* it was new: empty blocks are not handed over */
+        tp_slice *s = r->slice;
+        tp_block **at = &s->results;
+        while (*at != b)
+            at = &(*at)->next;
+        *at = NULL;
+        s->results_end = at;
+        r->open = NULL;
+        tp_block_free(b);
+    }
+}
+
+/* ---- failures ---- */
+
+/* Message handler: (error value) -> { value, traceback }. */
+static int on_error(lua_State *L)
+{
+    lua_settop(L, 1);
+    lua_createtable(L, 2, 0);   // value box
+    lua_pushvalue(L, 1);        // value box value
+    lua_rawseti(L, -2, 1);      // value box
+    luaL_traceback(L, L, NULL, 1);
+    lua_rawseti(L, -2, 2);      // value box
+    return 1;
+}
+
+/* (block, kind, error value or box, attempt, worker): describes the error and encodes it into the block. */
+static int encode_failure(lua_State *L)
+{
+    tp_block *b = lua_touserdata(L, 1);
+    tp_vm *vm = lua_touserdata(L, 2);
+    tp_error err = { 0 };
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->describe); // b vm kind error attempt worker describe
+    lua_insert(L, 3);                                // b vm describe kind error attempt worker
+    lua_call(L, 4, LUA_MULTRET);                     // b vm kind message value traceback attempt worker
+    int n = lua_gettop(L) - 2;
+    if (tp_encode(L, 3, n, NULL, TP_ENCODE_ERROR_VALUE, &b->bytes, &err)) {
+        lua_pushnil(L);
+        lua_replace(L, 5);                           // the value cannot travel: the message stays
+        err = (tp_error){ 0 };
+        if (tp_encode(L, 3, n, NULL, TP_ENCODE_ERROR_VALUE, &b->bytes, &err))
+            return luaL_error(L, "%s", err.message);
+    }
+    tp_block_add(b);
+    return 0;
+}
+
+/* Pops the error value at the top of L and makes it the failure of item r->slice->at. */
+static void fail_item(run *r, lua_State *L, const char *kind)
+{
+    drop_partial_result(r);
+    tp_block *b = new_failure();
+    int error = lua_gettop(L);
+    for (;;) {
+        lua_pushcfunction(L, encode_failure);
+        lua_pushlightuserdata(L, b);
+        lua_pushlightuserdata(L, r->vm);
+        lua_pushstring(L, kind);
+        lua_pushvalue(L, error);
+        lua_pushinteger(L, (lua_Integer)r->slice->attempt);
+        lua_pushinteger(L, r->vm->agent->index);
+        if (lua_pcall(L, 6, 0, 0) == 0)
+            break;
+        /* Describing it failed too (no memory, a stack that is full): the reason of that is the failure then. */
+        tp_buf_clear(&b->bytes);
+        lua_replace(L, error);
+        lua_settop(L, error);
+        if (lua_type(L, error) != LUA_TSTRING) {
+            lua_pushliteral(L, "error in error handling");
+            lua_replace(L, error);
+        }
+        lua_gc(L, LUA_GCCOLLECT, 0);
+    }
+    b->may_retry = strcmp(kind, "error") == 0 || strcmp(kind, "memory") == 0;
+    append(r, b);
+    lua_settop(L, error - 1);
+}
+
+/* (block, slice): a thread that has died leaves this as the failure of the item that it ran. */
+static int encode_crash(lua_State *L)
+{
+    tp_block *b = lua_touserdata(L, 1);
+    const tp_slice *s = lua_touserdata(L, 2);
+    tp_error err = { 0 };
+    tp_codec_open(L);
+    lua_pushliteral(L, "crash");
+    lua_pushfstring(L, "worker thread ended during input %d", (int)(s->block->first + s->at + 1));
+    lua_pushnil(L);
+    lua_pushnil(L);
+    lua_pushinteger(L, (lua_Integer)s->attempt);
+    lua_pushinteger(L, s->agent->index);
+    if (tp_encode(L, 3, 6, NULL, 0, &b->bytes, &err))
+        return luaL_error(L, "%s", err.message);
+    tp_block_add(b);
+    return 0;
+}
+
+static int encode_crash_protected(lua_State *L)
+{
+    void **arguments = lua_touserdata(L, 1);
+    lua_pushcfunction(L, encode_crash);
+    lua_pushlightuserdata(L, arguments[0]);
+    lua_pushlightuserdata(L, arguments[1]);
+    lua_call(L, 2, 0);
+    return 0;
+}
+
+tp_block *tp_vm_crash(void *user, tp_slice *slice)
+{
+    (void)user;
+    tp_block *b = new_failure();
+    void *arguments[2] = { b, slice };
+    for (;;) {
+        /* A state of its own: that of the thread may be anywhere. */
+        lua_State *L = tp_vm_new_state();
+        int status = L ? lua_cpcall(L, encode_crash_protected, arguments) : -1;
+        if (L)
+            lua_close(L);
+        if (status == 0)
+            return b;
+        uv_sleep(1);
+    }
+}
+
+/* ---- functions ---- */
+
+static void forget(tp_vm *vm, loaded *f)
+{
+    luaL_unref(vm->main, LUA_REGISTRYINDEX, f->fn);
+    luaL_unref(vm->main, LUA_REGISTRYINDEX, f->error);
+    for (int c = 0; c <= COLUMNS_MAX; c++)
+        for (int k = 0; k < 2; k++)
+            luaL_unref(vm->main, LUA_REGISTRYINDEX, f->drivers[c][k]);
+    tp_ref_drop(f->image);
+}
+
+/* A free place in the cache: of the function that was not used for longest. */
+static loaded *make_room(tp_vm *vm)
+{
+    if (vm->n_cached < CACHED_MAX)
+        return &vm->cache[vm->n_cached++];
+    loaded *oldest = &vm->cache[0];
+    for (loaded *f = vm->cache; f < vm->cache + CACHED_MAX; f++)
+        if (f->used < oldest->used)
+            oldest = f;
+    forget(vm, oldest);
+    return oldest;
+}
+
+/* Finds or loads the function of image. Raises only out of memory. */
+static loaded *load(tp_vm *vm, lua_State *L, tp_image *image)
+{
+    for (unsigned i = 0; i < vm->n_cached; i++)
+        if (vm->cache[i].image == image) {
+            vm->cache[i].used = ++vm->tick;
+            return &vm->cache[i];
+        }
+    loaded made = { .fn = LUA_NOREF, .error = LUA_NOREF, .used = ++vm->tick };
+    memset(made.drivers, 0xff, sizeof made.drivers); /* LUA_NOREF is -2; unref ignores all that is negative */
+    tp_error err = { 0 };
+    const tp_buf *m = &image->message;
+    if (tp_decode(L, m->data, m->len, m->refs, m->nrefs, TP_DECODE_TRUSTED, NULL, &err) == 1) {
+        made.fn = luaL_ref(L, LUA_REGISTRYINDEX);
+    } else {
+        lua_pushstring(L, err.message);
+        made.error = luaL_ref(L, LUA_REGISTRYINDEX);
+    }
+    made.image = tp_ref_hold(image);
+    loaded *f = make_room(vm);
+    *f = made;
+    return f;
+}
+
+/* Pushes the driver of f for so many columns. Raises out of memory. */
+static void push_driver(tp_vm *vm, lua_State *L, loaded *f, const char *name, unsigned columns, bool discard)
+{
+    int *ref = &f->drivers[columns][discard];
+    if (*ref < 0) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, vm->make_driver);
+        lua_rawgeti(L, LUA_REGISTRYINDEX, f->fn);
+        lua_pushstring(L, name);
+        lua_pushinteger(L, (lua_Integer)columns);
+        lua_pushboolean(L, discard);
+        lua_call(L, 4, 1);
+        *ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    }
+    lua_rawgeti(L, LUA_REGISTRYINDEX, *ref);
+}
+
+/* ---- running ---- */
+
+static void set_item(run *r)
+{
+    atomic_store_explicit(&r->slice->ctl[0], (int32_t)r->slice->at, memory_order_relaxed);
+}
+
+static bool is_asked_to_stop(const run *r)
+{
+    return atomic_load_explicit(&r->slice->ctl[1], memory_order_relaxed) != 0;
+}
+
+/* Pushes the arguments of item r->slice->at; gives how many. */
+static int push_arguments(run *r, lua_State *L)
+{
+    const tp_block *b = r->slice->block;
+    if (b->kind == TP_BLOCK_NUMBERS) {
+        luaL_checkstack(L, (int)b->columns, "too many arguments");
+        for (uint32_t c = 0; c < b->columns; c++)
+            lua_pushnumber(L, b->numbers[(size_t)c * b->stride + r->slice->at]);
+        return (int)b->columns;
+    }
+    tp_error err = { 0 };
+    size_t len;
+    const uint8_t *message = tp_block_message(b, r->slice->at, &len);
+    int n = tp_decode(L, message, len, b->bytes.refs, b->bytes.nrefs, TP_DECODE_TRUSTED, NULL, &err);
+    if (n < 0)
+        luaL_error(L, "%s", err.message);
+    return n;
+}
+
+/* Runs items through the driver. Returns true when the slice is over, false when an item's results were not one number: they
+ * have been kept, and the rest should go the general way. */
+static bool run_numbers(run *r, lua_State *L, loaded *f)
+{
+    tp_slice *s = r->slice;
+    tp_block *in = s->block;
+    bool discard = tp_job_discards(s->job);
+    tp_block *out = discard ? tp_block_new_empty(TP_BLOCK_DONE, 0, 0) : tp_block_new_numbers(r->end - s->at, 1);
+    if (!out)
+        luaL_error(L, "not enough memory");
+    set_item(r);
+    s->numbers_at = s->at;
+    s->numbers = out;
+    push_driver(r->vm, L, f, tp_job_func(s->job)->name, in->columns, discard);
+    lua_pushlightuserdata(L, (void *)s->ctl);
+    lua_pushlightuserdata(L, in->numbers);
+    lua_pushnumber(L, in->stride);
+    /* Item i goes to out[i - numbers_at]. */
+    lua_pushlightuserdata(L, out->numbers);
+    lua_pushnumber(L, s->at);
+    lua_pushnumber(L, r->end);
+    lua_call(L, 6, 2);                   // next held
+    uint32_t next = (uint32_t)lua_tonumber(L, -2);
+    tp_slice_close_numbers(s, next);
+    if (lua_isnil(L, -1))
+        return true;
+    set_item(r);
+    int held = lua_gettop(L);
+    lua_getfield(L, held, "n");
+    int n = (int)lua_tointeger(L, -1);
+    lua_pop(L, 1);
+    luaL_checkstack(L, n + 10, "too many results");
+    for (int i = 1; i <= n; i++)
+        lua_rawgeti(L, held, i);
+    tp_error err = { 0 };
+    if (keep_results(r, L, held + 1, n, &err)) {
+        lua_pushstring(L, err.message);
+        fail_item(r, L, err.code == TP_EMEMORY ? "memory" : "codec");
+    }
+    r->slice->at++;
+    lua_settop(L, held - 2);
+    return r->slice->at >= r->end || is_asked_to_stop(r);
+}
+
+/* (run): runs items until the slice is over or one raises. */
+static int run_items(lua_State *L)
+{
+    run *r = lua_touserdata(L, 1);
+    tp_slice *s = r->slice;
+    loaded *f = load(r->vm, L, tp_job_image(s->job));
+    if (f->fn < 0) {
+        set_item(r);
+        lua_rawgeti(L, LUA_REGISTRYINDEX, f->error);
+        return lua_error(L);
+    }
+    _Atomic uint32_t *hint = tp_job_hint(s->job);
+    if (s->block->kind == TP_BLOCK_NUMBERS && s->block->columns <= COLUMNS_MAX &&
+        atomic_load_explicit(hint, memory_order_relaxed) != HINT_VALUES) {
+        if (run_numbers(r, L, f))
+            return 0;
+        atomic_store_explicit(hint, HINT_VALUES, memory_order_relaxed);
+    }
+    lua_rawgeti(L, LUA_REGISTRYINDEX, f->fn); /* stays on the stack: nested items may push f out of the cache */
+    int fn = lua_gettop(L);
+    while (r->slice->at < r->end) {
+        set_item(r);
+        lua_pushvalue(L, fn);
+        lua_call(L, push_arguments(r, L), LUA_MULTRET);
+        tp_error err = { 0 };
+        if (keep_results(r, L, fn + 1, lua_gettop(L) - fn, &err)) {
+            lua_pushstring(L, err.message);
+            fail_item(r, L, err.code == TP_EMEMORY ? "memory" : "codec");
+        }
+        lua_settop(L, fn);
+        r->slice->at++;
+        if (is_asked_to_stop(r))
+            break;
+    }
+    if (r->only_numbers && r->end - s->offset >= 16)
+        atomic_store_explicit(hint, 0, memory_order_relaxed);
+    return 0;
+}
+
+/* An input that failed before it could be sent: the failure is its result. */
+static void pass_failure(run *r)
+{
+    const tp_buf *in = &r->slice->block->bytes;
+    tp_block *b = new_failure();
+    uint8_t *to;
+    while (!(to = tp_buf_reserve(&b->bytes, in->len)))
+        uv_sleep(1);
+    memcpy(to, in->data, in->len);
+    b->bytes.len = in->len;
+    tp_block_add(b);
+    append(r, b);
+    r->slice->at++;
+}
+
+/* An item may have stopped the collector; each item of the next slice may do so again, before it has done anything. */
+static void restart_collector(tp_vm *vm)
+{
+    if (lua_gc(vm->L, LUA_GCISRUNNING, 0))
+        return;
+    lua_gc(vm->L, LUA_GCRESTART, -1);
+    if (lua_gc(vm->L, LUA_GCCOUNT, 0) > 2 * vm->collected_kib + 4096) {
+        lua_gc(vm->L, LUA_GCCOLLECT, 0);
+        vm->collected_kib = lua_gc(vm->L, LUA_GCCOUNT, 0);
+    }
+}
+
+void tp_vm_run(tp_vm *vm, tp_slice *s)
+{
+    lua_State *L = vm->L;
+    run r = { .vm = vm, .slice = s, .end = s->offset + s->count, .only_numbers = true };
+    int top = lua_gettop(L);
+    restart_collector(vm);
+    if (s->block->kind == TP_BLOCK_FAILURE)
+        pass_failure(&r);
+    while (s->at < r.end && !is_asked_to_stop(&r)) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, vm->on_error);
+        lua_rawgeti(L, LUA_REGISTRYINDEX, vm->run_items);
+        lua_pushlightuserdata(L, &r);
+        int status = lua_pcall(L, 1, 0, top + 1);
+        if (status == 0)
+            break;
+        if (s->numbers)
+            tp_slice_close_numbers(s, (uint32_t)atomic_load_explicit(&s->ctl[0], memory_order_relaxed));
+        fail_item(&r, L, status == LUA_ERRMEM ? "memory" : "error");
+        s->at++;
+        lua_settop(L, top);
+    }
+    lua_settop(L, top);
+    tp_job_finish(s);
+}
+
+lua_State *tp_vm_enter(tp_vm *vm, lua_State *L)
+{
+    lua_State *before = vm->L;
+    vm->L = L;
+    return before;
+}
+
+/* ---- opening ---- */
+
+/* (vm): everything that a worker's state has before it runs users' code. */
+static int open_state(lua_State *L)
+{
+    tp_vm *vm = lua_touserdata(L, 1);
+    luaL_openlibs(L);
+    vm->host->open_state(L, vm->host, vm->agent);
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "tidepool.worker");
+    lua_call(L, 1, 1);                        // worker
+    tp_codec_open(L); /* after worker.lua has put its own functions in place of some standard ones */
+    lua_getfield(L, -1, "describe");
+    vm->describe = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_getfield(L, -1, "make_driver");
+    vm->make_driver = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushcfunction(L, on_error);
+    vm->on_error = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushcfunction(L, run_items);
+    vm->run_items = luaL_ref(L, LUA_REGISTRYINDEX);
+    return 0;
+}
+
+int tp_vm_open(tp_vm **out, tp_host *host, tp_agent *agent, tp_error *err)
+{
+    tp_vm *vm = calloc(1, sizeof *vm);
+    if (!vm)
+        return tp_error_oom(err, "worker state");
+    vm->host = host;
+    vm->agent = agent;
+    vm->main = vm->L = tp_vm_new_state();
+    if (!vm->main) {
+        free(vm);
+        return tp_error_oom(err, "worker state");
+    }
+    if (lua_cpcall(vm->main, open_state, vm)) {
+        const char *why = lua_tostring(vm->main, -1);
+        tp_error_set(err, TP_ESYS, "cannot open a worker's Lua state: %s", why ? why : "unknown error");
+        tp_vm_close(vm);
+        return -1;
+    }
+    agent->vm = vm;
+    *out = vm;
+    return 0;
+}
+
+void tp_vm_close(tp_vm *vm)
+{
+    if (!vm)
+        return;
+    vm->agent->vm = NULL;
+    for (unsigned i = 0; i < vm->n_cached; i++)
+        tp_ref_drop(vm->cache[i].image);
+    lua_close(vm->main);
+    free(vm);
+}
