@@ -1,0 +1,121 @@
+-- cli.lua: what main.c does in Lua: help texts, and luajit's options -j, -O and -b.
+
+local cli = {}
+
+local overview = [==[
+Usage: tidepool [options] [script [arguments]]
+       tidepool run FILE[::NAME] [--key value ...] [arguments]
+       tidepool help [run]
+
+Runs Lua scripts as luajit does, with require "tidepool" built in: Lua functions
+over many inputs in parallel. Without a script, on a terminal, it is interactive.
+
+Options, as luajit has them:
+  -e CODE        run CODE
+  -l MODULE      require MODULE
+  -i             interactive after the script
+  -v             show the version
+  -E             ignore LUA_INIT, LUA_PATH and LUA_CPATH
+  -j COMMAND     control the JIT compiler (on, off, v, dump, ...)
+  -O[OPTIONS]    control its optimisations
+  -b ...         save or list bytecode
+  -              run standard input
+  --             end of the options
+
+Options of Tidepool:
+  --workers N    worker threads, 1 to 1024 (default: one for each processor)
+  --quiet        no banner, no progress or interruption line
+  --help         this text
+  --version      the versions of Tidepool, LuaJIT and libuv
+
+Exit codes: 0, 1 after an error, 2 after a wrong use, and what os.exit says.
+]==]
+
+local topics = {}
+
+topics.run = [==[
+Usage: tidepool run FILE[::NAME] [--key value ...] [arguments]
+       tidepool run FILE[::NAME] --help
+
+Loads FILE and calls an entry that it made with app:main: the only one, the one
+called main, or NAME. NAME may also be one of the app's functions: that runs once in
+the pool, and what it returns is printed.
+
+An entry that gives a schema has its options checked and typed:
+
+  app:main { args = {
+    n       = { 10, "how many rounds" },
+    mode    = { "fast", "how exact", choices = { "fast", "exact" } },
+    k       = { { 1, 3, 5 }, "neighbours to try" },
+    input   = { type = "string", required = true },
+    verbose = false,
+  } } (function(args) print(args.n, args.k[1], args[1]) end)
+
+  tidepool run job.lua --n 20 --k 1,3 --input=data.csv --verbose file.txt
+
+  --key value, --key=value    a number, a string, or a list: 1,3,5
+  --key, --no-key             a boolean
+  --                          the rest are plain arguments: args[1], args[2], ...
+  --help                      the entry's options
+
+Without a schema any --key is accepted: numbers, true and false are recognised.
+A function's options are its parameters, by name or in their order.
+--workers N and --quiet belong to tidepool itself, before or after FILE.
+]==]
+
+topics.help = overview
+
+---`tidepool help [COMMAND]` and `--help`.
+---@param topic? string
+---@return integer code, string? message
+function cli.help(topic)
+  local text = topic == nil and overview or topics[topic]
+  if not text then
+    return 2, ("no help on '%s' (there is: tidepool help, tidepool help run)"):format(topic)
+  end
+  io.stdout:write(text)
+  return 0
+end
+
+local function split(list)
+  local words = {}
+  for word in list:gmatch "[^,]+" do
+    words[#words + 1] = word
+  end
+  return unpack(words)
+end
+
+---`-j COMMAND[=ARG,ARG]`: a function of the jit table, or a module jit.COMMAND.
+---@param command string
+function cli.jit(command)
+  local name, list = command:match "^([^=]*)=?(.*)$"
+  if type(rawget(jit, name)) == "function" then
+    jit[name](split(list))
+    return
+  end
+  local ok, module = pcall(require, "jit." .. name)
+  if not ok or type(module) ~= "table" or not module.start then
+    error(("unknown -j command '%s' (and no module jit.%s)"):format(name, name), 0)
+  end
+  module.start(split(list))
+end
+
+---`-O[OPTION,OPTION]`.
+---@param list string
+function cli.optimise(list)
+  jit.opt.start(split(list))
+end
+
+---`-b ...`: the module that comes with LuaJIT does it, with the words after `-b`.
+---@param word string the word that began with -b
+---@return integer code
+function cli.bytecode(word, ...)
+  if #word > 2 then
+    require("jit.bcsave").start("-" .. word:sub(3), ...)
+  else
+    require("jit.bcsave").start(...)
+  end
+  return 0
+end
+
+return cli

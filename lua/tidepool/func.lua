@@ -1,0 +1,209 @@
+--- A decorated function: plain Lua when it is called, parallel by its methods.
+
+local Call = require "tidepool.call"
+local check = require "tidepool.check"
+local core = require "tidepool.core"
+local failure = require "tidepool.failure"
+local inputs = require "tidepool.inputs"
+local options = require "tidepool.options"
+local results = require "tidepool.results"
+
+---@class tidepool.Function
+---@field raw function  the plain Lua function
+---@field name string
+local Function = {}
+
+local methods = {}
+
+local func = { Function = Function }
+
+core.add_class("tidepool.func.Function", Function, false)
+
+-- The last image of each function, so that one that has not changed is not sent again.
+local images = setmetatable({}, { __mode = "k" })
+
+--- Makes a Function. `given` are checked options.
+---@return tidepool.Function
+function func.new(raw, name, given)
+  return setmetatable({
+    raw = raw, name = name, options = given, core = core.func(name, given.concurrency_limit or 0), is_fresh = true,
+  }, Function)
+end
+
+--- Is it a Function?
+function func.is_function(value)
+  return type(value) == "table" and getmetatable(value) == Function
+end
+
+function Function.__index(_, key)
+  return methods[key]
+end
+
+function Function:__tostring()
+  return "tidepool.Function: " .. self.name
+end
+
+--- The text of a line of a file.
+local function read_line(path, number)
+  local file = io.open(path)
+  if not file then return nil end
+  local text
+  for _ = 1, number do text = file:read "*l" end
+  file:close()
+  return text
+end
+
+--- f(xs):map() is the mistake of those who come from elsewhere: the first call of a Function looks at the caller's line.
+local function first_call(self, ...)
+  local frame = type((...)) == "table" and check.frame()
+  local path = frame and frame.source:match "^@(.*)"
+  local text = path and read_line(path, frame.currentline)
+  local method = text and (text:match "%)%s*:%s*(s?t?a?r?map)%s*%(" or text:match "%)%s*:%s*(for_each)%s*%(")
+  if not method then return self.raw(...) end
+  local function give(fine, first, ...)
+    if fine and (type(first) == "table" or type(first) == "userdata") then return first, ... end
+    check.fail("%s(inputs):%s() calls the function here and now, on the list; write %s:%s(inputs)", self.name, method, self.name, method)
+  end
+  return give(pcall(self.raw, ...))
+end
+
+function Function:__call(...)
+  if self.is_fresh then
+    self.is_fresh = false
+    return first_call(self, ...)
+  end
+  return self.raw(...)
+end
+
+--- Starts a job of self. `settings` are checked call options; `more` are fields for core.job.
+local function open(self, settings, more)
+  local image, why = core.image(self.raw, self.name, images[self])
+  if not image then
+    error(failure.new { kind = "codec", message = check.where() .. why, function_name = self.name, attempts = 0 }, 0)
+  end
+  images[self] = image
+  more.window = settings.window or self.options.window
+  more.retries = self.options.retries
+  local job
+  job, why = core.job(self.core, image, self.options.executor or "threads", more)
+  if not job then check.fail("%s: %s", self.name, why) end
+  return job
+end
+
+--- Starts a map over a source.
+local function start(self, source, settings, more)
+  more.total = source.total
+  more.is_cheap = source.is_cheap
+  more.ordered = settings.ordered ~= false
+  more.keep_going = (settings.return_exceptions or settings.on_error or settings.ignore_exceptions) and true or false
+  local retries = self.options.retries
+  local job = open(self, settings, more)
+  local opened = results.new(job, source, {
+    name = self.name, return_exceptions = settings.return_exceptions or settings.ignore_exceptions, on_error = settings.on_error,
+    max_attempts = 1 + (retries and retries.max or 0), on_retry = retries and retries.on, is_kept = more.is_kept,
+  })
+  opened.total = source.total
+  return opened
+end
+
+--- The arguments of a call of a map without the options at their end: the options, and how many inputs there are.
+local function split_options(who, rows, n, ...)
+  local last = n > 1 and select(n, ...) or nil
+  if options.is_call_options(last) then return options.check(who, rows, last), n - 1 end
+  return {}, n
+end
+
+local function map_source(who, rows, ...)
+  local settings, n = split_options(who, rows, select("#", ...), ...)
+  return inputs.map(who, (...), math.max(n, 1), select(2, ...)), settings
+end
+
+--- Runs over many inputs, one per position, zipped to the shortest; results in the order of the inputs.
+---@param ... any  lists, iterators, ranges or other maps' Results; then options of the call
+---@return tidepool.Results
+function methods.map(self, ...)
+  check.self(self, Function, "f", "map", "inputs")
+  local source, settings = map_source("Function:map", options.of_calls, ...)
+  return start(self, source, settings, {})
+end
+
+--- The same over a list of argument lists.
+---@param items any  a list or an iterator of tables, each the arguments of one call; `n` in one for trailing nils
+---@param given table?  options of the call
+---@return tidepool.Results
+function methods.starmap(self, items, given)
+  check.self(self, Function, "f", "starmap", "inputs")
+  local settings = given and options.check("Function:starmap", options.of_calls, given) or {}
+  return start(self, inputs.starmap("Function:starmap", items), settings, {})
+end
+
+--- Runs over many inputs for the effect: results are not kept. Waits for the end.
+---@return table  { ok = inputs that ran, failed = that failed }
+function methods.for_each(self, ...)
+  check.self(self, Function, "f", "for_each", "inputs")
+  local source, settings = map_source("Function:for_each", options.of_for_each, ...)
+  local all = start(self, source, settings, { discard = true })
+  all:_drain()
+  local p = all:progress()
+  return { ok = p.done - p.failed, failed = p.failed }
+end
+
+--- Starts a map now; its Results may be read later, or never: the script does not end before it is done.
+---@return tidepool.Results
+function methods.spawn_map(self, ...)
+  check.self(self, Function, "f", "spawn_map", "inputs")
+  local source, settings = map_source("Function:spawn_map", options.of_calls, ...)
+  return Call.keep(start(self, source, settings, { is_kept = true }))
+end
+
+--- A job of one call.
+local function open_call(self, ...)
+  local job = open(self, {}, { total = 1, is_cheap = true, ordered = true })
+  local has_room, why = core.add(job, ...)
+  if has_room == nil then
+    core.close(job)
+    error(failure.new { kind = "codec", message = check.where() .. self.name .. ": " .. why, function_name = self.name, attempts = 0 }, 0)
+  end
+  core.push(job)
+  core.finish(job)
+  return job
+end
+
+--- One call in the pool.
+---@return any ...  all of its return values; its error is raised
+function methods.remote(self, ...)
+  check.self(self, Function, "f", "remote", "...")
+  return Call.wait(open_call(self, ...), self)
+end
+
+--- Starts one call in the pool.
+---@return tidepool.Call
+function methods.spawn(self, ...)
+  check.self(self, Function, "f", "spawn", "...")
+  return Call.new(open_call(self, ...), self)
+end
+
+--- The same function under other options: a new handle. It shares the limit and the statistics unless it gives a limit or a name.
+---@param given table
+---@return tidepool.Function
+function methods.with(self, given)
+  check.self(self, Function, "f", "with", "...")
+  if type(given) ~= "table" then check.fail("Function:with: expected a table of options, got %s", type(given)) end
+  local changed = options.check("Function:with", options.of_functions, given)
+  local merged = {}
+  for name, value in pairs(self.options) do merged[name] = value end
+  for name, value in pairs(changed) do merged[name] = value end
+  local other = func.new(self.raw, merged.name or self.name, merged)
+  if changed.concurrency_limit == nil and changed.name == nil then other.core = self.core end
+  return other
+end
+
+--- Counts of items over all maps and calls of this function.
+---@return table  { queued, running, done, failed }
+function methods.stats(self)
+  check.self(self, Function, "f", "stats", "...")
+  local queued, running, done, failed = core.stats(self.core)
+  return { queued = queued, running = running, done = done, failed = failed }
+end
+
+return func

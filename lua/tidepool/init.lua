@@ -1,0 +1,58 @@
+--- Tidepool: Lua functions in parallel. What `require "tidepool"` gives.
+
+local app = require "tidepool.app"
+local call = require "tidepool.call"
+local check = require "tidepool.check"
+local core = require "tidepool.core"
+local failure = require "tidepool.failure"
+local inputs = require "tidepool.inputs"
+
+---@class tidepool
+local tidepool = {
+  _VERSION = core.version,
+  App = app.new,
+  range = inputs.range,
+  iter = inputs.iter,
+  is_failure = failure.is_failure,
+}
+
+--- Inside a mapped function: which item runs, and where. nil outside of one.
+---@return table?  { index, attempt, function_name, worker, executor }
+function tidepool.current()
+  local index, attempt, function_name, worker, executor = core.current()
+  if not index then return nil end
+  return { index = index, attempt = attempt, function_name = function_name, worker = worker, executor = executor }
+end
+
+--- Makes a class known: tables with this metatable then travel to workers and back, with their methods.
+---@param name string
+---@param metatable table
+---@return table metatable
+function tidepool.class(name, metatable)
+  if type(name) ~= "string" or name == "" then check.fail("tidepool.class: expected a name, got %s", check.show(name)) end
+  if type(metatable) ~= "table" then check.fail("tidepool.class: expected a metatable, got %s", check.a(type(metatable))) end
+  core.add_class(name, metatable, true)
+  return metatable
+end
+
+--- Seconds on a clock that only goes forward: for measuring.
+---@return number
+function tidepool.now()
+  return core.now()
+end
+
+--- Worker threads that this host may have.
+---@return integer
+function tidepool.workers()
+  return core.workers()
+end
+
+--- Waits for everything that was spawned; the binary does so at the end of a script.
+---@return table  the failures of calls that nobody has asked for
+function tidepool.loop()
+  return call.finish_all()
+end
+
+core.add_builtins("tidepool", tidepool)
+
+return tidepool

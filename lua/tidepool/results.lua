@@ -1,0 +1,245 @@
+--- The results of a map: an iterator, and ways to have them all at once.
+
+local check = require "tidepool.check"
+local core = require "tidepool.core"
+local failure = require "tidepool.failure"
+local ffi = require "ffi"
+
+local numbers_type = ffi.typeof "const double *"
+local new_table = require "table.new"
+
+-- What core.next gives: tp_block_kind of host/block.h.
+local NUMBERS, FAILURE, RETRY, DONE = 0, 2, 3, 4
+
+---@class tidepool.Results
+local Results = {}
+Results.__index = Results
+
+local results = { Results = Results }
+
+--- Opens the results of a running job.
+---@param job userdata    of core.job
+---@param source table    of inputs.lua
+---@param settings table  { name, return_exceptions, on_error, max_attempts, on_retry }
+function results.new(job, source, settings)
+  local self = setmetatable({
+    job = job, source = source, settings = settings,
+    k = 0, n = 0, first = 0, is_numbers = false, numbers = nil, -- the block that is being given out
+    is_reading = false, has_all_inputs = false, input_failure = nil, is_over = false,
+  }, Results)
+  self:_feed()
+  return self
+end
+
+--- Reads further inputs into the job as there is room; true when some may have been.
+function Results:_feed()
+  if self.has_all_inputs then return false end
+  local room = core.room(self.job)
+  if room == 0 then return false end
+  local done
+  done, self.input_failure = self.source.fill(self.job, room)
+  if done then
+    self.has_all_inputs = true
+    self.source = nil
+    core.finish(self.job)
+  end
+  return true
+end
+
+--- Ends the job, if it has not ended. Nothing is started any more.
+function Results:_close()
+  local job = self.job
+  if job then
+    self.counts = { core.counts(job) }
+    self.job = nil
+    self.source = nil
+    self.n, self.k = 0, 0
+    core.close(job)
+  end
+  self.is_over = true
+end
+
+local function raise(f)
+  error(f, 0)
+end
+
+--- The failure whose block is being read.
+function Results:_failure(index)
+  local kind, message, value, traceback, attempts, worker = core.item(self.job, 0)
+  local f = failure.new {
+    kind = kind, message = message, value = value, traceback = traceback, attempts = attempts, worker = worker,
+    index = index, function_name = self.settings.name, max_attempts = self.settings.max_attempts,
+  }
+  return f
+end
+
+--- Why nothing comes any more although inputs are left.
+function Results:_cancelled()
+  local _, why = core.is_cancelled(self.job)
+  return failure.new { kind = why and "resource" or "cancelled", message = why or "the map was cancelled",
+    function_name = self.settings.name, attempts = 0 }
+end
+
+--- Waits for the next block of results and opens it: "block", or "failure", its index and the failure that takes its place, or nothing at the
+--- end. Raises what ends the map.
+function Results:_advance()
+  if self.is_over then
+    if self.end_failure then raise(self.end_failure) end
+    return nil
+  end
+  if self.is_cancelled then
+    self.end_failure = self:_cancelled()
+    self:_close()
+    raise(self.end_failure)
+  end
+  while true do
+    local job = self.job
+    local has_fed = self:_feed()
+    if not self.job then return self:_advance() end -- the iterator of the inputs has cancelled this map
+    local kind, first, n, pointer = core.next(job)
+    if not kind then
+      if core.is_cancelled(job) then
+        self.end_failure = self:_cancelled()
+        self:_close()
+        raise(self.end_failure)
+      elseif core.is_over(job) then
+        self.end_failure = self.input_failure
+        self:_close()
+        if self.end_failure then
+          local f = self.end_failure
+          self.end_failure = nil
+          raise(f)
+        end
+        return nil
+      elseif not has_fed then
+        core.wait(job)
+      end
+    elseif kind == FAILURE then
+      local f = self:_failure(first)
+      if self.settings.return_exceptions then return "failure", first, f end
+      if self.settings.on_error then return "failure", first, self.settings.on_error(f) end
+      self:_close()
+      raise(f)
+    elseif kind == RETRY then
+      if self.settings.on_retry then self.settings.on_retry(self:_failure(first)) end
+    else
+      self.first, self.n, self.k = first, n, 0
+      self.is_numbers = kind == NUMBERS
+      self.is_done = kind == DONE
+      if kind == NUMBERS then self.numbers = ffi.cast(numbers_type, pointer) end
+      return "block"
+    end
+  end
+end
+
+--- One step of a loop: the index and the values, nothing at the end.
+function Results:__call()
+  local k = self.k
+  if k < self.n then
+    self.k = k + 1
+    if self.is_numbers then return self.first + k, self.numbers[k] end
+    return self.first + k, core.item(self.job, k)
+  end
+  if not self.is_reading and self.job then
+    self.is_reading = true
+    if not self.settings.is_kept then core.set_reading(self.job, true) end
+  end
+  local what, index, value = self:_advance()
+  if what == "block" then return self() end
+  if what then return index, value end
+end
+
+--- One step by hand: the index and the values, or nothing at the end.
+function Results:next()
+  check.self(self, Results, "results", "next")
+  return self()
+end
+
+local function copy_out(list, first, n, p)
+  for k = 0, n - 1 do list[first + k] = p[k] end
+end
+
+--- All results: a list per return value, each with n. Raises the first failure, whose field results has what came before it.
+---@return table ...
+function Results:list()
+  check.self(self, Results, "results", "list")
+  local total = self.source and self.source.total or self.total or 0
+  local lists = { new_table(math.min(total, 2 ^ 26), 1) }
+  local n = 0
+  if self.job then core.set_reading(self.job, false) end
+  local function close_lists()
+    for _, list in ipairs(lists) do list.n = n end
+  end
+  while true do
+    local fine, what, index, value = pcall(self._advance, self)
+    if not fine then
+      close_lists()
+      if failure.is_failure(what) and not rawget(what, "results") then what.results = lists[1] end
+      raise(what)
+    elseif not what then
+      break
+    elseif what == "failure" then
+      lists[1][index] = value
+      n = math.max(n, index)
+    elseif self.is_numbers then
+      copy_out(lists[1], self.first, self.n, self.numbers)
+      n = math.max(n, self.first + self.n - 1)
+      self.k = self.n
+    else
+      if not self.is_done then core.fill(self.job, lists, self.first) end
+      n = math.max(n, self.first + self.n - 1)
+      self.k = self.n
+    end
+  end
+  close_lists()
+  return unpack(lists)
+end
+
+--- Goes to the end without keeping results. Failures are raised, or counted with return_exceptions.
+function Results:_drain()
+  if self.job then core.set_reading(self.job, false) end
+  repeat
+    local what = self:_advance()
+    self.k = self.n
+  until not what
+end
+
+--- Drops what is queued and stops what runs if it can; a loop over the results raises a failure of kind "cancelled". After the end it does
+--- nothing.
+function Results:cancel()
+  check.self(self, Results, "results", "cancel")
+  if self.job then
+    self.k, self.n = 0, 0
+    self.is_cancelled = true
+    core.cancel(self.job)
+  end
+end
+
+--- Are all results there, so that reading them would not wait? Does not block.
+---@return boolean
+function Results:done()
+  check.self(self, Results, "results", "done")
+  if not self.job then return true end
+  local pushed, finished, _, _, _, has_all = core.counts(self.job)
+  return has_all and finished == pushed
+end
+
+--- Counts, without blocking: { total = inputs or nil, done, failed, running, taken, retried }.
+---@return table
+function Results:progress()
+  check.self(self, Results, "results", "progress")
+  local c = self.job and { core.counts(self.job) } or self.counts
+  return { total = self.total or (c[6] and c[1]) or nil, done = c[2], failed = c[3], running = c[1] - c[2], taken = c[4], retried = c[5] }
+end
+
+function Results:__tostring()
+  local p = self:progress()
+  return ("tidepool.Results of %s: %d of %s done"):format(self.settings.name, p.done, p.total or "?")
+end
+
+--- Not an array: its length is not known before the end.
+function Results:__len()
+  check.fail("Results have no length before the end: take results:list(), or results:progress().done")
+end
+
+return results

@@ -1,0 +1,207 @@
+-- show.lua: Lua values as text for people: the REPL's answers, results of `tidepool run`, error values.
+--
+-- Never raises, whatever the value: metamethods of the user are called protected, and everything has a limit.
+
+local show = {}
+
+local type, tostring, pcall, rawget, next = type, tostring, pcall, rawget, next
+local getmetatable = debug.getmetatable
+local keywords = {}
+for word in ([[and break do else elseif end false for function goto if in local nil not or repeat return
+               then true until while]]):gmatch "%a+" do
+  keywords[word] = true
+end
+
+---@class tidepool.ShowOptions
+---@field depth? integer tables inside tables that are opened; default 4
+---@field items? integer entries of one table that are shown; default 100
+---@field width? integer columns of a line; a table that needs more is spread over lines. Default: one line
+
+-- Escapes what is not printable ASCII or well-formed enough to be passed on (bytes from 128 up are).
+local function quote(s, limit)
+  local rest = #s - limit
+  if rest > 0 then
+    s = s:sub(1, limit)
+  end
+  s = s:gsub('[%c\\"\127]', function(c)
+    local short = ({ ["\n"] = "\\n", ["\t"] = "\\t", ["\r"] = "\\r", ['"'] = '\\"', ["\\"] = "\\\\" })[c]
+    return short or ("\\%03d"):format(c:byte())
+  end)
+  return '"' .. s .. '"' .. (rest > 0 and ("... (%d bytes more)"):format(rest) or "")
+end
+
+-- The text of a __tostring; nil when there is none or when it fails.
+local function own_text(value)
+  local mt = getmetatable(value)
+  local convert = type(mt) == "table" and rawget(mt, "__tostring")
+  if not convert then
+    return nil
+  end
+  local ok, text = pcall(convert, value)
+  return ok and type(text) == "string" and text or nil
+end
+
+local function leaf(value)
+  local kind = type(value)
+  if kind == "string" then
+    return quote(value, 10000)
+  elseif kind == "function" then
+    local info = debug.getinfo(value, "S")
+    if info.what ~= "C" then
+      return ("function <%s:%d>"):format(info.short_src, info.linedefined)
+    end
+  end
+  local ok, text = pcall(tostring, value)
+  return ok and type(text) == "string" and text or kind
+end
+
+local rank = { number = 1, string = 2, boolean = 3 }
+
+local function before(a, b)
+  local kind_a, kind_b = rank[type(a)] or 4, rank[type(b)] or 4
+  if kind_a ~= kind_b then
+    return kind_a < kind_b
+  elseif kind_a <= 2 then
+    return a < b
+  end
+  return leaf(a) < leaf(b)
+end
+
+local function key_text(key)
+  if type(key) == "string" and key:find "^[%a_][%w_]*$" and not keywords[key] then
+    return key
+  end
+  return "[" .. leaf(key) .. "]"
+end
+
+-- Keys of t that are not in its list part 1..n, in a stable order, at most `limit` of them; how many there are.
+local function other_keys(t, n, limit)
+  local keys, count = {}, 0
+  for key in next, t do
+    if not (type(key) == "number" and key >= 1 and key <= n and key % 1 == 0) then
+      count = count + 1
+      if count <= limit * 10 then -- sorting a huge table only to cut it would take long
+        keys[count] = key
+      end
+    end
+  end
+  table.sort(keys, before)
+  return keys, count
+end
+
+local build
+
+-- The entries of a table, as texts.
+local function entries(t, state, depth, indent)
+  local parts, n = {}, 0
+  while n < state.items and rawget(t, n + 1) ~= nil do
+    n = n + 1
+    parts[n] = build(rawget(t, n), state, depth, indent)
+  end
+  local length = n
+  while rawget(t, length + 1) ~= nil do
+    length = length + 1
+  end
+  local keys, count = other_keys(t, length, state.items)
+  for i = 1, math.min(#keys, state.items - n) do
+    local key = keys[i]
+    parts[#parts + 1] = key_text(key) .. "=" .. build(rawget(t, key), state, depth, indent)
+  end
+  local more = length + count - #parts
+  if more > 0 then
+    parts[#parts + 1] = ("... (%d more)"):format(more)
+  end
+  return parts
+end
+
+function build(value, state, depth, indent)
+  if type(value) ~= "table" then
+    return leaf(value)
+  end
+  local text = own_text(value)
+  if text then
+    return text
+  elseif state.open[value] then
+    return "<cycle>"
+  elseif next(value) == nil then
+    return "{}"
+  elseif depth == 0 then
+    return "{...}"
+  end
+  state.open[value] = true
+  local parts = entries(value, state, depth - 1, indent + 2)
+  state.open[value] = nil
+  local line = "{" .. table.concat(parts, ", ") .. "}"
+  if not state.width or (#line + indent <= state.width and not line:find("\n", 1, true)) then
+    return line
+  end
+  local margin = "\n" .. (" "):rep(indent + 2)
+  return "{" .. margin .. table.concat(parts, "," .. margin) .. "\n" .. (" "):rep(indent) .. "}"
+end
+
+---A value as readable text: strings quoted, tables opened, cycles named.
+---@param value any
+---@param options? tidepool.ShowOptions
+---@return string
+function show.value(value, options)
+  options = options or {}
+  local state = { open = {}, items = options.items or 100, width = options.width }
+  return build(value, state, options.depth or 4, 0)
+end
+
+---Several values on one line, as the REPL shows them (on several lines where they are long).
+---@param width integer columns of the terminal
+---@return string
+function show.line(width, ...)
+  local texts = {}
+  for i = 1, select("#", ...) do
+    texts[i] = show.value((select(i, ...)), { width = width })
+  end
+  local line = table.concat(texts, "  ")
+  return #line <= width and line or table.concat(texts, "\n")
+end
+
+local function cut(text, limit)
+  return #text <= limit and text or text:sub(1, limit - 3) .. "..."
+end
+
+local function cannot_say(value, why)
+  return ("(error object is a %s%s)"):format(type(value), why or "")
+end
+
+-- The text that the value's own __tostring gives, or what is wrong with it.
+local function converted(value, convert)
+  local ok, text = pcall(convert, value)
+  if not ok then
+    return cannot_say(value, "; its __tostring failed: " .. (type(text) == "string" and text or leaf(text)))
+  elseif type(text) ~= "string" then
+    return cannot_say(value, "; its __tostring returned a " .. type(text))
+  end
+  return text
+end
+
+---The message of an error value of any type.
+---@param value any what was given to `error`
+---@return string
+function show.error(value)
+  local kind = type(value)
+  if kind == "string" then
+    return value
+  elseif kind == "nil" or kind == "boolean" or kind == "number" then
+    return tostring(value)
+  elseif kind == "cdata" then
+    local ok, text = pcall(tostring, value)
+    text = ok and text or "cdata"
+    return text:find "^cdata<" and ("(error object is a %s)"):format(text:match "^(.->):" or text) or text
+  end
+  local mt = getmetatable(value)
+  local convert = type(mt) == "table" and rawget(mt, "__tostring")
+  if (kind == "table" or kind == "userdata") and convert then
+    return converted(value, convert)
+  elseif kind == "table" then
+    return cut(show.value(value, { depth = 1, items = 40 }), 200)
+  end
+  return cannot_say(value)
+end
+
+return show
