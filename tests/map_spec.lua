@@ -1,0 +1,368 @@
+--- map, for_each, spawn and what they give back. The promises (promises.lua) come first; here are the details.
+
+local tidepool = require "tidepool"
+local support = require "tests.support"
+
+local collect, contains, failure_of = support.collect, support.contains, support.failure_of
+local note, sleep, wait_for = support.note, support.sleep, support.wait_for
+
+describe("map", function()
+  local app = tidepool.App "map"
+  local square = app:func { name = "square" } (function(x) return x * x end)
+
+  after_each(function() support.check_pool() end)
+
+  it("runs 100 inputs and gives their results in order", function()
+    local inputs = {}
+    for i = 1, 100 do inputs[i] = i end
+    local n = 0
+    for i, value in square:map(inputs) do
+      n = n + 1
+      assert.equal(n, i)
+      assert.equal(i * i, value)
+    end
+    assert.equal(100, n)
+  end)
+
+  it("gives the results of 100,000 tiny calls", function()
+    local sum = 0
+    for i, value in square:map(tidepool.range(100000)) do
+      assert(value == i * i)
+      sum = sum + value
+    end
+    assert.equal(333338333350000, sum)
+  end)
+
+  it("starts its work at the call, before the loop", function()
+    local path = support.temp_path()
+    local noted = app:func(function(x) note(path, x) end)
+    local results = noted:map { 1, 2, 3 }
+    support.eventually("three inputs ran", function() return #support.notes(path) == 3 end)
+    assert.equal(3, results:list().n)
+  end)
+
+  it("takes the function and its options in every form of the decorator", function()
+    local function double(x) return 2 * x end
+    for _, f in ipairs { app:func(double), app:func { name = "a" } (double), app:func({ name = "b" }, double), app:func {} (double) } do
+      assert.same({ 2, 4, n = 2 }, f:map({ 1, 2 }):list())
+    end
+  end)
+
+  it("calls the function as plain Lua in a plain loop", function()
+    local got = {}
+    for i, x in ipairs { 1, 2, 3 } do got[i] = square(x) end
+    assert.same({ 1, 4, 9 }, got)
+  end)
+
+  it("gives the same function under other options with with()", function()
+    local named = square:with { name = "other" }
+    assert.are_not.equal(square, named)
+    assert.same({ 9, n = 1 }, named:map({ 3 }):list())
+    assert.equal(3, failure_of(function()
+      local f = app:func(function() error "no" end):with { retries = 2 }
+      f:remote()
+    end).attempts)
+  end)
+
+  it("keeps a result of every type of value in its place", function()
+    local give = app:func(function(x) return x end)
+    local inputs = { 1, "two", true, false, { 5 }, n = 6 }
+    local list = give:map(inputs):list()
+    assert.same({ 1, "two", true, false, { 5 }, n = 6 }, list)
+  end)
+
+  it("gives results of mixed lengths and kinds, block after block", function()
+    local mixed = app:func(function(x)
+      if x % 3 == 0 then return end
+      if x % 3 == 1 then return x end
+      return "s" .. x, x, nil, { x }
+    end)
+    local n = 0
+    for i, a, b, c, d in mixed:map(tidepool.range(5000)) do
+      n = n + 1
+      assert(i == n)
+      if i % 3 == 0 then
+        assert(a == nil and b == nil)
+      elseif i % 3 == 1 then
+        assert(a == i and b == nil)
+      else
+        assert(a == "s" .. i and b == i and c == nil and d[1] == i)
+      end
+    end
+    assert.equal(5000, n)
+  end)
+
+  it("runs functions that call their own helpers, upvalues and globals", function()
+    local base = 100
+    local function helper(x) return x + base end
+    spec_global_helper = function(x) return -x end -- luacheck: ignore
+    local f = app:func(function(x) return spec_global_helper(helper(x)), math.floor(x / 2) end) -- luacheck: ignore
+    local a, b = f:map({ 1, 2 }):list()
+    assert.same({ -101, -102, n = 2 }, a)
+    assert.same({ 0, 1, n = 2 }, b)
+  end)
+
+  it("runs methods of tables and recursive functions", function()
+    local function fib(n) return n < 2 and n or fib(n - 1) + fib(n - 2) end
+    local f = app:func(fib)
+    assert.same({ 1, 1, 2, 3, 5, 8, n = 6 }, f:map({ 1, 2, 3, 4, 5, 6 }):list())
+  end)
+
+  it("starts a long map without waiting for it", function()
+    local path = support.temp_path()
+    local waits = app:func(function() wait_for(path) return "done" end)
+    local results = waits:map { 1, 2 }
+    assert.is_false(results:done())
+    note(path, "go")
+    assert.same({ "done", "done", n = 2 }, results:list())
+  end)
+
+  describe("with on_error", function()
+    local picky = app:func { name = "picky" } (function(x)
+      if x > 2 then error { code = x } end
+      return x
+    end)
+
+    it("hands over each failure once, in order, and takes nil for an answer", function()
+      local codes = {}
+      local got, n, err = collect(picky:map({ 1, 2, 3, 4 }, { on_error = function(failure) codes[#codes + 1] = failure.code end }))
+      assert.is_nil(err)
+      assert.equal(4, n)
+      assert.same({ 1, 2 }, got)
+      assert.same({ 3, 4 }, codes)
+    end)
+
+    it("raises what on_error raises", function()
+      local ok, err = pcall(function()
+        for _ in picky:map({ 1, 3 }, { on_error = function() error("mine", 0) end }) do end
+      end)
+      assert.is_false(ok)
+      contains(tostring(err), "mine")
+    end)
+  end)
+end)
+
+describe("Results", function()
+  local app = tidepool.App "results"
+  local square = app:func(function(x) return x * x end)
+
+  after_each(function() support.check_pool() end)
+
+  it("can be read step by step with next()", function()
+    local results = square:map { 3, 4 }
+    assert.same({ 1, 9 }, { results:next() })
+    assert.same({ 2, 16 }, { results:next() })
+    assert.equal(0, select("#", results:next()))
+    assert.equal(0, select("#", results:next()))
+  end)
+
+  it("can be read partly in a loop and further on afterwards", function()
+    local results = square:spawn_map { 1, 2, 3, 4 }
+    assert.same({ 1, 1 }, { results:next() })
+    assert.same({ 2, 4 }, { results:next() })
+    local got = {}
+    for i, value in results do got[i] = value end
+    assert.same({ [3] = 9, [4] = 16 }, got)
+  end)
+
+  it("say whether they are done and count without blocking", function()
+    local path = support.temp_path()
+    local gate = app:func(function(x)
+      if x == 2 then wait_for(path) end
+      if x == 3 then error "three" end
+    end)
+    local results = gate:map({ 1, 2, 3 }, { return_exceptions = true })
+    assert.is_false(results:done())
+    local progress = results:progress()
+    assert.is_true(progress.done < 3)
+    note(path, "go")
+    support.eventually("the map is done", function() return results:done() end)
+    progress = results:progress()
+    assert.equal(3, progress.total)
+    assert.equal(3, progress.done)
+    assert.equal(1, progress.failed)
+    assert.equal(3, results:list().n)
+    assert.is_true(results:done())
+  end)
+
+  it("do not know the total of an endless source", function()
+    local results = square:map(function() return 1 end, { window = 5 })
+    assert.is_nil(results:progress().total)
+    results:cancel()
+  end)
+
+  it("end quietly after cancel when all had been taken", function()
+    local results = square:map { 1, 2 }
+    assert.equal(2, results:list().n)
+    results:cancel()
+    assert.is_true(results:done())
+  end)
+
+  it("give their end again and again after a failure was raised", function()
+    local f = app:func(function(x) error("no " .. x, 0) end)
+    local results = f:map { 1, 2 }
+    assert.equal("no 1", failure_of(results.next, results).message)
+    local ok, again = pcall(results.next, results)
+    assert.is_true(not ok and tidepool.is_failure(again) or ok and again == nil, "neither the end nor the failure")
+  end)
+
+  it("are dropped by garbage collection, with what was queued", function()
+    local path = support.temp_path()
+    local slow = app:func(function()
+      note(path, "x")
+      sleep(0.005)
+    end)
+    do
+      local results = slow:map(tidepool.range(2000), { window = 2000 })
+      results:next()
+      results = nil -- luacheck: ignore
+    end
+    collectgarbage()
+    collectgarbage()
+    support.sleep(0.2)
+    local started = #support.notes(path)
+    support.sleep(0.3)
+    assert.equal(started, #support.notes(path))
+  end)
+
+  it("say what they are", function()
+    local named = square:with { name = "sq" }
+    contains(tostring(named), "Function", "sq")
+    contains(tostring(named:map { 1 }), "Results", "sq")
+    contains(tostring(named:spawn(1)), "Call", "sq")
+  end)
+end)
+
+describe("for_each", function()
+  local app = tidepool.App "for_each"
+
+  it("takes several inputs and endless windows of them", function()
+    local path = support.temp_path()
+    local f = app:func(function(a, b) note(path, a + b) end)
+    assert.same({ ok = 2, failed = 0 }, f:for_each({ 1, 2, 3 }, { 10, 20 }))
+    local lines = support.notes(path)
+    table.sort(lines)
+    assert.same({ "11", "22" }, lines)
+  end)
+
+  it("runs many inputs from an iterator without keeping results", function()
+    local f = app:func(function(x) return ("x"):rep(1000) .. x end)
+    local before = support.held().rss
+    assert.equal(100000, f:for_each(tidepool.range(100000)).ok)
+    if not support.sanitized then assert.is_true(support.held().rss - before < 60) end
+  end)
+end)
+
+describe("spawn", function()
+  local app = tidepool.App "spawn"
+
+  after_each(function() support.check_pool() end)
+
+  it("gives a Call at once, which is done later", function()
+    local path = support.temp_path()
+    local f = app:func(function(a, b)
+      wait_for(path)
+      return a, b, nil
+    end)
+    local call = f:spawn(1, "b")
+    assert.is_false(call:done())
+    note(path, "go")
+    local function count_and_values(...) return { n = select("#", ...), ... } end
+    assert.same({ n = 3, 1, "b" }, count_and_values(call:get()))
+    assert.is_true(call:done())
+  end)
+
+  it("runs beside a long map and is not starved by it", function()
+    local f = app:func(function(x) return x end)
+    local slow = app:func(function() sleep(0.01) end)
+    local results = slow:map(tidepool.range(3000))
+    assert.equal(5, f:spawn(5):get())
+    assert.is_false(results:done())
+    results:cancel()
+  end)
+
+  it("gives a failure of kind cancelled after cancel", function()
+    local path = support.temp_path()
+    local f = app:func { concurrency_limit = 1 } (function(x)
+      wait_for(path)
+      return x
+    end)
+    local running, queued = f:spawn(1), f:spawn(2)
+    queued:cancel()
+    note(path, "go")
+    assert.equal("cancelled", failure_of(queued.get, queued).kind)
+    assert.equal(1, running:get())
+  end)
+
+  it("raises the error each time it is asked", function()
+    local f = app:func(function() error { code = 3 } end)
+    local call = f:spawn()
+    assert.equal(3, failure_of(call.get, call).code)
+    assert.equal(3, failure_of(call.get, call).code)
+  end)
+
+  it("gives up waiting after get's timeout, and the call goes on", function()
+    local path = support.temp_path()
+    local f = app:func(function() wait_for(path) return "late" end)
+    local call = f:spawn()
+    local ok, err = pcall(call.get, call, 0.05)
+    assert.is_false(ok)
+    assert.equal("timeout", err.kind)
+    note(path, "go")
+    assert.equal("late", call:get(20))
+  end)
+
+  it("starts a map with spawn_map that gives Results", function()
+    local f = app:func(function(a, b) return a + b end)
+    local results = f:spawn_map({ 1, 2 }, { 3, 4 })
+    assert.same({ 4, 6, n = 2 }, results:list())
+  end)
+
+  it("holds many calls at once", function()
+    local f = app:func(function(x) return x + 1 end)
+    local calls = {}
+    for i = 1, 1000 do calls[i] = f:spawn(i) end
+    for i = 1000, 1, -1 do assert.equal(i + 1, calls[i]:get()) end
+  end)
+end)
+
+describe("stats", function()
+  it("show what is queued and running", function()
+    local path = support.temp_path()
+    local f = tidepool.App("stats"):func { concurrency_limit = 1 } (function(x)
+      wait_for(path)
+      if x == 3 then error "three" end
+    end)
+    local results = f:map({ 1, 2, 3 }, { return_exceptions = true })
+    support.eventually("one runs", function() return f:stats().running >= 1 end)
+    local stats = f:stats()
+    assert.equal(3, stats.queued + stats.running)
+    note(path, "go")
+    assert.equal(3, results:list().n)
+    stats = f:stats()
+    assert.same({ 0, 0, 2, 1 }, { stats.queued, stats.running, stats.done, stats.failed })
+  end)
+end)
+
+describe("An app", function()
+  it("gives its defaults to its functions, which may override them", function()
+    local app = tidepool.App("defaults", { retries = 1, executor = "inline" })
+    local f = app:func(function() error(tidepool.current().executor, 0) end)
+    local failure = failure_of(f.remote, f)
+    assert.equal("inline", failure.message)
+    assert.equal(2, failure.attempts)
+    local g = app:func { retries = 0, executor = "threads" } (f.raw)
+    failure = failure_of(g.remote, g)
+    assert.equal("threads", failure.message)
+    assert.equal(1, failure.attempts)
+  end)
+
+  it("takes over another app's functions", function()
+    local tools = tidepool.App "tools"
+    tools:func { name = "double" } (function(x) return 2 * x end)
+    local app = tidepool.App "user"
+    app:include(tools)
+    assert.is_table(app.functions.double)
+    assert.same({ 2, n = 1 }, app.functions.double:map({ 1 }):list())
+  end)
+end)

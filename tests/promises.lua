@@ -1,0 +1,667 @@
+--- The product's promises, one list for every executor.
+--
+-- Each promise is { says = a sentence, check = function(case), needs = capability or nil }. A case makes functions that run on the
+-- executor under test: `case.func(fn)` or `case.func(options, fn)`. An executor is asked for a promise when it has the capability
+-- that the promise needs:
+--
+--   parallel   two inputs can run at the same time
+--   background inputs run while the caller does something else
+--   isolated   functions run in Lua states of their own
+--
+-- A new executor starts by passing this list (tests/promises_spec.lua runs it).
+
+local assert = require "luassert"
+local tidepool = require "tidepool"
+local support = require "tests.support"
+
+local collect, contains, failure_of = support.collect, support.contains, support.failure_of
+local note, sleep, wait_for = support.note, support.sleep, support.wait_for
+local here = support.file()
+
+local promises = {}
+
+local function promise(says, check, needs)
+  promises[#promises + 1] = { says = says, check = check, needs = needs }
+end
+
+--- 1, 2, ..., n as a table.
+local function numbers(n)
+  local list = {}
+  for i = 1, n do list[i] = i end
+  return list
+end
+
+local function boom_at_7(x)
+  if x == 7 then error("boom " .. x) end
+  return x
+end
+
+-- Order ------------------------------------------------------------------------------------------------
+
+promise("results come in the order of the inputs", function(case)
+  local square = case.func(function(x) return x * x end)
+  local last = 0
+  for i, value in square:map(numbers(1000)) do
+    assert.equal(last + 1, i)
+    assert.equal(i * i, value)
+    last = i
+  end
+  assert.equal(1000, last)
+end)
+
+promise("results come in the order of the inputs when later ones finish first", function(case)
+  local later_first = case.func(function(x)
+    sleep((10 - x) * 0.002)
+    return x
+  end)
+  local order = {}
+  for i, value in later_first:map(numbers(10)) do
+    assert.equal(i, value)
+    order[#order + 1] = i
+  end
+  assert.same(numbers(10), order)
+end)
+
+promise("without order every result comes once and says whose it is", function(case)
+  local triple = case.func(function(x) return 3 * x end)
+  for _, options in ipairs { { ordered = false }, { order_outputs = false } } do
+    local got, n = collect(triple:map(numbers(500), options))
+    assert.equal(500, n)
+    for i = 1, 500 do assert.equal(3 * i, got[i]) end
+  end
+end)
+
+promise("a result that is ready overtakes a slow one when the order does not matter", function(case)
+  local path = support.temp_path()
+  local first_waits = case.func(function(x)
+    if x == 1 then wait_for(path) end
+    return x
+  end)
+  local order = {}
+  for i in first_waits:map({ 1, 2 }, { ordered = false }) do
+    order[#order + 1] = i
+    if i == 2 then note(path, "2 was delivered") end
+  end
+  assert.same({ 2, 1 }, order)
+end, "parallel")
+
+promise("two inputs run at the same time", function(case)
+  local dir = support.temp_dir()
+  local meet = case.func(function(me, other)
+    note(dir .. "/" .. me, "here")
+    wait_for(dir .. "/" .. other)
+    return me
+  end)
+  local got, n, err = collect(meet:map({ 1, 2 }, { 2, 1 }))
+  assert.is_nil(err)
+  assert.equal(2, n)
+  assert.same({ 1, 2 }, got)
+end, "parallel")
+
+-- What a result is -------------------------------------------------------------------------------------
+
+promise("a nil result is a result and does not end the loop", function(case)
+  local odd = case.func(function(x)
+    if x % 2 == 0 then return nil end
+    return x
+  end)
+  local indices = {}
+  for i, value in odd:map(numbers(10)) do
+    indices[#indices + 1] = i
+    if i % 2 == 0 then assert.is_nil(value) else assert.equal(i, value) end
+  end
+  assert.same(numbers(10), indices)
+end)
+
+promise("all return values arrive, also nils at the end, and no values are no values", function(case)
+  local some = case.func(function(x)
+    if x == 1 then return nil, nil, 3, nil end
+    if x == 2 then return end
+    return x, "x"
+  end)
+  local results = some:map { 1, 2, 3 }
+  local function count_and_values(...) return { n = select("#", ...), ... } end
+  assert.same({ n = 5, [1] = 1, [4] = 3 }, count_and_values(results:next()))
+  assert.same({ n = 1, 2 }, count_and_values(results:next()))
+  assert.same({ n = 3, 3, 3, "x" }, count_and_values(results:next()))
+  assert.same({ n = 0 }, count_and_values(results:next()))
+  assert.same({ n = 0 }, count_and_values(results:next()))
+end)
+
+promise("list gives one list per return value, each with its length", function(case)
+  local divide = case.func(function(x)
+    if x == 3 then return nil, 1 end
+    return math.floor(x / 2), x % 2
+  end)
+  local quotients, remainders = divide:map({ 4, 5, 3 }):list()
+  assert.same({ 2, 2, n = 3 }, quotients)
+  assert.same({ 0, 1, 1, n = 3 }, remainders)
+end)
+
+promise("no inputs give no results, and the function does not run", function(case)
+  local path = support.temp_path()
+  local noted = case.func(function(x) note(path, x) end)
+  local got, n, err = collect(noted:map {})
+  assert.same({}, got)
+  assert.equal(0, n)
+  assert.is_nil(err)
+  assert.equal(0, noted:map({}):list().n)
+  assert.same({}, support.notes(path))
+end)
+
+promise("starmap spreads each item over the arguments", function(case)
+  local sum = case.func(function(a, b) return a + b end)
+  assert.same({ 3, 7, n = 2 }, sum:starmap({ { 1, 2 }, { 3, 4 } }):list())
+  local count = case.func(function(...) return select("#", ...) end)
+  assert.same({ 0, 3, 2, n = 3 }, count:starmap({ {}, { 1, nil, n = 3 }, { nil, 5, n = 2 } }):list())
+end)
+
+promise("several inputs are zipped to the shortest", function(case)
+  local join = case.func(function(a, b, c) return a .. b .. c end)
+  assert.same({ "1x!", "2y!", n = 2 }, join:map({ 1, 2, 3 }, { "x", "y" }, { "!", "!", "!", "!" }):list())
+end)
+
+promise("remote gives all return values, or raises the error", function(case)
+  local swap = case.func { name = "swap" } (function(a, b)
+    if a == nil then error("nothing to swap") end
+    return b, a, nil
+  end)
+  local function count_and_values(...) return { n = select("#", ...), ... } end
+  assert.same({ n = 3, 2, 1 }, count_and_values(swap:remote(1, 2)))
+  local failure = failure_of(swap.remote, swap)
+  assert.equal("error", failure.kind)
+  contains(failure.message, "nothing to swap")
+  assert.equal("swap", failure.function_name)
+end)
+
+promise("a call of the function itself is plain Lua, here and now", function(case)
+  local calls = 0
+  local counted = case.func(function(x)
+    calls = calls + 1
+    return x, coroutine.running()
+  end)
+  for i = 1, 3 do
+    local value, thread = counted(i)
+    assert.equal(i, value)
+    assert.equal(coroutine.running(), thread)
+  end
+  assert.equal(3, calls)
+  assert.equal(7, (counted.raw(7)))
+  assert.equal(4, calls)
+end)
+
+promise("for_each runs every input for its effect and counts", function(case)
+  local path = support.temp_path()
+  local noted = case.func(function(x)
+    note(path, x)
+    return "dropped"
+  end)
+  local counts = noted:for_each(numbers(50))
+  assert.equal(50, counts.ok)
+  assert.equal(0, counts.failed)
+  local lines = support.notes(path)
+  table.sort(lines, function(a, b) return tonumber(a) < tonumber(b) end)
+  assert.equal(50, #lines)
+  for i = 1, 50 do assert.equal(tostring(i), lines[i]) end
+end)
+
+promise("for_each raises the first failure, or counts failures when asked to ignore them", function(case)
+  local odd_fails = case.func(function(x)
+    if x % 2 == 1 then error("odd") end
+  end)
+  assert.equal(1, failure_of(odd_fails.for_each, odd_fails, numbers(10)).index)
+  local counts = odd_fails:for_each(numbers(10), { ignore_exceptions = true })
+  assert.equal(5, counts.ok)
+  assert.equal(5, counts.failed)
+end)
+
+-- Errors -----------------------------------------------------------------------------------------------
+
+promise("an error is raised at its place, after all results before it", function(case)
+  local f = case.func(boom_at_7)
+  local got, n, err = collect(f:map(numbers(20)))
+  assert.equal(6, n)
+  assert.same(numbers(6), got)
+  assert.is_true(tidepool.is_failure(err))
+  assert.equal(7, err.index)
+  assert.equal("error", err.kind)
+  assert.matches("^" .. here .. ":%d+: boom 7$", err.message)
+  assert.equal(err.message, err.value)
+  assert.equal(1, err.attempts)
+  contains(err.traceback, "promises.lua:")
+  support.check_pool()
+end)
+
+promise("of several failures the one with the lowest index is raised, however late it happens", function(case)
+  local f = case.func(function(x)
+    if x == 4 then
+      sleep(0.01)
+      error("slow")
+    elseif x == 9 then
+      error("fast")
+    end
+    return x
+  end)
+  for _ = 1, 30 do
+    local got, n, err = collect(f:map(numbers(12)))
+    assert.equal(3, n)
+    assert.same({ 1, 2, 3 }, got)
+    assert.equal(4, err.index)
+    contains(err.message, "slow")
+  end
+end)
+
+promise("after a failure no further input is started", function(case)
+  local path = support.temp_path()
+  local f = case.func(function(x)
+    note(path, x)
+    if x == 1 then error("first") end
+    sleep(0.005)
+  end)
+  local _, n, err = collect(f:map(numbers(200)))
+  assert.equal(0, n)
+  assert.equal(1, err.index)
+  support.sleep(0.1)
+  local started = #support.notes(path)
+  support.sleep(0.2)
+  assert.equal(started, #support.notes(path))
+  assert.is_true(started < 200)
+end)
+
+promise("with return_exceptions failures take their results' places and the rest runs", function(case)
+  local f = case.func(function(x)
+    if x == 2 then error("ohno", 0) end
+    return x
+  end)
+  local list = f:map({ 0, 1, 2 }, { return_exceptions = true }):list()
+  assert.equal(3, list.n)
+  assert.equal(0, list[1])
+  assert.equal(1, list[2])
+  assert.is_true(tidepool.is_failure(list[3]))
+  assert.equal("ohno", list[3].message)
+  assert.equal(3, list[3].index)
+
+  local g = case.func(boom_at_7)
+  local got, n, err = collect(g:map(numbers(20), { return_exceptions = true }))
+  assert.is_nil(err)
+  assert.equal(20, n)
+  for i = 1, 20 do
+    if i == 7 then assert.is_true(tidepool.is_failure(got[i])) else assert.equal(i, got[i]) end
+  end
+end)
+
+promise("on_error puts a value in a failure's place", function(case)
+  local f = case.func(boom_at_7)
+  local seen = {}
+  local list = f:map(numbers(10), {
+    on_error = function(failure)
+      seen[#seen + 1] = failure
+      return -failure.index
+    end,
+  }):list()
+  assert.same({ 1, 2, 3, 4, 5, 6, -7, 8, 9, 10, n = 10 }, list)
+  assert.equal(1, #seen)
+  assert.is_true(tidepool.is_failure(seen[1]))
+end)
+
+promise("an error value arrives as that value", function(case)
+  local f = case.func(function() error { code = 7, why = { "a" } } end)
+  local failure = failure_of(f.remote, f)
+  assert.same({ code = 7, why = { "a" } }, failure.value)
+  assert.equal(7, failure.code)
+end)
+
+promise("a Failure that a function returns is a value and raises nothing", function(case)
+  local inner = failure_of(function()
+    local f = case.func(function() error("inner") end)
+    f:remote()
+  end)
+  local give = case.func(function(x) return x end)
+  local got, n, err = collect(give:map { inner, 2 })
+  assert.is_nil(err)
+  assert.equal(2, n)
+  assert.equal(inner.message, got[1].message)
+end)
+
+promise("a failed run hands over what had finished", function(case)
+  local f = case.func(boom_at_7)
+  local failure = failure_of(function()
+    local list = f:map(numbers(20)):list()
+    return list
+  end)
+  assert.is_true(failure.results.n >= 6)
+  for i = 1, 6 do assert.equal(i, failure.results[i]) end
+  assert.is_nil(failure.results[7])
+end)
+
+promise("every input ends in exactly one result or one failure", function(case)
+  local n_inputs = 2000
+  local f = case.func(function(x)
+    if x % 13 == 5 then error("fails") end
+    return x
+  end)
+  for _, ordered in ipairs { true, false } do
+    local got, n, err = collect(f:map(numbers(n_inputs), { return_exceptions = true, ordered = ordered }))
+    assert.is_nil(err)
+    assert.equal(n_inputs, n)
+    for i = 1, n_inputs do
+      if i % 13 == 5 then
+        assert.is_true(tidepool.is_failure(got[i]))
+        assert.equal(i, got[i].index)
+      else
+        assert.equal(i, got[i])
+      end
+    end
+  end
+end)
+
+promise("a map means what the plain loop means", function(case)
+  local random = 42
+  local function pick(n)
+    random = (random * 16807) % 2147483647
+    return random % n + 1
+  end
+  local f = case.func(function(x, fails)
+    if fails then error("at " .. x, 0) end
+    return x * 2, "x" .. x
+  end)
+  for _ = 1, 60 do
+    local n, inputs = pick(40) - 1, {}
+    local one_in = pick(3) == 1 and 10 or 1e9
+    for i = 1, n do inputs[i] = { i, pick(one_in) == 1 } end
+
+    local expected, expected_error = {}, nil
+    for i, item in ipairs(inputs) do
+      local ok, a, b = pcall(f.raw, item[1], item[2])
+      if not ok then
+        expected_error = a
+        break
+      end
+      expected[i] = { a, b }
+    end
+
+    local got = {}
+    local ok, err = pcall(function()
+      for i, a, b in f:starmap(inputs, { window = pick(20) }) do got[i] = { a, b } end
+    end)
+    assert.same(expected, got)
+    if expected_error then assert.equal(expected_error, err.message) else assert.is_true(ok, tostring(err)) end
+  end
+end)
+
+promise("an error in the body of the loop passes through unchanged", function(case)
+  local f = case.func(function(x) return x end)
+  local mine = {}
+  local ok, err = pcall(function()
+    for i in f:map(numbers(1000)) do
+      if i == 3 then error(mine) end
+    end
+  end)
+  assert.is_false(ok)
+  assert.equal(mine, err)
+  support.check_pool()
+end)
+
+promise("failing inputs leave the pool usable, many times over", function(case)
+  local f = case.func(boom_at_7)
+  for _ = 1, 100 do
+    local _, n = collect(f:map(numbers(20)))
+    assert.equal(6, n)
+  end
+  support.check_pool()
+end)
+
+-- Inputs and the window --------------------------------------------------------------------------------
+
+promise("endless inputs are read no further than the window ahead of what was taken", function(case)
+  local f = case.func(function(x) return x end)
+  local asked = 0
+  local function endless()
+    asked = asked + 1
+    return asked
+  end
+  for _, window in ipairs { 1, 4, 50 } do
+    asked = 0
+    for i, value in f:map(endless, { window = window }) do
+      assert.equal(i, value)
+      assert.is_true(asked <= i + window, ("asked for %d inputs with %d taken and window %d"):format(asked, i, window))
+      if i == 100 then break end
+    end
+  end
+end)
+
+promise("endless inputs with the default window give results at once", function(case)
+  local f = case.func(function(x) return x end)
+  for i, value in f:map(tidepool.range(1, 1 / 0)) do
+    assert.equal(i, value)
+    if i == 5 then break end
+  end
+  support.check_pool()
+end)
+
+promise("an iterator that raises ends the map at its place, after the results due before", function(case)
+  local f = case.func(function(x) return x end)
+  local got, n, err = collect(f:map(coroutine.wrap(function()
+    for i = 1, 6 do coroutine.yield(i) end
+    error("gen broke")
+  end)))
+  assert.equal(6, n)
+  assert.same(numbers(6), got)
+  assert.is_true(tidepool.is_failure(err))
+  assert.equal("error", err.kind)
+  assert.equal("input", err.phase)
+  contains(err.message, "gen broke")
+  support.check_pool()
+end)
+
+promise("a map inside a coroutine works when its input iterator yields to the coroutine's owner", function(case)
+  local f = case.func(function(x) return x * 10 end)
+  local steps = 0
+  local task = coroutine.create(function()
+    local i = 0
+    local function slow_source()
+      coroutine.yield()
+      i = i + 1
+      if i <= 5 then return i end
+    end
+    return f:map(slow_source):list()
+  end)
+  local ok, list
+  repeat
+    ok, list = coroutine.resume(task)
+    assert.is_true(ok, tostring(list))
+    steps = steps + 1
+  until coroutine.status(task) == "dead"
+  assert.same({ 10, 20, 30, 40, 50, n = 5 }, list)
+  assert.is_true(steps > 5)
+end)
+
+promise("two maps that are read in turn, beside one that is never read, keep their orders", function(case)
+  local f = case.func(function(x) return x end)
+  local unread = f:map(tidepool.range(1, 1 / 0), { window = 3 })
+  local a, b = f:map(tidepool.range(1, 100)), f:map(tidepool.range(101, 200), { window = 2 })
+  for i = 1, 100 do
+    local index, value = a:next()
+    assert.equal(i, index)
+    assert.equal(i, value)
+    index, value = b:next()
+    assert.equal(i, index)
+    assert.equal(100 + i, value)
+  end
+  assert.is_nil(a:next())
+  assert.is_nil(b:next())
+  unread:cancel()
+end)
+
+-- Cancelling -------------------------------------------------------------------------------------------
+
+promise("a cancelled map raises a failure of kind cancelled", function(case)
+  local f = case.func(function(x) return x end)
+  local results = f:map(tidepool.range(1, 1e6), { window = 10 })
+  local taken = 0
+  local failure = failure_of(function()
+    for i in results do
+      taken = i
+      if i == 3 then results:cancel() end
+    end
+  end)
+  assert.equal(3, taken)
+  assert.equal("cancelled", failure.kind)
+  results:cancel()
+  support.check_pool()
+end)
+
+promise("breaking out of the loop is no error and leaves the pool usable", function(case)
+  local f = case.func(function(x) return x end)
+  for _ = 1, 50 do
+    for i in f:map(tidepool.range(1, 1e9)) do
+      if i == 3 then break end
+    end
+  end
+  support.check_pool()
+end)
+
+-- Limits, retries, nesting -----------------------------------------------------------------------------
+
+promise("never more than concurrency_limit inputs run at once", function(case)
+  local path = support.temp_path()
+  local f = case.func({ concurrency_limit = 1 }, function(x)
+    note(path, "+")
+    sleep(0.001)
+    note(path, "-")
+    return x
+  end)
+  local a, b = f:map(numbers(20)), f:map(numbers(20))
+  assert.equal(20, a:list().n)
+  assert.equal(20, b:list().n)
+  assert.equal(80, #support.notes(path))
+  assert.equal(1, support.most_at_once(path))
+end)
+
+promise("a failing input is tried again as often as retries says", function(case)
+  local path = support.temp_path()
+  local f = case.func({ retries = 2 }, function(x)
+    note(path, x)
+    if x == 2 then error("always") end
+    if x == 3 and tidepool.current().attempt < 3 then error("twice") end
+    return x
+  end)
+  local got, n, err = collect(f:map({ 1, 2, 3 }, { return_exceptions = true }))
+  assert.is_nil(err)
+  assert.equal(3, n)
+  assert.equal(1, got[1])
+  assert.equal(3, got[2].attempts)
+  assert.equal(3, got[3])
+  local times = {}
+  for _, line in ipairs(support.notes(path)) do times[line] = (times[line] or 0) + 1 end
+  assert.same({ ["1"] = 1, ["2"] = 3, ["3"] = 3 }, times)
+end)
+
+promise("a mapped function can map, and its maps too", function(case)
+  local leaf = case.func(function(x) return x end)
+  local inner = case.func(function(x)
+    local sum = 0
+    for _, value in leaf:map { x, x + 1, x + 2 } do sum = sum + value end
+    return sum
+  end)
+  local outer = case.func(function(x)
+    local sum = 0
+    for _, value in inner:map { x, x } do sum = sum + value end
+    return sum
+  end)
+  assert.same({ 12, 18, 24, n = 3 }, outer:map({ 1, 2, 3 }):list())
+end)
+
+promise("a map that maps itself without end is an error that explains", function(case)
+  local endless
+  endless = case.func(function(x)
+    local list = endless:map({ x + 1 }):list()
+    return list[1]
+  end)
+  local failure = failure_of(endless.remote, endless, 1)
+  contains(tostring(failure), "deeper than 200")
+  support.check_pool()
+end)
+
+-- Telling ----------------------------------------------------------------------------------------------
+
+promise("a function can ask which input, attempt, function and executor it runs for", function(case)
+  local f = case.func({ name = "asked" }, function() return tidepool.current() end)
+  for i, current in f:map(numbers(3)) do
+    assert.equal(i, current.index)
+    assert.equal(1, current.attempt)
+    assert.equal("asked", current.function_name)
+    assert.equal(case.executor, current.executor)
+  end
+  assert.is_nil(tidepool.current())
+end)
+
+promise("a failure's text names message, input, function, worker, attempt and place", function(case)
+  local f = case.func({ name = "careful" }, function(x)
+    if x == 2 then error("this is bad", 0) end
+    return x
+  end)
+  local _, _, err = collect(f:map { 1, 2 })
+  local text = tostring(err)
+  contains(text, "this is bad", "in input 2 of map 'careful'", "attempt 1 of 1", "promises.lua:")
+  assert.is_nil(text:find("tidepool/", 1, true), "frames of the library in: " .. text)
+end)
+
+promise("stats count what is done and failed", function(case)
+  local f = case.func(boom_at_7)
+  collect(f:map(numbers(10), { return_exceptions = true }))
+  local stats = f:stats()
+  assert.equal(9, stats.done)
+  assert.equal(1, stats.failed)
+  assert.equal(0, stats.queued)
+  assert.equal(0, stats.running)
+end)
+
+promise("a call that was spawned gives its values when they are asked for", function(case)
+  local f = case.func(function(x)
+    if x == 0 then error("zero") end
+    return x, x * x
+  end)
+  local good, bad = f:spawn(3), f:spawn(0)
+  local a, b = good:get()
+  assert.same({ 3, 9 }, { a, b })
+  assert.is_true(good:done())
+  a, b = good:get()
+  assert.same({ 3, 9 }, { a, b })
+  contains(failure_of(bad.get, bad).message, "zero")
+end)
+
+promise("a map that was spawned runs before it is read", function(case)
+  local path = support.temp_path()
+  local f = case.func(function(x)
+    note(path, x)
+    return x
+  end)
+  local results = f:spawn_map(numbers(5))
+  support.eventually("five inputs ran", function() return #support.notes(path) == 5 end)
+  assert.same({ 1, 2, 3, 4, 5, n = 5 }, results:list())
+end, "background")
+
+-- States -----------------------------------------------------------------------------------------------
+
+promise("what a function assigns to upvalues and globals stays in its worker", function(case)
+  local counter = 0
+  local f = case.func(function()
+    counter = counter + 1
+    promises_global = counter -- luacheck: ignore
+    return counter
+  end)
+  assert.is_true(f:map(numbers(10)):list().n == 10)
+  assert.equal(0, counter)
+  assert.is_nil(rawget(_G, "promises_global"))
+end, "isolated")
+
+promise("a later map sees the upvalues as they are then", function(case)
+  local factor = 2
+  local f = case.func(function(x) return factor * x end)
+  assert.same({ 2, 4, n = 2 }, f:map({ 1, 2 }):list())
+  factor = 5
+  assert.same({ 5, 10, n = 2 }, f:map({ 1, 2 }):list())
+end)
+
+return promises

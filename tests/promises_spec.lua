@@ -1,0 +1,26 @@
+--- Runs the list of promises on every executor. A new executor gets a line here.
+
+local tidepool = require "tidepool"
+local promises = require "tests.promises"
+local support = require "tests.support"
+
+local executors = {
+  { name = "inline" },
+  { name = "threads", parallel = support.workers() > 1, background = true, isolated = true },
+}
+
+for _, executor in ipairs(executors) do
+  describe("On the executor " .. executor.name, function()
+    local app = tidepool.App("promises", { executor = executor.name })
+    local case = { executor = executor.name }
+
+    --- func(fn), func(options, fn), or func(options)(fn)
+    function case.func(...) return app:func(...) end
+
+    for _, promise in ipairs(promises) do
+      if not promise.needs or executor[promise.needs] then
+        it(promise.says, function() promise.check(case) end)
+      end
+    end
+  end)
+end
