@@ -5,12 +5,32 @@
 
 tp_block *tp_block_new_numbers(uint32_t capacity, uint32_t columns)
 {
-    tp_block *b = malloc(sizeof *b + (size_t)capacity * columns * sizeof *b->numbers);
+    tp_block *b = malloc(sizeof *b + (size_t)capacity * columns * sizeof(double));
     if (!b)
         return NULL;
-    *b = (tp_block){ .kind = TP_BLOCK_NUMBERS, .columns = columns, .stride = capacity };
-    b->numbers = (double *)(b + 1);
+    *b = (tp_block){ .kind = TP_BLOCK_NUMBERS, .columns = columns, .capacity = capacity };
+    for (uint32_t c = 0; c < columns; c++)
+        b->column[c] = (double *)(b + 1) + (size_t)c * capacity;
     return b;
+}
+
+tp_block *tp_block_new_columns(uint64_t first, uint32_t n, uint32_t columns)
+{
+    tp_block *b = tp_block_new_empty(TP_BLOCK_NUMBERS, first, n);
+    if (b)
+        b->columns = columns;
+    return b;
+}
+
+int tp_block_own(tp_block *b, tp_ref *r)
+{
+    tp_ref **refs = realloc(b->bytes.refs, (b->bytes.nrefs + 1) * sizeof *refs);
+    if (!refs)
+        return -1;
+    b->bytes.refs = refs;
+    b->bytes.refcap = b->bytes.nrefs + 1;
+    refs[b->bytes.nrefs++] = tp_ref_hold(r);
+    return 0;
 }
 
 tp_block *tp_block_new_values(tp_block_kind kind)

@@ -5,10 +5,11 @@
 #ifndef TP_BLOCK_H
 #define TP_BLOCK_H
 
+#include "array.h"
 #include "codec.h"
 
 typedef enum tp_block_kind {
-    TP_BLOCK_NUMBERS, /* item k has the values numbers[c * stride + k], c = 0 .. columns-1 */
+    TP_BLOCK_NUMBERS, /* item k has the values column[0][k], column[1][k], ... */
     TP_BLOCK_VALUES,  /* item k is the message bytes[ends[k-1] .. ends[k]) */
     TP_BLOCK_FAILURE, /* n == 1; the message is kind, message, value, traceback, attempts, worker */
     TP_BLOCK_RETRY,   /* the same, of an attempt that is going to be repeated; no item's result */
@@ -20,19 +21,26 @@ typedef struct tp_block {
     uint64_t first;        /* index of the first item in its job, from 0 */
     uint32_t n;            /* items */
     tp_block_kind kind;
-    uint32_t columns, stride; /* NUMBERS */
-    uint32_t capacity;        /* VALUES: room in ends */
+    uint32_t columns;  /* NUMBERS */
+    uint32_t capacity; /* items that there is room for: NUMBERS of its own, ends of VALUES */
     uint32_t open;            /* inputs: items that have no result yet; engine's lock */
     bool may_retry;           /* FAILURE: of the user's function, so that `retries` apply */
     uint32_t *ends;           /* VALUES: where each message ends; offsets into bytes */
-    tp_buf bytes;             /* VALUES */
-    double *numbers;          /* NUMBERS */
+    tp_buf bytes;             /* VALUES; NUMBERS: its refs own arrays that columns lie in */
+    void *column[TP_COLUMNS_MAX]; /* NUMBERS: elements of the type below */
+    uint8_t type[TP_COLUMNS_MAX]; /* tp_type */
 } tp_block;
 
 enum { TP_BLOCK_BYTES_MAX = 1 << 20 }; /* a block is closed when its messages are longer than this */
 
-/* Room for `capacity` items of `columns` numbers; NULL when out of memory. The numbers are not initialised. */
+/* Room for `capacity` items of `columns` doubles; NULL when out of memory. The numbers are not initialised. */
 tp_block *tp_block_new_numbers(uint32_t capacity, uint32_t columns);
+
+/* A block of n items whose columns lie elsewhere: the caller fills in column, type and the owners. NULL when out of memory. */
+tp_block *tp_block_new_columns(uint64_t first, uint32_t n, uint32_t columns);
+
+/* Makes the block an owner of r too. -1 when out of memory. */
+int tp_block_own(tp_block *b, tp_ref *r);
 
 /* An empty block for messages; NULL when out of memory. */
 tp_block *tp_block_new_values(tp_block_kind kind);
@@ -60,8 +68,8 @@ static inline const uint8_t *tp_block_message(const tp_block *b, uint32_t k, siz
 /* Memory that it holds, in bytes, roughly. */
 static inline size_t tp_block_size(const tp_block *b)
 {
-    return sizeof *b + b->bytes.cap + (size_t)b->capacity * sizeof *b->ends +
-           (size_t)b->columns * b->stride * sizeof *b->numbers;
+    return sizeof *b + b->bytes.cap +
+           (size_t)b->capacity * (b->kind == TP_BLOCK_NUMBERS ? b->columns * sizeof(double) : sizeof *b->ends);
 }
 
 void tp_block_free(tp_block *b);       /* accepts NULL */

@@ -42,6 +42,7 @@ enum tag {
     T_RUN,           /* in a table's array part only: u32 count, so many doubles */
     T_BACK,          /* u32 offset of something shared */
     T_UPBACK,        /* in a function only: u32 offset of a shared upvalue */
+    T_ARRAY,         /* u32 index of a reference: the memory; u8 type, u64 offset in bytes, u64 elements */
 
     /* From here on: even tags, and tag | SHARED where a T_BACK or T_UPBACK refers to it. */
     T_STRING = 0xb0, /* u32 length, bytes */
@@ -112,6 +113,8 @@ struct codec {
     int require;  /* the function, or nil */
     int cdata_of; /* see cdata_helper; nil without ffi */
     int cdata_new;
+    int array_of; /* see tp_codec_set_arrays; nil until it was called */
+    int array_new;
 };
 
 struct seen {
@@ -838,7 +841,7 @@ static void open_builtins(lua_State *L, struct codec *c)
 
 static void open_cdata(lua_State *L, struct codec *c)
 {
-    c->cdata_of = c->cdata_new = LUA_REFNIL;
+    c->cdata_of = c->cdata_new = c->array_of = c->array_new = LUA_REFNIL;
     if (!push_library(L, c, "ffi"))
         return;
     lua_pop(L, 1);
@@ -1172,6 +1175,33 @@ static inline int put_string(encoder *e, int index)
     return 0;
 }
 
+/* The cdata at the stack's index `top`: 1 when it was a typed array and has been written, 0 when it is none, -1 on failure. */
+static int put_array(encoder *e, const struct codec *c, int top)
+{
+    lua_State *L = e->L;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, c->array_of);
+    if (lua_isnil(L, -1))
+        return 0;
+    lua_pushvalue(L, top);
+    lua_call(L, 1, 4); /* memory, type, offset, elements */
+    tp_ref *r = lua_touserdata(L, -4);
+    if (!r)
+        return 0;
+    uint64_t numbers[2] = { (uint64_t)lua_tonumber(L, -2), (uint64_t)lua_tonumber(L, -1) };
+    if (room(e, 5 + 1 + sizeof numbers) < 0)
+        return -1;
+    if (add_ref(e->out, tp_ref_hold(r)) < 0) {
+        tp_ref_drop(r);
+        return refuse_memory(e);
+    }
+    if (put_tag_u32(e, T_ARRAY, e->out->nrefs - 1) < 0)
+        return -1;
+    *e->p++ = (uint8_t)lua_tointeger(L, -3);
+    memcpy(e->p, numbers, sizeof numbers);
+    e->p += sizeof numbers;
+    return 1;
+}
+
 APART static int put_cdata(encoder *e)
 {
     lua_State *L = e->L;
@@ -1185,7 +1215,10 @@ APART static int put_cdata(encoder *e)
     lua_pushvalue(L, top);
     lua_call(L, 1, 3); /* kind, value or re, im */
     int kind = (int)lua_tointeger(L, top + 1);
-    if (kind == 0) {
+    int array = kind == 0 ? put_array(e, c, top) : 0;
+    if (array != 0) {
+        rc = array < 0 ? -1 : 0;
+    } else if (kind == 0) {
         char what[120];
         snprintf(what, sizeof what, "a %.110s", lua_tostring(L, top + 2));
         rc = refuse_type(e, what);
@@ -2681,6 +2714,42 @@ APART static int get_cdata(decoder *d, int kind)
     return 0;
 }
 
+APART static int get_array(decoder *d)
+{
+    lua_State *L = d->L;
+    struct codec *c = decoder_codec(d);
+    uint64_t numbers[2];
+    if (left(d) < 5 + sizeof numbers)
+        return malformed(d, "no array");
+    uint32_t index = read_u32(d);
+    int type = *d->p++;
+    memcpy(numbers, d->p, sizeof numbers);
+    d->p += sizeof numbers;
+    if (!(d->flags & TP_DECODE_TRUSTED) || index >= d->nrefs)
+        return malformed(d, "an array of nothing");
+    if (c->array_new == LUA_REFNIL) {
+        if (push_module(d, "tidepool.array", strlen("tidepool.array")) < 0)
+            return -1;
+        lua_pop(L, 1);
+    }
+    lua_rawgeti(L, LUA_REGISTRYINDEX, c->array_new);
+    lua_pushlightuserdata(L, d->refs[index]);
+    lua_pushinteger(L, type);
+    lua_pushnumber(L, (double)numbers[0]);
+    lua_pushnumber(L, (double)numbers[1]);
+    lua_call(L, 4, 1);
+    return 0;
+}
+
+void tp_codec_set_arrays(lua_State *L, int of, int make)
+{
+    struct codec *c = codec_of(L);
+    lua_pushvalue(L, of);
+    lua_pushvalue(L, make);
+    c->array_new = luaL_ref(L, LUA_REGISTRYINDEX);
+    c->array_of = luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
 static int get_in_frame(lua_State *L)
 {
     decoder *d = lua_touserdata(L, 1);
@@ -2796,6 +2865,8 @@ static int get_value(decoder *d)
     case T_UINT64:
     case T_COMPLEX:
         return get_cdata(d, tag - T_INT64 + 1);
+    case T_ARRAY:
+        return get_array(d);
     case T_BACK:
         return get_back(d);
     default:

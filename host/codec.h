@@ -91,6 +91,11 @@ enum {
 int tp_decode(struct lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *refs, uint32_t nrefs,
               unsigned flags, size_t *used, tp_error *err);
 
+/* How typed arrays are recognised and made (lua/tidepool/array.lua), at the stack indexes `of` and `make`: of(cdata) gives the memory (a tp_ref, as
+ * light userdata), the element type's number, the offset in bytes and the elements, or nil for other cdata; make(memory, type, offset, elements) gives
+ * the array, which owns the memory too. A state without them loads the module when an array comes. Raises on out of memory. */
+void tp_codec_set_arrays(struct lua_State *L, int of, int make);
+
 /* Pushes a userdata that owns one more reference to r (one userdata per push; equal objects compare equal by
  * __eq). Its metatable is that of tp_codec_ref_type, which is made when it isn't there. */
 void tp_codec_push_ref(struct lua_State *L, tp_ref *r);

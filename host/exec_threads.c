@@ -24,6 +24,7 @@ typedef struct worker {
     struct pool *pool;
     uv_thread_t thread;
 
+    bool is_joined; /* the owner's, in stop */
     tp_agent agent; /* the worker's own, but for what job.h says */
 
     /* ---- guarded by the engine's lock ---- */
@@ -316,7 +317,14 @@ static int stop_workers(tp_executor *ex, uint64_t deadline_ns)
     }
     unsigned alive = p->alive;
     uv_mutex_unlock(lock);
-    return alive ? -1 : 0;
+    if (alive)
+        return -1;
+    for (worker *w = p->workers; w; w = w->next) {
+        if (!w->is_joined)
+            uv_thread_join(&w->thread);
+        w->is_joined = true;
+    }
+    return 0;
 }
 
 static void close_executor(tp_executor *ex)
@@ -325,7 +333,6 @@ static void close_executor(tp_executor *ex)
     while (p->workers) {
         worker *w = p->workers;
         p->workers = w->next;
-        uv_thread_join(&w->thread);
         tp_vm_close(w->left);
         tp_agent_close(&w->agent);
         free(w);

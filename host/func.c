@@ -42,8 +42,9 @@ static bool is_same(const tp_buf *a, const tp_buf *b)
 tp_image *tp_image_new(struct lua_State *L, int index, const char *name, tp_image *last, tp_buf *scratch,
                        tp_error *err)
 {
+    const char *const names[] = { name, "package.path", "package.cpath" };
     tp_buf_clear(scratch);
-    if (tp_encode(L, index, 1, &name, 0, scratch, err) < 0)
+    if (tp_encode(L, index, 3, names, 0, scratch, err) < 0)
         return NULL;
     if (last && is_same(&last->message, scratch))
         return tp_ref_hold(last);

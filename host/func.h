@@ -36,12 +36,12 @@ tp_func *tp_func_new(const char *name, unsigned limit);
 
 typedef struct tp_image {
     tp_ref ref;
-    tp_buf message; /* one encoded function; read-only */
+    tp_buf message; /* the function, package.path and package.cpath, encoded; read-only */
 } tp_image;
 
 extern const tp_ref_type tp_image_type;
 
-/* Encodes the Lua function at index of L. Gives one more owner of `last` when its bytes are the same (last may be NULL),
+/* Encodes the Lua function at index of L, and the two values after it: package.path and package.cpath, so that `require` finds the same modules in a worker. Gives one more owner of `last` when its bytes are the same (last may be NULL),
  * else a new image. NULL with err set when the function cannot travel; `name` names it in the text. May raise
  * out-of-memory; scratch is the buffer to encode into, kept by the caller for the next time. */
 tp_image *tp_image_new(struct lua_State *L, int index, const char *name, tp_image *last, tp_buf *scratch,

@@ -129,7 +129,7 @@ int tp_host_open(tp_host **out, const tp_config *config, tp_error *err)
         tp_error_oom(err, "host");
         goto out;
     }
-    if (tp_engine_open(&host->engine, err))
+    if (tp_array_pool_open(&host->arrays, err) || tp_engine_open(&host->engine, err))
         goto out;
     for (int i = 0; tp_executor_types[i]; i++)
         if (tp_executor_types[i]->open(&host->executors[i], host, err))
@@ -143,6 +143,7 @@ out:
     } else if (host) {
         if (has_loop)
             close_loop(host);
+        tp_array_pool_close(host->arrays);
         if (host->fork_mark)
             munmap((void *)host->fork_mark, 1);
         if (has_lock)
@@ -179,6 +180,7 @@ void tp_host_close(tp_host *host)
         tp_agent_close(&host->agent);
     }
     tp_engine_close(host->engine);
+    tp_array_pool_close(host->arrays);
     close_loop(host);
     munmap((void *)host->fork_mark, 1);
     uv_mutex_destroy(&host->print_lock);

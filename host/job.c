@@ -32,11 +32,12 @@ struct tp_job {
     bool ordered, keep_going, discard, is_cheap;
     uint64_t window;
     tp_retries retries;
+    tp_returns returns;
     int64_t total;
 
     /* ---- the owner's own ---- */
-    tp_block **ring;    /* results that came before their turn: the block that begins with index i at [i % ring_size] */
-    uint64_t ring_size; /* a power of two, or 0 */
+    tp_block **early;   /* results that came before their turn: a binary heap, the block with the lowest index first */
+    size_t n_early, early_room;
     uint64_t head;      /* index of the next result to give out */
     tp_block *fifo, **fifo_end; /* unordered jobs: results as they came */
     uint64_t delivered; /* results given out */
@@ -193,9 +194,11 @@ static void free_job(tp_ref *ref) /* any thread, not locked: nobody else has it 
     tp_job *job = (tp_job *)ref;
     tp_block_free_list(job->done);
     tp_block_free_list(job->fifo);
-    for (uint64_t i = 0; i < job->ring_size; i++)
-        tp_block_free(job->ring[i]);
-    free(job->ring);
+    for (size_t i = 0; i < job->n_early; i++)
+        tp_block_free(job->early[i]);
+    free(job->early);
+    for (uint32_t i = 0; i < job->returns.columns; i++)
+        tp_ref_drop(job->returns.array[i]);
     tp_ref_drop(job->func);
     tp_ref_drop(job->image);
     tp_ref_drop(job->parent);
@@ -419,6 +422,10 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
     job->window = c->window ? c->window : TP_WINDOW_MAX;
     job->read_ahead = job->is_cheap ? job->window : 16;
     job->retries = c->retries;
+    job->returns = c->returns;
+    for (uint32_t i = 0; i < job->returns.columns; i++)
+        if (job->returns.array[i])
+            tp_ref_hold(job->returns.array[i]);
     job->total = c->total;
     job->stop_at = UINT64_MAX;
     job->fifo_end = &job->fifo;
@@ -525,24 +532,40 @@ void tp_job_end(tp_job *job)
     uv_mutex_unlock(&job->engine->lock);
 }
 
-/* Owner. Room for `span` results that came before their turn. */
-static int grow_ring(tp_job *job, uint64_t span)
+/* Owner. Adds a block to those that came before their turn. -1 when out of memory. */
+static int push_early(tp_job *job, tp_block *b)
 {
-    uint64_t size = job->ring_size ? job->ring_size : 64;
-    while (size < span)
-        size *= 2;
-    if (size == job->ring_size)
-        return 0;
-    tp_block **ring = calloc(size, sizeof *ring);
-    if (!ring)
-        return -1;
-    for (uint64_t i = 0; i < job->ring_size; i++)
-        if (job->ring[i])
-            ring[job->ring[i]->first & (size - 1)] = job->ring[i];
-    free(job->ring);
-    job->ring = ring;
-    job->ring_size = size;
+    if (job->n_early == job->early_room) {
+        size_t room = job->early_room ? 2 * job->early_room : 16;
+        tp_block **early = realloc(job->early, room * sizeof *early);
+        if (!early)
+            return -1;
+        job->early = early;
+        job->early_room = room;
+    }
+    size_t at = job->n_early++;
+    for (; at > 0 && job->early[(at - 1) / 2]->first > b->first; at = (at - 1) / 2)
+        job->early[at] = job->early[(at - 1) / 2];
+    job->early[at] = b;
     return 0;
+}
+
+/* Owner. Takes the block whose turn it is out of them; NULL when it is not there. */
+static tp_block *pop_early(tp_job *job)
+{
+    if (job->n_early == 0 || job->early[0]->first != job->head)
+        return NULL;
+    tp_block *b = job->early[0], *last = job->early[--job->n_early];
+    size_t at = 0;
+    for (size_t child; (child = 2 * at + 1) < job->n_early; at = child) {
+        if (child + 1 < job->n_early && job->early[child + 1]->first < job->early[child]->first)
+            child++;
+        if (job->early[child]->first >= last->first)
+            break;
+        job->early[at] = job->early[child];
+    }
+    job->early[at] = last;
+    return b;
 }
 
 /* Owner. Puts what has come in its place. */
@@ -554,13 +577,10 @@ static int place(tp_job *job, tp_block *b)
         if (!job->ordered || b->kind == TP_BLOCK_RETRY) {
             *job->fifo_end = b;
             job->fifo_end = &b->next;
-        } else {
-            if (grow_ring(job, b->first - job->head + 1)) {
-                tp_block_free(b);
-                tp_block_free_list(next);
-                return -1;
-            }
-            job->ring[b->first & (job->ring_size - 1)] = b;
+        } else if (push_early(job, b)) {
+            tp_block_free(b);
+            tp_block_free_list(next);
+            return -1;
         }
         b = next;
     }
@@ -574,9 +594,8 @@ static tp_block *pop(tp_job *job)
         job->fifo = b->next;
         if (!job->fifo)
             job->fifo_end = &job->fifo;
-    } else if (job->ring_size) {
-        b = job->ring[job->head & (job->ring_size - 1)];
-        job->ring[job->head & (job->ring_size - 1)] = NULL;
+    } else {
+        b = pop_early(job);
     }
     return b;
 }
@@ -694,6 +713,11 @@ tp_image *tp_job_image(const tp_job *job)
 bool tp_job_discards(const tp_job *job)
 {
     return job->discard;
+}
+
+const tp_returns *tp_job_returns(const tp_job *job)
+{
+    return &job->returns;
 }
 
 _Atomic uint32_t *tp_job_hint(tp_job *job)

@@ -9,7 +9,7 @@
  * Invariants:
  *   - who takes an item finishes it, once (tp_job_finish), or gives it back;
  *   - pushed = queued + delayed + taken + finished, at any time the lock is free;
- *   - index i of the results is index i of the inputs; nothing sorts. */
+ *   - index i of the results is index i of the inputs. */
 #ifndef TP_JOB_H
 #define TP_JOB_H
 
@@ -100,6 +100,13 @@ typedef struct tp_retries {
     bool notify; /* failures that are retried go to the owner too, as TP_BLOCK_RETRY */
 } tp_retries;
 
+/* What `returns` promises: so many numbers of these types; and where they go, when the number of inputs is known. */
+typedef struct tp_returns {
+    uint32_t columns; /* 0: nothing is promised */
+    uint8_t type[TP_COLUMNS_MAX];
+    tp_array *array[TP_COLUMNS_MAX]; /* held by the job; all NULL when results go into blocks */
+} tp_returns;
+
 typedef struct tp_job_config {
     tp_func *func;   /* held by the job */
     tp_image *image; /* held by the job */
@@ -111,6 +118,7 @@ typedef struct tp_job_config {
     bool is_cheap;     /* reading an input ahead costs and changes nothing: the window may be filled at once */
     int64_t total;     /* inputs, -1 when not known */
     tp_retries retries;
+    tp_returns returns;
 } tp_job_config;
 
 typedef struct tp_job_counts {
@@ -173,6 +181,7 @@ tp_executor *tp_job_executor(const tp_job *job);
 tp_func *tp_job_func(const tp_job *job);
 tp_image *tp_job_image(const tp_job *job);
 bool tp_job_discards(const tp_job *job);
+const tp_returns *tp_job_returns(const tp_job *job);
 _Atomic uint32_t *tp_job_hint(tp_job *job); /* vm.c's: what kind of results the last slice had; relaxed */
 
 /* ---- the executors' side: all that an executor may do to a job ---- */

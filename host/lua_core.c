@@ -84,19 +84,20 @@ static int l_stats(lua_State *L)
     return 4;
 }
 
-/* core.image(fn, name, last image or nil) -> image, or nil and a message: what the function captures that cannot travel */
+/* core.image(fn, package.path, package.cpath, name, last image or nil) -> image, or nil and a message: what the function captures that cannot
+ * travel */
 static int l_image(lua_State *L)
 {
     context *ctx = get_context(L);
     luaL_checktype(L, 1, LUA_TFUNCTION);
     tp_error err = { 0 };
     tp_codec_new_epoch(L);
-    tp_image *last = lua_isnoneornil(L, 3) ? NULL : tp_codec_to_ref(L, 3, &tp_image_type);
-    tp_image *image = tp_image_new(L, 1, luaL_checkstring(L, 2), last, &ctx->scratch, &err);
+    tp_image *last = lua_isnoneornil(L, 5) ? NULL : tp_codec_to_ref(L, 5, &tp_image_type);
+    tp_image *image = tp_image_new(L, 1, luaL_checkstring(L, 4), last, &ctx->scratch, &err);
     if (!image)
         return push_message(L, &err);
     if (image == last)
-        lua_pushvalue(L, 3);
+        lua_pushvalue(L, 5);
     else
         tp_codec_push_ref(L, &image->ref);
     tp_ref_drop(image);
@@ -158,8 +159,43 @@ static tp_retries get_retries(lua_State *L, int t)
     return r;
 }
 
+/* The argument is the `memory` field of an array, a void * of FFI: a cdata, of which the address is behind what lua_topointer gives. */
+static tp_array *check_memory(lua_State *L, int index)
+{
+    tp_array *a = lua_type(L, index) == LUA_TLIGHTUSERDATA ? lua_touserdata(L, index) : NULL;
+    if (!a && lua_topointer(L, index))
+        memcpy(&a, lua_topointer(L, index), sizeof a);
+    luaL_argcheck(L, a && a->ref.type == &tp_array_type, index, "an array's memory expected");
+    return a;
+}
+
+/* Option `returns`: { columns = { type number, ... }, memory = { memory, ... } or nil } */
+static tp_returns get_returns(lua_State *L, int t)
+{
+    tp_returns r = { 0 };
+    lua_getfield(L, t, "returns");
+    if (lua_istable(L, -1)) {
+        lua_getfield(L, -1, "columns");              // returns columns
+        lua_getfield(L, -2, "memory");               // returns columns memory
+        r.columns = (uint32_t)lua_objlen(L, -2);
+        for (int c = 0; c < (int)r.columns && c < TP_COLUMNS_MAX; c++) {
+            lua_rawgeti(L, -2, c + 1);
+            r.type[c] = (uint8_t)lua_tointeger(L, -1);
+            lua_pop(L, 1);
+            if (lua_istable(L, -1)) {
+                lua_rawgeti(L, -1, c + 1);
+                r.array[c] = check_memory(L, lua_gettop(L));
+                lua_pop(L, 1);
+            }
+        }
+        lua_pop(L, 2);
+    }
+    lua_pop(L, 1);
+    return r;
+}
+
 /* core.job(func, image, executor name, options) -> job, or nil and a message. Options: total, window, ordered, keep_going,
- * discard, is_cheap, retries; as in tp_job_config. */
+ * discard, is_cheap, retries, returns; as in tp_job_config. */
 static int l_job(lua_State *L)
 {
     context *ctx = get_context(L);
@@ -195,9 +231,10 @@ static int l_job(lua_State *L)
         .keep_going = get_boolean(L, 4, "keep_going"),
         .discard = get_boolean(L, 4, "discard"),
         .is_cheap = get_boolean(L, 4, "is_cheap"),
-        .window = (uint64_t)get_number(L, 4, "window", 0),
+        .window = (uint64_t)fmin(get_number(L, 4, "window", 0), 0x1p62),
         .total = (int64_t)get_number(L, 4, "total", -1),
         .retries = get_retries(L, 4),
+        .returns = get_returns(L, 4),
     };
     if (tp_job_open(&box->job, ctx->host->engine, &config, &err))
         return push_message(L, &err);
@@ -213,7 +250,7 @@ static int l_room(lua_State *L)
     return 1;
 }
 
-/* core.numbers(job, capacity, columns) -> pointer: where the values of up to `capacity` items go, column by column; to be pushed by
+/* core.numbers(job, capacity, columns) -> pointer: where the doubles of up to `capacity` items go, column after column; to be pushed by
  * core.push_numbers */
 static int l_numbers(lua_State *L)
 {
@@ -223,7 +260,7 @@ static int l_numbers(lua_State *L)
     box->building = tp_block_new_numbers(capacity, columns);
     if (!box->building)
         return luaL_error(L, "not enough memory");
-    lua_pushlightuserdata(L, box->building->numbers);
+    lua_pushlightuserdata(L, box->building->column[0]);
     return 1;
 }
 
@@ -233,10 +270,80 @@ static int l_push_numbers(lua_State *L)
     job_box *box = check_job(L, 1);
     tp_block *b = box->building;
     uint32_t n = (uint32_t)luaL_checkinteger(L, 2);
-    luaL_argcheck(L, b && b->kind == TP_BLOCK_NUMBERS && n <= b->stride, 2, "no such numbers");
+    luaL_argcheck(L, b && b->kind == TP_BLOCK_NUMBERS && n <= b->capacity, 2, "no such numbers");
     box->building = NULL;
     b->n = n;
     tp_job_push(box->job, b);
+    return 0;
+}
+
+/* core.push_columns(job, n, memory, type, pointer, ...): n inputs whose columns lie in typed arrays, which are not copied */
+static int l_push_columns(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    int columns = (lua_gettop(L) - 2) / 3;
+    luaL_argcheck(L, columns >= 1 && columns <= TP_COLUMNS_MAX, 3, "too many columns");
+    for (int c = 0; c < columns; c++) {
+        check_memory(L, 3 + 3 * c);
+        luaL_checkinteger(L, 4 + 3 * c);
+        luaL_argcheck(L, lua_topointer(L, 5 + 3 * c), 5 + 3 * c, "a pointer expected");
+    }
+    tp_block *b = tp_block_new_columns(0, (uint32_t)luaL_checknumber(L, 2), (uint32_t)columns);
+    if (!b)
+        return luaL_error(L, "not enough memory");
+    for (int c = 0; c < columns; c++) {
+        if (tp_block_own(b, &check_memory(L, 3 + 3 * c)->ref)) {
+            tp_block_free(b);
+            return luaL_error(L, "not enough memory");
+        }
+        b->type[c] = (uint8_t)lua_tointeger(L, 4 + 3 * c);
+        const void *pointer = lua_topointer(L, 5 + 3 * c); /* a pointer of FFI */
+        memcpy(&b->column[c], pointer, sizeof b->column[c]);
+    }
+    tp_job_push(box->job, b);
+    return 0;
+}
+
+/* core.array(bytes, zeroed) -> memory, pointer: memory for a typed array, which the caller owns: see core.drop; nil when there is none left */
+static int l_array(lua_State *L)
+{
+    double size = luaL_checknumber(L, 1);
+    tp_array *a = size >= 0 && size < 0x1p46 ? tp_array_new(get_context(L)->host->arrays, (size_t)size, lua_toboolean(L, 2)) : NULL;
+    if (!a)
+        return 0;
+    lua_pushlightuserdata(L, a);
+    lua_pushlightuserdata(L, a->data);
+    return 2;
+}
+
+/* core.hold(memory) -> pointer: one more owner of a typed array's memory */
+static int l_hold(lua_State *L)
+{
+    tp_array *a = check_memory(L, 1);
+    tp_ref_hold(a);
+    lua_pushlightuserdata(L, a->data);
+    return 1;
+}
+
+/* core.memory(memory) -> the memory as light userdata, and where it begins */
+static int l_memory(lua_State *L)
+{
+    tp_array *a = check_memory(L, 1);
+    lua_pushlightuserdata(L, a);
+    lua_pushlightuserdata(L, a->data);
+    return 2;
+}
+
+/* What core.drop points to: void drop(void *memory), for FFI. */
+static void drop_memory(void *memory)
+{
+    tp_ref_drop(memory);
+}
+
+/* core.set_arrays(of, make): see tp_codec_set_arrays */
+static int l_set_arrays(lua_State *L)
+{
+    tp_codec_set_arrays(L, 1, 2);
     return 0;
 }
 
@@ -333,7 +440,8 @@ static int l_finish(lua_State *L)
 /* ---- jobs: results ---- */
 
 /* core.next(job) -> kind, first, n, pointer: the next block of results, which core.item and core.fill read until the next call.
- * Kinds are those of tp_block_kind; first counts from 1; pointer is that of the numbers. Nothing when none is ready. */
+ * Kinds are those of tp_block_kind; first counts from 1; pointer is to the pointers
+ * of the columns of NUMBERS. Nothing when none is ready. */
 static int l_next(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -349,7 +457,7 @@ static int l_next(lua_State *L)
     lua_pushinteger(L, b->kind);
     lua_pushnumber(L, (double)b->first + 1);
     lua_pushinteger(L, b->n);
-    lua_pushlightuserdata(L, b->numbers);
+    lua_pushlightuserdata(L, b->column);
     return 4;
 }
 
@@ -597,6 +705,11 @@ static const luaL_Reg core_functions[] = {
     { "room", l_room },
     { "numbers", l_numbers },
     { "push_numbers", l_push_numbers },
+    { "push_columns", l_push_columns },
+    { "array", l_array },
+    { "hold", l_hold },
+    { "memory", l_memory },
+    { "set_arrays", l_set_arrays },
     { "add", l_add },
     { "add_list", l_add_list },
     { "push", l_push },
@@ -643,6 +756,8 @@ static int open_core(lua_State *L)
     lua_setfield(L, -2, "version");
     lua_pushboolean(L, get_context(L)->agent != NULL);
     lua_setfield(L, -2, "is_worker");
+    lua_pushlightuserdata(L, (void *)(uintptr_t)drop_memory);
+    lua_setfield(L, -2, "drop");
     return 1;
 }
 

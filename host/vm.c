@@ -14,14 +14,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CACHED_MAX = 64, COLUMNS_MAX = 8, HINT_VALUES = 1 };
+enum { CACHED_MAX = 64, HINT_VALUES = 1 };
 
 /* A function that the state has loaded. */
 typedef struct loaded {
     tp_image *image; /* held */
     int fn;          /* registry reference; LUA_NOREF: it cannot be loaded, `error` (a reference) says why */
     int error;
-    int drivers[COLUMNS_MAX + 1][2]; /* by number of columns and by whether results are kept; LUA_NOREF until made */
+    int drivers;   /* reference: a table of drivers by their signature (push_driver); LUA_NOREF until there is one */
     uint64_t used;                   /* tick of the last use */
 } loaded;
 
@@ -30,7 +30,7 @@ struct tp_vm {
     tp_agent *agent;
     lua_State *main; /* owned */
     lua_State *L;    /* where items run: main, or the coroutine that waits */
-    int run_items, on_error, describe, make_driver; /* registry references */
+    int run_items, on_error, describe, make_driver, read_integer, broken_promise, store, package; /* registry references */
     loaded cache[CACHED_MAX];
     unsigned n_cached;
     uint64_t tick;
@@ -119,6 +119,17 @@ static int keep_results(run *r, lua_State *L, int first, int n, tp_error *err)
     return 0;
 }
 
+/* Takes the last block of the slice's results away again. */
+static void drop_last(tp_slice *s, tp_block *b)
+{
+    tp_block **at = &s->results;
+    while (*at != b)
+        at = &(*at)->next;
+    *at = NULL;
+    s->results_end = at;
+    tp_block_free(b);
+}
+
 /* What an encoder left behind that was interrupted by an error. */
 static void drop_partial_result(run *r)
 {
@@ -127,14 +138,8 @@ static void drop_partial_result(run *r)
         return;
     b->bytes.len = b->n ? b->ends[b->n - 1] : 0;
     if (b->n == 0) { /* it was new: empty blocks are not handed over */
-        tp_slice *s = r->slice;
-        tp_block **at = &s->results;
-        while (*at != b)
-            at = &(*at)->next;
-        *at = NULL;
-        s->results_end = at;
+        drop_last(r->slice, b);
         r->open = NULL;
-        tp_block_free(b);
     }
 }
 
@@ -256,9 +261,7 @@ static void forget(tp_vm *vm, loaded *f)
 {
     luaL_unref(vm->main, LUA_REGISTRYINDEX, f->fn);
     luaL_unref(vm->main, LUA_REGISTRYINDEX, f->error);
-    for (int c = 0; c <= COLUMNS_MAX; c++)
-        for (int k = 0; k < 2; k++)
-            luaL_unref(vm->main, LUA_REGISTRYINDEX, f->drivers[c][k]);
+    luaL_unref(vm->main, LUA_REGISTRYINDEX, f->drivers);
     tp_ref_drop(f->image);
 }
 
@@ -275,6 +278,16 @@ static loaded *make_room(tp_vm *vm)
     return oldest;
 }
 
+/* Pops package.cpath and package.path, which are the caller's, and sets them. */
+static void set_paths(tp_vm *vm, lua_State *L)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->package); // path cpath package
+    lua_insert(L, -3);                              // package path cpath
+    lua_setfield(L, -3, "cpath");
+    lua_setfield(L, -2, "path");
+    lua_pop(L, 1);
+}
+
 /* Finds or loads the function of image. Raises only out of memory. */
 static loaded *load(tp_vm *vm, lua_State *L, tp_image *image)
 {
@@ -283,11 +296,11 @@ static loaded *load(tp_vm *vm, lua_State *L, tp_image *image)
             vm->cache[i].used = ++vm->tick;
             return &vm->cache[i];
         }
-    loaded made = { .fn = LUA_NOREF, .error = LUA_NOREF, .used = ++vm->tick };
-    memset(made.drivers, 0xff, sizeof made.drivers); /* LUA_NOREF is -2; unref ignores all that is negative */
+    loaded made = { .fn = LUA_NOREF, .error = LUA_NOREF, .drivers = LUA_NOREF, .used = ++vm->tick };
     tp_error err = { 0 };
     const tp_buf *m = &image->message;
-    if (tp_decode(L, m->data, m->len, m->refs, m->nrefs, TP_DECODE_TRUSTED, NULL, &err) == 1) {
+    if (tp_decode(L, m->data, m->len, m->refs, m->nrefs, TP_DECODE_TRUSTED, NULL, &err) == 3) {
+        set_paths(vm, L);
         made.fn = luaL_ref(L, LUA_REGISTRYINDEX);
     } else {
         lua_pushstring(L, err.message);
@@ -299,20 +312,37 @@ static loaded *load(tp_vm *vm, lua_State *L, tp_image *image)
     return f;
 }
 
-/* Pushes the driver of f for so many columns. Raises out of memory. */
-static void push_driver(tp_vm *vm, lua_State *L, loaded *f, const char *name, unsigned columns, bool discard)
+/* Pushes the driver of f for inputs as in `in` and results of these types: NULL for results that are dropped. Its signature is a character per
+ * column (see worker.lua), so that one function may have several: for lists of doubles, float arrays, ... Raises out of memory. */
+static void push_driver(tp_vm *vm, lua_State *L, loaded *f, const char *name, const tp_block *in, const tp_returns *out)
 {
-    int *ref = &f->drivers[columns][discard];
-    if (*ref < 0) {
+    char signature[2 * TP_COLUMNS_MAX + 2], *p = signature;
+    bool is_foreign = in->capacity == 0; /* in arrays of the users' */
+    for (uint32_t c = 0; c < in->columns; c++)
+        *p++ = (char)((is_foreign ? 'a' : '0') + in->type[c]);
+    *p++ = out ? '>' : '-';
+    for (uint32_t c = 0; out && c < out->columns; c++)
+        *p++ = (char)('0' + out->type[c]);
+    size_t len = (size_t)(p - signature);
+    if (f->drivers == LUA_NOREF) {
+        lua_newtable(L);
+        f->drivers = luaL_ref(L, LUA_REGISTRYINDEX);
+    }
+    lua_rawgeti(L, LUA_REGISTRYINDEX, f->drivers);                // drivers
+    lua_pushlstring(L, signature, len);
+    lua_rawget(L, -2);                                            // drivers driver
+    if (lua_isnil(L, -1)) {
+        lua_pop(L, 1);
         lua_rawgeti(L, LUA_REGISTRYINDEX, vm->make_driver);
         lua_rawgeti(L, LUA_REGISTRYINDEX, f->fn);
         lua_pushstring(L, name);
-        lua_pushinteger(L, (lua_Integer)columns);
-        lua_pushboolean(L, discard);
-        lua_call(L, 4, 1);
-        *ref = luaL_ref(L, LUA_REGISTRYINDEX);
+        lua_pushlstring(L, signature, len);
+        lua_call(L, 3, 1);                                        // drivers driver
+        lua_pushlstring(L, signature, len);
+        lua_pushvalue(L, -2);
+        lua_rawset(L, -4);
     }
-    lua_rawgeti(L, LUA_REGISTRYINDEX, *ref);
+    lua_remove(L, -2);                                            // driver
 }
 
 /* ---- running ---- */
@@ -327,6 +357,27 @@ static bool is_asked_to_stop(const run *r)
     return atomic_load_explicit(&r->slice->ctl[1], memory_order_relaxed) != 0;
 }
 
+/* Pushes one element of an array. lua_pushnumber makes a NaN's bits canonical. */
+static void push_element(tp_vm *vm, lua_State *L, tp_type type, const void *column, uint32_t at)
+{
+    switch (type) {
+    case TP_DOUBLE: lua_pushnumber(L, ((const double *)column)[at]); break;
+    case TP_FLOAT: lua_pushnumber(L, ((const float *)column)[at]); break;
+    case TP_INT8: lua_pushnumber(L, ((const int8_t *)column)[at]); break;
+    case TP_UINT8: lua_pushnumber(L, ((const uint8_t *)column)[at]); break;
+    case TP_INT16: lua_pushnumber(L, ((const int16_t *)column)[at]); break;
+    case TP_UINT16: lua_pushnumber(L, ((const uint16_t *)column)[at]); break;
+    case TP_INT32: lua_pushnumber(L, ((const int32_t *)column)[at]); break;
+    case TP_UINT32: lua_pushnumber(L, ((const uint32_t *)column)[at]); break;
+    default: /* 64-bit integers are cdata, which only Lua can make */
+        lua_rawgeti(L, LUA_REGISTRYINDEX, vm->read_integer);
+        lua_pushlightuserdata(L, (void *)column);
+        lua_pushnumber(L, at);
+        lua_pushboolean(L, type == TP_INT64);
+        lua_call(L, 3, 1);
+    }
+}
+
 /* Pushes the arguments of item r->slice->at; gives how many. */
 static int push_arguments(run *r, lua_State *L)
 {
@@ -334,7 +385,7 @@ static int push_arguments(run *r, lua_State *L)
     if (b->kind == TP_BLOCK_NUMBERS) {
         luaL_checkstack(L, (int)b->columns, "too many arguments");
         for (uint32_t c = 0; c < b->columns; c++)
-            lua_pushnumber(L, b->numbers[(size_t)c * b->stride + r->slice->at]);
+            push_element(r->vm, L, b->type[c], b->column[c], r->slice->at);
         return (int)b->columns;
     }
     tp_error err = { 0 };
@@ -346,48 +397,124 @@ static int push_arguments(run *r, lua_State *L)
     return n;
 }
 
-/* Runs items through the driver. Returns true when the slice is over, false when an item's results were not one number: they
- * have been kept, and the rest should go the general way. */
-static bool run_numbers(run *r, lua_State *L, loaded *f)
+/* Where the driver puts the results of the items from s->at on: the arrays that `returns` has made, or a block of their own; for a job without
+ * results a block that counts. */
+static tp_block *new_output(const run *r, const tp_returns *out)
+{
+    const tp_slice *s = r->slice;
+    if (!out)
+        return tp_block_new_empty(TP_BLOCK_DONE, 0, 0);
+    if (!out->array[0]) {
+        tp_block *b = tp_block_new_numbers(r->end - s->at, out->columns);
+        for (uint32_t c = 0; b && c < out->columns; c++)
+            b->type[c] = out->type[c];
+        return b;
+    }
+    tp_block *b = tp_block_new_columns(0, 0, out->columns);
+    uint64_t first = s->block->first + s->at;
+    for (uint32_t c = 0; b && c < out->columns; c++) {
+        b->type[c] = out->type[c];
+        b->column[c] = (char *)out->array[c]->data + first * tp_type_size(out->type[c]);
+    }
+    return b;
+}
+
+/* The results of item s->at, of which the driver says that they are not what it can store: {n values} at the top of L. True when the rest
+ * of the slice should go the general way. */
+static bool keep_held(run *r, lua_State *L, bool is_promised)
 {
     tp_slice *s = r->slice;
-    tp_block *in = s->block;
-    bool discard = tp_job_discards(s->job);
-    tp_block *out = discard ? tp_block_new_empty(TP_BLOCK_DONE, 0, 0) : tp_block_new_numbers(r->end - s->at, 1);
-    if (!out)
-        luaL_error(L, "not enough memory");
-    set_item(r);
-    s->numbers_at = s->at;
-    s->numbers = out;
-    push_driver(r->vm, L, f, tp_job_func(s->job)->name, in->columns, discard);
-    lua_pushlightuserdata(L, (void *)s->ctl);
-    lua_pushlightuserdata(L, in->numbers);
-    lua_pushnumber(L, in->stride);
-    /* Item i goes to out[i - numbers_at]. */
-    lua_pushlightuserdata(L, out->numbers);
-    lua_pushnumber(L, s->at);
-    lua_pushnumber(L, r->end);
-    lua_call(L, 6, 2);                   // next held
-    uint32_t next = (uint32_t)lua_tonumber(L, -2);
-    tp_slice_close_numbers(s, next);
-    if (lua_isnil(L, -1))
-        return true;
-    set_item(r);
     int held = lua_gettop(L);
     lua_getfield(L, held, "n");
     int n = (int)lua_tointeger(L, -1);
     lua_pop(L, 1);
-    luaL_checkstack(L, n + 10, "too many results");
-    for (int i = 1; i <= n; i++)
-        lua_rawgeti(L, held, i);
     tp_error err = { 0 };
-    if (keep_results(r, L, held + 1, n, &err)) {
-        lua_pushstring(L, err.message);
-        fail_item(r, L, err.code == TP_EMEMORY ? "memory" : "codec");
+    if (is_promised) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, r->vm->broken_promise);
+        lua_pushvalue(L, held);
+        lua_pushlightuserdata(L, (void *)tp_job_returns(s->job)->type);
+        lua_pushinteger(L, (lua_Integer)tp_job_returns(s->job)->columns);
+        lua_call(L, 3, 1);
+        fail_item(r, L, "error");
+    } else {
+        luaL_checkstack(L, n + 10, "too many results");
+        for (int i = 1; i <= n; i++)
+            lua_rawgeti(L, held, i);
+        if (keep_results(r, L, held + 1, n, &err)) {
+            lua_pushstring(L, err.message);
+            fail_item(r, L, err.code == TP_EMEMORY ? "memory" : "codec");
+        }
     }
-    r->slice->at++;
-    lua_settop(L, held - 2);
-    return r->slice->at >= r->end || is_asked_to_stop(r);
+    s->at++;
+    lua_settop(L, held);
+    return !is_promised;
+}
+
+/* Runs items through the driver. Returns true when the slice is over, false when the rest should go the general way: an item's results were not one
+ * number, and have been kept. */
+static bool run_numbers(run *r, lua_State *L, loaded *f)
+{
+    static const tp_returns one_double = { .columns = 1, .type = { TP_DOUBLE } };
+    tp_slice *s = r->slice;
+    tp_block *in = s->block;
+    const tp_returns *out = tp_job_returns(s->job);
+    bool is_promised = out->columns > 0;
+    if (tp_job_discards(s->job))
+        out = NULL;
+    else if (!is_promised)
+        out = &one_double;
+    int top = lua_gettop(L);
+    while (s->at < r->end && !is_asked_to_stop(r)) {
+        tp_block *b = new_output(r, out);
+        if (!b)
+            luaL_error(L, "not enough memory");
+        set_item(r);
+        s->numbers_at = s->at;
+        s->numbers = b;
+        r->open = NULL;
+        push_driver(r->vm, L, f, tp_job_func(s->job)->name, in, out);
+        lua_pushlightuserdata(L, (void *)s->ctl);
+        lua_pushlightuserdata(L, in->column);
+        lua_pushlightuserdata(L, b->column);
+        lua_pushnumber(L, s->at);
+        lua_pushnumber(L, r->end);
+        lua_call(L, 5, 2); // next held
+        tp_slice_close_numbers(s, (uint32_t)lua_tonumber(L, -2));
+        if (lua_isnil(L, -1))
+            return true;
+        set_item(r);
+        if (keep_held(r, L, is_promised))
+            return s->at >= r->end || is_asked_to_stop(r);
+        lua_settop(L, top);
+    }
+    return true;
+}
+
+/* The general way for a function that has promised what it returns: the n values at first.. become the numbers of a block of one item. -1 with the
+ * error value pushed when they are not what was promised. Raises out of memory. */
+static int store_results(run *r, lua_State *L, int first, int n)
+{
+    const tp_returns *out = tp_job_returns(r->slice->job);
+    tp_slice *s = r->slice;
+    uint32_t end = r->end;
+    r->end = s->at + 1;
+    tp_block *b = new_output(r, out);
+    r->end = end;
+    if (!b)
+        luaL_error(L, "not enough memory");
+    b->n = 1;
+    append(r, b); /* the slice owns it */
+    lua_rawgeti(L, LUA_REGISTRYINDEX, r->vm->store);
+    lua_pushlightuserdata(L, b->column);
+    lua_pushlightuserdata(L, (void *)out->type);
+    lua_pushinteger(L, (lua_Integer)out->columns);
+    for (int i = 0; i < n; i++)
+        lua_pushvalue(L, first + i);
+    lua_call(L, 3 + n, 1); // nil, or the error value
+    if (lua_isnil(L, -1))
+        return 0;
+    drop_last(s, b);
+    return -1;
 }
 
 /* (run): runs items until the slice is over or one raises. */
@@ -402,12 +529,14 @@ static int run_items(lua_State *L)
         return lua_error(L);
     }
     _Atomic uint32_t *hint = tp_job_hint(s->job);
-    if (s->block->kind == TP_BLOCK_NUMBERS && s->block->columns <= COLUMNS_MAX &&
-        atomic_load_explicit(hint, memory_order_relaxed) != HINT_VALUES) {
+    bool is_promised = tp_job_returns(s->job)->columns > 0;
+    if (s->block->kind == TP_BLOCK_NUMBERS &&
+        (is_promised || atomic_load_explicit(hint, memory_order_relaxed) != HINT_VALUES)) {
         if (run_numbers(r, L, f))
             return 0;
         atomic_store_explicit(hint, HINT_VALUES, memory_order_relaxed);
     }
+    bool is_stored = is_promised && !tp_job_discards(s->job);
     lua_rawgeti(L, LUA_REGISTRYINDEX, f->fn); /* stays on the stack: nested items may push f out of the cache */
     int fn = lua_gettop(L);
     while (r->slice->at < r->end) {
@@ -415,9 +544,11 @@ static int run_items(lua_State *L)
         lua_pushvalue(L, fn);
         lua_call(L, push_arguments(r, L), LUA_MULTRET);
         tp_error err = { 0 };
-        if (keep_results(r, L, fn + 1, lua_gettop(L) - fn, &err)) {
-            lua_pushstring(L, err.message);
-            fail_item(r, L, err.code == TP_EMEMORY ? "memory" : "codec");
+        if (is_stored ? store_results(r, L, fn + 1, lua_gettop(L) - fn)
+                      : keep_results(r, L, fn + 1, lua_gettop(L) - fn, &err)) {
+            if (!is_stored)
+                lua_pushstring(L, err.message);
+            fail_item(r, L, is_stored ? "error" : err.code == TP_EMEMORY ? "memory" : "codec");
         }
         lua_settop(L, fn);
         r->slice->at++;
@@ -496,6 +627,8 @@ static int open_state(lua_State *L)
     tp_vm *vm = lua_touserdata(L, 1);
     luaL_openlibs(L);
     vm->host->open_state(L, vm->host, vm->agent);
+    lua_getglobal(L, "package");
+    vm->package = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_getglobal(L, "require");
     lua_pushliteral(L, "tidepool.worker");
     lua_call(L, 1, 1);                        // worker
@@ -504,6 +637,12 @@ static int open_state(lua_State *L)
     vm->describe = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_getfield(L, -1, "make_driver");
     vm->make_driver = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_getfield(L, -1, "read_integer");
+    vm->read_integer = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_getfield(L, -1, "broken_promise");
+    vm->broken_promise = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_getfield(L, -1, "store");
+    vm->store = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pushcfunction(L, on_error);
     vm->on_error = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pushcfunction(L, run_items);

@@ -181,7 +181,9 @@ describe("an entry's options", function()
   end)
 
   it("of any name are taken where there is no schema", function()
-    train_with({ stdout = "1=string:file 2=string:-7 a=number:-1.5 b=string:x,y c_d=boolean:true e=boolean:false f=string:1 2 g=boolean:false h=boolean:true\n" },
+    local expected = "1=string:file 2=string:-7 a=number:-1.5 b=string:x,y c_d=boolean:true e=boolean:false "
+      .. "f=string:1 2 g=boolean:false h=boolean:true\n"
+    train_with({ stdout = expected },
       "::free file --a -1.5 --b=x,y --c-d --no-e -7 --f '1 2' --g false --h")
   end)
 
@@ -227,8 +229,9 @@ describe("an entry", function()
     local line = 0
     for _ in train:match "^(.*)boom":gmatch "\n" do line = line + 1 end
     line = line + 1
-    train_with({ code = 1, stdout = "", stderr = ("tidepool: train.lua:%d: boom\nstack traceback:\n\t[C]: in function 'error'\n\ttrain.lua:%d: in function <train.lua:%d>\n"):format(
-      line, line, line) }, "::wrong")
+    local text = "tidepool: train.lua:%d: boom\nstack traceback:\n\t[C]: in function 'error'\n"
+      .. "\ttrain.lua:%d: in function <train.lua:%d>\n"
+    train_with({ code = 1, stdout = "", stderr = text:format(line, line, line) }, "::wrong")
   end)
 
   it("may return anything", function()

@@ -1,5 +1,6 @@
 --- A decorated function: plain Lua when it is called, parallel by its methods.
 
+local array = require "tidepool.array"
 local Call = require "tidepool.call"
 local check = require "tidepool.check"
 local core = require "tidepool.core"
@@ -75,19 +76,31 @@ function Function:__call(...)
   return self.raw(...)
 end
 
---- Starts a job of self. `settings` are checked call options; `more` are fields for core.job.
-local function open(self, settings, more)
-  local image, why = core.image(self.raw, self.name, images[self])
+--- Starts a job of self. `more` are fields for core.job.
+local function open(self, more)
+  local image, why = core.image(self.raw, package.path, package.cpath, self.name, images[self])
   if not image then
     error(failure.new { kind = "codec", message = check.where() .. why, function_name = self.name, attempts = 0 }, 0)
   end
   images[self] = image
-  more.window = settings.window or self.options.window
   more.retries = self.options.retries
   local job
   job, why = core.job(self.core, image, self.options.executor or "threads", more)
   if not job then check.fail("%s: %s", self.name, why) end
   return job
+end
+
+--- What core.job needs for `returns`: the types, and arrays for the results when it is known how many there will be. Gives those too.
+local function open_returns(returns, total)
+  local columns, memory, arrays = {}, {}, {}
+  for c, name in ipairs(returns) do
+    columns[c] = array.number(name)
+    if total then
+      arrays[c] = array.allocate(name, total, false)
+      memory[c] = arrays[c].memory
+    end
+  end
+  return { columns = columns, memory = total and memory or nil }, total and arrays or nil
 end
 
 --- Starts a map over a source.
@@ -96,11 +109,14 @@ local function start(self, source, settings, more)
   more.is_cheap = source.is_cheap
   more.ordered = settings.ordered ~= false
   more.keep_going = (settings.return_exceptions or settings.on_error or settings.ignore_exceptions) and true or false
-  local retries = self.options.retries
-  local job = open(self, settings, more)
+  local retries, returns, arrays = self.options.retries, self.options.returns, nil
+  if returns and not more.discard then more.returns, arrays = open_returns(returns, source.total) end
+  more.window = settings.window or self.options.window or source.window
+  local job = open(self, more)
   local opened = results.new(job, source, {
     name = self.name, return_exceptions = settings.return_exceptions or settings.ignore_exceptions, on_error = settings.on_error,
     max_attempts = 1 + (retries and retries.max or 0), on_retry = retries and retries.on, is_kept = more.is_kept,
+    returns = not more.discard and returns or nil, arrays = arrays,
   })
   opened.total = source.total
   return opened
@@ -158,7 +174,7 @@ end
 
 --- A job of one call.
 local function open_call(self, ...)
-  local job = open(self, {}, { total = 1, is_cheap = true, ordered = true })
+  local job = open(self, { total = 1, is_cheap = true, ordered = true })
   local has_room, why = core.add(job, ...)
   if has_room == nil then
     core.close(job)

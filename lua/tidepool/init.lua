@@ -1,6 +1,7 @@
 --- Tidepool: Lua functions in parallel. What `require "tidepool"` gives.
 
 local app = require "tidepool.app"
+local array = require "tidepool.array"
 local call = require "tidepool.call"
 local check = require "tidepool.check"
 local core = require "tidepool.core"
@@ -11,6 +12,7 @@ local inputs = require "tidepool.inputs"
 local tidepool = {
   _VERSION = core.version,
   App = app.new,
+  array = array.new,
   range = inputs.range,
   iter = inputs.iter,
   is_failure = failure.is_failure,

@@ -1,10 +1,11 @@
 --- Where a map's inputs come from: sources that fill a job.
 --
 -- A source is { total = n or nil, is_cheap = boolean, fill = function(job, room) -> done, failure }: fill pushes up to `room` further inputs to
--- the job (fewer when reading them takes long) and says whether that were all, and, as a second value, the Failure that ended them early: what the user's
--- iterator raised, or an item that is none. Numbers are packed, column by column, by loops that LuaJIT compiles; everything else is
--- encoded in C (core.add).
+-- the job (fewer when reading them takes long) and says whether that were all, and, as a second value, the Failure that ended them
+-- early: what the user's iterator raised, or an item that is none. Numbers are packed, column by column, by loops that LuaJIT
+-- compiles; everything else is encoded in C (core.add).
 
+local array = require "tidepool.array"
 local check = require "tidepool.check"
 local core = require "tidepool.core"
 local describe = require "tidepool.describe"
@@ -166,7 +167,7 @@ local function indexed(columns, n)
 
   local function add_general(job, to)
     local next_at, why, bad
-    if m == 1 and columns[1].list then
+    if m == 1 and type(columns[1].list) == "table" then
       next_at, why, bad = core.add_list(job, columns[1].list, at, to)
     else
       for i = at, to do
@@ -208,6 +209,27 @@ local function indexed(columns, n)
     return at > n
   end
   return { total = n < math.huge and n or nil, is_cheap = true, fill = fill }
+end
+
+--- Typed arrays, zipped: they are not copied, and the whole of them is there for the workers at once.
+---@param arrays table  list of arrays
+local function borrowed(arrays, n)
+  local at = 1
+  local BLOCK = 2 ^ 30
+  return { total = n, is_cheap = true, window = math.huge, fill = function(job, room)
+    while at <= n and room > 0 do
+      local count = math.min(n - at + 1, room, BLOCK)
+      local columns = {}
+      for _, a in ipairs(arrays) do
+        columns[#columns + 1] = a.memory
+        columns[#columns + 1] = array.number(a.ctype)
+        columns[#columns + 1] = a.data + (at - 1)
+      end
+      core.push_columns(job, count, unpack(columns))
+      at, room = at + count, room - count
+    end
+    return at > n
+  end }
 end
 
 -- ---- one input per step ----
@@ -274,8 +296,8 @@ local function stepper(value, who, position)
   if getmetatable(value) == Iterator then return step_of_iter(value) end
   if is_results(value) then return function() return drop_index(value()) end end
   if is_callable(value) then return function() return has_value(value()) end end
-  if type(value) == "table" then
-    local i, n = 0, value.n or #value
+  if type(value) == "table" or array.type_of(value) then
+    local i, n = 0, type(value) == "table" and value.n or #value
     return function()
       i = i + 1
       if i > n then return false end
@@ -330,12 +352,16 @@ end
 --- The source of f:map(xs, ys, ...): zipped to the shortest. Raises usage errors in the name of `who`.
 function inputs.map(who, first, n, ...)
   local given = { first, ... }
-  local columns, shortest = {}, math.huge
+  local columns, shortest, arrays = {}, math.huge, {}
   for c = 1, n do
     local value = given[c]
     if getmetatable(value) == Range and not value.at then
       columns[c] = { range = value }
       shortest = math.min(shortest, value.n)
+    elseif array.type_of(value) then
+      arrays[#arrays + 1] = value
+      columns[c] = { list = value } -- beside lists it is read like one
+      shortest = math.min(shortest, value.length)
     elseif type(value) == "table" and not is_callable(value) and getmetatable(value) ~= Iterator then
       columns[c] = { list = value }
       shortest = math.min(shortest, length_of(value, who, c))
@@ -344,6 +370,7 @@ function inputs.map(who, first, n, ...)
       break
     end
   end
+  if #arrays == n and n <= COLUMNS_MAX then return borrowed(arrays, shortest) end
   if columns then return indexed(columns, shortest) end
   local steps = {}
   for c = 1, n do steps[c] = stepper(given[c], who, c) end

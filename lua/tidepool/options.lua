@@ -10,6 +10,22 @@ local function is_integer(value, min)
   return type(value) == "number" and value >= min and value % 1 == 0 and value < math.huge
 end
 
+--- Element types of `returns`; array.lua is loaded when the option is used.
+local function element_types(v)
+  local array = require "tidepool.array"
+  local list = type(v) == "string" and { v } or v
+  if type(list) ~= "table" or #list == 0 or #list > 8 then return false end
+  for _, name in ipairs(list) do
+    if type(name) ~= "string" then return false end
+    if not array.number(name) then
+      local near = check.nearest(name, array.types)
+      return false, nil, ("has no element type %q%s; there are %s"):format(name, near and (" (did you mean %q?)"):format(near) or "",
+        table.concat(array.types, ", "))
+    end
+  end
+  return true, list
+end
+
 local retry_fields = {
   max = "integer", initial_delay = "seconds", backoff = "factor", max_delay = "seconds", jitter = "share", on = "function",
 }
@@ -25,6 +41,7 @@ types = {
   ["seconds"] = { "a number of seconds, 0 or more", function(v) return type(v) == "number" and v >= 0 and v < math.huge end },
   ["factor"] = { "a number of at least 1", function(v) return type(v) == "number" and v >= 1 and v < math.huge end },
   ["share"] = { "a number from 0 to 1", function(v) return type(v) == "number" and v >= 0 and v <= 1 end },
+  ["returns"] = { 'an element type like "double", or a list of them, one per return value (at most 8)', element_types },
   ["executor"] = { '"threads" or "inline"', function(v) return v == "threads" or v == "inline" end },
   ["retries"] = { "an integer of at least 0, or a table like { max = 3, initial_delay = 0.1, backoff = 2, max_delay = 1 }",
     function(v)
@@ -54,6 +71,7 @@ options.of_functions = {
   { "max_workers", alias_of = "concurrency_limit" },
   { "executor", "executor", "who runs it: worker threads (the default), or the caller itself, one item after the other" },
   { "retries", "retries", "how often an item that failed is tried again, and after which delays" },
+  { "returns", "returns", "the element types of what it returns: results go straight into typed arrays" },
   { "window", "count", "inputs that are read ahead, queued, running or finished but not taken yet, together at most" },
 }
 
@@ -80,7 +98,6 @@ local refused = {
   timeout = later, memory = later, crash_retries = later,
   gpu = "needs the OpenCL executor, which this version does not have yet",
   progress = "needs the progress line, which this version does not have yet",
-  returns = "needs typed arrays, which this version does not have yet",
   image = no_cloud, region = no_cloud, proxy = no_cloud, cloud = no_cloud, secrets = no_cloud, secret = no_cloud,
   mounts = no_cloud, volumes = no_cloud, network_file_systems = no_cloud, schedule = no_cloud, keep_warm = no_cloud,
   min_containers = no_cloud, buffer_containers = no_cloud, scaledown_window = no_cloud, container_idle_timeout = no_cloud,

@@ -1,11 +1,13 @@
 --- The results of a map: an iterator, and ways to have them all at once.
 
+local array = require "tidepool.array"
 local check = require "tidepool.check"
 local core = require "tidepool.core"
 local failure = require "tidepool.failure"
 local ffi = require "ffi"
 
-local numbers_type = ffi.typeof "const double *"
+local columns_type = ffi.typeof "void **"
+local double_pointer = ffi.typeof "const double *"
 local new_table = require "table.new"
 
 -- What core.next gives: tp_block_kind of host/block.h.
@@ -24,7 +26,8 @@ local results = { Results = Results }
 function results.new(job, source, settings)
   local self = setmetatable({
     job = job, source = source, settings = settings,
-    k = 0, n = 0, first = 0, is_numbers = false, numbers = nil, -- the block that is being given out
+    k = 0, n = 0, first = 0, is_numbers = false, numbers = nil, -- the block that is being given out; numbers: the column of its doubles
+    columns = nil, -- its columns, where `returns` says what they are: pointers
     is_reading = false, has_all_inputs = false, input_failure = nil, is_over = false,
   }, Results)
   self:_feed()
@@ -124,12 +127,32 @@ function Results:_advance()
       if self.settings.on_retry then self.settings.on_retry(self:_failure(first)) end
     else
       self.first, self.n, self.k = first, n, 0
+      self.columns = nil
       self.is_numbers = kind == NUMBERS
       self.is_done = kind == DONE
-      if kind == NUMBERS then self.numbers = ffi.cast(numbers_type, pointer) end
+      if kind == NUMBERS then self:_open_columns(ffi.cast(columns_type, pointer)) end
       return "block"
     end
   end
+end
+
+--- A block of numbers: one column of doubles, but where `returns` says otherwise.
+function Results:_open_columns(columns)
+  local returns = self.settings.returns
+  if not returns or (#returns == 1 and returns[1] == "double") then
+    self.numbers = ffi.cast(double_pointer, columns[0])
+    return
+  end
+  self.is_numbers = false
+  self.columns = {}
+  for c, name in ipairs(returns) do self.columns[c] = ffi.cast(array.pointer_type(name), columns[c - 1]) end
+end
+
+--- The values of item k of a block of columns.
+local function column_values(columns, k, c)
+  c = c or 1
+  if c == #columns then return columns[c][k] end
+  return columns[c][k], column_values(columns, k, c + 1)
 end
 
 --- One step of a loop: the index and the values, nothing at the end.
@@ -138,6 +161,7 @@ function Results:__call()
   if k < self.n then
     self.k = k + 1
     if self.is_numbers then return self.first + k, self.numbers[k] end
+    if self.columns then return self.first + k, column_values(self.columns, k) end
     return self.first + k, core.item(self.job, k)
   end
   if not self.is_reading and self.job then
@@ -181,18 +205,103 @@ function Results:list()
     elseif what == "failure" then
       lists[1][index] = value
       n = math.max(n, index)
-    elseif self.is_numbers then
-      copy_out(lists[1], self.first, self.n, self.numbers)
-      n = math.max(n, self.first + self.n - 1)
-      self.k = self.n
     else
-      if not self.is_done then core.fill(self.job, lists, self.first) end
+      if self.is_numbers then
+        copy_out(lists[1], self.first, self.n, self.numbers)
+      elseif self.columns then
+        for c, column in ipairs(self.columns) do
+          lists[c] = lists[c] or {}
+          copy_out(lists[c], self.first, self.n, column)
+        end
+      elseif not self.is_done then
+        core.fill(self.job, lists, self.first)
+      end
       n = math.max(n, self.first + self.n - 1)
       self.k = self.n
     end
   end
   close_lists()
   return unpack(lists)
+end
+
+--- Copies n elements from `from` to the array's elements first.., between any two types.
+local function copy_elements(a, first, n, from)
+  local data = a.data + (first - 1)
+  for k = 0, n - 1 do data[k] = from[k] end
+end
+
+--- An array with room for n elements: `a`, or a larger one with its elements.
+local function with_room(a, n)
+  if n <= a.length then return a end
+  local larger = array.allocate(a.ctype, math.max(n, 2 * a.length), false)
+  ffi.copy(larger.data, a.data, a.length * ffi.sizeof(array.c_name(a.ctype)))
+  return larger
+end
+
+--- Reads blocks into arrays, made as they are needed; gives them, and how many elements they have.
+function Results:_collect(types, total)
+  local arrays, n = {}, 0
+  local function target(c, last)
+    arrays[c] = arrays[c] and with_room(arrays[c], last) or array.allocate(types[c] or types[1], math.max(total, last), false)
+    return arrays[c]
+  end
+  while true do
+    local what, index, value = self:_advance()
+    if not what then return arrays, n end
+    if what == "failure" then
+      if type(value) ~= "number" then raise(value) end
+      target(1, index).data[index - 1] = value
+      n = math.max(n, index)
+    else
+      local first, count = self.first, self.n
+      n = math.max(n, first + count - 1)
+      if self.is_numbers then
+        copy_elements(target(1, n), first, count, self.numbers)
+      elseif self.columns then
+        for c, column in ipairs(self.columns) do copy_elements(target(c, n), first, count, column) end
+      else
+        for k = 0, count - 1 do
+          local values = { core.item(self.job, k) }
+          for c = 1, math.max(#values, 1) do
+            if type(values[c]) ~= "number" then
+              self:_close()
+              check.fail("results:array holds numbers, but result %d is %s", first + k, values[c] == nil and "nil" or check.show(values[c]))
+            end
+            target(c, n).data[first + k - 1] = values[c]
+          end
+        end
+      end
+      self.k = self.n
+    end
+  end
+end
+
+--- All results as typed arrays, one per return value. A function with `returns` has written its results there already. Raises the first failure.
+---@param ctype string?  the element type; default: what `returns` says, or "double"
+---@return tidepool.Array ...
+function Results:array(ctype)
+  check.self(self, Results, "results", "array")
+  if ctype ~= nil then array.check_type("results:array", ctype) end
+  local returns, ready = self.settings.returns, self.settings.arrays
+  if self.job then core.set_reading(self.job, false) end
+  if ready and (ctype == nil or (#returns == 1 and returns[1] == ctype)) then
+    repeat
+      local what, index, value = self:_advance()
+      if what == "failure" then
+        if type(value) ~= "number" then raise(value) end
+        ready[1].data[index - 1] = value
+      end
+      self.k = self.n
+    until not what
+    return unpack(ready)
+  end
+  local types = ctype and { ctype } or returns or { "double" }
+  local arrays, n = self:_collect(types, self.total or 0)
+  if #arrays == 0 then arrays[1] = array.allocate(types[1], 0, false) end
+  for c, a in ipairs(arrays) do
+    if a.length ~= n then arrays[c] = n > 0 and a:slice(1, n) or array.allocate(a.ctype, 0, false) end
+  end
+  return unpack(arrays)
 end
 
 --- Goes to the end without keeping results. Failures are raised, or counted with return_exceptions.

@@ -55,32 +55,47 @@ function worker.describe(kind, raised, attempt, index)
   return kind, message_of(value), value, traceback and traceback_of(traceback), attempt, index
 end
 
--- The loop that runs a slice of numbers. One per function and number of columns, made from text, so that LuaJIT compiles each
--- for itself. ctl[cursor] tells which item runs; `cursor` is always 0, but unknown to the compiler, which then must assume that the
--- store may change ctl[1] and reads that flag anew for each item instead of once (LuaJIT ignores volatile).
+-- ---- numbers ----
+
+local c_types = { "double", "float", "int8_t", "uint8_t", "int16_t", "uint16_t", "int32_t", "uint32_t", "int64_t", "uint64_t" }
+
+local function pointer_to(number)
+  return ffi.typeof(c_types[number + 1] .. " *")
+end
+
+-- The loop that runs a slice of numbers. One per function and signature, made from text, so that LuaJIT compiles each for itself.
+-- ctl[cursor] tells which item runs; `cursor` is always 0, but unknown to the compiler, which then must assume that the store may change
+-- ctl[1] and reads that flag anew for each item instead of once (LuaJIT ignores volatile).
 local driver = [[
-local $NAME, select, type, ctl_type, numbers_type, cast = ...
+local $NAME, select, type, cast, ctl_type, columns_type, in_types, out_types, band, bits = ...
 local held
-local function keep(out, i, ...)
-  if select("#", ...) == 1 then
-    local r = ...
-    if type(r) == "number" then out[i] = r return true end
-  end
+local function hold(...)
   held = { n = select("#", ...), ... }
   return false
 end
-local function loop(ctl, cursor, xs, stride, out, from, to)
+local function keep(i, $OUTS ...)
+  if select("#", ...) == $COUNT then
+    local $RESULTS = ...
+    if $CHECKS then
+      $STORES
+      return true
+    end
+  end
+  return hold(...)
+end
+local function loop(ctl, cursor, from, to, $COLUMNS)
   for i = from, to - 1 do
     if ctl[1] ~= 0 then return i end
     ctl[cursor] = i
+    $LOADS
     $RUN
   end
   return to
 end
-return function(ctl, xs, stride, out, from, to)
+return function(ctl, ins, outs, from, to)
   held = nil
-  local base = cast(numbers_type, out)
-  local next = loop(cast(ctl_type, ctl), 0, cast(numbers_type, xs), stride, $BASE, from, to)
+  ins, outs = cast(columns_type, ins), cast(columns_type, outs)
+  local next = loop(cast(ctl_type, ctl), 0, from, to, $CASTS)
   return next, held
 end
 ]]
@@ -88,23 +103,86 @@ end
 local used_by_driver = {}
 for word in driver:gmatch "[%a_]+" do used_by_driver[word] = true end
 
---- (function, its name, columns, discard) -> driver(ctl, numbers, stride, out, from, to) -> the next item, and the results of that item if they were
---- not one number.
-function worker.make_driver(fn, name, columns, discard)
-  -- Tracebacks call a function by the variable that it is called through.
-  if not name:find "^[%a_][%w_]*$" or used_by_driver[name] or not loadstring("local " .. name) then name = "mapped" end
-  local arguments = {}
-  for c = 1, columns do
-    arguments[c] = c == 1 and "xs[i]" or ("xs[%d * stride + i]"):format(c - 1)
+--- "x1, x2, x3" and the like.
+local function each(n, format, separator)
+  local parts = {}
+  for c = 1, n do parts[c] = (format:gsub("#", tostring(c))) end
+  return table.concat(parts, separator or ", ")
+end
+
+-- How an item's value is loaded, by the character of its column in a signature: plainly, or, from arrays that others may write (bits.lua), with a
+-- look at its exponent.
+local function load_text(c, number, is_foreign)
+  local text = "local x# = s#[i]"
+  if is_foreign and number == 0 then
+    text = [[local x# if band(w#[2 * i + 1], 0x7ff00000) == 0x7ff00000 then
+      x# = bits.special_double(w#[2 * i + 1], w#[2 * i]) else x# = s#[i] end]]
+  elseif is_foreign and number == 1 then
+    text = "local x# if band(w#[i], 0x7f800000) == 0x7f800000 then x# = bits.special_float(w#[i]) else x# = s#[i] end"
   end
-  local call = name .. "(" .. table.concat(arguments, ", ") .. ")"
+  return (text:gsub("#", tostring(c)))
+end
+
+--- (function, its name, signature) -> driver(ctl, columns of inputs, columns of results, from, to) -> the next item, and the results { n = ... } of
+--- that item if they were not what the signature says. The signature is of vm.c: per input its tp_type, as a digit in blocks of ours
+--- and as a letter from "a" in typed arrays; then ">" and a digit per result, or "-" when results are not kept. The results of the
+--- slice's first item go to the first element of their columns.
+function worker.make_driver(fn, name, signature)
+  -- Tracebacks call a function by the variable that it is called through.
+  local is_usable = name:find "^[%a_][%w_]*$" and not used_by_driver[name] and not name:find "^[xiostwr]%d*$"
+  if not is_usable or not loadstring("local " .. name) then name = "mapped" end
+  local ins, outs = signature:match "^(%w+)[>-](%d*)$"
+  local in_types, out_types, loads = {}, {}, {}
+  for c = 1, #ins do
+    local is_foreign = ins:sub(c, c):find "%a" ~= nil
+    local number = ins:byte(c) - (is_foreign and ("a"):byte() or ("0"):byte())
+    in_types[c] = pointer_to(number)
+    loads[c] = load_text(c, number, is_foreign)
+  end
+  for c = 1, #outs do out_types[c] = pointer_to(tonumber(outs:sub(c, c))) end
+  local call = ("%s(%s)"):format(name, each(#ins, "x#"))
   local text = driver:gsub("%$(%u+)", {
     NAME = name,
-    RUN = discard and call or ("if not keep(out, i, %s) then return i end"):format(call),
-    BASE = discard and "base" or "base - from",
+    OUTS = #outs > 0 and each(#outs, "o#") .. "," or "",
+    COUNT = tostring(#outs),
+    RESULTS = #outs > 0 and each(#outs, "r#") or "_",
+    CHECKS = #outs > 0 and each(#outs, 'type(r#) == "number"', " and ") or "true",
+    STORES = each(#outs, "o#[i] = r#", " "),
+    COLUMNS = each(#ins, "s#, w#") .. (#outs > 0 and ", " .. each(#outs, "o#") or ""),
+    LOADS = table.concat(loads, " "),
+    RUN = #outs == 0 and call or ("if not keep(i, %s, %s) then return i end"):format(each(#outs, "o#"), call),
+    CASTS = each(#ins, "cast(in_types[#], ins[# - 1]), cast(ctl_type, ins[# - 1])")
+      .. (#outs > 0 and ", " .. each(#outs, "cast(out_types[#], outs[# - 1]) - from") or ""),
   })
   local chunk = assert(loadstring(text, "=tidepool/driver"))
-  return chunk(fn, select, type, ffi.typeof "int32_t *", ffi.typeof "double *", ffi.cast)
+  return chunk(fn, select, type, ffi.cast, ffi.typeof "int32_t *", ffi.typeof "void **", in_types, out_types, require "bit".band,
+    require "tidepool.bits")
+end
+
+--- (column, index from 0, whether signed) -> the 64-bit integer there, as cdata
+function worker.read_integer(column, at, is_signed)
+  return ffi.cast(pointer_to(is_signed and 8 or 9), column)[at]
+end
+
+--- (results { n = ... }, type numbers, count) -> { the error value }: why these are not what `returns` says.
+function worker.broken_promise(held, numbers, count)
+  numbers = ffi.cast("uint8_t *", numbers)
+  local promised, given = {}, {}
+  for c = 1, count do promised[c] = require "tidepool.array".types[numbers[c - 1] + 1] end
+  for c = 1, held.n do given[c] = held[c] == nil and "nil" or type(held[c]) end
+  return { ("it returned %s, but returns = %s"):format(held.n == 0 and "nothing" or table.concat(given, ", "),
+    count == 1 and ("%q"):format(promised[1]) or '{ "' .. table.concat(promised, '", "') .. '" }') }
+end
+
+--- (columns, type numbers, count, results...): stores the results of one item; gives { the error value } when they are not what was promised.
+function worker.store(columns, numbers, count, ...)
+  local held = { n = select("#", ...), ... }
+  local is_right = held.n == count
+  for c = 1, count do is_right = is_right and type(held[c]) == "number" end
+  if not is_right then return worker.broken_promise(held, numbers, count) end
+  columns, numbers = ffi.cast("void **", columns), ffi.cast("uint8_t *", numbers)
+  for c = 1, count do ffi.cast(pointer_to(numbers[c - 1]), columns[c - 1])[0] = held[c] end
+  return nil
 end
 
 return worker
