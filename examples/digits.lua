@@ -4,7 +4,19 @@
 --
 -- The data are 1,797 digits of 8 x 8 pixels (0 to 16) and their labels: examples/data/digits.csv, the test set of the UCI "Optical Recognition of
 -- Handwritten Digits" data. Folds are contiguous blocks, the first n % folds one larger; ties in distance go to the lower training index, ties in the
--- vote to the smaller label.
+-- vote to the smaller label. scikit-learn 1.2.1 gives the same counts.
+--
+-- test: --k 1,2,3,5,8,13,21 --p 2
+-- prints:  p   k  correct  accuracy
+-- prints:  2   1     1734   0.9649
+-- prints:  2   2     1740   0.9683
+-- prints:  2   3     1737   0.9666
+-- prints:  2   5     1733   0.9644
+-- prints:  2   8     1723   0.9588
+-- prints:  2  13     1720   0.9572
+-- prints:  2  21     1706   0.9494
+-- prints: best: p = 2, k = 2 with 1740 of 1797
+-- prints: 35 tasks in ... times as fast
 
 local tidepool = require "tidepool"
 local app = tidepool.App "digits"

@@ -1,6 +1,20 @@
 -- What happens when a function fails: the default, failures among the results, values instead of failures, retries.
 --
 --   tidepool run examples/errors.lua
+--
+-- prints: By default the error is raised at its place, after the results before it:
+-- prints: 1...0
+-- prints: 2...1
+-- prints: false...error...3...examples/errors.lua:...: ohno
+-- prints: With return_exceptions it takes its place among the results:
+-- prints: 1...0
+-- prints: 2...1
+-- prints: 3...failure: examples/errors.lua:...: ohno
+-- prints: Any value can be raised, and on_error can put another in its place:
+-- prints: 1...charged 50
+-- prints: 2...refused with code 402
+-- prints: Retries:
+-- prints: worked, at attempt 3
 
 local tidepool = require "tidepool"
 local app = tidepool.App "errors"

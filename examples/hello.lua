@@ -1,6 +1,9 @@
 -- The smallest app: one function, mapped over a hundred numbers.
 --
 --   tidepool run examples/hello.lua
+--
+-- prints: the squares of 1 to 100, in order:
+-- prints: 1 4 9 16 25 36 49 64 81 100 ... 10000
 
 local tidepool = require "tidepool"
 local app = tidepool.App "hello"

@@ -1,6 +1,10 @@
 -- Several arguments per call, several results, and a function that maps another one.
 --
 --   tidepool run examples/starmap.lua
+--
+-- prints: ...
+-- prints: maps inside of mapped functions:
+-- prints: 11 22 33
 
 local tidepool = require "tidepool"
 local app = tidepool.App "starmap"

@@ -1,0 +1,260 @@
+-- builtins.lua: the library functions that exist on a device, known by their identity, and the C helpers that they need.
+--
+-- Identity, not name: `local sin = math.sin` works, and a global `math` that somebody replaced is not mistaken for the real one.
+--
+-- Two traps of PoCL 3.1 decide how some are written: the vector forms of pow and fmod give wrong results (pow(1e300, 3) is 0,
+-- fmod(100.5, 0.1) is 0.085), so these are called lane by lane. bit.* follows LuaJIT: a number becomes an int32 by adding
+-- 2^52 + 2^51 and taking the low word; shifts use the low five bits of the count. Where LuaJIT's interpreter and compiler
+-- differ, max and min of NaN follow the interpreter, and math.ceil(-0.5) is -0 as in compiled code and C.
+
+local bit = require "bit"
+local random = require "tidepool.gpu.random"
+
+local builtins = {}
+
+---@class tidepool.gpu.Builtin
+---@field name string
+---@field min integer arguments that it needs
+---@field arg string type of its arguments: "num" or "int"
+---@field results string[] types of its results
+---@field emit fun(need: fun(name: string): string, args: string[], single: boolean): string[] one C expression per result;
+---   `need` asks for a helper of PRELUDE in the form at hand (scalar or vector) and gives its name
+---@field operators boolean? its text has operators, whose operands must be in one piece
+---@field special string? handled by infer.lua and emit.lua themselves
+---@field refuse string? why it does not exist on a device, and what to do instead
+
+local known = {}
+
+local function add(fn, entry)
+    if fn then known[fn] = entry end
+end
+
+local function add_operator(fn, entry)
+    entry.operators = true
+    add(fn, entry)
+end
+
+-- A function of OpenCL C with the same meaning.
+local function plain(fn, name, c, count)
+    add(fn, { name = name, min = count, arg = "num", results = { "num" }, emit = function(_, args)
+        return { ("%s(%s)"):format(c, table.concat(args, ", ", 1, count)) }
+    end })
+end
+
+-- A function with a helper in PRELUDE.
+local function helped(fn, name, helper, count, arg, result)
+    add(fn, { name = name, min = count, arg = arg or "num", results = { result or "num" }, emit = function(need, args)
+        return { ("%s(%s)"):format(need(helper), table.concat(args, ", ", 1, count)) }
+    end })
+end
+
+-- Any number of arguments, from left to right.
+local function folded(fn, name, arg, join)
+    add_operator(fn, { name = name, min = 1, arg = arg, results = { arg }, emit = function(need, args)
+        local all = args[1]
+        for i = 2, #args do all = join(need, all, args[i]) end
+        return { all }
+    end })
+end
+
+for _, name in ipairs { "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "exp", "log10", "sqrt",
+                        "floor", "ceil" } do
+    plain(math[name], "math." .. name, name, 1)
+end
+plain(math.abs, "math.abs", "fabs", 1)
+plain(math.atan2, "math.atan2", "atan2", 2)
+helped(math.pow, "math.pow", "lua_pow", 2)
+helped(math.fmod, "math.fmod", "lua_fmod", 2)
+helped(math.ldexp, "math.ldexp", "lua_ldexp", 2)
+helped(random, "tidepool.gpu.random", "lua_random", 2)
+known[random].emit = function(need, args, single)
+    return { ("%s(%s, %s, %s)"):format(need "lua_random", args[1], args[2], args[3] or (single and "0.0f" or "0.0")) }
+end
+
+for _, name in ipairs { "max", "min" } do
+    folded(math[name], "math." .. name, "num", function(need, a, b)
+        return ("%s(%s, %s)"):format(need("lua_" .. name), a, b)
+    end)
+end
+
+-- LuaJIT multiplies by the reciprocal of the base's logarithm.
+add_operator(math.log, { name = "math.log", min = 1, arg = "num", results = { "num" }, emit = function(_, args, single)
+    if not args[2] then return { ("log(%s)"):format(args[1]) } end
+    return { ("(log2(%s) * (%s / log2(%s)))"):format(args[1], single and "1.0f" or "1.0", args[2]) }
+end })
+
+local function scaled(fn, name, factor)
+    add(fn, { name = name, min = 1, arg = "num", results = { "num" }, emit = function(_, args, single)
+        return { ("(%s * %s)"):format(args[1], factor .. (single and "f" or "")) }
+    end })
+end
+scaled(math.deg, "math.deg", "57.29577951308232")
+scaled(math.rad, "math.rad", "0.017453292519943295")
+
+add(math.modf, { name = "math.modf", min = 1, arg = "num", results = { "num", "num" }, emit = function(need, args)
+    return { ("trunc(%s)"):format(args[1]), ("%s(%s)"):format(need "lua_fraction", args[1]) }
+end })
+add(math.frexp, { name = "math.frexp", min = 1, arg = "num", results = { "num", "num" }, emit = function(need, args)
+    return { ("%s(%s)"):format(need "lua_mantissa", args[1]), ("%s(%s)"):format(need "lua_exponent", args[1]) }
+end })
+
+for name, op in pairs { band = "&", bor = "|", bxor = "^" } do
+    folded(bit[name], "bit." .. name, "int", function(_, a, b) return ("(%s %s %s)"):format(a, op, b) end)
+end
+-- Operators of OpenCL C on an int32, with a template for their text.
+local function operator(name, count, template)
+    add_operator(bit[name], { name = "bit." .. name, min = count, arg = "int", results = { "int" }, emit = function(_, args)
+        return { template:format(args[1], args[2]) }
+    end })
+end
+operator("lshift", 2, "(%s << (%s & 31))")
+operator("arshift", 2, "(%s >> (%s & 31))")
+operator("rol", 2, "rotate(%s, %s)")
+operator("ror", 2, "rotate(%s, -%s)")
+operator("bnot", 1, "(~%s)")
+operator("tobit", 1, "%s")
+helped(bit.rshift, "bit.rshift", "lua_rshift", 2, "int", "int")
+helped(bit.bswap, "bit.bswap", "lua_bswap", 1, "int", "int")
+
+add(error, { name = "error", special = "error" })
+add(assert, { name = "assert", special = "assert" })
+add(tonumber, { name = "tonumber", special = "tonumber" })
+
+local function refused(fn, name, why)
+    add(fn, { name = name, refuse = why })
+end
+refused(math.random, "math.random",
+        "its state is shared by all elements; use tidepool.gpu.random(seed, i), which depends on its arguments only")
+refused(math.randomseed, "math.randomseed", "there is no shared state to seed; pass a seed to tidepool.gpu.random(seed, i)")
+refused(print, "print", "a device has no output; return the value")
+refused(bit.tohex, "bit.tohex", "there are no strings on a device; return the number")
+refused(pairs, "pairs", "there are no tables on a device; use a typed array and a numeric for")
+refused(ipairs, "ipairs", "there are no tables on a device; use a typed array and a numeric for")
+refused(tostring, "tostring", "there are no strings on a device; return the number")
+refused(type, "type", "every value's type is known when the function is translated")
+refused(pcall, "pcall", "an element that fails ends there; check the values first")
+refused(require, "require", "call it outside and use the module's functions")
+refused(select, "select", "there are no variable arguments on a device")
+for library, why in pairs { string = "there are no strings on a device", table = "there are no tables on a device",
+                            io = "a device has no files", os = "a device has no system below it",
+                            coroutine = "there are no coroutines on a device" } do
+    for name, fn in pairs(_G[library] or {}) do
+        if type(fn) == "function" then refused(fn, library .. "." .. name, why .. "; do this outside of the function") end
+    end
+end
+
+---What a function is on a device.
+---@param fn function
+---@return tidepool.gpu.Builtin?
+function builtins.find(fn)
+    return known[fn]
+end
+
+---------------------------------------------------------------------------------------------------
+-- C helpers. $R is the real type, $I, $U, $L, $V are int, uint, long and ulong of the same width, $S the suffix
+-- of names (empty for scalars, the number of lanes for vectors), #x a real literal.
+
+-- f lane by lane: for builtins whose vector form is missing or wrong.
+local function by_lane(result, parameters, call)
+    return function(form)
+        local signature = ("static inline %s %%s(%s)"):format(result, parameters)
+        if form.lanes == 1 then return signature, "return " .. call:gsub("@", "") .. ";" end
+        local lanes = {}
+        for k = 0, form.lanes - 1 do lanes[k + 1] = (call:gsub("@", (".s%x"):format(k))) end
+        return signature, ("return (%s)(%s);"):format(result, table.concat(lanes, ",\n        "))
+    end
+end
+
+local function simple(signature, body)
+    return function() return "static inline " .. signature, body end
+end
+
+-- Each gives its signature, with %s for the name, and its body.
+local PRELUDE = {
+    lua_mod = simple("$R %s($R a, $R b)", "return a - floor(a / b) * b;"),
+    lua_max = simple("$R %s($R a, $R b)", "return a > b ? a : b;"),
+    lua_min = simple("$R %s($R a, $R b)", "return a < b ? a : b;"),
+    lua_pow = by_lane("$R", "$R a, $R b", "pow(a@, b@)"),
+    lua_fmod = by_lane("$R", "$R a, $R b", "fmod(a@, b@)"),
+    lua_ldexp = by_lane("$R", "$R a, $R b", "ldexp(a@, (int)clamp(b@, #-5000, #5000))"),
+    lua_fraction = simple("$R %s($R a)", "return copysign(isinf(a) ? ($R)(#0) : a - trunc(a), a);"),
+    lua_mantissa = by_lane("$R", "$R a", "lua_frexp_part(a@, 0)"),
+    lua_exponent = by_lane("$R", "$R a", "lua_frexp_part(a@, 1)"),
+    lua_rshift = simple("$I %s($I a, $I b)", "return as_$I(as_$U(a) >> as_$U(b & 31));"),
+    lua_bswap = simple("$I %s($I a)", [[
+$U u = as_$U(a);
+    return as_$I((u << 24) | ((u & 0xff00u) << 8) | ((u >> 8) & 0xff00u) | (u >> 24));]]),
+    -- One NaN for all: LuaJIT takes other bit patterns that it reads through FFI for its own tagged values.
+    lua_number = simple("$R %s($R a)", "return a == a ? a : ($R)(%%NAN%%);"),
+    lua_frexp_part = simple("$R %s($R a, int want_exponent)", [[
+int e = 0;
+    $R m = isfinite(a) ? frexp(a, &e) : a;
+    return want_exponent ? ($R)e : m;]]),
+    -- The last value of a loop counter that steps up, or down: whole, and within what a double counts exactly.
+    lua_last_up = simple("long %s($R a)", [[
+return a >= #4503599627370496 ? 4503599627370496L : a > #-4503599627370496 ? (long)floor(a)
+        : -4503599627370497L;]]),
+    lua_last_down = simple("long %s($R a)", [[
+return a <= #-4503599627370496 ? -4503599627370496L : a < #4503599627370496 ? (long)ceil(a)
+        : 4503599627370497L;]]),
+}
+
+function PRELUDE.lua_tobit(form)
+    return "static inline $I %s($R a)", form.single and "return convert_$I(convert_$L(rint(a)));"
+        or "return convert_$I(as_$L(a + 6755399441055744.0));"
+end
+
+-- The bits of the number as a double, with one zero.
+function PRELUDE.lua_bits(form)
+    if not form.single then return "static inline $V %s($R a)", "return as_$V(a + 0.0);" end
+    return "static inline $V %s($R a)", [[
+$U u = as_$U(a + 0.0f), e = (u >> 23) & 255u;
+    $V wide = convert_$V(e == 255u ? ($U)(2047u) : e + 896u);
+    return (convert_$V(u >> 31) << 63) | (convert_$V((u << 1) != 0u ? ($U)(1u) : ($U)(0u))
+        * ((wide << 52) | (convert_$V(u & 0x7fffffu) << 29)));]]
+end
+
+-- Philox 4x32-10, as in random.lua.
+function PRELUDE.lua_random(form)
+    return "static inline $R %s($R seed, $R i, $R draw)", ([[
+$V key = lua_bits$S(seed), low = lua_bits$S(i), high = lua_bits$S(draw);
+    $U k0 = convert_$U(key & 0xffffffffUL), k1 = convert_$U(key >> 32);
+    $U c0 = convert_$U(low & 0xffffffffUL), c1 = convert_$U(low >> 32);
+    $U c2 = convert_$U(high & 0xffffffffUL), c3 = convert_$U(high >> 32);
+    for (int round = 0; round < 10; ++round) {
+        $U h0 = mul_hi(c0, ($U)(0xd2511f53u)), l0 = c0 * 0xd2511f53u;
+        $U h1 = mul_hi(c2, ($U)(0xcd9e8d57u)), l1 = c2 * 0xcd9e8d57u;
+        c0 = h1 ^ c1 ^ k0;
+        c1 = l1;
+        c2 = h0 ^ c3 ^ k1;
+        c3 = l0;
+        k0 += 0x9e3779b9u;
+        k1 += 0xbb67ae85u;
+    }
+    ]]) .. (form.single and "return convert_$R(c0 >> 8) * 0x1p-24f;"
+        or "return convert_$R((convert_$V(c0) << 21) | convert_$V(c1 >> 11)) * 0x1p-53;")
+end
+
+local NEEDS = { lua_mantissa = "lua_frexp_part", lua_exponent = "lua_frexp_part", lua_random = "lua_bits" }
+
+---The text of a helper.
+---@param name string a name in PRELUDE
+---@param lanes integer 1 for the scalar form
+---@param single boolean single precision
+---@return string text
+---@return string? needs another helper that has to stand before it
+---@return integer? needs_lanes its form
+function builtins.helper(name, lanes, single)
+    local real = single and "float" or "double"
+    local suffix = lanes > 1 and tostring(lanes) or ""
+    local signature, body = PRELUDE[name] { lanes = lanes, single = single }
+    local text = signature:format(name .. suffix) .. "\n{\n    " .. body .. "\n}\n"
+    text = text:gsub("%%+NAN%%+", single and "as_float(0x7fc00000)" or "as_double(0x7ff8000000000000UL)")
+        :gsub("#(%-?%d+)", single and "%1.0f" or "%1.0")
+        :gsub("%$(%u)", { R = real .. suffix, I = "int" .. suffix, U = "uint" .. suffix, L = "long" .. suffix,
+                          V = "ulong" .. suffix, S = suffix })
+    local needs = NEEDS[name]
+    return text, needs, needs == "lua_frexp_part" and 1 or lanes
+end
+
+return builtins

@@ -1,0 +1,173 @@
+-- support_opencl.lua: enough of OpenCL, by FFI, to run translated functions in tests. Not part of the product.
+--
+-- One context and one queue on the first device of the first platform. Compiled kernels are cached by the driver in
+-- $POCL_CACHE_DIR, which is set to a folder that can be written: PoCL takes one that cannot for "no device".
+
+local ffi = require "ffi"
+
+ffi.cdef [[
+typedef struct _cl_platform_id *cl_platform_id;
+typedef struct _cl_device_id *cl_device_id;
+typedef struct _cl_context *cl_context;
+typedef struct _cl_command_queue *cl_command_queue;
+typedef struct _cl_program *cl_program;
+typedef struct _cl_kernel *cl_kernel;
+typedef struct _cl_mem *cl_mem;
+int clGetPlatformIDs(unsigned n, cl_platform_id *ids, unsigned *count);
+int clGetDeviceIDs(cl_platform_id platform, uint64_t type, unsigned n, cl_device_id *ids, unsigned *count);
+int clGetDeviceInfo(cl_device_id device, unsigned what, size_t size, void *value, size_t *got);
+cl_context clCreateContext(const intptr_t *properties, unsigned n, const cl_device_id *ids, void *fn, void *user, int *err);
+cl_command_queue clCreateCommandQueue(cl_context context, cl_device_id device, uint64_t properties, int *err);
+cl_program clCreateProgramWithSource(cl_context context, unsigned n, const char **texts, const size_t *lengths, int *err);
+int clBuildProgram(cl_program program, unsigned n, const cl_device_id *ids, const char *options, void *fn, void *user);
+int clGetProgramBuildInfo(cl_program program, cl_device_id device, unsigned what, size_t size, void *value, size_t *got);
+cl_kernel clCreateKernel(cl_program program, const char *name, int *err);
+int clSetKernelArg(cl_kernel kernel, unsigned index, size_t size, const void *value);
+cl_mem clCreateBuffer(cl_context context, uint64_t flags, size_t size, void *host, int *err);
+int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, unsigned dims, const size_t *offset, const size_t *global,
+    const size_t *local_size, unsigned n, const void *events, void *event);
+int clEnqueueReadBuffer(cl_command_queue queue, cl_mem mem, unsigned blocking, size_t offset, size_t size, void *to,
+    unsigned n, const void *events, void *event);
+int clFinish(cl_command_queue queue);
+int clReleaseMemObject(cl_mem mem);
+int clReleaseKernel(cl_kernel kernel);
+int clReleaseProgram(cl_program program);
+int setenv(const char *name, const char *value, int overwrite);
+]]
+
+local CTYPES = { double = "double", float = "float", int32 = "int32_t", int16 = "int16_t", int8 = "int8_t", int64 = "int64_t",
+                 uint32 = "uint32_t", uint16 = "uint16_t", uint8 = "uint8_t", uint64 = "uint64_t", bool = "uint8_t" }
+local COPY, USE_HOST = 32, 8   -- CL_MEM_COPY_HOST_PTR, CL_MEM_USE_HOST_PTR
+local LOCAL_SIZE = 64
+
+local opencl = {}
+local Device = {}
+Device.__index = Device
+
+local function check(code, what)
+    if code ~= 0 then error(("%s: OpenCL error %d"):format(what, code), 2) end
+end
+
+---A typed array as the product's: 1-based, checked, with ctype, n and data.
+---@param ctype string
+---@param list table|integer
+function opencl.array(ctype, list)
+    local n = type(list) == "table" and #list or list
+    local data = ffi.new(CTYPES[ctype] .. "[?]", math.max(n, 1))
+    for i = 1, type(list) == "table" and n or 0 do data[i - 1] = list[i] end
+    local fields = { ctype = ctype, n = n, data = data }
+    local array = newproxy(true)   -- a userdata, since `#` of a table asks no metatable in LuaJIT
+    local meta = getmetatable(array)
+    function meta.__index(_, i)
+        if type(i) ~= "number" then return fields[i] end
+        if not (i >= 1 and i <= n and i == math.floor(i)) then error(("index %s is out of range (1 to %d)"):format(i, n), 2) end
+        return data[i - 1]
+    end
+    function meta.__len() return n end
+    return array
+end
+
+---The first OpenCL device; nil and a reason when there is none.
+function opencl.open()
+    if not os.getenv "POCL_CACHE_DIR" then
+        local folder = (os.getenv "TMPDIR" or "/tmp") .. "/tidepool-pocl-cache"
+        os.execute(("mkdir -p '%s'"):format(folder))
+        ffi.C.setenv("POCL_CACHE_DIR", folder, 1)
+    end
+    local loaded, cl = pcall(ffi.load, "libOpenCL.so.1")
+    if not loaded then return nil, "no OpenCL device (no libOpenCL.so.1)" end
+    local platform, device, count = ffi.new "cl_platform_id[1]", ffi.new "cl_device_id[1]", ffi.new "unsigned[1]"
+    if cl.clGetPlatformIDs(1, platform, count) ~= 0 or count[0] == 0 then return nil, "no OpenCL device (no platform)" end
+    if cl.clGetDeviceIDs(platform[0], 0xffffffffULL, 1, device, count) ~= 0 or count[0] == 0 then
+        return nil, "no OpenCL device"
+    end
+    local err = ffi.new "int[1]"
+    local context = cl.clCreateContext(nil, 1, device, nil, nil, err)
+    check(err[0], "clCreateContext")
+    local queue = cl.clCreateCommandQueue(context, device[0], 0, err)
+    check(err[0], "clCreateCommandQueue")
+    return setmetatable({ cl = cl, device = device, context = context, queue = queue }, Device)
+end
+
+function Device:name()
+    local text = ffi.new "char[200]"
+    check(self.cl.clGetDeviceInfo(self.device[0], 0x102b, 200, text, nil), "clGetDeviceInfo")
+    return ffi.string(text)
+end
+
+---Builds a translation. Raises with the compiler's log.
+---@param options string? more options for the compiler
+function Device:build(translation, options)
+    local cl, err = self.cl, ffi.new "int[1]"
+    local text = ffi.new("const char *[1]", { translation.source })
+    local program = cl.clCreateProgramWithSource(self.context, 1, text, nil, err)
+    check(err[0], "clCreateProgramWithSource")
+    local code = cl.clBuildProgram(program, 1, self.device, "-cl-std=CL1.2 -w " .. (options or ""), nil, nil)
+    if code ~= 0 then
+        local log = ffi.new("char[?]", 20000)
+        cl.clGetProgramBuildInfo(program, self.device[0], 0x1183, 20000, log, nil)
+        error(("build error %d\n%s\n%s"):format(code, ffi.string(log), translation.source))
+    end
+    local kernel = cl.clCreateKernel(program, translation.kernel, err)
+    check(err[0], "clCreateKernel")
+    return { program = program, kernel = kernel, translation = translation }
+end
+
+function Device:release(built)
+    self.cl.clReleaseKernel(built.kernel)
+    self.cl.clReleaseProgram(built.program)
+end
+
+---Runs a built translation over inputs.
+---@param inputs table[] per input an array of opencl.array, or a list
+---@param range { first: integer, count: integer }? from 0; all of them by default
+---@return cdata[] outputs
+---@return cdata? failed
+function Device:run(built, inputs, range)
+    local cl, translation, err = self.cl, built.translation, ffi.new "int[1]"
+    local n = inputs[1] and #inputs[1] or 1
+    range = range or { first = 0, count = n }
+    local keep, mems, outputs, failed = {}, {}, {}, nil
+    local function buffer(data, bytes, flags)
+        local mem = cl.clCreateBuffer(self.context, flags, bytes, data, err)
+        check(err[0], "clCreateBuffer")
+        mems[#mems + 1], keep[#keep + 1] = mem, data
+        return ffi.new("cl_mem[1]", { mem })
+    end
+    local reads = {}
+    for i, argument in ipairs(translation.arguments) do
+        local ctype, kind = CTYPES[argument.ctype], argument.kind
+        local size = ffi.sizeof(ctype)
+        local value
+        if kind == "input" then
+            local input = inputs[argument.index]
+            local array = type(input) == "userdata" and input or opencl.array(argument.ctype, input)
+            keep[#keep + 1] = array
+            value = buffer(array.data, math.max(array.n, 1) * size, USE_HOST)
+        elseif kind == "output" or kind == "failed" then
+            local data = ffi.new(ctype .. "[?]", n)
+            if kind == "output" then outputs[argument.index] = data else failed = data end
+            value = buffer(data, n * size, COPY)
+            reads[#reads + 1] = { value[0], n * size, data }
+        elseif kind == "array" then
+            local array = argument.read()
+            value = buffer(array.data, math.max(array.n, 1) * size, USE_HOST)
+        elseif kind == "first" or kind == "count" then
+            value = ffi.new("uint64_t[1]", range[kind])
+        else
+            value = ffi.new(ctype .. "[1]", argument.read())
+        end
+        check(cl.clSetKernelArg(built.kernel, i - 1, ffi.sizeof(value), value), "clSetKernelArg " .. i)
+    end
+    local items = math.ceil(range.count / translation.lanes)
+    local global = ffi.new("size_t[1]", math.max(1, math.ceil(items / LOCAL_SIZE)) * LOCAL_SIZE)
+    check(cl.clEnqueueNDRangeKernel(self.queue, built.kernel, 1, nil, global, ffi.new("size_t[1]", LOCAL_SIZE), 0, nil, nil),
+        "clEnqueueNDRangeKernel")
+    for _, read in ipairs(reads) do
+        check(cl.clEnqueueReadBuffer(self.queue, read[1], 1, 0, read[2], read[3], 0, nil, nil), "clEnqueueReadBuffer")
+    end
+    for _, mem in ipairs(mems) do cl.clReleaseMemObject(mem) end
+    return outputs, failed
+end
+
+return opencl
