@@ -29,10 +29,16 @@
 #include <time.h>
 #include <unistd.h>
 
+#if defined(__SANITIZE_THREAD__) || defined(TP_MALLOC_STATE)
+#define SLOWNESS 20 /* a sanitizer's build: opening a Lua state alone may take as long */
+#else
+#define SLOWNESS 1
+#endif
+
 enum {
     EXIT_USAGE = 2,
     WORKERS_MAX = 1024,
-    STOP_MS = 250,       /* how long workers may take to come to rest at the end */
+    STOP_MS = 250 * SLOWNESS, /* how long workers may take to come to rest at the end */
     PATIENCE_MS = 500,   /* how long an interrupted program may take to end by itself */
     SHOWN_MAX = 4096,    /* bytes of one error message that a terminal gets */
     FRAMES_FIRST = 12,   /* frames of a traceback shown before and after the "..." */

@@ -317,6 +317,9 @@ describe("A worker", function()
   end)
 
   it("whose thread is ended from inside costs that input only (C25)", function()
+    if os.getenv "TIDEPOOL_SANITIZER" == "asan" then
+      return pending "ASan keeps the frames poisoned that pthread_exit has unwound"
+    end
     local done = support.run_script([[
       local tidepool = require "tidepool"
       local ffi = require "ffi"
