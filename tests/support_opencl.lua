@@ -69,6 +69,8 @@ end
 
 ---The first OpenCL device; nil and a reason when there is none.
 function opencl.open()
+    -- The translator is Lua, and its kernels are PoCL's to compile: there is nothing of ours for a sanitizer to see, and LLVM takes many minutes.
+    if os.getenv "TIDEPOOL_SANITIZER" then return nil, "no OpenCL device under a sanitizer" end
     if not os.getenv "POCL_CACHE_DIR" then
         local folder = (os.getenv "TMPDIR" or "/tmp") .. "/tidepool-pocl-cache"
         os.execute(("mkdir -p '%s'"):format(folder))
