@@ -77,13 +77,14 @@ demo: all ## run the main job, examples/digits.lua, on real data
 lint: all ## check the sources: luacheck, cppcheck, both compilers, house rules
 	scripts/checks
 
+# SUITE: what the sanitizers' targets run, by default all.
 asan: ## run all tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(MAKE) VARIANT=asan tests
-	scripts/run-tests --build build/asan --jobs 2
+	scripts/run-tests --build build/asan --jobs 2 $(SUITE)
 
 tsan: ## run all tests under ThreadSanitizer
 	$(MAKE) VARIANT=tsan tests
-	scripts/run-tests --build build/tsan --jobs 2
+	scripts/run-tests --build build/tsan --jobs 2 $(SUITE)
 
 bench: all ## print the speed figures
 	@for script in $(wildcard bench/*.lua); do echo "== $$script"; $(BINARY) $$script || exit 1; done
