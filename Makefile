@@ -46,6 +46,7 @@ LIB_SRC     := $(filter-out $(BINARY_ONLY),$(wildcard host/*.c gpu/*.c))
 BINARY_SRC  := $(wildcard $(BINARY_ONLY))
 TEST_SRC    := $(wildcard tests/c/*_test.c)
 FUZZ_SRC    := $(wildcard tests/fuzz/*_fuzz.c)
+BENCH_SRC   := $(wildcard bench/*.c)
 LUA_SRC     := $(sort $(wildcard lua/tidepool/*.lua lua/tidepool/*/*.lua gpu/*.lua))
 
 object  = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
@@ -55,6 +56,7 @@ LIB     := $(BUILD)/libtidepool.a
 BINARY  := $(BUILD)/tidepool
 TESTS   := $(patsubst tests/c/%.c,$(BUILD)/tests/%,$(TEST_SRC))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzzers/%,$(FUZZ_SRC))
+BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(BENCH_SRC))
 
 # ---- what users build ----
 
@@ -65,7 +67,7 @@ FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzzers/%,$(FUZZ_SRC))
 all: $(BINARY) ## build the program build/tidepool (default)
 
 lib: $(LIB) ## build the library build/libtidepool.a
-tests: $(BINARY) $(TESTS)
+tests: $(BINARY) $(TESTS) $(BENCHES)
 fuzzers: $(FUZZERS)
 
 test: tests ## run all tests of the plain build
@@ -86,8 +88,8 @@ tsan: ## run all tests under ThreadSanitizer
 	$(MAKE) VARIANT=tsan tests
 	scripts/run-tests --build build/tsan --jobs 2 $(SUITE)
 
-bench: all ## print the speed figures
-	@for script in $(wildcard bench/*.lua); do echo "== $$script"; $(BINARY) $$script || exit 1; done
+bench: all $(BENCHES) ## print the speed figures
+	$(BINARY) --workers 2 bench/run.lua --json $(BUILD)/bench.json
 
 fuzz: ## run each fuzz target for FUZZ_SECONDS (60)
 	$(MAKE) VARIANT=fuzz fuzzers
@@ -139,6 +141,11 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/c/%.o $(LIB)
 $(BUILD)/fuzzers/%: $(BUILD)/obj/tests/fuzz/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(LDFLAGS) -fsanitize=fuzzer -o $@ $< $(LIB) $(LDLIBS)
+
+# Programs that measure; nothing of ours is in them. Always by gcc: OpenMP for clang is another package.
+$(BUILD)/bench/%: bench/%.c $(BUILD)/stamp/flags
+	@mkdir -p $(@D)
+	gcc $(CPPFLAGS) -std=c11 -O2 $(WARNINGS) -fopenmp -o $@ $< $(LUAJIT) -ldl -lm -lpthread
 
 .SECONDARY:
 -include $(wildcard $(BUILD)/obj/*.d $(BUILD)/obj/*/*.d $(BUILD)/obj/*/*/*.d)
