@@ -132,7 +132,7 @@ $(LIB): $(LIB_OBJ) $(BUILD)/stamp/sources
 	$(AR) rcs $@ $(LIB_OBJ)
 
 $(BINARY): $(BIN_OBJ) $(LIB_OBJ) $(BUILD)/stamp/sources
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(BIN_OBJ) $(LIB_OBJ) -ledit $(LDLIBS)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(BIN_OBJ) $(LIB_OBJ) $(LDLIBS)
 
 $(BUILD)/tests/%: $(BUILD)/obj/tests/c/%.o $(LIB)
 	@mkdir -p $(@D)

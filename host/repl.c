@@ -12,6 +12,7 @@
 #include <lua.h>
 #include <luajit.h>
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <histedit.h>
 #include <locale.h>
@@ -26,6 +27,20 @@ enum { HISTORY_LINES = 2000, DEFAULT_WIDTH = 80 };
 
 typedef enum answer { LINE, INTERRUPTED, END } answer;
 
+/* libedit, which is loaded when a session begins: with the three libraries that it needs it would take a quarter of
+ * a ms from each start of the program, and scripts have no use for it. Filled by load_libedit. */
+static struct {
+    __typeof__(el_init) *init;
+    __typeof__(el_end) *end;
+    __typeof__(el_get) *get;
+    __typeof__(el_set) *set;
+    __typeof__(el_gets) *gets;
+    __typeof__(el_resize) *resize;
+    __typeof__(history) *history;
+    __typeof__(history_init) *history_init;
+    __typeof__(history_end) *history_end;
+} edit;
+
 /* Where lines come from. Made and used by tp_repl_run only. */
 typedef struct reader {
     EditLine *el; /* NULL: plain reading */
@@ -38,10 +53,38 @@ typedef struct reader {
 
 /* ---- lines ---- */
 
+static bool load_libedit(void)
+{
+    const struct {
+        const char *name;
+        void *to;
+    } functions[] = {
+        { "el_init", &edit.init },
+        { "el_end", &edit.end },
+        { "el_get", &edit.get },
+        { "el_set", &edit.set },
+        { "el_gets", &edit.gets },
+        { "el_resize", &edit.resize },
+        { "history", &edit.history },
+        { "history_init", &edit.history_init },
+        { "history_end", &edit.history_end },
+    };
+    void *library = dlopen("libedit.so.2", RTLD_LAZY);
+    if (!library)
+        return false;
+    for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
+        void *address = dlsym(library, functions[i].name);
+        if (!address)
+            return false;
+        memcpy(functions[i].to, &address, sizeof address);
+    }
+    return true;
+}
+
 static char *prompt_of(EditLine *el)
 {
     reader *r = NULL;
-    el_get(el, EL_CLIENTDATA, &r);
+    edit.get(el, EL_CLIENTDATA, &r);
     return (char *)r->prompt;
 }
 
@@ -72,33 +115,33 @@ static char *make_history_path(void)
 static void open_reader(reader *r)
 {
     HistEvent event;
-    if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO))
+    if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO) || !load_libedit())
         return;
     setlocale(LC_CTYPE, ""); /* libedit reads characters, not bytes */
-    r->el = el_init("tidepool", stdin, stdout, stderr);
+    r->el = edit.init("tidepool", stdin, stdout, stderr);
     if (!r->el)
         return;
-    el_set(r->el, EL_CLIENTDATA, r);
-    el_set(r->el, EL_PROMPT, prompt_of);
-    el_set(r->el, EL_EDITOR, "emacs");
-    el_set(r->el, EL_BIND, "^R", "em-inc-search-prev", NULL);
-    r->history = history_init();
+    edit.set(r->el, EL_CLIENTDATA, r);
+    edit.set(r->el, EL_PROMPT, prompt_of);
+    edit.set(r->el, EL_EDITOR, "emacs");
+    edit.set(r->el, EL_BIND, "^R", "em-inc-search-prev", NULL);
+    r->history = edit.history_init();
     if (!r->history)
         return;
-    history(r->history, &event, H_SETSIZE, HISTORY_LINES);
-    history(r->history, &event, H_SETUNIQUE, 1);
-    el_set(r->el, EL_HIST, history, r->history);
+    edit.history(r->history, &event, H_SETSIZE, HISTORY_LINES);
+    edit.history(r->history, &event, H_SETUNIQUE, 1);
+    edit.set(r->el, EL_HIST, edit.history, r->history);
     r->history_path = make_history_path();
     if (r->history_path)
-        history(r->history, &event, H_LOAD, r->history_path);
+        edit.history(r->history, &event, H_LOAD, r->history_path);
 }
 
 static void close_reader(reader *r)
 {
     if (r->history)
-        history_end(r->history);
+        edit.history_end(r->history);
     if (r->el)
-        el_end(r->el);
+        edit.end(r->el);
     free(r->history_path);
     free(r->plain);
 }
@@ -109,16 +152,16 @@ static void remember(reader *r, const char *line)
     HistEvent event;
     if (!r->history || line[strspn(line, " \t\n")] == '\0')
         return;
-    history(r->history, &event, H_ENTER, line);
+    edit.history(r->history, &event, H_ENTER, line);
     if (r->history_path)
-        history(r->history, &event, H_SAVE, r->history_path);
+        edit.history(r->history, &event, H_SAVE, r->history_path);
 }
 
 static const char *read_edited(reader *r)
 {
     int count = 0;
-    el_resize(r->el);
-    return el_gets(r->el, &count);
+    edit.resize(r->el);
+    return edit.gets(r->el, &count);
 }
 
 static const char *read_plain(reader *r)
