@@ -100,8 +100,10 @@ return function(ctl, ins, outs, from, to)
 end
 ]]
 
-local used_by_driver = {}
-for word in driver:gmatch "[%a_]+" do used_by_driver[word] = true end
+-- Not a table of its words: a state would make it, and compile the loop that does, before its first item.
+local function is_in_driver(name)
+  return driver:find("%f[%w_]" .. name .. "%f[^%w_]") ~= nil
+end
 
 --- "x1, x2, x3" and the like.
 local function each(n, format, separator)
@@ -129,7 +131,7 @@ end
 --- slice's first item go to the first element of their columns.
 function worker.make_driver(fn, name, signature)
   -- Tracebacks call a function by the variable that it is called through.
-  local is_usable = name:find "^[%a_][%w_]*$" and not used_by_driver[name] and not name:find "^[xiostwr]%d*$"
+  local is_usable = name:find "^[%a_][%w_]*$" and not is_in_driver(name) and not name:find "^[xiostwr]%d*$"
   if not is_usable or not loadstring("local " .. name) then name = "mapped" end
   local ins, outs = signature:match "^(%w+)[>-](%d*)$"
   local in_types, out_types, loads = {}, {}, {}
