@@ -372,7 +372,8 @@ static bool is_full(const job_box *box)
 static int l_add(lua_State *L)
 {
     job_box *box = check_job(L, 1);
-    tp_error err = { 0 };
+    tp_error err;
+    tp_error_clear(&err);
     if (add_item(L, box, 2, lua_gettop(L) - 1, &err))
         return push_message(L, &err);
     lua_pushboolean(L, !is_full(box));
@@ -386,7 +387,8 @@ static int l_add_list(lua_State *L)
     job_box *box = check_job(L, 1);
     luaL_checktype(L, 2, LUA_TTABLE);
     lua_Integer i = luaL_checkinteger(L, 3), to = luaL_checkinteger(L, 4);
-    tp_error err = { 0 };
+    tp_error err;
+    tp_error_clear(&err);
     lua_settop(L, 4);
     for (; i <= to && !is_full(box); i++) {
         lua_rawgeti(L, 2, (int)i);
@@ -465,7 +467,8 @@ static int decode_item(lua_State *L, const tp_block *b, uint32_t k)
 {
     size_t len;
     const uint8_t *message = tp_block_message(b, k, &len);
-    tp_error err = { 0 };
+    tp_error err;
+    tp_error_clear(&err);
     int n = tp_decode(L, message, len, b->bytes.refs, b->bytes.nrefs, TP_DECODE_TRUSTED, NULL, &err);
     if (n < 0)
         luaL_error(L, "%s", err.message);

@@ -388,7 +388,8 @@ static int push_arguments(run *r, lua_State *L)
             push_element(r->vm, L, b->type[c], b->column[c], r->slice->at);
         return (int)b->columns;
     }
-    tp_error err = { 0 };
+    tp_error err;
+    tp_error_clear(&err);
     size_t len;
     const uint8_t *message = tp_block_message(b, r->slice->at, &len);
     int n = tp_decode(L, message, len, b->bytes.refs, b->bytes.nrefs, TP_DECODE_TRUSTED, NULL, &err);
@@ -543,7 +544,8 @@ static int run_items(lua_State *L)
         set_item(r);
         lua_pushvalue(L, fn);
         lua_call(L, push_arguments(r, L), LUA_MULTRET);
-        tp_error err = { 0 };
+        tp_error err;
+        tp_error_clear(&err);
         if (is_stored ? store_results(r, L, fn + 1, lua_gettop(L) - fn)
                       : keep_results(r, L, fn + 1, lua_gettop(L) - fn, &err)) {
             if (!is_stored)
