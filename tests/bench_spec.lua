@@ -26,8 +26,8 @@ describe("The benchmarks", function()
       support.contains(output, row.what)
       seen[row.id] = true
     end
-    for _, id in ipairs { "W1", "W1b", "W2", "W3", "W3b", "W4", "W6", "W6b", "W7", "W8", "W9", "W10", "n", "mixed", "fail", "two", "nil", "str",
-      "star", "iter", } do
+    for _, id in ipairs { "W1", "W1b", "W2", "W3", "W3b", "W4", "W5", "W5b", "W6", "W6b", "W7", "W8", "W9", "W10", "n", "mixed", "fail", "two",
+      "nil", "str", "star", "iter", } do
       assert.is_true(seen[id], "there is no row of " .. id)
     end
     assert.is_nil(json.broken)
