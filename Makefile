@@ -9,6 +9,12 @@
 
 VARIANT      ?=
 FUZZ_SECONDS ?= 60
+PREFIX       ?= /usr/local
+DESTDIR      ?=
+
+# The version is TP_VERSION of host/tidepool.h; its first number is the library's soname.
+VERSION := $(shell sed -n 's/^\#define TP_VERSION "\(.*\)"/\1/p' host/tidepool.h)
+MAJOR   := $(firstword $(subst ., ,$(VERSION)))
 
 BUILD := build$(addprefix /,$(VARIANT))
 # clang where gcc has no libFuzzer, and where its UBSan cannot write to the same log as its ASan.
@@ -42,7 +48,8 @@ LDLIBS   += $(LUAJIT) -luv -ldl -lm -lpthread
 # ---- files ----
 
 BINARY_ONLY := host/main.c host/repl.c
-LIB_SRC     := $(filter-out $(BINARY_ONLY),$(wildcard host/*.c gpu/*.c))
+MODULE_ONLY := host/module.c
+LIB_SRC     := $(filter-out $(BINARY_ONLY) $(MODULE_ONLY),$(wildcard host/*.c gpu/*.c))
 BINARY_SRC  := $(wildcard $(BINARY_ONLY))
 TEST_SRC    := $(wildcard tests/c/*_test.c)
 FUZZ_SRC    := $(wildcard tests/fuzz/*_fuzz.c)
@@ -52,7 +59,11 @@ LUA_SRC     := $(sort $(wildcard lua/tidepool/*.lua lua/tidepool/*/*.lua gpu/*.l
 object  = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 LIB_OBJ := $(call object,$(LIB_SRC)) $(BUILD)/obj/lua_modules.o
 BIN_OBJ := $(call object,$(BINARY_SRC))
+MOD_OBJ := $(call object,$(MODULE_ONLY))
 LIB     := $(BUILD)/libtidepool.a
+SHARED  := $(BUILD)/libtidepool.so.$(VERSION)
+SONAME  := libtidepool.so.$(MAJOR)
+MODULE  := $(BUILD)/module/tidepool.so
 BINARY  := $(BUILD)/tidepool
 TESTS   := $(patsubst tests/c/%.c,$(BUILD)/tests/%,$(TEST_SRC))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzzers/%,$(FUZZ_SRC))
@@ -62,12 +73,13 @@ BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(BENCH_SRC))
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all lib tests fuzzers test demo lint asan tsan bench fuzz clean help FORCE
+.PHONY: all lib module install uninstall tests fuzzers test demo lint asan tsan bench fuzz clean help FORCE
 
-all: $(BINARY) ## build the program build/tidepool (default)
+all: $(BINARY) $(if $(VARIANT),,lib module) ## build the program, the libraries and the Lua module (default)
 
-lib: $(LIB) ## build the library build/libtidepool.a
-tests: $(BINARY) $(TESTS) $(BENCHES)
+lib: $(LIB) $(SHARED) $(BUILD)/tidepool.pc ## build the C library, build/libtidepool.a and .so
+module: $(MODULE) ## build the module for stock luajit and Neovim, build/module/tidepool.so
+tests: all $(TESTS) $(BENCHES)
 fuzzers: $(FUZZERS)
 
 test: tests ## run all tests of the plain build
@@ -95,6 +107,23 @@ fuzz: ## run each fuzz target for FUZZ_SECONDS (60)
 	$(MAKE) VARIANT=fuzz fuzzers
 	scripts/fuzz $(FUZZ_SECONDS)
 
+install: all ## install under PREFIX (/usr/local), below DESTDIR if given
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin include lib/pkgconfig lib/lua/5.1 share/tidepool/lua/tidepool)
+	install $(BINARY) $(DESTDIR)$(PREFIX)/bin/tidepool
+	install -m 644 host/tidepool.h $(DESTDIR)$(PREFIX)/include/tidepool.h
+	install -m 644 $(LIB) $(DESTDIR)$(PREFIX)/lib/libtidepool.a
+	install -m 644 $(SHARED) $(DESTDIR)$(PREFIX)/lib/$(notdir $(SHARED))
+	ln -sf $(notdir $(SHARED)) $(DESTDIR)$(PREFIX)/lib/$(SONAME)
+	ln -sf $(SONAME) $(DESTDIR)$(PREFIX)/lib/libtidepool.so
+	install -m 644 $(BUILD)/tidepool.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/tidepool.pc
+	install -m 644 $(MODULE) $(DESTDIR)$(PREFIX)/lib/lua/5.1/tidepool.so
+	install -m 644 $(wildcard lua/tidepool/*.lua) $(DESTDIR)$(PREFIX)/share/tidepool/lua/tidepool
+
+uninstall: ## remove what install has put there
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/tidepool include/tidepool.h lib/pkgconfig/tidepool.pc lib/lua/5.1/tidepool.so \
+	    lib/libtidepool.a lib/libtidepool.so lib/$(SONAME) lib/$(notdir $(SHARED)))
+	rm -rf $(DESTDIR)$(PREFIX)/share/tidepool
+
 clean: ## remove everything that was built
 	rm -rf build
 
@@ -112,7 +141,7 @@ endef
 $(BUILD)/stamp/flags: FORCE
 	$(call stamp,$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(LDLIBS))
 $(BUILD)/stamp/sources: FORCE
-	$(call stamp,$(LIB_SRC) $(BINARY_SRC))
+	$(call stamp,$(LIB_SRC) $(BINARY_SRC) $(MODULE_ONLY))
 $(BUILD)/stamp/lua: FORCE
 	$(call stamp,$(LUA_SRC))
 
@@ -130,6 +159,25 @@ $(BUILD)/lua_modules.c: scripts/embed $(LUA_SRC) $(BUILD)/stamp/lua
 $(LIB): $(LIB_OBJ) $(BUILD)/stamp/sources
 	rm -f $@
 	$(AR) rcs $@ $(LIB_OBJ)
+
+# What it exports stands in host/exports.map.
+$(SHARED): $(LIB_OBJ) $(BUILD)/stamp/sources host/exports.map
+	$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,-soname,$(SONAME) -Wl,--version-script=host/exports.map \
+	    -o $@ $(LIB_OBJ) $(LUAJIT_SHARED) -luv -ldl -lm -lpthread
+
+# The Lua API comes from the program that loads the module, hence no LuaJIT here; and its names are weak, so that a Lua that lacks some of
+# them can load it and be told what is wrong.
+$(MODULE): $(MOD_OBJ) $(LIB_OBJ) $(BUILD)/stamp/sources
+	@mkdir -p $(@D)
+	ld -r -o $(@D)/all.o $(MOD_OBJ) $(LIB_OBJ)
+	objcopy --keep-global-symbol=luaopen_tidepool --wildcard --weaken-symbol='lua_*' --weaken-symbol='luaL_*' --weaken-symbol='luaJIT_*' $(@D)/all.o
+	$(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $(@D)/all.o -luv -ldl -lm -lpthread
+
+$(BUILD)/tidepool.pc: scripts/tidepool.pc.in $(BUILD)/stamp/flags $(BUILD)/stamp/version
+	sed 's|@VERSION@|$(VERSION)|' $< >$@
+
+$(BUILD)/stamp/version: FORCE
+	$(call stamp,$(VERSION))
 
 $(BINARY): $(BIN_OBJ) $(LIB_OBJ) $(BUILD)/stamp/sources
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(BIN_OBJ) $(LIB_OBJ) $(LDLIBS)

@@ -1,6 +1,7 @@
 /* host.c: one tp_host: opens and closes everything, owns the loop. */
 #include "host.h"
 
+#include "api.h"
 #include "lua_core.h"
 #include "vm.h"
 
@@ -97,6 +98,7 @@ static int check_descriptors(tp_error *err)
 int tp_host_open(tp_host **out, const tp_config *config, tp_error *err)
 {
     int rc = -1;
+    *out = NULL;
     tp_host *host = calloc(1, sizeof *host);
     if (!host)
         return tp_error_oom(err, "host");
@@ -105,6 +107,7 @@ int tp_host_open(tp_host **out, const tp_config *config, tp_error *err)
         goto out;
     host->open_state = tp_lua_core_open;
     host->waiter.wake = wake_loop;
+    host->owner = uv_thread_self();
     if (uv_mutex_init(&host->print_lock)) {
         tp_error_set(err, TP_ESYS, "cannot create a lock");
         goto out;
@@ -134,6 +137,8 @@ int tp_host_open(tp_host **out, const tp_config *config, tp_error *err)
     for (int i = 0; tp_executor_types[i]; i++)
         if (tp_executor_types[i]->open(&host->executors[i], host, err))
             goto out;
+    if (host->config.loop && tp_attach(&host->attachment, host, host->config.loop, err))
+        goto out;
     *out = host;
     host = NULL;
     rc = 0;
@@ -172,6 +177,9 @@ void tp_host_close(tp_host *host)
 {
     if (!host)
         return;
+    tp_detach(host->attachment);
+    host->attachment = NULL;
+    tp_api_close(host->api);
     stop_executors(host, UINT64_MAX);
     for (int i = 0; host->executors[i]; i++)
         host->executors[i]->type->close(host->executors[i]);
@@ -264,7 +272,17 @@ void tp_host_print(tp_host *host, int fd, const char *bytes, size_t len)
     uv_mutex_unlock(&host->print_lock);
 }
 
+int tp_host_check_owner(const tp_host *host, tp_error *err)
+{
+    uv_thread_t self = uv_thread_self();
+    if (uv_thread_equal(&self, &host->owner))
+        return 0;
+    return tp_error_set(err, TP_ETHREAD, "called on a thread that is not the host's owner (the one that opened it)");
+}
+
 int tp_host_openlibs(tp_host *host, struct lua_State *L, tp_error *err)
 {
+    if (tp_host_check_owner(host, err))
+        return -1;
     return tp_lua_core_open_protected(L, host, err);
 }

@@ -20,7 +20,13 @@ struct tp_host {
     /* Opens the Lua side in a worker's state (lua_core.c); raises. Called by vm.c, which must not know lua_core.c. */
     void (*open_state)(struct lua_State *L, struct tp_host *host, tp_agent *agent);
 
+    uv_thread_t owner;
+
     /* ---- the owner's ---- */
+    struct tp_api *api;               /* what the C API has opened, NULL until it is used */
+    struct tp_attachment *attachment; /* to config.loop */
+    bool is_driven;                   /* by a loop of the embedder's: it is to be told of what is new */
+    bool is_stepping;                 /* inside tp_host_step */
     uv_loop_t loop;
     tp_waiter waiter;       /* wakes the loop; any thread may call it */
     uv_async_t wake_up;
@@ -32,6 +38,9 @@ struct tp_host {
     /* Set by any thread or signal handler, taken by the owner (relaxed: a flag without data). */
     _Atomic bool is_interrupted;
 };
+
+/* 0 on the owner's thread, else -1 with TP_ETHREAD. Any thread. */
+int tp_host_check_owner(const tp_host *host, tp_error *err);
 
 /* The executor of that name, or NULL. Any thread. */
 tp_executor *tp_host_executor(tp_host *host, const char *name);

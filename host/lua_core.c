@@ -5,6 +5,7 @@
 #include "lua_core.h"
 
 #include "lua_modules.h"
+#include "value.h"
 #include "vm.h"
 
 #include <lauxlib.h>
@@ -743,6 +744,7 @@ static int open_core(lua_State *L)
 {
     tp_codec_ref_type(L, &tp_func_type);
     tp_codec_ref_type(L, &tp_image_type);
+    tp_codec_ref_type(L, &tp_callee_type);
     if (luaL_newmetatable(L, JOB)) {
         lua_pushcfunction(L, l_close);
         lua_setfield(L, -2, "__gc");
@@ -755,6 +757,8 @@ static int open_core(lua_State *L)
         lua_pushcclosure(L, f->func, 1);
         lua_setfield(L, -2, f->name);
     }
+    tp_value_push_invoke(L);
+    lua_setfield(L, -2, "invoke");
     lua_pushstring(L, TP_VERSION);
     lua_setfield(L, -2, "version");
     lua_pushboolean(L, get_context(L)->agent != NULL);
@@ -804,6 +808,11 @@ void tp_lua_core_open(struct lua_State *L, tp_host *host, tp_agent *agent)
     lua_pop(L, 3);
 }
 
+
+tp_job *tp_lua_core_to_job(struct lua_State *L, int index)
+{
+    return lua_isnoneornil(L, index) ? NULL : ((job_box *)luaL_checkudata(L, index, JOB))->job;
+}
 
 static int open_protected(lua_State *L)
 {

@@ -14,4 +14,7 @@ void tp_lua_core_open(struct lua_State *L, tp_host *host, tp_agent *agent);
 /* The same for the owner's state, with errors returned. */
 int tp_lua_core_open_protected(struct lua_State *L, tp_host *host, tp_error *err);
 
+/* The job of the userdata at index (core.job's), borrowed; NULL when there is none. Raises for anything else. */
+tp_job *tp_lua_core_to_job(struct lua_State *L, int index);
+
 #endif

@@ -103,8 +103,10 @@ local function open_returns(returns, total)
   return { columns = columns, memory = total and memory or nil }, total and arrays or nil
 end
 
---- Starts a map over a source.
+--- Starts a map over a source (inputs.lua). `settings` are checked call options; `more` are fields for core.job.
+---@return tidepool.Results
 local function start(self, source, settings, more)
+  more = more or {}
   more.total = source.total
   more.is_cheap = source.is_cheap
   more.ordered = settings.ordered ~= false
@@ -121,6 +123,7 @@ local function start(self, source, settings, more)
   opened.total = source.total
   return opened
 end
+func.start = start
 
 --- The arguments of a call of a map without the options at their end: the options, and how many inputs there are.
 local function split_options(who, rows, n, ...)

@@ -84,8 +84,8 @@ function Results:_cancelled()
 end
 
 --- Waits for the next block of results and opens it: "block", or "failure", its index and the failure that takes its place, or nothing at the
---- end. Raises what ends the map.
-function Results:_advance()
+--- end, or "later" instead of waiting. Raises what ends the map.
+function Results:_advance(no_wait)
   if self.is_over then
     if self.end_failure then raise(self.end_failure) end
     return nil
@@ -98,7 +98,7 @@ function Results:_advance()
   while true do
     local job = self.job
     local has_fed = self:_feed()
-    if not self.job then return self:_advance() end -- the iterator of the inputs has cancelled this map
+    if not self.job then return self:_advance(no_wait) end -- the iterator of the inputs has cancelled this map
     local kind, first, n, pointer = core.next(job)
     if not kind then
       if core.is_cancelled(job) then
@@ -115,6 +115,7 @@ function Results:_advance()
         end
         return nil
       elseif not has_fed then
+        if no_wait then return "later" end
         core.wait(job)
       end
     elseif kind == FAILURE then

@@ -1,0 +1,806 @@
+/* api.c: the C API above a Lua state: functions, maps, results, failures.
+ *
+ * A map from C is a map from Lua (tidepool.embed calls Function and Results), so that it means exactly the same. The state is made when it is first needed,
+ * and is entered by `enter` only: protected, never twice at once, on the owner's thread. */
+#include "api.h"
+
+#include "error.h"
+#include "lua_core.h"
+#include "value.h"
+#include "vm.h"
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <lualib.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { COLUMNS_MAX = 8, RESULTS_PER_STEP = 256 };
+
+/* What embed.step gives. */
+enum { END = 0, RESULT = 1, FAILED_ITEM = 2, LATER = 3 };
+
+struct tp_function {
+    tp_api *api;
+    tp_function *next, *prev;
+    int ref; /* of the Function in the registry */
+};
+
+/* All of it is the owner's. */
+struct tp_map {
+    tp_api *api;
+    tp_map *next, *prev;
+    int ref;                    /* of the Results in the registry */
+    bool is_over;               /* the end, or a failure, has been given out */
+    bool is_inline;             /* runs only while somebody waits */
+
+    /* The inputs, which the caller keeps. */
+    size_t width;
+    const double *columns[COLUMNS_MAX];
+    const tp_span *spans;
+    const tp_value *values;
+
+    /* The last result, or what ended the map. */
+    tp_arena arena;
+    tp_result result;
+    tp_failure item_failure, failure;
+    bool has_failed;
+
+    tp_map_callback callback;   /* NULL while results are read by tp_map_next */
+    void *user;
+    tp_job *job;                /* with a callback, until it is over: the Results own it */
+    uint32_t seen;              /* its news when it was looked at last */
+    bool is_due;                /* to be looked at whatever the news */
+};
+
+struct tp_api {
+    tp_host *host;
+    lua_State *L;
+    int embed; /* reference: the module tidepool.embed */
+    tp_function *functions;
+    tp_map *maps, *cursor;   /* cursor: the one that dispatch comes to next */
+    tp_map *current;         /* the one whose callback runs; NULL when that has closed it */
+    unsigned n_callbacks;    /* maps with a callback that are not over */
+    bool is_inside;          /* Lua code runs */
+
+    tp_arena values;         /* of tp_host_call */
+    tp_arena failure_arena;
+    tp_failure failure;
+    bool has_failed;
+};
+
+/* ---- entering Lua ---- */
+
+/* A piece of work in the state: `body` gets the frame as its light userdata, and finds tidepool.embed's function `fn` below it. */
+typedef struct frame {
+    tp_api *api;
+    const char *fn;
+    void (*push)(lua_State *L, void *frame);  /* pushes the arguments of fn; may be NULL */
+    void (*take)(lua_State *L, void *frame);  /* reads what it gave, from index 1; may be NULL */
+    tp_arena *arena;                          /* of the failure */
+    tp_failure *failure;
+    int status;                               /* 0, or why it failed: as lua_pcall says */
+    bool is_described;                        /* *failure says why */
+} frame;
+
+/* The string at index as memory of the arena; "" when it is none. */
+static const char *copy_text(lua_State *L, int index, tp_arena *arena)
+{
+    size_t len = 0;
+    const char *text = lua_isstring(L, index) ? lua_tolstring(L, index, &len) : "";
+    const char *copy = tp_arena_copy(arena, text, len);
+    return copy ? copy : "not enough memory";
+}
+
+/* Calls embed.explain for the error at the top: fills in *to. Raises. */
+static void read_failure(lua_State *L, tp_api *api, tp_failure *to, tp_arena *arena)
+{
+    int error = lua_gettop(L);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, api->embed);
+    lua_getfield(L, -1, "explain");
+    lua_pushvalue(L, error);
+    lua_call(L, 1, 7); // kind message traceback text index attempts value
+    const char *why;
+    int first = error + 2;
+    to->kind = copy_text(L, first, arena);
+    to->message = copy_text(L, first + 1, arena);
+    to->traceback = copy_text(L, first + 2, arena);
+    to->text = copy_text(L, first + 3, arena);
+    to->index = lua_isnumber(L, first + 4) ? (size_t)lua_tonumber(L, first + 4) - 1 : TP_NO_INDEX;
+    to->attempts = (unsigned)lua_tonumber(L, first + 5);
+    if (tp_value_read(L, first + 6, &to->value, arena, &why))
+        to->value = tp_nil();
+    lua_settop(L, error);
+}
+
+/* (frame) */
+static int call_body(lua_State *L)
+{
+    frame *f = lua_touserdata(L, 1);
+    lua_settop(L, 0);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, f->api->embed);
+    lua_getfield(L, -1, f->fn);
+    lua_remove(L, 1);                       // fn
+    if (f->push)
+        f->push(L, f);
+    lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
+    if (f->take)
+        f->take(L, f);
+    return 0;
+}
+
+static int call_described(lua_State *L)
+{
+    frame *f = lua_touserdata(L, 1);
+    lua_pushcfunction(L, call_body);
+    lua_pushvalue(L, 1);
+    f->status = lua_pcall(L, 1, 0, 0);
+    if (f->status && f->status != LUA_ERRMEM) {
+        tp_arena_reset(f->arena);
+        read_failure(L, f->api, f->failure, f->arena);
+        f->is_described = true;
+    }
+    return 0;
+}
+
+static tp_code code_of(const char *kind, const char *message)
+{
+    if (strcmp(kind, "memory") == 0 || strcmp(message, "not enough memory") == 0)
+        return TP_EMEMORY;
+    return strcmp(kind, "usage") == 0 ? TP_EUSAGE : TP_ELUA;
+}
+
+/* After code that may have started things on the host's loop: has the loop of the caller's look at it. */
+static void note_activity(tp_host *host)
+{
+    if (host->is_driven)
+        uv_async_send(&host->wake_up);
+}
+
+static int check_inside(tp_api *api, tp_error *err)
+{
+    if (tp_host_check_owner(api->host, err))
+        return -1;
+    if (api->is_inside)
+        return tp_error_set(err, TP_EUSAGE, "called from inside Lua code, or a C function, that the host is running");
+    return 0;
+}
+
+/* Runs f. On failure err is set, and *f->failure filled in. */
+static int enter(frame *f, tp_error *err)
+{
+    tp_api *api = f->api;
+    if (check_inside(api, err))
+        return -1;
+    api->is_inside = true;
+    int status = lua_cpcall(api->L, call_described, f);
+    if (status)
+        lua_pop(api->L, 1);
+    api->is_inside = false;
+    if (status == 0 && f->status == 0)
+        return 0;
+    if (!f->is_described) { /* memory ran out, perhaps while the failure was described */
+        *f->failure = (tp_failure){ "memory", "not enough memory", "", "not enough memory", TP_NO_INDEX, 0, tp_nil() };
+        return tp_error_oom(err, f->fn);
+    }
+    return tp_error_set(err, code_of(f->failure->kind, f->failure->message), "%s", f->failure->message);
+}
+
+/* The same for functions whose failure is the host's. */
+static int enter_host(frame *f, tp_error *err)
+{
+    tp_api *api = f->api;
+    f->arena = &api->failure_arena;
+    f->failure = &api->failure;
+    int rc = enter(f, err);
+    api->has_failed = rc && f->status;
+    note_activity(api->host);
+    return rc;
+}
+
+static void free_function(tp_function *function)
+{
+    tp_api *api = function->api;
+    luaL_unref(api->L, LUA_REGISTRYINDEX, function->ref);
+    *(function->prev ? &function->prev->next : &api->functions) = function->next;
+    if (function->next)
+        function->next->prev = function->prev;
+    free(function);
+}
+
+/* Ends the map: nobody looks at its job any more. */
+static void end_map(tp_map *map)
+{
+    tp_api *api = map->api;
+    map->is_over = true;
+    map->job = NULL;
+    if (map->callback) {
+        map->callback = NULL;
+        if (--api->n_callbacks == 0)
+            tp_attachment_hold(api->host->attachment, false);
+    }
+}
+
+static void free_map(tp_map *map)
+{
+    tp_api *api = map->api;
+    end_map(map);
+    luaL_unref(api->L, LUA_REGISTRYINDEX, map->ref);
+    *(map->prev ? &map->prev->next : &api->maps) = map->next;
+    if (map->next)
+        map->next->prev = map->prev;
+    if (api->cursor == map)
+        api->cursor = map->next;
+    if (api->current == map)
+        api->current = NULL;
+    tp_arena_free(&map->arena);
+    free(map);
+}
+
+/* (api): what the state has. */
+static int open_state(lua_State *L)
+{
+    tp_api *api = lua_touserdata(L, 1);
+    lua_pushboolean(L, 1);
+    lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV"); /* LUA_PATH is the user's, not the embedder's */
+    luaL_openlibs(L);
+    lua_pushnil(L);
+    lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");
+    tp_codec_open(L);
+    tp_lua_core_open(L, api->host, NULL);
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "tidepool");
+    lua_call(L, 1, 0);
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "tidepool.embed");
+    lua_call(L, 1, 1);
+    api->embed = luaL_ref(L, LUA_REGISTRYINDEX);
+    return 0;
+}
+
+/* The host's api, opened when it is first asked for; NULL with err set. */
+static tp_api *get_api(tp_host *host, tp_error *err)
+{
+    if (tp_host_check_owner(host, err))
+        return NULL;
+    if (host->api)
+        return host->api;
+    tp_api *api = calloc(1, sizeof *api);
+    if (!api) {
+        tp_error_oom(err, "the host's Lua state");
+        return NULL;
+    }
+    api->host = host;
+    api->L = tp_vm_new_state();
+    int status = api->L ? lua_cpcall(api->L, open_state, api) : LUA_ERRMEM;
+    if (status) {
+        const char *why = api->L && lua_isstring(api->L, -1) ? lua_tostring(api->L, -1) : "not enough memory";
+        tp_error_set(err, status == LUA_ERRMEM || strcmp(why, "not enough memory") == 0 ? TP_EMEMORY : TP_ESYS,
+                     "cannot open the host's Lua state: %s", why);
+        tp_api_close(api);
+        return NULL;
+    }
+    host->api = api;
+    return api;
+}
+
+void tp_api_close(tp_api *api)
+{
+    if (!api)
+        return;
+    while (api->maps)
+        free_map(api->maps);
+    while (api->functions)
+        free_function(api->functions);
+    if (api->L)
+        lua_close(api->L);
+    tp_arena_free(&api->values);
+    tp_arena_free(&api->failure_arena);
+    free(api);
+}
+
+const char *tp_version(void)
+{
+    return TP_VERSION;
+}
+
+const tp_failure *tp_host_failure(tp_host *host)
+{
+    return host->api && host->api->has_failed ? &host->api->failure : NULL;
+}
+
+/* ---- Lua code on the owner's thread ---- */
+
+typedef struct run_frame {
+    frame base;
+    const char *code, *name;
+    size_t len;
+    const tp_value *args;
+    tp_values results;
+} run_frame;
+
+static void push_file(lua_State *L, void *user)
+{
+    lua_pushstring(L, ((run_frame *)user)->name);
+}
+
+static void push_code(lua_State *L, void *user)
+{
+    run_frame *f = user;
+    lua_pushlstring(L, f->code, f->len);
+    lua_pushstring(L, f->name);
+}
+
+int tp_host_run_file(tp_host *host, const char *path, tp_error *err)
+{
+    tp_api *api = get_api(host, err);
+    run_frame f = { .base = { .api = api, .fn = "run_file", .push = push_file }, .name = path };
+    return api ? enter_host(&f.base, err) : -1;
+}
+
+int tp_host_run_string(tp_host *host, const char *code, size_t len, const char *name, tp_error *err)
+{
+    tp_api *api = get_api(host, err);
+    run_frame f = { .base = { .api = api, .fn = "run_string", .push = push_code }, .code = code, .len = len,
+                    .name = name };
+    return api ? enter_host(&f.base, err) : -1;
+}
+
+static void push_call(lua_State *L, void *user)
+{
+    run_frame *f = user;
+    luaL_checkstack(L, f->len < 1000000 ? (int)f->len + 4 : 1000000, "too many arguments");
+    lua_pushstring(L, f->name);
+    for (size_t i = 0; i < f->len; i++)
+        tp_value_push(L, &f->args[i]);
+}
+
+/* Reads the stack values from `first` on as results. Raises. */
+static tp_value *read_values(lua_State *L, int first, size_t *n, tp_arena *arena)
+{
+    int count = lua_gettop(L) - first + 1;
+    tp_value *values = tp_arena_take(arena, (size_t)count * sizeof *values);
+    if (!values)
+        luaL_error(L, "not enough memory");
+    for (int i = 0; i < count; i++) {
+        const char *why;
+        if (tp_value_read(L, first + i, &values[i], arena, &why) == 0)
+            continue;
+        lua_settop(L, 0);
+        if (why)
+            lua_pushfstring(L, "result %d: %s does not reach C", i + 1, why);
+        else
+            lua_pushliteral(L, "not enough memory");
+        lua_error(L);
+    }
+    *n = (size_t)count;
+    return values;
+}
+
+static void take_values(lua_State *L, void *user)
+{
+    run_frame *f = user;
+    tp_arena *arena = &f->base.api->values;
+    tp_arena_reset(arena);
+    f->results.items = read_values(L, 1, &f->results.n, arena);
+}
+
+int tp_host_call(tp_values *out, tp_host *host, const char *name, const tp_value *args, size_t n, tp_error *err)
+{
+    tp_api *api = get_api(host, err);
+    run_frame f = { .base = { .api = api, .fn = "call", .push = push_call, .take = out ? take_values : NULL }, .name = name,
+                    .args = args, .len = n };
+    int rc = api ? enter_host(&f.base, err) : -1;
+    if (out)
+        *out = rc ? (tp_values){ NULL, 0 } : f.results;
+    return rc;
+}
+
+/* ---- functions ---- */
+
+typedef struct function_frame {
+    frame base;
+    const char *name, *source;
+    tp_callee *callee; /* owned by the caller */
+    const tp_value *options;
+    int ref;
+} function_frame;
+
+static void push_options(lua_State *L, const tp_value *options)
+{
+    if (!options)
+        lua_pushnil(L);
+    else if (options->kind != TP_TABLE && !(options->kind == TP_LIST && options->n == 0))
+        luaL_error(L, "options must be a table value, with names as its keys");
+    else
+        tp_value_push(L, options);
+}
+
+static void push_function(lua_State *L, void *user)
+{
+    function_frame *f = user;
+    lua_pushstring(L, f->name);
+    if (f->source)
+        lua_pushstring(L, f->source);
+    if (f->callee)
+        tp_codec_push_ref(L, &f->callee->ref);
+    if (f->source || f->callee)
+        push_options(L, f->options);
+}
+
+static void take_function(lua_State *L, void *user)
+{
+    ((function_frame *)user)->ref = luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
+/* Makes the handle of what a function_frame finds. Allocated first, so that nothing is to be undone. */
+static int open_function(tp_function **out, tp_api *api, function_frame *f, tp_error *err)
+{
+    *out = NULL;
+    tp_function *made = calloc(1, sizeof *made);
+    if (!made)
+        return tp_error_oom(err, "function");
+    f->base.api = api;
+    f->base.push = push_function;
+    f->base.take = take_function;
+    if (enter_host(&f->base, err)) {
+        free(made);
+        return -1;
+    }
+    made->api = api;
+    made->ref = f->ref;
+    made->next = api->functions;
+    if (made->next)
+        made->next->prev = made;
+    api->functions = made;
+    *out = made;
+    return 0;
+}
+
+int tp_function_from_lua(tp_function **out, tp_host *host, const char *name, const char *source, const tp_value *options, tp_error *err)
+{
+    *out = NULL;
+    tp_api *api = get_api(host, err);
+    function_frame f = { .base = { .fn = "from_lua" }, .name = name, .source = source, .options = options };
+    return api ? open_function(out, api, &f, err) : -1;
+}
+
+int tp_function_find(tp_function **out, tp_host *host, const char *name, tp_error *err)
+{
+    *out = NULL;
+    tp_api *api = get_api(host, err);
+    function_frame f = { .base = { .fn = "find" }, .name = name };
+    return api ? open_function(out, api, &f, err) : -1;
+}
+
+int tp_function_from_c(tp_function **out, tp_host *host, const char *name, tp_c_function fn, void *user, const tp_value *options,
+                       tp_error *err)
+{
+    *out = NULL;
+    tp_api *api = get_api(host, err);
+    if (!api)
+        return -1;
+    function_frame f = { .base = { .fn = "from_c" }, .name = name, .options = options, .callee = tp_callee_new(name, fn, user) };
+    if (!f.callee)
+        return tp_error_oom(err, "function");
+    int rc = open_function(out, api, &f, err);
+    tp_ref_drop(f.callee);
+    return rc;
+}
+
+void tp_function_close(tp_function *function)
+{
+    if (function && check_inside(function->api, NULL) == 0)
+        free_function(function);
+}
+
+/* ---- maps: inputs ---- */
+
+/* copy(pointer, map, first, count): doubles to where core.numbers says, column after column. Other bits of NaN than the usual ones mean something else to
+ * LuaJIT. */
+static int copy_doubles(lua_State *L)
+{
+    double *to = lua_touserdata(L, 1);
+    const tp_map *map = lua_touserdata(L, 2);
+    size_t first = (size_t)lua_tonumber(L, 3), count = (size_t)lua_tonumber(L, 4);
+    for (size_t c = 0; c < map->width; c++) {
+        const double *from = map->columns[c] + first;
+        for (size_t i = 0; i < count; i++)
+            *to++ = isnan(from[i]) ? (double)NAN : from[i];
+    }
+    return 0;
+}
+
+/* push(map, i) -> the arguments of input i */
+static int push_input(lua_State *L)
+{
+    const tp_map *map = lua_touserdata(L, 1);
+    size_t i = (size_t)lua_tonumber(L, 2);
+    if (map->spans) {
+        lua_pushlstring(L, map->spans[i].len ? map->spans[i].bytes : "", map->spans[i].len);
+        return 1;
+    }
+    luaL_checkstack(L, map->width < 1000000 ? (int)map->width : 1000000, "too many arguments");
+    for (size_t k = 0; k < map->width; k++)
+        tp_value_push(L, &map->values[i * map->width + k]);
+    return (int)map->width;
+}
+
+typedef struct map_frame {
+    frame base;
+    tp_map *map;
+    int function; /* reference */
+    size_t n;
+    bool is_doubles;
+    const tp_value *options;
+    int status;   /* of embed.step */
+    bool no_wait;
+    double *out;
+    tp_progress progress;
+} map_frame;
+
+static void push_map(lua_State *L, void *user)
+{
+    map_frame *f = user;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, f->function);
+    lua_pushlightuserdata(L, f->map);
+    lua_pushcfunction(L, f->is_doubles ? copy_doubles : push_input);
+    if (f->is_doubles)
+        lua_pushnumber(L, (double)f->map->width);
+    else
+        lua_pushnil(L);
+    lua_pushnumber(L, (double)f->n);
+    push_options(L, f->options);
+}
+
+static void take_map(lua_State *L, void *user)
+{
+    map_frame *f = user;
+    f->map->is_inline = lua_toboolean(L, 2);
+    lua_settop(L, 1);
+    f->map->ref = luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
+/* Opens *map, which is filled in but for what comes here. */
+static int open_map(tp_map **out, tp_function *function, const tp_map *inputs, size_t n, bool is_doubles, const tp_value *options,
+                    tp_error *err)
+{
+    *out = NULL;
+    tp_api *api = function->api;
+    if (check_inside(api, err))
+        return -1;
+    tp_map *map = malloc(sizeof *map);
+    if (!map)
+        return tp_error_oom(err, "map");
+    *map = *inputs;
+    map->api = api;
+    map_frame f = { .base = { .api = api, .fn = "map", .push = push_map, .take = take_map }, .map = map, .function = function->ref,
+                    .n = n, .is_doubles = is_doubles, .options = options };
+    if (enter_host(&f.base, err)) {
+        free(map);
+        return -1;
+    }
+    map->next = api->maps;
+    if (map->next)
+        map->next->prev = map;
+    api->maps = map;
+    *out = map;
+    return 0;
+}
+
+int tp_map_doubles(tp_map **out, tp_function *function, const double *const *columns, size_t width, size_t n, const tp_value *options,
+                   tp_error *err)
+{
+    *out = NULL;
+    tp_map inputs = { .width = width };
+    if (width < 1 || width > COLUMNS_MAX)
+        return tp_error_set(err, TP_EUSAGE, "tp_map_doubles: width is %zu: it must be 1 to %d", width, COLUMNS_MAX);
+    memcpy(inputs.columns, columns, width * sizeof *columns);
+    return open_map(out, function, &inputs, n, true, options, err);
+}
+
+int tp_map_bytes(tp_map **out, tp_function *function, const tp_span *inputs, size_t n, const tp_value *options, tp_error *err)
+{
+    static const tp_span none = { "", 0 };
+    tp_map map = { .width = 1, .spans = inputs ? inputs : &none };
+    return open_map(out, function, &map, n, false, options, err);
+}
+
+int tp_map_values(tp_map **out, tp_function *function, const tp_value *values, size_t width, size_t n, const tp_value *options, tp_error *err)
+{
+    tp_map map = { .width = width, .values = values };
+    return open_map(out, function, &map, n, false, options, err);
+}
+
+/* ---- maps: results ---- */
+
+static void push_results(lua_State *L, void *user)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, ((map_frame *)user)->map->ref);
+}
+
+static void push_step(lua_State *L, void *user)
+{
+    push_results(L, user);
+    lua_pushboolean(L, ((map_frame *)user)->no_wait);
+}
+
+static void take_step(lua_State *L, void *user)
+{
+    map_frame *f = user;
+    tp_map *map = f->map;
+    f->status = (int)lua_tointeger(L, 1);
+    if (f->status != RESULT && f->status != FAILED_ITEM)
+        return;
+    tp_arena_reset(&map->arena);
+    map->result = (tp_result){ .index = (size_t)lua_tonumber(L, 2) - 1 };
+    if (f->status == FAILED_ITEM) {
+        read_failure(L, f->base.api, &map->item_failure, &map->arena);
+        map->result.failure = &map->item_failure;
+    } else {
+        map->result.values = read_values(L, 3, &map->result.n, &map->arena);
+    }
+}
+
+/* One step: RESULT, END, LATER, or -1 with err set. */
+static int step(tp_map *map, bool no_wait, tp_error *err)
+{
+    map_frame f = { .base = { .api = map->api, .fn = "step", .push = push_step, .take = take_step, .arena = &map->arena,
+                              .failure = &map->failure }, .map = map, .no_wait = no_wait };
+    if (check_inside(map->api, err))
+        return -1;
+    if (map->is_over)
+        return map->has_failed ? tp_error_set(err, code_of(map->failure.kind, map->failure.message), "%s", map->failure.message) : END;
+    if (enter(&f.base, err)) {
+        map->has_failed = true;
+        map->is_over = true;
+        return -1;
+    }
+    if (f.status == END)
+        map->is_over = true;
+    return f.status == FAILED_ITEM ? RESULT : f.status;
+}
+
+int tp_map_next(tp_map *map, tp_result *out, tp_error *err)
+{
+    if (map->callback)
+        return tp_error_set(err, TP_EUSAGE, "tp_map_next: the map's results go to its callback");
+    int status = step(map, false, err);
+    *out = status == RESULT ? map->result : (tp_result){ .index = TP_NO_INDEX };
+    return status;
+}
+
+static void push_read(lua_State *L, void *user)
+{
+    map_frame *f = user;
+    push_results(L, user);
+    lua_pushlightuserdata(L, f->out);
+    lua_pushnumber(L, (double)f->n);
+}
+
+int tp_map_read_doubles(tp_map *map, double *out, size_t n, tp_error *err)
+{
+    if (map->callback)
+        return tp_error_set(err, TP_EUSAGE, "tp_map_read_doubles: the map's results go to its callback");
+    if (check_inside(map->api, err))
+        return -1;
+    if (map->is_over)
+        return step(map, false, err) == END ? 0 : -1;
+    map_frame f = { .base = { .api = map->api, .fn = "read_doubles", .push = push_read, .arena = &map->arena, .failure = &map->failure },
+                    .map = map, .out = out, .n = n };
+    int rc = enter(&f.base, err);
+    map->is_over = true;
+    map->has_failed = rc != 0;
+    return rc;
+}
+
+const tp_failure *tp_map_failure(const tp_map *map)
+{
+    return map->has_failed ? &map->failure : NULL;
+}
+
+int tp_map_cancel(tp_map *map, tp_error *err)
+{
+    map_frame f = { .base = { .api = map->api, .fn = "cancel", .push = push_results }, .map = map };
+    map->is_due = true;
+    if (enter_host(&f.base, err))
+        return -1;
+    uv_async_send(&map->api->host->wake_up);
+    return 0;
+}
+
+static void take_progress(lua_State *L, void *user)
+{
+    tp_progress *p = &((map_frame *)user)->progress;
+    *p = (tp_progress){
+        .total = (uint64_t)lua_tonumber(L, 1),
+        .done = (uint64_t)lua_tonumber(L, 2),
+        .failed = (uint64_t)lua_tonumber(L, 3),
+        .taken = (uint64_t)lua_tonumber(L, 4),
+        .retried = (uint64_t)lua_tonumber(L, 5),
+    };
+}
+
+int tp_map_progress(tp_map *map, tp_progress *out, tp_error *err)
+{
+    map_frame f = { .base = { .api = map->api, .fn = "progress", .push = push_results, .take = take_progress }, .map = map };
+    int rc = enter_host(&f.base, err);
+    *out = f.progress;
+    return rc;
+}
+
+void tp_map_close(tp_map *map)
+{
+    if (!map || check_inside(map->api, NULL))
+        return;
+    map_frame f = { .base = { .api = map->api, .fn = "close", .push = push_results, .arena = &map->arena, .failure = &map->failure },
+                    .map = map };
+    if (!map->is_over)
+        enter(&f.base, NULL);
+    free_map(map);
+}
+
+/* ---- callbacks ---- */
+
+static void take_job(lua_State *L, void *user)
+{
+    map_frame *f = user;
+    f->map->job = tp_lua_core_to_job(L, 1);
+}
+
+int tp_map_on_result(tp_map *map, tp_map_callback callback, void *user, tp_error *err)
+{
+    tp_api *api = map->api;
+    map_frame f = { .base = { .api = api, .fn = "job", .push = push_results, .take = take_job }, .map = map };
+    if (!callback)
+        return tp_error_set(err, TP_EUSAGE, "tp_map_on_result: no callback");
+    if (enter_host(&f.base, err))
+        return -1;
+    if (!map->callback && api->n_callbacks++ == 0)
+        tp_attachment_hold(api->host->attachment, true);
+    map->callback = callback;
+    map->user = user;
+    map->is_due = true;
+    uv_async_send(&api->host->wake_up);
+    return 0;
+}
+
+/* Gives what has come of one map to its callback, and asks to be woken for more. */
+static void dispatch(tp_map *map)
+{
+    tp_api *api = map->api;
+    int budget = map->is_inline ? 1 : RESULTS_PER_STEP;
+    api->current = map;
+    while (api->current == map && map->callback) {
+        if (budget-- == 0) { /* others want their turn */
+            map->is_due = true;
+            uv_async_send(&api->host->wake_up);
+            break;
+        }
+        uint32_t seen = map->job ? tp_job_news(map->job) : 0;
+        int status = step(map, !map->is_inline, NULL);
+        if (status == LATER) {
+            map->seen = seen;
+            map->is_due = false;
+            if (tp_job_await(map->job, seen))
+                break;
+            continue;
+        }
+        tp_map_callback callback = map->callback;
+        if (status != RESULT)
+            end_map(map);
+        callback(map->user, map, status, status == RESULT ? &map->result : NULL);
+    }
+    api->current = NULL;
+}
+
+void tp_api_dispatch(tp_api *api)
+{
+    for (tp_map *map = api->maps; map; map = api->cursor) {
+        api->cursor = map->next;
+        if (map->callback && (map->is_due || map->is_inline || !map->job || tp_job_news(map->job) != map->seen))
+            dispatch(map);
+    }
+    api->cursor = NULL;
+}

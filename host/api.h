@@ -1,0 +1,28 @@
+/* api.h: what the C API keeps for a host: a Lua state with the embedder's code, functions and maps. For host.c and attach.c; users see tidepool.h. */
+#ifndef TP_API_H
+#define TP_API_H
+
+#include "host.h"
+
+typedef struct tp_api tp_api;
+
+/* Frees the state with everything in it. Accepts NULL. Before the executors are stopped. */
+void tp_api_close(tp_api *api);
+
+/* Gives results that have come to their callbacks. Owner. */
+void tp_api_dispatch(tp_api *api);
+
+/* ---- attach.c: the host in a loop of the caller's ---- */
+
+typedef struct tp_attachment tp_attachment;
+
+/* Has loop drive the host. */
+int tp_attach(tp_attachment **out, tp_host *host, uv_loop_t *loop, tp_error *err);
+
+/* Whether the loop is to be kept alive. Accepts NULL. */
+void tp_attachment_hold(tp_attachment *a, bool is_held);
+
+/* The loop's next turn frees it. Accepts NULL. */
+void tp_detach(tp_attachment *a);
+
+#endif

@@ -1,0 +1,142 @@
+/* attach.c: the host in a loop of the caller's: poll, epoll or GLib by a descriptor, or a libuv loop.
+ *
+ * The host's own loop is the one thing to wait for: its backend is a descriptor that is readable when something has happened on it. What a
+ * loop of the caller's runs is tp_host_step, which makes one turn of the host's loop without waiting. So nothing of the host's runs inside a loop of the
+ * caller's that the caller did not call. */
+#include "api.h"
+
+#include "error.h"
+
+#include <stdlib.h>
+
+/* Handles on the caller's loop; freed when the loop has closed all of them. */
+struct tp_attachment {
+    tp_host *host;
+    uv_poll_t poll;       /* the host's descriptor; keeps the loop alive while it is held */
+    uv_prepare_t prepare; /* before the loop waits: until when? */
+    uv_timer_t timer;
+    int n_open;
+};
+
+static void turn(tp_host *host)
+{
+    uv_handle_t *wake_up = (uv_handle_t *)&host->wake_up;
+    bool had_ref = uv_has_ref(wake_up);
+    uv_ref(wake_up); /* a loop that nothing keeps alive does not look at its descriptors */
+    uv_run(&host->loop, UV_RUN_NOWAIT);
+    if (!had_ref)
+        uv_unref(wake_up);
+}
+
+int tp_host_fd(tp_host *host)
+{
+    if (!host->is_driven) {
+        host->is_driven = true;
+        turn(host); /* only now its backend watches the wake-up */
+        uv_async_send(&host->wake_up);
+    }
+    return uv_backend_fd(&host->loop);
+}
+
+int tp_host_timeout(tp_host *host)
+{
+    uv_handle_t *wake_up = (uv_handle_t *)&host->wake_up;
+    bool had_ref = uv_has_ref(wake_up);
+    uv_ref(wake_up);
+    uv_update_time(&host->loop);
+    int ms = uv_backend_timeout(&host->loop);
+    if (!had_ref)
+        uv_unref(wake_up);
+    return ms;
+}
+
+int tp_host_step(tp_host *host, tp_error *err)
+{
+    if (tp_host_check_owner(host, err))
+        return -1;
+    if (host->is_stepping)
+        return tp_error_set(err, TP_EUSAGE, "tp_host_step is called from inside itself");
+    host->is_stepping = true;
+    turn(host);
+    if (host->api)
+        tp_api_dispatch(host->api);
+    host->is_stepping = false;
+    return 0;
+}
+
+static void on_poll(uv_poll_t *poll, int status, int events)
+{
+    (void)status, (void)events;
+    tp_attachment *a = poll->data;
+    tp_host_step(a->host, NULL);
+}
+
+static void on_timer(uv_timer_t *timer)
+{
+    tp_attachment *a = timer->data;
+    tp_host_step(a->host, NULL);
+}
+
+static void on_prepare(uv_prepare_t *prepare)
+{
+    tp_attachment *a = prepare->data;
+    int ms = tp_host_timeout(a->host);
+    if (ms < 0)
+        uv_timer_stop(&a->timer);
+    else
+        uv_timer_start(&a->timer, on_timer, (uint64_t)ms, 0);
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+    tp_attachment *a = handle->data;
+    if (--a->n_open == 0)
+        free(a);
+}
+
+int tp_attach(tp_attachment **out, tp_host *host, uv_loop_t *loop, tp_error *err)
+{
+    tp_attachment *a = calloc(1, sizeof *a);
+    if (!a)
+        return tp_error_oom(err, "host");
+    a->host = host;
+    a->poll.data = a->prepare.data = a->timer.data = a;
+    int status = uv_poll_init(loop, &a->poll, tp_host_fd(host));
+    if (status) {
+        free(a);
+        return tp_error_set(err, TP_ESYS, "cannot watch the host in tp_config.loop: %s", uv_strerror(status));
+    }
+    uv_prepare_init(loop, &a->prepare);
+    uv_timer_init(loop, &a->timer);
+    a->n_open = 3;
+    uv_unref((uv_handle_t *)&a->poll);
+    uv_unref((uv_handle_t *)&a->prepare);
+    uv_unref((uv_handle_t *)&a->timer);
+    status = uv_poll_start(&a->poll, UV_READABLE, on_poll);
+    if (status) {
+        tp_detach(a);
+        return tp_error_set(err, TP_ESYS, "cannot watch the host in tp_config.loop: %s", uv_strerror(status));
+    }
+    uv_prepare_start(&a->prepare, on_prepare);
+    *out = a;
+    return 0;
+}
+
+void tp_attachment_hold(tp_attachment *a, bool is_held)
+{
+    if (!a)
+        return;
+    if (is_held)
+        uv_ref((uv_handle_t *)&a->poll);
+    else
+        uv_unref((uv_handle_t *)&a->poll);
+}
+
+void tp_detach(tp_attachment *a)
+{
+    if (!a)
+        return;
+    uv_close((uv_handle_t *)&a->poll, on_closed);
+    uv_close((uv_handle_t *)&a->prepare, on_closed);
+    uv_close((uv_handle_t *)&a->timer, on_closed);
+}

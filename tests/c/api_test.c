@@ -1,0 +1,811 @@
+/* api_test.c: the C API does what tidepool.h says. */
+#include "harness.h"
+#include "tidepool.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <math.h>
+#include <uv.h>
+
+/* Fails a test with the library's message. */
+#define OK(call)                                                                                                   \
+    do {                                                                                                           \
+        tp_error ok_err_ = { 0 };                                                                                  \
+        tp_error *e = &ok_err_;                                                                                    \
+        int ok_rc_ = (call);                                                                                       \
+        CHECK_STR("", e->message);                                                                                 \
+        CHECK_INT(0, ok_rc_);                                                                                      \
+    } while (0)
+
+static tp_host *open_host(void)
+{
+    tp_host *host;
+    tp_config config = { .size = sizeof config, .workers = 3 };
+    OK(tp_host_open(&host, &config, e));
+    return host;
+}
+
+static tp_function *from_lua(tp_host *host, const char *source)
+{
+    tp_function *f;
+    OK(tp_function_from_lua(&f, host, "f", source, NULL, e));
+    return f;
+}
+
+static const char square[] = "return function(x) return x * x end";
+
+static tp_value option(const char *name, tp_value value, tp_pair *pair)
+{
+    *pair = (tp_pair){ tp_string(name), value };
+    return tp_table(pair, 1);
+}
+
+/* ---- hosts ---- */
+
+TEST(a_closed_host_is_null_is_fine)
+{
+    tp_host_close(NULL);
+    tp_map_close(NULL);
+    tp_function_close(NULL);
+}
+
+TEST(a_config_of_another_version_is_refused)
+{
+    tp_host *host = (tp_host *)1;
+    tp_config config = { .size = sizeof config + 8 };
+    tp_error err = { 0 };
+    CHECK_INT(-1, tp_host_open(&host, &config, &err));
+    CHECK_INT(TP_EUSAGE, err.code);
+    CHECK(strstr(err.message, "tp_config.size"));
+    CHECK(!host);
+}
+
+TEST(an_older_and_shorter_config_is_taken)
+{
+    tp_host *host;
+    tp_config config = { .size = offsetof(tp_config, write), .workers = 1 };
+    OK(tp_host_open(&host, &config, e));
+    tp_host_close(host);
+}
+
+TEST(the_version_is_that_of_the_header)
+{
+    CHECK_STR(TP_VERSION, tp_version());
+}
+
+/* ---- maps ---- */
+
+TEST(doubles_are_mapped_in_order)
+{
+    enum { N = 100000 };
+    tp_host *host = open_host();
+    tp_function *f = from_lua(host, "return function(x, y) return x + y end");
+    static double x[N], y[N];
+    for (int i = 0; i < N; i++) {
+        x[i] = i;
+        y[i] = 0.5;
+    }
+    const double *columns[] = { x, y };
+    tp_map *map;
+    OK(tp_map_doubles(&map, f, columns, 2, N, NULL, e));
+    tp_result r;
+    size_t n = 0;
+    tp_error err = { 0 };
+    while (tp_map_next(map, &r, &err) > 0) {
+        CHECK_INT(n, r.index);
+        CHECK_INT(1, r.n);
+        CHECK(r.values[0].kind == TP_NUMBER && r.values[0].as.number == (double)n + 0.5);
+        CHECK(!r.failure);
+        n++;
+    }
+    CHECK_INT(TP_OK, err.code);
+    CHECK_INT(N, n);
+    CHECK_INT(0, tp_map_next(map, &r, &err));
+    tp_progress p;
+    OK(tp_map_progress(map, &p, e));
+    CHECK_INT(N, p.total);
+    CHECK_INT(N, p.done);
+    CHECK_INT(0, p.failed);
+    tp_map_close(map);
+    tp_host_close(host);
+}
+
+TEST(results_are_read_into_an_array)
+{
+    enum { N = 50000 };
+    tp_host *host = open_host();
+    tp_function *f = from_lua(host, square);
+    static double x[N], y[N];
+    for (int i = 0; i < N; i++)
+        x[i] = i;
+    const double *columns[] = { x };
+    tp_map *map;
+    OK(tp_map_doubles(&map, f, columns, 1, N, NULL, e));
+    OK(tp_map_read_doubles(map, y, N, e));
+    for (int i = 0; i < N; i++)
+        CHECK(y[i] == x[i] * x[i]);
+    tp_map_close(map);
+
+    tp_error err = { 0 };
+    OK(tp_map_doubles(&map, f, columns, 1, 10, NULL, e));
+    CHECK_INT(-1, tp_map_read_doubles(map, y, 9, &err));
+    CHECK_STR("there is no room for the result of input 9: out has 9 elements", err.message);
+    tp_map_close(map);
+
+    err = (tp_error){ 0 };
+    OK(tp_map_doubles(&map, from_lua(host, "return function(x) return tostring(x) end"), columns, 1, 10, NULL, e));
+    CHECK_INT(-1, tp_map_read_doubles(map, y, 9, &err));
+    CHECK_STR("the result of input 0 is not one number but string", err.message);
+    CHECK_INT(TP_EUSAGE, err.code);
+    tp_host_close(host);
+}
+
+TEST(a_nan_of_any_bits_is_a_nan)
+{
+    tp_host *host = open_host();
+    union { uint64_t bits; double number; } x[] = { { 0xfffe800000000007 }, { 0x7ff8000000000001 }, { 0xffffffffffffffff } };
+    double flat[3];
+    memcpy(flat, x, sizeof flat);
+    const double *columns[] = { flat };
+    tp_map *map;
+    OK(tp_map_doubles(&map, from_lua(host, "return function(x) return type(x), x ~= x end"), columns, 1, 3, NULL, e));
+    tp_result r;
+    for (int i = 0; i < 3; i++) {
+        CHECK_INT(1, tp_map_next(map, &r, NULL));
+        CHECK_STR("number", r.values[0].as.bytes);
+        CHECK(r.values[1].as.boolean);
+    }
+    tp_host_close(host);
+}
+
+TEST(byte_strings_keep_every_byte)
+{
+    tp_host *host = open_host();
+    tp_map *map;
+    const tp_span inputs[] = { { "a\0b", 3 }, { NULL, 0 }, { "\xff\n", 2 } };
+    OK(tp_map_bytes(&map, from_lua(host, "return function(s) return s .. '|', #s end"), inputs, 3, NULL, e));
+    tp_result r;
+    CHECK_INT(1, tp_map_next(map, &r, NULL));
+    CHECK_INT(TP_BYTES, r.values[0].kind);
+    CHECK_INT(4, r.values[0].n);
+    CHECK(memcmp(r.values[0].as.bytes, "a\0b|", 5) == 0);
+    CHECK(r.values[1].as.number == 3);
+    CHECK_INT(1, tp_map_next(map, &r, NULL));
+    CHECK_STR("|", r.values[0].as.bytes);
+    CHECK_INT(1, tp_map_next(map, &r, NULL));
+    CHECK_INT(0, tp_map_next(map, &r, NULL));
+    tp_host_close(host);
+}
+
+TEST(values_of_all_kinds_go_there_and_back)
+{
+    tp_host *host = open_host();
+    tp_map *map;
+    tp_value items[] = { tp_number(1), tp_string("two"), tp_boolean(1) };
+    tp_pair pairs[] = { { tp_string("list"), tp_list(items, 3) }, { tp_number(7), tp_number(-0.0) }, { tp_boolean(0), tp_nil() } };
+    tp_value row[] = { tp_table(pairs, 3), tp_nil(), tp_list(NULL, 0), tp_boolean(0) };
+    OK(tp_map_values(&map, from_lua(host, "return function(...) return select('#', ...), ... end"), row, 4, 1, NULL, e));
+    tp_result r;
+    CHECK_INT(1, tp_map_next(map, &r, NULL));
+    CHECK_INT(5, r.n);
+    CHECK(r.values[0].as.number == 4);
+    CHECK_INT(TP_TABLE, r.values[1].kind);
+    CHECK_INT(2, r.values[1].n);
+    const tp_value *list = tp_value_field(&r.values[1], "list");
+    CHECK(list && list->kind == TP_LIST && list->n == 3);
+    CHECK_STR("two", list->as.items[1].as.bytes);
+    CHECK(list->as.items[2].as.boolean == 1);
+    CHECK(!tp_value_field(&r.values[1], "lis"));
+    CHECK(!tp_value_field(list, "list"));
+    CHECK_INT(TP_NIL, r.values[2].kind);
+    CHECK(r.values[3].kind == TP_LIST && r.values[3].n == 0);
+    CHECK(r.values[4].kind == TP_BOOLEAN && !r.values[4].as.boolean);
+    tp_host_close(host);
+}
+
+TEST(a_result_that_does_not_reach_c_fails_by_name)
+{
+    tp_host *host = open_host();
+    tp_map *map;
+    tp_error err = { 0 };
+    tp_result r;
+    tp_value row[] = { tp_nil() };
+    OK(tp_map_values(&map, from_lua(host, "return function() return 1, { f = print } end"), row, 1, 1, NULL, e));
+    CHECK_INT(-1, tp_map_next(map, &r, &err));
+    CHECK_STR("result 2: a function does not reach C", err.message);
+    CHECK_INT(TP_NO_INDEX, r.index);
+    err = (tp_error){ 0 };
+    OK(tp_map_values(&map, from_lua(host, "return function() local t = {} t[1] = t return t end"), row, 1, 1, NULL, e));
+    CHECK_INT(-1, tp_map_next(map, &r, &err));
+    CHECK_STR("result 1: a table that is nested too deep, or in itself, does not reach C", err.message);
+    tp_host_close(host);
+}
+
+TEST(no_inputs_give_no_results)
+{
+    tp_host *host = open_host();
+    tp_map *map;
+    tp_result r;
+    OK(tp_map_doubles(&map, from_lua(host, square), (const double *[]){ NULL }, 1, 0, NULL, e));
+    CHECK_INT(0, tp_map_next(map, &r, NULL));
+    OK(tp_map_bytes(&map, from_lua(host, square), NULL, 0, NULL, e));
+    CHECK_INT(0, tp_map_next(map, &r, NULL));
+    OK(tp_map_values(&map, from_lua(host, square), NULL, 1, 0, NULL, e));
+    CHECK_INT(0, tp_map_next(map, &r, NULL));
+    tp_host_close(host);
+}
+
+/* ---- failures ---- */
+
+static const char fails_at_3[] = "return function(x)\n  if x == 3 then error { code = 7 } end\n  return x\nend";
+
+TEST(a_failure_ends_the_map_at_its_place)
+{
+    tp_host *host = open_host();
+    double x[] = { 1, 2, 3, 4 };
+    tp_map *map;
+    tp_result r;
+    tp_error err = { 0 };
+    OK(tp_map_doubles(&map, from_lua(host, fails_at_3), (const double *[]){ x }, 1, 4, NULL, e));
+    CHECK_INT(1, tp_map_next(map, &r, &err));
+    CHECK_INT(1, tp_map_next(map, &r, &err));
+    CHECK(!tp_map_failure(map));
+    CHECK_INT(-1, tp_map_next(map, &r, &err));
+    CHECK_INT(TP_ELUA, err.code);
+    CHECK_STR("{code=7}", err.message);
+    const tp_failure *f = tp_map_failure(map);
+    CHECK(f);
+    CHECK_STR("error", f->kind);
+    CHECK_INT(2, f->index);
+    CHECK_INT(1, f->attempts);
+    CHECK(strstr(f->traceback, "f:2:"));
+    CHECK(strstr(f->text, "in input 3 of map 'f'"));
+    CHECK(tp_value_field(&f->value, "code")->as.number == 7);
+    /* It stays failed. */
+    err = (tp_error){ 0 };
+    CHECK_INT(-1, tp_map_next(map, &r, &err));
+    CHECK_STR("{code=7}", err.message);
+    tp_map_close(map);
+    tp_host_close(host);
+}
+
+TEST(with_return_exceptions_the_failure_is_a_result)
+{
+    tp_host *host = open_host();
+    double x[] = { 1, 3, 4 };
+    tp_map *map;
+    tp_result r;
+    tp_pair pair;
+    tp_value options = option("return_exceptions", tp_boolean(1), &pair);
+    OK(tp_map_doubles(&map, from_lua(host, fails_at_3), (const double *[]){ x }, 1, 3, &options, e));
+    CHECK_INT(1, tp_map_next(map, &r, NULL));
+    CHECK(!r.failure);
+    CHECK_INT(1, tp_map_next(map, &r, NULL));
+    CHECK(r.failure && r.index == 1 && r.failure->index == 1);
+    CHECK_STR("{code=7}", r.failure->message);
+    CHECK_INT(1, tp_map_next(map, &r, NULL));
+    CHECK(!r.failure && r.values[0].as.number == 4);
+    CHECK_INT(0, tp_map_next(map, &r, NULL));
+    tp_host_close(host);
+}
+
+TEST(mistakes_have_a_message_each)
+{
+    tp_host *host = open_host();
+    tp_function *f;
+    tp_map *map;
+    tp_pair pair;
+    tp_value options = option("concurency_limit", tp_number(1), &pair);
+    tp_error err = { 0 };
+    CHECK_INT(-1, tp_function_from_lua(&f, host, "f", square, &options, &err));
+    CHECK_STR("options: unknown option 'concurency_limit' (did you mean 'concurrency_limit'?)", err.message);
+    CHECK_INT(TP_EUSAGE, err.code);
+    CHECK(!f);
+    err = (tp_error){ 0 };
+    CHECK_INT(-1, tp_function_from_lua(&f, host, "f", "return 1", NULL, &err));
+    CHECK_STR("the source of 'f' returned number: it should be a chunk that returns a function", err.message);
+    err = (tp_error){ 0 };
+    CHECK_INT(-1, tp_function_from_lua(&f, host, "f", "return function( end", NULL, &err));
+    CHECK_STR("f:1: <name> or '...' expected near 'end'", err.message);
+    CHECK_INT(TP_ELUA, err.code);
+    err = (tp_error){ 0 };
+    CHECK_INT(-1, tp_function_find(&f, host, "g", &err));
+    CHECK_STR("there is no decorated function 'g'", err.message);
+    err = (tp_error){ 0 };
+    CHECK_INT(-1, tp_map_doubles(&map, from_lua(host, square), NULL, 9, 1, NULL, &err));
+    CHECK_STR("tp_map_doubles: width is 9: it must be 1 to 8", err.message);
+    err = (tp_error){ 0 };
+    double x = 1;
+    tp_value number = tp_number(1);
+    CHECK_INT(-1, tp_map_doubles(&map, from_lua(host, square), (const double *[]){ &x }, 1, 1, &number, &err));
+    CHECK_STR("options must be a table value, with names as its keys", err.message);
+    CHECK(!map);
+    tp_host_close(host);
+}
+
+TEST(the_first_error_wins)
+{
+    tp_host *host = open_host();
+    tp_error err = { 0 };
+    tp_function *f;
+    CHECK_INT(-1, tp_function_find(&f, host, "one", &err));
+    CHECK_INT(-1, tp_function_find(&f, host, "two", &err));
+    CHECK(strstr(err.message, "one"));
+    tp_host_close(host);
+}
+
+/* ---- Lua code on the owner's thread ---- */
+
+static char printed[200];
+
+static void keep_line(void *user, int fd, const char *bytes, size_t len)
+{
+    (void)user, (void)fd;
+    strncat(printed, bytes, len);
+}
+
+TEST(code_is_run_and_called_by_name)
+{
+    tp_host *host;
+    tp_config config = { .size = sizeof config, .workers = 2, .write = keep_line };
+    OK(tp_host_open(&host, &config, e));
+    static const char code[] =
+        "local app = require('tidepool').App 'math'\n"
+        "half = app:func(function(x) print('half', x) return x / 2 end)\n"
+        "function add(a, b) return a + b, { 'sum' } end\n"
+        "app:main { name = 'go' } (function(x) local t = half:map({ x, x }):list() return t[1] + t[2] end)\n";
+    OK(tp_host_run_string(host, code, strlen(code), NULL, e));
+    tp_values out;
+    tp_value args[] = { tp_number(3), tp_number(4) };
+    OK(tp_host_call(&out, host, "add", args, 2, e));
+    CHECK_INT(2, out.n);
+    CHECK(out.items[0].as.number == 7);
+    CHECK_STR("sum", out.items[1].as.items[0].as.bytes);
+    OK(tp_host_call(&out, host, "go", args, 1, e));
+    CHECK(out.items[0].as.number == 3);
+    CHECK_STR("half\t3\nhalf\t3\n", printed);
+    OK(tp_host_call(&out, host, NULL, args, 1, e));
+    CHECK(out.items[0].as.number == 3);
+    OK(tp_host_call(NULL, host, "half", args, 1, e));
+    OK(tp_host_call(&out, host, "table.concat", (tp_value[]){ tp_list(args, 2), tp_string("-") }, 2, e));
+    CHECK_STR("3-4", out.items[0].as.bytes);
+    tp_function *f;
+    tp_map *map;
+    tp_result r;
+    OK(tp_function_find(&f, host, "math.half", e));
+    OK(tp_map_values(&map, f, args, 1, 2, NULL, e));
+    CHECK_INT(1, tp_map_next(map, &r, NULL));
+    CHECK(r.values[0].as.number == 1.5);
+    tp_host_close(host);
+}
+
+TEST(what_code_raises_has_its_line_and_traceback)
+{
+    tp_host *host = open_host();
+    tp_error err = { 0 };
+    static const char code[] = "local function deep()\n  error 'no'\nend\ndeep()\nreturn 1";
+    CHECK_INT(-1, tp_host_run_string(host, code, strlen(code), "=code", &err));
+    CHECK_INT(TP_ELUA, err.code);
+    CHECK_STR("code:2: no", err.message);
+    const tp_failure *f = tp_host_failure(host);
+    CHECK(f && f->index == TP_NO_INDEX);
+    CHECK(strstr(f->traceback, "code:2: in function"));
+    CHECK(strstr(f->traceback, "code:4: in main chunk"));
+    err = (tp_error){ 0 };
+    CHECK_INT(-1, tp_host_run_string(host, "os.exit(3)", 10, "=code", &err));
+    CHECK_STR("code:1: os.exit(3) called in an embedded host", err.message);
+    err = (tp_error){ 0 };
+    CHECK_INT(-1, tp_host_run_file(host, "/nowhere.lua", &err));
+    CHECK_STR("cannot open /nowhere.lua: No such file or directory", err.message);
+    OK(tp_host_run_string(host, "", 0, NULL, e));
+    CHECK(!tp_host_failure(host));
+    tp_host_close(host);
+}
+
+TEST(names_that_are_not_there_or_not_clear_are_told)
+{
+    tp_host *host = open_host();
+    tp_error err = { 0 };
+    CHECK_INT(-1, tp_host_call(NULL, host, "nobody", NULL, 0, &err));
+    CHECK_STR("there is no entry, decorated function or global function 'nobody'", err.message);
+    err = (tp_error){ 0 };
+    CHECK_INT(-1, tp_host_call(NULL, host, NULL, NULL, 0, &err));
+    CHECK_STR("there is no entry (app:main)", err.message);
+    static const char code[] = "for _, name in ipairs { 'a', 'b' } do\n"
+                               "  local app = require('tidepool').App(name)\n"
+                               "  app:func { name = 'f' } (function() end)\n  app:main(function() end)\nend";
+    OK(tp_host_run_string(host, code, strlen(code), NULL, e));
+    tp_function *f;
+    err = (tp_error){ 0 };
+    CHECK_INT(-1, tp_function_find(&f, host, "f", &err));
+    CHECK_STR("several apps have a function 'f': a.f, b.f", err.message);
+    err = (tp_error){ 0 };
+    CHECK_INT(-1, tp_host_call(NULL, host, NULL, NULL, 0, &err));
+    CHECK_STR("there are 2 entries: name one", err.message);
+    OK(tp_function_find(&f, host, "b.f", e));
+    tp_host_close(host);
+}
+
+/* ---- C functions ---- */
+
+static int count_and_scale(void *user, tp_call *call, const tp_value *in, size_t n)
+{
+    atomic_fetch_add((atomic_int *)user, 1);
+    if (n != 1 || in[0].kind != TP_NUMBER)
+        return tp_call_fail(call, "one number expected");
+    if (in[0].as.number < 0)
+        return 5;
+    tp_value items[] = { tp_number(in[0].as.number * 10), tp_string("x") };
+    tp_pair pair = { tp_string("key"), tp_list(items, 2) };
+    tp_value results[] = { items[0], tp_table(&pair, 1) };
+    return tp_call_return(call, results, 2);
+}
+
+TEST(a_c_function_is_mapped)
+{
+    enum { N = 5000 };
+    tp_host *host = open_host();
+    tp_function *f;
+    tp_map *map;
+    tp_result r;
+    atomic_int calls = 0;
+    static double x[N];
+    for (int i = 0; i < N; i++)
+        x[i] = i;
+    OK(tp_function_from_c(&f, host, "scale", count_and_scale, &calls, NULL, e));
+    OK(tp_map_doubles(&map, f, (const double *[]){ x }, 1, N, NULL, e));
+    for (int i = 0; i < N; i++) {
+        CHECK_INT(1, tp_map_next(map, &r, NULL));
+        CHECK(r.values[0].as.number == i * 10);
+        CHECK_STR("x", tp_value_field(&r.values[1], "key")->as.items[1].as.bytes);
+    }
+    CHECK_INT(0, tp_map_next(map, &r, NULL));
+    CHECK_INT(N, calls);
+    tp_host_close(host);
+}
+
+TEST(a_c_function_fails_with_its_message)
+{
+    tp_host *host = open_host();
+    tp_function *f;
+    tp_map *map;
+    tp_result r;
+    atomic_int calls = 0;
+    tp_pair pair;
+    tp_value options = option("return_exceptions", tp_boolean(1), &pair);
+    tp_value rows[] = { tp_string("no"), tp_number(-1), tp_number(2), tp_list((tp_value[]){ tp_nil() }, 0) };
+    OK(tp_function_from_c(&f, host, "scale", count_and_scale, &calls, NULL, e));
+    OK(tp_map_values(&map, f, rows, 1, 4, &options, e));
+    CHECK_INT(1, tp_map_next(map, &r, NULL));
+    CHECK_STR("one number expected", r.failure->message);
+    CHECK_INT(1, tp_map_next(map, &r, NULL));
+    CHECK_STR("scale failed with code 5", r.failure->message);
+    CHECK_INT(1, tp_map_next(map, &r, NULL));
+    CHECK(!r.failure && r.values[0].as.number == 20);
+    CHECK_INT(1, tp_map_next(map, &r, NULL));
+    CHECK_STR("one number expected", r.failure->message);
+    tp_host_close(host);
+}
+
+static int reenter(void *user, tp_call *call, const tp_value *in, size_t n)
+{
+    (void)in, (void)n;
+    tp_error err = { 0 };
+    tp_function *f;
+    if (tp_function_find(&f, user, "x", &err) == 0)
+        return 0;
+    tp_value code = tp_number(err.code);
+    return tp_call_return(call, &code, 1);
+}
+
+TEST(a_c_function_may_not_call_the_host)
+{
+    tp_host *host = open_host();
+    tp_function *f;
+    tp_map *map;
+    tp_result r;
+    tp_pair pair;
+    tp_value options = option("executor", tp_string("inline"), &pair), row = tp_nil();
+    OK(tp_function_from_c(&f, host, "reenter", reenter, host, NULL, e));
+    OK(tp_map_values(&map, f, &row, 1, 1, NULL, e));
+    CHECK_INT(1, tp_map_next(map, &r, NULL));
+    CHECK_INT(TP_ETHREAD, r.values[0].as.number);
+    OK(tp_function_from_c(&f, host, "reenter", reenter, host, &options, e));
+    OK(tp_map_values(&map, f, &row, 1, 1, NULL, e));
+    CHECK_INT(1, tp_map_next(map, &r, NULL));
+    CHECK_INT(TP_EUSAGE, r.values[0].as.number);
+    tp_host_close(host);
+}
+
+/* ---- threads ---- */
+
+typedef struct attempt {
+    tp_host *host;
+    tp_function *f;
+    tp_map *map;
+    tp_error errors[6];
+} attempt;
+
+static void *call_from_elsewhere(void *user)
+{
+    attempt *a = user;
+    tp_map *map;
+    tp_function *f;
+    tp_result r;
+    double x = 1;
+    tp_map_doubles(&map, a->f, (const double *[]){ &x }, 1, 1, NULL, &a->errors[0]);
+    tp_map_next(a->map, &r, &a->errors[1]);
+    tp_function_find(&f, a->host, "f", &a->errors[2]);
+    tp_host_run_string(a->host, "", 0, NULL, &a->errors[3]);
+    tp_map_cancel(a->map, &a->errors[4]);
+    tp_host_step(a->host, &a->errors[5]);
+    tp_map_close(a->map);
+    tp_function_close(a->f);
+    return NULL;
+}
+
+TEST(calls_from_another_thread_are_refused)
+{
+    tp_host *host = open_host();
+    attempt a = { .host = host, .f = from_lua(host, square) };
+    double x[] = { 2, 3 };
+    OK(tp_map_doubles(&a.map, a.f, (const double *[]){ x }, 1, 2, NULL, e));
+    pthread_t thread;
+    CHECK_INT(0, pthread_create(&thread, NULL, call_from_elsewhere, &a));
+    pthread_join(thread, NULL);
+    for (int i = 0; i < 6; i++)
+        CHECK_INT(TP_ETHREAD, a.errors[i].code);
+    tp_result r;
+    CHECK_INT(1, tp_map_next(a.map, &r, NULL));
+    CHECK_INT(1, tp_map_next(a.map, &r, NULL));
+    CHECK(r.values[0].as.number == 9);
+    tp_host_close(host);
+}
+
+static void *open_and_close(void *user)
+{
+    int times = *(int *)user;
+    for (int i = 0; i < times; i++) {
+        tp_host *host;
+        tp_function *f;
+        tp_map *map;
+        double x[] = { 1, 2, 3 }, y[3] = { 0 };
+        tp_error err = { 0 };
+        tp_config config = { .size = sizeof config, .workers = 2 };
+        if (tp_host_open(&host, &config, &err))
+            return "open";
+        if (i % 4 == 0) { /* also with workers; also closed while a map runs */
+            if (tp_function_from_lua(&f, host, "f", square, NULL, &err) ||
+                tp_map_doubles(&map, f, (const double *[]){ x }, 1, 3, NULL, &err))
+                return "map";
+            if (i % 8 == 0 && (tp_map_read_doubles(map, y, 3, &err) || y[2] != 9))
+                return "read";
+        }
+        tp_host_close(host);
+    }
+    return NULL;
+}
+
+TEST(two_hosts_open_and_close_a_thousand_times)
+{
+    int times = getenv("TIDEPOOL_SANITIZER") ? 100 : 1000;
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++)
+        CHECK_INT(0, pthread_create(&threads[i], NULL, open_and_close, &times));
+    for (int i = 0; i < 2; i++) {
+        void *failed;
+        pthread_join(threads[i], &failed);
+        CHECK_STR("", failed ? (char *)failed : "");
+    }
+}
+
+TEST(two_hosts_share_nothing)
+{
+    tp_host *a = open_host(), *b = open_host();
+    tp_values out;
+    OK(tp_host_run_string(a, "x = 1", 5, NULL, e));
+    OK(tp_host_run_string(b, "function get() return x end", 27, NULL, e));
+    OK(tp_host_call(&out, b, "get", NULL, 0, e));
+    CHECK_INT(TP_NIL, out.items[0].kind);
+    tp_host_close(a);
+    OK(tp_host_call(&out, b, "get", NULL, 0, e));
+    tp_host_close(b);
+}
+
+/* ---- signals ---- */
+
+static void on_signal(int sig)
+{
+    (void)sig;
+}
+
+TEST(the_program_keeps_its_signal_handlers)
+{
+    const int signals[] = { SIGINT, SIGTERM, SIGCHLD, SIGSEGV, SIGPIPE, SIGUSR1 };
+    struct sigaction mine[6], after;
+    for (int i = 0; i < 6; i++) {
+        mine[i] = (struct sigaction){ .sa_handler = on_signal };
+        sigaction(signals[i], &mine[i], NULL);
+    }
+    int times = 8;
+    CHECK(!open_and_close(&times));
+    for (int i = 0; i < 6; i++) {
+        sigaction(signals[i], NULL, &after);
+        CHECK(after.sa_handler == on_signal);
+    }
+}
+
+/* ---- loops ---- */
+
+typedef struct sink {
+    int n, ended, failed;
+    double sum;
+    size_t last;
+    tp_map *close; /* to be closed at the first result */
+    pthread_t thread;
+    char message[100];
+} sink;
+
+static void on_result(void *user, tp_map *map, int status, const tp_result *r)
+{
+    sink *s = user;
+    s->thread = pthread_self();
+    if (status > 0) {
+        s->n++;
+        s->last = r->index;
+        if (r->values)
+            s->sum += r->values[0].as.number;
+        if (s->close) {
+            tp_map_close(map);
+            s->close = NULL;
+        }
+    } else if (status == 0) {
+        s->ended++;
+    } else {
+        s->failed++;
+        snprintf(s->message, sizeof s->message, "%s: %s", tp_map_failure(map)->kind, tp_map_failure(map)->message);
+    }
+}
+
+/* Waits as a program with a loop of its own does, at most some seconds. */
+static void wait_for(tp_host *host, const int *done)
+{
+    for (int i = 0; i < 2000 && !*done; i++) {
+        struct pollfd p = { .fd = tp_host_fd(host), .events = POLLIN };
+        int ms = tp_host_timeout(host);
+        poll(&p, 1, ms < 0 || ms > 20 ? 20 : ms);
+        tp_host_step(host, NULL);
+    }
+    CHECK(*done);
+}
+
+TEST(results_come_back_by_descriptor)
+{
+    enum { N = 20000 };
+    tp_host *host = open_host();
+    static double x[N];
+    for (int i = 0; i < N; i++)
+        x[i] = i;
+    tp_map *map;
+    sink s = { 0 };
+    OK(tp_map_doubles(&map, from_lua(host, square), (const double *[]){ x }, 1, N, NULL, e));
+    OK(tp_map_on_result(map, on_result, &s, e));
+    CHECK_INT(0, s.n);
+    tp_result r;
+    tp_error err = { 0 };
+    CHECK_INT(-1, tp_map_next(map, &r, &err));
+    CHECK_STR("tp_map_next: the map's results go to its callback", err.message);
+    wait_for(host, &s.ended);
+    CHECK_INT(N, s.n);
+    CHECK_INT(N - 1, s.last);
+    CHECK(pthread_equal(s.thread, pthread_self()));
+    tp_host_close(host);
+}
+
+TEST(the_descriptor_is_quiet_while_nothing_happens)
+{
+    tp_host *host = open_host();
+    OK(tp_host_run_string(host, "x = 1", 5, NULL, e));
+    struct pollfd p = { .fd = tp_host_fd(host), .events = POLLIN };
+    for (int i = 0; i < 3; i++)
+        OK(tp_host_step(host, e));
+    CHECK_INT(0, poll(&p, 1, 0));
+    CHECK_INT(-1, tp_host_timeout(host));
+    tp_host_close(host);
+}
+
+TEST(a_callback_gets_the_failure_and_may_close_its_map)
+{
+    tp_host *host = open_host();
+    double x[] = { 1, 2, 3, 4 };
+    tp_map *map, *other;
+    sink s = { 0 }, closed = { 0 };
+    OK(tp_map_doubles(&map, from_lua(host, fails_at_3), (const double *[]){ x }, 1, 4, NULL, e));
+    OK(tp_map_on_result(map, on_result, &s, e));
+    OK(tp_map_doubles(&other, from_lua(host, square), (const double *[]){ x }, 1, 4, NULL, e));
+    closed.close = other;
+    OK(tp_map_on_result(other, on_result, &closed, e));
+    wait_for(host, &s.failed);
+    CHECK_INT(2, s.n);
+    CHECK_STR("error: {code=7}", s.message);
+    wait_for(host, &closed.n);
+    CHECK_INT(1, closed.n);
+    CHECK_INT(0, closed.ended);
+    tp_host_close(host);
+}
+
+TEST(a_cancelled_map_tells_its_callback)
+{
+    tp_host *host = open_host();
+    double x[] = { 1, 2 };
+    tp_map *map;
+    sink s = { 0 };
+    tp_pair pair;
+    tp_value options = option("executor", tp_string("inline"), &pair);
+    tp_function *f;
+    OK(tp_function_from_lua(&f, host, "f", square, &options, e));
+    OK(tp_map_doubles(&map, f, (const double *[]){ x }, 1, 2, NULL, e));
+    OK(tp_map_on_result(map, on_result, &s, e));
+    OK(tp_map_cancel(map, e));
+    wait_for(host, &s.failed);
+    CHECK_STR("cancelled: the map was cancelled", s.message);
+    CHECK_INT(0, s.ended);
+    tp_host_close(host);
+}
+
+TEST(a_function_that_is_run_inline_runs_in_the_step)
+{
+    tp_host *host = open_host();
+    double x[] = { 1, 2, 3 };
+    tp_map *map;
+    sink s = { 0 };
+    tp_pair pair;
+    tp_value options = option("executor", tp_string("inline"), &pair);
+    tp_function *f;
+    OK(tp_function_from_lua(&f, host, "f", square, &options, e));
+    OK(tp_map_doubles(&map, f, (const double *[]){ x }, 1, 3, NULL, e));
+    OK(tp_map_on_result(map, on_result, &s, e));
+    wait_for(host, &s.ended);
+    CHECK(s.sum == 14);
+    tp_host_close(host);
+}
+
+TEST(a_host_may_be_closed_with_callbacks_outstanding)
+{
+    tp_host *host = open_host();
+    double x[] = { 1, 2, 3 };
+    tp_map *map;
+    sink s = { 0 };
+    OK(tp_map_doubles(&map, from_lua(host, square), (const double *[]){ x }, 1, 3, NULL, e));
+    OK(tp_map_on_result(map, on_result, &s, e));
+    tp_host_close(host);
+    CHECK_INT(0, s.n + s.ended + s.failed);
+}
+
+TEST(results_come_back_in_a_libuv_loop)
+{
+    uv_loop_t loop;
+    CHECK_INT(0, uv_loop_init(&loop));
+    tp_host *host;
+    tp_config config = { .size = sizeof config, .workers = 2, .loop = &loop };
+    OK(tp_host_open(&host, &config, e));
+    CHECK_INT(0, uv_run(&loop, UV_RUN_DEFAULT)); /* an idle host does not keep it alive */
+    double x[] = { 1, 2, 3 };
+    tp_map *maps[2];
+    sink s[2] = { 0 };
+    for (int i = 0; i < 2; i++) {
+        OK(tp_map_doubles(&maps[i], from_lua(host, square), (const double *[]){ x }, 1, 3, NULL, e));
+        OK(tp_map_on_result(maps[i], on_result, &s[i], e));
+    }
+    CHECK_INT(0, uv_run(&loop, UV_RUN_DEFAULT)); /* returns when both are over */
+    for (int i = 0; i < 2; i++) {
+        CHECK_INT(1, s[i].ended);
+        CHECK(s[i].sum == 14);
+        CHECK(pthread_equal(s[i].thread, pthread_self()));
+    }
+    tp_host_close(host);
+    CHECK_INT(0, uv_run(&loop, UV_RUN_DEFAULT));
+    CHECK_INT(0, uv_loop_close(&loop));
+}
