@@ -1,4 +1,4 @@
---- The benchmarks: that all of them run, and that their results are those of the serial loop. No figure is asserted.
+--- The benchmarks: that all of them run, and that their results are those of the serial loop. No figure is asserted. (not stock)
 
 local cjson = require "cjson"
 local support = require "tests.support"

@@ -1,4 +1,4 @@
---- The command line: what luajit's users expect of it, exit codes, standard output, errors, and signals.
+--- The command line: what luajit's users expect of it, exit codes, standard output, errors, and signals. (not stock: it is about the program)
 
 local shell = require "tests.cli.shell"
 local support = require "tests.support"

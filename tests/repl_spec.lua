@@ -1,4 +1,4 @@
---- The interactive session: on a terminal (by tmux) and on plain standard input.
+--- The interactive session: on a terminal (by tmux) and on plain standard input. (not stock: it is about the program)
 
 local shell = require "tests.cli.shell"
 local support = require "tests.support"
