@@ -47,7 +47,7 @@ LDLIBS   += $(LUAJIT) -luv -ldl -lm -lpthread
 
 # ---- files ----
 
-BINARY_ONLY := host/main.c host/repl.c
+BINARY_ONLY := host/main.c host/repl.c host/term.c
 MODULE_ONLY := host/module.c
 LIB_SRC     := $(filter-out $(BINARY_ONLY) $(MODULE_ONLY),$(wildcard host/*.c gpu/*.c))
 BINARY_SRC  := $(wildcard $(BINARY_ONLY))

@@ -304,6 +304,16 @@ void tp_engine_counts(tp_engine *e, uint64_t *delivered, uint64_t *total)
     *total = atomic_load_explicit(&e->total, memory_order_relaxed);
 }
 
+unsigned tp_engine_busy(tp_engine *e, const tp_executor *executor)
+{
+    unsigned n = 0;
+    uv_mutex_lock(&e->lock);
+    for (const tp_slice *s = e->slices; s; s = s->next)
+        n += !s->outer && s->agent->executor == executor; /* those inside are of an agent that waits */
+    uv_mutex_unlock(&e->lock);
+    return n;
+}
+
 static void wake_agent(tp_waiter *w)
 {
     uv_cond_signal(&((tp_agent *)w)->cond);

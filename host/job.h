@@ -139,6 +139,9 @@ bool tp_engine_is_stopped(tp_engine *engine);
 /* Any thread, also a signal handler: sums over the jobs that a script itself started. */
 void tp_engine_counts(tp_engine *engine, uint64_t *delivered, uint64_t *total);
 
+/* Any thread: how many of the executor's agents run items now. */
+unsigned tp_engine_busy(tp_engine *engine, const tp_executor *executor);
+
 /* ---- the owner's side: called by the owner's thread ---- */
 
 /* A new job with one owner. Fails with TP_ELIMIT when it is nested deeper than TP_NESTING_MAX. */

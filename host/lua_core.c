@@ -11,6 +11,7 @@
 #include <lauxlib.h>
 #include <lua.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* What the functions of one state share: a userdata in its registry, and their first upvalue. */
@@ -603,6 +604,14 @@ static int l_counts(lua_State *L)
     return 6;
 }
 
+/* core.busy(job) -> how many workers of the job's executor run items now, of any job */
+static int l_busy(lua_State *L)
+{
+    tp_executor *ex = tp_job_executor(check_job(L, 1)->job);
+    lua_pushinteger(L, tp_engine_busy(get_context(L)->host->engine, ex));
+    return 1;
+}
+
 /* ---- the rest ---- */
 
 /* core.current() -> index, attempt, function name, worker, executor name of the item that runs; nothing outside of one */
@@ -635,6 +644,22 @@ static int l_workers(lua_State *L)
     return 1;
 }
 
+/* Adds a printed text to the buffer, each of its lines after "w3 #17| ". */
+static void add_tagged(luaL_Buffer *out, const char *bytes, size_t len, const tp_agent *agent)
+{
+    const tp_slice *s = agent->current;
+    char tag[64];
+    int32_t at = atomic_load_explicit(&s->ctl[0], memory_order_relaxed);
+    snprintf(tag, sizeof tag, "w%d #%llu| ", agent->index, (unsigned long long)s->block->first + (unsigned long long)at + 1);
+    for (const char *end = bytes + len; bytes < end;) {
+        const char *newline = memchr(bytes, '\n', (size_t)(end - bytes));
+        const size_t n = (size_t)((newline ? newline + 1 : end) - bytes);
+        luaL_addstring(out, tag);
+        luaL_addlstring(out, bytes, n);
+        bytes += n;
+    }
+}
+
 /* core.print(...): Lua's print, as one whole line through the host */
 static int l_print(lua_State *L)
 {
@@ -660,7 +685,14 @@ static int l_print(lua_State *L)
     luaL_pushresult(&line);
     size_t len;
     const char *bytes = lua_tolstring(L, -1, &len);
-    tp_host_print(get_context(L)->host, 1, bytes, len);
+    const context *ctx = get_context(L);
+    if (ctx->host->config.tag_lines && ctx->agent && ctx->agent->current) {
+        luaL_buffinit(L, &line);
+        add_tagged(&line, bytes, len, ctx->agent);
+        luaL_pushresult(&line);
+        bytes = lua_tolstring(L, -1, &len);
+    }
+    tp_host_print(ctx->host, 1, bytes, len);
     return 0;
 }
 
@@ -728,6 +760,7 @@ static const luaL_Reg core_functions[] = {
     { "set_reading", l_set_reading },
     { "cancel", l_cancel },
     { "counts", l_counts },
+    { "busy", l_busy },
     { "current", l_current },
     { "workers", l_workers },
     { "now", l_now },

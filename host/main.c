@@ -8,6 +8,7 @@
  * if one did. */
 #include "host.h" /* tp_host_take_interrupt */
 #include "repl.h"
+#include "term.h"
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -105,6 +106,7 @@ static void say_interrupted(void)
     if (the.line_said || the.quiet)
         return;
     the.line_said = 1;
+    at = put_text(at, tp_term_eraser());
     at = put_text(at, "tidepool: interrupted");
     if (the.delivered || the.total) {
         at = put_number(put_text(at, " ("), the.delivered);
@@ -243,7 +245,7 @@ static void note_write_error(void)
 static void write_line(void *user, int fd, const char *bytes, size_t len)
 {
     (void)user;
-    if (fwrite(bytes, 1, len, fd == STDERR_FILENO ? stderr : stdout) < len && fd != STDERR_FILENO)
+    if (tp_term_write(fd == STDERR_FILENO ? stderr : stdout, bytes, len) < len && fd != STDERR_FILENO)
         note_write_error();
 }
 
@@ -272,6 +274,7 @@ static _Noreturn void finish(int code, bool close_state)
 
     if (getpid() != the.pid) /* a forked child has no threads to wait for */
         exit(flush_output(code));
+    tp_term_show("", 0);
     if (the.host)
         at_rest = tp_host_stop(the.host, STOP_MS) == 0;
     if (close_state && at_rest && L) {
@@ -461,6 +464,7 @@ static void show_error(lua_State *L, const char *traceback)
     size_t len = 0;
     const char *text = lua_tolstring(L, -1, &len);
     if (!the.signal) { /* that story is told by its own line */
+        tp_term_show("", 0);
         fflush(stdout);
         if (the.session == TP_NO_SESSION)
             fputs("tidepool: ", stderr);
@@ -529,8 +533,9 @@ typedef struct options {
     char **argv;
     int script; /* of the script, or of what the command is about; argc when there is none */
     enum { SCRIPT, RUN, HELP, VERSION, BYTECODE } command;
-    bool interactive, version, executes, no_env, quiet;
+    bool interactive, version, executes, no_env, quiet, tagged;
     int workers; /* 0: the host's default */
+    const char *progress; /* as the option says; NULL: as it suits the terminal */
     bool failed; /* set by pmain's steps: exit code 1 or `code` */
     int code;
 } options;
@@ -543,16 +548,36 @@ static int usage(const char *format, const char *what)
     return EXIT_USAGE;
 }
 
+static bool is_progress_mode(const char *mode)
+{
+    static const char *const modes[] = { "line", "plain", "json", "off" };
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++)
+        if (strcmp(mode, modes[i]) == 0)
+            return true;
+    return false;
+}
+
 /* Recognises the host's own options at argv[i], which `run` takes anywhere. Returns how many words
  * it took, 0 when it is none, -1 after saying what is wrong. */
 static int host_option(options *o, int i)
 {
-    static const char name[] = "--workers";
+    static const char name[] = "--workers", progress[] = "--progress=";
     const char *word = o->argv[i];
     char *end;
-    if (strcmp(word, "--quiet") == 0) {
-        o->quiet = true;
-        return 1;
+    if (strcmp(word, "--quiet") == 0)
+        return o->quiet = true, 1;
+    if (strcmp(word, "--log=tag") == 0)
+        return o->tagged = true, 1;
+    if (strcmp(word, "--no-progress") == 0)
+        return o->progress = "off", 1;
+    if (strcmp(word, "--progress") == 0)
+        return o->progress = isatty(STDERR_FILENO) ? "line" : "plain", 1;
+    if (strncmp(word, progress, sizeof progress - 1) == 0) {
+        o->progress = word + sizeof progress - 1;
+        if (is_progress_mode(o->progress))
+            return 1;
+        usage("--progress is line, plain, json or off, not %s", *o->progress ? o->progress : "nothing");
+        return -1;
     }
     const char *rest = word + sizeof name - 1; /* "", or "=N" */
     if (strncmp(word, name, sizeof name - 1) != 0 || (*rest && *rest != '='))
@@ -764,6 +789,123 @@ static bool run_command(lua_State *L, options *o, const char *module, const char
     return true;
 }
 
+/* ---- progress ---- */
+
+static int l_term_line(lua_State *L)
+{
+    size_t len;
+    const char *text = luaL_checklstring(L, 1, &len);
+    tp_term_show(text, len);
+    return 0;
+}
+
+static int l_term_note(lua_State *L)
+{
+    size_t len;
+    luaL_checkstring(L, 1);
+    lua_pushvalue(L, 1);
+    lua_pushliteral(L, "\n");
+    lua_concat(L, 2);
+    const char *text = lua_tolstring(L, -1, &len);
+    tp_term_write(stderr, text, len);
+    return 0;
+}
+
+static int l_term_width(lua_State *L)
+{
+    lua_pushinteger(L, tp_term_width(STDERR_FILENO));
+    return 1;
+}
+
+/* Calls upvalue 1, a function that writes, with all arguments, without the progress line below it. */
+static int write_around_line(lua_State *L, bool at_line_start)
+{
+    const int n = lua_gettop(L);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    tp_term_hide();
+    lua_call(L, n, LUA_MULTRET);
+    tp_term_resume(at_line_start || !isatty(STDOUT_FILENO));
+    return lua_gettop(L);
+}
+
+static int l_print(lua_State *L)
+{
+    return write_around_line(L, true);
+}
+
+/* io.write(...) and file:write(...); upvalue 2 is how many arguments come before the texts. */
+static int l_write(lua_State *L)
+{
+    const int n = lua_gettop(L), first = (int)lua_tointeger(L, lua_upvalueindex(2)) + 1;
+    size_t len = 0;
+    const char *text = "";
+    for (int i = first; i <= n; i++) { /* as the function itself would, but that this one has a name in the message */
+        const char *argument = luaL_checklstring(L, i, &len);
+        text = len ? argument + len - 1 : text;
+    }
+    if (first == 2) {
+        FILE **file = luaL_checkudata(L, 1, LUA_FILEHANDLE);
+        if (*file != stdout && *file != stderr) {
+            lua_pushvalue(L, lua_upvalueindex(1));
+            lua_insert(L, 1);
+            lua_call(L, n, LUA_MULTRET);
+            return lua_gettop(L);
+        }
+    }
+    return write_around_line(L, *text == '\n');
+}
+
+/* Replaces the function in the table on the top. */
+static void wrap(lua_State *L, const char *name, lua_CFunction fn, int before)
+{
+    lua_getfield(L, -1, name);
+    lua_pushinteger(L, before);
+    lua_pushcclosure(L, fn, 2);
+    lua_setfield(L, -2, name);
+}
+
+/* Where a progress line may be on the terminal, what the main state writes goes above it. Before the host is opened in the state, which takes
+ * these functions for builtins. */
+static void guard_output(lua_State *L)
+{
+    lua_pushvalue(L, LUA_GLOBALSINDEX);
+    wrap(L, "print", l_print, 0);
+    lua_getglobal(L, "io");
+    wrap(L, "write", l_write, 0);
+    luaL_getmetatable(L, LUA_FILEHANDLE);
+    lua_getfield(L, -1, "__index");
+    wrap(L, "write", l_write, 1);
+    lua_pop(L, 4);
+}
+
+static bool is_set(const char *variable)
+{
+    const char *value = getenv(variable);
+    return value && *value;
+}
+
+static const char *choose_progress(const options *o)
+{
+    const char *term = getenv("TERM");
+    if (o->quiet)
+        return "off";
+    if (o->progress)
+        return o->progress;
+    return isatty(STDERR_FILENO) && !is_set("CI") && term && strcmp(term, "dumb") != 0 ? "line" : "off";
+}
+
+static void open_progress(lua_State *L, const char *mode)
+{
+    if (strcmp(mode, "off") == 0)
+        return;
+    lua_pushstring(L, mode);
+    lua_pushcfunction(L, l_term_line);
+    lua_pushcfunction(L, l_term_note);
+    lua_pushcfunction(L, l_term_width);
+    call_module(L, "tidepool.progress", "display", 4, 0);
+}
+
 /* Waits for what the script spawned. Failures that it has not asked about are shown, and make the
  * exit code 1. */
 static bool run_loop(lua_State *L)
@@ -832,8 +974,12 @@ static int pmain(lua_State *L)
     lua_setfield(L, -2, "exit");
     lua_getglobal(L, "require");
     lua_setfield(L, LUA_REGISTRYINDEX, require_key);
+    const char *progress = choose_progress(o);
+    if (strcmp(progress, "line") == 0)
+        guard_output(L);
     if (tp_host_openlibs(the.host, L, &err) != 0)
         return luaL_error(L, "%s", err.message);
+    open_progress(L, progress);
     set_arg(L, o);
     lua_settop(L, 0);
     if (o->version && !o->interactive)
@@ -925,6 +1071,7 @@ int main(int argc, char **argv)
     the.quiet = o.quiet;
     catch_signals();
     config.workers = o.workers;
+    config.tag_lines = o.tagged;
     if (tp_host_open(&the.host, &config, &err) != 0)
         return cannot_start(err.message);
     the.L = new_state();

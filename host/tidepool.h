@@ -102,6 +102,7 @@ typedef struct tp_config {
     /* The caller's libuv loop, to be driven by; must be of the thread that calls tp_host_open. It is kept alive (uv_run returns only then) while maps with
      * a callback run. After tp_host_close run it once more, so that it lets go of the host's handles. Default: none. */
     struct uv_loop_s *loop;
+    int tag_lines; /* not 0: what a worker prints begins with who it was, "w3 #17| " for worker 3 at input 17 */
 } tp_config;
 
 /* Opens a host. Worker threads start with the first map that needs them, not here.

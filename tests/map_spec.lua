@@ -191,6 +191,12 @@ describe("Results", function()
     results:cancel()
   end)
 
+  it("do not care about progress when stderr is no terminal", function()
+    for _, wanted in ipairs { true, false } do
+      assert.same({ 1, 4, n = 2 }, square:map({ 1, 2 }, { progress = wanted }):list())
+    end
+  end)
+
   it("end quietly after cancel when all had been taken", function()
     local results = square:map { 1, 2 }
     assert.equal(2, results:list().n)

@@ -3,6 +3,7 @@
 local check = require "tidepool.check"
 local core = require "tidepool.core"
 local failure = require "tidepool.failure"
+local progress = require "tidepool.progress"
 
 ---@class tidepool.Call
 local Call = {}
@@ -30,7 +31,7 @@ local function finish(job, f, seconds)
       end
       local left = deadline and deadline - core.now()
       if left and left <= 0 then return nil end
-      core.wait(job, left)
+      progress.wait(job, left)
     else
       local retries = f.options.retries
       if kind == FAILURE or kind == RETRY then

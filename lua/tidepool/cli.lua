@@ -24,6 +24,9 @@ Options, as luajit has them:
 
 Options of Tidepool:
   --workers N    worker threads, 1 to 1024 (default: one for each processor)
+  --progress[=M] progress of maps: line (on a terminal), plain, json, or off
+  --no-progress  the same as --progress=off
+  --log=tag      lines that workers print begin with worker and input: w3 #17|
   --quiet        no banner, no progress or interruption line
   --help         this text
   --version      the versions of Tidepool, LuaJIT and libuv
@@ -60,7 +63,7 @@ An entry that gives a schema has its options checked and typed:
 
 Without a schema any --key is accepted: numbers, true and false are recognised.
 A function's options are its parameters, by name or in their order.
---workers N and --quiet belong to tidepool itself, before or after FILE.
+--workers N, --progress, --no-progress, --log=tag and --quiet belong to tidepool itself, before or after FILE.
 ]==]
 
 topics.help = overview

@@ -119,6 +119,7 @@ local function start(self, source, settings, more)
     name = self.name, return_exceptions = settings.return_exceptions or settings.ignore_exceptions, on_error = settings.on_error,
     max_attempts = 1 + (retries and retries.max or 0), on_retry = retries and retries.on, is_kept = more.is_kept,
     returns = not more.discard and returns or nil, arrays = arrays,
+    progress = settings.progress, total = source.total, ordered = more.ordered, executor = self.options.executor or "threads",
   })
   opened.total = source.total
   return opened

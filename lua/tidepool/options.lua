@@ -41,6 +41,7 @@ types = {
   ["seconds"] = { "a number of seconds, 0 or more", function(v) return type(v) == "number" and v >= 0 and v < math.huge end },
   ["factor"] = { "a number of at least 1", function(v) return type(v) == "number" and v >= 1 and v < math.huge end },
   ["share"] = { "a number from 0 to 1", function(v) return type(v) == "number" and v >= 0 and v <= 1 end },
+  ["progress"] = { "true, false or a function", function(v) return type(v) == "boolean" or type(v) == "function" end },
   ["returns"] = { 'an element type like "double", or a list of them, one per return value (at most 8)', element_types },
   ["executor"] = { '"threads" or "inline"', function(v) return v == "threads" or v == "inline" end },
   ["retries"] = { "an integer of at least 0, or a table like { max = 3, initial_delay = 0.1, backoff = 2, max_delay = 1 }",
@@ -81,6 +82,7 @@ options.of_calls = {
   { "ordered", "boolean", "results in the order of the inputs (the default), or as they come" },
   { "order_outputs", alias_of = "ordered" },
   { "window", "count", "as the function's option" },
+  { "progress", "progress", "false: not on the progress line; or a function that gets { done, total, failed, rate, ... } meanwhile and at the end" },
   { "on_error", "function", "on_error(failure) gives the value that takes a failure's place" },
 }
 
@@ -97,7 +99,6 @@ local no_cloud = "is about containers in a cloud; Tidepool runs on your own mach
 local refused = {
   timeout = later, memory = later, crash_retries = later,
   gpu = "needs the OpenCL executor, which this version does not have yet",
-  progress = "needs the progress line, which this version does not have yet",
   image = no_cloud, region = no_cloud, proxy = no_cloud, cloud = no_cloud, secrets = no_cloud, secret = no_cloud,
   mounts = no_cloud, volumes = no_cloud, network_file_systems = no_cloud, schedule = no_cloud, keep_warm = no_cloud,
   min_containers = no_cloud, buffer_containers = no_cloud, scaledown_window = no_cloud, container_idle_timeout = no_cloud,

@@ -8,6 +8,7 @@ local ffi = require "ffi"
 
 local columns_type = ffi.typeof "void **"
 local double_pointer = ffi.typeof "const double *"
+local progress = require "tidepool.progress"
 local new_table = require "table.new"
 
 -- What core.next gives: tp_block_kind of host/block.h.
@@ -22,7 +23,7 @@ local results = { Results = Results }
 --- Opens the results of a running job.
 ---@param job userdata    of core.job
 ---@param source table    of inputs.lua
----@param settings table  { name, return_exceptions, on_error, max_attempts, on_retry }
+---@param settings table  { name, total, executor, ordered, progress, return_exceptions, on_error, max_attempts, on_retry }
 function results.new(job, source, settings)
   local self = setmetatable({
     job = job, source = source, settings = settings,
@@ -30,6 +31,7 @@ function results.new(job, source, settings)
     columns = nil, -- its columns, where `returns` says what they are: pointers
     is_reading = false, has_all_inputs = false, input_failure = nil, is_over = false,
   }, Results)
+  self.watch = progress.open(job, settings, settings.progress)
   self:_feed()
   return self
 end
@@ -57,7 +59,13 @@ function Results:_close()
     self.job = nil
     self.source = nil
     self.n, self.k = 0, 0
+    self.is_over = true
+    local watch = self.watch
+    self.watch = nil
+    local fine, why = true, nil
+    if watch then fine, why = pcall(progress.close, watch) end
     core.close(job)
+    if not fine then error(why, 0) end
   end
   self.is_over = true
 end
@@ -99,6 +107,7 @@ function Results:_advance(no_wait)
     local job = self.job
     local has_fed = self:_feed()
     if not self.job then return self:_advance(no_wait) end -- the iterator of the inputs has cancelled this map
+    if self.watch then progress.step() end
     local kind, first, n, pointer = core.next(job)
     if not kind then
       if core.is_cancelled(job) then
@@ -116,7 +125,7 @@ function Results:_advance(no_wait)
         return nil
       elseif not has_fed then
         if no_wait then return "later" end
-        core.wait(job)
+        progress.wait(job)
       end
     elseif kind == FAILURE then
       local f = self:_failure(first)

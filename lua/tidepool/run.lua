@@ -14,7 +14,7 @@ local show = require "tidepool.show"
 
 local run = {}
 
-local reserved = { help = true, workers = true, quiet = true }
+local reserved = { help = true, workers = true, quiet = true, progress = true, no_progress = true, log = true }
 
 ---@class tidepool.Option one option of an entry's schema, normalised
 ---@field name string as the user wrote it in the schema

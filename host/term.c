@@ -1,0 +1,132 @@
+/* term.c: the terminal as all threads of the program share it. See term.h. */
+#include "term.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    TEXT_MAX = 1024,
+    DEFAULT_WIDTH = 80,
+    OLD_MS = 1000 /* a line that was not shown anew for so long says nothing any more: its map has been left, perhaps */
+};
+
+static const char eraser[] = "\r\033[K";
+
+/* Guarded by its lock, but `is_shown`, which handlers read. */
+static struct {
+    pthread_mutex_t lock;
+    char text[TEXT_MAX];
+    size_t len;
+    long long since_ms;
+    bool is_amid; /* the cursor is in a line that somebody has begun */
+    volatile sig_atomic_t is_shown;
+} the = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static long long now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
+}
+
+static void write_all(const char *bytes, size_t len)
+{
+    while (len > 0) {
+        const ssize_t n = write(STDERR_FILENO, bytes, len);
+        if (n < 0 && errno != EINTR)
+            return; /* nowhere left to say it */
+        if (n > 0)
+            bytes += n, len -= (size_t)n;
+    }
+}
+
+/* The first `columns` characters of UTF-8 text, in bytes. */
+static size_t cut(const char *text, size_t len, int columns)
+{
+    size_t i = 0;
+    for (; i < len; i++)
+        if (((unsigned char)text[i] & 0xC0) != 0x80 && columns-- == 0)
+            break;
+    return i;
+}
+
+/* Locked, as all below. */
+static void draw(void)
+{
+    char out[TEXT_MAX + sizeof eraser];
+    if (the.len == 0 || the.is_amid)
+        return;
+    const size_t len = cut(the.text, the.len, tp_term_width(STDERR_FILENO) - 1);
+    memcpy(out, eraser, sizeof eraser - 1);
+    memcpy(out + sizeof eraser - 1, the.text, len);
+    the.is_shown = 1;
+    write_all(out, len + sizeof eraser - 1);
+}
+
+static void erase(void)
+{
+    if (the.is_shown)
+        write_all(eraser, sizeof eraser - 1);
+    the.is_shown = 0;
+}
+
+void tp_term_show(const char *text, size_t len)
+{
+    pthread_mutex_lock(&the.lock);
+    the.len = len > TEXT_MAX ? TEXT_MAX : len;
+    memcpy(the.text, text, the.len);
+    the.since_ms = now_ms();
+    if (the.len)
+        draw();
+    else
+        erase();
+    pthread_mutex_unlock(&the.lock);
+}
+
+void tp_term_hide(void)
+{
+    pthread_mutex_lock(&the.lock);
+    erase();
+    pthread_mutex_unlock(&the.lock);
+}
+
+void tp_term_resume(bool at_line_start)
+{
+    pthread_mutex_lock(&the.lock);
+    the.is_amid = !at_line_start;
+    if (now_ms() - the.since_ms < OLD_MS)
+        draw();
+    pthread_mutex_unlock(&the.lock);
+}
+
+size_t tp_term_write(FILE *file, const char *bytes, size_t len)
+{
+    pthread_mutex_lock(&the.lock);
+    const bool was_shown = the.is_shown;
+    erase();
+    const size_t n = fwrite(bytes, 1, len, file);
+    if (was_shown) {
+        fflush(file);
+        draw();
+    }
+    pthread_mutex_unlock(&the.lock);
+    return n;
+}
+
+int tp_term_width(int fd)
+{
+    struct winsize size;
+    if (ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
+        return size.ws_col;
+    return DEFAULT_WIDTH;
+}
+
+const char *tp_term_eraser(void)
+{
+    return the.is_shown ? eraser : "";
+}

@@ -1,0 +1,29 @@
+/* term.h: the terminal as all threads of the program share it: whole lines, and the one line at its bottom that comes and goes. Part of
+ * the binary only.
+ *
+ * The bottom line is on standard error. Whatever is written through here goes above it. */
+#ifndef TP_TERM_H
+#define TP_TERM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+
+/* The bottom line is this text from now on; none when len is 0. Cut to the terminal's width. Main thread. */
+void tp_term_show(const char *text, size_t len);
+
+/* Takes the bottom line away for as long as others write to the terminal, until tp_term_resume, which brings it back unless it is old or
+ * what was written has not ended its line. Main thread. */
+void tp_term_hide(void);
+void tp_term_resume(bool at_line_start);
+
+/* Writes whole lines above the bottom line; as fwrite. Any thread. */
+size_t tp_term_write(FILE *file, const char *bytes, size_t len);
+
+/* Columns of the terminal on that descriptor; 80 where it does not say. Any thread. */
+int tp_term_width(int fd);
+
+/* What takes the bottom line away now, "" when none is shown. For signal handlers, which write it themselves. */
+const char *tp_term_eraser(void);
+
+#endif
