@@ -1,6 +1,6 @@
 /* main.c: the `tidepool` binary: its options, environment, signals and exit codes.
  *
- * It is a drop-in for `luajit`, plus the commands `run` and `help`. Only this file installs signal
+ * It is a drop-in for `luajit`, plus the commands `run`, `map` and `help`. Only this file installs signal
  * handlers, and only here and in repl.c does the product print or exit.
  *
  * Every way out goes through finish(): it stops the host, closes the state where that is safe,
@@ -532,7 +532,7 @@ typedef struct options {
     int argc;
     char **argv;
     int script; /* of the script, or of what the command is about; argc when there is none */
-    enum { SCRIPT, RUN, HELP, VERSION, BYTECODE } command;
+    enum { SCRIPT, RUN, MAP, HELP, VERSION, BYTECODE } command;
     bool interactive, version, executes, no_env, quiet, tagged;
     int workers; /* 0: the host's default */
     const char *progress; /* as the option says; NULL: as it suits the terminal */
@@ -557,7 +557,7 @@ static bool is_progress_mode(const char *mode)
     return false;
 }
 
-/* Recognises the host's own options at argv[i], which `run` takes anywhere. Returns how many words
+/* Recognises the host's own options at argv[i], which `run` and `map` take anywhere. Returns how many words
  * it took, 0 when it is none, -1 after saying what is wrong. */
 static int host_option(options *o, int i)
 {
@@ -622,12 +622,14 @@ static int parse_command(options *o, int i)
         return 0;
     if (strcmp(o->argv[i], "run") == 0)
         o->command = RUN;
+    else if (strcmp(o->argv[i], "map") == 0)
+        o->command = MAP;
     else if (strcmp(o->argv[i], "help") == 0)
         o->command = HELP;
     else
         return 0;
     o->script = i + 1;
-    return o->command == RUN ? take_host_options(o, i + 1) : 0;
+    return o->command != HELP ? take_host_options(o, i + 1) : 0;
 }
 
 static int parse_long(options *o, int i)
@@ -939,6 +941,8 @@ static bool run_main(lua_State *L, options *o)
         return run_command(L, o, "tidepool.cli", "help", o->script);
     case BYTECODE:
         return run_command(L, o, "tidepool.cli", "bytecode", o->script);
+    case MAP:
+        return run_command(L, o, "tidepool.pipe", "main", o->script);
     case RUN:
         return run_command(L, o, "tidepool.run", "main", o->script);
     case SCRIPT:

@@ -5,7 +5,8 @@ local cli = {}
 local overview = [==[
 Usage: tidepool [options] [script [arguments]]
        tidepool run FILE[::NAME] [--key value ...] [arguments]
-       tidepool help [run]
+       tidepool map FILE::NAME [--json] [--keep-going] <INPUT >OUTPUT
+       tidepool help [run|map]
 
 Runs Lua scripts as luajit does, with require "tidepool" built in: Lua functions
 over many inputs in parallel. Without a script, on a terminal, it is interactive.
@@ -42,7 +43,7 @@ Usage: tidepool run FILE[::NAME] [--key value ...] [arguments]
 
 Loads FILE and calls an entry that it made with app:main: the only one, the one
 called main, or NAME. NAME may also be one of the app's functions: that runs once in
-the pool, and what it returns is printed.
+the pool, and what it returns is printed, with --json for machines.
 
 An entry that gives a schema has its options checked and typed:
 
@@ -66,6 +67,25 @@ A function's options are its parameters, by name or in their order.
 --workers N, --progress, --no-progress, --log=tag and --quiet belong to tidepool itself, before or after FILE.
 ]==]
 
+topics.map = [==[
+Usage: tidepool map FILE::NAME [options] <INPUT >OUTPUT
+
+Calls the function NAME of FILE's app (or the only one) in the pool, once for each
+line of standard input, and writes what it returns, one line for each, in their order,
+as soon as it is there.
+
+  seq 1000 | tidepool map job.lua::evaluate
+
+A line that is a number arrives as a number, any other as a string. Several results are
+separated by tabs. The first failure ends it, with exit code 1.
+
+  --json         lines are JSON values, also those of the output: several results are a
+                 list, and a failure is { "error": message, "kind": ..., "index": ... }
+  --keep-going   failures do not end it: without --json they are on standard error
+                 only. The exit code is 1 if there were any
+  --workers N, --progress, --quiet   as for any script
+]==]
+
 topics.help = overview
 
 ---`tidepool help [COMMAND]` and `--help`.
@@ -74,7 +94,7 @@ topics.help = overview
 function cli.help(topic)
   local text = topic == nil and overview or topics[topic]
   if not text then
-    return 2, ("no help on '%s' (there is: tidepool help, tidepool help run)"):format(topic)
+    return 2, ("no help on '%s' (there is: tidepool help, tidepool help run, tidepool help map)"):format(topic)
   end
   io.stdout:write(text)
   return 0

@@ -105,7 +105,7 @@ end
 
 --- Starts a map over a source (inputs.lua). `settings` are checked call options; `more` are fields for core.job.
 ---@return tidepool.Results
-local function start(self, source, settings, more)
+function func.start(self, source, settings, more)
   more = more or {}
   more.total = source.total
   more.is_cheap = source.is_cheap
@@ -124,8 +124,6 @@ local function start(self, source, settings, more)
   opened.total = source.total
   return opened
 end
-func.start = start
-
 --- The arguments of a call of a map without the options at their end: the options, and how many inputs there are.
 local function split_options(who, rows, n, ...)
   local last = n > 1 and select(n, ...) or nil
@@ -144,7 +142,7 @@ end
 function methods.map(self, ...)
   check.self(self, Function, "f", "map", "inputs")
   local source, settings = map_source("Function:map", options.of_calls, ...)
-  return start(self, source, settings, {})
+  return func.start(self, source, settings, {})
 end
 
 --- The same over a list of argument lists.
@@ -154,7 +152,7 @@ end
 function methods.starmap(self, items, given)
   check.self(self, Function, "f", "starmap", "inputs")
   local settings = given and options.check("Function:starmap", options.of_calls, given) or {}
-  return start(self, inputs.starmap("Function:starmap", items), settings, {})
+  return func.start(self, inputs.starmap("Function:starmap", items), settings, {})
 end
 
 --- Runs over many inputs for the effect: results are not kept. Waits for the end.
@@ -162,7 +160,7 @@ end
 function methods.for_each(self, ...)
   check.self(self, Function, "f", "for_each", "inputs")
   local source, settings = map_source("Function:for_each", options.of_for_each, ...)
-  local all = start(self, source, settings, { discard = true })
+  local all = func.start(self, source, settings, { discard = true })
   all:_drain()
   local p = all:progress()
   return { ok = p.done - p.failed, failed = p.failed }
@@ -173,7 +171,7 @@ end
 function methods.spawn_map(self, ...)
   check.self(self, Function, "f", "spawn_map", "inputs")
   local source, settings = map_source("Function:spawn_map", options.of_calls, ...)
-  return Call.keep(start(self, source, settings, { is_kept = true }))
+  return Call.keep(func.start(self, source, settings, { is_kept = true }))
 end
 
 --- A job of one call.

@@ -2,7 +2,8 @@
 --
 -- A source is { total = n or nil, is_cheap = boolean, fill = function(job, room) -> done, failure }: fill pushes up to `room` further inputs to
 -- the job (fewer when reading them takes long) and says whether that were all, and, as a second value, the Failure that ended them
--- early: what the user's iterator raised, or an item that is none. Numbers are packed, column by column, by loops that LuaJIT
+-- early: what the user's iterator raised, or an item that is none. A third value says that nothing was there to push now: then it is asked again
+-- after `patience` seconds, a field of the source. Numbers are packed, column by column, by loops that LuaJIT
 -- compiles; everything else is encoded in C (core.add).
 
 local array = require "tidepool.array"

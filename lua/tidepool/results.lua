@@ -41,14 +41,14 @@ function Results:_feed()
   if self.has_all_inputs then return false end
   local room = core.room(self.job)
   if room == 0 then return false end
-  local done
-  done, self.input_failure = self.source.fill(self.job, room)
+  local done, is_idle
+  done, self.input_failure, is_idle = self.source.fill(self.job, room)
   if done then
     self.has_all_inputs = true
     self.source = nil
     core.finish(self.job)
   end
-  return true
+  return not is_idle
 end
 
 --- Ends the job, if it has not ended. Nothing is started any more.
@@ -125,7 +125,7 @@ function Results:_advance(no_wait)
         return nil
       elseif not has_fed then
         if no_wait then return "later" end
-        progress.wait(job)
+        progress.wait(job, self.source and self.source.patience)
       end
     elseif kind == FAILURE then
       local f = self:_failure(first)

@@ -10,6 +10,7 @@
 local app = require "tidepool.app"
 local check = require "tidepool.check"
 local cli = require "tidepool.cli"
+local json = require "tidepool.json"
 local show = require "tidepool.show"
 
 local run = {}
@@ -486,7 +487,14 @@ local function parse_parameters(fn, words)
   each_word(words, function(flag, value, next_word)
     local used
     local i = position[flag_of(flag:sub(3))]
-    if not i then
+    local negated = not i and not value and position[(flag:gsub("^%-%-no%-", "--"))]
+    if negated then
+      put(negated, false)
+      return false
+    elseif i and not value and (not next_word or next_word:find "^%-%-.") then
+      put(i, true)
+      return false
+    elseif not i then
       refuse("unknown option %s%s", quoted(flag), hint(flag, flags))
     end
     value, used = value_for(flag, value, next_word)
@@ -569,7 +577,7 @@ local function print_help(target, offer, options)
     for _, name in ipairs(names) do
       out[#out + 1] = (" [%s VALUE]"):format(flag_of(name))
     end
-    out[#out + 1] = is_vararg and " [arguments]\n" or "\n"
+    out[#out + 1] = (offer.call and " [--json]" or "") .. (is_vararg and " [arguments]\n" or "\n")
   end
   io.stdout:write(table.concat(out))
 end
@@ -599,6 +607,29 @@ local function print_results(...)
   end
 end
 
+local function print_json(...)
+  io.stdout:write(json.encode_results(...), "\n")
+end
+
+-- Takes --json out of a function's words, unless it is the function's own parameter.
+local function take_json(fn, words)
+  for _, name in ipairs((parameters_of(fn))) do
+    if name == "json" then
+      return false, words
+    end
+  end
+  local rest, has_json, plain = {}, false, false
+  for _, word in ipairs(words) do
+    plain = plain or word == "--"
+    if word == "--json" and not plain then
+      has_json = true
+    else
+      rest[#rest + 1] = word
+    end
+  end
+  return has_json, rest
+end
+
 -- What is to be called, as a function without arguments; nil after the help was printed.
 local function prepare(target, offer, words)
   local options = offer.entry and schema_of(offer.entry)
@@ -608,9 +639,10 @@ local function prepare(target, offer, words)
   end
   local fn = offer.fn
   if offer.call then
-    local values, n = parse_parameters(fn, words)
+    local has_json, rest = take_json(fn, words)
+    local values, n = parse_parameters(fn, rest)
     return function()
-      print_results(offer.call:remote(unpack(values, 1, n)))
+      (has_json and print_json or print_results)(offer.call:remote(unpack(values, 1, n)))
     end
   elseif options or #parameters_of(fn) <= 1 then
     local args = options and parse_typed(options, words) or parse_free(words)
@@ -641,6 +673,58 @@ local function catching_usage(fn, ...)
   return result or false
 end
 
+-- Runs the file of a target with these words as its `...`. Returns its path and the NAME; or nil, what is wrong, and the exit code.
+local function load_target(target, ...)
+  local file, name
+  local fine, problem = catching_usage(function()
+    file, name = split_target(target)
+    check_file(file)
+  end)
+  if fine == nil then
+    return nil, problem, 2
+  end
+  local chunk, syntax_error = loadfile(file)
+  if not chunk then
+    return nil, syntax_error, 1
+  end
+  if type(arg) == "table" then
+    arg[0] = file
+  end
+  chunk(...)
+  return file, name
+end
+
+local function choose_function(file, found, name)
+  local functions = select_offers(found, function(offer)
+    return offer.call ~= nil and (name == nil or offer.name == name)
+  end)
+  if #functions == 1 then
+    return functions[1].call
+  elseif #functions > 1 and name then
+    refuse_several(file, functions)
+  elseif #functions > 1 then
+    refuse("%s has several functions: %s (choose one: tidepool map %s::%s)", file, names_of(functions), file, functions[1].name)
+  end
+  local all = select_offers(found, function(offer)
+    return offer.call ~= nil
+  end)
+  refuse("%s has no function%s (%s)", file, name and (" '%s'"):format(name) or "",
+    #all == 0 and "it decorates none with app:func" or "it has: " .. names_of(all))
+end
+
+---The Function that FILE::NAME, or FILE with only one, means: for `tidepool map`.
+---@return tidepool.Function? f, string? message, integer? code
+function run.load_function(target)
+  local file, name, code = load_target(target)
+  if not file then
+    return nil, name, code
+  end
+  local f, problem = catching_usage(function()
+    return choose_function(file, offers(), name)
+  end)
+  return f, problem, 2
+end
+
 ---`tidepool run`: the words after it, without the host's own options.
 ---@param target? string FILE or FILE::NAME
 ---@return integer code, string? message the one line for stderr
@@ -651,24 +735,11 @@ function run.main(target, ...)
   elseif not target then
     return 2, "run what? (tidepool run FILE[::NAME]; more: tidepool help run)"
   end
-  local file, name
-  local fine, problem = catching_usage(function()
-    file, name = split_target(target)
-    check_file(file)
-  end)
-  if fine == nil then
-    return 2, problem
+  local file, name, code = load_target(target, ...)
+  if not file then
+    return code, name
   end
-  local chunk, syntax_error = loadfile(file)
-  if not chunk then
-    return 1, syntax_error
-  end
-  if type(arg) == "table" then
-    arg[0] = file
-  end
-  chunk(...)
-  local call
-  call, problem = catching_usage(function()
+  local call, problem = catching_usage(function()
     return prepare(target, choose(file, offers(), name), words)
   end)
   if call == nil then
