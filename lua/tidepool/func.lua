@@ -124,6 +124,7 @@ function func.start(self, source, settings, more)
   opened.total = source.total
   return opened
 end
+
 --- The arguments of a call of a map without the options at their end: the options, and how many inputs there are.
 local function split_options(who, rows, n, ...)
   local last = n > 1 and select(n, ...) or nil

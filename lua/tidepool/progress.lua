@@ -178,7 +178,9 @@ local function look(now)
     if watched[entry] then -- a user's function may have ended another map
       local s = state_of(entry, now)
       if entry.on then
+        watched[entry] = nil -- one that raises is not called again
         entry.on(s)
+        if not entry.is_closed then watched[entry] = true end
       elseif display.mode == "line" then
         if s.elapsed >= PATIENCE then states[#states + 1], executor = s, entry.about.executor end
       elseif now >= entry.next_plain then
@@ -211,6 +213,7 @@ end
 --- The map is over: its job is still open.
 function progress.close(entry)
   watched[entry] = nil
+  entry.is_closed = true
   local s = state_of(entry, core.now(), true)
   if entry.on then return entry.on(s) end
   if s.elapsed < PATIENCE then return end
