@@ -182,6 +182,9 @@ $(BUILD)/stamp/version: FORCE
 $(BINARY): $(BIN_OBJ) $(LIB_OBJ) $(BUILD)/stamp/sources
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(BIN_OBJ) $(LIB_OBJ) $(LDLIBS)
 
+# Its own functions stand in for those that allocate.
+$(BUILD)/tests/memory_test: LDFLAGS += -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=lua_newstate,--wrap=luaL_newstate
+
 $(BUILD)/tests/%: $(BUILD)/obj/tests/c/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)

@@ -57,6 +57,7 @@ struct tp_map {
 struct tp_api {
     tp_host *host;
     lua_State *L;
+    bool cannot_close; /* see tp_vm_open_libraries */
     int embed; /* reference: the module tidepool.embed */
     tp_function *functions;
     tp_map *maps, *cursor;   /* cursor: the one that dispatch comes to next */
@@ -244,7 +245,7 @@ static int open_state(lua_State *L)
     tp_api *api = lua_touserdata(L, 1);
     lua_pushboolean(L, 1);
     lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV"); /* LUA_PATH is the user's, not the embedder's */
-    luaL_openlibs(L);
+    tp_vm_open_libraries(L, &api->cannot_close);
     lua_pushnil(L);
     lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");
     tp_codec_open(L);
@@ -293,7 +294,7 @@ void tp_api_close(tp_api *api)
         free_map(api->maps);
     while (api->functions)
         free_function(api->functions);
-    if (api->L)
+    if (api->L && !api->cannot_close)
         lua_close(api->L);
     tp_arena_free(&api->values);
     tp_arena_free(&api->failure_arena);

@@ -500,16 +500,17 @@ static unsigned takers(const tp_job *job)
     return n < (double)job->queued ? (unsigned)n : (unsigned)job->queued;
 }
 
-void tp_job_push(tp_job *job, tp_block *b)
+int tp_job_push(tp_job *job, tp_block *b)
 {
     tp_engine *e = job->engine;
     tp_range *r = b->n ? malloc(sizeof *r) : NULL;
+    bool is_queued = r != NULL;
     b->first = job->pushed;
     b->open = b->n;
     wakes w = { 0 };
     if (b->n == 0) {
         tp_block_free(b);
-        return;
+        return 0;
     }
     uv_mutex_lock(&e->lock);
     job->pushed += b->n;
@@ -517,7 +518,7 @@ void tp_job_push(tp_job *job, tp_block *b)
     job->drained = false;
     if (!r || job->is_cancelled || job->stop_at < b->first) {
         if (!r)
-            cancel(job); /* out of memory: nothing of it can be run */
+            cancel(job); /* nothing of it can be run */
         skip(job, b, b->n);
         free(r);
     } else {
@@ -529,6 +530,7 @@ void tp_job_push(tp_job *job, tp_block *b)
     }
     uv_mutex_unlock(&e->lock);
     wake(&w);
+    return is_queued ? 0 : -1;
 }
 
 void tp_job_end(tp_job *job)

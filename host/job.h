@@ -153,8 +153,8 @@ void tp_job_close(tp_job *job);
 /* How many inputs may be pushed now, by window, bytes and read-ahead. */
 uint64_t tp_job_room(tp_job *job);
 
-/* Hands over a block of inputs, which get the next indexes. Wakes workers. */
-void tp_job_push(tp_job *job, tp_block *inputs);
+/* Hands over a block of inputs, which get the next indexes. Wakes workers. -1 when there is no memory to queue it: the job is cancelled then. */
+int tp_job_push(tp_job *job, tp_block *inputs);
 
 /* No inputs come after those pushed. */
 void tp_job_end(tp_job *job);

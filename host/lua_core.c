@@ -275,8 +275,7 @@ static int l_push_numbers(lua_State *L)
     luaL_argcheck(L, b && b->kind == TP_BLOCK_NUMBERS && n <= b->capacity, 2, "no such numbers");
     box->building = NULL;
     b->n = n;
-    tp_job_push(box->job, b);
-    return 0;
+    return tp_job_push(box->job, b) ? luaL_error(L, "not enough memory") : 0;
 }
 
 /* core.push_columns(job, n, memory, type, pointer, ...): n inputs whose columns lie in typed arrays, which are not copied */
@@ -302,8 +301,7 @@ static int l_push_columns(lua_State *L)
         const void *pointer = lua_topointer(L, 5 + 3 * c); /* a pointer of FFI */
         memcpy(&b->column[c], pointer, sizeof b->column[c]);
     }
-    tp_job_push(box->job, b);
-    return 0;
+    return tp_job_push(box->job, b) ? luaL_error(L, "not enough memory") : 0;
 }
 
 /* core.array(bytes, zeroed) -> memory, pointer: memory for a typed array, which the caller owns: see core.drop; nil when there is none left */
@@ -411,9 +409,7 @@ static int l_push(lua_State *L)
     job_box *box = check_job(L, 1);
     tp_block *b = box->building;
     box->building = NULL;
-    if (b)
-        tp_job_push(box->job, b);
-    return 0;
+    return b && tp_job_push(box->job, b) ? luaL_error(L, "not enough memory") : 0;
 }
 
 /* core.push_failure(job, kind, message): an input that failed before it could be begun: its failure is its result */

@@ -30,6 +30,7 @@ struct tp_vm {
     tp_agent *agent;
     lua_State *main; /* owned */
     lua_State *L;    /* where items run: main, or the coroutine that waits */
+    bool cannot_close; /* see tp_vm_open_libraries */
     int run_items, on_error, describe, make_driver, read_integer, broken_promise, store, package; /* registry references */
     loaded cache[CACHED_MAX];
     unsigned n_cached;
@@ -61,6 +62,16 @@ static void *allocate(void *ud, void *p, size_t old, size_t size)
 lua_State *tp_vm_new_state(void)
 {
     return lua_newstate(allocate, NULL);
+}
+
+void tp_vm_open_libraries(struct lua_State *L, bool *cannot_close)
+{
+    luaL_openlibs(L);
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "ffi");
+    *cannot_close = true;
+    lua_call(L, 1, 0);
+    *cannot_close = false;
 }
 
 /* ---- results ---- */
@@ -622,7 +633,7 @@ lua_State *tp_vm_enter(tp_vm *vm, lua_State *L)
 static int open_state(lua_State *L)
 {
     tp_vm *vm = lua_touserdata(L, 1);
-    luaL_openlibs(L);
+    tp_vm_open_libraries(L, &vm->cannot_close);
     vm->host->open_state(L, vm->host, vm->agent);
     lua_getglobal(L, "package");
     vm->package = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -677,6 +688,7 @@ void tp_vm_close(tp_vm *vm)
     vm->agent->vm = NULL;
     for (unsigned i = 0; i < vm->n_cached; i++)
         tp_ref_drop(vm->cache[i].image);
-    lua_close(vm->main);
+    if (!vm->cannot_close)
+        lua_close(vm->main);
     free(vm);
 }

@@ -1,0 +1,170 @@
+/* memory_test.c: an allocation that fails, whichever it is, comes back as an error, or is made up for; nothing crashes or leaks.
+ *
+ * The linker puts the functions below in the place of malloc and its like for the whole library, and in that of luaL_newstate, so that Lua's own
+ * allocations fail too (see the Makefile). libuv keeps its own: it aborts where a loop cannot grow. */
+#include "harness.h"
+#include "tidepool.h"
+
+#include <lua.h>
+#include <stdatomic.h>
+
+static _Atomic long n_calls, fail_at; /* fail_at 0: none */
+static _Thread_local bool is_spared;
+
+static bool is_to_fail(void)
+{
+    return !is_spared && atomic_fetch_add(&n_calls, 1) + 1 == atomic_load(&fail_at);
+}
+
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t n);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t n);
+lua_State *__real_lua_newstate(lua_Alloc f, void *user);
+lua_State *__wrap_lua_newstate(lua_Alloc f, void *user);
+lua_State *__wrap_luaL_newstate(void);
+
+void *__wrap_malloc(size_t n)
+{
+    return is_to_fail() ? NULL : __real_malloc(n);
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+    return is_to_fail() ? NULL : __real_calloc(n, size);
+}
+
+void *__wrap_realloc(void *p, size_t n)
+{
+    return is_to_fail() ? NULL : __real_realloc(p, n);
+}
+
+/* LeakSanitizer's, where there is one: what is allocated in between is no leak, nor what can be reached from it. */
+__attribute__((weak)) void __lsan_disable(void);
+__attribute__((weak)) void __lsan_enable(void);
+
+/* Lua's allocator. A state that ran out of memory in the middle of opening FFI cannot be closed (tp_vm_open_libraries), which is no leak of ours. */
+static void *allocate(void *user, void *p, size_t old, size_t size)
+{
+    (void)user;
+    if (size == 0) {
+        free(p);
+        return NULL;
+    }
+    if (size > old && is_to_fail())
+        return NULL;
+    if (__lsan_disable)
+        __lsan_disable();
+    p = __real_realloc(p, size);
+    if (__lsan_enable)
+        __lsan_enable();
+    return p;
+}
+
+/* As a whole, as it is with LuaJIT's own allocator: an allocation that fails inside makes it crash. */
+lua_State *__wrap_lua_newstate(lua_Alloc f, void *user)
+{
+    (void)f;
+    if (is_to_fail())
+        return NULL;
+    is_spared = true;
+    lua_State *L = __real_lua_newstate(allocate, user);
+    is_spared = false;
+    return L;
+}
+
+/* What luaL_newstate does but for the allocator and the panic function: a panic ends the process, which is a red test. */
+lua_State *__wrap_luaL_newstate(void)
+{
+    return __wrap_lua_newstate(NULL, NULL);
+}
+
+static int add(void *user, tp_call *call, const tp_value *in, size_t n)
+{
+    (void)user;
+    tp_value sum = tp_number(in[0].as.number + in[n - 1].as.number);
+    return tp_call_return(call, &sum, 1);
+}
+
+/* A small session. 0 when all went well; what is wrong with the results otherwise, or "". */
+static const char *run_session(tp_error *err)
+{
+    enum { N = 100 };
+    tp_host *host;
+    tp_function *f;
+    tp_map *map;
+    tp_result r;
+    tp_config config = { .size = sizeof config, .workers = 2 };
+    const char *wrong = "";
+    double x[N], y[N];
+    tp_value values[N], seven = tp_number(7);
+    tp_pair pair = { tp_string("concurrency_limit"), tp_number(2) };
+    tp_value options = tp_table(&pair, 1);
+    for (int i = 0; i < N; i++) {
+        x[i] = i;
+        values[i] = tp_list(&seven, 1);
+    }
+    if (tp_host_open(&host, &config, err))
+        return "";
+    if (tp_function_from_lua(&f, host, "double", "return function(x) return 2 * x end", &options, err) ||
+        tp_map_doubles(&map, f, (const double *[]){ x }, 1, N, NULL, err) || tp_map_read_doubles(map, y, N, err))
+        goto out;
+    tp_map_close(map);
+    for (int i = 0; i < N; i++)
+        if (y[i] != 2 * i)
+            wrong = "a double";
+    if (tp_function_from_c(&f, host, "add", add, NULL, NULL, err) ||
+        tp_map_doubles(&map, f, (const double *[]){ x, x }, 2, N, NULL, err) || tp_map_read_doubles(map, y, N, err))
+        goto out;
+    for (int i = 0; i < N; i++)
+        if (y[i] != 2 * i)
+            wrong = "a sum";
+    if (tp_function_from_lua(&f, host, "keep", "return function(t) return { t, 'text', key = t[1] } end", NULL, err) ||
+        tp_map_values(&map, f, values, 1, N, NULL, err))
+        goto out;
+    int n = 0, status;
+    while ((status = tp_map_next(map, &r, err)) > 0) {
+        const tp_value *field = tp_value_field(&r.values[0], "key");
+        if (!field || field->as.number != 7)
+            wrong = "a field";
+        n++;
+    }
+    if (status == 0 && n != N)
+        wrong = "results are lost";
+    if (status < 0 && !tp_map_failure(map))
+        wrong = "no failure";
+out:
+    tp_host_close(host);
+    return wrong;
+}
+
+static void check_session(long n)
+{
+    tp_error err = { 0 };
+    atomic_store(&n_calls, 0);
+    atomic_store(&fail_at, n);
+    const char *wrong = run_session(&err);
+    atomic_store(&fail_at, 0);
+    CHECK_STR("", wrong);
+    if (err.code != TP_OK && !strstr(err.message, "memory")) {
+        printf("allocation %ld\n", n);
+        CHECK_STR("... memory ...", err.message);
+    }
+}
+
+TEST(each_allocation_of_a_session_may_fail)
+{
+    tp_error err = { 0 };
+    CHECK_STR("", run_session(&err)); /* once without: what is made once per process is there */
+    CHECK_STR("", err.message);
+    atomic_store(&n_calls, 0);
+    CHECK_STR("", run_session(&err));
+    long n = atomic_load(&n_calls);
+    CHECK(n > 200);
+    long step = getenv("TIDEPOOL_SANITIZER") ? n / 500 + 1 : 1;
+    for (long i = 1; i <= n; i += step)
+        check_session(i);
+    check_session(0);
+}
