@@ -458,6 +458,24 @@ static void print_text(const char *text, size_t len)
         fprintf(stderr, "... (%zu bytes more)", len - shown);
 }
 
+static bool is_set(const char *variable)
+{
+    const char *value = getenv(variable);
+    return value && *value;
+}
+
+/* Does standard error take what moves the cursor and changes colours? */
+static bool is_capable(void)
+{
+    const char *term = getenv("TERM");
+    return isatty(STDERR_FILENO) && term && strcmp(term, "dumb") != 0;
+}
+
+static bool has_colours(void)
+{
+    return is_capable() && !is_set("NO_COLOR");
+}
+
 /* Shows the text on the top and, if there is one, the traceback; pops the text. */
 static void show_error(lua_State *L, const char *traceback)
 {
@@ -468,7 +486,10 @@ static void show_error(lua_State *L, const char *traceback)
         fflush(stdout);
         if (the.session == TP_NO_SESSION)
             fputs("tidepool: ", stderr);
+        const bool coloured = the.session != TP_NO_SESSION && has_colours();
+        fputs(coloured ? "\033[31m" : "", stderr);
         print_text(text ? text : "", len);
+        fputs(coloured ? "\033[0m" : "", stderr);
         /* A Failure's text has the worker's traceback; ours is where it was raised again. */
         const char *title = text && strstr(text, "\nstack traceback:") ? "called from" : "stack traceback";
         if (traceback && *traceback)
@@ -881,20 +902,13 @@ static void guard_output(lua_State *L)
     lua_pop(L, 4);
 }
 
-static bool is_set(const char *variable)
-{
-    const char *value = getenv(variable);
-    return value && *value;
-}
-
 static const char *choose_progress(const options *o)
 {
-    const char *term = getenv("TERM");
     if (o->quiet)
         return "off";
     if (o->progress)
         return o->progress;
-    return isatty(STDERR_FILENO) && !is_set("CI") && term && strcmp(term, "dumb") != 0 ? "line" : "off";
+    return is_capable() && !is_set("CI") ? "line" : "off";
 }
 
 static void open_progress(lua_State *L, const char *mode)

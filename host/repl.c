@@ -1,12 +1,12 @@
 /* repl.c: the interactive session: reads lines, runs them, shows what they give.
  *
  * On a terminal lines are edited with libedit and kept in a history file; otherwise standard input
- * is read as it is. A chunk that is not finished goes on in the next line. A chunk that is an
- * expression is shown without `=`. Each chunk is compiled by itself, so a local ends with it; the
- * session says so once.
+ * is read as it is. A chunk that is not finished goes on in the next line. What lines mean (locals that
+ * last, expressions, completion, help) is lua/tidepool/session.lua's.
  *
  * Signals, error texts and the way out are main.c's. */
 #include "repl.h"
+#include "term.h"
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -16,14 +16,19 @@
 #include <errno.h>
 #include <histedit.h>
 #include <locale.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <wchar.h>
 
-enum { HISTORY_LINES = 2000, DEFAULT_WIDTH = 80 };
+enum {
+    HISTORY_LINES = 2000,
+    LOOK_MS = 100,   /* between two looks whether what was spawned is done */
+    LISTED_MAX = 200 /* completions that are shown */
+};
 
 typedef enum answer { LINE, INTERRUPTED, END } answer;
 
@@ -35,6 +40,9 @@ static struct {
     __typeof__(el_get) *get;
     __typeof__(el_set) *set;
     __typeof__(el_gets) *gets;
+    __typeof__(el_line) *line;
+    __typeof__(el_wline) *wline;
+    __typeof__(el_insertstr) *insert;
     __typeof__(el_resize) *resize;
     __typeof__(history) *history;
     __typeof__(history_init) *history_init;
@@ -43,6 +51,7 @@ static struct {
 
 /* Where lines come from. Made and used by tp_repl_run only. */
 typedef struct reader {
+    lua_State *L;
     EditLine *el; /* NULL: plain reading */
     History *history;
     char *history_path; /* NULL: not kept */
@@ -64,6 +73,9 @@ static bool load_libedit(void)
         { "el_get", &edit.get },
         { "el_set", &edit.set },
         { "el_gets", &edit.gets },
+        { "el_line", &edit.line },
+        { "el_wline", &edit.wline },
+        { "el_insertstr", &edit.insert },
         { "el_resize", &edit.resize },
         { "history", &edit.history },
         { "history_init", &edit.history_init },
@@ -86,6 +98,158 @@ static char *prompt_of(EditLine *el)
     reader *r = NULL;
     edit.get(el, EL_CLIENTDATA, &r);
     return (char *)r->prompt;
+}
+
+/* Calls session.lua's function with the nargs values on the top. */
+static bool ask(lua_State *L, const char *name, int nargs, int nresults)
+{
+    return tp_main_call_module(L, "tidepool.session", name, nargs, nresults);
+}
+
+/* Writes the text above the line that is being edited, however many rows that takes. */
+static void write_above(reader *r, const char *text)
+{
+    const LineInfoW *line = edit.wline(r->el);
+    size_t columns = strlen(r->prompt);
+    for (const wchar_t *c = line->buffer; c < line->cursor; c++) {
+        const int width = wcwidth(*c);
+        columns += width > 0 ? (size_t)width : 0;
+    }
+    const size_t rows = columns / (size_t)tp_term_width(STDOUT_FILENO);
+    fputc('\r', stdout);
+    if (rows > 0)
+        fprintf(stdout, "\033[%zuA", rows);
+    fprintf(stdout, "\033[J%s\n", text);
+    fflush(stdout);
+    edit.set(r->el, EL_REFRESH);
+}
+
+/* Says what has ended of what was spawned. */
+static void tell_news(reader *r)
+{
+    lua_State *L = r->L;
+    lua_pushinteger(L, tp_term_width(STDOUT_FILENO));
+    if (!ask(L, "news", 1, 1))
+        return;
+    if (lua_isstring(L, -1))
+        write_above(r, lua_tostring(L, -1));
+    lua_pop(L, 1);
+}
+
+static bool awaits_news(lua_State *L)
+{
+    const bool fine = ask(L, "awaits", 0, 1), awaits = fine && lua_toboolean(L, -1);
+    lua_pop(L, fine);
+    return awaits;
+}
+
+/* Waits for standard input; -1 with errno as poll does. */
+static int await_input(reader *r)
+{
+    struct pollfd input = { .fd = STDIN_FILENO, .events = POLLIN };
+    for (;;) {
+        const bool awaits = awaits_news(r->L);
+        const int ready = poll(&input, 1, awaits ? LOOK_MS : -1);
+        if (ready != 0)
+            return ready;
+        tell_news(r);
+    }
+}
+
+/* libedit's way to read a character: 1, 0 at the end, or -1. */
+static int read_character(EditLine *el, wchar_t *out)
+{
+    reader *r = NULL;
+    mbstate_t state = { 0 };
+    edit.get(el, EL_CLIENTDATA, &r);
+    for (;;) {
+        char byte;
+        if (await_input(r) < 0)
+            return -1;
+        const ssize_t n = read(STDIN_FILENO, &byte, 1);
+        if (n <= 0)
+            return (int)n;
+        const size_t used = mbrtowc(out, &byte, 1, &state);
+        if (used == 0 || used == 1)
+            return 1;
+        if (used == (size_t)-1) { /* no UTF-8: dropped */
+            state = (mbstate_t){ 0 };
+            continue;
+        }
+    }
+}
+
+/* The names in the list at the stack's top, in columns below the line. */
+static void list_names(lua_State *L, int n)
+{
+    size_t widest = 0;
+    const int shown = n > LISTED_MAX ? LISTED_MAX : n;
+    for (int i = 1; i <= shown; i++) {
+        lua_rawgeti(L, -1, i);
+        widest = lua_objlen(L, -1) > widest ? lua_objlen(L, -1) : widest;
+        lua_pop(L, 1);
+    }
+    const int width = tp_term_width(STDOUT_FILENO), columns = width / (int)(widest + 2) > 0 ? width / (int)(widest + 2) : 1;
+    for (int i = 1; i <= shown; i++) {
+        lua_rawgeti(L, -1, i);
+        fprintf(stdout, "%s%-*s", i % columns == 1 || columns == 1 ? "\n" : "", (int)widest + 2, lua_tostring(L, -1));
+        lua_pop(L, 1);
+    }
+    if (n > shown)
+        fprintf(stdout, "\n... (%d more)", n - shown);
+    fputc('\n', stdout);
+}
+
+/* How many bytes all names in the list at the stack's top have in common. */
+static size_t common_prefix(lua_State *L, int n)
+{
+    size_t common = 0;
+    lua_rawgeti(L, -1, 1);
+    const char *first = lua_tolstring(L, -1, &common);
+    for (int i = 2; i <= n; i++) {
+        lua_rawgeti(L, -2, i);
+        const char *name = lua_tostring(L, -1);
+        size_t same = 0;
+        while (same < common && name[same] == first[same])
+            same++;
+        common = same;
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+    return common;
+}
+
+/* Tab. */
+static unsigned char complete(EditLine *el, int ch)
+{
+    (void)ch;
+    reader *r = NULL;
+    edit.get(el, EL_CLIENTDATA, &r);
+    const LineInfo *line = edit.line(el);
+    const size_t len = (size_t)(line->cursor - line->buffer);
+    if (strspn(line->buffer, " \t") >= len)
+        return edit.insert(el, "  ") == 0 ? CC_REFRESH : CC_ERROR;
+    lua_State *L = r->L;
+    lua_pushlstring(L, line->buffer, len);
+    if (!ask(L, "complete", 1, 2))
+        return CC_REDISPLAY;                        // length names
+    const size_t typed = (size_t)lua_tointeger(L, -2);
+    const int n = (int)lua_objlen(L, -1);
+    unsigned char code = CC_ERROR;
+    if (n > 0) {
+        const size_t common = common_prefix(L, n);
+        lua_rawgeti(L, -1, 1);
+        lua_pushlstring(L, lua_tostring(L, -1) + typed, common - typed);
+        if (common > typed && edit.insert(el, lua_tostring(L, -1)) == 0)
+            code = CC_REFRESH;
+        lua_pop(L, 2);
+        if (common == typed && n > 1) {
+            list_names(L, n);
+            code = CC_REDISPLAY;
+        }
+    }
+    lua_pop(L, 2);
+    return code;
 }
 
 /* $XDG_STATE_HOME/tidepool/history, with its folders made; NULL when there is no place for it. The
@@ -124,6 +288,9 @@ static void open_reader(reader *r)
     edit.set(r->el, EL_CLIENTDATA, r);
     edit.set(r->el, EL_PROMPT, prompt_of);
     edit.set(r->el, EL_EDITOR, "emacs");
+    edit.set(r->el, EL_GETCFN, read_character);
+    edit.set(r->el, EL_ADDFN, "tidepool-complete", "completes names", complete);
+    edit.set(r->el, EL_BIND, "^I", "tidepool-complete", NULL);
     edit.set(r->el, EL_BIND, "^R", "em-inc-search-prev", NULL);
     r->history = edit.history_init();
     if (!r->history)
@@ -174,6 +341,7 @@ static const char *read_plain(reader *r)
 static answer read_line(reader *r, const char *prompt, const char **line)
 {
     r->prompt = prompt;
+    tp_term_show("", 0);
     for (;;) {
         tp_main_session(TP_SESSION_PROMPT);
         errno = 0;
@@ -193,50 +361,20 @@ static answer read_line(reader *r, const char *prompt, const char **line)
 
 /* ---- chunks ---- */
 
-/* Compiles before .. text .. after; pushes the function or the error's text, returns
- * luaL_loadbuffer's status. */
-static int load(lua_State *L, const char *before, const char *text, const char *after)
-{
-    const char *code = lua_pushfstring(L, "%s%s%s", before, text, after);
-    const int status = luaL_loadbuffer(L, code, strlen(code), "=stdin");
-    lua_remove(L, -2);
-    return status;
-}
+enum { COMPILED, WRONG, UNFINISHED };
 
-/* Does the error's text on the top say that the chunk ended too early? */
-static bool is_unfinished(lua_State *L, int status)
-{
-    static const char mark[] = "'<eof>'";
-    const size_t mark_len = sizeof mark - 1;
-    size_t len;
-    const char *text = lua_tolstring(L, -1, &len);
-    return status == LUA_ERRSYNTAX && len >= mark_len && strcmp(text + len - mark_len, mark) == 0;
-}
-
-/* Compiles the text at the stack's top, as an expression if it is one; pushes and returns as
- * load() does. */
+/* Compiles the text at the stack's top; pushes the function, or the text of an error. */
 static int compile(lua_State *L)
 {
-    const char *text = lua_tostring(L, -1);
-    const bool forced = *text == '=';
-    text += forced;
-    const int as_expression = load(L, "return ", text, "");  // text fn
-    if (as_expression == 0) {
-        lua_pop(L, 1);
-        /* Not `return f()`: a tail call has no line of its own in a traceback. */
-        return load(L, "return (function(...) return ... end)(", text, "\n)");
-    }
-    if (forced)
-        return as_expression;
-    const int as_statement = load(L, "", text, "");           // text error fn
-    const bool begins_expression = as_statement != 0 && !is_unfinished(L, as_statement);
-    lua_insert(L, -2);                                        // text fn error
-    if (begins_expression && is_unfinished(L, as_expression)) {
-        lua_remove(L, -2);
-        return as_expression;
-    }
+    lua_pushvalue(L, -1);
+    if (!ask(L, "compile", 1, 3)) {
+        lua_pushliteral(L, "");
+        return WRONG;
+    }                                               // text fn message unfinished
+    const int status = !lua_isnil(L, -3) ? COMPILED : lua_toboolean(L, -1) ? UNFINISHED : WRONG;
     lua_pop(L, 1);
-    return as_statement;
+    lua_remove(L, status == COMPILED ? -1 : -2);
+    return status;
 }
 
 /* Reads lines until they make a chunk. LINE leaves the text and its function on the stack; the
@@ -251,9 +389,9 @@ static answer read_chunk(lua_State *L, reader *r, bool *compiled)
     remember(r, line);
     for (;;) {
         const int status = compile(L);              // text fn
-        *compiled = status == 0;
-        if (!is_unfinished(L, status)) {
-            if (status == 0)
+        *compiled = status == COMPILED;
+        if (status != UNFINISHED) {
+            if (status == COMPILED)
                 return LINE;
             tp_main_show_error(L);
             lua_pop(L, 1);                          // -
@@ -278,20 +416,12 @@ static answer read_chunk(lua_State *L, reader *r, bool *compiled)
 
 /* ---- answers ---- */
 
-static int terminal_width(void)
-{
-    struct winsize size;
-    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
-        return size.ws_col;
-    return DEFAULT_WIDTH;
-}
-
 /* Shows the n values on the top and pops them. */
 static void show_values(lua_State *L, int n)
 {
     if (n == 0)
         return;
-    lua_pushinteger(L, terminal_width());
+    lua_pushinteger(L, tp_term_width(STDOUT_FILENO));
     lua_insert(L, -n - 1);                          // width values
     if (!tp_main_call_module(L, "tidepool.show", "line", n + 1, 1))
         return;
@@ -302,31 +432,21 @@ static void show_values(lua_State *L, int n)
     lua_pop(L, 1);
 }
 
-static void explain_locals(const char *text, bool *explained)
-{
-    text += strspn(text, " \t");
-    if (*explained || (strncmp(text, "local ", 6) != 0 && strncmp(text, "local\t", 6) != 0))
-        return;
-    *explained = true;
-    fputs("(a local ends with its line: leave out `local` to keep it)\n", stdout);
-}
-
 /* Runs the chunk on the top, below it its text; pops both. */
-static void run_chunk(lua_State *L, bool *explained)
+static void run_chunk(lua_State *L)
 {
     const int base = lua_gettop(L) - 1;             // text fn
-    if (tp_main_call(L, 0, LUA_MULTRET)) {          // text values
+    if (tp_main_call(L, 0, LUA_MULTRET))            // text values
         show_values(L, lua_gettop(L) - base);
-        if (isatty(STDIN_FILENO))
-            explain_locals(lua_tostring(L, base), explained);
-    }
     lua_settop(L, base - 1);
     fflush(stdout);
 }
 
 /* Compiled code runs no debug hooks, so Ctrl-C could not stop it. While LuaJIT's profiler counts
  * lines, compiled code looks for its ticks and leaves for the interpreter at each one, where the
- * hook is seen. */
+ * hook is seen. That look is one test of a byte in memory per line: bench/interrupt.lua finds no
+ * cost in compiled loops beyond its own noise of some percent (0.5 to 8 ns per turn). Scripts do
+ * without. */
 static void ignore_tick(void *data, lua_State *L, int samples, int state)
 {
     (void)data, (void)L, (void)samples, (void)state;
@@ -334,16 +454,17 @@ static void ignore_tick(void *data, lua_State *L, int samples, int state)
 
 void tp_repl_run(lua_State *L)
 {
-    reader r = { 0 };
-    bool explained = false, compiled = false;
+    reader r = { .L = L };
+    bool compiled = false;
     answer got;
 
+    ask(L, "open", 0, 0);
     open_reader(&r);
     if (r.el)
         luaJIT_profile_start(L, "li50", ignore_tick, NULL);
     while ((got = read_chunk(L, &r, &compiled)) != END)
         if (got == LINE && compiled)
-            run_chunk(L, &explained);
+            run_chunk(L);
     if (r.el)
         luaJIT_profile_stop(L);
     tp_main_session(TP_NO_SESSION);

@@ -75,6 +75,42 @@ stack traceback:
     })
   end)
 
+  it("keeps locals, which all lines and functions share", function()
+    session({ stdout = "2\n4\n1\n4\n12\n13  5\nnil\n6\n", stderr = "" }, {
+      "local n = 0", "function inc() n = n + 1 return n end", "local _ = inc(), inc()", "n",
+      "local a, b = 1, { x = 3 }", "a + b.x",
+      "local function sq(x) return x * x end", "for i = 1, 2 do local z = sq(i) print(z) end",
+      "n = 11", "inc()", "local n = 5", "inc(), n", "z",
+      "do local a = 7 end", "local c", "c = a + n", "c",
+    })
+  end)
+
+  it("keeps the line in errors of lines with locals, and ignores names in strings", function()
+    local done = session({ stdout = '"local x = 1"\nnil\n5\n' },
+      { "local t", "local s = 'local x = 1'", "s", "x", "local u = 1", "t.x = u", "local v = 5 return v" })
+    contains(done.stderr, "stdin:1: attempt to index upvalue 't' (a nil value)")
+  end)
+
+  it("maps functions with kept locals", function()
+    session({ stdout = "{11, 12, n=2}\n", stderr = "" }, {
+      "local tidepool = require 'tidepool'", "local app = tidepool.App 'r'", "local k = 10",
+      "local f = app:func(function(x) return x + k end)", "f:map({ 1, 2 }):list()",
+    })
+  end)
+
+  it("helps", function()
+    local done = session({ stderr = "" }, { "help()", "help", ":help", ":help retries", "help 'nonesuch'", "tidepool = require 'tidepool'",
+      "app = tidepool.App('r', { retries = 2 })", "f = app:func { name = 'ff' } (function(a, b, ...) end)",
+      ":help f", "help(tidepool)", "help(app)", "help(f:map {})", "help(print)", "help(nil)", "help { 1 }" })
+    assert.equal(3, select(2, done.stdout:gsub("Type Lua", "")))
+    contains(done.stdout, "retries: an option of functions. How often", 'There is no option "nonesuch"', "ff: function(a, b, ...)  stdin:1",
+      "retries={max=2}", "f:starmap(lists, options?)", "tidepool.range(n)", "app:main(options)", "results:list()", "function: builtin", "nil: nil",
+      "table: {1}")
+    done = check({ stderr = "" }, "$T --quiet -i job.lua <input",
+      { ["job.lua"] = "-- Adds one.\n-- That is all.\nfunction add(x)\n  return x + 1\nend", input = "help(add)\n" })
+    assert.equal("-- Adds one.\n-- That is all.\nfunction(x)  job.lua:3\n", done.stdout)
+  end)
+
   it("does not need the standard library to be whole", function()
     contains(session({ stdout = "" }, { "require, table, string, tostring = nil", "{}" }).stderr, "")
   end)
@@ -204,11 +240,82 @@ describe("the session on a terminal", function()
     assert.is_nil(screen:find("-icanon", 1, true))
   end)
 
-  it("says once that a local ends with its line", function()
+  it("completes globals, fields, methods, kept locals and options", function()
     open()
-    terminal:line("local a = 5", "(a local ends with its line: leave out `local` to keep it)\n>")
-    terminal:line("local b = 5", "local b = 5\n>")
-    local _, times = terminal:screen():gsub("leave out", "")
-    assert.equal(1, times)
+    terminal:type "tost"
+    terminal:press("Tab", "> tostring")
+    terminal:line("(5)", '\n"5"\n>')
+    terminal:type "string.for"
+    terminal:press("Tab", "string.format")
+    terminal:line("('%d!', 6)", '\n"6!"\n>')
+    terminal:line("local basket = { apples = 7, appetite = 1 }", ">")
+    terminal:type "basket.app"
+    terminal:press("Tab", "\nappetite  apples\n> basket.app")
+    terminal:type "l"
+    terminal:press("Tab Enter", "> basket.apples\n7\n>")
+    terminal:line("tidepool = require 'tidepool' app = tidepool.App 'r' f = app:func(function(x) return x end)", ">")
+    terminal:type "f:starm"
+    terminal:press("Tab", "> f:starmap")
+    terminal:type "({}, { return_e"
+    terminal:press("Tab", "return_exceptions =")
+    terminal:press("C-u")
+    terminal:type "app:func { concurrency_limit = 1, retr"
+    terminal:press("Tab", "limit = 1, retries =")
+    terminal:press("C-u")
+    terminal:type "nonesuch_"
+    terminal:press "Tab"
+    terminal:line(" = 1 nonesuch_ + 1", ">")
+  end)
+
+  it("completes without running the user's code", function()
+    open()
+    terminal:line("t = setmetatable({ real = 1 }, { __index = function() hit = true end, __pairs = error }) hit = false", ">")
+    terminal:type "t.re"
+    terminal:press("Tab", "> t.real")
+    terminal:press "C-u"
+    terminal:type "t.unreal.x"
+    terminal:press "Tab"
+    terminal:press "C-u"
+    terminal:line("hit", "\nfalse\n>")
+  end)
+
+  it("shows errors in colour, but not for NO_COLOR", function()
+    open()
+    terminal:line("error('red', 0)", "\nred\n")
+    local pipe = io.popen(terminal.tmux .. "capture-pane -ep")
+    contains(pipe:read "*a", "\27[31mred")
+    pipe:close()
+    terminal:close()
+    open("$T", "NO_COLOR=1")
+    terminal:line("error('plain', 0)", "\nplain\n")
+    pipe = io.popen(terminal.tmux .. "capture-pane -ep")
+    assert.is_nil(pipe:read "*a":find("\27[31m", 1, true))
+    pipe:close()
+  end)
+
+  it("tells above the prompt what was spawned and is done, and keeps what is being typed", function()
+    open "$T --workers 2"
+    terminal:line("tidepool = require 'tidepool' app = tidepool.App 'r'", ">")
+    terminal:line("nap = app:func { name = 'nap' } (function(x) os.execute('sleep ' .. x) if x == 1.5 then error 'bad' end return x, 'ok' end)", ">")
+    terminal:line("call = nap:spawn(1)", "\n>")
+    terminal:type "print('typed"
+    contains(terminal:wait "nap is done", "[nap is done: 1  \"ok\"]\n> print('typed")
+    terminal:line(" on')", "\ntyped on\n>")
+    terminal:line("call:get()", '1  "ok"\n>')
+    terminal:line("failing = nap:spawn(1.5)", "\n>")
+    terminal:type(("x"):rep(100))
+    local screen = terminal:wait "bad"
+    contains(screen, "\n> " .. ("x"):rep(78) .. "\n" .. ("x"):rep(22))
+    assert.equal(1, select(2, screen:gsub("> xxx", "")))
+  end)
+
+  it("shows progress of a map, and takes it away", function()
+    open("$T --workers 2", "CI=")
+    terminal:line("tidepool = require 'tidepool' app = tidepool.App 'r'", ">")
+    terminal:line("nap = app:func { name = 'nap' } (function(x) os.execute 'sleep 0.2' return x end)", ">")
+    terminal:line("#nap:map(tidepool.range(20)):list()", "busy")
+    local screen = terminal:wait "\n20\n>"
+    contains(screen, "nap: 20 done in")
+    assert.is_nil(screen:find "busy")
   end)
 end)

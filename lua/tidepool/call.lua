@@ -121,6 +121,14 @@ function Call:__tostring()
   return ("tidepool.Call of %s: %s"):format(self.f.name, self:done() and "done" or "running")
 end
 
+--- The calls and maps that were spawned and are not known to be over.
+---@return table
+function call.list()
+  local list = {}
+  for one in pairs(kept) do list[#list + 1] = one end
+  return list
+end
+
 --- Waits for everything that was spawned. Gives the failures that nobody has asked for.
 ---@return table
 function call.finish_all()

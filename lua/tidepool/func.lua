@@ -16,7 +16,7 @@ local Function = {}
 
 local methods = {}
 
-local func = { Function = Function }
+local func = { Function = Function, methods = methods }
 
 core.add_class("tidepool.func.Function", Function, false)
 
