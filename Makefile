@@ -73,7 +73,7 @@ BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(BENCH_SRC))
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all lib module install uninstall tests fuzzers test demo lint asan tsan bench fuzz clean help FORCE
+.PHONY: all lib module install install-cli uninstall tests fuzzers test demo lint asan tsan bench fuzz clean help FORCE
 
 all: $(BINARY) $(if $(VARIANT),,lib module) ## build the program, the libraries and the Lua module (default)
 
@@ -107,7 +107,7 @@ fuzz: ## run each fuzz target for FUZZ_SECONDS (60)
 	$(MAKE) VARIANT=fuzz fuzzers
 	scripts/fuzz $(FUZZ_SECONDS)
 
-install: all ## install under PREFIX (/usr/local), below DESTDIR if given
+install: all install-cli ## install under PREFIX (/usr/local), below DESTDIR if given
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin include lib/pkgconfig lib/lua/5.1 share/tidepool/lua/tidepool)
 	install $(BINARY) $(DESTDIR)$(PREFIX)/bin/tidepool
 	install -m 644 host/tidepool.h $(DESTDIR)$(PREFIX)/include/tidepool.h
@@ -119,9 +119,17 @@ install: all ## install under PREFIX (/usr/local), below DESTDIR if given
 	install -m 644 $(MODULE) $(DESTDIR)$(PREFIX)/lib/lua/5.1/tidepool.so
 	install -m 644 $(wildcard lua/tidepool/*.lua) $(DESTDIR)$(PREFIX)/share/tidepool/lua/tidepool
 
+# What belongs to the program alone: its manual page, and completions for shells.
+install-cli: all
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,man/man1 bash-completion/completions zsh/site-functions)
+	install -m 644 man/tidepool.1 $(DESTDIR)$(PREFIX)/share/man/man1/tidepool.1
+	install -m 644 completions/tidepool.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/tidepool
+	install -m 644 completions/_tidepool $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_tidepool
+
 uninstall: ## remove what install has put there
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/tidepool include/tidepool.h lib/pkgconfig/tidepool.pc lib/lua/5.1/tidepool.so \
-	    lib/libtidepool.a lib/libtidepool.so lib/$(SONAME) lib/$(notdir $(SHARED)))
+	    lib/libtidepool.a lib/libtidepool.so lib/$(SONAME) lib/$(notdir $(SHARED)) share/man/man1/tidepool.1 \
+	    share/bash-completion/completions/tidepool share/zsh/site-functions/_tidepool)
 	rm -rf $(DESTDIR)$(PREFIX)/share/tidepool
 
 clean: ## remove everything that was built

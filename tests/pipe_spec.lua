@@ -1,6 +1,7 @@
 --- `tidepool map`: lines through a function; and JSON, which it and `tidepool run --json` speak.
 
 local cjson = require "cjson"
+require "tidepool"
 local json = require "tidepool.json"
 local shell = require "tests.cli.shell"
 local support = require "tests.support"

@@ -1,0 +1,51 @@
+# Completion of tidepool's command line for bash.
+
+# The names that a file's app may have: of entries and of functions, as its text shows them.
+_tidepool_names() {
+    sed -n -e 's/.*:main *( *function.*/main/p' -e 's/.*name *= *["'\'']\([A-Za-z_][A-Za-z0-9_.-]*\)["'\''].*/\1/p' \
+        -e 's/^ *\(local  *\)\{0,1\}\([A-Za-z_][A-Za-z0-9_]*\) *= *[A-Za-z_][A-Za-z0-9_]*:func.*/\2/p' "$1" 2>/dev/null
+}
+
+_tidepool() {
+    local word line before command= i file
+    line=${COMP_LINE:0:COMP_POINT}
+    word=${line##*[[:space:]]}
+    before=${COMP_WORDS[COMP_CWORD - 1]}
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        case ${COMP_WORDS[i]} in
+            run | map | help) command=${COMP_WORDS[i]}; break ;;
+        esac
+    done
+    COMPREPLY=()
+    case $word in
+        --progress=*) COMPREPLY=($(compgen -W 'line plain json off' -- "${word#--progress=}")); return ;;
+        --log=*) COMPREPLY=($(compgen -W tag -- "${word#--log=}")); return ;;
+        *::*)
+            file=${word%%::*}
+            # ":" ends a word for bash: only what comes after it is replaced.
+            COMPREPLY=($(compgen -W "$(_tidepool_names "$file")" -- "${word##*::}"))
+            return ;;
+    esac
+    case $before in
+        --workers) COMPREPLY=($(compgen -W '1 2 4 8 16' -- "$word")); return ;;
+        -e) return ;;
+    esac
+    if [[ $command = help ]]; then
+        COMPREPLY=($(compgen -W 'run map' -- "$word"))
+    elif [[ $word = -* ]]; then
+        local options='--workers --progress --progress= --no-progress --log=tag --quiet --help'
+        case $command in
+            run) options+=' --json' ;;
+            map) options+=' --json --keep-going' ;;
+            *) options+=' --version -e -l -i -v -E -j -O -b' ;;
+        esac
+        COMPREPLY=($(compgen -W "$options" -- "$word"))
+        [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} = *= ]] && compopt -o nospace
+    else
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -d -- "$word"; compgen -f -X '!*.lua' -- "$word"
+            [[ $command ]] || compgen -W 'run map help' -- "$word")
+    fi
+}
+
+complete -F _tidepool tidepool
