@@ -60,8 +60,9 @@ static inline void tp_relax(void)
 #endif
 }
 
-/* exec_inline.c: waits on the agent's own thread until `job` has news after `seen`, running items of the job and of those below
- * it meanwhile; or until deadline_ns (uv_hrtime; UINT64_MAX: for ever), where an item that runs is not interrupted. */
-void tp_exec_wait(tp_agent *agent, tp_job *job, uint32_t seen, uint64_t deadline_ns);
+/* exec_inline.c: waits on the agent's own thread until one of n jobs has news after its `seen`, running items of the jobs and of those below
+ * them meanwhile; or until deadline_ns (uv_hrtime; UINT64_MAX: for ever), where an item that runs is not interrupted. One slice is run even
+ * when that time has passed. Gives whether any was. */
+bool tp_exec_wait(tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, unsigned n, uint64_t deadline_ns);
 
 #endif

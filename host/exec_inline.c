@@ -9,17 +9,40 @@
 
 #include <stdlib.h>
 
-void tp_exec_wait(tp_agent *agent, tp_job *job, uint32_t seen, uint64_t deadline_ns)
+static bool has_news(tp_job *const *jobs, const uint32_t *seen, unsigned n)
 {
+    for (unsigned i = 0; i < n; i++)
+        if (tp_job_news(jobs[i]) != seen[i])
+            return true;
+    return false;
+}
+
+/* A slice of the first of the jobs that has one. */
+static tp_slice *take_any(tp_agent *agent, tp_job *const *jobs, unsigned n)
+{
+    tp_slice *slice = NULL;
+    for (unsigned i = 0; i < n && !slice; i++)
+        slice = tp_job_take(agent->engine, NULL, jobs[i], agent);
+    return slice;
+}
+
+bool tp_exec_wait(tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, unsigned n, uint64_t deadline_ns)
+{
+    bool has_run = false;
     tp_job_lend(agent);
-    while (tp_job_news(job) == seen && (deadline_ns == UINT64_MAX || uv_hrtime() < deadline_ns)) {
-        tp_slice *slice = tp_job_take(agent->engine, NULL, job, agent);
-        if (slice)
+    while (!has_news(jobs, seen, n)) {
+        tp_slice *slice = take_any(agent, jobs, n);
+        if (slice) {
             tp_vm_run(agent->vm, slice);
-        else
-            tp_job_sleep(job, agent, seen, deadline_ns);
+            has_run = true;
+        }
+        if (deadline_ns != UINT64_MAX && uv_hrtime() >= deadline_ns)
+            break;
+        if (!slice)
+            tp_job_sleep(agent, jobs, seen, n, deadline_ns);
     }
     tp_job_regain(agent);
+    return has_run;
 }
 
 static int open_executor(tp_executor **out, tp_host *host, tp_error *err)

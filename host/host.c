@@ -18,6 +18,7 @@ enum { SPIN_NS = 20 * 1000 };
 static void wake_loop(tp_waiter *w)
 {
     tp_host *host = (tp_host *)((char *)w - offsetof(tp_host, waiter));
+    atomic_fetch_add_explicit(&host->wakes, 1, memory_order_release);
     uv_async_send(&host->wake_up);
 }
 
@@ -26,9 +27,10 @@ static void on_wake_up(uv_async_t *handle)
     (void)handle; /* that uv_run returns is all that is wanted */
 }
 
+/* A timer that is due when uv_run begins does not keep UV_RUN_ONCE from waiting for something else; uv_stop does. */
 static void on_timer(uv_timer_t *handle)
 {
-    (void)handle;
+    uv_stop(handle->loop);
 }
 
 /* pthread_atfork and getpid would need a static, or cost a system call per map. */
@@ -127,6 +129,8 @@ int tp_host_open(tp_host **out, const tp_config *config, tp_error *err)
         goto out;
     }
     uv_timer_init(&host->loop, &host->timer);
+    uv_unref((uv_handle_t *)&host->wake_up);
+    uv_unref((uv_handle_t *)&host->timer);
     host->fork_mark = new_fork_mark();
     if (!host->fork_mark) {
         tp_error_oom(err, "host");
@@ -218,6 +222,46 @@ tp_agent *tp_host_agent(tp_host *host, tp_error *err)
     return &host->agent;
 }
 
+/* Runs the loop until something happens, at the latest at deadline_ns. */
+static void run_once(tp_host *host, uint64_t now, uint64_t deadline_ns)
+{
+    uv_run_mode mode = deadline_ns > now ? UV_RUN_ONCE : UV_RUN_NOWAIT;
+    if (mode == UV_RUN_ONCE && deadline_ns != UINT64_MAX) {
+        uv_update_time(&host->loop);
+        uv_timer_start(&host->timer, on_timer, (deadline_ns - now + 999999) / 1000000, 0);
+    }
+    uv_ref((uv_handle_t *)&host->wake_up); /* a loop that nothing keeps alive does not wait */
+    host->is_running = true;
+    uv_run(&host->loop, mode);
+    host->is_running = false;
+    uv_unref((uv_handle_t *)&host->wake_up);
+    uv_timer_stop(&host->timer);
+}
+
+bool tp_host_is_alive(const tp_host *host)
+{
+    return uv_loop_alive(&host->loop) != 0;
+}
+
+void tp_host_turn(tp_host *host, uint64_t deadline_ns, bool spins)
+{
+    uint64_t now = uv_hrtime(), until = now + SPIN_NS;
+    if (!spins || deadline_ns <= now)
+        until = now;
+    else if (deadline_ns < until)
+        until = deadline_ns;
+    while (now < until && atomic_load_explicit(&host->wakes, memory_order_acquire) == host->wakes_seen) {
+        for (int i = 0; i < 8; i++)
+            tp_relax();
+        sched_yield();
+        now = uv_hrtime();
+    }
+    bool is_news = atomic_load_explicit(&host->wakes, memory_order_acquire) != host->wakes_seen ||
+                   atomic_load_explicit(&host->is_interrupted, memory_order_relaxed);
+    run_once(host, now, is_news ? 0 : deadline_ns);
+    host->wakes_seen = atomic_load_explicit(&host->wakes, memory_order_acquire);
+}
+
 void tp_host_wait(tp_host *host, tp_job *job, uint32_t seen, uint64_t deadline_ns)
 {
     /* The answer of a short call comes within microseconds. Yielding lets the worker have this processor if it needs it. */
@@ -234,16 +278,11 @@ void tp_host_wait(tp_host *host, tp_job *job, uint32_t seen, uint64_t deadline_n
         uint64_t now = uv_hrtime();
         if (now >= deadline_ns || atomic_load_explicit(&host->is_interrupted, memory_order_relaxed))
             break;
-        if (deadline_ns != UINT64_MAX) {
-            uv_update_time(&host->loop);
-            uv_timer_start(&host->timer, on_timer, (deadline_ns - now + 999999) / 1000000, 0);
-        }
         if (!tp_job_await(job, seen))
             break;
-        uv_run(&host->loop, UV_RUN_ONCE);
+        run_once(host, now, deadline_ns);
         tp_job_unawait(job);
     }
-    uv_timer_stop(&host->timer);
 }
 
 void tp_host_interrupt(tp_host *host)

@@ -29,11 +29,16 @@ struct tp_host {
     bool is_stepping;                 /* inside tp_host_step */
     uv_loop_t loop;
     tp_waiter waiter;       /* wakes the loop; any thread may call it */
-    uv_async_t wake_up;
+    uv_async_t wake_up;     /* these two keep the loop alive only while the owner waits: others share it (luv) */
     uv_timer_t timer;       /* ends a wait that has a deadline */
+    uint32_t wakes_seen;    /* what `wakes` was at the last turn */
+    bool is_running;        /* uv_run is below us on the stack: it may not be called again */
     volatile char *fork_mark; /* a page that the kernel empties in a forked child; 1 here */
     bool has_agent;
     tp_agent agent;         /* runs inline jobs on the owner's thread; opened at the first one */
+
+    /* Counts what `waiter` was woken for (release; the owner's acquire sees the job's news). */
+    _Atomic uint32_t wakes;
 
     /* Set by any thread or signal handler, taken by the owner (relaxed: a flag without data). */
     _Atomic bool is_interrupted;
@@ -51,6 +56,13 @@ tp_agent *tp_host_agent(tp_host *host, tp_error *err);
 /* Waits until job has news after `seen`, or the host is interrupted, or it is deadline_ns (uv_hrtime; UINT64_MAX: for ever), running the loop
  * meanwhile. Owner. */
 void tp_host_wait(tp_host *host, tp_job *job, uint32_t seen, uint64_t deadline_ns);
+
+/* One turn of the loop: waits until the waiter was woken since the last turn, or something else happened on the loop, or the host is
+ * interrupted, or it is deadline_ns. `spins` when jobs are awaited, so that news are seen at once. Owner. */
+void tp_host_turn(tp_host *host, uint64_t deadline_ns, bool spins);
+
+/* Is there anything on the loop besides what is the host's own? Owner. */
+bool tp_host_is_alive(const tp_host *host);
 
 /* False in a child that this process has forked: nothing of the host may be used there. Any thread. */
 bool tp_host_is_usable(const tp_host *host);

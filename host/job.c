@@ -51,7 +51,7 @@ struct tp_job {
     tp_range *queue_first, *queue_last;
     tp_range *delayed; /* waiting for their retry, next first */
     tp_block *done, **done_end;
-    uint64_t queued, finished, failed, retried;
+    uint64_t queued, finished, failed, retried, skipped;
     uint64_t awaited; /* what head was when the owner looked last */
     uint64_t stop_at; /* no item with a higher index is begun: one with this index failed */
     size_t bytes;     /* inputs that are not finished and results that are not given out */
@@ -61,7 +61,9 @@ struct tp_job {
     uint64_t asked_ns;   /* when the owner last asked for results */
     uint64_t random;     /* for the jitter of retries */
     bool ended, is_cancelled, is_reading, drained;
-    bool is_awaited; /* the owner sleeps and wants its waiter woken */
+    bool is_awaited; /* the owner wants its waiter woken */
+    bool is_told;    /* it has been, and the job is in waiter->news */
+    tp_job *next_told, *prev_told;
 
     _Atomic uint32_t news; /* written under the lock (release), read by the owner as it spins (acquire) */
     _Atomic uint32_t hint; /* vm.c's; see tp_job_hint */
@@ -175,6 +177,35 @@ static bool is_under(const tp_job *job, const tp_job *ancestor)
     return job != NULL;
 }
 
+/* The job has news: takes it to the waiter that wants to know, which the caller then wakes without the lock; NULL when none does. */
+static tp_waiter *tell(tp_job *job)
+{
+    if (!job->is_awaited)
+        return NULL;
+    tp_waiter *w = job->waiter;
+    job->is_awaited = false;
+    if (!job->is_told) {
+        job->is_told = true;
+        job->next_told = NULL;
+        job->prev_told = w->news_last;
+        *(w->news_last ? &w->news_last->next_told : &w->news_first) = job;
+        w->news_last = job;
+    }
+    return w;
+}
+
+/* The owner knows, or does not want to any more. */
+static void untell(tp_job *job)
+{
+    tp_waiter *w = job->waiter;
+    job->is_awaited = false;
+    if (!job->is_told)
+        return;
+    *(job->prev_told ? &job->prev_told->next_told : &w->news_first) = job->next_told;
+    *(job->next_told ? &job->next_told->prev_told : &w->news_last) = job->prev_told;
+    job->is_told = false;
+}
+
 static void wake_helpers(tp_engine *e)
 {
     for (tp_agent *a = e->helpers; a; a = a->next_helper)
@@ -221,6 +252,7 @@ static void release_inputs(tp_job *job, tp_block *b, uint32_t n)
 static void skip(tp_job *job, tp_block *b, uint32_t n)
 {
     job->finished += n;
+    job->skipped += n;
     release_inputs(job, b, n);
 }
 
@@ -374,8 +406,7 @@ static void cancel_all(tp_engine *e, tp_job *root, const tp_executor *ex)
             j = j->next;
         if (!j)
             break;
-        j->is_awaited = false;
-        tp_waiter *w = j->waiter;
+        tp_waiter *w = tell(j);
         uv_mutex_unlock(&e->lock);
         w->wake(w);
         uv_mutex_lock(&e->lock);
@@ -462,6 +493,7 @@ void tp_job_close(tp_job *job)
     if (!tp_job_is_over(job))
         cancel_all(e, job, NULL);
     uv_mutex_lock(&e->lock);
+    untell(job);
     *(job->prev ? &job->prev->next : &e->jobs) = job->next;
     if (job->next)
         job->next->prev = job->prev;
@@ -474,6 +506,16 @@ void tp_job_close(tp_job *job)
     tp_ref_drop(job);
 }
 
+/* Locked. */
+static uint64_t room(const tp_job *job)
+{
+    bool is_full = job->bytes > TP_BYTES_MAX && job->queued > 0;
+    bool is_stopping = job->is_cancelled || job->stop_at != UINT64_MAX;
+    uint64_t limit = job->read_ahead < job->window ? job->read_ahead : job->window;
+    uint64_t in_flight = job->pushed - job->delivered;
+    return is_full || is_stopping || in_flight >= limit ? 0 : limit - in_flight;
+}
+
 uint64_t tp_job_room(tp_job *job)
 {
     uv_mutex_lock(&job->engine->lock);
@@ -482,12 +524,19 @@ uint64_t tp_job_room(tp_job *job)
         job->read_ahead *= 2;
         job->drained = false;
     }
-    bool is_full = job->bytes > TP_BYTES_MAX && job->queued > 0;
-    bool is_stopping = job->is_cancelled || job->stop_at != UINT64_MAX;
+    uint64_t n = room(job);
     uv_mutex_unlock(&job->engine->lock);
-    uint64_t limit = job->read_ahead < job->window ? job->read_ahead : job->window;
-    uint64_t in_flight = job->pushed - job->delivered;
-    return is_full || is_stopping || in_flight >= limit ? 0 : limit - in_flight;
+    return n;
+}
+
+bool tp_job_is_idle(tp_job *job)
+{
+    uv_mutex_lock(&job->engine->lock);
+    bool reads_further = job->drained && job->read_ahead < job->window;
+    bool is_idle = job->is_cancelled ||
+                   (job->pushed == job->finished && (job->ended || (!reads_further && room(job) == 0)));
+    uv_mutex_unlock(&job->engine->lock);
+    return is_idle;
 }
 
 /* Locked. How many workers the queue is worth: by time where it is known, else one (who wakes the next). */
@@ -682,7 +731,13 @@ void tp_job_set_reading(tp_job *job, bool reading)
 void tp_job_get_counts(tp_job *job, tp_job_counts *c)
 {
     uv_mutex_lock(&job->engine->lock);
-    *c = (tp_job_counts){ job->pushed, job->finished, job->failed, job->delivered, job->retried, job->ended };
+    *c = (tp_job_counts){ .pushed = job->pushed,
+                          .finished = job->finished,
+                          .failed = job->failed,
+                          .delivered = job->delivered,
+                          .retried = job->retried,
+                          .skipped = job->skipped,
+                          .closed = job->ended };
     uv_mutex_unlock(&job->engine->lock);
 }
 
@@ -703,8 +758,18 @@ bool tp_job_await(tp_job *job, uint32_t seen)
 void tp_job_unawait(tp_job *job)
 {
     uv_mutex_lock(&job->engine->lock);
-    job->is_awaited = false;
+    untell(job);
     uv_mutex_unlock(&job->engine->lock);
+}
+
+tp_job *tp_job_collect(tp_engine *e, tp_waiter *w)
+{
+    uv_mutex_lock(&e->lock);
+    tp_job *job = w->news_first;
+    if (job)
+        untell(job);
+    uv_mutex_unlock(&e->lock);
+    return job;
 }
 
 tp_executor *tp_job_executor(const tp_job *job)
@@ -1096,10 +1161,7 @@ void tp_job_finish(tp_slice *s)
         is_news = true;
     if (is_news) {
         atomic_fetch_add_explicit(&job->news, 1, memory_order_release);
-        if (job->is_awaited) {
-            job->is_awaited = false;
-            w.owner = job->waiter;
-        }
+        w.owner = tell(job);
     }
     wake_resuming(job->func);
     if (is_shared || job->func->limit)
@@ -1214,19 +1276,29 @@ void tp_job_regain(tp_agent *a)
     uv_mutex_unlock(&a->engine->lock);
 }
 
-void tp_job_sleep(tp_job *job, tp_agent *a, uint32_t seen, uint64_t deadline_ns)
+/* Locked. Is there anything that an agent which waits for these jobs need not sleep for? */
+static bool has_any(tp_engine *e, tp_agent *a, tp_job *const *jobs, const uint32_t *seen, unsigned n, uint64_t now)
 {
-    tp_engine *e = job->engine;
+    for (unsigned i = 0; i < n; i++)
+        if (atomic_load_explicit(&jobs[i]->news, memory_order_relaxed) != seen[i] || pick_under(e, jobs[i], a, now))
+            return true;
+    return false;
+}
+
+void tp_job_sleep(tp_agent *a, tp_job *const *jobs, const uint32_t *seen, unsigned n, uint64_t deadline_ns)
+{
+    tp_engine *e = a->engine;
     uv_mutex_lock(&e->lock);
     uint64_t now = uv_hrtime();
     promote_due(e, now);
-    if (atomic_load_explicit(&job->news, memory_order_relaxed) == seen && now < deadline_ns &&
-        !pick_under(e, job, a, now)) {
-        uint64_t until = tp_job_idle_until(e, job->executor);
-        if (deadline_ns != UINT64_MAX && (!until || deadline_ns < until))
-            until = deadline_ns;
-        job->is_awaited = true;
-        a->awaited = job;
+    if (now < deadline_ns && !has_any(e, a, jobs, seen, n, now)) {
+        uint64_t until = deadline_ns == UINT64_MAX ? 0 : deadline_ns;
+        for (unsigned i = 0; i < n; i++) {
+            uint64_t due = tp_job_idle_until(e, jobs[i]->executor);
+            if (due && (!until || due < until))
+                until = due;
+            jobs[i]->is_awaited = true;
+        }
         a->next_helper = e->helpers;
         e->helpers = a;
         if (until)
@@ -1237,8 +1309,8 @@ void tp_job_sleep(tp_job *job, tp_agent *a, uint32_t seen, uint64_t deadline_ns)
         while (*at != a)
             at = &(*at)->next_helper;
         *at = a->next_helper;
-        a->awaited = NULL;
-        job->is_awaited = false;
+        for (unsigned i = 0; i < n; i++)
+            untell(jobs[i]);
     }
     uv_mutex_unlock(&e->lock);
 }

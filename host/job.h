@@ -39,6 +39,7 @@ enum {
 /* How an owner is told that there is something to see. Outlives the jobs that name it. */
 struct tp_waiter {
     void (*wake)(tp_waiter *w); /* any thread; never called with the lock held */
+    tp_job *news_first, *news_last; /* engine's lock: jobs that were awaited and have news, see tp_job_collect */
 };
 
 /* Who runs items: a worker thread, or the owner's own thread. Belongs to its thread. */
@@ -54,8 +55,7 @@ struct tp_agent {
     tp_slice *spare;   /* memory of slices that it does not run now, by `outer`; its own */
 
     /* ---- guarded by the engine's lock ---- */
-    tp_job *awaited;                 /* the nested job that it sleeps for, NULL while it does not */
-    tp_agent *next_helper;           /* in the engine's list of such agents */
+    tp_agent *next_helper;           /* in the engine's list of agents that sleep for nested jobs */
     tp_agent *next_resuming;         /* in tp_func.resuming */
 };
 
@@ -123,6 +123,7 @@ typedef struct tp_job_config {
 
 typedef struct tp_job_counts {
     uint64_t pushed, finished, failed, delivered, retried;
+    uint64_t skipped; /* of those that count as finished: were not run, after a cancel or the failure that ends the job */
     bool closed; /* pushed is all there will be */
 } tp_job_counts;
 
@@ -180,6 +181,12 @@ uint32_t tp_job_news(tp_job *job);
 bool tp_job_await(tp_job *job, uint32_t seen);
 void tp_job_unawait(tp_job *job);
 
+/* Takes a job that the waiter was woken for off the waiter's list; the earliest first, NULL when there is none. */
+tp_job *tp_job_collect(tp_engine *engine, tp_waiter *waiter);
+
+/* Is there nothing left that the job does before its owner reads or pushes? */
+bool tp_job_is_idle(tp_job *job);
+
 tp_executor *tp_job_executor(const tp_job *job);
 tp_func *tp_job_func(const tp_job *job);
 tp_image *tp_job_image(const tp_job *job);
@@ -219,8 +226,8 @@ uint64_t tp_job_idle_until(tp_engine *engine, tp_executor *executor);
 void tp_job_lend(tp_agent *agent);
 void tp_job_regain(tp_agent *agent);
 
-/* Sleeps until `job` has news after `seen`, or work below it can be taken, or a retry is due, or it is deadline_ns (uv_hrtime). */
-void tp_job_sleep(tp_job *job, tp_agent *agent, uint32_t seen, uint64_t deadline_ns);
+/* Sleeps until one of n jobs has news after its `seen`, or work below one can be taken, or a retry is due, or it is deadline_ns (uv_hrtime). */
+void tp_job_sleep(tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, unsigned n, uint64_t deadline_ns);
 
 /* Is the job, or one that it is nested in, cancelled? Any thread. */
 bool tp_slice_is_cancelled(const tp_slice *slice);

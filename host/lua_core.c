@@ -8,16 +8,19 @@
 #include "value.h"
 #include "vm.h"
 
+#include <dlfcn.h>
 #include <lauxlib.h>
 #include <lua.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 /* What the functions of one state share: a userdata in its registry, and their first upvalue. */
 typedef struct context {
     tp_host *host;
     tp_agent *agent; /* the worker whose state this is, NULL in the owner's */
+    lua_State *main; /* the state's main thread */
     tp_buf scratch;  /* of image */
 } context;
 
@@ -491,17 +494,17 @@ static int l_item(lua_State *L)
     return decode_item(L, b, (uint32_t)k);
 }
 
-/* core.fill(job, lists, base): item k's j-th value becomes lists[j][base + k], k from 0; missing lists are made */
+/* core.fill(job, lists, base, from): item k's j-th value becomes lists[j][base + k], k from `from` (0: the first); missing lists are made */
 static int l_fill(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     tp_block *b = check_reading(L, box);
     luaL_checktype(L, 2, LUA_TTABLE);
-    lua_Integer base = luaL_checkinteger(L, 3);
+    lua_Integer base = luaL_checkinteger(L, 3), from = luaL_checkinteger(L, 4);
     lua_settop(L, 2);
     int known = (int)lua_objlen(L, 2);
     lua_rawgeti(L, 2, 1);                            // job lists list1
-    for (uint32_t k = 0; k < b->n; k++) {
+    for (uint32_t k = (uint32_t)from; k < b->n; k++) {
         int n = decode_item(L, b, k);                // job lists list1 v1 .. vn
         for (int j = n; j >= 1; j--) {
             if (j == 1 && known >= 1) {
@@ -526,27 +529,176 @@ static int l_fill(lua_State *L)
     return 0;
 }
 
+static uint64_t deadline_after(lua_State *L, int index)
+{
+    return lua_isnoneornil(L, index) ? UINT64_MAX : uv_hrtime() + (uint64_t)(luaL_checknumber(L, index) * 1e9);
+}
+
+/* Raises "interrupted" in the owner's state after tp_host_interrupt. */
+static void check_interrupt(lua_State *L, context *ctx)
+{
+    if (!ctx->agent && tp_host_take_interrupt(ctx->host))
+        luaL_error(L, "interrupted");
+}
+
+/* An agent runs items of the jobs while it waits for them. */
+static bool help(lua_State *L, context *ctx, tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, unsigned n, uint64_t deadline)
+{
+    /* The owner's own state is not the inline agent's: its items run in the agent's. */
+    bool is_inside = agent == ctx->agent;
+    lua_State *before = is_inside ? tp_vm_enter(agent->vm, L) : NULL;
+    bool has_run = tp_exec_wait(agent, jobs, seen, n, deadline);
+    if (is_inside)
+        tp_vm_enter(agent->vm, before);
+    return has_run;
+}
+
 /* core.wait(job, seconds or nil): waits until there may be results, room or the end, since the last core.next, or until so many seconds
  * have passed; runs the loop, or, in a worker, items of the job. Raises "interrupted" after tp_host_interrupt. */
 static int l_wait(lua_State *L)
 {
     context *ctx = get_context(L);
     job_box *box = check_job(L, 1);
-    uint64_t deadline = lua_isnoneornil(L, 2) ? UINT64_MAX : uv_hrtime() + (uint64_t)(luaL_checknumber(L, 2) * 1e9);
+    uint64_t deadline = deadline_after(L, 2);
     luaL_checkstack(L, LUA_MINSTACK * 2, "nested map");
-    tp_agent *agent = box->waits_on;
-    if (agent && tp_job_news(box->job) == box->seen) {
-        /* The owner's own state is not the inline agent's: its items run in the agent's. */
-        bool is_inside = agent == ctx->agent;
-        lua_State *before = is_inside ? tp_vm_enter(agent->vm, L) : NULL;
-        tp_exec_wait(agent, box->job, box->seen, deadline);
-        if (is_inside)
-            tp_vm_enter(agent->vm, before);
-    } else if (!agent) {
+    if (!box->waits_on)
         tp_host_wait(ctx->host, box->job, box->seen, deadline);
+    else if (tp_job_news(box->job) == box->seen)
+        help(L, ctx, box->waits_on, &box->job, &box->seen, 1, deadline);
+    check_interrupt(L, ctx);
+    return 0;
+}
+
+/* core.help(jobs, seconds or nil) -> whether any item was run: waits as core.wait does for the first news of any job in the list, which all have
+ * the caller's own thread to run or help them */
+static int l_help(lua_State *L)
+{
+    context *ctx = get_context(L);
+    luaL_checktype(L, 1, LUA_TTABLE);
+    uint64_t deadline = deadline_after(L, 2);
+    unsigned n = (unsigned)lua_objlen(L, 1);
+    luaL_checkstack(L, LUA_MINSTACK * 2, "nested map");
+    tp_job **jobs = lua_newuserdata(L, (n + 1) * sizeof *jobs);
+    uint32_t *seen = lua_newuserdata(L, (n + 1) * sizeof *seen);
+    tp_agent *agent = ctx->agent;
+    for (unsigned i = 0; i < n; i++) {
+        lua_rawgeti(L, 1, (int)i + 1);
+        job_box *box = check_job(L, -1);
+        jobs[i] = box->job;
+        seen[i] = box->seen;
+        agent = box->waits_on;
+        lua_pop(L, 1);
     }
-    if (!ctx->agent && tp_host_take_interrupt(ctx->host))
-        return luaL_error(L, "interrupted");
+    luaL_argcheck(L, agent, 1, "the jobs are run by workers");
+    lua_pushboolean(L, help(L, ctx, agent, jobs, seen, n, deadline));
+    check_interrupt(L, ctx);
+    return 1;
+}
+
+/* core.turn(seconds or nil, spins): see tp_host_turn */
+static int l_turn(lua_State *L)
+{
+    context *ctx = get_context(L);
+    tp_host_turn(ctx->host, deadline_after(L, 1), lua_toboolean(L, 2));
+    check_interrupt(L, ctx);
+    return 0;
+}
+
+/* core.key(job) -> what core.collect calls it, and whether the caller's own thread runs or helps it (then it is not collected) */
+static int l_key(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    lua_pushlightuserdata(L, box->job);
+    lua_pushboolean(L, box->waits_on != NULL);
+    return 2;
+}
+
+/* core.await(job) -> false when there are news since the last core.next or core.look; else core.collect will give the job once there are */
+static int l_await(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    lua_pushboolean(L, tp_job_await(box->job, box->seen));
+    return 1;
+}
+
+static int l_unawait(lua_State *L)
+{
+    tp_job_unawait(check_job(L, 1)->job);
+    return 0;
+}
+
+/* core.has_news(job) -> are there news since the last core.next or core.look? */
+static int l_has_news(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    lua_pushboolean(L, tp_job_news(box->job) != box->seen);
+    return 1;
+}
+
+/* core.look(job): what news there are have been seen */
+static int l_look(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    box->seen = tp_job_news(box->job);
+    return 0;
+}
+
+/* core.is_idle(job) -> is there nothing left that the job does before it is read or given inputs? */
+static int l_is_idle(lua_State *L)
+{
+    lua_pushboolean(L, tp_job_is_idle(check_job(L, 1)->job));
+    return 1;
+}
+
+/* core.collect() -> the key of an awaited job that has news; nil when there is none */
+static int l_collect(lua_State *L)
+{
+    context *ctx = get_context(L);
+    tp_job *job = tp_job_collect(ctx->host->engine, &ctx->host->waiter);
+    if (!job)
+        return 0;
+    lua_pushlightuserdata(L, job);
+    return 1;
+}
+
+/* core.is_alive() -> is there anything on the loop besides what is the host's own? */
+static int l_is_alive(lua_State *L)
+{
+    lua_pushboolean(L, tp_host_is_alive(get_context(L)->host));
+    return 1;
+}
+
+/* core.is_running() -> are we inside of the loop, so that it cannot be run? */
+static int l_is_running(lua_State *L)
+{
+    lua_pushboolean(L, get_context(L)->host->is_running);
+    return 1;
+}
+
+/* core.stop(): the loop does not wait in this turn. A callback of a timer, which is called before the loop waits, may have made a task ready. */
+static int l_stop(lua_State *L)
+{
+    uv_stop(&get_context(L)->host->loop);
+    return 0;
+}
+
+/* core.sleep(seconds): blocks a worker; raises when its item is cancelled meanwhile */
+static int l_sleep(lua_State *L)
+{
+    enum { STEP_NS = 50 * 1000000 };
+    context *ctx = get_context(L);
+    uint64_t deadline = deadline_after(L, 1);
+    tp_slice *s = ctx->agent ? ctx->agent->current : NULL;
+    uv_mutex_t *lock = tp_engine_lock(ctx->host->engine);
+    for (uint64_t now; (now = uv_hrtime()) < deadline;) {
+        uv_mutex_lock(lock);
+        bool is_cancelled = s && tp_slice_is_cancelled(s);
+        uv_mutex_unlock(lock);
+        if (is_cancelled)
+            return luaL_error(L, "cancelled");
+        uint64_t ns = deadline - now < STEP_NS ? deadline - now : STEP_NS;
+        nanosleep(&(struct timespec){ .tv_nsec = (long)ns }, NULL);
+    }
     return 0;
 }
 
@@ -586,7 +738,7 @@ static int l_cancel(lua_State *L)
     return 0;
 }
 
-/* core.counts(job) -> pushed, finished, failed, delivered, retried, whether pushed is all */
+/* core.counts(job) -> pushed, finished, failed, delivered, retried, whether pushed is all, how many of the finished were not run */
 static int l_counts(lua_State *L)
 {
     tp_job_counts c;
@@ -597,7 +749,8 @@ static int l_counts(lua_State *L)
     lua_pushnumber(L, (double)c.delivered);
     lua_pushnumber(L, (double)c.retried);
     lua_pushboolean(L, c.closed);
-    return 6;
+    lua_pushnumber(L, (double)c.skipped);
+    return 7;
 }
 
 /* core.busy(job) -> how many workers of the job's executor run items now, of any job */
@@ -605,6 +758,137 @@ static int l_busy(lua_State *L)
 {
     tp_executor *ex = tp_job_executor(check_job(L, 1)->job);
     lua_pushinteger(L, tp_engine_busy(get_context(L)->host->engine, ex));
+    return 1;
+}
+
+/* ---- luv ---- */
+
+static const char callback_key[] = "tidepool.core.callback", closer_key[] = "tidepool.core.closer";
+
+/* core.set_callback(fn, closer): fn(callback, ...) is how luv's callbacks are called, nothing when fn is nil; closer lives as long as the state */
+static int l_set_callback(lua_State *L)
+{
+    lua_settop(L, 2);
+    lua_setfield(L, LUA_REGISTRYINDEX, closer_key);
+    lua_setfield(L, LUA_REGISTRYINDEX, callback_key);
+    return 0;
+}
+
+/* core.run_out(): runs the loop until no handle is left */
+static int l_run_out(lua_State *L)
+{
+    tp_host *host = get_context(L)->host;
+    uv_run(&host->loop, UV_RUN_DEFAULT);
+    host->wake_up.data = host->timer.data = NULL;
+    return 0;
+}
+
+/* luv calls this in place of lua_pcall, with a callback and its arguments on the stack. Its own way would end the process at an error. */
+static int call_back(lua_State *L, int nargs, int nresults, int flags)
+{
+    (void)flags;
+    lua_getfield(L, LUA_REGISTRYINDEX, callback_key); // callback args fn
+    if (lua_isnil(L, -1)) {
+        lua_pop(L, nargs + 2);
+        return 0;
+    }
+    lua_insert(L, -nargs - 2);                        // fn callback args
+    int before = lua_gettop(L) - nargs - 2;
+    if (lua_pcall(L, nargs + 1, nresults, 0)) {
+        lua_pop(L, 1);
+        return -1;
+    }
+    return lua_gettop(L) - before;
+}
+
+/* luv's walk takes all of the loop's handles for its own. What it finds at ours is what its own have there, as far as it looks, and makes it
+ * call this instead of the user's function. */
+typedef struct luv_context {
+    uv_loop_t *loop;
+    lua_State *L;
+    int (*call)(lua_State *L, int nargs, int nresults, int flags);
+} luv_context;
+
+typedef struct luv_handle {
+    int ref, callbacks[2];
+    const luv_context *ctx;
+    void *rest[4];
+} luv_handle;
+
+static int skip_handle(lua_State *L, int nargs, int nresults, int flags)
+{
+    (void)nresults, (void)flags;
+    lua_pop(L, nargs + 1);
+    return 0;
+}
+
+static const luv_context not_luvs = { .call = skip_handle };
+static const luv_handle not_luvs_handle = { LUA_REFNIL, { LUA_NOREF, LUA_NOREF }, &not_luvs, { NULL } };
+
+/* Tells the library at path, which is loaded, which loop to use. False when it is too old to be told. */
+static bool share_loop(const char *path, context *ctx)
+{
+    void *lib = dlopen(path, RTLD_NOW);
+    void (*set_loop)(lua_State *, uv_loop_t *) = NULL;
+    void (*set_callback)(lua_State *, int (*)(lua_State *, int, int, int)) = NULL;
+    if (!lib)
+        return false;
+    *(void **)&set_loop = dlsym(lib, "luv_set_loop");
+    *(void **)&set_callback = dlsym(lib, "luv_set_callback");
+    if (set_loop && set_callback) {
+        set_loop(ctx->main, &ctx->host->loop);
+        set_callback(ctx->main, call_back);
+        ctx->host->wake_up.data = ctx->host->timer.data = (void *)&not_luvs_handle;
+    }
+    dlclose(lib); /* package.loadlib has it */
+    return set_loop && set_callback;
+}
+
+/* Opens luv on the host's loop. Upvalue 2 is its path. */
+static int open_luv(lua_State *L)
+{
+    context *ctx = get_context(L);
+    const char *path = lua_tostring(L, lua_upvalueindex(2));
+    lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
+    lua_getfield(L, -1, "package");
+    lua_getfield(L, -1, "loadlib");
+    lua_pushstring(L, path);
+    lua_pushliteral(L, "luaopen_luv");
+    lua_call(L, 2, 2);                            // fn, or nil message
+    if (lua_isnil(L, -2))
+        return lua_error(L);
+    lua_pop(L, 1);                                // fn
+    bool is_shared = share_loop(path, ctx);
+    lua_pushliteral(L, "luv");
+    lua_call(L, 1, 1);                            // luv
+    if (is_shared) {
+        lua_getglobal(L, "require");
+        lua_pushliteral(L, "tidepool.loop");
+        lua_call(L, 1, 1);
+        lua_getfield(L, -1, "share");             // luv loop share
+        lua_pushvalue(L, -3);
+        lua_call(L, 1, 0);
+        lua_pop(L, 1);                            // luv
+    }
+    return 1;
+}
+
+/* In package.loaders, before the loader of C modules, whose place it takes for "luv". */
+static int find_luv(lua_State *L)
+{
+    if (strcmp(luaL_checkstring(L, 1), "luv") != 0)
+        return 0;
+    lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
+    lua_getfield(L, -1, "package");
+    lua_getfield(L, -1, "searchpath");
+    lua_pushliteral(L, "luv");
+    lua_getfield(L, -3, "cpath");
+    lua_call(L, 2, 1);
+    if (lua_isnil(L, -1))
+        return 0;
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, -2);
+    lua_pushcclosure(L, open_luv, 2);
     return 1;
 }
 
@@ -751,6 +1035,21 @@ static const luaL_Reg core_functions[] = {
     { "item", l_item },
     { "fill", l_fill },
     { "wait", l_wait },
+    { "help", l_help },
+    { "turn", l_turn },
+    { "key", l_key },
+    { "await", l_await },
+    { "unawait", l_unawait },
+    { "has_news", l_has_news },
+    { "look", l_look },
+    { "is_idle", l_is_idle },
+    { "collect", l_collect },
+    { "is_alive", l_is_alive },
+    { "is_running", l_is_running },
+    { "stop", l_stop },
+    { "sleep", l_sleep },
+    { "set_callback", l_set_callback },
+    { "run_out", l_run_out },
     { "is_over", l_is_over },
     { "is_cancelled", l_is_cancelled },
     { "set_reading", l_set_reading },
@@ -816,19 +1115,38 @@ static int free_context(lua_State *L)
     return 0;
 }
 
+/* Pops the context and puts find_luv before the third of package.loaders. */
+static void insert_loader(lua_State *L, int package)
+{
+    lua_getfield(L, package, "loaders");             // ctx loaders
+    for (int i = (int)lua_objlen(L, -1); i >= 3; i--) {
+        lua_rawgeti(L, -1, i);
+        lua_rawseti(L, -2, i + 1);
+    }
+    lua_insert(L, -2);                               // loaders ctx
+    lua_pushcclosure(L, find_luv, 1);
+    lua_rawseti(L, -2, 3);
+    lua_pop(L, 1);
+}
+
 void tp_lua_core_open(struct lua_State *L, tp_host *host, tp_agent *agent)
 {
     lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
     lua_getfield(L, -1, "package");
     lua_getfield(L, -1, "preload");              // loaded package preload
     context *ctx = lua_newuserdata(L, sizeof *ctx);
-    *ctx = (context){ .host = host, .agent = agent };
+    *ctx = (context){ .host = host, .agent = agent, .main = L };
     lua_newtable(L);
     lua_pushcfunction(L, free_context);
     lua_setfield(L, -2, "__gc");
     lua_setmetatable(L, -2);                     // loaded package preload ctx
+    lua_pushvalue(L, -1);
     lua_pushcclosure(L, open_core, 1);
-    lua_setfield(L, -2, "tidepool.core");
+    lua_setfield(L, -3, "tidepool.core");            // loaded package preload ctx
+    if (agent)
+        lua_pop(L, 1); /* workers have no loop to share */
+    else
+        insert_loader(L, -3);                    // loaded package preload
     for (const tp_lua_module *m = tp_lua_modules; m->name; m++) {
         lua_pushlightuserdata(L, (void *)m);
         lua_pushcclosure(L, open_module, 1);

@@ -277,7 +277,7 @@ static _Noreturn void finish(int code, bool close_state)
     tp_term_show("", 0);
     if (the.host)
         at_rest = tp_host_stop(the.host, STOP_MS) == 0;
-    if (close_state && at_rest && L) {
+    if (close_state && at_rest && L && !the.host->is_running) {
         the.L = NULL;
         lua_close(L);
         tp_host_close(the.host);

@@ -24,6 +24,21 @@ describe("map", function()
     assert.equal(100, n)
   end)
 
+  it("gives, as a list, the rest of results that were read by next, at their indexes", function()
+    local half = app:func(function(x) return "v" .. x, x / 2 end)
+    for _, f in ipairs { square, half } do
+      local results = f:map(tidepool.range(1000))
+      for i = 1, 7 do assert.equal(i, (results:next())) end
+      local values, halves = results:list()
+      assert.equal(1000, values.n)
+      for i = 1, 7 do assert.is_nil(values[i]) end
+      for i = 8, 1000 do
+        assert.equal(f == square and i * i or "v" .. i, values[i])
+        if halves then assert.equal(i / 2, halves[i]) end
+      end
+    end
+  end)
+
   it("gives the results of 100,000 tiny calls", function()
     local sum = 0
     for i, value in square:map(tidepool.range(100000)) do

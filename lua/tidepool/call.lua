@@ -1,9 +1,9 @@
---- One call that was started: Function:spawn. And what a script still has running at its end.
+--- One call that was started: Function:spawn, Function:remote.
 
 local check = require "tidepool.check"
 local core = require "tidepool.core"
 local failure = require "tidepool.failure"
-local progress = require "tidepool.progress"
+local loop = require "tidepool.loop"
 
 ---@class tidepool.Call
 local Call = {}
@@ -11,75 +11,98 @@ Call.__index = Call
 
 local call = { Call = Call }
 
--- Calls and maps that were spawned and are not known to be over, so that the script's end can wait for them. Not weak: nobody needs to keep a
--- handle.
-local kept = {}
-
 local FAILURE, RETRY = 2, 3
 
---- Waits for the only result of job, of Function f: gives true and its values, or false and its failure; nothing when it is not there
---- after so many seconds.
-local function finish(job, f, seconds)
-  local deadline = seconds and core.now() + seconds
+--- The only result of job, of Function f, if it is there: true and its values, or false and its failure. Never waits.
+local function take(job, f)
+  local retries = f.options.retries
   while true do
     local kind, index = core.next(job)
     if kind == nil then
       local is_cancelled, why = core.is_cancelled(job)
-      if is_cancelled then
-        return false, failure.new { kind = why and "resource" or "cancelled", message = why or "the call was cancelled",
-          function_name = f.name, attempts = 0 }
-      end
-      local left = deadline and deadline - core.now()
-      if left and left <= 0 then return nil end
-      progress.wait(job, left)
-    else
-      local retries = f.options.retries
-      if kind == FAILURE or kind == RETRY then
-        local of, message, value, traceback, attempts, worker = core.item(job, 0)
-        local failed = failure.new { kind = of, message = message, value = value, traceback = traceback, attempts = attempts, worker = worker,
-          index = index, function_name = f.name, max_attempts = 1 + (retries and retries.max or 0) }
-        if kind == FAILURE then
-          return false, failed
-        elseif retries.on then
-          retries.on(failed)
-        end
-      else
-        return true, core.item(job, 0)
-      end
+      if not is_cancelled then return nil end
+      return false, failure.new { kind = why and "resource" or "cancelled", message = why or "the call was cancelled", function_name = f.name,
+        attempts = 0 }
+    elseif kind ~= FAILURE and kind ~= RETRY then
+      return true, core.item(job, 0)
     end
+    local of, message, value, traceback, attempts, worker = core.item(job, 0)
+    local failed = failure.new { kind = of, message = message, value = value, traceback = traceback, attempts = attempts, worker = worker,
+      index = index, function_name = f.name, max_attempts = 1 + (retries and retries.max or 0) }
+    if kind == FAILURE then return false, failed end
+    local fine, why = true, nil
+    if retries.on then fine, why = pcall(retries.on, failed) end
+    if not fine then return false, why end
   end
 end
 
-local function close_and_give(job, fine, ...)
-  core.close(job)
+local function try(job, fine, ...)
+  if fine ~= nil then return fine, ... end
+  loop.wait(job)
+  return nil
+end
+
+--- The same, waiting for it.
+local function finish(job, f, fine, ...)
+  if fine ~= nil then return fine, ... end
+  return finish(job, f, try(job, take(job, f)))
+end
+
+local function close_and_give(job, went_well, fine, ...)
+  loop.close(job)
+  if not went_well then error(fine, 0) end -- the wait was interrupted
   if fine then return ... end
   error((...), 0)
 end
 
---- The values of job's one call, when it is done; its failure is raised.
+--- The values of job's one call, when it is done; its failure is raised. Closes job.
 function call.wait(job, f)
-  return close_and_give(job, finish(job, f))
+  return close_and_give(job, pcall(finish, job, f))
 end
 
 --- A handle for a job of one call.
 ---@return tidepool.Call
 function call.new(job, f)
   local self = setmetatable({ job = job, f = f }, Call)
-  kept[self] = true
+  loop.keep(self)
   return self
 end
 
---- Remembers spawned Results until they are over.
-function call.keep(results)
-  kept[results] = true
-  return results
+local function store(self, fine, ...)
+  local job = self.job
+  if fine == nil or not job then return end
+  self.job, self.fine, self.values = nil, fine, { n = select("#", ...), ... }
+  loop.drop(self)
+  if not fine and not self.is_cancelled then loop.set_failed(self) end
+  loop.close(job)
 end
 
-local function store(self, fine, ...)
-  if fine == nil then return end
-  core.close(self.job)
-  self.job, self.fine, self.values = nil, fine, { n = select("#", ...), ... }
-  kept[self] = nil
+--- For loop.await.
+function Call:_settle()
+  if self.job then store(self, take(self.job, self.f)) end
+  return not self.job
+end
+
+function Call:_watch(fn, arg)
+  return loop.watch(self.job, fn, arg)
+end
+
+function Call._unwatch(_, entry)
+  loop.unwatch(entry)
+end
+
+--- When it is over: true and the values, or false and the failure.
+function Call:_outcome()
+  loop.set_read(self)
+  return self.fine, unpack(self.values, 1, self.values.n)
+end
+
+function Call:_finish()
+  loop.await(self)
+end
+
+function Call:_report()
+  return self.values[1]
 end
 
 --- Waits for the call.
@@ -87,16 +110,23 @@ end
 ---@return any ...  its return values; its failure is raised
 function Call:get(timeout)
   check.self(self, Call, "call", "get")
+  return call.get(self, "call", self.f.name, timeout)
+end
+
+local function give(fine, ...)
+  if fine then return ... end
+  error((...), 0)
+end
+
+--- get of a Call or a Task.
+function call.get(self, what, name, timeout)
   if timeout ~= nil and not (type(timeout) == "number" and timeout >= 0) then
-    check.fail("call:get: the timeout must be a number of seconds, 0 or more, got %s", check.show(timeout))
+    check.fail("%s:get: the timeout must be a number of seconds, 0 or more, got %s", what, check.show(timeout))
   end
-  if self.job then store(self, finish(self.job, self.f, timeout)) end
-  if self.job then
-    error(failure.new { kind = "timeout", message = ("the call is not done after %g s"):format(timeout), function_name = self.f.name,
-      attempts = 0 }, 0)
+  if not loop.await(self, timeout and core.now() + timeout) then
+    error(failure.new { kind = "timeout", message = ("the %s is not done after %g s"):format(what, timeout), function_name = name, attempts = 0 }, 0)
   end
-  if not self.fine then error(self.values[1], 0) end
-  return unpack(self.values, 1, self.values.n)
+  return give(self:_outcome())
 end
 
 --- Is it done, so that get would not wait?
@@ -108,38 +138,25 @@ function Call:done()
   return finished == pushed
 end
 
---- Removes it when it is queued; when it runs, its result is dropped. get raises a failure of kind "cancelled" then.
+--- Removes it when it is queued; when it runs, its result is dropped and it is not tried again. get raises a failure of kind "cancelled" then. A call
+--- that is done stays as it is.
 function Call:cancel()
   check.self(self, Call, "call", "cancel")
-  if self.job and not self:done() then
-    core.cancel(self.job)
-    kept[self] = nil
-  end
+  if self:_settle() then return end
+  self.is_cancelled = true
+  core.cancel(self.job)
+  self:_settle()
+end
+
+--- Calls fn(call) once it is done, from the loop: in a task of its own, while somebody waits, at the latest at the script's end.
+---@param fn function
+function Call:on_done(fn)
+  check.self(self, Call, "call", "on_done", "fn")
+  loop.on_done("call:on_done", self, fn)
 end
 
 function Call:__tostring()
   return ("tidepool.Call of %s: %s"):format(self.f.name, self:done() and "done" or "running")
-end
-
---- The calls and maps that were spawned and are not known to be over.
----@return table
-function call.list()
-  local list = {}
-  for one in pairs(kept) do list[#list + 1] = one end
-  return list
-end
-
---- Waits for everything that was spawned. Gives the failures that nobody has asked for.
----@return table
-function call.finish_all()
-  local unread = {}
-  while true do
-    local one = next(kept)
-    if not one then return unread end
-    kept[one] = nil
-    local fine, why = pcall(one.get or one._drain, one)
-    if not fine and not (failure.is_failure(why) and why.kind == "cancelled") then unread[#unread + 1] = why end
-  end
 end
 
 return call

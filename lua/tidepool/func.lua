@@ -6,6 +6,7 @@ local check = require "tidepool.check"
 local core = require "tidepool.core"
 local failure = require "tidepool.failure"
 local inputs = require "tidepool.inputs"
+local loop = require "tidepool.loop"
 local options = require "tidepool.options"
 local results = require "tidepool.results"
 
@@ -172,7 +173,9 @@ end
 function methods.spawn_map(self, ...)
   check.self(self, Function, "f", "spawn_map", "inputs")
   local source, settings = map_source("Function:spawn_map", options.of_calls, ...)
-  return Call.keep(func.start(self, source, settings, { is_kept = true }))
+  local started = func.start(self, source, settings, { is_kept = true })
+  if started.job then loop.keep(started) end
+  return started
 end
 
 --- A job of one call.

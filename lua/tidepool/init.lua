@@ -2,11 +2,13 @@
 
 local app = require "tidepool.app"
 local array = require "tidepool.array"
-local call = require "tidepool.call"
 local check = require "tidepool.check"
 local core = require "tidepool.core"
 local failure = require "tidepool.failure"
+local gather = require "tidepool.gather"
 local inputs = require "tidepool.inputs"
+local loop = require "tidepool.loop"
+local task = require "tidepool.task"
 
 ---@class tidepool
 local tidepool = {
@@ -16,6 +18,11 @@ local tidepool = {
   range = inputs.range,
   iter = inputs.iter,
   is_failure = failure.is_failure,
+  async = task.async,
+  sleep = loop.sleep,
+  gather = gather.gather,
+  wait = gather.wait,
+  as_completed = gather.as_completed,
 }
 
 --- Inside a mapped function: which item runs, and where. nil outside of one.
@@ -49,10 +56,10 @@ function tidepool.workers()
   return core.workers()
 end
 
---- Waits for everything that was spawned; the binary does so at the end of a script.
----@return table  the failures of calls that nobody has asked for
+--- Runs until all tasks have ended and everything that was spawned is done; the binary does so at the end of a script.
+---@return table  the failures of calls and tasks that nobody has asked for
 function tidepool.loop()
-  return call.finish_all()
+  return loop.finish()
 end
 
 core.add_builtins("tidepool", tidepool)

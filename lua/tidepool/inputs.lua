@@ -2,9 +2,10 @@
 --
 -- A source is { total = n or nil, is_cheap = boolean, fill = function(job, room) -> done, failure }: fill pushes up to `room` further inputs to
 -- the job (fewer when reading them takes long) and says whether that were all, and, as a second value, the Failure that ended them
--- early: what the user's iterator raised, or an item that is none. A third value says that nothing was there to push now: then it is asked again
--- after `patience` seconds, a field of the source. Numbers are packed, column by column, by loops that LuaJIT
--- compiles; everything else is encoded in C (core.add).
+-- early: what the user's iterator raised, or an item that is none. A third value says that nothing was there to push now: then it is
+-- asked again after `patience` seconds, a field of the source. One that is not cheap may wait inside fill (in a task): others then
+-- call its function flush, so that the inputs before come to work, and set has_waited, so that fill returns after the next one.
+-- Numbers are packed, column by column, by loops that LuaJIT compiles; everything else is encoded in C (core.add).
 
 local array = require "tidepool.array"
 local check = require "tidepool.check"
@@ -263,8 +264,11 @@ local function stepped(step)
   end
 
   local want_numbers = true
-  local function fill(into, room)
+  local source = { is_cheap = false, flush = flush, has_waited = false }
+
+  function source.fill(into, room)
     job = into
+    source.has_waited = false
     local until_s = now() + READ_S
     local n = 0
     while n < room do
@@ -278,18 +282,18 @@ local function stepped(step)
           more = accept(step())
           count = count + 1
           n = n + 1
-        until not more or n >= room or ((count < 64 or count % 16 == 0) and now() > until_s)
+        until not more or n >= room or source.has_waited or ((count < 64 or count % 16 == 0) and now() > until_s)
       end, trouble)
       -- Numbers are asked for as long as they come.
       want_numbers = had_numbers == (p ~= nil) and (p ~= nil or want_numbers)
       flush()
       if not fine then return true, why end
       if more == false then return true end
-      if now() > until_s then return false end
+      if source.has_waited or now() > until_s then return false end
     end
     return false
   end
-  return { is_cheap = false, fill = fill }
+  return source
 end
 
 --- The next value of one source of several.

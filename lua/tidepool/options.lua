@@ -92,6 +92,15 @@ options.of_for_each = {
 }
 for _, row in ipairs(options.of_calls) do options.of_for_each[#options.of_for_each + 1] = row end
 
+--- What tidepool.gather and tidepool.wait may be told.
+options.of_gather = {
+  { "return_exceptions", "boolean", "failures take their places among the values instead of being raised" },
+}
+options.of_wait = {
+  { "n", "count", "how many to wait for; default: 1" },
+  { "timeout", "seconds", "how long to wait at most" },
+}
+
 local later = "needs process workers, which this version does not have yet"
 local no_cloud = "is about containers in a cloud; Tidepool runs on your own machines, with what is installed there"
 

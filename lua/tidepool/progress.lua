@@ -4,6 +4,7 @@
 -- library prints nothing: the program gives a display (progress.display).
 
 local core = require "tidepool.core"
+local loop = require "tidepool.loop"
 
 local progress = {}
 
@@ -54,7 +55,8 @@ end
 
 --- What users' functions get.
 local function state_of(entry, now, is_over)
-  local pushed, done, failed, delivered, retried, has_all = core.counts(entry.job)
+  local pushed, finished, failed, delivered, retried, has_all, skipped = core.counts(entry.job)
+  local done = finished - skipped
   local about = entry.about
   -- While nobody looked, nobody waited.
   if delivered ~= entry.delivered or now - entry.seen > 1 then entry.delivered, entry.moved = delivered, now end
@@ -203,12 +205,12 @@ function progress.step()
   if not fine then error(why, 0) end
 end
 
---- As core.wait, and looks meanwhile: returns early for that.
-function progress.wait(job, seconds)
-  if next(watched) == nil then return core.wait(job, seconds) end
+-- Whoever waits looks meanwhile, and comes back early for that.
+loop.set_watcher(function(seconds)
+  if next(watched) == nil then return seconds end
   progress.step()
-  return core.wait(job, seconds and math.min(seconds, INTERVAL) or INTERVAL)
-end
+  return seconds and math.min(seconds, INTERVAL) or INTERVAL
+end)
 
 --- The map is over: its job is still open.
 function progress.close(entry)

@@ -5,6 +5,7 @@ local check = require "tidepool.check"
 local core = require "tidepool.core"
 local failure = require "tidepool.failure"
 local ffi = require "ffi"
+local loop = require "tidepool.loop"
 
 local columns_type = ffi.typeof "void **"
 local double_pointer = ffi.typeof "const double *"
@@ -29,26 +30,50 @@ function results.new(job, source, settings)
     job = job, source = source, settings = settings,
     k = 0, n = 0, first = 0, is_numbers = false, numbers = nil, -- the block that is being given out; numbers: the column of its doubles
     columns = nil, -- its columns, where `returns` says what they are: pointers
-    is_reading = false, has_all_inputs = false, input_failure = nil, is_over = false,
+    is_reading = false, is_feeding = false, has_all_inputs = false, input_failure = nil, is_over = false,
   }, Results)
   self.watch = progress.open(job, settings, settings.progress)
   self:_feed()
   return self
 end
 
+--- Reads up to `room` inputs. The iterator may wait meanwhile, and others may read or cancel these results: the job stays open until it is back.
+--- True when nothing was there to read.
+local function fill(self, source, job, room)
+  local fine, done, why, is_idle = pcall(source.fill, job, room)
+  self.is_feeding = false
+  if self.job ~= job then
+    core.close(job)
+    return false
+  elseif not fine or done then
+    self.has_all_inputs = true
+    if fine then self.input_failure = why else self.input_failure = done end
+    self.source = nil
+    core.finish(job)
+  end
+  loop.notify(job)
+  return is_idle
+end
+
+-- A task that reads inputs while those who want results go on.
+local function ignore() end
+
 --- Reads further inputs into the job as there is room; true when some may have been.
 function Results:_feed()
-  if self.has_all_inputs then return false end
-  local room = core.room(self.job)
+  if self.has_all_inputs or self.is_feeding then return false end
+  local job, source = self.job, self.source
+  local room = core.room(job)
   if room == 0 then return false end
-  local done, is_idle
-  done, self.input_failure, is_idle = self.source.fill(self.job, room)
-  if done then
-    self.has_all_inputs = true
-    self.source = nil
-    core.finish(self.job)
+  self.is_feeding = true
+  if not source.is_cheap and loop.is_in_task() then
+    loop.start({ is_daemon = true, _end = ignore }, false, fill, self, source, job, room)
+    if self.is_feeding and not source.has_waited then
+      source.has_waited = true
+      source.flush()
+    end
+    return not self.is_feeding
   end
-  return not is_idle
+  return not fill(self, source, job, room)
 end
 
 --- Ends the job, if it has not ended. Nothing is started any more.
@@ -64,7 +89,13 @@ function Results:_close()
     self.watch = nil
     local fine, why = true, nil
     if watch then fine, why = pcall(progress.close, watch) end
-    core.close(job)
+    loop.drop(self)
+    if self.is_feeding then
+      core.cancel(job) -- closed when the iterator comes back
+      loop.notify(job)
+    else
+      loop.close(job)
+    end
     if not fine then error(why, 0) end
   end
   self.is_over = true
@@ -91,9 +122,11 @@ function Results:_cancelled()
     function_name = self.settings.name, attempts = 0 }
 end
 
---- Waits for the next block of results and opens it: "block", or "failure", its index and the failure that takes its place, or nothing at the
---- end, or "later" instead of waiting. Raises what ends the map.
+--- Waits for the next block of results and opens it (or gives one that has not been read to its end): "block", or "failure", its index and
+--- the failure that takes its place, or nothing at the end, or "later" instead of waiting. Raises what ends the map.
 function Results:_advance(no_wait)
+  if not no_wait then loop.give_way() end
+  if self.k < self.n then return "block" end -- somebody else has opened it
   if self.is_over then
     if self.end_failure then raise(self.end_failure) end
     return nil
@@ -106,12 +139,13 @@ function Results:_advance(no_wait)
   while true do
     local job = self.job
     local has_fed = self:_feed()
-    if not self.job then return self:_advance(no_wait) end -- the iterator of the inputs has cancelled this map
+    if self.job ~= job then return self:_advance(no_wait) end -- the iterator of the inputs has cancelled this map
     if self.watch then progress.step() end
+    if self.job ~= job then return self:_advance(no_wait) end -- a function of the user's has
     local kind, first, n, pointer = core.next(job)
     if not kind then
       if core.is_cancelled(job) then
-        self.end_failure = self:_cancelled()
+        self.end_failure = self.input_failure or self:_cancelled()
         self:_close()
         raise(self.end_failure)
       elseif core.is_over(job) then
@@ -125,7 +159,8 @@ function Results:_advance(no_wait)
         return nil
       elseif not has_fed then
         if no_wait then return "later" end
-        progress.wait(job, self.source and self.source.patience)
+        loop.wait(job, self.source and self.source.patience)
+        if self.job ~= job or self.k < self.n then return self:_advance() end
       end
     elseif kind == FAILURE then
       local f = self:_failure(first)
@@ -189,8 +224,8 @@ function Results:next()
   return self()
 end
 
-local function copy_out(list, first, n, p)
-  for k = 0, n - 1 do list[first + k] = p[k] end
+local function copy_out(list, first, from, n, p)
+  for k = from, n - 1 do list[first + k] = p[k] end
 end
 
 --- All results: a list per return value, each with n. Raises the first failure, whose field results has what came before it.
@@ -217,14 +252,14 @@ function Results:list()
       n = math.max(n, index)
     else
       if self.is_numbers then
-        copy_out(lists[1], self.first, self.n, self.numbers)
+        copy_out(lists[1], self.first, self.k, self.n, self.numbers)
       elseif self.columns then
         for c, column in ipairs(self.columns) do
           lists[c] = lists[c] or {}
-          copy_out(lists[c], self.first, self.n, column)
+          copy_out(lists[c], self.first, self.k, self.n, column)
         end
       elseif not self.is_done then
-        core.fill(self.job, lists, self.first)
+        core.fill(self.job, lists, self.first, self.k)
       end
       n = math.max(n, self.first + self.n - 1)
       self.k = self.n
@@ -323,6 +358,36 @@ function Results:_drain()
   until not what
 end
 
+--- For loop.await: a map is over when it has nothing left to do before somebody reads its results.
+function Results:_settle()
+  if not self.job or self.is_cancelled then return true end
+  core.look(self.job) -- before the feeding: what happens from here on is news
+  self:_feed()
+  if not self.job then return true end
+  return not self.is_feeding and core.is_idle(self.job)
+end
+
+function Results:_watch(fn, arg)
+  return loop.watch(self.job, fn, arg)
+end
+
+function Results._unwatch(_, entry)
+  loop.unwatch(entry)
+end
+
+--- For the script's end: a map that was spawned goes on to its end.
+function Results:_finish()
+  local fine, why = pcall(self._drain, self)
+  if not fine and not (failure.is_failure(why) and why.kind == "cancelled") then
+    self.final_failure = why
+    loop.set_failed(self)
+  end
+end
+
+function Results:_report()
+  return self.final_failure
+end
+
 --- Drops what is queued and stops what runs if it can; a loop over the results raises a failure of kind "cancelled". After the end it does
 --- nothing.
 function Results:cancel()
@@ -348,7 +413,7 @@ end
 function Results:progress()
   check.self(self, Results, "results", "progress")
   local c = self.job and { core.counts(self.job) } or self.counts
-  return { total = self.total or (c[6] and c[1]) or nil, done = c[2], failed = c[3], running = c[1] - c[2], taken = c[4], retried = c[5] }
+  return { total = self.total or (c[6] and c[1]) or nil, done = c[2] - c[7], failed = c[3], running = c[1] - c[2], taken = c[4], retried = c[5] }
 end
 
 function Results:__tostring()

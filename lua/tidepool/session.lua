@@ -5,6 +5,7 @@
 
 local app = require "tidepool.app"
 local call = require "tidepool.call"
+local loop = require "tidepool.loop"
 local failure = require "tidepool.failure"
 local func = require "tidepool.func"
 local options = require "tidepool.options"
@@ -367,7 +368,7 @@ local announced = setmetatable({}, { __mode = "k" })
 ---@return string?
 function session.news(width)
   local lines = {}
-  for _, one in ipairs(call.list()) do
+  for _, one in ipairs(loop.list()) do
     if not announced[one] then
       if one._feed and one.job then pcall(one._feed, one) end
       if one:done() then
@@ -387,7 +388,7 @@ end
 
 --- Is anything spawned that has not been announced?
 function session.awaits()
-  for _, one in ipairs(call.list()) do
+  for _, one in ipairs(loop.list()) do
     if not announced[one] then return true end
   end
   return false

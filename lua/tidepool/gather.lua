@@ -1,0 +1,232 @@
+--- Waiting for several calls, tasks and maps: gather, wait, as_completed.
+
+local call = require "tidepool.call"
+local check = require "tidepool.check"
+local core = require "tidepool.core"
+local describe = require "tidepool.describe"
+local failure = require "tidepool.failure"
+local loop = require "tidepool.loop"
+local options = require "tidepool.options"
+local results = require "tidepool.results"
+local task = require "tidepool.task"
+
+local gather = {}
+
+local classes = { [call.Call] = true, [task.Task] = true, [results.Results] = true }
+
+local function check_item(who, x, i)
+  if not classes[getmetatable(x)] then
+    check.fail("%s: item %d is %s; expected what f:spawn, f:map or tidepool.async gives", who, i,
+      x == nil and "nil" or check.show(x))
+  end
+end
+
+local function check_list(who, list)
+  if type(list) ~= "table" or getmetatable(list) then
+    check.fail("%s: expected a list of calls, got %s", who, classes[getmetatable(list)] and "one alone: put it in { }" or check.show(list))
+  end
+  for i = 1, list.n or #list do check_item(who, list[i], i) end
+end
+
+-- ---- as they finish ----
+
+---@class tidepool.AsCompleted
+local AsCompleted = {}
+AsCompleted.__index = AsCompleted
+
+--- Looks whether one has finished, and again when there may be something new.
+local function look(entry)
+  local all = entry.all
+  entry.watch = nil
+  if entry.is_left then return end
+  if not entry.x:_settle() then
+    if all.is_watching then
+      local watch = entry.x:_watch(look, entry)
+      -- What is new already has called us before.
+      if not (entry.is_over or entry.watch) then entry.watch = watch end
+    end
+    return
+  end
+  entry.is_over = true
+  all.pending[entry] = nil
+  all.last = all.last + 1
+  all.finished[all.last] = entry
+  for waiter in pairs(all.waiters) do loop.wake(waiter) end
+end
+
+local function add(all, x)
+  local entry = { all = all, x = x }
+  all.pending[entry] = true
+  look(entry)
+  return entry
+end
+
+--- is_watching: a worker watches only while it waits, since its state goes on with other items.
+local function open(list)
+  local all = setmetatable({ pending = {}, finished = {}, first = 1, last = 0, waiters = {}, is_watching = not core.is_worker }, AsCompleted)
+  local entries = {}
+  for i = 1, list.n or #list do entries[i] = add(all, list[i]) end
+  return all, entries
+end
+
+local function unwatch(all)
+  for entry in pairs(all.pending) do
+    if entry.watch then entry.x:_unwatch(entry.watch) end
+    entry.watch = nil
+  end
+end
+
+--- Waits until one has finished. As loop.block.
+local function block(all, deadline)
+  local waiter = {}
+  all.waiters[waiter] = true
+  if core.is_worker then
+    all.is_watching = true
+    local entries = {}
+    for entry in pairs(all.pending) do entries[#entries + 1] = entry end
+    for _, entry in ipairs(entries) do look(entry) end
+  end
+  local woken, why = loop.block(waiter, deadline)
+  all.waiters[waiter] = nil
+  if core.is_worker then
+    all.is_watching = false
+    unwatch(all)
+  end
+  return woken, why
+end
+
+--- Waits for the next one that has finished: its entry; nil when none is left, false at the deadline.
+local function next_entry(all, deadline)
+  while all.first > all.last do
+    if not next(all.pending) then return nil end
+    local woken, why = block(all, deadline)
+    if woken == nil then error(why, 0) end
+    if not woken and all.first > all.last then return false end
+  end
+  local entry = all.finished[all.first]
+  all.finished[all.first] = nil
+  all.first = all.first + 1
+  return entry
+end
+
+--- Does not want to know about the rest any more.
+local function leave(all)
+  unwatch(all)
+  for entry in pairs(all.pending) do entry.is_left = true end
+  all.pending = {}
+end
+
+--- One step of a loop: the next one that has finished.
+function AsCompleted:__call()
+  local entry = next_entry(self)
+  return entry and entry.x
+end
+
+--- One more to wait for, also while a loop goes over the others.
+function AsCompleted:add(x)
+  check.self(self, AsCompleted, "all", "add", "call")
+  check_item("as_completed:add", x, 1)
+  add(self, x)
+end
+
+function AsCompleted:__tostring()
+  local n = 0
+  for _ in pairs(self.pending) do n = n + 1 end
+  return ("tidepool.as_completed: %d running, %d to be taken"):format(n, self.last - self.first + 1)
+end
+
+--- Goes over calls, tasks or maps as they finish: for call in tidepool.as_completed(calls) do print(call:get()) end
+---@param calls table  a list
+---@return tidepool.AsCompleted  an iterator, to which more can be added
+function gather.as_completed(calls)
+  check_list("tidepool.as_completed", calls)
+  return (open(calls))
+end
+
+-- ---- some of them ----
+
+--- Waits until some have finished.
+---@param calls table  a list of calls, tasks and maps
+---@param given { n: integer?, timeout: number? }?  how many to wait for (1), how many seconds at most
+---@return table finished, table rest  both in the order of the list
+function gather.wait(calls, given)
+  check_list("tidepool.wait", calls)
+  if given ~= nil and type(given) ~= "table" then check.fail("tidepool.wait: expected a table of options, got %s", check.show(given)) end
+  local settings = given and options.check("tidepool.wait", options.of_wait, given) or {}
+  local deadline = settings.timeout and core.now() + settings.timeout
+  local all, entries = open(calls)
+  local fine, why = pcall(function()
+    for _ = 1, math.min(settings.n or 1, #entries) do
+      if not next_entry(all, deadline) then break end
+    end
+  end)
+  leave(all)
+  if not fine then error(why, 0) end
+  local finished, rest = {}, {}
+  for _, entry in ipairs(entries) do
+    local list = entry.is_over and finished or rest
+    list[#list + 1] = entry.x
+  end
+  return finished, rest
+end
+
+-- ---- all of them ----
+
+--- What one that has finished gives: true and its first value, or false and its error.
+local function outcome(x)
+  if getmetatable(x) == results.Results then return pcall(x.list, x) end
+  return x:_outcome()
+end
+
+--- An error as a value that is known to be one.
+local function as_failure(x, value)
+  if failure.is_failure(value) then return value end
+  return failure.new { kind = "error", message = describe.message(value), value = value, traceback = x.traceback, attempts = 1 }
+end
+
+local function wait_for_all(list, settings)
+  local all, entries = open(list)
+  local index = {}
+  for i, entry in ipairs(entries) do index[entry] = i end
+  local values = { n = #entries }
+  local fine, why = pcall(function()
+    local entry = next_entry(all)
+    while entry do
+      local went_well, value = outcome(entry.x)
+      if not went_well and not settings.return_exceptions then error(value, 0) end
+      if not went_well then value = as_failure(entry.x, value) end
+      values[index[entry]] = value
+      entry = next_entry(all)
+    end
+  end)
+  if fine then return values end
+  leave(all)
+  for _, entry in ipairs(entries) do
+    entry.x:cancel()
+    loop.set_read(entry.x)
+  end
+  error(why, 0)
+end
+
+--- Waits for all; cancels the rest when one fails, and raises its failure.
+---@param ... any  calls, tasks and maps, or one list of them; then options: { return_exceptions = true }
+---@return any ...  the first value of each (of a map: its list); as one list when a list was given
+function gather.gather(...)
+  local n, settings = select("#", ...), {}
+  local last = n > 0 and (select(n, ...)) or nil
+  if options.is_call_options(last) then
+    settings = options.check("tidepool.gather", options.of_gather, last)
+    n = n - 1
+  end
+  local list = ...
+  if n == 1 and type(list) == "table" and not getmetatable(list) then
+    check_list("tidepool.gather", list)
+    return wait_for_all(list, settings)
+  end
+  list = { n = n, ... }
+  list[n + 1] = nil
+  check_list("tidepool.gather", list)
+  return unpack(wait_for_all(list, settings), 1, n)
+end
+
+return gather

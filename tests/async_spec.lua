@@ -1,0 +1,828 @@
+--- Tasks: calls, maps and sleeps that yield inside tidepool.async, and what becomes of tasks at the end.
+
+local tidepool = require "tidepool"
+local support = require "tests.support"
+
+local contains, failure_of, mistake = support.contains, support.failure_of, support.mistake
+local note, wait_for = support.note, support.wait_for
+
+local app = tidepool.App "async"
+local square = app:func(function(x) return x * x end)
+local divide = app:func(function(a, b) return math.floor(a / b), a % b end)
+local fails = app:func { name = "fails" } (function(x)
+  if x == 2 then error("ohno", 0) end
+  return x
+end)
+-- Comes back when the file is there.
+local gate = app:func { name = "gate" } (function(path, value)
+  wait_for(path)
+  return value
+end)
+
+--- Waits until the script itself has let tasks go on long enough for condition() to hold.
+local function until_true(what, condition)
+  support.eventually(what, function()
+    tidepool.sleep(0)
+    return condition()
+  end)
+end
+
+describe("A task", function()
+  after_each(function() support.check_pool() end)
+
+  it("gives its values to whoever asks, as often as they ask", function()
+    local task = tidepool.async(function(a, b) return a + b, nil, "x", nil end, 1, 2)
+    local function pack(...) return { n = select("#", ...), ... } end
+    assert.same({ n = 4, 3, nil, "x" }, pack(task:get()))
+    assert.same({ n = 4, 3, nil, "x" }, pack(task:get()))
+    assert.is_true(task:done())
+    assert.matches("done", tostring(task))
+  end)
+
+  it("runs at once up to where it waits", function()
+    local seen = {}
+    local task = tidepool.async(function()
+      seen[1] = "begun"
+      tidepool.sleep(0)
+      seen[2] = "ended"
+    end)
+    assert.same({ "begun" }, seen)
+    assert.is_false(task:done())
+    task:get()
+    assert.same({ "begun", "ended" }, seen)
+  end)
+
+  it("may call, map, list, spawn, starmap, for_each, gather and wait", function()
+    local task = tidepool.async(function()
+      local log = { (square:remote(3)) }
+      for i, v in square:map { 1, 2, 3 } do log[#log + 1] = i .. ":" .. v end
+      log[#log + 1] = table.concat(square:map(tidepool.range(4)):list(), " ")
+      log[#log + 1] = (square:spawn(5):get())
+      for i, q, r in divide:starmap { { 7, 2 }, { 9, 4 } } do log[#log + 1] = ("%d:%d,%d"):format(i, q, r) end
+      log[#log + 1] = square:for_each({ 1, 2 }).ok
+      log[#log + 1] = table.concat({ tidepool.gather(square:spawn(6), square:spawn(7)) }, ",")
+      log[#log + 1] = #tidepool.wait({ square:spawn(1), square:spawn(2) }, { n = 2 })
+      log[#log + 1] = (square:spawn_map({ 8 }):next())
+      log[#log + 1] = square:map({}):list().n
+      return log
+    end)
+    assert.same({ 9, "1:1", "2:4", "3:9", "1 4 9 16", 25, "1:3,1", "2:2,1", 2, "36,49", 2, 1, 0 }, (task:get()))
+  end)
+
+  for name, wait in pairs {
+    remote = function(path) return (gate:remote(path, 1)) end,
+    get = function(path) return (gate:spawn(path, 1):get()) end,
+    ["get with a timeout"] = function(path) return (gate:spawn(path, 1):get(30)) end,
+    map = function(path) return select(2, gate:map({ path }, { 1 })()) end,
+    list = function(path) return gate:map({ path }, { 1 }):list()[1] end,
+    for_each = function(path) return gate:for_each({ path }, { 1 }).ok end,
+    gather = function(path) return (tidepool.gather(gate:spawn(path, 1))) end,
+    wait = function(path) return #tidepool.wait({ gate:spawn(path, 1) }) end,
+    as_completed = function(path) return (tidepool.as_completed { gate:spawn(path, 1) } ():get()) end,
+  } do
+    it("that waits in " .. name .. " lets another one go on, which it needs", function()
+      local path = support.temp_path()
+      local first = tidepool.async(wait, path)
+      local second = tidepool.async(function()
+        tidepool.sleep(0)
+        note(path, "open")
+        return 2
+      end)
+      assert.equal(1, (first:get()))
+      assert.equal(2, (second:get()))
+    end)
+  end
+
+  it("goes on while the script itself waits, for whatever it waits", function()
+    for _, wait in ipairs {
+      function(path) return (gate:remote(path, 1)) end,
+      function(path) return gate:map({ path }, { 1 }):list()[1] end,
+      function(path) return (gate:spawn(path, 1):get(30)) end,
+    } do
+      local path = support.temp_path()
+      local task = tidepool.async(function()
+        tidepool.sleep(0)
+        square:remote(1)
+        note(path, "open")
+      end)
+      assert.equal(1, wait(path))
+      task:get()
+    end
+  end)
+
+  it("goes on while the script reads results that are always there", function()
+    local task = tidepool.async(function() tidepool.sleep(0.001) end)
+    for _ in square:map(tidepool.range(1, 1 / 0)) do
+      if task:done() then break end
+    end
+    assert.is_true(task:done())
+  end)
+
+  it("that reads results that are always there lets others go on", function()
+    local other = tidepool.async(function() tidepool.sleep(0.001) end)
+    local reader = tidepool.async(function()
+      for i in square:map(tidepool.range(1, 1 / 0)) do
+        if other:done() then return i end
+      end
+    end)
+    assert.is_true(reader:get() > 0)
+  end)
+
+  it("raises its error where it is read, unchanged", function()
+    local mine = {}
+    local task = tidepool.async(function()
+      tidepool.sleep(0)
+      error(mine)
+    end)
+    for _ = 1, 2 do
+      local ok, err = pcall(task.get, task)
+      assert.is_false(ok)
+      assert.equal(mine, err)
+    end
+    local failed = tidepool.async(function() return fails:remote(2) end)
+    assert.equal("fails", failure_of(failed.get, failed).function_name)
+    assert.same({}, tidepool.loop())
+  end)
+
+  it("catches errors across waits with pcall and xpcall", function()
+    local task = tidepool.async(function()
+      local ok, failure = pcall(fails.remote, fails, 2)
+      local handled
+      local fine = xpcall(function()
+        tidepool.sleep(0)
+        error "x"
+      end, function(err) handled = err end)
+      return ok, failure.message, fine, handled
+    end)
+    local ok, message, fine, handled = task:get()
+    assert.same({ false, "ohno", false }, { ok, message, fine })
+    contains(handled, "x")
+  end)
+
+  it("gives way where it yields by itself, to whoever resumes it", function()
+    local thread
+    local task = tidepool.async(function()
+      thread = coroutine.running()
+      local got = coroutine.yield()
+      return got, (square:remote(2))
+    end)
+    tidepool.sleep(0.001)
+    assert.is_false(task:done())
+    coroutine.resume(thread, "resumed")
+    local got, four = task:get()
+    assert.same({ "resumed", 4 }, { got, four })
+  end)
+
+  it("that somebody resumes too early goes on waiting", function()
+    local thread
+    local path = support.temp_path()
+    local task = tidepool.async(function()
+      thread = coroutine.running()
+      return (gate:remote(path, 7))
+    end)
+    for _ = 1, 3 do coroutine.resume(thread, "early") end
+    assert.is_false(task:done())
+    note(path, "open")
+    assert.equal(7, (task:get()))
+  end)
+
+  it("may wait in coroutines of its own and in callbacks of C functions", function()
+    local other = tidepool.async(function() for _ = 1, 5 do tidepool.sleep(0) end end)
+    local task = tidepool.async(function()
+      local squares = coroutine.wrap(function()
+        for x = 1, 3 do coroutine.yield((square:remote(x))) end
+      end)
+      local got = { squares(), squares(), squares() }
+      local text = ("2 3"):gsub("%d", function(d) return (square:remote(tonumber(d))) end)
+      table.sort(got, function(a, b)
+        tidepool.sleep(0)
+        return a > b
+      end)
+      return table.concat(got, " ") .. " / " .. text
+    end)
+    assert.equal("9 4 1 / 4 9", (task:get()))
+    other:get()
+  end)
+
+  it("may start tasks in tasks in tasks, 1,000 deep", function()
+    local function nest(n)
+      if n == 0 then return 0 end
+      return 1 + tidepool.async(nest, n - 1):get()
+    end
+    assert.equal(1000, (tidepool.async(nest, 1000):get()))
+  end)
+
+  it("may be one of 2,000 that call and sleep at once", function()
+    local n = support.times(2000)
+    local tasks, sum = {}, 0
+    for i = 1, n do
+      tasks[i] = tidepool.async(function()
+        tidepool.sleep((i * 7 % 13) * 0.001)
+        return (square:remote(i))
+      end)
+    end
+    for i = 1, n do sum = sum + tasks[i]:get() end
+    assert.equal(n * (n + 1) * (2 * n + 1) / 6, sum)
+  end)
+
+  it("sleeps wake in the order of their ends", function()
+    local order = {}
+    local tasks = {}
+    for _, ms in ipairs { 30, 1, 60, 10, 45, 20, 5 } do
+      tasks[#tasks + 1] = tidepool.async(function()
+        tidepool.sleep(ms / 1000)
+        order[#order + 1] = ms
+      end)
+    end
+    tidepool.gather(tasks)
+    assert.same({ 1, 5, 10, 20, 30, 45, 60 }, order)
+  end)
+
+  it("shares Results with another one: every result comes once", function()
+    local results = square:map(tidepool.range(500), { window = 4 })
+    local seen, n = {}, 0
+    local function read()
+      for i, v in results do
+        assert(not seen[i] and v == i * i)
+        seen[i], n = true, n + 1
+        tidepool.sleep(0)
+      end
+    end
+    tidepool.gather(tidepool.async(read), tidepool.async(read))
+    assert.equal(500, n)
+  end)
+
+  it("shares a call with another one", function()
+    local path = support.temp_path()
+    local call = gate:spawn(path, 5)
+    local function read() return (call:get()) end
+    local a, b = tidepool.async(read), tidepool.async(read)
+    note(path, "open")
+    assert.same({ 5, 5 }, { tidepool.gather(a, b) })
+  end)
+
+  it("on the inline executor means the same", function()
+    local inline = square:with { executor = "inline", name = "inline" }
+    local flaky = app:func { executor = "inline", retries = { max = 3, initial_delay = 0.001 } } (function()
+      if tidepool.current().attempt < 3 then error "not yet" end
+      return "at last"
+    end)
+    local ticks = 0
+    local other = tidepool.async(function()
+      for _ = 1, 5 do
+        tidepool.sleep(0)
+        ticks = ticks + 1
+      end
+    end)
+    local task = tidepool.async(function()
+      local a = inline:remote(3)
+      local list = inline:map(tidepool.range(100)):list()
+      local b = inline:spawn(4)
+      return a, list[100], (b:get()), (flaky:remote())
+    end)
+    assert.same({ 9, 10000, 16, "at last" }, { task:get() })
+    other:get()
+    assert.equal(5, ticks)
+    local called
+    inline:spawn(5):on_done(function(call) called = call:get() end)
+    assert.same({}, tidepool.loop())
+    assert.equal(25, called)
+  end)
+
+  it("can be waited for with a limit", function()
+    local task = tidepool.async(function() tidepool.sleep(0.05) return "late" end)
+    assert.equal("timeout", failure_of(task.get, task, 0).kind)
+    contains(failure_of(task.get, task, 0.001).message, "the task is not done after 0.001 s")
+    assert.equal("late", (task:get(30)))
+    local path = support.temp_path()
+    local call = gate:spawn(path, 1)
+    local inside = tidepool.async(function() return call:get(0.001) end)
+    assert.equal("timeout", failure_of(inside.get, inside).kind)
+    note(path, "open")
+    assert.equal(1, (call:get()))
+  end)
+end)
+
+describe("The inputs of a map in a task", function()
+  it("may wait: results come while the next input is not there yet", function()
+    local log = {}
+    local allowed = 1 -- the line that may be read: only after the answer to the one before
+    local task = tidepool.async(function()
+      local i = 0
+      local function line()
+        i = i + 1
+        while i <= 3 and i > allowed do tidepool.sleep(0.001) end
+        if i <= 3 then return i end
+      end
+      for _, v in square:map(line) do
+        log[#log + 1] = v
+        allowed = allowed + 1
+      end
+    end)
+    task:get()
+    assert.same({ 1, 4, 9 }, log)
+  end)
+
+  it("may be a call each, of other functions", function()
+    local task = tidepool.async(function()
+      local i = 0
+      return square:map(function()
+        i = i + 1
+        if i <= 20 then return (square:remote(i)) end
+      end):list()
+    end)
+    local list = task:get()
+    assert.equal(20, list.n)
+    for i = 1, 20 do assert.equal(i ^ 4, list[i]) end
+  end)
+
+  it("may be another map's results", function()
+    local list = tidepool.async(function() return square:map(square:map(tidepool.range(300), { window = 5 })):list() end):get()
+    assert.equal(300, list.n)
+    assert.equal(300 ^ 4, list[300])
+  end)
+
+  it("may fail after a wait: the results before come first", function()
+    local got = {}
+    local task = tidepool.async(function()
+      local i = 0
+      for _, v in square:map(function()
+        i = i + 1
+        tidepool.sleep(0.001)
+        if i == 3 then error("no more", 0) end
+        return i
+      end) do got[#got + 1] = v end
+    end)
+    local failure = failure_of(task.get, task)
+    assert.same({ "no more", "input" }, { failure.message, failure.phase })
+    assert.same({ 1, 4 }, got)
+  end)
+
+  it("may fail at once, or be none", function()
+    local task = tidepool.async(function()
+      return square:map(function() error("at once", 0) end):list()
+    end)
+    assert.equal("at once", failure_of(task.get, task).message)
+    assert.equal(0, tidepool.async(function() return square:map(function() end):list() end):get().n)
+  end)
+
+  it("are left where they wait when the loop is left", function()
+    local task = tidepool.async(function()
+      local i, last = 0, nil
+      for _, v in square:map(function()
+        i = i + 1
+        if i > 1 then tidepool.sleep(1e6) end
+        return i
+      end) do
+        last = v
+        if i > 0 then break end
+      end
+      return last
+    end)
+    assert.equal(1, (task:get()))
+    assert.same({}, tidepool.loop())
+  end)
+
+  it("may cancel the map that they are for, before and after a wait", function()
+    for _, when in ipairs { 0, 0.001 } do
+      local task = tidepool.async(function()
+        local results, i
+        i = 0
+        results = square:map(function()
+          i = i + 1
+          if i == 3 then
+            tidepool.sleep(when)
+            results:cancel()
+            pcall(results.next, results)
+            tidepool.sleep(when)
+          elseif i == 1 then
+            tidepool.sleep(0)
+          end
+          return i
+        end, { window = 2 })
+        return results:list()
+      end)
+      assert.equal("cancelled", failure_of(task.get, task).kind)
+    end
+    support.check_pool()
+  end)
+
+  it("are read no further than the window although nobody takes results", function()
+    local asked = 0
+    local results
+    tidepool.async(function()
+      results = square:map(function()
+        asked = asked + 1
+        tidepool.sleep(0)
+        return asked
+      end, { window = 5 })
+    end):get()
+    for _ = 1, 100 do tidepool.sleep(0) end
+    assert.is_true(asked <= 5)
+    for i in results do
+      assert.is_true(asked <= i + 5)
+      if i == 20 then break end
+      tidepool.sleep(0)
+    end
+    results:cancel()
+  end)
+end)
+
+describe("A call", function()
+  after_each(function() support.check_pool() end)
+
+  it("that is queued and cancelled never runs", function()
+    local dir = support.temp_dir()
+    local one = app:func { concurrency_limit = 1 } (function(name)
+      note(dir .. "/log", name)
+      if name == "first" then wait_for(dir .. "/go") end
+      return name
+    end)
+    local first, second, third = one:spawn "first", one:spawn "second", one:spawn "third"
+    support.eventually("the first runs", function() return #support.notes(dir .. "/log") == 1 end)
+    second:cancel()
+    assert.is_true(second:done())
+    assert.equal("cancelled", failure_of(second.get, second).kind)
+    note(dir .. "/go", "go")
+    assert.equal("first", (first:get()))
+    assert.equal("third", (third:get()))
+    assert.same({ "first", "third" }, support.notes(dir .. "/log"))
+    assert.same({}, tidepool.loop())
+  end)
+
+  it("that runs and is cancelled gives nothing and is not tried again", function()
+    local dir = support.temp_dir()
+    local f = app:func { retries = 5 } (function()
+      note(dir .. "/log", tidepool.current().attempt)
+      wait_for(dir .. "/go")
+      error "again"
+    end)
+    local call = f:spawn()
+    support.eventually("it runs", function() return #support.notes(dir .. "/log") == 1 end)
+    call:cancel()
+    call:cancel()
+    assert.equal("cancelled", failure_of(call.get, call).kind)
+    note(dir .. "/go", "go")
+    support.eventually("it has ended", function() return f:stats().running == 0 end)
+    assert.same({ "1" }, support.notes(dir .. "/log"))
+  end)
+
+  it("that is done and cancelled stays done", function()
+    local call = square:spawn(3)
+    support.eventually("it is done", function() return call:done() end)
+    call:cancel()
+    assert.equal(9, (call:get()))
+    call:cancel()
+    assert.equal(9, (call:get()))
+  end)
+
+  it("that a task waits for can be cancelled by another one", function()
+    local path = support.temp_path()
+    local call = gate:spawn(path, 1)
+    local task = tidepool.async(function() return call:get() end)
+    call:cancel()
+    assert.equal("cancelled", failure_of(task.get, task).kind)
+    note(path, "open")
+  end)
+
+  it("calls back once it is done, with itself, from the loop", function()
+    local called = {}
+    local path = support.temp_path()
+    local waiting, done, cancelled, failed = gate:spawn(path, 1), square:spawn(2), gate:spawn(path, 3), fails:spawn(2)
+    support.eventually("it is done", function() return done:done() end)
+    for name, call in pairs { waiting = waiting, done = done, cancelled = cancelled, failed = failed } do
+      call:on_done(function(c)
+        assert.equal(call, c)
+        called[name] = { pcall(call.get, call) }
+        called.remote = (square:remote(4)) -- may wait
+      end)
+    end
+    assert.same({}, called)
+    cancelled:cancel()
+    note(path, "open")
+    assert.same({}, tidepool.loop())
+    assert.same({ true, 1 }, called.waiting)
+    assert.same({ true, 4 }, called.done)
+    assert.equal("cancelled", called.cancelled[2].kind)
+    assert.equal("ohno", called.failed[2].message)
+    assert.equal(16, called.remote)
+  end)
+
+  it("whose retry callback fails fails with that", function()
+    local f = app:func { retries = { max = 2, on = function() error("in on", 0) end } } (function() error "x" end)
+    local call = f:spawn()
+    assert.same({ false, "in on" }, { pcall(call.get, call) })
+    assert.same({ false, "in on" }, { pcall(f.remote, f) })
+  end)
+end)
+
+describe("Cancelling a task", function()
+  after_each(function() support.check_pool() end)
+
+  it("raises inside of it where it waits, once", function()
+    local path = support.temp_path()
+    local log = {}
+    local task = tidepool.async(function()
+      for _, wait in ipairs {
+        function() tidepool.sleep(1e6) end,
+        function() gate:remote(path, 1) end,
+        function() gate:map({ path }, { 1 }):list() end,
+        function() tidepool.gather(gate:spawn(path, 1)) end,
+        function() tidepool.wait { gate:spawn(path, 1) } end,
+      } do
+        local ok, failure = pcall(wait)
+        log[#log + 1] = tostring(ok) .. " " .. failure.kind
+      end
+      return "tidied up"
+    end)
+    for n = 1, 5 do
+      task:cancel()
+      until_true("it was raised", function() return #log == n end)
+    end
+    assert.equal("tidied up", (task:get()))
+    for n = 1, 5 do assert.equal("false cancelled", log[n]) end
+    note(path, "open")
+    assert.same({}, tidepool.loop())
+  end)
+
+  it("ends it with a failure of kind cancelled, which nobody has to read", function()
+    local task = tidepool.async(tidepool.sleep, 1e6)
+    task:cancel()
+    assert.same({}, tidepool.loop())
+    assert.is_true(task:done())
+    assert.equal("cancelled", failure_of(task.get, task).kind)
+  end)
+
+  it("drops the call that it was waiting for", function()
+    local dir = support.temp_dir()
+    local f = app:func { concurrency_limit = 1 } (function(name)
+      note(dir .. "/log", name)
+      wait_for(dir .. "/go")
+    end)
+    local first = f:spawn "first"
+    support.eventually("it runs", function() return #support.notes(dir .. "/log") == 1 end)
+    local task = tidepool.async(function() f:remote "second" end)
+    task:cancel()
+    pcall(task.get, task)
+    note(dir .. "/go", "go")
+    first:get()
+    support.eventually("all is done", function() return f:stats().queued == 0 and f:stats().running == 0 end)
+    assert.same({ "first" }, support.notes(dir .. "/log"))
+  end)
+
+  it("from inside raises at its next wait; after its end it does nothing", function()
+    local task
+    local n = 0
+    task = tidepool.async(function()
+      tidepool.sleep(0)
+      task:cancel()
+      n = 1
+      tidepool.sleep(0)
+      n = 2
+    end)
+    assert.equal("cancelled", failure_of(task.get, task).kind)
+    assert.equal(1, n)
+    task:cancel()
+    local fine = tidepool.async(function() return 1 end)
+    fine:cancel()
+    assert.equal(1, (fine:get()))
+  end)
+
+  it("that has not begun ends it without running it", function()
+    local function nest(n, fn)
+      if n == 0 then return fn() end
+      return tidepool.async(nest, n - 1, fn):get()
+    end
+    local log = {}
+    tidepool.async(nest, 59, function() -- so deep that it starts later
+      local task = tidepool.async(function() log[#log + 1] = "begun" end)
+      task:cancel()
+      local kind = failure_of(task.get, task).kind
+      log[#log + 1] = kind
+    end):get()
+    assert.same({ "cancelled" }, log)
+  end)
+end)
+
+describe("Tasks that wait for each other", function()
+  it("end in an error that says so, not in a hang", function()
+    local done = support.run_script([[
+      local tidepool = require "tidepool"
+      local a, b
+      a = tidepool.async(function()
+        tidepool.sleep(0)
+        b:get()
+      end)
+      b = tidepool.async(function() a:get() end)
+      print(pcall(a.get, a))
+      local failures = tidepool.loop()
+      print(#failures, failures[1])
+      print(#tidepool.loop())
+    ]], { seconds = 20 })
+    assert.equal(0, done.code)
+    contains(done.stdout, "job.lua:8: this would wait for ever", "2\ta task has not ended: nothing is left that could wake it\n",
+      "job.lua:5: in function", "\n0\n")
+  end)
+
+  it("cannot wait for themselves, nor for all", function()
+    local task
+    task = tidepool.async(function()
+      tidepool.sleep(0)
+      local message = select(2, pcall(task.get, task))
+      return message .. " / " .. select(2, pcall(tidepool.loop))
+    end)
+    contains(task:get(), "a task cannot wait for itself", "a task cannot wait for all tasks")
+  end)
+end)
+
+describe("Mistakes with tasks", function()
+  it("are one line at the user's place", function()
+    local call = square:spawn(1)
+    local task = tidepool.async(function() end)
+    mistake(function() local t = tidepool.async(7) return t end, "tidepool.async: expected a function, got 7")
+    mistake(function() tidepool.sleep "x" end, "tidepool.sleep", '"x"')
+    mistake(function() tidepool.sleep(-1) end, "tidepool.sleep", "-1")
+    mistake(function() local v = call:get(-1) return v end, "call:get: the timeout")
+    mistake(function() local v = task:get "x" return v end, "task:get: the timeout")
+    mistake(function() local v = call.get() return v end, "call:get(")
+    mistake(function() local v = task.get() return v end, "task:get(")
+    mistake(function() call:on_done(7) end, "call:on_done: expected a function, got 7")
+    mistake(function() task:on_done() end, "task:on_done: expected a function, got nil")
+    call:get()
+  end)
+
+  it("in a mapped function say that there is no loop; sleep, gather, wait and as_completed work there", function()
+    local f = app:func(function(x)
+      local ok, err = pcall(function() local t = tidepool.async(print) return t end)
+      local call = square:spawn(x)
+      local ok2, err2 = pcall(function() call:on_done(print) end)
+      tidepool.sleep(0.001)
+      local a, b = tidepool.gather(square:spawn(x), square:map { x, x })
+      local slow = app:func(function(s) tidepool.sleep(s) return s end)
+      local slow_call = slow:spawn(0.02)
+      local finished, rest = tidepool.wait({ slow_call, call }, { n = 1 })
+      local n = 0
+      for c in tidepool.as_completed { square:spawn(1), square:spawn(2), slow_call } do n = n + c:get() end
+      local failing = app:func(function() error("inner", 0) end)
+      local ok3, err3 = pcall(tidepool.gather, failing:spawn(), square:spawn(1))
+      return { ok, err, ok2, err2, a, b[2], #finished + #rest, n, ok3, err3.message }
+    end)
+    for workers = 1, 2 do
+      local function_of = f:with { concurrency_limit = workers }
+      for _, got in function_of:map { 3, 3 } do
+        contains(got[2], "tidepool.async: a mapped function has no loop")
+        contains(got[4], "call:on_done: a mapped function has no loop")
+        assert.same({ false, false, 9, 9, 2, 5.02, false, "inner" }, { got[1], got[3], got[5], got[6], got[7], got[8], got[9], got[10] })
+      end
+    end
+  end)
+
+  it("a sleep in a mapped function ends when its map is cancelled", function()
+    local results = app:func(function() tidepool.sleep(1e6) end):map { 1, 2 }
+    support.sleep(0.01)
+    results:cancel()
+    support.check_pool()
+  end)
+end)
+
+describe("At a script's end", function()
+  local prelude = [[
+    local tidepool = require "tidepool"
+    local app = tidepool.App "ending"
+    local slow = app:func(function(x) tidepool.sleep(0.02) return x end)
+    local fails = app:func { name = "fails" } (function() error "ohno" end)
+  ]]
+  local function run(source, options)
+    local done = support.run_script(prelude .. source, options)
+    assert.is_false(done.timed_out, "the script did not end")
+    return done
+  end
+
+  it("tasks go on to their end, with what they start there", function()
+    assert.same({ 0, "1\n2\n3\n4\n", "" }, (function()
+      local done = run [[
+        tidepool.async(function()
+          print(slow:remote(1))
+          tidepool.async(function()
+            print(slow:remote(2))
+            slow:spawn(3):on_done(function(call)
+              print(call:get())
+              tidepool.sleep(0.01)
+              print(4)
+            end)
+          end)
+        end)
+      ]]
+      return { done.code, done.stdout, done.stderr }
+    end)())
+  end)
+
+  it("a task's error that nobody has read is shown with its traceback, and the exit code is 1", function()
+    local done = run [[
+      local function deep() local x = nil; return x.field end
+      tidepool.async(function()
+        slow:remote(1)
+        local y = deep()
+        return y
+      end)
+      tidepool.async(function() fails:remote() end)
+      tidepool.async(function() print "goes on" slow:remote(1) print "ends" end)
+    ]]
+    assert.equal(1, done.code)
+    assert.equal("goes on\nends\n", done.stdout)
+    contains(done.stderr, "job.lua:5: attempt to index local 'x'", "stack traceback:", "in function 'deep'", "job.lua:8:")
+    contains(done.stderr, "ohno", "caused by: ", "in input 1 of map 'fails'", "job.lua:11:")
+  end)
+
+  it("an error that was read is not shown", function()
+    local done = run [[
+      local task = tidepool.async(function() fails:remote() end)
+      print((pcall(task.get, task)))
+      local call = fails:spawn()
+      print((pcall(call.get, call)))
+      print((pcall(tidepool.gather, fails:spawn(), fails:spawn(), tidepool.async(error, "x"))))
+    ]]
+    assert.same({ 0, "false\nfalse\nfalse\n", "" }, { done.code, done.stdout, done.stderr })
+  end)
+
+  it("a failed call that was waited for but not read is shown", function()
+    local done = run [[
+      tidepool.wait { fails:spawn() }
+      for _ in tidepool.as_completed { fails:spawn() } do end
+    ]]
+    assert.equal(1, done.code)
+    assert.equal(2, select(2, done.stderr:gsub("ohno", "")) / select(2, ("job.lua:4: ohno"):gsub("ohno", "")))
+  end)
+
+  it("an error in a callback of on_done is shown at once", function()
+    local done = run [[
+      slow:spawn(1):on_done(function() error "in the callback" end)
+      tidepool.sleep(0.2)
+      io.stderr:write "later\n"
+    ]]
+    assert.equal(1, done.code)
+    assert.is_true(done.stderr:find "in the callback" < done.stderr:find "later")
+    contains(done.stderr, "job.lua:5:", "1 callback failed")
+  end)
+
+  it("tasks that nothing can wake are named, with where they wait", function()
+    local done = run [[
+      local a = tidepool.async(function()
+        coroutine.yield()
+      end)
+      tidepool.async(function() a:get() end)
+    ]]
+    assert.equal(1, done.code)
+    contains(done.stderr, "a task has not ended: nothing is left that could wake it", "job.lua:6:", "job.lua:8:")
+  end)
+
+  it("after an error, and at os.exit, tasks are left where they are", function()
+    for code, source in pairs { [1] = "error 'top'", [3] = "os.exit(3)", [4] = "os.exit(4, true)" } do
+      local done = run("tidepool.async(function() tidepool.sleep(1e6) end) tidepool.async(function() slow:map(tidepool.range(1, 1/0)):list() end)\n"
+        .. source)
+      assert.equal(code, done.code)
+    end
+    assert.equal(5, run("tidepool.async(function() slow:remote(1) os.exit(5) end)").code)
+    assert.equal(6, run("tidepool.async(function() slow:remote(1) os.exit(6, true) end)").code)
+  end)
+
+  it("a task that ends while its map runs leaves nothing to wait for", function()
+    local done = run [[
+      tidepool.async(function()
+        for i in slow:map(tidepool.range(1, 1 / 0)) do
+          if i == 2 then break end
+        end
+        unread = slow:map(tidepool.range(1, 1 / 0))
+        print "ended"
+      end)
+    ]]
+    assert.same({ 0, "ended\n", "" }, { done.code, done.stdout, done.stderr })
+  end)
+
+  it("Ctrl-C ends a script whose tasks wait", function()
+    local done = run([[
+      tidepool.async(function() tidepool.sleep(1e6) end)
+      tidepool.async(function()
+        os.execute("(sleep 0.1; kill -INT $PPID) </dev/null >/dev/null 2>&1 &")
+        pcall(tidepool.sleep, 1e6)
+      end)
+    ]], { seconds = 20 })
+    assert.same({ 2, "tidepool: interrupted\n" }, { done.signal, done.stderr })
+  end)
+
+  it("tasks on one worker, with maps nested deeper than the pool, finish", function()
+    local done = run([[
+      local level
+      level = app:func { name = "level", concurrency_limit = 1 } (function(n)
+        if n == 0 then return 1 end
+        local sum = 0
+        for _, v in level:map { n - 1, n - 1 } do sum = sum + v end
+        return sum
+      end)
+      local tasks = {}
+      for i = 1, 5 do tasks[i] = tidepool.async(function() return (level:remote(i)) end) end
+      print(unpack(tidepool.gather(tasks)))
+    ]], { workers = 1 })
+    assert.same({ 0, "2\t4\t8\t16\t32\n", "" }, { done.code, done.stdout, done.stderr })
+  end)
+end)
