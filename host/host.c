@@ -297,6 +297,11 @@ bool tp_host_take_interrupt(tp_host *host)
            atomic_exchange_explicit(&host->is_interrupted, false, memory_order_relaxed);
 }
 
+void tp_host_resume(tp_host *host)
+{
+    tp_host_take_interrupt(host);
+}
+
 void tp_host_counts(const tp_host *host, uint64_t *delivered, uint64_t *total)
 {
     tp_engine_counts(host->engine, delivered, total);

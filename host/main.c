@@ -6,9 +6,9 @@
  * Every way out goes through finish(): it stops the host, closes the state where that is safe,
  * checks that standard output was really written, and dies by the signal that ended the process,
  * if one did. */
-#include "host.h" /* tp_host_take_interrupt */
 #include "repl.h"
 #include "term.h"
+#include "tidepool.h"
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -213,7 +213,7 @@ bool tp_main_session(tp_session now)
     the.session = (sig_atomic_t)now;
     if (interrupted && the.L && !the.signal) { /* unnoticed: not for the next line */
         lua_sethook(the.L, NULL, 0, 0);
-        tp_host_take_interrupt(the.host);
+        tp_host_resume(the.host);
     }
     the.interrupts = 0;
     return interrupted;

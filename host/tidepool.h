@@ -127,6 +127,9 @@ TP_API int tp_host_openlibs(tp_host *host, struct lua_State *L, tp_error *err);
  * further inputs. */
 TP_API void tp_host_interrupt(tp_host *host);
 
+/* Forgets an interrupt that no wait has noticed, so that what runs next is not taken for what was meant. */
+TP_API void tp_host_resume(tp_host *host);
+
 /* Any thread, also a signal handler. Counts over the maps that are running now: results handed to
  * their readers, and inputs in all (0 when not known, as for an endless generator). */
 TP_API void tp_host_counts(const tp_host *host, uint64_t *delivered, uint64_t *total);

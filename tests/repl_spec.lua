@@ -304,7 +304,7 @@ describe("the session on a terminal", function()
     terminal:line("call:get()", '1  "ok"\n>')
     terminal:line("failing = nap:spawn(1.5)", "\n>")
     terminal:type(("x"):rep(100))
-    local screen = terminal:wait "bad"
+    local screen = terminal:wait "stdin:1: bad"
     contains(screen, "\n> " .. ("x"):rep(78) .. "\n" .. ("x"):rep(22))
     assert.equal(1, select(2, screen:gsub("> xxx", "")))
   end)

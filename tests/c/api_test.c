@@ -44,6 +44,21 @@ static tp_value option(const char *name, tp_value value, tp_pair *pair)
 
 /* ---- hosts ---- */
 
+TEST(an_interrupt_ends_what_waits_and_may_be_forgotten)
+{
+    static const char code[] = "require('tidepool').App 'a':func(function(x) return x end):map({ 1, 2 }):list()";
+    tp_host *host = open_host();
+    tp_error err = { 0 };
+    tp_host_interrupt(host);
+    CHECK_INT(-1, tp_host_run_string(host, code, strlen(code), NULL, &err));
+    CHECK(strstr(err.message, "interrupted") != NULL);
+    OK(tp_host_run_string(host, code, strlen(code), NULL, e)); /* once */
+    tp_host_interrupt(host);
+    tp_host_resume(host);
+    OK(tp_host_run_string(host, code, strlen(code), NULL, e));
+    tp_host_close(host);
+}
+
 TEST(a_closed_host_is_null_is_fine)
 {
     tp_host_close(NULL);
