@@ -39,6 +39,7 @@ static struct {
     __typeof__(el_end) *end;
     __typeof__(el_get) *get;
     __typeof__(el_set) *set;
+    __typeof__(el_wset) *wset;
     __typeof__(el_gets) *gets;
     __typeof__(el_line) *line;
     __typeof__(el_wline) *wline;
@@ -72,6 +73,7 @@ static bool load_libedit(void)
         { "el_end", &edit.end },
         { "el_get", &edit.get },
         { "el_set", &edit.set },
+        { "el_wset", &edit.wset },
         { "el_gets", &edit.gets },
         { "el_line", &edit.line },
         { "el_wline", &edit.wline },
@@ -289,7 +291,7 @@ static void open_reader(reader *r)
     edit.set(r->el, EL_PROMPT, prompt_of);
     edit.set(r->el, EL_EDITOR, "emacs");
     edit.set(r->el, EL_GETCFN, read_character);
-    edit.set(r->el, EL_ADDFN, "tidepool-complete", "completes names", complete);
+    edit.wset(r->el, EL_ADDFN, L"tidepool-complete", L"completes names", complete); /* el_set would leak its copies */
     edit.set(r->el, EL_BIND, "^I", "tidepool-complete", NULL);
     edit.set(r->el, EL_BIND, "^R", "em-inc-search-prev", NULL);
     r->history = edit.history_init();

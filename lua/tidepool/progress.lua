@@ -54,9 +54,10 @@ local function measure(entry, done, now)
 end
 
 --- What users' functions get.
-local function state_of(entry, now, is_over)
+local function state_of(entry, now, is_over, is_complete)
   local pushed, finished, failed, delivered, retried, has_all, skipped = core.counts(entry.job)
-  local done = finished - skipped
+  -- What was dropped at the end is not done.
+  local done = is_over and not is_complete and delivered or finished - skipped
   local about = entry.about
   -- While nobody looked, nobody waited.
   if delivered ~= entry.delivered or now - entry.seen > 1 then entry.delivered, entry.moved = delivered, now end
@@ -65,7 +66,7 @@ local function state_of(entry, now, is_over)
   local total = about.total or (has_all and pushed) or nil
   local state = {
     name = about.name, done = done, total = total, failed = failed, retried = retried, elapsed = now - entry.started,
-    is_over = is_over or false, is_complete = has_all and done == pushed, workers = core.workers(),
+    is_over = is_over or false, is_complete = is_complete or false, workers = core.workers(),
   }
   if is_over then
     state.busy, state.rate = 0, done / math.max(state.elapsed, 1e-9)
@@ -212,11 +213,11 @@ loop.set_watcher(function(seconds)
   return seconds and math.min(seconds, INTERVAL) or INTERVAL
 end)
 
---- The map is over: its job is still open.
-function progress.close(entry)
+--- The map is over: its job is still open. `is_complete`: all results were given out.
+function progress.close(entry, is_complete)
   watched[entry] = nil
   entry.is_closed = true
-  local s = state_of(entry, core.now(), true)
+  local s = state_of(entry, core.now(), true, is_complete)
   if entry.on then return entry.on(s) end
   if s.elapsed < PATIENCE then return end
   if display.mode == "line" and next(watched) == nil then display.line "" end

@@ -77,7 +77,7 @@ function Results:_feed()
 end
 
 --- Ends the job, if it has not ended. Nothing is started any more.
-function Results:_close()
+function Results:_close(is_complete)
   local job = self.job
   if job then
     self.counts = { core.counts(job) }
@@ -88,7 +88,7 @@ function Results:_close()
     local watch = self.watch
     self.watch = nil
     local fine, why = true, nil
-    if watch then fine, why = pcall(progress.close, watch) end
+    if watch then fine, why = pcall(progress.close, watch, is_complete) end
     loop.drop(self)
     if self.is_feeding then
       core.cancel(job) -- closed when the iterator comes back
@@ -150,7 +150,7 @@ function Results:_advance(no_wait)
         raise(self.end_failure)
       elseif core.is_over(job) then
         self.end_failure = self.input_failure
-        self:_close()
+        self:_close(not self.input_failure)
         if self.end_failure then
           local f = self.end_failure
           self.end_failure = nil
