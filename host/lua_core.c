@@ -9,12 +9,16 @@
 #include "vm.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <lauxlib.h>
 #include <lua.h>
 #include <math.h>
 #include <stdio.h>
+#include <spawn.h>
 #include <string.h>
 #include <time.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 /* What the functions of one state share: a userdata in its registry, and their first upvalue. */
 typedef struct context {
@@ -976,6 +980,23 @@ static int l_print(lua_State *L)
     return 0;
 }
 
+/* core.execute(command) -> status: os.execute for workers. C's system() makes the whole process ignore SIGINT while it waits, so that Ctrl-C
+ * during a map of commands would end the commands only. */
+static int l_execute(lua_State *L)
+{
+    const char *command = luaL_optstring(L, 1, NULL);
+    char *const words[] = { "sh", "-c", (char *)command, NULL };
+    pid_t pid;
+    int status = -1;
+    if (!command)
+        status = access("/bin/sh", X_OK) == 0;
+    else if (posix_spawn(&pid, "/bin/sh", NULL, NULL, words, environ) == 0)
+        while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+            ;
+    lua_pushinteger(L, status);
+    return 1;
+}
+
 /* core.warn(text): a line for stderr through the host */
 static int l_warn(lua_State *L)
 {
@@ -1061,6 +1082,7 @@ static const luaL_Reg core_functions[] = {
     { "now", l_now },
     { "print", l_print },
     { "warn", l_warn },
+    { "execute", l_execute },
     { "add_builtins", l_add_builtins },
     { "add_class", l_add_class },
     { "has_executor", l_has_executor },

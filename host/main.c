@@ -6,6 +6,7 @@
  * Every way out goes through finish(): it stops the host, closes the state where that is safe,
  * checks that standard output was really written, and dies by the signal that ended the process,
  * if one did. */
+#include "host.h"
 #include "repl.h"
 #include "term.h"
 #include "tidepool.h"

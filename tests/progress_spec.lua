@@ -119,7 +119,7 @@ describe("progress on a stream that is no terminal", function()
   it("says how far a map came that ended early", function()
     local text = check({ code = 1 }, "$T --workers 2 --progress=plain job.lua",
       { ["job.lua"] = script(40, 0.3, "nap:map(tidepool.range(n)):list()") }).stderr
-    assert.truthy(text:find "nap: stopped after %d+ of 40 in %d+%.%d s, 1 failed\ntidepool: ")
+    assert.truthy(text:find "nap: stopped after 3 of 40 in %d+%.%d s, 1 failed\ntidepool: ")
   end)
 
   it("leaves out maps that are short, or told progress = false", function()
@@ -210,6 +210,30 @@ describe("the progress line on a terminal", function()
     terminal:press("C-c", "[ended 130]")
     contains(terminal:screen(), "tidepool: interrupted (")
     assert.is_nil(terminal:screen():find "busy")
+  end)
+
+  it("is not disturbed by signals that mean nothing to it (C19)", function()
+    open(script(60, 0.05, [[
+      os.execute "(for i in $(seq 300); do kill -WINCH $PPID; kill -CHLD $PPID; kill -CONT $PPID; done) >/dev/null 2>&1 &"
+      local all = nap:map(tidepool.range(n), { return_exceptions = true }):list()
+      local sum = 0
+      for i = 1, all.n do sum = sum + (tidepool.is_failure(all[i]) and 0 or all[i]) end
+      print(all.n, sum)
+    ]]))
+    local screen = terminal:wait "[ended 0]"
+    assert.truthy(screen:find "^nap: 60 done in [^\n]*1 failed\n60%s+1827\n%[ended 0%]\n$")
+  end)
+
+  it("ends at Ctrl-C also when workers wait for commands", function()
+    open([[
+      local execute = os.execute
+      local command = require "tidepool".App "a":func { name = "command" } (function(x)
+        return x % 2 == 0 and execute "sleep 20" or os.execute "sleep 20"
+      end)
+      command:map(require "tidepool".range(100)):list()]])
+    terminal:wait "busy"
+    terminal:press("C-c", "[ended 130]")
+    contains(terminal:screen(), "tidepool: interrupted")
   end)
 
   it("fits the terminal, also after a resize", function()

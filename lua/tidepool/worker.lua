@@ -11,6 +11,7 @@ end
 local message_of, traceback_of = lazy "message", lazy "traceback"
 
 print = core.print
+os.execute = core.execute
 
 --- os.exit is an error of the input that calls it: the host lives on.
 function os.exit(code)
