@@ -656,6 +656,52 @@ static void add_tagged(luaL_Buffer *out, const char *bytes, size_t len, const tp
     }
 }
 
+static void set_text(lua_State *L, const char *key, const char *text)
+{
+    lua_pushstring(L, text);
+    lua_setfield(L, -2, key);
+}
+
+static void set_number(lua_State *L, const char *key, double value)
+{
+    lua_pushnumber(L, value);
+    lua_setfield(L, -2, key);
+}
+
+static void set_boolean(lua_State *L, const char *key, bool value)
+{
+    lua_pushboolean(L, value);
+    lua_setfield(L, -2, key);
+}
+
+/* core.devices() -> list of tables in the order of OpenCL, or nil and why there are none */
+static int l_devices(lua_State *L)
+{
+    tp_error err = { 0 };
+    const tp_cl *cl = tp_host_opencl(get_context(L)->host, &err);
+    if (!cl)
+        return push_message(L, &err);
+    lua_createtable(L, (int)cl->n, 0);
+    for (unsigned i = 0; i < cl->n; i++) {
+        const tp_cl_device *d = &cl->devices[i];
+        lua_newtable(L);                            // devices device
+        set_text(L, "name", d->name);
+        set_text(L, "platform", d->platform);
+        set_text(L, "vendor", d->vendor);
+        set_text(L, "version", d->version);
+        set_text(L, "driver", d->driver);
+        set_text(L, "type", d->type & CL_DEVICE_TYPE_GPU ? "gpu" : d->type & CL_DEVICE_TYPE_CPU ? "cpu" : "accelerator");
+        set_number(L, "compute_units", d->units);
+        set_number(L, "memory", (double)d->memory);
+        set_number(L, "lanes_double", d->lanes_double);
+        set_number(L, "lanes_float", d->lanes_float);
+        set_boolean(L, "fp64", d->has_double);
+        set_boolean(L, "unified", d->is_unified);
+        lua_rawseti(L, -2, (int)i + 1);             // devices
+    }
+    return 1;
+}
+
 /* core.print(...): Lua's print, as one whole line through the host */
 static int l_print(lua_State *L)
 {
@@ -760,6 +806,7 @@ static const luaL_Reg core_functions[] = {
     { "current", l_current },
     { "workers", l_workers },
     { "now", l_now },
+    { "devices", l_devices },
     { "print", l_print },
     { "warn", l_warn },
     { "add_builtins", l_add_builtins },

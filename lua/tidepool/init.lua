@@ -37,6 +37,13 @@ function tidepool.class(name, metatable)
   return metatable
 end
 
+--- The OpenCL devices of this machine, the best first: those that option gpu can name.
+---@return table    list of { name, platform, vendor, type, compute_units, memory, fp64, version, driver }
+---@return string?  why there are none
+function tidepool.devices()
+  return require("tidepool.gpu").devices()
+end
+
 --- Seconds on a clock that only goes forward: for measuring.
 ---@return number
 function tidepool.now()
