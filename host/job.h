@@ -47,7 +47,8 @@ struct tp_agent {
     tp_engine *engine;
     int index;        /* worker number from 1; 0 for an owner's own thread */
     tp_executor *executor; /* whose worker it is; for an owner's own thread the inline one */
-    struct tp_vm *vm; /* its Lua state; opened by its thread */
+    struct tp_vm *vm; /* its Lua state; opened by its thread; NULL for one that runs no Lua */
+    uint64_t devices; /* the device that it serves, as a bit; 0: none */
     uv_cond_t cond;   /* with the engine's lock */
 
     tp_slice *current; /* innermost slice that it runs; its own */
@@ -109,7 +110,9 @@ typedef struct tp_returns {
 
 typedef struct tp_job_config {
     tp_func *func;   /* held by the job */
-    tp_image *image; /* held by the job */
+    tp_image *image; /* held by the job; NULL when there is a kernel */
+    struct tp_kernel *kernel; /* held by the job: what devices run in the place of a Lua function (gpu/exec_opencl.h), or NULL */
+    uint64_t devices; /* which may run it, as bits; 0: it needs none */
     tp_executor *executor;
     tp_waiter *waiter; /* of the owner */
     tp_agent *owner;   /* the agent inside whose item the map was called, or NULL */
@@ -183,6 +186,7 @@ void tp_job_unawait(tp_job *job);
 tp_executor *tp_job_executor(const tp_job *job);
 tp_func *tp_job_func(const tp_job *job);
 tp_image *tp_job_image(const tp_job *job);
+struct tp_kernel *tp_job_kernel(const tp_job *job);
 bool tp_job_discards(const tp_job *job);
 const tp_returns *tp_job_returns(const tp_job *job);
 _Atomic uint32_t *tp_job_hint(tp_job *job); /* vm.c's: what kind of results the last slice had; relaxed */

@@ -1,5 +1,8 @@
---- Devices: which there are, and which of them `gpu = ...` means.
+--- Devices: which there are, which of them `gpu = ...` means, and what they run in the place of a Lua function: a kernel.
+--
+-- A Function's programs are kept, so that a map only reads the captured values anew and hands a kernel (core.kernel) to its job.
 
+local array = require "tidepool.array"
 local check = require "tidepool.check"
 local core = require "tidepool.core"
 
@@ -95,6 +98,131 @@ function gpu.match(spec, who)
   local lines = {}
   for i, d in ipairs(devices) do lines[i] = ("\n  %s (%s, %s)"):format(d.name, d.type, d.platform) end
   check.fail("%s: gpu = %s: no such device; there %s:%s", who, show_spec(spec), #devices == 1 and "is" or "are", table.concat(lines))
+end
+
+-- ---- kernels ----
+
+-- tp_argument_kind of gpu/exec_opencl.h; number and length are values.
+local KINDS = { first = 0, count = 1, input = 2, output = 3, failed = 4, number = 5, length = 5, array = 6 }
+
+local BUILD_OPTIONS = "-cl-std=CL1.2 -w"
+
+-- What was compiled for each Function: by its types.
+local compiled = setmetatable({}, { __mode = "k" })
+
+--- The number of a type of the translator's.
+local function number_of(ctype)
+  return array.number(ctype == "bool" and "uint8" or ctype)
+end
+
+local function numbers_of(list)
+  local numbers = {}
+  for i, each in ipairs(list) do numbers[i] = number_of(each.ctype) end
+  return numbers
+end
+
+local function check_types(f, what, types)
+  for i, name in ipairs(types or {}) do
+    if name == "int64" or name == "uint64" then
+      check.fail("%s: %s %d has the element type %q, which a function on a device cannot have; up to int32 and uint32 are fine", f.name, what, i,
+        name)
+    end
+  end
+end
+
+local function translate(f, d, types)
+  local precision = f.options.precision or "double"
+  local fine, made = pcall(require("tidepool.gpu.translate").translate, f.raw, {
+    name = f.name, precision = precision, lanes = precision == "single" and d.lanes_float or d.lanes_double, inputs = types,
+    returns = f.options.returns,
+  })
+  if not fine then error(made, 0) end
+  return made
+end
+
+--- Translates and builds f for these devices.
+local function compile(f, devices, types)
+  check_types(f, "input", types)
+  check_types(f, "result", f.options.returns)
+  local by_lanes, unit = {}, { programs = {}, translations = {} }
+  for i, d in ipairs(devices) do
+    local lanes = f.options.precision == "single" and d.lanes_float or d.lanes_double
+    local made = by_lanes[lanes]
+    if not made then
+      made = translate(f, d, types)
+      by_lanes[lanes] = made
+      unit.translations[#unit.translations + 1] = made
+    end
+    if made.needs_double and not d.fp64 then
+      check.fail('%s: %s has no doubles; with precision = "single", and float arrays, it can run this function', f.name, d.name)
+    end
+    local program, why, log = core.program(d.number, made.source, BUILD_OPTIONS, made.kernel)
+    if not program then check.fail("%s: %s\n%s", f.name, why, log or "") end
+    unit.programs[i] = { device = d.number, lanes = made.lanes, program = program }
+  end
+  local first = unit.translations[1]
+  unit.inputs, unit.outputs = numbers_of(first.inputs), numbers_of(first.outputs)
+  unit.result_types, unit.booleans = {}, {}
+  for i, output in ipairs(first.outputs) do
+    unit.booleans[i] = output.ctype == "bool"
+    unit.result_types[i] = output.ctype
+    unit.has_boolean = unit.has_boolean or unit.booleans[i]
+  end
+  return unit
+end
+
+local function is_current(unit)
+  for _, made in ipairs(unit.translations) do
+    if not made:is_current() then return false end
+  end
+  return true
+end
+
+local void_pointer = require("ffi").typeof "char *"
+
+--- One argument of a kernel as core.kernel takes it, with what is captured as it is now.
+local function read_argument(f, argument)
+  local one = { kind = KINDS[argument.kind], type = number_of(argument.ctype), index = argument.index }
+  if not argument.read then return one end
+  local fine, value = pcall(argument.read)
+  if not fine then check.fail("%s: %s", f.name, value) end
+  if argument.kind ~= "array" then
+    one.value = value
+    return one
+  end
+  local cast = require("ffi").cast
+  local _, start = core.memory(value.memory)
+  one.memory, one.array = value.memory, value
+  one.offset = tonumber(cast(void_pointer, value.data) - cast(void_pointer, start))
+  one.bytes = math.max(value.length, 1) * require("ffi").sizeof(array.c_name(value.ctype))
+  return one
+end
+
+--- What a job on devices runs; nil when f's option says that threads do it.
+---@param f tidepool.Function
+---@param types string[]?  the element types of the inputs, when they are typed arrays
+---@return userdata? kernel
+---@return table? unit  { result_types, has_boolean }
+function gpu.kernel(f, types)
+  local devices = gpu.match(f.options.gpu, f.name)
+  if not devices then return nil end
+  local key = table.concat(types or {}, " ")
+  local units = compiled[f]
+  if not units then
+    units = {}
+    compiled[f] = units
+  end
+  local unit = units[key]
+  if not unit or not is_current(unit) then
+    unit = compile(f, devices, types)
+    units[key] = unit
+  end
+  local made, arguments = unit.translations[1], {}
+  for i, argument in ipairs(made.arguments) do arguments[i] = read_argument(f, argument) end
+  return core.kernel {
+    programs = unit.programs, arguments = arguments, inputs = unit.inputs, outputs = unit.outputs, booleans = unit.booleans,
+    failures = made:texts(), detail = made.detail_output,
+  }, unit
 end
 
 return gpu

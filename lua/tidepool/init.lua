@@ -64,4 +64,9 @@ end
 
 core.add_builtins("tidepool", tidepool)
 
+-- tidepool.gpu is loaded when it is used.
+setmetatable(tidepool, { __index = function(_, key)
+  if key == "gpu" then return require "tidepool.gpu" end
+end })
+
 return tidepool

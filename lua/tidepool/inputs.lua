@@ -217,7 +217,9 @@ end
 local function borrowed(arrays, n)
   local at = 1
   local BLOCK = 2 ^ 30
-  return { total = n, is_cheap = true, window = math.huge, fill = function(job, room)
+  local types = {}
+  for c, a in ipairs(arrays) do types[c] = a.ctype end
+  return { total = n, is_cheap = true, window = math.huge, types = types, fill = function(job, room)
     while at <= n and room > 0 do
       local count = math.min(n - at + 1, room, BLOCK)
       local columns = {}
