@@ -212,6 +212,102 @@ describe("an element that fails on a device", function()
   end)
 end)
 
+describe("the OpenCL C of a function", function()
+  it("is what its Lua was made to, with the lines as comments", function()
+    local f = app:func(function(x)
+      local y = x * 2 -- twice
+      return y + 1
+    end)
+    contains(f:opencl(), "__kernel void tidepool_f(", "local y = x * 2 -- twice", "return y + 1")
+  end)
+
+  it("is the user's own where that was given", function()
+    contains(app:func { kernel = "double f(double x) { return x; }" }:opencl(), "double f(double x) { return x; }", "__kernel void tidepool_f(")
+  end)
+end)
+
+describe("a function in OpenCL C", function()
+  on_device("of one element takes numbers and gives what it returns", function()
+    local length = app:func { kernel = [[
+      double square(double x) { return x * x; } // a helper
+      double length_of(double x, double y) { return sqrt(square(x) + square(y)); }
+    ]] }
+    assert.equal("length", length.name)
+    assert.same({ 5, 13, n = 2 }, length:map({ 3, 5 }, { 4, 12 }):list())
+    assert.equal(5, length:remote(3, 4))
+    assert.equal(5, length(3, 4))
+    assert.same({ 5, n = 1 }, length:map(tidepool.array("float", { 3 }), tidepool.array("int16", { 4 })):array():list())
+  end)
+
+  on_device("may have more results, through pointers, and integer types", function()
+    local divide = app:func { kernel = "int quotient(int a, int b, int *rest) { *rest = a % b; return a / b; }" }
+    local quotients, rests = divide:map({ 7, 9 }, { 2, 5 }):list()
+    assert.same({ 3, 1, n = 2 }, quotients)
+    assert.same({ 1, 4, n = 2 }, rests)
+    assert.same({ 3, 1 }, { divide:remote(7, 2) })
+    assert.equal("int32", divide:map(tidepool.array("int32", { 7 }), tidepool.array("int32", { 2 })):array().ctype)
+  end)
+
+  on_device("takes numbers and arrays by name, as they are at each map", function()
+    local with = { scale = 10, weights = tidepool.array("float", { 1, 2, 3 }) }
+    local f = app:func { with = with, kernel = [[
+      double weigh(int i, __global const float *weights, double scale) { return weights[i] * scale; }
+    ]] }
+    assert.same({ 10, 30, n = 2 }, f:map({ 0, 2 }):list())
+    with.scale, with.weights = 2, tidepool.array("float", { 7 })
+    assert.same({ 14, n = 1 }, f:map({ 0 }):list())
+    with.weights = tidepool.array("double", { 7 })
+    support.mistake(function() f:map({ 0 }) end, "with.weights must be an array of float")
+  end)
+
+  on_device("may be a whole kernel", function()
+    local saxpy = app:func { with = { a = 2 }, kernel = [[
+      __kernel void saxpy(__global const float *x, __global const float *y, __global float *out, float a, ulong n) {
+        ulong i = get_global_id(0);
+        if (i < n) out[i] = a * x[i] + y[i];
+      }]] }
+    assert.same({ 12, 24, n = 2 }, saxpy:map(tidepool.array("float", { 1, 2 }), tidepool.array("float", { 10, 20 })):array():list())
+    assert.same({ 12, 24, n = 2 }, saxpy:map({ 1, 2 }, { 10, 20 }):list())
+  end)
+
+  on_device("gives canonical NaNs, whatever it computes", function()
+    local f = app:func { kernel = "double odd(double x) { return as_double(0xfffc000000000000UL + (ulong)x); }" }
+    assert.equal("number", type(f:map({ 1 }):list()[1]))
+    assert.equal("number", type(f:map(tidepool.array("double", { 1 })):array()[1]))
+    assert.equal("number", type(f:remote(1)))
+  end)
+
+  on_device("that does not compile shows the compiler's log with the user's lines", function()
+    local line = debug.getinfo(1, "l").currentline
+    local f = app:func { kernel = [[
+      double f(double x) {
+        return unknown_name;
+      }]] }
+    local _, why = pcall(f.map, f, { 1 })
+    contains(why, ("gpu_spec.lua:%d: f: "):format(line + 1), "compiling the program failed", ("gpu_spec.lua:%d:"):format(line + 3), "unknown_name")
+  end)
+
+  it("with a mistake says what is wrong", function()
+    support.mistake(function() app:func({ kernel = "double f(double x) { return x; }" }, function() end) end, "a function is given twice")
+    support.mistake(function() app:func { kernel = "double f(double x) { return x; }", precision = "single" } end, "option 'precision' is for Lua")
+    support.mistake(function() app:func { with = { a = 1 } } end, "option 'with' goes with `kernel`")
+    support.mistake(function() app:func { kernel = "x", with = { a = "b" } } end, "option 'with'", "not a number or typed array")
+    local function complaint(text, with)
+      local f = app:func { name = "f", kernel = text, with = with }
+      local _, why = pcall(f.opencl, f)
+      return why
+    end
+    contains(complaint "int x;", "there is no function in it")
+    contains(complaint "void f(double x) { }", "f has no result")
+    contains(complaint "double f(float4 x) { return x.x; }", "the parameter 'x' has the type 'float4'")
+    contains(complaint "double f(__global const double *t) { return *t; }", "the array 't' has no value", "with = { t = ")
+    contains(complaint("double f(double x) { return x; }", { y = 1 }), "f has no parameter 'y'")
+    contains(complaint("double f(double x) { return x; }", { x = tidepool.array("double", 1) }), "'x' is a number, and `with` gives an array")
+    contains(complaint "__kernel void f(__global double *out) { out[0] = 1; }", "it has no parameter `n`")
+    contains(complaint "__kernel void f(__global double *out, double a, int n) { }", "the parameter 'a' has no value")
+  end)
+end)
+
 describe("a mistake with a device", function()
   it("is a clear error where the option is written", function()
     support.mistake(function() app:func { gpu = 7 } end, "app:func: option 'gpu' must be true, or a device like", "got 7")

@@ -225,12 +225,22 @@ function methods.with(self, given)
   check.self(self, Function, "f", "with", "...")
   if type(given) ~= "table" then check.fail("Function:with: expected a table of options, got %s", type(given)) end
   local changed = options.check("Function:with", options.of_functions, given)
+  if changed.kernel or changed.with then
+    check.fail("Function:with: options 'kernel' and 'with' are the function itself; make another one with app:func")
+  end
   local merged = {}
   for name, value in pairs(self.options) do merged[name] = value end
   for name, value in pairs(changed) do merged[name] = value end
   local other = func.new(self.raw, merged.name or self.name, merged)
   if changed.concurrency_limit == nil and changed.name == nil then other.core = self.core end
   return other
+end
+
+--- The OpenCL C that the function is on a device: generated from its Lua, with the Lua lines as comments, or the user's own.
+---@return string
+function methods.opencl(self)
+  check.self(self, Function, "f", "opencl")
+  return require("tidepool.gpu").source(self)
 end
 
 --- Counts of items over all maps and calls of this function.

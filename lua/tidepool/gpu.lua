@@ -140,8 +140,53 @@ local function translate(f, d, types)
   return made
 end
 
+--- What the function is called in messages about its OpenCL C: with the line of its decorator.
+local function fail_kernel(f, why, ...)
+  error(("%s%s: %s"):format(f.options.kernel.where, f.name, why:format(...)), 0)
+end
+
+--- The text of a program as an error shows it: the compiler's log, with file and line as the user has them.
+local function show_log(log)
+  return (log or ""):gsub("%z", ""):gsub("%s+$", "")
+end
+
+--- A user's OpenCL C for these devices.
+local function compile_kernel(f, devices)
+  local given = f.options.kernel
+  local made, why = require("tidepool.gpu.kernel").read(given.text, given.with, given.file, given.line)
+  if not made then fail_kernel(f, "%s", why) end
+  local unit = { programs = {}, translations = {}, inputs = numbers_of(made.inputs), outputs = numbers_of(made.outputs), made = made,
+    result_types = {}, booleans = {}, is_foreign = true, source = made.source }
+  for i, output in ipairs(made.outputs) do
+    unit.result_types[i], unit.booleans[i] = output.ctype, output.ctype == "bool"
+    unit.has_boolean = unit.has_boolean or unit.booleans[i]
+  end
+  for _, argument in ipairs(made.arguments) do
+    if argument.name then
+      local name, is_array = argument.name, argument.kind == "array"
+      argument.read = function()
+        local value = given.with[name]
+        if is_array and array.type_of(value) ~= argument.ctype then
+          error(("with.%s must be an array of %s"):format(name, argument.ctype), 0)
+        elseif not is_array and type(value) ~= "number" then
+          error(("with.%s must be a number"):format(name), 0)
+        end
+        return value
+      end
+    end
+  end
+  for i, d in ipairs(devices) do
+    if made.needs_double and not d.fp64 then fail_kernel(f, "%s has no doubles; use float", d.name) end
+    local program, message, log = core.program(d.number, made.source, BUILD_OPTIONS:gsub(" %-w", ""), made.kernel)
+    if not program then fail_kernel(f, "%s\n%s", message, show_log(log)) end
+    unit.programs[i] = { device = d.number, lanes = 1, program = program }
+  end
+  return unit
+end
+
 --- Translates and builds f for these devices.
 local function compile(f, devices, types)
+  if f.options.kernel then return compile_kernel(f, devices) end
   check_types(f, "input", types)
   check_types(f, "result", f.options.returns)
   local by_lanes, unit = {}, { programs = {}, translations = {} }
@@ -157,10 +202,11 @@ local function compile(f, devices, types)
       check.fail('%s: %s has no doubles; with precision = "single", and float arrays, it can run this function', f.name, d.name)
     end
     local program, why, log = core.program(d.number, made.source, BUILD_OPTIONS, made.kernel)
-    if not program then check.fail("%s: %s\n%s", f.name, why, log or "") end
+    if not program then check.fail("%s: %s\n%s", f.name, why, show_log(log)) end
     unit.programs[i] = { device = d.number, lanes = made.lanes, program = program }
   end
   local first = unit.translations[1]
+  unit.made, unit.source = first, first.source
   unit.inputs, unit.outputs = numbers_of(first.inputs), numbers_of(first.outputs)
   unit.result_types, unit.booleans = {}, {}
   for i, output in ipairs(first.outputs) do
@@ -205,8 +251,9 @@ end
 ---@return table? unit  { result_types, has_boolean }
 function gpu.kernel(f, types)
   local devices = gpu.match(f.options.gpu, f.name)
+  if not devices and f.options.kernel then check.fail("%s: OpenCL C cannot run on threads, and no other device of its gpu = ... is there", f.name) end
   if not devices then return nil end
-  local key = table.concat(types or {}, " ")
+  local key = f.options.kernel and "" or table.concat(types or {}, " ")
   local units = compiled[f]
   if not units then
     units = {}
@@ -217,12 +264,48 @@ function gpu.kernel(f, types)
     unit = compile(f, devices, types)
     units[key] = unit
   end
-  local made, arguments = unit.translations[1], {}
+  local made, arguments = unit.made, {}
   for i, argument in ipairs(made.arguments) do arguments[i] = read_argument(f, argument) end
   return core.kernel {
     programs = unit.programs, arguments = arguments, inputs = unit.inputs, outputs = unit.outputs, booleans = unit.booleans,
-    failures = made:texts(), detail = made.detail_output,
+    failures = unit.is_foreign and {} or made:texts(), detail = made.detail_output, is_foreign = unit.is_foreign,
   }, unit
+end
+
+--- The OpenCL C of a function: for the device that it would run on, or, where there is none, in the form for graphics cards.
+---@param f tidepool.Function
+---@return string
+function gpu.source(f)
+  if f.options.kernel then
+    local given = f.options.kernel
+    local made, why = require("tidepool.gpu.kernel").read(given.text, given.with, given.file, given.line)
+    if not made then fail_kernel(f, "%s", why) end
+    return made.source
+  end
+  local fine, devices = pcall(gpu.match, f.options.gpu or true, f.name)
+  check_types(f, "result", f.options.returns)
+  return translate(f, fine and devices and devices[1] or { lanes_float = 1, lanes_double = 1 }).source
+end
+
+--- What the option `kernel` is: its text, `with`, and where the text stands in the user's file, so that the compiler's lines are the user's.
+---@param text string
+---@param with table?
+---@param frame table  of check.frame
+function gpu.kernel_option(text, with, frame, where)
+  local option = { text = text, with = with or {}, file = frame.short_src, where = where }
+  local path = frame.source:match "^@(.*)"
+  local file = path and io.open(path, "rb")
+  local whole = file and file:read "*a" or (not frame.source:find "^[@=]" and frame.source) or ""
+  if file then file:close() end
+  whole = whole:gsub("\r\n", "\n")
+  local at = whole:find(text, 1, true)
+  if at and #text > 0 then
+    local _, lines = whole:sub(1, at - 1):gsub("\n", "")
+    option.line = lines + 1
+  else
+    option.file, option.line = "kernel", 1
+  end
+  return option
 end
 
 return gpu

@@ -44,6 +44,15 @@ types = {
   ["progress"] = { "true, false or a function", function(v) return type(v) == "boolean" or type(v) == "function" end },
   ["gpu"] = { 'true, or a device like "any", "gpu", "cpu", "nvidia", "H200", "nvidia:2", or a list of them',
     function(v) return require("tidepool.gpu").check_spec(v) end },
+  ["with"] = { "a table of numbers and typed arrays, by the names of parameters", function(v)
+      if type(v) ~= "table" then return false end
+      for name, value in pairs(v) do
+        if type(name) ~= "string" or not (type(value) == "number" or require("tidepool.array").type_of(value)) then
+          return false, nil, ("has %s, which is not a number or typed array with a name"):format(check.show(name))
+        end
+      end
+      return true
+    end },
   ["precision"] = { '"double" or "single"', function(v) return v == "double" or v == "single" end },
   ["returns"] = { 'an element type like "double", or a list of them, one per return value (at most 8)', element_types },
   ["executor"] = { '"threads" or "inline"', function(v) return v == "threads" or v == "inline" end },
@@ -75,6 +84,8 @@ options.of_functions = {
   { "max_workers", alias_of = "concurrency_limit" },
   { "executor", "executor", "who runs it: worker threads (the default), or the caller itself, one item after the other" },
   { "gpu", "gpu", "runs it on an OpenCL device, or several: the first of those named that is there" },
+  { "kernel", "string", "OpenCL C in the place of a Lua function: a function of one element, or a whole __kernel" },
+  { "with", "with", "values and arrays for parameters of `kernel`, by their names" },
   { "precision", "precision", "what numbers are on the device: doubles (the default), or floats" },
   { "retries", "retries", "how often an item that failed is tried again, and after which delays" },
   { "returns", "returns", "the element types of what it returns: results go straight into typed arrays" },
