@@ -813,6 +813,8 @@ static void run_slice(worker *w, tp_slice *s)
             most = n / 2;
             continue;
         }
+        if (tp_job_leave_device(s->job, w->agent.devices))
+            break; /* the others have the rest */
         for (uint32_t i = 0; i < n; i++)
             fail_item(s, "device", err.message);
     }

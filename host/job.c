@@ -26,7 +26,6 @@ struct tp_job {
     tp_func *func;
     tp_image *image;
     tp_ref *kernel;
-    uint64_t devices;
     tp_executor *executor;
     tp_waiter *waiter;
     tp_job *parent; /* the job inside whose item it was started, held; NULL */
@@ -56,6 +55,7 @@ struct tp_job {
     uint64_t queued, finished, failed, retried;
     uint64_t awaited; /* what head was when the owner looked last */
     uint64_t stop_at; /* no item with a higher index is begun: one with this index failed */
+    uint64_t devices; /* those that may run it, as bits; 0: it needs none */
     size_t bytes;     /* inputs that are not finished and results that are not given out */
     unsigned running; /* slices */
     uint32_t last_count; /* items of the last slice */
@@ -1133,6 +1133,16 @@ void tp_job_finish(tp_slice *s)
     agent->spare = s;
     wake(&w);
     tp_ref_drop(job);
+}
+
+bool tp_job_leave_device(tp_job *job, uint64_t device)
+{
+    uv_mutex_lock(&job->engine->lock);
+    bool has_others = (job->devices & ~device) != 0;
+    if (has_others)
+        job->devices &= ~device;
+    uv_mutex_unlock(&job->engine->lock);
+    return has_others;
 }
 
 void tp_job_lose(tp_agent *agent, tp_block *(*make_failure)(void *user, tp_slice *slice), void *user)

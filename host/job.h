@@ -207,6 +207,9 @@ bool tp_job_can_take_locked(tp_engine *engine, const tp_executor *executor);
  * innermost. Cannot fail. */
 void tp_job_finish(tp_slice *slice);
 
+/* The agent's device could not run the job: none of its slices goes there any more. False when it is the only one that is left. */
+bool tp_job_leave_device(tp_job *job, uint64_t device);
+
 /* The agent's thread has died: the items that it was running have this failure, made by the caller for each as `make_failure(user, slice)`, and
  * the rest of its slices goes back. Any thread, once the agent's has ended. */
 void tp_job_lose(tp_agent *agent, tp_block *(*make_failure)(void *user, tp_slice *slice), void *user);

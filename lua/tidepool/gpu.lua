@@ -178,8 +178,11 @@ local function compile_kernel(f, devices)
   for i, d in ipairs(devices) do
     if made.needs_double and not d.fp64 then fail_kernel(f, "%s has no doubles; use float", d.name) end
     local program, message, log = core.program(d.number, made.source, BUILD_OPTIONS:gsub(" %-w", ""), made.kernel)
-    if not program then fail_kernel(f, "%s\n%s", message, show_log(log)) end
-    unit.programs[i] = { device = d.number, lanes = 1, program = program }
+    if program then
+      unit.programs[#unit.programs + 1] = { device = d.number, lanes = 1, program = program }
+    elseif i == #devices and #unit.programs == 0 then
+      fail_kernel(f, "%s\n%s", message, show_log(log))
+    end
   end
   return unit
 end
@@ -202,8 +205,11 @@ local function compile(f, devices, types)
       check.fail('%s: %s has no doubles; with precision = "single", and float arrays, it can run this function', f.name, d.name)
     end
     local program, why, log = core.program(d.number, made.source, BUILD_OPTIONS, made.kernel)
-    if not program then check.fail("%s: %s\n%s", f.name, why, show_log(log)) end
-    unit.programs[i] = { device = d.number, lanes = made.lanes, program = program }
+    if program then
+      unit.programs[#unit.programs + 1] = { device = d.number, lanes = made.lanes, program = program }
+    elseif i == #devices and #unit.programs == 0 then
+      check.fail("%s: %s\n%s", f.name, why, show_log(log))
+    end
   end
   local first = unit.translations[1]
   unit.made, unit.source = first, first.source
