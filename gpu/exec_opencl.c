@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +23,8 @@ enum {
     SLOTS = TP_ARGUMENTS_MAX,
     LOCAL_CPU = 16, LOCAL_GPU = 256, /* one local size per device: PoCL compiles again for each */
     PART_MAX = 1 << 24,          /* items per launch */
-    PART_MIN = 1 << 12
+    PART_MIN = 1 << 12,
+    SPIN_NS = 50 * 1000
 };
 
 /* ---- programs and kernels ---- */
@@ -122,8 +124,10 @@ typedef struct pool {
     worker *workers;
 
     /* ---- guarded by the engine's lock ---- */
-    unsigned alive;
+    unsigned alive, n_spinning;
     bool is_stopping;
+
+    _Atomic uint32_t offers; /* counts calls of start; what a spinning worker watches (acquire/release) */
 } pool;
 
 /* ---- launching ---- */
@@ -823,11 +827,34 @@ static void run_slice(worker *w, tp_slice *s)
 
 /* ---- threads ---- */
 
+/* Watches for an offer for a little while, as exec_threads.c does: waking a thread costs as much as a launch. Called with the lock held, releases it
+ * meanwhile. True when there was one. */
+static bool spin(pool *p)
+{
+    if (p->n_spinning > 0)
+        return false;
+    p->n_spinning++;
+    uint32_t seen = atomic_load_explicit(&p->offers, memory_order_acquire);
+    uv_mutex_unlock(tp_engine_lock(p->engine));
+    uint64_t until = uv_hrtime() + SPIN_NS;
+    bool is_offered = false;
+    while (!is_offered && uv_hrtime() < until) {
+        tp_relax();
+        is_offered = atomic_load_explicit(&p->offers, memory_order_acquire) != seen;
+        if (!is_offered)
+            sched_yield();
+    }
+    uv_mutex_lock(tp_engine_lock(p->engine));
+    p->n_spinning--;
+    return is_offered;
+}
+
 static void serve(void *arg)
 {
     worker *w = arg;
     pool *p = w->pool;
     uv_mutex_t *lock = tp_engine_lock(p->engine);
+    bool has_run = false;
     uv_mutex_lock(lock);
     p->base.looking++;
     while (!p->is_stopping) {
@@ -836,7 +863,13 @@ static void serve(void *arg)
             uv_mutex_unlock(lock);
             run_slice(w, s);
             uv_mutex_lock(lock);
+            has_run = true;
             continue;
+        }
+        if (has_run) {
+            has_run = false;
+            spin(p);
+            continue; /* the lock was released: something may have come */
         }
         uint64_t until = tp_job_idle_until(p->engine, &p->base), now = uv_hrtime();
         p->base.looking--;
@@ -972,6 +1005,7 @@ static void start_workers(tp_executor *ex, unsigned n)
     (void)n; /* few threads, and they know what they may take */
     pool *p = (pool *)ex;
     uv_mutex_lock(tp_engine_lock(p->engine));
+    atomic_fetch_add_explicit(&p->offers, 1, memory_order_release);
     uv_cond_broadcast(&p->idle);
     uv_mutex_unlock(tp_engine_lock(p->engine));
 }

@@ -123,6 +123,7 @@ function func.start(self, source, settings, more)
   more.keep_going = (settings.return_exceptions or settings.on_error or settings.ignore_exceptions) and true or false
   local retries, returns, arrays = self.options.retries, self.options.returns, nil
   local kernel, unit = open_kernel(self, source.types)
+  if kernel then source.block = inputs.LARGEST_BLOCK end -- a launch costs as much as some thousand numbers
   -- Results of a device are columns of numbers anyway; where the inputs are arrays, so are they.
   local wants_arrays = returns ~= nil or source.types ~= nil
   if unit and not unit.has_boolean and (wants_arrays or #unit.result_types > 1 or unit.result_types[1] ~= "double") then
