@@ -37,7 +37,7 @@ MODE        := $(MODE_$(VARIANT))
 
 WARNINGS := -Wall -Wextra -Wshadow $(if $(CI),-Werror)
 # _GNU_SOURCE is empty, so that a file may define it too.
-CPPFLAGS += -D_GNU_SOURCE= -Ihost $(LUAJIT_CFLAGS)
+CPPFLAGS += -D_GNU_SOURCE= -Ihost -Igpu $(LUAJIT_CFLAGS)
 CFLAGS   += -std=c11 -g $(MODE) -fPIC -fvisibility=hidden $(WARNINGS)
 
 # C modules that a script requires (cjson, luv) find the Lua API in the binary: -Wl,-E. ThreadSanitizer's suppressions go by

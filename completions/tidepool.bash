@@ -13,7 +13,7 @@ _tidepool() {
     before=${COMP_WORDS[COMP_CWORD - 1]}
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
-            run | map | help) command=${COMP_WORDS[i]}; break ;;
+            run | map | devices | help) command=${COMP_WORDS[i]}; break ;;
         esac
     done
     COMPREPLY=()
@@ -31,12 +31,13 @@ _tidepool() {
         -e) return ;;
     esac
     if [[ $command = help ]]; then
-        COMPREPLY=($(compgen -W 'run map' -- "$word"))
+        COMPREPLY=($(compgen -W 'run map devices' -- "$word"))
     elif [[ $word = -* ]]; then
         local options='--workers --progress --progress= --no-progress --log=tag --quiet --help'
         case $command in
             run) options+=' --json' ;;
             map) options+=' --json --keep-going' ;;
+            devices) options='--json' ;;
             *) options+=' --version -e -l -i -v -E -j -O -b' ;;
         esac
         COMPREPLY=($(compgen -W "$options" -- "$word"))
@@ -44,7 +45,7 @@ _tidepool() {
     else
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -d -- "$word"; compgen -f -X '!*.lua' -- "$word"
-            [[ $command ]] || compgen -W 'run map help' -- "$word")
+            [[ $command ]] || compgen -W 'run map devices help' -- "$word")
     fi
 }
 

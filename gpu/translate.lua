@@ -163,6 +163,25 @@ function Translation:describe(number, detail)
     return ("%sindex %.14g of '%s' is out of range%s"):format(where, detail, static.path, bounds)
 end
 
+---The same for all failures, as texts that need no Lua to be used: `plain`, or, where the index is no whole number from 1 to n, `before` and
+---`after`, with the index between them.
+---@return { plain: string, before: string?, after: string?, n: integer? }[]
+function Translation:texts()
+    local list = {}
+    for number, failure in ipairs(self.failures) do
+        local text = { plain = self:describe(number) }
+        if failure.kind == "index" then
+            local static = failure.array.static
+            local array = static.read()
+            text.n = array.n or #array
+            text.before = ("%s:%d: index "):format(failure.file, failure.line)
+            text.after = (" of '%s' is out of range (1 to %d)"):format(static.path, text.n)
+        end
+        list[number] = text
+    end
+    return list
+end
+
 ---Translates a Lua function.
 ---Raises a string: "file:line: gpu function 'name': construct; what to do instead".
 ---@param fn function

@@ -2,6 +2,8 @@
 #include "block.h"
 
 #include <stdlib.h>
+#include <string.h>
+#include <uv.h>
 
 tp_block *tp_block_new_numbers(uint32_t capacity, uint32_t columns)
 {
@@ -60,6 +62,38 @@ int tp_block_reserve(tp_block *b)
     b->ends = ends;
     b->capacity = capacity;
     return 0;
+}
+
+static tp_block *new_failure(void)
+{
+    for (;;) {
+        tp_block *b = tp_block_new_values(TP_BLOCK_FAILURE);
+        if (b && tp_block_reserve(b) == 0)
+            return b;
+        tp_block_free(b);
+        uv_sleep(1);
+    }
+}
+
+tp_block *tp_block_new_failure(const char *kind, const char *message, unsigned attempt, int worker)
+{
+    tp_block *b = new_failure();
+    while (tp_encode_failure(&b->bytes, kind, message, attempt, worker))
+        uv_sleep(1);
+    tp_block_add(b);
+    return b;
+}
+
+tp_block *tp_block_copy_failure(const tp_block *from)
+{
+    tp_block *b = new_failure();
+    uint8_t *to;
+    while (!(to = tp_buf_reserve(&b->bytes, from->bytes.len)))
+        uv_sleep(1);
+    memcpy(to, from->bytes.data, from->bytes.len);
+    b->bytes.len = from->bytes.len;
+    tp_block_add(b);
+    return b;
 }
 
 void tp_block_free(tp_block *b)

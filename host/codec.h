@@ -91,6 +91,18 @@ enum {
 int tp_decode(struct lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *refs, uint32_t nrefs,
               unsigned flags, size_t *used, tp_error *err);
 
+/* ---- messages of simple values, without a Lua state ---- */
+
+/* Appends the message of n numbers, of which some are booleans. -1 when out of memory, with out as it was. */
+int tp_encode_numbers(tp_buf *out, const double *values, const bool *is_boolean, unsigned n);
+
+/* Reads the first n values of a message of this process into `to`. Gives how many of them, from the first on, are numbers; when one is something else,
+ * *other says what ("a string"). */
+unsigned tp_decode_numbers(const uint8_t *bytes, size_t len, double *to, unsigned n, const char **other);
+
+/* Appends a failure's message, see tp_block_new_failure. -1 when out of memory, with out as it was. */
+int tp_encode_failure(tp_buf *out, const char *kind, const char *message, unsigned attempt, int worker);
+
 /* How typed arrays are recognised and made (lua/tidepool/array.lua), at the stack indexes `of` and `make`: of(cdata) gives the memory (a tp_ref, as
  * light userdata), the element type's number, the offset in bytes and the elements, or nil for other cdata; make(memory, type, offset, elements) gives
  * the array, which owns the memory too. A state without them loads the module when an array comes. Raises on out of memory. */

@@ -6,5 +6,6 @@
 const tp_executor_type *const tp_executor_types[] = {
     &tp_exec_threads,
     &tp_exec_inline,
+    &tp_exec_opencl,
     NULL,
 };

@@ -22,6 +22,8 @@ struct tp_host;
 typedef struct tp_executor_type {
     const char *name; /* as users write it */
     unsigned capabilities;
+    uint64_t slice_ns;  /* what a slice should take; 0: TP_SLICE_NS */
+    uint32_t slice_min; /* items below which a slice is not worth its costs; 0: one */
 
     /* Creates it; starts no threads yet. The executor is the host's. */
     int (*open)(tp_executor **out, struct tp_host *host, tp_error *err);
@@ -49,6 +51,7 @@ extern const tp_executor_type *const tp_executor_types[];
 
 extern const tp_executor_type tp_exec_threads;
 extern const tp_executor_type tp_exec_inline;
+extern const tp_executor_type tp_exec_opencl;
 
 /* Tells the processor that this thread spins. */
 static inline void tp_relax(void)

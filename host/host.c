@@ -49,6 +49,12 @@ bool tp_host_is_usable(const tp_host *host)
     return *host->fork_mark == 1;
 }
 
+static int copy_text(char **to, const char *from, tp_error *err)
+{
+    *to = from ? strdup(from) : NULL;
+    return from && !*to ? tp_error_oom(err, "host") : 0;
+}
+
 static int copy_config(tp_config *to, const tp_config *from, tp_error *err)
 {
     *to = (tp_config){ 0 };
@@ -97,6 +103,13 @@ static int check_descriptors(tp_error *err)
     return status ? tp_error_set(err, TP_ESYS, "cannot create an event loop: %s", strerror(status)) : 0;
 }
 
+static void free_memory(tp_host *host)
+{
+    free(host->opencl);
+    free(host->cache_dir);
+    free(host);
+}
+
 int tp_host_open(tp_host **out, const tp_config *config, tp_error *err)
 {
     int rc = -1;
@@ -104,9 +117,12 @@ int tp_host_open(tp_host **out, const tp_config *config, tp_error *err)
     tp_host *host = calloc(1, sizeof *host);
     if (!host)
         return tp_error_oom(err, "host");
-    bool has_loop = false, has_lock = false;
-    if (copy_config(&host->config, config, err))
+    bool has_loop = false, has_lock = false, has_cl_lock = false;
+    if (copy_config(&host->config, config, err) || copy_text(&host->opencl, host->config.opencl, err) ||
+        copy_text(&host->cache_dir, host->config.cache_dir, err))
         goto out;
+    host->config.opencl = host->opencl;
+    host->config.cache_dir = host->cache_dir;
     host->open_state = tp_lua_core_open;
     host->waiter.wake = wake_loop;
     host->owner = uv_thread_self();
@@ -115,6 +131,11 @@ int tp_host_open(tp_host **out, const tp_config *config, tp_error *err)
         goto out;
     }
     has_lock = true;
+    if (uv_mutex_init(&host->cl_lock)) {
+        tp_error_set(err, TP_ESYS, "cannot create a lock");
+        goto out;
+    }
+    has_cl_lock = true;
     if (check_descriptors(err))
         goto out;
     int status = uv_loop_init(&host->loop);
@@ -157,7 +178,9 @@ out:
             munmap((void *)host->fork_mark, 1);
         if (has_lock)
             uv_mutex_destroy(&host->print_lock);
-        free(host);
+        if (has_cl_lock)
+            uv_mutex_destroy(&host->cl_lock);
+        free_memory(host);
     }
     return rc;
 }
@@ -196,7 +219,21 @@ void tp_host_close(tp_host *host)
     close_loop(host);
     munmap((void *)host->fork_mark, 1);
     uv_mutex_destroy(&host->print_lock);
-    free(host);
+    uv_mutex_destroy(&host->cl_lock);
+    tp_cl_close(host->cl);
+    free_memory(host);
+}
+
+const tp_cl *tp_host_opencl(tp_host *host, tp_error *err)
+{
+    uv_mutex_lock(&host->cl_lock);
+    if (!host->cl && host->cl_error.code == TP_OK)
+        tp_cl_open(&host->cl, host->opencl, &host->cl_error);
+    const tp_cl *cl = host->cl;
+    if (!cl)
+        *err = host->cl_error;
+    uv_mutex_unlock(&host->cl_lock);
+    return cl;
 }
 
 tp_executor *tp_host_executor(tp_host *host, const char *name)

@@ -3,6 +3,7 @@
 #define TP_HOST_H
 
 #include "exec.h"
+#include "cl.h"
 #include "tidepool.h"
 
 struct lua_State;
@@ -16,11 +17,16 @@ struct tp_host {
     tp_engine *engine;
     tp_executor *executors[TP_EXECUTORS_MAX + 1]; /* in the order of tp_executor_types; NULL-terminated */
     tp_array_pool *arrays;
+    char *opencl, *cache_dir;                     /* copies of config's, or NULL */
     uv_mutex_t print_lock;                        /* held around config.write */
     /* Opens the Lua side in a worker's state (lua_core.c); raises. Called by vm.c, which must not know lua_core.c. */
     void (*open_state)(struct lua_State *L, struct tp_host *host, tp_agent *agent);
 
     uv_thread_t owner;
+    /* ---- guarded by cl_lock, which is held around no other ---- */
+    uv_mutex_t cl_lock;
+    tp_cl *cl;         /* NULL until it has been asked for, and when there is none */
+    tp_error cl_error; /* why there is none */
 
     /* ---- the owner's ---- */
     struct tp_api *api;               /* what the C API has opened, NULL until it is used */
@@ -49,6 +55,9 @@ int tp_host_check_owner(const tp_host *host, tp_error *err);
 
 /* The executor of that name, or NULL. Any thread. */
 tp_executor *tp_host_executor(tp_host *host, const char *name);
+
+/* OpenCL and its devices, opened at the first call (which takes some 20 ms); NULL with err set when there is none. Any thread. */
+const tp_cl *tp_host_opencl(tp_host *host, tp_error *err);
 
 /* The agent that runs items on the owner's thread; opened at its first use. NULL with err set. Owner. */
 tp_agent *tp_host_agent(tp_host *host, tp_error *err);

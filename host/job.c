@@ -25,6 +25,7 @@ struct tp_job {
     tp_engine *engine;
     tp_func *func;
     tp_image *image;
+    tp_ref *kernel;
     tp_executor *executor;
     tp_waiter *waiter;
     tp_job *parent; /* the job inside whose item it was started, held; NULL */
@@ -54,6 +55,7 @@ struct tp_job {
     uint64_t queued, finished, failed, retried, skipped;
     uint64_t awaited; /* what head was when the owner looked last */
     uint64_t stop_at; /* no item with a higher index is begun: one with this index failed */
+    uint64_t devices; /* those that may run it, as bits; 0: it needs none */
     size_t bytes;     /* inputs that are not finished and results that are not given out */
     unsigned running; /* slices */
     uint32_t last_count; /* items of the last slice */
@@ -232,6 +234,7 @@ static void free_job(tp_ref *ref) /* any thread, not locked: nobody else has it 
         tp_ref_drop(job->returns.array[i]);
     tp_ref_drop(job->func);
     tp_ref_drop(job->image);
+    tp_ref_drop(job->kernel);
     tp_ref_drop(job->parent);
     free(job);
 }
@@ -451,7 +454,9 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
     tp_ref_init(&job->ref, &job_type);
     job->engine = e;
     job->func = tp_ref_hold(c->func);
-    job->image = tp_ref_hold(c->image);
+    job->image = c->image ? tp_ref_hold(c->image) : NULL;
+    job->kernel = c->kernel ? tp_ref_hold(c->kernel) : NULL;
+    job->devices = c->devices;
     job->executor = c->executor;
     job->waiter = c->waiter;
     job->parent = parent ? tp_ref_hold(parent) : NULL;
@@ -787,6 +792,11 @@ tp_image *tp_job_image(const tp_job *job)
     return job->image;
 }
 
+struct tp_kernel *tp_job_kernel(const tp_job *job)
+{
+    return (struct tp_kernel *)job->kernel;
+}
+
 bool tp_job_discards(const tp_job *job)
 {
     return job->discard;
@@ -841,8 +851,8 @@ static bool has_place(const tp_func *f)
     return f->limit == 0 || (f->running < f->limit && !f->resuming);
 }
 
-/* Locked. The next job to serve: of the function that has the fewest slices running, in turns. */
-static tp_job *pick(tp_engine *e, const tp_executor *ex, uint64_t now)
+/* Locked. The next job to serve, for one who has these devices: of the function that has the fewest slices running, in turns. */
+static tp_job *pick(tp_engine *e, const tp_executor *ex, uint64_t devices, uint64_t now)
 {
     tp_job *best = NULL;
     for (tp_func *f = e->ready_first; f; f = f->next_ready) {
@@ -851,7 +861,7 @@ static tp_job *pick(tp_engine *e, const tp_executor *ex, uint64_t now)
         tp_job *candidate = NULL;
         int looked = 0;
         for (tp_job *j = f->ready_first; j && looked < 64; j = j->next_ready, looked++)
-            if (j->executor == ex && (!candidate || j->running < candidate->running) && can_take(j, now)) {
+            if (j->executor == ex && (!j->devices || j->devices & devices) && (!candidate || j->running < candidate->running) && can_take(j, now)) {
                 candidate = j;
                 if (j->running == 0)
                     break;
@@ -880,26 +890,36 @@ static tp_job *pick_under(tp_engine *e, tp_job *under, const tp_agent *agent, ui
     return NULL;
 }
 
-/* Locked. How many items to take: as many as TP_SLICE_NS takes, growing from one; never more than a share of what is there,
- * unless all of it is small. */
+/* Into how many slices the rest of a job is split at least: some for each who may take them. */
+static unsigned shares(const tp_job *job)
+{
+    return job->devices ? 2 * (unsigned)__builtin_popcountll(job->devices) - 1 : 8;
+}
+
+/* Locked. How many items to take: as many as the executor's time for a slice takes, growing from its least number; never more than a share of
+ * what is there, unless all of it is small. */
 static uint32_t slice_count(const tp_job *job, const tp_range *r)
 {
+    const tp_executor_type *type = job->executor->type;
+    uint32_t least = type->slice_min ? type->slice_min : 1;
     if (job->item_ns <= 0)
-        return 1;
-    double wanted = TP_SLICE_NS / job->item_ns;
+        return least < r->count ? least : r->count;
+    double wanted = (double)(type->slice_ns ? type->slice_ns : TP_SLICE_NS) / job->item_ns;
     double small = TP_SMALL_NS / job->item_ns;
-    double share = (double)(job->queued + 7) / 8;
+    double share = ceil((double)job->queued / shares(job));
     if (wanted > share)
         wanted = share > small ? share : small;
     double grown = 16.0 * job->last_count;
     if (wanted > grown)
         wanted = grown;
-    return wanted < 1 ? 1 : wanted < r->count ? (uint32_t)wanted : r->count;
+    if (wanted < least)
+        wanted = least;
+    return wanted < r->count ? (uint32_t)wanted : r->count;
 }
 
 bool tp_job_can_take_locked(tp_engine *e, const tp_executor *ex)
 {
-    return pick(e, ex, uv_hrtime()) != NULL;
+    return pick(e, ex, UINT64_MAX, uv_hrtime()) != NULL;
 }
 
 /* Locked. After a slice of job was taken: is there work that is worth one more worker? */
@@ -931,7 +951,7 @@ tp_slice *tp_job_take_locked(tp_engine *e, tp_executor *ex, tp_job *under, tp_ag
     if (e->is_stopped)
         return NULL;
     promote_due(e, now);
-    tp_job *job = under ? pick_under(e, under, agent, now) : pick(e, ex, now);
+    tp_job *job = under ? pick_under(e, under, agent, now) : pick(e, ex, agent->devices, now);
     tp_slice *s = job ? new_slice(agent) : NULL;
     if (!s)
         return NULL;
@@ -1175,6 +1195,16 @@ void tp_job_finish(tp_slice *s)
     agent->spare = s;
     wake(&w);
     tp_ref_drop(job);
+}
+
+bool tp_job_leave_device(tp_job *job, uint64_t device)
+{
+    uv_mutex_lock(&job->engine->lock);
+    bool has_others = (job->devices & ~device) != 0;
+    if (has_others)
+        job->devices &= ~device;
+    uv_mutex_unlock(&job->engine->lock);
+    return has_others;
 }
 
 void tp_job_lose(tp_agent *agent, tp_block *(*make_failure)(void *user, tp_slice *slice), void *user)

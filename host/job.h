@@ -48,7 +48,8 @@ struct tp_agent {
     tp_engine *engine;
     int index;        /* worker number from 1; 0 for an owner's own thread */
     tp_executor *executor; /* whose worker it is; for an owner's own thread the inline one */
-    struct tp_vm *vm; /* its Lua state; opened by its thread */
+    struct tp_vm *vm; /* its Lua state; opened by its thread; NULL for one that runs no Lua */
+    uint64_t devices; /* the device that it serves, as a bit; 0: none */
     uv_cond_t cond;   /* with the engine's lock */
 
     tp_slice *current; /* innermost slice that it runs; its own */
@@ -109,7 +110,9 @@ typedef struct tp_returns {
 
 typedef struct tp_job_config {
     tp_func *func;   /* held by the job */
-    tp_image *image; /* held by the job */
+    tp_image *image; /* held by the job; NULL when there is a kernel */
+    struct tp_kernel *kernel; /* held by the job: what devices run in the place of a Lua function (gpu/exec_opencl.h), or NULL */
+    uint64_t devices; /* which may run it, as bits; 0: it needs none */
     tp_executor *executor;
     tp_waiter *waiter; /* of the owner */
     tp_agent *owner;   /* the agent inside whose item the map was called, or NULL */
@@ -190,6 +193,7 @@ bool tp_job_is_idle(tp_job *job);
 tp_executor *tp_job_executor(const tp_job *job);
 tp_func *tp_job_func(const tp_job *job);
 tp_image *tp_job_image(const tp_job *job);
+struct tp_kernel *tp_job_kernel(const tp_job *job);
 bool tp_job_discards(const tp_job *job);
 const tp_returns *tp_job_returns(const tp_job *job);
 _Atomic uint32_t *tp_job_hint(tp_job *job); /* vm.c's: what kind of results the last slice had; relaxed */
@@ -209,6 +213,9 @@ bool tp_job_can_take_locked(tp_engine *engine, const tp_executor *executor);
 /* Gives the slice's results, those of the items before slice->at; the rest was not begun and goes back. Ends the slice, which is the agent's
  * innermost. Cannot fail. */
 void tp_job_finish(tp_slice *slice);
+
+/* The agent's device could not run the job: none of its slices goes there any more. False when it is the only one that is left. */
+bool tp_job_leave_device(tp_job *job, uint64_t device);
 
 /* The agent's thread has died: the items that it was running have this failure, made by the caller for each as `make_failure(user, slice)`, and
  * the rest of its slices goes back. Any thread, once the agent's has ended. */

@@ -4,6 +4,7 @@
  * memory safe. What a user may do wrong comes back as nil and a message. */
 #include "lua_core.h"
 
+#include "exec_opencl.h"
 #include "lua_modules.h"
 #include "value.h"
 #include "vm.h"
@@ -15,6 +16,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <spawn.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <sys/wait.h>
@@ -203,14 +205,154 @@ static tp_returns get_returns(lua_State *L, int t)
     return r;
 }
 
-/* core.job(func, image, executor name, options) -> job, or nil and a message. Options: total, window, ordered, keep_going,
+/* ---- devices ---- */
+
+/* core.program(device number, source, options, kernel name) -> program, or nil, a message, and the compiler's log */
+static int l_program(lua_State *L)
+{
+    tp_executor *ex = tp_host_executor(get_context(L)->host, tp_exec_opencl.name);
+    tp_error err = { 0 };
+    char *log = NULL;
+    unsigned device = (unsigned)luaL_checkinteger(L, 1) - 1;
+    const char *source = luaL_checkstring(L, 2), *options = luaL_checkstring(L, 3), *name = luaL_checkstring(L, 4);
+    tp_program *p = tp_program_open(ex, device, source, options, name, &log, &err);
+    if (p) {
+        tp_codec_push_ref(L, &p->ref);
+        tp_ref_drop(p);
+        return 1;
+    }
+    push_message(L, &err);
+    lua_pushstring(L, log); // nil message log; raises only when memory is out
+    free(log);
+    return 3;
+}
+
+static const char *get_text(lua_State *L, int t, const char *key)
+{
+    lua_getfield(L, t, key);
+    const char *text = lua_tostring(L, -1); /* the table keeps it */
+    lua_pop(L, 1);
+    return text;
+}
+
+static void get_argument(lua_State *L, int t, tp_argument *a)
+{
+    a->kind = (tp_argument_kind)get_number(L, t, "kind", 0);
+    a->type = (tp_type)get_number(L, t, "type", 0);
+    a->index = (unsigned)get_number(L, t, "index", 1) - 1;
+    a->size = a->kind == TP_ARG_ARRAY ? (size_t)get_number(L, t, "bytes", 1) : tp_type_size(a->type);
+    double value = get_number(L, t, "value", 0);
+    if (a->type == TP_DOUBLE)
+        a->value.f64 = value;
+    else if (a->type == TP_FLOAT)
+        a->value.f32 = (float)value;
+    else
+        a->value.i64 = (int64_t)value; /* little endian: its first bytes are the narrower integer */
+    if (a->kind == TP_ARG_ARRAY) {
+        lua_getfield(L, t, "memory");
+        a->array = tp_ref_hold(check_memory(L, lua_gettop(L)));
+        a->data = (char *)a->array->data + (size_t)get_number(L, t, "offset", 0);
+        lua_pop(L, 1);
+    }
+}
+
+/* Reads a list of types at field key; gives how many. */
+static unsigned get_types(lua_State *L, int t, const char *key, tp_type *types)
+{
+    lua_getfield(L, t, key);
+    unsigned n = (unsigned)lua_objlen(L, -1);
+    luaL_argcheck(L, n <= TP_COLUMNS_MAX, 1, "too many columns");
+    for (unsigned i = 0; i < n; i++) {
+        lua_rawgeti(L, -1, (int)i + 1);
+        types[i] = (tp_type)lua_tointeger(L, -1);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+    return n;
+}
+
+static char *copy_of(lua_State *L, const char *text)
+{
+    char *copy = text ? strdup(text) : NULL;
+    if (text && !copy)
+        luaL_error(L, "not enough memory");
+    return copy;
+}
+
+static void get_failures(lua_State *L, int t, tp_kernel *k)
+{
+    lua_getfield(L, t, "failures");
+    unsigned n = (unsigned)lua_objlen(L, -1);
+    luaL_argcheck(L, n <= TP_FAILURES_MAX, 1, "too many failures");
+    for (unsigned i = 0; i < n; i++) {
+        tp_device_failure *f = &k->failures[i];
+        lua_rawgeti(L, -1, (int)i + 1);
+        int at = lua_gettop(L);
+        k->n_failures = i + 1;
+        f->plain = copy_of(L, get_text(L, at, "plain"));
+        f->before = copy_of(L, get_text(L, at, "before"));
+        f->after = copy_of(L, get_text(L, at, "after"));
+        f->n = get_number(L, at, "n", 0);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+}
+
+/* core.kernel { programs = { { device =, lanes =, program = }, ... }, arguments = { { kind =, type =, ... }, ... }, inputs =, outputs = lists of types,
+ * booleans = { [output] = true }, failures = { { plain =, before =, after =, n = }, ... }, detail =, is_foreign = } -> kernel: see tp_kernel */
+static int l_kernel(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TTABLE);
+    tp_kernel *k = tp_kernel_new();
+    if (!k)
+        return luaL_error(L, "not enough memory");
+    tp_codec_push_ref(L, &k->ref); /* owns it when something below raises */
+    tp_ref_drop(k);
+    lua_getfield(L, 1, "programs");
+    for (int i = 1, n = (int)lua_objlen(L, -1); i <= n; i++) {
+        lua_rawgeti(L, -1, i);                          // kernel programs one
+        int at = lua_gettop(L);
+        lua_getfield(L, at, "program");                 // kernel programs one program
+        tp_program *p = tp_codec_to_ref(L, -1, &tp_program_type);
+        luaL_argcheck(L, p && !k->programs[p->device], 1, "a program for each device expected");
+        k->programs[p->device] = tp_ref_hold(p);
+        k->lanes[p->device] = (unsigned)get_number(L, at, "lanes", 1);
+        k->devices |= (uint64_t)1 << p->device;
+        lua_pop(L, 2);
+    }
+    lua_getfield(L, 1, "arguments");
+    int n = (int)lua_objlen(L, -1);
+    luaL_argcheck(L, n <= TP_ARGUMENTS_MAX, 1, "too many arguments");
+    for (int i = 1; i <= n; i++) {
+        lua_rawgeti(L, -1, i);
+        get_argument(L, lua_gettop(L), &k->arguments[i - 1]);
+        k->n_arguments = (unsigned)i;
+        lua_pop(L, 1);
+    }
+    k->n_inputs = get_types(L, 1, "inputs", k->input_type);
+    k->n_outputs = get_types(L, 1, "outputs", k->output_type);
+    lua_getfield(L, 1, "booleans");
+    for (unsigned c = 0; c < k->n_outputs; c++) {
+        lua_rawgeti(L, -1, (int)c + 1);
+        k->is_boolean[c] = lua_toboolean(L, -1);
+        lua_pop(L, 1);
+    }
+    get_failures(L, 1, k);
+    k->detail = (int)get_number(L, 1, "detail", 0) - 1;
+    k->is_foreign = get_boolean(L, 1, "is_foreign");
+    lua_settop(L, 2);
+    return 1;
+}
+
+/* core.job(func, image or kernel, executor name, options) -> job, or nil and a message. Options: total, window, ordered, keep_going,
  * discard, is_cheap, retries, returns; as in tp_job_config. */
 static int l_job(lua_State *L)
 {
     context *ctx = get_context(L);
     tp_error err = { 0 };
     tp_image *image = tp_codec_to_ref(L, 2, &tp_image_type);
-    luaL_argcheck(L, image, 2, "image expected");
+    tp_kernel *kernel = tp_codec_to_ref(L, 2, &tp_kernel_type);
+    luaL_argcheck(L, image || kernel, 2, "image or kernel expected");
     const char *name = luaL_checkstring(L, 3);
     luaL_checktype(L, 4, LUA_TTABLE);
     tp_executor *ex = tp_host_executor(ctx->host, name);
@@ -233,6 +375,8 @@ static int l_job(lua_State *L)
     tp_job_config config = {
         .func = check_func(L, 1),
         .image = image,
+        .kernel = kernel,
+        .devices = kernel ? kernel->devices : 0,
         .executor = ex,
         .waiter = box->waits_on ? &box->waits_on->waiter : &ctx->host->waiter,
         .owner = ctx->agent,
@@ -944,6 +1088,52 @@ static void add_tagged(luaL_Buffer *out, const char *bytes, size_t len, const tp
     }
 }
 
+static void set_text(lua_State *L, const char *key, const char *text)
+{
+    lua_pushstring(L, text);
+    lua_setfield(L, -2, key);
+}
+
+static void set_number(lua_State *L, const char *key, double value)
+{
+    lua_pushnumber(L, value);
+    lua_setfield(L, -2, key);
+}
+
+static void set_boolean(lua_State *L, const char *key, bool value)
+{
+    lua_pushboolean(L, value);
+    lua_setfield(L, -2, key);
+}
+
+/* core.devices() -> list of tables in the order of OpenCL, or nil and why there are none */
+static int l_devices(lua_State *L)
+{
+    tp_error err = { 0 };
+    const tp_cl *cl = tp_host_opencl(get_context(L)->host, &err);
+    if (!cl)
+        return push_message(L, &err);
+    lua_createtable(L, (int)cl->n, 0);
+    for (unsigned i = 0; i < cl->n; i++) {
+        const tp_cl_device *d = &cl->devices[i];
+        lua_newtable(L);                            // devices device
+        set_text(L, "name", d->name);
+        set_text(L, "platform", d->platform);
+        set_text(L, "vendor", d->vendor);
+        set_text(L, "version", d->version);
+        set_text(L, "driver", d->driver);
+        set_text(L, "type", d->type & CL_DEVICE_TYPE_GPU ? "gpu" : d->type & CL_DEVICE_TYPE_CPU ? "cpu" : "accelerator");
+        set_number(L, "compute_units", d->units);
+        set_number(L, "memory", (double)d->memory);
+        set_number(L, "lanes_double", d->lanes_double);
+        set_number(L, "lanes_float", d->lanes_float);
+        set_boolean(L, "fp64", d->has_double);
+        set_boolean(L, "unified", d->is_unified);
+        lua_rawseti(L, -2, (int)i + 1);             // devices
+    }
+    return 1;
+}
+
 /* core.print(...): Lua's print, as one whole line through the host */
 static int l_print(lua_State *L)
 {
@@ -1080,6 +1270,9 @@ static const luaL_Reg core_functions[] = {
     { "current", l_current },
     { "workers", l_workers },
     { "now", l_now },
+    { "devices", l_devices },
+    { "program", l_program },
+    { "kernel", l_kernel },
     { "print", l_print },
     { "warn", l_warn },
     { "execute", l_execute },
@@ -1095,6 +1288,8 @@ static int open_core(lua_State *L)
     tp_codec_ref_type(L, &tp_func_type);
     tp_codec_ref_type(L, &tp_image_type);
     tp_codec_ref_type(L, &tp_callee_type);
+    tp_codec_ref_type(L, &tp_program_type);
+    tp_codec_ref_type(L, &tp_kernel_type);
     if (luaL_newmetatable(L, JOB)) {
         lua_pushcfunction(L, l_close);
         lua_setfield(L, -2, "__gc");

@@ -554,7 +554,7 @@ typedef struct options {
     int argc;
     char **argv;
     int script; /* of the script, or of what the command is about; argc when there is none */
-    enum { SCRIPT, RUN, MAP, HELP, VERSION, BYTECODE } command;
+    enum { SCRIPT, RUN, MAP, HELP, VERSION, BYTECODE, DEVICES } command;
     bool interactive, version, executes, no_env, quiet, tagged;
     int workers; /* 0: the host's default */
     const char *progress; /* as the option says; NULL: as it suits the terminal */
@@ -648,6 +648,8 @@ static int parse_command(options *o, int i)
         o->command = MAP;
     else if (strcmp(o->argv[i], "help") == 0)
         o->command = HELP;
+    else if (strcmp(o->argv[i], "devices") == 0)
+        o->command = DEVICES;
     else
         return 0;
     o->script = i + 1;
@@ -958,6 +960,8 @@ static bool run_main(lua_State *L, options *o)
         return run_command(L, o, "tidepool.cli", "bytecode", o->script);
     case MAP:
         return run_command(L, o, "tidepool.pipe", "main", o->script);
+    case DEVICES:
+        return run_command(L, o, "tidepool.cli", "devices", o->script);
     case RUN:
         return run_command(L, o, "tidepool.run", "main", o->script);
     case SCRIPT:
@@ -1071,11 +1075,24 @@ static int cannot_start(const char *why)
     return EXIT_FAILURE;
 }
 
+/* $XDG_CACHE_HOME/tidepool, or its default; NULL where there is no home. */
+static const char *cache_dir(char *path, size_t size)
+{
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int n = -1;
+    if (cache && cache[0] == '/')
+        n = snprintf(path, size, "%s/tidepool", cache);
+    else if (home && home[0] == '/')
+        n = snprintf(path, size, "%s/.cache/tidepool", home);
+    return n > 0 && (size_t)n < size ? path : NULL;
+}
+
 int main(int argc, char **argv)
 {
     options o = { .argc = argc, .argv = argv };
     tp_config config = { .size = sizeof config, .write = write_line };
     tp_error err = { 0 };
+    char path[4096];
 
     open_standard_files();
     /* Freed memory is used again instead of being given back and faulted in anew, for blocks up to 32 MiB: see allocate in vm.c. */
@@ -1091,6 +1108,8 @@ int main(int argc, char **argv)
     catch_signals();
     config.workers = o.workers;
     config.tag_lines = o.tagged;
+    config.opencl = getenv("TIDEPOOL_OPENCL");
+    config.cache_dir = cache_dir(path, sizeof path);
     if (tp_host_open(&the.host, &config, &err) != 0)
         return cannot_start(err.message);
     the.L = new_state();

@@ -11,6 +11,7 @@
 #include <lauxlib.h>
 #include <lua.h>
 #include <lualib.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -215,50 +216,12 @@ static void fail_item(run *r, lua_State *L, const char *kind)
     lua_settop(L, error - 1);
 }
 
-/* (block, slice): a thread that has died leaves this as the failure of the item that it ran. */
-static int encode_crash(lua_State *L)
-{
-    tp_block *b = lua_touserdata(L, 1);
-    const tp_slice *s = lua_touserdata(L, 2);
-    tp_error err = { 0 };
-    tp_codec_open(L);
-    lua_pushliteral(L, "crash");
-    lua_pushfstring(L, "worker thread ended during input %d", (int)(s->block->first + s->at + 1));
-    lua_pushnil(L);
-    lua_pushnil(L);
-    lua_pushinteger(L, (lua_Integer)s->attempt);
-    lua_pushinteger(L, s->agent->index);
-    if (tp_encode(L, 3, 6, NULL, 0, &b->bytes, &err))
-        return luaL_error(L, "%s", err.message);
-    tp_block_add(b);
-    return 0;
-}
-
-static int encode_crash_protected(lua_State *L)
-{
-    void **arguments = lua_touserdata(L, 1);
-    lua_pushcfunction(L, encode_crash);
-    lua_pushlightuserdata(L, arguments[0]);
-    lua_pushlightuserdata(L, arguments[1]);
-    lua_call(L, 2, 0);
-    return 0;
-}
-
 tp_block *tp_vm_crash(void *user, tp_slice *slice)
 {
+    char message[80];
     (void)user;
-    tp_block *b = new_failure();
-    void *arguments[2] = { b, slice };
-    for (;;) {
-        /* A state of its own: that of the thread may be anywhere. */
-        lua_State *L = tp_vm_new_state();
-        int status = L ? lua_cpcall(L, encode_crash_protected, arguments) : -1;
-        if (L)
-            lua_close(L);
-        if (status == 0)
-            return b;
-        uv_sleep(1);
-    }
+    snprintf(message, sizeof message, "worker thread ended during input %.0f", (double)(slice->block->first + slice->at + 1));
+    return tp_block_new_failure("crash", message, slice->attempt, slice->agent->index);
 }
 
 /* ---- functions ---- */
@@ -571,15 +534,7 @@ static int run_items(lua_State *L)
 /* An input that failed before it could be sent: the failure is its result. */
 static void pass_failure(run *r)
 {
-    const tp_buf *in = &r->slice->block->bytes;
-    tp_block *b = new_failure();
-    uint8_t *to;
-    while (!(to = tp_buf_reserve(&b->bytes, in->len)))
-        uv_sleep(1);
-    memcpy(to, in->data, in->len);
-    b->bytes.len = in->len;
-    tp_block_add(b);
-    append(r, b);
+    append(r, tp_block_copy_failure(r->slice->block));
     r->slice->at++;
 }
 

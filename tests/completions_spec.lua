@@ -30,10 +30,11 @@ end
 
 describe("completion in bash", function()
   it("knows commands, scripts and options", function()
-    assert.equal("help,job.lua,map,run,with space.lua", bash "tidepool ")
+    assert.equal("devices,help,job.lua,map,run,with space.lua", bash "tidepool ")
     assert.equal("run", bash "tidepool ru")
     assert.equal("job.lua", bash "tidepool run j")
-    assert.equal("map,run", bash "tidepool help ")
+    assert.equal("devices,map,run", bash "tidepool help ")
+    assert.equal("--json", bash "tidepool devices --")
     assert.equal("--json", bash "tidepool run --j")
     assert.equal("--keep-going", bash "tidepool map --k")
     assert.equal("--version", bash "tidepool --v")

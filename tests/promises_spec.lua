@@ -5,14 +5,19 @@ local promises = require "tests.promises"
 local support = require "tests.support"
 
 local executors = {
-  { name = "inline" },
-  { name = "threads", parallel = support.workers() > 1, background = true, isolated = true },
+  { name = "inline", lua = true },
+  { name = "threads", lua = true, parallel = support.workers() > 1, background = true, isolated = true },
+  { name = "opencl", is_missing = #tidepool.devices() == 0, defaults = { gpu = true } },
 }
 
 for _, executor in ipairs(executors) do
   describe("On the executor " .. executor.name, function()
-    local app = tidepool.App("promises", { executor = executor.name })
-    local case = { executor = executor.name }
+    local app = tidepool.App("promises", executor.defaults or { executor = executor.name })
+    local case = { executor = executor.name, has_traceback = executor.lua }
+    if executor.is_missing then
+      pending "no OpenCL device"
+      return
+    end
 
     --- func(fn), func(options, fn), or func(options)(fn)
     function case.func(...) return app:func(...) end

@@ -67,7 +67,22 @@ local function variable_name(position)
   end
 end
 
-local function add(self, given, fn)
+local add
+
+--- The options of a function that is given in OpenCL C, and what stands for the Lua function: a call of it runs on the device.
+local function add_kernel(self, given)
+  for _, name in ipairs { "precision", "returns" } do
+    if given[name] ~= nil then check.fail("app:func: option '%s' is for Lua functions: with `kernel` the C code's types say it", name) end
+  end
+  given.kernel = require("tidepool.gpu").kernel_option(given.kernel, given.with, check.frame(), check.where())
+  given.gpu = given.gpu or self.defaults.gpu or true
+  given.name = given.name or variable_name(check.frame()) or "kernel"
+  local f
+  f = add(self, given, function(...) return f:remote(...) end)
+  return f
+end
+
+function add(self, given, fn)
   if type(fn) ~= "function" then
     local what = func.is_function(fn) and "a Function (decorated already)" or fn == nil and "nil" or check.a(type(fn))
     check.fail("app:func: expected a function to decorate, got %s", what)
@@ -100,6 +115,11 @@ function App:func(given, fn)
     check.fail("app:func: expected options or a function, got %s", check.a(type(given)))
   end
   local checked = options.check("app:func", options.of_functions, given or {})
+  if checked.with and not checked.kernel then check.fail("app:func: option 'with' goes with `kernel`; a Lua function captures its upvalues") end
+  if checked.kernel then
+    if fn ~= nil then check.fail("app:func: a function is given twice: as `kernel`, in OpenCL C, and in Lua") end
+    return add_kernel(self, checked)
+  end
   if fn ~= nil then return add(self, checked, fn) end
   return function(decorated)
     return add(self, checked, decorated)

@@ -6,7 +6,8 @@ local overview = [==[
 Usage: tidepool [options] [script [arguments]]
        tidepool run FILE[::NAME] [--key value ...] [arguments]
        tidepool map FILE::NAME [--json] [--keep-going] <INPUT >OUTPUT
-       tidepool help [run|map]
+       tidepool devices [--json]
+       tidepool help [run|map|devices]
 
 Runs Lua scripts as luajit does, with require "tidepool" built in: Lua functions
 over many inputs in parallel. Without a script, on a terminal, it is interactive.
@@ -86,6 +87,15 @@ separated by tabs. The first failure ends it, with exit code 1.
   --workers N, --progress, --quiet   as for any script
 ]==]
 
+topics.devices = [==[
+Usage: tidepool devices [--json]
+
+Lists the OpenCL devices that a function's option gpu can name, the one first that
+gpu = true takes, or says why there are none (exit code 1).
+
+  --json    the same as JSON: a list of objects
+]==]
+
 topics.help = overview
 
 ---`tidepool help [COMMAND]` and `--help`.
@@ -94,9 +104,43 @@ topics.help = overview
 function cli.help(topic)
   local text = topic == nil and overview or topics[topic]
   if not text then
-    return 2, ("no help on '%s' (there is: tidepool help, tidepool help run, tidepool help map)"):format(topic)
+    return 2, ("no help on '%s' (there is: tidepool help, tidepool help run, tidepool help map, tidepool help devices)"):format(topic)
   end
   io.stdout:write(text)
+  return 0
+end
+
+local function json(value)
+  if type(value) == "string" then
+    return '"' .. value:gsub('[%c"\\]', function(c) return ("\\u%04x"):format(c:byte()) end) .. '"'
+  end
+  return type(value) == "number" and ("%.14g"):format(value) or tostring(value)
+end
+
+local device_fields = { "name", "platform", "vendor", "type", "compute_units", "memory", "fp64", "version", "driver" }
+
+---`tidepool devices [--json]`.
+---@return integer code, string? message
+function cli.devices(option, more)
+  if (option and option ~= "--json") or more then
+    return 2, ("devices: unknown argument %s (see tidepool help devices)"):format(more or option)
+  end
+  local devices, why = require("tidepool.gpu").devices()
+  if option then
+    local objects = {}
+    for i, d in ipairs(devices) do
+      local fields = {}
+      for _, name in ipairs(device_fields) do fields[#fields + 1] = ('"%s":%s'):format(name, json(d[name])) end
+      objects[i] = "\n  {" .. table.concat(fields, ",") .. "}"
+    end
+    io.stdout:write("[", table.concat(objects, ","), #objects > 0 and "\n" or "", "]\n")
+    return #devices > 0 and 0 or 1, why
+  end
+  if #devices == 0 then return 1, why end
+  for _, d in ipairs(devices) do
+    io.stdout:write(("%s\n    %s, %d compute units, %.1f GiB, %s, %s (%s)\n"):format(d.name, d.type, d.compute_units, d.memory / 2 ^ 30,
+      d.fp64 and "doubles" or "no doubles", d.version, d.platform))
+  end
   return 0
 end
 

@@ -4,7 +4,8 @@ local core = require "tidepool.core"
 
 ---@class tidepool.Failure
 ---@field kind string  "error": the function raised; "codec": a value that cannot travel; "memory"; "cancelled"; "crash": its thread
---- ended; "usage": an input that is none; "resource": no worker could be started; "timeout": waiting was given up
+--- ended; "device": a device that could not run it; "usage": an input that is none; "resource": no worker could be started;
+--- "timeout": waiting was given up
 ---@field message string  one readable text
 ---@field value any  the error value itself, when it can travel
 ---@field traceback string?  where it was raised, in the worker: the user's frames

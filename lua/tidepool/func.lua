@@ -77,14 +77,24 @@ function Function:__call(...)
   return self.raw(...)
 end
 
+--- What runs the function on devices, when it asks for some; see gpu.kernel.
+local function open_kernel(self, types)
+  if self.options.gpu then return require("tidepool.gpu").kernel(self, types) end
+end
+
 --- Starts a job of self. `more` are fields for core.job.
-local function open(self, more)
+local function open(self, more, kernel)
+  more.retries = self.options.retries
+  if kernel then
+    local job, why = core.job(self.core, kernel, "opencl", more)
+    if not job then check.fail("%s: %s", self.name, why) end
+    return job
+  end
   local image, why = core.image(self.raw, package.path, package.cpath, self.name, images[self])
   if not image then
     error(failure.new { kind = "codec", message = check.where() .. why, function_name = self.name, attempts = 0 }, 0)
   end
   images[self] = image
-  more.retries = self.options.retries
   local job
   job, why = core.job(self.core, image, self.options.executor or "threads", more)
   if not job then check.fail("%s: %s", self.name, why) end
@@ -113,9 +123,16 @@ function func.start(self, source, settings, more)
   more.ordered = settings.ordered ~= false
   more.keep_going = (settings.return_exceptions or settings.on_error or settings.ignore_exceptions) and true or false
   local retries, returns, arrays = self.options.retries, self.options.returns, nil
-  if returns and not more.discard then more.returns, arrays = open_returns(returns, source.total) end
+  local kernel, unit = open_kernel(self, source.types)
+  if kernel then source.block = inputs.LARGEST_BLOCK end -- a launch costs as much as some thousand numbers
+  -- Results of a device are columns of numbers anyway; where the inputs are arrays, so are they.
+  local wants_arrays = returns ~= nil or source.types ~= nil
+  if unit and not unit.has_boolean and (wants_arrays or #unit.result_types > 1 or unit.result_types[1] ~= "double") then
+    returns = unit.result_types
+  end
+  if returns and not more.discard then more.returns, arrays = open_returns(returns, wants_arrays and source.total or nil) end
   more.window = settings.window or self.options.window or source.window
-  local job = open(self, more)
+  local job = open(self, more, kernel)
   local opened = results.new(job, source, {
     name = self.name, return_exceptions = settings.return_exceptions or settings.ignore_exceptions, on_error = settings.on_error,
     max_attempts = 1 + (retries and retries.max or 0), on_retry = retries and retries.on, is_kept = more.is_kept,
@@ -180,7 +197,7 @@ end
 
 --- A job of one call.
 local function open_call(self, ...)
-  local job = open(self, { total = 1, is_cheap = true, ordered = true })
+  local job = open(self, { total = 1, is_cheap = true, ordered = true }, (open_kernel(self)))
   local has_room, why = core.add(job, ...)
   if has_room == nil then
     core.close(job)
@@ -212,12 +229,22 @@ function methods.with(self, given)
   check.self(self, Function, "f", "with", "...")
   if type(given) ~= "table" then check.fail("Function:with: expected a table of options, got %s", type(given)) end
   local changed = options.check("Function:with", options.of_functions, given)
+  if changed.kernel or changed.with then
+    check.fail("Function:with: options 'kernel' and 'with' are the function itself; make another one with app:func")
+  end
   local merged = {}
   for name, value in pairs(self.options) do merged[name] = value end
   for name, value in pairs(changed) do merged[name] = value end
   local other = func.new(self.raw, merged.name or self.name, merged)
   if changed.concurrency_limit == nil and changed.name == nil then other.core = self.core end
   return other
+end
+
+--- The OpenCL C that the function is on a device: generated from its Lua, with the Lua lines as comments, or the user's own.
+---@return string
+function methods.opencl(self)
+  check.self(self, Function, "f", "opencl")
+  return require("tidepool.gpu").source(self)
 end
 
 --- Counts of items over all maps and calls of this function.

@@ -44,6 +44,13 @@ function tidepool.class(name, metatable)
   return metatable
 end
 
+--- The OpenCL devices of this machine, the best first: those that option gpu can name.
+---@return table    list of { name, platform, vendor, type, compute_units, memory, fp64, version, driver }
+---@return string?  why there are none
+function tidepool.devices()
+  return require("tidepool.gpu").devices()
+end
+
 --- Seconds on a clock that only goes forward: for measuring.
 ---@return number
 function tidepool.now()
@@ -63,5 +70,10 @@ function tidepool.loop()
 end
 
 core.add_builtins("tidepool", tidepool)
+
+-- tidepool.gpu is loaded when it is used.
+setmetatable(tidepool, { __index = function(_, key)
+  if key == "gpu" then return require "tidepool.gpu" end
+end })
 
 return tidepool

@@ -1,11 +1,11 @@
 --- Where a map's inputs come from: sources that fill a job.
 --
--- A source is { total = n or nil, is_cheap = boolean, fill = function(job, room) -> done, failure }: fill pushes up to `room` further inputs to
--- the job (fewer when reading them takes long) and says whether that were all, and, as a second value, the Failure that ended them
--- early: what the user's iterator raised, or an item that is none. A third value says that nothing was there to push now: then it is
--- asked again after `patience` seconds, a field of the source. One that is not cheap may wait inside fill (in a task): others then
--- call its function flush, so that the inputs before come to work, and set has_waited, so that fill returns after the next one.
--- Numbers are packed, column by column, by loops that LuaJIT compiles; everything else is encoded in C (core.add).
+-- A source is { total = n or nil, is_cheap = boolean, block = numbers that the next block has at most, patience = seconds,
+-- fill = function(job, room) -> done, failure, is_idle }: fill pushes up to `room` further inputs to the job (fewer when reading them takes
+-- long) and says whether that were all; the Failure that ended them early: what the user's iterator raised, or an item that is none; and
+-- whether nothing was there to push now: then it is asked again after `patience` seconds. One that is not cheap may wait inside fill (in a
+-- task): others then call its function flush, so that the inputs before come to work, and set has_waited, so that fill returns after
+-- the next one. Numbers are packed, column by column, by loops that LuaJIT compiles; everything else is encoded in C (core.add).
 
 local array = require "tidepool.array"
 local check = require "tidepool.check"
@@ -20,6 +20,7 @@ local numbers_type = ffi.typeof "double *"
 
 -- A block of numbers starts small, so that work begins early, and grows. An iterator gets READ_S before results are looked for.
 local FIRST_BLOCK, LARGEST_BLOCK, COLUMNS_MAX = 512, 16384, 8
+inputs.LARGEST_BLOCK = LARGEST_BLOCK
 local READ_S = 0.001
 
 ffi.cdef [[
@@ -141,13 +142,13 @@ end
 local function indexed(columns, n)
   local m = #columns
   local at = 1            -- next position
-  local block = FIRST_BLOCK
+  local source = { total = n < math.huge and n or nil, is_cheap = true, block = FIRST_BLOCK }
   local general_until = 0 -- not all numbers here: the general way up to this position
   local general = 64
   local arguments = {}
 
   local function add_numbers(job, to)
-    local count = math.min(to - at + 1, block)
+    local count = math.min(to - at + 1, source.block)
     local p = ffi.cast(numbers_type, core.numbers(job, count, m))
     local k = count
     for c = 1, m do
@@ -160,7 +161,7 @@ local function indexed(columns, n)
     end
     core.push_numbers(job, k)
     at = at + k
-    block = math.min(block * 4, LARGEST_BLOCK)
+    source.block = math.min(source.block * 4, LARGEST_BLOCK)
     if k < count then
       general = k < 64 and math.min(general * 2, LARGEST_BLOCK) or 64
       general_until = at + general - 1
@@ -192,7 +193,7 @@ local function indexed(columns, n)
     at = next_at
   end
 
-  local function fill(job, room)
+  function source.fill(job, room)
     local to = math.min(n, at + room - 1)
     while at <= to do
       if at > general_until and m <= COLUMNS_MAX then
@@ -210,7 +211,7 @@ local function indexed(columns, n)
     end
     return at > n
   end
-  return { total = n < math.huge and n or nil, is_cheap = true, fill = fill }
+  return source
 end
 
 --- Typed arrays, zipped: they are not copied, and the whole of them is there for the workers at once.
@@ -218,7 +219,9 @@ end
 local function borrowed(arrays, n)
   local at = 1
   local BLOCK = 2 ^ 30
-  return { total = n, is_cheap = true, window = math.huge, fill = function(job, room)
+  local types = {}
+  for c, a in ipairs(arrays) do types[c] = a.ctype end
+  return { total = n, is_cheap = true, window = math.huge, types = types, fill = function(job, room)
     while at <= n and room > 0 do
       local count = math.min(n - at + 1, room, BLOCK)
       local columns = {}
@@ -413,7 +416,8 @@ local function copy_items(items, first, n, m, p, stride)
 end
 
 local function spread(items, n)
-  local at, block, general_until = 1, FIRST_BLOCK, 0
+  local at, general_until = 1, 0
+  local source = { total = n, is_cheap = true, block = FIRST_BLOCK }
 
   --- Gives what ends the inputs, if something does.
   local function add_general(job, to)
@@ -432,18 +436,18 @@ local function spread(items, n)
     core.push(job)
   end
 
-  return { total = n, is_cheap = true, fill = function(job, room)
+  function source.fill(job, room)
     local to = math.min(n, at + room - 1)
     while at <= to do
       local item = items[at]
       local m = type(item) == "table" and not item.n and type(item[1]) == "number" and #item or 0
       if at > general_until and m >= 1 and m <= COLUMNS_MAX then
-        local count = math.min(to - at + 1, block)
+        local count = math.min(to - at + 1, source.block)
         local p = ffi.cast(numbers_type, core.numbers(job, count, m))
         local k = copy_items(items, at, count, m, p, count)
         core.push_numbers(job, k)
         at = at + k
-        block = math.min(block * 4, LARGEST_BLOCK)
+        source.block = math.min(source.block * 4, LARGEST_BLOCK)
         if k < count then general_until = at + 255 end
       else
         local ended = add_general(job, math.min(to, math.max(general_until, at)))
@@ -451,7 +455,8 @@ local function spread(items, n)
       end
     end
     return at > n
-  end }
+  end
+  return source
 end
 
 --- The source of f:starmap(items).

@@ -42,6 +42,18 @@ types = {
   ["factor"] = { "a number of at least 1", function(v) return type(v) == "number" and v >= 1 and v < math.huge end },
   ["share"] = { "a number from 0 to 1", function(v) return type(v) == "number" and v >= 0 and v <= 1 end },
   ["progress"] = { "true, false or a function", function(v) return type(v) == "boolean" or type(v) == "function" end },
+  ["gpu"] = { 'true, or a device like "any", "gpu", "cpu", "nvidia", "H200", "nvidia:2", or a list of them',
+    function(v) return require("tidepool.gpu").check_spec(v) end },
+  ["with"] = { "a table of numbers and typed arrays, by the names of parameters", function(v)
+      if type(v) ~= "table" then return false end
+      for name, value in pairs(v) do
+        if type(name) ~= "string" or not (type(value) == "number" or require("tidepool.array").type_of(value)) then
+          return false, nil, ("has %s, which is not a number or typed array with a name"):format(check.show(name))
+        end
+      end
+      return true
+    end },
+  ["precision"] = { '"double" or "single"', function(v) return v == "double" or v == "single" end },
   ["returns"] = { 'an element type like "double", or a list of them, one per return value (at most 8)', element_types },
   ["executor"] = { '"threads" or "inline"', function(v) return v == "threads" or v == "inline" end },
   ["retries"] = { "an integer of at least 0, or a table like { max = 3, initial_delay = 0.1, backoff = 2, max_delay = 1 }",
@@ -71,6 +83,10 @@ options.of_functions = {
   { "max_containers", alias_of = "concurrency_limit" },
   { "max_workers", alias_of = "concurrency_limit" },
   { "executor", "executor", "who runs it: worker threads (the default), or the caller itself, one item after the other" },
+  { "gpu", "gpu", "runs it on an OpenCL device, or several: the first of those named that is there" },
+  { "kernel", "string", "OpenCL C in the place of a Lua function: a function of one element, or a whole __kernel" },
+  { "with", "with", "values and arrays for parameters of `kernel`, by their names" },
+  { "precision", "precision", "what numbers are on the device: doubles (the default), or floats" },
   { "retries", "retries", "how often an item that failed is tried again, and after which delays" },
   { "returns", "returns", "the element types of what it returns: results go straight into typed arrays" },
   { "window", "count", "inputs that are read ahead, queued, running or finished but not taken yet, together at most" },
@@ -107,7 +123,6 @@ local no_cloud = "is about containers in a cloud; Tidepool runs on your own mach
 --- Options that are refused with a reason instead of being unknown.
 local refused = {
   timeout = later, memory = later, crash_retries = later,
-  gpu = "needs the OpenCL executor, which this version does not have yet",
   image = no_cloud, region = no_cloud, proxy = no_cloud, cloud = no_cloud, secrets = no_cloud, secret = no_cloud,
   mounts = no_cloud, volumes = no_cloud, network_file_systems = no_cloud, schedule = no_cloud, keep_warm = no_cloud,
   min_containers = no_cloud, buffer_containers = no_cloud, scaledown_window = no_cloud, container_idle_timeout = no_cloud,
@@ -153,6 +168,9 @@ function options.check(who, rows, given)
     end
     spelled[real] = name
     if converted == nil then result[real[1]] = value else result[real[1]] = converted end
+  end
+  if result.gpu and result.executor then
+    check.fail("%s: options 'gpu' and 'executor' exclude each other: gpu = ... runs it on a device", who)
   end
   return result
 end

@@ -1,0 +1,162 @@
+/* cl.c: opening OpenCL, listing devices, naming errors. */
+#include "cl.h"
+
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PLATFORMS_MAX = 16, NO_PLATFORM = -1001 /* the loader's, from cl_ext.h */ };
+
+static const char what_to_install[] =
+    "install a driver for your device, or pocl-opencl-icd for the processor (Debian: apt install pocl-opencl-icd ocl-icd-libopencl1)";
+
+const char *tp_cl_error_name(cl_int code)
+{
+    static const char *const runtime[] = {
+        "CL_SUCCESS", "CL_DEVICE_NOT_FOUND", "CL_DEVICE_NOT_AVAILABLE", "CL_COMPILER_NOT_AVAILABLE",
+        "CL_MEM_OBJECT_ALLOCATION_FAILURE", "CL_OUT_OF_RESOURCES", "CL_OUT_OF_HOST_MEMORY",
+        "CL_PROFILING_INFO_NOT_AVAILABLE", "CL_MEM_COPY_OVERLAP", "CL_IMAGE_FORMAT_MISMATCH",
+        "CL_IMAGE_FORMAT_NOT_SUPPORTED", "CL_BUILD_PROGRAM_FAILURE", "CL_MAP_FAILURE",
+        "CL_MISALIGNED_SUB_BUFFER_OFFSET", "CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST",
+        "CL_COMPILE_PROGRAM_FAILURE", "CL_LINKER_NOT_AVAILABLE", "CL_LINK_PROGRAM_FAILURE",
+        "CL_DEVICE_PARTITION_FAILED", "CL_KERNEL_ARG_INFO_NOT_AVAILABLE",
+    };
+    static const char *const usage[] = { /* from -30 down */
+        "CL_INVALID_VALUE", "CL_INVALID_DEVICE_TYPE", "CL_INVALID_PLATFORM", "CL_INVALID_DEVICE", "CL_INVALID_CONTEXT",
+        "CL_INVALID_QUEUE_PROPERTIES", "CL_INVALID_COMMAND_QUEUE", "CL_INVALID_HOST_PTR", "CL_INVALID_MEM_OBJECT",
+        "CL_INVALID_IMAGE_FORMAT_DESCRIPTOR", "CL_INVALID_IMAGE_SIZE", "CL_INVALID_SAMPLER", "CL_INVALID_BINARY",
+        "CL_INVALID_BUILD_OPTIONS", "CL_INVALID_PROGRAM", "CL_INVALID_PROGRAM_EXECUTABLE", "CL_INVALID_KERNEL_NAME",
+        "CL_INVALID_KERNEL_DEFINITION", "CL_INVALID_KERNEL", "CL_INVALID_ARG_INDEX", "CL_INVALID_ARG_VALUE",
+        "CL_INVALID_ARG_SIZE", "CL_INVALID_KERNEL_ARGS", "CL_INVALID_WORK_DIMENSION", "CL_INVALID_WORK_GROUP_SIZE",
+        "CL_INVALID_WORK_ITEM_SIZE", "CL_INVALID_GLOBAL_OFFSET", "CL_INVALID_EVENT_WAIT_LIST", "CL_INVALID_EVENT",
+        "CL_INVALID_OPERATION", "CL_INVALID_GL_OBJECT", "CL_INVALID_BUFFER_SIZE", "CL_INVALID_MIP_LEVEL",
+        "CL_INVALID_GLOBAL_WORK_SIZE", "CL_INVALID_PROPERTY", "CL_INVALID_IMAGE_DESCRIPTOR",
+        "CL_INVALID_COMPILER_OPTIONS", "CL_INVALID_LINKER_OPTIONS", "CL_INVALID_DEVICE_PARTITION_COUNT",
+    };
+    if (code <= 0 && code > -(int)(sizeof runtime / sizeof *runtime))
+        return runtime[-code];
+    if (code <= -30 && code > -30 - (int)(sizeof usage / sizeof *usage))
+        return usage[-30 - code];
+    return code == NO_PLATFORM ? "CL_PLATFORM_NOT_FOUND_KHR" : "an unknown error";
+}
+
+static int open_library(tp_cl *cl, const char *path, tp_error *err)
+{
+    const char *name = path ? path : "libOpenCL.so.1";
+    cl->library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    if (!cl->library)
+        return tp_error_set(err, TP_ESYS, "no OpenCL on this machine: %s; %s", dlerror(), what_to_install);
+#define LOAD(function) \
+    do { \
+        void *address = dlsym(cl->library, "cl" #function); \
+        if (!address) \
+            return tp_error_set(err, TP_ESYS, "%s is no OpenCL 1.2 loader: it has no cl" #function, name); \
+        memcpy(&cl->function, &address, sizeof address); \
+    } while (0);
+    TP_CL_FUNCTIONS(LOAD)
+#undef LOAD
+    return 0;
+}
+
+/* Texts of drivers may have spaces at their ends. */
+static void trim(char *text)
+{
+    size_t n = strlen(text), from = strspn(text, " \t");
+    while (n > from && strchr(" \t\n", text[n - 1]))
+        n--;
+    memmove(text, text + from, n - from);
+    text[n - from] = 0;
+}
+
+static void get_text(const tp_cl *cl, cl_device_id id, cl_device_info what, char *to)
+{
+    char text[1024] = { 0 };
+    if (cl->GetDeviceInfo(id, what, sizeof text - 1, text, NULL) != CL_SUCCESS)
+        text[0] = 0;
+    trim(text);
+    memcpy(to, text, TP_DEVICE_TEXT_MAX - 1);
+    to[TP_DEVICE_TEXT_MAX - 1] = 0;
+}
+
+static uint64_t get_number(const tp_cl *cl, cl_device_id id, cl_device_info what, size_t size)
+{
+    uint64_t wide = 0;
+    uint32_t narrow = 0;
+    if (size == sizeof narrow)
+        return cl->GetDeviceInfo(id, what, size, &narrow, NULL) == CL_SUCCESS ? narrow : 0;
+    return cl->GetDeviceInfo(id, what, sizeof wide, &wide, NULL) == CL_SUCCESS ? wide : 0;
+}
+
+static unsigned lanes(const tp_cl *cl, cl_device_id id, cl_device_info width)
+{
+    uint64_t n = get_number(cl, id, width, sizeof(cl_uint));
+    return n >= 16 ? 16 : n >= 8 ? 8 : 4;
+}
+
+static void describe(const tp_cl *cl, cl_platform_id platform, cl_device_id id, tp_cl_device *d)
+{
+    char text[1024] = { 0 };
+    d->platform_id = platform;
+    d->id = id;
+    if (cl->GetPlatformInfo(platform, CL_PLATFORM_NAME, sizeof text - 1, text, NULL) != CL_SUCCESS)
+        text[0] = 0;
+    trim(text);
+    memcpy(d->platform, text, TP_DEVICE_TEXT_MAX - 1);
+    get_text(cl, id, CL_DEVICE_NAME, d->name);
+    get_text(cl, id, CL_DEVICE_VENDOR, d->vendor);
+    get_text(cl, id, CL_DEVICE_VERSION, d->version);
+    get_text(cl, id, CL_DRIVER_VERSION, d->driver);
+    d->type = get_number(cl, id, CL_DEVICE_TYPE, sizeof(cl_device_type));
+    d->units = (unsigned)get_number(cl, id, CL_DEVICE_MAX_COMPUTE_UNITS, sizeof(cl_uint));
+    d->memory = get_number(cl, id, CL_DEVICE_GLOBAL_MEM_SIZE, sizeof(cl_ulong));
+    d->max_alloc = get_number(cl, id, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof(cl_ulong));
+    d->has_double = get_number(cl, id, CL_DEVICE_DOUBLE_FP_CONFIG, sizeof(cl_device_fp_config)) != 0;
+    d->is_unified = get_number(cl, id, CL_DEVICE_HOST_UNIFIED_MEMORY, sizeof(cl_bool)) != 0;
+    bool is_processor = d->type & CL_DEVICE_TYPE_CPU;
+    d->lanes_double = is_processor ? lanes(cl, id, CL_DEVICE_NATIVE_VECTOR_WIDTH_DOUBLE) : 1;
+    d->lanes_float = is_processor ? lanes(cl, id, CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT) : 1;
+}
+
+static int list_devices(tp_cl *cl, tp_error *err)
+{
+    cl_platform_id platforms[PLATFORMS_MAX];
+    cl_uint n_platforms = 0;
+    cl_int rc = cl->GetPlatformIDs(PLATFORMS_MAX, platforms, &n_platforms);
+    if (rc != CL_SUCCESS && rc != NO_PLATFORM)
+        return tp_error_set(err, TP_ESYS, "listing the OpenCL platforms failed: %s (%d)", tp_cl_error_name(rc), rc);
+    if (rc == NO_PLATFORM || n_platforms == 0)
+        return tp_error_set(err, TP_ESYS, "OpenCL has no driver here: %s", what_to_install);
+    for (cl_uint p = 0; p < n_platforms && p < PLATFORMS_MAX; p++) {
+        cl_device_id ids[TP_DEVICES_MAX];
+        cl_uint n = 0;
+        if (cl->GetDeviceIDs(platforms[p], CL_DEVICE_TYPE_ALL, TP_DEVICES_MAX, ids, &n) != CL_SUCCESS)
+            continue;
+        for (cl_uint i = 0; i < n && cl->n < TP_DEVICES_MAX; i++)
+            if (get_number(cl, ids[i], CL_DEVICE_AVAILABLE, sizeof(cl_bool)))
+                describe(cl, platforms[p], ids[i], &cl->devices[cl->n++]);
+    }
+    if (cl->n == 0)
+        return tp_error_set(err, TP_ESYS, "OpenCL has a driver here, but no device: %s", what_to_install);
+    return 0;
+}
+
+int tp_cl_open(tp_cl **out, const char *library, tp_error *err)
+{
+    int rc = -1;
+    tp_cl *cl = calloc(1, sizeof *cl);
+    if (!cl)
+        return tp_error_oom(err, "OpenCL");
+    if (open_library(cl, library, err) || list_devices(cl, err))
+        goto out;
+    *out = cl;
+    cl = NULL;
+    rc = 0;
+out:
+    tp_cl_close(cl);
+    return rc;
+}
+
+void tp_cl_close(tp_cl *cl)
+{
+    free(cl);
+}

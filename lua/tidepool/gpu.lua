@@ -1,0 +1,317 @@
+--- Devices: which there are, which of them `gpu = ...` means, and what they run in the place of a Lua function: a kernel.
+--
+-- A Function's programs are kept, so that a map only reads the captured values anew and hands a kernel (core.kernel) to its job.
+
+local array = require "tidepool.array"
+local check = require "tidepool.check"
+local core = require "tidepool.core"
+
+local gpu = { random = require "tidepool.gpu.random" }
+
+local RANK = { gpu = 1, accelerator = 2, cpu = 3 }
+
+-- Makers whose name is meant as a graphics card: a processor of theirs is none.
+local MAKERS = { nvidia = "nvidia", amd = "advanced micro devices", intel = "intel", apple = "apple" }
+
+local found, missing -- the devices once they have been listed, and why there are none
+
+--- The devices, the best first: graphics cards with their own memory, others, accelerators, processors.
+---@return table    list of { name, platform, vendor, type, compute_units, memory, fp64, version, driver, number = as the C side counts }
+---@return string?  why there are none
+function gpu.devices()
+  if found then return found, missing end
+  local devices
+  devices, missing = core.devices()
+  devices = devices or {}
+  for i, d in ipairs(devices) do d.number = i end
+  table.sort(devices, function(a, b)
+    if a.type ~= b.type then return (RANK[a.type] or 4) < (RANK[b.type] or 4) end
+    if a.unified ~= b.unified then return b.unified end
+    if a.compute_units ~= b.compute_units then return a.compute_units > b.compute_units end
+    return a.number < b.number
+  end)
+  found = devices
+  return devices, missing
+end
+
+local function is_part(text, word)
+  return text:lower():find(word, 1, true) ~= nil
+end
+
+local function matches(d, word)
+  if word == "any" then return true end
+  if RANK[word] then return d.type == word end
+  if MAKERS[word] then
+    return d.type ~= "cpu" and (is_part(d.vendor, word) or is_part(d.vendor, MAKERS[word]) or is_part(d.name, word))
+  end
+  return is_part(d.name, word) or is_part(d.platform, word)
+end
+
+--- The devices that one word of a `gpu` option means; nil when there are not so many.
+local function match_word(devices, spec)
+  local word, count = spec:lower():match "^(.-):(%d+)$"
+  word, count = word or spec:lower(), tonumber(count or 1)
+  local list = {}
+  for _, d in ipairs(devices) do
+    if #list < count and matches(d, word) then list[#list + 1] = d end
+  end
+  if #list == count then return list end
+end
+
+local function show_spec(spec)
+  if type(spec) ~= "table" then return ("%q"):format(spec == true and "any" or spec) end
+  local words = {}
+  for i, word in ipairs(spec) do words[i] = ("%q"):format(word) end
+  return "{ " .. table.concat(words, ", ") .. " }"
+end
+
+--- Checks a `gpu` option as it is written: gives it, or false and a complaint.
+function gpu.check_spec(spec)
+  if spec == true then return true end
+  local words = type(spec) == "string" and { spec } or spec
+  if type(words) ~= "table" or #words == 0 then return false end
+  for i, word in ipairs(words) do
+    if type(word) ~= "string" or word == "" then return false end
+    local name, count = word:match "^(.*):(.*)$"
+    if name and (name == "" or not count:find "^[1-9]%d?$") then
+      return false, nil, ("has %q, in which a number of devices is expected behind the colon, as in \"nvidia:2\""):format(word)
+    end
+    if word == "threads" and (i < #words or i == 1) then
+      return false, nil, 'may have "threads" only as the last of a list: what is done when no device is there'
+    end
+  end
+  return true
+end
+
+--- The devices that a `gpu` option means; nil when there are none and it says "threads". Raises in the name of `who`, at the user's line.
+---@param spec true|string|table
+---@param who string
+---@return table? list of devices
+function gpu.match(spec, who)
+  local devices, why = gpu.devices()
+  for _, word in ipairs(spec == true and { "any" } or type(spec) == "string" and { spec } or spec) do
+    if word == "threads" then return nil end
+    local list = match_word(devices, word)
+    if list then return list end
+  end
+  if #devices == 0 then check.fail("%s: gpu = %s: %s", who, show_spec(spec), why) end
+  local lines = {}
+  for i, d in ipairs(devices) do lines[i] = ("\n  %s (%s, %s)"):format(d.name, d.type, d.platform) end
+  check.fail("%s: gpu = %s: no such device; there %s:%s", who, show_spec(spec), #devices == 1 and "is" or "are", table.concat(lines))
+end
+
+-- ---- kernels ----
+
+-- tp_argument_kind of gpu/exec_opencl.h; number and length are values.
+local KINDS = { first = 0, count = 1, input = 2, output = 3, failed = 4, number = 5, length = 5, array = 6 }
+
+local BUILD_OPTIONS = "-cl-std=CL1.2 -w"
+
+-- What was compiled for each Function: by its types.
+local compiled = setmetatable({}, { __mode = "k" })
+
+--- The number of a type of the translator's.
+local function number_of(ctype)
+  return array.number(ctype == "bool" and "uint8" or ctype)
+end
+
+local function numbers_of(list)
+  local numbers = {}
+  for i, each in ipairs(list) do numbers[i] = number_of(each.ctype) end
+  return numbers
+end
+
+local function check_types(f, what, types)
+  for i, name in ipairs(types or {}) do
+    if name == "int64" or name == "uint64" then
+      check.fail("%s: %s %d has the element type %q, which a function on a device cannot have; up to int32 and uint32 are fine", f.name, what, i,
+        name)
+    end
+  end
+end
+
+local function translate(f, d, types)
+  local precision = f.options.precision or "double"
+  local fine, made = pcall(require("tidepool.gpu.translate").translate, f.raw, {
+    name = f.name, precision = precision, lanes = precision == "single" and d.lanes_float or d.lanes_double, inputs = types,
+    returns = f.options.returns,
+  })
+  if not fine then error(made, 0) end
+  return made
+end
+
+--- What the function is called in messages about its OpenCL C: with the line of its decorator.
+local function fail_kernel(f, why, ...)
+  error(("%s%s: %s"):format(f.options.kernel.where, f.name, why:format(...)), 0)
+end
+
+--- The text of a program as an error shows it: the compiler's log, with file and line as the user has them.
+local function show_log(log)
+  return (log or ""):gsub("%z", ""):gsub("%s+$", "")
+end
+
+--- A user's OpenCL C for these devices.
+local function compile_kernel(f, devices)
+  local given = f.options.kernel
+  local made, why = require("tidepool.gpu.kernel").read(given.text, given.with, given.file, given.line)
+  if not made then fail_kernel(f, "%s", why) end
+  local unit = { programs = {}, translations = {}, inputs = numbers_of(made.inputs), outputs = numbers_of(made.outputs), made = made,
+    result_types = {}, booleans = {}, is_foreign = true, source = made.source }
+  for i, output in ipairs(made.outputs) do
+    unit.result_types[i], unit.booleans[i] = output.ctype, output.ctype == "bool"
+    unit.has_boolean = unit.has_boolean or unit.booleans[i]
+  end
+  for _, argument in ipairs(made.arguments) do
+    if argument.name then
+      local name, is_array = argument.name, argument.kind == "array"
+      argument.read = function()
+        local value = given.with[name]
+        if is_array and array.type_of(value) ~= argument.ctype then
+          error(("with.%s must be an array of %s"):format(name, argument.ctype), 0)
+        elseif not is_array and type(value) ~= "number" then
+          error(("with.%s must be a number"):format(name), 0)
+        end
+        return value
+      end
+    end
+  end
+  for i, d in ipairs(devices) do
+    if made.needs_double and not d.fp64 then fail_kernel(f, "%s has no doubles; use float", d.name) end
+    local program, message, log = core.program(d.number, made.source, BUILD_OPTIONS:gsub(" %-w", ""), made.kernel)
+    if program then
+      unit.programs[#unit.programs + 1] = { device = d.number, lanes = 1, program = program }
+    elseif i == #devices and #unit.programs == 0 then
+      fail_kernel(f, "%s\n%s", message, show_log(log))
+    end
+  end
+  return unit
+end
+
+--- Translates and builds f for these devices.
+local function compile(f, devices, types)
+  if f.options.kernel then return compile_kernel(f, devices) end
+  check_types(f, "input", types)
+  check_types(f, "result", f.options.returns)
+  local by_lanes, unit = {}, { programs = {}, translations = {} }
+  for i, d in ipairs(devices) do
+    local lanes = f.options.precision == "single" and d.lanes_float or d.lanes_double
+    local made = by_lanes[lanes]
+    if not made then
+      made = translate(f, d, types)
+      by_lanes[lanes] = made
+      unit.translations[#unit.translations + 1] = made
+    end
+    if made.needs_double and not d.fp64 then
+      check.fail('%s: %s has no doubles; with precision = "single", and float arrays, it can run this function', f.name, d.name)
+    end
+    local program, why, log = core.program(d.number, made.source, BUILD_OPTIONS, made.kernel)
+    if program then
+      unit.programs[#unit.programs + 1] = { device = d.number, lanes = made.lanes, program = program }
+    elseif i == #devices and #unit.programs == 0 then
+      check.fail("%s: %s\n%s", f.name, why, show_log(log))
+    end
+  end
+  local first = unit.translations[1]
+  unit.made, unit.source = first, first.source
+  unit.inputs, unit.outputs = numbers_of(first.inputs), numbers_of(first.outputs)
+  unit.result_types, unit.booleans = {}, {}
+  for i, output in ipairs(first.outputs) do
+    unit.booleans[i] = output.ctype == "bool"
+    unit.result_types[i] = output.ctype
+    unit.has_boolean = unit.has_boolean or unit.booleans[i]
+  end
+  return unit
+end
+
+local function is_current(unit)
+  for _, made in ipairs(unit.translations) do
+    if not made:is_current() then return false end
+  end
+  return true
+end
+
+local void_pointer = require("ffi").typeof "char *"
+
+--- One argument of a kernel as core.kernel takes it, with what is captured as it is now.
+local function read_argument(f, argument)
+  local one = { kind = KINDS[argument.kind], type = number_of(argument.ctype), index = argument.index }
+  if not argument.read then return one end
+  local fine, value = pcall(argument.read)
+  if not fine then check.fail("%s: %s", f.name, value) end
+  if argument.kind ~= "array" then
+    one.value = value
+    return one
+  end
+  local cast = require("ffi").cast
+  local _, start = core.memory(value.memory)
+  one.memory, one.array = value.memory, value
+  one.offset = tonumber(cast(void_pointer, value.data) - cast(void_pointer, start))
+  one.bytes = math.max(value.length, 1) * require("ffi").sizeof(array.c_name(value.ctype))
+  return one
+end
+
+--- What a job on devices runs; nil when f's option says that threads do it.
+---@param f tidepool.Function
+---@param types string[]?  the element types of the inputs, when they are typed arrays
+---@return userdata? kernel
+---@return table? unit  { result_types, has_boolean }
+function gpu.kernel(f, types)
+  local devices = gpu.match(f.options.gpu, f.name)
+  if not devices and f.options.kernel then check.fail("%s: OpenCL C cannot run on threads, and no other device of its gpu = ... is there", f.name) end
+  if not devices then return nil end
+  local key = f.options.kernel and "" or table.concat(types or {}, " ")
+  local units = compiled[f]
+  if not units then
+    units = {}
+    compiled[f] = units
+  end
+  local unit = units[key]
+  if not unit or not is_current(unit) then
+    unit = compile(f, devices, types)
+    units[key] = unit
+  end
+  local made, arguments = unit.made, {}
+  for i, argument in ipairs(made.arguments) do arguments[i] = read_argument(f, argument) end
+  return core.kernel {
+    programs = unit.programs, arguments = arguments, inputs = unit.inputs, outputs = unit.outputs, booleans = unit.booleans,
+    failures = unit.is_foreign and {} or made:texts(), detail = made.detail_output, is_foreign = unit.is_foreign,
+  }, unit
+end
+
+--- The OpenCL C of a function: for the device that it would run on, or, where there is none, in the form for graphics cards.
+---@param f tidepool.Function
+---@return string
+function gpu.source(f)
+  if f.options.kernel then
+    local given = f.options.kernel
+    local made, why = require("tidepool.gpu.kernel").read(given.text, given.with, given.file, given.line)
+    if not made then fail_kernel(f, "%s", why) end
+    return made.source
+  end
+  local fine, devices = pcall(gpu.match, f.options.gpu or true, f.name)
+  check_types(f, "result", f.options.returns)
+  return translate(f, fine and devices and devices[1] or { lanes_float = 1, lanes_double = 1 }).source
+end
+
+--- What the option `kernel` is: its text, `with`, and where the text stands in the user's file, so that the compiler's lines are the user's.
+---@param text string
+---@param with table?
+---@param frame table  of check.frame
+function gpu.kernel_option(text, with, frame, where)
+  local option = { text = text, with = with or {}, file = frame.short_src, where = where }
+  local path = frame.source:match "^@(.*)"
+  local file = path and io.open(path, "rb")
+  local whole = file and file:read "*a" or (not frame.source:find "^[@=]" and frame.source) or ""
+  if file then file:close() end
+  whole = whole:gsub("\r\n", "\n")
+  local at = whole:find(text, 1, true)
+  if at and #text > 0 then
+    local _, lines = whole:sub(1, at - 1):gsub("\n", "")
+    option.line = lines + 1
+  else
+    option.file, option.line = "kernel", 1
+  end
+  return option
+end
+
+return gpu

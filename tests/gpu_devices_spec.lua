@@ -1,0 +1,171 @@
+--- Several devices, devices that fail, and programs that are kept on disk. Each in a process of its own, with PoCL's processor counted twice, an
+-- OpenCL that fails on purpose (tests/opencl/faults.c), or a cache of its own.
+
+local ffi = require "ffi"
+local lfs = require "lfs"
+local shell = require "tests.cli.shell"
+local support = require "tests.support"
+local tidepool = require "tidepool"
+
+local contains, run = support.contains, shell.run
+
+-- Under a sanitizer these processes would be seen by it too, PoCL's compiler in them.
+local is_pocl = false
+for _, d in ipairs(tidepool.devices()) do is_pocl = is_pocl or d.platform == "Portable Computing Language" end
+local function on_pocl(says, check)
+  if is_pocl then it(says, check) else pending(says .. " (no OpenCL device of PoCL)") end
+end
+
+local faults -- the library that fails
+local function faulty()
+  if not faults then
+    faults = support.temp_dir() .. "/libfaults.so"
+    assert(os.execute(("cc -shared -fPIC -D_GNU_SOURCE -o %s tests/opencl/faults.c -Wl,--no-as-needed -l:libOpenCL.so.1 -ldl"):format(faults)) == 0)
+  end
+  return "TIDEPOOL_OPENCL=" .. faults .. " "
+end
+
+describe("two devices", function()
+  on_pocl("share a map, and its results are in order", function()
+    local done = run("POCL_DEVICES='pthread pthread' $T job.lua", { ["job.lua"] = [[
+      local tidepool = require "tidepool"
+      assert(#tidepool.devices() == 2)
+      local f = tidepool.App():func { gpu = "cpu:2" } (function(x)
+        if x % 10000 == 0 then error("which") end
+        return math.sin(x)
+      end)
+      local workers, n = {}, 0
+      for round = 1, 200 do -- which one is faster is the machine's business
+        for i, y in f:map(tidepool.range(100000), { return_exceptions = true }) do
+          if tidepool.is_failure(y) then
+            workers[y.worker] = true
+          elseif round == 1 then
+            assert(math.abs(y - math.sin(i)) < 1e-12)
+            n = n + 1
+          end
+        end
+        if workers[1] and workers[2] then break end
+      end
+      print(n, workers[1], workers[2])
+    ]] })
+    assert.equal("", done.stderr)
+    assert.equal("99990\ttrue\ttrue\n", done.stdout)
+  end)
+
+  on_pocl("of which one fails leave the other's results, all of them", function()
+    local done = run(faulty() .. "FAULTS_LATER=1 POCL_DEVICES='pthread pthread' $T job.lua", { ["job.lua"] = [[
+      local tidepool = require "tidepool"
+      local f = tidepool.App():func { gpu = "cpu:2" } (function(x) return 2 * x end)
+      for _ = 1, 20 do
+        local list = f:map(tidepool.range(60000)):list()
+        for i = 1, 60000 do assert(list[i] == 2 * i) end
+      end
+      print "all there"
+    ]] })
+    assert.equal("", done.stderr)
+    assert.equal("all there\n", done.stdout)
+  end)
+end)
+
+describe("a device that fails", function()
+  on_pocl("fails its items with kind device, and what it was", function()
+    local done = run(faulty() .. "FAULTS_FROM=2 $T job.lua", { ["job.lua"] = [[
+      local tidepool = require "tidepool"
+      local f = tidepool.App():func { gpu = true } (function(x) return 2 * x end)
+      print(f:remote(1))
+      local list = f:map({ 1, 2 }, { return_exceptions = true }):list()
+      print(list[1].kind, list[1].message)
+      print(list[2].kind, list[2].index)
+    ]] })
+    assert.equal("", done.stderr)
+    contains(done.stdout, "2\ndevice\t", "starting the kernel failed: CL_OUT_OF_RESOURCES (-5)\ndevice\t2\n")
+  end)
+end)
+
+-- What a kept program looks like: see kept_header in gpu/exec_opencl.c.
+local header = ffi.typeof "struct { char magic[16]; uint64_t key_size, binary_size, check; }"
+
+local function check_of(bytes)
+  local h = 0x2545f491ULL
+  for i = 1, #bytes do h = bit.bxor(h, bytes:byte(i)) * 0x100000001b3ULL end
+  return h
+end
+
+local function parts_of(bytes)
+  local h = ffi.new(header)
+  ffi.copy(h, bytes, ffi.sizeof(header))
+  local from, size = ffi.sizeof(header), tonumber(h.key_size)
+  return h, bytes:sub(from + 1, from + size), bytes:sub(from + size + 1)
+end
+
+local function kept_in(dir)
+  local list = {}
+  for name in lfs.dir(dir .. "/tidepool") do
+    if name:find "%.clbin$" then list[#list + 1] = dir .. "/tidepool/" .. name end
+  end
+  table.sort(list)
+  return list
+end
+
+local function write(path, bytes)
+  local file = assert(io.open(path, "wb"))
+  file:write(bytes)
+  file:close()
+end
+
+describe("a program", function()
+  --- Runs x + `by` in a process of its own with this cache.
+  local function add(cache, by)
+    local done = run(("XDG_CACHE_HOME=%s $T job.lua"):format(cache), { ["job.lua"] = ([[
+      local f = require "tidepool".App():func { gpu = "cpu", name = "f" } (function(x) return x + %d end)
+      print(f:map({ 1 }):list()[1])
+    ]]):format(by) })
+    assert.equal("", done.stderr)
+    return tonumber(done.stdout)
+  end
+
+  on_pocl("is kept on disk, and used from there", function()
+    local cache = support.temp_dir()
+    assert.equal(11, add(cache, 10))
+    local ten = kept_in(cache)
+    assert.equal(1, #ten)
+    assert.equal(21, add(cache, 20))
+    local twenty = kept_in(cache)[1]
+    if twenty == ten[1] then twenty = kept_in(cache)[2] end
+    -- Nobody can see where a program comes from, but that it computes what was kept: here, another one.
+    local _, key = parts_of(support.read_file(ten[1]))
+    local h, _, binary = parts_of(support.read_file(twenty))
+    h.key_size, h.check = #key, check_of(key .. binary)
+    write(ten[1], ffi.string(h, ffi.sizeof(header)) .. key .. binary)
+    assert.equal(21, add(cache, 10))
+  end)
+
+  on_pocl("that is kept broken, or is another one's, is replaced", function()
+    local cache = support.temp_dir()
+    add(cache, 10)
+    local path = kept_in(cache)[1]
+    local good = support.read_file(path)
+    local h, key, binary = parts_of(good)
+    local other_key = key:gsub("^%a", "X")
+    h.check = check_of(other_key .. binary)
+    local foreign = ffi.string(h, ffi.sizeof(header)) .. other_key .. binary
+    h.check = check_of(key .. ("x"):rep(#binary))
+    local nonsense = ffi.string(h, ffi.sizeof(header)) .. key .. ("x"):rep(#binary)
+    for _, bytes in ipairs { "", good:sub(1, 20), good:sub(1, -2), good .. "x", good:gsub("^t", "T"), foreign, nonsense } do
+      write(path, bytes)
+      assert.equal(11, add(cache, 10))
+      local again_key = select(2, parts_of(support.read_file(path)))
+      assert.equal(key, again_key)
+      assert.is_true(support.read_file(path) ~= bytes)
+    end
+  end)
+
+  on_pocl("needs no home, nor a cache that can be written", function()
+    local dir = support.temp_dir()
+    write(dir .. "/file", "")
+    assert.equal(11, add(dir .. "/file", 10))
+    local done = run("env -u HOME -u XDG_CACHE_HOME $T job.lua", { ["job.lua"] =
+      "print(require 'tidepool'.App():func({ gpu = true }, function(x) return x end):remote(3))" })
+    assert.equal("3\n", done.stdout)
+  end)
+end)
