@@ -1,10 +1,10 @@
 --- Devices: listing them, what `gpu = ...` matches, and machines without any.
 
 local cjson = require "cjson"
-local core = require "tidepool.core"
 local shell = require "tests.cli.shell"
 local support = require "tests.support"
 local tidepool = require "tidepool"
+local core = require "tidepool.core" -- there once the module is
 
 local contains, run = support.contains, shell.run
 

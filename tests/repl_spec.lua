@@ -248,12 +248,12 @@ describe("the session on a terminal", function()
     terminal:type "string.for"
     terminal:press("Tab", "string.format")
     terminal:line("('%d!', 6)", '\n"6!"\n>')
-    terminal:line("local basket = { apples = 7, appetite = 1 }", ">")
+    terminal:line("local basket = { apples = 7, appetite = 1 }", "}\n>")
     terminal:type "basket.app"
     terminal:press("Tab", "\nappetite  apples\n> basket.app")
     terminal:type "l"
     terminal:press("Tab Enter", "> basket.apples\n7\n>")
-    terminal:line("tidepool = require 'tidepool' app = tidepool.App 'r' f = app:func(function(x) return x end)", ">")
+    terminal:line("tidepool = require 'tidepool' app = tidepool.App 'r' f = app:func(function(x) return x end)", "return x end)\n>")
     terminal:type "f:starm"
     terminal:press("Tab", "> f:starmap")
     terminal:type "({}, { return_e"
