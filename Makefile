@@ -10,6 +10,7 @@
 VARIANT      ?=
 FUZZ_SECONDS ?= 60
 PREFIX       ?= /usr/local
+LUA_LIBDIR   ?= $(DESTDIR)$(PREFIX)/lib/lua/5.1
 DESTDIR      ?=
 
 # The version is TP_VERSION of host/tidepool.h; its first number is the library's soname.
@@ -73,12 +74,13 @@ BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(BENCH_SRC))
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all lib module install install-cli uninstall tests fuzzers test demo lint asan tsan bench fuzz clean help FORCE
+.PHONY: all lib module docs install install-module install-cli uninstall tests fuzzers test demo lint asan tsan bench fuzz clean help FORCE
 
 all: $(BINARY) $(if $(VARIANT),,lib module) ## build the program, the libraries and the Lua module (default)
 
 lib: $(LIB) $(SHARED) $(BUILD)/tidepool.pc ## build the C library, build/libtidepool.a and .so
 module: $(MODULE) ## build the module for stock luajit and Neovim, build/module/tidepool.so
+docs: $(BUILD)/reference.md ## write the reference of the Lua API, build/reference.md
 tests: all $(TESTS) $(BENCHES)
 fuzzers: $(FUZZERS)
 
@@ -107,7 +109,7 @@ fuzz: ## run each fuzz target for FUZZ_SECONDS (60)
 	$(MAKE) VARIANT=fuzz fuzzers
 	scripts/fuzz $(FUZZ_SECONDS)
 
-install: all install-cli ## install under PREFIX (/usr/local), below DESTDIR if given
+install: all docs install-cli ## install under PREFIX (/usr/local), below DESTDIR if given
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin include lib/pkgconfig lib/lua/5.1 share/tidepool/lua/tidepool)
 	install $(BINARY) $(DESTDIR)$(PREFIX)/bin/tidepool
 	install -m 644 host/tidepool.h $(DESTDIR)$(PREFIX)/include/tidepool.h
@@ -116,7 +118,8 @@ install: all install-cli ## install under PREFIX (/usr/local), below DESTDIR if 
 	ln -sf $(notdir $(SHARED)) $(DESTDIR)$(PREFIX)/lib/$(SONAME)
 	ln -sf $(SONAME) $(DESTDIR)$(PREFIX)/lib/libtidepool.so
 	install -m 644 $(BUILD)/tidepool.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/tidepool.pc
-	install -m 644 $(MODULE) $(DESTDIR)$(PREFIX)/lib/lua/5.1/tidepool.so
+	install -m 644 $(MODULE) $(LUA_LIBDIR)/tidepool.so
+	install -m 644 $(BUILD)/reference.md $(DESTDIR)$(PREFIX)/share/tidepool/reference.md
 	install -m 644 $(wildcard lua/tidepool/*.lua) $(DESTDIR)$(PREFIX)/share/tidepool/lua/tidepool
 
 # What belongs to the program alone: its manual page, and completions for shells.
@@ -125,6 +128,11 @@ install-cli: all
 	install -m 644 man/tidepool.1 $(DESTDIR)$(PREFIX)/share/man/man1/tidepool.1
 	install -m 644 completions/tidepool.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/tidepool
 	install -m 644 completions/_tidepool $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_tidepool
+
+# What luarocks runs.
+install-module: module
+	install -d $(LUA_LIBDIR)
+	install -m 644 $(MODULE) $(LUA_LIBDIR)/tidepool.so
 
 uninstall: ## remove what install has put there
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/tidepool include/tidepool.h lib/pkgconfig/tidepool.pc lib/lua/5.1/tidepool.so \
@@ -183,6 +191,9 @@ $(MODULE): $(MOD_OBJ) $(LIB_OBJ) $(BUILD)/stamp/sources
 
 $(BUILD)/tidepool.pc: scripts/tidepool.pc.in $(BUILD)/stamp/flags $(BUILD)/stamp/version
 	sed 's|@VERSION@|$(VERSION)|' $< >$@
+
+$(BUILD)/reference.md: scripts/reference $(LUA_SRC) $(MODULE)
+	scripts/reference $@
 
 $(BUILD)/stamp/version: FORCE
 	$(call stamp,$(VERSION))

@@ -45,6 +45,8 @@ local function check_range(a, method, i, j)
 end
 
 --- An array of elements i to j (default: to the end) in the same memory: a view.
+---@param i integer
+---@param j integer?
 ---@return tidepool.Array
 function methods.slice(a, i, j)
   j = j or a.length
@@ -54,6 +56,7 @@ function methods.slice(a, i, j)
 end
 
 --- Sets all elements to v.
+---@param v number|ffi.cdata*
 ---@return tidepool.Array a
 function methods.fill(a, v)
   if type(v) ~= "number" and type(v) ~= "cdata" then check.fail("array:fill: expected a number, got %s", check.show(v)) end

@@ -64,6 +64,7 @@ function failure.new(fields)
 end
 
 --- Is it a Failure?
+---@param value any
 ---@return boolean
 function failure.is_failure(value)
   return type(value) == "table" and getmetatable(value) == Failure

@@ -13,8 +13,10 @@ local results = require "tidepool.results"
 ---@class tidepool.Function
 ---@field raw function  the plain Lua function
 ---@field name string
+---@overload fun(...: any): ...: any
 local Function = {}
 
+---@class tidepool.Function
 local methods = {}
 
 local func = { Function = Function, methods = methods }
@@ -175,6 +177,7 @@ function methods.starmap(self, items, given)
 end
 
 --- Runs over many inputs for the effect: results are not kept. Waits for the end.
+---@param ... any  as for map; options may say ignore_exceptions
 ---@return table  { ok = inputs that ran, failed = that failed }
 function methods.for_each(self, ...)
   check.self(self, Function, "f", "for_each", "inputs")
@@ -186,6 +189,7 @@ function methods.for_each(self, ...)
 end
 
 --- Starts a map now; its Results may be read later, or never: the script does not end before it is done.
+---@param ... any  as for map
 ---@return tidepool.Results
 function methods.spawn_map(self, ...)
   check.self(self, Function, "f", "spawn_map", "inputs")
@@ -209,6 +213,7 @@ local function open_call(self, ...)
 end
 
 --- One call in the pool.
+---@param ... any  its arguments
 ---@return any ...  all of its return values; its error is raised
 function methods.remote(self, ...)
   check.self(self, Function, "f", "remote", "...")
@@ -216,6 +221,7 @@ function methods.remote(self, ...)
 end
 
 --- Starts one call in the pool.
+---@param ... any  its arguments
 ---@return tidepool.Call
 function methods.spawn(self, ...)
   check.self(self, Function, "f", "spawn", "...")

@@ -53,6 +53,8 @@ Range.__index = Range
 
 --- Numbers from..to in steps, lazily; `to` may be infinite.
 ---@param from number  or the count when it is the only argument: 1..from
+---@param to number?
+---@param step number?    default: 1
 ---@return table
 function inputs.range(from, to, step)
   if to == nil then from, to = 1, from end
@@ -82,6 +84,10 @@ end
 local Iterator = {}
 
 --- The three values of a generic for, as one input: tidepool.iter(pairs(t)).
+---@param f function     gives the next control value, and what goes with it
+---@param state any
+---@param control any
+---@return table
 function inputs.iter(f, state, control)
   if type(f) ~= "function" and not (type(f) == "table" and getmetatable(f) and getmetatable(f).__call) then
     check.fail("tidepool.iter: expected an iterator function (as pairs(t) gives), got %s", type(f))

@@ -16,6 +16,7 @@ local new_table = require "table.new"
 local NUMBERS, FAILURE, RETRY, DONE = 0, 2, 3, 4
 
 ---@class tidepool.Results
+---@overload fun(): integer?, ...: any
 local Results = {}
 Results.__index = Results
 
