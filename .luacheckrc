@@ -10,3 +10,5 @@ files["lua/tidepool/run.lua"] = { globals = { "arg" } } -- a script's arguments 
 files["lua/tidepool/worker.lua"] = { globals = { "print", "os.exit", "os.execute" } } -- has its own
 files["lua/tidepool/embed.lua"] = { globals = { "print", "os.exit" } } -- likewise
 files["scripts/busted-report.lua"] = { ignore = { "212" } }
+files["examples/nvim"] = { read_globals = { "vim" } }
+files["lua/tidepool/nvim.lua"] = { read_globals = { "vim" } }

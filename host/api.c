@@ -64,6 +64,7 @@ struct tp_api {
     tp_map *current;         /* the one whose callback runs; NULL when that has closed it */
     unsigned n_callbacks;    /* maps with a callback that are not over */
     bool is_inside;          /* Lua code runs */
+    uint64_t due_ns;         /* when the next step is to be, UINT64_MAX: when something happens */
 
     tp_arena values;         /* of tp_host_call */
     tp_arena failure_arena;
@@ -273,6 +274,7 @@ static tp_api *get_api(tp_host *host, tp_error *err)
         return NULL;
     }
     api->host = host;
+    api->due_ns = UINT64_MAX;
     api->L = tp_vm_new_state();
     int status = api->L ? lua_cpcall(api->L, open_state, api) : LUA_ERRMEM;
     if (status) {
@@ -796,7 +798,7 @@ static void dispatch(tp_map *map)
     api->current = NULL;
 }
 
-void tp_api_dispatch(tp_api *api)
+static void dispatch_all(tp_api *api)
 {
     for (tp_map *map = api->maps; map; map = api->cursor) {
         api->cursor = map->next;
@@ -804,4 +806,25 @@ void tp_api_dispatch(tp_api *api)
             dispatch(map);
     }
     api->cursor = NULL;
+}
+
+static void take_due(lua_State *L, void *user)
+{
+    ((frame *)user)->api->due_ns = lua_isnil(L, 1) ? UINT64_MAX : uv_hrtime() + (uint64_t)(lua_tonumber(L, 1) * 1e9);
+}
+
+int tp_api_step(tp_api *api, tp_error *err)
+{
+    frame f = { .api = api, .fn = "turn", .take = take_due, .arena = &api->failure_arena, .failure = &api->failure };
+    api->due_ns = UINT64_MAX;
+    int rc = enter(&f, err);
+    if (rc)
+        api->has_failed = f.status != 0;
+    dispatch_all(api);
+    return rc;
+}
+
+uint64_t tp_api_due(const tp_api *api)
+{
+    return api ? api->due_ns : UINT64_MAX;
 }

@@ -9,8 +9,11 @@ typedef struct tp_api tp_api;
 /* Frees the state with everything in it. Accepts NULL. Before the executors are stopped. */
 void tp_api_close(tp_api *api);
 
-/* Gives results that have come to their callbacks. Owner. */
-void tp_api_dispatch(tp_api *api);
+/* Lets go on what can, in Lua and on the loop, and gives results that have come to their callbacks. Owner. */
+int tp_api_step(tp_api *api, tp_error *err);
+
+/* When that is to be called again whatever happens (uv_hrtime); UINT64_MAX: never. Accepts NULL. Owner. */
+uint64_t tp_api_due(const tp_api *api);
 
 /* ---- attach.c: the host in a loop of the caller's ---- */
 

@@ -7,6 +7,7 @@
 
 #include "error.h"
 
+#include <limits.h>
 #include <stdlib.h>
 
 /* Handles on the caller's loop; freed when the loop has closed all of them. */
@@ -18,21 +19,11 @@ struct tp_attachment {
     int n_open;
 };
 
-static void turn(tp_host *host)
-{
-    uv_handle_t *wake_up = (uv_handle_t *)&host->wake_up;
-    bool had_ref = uv_has_ref(wake_up);
-    uv_ref(wake_up); /* a loop that nothing keeps alive does not look at its descriptors */
-    uv_run(&host->loop, UV_RUN_NOWAIT);
-    if (!had_ref)
-        uv_unref(wake_up);
-}
-
 int tp_host_fd(tp_host *host)
 {
     if (!host->is_driven) {
         host->is_driven = true;
-        turn(host); /* only now its backend watches the wake-up */
+        tp_host_turn(host, 0, false); /* only now its backend watches the wake-up */
         uv_async_send(&host->wake_up);
     }
     return uv_backend_fd(&host->loop);
@@ -40,14 +31,15 @@ int tp_host_fd(tp_host *host)
 
 int tp_host_timeout(tp_host *host)
 {
-    uv_handle_t *wake_up = (uv_handle_t *)&host->wake_up;
-    bool had_ref = uv_has_ref(wake_up);
-    uv_ref(wake_up);
+    uv_ref((uv_handle_t *)&host->wake_up); /* a loop that nothing keeps alive would have it be now */
     uv_update_time(&host->loop);
     int ms = uv_backend_timeout(&host->loop);
-    if (!had_ref)
-        uv_unref(wake_up);
-    return ms;
+    uv_unref((uv_handle_t *)&host->wake_up);
+    uint64_t due_ns = tp_api_due(host->api);
+    if (due_ns == UINT64_MAX)
+        return ms;
+    uint64_t now = uv_hrtime(), due_ms = due_ns > now ? (due_ns - now + 999999) / 1000000 : 0;
+    return ms >= 0 && (uint64_t)ms < due_ms ? ms : due_ms < INT_MAX ? (int)due_ms : INT_MAX;
 }
 
 int tp_host_step(tp_host *host, tp_error *err)
@@ -56,12 +48,16 @@ int tp_host_step(tp_host *host, tp_error *err)
         return -1;
     if (host->is_stepping)
         return tp_error_set(err, TP_EUSAGE, "tp_host_step is called from inside itself");
+    if (host->is_running)
+        return tp_error_set(err, TP_EUSAGE, "tp_host_step is called from inside the host's loop");
     host->is_stepping = true;
-    turn(host);
+    int rc = 0;
     if (host->api)
-        tp_api_dispatch(host->api);
+        rc = tp_api_step(host->api, err);
+    else
+        tp_host_turn(host, 0, false);
     host->is_stepping = false;
-    return 0;
+    return rc;
 }
 
 static void on_poll(uv_poll_t *poll, int status, int events)

@@ -1058,6 +1058,13 @@ static int l_current(lua_State *L)
     return 5;
 }
 
+/* core.fd() -> a descriptor that is readable when the loop should be turned: see tp_host_fd */
+static int l_fd(lua_State *L)
+{
+    lua_pushinteger(L, tp_host_fd(get_context(L)->host));
+    return 1;
+}
+
 /* core.now() -> seconds on the monotonic clock */
 static int l_now(lua_State *L)
 {
@@ -1269,6 +1276,7 @@ static const luaL_Reg core_functions[] = {
     { "busy", l_busy },
     { "current", l_current },
     { "workers", l_workers },
+    { "fd", l_fd },
     { "now", l_now },
     { "devices", l_devices },
     { "program", l_program },

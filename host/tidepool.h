@@ -146,8 +146,9 @@ TP_API int tp_host_fd(tp_host *host);
 /* Milliseconds after which tp_host_step is to be called although the descriptor is not readable: 0 is now, -1 is never. Ask anew before each wait. */
 TP_API int tp_host_timeout(tp_host *host);
 
-/* Does what there is to do, without waiting, and calls back with results that have come. What callbacks do counts as the caller's own. -1 only for
- * TP_ETHREAD and TP_EUSAGE (called from inside itself). With tp_config.loop it need not be called. */
+/* Does what there is to do, without waiting: lets tasks go on (tidepool.async in Lua code that was run), and calls back with results that have come.
+ * What fails in a task, and is not read by anybody, is a line for tp_config.write. -1 for TP_ETHREAD and TP_EUSAGE (called from inside itself), and where
+ * tp_host_interrupt was called. With tp_config.loop it need not be called. */
 TP_API int tp_host_step(tp_host *host, tp_error *err);
 
 /* ---- values ---- */

@@ -6,7 +6,7 @@ describe("the reference", function()
   it("has every public function with its parameters", function()
     if support.sanitized then return end -- scripts/reference loads the plain module
     local path = support.temp_dir() .. "/reference.md"
-    assert.equal(0, os.execute("scripts/reference " .. path))
+    assert.equal(0, os.execute("scripts/reference --check " .. path))
     local text = support.read_file(path)
     for _, heading in ipairs {
       "## tidepool", "### tidepool.App(name, defaults)", "### tidepool.range(from, to, step)", "## App", "### app:func(given, fn)", "## Function",

@@ -6,6 +6,7 @@ local describe = require "tidepool.describe"
 local failure = require "tidepool.failure"
 local ffi = require "ffi"
 local func = require "tidepool.func"
+local loop = require "tidepool.loop"
 local options = require "tidepool.options"
 local results = require "tidepool.results"
 
@@ -242,6 +243,15 @@ embed.close = results.Results._close
 --- The job behind Results, nil after their end.
 function embed.job(r)
   return r.job
+end
+
+-- ---- the loop ----
+
+--- What there is to do, without waiting. Gives the seconds until it is to be called again; nil: when something happens.
+function embed.turn()
+  loop.step()
+  for _, unread in ipairs(loop.take_unread()) do core.warn("tidepool: " .. tostring(unread) .. "\n") end
+  return loop.due()
 end
 
 return embed

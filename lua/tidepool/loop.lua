@@ -314,6 +314,20 @@ local function turn(deadline)
   return false
 end
 
+--- For a loop of others, which drives ours: what there is to do, without waiting.
+function loop.step()
+  turn(0)
+end
+
+--- How many seconds after now loop.step is to be called, whatever happens; nil: when something happens.
+---@return number?
+function loop.due()
+  if first <= last then return 0 end
+  local due = timers[1] and math.max(0, timers[1].due - now())
+  if next(owned) then due = math.min(due or 1, 0.001) end
+  return due
+end
+
 -- ---- waiting ----
 
 --- In a task: yields until the waiter is woken.
@@ -460,12 +474,25 @@ function loop.set_read(x)
   unread[x] = nil
 end
 
+function loop.has_unread()
+  return next(unread) ~= nil
+end
+
 --- The keys of a table in the order of its values.
 local function in_order(t)
   local keys = {}
   for key in pairs(t) do keys[#keys + 1] = key end
   table.sort(keys, function(a, b) return t[a] < t[b] end)
   return keys
+end
+
+--- The failures that nobody has asked for so far.
+---@return table
+function loop.take_unread()
+  local failures = {}
+  for i, x in ipairs(in_order(unread)) do failures[i] = x:_report() end
+  unread = {}
+  return failures
 end
 
 --- Waits for everything: spawned calls and maps, tasks, callbacks of on_done.
@@ -488,8 +515,7 @@ function loop.finish()
       alive, n_alive = {}, 0
     end
   end
-  for _, x in ipairs(in_order(unread)) do failures[#failures + 1] = x:_report() end
-  unread = {}
+  for _, unasked in ipairs(loop.take_unread()) do failures[#failures + 1] = unasked end
   if n_problems > 0 then
     failures[#failures + 1] = n_problems == 1 and "1 callback failed: see above" or n_problems .. " callbacks failed: see above"
     n_problems = 0

@@ -21,6 +21,7 @@ end
 --- Runs fn(...) as a task: at once up to the first place where it waits, and on from there while others wait. Inside of it everything that
 --- waits lets the others go on.
 ---@param fn function
+---@param ... any     its arguments
 ---@return tidepool.Task
 function task.async(fn, ...)
   if core.is_worker then check.fail "tidepool.async: a mapped function has no loop to run tasks on; use map or spawn" end

@@ -824,3 +824,55 @@ TEST(results_come_back_in_a_libuv_loop)
     CHECK_INT(0, uv_run(&loop, UV_RUN_DEFAULT));
     CHECK_INT(0, uv_loop_close(&loop));
 }
+
+TEST(lua_tasks_go_on_in_the_step)
+{
+    tp_host *host;
+    tp_config config = { .size = sizeof config, .workers = 2, .write = keep_line };
+    OK(tp_host_open(&host, &config, e));
+    static const char code[] =
+        "local tidepool = require 'tidepool'\n"
+        "local f = tidepool.App('t'):func(function(x) return x * x end)\n"
+        "tidepool.async(function()\n"
+        "  tidepool.sleep(0.01)\n"
+        "  local sum = 0\n"
+        "  for _, y in f:map { 1, 2, 3 } do sum = sum + y end\n"
+        "  print('sum', sum)\n"
+        "  tidepool.sleep(0)\n"
+        "  error('unread', 0)\n"
+        "end)";
+    OK(tp_host_run_string(host, code, strlen(code), NULL, e));
+    int done = 0;
+    for (int i = 0; i < 2000 && !done; i++) {
+        struct pollfd p = { .fd = tp_host_fd(host), .events = POLLIN };
+        poll(&p, 1, tp_host_timeout(host));
+        OK(tp_host_step(host, e));
+        done = strstr(printed, "unread") != NULL;
+    }
+    CHECK(strncmp(printed, "sum\t14\ntidepool: unread\n", 24) == 0);
+    CHECK_INT(-1, tp_host_timeout(host));
+    tp_host_close(host);
+}
+
+TEST(lua_tasks_go_on_in_a_libuv_loop)
+{
+    uv_loop_t loop;
+    uv_timer_t patience;
+    CHECK_INT(0, uv_loop_init(&loop));
+    uv_timer_init(&loop, &patience);
+    tp_host *host;
+    tp_config config = { .size = sizeof config, .workers = 2, .loop = &loop, .write = keep_line };
+    OK(tp_host_open(&host, &config, e));
+    static const char code[] = "local tidepool = require 'tidepool'\n"
+                               "tidepool.async(function() tidepool.sleep(0.01) print 'slept' end)";
+    OK(tp_host_run_string(host, code, strlen(code), NULL, e));
+    for (int i = 0; i < 2000 && !*printed; i++) {
+        uv_timer_start(&patience, (uv_timer_cb)(void (*)(void))abort, 60000, 0);
+        uv_run(&loop, UV_RUN_ONCE);
+    }
+    CHECK_STR("slept\n", printed);
+    uv_close((uv_handle_t *)&patience, NULL);
+    tp_host_close(host);
+    CHECK_INT(0, uv_run(&loop, UV_RUN_DEFAULT));
+    CHECK_INT(0, uv_loop_close(&loop));
+}
