@@ -8,6 +8,7 @@
 #include "exec_opencl.h"
 
 #include "host.h"
+#include "message.h"
 
 #include <errno.h>
 #include <math.h>

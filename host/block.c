@@ -1,6 +1,8 @@
 /* block.c: making and freeing blocks. */
 #include "block.h"
 
+#include "message.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <uv.h>

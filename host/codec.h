@@ -16,8 +16,8 @@
 #ifndef TP_CODEC_H
 #define TP_CODEC_H
 
+#include "buf.h"
 #include "error.h"
-#include "ref.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -29,19 +29,6 @@ enum {
     TP_STRING_MAX = 1 << 30, /* bytes of one string */
     TP_DEPTH_MAX = 10000     /* tables inside tables */
 };
-
-/* A message, or several one after the other. Zero-initialised is empty. Not shared between threads while it grows. */
-typedef struct tp_buf {
-    uint8_t *data;
-    size_t len, cap;
-    tp_ref **refs; /* each owned once */
-    uint32_t nrefs, refcap;
-} tp_buf;
-
-/* Makes room for n more bytes; returns where they go (not yet counted in len), or NULL when out of memory. */
-uint8_t *tp_buf_reserve(tp_buf *b, size_t n);
-void tp_buf_clear(tp_buf *b); /* empty again, memory kept, references dropped */
-void tp_buf_free(tp_buf *b);  /* memory and references released; b is empty and usable */
 
 /* What the codec keeps per lua_State (names of builtins, known classes, scratch memory). Made by
  * tp_codec_open, owned and freed by the state. Call it after the standard libraries are open and before user code
@@ -90,18 +77,6 @@ enum {
  * May raise out-of-memory: call it protected. */
 int tp_decode(struct lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *refs, uint32_t nrefs,
               unsigned flags, size_t *used, tp_error *err);
-
-/* ---- messages of simple values, without a Lua state ---- */
-
-/* Appends the message of n numbers, of which some are booleans. -1 when out of memory, with out as it was. */
-int tp_encode_numbers(tp_buf *out, const double *values, const bool *is_boolean, unsigned n);
-
-/* Reads the first n values of a message of this process into `to`. Gives how many of them, from the first on, are numbers; when one is something else,
- * *other says what ("a string"). */
-unsigned tp_decode_numbers(const uint8_t *bytes, size_t len, double *to, unsigned n, const char **other);
-
-/* Appends a failure's message, see tp_block_new_failure. -1 when out of memory, with out as it was. */
-int tp_encode_failure(tp_buf *out, const char *kind, const char *message, unsigned attempt, int worker);
 
 /* How typed arrays are recognised and made (lua/tidepool/array.lua), at the stack indexes `of` and `make`: of(cdata) gives the memory (a tp_ref, as
  * light userdata), the element type's number, the offset in bytes and the elements, or nil for other cdata; make(memory, type, offset, elements) gives

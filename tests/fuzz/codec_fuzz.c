@@ -2,9 +2,7 @@
  *
  * Decodes without trust. What comes out must encode again (or be refused), and decode again to the same: equal bytes, or where
  * the order of pairs differs, an equal value.
- *
- *   clang -g -O1 -fsanitize=fuzzer,address,undefined -Ihost -I/usr/include/luajit-2.1 tests/fuzz/codec_fuzz.c host/codec.c
- *         host/error.c -lluajit-5.1 -o codec_fuzz && ./codec_fuzz -max_len=4096 CORPUS_FOLDER */
+ * `make fuzz` builds and runs it. */
 #include "codec.h"
 
 #include <lauxlib.h>

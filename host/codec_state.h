@@ -1,0 +1,157 @@
+/* codec_state.h: what the codec keeps in a Lua state, for codec.c, encode.c and decode.c only.
+ *
+ * Per Lua state there is one struct codec (what is known by name: builtins, modules, classes) and one struct work (scratch
+ * of the message that is being made or read). Both are userdata in the registry, so that an error that jumps out of here
+ * leaks nothing: a work that stays marked busy is simply replaced by the next message's. The same covers nested use: a work
+ * in use is anchored on the Lua stack of its user. */
+#ifndef TP_CODEC_STATE_H
+#define TP_CODEC_STATE_H
+
+#include "codec.h"
+
+#include <lua.h>
+
+#define countof(a) (sizeof(a) / sizeof *(a))
+
+/* Kept out of the functions that call themselves, 10,000 deep on a stack of 8 MiB: those need small frames. */
+#define APART __attribute__((noinline))
+
+enum { STACK_NEED = 16 }; /* Lua stack slots that one level of nesting may use */
+
+/* A class's definition as a message of one table. Immutable, shared by states and threads. */
+typedef struct class_blob {
+    tp_ref ref;
+    tp_buf message;
+    bool is_partial; /* of use only inside of the definition that it was made for: see put_defined */
+    char name[];     /* the class's */
+} class_blob;
+
+enum kind { GONE, BUILTIN, MODULE, FIELD, CLASS };
+
+/* A Lua object that travels by name. MODULE and FIELD do not keep it alive: they are compared with what is in
+ * package.loaded before each use, and become GONE when it isn't there any more. */
+struct known {
+    const void *object; /* its address; NULL: an empty place of the hash table */
+    enum kind kind;
+    int index; /* of the name in `names` (FIELD: module and field); CLASS: in codec.classes */
+};
+
+enum { BY_NAME, BY_VALUE, FOREIGN };
+
+struct class {
+    const void *mt;   /* anchored by the table `classes` at index + 1 */
+    char *name;       /* owned */
+    class_blob *blob; /* one reference: its definition of `epoch`, or the one that was decoded. NULL: none yet */
+    unsigned epoch;
+    int origin; /* BY_NAME, BY_VALUE: registered in this state; FOREIGN: its definition came in a message */
+};
+
+/* What the codec knows in one Lua state. A userdata in the registry, under &codec_key. */
+struct codec {
+    struct known *known; /* open addressing, a power of two of places, at most half full */
+    uint32_t nknown, known_size;
+    struct class *classes;
+    int nclasses, class_room;
+    unsigned epoch, scanned_epoch; /* the second: when package.loaded was last looked through */
+    int asize_at; /* offset of a table's array size inside of it; 0: not found (probe_asize) */
+    uint8_t op_gget, op_gset;
+
+    /* Lua tables and functions: indexes in the registry. */
+    int names;    /* array of names that known.index counts in */
+    int by_name;  /* name -> builtin */
+    int mts;      /* array of the classes' metatables */
+    int dumps;    /* Lua function -> { bytecode, reads or writes globals, names of globals read... }; weak keys */
+    int env_mt;   /* metatable of decoded functions' environments: __index = the state's globals */
+    int loaded;   /* package.loaded */
+    int require;  /* the function, or nil */
+    int cdata_of; /* see cdata_helper; nil without ffi */
+    int cdata_new;
+    int array_of; /* see tp_codec_set_arrays; nil until it was called */
+    int array_new;
+};
+
+struct seen {
+    const void *object;
+    uint32_t stamp, offset;
+};
+
+/* Scratch of one message. A userdata in the registry, under &work_key. */
+struct work {
+    struct codec *codec;
+    bool busy;
+
+    /* Encoding: objects met so far. A place whose stamp is not the message's is empty. */
+    struct seen *seen;
+    uint32_t nseen, seen_size, stamp;
+    int anchors; /* registry index of a table that keeps temporary values alive, or LUA_NOREF */
+
+    /* Decoding: shared objects so far, by rising offset. Number i is at i + 1 in the decoder's Lua table. */
+    struct shared {
+        uint32_t offset;
+        uint32_t upvalue; /* 0: a value; else it is this upvalue of the function, or IS_ENV */
+    } *shared;
+    uint32_t nshared, shared_room;
+};
+
+enum { IS_ENV = 0xffff };
+
+static inline uint32_t tp_codec_slot(const void *object, uint32_t size)
+{
+    return (uint32_t)(((uint64_t)(uintptr_t)object >> 3) * UINT64_C(0x9E3779B97F4A7C15) >> 32) & (size - 1);
+}
+
+/* The place of the object, or the empty place where it belongs. */
+static struct known *tp_codec_known_slot(struct known *table, uint32_t size, const void *object)
+{
+    uint32_t i = tp_codec_slot(object, size);
+    while (table[i].object && table[i].object != object)
+        i = (i + 1) & (size - 1);
+    return &table[i];
+}
+
+/* What is known about an object; NULL if nothing. */
+static inline struct known *tp_codec_find_known(const struct codec *c, const void *object)
+{
+    if (!c->known_size)
+        return NULL;
+    struct known *k = tp_codec_known_slot(c->known, c->known_size, object);
+    return k->object && k->kind != GONE ? k : NULL;
+}
+
+static inline bool tp_codec_is_object(lua_State *L, int index)
+{
+    int type = lua_type(L, index);
+    return type == LUA_TTABLE || type == LUA_TFUNCTION || type == LUA_TUSERDATA;
+}
+
+/* The state's; raises when the codec is not open there. */
+struct codec *tp_codec_of(lua_State *L);
+
+/* Pushes scratch that nobody uses and marks it busy. It is the caller's until busy is false again, as long as the caller
+ * leaves it on the stack. */
+struct work *tp_codec_push_work(lua_State *L);
+
+/* Makes an object known, in place of what was known about it. -1: out of memory. */
+int tp_codec_add_known(struct codec *c, const void *object, enum kind kind, int index);
+
+/* The class of that name; NULL if there is none. */
+struct class *tp_codec_find_class(const struct codec *c, const char *name, size_t len);
+
+/* Makes the table on top the metatable of the class of that name, which is added when it is new. Raises on out of memory. */
+struct class *tp_codec_set_class(lua_State *L, struct codec *c, const char *name, size_t len, int origin);
+
+extern const tp_ref_type tp_class_blob_type;
+
+/* Pushes an empty box for a reference of that type. */
+tp_ref **tp_codec_push_box(lua_State *L, const tp_ref_type *type);
+
+/* The host object of the userdata on top, of whatever type; NULL if it has none. */
+tp_ref *tp_codec_any_ref(lua_State *L);
+
+/* Replaces the Lua function on top by its bytecode with debug information. */
+void tp_codec_dump(lua_State *L);
+
+/* A new table in the registry. */
+int tp_codec_new_table(lua_State *L);
+
+#endif
