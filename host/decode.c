@@ -100,7 +100,7 @@ static void acquire_shared(decoder *d)
     d->shared = d->bottom + 2;
 }
 
-/* The object on top was met at that tag, which something further on refers to. */
+/* The object on top was met at that tag, which something further on refers to. To be called in the order of the tags. */
 APART static int share(decoder *d, const uint8_t *tag, uint32_t upvalue)
 {
     acquire_shared(d);
@@ -564,6 +564,15 @@ APART static int get_function(decoder *d, uint8_t tag)
         return malformed(d, "a function, in bytes from outside,");
     if (++d->depth > TP_DEPTH_MAX)
         return tp_error_set(d->err, TP_ECODEC, "malformed message: nested deeper than %d", TP_DEPTH_MAX);
+    /* Its bytecode, which comes first, may be shared too: the function's place must be taken before. */
+    uint32_t number = 0;
+    if (tag & SHARED) {
+        lua_pushboolean(L, false);
+        if (share(d, at, 0) < 0)
+            return -1;
+        lua_pop(L, 1);
+        number = d->w->nshared;
+    }
     if (get_value(d) < 0)
         return -1;
     size_t len;
@@ -574,8 +583,10 @@ APART static int get_function(decoder *d, uint8_t tag)
     if (rc)
         return malformed(d, "bytecode that cannot be loaded");
     lua_remove(L, -2);                                   /* fn */
-    if ((tag & SHARED) && share(d, at, 0) < 0)
-        return -1;
+    if (number) {
+        lua_pushvalue(L, -1);
+        lua_rawseti(L, d->shared, (int)number);
+    }
     if (get_globals(d) < 0)
         return -1;
     int n = left(d) ? *d->p++ : 0;

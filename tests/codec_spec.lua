@@ -40,6 +40,21 @@ describe("A function travels", function()
     assert.is_true(there(function(n) return even(n) end, 10))
   end)
 
+  it("when functions made at one place know each other", function()
+    local all = {}
+    for i = 1, 3 do
+      all[i] = function(x)
+        if x == 0 then return i, all[i] == all[1] end
+        return all[i % #all + 1](x - 1)
+      end
+    end
+    local f = app:func(function(i, x) return all[i](x) end)
+    assert.same({ 1, true }, { f:remote(1, 0) })
+    assert.same({ 2, false }, { f:remote(3, 5) })
+    local given = app:func(function(list, first) return first == list[1], list[2](4) end)
+    assert.same({ true, 3, false }, { given:remote(all, all[1]) })
+  end)
+
   it("with upvalues that it shares with another function of the message", function()
     local count = 0
     local function up() count = count + 1 end
