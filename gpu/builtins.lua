@@ -174,6 +174,15 @@ local PRELUDE = {
     lua_mod = simple("$R %s($R a, $R b)", "return a - floor(a / b) * b;"),
     lua_max = simple("$R %s($R a, $R b)", "return a > b ? a : b;"),
     lua_min = simple("$R %s($R a, $R b)", "return a < b ? a : b;"),
+    -- Of reductions: a NaN stays, and -0 is less than 0, so that the order does not matter.
+    lua_least = function(form)
+        return "static inline $R %s($R m, $R x)",
+            ("return (x < m) | (x != x) | ((x == m) & (as_%s(x) < 0)) ? x : m;"):format(form.single and "$I" or "$L")
+    end,
+    lua_greatest = function(form)
+        return "static inline $R %s($R m, $R x)",
+            ("return (x > m) | (x != x) | ((x == m) & (as_%s(x) >= 0)) ? x : m;"):format(form.single and "$I" or "$L")
+    end,
     lua_pow = by_lane("$R", "$R a, $R b", "pow(a@, b@)"),
     lua_fmod = by_lane("$R", "$R a, $R b", "fmod(a@, b@)"),
     lua_ldexp = by_lane("$R", "$R a, $R b", "ldexp(a@, (int)clamp(b@, #-5000, #5000))"),

@@ -14,7 +14,9 @@
 local infer = require "tidepool.gpu.infer"
 local builtins = require "tidepool.gpu.builtins"
 
-local emit = {}
+-- A reduction makes one number of each GROUP elements (TP_GROUP of host/block.h): LANES of them by the elements' places, one after the
+-- other, and then one of these. It is the same on every device, and in lua/tidepool/reduce.lua.
+local emit = { GROUP = 1024, LANES = 16 }
 
 local C_ELEMENT = { double = "double", float = "float", int32 = "int", int16 = "short", int8 = "char", uint32 = "uint",
                     uint16 = "ushort", uint8 = "uchar", int64 = "long", uint64 = "ulong", bool = "uchar" }
@@ -1263,9 +1265,150 @@ function Unit:kernel(name, inputs, outputs)
         table.concat(parameters, ",\n    "), table.concat(body, "\n"))
 end
 
+local START = { sum = "0", min = "INFINITY", max = "(-INFINITY)" }
+local COMBINE = { min = "lua_least", max = "lua_greatest" }
+
+-- The kernel that reduces groups: W elements at a time in the vector form, where a work item has a group; in the scalar form, LANES work items.
+function Unit:reducing_kernel(name, inputs, outputs, reduce)
+    local root, combiner, lanes = self.program.root, self.program.combiner, self.lanes
+    local simd = lanes > 1
+    local width = simd and tostring(lanes) or ""
+    local parameters = { "ulong first", "ulong count" }
+    for _, input in ipairs(inputs) do
+        parameters[#parameters + 1] = ("__global const %s *in_%d"):format(C_ELEMENT[input.ctype], input.index)
+    end
+    parameters[#parameters + 1] = ("__global %s *out_1"):format(self.real)
+    if root.can_fail then parameters[#parameters + 1] = "__global uchar *failed" end
+    for _, entry in ipairs(self.program.captures) do self:capture_parameters(entry, parameters) end
+
+    local body, indent = {}, 1
+    local function line(format, ...) body[#body + 1] = ("    "):rep(indent) .. format:format(...) end
+    local function kind_type(kind)
+        if kind == "bool" then return simd and self.mask_type or "int" end
+        return (kind == "int" and "int" or kind == "long" and "long" or self.real) .. width
+    end
+    local function pass_captures(inst, args)
+        for _, entry in ipairs(inst.captures) do
+            local c_name, length = self:capture_name(entry)
+            args[#args + 1] = c_name
+            if length then args[#args + 1] = length end
+        end
+    end
+    local function combine(a, b)
+        if combiner then
+            local args = { a, b }
+            if simd and not is_plain(combiner) then table.insert(args, 1, ("(%s)(-1)"):format(self.mask_type)) end
+            pass_captures(combiner, args)
+            return ("%s(%s)"):format(self.function_names[combiner], table.concat(args, ", "))
+        end
+        if reduce == "sum" then return ("%s + %s"):format(a, b) end
+        self:helper(COMBINE[reduce], lanes)
+        return ("%s%s(%s, %s)"):format(COMBINE[reduce], width, a, b)
+    end
+    -- The first result of the element (or elements) at `offset`, added to the variable `to`.
+    local function step(offset, to)
+        local args = {}
+        for i, input in ipairs(inputs) do
+            local c_type = C_ELEMENT[input.ctype]
+            local kind = root.inputs[input.index].kind
+            local target = kind_type(kind)
+            local x = simd and ("vload%d(0, in_%d + %s)"):format(lanes, input.index, offset) or ("in_%d[%s]"):format(input.index, offset)
+            if kind == "bool" then
+                args[i] = simd and ("convert_%s(%s != (uchar%d)(0))"):format(target, x, lanes) or ("(%s != 0)"):format(x)
+            else
+                args[i] = c_type .. width == target and x or ("convert_%s(%s)"):format(target, x)
+            end
+        end
+        for i = 2, #outputs do
+            line("%s y%d = 0;", kind_type(outputs[i].kind), i)
+            args[#args + 1] = "&y" .. i
+        end
+        pass_captures(root, args)
+        if root.can_fail then
+            line("long%s status = 0;", width)
+            args[#args + 1] = "&status"
+        end
+        line("%s y1 = %s(%s);", kind_type(outputs[1].kind), self.function_names[root], table.concat(args, ", "))
+        if root.can_fail then
+            line(simd and "if (any(status != 0)) { bad = 1; break; }" or "if (status) { bad = 1; break; }")
+        end
+        local value = "y1"
+        if outputs[1].ctype ~= self.real then value = self:stored(value, outputs[1].kind, outputs[1].ctype, lanes) end
+        if outputs[1].ctype ~= self.real or outputs[1].kind ~= "num" then value = ("convert_%s%s(%s)"):format(self.real, width, value) end
+        if combiner then
+            line("%s z = %s;", self.real .. width, value)
+            line("if (j == 0) %s = z; else %s = %s;", to, to, combine(to, "z"))
+        else
+            line("%s = %s;", to, combine(to, value))
+        end
+    end
+
+    local start = START[reduce] or "0"
+    if simd then
+        local parts = emit.LANES / lanes
+        line("ulong group = get_global_id(0);")
+        line("if (group >= count) return;")
+        line("ulong at = first + group * %d;", emit.GROUP)
+        line("int bad = 0;")
+        for p = 1, parts do line("%s%d a%d = %s;", self.real, lanes, p, start) end
+        line("for (ulong j = 0; j < %d; j += %d) {", emit.GROUP, emit.LANES)
+        indent = 2
+        for p = 1, parts do
+            if parts > 1 then line("{") end
+            step(("at + j + %d"):format((p - 1) * lanes), "a" .. p)
+            if parts > 1 then line("}") end
+        end
+        indent = 1
+        line("}")
+        while parts > 1 do
+            parts = parts / 2
+            for p = 1, parts do line("a%d = %s;", p, combine("a" .. p, "a" .. (p + parts))) end
+        end
+        local apart = lanes / 2
+        while apart >= 1 do
+            local order = {}
+            for k = 0, lanes - 1 do order[k + 1] = ("%x"):format((k + apart) % lanes) end
+            line("a1 = %s;", combine("a1", "a1.s" .. table.concat(order)))
+            apart = apart / 2
+        end
+        line("out_1[group] = %s;", self:stored("a1.s0", "num", self.real, 1))
+        if root.can_fail then line("failed[group] = bad;") end
+    else
+        line("ulong group = get_global_id(0) / %d;", emit.LANES)
+        line("uint lane = get_global_id(0) %% %d, here = get_local_id(0);", emit.LANES)
+        line("__local %s sums[256];   // the largest work group", self.real)
+        line("__local int bads[256];")
+        line("%s a = %s;", self.real, start)
+        line("int bad = 0;")
+        line("if (group < count) {")
+        line("    ulong at = first + group * %d + lane;", emit.GROUP)
+        line("    for (ulong j = 0; j < %d; j += %d) {", emit.GROUP, emit.LANES)
+        indent = 3
+        step("at + j", "a")
+        indent = 1
+        line("    }")
+        line("}")
+        line("sums[here] = a;")
+        line("bads[here] = bad;")
+        line("for (uint apart = %d; apart > 0; apart /= 2) {", emit.LANES / 2)
+        line("    barrier(CLK_LOCAL_MEM_FENCE);")
+        line("    if (lane < apart) {")
+        line("        bads[here] |= bads[here + apart];")
+        line("        if (!bads[here] && group < count) sums[here] = %s;", combine("sums[here]", "sums[here + apart]"))
+        line("    }")
+        line("}")
+        line("if (group < count && lane == 0) {")
+        line("    out_1[group] = %s;", self:stored("sums[here]", "num", self.real, 1))
+        if root.can_fail then line("    failed[group] = bads[here];") end
+        line("}")
+    end
+    return ("#line 1 \"tidepool kernel\"\n__kernel void %s(%s)\n{\n%s\n}\n"):format(name,
+        table.concat(parameters, ",\n    "), table.concat(body, "\n"))
+end
+
 ---Writes a program.
 ---@param program table from infer.program
----@param options table lanes, precision, needs_double, kernel (its name), inputs and outputs (as in a Translation)
+---@param options table lanes, precision, needs_double, kernel (its name), inputs and outputs (as in a Translation, also with reduce), reduce
 ---@return string source
 function emit.program(program, options)
     local single = options.precision == "single"
@@ -1277,7 +1420,8 @@ function emit.program(program, options)
     for _, inst in ipairs(program.instances) do
         if inst.is_used then unit:instance(inst) end
     end
-    local kernel = unit:kernel(options.kernel, options.inputs, options.outputs)
+    local kernel = options.reduce and unit:reducing_kernel(options.kernel, options.inputs, options.outputs, options.reduce)
+        or unit:kernel(options.kernel, options.inputs, options.outputs)
     local parts = { "// Made by Tidepool from a Lua function.\n" }
     if options.needs_double then parts[#parts + 1] = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" end
     parts[#parts + 1] = "#pragma OPENCL FP_CONTRACT OFF\n\n"

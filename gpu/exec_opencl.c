@@ -66,6 +66,7 @@ tp_kernel *tp_kernel_new(void)
     if (k) {
         tp_ref_init(&k->ref, &tp_kernel_type);
         k->detail = -1;
+        k->group = 1;
     }
     return k;
 }
@@ -109,6 +110,7 @@ typedef struct worker {
     kernel_entry kernels[KERNELS_MAX];
     uint64_t tick;
     staging input[TP_COLUMNS_MAX], output[TP_COLUMNS_MAX], failed;
+    staging sums, sums_failed; /* a reducer's */
     device_memory memory[SLOTS]; /* where memory is copied: one buffer per argument */
     tp_kernel *uploaded;         /* held: whose arrays are in memory[] */
 } worker;
@@ -237,10 +239,13 @@ static int launch(worker *w, tp_kernel *k, uint32_t n, void *const *inputs, void
     kernel_entry *e = get_kernel(w, k->programs[w->device_index], err);
     if (!e)
         return -1;
+    unsigned lanes = k->lanes[w->device_index];
+    if (lanes < k->group && e->local % (k->group / lanes))
+        return tp_error_set(err, TP_ESYS, "%s: its work groups are too small for reductions", w->device->name);
     cl_mem mems[TP_ARGUMENTS_MAX] = { 0 };
     int rc = 0;
     bool is_uploaded = w->uploaded == k;
-    cl_ulong first = 0, count = n;
+    cl_ulong first = 0, count = n / k->group;
     for (unsigned i = 0; i < k->n_arguments && rc == 0; i++) {
         tp_argument *a = &k->arguments[i];
         size_t size = sizeof(cl_mem);
@@ -253,16 +258,15 @@ static int launch(worker *w, tp_kernel *k, uint32_t n, void *const *inputs, void
             rc = lend(w, i, CL_MEM_READ_ONLY, inputs[a->index], n * tp_type_size(a->type), false, &mems[i], err);
             break;
         case TP_ARG_OUTPUT:
-            rc = lend(w, i, CL_MEM_WRITE_ONLY, outputs[a->index], n * tp_type_size(a->type), false, &mems[i], err);
+            rc = lend(w, i, CL_MEM_WRITE_ONLY, outputs[a->index], count * tp_type_size(a->type), false, &mems[i], err);
             break;
-        case TP_ARG_FAILED: rc = lend(w, i, CL_MEM_WRITE_ONLY, failed, n, false, &mems[i], err); break;
+        case TP_ARG_FAILED: rc = lend(w, i, CL_MEM_WRITE_ONLY, failed, count, false, &mems[i], err); break;
         case TP_ARG_ARRAY: rc = lend(w, i, CL_MEM_READ_ONLY, a->data, a->size, is_uploaded, &mems[i], err); break;
         }
         cl_int status = rc ? CL_SUCCESS : cl->SetKernelArg(e->kernel, i, size, value);
         if (status != CL_SUCCESS)
             rc = fail(err, w, "passing an argument", status);
     }
-    unsigned lanes = k->lanes[w->device_index];
     size_t items = (n + lanes - 1) / lanes, global = (items + e->local - 1) / e->local * e->local;
     if (rc == 0) {
         cl_int status = cl->EnqueueNDRangeKernel(w->queue, e->kernel, 1, NULL, &global, &e->local, 0, NULL, NULL);
@@ -272,9 +276,9 @@ static int launch(worker *w, tp_kernel *k, uint32_t n, void *const *inputs, void
     for (unsigned i = 0; i < k->n_arguments && rc == 0; i++) {
         const tp_argument *a = &k->arguments[i];
         if (a->kind == TP_ARG_OUTPUT)
-            rc = fetch(w, mems[i], outputs[a->index], n * tp_type_size(a->type), err);
+            rc = fetch(w, mems[i], outputs[a->index], count * tp_type_size(a->type), err);
         else if (a->kind == TP_ARG_FAILED)
-            rc = fetch(w, mems[i], failed, n, err);
+            rc = fetch(w, mems[i], failed, count, err);
     }
     cl_int status = cl->Finish(w->queue); /* also after a failure: nothing may use the host's memory any more */
     if (status != CL_SUCCESS && rc == 0)
@@ -801,9 +805,58 @@ static int run_part(worker *w, tp_slice *s, tp_kernel *k, uint32_t n, tp_error *
     return 0;
 }
 
+/* What a reducer made of n items from s->at on becomes a block. */
+static void hand_over_sums(worker *w, tp_slice *s, const tp_kernel *r, uint32_t at, uint32_t groups)
+{
+    tp_block *b;
+    while (!(b = wait_for(tp_block_new_numbers(groups, 1))))
+        ;
+    b->kind = TP_BLOCK_PARTIALS;
+    b->n = groups * TP_GROUP;
+    for (uint32_t i = 0; i < groups; i++)
+        ((double *)b->column[0])[i] = load(r->output_type[0], w->sums.data, at + i);
+    tp_slice_append(s, b, s->at);
+    s->at += b->n;
+}
+
+/* The same as run_part for n items, whole groups, of which only what the reducer r makes of them is wanted. A group with an element that fails is
+ * run by k, which says which. */
+static int run_groups(worker *w, tp_slice *s, tp_kernel *k, tp_kernel *r, uint32_t n, tp_error *err)
+{
+    void *inputs[TP_COLUMNS_MAX], *sums;
+    char why[200] = "";
+    int64_t ready = open_inputs(w, s, r, n, inputs, why, sizeof why);
+    if (ready < 0)
+        return tp_error_oom(err, "the inputs of a launch");
+    uint32_t groups = (uint32_t)ready / TP_GROUP;
+    if (groups == 0)
+        return run_part(w, s, k, TP_GROUP, err);
+    if (reserve(&w->sums, groups * sizeof(double)) || reserve(&w->sums_failed, groups))
+        return tp_error_oom(err, "the results of a launch");
+    sums = w->sums.data;
+    memset(w->sums_failed.data, 0, groups);
+    if (launch(w, r, groups * TP_GROUP, inputs, &sums, w->sums_failed.data, err))
+        return -1;
+    make_canonical(r->output_type[0], w->sums.data, groups);
+    const uint8_t *failed = w->sums_failed.data;
+    for (uint32_t at = 0, end; at < groups; at = end) {
+        for (end = at; end < groups && !failed[end]; end++)
+            ;
+        if (end > at)
+            hand_over_sums(w, s, r, at, end - at);
+        else if (run_part(w, s, k, TP_GROUP, err))
+            return -1;
+        else
+            end = at + 1;
+    }
+    keep_program(w, r->programs[w->device_index]);
+    return 0;
+}
+
 static void run_slice(worker *w, tp_slice *s)
 {
     tp_kernel *k = tp_job_kernel(s->job);
+    bool may_reduce = true;
     uint32_t end = s->offset + s->count, most = PART_MAX;
     if (s->block->kind == TP_BLOCK_FAILURE) {
         tp_slice_append(s, tp_block_copy_failure(s->block), s->at);
@@ -811,7 +864,14 @@ static void run_slice(worker *w, tp_slice *s)
     }
     while (s->at < end && atomic_load_explicit(&s->ctl[1], memory_order_relaxed) == 0) {
         tp_error err = { 0 };
-        uint32_t n = end - s->at < most ? end - s->at : most;
+        uint32_t n = end - s->at < most ? end - s->at : most, before = (uint32_t)((s->block->first + s->at) % TP_GROUP);
+        tp_kernel *r = may_reduce ? tp_job_reducer(s->job) : NULL;
+        if (r && before == 0 && n >= TP_GROUP) {
+            may_reduce = run_groups(w, s, k, r, n / TP_GROUP * TP_GROUP, &err) == 0;
+            continue; /* what it could not run is run one by one */
+        }
+        if (r && n > TP_GROUP - before)
+            n = TP_GROUP - before;
         if (run_part(w, s, k, n, &err) == 0)
             continue;
         if (n > PART_MIN) { /* perhaps there is memory for fewer */
@@ -902,6 +962,8 @@ static void free_worker(worker *w)
         free(w->output[i].data);
     }
     free(w->failed.data);
+    free(w->sums.data);
+    free(w->sums_failed.data);
     tp_ref_drop(w->uploaded);
     cl->ReleaseCommandQueue(w->queue);
     tp_agent_close(&w->agent);
@@ -1066,6 +1128,7 @@ const tp_executor_type tp_exec_opencl = {
     .capabilities = TP_SHARES_MEMORY | TP_RUNS_KERNELS,
     .slice_ns = 2000 * 1000, /* a launch costs some 30 us */
     .slice_min = 16384,
+    .slice_grain = TP_GROUP,
     .open = open_executor,
     .start = start_workers,
     .stop = stop_workers,

@@ -58,6 +58,7 @@ typedef struct tp_kernel {
     uint64_t devices;                       /* bit i: device i may run it */
     tp_program *programs[TP_DEVICES_MAX];   /* held; by device */
     unsigned lanes[TP_DEVICES_MAX];         /* elements per work item */
+    unsigned group;                         /* elements per element of the outputs: 1, or TP_GROUP in a reducer (see tp_job_set_reducer) */
     unsigned n_arguments, n_inputs, n_outputs, n_failures;
     tp_argument arguments[TP_ARGUMENTS_MAX];
     tp_type input_type[TP_COLUMNS_MAX], output_type[TP_COLUMNS_MAX];

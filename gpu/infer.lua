@@ -1019,10 +1019,27 @@ function Program:instance(caller, at, wanted)
     return inst
 end
 
+-- What reduces two results to one: an instance like the root, which cannot fail.
+local function combiner(program, top, value, lanes)
+    local fn = function_of(program, value, "reduce")
+    local at = { program = program, fn = fn, inst = top }
+    local def, inputs = fn.def, {}
+    if #def.params ~= 2 or def.is_vararg then refuse(at, def, "the function of reduce takes 2 numbers, and this one does not") end
+    for i, var in ipairs(def.params) do inputs[i] = { var = var, kind = "num", varies = lanes > 1 } end
+    local inst = program:instance(at, def, {
+        key = "combiner", fn = fn, def = def, name = "reduce", inputs = inputs, simd = lanes > 1,
+    })
+    if #inst.results ~= 1 or inst.results[1].kind == "bool" then refuse(at, def, "the function of reduce returns one number") end
+    if inst.can_fail then
+        refuse(at, def, "the function of reduce cannot fail: error, assert and elements of arrays belong into the function that is mapped")
+    end
+    return inst
+end
+
 ---Analyses a function.
 ---@param value function
----@param options { name: string?, lanes: integer, inputs: string[]?, text_of: function? }
----@return table program with .root, .instances (callees first), .captures, .failures, .baked
+---@param options { name: string?, lanes: integer, inputs: string[]?, text_of: function?, combine: function? }
+---@return table program with .root, .combiner, .instances (callees first), .captures, .failures, .baked
 function infer.program(value, options)
     local program = setmetatable({
         name = options.name, text_of = options.text_of, functions = {}, by_key = {}, settling = {}, instances = {}, captures = {},
@@ -1049,6 +1066,7 @@ function infer.program(value, options)
     if #program.root.results == 0 then
         refuse(top, { line = def.last_line }, "it returns nothing; a device's only output is what the function returns")
     end
+    if options.combine then program.combiner = combiner(program, top, options.combine, options.lanes) end
     return program
 end
 

@@ -16,6 +16,8 @@ local translate = {}
 ---   real number for each parameter
 ---@field returns string[]? storage type of each result, by default "double" ("float" in single precision), or "bool"
 ---@field text_of? fun(chunkname: string): string? texts of chunks that the host kept
+---@field reduce "sum"|"min"|"max"|function|nil the kernel gives what this makes of the first results of each 1,024 elements; all of
+---   them whole: its `count` is that of such groups, and `failed` says whether an element of the group failed
 
 ---@class tidepool.gpu.Argument one argument of the kernel
 ---@field kind "first"|"count"|"input"|"output"|"failed"|"number"|"array"|"length"
@@ -30,7 +32,7 @@ local translate = {}
 ---@class tidepool.gpu.Translation
 ---@field source string OpenCL C 1.2
 ---@field kernel string name of the kernel
----@field lanes integer
+---@field lanes integer elements per work item
 ---@field precision string
 ---@field arguments tidepool.gpu.Argument[] in the order of the kernel's arguments
 ---@field inputs { ctype: string, name: string }[]
@@ -39,6 +41,7 @@ local translate = {}
 ---@field failures table[] by the numbers in `failed`
 ---@field detail_output integer? the output that holds, for an element that failed, the index that was out of range
 ---@field needs_double boolean whether the device must have fp64
+---@field is_reducer boolean made for `reduce`
 local Translation = {}
 Translation.__index = Translation
 
@@ -195,10 +198,12 @@ function translate.translate(fn, options)
     local name = options.name
     local ok, program = pcall(infer.program, fn, {
         name = name, lanes = lanes, inputs = options.inputs, text_of = options.text_of,
+        combine = type(options.reduce) == "function" and options.reduce or nil,
     })
     if not ok then error(type(program) == "table" and program.refusal or program, 0) end
     local root = program.root
     mark_used(root)
+    if program.combiner then mark_used(program.combiner) end
     local outputs = output_types(root, real, options.returns, function(what)
         error(("%s:%d: gpu function%s: %s"):format(root.fn.source.file, root.def.line,
             name and (" '%s'"):format(name) or "", what), 0)
@@ -218,13 +223,18 @@ function translate.translate(fn, options)
     end
     for _, entry in ipairs(program.captures) do needs_double = needs_double or entry.ctype == "double" end
     local kernel = "tidepool_" .. (name and name:gsub("[^%w]+", "_") or "map")
+    if options.reduce then kernel = kernel .. "_" .. (program.combiner and "reduce" or options.reduce) end
     local text = emit.program(program, {
         lanes = lanes, precision = precision, kernel = kernel, inputs = inputs, outputs = outputs, needs_double = needs_double,
+        reduce = options.reduce,
     })
+    if options.reduce then
+        outputs, lanes, detail_output = { { ctype = real, kind = "num" } }, lanes > 1 and emit.GROUP or emit.GROUP / emit.LANES, nil
+    end
     return setmetatable({
         source = text, kernel = kernel, lanes = lanes, precision = precision, inputs = inputs, outputs = outputs,
         arguments = arguments_of(inputs, outputs, program, real), can_fail = root.can_fail, failures = program.failures,
-        baked = program.baked, detail_output = detail_output, needs_double = needs_double,
+        baked = program.baked, detail_output = detail_output, needs_double = needs_double, is_reducer = options.reduce ~= nil,
     }, Translation)
 end
 

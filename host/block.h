@@ -13,7 +13,8 @@ typedef enum tp_block_kind {
     TP_BLOCK_VALUES,  /* item k is the message bytes[ends[k-1] .. ends[k]) */
     TP_BLOCK_FAILURE, /* n == 1; the message is kind, message, value, traceback, attempts, worker */
     TP_BLOCK_RETRY,   /* the same, of an attempt that is going to be repeated; no item's result */
-    TP_BLOCK_DONE     /* items that ran for their effect: no results kept */
+    TP_BLOCK_DONE,    /* items that ran for their effect: no results kept */
+    TP_BLOCK_PARTIALS /* n items in groups of TP_GROUP, each reduced to one double: column[0][k] is that of items k * TP_GROUP on */
 } tp_block_kind;
 
 typedef struct tp_block {
@@ -30,6 +31,8 @@ typedef struct tp_block {
     void *column[TP_COLUMNS_MAX]; /* NUMBERS: elements of the type below */
     uint8_t type[TP_COLUMNS_MAX]; /* tp_type */
 } tp_block;
+
+enum { TP_GROUP = 1024 /* items that a reduction makes one of; their indexes begin at a multiple of it */ };
 
 enum { TP_BLOCK_BYTES_MAX = 1 << 20 }; /* a block is closed when its messages are longer than this */
 

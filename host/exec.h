@@ -24,6 +24,7 @@ typedef struct tp_executor_type {
     unsigned capabilities;
     uint64_t slice_ns;  /* what a slice should take; 0: TP_SLICE_NS */
     uint32_t slice_min; /* items below which a slice is not worth its costs; 0: one */
+    uint32_t slice_grain; /* a slice ends at a multiple of it, where that is possible; 0: anywhere */
 
     /* Creates it; starts no threads yet. The executor is the host's. */
     int (*open)(tp_executor **out, struct tp_host *host, tp_error *err);

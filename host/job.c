@@ -26,7 +26,8 @@ struct tp_job {
     tp_func *func;
     tp_image *image;
     tp_ref *kernel;
-    tp_executor *executor;
+    tp_ref *_Atomic reducer; /* set by the owner, once; released there, acquired by workers */
+    tp_executor *fallback;
     tp_waiter *waiter;
     tp_job *parent; /* the job inside whose item it was started, held; NULL */
     unsigned depth;
@@ -62,7 +63,8 @@ struct tp_job {
     double item_ns;      /* what an item takes; 0: not known */
     uint64_t asked_ns;   /* when the owner last asked for results */
     uint64_t random;     /* for the jitter of retries */
-    bool ended, is_cancelled, is_reading, drained;
+    bool ended, is_cancelled, is_reading, drained, is_held_back;
+    tp_executor *executor;
     bool is_awaited; /* the owner wants its waiter woken */
     bool is_told;    /* it has been, and the job is in waiter->news */
     tp_job *next_told, *prev_told;
@@ -235,6 +237,7 @@ static void free_job(tp_ref *ref) /* any thread, not locked: nobody else has it 
     tp_ref_drop(job->func);
     tp_ref_drop(job->image);
     tp_ref_drop(job->kernel);
+    tp_ref_drop(atomic_load_explicit(&job->reducer, memory_order_relaxed));
     tp_ref_drop(job->parent);
     free(job);
 }
@@ -458,6 +461,7 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
     job->kernel = c->kernel ? tp_ref_hold(c->kernel) : NULL;
     job->devices = c->devices;
     job->executor = c->executor;
+    job->fallback = c->fallback;
     job->waiter = c->waiter;
     job->parent = parent ? tp_ref_hold(parent) : NULL;
     job->depth = depth;
@@ -779,7 +783,10 @@ tp_job *tp_job_collect(tp_engine *e, tp_waiter *w)
 
 tp_executor *tp_job_executor(const tp_job *job)
 {
-    return job->executor;
+    uv_mutex_lock(&job->engine->lock);
+    tp_executor *ex = job->executor;
+    uv_mutex_unlock(&job->engine->lock);
+    return ex;
 }
 
 tp_func *tp_job_func(const tp_job *job)
@@ -795,6 +802,30 @@ tp_image *tp_job_image(const tp_job *job)
 struct tp_kernel *tp_job_kernel(const tp_job *job)
 {
     return (struct tp_kernel *)job->kernel;
+}
+
+struct tp_kernel *tp_job_reducer(const tp_job *job)
+{
+    return (struct tp_kernel *)atomic_load_explicit(&job->reducer, memory_order_acquire);
+}
+
+void tp_job_set_reducer(tp_job *job, struct tp_kernel *reducer)
+{
+    if (!atomic_load_explicit(&job->reducer, memory_order_relaxed))
+        atomic_store_explicit(&job->reducer, tp_ref_hold(reducer), memory_order_release);
+}
+
+void tp_job_hold_back(tp_job *job, bool held_back)
+{
+    wakes w = { 0 };
+    uv_mutex_lock(&job->engine->lock);
+    job->is_held_back = held_back;
+    if (!held_back) {
+        w.executor = job->executor;
+        w.takers = takers(job);
+    }
+    uv_mutex_unlock(&job->engine->lock);
+    wake(&w);
 }
 
 bool tp_job_discards(const tp_job *job)
@@ -834,7 +865,7 @@ static void promote_due(tp_engine *e, uint64_t now)
 /* Locked. Has it inputs that may be begun now? */
 static bool can_take(const tp_job *job, uint64_t now)
 {
-    if (!job->queue_first)
+    if (!job->queue_first || job->is_held_back)
         return false;
     uint64_t ready = job->finished - job->delivered;
     /* A loop over the results that has not come back for a while, with results waiting for it, has perhaps been left. */
@@ -914,7 +945,12 @@ static uint32_t slice_count(const tp_job *job, const tp_range *r)
         wanted = grown;
     if (wanted < least)
         wanted = least;
-    return wanted < r->count ? (uint32_t)wanted : r->count;
+    if (wanted >= r->count)
+        return r->count;
+    uint32_t n = (uint32_t)wanted, grain = type->slice_grain;
+    if (grain && n > grain)
+        n -= (r->block->first + r->offset + n) % grain;
+    return n;
 }
 
 bool tp_job_can_take_locked(tp_engine *e, const tp_executor *ex)
@@ -1200,11 +1236,16 @@ void tp_job_finish(tp_slice *s)
 bool tp_job_leave_device(tp_job *job, uint64_t device)
 {
     uv_mutex_lock(&job->engine->lock);
-    bool has_others = (job->devices & ~device) != 0;
-    if (has_others)
+    bool has_others = (job->devices & ~device) != 0, falls_back = !has_others && job->fallback;
+    if (has_others || falls_back)
         job->devices &= ~device;
+    if (falls_back) {
+        job->executor = job->fallback;
+        job->item_ns = 0; /* that of the device */
+        job->last_count = 0;
+    }
     uv_mutex_unlock(&job->engine->lock);
-    return has_others;
+    return has_others || falls_back;
 }
 
 void tp_job_lose(tp_agent *agent, tp_block *(*make_failure)(void *user, tp_slice *slice), void *user)

@@ -110,10 +110,11 @@ typedef struct tp_returns {
 
 typedef struct tp_job_config {
     tp_func *func;   /* held by the job */
-    tp_image *image; /* held by the job; NULL when there is a kernel */
+    tp_image *image; /* held by the job; NULL when only a kernel runs it */
     struct tp_kernel *kernel; /* held by the job: what devices run in the place of a Lua function (gpu/exec_opencl.h), or NULL */
     uint64_t devices; /* which may run it, as bits; 0: it needs none */
     tp_executor *executor;
+    tp_executor *fallback; /* runs the image once all devices have been left (tp_job_leave_device), or NULL */
     tp_waiter *waiter; /* of the owner */
     tp_agent *owner;   /* the agent inside whose item the map was called, or NULL */
     bool ordered, keep_going /* failures do not end the job */, discard /* no results wanted */;
@@ -174,6 +175,13 @@ bool tp_job_is_cancelled(tp_job *job);
 /* The reader of the results takes its time over each (a loop), so that work may pause while it is away; or not (list). */
 void tp_job_set_reading(tp_job *job, bool reading);
 
+/* From here on the owner wants only what this kernel makes of whole groups of results (TP_BLOCK_PARTIALS); other results may still come one by
+ * one. At most once. */
+void tp_job_set_reducer(tp_job *job, struct tp_kernel *reducer);
+
+/* No item is begun while the job is held back; what runs goes on. */
+void tp_job_hold_back(tp_job *job, bool held_back);
+
 void tp_job_cancel(tp_job *job); /* drops what is queued, asks what runs to stop, with all jobs below it. Any thread */
 void tp_job_get_counts(tp_job *job, tp_job_counts *counts);
 
@@ -194,6 +202,7 @@ tp_executor *tp_job_executor(const tp_job *job);
 tp_func *tp_job_func(const tp_job *job);
 tp_image *tp_job_image(const tp_job *job);
 struct tp_kernel *tp_job_kernel(const tp_job *job);
+struct tp_kernel *tp_job_reducer(const tp_job *job); /* NULL: results are wanted one by one */
 bool tp_job_discards(const tp_job *job);
 const tp_returns *tp_job_returns(const tp_job *job);
 _Atomic uint32_t *tp_job_hint(tp_job *job); /* vm.c's: what kind of results the last slice had; relaxed */
@@ -214,7 +223,8 @@ bool tp_job_can_take_locked(tp_engine *engine, const tp_executor *executor);
  * innermost. Cannot fail. */
 void tp_job_finish(tp_slice *slice);
 
-/* The agent's device could not run the job: none of its slices goes there any more. False when it is the only one that is left. */
+/* The agent's device could not run the job: none of its slices goes there any more. False when it is the only one that is left, and there is no
+ * fallback. */
 bool tp_job_leave_device(tp_job *job, uint64_t device);
 
 /* The agent's thread has died: the items that it was running have this failure, made by the caller for each as `make_failure(user, slice)`, and

@@ -299,7 +299,8 @@ static void get_failures(lua_State *L, int t, tp_kernel *k)
 }
 
 /* core.kernel { programs = { { device =, lanes =, program = }, ... }, arguments = { { kind =, type =, ... }, ... }, inputs =, outputs = lists of types,
- * booleans = { [output] = true }, failures = { { plain =, before =, after =, n = }, ... }, detail =, is_foreign = } -> kernel: see tp_kernel */
+ * booleans = { [output] = true }, failures = { { plain =, before =, after =, n = }, ... }, detail =, group =, is_foreign = } -> kernel: see
+ * tp_kernel */
 static int l_kernel(lua_State *L)
 {
     luaL_checktype(L, 1, LUA_TTABLE);
@@ -339,13 +340,14 @@ static int l_kernel(lua_State *L)
     }
     get_failures(L, 1, k);
     k->detail = (int)get_number(L, 1, "detail", 0) - 1;
+    k->group = (unsigned)get_number(L, 1, "group", 1);
     k->is_foreign = get_boolean(L, 1, "is_foreign");
     lua_settop(L, 2);
     return 1;
 }
 
 /* core.job(func, image or kernel, executor name, options) -> job, or nil and a message. Options: total, window, ordered, keep_going,
- * discard, is_cheap, retries, returns; as in tp_job_config. */
+ * discard, is_cheap, retries, returns; as in tp_job_config; fallback: an image that threads run when no device can. */
 static int l_job(lua_State *L)
 {
     context *ctx = get_context(L);
@@ -355,6 +357,11 @@ static int l_job(lua_State *L)
     luaL_argcheck(L, image || kernel, 2, "image or kernel expected");
     const char *name = luaL_checkstring(L, 3);
     luaL_checktype(L, 4, LUA_TTABLE);
+    if (!image) {
+        lua_getfield(L, 4, "fallback");
+        image = lua_isnil(L, -1) ? NULL : tp_codec_to_ref(L, -1, &tp_image_type); /* the options keep it */
+        lua_pop(L, 1);
+    }
     tp_executor *ex = tp_host_executor(ctx->host, name);
     luaL_argcheck(L, ex, 3, "no such executor");
     if (!tp_host_is_usable(ctx->host)) {
@@ -378,6 +385,7 @@ static int l_job(lua_State *L)
         .kernel = kernel,
         .devices = kernel ? kernel->devices : 0,
         .executor = ex,
+        .fallback = kernel && image ? tp_host_executor(ctx->host, tp_exec_threads.name) : NULL,
         .waiter = box->waits_on ? &box->waits_on->waiter : &ctx->host->waiter,
         .owner = ctx->agent,
         .ordered = get_boolean(L, 4, "ordered"),
@@ -392,6 +400,23 @@ static int l_job(lua_State *L)
     if (tp_job_open(&box->job, ctx->host->engine, &config, &err))
         return push_message(L, &err);
     return 1;
+}
+
+/* core.set_reducer(job, kernel): see tp_job_set_reducer */
+static int l_set_reducer(lua_State *L)
+{
+    tp_job *job = check_job(L, 1)->job;
+    tp_kernel *k = tp_codec_to_ref(L, 2, &tp_kernel_type);
+    luaL_argcheck(L, k && k->group == TP_GROUP, 2, "a reducer expected");
+    tp_job_set_reducer(job, k);
+    return 0;
+}
+
+/* core.hold_back(job, held_back): see tp_job_hold_back */
+static int l_hold_back(lua_State *L)
+{
+    tp_job_hold_back(check_job(L, 1)->job, lua_toboolean(L, 2));
+    return 0;
 }
 
 /* ---- jobs: inputs ---- */
@@ -1281,6 +1306,8 @@ static const luaL_Reg core_functions[] = {
     { "devices", l_devices },
     { "program", l_program },
     { "kernel", l_kernel },
+    { "set_reducer", l_set_reducer },
+    { "hold_back", l_hold_back },
     { "print", l_print },
     { "warn", l_warn },
     { "execute", l_execute },

@@ -26,16 +26,29 @@ for _, executor in ipairs(executors) do
       assert.is_nil(f:map({}):mean())
       assert.is_nil(f:map({}):min())
       assert.is_nil(f:map({}):max())
-      assert.equal("init", f:map({}):reduce(function() return 1 end, "init"))
+      assert.equal("init", f:map({}):reduce(function(a, b) return a + b end, "init"))
     end)
 
     it("are the same whatever the blocks are", function()
       local n = 50003
       local a = tidepool.array("double", n)
       for i = 1, n do a[i] = i end
-      local sums = {}
-      for i = 1, n do sums[i % 8] = (sums[i % 8] or 0) + i / 3 end
-      local expected = ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]))
+      local function in_lanes(list) -- lua/tidepool/reduce.lua says which order this is
+        local s = {}
+        for i = 1, 16 do s[i] = 0 end
+        for i = 1, #list do s[(i - 1) % 16 + 1] = s[(i - 1) % 16 + 1] + list[i] end
+        for _, apart in ipairs { 8, 4, 2, 1 } do
+          for l = 1, apart do s[l] = s[l] + s[l + apart] end
+        end
+        return s[1]
+      end
+      local groups = {}
+      for from = 1, n, 1024 do
+        local group = {}
+        for i = from, math.min(from + 1023, n) do group[#group + 1] = i / 3 end
+        groups[#groups + 1] = in_lanes(group)
+      end
+      local expected = in_lanes(groups)
       assert.equal(expected, f:map(a):sum())
       assert.equal(expected, f:map(tidepool.range(n)):sum())
       local i = 0
@@ -45,11 +58,19 @@ for _, executor in ipairs(executors) do
       end):sum())
     end)
 
-    it("reduce folds the results in their order", function()
+    if executor[1] ~= "a device" then it("reduce folds the results in their order", function()
       local text = f:map({ 3, 6, 9 }):reduce(function(sum, x) return sum .. x .. ";" end, "")
       assert.equal("1;2;3;", text)
       local both = app:func(function(x) return x, 2 * x end)
       assert.equal(18, both:map({ 1, 2, 3 }):reduce(function(sum, x, y) return sum + x + y end, 0))
+    end) end
+
+    it("the order of zeros and NaNs does not matter to the least and the greatest", function()
+      local same = app:func(function(x) return x end)
+      for _, xs in ipairs { { 0, -0.0 }, { -0.0, 0 } } do
+        assert.equal(-math.huge, 1 / same:map(xs):min())
+        assert.equal(math.huge, 1 / same:map(xs):max())
+      end
     end)
 
     it("a NaN among them makes the least and the greatest NaN", function()
@@ -68,6 +89,108 @@ for _, executor in ipairs(executors) do
     end)
   end)
 end
+
+if executors[3] then describe("a reduction on a device", function()
+  local app = tidepool.App("reductions", { gpu = true })
+  local n = support.times(400000) + 1234
+  local xs = tidepool.array("double", n)
+  for i = 1, n do xs[i] = (i * 7919) % 1000003 / 64 - 5000 end
+
+  --- What `reduce(results)` gives when at least one group was reduced on the device, and whether results of groups came back at all.
+  local function on_device(f, reduce, ...)
+    local value
+    for _ = 1, 50 do -- whether a slice starts before it is known that the results are to be reduced is the machine's business
+      local results = f:map(xs, ...)
+      local again = reduce(results)
+      assert.is_true(value == nil or again == value or again ~= again)
+      value = again
+      if results.n_partial then return value, results.n_partial end
+    end
+    error "nothing was reduced on the device"
+  end
+
+  it("is done there, with the bits of the one that threads have", function()
+    local function shape(x)
+      if x > 6000 then return x * 0.1 end
+      return x / 3 + math.floor(x)
+    end
+    for _, options in ipairs { {}, { returns = "int32" }, { returns = "float" } } do
+      local f, g = app:func(options, shape), tidepool.App("threads"):func(options, shape)
+      for _, op in ipairs { "sum", "min", "max", "mean" } do
+        local results = g:map(xs)
+        assert.equal(results[op](results), (on_device(f, function(r) return r[op](r) end)))
+      end
+    end
+  end)
+
+  it("brings back one number for each group of results", function()
+    local f = app:func(function(x) return x end)
+    for _ = 1, 200 do
+      local results = f:map(xs)
+      results:sum()
+      if results.n_partial == n - n % 1024 then return end
+    end
+    error "there were always single results"
+  end)
+
+  it("is the same in single precision, again and again, near that of doubles", function()
+    local f, g = app:func({ precision = "single" }, third), app:func(third)
+    local sum = on_device(f, function(r) return r:sum() end)
+    local exact = g:map(xs):sum()
+    assert.is_true(math.abs(sum - exact) <= 1e-5 * math.abs(exact))
+  end)
+
+  it("raises the failure with the lowest index, or takes on_error's numbers", function()
+    local f = app:func(function(x)
+      if x % 10000 == 5000 then error("which") end
+      return x
+    end)
+    local first, good = nil, 0
+    for i = 1, n do
+      if xs[i] % 10000 == 5000 then first = first or i else good = math.max(good, xs[i]) end
+    end
+    for _ = 1, 5 do
+      local failure = support.failure_of(function() return (f:map(xs):sum()) end)
+      assert.equal(first, failure.index)
+      support.contains(failure.message, "which")
+    end
+    assert.equal(good, (on_device(f, function(r) return r:max() end, { on_error = function() return -1 end })))
+  end)
+
+  it("reduce runs its function there", function()
+    local f, scale = app:func(function(x) return x end), 1
+    local function larger(a, b)
+      if a * scale > b * scale then return a end
+      return b
+    end
+    local greatest = f:map(xs):max()
+    assert.equal(greatest, (on_device(f, function(r) return r:reduce(larger, -math.huge) end)))
+    assert.equal(greatest, (on_device(f, function(r) return r:reduce(math.max, -math.huge) end)))
+    assert.equal(1e9, (on_device(f, function(r) return r:reduce(larger, 1e9) end)))
+    scale = -1
+    assert.equal(f:map(xs):min(), (on_device(f, function(r) return r:reduce(larger, math.huge) end)))
+    assert.equal(106, f:map({ 1, 2, 3 }):reduce(function(a, b) return a + b end, 100))
+  end)
+
+  it("reduce refuses what a device cannot do, and what depends on an order", function()
+    local f = app:func(function(x) return x end)
+    local function complaint(fn, g, list)
+      local _, why = pcall(function() return (g or f):map(list or { 1, 2, 3 }):reduce(fn, 0) end)
+      return tostring(why)
+    end
+    support.contains(complaint(function(a, b) return a .. b end), "reductions_spec.lua:", "in 'reduce'", "no strings on a device")
+    support.contains(complaint(function(a) return a end), "takes 2 numbers")
+    support.contains(complaint(function(a, b) return a < b end), "returns one number")
+    support.contains(complaint(function(a, b)
+      if a < b then error("less") end
+      return a
+    end), "cannot fail")
+    support.contains(complaint(function(a, b) return a + b * b end), "must not matter", "fn(a, b) is 5 and fn(b, a) is 3", "loop over the results")
+    support.contains(complaint(function(a, b) return a - b end), "must not matter")
+    support.contains(complaint(function(a, b) return (a + b) / 2 end), "fn(fn(a, b), c)")
+    support.contains(complaint(function(a, b) return a + b end, app:func(function(x) return x, x end)), "gives 2 results")
+  end)
+end) end
 
 describe("a reduction", function()
   it("of what is no number says which result", function()

@@ -85,20 +85,22 @@ local function open_kernel(self, types)
 end
 
 --- Starts a job of self. `more` are fields for core.job.
-local function open(self, more, kernel)
+local function open(self, more, kernel, unit)
   more.retries = self.options.retries
+  local image, job, why
+  if not kernel or unit.may_fall_back then
+    image, why = core.image(self.raw, package.path, package.cpath, self.name, images[self])
+    if not image then
+      error(failure.new { kind = "codec", message = check.where() .. why, function_name = self.name, attempts = 0 }, 0)
+    end
+    images[self] = image
+  end
   if kernel then
-    local job, why = core.job(self.core, kernel, "opencl", more)
-    if not job then check.fail("%s: %s", self.name, why) end
-    return job
+    more.fallback = image
+    job, why = core.job(self.core, kernel, "opencl", more)
+  else
+    job, why = core.job(self.core, image, self.options.executor or "threads", more)
   end
-  local image, why = core.image(self.raw, package.path, package.cpath, self.name, images[self])
-  if not image then
-    error(failure.new { kind = "codec", message = check.where() .. why, function_name = self.name, attempts = 0 }, 0)
-  end
-  images[self] = image
-  local job
-  job, why = core.job(self.core, image, self.options.executor or "threads", more)
   if not job then check.fail("%s: %s", self.name, why) end
   return job
 end
@@ -134,11 +136,16 @@ function func.start(self, source, settings, more)
   end
   if returns and not more.discard then more.returns, arrays = open_returns(returns, wants_arrays and source.total or nil) end
   more.window = settings.window or self.options.window or source.window
-  local job = open(self, more, kernel)
+  local job = open(self, more, kernel, unit)
+  local open_reducer, types = nil, source.types
+  if kernel and not more.discard then
+    function open_reducer(reduce, count) return require("tidepool.gpu").reducer(self, unit, types, reduce, count) end
+  end
   local opened = results.new(job, source, {
     name = self.name, return_exceptions = settings.return_exceptions or settings.ignore_exceptions, on_error = settings.on_error,
     max_attempts = 1 + (retries and retries.max or 0), on_retry = retries and retries.on, is_kept = more.is_kept,
     returns = not more.discard and returns or nil, arrays = arrays,
+    open_reducer = open_reducer, is_single = kernel and self.options.precision == "single",
     progress = settings.progress, total = source.total, ordered = more.ordered, executor = self.options.executor or "threads",
   })
   opened.total = source.total
@@ -201,7 +208,7 @@ end
 
 --- A job of one call.
 local function open_call(self, ...)
-  local job = open(self, { total = 1, is_cheap = true, ordered = true }, (open_kernel(self)))
+  local job = open(self, { total = 1, is_cheap = true, ordered = true }, open_kernel(self))
   local has_room, why = core.add(job, ...)
   if has_room == nil then
     core.close(job)

@@ -130,11 +130,11 @@ local function check_types(f, what, types)
   end
 end
 
-local function translate(f, d, types)
+local function translate(f, d, types, reduce)
   local precision = f.options.precision or "double"
   local fine, made = pcall(require("tidepool.gpu.translate").translate, f.raw, {
     name = f.name, precision = precision, lanes = precision == "single" and d.lanes_float or d.lanes_double, inputs = types,
-    returns = f.options.returns,
+    returns = f.options.returns, reduce = reduce,
   })
   if not fine then error(made, 0) end
   return made
@@ -187,8 +187,9 @@ local function compile_kernel(f, devices)
   return unit
 end
 
---- Translates and builds f for these devices.
-local function compile(f, devices, types)
+--- Translates and builds f for these devices. nil and why when a device cannot run it; a function that cannot be translated is an error.
+--- `reduce`: what its reducer makes of the results, see gpu.reducer.
+local function compile(f, devices, types, reduce)
   if f.options.kernel then return compile_kernel(f, devices) end
   check_types(f, "input", types)
   check_types(f, "result", f.options.returns)
@@ -197,18 +198,18 @@ local function compile(f, devices, types)
     local lanes = f.options.precision == "single" and d.lanes_float or d.lanes_double
     local made = by_lanes[lanes]
     if not made then
-      made = translate(f, d, types)
+      made = translate(f, d, types, reduce)
       by_lanes[lanes] = made
       unit.translations[#unit.translations + 1] = made
     end
     if made.needs_double and not d.fp64 then
-      check.fail('%s: %s has no doubles; with precision = "single", and float arrays, it can run this function', f.name, d.name)
+      return nil, ('%s has no doubles; with precision = "single", and float arrays, it can run this function'):format(d.name)
     end
     local program, why, log = core.program(d.number, made.source, BUILD_OPTIONS, made.kernel)
     if program then
       unit.programs[#unit.programs + 1] = { device = d.number, lanes = made.lanes, program = program }
     elseif i == #devices and #unit.programs == 0 then
-      check.fail("%s: %s\n%s", f.name, why, show_log(log))
+      return nil, ("%s\n%s"):format(why, show_log(log))
     end
   end
   local first = unit.translations[1]
@@ -231,6 +232,7 @@ local function is_current(unit)
 end
 
 local void_pointer = require("ffi").typeof "char *"
+local GROUP = require("tidepool.reduce").GROUP
 
 --- One argument of a kernel as core.kernel takes it, with what is captured as it is now.
 local function read_argument(f, argument)
@@ -250,32 +252,85 @@ local function read_argument(f, argument)
   return one
 end
 
---- What a job on devices runs; nil when f's option says that threads do it.
----@param f tidepool.Function
----@param types string[]?  the element types of the inputs, when they are typed arrays
----@return userdata? kernel
----@return table? unit  { result_types, has_boolean }
-function gpu.kernel(f, types)
-  local devices = gpu.match(f.options.gpu, f.name)
-  if not devices and f.options.kernel then check.fail("%s: OpenCL C cannot run on threads, and no other device of its gpu = ... is there", f.name) end
-  if not devices then return nil end
-  local key = f.options.kernel and "" or table.concat(types or {}, " ")
+--- What f is on these devices, or its reducer, compiled when that has not been done; nil and why when a device cannot run it.
+local function unit_of(f, devices, types, reduce)
   local units = compiled[f]
   if not units then
-    units = {}
+    units = { reducers = setmetatable({}, { __mode = "k" }) }
     compiled[f] = units
   end
-  local unit = units[key]
-  if not unit or not is_current(unit) then
-    unit = compile(f, devices, types)
-    units[key] = unit
+  if reduce then
+    units.reducers[reduce] = units.reducers[reduce] or {}
+    units = units.reducers[reduce]
   end
+  local key = f.options.kernel and "" or table.concat(types or {}, " ")
+  local why
+  if not units[key] or not is_current(units[key]) then units[key], why = compile(f, devices, types, reduce) end
+  return units[key], why
+end
+
+--- The kernel of a unit, with what is captured as it is now.
+local function open_kernel(f, unit)
   local made, arguments = unit.made, {}
   for i, argument in ipairs(made.arguments) do arguments[i] = read_argument(f, argument) end
   return core.kernel {
     programs = unit.programs, arguments = arguments, inputs = unit.inputs, outputs = unit.outputs, booleans = unit.booleans,
     failures = unit.is_foreign and {} or made:texts(), detail = made.detail_output, is_foreign = unit.is_foreign,
-  }, unit
+    group = made.is_reducer and GROUP or 1,
+  }
+end
+
+--- What a job on devices runs; nil when f's option says that threads do it.
+---@param f tidepool.Function
+---@param types string[]?  the element types of the inputs, when they are typed arrays
+---@return userdata? kernel
+---@return table? unit  { result_types, has_boolean, may_fall_back: threads run the function when no device can }
+function gpu.kernel(f, types)
+  local devices = gpu.match(f.options.gpu, f.name)
+  if not devices and f.options.kernel then check.fail("%s: OpenCL C cannot run on threads, and no other device of its gpu = ... is there", f.name) end
+  if not devices then return nil end
+  local unit, why = unit_of(f, devices, types)
+  local spec = f.options.gpu
+  local may_fall_back = type(spec) == "table" and spec[#spec] == "threads" and not f.options.kernel
+  if not unit and may_fall_back then return nil end
+  if not unit then check.fail("%s: %s", f.name, why) end
+  unit.may_fall_back = may_fall_back
+  return open_kernel(f, unit), unit
+end
+
+-- Functions like math.max, which have no text, in one that has.
+local wrapped = setmetatable({}, { __mode = "k" })
+
+local function with_text(fn)
+  if not require("tidepool.gpu.builtins").find(fn) then return fn end
+  wrapped[fn] = wrapped[fn] or loadstring "local fn = ... return function(a, b) return fn(a, b) end"(fn)
+  return wrapped[fn]
+end
+
+--- What reduces whole groups of the results of a map of f on its devices (tp_job_set_reducer): "sum", "min", "max", or a function of two numbers. nil
+--- when results must come one by one. Raises when the function cannot run there.
+---@param f tidepool.Function
+---@param unit table  of gpu.kernel, of the map
+---@param types string[]?  as for gpu.kernel
+---@param reduce string|function
+---@param total integer?  results, when that is known
+---@return userdata?
+function gpu.reducer(f, unit, types, reduce, total)
+  if type(reduce) == "function" and #unit.result_types > 1 then
+    check.fail("results:reduce: %s gives %d results, and on a device the function of reduce takes two numbers; loop over the results instead",
+      f.name, #unit.result_types)
+  end
+  if type(reduce) == "function" then reduce = with_text(reduce) end
+  local is_few = total and total < GROUP
+  if f.options.kernel or unit.has_boolean or (is_few and type(reduce) == "string") then return nil end
+  local devices = gpu.match(f.options.gpu, f.name)
+  if is_few then -- nothing to reduce there; but what cannot be is said
+    translate(f, devices[1], types, reduce)
+    return nil
+  end
+  local reducer, why = unit_of(f, devices, types, reduce)
+  if not reducer then check.fail("%s: %s", f.name, why) end
+  return open_kernel(f, reducer)
 end
 
 --- The OpenCL C of a function: for the device that it would run on, or, where there is none, in the form for graphics cards.

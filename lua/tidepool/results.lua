@@ -10,10 +10,11 @@ local loop = require "tidepool.loop"
 local columns_type = ffi.typeof "void **"
 local double_pointer = ffi.typeof "const double *"
 local progress = require "tidepool.progress"
+local reduce = require "tidepool.reduce"
 local new_table = require "table.new"
 
 -- What core.next gives: tp_block_kind of host/block.h.
-local NUMBERS, FAILURE, RETRY, DONE = 0, 2, 3, 4
+local NUMBERS, FAILURE, RETRY, DONE, PARTIALS = 0, 2, 3, 4, 5
 
 ---@class tidepool.Results
 ---@overload fun(): integer?, ...: any
@@ -25,7 +26,8 @@ local results = { Results = Results }
 --- Opens the results of a running job.
 ---@param job userdata    of core.job
 ---@param source table    of inputs.lua
----@param settings table  { name, total, executor, ordered, progress, return_exceptions, on_error, max_attempts, on_retry }
+---@param settings table  { name, total, executor, ordered, progress, return_exceptions, on_error, max_attempts, on_retry, open_reducer, is_single }:
+---   open_reducer(op, total) gives the kernel that reduces on the device where the map runs, or nothing; is_single: in floats
 function results.new(job, source, settings)
   local self = setmetatable({
     job = job, source = source, settings = settings,
@@ -124,8 +126,9 @@ function Results:_cancelled()
 end
 
 --- Waits for the next block of results and opens it (or gives one that has not been read to its end): "block", or "failure", its index and
---- the failure that takes its place, or nothing at the end, or "later" instead of waiting. Raises what ends the map.
-function Results:_advance(no_wait)
+--- the failure that takes its place, or nothing at the end, or "later" instead of waiting. Raises what ends the map. `is_reducing`: for one who can
+--- read what a device has reduced.
+function Results:_advance(no_wait, is_reducing)
   if not no_wait then loop.give_way() end
   if self.k < self.n then return "block" end -- somebody else has opened it
   if self.is_over then
@@ -173,10 +176,18 @@ function Results:_advance(no_wait)
       if self.settings.on_retry then self.settings.on_retry(self:_failure(first)) end
     else
       self.first, self.n, self.k = first, n, 0
-      self.columns = nil
+      self.columns, self.partials = nil, nil
       self.is_numbers = kind == NUMBERS
       self.is_done = kind == DONE
-      if kind == NUMBERS then self:_open_columns(ffi.cast(columns_type, pointer)) end
+      if kind == NUMBERS then
+        self:_open_columns(ffi.cast(columns_type, pointer))
+      elseif kind == PARTIALS then
+        self.partials = ffi.cast(double_pointer, ffi.cast(columns_type, pointer)[0])
+        if not is_reducing then
+          self:_close()
+          check.fail("these results were being reduced on a device: they cannot be read one by one any more")
+        end
+      end
       return "block"
     end
   end
@@ -352,8 +363,9 @@ end
 
 -- ---- reductions ----
 
---- Calls each(p, first, n) for blocks of results in their order: p[0..n-1] are the numbers of results first...
-function Results:_each_block(who, each)
+--- Reads blocks of results in their order: each(p, first, n), where p[0..n-1] are the numbers of results first..., or, for those that a device has
+--- reduced, each_partial(p, first, n), where p[0] is that of the first reduce.GROUP of them, and so on.
+function Results:_each_block(who, each, each_partial)
   if self.job then core.set_reading(self.job, false) end
   local one = ffi.new "double[1]"
   local function take(index, value)
@@ -365,7 +377,7 @@ function Results:_each_block(who, each)
     each(one, index, 1)
   end
   while true do
-    local what, index, value = self:_advance()
+    local what, index, value = self:_advance(false, true)
     if not what then return end
     if what == "failure" then
       if failure.is_failure(value) then
@@ -373,52 +385,55 @@ function Results:_each_block(who, each)
         raise(value)
       end
       take(index, value)
-    elseif self.is_numbers then
-      each(self.numbers, self.first, self.n)
-    elseif self.columns then
-      each(self.columns[1], self.first, self.n)
     else
-      for k = 0, self.n - 1 do take(self.first + k, (core.item(self.job, k))) end
+      local k, n = self.k, self.n
+      if self.partials then
+        self.n_partial = (self.n_partial or 0) + n
+        each_partial(self.partials, self.first, n)
+      elseif self.is_numbers then
+        each(self.numbers + k, self.first + k, n - k)
+      elseif self.columns then
+        each(self.columns[1] + k, self.first + k, n - k)
+      else
+        for i = k, n - 1 do take(self.first + i, (core.item(self.job, i))) end
+      end
     end
     self.k = self.n
   end
 end
 
---- Adds p[0..n-1], results first..., to eight sums: result i to number i % 8, so that neither blocks nor executors change the rounding.
-local function add_block(sums, p, first, n)
-  local k = 0
-  while k < n and (first + k) % 8 ~= 0 do
-    local lane = (first + k) % 8
-    sums[lane] = sums[lane] + tonumber(p[k])
-    k = k + 1
-  end
-  local a, b, c, d, e, f, g, h = sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], sums[6], sums[7]
-  while k + 8 <= n do
-    a, b, c, d = a + tonumber(p[k]), b + tonumber(p[k + 1]), c + tonumber(p[k + 2]), d + tonumber(p[k + 3])
-    e, f, g, h = e + tonumber(p[k + 4]), f + tonumber(p[k + 5]), g + tonumber(p[k + 6]), h + tonumber(p[k + 7])
-    k = k + 8
-  end
-  sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], sums[6], sums[7] = a, b, c, d, e, f, g, h
-  while k < n do
-    local lane = (first + k) % 8
-    sums[lane] = sums[lane] + tonumber(p[k])
-    k = k + 1
+--- Has whole groups of results that are still to come reduced on the device where the map runs. Raises when fn cannot be.
+function Results:_reduce_on_device(op)
+  local prepare = self.settings.open_reducer
+  if not self.job or not prepare then return end
+  local job = self.job
+  core.hold_back(job, true) -- it may have to be compiled, and meanwhile results would come one by one
+  local fine, reducer = pcall(prepare, op, self.total)
+  if fine and reducer then core.set_reducer(job, reducer) end
+  core.hold_back(job, false)
+  if not fine then
+    self:_close()
+    error(reducer, 0)
   end
 end
 
 --- The sum of all results and how many they are.
 function Results:_add_up(who)
-  local sums, count = ffi.new "double[8]", 0
+  self:_reduce_on_device "sum"
+  local sums, count = reduce.new(self.settings.is_single), 0
   self:_each_block(who, function(p, first, n)
-    add_block(sums, p, first, n)
+    sums:add(p, first, n)
+    count = count + n
+  end, function(p, first, n)
+    sums:add_groups(p, first, n)
     count = count + n
   end)
-  local s = sums
-  return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7])), count
+  return sums:total(), count
 end
 
---- The sum of all results, which are numbers; 0 of none. In eight interleaved sums, which are closer to the exact one than a plain loop's, and
---- the same whoever ran the map. The first failure is raised, here and below.
+--- The sum of all results, which are numbers; 0 of none. It is made of sums of 1,024 results, each of sixteen interleaved ones, so that it is closer
+--- to the exact sum than a plain loop's, and the same whoever ran the map. On a device the groups are summed there, and only sums come back. The
+--- first failure is raised, here and below.
 ---@return number
 function Results:sum()
   check.self(self, Results, "results", "sum")
@@ -433,28 +448,14 @@ function Results:mean()
   return count > 0 and sum / count or nil
 end
 
-local function least(p, n, m)
-  for k = 0, n - 1 do
-    local x = tonumber(p[k])
-    if not (x >= m) then m = x end -- a NaN too, and it stays
-    if m ~= m then return m end
-  end
-  return m
-end
-
-local function greatest(p, n, m)
-  for k = 0, n - 1 do
-    local x = tonumber(p[k])
-    if not (x <= m) then m = x end
-    if m ~= m then return m end
-  end
-  return m
-end
-
-function Results:_extreme(who, of, m)
-  local count = 0
+function Results:_extreme(who, op, m)
+  self:_reduce_on_device(op)
+  local count, of = 0, reduce[op]
   self:_each_block(who, function(p, _, n)
-    if m == m then m = of(p, n, m) end
+    m = of(p, n, m)
+    count = count + n
+  end, function(p, _, n)
+    m = of(p, n / reduce.GROUP, m)
     count = count + n
   end)
   return count > 0 and m or nil
@@ -464,22 +465,32 @@ end
 ---@return number?
 function Results:min()
   check.self(self, Results, "results", "min")
-  return self:_extreme("results:min", least, math.huge)
+  return self:_extreme("results:min", "min", math.huge)
 end
 
 --- The greatest of all results; NaN when one is, nil of none.
 ---@return number?
 function Results:max()
   check.self(self, Results, "results", "max")
-  return self:_extreme("results:max", greatest, -math.huge)
+  return self:_extreme("results:max", "max", -math.huge)
 end
 
 --- fn(... fn(fn(init, result 1), result 2) ..., the last one): any values, in the order of the results; here, in plain Lua.
+---
+--- On a device fn runs there too, on two numbers at a time: first two results, then two of what it gave. So it must not matter in which order and
+--- how grouped it meets the results, as with + or math.max; where it does, that is an error. `init` comes last, and once.
 ---@param fn fun(sum: any, ...): any
 ---@param init any
 function Results:reduce(fn, init)
   check.self(self, Results, "results", "reduce")
   if type(fn) ~= "function" then check.fail("results:reduce: expected a function, got %s", fn == nil and "nil" or check.a(type(fn))) end
+  if self.settings.open_reducer then
+    self:_reduce_on_device(fn)
+    local groups = reduce.new(self.settings.is_single, fn)
+    self:_each_block("results:reduce", function(p, first, n) groups:add(p, first, n) end,
+      function(p, first, n) groups:add_groups(p, first, n) end)
+    return groups:fold(init)
+  end
   local sum = init
   local function step(index, ...)
     if index == nil then return false end
