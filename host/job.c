@@ -372,6 +372,7 @@ void tp_agent_close(tp_agent *a)
         a->spare = s->outer;
         free(s);
     }
+    tp_lines_free(&a->lines);
     uv_cond_destroy(&a->cond);
 }
 

@@ -15,6 +15,7 @@
 
 #include "block.h"
 #include "func.h"
+#include "lines.h"
 
 #include <uv.h>
 
@@ -54,6 +55,7 @@ struct tp_agent {
 
     tp_slice *current; /* innermost slice that it runs; its own */
     tp_slice *spare;   /* memory of slices that it does not run now, by `outer`; its own */
+    tp_lines lines;    /* its own */
 
     /* ---- guarded by the engine's lock ---- */
     tp_agent *next_helper;           /* in the engine's list of agents that sleep for nested jobs */

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <lauxlib.h>
 #include <lua.h>
+#include <lualib.h>
 #include <math.h>
 #include <stdio.h>
 #include <spawn.h>
@@ -1104,22 +1105,6 @@ static int l_workers(lua_State *L)
     return 1;
 }
 
-/* Adds a printed text to the buffer, each of its lines after "w3 #17| ". */
-static void add_tagged(luaL_Buffer *out, const char *bytes, size_t len, const tp_agent *agent)
-{
-    const tp_slice *s = agent->current;
-    char tag[64];
-    int32_t at = atomic_load_explicit(&s->ctl[0], memory_order_relaxed);
-    snprintf(tag, sizeof tag, "w%d #%llu| ", agent->index, (unsigned long long)s->block->first + (unsigned long long)at + 1);
-    for (const char *end = bytes + len; bytes < end;) {
-        const char *newline = memchr(bytes, '\n', (size_t)(end - bytes));
-        const size_t n = (size_t)((newline ? newline + 1 : end) - bytes);
-        luaL_addstring(out, tag);
-        luaL_addlstring(out, bytes, n);
-        bytes += n;
-    }
-}
-
 static void set_text(lua_State *L, const char *key, const char *text)
 {
     lua_pushstring(L, text);
@@ -1192,14 +1177,53 @@ static int l_print(lua_State *L)
     size_t len;
     const char *bytes = lua_tolstring(L, -1, &len);
     const context *ctx = get_context(L);
-    if (ctx->host->config.tag_lines && ctx->agent && ctx->agent->current) {
-        luaL_buffinit(L, &line);
-        add_tagged(&line, bytes, len, ctx->agent);
-        luaL_pushresult(&line);
-        bytes = lua_tolstring(L, -1, &len);
-    }
-    tp_host_print(ctx->host, 1, bytes, len);
+    tp_lines_write(ctx->host, ctx->agent, 1, bytes, len);
     return 0;
+}
+
+/* file:write(...), or io.write(...), of a worker. Upvalues: the context, the stock function, and io.output for io.write. What goes to standard
+ * output or error goes through the host, as what is printed does. */
+static int l_write(lua_State *L)
+{
+    const context *ctx = get_context(L);
+    const bool is_method = lua_isnil(L, lua_upvalueindex(3));
+    const int n = lua_gettop(L), first = is_method ? 2 : 1;
+    if (!is_method) {
+        lua_pushvalue(L, lua_upvalueindex(3));
+        lua_call(L, 0, 1);                          // texts file
+    }
+    FILE **file = luaL_checkudata(L, is_method ? 1 : n + 1, LUA_FILEHANDLE);
+    const int fd = *file ? fileno(*file) : -1; /* NULL: it is closed */
+    lua_settop(L, n);
+    if ((fd == STDOUT_FILENO || fd == STDERR_FILENO) && ctx->host->config.write) {
+        luaL_Buffer text;
+        size_t len;
+        for (int i = first; i <= n; i++)
+            luaL_checklstring(L, i, NULL);
+        luaL_buffinit(L, &text);
+        for (int i = first; i <= n; i++) {
+            lua_pushvalue(L, i);
+            luaL_addvalue(&text);
+        }
+        luaL_pushresult(&text);
+        const char *bytes = lua_tolstring(L, -1, &len);
+        tp_lines_write(ctx->host, ctx->agent, fd, bytes, len);
+        lua_settop(L, first - 1); /* what is left for the stock function: to give what it gives */
+    }
+    lua_pushvalue(L, lua_upvalueindex(2));
+    lua_insert(L, 1);
+    lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
+    return lua_gettop(L);
+}
+
+/* core.writer(stock function, io.output or nil) -> the function that takes its place */
+static int l_writer(lua_State *L)
+{
+    lua_settop(L, 2);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_pushcclosure(L, l_write, 3);
+    return 1;
 }
 
 /* core.execute(command) -> status: os.execute for workers. C's system() makes the whole process ignore SIGINT while it waits, so that Ctrl-C
@@ -1309,6 +1333,7 @@ static const luaL_Reg core_functions[] = {
     { "set_reducer", l_set_reducer },
     { "hold_back", l_hold_back },
     { "print", l_print },
+    { "writer", l_writer },
     { "warn", l_warn },
     { "execute", l_execute },
     { "add_builtins", l_add_builtins },

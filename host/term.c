@@ -23,6 +23,7 @@ static struct {
     char text[TEXT_MAX];
     size_t len;
     long long since_ms;
+    signed char is_terminal[3]; /* is that descriptor one? 0: not asked yet, 1: yes, -1: no */
     bool is_amid; /* the cursor is in a line that somebody has begun */
     volatile sig_atomic_t is_shown;
 } the = { .lock = PTHREAD_MUTEX_INITIALIZER };
@@ -56,6 +57,16 @@ static size_t cut(const char *text, size_t len, int columns)
 }
 
 /* Locked, as all below. */
+static bool is_terminal(FILE *file)
+{
+    const int fd = fileno(file);
+    if (fd < 0 || fd > 2)
+        return false;
+    if (the.is_terminal[fd] == 0)
+        the.is_terminal[fd] = isatty(fd) ? 1 : -1;
+    return the.is_terminal[fd] > 0;
+}
+
 static void draw(void)
 {
     char out[TEXT_MAX + sizeof eraser];
@@ -110,6 +121,8 @@ size_t tp_term_write(FILE *file, const char *bytes, size_t len)
     const bool was_shown = the.is_shown;
     erase();
     const size_t n = fwrite(bytes, 1, len, file);
+    if (len > 0 && is_terminal(file))
+        the.is_amid = bytes[len - 1] != '\n';
     if (was_shown) {
         fflush(file);
         draw();

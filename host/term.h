@@ -17,7 +17,7 @@ void tp_term_show(const char *text, size_t len);
 void tp_term_hide(void);
 void tp_term_resume(bool at_line_start);
 
-/* Writes whole lines above the bottom line; as fwrite. Any thread. */
+/* Writes above the bottom line, which stays away while what was written last has not ended its line; as fwrite. Any thread. */
 size_t tp_term_write(FILE *file, const char *bytes, size_t len);
 
 /* Columns of the terminal on that descriptor; 80 where it does not say. Any thread. */

@@ -521,6 +521,7 @@ static int run_items(lua_State *L)
                 lua_pushstring(L, err.message);
             fail_item(r, L, is_stored ? "error" : err.code == TP_EMEMORY ? "memory" : "codec");
         }
+        tp_lines_end(r->vm->host, r->vm->agent);
         lua_settop(L, fn);
         r->slice->at++;
         if (is_asked_to_stop(r))
@@ -572,6 +573,7 @@ void tp_vm_run(tp_vm *vm, tp_slice *s)
         lua_settop(L, top);
     }
     lua_settop(L, top);
+    tp_lines_end(vm->host, vm->agent);
     tp_job_finish(s);
 }
 

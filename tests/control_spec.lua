@@ -171,6 +171,64 @@ describe("A worker", function()
     assert.equal(40000 * 101, #output)
   end)
 
+  it("writes whole lines with io.write too, however they are put together", function()
+    local output = support.output_of([[
+      local tidepool = require "tidepool"
+      local f = tidepool.App("t"):func(function(w)
+        for i = 1, 20000 do
+          local half = (tostring(w)):rep(50)
+          if i % 3 == 0 then io.write(half, half, "\n")
+          elseif i % 3 == 1 then io.write(half) io.stdout:write(half) io.write "\n"
+          else io.write(half) print(half) end
+        end
+      end)
+      f:for_each({ 1, 2, 3, 4 })
+    ]], { workers = 4 })
+    local lines = 0
+    for line in output:gmatch "[^\n]*\n" do
+      assert(#line == 101 and line == line:sub(1, 1):rep(100) .. "\n", "torn line: " .. line)
+      lines = lines + 1
+    end
+    assert.equal(80000, lines)
+  end)
+
+  it("gives out a line without an end when its item is over, and adds nothing", function()
+    local output = support.output_of([[
+      local tidepool = require "tidepool"
+      local f = tidepool.App("t"):func(function(x)
+        for i = 1, 50 do io.write(x) end
+        if x == 7 then error "no" end
+        return x
+      end)
+      f:map(tidepool.range(9), { return_exceptions = true }):list()
+      f:with { executor = "inline" }:map(tidepool.range(2)):list()
+    ]], { workers = 2 })
+    assert.equal(11 * 50, #output)
+    for digit, run in output:gmatch "((%d)%2*)" do assert.equal(0, #digit % 50, "torn at " .. run) end
+    assert.equal(("1"):rep(50) .. ("2"):rep(50), output:sub(-100))
+  end)
+
+  it("leaves other files, results and mistakes of write as they are", function()
+    local output = support.output_of [[
+      local tidepool = require "tidepool"
+      local f = tidepool.App("t"):func(function(path)
+        local file = io.open(path, "w")
+        file:write("in ", 1, " file") file:close()
+        io.output(path .. ".2") io.write "default" io.close() io.output(io.stdout)
+        local _, why = pcall(function() io.write {} end)
+        local _, why2 = pcall(function() io.stdout:write("a", {}) end)
+        return type(io.write()), why, why2, io.stdout:write("") == io.write("")
+      end)
+      local path = os.tmpname()
+      print(f:remote(path))
+      print(io.open(path):read "*a", io.open(path .. ".2"):read "*a")
+      os.remove(path) os.remove(path .. ".2")
+    ]]
+    assert.truthy(output:find("bad argument #1 to 'write' (string expected, got table)", 1, true), output)
+    assert.truthy(output:find("bad argument #2 to 'write' (string expected, got table)", 1, true), output)
+    assert.truthy(output:find("\ttrue\nin 1 file\tdefault\n$"), output)
+  end)
+
   it("prints what print prints: tabs, nils, numbers, __tostring and embedded zeros", function()
     local output = support.output_of [[
       local tidepool = require "tidepool"

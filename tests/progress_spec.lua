@@ -140,6 +140,18 @@ describe("--log=tag", function()
     assert.truthy(text:find "w[12] #2| 2\ta\nw[12] #2| b\n")
     assert.truthy(text:find "\nown\n$")
   end)
+
+  it("goes for what is written in parts, too", function()
+    local done = check({}, "$T --workers 2 --log=tag job.lua", { ["job.lua"] = script(3, 0, [[
+      app:func(function(x)
+        io.write("a", x) io.write(" b\nc", x)
+        io.stderr:write "err" io.stderr:write "or\n"
+        if x == 2 then print "\nd" end
+      end):for_each { 1, 2 }]]) })
+    assert.truthy(done.stdout:find "w[12] #1| a1 b\nw[12] #1| c1\n")
+    assert.truthy(done.stdout:find "w[12] #2| a2 b\nw[12] #2| c2\nw[12] #2| d\n")
+    contains(done.stderr, "#1| error\n", "#2| error\n")
+  end)
 end)
 
 describe("the progress line on a terminal", function()
@@ -185,7 +197,8 @@ describe("the progress line on a terminal", function()
 
   it("is not torn by what the script and its workers print", function()
     open(script(40, 0.05, [[
-      local loud = app:func { name = "loud" } (function(x) sleep(0.05) print("worker " .. x) return x end)
+      local loud = app:func { name = "loud" } (function(x) sleep(0.05) print("worker " .. x)
+        io.write("written ") io.write(x, "\n") io.stderr:write("error ", x, "\n") return x end)
       for i in loud:map(tidepool.range(n)) do
         print("script " .. i)
         io.write("part ") io.write(i, "\n")
@@ -193,7 +206,8 @@ describe("the progress line on a terminal", function()
       end]]))
     local screen = terminal:wait "[ended 0]"
     for line in screen:gmatch "[^\n]+" do
-      local is_whole = line:find "^worker %d+$" or line:find "^script %d+$" or line:find "^part %d+$" or line:find "^file %d+$"
+      local is_whole = line:find "^worker %d+$"
+        or line:find "^written %d+$" or line:find "^error %d+$" or line:find "^script %d+$" or line:find "^part %d+$" or line:find "^file %d+$"
         or line:find "^loud: 40 done in" or line == "[ended 0]"
       assert.truthy(is_whole, "torn: " .. line)
     end

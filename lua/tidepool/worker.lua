@@ -11,6 +11,9 @@ end
 local message_of, traceback_of = lazy "message", lazy "traceback"
 
 print = core.print
+local files = getmetatable(io.stdout).__index
+files.write = core.writer(files.write)
+io.write = core.writer(io.write, io.output) -- luacheck: globals io.write
 os.execute = core.execute
 
 --- os.exit is an error of the input that calls it: the host lives on.
