@@ -126,6 +126,8 @@ typedef struct pool {
     cl_context contexts[TP_DEVICES_MAX];
     worker *workers;
 
+    _Atomic uint64_t lent[TP_DEVICES_MAX]; /* see tp_open_device; relaxed: only a count */
+
     /* ---- guarded by the engine's lock ---- */
     unsigned alive, n_spinning;
     bool is_stopping;
@@ -389,18 +391,17 @@ static void make_folder(const char *path)
         }
 }
 
-/* Keeps the program on disk. Called after its first launch: then PoCL's binary has the code for our local size too, before it would have none. */
-static void keep_program(worker *w, tp_program *p)
+void tp_program_keep(tp_executor *ex, tp_program *p)
 {
     if (!p->path || atomic_exchange_explicit(&p->is_kept, true, memory_order_relaxed))
         return;
     size_t size = 0;
-    if (w->cl->GetProgramInfo(p->program, CL_PROGRAM_BINARY_SIZES, sizeof size, &size, NULL) || size == 0)
+    if (p->cl->GetProgramInfo(p->program, CL_PROGRAM_BINARY_SIZES, sizeof size, &size, NULL) || size == 0)
         return;
     unsigned char *binary = malloc(size);
-    char *key = new_key(w->device, p->text);
-    if (binary && key && w->cl->GetProgramInfo(p->program, CL_PROGRAM_BINARIES, sizeof binary, &binary, NULL) == CL_SUCCESS) {
-        make_folder(w->pool->base.host->cache_dir);
+    char *key = new_key(&p->cl->devices[p->device], p->text);
+    if (binary && key && p->cl->GetProgramInfo(p->program, CL_PROGRAM_BINARIES, sizeof binary, &binary, NULL) == CL_SUCCESS) {
+        make_folder(ex->host->cache_dir);
         write_kept(p->path, key, binary, size);
     }
     free(binary);
@@ -532,6 +533,21 @@ tp_program *tp_program_open(tp_executor *ex, unsigned device, const char *source
     return program;
 }
 
+int tp_opencl_open(tp_executor *ex, unsigned device, tp_open_device *out, tp_error *err)
+{
+    pool *p = (pool *)ex;
+    const tp_cl *cl = tp_host_opencl(ex->host, err);
+    if (!cl)
+        return -1;
+    if (device >= cl->n)
+        return tp_error_set(err, TP_EUSAGE, "there is no device %u", device);
+    uv_mutex_lock(&p->lock);
+    int rc = p->contexts[device] ? 0 : start_workers_of(p, cl, device, err);
+    *out = (tp_open_device){ cl, &cl->devices[device], device, p->contexts[device], &p->lent[device] };
+    uv_mutex_unlock(&p->lock);
+    return rc;
+}
+
 /* ---- slices ---- */
 
 static void *element(tp_type type, const void *column, size_t at)
@@ -583,8 +599,7 @@ static void convert(tp_type to_type, void *to, tp_type from_type, const void *fr
         store(to_type, to, i, load(from_type, from, i));
 }
 
-/* LuaJIT takes other NaN patterns for its own tagged values. */
-static void make_canonical(tp_type type, void *column, size_t n)
+void tp_make_canonical(tp_type type, void *column, size_t n)
 {
     if (type == TP_DOUBLE) {
         for (size_t i = 0; i < n; i++)
@@ -795,10 +810,10 @@ static int run_part(worker *w, tp_slice *s, tp_kernel *k, uint32_t n, tp_error *
             return -1;
         }
         for (unsigned c = 0; k->is_foreign && c < k->n_outputs; c++)
-            make_canonical(k->output_type[c], out.column[c], count);
+            tp_make_canonical(k->output_type[c], out.column[c], count);
         hand_over(s, k, &out, k->n_failures ? w->failed.data : NULL, count);
         atomic_store_explicit(&s->ctl[0], (int32_t)s->at, memory_order_relaxed);
-        keep_program(w, k->programs[w->device_index]);
+        tp_program_keep(&w->pool->base, k->programs[w->device_index]);
     }
     if (ready < n)
         fail_item(s, "error", why);
@@ -837,7 +852,7 @@ static int run_groups(worker *w, tp_slice *s, tp_kernel *k, tp_kernel *r, uint32
     memset(w->sums_failed.data, 0, groups);
     if (launch(w, r, groups * TP_GROUP, inputs, &sums, w->sums_failed.data, err))
         return -1;
-    make_canonical(r->output_type[0], w->sums.data, groups);
+    tp_make_canonical(r->output_type[0], w->sums.data, groups);
     const uint8_t *failed = w->sums_failed.data;
     for (uint32_t at = 0, end; at < groups; at = end) {
         for (end = at; end < groups && !failed[end]; end++)
@@ -849,7 +864,7 @@ static int run_groups(worker *w, tp_slice *s, tp_kernel *k, tp_kernel *r, uint32
         else
             end = at + 1;
     }
-    keep_program(w, r->programs[w->device_index]);
+    tp_program_keep(&w->pool->base, r->programs[w->device_index]);
     return 0;
 }
 

@@ -78,4 +78,21 @@ tp_kernel *tp_kernel_new(void);
 tp_program *tp_program_open(tp_executor *ex, unsigned device, const char *source, const char *options, const char *name,
                             char **log, tp_error *err);
 
+/* Keeps the program on disk, once. For after its first launch: then PoCL's binary has the code for the local size too, before it would have none. */
+void tp_program_keep(tp_executor *ex, tp_program *p);
+
+/* A device that is open, for those who drive it themselves (device.h). Lives as long as the executor. */
+typedef struct tp_open_device {
+    const tp_cl *cl;
+    const tp_cl_device *device;
+    unsigned index; /* in cl->devices */
+    cl_context context;
+    _Atomic uint64_t *lent; /* bytes of its memory in their buffers */
+} tp_open_device;
+
+int tp_opencl_open(tp_executor *ex, unsigned device, tp_open_device *out, tp_error *err);
+
+/* Gives the NaNs among n elements LuaJIT's own bits: it takes others for its tagged values. */
+void tp_make_canonical(tp_type type, void *column, size_t n);
+
 #endif

@@ -15,6 +15,8 @@ local TYPES = {
     int64_t = "int64", uint64_t = "uint64", bool = "bool",
 }
 
+kernel.types = TYPES
+
 -- The texts with comments, strings and preprocessor lines blanked; lines stay where they are.
 local function code_of(text)
     local function blank(part) return (part:gsub("[^\n]", " ")) end
@@ -150,6 +152,40 @@ __kernel void tidepool_%s(ulong first, ulong count%s)
     return { arguments = arguments, inputs = inputs, outputs = outputs, text = text, kernel = "tidepool_" .. name }
 end
 
+---Does a text compute doubles?
+function kernel.needs_double(text)
+    return text:find "%f[%w_]double%d*%f[^%w_]" ~= nil
+end
+
+local SPACES = { global = "global", constant = "constant", ["local"] = "local", private = "private" }
+
+---The parameters of a __kernel as its source declares them: a list of { type, name, space }; nil when that is not to be seen.
+---@param text string
+---@param name string
+function kernel.declared(text, name)
+    local list
+    for found, parenthesised in top_level(code_of(text)):gmatch "%f[%w_]([%a_][%w_]*)%s*(%b())%s*{" do
+        if found == name then list = parenthesised:sub(2, -2) end
+    end
+    if not list then return nil end
+    local declared = {}
+    if list:find "^%s*$" or list:find "^%s*void%s*$" then return declared end
+    for part in (list .. ","):gmatch "(.-)," do
+        local space, words = "private", {}
+        for word in part:gmatch "[%w_*]+" do
+            local bare = word:match "^__(%l+)$" or word
+            if SPACES[bare] then
+                space = SPACES[bare]
+            else
+                words[#words + 1] = word
+            end
+        end
+        local stars, parameter_name = (table.remove(words) or ""):match "^(%**)(.*)$"
+        declared[#declared + 1] = { table.concat(words, " ") .. stars, parameter_name, space }
+    end
+    return declared
+end
+
 ---Reads a text of OpenCL C.
 ---@param text string
 ---@param with table<string, any> values of parameters, by their names
@@ -186,7 +222,7 @@ function kernel.read(text, with, file, line)
                 type(value) == "number" and "a number" or "an array")
         end
     end
-    unit.needs_double = text:find "%f[%w_]double%d*%f[^%w_]" ~= nil
+    unit.needs_double = kernel.needs_double(text)
     unit.source = ("%s#line %d \"%s\"\n%s\n%s"):format(
         unit.needs_double and "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" or "", line or 1,
         (file or "kernel"):gsub('[\\"]', "\\%0"), text, unit.text or "")

@@ -35,6 +35,8 @@ struct tp_job {
     uint64_t window;
     tp_retries retries;
     tp_returns returns;
+    bool lends;
+    uint64_t lent;
     int64_t total;
 
     /* ---- the owner's own ---- */
@@ -461,6 +463,8 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
     job->image = c->image ? tp_ref_hold(c->image) : NULL;
     job->kernel = c->kernel ? tp_ref_hold(c->kernel) : NULL;
     job->devices = c->devices;
+    job->lends = c->lends;
+    job->lent = c->lent;
     job->executor = c->executor;
     job->fallback = c->fallback;
     job->waiter = c->waiter;
@@ -798,6 +802,12 @@ tp_func *tp_job_func(const tp_job *job)
 tp_image *tp_job_image(const tp_job *job)
 {
     return job->image;
+}
+
+bool tp_job_lends(const tp_job *job, uint64_t *devices)
+{
+    *devices = job->lent;
+    return job->lends;
 }
 
 struct tp_kernel *tp_job_kernel(const tp_job *job)

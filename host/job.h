@@ -125,6 +125,8 @@ typedef struct tp_job_config {
     int64_t total;     /* inputs, -1 when not known */
     tp_retries retries;
     tp_returns returns;
+    bool lends;        /* the function drives devices itself: */
+    uint64_t lent;     /* those, as bits */
 } tp_job_config;
 
 typedef struct tp_job_counts {
@@ -205,6 +207,10 @@ tp_func *tp_job_func(const tp_job *job);
 tp_image *tp_job_image(const tp_job *job);
 struct tp_kernel *tp_job_kernel(const tp_job *job);
 struct tp_kernel *tp_job_reducer(const tp_job *job); /* NULL: results are wanted one by one */
+
+/* Does its function drive devices itself, and which? */
+bool tp_job_lends(const tp_job *job, uint64_t *devices);
+
 bool tp_job_discards(const tp_job *job);
 const tp_returns *tp_job_returns(const tp_job *job);
 _Atomic uint32_t *tp_job_hint(tp_job *job); /* vm.c's: what kind of results the last slice had; relaxed */

@@ -4,6 +4,7 @@
  * memory safe. What a user may do wrong comes back as nil and a message. */
 #include "lua_core.h"
 
+#include "device.h"
 #include "exec_opencl.h"
 #include "lua_modules.h"
 #include "value.h"
@@ -206,6 +207,20 @@ static tp_returns get_returns(lua_State *L, int t)
     return r;
 }
 
+/* Option `lent`: a list of the numbers of devices, or nil. */
+static bool get_devices(lua_State *L, int t, uint64_t *devices)
+{
+    lua_getfield(L, t, "lent");
+    bool is_given = lua_istable(L, -1);
+    for (int i = 1, n = is_given ? (int)lua_objlen(L, -1) : 0; i <= n; i++) {
+        lua_rawgeti(L, -1, i);
+        *devices |= (uint64_t)1 << ((unsigned)lua_tointeger(L, -1) - 1) % TP_DEVICES_MAX;
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+    return is_given;
+}
+
 /* ---- devices ---- */
 
 /* core.program(device number, source, options, kernel name) -> program, or nil, a message, and the compiler's log */
@@ -347,8 +362,221 @@ static int l_kernel(lua_State *L)
     return 1;
 }
 
+/* ---- devices by hand: see device.h ---- */
+
+static void *check_ref(lua_State *L, int index, const tp_ref_type *type)
+{
+    void *r = tp_codec_to_ref(L, index, type);
+    if (!r)
+        luaL_typerror(L, index, type->metatable);
+    return r;
+}
+
+static tp_queue *check_queue(lua_State *L, int index)
+{
+    return check_ref(L, index, &tp_queue_type);
+}
+
+static int push_true_or(lua_State *L, int rc, const tp_error *err)
+{
+    if (rc)
+        return push_message(L, err);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* core.queue(device number) -> queue, or nil and a message */
+static int l_queue(lua_State *L)
+{
+    context *ctx = get_context(L);
+    tp_executor *ex = tp_host_executor(ctx->host, tp_exec_opencl.name);
+    unsigned device = (unsigned)luaL_checkinteger(L, 1) - 1;
+    tp_error err = { 0 };
+    tp_queue *q;
+    if (!tp_host_is_usable(ctx->host))
+        tp_error_set(&err, TP_EUSAGE, "Tidepool is not usable after fork, in the child");
+    else if (tp_queue_open(&q, ex, device, &err) == 0) {
+        tp_codec_push_ref(L, &q->ref);
+        tp_ref_drop(q);
+        return 1;
+    }
+    return push_message(L, &err);
+}
+
+/* core.finish_queue(queue) -> true, or nil and a message */
+static int l_finish_queue(lua_State *L)
+{
+    tp_error err = { 0 };
+    int rc = tp_queue_finish(check_queue(L, 1), &err);
+    return push_true_or(L, rc, &err);
+}
+
+/* core.buffer(queue, bytes, memory, offset) -> buffer and whether the memory is its own, or nil and a message: filled with what is there, or, without
+ * memory, with zeros */
+static int l_buffer(lua_State *L)
+{
+    tp_queue *q = check_queue(L, 1);
+    tp_array *a = lua_isnoneornil(L, 3) ? NULL : check_memory(L, 3);
+    size_t size = (size_t)luaL_checknumber(L, 2), offset = (size_t)luaL_optnumber(L, 4, 0);
+    luaL_argcheck(L, !a || (offset <= a->size && size <= a->size - offset), 2, "more bytes than the memory has");
+    tp_error err = { 0 };
+    tp_buffer *b;
+    if (tp_buffer_open(&b, q, size, a, a ? (char *)a->data + offset : NULL, &err))
+        return push_message(L, &err);
+    tp_codec_push_ref(L, &b->ref);
+    lua_pushboolean(L, b->array != NULL);
+    tp_ref_drop(b);
+    return 2;
+}
+
+/* (queue, buffer, memory, offset, bytes): what is read and written */
+static char *check_transfer(lua_State *L, size_t *size)
+{
+    tp_buffer *b = check_ref(L, 2, &tp_buffer_type);
+    tp_array *a = check_memory(L, 3);
+    size_t offset = (size_t)luaL_checknumber(L, 4);
+    *size = (size_t)luaL_checknumber(L, 5);
+    luaL_argcheck(L, offset <= a->size && *size <= a->size - offset && *size <= b->size, 5, "more bytes than there are");
+    return (char *)a->data + offset;
+}
+
+/* core.read_buffer(queue, buffer, memory, offset, bytes, type) -> true, or nil and a message */
+static int l_read_buffer(lua_State *L)
+{
+    size_t size;
+    char *to = check_transfer(L, &size);
+    tp_error err = { 0 };
+    int rc = tp_buffer_read(check_queue(L, 1), check_ref(L, 2, &tp_buffer_type), to, size, (tp_type)luaL_checkinteger(L, 6), &err);
+    return push_true_or(L, rc, &err);
+}
+
+/* core.write_buffer(queue, buffer, memory, offset, bytes) -> true, or nil and a message */
+static int l_write_buffer(lua_State *L)
+{
+    size_t size;
+    const char *from = check_transfer(L, &size);
+    tp_error err = { 0 };
+    int rc = tp_buffer_write(check_queue(L, 1), check_ref(L, 2, &tp_buffer_type), from, size, &err);
+    return push_true_or(L, rc, &err);
+}
+
+/* core.kernels(program) -> the names of its kernels with ";" between them, or nil and a message */
+static int l_kernels(lua_State *L)
+{
+    char names[4096];
+    tp_error err = { 0 };
+    if (tp_program_kernels(check_ref(L, 1, &tp_program_type), names, sizeof names, &err))
+        return push_message(L, &err);
+    lua_pushstring(L, names);
+    return 1;
+}
+
+/* core.launcher(program, name) -> launcher, parameters, its largest group, and the group that its source requires (a list, or nil); or nil and a message.
+ * A parameter is { type, name, space }, or false when the compiler has not kept it. */
+static int l_launcher(lua_State *L)
+{
+    tp_program *p = check_ref(L, 1, &tp_program_type);
+    tp_error err = { 0 };
+    tp_launcher *l;
+    if (tp_launcher_open(&l, p, luaL_checkstring(L, 2), &err))
+        return push_message(L, &err);
+    tp_codec_push_ref(L, &l->ref); /* owns it */
+    tp_ref_drop(l);
+    lua_createtable(L, (int)l->n_parameters, 0);         // launcher parameters
+    for (unsigned i = 0; i < l->n_parameters; i++) {
+        tp_parameter parameter;
+        if (tp_launcher_parameter(l, i, &parameter)) {
+            lua_createtable(L, 3, 0);                    // launcher parameters one
+            lua_pushstring(L, parameter.type);
+            lua_rawseti(L, -2, 1);
+            lua_pushstring(L, parameter.name);
+            lua_rawseti(L, -2, 2);
+            lua_pushstring(L, parameter.space == CL_KERNEL_ARG_ADDRESS_GLOBAL ? "global" :
+                              parameter.space == CL_KERNEL_ARG_ADDRESS_CONSTANT ? "constant" :
+                              parameter.space == CL_KERNEL_ARG_ADDRESS_LOCAL ? "local" : "private");
+            lua_rawseti(L, -2, 3);
+        } else {
+            lua_pushboolean(L, 0);
+        }
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+    lua_pushnumber(L, (double)l->local_max);
+    if (l->local[0] == 0) {
+        lua_pushnil(L);
+        return 4;
+    }
+    lua_createtable(L, 3, 0);                            // launcher parameters largest required
+    for (int i = 0; i < 3; i++) {
+        lua_pushnumber(L, (double)l->local[i]);
+        lua_rawseti(L, -2, i + 1);
+    }
+    return 4;
+}
+
+/* Reads up to three sizes from the list at index t; gives how many. */
+static unsigned get_sizes(lua_State *L, int t, size_t *sizes)
+{
+    unsigned n = (unsigned)lua_objlen(L, t);
+    luaL_argcheck(L, n >= 1 && n <= 3, t, "one to three sizes expected");
+    for (unsigned i = 0; i < n; i++) {
+        lua_rawgeti(L, t, (int)i + 1);
+        sizes[i] = (size_t)lua_tonumber(L, -1);
+        lua_pop(L, 1);
+    }
+    return n;
+}
+
+/* core.launch(queue, launcher, global sizes, local sizes, arguments) -> true, or nil and a message. An argument is a buffer, a string of the value's bytes, or
+ * a number: so many bytes of local memory. */
+static int l_launch(lua_State *L)
+{
+    tp_queue *q = check_queue(L, 1);
+    tp_launcher *l = check_ref(L, 2, &tp_launcher_type);
+    size_t global[3], local[3];
+    unsigned dimensions = get_sizes(L, 3, global);
+    luaL_argcheck(L, get_sizes(L, 4, local) == dimensions, 4, "as many sizes as the global ones expected");
+    luaL_checktype(L, 5, LUA_TTABLE);
+    luaL_argcheck(L, lua_objlen(L, 5) == l->n_parameters, 5, "an argument for each parameter expected");
+    tp_launch_argument *arguments = lua_newuserdata(L, (l->n_parameters + 1) * sizeof *arguments);
+    for (unsigned i = 0; i < l->n_parameters; i++) {
+        tp_launch_argument *a = &arguments[i];
+        *a = (tp_launch_argument){ 0 };
+        lua_rawgeti(L, 5, (int)i + 1);                   // ... argument; the table keeps it
+        if (lua_type(L, -1) == LUA_TSTRING)
+            a->bytes = lua_tolstring(L, -1, &a->size);
+        else if (lua_type(L, -1) == LUA_TNUMBER)
+            a->size = (size_t)lua_tonumber(L, -1);
+        else
+            a->buffer = check_ref(L, lua_gettop(L), &tp_buffer_type);
+        lua_pop(L, 1);
+    }
+    tp_error err = { 0 };
+    if (tp_launch(q, l, dimensions, global, local, arguments, &err))
+        return push_message(L, &err);
+    tp_program_keep(tp_host_executor(get_context(L)->host, tp_exec_opencl.name), l->program);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* core.lent() -> the worker, and the numbers of the devices that the function that runs may drive: its option gpu; nothing when it has none */
+static int l_lent(lua_State *L)
+{
+    const tp_agent *agent = get_context(L)->agent;
+    uint64_t devices;
+    if (!agent || !agent->current || !tp_job_lends(agent->current->job, &devices))
+        return 0;
+    lua_pushinteger(L, agent->index);
+    lua_newtable(L);
+    for (int i = 0, n = 0; i < TP_DEVICES_MAX; i++)
+        if (devices >> i & 1) {
+            lua_pushinteger(L, i + 1);
+            lua_rawseti(L, -2, ++n);
+        }
+    return 2;
+}
+
 /* core.job(func, image or kernel, executor name, options) -> job, or nil and a message. Options: total, window, ordered, keep_going,
- * discard, is_cheap, retries, returns; as in tp_job_config; fallback: an image that threads run when no device can. */
+ * discard, is_cheap, retries, returns, lent (a list of device numbers, or nil); as in tp_job_config; fallback: an image that threads run when no device can. */
 static int l_job(lua_State *L)
 {
     context *ctx = get_context(L);
@@ -380,6 +608,8 @@ static int l_job(lua_State *L)
         if (!box->waits_on)
             return push_message(L, &err);
     }
+    uint64_t lent = 0;
+    bool lends = get_devices(L, 4, &lent);
     tp_job_config config = {
         .func = check_func(L, 1),
         .image = image,
@@ -397,6 +627,8 @@ static int l_job(lua_State *L)
         .total = (int64_t)get_number(L, 4, "total", -1),
         .retries = get_retries(L, 4),
         .returns = get_returns(L, 4),
+        .lends = lends,
+        .lent = lent,
     };
     if (tp_job_open(&box->job, ctx->host->engine, &config, &err))
         return push_message(L, &err);
@@ -1142,6 +1374,7 @@ static int l_devices(lua_State *L)
         set_text(L, "type", d->type & CL_DEVICE_TYPE_GPU ? "gpu" : d->type & CL_DEVICE_TYPE_CPU ? "cpu" : "accelerator");
         set_number(L, "compute_units", d->units);
         set_number(L, "memory", (double)d->memory);
+        set_number(L, "max_buffer", (double)d->max_alloc);
         set_number(L, "lanes_double", d->lanes_double);
         set_number(L, "lanes_float", d->lanes_float);
         set_boolean(L, "fp64", d->has_double);
@@ -1332,6 +1565,15 @@ static const luaL_Reg core_functions[] = {
     { "kernel", l_kernel },
     { "set_reducer", l_set_reducer },
     { "hold_back", l_hold_back },
+    { "queue", l_queue },
+    { "finish_queue", l_finish_queue },
+    { "buffer", l_buffer },
+    { "read_buffer", l_read_buffer },
+    { "write_buffer", l_write_buffer },
+    { "kernels", l_kernels },
+    { "launcher", l_launcher },
+    { "launch", l_launch },
+    { "lent", l_lent },
     { "print", l_print },
     { "writer", l_writer },
     { "warn", l_warn },
@@ -1350,6 +1592,9 @@ static int open_core(lua_State *L)
     tp_codec_ref_type(L, &tp_callee_type);
     tp_codec_ref_type(L, &tp_program_type);
     tp_codec_ref_type(L, &tp_kernel_type);
+    tp_codec_ref_type(L, &tp_queue_type);
+    tp_codec_ref_type(L, &tp_buffer_type);
+    tp_codec_ref_type(L, &tp_launcher_type);
     if (luaL_newmetatable(L, JOB)) {
         lua_pushcfunction(L, l_close);
         lua_setfield(L, -2, "__gc");

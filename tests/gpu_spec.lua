@@ -315,7 +315,8 @@ describe("a mistake with a device", function()
     support.mistake(function() app:func { gpu = "nvidia:x" } end, [[option 'gpu' has "nvidia:x"]], "number of devices")
     support.mistake(function() app:func { gpu = "threads" } end, "only as the last of a list")
     support.mistake(function() app:func { precision = "half" } end, [[option 'precision' must be "double" or "single"]])
-    support.mistake(function() app:func { gpu = true, executor = "inline" } end, "gpu", "executor")
+    support.mistake(function() app:func { kernel = "double f(double x) { return x; }", executor = "threads" } end,
+      "options 'kernel' and 'executor' exclude each other")
   end)
 
   on_device("is an error of the call when no device is like that", function()

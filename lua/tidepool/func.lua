@@ -29,9 +29,17 @@ local images = setmetatable({}, { __mode = "k" })
 --- Makes a Function. `given` are checked options.
 ---@return tidepool.Function
 function func.new(raw, name, given)
-  return setmetatable({
+  local f = setmetatable({
     raw = raw, name = name, options = given, core = core.func(name, given.concurrency_limit or 0), is_fresh = true,
   }, Function)
+  if func.drives(f) then require("tidepool.gpu").add_driver(f) end
+  return f
+end
+
+--- Does it drive devices by hand? With `gpu` alone a function is translated and runs on devices; with an executor too it runs there, and
+-- its devices are what tidepool.gpu.device() gives in it.
+function func.drives(f)
+  return f.options.gpu ~= nil and f.options.executor ~= nil
 end
 
 --- Is it a Function?
@@ -81,7 +89,15 @@ end
 
 --- What runs the function on devices, when it asks for some; see gpu.kernel.
 local function open_kernel(self, types)
-  if self.options.gpu then return require("tidepool.gpu").kernel(self, types) end
+  if self.options.gpu and not self.options.executor then return require("tidepool.gpu").kernel(self, types) end
+end
+
+--- The numbers of the devices that the function drives by hand; nil when it has none.
+local function lent_to(self)
+  if not func.drives(self) then return nil end
+  local numbers = {}
+  for i, d in ipairs(require("tidepool.gpu").match(self.options.gpu, self.name) or {}) do numbers[i] = d.number end
+  return numbers
 end
 
 --- Starts a job of self. `more` are fields for core.job.
@@ -99,6 +115,7 @@ local function open(self, more, kernel, unit)
     more.fallback = image
     job, why = core.job(self.core, kernel, "opencl", more)
   else
+    more.lent = lent_to(self)
     job, why = core.job(self.core, image, self.options.executor or "threads", more)
   end
   if not job then check.fail("%s: %s", self.name, why) end

@@ -100,6 +100,62 @@ function gpu.match(spec, who)
   check.fail("%s: gpu = %s: no such device; there %s:%s", who, show_spec(spec), #devices == 1 and "is" or "are", table.concat(lines))
 end
 
+-- ---- devices by hand ----
+
+local opened = {} -- by number
+
+local function open_device(row)
+  if not opened[row.number] then opened[row.number] = require("tidepool.device").new(row) end
+  return opened[row.number]
+end
+
+local drivers = setmetatable({}, { __mode = "k" }) -- functions that drive devices, and their option `gpu`
+
+--- Notes that f drives the devices of its option itself, for calls of it here.
+function gpu.add_driver(f)
+  drivers[f.raw] = f.options.gpu
+end
+
+--- What the function that runs may drive: a list of devices, nil when it says none are there; false when no function says anything.
+local function lent()
+  local level, info = 3, debug.getinfo(3, "f")
+  while info do
+    if drivers[info.func] then return gpu.match(drivers[info.func], "tidepool.gpu.device") end
+    level = level + 1
+    info = debug.getinfo(level, "f")
+  end
+  local worker, numbers = core.lent()
+  if not worker then return false end
+  local list = {}
+  for _, d in ipairs(gpu.devices()) do
+    for _, number in ipairs(numbers) do
+      if d.number == number then list[#list + 1] = d end
+    end
+  end
+  return #list > 0 and { list[(worker - 1) % #list + 1] } or nil
+end
+
+--- A device to drive by hand: with buffers and kernels of one's own. Without an argument, inside a function that has gpu = ... and executor =
+-- "threads" (or "inline"), it is the device that the function was lent: of several, each worker has its own. Elsewhere it is the best one. With an
+-- argument it is what gpu = ... would take. nil where that ends with "threads" and no device is there.
+---@param which (true|string|table)?
+---@return tidepool.Device?
+function gpu.device(which)
+  local list
+  if which == nil then
+    list = lent()
+    if list == false then list = gpu.match(true, "tidepool.gpu.device") end
+  else
+    local is_right, _, complaint = gpu.check_spec(which)
+    if not is_right then
+      check.fail("tidepool.gpu.device: %s", complaint or 'expected true, or a device like "any", "gpu", "H200", or a list of them, got ' ..
+        check.show(which))
+    end
+    list = gpu.match(which, "tidepool.gpu.device")
+  end
+  return list and open_device(list[1])
+end
+
 -- ---- kernels ----
 
 -- tp_argument_kind of gpu/exec_opencl.h; number and length are values.

@@ -83,7 +83,7 @@ options.of_functions = {
   { "max_containers", alias_of = "concurrency_limit" },
   { "max_workers", alias_of = "concurrency_limit" },
   { "executor", "executor", "who runs it: worker threads (the default), or the caller itself, one item after the other" },
-  { "gpu", "gpu", "runs it on an OpenCL device, or several: the first of those named that is there" },
+  { "gpu", "gpu", "runs it on an OpenCL device, or several: the first of those named that is there; with an executor: lends it that device" },
   { "kernel", "string", "OpenCL C in the place of a Lua function: a function of one element, or a whole __kernel" },
   { "with", "with", "values and arrays for parameters of `kernel`, by their names" },
   { "precision", "precision", "what numbers are on the device: doubles (the default), or floats" },
@@ -169,8 +169,8 @@ function options.check(who, rows, given)
     spelled[real] = name
     if converted == nil then result[real[1]] = value else result[real[1]] = converted end
   end
-  if result.gpu and result.executor then
-    check.fail("%s: options 'gpu' and 'executor' exclude each other: gpu = ... runs it on a device", who)
+  if result.kernel and result.executor then
+    check.fail("%s: options 'kernel' and 'executor' exclude each other: OpenCL C runs on a device", who)
   end
   return result
 end
