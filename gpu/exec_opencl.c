@@ -25,7 +25,8 @@ enum {
     LOCAL_CPU = 16, LOCAL_GPU = 256, /* one local size per device: PoCL compiles again for each */
     PART_MAX = 1 << 24,          /* items per launch */
     PART_MIN = 1 << 12,
-    SPIN_NS = 50 * 1000
+    SPIN_NS = 50 * 1000,
+    DECIDE_NS = 100 * 1000       /* what a map waits for its caller to say sum() or the like, which it does at once or not at all */
 };
 
 /* ---- programs and kernels ---- */
@@ -872,6 +873,14 @@ static void run_slice(worker *w, tp_slice *s)
 {
     tp_kernel *k = tp_job_kernel(s->job);
     bool may_reduce = true;
+    while (s->count >= TP_GROUP && tp_job_is_undecided(s->job, DECIDE_NS)) {
+        tp_relax();
+        sched_yield();
+    }
+    if (tp_job_is_held_back(s->job)) {
+        tp_job_finish(s); /* nothing was begun, all of it goes back */
+        return;
+    }
     uint32_t end = s->offset + s->count, most = PART_MAX;
     if (s->block->kind == TP_BLOCK_FAILURE) {
         tp_slice_append(s, tp_block_copy_failure(s->block), s->at);

@@ -38,6 +38,7 @@ struct tp_job {
     bool lends;
     uint64_t lent;
     int64_t total;
+    uint64_t opened_ns;
 
     /* ---- the owner's own ---- */
     tp_block **early;   /* results that came before their turn: a binary heap, the block with the lowest index first */
@@ -65,7 +66,7 @@ struct tp_job {
     double item_ns;      /* what an item takes; 0: not known */
     uint64_t asked_ns;   /* when the owner last asked for results */
     uint64_t random;     /* for the jitter of retries */
-    bool ended, is_cancelled, is_reading, drained, is_held_back;
+    bool ended, is_cancelled, is_reading, drained;
     tp_executor *executor;
     bool is_awaited; /* the owner wants its waiter woken */
     bool is_told;    /* it has been, and the job is in waiter->news */
@@ -73,6 +74,7 @@ struct tp_job {
 
     _Atomic uint32_t news; /* written under the lock (release), read by the owner as it spins (acquire) */
     _Atomic uint32_t hint; /* vm.c's; see tp_job_hint */
+    _Atomic bool is_held_back, is_asked; /* written by the owner; hints but for what is read under the lock */
 };
 
 struct tp_engine {
@@ -483,6 +485,7 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
             tp_ref_hold(job->returns.array[i]);
     job->total = c->total;
     job->stop_at = UINT64_MAX;
+    job->opened_ns = uv_hrtime();
     job->fifo_end = &job->fifo;
     job->done_end = &job->done;
     uv_mutex_lock(&e->lock);
@@ -705,6 +708,7 @@ tp_block *tp_job_next(tp_job *job, bool *err_memory)
     }
     job->awaited = job->head;
     uint64_t now = uv_hrtime();
+    atomic_store_explicit(&job->is_asked, true, memory_order_relaxed);
     bool was_paused = job->is_reading && now - job->asked_ns > TP_PAUSE_NS;
     job->asked_ns = now;
     if (was_paused || (b && job->bytes > TP_BYTES_MAX / 2)) {
@@ -738,6 +742,7 @@ void tp_job_set_reading(tp_job *job, bool reading)
 {
     uv_mutex_lock(&job->engine->lock);
     job->is_reading = reading;
+    atomic_store_explicit(&job->is_asked, true, memory_order_relaxed);
     job->asked_ns = uv_hrtime();
     uv_mutex_unlock(&job->engine->lock);
 }
@@ -830,13 +835,25 @@ void tp_job_hold_back(tp_job *job, bool held_back)
 {
     wakes w = { 0 };
     uv_mutex_lock(&job->engine->lock);
-    job->is_held_back = held_back;
+    atomic_store_explicit(&job->is_held_back, held_back, memory_order_relaxed);
+    atomic_store_explicit(&job->is_asked, true, memory_order_release);
     if (!held_back) {
         w.executor = job->executor;
         w.takers = takers(job);
     }
     uv_mutex_unlock(&job->engine->lock);
     wake(&w);
+}
+
+bool tp_job_is_held_back(const tp_job *job)
+{
+    return atomic_load_explicit(&job->is_held_back, memory_order_relaxed);
+}
+
+bool tp_job_is_undecided(const tp_job *job, uint64_t max_ns)
+{
+    /* Acquires: who sees that it was asked sees, too, that it was held back then. */
+    return !job->discard && !atomic_load_explicit(&job->is_asked, memory_order_acquire) && uv_hrtime() - job->opened_ns < max_ns;
 }
 
 bool tp_job_discards(const tp_job *job)
@@ -876,7 +893,7 @@ static void promote_due(tp_engine *e, uint64_t now)
 /* Locked. Has it inputs that may be begun now? */
 static bool can_take(const tp_job *job, uint64_t now)
 {
-    if (!job->queue_first || job->is_held_back)
+    if (!job->queue_first || tp_job_is_held_back(job))
         return false;
     uint64_t ready = job->finished - job->delivered;
     /* A loop over the results that has not come back for a while, with results waiting for it, has perhaps been left. */

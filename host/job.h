@@ -183,7 +183,7 @@ void tp_job_set_reading(tp_job *job, bool reading);
  * one. At most once. */
 void tp_job_set_reducer(tp_job *job, struct tp_kernel *reducer);
 
-/* No item is begun while the job is held back; what runs goes on. */
+/* No slice is taken while the job is held back; what runs goes on. */
 void tp_job_hold_back(tp_job *job, bool held_back);
 
 void tp_job_cancel(tp_job *job); /* drops what is queued, asks what runs to stop, with all jobs below it. Any thread */
@@ -212,6 +212,10 @@ struct tp_kernel *tp_job_reducer(const tp_job *job); /* NULL: results are wanted
 bool tp_job_lends(const tp_job *job, uint64_t *devices);
 
 bool tp_job_discards(const tp_job *job);
+bool tp_job_is_held_back(const tp_job *job);
+
+/* May it be that the owner is going to say that results are to be reduced? Not once it has asked for any, or the job is older than max_ns. */
+bool tp_job_is_undecided(const tp_job *job, uint64_t max_ns);
 const tp_returns *tp_job_returns(const tp_job *job);
 _Atomic uint32_t *tp_job_hint(tp_job *job); /* vm.c's: what kind of results the last slice had; relaxed */
 

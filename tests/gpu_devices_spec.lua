@@ -53,7 +53,7 @@ describe("two devices", function()
   end)
 
   on_pocl("of which one fails leave the other's results, all of them", function()
-    local done = run(faulty() .. "FAULTS_LATER=1 POCL_DEVICES='pthread pthread' $T job.lua", { ["job.lua"] = [[
+    local done = run(faulty() .. "FAULTS_FROM=1 FAULTS_LATER=1 POCL_DEVICES='pthread pthread' $T job.lua", { ["job.lua"] = [[
       local tidepool = require "tidepool"
       local f = tidepool.App():func { gpu = "cpu:2" } (function(x) return 2 * x end)
       for _ = 1, 20 do
@@ -64,6 +64,96 @@ describe("two devices", function()
     ]] })
     assert.equal("", done.stderr)
     assert.equal("all there\n", done.stdout)
+  end)
+end)
+
+describe("two devices of which one does not compile the program", function()
+  on_pocl("leave the map to the other", function()
+    local done = run(faulty() .. "FAULTS_BUILD=first POCL_DEVICES='pthread pthread' XDG_CACHE_HOME=$PWD $T job.lua", { ["job.lua"] = [[
+      local f = require "tidepool".App():func { gpu = "cpu:2" } (function(x) return 2 * x end)
+      local list = f:map { 1, 2, 3 }:list()
+      print(list[1], list[2], list[3])
+    ]] })
+    assert.equal("", done.stderr)
+    assert.equal("2\t4\t6\n", done.stdout)
+  end)
+end)
+
+describe("a device with memory of its own", function()
+  -- PoCL's, which says so: so the copying is as it would be, and what is measured would not be.
+  for _, spec in ipairs { "gpu_spec", "reductions_spec" } do
+    on_pocl("keeps all that is in " .. spec .. ".lua", function()
+      local pipe = io.popen(("%sFAULTS_COPIES=1 timeout -k 5 250 %s /usr/bin/busted -o TAP tests/%s.lua 2>&1; echo ended with $?"):format(
+        faulty(), support.binary, spec))
+      local text = pipe:read "*a"
+      pipe:close()
+      contains(text, "on a device", "ended with 0\n")
+      assert.is_nil(text:find("not ok", 1, true), text)
+    end)
+  end
+
+  on_pocl("copies slices while it computes others", function()
+    local done = run(faulty() .. "FAULTS_COPIES=1 $T job.lua", { ["job.lua"] = [[
+      local ffi, tidepool = require "ffi", require "tidepool"
+      assert(not tidepool.devices()[1].unified)
+      local f = tidepool.App():func { gpu = true } (function(x) return 2 * x end)
+      local n = 1000000
+      local xs = tidepool.array("double", n)
+      for i = 1, n do xs[i] = i end
+      ffi.cdef "int faults_peak(void);"
+      local faults = ffi.load(os.getenv "TIDEPOOL_OPENCL")
+      for _ = 1, 200 do -- whether both of its queues have work at once is the machine's business
+        local ys = f:map(xs):array()
+        for i = 1, n, 777 do assert(ys[i] == 2 * i) end
+        if faults.faults_peak() == 2 then break end
+      end
+      print(faults.faults_peak())
+    ]] })
+    assert.equal("", done.stderr)
+    assert.equal("2\n", done.stdout)
+  end)
+end)
+
+describe("gpu = { ..., \"threads\" }", function()
+  on_pocl("hands the items of a device that fails in the middle to the threads", function()
+    local done = run(faulty() .. "FAULTS_FROM=3 POCL_DEVICES='pthread pthread' $T job.lua", { ["job.lua"] = [[
+      local tidepool = require "tidepool"
+      local function check(options, device)
+        local f = tidepool.App():func(options) (function(x)
+          if x == 50000 then error("which") end
+          return 2 * x
+        end)
+        local list = f:map(tidepool.range(60000), { return_exceptions = true }):list()
+        local failure = list[50000]
+        list[50000] = 100000
+        for i = 1, 60000 do assert(list[i] == 2 * i) end
+        assert(tidepool.is_failure(failure) and failure.kind == "error" and failure.message:find "job.lua:%d+: which")
+        local a = tidepool.array("double", 100000):fill(7)
+        local twice = f:map(a):array()
+        for i = 1, #twice do assert(twice[i] == 14) end
+        assert(f:map(a):sum() == 1400000)
+        assert(f:remote(4) == 8)
+        local stats = f:stats()
+        assert(stats.done == 59999 + 200000 + 1 and stats.failed == 1 and stats.running == 0)
+      end
+      check { gpu = { "cpu", "threads" } }
+      check { gpu = { "cpu:2", "threads" } }
+      print "all there"
+    ]] })
+    assert.equal("", done.stderr)
+    assert.equal("all there\n", done.stdout)
+  end)
+
+  on_pocl("leaves the map to the threads when no device compiles the program", function()
+    local done = run(faulty() .. "FAULTS_BUILD=1 XDG_CACHE_HOME=$PWD $T job.lua", { ["job.lua"] = [[
+      local tidepool = require "tidepool"
+      local function twice(x) return 2 * x end
+      local f = tidepool.App():func { gpu = { "cpu", "threads" } } (twice)
+      print(f:map({ 1, 2 }):list()[2], f:remote(3))
+      print(pcall(function() return tidepool.App():func { gpu = "cpu" } (twice):remote(1) end))
+    ]] })
+    assert.equal("", done.stderr)
+    contains(done.stdout, "4\t6\nfalse\t", "compiling the program failed: CL_BUILD_PROGRAM_FAILURE")
   end)
 end)
 

@@ -5,19 +5,41 @@
  *   FAULTS_MEMORY=n     devices have n bytes of memory
  *   FAULTS_BUFFERS=n    buffers from the n-th on cannot be made
  *   FAULTS_NAMELESS=1   kernels know nothing of their parameters
- *   FAULTS_LOG=path     each program that is made appends a line there: "source" or "binary" */
+ *   FAULTS_BUILD=1      programs do not compile; only for the first device when it is "first"
+ *   FAULTS_LOG=path     each program that is made appends a line there: "source" or "binary"
+ * faults_peak() is how many queues had work at the same time, at most. */
 #define CL_TARGET_OPENCL_VERSION 120
 #include <CL/cl.h>
 #include <dlfcn.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define REAL(function) ((__typeof__(&function))dlsym(RTLD_NEXT, #function))
 
-static _Atomic int launches, queues, buffers;
-static cl_command_queue first_queue;
+enum { QUEUES_MAX = 64 };
+
+static _Atomic int launches, queues, buffers, working, peak;
+static cl_command_queue known[QUEUES_MAX];
+static _Atomic bool has_work[QUEUES_MAX];
+static _Atomic(cl_device_id) first_device;
+
+int faults_peak(void)
+{
+    return atomic_load(&peak);
+}
+
+static void count_work(cl_command_queue queue, bool starts)
+{
+    for (int i = 0; i < queues && i < QUEUES_MAX; i++)
+        if (known[i] == queue && atomic_exchange(&has_work[i], starts) != starts) {
+            int now = atomic_fetch_add(&working, starts ? 1 : -1) + (starts ? 1 : -1), most = atomic_load(&peak);
+            while (now > most && !atomic_compare_exchange_weak(&peak, &most, now))
+                ;
+        }
+}
 
 static void note(const char *line)
 {
@@ -31,6 +53,8 @@ static void note(const char *line)
 cl_int clGetDeviceInfo(cl_device_id device, cl_device_info what, size_t size, void *value, size_t *got)
 {
     const char *memory = getenv("FAULTS_MEMORY");
+    cl_device_id none = NULL;
+    atomic_compare_exchange_strong(&first_device, &none, device);
     if (what == CL_DEVICE_HOST_UNIFIED_MEMORY && getenv("FAULTS_COPIES")) {
         memset(value, 0, size);
         return CL_SUCCESS;
@@ -45,8 +69,9 @@ cl_int clGetDeviceInfo(cl_device_id device, cl_device_info what, size_t size, vo
 cl_command_queue clCreateCommandQueue(cl_context context, cl_device_id device, cl_command_queue_properties properties, cl_int *rc)
 {
     cl_command_queue queue = REAL(clCreateCommandQueue)(context, device, properties, rc);
-    if (atomic_fetch_add(&queues, 1) == 0)
-        first_queue = queue;
+    if (queues < QUEUES_MAX)
+        known[queues] = queue;
+    atomic_fetch_add(&queues, 1);
     return queue;
 }
 
@@ -82,8 +107,32 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint 
                               const size_t *local, cl_uint n, const cl_event *events, cl_event *event)
 {
     const char *from = getenv("FAULTS_FROM");
-    if ((from || getenv("FAULTS_LATER")) && (!getenv("FAULTS_LATER") || queue != first_queue) &&
+    if ((from || getenv("FAULTS_LATER")) && (!getenv("FAULTS_LATER") || queue != known[0]) &&
         atomic_fetch_add(&launches, 1) + 1 >= (from ? atoi(from) : 1))
         return CL_OUT_OF_RESOURCES;
+    count_work(queue, true);
     return REAL(clEnqueueNDRangeKernel)(queue, kernel, dims, offset, global, local, n, events, event);
+}
+
+cl_int clEnqueueWriteBuffer(cl_command_queue queue, cl_mem mem, cl_bool blocks, size_t offset, size_t size, const void *from, cl_uint n,
+                            const cl_event *events, cl_event *event)
+{
+    count_work(queue, true);
+    return REAL(clEnqueueWriteBuffer)(queue, mem, blocks, offset, size, from, n, events, event);
+}
+
+cl_int clBuildProgram(cl_program program, cl_uint n, const cl_device_id *devices, const char *options,
+                      void(CL_CALLBACK *done)(cl_program, void *), void *user)
+{
+    const char *which = getenv("FAULTS_BUILD");
+    if (which && (strcmp(which, "first") != 0 || devices[0] == first_device))
+        return CL_BUILD_PROGRAM_FAILURE;
+    return REAL(clBuildProgram)(program, n, devices, options, done, user);
+}
+
+cl_int clFinish(cl_command_queue queue)
+{
+    cl_int rc = REAL(clFinish)(queue);
+    count_work(queue, false);
+    return rc;
 }
