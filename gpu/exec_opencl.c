@@ -613,11 +613,27 @@ void tp_make_canonical(tp_type type, void *column, size_t n)
     }
 }
 
-/* The next item's failure. */
+/* The next item's failure; without memory for one the job ends. */
 static void fail_item(tp_slice *s, const char *kind, const char *message)
 {
     tp_block *b = tp_block_new_failure(kind, message, s->attempt, s->agent->index);
+    if (!b) {
+        tp_job_starve(s->job);
+        return;
+    }
     b->may_retry = strcmp(kind, "error") == 0;
+    tp_slice_append(s, b, s->at);
+    s->at++;
+}
+
+/* An input that failed before it could be sent: the failure is its result. */
+static void pass_failure(tp_slice *s)
+{
+    tp_block *b = tp_block_copy_failure(s->block);
+    if (!b) {
+        tp_job_starve(s->job);
+        return;
+    }
     tp_slice_append(s, b, s->at);
     s->at++;
 }
@@ -882,10 +898,8 @@ static void run_slice(worker *w, tp_slice *s)
         return;
     }
     uint32_t end = s->offset + s->count, most = PART_MAX;
-    if (s->block->kind == TP_BLOCK_FAILURE) {
-        tp_slice_append(s, tp_block_copy_failure(s->block), s->at);
-        s->at++;
-    }
+    if (s->block->kind == TP_BLOCK_FAILURE)
+        pass_failure(s);
     while (s->at < end && atomic_load_explicit(&s->ctl[1], memory_order_relaxed) == 0) {
         tp_error err = { 0 };
         uint32_t n = end - s->at < most ? end - s->at : most, before = (uint32_t)((s->block->first + s->at) % TP_GROUP);

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <uv.h>
 
+enum { MEMORY_TRIES = 5 }; /* with a millisecond in between */
+
 tp_block *tp_block_new_numbers(uint32_t capacity, uint32_t columns)
 {
     tp_block *b = malloc(sizeof *b + (size_t)capacity * columns * sizeof(double));
@@ -66,36 +68,47 @@ int tp_block_reserve(tp_block *b)
     return 0;
 }
 
-static tp_block *new_failure(void)
+tp_block *tp_block_new_empty_failure(void)
 {
-    for (;;) {
+    for (int i = 0; i < MEMORY_TRIES; i++) {
         tp_block *b = tp_block_new_values(TP_BLOCK_FAILURE);
         if (b && tp_block_reserve(b) == 0)
             return b;
         tp_block_free(b);
         uv_sleep(1);
     }
+    return NULL;
 }
 
 tp_block *tp_block_new_failure(const char *kind, const char *message, unsigned attempt, int worker)
 {
-    tp_block *b = new_failure();
-    while (tp_encode_failure(&b->bytes, kind, message, attempt, worker))
+    tp_block *b = tp_block_new_empty_failure();
+    for (int i = 0; b && i < MEMORY_TRIES; i++) {
+        if (tp_encode_failure(&b->bytes, kind, message, attempt, worker) == 0) {
+            tp_block_add(b);
+            return b;
+        }
         uv_sleep(1);
-    tp_block_add(b);
-    return b;
+    }
+    tp_block_free(b);
+    return NULL;
 }
 
 tp_block *tp_block_copy_failure(const tp_block *from)
 {
-    tp_block *b = new_failure();
-    uint8_t *to;
-    while (!(to = tp_buf_reserve(&b->bytes, from->bytes.len)))
+    tp_block *b = tp_block_new_empty_failure();
+    for (int i = 0; b && i < MEMORY_TRIES; i++) {
+        uint8_t *to = tp_buf_reserve(&b->bytes, from->bytes.len);
+        if (to) {
+            memcpy(to, from->bytes.data, from->bytes.len);
+            b->bytes.len = from->bytes.len;
+            tp_block_add(b);
+            return b;
+        }
         uv_sleep(1);
-    memcpy(to, from->bytes.data, from->bytes.len);
-    b->bytes.len = from->bytes.len;
-    tp_block_add(b);
-    return b;
+    }
+    tp_block_free(b);
+    return NULL;
 }
 
 void tp_block_free(tp_block *b)

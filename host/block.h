@@ -51,10 +51,11 @@ tp_block *tp_block_new_values(tp_block_kind kind);
 /* A block of n items without values (DONE). */
 tp_block *tp_block_new_empty(tp_block_kind kind, uint64_t first, uint32_t n);
 
-/* The failure of one item that no Lua raised; the message is its value too when the kind is "error". A worker cannot fail, so that these wait for
- * memory if they must. */
+/* The failure of one item that no Lua raised; the message is its value too when the kind is "error". A worker cannot fail, so that these wait a few
+ * milliseconds for memory if they must. NULL when there still is none then: see tp_job_starve. */
 tp_block *tp_block_new_failure(const char *kind, const char *message, unsigned attempt, int worker);
 tp_block *tp_block_copy_failure(const tp_block *from);
+tp_block *tp_block_new_empty_failure(void); /* for the caller to encode the message into */
 
 /* Makes room for one more message end; -1 when out of memory. Call before encoding into bytes. */
 int tp_block_reserve(tp_block *b);

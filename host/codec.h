@@ -87,6 +87,10 @@ void tp_codec_set_arrays(struct lua_State *L, int of, int make);
  * __eq). Its metatable is that of tp_codec_ref_type, which is made when it isn't there. */
 void tp_codec_push_ref(struct lua_State *L, tp_ref *r);
 
+/* Pushes the same userdata without an object yet: *the result is to be set to a reference, which the userdata owns then. For a new object this goes first,
+ * since it raises out of memory. */
+tp_ref **tp_codec_push_box(struct lua_State *L, const tp_ref_type *type);
+
 /* The object behind the userdata at index if it is one of that type, else NULL. Borrowed. */
 void *tp_codec_to_ref(struct lua_State *L, int index, const tp_ref_type *type);
 

@@ -142,9 +142,6 @@ struct class *tp_codec_set_class(lua_State *L, struct codec *c, const char *name
 
 extern const tp_ref_type tp_class_blob_type;
 
-/* Pushes an empty box for a reference of that type. */
-tp_ref **tp_codec_push_box(lua_State *L, const tp_ref_type *type);
-
 /* The host object of the userdata on top, of whatever type; NULL if it has none. */
 tp_ref *tp_codec_any_ref(lua_State *L);
 

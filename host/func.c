@@ -33,29 +33,28 @@ static void free_image(tp_ref *r)
     free(image);
 }
 
-static bool is_same(const tp_buf *a, const tp_buf *b)
-{
-    return a->len == b->len && a->nrefs == b->nrefs && memcmp(a->data, b->data, a->len) == 0 &&
-           (a->nrefs == 0 || memcmp(a->refs, b->refs, a->nrefs * sizeof *a->refs) == 0);
-}
-
-tp_image *tp_image_new(struct lua_State *L, int index, const char *name, tp_image *last, tp_buf *scratch,
-                       tp_error *err)
+int tp_image_encode(struct lua_State *L, int index, const char *name, tp_buf *message, tp_error *err)
 {
     const char *const names[] = { name, "package.path", "package.cpath" };
-    tp_buf_clear(scratch);
-    if (tp_encode(L, index, 3, names, 0, scratch, err) < 0)
-        return NULL;
-    if (last && is_same(&last->message, scratch))
-        return tp_ref_hold(last);
+    tp_buf_clear(message);
+    return tp_encode(L, index, 3, names, 0, message, err);
+}
+
+bool tp_image_is(const tp_image *image, const tp_buf *message)
+{
+    const tp_buf *m = &image->message;
+    return m->len == message->len && m->nrefs == message->nrefs && memcmp(m->data, message->data, m->len) == 0 &&
+           (m->nrefs == 0 || memcmp(m->refs, message->refs, m->nrefs * sizeof *m->refs) == 0);
+}
+
+tp_image *tp_image_new(tp_buf *message)
+{
     tp_image *image = calloc(1, sizeof *image);
-    if (!image) {
-        tp_error_oom(err, "function image");
+    if (!image)
         return NULL;
-    }
     tp_ref_init(&image->ref, &tp_image_type);
-    image->message = *scratch; /* the image owns it now */
-    *scratch = (tp_buf){ 0 };
+    image->message = *message;
+    *message = (tp_buf){ 0 };
     return image;
 }
 

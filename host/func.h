@@ -41,10 +41,14 @@ typedef struct tp_image {
 
 extern const tp_ref_type tp_image_type;
 
-/* Encodes the Lua function at index of L, and the two values after it: package.path and package.cpath, so that `require` finds the same modules in a worker. Gives one more owner of `last` when its bytes are the same (last may be NULL),
- * else a new image. NULL with err set when the function cannot travel; `name` names it in the text. May raise
- * out-of-memory; scratch is the buffer to encode into, kept by the caller for the next time. */
-tp_image *tp_image_new(struct lua_State *L, int index, const char *name, tp_image *last, tp_buf *scratch,
-                       tp_error *err);
+/* Encodes the Lua function at index of L, and the two values after it, package.path and package.cpath, so that `require` finds the same modules in a
+ * worker, into message, which is the caller's. -1 with err set when the function cannot travel; `name` names it in the text. May raise out of memory. */
+int tp_image_encode(struct lua_State *L, int index, const char *name, tp_buf *message, tp_error *err);
+
+/* Is that the image's message? */
+bool tp_image_is(const tp_image *image, const tp_buf *message);
+
+/* A new image with one owner; takes the message, which is empty then. NULL when out of memory. */
+tp_image *tp_image_new(tp_buf *message);
 
 #endif

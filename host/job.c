@@ -67,6 +67,7 @@ struct tp_job {
     uint64_t asked_ns;   /* when the owner last asked for results */
     uint64_t random;     /* for the jitter of retries */
     bool ended, is_cancelled, is_reading, drained;
+    bool is_starved; /* cancelled for want of memory */
     tp_executor *executor;
     bool is_awaited; /* the owner wants its waiter woken */
     bool is_told;    /* it has been, and the job is in waiter->news */
@@ -366,6 +367,11 @@ int tp_agent_open(tp_agent *a, tp_engine *engine, int index, tp_executor *execut
     *a = (tp_agent){ .waiter.wake = wake_agent, .engine = engine, .index = index, .executor = executor };
     if (uv_cond_init(&a->cond))
         return tp_error_set(err, TP_ESYS, "cannot create a condition variable");
+    a->spare = calloc(1, sizeof *a->spare);
+    if (!a->spare) {
+        uv_cond_destroy(&a->cond);
+        return tp_error_oom(err, "worker");
+    }
     return 0;
 }
 
@@ -428,6 +434,23 @@ static void cancel_all(tp_engine *e, tp_job *root, const tp_executor *ex)
 void tp_job_cancel(tp_job *job)
 {
     cancel_all(job->engine, job, NULL);
+}
+
+void tp_job_starve(tp_job *job)
+{
+    uv_mutex_lock(&job->engine->lock);
+    if (!job->is_cancelled)
+        job->is_starved = true;
+    uv_mutex_unlock(&job->engine->lock);
+    tp_job_cancel(job);
+}
+
+bool tp_job_is_starved(tp_job *job)
+{
+    uv_mutex_lock(&job->engine->lock);
+    bool is_starved = job->is_starved;
+    uv_mutex_unlock(&job->engine->lock);
+    return is_starved;
 }
 
 void tp_engine_stop(tp_engine *e)
@@ -998,7 +1021,7 @@ static bool has_more(const tp_engine *e, const tp_job *job)
     return job->next_ready && has_place(job->func);
 }
 
-/* Memory for one more slice of the agent: what an earlier one left, mostly. */
+/* Memory for one more slice of the agent: what an earlier one left, mostly. Never NULL for one that has no slice. */
 static tp_slice *new_slice(tp_agent *agent)
 {
     tp_slice *s = agent->spare;
@@ -1017,6 +1040,11 @@ tp_slice *tp_job_take_locked(tp_engine *e, tp_executor *ex, tp_job *under, tp_ag
     promote_due(e, now);
     tp_job *job = under ? pick_under(e, under, agent, now) : pick(e, ex, agent->devices, now);
     tp_slice *s = job ? new_slice(agent) : NULL;
+    if (job && !s) { /* a nested job, whose owner waits as a helper, or is this agent */
+        job->is_starved = true;
+        cancel(job);
+        wake_helpers(e);
+    }
     if (!s)
         return NULL;
     tp_range *r = job->queue_first;
@@ -1282,8 +1310,13 @@ void tp_job_lose(tp_agent *agent, tp_block *(*make_failure)(void *user, tp_slice
         tp_slice *s = agent->current;
         if (s->numbers)
             tp_slice_close_numbers(s, (uint32_t)atomic_load_explicit(&s->ctl[0], memory_order_relaxed));
-        tp_slice_append(s, make_failure(user, s), s->at);
-        s->at++;
+        tp_block *failure = make_failure(user, s);
+        if (failure) {
+            tp_slice_append(s, failure, s->at);
+            s->at++;
+        } else {
+            tp_job_starve(s->job);
+        }
         tp_job_finish(s);
     }
 }

@@ -231,6 +231,11 @@ tp_slice *tp_job_take_locked(tp_engine *engine, tp_executor *executor, tp_job *u
 /* With the lock held: would tp_job_take find something? */
 bool tp_job_can_take_locked(tp_engine *engine, const tp_executor *executor);
 
+/* There is no memory even to say what an item has failed with: the job fails as a whole, for want of memory. The item's slice is to be finished without
+ * a result for it. Any thread. */
+void tp_job_starve(tp_job *job);
+bool tp_job_is_starved(tp_job *job);
+
 /* Gives the slice's results, those of the items before slice->at; the rest was not begun and goes back. Ends the slice, which is the agent's
  * innermost. Cannot fail. */
 void tp_job_finish(tp_slice *slice);
@@ -239,8 +244,8 @@ void tp_job_finish(tp_slice *slice);
  * fallback. */
 bool tp_job_leave_device(tp_job *job, uint64_t device);
 
-/* The agent's thread has died: the items that it was running have this failure, made by the caller for each as `make_failure(user, slice)`, and
- * the rest of its slices goes back. Any thread, once the agent's has ended. */
+/* The agent's thread has died: the items that it was running have this failure, made by the caller for each as `make_failure(user, slice)` (NULL: no
+ * memory), and the rest of its slices goes back. Any thread, once the agent's has ended. */
 void tp_job_lose(tp_agent *agent, tp_block *(*make_failure)(void *user, tp_slice *slice), void *user);
 
 /* Cancels every job that was offered to the executor: there is nobody to run it. Its executor->broken says why. */

@@ -68,11 +68,13 @@ static int push_message(lua_State *L, const tp_error *err)
 /* core.func(name, limit) -> func */
 static int l_func(lua_State *L)
 {
-    tp_func *f = tp_func_new(luaL_checkstring(L, 1), (unsigned)luaL_optinteger(L, 2, 0));
+    const char *name = luaL_checkstring(L, 1);
+    unsigned limit = (unsigned)luaL_optinteger(L, 2, 0);
+    tp_ref **box = tp_codec_push_box(L, &tp_func_type);
+    tp_func *f = tp_func_new(name, limit);
     if (!f)
         return luaL_error(L, "not enough memory");
-    tp_codec_push_ref(L, &f->ref); /* holds it too */
-    tp_ref_drop(f);
+    *box = &f->ref;
     return 1;
 }
 
@@ -105,15 +107,18 @@ static int l_image(lua_State *L)
     luaL_checktype(L, 1, LUA_TFUNCTION);
     tp_error err = { 0 };
     tp_codec_new_epoch(L);
-    tp_image *last = lua_isnoneornil(L, 5) ? NULL : tp_codec_to_ref(L, 5, &tp_image_type);
-    tp_image *image = tp_image_new(L, 1, luaL_checkstring(L, 4), last, &ctx->scratch, &err);
-    if (!image)
+    if (tp_image_encode(L, 1, luaL_checkstring(L, 4), &ctx->scratch, &err) < 0)
         return push_message(L, &err);
-    if (image == last)
+    tp_image *last = lua_isnoneornil(L, 5) ? NULL : tp_codec_to_ref(L, 5, &tp_image_type);
+    if (last && tp_image_is(last, &ctx->scratch)) {
         lua_pushvalue(L, 5);
-    else
-        tp_codec_push_ref(L, &image->ref);
-    tp_ref_drop(image);
+        return 1;
+    }
+    tp_ref **box = tp_codec_push_box(L, &tp_image_type);
+    tp_image *image = tp_image_new(&ctx->scratch);
+    if (!image)
+        return luaL_error(L, "not enough memory");
+    *box = &image->ref;
     return 1;
 }
 
@@ -231,10 +236,10 @@ static int l_program(lua_State *L)
     char *log = NULL;
     unsigned device = (unsigned)luaL_checkinteger(L, 1) - 1;
     const char *source = luaL_checkstring(L, 2), *options = luaL_checkstring(L, 3), *name = luaL_checkstring(L, 4);
+    tp_ref **box = tp_codec_push_box(L, &tp_program_type);
     tp_program *p = tp_program_open(ex, device, source, options, name, &log, &err);
     if (p) {
-        tp_codec_push_ref(L, &p->ref);
-        tp_ref_drop(p);
+        *box = &p->ref;
         return 1;
     }
     push_message(L, &err);
@@ -320,11 +325,11 @@ static void get_failures(lua_State *L, int t, tp_kernel *k)
 static int l_kernel(lua_State *L)
 {
     luaL_checktype(L, 1, LUA_TTABLE);
+    tp_ref **box = tp_codec_push_box(L, &tp_kernel_type);
     tp_kernel *k = tp_kernel_new();
     if (!k)
         return luaL_error(L, "not enough memory");
-    tp_codec_push_ref(L, &k->ref); /* owns it when something below raises */
-    tp_ref_drop(k);
+    *box = &k->ref; /* owns it when something below raises */
     lua_getfield(L, 1, "programs");
     for (int i = 1, n = (int)lua_objlen(L, -1); i <= n; i++) {
         lua_rawgeti(L, -1, i);                          // kernel programs one
@@ -1115,7 +1120,7 @@ static int l_is_over(lua_State *L)
     return 1;
 }
 
-/* core.is_cancelled(job) -> boolean, and why when the executor cannot run anything */
+/* core.is_cancelled(job) -> boolean, and the kind and the reason when it was not asked for: the executor cannot run anything, or memory ran out */
 static int l_is_cancelled(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -1125,10 +1130,11 @@ static int l_is_cancelled(lua_State *L)
     uv_mutex_lock(lock);
     tp_error err = ex->broken;
     uv_mutex_unlock(lock);
-    if (err.code == TP_OK)
+    if (err.code == TP_OK && !tp_job_is_starved(box->job))
         return 1;
-    lua_pushstring(L, err.message);
-    return 2;
+    lua_pushstring(L, err.code == TP_OK ? "memory" : "resource");
+    lua_pushstring(L, err.code == TP_OK ? "not enough memory" : err.message);
+    return 3;
 }
 
 /* core.set_reading(job, boolean): results are read one by one by a loop of the user's */

@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CACHED_MAX = 64, HINT_VALUES = 1 };
+enum { CACHED_MAX = 64, HINT_VALUES = 1, REFERENCES = 4 * CACHED_MAX };
 
 /* A function that the state has loaded. */
 typedef struct loaded {
@@ -32,7 +32,7 @@ struct tp_vm {
     lua_State *main; /* owned */
     lua_State *L;    /* where items run: main, or the coroutine that waits */
     bool cannot_close; /* see tp_vm_open_libraries */
-    int run_items, on_error, describe, make_driver, read_integer, broken_promise, store, package; /* registry references */
+    int run_items, on_error, encode_failure, describe, make_driver, read_integer, broken_promise, store, package; /* registry references */
     loaded cache[CACHED_MAX];
     unsigned n_cached;
     uint64_t tick;
@@ -65,9 +65,23 @@ lua_State *tp_vm_new_state(void)
     return lua_newstate(allocate, NULL);
 }
 
+/* LuaJIT loses integer keys of a table that runs out of memory as it grows (lj_tab_resize: its array part is larger then, and the keys are still in the old
+ * hash part). In the registry they are our references. So it grows here, where that is the end of the state, and has room ever after. */
+static void reserve_references(lua_State *L)
+{
+    int refs[REFERENCES];
+    for (int i = 0; i < REFERENCES; i++) {
+        lua_pushboolean(L, 1);
+        refs[i] = luaL_ref(L, LUA_REGISTRYINDEX);
+    }
+    for (int i = REFERENCES - 1; i >= 0; i--)
+        luaL_unref(L, LUA_REGISTRYINDEX, refs[i]);
+}
+
 void tp_vm_open_libraries(struct lua_State *L, bool *cannot_close)
 {
     luaL_openlibs(L);
+    reserve_references(L);
     lua_getglobal(L, "require");
     lua_pushliteral(L, "ffi");
     *cannot_close = true;
@@ -81,18 +95,6 @@ static void append(run *r, tp_block *b)
 {
     tp_slice_append(r->slice, b, r->slice->at);
     r->open = NULL;
-}
-
-/* A block for one failure. A worker cannot fail, so that it waits for memory if it must. */
-static tp_block *new_failure(void)
-{
-    for (;;) {
-        tp_block *b = tp_block_new_values(TP_BLOCK_FAILURE);
-        if (b && tp_block_reserve(b) == 0)
-            return b;
-        tp_block_free(b);
-        uv_sleep(1);
-    }
 }
 
 /* The values at first.. of L as the item's results. Raises out of memory. */
@@ -164,56 +166,82 @@ static int on_error(lua_State *L)
     return 1;
 }
 
-/* (block, kind, error value or box, attempt, worker): describes the error and encodes it into the block. */
+/* An error on its way into a block. */
+typedef struct failing {
+    run *run;
+    tp_block *block;
+    const char *kind;
+    bool is_second_try; /* it could not be described as it is */
+} failing;
+
+/* (failing, error value or box): describes the error and encodes it into the block. */
 static int encode_failure(lua_State *L)
 {
-    tp_block *b = lua_touserdata(L, 1);
-    tp_vm *vm = lua_touserdata(L, 2);
+    failing *f = lua_touserdata(L, 1);
+    tp_vm *vm = f->run->vm;
     tp_error err = { 0 };
-    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->describe); // b vm kind error attempt worker describe
-    lua_insert(L, 3);                                // b vm describe kind error attempt worker
-    lua_call(L, 4, LUA_MULTRET);                     // b vm kind message value traceback attempt worker
+    if (f->is_second_try)
+        lua_gc(L, LUA_GCCOLLECT, 0);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->describe); // f error describe
+    lua_pushstring(L, f->kind);
+    lua_pushvalue(L, 2);
+    lua_pushinteger(L, (lua_Integer)f->run->slice->attempt);
+    lua_pushinteger(L, vm->agent->index);
+    lua_call(L, 4, LUA_MULTRET);                     // f error kind message value traceback attempt worker
     int n = lua_gettop(L) - 2;
-    if (tp_encode(L, 3, n, NULL, TP_ENCODE_ERROR_VALUE, &b->bytes, &err)) {
+    if (tp_encode(L, 3, n, NULL, TP_ENCODE_ERROR_VALUE, &f->block->bytes, &err)) {
         lua_pushnil(L);
         lua_replace(L, 5);                           // the value cannot travel: the message stays
         err = (tp_error){ 0 };
-        if (tp_encode(L, 3, n, NULL, TP_ENCODE_ERROR_VALUE, &b->bytes, &err))
+        if (tp_encode(L, 3, n, NULL, TP_ENCODE_ERROR_VALUE, &f->block->bytes, &err))
             return luaL_error(L, "%s", err.message);
     }
-    tp_block_add(b);
+    tp_block_add(f->block);
     return 0;
 }
 
-/* Pops the error value at the top of L and makes it the failure of item r->slice->at. */
+/* A block with the error at the top of L as it is described in Lua; NULL when that fails (no memory, a stack that is full). Then the reason of that is at
+ * the top. Neither raises nor allocates outside of a protected call. */
+static tp_block *describe_failure(run *r, lua_State *L, const char *kind)
+{
+    int error = lua_gettop(L);
+    failing f = { .run = r, .kind = kind };
+    for (int i = 0; i < 2; i++) {
+        f.block = tp_block_new_empty_failure();
+        f.is_second_try = i > 0;
+        if (!f.block)
+            return NULL;
+        lua_rawgeti(L, LUA_REGISTRYINDEX, r->vm->encode_failure);
+        lua_pushlightuserdata(L, &f);
+        lua_pushvalue(L, error);
+        if (lua_pcall(L, 2, 0, 0) == 0)
+            return f.block;
+        tp_block_free(f.block);
+        lua_replace(L, error);
+    }
+    return NULL;
+}
+
+/* Pops the error value at the top of L and makes it the failure of item r->slice->at, which is over then; where there is no memory for that, the job
+ * fails as a whole, and the item stays as it is. */
 static void fail_item(run *r, lua_State *L, const char *kind)
 {
     drop_partial_result(r);
-    tp_block *b = new_failure();
-    int error = lua_gettop(L);
-    for (;;) {
-        lua_pushcfunction(L, encode_failure);
-        lua_pushlightuserdata(L, b);
-        lua_pushlightuserdata(L, r->vm);
-        lua_pushstring(L, kind);
-        lua_pushvalue(L, error);
-        lua_pushinteger(L, (lua_Integer)r->slice->attempt);
-        lua_pushinteger(L, r->vm->agent->index);
-        if (lua_pcall(L, 6, 0, 0) == 0)
-            break;
-        /* Describing it failed too (no memory, a stack that is full): the reason of that is the failure then. */
-        tp_buf_clear(&b->bytes);
-        lua_replace(L, error);
-        lua_settop(L, error);
-        if (lua_type(L, error) != LUA_TSTRING) {
-            lua_pushliteral(L, "error in error handling");
-            lua_replace(L, error);
-        }
-        lua_gc(L, LUA_GCCOLLECT, 0);
+    tp_slice *s = r->slice;
+    tp_block *b = describe_failure(r, L, kind);
+    if (!b) {
+        const char *message = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "error in error handling";
+        bool is_memory = strcmp(kind, "memory") == 0 || strcmp(message, "not enough memory") == 0;
+        b = tp_block_new_failure(is_memory ? "memory" : kind, message, s->attempt, r->vm->agent->index);
+    }
+    lua_pop(L, 1);
+    if (!b) {
+        tp_job_starve(s->job);
+        return;
     }
     b->may_retry = strcmp(kind, "error") == 0 || strcmp(kind, "memory") == 0;
     append(r, b);
-    lua_settop(L, error - 1);
+    s->at++;
 }
 
 tp_block *tp_vm_crash(void *user, tp_slice *slice)
@@ -413,9 +441,10 @@ static bool keep_held(run *r, lua_State *L, bool is_promised)
         if (keep_results(r, L, held + 1, n, &err)) {
             lua_pushstring(L, err.message);
             fail_item(r, L, err.code == TP_EMEMORY ? "memory" : "codec");
+        } else {
+            s->at++;
         }
     }
-    s->at++;
     lua_settop(L, held);
     return !is_promised;
 }
@@ -487,11 +516,24 @@ static int store_results(run *r, lua_State *L, int first, int n)
     return -1;
 }
 
+/* An item may have stopped the collector; each item of the next slice may do so again, before it has done anything. Raises out of memory. */
+static void restart_collector(tp_vm *vm, lua_State *L)
+{
+    if (lua_gc(L, LUA_GCISRUNNING, 0))
+        return;
+    lua_gc(L, LUA_GCRESTART, -1);
+    if (lua_gc(L, LUA_GCCOUNT, 0) > 2 * vm->collected_kib + 4096) {
+        lua_gc(L, LUA_GCCOLLECT, 0);
+        vm->collected_kib = lua_gc(L, LUA_GCCOUNT, 0);
+    }
+}
+
 /* (run): runs items until the slice is over or one raises. */
 static int run_items(lua_State *L)
 {
     run *r = lua_touserdata(L, 1);
     tp_slice *s = r->slice;
+    restart_collector(r->vm, L);
     loaded *f = load(r->vm, L, tp_job_image(s->job));
     if (f->fn < 0) {
         set_item(r);
@@ -520,10 +562,11 @@ static int run_items(lua_State *L)
             if (!is_stored)
                 lua_pushstring(L, err.message);
             fail_item(r, L, is_stored ? "error" : err.code == TP_EMEMORY ? "memory" : "codec");
+        } else {
+            s->at++;
         }
         tp_lines_end(r->vm->host, r->vm->agent);
         lua_settop(L, fn);
-        r->slice->at++;
         if (is_asked_to_stop(r))
             break;
     }
@@ -535,20 +578,13 @@ static int run_items(lua_State *L)
 /* An input that failed before it could be sent: the failure is its result. */
 static void pass_failure(run *r)
 {
-    append(r, tp_block_copy_failure(r->slice->block));
-    r->slice->at++;
-}
-
-/* An item may have stopped the collector; each item of the next slice may do so again, before it has done anything. */
-static void restart_collector(tp_vm *vm)
-{
-    if (lua_gc(vm->L, LUA_GCISRUNNING, 0))
+    tp_block *b = tp_block_copy_failure(r->slice->block);
+    if (!b) {
+        tp_job_starve(r->slice->job);
         return;
-    lua_gc(vm->L, LUA_GCRESTART, -1);
-    if (lua_gc(vm->L, LUA_GCCOUNT, 0) > 2 * vm->collected_kib + 4096) {
-        lua_gc(vm->L, LUA_GCCOLLECT, 0);
-        vm->collected_kib = lua_gc(vm->L, LUA_GCCOUNT, 0);
     }
+    append(r, b);
+    r->slice->at++;
 }
 
 void tp_vm_run(tp_vm *vm, tp_slice *s)
@@ -556,7 +592,6 @@ void tp_vm_run(tp_vm *vm, tp_slice *s)
     lua_State *L = vm->L;
     run r = { .vm = vm, .slice = s, .end = s->offset + s->count, .only_numbers = true };
     int top = lua_gettop(L);
-    restart_collector(vm);
     if (s->block->kind == TP_BLOCK_FAILURE)
         pass_failure(&r);
     while (s->at < r.end && !is_asked_to_stop(&r)) {
@@ -569,7 +604,6 @@ void tp_vm_run(tp_vm *vm, tp_slice *s)
         if (s->numbers)
             tp_slice_close_numbers(s, (uint32_t)atomic_load_explicit(&s->ctl[0], memory_order_relaxed));
         fail_item(&r, L, status == LUA_ERRMEM ? "memory" : "error");
-        s->at++;
         lua_settop(L, top);
     }
     lua_settop(L, top);
@@ -590,7 +624,10 @@ lua_State *tp_vm_enter(tp_vm *vm, lua_State *L)
 static int open_state(lua_State *L)
 {
     tp_vm *vm = lua_touserdata(L, 1);
+    run on_stack;
     tp_vm_open_libraries(L, &vm->cannot_close);
+    lua_pushlightuserdata(L, &on_stack); /* LuaJIT takes memory for the first pointer of a region: tp_vm_run may not raise for one to its stack */
+    lua_pop(L, 1);
     vm->host->open_state(L, vm->host, vm->agent);
     lua_getglobal(L, "package");
     vm->package = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -610,6 +647,8 @@ static int open_state(lua_State *L)
     vm->store = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pushcfunction(L, on_error);
     vm->on_error = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushcfunction(L, encode_failure);
+    vm->encode_failure = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pushcfunction(L, run_items);
     vm->run_items = luaL_ref(L, LUA_REGISTRYINDEX);
     return 0;

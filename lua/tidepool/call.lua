@@ -19,9 +19,9 @@ local function take(job, f)
   while true do
     local kind, index = core.next(job)
     if kind == nil then
-      local is_cancelled, why = core.is_cancelled(job)
+      local is_cancelled, reason, why = core.is_cancelled(job)
       if not is_cancelled then return nil end
-      return false, failure.new { kind = why and "resource" or "cancelled", message = why or "the call was cancelled", function_name = f.name,
+      return false, failure.new { kind = reason or "cancelled", message = why or "the call was cancelled", function_name = f.name,
         attempts = 0 }
     elseif kind ~= FAILURE and kind ~= RETRY then
       return true, core.item(job, 0)

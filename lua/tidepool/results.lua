@@ -120,8 +120,8 @@ end
 
 --- Why nothing comes any more although inputs are left.
 function Results:_cancelled()
-  local _, why = core.is_cancelled(self.job)
-  return failure.new { kind = why and "resource" or "cancelled", message = why or "the map was cancelled",
+  local _, kind, why = core.is_cancelled(self.job)
+  return failure.new { kind = kind or "cancelled", message = why or "the map was cancelled",
     function_name = self.settings.name, attempts = 0 }
 end
 

@@ -1,4 +1,5 @@
-/* memory_test.c: an allocation that fails, whichever it is, comes back as an error, or is made up for; nothing crashes or leaks.
+/* memory_test.c: an allocation that fails, whichever it is, and once or from then on, comes back as an error, or is made up for; nothing crashes, hangs or
+ * leaks.
  *
  * The linker puts the functions below in the place of malloc and its like for the whole library, and in that of luaL_newstate, so that Lua's own
  * allocations fail too (see the Makefile). libuv keeps its own: it aborts where a loop cannot grow. */
@@ -9,11 +10,15 @@
 #include <stdatomic.h>
 
 static _Atomic long n_calls, fail_at; /* fail_at 0: none */
+static _Atomic bool is_lasting;       /* all after it fail too */
 static _Thread_local bool is_spared;
 
 static bool is_to_fail(void)
 {
-    return !is_spared && atomic_fetch_add(&n_calls, 1) + 1 == atomic_load(&fail_at);
+    if (is_spared)
+        return false;
+    long at = atomic_load(&fail_at), n = atomic_fetch_add(&n_calls, 1) + 1;
+    return n == at || (at && n > at && atomic_load(&is_lasting));
 }
 
 void *__real_malloc(size_t n);
@@ -140,10 +145,11 @@ out:
     return wrong;
 }
 
-static void check_session(long n)
+static void check_session(long n, bool lasts)
 {
     tp_error err = { 0 };
     atomic_store(&n_calls, 0);
+    atomic_store(&is_lasting, lasts);
     atomic_store(&fail_at, n);
     const char *wrong = run_session(&err);
     atomic_store(&fail_at, 0);
@@ -154,7 +160,8 @@ static void check_session(long n)
     }
 }
 
-TEST(each_allocation_of_a_session_may_fail)
+/* Runs a session for each of its allocations, or for some hundred of them where it takes long. */
+static void check_sessions(bool lasts, long at_most)
 {
     tp_error err = { 0 };
     CHECK_STR("", run_session(&err)); /* once without: what is made once per process is there */
@@ -163,8 +170,18 @@ TEST(each_allocation_of_a_session_may_fail)
     CHECK_STR("", run_session(&err));
     long n = atomic_load(&n_calls);
     CHECK(n > 200);
-    long step = getenv("TIDEPOOL_SANITIZER") ? n / 500 + 1 : 1;
-    for (long i = 1; i <= n; i += step)
-        check_session(i);
-    check_session(0);
+    for (long i = 1; i <= n; i += n / at_most + 1)
+        check_session(i, lasts);
+    check_session(0, lasts);
+}
+
+TEST(each_allocation_of_a_session_may_fail)
+{
+    check_sessions(false, getenv("TIDEPOOL_SANITIZER") ? 500 : 1000000);
+}
+
+/* Where it waits for memory a session takes longer; every sixth allocation finds what every one does. */
+TEST(memory_may_run_out_at_any_allocation_of_a_session)
+{
+    check_sessions(true, getenv("TIDEPOOL_SANITIZER") ? 300 : 1500);
 }
