@@ -1,13 +1,16 @@
--- The Mandelbrot set, by a plain Lua function on a device, as a picture: PGM, which most viewers open.
+-- The Mandelbrot set, by a plain Lua function on a device, as a picture.
 --
---   tidepool run examples/mandelbrot.lua [--size 1024] [--iterations 256] [--out mandelbrot.pgm] [--device any]
+--   tidepool run examples/mandelbrot.lua [--size 1024] [--iterations 256] [--out mandelbrot.png] [--device any]
 --
 -- Without a device, or with --device threads, worker threads run the same function: the pixels are the same.
 --
 -- test: --size 96 --iterations 64 --out /dev/null
--- prints: 96 x 96 pixels, 1619 of them inside after 64 iterations, ... s
+-- prints: 96 x 96 pixels, 1619 of them inside after 64 iterations, ... s: /dev/null
+-- test: --size 96 --iterations 64 --out /dev/null --device threads
+-- prints: 96 x 96 pixels, 1619 of them inside after 64 iterations, ... s: /dev/null
 
 local tidepool = require "tidepool"
+local picture = dofile(debug.getinfo(1, "S").source:match "^@(.*/)" .. "lib/picture.lua")
 local app = tidepool.App "mandelbrot"
 
 local iterations, size
@@ -27,7 +30,7 @@ end)
 app:main { args = {
   size = { 1024, "pixels in a row, and rows" },
   iterations = { 256, "after which a point counts as inside" },
-  out = { "mandelbrot.pgm", "the picture" },
+  out = { "mandelbrot.png", "the picture" },
   device = { "any", "as gpu = ..., or threads" },
 } } (function(args)
   iterations, size = args.iterations, args.size
@@ -40,18 +43,12 @@ app:main { args = {
   local counts = f:map(pixels):array()
   local seconds = tidepool.now() - began
 
-  local rows, inside = {}, 0
-  for row = 1, size do
-    local shades = {}
-    for column = 1, size do
-      local n = counts[(row - 1) * size + column]
-      if n == 0 then inside = inside + 1 end
-      shades[column] = string.char(n == 0 and 0 or 255 - math.floor(200 * n / iterations))
-    end
-    rows[row] = table.concat(shades)
+  local inside, shades = 0, tidepool.array("uint8", #counts)
+  for i = 1, #counts do
+    local n = counts[i]
+    if n == 0 then inside = inside + 1 end
+    shades[i] = n == 0 and 0 or 255 - math.floor(200 * n / iterations)
   end
-  local file = assert(io.open(args.out, "wb"))
-  file:write(("P5 %d %d 255\n"):format(size, size), table.concat(rows))
-  file:close()
-  print(("%d x %d pixels, %d of them inside after %d iterations, %.3f s"):format(size, size, inside, iterations, seconds))
+  print(("%d x %d pixels, %d of them inside after %d iterations, %.3f s: %s"):format(size, size, inside, iterations, seconds,
+    picture.write(args.out, size, size, 1, shades)))
 end)
