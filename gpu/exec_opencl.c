@@ -659,9 +659,9 @@ static int open_output(worker *w, output *o, tp_slice *s, const tp_kernel *k, ui
     const tp_returns *returns = tp_job_returns(s->job);
     *o = (output){ .is_discarded = tp_job_discards(s->job), .returns = returns->columns ? returns : NULL };
     bool is_array = o->returns && returns->array[0] && !o->is_discarded;
-    bool is_number = k->n_outputs == 1 && k->output_type[0] == TP_DOUBLE && s->block->kind == TP_BLOCK_NUMBERS;
+    bool is_number = k->n_outputs == 1 && k->output_type[0] == TP_DOUBLE && s->block->kind == TP_BLOCK_COLUMNS;
     if (!o->is_discarded && !is_array && (o->returns || is_number)) {
-        while (!(o->numbers = wait_for(tp_block_new_numbers(n, k->n_outputs))))
+        while (!(o->numbers = wait_for(tp_block_new_columns(n, k->n_outputs, NULL, 0))))
             ;
         o->numbers->n = n;
     }
@@ -689,7 +689,7 @@ static tp_block *new_results(const output *o, const tp_kernel *k, uint32_t at, u
         while (!(b = wait_for(tp_block_new_empty(TP_BLOCK_DONE, 0, n))))
             ;
     } else if (o->numbers) {
-        while (!(b = wait_for(tp_block_new_numbers(n, k->n_outputs))))
+        while (!(b = wait_for(tp_block_new_columns(n, k->n_outputs, NULL, 0))))
             ;
         b->n = n;
         for (unsigned c = 0; c < k->n_outputs; c++) {
@@ -697,7 +697,7 @@ static tp_block *new_results(const output *o, const tp_kernel *k, uint32_t at, u
             memcpy(b->column[c], element(k->output_type[c], o->column[c], at), n * tp_type_size(k->output_type[c]));
         }
     } else if (o->returns) {
-        while (!(b = wait_for(tp_block_new_columns(0, n, k->n_outputs))))
+        while (!(b = wait_for(tp_block_new_borrowed(0, n, k->n_outputs))))
             ;
         for (unsigned c = 0; c < k->n_outputs; c++) {
             b->type[c] = (uint8_t)k->output_type[c];
@@ -783,12 +783,29 @@ static uint32_t decode_items(worker *w, const tp_slice *s, const tp_kernel *k, u
     return n;
 }
 
+/* The scalars of a column as numbers, up to one that is none. Gives how many. */
+static uint32_t convert_scalars(tp_type type, void *to, const tp_scalar *from, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        if (from[i].kind != TP_SCALAR_NUMBER)
+            return i;
+        store(type, to, i, from[i].as.number);
+    }
+    return n;
+}
+
+/* What a scalar that is no number is. */
+static const char *name_scalar(uint32_t kind)
+{
+    return kind == TP_SCALAR_STRING ? "a string" : kind == TP_SCALAR_NIL ? "nil" : "a boolean";
+}
+
 /* The inputs of n items from s->at on, as columns of the kernel's types. Gives how many there are, which are fewer when one is not right: then why. -1
  * when out of memory. */
 static int64_t open_inputs(worker *w, const tp_slice *s, const tp_kernel *k, uint32_t n, void **columns, char *why, size_t size)
 {
     const tp_block *b = s->block;
-    bool is_numbers = b->kind == TP_BLOCK_NUMBERS;
+    bool is_numbers = b->kind == TP_BLOCK_COLUMNS;
     if (is_numbers && b->columns < k->n_inputs) {
         snprintf(why, size, "it takes %u numbers, got %u", k->n_inputs, b->columns);
         return 0;
@@ -801,8 +818,15 @@ static int64_t open_inputs(worker *w, const tp_slice *s, const tp_kernel *k, uin
         if (reserve(&w->input[c], n * tp_type_size(k->input_type[c])))
             return -1;
         columns[c] = w->input[c].data;
-        if (is_numbers)
-            convert(k->input_type[c], columns[c], b->type[c], element(b->type[c], b->column[c], s->at), n);
+        if (is_numbers && b->type[c] == TP_MIXED) {
+            const tp_scalar *from = (const tp_scalar *)b->column[c] + s->at;
+            uint32_t count = convert_scalars(k->input_type[c], columns[c], from, n);
+            if (count < n)
+                snprintf(why, size, "argument %u is %s; a function on a device takes numbers", c + 1, name_scalar(from[count].kind));
+            n = count;
+        } else if (is_numbers) {
+            convert(k->input_type[c], columns[c], (tp_type)b->type[c], element((tp_type)b->type[c], b->column[c], s->at), n);
+        }
     }
     return is_numbers ? n : decode_items(w, s, k, n, why, size);
 }
@@ -841,7 +865,7 @@ static int run_part(worker *w, tp_slice *s, tp_kernel *k, uint32_t n, tp_error *
 static void hand_over_sums(worker *w, tp_slice *s, const tp_kernel *r, uint32_t at, uint32_t groups)
 {
     tp_block *b;
-    while (!(b = wait_for(tp_block_new_numbers(groups, 1))))
+    while (!(b = wait_for(tp_block_new_columns(groups, 1, NULL, 0))))
         ;
     b->kind = TP_BLOCK_PARTIALS;
     b->n = groups * TP_GROUP;

@@ -9,20 +9,37 @@
 
 enum { MEMORY_TRIES = 5 }; /* with a millisecond in between */
 
-tp_block *tp_block_new_numbers(uint32_t capacity, uint32_t columns)
+/* Bytes that a column takes: the next one is aligned for its elements, and columns of doubles have nothing between them. */
+static size_t column_size(uint32_t capacity, uint8_t type)
 {
-    tp_block *b = malloc(sizeof *b + (size_t)capacity * columns * sizeof(double));
+    return (capacity * tp_block_element_size(type) + 7) & ~(size_t)7;
+}
+
+tp_block *tp_block_new_columns(uint32_t capacity, uint32_t columns, const uint8_t *types, uint32_t text)
+{
+    static const uint8_t doubles[TP_COLUMNS_MAX] = { TP_DOUBLE };
+    if (!types)
+        types = doubles;
+    size_t size = sizeof(tp_block);
+    for (uint32_t c = 0; c < columns; c++)
+        size += column_size(capacity, types[c]);
+    tp_block *b = malloc(size + text);
     if (!b)
         return NULL;
-    *b = (tp_block){ .kind = TP_BLOCK_NUMBERS, .columns = columns, .capacity = capacity };
-    for (uint32_t c = 0; c < columns; c++)
-        b->column[c] = (double *)(b + 1) + (size_t)c * capacity;
+    *b = (tp_block){ .kind = TP_BLOCK_COLUMNS, .columns = columns, .capacity = capacity };
+    char *at = (char *)(b + 1);
+    for (uint32_t c = 0; c < columns; c++) {
+        b->column[c] = at;
+        b->type[c] = types[c];
+        at += column_size(capacity, types[c]);
+    }
+    b->text = (tp_text){ at, 0, text };
     return b;
 }
 
-tp_block *tp_block_new_columns(uint64_t first, uint32_t n, uint32_t columns)
+tp_block *tp_block_new_borrowed(uint64_t first, uint32_t n, uint32_t columns)
 {
-    tp_block *b = tp_block_new_empty(TP_BLOCK_NUMBERS, first, n);
+    tp_block *b = tp_block_new_empty(TP_BLOCK_COLUMNS, first, n);
     if (b)
         b->columns = columns;
     return b;
@@ -66,6 +83,14 @@ int tp_block_reserve(tp_block *b)
     b->ends = ends;
     b->capacity = capacity;
     return 0;
+}
+
+size_t tp_block_size(const tp_block *b)
+{
+    size_t item = b->columns ? 0 : sizeof *b->ends;
+    for (uint32_t c = 0; c < b->columns; c++)
+        item += tp_block_element_size(b->type[c]);
+    return sizeof *b + b->bytes.cap + b->text.used + b->capacity * item;
 }
 
 tp_block *tp_block_new_empty_failure(void)

@@ -1,6 +1,7 @@
 /* block.h: a batch of consecutive items of a job: inputs on their way down, results on their way up.
  *
- * Items are numbers, packed column by column, or messages of the codec, or one failure. A block has one owner at a time; it is
+ * Items are packed column by column: numbers of one type, or scalars of any (numbers, strings, booleans, nil: TP_MIXED); or they are messages of
+ * the codec, or one failure. Columns are what compiled Lua loops read and write through FFI, on both sides. A block has one owner at a time; it is
  * written by whoever makes it and read-only once it is published. */
 #ifndef TP_BLOCK_H
 #define TP_BLOCK_H
@@ -9,7 +10,7 @@
 #include "codec.h"
 
 typedef enum tp_block_kind {
-    TP_BLOCK_NUMBERS, /* item k has the values column[0][k], column[1][k], ... */
+    TP_BLOCK_COLUMNS, /* item k has the values column[0][k], column[1][k], ... */
     TP_BLOCK_VALUES,  /* item k is the message bytes[ends[k-1] .. ends[k]) */
     TP_BLOCK_FAILURE, /* n == 1; the message is kind, message, value, traceback, attempts, worker */
     TP_BLOCK_RETRY,   /* the same, of an attempt that is going to be repeated; no item's result */
@@ -17,30 +18,65 @@ typedef enum tp_block_kind {
     TP_BLOCK_PARTIALS /* n items in groups of TP_GROUP, each reduced to one double: column[0][k] is that of items k * TP_GROUP on */
 } tp_block_kind;
 
+/* The type of a column whose elements are tp_scalars; all others are of array.h. */
+enum { TP_MIXED = TP_TYPES };
+
+typedef enum tp_scalar_kind {
+    TP_SCALAR_ABSENT, /* this item has fewer values than there are columns */
+    TP_SCALAR_NIL, TP_SCALAR_FALSE, TP_SCALAR_TRUE, TP_SCALAR_NUMBER, TP_SCALAR_STRING
+} tp_scalar_kind;
+
+/* Known to lua/tidepool/mixed.lua, too. */
+typedef struct tp_scalar {
+    union {
+        double number;
+        struct {
+            uint32_t at, length; /* in the block's text */
+        } string;
+    } as;
+    uint32_t kind;
+} tp_scalar;
+
+/* Where the strings of mixed columns lie; in the block's own memory. Known to lua/tidepool/mixed.lua, too. */
+typedef struct tp_text {
+    char *bytes;
+    uint32_t used, capacity;
+} tp_text;
+
+enum { TP_TEXT_STRING_MAX = 4096 }; /* longer strings go as messages */
+
 typedef struct tp_block {
     struct tp_block *next; /* in the list that owns it */
     uint64_t first;        /* index of the first item in its job, from 0 */
     uint32_t n;            /* items */
     tp_block_kind kind;
-    uint32_t columns;  /* NUMBERS */
-    uint32_t capacity; /* items that there is room for: NUMBERS of its own, ends of VALUES */
+    uint32_t columns;  /* COLUMNS */
+    uint32_t capacity; /* items that there is room for: COLUMNS of its own, ends of VALUES */
     uint32_t open;            /* inputs: items that have no result yet; engine's lock */
     bool may_retry;           /* FAILURE: of the user's function, so that `retries` apply */
     uint32_t *ends;           /* VALUES: where each message ends; offsets into bytes */
-    tp_buf bytes;             /* VALUES; NUMBERS: its refs own arrays that columns lie in */
-    void *column[TP_COLUMNS_MAX]; /* NUMBERS: elements of the type below */
-    uint8_t type[TP_COLUMNS_MAX]; /* tp_type */
+    tp_buf bytes;             /* VALUES; COLUMNS: its refs own arrays that columns lie in */
+    void *column[TP_COLUMNS_MAX]; /* COLUMNS: elements of the type below */
+    uint8_t type[TP_COLUMNS_MAX]; /* tp_type or TP_MIXED */
+    tp_text text;                 /* of mixed columns */
 } tp_block;
 
 enum { TP_GROUP = 1024 /* items that a reduction makes one of; their indexes begin at a multiple of it */ };
 
 enum { TP_BLOCK_BYTES_MAX = 1 << 20 }; /* a block is closed when its messages are longer than this */
 
-/* Room for `capacity` items of `columns` doubles; NULL when out of memory. The numbers are not initialised. */
-tp_block *tp_block_new_numbers(uint32_t capacity, uint32_t columns);
+/* Room for `capacity` items in columns of these types (NULL: doubles), and for so many bytes of strings; NULL when out of memory. The elements are
+ * not initialised. */
+tp_block *tp_block_new_columns(uint32_t capacity, uint32_t columns, const uint8_t *types, uint32_t text);
 
 /* A block of n items whose columns lie elsewhere: the caller fills in column, type and the owners. NULL when out of memory. */
-tp_block *tp_block_new_columns(uint64_t first, uint32_t n, uint32_t columns);
+tp_block *tp_block_new_borrowed(uint64_t first, uint32_t n, uint32_t columns);
+
+/* Bytes of an element of a column. */
+static inline size_t tp_block_element_size(uint8_t type)
+{
+    return type == TP_MIXED ? sizeof(tp_scalar) : tp_type_size((tp_type)type);
+}
 
 /* Makes the block an owner of r too. -1 when out of memory. */
 int tp_block_own(tp_block *b, tp_ref *r);
@@ -75,11 +111,7 @@ static inline const uint8_t *tp_block_message(const tp_block *b, uint32_t k, siz
 }
 
 /* Memory that it holds, in bytes, roughly. */
-static inline size_t tp_block_size(const tp_block *b)
-{
-    return sizeof *b + b->bytes.cap +
-           (size_t)b->capacity * (b->kind == TP_BLOCK_NUMBERS ? b->columns * sizeof(double) : sizeof *b->ends);
-}
+size_t tp_block_size(const tp_block *b);
 
 void tp_block_free(tp_block *b);       /* accepts NULL */
 void tp_block_free_list(tp_block *b);  /* it and all that follow it */

@@ -74,7 +74,6 @@ struct tp_job {
     tp_job *next_told, *prev_told;
 
     _Atomic uint32_t news; /* written under the lock (release), read by the owner as it spins (acquire) */
-    _Atomic uint32_t hint; /* vm.c's; see tp_job_hint */
     _Atomic bool is_held_back, is_asked; /* written by the owner; hints but for what is read under the lock */
 };
 
@@ -887,11 +886,6 @@ bool tp_job_discards(const tp_job *job)
 const tp_returns *tp_job_returns(const tp_job *job)
 {
     return &job->returns;
-}
-
-_Atomic uint32_t *tp_job_hint(tp_job *job)
-{
-    return &job->hint;
 }
 
 /* ---- the executors' side ---- */

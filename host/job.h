@@ -217,7 +217,6 @@ bool tp_job_is_held_back(const tp_job *job);
 /* May it be that the owner is going to say that results are to be reduced? Not once it has asked for any, or the job is older than max_ns. */
 bool tp_job_is_undecided(const tp_job *job, uint64_t max_ns);
 const tp_returns *tp_job_returns(const tp_job *job);
-_Atomic uint32_t *tp_job_hint(tp_job *job); /* vm.c's: what kind of results the last slice had; relaxed */
 
 /* ---- the executors' side: all that an executor may do to a job ---- */
 

@@ -7,6 +7,7 @@
 #include "device.h"
 #include "exec_opencl.h"
 #include "lua_modules.h"
+#include "scalar.h"
 #include "value.h"
 #include "vm.h"
 
@@ -666,34 +667,58 @@ static int l_room(lua_State *L)
     return 1;
 }
 
+/* Starts a block of inputs. Raises out of memory. */
+static tp_block *build_columns(lua_State *L, job_box *box, uint32_t capacity, uint32_t columns, const uint8_t *types, uint32_t text)
+{
+    luaL_argcheck(L, columns >= 1 && columns <= TP_COLUMNS_MAX, 3, "too many columns");
+    tp_block_free(box->building);
+    box->building = tp_block_new_columns(capacity, columns, types, text);
+    if (!box->building)
+        luaL_error(L, "not enough memory");
+    return box->building;
+}
+
 /* core.numbers(job, capacity, columns) -> pointer: where the doubles of up to `capacity` items go, column after column; to be pushed by
- * core.push_numbers */
+ * core.push_columns */
 static int l_numbers(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     uint32_t capacity = (uint32_t)luaL_checkinteger(L, 2), columns = (uint32_t)luaL_checkinteger(L, 3);
-    tp_block_free(box->building);
-    box->building = tp_block_new_numbers(capacity, columns);
-    if (!box->building)
-        return luaL_error(L, "not enough memory");
-    lua_pushlightuserdata(L, box->building->column[0]);
+    lua_pushlightuserdata(L, build_columns(L, box, capacity, columns, NULL, 0)->column[0]);
     return 1;
 }
 
-/* core.push_numbers(job, n): the first n items of what core.numbers gave are inputs; none when n is 0 */
-static int l_push_numbers(lua_State *L)
+/* core.columns(job, capacity, kinds, text) -> pointer to the columns' pointers, and to their tp_text of `text` bytes: where up to `capacity` items go,
+ * a column for each letter of kinds, "d" for doubles and "m" for scalars of any kind; to be pushed by core.push_columns */
+static int l_columns(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    uint8_t types[TP_COLUMNS_MAX];
+    size_t columns;
+    uint32_t capacity = (uint32_t)luaL_checkinteger(L, 2), text = (uint32_t)luaL_checkinteger(L, 4);
+    const char *kinds = luaL_checklstring(L, 3, &columns);
+    for (size_t c = 0; c < columns && c < TP_COLUMNS_MAX; c++)
+        types[c] = kinds[c] == 'm' ? TP_MIXED : TP_DOUBLE;
+    tp_block *b = build_columns(L, box, capacity, (uint32_t)columns, types, text);
+    lua_pushlightuserdata(L, b->column);
+    lua_pushlightuserdata(L, &b->text);
+    return 2;
+}
+
+/* core.push_columns(job, n): the first n items of what core.numbers or core.columns gave are inputs; none when n is 0 */
+static int l_push_columns(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     tp_block *b = box->building;
     uint32_t n = (uint32_t)luaL_checkinteger(L, 2);
-    luaL_argcheck(L, b && b->kind == TP_BLOCK_NUMBERS && n <= b->capacity, 2, "no such numbers");
+    luaL_argcheck(L, b && b->kind == TP_BLOCK_COLUMNS && n <= b->capacity, 2, "no such columns");
     box->building = NULL;
     b->n = n;
     return tp_job_push(box->job, b) ? luaL_error(L, "not enough memory") : 0;
 }
 
-/* core.push_columns(job, n, memory, type, pointer, ...): n inputs whose columns lie in typed arrays, which are not copied */
-static int l_push_columns(lua_State *L)
+/* core.push_arrays(job, n, memory, type, pointer, ...): n inputs whose columns lie in typed arrays, which are not copied */
+static int l_push_arrays(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     int columns = (lua_gettop(L) - 2) / 3;
@@ -703,7 +728,7 @@ static int l_push_columns(lua_State *L)
         luaL_checkinteger(L, 4 + 3 * c);
         luaL_argcheck(L, lua_topointer(L, 5 + 3 * c), 5 + 3 * c, "a pointer expected");
     }
-    tp_block *b = tp_block_new_columns(0, (uint32_t)luaL_checknumber(L, 2), (uint32_t)columns);
+    tp_block *b = tp_block_new_borrowed(0, (uint32_t)luaL_checknumber(L, 2), (uint32_t)columns);
     if (!b)
         return luaL_error(L, "not enough memory");
     for (int c = 0; c < columns; c++) {
@@ -853,9 +878,9 @@ static int l_finish(lua_State *L)
 
 /* ---- jobs: results ---- */
 
-/* core.next(job) -> kind, first, n, pointer: the next block of results, which core.item and core.fill read until the next call.
- * Kinds are those of tp_block_kind; first counts from 1; pointer is to the pointers
- * of the columns of NUMBERS. Nothing when none is ready. */
+/* core.next(job) -> kind, first, n, columns, mixed, text: the next block of results, which core.item and core.fill read until the next call.
+ * Kinds are those of tp_block_kind; first counts from 1. Of COLUMNS: a pointer to their pointers; how many columns of scalars, 0 when they are of
+ * numbers; a pointer to their text. Nothing when none is ready. */
 static int l_next(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -872,7 +897,9 @@ static int l_next(lua_State *L)
     lua_pushnumber(L, (double)b->first + 1);
     lua_pushinteger(L, b->n);
     lua_pushlightuserdata(L, b->column);
-    return 4;
+    lua_pushinteger(L, b->columns > 0 && b->type[0] == TP_MIXED ? (lua_Integer)b->columns : 0);
+    lua_pushlightuserdata(L, &b->text);
+    return 6;
 }
 
 static int decode_item(lua_State *L, const tp_block *b, uint32_t k)
@@ -887,10 +914,23 @@ static int decode_item(lua_State *L, const tp_block *b, uint32_t k)
     return n;
 }
 
+/* Pushes the values of item k of columns of scalars; gives how many. */
+static int push_scalars(lua_State *L, const tp_block *b, uint32_t k)
+{
+    uint32_t n = 0;
+    for (; n < b->columns; n++) {
+        const tp_scalar *x = (const tp_scalar *)b->column[n] + k;
+        if (x->kind == TP_SCALAR_ABSENT)
+            break;
+        tp_scalar_push(L, b, x);
+    }
+    return (int)n;
+}
+
 static tp_block *check_reading(lua_State *L, job_box *box)
 {
     tp_block *b = box->reading;
-    if (!b || !b->ends)
+    if (!b || (!b->ends && (b->columns == 0 || b->type[0] != TP_MIXED)))
         luaL_error(L, "no block of values is being read");
     return b;
 }
@@ -902,14 +942,15 @@ static int l_item(lua_State *L)
     tp_block *b = check_reading(L, box);
     lua_Integer k = luaL_checkinteger(L, 2);
     luaL_argcheck(L, k >= 0 && k < b->n, 2, "no such item");
-    return decode_item(L, b, (uint32_t)k);
+    return b->ends ? decode_item(L, b, (uint32_t)k) : push_scalars(L, b, (uint32_t)k);
 }
 
-/* core.fill(job, lists, base, from): item k's j-th value becomes lists[j][base + k], k from `from` (0: the first); missing lists are made */
+/* core.fill(job, lists, base, from): of messages, item k's j-th value becomes lists[j][base + k], k from `from` (0: the first); missing lists are made */
 static int l_fill(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     tp_block *b = check_reading(L, box);
+    luaL_argcheck(L, b->ends, 1, "no block of messages is being read");
     luaL_checktype(L, 2, LUA_TTABLE);
     lua_Integer base = luaL_checkinteger(L, 3), from = luaL_checkinteger(L, 4);
     lua_settop(L, 2);
@@ -1526,8 +1567,9 @@ static const luaL_Reg core_functions[] = {
     { "close", l_close },
     { "room", l_room },
     { "numbers", l_numbers },
-    { "push_numbers", l_push_numbers },
+    { "columns", l_columns },
     { "push_columns", l_push_columns },
+    { "push_arrays", l_push_arrays },
     { "array", l_array },
     { "hold", l_hold },
     { "memory", l_memory },

@@ -1,12 +1,13 @@
 /* vm.c: the Lua state of an agent.
  *
- * A slice is run by one protected call. Numbers go through a driver, a Lua loop that is made per function (worker.lua) and
+ * A slice is run by one protected call. Columns go through a driver, a Lua loop that is made per function (worker.lua) and
  * compiled: it reads and writes the blocks' memory, so that an item costs no call into C at all. Everything else is decoded,
  * called and encoded here, item by item. An error ends the protected call; the item that raised it gets a failure, and
  * the rest of the slice goes on in another one: only failures pay. */
 #include "vm.h"
 
 #include "lua_modules.h"
+#include "scalar.h"
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -15,7 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CACHED_MAX = 64, HINT_VALUES = 1, REFERENCES = 4 * CACHED_MAX };
+enum { CACHED_MAX = 64, TEXT_MIN = 4096, TEXT_OF_ITEM = 32, REFERENCES = 4 * CACHED_MAX };
+
+/* What a function's results are expected to be, after those it had: one number each, up to so many scalars each, or anything. */
+enum { SHAPE_NUMBER = 0, SHAPE_ANY = TP_COLUMNS_MAX + 1 };
 
 /* A function that the state has loaded. */
 typedef struct loaded {
@@ -23,7 +27,9 @@ typedef struct loaded {
     int fn;          /* registry reference; LUA_NOREF: it cannot be loaded, `error` (a reference) says why */
     int error;
     int drivers;   /* reference: a table of drivers by their signature (push_driver); LUA_NOREF until there is one */
-    uint64_t used;                   /* tick of the last use */
+    unsigned shape;   /* SHAPE_*; from 1: so many columns of scalars */
+    unsigned text;    /* bytes of strings that an item's results had in the last block of scalars */
+    uint64_t used;    /* tick of the last use */
 } loaded;
 
 struct tp_vm {
@@ -45,7 +51,7 @@ typedef struct run {
     tp_slice *slice;
     uint32_t end;      /* offset of the end in the input block */
     tp_block *open;    /* the last of the results, while it is being filled: VALUES or DONE */
-    bool only_numbers; /* each result so far was one number */
+    bool only_numbers, only_scalars; /* each result that was encoded so far was one number; was scalars */
 } run;
 
 /* The process's own malloc instead of LuaJIT's: strings of 128 KiB and more would be pages of their own there, mapped and unmapped each time,
@@ -121,6 +127,7 @@ static int keep_results(run *r, lua_State *L, int first, int n, tp_error *err)
     if (tp_block_reserve(r->open))
         return tp_error_oom(err, "results");
     r->only_numbers &= n == 1 && lua_type(L, first) == LUA_TNUMBER;
+    r->only_scalars &= r->only_numbers || (n <= TP_COLUMNS_MAX && tp_scalar_measure(L, first, n) >= 0);
     static const char *const names[] = { "result 1", "result 2", "result 3", "result 4", "result 5", "result 6" };
     if (tp_encode(L, first, n, n <= 6 ? names : NULL, 0, &r->open->bytes, err))
         return -1;
@@ -309,16 +316,39 @@ static loaded *load(tp_vm *vm, lua_State *L, tp_image *image)
     return f;
 }
 
-/* Pushes the driver of f for inputs as in `in` and results of these types: NULL for results that are dropped. Its signature is a character per
+/* What a driver's results are stored to, see new_output. */
+typedef struct outputs {
+    uint32_t columns;
+    const uint8_t *type; /* tp_type or TP_MIXED */
+    bool is_kept, is_promised;
+} outputs;
+
+static outputs outputs_of(const tp_slice *s, const loaded *f)
+{
+    static const uint8_t one_double[] = { TP_DOUBLE };
+    static const uint8_t scalars[TP_COLUMNS_MAX] = {
+        TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED,
+    };
+    const tp_returns *returns = tp_job_returns(s->job);
+    if (tp_job_discards(s->job))
+        return (outputs){ .is_promised = returns->columns > 0 };
+    if (returns->columns)
+        return (outputs){ returns->columns, returns->type, .is_kept = true, .is_promised = true };
+    if (f->shape == SHAPE_NUMBER)
+        return (outputs){ 1, one_double, .is_kept = true };
+    return (outputs){ f->shape, scalars, .is_kept = true };
+}
+
+/* Pushes the driver of f for inputs as in `in` and these results. Its signature is a character per
  * column (see worker.lua), so that one function may have several: for lists of doubles, float arrays, ... Raises out of memory. */
-static void push_driver(tp_vm *vm, lua_State *L, loaded *f, const char *name, const tp_block *in, const tp_returns *out)
+static void push_driver(tp_vm *vm, lua_State *L, loaded *f, const char *name, const tp_block *in, const outputs *out)
 {
     char signature[2 * TP_COLUMNS_MAX + 2], *p = signature;
     bool is_foreign = in->capacity == 0; /* in arrays of the users' */
     for (uint32_t c = 0; c < in->columns; c++)
         *p++ = (char)((is_foreign ? 'a' : '0') + in->type[c]);
-    *p++ = out ? '>' : '-';
-    for (uint32_t c = 0; out && c < out->columns; c++)
+    *p++ = out->is_kept ? '>' : '-';
+    for (uint32_t c = 0; c < out->columns; c++)
         *p++ = (char)('0' + out->type[c]);
     size_t len = (size_t)(p - signature);
     if (f->drivers == LUA_NOREF) {
@@ -354,10 +384,12 @@ static bool is_asked_to_stop(const run *r)
     return atomic_load_explicit(&r->slice->ctl[1], memory_order_relaxed) != 0;
 }
 
-/* Pushes one element of an array. lua_pushnumber makes a NaN's bits canonical. */
-static void push_element(tp_vm *vm, lua_State *L, tp_type type, const void *column, uint32_t at)
+/* Pushes an element of a column. lua_pushnumber makes a NaN's bits canonical. */
+static void push_element(tp_vm *vm, lua_State *L, const tp_block *b, uint32_t c, uint32_t at)
 {
-    switch (type) {
+    const void *column = b->column[c];
+    switch (b->type[c]) {
+    case TP_MIXED: tp_scalar_push(L, b, &((const tp_scalar *)column)[at]); break;
     case TP_DOUBLE: lua_pushnumber(L, ((const double *)column)[at]); break;
     case TP_FLOAT: lua_pushnumber(L, ((const float *)column)[at]); break;
     case TP_INT8: lua_pushnumber(L, ((const int8_t *)column)[at]); break;
@@ -370,7 +402,7 @@ static void push_element(tp_vm *vm, lua_State *L, tp_type type, const void *colu
         lua_rawgeti(L, LUA_REGISTRYINDEX, vm->read_integer);
         lua_pushlightuserdata(L, (void *)column);
         lua_pushnumber(L, at);
-        lua_pushboolean(L, type == TP_INT64);
+        lua_pushboolean(L, b->type[c] == TP_INT64);
         lua_call(L, 3, 1);
     }
 }
@@ -379,10 +411,10 @@ static void push_element(tp_vm *vm, lua_State *L, tp_type type, const void *colu
 static int push_arguments(run *r, lua_State *L)
 {
     const tp_block *b = r->slice->block;
-    if (b->kind == TP_BLOCK_NUMBERS) {
+    if (b->kind == TP_BLOCK_COLUMNS) {
         luaL_checkstack(L, (int)b->columns, "too many arguments");
         for (uint32_t c = 0; c < b->columns; c++)
-            push_element(r->vm, L, b->type[c], b->column[c], r->slice->at);
+            push_element(r->vm, L, b, c, r->slice->at);
         return (int)b->columns;
     }
     tp_error err;
@@ -395,95 +427,143 @@ static int push_arguments(run *r, lua_State *L)
     return n;
 }
 
-/* Where the driver puts the results of the items from s->at on: the arrays that `returns` has made, or a block of their own; for a job without
+/* Where the results of the items from s->at on, up to `end`, are stored: the arrays that `returns` has made, or a block of their own; for a job without
  * results a block that counts. */
-static tp_block *new_output(const run *r, const tp_returns *out)
+static tp_block *new_output(const run *r, const outputs *out, uint32_t end, uint32_t text)
 {
     const tp_slice *s = r->slice;
-    if (!out)
+    const tp_returns *returns = tp_job_returns(s->job);
+    if (!out->is_kept)
         return tp_block_new_empty(TP_BLOCK_DONE, 0, 0);
-    if (!out->array[0]) {
-        tp_block *b = tp_block_new_numbers(r->end - s->at, out->columns);
-        for (uint32_t c = 0; b && c < out->columns; c++)
-            b->type[c] = out->type[c];
-        return b;
-    }
-    tp_block *b = tp_block_new_columns(0, 0, out->columns);
+    if (!out->is_promised || !returns->array[0])
+        return tp_block_new_columns(end - s->at, out->columns, out->type, text);
+    tp_block *b = tp_block_new_borrowed(0, 0, out->columns);
     uint64_t first = s->block->first + s->at;
     for (uint32_t c = 0; b && c < out->columns; c++) {
         b->type[c] = out->type[c];
-        b->column[c] = (char *)out->array[c]->data + first * tp_type_size(out->type[c]);
+        b->column[c] = (char *)returns->array[c]->data + first * tp_type_size((tp_type)out->type[c]);
     }
     return b;
 }
 
-/* The results of item s->at, of which the driver says that they are not what it can store: {n values} at the top of L. True when the rest
- * of the slice should go the general way. */
-static bool keep_held(run *r, lua_State *L, bool is_promised)
+/* The results of item s->at, of which the driver says that they are not what it could store, are the n values from `first` on: either what was
+ * promised is not kept, or they are encoded, and so are those of the rest of the slice. */
+static void keep_held(run *r, lua_State *L, int first, int n, bool is_promised)
 {
     tp_slice *s = r->slice;
-    int held = lua_gettop(L);
-    lua_getfield(L, held, "n");
-    int n = (int)lua_tointeger(L, -1);
-    lua_pop(L, 1);
     tp_error err = { 0 };
     if (is_promised) {
         lua_rawgeti(L, LUA_REGISTRYINDEX, r->vm->broken_promise);
-        lua_pushvalue(L, held);
+        lua_pushvalue(L, first - 1);
         lua_pushlightuserdata(L, (void *)tp_job_returns(s->job)->type);
         lua_pushinteger(L, (lua_Integer)tp_job_returns(s->job)->columns);
         lua_call(L, 3, 1);
         fail_item(r, L, "error");
+    } else if (keep_results(r, L, first, n, &err)) {
+        lua_pushstring(L, err.message);
+        fail_item(r, L, err.code == TP_EMEMORY ? "memory" : "codec");
     } else {
-        luaL_checkstack(L, n + 10, "too many results");
-        for (int i = 1; i <= n; i++)
-            lua_rawgeti(L, held, i);
-        if (keep_results(r, L, held + 1, n, &err)) {
-            lua_pushstring(L, err.message);
-            fail_item(r, L, err.code == TP_EMEMORY ? "memory" : "codec");
-        } else {
-            s->at++;
-        }
+        s->at++;
     }
-    lua_settop(L, held);
-    return !is_promised;
 }
 
-/* Runs items through the driver. Returns true when the slice is over, false when the rest should go the general way: an item's results were not one
- * number, and have been kept. */
-static bool run_numbers(run *r, lua_State *L, loaded *f)
+/* The last block of scalars is full, or done: what its strings took tells what the next ones will; when all of one column are numbers, the function is one
+ * of numbers. */
+static void learn_shape(loaded *f, const tp_block *b)
 {
-    static const tp_returns one_double = { .columns = 1, .type = { TP_DOUBLE } };
+    f->text = b->text.used / b->n;
+    const tp_scalar *x = b->column[0];
+    if (b->columns > 1 || x[b->n - 1].kind != TP_SCALAR_NUMBER)
+        return;
+    for (uint32_t i = 0; i < b->n; i++)
+        if (x[i].kind != TP_SCALAR_NUMBER)
+            return;
+    f->shape = SHAPE_NUMBER;
+}
+
+/* A block for the results from item s->at on, the slice's `numbers` from now on. The item's own n results, from `first` on, are the first of it when
+ * n is not negative. Raises out of memory. */
+static void open_output(run *r, lua_State *L, const loaded *f, const outputs *out, int first, int n, uint32_t text)
+{
+    tp_slice *s = r->slice;
+    uint32_t items = r->end - s->at;
+    uint64_t most = (uint64_t)items * (f->text + f->text / 4 + TEXT_OF_ITEM) + TEXT_MIN + text;
+    bool has_text = out->columns > 0 && out->type[0] == TP_MIXED;
+    tp_block *b = new_output(r, out, r->end, !has_text ? 0 : most < TP_BLOCK_BYTES_MAX ? (uint32_t)most : TP_BLOCK_BYTES_MAX);
+    if (!b)
+        luaL_error(L, "not enough memory");
+    for (int c = 0; n >= 0 && c < (int)out->columns; c++) {
+        tp_scalar *to = b->column[c];
+        to->kind = TP_SCALAR_ABSENT;
+        if (c < n)
+            tp_scalar_store(L, first + c, b, to);
+    }
+    set_item(r);
+    s->numbers_at = s->at;
+    s->numbers = b;
+    r->open = NULL;
+}
+
+/* Runs items through drivers. Returns true when the slice is over, false when the rest should go the general way: an item's results were no
+ * scalars, and have been kept. */
+static bool run_columns(run *r, lua_State *L)
+{
     tp_slice *s = r->slice;
     tp_block *in = s->block;
-    const tp_returns *out = tp_job_returns(s->job);
-    bool is_promised = out->columns > 0;
-    if (tp_job_discards(s->job))
-        out = NULL;
-    else if (!is_promised)
-        out = &one_double;
-    int top = lua_gettop(L);
-    while (s->at < r->end && !is_asked_to_stop(r)) {
-        tp_block *b = new_output(r, out);
-        if (!b)
-            luaL_error(L, "not enough memory");
-        set_item(r);
-        s->numbers_at = s->at;
-        s->numbers = b;
-        r->open = NULL;
-        push_driver(r->vm, L, f, tp_job_func(s->job)->name, in, out);
+    int top = lua_gettop(L), held = -1; /* results that wait for a block: at top + 2.. */
+    uint32_t text = 0;
+    while (s->at < r->end && (held >= 0 || !is_asked_to_stop(r))) {
+        loaded *f = load(r->vm, L, tp_job_image(s->job)); /* anew: nested items may have pushed it out of the cache */
+        if (held >= 0 && f->shape < (unsigned)held)
+            f->shape = (unsigned)held;
+        if (held >= 0 && f->shape == SHAPE_NUMBER)
+            f->shape = 1;
+        outputs out = outputs_of(s, f);
+        open_output(r, L, f, &out, top + 2, held, text);
+        uint32_t from = s->at + (held >= 0);
+        atomic_store_explicit(&s->ctl[0], (int32_t)from, memory_order_relaxed); /* what is held is done */
+        lua_settop(L, top);
+        push_driver(r->vm, L, f, tp_job_func(s->job)->name, in, &out);
         lua_pushlightuserdata(L, (void *)s->ctl);
         lua_pushlightuserdata(L, in->column);
-        lua_pushlightuserdata(L, b->column);
+        lua_pushlightuserdata(L, &in->text);
+        lua_pushlightuserdata(L, s->numbers->column);
+        lua_pushlightuserdata(L, &s->numbers->text);
         lua_pushnumber(L, s->at);
+        lua_pushnumber(L, from);
         lua_pushnumber(L, r->end);
-        lua_call(L, 5, 2); // next held
+        lua_call(L, 8, 2); // next results
+        tp_block *b = s->numbers;
         tp_slice_close_numbers(s, (uint32_t)lua_tonumber(L, -2));
+        bool is_mixed = out.columns > 0 && out.type[0] == TP_MIXED && s->at > s->numbers_at;
+        if (is_mixed || !lua_isnil(L, -1))
+            f = load(r->vm, L, tp_job_image(s->job));
+        if (is_mixed)
+            learn_shape(f, b);
         if (lua_isnil(L, -1))
             return true;
         set_item(r);
-        if (keep_held(r, L, is_promised))
+        lua_replace(L, top + 1);                     // results
+        lua_settop(L, top + 1);
+        lua_getfield(L, -1, "n");
+        int n = (int)lua_tointeger(L, -1);
+        lua_pop(L, 1);
+        luaL_checkstack(L, n + 10, "too many results");
+        for (int i = 1; i <= n; i++)
+            lua_rawgeti(L, top + 1, i);              // results v1 .. vn
+        int64_t size = out.is_promised || n > TP_COLUMNS_MAX ? -1 : tp_scalar_measure(L, top + 2, n);
+        held = -1;
+        if (size >= 0) {
+            held = n;
+            text = (uint32_t)size;
+            continue;
+        }
+        keep_held(r, L, top + 2, n, out.is_promised);
+        if (!out.is_promised) {
+            f = load(r->vm, L, tp_job_image(s->job));
+            f->shape = SHAPE_ANY;
             return s->at >= r->end || is_asked_to_stop(r);
+        }
         lua_settop(L, top);
     }
     return true;
@@ -493,20 +573,18 @@ static bool run_numbers(run *r, lua_State *L, loaded *f)
  * error value pushed when they are not what was promised. Raises out of memory. */
 static int store_results(run *r, lua_State *L, int first, int n)
 {
-    const tp_returns *out = tp_job_returns(r->slice->job);
     tp_slice *s = r->slice;
-    uint32_t end = r->end;
-    r->end = s->at + 1;
-    tp_block *b = new_output(r, out);
-    r->end = end;
+    const tp_returns *returns = tp_job_returns(s->job);
+    outputs out = { returns->columns, returns->type, .is_kept = true, .is_promised = true };
+    tp_block *b = new_output(r, &out, s->at + 1, 0);
     if (!b)
         luaL_error(L, "not enough memory");
     b->n = 1;
     append(r, b); /* the slice owns it */
     lua_rawgeti(L, LUA_REGISTRYINDEX, r->vm->store);
     lua_pushlightuserdata(L, b->column);
-    lua_pushlightuserdata(L, (void *)out->type);
-    lua_pushinteger(L, (lua_Integer)out->columns);
+    lua_pushlightuserdata(L, (void *)returns->type);
+    lua_pushinteger(L, (lua_Integer)returns->columns);
     for (int i = 0; i < n; i++)
         lua_pushvalue(L, first + i);
     lua_call(L, 3 + n, 1); // nil, or the error value
@@ -540,14 +618,10 @@ static int run_items(lua_State *L)
         lua_rawgeti(L, LUA_REGISTRYINDEX, f->error);
         return lua_error(L);
     }
-    _Atomic uint32_t *hint = tp_job_hint(s->job);
     bool is_promised = tp_job_returns(s->job)->columns > 0;
-    if (s->block->kind == TP_BLOCK_NUMBERS &&
-        (is_promised || atomic_load_explicit(hint, memory_order_relaxed) != HINT_VALUES)) {
-        if (run_numbers(r, L, f))
-            return 0;
-        atomic_store_explicit(hint, HINT_VALUES, memory_order_relaxed);
-    }
+    if (s->block->kind == TP_BLOCK_COLUMNS && (is_promised || tp_job_discards(s->job) || f->shape != SHAPE_ANY) && run_columns(r, L))
+        return 0;
+    f = load(r->vm, L, tp_job_image(s->job));
     bool is_stored = is_promised && !tp_job_discards(s->job);
     lua_rawgeti(L, LUA_REGISTRYINDEX, f->fn); /* stays on the stack: nested items may push f out of the cache */
     int fn = lua_gettop(L);
@@ -570,8 +644,8 @@ static int run_items(lua_State *L)
         if (is_asked_to_stop(r))
             break;
     }
-    if (r->only_numbers && r->end - s->offset >= 16)
-        atomic_store_explicit(hint, 0, memory_order_relaxed);
+    if (r->only_scalars && r->end - s->offset >= 16)
+        load(r->vm, L, tp_job_image(s->job))->shape = r->only_numbers ? SHAPE_NUMBER : 1;
     return 0;
 }
 
@@ -590,7 +664,7 @@ static void pass_failure(run *r)
 void tp_vm_run(tp_vm *vm, tp_slice *s)
 {
     lua_State *L = vm->L;
-    run r = { .vm = vm, .slice = s, .end = s->offset + s->count, .only_numbers = true };
+    run r = { .vm = vm, .slice = s, .end = s->offset + s->count, .only_numbers = true, .only_scalars = true };
     int top = lua_gettop(L);
     if (s->block->kind == TP_BLOCK_FAILURE)
         pass_failure(&r);

@@ -158,7 +158,7 @@ local function doubles(map, copy, width, n)
     while at < to do
       local count = math.min(to - at, block)
       copy(core.numbers(job, count, width), map, at, count)
-      core.push_numbers(job, count)
+      core.push_columns(job, count)
       at = at + count
       block = math.min(block * 4, LARGEST_BLOCK)
     end

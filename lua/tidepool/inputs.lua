@@ -5,7 +5,8 @@
 -- long) and says whether that were all; the Failure that ended them early: what the user's iterator raised, or an item that is none; and
 -- whether nothing was there to push now: then it is asked again after `patience` seconds. One that is not cheap may wait inside fill (in a
 -- task): others then call its function flush, so that the inputs before come to work, and set has_waited, so that fill returns after
--- the next one. Numbers are packed, column by column, by loops that LuaJIT compiles; everything else is encoded in C (core.add).
+-- the next one. Numbers are packed, column by column, by loops that LuaJIT compiles, and so are numbers, strings, booleans and nil side by side
+-- (mixed.lua); everything else is encoded in C (core.add).
 
 local array = require "tidepool.array"
 local check = require "tidepool.check"
@@ -13,10 +14,11 @@ local core = require "tidepool.core"
 local describe = require "tidepool.describe"
 local failure = require "tidepool.failure"
 local ffi = require "ffi"
+local mixed = require "tidepool.mixed"
 
 local inputs = {}
 
-local numbers_type = ffi.typeof "double *"
+local numbers_type, columns_type = ffi.typeof "double *", ffi.typeof "void **"
 
 -- A block of numbers starts small, so that work begins early, and grows. An iterator gets READ_S before results are looked for.
 local FIRST_BLOCK, LARGEST_BLOCK, COLUMNS_MAX = 512, 16384, 8
@@ -143,35 +145,66 @@ local function copy_range(range, first, n, p)
   return n
 end
 
+--- Text that mixed columns may need: TEXT_MIN bytes, and a bit more per string than those of the block before had.
+local TEXT_MIN, TEXT_MAX = 4096, 2 ^ 20
+
+--- How many bytes of text to ask for, for the columns of `count` items: `per_item` is what the last block's had.
+local function text_for(count, per_item)
+  return math.min(TEXT_MAX, math.ceil(TEXT_MIN + count * (per_item * 1.25 + 16)))
+end
+
 --- Lists and ranges, zipped: each is read by index.
 ---@param columns table  list of { list = table } or { range = Range }
 local function indexed(columns, n)
   local m = #columns
   local at = 1            -- next position
   local source = { total = n < math.huge and n or nil, is_cheap = true, block = FIRST_BLOCK }
-  local general_until = 0 -- not all numbers here: the general way up to this position
+  local general_until = 0 -- something else than scalars here: the general way up to this position
   local general = 64
+  local text_per_item = 16
+  local kinds = {}        -- per column: "d" numbers, "m" scalars of any kind
+  for c = 1, m do kinds[c] = "d" end
   local arguments = {}
 
-  local function add_numbers(job, to)
-    local count = math.min(to - at + 1, source.block)
-    local p = ffi.cast(numbers_type, core.numbers(job, count, m))
-    local k = count
+  --- Can the item at `at` go in a column? Makes it one of scalars, if it must be.
+  local function prepare()
     for c = 1, m do
-      local column = columns[c]
-      if column.range then
-        copy_range(column.range, at, k, p + (c - 1) * count)
-      else
-        k = math.min(k, copy_numbers(column.list, at, k, p + (c - 1) * count))
+      local list = columns[c].list
+      if list then
+        local x = list[at]
+        if type(x) ~= "number" then
+          if not mixed.fits(x) then return false end
+          kinds[c] = "m"
+        end
       end
     end
-    core.push_numbers(job, k)
+    return true
+  end
+
+  local function add_columns(job, to)
+    local count = math.min(to - at + 1, source.block)
+    local text_bytes = text_for(count, text_per_item)
+    local pointers, text = core.columns(job, count, table.concat(kinds, "", 1, m), text_bytes)
+    pointers, text = ffi.cast(columns_type, pointers), ffi.cast(mixed.text, text)
+    local k, has_mixed = count, false
+    for c = 1, m do
+      local column, pointer = columns[c], pointers[c - 1]
+      if column.range then
+        copy_range(column.range, at, k, ffi.cast(numbers_type, pointer))
+      elseif kinds[c] == "d" then
+        k = copy_numbers(column.list, at, k, ffi.cast(numbers_type, pointer))
+      else
+        local only_numbers
+        k, only_numbers = mixed.copy_in(column.list, at, k, ffi.cast(mixed.scalars, pointer), text)
+        if only_numbers and k > 0 then kinds[c] = "d" end
+        has_mixed = true
+      end
+    end
+    if has_mixed then text_per_item = text.used / math.max(k, 1) end
+    core.push_columns(job, k)
     at = at + k
     source.block = math.min(source.block * 4, LARGEST_BLOCK)
-    if k < count then
-      general = k < 64 and math.min(general * 2, LARGEST_BLOCK) or 64
-      general_until = at + general - 1
-    end
+    return k == count
   end
 
   local function add_general(job, to)
@@ -199,20 +232,20 @@ local function indexed(columns, n)
     at = next_at
   end
 
+  local run = 0 -- items in columns since the last one that was none
   function source.fill(job, room)
     local to = math.min(n, at + room - 1)
     while at <= to do
-      if at > general_until and m <= COLUMNS_MAX then
-        -- One value decides; a list of other things never asks for a block of numbers.
-        local first = columns[1].list and columns[1].list[at] or 0
-        if type(first) ~= "number" then
-          general_until = at + general - 1
-          general = math.min(general * 2, LARGEST_BLOCK)
-        else
-          add_numbers(job, to)
-        end
-      else
+      if at <= general_until or m > COLUMNS_MAX then
         add_general(job, m <= COLUMNS_MAX and math.min(to, general_until) or to)
+      elseif prepare() then
+        local before = at
+        add_columns(job, to)
+        run = run + (at - before)
+      else
+        general = run < 64 and math.min(general * 2, LARGEST_BLOCK) or 64
+        general_until = at + general - 1
+        run = 0
       end
     end
     return at > n
@@ -236,7 +269,7 @@ local function borrowed(arrays, n)
         columns[#columns + 1] = array.number(a.ctype)
         columns[#columns + 1] = a.data + (at - 1)
       end
-      core.push_columns(job, count, unpack(columns))
+      core.push_arrays(job, count, unpack(columns))
       at, room = at + count, room - count
     end
     return at > n
@@ -247,33 +280,74 @@ end
 
 --- Steps of an iterator: step() gives true and the arguments, or false at the end.
 local function stepped(step)
-  local job, p, capacity, k -- of the fill that runs
+  local job                                        -- of the fill that runs
+  local kind, numbers, scalars, text, capacity, k  -- the columns that are being filled: "d", "m", or nil while there are none
+  local has_others                                 -- not only numbers in them
+  local want, block = "d", FIRST_BLOCK             -- what to begin with
+  local text_per_item = 16
+  local general, misfits = 0, 0                    -- items that went the general way in this fill, and those of them that had to
+
+  local function open(as, count)
+    kind, capacity, k, has_others = as, count, 0, false
+    if as == "d" then
+      numbers = ffi.cast(numbers_type, core.numbers(job, count, 1))
+    else
+      local pointers, text_pointer = core.columns(job, count, "m", text_for(count, text_per_item))
+      scalars = ffi.cast(mixed.scalars, ffi.cast(columns_type, pointers)[0])
+      text = ffi.cast(mixed.text, text_pointer)
+    end
+  end
 
   local function flush()
-    if p then core.push_numbers(job, k) end
-    p = nil
+    if kind then
+      if kind == "m" and k > 0 then text_per_item = text.used / k end
+      core.push_columns(job, k)
+      kind = nil
+    end
     core.push(job)
+  end
+
+  --- Puts a value into the columns; false when it does not fit.
+  local function put(x)
+    if kind == "d" and type(x) == "number" then
+      numbers[k] = x
+    else
+      if not mixed.fits(x) then return false end
+      if kind == "d" or not mixed.store(scalars[k], text, x) then
+        local left = capacity - k
+        flush()
+        open("m", left)
+        if not mixed.store(scalars[0], text, x) then return false end
+      end
+      has_others = has_others or type(x) ~= "number"
+    end
+    k = k + 1
+    return true
   end
 
   --- One more input; false at the end, nil when the block is full.
   local function accept(has, ...)
     if not has then return false end
-    if select("#", ...) == 1 then
-      local x = ...
-      if type(x) == "number" and p then
-        p[k] = x
-        k = k + 1
-        return k < capacity or nil
-      end
-    end
-    if p then flush() end
+    if kind and select("#", ...) == 1 and put((...)) then return k < capacity or nil end
+    if kind then flush() end
+    general = general + 1
+    if select("#", ...) ~= 1 or not mixed.fits((...)) then misfits = misfits + 1 end
     local has_room, why = core.add(job, ...)
     if has_room == nil then push_unsent(job, why) end
     return has_room or nil
   end
 
-  local want_numbers = true
   local source = { is_cheap = false, flush = flush, has_waited = false }
+
+  --- What to begin the next block with.
+  local function learn()
+    if kind then
+      want = has_others and "m" or "d"
+      if k == capacity then block = math.min(block * 4, LARGEST_BLOCK) end
+    else
+      want = general >= 64 and misfits == 0 and "m" or nil
+    end
+  end
 
   function source.fill(into, room)
     job = into
@@ -281,9 +355,8 @@ local function stepped(step)
     local until_s = now() + READ_S
     local n = 0
     while n < room do
-      capacity, k, p = math.min(room - n, LARGEST_BLOCK), 0, nil
-      if want_numbers then p = ffi.cast(numbers_type, core.numbers(job, capacity, 1)) end
-      local had_numbers = p ~= nil
+      general, misfits = 0, 0
+      if want then open(want, math.min(room - n, block)) else kind = nil end
       local more
       local fine, why = xpcall(function()
         local count = 0
@@ -293,8 +366,7 @@ local function stepped(step)
           n = n + 1
         until not more or n >= room or source.has_waited or ((count < 64 or count % 16 == 0) and now() > until_s)
       end, trouble)
-      -- Numbers are asked for as long as they come.
-      want_numbers = had_numbers == (p ~= nil) and (p ~= nil or want_numbers)
+      learn()
       flush()
       if not fine then return true, why end
       if more == false then return true end
@@ -421,9 +493,57 @@ local function copy_items(items, first, n, m, p, stride)
   return n
 end
 
+--- The same for scalars of any kind, and whether all were numbers.
+local function copy_mixed_items(items, first, n, m, columns, text)
+  local only_numbers = true
+  for k = 0, n - 1 do
+    local item = items[first + k]
+    if type(item) ~= "table" or #item ~= m or item.n then return k, only_numbers end
+    for c = 1, m do
+      local x = item[c]
+      if x == nil or not mixed.store(columns[c][k], text, x) then return k, only_numbers end
+      only_numbers = only_numbers and type(x) == "number"
+    end
+  end
+  return n, only_numbers
+end
+
+--- How many columns the arguments in an item of a starmap take, 0 when they do not fit into columns; and whether all are numbers.
+local function columns_of(item)
+  local m = type(item) == "table" and not item.n and #item or 0
+  local only_numbers = true
+  if m > COLUMNS_MAX then return 0 end
+  for c = 1, m do
+    if item[c] == nil or not mixed.fits(item[c]) then return 0 end
+    only_numbers = only_numbers and type(item[c]) == "number"
+  end
+  return m, only_numbers
+end
+
 local function spread(items, n)
   local at, general_until = 1, 0
+  local is_mixed, text_per_item = false, 16
   local source = { total = n, is_cheap = true, block = FIRST_BLOCK }
+
+  --- Up to `count` items of m arguments each; how many there were.
+  local function add_columns(job, count, m)
+    local k
+    if is_mixed then
+      local pointers, text = core.columns(job, count, ("m"):rep(m), text_for(count, text_per_item))
+      local columns = {}
+      for c = 1, m do columns[c] = ffi.cast(mixed.scalars, ffi.cast(columns_type, pointers)[c - 1]) end
+      text = ffi.cast(mixed.text, text)
+      local only_numbers
+      k, only_numbers = copy_mixed_items(items, at, count, m, columns, text)
+      is_mixed = not only_numbers
+      text_per_item = text.used / math.max(k, 1)
+    else
+      local p = ffi.cast(numbers_type, core.numbers(job, count, m))
+      k = copy_items(items, at, count, m, p, count)
+    end
+    core.push_columns(job, k)
+    return k
+  end
 
   --- Gives what ends the inputs, if something does.
   local function add_general(job, to)
@@ -445,16 +565,14 @@ local function spread(items, n)
   function source.fill(job, room)
     local to = math.min(n, at + room - 1)
     while at <= to do
-      local item = items[at]
-      local m = type(item) == "table" and not item.n and type(item[1]) == "number" and #item or 0
-      if at > general_until and m >= 1 and m <= COLUMNS_MAX then
+      local m, only_numbers = 0, true
+      if at > general_until then m, only_numbers = columns_of(items[at]) end
+      if m >= 1 then
+        is_mixed = is_mixed or not only_numbers
         local count = math.min(to - at + 1, source.block)
-        local p = ffi.cast(numbers_type, core.numbers(job, count, m))
-        local k = copy_items(items, at, count, m, p, count)
-        core.push_numbers(job, k)
-        at = at + k
+        at = at + add_columns(job, count, m)
         source.block = math.min(source.block * 4, LARGEST_BLOCK)
-        if k < count then general_until = at + 255 end
+        if at <= to and columns_of(items[at]) ~= m then general_until = at + 255 end
       else
         local ended = add_general(job, math.min(to, math.max(general_until, at)))
         if ended then return true, ended end

@@ -6,6 +6,7 @@ local core = require "tidepool.core"
 local failure = require "tidepool.failure"
 local ffi = require "ffi"
 local loop = require "tidepool.loop"
+local mixed = require "tidepool.mixed"
 
 local columns_type = ffi.typeof "void **"
 local double_pointer = ffi.typeof "const double *"
@@ -14,7 +15,7 @@ local reduce = require "tidepool.reduce"
 local new_table = require "table.new"
 
 -- What core.next gives: tp_block_kind of host/block.h.
-local NUMBERS, FAILURE, RETRY, DONE, PARTIALS = 0, 2, 3, 4, 5
+local COLUMNS, FAILURE, RETRY, DONE, PARTIALS = 0, 2, 3, 4, 5
 
 ---@class tidepool.Results
 ---@overload fun(): integer?, ...: any
@@ -33,6 +34,7 @@ function results.new(job, source, settings)
     job = job, source = source, settings = settings,
     k = 0, n = 0, first = 0, is_numbers = false, numbers = nil, -- the block that is being given out; numbers: the column of its doubles
     columns = nil, -- its columns, where `returns` says what they are: pointers
+    scalars = nil, text = nil, -- its columns of scalars: pointers, and where their strings lie
     is_reading = false, is_feeding = false, has_all_inputs = false, input_failure = nil, is_over = false,
   }, Results)
   self.watch = progress.open(job, settings, settings.progress)
@@ -146,7 +148,7 @@ function Results:_advance(no_wait, is_reducing)
     if self.job ~= job then return self:_advance(no_wait) end -- the iterator of the inputs has cancelled this map
     if self.watch then progress.step() end
     if self.job ~= job then return self:_advance(no_wait) end -- a function of the user's has
-    local kind, first, n, pointer = core.next(job)
+    local kind, first, n, pointers, n_scalars, text = core.next(job)
     if not kind then
       if core.is_cancelled(job) then
         self.end_failure = self.input_failure or self:_cancelled()
@@ -176,13 +178,13 @@ function Results:_advance(no_wait, is_reducing)
       if self.settings.on_retry then self.settings.on_retry(self:_failure(first)) end
     else
       self.first, self.n, self.k = first, n, 0
-      self.columns, self.partials = nil, nil
-      self.is_numbers = kind == NUMBERS
+      self.columns, self.partials, self.scalars = nil, nil, nil
+      self.is_numbers = false
       self.is_done = kind == DONE
-      if kind == NUMBERS then
-        self:_open_columns(ffi.cast(columns_type, pointer))
+      if kind == COLUMNS then
+        self:_open_columns(ffi.cast(columns_type, pointers), n_scalars, text)
       elseif kind == PARTIALS then
-        self.partials = ffi.cast(double_pointer, ffi.cast(columns_type, pointer)[0])
+        self.partials = ffi.cast(double_pointer, ffi.cast(columns_type, pointers)[0])
         if not is_reducing then
           self:_close()
           check.fail("these results were being reduced on a device: they cannot be read one by one any more")
@@ -193,16 +195,27 @@ function Results:_advance(no_wait, is_reducing)
   end
 end
 
---- A block of numbers: one column of doubles, but where `returns` says otherwise.
-function Results:_open_columns(columns)
+--- A block of columns: of scalars, or of what `returns` says, or one of doubles.
+function Results:_open_columns(columns, n_scalars, text)
   local returns = self.settings.returns
-  if not returns or (#returns == 1 and returns[1] == "double") then
+  if n_scalars > 0 then
+    self.scalars, self.text = {}, ffi.cast(mixed.text, text)
+    for c = 1, n_scalars do self.scalars[c] = ffi.cast(mixed.scalars, columns[c - 1]) end
+  elseif not returns or (#returns == 1 and returns[1] == "double") then
+    self.is_numbers = true
     self.numbers = ffi.cast(double_pointer, columns[0])
-    return
+  else
+    self.columns = {}
+    for c, name in ipairs(returns) do self.columns[c] = ffi.cast(array.pointer_type(name), columns[c - 1]) end
   end
-  self.is_numbers = false
-  self.columns = {}
-  for c, name in ipairs(returns) do self.columns[c] = ffi.cast(array.pointer_type(name), columns[c - 1]) end
+end
+
+--- The values of item k of a block of scalars.
+local function scalar_values(scalars, text, k, c)
+  local element = scalars[c][k]
+  if element.kind == mixed.ABSENT then return end
+  if c == #scalars then return mixed.load(element, text) end
+  return mixed.load(element, text), scalar_values(scalars, text, k, c + 1)
 end
 
 --- The values of item k of a block of columns.
@@ -218,6 +231,7 @@ function Results:__call()
   if k < self.n then
     self.k = k + 1
     if self.is_numbers then return self.first + k, self.numbers[k] end
+    if self.scalars then return self.first + k, scalar_values(self.scalars, self.text, k, 1) end
     if self.columns then return self.first + k, column_values(self.columns, k) end
     return self.first + k, core.item(self.job, k)
   end
@@ -238,6 +252,14 @@ end
 
 local function copy_out(list, first, from, n, p)
   for k = from, n - 1 do list[first + k] = p[k] end
+end
+
+--- Columns of scalars into lists, of which there are as many as some item has had values.
+local function copy_scalars(lists, self)
+  for c, elements in ipairs(self.scalars) do
+    if not lists[c] and mixed.find(self.k, self.n, elements) < self.n then lists[c] = {} end
+    if lists[c] then mixed.copy_out(lists[c], self.first, self.k, self.n, elements, self.text) end
+  end
 end
 
 --- All results: a list per return value, each with n. Raises the first failure, whose field results has what came before it.
@@ -265,6 +287,8 @@ function Results:list()
     else
       if self.is_numbers then
         copy_out(lists[1], self.first, self.k, self.n, self.numbers)
+      elseif self.scalars then
+        copy_scalars(lists, self)
       elseif self.columns then
         for c, column in ipairs(self.columns) do
           lists[c] = lists[c] or {}

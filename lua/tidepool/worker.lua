@@ -64,31 +64,31 @@ function worker.describe(kind, raised, attempt, index)
   return kind, message_of(value), value, traceback and traceback_of(traceback), attempt, index
 end
 
--- ---- numbers ----
+-- ---- columns ----
 
 local c_types = { "double", "float", "int8_t", "uint8_t", "int16_t", "uint16_t", "int32_t", "uint32_t", "int64_t", "uint64_t" }
 
+local MIXED = #c_types -- TP_MIXED
+
 local function pointer_to(number)
-  return ffi.typeof(c_types[number + 1] .. " *")
+  return number == MIXED and require "tidepool.mixed".scalars or ffi.typeof(c_types[number + 1] .. " *")
 end
 
--- The loop that runs a slice of numbers. One per function and signature, made from text, so that LuaJIT compiles each for itself.
+-- The loop that runs a slice of columns. One per function and signature, made from text, so that LuaJIT compiles each for itself.
 -- ctl[cursor] tells which item runs; `cursor` is always 0, but unknown to the compiler, which then must assume that the store may change
 -- ctl[1] and reads that flag anew for each item instead of once (LuaJIT ignores volatile).
 local driver = [[
-local $NAME, select, type, cast, ctl_type, columns_type, in_types, out_types, band, bits = ...
+local $NAME, select, type, cast, ctl_type, columns_type, text_type, in_types, out_types, band, bits, load, store = ...
 local held
 local function hold(...)
   held = { n = select("#", ...), ... }
   return false
 end
 local function keep(i, $OUTS ...)
-  if select("#", ...) == $COUNT then
+  local count = select("#", ...)
+  if $FITS then
     local $RESULTS = ...
-    if $CHECKS then
-      $STORES
-      return true
-    end
+    $STORES
   end
   return hold(...)
 end
@@ -101,9 +101,10 @@ local function loop(ctl, cursor, from, to, $COLUMNS)
   end
   return to
 end
-return function(ctl, ins, outs, from, to)
+return function(ctl, ins, in_text, outs, out_text, base, from, to)
   held = nil
   ins, outs = cast(columns_type, ins), cast(columns_type, outs)
+  in_text, out_text = cast(text_type, in_text), cast(text_type, out_text)
   local next = loop(cast(ctl_type, ctl), 0, from, to, $CASTS)
   return next, held
 end
@@ -121,11 +122,27 @@ local function each(n, format, separator)
   return table.concat(parts, separator or ", ")
 end
 
+-- How the results of an item are stored, all of them or, when one does not fit, in a way that does not count.
+local function store_text(outs)
+  if #outs == 0 then return "return true" end
+  if outs:byte(1) - ("0"):byte() ~= MIXED then
+    return ("if %s then %s return true end"):format(each(#outs, 'type(r#) == "number"', " and "), each(#outs, "o#[i] = r#", " "))
+  end
+  return each(#outs, [[
+    if count < # then
+      o#[i].kind = 0
+    elseif not store(o#[i], out_text, r#) then
+      return hold(...)
+    end]], " ") .. " return true"
+end
+
 -- How an item's value is loaded, by the character of its column in a signature: plainly, or, from arrays that others may write (bits.lua), with a
 -- look at its exponent.
 local function load_text(c, number, is_foreign)
   local text = "local x# = s#[i]"
-  if is_foreign and number == 0 then
+  if number == MIXED then
+    text = "local x# = load(s#[i], in_text)"
+  elseif is_foreign and number == 0 then
     text = [[local x# if band(w#[2 * i + 1], 0x7ff00000) == 0x7ff00000 then
       x# = bits.special_double(w#[2 * i + 1], w#[2 * i]) else x# = s#[i] end]]
   elseif is_foreign and number == 1 then
@@ -134,15 +151,16 @@ local function load_text(c, number, is_foreign)
   return (text:gsub("#", tostring(c)))
 end
 
---- (function, its name, signature) -> driver(ctl, columns of inputs, columns of results, from, to) -> the next item, and the results { n = ... } of
---- that item if they were not what the signature says. The signature is of vm.c: per input its tp_type, as a digit in blocks of ours
---- and as a letter from "a" in typed arrays; then ">" and a digit per result, or "-" when results are not kept. The results of the
---- slice's first item go to the first element of their columns.
+--- (function, its name, signature) -> driver(ctl, columns of inputs, their text, columns of results, their text, base, from, to) -> the next
+--- item, and the results { n = ... } of that item if they were not what the signature says, or had no room. The signature is of vm.c: per input the
+--- type of its column, as a digit in blocks of ours (":" for scalars) and as a letter from "a" in typed arrays; then ">" and the same per
+--- result, or "-" when results are not kept. The results of item `base` go to the first element of their columns.
 function worker.make_driver(fn, name, signature)
   -- Tracebacks call a function by the variable that it is called through.
   local is_usable = name:find "^[%a_][%w_]*$" and not is_in_driver(name) and not name:find "^[xiostwr]%d*$"
   if not is_usable or not loadstring("local " .. name) then name = "mapped" end
-  local ins, outs = signature:match "^(%w+)[>-](%d*)$"
+  local mixed = require "tidepool.mixed"
+  local ins, outs = signature:match "^([%w:]+)[>-]([%d:]*)$"
   local in_types, out_types, loads = {}, {}, {}
   for c = 1, #ins do
     local is_foreign = ins:sub(c, c):find "%a" ~= nil
@@ -150,24 +168,25 @@ function worker.make_driver(fn, name, signature)
     in_types[c] = pointer_to(number)
     loads[c] = load_text(c, number, is_foreign)
   end
-  for c = 1, #outs do out_types[c] = pointer_to(tonumber(outs:sub(c, c))) end
+  for c = 1, #outs do out_types[c] = pointer_to(outs:byte(c) - ("0"):byte()) end
+  local is_mixed = outs:sub(1, 1) == ":"
   local call = ("%s(%s)"):format(name, each(#ins, "x#"))
   local text = driver:gsub("%$(%u+)", {
     NAME = name,
-    OUTS = #outs > 0 and each(#outs, "o#") .. "," or "",
-    COUNT = tostring(#outs),
+    OUTS = each(#outs, "o#, ", "") .. (is_mixed and "out_text, " or ""),
+    FITS = ("count %s %d"):format(is_mixed and "<=" or "==", #outs),
     RESULTS = #outs > 0 and each(#outs, "r#") or "_",
-    CHECKS = #outs > 0 and each(#outs, 'type(r#) == "number"', " and ") or "true",
-    STORES = each(#outs, "o#[i] = r#", " "),
-    COLUMNS = each(#ins, "s#, w#") .. (#outs > 0 and ", " .. each(#outs, "o#") or ""),
+    STORES = store_text(outs),
+    COLUMNS = each(#ins, "s#, w#, ", "") .. "in_text, " .. each(#outs, "o#, ", "") .. "out_text",
     LOADS = table.concat(loads, " "),
-    RUN = #outs == 0 and call or ("if not keep(i, %s, %s) then return i end"):format(each(#outs, "o#"), call),
-    CASTS = each(#ins, "cast(in_types[#], ins[# - 1]), cast(ctl_type, ins[# - 1])")
-      .. (#outs > 0 and ", " .. each(#outs, "cast(out_types[#], outs[# - 1]) - from") or ""),
+    RUN = #outs == 0 and call or ("if not keep(i, %s%s%s) then return i end"):format(each(#outs, "o#, ", ""),
+      is_mixed and "out_text, " or "", call),
+    CASTS = each(#ins, "cast(in_types[#], ins[# - 1]), cast(ctl_type, ins[# - 1]), ", "") .. "in_text, "
+      .. each(#outs, "cast(out_types[#], outs[# - 1]) - base, ", "") .. "out_text",
   })
   local chunk = assert(loadstring(text, "=tidepool/driver"))
-  return chunk(fn, select, type, ffi.cast, ffi.typeof "int32_t *", ffi.typeof "void **", in_types, out_types, require "bit".band,
-    require "tidepool.bits")
+  return chunk(fn, select, type, ffi.cast, ffi.typeof "int32_t *", ffi.typeof "void **", mixed.text, in_types, out_types,
+    require "bit".band, require "tidepool.bits", mixed.load, mixed.store)
 end
 
 --- (column, index from 0, whether signed) -> the 64-bit integer there, as cdata
