@@ -80,6 +80,20 @@ describe("the command line, as luajit's", function()
       local cjson, lfs, luv, lpeg = require "cjson", require "lfs", require "luv", require "lpeg"
       print(cjson.encode { 1 }, lfs.attributes("/etc/passwd", "mode"), lpeg.match(lpeg.P "a", "a"), luv.hrtime() > 0)']])
   end)
+
+  it("leaves to scripts, and to functions in workers, what they declare to the FFI", function()
+    local script = [[
+      local function now()
+        local ffi = require "ffi"
+        pcall(ffi.cdef, "typedef struct { long tv_sec, tv_nsec; } own_time; int clock_gettime(int, own_time *);")
+        local t = ffi.new "own_time"
+        return ffi.C.clock_gettime(1, t)
+      end
+      local f = require "tidepool".App("declares"):func(function(x) return now() + x end)
+      print(now(), f:map({ 1, 2 }):list()[2])
+    ]]
+    check({ stdout = "0\t2\n", stderr = "" }, "$T job.lua", { ["job.lua"] = script })
+  end)
 end)
 
 describe("the command line's own options", function()

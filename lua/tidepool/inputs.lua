@@ -25,13 +25,11 @@ local FIRST_BLOCK, LARGEST_BLOCK, COLUMNS_MAX = 512, 16384, 8
 inputs.LARGEST_BLOCK = LARGEST_BLOCK
 local READ_S = 0.001
 
-ffi.cdef [[
-typedef struct { long s, ns; } tp_timespec;
-int clock_gettime(int clock, tp_timespec *t);
-]]
-local time = ffi.new "tp_timespec"
+-- By a name of our own: scripts may declare clock_gettime with a type of theirs.
+ffi.cdef 'int tidepool_clock_gettime(int clock, void *time) __asm__("clock_gettime");'
+local time = ffi.new "struct { long s, ns; }"
 local function now()
-  ffi.C.clock_gettime(1, time) -- CLOCK_MONOTONIC
+  ffi.C.tidepool_clock_gettime(1, time) -- CLOCK_MONOTONIC
   return tonumber(time.s) + tonumber(time.ns) * 1e-9
 end
 
