@@ -510,6 +510,9 @@ void tp_codec_open(lua_State *L)
     struct codec *c = push_owner(L, sizeof *c, "tidepool.codec", codec_gc); /* codec */
     open_tables(L, c);
     open_builtins(L, c);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, c->names);
+    c->nstandard = (int)lua_objlen(L, -1);
+    lua_pop(L, 1);
     open_cdata(L, c);
     probe_opcodes(L, c);
     c->asize_at = probe_asize(L);

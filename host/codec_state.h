@@ -58,6 +58,7 @@ struct codec {
 
     /* Lua tables and functions: indexes in the registry. */
     int names;    /* array of names that known.index counts in */
+    int nstandard; /* so many of them, the first, are of the standard libraries: globals of every state */
     int by_name;  /* name -> builtin */
     int mts;      /* array of the classes' metatables */
     int dumps;    /* Lua function -> { bytecode, reads or writes globals, names of globals read... }; weak keys */

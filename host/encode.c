@@ -1007,7 +1007,7 @@ static bool is_standard(encoder *e)
     if (!tp_codec_is_object(L, -1))
         return false;
     const struct known *k = tp_codec_find_known(e->c, lua_topointer(L, -1));
-    if (!k || k->kind != BUILTIN)
+    if (!k || k->kind != BUILTIN || k->index > e->c->nstandard)
         return false;
     lua_rawgeti(L, LUA_REGISTRYINDEX, e->c->names);
     lua_rawgeti(L, -1, k->index);

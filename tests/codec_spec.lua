@@ -87,6 +87,13 @@ describe("A function travels", function()
     assert.equal(55, there(function(n) return codec_spec_fib(n) end, 10)) -- luacheck: ignore
   end)
 
+  it("with the library as a global", function()
+    local before = rawget(_G, "tidepool")
+    rawset(_G, "tidepool", require "tidepool")
+    assert.equal("function", there(function() return type(tidepool.range) end)) -- luacheck: ignore
+    rawset(_G, "tidepool", before)
+  end)
+
   it("with an environment of its own", function()
     local fn = function(x) return helper(x) .. tostring(missing) end -- luacheck: ignore
     setfenv(fn, setmetatable({ helper = function(x) return "<" .. x .. ">" end }, { __index = _G }))
