@@ -48,8 +48,8 @@ LDLIBS   += $(LUAJIT) -luv -ldl -lm -lpthread
 
 # ---- files ----
 
-BINARY_ONLY := host/main.c host/repl.c host/term.c
-MODULE_ONLY := host/module.c
+BINARY_ONLY := host/main.c host/caches.c host/repl.c host/term.c
+MODULE_ONLY := host/module.c host/caches.c
 LIB_SRC     := $(filter-out $(BINARY_ONLY) $(MODULE_ONLY),$(wildcard host/*.c gpu/*.c))
 BINARY_SRC  := $(wildcard $(BINARY_ONLY))
 TEST_SRC    := $(wildcard tests/c/*_test.c)

@@ -2,6 +2,8 @@
 #include "cl.h"
 
 #include <dlfcn.h>
+#include <link.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,9 +42,23 @@ const char *tp_cl_error_name(cl_int code)
     return code == NO_PLATFORM ? "CL_PLATFORM_NOT_FOUND_KHR" : "an unknown error";
 }
 
+static const char default_library[] = "libOpenCL.so.1";
+
+void tp_cl_describe_loader(const char *path, char *text, size_t size)
+{
+    struct link_map *map = NULL;
+    void *library = dlopen(path ? path : default_library, RTLD_LAZY | RTLD_LOCAL);
+    bool is_known = library && dlinfo(library, RTLD_DI_LINKMAP, &map) == 0;
+    char *file = is_known ? realpath(map->l_name, NULL) : NULL;
+    snprintf(text, size, "%s", file ? file : library ? default_library : "none");
+    free(file);
+    if (library)
+        dlclose(library);
+}
+
 static int open_library(tp_cl *cl, const char *path, tp_error *err)
 {
-    const char *name = path ? path : "libOpenCL.so.1";
+    const char *name = path ? path : default_library;
     cl->library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
     if (!cl->library)
         return tp_error_set(err, TP_ESYS, "no OpenCL on this machine: %s; %s", dlerror(), what_to_install);

@@ -56,6 +56,9 @@ int tp_cl_open(tp_cl **out, const char *library, tp_error *err);
 /* Accepts NULL. The loader stays in memory: drivers have threads that cannot be ended. */
 void tp_cl_close(tp_cl *cl);
 
+/* The file of the loader (NULL: libOpenCL.so.1), or "none". Loads no driver. */
+void tp_cl_describe_loader(const char *library, char *text, size_t size);
+
 /* "CL_INVALID_VALUE" and the like; "an unknown error" for a code that is none. */
 const char *tp_cl_error_name(cl_int code);
 

@@ -227,8 +227,12 @@ void tp_host_close(tp_host *host)
 const tp_cl *tp_host_opencl(tp_host *host, tp_error *err)
 {
     uv_mutex_lock(&host->cl_lock);
-    if (!host->cl && host->cl_error.code == TP_OK)
-        tp_cl_open(&host->cl, host->opencl, &host->cl_error);
+    if (!host->cl && host->cl_error.code == TP_OK) {
+        if (host->before_opencl)
+            host->before_opencl();
+        if (tp_cl_open(&host->cl, host->opencl, &host->cl_error) == 0 && host->after_opencl)
+            host->after_opencl(host->cl);
+    }
     const tp_cl *cl = host->cl;
     if (!cl)
         *err = host->cl_error;

@@ -18,6 +18,9 @@ struct tp_host {
     tp_executor *executors[TP_EXECUTORS_MAX + 1]; /* in the order of tp_executor_types; NULL-terminated */
     tp_array_pool *arrays;
     char *opencl, *cache_dir;                     /* copies of config's, or NULL */
+    /* The binary's, or NULL: called around the opening of OpenCL, on the thread that needs it. */
+    void (*before_opencl)(void);
+    void (*after_opencl)(const tp_cl *cl);
     uv_mutex_t print_lock;                        /* held around config.write */
     /* Opens the Lua side in a worker's state (lua_core.c); raises. Called by vm.c, which must not know lua_core.c. */
     void (*open_state)(struct lua_State *L, struct tp_host *host, tp_agent *agent);

@@ -6,6 +6,7 @@
  * Every way out goes through finish(): it stops the host, closes the state where that is safe,
  * checks that standard output was really written, and dies by the signal that ended the process,
  * if one did. */
+#include "caches.h"
 #include "host.h"
 #include "repl.h"
 #include "term.h"
@@ -707,8 +708,11 @@ static void print_version(bool as_luajit)
 {
     if (as_luajit)
         printf("%s -- Tidepool %s, libuv %s\n", LUAJIT_VERSION, TP_VERSION, uv_version_string());
-    else
-        printf("Tidepool %s (%s, libuv %s)\n", TP_VERSION, LUAJIT_VERSION, uv_version_string());
+    else {
+        char loader[300];
+        tp_cl_describe_loader(getenv("TIDEPOOL_OPENCL"), loader, sizeof loader);
+        printf("Tidepool %s (%s, libuv %s, OpenCL loader: %s)\n", TP_VERSION, LUAJIT_VERSION, uv_version_string(), loader);
+    }
 }
 
 /* Calls the chunk that luaL_load... left on the top; `status` is what that returned. */
@@ -1075,18 +1079,6 @@ static int cannot_start(const char *why)
     return EXIT_FAILURE;
 }
 
-/* $XDG_CACHE_HOME/tidepool, or its default; NULL where there is no home. */
-static const char *cache_dir(char *path, size_t size)
-{
-    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    int n = -1;
-    if (cache && cache[0] == '/')
-        n = snprintf(path, size, "%s/tidepool", cache);
-    else if (home && home[0] == '/')
-        n = snprintf(path, size, "%s/.cache/tidepool", home);
-    return n > 0 && (size_t)n < size ? path : NULL;
-}
-
 int main(int argc, char **argv)
 {
     options o = { .argc = argc, .argv = argv };
@@ -1109,9 +1101,12 @@ int main(int argc, char **argv)
     config.workers = o.workers;
     config.tag_lines = o.tagged;
     config.opencl = getenv("TIDEPOOL_OPENCL");
-    config.cache_dir = cache_dir(path, sizeof path);
+    config.cache_dir = tp_caches_own(path, sizeof path);
     if (tp_host_open(&the.host, &config, &err) != 0)
         return cannot_start(err.message);
+    the.host->before_opencl = tp_caches_prepare;
+    if (!o.quiet)
+        the.host->after_opencl = tp_caches_tell;
     the.L = new_state();
     if (!the.L)
         return cannot_start("not enough memory");

@@ -4,6 +4,7 @@
  * state, which owns it. What workers print goes to the standard outputs, or, in an editor whose screen that would spoil, is kept until Lua code
  * fetches it (tidepool.core.printed). */
 #include "host.h"
+#include "caches.h"
 #include "lua_core.h"
 
 #include <lauxlib.h>
@@ -84,7 +85,14 @@ static module *open_module(lua_State *L, bool is_editor)
     tp_error err = { 0 };
     module *m = lua_newuserdata(L, sizeof *m);
     *m = (module){ 0 };
-    tp_config config = { .size = sizeof config, .write = is_editor ? keep_line : write_line, .user = m };
+    char path[4096];
+    tp_config config = {
+        .size = sizeof config,
+        .write = is_editor ? keep_line : write_line,
+        .user = m,
+        .opencl = getenv("TIDEPOOL_OPENCL"),
+        .cache_dir = tp_caches_own(path, sizeof path),
+    };
     lua_newtable(L);
     lua_pushcfunction(L, close_module);
     lua_setfield(L, -2, "__gc");

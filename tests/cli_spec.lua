@@ -104,6 +104,12 @@ describe("the command line's own options", function()
     assert.truthy(version:find "^Tidepool %d[^\n]*LuaJIT 2[^\n]*libuv 1[^\n]*\n$")
   end)
 
+  it("names the OpenCL loader in its version", function()
+    assert.truthy(check({ stderr = "" }, "$T --version").stdout:find ", OpenCL loader: [^\n]+%)\n$")
+    assert.truthy(check({ stderr = "" }, "TIDEPOOL_OPENCL=/none.so $T --version").stdout:find ", OpenCL loader: none%)\n$")
+    assert.truthy(check({ stderr = "" }, "TIDEPOOL_OPENCL=libm.so.6 $T --version").stdout:find ", OpenCL loader: /[^\n]*libm[^\n]*%)\n$")
+  end)
+
   it("takes --workers and --quiet before a script, which does not see them", function()
     check({ stdout = "x\t--workers\n", stderr = "" }, "$T --workers 3 --quiet job.lua x --workers", { ["job.lua"] = "print(...)" })
     check({ stdout = "1\n" }, "$T --workers=1024 -e 'print(1)'")

@@ -258,4 +258,72 @@ describe("a program", function()
       "print(require 'tidepool'.App():func({ gpu = true }, function(x) return x end):remote(3))" })
     assert.equal("3\n", done.stdout)
   end)
+
+  -- PoCL takes such a folder for "no device", or for a program that does not compile; and none (an empty name) ends the process.
+  on_pocl("needs no folder that PoCL can write", function()
+    local job = { ["job.lua"] = "print(require 'tidepool'.App():func({ gpu = 'cpu' }, function(x) return x + 1 end):map({ 1, 2 }):list()[2])" }
+    local function with(environment)
+      local done = run(("export TMPDIR=$PWD; touch file; chmod 600 file; env %s $T job.lua"):format(environment), job)
+      assert.equal("3\n", done.stdout)
+      return (done.stderr:gsub(done.dir:gsub("%p", "%%%0"), "DIR"))
+    end
+    assert.matches("^tidepool: PoCL cannot keep its kernels in /proc/x %(.-%); it does in DIR/tidepool%-pocl%-%d+\n$", with "POCL_CACHE_DIR=/proc/x")
+    for _, environment in ipairs {
+      "-u POCL_CACHE_DIR -u XDG_CACHE_HOME HOME=/proc", "-u POCL_CACHE_DIR XDG_CACHE_HOME=/proc", "POCL_CACHE_DIR=$PWD/file",
+    } do
+      contains(with(environment), "tidepool: PoCL cannot keep its kernels in ")
+    end
+    assert.equal("", with "POCL_CACHE_DIR=")
+    assert.equal("", with "POCL_CACHE_DIR=$PWD/new/folder")
+    assert.equal("3\n", run("POCL_CACHE_DIR=/proc/x $T --quiet job.lua", job).stdout)
+    assert.equal("3\n", run("export TMPDIR=/proc; POCL_CACHE_DIR=$PWD $T job.lua", job).stdout)
+  end)
+
+  local can_mount = is_pocl and os.execute "unshare -rm mount -t tmpfs none /mnt 2>/dev/null" == 0
+  local on_full_disk = can_mount and it or function(says) pending(says .. " (no OpenCL device of PoCL, or no right to mount a disk)") end
+
+  on_full_disk("runs with caches on a full disk, and leaves nothing there", function()
+    local done = run([[mkdir full; unshare -rm sh -c '
+      mount -t tmpfs -o size=1m none full && head -c 1m /dev/zero >full/zeros 2>/dev/null
+      export TMPDIR=$PWD POCL_CACHE_DIR=$PWD/full/pocl XDG_CACHE_HOME=$PWD/full
+      $T job.lua && find full -type f && rm full/zeros && unset POCL_CACHE_DIR && $T job.lua && $T job.lua']], { ["job.lua"] =
+      "print(require 'tidepool'.App():func({ gpu = 'cpu' }, function(x) return x + 1 end):map({ 1, 2 }):list()[2])" })
+    assert.equal("3\nfull/zeros\n3\n3\n", done.stdout)
+    assert.matches("^tidepool: PoCL cannot keep its kernels in [^\n]*/full/pocl %(No space left on device%); it does in [^\n]*\n$", done.stderr)
+  end)
+end)
+
+describe("OpenCL", function()
+  on_pocl("is opened when a function needs it, not before", function()
+    local done = run("$T job.lua", { ["job.lua"] = [[
+      local tidepool = require "tidepool"
+      local function is_open() return io.open "/proc/self/maps":read "*a":find("libOpenCL", 1, true) ~= nil end
+      local app = tidepool.App()
+      local plain, on_device = app:func(function(x) return x + 1 end), app:func { gpu = { "H200", "any" } } (function(x) return x + 1 end)
+      print(plain:remote(1), on_device(1), is_open())
+      print(on_device:remote(1), is_open())
+    ]] })
+    assert.equal("2\t2\tfalse\n2\ttrue\n", done.stdout)
+  end)
+
+  on_pocl("compiles a function once per process and once per machine", function()
+    local cache, log = support.temp_dir(), support.temp_path()
+    local function programs()
+      local done = run(faulty() .. ("FAULTS_LOG=%s XDG_CACHE_HOME=%s $T job.lua"):format(log, cache), { ["job.lua"] = [[
+        local tidepool = require "tidepool"
+        local factor = 2
+        local f = tidepool.App():func { gpu = "cpu" } (function(x) return factor * x end)
+        for round = 1, 3 do
+          factor = round
+          assert(f:map({ 1, 2 }):list()[2] == 2 * factor and f:map(tidepool.range(3)):list()[3] == 3 * factor and f:remote(5) == 5 * factor)
+        end
+        local same = tidepool.App():func { gpu = "cpu", name = "f" } (f.raw)
+        assert(same:remote(1) == 3)
+      ]] })
+      assert.equal("", done.stderr)
+      return support.notes(log)
+    end
+    assert.same({ "source" }, programs())
+    assert.same({ "source", "binary" }, programs())
+  end)
 end)
