@@ -27,7 +27,7 @@ describe("The benchmarks", function()
       seen[row.id] = true
     end
     for _, id in ipairs { "W1", "W1b", "W2", "W3", "W3b", "W4", "W5", "W5b", "W6", "W6b", "W7", "W8", "W9", "W10", "n", "mixed", "fail", "two",
-      "nil", "str", "star", "iter", } do
+      "nil", "str", "star", "iter", "P1", "P2" } do
       assert.is_true(seen[id], "there is no row of " .. id)
     end
     assert.is_nil(json.broken)
