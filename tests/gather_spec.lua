@@ -260,6 +260,22 @@ describe("Waiting for several", function()
     assert.equal(100, n)
   end)
 
+  it("gives all also where LuaJIT has compiled it", function()
+    for _ = 1, support.times(20) do -- which traces there are is a matter of chance
+      assert.equal("ok\n", support.output_of [[
+        local tidepool = require "tidepool"
+        local f = tidepool.App "t":func { executor = "inline" } (function(x) return x end)
+        for round = 1, 300 do
+          local calls = {}
+          for k = 1, round % 7 + 1 do calls[k] = f:spawn(k) end
+          local values = tidepool.gather(calls, { return_exceptions = true })
+          assert(values.n == #calls)
+        end
+        print "ok"
+      ]])
+    end
+  end)
+
   it("of 2,000 calls gives all", function()
     local n, calls = support.times(2000), {}
     for i = 1, n do calls[i] = square:spawn(i) end

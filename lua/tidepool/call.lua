@@ -3,6 +3,7 @@
 local check = require "tidepool.check"
 local core = require "tidepool.core"
 local failure = require "tidepool.failure"
+local interpret = require "tidepool.interpret"
 local loop = require "tidepool.loop"
 
 ---@class tidepool.Call
@@ -54,6 +55,7 @@ local function close_and_give(job, went_well, fine, ...)
   if fine then return ... end
   error((...), 0)
 end
+interpret(close_and_give)
 
 --- The values of job's one call, when it is done; its failure is raised. Closes job.
 function call.wait(job, f)

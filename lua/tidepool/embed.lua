@@ -6,6 +6,7 @@ local describe = require "tidepool.describe"
 local failure = require "tidepool.failure"
 local ffi = require "ffi"
 local func = require "tidepool.func"
+local interpret = require "tidepool.interpret"
 local loop = require "tidepool.loop"
 local options = require "tidepool.options"
 local results = require "tidepool.results"
@@ -120,6 +121,7 @@ end
 function embed.call(name, ...)
   return call_user(find_callable(name), ...)
 end
+interpret(embed.call)
 
 -- ---- functions ----
 

@@ -6,6 +6,7 @@ local check = require "tidepool.check"
 local core = require "tidepool.core"
 local failure = require "tidepool.failure"
 local inputs = require "tidepool.inputs"
+local interpret = require "tidepool.interpret"
 local loop = require "tidepool.loop"
 local options = require "tidepool.options"
 local results = require "tidepool.results"
@@ -169,24 +170,24 @@ function func.start(self, source, settings, more)
   return opened
 end
 
---- The arguments of a call of a map without the options at their end: the options, and how many inputs there are.
-local function split_options(who, rows, n, ...)
-  local last = n > 1 and select(n, ...) or nil
-  if options.is_call_options(last) then return options.check(who, rows, last), n - 1 end
-  return {}, n
-end
-
-local function map_source(who, rows, ...)
-  local settings, n = split_options(who, rows, select("#", ...), ...)
-  return inputs.map(who, (...), math.max(n, 1), select(2, ...)), settings
+--- The source and the options of a map, from the arguments of its call: inputs, and perhaps options at the end.
+---@param given table  with n
+local function map_source(who, rows, given)
+  local settings, n = {}, math.max(given.n, 1)
+  if n > 1 and options.is_call_options(given[n]) then
+    settings = options.check(who, rows, given[n])
+    n = n - 1
+  end
+  return inputs.map(who, given, n), settings
 end
 
 --- Runs over many inputs, one per position, zipped to the shortest; results in the order of the inputs.
 ---@param ... any  lists, iterators, ranges or other maps' Results; then options of the call
 ---@return tidepool.Results
 function methods.map(self, ...)
+  local given = { n = select("#", ...), ... }
   check.self(self, Function, "f", "map", "inputs")
-  local source, settings = map_source("Function:map", options.of_calls, ...)
+  local source, settings = map_source("Function:map", options.of_calls, given)
   return func.start(self, source, settings, {})
 end
 
@@ -204,8 +205,9 @@ end
 ---@param ... any  as for map; options may say ignore_exceptions
 ---@return table  { ok = inputs that ran, failed = that failed }
 function methods.for_each(self, ...)
+  local given = { n = select("#", ...), ... }
   check.self(self, Function, "f", "for_each", "inputs")
-  local source, settings = map_source("Function:for_each", options.of_for_each, ...)
+  local source, settings = map_source("Function:for_each", options.of_for_each, given)
   local all = func.start(self, source, settings, { discard = true })
   all:_drain()
   local p = all:progress()
@@ -216,8 +218,9 @@ end
 ---@param ... any  as for map
 ---@return tidepool.Results
 function methods.spawn_map(self, ...)
+  local given = { n = select("#", ...), ... }
   check.self(self, Function, "f", "spawn_map", "inputs")
-  local source, settings = map_source("Function:spawn_map", options.of_calls, ...)
+  local source, settings = map_source("Function:spawn_map", options.of_calls, given)
   local started = func.start(self, source, settings, { is_kept = true })
   if started.job then loop.keep(started) end
   return started
@@ -284,5 +287,7 @@ function methods.stats(self)
   local queued, running, done, failed = core.stats(self.core)
   return { queued = queued, running = running, done = done, failed = failed }
 end
+
+interpret(open_call, methods.remote, methods.spawn, first_call)
 
 return func

@@ -212,21 +212,20 @@ end
 ---@param ... any  calls, tasks and maps, or one list of them; then options: { return_exceptions = true }
 ---@return any ...  the first value of each (of a map: its list); as one list when a list was given
 function gather.gather(...)
-  local n, settings = select("#", ...), {}
-  local last = n > 0 and (select(n, ...)) or nil
+  local given, settings = { n = select("#", ...), ... }, {}
+  local last = given[given.n]
   if options.is_call_options(last) then
     settings = options.check("tidepool.gather", options.of_gather, last)
-    n = n - 1
+    given[given.n] = nil
+    given.n = given.n - 1
   end
-  local list = ...
-  if n == 1 and type(list) == "table" and not getmetatable(list) then
+  local list = given[1]
+  if given.n == 1 and type(list) == "table" and not getmetatable(list) then
     check_list("tidepool.gather", list)
     return wait_for_all(list, settings)
   end
-  list = { n = n, ... }
-  list[n + 1] = nil
-  check_list("tidepool.gather", list)
-  return unpack(wait_for_all(list, settings), 1, n)
+  check_list("tidepool.gather", given)
+  return unpack(wait_for_all(given, settings), 1, given.n)
 end
 
 return gather

@@ -14,6 +14,7 @@ local core = require "tidepool.core"
 local describe = require "tidepool.describe"
 local failure = require "tidepool.failure"
 local ffi = require "ffi"
+local interpret = require "tidepool.interpret"
 local mixed = require "tidepool.mixed"
 
 local inputs = {}
@@ -323,16 +324,26 @@ local function stepped(step)
     return true
   end
 
-  --- One more input; false at the end, nil when the block is full.
-  local function accept(has, ...)
-    if not has then return false end
-    if kind and select("#", ...) == 1 and put((...)) then return k < capacity or nil end
+  --- An input that does not go into the columns.
+  local function accept_general(...)
     if kind then flush() end
     general = general + 1
     if select("#", ...) ~= 1 or not mixed.fits((...)) then misfits = misfits + 1 end
     local has_room, why = core.add(job, ...)
     if has_room == nil then push_unsent(job, why) end
     return has_room or nil
+  end
+  interpret(accept_general)
+
+  --- One more input; false at the end, nil when the block is full.
+  local function accept(has, ...)
+    if not has then return false end
+    if kind and select("#", ...) == 1 then
+      local x = ...
+      if put(x) then return k < capacity or nil end
+      return accept_general(x)
+    end
+    return accept_general(...)
   end
 
   local source = { is_cheap = false, flush = flush, has_waited = false }
@@ -433,9 +444,8 @@ local function is_list(value)
   return type(value) == "table" and not getmetatable(value)
 end
 
---- The source of f:map(xs, ys, ...): zipped to the shortest. Raises usage errors in the name of `who`.
-function inputs.map(who, first, n, ...)
-  local given = { first, ... }
+--- The source of f:map(xs, ys, ...): the first n of `given`, zipped to the shortest. Raises usage errors in the name of `who`.
+function inputs.map(who, given, n)
   local columns, shortest, arrays = {}, math.huge, {}
   for c = 1, n do
     local value = given[c]

@@ -7,6 +7,7 @@ local core = require "tidepool.core"
 local failure = require "tidepool.failure"
 local ffi = require "ffi"
 local func = require "tidepool.func"
+local interpret = require "tidepool.interpret"
 local json = require "tidepool.json"
 local run = require "tidepool.run"
 local show = require "tidepool.show"
@@ -107,11 +108,11 @@ end
 -- ---- results ----
 
 local function plain_line(...)
-  local n = select("#", ...)
-  if n == 1 and type((...)) == "string" then return (...) end
+  local n, values = select("#", ...), { ... }
+  if n == 1 and type(values[1]) == "string" then return values[1] end
   local texts = {}
   for i = 1, n do
-    local value = (select(i, ...))
+    local value = values[i]
     texts[i] = type(value) == "string" and value or show.value(value)
   end
   return table.concat(texts, "\t")
@@ -135,6 +136,7 @@ local function write(settings, index, ...)
   io.write((settings.json and json.encode_results or plain_line)(...), "\n")
   return true
 end
+interpret(write)
 
 local function map(f, settings)
   local source = new_source(new_reader(), settings.json and json.decode or plain_value)

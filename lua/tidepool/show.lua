@@ -153,10 +153,8 @@ end
 ---@param width integer columns of the terminal
 ---@return string
 function show.line(width, ...)
-  local texts = {}
-  for i = 1, select("#", ...) do
-    texts[i] = show.value((select(i, ...)), { width = width })
-  end
+  local n, values, texts = select("#", ...), { ... }, {}
+  for i = 1, n do texts[i] = show.value(values[i], { width = width }) end
   local line = table.concat(texts, "  ")
   return #line <= width and line or table.concat(texts, "\n")
 end

@@ -5,6 +5,7 @@ local check = require "tidepool.check"
 local core = require "tidepool.core"
 local describe = require "tidepool.describe"
 local failure = require "tidepool.failure"
+local interpret = require "tidepool.interpret"
 local loop = require "tidepool.loop"
 
 ---@class tidepool.Task
@@ -30,6 +31,7 @@ function task.async(fn, ...)
   loop.start(self, false, fn, ...)
   return self
 end
+interpret(task.async)
 
 --- The loop's: the function has ended.
 function Task:_end(fine, ...)
