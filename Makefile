@@ -215,7 +215,7 @@ $(BUILD)/fuzzers/%: $(BUILD)/obj/tests/fuzz/%.o $(LIB)
 # Programs that measure; nothing of ours is in them. Always by gcc: OpenMP for clang is another package.
 $(BUILD)/bench/%: bench/%.c $(BUILD)/stamp/flags
 	@mkdir -p $(@D)
-	gcc $(CPPFLAGS) -std=c11 -O2 $(WARNINGS) -fopenmp -o $@ $< $(LUAJIT) -ldl -lm -lpthread
+	gcc $(CPPFLAGS) -std=c11 $(if $(findstring gpu,$<),-O3,-O2) $(WARNINGS) -fopenmp -o $@ $< $(LUAJIT) -ldl -lm -lpthread
 
 .SECONDARY:
 -include $(wildcard $(BUILD)/obj/*.d $(BUILD)/obj/*/*.d $(BUILD)/obj/*/*/*.d)
