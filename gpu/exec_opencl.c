@@ -184,6 +184,9 @@ static kernel_entry *get_kernel(worker *w, tp_program *p, tp_error *err)
         most = 1;
     while (local > most)
         local /= 2;
+    size_t required[3] = { 0 }; /* by the source */
+    if (!w->cl->GetKernelWorkGroupInfo(kernel, w->device->id, CL_KERNEL_COMPILE_WORK_GROUP_SIZE, sizeof required, required, NULL) && required[0])
+        local = required[0];
     *oldest = (kernel_entry){ tp_ref_hold(p), kernel, local ? local : 1, ++w->tick };
     return oldest;
 }
@@ -254,8 +257,9 @@ static int launch(worker *w, tp_kernel *k, uint32_t n, void *const *inputs, void
         size_t size = sizeof(cl_mem);
         const void *value = &mems[i];
         switch (a->kind) {
-        case TP_ARG_FIRST: size = sizeof first, value = &first; break;
-        case TP_ARG_COUNT: size = sizeof count, value = &count; break;
+        /* Little endian: the first bytes are the narrower integer. */
+        case TP_ARG_FIRST: size = tp_type_size(a->type), value = &first; break;
+        case TP_ARG_COUNT: size = tp_type_size(a->type), value = &count; break;
         case TP_ARG_VALUE: size = a->size, value = &a->value; break;
         case TP_ARG_INPUT:
             rc = lend(w, i, CL_MEM_READ_ONLY, inputs[a->index], n * tp_type_size(a->type), false, &mems[i], err);

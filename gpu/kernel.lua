@@ -38,6 +38,8 @@ local function parameter(text)
             one.is_const = true
         elseif word == "__global" or word == "global" then
             one.is_global = true
+        elseif word == "__constant" or word == "constant" then
+            one.is_constant = true
         elseif word ~= "restrict" and word ~= "__restrict" and word ~= "volatile" and word ~= "__private" and word ~= "private" then
             words[#words + 1] = word
         end
@@ -79,6 +81,8 @@ local function roles_of_kernel(list, with)
         local value = with[one.name]
         if value ~= nil then
             arguments[i] = { kind = type(value) == "number" and "number" or "array", ctype = one.ctype, name = one.name, is_pointer = one.is_pointer }
+        elseif one.is_constant then
+            return nil, ("the array '%s' has no value: give it one with the option with = { %s = tidepool.array(...) }"):format(one.name, one.name)
         elseif one.is_pointer and not one.is_global then
             return nil, ("the parameter '%s' is neither __global nor in `with`"):format(one.name)
         elseif one.is_pointer and one.is_const then
@@ -87,7 +91,7 @@ local function roles_of_kernel(list, with)
         elseif one.is_pointer then
             outputs[#outputs + 1] = { ctype = one.ctype }
             arguments[i] = { kind = "output", ctype = one.ctype, index = #outputs }
-        elseif one.name == "n" and one.ctype ~= "double" and one.ctype ~= "float" then
+        elseif one.name == "n" and (one.ctype:find "int32$" or one.ctype:find "int64$") then
             arguments[i] = { kind = "count", ctype = one.ctype }
             has_count = true
         else
@@ -112,10 +116,11 @@ local function wrap(before, name, list, with)
         if value ~= nil then
             captured[#captured + 1] = { kind = type(value) == "number" and "number" or "array", ctype = one.ctype, name = one.name,
                 is_pointer = one.is_pointer }
-            captured_declared[#captured_declared + 1] = ("%s%s with_%s"):format(one.is_pointer and "__global const " or "",
+            captured_declared[#captured_declared + 1] = ("%s%s with_%s"):format(
+                one.is_constant and "__constant " or one.is_pointer and "__global const " or "",
                 one.c_type .. (one.is_pointer and " *" or ""), one.name)
             passed[i] = "with_" .. one.name
-        elseif one.is_pointer and one.is_global then
+        elseif one.is_pointer and (one.is_global or one.is_constant) then
             return nil, ("the array '%s' has no value: give it one with the option with = { %s = tidepool.array(...) }"):format(one.name, one.name)
         elseif one.is_pointer then
             outputs[#outputs + 1] = { ctype = one.ctype, c_type = one.c_type }

@@ -270,6 +270,37 @@ describe("a function in OpenCL C", function()
     assert.same({ 12, 24, n = 2 }, saxpy:map({ 1, 2 }, { 10, 20 }):list())
   end)
 
+  on_device("may be a kernel as they are found: of any count, groups, constant arrays, helpers and macros", function()
+    local f = app:func { with = { k = 3, t = tidepool.array("float", { 1, 2, 3 }) }, kernel = [[
+      #define TWICE(a) ((a) * 2)
+      __kernel void other(__global double *x, int n) { x[0] = n; } // not the last one
+      typedef struct { double x, y; } pair; /* double f(double x) { */
+      double product(pair p) { return p.x * p.y; }
+      __attribute__((reqd_work_group_size(8, 1, 1)))
+      __kernel void f(__global const double *restrict x, __global double *y, __global double *z, const double k, __constant float *t, const int n) {
+        int i = get_global_id(0);
+        if (i >= n) return;
+        pair p = { x[i], k };
+        y[i] = product(p);
+        z[i] = TWICE(t[i % 3]) + get_local_size(0);
+      }]] }
+    local y, z = f:map({ 1, 2, 3, 4 }):list()
+    assert.same({ 3, 6, 9, 12, n = 4 }, y)
+    assert.same({ 10, 12, 14, 10, n = 4 }, z)
+    local g = app:func { with = { t = tidepool.array("int32", { 10, 20 }) }, kernel = "int pick(int i, __constant int *t) { return t[i]; }" }
+    assert.same({ 20, 10, n = 2 }, g:map({ 1, 0 }):list())
+  end)
+
+  on_device("takes and gives integers of all widths, and booleans", function()
+    local f = app:func { kernel = "uchar f(char a, uchar b, short c, ushort d) { return a + b + c + d; }" }
+    assert.same({ 1, n = 1 }, f:map({ -1 }, { 3 }, { 5 }, { 250 }):list())
+    local g = app:func { kernel = "long g(long a, ulong b) { return a + (long)b; }" }
+    local sums = g:map(tidepool.array("int64", { 1, 2 ^ 53 }), tidepool.array("uint64", { 3, 1 })):array()
+    assert.is_true(sums[1] == 4LL and sums[2] == 9007199254740993LL)
+    local is_large = app:func { kernel = "bool h(int a) { return a > 2; }" }
+    assert.same({ false, true, n = 2 }, is_large:map({ 1, 3 }):list())
+  end)
+
   on_device("gives canonical NaNs, whatever it computes", function()
     local f = app:func { kernel = "double odd(double x) { return as_double(0xfffc000000000000UL + (ulong)x); }" }
     assert.equal("number", type(f:map({ 1 }):list()[1]))
@@ -305,6 +336,8 @@ describe("a function in OpenCL C", function()
     contains(complaint("double f(double x) { return x; }", { x = tidepool.array("double", 1) }), "'x' is a number, and `with` gives an array")
     contains(complaint "__kernel void f(__global double *out) { out[0] = 1; }", "it has no parameter `n`")
     contains(complaint "__kernel void f(__global double *out, double a, int n) { }", "the parameter 'a' has no value")
+    contains(complaint "__kernel void f(__global double *out, char n) { }", "the parameter 'n' has no value")
+    contains(complaint "__kernel void f(__global double *out, __constant double *t, int n) { }", "the array 't' has no value")
   end)
 end)
 
