@@ -193,6 +193,8 @@ static int enter(frame *f, tp_error *err)
 static int enter_host(frame *f, tp_error *err)
 {
     tp_api *api = f->api;
+    if (check_inside(api, err))
+        return -1;
     f->arena = &api->failure_arena;
     f->failure = &api->failure;
     int rc = enter(f, err);
@@ -244,11 +246,7 @@ static void free_map(tp_map *map)
 static int open_state(lua_State *L)
 {
     tp_api *api = lua_touserdata(L, 1);
-    lua_pushboolean(L, 1);
-    lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV"); /* LUA_PATH is the user's, not the embedder's */
     tp_vm_open_libraries(L, &api->cannot_close);
-    lua_pushnil(L);
-    lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");
     tp_codec_open(L);
     tp_lua_core_open(L, api->host, NULL);
     lua_getglobal(L, "require");
@@ -262,9 +260,9 @@ static int open_state(lua_State *L)
 }
 
 /* The host's api, opened when it is first asked for; NULL with err set. */
-static tp_api *get_api(tp_host *host, tp_error *err)
+static tp_api *get_api(tp_host *host, const char *function, tp_error *err)
 {
-    if (tp_host_check_owner(host, err))
+    if (tp_error_check_given(host, function, "host", err) || tp_host_check_owner(host, err))
         return NULL;
     if (host->api)
         return host->api;
@@ -310,6 +308,8 @@ const char *tp_version(void)
 
 const tp_failure *tp_host_failure(tp_host *host)
 {
+    if (!host || tp_host_check_owner(host, NULL))
+        return NULL;
     return host->api && host->api->has_failed ? &host->api->failure : NULL;
 }
 
@@ -337,14 +337,18 @@ static void push_code(lua_State *L, void *user)
 
 int tp_host_run_file(tp_host *host, const char *path, tp_error *err)
 {
-    tp_api *api = get_api(host, err);
+    if (tp_error_check_given(path, __func__, "path", err))
+        return -1;
+    tp_api *api = get_api(host, __func__, err);
     run_frame f = { .base = { .api = api, .fn = "run_file", .push = push_file }, .name = path };
     return api ? enter_host(&f.base, err) : -1;
 }
 
 int tp_host_run_string(tp_host *host, const char *code, size_t len, const char *name, tp_error *err)
 {
-    tp_api *api = get_api(host, err);
+    if (len && tp_error_check_given(code, __func__, "code", err))
+        return -1;
+    tp_api *api = get_api(host, __func__, err);
     run_frame f = { .base = { .api = api, .fn = "run_string", .push = push_code }, .code = code, .len = len,
                     .name = name };
     return api ? enter_host(&f.base, err) : -1;
@@ -391,12 +395,16 @@ static void take_values(lua_State *L, void *user)
 
 int tp_host_call(tp_values *out, tp_host *host, const char *name, const tp_value *args, size_t n, tp_error *err)
 {
-    tp_api *api = get_api(host, err);
+    if (out)
+        *out = (tp_values){ NULL, 0 };
+    if (n && tp_error_check_given(args, __func__, "args", err))
+        return -1;
+    tp_api *api = get_api(host, __func__, err);
     run_frame f = { .base = { .api = api, .fn = "call", .push = push_call, .take = out ? take_values : NULL }, .name = name,
                     .args = args, .len = n };
     int rc = api ? enter_host(&f.base, err) : -1;
-    if (out)
-        *out = rc ? (tp_values){ NULL, 0 } : f.results;
+    if (out && rc == 0)
+        *out = f.results;
     return rc;
 }
 
@@ -464,7 +472,9 @@ static int open_function(tp_function **out, tp_api *api, function_frame *f, tp_e
 int tp_function_from_lua(tp_function **out, tp_host *host, const char *name, const char *source, const tp_value *options, tp_error *err)
 {
     *out = NULL;
-    tp_api *api = get_api(host, err);
+    if (tp_error_check_given(name, __func__, "name", err) || tp_error_check_given(source, __func__, "source", err))
+        return -1;
+    tp_api *api = get_api(host, __func__, err);
     function_frame f = { .base = { .fn = "from_lua" }, .name = name, .source = source, .options = options };
     return api ? open_function(out, api, &f, err) : -1;
 }
@@ -472,7 +482,9 @@ int tp_function_from_lua(tp_function **out, tp_host *host, const char *name, con
 int tp_function_find(tp_function **out, tp_host *host, const char *name, tp_error *err)
 {
     *out = NULL;
-    tp_api *api = get_api(host, err);
+    if (tp_error_check_given(name, __func__, "name", err))
+        return -1;
+    tp_api *api = get_api(host, __func__, err);
     function_frame f = { .base = { .fn = "find" }, .name = name };
     return api ? open_function(out, api, &f, err) : -1;
 }
@@ -481,7 +493,9 @@ int tp_function_from_c(tp_function **out, tp_host *host, const char *name, tp_c_
                        tp_error *err)
 {
     *out = NULL;
-    tp_api *api = get_api(host, err);
+    if (tp_error_check_given(name, __func__, "name", err) || tp_error_check_given(fn ? name : NULL, __func__, "fn", err))
+        return -1;
+    tp_api *api = get_api(host, __func__, err);
     if (!api)
         return -1;
     function_frame f = { .base = { .fn = "from_c" }, .name = name, .options = options, .callee = tp_callee_new(name, fn, user) };
@@ -569,7 +583,6 @@ static void take_map(lua_State *L, void *user)
 static int open_map(tp_map **out, tp_function *function, const tp_map *inputs, size_t n, bool is_doubles, const tp_value *options,
                     tp_error *err)
 {
-    *out = NULL;
     tp_api *api = function->api;
     if (check_inside(api, err))
         return -1;
@@ -599,19 +612,30 @@ int tp_map_doubles(tp_map **out, tp_function *function, const double *const *col
     tp_map inputs = { .width = width };
     if (width < 1 || width > COLUMNS_MAX)
         return tp_error_set(err, TP_EUSAGE, "tp_map_doubles: width is %zu: it must be 1 to %d", width, COLUMNS_MAX);
+    if (tp_error_check_given(function, __func__, "function", err) || tp_error_check_given(columns, __func__, "columns", err))
+        return -1;
     memcpy(inputs.columns, columns, width * sizeof *columns);
+    for (size_t c = 0; n > 0 && c < width; c++)
+        if (!columns[c])
+            return tp_error_set(err, TP_EUSAGE, "tp_map_doubles: columns[%zu] is NULL", c);
     return open_map(out, function, &inputs, n, true, options, err);
 }
 
 int tp_map_bytes(tp_map **out, tp_function *function, const tp_span *inputs, size_t n, const tp_value *options, tp_error *err)
 {
     static const tp_span none = { "", 0 };
+    *out = NULL;
+    if (tp_error_check_given(function, __func__, "function", err) || (n && tp_error_check_given(inputs, __func__, "inputs", err)))
+        return -1;
     tp_map map = { .width = 1, .spans = inputs ? inputs : &none };
     return open_map(out, function, &map, n, false, options, err);
 }
 
 int tp_map_values(tp_map **out, tp_function *function, const tp_value *values, size_t width, size_t n, const tp_value *options, tp_error *err)
 {
+    *out = NULL;
+    if (tp_error_check_given(function, __func__, "function", err) || (n && width && tp_error_check_given(values, __func__, "values", err)))
+        return -1;
     tp_map map = { .width = width, .values = values };
     return open_map(out, function, &map, n, false, options, err);
 }
@@ -646,6 +670,17 @@ static void take_step(lua_State *L, void *user)
     }
 }
 
+/* The map has failed, and is over. After an interrupt its Results are not. */
+static void fail_map(tp_map *map)
+{
+    tp_failure unused;
+    map->has_failed = true;
+    map->is_over = true;
+    map_frame f = { .base = { .api = map->api, .fn = "close", .push = push_results, .arena = &map->api->failure_arena, .failure = &unused },
+                    .map = map };
+    enter(&f.base, NULL);
+}
+
 /* One step: RESULT, END, LATER, or -1 with err set. */
 static int step(tp_map *map, bool no_wait, tp_error *err)
 {
@@ -656,8 +691,7 @@ static int step(tp_map *map, bool no_wait, tp_error *err)
     if (map->is_over)
         return map->has_failed ? tp_error_set(err, code_of(map->failure.kind, map->failure.message), "%s", map->failure.message) : END;
     if (enter(&f.base, err)) {
-        map->has_failed = true;
-        map->is_over = true;
+        fail_map(map);
         return -1;
     }
     if (f.status == END)
@@ -665,12 +699,22 @@ static int step(tp_map *map, bool no_wait, tp_error *err)
     return f.status == FAILED_ITEM ? RESULT : f.status;
 }
 
+/* May the owner read the map's results itself? 0 or -1. */
+static int check_readable(tp_map *map, const char *function, tp_error *err)
+{
+    if (tp_error_check_given(map, function, "map", err) || check_inside(map->api, err))
+        return -1;
+    return map->callback ? tp_error_set(err, TP_EUSAGE, "%s: the map's results go to its callback", function) : 0;
+}
+
 int tp_map_next(tp_map *map, tp_result *out, tp_error *err)
 {
-    if (map->callback)
-        return tp_error_set(err, TP_EUSAGE, "tp_map_next: the map's results go to its callback");
+    *out = (tp_result){ .index = TP_NO_INDEX };
+    if (check_readable(map, __func__, err))
+        return -1;
     int status = step(map, false, err);
-    *out = status == RESULT ? map->result : (tp_result){ .index = TP_NO_INDEX };
+    if (status == RESULT)
+        *out = map->result;
     return status;
 }
 
@@ -684,31 +728,33 @@ static void push_read(lua_State *L, void *user)
 
 int tp_map_read_doubles(tp_map *map, double *out, size_t n, tp_error *err)
 {
-    if (map->callback)
-        return tp_error_set(err, TP_EUSAGE, "tp_map_read_doubles: the map's results go to its callback");
-    if (check_inside(map->api, err))
+    if (check_readable(map, __func__, err))
         return -1;
     if (map->is_over)
         return step(map, false, err) == END ? 0 : -1;
     map_frame f = { .base = { .api = map->api, .fn = "read_doubles", .push = push_read, .arena = &map->arena, .failure = &map->failure },
                     .map = map, .out = out, .n = n };
-    int rc = enter(&f.base, err);
+    if (enter(&f.base, err)) {
+        fail_map(map);
+        return -1;
+    }
     map->is_over = true;
-    map->has_failed = rc != 0;
-    return rc;
+    return 0;
 }
 
 const tp_failure *tp_map_failure(const tp_map *map)
 {
-    return map->has_failed ? &map->failure : NULL;
+    return map && tp_host_check_owner(map->api->host, NULL) == 0 && map->has_failed ? &map->failure : NULL;
 }
 
 int tp_map_cancel(tp_map *map, tp_error *err)
 {
+    if (tp_error_check_given(map, __func__, "map", err))
+        return -1;
     map_frame f = { .base = { .api = map->api, .fn = "cancel", .push = push_results }, .map = map };
-    map->is_due = true;
     if (enter_host(&f.base, err))
         return -1;
+    map->is_due = true;
     uv_async_send(&map->api->host->wake_up);
     return 0;
 }
@@ -727,10 +773,14 @@ static void take_progress(lua_State *L, void *user)
 
 int tp_map_progress(tp_map *map, tp_progress *out, tp_error *err)
 {
+    *out = (tp_progress){ 0 };
+    if (tp_error_check_given(map, __func__, "map", err))
+        return -1;
     map_frame f = { .base = { .api = map->api, .fn = "progress", .push = push_results, .take = take_progress }, .map = map };
-    int rc = enter_host(&f.base, err);
+    if (enter_host(&f.base, err))
+        return -1;
     *out = f.progress;
-    return rc;
+    return 0;
 }
 
 void tp_map_close(tp_map *map)
@@ -754,6 +804,8 @@ static void take_job(lua_State *L, void *user)
 
 int tp_map_on_result(tp_map *map, tp_map_callback callback, void *user, tp_error *err)
 {
+    if (tp_error_check_given(map, __func__, "map", err))
+        return -1;
     tp_api *api = map->api;
     map_frame f = { .base = { .api = api, .fn = "job", .push = push_results, .take = take_job }, .map = map };
     if (!callback)
@@ -816,12 +868,19 @@ static void take_due(lua_State *L, void *user)
 int tp_api_step(tp_api *api, tp_error *err)
 {
     frame f = { .api = api, .fn = "turn", .take = take_due, .arena = &api->failure_arena, .failure = &api->failure };
+    if (check_inside(api, err))
+        return -1;
     api->due_ns = UINT64_MAX;
     int rc = enter(&f, err);
     if (rc)
         api->has_failed = f.status != 0;
     dispatch_all(api);
     return rc;
+}
+
+bool tp_api_is_inside(const tp_api *api)
+{
+    return api && api->is_inside;
 }
 
 uint64_t tp_api_due(const tp_api *api)

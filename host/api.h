@@ -9,6 +9,9 @@ typedef struct tp_api tp_api;
 /* Frees the state with everything in it. Accepts NULL. Before the executors are stopped. */
 void tp_api_close(tp_api *api);
 
+/* Is Lua code, or a C function that it calls, running on the owner's thread? Accepts NULL. Owner. */
+bool tp_api_is_inside(const tp_api *api);
+
 /* Lets go on what can, in Lua and on the loop, and gives results that have come to their callbacks. Owner. */
 int tp_api_step(tp_api *api, tp_error *err);
 

@@ -21,6 +21,8 @@ struct tp_attachment {
 
 int tp_host_fd(tp_host *host)
 {
+    if (!host || tp_host_check_owner(host, NULL))
+        return -1;
     if (!host->is_driven) {
         host->is_driven = true;
         tp_host_turn(host, 0, false); /* only now its backend watches the wake-up */
@@ -31,6 +33,8 @@ int tp_host_fd(tp_host *host)
 
 int tp_host_timeout(tp_host *host)
 {
+    if (!host || tp_host_check_owner(host, NULL))
+        return -1;
     uv_ref((uv_handle_t *)&host->wake_up); /* a loop that nothing keeps alive would have it be now */
     uv_update_time(&host->loop);
     int ms = uv_backend_timeout(&host->loop);
@@ -44,7 +48,7 @@ int tp_host_timeout(tp_host *host)
 
 int tp_host_step(tp_host *host, tp_error *err)
 {
-    if (tp_host_check_owner(host, err))
+    if (tp_error_check_given(host, __func__, "host", err) || tp_host_check_owner(host, err))
         return -1;
     if (host->is_stepping)
         return tp_error_set(err, TP_EUSAGE, "tp_host_step is called from inside itself");

@@ -9,6 +9,9 @@
 int tp_error_set(tp_error *err, tp_code code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* 0; -1 when p is NULL: "tp_map_next: map is NULL", with TP_EUSAGE. */
+int tp_error_check_given(const void *p, const char *function, const char *name, tp_error *err);
+
 /* "out of memory: <what>" with TP_EMEMORY; returns -1. */
 int tp_error_oom(tp_error *err, const char *what);
 

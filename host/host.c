@@ -169,7 +169,7 @@ int tp_host_open(tp_host **out, const tp_config *config, tp_error *err)
     rc = 0;
 out:
     if (host && has_loop && host->engine) {
-        tp_host_close(host);
+        tp_host_free(host);
     } else if (host) {
         if (has_loop)
             close_loop(host);
@@ -197,12 +197,20 @@ static int stop_executors(tp_host *host, uint64_t deadline_ns)
 
 int tp_host_stop(tp_host *host, unsigned timeout_ms)
 {
+    if (!host || tp_host_check_owner(host, NULL))
+        return -1;
     return stop_executors(host, uv_hrtime() + (uint64_t)timeout_ms * 1000000);
 }
 
 void tp_host_close(tp_host *host)
 {
-    if (!host)
+    if (host && tp_host_check_owner(host, NULL) == 0 && !host->is_stepping && !host->is_running && !tp_api_is_inside(host->api))
+        tp_host_free(host);
+}
+
+void tp_host_free(tp_host *host)
+{
+    if (!host || !tp_host_is_usable(host))
         return;
     tp_detach(host->attachment);
     host->attachment = NULL;
@@ -328,6 +336,8 @@ void tp_host_wait(tp_host *host, tp_job *job, uint32_t seen, uint64_t deadline_n
 
 void tp_host_interrupt(tp_host *host)
 {
+    if (!host)
+        return;
     atomic_store_explicit(&host->is_interrupted, true, memory_order_relaxed);
     uv_async_send(&host->wake_up);
 }
@@ -340,12 +350,15 @@ bool tp_host_take_interrupt(tp_host *host)
 
 void tp_host_resume(tp_host *host)
 {
-    tp_host_take_interrupt(host);
+    if (host)
+        tp_host_take_interrupt(host);
 }
 
 void tp_host_counts(const tp_host *host, uint64_t *delivered, uint64_t *total)
 {
-    tp_engine_counts(host->engine, delivered, total);
+    *delivered = *total = 0;
+    if (host)
+        tp_engine_counts(host->engine, delivered, total);
 }
 
 void tp_host_print(tp_host *host, int fd, const char *bytes, size_t len)
@@ -360,14 +373,16 @@ void tp_host_print(tp_host *host, int fd, const char *bytes, size_t len)
 int tp_host_check_owner(const tp_host *host, tp_error *err)
 {
     uv_thread_t self = uv_thread_self();
-    if (uv_thread_equal(&self, &host->owner))
-        return 0;
-    return tp_error_set(err, TP_ETHREAD, "called on a thread that is not the host's owner (the one that opened it)");
+    if (!uv_thread_equal(&self, &host->owner))
+        return tp_error_set(err, TP_ETHREAD, "called on a thread that is not the host's owner (the one that opened it)");
+    if (!tp_host_is_usable(host))
+        return tp_error_set(err, TP_EUSAGE, "a host does not work in a forked child: open one there");
+    return 0;
 }
 
 int tp_host_openlibs(tp_host *host, struct lua_State *L, tp_error *err)
 {
-    if (tp_host_check_owner(host, err))
+    if (tp_error_check_given(host, __func__, "host", err) || tp_error_check_given(L, __func__, "L", err) || tp_host_check_owner(host, err))
         return -1;
     return tp_lua_core_open_protected(L, host, err);
 }

@@ -53,7 +53,10 @@ struct tp_host {
     _Atomic bool is_interrupted;
 };
 
-/* 0 on the owner's thread, else -1 with TP_ETHREAD. Any thread. */
+/* tp_host_close on whatever thread: nobody uses the host any more. In a forked child, whose threads are missing, it does nothing. */
+void tp_host_free(tp_host *host);
+
+/* 0 on the owner's thread; else -1 with TP_ETHREAD, or TP_EUSAGE in a forked child. Any thread. */
 int tp_host_check_owner(const tp_host *host, tp_error *err);
 
 /* The executor of that name, or NULL. Any thread. */

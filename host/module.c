@@ -71,7 +71,7 @@ static int l_close_host(lua_State *L)
 static int close_module(lua_State *L)
 {
     module *m = lua_touserdata(L, 1);
-    tp_host_close(m->host);
+    tp_host_free(m->host); /* perhaps on another thread than the one that has opened the state */
     m->host = NULL;
     for (int i = 0; i < 2; i++)
         tp_buf_free(&m->printed[i]);

@@ -21,12 +21,14 @@
  *     tp_host_close(host);
  *
  * Errors. A function that can fail returns 0 or -1 (tp_map_next: 1, 0 or -1), takes what it gives out first and a tp_error last, which may be
- * NULL. The first error wins: an err that holds one already is left as it is, so that a chain as above needs no check in between. What was to be given
- * out is NULL after a failure. What Lua code raised has a tp_failure besides, with its traceback.
+ * NULL. The first error wins: an err that holds one already is left as it is. What was to be given out is NULL, or empty, after a failure, and
+ * NULL where a host, function, map, text or inputs are wanted is an error (TP_EUSAGE): a chain as above may also go without its checks, and look at err once.
+ * What Lua code raised has a tp_failure besides, with its traceback.
  *
  * Threads. The thread that calls tp_host_open is the host's owner. Every function here must be called on it, except where its comment says "any thread";
- * on another one it fails with TP_ETHREAD and changes nothing. Worker threads run your Lua functions, the C functions that you register, and
- * tp_config.write; nothing else of yours. All callbacks with results come on the owner's thread, from inside tp_host_step or your own uv_run.
+ * on another one it fails with TP_ETHREAD and changes nothing (those without a tp_error give -1 or NULL, or do nothing). Worker threads run your Lua functions,
+ * the C functions that you register, and tp_config.write; nothing else of yours. All callbacks with results come on the owner's thread, from inside
+ * tp_host_step or your own uv_run. A child that the process forks cannot use the host (TP_EUSAGE): it may open one of its own.
  *
  * Loops. A program without a loop calls what blocks: tp_map_next, tp_map_read_doubles. A program with a loop never has to: it opens maps, gives each a
  * callback (tp_map_on_result), and lets its loop drive the host, in one of two ways:
@@ -36,7 +38,8 @@
  * block.
  *
  * What the library asks of the process: nothing. It never exits, prints, reads the environment, installs signal handlers, or keeps writable statics.
- * What Lua code prints goes to tp_config.write.
+ * What Lua code prints (print) goes to tp_config.write; io.write and io.stderr are the C library's files, as everywhere. Only when a function asks for an
+ * OpenCL device is the system's loader opened, which does as it likes.
  *
  * Memory. Strings and values that Tidepool gives you are its own; each function says for how long. What you give is copied, except for the inputs of
  * maps. A failed allocation is TP_EMEMORY. */
@@ -109,13 +112,13 @@ typedef struct tp_config {
     const char *cache_dir;
 } tp_config;
 
-/* Opens a host. Worker threads start with the first map that needs them, not here.
- * On success *out is the caller's, to be closed with tp_host_close. config may be NULL. */
+/* Opens a host; the calling thread is its owner from now on. Worker threads start with the first map that needs them, not here.
+ * On success *out is the caller's, to be closed with tp_host_close. config may be NULL, and need not outlive the call. */
 TP_API int tp_host_open(tp_host **out, const tp_config *config, tp_error *err);
 
 /* Cancels everything that runs, joins the workers and frees the host with all of its functions and maps, without further callbacks. Accepts NULL.
- * Not from inside a callback. Blocks until running functions have ended: one that never ends makes it wait forever; see tp_host_stop. Lua states that had
- * the host opened (tp_host_openlibs) must be closed before. */
+ * Blocks until running functions have ended: one that never ends makes it wait forever; see tp_host_stop. From inside a callback, a registered C function, or
+ * on another thread it does nothing. Lua states that had the host opened (tp_host_openlibs) must be closed before. */
 TP_API void tp_host_close(tp_host *host);
 
 /* Cancels everything and waits at most timeout_ms for the workers to come to rest.
@@ -127,11 +130,11 @@ TP_API int tp_host_stop(tp_host *host, unsigned timeout_ms);
  * open, and be closed before the host. */
 TP_API int tp_host_openlibs(tp_host *host, struct lua_State *L, tp_error *err);
 
-/* Any thread, also a signal handler. Makes the owner's waits raise "interrupted" (once), and starts no
- * further inputs. */
+/* Any thread, also a signal handler; accepts NULL. Ends what the owner waits for now, or else the next wait: tp_map_next and tp_map_read_doubles fail with
+ * kind "cancelled" and the message "interrupted", and their map is over; Lua code that waits has that raised; tp_host_step gives -1. Other maps go on. */
 TP_API void tp_host_interrupt(tp_host *host);
 
-/* Forgets an interrupt that no wait has noticed, so that what runs next is not taken for what was meant. */
+/* Any thread. Forgets an interrupt that no wait has noticed, so that what runs next is not taken for what was meant. */
 TP_API void tp_host_resume(tp_host *host);
 
 /* Any thread, also a signal handler. Counts over the maps that are running now: results handed to
@@ -140,7 +143,7 @@ TP_API void tp_host_counts(const tp_host *host, uint64_t *delivered, uint64_t *t
 
 /* ---- the host in a loop of the caller's ---- */
 
-/* A descriptor that is readable when tp_host_step has something to do. The host's own: only wait for it. */
+/* A descriptor that is readable when tp_host_step has something to do; always the same. The host's own: only wait for it, until tp_host_close. */
 TP_API int tp_host_fd(tp_host *host);
 
 /* Milliseconds after which tp_host_step is to be called although the descriptor is not readable: 0 is now, -1 is never. Ask anew before each wait. */
@@ -243,7 +246,7 @@ static inline tp_value tp_table(const tp_pair *pairs, size_t n)
     return v;
 }
 
-/* The value of the field of that name in a table; NULL when it has none. Any thread. */
+/* The value of the field of that name in a table, of which it is a part; NULL when it has none. Any thread. */
 TP_API const tp_value *tp_value_field(const tp_value *table, const char *name);
 
 /* ---- failures ---- */
@@ -266,9 +269,9 @@ TP_API const tp_failure *tp_host_failure(tp_host *host);
 
 /* ---- Lua code on the owner's thread ---- */
 
-/* Runs a Lua file, or `len` bytes of Lua code, in the host's own Lua state, here and now. Functions that it decorates (app:func) can be mapped from C
- * afterwards: tp_function_find. `name` is Lua's chunk name, which messages begin with: "@file" or "=text"; NULL: the code itself, shortened. os.exit raises
- * an error in there. LUA_PATH is not read: set package.path. */
+/* Runs a Lua file, or `len` bytes of Lua code, in the host's own Lua state, here and now: blocks for as long as that takes. Functions that it decorates
+ * (app:func) can be mapped from C afterwards: tp_function_find. `name` is Lua's chunk name, which messages begin with: "@file" or "=text"; NULL: the code
+ * itself, shortened. os.exit raises an error in there. LUA_PATH is not read: set package.path. */
 TP_API int tp_host_run_file(tp_host *host, const char *path, tp_error *err);
 TP_API int tp_host_run_string(tp_host *host, const char *code, size_t len, const char *name, tp_error *err);
 
@@ -279,7 +282,7 @@ typedef struct tp_values {
 } tp_values;
 
 /* Calls a Lua function by its name, here and now, as Lua code would: an entry (app:main) of that name, a decorated function, or a global function
- * (also "table.concat"). NULL is the only entry there is. out may be NULL. */
+ * (also "table.concat"). NULL is the only entry there is. args are read before it returns; out may be NULL. Blocks for as long as the function takes. */
 TP_API int tp_host_call(tp_values *out, tp_host *host, const char *name, const tp_value *args, size_t n, tp_error *err);
 
 /* ---- functions ---- */
@@ -287,8 +290,8 @@ TP_API int tp_host_call(tp_values *out, tp_host *host, const char *name, const t
 /* A function that can be mapped. Belongs to its host, which frees it at the latest in tp_host_close. */
 typedef struct tp_function tp_function;
 
-/* A function from Lua source: a chunk that returns it, as "return function(x) return x * x end". `options` is NULL or a table value with what
- * app:func takes: concurrency_limit, retries, executor, window, ...; see README.md. */
+/* A function from Lua source: a chunk that returns it, as "return function(x) return x * x end". The chunk runs here and now; all that is given is copied.
+ * `options` is NULL or a table value with what app:func takes: concurrency_limit, retries, executor, window, ...; see README.md. */
 TP_API int tp_function_from_lua(tp_function **out, tp_host *host, const char *name, const char *source, const tp_value *options,
                                 tp_error *err);
 
@@ -298,7 +301,8 @@ TP_API int tp_function_find(tp_function **out, tp_host *host, const char *name, 
 /* One call of a registered C function: what it gives its results to. */
 typedef struct tp_call tp_call;
 
-/* A registered C function. Runs on worker threads, several at once, so that it must be thread-safe; `in` are the n arguments of one input, valid while it runs.
+/* A registered C function. Runs on worker threads, several at once, so that it must be thread-safe (with executor = "inline" on the owner's); `in` are the n
+ * arguments of one input, valid while it runs.
  * Returns 0, or what tp_call_fail gives. It may not call anything of Tidepool but tp_call_return, tp_call_fail and what is for any thread; it may not
  * throw or jump out. */
 typedef int (*tp_c_function)(void *user, tp_call *call, const tp_value *in, size_t n);
@@ -313,7 +317,7 @@ TP_API int tp_call_fail(tp_call *call, const char *message);
 TP_API int tp_function_from_c(tp_function **out, tp_host *host, const char *name, tp_c_function fn, void *user, const tp_value *options,
                               tp_error *err);
 
-/* Frees the handle. Maps of the function go on. Accepts NULL. */
+/* Frees the handle; maps of the function go on. Accepts NULL. From inside a C function that the host runs it does nothing: tp_host_close will. */
 TP_API void tp_function_close(tp_function *function);
 
 /* ---- maps ---- */
@@ -347,23 +351,27 @@ typedef struct tp_result {
 } tp_result;
 
 /* The next result, in the order of the inputs unless the map was opened with ordered = false: waits for it. 1: *out is filled in; 0: there are no more;
- * -1: the map has failed with err, and is over: tp_map_failure says more. */
+ * -1: the map has failed with err, and is over: tp_map_failure says more. Also -1 where it was not called as it should be (TP_EUSAGE, TP_ETHREAD), which
+ * leaves the map as it was. */
 TP_API int tp_map_next(tp_map *map, tp_result *out, tp_error *err);
 
-/* All (remaining) results as numbers: out[i] is that of input i; waits for them. Fails when a result is not one number, or an index is not below n. */
+/* All (remaining) results as numbers: out[i] is that of input i; waits for them. Fails, and ends the map, when a result is not one number, or an index
+ * is not below n; what came before is in out then. */
 TP_API int tp_map_read_doubles(tp_map *map, double *out, size_t n, tp_error *err);
 
 /* Called with each result, on the owner's thread: status 1 and a result, as tp_map_next gives them; then once with 0 (over) or -1 (failed; see
  * tp_map_failure) and a result that is NULL. It may call anything but tp_host_close and tp_host_step, also tp_map_close for this map. */
 typedef void (*tp_map_callback)(void *user, tp_map *map, int status, const tp_result *result);
 
-/* From now on results go to the callback instead of being read. The first call comes from the next step of the loop, not from here. */
+/* From now on results go to the callback instead of being read. The first call comes from the next step of the loop, not from here. Does not block; `user` is
+ * passed on. */
 TP_API int tp_map_on_result(tp_map *map, tp_map_callback callback, void *user, tp_error *err);
 
 /* Why the map has failed; NULL when it has not. The map's, until it is closed. */
 TP_API const tp_failure *tp_map_failure(const tp_map *map);
 
-/* Drops what is queued; what runs is asked to stop, and its results are dropped. The map then fails with kind "cancelled", unless it was over. */
+/* Drops what is queued; what runs is asked to stop, and its results are dropped. The map then fails with kind "cancelled", unless it was over. Does not
+ * block. */
 TP_API int tp_map_cancel(tp_map *map, tp_error *err);
 
 typedef struct tp_progress {
@@ -374,9 +382,11 @@ typedef struct tp_progress {
     uint64_t retried; /* attempts that were repeated */
 } tp_progress;
 
+/* How far the map is. Does not block. */
 TP_API int tp_map_progress(tp_map *map, tp_progress *out, tp_error *err);
 
-/* Cancels what is not finished and frees the map. Accepts NULL. */
+/* Cancels what is not finished and frees the map, without waiting for what runs: the inputs are the caller's again at once. Accepts NULL; does nothing inside a
+ * C function that the host runs. */
 TP_API void tp_map_close(tp_map *map);
 
 #ifdef __cplusplus

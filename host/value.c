@@ -112,9 +112,10 @@ static void push(lua_State *L, const tp_value *v, int depth)
         }
         return;
     case TP_NIL:
-        break;
+        lua_pushnil(L);
+        return;
     }
-    lua_pushnil(L);
+    luaL_error(L, "a value has the kind %d, which there is not", (int)v->kind);
 }
 
 void tp_value_push(struct lua_State *L, const tp_value *value)

@@ -86,7 +86,12 @@ static void reserve_references(lua_State *L)
 
 void tp_vm_open_libraries(struct lua_State *L, bool *cannot_close)
 {
+    /* LUA_PATH is the user's, not the embedder's; the host's paths come with each function. */
+    lua_pushboolean(L, 1);
+    lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");
     luaL_openlibs(L);
+    lua_pushnil(L);
+    lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");
     reserve_references(L);
     lua_getglobal(L, "require");
     lua_pushliteral(L, "ffi");

@@ -30,7 +30,8 @@ function embed.explain(raised)
     return raised.kind, rawget(raised, "message"), rawget(raised, "traceback") or "", tostring(raised), raised.index, raised.attempts or 1,
       rawget(raised, "value")
   end
-  local message = describe.message(raised)
+  local message = describe.message(raised):gsub("^tidepool/%l+%.lua:%d+: ", "") -- where we complain is nobody else's business
+  if message == "interrupted" then return "cancelled", message, "", message, nil, 0, nil end
   return "usage", message, "", message, nil, 0, nil
 end
 
