@@ -466,16 +466,9 @@ static bool is_set(const char *variable)
     return value && *value;
 }
 
-/* Does standard error take what moves the cursor and changes colours? */
-static bool is_capable(void)
-{
-    const char *term = getenv("TERM");
-    return isatty(STDERR_FILENO) && term && strcmp(term, "dumb") != 0;
-}
-
 static bool has_colours(void)
 {
-    return is_capable() && !is_set("NO_COLOR");
+    return tp_term_is_capable(STDERR_FILENO) && !is_set("NO_COLOR");
 }
 
 /* Shows the text on the top and, if there is one, the traceback; pops the text. */
@@ -485,6 +478,8 @@ static void show_error(lua_State *L, const char *traceback)
     const char *text = lua_tolstring(L, -1, &len);
     if (!the.signal) { /* that story is told by its own line */
         tp_term_show("", 0);
+        tp_term_hide();
+        tp_term_end_line();
         fflush(stdout);
         if (the.session == TP_NO_SESSION)
             fputs("tidepool: ", stderr);
@@ -559,6 +554,7 @@ typedef struct options {
     bool interactive, version, executes, no_env, quiet, tagged;
     int workers; /* 0: the host's default */
     const char *progress; /* as the option says; NULL: as it suits the terminal */
+    bool is_left; /* set by run_main: the user has left, and waits for nothing any more */
     bool failed; /* set by pmain's steps: exit code 1 or `code` */
     int code;
 } options;
@@ -895,7 +891,7 @@ static void wrap(lua_State *L, const char *name, lua_CFunction fn, int before)
     lua_setfield(L, -2, name);
 }
 
-/* Where a progress line may be on the terminal, what the main state writes goes above it. Before the host is opened in the state, which takes
+/* Where a progress line, or a line that is typed, may be on the terminal, what the main state writes goes above it. Before the host is opened in the state, which takes
  * these functions for builtins. */
 static void guard_output(lua_State *L)
 {
@@ -915,7 +911,7 @@ static const char *choose_progress(const options *o)
         return "off";
     if (o->progress)
         return o->progress;
-    return is_capable() && !is_set("CI") ? "line" : "off";
+    return tp_term_is_capable(STDERR_FILENO) && !is_set("CI") ? "line" : "off";
 }
 
 static void open_progress(lua_State *L, const char *mode)
@@ -976,7 +972,9 @@ static bool run_main(lua_State *L, options *o)
     if (o->interactive || (!has_script && !o->executes && !o->version && reads_terminal)) {
         if (!o->quiet)
             print_version(true);
-        tp_repl_run(L);
+        if (!o->quiet && reads_terminal)
+            puts("help() tells what there is; Ctrl-D ends the session.");
+        o->is_left = tp_repl_run(L);
     } else if (!has_script && !o->executes && !o->version) {
         return run_chunk(L, luaL_loadfile(L, NULL), 0);
     }
@@ -1002,7 +1000,7 @@ static int pmain(lua_State *L)
     lua_getglobal(L, "require");
     lua_setfield(L, LUA_REGISTRYINDEX, require_key);
     const char *progress = choose_progress(o);
-    if (strcmp(progress, "line") == 0)
+    if (strcmp(progress, "line") == 0 || isatty(STDOUT_FILENO))
         guard_output(L);
     if (tp_host_openlibs(the.host, L, &err) != 0)
         return luaL_error(L, "%s", err.message);
@@ -1011,7 +1009,7 @@ static int pmain(lua_State *L)
     lua_settop(L, 0);
     if (o->version && !o->interactive)
         print_version(true);
-    o->failed = !((o->no_env || run_init(L)) && run_options(L, o) && run_main(L, o) && run_loop(L));
+    o->failed = !((o->no_env || run_init(L)) && run_options(L, o) && run_main(L, o) && (o->is_left || run_loop(L)));
     return 0;
 }
 

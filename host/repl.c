@@ -20,13 +20,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <wchar.h>
 
 enum {
     HISTORY_LINES = 2000,
-    LOOK_MS = 100,   /* between two looks whether what was spawned is done */
+    PASTED_MIN = 3,  /* bytes that have come with a tab: it was pasted, not typed */
     LISTED_MAX = 200 /* completions that are shown */
 };
 
@@ -57,6 +58,7 @@ typedef struct reader {
     History *history;
     char *history_path; /* NULL: not kept */
     const char *prompt;
+    bool is_away; /* the line that is being edited is not on the screen, see put_away */
     char *plain; /* getline's buffer */
     size_t plain_size;
 } reader;
@@ -108,22 +110,59 @@ static bool ask(lua_State *L, const char *name, int nargs, int nresults)
     return tp_main_call_module(L, "tidepool.session", name, nargs, nresults);
 }
 
-/* Writes the text above the line that is being edited, however many rows that takes. */
-static void write_above(reader *r, const char *text)
+/* Takes the line that is being edited away, however many rows it has, until put_back. */
+static void put_away(void *arg)
 {
+    reader *r = arg;
+    if (r->is_away)
+        return;
     const LineInfoW *line = edit.wline(r->el);
-    size_t columns = strlen(r->prompt);
+    size_t columns = strlen(r->prompt), end;
     for (const wchar_t *c = line->buffer; c < line->cursor; c++) {
         const int width = wcwidth(*c);
         columns += width > 0 ? (size_t)width : 0;
     }
-    const size_t rows = columns / (size_t)tp_term_width(STDOUT_FILENO);
+    end = columns + (size_t)(line->lastchar - line->cursor);
+    const size_t width = (size_t)tp_term_width(STDOUT_FILENO), rows = columns / width;
     fputc('\r', stdout);
-    if (rows > 0)
-        fprintf(stdout, "\033[%zuA", rows);
-    fprintf(stdout, "\033[J%s\n", text);
+    if (!tp_term_is_capable(STDOUT_FILENO))
+        fprintf(stdout, "%*s\r", (int)(end < width ? end : width - 1), "");
+    else if (rows > 0)
+        fprintf(stdout, "\033[%zuA\033[J", rows);
+    else
+        fputs("\033[J", stdout);
     fflush(stdout);
+    r->is_away = true;
+}
+
+static void put_back(reader *r)
+{
+    if (!r->is_away)
+        return;
+    tp_term_end_line();
+    fflush(stdout);
+    r->is_away = false;
     edit.set(r->el, EL_REFRESH);
+}
+
+/* Writes lines above the one that is being edited. */
+static void write_above(reader *r, const char *text, size_t len)
+{
+    put_away(r);
+    fwrite(text, 1, len, stdout);
+    if (len > 0 && text[len - 1] != '\n')
+        fputc('\n', stdout);
+    put_back(r);
+}
+
+/* Shows what workers have written. */
+static void show_held(reader *r)
+{
+    size_t len;
+    char *held = tp_term_take(&len);
+    if (held)
+        write_above(r, held, len);
+    free(held);
 }
 
 /* Says what has ended of what was spawned. */
@@ -133,27 +172,42 @@ static void tell_news(reader *r)
     lua_pushinteger(L, tp_term_width(STDOUT_FILENO));
     if (!ask(L, "news", 1, 1))
         return;
-    if (lua_isstring(L, -1))
-        write_above(r, lua_tostring(L, -1));
+    size_t len;
+    const char *text = lua_tolstring(L, -1, &len);
+    show_held(r); /* printed before it ended */
+    if (text)
+        write_above(r, text, len);
     lua_pop(L, 1);
 }
 
-static bool awaits_news(lua_State *L)
+/* Lets tasks, timers and callbacks go on. They are users' code, which Ctrl-C may have to stop. */
+static void turn(reader *r)
 {
-    const bool fine = ask(L, "awaits", 0, 1), awaits = fine && lua_toboolean(L, -1);
+    tp_main_session(TP_SESSION_LINE);
+    ask(r->L, "turn", 0, 0);
+    tp_main_session(TP_SESSION_PROMPT);
+    put_back(r);
+}
+
+/* How long to wait for a key before session.lua has something to do, in ms: -1 for ever. */
+static int patience(lua_State *L)
+{
+    const bool fine = ask(L, "patience", 0, 1);
+    const int ms = fine && lua_isnumber(L, -1) ? (int)lua_tointeger(L, -1) : -1;
     lua_pop(L, fine);
-    return awaits;
+    return ms;
 }
 
 /* Waits for standard input; -1 with errno as poll does. */
 static int await_input(reader *r)
 {
-    struct pollfd input = { .fd = STDIN_FILENO, .events = POLLIN };
+    struct pollfd waits[] = { { .fd = STDIN_FILENO, .events = POLLIN }, { .fd = tp_term_held_fd(), .events = POLLIN } };
     for (;;) {
-        const bool awaits = awaits_news(r->L);
-        const int ready = poll(&input, 1, awaits ? LOOK_MS : -1);
-        if (ready != 0)
+        const int ready = poll(waits, 2, patience(r->L));
+        if (ready < 0 || waits[0].revents)
             return ready;
+        if (ready == 0)
+            turn(r);
         tell_news(r);
     }
 }
@@ -229,6 +283,9 @@ static unsigned char complete(EditLine *el, int ch)
     edit.get(el, EL_CLIENTDATA, &r);
     const LineInfo *line = edit.line(el);
     const size_t len = (size_t)(line->cursor - line->buffer);
+    int pending = 0;
+    if (ioctl(STDIN_FILENO, FIONREAD, &pending) == 0 && pending >= PASTED_MIN)
+        return edit.insert(el, "\t") == 0 ? CC_REFRESH : CC_ERROR;
     if (strspn(line->buffer, " \t") >= len)
         return edit.insert(el, "  ") == 0 ? CC_REFRESH : CC_ERROR;
     lua_State *L = r->L;
@@ -330,7 +387,17 @@ static const char *read_edited(reader *r)
 {
     int count = 0;
     edit.resize(r->el);
-    return edit.gets(r->el, &count);
+    tp_term_prompt(put_away, r);
+    const char *line = edit.gets(r->el, &count);
+    const int why = errno;
+    tp_term_prompt(NULL, NULL);
+    size_t len;
+    char *held = tp_term_take(&len);
+    if (held)
+        fwrite(held, 1, len, stdout);
+    free(held);
+    errno = why;
+    return line;
 }
 
 static const char *read_plain(reader *r)
@@ -344,6 +411,8 @@ static answer read_line(reader *r, const char *prompt, const char **line)
 {
     r->prompt = prompt;
     tp_term_show("", 0);
+    if (r->el)
+        tp_term_end_line();
     for (;;) {
         tp_main_session(TP_SESSION_PROMPT);
         errno = 0;
@@ -407,7 +476,8 @@ static answer read_chunk(lua_State *L, reader *r, bool *compiled)
         if (got == END) { /* what is missing will not come */
             tp_main_show_error(L);
             lua_pop(L, 1);
-            return got;
+            *compiled = false;
+            return r->el && !tp_main_ending() ? LINE : got;
         }
         remember(r, line);
         lua_pop(L, 1);                              // text
@@ -429,8 +499,9 @@ static void show_values(lua_State *L, int n)
         return;
     size_t len;
     const char *text = lua_tolstring(L, -1, &len);
-    fwrite(text, 1, len, stdout);
-    fputc('\n', stdout);
+    tp_term_end_line();
+    tp_term_write(stdout, text, len);
+    tp_term_write(stdout, "\n", 1);
     lua_pop(L, 1);
 }
 
@@ -454,7 +525,7 @@ static void ignore_tick(void *data, lua_State *L, int samples, int state)
     (void)data, (void)L, (void)samples, (void)state;
 }
 
-void tp_repl_run(lua_State *L)
+bool tp_repl_run(lua_State *L)
 {
     reader r = { .L = L };
     bool compiled = false;
@@ -470,5 +541,7 @@ void tp_repl_run(lua_State *L)
     if (r.el)
         luaJIT_profile_stop(L);
     tp_main_session(TP_NO_SESSION);
+    const bool was_edited = r.el != NULL;
     close_reader(&r);
+    return was_edited;
 }

@@ -13,9 +13,9 @@ typedef enum tp_session {
     TP_SESSION_LINE    /* runs a line: Ctrl-C stops it, a second one ends the process */
 } tp_session;
 
-/* Reads lines and runs them until the end of the input. With a terminal: editing and a history;
+/* Reads lines and runs them until the end of the input. With a terminal: editing and a history (true);
  * else plain reading. Errors are shown and the session goes on. Raises only when out of memory. */
-void tp_repl_run(struct lua_State *L);
+bool tp_repl_run(struct lua_State *L);
 
 /* ---- lent by main.c; main thread only ---- */
 

@@ -4,7 +4,9 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
@@ -12,6 +14,7 @@
 enum {
     TEXT_MAX = 1024,
     DEFAULT_WIDTH = 80,
+    HELD_MAX = 1 << 20, /* bytes that wait for the prompt to make way; what comes then does not wait */
     OLD_MS = 1000 /* a line that was not shown anew for so long says nothing any more: its map has been left, perhaps */
 };
 
@@ -26,7 +29,13 @@ static struct {
     signed char is_terminal[3]; /* is that descriptor one? 0: not asked yet, 1: yes, -1: no */
     bool is_amid; /* the cursor is in a line that somebody has begun */
     volatile sig_atomic_t is_shown;
-} the = { .lock = PTHREAD_MUTEX_INITIALIZER };
+    /* see tp_term_prompt */
+    void (*leave)(void *arg); /* NULL: no line is edited */
+    void *leave_arg;
+    char *held;
+    size_t held_len;
+    int held_fd; /* an eventfd */
+} the = { .lock = PTHREAD_MUTEX_INITIALIZER, .held_fd = -1 };
 
 static long long now_ms(void)
 {
@@ -89,6 +98,8 @@ static void erase(void)
 void tp_term_show(const char *text, size_t len)
 {
     pthread_mutex_lock(&the.lock);
+    if (the.leave)
+        len = 0;
     the.len = len > TEXT_MAX ? TEXT_MAX : len;
     memcpy(the.text, text, the.len);
     the.since_ms = now_ms();
@@ -101,6 +112,8 @@ void tp_term_show(const char *text, size_t len)
 
 void tp_term_hide(void)
 {
+    if (the.leave) /* only this thread changes it */
+        the.leave(the.leave_arg);
     pthread_mutex_lock(&the.lock);
     erase();
     pthread_mutex_unlock(&the.lock);
@@ -115,20 +128,84 @@ void tp_term_resume(bool at_line_start)
     pthread_mutex_unlock(&the.lock);
 }
 
+/* Keeps it until the prompt makes way; false when there is no room. */
+static bool hold(const char *bytes, size_t len)
+{
+    const uint64_t one = 1;
+    char *held = the.held_len + len <= HELD_MAX ? realloc(the.held, the.held_len + len) : NULL;
+    if (!held)
+        return false;
+    memcpy(held + the.held_len, bytes, len);
+    the.held = held;
+    the.held_len += len;
+    return write(the.held_fd, &one, sizeof one) == (ssize_t)sizeof one;
+}
+
 size_t tp_term_write(FILE *file, const char *bytes, size_t len)
 {
+    if (len == 0)
+        return 0;
     pthread_mutex_lock(&the.lock);
-    const bool was_shown = the.is_shown;
-    erase();
-    const size_t n = fwrite(bytes, 1, len, file);
-    if (len > 0 && is_terminal(file))
-        the.is_amid = bytes[len - 1] != '\n';
-    if (was_shown) {
-        fflush(file);
-        draw();
+    const bool to_terminal = is_terminal(file), was_shown = the.is_shown;
+    size_t n = len;
+    if (!(to_terminal && the.leave && hold(bytes, len))) {
+        erase();
+        n = fwrite(bytes, 1, len, file);
+        if (to_terminal)
+            the.is_amid = bytes[len - 1] != '\n';
+        if (was_shown) {
+            fflush(file);
+            draw();
+        }
     }
     pthread_mutex_unlock(&the.lock);
     return n;
+}
+
+void tp_term_prompt(void (*leave)(void *), void *arg)
+{
+    pthread_mutex_lock(&the.lock);
+    if (the.held_fd < 0)
+        the.held_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    the.leave = the.held_fd >= 0 ? leave : NULL;
+    the.leave_arg = arg;
+    pthread_mutex_unlock(&the.lock);
+}
+
+int tp_term_held_fd(void)
+{
+    return the.held_fd;
+}
+
+char *tp_term_take(size_t *len)
+{
+    uint64_t count;
+    pthread_mutex_lock(&the.lock);
+    char *held = the.held_len > 0 ? the.held : NULL;
+    *len = the.held_len;
+    if (held) {
+        the.held = NULL;
+        the.held_len = 0;
+    }
+    if (read(the.held_fd, &count, sizeof count) < 0)
+        count = 0; /* nothing was held */
+    pthread_mutex_unlock(&the.lock);
+    return held;
+}
+
+void tp_term_end_line(void)
+{
+    pthread_mutex_lock(&the.lock);
+    if (the.is_amid)
+        fputc('\n', stdout);
+    the.is_amid = false;
+    pthread_mutex_unlock(&the.lock);
+}
+
+bool tp_term_is_capable(int fd)
+{
+    const char *term = getenv("TERM");
+    return isatty(fd) && term && *term && strcmp(term, "dumb") != 0;
 }
 
 int tp_term_width(int fd)

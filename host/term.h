@@ -20,6 +20,22 @@ void tp_term_resume(bool at_line_start);
 /* Writes above the bottom line, which stays away while what was written last has not ended its line; as fwrite. Any thread. */
 size_t tp_term_write(FILE *file, const char *bytes, size_t len);
 
+/* While a line is edited at a prompt (from tp_term_prompt(leave, arg) to tp_term_prompt(NULL, NULL)) there is no bottom line; what others write to the
+ * terminal is held until tp_term_take, and before the main thread itself writes there, leave(arg) takes the edited line away. Main thread. */
+void tp_term_prompt(void (*leave)(void *arg), void *arg);
+
+/* A descriptor that is readable while something is held; -1 when there is none. Main thread. */
+int tp_term_held_fd(void);
+
+/* What is held; NULL when nothing is. The caller frees. Main thread. */
+char *tp_term_take(size_t *len);
+
+/* Ends the line that somebody has begun on the terminal with standard output, if one is. Main thread. */
+void tp_term_end_line(void);
+
+/* Is the descriptor a terminal that can move its cursor and change colours? */
+bool tp_term_is_capable(int fd);
+
 /* Columns of the terminal on that descriptor; 80 where it does not say. Any thread. */
 int tp_term_width(int fd);
 

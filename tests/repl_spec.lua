@@ -35,6 +35,35 @@ describe("the session on standard input that is no terminal", function()
       { "for i = 1, 2 do", "print(i)", "end", "1 +", "2", "print [[ab", "cd]]" })
   end)
 
+  it("blames the line of an expression that fails", function()
+    contains(session({}, { "no.x" }).stderr, "stdin:1: attempt to index global 'no'")
+    contains(session({}, { "1 + -- more", "no.x -- here" }).stderr, "stdin:2: attempt to index global 'no'")
+    session({ stdout = "5\n{1}\n6\n", stderr = "" }, { "5;", "{ 1 } ; ", "6 -- six" })
+  end)
+
+  it("names functions by the variables that they are assigned to", function()
+    session({ stdout = "tidepool.Function: twice\ntidepool.Function: g\n", stderr = "" }, {
+      "tidepool = require 'tidepool'", "app = tidepool.App 'r'", "twice = app:func(function(x) return 2 * x end)", "twice",
+      "local g = app:func {", "  retries = 2,", "} (function(x) return x end)", "g",
+    })
+  end)
+
+  it("shows a failure in a list as one line, and alone with its traceback", function()
+    local done = session({ stderr = "" }, { "tidepool = require 'tidepool'",
+      "f = tidepool.App 'r':func(function(x) return x == 2 and error 'no' or x end)",
+      "list = f:map({ 1, 2, 3 }, { return_exceptions = true }):list()", "list", "list[2]" })
+    contains(done.stdout, "{1, <stdin:1: no>, 3, n=3}\nstdin:1: no\n",
+      "in input 2 of map 'f'", "\nstack traceback:\n\tstdin:1: in function 'f'\n")
+  end)
+
+  it("lets tasks go on while a line waits, and tells of those that fail at its end", function()
+    contains(session({ code = 1,
+      stderr = "tidepool: stdin:1: boo\nstack traceback:\n\tstdin:1: in function <stdin:1>\n" }, {
+      "tidepool = require 'tidepool'",
+      "t = tidepool.async(function() tidepool.sleep(0.01) print 'slept' error 'boo' end)",
+      "tidepool.sleep(0.1)" }).stdout, "slept")
+  end)
+
   it("says what is missing at the end of the input", function()
     contains(session({ code = 0, stdout = "" }, { "for i = 1, 2 do" }).stderr, "'end' expected (to close 'for' at line 1) near '<eof>'")
   end)
@@ -99,12 +128,17 @@ stack traceback:
   end)
 
   it("helps", function()
-    local done = session({ stderr = "" }, { "help()", "help", ":help", ":help retries", "help 'nonesuch'", "tidepool = require 'tidepool'",
+    local done = session({ stderr = "there is no command ':nonsense' (there is :help; all else is Lua)\n" }, {
+      "help()", "help", ":help", ":help retries", "help 'nonesuch'", "tidepool = require 'tidepool'",
+      "help 'map'", ":help sum", "help(string.format)", "help(tidepool.async)",
+       "help(tidepool.array('double', 2))", ":nonsense",
       "app = tidepool.App('r', { retries = 2 })", "f = app:func { name = 'ff' } (function(a, b, ...) end)",
       ":help f", "help(tidepool)", "help(app)", "help(f:map {})", "help(print)", "help(nil)", "help { 1 }" })
     assert.equal(3, select(2, done.stdout:gsub("Type Lua", "")))
-    contains(done.stdout, "retries: an option of functions. How often", 'There is no option "nonesuch"', "ff: function(a, b, ...)  stdin:1",
-      "retries={max=2}", "f:starmap(lists, options?)", "tidepool.range(n)", "app:main(options)", "results:list()", "function: builtin", "nil: nil",
+    contains(done.stdout, "retries: an option of functions. How often", 'There is no option or method "nonesuch"',
+      "f:map(xs, ys, ..., options?)", "results:sum()", "string.format: a function of", "tidepool.async(fn, ...)", "a:slice(i, j)",
+      "ff: function(a, b, ...)  stdin:1",
+      "retries={max=2}", "f:starmap(lists, options?)", "tidepool.range(n)", "app:main(options)", "results:list()", "print: a function of", "nil: nil",
       "table: {1}")
     done = check({ stderr = "" }, "$T --quiet -i job.lua <input",
       { ["job.lua"] = "-- Adds one.\n-- That is all.\nfunction add(x)\n  return x + 1\nend", input = "help(add)\n" })
@@ -183,7 +217,7 @@ describe("the session on a terminal", function()
   it("drops a typed line, and an unfinished chunk, at Ctrl-C", function()
     open()
     terminal:type("print 'dropped'", "dropped")
-    terminal:press "C-c"
+    terminal:press("C-c", "'dropped'\n>")
     terminal:line("1 + 1", "\n2\n>")
     terminal:line("for i = 1, 2 do", ">>")
     terminal:press("C-c", ">>\n>")
@@ -194,15 +228,15 @@ describe("the session on a terminal", function()
   stops("stops a running line at Ctrl-C and goes on, interpreted, compiled or sleeping", function()
     open()
     for i, line in ipairs {
-      "jit.off() while true do end",
-      "jit.on() while true do end",
-      "local n = 0 while true do n = n + math.sin(n) end",
-      "while true do local t = {} end",
-      "io.read()",
+      "jit.off() go() while true do end",
+      "jit.on() go() while true do end",
+      "local n = 0 while true do n = n + 1 if n == 1e7 then go() end end", -- compiled by then
+      "local n = 0 while true do n = n + math.sin(n) if n == 0 then go() end end",
+      "go() while true do local t = {} end",
+      "go() io.read()",
     } do
-      terminal:type(line)
-      terminal:press "Enter"
-      support.sleep(0.3)
+      terminal:line(("function go() go = function() end print('go %d') end"):format(i), "end\n>")
+      terminal:line(line, ("\ngo %d\n"):format(i))
       terminal:press "C-c"
       terminal:line(("'alive %d'"):format(i), ('"alive %d"\n>'):format(i))
     end
@@ -212,12 +246,11 @@ describe("the session on a terminal", function()
     open "$T --workers 2"
     terminal:line("tidepool = require 'tidepool' app = tidepool.App 'r'", ">")
     terminal:line("f = app:func(function(x) local ffi = require 'ffi' ffi.cdef 'int usleep(unsigned);' ffi.C.usleep(1000000) return x end)", ">")
-    terminal:line "f:map(tidepool.range(100)):list()"
-    support.sleep(0.5)
+    terminal:line("g = app:func(function(x) print 'go' return f.raw(x) end)", ">")
+    terminal:line("g:map(tidepool.range(100)):list()", "\ngo\n")
     terminal:press("C-c", "interrupted")
     terminal:line("f:map({ 5 }):list()", "{5, n=1}")
-    terminal:line "while true do end"
-    support.sleep(0.3)
+    terminal:line("print 'endless' while true do end", "\nendless\n")
     terminal:press "C-c"
     terminal:line("f:map({ 6 }):list()", "{6, n=1}")
     terminal:press("C-d", "[ended 0]")
@@ -225,10 +258,8 @@ describe("the session on a terminal", function()
 
   stops("ends at the second Ctrl-C when the first could not stop the line", function()
     open()
-    terminal:line "('a'):rep(40):find(('.-'):rep(40) .. 'b')"
-    support.sleep(0.3)
-    terminal:press "C-c"
-    support.sleep(0.1)
+    terminal:line("print 'go' return ('a'):rep(40):find(('.-'):rep(40) .. 'b')", "\ngo\n")
+    terminal:press("C-c", "\ngo\n^C")
     terminal:press("C-c", "[ended 130]")
   end)
 
@@ -309,6 +340,86 @@ describe("the session on a terminal", function()
     assert.equal(1, select(2, screen:gsub("> xxx", "")))
   end)
 
+  it("keeps what workers write away from what is being typed", function()
+    open "$T --workers 2"
+    terminal:line("tidepool = require 'tidepool' app = tidepool.App 'r'", ">")
+    terminal:line("loud = app:func(function(x) tidepool.sleep(x) print 'printed' io.write 'part' io.stderr:write 'error\\n' end)", ">")
+    terminal:line("call = loud:spawn(0.5)", "\n>")
+    terminal:type "print('typed"
+    contains(terminal:wait "loud is done", "\nprinted\n", "\nerror\n", "\npart\n", "\n[loud is done]\n> print('typed")
+    terminal:line(" on')", "\ntyped on\n>")
+  end)
+
+  it("lets tasks and timers go on at the prompt, and tells of those that fail", function()
+    open()
+    terminal:line("tidepool = require 'tidepool' uv = require 'luv'", ">")
+    terminal:line("task = tidepool.async(function() tidepool.sleep(0.3) print 'slept' error 'boo' end)", "end)\n>")
+    terminal:line("uv.new_timer():start(600, 0, function() io.write 'tick' end)", "\n0\n>")
+    terminal:type "'typed"
+    contains(terminal:wait "\ntick\n> 'typed", "\nslept\n", "\nstdin:1: boo\n")
+    terminal:line(" on'", '"typed on"\n>')
+    terminal:line("tidepool.async(function() tidepool.sleep(0.1) print 'looping' while true do end end)", "looping")
+    terminal:press "C-c"
+    terminal:line("'alive'", '"alive"\n>')
+    terminal:line("call = tidepool.App 'r':func(function() tidepool.sleep(100) end):spawn()", "\n>")
+    terminal:press("C-d", "[ended 0]")
+  end)
+
+  it("begins answers and prompts at the line's start", function()
+    open()
+    terminal:line("io.write 'abc'", "\nabc\ntrue\n>")
+    terminal:line("io.write 'def' error('no', 0)", "\ndef\nno\n")
+    terminal:line("x = io.write 'ghi'", "\nghi\n>")
+  end)
+
+  it("takes pasted code, tabs and all", function()
+    open()
+    local pipe = io.popen(terminal.tmux .. "load-buffer -", "w")
+    pipe:write "function fact(n)\n\tif n <= 1 then\n\t\treturn 1\n\tend\n\treturn n\t* fact(n - 1)\nend\nprint('fact ' .. fact(5))\n"
+    pipe:close()
+    os.execute(terminal.tmux .. "paste-buffer")
+    assert.is_nil(terminal:wait "\nfact 120\n>":find("newproxy", 1, true))
+  end)
+
+  it("drops an unfinished chunk at Ctrl-D, and stays", function()
+    open()
+    terminal:line("x = {", "\n>>")
+    terminal:press("C-d", "unexpected symbol near '<eof>'")
+    terminal:line("1 + 1", "\n2\n>")
+    terminal:line("exit", "[ended 0]")
+  end)
+
+  it("completes methods of what calls give, of arrays and of failures", function()
+    open()
+    terminal:line("tidepool = require 'tidepool' app = tidepool.App 'r' f = app:func(error) a = tidepool.array('double', 2)", "2)\n>")
+    terminal:line("list = f:map({ 1 }, { return_exceptions = true }):list()", "list()\n>")
+    for _, case in ipairs {
+      { "a:sl", "a:slice" }, { "a.ct", "a.ctype" }, { "list[1].mess", "list[1].message" },
+      { "f:map({}):pro", "f:map({}):progress" },
+      { "f:spawn(1):on", "f:spawn(1):on_done" }, { "('x'):form", "('x'):format" }, { "f.opt", "f.options" },
+      { "help 'return_", "'return_exceptions" },
+      { ":help retr", ":help retries" }, { "require 'tidep", "require 'tidepool" }, { "app:func(print):spawn_", "app:func(print):spawn_map" },
+    } do
+      terminal:type(case[1])
+      terminal:press("Tab", "\n> " .. (case[2]:find "^'" and case[1]:sub(1, 5) or "") .. case[2])
+      terminal:press "C-u"
+    end
+    terminal:type "unknown[1]."
+    terminal:press "Tab"
+    terminal:line("x = 1", "attempt to index") -- nothing was added
+  end)
+
+  it("erases with spaces on a dumb terminal", function()
+    open("script -qec $T log; cat -v log", "TERM=dumb")
+    terminal:line("tidepool = require 'tidepool' f = tidepool.App 'r':func(function() tidepool.sleep(0.3) print 'worker' end)", "end)\n>")
+    terminal:line("call = f:spawn()", "\n>")
+    terminal:type "'typed"
+    contains(terminal:wait "is done", "\nworker\n", "\n> 'typed")
+    terminal:line("'", "typed")
+    terminal:press("C-d", "[ended 0]")
+    assert.is_nil(terminal:screen():find("^[[", 1, true))
+  end)
+
   it("shows progress of a map, and takes it away", function()
     open("$T --workers 2", "CI=")
     terminal:line("tidepool = require 'tidepool' app = tidepool.App 'r'", ">")
@@ -317,5 +428,9 @@ describe("the session on a terminal", function()
     local screen = terminal:wait "\n20\n>"
     contains(screen, "nap: 20 done in")
     assert.is_nil(screen:find "busy")
+    terminal:line("r = nap:map { 1, 2 }", "2 }\n>")
+    support.eventually("the map is done", function() return terminal:line("'done ' .. r:progress().done", "done "):find("done 2", 1, true) end)
+    terminal:line("tidepool.sleep(0.6)", ">")
+    assert.equal(1, select(2, terminal:line("#r:list()", "\n2\n>"):gsub("done in", ""))) -- nobody waited for it
   end)
 end)

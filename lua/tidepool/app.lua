@@ -13,6 +13,14 @@ App.__index = App
 
 local app = { App = App }
 
+-- The text of the chunk "=stdin" that runs in a session, see session.lua.
+local session_text
+
+--- Says what a session runs: there names are read that a file would be opened for.
+function app.set_session_text(text)
+  session_text = text
+end
+
 local all = {} -- every App of this state, in the order of creation
 
 --- The apps that were created in this state, in order: for `tidepool run`.
@@ -50,8 +58,8 @@ local function lines_of(source)
     if not file then return lines end
     for line in file:lines() do lines[#lines + 1] = line end
     file:close()
-  elseif not source:find "^=" then
-    for line in (source .. "\n"):gmatch "(.-)\n" do lines[#lines + 1] = line end
+  elseif not source:find "^=" or (source == "=stdin" and session_text) then
+    for line in ((source == "=stdin" and session_text or source) .. "\n"):gmatch "(.-)\n" do lines[#lines + 1] = line end
   end
   return lines
 end

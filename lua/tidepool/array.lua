@@ -37,6 +37,7 @@ local type_of = {}
 ---@field data ffi.cdata*  pointer to the first element, 0-based and not checked
 ---@field ctype string     the element type
 local methods = {}
+array.methods = methods
 
 local function check_range(a, method, i, j)
   if type(i) ~= "number" or type(j) ~= "number" or i < 1 or j > a.length or i % 1 ~= 0 or j % 1 ~= 0 then

@@ -319,6 +319,11 @@ function loop.step()
   turn(0)
 end
 
+--- Is there anything that goes on while somebody waits: tasks, callbacks, what luv does?
+function loop.is_busy()
+  return n_alive > 0 or n_watched > 0 or timers[1] ~= nil or first <= last or (has_luv and core.is_alive())
+end
+
 --- How many seconds after now loop.step is to be called, whatever happens; nil: when something happens.
 ---@return number?
 function loop.due()

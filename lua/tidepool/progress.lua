@@ -185,7 +185,11 @@ local function look(now)
         entry.on(s)
         if not entry.is_closed then watched[entry] = true end
       elseif display.mode == "line" then
-        if s.elapsed >= PATIENCE then states[#states + 1], executor = s, entry.about.executor end
+        -- What was done before somebody waited needs no line.
+        if s.elapsed >= PATIENCE and (entry.was_shown or s.done ~= s.total) then
+          states[#states + 1], executor = s, entry.about.executor
+          entry.was_shown = true
+        end
       elseif now >= entry.next_plain then
         entry.next_plain = now + PLAIN_INTERVAL
         display.note(display.mode == "json" and json_text(s) or full_text(s, entry.about.executor, false))
@@ -220,6 +224,7 @@ function progress.close(entry, is_complete)
   local s = state_of(entry, core.now(), true, is_complete)
   if entry.on then return entry.on(s) end
   if s.elapsed < PATIENCE then return end
+  if display.mode == "line" and not entry.was_shown then return end
   if display.mode == "line" and next(watched) == nil then display.line "" end
   display.note(display.mode == "json" and json_text(s) or summary(s))
 end

@@ -120,7 +120,8 @@ function build(value, state, depth, indent)
   end
   local text = own_text(value)
   if text then
-    return text
+    local first = depth < state.depth and text:match "^(.-)\n" -- inside a table, a failure is one line
+    return first and "<" .. first .. ">" or text
   elseif state.open[value] then
     return "<cycle>"
   elseif next(value) == nil then
@@ -145,8 +146,9 @@ end
 ---@return string
 function show.value(value, options)
   options = options or {}
-  local state = { open = {}, items = options.items or 100, width = options.width }
-  return build(value, state, options.depth or 4, 0)
+  local depth = options.depth or 4
+  local state = { open = {}, items = options.items or 100, width = options.width, depth = depth }
+  return build(value, state, depth, 0)
 end
 
 ---Several values on one line, as the REPL shows them (on several lines where they are long).
