@@ -132,8 +132,9 @@ local function store_text(outs)
     if count < # then
       o#[i].kind = 0
     elseif not store(o#[i], out_text, r#) then
-      return hold(...)
-    end]], " ") .. " return true"
+      held = { n = count, $RESULTS } -- not of `...`: see interpret.lua
+      return false
+    end]], " "):gsub("%$RESULTS", each(#outs, "r#")) .. " return true"
 end
 
 -- How an item's value is loaded, by the character of its column in a signature: plainly, or, from arrays that others may write (bits.lua), with a
