@@ -1,6 +1,10 @@
-/* cl.c: opening OpenCL, listing devices, naming errors. */
+/* cl.c: opening OpenCL, listing devices, naming errors.
+ *
+ * A driver that the loader does not know is opened too: containers have NVIDIA's often without the file in /etc/OpenCL/vendors that names it. Its functions
+ * are in the table that each of its objects points to, where the loader finds them as well. */
 #include "cl.h"
 
+#include <CL/cl_icd.h>
 #include <dlfcn.h>
 #include <link.h>
 #include <stdio.h>
@@ -56,12 +60,8 @@ void tp_cl_describe_loader(const char *path, char *text, size_t size)
         dlclose(library);
 }
 
-static int open_library(tp_cl *cl, const char *path, tp_error *err)
+static int open_loader(tp_cl *cl, const char *name, tp_error *err)
 {
-    const char *name = path ? path : default_library;
-    cl->library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-    if (!cl->library)
-        return tp_error_set(err, TP_ESYS, "no OpenCL on this machine: %s; %s", dlerror(), what_to_install);
 #define LOAD(function) \
     do { \
         void *address = dlsym(cl->library, "cl" #function); \
@@ -72,6 +72,35 @@ static int open_library(tp_cl *cl, const char *path, tp_error *err)
     TP_CL_FUNCTIONS(LOAD)
 #undef LOAD
     return 0;
+}
+
+static int open_driver(tp_cl *cl, void *find_address, const char *name, tp_error *err)
+{
+    void *(*find)(const char *function);
+    memcpy(&find, &find_address, sizeof find);
+    void *address = find("clIcdGetPlatformIDsKHR");
+    cl_int (*list)(cl_uint max, cl_platform_id *platforms, cl_uint *n);
+    memcpy(&list, &address, sizeof list);
+    cl_platform_id platform = NULL;
+    cl_uint n = 0;
+    if (!address || list(1, &platform, &n) != CL_SUCCESS || n == 0)
+        return tp_error_set(err, TP_ESYS, "%s has no OpenCL platform", name);
+    const cl_icd_dispatch *functions;
+    memcpy(&functions, platform, sizeof functions); /* what each object begins with */
+#define TAKE(function) memcpy(&cl->function, &functions->cl##function, sizeof cl->function);
+    TP_CL_FUNCTIONS(TAKE)
+#undef TAKE
+    cl->GetPlatformIDs = list;
+    return 0;
+}
+
+static int open_library(tp_cl *cl, const char *name, tp_error *err)
+{
+    cl->library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    if (!cl->library)
+        return tp_error_set(err, TP_ESYS, "no OpenCL on this machine: %s; %s", dlerror(), what_to_install);
+    void *find = dlsym(cl->library, "clGetExtensionFunctionAddress");
+    return find && !dlsym(cl->library, "clGetPlatformIDs") ? open_driver(cl, find, name, err) : open_loader(cl, name, err);
 }
 
 /* Texts of drivers may have spaces at their ends. */
@@ -160,18 +189,24 @@ static int list_devices(tp_cl *cl, tp_error *err)
 
 int tp_cl_open(tp_cl **out, const char *library, tp_error *err)
 {
-    int rc = -1;
+    static const char *const drivers[] = { "libnvidia-opencl.so.1", "/usr/local/nvidia/lib64/libnvidia-opencl.so.1" };
     tp_cl *cl = calloc(1, sizeof *cl);
     if (!cl)
         return tp_error_oom(err, "OpenCL");
-    if (open_library(cl, library, err) || list_devices(cl, err))
-        goto out;
+    int rc = open_library(cl, library ? library : default_library, err) || list_devices(cl, err) ? -1 : 0;
+    for (unsigned i = 0; rc && !library && i < sizeof drivers / sizeof *drivers; i++) {
+        tp_error ignored = { 0 }; /* what the loader said is the better message */
+        *cl = (tp_cl){ 0 };
+        if (open_library(cl, drivers[i], &ignored) == 0 && list_devices(cl, &ignored) == 0)
+            rc = 0;
+    }
+    if (rc) {
+        tp_cl_close(cl);
+        return -1;
+    }
+    tp_error_clear(err);
     *out = cl;
-    cl = NULL;
-    rc = 0;
-out:
-    tp_cl_close(cl);
-    return rc;
+    return 0;
 }
 
 void tp_cl_close(tp_cl *cl)

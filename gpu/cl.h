@@ -50,7 +50,8 @@ typedef struct tp_cl {
     tp_cl_device devices[TP_DEVICES_MAX];
 } tp_cl;
 
-/* Opens the loader (NULL: libOpenCL.so.1) and lists the devices. Fails with a text that says what is missing. */
+/* Opens the loader, or the driver, of that name (NULL: libOpenCL.so.1, then drivers that it may not know) and lists the devices. Fails with a text that says
+ * what is missing. */
 int tp_cl_open(tp_cl **out, const char *library, tp_error *err);
 
 /* Accepts NULL. The loader stays in memory: drivers have threads that cannot be ended. */

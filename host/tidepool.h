@@ -106,7 +106,7 @@ typedef struct tp_config {
      * a callback run. After tp_host_close run it once more, so that it lets go of the host's handles. Default: none. */
     struct uv_loop_s *loop;
     int tag_lines; /* not 0: what a worker prints begins with who it was, "w3 #17| " for worker 3 at input 17 */
-    /* The OpenCL loader's path, opened when a function asks for a device; default: libOpenCL.so.1, as the system finds it. Copied. */
+    /* The path of the OpenCL loader, or of a driver, opened when a function asks for a device; default: libOpenCL.so.1, as the system finds it. Copied. */
     const char *opencl;
     /* A folder where compiled device programs are kept for the next process; made when it is missing. Default: they are not kept. Copied. */
     const char *cache_dir;

@@ -138,6 +138,46 @@ describe("a machine without OpenCL", function()
   end)
 end)
 
+-- Drivers need not be registered with the loader: in containers NVIDIA's often is not. PoCL's library stands for one.
+describe("a driver that the loader does not know", function()
+  local pocl = ""
+  for line in io.lines "/proc/self/maps" do pocl = line:match "%S*/libpocl%.so[^ ]*" or pocl end
+  local function on_pocl(says, check)
+    if pocl ~= "" then it(says, check) else pending(says .. " (no OpenCL device of PoCL)") end
+  end
+  local job = { ["job.lua"] = [[
+    local tidepool = require "tidepool"
+    local f = tidepool.App():func { gpu = true } (function(x) return x + 1 end)
+    print(#tidepool.devices(), f:map({ 1, 2 }):list()[2])
+  ]] }
+
+  on_pocl("can be named", function()
+    local done = run(("OCL_ICD_VENDORS=/none TIDEPOOL_OPENCL=%s $T job.lua"):format(pocl), job)
+    assert.equal("", done.stderr)
+    assert.equal(#there .. "\t3\n", done.stdout)
+  end)
+
+  on_pocl("is found where it is NVIDIA's", function()
+    job["driver.c"] = ([[
+      #include <dlfcn.h>
+      void *clGetExtensionFunctionAddress(const char *name)
+      {
+        void *pocl = dlopen("%s", RTLD_NOW);
+        return ((void *(*)(const char *))dlsym(pocl, "clGetExtensionFunctionAddress"))(name);
+      }]]):format(pocl)
+    local done = run("cc -shared -fPIC -o libnvidia-opencl.so.1 driver.c -ldl; OCL_ICD_VENDORS=/none LD_LIBRARY_PATH=. $T job.lua", job)
+    assert.equal("", done.stderr)
+    assert.equal(#there .. "\t3\n", done.stdout)
+  end)
+
+  on_pocl("and has no device changes no message", function()
+    local done = run("echo 'void *clGetExtensionFunctionAddress(const char *name) { return 0; }' >driver.c; " ..
+      "cc -shared -fPIC -o libnvidia-opencl.so.1 driver.c; OCL_ICD_VENDORS=/none LD_LIBRARY_PATH=. $T devices")
+    assert.equal(1, done.code)
+    contains(done.stderr, "OpenCL has no driver here")
+  end)
+end)
+
 describe("tidepool devices", function()
   it("refuses what it does not know", function()
     local done = run "$T devices --yaml"
