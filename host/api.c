@@ -295,7 +295,7 @@ void tp_api_close(tp_api *api)
     while (api->functions)
         free_function(api->functions);
     if (api->L && !api->cannot_close)
-        lua_close(api->L);
+        tp_vm_close_state(api->L);
     tp_arena_free(&api->values);
     tp_arena_free(&api->failure_arena);
     free(api);

@@ -1085,7 +1085,7 @@ int main(int argc, char **argv)
     char path[4096];
 
     open_standard_files();
-    /* Freed memory is used again instead of being given back and faulted in anew, for blocks up to 32 MiB: see allocate in vm.c. */
+    /* Freed memory is used again instead of being given back and faulted in anew, for blocks up to 32 MiB: see tp_vm_new_state. */
     mallopt(M_MMAP_THRESHOLD, 32 << 20);
     mallopt(M_TRIM_THRESHOLD, 32 << 20);
     become_child_of_init();

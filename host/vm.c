@@ -6,6 +6,7 @@
  * the rest of the slice goes on in another one: only failures pay. */
 #include "vm.h"
 
+#include "heap.h"
 #include "lua_modules.h"
 #include "scalar.h"
 
@@ -54,8 +55,7 @@ typedef struct run {
     bool only_numbers, only_scalars; /* each result that was encoded so far was one number; was scalars */
 } run;
 
-/* The process's own malloc instead of LuaJIT's: strings of 128 KiB and more would be pages of their own there, mapped and unmapped each time,
- * and their page faults cost several times what copying them does (W4 of bench/: 211 ms with LuaJIT's, 58 ms with this). */
+#ifdef TP_MALLOC_STATE
 static void *allocate(void *ud, void *p, size_t old, size_t size)
 {
     (void)ud, (void)old;
@@ -65,10 +65,32 @@ static void *allocate(void *ud, void *p, size_t old, size_t size)
     }
     return realloc(p, size);
 }
+#endif
 
+/* Not LuaJIT's own allocator: strings of 128 KiB and more would be pages of their own there, mapped and unmapped each time, and their page faults cost
+ * several times what copying them does (W4 of bench/: 211 ms with LuaJIT's, 58 ms with malloc). Sanitizer builds see each block. */
 lua_State *tp_vm_new_state(void)
 {
+#ifdef TP_MALLOC_STATE
     return lua_newstate(allocate, NULL);
+#else
+    tp_heap *heap = tp_heap_new();
+    lua_State *L = heap ? lua_newstate(tp_heap_allocate, heap) : NULL;
+    if (L)
+        tp_heap_seal(heap);
+    else
+        tp_heap_free(heap);
+    return L;
+#endif
+}
+
+void tp_vm_close_state(lua_State *L)
+{
+    void *user;
+    bool has_heap = lua_getallocf(L, &user) == tp_heap_allocate;
+    lua_close(L);
+    if (has_heap)
+        tp_heap_free(user);
 }
 
 /* LuaJIT loses integer keys of a table that runs out of memory as it grows (lj_tab_resize: its array part is larger then, and the keys are still in the old
@@ -764,6 +786,6 @@ void tp_vm_close(tp_vm *vm)
     for (unsigned i = 0; i < vm->n_cached; i++)
         tp_ref_drop(vm->cache[i].image);
     if (!vm->cannot_close)
-        lua_close(vm->main);
+        tp_vm_close_state(vm->main);
     free(vm);
 }

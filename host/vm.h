@@ -31,4 +31,7 @@ void tp_vm_open_libraries(struct lua_State *L, bool *cannot_close);
 /* A new Lua state as all of the host's are made; NULL when out of memory. */
 struct lua_State *tp_vm_new_state(void);
 
+/* Closes a state that tp_vm_new_state has made. */
+void tp_vm_close_state(struct lua_State *L);
+
 #endif
