@@ -353,7 +353,7 @@ static int probe_asize(lua_State *L)
 {
     static const int sizes[] = { 0, 37, 1000, 3 };
     int found = 0;
-    for (int at = 8; sizeof(void *) == 8 && at < 64 && !found; at += 4) {
+    for (int at = 60; sizeof(void *) == 8 && at >= 8 && !found; at -= 4) { /* from the end: what is before it is not all initialised */
         bool fits = true;
         for (size_t i = 0; i < countof(sizes) && fits; i++) {
             lua_createtable(L, sizes[i], 0);

@@ -1475,7 +1475,7 @@ static int l_write(lua_State *L)
     FILE **file = luaL_checkudata(L, is_method ? 1 : n + 1, LUA_FILEHANDLE);
     const int fd = *file ? fileno(*file) : -1; /* NULL: it is closed */
     lua_settop(L, n);
-    if ((fd == STDOUT_FILENO || fd == STDERR_FILENO) && ctx->host->config.write) {
+    if (fd == STDOUT_FILENO || fd == STDERR_FILENO) {
         luaL_Buffer text;
         size_t len;
         for (int i = first; i <= n; i++)

@@ -38,8 +38,9 @@
  * block.
  *
  * What the library asks of the process: nothing. It never exits, prints, reads the environment, installs signal handlers, or keeps writable statics.
- * What Lua code prints (print) goes to tp_config.write; io.write and io.stderr are the C library's files, as everywhere. Only when a function asks for an
- * OpenCL device is the system's loader opened, which does as it likes.
+ * What Lua code prints, or writes to io.stdout and io.stderr, goes to tp_config.write. Only when a function asks for an OpenCL device is the system's loader
+ * opened, which does as it likes. Of the libraries below, libuv aborts where the kernel takes back what a loop has (epoll_ctl fails), and LuaJIT exits where
+ * it may not make its machine code executable.
  *
  * Memory. Strings and values that Tidepool gives you are its own; each function says for how long. What you give is copied, except for the inputs of
  * maps. A failed allocation is TP_EMEMORY. */
@@ -97,8 +98,8 @@ typedef struct tp_config {
     size_t size; /* sizeof(tp_config) of the caller: versions the struct */
     int workers; /* worker threads, 1 to 1024; default: the processors that this process may use */
 
-    /* Receives what Lua code prints: whole lines, one call each, from any thread of the host's, one call at a time. fd is 1 or 2. Must not call
-     * back into the host. Default: printed lines are dropped. */
+    /* Receives what Lua code prints: whole lines, one call each (from code on the owner's thread: as it is written), from any thread of the host's, one call at
+     * a time. fd is 1 or 2. Must not call back into the host. Default: what is printed is dropped. */
     void (*write)(void *user, int fd, const char *bytes, size_t len);
     void *user;
 

@@ -15,6 +15,11 @@ local embed = {}
 
 -- What the library promises: it never prints, and never ends the process.
 print = core.print
+local files = getmetatable(io.stdout).__index
+files.write = core.writer(files.write)
+io.write = core.writer(io.write, io.output) -- luacheck: globals io.write
+-- C's system() changes how the process takes signals.
+os.execute = core.execute -- luacheck: globals os.execute
 
 --- os.exit is an error here: the program is the embedder's.
 function os.exit(code)

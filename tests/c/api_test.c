@@ -492,6 +492,30 @@ TEST(code_is_run_and_called_by_name)
     tp_host_close(host);
 }
 
+TEST(nothing_that_lua_code_writes_reaches_the_files_of_the_program)
+{
+    static const char code[] =
+        "local function say(x) print('a') io.write('b\\n') io.stdout:write('c\\n') io.stderr:write('d\\n') return x end\n"
+        "say() require('tidepool').App('t'):func(say):map({ 1 }):list()\n";
+    char path[] = "/tmp/tidepool_api_test_XXXXXX", found[10];
+    int file = mkstemp(path), kept[2] = { dup(1), dup(2) };
+    unlink(path);
+    dup2(file, 1);
+    dup2(file, 2);
+    for (int is_kept = 0; is_kept < 2; is_kept++) {
+        tp_host *host;
+        tp_config config = { .size = sizeof config, .workers = 2, .write = is_kept ? keep_line : NULL };
+        OK(tp_host_open(&host, &config, e));
+        OK(tp_host_run_string(host, code, strlen(code), NULL, e));
+        tp_host_close(host);
+    }
+    fflush(stdout);
+    dup2(kept[0], 1);
+    dup2(kept[1], 2);
+    CHECK_INT(0, pread(file, found, sizeof found, 0));
+    CHECK_STR("a\nb\nc\nd\na\nb\nc\nd\n", printed);
+}
+
 TEST(what_code_raises_has_its_line_and_traceback)
 {
     tp_host *host = open_host();
