@@ -235,6 +235,10 @@ static int l_program(lua_State *L)
     tp_executor *ex = tp_host_executor(get_context(L)->host, tp_exec_opencl.name);
     tp_error err = { 0 };
     char *log = NULL;
+    if (!tp_host_is_usable(get_context(L)->host)) {
+        tp_error_set(&err, TP_EUSAGE, "Tidepool is not usable after fork, in the child");
+        return push_message(L, &err);
+    }
     unsigned device = (unsigned)luaL_checkinteger(L, 1) - 1;
     const char *source = luaL_checkstring(L, 2), *options = luaL_checkstring(L, 3), *name = luaL_checkstring(L, 4);
     tp_ref **box = tp_codec_push_box(L, &tp_program_type);
@@ -378,8 +382,13 @@ static void *check_ref(lua_State *L, int index, const tp_ref_type *type)
     return r;
 }
 
+/* In a forked child a driver's threads are gone: waiting for them would have no end. */
 static tp_queue *check_queue(lua_State *L, int index)
 {
+    if (!tp_host_is_usable(get_context(L)->host)) {
+        lua_pushliteral(L, "Tidepool is not usable after fork, in the child");
+        lua_error(L);
+    }
     return check_ref(L, index, &tp_queue_type);
 }
 

@@ -389,6 +389,31 @@ describe("a function with gpu and an executor", function()
   end)
 end)
 
+describe("a forked child", function()
+  on_device("is told that it may not use the device", function()
+    local done = run("$T job.lua", { ["job.lua"] = [[
+      local ffi = require "ffi"
+      local tidepool = require "tidepool"
+      ffi.cdef "int fork(void); int waitpid(int, int *, int); void _exit(int);"
+      local d = tidepool.gpu.device()
+      local x = d:buffer("float", 3)
+      local f = d:kernel "__kernel void f(__global float *x) { x[get_global_id(0)] = 1; }"
+      f(3, x)
+      local pid = ffi.C.fork()
+      if pid == 0 then
+        for _, use in ipairs { function() f(3, x) end, function() x:read() end, function() d:wait() end, function() d:buffer("float", 1) end } do
+          io.stdout:write(tostring(select(2, pcall(use))), "\n")
+        end
+        io.stdout:flush()
+        ffi.C._exit(0)
+      end
+      ffi.C.waitpid(pid, nil, 0)
+      print(x:read()[3])
+    ]] })
+    assert.equal(("Tidepool is not usable after fork, in the child\n"):rep(4) .. "1\n", done.stdout)
+  end)
+end)
+
 -- ---- devices that are another one ----
 
 local faults
