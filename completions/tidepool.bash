@@ -28,16 +28,17 @@ _tidepool() {
     esac
     case $before in
         --workers) COMPREPLY=($(compgen -W '1 2 4 8 16' -- "$word")); return ;;
+        --executor) COMPREPLY=($(compgen -W 'threads inline' -- "$word")); return ;;
         -e) return ;;
     esac
     if [[ $command = help ]]; then
         COMPREPLY=($(compgen -W 'run map devices' -- "$word"))
     elif [[ $word = -* ]]; then
-        local options='--workers --progress --progress= --no-progress --log=tag --quiet --help'
+        local options='--workers --executor --progress --progress= --no-progress --log=tag --quiet --help'
         case $command in
             run) options+=' --json' ;;
             map) options+=' --json --keep-going' ;;
-            devices) options='--json' ;;
+            devices) options='--json --help' ;;
             *) options+=' --version -e -l -i -v -E -j -O -b' ;;
         esac
         COMPREPLY=($(compgen -W "$options" -- "$word"))

@@ -162,6 +162,12 @@ int tp_host_open(tp_host **out, const tp_config *config, tp_error *err)
     for (int i = 0; tp_executor_types[i]; i++)
         if (tp_executor_types[i]->open(&host->executors[i], host, err))
             goto out;
+    const char *executor = host->config.executor ? host->config.executor : tp_executor_types[0]->name;
+    if (!tp_host_executor(host, executor)) {
+        tp_error_set(err, TP_EUSAGE, "tp_config.executor is \"%s\", which is none", executor);
+        goto out;
+    }
+    host->config.executor = tp_host_executor(host, executor)->type->name;
     if (host->config.loop && tp_attach(&host->attachment, host, host->config.loop, err))
         goto out;
     *out = host;

@@ -1670,6 +1670,8 @@ static int open_core(lua_State *L)
     lua_setfield(L, -2, "version");
     lua_pushboolean(L, get_context(L)->agent != NULL);
     lua_setfield(L, -2, "is_worker");
+    lua_pushstring(L, get_context(L)->host->config.executor);
+    lua_setfield(L, -2, "executor");
     lua_pushlightuserdata(L, (void *)(uintptr_t)drop_memory);
     lua_setfield(L, -2, "drop");
     return 1;

@@ -42,6 +42,7 @@
 enum {
     EXIT_USAGE = 2,
     WORKERS_MAX = 1024,
+    UNKNOWN_ERROR = -1, /* of a write: stdio has not kept its errno */
     STOP_MS = 250 * SLOWNESS, /* how long workers may take to come to rest at the end */
     PATIENCE_MS = 500,   /* how long an interrupted program may take to end by itself */
     SHOWN_MAX = 4096,    /* bytes of one error message that a terminal gets */
@@ -240,7 +241,7 @@ static void open_standard_files(void)
 static void note_write_error(void)
 {
     int none = 0;
-    atomic_compare_exchange_strong(&the.write_error, &none, errno ? errno : EIO);
+    atomic_compare_exchange_strong(&the.write_error, &none, errno ? errno : UNKNOWN_ERROR);
 }
 
 /* tp_config.write: one call is one fwrite, so lines stay whole beside those of the main thread. */
@@ -263,7 +264,7 @@ static int flush_output(int code)
         return code;
     if (why == EPIPE && !the.pipe_ignored)
         die_by(SIGPIPE);
-    fprintf(stderr, "tidepool: cannot write to standard output: %s\n", strerror(why));
+    fprintf(stderr, "tidepool: cannot write to standard output: %s\n", why == UNKNOWN_ERROR ? "an earlier write failed" : strerror(why));
     return code ? code : EXIT_FAILURE;
 }
 
@@ -553,6 +554,7 @@ typedef struct options {
     enum { SCRIPT, RUN, MAP, HELP, VERSION, BYTECODE, DEVICES } command;
     bool interactive, version, executes, no_env, quiet, tagged;
     int workers; /* 0: the host's default */
+    const char *executor; /* NULL: the host's default */
     const char *progress; /* as the option says; NULL: as it suits the terminal */
     bool is_left; /* set by run_main: the user has left, and waits for nothing any more */
     bool failed; /* set by pmain's steps: exit code 1 or `code` */
@@ -567,6 +569,55 @@ static int usage(const char *format, const char *what)
     return EXIT_USAGE;
 }
 
+/* How many letters have to be added, dropped or changed to make one word of the other; at most `limit`. */
+static int distance(const char *a, const char *b, int limit)
+{
+    if (*a == *b)
+        return *a ? distance(a + 1, b + 1, limit) : 0;
+    if (limit == 0)
+        return 1;
+    int least = limit;
+    if (*a && *b && distance(a + 1, b + 1, limit - 1) < least)
+        least = distance(a + 1, b + 1, limit - 1);
+    if (*a && distance(a + 1, b, limit - 1) < least)
+        least = distance(a + 1, b, limit - 1);
+    if (*b && distance(a, b + 1, limit - 1) < least)
+        least = distance(a, b + 1, limit - 1);
+    return least + 1;
+}
+
+/* The one of the words, which end with NULL, that is most like this one; NULL when none is. */
+static const char *nearest(const char *word, const char *const *words)
+{
+    const size_t len = strcspn(word, "=");
+    char begin[32];
+    const char *best = NULL;
+    int least = 3;
+    if (len >= sizeof begin)
+        return NULL;
+    memcpy(begin, word, len);
+    begin[len] = '\0';
+    for (; *words; words++) {
+        char other[32];
+        snprintf(other, sizeof other, "%.*s", (int)strcspn(*words, "="), *words);
+        const int d = distance(begin, other, least);
+        if (d < least)
+            least = d, best = *words;
+    }
+    return best;
+}
+
+static int unknown_option(const char *word)
+{
+    static const char *const known[] = { "--workers", "--executor", "--progress", "--no-progress", "--log=tag", "--quiet", "--help",
+                                         "--version", NULL };
+    const char *near = nearest(word, known);
+    if (!near)
+        return usage("unknown option %s", word);
+    fprintf(stderr, "tidepool: unknown option %s (did you mean %s?)\n", word, near);
+    return EXIT_USAGE;
+}
+
 static bool is_progress_mode(const char *mode)
 {
     static const char *const modes[] = { "line", "plain", "json", "off" };
@@ -576,13 +627,28 @@ static bool is_progress_mode(const char *mode)
     return false;
 }
 
+/* Does the word name this option, alone or as "--name=value"? Then *value is what it is to be, "nothing" when nothing is there. Returns how many
+ * words it took, 0 when it is another one. */
+static int value_option(const options *o, int i, const char *name, const char **value)
+{
+    const size_t len = strlen(name);
+    const char *rest = o->argv[i] + len; /* "", or "=N" */
+    if (strncmp(o->argv[i], name, len) != 0 || (*rest && *rest != '='))
+        return 0;
+    *value = *rest ? rest + 1 : o->argv[i + 1];
+    if (!*value || !**value)
+        *value = "nothing";
+    return *rest ? 1 : 2;
+}
+
 /* Recognises the host's own options at argv[i], which `run` and `map` take anywhere. Returns how many words
  * it took, 0 when it is none, -1 after saying what is wrong. */
 static int host_option(options *o, int i)
 {
-    static const char name[] = "--workers", progress[] = "--progress=";
-    const char *word = o->argv[i];
+    static const char progress[] = "--progress=";
+    const char *word = o->argv[i], *value;
     char *end;
+    int n;
     if (strcmp(word, "--quiet") == 0)
         return o->quiet = true, 1;
     if (strcmp(word, "--log=tag") == 0)
@@ -598,19 +664,24 @@ static int host_option(options *o, int i)
         usage("--progress is line, plain, json or off, not %s", *o->progress ? o->progress : "nothing");
         return -1;
     }
-    const char *rest = word + sizeof name - 1; /* "", or "=N" */
-    if (strncmp(word, name, sizeof name - 1) != 0 || (*rest && *rest != '='))
-        return 0;
-    const char *value = *rest ? rest + 1 : o->argv[i + 1];
-    if (!value || !*value)
-        value = "nothing";
-    const long n = strtol(value, &end, 10);
-    if (*end || n < 1 || n > WORKERS_MAX) {
-        usage("--workers needs a number from 1 to 1024, not %s", value);
+    n = value_option(o, i, "--executor", &value);
+    if (n > 0) {
+        o->executor = value;
+        if (strcmp(value, "threads") == 0 || strcmp(value, "inline") == 0)
+            return n;
+        usage("--executor is threads or inline, not %s", value);
         return -1;
     }
-    o->workers = (int)n;
-    return *rest ? 1 : 2;
+    n = value_option(o, i, "--workers", &value);
+    if (n > 0) {
+        const long workers = strtol(value, &end, 10);
+        if (*end || workers < 1 || workers > WORKERS_MAX) {
+            usage("--workers needs a number from 1 to 1024, not %s", value);
+            return -1;
+        }
+        o->workers = (int)workers;
+    }
+    return n;
 }
 
 /* Takes the host's options out of the words after `run`, up to a "--". */
@@ -663,7 +734,7 @@ static int parse_long(options *o, int i)
     else if (strcmp(o->argv[i], "--version") == 0)
         o->command = VERSION;
     else
-        return usage("unknown option %s", o->argv[i]), -1;
+        return unknown_option(o->argv[i]), -1;
     return 1;
 }
 
@@ -744,7 +815,7 @@ static bool run_options(lua_State *L, const options *o)
         const char *word = o->argv[i], *argument = word + 2, *name;
         bool fine = true;
         if (word[1] == '-') {
-            i += strcmp(word, "--workers") == 0;
+            i += strcmp(word, "--workers") == 0 || strcmp(word, "--executor") == 0;
             continue;
         }
         if (takes_next(word))
@@ -798,8 +869,15 @@ static bool run_script(lua_State *L, const options *o)
 {
     const char *name = o->argv[o->script];
     const bool from_stdin = strcmp(name, "-") == 0 && strcmp(o->argv[o->script - 1], "--") != 0;
+    static const char *const commands[] = { "run", "map", "devices", "help", NULL };
     const int nargs = push_words(L, o, o->script + 1);
-    return run_chunk(L, luaL_loadfile(L, from_stdin ? NULL : name), nargs);
+    const int status = luaL_loadfile(L, from_stdin ? NULL : name);
+    const char *near = status == LUA_ERRFILE && !strpbrk(name, "./") ? nearest(name, commands) : NULL;
+    if (near) {
+        lua_pushfstring(L, "%s (did you mean tidepool %s?)", lua_tostring(L, -1), near);
+        lua_remove(L, -2);
+    }
+    return run_chunk(L, status, nargs);
 }
 
 /* Calls a command's Lua function with the words from argv[first] on. It returns an exit code, and
@@ -1098,6 +1176,7 @@ int main(int argc, char **argv)
     catch_signals();
     config.workers = o.workers;
     config.tag_lines = o.tagged;
+    config.executor = o.executor;
     config.opencl = getenv("TIDEPOOL_OPENCL");
     config.cache_dir = tp_caches_own(path, sizeof path);
     if (tp_host_open(&the.host, &config, &err) != 0)

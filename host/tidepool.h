@@ -98,8 +98,9 @@ typedef struct tp_config {
     size_t size; /* sizeof(tp_config) of the caller: versions the struct */
     int workers; /* worker threads, 1 to 1024; default: the processors that this process may use */
 
-    /* Receives what Lua code prints: whole lines, one call each (from code on the owner's thread: as it is written), from any thread of the host's, one call at
-     * a time. fd is 1 or 2. Must not call back into the host. Default: what is printed is dropped. */
+    /* Receives what Lua code prints and writes: whole lines, one call each (but for one that an item leaves without its end; from code on the owner's thread:
+     * as it is written), from any thread of the host's, one call at a time. fd is 1 or 2. Must not call back into the host. Default: what is printed is
+     * dropped. */
     void (*write)(void *user, int fd, const char *bytes, size_t len);
     void *user;
 
@@ -111,6 +112,7 @@ typedef struct tp_config {
     const char *opencl;
     /* A folder where compiled device programs are kept for the next process; made when it is missing. Default: they are not kept. Copied. */
     const char *cache_dir;
+    const char *executor; /* "threads" or "inline": of functions that do not name one; default: "threads" */
 } tp_config;
 
 /* Opens a host; the calling thread is its owner from now on. Worker threads start with the first map that needs them, not here.

@@ -60,6 +60,7 @@ describe("the command line, as luajit's", function()
     check({ stdout = "1\n", stderr = "" }, "$T -O3 -O-fold,hotloop=10 -e 'print(1)'")
     contains(check({}, "$T -jv -e 'for i = 1, 1000 do end'").stderr, "TRACE   1")
     contains(check({ code = 1 }, "$T -j rubbish -e 'print(1)'").stderr, "unknown -j command 'rubbish'")
+    check({ code = 1, stderr = "tidepool: unknown or malformed optimization flag 'rubbish'\n" }, "$T -Orubbish -e 'print(1)'")
   end)
 
   it("saves and lists bytecode with -b", function()
@@ -99,6 +100,10 @@ end)
 describe("the command line's own options", function()
   it("shows help and versions on standard output", function()
     contains(check({ stderr = "" }, "$T --help").stdout, "Usage: tidepool", "tidepool run", "--workers")
+    for _, command in ipairs { "run", "map", "devices" } do
+      assert.equal(run("$T help " .. command).stdout, check({ stderr = "" }, "$T " .. command .. " --help").stdout)
+    end
+    assert.equal(run("$T --help").stdout, check({ stderr = "" }, "$T help --help").stdout)
     contains(check({ stderr = "" }, "$T help run").stdout, "Usage: tidepool run FILE[::NAME]", "--no-key")
     local version = check({ stderr = "" }, "$T --version").stdout
     assert.truthy(version:find "^Tidepool %d[^\n]*LuaJIT 2[^\n]*libuv 1[^\n]*\n$")
@@ -115,10 +120,26 @@ describe("the command line's own options", function()
     check({ stdout = "1\n" }, "$T --workers=1024 -e 'print(1)'")
   end)
 
+  it("runs functions that name no executor where --executor says", function()
+    local job = [[
+      local tidepool = require "tidepool"
+      local app = tidepool.App "e"
+      local where = app:func(function() return tidepool.current().executor end)
+      local nested = app:func(function() return (where:remote()) end)
+      print(where:remote(), nested:remote(), (where:with { executor = "threads" }:remote()))]]
+    check({ stdout = "inline\tinline\tthreads\n", stderr = "" }, "$T --executor inline job.lua", { ["job.lua"] = job })
+    check({ stdout = "threads\tthreads\tthreads\n", stderr = "" }, "$T --executor=threads job.lua", { ["job.lua"] = job })
+  end)
+
   it("answers a wrong use with one line and exit code 2", function()
     for words, message in pairs {
       ["-q"] = "unknown option -q",
-      ["--frobnicate"] = "unknown option --frobnicate",
+      ["--frobnicate"] = "unknown option --frobnicate (try: tidepool --help)",
+      ["--worker 4 x.lua"] = "unknown option --worker (did you mean --workers?)",
+      ["--verison"] = "unknown option --verison (did you mean --version?)",
+      ["--log x.lua"] = "unknown option --log (did you mean --log=tag?)",
+      ["--executor"] = "--executor is threads or inline, not nothing",
+      ["--executor thread x.lua"] = "--executor is threads or inline, not thread",
       ["-ix"] = "unknown option -ix",
       ["-e"] = "-e needs an argument",
       ["-l"] = "-l needs an argument",
@@ -153,6 +174,7 @@ stack traceback:
 
   it("is one line when the script is missing or is not Lua", function()
     check({ code = 1, stderr = "tidepool: cannot open none.lua: No such file or directory\n" }, "$T none.lua")
+    check({ code = 1, stderr = "tidepool: cannot open rnu: No such file or directory (did you mean tidepool run?)\n" }, "$T rnu job.lua")
     check({ code = 1, stderr = "tidepool: job.lua:1: '=' expected near 'is'\n" }, "$T job.lua", { ["job.lua"] = "this is" })
   end)
 
@@ -233,6 +255,7 @@ describe("the end of a script", function()
     lost("No space left on device", "$T -e 'print(1) os.exit(0)' >/dev/full")
     lost("No space left on device", "$T --help >/dev/full")
     lost("Bad file descriptor", "$T -e 'print(1)' >&-")
+    lost("an earlier write failed", "$T -e 'io.write(1) io.flush()' >/dev/full")
     check({ code = 3 }, "$T -e 'print(1) os.exit(3)' >/dev/full")
     check({ code = 0, stderr = "" }, "$T -e 'x = 1' >&-")
   end)

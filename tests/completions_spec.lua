@@ -34,7 +34,8 @@ describe("completion in bash", function()
     assert.equal("run", bash "tidepool ru")
     assert.equal("job.lua", bash "tidepool run j")
     assert.equal("devices,map,run", bash "tidepool help ")
-    assert.equal("--json", bash "tidepool devices --")
+    assert.equal("--help,--json", bash "tidepool devices --")
+    assert.equal("inline,threads", bash "tidepool --executor ")
     assert.equal("--json", bash "tidepool run --j")
     assert.equal("--keep-going", bash "tidepool map --k")
     assert.equal("--version", bash "tidepool --v")
@@ -71,6 +72,35 @@ describe("completion in zsh", function()
     terminal:press "C-u"
     terminal:type "tidepool map job.lua::sq"
     terminal:press("Tab", "job.lua::square")
+  end)
+end)
+
+describe("the help, the manual page and the completions", function()
+  --- The options in a text, by a pattern, as a sorted list without what comes after "=".
+  local function options_in(text, pattern)
+    local set, list = {}, {}
+    for option in text:gmatch(pattern) do set[option:match "^[^=]*"] = true end
+    for option in pairs(set) do list[#list + 1] = option end
+    table.sort(list)
+    return list
+  end
+
+  --- Those that a help text lists, one to a line.
+  local function in_help(topics)
+    return options_in(run("for topic in " .. topics .. "; do $T help $topic; done").stdout, "\n  (%-%-?%a[%a-]*)")
+  end
+
+  it("name the same options", function()
+    local all = in_help "'' map devices"
+    assert.equal(18, #all)
+    assert.same(all, options_in(support.read_file "completions/_tidepool":gsub("%-%[", "["), "'%*?(%-%-?%a[%a-]*)"))
+    local page = support.read_file "man/tidepool.1":match "\n%.SH OPTIONS(.*)\n%.SH THE SESSION":gsub("\\%-", "-")
+    page = page:gsub("\n[^.][^\n]*", "")
+    assert.same(all, options_in(page, "[ ,](%-%-?%a[%a-]*)"))
+    assert.same(in_help "''", options_in(bash "tidepool -" .. ",", "(%-[^,]+),"))
+    assert.same(in_help "'' map", options_in(bash "tidepool map --" .. "," .. bash "tidepool -" .. ",", "(%-[^,]+),"))
+    assert.same({ "--executor", "--help", "--json", "--log", "--no-progress", "--progress", "--quiet", "--workers" },
+      options_in(bash "tidepool run --" .. ",", "(%-[^,]+),"))
   end)
 end)
 

@@ -62,7 +62,8 @@ describe("tidepool run chooses", function()
   end)
 
   it("only what an app offers", function()
-    for _, name in ipairs { "print", "_G", "string.rep", "score2", "score.x" } do
+    train_refused("train.lua has no entry 'score2' (did you mean score? it has: main, free, wrong, fail, score)", "::score2")
+    for _, name in ipairs { "print", "_G", "string.rep" } do
       train_refused(("train.lua has no entry '%s' (it has: main, free, wrong, fail, score)"):format(name), "::" .. name)
     end
   end)
@@ -210,6 +211,8 @@ Usage: tidepool run train.lua [options] [arguments]
   --n NUMBER         how many (default: 10)
   --rounds INTEGER   (default: 2)
   --verbose
+
+Also in train.lua: free, wrong, fail, score (tidepool run train.lua::NAME --help)
 ]], train_with({ stderr = "" }, " --n x --help").stdout)
     contains(train_with({}, "::free --help").stdout, "Usage: tidepool run train.lua::free [--key value ...]")
     assert.equal("Usage: tidepool run train.lua::score [--k VALUE] [--fold VALUE] [--json]\n", train_with({}, "::score --help").stdout)

@@ -26,6 +26,7 @@ Options, as luajit has them:
 
 Options of Tidepool:
   --workers N    worker threads, 1 to 1024 (default: one for each processor)
+  --executor E   who runs functions that name no executor: threads or inline
   --progress[=M] progress of maps: line (on a terminal), plain, json, or off
   --no-progress  the same as --progress=off
   --log=tag      lines that workers print begin with worker and input: w3 #17|
@@ -65,7 +66,7 @@ An entry that gives a schema has its options checked and typed:
 
 Without a schema any --key is accepted: numbers, true and false are recognised.
 A function's options are its parameters, by name or in their order.
---workers N, --progress, --no-progress, --log=tag and --quiet belong to tidepool itself, before or after FILE.
+The options of tidepool itself (--workers and the rest) may stand before or after FILE.
 ]==]
 
 topics.map = [==[
@@ -84,7 +85,7 @@ separated by tabs. The first failure ends it, with exit code 1.
                  list, and a failure is { "error": message, "kind": ..., "index": ... }
   --keep-going   failures do not end it: without --json they are on standard error
                  only. The exit code is 1 if there were any
-  --workers N, --progress, --quiet   as for any script
+  --workers N, --progress, --quiet, ...   as for any script
 ]==]
 
 topics.devices = [==[
@@ -102,6 +103,7 @@ topics.help = overview
 ---@param topic? string
 ---@return integer code, string? message
 function cli.help(topic)
+  if topic == "--help" then topic = nil end
   local text = topic == nil and overview or topics[topic]
   if not text then
     return 2, ("no help on '%s' (there is: tidepool help, tidepool help run, tidepool help map, tidepool help devices)"):format(topic)
@@ -122,6 +124,7 @@ local device_fields = { "name", "platform", "vendor", "type", "compute_units", "
 ---`tidepool devices [--json]`.
 ---@return integer code, string? message
 function cli.devices(option, more)
+  if option == "--help" then return cli.help "devices" end
   if (option and option ~= "--json") or more then
     return 2, ("devices: unknown argument %s (see tidepool help devices)"):format(more or option)
   end
@@ -170,7 +173,8 @@ end
 ---`-O[OPTION,OPTION]`.
 ---@param list string
 function cli.optimise(list)
-  jit.opt.start(split(list))
+  local fine, why = pcall(jit.opt.start, split(list))
+  if not fine then error(why, 0) end
 end
 
 ---`-b ...`: the module that comes with LuaJIT does it, with the words after `-b`.

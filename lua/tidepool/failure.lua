@@ -27,8 +27,11 @@ end
 local function describe(self)
   local out = { rawget(self, "message") }
   if self.index then
-    out[2] = ("in input %d of map '%s' (worker %d, attempt %d%s)"):format(self.index, self.function_name or "?", self.worker or 0,
-      self.attempts or 1, self.max_attempts and " of " .. self.max_attempts or "")
+    out[2] = ("in input %d of map '%s'"):format(self.index, self.function_name or "?")
+    if self.attempts ~= 0 then -- else it never ran
+      out[2] = out[2] .. (" (worker %d, attempt %d%s)"):format(self.worker or 0, self.attempts or 1,
+        self.max_attempts and " of " .. self.max_attempts or "")
+    end
   end
   out[#out + 1] = rawget(self, "traceback")
   return table.concat(out, "\n")

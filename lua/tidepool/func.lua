@@ -117,7 +117,7 @@ local function open(self, more, kernel, unit)
     job, why = core.job(self.core, kernel, "opencl", more)
   else
     more.lent = lent_to(self)
-    job, why = core.job(self.core, image, self.options.executor or "threads", more)
+    job, why = core.job(self.core, image, self.options.executor or core.executor, more)
   end
   if not job then check.fail("%s: %s", self.name, why) end
   return job
@@ -164,7 +164,7 @@ function func.start(self, source, settings, more)
     max_attempts = 1 + (retries and retries.max or 0), on_retry = retries and retries.on, is_kept = more.is_kept,
     returns = not more.discard and returns or nil, arrays = arrays,
     open_reducer = open_reducer, is_single = kernel and self.options.precision == "single",
-    progress = settings.progress, total = source.total, ordered = more.ordered, executor = self.options.executor or "threads",
+    progress = settings.progress, total = source.total, ordered = more.ordered, executor = self.options.executor or core.executor,
   })
   opened.total = source.total
   return opened

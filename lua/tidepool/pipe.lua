@@ -3,6 +3,7 @@
 -- Lines are read as they come and results are written as they are there: nothing waits for the end of the input, and an
 -- endless one is fine. One input is one line of output, but for those that fail with --keep-going.
 
+local check = require "tidepool.check"
 local core = require "tidepool.core"
 local failure = require "tidepool.failure"
 local ffi = require "ffi"
@@ -164,7 +165,9 @@ function pipe.main(...)
     if flags[word] then
       settings[flags[word]] = true
     elseif word:find "^%-" then
-      return 2, ("unknown option '%s' (there are: --json, --keep-going, --workers, --progress)"):format(word)
+      local near = check.nearest(word, { "--json", "--keep-going", "--help" })
+      return 2, ("unknown option '%s' (%s)"):format(word, near and "did you mean " .. near .. "?"
+        or "there are: --json, --keep-going, and those of tidepool")
     elseif target then
       return 2, ("'%s' is one too many: the inputs are the lines of standard input"):format(word)
     else

@@ -15,7 +15,9 @@ local show = require "tidepool.show"
 
 local run = {}
 
-local reserved = { help = true, workers = true, quiet = true, progress = true, no_progress = true, log = true }
+local reserved = {
+  help = true, workers = true, quiet = true, executor = true, progress = true, no_progress = true, log = true,
+}
 
 ---@class tidepool.Option one option of an entry's schema, normalised
 ---@field name string as the user wrote it in the schema
@@ -120,7 +122,14 @@ local function names_of(found)
       names[#names + 1] = offer.name
     end
   end
-  return table.concat(names, ", ")
+  return table.concat(names, ", "), names
+end
+
+-- "did you mean score? it has: main, score"
+local function offered(found, name)
+  local text, names = names_of(found)
+  local near = check.nearest(name, names)
+  return (near and ("did you mean %s? "):format(near) or "") .. "it has: " .. text
 end
 
 -- Those of `found` for which test(offer) holds; a Function that several apps include counts once.
@@ -156,7 +165,7 @@ local function choose_named(file, found, name)
     end)
   end
   if #chosen == 0 then
-    refuse("%s has no entry '%s' (%s)", file, name, #found == 0 and "it makes no app" or "it has: " .. names_of(found))
+    refuse("%s has no entry '%s' (%s)", file, name, #found == 0 and "it makes no app" or offered(found, name))
   elseif #chosen > 1 then
     refuse_several(file, chosen)
   end
@@ -564,7 +573,8 @@ local function help_lines(options)
   return table.concat(lines)
 end
 
-local function print_help(target, offer, options)
+-- `others`: the names that the file has besides.
+local function print_help(target, offer, options, others)
   local out = {}
   if options then
     out[1] = ("Usage: tidepool run %s%s [arguments]\n"):format(target, #options > 0 and " [options]" or "")
@@ -578,6 +588,9 @@ local function print_help(target, offer, options)
       out[#out + 1] = (" [%s VALUE]"):format(flag_of(name))
     end
     out[#out + 1] = (offer.call and " [--json]" or "") .. (is_vararg and " [arguments]\n" or "\n")
+  end
+  if #others > 0 then
+    out[#out + 1] = ("\nAlso in %s: %s (tidepool run %s::NAME --help)\n"):format(target, table.concat(others, ", "), target)
   end
   io.stdout:write(table.concat(out))
 end
@@ -631,10 +644,13 @@ local function take_json(fn, words)
 end
 
 -- What is to be called, as a function without arguments; nil after the help was printed.
-local function prepare(target, offer, words)
+local function prepare(target, found, offer, words)
   local options = offer.entry and schema_of(offer.entry)
   if asks_for_help(words) then
-    print_help(target, offer, options)
+    local _, others = names_of(select_offers(found, function(other)
+      return other.name ~= offer.name and not target:find("::", 1, true)
+    end))
+    print_help(target, offer, options, others)
     return nil
   end
   local fn = offer.fn
@@ -709,7 +725,7 @@ local function choose_function(file, found, name)
     return offer.call ~= nil
   end)
   refuse("%s has no function%s (%s)", file, name and (" '%s'"):format(name) or "",
-    #all == 0 and "it decorates none with app:func" or "it has: " .. names_of(all))
+    #all == 0 and "it decorates none with app:func" or offered(all, name or ""))
 end
 
 ---The Function that FILE::NAME, or FILE with only one, means: for `tidepool map`.
@@ -740,7 +756,8 @@ function run.main(target, ...)
     return code, name
   end
   local call, problem = catching_usage(function()
-    return prepare(target, choose(file, offers(), name), words)
+    local found = offers()
+    return prepare(target, found, choose(file, found, name), words)
   end)
   if call == nil then
     return 2, problem

@@ -122,6 +122,20 @@ TEST(an_older_and_shorter_config_is_taken)
     tp_host_close(host);
 }
 
+TEST(an_executor_of_the_config_must_be_one)
+{
+    tp_host *host;
+    tp_error err = { 0 };
+    tp_config config = { .size = sizeof config, .executor = "inline" };
+    OK(tp_host_open(&host, &config, e));
+    tp_host_close(host);
+    config.executor = "nonesuch";
+    CHECK_INT(-1, tp_host_open(&host, &config, &err));
+    CHECK_INT(TP_EUSAGE, err.code);
+    CHECK(strstr(err.message, "tp_config.executor is \"nonesuch\""));
+    CHECK(!host);
+}
+
 TEST(the_version_is_that_of_the_header)
 {
     CHECK_STR(TP_VERSION, tp_version());
