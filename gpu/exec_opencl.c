@@ -985,7 +985,7 @@ static void serve(void *arg)
     uv_mutex_lock(lock);
     p->base.looking++;
     while (!p->is_stopping) {
-        tp_slice *s = tp_job_take_locked(p->engine, &p->base, NULL, &w->agent);
+        tp_slice *s = tp_job_take_locked(p->engine, &p->base, &w->agent);
         if (s) {
             uv_mutex_unlock(lock);
             run_slice(w, s);

@@ -17,31 +17,29 @@ static bool has_news(tp_job *const *jobs, const uint32_t *seen, unsigned n)
     return false;
 }
 
-/* A slice of the first of the jobs that has one. */
-static tp_slice *take_any(tp_agent *agent, tp_job *const *jobs, unsigned n)
-{
-    tp_slice *slice = NULL;
-    for (unsigned i = 0; i < n && !slice; i++)
-        slice = tp_job_take(agent->engine, NULL, jobs[i], agent);
-    return slice;
-}
-
 bool tp_exec_wait(tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, unsigned n, uint64_t deadline_ns)
 {
     bool has_run = false;
-    tp_job_lend(agent);
-    while (!has_news(jobs, seen, n)) {
-        tp_slice *slice = take_any(agent, jobs, n);
+    tp_job_begin_wait(agent, jobs, n);
+    /* Looking at many jobs costs: small items are run one after the other for the time of a slice before the caller looks at what is new. */
+    uint64_t batch_ns = n > 1 ? uv_hrtime() + TP_SLICE_NS : 0;
+    bool is_over = has_news(jobs, seen, n);
+    while (!is_over) {
+        tp_slice *slice = tp_job_take_awaited(agent);
         if (slice) {
             tp_vm_run(agent->vm, slice);
             has_run = true;
         }
-        if (deadline_ns != UINT64_MAX && uv_hrtime() >= deadline_ns)
+        uint64_t now = uv_hrtime();
+        if (slice && now < batch_ns)
+            continue;
+        if (now >= deadline_ns)
             break;
         if (!slice)
             tp_job_sleep(agent, jobs, seen, n, deadline_ns);
+        is_over = has_news(jobs, seen, n);
     }
-    tp_job_regain(agent);
+    tp_job_end_wait(agent, jobs, n);
     return has_run;
 }
 

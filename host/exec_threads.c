@@ -176,7 +176,7 @@ static void serve(worker *w)
     p->n_starting--;
     p->base.looking++;
     while (!p->is_stopping) {
-        tp_slice *slice = tp_job_take_locked(p->engine, &p->base, NULL, &w->agent);
+        tp_slice *slice = tp_job_take_locked(p->engine, &p->base, &w->agent);
         if (slice) {
             pass_on(p, slice);
             uv_mutex_unlock(lock);

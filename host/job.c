@@ -71,6 +71,7 @@ struct tp_job {
     tp_executor *executor;
     bool is_awaited; /* the owner wants its waiter woken */
     bool is_told;    /* it has been, and the job is in waiter->news */
+    const void *helper; /* of the agent that waits for it and runs items meanwhile, see helper_id; NULL: none does */
     tp_job *next_told, *prev_told;
 
     _Atomic uint32_t news; /* written under the lock (release), read by the owner as it spins (acquire) */
@@ -950,20 +951,39 @@ static tp_job *pick(tp_engine *e, const tp_executor *ex, uint64_t devices, uint6
     return best;
 }
 
-/* Locked. The same for an agent that waits for `under`: that job, if the agent's kind runs it or its owner does, else jobs of the agent's kind that
- * its items started. */
-static tp_job *pick_under(tp_engine *e, tp_job *under, const tp_agent *agent, uint64_t now)
+/* What the jobs that the agent waits for now have as their `helper`: it waits in one place of each item that it runs, and outside of them. */
+static const void *helper_id(const tp_agent *agent)
 {
-    bool is_own = under->executor->type->capabilities & TP_BY_OWNER;
-    if ((is_own || under->executor == agent->executor) && has_place(under->func) && can_take(under, now))
-        return under;
-    if (agent->executor->type->capabilities & TP_BY_OWNER)
-        return NULL;
+    return agent->current ? (const void *)agent->current : agent;
+}
+
+/* Locked. Was it started, through others perhaps, by an item of a job that this helper waits for? */
+static bool is_below(const tp_job *job, const void *helper)
+{
+    const tp_job *j = job->parent;
+    while (j && j->helper != helper)
+        j = j->parent;
+    return j != NULL;
+}
+
+/* Locked. The next job to serve for an agent that waits: one that it waits for, if the agent's kind runs it or its owner does, else one of the
+ * agent's kind below those. */
+static tp_job *pick_awaited(tp_engine *e, const tp_agent *agent, uint64_t now)
+{
+    const void *helper = helper_id(agent);
+    bool goes_below = !(agent->executor->type->capabilities & TP_BY_OWNER);
+    tp_job *below = NULL;
     for (tp_func *f = e->ready_first; f; f = f->next_ready)
-        for (tp_job *j = has_place(f) ? f->ready_first : NULL; j; j = j->next_ready)
-            if (j->executor == agent->executor && is_under(j, under) && can_take(j, now))
-                return j;
-    return NULL;
+        for (tp_job *j = has_place(f) ? f->ready_first : NULL; j; j = j->next_ready) {
+            bool is_ours = j->executor == agent->executor;
+            if (j->helper == helper) {
+                if ((is_ours || j->executor->type->capabilities & TP_BY_OWNER) && can_take(j, now))
+                    return j;
+            } else if (!below && goes_below && is_ours && is_below(j, helper) && can_take(j, now)) {
+                below = j;
+            }
+        }
+    return below;
 }
 
 /* Into how many slices the rest of a job is split at least: some for each who may take them. */
@@ -1026,13 +1046,9 @@ static tp_slice *new_slice(tp_agent *agent)
     return s;
 }
 
-tp_slice *tp_job_take_locked(tp_engine *e, tp_executor *ex, tp_job *under, tp_agent *agent)
+/* Locked. Claims a slice of job, if there is one. */
+static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
 {
-    uint64_t now = uv_hrtime();
-    if (e->is_stopped)
-        return NULL;
-    promote_due(e, now);
-    tp_job *job = under ? pick_under(e, under, agent, now) : pick(e, ex, agent->devices, now);
     tp_slice *s = job ? new_slice(agent) : NULL;
     if (job && !s) { /* a nested job, whose owner waits as a helper, or is this agent */
         job->is_starved = true;
@@ -1091,10 +1107,25 @@ tp_slice *tp_job_take_locked(tp_engine *e, tp_executor *ex, tp_job *under, tp_ag
     return s;
 }
 
-tp_slice *tp_job_take(tp_engine *e, tp_executor *ex, tp_job *under, tp_agent *agent)
+tp_slice *tp_job_take_locked(tp_engine *e, tp_executor *ex, tp_agent *agent)
 {
+    uint64_t now = uv_hrtime();
+    if (e->is_stopped)
+        return NULL;
+    promote_due(e, now);
+    return take(e, pick(e, ex, agent->devices, now), agent, now);
+}
+
+tp_slice *tp_job_take_awaited(tp_agent *agent)
+{
+    tp_engine *e = agent->engine;
+    tp_slice *s = NULL;
     uv_mutex_lock(&e->lock);
-    tp_slice *s = tp_job_take_locked(e, ex, under, agent);
+    if (!e->is_stopped) {
+        uint64_t now = uv_hrtime();
+        promote_due(e, now);
+        s = take(e, pick_awaited(e, agent, now), agent, now);
+    }
     uv_mutex_unlock(&e->lock);
     return s;
 }
@@ -1346,24 +1377,29 @@ uint64_t tp_job_idle_until(tp_engine *e, tp_executor *ex)
     return until;
 }
 
-void tp_job_lend(tp_agent *a)
+/* Locked. The slice's item lends its place. */
+static void lend(tp_slice *s, wakes *w)
 {
-    tp_slice *s = a->current;
-    if (!s)
+    if (!s || !s->has_place)
         return;
-    tp_job *job = s->job;
+    tp_func *f = s->job->func;
+    s->has_place = false;
+    f->running--;
+    wake_resuming(f);
+    if (f->limit && f->ready_first) {
+        wake_helpers(s->agent->engine);
+        w->executor = f->ready_first->executor;
+        w->takers = 1;
+    }
+}
+
+void tp_job_begin_wait(tp_agent *a, tp_job *const *jobs, unsigned n)
+{
     wakes w = { 0 };
     uv_mutex_lock(&a->engine->lock);
-    if (s->has_place) {
-        s->has_place = false;
-        job->func->running--;
-        wake_resuming(job->func);
-        if (job->func->limit && job->func->ready_first) {
-            wake_helpers(a->engine);
-            w.executor = job->func->ready_first->executor;
-            w.takers = 1;
-        }
-    }
+    for (unsigned i = 0; i < n; i++)
+        jobs[i]->helper = helper_id(a);
+    lend(a->current, &w);
     uv_mutex_unlock(&a->engine->lock);
     wake(&w);
 }
@@ -1377,13 +1413,10 @@ static bool is_cancelled(const tp_slice *s)
     return false;
 }
 
-void tp_job_regain(tp_agent *a)
+/* Locked. Takes the place back that the agent's slice has lent, waiting for it. */
+static void regain(tp_agent *a, tp_slice *s)
 {
-    tp_slice *s = a->current;
-    if (!s)
-        return;
     tp_func *f = s->job->func;
-    uv_mutex_lock(&a->engine->lock);
     tp_agent **end = &f->resuming;
     while (*end)
         end = &(*end)->next_resuming;
@@ -1399,6 +1432,15 @@ void tp_job_regain(tp_agent *a)
     f->running++;
     s->has_place = true;
     wake_resuming(f);
+}
+
+void tp_job_end_wait(tp_agent *a, tp_job *const *jobs, unsigned n)
+{
+    uv_mutex_lock(&a->engine->lock);
+    for (unsigned i = 0; i < n; i++)
+        jobs[i]->helper = NULL;
+    if (a->current)
+        regain(a, a->current);
     uv_mutex_unlock(&a->engine->lock);
 }
 
@@ -1406,9 +1448,9 @@ void tp_job_regain(tp_agent *a)
 static bool has_any(tp_engine *e, tp_agent *a, tp_job *const *jobs, const uint32_t *seen, unsigned n, uint64_t now)
 {
     for (unsigned i = 0; i < n; i++)
-        if (atomic_load_explicit(&jobs[i]->news, memory_order_relaxed) != seen[i] || pick_under(e, jobs[i], a, now))
+        if (atomic_load_explicit(&jobs[i]->news, memory_order_relaxed) != seen[i])
             return true;
-    return false;
+    return pick_awaited(e, a, now) != NULL;
 }
 
 void tp_job_sleep(tp_agent *a, tp_job *const *jobs, const uint32_t *seen, unsigned n, uint64_t deadline_ns)
@@ -1420,10 +1462,12 @@ void tp_job_sleep(tp_agent *a, tp_job *const *jobs, const uint32_t *seen, unsign
     if (now < deadline_ns && !has_any(e, a, jobs, seen, n, now)) {
         uint64_t until = deadline_ns == UINT64_MAX ? 0 : deadline_ns;
         for (unsigned i = 0; i < n; i++) {
+            jobs[i]->is_awaited = true;
+            if (i > 0 && jobs[i]->executor == jobs[i - 1]->executor)
+                continue;
             uint64_t due = tp_job_idle_until(e, jobs[i]->executor);
             if (due && (!until || due < until))
                 until = due;
-            jobs[i]->is_awaited = true;
         }
         a->next_helper = e->helpers;
         e->helpers = a;

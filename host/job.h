@@ -220,14 +220,10 @@ const tp_returns *tp_job_returns(const tp_job *job);
 
 /* ---- the executors' side: all that an executor may do to a job ---- */
 
-/* Claims a slice for agent: of jobs offered to `executor`, or, with `under`, of that job or of jobs started by its items
- * (for an agent that waits for it). NULL when there is nothing to take now. */
-tp_slice *tp_job_take(tp_engine *engine, tp_executor *executor, tp_job *under, tp_agent *agent);
+/* With the lock held: claims a slice for agent, of jobs offered to `executor`. NULL when there is nothing to take now. */
+tp_slice *tp_job_take_locked(tp_engine *engine, tp_executor *executor, tp_agent *agent);
 
-/* The same with the lock held by the caller. */
-tp_slice *tp_job_take_locked(tp_engine *engine, tp_executor *executor, tp_job *under, tp_agent *agent);
-
-/* With the lock held: would tp_job_take find something? */
+/* With the lock held: would tp_job_take_locked find something? */
 bool tp_job_can_take_locked(tp_engine *engine, const tp_executor *executor);
 
 /* There is no memory even to say what an item has failed with: the job fails as a whole, for want of memory. The item's slice is to be finished without
@@ -254,10 +250,14 @@ void tp_job_lose_all(tp_engine *engine, const tp_executor *executor);
  * that run too long to share. */
 uint64_t tp_job_idle_until(tp_engine *engine, tp_executor *executor);
 
-/* The agent is going to wait for `job`, started inside its current item: lends the places of its items; and takes
- * them back, waiting for them. */
-void tp_job_lend(tp_agent *agent);
-void tp_job_regain(tp_agent *agent);
+/* The agent waits for n jobs, started inside its current item, which lends its place under the limit; and does not any more, and has its place
+ * back, for which it may have to wait. */
+void tp_job_begin_wait(tp_agent *agent, tp_job *const *jobs, unsigned n);
+void tp_job_end_wait(tp_agent *agent, tp_job *const *jobs, unsigned n);
+
+/* In between: claims a slice of a job that the agent waits for, or of one that was started by items of those. NULL when there is nothing to take
+ * now. */
+tp_slice *tp_job_take_awaited(tp_agent *agent);
 
 /* Sleeps until one of n jobs has news after its `seen`, or work below one can be taken, or a retry is due, or it is deadline_ns (uv_hrtime). */
 void tp_job_sleep(tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, unsigned n, uint64_t deadline_ns);
