@@ -12,6 +12,20 @@ describe("map", function()
 
   after_each(function() support.check_pool() end)
 
+  it("gives results that refuse to be taken for a list", function()
+    local function refused(fn, ...)
+      local fine, why = pcall(fn, square:map { 1, 2 })
+      assert.is_false(fine)
+      contains(tostring(why), ...)
+    end
+    refused(function(r) return ipairs(r) end, "table expected, got userdata")
+    refused(function(r) return pairs(r) end, "table expected, got userdata")
+    refused(function(r) return #r end, "map_spec.lua:", "Results have no length before the end: take results:list()")
+    refused(function(r) return r[2] end, "map_spec.lua:", "Results have no element 2", "results:list()[2]")
+    refused(function(r) return r:lst() end, "map_spec.lua:", "Results have no method 'lst' (did you mean 'list'?)")
+    refused(function(r) return r.list() end, "map_spec.lua:", "results.list was called with a dot", "write results:list()")
+  end)
+
   it("runs 100 inputs and gives their results in order", function()
     local inputs = {}
     for i = 1, 100 do inputs[i] = i end

@@ -31,7 +31,7 @@ end
 local public = {
   [func.Function] = { name = true, options = true, raw = true },
   [app.App] = { functions = true, name = true },
-  [results.Results] = {}, [call.Call] = {}, [task.Task] = {},
+  [call.Call] = {}, [task.Task] = {},
 }
 
 --- Tables in which the value's fields are found, without running any code of users.
@@ -54,14 +54,14 @@ end
 -- ---- the value before the name ----
 
 local function instance(class) return setmetatable({}, class) end
-local some_results = instance(results.Results)
+local some_results = results.handle(instance(results.Results))
 
 -- What our functions give when they are called.
 local gives = {
   [func.methods.map] = some_results, [func.methods.starmap] = some_results, [func.methods.spawn_map] = some_results,
   [func.methods.spawn] = instance(call.Call), [func.methods.with] = instance(func.Function), [app.App.func] = instance(func.Function),
   [app.new] = instance(app.App), [task.async] = instance(task.Task), [array.new] = array.new("double", 0),
-  [results.Results.array] = array.new("double", 0),
+  [results.methods.array] = array.new("double", 0),
 }
 
 --- The field of a value; nil when it is not there, or not to be known.

@@ -188,7 +188,7 @@ function methods.map(self, ...)
   local given = { n = select("#", ...), ... }
   check.self(self, Function, "f", "map", "inputs")
   local source, settings = map_source("Function:map", options.of_calls, given)
-  return func.start(self, source, settings, {})
+  return results.handle(func.start(self, source, settings, {}))
 end
 
 --- The same over a list of argument lists.
@@ -198,7 +198,7 @@ end
 function methods.starmap(self, items, given)
   check.self(self, Function, "f", "starmap", "inputs")
   local settings = given and options.check("Function:starmap", options.of_calls, given) or {}
-  return func.start(self, inputs.starmap("Function:starmap", items), settings, {})
+  return results.handle(func.start(self, inputs.starmap("Function:starmap", items), settings, {}))
 end
 
 --- Runs over many inputs for the effect: results are not kept. Waits for the end.
@@ -223,7 +223,7 @@ function methods.spawn_map(self, ...)
   local source, settings = map_source("Function:spawn_map", options.of_calls, given)
   local started = func.start(self, source, settings, { is_kept = true })
   if started.job then loop.keep(started) end
-  return started
+  return results.handle(started)
 end
 
 --- A job of one call.

@@ -12,10 +12,15 @@ local task = require "tidepool.task"
 
 local gather = {}
 
-local classes = { [call.Call] = true, [task.Task] = true, [results.Results] = true }
+local classes = { [call.Call] = true, [task.Task] = true }
+
+--- What loop.await and look wait for: a call, a task, or the Results behind what users hold of a map; nil for anything else.
+local function waited_for(x)
+  return classes[getmetatable(x)] and x or results.of(x)
+end
 
 local function check_item(who, x, i)
-  if not classes[getmetatable(x)] then
+  if not waited_for(x) then
     check.fail("%s: item %d is %s; expected what f:spawn, f:map or tidepool.async gives", who, i,
       x == nil and "nil" or check.show(x))
   end
@@ -23,7 +28,7 @@ end
 
 local function check_list(who, list)
   if type(list) ~= "table" or getmetatable(list) then
-    check.fail("%s: expected a list of calls, got %s", who, classes[getmetatable(list)] and "one alone: put it in { }" or check.show(list))
+    check.fail("%s: expected a list of calls, got %s", who, waited_for(list) and "one alone: put it in { }" or check.show(list))
   end
   for i = 1, list.n or #list do check_item(who, list[i], i) end
 end
@@ -54,8 +59,8 @@ local function look(entry)
   for waiter in pairs(all.waiters) do loop.wake(waiter) end
 end
 
-local function add(all, x)
-  local entry = { all = all, x = x }
+local function add(all, given)
+  local entry = { all = all, given = given, x = waited_for(given) }
   all.pending[entry] = true
   look(entry)
   return entry
@@ -119,7 +124,7 @@ end
 --- One step of a loop: the next one that has finished.
 function AsCompleted:__call()
   local entry = next_entry(self)
-  return entry and entry.x
+  return entry and entry.given
 end
 
 --- One more to wait for, also while a loop goes over the others.
@@ -165,7 +170,7 @@ function gather.wait(calls, given)
   local finished, rest = {}, {}
   for _, entry in ipairs(entries) do
     local list = entry.is_over and finished or rest
-    list[#list + 1] = entry.x
+    list[#list + 1] = entry.given
   end
   return finished, rest
 end

@@ -69,7 +69,7 @@ local class_rows = {
     { "app:main(options)(fn)", "what `tidepool run` calls" },
     { "app:include(other)", "takes over another app's functions" },
   } },
-  { results.Results, {
+  { results.meta, {
     { "for i, a, b in results do", "the index, and what the function returned" },
     { "results:list()", "all of them, a list per return value, with n" },
     { "results:array(ctype?)", "all of them as typed arrays" },
@@ -143,7 +143,7 @@ end
 
 --- "string.format" for a function of the standard library, "map" for one of ours; nil for others. And is it ours?
 local function known_name(fn)
-  for _, of in ipairs { globals.package and globals.package.loaded.tidepool or {}, func.methods, array.methods, app.App, results.Results,
+  for _, of in ipairs { globals.package and globals.package.loaded.tidepool or {}, func.methods, array.methods, app.App, results.methods,
     call.Call, task.Task } do
     for name, each in next, of do
       if each == fn and type(name) == "string" then return name, true end

@@ -117,7 +117,7 @@ end
 
 local function is_results(value)
   local results = package.loaded["tidepool.results"]
-  return results and getmetatable(value) == results.Results
+  return results and results.of(value) ~= nil
 end
 
 local function is_callable(value)

@@ -24,6 +24,65 @@ Results.__index = Results
 
 local results = { Results = Results }
 
+-- ---- what users hold ----
+
+-- A userdata, since ipairs, pairs and # pass over a table like ours in silence. It keeps its Results alive as its environment, which the JIT
+-- compiler cannot read; this table is for that, and keeps nothing.
+local of_handle = setmetatable({}, { __mode = "kv" })
+
+local methods = {}
+local handle = newproxy(true)
+local handle_meta = getmetatable(handle)
+results.methods, results.meta = methods, handle_meta -- what they are known by
+
+handle_meta.__index = setmetatable(methods, { __index = function(_, name)
+  if type(name) == "number" then check.fail("Results have no element %d: they come one by one, or take results:list()[%d]", name, name) end
+  local names = {}
+  for each in pairs(methods) do names[#names + 1] = each end
+  table.sort(names)
+  local near = type(name) == "string" and check.nearest(name, names)
+  check.fail("Results have no method '%s' (%s)", tostring(name),
+    near and ("did you mean '%s'?"):format(near) or "they have " .. table.concat(names, ", "))
+end })
+
+function handle_meta.__call(self)
+  return of_handle[self]()
+end
+
+function handle_meta.__tostring(self)
+  return tostring(of_handle[self])
+end
+
+--- Not an array: its length is not known before the end.
+function handle_meta.__len()
+  check.fail("Results have no length before the end: take results:list(), or results:progress().done")
+end
+
+--- What a user gets for Results.
+---@return tidepool.Results
+function results.handle(self)
+  local new = debug.setfenv(newproxy(handle), self)
+  of_handle[new] = self
+  return new
+end
+
+--- The Results behind a handle; nil for anything else.
+function results.of(value)
+  return type(value) == "userdata" and of_handle[value] or nil
+end
+
+--- Lets users call the method of that name.
+local function publish(name, arguments)
+  local method = Results[name]
+  methods[name] = function(self, ...)
+    local own = results.of(self)
+    if not own then
+      check.fail("results.%s was called with a dot, or on something else: write results:%s(%s)", name, name, arguments or "")
+    end
+    return method(own, ...)
+  end
+end
+
 --- Opens the results of a running job.
 ---@param job userdata    of core.job
 ---@param source table    of inputs.lua
@@ -246,7 +305,6 @@ end
 
 --- One step by hand: the index and the values, or nothing at the end.
 function Results:next()
-  check.self(self, Results, "results", "next")
   return self()
 end
 
@@ -265,7 +323,6 @@ end
 --- All results: a list per return value, each with n. Raises the first failure, whose field results has what came before it.
 ---@return table ...
 function Results:list()
-  check.self(self, Results, "results", "list")
   local total = self.source and self.source.total or self.total or 0
   local lists = { new_table(math.min(total, 2 ^ 26), 1) }
   local n = 0
@@ -361,7 +418,6 @@ end
 ---@param ctype string?  the element type; default: what `returns` says, or "double"
 ---@return tidepool.Array ...
 function Results:array(ctype)
-  check.self(self, Results, "results", "array")
   if ctype ~= nil then array.check_type("results:array", ctype) end
   local returns, ready = self.settings.returns, self.settings.arrays
   if self.job then core.set_reading(self.job, false) end
@@ -460,14 +516,12 @@ end
 --- first failure is raised, here and below.
 ---@return number
 function Results:sum()
-  check.self(self, Results, "results", "sum")
   return (self:_add_up "results:sum")
 end
 
 --- Their mean; nil of none.
 ---@return number?
 function Results:mean()
-  check.self(self, Results, "results", "mean")
   local sum, count = self:_add_up "results:mean"
   return count > 0 and sum / count or nil
 end
@@ -488,14 +542,12 @@ end
 --- The least of all results; NaN when one is, nil of none.
 ---@return number?
 function Results:min()
-  check.self(self, Results, "results", "min")
   return self:_extreme("results:min", "min", math.huge)
 end
 
 --- The greatest of all results; NaN when one is, nil of none.
 ---@return number?
 function Results:max()
-  check.self(self, Results, "results", "max")
   return self:_extreme("results:max", "max", -math.huge)
 end
 
@@ -506,7 +558,6 @@ end
 ---@param fn fun(sum: any, ...): any
 ---@param init any
 function Results:reduce(fn, init)
-  check.self(self, Results, "results", "reduce")
   if type(fn) ~= "function" then check.fail("results:reduce: expected a function, got %s", fn == nil and "nil" or check.a(type(fn))) end
   if self.settings.open_reducer then
     self:_reduce_on_device(fn)
@@ -567,7 +618,6 @@ end
 --- Drops what is queued and stops what runs if it can; a loop over the results raises a failure of kind "cancelled". After the end it does
 --- nothing.
 function Results:cancel()
-  check.self(self, Results, "results", "cancel")
   if self.job then
     self.k, self.n = 0, 0
     self.is_cancelled = true
@@ -578,7 +628,6 @@ end
 --- Are all results there, so that reading them would not wait? Does not block.
 ---@return boolean
 function Results:done()
-  check.self(self, Results, "results", "done")
   if not self.job then return true end
   local pushed, finished, _, _, _, has_all = core.counts(self.job)
   return has_all and finished == pushed
@@ -587,7 +636,6 @@ end
 --- Counts, without blocking: { total = inputs or nil, done, failed, running, taken, retried }.
 ---@return table
 function Results:progress()
-  check.self(self, Results, "results", "progress")
   local c = self.job and { core.counts(self.job) } or self.counts
   return { total = self.total or (c[6] and c[1]) or nil, done = c[2] - c[7], failed = c[3], running = c[1] - c[2], taken = c[4], retried = c[5] }
 end
@@ -597,9 +645,7 @@ function Results:__tostring()
   return ("tidepool.Results of %s: %d of %s done"):format(self.settings.name, p.done, p.total or "?")
 end
 
---- Not an array: its length is not known before the end.
-function Results:__len()
-  check.fail("Results have no length before the end: take results:list(), or results:progress().done")
-end
+for _, name in ipairs { "array", "cancel", "done", "list", "max", "mean", "min", "next", "progress", "sum" } do publish(name) end
+publish("reduce", "fn, init")
 
 return results
