@@ -818,8 +818,41 @@ end
 
 function statement.LocalFunction() end
 
+-- The lanes' values into an element of a captured array, one lane after the other, so that the last one's stays, as in Lua.
+local function store_lanes(self, node, value, array, limit, ctype)
+    local i, bad = self:temp "i", self:temp "m"
+    local one = number_text(1, self.single)
+    self:line("%s %s = %s;", self:type("num", true), i, bare(self:as(self:expr(node.key), "num", true)))
+    self:line("%s %s = %s;", self.mask_type, bad, bare(self:masked(("~((%s >= %s) & (%s <= %s) & (%s == floor(%s)))")
+        :format(i, one, i, limit, i, i))))
+    self:open("if (any(%s)) {", bad)
+    self:fail(("%d | (convert_long%d(%s) << 8)"):format(self.inst.codes[node], self.lanes, i), bad)
+    self:close()
+    local at, t, mask = self:temp "k", self:temp "t", self:mask()
+    self:line("int%d %s = convert_int%d(%s - %s);", self.lanes, at, self.lanes, i, one)
+    self:line("%s%d %s = %s;", C_ELEMENT[ctype], self.lanes, t, self.unit:stored(self:as(value, value.kind, true), value.kind, ctype, self.lanes))
+    for k = 0, self.lanes - 1 do
+        self:line("%s%s[%s.s%x] = %s.s%x;", mask and ("if (%s.s%x) "):format(mask, k) or "", array, at, k, t, k)
+    end
+end
+
+local function store_element(self, node, value)
+    local entry = self.inst.captured["array" .. infer.static_of(self.inst, node.object).key]
+    local array, length = self.unit:capture_name(entry)
+    if value.kind == "k" then value = { c = self:as(value, "num", false), kind = "num", varies = false } end
+    value = self:hold(value)
+    if self.inst.simd then return store_lanes(self, node, value, array, ("(%s)%s"):format(self.real, length), entry.ctype) end
+    local i, index = self:temp "i", self:expr(node.key)
+    self:line("%s %s = %s;", self.real, i, bare(self:as(index, "num", false)))
+    self:open("if (!(%s >= 1 && %s <= %s && %s == floor(%s))) {", i, i, length, i, i)
+    self:fail(("%d | ((long)%s << 8)"):format(self.inst.codes[node], i))
+    self:close()
+    self:line("%s[(long)%s - 1] = %s;", array, i, self.unit:stored(value.c, value.kind, entry.ctype, 1))
+end
+
 function statement.Assign(self, node)
     local given = self:values(node.exprs)
+    if node.targets[1].tag == "Index" then return store_element(self, node.targets[1], given[1]) end
     local texts = {}
     for i, target in ipairs(node.targets) do
         local known = self.inst.vars[target.var]
@@ -1093,7 +1126,7 @@ end
 function Unit:capture_parameters(entry, list)
     local name, length = self:capture_name(entry)
     if entry.kind == "array" then
-        list[#list + 1] = ("__global const %s *%s"):format(C_ELEMENT[entry.ctype], name)
+        list[#list + 1] = ("__global %s%s *%s"):format(entry.is_written and "" or "const ", C_ELEMENT[entry.ctype], name)
         list[#list + 1] = "long " .. length
     else
         list[#list + 1] = ("%s %s"):format(self.real, name)

@@ -122,6 +122,7 @@ typedef struct pool {
     uv_cond_t idle, ended; /* with the engine's lock: workers sleep on idle, stop waits on ended */
 
     uv_mutex_t lock; /* taken before the engine's */
+    uv_mutex_t writing; /* held by a launch that copies arrays, changes them and copies them back; taken alone */
     /* ---- guarded by lock ---- */
     tp_program *programs; /* one owner each */
     cl_context contexts[TP_DEVICES_MAX];
@@ -239,7 +240,7 @@ static int fetch(worker *w, cl_mem mem, void *data, size_t size, tp_error *err)
 }
 
 /* Runs the kernel over n elements: inputs and outputs are host memory. */
-static int launch(worker *w, tp_kernel *k, uint32_t n, void *const *inputs, void *const *outputs, void *failed, tp_error *err)
+static int launch_now(worker *w, tp_kernel *k, uint32_t n, void *const *inputs, void *const *outputs, void *failed, tp_error *err)
 {
     const tp_cl *cl = w->cl;
     kernel_entry *e = get_kernel(w, k->programs[w->device_index], err);
@@ -268,7 +269,9 @@ static int launch(worker *w, tp_kernel *k, uint32_t n, void *const *inputs, void
             rc = lend(w, i, CL_MEM_WRITE_ONLY, outputs[a->index], count * tp_type_size(a->type), false, &mems[i], err);
             break;
         case TP_ARG_FAILED: rc = lend(w, i, CL_MEM_WRITE_ONLY, failed, count, false, &mems[i], err); break;
-        case TP_ARG_ARRAY: rc = lend(w, i, CL_MEM_READ_ONLY, a->data, a->size, is_uploaded, &mems[i], err); break;
+        case TP_ARG_ARRAY:
+            rc = lend(w, i, a->is_written ? CL_MEM_READ_WRITE : CL_MEM_READ_ONLY, a->data, a->size, is_uploaded && !a->is_written, &mems[i], err);
+            break;
         }
         cl_int status = rc ? CL_SUCCESS : cl->SetKernelArg(e->kernel, i, size, value);
         if (status != CL_SUCCESS)
@@ -286,6 +289,8 @@ static int launch(worker *w, tp_kernel *k, uint32_t n, void *const *inputs, void
             rc = fetch(w, mems[i], outputs[a->index], count * tp_type_size(a->type), err);
         else if (a->kind == TP_ARG_FAILED)
             rc = fetch(w, mems[i], failed, count, err);
+        else if (a->is_written)
+            rc = fetch(w, mems[i], a->data, a->size, err);
     }
     cl_int status = cl->Finish(w->queue); /* also after a failure: nothing may use the host's memory any more */
     if (status != CL_SUCCESS && rc == 0)
@@ -297,6 +302,16 @@ static int launch(worker *w, tp_kernel *k, uint32_t n, void *const *inputs, void
         tp_ref_drop(w->uploaded);
         w->uploaded = tp_ref_hold(k);
     }
+    return rc;
+}
+
+static int launch(worker *w, tp_kernel *k, uint32_t n, void *const *inputs, void *const *outputs, void *failed, tp_error *err)
+{
+    if (k->is_writer)
+        uv_mutex_lock(&w->pool->writing);
+    int rc = launch_now(w, k, n, inputs, outputs, failed, err);
+    if (k->is_writer)
+        uv_mutex_unlock(&w->pool->writing);
     return rc;
 }
 
@@ -1118,8 +1133,12 @@ static int open_executor(tp_executor **out, tp_host *host, tp_error *err)
         goto no_idle;
     if (uv_cond_init(&p->ended))
         goto no_ended;
+    if (uv_mutex_init(&p->writing))
+        goto no_writing;
     *out = &p->base;
     return 0;
+no_writing:
+    uv_cond_destroy(&p->ended);
 no_ended:
     uv_cond_destroy(&p->idle);
 no_idle:
@@ -1186,6 +1205,7 @@ static void close_executor(tp_executor *ex)
     uv_cond_destroy(&p->idle);
     uv_cond_destroy(&p->ended);
     uv_mutex_destroy(&p->lock);
+    uv_mutex_destroy(&p->writing);
     free(p);
 }
 

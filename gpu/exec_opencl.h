@@ -44,6 +44,7 @@ typedef struct tp_argument {
     size_t size;       /* VALUE, ARRAY: bytes */
     tp_array *array;   /* ARRAY: held */
     void *data;        /* ARRAY: where in it */
+    bool is_written;   /* ARRAY: the kernel changes it */
 } tp_argument;
 
 /* What is said of an element with this number in `failed`: `plain`, or `before`, the index in the first output of reals, `after`, when that is
@@ -63,6 +64,7 @@ typedef struct tp_kernel {
     tp_argument arguments[TP_ARGUMENTS_MAX];
     tp_type input_type[TP_COLUMNS_MAX], output_type[TP_COLUMNS_MAX];
     bool is_boolean[TP_COLUMNS_MAX];        /* the output's uint8 are booleans */
+    bool is_writer;                         /* it changes arrays: where memory is copied, its launches come one after the other */
     bool is_foreign;                        /* its outputs may be NaNs of any bits */
     int detail;                             /* the output with the index of what failed, -1: none */
     tp_device_failure failures[TP_FAILURES_MAX];

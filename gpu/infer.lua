@@ -350,8 +350,8 @@ function expression.Name(inst, node, flow)
     return known.kind, known.varies
 end
 
--- An element of a captured array; `wide`: 64-bit integers are allowed, since tonumber is around it.
-local function element(inst, node, flow, wide)
+-- An element of a captured array; `wide`: 64-bit integers are allowed, since tonumber is around it, or a number is stored there (`is_written`).
+local function element(inst, node, flow, wide, is_written)
     local base = static_of(inst, node.object)
     if not base then
         expr(inst, node.object, flow)
@@ -370,6 +370,7 @@ local function element(inst, node, flow, wide)
         kind = "num"
     end
     inst:capture("array", base)
+    if is_written then inst.captured["array" .. base.key].is_written = true end
     local index, varies = expr(inst, node.key, flow)
     numeric(inst, node, index, "an index")
     inst.codes[node] = inst:failure("index", node, ("index of '%s'"):format(base.path), inst.captured["array" .. base.key])
@@ -741,9 +742,12 @@ function statement.Assign(inst, node, flow)
         local var = target.tag == "Name" and variable_of(inst, target)
         if target.tag == "Index" then
             local static = static_of(inst, target.object)
-            local name = static and static.path or "something computed"
-            refuse(inst, target, "assignment to an element or field of '%s'; GPU functions share no state, return the value",
-                name)
+            if not static or static.nested or not infer.array_type(static.value) or target.key.tag == "String" then
+                refuse(inst, target, "assignment to an element or field of '%s'; GPU functions share no state but typed arrays, return the value",
+                    static and static.path or "something computed")
+            elseif #node.targets > 1 then
+                refuse(inst, target, "an assignment of several values, one of them to '%s'; assign to elements one by one", static.path)
+            end
         elseif not var or not inst.vars[var] or not is_within(var.def, inst.def) then
             refuse(inst, target, "assignment to '%s', which is not a local of this function; GPU functions share no state, "
                 .. "return the value", target.name)
@@ -753,6 +757,12 @@ function statement.Assign(inst, node, flow)
         if value.tag == "Function" then expr(inst, value, flow) end
     end
     local given = values(inst, node.exprs, flow)
+    if node.targets[1].tag == "Index" then
+        local value, name = given[1], ("an element of '%s'"):format(static_of(inst, node.targets[1].object).path)
+        numeric(inst, node, storable(inst, node, value and value.kind or (not value and "nil" or nil), name), name)
+        element(inst, node.targets[1], flow, true, true)
+        return true
+    end
     for i, target in ipairs(node.targets) do
         local var, value = target.var, given[i]
         local kind = storable(inst, node, value and value.kind or (not value and "nil" or nil), ("'%s'"):format(var.name))

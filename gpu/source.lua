@@ -90,9 +90,10 @@ local function same_upvalues(fn, names)
     return true
 end
 
-local function text_of_chunk(name, short, text_of)
+-- The texts that a chunk may have been loaded from: several when the host loaded several by the same name, such as the lines of a prompt.
+local function texts_of_chunk(name, short, text_of)
     local text = text_of and text_of(name)
-    if text then return text end
+    if text then return type(text) == "table" and text or { text } end
     local first = name:sub(1, 1)
     if first == "@" then
         local file, why = io.open(name:sub(2), "rb")
@@ -101,16 +102,17 @@ local function text_of_chunk(name, short, text_of)
         file:close()
         if not text then return nil, ("'%s' cannot be read"):format(short) end
         if text:sub(1, 3) == "\27LJ" then return nil, ("'%s' is bytecode, not text"):format(short) end
-        return text
+        return { text }
     elseif first == "=" then
         return nil, ("the text of '%s' was not kept when it was loaded"):format(short)
     end
-    return name
+    return { name }
 end
 
 ---The text and tree of a function.
 ---@param fn function
----@param text_of? fun(chunkname: string): string? texts that the host kept, by the chunk's full name ("@file", "=stdin")
+---@param text_of? fun(chunkname: string): string|string[]? texts that the host kept, by the chunk's full name ("@file", "=stdin"); of several the
+---   last one first
 ---@return tidepool.gpu.Source? found
 ---@return string? why there is none: the end of a sentence, without the function's name
 function source.find(fn, text_of)
@@ -128,22 +130,24 @@ function source.find(fn, text_of)
         names[i], upvalues[name] = name, i
     end
     if info.linedefined <= 0 then return nil, "its lines were stripped from the bytecode; load it from its text" end
-    local text, why = text_of_chunk(info.source, info.short_src, text_of)
-    if not text then return nil, why end
+    local texts, why = texts_of_chunk(info.source, info.short_src, text_of)
+    if not texts then return nil, why end
     local where = ("%s:%d"):format(info.short_src, info.linedefined)
-    local chunk
-    chunk, why = parsed(info.source, text)
-    if not chunk then return nil, ("the text of %s is not the code that is loaded (%s)"):format(where, why) end
     local wanted = canonical_code(fn)
-    for _, def in ipairs(chunk.defs) do
-        if def.line == info.linedefined and def.last_line == info.lastlinedefined then
-            local again = recompile(text, def, names)
-            if again and same_upvalues(again, names) and canonical_code(again) == wanted then
-                return { def = def, file = info.short_src, lines = chunk.lines, upvalues = upvalues }
+    why = "has the file changed?"
+    for _, text in ipairs(texts) do
+        local chunk, trouble = parsed(info.source, text)
+        why = trouble or why
+        for _, def in ipairs(chunk and chunk.defs or {}) do
+            if def.line == info.linedefined and def.last_line == info.lastlinedefined then
+                local again = recompile(text, def, names)
+                if again and same_upvalues(again, names) and canonical_code(again) == wanted then
+                    return { def = def, file = info.short_src, lines = chunk.lines, upvalues = upvalues }
+                end
             end
         end
     end
-    return nil, ("the text at %s is not the code that is loaded (has the file changed?)"):format(where)
+    return nil, ("the text at %s is not the code that is loaded (%s)"):format(where, why)
 end
 
 return source

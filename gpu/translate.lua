@@ -15,7 +15,7 @@ local translate = {}
 ---@field inputs string[]? storage type of each input ("double", "float", "int32" ... "uint8", "bool"); by default one
 ---   real number for each parameter
 ---@field returns string[]? storage type of each result, by default "double" ("float" in single precision), or "bool"
----@field text_of? fun(chunkname: string): string? texts of chunks that the host kept
+---@field text_of? fun(chunkname: string): string|string[]? texts of chunks that the host kept
 ---@field reduce "sum"|"min"|"max"|function|nil the kernel gives what this makes of the first results of each 1,024 elements; all of
 ---   them whole: its `count` is that of such groups, and `failed` says whether an element of the group failed
 
@@ -27,6 +27,7 @@ local translate = {}
 ---@field ctype string type of the value or of the buffer's elements
 ---@field index integer? which input or output
 ---@field name string? the captured value, as it is written in Lua
+---@field is_written boolean? of an array: elements are assigned to
 ---@field read (fun(): any)? for number, array and length: the value as of now; read it again for each call
 
 ---@class tidepool.gpu.Translation
@@ -126,7 +127,7 @@ local function arguments_of(inputs, outputs, program, real)
         if entry.kind == "number" then
             list[#list + 1] = { kind = "number", ctype = real, name = name, read = read }
         else
-            list[#list + 1] = { kind = "array", ctype = entry.ctype, name = name, read = read }
+            list[#list + 1] = { kind = "array", ctype = entry.ctype, name = name, read = read, is_written = entry.is_written }
             list[#list + 1] = { kind = "length", ctype = "int64", name = name, read = function()
                 local array = read()
                 return array.n or #array

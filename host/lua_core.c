@@ -278,6 +278,7 @@ static void get_argument(lua_State *L, int t, tp_argument *a)
         lua_getfield(L, t, "memory");
         a->array = tp_ref_hold(check_memory(L, lua_gettop(L)));
         a->data = (char *)a->array->data + (size_t)get_number(L, t, "offset", 0);
+        a->is_written = get_boolean(L, t, "is_written");
         lua_pop(L, 1);
     }
 }
@@ -354,6 +355,7 @@ static int l_kernel(lua_State *L)
         lua_rawgeti(L, -1, i);
         get_argument(L, lua_gettop(L), &k->arguments[i - 1]);
         k->n_arguments = (unsigned)i;
+        k->is_writer |= k->arguments[i - 1].is_written;
         lua_pop(L, 1);
     }
     k->n_inputs = get_types(L, 1, "inputs", k->input_type);

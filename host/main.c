@@ -793,9 +793,57 @@ static bool run_chunk(lua_State *L, int status, int nargs)
     return tp_main_call(L, nargs, 0);
 }
 
+/* Pushes the table at a field, made if it is not there. */
+static void push_field(lua_State *L, int t, const char *name)
+{
+    lua_getfield(L, t, name);
+    if (lua_istable(L, -1))
+        return;
+    lua_pop(L, 1);
+    lua_newtable(L);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, t, name);
+}
+
+/* Loads the text at the top, and leaves the chunk in its place; as luaL_loadbuffer. The text is kept, for who needs that of a function (the translator for
+ * devices): registry["tidepool.texts"][name] is a list. */
+static int load_text(lua_State *L, const char *name)
+{
+    size_t len;
+    const char *text = lua_tolstring(L, -1, &len);              // text
+    push_field(L, LUA_REGISTRYINDEX, "tidepool.texts");         // text texts
+    push_field(L, lua_gettop(L), name);                         // text texts list
+    lua_pushvalue(L, -3);                                       // text texts list text
+    lua_rawseti(L, -2, (int)lua_objlen(L, -2) + 1);             // text texts list
+    lua_pop(L, 2);                                              // text
+    int status = luaL_loadbuffer(L, text, len, name);           // text chunk or message
+    lua_remove(L, -2);                                          // chunk or message
+    return status;
+}
+
 static bool run_string(lua_State *L, const char *code, const char *name)
 {
-    return run_chunk(L, luaL_loadbuffer(L, code, strlen(code), name), 0);
+    lua_pushstring(L, code);
+    return run_chunk(L, load_text(L, name), 0);
+}
+
+/* Loads all of standard input; as luaL_loadfile(L, NULL), but that its text is kept. */
+static int load_stdin(lua_State *L)
+{
+    luaL_Buffer text;
+    luaL_buffinit(L, &text);
+    size_t n;
+    do {
+        n = fread(luaL_prepbuffer(&text), 1, LUAL_BUFFERSIZE, stdin);
+        luaL_addsize(&text, n);
+    } while (n > 0);
+    const int error = ferror(stdin) ? errno : 0;
+    luaL_pushresult(&text);
+    if (!error)
+        return load_text(L, "=stdin");
+    lua_pushfstring(L, "cannot read stdin: %s", strerror(error));
+    lua_remove(L, -2);
+    return LUA_ERRFILE;
 }
 
 static bool run_init(lua_State *L)
@@ -871,7 +919,7 @@ static bool run_script(lua_State *L, const options *o)
     const bool from_stdin = strcmp(name, "-") == 0 && strcmp(o->argv[o->script - 1], "--") != 0;
     static const char *const commands[] = { "run", "map", "devices", "help", NULL };
     const int nargs = push_words(L, o, o->script + 1);
-    const int status = luaL_loadfile(L, from_stdin ? NULL : name);
+    const int status = from_stdin ? load_stdin(L) : luaL_loadfile(L, name);
     const char *near = status == LUA_ERRFILE && !strpbrk(name, "./") ? nearest(name, commands) : NULL;
     if (near) {
         lua_pushfstring(L, "%s (did you mean tidepool %s?)", lua_tostring(L, -1), near);
@@ -1054,7 +1102,7 @@ static bool run_main(lua_State *L, options *o)
             puts("help() tells what there is; Ctrl-D ends the session.");
         o->is_left = tp_repl_run(L);
     } else if (!has_script && !o->executes && !o->version) {
-        return run_chunk(L, luaL_loadfile(L, NULL), 0);
+        return run_chunk(L, load_stdin(L), 0);
     }
     return true;
 }

@@ -212,6 +212,93 @@ describe("an element that fails on a device", function()
   end)
 end)
 
+describe("an array that is captured", function()
+  on_device("is shared, read and write, as on threads", function()
+    local counts, seen, small = tidepool.array("int32", 10), tidepool.array("double", 1000), tidepool.array("uint8", 16)
+    local limit = 500
+    local function mark(i)
+      local place = i % 10 + 1
+      if i <= limit then seen[i] = seen[i] + i / 2 end
+      for k = 1, 3 do
+        if i % 10 == k then small[k] = 7 * k end
+      end
+      counts[place] = i >= 991 and i or counts[place]
+      small[16] = limit > 0 and 200 or 0
+      return seen[i]
+    end
+    for _, app_of in ipairs { app, tidepool.App("threads") } do
+      counts:fill(0)
+      seen:fill(1)
+      small:fill(0)
+      local results = app_of:func(mark):map(tidepool.range(1000)):list()
+      for i = 1, 1000 do
+        assert.equal(i <= 500 and 1 + i / 2 or 1, seen[i])
+        assert.equal(seen[i], results[i])
+      end
+      assert.same({ 7, 14, 21, 0, 200 }, { small[1], small[2], small[3], small[4], small[16] })
+      for i = 991, 1000 do assert.equal(i, counts[i % 10 + 1]) end
+    end
+  end)
+
+  on_device("is written to by helpers, in loops and conditions, by the elements that come there", function()
+    local marks = tidepool.array("float", 64)
+    local function put(i, value)
+      if value > 0 then marks[i] = value end
+      return value
+    end
+    local f = app:func(function(i)
+      local sum = 0
+      for k = i, 60, 20 do
+        sum = sum + (k % 2 == 0 and put(k, k / 4) or 1)
+        if k > 30 then break end
+      end
+      return sum
+    end)
+    for i = 1, 20 do f(i) end
+    local expected = marks:copy()
+    assert.is_true(marks[2] == 0.5 and marks[1] == 0 and marks[42] > 0)
+    marks:fill(0)
+    f:map(tidepool.range(20)):list()
+    assert.same(expected:list(), marks:list())
+  end)
+
+  on_device("fails the element that writes beside it, and no other", function()
+    local marks = tidepool.array("double", 4)
+    local f = app:func(function(i)
+      marks[i] = i
+      return i
+    end)
+    local list = f:map({ 1, 5, 2.5, 3, 0 / 0, 4 }, { return_exceptions = true }):list()
+    assert.same({ 1, 3, 4 }, { list[1], list[4], list[6] })
+    contains(list[2].message, "gpu_spec.lua:", "index 5 of 'marks' is out of range (1 to 4)")
+    contains(list[3].message, "index of 'marks'")
+    contains(list[5].message, "index")
+    assert.same({ 1, 0, 3, 4, n = 4 }, marks:list())
+    assert.equal(8, f:map({ 1, 3, 4 }):sum())
+  end)
+end)
+
+describe("the text of a function", function()
+  it("is kept where it is in no file: on the command line, from standard input, at the prompt", function()
+    local script = [[local f = require "tidepool".App():func { gpu = true } (function(x) return x * 3 end) print(f:opencl())]]
+    local files = { ["job.lua"] = script, ["lines"] = ([[
+      tidepool = require "tidepool"
+      local scale = 3
+      local f = tidepool.App():func { gpu = true } (function(x) return x * scale end)
+      f:opencl()
+      function other(x)
+        return x * 5
+      end
+      tidepool.App():func { gpu = true } (other):opencl()
+    ]]) }
+    for _, command in ipairs { "$T -e \"$(cat job.lua)\" -e '" .. script:gsub("3", "4") .. "'", "$T - <job.lua", "$T <job.lua", "$T -i <lines" } do
+      local done = run(command, files)
+      assert.equal(0, done.code, done.stderr)
+      contains(done.stdout, "__kernel void", command:find "-i" and "x * scale" or "x * 3")
+    end
+  end)
+end)
+
 describe("the OpenCL C of a function", function()
   it("is what its Lua was made to, with the lines as comments", function()
     local f = app:func(function(x)

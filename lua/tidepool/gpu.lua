@@ -186,11 +186,17 @@ local function check_types(f, what, types)
   end
 end
 
+--- The texts of chunks that are in no file: main.c and session.lua keep them.
+local function text_of(name)
+  local kept = debug.getregistry()["tidepool.texts"]
+  return kept and kept[name]
+end
+
 local function translate(f, d, types, reduce)
   local precision = f.options.precision or "double"
   local fine, made = pcall(require("tidepool.gpu.translate").translate, f.raw, {
     name = f.name, precision = precision, lanes = precision == "single" and d.lanes_float or d.lanes_double, inputs = types,
-    returns = f.options.returns, reduce = reduce,
+    returns = f.options.returns, reduce = reduce, text_of = text_of,
   })
   if not fine then error(made, 0) end
   return made
@@ -271,6 +277,7 @@ local function compile(f, devices, types, reduce)
   local first = unit.translations[1]
   unit.made, unit.source = first, first.source
   unit.inputs, unit.outputs = numbers_of(first.inputs), numbers_of(first.outputs)
+  for _, argument in ipairs(first.arguments) do unit.is_writer = unit.is_writer or argument.is_written end
   unit.result_types, unit.booleans = {}, {}
   for i, output in ipairs(first.outputs) do
     unit.booleans[i] = output.ctype == "bool"
@@ -302,7 +309,7 @@ local function read_argument(f, argument)
   end
   local cast = require("ffi").cast
   local _, start = core.memory(value.memory)
-  one.memory, one.array = value.memory, value
+  one.memory, one.array, one.is_written = value.memory, value, argument.is_written
   one.offset = tonumber(cast(void_pointer, value.data) - cast(void_pointer, start))
   one.bytes = math.max(value.length, 1) * require("ffi").sizeof(array.c_name(value.ctype))
   return one
@@ -378,7 +385,7 @@ function gpu.reducer(f, unit, types, reduce, total)
   end
   if type(reduce) == "function" then reduce = with_text(reduce) end
   local is_few = total and total < GROUP
-  if f.options.kernel or unit.has_boolean or (is_few and type(reduce) == "string") then return nil end
+  if f.options.kernel or unit.has_boolean or unit.is_writer or (is_few and type(reduce) == "string") then return nil end
   local devices = gpu.match(f.options.gpu, f.name)
   if is_few then -- nothing to reduce there; but what cannot be is said
     translate(f, devices[1], types, reduce)

@@ -68,6 +68,21 @@ local function keep(...)
   end
 end
 
+local TEXTS_MAX = 100
+
+-- loadstring; the text is kept, for who needs that of a function (the translator for devices): the last one first.
+local function load_line(text)
+  local fn, why = loadstring(text, "=stdin")
+  if not fn then return nil, why end
+  local registry = debug.getregistry()
+  registry["tidepool.texts"] = registry["tidepool.texts"] or {}
+  local texts = registry["tidepool.texts"]["=stdin"] or {}
+  registry["tidepool.texts"]["=stdin"] = texts
+  table.insert(texts, 1, text)
+  texts[TEXTS_MAX + 1] = nil
+  return fn
+end
+
 --- The function of `code`, inside the scope of the kept locals that `names` lists; the text of an error otherwise.
 local function compile_inside(code, names, declares)
   local before = #names > 0 and "local " .. table.concat(names, ",") .. "; " or ""
@@ -78,9 +93,9 @@ local function compile_inside(code, names, declares)
     for i, name in ipairs(declares) do parts[i] = ("%q, function() return %s end"):format(name, name) end
     after = ("\n;%s(%s)"):format(KEEP, table.concat(parts, ", "))
   end
-  local outer = loadstring(before .. "return function(...) " .. code .. after .. "\nend", "=stdin")
+  local outer = load_line(before .. "return function(...) " .. code .. after .. "\nend")
   -- After a `return` nothing may follow.
-  if not outer then outer = loadstring(before .. "return function(...) " .. code .. "\nend", "=stdin") end
+  if not outer then outer = load_line(before .. "return function(...) " .. code .. "\nend") end
   if not outer then return nil end
   local fn = outer(keep)
   for i = 1, 60 do
@@ -112,12 +127,12 @@ function session.compile(text)
     -- unless that ends in a comment.
     local as_expression = "return (function(...) return ... end)(" .. text:gsub("[%s;]+$", "") .. ")"
     if not loadstring(as_expression) then as_expression = "return (function(...) return ... end)(" .. text .. "\n)" end
-    fn = loadstring(as_expression, "=stdin") or fn
+    fn = load_line(as_expression) or fn
     return #names > 0 and compile_inside(as_expression, names, {}) or fn
   elseif forced then
     return nil, expression_error, is_unfinished(expression_error)
   end
-  local statement, statement_error = loadstring(text, "=stdin")
+  local statement, statement_error = load_line(text)
   if not statement then
     local begins_expression = not is_unfinished(statement_error) and is_unfinished(expression_error)
     local message = begins_expression and expression_error or statement_error
