@@ -88,7 +88,8 @@ describe("gpu = ...", function()
 
   it("takes several with a number behind a colon, or none", function()
     assert.same({ 2, 3 }, numbers "nvidia:2")
-    contains(select(2, pcall(machine().match, "nvidia:3", "f")), 'f: gpu = "nvidia:3": no such device')
+    contains(select(2, pcall(machine().match, "nvidia:3", "f")), 'f: gpu = "nvidia:3": no such devices, only 2; there are:\n')
+    contains(select(2, pcall(machine().match, "radeon:2", "f")), 'f: gpu = "radeon:2": no such device; there are:\n')
   end)
 
   it("takes the first of a list that is there", function()

@@ -194,8 +194,9 @@ core.add_class("tidepool.device.Kernel", Kernel, false)
 
 local OPTIONS = "-cl-std=CL1.2 -cl-kernel-arg-info"
 
--- What is ready to be called in this state: { launcher, parameters, largest group, required group }, by the kernel's source and name on its device.
-local ready = {}
+-- What is ready to be called in this state: { launcher, parameters, largest group, required group }, by Kernel, and, since those that travel
+-- are other tables each time, by the kernel's source and name on its device.
+local ready_for, ready = setmetatable({}, { __mode = "k" }), {}
 
 local function key_of(self)
   return ("%d %s %s"):format(self.device.number, self.name or "", self.source)
@@ -263,11 +264,10 @@ local function prepare(self)
 end
 
 local function ready_of(self)
-  local made = self.name and ready[key_of(self)]
-  if not made then
-    made = prepare(self)
-    ready[key_of(self)] = made
-  end
+  local made = ready_for[self]
+  if made then return made end
+  made = self.name and ready[key_of(self)] or prepare(self)
+  ready_for[self], ready[key_of(self)] = made, made
   return made
 end
 

@@ -47,7 +47,7 @@ local function matches(d, word)
   return is_part(d.name, word) or is_part(d.platform, word)
 end
 
---- The devices that one word of a `gpu` option means; nil when there are not so many.
+--- The devices that one word of a `gpu` option means; nil when there are not so many, and how many there are.
 local function match_word(devices, spec)
   local word, count = spec:lower():match "^(.-):(%d+)$"
   word, count = word or spec:lower(), tonumber(count or 1)
@@ -55,7 +55,7 @@ local function match_word(devices, spec)
   for _, d in ipairs(devices) do
     if #list < count and matches(d, word) then list[#list + 1] = d end
   end
-  if #list == count then return list end
+  return #list == count and list or nil, #list
 end
 
 local function show_spec(spec)
@@ -89,15 +89,18 @@ end
 ---@return table? list of devices
 function gpu.match(spec, who)
   local devices, why = gpu.devices()
+  local few = 0 -- there are, where more are asked for
   for _, word in ipairs(spec == true and { "any" } or type(spec) == "string" and { spec } or spec) do
     if word == "threads" then return nil end
-    local list = match_word(devices, word)
+    local list, n = match_word(devices, word)
     if list then return list end
+    few = math.max(few, n)
   end
   if #devices == 0 then check.fail("%s: gpu = %s: %s", who, show_spec(spec), why) end
   local lines = {}
   for i, d in ipairs(devices) do lines[i] = ("\n  %s (%s, %s)"):format(d.name, d.type, d.platform) end
-  check.fail("%s: gpu = %s: no such device; there %s:%s", who, show_spec(spec), #devices == 1 and "is" or "are", table.concat(lines))
+  check.fail("%s: gpu = %s: %s; there %s:%s", who, show_spec(spec), few > 0 and ("no such devices, only %d"):format(few) or "no such device",
+    #devices == 1 and "is" or "are", table.concat(lines))
 end
 
 -- ---- devices by hand ----
