@@ -103,7 +103,8 @@ describe("a buffer", function()
     end
   end)
 
-  on_pocl("is the array itself where the device shares the host's memory", function()
+  on_device("is the array itself where the device shares the host's memory", function()
+    if not device.unified then return end
     local a = tidepool.array("float", { 1, 2, 3 })
     local buffer = device:buffer(a)
     device:kernel(add, "add")(3, buffer, buffer, 10)
@@ -228,6 +229,19 @@ describe("a kernel", function()
     local longs = device:buffer("int64", 2)
     long(1, longs, -9007199254740993LL, 9007199254740995ULL)
     assert.is_true(longs:read()[1] == -9007199254740993LL and longs:read()[2] == 9007199254740995LL)
+  end)
+
+  on_device("takes a buffer of numbers for a pointer to vectors of them, and any for one to a struct", function()
+    local f = device:kernel [[
+      typedef struct { int a, b; } pair;
+      __kernel void f(__global const float4 *x, __global const pair *p, __global float *to) {
+        int i = get_global_id(0);
+        to[i] = x[i].x + x[i].w + p[i].b;
+      }]]
+    local x, p, to = device:buffer("float", { 1, 2, 3, 4, 5, 6, 7, 8 }), device:buffer("int32", { 0, 100, 0, 200 }), device:buffer("float", 2)
+    f(2, x, p, to)
+    assert.same({ 105, 213, n = 2 }, to:read():list())
+    mistake(function() f(2, p, p, to) end, "argument 1 (__global float4 *x) takes a buffer of float, got one of int32")
   end)
 
   on_device("shows its parameters", function()
@@ -428,7 +442,7 @@ end
 -- What is done with a device, and what comes out: the same on all of them.
 local everything = [[
   local tidepool = require "tidepool"
-  local d = tidepool.gpu.device()
+  local d = tidepool.gpu.device "cpu"
   local source = "\n__kernel void add(__global const double *a, __global double *b, double k, const unsigned int n) {\n" ..
     "  size_t i = get_global_id(0);\n  if (i < n) b[i] = a[i] + k;\n}"
   local a = tidepool.array("double", { 1, 2, 3 })
@@ -452,7 +466,7 @@ local everything = [[
   assert(part:read() == view and view[1] == 2.5 and view[2] == 3.5)
   print(add)
   print(select(2, pcall(add, 3, a, y, 1, 3)))
-  local f = tidepool.App():func { gpu = true, executor = "threads" } (function(i)
+  local f = tidepool.App():func { gpu = "cpu", executor = "threads" } (function(i)
     local to = d:buffer("double", 3)
     add(3, x, to, i, 3)
     return to:read()[1]
@@ -480,7 +494,7 @@ describe("a device", function()
     for _, more in ipairs { "", "FAULTS_COPIES=1 " } do
       local done = run(faulty() .. more .. "FAULTS_MEMORY=10000000 $T job.lua", { ["job.lua"] = [[
         local tidepool = require "tidepool"
-        local d = tidepool.gpu.device()
+        local d = tidepool.gpu.device "cpu"
         for _ = 1, 200 do d:buffer("float", 1e6) end
         local held = {}
         local function fill()
@@ -508,7 +522,7 @@ describe("a device", function()
   on_pocl("that has no memory, or runs no kernel, is a failure of kind device", function()
     local done = run(faulty() .. "FAULTS_BUFFERS=2 FAULTS_FROM=1 $T job.lua", { ["job.lua"] = [[
       local tidepool = require "tidepool"
-      local d = tidepool.gpu.device()
+      local d = tidepool.gpu.device "cpu"
       local b = d:buffer("float", 1)
       local _, failure = pcall(d.buffer, d, "float", 1000)
       print(failure.kind, failure.message)
@@ -526,8 +540,8 @@ describe("a device", function()
       local done = run(faulty() .. ("FAULTS_LOG=%s XDG_CACHE_HOME=%s $T job.lua"):format(log, cache), { ["job.lua"] = [[
         local tidepool = require "tidepool"
         local source = "__kernel void f(__global int *x) { x[0] = 7; } __kernel void g(__global int *x) { x[0] = 8; }"
-        local f = tidepool.App():func { gpu = true, executor = "threads" } (function(name)
-          local d = tidepool.gpu.device()
+        local f = tidepool.App():func { gpu = "cpu", executor = "threads" } (function(name)
+          local d = tidepool.gpu.device "cpu"
           local x = d:buffer("int32", 1)
           d:kernel(source, name)(1, x)
           return x:read()[1]
