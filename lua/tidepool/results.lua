@@ -71,15 +71,15 @@ function results.of(value)
   return type(value) == "userdata" and of_handle[value] or nil
 end
 
---- Lets users call the method of that name.
+--- Lets users call the method of that name. None takes more than two arguments ("..." behind a call is not safe: interpret.lua).
 local function publish(name, arguments)
   local method = Results[name]
-  methods[name] = function(self, ...)
+  methods[name] = function(self, first, second)
     local own = results.of(self)
     if not own then
       check.fail("results.%s was called with a dot, or on something else: write results:%s(%s)", name, name, arguments or "")
     end
-    return method(own, ...)
+    return method(own, first, second)
   end
 end
 
