@@ -142,6 +142,45 @@ describe("Inputs", function()
       assert.equal("input", err.phase)
     end)
 
+    it("may read the results of their own map", function()
+      local results, i = nil, 0
+      results = give:map(function()
+        i = i + 1
+        if i <= 4 then return i end
+        local _, x = results:next()
+        return x < 20 and x + 4 or nil
+      end, { window = 4 })
+      local sum = 0
+      for _, x in results do sum = sum + x end
+      assert.is_true(sum > 0)
+    end)
+
+    it("that wait for results of their own map when none are to come are told", function()
+      for _, read in ipairs { "next", "list" } do
+        local results, i, line = nil, 0, nil
+        results = give:map(function()
+          i = i + 1
+          if i <= 4 then return i end
+          line = debug.getinfo(1, "l").currentline + 1
+          for _ = 1, 100 do results[read](results) end
+        end, { window = 4 })
+        local _, _, err = collect(results)
+        assert.equal("input", err.phase)
+        contains(err.message, ("inputs_spec.lua:%d: "):format(line), "wait for its own results")
+        support.check_pool()
+      end
+    end)
+
+    it("that are builtins and fail show no place of the library", function()
+      local _, _, err = collect(give:map(setmetatable({}, { __call = string.rep })))
+      assert.matches("^bad argument #1", err.message)
+      assert.equal(err.message, err.value)
+      local rep = tidepool.App("builtins"):func(string.rep)
+      err = support.failure_of(function() rep:starmap({ { "x" } }):list() end)
+      assert.matches("^bad argument #2", err.message)
+      assert.equal(err.message, err.value)
+    end)
+
     it("may use maps themselves", function()
       local i = 0
       assert.same({ 1, 4, 9, n = 3 }, give:map(function()

@@ -161,6 +161,20 @@ describe("map", function()
       assert.same({ 3, 4 }, codes)
     end)
 
+    it("ends the map when on_error raises", function()
+      local fails = app:func(function(x)
+        if x == 2 then error "two" end
+        return x
+      end)
+      local results = fails:map({ 1, 2, 3 }, { on_error = function(failure) error("mine: " .. failure.index, 0) end })
+      local got, n, err = support.collect(results)
+      assert.same({ 1 }, got)
+      assert.equal(1, n)
+      assert.equal("mine: 2", err)
+      assert.is_nil((results:next()))
+      assert.is_true(results:done())
+    end)
+
     it("raises what on_error raises", function()
       local ok, err = pcall(function()
         for _ in picky:map({ 1, 3 }, { on_error = function() error("mine", 0) end }) do end

@@ -71,6 +71,24 @@ describe("starmap", function()
     contains(err.message, "item 2", "hole")
   end)
 
+  it("says at its place that an item's n is none", function()
+    for _, n in ipairs { -1, 1.5, 0 / 0, 1 / 0, "x", 1e6, false } do
+      for _, items in ipairs { { { 1, 2 }, { n = n } }, coroutine.wrap(function()
+        coroutine.yield { 1, 2 }
+        coroutine.yield { n = n }
+      end) } do
+        local got, n_results, err = collect(sum:starmap(items))
+        assert.same({ 3 }, got)
+        assert.equal(1, n_results)
+        assert.equal("usage", err.kind)
+        contains(err.message, "starmap: item 2: n must be an integer from 0 to 7000")
+      end
+    end
+    local many = {}
+    for i = 1, 7001 do many[i] = i end
+    contains(support.failure_of(function() sum:starmap({ many }):list() end).message, "item 1 has 7001 arguments")
+  end)
+
   it("gives nothing for no items", function()
     assert.equal(0, sum:starmap({}):list().n)
   end)

@@ -38,9 +38,11 @@ function app.new(name, defaults)
   if defaults ~= nil and type(defaults) ~= "table" then
     check.fail("tidepool.App: the defaults must be a table of options, got %s", type(defaults))
   end
-  local self = setmetatable({
-    name = name or "app", defaults = options.check("tidepool.App", options.of_functions, defaults or {}), functions = {}, entries = {},
-  }, App)
+  local checked = options.check("tidepool.App", options.of_functions, defaults or {})
+  for _, option in ipairs { "name", "kernel", "with" } do
+    if checked[option] ~= nil then check.fail("tidepool.App: option '%s' is of one function, not a default for all", option) end
+  end
+  local self = setmetatable({ name = name or "app", defaults = checked, functions = {}, entries = {} }, App)
   all[#all + 1] = self
   return self
 end
@@ -95,16 +97,13 @@ function add(self, given, fn)
     local what = func.is_function(fn) and "a Function (decorated already)" or fn == nil and "nil" or check.a(type(fn))
     check.fail("app:func: expected a function to decorate, got %s", what)
   end
-  local merged = {}
-  for name, value in pairs(self.defaults) do merged[name] = value end
-  for name, value in pairs(given) do merged[name] = value end
   local frame = check.frame()
   local name = given.name or (frame and variable_name(frame))
   if not name then
     local info = debug.getinfo(fn, "S")
-    name = ("%s:%d"):format(info.short_src, info.linedefined)
+    name = info.what == "C" and "builtin" or ("%s:%d"):format(info.short_src, info.linedefined)
   end
-  local f = func.new(fn, name, merged)
+  local f = func.new(fn, name, options.merge(self.defaults, given))
   self.functions[name] = f
   return f
 end

@@ -5,10 +5,18 @@ local show = require "tidepool.show"
 
 local describe = {}
 
+--- The error value without the place that a builtin has put before it when we called it ourselves: our own line.
+---@param value any
+---@return any
+function describe.value(value)
+  return type(value) == "string" and value:match "^tidepool/[%w_./]+:%d+: (bad argument #.*)" or value
+end
+
 --- One readable text for any error value that a worker sends. What cannot travel says so, and what it is, as it does not arrive.
 ---@return string
 function describe.message(value)
   if failure.is_failure(value) then return rawget(value, "message") end
+  value = describe.value(value)
   local kind = type(value)
   if kind == "userdata" then return "(error object is a userdata, which cannot travel)" end
   local text = show.error(value)

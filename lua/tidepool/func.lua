@@ -197,6 +197,9 @@ end
 ---@return tidepool.Results
 function methods.starmap(self, items, given)
   check.self(self, Function, "f", "starmap", "inputs")
+  if given ~= nil and type(given) ~= "table" then
+    check.fail("Function:starmap: expected a list of argument lists, then options; got %s", check.show(given))
+  end
   local settings = given and options.check("Function:starmap", options.of_calls, given) or {}
   return results.handle(func.start(self, inputs.starmap("Function:starmap", items), settings, {}))
 end
@@ -265,9 +268,10 @@ function methods.with(self, given)
   if changed.kernel or changed.with then
     check.fail("Function:with: options 'kernel' and 'with' are the function itself; make another one with app:func")
   end
-  local merged = {}
-  for name, value in pairs(self.options) do merged[name] = value end
-  for name, value in pairs(changed) do merged[name] = value end
+  if self.options.kernel and changed.executor then
+    check.fail("Function:with: option 'executor': '%s' is OpenCL C, which only devices run", self.name)
+  end
+  local merged = options.merge(self.options, changed)
   local other = func.new(self.raw, merged.name or self.name, merged)
   if changed.concurrency_limit == nil and changed.name == nil then other.core = self.core end
   return other

@@ -37,7 +37,7 @@ end
 --- What ends the inputs early, from what was raised while they were read.
 local function trouble(value)
   if failure.is_failure(value) and value.phase == "input" then return value end
-  return failure.new { kind = "error", phase = "input", value = value, message = describe.message(value), attempts = 1,
+  return failure.new { kind = "error", phase = "input", value = describe.value(value), message = describe.message(value), attempts = 1,
     traceback = describe.traceback(debug.traceback("", 2)) }
 end
 
@@ -386,33 +386,13 @@ local function stepped(step)
   return source
 end
 
---- The next value of one source of several.
-local function stepper(value, who, position)
-  if getmetatable(value) == Iterator then return step_of_iter(value) end
-  if is_results(value) then return function() return drop_index(value()) end end
-  if is_callable(value) then return function() return has_value(value()) end end
-  if type(value) == "table" or array.type_of(value) then
-    local i, n = 0, type(value) == "table" and value.n or #value
-    return function()
-      i = i + 1
-      if i > n then return false end
-      return true, value[i]
-    end
-  end
-  check.fail("%s: input %d is %s (a table or an iterator expected)", who, position,
-    value == nil and "nil" or check.a(type(value)))
-end
+-- The functions that builtins give for a loop need what comes with them.
+local parts_of_triples = { [next] = "pairs(t)", [ipairs {}] = "ipairs(t)" }
 
-local function zipped(steps)
-  local m, values = #steps, {}
-  return stepped(function()
-    for c = 1, m do
-      local has, value = steps[c]()
-      if not has then return false end
-      values[c] = value
-    end
-    return true, unpack(values, 1, m)
-  end)
+local function refuse(who, position, value)
+  local what = value == nil and "nil" or check.a(type(value))
+  if type(value) == "table" and tostring(value):find "^tidepool%.%a" then what = "a " .. tostring(value):match "^tidepool%.%a+" end
+  check.fail("%s: input %d is %s (a table or an iterator expected)", who, position, what)
 end
 
 --- A list's length; a hole is an error unless the list says n.
@@ -434,10 +414,40 @@ local function length_of(list, who, position)
   if not hole and type(behind) == "number" and behind > n then hole = n + 1 end
   if hole then
     check.fail("%s: input %d has a hole at [%d]; pass n in it, so that holes are nil inputs", who, position, hole)
+  elseif n == 0 and behind ~= nil and getmetatable(list) then
+    refuse(who, position, list)
   elseif n == 0 and behind ~= nil then
     check.fail("%s: input %d is a table with names (%s), not a list", who, position, check.show(behind))
   end
   return n
+end
+
+--- The next value of one source of several.
+local function stepper(value, who, position)
+  if getmetatable(value) == Iterator then return step_of_iter(value) end
+  if is_results(value) then return function() return drop_index(value()) end end
+  if is_callable(value) then return function() return has_value(value()) end end
+  if type(value) == "table" or array.type_of(value) then
+    local i, n = 0, type(value) == "table" and length_of(value, who, position) or #value
+    return function()
+      i = i + 1
+      if i > n then return false end
+      return true, value[i]
+    end
+  end
+  refuse(who, position, value)
+end
+
+local function zipped(steps)
+  local m, values = #steps, {}
+  return stepped(function()
+    for c = 1, m do
+      local has, value = steps[c]()
+      if not has then return false end
+      values[c] = value
+    end
+    return true, unpack(values, 1, m)
+  end)
 end
 
 local function is_list(value)
@@ -446,6 +456,8 @@ end
 
 --- The source of f:map(xs, ys, ...): the first n of `given`, zipped to the shortest. Raises usage errors in the name of `who`.
 function inputs.map(who, given, n)
+  local triple = parts_of_triples[given[1]]
+  if triple then check.fail("%s: input 1 is one value of three that go over pairs: write tidepool.iter(%s)", who, triple) end
   local columns, shortest, arrays = {}, math.huge, {}
   for c = 1, n do
     local value = given[c]
@@ -474,12 +486,21 @@ end
 
 -- ---- starmap ----
 
+local ARGUMENTS_MAX = 7000 -- LuaJIT's C stack takes 8,000 values
+
 --- What ends a starmap at this item, if it is not a list of arguments.
 local function trouble_with(item, i)
   local message
   if type(item) ~= "table" then
     message = ("starmap: item %d is %s (a table expected)"):format(i, item == nil and "nil" or check.a(type(item)))
-  elseif not item.n then
+  elseif item.n ~= nil then
+    local n = item.n
+    if type(n) ~= "number" or n < 0 or n % 1 ~= 0 or n > ARGUMENTS_MAX then
+      message = ("starmap: item %d: n must be an integer from 0 to %d, got %s"):format(i, ARGUMENTS_MAX, check.show(n))
+    end
+  elseif #item > ARGUMENTS_MAX then
+    message = ("starmap: item %d has %d arguments; %d are possible"):format(i, #item, ARGUMENTS_MAX)
+  else
     for k = 1, #item do
       if item[k] == nil then message = ("starmap: item %d has a hole at [%d]; pass n in it"):format(i, k) break end
     end

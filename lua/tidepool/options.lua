@@ -175,6 +175,19 @@ function options.check(who, rows, given)
   return result
 end
 
+--- `given` over `defaults`, both checked. `gpu` and `executor` exclude each other: the nearer one counts.
+---@param defaults table
+---@param given table
+---@return table
+function options.merge(defaults, given)
+  local merged = {}
+  for name, value in pairs(defaults) do merged[name] = value end
+  if given.gpu then merged.executor = nil end
+  if given.executor then merged.gpu = nil end
+  for name, value in pairs(given) do merged[name] = value end
+  return merged
+end
+
 --- Is this last argument of a call its options? A plain table whose keys are all strings, none of them `n`, and not empty: as an input it
 --- would be an empty list.
 function options.is_call_options(value)

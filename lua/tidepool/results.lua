@@ -104,6 +104,7 @@ end
 --- Reads up to `room` inputs. The iterator may wait meanwhile, and others may read or cancel these results: the job stays open until it is back.
 --- True when nothing was there to read.
 local function fill(self, source, job, room)
+  self.feeder = loop.current() or "main"
   local fine, done, why, is_idle = pcall(source.fill, job, room)
   self.is_feeding = false
   if self.job ~= job then
@@ -186,6 +187,22 @@ function Results:_cancelled()
     function_name = self.settings.name, attempts = 0 }
 end
 
+--- The iterator of the inputs may read the results of those before, but not wait for what it has yet to give itself.
+function Results:_check_wait()
+  if not self.is_feeding or self.feeder ~= (loop.current() or "main") then return end
+  if self.source.flush then self.source.flush() end
+  local pushed, _, _, delivered = core.counts(self.job)
+  if pushed == delivered then check.fail("%s: the inputs of this map wait for its own results, and none are to come", self.settings.name) end
+end
+
+--- Calls a function of the user's; what it raises ends the map.
+function Results:_ask(fn, f)
+  local fine, value = pcall(fn, f)
+  if fine then return value end
+  self:_close()
+  raise(value)
+end
+
 --- Waits for the next block of results and opens it (or gives one that has not been read to its end): "block", or "failure", its index and
 --- the failure that takes its place, or nothing at the end, or "later" instead of waiting. Raises what ends the map. `is_reducing`: for one who can
 --- read what a device has reduced.
@@ -207,6 +224,7 @@ function Results:_advance(no_wait, is_reducing)
     if self.job ~= job then return self:_advance(no_wait) end -- the iterator of the inputs has cancelled this map
     if self.watch then progress.step() end
     if self.job ~= job then return self:_advance(no_wait) end -- a function of the user's has
+    if self.k < self.n then return "block" end -- or it has read some
     local kind, first, n, pointers, n_scalars, text = core.next(job)
     if not kind then
       if core.is_cancelled(job) then
@@ -224,17 +242,18 @@ function Results:_advance(no_wait, is_reducing)
         return nil
       elseif not has_fed then
         if no_wait then return "later" end
+        self:_check_wait()
         loop.wait(job, self.source and self.source.patience)
         if self.job ~= job or self.k < self.n then return self:_advance() end
       end
     elseif kind == FAILURE then
       local f = self:_failure(first)
       if self.settings.return_exceptions then return "failure", first, f end
-      if self.settings.on_error then return "failure", first, self.settings.on_error(f) end
+      if self.settings.on_error then return "failure", first, self:_ask(self.settings.on_error, f) end
       self:_close()
       raise(f)
     elseif kind == RETRY then
-      if self.settings.on_retry then self.settings.on_retry(self:_failure(first)) end
+      if self.settings.on_retry then self:_ask(self.settings.on_retry, self:_failure(first)) end
     else
       self.first, self.n, self.k = first, n, 0
       self.columns, self.partials, self.scalars = nil, nil, nil

@@ -55,7 +55,7 @@ function ffi.gc(object, finalizer) return ffi_gc(object, guard(finalizer)) end
 --- { value, traceback } when the function raised it, a text when the host did.
 function worker.describe(kind, raised, attempt, index)
   if type(raised) ~= "table" then return kind, tostring(raised), nil, nil, attempt, index end
-  local value, traceback = raised[1], raised[2]
+  local value, traceback = require "tidepool.describe".value(raised[1]), raised[2]
   -- What a device could not do for a function that drives it is not the function's error.
   local failure = package.loaded["tidepool.failure"]
   if failure and failure.is_failure(value) and rawget(value, "kind") == "device" and not rawget(value, "index") then
