@@ -3,10 +3,13 @@
 #include "codec_state.h"
 
 #include "bytecode.h"
+#include "lua_modules.h"
 
 #include <lauxlib.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { NAMES_ROOM = 750 }; /* of the standard libraries and our own */
 
 static const char codec_key, work_key; /* their addresses are the keys in the registry */
 
@@ -254,54 +257,75 @@ void tp_codec_new_epoch(lua_State *L)
 
 /* ---- builtins ---- */
 
-/* Makes the object on top known as the name below it; both are popped. */
-static void add_builtin(lua_State *L, struct codec *c)
+/* Pushes the table of what is known by a name that starts with the prefix on top. */
+static void push_named(lua_State *L, const struct codec *c)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, c->by_prefix);   // prefix all
+    lua_pushvalue(L, -2);
+    lua_rawget(L, -2);                                 // prefix all named
+    if (lua_isnil(L, -1)) {
+        lua_pop(L, 1);
+        lua_newtable(L);
+        lua_pushvalue(L, -3);
+        lua_pushvalue(L, -2);
+        lua_rawset(L, -4);
+    }
+    lua_remove(L, -2);                                 // prefix named
+}
+
+/* Makes the object on top known by the prefix at that index, whose table is behind it, and the name below the object. Pops the name and the object. */
+static void add_builtin(lua_State *L, struct codec *c, int prefix)
 {
     const void *object = lua_topointer(L, -1);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, c->by_name);
-    lua_pushvalue(L, -3);
-    lua_pushvalue(L, -3);
-    lua_rawset(L, -3);                              /* name object by_name */
     struct known *k = tp_codec_find_known(c, object);
     if (!k || k->kind != BUILTIN) {
-        lua_rawgeti(L, LUA_REGISTRYINDEX, c->names);
-        int index = (int)lua_objlen(L, -1) + 1;
-        lua_pushvalue(L, -4);
+        lua_rawgeti(L, LUA_REGISTRYINDEX, c->names);   // name object names
+        int index = c->nnames + 1;
+        c->nnames += 2;
+        lua_pushvalue(L, prefix);
         lua_rawseti(L, -2, index);
+        lua_pushvalue(L, -3);
+        lua_rawseti(L, -2, index + 1);
         lua_pop(L, 1);
         if ((!k || k->kind != CLASS) && tp_codec_add_known(c, object, BUILTIN, index) < 0)
             luaL_error(L, "not enough memory");
     }
-    lua_pop(L, 3);
+    lua_rawset(L, prefix + 1);
 }
 
-/* Makes the table on top and its fields known: all fields that are objects, or the functions only. The fields' names start
- * with `prefix`, a dot included. */
+/* Makes the table on top known as `name`, and its fields as `prefix` (a dot included) and their names: all fields that are objects, or the functions
+ * only. */
 static void add_library(lua_State *L, struct codec *c, const char *name, const char *prefix, bool functions_only)
 {
     luaL_checkstack(L, STACK_NEED, "builtins");
-    lua_pushstring(L, name);
-    lua_pushvalue(L, -2);
-    add_builtin(L, c);
+    int table = lua_gettop(L);
+    const char *dot = strrchr(name, '.'), *last = dot ? dot + 1 : name;
+    lua_pushlstring(L, name, (size_t)(last - name));
+    push_named(L, c);
+    lua_pushstring(L, last);
+    lua_pushvalue(L, table);
+    add_builtin(L, c, table + 1);
+    lua_settop(L, table);
+    lua_pushstring(L, prefix);
+    push_named(L, c);
     lua_pushnil(L);
-    while (lua_next(L, -2)) { /* table key value */
+    while (lua_next(L, table)) { /* table prefix named key value */
         bool wanted = functions_only ? lua_type(L, -1) == LUA_TFUNCTION : tp_codec_is_object(L, -1);
         if (wanted && lua_type(L, -2) == LUA_TSTRING) {
-            lua_pushstring(L, prefix);
-            lua_pushvalue(L, -3);
-            lua_concat(L, 2);
             lua_pushvalue(L, -2);
-            add_builtin(L, c);
+            lua_insert(L, -2);   /* table prefix named key key value */
+            add_builtin(L, c, table + 1);
+        } else {
+            lua_pop(L, 1);
         }
-        lua_pop(L, 1);
     }
+    lua_settop(L, table);
 }
 
 void tp_codec_add_builtins(lua_State *L, const char *name, int index)
 {
-    lua_pushvalue(L, index);               /* table */
-    lua_pushfstring(L, "%s.", name);       /* table prefix */
-    lua_insert(L, -2);                     /* prefix table */
+    lua_pushfstring(L, "%s.", name);       /* prefix */
+    lua_pushvalue(L, index < 0 ? index - 1 : index);
     add_library(L, tp_codec_of(L), name, lua_tostring(L, -2), false);
     lua_pop(L, 2);
 }
@@ -323,28 +347,6 @@ static int codec_gc(lua_State *L)
     c->nknown = c->known_size = 0;
     return 0;
 }
-
-/* Says what a cdata is: 1 and a fresh int64_t (read through lua_topointer), 2 and a uint64_t, 3 and a complex's two numbers;
- * 0 and its type for all others. A ctype passes istype as its own instance; its text tells it apart. The other function makes them. */
-static const char cdata_helper[] =
-    "local ffi = require 'ffi'\n"
-    "local istype, typeof, new, tostring, pcall = ffi.istype, ffi.typeof, ffi.new, tostring, pcall\n"
-    "local find, gsub = string.find, string.gsub\n"
-    "local int64, uint64, complex = typeof 'int64_t', typeof 'uint64_t', typeof 'complex'\n"
-    "local function parts(v) return v.re, v.im end\n"
-    "local function is(ct, v) return istype(ct, v) and not find(tostring(v), '^ctype') end\n"
-    "return function(v)\n"
-    "  if is(int64, v) then return 1, int64(v) end\n"
-    "  if is(uint64, v) then return 2, uint64(v) end\n"
-    "  if istype(complex, v) then\n"
-    "    local ok, re, im = pcall(parts, v)\n"
-    "    if ok then return 3, re, im end\n"
-    "  end\n"
-    "  return 0, (gsub(tostring(typeof(v)), '^ctype', 'cdata'))\n"
-    "end, function(kind, re, im)\n"
-    "  if kind == 3 then return complex(re, im) end\n"
-    "  return new(kind == 1 and int64 or uint64)\n"
-    "end\n";
 
 /* Finds where a table keeps the size of its array part, so that encoding can skip that part when it goes through the hash part
  * (a fifth of the time of a list of numbers is lua_next). 0 when it isn't found, which costs speed only. Reads nothing but the
@@ -426,8 +428,9 @@ int tp_codec_new_table(lua_State *L)
 
 static void open_tables(lua_State *L, struct codec *c)
 {
-    c->names = tp_codec_new_table(L);
-    c->by_name = tp_codec_new_table(L);
+    lua_createtable(L, NAMES_ROOM, 0);
+    c->names = luaL_ref(L, LUA_REGISTRYINDEX);
+    c->by_prefix = tp_codec_new_table(L);
     c->mts = tp_codec_new_table(L);
 
     lua_newtable(L);                                /* dumps */
@@ -491,11 +494,17 @@ static void open_cdata(lua_State *L, struct codec *c)
     if (!push_library(L, c, "ffi"))
         return;
     lua_pop(L, 1);
-    if (luaL_loadbuffer(L, cdata_helper, sizeof cdata_helper - 1, "=tidepool.codec"))
+    const tp_lua_module *m = tp_lua_modules;
+    while (strcmp(m->name, "tidepool.cdata") != 0)
+        m++;
+    if (luaL_loadbuffer(L, m->bytes, m->len, "=tidepool.cdata"))
         lua_error(L);
-    lua_call(L, 0, 2);
+    lua_call(L, 0, 1);                                 // { kind_of, make }
+    lua_getfield(L, -1, "make");
     c->cdata_new = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_getfield(L, -1, "kind_of");
     c->cdata_of = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pop(L, 1);
 }
 
 void tp_codec_open(lua_State *L)
@@ -510,9 +519,7 @@ void tp_codec_open(lua_State *L)
     struct codec *c = push_owner(L, sizeof *c, "tidepool.codec", codec_gc); /* codec */
     open_tables(L, c);
     open_builtins(L, c);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, c->names);
-    c->nstandard = (int)lua_objlen(L, -1);
-    lua_pop(L, 1);
+    c->nstandard = c->nnames;
     open_cdata(L, c);
     probe_opcodes(L, c);
     c->asize_at = probe_asize(L);

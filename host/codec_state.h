@@ -33,7 +33,7 @@ enum kind { GONE, BUILTIN, MODULE, FIELD, CLASS };
 struct known {
     const void *object; /* its address; NULL: an empty place of the hash table */
     enum kind kind;
-    int index; /* of the name in `names` (FIELD: module and field); CLASS: in codec.classes */
+    int index; /* of the name in `names` (FIELD: module and field; BUILTIN: the prefix and the rest of its name); CLASS: in codec.classes */
 };
 
 enum { BY_NAME, BY_VALUE, FOREIGN };
@@ -57,15 +57,16 @@ struct codec {
     uint8_t op_gget, op_gset;
 
     /* Lua tables and functions: indexes in the registry. */
-    int names;    /* array of names that known.index counts in */
+    int names;    /* array of names that known.index counts in, nnames of them */
+    int nnames;
     int nstandard; /* so many of them, the first, are of the standard libraries: globals of every state */
-    int by_name;  /* name -> builtin */
+    int by_prefix; /* of a builtin's name, up to its last dot, or "": -> { the rest of the name -> builtin } */
     int mts;      /* array of the classes' metatables */
     int dumps;    /* Lua function -> { bytecode, reads or writes globals, names of globals read... }; weak keys */
     int env_mt;   /* metatable of decoded functions' environments: __index = the state's globals */
     int loaded;   /* package.loaded */
     int require;  /* the function, or nil */
-    int cdata_of; /* see cdata_helper; nil without ffi */
+    int cdata_of; /* see lua/tidepool/cdata.lua; nil without ffi */
     int cdata_new;
     int array_of; /* see tp_codec_set_arrays; nil until it was called */
     int array_new;

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { BUILTIN_NAME_MAX = 255 }; /* of names with a dot: looking for it takes the square of that */
+
 /* One message that is being read. On the C stack, as the encoder. */
 typedef struct decoder {
     lua_State *L;
@@ -266,12 +268,26 @@ APART static int get_builtin(decoder *d)
     const char *name = get_bytes(d, &len);
     if (!name)
         return -1;
-    lua_rawgeti(L, LUA_REGISTRYINDEX, decoder_codec(d)->by_name);
-    lua_pushlstring(L, name, len);
-    lua_rawget(L, -2);
-    lua_remove(L, -2);
-    if (!lua_isnil(L, -1))
-        return 0;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, decoder_codec(d)->by_prefix); // all
+    for (size_t dot = len <= BUILTIN_NAME_MAX ? len : 0;; dot--) { /* a field may have dots in its name: the last one first */
+        if (dot > 0 && name[dot - 1] != '.')
+            continue;
+        lua_pushlstring(L, name, dot);
+        lua_rawget(L, -2);                              // all named
+        if (lua_istable(L, -1)) {
+            lua_pushlstring(L, name + dot, len - dot);
+            lua_rawget(L, -2);
+            if (!lua_isnil(L, -1)) {
+                lua_replace(L, -3);
+                lua_pop(L, 1);
+                return 0;
+            }
+            lua_pop(L, 1);
+        }
+        lua_pop(L, 1);
+        if (dot == 0)
+            break;
+    }
     lua_pop(L, 1);
     if (push_by_require(d, name, len) == 0)
         return 0;

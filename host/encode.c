@@ -414,7 +414,7 @@ static int scan_modules(encoder *e)
         const void *object = tp_codec_is_object(L, -1) ? lua_topointer(L, -1) : NULL;
         if (object && lua_type(L, -2) == LUA_TSTRING && !tp_codec_find_known(c, object)) {
             lua_rawgeti(L, LUA_REGISTRYINDEX, c->names); /* loaded name module names */
-            int index = (int)lua_objlen(L, -1) + 1;
+            int index = ++c->nnames;
             lua_pushvalue(L, -3);
             lua_rawseti(L, -2, index);
             lua_pop(L, 1);
@@ -447,7 +447,8 @@ static struct known *find_field(encoder *e, const void *object)
         while (is_library && !found && lua_next(L, top + 3)) { /* loaded name module field value */
             if (lua_topointer(L, -1) == object && lua_type(L, -2) == LUA_TSTRING) {
                 lua_rawgeti(L, LUA_REGISTRYINDEX, c->names);
-                int index = (int)lua_objlen(L, -1) + 1;
+                int index = c->nnames + 1;
+                c->nnames += 2;
                 lua_pushvalue(L, top + 2);
                 lua_rawseti(L, -2, index);
                 lua_pushvalue(L, top + 4);
@@ -677,6 +678,8 @@ APART static int put_known(encoder *e, struct known *k)
         return put_module(e, k);
     lua_rawgeti(e->L, LUA_REGISTRYINDEX, e->c->names);
     lua_rawgeti(e->L, -1, k->index);
+    lua_rawgeti(e->L, -2, k->index + 1);
+    lua_concat(e->L, 2);
     lua_remove(e->L, -2);
     if (put_tag(e, T_BUILTIN) < 0) {
         lua_pop(e->L, 1);
@@ -1011,8 +1014,9 @@ static bool is_standard(encoder *e)
         return false;
     lua_rawgeti(L, LUA_REGISTRYINDEX, e->c->names);
     lua_rawgeti(L, -1, k->index);
-    bool is = lua_rawequal(L, -1, -4);
-    lua_pop(L, 2);
+    lua_rawgeti(L, -2, k->index + 1);
+    bool is = lua_objlen(L, -2) == 0 && lua_rawequal(L, -1, -5); /* no prefix, and that name */
+    lua_pop(L, 3);
     return is;
 }
 

@@ -726,6 +726,7 @@ static int open_state(lua_State *L)
 {
     tp_vm *vm = lua_touserdata(L, 1);
     run on_stack;
+    lua_gc(L, LUA_GCSTOP, 0); /* there is nothing to collect yet */
     tp_vm_open_libraries(L, &vm->cannot_close);
     lua_pushlightuserdata(L, &on_stack); /* LuaJIT takes memory for the first pointer of a region: tp_vm_run may not raise for one to its stack */
     lua_pop(L, 1);
@@ -752,6 +753,7 @@ static int open_state(lua_State *L)
     vm->encode_failure = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pushcfunction(L, run_items);
     vm->run_items = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_gc(L, LUA_GCRESTART, -1);
     return 0;
 }
 

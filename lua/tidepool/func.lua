@@ -1,15 +1,15 @@
 --- A decorated function: plain Lua when it is called, parallel by its methods.
 
-local array = require "tidepool.array"
 local Call = require "tidepool.call"
 local check = require "tidepool.check"
 local core = require "tidepool.core"
 local failure = require "tidepool.failure"
-local inputs = require "tidepool.inputs"
 local interpret = require "tidepool.interpret"
+local lazy = require "tidepool.lazy"
 local loop = require "tidepool.loop"
 local options = require "tidepool.options"
-local results = require "tidepool.results"
+
+local array, inputs, results = lazy "tidepool.array", lazy "tidepool.inputs", lazy "tidepool.results"
 
 ---@class tidepool.Function
 ---@field raw function  the plain Lua function

@@ -16,9 +16,11 @@
 
 local check = require "tidepool.check"
 local core = require "tidepool.core"
-local describe = require "tidepool.describe"
 local failure = require "tidepool.failure"
 local ffi = require "ffi"
+local lazy = require "tidepool.lazy"
+
+local describe = lazy "tidepool.describe"
 
 local loop = {}
 
