@@ -26,6 +26,7 @@ typedef struct tp_func {
     struct tp_agent *resuming;               /* agents that lent their place and want it back */
     unsigned running;                        /* places in use */
     double item_ns;                          /* what an item took lately; 0: not known */
+    float device_ns[64];                     /* the same on each device, by the bits of tp_agent.devices */
     uint64_t queued, active, done, failed;   /* items, for stats */
 } tp_func;
 

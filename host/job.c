@@ -986,23 +986,39 @@ static tp_job *pick_awaited(tp_engine *e, const tp_agent *agent, uint64_t now)
     return below;
 }
 
-/* Into how many slices the rest of a job is split at least: some for each who may take them. */
-static unsigned shares(const tp_job *job)
+/* The agent's device, as an index of device_ns; -1 when it serves none. */
+static int device_of(const tp_agent *agent)
 {
-    return job->devices ? 2 * (unsigned)__builtin_popcountll(job->devices) - 1 : 8;
+    return agent->devices ? __builtin_ctzll(agent->devices) : -1;
 }
 
-/* Locked. How many items to take: as many as the executor's time for a slice takes, growing from its least number; never more than a share of
+/* Locked. What part of the rest of a job an agent may take at once. Of several devices each gets half of what is due to it by its speed, so that all of them
+ * end together; one whose speed is not known counts as the one that asks. */
+static double share_of(const tp_job *job, const tp_agent *agent, double item_ns)
+{
+    if (device_of(agent) < 0 || !job->devices)
+        return 1.0 / 8;
+    if (!(job->devices & (job->devices - 1)))
+        return 1;
+    double speeds = 0;
+    for (int d = 0; d < 64; d++)
+        if (job->devices >> d & 1)
+            speeds += 1 / (job->func->device_ns[d] > 0 ? (double)job->func->device_ns[d] : item_ns);
+    return 0.5 / item_ns / speeds;
+}
+
+/* Locked. How many items the agent takes: as many as the executor's time for a slice takes, growing from its least number; never more than a share of
  * what is there, unless all of it is small. */
-static uint32_t slice_count(const tp_job *job, const tp_range *r)
+static uint32_t slice_count(const tp_job *job, const tp_range *r, const tp_agent *agent)
 {
     const tp_executor_type *type = job->executor->type;
     uint32_t least = type->slice_min ? type->slice_min : 1;
-    if (job->item_ns <= 0)
+    const double item_ns = device_of(agent) >= 0 ? (double)job->func->device_ns[device_of(agent)] : job->item_ns;
+    if (item_ns <= 0)
         return least < r->count ? least : r->count;
-    double wanted = (double)(type->slice_ns ? type->slice_ns : TP_SLICE_NS) / job->item_ns;
-    double small = TP_SMALL_NS / job->item_ns;
-    double share = ceil((double)job->queued / shares(job));
+    double wanted = (double)(type->slice_ns ? type->slice_ns : TP_SLICE_NS) / item_ns;
+    double small = TP_SMALL_NS / item_ns;
+    double share = ceil((double)job->queued * share_of(job, agent, item_ns));
     if (wanted > share)
         wanted = share > small ? share : small;
     double grown = 16.0 * job->last_count;
@@ -1058,7 +1074,7 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     if (!s)
         return NULL;
     tp_range *r = job->queue_first;
-    uint32_t n = slice_count(job, r);
+    uint32_t n = slice_count(job, r, agent);
     if (n < r->count) {
         /* Without memory to split it the whole range is taken: coarser, still right. */
         tp_range *part = malloc(sizeof *part);
@@ -1260,6 +1276,11 @@ static void learn(tp_job *job, const tp_slice *s, uint32_t n)
         ns = 0.1;
     job->item_ns = job->item_ns > 0 ? (job->item_ns + ns) / 2 : ns;
     job->func->item_ns = job->item_ns;
+    int device = device_of(s->agent);
+    if (device >= 0) {
+        float *known = &job->func->device_ns[device];
+        *known = *known > 0 ? (*known + (float)ns) / 2 : (float)ns;
+    }
 }
 
 void tp_job_finish(tp_slice *s)

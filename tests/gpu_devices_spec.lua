@@ -67,6 +67,29 @@ describe("two devices", function()
   end)
 end)
 
+describe("two devices of unequal speed", function()
+  on_pocl("get shares of a map by it", function()
+    local done = run(faulty() .. "FAULTS_SLOW=2000 POCL_DEVICES='pthread pthread' $T job.lua", { ["job.lua"] = [[
+      local ffi, tidepool = require "ffi", require "tidepool"
+      local f = tidepool.App():func { gpu = "cpu:2" } (function(x) return 2 * x end)
+      local n = 2000000
+      local xs = tidepool.array("double", n)
+      for i = 1, n do xs[i] = i end
+      ffi.cdef "long faults_items(int queue);"
+      local faults = ffi.load(os.getenv "TIDEPOOL_OPENCL")
+      for _ = 1, 10 do
+        local ys = f:map(xs):array()
+        for i = 1, n, 777 do assert(ys[i] == 2 * i) end
+      end
+      local fast, slow = tonumber(faults.faults_items(0)), tonumber(faults.faults_items(1))
+      assert(slow > 0 and fast > 4 * slow, ("%d and %d"):format(fast, slow)) -- 250 ns an element are slower than any load makes the other
+      print "fair"
+    ]] })
+    assert.equal("", done.stderr)
+    assert.equal("fair\n", done.stdout)
+  end)
+end)
+
 describe("two devices of which one does not compile the program", function()
   on_pocl("leave the map to the other", function()
     local done = run(faulty() .. "FAULTS_BUILD=first POCL_DEVICES='pthread pthread' XDG_CACHE_HOME=$PWD $T job.lua", { ["job.lua"] = [[

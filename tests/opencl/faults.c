@@ -5,9 +5,10 @@
  *   FAULTS_MEMORY=n     devices have n bytes of memory
  *   FAULTS_BUFFERS=n    buffers from the n-th on cannot be made
  *   FAULTS_NAMELESS=1   kernels know nothing of their parameters
+ *   FAULTS_SLOW=n       launches on every queue but the first take n ns longer for each work item
  *   FAULTS_BUILD=1      programs do not compile; only for the first device when it is "first"
  *   FAULTS_LOG=path     each program that is made appends a line there: "source" or "binary"
- * faults_peak() is how many queues had work at the same time, at most. */
+ * faults_peak() is how many queues had work at the same time, at most; faults_items(i) how many work items queue i was given. */
 #define CL_TARGET_OPENCL_VERSION 120
 #include <CL/cl.h>
 #include <dlfcn.h>
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define REAL(function) ((__typeof__(&function))dlsym(RTLD_NEXT, #function))
 
@@ -25,6 +27,13 @@ static _Atomic int launches, queues, buffers, working, peak;
 static cl_command_queue known[QUEUES_MAX];
 static _Atomic bool has_work[QUEUES_MAX];
 static _Atomic(cl_device_id) first_device;
+
+static _Atomic long items[QUEUES_MAX];
+
+long faults_items(int queue)
+{
+    return atomic_load(&items[queue]);
+}
 
 int faults_peak(void)
 {
@@ -111,6 +120,11 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint 
         atomic_fetch_add(&launches, 1) + 1 >= (from ? atoi(from) : 1))
         return CL_OUT_OF_RESOURCES;
     count_work(queue, true);
+    for (int i = 0; i < queues && i < QUEUES_MAX; i++)
+        if (known[i] == queue)
+            atomic_fetch_add(&items[i], (long)*global);
+    long slow_ns = getenv("FAULTS_SLOW") && queue != known[0] ? atol(getenv("FAULTS_SLOW")) * (long)*global : 0;
+    nanosleep(&(struct timespec){ slow_ns / 1000000000, slow_ns % 1000000000 }, NULL);
     return REAL(clEnqueueNDRangeKernel)(queue, kernel, dims, offset, global, local, n, events, event);
 }
 
