@@ -11,7 +11,8 @@ describe("the reference", function()
     for _, heading in ipairs {
       "## tidepool", "### tidepool.App(name, defaults)", "### tidepool.range(from, to, step)", "## App", "### app:func(given, fn)", "## Function",
       "### f:map(...)", "## Results", "### results:list()", "## Array", "### a:slice(i, j)", "## Failure", "## Options of functions",
-      "### tidepool.gpu.device(which)", "## Device", "### device:buffer(what, from)", "## Buffer", "## Kernel", "### kernel(global_size, ...)",
+      "### tidepool.gpu.device(which)", "## Device", "### device:buffer(what, from)", "## Buffer", "## Kernel",
+      "### kernel(global_size, ...)", "### all:add(x)",
     } do
       assert.is_truthy(text:find("\n" .. heading .. "\n", 1, true), heading)
     end
@@ -24,11 +25,13 @@ describe("the reference", function()
     local dir = support.temp_dir()
     assert.equal(0, os.execute(("mkdir -p %s/scripts %s/build && cp -r lua gpu %s && cp scripts/reference %s/scripts && cp -r build/module %s/build")
       :format(dir, dir, dir, dir, dir)))
+    assert.equal(0, os.execute(("printf -- '---@class tidepool.Stray\\n' >>%s/lua/tidepool/app.lua"):format(dir)))
     assert.equal(0, os.execute(("sed -i '/^--- Takes over another/d; s/^---@param other tidepool.App/--/' %s/lua/tidepool/app.lua"):format(dir)))
     local pipe = io.popen(("%s/scripts/reference /dev/null 2>&1"):format(dir))
     local said = pipe:read "*a"
     pipe:close()
     assert.matches("app:include has no description", said, 1, true)
+    assert.matches("tidepool.Stray: the class has no place", said, 1, true)
     assert.matches("app:include: parameter other has no %-%-%-@param", said)
   end)
 end)

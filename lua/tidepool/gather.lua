@@ -128,6 +128,7 @@ function AsCompleted:__call()
 end
 
 --- One more to wait for, also while a loop goes over the others.
+---@param x tidepool.Call|tidepool.Task|tidepool.Results
 function AsCompleted:add(x)
   check.self(self, AsCompleted, "all", "add", "call")
   check_item("as_completed:add", x, 1)

@@ -11,6 +11,7 @@ local loop = require "tidepool.loop"
 local array, gather, inputs, task = lazy "tidepool.array", lazy "tidepool.gather", lazy "tidepool.inputs", lazy "tidepool.task"
 
 ---@class tidepool
+---@field gpu { device: (fun(which: (true|string|table)?): tidepool.Device?), random: fun(seed: number, i: number, draw: number?): number }
 local tidepool = {
   _VERSION = core.version,
   App = app.new,
