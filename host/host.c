@@ -214,6 +214,14 @@ void tp_host_close(tp_host *host)
         tp_host_free(host);
 }
 
+bool tp_host_free_within(tp_host *host, unsigned timeout_ms)
+{
+    if (host && tp_host_is_usable(host) && stop_executors(host, uv_hrtime() + (uint64_t)timeout_ms * 1000000))
+        return false;
+    tp_host_free(host);
+    return true;
+}
+
 void tp_host_free(tp_host *host)
 {
     if (!host || !tp_host_is_usable(host))

@@ -56,6 +56,9 @@ struct tp_host {
 /* tp_host_close on whatever thread: nobody uses the host any more. In a forked child, whose threads are missing, it does nothing. */
 void tp_host_free(tp_host *host);
 
+/* The same if all workers come to rest within that time. False: some run, so that the host, and our code, have to stay where they are. */
+bool tp_host_free_within(tp_host *host, unsigned timeout_ms);
+
 /* 0 on the owner's thread; else -1 with TP_ETHREAD, or TP_EUSAGE in a forked child. Any thread. */
 int tp_host_check_owner(const tp_host *host, tp_error *err);
 

@@ -7,6 +7,7 @@
 #include "caches.h"
 #include "lua_core.h"
 
+#include <dlfcn.h>
 #include <lauxlib.h>
 #include <lua.h>
 #include <luajit.h>
@@ -14,7 +15,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* In a userdata of the state's: the first that the module makes, so that it is the last to be finalized when the state is closed. */
+enum { REST_MS = 1000 }; /* how long workers may take to come to rest when the state is closed */
+
+/* A userdata of the state's points to it: the first that the module makes, so that it is the last to be finalized when the state is closed. */
 typedef struct module {
     tp_host *host;
     tp_buf printed[2]; /* what was printed to 1 and 2 and is not fetched yet; host->print_lock */
@@ -46,7 +49,7 @@ static void keep_line(void *user, int fd, const char *bytes, size_t len)
 /* core.printed(fd) -> what was printed since the last time, nil when nothing was. Upvalue 1 is the module. */
 static int l_printed(lua_State *L)
 {
-    module *m = lua_touserdata(L, lua_upvalueindex(1));
+    module *m = *(module **)lua_touserdata(L, lua_upvalueindex(1));
     tp_buf *b = &m->printed[luaL_checkinteger(L, 1) == 2];
     tp_buf_free(&m->fetched);
     uv_mutex_lock(&m->host->print_lock);
@@ -63,28 +66,56 @@ static int l_printed(lua_State *L)
  * state. */
 static int l_close_host(lua_State *L)
 {
-    module *m = lua_touserdata(L, lua_upvalueindex(1));
+    module *m = *(module **)lua_touserdata(L, lua_upvalueindex(1));
     lua_pushboolean(L, tp_host_stop(m->host, (unsigned)luaL_checkinteger(L, 1)) == 0);
     return 1;
 }
 
-static int close_module(lua_State *L)
+static void free_module(module *m)
 {
-    module *m = lua_touserdata(L, 1);
-    tp_host_free(m->host); /* perhaps on another thread than the one that has opened the state */
-    m->host = NULL;
     for (int i = 0; i < 2; i++)
         tp_buf_free(&m->printed[i]);
     tp_buf_free(&m->fetched);
+    free(m);
+}
+
+/* Has this library stay in memory: there are threads in it, and the state that is being closed unloads its modules. */
+static void stay_loaded(void)
+{
+    Dl_info info;
+    if (dladdr(write_line, &info))
+        dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
+}
+
+/* An item may never end. Then the program is not to wait for it: what the item needs stays until the process ends. */
+static int close_module(lua_State *L)
+{
+    module **box = lua_touserdata(L, 1), *m = *box;
+    *box = NULL;
+    if (!m)
+        return 0;
+    if (tp_host_free_within(m->host, REST_MS)) /* perhaps on another thread than the one that has opened the state */
+        free_module(m);
+    else
+        stay_loaded();
     return 0;
 }
 
-/* Opens a host that L owns. Leaves the module on the stack. Raises. */
+/* Opens a host that L owns. Leaves the module's userdata on the stack. Raises. */
 static module *open_module(lua_State *L, bool is_editor)
 {
     tp_error err = { 0 };
-    module *m = lua_newuserdata(L, sizeof *m);
-    *m = (module){ 0 };
+    module **box = lua_newuserdata(L, sizeof *box);
+    *box = NULL;
+    lua_newtable(L);
+    lua_pushcfunction(L, close_module);
+    lua_setfield(L, -2, "__gc");
+    lua_setmetatable(L, -2);
+    lua_pushvalue(L, -1);
+    luaL_ref(L, LUA_REGISTRYINDEX);
+    module *m = *box = calloc(1, sizeof *m);
+    if (!m)
+        luaL_error(L, "not enough memory");
     char path[4096];
     tp_config config = {
         .size = sizeof config,
@@ -93,12 +124,6 @@ static module *open_module(lua_State *L, bool is_editor)
         .opencl = getenv("TIDEPOOL_OPENCL"),
         .cache_dir = tp_caches_own(path, sizeof path),
     };
-    lua_newtable(L);
-    lua_pushcfunction(L, close_module);
-    lua_setfield(L, -2, "__gc");
-    lua_setmetatable(L, -2);
-    lua_pushvalue(L, -1);
-    luaL_ref(L, LUA_REGISTRYINDEX);
     if (tp_host_open(&m->host, &config, &err))
         luaL_error(L, "tidepool: %s", err.message);
     return m;

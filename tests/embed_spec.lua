@@ -160,6 +160,16 @@ describe("make install", function()
       print("done")']]))
   end)
 
+  it("and a state that is closed does not wait for an item that never ends", function()
+    local cpath = ("LUA_CPATH='%s/lib/lua/5.1/?.so;;' "):format(at)
+    local started = root .. "/started"
+    assert.equal("done\nended 0\n", run(cpath .. ([[timeout 60 luajit -e 'local tidepool = require "tidepool"
+      local f = tidepool.App("t"):func(function(path) io.open(path, "w"):close() while true do end end)
+      f:spawn("%s")
+      repeat tidepool.sleep(0.01) until io.open("%s")
+      print("done")'; echo ended $?]]):format(started, started)))
+  end)
+
   it("and make uninstall removes it all", function()
     local other = support.temp_dir()
     run(("make -s install uninstall DESTDIR=%s PREFIX=%s"):format(other, prefix))
