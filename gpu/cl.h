@@ -35,7 +35,7 @@ typedef struct tp_cl_device {
     char platform[TP_DEVICE_TEXT_MAX], name[TP_DEVICE_TEXT_MAX], vendor[TP_DEVICE_TEXT_MAX];
     char version[TP_DEVICE_TEXT_MAX], driver[TP_DEVICE_TEXT_MAX];
     unsigned units;
-    uint64_t memory, max_alloc; /* bytes */
+    uint64_t memory, max_alloc, local_memory; /* bytes */
     bool has_double, is_unified /* its memory is the host's */;
     unsigned lanes_double, lanes_float; /* elements per work item that suit it: 1 but on processors */
 } tp_cl_device;

@@ -258,6 +258,8 @@ int tp_launcher_open(tp_launcher **out, tp_program *p, const char *name, tp_erro
         l->local_max = 1;
     if (cl->GetKernelWorkGroupInfo(l->kernel, id, CL_KERNEL_COMPILE_WORK_GROUP_SIZE, sizeof l->local, l->local, NULL))
         memset(l->local, 0, sizeof l->local);
+    if (cl->GetKernelWorkGroupInfo(l->kernel, id, CL_KERNEL_LOCAL_MEM_SIZE, sizeof l->local_bytes, &l->local_bytes, NULL))
+        l->local_bytes = 0;
     *out = l;
     return 0;
 }
@@ -272,10 +274,26 @@ bool tp_launcher_parameter(tp_launcher *l, unsigned i, tp_parameter *out)
            out->type[0] && out->name[0];
 }
 
+/* PoCL ends the process when a launch has more than the device's local memory. */
+static int check_local(const tp_queue *q, const tp_launcher *l, const tp_launch_argument *arguments, tp_error *err)
+{
+    uint64_t bytes = l->local_bytes, most = q->open.device->local_memory;
+    char wanted[32], all[32];
+    for (unsigned i = 0; i < l->n_parameters; i++)
+        if (!arguments[i].buffer && !arguments[i].bytes)
+            bytes += (arguments[i].size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    if (bytes <= most)
+        return 0;
+    return tp_error_set(err, TP_ESYS, "%s: %s of __local memory are over the device's %s", q->open.device->name,
+                        show_size(wanted, sizeof wanted, bytes), show_size(all, sizeof all, most));
+}
+
 int tp_launch(tp_queue *q, tp_launcher *l, unsigned dimensions, const size_t *global, const size_t *local, const tp_launch_argument *arguments,
               tp_error *err)
 {
     const tp_cl *cl = q->open.cl;
+    if (check_local(q, l, arguments, err))
+        return -1;
     for (unsigned i = 0; i < l->n_parameters; i++) {
         const tp_launch_argument *a = &arguments[i];
         if (a->buffer && keep(q, a->buffer, err))

@@ -35,6 +35,7 @@ typedef struct tp_launcher {
     cl_kernel kernel;
     unsigned n_parameters;
     size_t local_max, local[3]; /* work items of a group at most; what the source requires of a group, or zeros */
+    cl_ulong local_bytes;       /* of local memory that its own variables take */
 } tp_launcher;
 
 /* What a kernel's parameter is: as the compiler says it, "float*", "n". */

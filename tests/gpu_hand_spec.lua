@@ -244,6 +244,25 @@ describe("a kernel", function()
     mistake(function() f(2, p, p, to) end, "argument 1 (__global float4 *x) takes a buffer of float, got one of int32")
   end)
 
+  on_device("takes structs as FFI's with their bytes, not pointers to them", function()
+    local f = device:kernel "typedef struct { int a; } one; __kernel void f(__global int *to, one x) { to[0] = x.a; }"
+    local to = device:buffer("int32", 1)
+    f(1, to, ffi.new("int[1]", 7))
+    assert.equal(7, to:read()[1])
+    ffi.cdef "typedef struct gpu_hand_one { int a; } gpu_hand_one;"
+    local one = ffi.new("gpu_hand_one", 9)
+    f(1, to, one)
+    assert.equal(9, to:read()[1])
+    for _, value in ipairs { 9, "9", 9LL, ffi.cast("void *", one), ffi.cast("gpu_hand_one *", one) } do
+      mistake(function() f(1, to, value) end, "argument 2 (one x) has a type that no number is; it takes a struct or array of FFI")
+    end
+  end)
+
+  on_device("may have no parameters", function()
+    device:kernel "__kernel void f(void) { }"(3)
+    device:wait()
+  end)
+
   on_device("shows its parameters", function()
     assert.equal("tidepool.Kernel: add(__global float *a, __global float *b, float k)", tostring(device:kernel(add)))
   end)
@@ -318,6 +337,18 @@ describe("a kernel", function()
     end
     local got = a:read()
     for i = 1, n do assert.is_true(math.abs(got[i] - plain[i]) < 1e-14) end
+  end)
+end)
+
+describe("local memory", function()
+  on_device("that a device does not have is a failure of kind device", function()
+    local f = device:kernel "__kernel void f(__global float *x, __local float *t) { t[get_local_id(0)] = 1; x[0] = t[0]; }"
+    local x = device:buffer("float", 1)
+    local failure = failure_of(f, 1, x, { "float", 2 ^ 30 })
+    assert.equal("device", failure.kind)
+    contains(failure.message, "kernel 'f': " .. device.name .. ": 4.0 GiB of __local memory are over the device's ")
+    f({ 4, local_size = 4 }, x, { "float", 4 })
+    assert.equal(1, x:read()[1])
   end)
 end)
 

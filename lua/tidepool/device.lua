@@ -390,6 +390,13 @@ local function check_number(self, i, one, value)
   return value
 end
 
+--- Is it a struct, union or array of FFI, which has its bytes in itself?
+local function has_bytes(value)
+  if type(value) ~= "cdata" or array.type_of(value) then return false end
+  local name = tostring(ffi.typeof(value))
+  return name:find "^ctype<struct [^*&]*>$" ~= nil or name:find "^ctype<union [^*&]*>$" ~= nil or name:find "%[%d+%]>$" ~= nil
+end
+
 --- An argument as core.launch takes it.
 local function pack(self, i, one, value)
   if one.is_buffer then
@@ -398,10 +405,10 @@ local function pack(self, i, one, value)
     if one.ctype and one.ctype ~= value.ctype then refuse_argument(self, i, one, "takes a buffer of %s, got one of %s", one.ctype, value.ctype) end
     return value.handle
   elseif one.is_unknown then
-    if type(value) ~= "cdata" or array.type_of(value) then
-      refuse_argument(self, i, one, "has a type that no number is; it takes a cdata of its size, got %s", show_value(value))
+    if not has_bytes(value) then
+      refuse_argument(self, i, one, "has a type that no number is; it takes a struct or array of FFI with its bytes, got %s", show_value(value))
     end
-    return ffi.string(ffi.cast("const char *", ffi.typeof("$ *", ffi.typeof(value))(value)), ffi.sizeof(value))
+    return ffi.string(ffi.cast("const char *", value), ffi.sizeof(value))
   elseif one.is_local then
     local ctype, n = type(value) == "table" and value[1], type(value) == "table" and value[2]
     if ctype ~= one.ctype or type(n) ~= "number" or not (n >= 1 and n % 1 == 0 and n < 2 ^ 31) then
