@@ -79,6 +79,7 @@ struct tp_slice {
     struct tp_range *range; /* job.c's */
     tp_slice *next, *prev;  /* in the engine's list; engine's lock */
     bool has_place;         /* counts in func->running; engine's lock */
+    bool has_kept; /* its items have spawned what is to be over before it is; the agent's */
 
     /* ---- the agent's: results so far ---- */
     uint32_t at; /* offset of the item that runs, or is next: those before it have their results, but for `numbers` */

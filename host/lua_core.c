@@ -1225,6 +1225,19 @@ static int l_busy(lua_State *L)
     return 1;
 }
 
+/* core.keep(): the item that runs has spawned something, which worker.finish_kept is to be called for at the end of its slice; gives what names the
+ * slice, nothing outside of an item. */
+static int l_keep(lua_State *L)
+{
+    context *ctx = get_context(L);
+    tp_slice *slice = ctx->agent ? ctx->agent->current : NULL;
+    if (!slice)
+        return 0;
+    slice->has_kept = true;
+    lua_pushlightuserdata(L, slice);
+    return 1;
+}
+
 /* ---- luv ---- */
 
 static const char callback_key[] = "tidepool.core.callback", closer_key[] = "tidepool.core.closer";
@@ -1615,6 +1628,7 @@ static const luaL_Reg core_functions[] = {
     { "cancel", l_cancel },
     { "counts", l_counts },
     { "busy", l_busy },
+    { "keep", l_keep },
     { "current", l_current },
     { "workers", l_workers },
     { "fd", l_fd },

@@ -39,7 +39,7 @@ struct tp_vm {
     lua_State *main; /* owned */
     lua_State *L;    /* where items run: main, or the coroutine that waits */
     bool cannot_close; /* see tp_vm_open_libraries */
-    int run_items, on_error, encode_failure, describe, make_driver, read_integer, broken_promise, store, package; /* registry references */
+    int run_items, on_error, encode_failure, describe, make_driver, read_integer, broken_promise, store, finish_kept, package; /* registry references */
     loaded cache[CACHED_MAX];
     unsigned n_cached;
     uint64_t tick;
@@ -688,6 +688,15 @@ static void pass_failure(run *r)
     r->slice->at++;
 }
 
+/* Waits for what the slice's items have spawned and left. */
+static void finish_kept(tp_vm *vm, lua_State *L, tp_slice *s)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->finish_kept);
+    lua_pushlightuserdata(L, s);
+    if (lua_pcall(L, 1, 0, 0))
+        lua_pop(L, 1); /* no memory to wait: what was spawned is collected, and so cancelled */
+}
+
 void tp_vm_run(tp_vm *vm, tp_slice *s)
 {
     lua_State *L = vm->L;
@@ -708,6 +717,8 @@ void tp_vm_run(tp_vm *vm, tp_slice *s)
         lua_settop(L, top);
     }
     lua_settop(L, top);
+    if (s->has_kept)
+        finish_kept(vm, L, s);
     tp_lines_end(vm->host, vm->agent);
     tp_job_finish(s);
 }
@@ -747,6 +758,8 @@ static int open_state(lua_State *L)
     vm->broken_promise = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_getfield(L, -1, "store");
     vm->store = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_getfield(L, -1, "finish_kept");
+    vm->finish_kept = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pushcfunction(L, on_error);
     vm->on_error = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pushcfunction(L, encode_failure);

@@ -194,6 +194,51 @@ describe("Nested maps", function()
     end
   end)
 
+  for _, outer_executor in ipairs { "threads", "inline" } do
+    for _, inner_executor in ipairs { "threads", "inline" } do
+      it(("that were spawned (%s in %s) and left are run before the item's result is there"):format(inner_executor, outer_executor), function()
+        local path = support.temp_path()
+        local note = support.note
+        local app = tidepool.App "left"
+        local inner = app:func { executor = inner_executor } (function(x)
+          note(path, x)
+          if x == 7 then error "seven" end
+        end)
+        local outer = app:func { executor = outer_executor } (function(x)
+          local call = inner:spawn(x)
+          if x == 7 then pcall(call.get, call) end
+          inner:spawn_map { 100 + x, 200 + x }
+          return x
+        end)
+        assert.equal(20, outer:map(tidepool.range(20)):list().n)
+        assert.equal(60, #support.notes(path))
+      end)
+    end
+  end
+
+  it("that were spawned and left show their failures, and leak nothing", function()
+    local done = support.run_script(prelude .. [[
+      local inner = app:func { name = "inner" } (function(x)
+        if x == 5000 then error("left alone", 0) end
+      end)
+      local outer = app:func { name = "outer" } (function(x)
+        inner:spawn(x)
+        return x
+      end)
+      local function rss() return tonumber(io.open "/proc/self/status":read "*a":match "VmRSS:%s*(%d+)") / 1024 end
+      assert(sum(outer:map(tidepool.range(10000))) == 50005000)
+      local before = rss()
+      outer:for_each(tidepool.range(10000))
+      outer:for_each(tidepool.range(10000))
+      print(rss() - before < 10)
+    ]], { workers = 2 })
+    assert.equal(0, done.code)
+    assert.equal(support.sanitized and done.stdout or "true\n", done.stdout)
+    local _, times = done.stderr:gsub("left alone", "")
+    assert.equal(3, times)
+    contains(done.stderr, "tidepool: left alone\nin input 1 of map 'inner'")
+  end)
+
   it("report a depth error as a failure of the outermost call too", function()
     local app = tidepool.App "deep"
     local f

@@ -451,12 +451,13 @@ end
 
 -- ---- what a script's end waits for, and what it shows ----
 
+-- In a worker it is the end of a slice of items: the values here name the slice then.
 local kept = {}               -- what was spawned and is not known to be over; nobody needs to keep a handle
 local unread, n_unread = {}, 0 -- what has failed and nobody has asked for: x -> number
 
 --- Remembers x until loop.drop; it has a method _finish(), which waits for its end.
 function loop.keep(x)
-  kept[x] = true
+  kept[x] = not is_worker or core.keep()
 end
 
 function loop.drop(x)
@@ -474,7 +475,7 @@ end
 --- x has failed: the end shows what its method _report() gives, unless somebody asks for it before (loop.set_read).
 function loop.set_failed(x)
   n_unread = n_unread + 1
-  unread[x] = n_unread
+  if is_worker then unread[x] = core.keep() else unread[x] = n_unread end
 end
 
 function loop.set_read(x)
@@ -483,6 +484,31 @@ end
 
 function loop.has_unread()
   return next(unread) ~= nil
+end
+
+--- The keys of a table that have this value.
+local function keys_of(t, value)
+  local keys = {}
+  for key, of in pairs(t) do
+    if of == value then keys[#keys + 1] = key end
+  end
+  return keys
+end
+
+--- In a worker: waits for what items of a slice have spawned, and shows failures of it that nobody has asked for.
+function loop.finish_kept(slice)
+  repeat
+    local list = keys_of(kept, slice)
+    for _, x in ipairs(list) do
+      kept[x] = nil
+      pcall(x._finish, x)
+    end
+  until not list[1]
+  for _, x in ipairs(keys_of(unread, slice)) do
+    unread[x] = nil
+    local f = x:_report()
+    if not (failure.is_failure(f) and f.kind == "cancelled") then core.warn("tidepool: " .. tostring(f) .. "\n") end
+  end
 end
 
 --- The keys of a table in the order of its values.

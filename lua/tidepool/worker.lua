@@ -64,6 +64,11 @@ function worker.describe(kind, raised, attempt, index)
   return kind, message_of(value), value, traceback and traceback_of(traceback), attempt, index
 end
 
+--- (slice): waits for what its items have spawned and left.
+function worker.finish_kept(slice)
+  require "tidepool.loop".finish_kept(slice)
+end
+
 -- ---- columns ----
 
 local c_types = { "double", "float", "int8_t", "uint8_t", "int16_t", "uint16_t", "int32_t", "uint32_t", "int64_t", "uint64_t" }
