@@ -136,12 +136,14 @@ static _Noreturn void die_by(int sig)
     _exit(128 + sig); /* PID 1 of a container survives its own raise */
 }
 
-/* A debug hook: raises in interpreted code at the next instruction, once. */
+/* A debug hook: raises in interpreted code at the next instruction, once; not when a wait has raised already, whose error is being
+ * handled now. */
 static void raise_interrupted(lua_State *L, lua_Debug *ar)
 {
     (void)ar;
     lua_sethook(L, NULL, 0, 0);
-    luaL_error(L, "interrupted");
+    if (!the.host || tp_host_take_interrupt(the.host))
+        luaL_error(L, "interrupted");
 }
 
 /* Asks Lua code and waiting maps to stop. Hooks reach interpreted code only: see PATIENCE_MS for

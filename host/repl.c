@@ -414,7 +414,8 @@ static answer read_line(reader *r, const char *prompt, const char **line)
     if (r->el)
         tp_term_end_line();
     for (;;) {
-        tp_main_session(TP_SESSION_PROMPT);
+        if (tp_main_session(TP_SESSION_PROMPT)) /* the maps of a line that was stopped end when they are collected */
+            lua_gc(r->L, LUA_GCCOLLECT, 0);
         errno = 0;
         *line = r->el ? read_edited(r) : read_plain(r);
         const bool was_signal = errno == EINTR, interrupted = tp_main_session(TP_SESSION_LINE);

@@ -107,6 +107,12 @@ describe("tidepool map", function()
     contains(mapped({}, "$T map --help").stdout, "Usage: tidepool map FILE::NAME", "--keep-going")
   end)
 
+  it("keeps what it says about a line on one line, without what a terminal would obey (S14)", function()
+    check({ code = 1, stdout = "", stderr = [[tidepool: line 1: bad\027[2J\013\010forged\000é\155]] .. "\ntidepool: 1 failed\n" },
+      "echo 1 | $T map --keep-going one.lua", { ["one.lua"] =
+      [[require 'tidepool'.App 'x':func { name = 'f' } (function(x) error("bad\27[2J\r\nforged\0é\155", 0) end)]] })
+  end)
+
   it("blames a line that is no JSON, and no worker", function()
     mapped({ code = 1, stdout = '["number",1]\n', stderr = "tidepool: line 2 is no JSON: expected a value at column 1\nin input 2 of map 'kind'\n" },
       "printf '1\\nbad\\n' | $T map --json job.lua::kind 2>&1 >out | cat >err; cat out; cat err >&2; exit 1")

@@ -20,7 +20,7 @@ local failure = require "tidepool.failure"
 local ffi = require "ffi"
 local lazy = require "tidepool.lazy"
 
-local describe = lazy "tidepool.describe"
+local describe, show = lazy "tidepool.describe", lazy "tidepool.show"
 
 local loop = {}
 
@@ -169,7 +169,7 @@ local function show_problems()
   while problems[1] do
     local problem = table.remove(problems, 1)
     n_problems = n_problems + 1
-    core.warn(("tidepool: error in a callback: %s\n"):format(describe.message(problem.value)) ..
+    core.warn(("tidepool: error in a callback: %s\n"):format(show.plain(describe.message(problem.value))) ..
       (problem.traceback and problem.traceback .. "\n" or ""))
   end
 end

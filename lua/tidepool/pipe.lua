@@ -130,7 +130,7 @@ local function write(settings, index, ...)
     if settings.json then
       io.write(json_failure(first), "\n")
     else
-      core.warn(("tidepool: line %d: %s\n"):format(index, first.message))
+      core.warn(("tidepool: line %d: %s\n"):format(index, show.plain(first.message, true)))
     end
     return false
   end

@@ -195,14 +195,14 @@ function session.news(width)
           lines[#lines + 1] = tostring(one)
         else
           local got = { pcall(one.get, one) }
-          local text = got[1] and show.line(width, unpack(got, 2, table.maxn(got))) or tostring(got[2])
+          local text = got[1] and show.line(width, unpack(got, 2, table.maxn(got))) or show.plain(tostring(got[2]))
           lines[#lines + 1] = ("[%s is done%s]"):format(one.f.name, text ~= "" and ": " .. text or "")
         end
       end
     end
   end
   if loop.has_unread() then
-    for _, failed in ipairs(loop.take_unread()) do lines[#lines + 1] = tostring(failed) end
+    for _, failed in ipairs(loop.take_unread()) do lines[#lines + 1] = show.plain(tostring(failed)) end
   end
   return #lines > 0 and table.concat(lines, "\n") or nil
 end

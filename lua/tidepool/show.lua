@@ -30,6 +30,37 @@ local function quote(s, limit)
   return '"' .. s .. '"' .. (rest > 0 and ("... (%d bytes more)"):format(rest) or "")
 end
 
+local function escape(bytes)
+  return (bytes:gsub(".", function(c)
+    return ("\\%03d"):format(c:byte())
+  end))
+end
+
+-- Bytes from 128 up: characters of UTF-8 stay, but for the control characters U+0080 to U+009F.
+local function escape_high(bytes)
+  local out, i = {}, 1
+  while i <= #bytes do
+    local lead = bytes:byte(i)
+    local length = lead >= 0xC2 and lead < 0xE0 and 2 or lead >= 0xE0 and lead < 0xF0 and 3 or lead >= 0xF0 and lead < 0xF5 and 4 or 1
+    local character = bytes:match("^[\192-\255]" .. ("[\128-\191]"):rep(length - 1), i)
+    if length == 1 or not character or (lead == 0xC2 and bytes:byte(i + 1) < 0xA0) then
+      character, length = escape(bytes:sub(i, i)), 1
+    end
+    out[#out + 1] = character
+    i = i + length
+  end
+  return table.concat(out)
+end
+
+---The text without what a terminal would obey; with `is_line` without line ends, too, so that it stays one line of a log.
+---@param text string
+---@param is_line? boolean
+---@return string
+function show.plain(text, is_line)
+  text = text:gsub(is_line and "[%z\1-\31\127]+" or "[%z\1-\8\11-\31\127]+", escape)
+  return (text:gsub("[\128-\255]+", escape_high))
+end
+
 -- The text of a __tostring; nil when there is none or when it fails.
 local function own_text(value)
   local mt = getmetatable(value)
@@ -38,7 +69,7 @@ local function own_text(value)
     return nil
   end
   local ok, text = pcall(convert, value)
-  return ok and type(text) == "string" and text or nil
+  return ok and type(text) == "string" and show.plain(text) or nil
 end
 
 local function leaf(value)

@@ -79,33 +79,44 @@ function Terminal:screen()
   return (text:gsub("[ ]+\n", "\n"):gsub("\n\n+", "\n"))
 end
 
---- Waits until the screen shows the text.
-function Terminal:wait(text)
+local function wait_for(self, what, holds, level)
   local deadline = support.now() + 20
   repeat
     local screen = self:screen()
-    if screen:find(text, 1, true) then return screen end
+    if holds(screen) then return screen end
     support.sleep(0.02)
   until support.now() > deadline
-  error(("the terminal never showed %q but\n%s"):format(text, self:screen()), 2)
+  error(("the terminal never showed %s but\n%s"):format(what, self:screen()), level + 1)
+end
+
+--- Waits until the screen shows the text. One that ends with ">" or ">>" ends with a prompt at which nothing is typed yet.
+function Terminal:wait(text, level)
+  local prompt = text:match "\n?(>+)$"
+  return wait_for(self, ("%q"):format(text), function(screen)
+    return screen:find(text, 1, true) and (not prompt or screen:match "([^\n]*)\n*$" == prompt)
+  end, (level or 1) + 1)
 end
 
 --- Types a text; with `awaited`, waits until the screen shows that.
 function Terminal:type(text, awaited)
   os.execute(self.tmux .. "send-keys -l " .. shell.quote(text))
-  if awaited then return self:wait(awaited) end
+  if awaited then return self:wait(awaited, 2) end
 end
 
 --- Presses keys by their tmux names: "Enter", "C-c", "Up".
 function Terminal:press(keys, awaited)
   os.execute(self.tmux .. "send-keys " .. keys)
-  if awaited then return self:wait(awaited) end
+  if awaited then return self:wait(awaited, 2) end
 end
 
---- Types a line.
+--- Types a line. Where it waits for a prompt, that is the one after this line.
 function Terminal:line(text, awaited)
   self:type(text)
-  return self:press("Enter", awaited)
+  if awaited and awaited:find ">$" then
+    wait_for(self, "what was typed", function(screen) return not screen:find "\n>+\n*$" end, 2)
+  end
+  os.execute(self.tmux .. "send-keys Enter")
+  if awaited then return self:wait(awaited, 2) end
 end
 
 function Terminal:close()
