@@ -281,6 +281,7 @@ end
 ---@return string
 function methods.opencl(self)
   check.self(self, Function, "f", "opencl")
+  if func.drives(self) then check.fail("Function:opencl: %s has an executor: it is not translated, but drives its device itself", self.name) end
   return require("tidepool.gpu").source(self)
 end
 

@@ -175,15 +175,17 @@ function options.check(who, rows, given)
   return result
 end
 
---- `given` over `defaults`, both checked. `gpu` and `executor` exclude each other: the nearer one counts.
+--- `given` over `defaults`, both checked. Of `gpu` and `executor` alone the nearer one counts; both together, which say that the function drives the
+-- device itself, stay so.
 ---@param defaults table
 ---@param given table
 ---@return table
 function options.merge(defaults, given)
   local merged = {}
   for name, value in pairs(defaults) do merged[name] = value end
-  if given.gpu then merged.executor = nil end
-  if given.executor then merged.gpu = nil end
+  local is_driver = defaults.gpu and defaults.executor
+  if given.gpu and not is_driver then merged.executor = nil end
+  if given.executor and not is_driver then merged.gpu = nil end
   for name, value in pairs(given) do merged[name] = value end
   return merged
 end
