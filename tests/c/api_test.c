@@ -3,6 +3,9 @@
 #include "tidepool.h"
 
 #include <errno.h>
+#include <lauxlib.h>
+#include <lua.h>
+#include <lualib.h>
 #include <pthread.h>
 #include <signal.h>
 #include <poll.h>
@@ -797,6 +800,71 @@ TEST(two_hosts_share_nothing)
     tp_host_close(a);
     OK(tp_host_call(&out, b, "get", NULL, 0, e));
     tp_host_close(b);
+}
+
+/* ---- states of the program's own ---- */
+
+/* NULL, or what went wrong. */
+static void *map_in_own_state(void *user)
+{
+    static const char code[] =
+        "local tidepool = require 'tidepool'\n"
+        "local f = tidepool.App('t'):func(function(x) return x end)\n"
+        "local sum = 0\n"
+        "for _, y in tidepool.App('own'):func(function(x) return 2 * x end):map(tidepool.range(1000)) do sum = sum + y end\n"
+        "running = f:spawn_map(tidepool.range(math.huge))\n"
+        "return sum";
+    tp_error err = { 0 };
+    tp_config config = { .size = sizeof config, .workers = 2 };
+    for (int i = 0; i < 5; i++) {
+        tp_host *host;
+        if (tp_host_open(&host, &config, &err))
+            return "open";
+        lua_State *L = luaL_newstate();
+        luaL_openlibs(L);
+        if (tp_host_openlibs(host, L, &err))
+            return "openlibs";
+        if (luaL_dostring(L, code)) {
+            fprintf(stderr, "%s\n", lua_tostring(L, -1));
+            return "code";
+        }
+        if (lua_tonumber(L, -1) != 1001000)
+            return "sum";
+        lua_close(L); /* with a map that runs, and would for ever */
+        tp_host_close(host);
+    }
+    return user;
+}
+
+TEST(states_of_the_program_have_hosts_of_their_own)
+{
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++)
+        CHECK_INT(0, pthread_create(&threads[i], NULL, map_in_own_state, NULL));
+    for (int i = 0; i < 2; i++) {
+        void *failed;
+        pthread_join(threads[i], &failed);
+        CHECK_STR("", failed ? (char *)failed : "");
+    }
+}
+
+TEST(a_state_may_be_closed_after_a_task_of_its_own)
+{
+    static const char code[] = "local tidepool = require 'tidepool'\n"
+                               "tidepool.async(function() tidepool.sleep(1000) end)\n"
+                               "local ok, why = pcall(tidepool.App('t'):func(function() error { code = 7 } end).remote, 1)\n"
+                               "return ok";
+    tp_host *host = open_host();
+    lua_State *L = luaL_newstate();
+    luaL_openlibs(L);
+    OK(tp_host_openlibs(host, L, e));
+    CHECK_INT(0, luaL_dostring(L, code));
+    lua_close(L);
+    double x[] = { 1 }, y[1];
+    tp_map *map;
+    OK(tp_map_doubles(&map, from_lua(host, square), (const double *[]){ x }, 1, 1, NULL, e)); /* the host is as it was */
+    OK(tp_map_read_doubles(map, y, 1, e));
+    tp_host_close(host);
 }
 
 /* ---- signals ---- */
