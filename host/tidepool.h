@@ -124,9 +124,9 @@ TP_API int tp_host_open(tp_host **out, const tp_config *config, tp_error *err);
  * on another thread it does nothing. Lua states that had the host opened (tp_host_openlibs) must be closed before. */
 TP_API void tp_host_close(tp_host *host);
 
-/* Cancels everything and waits at most timeout_ms for the workers to come to rest.
- * Returns 0 when all have, -1 when some still run (their threads are left alone; the process may still
- * _exit). After it the host runs nothing any more. */
+/* Cancels everything and waits at most timeout_ms for the workers to come to rest. After it the host runs nothing any more.
+ * Returns 0 when all have: tp_host_close will not block. -1 when some still run: their threads are left alone, and the host is to be left as it is; call
+ * this again later, or let the process end. */
 TP_API int tp_host_stop(tp_host *host, unsigned timeout_ms);
 
 /* Makes `require "tidepool"` work in L, a LuaJIT state of the caller's, bound to this host. L must be of the owner's thread, have its standard libraries
@@ -140,8 +140,8 @@ TP_API void tp_host_interrupt(tp_host *host);
 /* Any thread. Forgets an interrupt that no wait has noticed, so that what runs next is not taken for what was meant. */
 TP_API void tp_host_resume(tp_host *host);
 
-/* Any thread, also a signal handler. Counts over the maps that are running now: results handed to
- * their readers, and inputs in all (0 when not known, as for an endless generator). */
+/* Any thread, also a signal handler; accepts NULL. Counts over the maps that are running now: results handed to their readers, and inputs in all (0 when not
+ * known, as for an endless generator). */
 TP_API void tp_host_counts(const tp_host *host, uint64_t *delivered, uint64_t *total);
 
 /* ---- the host in a loop of the caller's ---- */

@@ -86,6 +86,11 @@ describe("make install", function()
     end
   end)
 
+  it("and the program of README.md is the smallest of them", function()
+    local shown = read "README.md":match "\n## Embedding\n.-```c\n(.-)```"
+    assert.equal(read "examples/embed/smallest.c":match "%*/\n(.*)$", shown)
+  end)
+
   it("and a program may be linked to the static library", function()
     local program = root .. "/static"
     run(("%scc examples/embed/smallest.c -o %s $(pkg-config --cflags tidepool) %s/lib/libtidepool.a " ..
