@@ -816,7 +816,7 @@ static uint32_t convert_scalars(tp_type type, void *to, const tp_scalar *from, u
 /* What a scalar that is no number is. */
 static const char *name_scalar(uint32_t kind)
 {
-    return kind == TP_SCALAR_STRING ? "a string" : kind == TP_SCALAR_NIL ? "nil" : "a boolean";
+    return kind == TP_SCALAR_STRING || kind == TP_SCALAR_LENT ? "a string" : kind == TP_SCALAR_NIL ? "nil" : "a boolean";
 }
 
 /* The inputs of n items from s->at on, as columns of the kernel's types. Gives how many there are, which are fewer when one is not right: then why. -1

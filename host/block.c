@@ -47,12 +47,20 @@ tp_block *tp_block_new_borrowed(uint64_t first, uint32_t n, uint32_t columns)
 
 int tp_block_own(tp_block *b, tp_ref *r)
 {
+    if (tp_block_give(b, r))
+        return -1;
+    tp_ref_hold(r);
+    return 0;
+}
+
+int tp_block_give(tp_block *b, tp_ref *r)
+{
     tp_ref **refs = realloc(b->bytes.refs, (b->bytes.nrefs + 1) * sizeof *refs);
     if (!refs)
         return -1;
     b->bytes.refs = refs;
     b->bytes.refcap = b->bytes.nrefs + 1;
-    refs[b->bytes.nrefs++] = tp_ref_hold(r);
+    refs[b->bytes.nrefs++] = r;
     return 0;
 }
 

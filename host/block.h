@@ -23,7 +23,8 @@ enum { TP_MIXED = TP_TYPES };
 
 typedef enum tp_scalar_kind {
     TP_SCALAR_ABSENT, /* this item has fewer values than there are columns */
-    TP_SCALAR_NIL, TP_SCALAR_FALSE, TP_SCALAR_TRUE, TP_SCALAR_NUMBER, TP_SCALAR_STRING
+    TP_SCALAR_NIL, TP_SCALAR_FALSE, TP_SCALAR_TRUE, TP_SCALAR_NUMBER, TP_SCALAR_STRING,
+    TP_SCALAR_LENT    /* a long string of the owner's Lua state, which is kept there while the block lives */
 } tp_scalar_kind;
 
 /* Known to lua/tidepool/mixed.lua, too. */
@@ -33,8 +34,9 @@ typedef struct tp_scalar {
         struct {
             uint32_t at, length; /* in the block's text */
         } string;
+        const char *lent;
     } as;
-    uint32_t kind;
+    uint32_t kind, lent_length;
 } tp_scalar;
 
 /* Where the strings of mixed columns lie; in the block's own memory. Known to lua/tidepool/mixed.lua, too. */
@@ -43,7 +45,7 @@ typedef struct tp_text {
     uint32_t used, capacity;
 } tp_text;
 
-enum { TP_TEXT_STRING_MAX = 4096 }; /* longer strings go as messages */
+enum { TP_TEXT_STRING_MAX = 4096 }; /* longer strings are lent, or go as messages */
 
 typedef struct tp_block {
     struct tp_block *next; /* in the list that owns it */
@@ -80,6 +82,9 @@ static inline size_t tp_block_element_size(uint8_t type)
 
 /* Makes the block an owner of r too. -1 when out of memory. */
 int tp_block_own(tp_block *b, tp_ref *r);
+
+/* The same with the caller's reference, which stays the caller's on failure. */
+int tp_block_give(tp_block *b, tp_ref *r);
 
 /* An empty block for messages; NULL when out of memory. */
 tp_block *tp_block_new_values(tp_block_kind kind);

@@ -228,8 +228,8 @@ void tp_host_free(tp_host *host)
         return;
     tp_detach(host->attachment);
     host->attachment = NULL;
+    stop_executors(host, UINT64_MAX); /* first: workers read strings of the state that closes here (TP_SCALAR_LENT) */
     tp_api_close(host->api);
-    stop_executors(host, UINT64_MAX);
     for (int i = 0; host->executors[i]; i++)
         host->executors[i]->type->close(host->executors[i]);
     if (host->has_agent) {

@@ -25,12 +25,27 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* What the owner's state lends to blocks (strings of TP_SCALAR_LENT): a reference in its registry each, which may be let go by any thread, and then waits in
+ * a list until the owner's thread is here again. */
+typedef struct lender {
+    tp_ref ref;
+    _Atomic(struct loan *) returned;
+} lender;
+
+typedef struct loan {
+    tp_ref ref;
+    lender *from;      /* held until it is returned */
+    struct loan *next; /* in from->returned */
+    int anchor;        /* registry reference */
+} loan;
+
 /* What the functions of one state share: a userdata in its registry, and their first upvalue. */
 typedef struct context {
     tp_host *host;
     tp_agent *agent; /* the worker whose state this is, NULL in the owner's */
     lua_State *main; /* the state's main thread */
     tp_buf scratch;  /* of image */
+    lender *lender;  /* one reference; NULL until something was lent */
 } context;
 
 #define JOB "tidepool.job"
@@ -125,6 +140,67 @@ static int l_image(lua_State *L)
 
 /* ---- jobs: opening and closing ---- */
 
+/* The last owner of a loan: any thread. */
+static void return_loan(tp_ref *r)
+{
+    loan *l = (loan *)r;
+    lender *from = l->from;
+    l->next = atomic_load_explicit(&from->returned, memory_order_relaxed);
+    while (!atomic_compare_exchange_weak_explicit(&from->returned, &l->next, l, memory_order_acq_rel, memory_order_relaxed))
+        ;
+    tp_ref_drop(from);
+}
+
+static const tp_ref_type loan_type = { "tidepool.loan", return_loan };
+
+static void free_lender(tp_ref *r)
+{
+    lender *from = (lender *)r;
+    for (loan *l = atomic_load_explicit(&from->returned, memory_order_acquire), *next; l; l = next) {
+        next = l->next;
+        free(l);
+    }
+    free(from);
+}
+
+static const tp_ref_type lender_type = { "tidepool.lender", free_lender };
+
+/* Lets go of what was returned. */
+static void take_back(lua_State *L, context *ctx)
+{
+    if (!ctx->lender || !atomic_load_explicit(&ctx->lender->returned, memory_order_relaxed))
+        return;
+    for (loan *l = atomic_exchange_explicit(&ctx->lender->returned, NULL, memory_order_acquire), *next; l; l = next) {
+        next = l->next;
+        luaL_unref(L, LUA_REGISTRYINDEX, l->anchor);
+        free(l);
+    }
+}
+
+/* Keeps the table on top alive for as long as the block lives, and pops it. Raises out of memory. */
+static void lend(lua_State *L, context *ctx, tp_block *b)
+{
+    if (!ctx->lender) {
+        lender *made = malloc(sizeof *made);
+        if (!made)
+            luaL_error(L, "not enough memory");
+        tp_ref_init(&made->ref, &lender_type);
+        atomic_init(&made->returned, NULL);
+        ctx->lender = made;
+    }
+    int anchor = luaL_ref(L, LUA_REGISTRYINDEX);
+    loan *l = malloc(sizeof *l);
+    if (!l || tp_block_give(b, &l->ref)) {
+        free(l);
+        luaL_unref(L, LUA_REGISTRYINDEX, anchor);
+        luaL_error(L, "not enough memory");
+        return;
+    }
+    tp_ref_init(&l->ref, &loan_type);
+    l->from = tp_ref_hold(ctx->lender);
+    l->anchor = anchor;
+}
+
 static void release(job_box *box)
 {
     tp_block_free(box->building);
@@ -140,6 +216,8 @@ static void release(job_box *box)
 static int l_close(lua_State *L)
 {
     release(luaL_checkudata(L, 1, JOB));
+    if (!lua_isnone(L, lua_upvalueindex(1)))
+        take_back(L, get_context(L));
     return 0;
 }
 
@@ -716,15 +794,21 @@ static int l_columns(lua_State *L)
     return 2;
 }
 
-/* core.push_columns(job, n): the first n items of what core.numbers or core.columns gave are inputs; none when n is 0 */
+/* core.push_columns(job, n, lent): the first n items of what core.numbers or core.columns gave are inputs; none when n is 0. `lent` is a list of the strings
+ * that their scalars refer to, or nil */
 static int l_push_columns(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     tp_block *b = box->building;
     uint32_t n = (uint32_t)luaL_checkinteger(L, 2);
-    luaL_argcheck(L, b && b->kind == TP_BLOCK_COLUMNS && n <= b->capacity, 2, "no such columns");
-    box->building = NULL;
+    if (!b || b->kind != TP_BLOCK_COLUMNS || n > b->capacity)
+        return luaL_argerror(L, 2, "no such columns");
     b->n = n;
+    if (lua_istable(L, 3)) {
+        lua_settop(L, 3);
+        lend(L, get_context(L), b);
+    }
+    box->building = NULL;
     return tp_job_push(box->job, b) ? luaL_error(L, "not enough memory") : 0;
 }
 
@@ -897,6 +981,7 @@ static int l_next(lua_State *L)
     job_box *box = check_job(L, 1);
     bool no_memory;
     box->seen = tp_job_news(box->job);
+    take_back(L, get_context(L));
     tp_block_free(box->reading);
     box->reading = tp_job_next(box->job, &no_memory);
     if (no_memory)
@@ -1714,7 +1799,10 @@ static int open_module(lua_State *L)
 
 static int free_context(lua_State *L)
 {
-    tp_buf_free(&((context *)lua_touserdata(L, 1))->scratch);
+    context *ctx = lua_touserdata(L, 1);
+    tp_buf_free(&ctx->scratch);
+    tp_ref_drop(ctx->lender);
+    ctx->lender = NULL;
     return 0;
 }
 

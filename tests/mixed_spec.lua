@@ -6,7 +6,7 @@ local support = require "tests.support"
 
 local contains = support.contains
 
-local LONGEST = 4096 -- longer strings travel another way
+local LONGEST = 4096 -- longer strings are lent, or travel as messages
 
 --- n values of all kinds; `salt` tells lists apart.
 local function of_all_kinds(n, salt)
@@ -131,6 +131,53 @@ describe("Scalars of all kinds side by side", function()
     for i = 1, n do list[i] = (string.char(97 + i % 26)):rep(i % LONGEST) end
     local double = app:func(function(s) return s .. "!" end)
     expect(double:map(list), n, function(i) return pack(list[i] .. "!") end)
+  end)
+
+  it("may be long strings among inputs, which are lent and given back", function()
+    local output = support.output_of([[
+      local tidepool = require "tidepool"
+      local app = tidepool.App "lent"
+      local length = app:func { retries = 1 } (function(s, i)
+        if i == 7 and tidepool.current().attempt == 1 then error "again" end
+        return type(s) == "string" and #s + s:byte(-1) or s
+      end)
+      local function strings(salt)
+        local list = {}
+        for i = 1, 40 do list[i] = i % 4 == 0 and i or (string.char(64 + salt) .. i):rep(2 ^ 19) end
+        return list
+      end
+      local function check(list, got)
+        for i = 1, 40 do assert(got[i] == length.raw(list[i]), i) end
+      end
+      local function used()
+        collectgarbage()
+        collectgarbage()
+        return collectgarbage "count" / 1024
+      end
+      local before = used()
+      for salt = 1, 5 do
+        local list = strings(salt)
+        check(list, length:map(list, tidepool.range(40)):list())
+      end
+      print("read to the end", used() - before < 5)
+      for salt = 1, 5 do
+        local results = length:map(strings(salt), tidepool.range(40))
+        results:next()
+        if salt % 2 == 0 then results:cancel() end
+      end
+      used()
+      while length:stats().running > 0 do os.execute "sleep 0.01" end
+      length:map({ 1 }, { 1 }):list() -- whoever is here next takes back what workers had at the cancel
+      print("left early", used() - before < 5)
+      local inner = app:func(function(s) return #s end)
+      local outer = app:func(function(k)
+        local list = {}
+        for i = 1, 5 do list[i] = ("x"):rep(k * 10000 + i) end
+        return inner:map(list):sum()
+      end)
+      print("nested", outer:map({ 1, 2, 3 }):sum())
+    ]], { workers = 2 })
+    assert.equal("read to the end\ttrue\nleft early\ttrue\nnested\t300045\n", output)
   end)
 
   it("fail item by item, and the others keep their results", function()

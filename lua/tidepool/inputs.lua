@@ -172,7 +172,7 @@ local function indexed(columns, n)
       if list then
         local x = list[at]
         if type(x) ~= "number" then
-          if not mixed.fits(x) then return false end
+          if not mixed.fits(x) and (core.is_worker or not mixed.is_lent(x)) then return false end
           kinds[c] = "m"
         end
       end
@@ -185,7 +185,7 @@ local function indexed(columns, n)
     local text_bytes = text_for(count, text_per_item)
     local pointers, text = core.columns(job, count, table.concat(kinds, "", 1, m), text_bytes)
     pointers, text = ffi.cast(columns_type, pointers), ffi.cast(mixed.text, text)
-    local k, has_mixed = count, false
+    local k, has_mixed, lent = count, false, nil
     for c = 1, m do
       local column, pointer = columns[c], pointers[c - 1]
       if column.range then
@@ -193,14 +193,16 @@ local function indexed(columns, n)
       elseif kinds[c] == "d" then
         k = copy_numbers(column.list, at, k, ffi.cast(numbers_type, pointer))
       else
+        -- A worker's strings are not lent: its state may end while others still read.
+        if not core.is_worker then lent = lent or {} end
         local only_numbers
-        k, only_numbers = mixed.copy_in(column.list, at, k, ffi.cast(mixed.scalars, pointer), text)
+        k, only_numbers = mixed.copy_in(column.list, at, k, ffi.cast(mixed.scalars, pointer), text, lent)
         if only_numbers and k > 0 then kinds[c] = "d" end
         has_mixed = true
       end
     end
     if has_mixed then text_per_item = text.used / math.max(k, 1) end
-    core.push_columns(job, k)
+    core.push_columns(job, k, lent and lent[1] and lent)
     at = at + k
     source.block = math.min(source.block * 4, LARGEST_BLOCK)
     return k == count

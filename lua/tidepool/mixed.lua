@@ -6,22 +6,28 @@ local copy, string_of = ffi.copy, ffi.string
 
 ffi.cdef [[
 typedef struct {
-  union { double number; struct { uint32_t at, length; }; };
-  uint32_t kind;
+  union { double number; struct { uint32_t at, length; }; const char *lent; };
+  uint32_t kind, lent_length;
 } tp_scalar;
 typedef struct { char *bytes; uint32_t used, capacity; } tp_text;
 ]]
 
 local mixed = { scalars = ffi.typeof "tp_scalar *", text = ffi.typeof "tp_text *" }
 
-local ABSENT, NIL, FALSE, TRUE, NUMBER, STRING = 0, 1, 2, 3, 4, 5
+local ABSENT, NIL, FALSE, TRUE, NUMBER, STRING, LENT = 0, 1, 2, 3, 4, 5, 6
 mixed.ABSENT, mixed.NUMBER = ABSENT, NUMBER
 local LONGEST = 4096 -- TP_TEXT_STRING_MAX
+local LONGEST_LENT = 2 ^ 30 -- TP_STRING_MAX
 
 --- Can a column of scalars hold this?
 function mixed.fits(x)
   local kind = type(x)
   return kind == "number" or kind == "boolean" or kind == "nil" or (kind == "string" and #x <= LONGEST)
+end
+
+--- Is it a string that is not copied, but lent to whoever reads the column?
+function mixed.is_lent(x)
+  return type(x) == "string" and #x > LONGEST and #x <= LONGEST_LENT
 end
 
 --- The value of an element.
@@ -31,6 +37,7 @@ local function load(element, text)
   if kind == STRING then return string_of(text.bytes + element.at, element.length) end
   if kind == TRUE then return true end
   if kind == FALSE then return false end
+  if kind == LENT then return string_of(element.lent, element.lent_length) end
   return nil
 end
 mixed.load = load
@@ -62,8 +69,9 @@ local function store(element, text, x)
 end
 mixed.store = store
 
---- list[first..] into n elements, up to the first that does not fit: how many, and whether all of them were numbers.
-function mixed.copy_in(list, first, n, elements, text)
+--- list[first..] into n elements, up to the first that does not fit: how many, and whether all of them were numbers. Long strings are added to
+--- the list `lent`, when there is one; they must stay alive.
+function mixed.copy_in(list, first, n, elements, text, lent)
   local numbers = 0
   for k = 0, n - 1 do
     local x = list[first + k]
@@ -72,7 +80,11 @@ function mixed.copy_in(list, first, n, elements, text)
       elements[k].kind = NUMBER
       numbers = numbers + 1
     elseif not store(elements[k], text, x) then
-      return k, numbers == k
+      if not (lent and mixed.is_lent(x)) then return k, numbers == k end
+      lent[#lent + 1] = x
+      elements[k].lent = x
+      elements[k].lent_length = #x
+      elements[k].kind = LENT
     end
   end
   return n, numbers == n
