@@ -765,6 +765,23 @@ describe("At a script's end", function()
     contains(done.stderr, "job.lua:5:", "1 callback failed")
   end)
 
+  it("tasks whose map waits for an iterator that nothing can wake are named, too", function()
+    local done = run [[
+      local task = tidepool.async(function()
+        local i = 0
+        slow:map(function()
+          i = i + 1
+          if i == 3 then coroutine.yield() end
+          return i
+        end):list()
+      end)
+      print(pcall(task.get, task, 0.01))
+    ]]
+    assert.equal(1, done.code)
+    contains(done.stdout, "the task is not done after 0.01 s")
+    contains(done.stderr, "a task has not ended: nothing is left that could wake it", "job.lua:")
+  end)
+
   it("tasks that nothing can wake are named, with where they wait", function()
     local done = run [[
       local a = tidepool.async(function()

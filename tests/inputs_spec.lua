@@ -142,19 +142,6 @@ describe("Inputs", function()
       assert.equal("input", err.phase)
     end)
 
-    it("may read the results of their own map", function()
-      local results, i = nil, 0
-      results = give:map(function()
-        i = i + 1
-        if i <= 4 then return i end
-        local _, x = results:next()
-        return x < 20 and x + 4 or nil
-      end, { window = 4 })
-      local sum = 0
-      for _, x in results do sum = sum + x end
-      assert.is_true(sum > 0)
-    end)
-
     it("that wait for results of their own map when none are to come are told", function()
       for _, read in ipairs { "next", "list" } do
         local results, i, line = nil, 0, nil

@@ -278,6 +278,15 @@ local function help(seconds)
   return has_run
 end
 
+--- Is there no job among those that are waited for that can have news by itself: all has been run that it was given, and is known?
+local function are_stuck()
+  for _, entries in pairs(watched) do
+    local pushed, finished = core.counts(entries.job)
+    if pushed ~= finished or core.has_news(entries.job) then return false end
+  end
+  return true
+end
+
 --- One turn: waits until `deadline` at most for something to happen, and lets go on what can. True when nothing can happen any more.
 local function turn(deadline)
   if is_worker then
@@ -293,7 +302,7 @@ local function turn(deadline)
     limit = 0
   elseif next(owned) then
     limit = math.min(limit, last_turn + 0.001) -- their items wait for a retry, or for a place
-  elseif limit == math.huge and n_watched == 0 and not core.is_alive() then
+  elseif limit == math.huge and not core.is_alive() and are_stuck() then
     return true
   end
   local seconds = limit < math.huge and math.max(0, limit - last_turn) or nil
