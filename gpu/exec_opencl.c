@@ -176,6 +176,14 @@ static kernel_entry *get_kernel(worker *w, tp_program *p, tp_error *err)
         fail(err, w, "making the kernel", rc);
         return NULL;
     }
+    cl_ulong local_bytes = 0;
+    if (w->cl->GetKernelWorkGroupInfo(kernel, w->device->id, CL_KERNEL_LOCAL_MEM_SIZE, sizeof local_bytes, &local_bytes, NULL) == CL_SUCCESS &&
+        local_bytes > w->device->local_memory) { /* PoCL would end the process */
+        w->cl->ReleaseKernel(kernel);
+        tp_error_set(err, TP_ESYS, "%s: %llu KiB of __local memory are over the device's %llu KiB", w->device->name,
+                     (unsigned long long)local_bytes >> 10, (unsigned long long)w->device->local_memory >> 10);
+        return NULL;
+    }
     if (oldest->program) {
         w->cl->ReleaseKernel(oldest->kernel);
         tp_ref_drop(oldest->program);

@@ -378,6 +378,19 @@ describe("a function in OpenCL C", function()
     assert.same({ 20, 10, n = 2 }, g:map({ 1, 0 }):list())
   end)
 
+  on_device("that wants more local memory than the device has fails with kind device", function()
+    local f = app:func { kernel = [[
+      __kernel void f(__global const double *x, __global double *y, int n) {
+        __local float all[1 << 24];
+        all[get_local_id(0)] = x[0];
+        barrier(CLK_LOCAL_MEM_FENCE);
+        if (get_global_id(0) < n) y[get_global_id(0)] = all[0];
+      }]] }
+    local failure = failure_of(f.remote, f, 1)
+    assert.equal("device", failure.kind)
+    contains(failure.message, "65536 KiB of __local memory are over the device's ")
+  end)
+
   on_device("takes and gives integers of all widths, and booleans", function()
     local f = app:func { kernel = "uchar f(char a, uchar b, short c, ushort d) { return a + b + c + d; }" }
     assert.same({ 1, n = 1 }, f:map({ -1 }, { 3 }, { 5 }, { 250 }):list())
