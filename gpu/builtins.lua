@@ -57,11 +57,13 @@ local function folded(fn, name, arg, join)
     end })
 end
 
-for _, name in ipairs { "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "exp", "log10", "sqrt",
+for _, name in ipairs { "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "exp", "log10", "sqrt",
                         "floor", "ceil" } do
     plain(math[name], "math." .. name, name, 1)
 end
 plain(math.abs, "math.abs", "fabs", 1)
+helped(math.sin, "math.sin", "lua_sin", 1)
+helped(math.cos, "math.cos", "lua_cos", 1)
 plain(math.atan2, "math.atan2", "atan2", 2)
 helped(math.pow, "math.pow", "lua_pow", 2)
 helped(math.fmod, "math.fmod", "lua_fmod", 2)
@@ -207,6 +209,54 @@ return a >= #4503599627370496 ? 4503599627370496L : a > #-4503599627370496 ? (lo
 return a <= #-4503599627370496 ? -4503599627370496L : a < #4503599627370496 ? (long)ceil(a)
         : 4503599627370497L;]]),
 }
+
+-- sin and cos of vectors: PoCL's take one element or a few at a time, and each reduces its argument anew. Here both have the same text up to the last
+-- line, so that the compiler does it once for the two. The argument less a multiple of pi / 2, in parts whose products with that are exact; then the
+-- polynomials of fdlibm (doubles) and Cephes (floats). Within 2 ulp; what is large is left to the builtin.
+local PARTS = {
+    [false] = { two_by_pi = "0.63661977236758138243", magic = "6755399441055744.0", largest = "800000.0",
+        pi = { "1.57079632673412561417", "6.07710050630396597660e-11", "2.02226624871116645580e-21", "8.47842766036889956997e-32" },
+        sin = { "1.58969099521155010221e-10", "-2.50507602534068634195e-08", "2.75573137070700676789e-06", "-1.98412698298579493134e-04",
+            "8.33333333332248946124e-03", "-1.66666666666666324348e-01" },
+        cos = { "-1.13596475577881948265e-11", "2.08757232129817482790e-09", "-2.75573143513906633035e-07", "2.48015872894767294178e-05",
+            "-1.38888888888741095749e-03", "4.16666666666666019037e-02" } },
+    [true] = { two_by_pi = "0.636619772367581f", magic = "12582912.0f", largest = "2000.0f",
+        pi = { "1.5703125f", "4.837512969970703125e-4f", "7.5497899548918822e-8f" },
+        sin = { "-1.9515295891e-4f", "8.3321608736e-3f", "-1.6666654611e-1f" },
+        cos = { "2.443315711809948e-5f", "-1.388731625493765e-3f", "4.166664568298827e-2f" } },
+}
+
+local function horner(list)
+    local text = list[1]
+    for i = 2, #list do text = ("(%s) * z + (%s)"):format(i > 2 and "(" .. text .. ")" or text, list[i]) end
+    return text
+end
+
+-- `swapped`: in which quarters the other polynomial is meant; `turned`: added to the quarter before its sign.
+local function sine(name, here, there, turned)
+    return function(form)
+        local signature = "static inline $R %s($R a)"
+        if form.lanes == 1 then return signature, ("return %s(a);"):format(name) end
+        local p, lines = PARTS[form.single], {}
+        local bits = form.single and "$I" or "$L"
+        local function line(format, ...) lines[#lines + 1] = format:format(...) end
+        line("$R t = a * %s + %s, q = t - %s, x = a;", p.two_by_pi, p.magic, p.magic)
+        for _, part in ipairs(p.pi) do line("x = x - q * %s;", part) end
+        line("%s quarter = as_%s(t);", bits, bits)
+        line("$R z = x * x, h = %s * z, w = %s - h;", form.single and "0.5f" or "0.5", form.single and "1.0f" or "1.0")
+        line("$R s = select(x + x * z * (%s), x, x == 0); /* the sign of 0 */", horner(p.sin))
+        line("$R c = w + (((%s - w) - h) + z * z * (%s));", form.single and "1.0f" or "1.0", horner(p.cos))
+        line("$R y = select(%s, %s, (quarter & 1) == 1);", here, there)
+        line("y = as_$R(as_%s(y) ^ (((quarter + %d) & 2) << %d));", bits, turned, form.single and 30 or 62)
+        line("%s is_large = ~(fabs(a) < %s);", bits, p.largest)
+        line("if (any(is_large)) y = select(y, %s(a), is_large);", name)
+        line("return y;")
+        return signature, table.concat(lines, "\n    ")
+    end
+end
+
+PRELUDE.lua_sin = sine("sin", "s", "c", 0)
+PRELUDE.lua_cos = sine("cos", "c", "s", 1)
 
 function PRELUDE.lua_tobit(form)
     return "static inline $I %s($R a)", form.single and "return convert_$I(convert_$L(rint(a)));"

@@ -401,6 +401,14 @@ describe("a function in OpenCL C", function()
     assert.same({ false, true, n = 2 }, is_large:map({ 1, 3 }):list())
   end)
 
+  on_device("is reduced as on threads: reduce folds in order, any values", function()
+    local twice = app:func { kernel = "double twice(double x) { return 2 * x; }" }
+    local n = 5000
+    assert.equal(n * (n + 1), twice:map(count_to(n)):sum())
+    assert.equal(2 * n, twice:map(count_to(n)):max())
+    assert.equal("2;4;6;", twice:map({ 1, 2, 3 }):reduce(function(text, x) return text .. x .. ";" end, ""))
+  end)
+
   on_device("gives canonical NaNs, whatever it computes", function()
     local f = app:func { kernel = "double odd(double x) { return as_double(0xfffc000000000000UL + (ulong)x); }" }
     assert.equal("number", type(f:map({ 1 }):list()[1]))

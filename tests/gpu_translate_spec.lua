@@ -646,6 +646,30 @@ describe("translate: results on the device", function()
         end
     end)
 
+    on_device("sin and cos of all sizes are within 2 ulp, also near multiples of pi / 2", function()
+        local xs = { 0, -0.0, 5e-324, 1 / 0, -1 / 0, 0 / 0, 800000, -800000 }
+        for _, size in ipairs { 1e-9, 1e-3, 1, 4, 100, 1e4, 7e5, 1e6, 1e15, 1e300 } do
+            for i = 1, 200 do
+                local x = (random(5, i) - 0.5) * 2 * size
+                if i % 2 == 0 and size >= 1 and size < 1e9 then
+                    x = math.floor(x / (math.pi / 2)) * (math.pi / 2) * (1 + (random(6, i) - 0.5) * (i % 4) * 1e-13)
+                end
+                xs[#xs + 1] = x
+            end
+        end
+        for _, lanes in ipairs { 4, 8, 16 } do
+            local t = translate(function(x) return math.sin(x), math.cos(x), 1 / math.sin(x) end, { lanes = lanes })
+            local built = device:build(t)
+            local outputs = device:run(built, { xs })
+            for i, x in ipairs(xs) do
+                local off = math.max(ulps(math.sin(x), outputs[1][i - 1]), ulps(math.cos(x), outputs[2][i - 1]))
+                assert.is_true(off <= 2, ("%.17g: %g ulp"):format(x, off))
+                if x == 0 then assert.equal(1 / x, outputs[3][i - 1]) end
+            end
+            device:release(built)
+        end
+    end)
+
     on_device("a mandelbrot set has the same pixels", function()
         same(function(x, y)
             local zx, zy = 0, 0

@@ -163,7 +163,7 @@ function func.start(self, source, settings, more)
     name = self.name, return_exceptions = settings.return_exceptions or settings.ignore_exceptions, on_error = settings.on_error,
     max_attempts = 1 + (retries and retries.max or 0), on_retry = retries and retries.on, is_kept = more.is_kept,
     returns = not more.discard and returns or nil, arrays = arrays,
-    open_reducer = open_reducer, is_single = kernel and self.options.precision == "single",
+    open_reducer = open_reducer, may_fold = open_reducer and not self.options.kernel, is_single = kernel and self.options.precision == "single",
     progress = settings.progress, total = source.total, ordered = more.ordered, executor = self.options.executor or core.executor,
   })
   opened.total = source.total
