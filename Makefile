@@ -202,7 +202,7 @@ $(BINARY): $(BIN_OBJ) $(LIB_OBJ) $(BUILD)/stamp/sources
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(BIN_OBJ) $(LIB_OBJ) $(LDLIBS)
 
 # Its own functions stand in for those that allocate.
-$(BUILD)/tests/memory_test: LDFLAGS += -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=lua_newstate,--wrap=luaL_newstate
+$(BUILD)/tests/memory_test: LDFLAGS += -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=lua_newstate,--wrap=luaL_newstate,--wrap=tp_heap_prepare,--wrap=tp_heap_seal
 
 $(BUILD)/tests/%: $(BUILD)/obj/tests/c/%.o $(LIB)
 	@mkdir -p $(@D)

@@ -57,7 +57,6 @@ struct tp_map {
 struct tp_api {
     tp_host *host;
     lua_State *L;
-    bool cannot_close; /* see tp_vm_open_libraries */
     int embed; /* reference: the module tidepool.embed */
     tp_function *functions;
     tp_map *maps, *cursor;   /* cursor: the one that dispatch comes to next */
@@ -246,7 +245,7 @@ static void free_map(tp_map *map)
 static int open_state(lua_State *L)
 {
     tp_api *api = lua_touserdata(L, 1);
-    tp_vm_open_libraries(L, &api->cannot_close);
+    tp_vm_open_libraries(L);
     tp_codec_open(L);
     tp_lua_core_open(L, api->host, NULL);
     lua_getglobal(L, "require");
@@ -294,7 +293,7 @@ void tp_api_close(tp_api *api)
         free_map(api->maps);
     while (api->functions)
         free_function(api->functions);
-    if (api->L && !api->cannot_close)
+    if (api->L)
         tp_vm_close_state(api->L);
     tp_arena_free(&api->values);
     tp_arena_free(&api->failure_arena);

@@ -50,6 +50,7 @@ struct tp_heap {
     /* Large blocks of a state that is being opened, when malloc has none: lua_newstate crashes when it runs out of memory (it closes the state, whose
      * table of strings is not there yet). */
     char *reserve, *reserve_at; /* its begin; what is not taken, NULL once the state is open */
+    bool is_reserve_used;
 };
 
 static unsigned class_of(size_t size)
@@ -134,8 +135,23 @@ tp_heap *tp_heap_new(void)
     return heap;
 }
 
+bool tp_heap_prepare(tp_heap *heap)
+{
+    if (!heap)
+        return true;
+    const span *s = heap->spans;
+    bool has_chunks = s && s->fresh + CLASSES * CHUNK <= s->memory + SPAN; /* a new one for each size */
+    if (heap->is_reserve_used || (!has_chunks && !add_span(heap)))
+        return false;
+    heap->reserve_at = heap->reserve;
+    return true;
+}
+
 void tp_heap_seal(tp_heap *heap)
 {
+    if (!heap)
+        return;
+    heap->is_reserve_used = heap->is_reserve_used || heap->reserve_at != heap->reserve;
     heap->reserve_at = NULL;
 }
 

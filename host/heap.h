@@ -5,13 +5,18 @@
 #ifndef TP_HEAP_H
 #define TP_HEAP_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 typedef struct tp_heap tp_heap;
 
 tp_heap *tp_heap_new(void); /* NULL when out of memory */
 
-/* The state is open: from here on running out of memory is an error. */
+/* Sets memory aside for FFI to be opened (which takes 15 KiB): until tp_heap_seal it cannot run out. False when there is none to set aside. A state that
+ * runs out in the middle of that could not be closed: LuaJIT crashes. Accepts NULL. */
+bool tp_heap_prepare(tp_heap *heap);
+
+/* The state, or FFI in it, is open: from here on running out of memory is an error. Accepts NULL. */
 void tp_heap_seal(tp_heap *heap);
 
 /* Accepts NULL. Everything that was taken from it must have been given back, or is not used any more. */

@@ -38,7 +38,6 @@ struct tp_vm {
     tp_agent *agent;
     lua_State *main; /* owned */
     lua_State *L;    /* where items run: main, or the coroutine that waits */
-    bool cannot_close; /* see tp_vm_open_libraries */
     int run_items, on_error, encode_failure, describe, make_driver, read_integer, broken_promise, store, finish_kept, package; /* registry references */
     loaded cache[CACHED_MAX];
     unsigned n_cached;
@@ -106,8 +105,10 @@ static void reserve_references(lua_State *L)
         luaL_unref(L, LUA_REGISTRYINDEX, refs[i]);
 }
 
-void tp_vm_open_libraries(struct lua_State *L, bool *cannot_close)
+void tp_vm_open_libraries(struct lua_State *L)
 {
+    void *user;
+    tp_heap *heap = lua_getallocf(L, &user) == tp_heap_allocate ? user : NULL; /* NULL in sanitizer builds */
     /* LUA_PATH is the user's, not the embedder's; the host's paths come with each function. */
     lua_pushboolean(L, 1);
     lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");
@@ -117,9 +118,10 @@ void tp_vm_open_libraries(struct lua_State *L, bool *cannot_close)
     reserve_references(L);
     lua_getglobal(L, "require");
     lua_pushliteral(L, "ffi");
-    *cannot_close = true;
+    if (!tp_heap_prepare(heap))
+        luaL_error(L, "not enough memory");
     lua_call(L, 1, 0);
-    *cannot_close = false;
+    tp_heap_seal(heap);
 }
 
 /* ---- results ---- */
@@ -738,7 +740,7 @@ static int open_state(lua_State *L)
     tp_vm *vm = lua_touserdata(L, 1);
     run on_stack;
     lua_gc(L, LUA_GCSTOP, 0); /* there is nothing to collect yet */
-    tp_vm_open_libraries(L, &vm->cannot_close);
+    tp_vm_open_libraries(L);
     lua_pushlightuserdata(L, &on_stack); /* LuaJIT takes memory for the first pointer of a region: tp_vm_run may not raise for one to its stack */
     lua_pop(L, 1);
     vm->host->open_state(L, vm->host, vm->agent);
@@ -800,7 +802,6 @@ void tp_vm_close(tp_vm *vm)
     vm->agent->vm = NULL;
     for (unsigned i = 0; i < vm->n_cached; i++)
         tp_ref_drop(vm->cache[i].image);
-    if (!vm->cannot_close)
-        tp_vm_close_state(vm->main);
+    tp_vm_close_state(vm->main);
     free(vm);
 }

@@ -24,9 +24,8 @@ tp_block *tp_vm_crash(void *user, tp_slice *slice);
 /* While L, a coroutine of vm, waits inside a C function, items run on L. Gives what was there before, to be set again. */
 struct lua_State *tp_vm_enter(tp_vm *vm, struct lua_State *L);
 
-/* Opens the standard libraries, and FFI. Raises out of memory; *cannot_close is true where that was in the middle of opening FFI: lua_close would crash, so
- * that such a state has to be left alone. */
-void tp_vm_open_libraries(struct lua_State *L, bool *cannot_close);
+/* Opens the standard libraries, and FFI, in a state of tp_vm_new_state. Raises out of memory. */
+void tp_vm_open_libraries(struct lua_State *L);
 
 /* A new Lua state as all of the host's are made; NULL when out of memory. */
 struct lua_State *tp_vm_new_state(void);

@@ -4,6 +4,7 @@
  * The linker puts the functions below in the place of malloc and its like for the whole library, and in that of luaL_newstate, so that Lua's own
  * allocations fail too (see the Makefile). libuv keeps its own: it aborts where a loop cannot grow. */
 #include "harness.h"
+#include "heap.h"
 #include "tidepool.h"
 
 #include <lua.h>
@@ -11,12 +12,18 @@
 
 static _Atomic long n_calls, fail_at; /* fail_at 0: none */
 static _Atomic bool is_lasting;       /* all after it fail too */
-static _Thread_local bool is_spared;
+static _Atomic bool uses_heap;        /* Lua states have the library's heap */
+static _Thread_local bool is_spared, is_starved; /* nothing fails now; everything does */
+static _Atomic long n_starved;
 
 static bool is_to_fail(void)
 {
     if (is_spared)
         return false;
+    if (is_starved) {
+        n_starved++;
+        return true;
+    }
     long at = atomic_load(&fail_at), n = atomic_fetch_add(&n_calls, 1) + 1;
     return n == at || (at && n > at && atomic_load(&is_lasting));
 }
@@ -30,6 +37,10 @@ void *__wrap_realloc(void *p, size_t n);
 lua_State *__real_lua_newstate(lua_Alloc f, void *user);
 lua_State *__wrap_lua_newstate(lua_Alloc f, void *user);
 lua_State *__wrap_luaL_newstate(void);
+bool __real_tp_heap_prepare(tp_heap *heap);
+bool __wrap_tp_heap_prepare(tp_heap *heap);
+void __real_tp_heap_seal(tp_heap *heap);
+void __wrap_tp_heap_seal(tp_heap *heap);
 
 void *__wrap_malloc(size_t n)
 {
@@ -46,11 +57,7 @@ void *__wrap_realloc(void *p, size_t n)
     return is_to_fail() ? NULL : __real_realloc(p, n);
 }
 
-/* LeakSanitizer's, where there is one: what is allocated in between is no leak, nor what can be reached from it. */
-__attribute__((weak)) void __lsan_disable(void);
-__attribute__((weak)) void __lsan_enable(void);
-
-/* Lua's allocator. A state that ran out of memory in the middle of opening FFI cannot be closed (tp_vm_open_libraries), which is no leak of ours. */
+/* Lua's allocator in the place of host/heap.c: each block may fail. */
 static void *allocate(void *user, void *p, size_t old, size_t size)
 {
     (void)user;
@@ -60,24 +67,36 @@ static void *allocate(void *user, void *p, size_t old, size_t size)
     }
     if (size > old && is_to_fail())
         return NULL;
-    if (__lsan_disable)
-        __lsan_disable();
-    p = __real_realloc(p, size);
-    if (__lsan_enable)
-        __lsan_enable();
-    return p;
+    return __real_realloc(p, size);
 }
 
 /* As a whole, as it is with LuaJIT's own allocator: an allocation that fails inside makes it crash. */
 lua_State *__wrap_lua_newstate(lua_Alloc f, void *user)
 {
-    (void)f;
+    if (uses_heap)
+        return __real_lua_newstate(f, user);
     if (is_to_fail())
         return NULL;
     is_spared = true;
     lua_State *L = __real_lua_newstate(allocate, user);
     is_spared = false;
     return L;
+}
+
+/* While FFI is opened nothing fails that is not the heap's own; and with the heap everything that it asks for. */
+bool __wrap_tp_heap_prepare(tp_heap *heap)
+{
+    if (is_to_fail() || !__real_tp_heap_prepare(heap))
+        return false;
+    is_spared = !uses_heap;
+    is_starved = uses_heap && heap;
+    return true;
+}
+
+void __wrap_tp_heap_seal(tp_heap *heap)
+{
+    is_spared = is_starved = false;
+    __real_tp_heap_seal(heap);
 }
 
 /* What luaL_newstate does but for the allocator and the panic function: a panic ends the process, which is a red test. */
@@ -169,7 +188,7 @@ static void check_sessions(bool lasts, long at_most)
     atomic_store(&n_calls, 0);
     CHECK_STR("", run_session(&err));
     long n = atomic_load(&n_calls);
-    CHECK(n > 200);
+    CHECK(n > (uses_heap ? 100 : 200));
     for (long i = 1; i <= n; i += n / at_most + 1)
         check_session(i, lasts);
     check_session(0, lasts);
@@ -184,4 +203,14 @@ TEST(each_allocation_of_a_session_may_fail)
 TEST(memory_may_run_out_at_any_allocation_of_a_session)
 {
     check_sessions(true, getenv("TIDEPOOL_SANITIZER") ? 300 : 1500);
+}
+
+TEST(the_same_with_the_heap_of_the_library)
+{
+    if (getenv("TIDEPOOL_SANITIZER"))
+        return; /* there states take each block from malloc */
+    uses_heap = true;
+    check_sessions(false, 1000);
+    check_sessions(true, 200);
+    CHECK(n_starved > 0); /* FFI asked for memory that was not there, and was opened from what was set aside */
 }
