@@ -86,6 +86,25 @@ describe("gpu = ...", function()
     assert.same({ 4 }, numbers "amd")
   end)
 
+  it("prefers names that have it as a word", function()
+    local gpu = gpu_with {
+      device("NVIDIA A100-SXM4-40GB", "gpu", "NVIDIA CUDA", "NVIDIA Corporation", 108),
+      device("NVIDIA A10", "gpu", "NVIDIA CUDA", "NVIDIA Corporation", 72),
+    }
+    local function names(spec)
+      local list = {}
+      for i, d in ipairs(gpu.match(spec, "f")) do list[i] = d.name end
+      return list
+    end
+    assert.same({ "NVIDIA A10" }, names "a10")
+    assert.same({ "NVIDIA A100-SXM4-40GB" }, names "A100")
+    assert.same({ "NVIDIA A100-SXM4-40GB" }, names "40GB")
+    assert.same({ "NVIDIA A100-SXM4-40GB" }, names "A1")
+    assert.same({ "NVIDIA A100-SXM4-40GB", "NVIDIA A10" }, names "nvidia:2")
+    assert.same({ "NVIDIA A100-SXM4-40GB", "NVIDIA A10" }, names "A1:2")
+    assert.is_false((pcall(names, "A10:2")))
+  end)
+
   it("takes several with a number behind a colon, or none", function()
     assert.same({ 2, 3 }, numbers "nvidia:2")
     contains(select(2, pcall(machine().match, "nvidia:3", "f")), 'f: gpu = "nvidia:3": no such devices, only 2; there are:\n')

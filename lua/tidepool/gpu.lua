@@ -38,6 +38,12 @@ local function is_part(text, word)
   return text:lower():find(word, 1, true) ~= nil
 end
 
+--- Is the word one of the name's own, not only a part: "A10" in "NVIDIA A10", not in "NVIDIA A100"?
+local function is_whole(d, word)
+  local pattern = "%f[%w]" .. word:gsub("%p", "%%%0") .. "%f[%W]"
+  return d.name:lower():find(pattern) ~= nil or d.platform:lower():find(pattern) ~= nil
+end
+
 local function matches(d, word)
   if word == "any" then return true end
   if RANK[word] then return d.type == word end
@@ -51,9 +57,12 @@ end
 local function match_word(devices, spec)
   local word, count = spec:lower():match "^(.-):(%d+)$"
   word, count = word or spec:lower(), tonumber(count or 1)
-  local list = {}
+  local list, has_whole = {}, false
+  local is_name = word ~= "any" and not RANK[word] and not MAKERS[word]
+  for _, d in ipairs(devices) do has_whole = has_whole or is_name and is_whole(d, word) end
   for _, d in ipairs(devices) do
-    if #list < count and matches(d, word) then list[#list + 1] = d end
+    local is_meant = matches(d, word) and (not has_whole or is_whole(d, word))
+    if #list < count and is_meant then list[#list + 1] = d end
   end
   return #list == count and list or nil, #list
 end
