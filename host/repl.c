@@ -519,7 +519,7 @@ static void run_chunk(lua_State *L)
 /* Compiled code runs no debug hooks, so Ctrl-C could not stop it. While LuaJIT's profiler counts
  * lines, compiled code looks for its ticks and leaves for the interpreter at each one, where the
  * hook is seen. That look is one test of a byte in memory per line: bench/interrupt.lua finds no
- * cost in compiled loops beyond its own noise of some percent (0.5 to 8 ns per turn). Scripts do
+ * cost in compiled loops beyond its own noise of 2 % (loops of 1 to 11 ns per turn; bench/RESULTS.md). Scripts do
  * without. */
 static void ignore_tick(void *data, lua_State *L, int samples, int state)
 {

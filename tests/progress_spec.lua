@@ -181,8 +181,12 @@ describe("the progress line on a terminal", function()
   end)
 
   it("names an item that holds up the order", function()
-    open(script(1, 0.05, "for _ in nap:map { 1, -4, 5, 6, 7 } do end"))
+    open(script(1, 0.05, "for _ in nap:map { 1, -6, 5, 6, 7 } do end"))
     contains(terminal:wait "waiting for", "nap 4/5 80%", "1/2 busy waiting for #2 (")
+    os.execute(terminal.tmux .. "resize-window -x 46 -y 50") -- what says least goes first
+    support.eventually("the line fits", function()
+      return terminal:screen():find "^nap 4/5 80%% [^\n]*waiting for #2 %(%d s%)\n" and not terminal:screen():find "busy"
+    end)
     terminal:wait "[ended 0]"
   end)
 

@@ -118,16 +118,28 @@ local function busy_text(s, executor)
   return ("%d/%d busy"):format(math.min(s.busy, s.workers), s.workers)
 end
 
---- All that is known of one map, without its bar where that does not fit.
-local function full_text(s, executor, has_bar)
-  local parts = { count_text(s) }
-  if has_bar and s.total then parts[2] = bar(s) end
-  parts[#parts + 1] = per_second(s.rate)
-  if s.eta and s.eta < 360000 then parts[#parts + 1] = "eta " .. clock(s.eta) end
-  if s.failed > 0 then parts[#parts + 1] = ("%.0f failed"):format(s.failed) end
-  parts[#parts + 1] = busy_text(s, executor)
-  if s.waiting_for then parts[#parts + 1] = ("waiting for #%.0f (%.0f s)"):format(s.waiting_for, s.waiting) end
-  return table.concat(parts, " ")
+--- All that is known of one map, in at most so many columns: where that is too much, what says least goes first (the bar, the busy workers,
+--- the rate, the time left). Without `columns` all but the bar.
+local function full_text(s, executor, columns)
+  local parts = {
+    count_text(s),
+    columns and s.total and bar(s) or false,
+    per_second(s.rate),
+    s.eta and s.eta < 360000 and "eta " .. clock(s.eta) or false,
+    s.failed > 0 and ("%.0f failed"):format(s.failed) or false,
+    busy_text(s, executor) or false,
+    s.waiting_for and ("waiting for #%.0f (%.0f s)"):format(s.waiting_for, s.waiting) or false,
+  }
+  local function text()
+    local shown = {}
+    for _, part in ipairs(parts) do shown[#shown + 1] = part or nil end
+    return table.concat(shown, " ")
+  end
+  for _, i in ipairs { 2, 6, 3, 4 } do
+    if not columns or #text() < columns then break end
+    parts[i] = false
+  end
+  return text()
 end
 
 --- Several maps share the line.
@@ -163,9 +175,7 @@ end
 local function draw_line(states, executor)
   if #states == 0 then return display.line "" end
   if #states > 1 then return display.line(short_text(states)) end
-  local text = full_text(states[1], executor, true)
-  if #text >= display.width() then text = full_text(states[1], executor, false) end
-  display.line(text)
+  display.line(full_text(states[1], executor, display.width()))
 end
 
 local function in_order()
@@ -192,7 +202,7 @@ local function look(now)
         end
       elseif now >= entry.next_plain then
         entry.next_plain = now + PLAIN_INTERVAL
-        display.note(display.mode == "json" and json_text(s) or full_text(s, entry.about.executor, false))
+        display.note(display.mode == "json" and json_text(s) or full_text(s, entry.about.executor))
       end
     end
   end

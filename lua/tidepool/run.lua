@@ -4,8 +4,9 @@
 -- command line into typed values, and calls it. A wrong use is exit code 2 and one line; it is found before the
 -- entry runs, and a wrong NAME before the file does.
 --
--- The words are parsed here and not by Debian's argparse: that module cannot accept options without a schema, takes "-5"
--- for an option, answers in several lines, and would be the only thing that the binary needs beside itself.
+-- The words are parsed here and not by Debian's lua-argparse: that module cannot accept options without a schema, takes "-5"
+-- for an option, answers a mistake in several lines with exit code 1, takes 1.3 ms to load (this file: 0.4), and would be the only thing that the
+-- binary needs beside itself. It would replace each_word and some 80 lines around it; not the rest (finding entries, types, ranges, lists, help).
 
 local app = require "tidepool.app"
 local check = require "tidepool.check"
