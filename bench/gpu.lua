@@ -56,7 +56,7 @@ return function(bench)
       if missing then
         figures = { 0 }
         for k = 1, 3 do figures[k] = time(row.run) * 1e3 end
-        local what = row.what .. "; no floor: PyOpenCL is " .. missing
+        local what = ("%s; no floor: %s: %s"):format(row.what, other.floor_is, missing)
         bench.figure { id = row.id, what = what, unit = "ms", figure = bench.median(figures), is_right = true }
       else
         bench.figure {
