@@ -149,6 +149,9 @@ static tp_code code_of(const char *kind, const char *message)
 {
     if (strcmp(kind, "memory") == 0 || strcmp(message, "not enough memory") == 0)
         return TP_EMEMORY;
+    /* Texts of ours: a worker's state, a function's image. */
+    if (strcmp(kind, "error") != 0 && (strstr(message, "not enough memory") || strstr(message, "out of memory")))
+        return TP_EMEMORY;
     return strcmp(kind, "usage") == 0 ? TP_EUSAGE : TP_ELUA;
 }
 
@@ -276,7 +279,7 @@ static tp_api *get_api(tp_host *host, const char *function, tp_error *err)
     int status = api->L ? lua_cpcall(api->L, open_state, api) : LUA_ERRMEM;
     if (status) {
         const char *why = api->L && lua_isstring(api->L, -1) ? lua_tostring(api->L, -1) : "not enough memory";
-        tp_error_set(err, status == LUA_ERRMEM || strcmp(why, "not enough memory") == 0 ? TP_EMEMORY : TP_ESYS,
+        tp_error_set(err, status == LUA_ERRMEM || strstr(why, "not enough memory") ? TP_EMEMORY : TP_ESYS,
                      "cannot open the host's Lua state: %s", why);
         tp_api_close(api);
         return NULL;

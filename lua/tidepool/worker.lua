@@ -56,6 +56,9 @@ function ffi.gc(object, finalizer) return ffi_gc(object, guard(finalizer)) end
 function worker.describe(kind, raised, attempt, index)
   if type(raised) ~= "table" then return kind, tostring(raised), nil, nil, attempt, index end
   local value, traceback = require "tidepool.describe".value(raised[1]), raised[2]
+  if type(value) == "string" and value:find "^tidepool/[%w_./]+:%d+: not enough memory$" then -- in code of ours
+    return "memory", "not enough memory", nil, nil, attempt, index
+  end
   -- What a device could not do for a function that drives it is not the function's error.
   local failure = package.loaded["tidepool.failure"]
   if failure and failure.is_failure(value) and rawget(value, "kind") == "device" and not rawget(value, "index") then
