@@ -29,6 +29,7 @@ typedef struct worker {
 
     /* ---- guarded by the engine's lock ---- */
     struct worker *next; /* in pool->workers */
+    bool has_ended;      /* it is not counted in pool->alive any more, and touches nothing */
     tp_vm *left; /* the state of a thread that was ended from inside (pthread_exit in a C function): closed with the pool */
 } worker;
 
@@ -211,6 +212,7 @@ static void end(void *arg)
     bool has_work = is_dead && tp_job_can_take_locked(p->engine, &p->base) && reserve(p);
     if (has_work)
         p->alive++; /* the pool is not at rest while it makes a thread */
+    w->has_ended = !has_work;
     uv_cond_broadcast(&p->ended);
     uv_mutex_unlock(tp_engine_lock(p->engine));
     if (!has_work)
@@ -218,6 +220,7 @@ static void end(void *arg)
     spawn(p);
     uv_mutex_lock(tp_engine_lock(p->engine));
     p->alive--;
+    w->has_ended = true;
     uv_cond_broadcast(&p->ended);
     uv_mutex_unlock(tp_engine_lock(p->engine));
 }
@@ -301,6 +304,23 @@ static void start_workers(tp_executor *ex, unsigned n)
         tp_job_lose_all(p->engine, ex);
 }
 
+/* Joins the threads that have ended, also while others still run. */
+static void join_ended(pool *p)
+{
+    worker *w;
+    do {
+        uv_mutex_lock(tp_engine_lock(p->engine));
+        w = p->workers;
+        while (w && (!w->has_ended || w->is_joined))
+            w = w->next;
+        uv_mutex_unlock(tp_engine_lock(p->engine));
+        if (w) {
+            uv_thread_join(&w->thread);
+            w->is_joined = true;
+        }
+    } while (w);
+}
+
 static int stop_workers(tp_executor *ex, uint64_t deadline_ns)
 {
     pool *p = (pool *)ex;
@@ -317,14 +337,8 @@ static int stop_workers(tp_executor *ex, uint64_t deadline_ns)
     }
     unsigned alive = p->alive;
     uv_mutex_unlock(lock);
-    if (alive)
-        return -1;
-    for (worker *w = p->workers; w; w = w->next) {
-        if (!w->is_joined)
-            uv_thread_join(&w->thread);
-        w->is_joined = true;
-    }
-    return 0;
+    join_ended(p);
+    return alive ? -1 : 0;
 }
 
 static void close_executor(tp_executor *ex)
