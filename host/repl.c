@@ -58,6 +58,7 @@ typedef struct reader {
     History *history;
     char *history_path; /* NULL: not kept */
     const char *prompt;
+    int width;    /* the terminal's, when the line that is being edited was drawn */
     bool is_away; /* the line that is being edited is not on the screen, see put_away */
     char *plain; /* getline's buffer */
     size_t plain_size;
@@ -212,6 +213,18 @@ static int await_input(reader *r)
     }
 }
 
+/* Draws the line that is being edited anew when the terminal's width has changed, which libedit does not see. */
+static void follow_resize(reader *r)
+{
+    const int width = tp_term_width(STDOUT_FILENO);
+    if (width == r->width)
+        return;
+    put_away(r); /* by the new width: terminals wrap anew what they show */
+    r->width = width;
+    edit.resize(r->el);
+    put_back(r);
+}
+
 /* libedit's way to read a character: 1, 0 at the end, or -1. */
 static int read_character(EditLine *el, wchar_t *out)
 {
@@ -222,6 +235,7 @@ static int read_character(EditLine *el, wchar_t *out)
         char byte;
         if (await_input(r) < 0)
             return -1;
+        follow_resize(r);
         const ssize_t n = read(STDIN_FILENO, &byte, 1);
         if (n <= 0)
             return (int)n;
@@ -386,8 +400,10 @@ static void remember(reader *r, const char *line)
 static const char *read_edited(reader *r)
 {
     int count = 0;
+    r->width = tp_term_width(STDOUT_FILENO);
     edit.resize(r->el);
     tp_term_prompt(put_away, r);
+    edit.set(r->el, EL_PREP_TERM, 1); /* before the prompt is there, so that nothing typed at it is echoed twice */
     const char *line = edit.gets(r->el, &count);
     const int why = errno;
     tp_term_prompt(NULL, NULL);
