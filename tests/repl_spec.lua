@@ -373,11 +373,16 @@ describe("the session on a terminal", function()
     terminal:type "'typed"
     contains(terminal:wait "\ntick\n> 'typed", "\nslept\n", "\nstdin:1: boo\n")
     terminal:line(" on'", '"typed on"\n>')
+    terminal:line("call = tidepool.App 'r':func(function() tidepool.sleep(100) end):spawn()", "\n>")
+    terminal:press("C-d", "[ended 0]")
+  end)
+
+  stops("stops a task at Ctrl-C that does not wait", function()
+    open()
+    terminal:line("tidepool = require 'tidepool'", "'tidepool'\n>")
     terminal:line("tidepool.async(function() tidepool.sleep(0.1) print 'looping' while true do end end)", "\nlooping\n")
     terminal:press("C-c", "\n>")
     terminal:line("'alive'", '"alive"\n>')
-    terminal:line("call = tidepool.App 'r':func(function() tidepool.sleep(100) end):spawn()", "\n>")
-    terminal:press("C-d", "[ended 0]")
   end)
 
   it("begins answers and prompts at the line's start", function()
