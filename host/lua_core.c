@@ -671,7 +671,8 @@ static int l_lent(lua_State *L)
 }
 
 /* core.job(func, image or kernel, executor name, options) -> job, or nil and a message. Options: total, window, ordered, keep_going,
- * discard, is_cheap, retries, returns, lent (a list of device numbers, or nil); as in tp_job_config; fallback: an image that threads run when no device can. */
+ * discard, is_cheap, retries, returns, lent (a list of device numbers, or nil); as in tp_job_config; fallback: an image that threads run when no device can;
+ * reducer: see tp_job_set_reducer. */
 static int l_job(lua_State *L)
 {
     context *ctx = get_context(L);
@@ -727,6 +728,11 @@ static int l_job(lua_State *L)
     };
     if (tp_job_open(&box->job, ctx->host->engine, &config, &err))
         return push_message(L, &err);
+    lua_getfield(L, 4, "reducer");
+    tp_kernel *reducer = lua_isnil(L, -1) ? NULL : tp_codec_to_ref(L, -1, &tp_kernel_type);
+    lua_pop(L, 1);
+    if (reducer)
+        tp_job_set_reducer(box->job, reducer);
     return 1;
 }
 

@@ -178,6 +178,21 @@ if executors[3] then describe("a reduction on a device", function()
     assert.equal(106, f:map({ 1, 2, 3 }):reduce(function(a, b) return a + b end, 100))
   end)
 
+  it("reduce has the same bits however late it is asked for", function()
+    local f = app:func(function(x) return x / 100 end)
+    local function log_of_sum(a, b)
+      local most = math.max(a, b)
+      return most + math.log(math.exp(a - most) + math.exp(b - most))
+    end
+    local expected = on_device(f, function(r) return r:reduce(log_of_sum, -1e300) end)
+    for _ = 1, 3 do
+      local results = f:map(xs)
+      while not results:done() do tidepool.sleep(0.001) end
+      assert.equal(expected, results:reduce(log_of_sum, -1e300))
+      assert.is_nil(partial(results))
+    end
+  end)
+
   it("reduce refuses what a device cannot do, and what depends on an order", function()
     local f = app:func(function(x) return x end)
     local function complaint(fn, g, list)

@@ -136,6 +136,9 @@ local function open_returns(returns, total)
   return { columns = columns, memory = total and memory or nil }, total and arrays or nil
 end
 
+-- Its text is the chunk's name, where the translator finds it.
+local identity = loadstring "return function(x) return x end"()
+
 --- Starts a map over a source (inputs.lua). `settings` are checked call options; `more` are fields for core.job.
 ---@return tidepool.Results
 function func.start(self, source, settings, more)
@@ -154,16 +157,23 @@ function func.start(self, source, settings, more)
   end
   if returns and not more.discard then more.returns, arrays = open_returns(returns, wants_arrays and source.total or nil) end
   more.window = settings.window or self.options.window or source.window
+  if more.reduce and unit then more.reducer = require("tidepool.gpu").reducer(self, unit, source.types, more.reduce, source.total) end
   local job = open(self, more, kernel, unit)
-  local open_reducer, types = nil, source.types
+  local open_reducer, reduce_there, types = nil, nil, source.types
   if kernel and not more.discard then
     function open_reducer(reduce, count) return require("tidepool.gpu").reducer(self, unit, types, reduce, count) end
+    if not self.options.kernel then
+      function reduce_there(reduce, values)
+        local same = func.new(identity, self.name, { gpu = self.options.gpu, precision = self.options.precision })
+        return func.start(same, inputs.map("results:reduce", { values }, 1), {}, { reduce = reduce })
+      end
+    end
   end
   local opened = results.new(job, source, {
     name = self.name, return_exceptions = settings.return_exceptions or settings.ignore_exceptions, on_error = settings.on_error,
     max_attempts = 1 + (retries and retries.max or 0), on_retry = retries and retries.on, is_kept = more.is_kept,
     returns = not more.discard and returns or nil, arrays = arrays,
-    open_reducer = open_reducer, may_fold = open_reducer and not self.options.kernel, is_single = kernel and self.options.precision == "single",
+    open_reducer = open_reducer, reduce_there = reduce_there, is_single = kernel and self.options.precision == "single",
     progress = settings.progress, total = source.total, ordered = more.ordered, executor = self.options.executor or core.executor,
   })
   opened.total = source.total

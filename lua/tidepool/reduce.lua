@@ -4,6 +4,7 @@
 -- i % LANES; then these, two and two: l and l + 8, l and l + 4, l + 2, l + 1. A device does the same in the same order (gpu/emit.lua), so that it
 -- is all the same which groups are reduced there and which come as single results.
 
+local array = require "tidepool.array"
 local check = require "tidepool.check"
 local ffi = require "ffi"
 
@@ -37,9 +38,12 @@ local kinds = { [false] = { lanes = ffi.typeof "double[16]", one = ffi.typeof "d
 --- Groups that are being reduced by `combine`, or summed.
 ---@param is_single boolean?  in floats, as a device does it in single precision
 ---@param combine (fun(a: number, b: number): number)?
-function reduce.new(is_single, combine)
+---@param reduce_there (fun(values: tidepool.Array, each: function, each_partial: function))?  reduces whole groups on a device: what combine gives
+---   there may have other last bits, and must not depend on which results came one by one
+function reduce.new(is_single, combine, reduce_there)
   local kind = kinds[is_single or false]
-  return setmetatable({ combine = combine, kind = kind, open = {}, values = {}, n = 0, is_single = is_single, some = combine and {} }, Groups)
+  return setmetatable({ combine = combine, kind = kind, open = {}, values = {}, n = 0, is_single = is_single, some = combine and {},
+    raw = reduce_there and {}, reduce_there = reduce_there }, Groups)
 end
 
 --- The sum of p[at..at+1023], a whole group, with doubles.
@@ -81,7 +85,7 @@ end
 local function add_part(self, group, place, p, at, n)
   local one = self.open[group]
   if not one then
-    one = { lanes = self.kind.lanes(), is_set = {}, count = 0 }
+    one = { lanes = self.kind.lanes(), is_set = {}, count = 0, values = self.raw and ffi.new("double[?]", GROUP) }
     self.open[group] = one
     if not self.combine then
       for l = 0, LANES - 1 do one.is_set[l] = true end
@@ -92,6 +96,7 @@ local function add_part(self, group, place, p, at, n)
     local lane = (place + k) % LANES
     rounded[0] = p[at + k]
     if self.some and #self.some < 3 then self.some[#self.some + 1] = rounded[0] end
+    if one.values then one.values[place + k] = rounded[0] end
     if is_set[lane] then
       lanes[lane] = combine(lanes[lane], rounded[0])
     else
@@ -100,7 +105,11 @@ local function add_part(self, group, place, p, at, n)
   end
   one.count = one.count + n
   if one.count == GROUP then
-    self.values[group] = join_lanes(lanes, is_set, combine)
+    if self.raw then
+      self.raw[#self.raw + 1] = { group = group, values = one.values }
+    else
+      self.values[group] = join_lanes(lanes, is_set, combine)
+    end
     self.open[group] = nil
   end
 end
@@ -163,8 +172,23 @@ local function check_order(combine, a, b, c, tolerance)
   compare("fn(fn(a, b), c)", combine(combine(a, b), c), "fn(a, fn(b, c))", combine(a, combine(b, c)))
 end
 
+--- Whole groups that came one by one go to the device again.
+local function reduce_raw(self)
+  local raw = self.raw
+  self.raw = nil
+  local a = array.allocate(self.is_single and "float" or "double", #raw * GROUP, false)
+  for i, one in ipairs(raw) do
+    local data = a.data + (i - 1) * GROUP
+    for k = 0, GROUP - 1 do data[k] = one.values[k] end
+  end
+  local again = reduce.new(self.is_single, self.combine)
+  self.reduce_there(a, function(p, first, n) again:add(p, first, n) end, function(p, first, n) again:add_groups(p, first, n) end)
+  for i, one in ipairs(raw) do self.values[one.group] = again.values[i - 1] end
+end
+
 --- fn(init, what `combine` makes of all); init when there are none.
 function Groups:fold(init)
+  if self.raw and #self.raw > 0 then reduce_raw(self) end
   local combine, result, some = self.combine, init, self.some
   each_value(self, function(value)
     if #some < 3 then some[#some + 1] = value end

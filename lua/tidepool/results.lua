@@ -87,8 +87,8 @@ end
 ---@param job userdata    of core.job
 ---@param source table    of inputs.lua
 ---@param settings table  { name, total, executor, ordered, progress, return_exceptions, on_error, max_attempts, on_retry, open_reducer, is_single }:
----   open_reducer(op, total) gives the kernel that reduces on the device where the map runs, or nothing; may_fold: so it does with Lua functions;
----   is_single: in floats
+---   open_reducer(op, total) gives the kernel that reduces on the device where the map runs, or nothing; reduce_there(fn, array) the results
+---   of a map that gives the array's elements, reduced; nil where reduce folds in order; is_single: in floats
 function results.new(job, source, settings)
   local self = setmetatable({
     job = job, source = source, settings = settings,
@@ -574,15 +574,16 @@ end
 --- fn(... fn(fn(init, result 1), result 2) ..., the last one): any values, in the order of the results; here, in plain Lua.
 ---
 --- On a device fn runs there too, on two numbers at a time: first two results, then two of what it gave. So it must not matter in which order and
---- how grouped it meets the results, as with + or math.max; where it does, that is an error. `init` comes once. Where fn calls sin and the like, its
---- last bits may depend on which results were reduced on the device and which here.
+--- how grouped it meets the results, as with + or math.max; where it does, that is an error. `init` comes once.
 ---@param fn fun(sum: any, ...): any
 ---@param init any
 function Results:reduce(fn, init)
   if type(fn) ~= "function" then check.fail("results:reduce: expected a function, got %s", fn == nil and "nil" or check.a(type(fn))) end
-  if self.settings.may_fold then
+  if self.settings.reduce_there then
     self:_reduce_on_device(fn)
-    local groups = reduce.new(self.settings.is_single, fn)
+    local groups = reduce.new(self.settings.is_single, fn, function(values, each, each_partial)
+      self.settings.reduce_there(fn, values):_each_block("results:reduce", each, each_partial)
+    end)
     self:_each_block("results:reduce", function(p, first, n) groups:add(p, first, n) end,
       function(p, first, n) groups:add_groups(p, first, n) end)
     return groups:fold(init)
