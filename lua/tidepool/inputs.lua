@@ -163,6 +163,7 @@ local function indexed(columns, n)
   local text_per_item = 16
   local kinds = {}        -- per column: "d" numbers, "m" scalars of any kind
   for c = 1, m do kinds[c] = "d" end
+  local only_numbers, all_kinds = true, ("d"):rep(m)
   local arguments = {}
 
   --- Can the item at `at` go in a column? Makes it one of scalars, if it must be.
@@ -174,6 +175,7 @@ local function indexed(columns, n)
         if type(x) ~= "number" then
           if not mixed.fits(x) and (core.is_worker or not mixed.is_lent(x)) then return false end
           kinds[c] = "m"
+          only_numbers = false
         end
       end
     end
@@ -182,8 +184,9 @@ local function indexed(columns, n)
 
   local function add_columns(job, to)
     local count = math.min(to - at + 1, source.block)
-    local text_bytes = text_for(count, text_per_item)
-    local pointers, text = core.columns(job, count, table.concat(kinds, "", 1, m), text_bytes)
+    local pointers, text = core.columns(job, count, only_numbers and all_kinds or table.concat(kinds, "", 1, m),
+      only_numbers and 0 or text_for(count, text_per_item))
+    only_numbers = true
     pointers, text = ffi.cast(columns_type, pointers), ffi.cast(mixed.text, text)
     local k, has_mixed, lent = count, false, nil
     for c = 1, m do
@@ -195,9 +198,10 @@ local function indexed(columns, n)
       else
         -- A worker's strings are not lent: its state may end while others still read.
         if not core.is_worker then lent = lent or {} end
-        local only_numbers
-        k, only_numbers = mixed.copy_in(column.list, at, k, ffi.cast(mixed.scalars, pointer), text, lent)
-        if only_numbers and k > 0 then kinds[c] = "d" end
+        local were_numbers
+        k, were_numbers = mixed.copy_in(column.list, at, k, ffi.cast(mixed.scalars, pointer), text, lent)
+        if were_numbers and k > 0 then kinds[c] = "d" end
+        only_numbers = only_numbers and kinds[c] == "d"
         has_mixed = true
       end
     end
