@@ -227,9 +227,12 @@ local function write(path, bytes)
 end
 
 describe("a program", function()
+  local pocl_cache = support.temp_dir()
+
   --- Runs x + `by` in a process of its own with this cache.
   local function add(cache, by)
-    local done = run(("XDG_CACHE_HOME=%s $T job.lua"):format(cache), { ["job.lua"] = ([[
+    -- Without one of its own PoCL's cache would be in ours, or, where that is none, elsewhere, with a line that says so.
+    local done = run(("POCL_CACHE_DIR=${POCL_CACHE_DIR:-%s/pocl} XDG_CACHE_HOME=%s $T job.lua"):format(pocl_cache, cache), { ["job.lua"] = ([[
       local f = require "tidepool".App():func { gpu = "cpu", name = "f" } (function(x) return x + %d end)
       print(f:map({ 1 }):list()[1])
     ]]):format(by) })
