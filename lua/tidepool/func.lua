@@ -136,9 +136,6 @@ local function open_returns(returns, total)
   return { columns = columns, memory = total and memory or nil }, total and arrays or nil
 end
 
--- Its text is the chunk's name, where the translator finds it.
-local identity = loadstring "return function(x) return x end"()
-
 --- Starts a map over a source (inputs.lua). `settings` are checked call options; `more` are fields for core.job.
 ---@return tidepool.Results
 function func.start(self, source, settings, more)
@@ -164,7 +161,7 @@ function func.start(self, source, settings, more)
     function open_reducer(reduce, count) return require("tidepool.gpu").reducer(self, unit, types, reduce, count) end
     if not self.options.kernel then
       function reduce_there(reduce, values)
-        local same = func.new(identity, self.name, { gpu = self.options.gpu, precision = self.options.precision })
+        local same = func.new(require("tidepool.gpu").identity(), self.name, { gpu = self.options.gpu, precision = self.options.precision })
         return func.start(same, inputs.map("results:reduce", { values }, 1), {}, { reduce = reduce })
       end
     end

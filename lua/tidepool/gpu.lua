@@ -373,12 +373,21 @@ function gpu.kernel(f, types)
   return open_kernel(f, unit), unit
 end
 
+local identity
+
+--- A function that gives what it gets. Its text is the chunk's name, where the translator finds it.
+---@return function
+function gpu.identity()
+  identity = identity or assert(loadstring "return function(x) return x end")()
+  return identity
+end
+
 -- Functions like math.max, which have no text, in one that has.
 local wrapped = setmetatable({}, { __mode = "k" })
 
 local function with_text(fn)
   if not require("tidepool.gpu.builtins").find(fn) then return fn end
-  wrapped[fn] = wrapped[fn] or loadstring "local fn = ... return function(a, b) return fn(a, b) end"(fn)
+  wrapped[fn] = wrapped[fn] or assert(loadstring "local fn = ... return function(a, b) return fn(a, b) end")(fn)
   return wrapped[fn]
 end
 
