@@ -546,6 +546,14 @@ void tp_job_close(tp_job *job)
     tp_ref_drop(job);
 }
 
+/* Locked. Room for less than this is none yet: where the window is full, inputs would come in as small blocks as results are given out, and their
+ * results again, for ever (the silly window syndrome of RFC 813). Inputs worth a slice, but never much of the window. */
+static uint64_t least_room(const tp_job *job, uint64_t limit)
+{
+    double n = job->item_ns > 0 ? TP_SLICE_NS / job->item_ns : 1;
+    return n < 1 ? 1 : n < (double)(limit / 16) ? (uint64_t)n : limit / 16 + 1;
+}
+
 /* Locked. */
 static uint64_t room(const tp_job *job)
 {
@@ -553,7 +561,7 @@ static uint64_t room(const tp_job *job)
     bool is_stopping = job->is_cancelled || job->stop_at != UINT64_MAX;
     uint64_t limit = job->read_ahead < job->window ? job->read_ahead : job->window;
     uint64_t in_flight = job->pushed - job->delivered;
-    return is_full || is_stopping || in_flight >= limit ? 0 : limit - in_flight;
+    return is_full || is_stopping || in_flight + least_room(job, limit) > limit ? 0 : limit - in_flight;
 }
 
 uint64_t tp_job_room(tp_job *job)

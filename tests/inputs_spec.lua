@@ -13,6 +13,27 @@ describe("Inputs", function()
 
   after_each(function() support.check_pool() end)
 
+  it("come in large blocks, too, when the window is full and results are taken one by one", function()
+    local core = require "tidepool.core"
+    local push_columns, pushes = core.push_columns, 0
+    core.push_columns = function(...) -- luacheck: ignore
+      pushes = pushes + 1
+      return push_columns(...)
+    end
+    local same = app:func(function(x) return x end)
+    local n, i, sum = 1000000, 0, 0
+    local fine, why = pcall(function()
+      for _, y in same:map(function()
+        i = i + 1
+        if i <= n then return i end
+      end) do sum = sum + y end
+    end)
+    core.push_columns = push_columns -- luacheck: ignore
+    assert.is_true(fine, why)
+    assert.equal(n * (n + 1) / 2, sum)
+    assert.is_true(pushes < n / 200, pushes .. " blocks")
+  end)
+
   describe("from a table", function()
     it("with n may have holes, which are nil inputs", function()
       local list = count:map({ n = 3, 1, nil, 3 }):list()
