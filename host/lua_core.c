@@ -1784,6 +1784,17 @@ static int open_core(lua_State *L)
     return 1;
 }
 
+/* A module whose loading ended in an error (no memory, Ctrl-C) must not stay half loaded: `require` would refuse it for ever. Raises the error at
+ * the top. */
+static int forget_module(lua_State *L, const char *name)
+{
+    lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED"); // error loaded
+    lua_pushnil(L);                                // error loaded nil
+    lua_setfield(L, -2, name);                     // error loaded
+    lua_pop(L, 1);                                 // error
+    return lua_error(L);
+}
+
 /* package.preload of an embedded module: upvalue 1 is its tp_lua_module */
 static int open_module(lua_State *L)
 {
@@ -1791,7 +1802,7 @@ static int open_module(lua_State *L)
     char chunkname[64] = "=";
     strncat(chunkname, m->name, sizeof chunkname - 2);
     if (luaL_loadbuffer(L, (const char *)m->bytes, m->len, chunkname))
-        return lua_error(L);
+        return forget_module(L, m->name);
     /* Collecting would cost a third of the time that loading takes, and find nothing. */
     bool was_collecting = lua_gc(L, LUA_GCISRUNNING, 0);
     if (was_collecting)
@@ -1800,7 +1811,7 @@ static int open_module(lua_State *L)
     int status = lua_pcall(L, 1, 1, 0);
     if (was_collecting)
         lua_gc(L, LUA_GCRESTART, -1);
-    return status ? lua_error(L) : 1;
+    return status ? forget_module(L, m->name) : 1;
 }
 
 static int free_context(lua_State *L)

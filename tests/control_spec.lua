@@ -115,6 +115,23 @@ describe("Leaving a map", function()
   end)
 end)
 
+describe("A module of ours", function()
+  it("whose loading was interrupted is loaded the next time", function()
+    local before = package.loaded["tidepool.json"]
+    package.loaded["tidepool.json"] = nil
+    local fine, why = pcall(function()
+      debug.sethook(function()
+        if debug.getinfo(2, "S").source:find "tidepool/json" then error("interrupted", 0) end
+      end, "l")
+      require "tidepool.json"
+    end)
+    debug.sethook()
+    assert.same({ false, "interrupted" }, { fine, why })
+    assert.is_table(require "tidepool.json")
+    package.loaded["tidepool.json"] = before
+  end)
+end)
+
 describe("A worker", function()
   local app = tidepool.App "worker"
   local give = app:func(function(x) return x end)
