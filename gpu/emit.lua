@@ -669,11 +669,7 @@ local function call_function(self, node, made)
             results[i].c = t
         end
     end
-    for _, entry in ipairs(callee.captures) do
-        local name, length = self.unit:capture_name(entry)
-        args[#args + 1] = name
-        if length then args[#args + 1] = length end
-    end
+    self.unit:pass_captures(callee, args)
     local status
     if callee.can_fail then
         if callee.simd == self.inst.simd then
@@ -1123,6 +1119,15 @@ function Unit:capture_name(entry)
     return name, entry.kind == "array" and "length_of_" .. name or nil
 end
 
+-- Adds what a call of that instance passes for its captures, in the order of its parameters.
+function Unit:pass_captures(inst, args)
+    for _, entry in ipairs(inst.captures) do
+        local name, length = self:capture_name(entry)
+        args[#args + 1] = name
+        if length then args[#args + 1] = length end
+    end
+end
+
 function Unit:capture_parameters(entry, list)
     local name, length = self:capture_name(entry)
     if entry.kind == "array" then
@@ -1254,11 +1259,7 @@ function Unit:kernel(name, inputs, outputs)
         line("%s y%d = 0;", kind_type(outputs[i].kind), i)
         args[#args + 1] = "&y" .. i
     end
-    for _, entry in ipairs(root.captures) do
-        local c_name, length = self:capture_name(entry)
-        args[#args + 1] = c_name
-        if length then args[#args + 1] = length end
-    end
+    self:pass_captures(root, args)
     if root.can_fail then
         line("long%s status = 0;", simd and lanes or "")
         args[#args + 1] = "&status"
@@ -1320,18 +1321,11 @@ function Unit:reducing_kernel(name, inputs, outputs, reduce)
         if kind == "bool" then return simd and self.mask_type or "int" end
         return (kind == "int" and "int" or kind == "long" and "long" or self.real) .. width
     end
-    local function pass_captures(inst, args)
-        for _, entry in ipairs(inst.captures) do
-            local c_name, length = self:capture_name(entry)
-            args[#args + 1] = c_name
-            if length then args[#args + 1] = length end
-        end
-    end
     local function combine(a, b)
         if combiner then
             local args = { a, b }
             if simd and not is_plain(combiner) then table.insert(args, 1, ("(%s)(-1)"):format(self.mask_type)) end
-            pass_captures(combiner, args)
+            self:pass_captures(combiner, args)
             return ("%s(%s)"):format(self.function_names[combiner], table.concat(args, ", "))
         end
         if reduce == "sum" then return ("%s + %s"):format(a, b) end
@@ -1356,7 +1350,7 @@ function Unit:reducing_kernel(name, inputs, outputs, reduce)
             line("%s y%d = 0;", kind_type(outputs[i].kind), i)
             args[#args + 1] = "&y" .. i
         end
-        pass_captures(root, args)
+        self:pass_captures(root, args)
         if root.can_fail then
             line("long%s status = 0;", width)
             args[#args + 1] = "&status"

@@ -18,12 +18,15 @@ local complete = {}
 local type, pairs, ipairs, next, rawget, tonumber, setmetatable = type, pairs, ipairs, next, rawget, tonumber, setmetatable
 local getmetatable, table, string, package = debug.getmetatable, table, string, package
 
-local function sorted(set)
+--- The names in a set, in their order.
+function complete.sorted(set)
   local names = {}
   for name in pairs(set) do names[#names + 1] = name end
   table.sort(names)
   return names
 end
+
+local sorted = complete.sorted
 
 -- ---- fields ----
 

@@ -28,20 +28,13 @@ local kept = {} -- name -> a function whose first upvalue is the local
 local KEEP = "__tidepool_keep"
 local UPVALUES_MAX = 50
 
-local function sorted(set)
-  local names = {}
-  for name in pairs(set) do names[#names + 1] = name end
-  table.sort(names)
-  return names
-end
-
 --- Names that are kept and that the text mentions.
 local function mentioned(text)
   local found = {}
   for name in text:gmatch "[%a_][%w_]*" do
     if kept[name] then found[name] = true end
   end
-  return sorted(found)
+  return complete.sorted(found)
 end
 
 --- Names that the text may declare as locals; some may be none.
@@ -58,7 +51,7 @@ local function declared(text)
   for name in pairs(found) do
     if keywords[name] then found[name] = nil end
   end
-  return sorted(found)
+  return complete.sorted(found)
 end
 
 local function keep(...)
