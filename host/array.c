@@ -1,6 +1,7 @@
 /* array.c: the memory of typed arrays, and the pool of what is free. */
 #include "array.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -19,6 +20,7 @@ typedef struct piece {
 } piece;
 
 struct tp_array_pool {
+    _Atomic size_t live; /* bytes; relaxed: only a count */
     uv_mutex_t lock;
     /* ---- guarded by lock ---- */
     piece *free; /* the one that was freed last first */
@@ -42,6 +44,11 @@ int tp_array_pool_open(tp_array_pool **out, tp_error *err)
     }
     *out = pool;
     return 0;
+}
+
+size_t tp_array_pool_live(const tp_array_pool *pool)
+{
+    return atomic_load_explicit(&pool->live, memory_order_relaxed);
 }
 
 static void unmap(piece *p)
@@ -106,6 +113,7 @@ static void free_array(tp_ref *r)
     tp_array *a = (tp_array *)r;
     piece *p = a->data;
     p->capacity = a->capacity;
+    atomic_fetch_sub_explicit(&a->pool->live, a->capacity, memory_order_relaxed);
     keep(a->pool, p);
     free(a);
 }
@@ -135,6 +143,7 @@ tp_array *tp_array_new(tp_array_pool *pool, size_t size, bool zeroed)
         if (capacity >= HUGE_PAGE)
             madvise(data, capacity, MADV_HUGEPAGE);
     }
+    atomic_fetch_add_explicit(&pool->live, capacity, memory_order_relaxed);
     tp_ref_init(&a->ref, &tp_array_type);
     a->pool = pool;
     a->data = data;

@@ -29,6 +29,9 @@ int tp_array_pool_open(tp_array_pool **out, tp_error *err);
 /* Accepts NULL. No array of it may be left. */
 void tp_array_pool_close(tp_array_pool *pool);
 
+/* Bytes of the arrays that somebody holds, in whole pages. Any thread. */
+size_t tp_array_pool_live(const tp_array_pool *pool);
+
 typedef struct tp_array {
     tp_ref ref;
     /* Read-only; the bytes are the users' to share, without a lock: that is what arrays are for. */

@@ -856,6 +856,13 @@ static int l_array(lua_State *L)
     return 2;
 }
 
+/* core.array_bytes() -> bytes of the arrays that somebody holds, in all states */
+static int l_array_bytes(lua_State *L)
+{
+    lua_pushnumber(L, (double)tp_array_pool_live(get_context(L)->host->arrays));
+    return 1;
+}
+
 /* core.hold(memory) -> pointer: one more owner of a typed array's memory */
 static int l_hold(lua_State *L)
 {
@@ -1686,6 +1693,7 @@ static const luaL_Reg core_functions[] = {
     { "push_columns", l_push_columns },
     { "push_arrays", l_push_arrays },
     { "array", l_array },
+    { "array_bytes", l_array_bytes },
     { "hold", l_hold },
     { "memory", l_memory },
     { "set_arrays", l_set_arrays },

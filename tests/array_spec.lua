@@ -69,6 +69,39 @@ describe("A typed array", function()
     assert.equal(9, middle[1]) -- a view keeps the memory
   end)
 
+  it("goes when nobody holds it, for which the collector is run the less often the larger Lua's heap is", function()
+    local function count_collections(run)
+      local count, is_done = 0, false
+      local function watch()
+        local one = newproxy(true)
+        getmetatable(one).__gc = function()
+          count = count + 1
+          if not is_done then watch() end
+        end
+      end
+      collectgarbage()
+      watch()
+      run()
+      is_done = true
+      return count
+    end
+    local core = require "tidepool.core"
+    local function drop_a_gigabyte()
+      local before, most = core.array_bytes(), 0
+      for _ = 1, 64 do
+        tidepool.array("double", 2 ^ 21)
+        most = math.max(most, core.array_bytes() - before)
+      end
+      assert(most <= 2 ^ 28, most)
+    end
+    assert.is_true(count_collections(drop_a_gigabyte) >= 4)
+    local heap = {}
+    for i = 1, 250 do heap[i] = ("x"):rep(1000000) .. i end
+    local collections = count_collections(drop_a_gigabyte)
+    assert(collections <= 8, collections)
+    assert.equal(250, #heap)
+  end)
+
   it("gives a NaN that is safe in Lua, whatever bits the memory has", function()
     local a = tidepool.array("double", 2)
     ffi.cast("uint64_t *", a.data)[0] = 0xfffc000000000000ULL

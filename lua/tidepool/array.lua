@@ -27,8 +27,11 @@ local DOUBLE_EXPONENT, FLOAT_EXPONENT = bits.DOUBLE_EXPONENT, bits.FLOAT_EXPONEN
 -- By type name: the ctype, the number of the type, bytes of an element, the ctype of pointers.
 local constructors, numbers, sizes, pointer_types = {}, {}, {}, {}
 
--- Memory of arrays is not the collector's: it is run when much has been made since it ran last, so that arrays that nobody holds go.
-local made_bytes, collect_at, COLLECT_MIN = 0, 2 ^ 26, 2 ^ 26
+-- Memory of arrays is not the collector's, which may hold a gigabyte by 40 bytes: it is run when what is held has grown by some room since it ran
+-- last. The room is as much as is left (as the collector's own pause has it), and as much as Lua's heap, since what a run takes grows with that; but
+-- within these.
+local ROOM_MIN, ROOM_MAX = 2 ^ 26, 2 ^ 30
+local collect_at = ROOM_MIN
 
 --- Which element type a ctype belongs to.
 local type_of = {}
@@ -164,17 +167,23 @@ function array.type_of(value)
   if name and ffi.istype(constructors[name], value) and not tostring(value):find "^ctype" then return name end
 end
 
+--- Frees the arrays that nobody holds any more.
+local function collect()
+  collectgarbage()
+  local held = core.array_bytes()
+  collect_at = held + math.min(math.max(held, collectgarbage "count" * 1024, ROOM_MIN), ROOM_MAX)
+end
+
 --- Memory for n elements.
 ---@param zeroed boolean  else the elements may be anything
 function array.allocate(name, n, zeroed)
   local bytes = n * sizes[name]
-  if made_bytes + bytes > collect_at then
-    collectgarbage()
-    made_bytes = 0
-    collect_at = math.max(COLLECT_MIN, bytes)
-  end
-  made_bytes = made_bytes + bytes
+  if core.array_bytes() + bytes > collect_at then collect() end
   local memory, data = core.array(bytes, zeroed)
+  if not memory then
+    collect()
+    memory, data = core.array(bytes, zeroed)
+  end
   if not memory then check.fail("tidepool.array: not enough memory for %.0f elements of type %s", n, name) end
   return constructors[name](ffi.cast(void_pointer, data), n, memory)
 end
