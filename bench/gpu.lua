@@ -42,6 +42,7 @@ return function(bench)
           break
         end
         local some = {}
+        time(row.run, row.times) -- as the others do before they are timed
         for k = 1, row.times or 3 do
           local s, result = time(row.run, row.times)
           some[k] = s * 1e3

@@ -5,6 +5,7 @@
 -- is all the same which groups are reduced there and which come as single results.
 
 local array = require "tidepool.array"
+local bit = require "bit"
 local check = require "tidepool.check"
 local ffi = require "ffi"
 
@@ -34,6 +35,7 @@ Groups.__index = Groups
 
 local kinds = { [false] = { lanes = ffi.typeof "double[16]", one = ffi.typeof "double[1]" },
   [true] = { lanes = ffi.typeof "float[16]", one = ffi.typeof "float[1]" } }
+local doubles, bytes = ffi.typeof "double[?]", ffi.typeof "uint8_t[?]"
 
 --- Groups that are being reduced by `combine`, or summed.
 ---@param is_single boolean?  in floats, as a device does it in single precision
@@ -42,8 +44,24 @@ local kinds = { [false] = { lanes = ffi.typeof "double[16]", one = ffi.typeof "d
 ---   there may have other last bits, and must not depend on which results came one by one
 function reduce.new(is_single, combine, reduce_there)
   local kind = kinds[is_single or false]
-  return setmetatable({ combine = combine, kind = kind, open = {}, values = {}, n = 0, is_single = is_single, some = combine and {},
-    raw = reduce_there and {}, reduce_there = reduce_there }, Groups)
+  return setmetatable({ combine = combine, kind = kind, open = {}, n = 0, is_single = is_single, some = combine and {},
+    raw = reduce_there and {}, reduce_there = reduce_there, values = doubles(0), has_value = bytes(0), capacity = 0 }, Groups)
+end
+
+--- Notes that there are results up to number n, and makes room for what their groups will be.
+local function extend(self, n)
+  self.n = math.max(self.n, n)
+  local groups = math.ceil(self.n / GROUP)
+  if groups <= self.capacity then return end
+  local capacity = math.max(2 * self.capacity, groups)
+  local values, has_value = doubles(capacity), bytes(capacity)
+  ffi.copy(values, self.values, self.capacity * 8)
+  ffi.copy(has_value, self.has_value, self.capacity)
+  self.values, self.has_value, self.capacity = values, has_value, capacity
+end
+
+local function set_value(self, group, value)
+  self.values[group], self.has_value[group] = value, 1
 end
 
 --- The sum of p[at..at+1023], a whole group, with doubles.
@@ -108,7 +126,7 @@ local function add_part(self, group, place, p, at, n)
     if self.raw then
       self.raw[#self.raw + 1] = { group = group, values = one.values }
     else
-      self.values[group] = join_lanes(lanes, is_set, combine)
+      set_value(self, group, join_lanes(lanes, is_set, combine))
     end
     self.open[group] = nil
   end
@@ -117,45 +135,47 @@ end
 --- The numbers p[0..n-1], results first....
 function Groups:add(p, first, n)
   local at = 0
+  extend(self, first - 1 + n)
   while at < n do
     local index = first - 1 + at
     local group, place = math.floor(index / GROUP), index % GROUP
     local count = math.min(n - at, GROUP - place)
     if count == GROUP and not self.combine and not self.is_single then
-      self.values[group] = sum_group(p, at)
+      set_value(self, group, sum_group(p, at))
     else
       add_part(self, group, place, p, at, count)
     end
     at = at + count
   end
-  self.n = math.max(self.n, first - 1 + n)
 end
 
 --- Groups that have been reduced: n results from `first` on.
 function Groups:add_groups(p, first, n)
-  local group = (first - 1) / GROUP
-  for k = 0, n / GROUP - 1 do self.values[group + k] = p[k] end
-  self.n = math.max(self.n, first - 1 + n)
+  local group, count = (first - 1) / GROUP, n / GROUP
+  extend(self, first - 1 + n)
+  ffi.copy(self.values + group, p, count * 8)
+  ffi.fill(self.has_value + group, count, 1)
 end
 
---- The groups' values in their order, those that some results were missing of too: each(value).
-local function each_value(self, each)
-  for group = 0, math.ceil(self.n / GROUP) - 1 do
-    local value, one = self.values[group], self.open[group]
-    if one then value = join_lanes(one.lanes, one.is_set, self.combine or add) end
-    if value then each(value) end
-  end
+--- What a group is, also one that some results are missing of; nil when all are.
+local function value_of(self, group)
+  if self.has_value[group] ~= 0 then return self.values[group] end
+  local one = self.open[group]
+  return one and join_lanes(one.lanes, one.is_set, self.combine or add)
 end
 
 --- The sum of all.
 function Groups:total()
   local lanes, is_set, k = ffi.new "double[16]", {}, 0
   for l = 0, LANES - 1 do is_set[l] = true end
-  each_value(self, function(value)
-    local lane = k % LANES
-    lanes[lane] = lanes[lane] + value
-    k = k + 1
-  end)
+  for group = 0, math.ceil(self.n / GROUP) - 1 do
+    local value = value_of(self, group)
+    if value then
+      local lane = bit.band(k, LANES - 1)
+      lanes[lane] = lanes[lane] + value
+      k = k + 1
+    end
+  end
   return join_lanes(lanes, is_set, add)
 end
 
@@ -183,17 +203,20 @@ local function reduce_raw(self)
   end
   local again = reduce.new(self.is_single, self.combine)
   self.reduce_there(a, function(p, first, n) again:add(p, first, n) end, function(p, first, n) again:add_groups(p, first, n) end)
-  for i, one in ipairs(raw) do self.values[one.group] = again.values[i - 1] end
+  for i, one in ipairs(raw) do set_value(self, one.group, again.values[i - 1]) end
 end
 
 --- fn(init, what `combine` makes of all); init when there are none.
 function Groups:fold(init)
   if self.raw and #self.raw > 0 then reduce_raw(self) end
   local combine, result, some = self.combine, init, self.some
-  each_value(self, function(value)
-    if #some < 3 then some[#some + 1] = value end
-    result = combine(result, value)
-  end)
+  for group = 0, math.ceil(self.n / GROUP) - 1 do
+    local value = value_of(self, group)
+    if value then
+      if #some < 3 then some[#some + 1] = value end
+      result = combine(result, value)
+    end
+  end
   if #some == 3 then check_order(combine, some[1], some[2], some[3], self.is_single and 1e-3 or 1e-9) end
   return result
 end
