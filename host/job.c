@@ -1034,6 +1034,8 @@ static uint32_t slice_count(const tp_job *job, const tp_range *r, const tp_agent
         wanted = grown;
     if (wanted < least)
         wanted = least;
+    if (device_of(agent) >= 0) /* even ones: a small rest is a launch that it is not worth */
+        wanted = ceil(r->count / fmax(round(r->count / wanted), 1));
     if (wanted >= r->count)
         return r->count;
     uint32_t n = (uint32_t)wanted, grain = type->slice_grain;
