@@ -16,7 +16,8 @@ local builtins = require "tidepool.gpu.builtins"
 
 -- A reduction makes one number of each GROUP elements (TP_GROUP of host/block.h): LANES of them by the elements' places, one after the
 -- other, and then one of these. It is the same on every device, and in lua/tidepool/reduce.lua.
-local emit = { GROUP = 1024, LANES = 16 }
+-- LARGE: elements of a launch whose results (4 MiB of doubles) are written past a processor's caches.
+local emit = { GROUP = 1024, LANES = 16, LARGE = 2 ^ 19 }
 
 local C_ELEMENT = { double = "double", float = "float", int32 = "int", int16 = "short", int8 = "char", uint32 = "uint",
                     uint16 = "ushort", uint8 = "uchar", int64 = "long", uint64 = "ulong", bool = "uchar" }
@@ -1278,12 +1279,18 @@ function Unit:kernel(name, inputs, outputs)
             end
         end
     end
-    local function store(c, vector, target)
+    local function store(c, vector, target, is_result)
         if not simd then
             line("%s[at] = %s;", target, c)
             return
         end
-        line("if (lanes == %d) {", lanes)
+        if is_result then
+            line("if (lanes == %d && is_large && (ulong)(%s + at) %% sizeof(%s%d) == 0) {", lanes, target, vector, lanes)
+            line("    store_past_caches(%s, (__global %s%d *)(%s + at));", c, vector, lanes, target)
+            line("} else if (lanes == %d) {", lanes)
+        else
+            line("if (lanes == %d) {", lanes)
+        end
         line("    vstore%d(%s, 0, %s + at);", lanes, c, target)
         line("} else {")
         line("    %s some[%d];", vector, lanes)
@@ -1291,7 +1298,8 @@ function Unit:kernel(name, inputs, outputs)
         line("    for (uint k = 0; k < lanes; ++k) %s[at + k] = some[k];", target)
         line("}")
     end
-    for i, output in ipairs(outputs) do store("z" .. i, C_ELEMENT[output.ctype], "out_" .. i) end
+    if simd then line("bool is_large = count >= %d;", emit.LARGE) end
+    for i, output in ipairs(outputs) do store("z" .. i, C_ELEMENT[output.ctype], "out_" .. i, true) end
     if root.can_fail then
         store(simd and ("convert_uchar%d(status & 255)"):format(lanes) or "(uchar)(status & 255)", "uchar", "failed")
     end
@@ -1433,6 +1441,20 @@ function Unit:reducing_kernel(name, inputs, outputs, reduce)
         table.concat(parameters, ",\n    "), table.concat(body, "\n"))
 end
 
+-- Results that caches cannot hold until somebody reads them are written past them, where the compiler can: a store to a line that is in no
+-- cache reads it first, which is a third of the traffic of 2 * x + 1.
+local STORE_PAST_CACHES = [[
+#ifdef __has_builtin
+#if __has_builtin(__builtin_nontemporal_store)
+#define store_past_caches(vector, to) __builtin_nontemporal_store(vector, to)
+#endif
+#endif
+#ifndef store_past_caches
+#define store_past_caches(vector, to) (*(to) = (vector))
+#endif
+
+]]
+
 ---Writes a program.
 ---@param program table from infer.program
 ---@param options table lanes, precision, needs_double, kernel (its name), inputs and outputs (as in a Translation, also with reduce), reduce
@@ -1452,6 +1474,7 @@ function emit.program(program, options)
     local parts = { "// Made by Tidepool from a Lua function.\n" }
     if options.needs_double then parts[#parts + 1] = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" end
     parts[#parts + 1] = "#pragma OPENCL FP_CONTRACT OFF\n\n"
+    if options.lanes > 1 and not options.reduce then parts[#parts + 1] = STORE_PAST_CACHES end
     parts[#parts + 1] = table.concat(unit.prelude, "\n") .. (#unit.prelude > 0 and "\n" or "")
     parts[#parts + 1] = table.concat(unit.functions, "\n") .. "\n"
     parts[#parts + 1] = kernel

@@ -1,6 +1,7 @@
 --- Functions on OpenCL devices: what `gpu = ...` does to map, starmap, remote and their failures. That they keep the promises of all executors is
 -- promises_spec.lua; what the translator makes of Lua is gpu_translate_spec.lua.
 
+local ffi = require "ffi"
 local shell = require "tests.cli.shell"
 local support = require "tests.support"
 local tidepool = require "tidepool"
@@ -42,6 +43,20 @@ describe("a Lua function on a device", function()
     assert.equal("double", ys.ctype)
     for i = 1, n, 997 do near(wave(i), ys[i]) end
     near(wave(n), ys[n])
+  end)
+
+  on_device("gives arrays that no cache holds, of elements of any size", function()
+    local n = support.times(3000000) + 13
+    local xs = count_to(n)
+    local f = app:func({ returns = { "double", "float", "int8", "int32" } }, function(x) return 2 * x, x / 4, x % 100, x + 1 end)
+    for _ = 1, 5 do -- from the second time on it is known to be fast: its launches are large
+      local a, b, c, d = f:map(xs):array()
+      for i = 1, n do
+        if a[i] ~= 2 * i or b[i] ~= tonumber(ffi.cast("float", i / 4)) or c[i] ~= i % 100 or d[i] ~= i + 1 then
+          error(("element %d: %g, %g, %d, %d"):format(i, a[i], b[i], c[i], d[i]))
+        end
+      end
+    end
   end)
 
   on_device("takes ranges, iterators and views", function()
