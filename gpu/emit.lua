@@ -1226,7 +1226,8 @@ function Unit:kernel(name, inputs, outputs)
         if kind == "bool" then return simd and self.mask_type or "int" end
         return (kind == "int" and "int" or kind == "long" and "long" or self.real) .. (simd and lanes or "")
     end
-    line("ulong at = get_global_id(0)%s;", simd and (" * %d"):format(lanes) or "")
+    local id = "get_global_id(1) * get_global_size(0) + get_global_id(0)" -- see has_rows in gpu/exec_opencl.h
+    line("ulong at = %s;", simd and ("(%s) * %d"):format(id, lanes) or id)
     line("if (at >= count) return;")
     if simd then
         line("// The last elements may be fewer than the lanes: the lanes behind them repeat the last one.")

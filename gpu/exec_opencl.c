@@ -25,6 +25,7 @@ enum {
     LOCAL_CPU = 16, LOCAL_GPU = 256, /* one local size per device: PoCL compiles again for each */
     PART_MAX = 1 << 24,          /* items per launch */
     PART_MIN = 1 << 12,
+    ROW_MAX = 255 * 256, /* work items in a row: PoCL compiles again where a dimension has 65,535 or more */
     SPIN_NS = 50 * 1000,
     DECIDE_NS = 100 * 1000       /* what a map waits for its caller to say sum() or the like, which it does at once or not at all */
 };
@@ -110,6 +111,7 @@ typedef struct worker {
     tp_agent agent; /* but for what job.h says */
     kernel_entry kernels[KERNELS_MAX];
     uint64_t tick;
+    bool has_new; /* kernels whose programs have not been kept */
     staging input[TP_COLUMNS_MAX], output[TP_COLUMNS_MAX], failed;
     staging sums, sums_failed; /* a reducer's */
     device_memory memory[SLOTS]; /* where memory is copied: one buffer per argument */
@@ -185,6 +187,7 @@ static kernel_entry *get_kernel(worker *w, tp_program *p, tp_error *err)
         return NULL;
     }
     if (oldest->program) {
+        tp_program_keep(&w->pool->base, oldest->program);
         w->cl->ReleaseKernel(oldest->kernel);
         tp_ref_drop(oldest->program);
     }
@@ -197,6 +200,7 @@ static kernel_entry *get_kernel(worker *w, tp_program *p, tp_error *err)
     if (!w->cl->GetKernelWorkGroupInfo(kernel, w->device->id, CL_KERNEL_COMPILE_WORK_GROUP_SIZE, sizeof required, required, NULL) && required[0])
         local = required[0];
     *oldest = (kernel_entry){ tp_ref_hold(p), kernel, local ? local : 1, ++w->tick };
+    w->has_new = true;
     return oldest;
 }
 
@@ -285,9 +289,10 @@ static int launch_now(worker *w, tp_kernel *k, uint32_t n, void *const *inputs, 
         if (status != CL_SUCCESS)
             rc = fail(err, w, "passing an argument", status);
     }
-    size_t items = (n + lanes - 1) / lanes, global = (items + e->local - 1) / e->local * e->local;
+    size_t items = (n + lanes - 1) / lanes, rows = k->has_rows ? (items + ROW_MAX - 1) / ROW_MAX : 1;
+    size_t row = (items + rows - 1) / rows, local[] = { e->local, 1 }, global[] = { (row + e->local - 1) / e->local * e->local, rows };
     if (rc == 0) {
-        cl_int status = cl->EnqueueNDRangeKernel(w->queue, e->kernel, 1, NULL, &global, &e->local, 0, NULL, NULL);
+        cl_int status = cl->EnqueueNDRangeKernel(w->queue, e->kernel, rows > 1 ? 2 : 1, NULL, global, local, 0, NULL, NULL);
         if (status != CL_SUCCESS)
             rc = fail(err, w, "starting the kernel", status);
     }
@@ -881,7 +886,6 @@ static int run_part(worker *w, tp_slice *s, tp_kernel *k, uint32_t n, tp_error *
             tp_make_canonical(k->output_type[c], out.column[c], count);
         hand_over(s, k, &out, k->n_failures ? w->failed.data : NULL, count);
         atomic_store_explicit(&s->ctl[0], (int32_t)s->at, memory_order_relaxed);
-        tp_program_keep(&w->pool->base, k->programs[w->device_index]);
     }
     if (ready < n)
         fail_item(s, "error", why);
@@ -932,7 +936,6 @@ static int run_groups(worker *w, tp_slice *s, tp_kernel *k, tp_kernel *r, uint32
         else
             end = at + 1;
     }
-    tp_program_keep(&w->pool->base, r->programs[w->device_index]);
     return 0;
 }
 
@@ -999,6 +1002,16 @@ static bool spin(pool *p)
     return is_offered;
 }
 
+/* Keeps the programs of kernels that have run. PoCL compiles them once more for that, which takes longer than most maps: it is done when there is
+ * nothing else to do. */
+static void keep_programs(worker *w)
+{
+    for (kernel_entry *e = w->kernels; e < w->kernels + KERNELS_MAX && w->has_new; e++)
+        if (e->program)
+            tp_program_keep(&w->pool->base, e->program);
+    w->has_new = false;
+}
+
 static void serve(void *arg)
 {
     worker *w = arg;
@@ -1021,6 +1034,12 @@ static void serve(void *arg)
             spin(p);
             continue; /* the lock was released: something may have come */
         }
+        if (w->has_new) {
+            uv_mutex_unlock(lock);
+            keep_programs(w);
+            uv_mutex_lock(lock);
+            continue;
+        }
         uint64_t until = tp_job_idle_until(p->engine, &p->base), now = uv_hrtime();
         p->base.looking--;
         if (until)
@@ -1030,6 +1049,9 @@ static void serve(void *arg)
         p->base.looking++;
     }
     p->base.looking--;
+    uv_mutex_unlock(lock);
+    keep_programs(w);
+    uv_mutex_lock(lock);
     p->alive--;
     uv_cond_broadcast(&p->ended);
     uv_mutex_unlock(lock);

@@ -65,6 +65,7 @@ typedef struct tp_kernel {
     tp_type input_type[TP_COLUMNS_MAX], output_type[TP_COLUMNS_MAX];
     bool is_boolean[TP_COLUMNS_MAX];        /* the output's uint8 are booleans */
     bool is_writer;                         /* it changes arrays: where memory is copied, its launches come one after the other */
+    bool has_rows;                          /* work items may lie in rows: their number is id(1) * size(0) + id(0) */
     bool is_foreign;                        /* its outputs may be NaNs of any bits */
     int detail;                             /* the output with the index of what failed, -1: none */
     tp_device_failure failures[TP_FAILURES_MAX];

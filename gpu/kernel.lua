@@ -147,14 +147,14 @@ local function wrap(before, name, list, with)
 #line 1 "tidepool kernel"
 __kernel void tidepool_%s(ulong first, ulong count%s)
 {
-    ulong at = get_global_id(0);
+    ulong at = get_global_id(1) * get_global_size(0) + get_global_id(0);
     if (at >= count) return;
     at += first;
 %s    %s;
 %s}
 ]]):format(name, #declared > 0 and ", " .. table.concat(declared, ", ") or "", table.concat(locals),
         result == "void" and call or "out_1[at] = " .. call, table.concat(stores))
-    return { arguments = arguments, inputs = inputs, outputs = outputs, text = text, kernel = "tidepool_" .. name }
+    return { arguments = arguments, inputs = inputs, outputs = outputs, text = text, kernel = "tidepool_" .. name, has_rows = true }
 end
 
 ---Does a text compute doubles?
@@ -196,7 +196,7 @@ end
 ---@param with table<string, any> values of parameters, by their names
 ---@param file string? the file that the text is in
 ---@param line integer? the line there at which it begins
----@return table? unit { source, kernel, arguments, inputs, outputs, needs_double }
+---@return table? unit { source, kernel, arguments, inputs, outputs, needs_double, has_rows }
 ---@return string? why not
 function kernel.read(text, with, file, line)
     local declarations = top_level(code_of(text))

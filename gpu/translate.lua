@@ -43,6 +43,7 @@ local translate = {}
 ---@field detail_output integer? the output that holds, for an element that failed, the index that was out of range
 ---@field needs_double boolean whether the device must have fp64
 ---@field is_reducer boolean made for `reduce`
+---@field has_rows boolean its work items may lie in rows
 local Translation = {}
 Translation.__index = Translation
 
@@ -236,6 +237,7 @@ function translate.translate(fn, options)
         source = text, kernel = kernel, lanes = lanes, precision = precision, inputs = inputs, outputs = outputs,
         arguments = arguments_of(inputs, outputs, program, real), can_fail = root.can_fail, failures = program.failures,
         baked = program.baked, detail_output = detail_output, needs_double = needs_double, is_reducer = options.reduce ~= nil,
+        has_rows = not options.reduce,
     }, Translation)
 end
 

@@ -404,7 +404,7 @@ static void get_failures(lua_State *L, int t, tp_kernel *k)
 }
 
 /* core.kernel { programs = { { device =, lanes =, program = }, ... }, arguments = { { kind =, type =, ... }, ... }, inputs =, outputs = lists of types,
- * booleans = { [output] = true }, failures = { { plain =, before =, after =, n = }, ... }, detail =, group =, is_foreign = } -> kernel: see
+ * booleans = { [output] = true }, failures = { { plain =, before =, after =, n = }, ... }, detail =, group =, has_rows =, is_foreign = } -> kernel: see
  * tp_kernel */
 static int l_kernel(lua_State *L)
 {
@@ -447,6 +447,7 @@ static int l_kernel(lua_State *L)
     get_failures(L, 1, k);
     k->detail = (int)get_number(L, 1, "detail", 0) - 1;
     k->group = (unsigned)get_number(L, 1, "group", 1);
+    k->has_rows = get_boolean(L, 1, "has_rows");
     k->is_foreign = get_boolean(L, 1, "is_foreign");
     lua_settop(L, 2);
     return 1;

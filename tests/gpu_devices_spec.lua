@@ -256,6 +256,29 @@ describe("a program", function()
     assert.equal(21, add(cache, 10))
   end)
 
+  on_pocl("is compiled once by PoCL, whatever the sizes of its launches", function()
+    local cache = support.temp_dir()
+    local done = run(("POCL_CACHE_DIR=%s/pocl XDG_CACHE_HOME=%s $T job.lua && find %s/pocl -name '*.so'"):format(cache, cache, cache), {
+      ["job.lua"] = [[
+        local tidepool = require "tidepool"
+        local app = tidepool.App("sizes", { gpu = "cpu" })
+        local f, g = app:func(function(x) return x + 1 end), app:func { kernel = "double g(double x) { return x + 1; }" }
+        local xs = tidepool.array("double", 4000000)
+        for _ = 1, 4 do
+          for _, h in ipairs { f, g } do
+            local ys = h:map(xs):array()
+            for i = 1, #ys do assert(ys[i] == 1) end
+          end
+        end
+      ]] })
+    assert.equal("", done.stderr)
+    local for_groups = {}
+    for path in done.stdout:gmatch "[^\n]+" do
+      if not path:find("/0-0-0/", 1, true) then for_groups[#for_groups + 1] = path end -- that one is for the binary
+    end
+    assert(#for_groups == 2, table.concat(for_groups, "\n"))
+  end)
+
   on_pocl("that is kept broken, or is another one's, is replaced", function()
     local cache = support.temp_dir()
     add(cache, 10)

@@ -351,7 +351,7 @@ local function open_kernel(f, unit)
   return core.kernel {
     programs = unit.programs, arguments = arguments, inputs = unit.inputs, outputs = unit.outputs, booleans = unit.booleans,
     failures = unit.is_foreign and {} or made:texts(), detail = made.detail_output, is_foreign = unit.is_foreign,
-    group = made.is_reducer and GROUP or 1,
+    group = made.is_reducer and GROUP or 1, has_rows = made.has_rows,
   }
 end
 
