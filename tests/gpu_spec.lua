@@ -121,6 +121,13 @@ describe("a Lua function on a device", function()
     assert.same({ 30, 21, n = 2 }, f:map({ 1, 3 }):list())
     table_ = tidepool.array("float", { 5 })
     assert.same({ 15, n = 1 }, f:map({ 1 }):list())
+    local zero = 0
+    local g = app:func(function(x) return x / zero end)
+    for _, z in ipairs { 0, -0.0, 0, 2, 0 / 0, 2 } do
+      zero = z
+      local expected, got = 1 / z, g:map({ 1 }):list()[1]
+      assert(got == expected or (got ~= got and expected ~= expected), got)
+    end
   end)
 
   on_device("is translated again when a function that it calls is another one", function()

@@ -309,12 +309,17 @@ end
 local void_pointer = require("ffi").typeof "char *"
 local GROUP = require("tidepool.reduce").GROUP
 
---- One argument of a kernel as core.kernel takes it, with what is captured as it is now.
-local function read_argument(f, argument)
-  local one = { kind = KINDS[argument.kind], type = number_of(argument.ctype), index = argument.index }
-  if not argument.read then return one end
+--- What a kernel's argument captures, as it is now; nil when that is nothing.
+local function read(f, argument)
+  if not argument.read then return nil end
   local fine, value = pcall(argument.read)
   if not fine then check.fail("%s: %s", f.name, value) end
+  return value
+end
+
+--- One argument of a kernel as core.kernel takes it.
+local function show_argument(argument, value)
+  local one = { kind = KINDS[argument.kind], type = number_of(argument.ctype), index = argument.index }
   if argument.kind ~= "array" then
     one.value = value
     return one
@@ -344,15 +349,30 @@ local function unit_of(f, devices, types, reduce)
   return units[key], why
 end
 
---- The kernel of a unit, with what is captured as it is now.
+--- 0 and -0 are two.
+local function is_identical(a, b)
+  return a == b and (a ~= 0 or 1 / a == 1 / b)
+end
+
+--- The kernel of a unit, with what is captured as it is now: the last one, where that is the same numbers. One with arrays, whose elements may
+-- be others each time, is not kept.
 local function open_kernel(f, unit)
-  local made, arguments = unit.made, {}
-  for i, argument in ipairs(made.arguments) do arguments[i] = read_argument(f, argument) end
-  return core.kernel {
+  local made, values, is_same, has_arrays = unit.made, {}, unit.kernel ~= nil, false
+  for i, argument in ipairs(made.arguments) do
+    values[i] = read(f, argument)
+    is_same = is_same and is_identical(values[i], unit.values[i])
+    has_arrays = has_arrays or argument.kind == "array"
+  end
+  if is_same then return unit.kernel end
+  local arguments = {}
+  for i, argument in ipairs(made.arguments) do arguments[i] = show_argument(argument, values[i]) end
+  local kernel = core.kernel {
     programs = unit.programs, arguments = arguments, inputs = unit.inputs, outputs = unit.outputs, booleans = unit.booleans,
     failures = unit.is_foreign and {} or made:texts(), detail = made.detail_output, is_foreign = unit.is_foreign,
     group = made.is_reducer and GROUP or 1, has_rows = made.has_rows,
   }
+  if not has_arrays then unit.kernel, unit.values = kernel, values end
+  return kernel
 end
 
 --- What a job on devices runs; nil when f's option says that threads do it.
