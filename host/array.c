@@ -9,21 +9,16 @@
 
 enum {
     PAGE = 4096,
-    HUGE_PAGE = 2 << 20,       /* larger arrays ask for huge pages: fewer faults */
-    KEPT_BYTES_MAX = 256 << 20 /* free memory that is kept */
+    HUGE_PAGE = 2 << 20,        /* larger arrays ask for huge pages: fewer faults */
+    KEPT_BYTES_MAX = 1 << 30,   /* free memory that is kept: as much as waits for the collector (lua/tidepool/array.lua) */
+    OWNED_BYTES_MAX = 256 << 20 /* of it, what the system may not take when it needs memory */
 };
-
-/* A piece of free memory; its header lies in it. */
-typedef struct piece {
-    struct piece *next;
-    size_t capacity;
-} piece;
 
 struct tp_array_pool {
     _Atomic size_t live; /* bytes; relaxed: only a count */
     uv_mutex_t lock;
     /* ---- guarded by lock ---- */
-    piece *free; /* the one that was freed last first */
+    tp_array *free; /* without owners, the one that was freed last first */
     size_t kept; /* bytes */
 };
 
@@ -51,12 +46,13 @@ size_t tp_array_pool_live(const tp_array_pool *pool)
     return atomic_load_explicit(&pool->live, memory_order_relaxed);
 }
 
-static void unmap(piece *p)
+static void free_list(tp_array *a)
 {
-    while (p) {
-        piece *next = p->next;
-        munmap(p, p->capacity);
-        p = next;
+    while (a) {
+        tp_array *next = a->next;
+        munmap(a->data, a->capacity);
+        free(a);
+        a = next;
     }
 }
 
@@ -64,36 +60,40 @@ void tp_array_pool_close(tp_array_pool *pool)
 {
     if (!pool)
         return;
-    unmap(pool->free);
+    free_list(pool->free);
     uv_mutex_destroy(&pool->lock);
     free(pool);
 }
 
-/* A free piece of at least that size and at most a quarter more; NULL when there is none. */
-static piece *find(tp_array_pool *pool, size_t capacity)
+/* A free one of at least that capacity and at most a quarter more; NULL when there is none. */
+static tp_array *find(tp_array_pool *pool, size_t capacity)
 {
     uv_mutex_lock(&pool->lock);
-    piece **at = &pool->free;
+    tp_array **at = &pool->free;
     while (*at && ((*at)->capacity < capacity || (*at)->capacity > capacity + capacity / 4))
         at = &(*at)->next;
-    piece *p = *at;
-    if (p) {
-        *at = p->next;
-        pool->kept -= p->capacity;
+    tp_array *a = *at;
+    if (a) {
+        *at = a->next;
+        pool->kept -= a->capacity;
     }
     uv_mutex_unlock(&pool->lock);
-    return p;
+    return a;
 }
 
-/* Keeps a piece; what has been free for longest goes back to the system when it is too much. */
-static void keep(tp_array_pool *pool, piece *p)
+/* Keeps one that nobody holds; what has been free for longest goes back to the system when it is too much. */
+static void keep(tp_array_pool *pool, tp_array *a)
 {
     uv_mutex_lock(&pool->lock);
-    p->next = pool->free;
-    pool->free = p;
-    pool->kept += p->capacity;
-    piece **at = &pool->free;
-    piece *surplus = NULL;
+    bool is_much = pool->kept + a->capacity > OWNED_BYTES_MAX;
+    uv_mutex_unlock(&pool->lock);
+    if (is_much)
+        madvise(a->data, a->capacity, MADV_FREE); /* until it is written again */
+    uv_mutex_lock(&pool->lock);
+    a->next = pool->free;
+    pool->free = a;
+    pool->kept += a->capacity;
+    tp_array **at = &pool->free, *surplus = NULL;
     if (pool->kept > KEPT_BYTES_MAX) {
         size_t sum = 0;
         while (*at && sum + (*at)->capacity <= KEPT_BYTES_MAX) {
@@ -105,17 +105,14 @@ static void keep(tp_array_pool *pool, piece *p)
         pool->kept = sum;
     }
     uv_mutex_unlock(&pool->lock);
-    unmap(surplus);
+    free_list(surplus);
 }
 
 static void free_array(tp_ref *r)
 {
     tp_array *a = (tp_array *)r;
-    piece *p = a->data;
-    p->capacity = a->capacity;
     atomic_fetch_sub_explicit(&a->pool->live, a->capacity, memory_order_relaxed);
-    keep(a->pool, p);
-    free(a);
+    keep(a->pool, a);
 }
 
 const tp_ref_type tp_array_type = { "tidepool.memory", free_array };
@@ -126,28 +123,26 @@ tp_array *tp_array_new(tp_array_pool *pool, size_t size, bool zeroed)
         return NULL;
     size_t unit = size >= HUGE_PAGE ? HUGE_PAGE : PAGE;
     size_t capacity = size ? (size + unit - 1) / unit * unit : PAGE;
-    tp_array *a = malloc(sizeof *a);
-    if (!a)
-        return NULL;
-    void *data = find(pool, capacity);
-    if (data) {
-        capacity = ((piece *)data)->capacity;
+    tp_array *a = find(pool, capacity);
+    if (a) {
         if (zeroed)
-            memset(data, 0, size);
+            memset(a->data, 0, size);
     } else {
-        data = mmap(NULL, capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (data == MAP_FAILED) {
+        a = malloc(sizeof *a);
+        if (!a)
+            return NULL;
+        a->data = mmap(NULL, capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (a->data == MAP_FAILED) {
             free(a);
             return NULL;
         }
         if (capacity >= HUGE_PAGE)
-            madvise(data, capacity, MADV_HUGEPAGE);
+            madvise(a->data, capacity, MADV_HUGEPAGE);
+        a->pool = pool;
+        a->capacity = capacity;
     }
-    atomic_fetch_add_explicit(&pool->live, capacity, memory_order_relaxed);
+    atomic_fetch_add_explicit(&pool->live, a->capacity, memory_order_relaxed);
     tp_ref_init(&a->ref, &tp_array_type);
-    a->pool = pool;
-    a->data = data;
     a->size = size;
-    a->capacity = capacity;
     return a;
 }

@@ -38,6 +38,7 @@ typedef struct tp_array {
     tp_array_pool *pool;
     void *data; /* aligned to 4096 bytes */
     size_t size, capacity;
+    struct tp_array *next; /* in the pool, when nobody holds it; guarded by the pool's lock */
 } tp_array;
 
 extern const tp_ref_type tp_array_type;

@@ -28,9 +28,8 @@ local DOUBLE_EXPONENT, FLOAT_EXPONENT = bits.DOUBLE_EXPONENT, bits.FLOAT_EXPONEN
 local constructors, numbers, sizes, pointer_types = {}, {}, {}, {}
 
 -- Memory of arrays is not the collector's, which may hold a gigabyte by 40 bytes: it is run when what is held has grown by some room since it ran
--- last. The room is as much as is left (as the collector's own pause has it), and as much as Lua's heap, since what a run takes grows with that; but
--- within these.
-local ROOM_MIN, ROOM_MAX = 2 ^ 26, 2 ^ 30
+-- last. What a run takes grows with Lua's heap, so the room does too: it is this many times as large, within limits.
+local ROOM_PER_HEAP, ROOM_MIN, ROOM_MAX = 16, 2 ^ 27, 2 ^ 30
 local collect_at = ROOM_MIN
 
 --- Which element type a ctype belongs to.
@@ -170,8 +169,8 @@ end
 --- Frees the arrays that nobody holds any more.
 local function collect()
   collectgarbage()
-  local held = core.array_bytes()
-  collect_at = held + math.min(math.max(held, collectgarbage "count" * 1024, ROOM_MIN), ROOM_MAX)
+  local room = collectgarbage "count" * 1024 * ROOM_PER_HEAP
+  collect_at = core.array_bytes() + math.min(math.max(room, ROOM_MIN), ROOM_MAX)
 end
 
 --- Memory for n elements.
