@@ -424,6 +424,11 @@ static void make_folder(const char *path)
         }
 }
 
+bool tp_program_is_new(const tp_program *p)
+{
+    return p->path && !atomic_load_explicit(&p->is_kept, memory_order_relaxed);
+}
+
 void tp_program_keep(tp_executor *ex, tp_program *p)
 {
     if (!p->path || atomic_exchange_explicit(&p->is_kept, true, memory_order_relaxed))

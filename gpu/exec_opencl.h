@@ -81,7 +81,12 @@ tp_kernel *tp_kernel_new(void);
 tp_program *tp_program_open(tp_executor *ex, unsigned device, const char *source, const char *options, const char *name,
                             char **log, tp_error *err);
 
-/* Keeps the program on disk, once. For after its first launch: then PoCL's binary has the code for the local size too, before it would have none. */
+/* Is the program still to be kept? */
+bool tp_program_is_new(const tp_program *p);
+
+/* Keeps the program on disk, once. For after its first launch: then PoCL's binary has the code for the local size too, before it would have none. No
+ * kernel of it may be running: PoCL 3.1 counts who uses its code by the local size alone, and ends the process (pocl_release_dlhandle_cache) when
+ * one is compiled for the binary meanwhile. */
 void tp_program_keep(tp_executor *ex, tp_program *p);
 
 /* A device that is open, for those who drive it themselves (device.h). Lives as long as the executor. */

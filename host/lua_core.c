@@ -649,7 +649,11 @@ static int l_launch(lua_State *L)
     tp_error err = { 0 };
     if (tp_launch(q, l, dimensions, global, local, arguments, &err))
         return push_message(L, &err);
-    tp_program_keep(tp_host_executor(get_context(L)->host, tp_exec_opencl.name), l->program);
+    if (tp_program_is_new(l->program)) {
+        if (tp_queue_finish(q, &err))
+            return push_message(L, &err);
+        tp_program_keep(tp_host_executor(get_context(L)->host, tp_exec_opencl.name), l->program);
+    }
     lua_pushboolean(L, 1);
     return 1;
 }

@@ -244,7 +244,7 @@ describe("an array that is captured", function()
       for k = 1, 3 do
         if i % 10 == k then small[k] = 7 * k end
       end
-      counts[place] = i >= 991 and i or counts[place]
+      if i >= 991 then counts[place] = i >= 995 and i or counts[place] + i end -- an element is one item's: others run beside it
       small[16] = limit > 0 and 200 or 0
       return seen[i]
     end
