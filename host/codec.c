@@ -276,7 +276,7 @@ static void push_named(lua_State *L, const struct codec *c)
 /* Makes the object on top known by the prefix at that index, whose table is behind it, and the name below the object. Pops the name and the object. */
 static void add_builtin(lua_State *L, struct codec *c, int prefix)
 {
-    const void *object = lua_topointer(L, -1);
+    const void *object = tp_codec_identity(L, -1);
     struct known *k = tp_codec_find_known(c, object);
     if (!k || k->kind != BUILTIN) {
         lua_rawgeti(L, LUA_REGISTRYINDEX, c->names);   // name object names

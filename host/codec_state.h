@@ -31,7 +31,7 @@ enum kind { GONE, BUILTIN, MODULE, FIELD, CLASS };
 /* A Lua object that travels by name. MODULE and FIELD do not keep it alive: they are compared with what is in
  * package.loaded before each use, and become GONE when it isn't there any more. */
 struct known {
-    const void *object; /* its address; NULL: an empty place of the hash table */
+    const void *object; /* tp_codec_identity; NULL: an empty place of the hash table */
     enum kind kind;
     int index; /* of the name in `names` (FIELD: module and field; BUILTIN: the prefix and the rest of its name); CLASS: in codec.classes */
 };
@@ -124,6 +124,14 @@ static inline bool tp_codec_is_object(lua_State *L, int index)
 {
     int type = lua_type(L, index);
     return type == LUA_TTABLE || type == LUA_TFUNCTION || type == LUA_TUSERDATA;
+}
+
+/* What an object is told from others by: its address, which for a userdata is that of its bytes; it may have none, and another object begin there. So for
+ * these it is the one before. */
+static inline const void *tp_codec_identity(lua_State *L, int index)
+{
+    const char *address = lua_topointer(L, index);
+    return lua_type(L, index) == LUA_TUSERDATA ? address - 1 : address;
 }
 
 /* The state's; raises when the codec is not open there. */

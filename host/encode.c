@@ -411,7 +411,7 @@ static int scan_modules(encoder *e)
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->loaded);
     lua_pushnil(L);
     while (lua_next(L, -2)) { /* loaded name module */
-        const void *object = tp_codec_is_object(L, -1) ? lua_topointer(L, -1) : NULL;
+        const void *object = tp_codec_is_object(L, -1) ? tp_codec_identity(L, -1) : NULL;
         if (object && lua_type(L, -2) == LUA_TSTRING && !tp_codec_find_known(c, object)) {
             lua_rawgeti(L, LUA_REGISTRYINDEX, c->names); /* loaded name module names */
             int index = ++c->nnames;
@@ -445,7 +445,7 @@ static struct known *find_field(encoder *e, const void *object)
         if (is_library)
             lua_pushnil(L);
         while (is_library && !found && lua_next(L, top + 3)) { /* loaded name module field value */
-            if (lua_topointer(L, -1) == object && lua_type(L, -2) == LUA_TSTRING) {
+            if (tp_codec_identity(L, -1) == object && lua_type(L, -2) == LUA_TSTRING) {
                 lua_rawgeti(L, LUA_REGISTRYINDEX, c->names);
                 int index = c->nnames + 1;
                 c->nnames += 2;
@@ -1009,7 +1009,7 @@ static bool is_standard(encoder *e)
     lua_State *L = e->L;
     if (!tp_codec_is_object(L, -1))
         return false;
-    const struct known *k = tp_codec_find_known(e->c, lua_topointer(L, -1));
+    const struct known *k = tp_codec_find_known(e->c, tp_codec_identity(L, -1));
     if (!k || k->kind != BUILTIN || k->index > e->c->nstandard)
         return false;
     lua_rawgeti(L, LUA_REGISTRYINDEX, e->c->names);
@@ -1120,7 +1120,7 @@ APART static int put_function(encoder *e)
 
 APART static int put_userdata(encoder *e)
 {
-    const void *object = lua_touserdata(e->L, -1);
+    const void *object = tp_codec_identity(e->L, -1);
     int seen = see(e, object);
     if (seen)
         return seen < 0 ? -1 : put_back(e, T_BACK);

@@ -278,6 +278,13 @@ describe("What cannot travel is refused before anything runs, with its path:", f
     assert.equal(1, results:list().n)
   end)
 
+  it("a userdata without bytes, whatever lies behind it", function()
+    for _ = 1, 300 do
+      local proxy = newproxy()
+      refused(function() return proxy end, 'upvalue "proxy"', "cannot travel")
+    end
+  end)
+
   it("a table with an unknown metatable", function()
     local object = setmetatable({}, {})
     refused(function() return object end, 'upvalue "object"', "metatable", "tidepool.class")
