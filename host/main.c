@@ -11,6 +11,7 @@
 #include "repl.h"
 #include "term.h"
 #include "tidepool.h"
+#include "vm.h"
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -1189,13 +1190,13 @@ static void *allocate(void *user, void *old, size_t old_size, size_t size)
 }
 #endif
 
-/* Sanitizer builds see the Lua heap only when it comes from malloc. */
+/* Not luaL_newstate's: see host/heap.h. Sanitizer builds see the Lua heap only when it comes from malloc. */
 static lua_State *new_state(void)
 {
 #ifdef TP_MALLOC_STATE
     return lua_newstate(allocate, NULL);
 #else
-    return luaL_newstate();
+    return tp_vm_new_state();
 #endif
 }
 
