@@ -18,7 +18,7 @@ enum {
     STEP = 16, /* sizes are multiples of this */
     CLASSES = SMALL_MAX / STEP,
     RESERVE = 2 * CHUNK,
-    SPANS_KEPT = 1 /* that have no used chunk */
+    SPANS_KEPT = 32 /* that have no used chunk: a collection may free most of a heap that is soon as large again */
 };
 
 typedef struct block {
