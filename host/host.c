@@ -13,7 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { SPIN_NS = 20 * 1000 };
+enum { SPIN_NS = 20 * 1000, LOOP_DESCRIPTORS = 8 /* libuv 1.44: six */ };
 
 static void wake_loop(tp_waiter *w)
 {
@@ -90,8 +90,8 @@ static void close_loop(tp_host *host)
 /* libuv aborts the process when a loop gets some of its descriptors and then no more: looks whether there are enough. */
 static int check_descriptors(tp_error *err)
 {
-    int fds[16], n = 0, status = 0;
-    while (n < 16 && status == 0) {
+    int fds[LOOP_DESCRIPTORS], n = 0, status = 0;
+    while (n < LOOP_DESCRIPTORS && status == 0) {
         fds[n] = eventfd(0, EFD_CLOEXEC);
         if (fds[n] < 0)
             status = errno;
