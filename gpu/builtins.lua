@@ -3,7 +3,7 @@
 -- Identity, not name: `local sin = math.sin` works, and a global `math` that somebody replaced is not mistaken for the real one.
 --
 -- Two traps of PoCL 3.1 decide how some are written: the vector forms of pow and fmod give wrong results (pow(1e300, 3) is 0,
--- fmod(100.5, 0.1) is 0.085), so these are called lane by lane. bit.* follows LuaJIT: a number becomes an int32 by adding
+-- fmod(100.5, 0.1) is 0.085), so the one is our own and the other is called lane by lane. bit.* follows LuaJIT: a number becomes an int32 by adding
 -- 2^52 + 2^51 and taking the low word; shifts use the low five bits of the count. Where LuaJIT's interpreter and compiler
 -- differ, max and min of NaN follow the interpreter, and math.ceil(-0.5) is -0 as in compiled code and C.
 
@@ -154,7 +154,7 @@ end
 
 ---------------------------------------------------------------------------------------------------
 -- C helpers. $R is the real type, $I, $U, $L, $V are int, uint, long and ulong of the same width, $S the suffix
--- of names (empty for scalars, the number of lanes for vectors), #x a real literal.
+-- of names (empty for scalars, the number of lanes for vectors), $D a double of as many lanes, #x a real literal.
 
 -- f lane by lane: for builtins whose vector form is missing or wrong.
 local function by_lane(result, parameters, call)
@@ -185,7 +185,14 @@ local PRELUDE = {
         return "static inline $R %s($R m, $R x)",
             ("return (x > m) | (x != x) | ((x == m) & (as_%s(x) >= 0)) ? x : m;"):format(form.single and "$I" or "$L")
     end,
-    lua_pow = by_lane("$R", "$R a, $R b", "pow(a@, b@)"),
+    -- What a rounded product p of a and b lacks.
+    lua_rest = simple("$R %s($R a, $R b, $R p)", [[
+#ifdef __FMA__
+    return fma(a, b, -p);
+#else
+    $R a1 = as_$R(as_$L(a) & -134217728L), a2 = a - a1, b1 = as_$R(as_$L(b) & -134217728L), b2 = b - b1;
+    return ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2;
+#endif]]),
     lua_fmod = by_lane("$R", "$R a, $R b", "fmod(a@, b@)"),
     lua_ldexp = by_lane("$R", "$R a, $R b", "ldexp(a@, (int)clamp(b@, #-5000, #5000))"),
     lua_fraction = simple("$R %s($R a)", "return copysign(isinf(a) ? ($R)(#0) : a - trunc(a), a);"),
@@ -258,6 +265,85 @@ end
 PRELUDE.lua_sin = sine("sin", "s", "c", 0)
 PRELUDE.lua_cos = sine("cos", "c", "s", 1)
 
+-- pow of vectors, which PoCL 3.1 has wrong, and its scalar one takes 80 ns. e ^ (b * log a): a = m * 2 ^ k with m around 1; log m by the series of
+-- 2 * atanh s, s = (m - 1) / (m + 1). The exponent may be 745 and must be right to 2 ^ -54, so for doubles log a and its product with b are
+-- sums of two doubles, the smaller with _l. Within 2 ulp. Floats are computed as doubles, simply. The special cases are those of C, F.10.4.4.
+local LOG = [[
+    $V u = as_$V(m) + (0x4000000000000000UL - 0x3fe6a09e667f3bcdUL); /* the root of 1/2: 2 ^ 10 + k in its exponent */
+    $D k = as_$D((u >> 52) | 0x4330000000000000UL) - 0x1.00000000004p52%s;
+    m = as_$D(as_$V(m) - ((u >> 52) << 52) + 0x4000000000000000UL);
+    $D f = m - 1.0, g = m + 1.0, r = 1.0 / g, s = f * r;]]
+local SPECIAL = [[
+    $L is_whole = rint(b) == b, is_odd = is_whole & (fabs(b) < #9007199254740992) & (rint(b * %%HALF%%) != b * %%HALF%%);
+    v = as_$R(as_$L(v) ^ (as_$L(a) & is_odd & ($L)1 << %d));
+    v = select(v, ($R)(NAN), ((a < #0) & (x < ($R)(INFINITY)) & ~is_whole) | (a != a) | (b != b));
+    return select(v, ($R)(#1), (b == #0) | (a == #1) | ((a == #-1) & (fabs(b) == ($R)(INFINITY))));]]
+
+--- 1/n + z * (1/(n + 2) + z * ...
+local function atanh_series(from, to)
+    local text = ("1.0 / %d.0"):format(to)
+    for n = to - 2, from, -2 do text = ("(%s) * z + 1.0 / %d.0"):format(text, n) end
+    return text
+end
+
+--- 1/n! + r * (1/(n + 1)! + r * ...
+local function exp_series(from, to)
+    local factorials = { [0] = 1 }
+    for n = 1, to do factorials[n] = factorials[n - 1] * n end
+    local text = ("1.0 / %.1f"):format(factorials[to])
+    for n = to - 1, from, -1 do text = ("(%s) * r + 1.0 / %.1f"):format(text, factorials[n]) end
+    return text
+end
+
+local POW = {
+    [false] = "$R x = fabs(a);\n    $L is_tiny = x < 0x1p-1022;\n    $D m = select(x, x * 0x1p54, is_tiny);\n"
+        .. LOG:format(" - select(($D)(0.0), ($D)(54.0), is_tiny)") .. [[
+
+    $D p = s * g, s_l = ((f - p) - lua_rest$S(s, g, p) - s * (m - (g - 1.0))) * r;
+    $D z = s * s, z_l = lua_rest$S(s, s, z) + 2.0 * s * s_l, third = 1.0 / 3.0;
+    $D t = z * third, t_l = lua_rest$S(z, third, t) + z_l * third + z * 0x1.5555555555555p-56 + z * z * (]] .. atanh_series(5, 25) .. [[);
+    $D w = t + t_l, w_l = t_l - (w - t), q = s * w, q_l = lua_rest$S(s, w, q) + s * w_l + s_l * w + s_l;
+    $D h = s + q, h_l = (s - h) + q + q_l;
+    $D big = k * 0x1.62e42fefa38p-1, l = big + 2.0 * h, back = l - big;
+    $D l_l = (big - (l - back)) + (2.0 * h - back) + (k * 0x1.ef35793c7673p-45 + 2.0 * h_l);
+    l = select(select(l, ($D)(-INFINITY), x == 0.0), x, x == ($D)(INFINITY));
+    l_l = select(l_l, ($D)(0.0), (x == 0.0) | (x == ($D)(INFINITY)));
+    $D e = b * l, e_l = lua_rest$S(b, l, e) + b * l_l;
+    e_l = select(($D)(0.0), e_l, fabs(e) < 800.0);
+    e = select(e, ($D)(800.0), e > 800.0);
+    e = select(e, ($D)(-800.0), e < -800.0);
+    $D magic = 6755399441055744.0, n = e * 1.4426950408889634 + magic - magic;
+    $D left = e - n * 0x1.62e42fefa38p-1;
+    r = left - n * 0x1.ef35793c7673p-45 + e_l;
+    $D r_l = ((left - r) - n * 0x1.ef35793c7673p-45) + e_l;
+    $D v = 1.0 + (r + (r_l + r * r * (]] .. exp_series(2, 13) .. [[)));
+    /* times 2 ^ n, in two steps: it may have to be less than all normal numbers */
+    $D half_n = n * 0.5 + magic, rest_n = n - (half_n - magic) + magic;
+    v = v * as_$D((as_$V(half_n) << 52) + 0x3ff0000000000000UL) * as_$D((as_$V(rest_n) << 52) + 0x3ff0000000000000UL);
+]] .. SPECIAL:format(63),
+    [true] = "$R x = fabs(a);\n    $D m = convert_$D(x);\n" .. LOG:format "" .. [[
+
+    $D z = s * s, l = k * 0.6931471805599453 + 2.0 * (s + s * z * (]] .. atanh_series(3, 15) .. [[));
+    l = select(l, ($D)(-INFINITY), convert_$L(x == 0.0f));
+    l = select(l, ($D)(INFINITY), convert_$L(x == ($R)(INFINITY)));
+    $D e = convert_$D(b) * l, magic = 6755399441055744.0;
+    e = select(e, ($D)(200.0), e > 200.0);
+    e = select(e, ($D)(-200.0), e < -200.0);
+    $D n = e * 1.4426950408889634 + magic;
+    r = e - (n - magic) * 0.6931471805599453;
+    $R v = convert_$R((]] .. exp_series(0, 9) .. [[) * as_$D((as_$V(n) << 52) + 0x3ff0000000000000UL));
+]] .. SPECIAL:gsub("%$L", "$I"):format(31),
+}
+
+function PRELUDE.lua_pow(form)
+    local signature = "static inline $R %s($R a, $R b)"
+    if form.lanes == 1 then return signature, "return pow(a, b);" end
+    local text = POW[form.single]:gsub("%%+HALF%%+", form.single and "0.5f" or "0.5")
+    if not form.single then return signature, text end
+    local _, by_lanes = by_lane("$R", "", "pow(a@, b@)")(form)
+    return signature, ("\n#ifdef cl_khr_fp64\n    %s\n#else\n    %s\n#endif"):format(text, by_lanes)
+end
+
 function PRELUDE.lua_tobit(form)
     return "static inline $I %s($R a)", form.single and "return convert_$I(convert_$L(rint(a)));"
         or "return convert_$I(as_$L(a + 6755399441055744.0));"
@@ -311,8 +397,9 @@ function builtins.helper(name, lanes, single)
     text = text:gsub("%%+NAN%%+", single and "as_float(0x7fc00000)" or "as_double(0x7ff8000000000000UL)")
         :gsub("#(%-?%d+)", single and "%1.0f" or "%1.0")
         :gsub("%$(%u)", { R = real .. suffix, I = "int" .. suffix, U = "uint" .. suffix, L = "long" .. suffix,
-                          V = "ulong" .. suffix, S = suffix })
+                          V = "ulong" .. suffix, D = "double" .. suffix, S = suffix })
     local needs = NEEDS[name]
+    if name == "lua_pow" and lanes > 1 and not single then needs = "lua_rest" end
     return text, needs, needs == "lua_frexp_part" and 1 or lanes
 end
 

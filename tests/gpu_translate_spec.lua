@@ -670,6 +670,51 @@ describe("translate: results on the device", function()
         end
     end)
 
+    on_device("^ of all sizes is within 2 ulp, with the special cases of C", function()
+        local special = { 0, -0.0, 1, -1, 0.5, -0.5, 2, -2, 3, -3, 7, 1.5, -1.5, 1 / 3, 1 / 0, -1 / 0, 0 / 0, 1e300, -1e300, 5e-324, -5e-324,
+            1e-310, -1e-310, 2 ^ 52 + 1, 2 ^ 53, -2 ^ 53 - 2, 709, 1024, -1074, -1075, 0.999999999999, 1.0000000000001 }
+        local xs, ys = {}, {}
+        local function add(x, y) xs[#xs + 1], ys[#ys + 1] = x, y end
+        for _, x in ipairs(special) do
+            for _, y in ipairs(special) do add(x, y) end
+        end
+        for i = 1, 600 do
+            local u, v = random(7, i), random(8, i)
+            add(u * 10, (v - 0.5) * 20)
+            add(math.exp((u - 0.5) * 1400), (v - 0.5) * 2)
+            add(1 + (u - 0.5) * 1e-3, (v - 0.5) * 1.4e6)
+            add(0.7 + 0.8 * u, (v - 0.5) * 4000)
+            add(u * 2 ^ -1022, v)
+            add(-math.floor(u * 100), math.floor((v - 0.5) * 100))
+        end
+        local power = (function(x, y) return x ^ y end)
+        for _, lanes in ipairs { 4, 8, 16 } do
+            local t = translate(power, { lanes = lanes })
+            local built = device:build(t)
+            local outputs = device:run(built, { xs, ys })
+            for i, x in ipairs(xs) do
+                local want, got = x ^ ys[i], outputs[1][i - 1]
+                local off = ulps(want, got)
+                assert(off <= 2, ("%.17g ^ %.17g: %.17g instead of %.17g, %g ulp"):format(x, ys[i], got, want, off))
+                if want == 0 then assert.equal(1 / want, 1 / got) end
+            end
+            device:release(built)
+        end
+        for _, lanes in ipairs { 4, 16 } do
+            local t = translate(power, { lanes = lanes, precision = "single" })
+            local built = device:build(t)
+            local outputs = device:run(built, { xs, ys })
+            for i = 1, #xs do
+                local x, y = tonumber(ffi.cast("float", xs[i])), tonumber(ffi.cast("float", ys[i]))
+                local want, got = tonumber(ffi.cast("float", x ^ y)), outputs[1][i - 1]
+                local is_near = want == got or (want ~= want and got ~= got) or math.abs(want - got) <= math.abs(want) * 2 ^ -22 + 2 ^ -149
+                assert(is_near, ("%.9g ^ %.9g in single precision: %.9g instead of %.9g"):format(x, y, got, want))
+                if want == 0 and got == 0 then assert.equal(1 / want, 1 / got) end
+            end
+            device:release(built)
+        end
+    end)
+
     on_device("a mandelbrot set has the same pixels", function()
         same(function(x, y)
             local zx, zy = 0, 0
