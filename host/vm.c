@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CACHED_MAX = 64, TEXT_MIN = 4096, TEXT_OF_ITEM = 32, REFERENCES = 4 * CACHED_MAX };
+enum { CACHED_MAX = 64, TEXT_MIN = 4096, TEXT_OF_ITEM = 32, REFERENCES = 4 * CACHED_MAX, SMALL_HEAP_KIB = 4096 };
 
 /* What a function's results are expected to be, after those it had: one number each, up to so many scalars each, or anything. */
 enum { SHAPE_NUMBER = 0, SHAPE_ANY = TP_COLUMNS_MAX + 1 };
@@ -42,6 +42,7 @@ struct tp_vm {
     loaded cache[CACHED_MAX];
     unsigned n_cached;
     uint64_t tick;
+    bool is_small;     /* its heap, when set_pause last looked */
     int collected_kib; /* memory in use after a collection that was forced, see restart_collector */
 };
 
@@ -635,12 +636,24 @@ static void restart_collector(tp_vm *vm, lua_State *L)
     }
 }
 
+/* Much of what collecting a small heap takes is the libraries' share in it: it may grow to four times what was left before the next time, a large one
+ * to twice, as is LuaJIT's way. */
+static void set_pause(tp_vm *vm, lua_State *L)
+{
+    bool is_small = lua_gc(L, LUA_GCCOUNT, 0) < SMALL_HEAP_KIB;
+    if (is_small == vm->is_small)
+        return;
+    vm->is_small = is_small;
+    lua_gc(L, LUA_GCSETPAUSE, is_small ? 400 : 200);
+}
+
 /* (run): runs items until the slice is over or one raises. */
 static int run_items(lua_State *L)
 {
     run *r = lua_touserdata(L, 1);
     tp_slice *s = r->slice;
     restart_collector(r->vm, L);
+    set_pause(r->vm, L);
     loaded *f = load(r->vm, L, tp_job_image(s->job));
     if (f->fn < 0) {
         set_item(r);
