@@ -54,7 +54,7 @@ enum {
 /* The process, for the signal handlers. Written by the main thread (and by handlers, which run on
  * it), except where noted. */
 static struct {
-    tp_host *host;
+    tp_host *volatile host; /* NULL while there is none that a signal may ask */
     lua_State *volatile L; /* NULL while there is none that a hook may be set in */
     pthread_t thread;      /* the main thread */
     pid_t pid;             /* main()'s; a forked child has another one */
@@ -286,8 +286,9 @@ static _Noreturn void finish(int code, bool close_state)
     if (close_state && at_rest && L && !the.host->is_running) {
         the.L = NULL;
         lua_close(L);
-        tp_host_close(the.host);
+        tp_host *host = the.host;
         the.host = NULL;
+        tp_host_close(host);
     }
     code = flush_output(code);
     if (the.signal) {
@@ -1230,8 +1231,10 @@ int main(int argc, char **argv)
     config.executor = o.executor;
     config.opencl = getenv("TIDEPOOL_OPENCL");
     config.cache_dir = tp_caches_own(path, sizeof path);
-    if (tp_host_open(&the.host, &config, &err) != 0)
+    tp_host *host = NULL;
+    if (tp_host_open(&host, &config, &err) != 0)
         return cannot_start(err.message);
+    the.host = host;
     the.host->before_opencl = tp_caches_prepare;
     if (!o.quiet)
         the.host->after_opencl = tp_caches_tell;
