@@ -3,7 +3,7 @@
  *
  *   floor_gpu WHAT N [ROUNDS]      default: 3 rounds
  *
- * WHAT is sincos (sin(x)*cos(x)+sqrt(x) into another array), line (2*x+1 in place), sum, prices (Black and Scholes: three inputs, two results), over N doubles;
+ * WHAT is sincos (sin(x)*cos(x)+sqrt(x) into another array), line (2*x+1 in place), line_apart (into another array, past the caches), sum, prices (Black and Scholes: three inputs, two results), over N doubles;
  * or mandelbrot, N x N pixels, 256 iterations, into int32. Prints the median in milliseconds and a checksum, which bench/gpu.lua makes of its own
  * results too. The memory is touched before the first round, and each round runs once before it is timed. */
 #include <math.h>
@@ -12,6 +12,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 enum { ROUNDS_MAX = 100 };
 
@@ -31,6 +34,19 @@ static void line(void)
 #pragma omp parallel for schedule(static)
     for (long i = 0; i < n; i++)
         x[i] = 2 * x[i] + 1;
+}
+
+static void line_apart(void)
+{
+#pragma omp parallel for schedule(static)
+    for (long i = 0; i < n / 2 * 2; i += 2)
+#ifdef __SSE2__
+        _mm_stream_pd(y + i, _mm_add_pd(_mm_mul_pd(_mm_loadu_pd(x + i), _mm_set1_pd(2)), _mm_set1_pd(1)));
+#else
+        y[i] = 2 * x[i] + 1, y[i + 1] = 2 * x[i + 1] + 1;
+#endif
+    if (n % 2)
+        y[n - 1] = 2 * x[n - 1] + 1;
 }
 
 static double total;
@@ -125,10 +141,11 @@ int main(int argc, char **argv)
     const char *what = argc > 1 ? argv[1] : "";
     n = argc > 2 ? atol(argv[2]) : 0;
     int rounds = argc > 3 ? atoi(argv[3]) : 3;
-    void (*run)(void) = strcmp(what, "sincos") == 0 ? sincos_all : strcmp(what, "line") == 0 ? line : strcmp(what, "sum") == 0 ? sum
+    void (*run)(void) = strcmp(what, "sincos") == 0 ? sincos_all : strcmp(what, "line") == 0 ? line
+                        : strcmp(what, "line_apart") == 0 ? line_apart : strcmp(what, "sum") == 0 ? sum
                         : strcmp(what, "prices") == 0 ? prices : strcmp(what, "mandelbrot") == 0 ? mandelbrot : NULL;
     if (!run || n < 1 || rounds < 1 || rounds > ROUNDS_MAX) {
-        fprintf(stderr, "usage: floor_gpu sincos|line|sum|prices|mandelbrot N [ROUNDS]\n");
+        fprintf(stderr, "usage: floor_gpu sincos|line|line_apart|sum|prices|mandelbrot N [ROUNDS]\n");
         return 2;
     }
     size_t bytes = (size_t)n * sizeof(double);
@@ -154,7 +171,7 @@ int main(int argc, char **argv)
         for (long i = 0; i < n * n; i++)
             check = fmod(check * 31 + pixels[i], 2147483647);
     } else if (run != sum) {
-        check = run == sincos_all ? sample(y) : run == line ? sample(x) : sample(call) + sample(put);
+        check = run == sincos_all || run == line_apart ? sample(y) : run == line ? sample(x) : sample(call) + sample(put);
     }
     printf("%.6f %.9g\n", seconds[(rounds - 1) / 2] * 1e3, check);
     return 0;

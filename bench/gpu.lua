@@ -96,9 +96,11 @@ return function(bench)
     id = "G1s", what = "the same in single precision, floats", run = function() return single:map(singles):array() end,
     others = { pyopencl("sincos_single", n, 0.12) },
   }
+  local apart = openmp("line_apart", n)
+  apart.floor_is = "the same, into another array"
   versus {
     id = "G2", what = ("2*x+1 over %d doubles, array to array"):format(n), check = sample, run = function() return straight:map(xs):array() end,
-    others = { openmp("line", n, 1.2), pyopencl("line", n, 0.1) },
+    others = { openmp("line", n, 1.2), apart, pyopencl("line", n, 0.1) },
   }
   versus {
     id = "G7", what = ("the sum of %d doubles"):format(n), check = function(result) return result end, run = function() return same:map(xs):sum() end,
@@ -184,7 +186,8 @@ return function(bench)
   }
   versus {
     id = "G4", what = "a map of 1000 numbers, table to table", run = function() return twice:map(list):list() end,
-    others = { pyopencl("small", 1000, 0.3, 201) }, times = 201,
+    others = { pyopencl("small", 1000, 0.3, 201), { floor_is = "bare OpenCL, 50 us apart", command = folder .. "floor_opencl 1000 1000 50" } },
+    times = 201,
   }
 
   local path = os.tmpname()
