@@ -13,7 +13,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { SPIN_NS = 20 * 1000, LOOP_DESCRIPTORS = 8 /* libuv 1.44: six */ };
+enum {
+    SPIN_NS = 60 * 1000, /* what a small launch on a device takes, and waking a thread from sleep */
+    LOOP_DESCRIPTORS = 8 /* libuv 1.44: six */
+};
 
 static void wake_loop(tp_waiter *w)
 {
@@ -327,7 +330,7 @@ void tp_host_turn(tp_host *host, uint64_t deadline_ns, bool spins)
 
 void tp_host_wait(tp_host *host, tp_job *job, uint32_t seen, uint64_t deadline_ns)
 {
-    /* The answer of a short call comes within microseconds. Yielding lets the worker have this processor if it needs it. */
+    /* The answer of a short call comes within microseconds, that of a small launch on a device within fifty. Yielding lets the worker have this processor if it needs it. */
     uint64_t until = uv_hrtime() + SPIN_NS;
     do {
         for (int i = 0; i < 8; i++) {
