@@ -1,4 +1,4 @@
---- G1 to G7: Lua functions on an OpenCL device (gpu = true: the best that is there), against the same functions on the worker threads, against C with
+--- G1 to G8: Lua functions on an OpenCL device (gpu = true: the best that is there), against the same functions on the worker threads, against C with
 -- OpenMP (bench/floor_gpu.c) and against PyOpenCL on the same device (bench/floor_pyopencl.py; "not installed" where it is not; $TIDEPOOL_PYTHON is
 -- the python3 that has it). Programs are compiled before anything is timed. Without a device there are no rows.
 
@@ -111,6 +111,14 @@ return function(bench)
     id = "G1", what = sincos_what, unit = "ms", run = function() return double:map(xs):array() end,
     sum = function(r) return ("%.9g"):format(sample(r)) end,
     floor_is = "worker threads, the same function", floor = function() return plain_sincos:map(xs):array() end,
+  }
+
+  local function power(x) return (x + 1) ^ 1.7 end
+  local powers, plain_powers = app:func({}, power), threads:func({ returns = "double" }, power)
+  bench.compare {
+    id = "G8", what = ("(x + 1) ^ 1.7 over %d doubles"):format(n), unit = "ms", run = function() return powers:map(xs):array() end,
+    sum = function(r) return ("%.9g"):format(sample(r)) end,
+    floor_is = "worker threads, the same function", floor = function() return plain_powers:map(xs):array() end,
   }
 
   local size = bench.size(2048, 128)
