@@ -156,14 +156,14 @@ end
 -- C helpers. $R is the real type, $I, $U, $L, $V are int, uint, long and ulong of the same width, $S the suffix
 -- of names (empty for scalars, the number of lanes for vectors), $D a double of as many lanes, #x a real literal.
 
--- f lane by lane: for builtins whose vector form is missing or wrong.
-local function by_lane(result, parameters, call)
+-- f lane by lane: for builtins whose vector form is missing or wrong. `needs`: a scalar helper that it calls.
+local function by_lane(result, parameters, call, needs)
     return function(form)
         local signature = ("static inline %s %%s(%s)"):format(result, parameters)
-        if form.lanes == 1 then return signature, "return " .. call:gsub("@", "") .. ";" end
+        if form.lanes == 1 then return signature, "return " .. call:gsub("@", "") .. ";", needs, 1 end
         local lanes = {}
         for k = 0, form.lanes - 1 do lanes[k + 1] = (call:gsub("@", (".s%x"):format(k))) end
-        return signature, ("return (%s)(%s);"):format(result, table.concat(lanes, ",\n        "))
+        return signature, ("return (%s)(%s);"):format(result, table.concat(lanes, ",\n        ")), needs, 1
     end
 end
 
@@ -171,7 +171,7 @@ local function simple(signature, body)
     return function() return "static inline " .. signature, body end
 end
 
--- Each gives its signature, with %s for the name, and its body.
+-- Each gives its signature, with %s for the name, and its body; perhaps a helper that has to stand before it, and the lanes of that (its own).
 local PRELUDE = {
     lua_mod = simple("$R %s($R a, $R b)", "return a - floor(a / b) * b;"),
     lua_max = simple("$R %s($R a, $R b)", "return a > b ? a : b;"),
@@ -196,8 +196,8 @@ local PRELUDE = {
     lua_fmod = by_lane("$R", "$R a, $R b", "fmod(a@, b@)"),
     lua_ldexp = by_lane("$R", "$R a, $R b", "ldexp(a@, (int)clamp(b@, #-5000, #5000))"),
     lua_fraction = simple("$R %s($R a)", "return copysign(isinf(a) ? ($R)(#0) : a - trunc(a), a);"),
-    lua_mantissa = by_lane("$R", "$R a", "lua_frexp_part(a@, 0)"),
-    lua_exponent = by_lane("$R", "$R a", "lua_frexp_part(a@, 1)"),
+    lua_mantissa = by_lane("$R", "$R a", "lua_frexp_part(a@, 0)", "lua_frexp_part"),
+    lua_exponent = by_lane("$R", "$R a", "lua_frexp_part(a@, 1)", "lua_frexp_part"),
     lua_rshift = simple("$I %s($I a, $I b)", "return as_$I(as_$U(a) >> as_$U(b & 31));"),
     lua_bswap = simple("$I %s($I a)", [[
 $U u = as_$U(a);
@@ -339,7 +339,7 @@ function PRELUDE.lua_pow(form)
     local signature = "static inline $R %s($R a, $R b)"
     if form.lanes == 1 then return signature, "return pow(a, b);" end
     local text = POW[form.single]:gsub("%%+HALF%%+", form.single and "0.5f" or "0.5")
-    if not form.single then return signature, text end
+    if not form.single then return signature, text, "lua_rest" end
     local _, by_lanes = by_lane("$R", "", "pow(a@, b@)")(form)
     return signature, ("\n#ifdef cl_khr_fp64\n    %s\n#else\n    %s\n#endif"):format(text, by_lanes)
 end
@@ -377,10 +377,8 @@ $V key = lua_bits$S(seed), low = lua_bits$S(i), high = lua_bits$S(draw);
         k1 += 0xbb67ae85u;
     }
     ]]) .. (form.single and "return convert_$R(c0 >> 8) * 0x1p-24f;"
-        or "return convert_$R((convert_$V(c0) << 21) | convert_$V(c1 >> 11)) * 0x1p-53;")
+        or "return convert_$R((convert_$V(c0) << 21) | convert_$V(c1 >> 11)) * 0x1p-53;"), "lua_bits"
 end
-
-local NEEDS = { lua_mantissa = "lua_frexp_part", lua_exponent = "lua_frexp_part", lua_random = "lua_bits" }
 
 ---The text of a helper.
 ---@param name string a name in PRELUDE
@@ -392,15 +390,13 @@ local NEEDS = { lua_mantissa = "lua_frexp_part", lua_exponent = "lua_frexp_part"
 function builtins.helper(name, lanes, single)
     local real = single and "float" or "double"
     local suffix = lanes > 1 and tostring(lanes) or ""
-    local signature, body = PRELUDE[name] { lanes = lanes, single = single }
+    local signature, body, needs, needs_lanes = PRELUDE[name] { lanes = lanes, single = single }
     local text = signature:format(name .. suffix) .. "\n{\n    " .. body .. "\n}\n"
     text = text:gsub("%%+NAN%%+", single and "as_float(0x7fc00000)" or "as_double(0x7ff8000000000000UL)")
         :gsub("#(%-?%d+)", single and "%1.0f" or "%1.0")
         :gsub("%$(%u)", { R = real .. suffix, I = "int" .. suffix, U = "uint" .. suffix, L = "long" .. suffix,
                           V = "ulong" .. suffix, D = "double" .. suffix, S = suffix })
-    local needs = NEEDS[name]
-    if name == "lua_pow" and lanes > 1 and not single then needs = "lua_rest" end
-    return text, needs, needs == "lua_frexp_part" and 1 or lanes
+    return text, needs, needs_lanes or lanes
 end
 
 return builtins
