@@ -69,8 +69,8 @@ return function(bench)
   end
 
   local folder = bench.binary():match "^(.*/)" .. "bench/"
-  local function openmp(what, size, most)
-    return { floor_is = "C with OpenMP, -O3", at_most_ratio = most, command = ("%sfloor_gpu %s %d"):format(folder, what, size) }
+  local function openmp(what, size, most, floor_is)
+    return { floor_is = floor_is or "C with OpenMP, -O3", at_most_ratio = most, command = ("%sfloor_gpu %s %d"):format(folder, what, size) }
   end
   local python = os.getenv "TIDEPOOL_PYTHON" or "python3"
   local function pyopencl(what, size, most, rounds)
@@ -96,11 +96,9 @@ return function(bench)
     id = "G1s", what = "the same in single precision, floats", run = function() return single:map(singles):array() end,
     others = { pyopencl("sincos_single", n, 0.12) },
   }
-  local apart = openmp("line_apart", n)
-  apart.floor_is = "the same, into another array"
   versus {
     id = "G2", what = ("2*x+1 over %d doubles, array to array"):format(n), check = sample, run = function() return straight:map(xs):array() end,
-    others = { openmp("line", n, 1.2), apart, pyopencl("line", n, 0.1) },
+    others = { openmp("line", n, 1.2), openmp("line_apart", n, nil, "the same, into another array"), pyopencl("line", n, 0.1) },
   }
   versus {
     id = "G7", what = ("the sum of %d doubles"):format(n), check = function(result) return result end, run = function() return same:map(xs):sum() end,
