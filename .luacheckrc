@@ -6,10 +6,10 @@ ignore = {
   "212/self", -- a method may do without
 }
 files["tests"] = { std = "+busted" }
-files["lua/tidepool/run.lua"] = { globals = { "arg" } } -- a script's arguments are set for it
-files["lua/tidepool/worker.lua"] = { globals = { "print", "os.exit", "os.execute" } } -- has its own
-files["lua/tidepool/embed.lua"] = { globals = { "print", "os.exit" } } -- likewise
+files["lua/tidepool/program/run.lua"] = { globals = { "arg" } } -- a script's arguments are set for it
+files["lua/tidepool/engine/worker.lua"] = { globals = { "print", "os.exit", "os.execute" } } -- has its own
+files["lua/tidepool/host/embed.lua"] = { globals = { "print", "os.exit" } } -- likewise
 files["scripts/busted-report.lua"] = { ignore = { "212" } }
 files["examples/nvim"] = { read_globals = { "vim" } }
-files["lua/tidepool/nvim.lua"] = { read_globals = { "vim" } }
+files["lua/tidepool/host/nvim.lua"] = { read_globals = { "vim" } }
 files["bench/peers/luv.lua"] = { read_globals = { "vim" } }

@@ -2,6 +2,7 @@
 #
 # A variant is the same tree compiled in another way into a folder of its own:
 #   (none)  build/        what users run
+#   check   build/check/  the same with assertions (host/base/invariant.h), which all of the following have too
 #   asan    build/asan/   AddressSanitizer, LeakSanitizer, UndefinedBehaviorSanitizer
 #   tsan    build/tsan/   ThreadSanitizer
 #   fuzz    build/fuzz/   clang's libFuzzer with ASan and UBSan
@@ -9,6 +10,7 @@
 
 VARIANT      ?=
 FUZZ_SECONDS ?= 60
+SECONDS      ?= 60
 PREFIX       ?= /usr/local
 LUA_LIBDIR   ?= $(DESTDIR)$(PREFIX)/lib/lua/5.1
 DESTDIR      ?=
@@ -30,16 +32,18 @@ SANITIZED     := -O1 -fno-omit-frame-pointer
 
 # TP_MALLOC_STATE: Lua states take their memory from malloc, where LeakSanitizer sees it.
 MODE_       := -O2
-MODE_asan   := $(SANITIZED) -fsanitize=address,undefined -fno-sanitize-recover=undefined -DTP_MALLOC_STATE
+MODE_check  := -O2 -DTP_ASSERTS
+MODE_asan   := $(SANITIZED) -DTP_ASSERTS -fsanitize=address,undefined -fno-sanitize-recover=undefined -DTP_MALLOC_STATE
 # -fexceptions: a Lua error that passes through a C frame must keep TSan's own call stack right.
-MODE_tsan   := $(SANITIZED) -fsanitize=thread -fexceptions
-MODE_fuzz   := $(SANITIZED) -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -DTP_MALLOC_STATE
+MODE_tsan   := $(SANITIZED) -DTP_ASSERTS -fsanitize=thread -fexceptions
+MODE_fuzz   := $(SANITIZED) -DTP_ASSERTS -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -DTP_MALLOC_STATE
 MODE        := $(MODE_$(VARIANT))
 
 WARNINGS := -Wall -Wextra -Wshadow $(if $(CI),-Werror)
 # _GNU_SOURCE is empty, so that a file may define it too.
 CPPFLAGS += -D_GNU_SOURCE= -Ihost -Igpu $(LUAJIT_CFLAGS)
-CFLAGS   += -std=c11 -g $(MODE) -fPIC -fvisibility=hidden $(WARNINGS)
+# Exceptions: what a C++ program throws passes through, and what is marked with `cleanup` is tidied up then.
+CFLAGS   += -std=c11 -g $(MODE) -fPIC -fvisibility=hidden -fexceptions $(WARNINGS)
 
 # C modules that a script requires (cjson, luv) find the Lua API in the binary: -Wl,-E. ThreadSanitizer's suppressions go by
 # library, so there LuaJIT is one.
@@ -48,14 +52,14 @@ LDLIBS   += $(LUAJIT) -luv -ldl -lm -lpthread
 
 # ---- files ----
 
-BINARY_ONLY := host/main.c host/caches.c host/repl.c host/term.c
-MODULE_ONLY := host/module.c host/caches.c
-LIB_SRC     := $(filter-out $(BINARY_ONLY) $(MODULE_ONLY),$(wildcard host/*.c gpu/*.c))
-BINARY_SRC  := $(wildcard $(BINARY_ONLY))
+# Sources lie in folders of any depth. host/program/ is the program's own, and what a stock luajit lacks of it (module.c).
+MODULE_ONLY := host/program/module.c host/program/pocl_cache.c
+BINARY_SRC  := $(filter-out host/program/module.c,$(sort $(shell find host/program -name "*.c")))
+LIB_SRC     := $(filter-out host/program/%,$(sort $(shell find host gpu -name "*.c")))
 TEST_SRC    := $(wildcard tests/c/*_test.c)
 FUZZ_SRC    := $(wildcard tests/fuzz/*_fuzz.c)
 BENCH_SRC   := $(wildcard bench/*.c)
-LUA_SRC     := $(sort $(wildcard lua/tidepool/*.lua lua/tidepool/*/*.lua gpu/*.lua))
+LUA_SRC     := $(sort $(shell find lua/tidepool gpu -name "*.lua"))
 
 object  = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 LIB_OBJ := $(call object,$(LIB_SRC)) $(BUILD)/obj/lua_modules.o
@@ -68,13 +72,14 @@ MODULE  := $(BUILD)/module/tidepool.so
 BINARY  := $(BUILD)/tidepool
 TESTS   := $(patsubst tests/c/%.c,$(BUILD)/tests/%,$(TEST_SRC))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzzers/%,$(FUZZ_SRC))
+ABI     := $(BUILD)/lua/tidepool/base/abi.lua
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(BENCH_SRC))
 
 # ---- what users build ----
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all lib module docs install install-module install-cli uninstall tests fuzzers test demo lint asan tsan bench fuzz clean help FORCE
+.PHONY: all compile_commands lib module docs install install-module install-cli uninstall tests fuzzers test demo lint check torture asan tsan bench soak fuzz clean help FORCE
 
 all: $(BINARY) $(if $(VARIANT),,lib module) ## build the program, the libraries and the Lua module (default)
 
@@ -90,10 +95,22 @@ test: tests ## run all tests of the plain build
 demo: all ## run the main job, examples/digits.lua, on real data
 	$(BINARY) run examples/digits.lua
 
+compile_commands: ## write build/compile_commands.json, for editors (needs bear)
+	bear --output $(BUILD)/compile_commands.json -- $(MAKE) -B $(LIB) $(BINARY)
+
 lint: all ## check the sources: luacheck, cppcheck, both compilers, house rules
 	scripts/checks
 
-# SUITE: what the sanitizers' targets run, by default all.
+# SUITE: what the next targets run, by default all.
+check: ## run all tests with assertions
+	$(MAKE) VARIANT=check tests
+	scripts/run-tests --build build/check --jobs 2 $(SUITE)
+
+# RUNS: how many in each sweep at most, by default as many as there are calls.
+torture: ## make each allocation, thread start and system call fail
+	$(MAKE) VARIANT=check tests build/check/torture/fail.so
+	scripts/torture $(if $(RUNS),--runs $(RUNS))
+
 asan: ## run all tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(MAKE) VARIANT=asan tests
 	scripts/run-tests --build build/asan --jobs 2 $(SUITE)
@@ -105,12 +122,17 @@ tsan: ## run all tests under ThreadSanitizer
 bench: all $(BENCHES) ## print the speed figures
 	$(BINARY) --workers 2 bench/run.lua --json $(BUILD)/bench.json
 
+# Past its time only when something hangs.
+soak: all ## do at random all that there is for SECONDS (60), and see whether anything grows; then serve clients, and see how long a timer waits
+	timeout -k 5 $$(($(SECONDS) + 300)) $(BINARY) --workers 3 tests/soak.lua $(SECONDS) $(SEED)
+	timeout -k 5 300 $(BINARY) --workers 3 tests/soak_server.lua $(SECONDS) $(SEED)
+
 fuzz: ## run each fuzz target for FUZZ_SECONDS (60)
 	$(MAKE) VARIANT=fuzz fuzzers
 	scripts/fuzz $(FUZZ_SECONDS)
 
 install: all docs install-cli ## install under PREFIX (/usr/local), below DESTDIR if given
-	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin include lib/pkgconfig lib/lua/5.1 share/tidepool/lua/tidepool)
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin include lib/pkgconfig lib/lua/5.1 share/tidepool)
 	install $(BINARY) $(DESTDIR)$(PREFIX)/bin/tidepool
 	install -m 644 host/tidepool.h $(DESTDIR)$(PREFIX)/include/tidepool.h
 	install -m 644 $(LIB) $(DESTDIR)$(PREFIX)/lib/libtidepool.a
@@ -120,7 +142,8 @@ install: all docs install-cli ## install under PREFIX (/usr/local), below DESTDI
 	install -m 644 $(BUILD)/tidepool.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/tidepool.pc
 	install -m 644 $(MODULE) $(LUA_LIBDIR)/tidepool.so
 	install -m 644 $(BUILD)/reference.md $(DESTDIR)$(PREFIX)/share/tidepool/reference.md
-	install -m 644 $(wildcard lua/tidepool/*.lua) $(DESTDIR)$(PREFIX)/share/tidepool/lua/tidepool
+	for file in $(filter lua/%,$(LUA_SRC)); do install -D -m 644 $$file $(DESTDIR)$(PREFIX)/share/tidepool/$$file || exit 1; done
+	install -m 644 $(ABI) $(DESTDIR)$(PREFIX)/share/tidepool/$(ABI:$(BUILD)/%=%)
 
 # What belongs to the program alone: its manual page, and completions for shells.
 install-cli: all
@@ -144,7 +167,7 @@ clean: ## remove everything that was built
 	rm -rf build
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z_]*\):[^#]*## /\1\t/p' Makefile | expand -t 20
 
 # ---- how ----
 
@@ -169,8 +192,16 @@ $(BUILD)/obj/lua_modules.o: $(BUILD)/lua_modules.c $(BUILD)/stamp/flags
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
-$(BUILD)/lua_modules.c: scripts/embed $(LUA_SRC) $(BUILD)/stamp/lua
-	scripts/embed $@ $(LUA_SRC)
+$(BUILD)/lua_modules.c: scripts/embed $(LUA_SRC) $(ABI) $(BUILD)/stamp/lua
+	scripts/embed $@ $(LUA_SRC) $(ABI)
+
+# What C and Lua share is written by a program that knows the headers, and the variant's macros.
+$(BUILD)/abi: scripts/abi.c $(BUILD)/stamp/flags
+	@mkdir -p $(BUILD)/obj/scripts
+	$(CC) $(CPPFLAGS) -std=c11 $(filter -D%,$(MODE)) $(WARNINGS) -MMD -MP -MT $@ -MF $(BUILD)/obj/scripts/abi.d -o $@ $<
+$(ABI): $(BUILD)/abi
+	@mkdir -p $(@D)
+	$< >$@
 
 $(LIB): $(LIB_OBJ) $(BUILD)/stamp/sources
 	rm -f $@
@@ -202,11 +233,16 @@ $(BINARY): $(BIN_OBJ) $(LIB_OBJ) $(BUILD)/stamp/sources
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(BIN_OBJ) $(LIB_OBJ) $(LDLIBS)
 
 # Its own functions stand in for those that allocate.
-$(BUILD)/tests/memory_test: LDFLAGS += -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=lua_newstate,--wrap=luaL_newstate,--wrap=tp_heap_prepare,--wrap=tp_heap_seal
+$(BUILD)/tests/memory_test: LDFLAGS += -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=lua_newstate,--wrap=luaL_newstate,--wrap=luaL_openlibs,--wrap=tp_heap_prepare,--wrap=tp_heap_seal
 
 $(BUILD)/tests/%: $(BUILD)/obj/tests/c/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
+
+# Preloaded by scripts/torture.
+$(BUILD)/torture/%.so: tests/torture/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) -std=c11 -g -O1 -fPIC $(WARNINGS) -shared -o $@ $< -ldl
 
 $(BUILD)/fuzzers/%: $(BUILD)/obj/tests/fuzz/%.o $(LIB)
 	@mkdir -p $(@D)
@@ -218,4 +254,4 @@ $(BUILD)/bench/%: bench/%.c $(BUILD)/stamp/flags
 	gcc $(CPPFLAGS) -std=c11 $(if $(findstring gpu,$<),-O3,-O2) $(WARNINGS) -fopenmp -o $@ $< $(LUAJIT) -ldl -lm -lpthread
 
 .SECONDARY:
--include $(wildcard $(BUILD)/obj/*.d $(BUILD)/obj/*/*.d $(BUILD)/obj/*/*/*.d)
+-include $(shell find $(BUILD)/obj -name "*.d" 2>/dev/null)

@@ -10,7 +10,9 @@ local cjson = require "cjson"
 local harness = require "harness"
 local tidepool = require "tidepool"
 
-local workloads = { "w1", "w1_variants", "w2", "w3", "w4", "w5", "w6", "w7", "w9", "w10", "gpu", "peers" }
+local workloads = {
+  "w1", "w1_variants", "w2", "w3", "w4", "w5", "w6", "w7", "w9", "w10", "processes", "lines", "random", "atomic", "share", "gpu", "peers",
+}
 
 local usage = [[
 usage: tidepool [--workers N] bench/run.lua [--quick] [--json FILE] [NAME ...]

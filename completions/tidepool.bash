@@ -13,11 +13,12 @@ _tidepool() {
     before=${COMP_WORDS[COMP_CWORD - 1]}
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
-            run | map | devices | help) command=${COMP_WORDS[i]}; break ;;
+            run | map | devices | journal | replay | cache | help) command=${COMP_WORDS[i]}; break ;;
         esac
     done
     COMPREPLY=()
     case $word in
+        --color=*) COMPREPLY=($(compgen -W 'always never auto' -- "${word#--color=}")); return ;;
         --progress=*) COMPREPLY=($(compgen -W 'line plain json off' -- "${word#--progress=}")); return ;;
         --log=*) COMPREPLY=($(compgen -W tag -- "${word#--log=}")); return ;;
         *::*)
@@ -27,26 +28,31 @@ _tidepool() {
             return ;;
     esac
     case $before in
-        --workers) COMPREPLY=($(compgen -W '1 2 4 8 16' -- "$word")); return ;;
-        --executor) COMPREPLY=($(compgen -W 'threads inline' -- "$word")); return ;;
+        -w | --workers) COMPREPLY=($(compgen -W '1 2 4 8 16' -- "$word")); return ;;
+        --journal) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
+        --executor) COMPREPLY=($(compgen -W 'threads processes inline' -- "$word")); return ;;
         -e) return ;;
     esac
     if [[ $command = help ]]; then
-        COMPREPLY=($(compgen -W 'run map devices' -- "$word"))
+        COMPREPLY=($(compgen -W 'run map devices journal replay cache' -- "$word"))
     elif [[ $word = -* ]]; then
-        local options='--workers --executor --progress --progress= --no-progress --log=tag --quiet --help'
+        local options='-w --workers --executor --progress --progress= --no-progress --journal --explain --log=tag --color --color= --quiet --help'
         case $command in
             run) options+=' --json' ;;
-            map) options+=' --json --keep-going' ;;
-            devices) options='--json --help' ;;
-            *) options+=' --version -e -l -i -v -E -j -O -b' ;;
+            map) options+=' --json --text --keep-going --limit' ;;
+            devices | journal | replay | cache) options='--json --help' ;;
+            *) options+=' --verbose --version -e -h -p -l -i -v -E -j -O -b' ;;
         esac
         COMPREPLY=($(compgen -W "$options" -- "$word"))
         [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} = *= ]] && compopt -o nospace
+    elif [[ $command = journal || $command = replay || $command = cache ]]; then
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -f -- "$word"; [[ $command = journal && $before != journal ]] && compgen -W failures -- "$word"
+            [[ $command = cache ]] && compgen -W forget -- "$word")
     else
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -d -- "$word"; compgen -f -X '!*.lua' -- "$word"
-            [[ $command ]] || compgen -W 'run map devices help' -- "$word")
+            [[ $command ]] || compgen -W 'run map devices journal replay cache help' -- "$word")
     fi
 }
 

@@ -1,6 +1,8 @@
 -- Grid search with cross-validation: which k and which distance let a k-nearest-neighbours classifier read the most handwritten digits?
 --
---   tidepool run examples/digits.lua [--k 1,3,5] [--p 1,2] [--folds 5] [--workers N]
+--   tidepool run examples/digits.lua [--k 1,3,5] [--p 1,2] [--folds 5] [--workers N] [--journal run.db]
+--
+-- With a journal it may be interrupted at any time: the same command goes on where it was. (Then the times say little.)
 --
 -- The data are 1,797 digits of 8 x 8 pixels (0 to 16) and their labels: examples/data/digits.csv, the test set of the UCI "Optical Recognition of
 -- Handwritten Digits" data. Folds are contiguous blocks, the first n % folds one larger; ties in distance go to the lower training index, ties in the

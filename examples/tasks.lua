@@ -27,18 +27,15 @@ end)
 
 local square = app:func {} (function(x) return x * x end)
 
---- Starts a request of luv's and waits for its callback: a task may yield by itself, and be resumed by whoever knows what it waits for.
+--- Starts a request of luv's and waits for its callback, which says what it has got to an event. Where the task is cancelled, the wait ends.
 local function await(start, ...)
-  local thread, values = coroutine.running(), nil
+  local answered = tidepool.event()
   local arguments = { ... }
-  arguments[#arguments + 1] = function(...)
-    values = { ... }
-    coroutine.resume(thread)
-  end
+  arguments[#arguments + 1] = function(...) answered:set(...) end
   assert(start(unpack(arguments)))
-  while not values do coroutine.yield() end
-  assert(not values[1], values[1])
-  return values[2]
+  local why, value = answered:get()
+  assert(not why, why)
+  return value
 end
 
 --- Answers each number that comes with how many primes are below it.

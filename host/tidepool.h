@@ -13,19 +13,27 @@
  *     if (tp_host_open(&host, NULL, &err) == 0
  *         && tp_function_from_lua(&square, host, "square", "return function(x) return x * x end", NULL, &err) == 0
  *         && tp_map_doubles(&map, square, columns, 1, 3, NULL, &err) == 0) {
- *         while (tp_map_next(map, &r, &err) > 0)
+ *         while (tp_map_next(map, &r, &err) == TP_NEXT_RESULT)
  *             printf("%zu: %g\n", r.index, r.values[0].as.number);
  *     }
  *     if (err.code)
  *         fprintf(stderr, "%s\n", err.message);
  *     tp_host_close(host);
  *
- * Errors. A function that can fail returns 0 or -1 (tp_map_next: 1, 0 or -1), takes what it gives out first and a tp_error last, which may be
- * NULL. The first error wins: an err that holds one already is left as it is. What was to be given out is NULL, or empty, after a failure, and
- * NULL where a host, function, map, text or inputs are wanted is an error (TP_EUSAGE): a chain as above may also go without its checks, and look at err once.
+ * Errors. A function that can fail returns 0 or -1 (those that read results: a tp_next), takes what it gives out first and a tp_error last, which may be
+ * NULL. Each call sets err anew: to TP_OK and no message where it went well, so that a chain as above, which ends with the first failure, leaves that one in it.
+ * What was to be given out is NULL, or empty, after a failure, and NULL where a host, function, map, text, place for what is given out, inputs, or what a value
+ * consists of are wanted is an error (TP_EUSAGE). So is a function or map that has been closed, as long as it is among the last 64 of its kind and its host is
+ * open.
  * What Lua code raised has a tp_failure besides, with its traceback.
  *
- * Threads. The thread that calls tp_host_open is the host's owner. Every function here must be called on it, except where its comment says "any thread";
+ * Inputs. In C they count from 0: `index` in tp_result and tp_failure, and inputs[i] in messages about arrays of yours. In texts (message, text, traceback) they
+ * count from 1, as in Lua: "input 3" is the one with the index 2.
+ *
+ * Steps. A map makes a step whenever a result is taken from it: in tp_map_next and its like, and before each call of its callback. What a step gave is valid until
+ * the map's next step, or until it is closed.
+ *
+ * Threads. The thread that calls tp_host_open is the host's owner, until another one calls tp_host_adopt. Every function here must be called on it, except where its comment says "any thread";
  * on another one it fails with TP_ETHREAD and changes nothing (those without a tp_error give -1 or NULL, or do nothing). Worker threads run your Lua functions,
  * the C functions that you register, and tp_config.write; nothing else of yours. All callbacks with results come on the owner's thread, from inside
  * tp_host_step or your own uv_run. A child that the process forks cannot use the host (TP_EUSAGE): it may open one of its own.
@@ -34,13 +42,22 @@
  * callback (tp_map_on_result), and lets its loop drive the host, in one of two ways:
  *   - a libuv loop: set tp_config.loop. The host adds handles to it, and is driven by your uv_run;
  *   - any other (poll, epoll, GLib): wait until tp_host_fd is readable, or tp_host_timeout has passed, then call tp_host_step.
- * Only tp_map_next, tp_map_read_doubles, tp_host_stop, tp_host_close, and the Lua code that you run on the owner's thread (tp_host_run_file and its like) may
+ * Only tp_map_next (for how long, tp_map_next_timeout is told), tp_map_read_doubles, tp_host_stop, tp_host_close, and the Lua code that you run on the owner's thread (tp_host_run_file and its like) may
  * block.
  *
  * What the library asks of the process: nothing. It never exits, prints, reads the environment, installs signal handlers, or keeps writable statics.
+ * Its threads, and those of OpenCL drivers, block all signals but SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGPIPE, SIGPROF, SIGSEGV, SIGSYS and SIGTRAP, so that no other
+ * signal that is meant for the process comes to them. Commands that Lua code starts there (os.execute, io.popen) have the mask that the thread had which
+ * opened the host, what C code starts there that of the worker.
+ * The owner's thread should have a stack of 256 KiB at least. What is nested too deep for it to be encoded or decoded is refused. Lua code that recurses through C
+ * functions (string.gsub or table.sort with a function that does so again) gets LuaJIT's "stack overflow" only where there are 64 MiB, as workers have.
  * What Lua code prints, or writes to io.stdout and io.stderr, goes to tp_config.write. Only when a function asks for an OpenCL device is the system's loader
  * opened, which does as it likes. Of the libraries below, libuv aborts where the kernel takes back what a loop has (epoll_ctl fails), and LuaJIT exits where
  * it may not make its machine code executable.
+ *
+ * Exceptions of C++. A tp_map_callback may throw: the exception comes out of the tp_host_step that called it, the host stays as it is, and the next step goes on with
+ * the next result. (With tp_config.loop it would go through libuv's uv_run, which does not say that it stands that.) What a tp_c_function throws is an error of its
+ * input with the message "C++ exception", as is what tp_config.write throws while Lua code prints; from elsewhere write must not throw. None of them may longjmp.
  *
  * Memory. Strings and values that Tidepool gives you are its own; each function says for how long. What you give is copied, except for the inputs of
  * maps. A failed allocation is TP_EMEMORY. */
@@ -80,10 +97,12 @@ typedef enum tp_code {
     TP_ESYS,    /* the system refused: threads, files, locks */
     TP_ELIMIT,  /* a limit of Tidepool's own: nesting, sizes */
     TP_ELUA,    /* Lua code raised an error, or an input of a map failed: there is a tp_failure */
-    TP_ETHREAD  /* called on a thread that is not the host's owner */
+    TP_ETHREAD, /* called on a thread that is not the host's owner */
+    TP_EBUSY,   /* called from inside a call of the host's that is to return first: from a callback, or from Lua code or a C function that it runs */
+    TP_ETIMEOUT /* the time that was given has passed */
 } tp_code;
 
-/* In the caller's memory: needs no allocation and no thread-local. Begin with all zero. */
+/* What one call has come to. In the caller's memory: needs no allocation and no thread-local. */
 typedef struct tp_error {
     tp_code code;
     char message[500]; /* NUL-terminated; cut with "..." where it would not fit */
@@ -96,7 +115,7 @@ typedef struct tp_host tp_host;
 /* How a host is to run. Zero in a field means its default. */
 typedef struct tp_config {
     size_t size; /* sizeof(tp_config) of the caller: versions the struct */
-    int workers; /* worker threads, 1 to 1024; default: the processors that this process may use */
+    int workers; /* worker threads, 1 to 1024; default: the processors that this process may use, by affinity and quota */
 
     /* Receives what Lua code prints and writes: whole lines, one call each (but for one that an item leaves without its end; from code on the owner's thread:
      * as it is written), from any thread of the host's, one call at a time. fd is 1 or 2. Must not call back into the host. Default: what is printed is
@@ -110,9 +129,18 @@ typedef struct tp_config {
     int tag_lines; /* not 0: what a worker prints begins with who it was, "w3 #17| " for worker 3 at input 17 */
     /* The path of the OpenCL loader, or of a driver, opened when a function asks for a device; default: libOpenCL.so.1, as the system finds it. Copied. */
     const char *opencl;
-    /* A folder where compiled device programs are kept for the next process; made when it is missing. Default: they are not kept. Copied. */
+    /* A folder where compiled device programs are kept for the next process; made when it is missing. It must belong to the user who runs this process and be
+     * writable by nobody else, as must what is in it: what is not is left alone, and compiled again. Default: they are not kept. Copied. */
     const char *cache_dir;
-    const char *executor; /* "threads" or "inline": of functions that do not name one; default: "threads" */
+    const char *executor; /* of functions that do not name one, as their option `executor`: "threads", "processes" or "inline"; default: "threads" */
+    /* A folder, of the same kind, for the key that kept programs are authenticated with, so that one that somebody else has put into cache_dir is not run.
+     * Default: cache_dir. Copied. */
+    const char *state_dir;
+    uint64_t cache_bytes; /* what is kept at most: programs used longest ago go; default: 256 MiB */
+    int verbose; /* not 0: `write` gets a line (fd 2) for what is otherwise passed over, such as why compiled programs are not kept */
+    /* The path of the program that worker processes are: `tidepool`, of the same build. It is started when a function asks for them. Default: the one that
+     * `make install` has put near this library. Copied. */
+    const char *worker;
 } tp_config;
 
 /* Opens a host; the calling thread is its owner from now on. Worker threads start with the first map that needs them, not here.
@@ -120,9 +148,20 @@ typedef struct tp_config {
 TP_API int tp_host_open(tp_host **out, const tp_config *config, tp_error *err);
 
 /* Cancels everything that runs, joins the workers and frees the host with all of its functions and maps, without further callbacks. Accepts NULL.
- * Blocks until running functions have ended: one that never ends makes it wait forever; see tp_host_stop. From inside a callback, a registered C function, or
- * on another thread it does nothing. Lua states that had the host opened (tp_host_openlibs) must be closed before. */
-TP_API void tp_host_close(tp_host *host);
+ * Blocks until running functions have ended, however long that takes, since they use the host's memory and yours (of functions in C, of typed arrays): one that
+ * never ends makes it wait forever. A program that runs code of others stops first, and closes when that has worked:
+ *
+ *     if (tp_host_stop(host, 2000) == 0)
+ *         tp_host_close(host);
+ *
+ * Returns TP_OK; or, and then nothing has been done, TP_EBUSY from inside a callback or a function that the host runs, TP_ETHREAD on another thread than the
+ * owner's, TP_EUSAGE in a forked child. Lua states that had the host opened (tp_host_openlibs) must be closed before. */
+TP_API tp_code tp_host_close(tp_host *host);
+
+/* Any thread: it is the host's owner from now on, and the Lua states that have the host (tp_host_openlibs) are used on it. The owner before must have returned
+ * from its last call, and the program must order the two, by a lock or by joining: what it has done is to be seen here. Fails with TP_EBUSY from inside a
+ * callback or a function that the host runs, and with TP_EUSAGE where tp_config.loop drives the host, or in a forked child. */
+TP_API int tp_host_adopt(tp_host *host, tp_error *err);
 
 /* Cancels everything and waits at most timeout_ms for the workers to come to rest. After it the host runs nothing any more.
  * Returns 0 when all have: tp_host_close will not block. -1 when some still run: their threads are left alone, and the host is to be left as it is; call
@@ -130,10 +169,11 @@ TP_API void tp_host_close(tp_host *host);
 TP_API int tp_host_stop(tp_host *host, unsigned timeout_ms);
 
 /* Makes `require "tidepool"` work in L, a LuaJIT state of the caller's, bound to this host. L must be of the owner's thread, have its standard libraries
- * open, and be closed before the host. */
+ * open, and be closed before the host. Of several states each has its own tasks, and its own handles of luv: uv.run and uv.walk see those only, and closing a state
+ * closes them. */
 TP_API int tp_host_openlibs(tp_host *host, struct lua_State *L, tp_error *err);
 
-/* Any thread, also a signal handler; accepts NULL. Ends what the owner waits for now, or else the next wait: tp_map_next and tp_map_read_doubles fail with
+/* Any thread, also a signal handler; accepts NULL. Ends what the owner waits for now, or else the next wait: tp_map_next, its like and tp_map_read_doubles fail with
  * kind "cancelled" and the message "interrupted", and their map is over; Lua code that waits has that raised; tp_host_step gives -1. Other maps go on. */
 TP_API void tp_host_interrupt(tp_host *host);
 
@@ -152,8 +192,9 @@ TP_API int tp_host_fd(tp_host *host);
 /* Milliseconds after which tp_host_step is to be called although the descriptor is not readable: 0 is now, -1 is never. Ask anew before each wait. */
 TP_API int tp_host_timeout(tp_host *host);
 
-/* Does what there is to do, without waiting: lets tasks go on (tidepool.async in Lua code that was run), and calls back with results that have come.
- * What fails in a task, and is not read by anybody, is a line for tp_config.write. -1 for TP_ETHREAD and TP_EUSAGE (called from inside itself), and where
+/* Does what there is to do, without waiting: lets tasks go on (tidepool.async in Lua code that was run, also by the program in states with tp_host_openlibs), and
+ * calls back with results that have come.
+ * What fails in a task, and is not read by anybody, is a line for tp_config.write. -1 for TP_ETHREAD and TP_EBUSY (called from inside itself), and where
  * tp_host_interrupt was called. With tp_config.loop it need not be called. */
 TP_API int tp_host_step(tp_host *host, tp_error *err);
 
@@ -222,11 +263,11 @@ static inline tp_value tp_bytes(const char *bytes, size_t n)
     return v;
 }
 
-/* A NUL-terminated string. */
+/* A NUL-terminated string; of NULL a value that is refused where it is used. */
 static inline tp_value tp_string(const char *text)
 {
-    size_t n = 0;
-    while (text[n])
+    size_t n = !text;
+    while (text && text[n])
         n++;
     return tp_bytes(text, n);
 }
@@ -247,6 +288,63 @@ static inline tp_value tp_table(const tp_pair *pairs, size_t n)
     v.n = n;
     v.as.pairs = pairs;
     return v;
+}
+
+/* ---- options ---- */
+
+enum { TP_OPTIONS_MAX = 32 };
+
+/* Options by their names, a line each; README.md has them:
+ *
+ *     tp_option_list o = tp_no_options();
+ *     tp_option_number(&o, "retries", 3);
+ *     tp_option_string(&o, "executor", "processes");
+ *     tp_function_from_lua(&f, host, "f", source, tp_option_table(&o), &err);
+ *
+ * Names and strings are not copied: they are read when the table is used. More than TP_OPTIONS_MAX are refused there. */
+typedef struct tp_option_list {
+    tp_pair pairs[TP_OPTIONS_MAX];
+    size_t n; /* how many were set */
+    tp_value table;
+} tp_option_list;
+
+static inline tp_option_list tp_no_options(void)
+{
+    tp_option_list o;
+    o.n = 0;
+    o.table = tp_nil();
+    return o;
+}
+
+static inline void tp_option_value(tp_option_list *options, const char *name, tp_value value)
+{
+    if (options->n < TP_OPTIONS_MAX) {
+        options->pairs[options->n].key = tp_string(name);
+        options->pairs[options->n].value = value;
+    }
+    options->n++;
+}
+
+static inline void tp_option_number(tp_option_list *options, const char *name, double number)
+{
+    tp_option_value(options, name, tp_number(number));
+}
+
+static inline void tp_option_string(tp_option_list *options, const char *name, const char *text)
+{
+    tp_option_value(options, name, tp_string(text));
+}
+
+static inline void tp_option_boolean(tp_option_list *options, const char *name, int is_true)
+{
+    tp_option_value(options, name, tp_boolean(is_true));
+}
+
+/* All of them as what functions take for options: part of *options, as it is now. */
+static inline const tp_value *tp_option_table(tp_option_list *options)
+{
+    options->table = tp_table(options->n <= TP_OPTIONS_MAX ? options->pairs : NULL, options->n);
+    return &options->table;
 }
 
 /* The value of the field of that name in a table, of which it is a part; NULL when it has none. Any thread. */
@@ -273,7 +371,8 @@ TP_API const tp_failure *tp_host_failure(tp_host *host);
 /* ---- Lua code on the owner's thread ---- */
 
 /* Runs a Lua file, or `len` bytes of Lua code, in the host's own Lua state, here and now: blocks for as long as that takes. Functions that it decorates
- * (app:func) can be mapped from C afterwards: tp_function_find. `name` is Lua's chunk name, which messages begin with: "@file" or "=text"; NULL: the code
+ * (app:func) can be mapped from C afterwards: tp_function_find. When what has the same path, name, or, without one, the same code is run again, the Apps that it
+ * makes take the place of those from before. `name` is Lua's chunk name, which messages begin with: "@file" or "=text"; NULL: the code
  * itself, shortened. os.exit raises an error in there. LUA_PATH is not read: set package.path. */
 TP_API int tp_host_run_file(tp_host *host, const char *path, tp_error *err);
 TP_API int tp_host_run_string(tp_host *host, const char *code, size_t len, const char *name, tp_error *err);
@@ -298,7 +397,8 @@ typedef struct tp_function tp_function;
 TP_API int tp_function_from_lua(tp_function **out, tp_host *host, const char *name, const char *source, const tp_value *options,
                                 tp_error *err);
 
-/* A function that Lua code has decorated, by its name, or "app.name" where several apps have one. */
+/* A function by its name: one that Lua code has decorated (or "app.name" where several apps have one), or one that was made by the functions here, until that
+ * handle is closed. Another handle. */
 TP_API int tp_function_find(tp_function **out, tp_host *host, const char *name, tp_error *err);
 
 /* One call of a registered C function: what it gives its results to. */
@@ -306,14 +406,15 @@ typedef struct tp_call tp_call;
 
 /* A registered C function. Runs on worker threads, several at once, so that it must be thread-safe (with executor = "inline" on the owner's); `in` are the n
  * arguments of one input, valid while it runs.
- * Returns 0, or what tp_call_fail gives. It may not call anything of Tidepool but tp_call_return, tp_call_fail and what is for any thread; it may not
- * throw or jump out. */
+ * Returns 0; what is not 0, or tp_call_fail, is a failure of the input. It may not call anything of Tidepool but tp_call_return, tp_call_fail and what is for any thread; it may not
+ * jump out; see above for what it throws. */
 typedef int (*tp_c_function)(void *user, tp_call *call, const tp_value *in, size_t n);
 
-/* Sets the results of the call: copies them. 0, or -1 when out of memory, which the function then should return. Called again, it replaces them. */
+/* Sets the results of the call: copies them. 0, or -1 when they cannot be (out of memory, NULL in them): the call has failed then. Called again, it replaces what was
+ * set, and undoes a tp_call_fail. */
 TP_API int tp_call_return(tp_call *call, const tp_value *results, size_t n);
 
-/* The call has failed, with that message; gives -1, to be returned. */
+/* The call has failed, with that message, whatever the function returns; gives -1, to be returned. */
 TP_API int tp_call_fail(tp_call *call, const char *message);
 
 /* Makes a C function mappable. `user` is passed on to it, and must stay valid until the host is closed. */
@@ -327,7 +428,8 @@ TP_API void tp_function_close(tp_function *function);
 
 /* A function running over inputs. The inputs stay the caller's: they are read while the map runs, and must stay as they are until it is over or
  * closed; a map of one input has read it when this returns. `options` is NULL or a table value with what f:map takes: return_exceptions, ordered,
- * window. On success *out is the caller's, to be closed with tp_map_close. Does not block; work starts now. */
+ * window. On success *out is the caller's, to be closed with tp_map_close. Does not block: some
+ * milliseconds of values are read here, the others in the steps of the loop, some milliseconds each; but a single value takes as long as it takes. Work starts now. */
 typedef struct tp_map tp_map;
 
 /* n inputs of `width` numbers each (1 to 8): input i is columns[0][i], columns[1][i], ... The array of columns itself is copied. */
@@ -348,23 +450,33 @@ TP_API int tp_map_values(tp_map **out, tp_function *function, const tp_value *va
 /* One input's outcome. */
 typedef struct tp_result {
     size_t index;              /* which input, from 0 */
-    const tp_value *values;    /* what the function returned; the map's, until its next step */
+    const tp_value *values;    /* what the function returned; the map's, until its next step (see above) */
     size_t n;
     const tp_failure *failure; /* with return_exceptions: why there are no values; else NULL */
 } tp_result;
 
-/* The next result, in the order of the inputs unless the map was opened with ordered = false: waits for it. 1: *out is filled in; 0: there are no more;
- * -1: the map has failed with err, and is over: tp_map_failure says more. Also -1 where it was not called as it should be (TP_EUSAGE, TP_ETHREAD), which
- * leaves the map as it was. */
-TP_API int tp_map_next(tp_map *map, tp_result *out, tp_error *err);
+/* What reading a map has come to. Negative: err says what. */
+typedef enum tp_next {
+    TP_NEXT_RESULT = 1,   /* there is a result */
+    TP_NEXT_END = 0,      /* there are no more */
+    TP_NEXT_FAILED = -1,  /* the map has failed, and is over: tp_map_failure says more */
+    TP_NEXT_REFUSED = -2, /* it was not called as it should be (TP_EUSAGE, TP_ETHREAD, TP_EBUSY): the map is as it was */
+    TP_NEXT_TIMEOUT = -3  /* there is no result yet (TP_ETIMEOUT): the map goes on */
+} tp_next;
 
-/* All (remaining) results as numbers: out[i] is that of input i; waits for them. Fails, and ends the map, when a result is not one number, or an index
- * is not below n; what came before is in out then. */
-TP_API int tp_map_read_doubles(tp_map *map, double *out, size_t n, tp_error *err);
+/* The next result, in the order of the inputs unless the map was opened with ordered = false: waits for it. With TP_NEXT_RESULT *out is filled in. */
+TP_API tp_next tp_map_next(tp_map *map, tp_result *out, tp_error *err);
 
-/* Called with each result, on the owner's thread: status 1 and a result, as tp_map_next gives them; then once with 0 (over) or -1 (failed; see
- * tp_map_failure) and a result that is NULL. It may call anything but tp_host_close and tp_host_step, also tp_map_close for this map. */
-typedef void (*tp_map_callback)(void *user, tp_map *map, int status, const tp_result *result);
+/* The same, but waits for so long at most; 0: not at all, so that a function with executor = "inline", which runs while somebody waits, does not run. */
+TP_API tp_next tp_map_next_timeout(tp_map *map, tp_result *out, unsigned timeout_ms, tp_error *err);
+
+/* All (remaining) results as numbers: out[i] is that of input i; waits for them. TP_NEXT_END when all are there. Fails, and ends the map, when a result is not
+ * one number, or an index is not below n; what came before is in out then. */
+TP_API tp_next tp_map_read_doubles(tp_map *map, double *out, size_t n, tp_error *err);
+
+/* Called with each result, on the owner's thread: TP_NEXT_RESULT and a result, as tp_map_next gives them; then once with TP_NEXT_END or TP_NEXT_FAILED
+ * (see tp_map_failure) and a result that is NULL. It may call anything but tp_host_close and tp_host_step, also tp_map_close for this map. */
+typedef void (*tp_map_callback)(void *user, tp_map *map, tp_next status, const tp_result *result);
 
 /* From now on results go to the callback instead of being read. The first call comes from the next step of the loop, not from here. Does not block; `user` is
  * passed on. */

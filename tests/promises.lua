@@ -1,15 +1,16 @@
 --- The product's promises, one list for every executor.
 --
--- Each promise is { says = a sentence, check = function(case), needs = capability or nil }. A case makes functions that run on the
--- executor under test: `case.func(fn)` or `case.func(options, fn)`. An executor is asked for a promise when it has the capability
--- that the promise needs:
+-- Each promise is { says = a sentence, check = function(case), needs = list of abilities }. A case makes functions that run on the
+-- executor under test: `case.func(fn)` or `case.func(options, fn)`. An executor is asked for a promise when it has all that the
+-- promise needs, which follows from its capabilities (promises.abilities):
 --
 --   parallel   two inputs can run at the same time
 --   background inputs run while the caller does something else
---   isolated   functions run in Lua states of their own
+--   apart      functions run in Lua states of their own, which live on
 --   lua        functions are run by Lua, so that they may do anything: not numbers in, numbers out on a device
+--   kill, isolated   as in tidepool.Executor: a running item can be stopped; its crash is survived
 --
--- A new executor starts by passing this list (tests/promises_spec.lua runs it).
+-- A new executor starts by passing this list (tests/promises_spec.lua finds it and asks).
 
 local assert = require "luassert"
 local tidepool = require "tidepool"
@@ -21,8 +22,16 @@ local here = support.file()
 
 local promises = {}
 
-local function promise(says, check, needs)
-  promises[#promises + 1] = { says = says, check = check, needs = needs }
+local function promise(says, check, ...)
+  promises[#promises + 1] = { says = says, check = check, needs = { ... } }
+end
+
+--- What an executor (tidepool.Executor) is asked for.
+function promises.abilities(executor)
+  return {
+    lua = executor.runs_lua, background = not executor.by_owner, apart = not executor.by_owner,
+    parallel = not executor.by_owner and support.workers() > 1, kill = executor.kill, isolated = executor.isolated,
+  }
 end
 
 --- 1, 2, ..., n as a table.
@@ -84,7 +93,7 @@ promise("a result that is ready overtakes a slow one when the order does not mat
     if i == 2 then note(path, "2 was delivered") end
   end
   assert.same({ 2, 1 }, order)
-end, "parallel")
+end, "lua", "parallel")
 
 promise("two inputs run at the same time", function(case)
   local dir = support.temp_dir()
@@ -97,7 +106,7 @@ promise("two inputs run at the same time", function(case)
   assert.is_nil(err)
   assert.equal(2, n)
   assert.same({ 1, 2 }, got)
-end, "parallel")
+end, "lua", "parallel")
 
 -- What a result is -------------------------------------------------------------------------------------
 
@@ -232,6 +241,77 @@ promise("an error is raised at its place, after all results before it", function
   if case.has_traceback then contains(err.traceback, "promises.lua:") end
   support.check_pool()
 end)
+
+promise("a failure has the input that failed", function(case)
+  local f = case.func(boom_at_7)
+  local _, _, err = collect(f:map(numbers(20)))
+  assert.same({ 7, n = 1 }, err.input)
+end)
+
+promise("a failure has all arguments of its input, whatever they are", function(case)
+  local f = case.func(function() error "no" end)
+  local function input(fn, ...) return rawget(failure_of(fn, ...), "input") end
+  local long = ("long"):rep(5000)
+  assert.same({ n = 0 }, input(f.remote, f))
+  assert.same({ 1, nil, "x", nil, n = 4 }, input(f.remote, f, 1, nil, "x", nil))
+  assert.same({ { a = { 1 } }, false, n = 2 }, input(f.remote, f, { a = { 1 } }, false))
+  assert.same({ 1, long, n = 2 }, input(function() f:map({ 1 }, { long }):list() end))
+  assert.same({ "s", true, n = 2 }, input(function() f:map({ "s", "t" }, { true, false }):list() end))
+  assert.same({ { 1 }, "z", nil, n = 3 }, input(function() f:starmap({ { { 1 }, "z", nil, n = 3 } }):list() end))
+  local wide = input(function() f:map(tidepool.array("int64", { 7 }), tidepool.array("float", { 1.5 }), tidepool.array("uint8", { 9 })):list() end)
+  assert.same({ 7LL, 1.5, 9, n = 3 }, wide)
+  assert.equal("int64_t", tostring(require("ffi").typeof(wide[1])):match "int64_t")
+  local call = f:spawn("spawned")
+  assert.same({ "spawned", n = 1 }, input(call.get, call))
+  local seen = {}
+  local again = case.func({ retries = { max = 1, on = function(failure) seen[#seen + 1] = failure.input[1] end } }, function() error "no" end)
+  assert.same({ "again", n = 1 }, input(again.remote, again, "again"))
+  assert.same({ "again" }, seen)
+end, "lua")
+
+promise("a map gives up after as many failures as halt says, in the order of the inputs", function(case)
+  local f = case.func(function(x)
+    if x % 3 == 0 then error("no " .. x) end
+    return x
+  end)
+  for _, halt in ipairs { { failures = 3 }, { failures = 3, now = true } } do
+    local got, n, err = collect(f:map(tidepool.range(1e5), { return_exceptions = true, halt = halt }))
+    assert.equal(9, n)
+    assert.same({ 3, 6, 9, 8 }, { got[3].index, got[6].index, got[9].index, got[8] })
+    assert.equal("halted", err.kind)
+    assert.equal("the map was halted: 3 of 9 inputs have failed", err.message)
+  end
+  local _, n, err = collect(f:map(tidepool.range(1e5), { on_error = function() return 0 end, halt = { share = 0.2 } }))
+  assert.same({ 6, "halted" }, { n, err.kind })
+  err = failure_of(f.for_each, f, tidepool.range(1e5), { ignore_exceptions = true, halt = { failures = 5 } })
+  assert.equal("the map was halted: 5 of 15 inputs have failed", err.message)
+  _, n, err = collect(f:map(numbers(8), { return_exceptions = true, halt = { failures = 3 } }))
+  assert.same({ 8, nil }, { n, err })
+  support.check_pool()
+end, "lua")
+
+promise("a map that has as many results as halt wants ends, and what runs comes to its end", function(case)
+  local path = support.temp_path()
+  local f = case.func(function(x)
+    support.note(path, "+")
+    support.sleep(0.01)
+    support.note(path, "-")
+    if x == 2 then error "no" end
+    return x
+  end)
+  local got, n, err = collect(f:map(numbers(100), { return_exceptions = true, halt = { success = 3 } }))
+  assert.is_nil(err)
+  assert.equal(4, n)
+  assert.same({ 1, "no", 3, 4 }, { got[1], got[2].value:match "no", got[3], got[4] })
+  local begun, ended = 0, 0
+  for _, line in ipairs(support.notes(path)) do
+    if line == "+" then begun = begun + 1 else ended = ended + 1 end
+  end
+  assert.equal(begun, ended)
+  local list = case.func(function(x) return x end):map(tidepool.range(1 / 0), { halt = { success = 4 } }):list()
+  assert.same({ 1, 2, 3, 4, n = 4 }, list)
+  support.check_pool()
+end, "lua")
 
 promise("of several failures the one with the lowest index is raised, however late it happens", function(case)
   local f = case.func(function(x)
@@ -522,6 +602,157 @@ promise("breaking out of the loop is no error and leaves the pool usable", funct
   support.check_pool()
 end)
 
+-- Loops that wait, and loops that were left ------------------------------------------------------------
+
+-- Work for a loop pauses when it has perhaps been left. None of these may be taken for that.
+local DELAYS = { 0.001, 0.01, 0.05, 0.09, 0.3, 1 }
+
+--- Every seventh input fails at its first attempt, or at all of them.
+local function flaky(case, delay, is_hopeless)
+  return case.func({ retries = { max = 1, initial_delay = delay, jitter = 0.2 } }, function(x)
+    if x % 7 == 0 and (is_hopeless or tidepool.current().attempt == 1) then error { code = x } end
+    return x
+  end)
+end
+
+--- Takes one result after the other, each of which is its index, or the failure of every seventh.
+local function check_flaky(results, n, is_hopeless)
+  local taken = 0
+  for i, value in results do
+    taken = taken + 1
+    if is_hopeless and i % 7 == 0 then
+      assert.equal(i, value.value.code)
+    else
+      assert.equal(i, value)
+    end
+  end
+  assert.equal(n, taken)
+end
+
+promise("a loop over the results waits for retries, however long they are delayed", function(case)
+  for _, delay in ipairs(DELAYS) do
+    for _, is_hopeless in ipairs { false, true } do
+      check_flaky(flaky(case, delay, is_hopeless):map(numbers(50), { return_exceptions = true }), 50, is_hopeless)
+    end
+  end
+end, "lua")
+
+promise("a loop over results without order waits for retries, however long they are delayed", function(case)
+  for _, delay in ipairs { 0.001, 0.09, 0.3 } do
+    check_flaky(flaky(case, delay, true):map(numbers(50), { return_exceptions = true, ordered = false }), 50, true)
+  end
+end, "lua")
+
+promise("a loop in a task waits for retries, however long they are delayed, beside others", function(case)
+  local tasks = {}
+  for _, delay in ipairs(DELAYS) do
+    tasks[#tasks + 1] = tidepool.async(function()
+      check_flaky(flaky(case, delay):map(numbers(50)), 50)
+      check_flaky(flaky(case, delay, true):map(tidepool.range(50), { return_exceptions = true }), 50, true)
+    end)
+  end
+  tidepool.gather(tasks)
+end, "lua")
+
+promise("a loop in a mapped function waits for retries, however long they are delayed", function(case)
+  for _, delay in ipairs { 0.001, 0.09, 0.3 } do
+    local inner = flaky(case, delay)
+    local outer = case.func(function(x)
+      local sum = 0
+      for i, value in inner:map(tidepool.range(30 + x)) do
+        if i ~= value then error("result " .. i .. " is " .. tostring(value)) end
+        sum = sum + value
+      end
+      return sum
+    end)
+    for x, sum in outer:map(numbers(4)) do assert.equal((30 + x) * (31 + x) / 2, sum) end
+  end
+end, "lua")
+
+promise("a loop that waits for a slow input keeps the others running meanwhile", function(case)
+  local path = support.temp_path()
+  local f = case.func(function(x)
+    sleep(0.002)
+    if x == 1 then wait_for(path) end -- fails when nobody makes it
+    if x == 200 then note(path, "here") end
+    return x
+  end)
+  local last = 0
+  for i, value in f:map(tidepool.range(200)) do
+    assert.equal(i, value)
+    last = i
+  end
+  assert.equal(200, last)
+end, "lua", "parallel")
+
+--- Results of f(1), ..., f(n) of which a loop has taken one before it was left, and that nobody works for any more.
+local function left(f, n)
+  local results = f:map(tidepool.range(n))
+  results:next()
+  local quiet, done = 0, nil
+  support.eventually("work for a loop that was left pauses", function()
+    local stats = f:stats()
+    quiet = stats.running == 0 and stats.queued > 0 and stats.done == done and quiet + 1 or 0
+    done = stats.done
+    return quiet == 10
+  end)
+  return results
+end
+
+promise("work for a loop that was left pauses, and goes on when its results are wanted again", function(case)
+  local f = case.func(function(x)
+    sleep(0.001)
+    return x
+  end)
+  local n = 400
+  local ways = {
+    loop = function(results)
+      local last = 1
+      for i, value in results do
+        assert.equal(last + 1, i)
+        assert.equal(i, value)
+        last = i
+      end
+      assert.equal(n, last)
+    end,
+    list = function(results)
+      local list = results:list()
+      assert.same({ n, 2, n }, { list.n, list[2], list[n] })
+    end,
+    array = function(results) assert.equal(n, results:array()[n]) end,
+    sum = function(results) assert.equal(n * (n + 1) / 2 - 1, results:sum()) end,
+    done = function(results) support.eventually("the map is done", function() return results:done() end) end,
+    progress = function(results) support.eventually("the map is done", function() return results:progress().done == n end) end,
+    wait = function(results) assert.equal(results, tidepool.wait({ results })[1]) end,
+    as_completed = function(results)
+      for one in tidepool.as_completed { results } do assert.equal(results, one) end
+    end,
+    task = function(results)
+      tidepool.async(function()
+        local last
+        for i in results do last = i end
+        assert.equal(n, last)
+      end):get()
+    end,
+  }
+  for _, way in pairs(ways) do way(left(f, n)) end
+end, "lua", "background")
+
+promise("any number of loops that were left hold up nobody", function(case)
+  local f = case.func(function(x)
+    sleep(0.001)
+    return x
+  end)
+  local all = {}
+  for k = 1, 100 do
+    all[k] = f:map(tidepool.range(1000))
+    all[k]:next()
+  end
+  left(f, 1000)
+  for i, value in f:map(tidepool.range(100)) do assert.equal(i, value) end
+  for k = 1, 100 do all[k]:cancel() end
+end, "lua", "background")
+
 -- Limits, retries, nesting -----------------------------------------------------------------------------
 
 promise("never more than concurrency_limit inputs run at once", function(case)
@@ -571,6 +802,22 @@ promise("a mapped function can map, and its maps too", function(case)
     return sum
   end)
   assert.same({ 12, 18, 24, n = 3 }, outer:map({ 1, 2, 3 }):list())
+end, "lua")
+
+promise("200 maps inside each other work, and one more is an error that names the functions", function(case)
+  local ping, pong
+  ping = case.func({ name = "ping" }, function(n)
+    if n == 1 then return 1 end
+    return 1 + pong:map({ n - 1 }):list()[1]
+  end)
+  pong = case.func({ name = "pong" }, function(n)
+    if n == 1 then return 1 end
+    return 1 + ping:map({ n - 1 }):list()[1]
+  end)
+  assert.equal(200, ping:map({ 200 }):list()[1])
+  local failure = failure_of(function() return ping:map({ 201 }):list() end)
+  contains(tostring(failure), "maps are nested deeper than 200: does 'ping' call itself through map without an end?",
+    "('ping' 101 times, 'pong' 100 times)")
 end, "lua")
 
 promise("a map that maps itself without end is an error that explains", function(case)
@@ -641,7 +888,116 @@ promise("a map that was spawned runs before it is read", function(case)
   local results = f:spawn_map(numbers(5))
   support.eventually("five inputs ran", function() return #support.notes(path) == 5 end)
   assert.same({ 1, 2, 3, 4, 5, n = 5 }, results:list())
-end, "background")
+end, "lua", "background")
+
+-- Random numbers ---------------------------------------------------------------------------------------
+
+promise("an input's random numbers are its own, and the same whatever runs it and in what order", function(case)
+  local random = math.random
+  local draws = function(x)
+    local sum = 0
+    for _ = 1, x % 5 do sum = sum + random() end
+    return sum + random(), random(6), math.random(-x, x)
+  end
+  local n = 3000
+  local function all(options, call_options)
+    math.randomseed(12)
+    local f = case.func(options, draws)
+    local a, b, c, seen = {}, {}, {}, {}
+    for i, x, y, z in f:map(tidepool.range(n), call_options or { ordered = true }) do a[i], b[i], c[i] = x, y, z end
+    for i = 1, n do
+      assert(not seen[a[i]], "two inputs drew the same")
+      assert(b[i] >= 1 and b[i] <= 6 and b[i] % 1 == 0 and c[i] >= -i and c[i] <= i and c[i] % 1 == 0)
+      seen[a[i]] = true
+    end
+    return { a, b, c }
+  end
+  local expected = all({})
+  assert.same(expected, all({}))
+  assert.same(expected, all({}, { ordered = false }))
+  assert.same(expected, all({}, { window = 7 }))
+  assert.same(expected, all({ concurrency_limit = 1 }))
+  -- What they are on each executor: the first numbers of the first map after this seed.
+  math.randomseed(12)
+  local first, second = case.func(function() return random(), random() end):map({ 1 }):list()
+  assert.same({ "0.39840208292139", "0.80345579345486" }, { ("%.14f"):format(first[1]), ("%.14f"):format(second[1]) })
+end)
+
+promise("two maps, and two calls, draw different numbers, and a seed gives them again", function(case)
+  local f = case.func(function(x) return x * 0 + math.random() end)
+  local function some()
+    math.randomseed(3)
+    local a, b = f:map({ 1, 2 }):list(), f:map({ 1, 2 }):list()
+    local c, d, e = f:remote(1), f:remote(1), f:spawn(1)
+    local all = { a[1], a[2], b[1], b[2], c, d, e:get() }
+    local seen = {}
+    for _, x in ipairs(all) do
+      assert.is_nil(seen[x])
+      seen[x] = true
+    end
+    return all
+  end
+  local expected = some()
+  assert.same(expected, some())
+  math.randomseed(4)
+  assert.are_not.equal(expected[1], f:map({ 1, 2 }):list()[1])
+end)
+
+promise("an input that is tried again draws what it drew before", function(case)
+  local dir = support.temp_dir()
+  local f = case.func({ retries = 2 }, function(x)
+    local drawn = math.random()
+    note(dir .. "/" .. x, ("%.17g"):format(drawn))
+    if x % 3 == 0 and tidepool.current().attempt < 3 then error("again") end
+    return drawn
+  end)
+  for i, drawn in f:map(numbers(12)) do
+    local noted = support.notes(dir .. "/" .. i)
+    assert.equal(i % 3 == 0 and 3 or 1, #noted)
+    for _, text in ipairs(noted) do assert.equal(("%.17g"):format(drawn), text) end
+  end
+end, "lua")
+
+promise("maps inside of items have streams that follow from the item's", function(case)
+  local inner = case.func(function() return math.random() end)
+  local outer = case.func(function(x)
+    local before = math.random()
+    local list = inner:map({ 1, 2, 3 }):list()
+    return before, list[1], list[3], inner:remote(x), math.random()
+  end)
+  local function all()
+    math.randomseed(9)
+    local seen, got = {}, {}
+    for i, a, b, c, d, e in outer:map(numbers(40)) do
+      got[i] = { a, b, c, d, e }
+      for _, x in ipairs(got[i]) do
+        assert.is_nil(seen[x])
+        seen[x] = true
+      end
+    end
+    return got
+  end
+  assert.same(all(), all())
+end, "lua")
+
+promise("an input that seeds itself draws what plain Lua draws, and changes nothing for others", function(case)
+  local f = case.func(function(x)
+    if x % 2 == 0 then math.randomseed(x) end
+    return math.random(), math.random(100), math.random(3, 5)
+  end)
+  math.randomseed(1)
+  local plain = case.func(function() return math.random(), math.random(100), math.random(3, 5) end)
+  local expected = plain:map(numbers(50)):list()
+  math.randomseed(1)
+  for i, a, b, c in f:map(numbers(50)) do
+    if i % 2 == 0 then
+      math.randomseed(i)
+      assert.same({ math.random(), math.random(100), math.random(3, 5) }, { a, b, c })
+    else
+      assert.equal(expected[i], a)
+    end
+  end
+end, "lua")
 
 -- States -----------------------------------------------------------------------------------------------
 
@@ -655,7 +1011,7 @@ promise("what a function assigns to upvalues and globals stays in its worker", f
   assert.is_true(f:map(numbers(10)):list().n == 10)
   assert.equal(0, counter)
   assert.is_nil(rawget(_G, "promises_global"))
-end, "isolated")
+end, "lua", "apart")
 
 promise("a later map sees the upvalues as they are then", function(case)
   local factor = 2

@@ -1,20 +1,21 @@
---- Runs the list of promises on every executor. A new executor gets a line here.
+--- Runs the list of promises on every executor that there is.
 
 local tidepool = require "tidepool"
+local executors = require "tidepool.engine.executors"
 local promises = require "tests.promises"
-local support = require "tests.support"
 
-local executors = {
-  { name = "inline", lua = true },
-  { name = "threads", lua = true, parallel = support.workers() > 1, background = true, isolated = true },
-  { name = "opencl", is_missing = #tidepool.devices() == 0, defaults = { gpu = true } },
-}
+local function has_all(abilities, needs)
+  for _, need in ipairs(needs) do
+    if not abilities[need] then return false end
+  end
+  return true
+end
 
-for _, executor in ipairs(executors) do
+for _, executor in ipairs(executors.list) do
   describe("On the executor " .. executor.name, function()
-    local app = tidepool.App("promises", executor.defaults or { executor = executor.name })
-    local case = { executor = executor.name, has_traceback = executor.lua }
-    if executor.is_missing then
+    local app = tidepool.App("promises", executor.runs_lua and { executor = executor.name } or { gpu = true })
+    local case = { executor = executor.name, has_traceback = executor.runs_lua }
+    if executor.runs_kernels and #tidepool.devices() == 0 then
       pending "no OpenCL device"
       return
     end
@@ -22,8 +23,9 @@ for _, executor in ipairs(executors) do
     --- func(fn), func(options, fn), or func(options)(fn)
     function case.func(...) return app:func(...) end
 
+    local abilities = promises.abilities(executor)
     for _, promise in ipairs(promises) do
-      if not promise.needs or executor[promise.needs] then
+      if has_all(abilities, promise.needs) then
         it(promise.says, function() promise.check(case) end)
       end
     end

@@ -23,13 +23,26 @@ function support.times(n)
   return support.sanitized and math.ceil(n / 20) or n
 end
 
+--- From here on worker processes, and scripts of their own, die of signals as without a sanitizer: AddressSanitizer and ThreadSanitizer make
+--- a report and an exit of them. What they find by themselves they still report.
+function support.let_signals_kill()
+  if not support.sanitized then return end
+  local ffi = require "ffi"
+  ffi.cdef "int setenv(const char *, const char *, int);"
+  for _, name in ipairs { "ASAN_OPTIONS", "TSAN_OPTIONS" } do
+    local given = os.getenv(name) or ""
+    for _, signal in ipairs { "segv", "sigbus", "abort", "sigill", "sigfpe", "sigtrap" } do given = ("%s:handle_%s=0"):format(given, signal) end
+    ffi.C.setenv(name, given, 1)
+  end
+end
+
 -- Files ------------------------------------------------------------------------------------------------
 
 local function quote(text)
   return "'" .. tostring(text):gsub("'", [['\'']]) .. "'"
 end
 
-local function write_file(path, contents)
+function support.write_file(path, contents)
   local file = assert(io.open(path, "wb"))
   file:write(contents)
   file:close()
@@ -117,11 +130,11 @@ function support.now()
   return tonumber(t.s) + tonumber(t.ns) * 1e-9
 end
 
---- For workers: waits until another one has created the file at path; an error after 20 s.
+--- For workers: waits until another one has created the file at path; an error after two minutes.
 function support.wait_for(path)
   local ffi = require "ffi"
   ffi.cdef "int usleep(unsigned)"
-  for _ = 1, 20000 do
+  for _ = 1, 120000 do
     local file = io.open(path)
     if file then
       file:close()
@@ -129,12 +142,12 @@ function support.wait_for(path)
     end
     ffi.C.usleep(1000)
   end
-  error("nobody made " .. path .. " within 20 s")
+  error("nobody made " .. path .. " within two minutes")
 end
 
---- Waits until condition() holds; fails with `what` after 20 s (or the given seconds).
+--- Waits until condition() holds; fails with `what` after two minutes (or the given seconds).
 function support.eventually(what, condition, seconds)
-  local deadline = support.now() + (seconds or 20)
+  local deadline = support.now() + (seconds or 120)
   while not condition() do
     if support.now() > deadline then assert(false, "did not happen in time: " .. what) end
     support.sleep(0.005)
@@ -149,9 +162,10 @@ end
 ---@field args? string[]      after the script
 ---@field files? table        name -> contents of more files beside the script
 ---@field setup? string       shell commands before the start, e.g. "ulimit -v 300000"
+---@field binary? string      what runs the script, by default the binary under test
 ---@field launcher? string    what starts the binary, e.g. "prlimit --nproc=10"
 ---@field redirect? string    where its output goes, in shell syntax after the command, instead of to the result
----@field seconds? number     guard against hanging, default 60
+---@field seconds? number     guard against hanging, default 240
 
 --- Runs a script as `job.lua` in a directory of its own. DIR in the source stands for that directory.
 ---@param source string
@@ -161,15 +175,16 @@ function support.run_script(source, options)
   options = options or {}
   local dir = support.temp_dir()
   local function path(name) return dir .. "/" .. name end
-  write_file(path "job.lua", (source:gsub("DIR", dir)))
-  for name, contents in pairs(options.files or {}) do write_file(path(name), contents) end
+  support.write_file(path "job.lua", (source:gsub("DIR", dir)))
+  for name, contents in pairs(options.files or {}) do support.write_file(path(name), contents) end
 
-  local words = { "exec timeout -k 5", tostring(options.seconds or 60), options.launcher or "", quote(support.binary) }
+  local words = { "exec timeout -k 5", tostring(options.seconds or 240), options.launcher or "",
+    quote(options.binary or support.binary) }
   if options.workers then words[#words + 1] = "--workers " .. options.workers end
   for _, flag in ipairs(options.flags or {}) do words[#words + 1] = quote(flag) end
   words[#words + 1] = quote(path "job.lua")
   for _, argument in ipairs(options.args or {}) do words[#words + 1] = quote(argument) end
-  write_file(path "start", ("ulimit -c 0\n%s\n%s %s\n"):format(options.setup or "", table.concat(words, " "),
+  support.write_file(path "start", ("ulimit -c 0\n%s\n%s %s\n"):format(options.setup or "", table.concat(words, " "),
     options.redirect or ""))
   os.execute(("sh %s </dev/null >%s 2>%s; echo $? >%s"):format(path "start", path "stdout", path "stderr",
     path "status"))

@@ -125,11 +125,12 @@ end
 ---@param range { first: integer, count: integer }? from 0; all of them by default
 ---@return cdata[] outputs
 ---@return cdata? failed
+---@return cdata? details
 function Device:run(built, inputs, range)
     local cl, translation, err = self.cl, built.translation, ffi.new "int[1]"
     local n = inputs[1] and #inputs[1] or 1
     range = range or { first = 0, count = n }
-    local keep, mems, outputs, failed = {}, {}, {}, nil
+    local keep, mems, outputs, failed, details = {}, {}, {}, nil, nil
     local function buffer(data, bytes, flags)
         local mem = cl.clCreateBuffer(self.context, flags, bytes, data, err)
         check(err[0], "clCreateBuffer")
@@ -146,9 +147,9 @@ function Device:run(built, inputs, range)
             local array = type(input) == "userdata" and input or opencl.array(argument.ctype, input)
             keep[#keep + 1] = array
             value = buffer(array.data, math.max(array.n, 1) * size, USE_HOST)
-        elseif kind == "output" or kind == "failed" then
+        elseif kind == "output" or kind == "failed" or kind == "details" then
             local data = ffi.new(ctype .. "[?]", n)
-            if kind == "output" then outputs[argument.index] = data else failed = data end
+            if kind == "output" then outputs[argument.index] = data elseif kind == "failed" then failed = data else details = data end
             value = buffer(data, n * size, COPY)
             reads[#reads + 1] = { value[0], n * size, data }
         elseif kind == "array" then
@@ -156,6 +157,8 @@ function Device:run(built, inputs, range)
             value = buffer(array.data, math.max(array.n, 1) * size, USE_HOST)
         elseif kind == "first" or kind == "count" then
             value = ffi.new("uint64_t[1]", range[kind])
+        elseif kind == "key" or kind == "index" then -- of random numbers: any will do
+            value = ffi.new("uint64_t[1]", kind == "key" and argument.index * 0x123456789abcdefULL or 1000)
         else
             value = ffi.new(ctype .. "[1]", argument.read())
         end
@@ -169,7 +172,82 @@ function Device:run(built, inputs, range)
         check(cl.clEnqueueReadBuffer(self.queue, read[1], 1, 0, read[2], read[3], 0, nil, nil), "clEnqueueReadBuffer")
     end
     for _, mem in ipairs(mems) do cl.clReleaseMemObject(mem) end
-    return outputs, failed
+    return outputs, failed, details
+end
+
+local bits = ffi.new "union { double number; int64_t word; }"
+local function ordered(number)
+    bits.number = number
+    local word = bits.word
+    if word < 0 then word = -0x7fffffffffffffffLL - 1 - word end
+    return word
+end
+
+--- Units in the last place between two doubles; NaN equals NaN, and 0 equals -0.
+function opencl.ulps(a, b)
+    if a == b or (a ~= a and b ~= b) then return 0 end
+    if a ~= a or b ~= b then return math.huge end
+    return math.abs(tonumber(ordered(a) - ordered(b)))
+end
+
+-- Pairs of inputs: special values first, then others of all sizes, in a number that no vector divides.
+local function make_inputs(count)
+    local random = require "tidepool.translate.random"
+    local special = { 0, -0.0, 1, -1, 2, 0.5, -0.5, 3, -7, 255, 1e300, -1e300, 5e-324, 2 ^ 31, -2 ^ 31, 2 ^ 32 + 5, 2 ^ 53,
+                      1 / 0, -1 / 0, 0 / 0, 1e-310, 100.5, 0.1, -2.5 }
+    local xs, ys = {}, {}
+    for i = 1, count do
+        local u, v = random(1, i), random(2, i)
+        xs[i] = special[i] or (u - 0.5) * 10 ^ math.floor(random(3, i) * 7 - 2)
+        ys[i] = special[i] and special[(i * 7) % #special + 1] or (v - 0.5) * 20
+        if not special[i] and i % 3 == 0 then xs[i] = math.floor(xs[i]) end
+        if not special[i] and i % 4 == 0 then ys[i] = math.floor(ys[i]) end
+    end
+    return xs, ys
+end
+local xs, ys
+function opencl.inputs()
+    if not xs then xs, ys = make_inputs(101) end
+    return xs, ys
+end
+
+-- Runs fn in plain Lua (interpreted: LuaJIT's compiler and interpreter differ in max and min of NaN) and on the device.
+-- exact[k]: result k must have the same bits; the others may differ by 4 ulp. Gives what differs, nil when nothing does.
+function Device:difference(fn, exact, translation, options)
+    local XS, YS = opencl.inputs()
+    local built = self:build(translation, options)
+    local outputs, failed, details = self:run(built, { XS, YS })
+    self:release(built)
+    jit.off()
+    local trouble
+    for i = 1, #XS do
+        local plain = { pcall(fn, XS[i], YS[i]) }
+        local status = failed and failed[i - 1] or 0
+        local where = ("lanes %d, f(%.17g, %.17g)"):format(translation.lanes, XS[i], YS[i])
+        if plain[1] and status ~= 0 then
+            trouble = ("%s: fails on the device: %s"):format(where, translation:describe(status))
+        elseif not plain[1] then
+            local detail = translation.detail_output and outputs[translation.detail_output][i - 1] or details and details[i - 1]
+            local said = status ~= 0 and translation:describe(status, detail)
+            if status == 0 then
+                trouble = ("%s: does not fail on the device: %s"):format(where, plain[2])
+            elseif said ~= plain[2] and not said:find "index" then
+                trouble = ("%s: the failure is %q, should be %q"):format(where, said, plain[2])
+            end
+        else
+            for k = 1, #translation.outputs do
+                local want, got = plain[k + 1], outputs[k][i - 1]
+                if type(want) == "boolean" then want = want and 1 or 0 end
+                local off = opencl.ulps(want, got)
+                if off > (exact[k] and 0 or 4) then
+                    trouble = ("%s: result %d is %.17g, should be %.17g (%g ulp)"):format(where, k, got, want, off)
+                end
+            end
+        end
+        if trouble then break end
+    end
+    jit.on()
+    return trouble
 end
 
 return opencl

@@ -79,7 +79,7 @@ static void send_text(client *c, const char *text)
 }
 
 /* A result has come: called from our own uv_run. */
-static void on_result(void *user, tp_map *map, int status, const tp_result *result)
+static void on_result(void *user, tp_map *map, tp_next status, const tp_result *result)
 {
     client *c = user;
     if (status > 0) {

@@ -63,15 +63,15 @@ void run()
         inputs.push_back({ text.data(), text.size() });
 
     // Failures come among the results instead of ending the map.
-    const tp_pair pair{ tp_string("return_exceptions"), tp_boolean(1) };
-    const tp_value options = tp_table(&pair, 1);
+    tp_option_list options = tp_no_options();
+    tp_option_boolean(&options, "return_exceptions", true);
     tp_map *raw;
-    check(tp_map_bytes(&raw, count, inputs.data(), inputs.size(), &options, &err), err);
+    check(tp_map_bytes(&raw, count, inputs.data(), inputs.size(), tp_option_table(&options), &err), err);
     const Map map(raw);
 
     tp_result result;
-    int status;
-    while ((status = tp_map_next(map.get(), &result, &err)) > 0) {
+    tp_next status;
+    while ((status = tp_map_next(map.get(), &result, &err)) == TP_NEXT_RESULT) {
         if (result.failure) {
             std::printf("%s\n", result.failure->message);
             continue;

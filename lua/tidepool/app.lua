@@ -1,17 +1,24 @@
 --- Apps: groups of functions with common options, and the entry points that `tidepool run` calls.
 
-local check = require "tidepool.check"
+local check = require "tidepool.base.check"
 local func = require "tidepool.func"
+local lazy = require "tidepool.base.lazy"
 local options = require "tidepool.options"
+
+local cls, instances = lazy "tidepool.cls", lazy "tidepool.engine.instances"
 
 ---@class tidepool.App
 ---@field name string
 ---@field functions table<string, tidepool.Function>
----@field entries table  list of { name, fn, options, source, line }
+---@field entries table  list of { name, fn, options, source, line, made_in }: where fn is from, and the chunk that called app:main
+---@field setups table  list of { id, app, fn }
 local App = {}
 App.__index = App
 
-local app = { App = App }
+-- Of an App that a function captures only the name travels: its functions may hold what cannot.
+local Inner = { __travels = false }
+
+local app = { App = App, Inner = Inner }
 
 -- The text of the chunk "=stdin" that runs in a session, see session.lua.
 local session_text
@@ -21,18 +28,60 @@ function app.set_session_text(text)
   session_text = text
 end
 
-local all = {} -- every App of this state, in the order of creation
+-- App -> its number, in the order of creation.
+local numbers, n_made = setmetatable({}, { __mode = "k" }), 0
+-- What keeps an App that its creator has dropped: it has entry points, or was made while is_keeping.
+app.kept = {}
+local is_keeping = false
 
---- The apps that were created in this state, in order: for `tidepool run`.
+--- From here on Apps live as long as the state, or not any more: those that a file makes are looked for by name later, when its locals are gone.
+---@param keeps boolean
+function app.keep(keeps)
+  is_keeping = keeps
+end
+
+--- The Apps that are kept and that the chunk of that name has made.
+---@param source string  as debug.getinfo gives it: "@job.lua"
+---@return table
+function app.made_by(source)
+  local found = {}
+  for _, one in ipairs(app.list()) do
+    if one.made_in == source then found[#found + 1] = one end
+  end
+  return found
+end
+
+--- These Apps are not found any more, by whatever; who holds one can go on with it.
+function app.forget(apps)
+  for _, one in ipairs(apps) do numbers[one], app.kept[one] = nil, nil end
+end
+
+--- The apps that were created in this state and that somebody holds, in order: for `tidepool run` and tp_function_find.
 function app.list()
-  return all
+  local list = {}
+  for one in pairs(numbers) do list[#list + 1] = one end
+  table.sort(list, function(a, b) return numbers[a] < numbers[b] end)
+  return list
+end
+
+--- Has the chunk of that name made an entry with app:main? Those that it has loaded do not count.
+---@param source string  as debug.getinfo gives it: "@job.lua"
+---@return boolean
+function app.has_entries(source)
+  for _, one in ipairs(app.list()) do
+    for _, entry in ipairs(one.entries) do
+      if entry.made_in == source then return true end
+    end
+  end
+  return false
 end
 
 --- Creates an app.
 ---@param name string?      default: "app"
 ---@param defaults table?   options for all of its functions
 ---@return tidepool.App
-function app.new(name, defaults)
+function app.new(name, defaults, extra)
+  check.no_more(extra, "tidepool.App", "(name, options)")
   if type(name) == "table" and defaults == nil then name, defaults = nil, name end
   if name ~= nil and type(name) ~= "string" then check.fail("tidepool.App: the name must be a string, got %s", type(name)) end
   if defaults ~= nil and type(defaults) ~= "table" then
@@ -42,8 +91,17 @@ function app.new(name, defaults)
   for _, option in ipairs { "name", "kernel", "with" } do
     if checked[option] ~= nil then check.fail("tidepool.App: option '%s' is of one function, not a default for all", option) end
   end
-  local self = setmetatable({ name = name or "app", defaults = checked, functions = {}, entries = {} }, App)
-  all[#all + 1] = self
+  local self = setmetatable({
+    name = name or "app", defaults = setmetatable(checked, Inner),
+    functions = setmetatable({}, Inner), entries = setmetatable({}, Inner), setups = {},
+  }, App)
+  n_made = n_made + 1
+  numbers[self] = n_made
+  if is_keeping then
+    local frame = check.frame()
+    app.kept[self] = true
+    self.made_in = frame and frame.source
+  end
   return self
 end
 
@@ -66,14 +124,16 @@ local function lines_of(source)
   return lines
 end
 
---- What the result of app:func is assigned to, as the source says: `local evaluate = app:func`; nil when it is not to be seen.
-local function variable_name(position)
+--- What the result of app:func, or of another `maker`, is assigned to, as the source says: `local evaluate = app:func`; nil when it is not to be
+--- seen.
+local function variable_name(position, maker)
+  local call = ":%s*" .. maker .. "%f[^%w_]"
   local lines = lines_of(position.source)
   for number = position.currentline, math.max(1, position.currentline - 30), -1 do
     local line = lines[number]
-    local name = line and line:match "([%a_][%w_.]*)%s*=%s*[^=]-:%s*func%f[^%w_]"
+    local name = line and line:match("([%a_][%w_.]*)%s*=%s*[^=]-" .. call)
     if name then return name:match "[^.]*$" end
-    if line and line:find ":%s*func%f[^%w_]" then return nil end
+    if line and line:find(call) then return nil end
   end
 end
 
@@ -84,9 +144,9 @@ local function add_kernel(self, given)
   for _, name in ipairs { "precision", "returns" } do
     if given[name] ~= nil then check.fail("app:func: option '%s' is for Lua functions: with `kernel` the C code's types say it", name) end
   end
-  given.kernel = require("tidepool.gpu").kernel_option(given.kernel, given.with, check.frame(), check.where())
+  given.kernel = require("tidepool.device.gpu").kernel_option(given.kernel, given.with, check.frame(), check.where())
   given.gpu = given.gpu or self.defaults.gpu or true
-  given.name = given.name or variable_name(check.frame()) or "kernel"
+  given.name = given.name or variable_name(check.frame(), "func") or "kernel"
   local f
   f = add(self, given, function(...) return f:remote(...) end)
   return f
@@ -98,12 +158,12 @@ function add(self, given, fn)
     check.fail("app:func: expected a function to decorate, got %s", what)
   end
   local frame = check.frame()
-  local name = given.name or (frame and variable_name(frame))
+  local name = given.name or (frame and variable_name(frame, "func"))
   if not name then
     local info = debug.getinfo(fn, "S")
     name = info.what == "C" and "builtin" or ("%s:%d"):format(info.short_src, info.linedefined)
   end
-  local f = func.new(fn, name, options.merge(self.defaults, given))
+  local f = func.new(fn, name, options.merge("app:func", self.defaults, given), self.setups)
   self.functions[name] = f
   return f
 end
@@ -112,8 +172,15 @@ end
 ---@param given table|function
 ---@param fn function?
 ---@return tidepool.Function|fun(fn: function): tidepool.Function
-function App:func(given, fn)
+function App:func(...)
+  local n, given, fn, extra = select("#", ...), ...
   check.self(self, App, "app", "func", "...")
+  check.no_more(extra, "app:func", "(options, function)")
+  if n > 0 and given == nil then
+    check.fail("app:func: expected options or a function, got nil%s", n == 1 and "; is the name of the function right?" or "")
+  elseif n > 1 and fn == nil then
+    check.fail "app:func: expected a function behind the options, got nil; is its name right?"
+  end
   if type(given) == "function" then
     if fn ~= nil then check.fail("app:func: expected options, then a function; got a function first") end
     return add(self, {}, given)
@@ -128,23 +195,80 @@ function App:func(given, fn)
     return add_kernel(self, checked)
   end
   if fn ~= nil then return add(self, checked, fn) end
-  return function(decorated)
+  return function(decorated, more)
+    check.no_more(more, "app:func { options }", "a function")
     return add(self, checked, decorated)
+  end
+end
+
+local function add_class(self, given, methods)
+  local count = 0
+  if type(methods) ~= "table" or getmetatable(methods) then
+    check.fail("app:cls: expected a table of methods, got %s", methods == nil and "nil" or check.show(methods))
+  end
+  for name, method in pairs(methods) do
+    if type(name) ~= "string" or type(method) ~= "function" then
+      local what = func.is_function(method) and "a Function (decorated already)" or check.show(method)
+      check.fail("app:cls: a class is a table of functions by their names; %s is %s", check.show(name), what)
+    end
+    if not instances.is_own[name] then count = count + 1 end
+  end
+  if count == 0 then check.fail("app:cls: there is no method beside enter and exit that could be called") end
+  local merged = options.merge("app:cls", self.defaults, given)
+  if merged.gpu and not merged.executor then
+    check.fail("app:cls: with option 'gpu' alone functions are translated, but methods use self; with an executor, too, they drive the device "
+      .. "themselves")
+  end
+  local class = cls.new(given.name or variable_name(check.frame(), "cls") or "class", merged, methods, self.setups)
+  local plain = class {}
+  for _, name in ipairs(cls.names(class)) do self.functions[class.name .. "." .. name] = plain[name] end
+  return class
+end
+
+--- A class: functions that share what they have made once per worker. Like app:func a decorator: app:cls(options) { enter = , exit = , predict = }
+--- or app:cls { ... }. What it gives makes instances, Model { path = "x" }, whose methods are Functions: one.predict:map(xs). In each worker that
+--- runs one, `enter(self)` is called before its first method there, with the parameters as fields of `self`, and `exit(self)` when the worker ends.
+---@param ... table  options of the functions, the methods by their names, or first the one and then the other
+---@return tidepool.Class|fun(methods: table): tidepool.Class
+function App:cls(...)
+  local n, given, methods, extra = select("#", ...), ...
+  check.self(self, App, "app", "cls", "...")
+  check.no_more(extra, "app:cls", "(options, methods)")
+  if n == 0 or type(given) ~= "table" or getmetatable(given) then
+    check.fail("app:cls: expected options, or a table of methods, got %s", n == 0 and "nothing" or check.show(given))
+  end
+  if n == 1 then
+    for _, value in pairs(given) do
+      if type(value) == "function" then return add_class(self, {}, given) end
+    end
+  end
+  local checked = options.check("app:cls", options.of_functions, given)
+  for _, name in ipairs { "kernel", "with" } do
+    if checked[name] ~= nil then check.fail("app:cls: option '%s' is of app:func: OpenCL C has no self", name) end
+  end
+  if n > 1 then return add_class(self, checked, methods) end
+  return function(table_of, more)
+    check.no_more(more, "app:cls { options }", "a table of methods")
+    return add_class(self, checked, table_of)
   end
 end
 
 local function add_entry(self, given, fn)
   if type(fn) ~= "function" then check.fail("app:main: expected a function, got %s", fn == nil and "nil" or check.a(type(fn))) end
   if given.name ~= nil and type(given.name) ~= "string" then check.fail("app:main: name must be a string, got %s", type(given.name)) end
-  local info = debug.getinfo(fn, "S")
-  self.entries[#self.entries + 1] = { name = given.name, fn = fn, options = given, source = info.source, line = info.linedefined }
+  local info, frame = debug.getinfo(fn, "S"), check.frame()
+  app.kept[self] = true
+  self.entries[#self.entries + 1] = {
+    name = given.name, fn = fn, options = given, source = info.source, line = info.linedefined, made_in = (frame or info).source,
+  }
   return fn
 end
 
---- The entry point that `tidepool run` calls: app:main(fn), or app:main { name =, args = } (fn).
+--- The entry point that `tidepool run` calls, and `tidepool FILE` after the file: app:main(fn), or app:main { name =, args = } (fn).
 ---@param given table|function
-function App:main(given)
+function App:main(given, extra)
   check.self(self, App, "app", "main", "...")
+  check.no_more(extra, "app:main", "options or a function")
   if type(given) == "function" then return add_entry(self, {}, given) end
   if type(given) ~= "table" then check.fail("app:main: expected options or a function, got %s", given == nil and "nil" or check.a(type(given))) end
   for name in pairs(given) do
@@ -156,10 +280,27 @@ function App:main(given)
   return function(fn) return add_entry(self, given, fn) end
 end
 
+--- Has fn run in each worker before the first item there of a function of this app, once: for what a worker needs besides the values that
+-- functions capture, as the settings of a module or a connection kept in one. Several run in their order. An error in it fails the inputs that
+-- would have run; the next input tries again. In the script itself it does not run.
+--
+--     app:setup(function() cjson.encode_number_precision(3) end)
+---@param fn function  it travels as the functions of the app do
+---@return function  fn
+function App:setup(fn)
+  check.self(self, App, "app", "setup", "fn")
+  if type(fn) ~= "function" then check.fail("app:setup: expected a function, got %s", fn == nil and "nil" or check.a(type(fn))) end
+  local setup = { app = self.name, fn = fn }
+  setup.id = tostring(setup)
+  self.setups[#self.setups + 1] = setup
+  return fn
+end
+
 --- Takes over another app's functions.
 ---@param other tidepool.App
-function App:include(other)
+function App:include(other, extra)
   check.self(self, App, "app", "include", "...")
+  check.no_more(extra, "app:include", "an app")
   if getmetatable(other) ~= App then check.fail("app:include: expected an App, got %s", type(other)) end
   for name, f in pairs(other.functions) do
     if self.functions[name] and self.functions[name] ~= f then check.fail("app:include: both apps have a function '%s'", name) end

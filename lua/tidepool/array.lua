@@ -1,26 +1,32 @@
 --- Typed arrays: numbers in memory that all workers share, without copying.
 --
 -- An array is a cdata with a metatype per element type, so that LuaJIT compiles a[i] to a bounds check and a load. The memory is
--- the host's (host/array.c), counted: by each array and view, and by each message and block that carries one.
+-- the host's (host/base/array.c), counted: by each array and view, and by each message and block that carries one. An array is made first,
+-- empty and with its finalizer, and then given its memory by one call of the host, so that nothing leaks where memory for Lua's side runs out.
+--
+-- A matrix is an array that knows how many columns it has: its rows lie one after the other. All that takes arrays takes its elements in that order.
 
+local abi = require "tidepool.base.abi"
 local bit = require "bit"
-local bits = require "tidepool.bits"
-local check = require "tidepool.check"
+local bits = require "tidepool.base.bits"
+local check = require "tidepool.base.check"
 local core = require "tidepool.core"
 local ffi = require "ffi"
+local lazy = require "tidepool.base.lazy"
+local new_table = require "table.new"
+
+local npy, reduce = lazy "tidepool.npy", lazy "tidepool.engine.reduce"
 
 local array = {}
 
--- In the order of tp_type in host/array.h. 64-bit integers are cdata in Lua.
-array.types = { "double", "float", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64" }
+-- The names of element types by their numbers, from 1. 64-bit integers are cdata in Lua.
+array.types = abi.types
 
-local c_names = {
-  double = "double", float = "float", int8 = "int8_t", uint8 = "uint8_t", int16 = "int16_t", uint16 = "uint16_t",
-  int32 = "int32_t", uint32 = "uint32_t", int64 = "int64_t", uint64 = "uint64_t",
-}
+local c_names = {} -- by the type's name
+for i, name in ipairs(array.types) do c_names[name] = abi.c_types[i] end
 
-local drop = ffi.cast("void (*)(void *)", core.drop)
-local void_pointer, words_pointer = ffi.typeof "void *", ffi.typeof "const int32_t *"
+local words_pointer = ffi.typeof "const int32_t *"
+local int64, uint64 = ffi.typeof "int64_t", ffi.typeof "uint64_t"
 local cast, band, floor = ffi.cast, bit.band, math.floor
 local DOUBLE_EXPONENT, FLOAT_EXPONENT = bits.DOUBLE_EXPONENT, bits.FLOAT_EXPONENT
 
@@ -32,14 +38,48 @@ local constructors, numbers, sizes, pointer_types = {}, {}, {}, {}
 local ROOM_PER_HEAP, ROOM_MIN, ROOM_MAX = 16, 2 ^ 27, 2 ^ 30
 local collect_at = ROOM_MIN
 
+local is_real = { double = true, float = true }
+
 --- Which element type a ctype belongs to.
 local type_of = {}
 
 ---@class tidepool.Array
 ---@field data ffi.cdata*  pointer to the first element, 0-based and not checked
 ---@field ctype string     the element type
+---@field rows integer      how many rows it has; 0: it is no matrix
+---@field columns integer   how many elements a row has; 0: it is no matrix
 local methods = {}
 array.methods = methods
+
+--- Raises unless a method was called on an array, with no more arguments than it takes.
+local function check_call(a, method, extra, takes, arguments)
+  if type(a) ~= "cdata" then
+    check.fail("array.%s was called with a dot, or on something else: write array:%s(%s)", method, method, arguments or "")
+  end
+  check.no_more(extra, "array:" .. method, takes)
+end
+
+local function is_whole(x)
+  return type(x) == "number" and x % 1 == 0
+end
+
+local function check_shape(who, rows, columns)
+  if not is_whole(rows) or rows < 0 then check.fail("%s: the number of rows must be a whole number, got %s", who, check.show(rows)) end
+  if not is_whole(columns) or columns < 1 then
+    check.fail("%s: the number of columns must be a whole number of at least 1, got %s", who, check.show(columns))
+  end
+end
+
+--- An array of the same shape, of its or another element type, with any elements.
+local function allocate_like(a, ctype)
+  local b = array.allocate(ctype or a.ctype, a.length, false)
+  b.columns = a.columns
+  return b
+end
+
+local function is_number(x)
+  return type(x) == "number" or (type(x) == "cdata" and (ffi.istype(int64, x) or ffi.istype(uint64, x)))
+end
 
 local function check_range(a, method, i, j)
   if type(i) ~= "number" or type(j) ~= "number" or i < 1 or j > a.length or i % 1 ~= 0 or j % 1 ~= 0 then
@@ -47,22 +87,32 @@ local function check_range(a, method, i, j)
   end
 end
 
+local function wrong_index(a, i)
+  local is_within = type(i) == "number" and i >= 1 and i <= a.length
+  check.fail("array index %s is %s: the array has %d element%s", tostring(i), is_within and "not a whole number" or "out of range", a.length,
+    a.length == 1 and "" or "s")
+end
+
 --- An array of elements i to j (default: to the end) in the same memory: a view.
 ---@param i integer
 ---@param j integer?
 ---@return tidepool.Array
-function methods.slice(a, i, j)
+function methods.slice(a, i, j, extra)
+  check_call(a, "slice", extra, "(first, last)", "first, last")
   j = j or a.length
   check_range(a, "slice", i, j)
-  core.hold(a.memory)
-  return constructors[a.ctype](a.data + (i - 1), math.max(0, j - i + 1), a.memory)
+  local view = constructors[a.ctype]()
+  core.hold(view, a, (i - 1) * sizes[a.ctype])
+  view.length = math.max(0, j - i + 1)
+  return view
 end
 
 --- Sets all elements to v.
 ---@param v number|ffi.cdata*
 ---@return tidepool.Array a
-function methods.fill(a, v)
-  if type(v) ~= "number" and type(v) ~= "cdata" then check.fail("array:fill: expected a number, got %s", check.show(v)) end
+function methods.fill(a, v, extra)
+  check_call(a, "fill", extra, "a number", "number")
+  if not is_number(v) then check.fail("array:fill: expected a number, got %s", check.show(v)) end
   local data = a.data
   for k = 0, a.length - 1 do data[k] = v end
   return a
@@ -70,23 +120,274 @@ end
 
 --- A new array with the same elements.
 ---@return tidepool.Array
-function methods.copy(a)
-  local b = array.allocate(a.ctype, a.length, false)
+function methods.copy(a, extra)
+  check_call(a, "copy", extra, "no arguments")
+  local b = allocate_like(a)
   ffi.copy(b.data, a.data, a.length * sizes[a.ctype])
   return b
 end
 
---- The elements as a list with n.
+--- The elements as a list with n; of a matrix a list of such lists, its rows.
 ---@return table
-function methods.list(a)
-  local list = require "table.new"(a.length, 1)
-  for i = 1, a.length do list[i] = a[i] end
-  list.n = a.length
+function methods.list(a, extra)
+  check_call(a, "list", extra, "no arguments")
+  local n = a.columns > 0 and a.rows or a.length
+  local list = new_table(n, 1)
+  for i = 1, n do list[i] = a.columns > 0 and a:row(i):list() or a[i] end
+  list.n = n
   return list
 end
 
-local function out_of_range(a, i)
-  check.fail("array index %s is out of range: the array has %d element%s", tostring(i), a.length, a.length == 1 and "" or "s")
+local function next_element(a, i)
+  if i < a.length then return i + 1, a[i + 1] end
+end
+
+--- Its elements in a loop: for i, x in a:each() do. So does ipairs(a).
+---@return fun(a: tidepool.Array, i: integer): integer?, number?
+---@return tidepool.Array a
+---@return integer zero
+function methods.each(a, extra)
+  check_call(a, "each", extra, "no arguments")
+  return next_element, a, 0
+end
+
+-- ---- rows and columns ----
+
+local function check_place(a, method, i, j)
+  if a.columns == 0 then check.fail("array:%s: the array has no rows: a:reshape(rows, columns) gives it some", method) end
+  if not (is_whole(i) and i >= 1 and i <= a.rows) or not (is_whole(j) and j >= 1 and j <= a.columns) then
+    check.fail("array:%s: there is no element %s, %s in %d rows of %d columns", method, check.show(i), check.show(j), a.rows, a.columns)
+  end
+end
+
+--- Element j of row i of a matrix.
+---@param i integer
+---@param j integer
+---@return number|ffi.cdata*
+function methods.at(a, i, j, extra)
+  check_call(a, "at", extra, "(row, column)", "row, column")
+  check_place(a, "at", i, j)
+  return a[(i - 1) * a.columns + j]
+end
+
+--- Sets element j of row i of a matrix.
+---@param i integer
+---@param j integer
+---@param v number|ffi.cdata*
+function methods.set(a, i, j, v, extra)
+  check_call(a, "set", extra, "(row, column, value)", "row, column, value")
+  check_place(a, "set", i, j)
+  a[(i - 1) * a.columns + j] = v
+end
+
+--- Row i of a matrix: a view.
+---@param i integer
+---@return tidepool.Array
+function methods.row(a, i, extra)
+  check_call(a, "row", extra, "its number", "number")
+  check_place(a, "row", i, 1)
+  return a:slice((i - 1) * a.columns + 1, i * a.columns)
+end
+
+--- The same elements as a matrix of so many rows and columns: a view.
+---@param rows integer
+---@param columns integer
+---@return tidepool.Array
+function methods.reshape(a, rows, columns, extra)
+  check_call(a, "reshape", extra, "(rows, columns)", "rows, columns")
+  check_shape("array:reshape", rows, columns)
+  if rows * columns ~= a.length then
+    check.fail("array:reshape: %d rows of %d columns are %.0f elements, but the array has %d", rows, columns, rows * columns, a.length)
+  end
+  local view = constructors[a.ctype]()
+  core.hold(view, a, 0)
+  view.length, view.columns = a.length, columns
+  return view
+end
+
+-- ---- changed by several workers at once ----
+
+-- By element type: the functions of host/base/atomic.h, whose calls LuaJIT compiles. Types of 8 and 16 bits have none.
+local atomics, atomic_types = {}, {}
+
+local function open_atomics(name)
+  local functions = core.atomics(numbers[name])
+  if not functions then return end
+  local c = c_names[name]
+  functions = ffi.cast("void *const *", functions)
+  local change, swap = ffi.typeof(("%s (*)(%s *, %s)"):format(c, c, c)), ffi.typeof(("int (*)(%s *, %s, %s)"):format(c, c, c))
+  atomics[name] = {
+    add = cast(change, functions[abi.atomic.ADD]), max = cast(change, functions[abi.atomic.MAX]),
+    min = cast(change, functions[abi.atomic.MIN]), swap = cast(swap, functions[abi.atomic.SWAP]),
+  }
+  atomic_types[#atomic_types + 1] = name
+end
+
+--- The functions for an array, of which the index and a value that is to be in it are right.
+local function atomics_of(a, method, i, v)
+  local of = atomics[a.ctype]
+  if not of then
+    check.fail("array:%s: elements of type %s cannot be changed by several at once; those of %s can", method, a.ctype,
+      table.concat(atomic_types, ", "))
+  end
+  if type(i) ~= "number" or not (i >= 1 and i <= a.length and floor(i) == i) then wrong_index(a, i) end
+  if type(v) == "number" then
+    if floor(v) ~= v and not is_real[a.ctype] then
+      check.fail("array:%s: elements of type %s take whole numbers, got %s", method, a.ctype, tostring(v))
+    end
+  elseif not is_number(v) then
+    check.fail("array:%s: expected a number, got %s", method, check.show(v))
+  end
+  return of
+end
+
+--- a[i] = a[i] + v in one step, between which nothing else comes: for counts and sums that several workers share. Elements of 32 bits and more.
+---@param i integer
+---@param v number|ffi.cdata*
+---@return number|ffi.cdata* before  what the element was
+function methods.add(a, i, v, extra)
+  check_call(a, "add", extra, "(index, value)", "index, value")
+  return atomics_of(a, "add", i, v).add(a.data + (i - 1), v)
+end
+
+--- Sets a[i] to `new` if it is `old`, to the bit, in one step, as array:add. Else somebody else has come before: read it again.
+---@param i integer
+---@param old number|ffi.cdata*
+---@param new number|ffi.cdata*
+---@return boolean is_done
+function methods.compare_and_swap(a, i, old, new, extra)
+  check_call(a, "compare_and_swap", extra, "(index, old, new)", "index, old, new")
+  atomics_of(a, "compare_and_swap", i, old)
+  return atomics_of(a, "compare_and_swap", i, new).swap(a.data + (i - 1), old, new) ~= 0
+end
+
+local function is_wide(a) return a.ctype == "int64" or a.ctype == "uint64" end
+
+--- Their sum in doubles, in the order in which results:sum() adds.
+local function sum_of(a)
+  local sums, part = reduce.new(), ffi.new("double[?]", reduce.GROUP)
+  for first = 1, a.length, reduce.GROUP do
+    local n = math.min(reduce.GROUP, a.length - first + 1)
+    for k = 0, n - 1 do part[k] = a[first + k] end -- not the memory itself, because of its NaNs
+    sums:add(part, first, n)
+  end
+  return sums:total()
+end
+
+--- The sum of all elements, as results:sum() makes it; 0 of none. Of 64-bit integers the exact one, if it fits into such an integer.
+---@return number|ffi.cdata*
+function methods.sum(a, extra)
+  check_call(a, "sum", extra, "no arguments")
+  if not is_wide(a) then return sum_of(a) end
+  local sum, data = a.ctype == "int64" and 0LL or 0ULL, a.data
+  for k = 0, a.length - 1 do sum = sum + data[k] end
+  return sum
+end
+
+--- The mean of all elements; nil of none.
+---@return number?
+function methods.mean(a, extra)
+  check_call(a, "mean", extra, "no arguments")
+  return a.length > 0 and sum_of(a) / a.length or nil
+end
+
+local function is_less(x, y) return x < y end
+local function is_more(x, y) return x > y end
+
+--- The index of the element that is before all others, or a NaN; the first of equal ones. Zeros go by their signs.
+local function find_extreme(a, is_before)
+  if a.length == 0 then return nil end
+  local at, m = 1, a[1]
+  for i = 2, a.length do
+    local x = a[i]
+    if m ~= m then break end
+    if is_before(x, m) or x ~= x or (x == 0 and m == 0 and is_before(1 / tonumber(x), 1 / tonumber(m))) then at, m = i, x end
+  end
+  return at
+end
+
+--- The index of the least element, the first of equal ones; of the first NaN if there is one; nil of none.
+---@return integer?
+function methods.argmin(a, extra)
+  check_call(a, "argmin", extra, "no arguments")
+  return find_extreme(a, is_less)
+end
+
+--- The index of the greatest element, the first of equal ones; of the first NaN if there is one; nil of none.
+---@return integer?
+function methods.argmax(a, extra)
+  check_call(a, "argmax", extra, "no arguments")
+  return find_extreme(a, is_more)
+end
+
+--- The least element; NaN when one is, nil of none. With an index and a value: a[i] = math.min(a[i], v) in one step, as array:add; gives what the
+--- element was.
+---@param i integer?
+---@param v (number|ffi.cdata*)?
+---@return (number|ffi.cdata*)?
+function methods.min(a, i, v, extra)
+  check_call(a, "min", extra, "nothing, or (index, value)", "")
+  if i ~= nil or v ~= nil then return atomics_of(a, "min", i, v).min(a.data + (i - 1), v) end
+  local at = find_extreme(a, is_less)
+  return at and a[at]
+end
+
+--- The greatest element; NaN when one is, nil of none. With an index and a value: a[i] = math.max(a[i], v) in one step, as array:add; gives what
+--- the element was.
+---@param i integer?
+---@param v (number|ffi.cdata*)?
+---@return (number|ffi.cdata*)?
+function methods.max(a, i, v, extra)
+  check_call(a, "max", extra, "nothing, or (index, value)", "")
+  if i ~= nil or v ~= nil then return atomics_of(a, "max", i, v).max(a.data + (i - 1), v) end
+  local at = find_extreme(a, is_more)
+  return at and a[at]
+end
+
+--- Sorts the elements in their place: the least first, NaNs last; or as table.sort does, by what is to come before what.
+---@param comes_before (fun(x: number, y: number): boolean)?
+---@return tidepool.Array a
+function methods.sort(a, comes_before, extra)
+  check_call(a, "sort", extra, "(comes_before)", "comes_before")
+  if comes_before == nil then
+    if not core.sort(a, numbers[a.ctype]) then check.fail("array:sort: not enough memory for another %d elements", a.length) end
+    return a
+  end
+  if type(comes_before) ~= "function" then check.fail("array:sort: expected a function, got %s", check.show(comes_before)) end
+  local list = new_table(a.length, 0)
+  for i = 1, a.length do list[i] = a[i] end
+  table.sort(list, comes_before)
+  for i = 1, a.length do a[i] = list[i] end
+  return a
+end
+
+--- A new array of fn(element) for each element, here and now. (f:map(a):array() does it in all workers.)
+---@param fn fun(x: number|ffi.cdata*): number
+---@param ctype string?  its element type; default: this array's
+---@return tidepool.Array
+function methods.map(a, fn, ctype, extra)
+  check_call(a, "map", extra, "(fn, type)", "fn, type")
+  if type(fn) ~= "function" and not (type(fn) == "table" and getmetatable(fn) and getmetatable(fn).__call) then
+    check.fail("array:map: expected a function, got %s", check.show(fn))
+  end
+  if ctype ~= nil then array.check_type("array:map", ctype) end
+  local b = allocate_like(a, ctype)
+  local data = b.data
+  for i = 1, a.length do
+    local y = fn(a[i])
+    if not is_number(y) then check.fail("array:map: the function has returned %s for element %d", y == nil and "nothing" or check.show(y), i) end
+    data[i - 1] = y
+  end
+  return b
+end
+
+--- Writes it to a file of NumPy's format .npy, which numpy.load and tidepool.load_array read.
+---@param path string
+---@return tidepool.Array a
+function methods.save(a, path, extra)
+  check_call(a, "save", extra, "a path", "path")
+  npy.save(a, path)
+  return a
 end
 
 --- One element, of which the index is right. See bits.lua about NaNs.
@@ -106,40 +407,110 @@ local function load_integer(a, key)
   return a.data[key - 1]
 end
 
+-- ---- arithmetic ----
+
+-- What Lua makes of two elements: a double, or a 64-bit integer where one takes part. Of floats it is kept as floats.
+local function result_type(x, y)
+  local types, all_floats = {}, true
+  for k = 1, 2 do
+    local v = k == 1 and x or y
+    local name = array.type_of(v)
+    if not name and type(v) == "cdata" then name = ffi.istype(uint64, v) and "uint64" or "int64" end
+    types[name or "none"] = true
+    all_floats = all_floats and (not name or name == "float")
+  end
+  return types.uint64 and "uint64" or types.int64 and "int64" or all_floats and "float" or "double"
+end
+
+local loops = {} -- by what they compute: each is made from text, so that LuaJIT compiles it for itself
+
+local function loop_of(expression)
+  if not loops[expression] then
+    loops[expression] = loadstring(("local out, n, x, y = ... for i = 1, n do out[i - 1] = %s end"):format(expression), "=tidepool/array")
+  end
+  return loops[expression]
+end
+
+--- The metamethod for "+" and the like.
+local function arithmetic(operator)
+  return function(x, y)
+    local x_type, y_type = array.type_of(x), array.type_of(y)
+    local a = x_type and x or y
+    for k = 1, 2 do
+      local v = k == 1 and x or y
+      if not array.type_of(v) and not is_number(v) then
+        check.fail("array %s: expected an array or a number on the %s, got %s", operator, k == 1 and "left" or "right", check.show(v))
+      end
+    end
+    if x_type and y_type and (x.length ~= y.length or (x.columns ~= y.columns and x.columns > 0 and y.columns > 0)) then
+      local function shape(v) return v.columns > 0 and ("%d rows of %d columns"):format(v.rows, v.columns) or ("%d elements"):format(v.length) end
+      check.fail("array %s: %s on the left, %s on the right", operator, shape(x), shape(y))
+    end
+    local b = array.allocate(result_type(x, y), a.length, false)
+    b.columns = math.max(x_type and x.columns or 0, y_type and y.columns or 0)
+    loop_of(("%s %s %s"):format(x_type and "x[i]" or "x", operator, y_type and "y[i]" or "y"))(b.data, b.length, x, y)
+    return b
+  end
+end
+
+-- ---- what they are in Lua ----
+
+local SHOWN = 8 -- elements, or rows
+
+--- The first of n things, as in a list.
+local function first_of(n, text_of)
+  local shown = {}
+  for i = 1, math.min(n, SHOWN) do shown[i] = text_of(i) end
+  return table.concat(shown, ", ") .. (n > SHOWN and ", ..." or "")
+end
+
+local function elements_text(a)
+  return first_of(a.length, function(i) return tostring(a[i]) end)
+end
+
 local function metatype(name)
   local load_element = load[name] or load_integer
   return {
     __index = function(a, key)
       if type(key) == "number" then
-        if not (key >= 1 and key <= a.length) then out_of_range(a, key) end
-        return load_element(a, floor(key))
+        if not (key >= 1 and key <= a.length and floor(key) == key) then wrong_index(a, key) end
+        return load_element(a, key)
       end
       if key == "ctype" then return name end
+      if key == "rows" then return a.columns > 0 and a.length / a.columns or 0 end
+      if type(key) == "table" then return a:at(key[1], key[2], key[3]) end
       return methods[key]
     end,
     __newindex = function(a, key, value)
-      if type(key) ~= "number" or not (key >= 1 and key <= a.length) then out_of_range(a, key) end
-      if type(value) ~= "number" and type(value) ~= "cdata" then
+      if type(key) == "table" then return a:set(key[1], key[2], value, key[3]) end
+      if type(key) ~= "number" or not (key >= 1 and key <= a.length and floor(key) == key) then wrong_index(a, key) end
+      if not is_number(value) then
         check.fail("array element %d must be a number, got %s", key, check.show(value))
       end
       a.data[key - 1] = value
     end,
     __len = function(a) return a.length end,
-    __gc = function(a) drop(a.memory) end,
+    __gc = core.drop,
+    __ipairs = methods.each,
+    __pairs = methods.each,
+    __add = arithmetic "+", __sub = arithmetic "-", __mul = arithmetic "*", __div = arithmetic "/", __mod = arithmetic "%", __pow = arithmetic "^",
+    __unm = function(a) return a * -1 end,
     __tostring = function(a)
-      local shown = {}
-      for i = 1, math.min(a.length, 8) do shown[i] = tostring(a[i]) end
-      return ("tidepool.array(%q, %d) { %s%s }"):format(name, a.length, table.concat(shown, ", "), a.length > 8 and ", ..." or "")
+      if a.columns == 0 then return ("tidepool.array(%q, %d) { %s }"):format(name, a.length, elements_text(a)) end
+      return ("tidepool.array(%q, { rows = %d, columns = %d }) { %s }"):format(name, a.rows, a.columns,
+        first_of(a.rows, function(i) return "{ " .. elements_text(a:row(i)) .. " }" end))
     end,
   }
 end
 
 for number, name in ipairs(array.types) do
-  local ct = ffi.typeof("struct { " .. c_names[name] .. " *data; double length; void *memory; }")
+  -- A text for each: what ffi.typeof makes of one text is a constant in compiled code, whatever "$" stands for.
+  local ct = ffi.typeof((abi.view_struct:gsub("%$", c_names[name])))
   ffi.metatype(ct, metatype(name))
   constructors[name], numbers[name], sizes[name] = ct, number - 1, ffi.sizeof(c_names[name])
   pointer_types[name] = ffi.typeof(c_names[name] .. " *")
   type_of[tonumber(ct)] = name
+  open_atomics(name)
 end
 
 --- The ctype of pointers to elements, and the C name of an element type.
@@ -178,57 +549,111 @@ end
 function array.allocate(name, n, zeroed)
   local bytes = n * sizes[name]
   if core.array_bytes() + bytes > collect_at then collect() end
-  local memory, data = core.array(bytes, zeroed)
-  if not memory then
+  local a = constructors[name]()
+  local has_memory = core.array(a, bytes, zeroed)
+  if not has_memory then
     collect()
-    memory, data = core.array(bytes, zeroed)
+    has_memory = core.array(a, bytes, zeroed)
   end
-  if not memory then check.fail("tidepool.array: not enough memory for %.0f elements of type %s", n, name) end
-  return constructors[name](ffi.cast(void_pointer, data), n, memory)
+  if not has_memory then check.fail("tidepool.array: not enough memory for %.0f elements of type %s", n, name) end
+  a.length = n
+  return a
 end
 
 local function known_types()
   return '"' .. table.concat(array.types, '", "') .. '"'
 end
 
+-- Other words for them.
+local c_aliases = {
+  int = "int32", uint = "uint32", unsigned = "uint32", long = "int64", short = "int16", char = "int8", byte = "uint8", number = "double",
+  int32_t = "int32", uint32_t = "uint32", int64_t = "int64", uint64_t = "uint64", int16_t = "int16", uint16_t = "uint16",
+  int8_t = "int8", uint8_t = "uint8", float64 = "double", float32 = "float", size_t = "uint64",
+}
+
 --- Checks an element type; raises in the name of `who`.
 function array.check_type(who, name)
   if numbers[name] then return end
-  local near = type(name) == "string" and check.nearest(name, array.types)
+  local near = c_aliases[name] or (type(name) == "string" and check.nearest(name, array.types))
   check.fail("%s: unknown element type %s%s; there are %s", who, check.show(name), near and (" (did you mean %q?)"):format(near) or "",
     known_types())
 end
 
---- A new typed array: of n zeros, or with the numbers of a list (or of another array).
+--- The numbers of a list, from element `first` of an array on.
+local function set_elements(a, first, list, n, what)
+  for i = 1, n do
+    local x = list[i]
+    if not is_number(x) then
+      check.fail("tidepool.array: element %d of %s is %s, not a number", i, what, x == nil and "nil" or check.show(x))
+    end
+    a.data[first + i - 2] = x
+  end
+end
+
+--- A matrix of a list of rows.
+local function of_rows(name, list, rows)
+  local first = list[1]
+  local columns = array.type_of(first) and first.length or first.n or #first
+  check_shape("tidepool.array", rows, columns)
+  local a = array.allocate(name, rows * columns, false)
+  a.columns = columns
+  for i = 1, rows do
+    local row = list[i]
+    local n = array.type_of(row) and row.length or type(row) == "table" and (row.n or #row)
+    if n ~= columns then
+      check.fail("tidepool.array: row %d is %s, but the first has %d elements", i, n and ("of %d elements"):format(n) or check.show(row), columns)
+    end
+    set_elements(a, (i - 1) * columns + 1, row, n, ("row %d"):format(i))
+  end
+  return a
+end
+
+--- A new typed array: of n zeros, or with the numbers of a list (or of another array); of a list of lists, a matrix.
 ---@param name string    "double", "float", "int8", "uint8", ... "int64", "uint64"
----@param from number|table
+---@param from number|table  how many, or a list, or { rows = r, columns = c } for a matrix
+---@param value (number|ffi.cdata*)?  where there is no list: what all elements are (0)
 ---@return tidepool.Array
-function array.new(name, from)
+function array.new(name, from, value, extra)
+  check.no_more(extra, "tidepool.array", "(type, number of elements or list, value)")
   array.check_type("tidepool.array", name)
+  local rows, columns
+  if type(from) == "table" and (from.rows ~= nil or from.columns ~= nil) then
+    rows, columns = from.rows, from.columns
+    for key in pairs(from) do
+      if key ~= "rows" and key ~= "columns" then check.fail("tidepool.array: a shape is { rows =, columns = }, and has no %s", check.show(key)) end
+    end
+    check_shape("tidepool.array", rows, columns)
+    from = rows * columns
+  end
   if type(from) == "number" then
     if from < 0 or from % 1 ~= 0 or from > 2 ^ 45 then
       check.fail("tidepool.array: the number of elements must be an integer of at least 0, got %s", tostring(from))
     end
-    return array.allocate(name, from, true)
+    if value ~= nil and not is_number(value) then check.fail("tidepool.array: expected a number for all elements, got %s", check.show(value)) end
+    local a = array.allocate(name, from, value == nil)
+    a.columns = columns or 0
+    return value == nil and a or a:fill(value)
   end
-  local n
+  if value ~= nil then check.fail("tidepool.array takes a value where it is told how many elements there are, and has got a list") end
   if array.type_of(from) then
-    n = from.length
-  elseif type(from) == "table" then
-    n = from.n or #from
-  else
+    local a = allocate_like(from, name)
+    set_elements(a, 1, from, from.length, "the array")
+    return a
+  elseif type(from) ~= "table" then
     check.fail("tidepool.array: expected a number of elements or a list, got %s", check.show(from))
   end
-  for i = 1, n do
-    local x = from[i]
-    if type(x) ~= "number" and type(x) ~= "cdata" then
-      check.fail("tidepool.array: element %d of the list is %s, not a number", i, x == nil and "nil" or check.show(x))
-    end
-  end
+  local n = from.n or #from
+  if type(from[1]) == "table" or array.type_of(from[1]) then return of_rows(name, from, n) end
   local a = array.allocate(name, n, false)
-  local data = a.data
-  for i = 1, n do data[i - 1] = from[i] end
+  set_elements(a, 1, from, n, "the list")
   return a
+end
+
+--- The array that is kept in a file of NumPy's format .npy: see tidepool.load_array.
+---@return tidepool.Array
+function array.load(path, extra)
+  check.no_more(extra, "tidepool.load_array", "a path")
+  return npy.load(path)
 end
 
 -- How arrays travel: see tp_codec_set_arrays.
@@ -236,11 +661,13 @@ core.set_arrays(function(value)
   local name = array.type_of(value)
   if not name then return nil end
   local memory, start = core.memory(value.memory)
-  return memory, numbers[name], tonumber(ffi.cast("char *", value.data) - ffi.cast("char *", start)), value.length
-end, function(memory, number, offset, n)
+  return memory, numbers[name], tonumber(ffi.cast("char *", value.data) - ffi.cast("char *", start)), value.length, value.columns
+end, function(memory, number, offset, n, columns)
   local name = array.types[number + 1]
-  local start = ffi.cast("char *", core.hold(memory))
-  return constructors[name](ffi.cast(void_pointer, start + offset), n, memory)
+  local a = memory and constructors[name]() or array.allocate(name, n, false)
+  if memory then core.hold(a, memory, offset) end
+  a.length, a.columns = n, columns
+  return a
 end)
 
 return array

@@ -1,18 +1,20 @@
 --- One call that was started: Function:spawn, Function:remote.
 
-local check = require "tidepool.check"
+local abi = require "tidepool.base.abi"
+local check = require "tidepool.base.check"
 local core = require "tidepool.core"
 local failure = require "tidepool.failure"
-local interpret = require "tidepool.interpret"
-local loop = require "tidepool.loop"
+local interpret = require "tidepool.base.interpret"
+local loop = require "tidepool.engine.loop"
 
 ---@class tidepool.Call
 local Call = {}
 Call.__index = Call
+Call.__travels = "a Call cannot travel to a worker: pass what call:get() gives"
 
 local call = { Call = Call }
 
-local FAILURE, RETRY = 2, 3
+local FAILURE, RETRY = abi.block.FAILURE, abi.block.RETRY
 
 --- The only result of job, of Function f, if it is there: true and its values, or false and its failure. Never waits.
 local function take(job, f)
@@ -21,15 +23,16 @@ local function take(job, f)
     local kind, index = core.next(job)
     if kind == nil then
       local is_cancelled, reason, why = core.is_cancelled(job)
+      if not is_cancelled and core.is_over(job) then -- it was taken once, and there was no memory to read it
+        return false, failure.new { kind = abi.kind.MEMORY, message = abi.NO_MEMORY, function_name = f.name, attempts = 1 }
+      end
       if not is_cancelled then return nil end
-      return false, failure.new { kind = reason or "cancelled", message = why or "the call was cancelled", function_name = f.name,
+      return false, failure.new { kind = reason or abi.kind.CANCELLED, message = why or "the call was cancelled", function_name = f.name,
         attempts = 0 }
     elseif kind ~= FAILURE and kind ~= RETRY then
       return true, core.item(job, 0)
     end
-    local of, message, value, traceback, attempts, worker = core.item(job, 0)
-    local failed = failure.new { kind = of, message = message, value = value, traceback = traceback, attempts = attempts, worker = worker,
-      index = index, function_name = f.name, max_attempts = 1 + (retries and retries.max or 0) }
+    local failed = failure.of_job(job, { index = index, function_name = f.name, max_attempts = 1 + (retries and retries.max or 0) })
     if kind == FAILURE then return false, failed end
     local fine, why = true, nil
     if retries.on then fine, why = pcall(retries.on, failed) end
@@ -103,6 +106,10 @@ function Call:_finish()
   loop.await(self)
 end
 
+function Call:_tidy()
+  self:_settle()
+end
+
 function Call:_report()
   return self.values[1]
 end
@@ -110,8 +117,9 @@ end
 --- Waits for the call.
 ---@param timeout number?  seconds after which to give up waiting, with a failure of kind "timeout"; the call goes on
 ---@return any ...  its return values; its failure is raised
-function Call:get(timeout)
+function Call:get(timeout, extra)
   check.self(self, Call, "call", "get")
+  check.no_more(extra, "call:get", "a number of seconds at most")
   return call.get(self, "call", self.f.name, timeout)
 end
 
@@ -126,24 +134,26 @@ function call.get(self, what, name, timeout)
     check.fail("%s:get: the timeout must be a number of seconds, 0 or more, got %s", what, check.show(timeout))
   end
   if not loop.await(self, timeout and core.now() + timeout) then
-    error(failure.new { kind = "timeout", message = ("the %s is not done after %g s"):format(what, timeout), function_name = name, attempts = 0 }, 0)
+    error(failure.new { kind = abi.kind.TIMEOUT, message = ("the %s is not done after %g s"):format(what, timeout),
+      function_name = name, attempts = 0 }, 0)
   end
   return give(self:_outcome())
 end
 
 --- Is it done, so that get would not wait?
 ---@return boolean
-function Call:done()
+function Call:done(extra)
   check.self(self, Call, "call", "done")
+  check.no_more(extra, "call:done", "no arguments")
   if not self.job then return true end
-  local pushed, finished = core.counts(self.job)
-  return finished == pushed
+  return core.is_settled(self.job)
 end
 
 --- Removes it when it is queued; when it runs, its result is dropped and it is not tried again. get raises a failure of kind "cancelled" then. A call
 --- that is done stays as it is.
-function Call:cancel()
+function Call:cancel(extra)
   check.self(self, Call, "call", "cancel")
+  check.no_more(extra, "call:cancel", "no arguments")
   if self:_settle() then return end
   self.is_cancelled = true
   core.cancel(self.job)
@@ -152,8 +162,9 @@ end
 
 --- Calls fn(call) once it is done, from the loop: in a task of its own, while somebody waits, at the latest at the script's end.
 ---@param fn function
-function Call:on_done(fn)
+function Call:on_done(fn, extra)
   check.self(self, Call, "call", "on_done", "fn")
+  check.no_more(extra, "call:on_done", "a function")
   loop.on_done("call:on_done", self, fn)
 end
 

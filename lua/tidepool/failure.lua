@@ -1,26 +1,58 @@
 --- What a failed input leaves: which one, why, and where.
 
+local abi = require "tidepool.base.abi"
+local check = require "tidepool.base.check"
 local core = require "tidepool.core"
 
 ---@class tidepool.Failure
----@field kind string  "error": the function raised; "codec": a value that cannot travel; "memory"; "cancelled"; "crash": its thread
---- ended; "device": a device that could not run it; "usage": an input that is none; "resource": no worker could be started;
---- "timeout": waiting was given up
+---@field kind string  "error": the function raised; "codec": a value that cannot travel; "memory": there was none, or no more than `memory`
+--- allows; "cancelled"; "crash": its worker process died, or its thread ended; "device": a device that could not run it; "halted": the map gave up,
+--- as `halt` says; "usage": an input that is none, or maps nested too deep, which is not tried again; "resource": no worker could be started;
+--- "timeout": it ran for longer than its function's `timeout`, or waiting
+--- was given up
 ---@field message string  one readable text
 ---@field value any  the error value itself, when it can travel
 ---@field traceback string?  where it was raised, in the worker: the user's frames
 ---@field index integer?  which input, from 1
 ---@field attempts integer  how often it was tried
+---@field input table?  the arguments that it was tried with, a list with n: a copy of them
+---@field stderr string?  of one whose worker process died: the last 4 KiB that it had written to its standard error
 ---@field worker integer?  which worker had it last; 0 is the caller itself
 ---@field function_name string?
 ---@field phase string?  "input": raised by the inputs, not by the function
 ---@field results table?  what had finished before, on a failure that list() raises
 local Failure = {}
 
+-- The loop that a map has taken the place of raises strings, mostly. What code does with those goes on with a Failure, for which its message
+-- stands then: `..`, and the methods of strings, also those that the script has added. (What C reads as a string, string.find(err, ...), needs
+-- tostring.)
+
+--- A method of strings for Failures.
+local function text_method(name)
+  return function(self, ...)
+    if getmetatable(self) == Failure then self = rawget(self, "message") end
+    return string[name](self, ...)
+  end
+end
+
 --- Fields of an error value that is a table are forwarded: error { code = 7 } gives failure.code == 7.
 function Failure.__index(self, key)
   local value = rawget(self, "value")
-  if type(value) == "table" then return value[key] end
+  if type(value) == "table" then
+    local field = value[key]
+    if field ~= nil then return field end
+  end
+  if type(key) == "string" and type(string[key]) == "function" then return text_method(key) end
+end
+
+local function text_of(value)
+  if type(value) == "string" or type(value) == "number" then return value end
+  if getmetatable(value) == Failure then return rawget(value, "message") end
+  check.fail("attempt to concatenate a failure and %s", value == nil and "nil" or check.a(type(value)))
+end
+
+function Failure.__concat(a, b)
+  return text_of(a) .. text_of(b)
 end
 
 --- The message, which input it was, and the traceback: without the causes.
@@ -29,8 +61,9 @@ local function describe(self)
   if self.index then
     out[2] = ("in input %d of map '%s'"):format(self.index, self.function_name or "?")
     if self.attempts ~= 0 then -- else it never ran
-      out[2] = out[2] .. (" (worker %d, attempt %d%s)"):format(self.worker or 0, self.attempts or 1,
-        self.max_attempts and " of " .. self.max_attempts or "")
+      local attempts, most = self.attempts or 1, self.max_attempts
+      local is_counted = most and attempts <= most and self.kind ~= abi.kind.CRASH -- of those that a death has ended there may be more
+      out[2] = out[2] .. (" (worker %d, attempt %d%s)"):format(self.worker or 0, attempts, is_counted and " of " .. most or "")
     end
   end
   out[#out + 1] = rawget(self, "traceback")
@@ -60,10 +93,31 @@ local failure = { Failure = Failure }
 
 core.add_class("tidepool.failure.Failure", Failure, false)
 
+--- The kind of a failure by what was raised.
+function failure.kind_of(raised)
+  return core.is_memory_error(raised) and abi.kind.MEMORY or abi.kind.ERROR
+end
+
 --- Makes one of a table of its fields.
 ---@return tidepool.Failure
 function failure.new(fields)
   return setmetatable(fields, Failure)
+end
+
+local function fill(fields, ...)
+  for i, name in ipairs(abi.failure) do fields[name] = (select(i, ...)) end
+  return failure.new(fields)
+end
+
+local function pack_input(fine, is_known, ...)
+  return fine and is_known and { n = select("#", ...), ... } or nil
+end
+
+--- The Failure of the block that is read of a job: `fields` are what else is known of it.
+---@return tidepool.Failure
+function failure.of_job(job, fields)
+  fields.input = pack_input(pcall(core.input, job))
+  return fill(fields, core.item(job, 0))
 end
 
 --- Is it a Failure?

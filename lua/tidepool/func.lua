@@ -1,15 +1,18 @@
 --- A decorated function: plain Lua when it is called, parallel by its methods.
 
+local abi = require "tidepool.base.abi"
 local Call = require "tidepool.call"
-local check = require "tidepool.check"
+local check = require "tidepool.base.check"
 local core = require "tidepool.core"
+local executors = require "tidepool.engine.executors"
 local failure = require "tidepool.failure"
-local interpret = require "tidepool.interpret"
-local lazy = require "tidepool.lazy"
-local loop = require "tidepool.loop"
+local interpret = require "tidepool.base.interpret"
+local lazy = require "tidepool.base.lazy"
+local loop = require "tidepool.engine.loop"
 local options = require "tidepool.options"
 
-local array, inputs, results = lazy "tidepool.array", lazy "tidepool.inputs", lazy "tidepool.results"
+local array, inputs, results = lazy "tidepool.array", lazy "tidepool.engine.inputs", lazy "tidepool.results"
+local cache, journal, share = lazy "tidepool.engine.cache", lazy "tidepool.engine.journal", lazy "tidepool.share"
 
 ---@class tidepool.Function
 ---@field raw function  the plain Lua function
@@ -20,20 +23,28 @@ local Function = {}
 ---@class tidepool.Function
 local methods = {}
 
+local CRASH_RETRIES = 1 -- where the function says nothing
+local LARGE = 2 ^ 20    -- bytes of what is looked at: is it encoded again and again?
+
 local func = { Function = Function, methods = methods }
 
 core.add_class("tidepool.func.Function", Function, false)
+Function.__identity = "raw" -- what it is, for codec/identity.h; the rest says how it runs
+
+-- The table that each function was called with last, if it was one.
+local last_passed = setmetatable({}, { __mode = "kv" })
 
 -- The last image of each function, so that one that has not changed is not sent again.
 local images = setmetatable({}, { __mode = "k" })
 
---- Makes a Function. `given` are checked options.
+--- Makes a Function. `given` are checked options; `setups` is the list of what workers run before it, which may yet grow; `of` is the limit and the
+-- statistics that it shares with others, or nil.
 ---@return tidepool.Function
-function func.new(raw, name, given)
+function func.new(raw, name, given, setups, of)
   local f = setmetatable({
-    raw = raw, name = name, options = given, core = core.func(name, given.concurrency_limit or 0), is_fresh = true,
+    raw = raw, name = name, options = given, core = of or core.func(name, given.concurrency_limit or 0), is_fresh = true, setups = setups,
   }, Function)
-  if func.drives(f) then require("tidepool.gpu").add_driver(f) end
+  if func.drives(f) then require("tidepool.device.gpu").add_driver(f) end
   return f
 end
 
@@ -48,8 +59,15 @@ function func.is_function(value)
   return type(value) == "table" and getmetatable(value) == Function
 end
 
-function Function.__index(_, key)
-  return methods[key]
+function Function.__index(self, key)
+  local method = methods[key]
+  if method == nil and type(key) == "string" and #key >= 4 then
+    local names = {}
+    for name in pairs(methods) do names[#names + 1] = name end
+    local near = check.nearest(key, names)
+    if near then check.fail("%s has no method '%s' (did you mean '%s'?)", rawget(self, "name"), key, near) end
+  end
+  return method
 end
 
 function Function:__tostring()
@@ -90,36 +108,43 @@ end
 
 --- What runs the function on devices, when it asks for some; see gpu.kernel.
 local function open_kernel(self, types)
-  if self.options.gpu and not self.options.executor then return require("tidepool.gpu").kernel(self, types) end
+  if self.options.gpu and not self.options.executor then return require("tidepool.device.gpu").kernel(self, types) end
 end
 
 --- The numbers of the devices that the function drives by hand; nil when it has none.
 local function lent_to(self)
   if not func.drives(self) then return nil end
   local numbers = {}
-  for i, d in ipairs(require("tidepool.gpu").match(self.options.gpu, self.name) or {}) do numbers[i] = d.number end
+  for i, d in ipairs(require("tidepool.device.gpu").match(self.options.gpu, self.name) or {}) do numbers[i] = d.number end
   return numbers
 end
 
 --- Starts a job of self. `more` are fields for core.job.
 local function open(self, more, kernel, unit)
   more.retries = self.options.retries
-  local image, job, why
+  local image, captured, job, why, kind
+  local executor = options.executor(self.options, true)
   if not kernel or unit.may_fall_back then
-    image, why = core.image(self.raw, package.path, package.cpath, self.name, images[self])
+    image, captured, kind = core.image(self.raw, package.path, package.cpath, self.setups and self.setups[1] and self.setups, self.name, images[self],
+      self.core, not executor.shares_memory)
     if not image then
-      error(failure.new { kind = "codec", message = check.where() .. why, function_name = self.name, attempts = 0 }, 0)
+      error(failure.new { kind = kind, message = check.where() .. captured, function_name = self.name, attempts = 0 }, 0)
     end
-    images[self] = image
+    images[self], more.captured = image, captured
+    if not core.is_worker and core.packed_bytes(image) >= LARGE then share.note_image(self, image) end
   end
   if kernel then
     more.fallback = image
-    job, why = core.job(self.core, kernel, "opencl", more)
+    job, why, kind = core.job(self.core, kernel, executors.of_kernels.name, more)
   else
     more.lent = lent_to(self)
-    job, why = core.job(self.core, image, self.options.executor or core.executor, more)
+    more.timeout, more.crash_retries = self.options.timeout, self.options.crash_retries or CRASH_RETRIES
+    more.recycle, more.memory = self.options.recycle, self.options.memory
+    job, why, kind = core.job(self.core, image, executor.name, more)
   end
-  if not job then check.fail("%s: %s", self.name, why) end
+  if not job then
+    error(failure.new { kind = kind, message = ("%s%s: %s"):format(check.where(), self.name, why), function_name = self.name, attempts = 0 }, 0)
+  end
   return job
 end
 
@@ -136,9 +161,25 @@ local function open_returns(returns, total)
   return { columns = columns, memory = total and memory or nil }, total and arrays or nil
 end
 
+--- The file in which a map's results are kept, as journal.open gives it; nil for none.
+local function open_journal(self, settings, more, total)
+  if more.is_inner or settings.journal == false then return nil end
+  if settings.journal and core.is_worker then
+    check.fail("%s: option 'journal': a map inside of a mapped function has none: the outermost map keeps what its items give", self.name)
+  end
+  local spec = settings.journal or (not core.is_worker and core.journal_default)
+  return spec and journal.open(self.name, self, spec, total) or nil
+end
+
+--- The function's part of its cache, as cache.open gives it; nil for none. Maps inside of mapped functions have none.
+local function open_cache(self)
+  return self.options.cache and not core.is_worker and cache.open(self) or nil
+end
+
 --- Starts a map over a source (inputs.lua). `settings` are checked call options; `more` are fields for core.job.
 ---@return tidepool.Results
 function func.start(self, source, settings, more)
+  if core.on_map then core.on_map(self) end -- of program/replay.lua
   more = more or {}
   more.total = source.total
   more.is_cheap = source.is_cheap
@@ -149,20 +190,36 @@ function func.start(self, source, settings, more)
   if kernel then source.block = inputs.LARGEST_BLOCK end -- a launch costs as much as some thousand numbers
   -- Results of a device are columns of numbers anyway; where the inputs are arrays, so are they.
   local wants_arrays = returns ~= nil or source.types ~= nil
-  if unit and not unit.has_boolean and (wants_arrays or #unit.result_types > 1 or unit.result_types[1] ~= "double") then
+  local n_results = unit and #unit.result_types or 0
+  local may_be_columns = n_results >= 1 and n_results <= abi.COLUMNS_MAX and not unit.has_boolean
+  if may_be_columns and (wants_arrays or n_results > 1 or unit.result_types[1] ~= "double") then
     returns = unit.result_types
   end
   if returns and not more.discard then more.returns, arrays = open_returns(returns, wants_arrays and source.total or nil) end
+  local executor = options.executor(self.options, not kernel)
+  source.may_lend = executor.shares_memory
+  local halt, survives = settings.halt, more.keep_going
+  if halt and (halt.failures or halt.share) and not survives then
+    check.fail("%s: option 'halt' counts failures that are not raised: give return_exceptions, on_error or, to for_each, ignore_exceptions too",
+      self.name)
+  end
+  local kept = open_journal(self, settings, more, source.total) or not (more.is_inner or more.discard) and open_cache(self) or nil
   more.window = settings.window or self.options.window or source.window
-  if more.reduce and unit then more.reducer = require("tidepool.gpu").reducer(self, unit, source.types, more.reduce, source.total) end
-  local job = open(self, more, kernel, unit)
+  more.bytes = source.bytes
+  more.journal = kept and kept.handle
+  if more.reduce and unit then more.reducer = require("tidepool.device.gpu").reducer(self, unit, source.types, more.reduce, source.total) end
+  local fine, job = pcall(open, self, more, kernel, unit)
+  if not fine then
+    if kept then kept:finish(false) end
+    error(job, 0)
+  end
   local open_reducer, reduce_there, types = nil, nil, source.types
-  if kernel and not more.discard then
-    function open_reducer(reduce, count) return require("tidepool.gpu").reducer(self, unit, types, reduce, count) end
+  if kernel and not more.discard and not kept and not halt then -- else each result is to be kept
+    function open_reducer(reduce, count) return require("tidepool.device.gpu").reducer(self, unit, types, reduce, count) end
     if not self.options.kernel then
       function reduce_there(reduce, values)
-        local same = func.new(require("tidepool.gpu").identity(), self.name, { gpu = self.options.gpu, precision = self.options.precision })
-        return func.start(same, inputs.map("results:reduce", { values }, 1), {}, { reduce = reduce })
+        local same = func.new(require("tidepool.device.gpu").identity(), self.name, { gpu = self.options.gpu, precision = self.options.precision })
+        return func.start(same, inputs.map("results:reduce", { values }, 1), {}, { reduce = reduce, is_inner = true })
       end
     end
   end
@@ -171,7 +228,7 @@ function func.start(self, source, settings, more)
     max_attempts = 1 + (retries and retries.max or 0), on_retry = retries and retries.on, is_kept = more.is_kept,
     returns = not more.discard and returns or nil, arrays = arrays,
     open_reducer = open_reducer, reduce_there = reduce_there, is_single = kernel and self.options.precision == "single",
-    progress = settings.progress, total = source.total, ordered = more.ordered, executor = self.options.executor or core.executor,
+    progress = settings.progress, journal = kept, halt = halt, total = source.total, ordered = more.ordered, executor = executor,
   })
   opened.total = source.total
   return opened
@@ -181,7 +238,7 @@ end
 ---@param given table  with n
 local function map_source(who, rows, given)
   local settings, n = {}, math.max(given.n, 1)
-  if n > 1 and options.is_call_options(given[n]) then
+  if n > 1 and options.is_call_options(given[n], true) then
     settings = options.check(who, rows, given[n])
     n = n - 1
   end
@@ -195,20 +252,25 @@ function methods.map(self, ...)
   local given = { n = select("#", ...), ... }
   check.self(self, Function, "f", "map", "inputs")
   local source, settings = map_source("Function:map", options.of_calls, given)
-  return results.handle(func.start(self, source, settings, {}))
+  local started = func.start(self, source, settings, {})
+  started:_expect(check.where())
+  return results.handle(started)
 end
 
 --- The same over a list of argument lists.
 ---@param items any  a list or an iterator of tables, each the arguments of one call; `n` in one for trailing nils
 ---@param given table?  options of the call
 ---@return tidepool.Results
-function methods.starmap(self, items, given)
+function methods.starmap(self, items, given, extra)
   check.self(self, Function, "f", "starmap", "inputs")
+  check.no_more(extra, "Function:starmap", "(lists of arguments, options)")
   if given ~= nil and type(given) ~= "table" then
     check.fail("Function:starmap: expected a list of argument lists, then options; got %s", check.show(given))
   end
   local settings = given and options.check("Function:starmap", options.of_calls, given) or {}
-  return results.handle(func.start(self, inputs.starmap("Function:starmap", items), settings, {}))
+  local started = func.start(self, inputs.starmap("Function:starmap", items), settings, {})
+  started:_expect(check.where())
+  return results.handle(started)
 end
 
 --- Runs over many inputs for the effect: results are not kept. Waits for the end.
@@ -217,6 +279,7 @@ end
 function methods.for_each(self, ...)
   local given = { n = select("#", ...), ... }
   check.self(self, Function, "f", "for_each", "inputs")
+  loop.check_wait()
   local source, settings = map_source("Function:for_each", options.of_for_each, given)
   local all = func.start(self, source, settings, { discard = true })
   all:_drain()
@@ -236,13 +299,21 @@ function methods.spawn_map(self, ...)
   return results.handle(started)
 end
 
+--- The same large table again should be shared.
+local function note_passed(self, value)
+  if type(value) ~= "table" or core.is_worker then return end
+  if last_passed[self] == value then share.note_passed(self, value) else last_passed[self] = value end
+end
+
 --- A job of one call.
 local function open_call(self, ...)
-  local job = open(self, { total = 1, is_cheap = true, ordered = true }, open_kernel(self))
-  local has_room, why = core.add(job, ...)
+  note_passed(self, (...))
+  local kept = open_cache(self)
+  local job = open(self, { total = 1, is_cheap = true, ordered = true, journal = kept and kept.handle }, open_kernel(self))
+  local has_room, why, kind = core.add(job, ...)
   if has_room == nil then
     core.close(job)
-    error(failure.new { kind = "codec", message = check.where() .. self.name .. ": " .. why, function_name = self.name, attempts = 0 }, 0)
+    error(failure.new { kind = kind, message = check.where() .. self.name .. ": " .. why, function_name = self.name, attempts = 0 }, 0)
   end
   core.push(job)
   core.finish(job)
@@ -254,6 +325,7 @@ end
 ---@return any ...  all of its return values; its error is raised
 function methods.remote(self, ...)
   check.self(self, Function, "f", "remote", "...")
+  loop.check_wait()
   return Call.wait(open_call(self, ...), self)
 end
 
@@ -262,14 +334,16 @@ end
 ---@return tidepool.Call
 function methods.spawn(self, ...)
   check.self(self, Function, "f", "spawn", "...")
+  loop.give_way_in_task()
   return Call.new(open_call(self, ...), self)
 end
 
 --- The same function under other options: a new handle. It shares the limit and the statistics unless it gives a limit or a name.
 ---@param given table
 ---@return tidepool.Function
-function methods.with(self, given)
+function methods.with(self, given, extra)
   check.self(self, Function, "f", "with", "...")
+  check.no_more(extra, "Function:with", "a table of options")
   if type(given) ~= "table" then check.fail("Function:with: expected a table of options, got %s", type(given)) end
   local changed = options.check("Function:with", options.of_functions, given)
   if changed.kernel or changed.with then
@@ -278,26 +352,41 @@ function methods.with(self, given)
   if self.options.kernel and changed.executor then
     check.fail("Function:with: option 'executor': '%s' is OpenCL C, which only devices run", self.name)
   end
-  local merged = options.merge(self.options, changed)
-  local other = func.new(self.raw, merged.name or self.name, merged)
+  local merged = options.merge("Function:with", self.options, changed)
+  local other = func.new(self.raw, merged.name or self.name, merged, self.setups)
   if changed.concurrency_limit == nil and changed.name == nil then other.core = self.core end
   return other
 end
 
 --- The OpenCL C that the function is on a device: generated from its Lua, with the Lua lines as comments, or the user's own.
 ---@return string
-function methods.opencl(self)
+function methods.opencl(self, extra)
   check.self(self, Function, "f", "opencl")
+  check.no_more(extra, "Function:opencl", "no arguments")
   if func.drives(self) then check.fail("Function:opencl: %s has an executor: it is not translated, but drives its device itself", self.name) end
-  return require("tidepool.gpu").source(self)
+  return require("tidepool.device.gpu").source(self)
 end
 
 --- Counts of items over all maps and calls of this function.
----@return table  { queued, running, done, failed }
-function methods.stats(self)
-  check.self(self, Function, "f", "stats", "...")
+---@return table  { queued, running, done, failed }; with the option cache also { hits, misses }: results that were found there, and that were not
+function methods.stats(self, extra)
+  check.self(self, Function, "f", "stats")
+  check.no_more(extra, "Function:stats", "no arguments")
   local queued, running, done, failed = core.stats(self.core)
-  return { queued = queued, running = running, done = done, failed = failed }
+  local stats = { queued = queued, running = running, done = done, failed = failed }
+  if self.options.cache then stats.hits, stats.misses = cache.counts(self) end
+  return stats
+end
+
+--- Has the function's cache forget the result of the input with these arguments; without any those of all inputs, also those of what the function
+--- was before it was changed.
+---@param ... any  the arguments
+---@return integer  how many results are forgotten
+function methods.forget(self, ...)
+  check.self(self, Function, "f", "forget", "...")
+  if not self.options.cache then check.fail("Function:forget: '%s' has no option cache", self.name) end
+  if core.is_worker then check.fail("Function:forget: only the script can do that") end
+  return cache.forget(self, select("#", ...), ...)
 end
 
 interpret(open_call, methods.remote, methods.spawn, first_call)

@@ -1,27 +1,28 @@
---- Waiting for several calls, tasks and maps: gather, wait, as_completed.
+--- Waiting for several calls, tasks, maps and events: gather, wait, as_completed.
 
 local call = require "tidepool.call"
-local check = require "tidepool.check"
+local check = require "tidepool.base.check"
 local core = require "tidepool.core"
-local describe = require "tidepool.describe"
+local describe = require "tidepool.base.describe"
+local event = require "tidepool.event"
 local failure = require "tidepool.failure"
-local loop = require "tidepool.loop"
+local loop = require "tidepool.engine.loop"
 local options = require "tidepool.options"
 local results = require "tidepool.results"
 local task = require "tidepool.task"
 
 local gather = {}
 
-local classes = { [call.Call] = true, [task.Task] = true }
+local classes = { [call.Call] = true, [task.Task] = true, [event.Event] = true }
 
---- What loop.await and look wait for: a call, a task, or the Results behind what users hold of a map; nil for anything else.
+--- What loop.await and look wait for: a call, a task, an event, or the Results behind what users hold of a map; nil for anything else.
 local function waited_for(x)
   return classes[getmetatable(x)] and x or results.of(x)
 end
 
 local function check_item(who, x, i)
   if not waited_for(x) then
-    check.fail("%s: item %d is %s; expected what f:spawn, f:map or tidepool.async gives", who, i,
+    check.fail("%s: item %d is %s; expected what f:spawn, f:map, tidepool.async or tidepool.event gives", who, i,
       x == nil and "nil" or check.show(x))
   end
 end
@@ -38,6 +39,7 @@ end
 ---@class tidepool.AsCompleted
 local AsCompleted = {}
 AsCompleted.__index = AsCompleted
+gather.AsCompleted = AsCompleted
 
 --- Looks whether one has finished, and again when there may be something new.
 local function look(entry)
@@ -54,6 +56,7 @@ local function look(entry)
   end
   entry.is_over = true
   all.pending[entry] = nil
+  all.n_pending = all.n_pending - 1
   all.last = all.last + 1
   all.finished[all.last] = entry
   for waiter in pairs(all.waiters) do loop.wake(waiter) end
@@ -62,16 +65,9 @@ end
 local function add(all, given)
   local entry = { all = all, given = given, x = waited_for(given) }
   all.pending[entry] = true
+  all.n_pending = all.n_pending + 1
   look(entry)
   return entry
-end
-
---- is_watching: a worker watches only while it waits, since its state goes on with other items.
-local function open(list)
-  local all = setmetatable({ pending = {}, finished = {}, first = 1, last = 0, waiters = {}, is_watching = not core.is_worker }, AsCompleted)
-  local entries = {}
-  for i = 1, list.n or #list do entries[i] = add(all, list[i]) end
-  return all, entries
 end
 
 local function unwatch(all)
@@ -79,6 +75,30 @@ local function unwatch(all)
     if entry.watch then entry.x:_unwatch(entry.watch) end
     entry.watch = nil
   end
+end
+
+--- Does not want to know about the rest any more.
+local function leave(all)
+  unwatch(all)
+  for entry in pairs(all.pending) do entry.is_left = true end
+  all.pending, all.n_pending = {}, 0
+end
+
+--- is_watching: a worker watches only while it waits, since its state goes on with other items.
+local function open(list)
+  local all = setmetatable({
+    pending = {}, n_pending = 0, finished = {}, first = 1, last = 0, waiters = {}, is_watching = not core.is_worker,
+  }, AsCompleted)
+  local entries = {}
+  local fine, why = pcall(function()
+    for i = 1, list.n or #list do
+      entries[i] = add(all, list[i])
+      loop.give_way_in_task()
+    end
+  end)
+  if fine then return all, entries end
+  leave(all)
+  error(why, 0)
 end
 
 --- Waits until one has finished. As loop.block.
@@ -102,8 +122,9 @@ end
 
 --- Waits for the next one that has finished: its entry; nil when none is left, false at the deadline.
 local function next_entry(all, deadline)
+  loop.give_way_in_task()
   while all.first > all.last do
-    if not next(all.pending) then return nil end
+    if all.n_pending == 0 then return nil end
     local woken, why = block(all, deadline)
     if woken == nil then error(why, 0) end
     if not woken and all.first > all.last then return false end
@@ -114,13 +135,6 @@ local function next_entry(all, deadline)
   return entry
 end
 
---- Does not want to know about the rest any more.
-local function leave(all)
-  unwatch(all)
-  for entry in pairs(all.pending) do entry.is_left = true end
-  all.pending = {}
-end
-
 --- One step of a loop: the next one that has finished.
 function AsCompleted:__call()
   local entry = next_entry(self)
@@ -128,23 +142,23 @@ function AsCompleted:__call()
 end
 
 --- One more to wait for, also while a loop goes over the others.
----@param x tidepool.Call|tidepool.Task|tidepool.Results
-function AsCompleted:add(x)
+---@param x tidepool.Call|tidepool.Task|tidepool.Results|tidepool.Event
+function AsCompleted:add(x, extra)
   check.self(self, AsCompleted, "all", "add", "call")
+  check.no_more(extra, "as_completed:add", "one call, task, map or event")
   check_item("as_completed:add", x, 1)
   add(self, x)
 end
 
 function AsCompleted:__tostring()
-  local n = 0
-  for _ in pairs(self.pending) do n = n + 1 end
-  return ("tidepool.as_completed: %d running, %d to be taken"):format(n, self.last - self.first + 1)
+  return ("tidepool.as_completed: %d running, %d to be taken"):format(self.n_pending, self.last - self.first + 1)
 end
 
---- Goes over calls, tasks or maps as they finish: for call in tidepool.as_completed(calls) do print(call:get()) end
+--- Goes over calls, tasks, maps or events as they finish: for call in tidepool.as_completed(calls) do print(call:get()) end
 ---@param calls table  a list
 ---@return tidepool.AsCompleted  an iterator, to which more can be added
-function gather.as_completed(calls)
+function gather.as_completed(calls, extra)
+  check.no_more(extra, "tidepool.as_completed", "a list")
   check_list("tidepool.as_completed", calls)
   return (open(calls))
 end
@@ -152,13 +166,19 @@ end
 -- ---- some of them ----
 
 --- Waits until some have finished.
----@param calls table  a list of calls, tasks and maps
----@param given { n: integer?, timeout: number? }?  how many to wait for (1), how many seconds at most
+---@param calls table  a list of calls, tasks, maps and events
+---@param given { n: integer?, timeout: number? }?  how many to wait for (1, and no more than there are), how many seconds at most
 ---@return table finished, table rest  both in the order of the list
-function gather.wait(calls, given)
+function gather.wait(calls, given, extra)
+  check.no_more(extra, "tidepool.wait", "(list, options)")
   check_list("tidepool.wait", calls)
   if given ~= nil and type(given) ~= "table" then check.fail("tidepool.wait: expected a table of options, got %s", check.show(given)) end
   local settings = given and options.check("tidepool.wait", options.of_wait, given) or {}
+  local n = calls.n or #calls
+  if (settings.n or 0) > n then
+    check.fail("tidepool.wait: option 'n' is %d, but there %s to wait for", settings.n, n == 1 and "is 1" or ("are %d"):format(n))
+  end
+  loop.check_wait()
   local deadline = settings.timeout and core.now() + settings.timeout
   local all, entries = open(calls)
   local fine, why = pcall(function()
@@ -187,18 +207,30 @@ end
 --- An error as a value that is known to be one.
 local function as_failure(x, value)
   if failure.is_failure(value) then return value end
-  return failure.new { kind = "error", message = describe.message(value), value = value, traceback = x.traceback, attempts = 1 }
+  return failure.new { kind = failure.kind_of(value), message = describe.message(value), value = value, traceback = x.traceback, attempts = 1 }
 end
 
 local function wait_for_all(list, settings)
-  local all, entries = open(list)
-  local index = {}
-  for i, entry in ipairs(entries) do index[entry] = i end
-  local values = { n = #entries }
+  loop.check_wait()
+  for i = 1, list.n or #list do
+    if results.of(list[i]) then results.check_unread("tidepool.gather", list[i]) end
+  end
+  local all
+  local xs, index = {}, {}
+  for i = 1, list.n or #list do xs[i] = waited_for(list[i]) end
+  local values, first = { n = #xs }, {} -- first: where what is given more than once stands first
   local fine, why = pcall(function()
+    local entries
+    all, entries = open(list)
+    for i, entry in ipairs(entries) do index[entry] = i end
     local entry = next_entry(all)
     while entry do
-      local went_well, value = outcome(entry.x)
+      local at = first[entry.x]
+      local went_well, value = true, at and values[at]
+      if not at then
+        first[entry.x] = index[entry]
+        went_well, value = outcome(entry.x)
+      end
       if not went_well and not settings.return_exceptions then error(value, 0) end
       if not went_well then value = as_failure(entry.x, value) end
       values[index[entry]] = value
@@ -206,21 +238,21 @@ local function wait_for_all(list, settings)
     end
   end)
   if fine then return values end
-  leave(all)
-  for _, entry in ipairs(entries) do
-    entry.x:cancel()
-    loop.set_read(entry.x)
+  if all then leave(all) end
+  for _, x in ipairs(xs) do
+    x:cancel()
+    loop.set_read(x)
   end
   error(why, 0)
 end
 
 --- Waits for all; cancels the rest when one fails, and raises its failure.
----@param ... any  calls, tasks and maps, or one list of them; then options: { return_exceptions = true }
+---@param ... any  calls, tasks, maps and events, or one list of them; then options: { return_exceptions = true }
 ---@return any ...  the first value of each (of a map: its list); as one list when a list was given
 function gather.gather(...)
   local given, settings = { n = select("#", ...), ... }, {}
   local last = given[given.n]
-  if options.is_call_options(last) then
+  if options.is_call_options(last, given.n > 1) then
     settings = options.check("tidepool.gather", options.of_gather, last)
     given[given.n] = nil
     given.n = given.n - 1

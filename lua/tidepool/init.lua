@@ -1,14 +1,17 @@
 --- Tidepool: Lua functions in parallel. What `require "tidepool"` gives.
 
 local app = require "tidepool.app"
-local check = require "tidepool.check"
+local check = require "tidepool.base.check"
 local core = require "tidepool.core"
 local failure = require "tidepool.failure"
-local interpret = require "tidepool.interpret"
-local lazy = require "tidepool.lazy"
-local loop = require "tidepool.loop"
+local interpret = require "tidepool.base.interpret"
+local lazy = require "tidepool.base.lazy"
+local loop = require "tidepool.engine.loop"
 
-local array, gather, inputs, task = lazy "tidepool.array", lazy "tidepool.gather", lazy "tidepool.inputs", lazy "tidepool.task"
+local array, gather, inputs, task = lazy "tidepool.array", lazy "tidepool.gather", lazy "tidepool.engine.inputs", lazy "tidepool.task"
+local event = lazy "tidepool.event"
+local command, lines = lazy "tidepool.command", lazy "tidepool.engine.inputs.lines"
+local share, stream = lazy "tidepool.share", lazy "tidepool.stream"
 
 ---@class tidepool
 ---@field gpu { device: (fun(which: (true|string|table)?): tidepool.Device?), random: fun(seed: number, i: number, draw: number?): number }
@@ -17,16 +20,26 @@ local tidepool = {
   App = app.new,
   is_failure = failure.is_failure,
   sleep = loop.sleep,
+  --- What stands for JSON's null, where a nil would leave no trace. It is cjson.null, too, and the same value in every worker. In an `if` it is true.
+  null = core.null,
 }
 
 -- What follows stands for functions of modules that are loaded when they are used.
 
---- A new typed array: of n zeros, or with the numbers of a list (or of another array).
+--- A new typed array: of n zeros, or with the numbers of a list (or of another array); of a list of lists, a matrix.
 ---@param name string    "double", "float", "int8", "uint8", ... "int64", "uint64"
----@param from number|table
+---@param from number|table  how many, or a list, or { rows = r, columns = c } for a matrix
+---@param value (number|ffi.cdata*)?  where there is no list: what all elements are (0)
 ---@return tidepool.Array
-function tidepool.array(name, from)
-  return array.new(name, from)
+function tidepool.array(name, from, value, extra)
+  return array.new(name, from, value, extra)
+end
+
+--- The array that is kept in a file of NumPy's format .npy (numpy.save, array:save): a matrix where it has rows and columns.
+---@param path string
+---@return tidepool.Array
+function tidepool.load_array(path, extra)
+  return array.load(path, extra)
 end
 
 --- Numbers from..to in steps, lazily; `to` may be infinite.
@@ -34,8 +47,8 @@ end
 ---@param to number?
 ---@param step number?    default: 1
 ---@return table
-function tidepool.range(from, to, step)
-  return inputs.range(from, to, step)
+function tidepool.range(from, to, step, extra)
+  return inputs.range(from, to, step, extra)
 end
 
 --- The three values of a generic for, as one input: tidepool.iter(pairs(t)).
@@ -43,12 +56,38 @@ end
 ---@param state any
 ---@param control any
 ---@return table
-function tidepool.iter(f, state, control)
-  return inputs.iter(f, state, control)
+function tidepool.iter(f, state, control, extra)
+  return inputs.iter(f, state, control, extra)
+end
+
+--- The same value with every input of a map: f:map(xs, tidepool.const(5)).
+---@param value any
+---@return table
+function tidepool.const(value, extra)
+  return inputs.const(value, extra)
+end
+
+--- A large constant: encoded here, once, and decoded once by each worker that uses it, however often it is captured or passed. data() gives the
+--- value.
+---@param value any  as it is now: what is changed later is not seen by the workers
+---@return tidepool.Shared
+function tidepool.share(value, extra)
+  return share.new(value, extra)
+end
+
+--- The lines of files, one after the other, as inputs of a map: f:map(tidepool.lines "big.log"). They come to the workers as they lie in the file,
+-- so that the script itself makes no string of each; their indexes are their numbers. With `columns` f:starmap gets the fields of each as its
+-- arguments, and a loop, or f:map, a list of them. Each map and each loop begins at the beginning.
+---@param from string|table|file*  a path, a list of paths, or an open file, which is read from where it is
+---@param given { separator: string?, columns: string?, limit: (string|number)? }?  what ends a line ("\n"); what separates fields, as "," does,
+---   where a field may be in quotes as CSV has it; how long a line may be ("16M")
+---@return tidepool.Lines
+function tidepool.lines(from, given, extra)
+  return lines.new(from, given, extra)
 end
 
 --- Runs fn(...) as a task: at once up to the first place where it waits, and on from there while others wait. Inside of it everything that
---- waits lets the others go on.
+--- waits lets the others go on, and, where that was some milliseconds ago, what starts something does too.
 ---@param fn function
 ---@param ... any     its arguments
 ---@return tidepool.Task
@@ -56,43 +95,68 @@ function tidepool.async(fn, ...)
   return task.async(fn, ...)
 end
 
+--- Something that is waited for until somebody says that it has happened, as a callback of luv's does: event:set(...), event:get().
+---@return tidepool.Event
+function tidepool.event(extra)
+  return event.new(extra)
+end
+
 --- Waits for all; cancels the rest when one fails, and raises its failure.
----@param ... any  calls, tasks and maps, or one list of them; then options: { return_exceptions = true }
+---@param ... any  calls, tasks, maps and events, or one list of them; then options: { return_exceptions = true }
 ---@return any ...  the first value of each (of a map: its list); as one list when a list was given
 function tidepool.gather(...)
   return gather.gather(...)
 end
 
 --- Waits until some have finished.
----@param calls table  a list of calls, tasks and maps
----@param given { n: integer?, timeout: number? }?  how many to wait for (1), how many seconds at most
+---@param calls table  a list of calls, tasks, maps and events
+---@param given { n: integer?, timeout: number? }?  how many to wait for (1, and no more than there are), how many seconds at most
 ---@return table finished, table rest  both in the order of the list
-function tidepool.wait(calls, given)
-  return gather.wait(calls, given)
+function tidepool.wait(calls, given, extra)
+  return gather.wait(calls, given, extra)
 end
 
---- Goes over calls, tasks or maps as they finish: for call in tidepool.as_completed(calls) do print(call:get()) end
+--- Goes over calls, tasks, maps or events as they finish: for call in tidepool.as_completed(calls) do print(call:get()) end
 ---@param calls table  a list
 ---@return tidepool.AsCompleted  an iterator, to which more can be added
-function tidepool.as_completed(calls)
-  return gather.as_completed(calls)
+function tidepool.as_completed(calls, extra)
+  return gather.as_completed(calls, extra)
 end
 
 interpret(tidepool.async, tidepool.gather) -- the first call loads a module before it passes `...` on
 
 --- Inside a mapped function: which item runs, and where. nil outside of one.
 ---@return table?  { index, attempt, function_name, worker, executor }
-function tidepool.current()
+function tidepool.current(extra)
+  check.no_more(extra, "tidepool.current", "no arguments")
   local index, attempt, function_name, worker, executor = core.current()
   if not index then return nil end
   return { index = index, attempt = attempt, function_name = function_name, worker = worker, executor = executor }
+end
+
+--- A stream of random numbers of one's own: called like math.random, it gives the numbers that this seed and this i have, on every machine. In a
+-- mapped function math.random is such a stream already, another one for each input. It travels as a copy, which goes on where the original was.
+---@param seed number  any number; the streams of two seeds are unrelated
+---@param i number?    which of the seed's streams: any number, 0 when it is missing; neighbours are unrelated, too
+---@return tidepool.Random  random() in [0, 1), random(m) from 1 to m, random(m, n) from m to n
+function tidepool.random(seed, i)
+  return stream.new(seed, i)
+end
+
+--- Runs a program with these words as its arguments, without a shell, and waits for it; in a task others go on meanwhile:
+--- tidepool.command { "gzip", "-k", file }. It is killed, with its process group, when the wait ends early.
+---@param given table  the words; cwd: the folder that it runs in; stdin: what it reads; check = false: failing is no error
+---@return { status: integer?, signal: integer?, stdout: string, stderr: string }  what fails raises a failure that has these fields
+function tidepool.command(given, extra)
+  return command.run(given, extra)
 end
 
 --- Makes a class known: tables with this metatable then travel to workers and back, with their methods.
 ---@param name string
 ---@param metatable table
 ---@return table metatable
-function tidepool.class(name, metatable)
+function tidepool.class(name, metatable, extra)
+  check.no_more(extra, "tidepool.class", "(name, metatable)")
   if type(name) ~= "string" or name == "" then check.fail("tidepool.class: expected a name, got %s", check.show(name)) end
   if type(metatable) ~= "table" then check.fail("tidepool.class: expected a metatable, got %s", check.a(type(metatable))) end
   core.add_class(name, metatable, true)
@@ -103,24 +167,38 @@ end
 ---@return table    list of { name, platform, vendor, type, compute_units, memory, fp64, version, driver }
 ---@return string?  why there are none
 function tidepool.devices()
-  return require("tidepool.gpu").devices()
+  return require("tidepool.device.gpu").devices()
 end
 
 --- Seconds on a clock that only goes forward: for measuring.
 ---@return number
-function tidepool.now()
+function tidepool.now(extra)
+  check.no_more(extra, "tidepool.now", "no arguments")
   return core.now()
 end
 
---- Worker threads that this host may have.
+--- How many worker threads there may be. With a number: sets it, for the maps that follow. There may be more later, but not fewer than have started.
+--- (`-w N` and TIDEPOOL_WORKERS say it from outside; without any of them it is the processors that this process may use, by its affinity mask and its
+--- control group's quota.)
+---@param n integer?  1 to 1024
 ---@return integer
-function tidepool.workers()
-  return core.workers()
+function tidepool.workers(n, extra)
+  check.no_more(extra, "tidepool.workers", "how many there may be")
+  if n == nil then return (core.workers()) end
+  if core.is_worker then check.fail "tidepool.workers: only the script can set the number of workers" end
+  if type(n) ~= "number" or n < 1 or n > 1024 or n % 1 ~= 0 then
+    check.fail("tidepool.workers: expected a whole number from 1 to 1024, got %s", check.show(n))
+  end
+  local most, alive = core.workers(n)
+  if most ~= n then check.fail("tidepool.workers: %d workers have started, so that %d is too few: call it before the first map", alive, n) end
+  return most
 end
 
---- Runs until all tasks have ended and everything that was spawned is done; the binary does so at the end of a script.
+--- Runs until all tasks have ended, everything that was spawned is done, and luv has no active handle left that keeps a loop going (a server, a
+--- timer), or uv.stop() was called; handles do not count once the script has called uv.run() itself. The binary does so at the end of a script.
 ---@return table  the failures of calls and tasks that nobody has asked for
-function tidepool.loop()
+function tidepool.loop(extra)
+  check.no_more(extra, "tidepool.loop", "no arguments")
   return loop.finish()
 end
 
@@ -128,7 +206,7 @@ core.add_builtins("tidepool", tidepool)
 
 -- tidepool.gpu is loaded when it is used.
 setmetatable(tidepool, { __index = function(_, key)
-  if key == "gpu" then return require "tidepool.gpu" end
+  if key == "gpu" then return require "tidepool.device.gpu" end
 end })
 
 return tidepool

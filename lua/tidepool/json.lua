@@ -1,13 +1,28 @@
---- JSON for the command line: one value to one line of text, and back.
+--- JSON for the command line, and for whoever requires it: one value to one line of text, and back.
 --
--- null is nil. A list that holds nil has its length in `n`, as everywhere; an empty table is an object.
+-- What a Lua table cannot say is marked, so that a text that is read and written again means the same: null is json.null (which is cjson.null,
+-- too), an empty list has the metatable json.List, and an object that would be taken for a list json.Object. Both travel to workers and back.
+-- Without a mark a list that holds nil has its length in `n`, as everywhere, and an empty table is an object.
+--
+-- Read is what RFC 8259 allows, and nothing else; bytes that are no UTF-8 stay as they are. The last of several equal keys counts.
 
 local array = require "tidepool.array"
-local check = require "tidepool.check"
+local check = require "tidepool.base.check"
+local core = require "tidepool.core"
+local show = require "tidepool.base.show"
 
-local json = {}
+local json = {
+  --- What stands for null: a light userdata, the same in every state of the process.
+  null = core.null,
+  --- The metatables that say what a table is. `__jsontype` is how other libraries for JSON mark tables.
+  List = { __jsontype = "array" },
+  Object = { __jsontype = "object" },
+}
 
-local DEPTH = 100
+core.add_class("tidepool.json.List", json.List, false)
+core.add_class("tidepool.json.Object", json.Object, false)
+
+local DEPTH = 1000
 
 -- ---- values to text ----
 
@@ -17,11 +32,22 @@ local function string_text(s)
   return '"' .. s:gsub('[%c"\\\127]', function(c) return short_escapes[c] or ("\\u%04x"):format(c:byte()) end) .. '"'
 end
 
-local function number_text(x)
-  if x ~= x or x == math.huge or x == -math.huge then error(("%s has no form in JSON"):format(tostring(x)), 0) end
-  if x % 1 == 0 and math.abs(x) < 2 ^ 53 then return ("%d"):format(x) end
-  local text = ("%.14g"):format(x)
-  return tonumber(text) == x and text or ("%.17g"):format(x)
+--- Raises that something has no form; `path` says where it is: the keys that lead to it.
+local function refuse(path, what)
+  local steps = {}
+  for i, key in ipairs(path) do
+    steps[i] = type(key) == "string" and key:find "^[%a_][%w_]*$" and "." .. key or ("[%s]"):format(show.value(key))
+    if i == 16 and path[17] ~= nil then
+      steps[17] = "..."
+      break
+    end
+  end
+  error(("%s has no form in JSON%s"):format(what, #steps > 0 and " (at " .. table.concat(steps):gsub("^%.", "") .. ")" or ""), 0)
+end
+
+local function number_text(x, path)
+  if x ~= x or x == math.huge or x == -math.huge then refuse(path, tostring(x)) end
+  return show.number(x)
 end
 
 --- The length of a list, nil for any other table.
@@ -36,59 +62,104 @@ local function list_length(t)
       return nil
     end
   end
-  if has_n or (count == n and n > 0) then return n end
+  if has_n or count == n then return n end
+end
+
+--- What a table is to be: the length of a list, nil for an object.
+local function length_of(t)
+  local metatable = getmetatable(t)
+  local mark = type(metatable) == "table" and rawget(metatable, "__jsontype")
+  if mark == "object" then return nil end
+  local n = list_length(t)
+  if n == 0 and mark ~= "array" and rawget(t, "n") == nil then return nil end
+  return n
 end
 
 local encode
 
-local function object_text(t, depth)
+local function object_text(t, path, open, depth)
   local keys = {}
   for key in next, t do
-    if type(key) ~= "string" and type(key) ~= "number" then error(("a key that is %s has no form in JSON"):format(check.a(type(key))), 0) end
-    keys[#keys + 1] = { text = type(key) == "number" and number_text(key) or key, key = key }
+    if type(key) ~= "string" and type(key) ~= "number" then refuse(path, "a key that is " .. check.a(type(key))) end
+    keys[#keys + 1] = { text = type(key) == "number" and number_text(key, path) or key, key = key }
   end
   table.sort(keys, function(a, b) return a.text < b.text end)
-  for i, each in ipairs(keys) do keys[i] = string_text(each.text) .. ":" .. encode(rawget(t, each.key), depth) end
-  return "{" .. table.concat(keys, ",") .. "}"
+  local parts = {}
+  for i, each in ipairs(keys) do
+    if i > 1 and each.text == keys[i - 1].text then
+      path[depth] = nil
+      refuse(path, ("a table with the key %s as a number and as a string"):format(each.text))
+    end
+    path[depth] = each.key
+    parts[i] = string_text(each.text) .. ":" .. encode(rawget(t, each.key), path, open, depth)
+  end
+  return "{" .. table.concat(parts, ",") .. "}"
 end
 
-function encode(value, depth)
+local function list_text(t, n, path, open, depth)
+  local parts = {}
+  for i = 1, n do
+    path[depth] = i
+    parts[i] = encode(rawget(t, i), path, open, depth)
+  end
+  return "[" .. table.concat(parts, ",") .. "]"
+end
+
+--- `path` has the keys that lead to the value, `open` the tables on the way.
+function encode(value, path, open, depth)
   local kind = type(value)
-  if value == nil then
+  if value == nil or rawequal(value, json.null) then
     return "null"
   elseif kind == "boolean" then
     return tostring(value)
   elseif kind == "number" then
-    return number_text(value)
+    return number_text(value, path)
   elseif kind == "string" then
     return string_text(value)
   elseif kind == "cdata" then
     local digits = tostring(value):match "^(%-?%d+)U?LL$"
     if digits then return digits end
-    if array.type_of(value) then return encode(value:list(), depth) end
+    if array.type_of(value) then return encode(value:list(), path, open, depth) end
   elseif kind == "table" then
-    if depth >= DEPTH then error(("tables nested deeper than %d, or in a cycle, have no form in JSON"):format(DEPTH), 0) end
-    local n = list_length(value)
-    if not n then return object_text(value, depth + 1) end
-    local parts = {}
-    for i = 1, n do parts[i] = encode(rawget(value, i), depth + 1) end
-    return "[" .. table.concat(parts, ",") .. "]"
+    if open[value] then refuse(path, "a table inside itself") end
+    if depth >= DEPTH then refuse(path, ("a table nested deeper than %d"):format(DEPTH)) end
+    open[value] = true
+    local n = length_of(value)
+    local text = n and list_text(value, n, path, open, depth + 1) or not n and object_text(value, path, open, depth + 1)
+    open[value], path[depth + 1] = nil, nil
+    return text
   end
-  error(("%s has no form in JSON"):format(check.a(kind)), 0)
+  refuse(path, check.a(kind))
 end
 
---- The value as JSON. Raises what has no form.
+--- The value as JSON, on one line. Raises what has no form in it, and where that is.
 ---@return string
 function json.encode(value)
-  return encode(value, 0)
+  return encode(value, {}, {}, 0)
 end
 
 --- A function's results as one value: one as it is, several as a list, none as null.
 ---@return string
 function json.encode_results(...)
   local n = select("#", ...)
-  if n <= 1 then return encode((...), 0) end
-  return encode({ n = n, ... }, 0)
+  if n <= 1 then return json.encode((...)) end
+  return json.encode { n = n, ... }
+end
+
+--- Marks a table as a list, so that it is written as [] also when it is empty.
+---@generic T: table
+---@param t T
+---@return T
+function json.list(t)
+  return setmetatable(t, json.List)
+end
+
+--- Marks a table as an object, so that it is written as {} also when its keys look like those of a list.
+---@generic T: table
+---@param t T
+---@return T
+function json.object(t)
+  return setmetatable(t, json.Object)
 end
 
 -- ---- text to values ----
@@ -119,7 +190,7 @@ local function unescape(text, at)
   local code = tonumber(text:match("^%x%x%x%x", at + 2) or fail(at, "four hexadecimal digits after \\u"), 16)
   local low = code >= 0xD800 and code < 0xDC00 and tonumber(text:match("^\\u(%x%x%x%x)", at + 6) or "0", 16)
   if low and low >= 0xDC00 and low < 0xE000 then return utf8_of(0x10000 + (code - 0xD800) * 1024 + low - 0xDC00), at + 12 end
-  if code >= 0xD800 and code < 0xE000 then return "\239\191\189", at + 6 end -- half of a pair: U+FFFD
+  if code >= 0xD800 and code < 0xE000 then fail(at, "both halves of a surrogate pair") end
   return utf8_of(code), at + 6
 end
 
@@ -127,37 +198,30 @@ end
 local function read_string(text, at)
   local parts = {}
   while true do
-    local stop = text:find('["\\%c]', at) or fail(#text + 1, 'a " at the end of the string')
+    local stop = text:find('["\\%z\1-\31]', at) or fail(#text + 1, 'a " at the end of the string')
     parts[#parts + 1] = text:sub(at, stop - 1)
     local c = text:sub(stop, stop)
     if c == '"' then return table.concat(parts), stop + 1 end
-    if c ~= "\\" and c ~= "\127" then fail(stop, "an escape for a control character") end
-    if c == "\127" then
-      parts[#parts + 1], at = c, stop + 1
-    else
-      parts[#parts + 1], at = unescape(text, stop)
-    end
+    if c ~= "\\" then fail(stop, "an escape for a control character") end
+    parts[#parts + 1], at = unescape(text, stop)
   end
 end
 
 local read
 
 local function read_list(text, at, depth)
-  local list, n, has_null = {}, 0, false
+  local list, n = {}, 0
   at = skip(text, at)
-  if text:sub(at, at) == "]" then return list, at + 1 end
+  if text:sub(at, at) == "]" then return json.list(list), at + 1 end
   while true do
     n = n + 1
     list[n], at = read(text, at, depth)
-    has_null = has_null or list[n] == nil
     at = skip(text, at)
     local c = text:sub(at, at)
-    if c == "]" then break end
+    if c == "]" then return list, at + 1 end
     if c ~= "," then fail(at, ", or ]") end
     at = at + 1
   end
-  if has_null then list.n = n end
-  return list, at + 1
 end
 
 local function read_object(text, at, depth)
@@ -173,29 +237,45 @@ local function read_object(text, at, depth)
     object[key], at = read(text, at + 1, depth)
     at = skip(text, at)
     local c = text:sub(at, at)
-    if c == "}" then return object, at + 1 end
+    if c == "}" then
+      if type(object.n) == "number" then json.object(object) end -- else it might be taken for a list of that length
+      return object, at + 1
+    end
     if c ~= "," then fail(at, ", or }") end
     at = at + 1
   end
 end
 
-local words = { ["true"] = true, ["false"] = false }
+local words = { ["true"] = true, ["false"] = false, null = json.null }
+
+local function read_number(text, at)
+  local _, last = text:find("^%-?%d+", at)
+  if not last then fail(at, "a value") end
+  if text:find("^%-?0%d", at) then fail(at, "a number without zeros in front") end
+  if text:sub(last + 1, last + 1) == "." then
+    _, last = text:find("^%d+", last + 2)
+    if not last then fail(text:find(".", at, true) + 1, "a digit") end
+  end
+  local _, sign = text:find("^[eE][-+]?", last + 1)
+  if sign then
+    _, last = text:find("^%d+", sign + 1)
+    if not last then fail(sign + 1, "a digit") end
+  end
+  local number = tonumber(text:sub(at, last))
+  if number == math.huge or number == -math.huge then fail(at, "a number of at most 1.8e308") end
+  return number, last + 1
+end
 
 function read(text, at, depth)
-  if depth > DEPTH then fail(at, ("at most %d levels"):format(DEPTH)) end
   at = skip(text, at)
   local c = text:sub(at, at)
+  if depth >= DEPTH and (c == "{" or c == "[") then fail(at, ("at most %d levels"):format(DEPTH)) end
   if c == "{" then return read_object(text, at + 1, depth + 1) end
   if c == "[" then return read_list(text, at + 1, depth + 1) end
   if c == '"' then return read_string(text, at + 1) end
   local word = text:match("^%a+", at)
-  if word == "null" then return nil, at + 4 end
   if word and words[word] ~= nil then return words[word], at + #word end
-  local number = text:match("^%-?%d+%.?%d*[eE]?[-+]?%d*", at)
-  if number and tonumber(number) and not number:find "^%-?0%d" and not number:find "%.$" and not number:find "%.[eE]" then
-    return tonumber(number), at + #number
-  end
-  fail(at, "a value")
+  return read_number(text, at)
 end
 
 --- The value of a JSON text: true and the value, or false and what is wrong.

@@ -1,8 +1,11 @@
 --- The options of functions and calls: one table each, from which checks, messages and documentation come.
 --
--- A row: name, type (a key of `types`), help; `alias_of` for other spellings.
+-- A row: name, type (a key of `types`), help; `alias_of` for other spellings; `needs` for what only executors with a
+-- capability honour (a field of tidepool.Executor): it is refused where none has it.
 
-local check = require "tidepool.check"
+local abi = require "tidepool.base.abi"
+local check = require "tidepool.base.check"
+local executors = require "tidepool.engine.executors"
 
 local options = {}
 
@@ -14,7 +17,7 @@ end
 local function element_types(v)
   local array = require "tidepool.array"
   local list = type(v) == "string" and { v } or v
-  if type(list) ~= "table" or #list == 0 or #list > 8 then return false end
+  if type(list) ~= "table" or #list == 0 or #list > abi.COLUMNS_MAX then return false end
   for _, name in ipairs(list) do
     if type(name) ~= "string" then return false end
     if not array.number(name) then
@@ -26,24 +29,58 @@ local function element_types(v)
   return true, list
 end
 
+--- The bytes that a size like "256M" is, or a number; nil when it is none.
+function options.size(v)
+  if type(v) ~= "number" and type(v) ~= "string" then return nil end
+  local number, unit = tostring(v):match "^(%d+%.?%d*)([kKMG]?)$"
+  local bytes = number and math.floor(tonumber(number) * ({ [""] = 1, k = 2 ^ 10, K = 2 ^ 10, M = 2 ^ 20, G = 2 ^ 30 })[unit]) or 0
+  return bytes >= 1 and bytes or nil
+end
+
 local retry_fields = {
   max = "integer", initial_delay = "seconds", backoff = "factor", max_delay = "seconds", jitter = "share", on = "function",
 }
 
---- Per type: what is allowed, in words, and the test. A test may give the value to use instead, and a more exact complaint.
+local journal_fields = {
+  file = "string", name = "string", optional = "boolean",
+  failed = { '"run" or "keep"', function(v) return v == "run" or v == "keep" end },
+}
+
+local halt_fields = {
+  failures = "count", success = "count", now = "boolean",
+  share = { "a number above 0 and below 1", function(v) return type(v) == "number" and v > 0 and v < 1 end },
+}
+
 local types
+
+--- What is wrong with the fields of a table, whose types are these, by their names or as they stand below; nil when nothing is.
+local function trouble_with(v, fields)
+  for key, value in pairs(v) do
+    local of = fields[key]
+    if not of then
+      local names = {}
+      for name in pairs(fields) do names[#names + 1] = name end
+      local near = check.nearest(tostring(key), names)
+      return ("has no field %s%s"):format(check.show(key), near and ("; did you mean %q?"):format(near) or "")
+    end
+    of = types[of] or of
+    if not of[2](value) then return ("%s must be %s, got %s"):format(key, of[1], check.show(value)) end
+  end
+end
+
+--- Per type: what is allowed, in words, and the test. A test may give the value to use instead, and a more exact complaint.
 types = {
   ["string"] = { "a string that is not empty", function(v) return type(v) == "string" and v ~= "" end },
   ["boolean"] = { "true or false", function(v) return type(v) == "boolean" end },
   ["function"] = { "a function", function(v) return type(v) == "function" end },
   ["count"] = { "an integer of at least 1", function(v) return is_integer(v, 1) end },
   ["integer"] = { "an integer of at least 0", function(v) return is_integer(v, 0) end },
-  ["seconds"] = { "a number of seconds, 0 or more", function(v) return type(v) == "number" and v >= 0 and v < math.huge end },
+  ["seconds"] = { "a number of seconds, 0 or more", function(v) return type(v) == "number" and v >= 0 end },
   ["factor"] = { "a number of at least 1", function(v) return type(v) == "number" and v >= 1 and v < math.huge end },
   ["share"] = { "a number from 0 to 1", function(v) return type(v) == "number" and v >= 0 and v <= 1 end },
   ["progress"] = { "true, false or a function", function(v) return type(v) == "boolean" or type(v) == "function" end },
   ["gpu"] = { 'true, or a device like "any", "gpu", "cpu", "nvidia", "H200", "nvidia:2", or a list of them',
-    function(v) return require("tidepool.gpu").check_spec(v) end },
+    function(v) return require("tidepool.device.gpu").check_spec(v) end },
   ["with"] = { "a table of numbers and typed arrays, by the names of parameters", function(v)
       if type(v) ~= "table" then return false end
       for name, value in pairs(v) do
@@ -53,43 +90,142 @@ types = {
       end
       return true
     end },
+  ["defines"] = { 'a table like { N = 16, REAL = "float", ["MIN(a, b)"] = "((a) < (b) ? (a) : (b))" }', function(v)
+      if type(v) ~= "table" then return false end
+      for name, value in pairs(v) do
+        if type(name) ~= "string" or not (name:find "^[%a_][%w_]*$" or name:find "^[%a_][%w_]*%b()$") then
+          return false, nil, ("has %s, which is no name that C could define"):format(check.show(name))
+        elseif type(value) ~= "number" and type(value) ~= "boolean" and (type(value) ~= "string" or value:find "[\n%z]") then
+          return false, nil, ("has %s = %s; a name stands for a number, a line of text, or true"):format(name, check.show(value))
+        end
+      end
+      return true
+    end },
+  ["folders"] = { "the path of a folder, or a list of them", function(v)
+      local list = type(v) == "string" and { v } or v
+      if type(list) ~= "table" or #list == 0 then return false end
+      for _, path in ipairs(list) do
+        if type(path) ~= "string" or path == "" then return false end
+        local file = io.open(path .. "/.")
+        if not file then return false, nil, ("has %q, which is no folder that can be read"):format(path) end
+        file:close()
+      end
+      return true, list
+    end },
+  ["flags"] = { 'a string of options of the compiler, like "-cl-fast-relaxed-math"', function(v)
+      return type(v) == "string" and not v:find "[\n%z]"
+    end },
+  ["std"] = { 'a version of OpenCL C, like "CL1.2" or "CL3.0"', function(v) return type(v) == "string" and v:find "^CL%d%.%d$" ~= nil end },
   ["precision"] = { '"double" or "single"', function(v) return v == "double" or v == "single" end },
-  ["returns"] = { 'an element type like "double", or a list of them, one per return value (at most 8)', element_types },
-  ["executor"] = { '"threads" or "inline"', function(v) return v == "threads" or v == "inline" end },
+  ["returns"] = { 'an element type like "double", or a list of them, one per return value (at most ' ..
+    abi.COLUMNS_MAX .. ")", element_types },
+  ["executor"] = { executors.in_words(executors.that("runs_lua")), function(v)
+      local one = executors.named(v)
+      return one ~= nil and one.runs_lua
+    end },
+  ["memory"] = { 'a size like "256M", or a number of bytes', function(v)
+      local bytes = options.size(v)
+      return bytes ~= nil, bytes
+    end },
+  ["duration"] = { "a positive number of seconds", function(v) return type(v) == "number" and v > 0 and v < math.huge end },
+  ["journal"] = { 'a path, or a table like { file = "run.db", name = "digits", failed = "keep", optional = true }, or false for none', function(v)
+      if v == false then return true end
+      if type(v) == "string" then return v ~= "" and not v:find "%z", { file = v } end
+      if type(v) ~= "table" then return false end
+      local wrong = trouble_with(v, journal_fields)
+      if wrong then return false, nil, wrong end
+      if not v.file then return false, nil, "needs a field file: where it is kept" end
+      return true, v
+    end },
+  ["halt"] = { "a table like { failures = 3 }, { share = 0.1 } or { success = 1 }, perhaps with now = true", function(v)
+      if type(v) ~= "table" then return false end
+      local wrong = trouble_with(v, halt_fields)
+      if wrong then return false, nil, wrong end
+      if not (v.failures or v.share or v.success) then return false, nil, "needs a field failures, share or success" end
+      return true, v
+    end },
+  ["cache"] = { 'true, a path, or a table like { file = "results.db", size = "1G" }', function(v)
+      if v == true then return true, {} end
+      if v == false then return true end
+      if type(v) == "string" then return v ~= "" and not v:find "%z", { file = v } end
+      if type(v) ~= "table" then return false end
+      local result = {}
+      for key, value in pairs(v) do
+        local of = types[key == "file" and "string" or key == "size" and "memory"]
+        if not of then return false, nil, ("has no field '%s'; there are: file, size"):format(tostring(key)) end
+        local is_right, converted = of[2](value)
+        if not is_right then return false, nil, ("%s must be %s, got %s"):format(key, of[1], check.show(value)) end
+        result[key] = converted or value
+      end
+      return true, result
+    end },
   ["retries"] = { "an integer of at least 0, or a table like { max = 3, initial_delay = 0.1, backoff = 2, max_delay = 1 }",
     function(v)
       if is_integer(v, 0) then return true, { max = v } end
       if type(v) ~= "table" then return false end
-      for key, value in pairs(v) do
-        local of = retry_fields[key]
-        if not of then
-          local names = {}
-          for name in pairs(retry_fields) do names[#names + 1] = name end
-          local near = check.nearest(tostring(key), names)
-          return false, nil, ("has no field %s%s"):format(check.show(key), near and ("; did you mean %q?"):format(near) or "")
-        elseif not types[of][2](value) then
-          return false, nil, ("%s must be %s, got %s"):format(key, types[of][1], check.show(value))
-        end
-      end
+      local wrong = trouble_with(v, retry_fields)
+      if wrong then return false, nil, wrong end
       if not v.max then return false, nil, "needs a field max: how many further attempts" end
       return true, v
     end },
 }
 
+-- What a capability of executors is, in messages.
+local abilities = {
+  kill = "can stop what runs by force", isolated = "survives the crash of an item", bounds_memory = "bounds the memory of an item",
+}
+
+local later = "needs an executor that %s (worker processes will), which this version does not have yet"
+local no_cloud = "is about containers in a cloud; Tidepool runs on your own machines, with what is installed there"
+
+--- Options that are refused with a reason instead of being unknown.
+local refused = {
+  workers = "is not of one function: `-w N`, TIDEPOOL_WORKERS or tidepool.workers(n) say how many workers there are, concurrency_limit how many of "
+    .. "them one function may have",
+  image = no_cloud, region = no_cloud, proxy = no_cloud, cloud = no_cloud, secrets = no_cloud, secret = no_cloud,
+  mounts = no_cloud, volumes = no_cloud, network_file_systems = no_cloud, schedule = no_cloud, keep_warm = no_cloud,
+  min_containers = no_cloud, buffer_containers = no_cloud, scaledown_window = no_cloud, container_idle_timeout = no_cloud,
+}
+
+--- The rows of options that some executor here can honour; the others are refused.
+local function offered(rows)
+  local list = {}
+  for _, row in ipairs(rows) do
+    if row.needs and not executors.that(row.needs)[1] then refused[row[1]] = later:format(abilities[row.needs]) else list[#list + 1] = row end
+  end
+  return list
+end
+
+--- Help of the option `executor`.
+local function who_runs()
+  local parts = {}
+  for i, one in ipairs(executors.that "runs_lua") do
+    parts[i] = ("%s%s"):format(one.summary, one == executors.fallback and " (the default)" or "")
+  end
+  local last = table.remove(parts)
+  return "who runs it: " .. (#parts > 0 and table.concat(parts, ", ") .. ", or " or "") .. last
+end
+
 --- What a function may be told, on the decorator, in an app's defaults and in f:with.
-options.of_functions = {
+options.of_functions = offered {
   { "name", "string", "what messages, statistics and `tidepool run FILE::NAME` call it; default: the variable it is assigned to" },
   { "concurrency_limit", "count", "at most so many of its items run at once, over all its maps and callers" },
   { "max_containers", alias_of = "concurrency_limit" },
   { "max_workers", alias_of = "concurrency_limit" },
-  { "executor", "executor", "who runs it: worker threads (the default), or the caller itself, one item after the other" },
+  { "executor", "executor", who_runs() },
   { "gpu", "gpu", "runs it on an OpenCL device, or several: the first of those named that is there; with an executor: lends it that device" },
   { "kernel", "string", "OpenCL C in the place of a Lua function: a function of one element, or a whole __kernel" },
   { "with", "with", "values and arrays for parameters of `kernel`, by their names" },
   { "precision", "precision", "what numbers are on the device: doubles (the default), or floats" },
-  { "retries", "retries", "how often an item that failed is tried again, and after which delays" },
+  { "retries", "retries", "how often an item that failed is tried again, and after which delays; default: 0" },
+  { "timeout", "duration", "how long an attempt may take: then it is stopped, and has failed", needs = "kill" },
+  { "memory", "memory", "how much memory a worker may use: the item that asks for more fails", needs = "bounds_memory" },
+  { "crash_retries", "integer", "how often an item whose worker has died is tried again; default: 1", needs = "isolated" },
+  { "recycle", "count", "a worker is replaced after so many items", needs = "isolated" },
+  { "max_inputs", alias_of = "recycle" },
   { "returns", "returns", "the element types of what it returns: results go straight into typed arrays" },
-  { "window", "count", "inputs that are read ahead, queued, running or finished but not taken yet, together at most" },
+  { "cache", "cache", "keeps results by function and input, for all scripts and runs: in the user's cache, or in a file" },
+  { "window", "count", "inputs that are read ahead, queued, running or finished but not taken yet, together at most; default: 65536" },
 }
 
 --- What one map may be told, in its last argument.
@@ -100,6 +236,9 @@ options.of_calls = {
   { "window", "count", "as the function's option" },
   { "progress", "progress", "false: not on the progress line; or a function that gets { done, total, failed, rate, ... } meanwhile and at the end" },
   { "on_error", "function", "on_error(failure) gives the value that takes a failure's place" },
+  { "halt", "halt",
+    "when the map gives up, { failures = n } or { share = 0.1 }, or has enough, { success = n }; now = true: what runs is stopped too" },
+  { "journal", "journal", "a file in which results are kept, so that the same program, run again, does only what is missing" },
 }
 
 --- What only for_each takes besides.
@@ -107,6 +246,14 @@ options.of_for_each = {
   { "ignore_exceptions", "boolean", "failures are counted, not raised" },
 }
 for _, row in ipairs(options.of_calls) do options.of_for_each[#options.of_for_each + 1] = row end
+
+--- What tidepool.lines may be told.
+options.of_lines = {
+  { "separator", "string", "what ends a line; default: a line end" },
+  { "columns", "string",
+    'what separates the fields of a line, like ","; one may be in quotes, with line ends and doubled quotes in it, as CSV has it' },
+  { "limit", "memory", "how long a line may be; default: 16M" },
+}
 
 --- What tidepool.gather and tidepool.wait may be told.
 options.of_gather = {
@@ -117,15 +264,14 @@ options.of_wait = {
   { "timeout", "seconds", "how long to wait at most" },
 }
 
-local later = "needs process workers, which this version does not have yet"
-local no_cloud = "is about containers in a cloud; Tidepool runs on your own machines, with what is installed there"
-
---- Options that are refused with a reason instead of being unknown.
-local refused = {
-  timeout = later, memory = later, crash_retries = later,
-  image = no_cloud, region = no_cloud, proxy = no_cloud, cloud = no_cloud, secrets = no_cloud, secret = no_cloud,
-  mounts = no_cloud, volumes = no_cloud, network_file_systems = no_cloud, schedule = no_cloud, keep_warm = no_cloud,
-  min_containers = no_cloud, buffer_containers = no_cloud, scaledown_window = no_cloud, container_idle_timeout = no_cloud,
+--- What device:kernel may be told.
+options.of_kernels = {
+  { "name", "string", "which kernel of the source; default: the only one in it" },
+  { "options", "flags", 'options of the compiler: "-cl-fast-relaxed-math"' },
+  { "defines", "defines", "names that the source has as macros, and what they stand for: { N = 16 }" },
+  { "include", "folders", "where files are looked for that the source includes: a folder, or several" },
+  { "std", "std", 'the version of OpenCL C: "CL1.2" (the default), "CL3.0"' },
+  { "file", "string", "what the compiler's messages call the source, whose first line is then 1" },
 }
 
 local function row_of(rows, name)
@@ -138,6 +284,43 @@ local function names_of(rows)
   local names = {}
   for i, row in ipairs(rows) do names[i] = row[1] end
   return names
+end
+
+--- The capabilities that options need, and the names of those options.
+local function needs_of(rows, given)
+  local needs, names = {}, {}
+  for _, row in ipairs(rows) do
+    if row.needs and given[row[1]] ~= nil then
+      needs[#needs + 1] = row.needs
+      names[#names + 1] = row[1]
+    end
+  end
+  return needs, names
+end
+
+local function has_all(executor, needs)
+  for _, need in ipairs(needs) do
+    if not executor[need] then return false end
+  end
+  return true
+end
+
+--- Raises where the executor that checked options say, or the devices, cannot honour another of them.
+local function check_needs(who, rows, given)
+  local needs, names = needs_of(rows, given)
+  local executor = given.executor and executors.named(given.executor) or given.gpu and executors.of_kernels
+  for i, need in ipairs(needs) do
+    if executor and not executor[need] then
+      check.fail("%s: option '%s' needs an executor that %s: %s, not %q", who, names[i], abilities[need],
+        executors.in_words(executors.that("runs_lua", need)), executor.name)
+    end
+  end
+  if given.gpu and executor and executor.runs_lua and not executor.shares_memory then
+    check.fail("%s: option 'gpu': devices cannot be lent to %s yet", who, executor.summary)
+  end
+  if not executors.that("runs_lua", unpack(needs))[1] then
+    check.fail("%s: no executor can do what options '%s' need together", who, table.concat(names, "', '"))
+  end
 end
 
 --- Checks given options against rows; gives a new table with aliases resolved. Raises usage errors that begin with `who` and
@@ -157,7 +340,6 @@ function options.check(who, rows, given)
         near and (" (did you mean '%s'?)"):format(near) or "; there are: " .. table.concat(names_of(rows), ", "))
     end
     local real = row.alias_of and row_of(rows, row.alias_of) or row
-    if name == "executor" and value == "processes" then check.fail("%s: option 'executor': \"processes\" %s", who, later) end
     local is_right, converted, complaint = types[real[2]][2](value)
     if not is_right then
       if complaint then check.fail("%s: option '%s' %s", who, name, complaint) end
@@ -172,28 +354,44 @@ function options.check(who, rows, given)
   if result.kernel and result.executor then
     check.fail("%s: options 'kernel' and 'executor' exclude each other: OpenCL C runs on a device", who)
   end
+  check_needs(who, rows, result)
   return result
+end
+
+--- The executor of a function with these options: the one that is named; a device's, where there is a device instead; else the default, or the
+-- first that can do what the options need.
+---@param given table  checked options of a function
+---@param has_no_device boolean?  its `gpu` says that workers do what no device can, and none can
+---@return tidepool.Executor
+function options.executor(given, has_no_device)
+  if given.executor then return executors.named(given.executor) end
+  if given.gpu then return has_no_device and executors.default or executors.of_kernels end
+  local needs = needs_of(options.of_functions, given)
+  return has_all(executors.default, needs) and executors.default or executors.that("runs_lua", unpack(needs))[1]
 end
 
 --- `given` over `defaults`, both checked. Of `gpu` and `executor` alone the nearer one counts; both together, which say that the function drives the
 -- device itself, stay so.
+---@param who string  as in options.check
 ---@param defaults table
 ---@param given table
 ---@return table
-function options.merge(defaults, given)
+function options.merge(who, defaults, given)
   local merged = {}
   for name, value in pairs(defaults) do merged[name] = value end
   local is_driver = defaults.gpu and defaults.executor
   if given.gpu and not is_driver then merged.executor = nil end
   if given.executor and not is_driver then merged.gpu = nil end
   for name, value in pairs(given) do merged[name] = value end
+  check_needs(who, options.of_functions, merged)
   return merged
 end
 
---- Is this last argument of a call its options? A plain table whose keys are all strings, none of them `n`, and not empty: as an input it
---- would be an empty list.
-function options.is_call_options(value)
-  if type(value) ~= "table" or getmetatable(value) or next(value) == nil or value.n ~= nil then return false end
+--- Is this last argument of a call its options? A plain table whose keys are all strings, none of them `n`. One that is empty may be an empty list:
+--- `has_others` says that arguments before it can be the inputs, and it is options that say nothing (`options or {}`).
+function options.is_call_options(value, has_others)
+  if type(value) ~= "table" or getmetatable(value) or value.n ~= nil then return false end
+  if next(value) == nil then return has_others or false end
   for key in pairs(value) do
     if type(key) ~= "string" then return false end
   end

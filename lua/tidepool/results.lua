@@ -1,21 +1,25 @@
 --- The results of a map: an iterator, and ways to have them all at once.
 
+local abi = require "tidepool.base.abi"
 local array = require "tidepool.array"
-local check = require "tidepool.check"
+local check = require "tidepool.base.check"
 local core = require "tidepool.core"
 local failure = require "tidepool.failure"
 local ffi = require "ffi"
-local loop = require "tidepool.loop"
-local mixed = require "tidepool.mixed"
+local interpret = require "tidepool.base.interpret"
+local loop = require "tidepool.engine.loop"
+local mixed = require "tidepool.engine.mixed"
 
 local columns_type = ffi.typeof "void **"
 local double_pointer = ffi.typeof "const double *"
-local progress = require "tidepool.progress"
-local reduce = require "tidepool.reduce"
+local progress = require "tidepool.engine.progress"
+local reduce = require "tidepool.engine.reduce"
 local new_table = require "table.new"
 
--- What core.next gives: tp_block_kind of host/block.h.
-local COLUMNS, FAILURE, RETRY, DONE, PARTIALS = 0, 2, 3, 4, 5
+-- The kinds of blocks that core.next gives.
+local COLUMNS, FAILURE, RETRY = abi.block.COLUMNS, abi.block.FAILURE, abi.block.RETRY
+local DONE, PARTIALS = abi.block.DONE, abi.block.PARTIALS
+local ABSENT = abi.scalar.ABSENT
 
 ---@class tidepool.Results
 ---@overload fun(): integer?, ...: any
@@ -29,10 +33,12 @@ local results = { Results = Results }
 -- A userdata, since ipairs, pairs and # pass over a table like ours in silence. It keeps its Results alive as its environment, which the JIT
 -- compiler cannot read; this table is for that, and keeps nothing.
 local of_handle = setmetatable({}, { __mode = "kv" })
+local handle_of = setmetatable({}, { __mode = "kv" }) -- the other way round: nil when nobody can ask any more
 
 local methods = {}
 local handle = newproxy(true)
 local handle_meta = getmetatable(handle)
+handle_meta.__travels = "Results cannot travel to a worker: pass what results:list() gives"
 results.methods, results.meta = methods, handle_meta -- what they are known by
 
 handle_meta.__index = setmetatable(methods, { __index = function(_, name)
@@ -45,8 +51,11 @@ handle_meta.__index = setmetatable(methods, { __index = function(_, name)
     near and ("did you mean '%s'?"):format(near) or "they have " .. table.concat(names, ", "))
 end })
 
-function handle_meta.__call(self)
-  return of_handle[self]()
+-- A loop over results begins without an index. To the one that has met the end before, there and then, it would seem that there are none.
+function handle_meta.__call(self, _, index)
+  local own = of_handle[self]
+  if index == nil and own.is_over and own.k >= own.n and own.left_by == (coroutine.running() or "main") then own:_check_unread "for" end
+  return own()
 end
 
 function handle_meta.__tostring(self)
@@ -58,11 +67,66 @@ function handle_meta.__len()
   check.fail("Results have no length before the end: take results:list(), or results:progress().done")
 end
 
+-- Of f:map and f:starmap: a script that never reads them has not said whether they are to run, and would not hear of their failures. By the place
+-- where they were made, "file:line: ": { name, n = how many of them nobody has asked for anything, left = those of them that are still there }.
+-- (No finalizer of handles tells: it would keep alive, for a while, what refers to a job that is closed.)
+local unread = {}
+local weak = { __mode = "k" }
+
+--- From here on the Results, made at `place`, are expected to be read.
+function Results:_expect(place)
+  local these = unread[place]
+  if not these then
+    these = { name = self.settings.name, n = 0, left = setmetatable({}, weak) }
+    unread[place] = these
+  end
+  self.place, these.n, these.left[self] = place, these.n + 1, true
+end
+
+local function forget_place(self)
+  local place = self.place
+  local these = unread[place]
+  self.place = nil
+  if not these then return end -- it was told of
+  these.n, these.left[self] = these.n - 1, nil
+  if these.n == 0 then unread[place] = nil end
+end
+
+--- What there is to tell of n maps that were made at a place, `left` the one that is still there.
+local function tell(place, name, n, left)
+  if n > 1 then return ("tidepool: %sthe results of %d maps of '%s' were never read (for_each runs one for its effect)\n"):format(place, n, name) end
+  local counts = ""
+  if left and left.job then
+    local p = left:progress()
+    counts = (": %d of %s inputs have run"):format(p.done, p.total or "its")
+    if p.failed > 0 then counts = ("%s, %d of them failed"):format(counts, p.failed) end
+  end
+  return ("tidepool: %sthe results of this map of '%s' were never read%s (for_each runs a map for its effect)\n"):format(place, name, counts)
+end
+
+--- Tells, on stderr, of maps that nobody can read any more and nobody has read; at the script's end of all.
+function results.tell_unread(is_end)
+  local texts = {}
+  for place, these in pairs(unread) do
+    local n_left, one = 0, nil
+    for left in pairs(these.left) do n_left, one = n_left + 1, left end
+    local n = is_end and these.n or these.n - n_left
+    if n > 0 then
+      texts[#texts + 1] = tell(place, these.name, n, is_end and one)
+      these.n = these.n - n
+      if these.n == 0 then unread[place] = nil end
+    end
+  end
+  table.sort(texts)
+  for _, text in ipairs(texts) do core.warn(text) end
+end
+interpret(results.tell_unread) -- it may run in a finalizer (loop.tell_at_end)
+
 --- What a user gets for Results.
 ---@return tidepool.Results
 function results.handle(self)
   local new = debug.setfenv(newproxy(handle), self)
-  of_handle[new] = self
+  of_handle[new], handle_of[self] = self, new
   return new
 end
 
@@ -71,15 +135,43 @@ function results.of(value)
   return type(value) == "userdata" and of_handle[value] or nil
 end
 
---- Lets users call the method of that name. None takes more than two arguments ("..." behind a call is not safe: interpret.lua).
-local function publish(name, arguments)
+-- Arguments that published methods take at most: "..." behind a call is not safe (interpret.lua).
+local ARGUMENTS_MAX = 3
+
+--- Lets users call the method of that name. Its parameters, as they are written, are how many arguments it takes; `arguments`
+-- shows them in messages. `goes_over`: it takes all results there are.
+---@param name string
+---@param takes integer  how many arguments it has beside the Results: an error here where it has others
+---@param arguments string?  "fn, init"
+---@param goes_over boolean?
+function results.publish(name, takes, arguments, goes_over)
   local method = Results[name]
-  methods[name] = function(self, first, second)
+  local info = debug.getinfo(method, "u")
+  if info.isvararg or info.nparams - 1 ~= takes or takes > ARGUMENTS_MAX then
+    error(("Results:%s has %s%d parameters beside self, and is published with %d; at most %d, and no `...`, are possible"):format(name,
+      info.isvararg and "`...` and " or "", info.nparams - 1, takes, ARGUMENTS_MAX), 2)
+  end
+  local in_words = takes == 0 and "no arguments" or ("(%s)"):format(arguments)
+  methods[name] = function(self, first, second, third, fourth)
     local own = results.of(self)
     if not own then
-      check.fail("results.%s was called with a dot, or on something else: write results:%s(%s)", name, name, arguments or "")
+      check.fail("results.%s was called with a dot, or on something else: write results:%s(%s)", name, name, takes > 0 and arguments or "")
     end
-    return method(own, first, second)
+    local extra = fourth
+    if takes < 3 and extra == nil then extra = third end
+    if takes < 2 and extra == nil then extra = second end
+    if takes < 1 and extra == nil then extra = first end
+    if extra ~= nil then check.no_more(extra, "results:" .. name, in_words) end
+    if goes_over and own.is_over then own:_check_unread("results:" .. name) end
+    return method(own, first, second, third)
+  end
+end
+local publish = results.publish
+
+--- Raises a usage error when all results have been given out, or what ended them has been raised: there is nothing left to read.
+function Results:_check_unread(who)
+  if self.is_over and not self.end_failure and self.k >= self.n then
+    check.fail("%s: these results have been read%s; keep what results:list() gives to go over them again", who, self.read_by or "")
   end
 end
 
@@ -108,6 +200,7 @@ local function fill(self, source, job, room)
   self.feeder = loop.current() or "main"
   local fine, done, why, is_idle = pcall(source.fill, job, room)
   self.is_feeding = false
+  if self.settings.journal then self.settings.journal:explain() end
   if self.job ~= job then
     core.close(job)
     return false
@@ -124,7 +217,23 @@ end
 -- A task that reads inputs while those who want results go on.
 local function ignore() end
 
---- Reads further inputs into the job as there is room; true when some may have been.
+--- A task that reads on where a source has given way.
+local function feed_on(self, source, job)
+  while true do
+    if self.job ~= job then
+      self.is_feeding = false
+      return core.close(job)
+    end
+    source.has_more = false
+    fill(self, source, job, core.room(job))
+    if self.job ~= job or self.has_all_inputs or not source.has_more then return end
+    self.is_feeding = true
+    loop.sleep(0)
+  end
+end
+
+--- Reads further inputs into the job as there is room; true when some may have been. In a task, and for C, that takes some 5 ms at most: the rest is
+--- read between the turns of others.
 function Results:_feed()
   if self.has_all_inputs or self.is_feeding then return false end
   local job, source = self.job, self.source
@@ -139,18 +248,26 @@ function Results:_feed()
     end
     return not self.is_feeding
   end
-  return not fill(self, source, job, room)
+  source.gives_way = source.always_gives_way or not core.is_worker and loop.is_in_task()
+  source.has_more = false
+  local is_idle = fill(self, source, job, room)
+  if source.gives_way and source.has_more and self.job == job and not self.has_all_inputs then
+    self.is_feeding = true
+    loop.start({ is_daemon = true, _end = ignore }, true, feed_on, self, source, job)
+  end
+  return not is_idle
 end
 
 --- Ends the job, if it has not ended. Nothing is started any more.
 function Results:_close(is_complete)
   local job = self.job
   if job then
-    self.counts = { core.counts(job) }
+    self.counts = core.counts(job)
     self.job = nil
     self.source = nil
     self.n, self.k = 0, 0
     self.is_over = true
+    self.left_by = coroutine.running() or "main"
     local watch = self.watch
     self.watch = nil
     local fine, why = true, nil
@@ -162,6 +279,8 @@ function Results:_close(is_complete)
     else
       loop.close(job)
     end
+    self.is_over = true
+    if self.settings.journal then self.settings.journal:finish(is_complete) end
     if not fine then error(why, 0) end
   end
   self.is_over = true
@@ -173,18 +292,13 @@ end
 
 --- The failure whose block is being read.
 function Results:_failure(index)
-  local kind, message, value, traceback, attempts, worker = core.item(self.job, 0)
-  local f = failure.new {
-    kind = kind, message = message, value = value, traceback = traceback, attempts = attempts, worker = worker,
-    index = index, function_name = self.settings.name, max_attempts = self.settings.max_attempts,
-  }
-  return f
+  return failure.of_job(self.job, { index = index, function_name = self.settings.name, max_attempts = self.settings.max_attempts })
 end
 
 --- Why nothing comes any more although inputs are left.
 function Results:_cancelled()
   local _, kind, why = core.is_cancelled(self.job)
-  return failure.new { kind = kind or "cancelled", message = why or "the map was cancelled",
+  return failure.new { kind = kind or abi.kind.CANCELLED, message = why or "the map was cancelled",
     function_name = self.settings.name, attempts = 0 }
 end
 
@@ -192,8 +306,22 @@ end
 function Results:_check_wait()
   if not self.is_feeding or self.feeder ~= (loop.current() or "main") then return end
   if self.source.flush then self.source.flush() end
-  local pushed, _, _, delivered = core.counts(self.job)
-  if pushed == delivered then check.fail("%s: the inputs of this map wait for its own results, and none are to come", self.settings.name) end
+  local counts = core.counts(self.job)
+  if counts.pushed > counts.delivered then return end
+  check.fail("%s: the inputs of this map wait for its own results, and none are to come", self.settings.name)
+end
+
+--- Waits for news of the job. Who is interrupted waits no longer: the job may pause, unless somebody else does, who looks again.
+-- With `seconds` for so long at most.
+function Results:_wait(job, seconds)
+  local patience = self.source and self.source.patience
+  local fine, why = pcall(loop.wait, job, seconds and math.min(seconds, patience or seconds) or patience)
+  if fine then return end
+  if self.job == job then
+    core.leave(job)
+    loop.notify(job)
+  end
+  error(why, 0)
 end
 
 --- Calls a function of the user's; what it raises ends the map.
@@ -204,12 +332,54 @@ function Results:_ask(fn, f)
   raise(value)
 end
 
+--- Counts a failure, or n results, that are given out now, for the option `halt`. Gives how many of the results are still wanted.
+function Results:_count(failed, n)
+  local halt = self.settings.halt
+  if not halt then return n end
+  if failed then
+    self.n_failed, self.n_given = (self.n_failed or 0) + 1, (self.n_given or 0) + 1
+    local few = halt.share and math.max(halt.share * self.n_given, 1)
+    if (halt.failures and self.n_failed >= halt.failures) or (few and self.n_failed > few) then
+      self.halted = ("%d of %d inputs have failed"):format(self.n_failed, self.n_given)
+    end
+    return n
+  end
+  local successes = (self.n_given or 0) - (self.n_failed or 0)
+  if halt.success and successes + n >= halt.success then
+    self.halted, n = true, halt.success - successes
+  end
+  self.n_given = (self.n_given or 0) + n
+  return n
+end
+
+--- The end of a map that has been halted: what runs is stopped, or waited for.
+function Results:_end_halted()
+  local job, why = self.job, self.halted
+  if job and self.settings.halt.now then
+    core.cancel(job)
+  elseif job and not self.is_feeding then
+    self.has_all_inputs, self.source = true, nil
+    core.stop(job)
+    core.finish(job)
+    while self.job == job and not core.is_cancelled(job) do
+      if core.is_settled(job) then break end
+      if not core.next(job) then self:_wait(job) end
+    end
+  end
+  self:_close()
+  if why == true then return nil end
+  self.halted = true -- it is raised once
+  raise(failure.new { kind = abi.kind.HALTED, message = "the map was halted: " .. why, function_name = self.settings.name, attempts = 0 })
+end
+
 --- Waits for the next block of results and opens it (or gives one that has not been read to its end): "block", or "failure", its index and
 --- the failure that takes its place, or nothing at the end, or "later" instead of waiting. Raises what ends the map. `is_reducing`: for one who can
 --- read what a device has reduced.
 function Results:_advance(no_wait, is_reducing)
+  if self.place then forget_place(self) end
   if not no_wait then loop.give_way() end
   if self.k < self.n then return "block" end -- somebody else has opened it
+  if self.halted and not self.is_over then return self:_end_halted() end
   if self.is_over then
     if self.end_failure then raise(self.end_failure) end
     return nil
@@ -219,6 +389,7 @@ function Results:_advance(no_wait, is_reducing)
     self:_close()
     raise(self.end_failure)
   end
+  if not no_wait then loop.check_wait() end
   while true do
     local job = self.job
     local has_fed = self:_feed()
@@ -244,11 +415,12 @@ function Results:_advance(no_wait, is_reducing)
       elseif not has_fed then
         if no_wait then return "later" end
         self:_check_wait()
-        loop.wait(job, self.source and self.source.patience)
+        self:_wait(job)
         if self.job ~= job or self.k < self.n then return self:_advance() end
       end
     elseif kind == FAILURE then
       local f = self:_failure(first)
+      self:_count(true)
       if self.settings.return_exceptions then return "failure", first, f end
       if self.settings.on_error then return "failure", first, self:_ask(self.settings.on_error, f) end
       self:_close()
@@ -256,6 +428,7 @@ function Results:_advance(no_wait, is_reducing)
     elseif kind == RETRY then
       if self.settings.on_retry then self:_ask(self.settings.on_retry, self:_failure(first)) end
     else
+      n = self:_count(false, n)
       self.first, self.n, self.k = first, n, 0
       self.columns, self.partials, self.scalars = nil, nil, nil
       self.is_numbers = false
@@ -292,7 +465,7 @@ end
 --- The values of item k of a block of scalars.
 local function scalar_values(scalars, text, k, c)
   local element = scalars[c][k]
-  if element.kind == mixed.ABSENT then return end
+  if element.kind == ABSENT then return end
   if c == #scalars then return mixed.load(element, text) end
   return mixed.load(element, text), scalar_values(scalars, text, k, c + 1)
 end
@@ -380,6 +553,12 @@ function Results:list()
   end
   close_lists()
   return unpack(lists)
+end
+
+--- As list: what calls, tasks and events are asked in the same way.
+---@return table ...
+function Results:get()
+  return self:list()
 end
 
 --- Copies n elements from `from` to the array's elements first.., between any two types.
@@ -607,9 +786,11 @@ function Results:_drain()
   until not what
 end
 
---- For loop.await: a map is over when it has nothing left to do before somebody reads its results.
+--- For loop.await: a map is over when it has nothing left to do before somebody reads its results. It does not pause before.
 function Results:_settle()
+  if self.place then forget_place(self) end
   if not self.job or self.is_cancelled then return true end
+  core.set_reading(self.job, false)
   core.look(self.job) -- before the feeding: what happens from here on is news
   self:_feed()
   if not self.job then return true end
@@ -624,11 +805,49 @@ function Results._unwatch(_, entry)
   loop.unwatch(entry)
 end
 
---- For the script's end: a map that was spawned goes on to its end.
-function Results:_finish()
-  local fine, why = pcall(self._drain, self)
-  if not fine and not (failure.is_failure(why) and why.kind == "cancelled") then
+--- Has all been run, and is there nothing to tell but results, so that they can wait for somebody to read them, or go?
+function Results:_is_quietly_done()
+  if not self:done() then return false end
+  local counts, settings = core.counts(self.job), self.settings
+  return (counts.failed == 0 or settings.return_exceptions) and not (counts.retried > 0 and settings.on_retry)
+end
+
+--- All has been run, and the results wait with the handle, if there is one: what is left to do is to say so.
+function Results:_rest()
+  loop.drop(self)
+  local watch = self.watch
+  self.watch = nil
+  local fine, why = pcall(function()
+    if self.settings.journal then self.settings.journal:finish(true) end
+    if watch then progress.close(watch, true) end
+  end)
+  if not fine then
     self.final_failure = why
+    loop.set_failed(self)
+  end
+end
+
+--- For loop.keep.
+function Results:_tidy()
+  if not self:done() then return end
+  if self:_is_quietly_done() then
+    self:_rest()
+  elseif not handle_of[self] then
+    loop.drop(self)
+    self:_finish()
+  end
+end
+
+--- For the script's end: a map that was spawned goes on to its end. If somebody may read it later, its results wait, as many as its window holds;
+-- what goes on beyond that, or has failed, is read here.
+function Results:_finish()
+  if handle_of[self] then loop.await(self) end
+  if not self.job then return end
+  if self:_is_quietly_done() then return self:_rest() end
+  self.read_by = " by tidepool.loop, which goes to the end of what was spawned"
+  local fine, why = pcall(self._drain, self)
+  if not fine and not (failure.is_failure(why) and why.kind == abi.kind.CANCELLED) then
+    self.final_failure, self.end_failure = why, why
     loop.set_failed(self)
   end
 end
@@ -640,6 +859,7 @@ end
 --- Drops what is queued and stops what runs if it can; a loop over the results raises a failure of kind "cancelled". After the end it does
 --- nothing.
 function Results:cancel()
+  if self.place then forget_place(self) end
   if self.job then
     self.k, self.n = 0, 0
     self.is_cancelled = true
@@ -651,15 +871,16 @@ end
 ---@return boolean
 function Results:done()
   if not self.job then return true end
-  local pushed, finished, _, _, _, has_all = core.counts(self.job)
-  return has_all and finished == pushed
+  local counts = core.counts(self.job)
+  return counts.has_all and counts.finished == counts.pushed
 end
 
 --- Counts, without blocking: { total = inputs or nil, done, failed, running, taken, retried }.
 ---@return table
 function Results:progress()
-  local c = self.job and { core.counts(self.job) } or self.counts
-  return { total = self.total or (c[6] and c[1]) or nil, done = c[2] - c[7], failed = c[3], running = c[1] - c[2], taken = c[4], retried = c[5] }
+  local c = self.job and core.counts(self.job) or self.counts
+  return { total = self.total or (c.has_all and c.pushed) or nil, done = c.finished - c.skipped, failed = c.failed,
+    running = c.pushed - c.finished, taken = c.delivered, retried = c.retried }
 end
 
 function Results:__tostring()
@@ -667,7 +888,19 @@ function Results:__tostring()
   return ("tidepool.Results of %s: %d of %s done"):format(self.settings.name, p.done, p.total or "?")
 end
 
-for _, name in ipairs { "array", "cancel", "done", "list", "max", "mean", "min", "next", "progress", "sum" } do publish(name) end
-publish("reduce", "fn, init")
+for _, name in ipairs { "cancel", "done", "next", "progress" } do publish(name, 0) end
+for _, name in ipairs { "get", "list", "max", "mean", "min", "sum" } do publish(name, 0, nil, true) end
+publish("array", 1, "type", true)
+publish("reduce", 2, "fn, init", true)
+for name in pairs(Results) do
+  if not name:find "^_" and not rawget(methods, name) then error(("Results:%s is not published"):format(name)) end
+end
+
+--- Raises a usage error when a handle's results have been read.
+function results.check_unread(who, value)
+  local self = results.of(value)
+  self:_check_unread(who)
+  if self.place then forget_place(self) end -- now somebody else is to be read
+end
 
 return results

@@ -1,16 +1,19 @@
 --- A function that runs as a coroutine on the loop: tidepool.async.
 
+local abi = require "tidepool.base.abi"
 local call = require "tidepool.call"
-local check = require "tidepool.check"
+local check = require "tidepool.base.check"
 local core = require "tidepool.core"
-local describe = require "tidepool.describe"
 local failure = require "tidepool.failure"
-local interpret = require "tidepool.interpret"
-local loop = require "tidepool.loop"
+local future = require "tidepool.engine.future"
+local interpret = require "tidepool.base.interpret"
+local loop = require "tidepool.engine.loop"
 
 ---@class tidepool.Task
 local Task = {}
 Task.__index = Task
+Task.__travels = "a Task cannot travel to a worker: pass what task:get() gives"
+future.extend(Task)
 
 local task = { Task = Task }
 
@@ -20,14 +23,15 @@ local function is_callable(value)
 end
 
 --- Runs fn(...) as a task: at once up to the first place where it waits, and on from there while others wait. Inside of it everything that
---- waits lets the others go on.
+--- waits lets the others go on, and, where that was some milliseconds ago, what starts something does too.
 ---@param fn function
 ---@param ... any     its arguments
 ---@return tidepool.Task
 function task.async(fn, ...)
   if core.is_worker then check.fail "tidepool.async: a mapped function has no loop to run tasks on; use map or spawn" end
   if not is_callable(fn) then check.fail("tidepool.async: expected a function, got %s", check.show(fn)) end
-  local self = setmetatable({ listeners = {} }, Task)
+  loop.give_way_in_task()
+  local self = setmetatable(future.init { fn = fn }, Task)
   loop.start(self, false, fn, ...)
   return self
 end
@@ -35,78 +39,59 @@ interpret(task.async)
 
 --- The loop's: the function has ended.
 function Task:_end(fine, ...)
-  self.is_over, self.fine = true, fine
-  if fine then
-    self.values = { n = select("#", ...), ... }
-  else
-    local trouble = ...
-    self.values, self.traceback = { n = 1, trouble.value }, trouble.traceback
-    if not (self.is_cancelled and failure.is_failure(trouble.value) and trouble.value.kind == "cancelled") then loop.set_failed(self) end
-  end
-  local listeners = self.listeners
-  self.listeners = nil
-  for _, entry in ipairs(listeners) do
-    if entry.fn then entry.fn(entry.arg) end
-  end
+  if fine then return future.finish(self, true, ...) end
+  local trouble = ...
+  self.traceback = trouble.traceback
+  future.finish(self, false, trouble.value)
 end
+interpret(Task._end)
 
---- For loop.await.
-function Task:_settle()
-  return self.is_over or false
-end
+local watch = Task._watch
 
 function Task:_watch(fn, arg)
-  if self == loop.current() then check.fail "a task cannot wait for itself" end
-  local entry = { fn = fn, arg = arg }
-  self.listeners[#self.listeners + 1] = entry
-  return entry
-end
-
-function Task:_unwatch(entry)
-  entry.fn = nil
-  local listeners = self.listeners
-  if listeners and listeners[#listeners] == entry then listeners[#listeners] = nil end
-end
-
---- When it is over: true and the values, or false and the error.
-function Task:_outcome()
-  loop.set_read(self)
-  return self.fine, unpack(self.values, 1, self.values.n)
-end
-
-function Task:_report()
-  local value = self.values[1]
-  return failure.new { kind = "error", message = describe.message(value), value = value, traceback = self.traceback, attempts = 1 }
+  if self == loop.current() then
+    local where = check.where()
+    if where == "" and type(self.fn) == "function" then -- `return task:get()` leaves no trace of who does it
+      local info = debug.getinfo(self.fn, "S")
+      where = ("%s:%d: "):format(info.short_src, info.linedefined)
+    end
+    error(where .. "a task cannot wait for itself", 0)
+  end
+  return watch(self, fn, arg)
 end
 
 --- Waits for the task's end.
 ---@param timeout number?  seconds after which to give up waiting, with a failure of kind "timeout"; the task goes on
 ---@return any ...  what its function returned; its error is raised
-function Task:get(timeout)
+function Task:get(timeout, extra)
   check.self(self, Task, "task", "get")
+  check.no_more(extra, "task:get", "a number of seconds at most")
   return call.get(self, "task", nil, timeout)
 end
 
 --- Has it ended?
 ---@return boolean
-function Task:done()
+function Task:done(extra)
   check.self(self, Task, "task", "done")
+  check.no_more(extra, "task:done", "no arguments")
   return self:_settle()
 end
 
 --- Raises a failure of kind "cancelled" inside the task, where it waits, or next does. One that has ended stays as it is.
-function Task:cancel()
+function Task:cancel(extra)
   check.self(self, Task, "task", "cancel")
+  check.no_more(extra, "task:cancel", "no arguments")
   if self.is_over then return end
   self.is_cancelled = true
-  self.stop = failure.new { kind = "cancelled", message = "the task was cancelled", attempts = 0 }
+  self.stop = failure.new { kind = abi.kind.CANCELLED, message = "the task was cancelled", attempts = 0 }
   if self.waiter then loop.wake(self.waiter) end
 end
 
 --- Calls fn(task) once it has ended, from the loop, in a task of its own.
 ---@param fn function
-function Task:on_done(fn)
+function Task:on_done(fn, extra)
   check.self(self, Task, "task", "on_done", "fn")
+  check.no_more(extra, "task:on_done", "a function")
   loop.on_done("task:on_done", self, fn)
 end
 

@@ -1,6 +1,6 @@
 /* heap_test.c: the memory of Lua states: blocks keep what is written to them, whatever is taken, moved and given back around them. */
 #include "harness.h"
-#include "heap.h"
+#include "base/heap.h"
 
 #include <stdint.h>
 

@@ -16,13 +16,13 @@ local function write_file(path, contents)
 end
 
 --- Runs a shell command in a new directory. $T is the binary, by its full path. `files` (name -> contents) are made first.
--- Nothing may take longer than 30 s: then the code is 124.
+-- Nothing may take longer than four minutes: then the code is 124.
 ---@return { code: integer, stdout: string, stderr: string, dir: string }
 function shell.run(command, files)
   local dir = support.temp_dir()
   for name, contents in pairs(files or {}) do write_file(dir .. "/" .. name, contents) end
   write_file(dir .. "/.command", command .. "\n")
-  os.execute(("T=$(realpath %s); export T; cd %s; unset LUA_INIT; timeout -k 5 30 sh .command >.stdout 2>.stderr; echo $? >.code"):format(
+  os.execute(("T=$(realpath %s); export T; cd %s; unset LUA_INIT; timeout -k 5 240 sh .command >.stdout 2>.stderr; echo $? >.code"):format(
     shell.quote(support.binary), dir))
   return {
     code = tonumber(support.read_file(dir .. "/.code")),
@@ -80,13 +80,20 @@ function Terminal:screen()
 end
 
 local function wait_for(self, what, holds, level)
-  local deadline = support.now() + 20
+  local deadline = support.now() + 90 -- less than the sleeps that sessions interrupt
   repeat
     local screen = self:screen()
     if holds(screen) then return screen end
     support.sleep(0.02)
   until support.now() > deadline
-  error(("the terminal never showed %s but\n%s"):format(what, self:screen()), level + 1)
+  local pipe = io.popen(([[
+    for p in $(pgrep -f "^$(realpath %s)"); do
+      grep -h "State\|Sig[PBC]\|ShdPnd" /proc/$p/task/*/status
+      cat /proc/$p/wchan
+    done 2>&1]]):format(shell.quote(support.binary)))
+  local state = pipe:read "*a"
+  pipe:close()
+  error(("the terminal never showed %s but\n%s[end of the screen]\n%s"):format(what, self:screen(), state), level + 1)
 end
 
 --- Waits until the screen shows the text. One that ends with ">" or ">>" ends with a prompt at which nothing is typed yet.
@@ -97,15 +104,20 @@ function Terminal:wait(text, level)
   end, (level or 1) + 1)
 end
 
+--- Has tmux send keys.
+local function send(self, keys)
+  require "luassert".equal(0, os.execute(self.tmux .. "send-keys " .. keys))
+end
+
 --- Types a text; with `awaited`, waits until the screen shows that.
 function Terminal:type(text, awaited)
-  os.execute(self.tmux .. "send-keys -l " .. shell.quote(text))
+  send(self, "-l " .. shell.quote(text))
   if awaited then return self:wait(awaited, 2) end
 end
 
 --- Presses keys by their tmux names: "Enter", "C-c", "Up".
 function Terminal:press(keys, awaited)
-  os.execute(self.tmux .. "send-keys " .. keys)
+  send(self, keys)
   if awaited then return self:wait(awaited, 2) end
 end
 
@@ -115,7 +127,7 @@ function Terminal:line(text, awaited)
   if awaited and awaited:find ">$" then
     wait_for(self, "what was typed", function(screen) return not screen:find "\n>+\n*$" end, 2)
   end
-  os.execute(self.tmux .. "send-keys Enter")
+  send(self, "Enter")
   if awaited then return self:wait(awaited, 2) end
 end
 

@@ -3,7 +3,7 @@
  * Decodes without trust. What comes out must encode again (or be refused), and decode again to the same: equal bytes, or where
  * the order of pairs differs, an equal value.
  * `make fuzz` builds and runs it. */
-#include "codec.h"
+#include "codec/codec_state.h"
 
 #include <lauxlib.h>
 #include <lualib.h>
@@ -16,7 +16,7 @@ static const char seeds[] =
     "local s = {1, 2} local long = ('long'):rep(20)\n"
     "return { 7, 'abc', {1, 2, 3}, {1.5, 2, 3, 4, 5, 6, 7, 8, 9.25, 'x'}, {s, s, {s}}, {[long] = long, n = -5, 1e9},\n"
     "  5LL, 6ULL, 3i, print, math, 0/0, true, false, {{{{}}}}, setmetatable({1}, Class), Class, {Class, Class}, thing, {thing, thing},\n"
-    "  setmetatable({x = 1}, Value), package.loaded.mod, {a = {b = {c = s, d = s}}, s} }";
+    "  setmetatable({x = 1}, Value), refused, {refused, [refused] = 1, refused}, package.loaded.mod, {a = {b = {c = s, d = s}}, s} }";
 
 static const char same[] =
     "local ffi = require 'ffi'\n"
@@ -27,6 +27,9 @@ static const char same[] =
     "  if type(a) == 'cdata' then\n"
     "    if ffi.istype('complex', a) then return number(a.re, b.re) and number(a.im, b.im) end\n"
     "    return tostring(a) == tostring(b)\n"
+    "  end\n"
+    "  if type(a) == 'userdata' and debug.getmetatable(a) == debug.getmetatable(refused) then\n"
+    "    return debug.getmetatable(a) == debug.getmetatable(b)\n"
     "  end\n"
     "  if type(a) ~= 'table' then return a == b end\n"
     "  if seen[a] then return seen[a] == b end\n"
@@ -87,7 +90,7 @@ static lua_State *open_state(void)
     luaL_openlibs(L);
     tp_codec_open(L);
     must(luaL_dostring(L, "jit.off()") == 0, "jit.off"); /* the JIT hides a pointer of its own from LeakSanitizer */
-    must(luaL_dostring(L, "Class = {} Value = {} package.loaded.mod = {1, 2}") == 0, "prelude");
+    must(luaL_dostring(L, "Class = {} Value = {} package.loaded.mod = {1, 2} package.loaded.module = package.loaded.mod") == 0, "prelude");
     lua_getglobal(L, "Class");
     tp_codec_add_class(L, "fuzz.Class", -1, false);
     lua_getglobal(L, "Value");
@@ -99,6 +102,8 @@ static lua_State *open_state(void)
     }
     tp_codec_push_ref(L, refs[0]);
     lua_setglobal(L, "thing");
+    tp_codec_push_refused(L, "not here", 8);
+    lua_setglobal(L, "refused");
     must(luaL_dostring(L, same) == 0, "same");
     lua_setglobal(L, "same");
     lua_settop(L, 0);

@@ -8,7 +8,7 @@
  *   FAULTS_SLOW=n       launches on every queue but the first take n ns longer for each work item
  *   FAULTS_BUILD=1      programs do not compile; only for the first device when it is "first"
  *   FAULTS_LOG=path     each program that is made appends a line there: "source" or "binary"
- * faults_peak() is how many queues had work at the same time, at most; faults_items(i) how many work items queue i was given. */
+ * faults_fail(n) lets the next n launches fail. faults_peak() is how many queues had work at the same time, at most; faults_items(i) how many work items queue i was given. */
 #define CL_TARGET_OPENCL_VERSION 120
 #include <CL/cl.h>
 #include <dlfcn.h>
@@ -29,6 +29,12 @@ static _Atomic bool has_work[QUEUES_MAX];
 static _Atomic(cl_device_id) first_device;
 
 static _Atomic long items[QUEUES_MAX];
+static _Atomic int failing; /* the next launches */
+
+void faults_fail(int n)
+{
+    atomic_store(&failing, n);
+}
 
 long faults_items(int queue)
 {
@@ -118,6 +124,8 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint 
     const char *from = getenv("FAULTS_FROM");
     if ((from || getenv("FAULTS_LATER")) && (!getenv("FAULTS_LATER") || queue != known[0]) &&
         atomic_fetch_add(&launches, 1) + 1 >= (from ? atoi(from) : 1))
+        return CL_OUT_OF_RESOURCES;
+    if (atomic_load(&failing) > 0 && atomic_fetch_sub(&failing, 1) > 0)
         return CL_OUT_OF_RESOURCES;
     count_work(queue, true);
     for (int i = 0; i < queues && i < QUEUES_MAX; i++)

@@ -1,0 +1,88 @@
+--- W11: what worker processes cost beside worker threads: the same functions over the same inputs, the floor being threads. And the time from a
+-- death to the next result.
+
+local ffi = require "ffi"
+local tidepool = require "tidepool"
+
+return function(bench)
+  local threads, processes = tidepool.App("threads", { executor = "threads" }), tidepool.App("processes", { executor = "processes" })
+
+  local function compare(row, fn, options)
+    local here, there = threads:func(options or {}, fn), processes:func(options or {}, fn)
+    row.id, row.floor_is = "W11", "the same in threads"
+    local work = row.work
+    row.floor = function() return work(here) end
+    row.run = function() return work(there) end
+    bench.compare(row)
+  end
+
+  local n = bench.size(100000, 2000)
+  local numbers, records, doubles = {}, {}, tidepool.array("double", bench.size(4000000, 10000))
+  for i = 1, n do numbers[i] = i end
+  for i = 1, n / 10 do records[i] = { id = i, name = "record " .. i, tags = { "a", "b" }, value = i / 7 } end
+  for i = 1, #doubles do doubles[i] = i / 1000 end
+
+  compare({ what = "W1: map(100,000 numbers):list()", unit = "ns a call", per = n, at_most_ratio = 1.3,
+    work = function(f) return f:map(numbers):list() end,
+    sum = function(list)
+      local s = 0
+      for i = 1, n do s = s + list[i] end
+      return s
+    end }, function(x) return x * x end)
+
+  compare({ what = "W2: map(10,000 records):list()", unit = "us a record", per = #records, at_most_ratio = 1.3,
+    work = function(f) return f:map(records):list() end,
+    sum = function(list)
+      local s = 0
+      for i = 1, #records do s = s + #list[i].name + list[i].id end
+      return s
+    end }, function(r) return { id = r.id + 1, name = r.name .. "!", value = r.value } end)
+
+  compare({ what = "W5: sin, cos, sqrt over an array", unit = "ns an element", per = #doubles, at_most_ratio = 1.05,
+    work = function(f) return f:map(doubles):array() end,
+    sum = function(a) return a:sum() end }, function(x) return math.sin(x) * math.cos(x) + math.sqrt(x) end, { returns = "double" })
+
+  local strings = {}
+  for i = 1, bench.size(64, 4) do strings[i] = ("%08d"):format(i):rep(131072) end
+  compare({ what = "W4: 64 strings of 1 MiB", unit = "ms", at_most_ratio = 1.2,
+    work = function(f) return f:map(strings):list() end,
+    sum = function(list)
+      local s = 0
+      for i = 1, #strings do s = s + #list[i] end
+      return s
+    end }, function(s) return s:upper() end)
+
+  -- ---- one call, and their lives ----
+
+  local function add(x) return x + 1 end
+  local here, there = threads:func(add), processes:func(add)
+  local function latencies(f)
+    local list = {}
+    for i = -100, bench.size(5000, 100) do
+      local start = tidepool.now()
+      if f:remote(i) ~= i + 1 then error("a wrong result", 0) end
+      if i > 0 then list[i] = (tidepool.now() - start) * 1e6 end
+    end
+    return bench.median(list)
+  end
+  local floor = latencies(here)
+  bench.figure { id = "W11", what = "W7: remote round trip: median", unit = "us", figure = latencies(there), floor = floor,
+    floor_is = "the same in threads", at_most_ratio = 1.5, is_right = true }
+
+  ffi.cdef "int getpid(void);"
+  local pid = processes:func { concurrency_limit = 1 } (function()
+    local c = require "ffi"
+    if not pcall(c.typeof, "tidepool_bench_pid") then c.cdef "typedef int tidepool_bench_pid; int getpid(void);" end
+    return c.C.getpid()
+  end)
+  local die = processes:func { concurrency_limit = 1, crash_retries = 0 } (function() require("ffi").cast("int *", 0)[0] = 1 end)
+  local lives = {}
+  for i = 1, bench.size(50, 3) do
+    pcall(die.remote, die)
+    local start = tidepool.now()
+    if pid:remote() == ffi.C.getpid() then error("no process", 0) end
+    lives[i] = (tidepool.now() - start) * 1e3
+  end
+  bench.figure { id = "W11", what = "from a crash to the next result: median", unit = "ms", figure = bench.median(lives), at_most = 5,
+    is_right = true }
+end

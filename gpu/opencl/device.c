@@ -1,0 +1,482 @@
+/* device.c: queues, buffers and kernels for a Lua function that drives a device by hand. What is right to ask for is checked by lua/tidepool/device/device.lua;
+ * here are the calls, and what they may fail with. */
+#include "opencl/device.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <uv.h>
+
+enum {
+    ALIGNMENT = 128,       /* of the largest type of OpenCL C */
+    SPIN_NS = 100 * 1000,  /* a wait for a launch begins awake: sleeping costs what a small one takes */
+    NAP_NS = 2000 * 1000,
+    ASK_NS = 10 * 1000 * 1000
+};
+
+/* "1.5 GiB" */
+static const char *show_size(char *to, size_t size, uint64_t bytes)
+{
+    static const char *const units[] = { "bytes", "KiB", "MiB", "GiB", "TiB" };
+    double x = (double)bytes;
+    unsigned unit = 0;
+    while (x >= 1024 && unit < 4)
+        x /= 1024, unit++;
+    snprintf(to, size, unit && x < 100 ? "%.1f %s" : "%.0f %s", x, units[unit]);
+    return to;
+}
+
+/* ---- queues ---- */
+
+static void drop_held(tp_queue *q)
+{
+    while (q->n_held)
+        tp_ref_drop(q->held[--q->n_held]);
+}
+
+static bool has_run(const tp_queue *q)
+{
+    cl_int status = CL_COMPLETE; /* also of an event that the driver does not know any more; below 0: it has failed */
+    return q->open.cl->GetEventInfo(q->last, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status, &status, NULL) != CL_SUCCESS || status <= CL_COMPLETE;
+}
+
+static bool is_done(tp_ref *r)
+{
+    return has_run((const tp_queue *)r);
+}
+
+static void forget_last(tp_queue *q)
+{
+    if (q->last)
+        q->open.cl->ReleaseEvent(q->last);
+    q->last = NULL;
+}
+
+static int say_lost(const tp_queue *q, tp_error *err)
+{
+    return tp_error_set(err, TP_ESYS, "%s still runs kernel '%s', which was given up, and OpenCL cannot stop it: wait for it, use another device, or "
+                        "end the program", q->open.device->name, q->running);
+}
+
+/* Waits until what was launched has run, so that what comes after it does not block. -1 when it was given up. */
+static int settle(tp_queue *q, tp_error *err)
+{
+    if (!q->last)
+        return 0;
+    if (q->is_lost && !has_run(q))
+        return say_lost(q, err);
+    q->is_lost = false;
+    q->open.cl->Flush(q->queue);
+    uint64_t began = uv_hrtime(), asked = began;
+    while (!has_run(q)) {
+        uint64_t now = uv_hrtime();
+        if (now - began < SPIN_NS) {
+            tp_relax();
+            sched_yield();
+            continue;
+        }
+        if (q->is_given_up && now - asked > ASK_NS) {
+            asked = now;
+            if (q->is_given_up(q->user)) {
+                q->is_lost = true;
+                tp_opencl_lose(q->executor, q->open.index, &q->ref, is_done);
+                return say_lost(q, err);
+            }
+        }
+        uint64_t nap_ns = (now - began) / 20 < NAP_NS ? (now - began) / 20 : NAP_NS; /* so much later at most is it noticed */
+        nanosleep(&(struct timespec){ 0, (long)nap_ns }, NULL);
+    }
+    forget_last(q);
+    return 0;
+}
+
+static void free_queue(tp_ref *r)
+{
+    tp_queue *q = (tp_queue *)r;
+    if (q->is_lost && q->last && !has_run(q))
+        return; /* it, and what it uses, stay until the process ends */
+    forget_last(q);
+    if (q->queue) {
+        q->open.cl->Finish(q->queue); /* commands may use memory that goes with what is held */
+        q->open.cl->ReleaseCommandQueue(q->queue);
+    }
+    drop_held(q);
+    free(q);
+}
+
+const tp_ref_type tp_queue_type = { "tidepool.queue", free_queue };
+
+int tp_queue_open(tp_queue **out, tp_executor *ex, unsigned device, tp_error *err)
+{
+    cl_int rc;
+    tp_queue *q = calloc(1, sizeof *q);
+    if (!q)
+        return tp_error_oom(err, "a device's queue");
+    tp_ref_init(&q->ref, &tp_queue_type);
+    if (tp_opencl_open(ex, device, &q->open, err)) {
+        free(q);
+        return -1;
+    }
+    q->executor = ex;
+    q->queue = q->open.cl->CreateCommandQueue(q->open.context, q->open.device->id, CL_QUEUE_PROFILING_ENABLE, &rc);
+    if (rc != CL_SUCCESS) {
+        tp_cl_fail(err, q->open.device, "making a queue", rc);
+        free(q);
+        return -1;
+    }
+    *out = q;
+    return 0;
+}
+
+int tp_queue_finish(tp_queue *q, tp_error *err)
+{
+    if (settle(q, err))
+        return -1;
+    cl_int rc = q->open.cl->Finish(q->queue);
+    drop_held(q);
+    return rc == CL_SUCCESS ? 0 : tp_cl_fail(err, q->open.device, "running the kernels", rc);
+}
+
+/* Keeps b until the queue's commands have run. */
+static int keep(tp_queue *q, tp_buffer *b, tp_error *err)
+{
+    for (unsigned i = 0; i < q->n_held; i++)
+        if (q->held[i] == b)
+            return 0;
+    if (q->n_held == TP_HELD_MAX && tp_queue_finish(q, err))
+        return -1;
+    q->held[q->n_held++] = tp_ref_hold(b);
+    return 0;
+}
+
+/* ---- buffers ---- */
+
+static void free_buffer(tp_ref *r)
+{
+    tp_buffer *b = (tp_buffer *)r;
+    if (b->mem)
+        b->open.cl->ReleaseMemObject(b->mem);
+    if (!b->array && !b->whole)
+        atomic_fetch_sub_explicit(b->open.lent, b->size, memory_order_relaxed);
+    tp_ref_drop(b->array);
+    tp_ref_drop(b->whole);
+    free(b);
+}
+
+const tp_ref_type tp_buffer_type = { "tidepool.buffer", free_buffer };
+
+/* Counts the bytes of a buffer; refuses what the device cannot have. Drivers may say yes, and fail when the memory is used. */
+static int lend(const tp_open_device *o, uint64_t size, tp_error *err)
+{
+    char wanted[32], all[32], used[32];
+    uint64_t before = atomic_fetch_add_explicit(o->lent, size, memory_order_relaxed);
+    if (before + size <= o->device->memory)
+        return 0;
+    atomic_fetch_sub_explicit(o->lent, size, memory_order_relaxed);
+    return tp_error_set(err, TP_ESYS, "%s: no memory for a buffer of %s: of the device's %s other buffers have %s", o->device->name,
+                        show_size(wanted, sizeof wanted, size), show_size(all, sizeof all, o->device->memory),
+                        show_size(used, sizeof used, before));
+}
+
+/* Gives memory of the device's own its first contents. */
+static cl_int fill(tp_queue *q, cl_mem mem, size_t size, const void *data)
+{
+    static const cl_uchar zero;
+    const tp_cl *cl = q->open.cl;
+    cl_int rc = data ? cl->EnqueueWriteBuffer(q->queue, mem, CL_TRUE, 0, size, data, 0, NULL, NULL)
+                     : cl->EnqueueFillBuffer(q->queue, mem, &zero, 1, 0, size, 0, NULL, NULL);
+    return rc == CL_SUCCESS && !data ? cl->Finish(q->queue) : rc;
+}
+
+int tp_buffer_open(tp_buffer **out, tp_queue *q, size_t size, tp_array *array, void *data, tp_error *err)
+{
+    const tp_open_device *o = &q->open;
+    bool is_shared = array && o->device->is_unified && (uintptr_t)data % ALIGNMENT == 0;
+    char wanted[32], most[32];
+    cl_int rc;
+    size_t room = size ? size : 1; /* OpenCL has no empty buffers */
+    if (settle(q, err))
+        return -1;
+    if (room > o->device->max_alloc)
+        return tp_error_set(err, TP_ESYS, "%s: a buffer of %s is over the device's largest, %s", o->device->name,
+                            show_size(wanted, sizeof wanted, room), show_size(most, sizeof most, o->device->max_alloc));
+    if (!is_shared && lend(o, room, err))
+        return -1;
+    tp_buffer *b = calloc(1, sizeof *b);
+    if (!b) {
+        if (!is_shared)
+            atomic_fetch_sub_explicit(o->lent, room, memory_order_relaxed);
+        return tp_error_oom(err, "a device's buffer");
+    }
+    tp_ref_init(&b->ref, &tp_buffer_type);
+    b->open = *o;
+    b->size = room;
+    if (is_shared) {
+        b->array = tp_ref_hold(array);
+        b->data = data;
+    }
+    cl_mem_flags flags = CL_MEM_READ_WRITE | (is_shared ? CL_MEM_USE_HOST_PTR : 0);
+    b->mem = o->cl->CreateBuffer(o->context, flags, room, is_shared ? data : NULL, &rc);
+    if (rc != CL_SUCCESS)
+        b->mem = NULL;
+    else if (!is_shared)
+        rc = fill(q, b->mem, room, array && size ? data : NULL);
+    if (rc != CL_SUCCESS) {
+        tp_ref_drop(b);
+        return tp_error_set(err, TP_ESYS, "%s: no memory for a buffer of %s: %s (%d)", o->device->name, show_size(wanted, sizeof wanted, room),
+                            tp_cl_error_name(rc), rc);
+    }
+    *out = b;
+    return 0;
+}
+
+int tp_buffer_slice(tp_buffer **out, tp_buffer *b, size_t at, size_t size, tp_error *err)
+{
+    if (b->whole)
+        at += b->at, b = b->whole;
+    tp_buffer *slice = calloc(1, sizeof *slice);
+    if (!slice)
+        return tp_error_oom(err, "a device's buffer");
+    tp_ref_init(&slice->ref, &tp_buffer_type);
+    slice->open = b->open;
+    slice->size = size;
+    slice->whole = tp_ref_hold(b);
+    slice->at = at;
+    cl_int rc = CL_SUCCESS;
+    cl_buffer_region region = { at, size };
+    if (size)
+        slice->mem = b->open.cl->CreateSubBuffer(b->mem, CL_MEM_READ_WRITE, CL_BUFFER_CREATE_TYPE_REGION, &region, &rc);
+    if (rc != CL_SUCCESS)
+        slice->mem = NULL;
+    if (rc != CL_SUCCESS && rc != CL_MISALIGNED_SUB_BUFFER_OFFSET) {
+        tp_ref_drop(slice);
+        return tp_cl_fail(err, b->open.device, "making a slice of a buffer", rc);
+    }
+    *out = slice;
+    return 0;
+}
+
+/* The buffer that has the memory of b, where `at` is moved to. */
+static tp_buffer *whole_of(tp_buffer *b, size_t *at)
+{
+    if (!b->whole)
+        return b;
+    *at += b->at;
+    return b->whole;
+}
+
+/* Maps the shared memory of b, which waits for the queue, and unmaps it when `size` bytes have gone from `at` there to `to`, or from `from` there. */
+static cl_int exchange(tp_queue *q, tp_buffer *b, size_t at, cl_map_flags flags, void *to, const void *from, size_t size)
+{
+    const tp_cl *cl = q->open.cl;
+    cl_int rc;
+    char *mapped = cl->EnqueueMapBuffer(q->queue, b->mem, CL_TRUE, flags, 0, b->size, 0, NULL, NULL, &rc);
+    if (rc != CL_SUCCESS)
+        return rc;
+    if (to && to != mapped + at)
+        memcpy(to, mapped + at, size);
+    if (from && from != mapped + at)
+        memcpy(mapped + at, from, size);
+    rc = cl->EnqueueUnmapMemObject(q->queue, b->mem, mapped, 0, NULL, NULL);
+    return rc == CL_SUCCESS ? cl->Finish(q->queue) : rc;
+}
+
+int tp_buffer_read(tp_queue *q, tp_buffer *b, size_t at, void *to, size_t size, tp_type type, tp_error *err)
+{
+    cl_int rc = CL_SUCCESS;
+    if (settle(q, err))
+        return -1;
+    b = whole_of(b, &at);
+    if (b->array)
+        rc = exchange(q, b, at, CL_MAP_READ, to, NULL, size);
+    else if (size)
+        rc = q->open.cl->EnqueueReadBuffer(q->queue, b->mem, CL_TRUE, at, size, to, 0, NULL, NULL);
+    if (rc != CL_SUCCESS)
+        return tp_cl_fail(err, q->open.device, "reading a buffer", rc);
+    drop_held(q);
+    tp_make_canonical(type, to, size / tp_type_size(type));
+    return 0;
+}
+
+int tp_buffer_write(tp_queue *q, tp_buffer *b, size_t at, const void *from, size_t size, tp_error *err)
+{
+    cl_int rc = CL_SUCCESS;
+    if (settle(q, err))
+        return -1;
+    b = whole_of(b, &at);
+    if (b->array)
+        rc = exchange(q, b, at, CL_MAP_WRITE, NULL, from, size);
+    else if (size)
+        rc = q->open.cl->EnqueueWriteBuffer(q->queue, b->mem, CL_TRUE, at, size, from, 0, NULL, NULL);
+    if (rc != CL_SUCCESS)
+        return tp_cl_fail(err, q->open.device, "writing a buffer", rc);
+    drop_held(q);
+    return 0;
+}
+
+int tp_buffer_copy(tp_queue *q, tp_buffer *to, size_t at, tp_buffer *from, size_t from_at, size_t size, tp_error *err)
+{
+    if (q->is_lost && settle(q, err))
+        return -1;
+    if (size == 0)
+        return 0;
+    to = whole_of(to, &at);
+    from = whole_of(from, &from_at);
+    if (keep(q, to, err) || keep(q, from, err))
+        return -1;
+    cl_int rc = q->open.cl->EnqueueCopyBuffer(q->queue, from->mem, to->mem, from_at, at, size, 0, NULL, NULL);
+    return rc == CL_SUCCESS ? 0 : tp_cl_fail(err, q->open.device, "copying a buffer", rc);
+}
+
+int tp_buffer_fill(tp_queue *q, tp_buffer *b, size_t at, size_t size, const void *pattern, size_t pattern_size, tp_error *err)
+{
+    if (q->is_lost && settle(q, err))
+        return -1;
+    if (size == 0)
+        return 0;
+    b = whole_of(b, &at);
+    if (keep(q, b, err))
+        return -1;
+    cl_int rc = q->open.cl->EnqueueFillBuffer(q->queue, b->mem, pattern, pattern_size, at, size, 0, NULL, NULL);
+    return rc == CL_SUCCESS ? 0 : tp_cl_fail(err, q->open.device, "filling a buffer", rc);
+}
+
+/* ---- kernels ---- */
+
+static void free_launcher(tp_ref *r)
+{
+    tp_launcher *l = (tp_launcher *)r;
+    if (l->last)
+        l->program->cl->ReleaseEvent(l->last);
+    if (l->kernel)
+        l->program->cl->ReleaseKernel(l->kernel);
+    tp_ref_drop(l->program);
+    free(l);
+}
+
+const tp_ref_type tp_launcher_type = { "tidepool.launcher", free_launcher };
+
+static const tp_cl_device *device_of(const tp_program *p)
+{
+    return &p->cl->devices[p->device];
+}
+
+int tp_program_kernels(tp_program *p, char *names, size_t size, tp_error *err)
+{
+    names[0] = 0;
+    cl_int rc = p->cl->GetProgramInfo(p->program, CL_PROGRAM_KERNEL_NAMES, size, names, NULL);
+    return rc == CL_SUCCESS ? 0 : tp_cl_fail(err, device_of(p), "listing the program's kernels", rc);
+}
+
+int tp_launcher_open(tp_launcher **out, tp_program *p, const char *name, tp_error *err)
+{
+    const tp_cl *cl = p->cl;
+    cl_device_id id = cl->devices[p->device].id;
+    cl_uint n = 0;
+    cl_int rc;
+    tp_launcher *l = calloc(1, sizeof *l);
+    if (!l)
+        return tp_error_oom(err, "a kernel");
+    tp_ref_init(&l->ref, &tp_launcher_type);
+    l->program = tp_ref_hold(p);
+    snprintf(l->name, sizeof l->name, "%s", name);
+    l->kernel = cl->CreateKernel(p->program, name, &rc);
+    if (rc != CL_SUCCESS)
+        l->kernel = NULL;
+    else
+        rc = cl->GetKernelInfo(l->kernel, CL_KERNEL_NUM_ARGS, sizeof n, &n, NULL);
+    if (rc != CL_SUCCESS) {
+        tp_cl_fail(err, device_of(p), "making the kernel", rc);
+        tp_ref_drop(l);
+        return -1;
+    }
+    l->n_parameters = n;
+    if (cl->GetKernelWorkGroupInfo(l->kernel, id, CL_KERNEL_WORK_GROUP_SIZE, sizeof l->local_max, &l->local_max, NULL) || l->local_max == 0)
+        l->local_max = 1;
+    if (cl->GetKernelWorkGroupInfo(l->kernel, id, CL_KERNEL_COMPILE_WORK_GROUP_SIZE, sizeof l->local, l->local, NULL))
+        memset(l->local, 0, sizeof l->local);
+    if (cl->GetKernelWorkGroupInfo(l->kernel, id, CL_KERNEL_LOCAL_MEM_SIZE, sizeof l->local_bytes, &l->local_bytes, NULL))
+        l->local_bytes = 0;
+    *out = l;
+    return 0;
+}
+
+bool tp_launcher_parameter(tp_launcher *l, unsigned i, tp_parameter *out)
+{
+    const tp_cl *cl = l->program->cl;
+    *out = (tp_parameter){ 0 };
+    return cl->GetKernelArgInfo(l->kernel, i, CL_KERNEL_ARG_TYPE_NAME, sizeof out->type - 1, out->type, NULL) == CL_SUCCESS &&
+           cl->GetKernelArgInfo(l->kernel, i, CL_KERNEL_ARG_NAME, sizeof out->name - 1, out->name, NULL) == CL_SUCCESS &&
+           cl->GetKernelArgInfo(l->kernel, i, CL_KERNEL_ARG_ADDRESS_QUALIFIER, sizeof out->space, &out->space, NULL) == CL_SUCCESS &&
+           out->type[0] && out->name[0];
+}
+
+/* PoCL ends the process when a launch has more than the device's local memory. */
+static int check_local(const tp_queue *q, const tp_launcher *l, const tp_launch_argument *arguments, tp_error *err)
+{
+    uint64_t bytes = l->local_bytes, most = q->open.device->local_memory;
+    char wanted[32], all[32];
+    for (unsigned i = 0; i < l->n_parameters; i++)
+        if (!arguments[i].buffer && !arguments[i].bytes)
+            bytes += (arguments[i].size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    if (bytes <= most)
+        return 0;
+    return tp_error_set(err, TP_ESYS, "%s: %s of __local memory are over the device's %s", q->open.device->name,
+                        show_size(wanted, sizeof wanted, bytes), show_size(all, sizeof all, most));
+}
+
+int tp_launch(tp_queue *q, tp_launcher *l, const tp_launch_range *range, const tp_launch_argument *arguments, tp_error *err)
+{
+    const tp_cl *cl = q->open.cl;
+    if (check_local(q, l, arguments, err) || (q->is_lost && settle(q, err)))
+        return -1;
+    for (unsigned i = 0; i < l->n_parameters; i++) {
+        const tp_launch_argument *a = &arguments[i];
+        if (a->buffer && !a->buffer->mem)
+            return tp_error_set(err, TP_ESYS, "%s: argument %u is a slice of %zu bytes that begins at byte %zu of its buffer, where none may begin for "
+                                "kernels: pass the buffer and a number", q->open.device->name, i + 1, a->buffer->size, a->buffer->at);
+        if (a->buffer && keep(q, a->buffer, err))
+            return -1;
+        cl_int rc = cl->SetKernelArg(l->kernel, i, a->buffer ? sizeof(cl_mem) : a->size, a->buffer ? (const void *)&a->buffer->mem : a->bytes);
+        if (rc != CL_SUCCESS) {
+            char what[40];
+            snprintf(what, sizeof what, "passing argument %u", i + 1);
+            return tp_cl_fail(err, q->open.device, what, rc);
+        }
+    }
+    bool has_offset = range->offset[0] || range->offset[1] || range->offset[2]; /* compilers may make code of its own for it */
+    cl_event event = NULL;
+    cl_int rc = cl->EnqueueNDRangeKernel(q->queue, l->kernel, range->dimensions, has_offset ? range->offset : NULL, range->global, range->local, 0, NULL,
+                                         &event);
+    if (rc == CL_SUCCESS) {
+        forget_last(q);
+        if (l->last)
+            cl->ReleaseEvent(l->last);
+        l->last = cl->RetainEvent(event) == CL_SUCCESS ? event : NULL;
+        q->last = event;
+        snprintf(q->running, sizeof q->running, "%s", l->name);
+        rc = cl->Flush(q->queue);
+    }
+    if (rc != CL_SUCCESS)
+        return tp_cl_fail(err, q->open.device, "starting the kernel", rc);
+    return 0;
+}
+
+int tp_launcher_time(tp_queue *q, tp_launcher *l, double *seconds, tp_error *err)
+{
+    cl_ulong began = 0, ended = 0;
+    *seconds = 0;
+    if (!l->last)
+        return 0;
+    if (tp_queue_finish(q, err))
+        return -1;
+    cl_int rc = q->open.cl->GetEventProfilingInfo(l->last, CL_PROFILING_COMMAND_START, sizeof began, &began, NULL);
+    if (rc == CL_SUCCESS)
+        rc = q->open.cl->GetEventProfilingInfo(l->last, CL_PROFILING_COMMAND_END, sizeof ended, &ended, NULL);
+    if (rc != CL_SUCCESS)
+        return tp_cl_fail(err, q->open.device, "asking how long the kernel took", rc);
+    *seconds = (double)(ended - began) / 1e9;
+    return 0;
+}

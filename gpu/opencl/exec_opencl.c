@@ -1,0 +1,397 @@
+/* exec_opencl.c: the executor "opencl": threads that run kernels on the devices of a host.
+ *
+ * One thread per device (two where memory is copied, so that one copies while the other computes)
+ * pulls slices like any worker. Devices are opened, and their threads started, when a program for
+ * them is first asked for.
+ *
+ * Elsewhere: what a slice becomes on a device (slices.c), how a kernel is run (launch.c), programs
+ * (program_cache.c), from a Lua function to a program (gpu/translate/translate.lua), and to
+ * arguments (lua/tidepool/device/gpu.lua). */
+#include "opencl/exec_opencl.h"
+
+#include "base/sigmask.h"
+#include "base/thread.h"
+#include "opencl/slices.h"
+#include "runtime/runtime.h"
+#include "workers/idle.h"
+
+#include <limits.h>
+#include <stdlib.h>
+
+enum { SPIN_NS = 50 * 1000 };
+
+/* ---- types ---- */
+
+/* A thread that runs slices on one device. Made by start_worker, joined and freed by close. */
+typedef struct worker {
+    /* Set before the thread starts, read-only afterwards. */
+    struct pool *pool;
+    uv_thread_t thread;
+    struct worker *next; /* in pool->workers */
+
+    bool is_joined;  /* the owner's, in stop */
+    tp_slice *slice; /* that it runs, or NULL; the engine's lock */
+
+    /* ---- its own ---- */
+    tp_agent agent; /* but for what job.h says */
+    tp_slice_runner runner;
+} worker;
+
+typedef struct pool {
+    tp_executor base;
+    tp_engine *engine;
+    tp_idle idle;       /* of its threads */
+    uv_mutex_t writing; /* see tp_launch_queue_open */
+
+    uv_mutex_t lock; /* taken before the engine's, and before the host's for printing */
+    /* ---- guarded by lock ---- */
+    tp_program_cache programs;
+    cl_context contexts[TP_DEVICES_MAX]; /* of devices that are open */
+    worker *workers;                     /* changed with the engine's lock held, too */
+
+    _Atomic uint64_t lent[TP_DEVICES_MAX]; /* see tp_open_device */
+
+    /* ---- guarded by the engine's lock ---- */
+    /* Held: a queue whose commands nobody waits for any more, and whether they have run; see
+     * tp_opencl_lose. */
+    tp_ref *lost[TP_DEVICES_MAX];
+    bool (*is_done[TP_DEVICES_MAX])(tp_ref *queue);
+    unsigned keeping; /* workers in keep_programs; who leaves it wakes those who wait for idle.ended */
+} pool;
+
+/* ---- threads ---- */
+
+/* Keeps the programs of kernels that have run. PoCL compiles them once more for that, which takes
+ * longer than most maps: it is done when there is nothing else to do, and at the end. Called with
+ * the engine's lock held, which it releases meanwhile. */
+static void keep_programs(worker *w)
+{
+    pool *p = w->pool;
+    if (!w->runner.queue.has_new)
+        return;
+    p->keeping++;
+    uv_mutex_unlock(tp_engine_lock(p->engine));
+    tp_launch_queue_keep(&w->runner.queue);
+    uv_mutex_lock(tp_engine_lock(p->engine));
+    p->keeping--;
+    uv_cond_broadcast(&p->idle.ended);
+}
+
+/* Ends the slice; from here on its memory is not looked at any more (is_stuck). */
+static void finish_slice(worker *w, tp_slice *s)
+{
+    uv_mutex_lock(tp_engine_lock(w->pool->engine));
+    w->slice = NULL;
+    uv_mutex_unlock(tp_engine_lock(w->pool->engine));
+    tp_job_finish(s);
+}
+
+static void serve(void *arg)
+{
+    worker *w = arg;
+    pool *p = w->pool;
+    uv_mutex_t *lock = tp_engine_lock(p->engine);
+    bool has_run = false;
+    uv_mutex_lock(lock);
+    p->base.looking++;
+    while (!p->idle.is_stopping) {
+        tp_slice *s = tp_job_take_locked(p->engine, &p->base, &w->agent);
+        if (s) {
+            w->slice = s;
+            uv_mutex_unlock(lock);
+            tp_slices_run(&w->runner, s);
+            finish_slice(w, s);
+            uv_mutex_lock(lock);
+            has_run = true;
+            continue;
+        }
+        if (has_run) {
+            has_run = false;
+            tp_idle_spin(&p->idle);
+            continue; /* the lock was released: something may have come */
+        }
+        if (w->runner.queue.has_new) {
+            keep_programs(w);
+            continue;
+        }
+        tp_idle_sleep(&p->idle, &w->agent.worker);
+    }
+    p->base.looking--;
+    keep_programs(w);
+    tp_idle_end(&p->idle);
+    uv_mutex_unlock(lock);
+}
+
+static void free_worker(worker *w)
+{
+    tp_launch_queue_close(&w->runner.queue);
+    tp_slices_close(&w->runner);
+    tp_agent_close(&w->agent);
+    free(w);
+}
+
+/* With p->lock held. */
+static int start_worker(pool *p, const tp_open_device *open, int index, tp_error *err)
+{
+    worker *w = calloc(1, sizeof *w);
+    uv_mutex_t *lock = tp_engine_lock(p->engine);
+    if (!w)
+        return tp_error_oom(err, "device thread");
+    w->pool = p;
+    if (tp_agent_open(&w->agent, p->engine, index, &p->base, err)) {
+        free(w);
+        return -1;
+    }
+    w->agent.site = (uint64_t)1 << open->index;
+    if (tp_launch_queue_open(&w->runner.queue, open, &p->writing, err)) {
+        tp_agent_close(&w->agent);
+        free(w);
+        return -1;
+    }
+    uv_mutex_lock(lock);
+    p->idle.alive++;
+    uv_mutex_unlock(lock);
+    int status = tp_thread_create(&w->thread, 0, serve, w);
+    if (status) {
+        uv_mutex_lock(lock);
+        tp_idle_end(&p->idle);
+        uv_mutex_unlock(lock);
+        tp_error_set(err, TP_ESYS, "cannot start a thread for %s: %s", open->device->name,
+                     uv_strerror(status));
+        free_worker(w);
+        return -1;
+    }
+    uv_mutex_lock(lock);
+    w->next = p->workers;
+    p->workers = w;
+    uv_mutex_unlock(lock);
+    return 0;
+}
+
+/* ---- devices ---- */
+
+/* Makes the context of a device and starts its workers. With p->lock held. */
+static int start_device(pool *p, tp_open_device *open, tp_error *err)
+{
+    const tp_cl *cl = open->cl;
+    const tp_cl_device *d = open->device;
+    cl_context_properties properties[] = { CL_CONTEXT_PLATFORM,
+                                           (cl_context_properties)d->platform_id, 0 };
+    cl_int rc;
+    sigset_t before;
+    tp_sigmask_block(&before); /* for the driver's threads */
+    cl_context context = cl->CreateContext(properties, 1, &d->id, NULL, NULL, &rc);
+    tp_sigmask_set(&before, NULL);
+    if (rc != CL_SUCCESS)
+        return tp_cl_fail(err, d, "opening the device", rc);
+    open->context = context;
+    int index = 1;
+    for (worker *w = p->workers; w; w = w->next)
+        index++;
+    if (start_worker(p, open, index, err)) {
+        cl->ReleaseContext(context);
+        open->context = NULL;
+        return -1;
+    }
+    p->contexts[open->index] = context;
+    if (!d->is_unified) {
+        tp_error ignored = { 0 }; /* one is enough to run everything */
+        start_worker(p, open, index + 1, &ignored);
+    }
+    return 0;
+}
+
+/* With p->lock held. */
+static int open_device(pool *p, const tp_cl *cl, unsigned device, tp_open_device *out,
+                       tp_error *err)
+{
+    *out = (tp_open_device){ cl, &cl->devices[device], device, p->contexts[device],
+                             &p->lent[device] };
+    return out->context ? 0 : start_device(p, out, err);
+}
+
+/* The host's OpenCL, which has that device; NULL with err set when there is none. */
+static const tp_cl *find_device(tp_executor *ex, unsigned device, tp_error *err)
+{
+    const tp_cl *cl = tp_host_opencl(ex->host, err);
+    if (cl && device >= cl->n) {
+        tp_error_set(err, TP_EUSAGE, "there is no device %u", device);
+        return NULL;
+    }
+    return cl;
+}
+
+tp_program *tp_opencl_open_program(tp_executor *ex, unsigned device, const char *source,
+                                   const char *options, const char *name, char **log, tp_error *err)
+{
+    pool *p = (pool *)ex;
+    tp_program *program = NULL;
+    tp_open_device open;
+    const tp_cl *cl = find_device(ex, device, err);
+    if (!cl)
+        return NULL;
+    uv_mutex_lock(&p->lock);
+    if (open_device(p, cl, device, &open, err) == 0)
+        program = tp_program_open(&p->programs, &open, source, options, name, log, err);
+    uv_mutex_unlock(&p->lock);
+    return program;
+}
+
+int tp_opencl_open(tp_executor *ex, unsigned device, tp_open_device *out, tp_error *err)
+{
+    pool *p = (pool *)ex;
+    const tp_cl *cl = find_device(ex, device, err);
+    if (!cl)
+        return -1;
+    uv_mutex_lock(&p->lock);
+    int rc = open_device(p, cl, device, out, err);
+    uv_mutex_unlock(&p->lock);
+    return rc;
+}
+
+void tp_opencl_lose(tp_executor *ex, unsigned device, tp_ref *queue, bool (*is_done)(tp_ref *queue))
+{
+    pool *p = (pool *)ex;
+    uv_mutex_lock(tp_engine_lock(p->engine));
+    tp_ref *before = p->lost[device];
+    p->lost[device] = tp_ref_hold(queue);
+    p->is_done[device] = is_done;
+    uv_mutex_unlock(tp_engine_lock(p->engine));
+    /* It stays: what its commands use may not go while they run, and nobody will say when they do
+     * not. */
+    (void)before;
+}
+
+/* With the engine's lock held: does the device run what nobody waits for, and nothing else? */
+static bool is_stuck(pool *p, unsigned device)
+{
+    bool has_workers = false;
+    if (p->lost[device] && !p->is_done[device](p->lost[device]))
+        return true;
+    for (const worker *w = p->workers; w; w = w->next)
+        if (w->runner.queue.open.index == device) {
+            if (!w->slice || !tp_slice_is_cancelled_locked(w->slice))
+                return false;
+            has_workers = true;
+        }
+    return has_workers;
+}
+
+bool tp_opencl_is_stuck(tp_executor *ex, unsigned device, uint64_t patience_ns)
+{
+    pool *p = (pool *)ex;
+    uv_mutex_t *lock = tp_engine_lock(p->engine);
+    uint64_t began = uv_hrtime();
+    if (device >= TP_DEVICES_MAX)
+        return false;
+    for (;;) {
+        uv_mutex_lock(lock);
+        bool is = is_stuck(p, device);
+        uv_mutex_unlock(lock);
+        if (!is || uv_hrtime() - began >= patience_ns)
+            return is;
+        uv_sleep(5);
+    }
+}
+
+/* ---- the executor ---- */
+
+static int open_executor(tp_executor **out, tp_host *host, tp_error *err)
+{
+    pool *p = calloc(1, sizeof *p);
+    if (!p)
+        return tp_error_oom(err, "devices");
+    p->base.type = &tp_exec_opencl;
+    p->base.host = host;
+    p->engine = host->engine;
+    p->programs.host = host;
+    if (uv_mutex_init(&p->lock))
+        goto no_lock;
+    if (uv_mutex_init(&p->writing))
+        goto no_writing;
+    if (tp_idle_open(&p->idle, &p->base, SPIN_NS, err) == 0) {
+        *out = &p->base;
+        return 0;
+    }
+    uv_mutex_destroy(&p->writing);
+no_writing:
+    uv_mutex_destroy(&p->lock);
+no_lock:
+    free(p);
+    return tp_error_set(err, TP_ESYS, "cannot create a lock");
+}
+
+static void start_workers(tp_executor *ex, unsigned n)
+{
+    (void)n; /* few threads, and they know what they may take */
+    pool *p = (pool *)ex;
+    uv_mutex_lock(tp_engine_lock(p->engine));
+    tp_idle_offer(&p->idle, UINT_MAX);
+    uv_mutex_unlock(tp_engine_lock(p->engine));
+}
+
+static int stop_workers(tp_executor *ex, uint64_t deadline_ns)
+{
+    pool *p = (pool *)ex;
+    uv_mutex_t *lock = tp_engine_lock(p->engine);
+    uv_mutex_lock(lock);
+    unsigned alive = tp_idle_stop(&p->idle, deadline_ns);
+    for (unsigned i = 0; i < TP_DEVICES_MAX; i++)
+        if (p->lost[i] && !p->is_done[i](p->lost[i]))
+            alive++; /* a driver's thread runs it, and may not find that its memory is gone */
+    uv_mutex_unlock(lock);
+    if (alive)
+        return -1;
+    for (worker *w = p->workers; w; w = w->next) {
+        if (!w->is_joined)
+            uv_thread_join(&w->thread);
+        w->is_joined = true;
+    }
+    return 0;
+}
+
+void tp_opencl_finish_keeping(tp_executor *ex, uint64_t deadline_ns)
+{
+    pool *p = (pool *)ex;
+    uv_mutex_t *lock = tp_engine_lock(p->engine);
+    uv_mutex_lock(lock);
+    for (uint64_t now; p->keeping > 0 && (now = uv_hrtime()) < deadline_ns;)
+        uv_cond_timedwait(&p->idle.ended, lock, deadline_ns - now);
+    uv_mutex_unlock(lock);
+}
+
+static void close_executor(tp_executor *ex)
+{
+    pool *p = (pool *)ex;
+    const tp_cl *cl = NULL;
+    while (p->workers) {
+        worker *w = p->workers;
+        p->workers = w->next;
+        cl = w->runner.queue.open.cl;
+        free_worker(w);
+    }
+    for (unsigned i = 0; i < TP_DEVICES_MAX; i++)
+        if (p->lost[i] && p->is_done[i](p->lost[i]))
+            tp_ref_drop(p->lost[i]);
+    tp_program_cache_close(&p->programs);
+    for (unsigned i = 0; i < TP_DEVICES_MAX; i++)
+        if (p->contexts[i])
+            cl->ReleaseContext(p->contexts[i]);
+    tp_idle_close(&p->idle);
+    uv_mutex_destroy(&p->lock);
+    uv_mutex_destroy(&p->writing);
+    free(p);
+}
+
+const tp_executor_type tp_exec_opencl = {
+    .name = "opencl",
+    .summary = "OpenCL devices",
+    .capabilities = TP_SHARES_MEMORY | TP_RUNS_KERNELS,
+    .slice_ns = 2000 * 1000, /* a launch costs some 30 us */
+    .slice_min = 16384,
+    .slice_grain = TP_GROUP,
+    .open = open_executor,
+    .start = start_workers,
+    .stop = stop_workers,
+    .close = close_executor,
+};

@@ -1,0 +1,37 @@
+/* exec_opencl.h: the executor "opencl": threads that run kernels (launch.h) on the devices of a
+ * host.
+ *
+ * A device is opened, and its threads are started, when a program for it is first asked for. */
+#ifndef TP_EXEC_OPENCL_H
+#define TP_EXEC_OPENCL_H
+
+#include "engine/exec.h"
+#include "opencl/launch.h"
+
+extern const tp_executor_type tp_exec_opencl;
+
+/* A program for a device (see tp_program_open in program_cache.h), which is opened first. Any
+ * thread. */
+tp_program *tp_opencl_open_program(tp_executor *ex, unsigned device, const char *source,
+                                   const char *options, const char *name, char **log,
+                                   tp_error *err);
+
+/* Opens a device for those who drive it themselves (device.h). Any thread. */
+int tp_opencl_open(tp_executor *ex, unsigned device, tp_open_device *out, tp_error *err);
+
+/* Is the device of no use for now: has run nothing else for patience_ns but what was given up, a
+ * map that is cancelled or a queue that is lost? OpenCL has no way to stop that. Any thread;
+ * blocks at most so long. */
+bool tp_opencl_is_stuck(tp_executor *ex, unsigned device, uint64_t patience_ns);
+
+/* Nobody waits any more for the commands of the queue, which is held from now on. is_done says
+ * whether they have run after all; it may not block, and is called with the engine's lock held.
+ * Any thread. */
+void tp_opencl_lose(tp_executor *ex, unsigned device, tp_ref *queue,
+                    bool (*is_done)(tp_ref *queue));
+
+/* Waits until no worker is keeping programs, at most until deadline_ns (uv_hrtime). For after
+ * `stop`, where a worker that has nothing to run any more keeps those that are new. Any thread. */
+void tp_opencl_finish_keeping(tp_executor *ex, uint64_t deadline_ns);
+
+#endif

@@ -1,0 +1,323 @@
+/* launch.c: launches: a kernel over many items, with what is kept from one to the next.
+ *
+ * A device that shares the host's memory works on columns where they lie. Elsewhere each argument
+ * has a buffer on the device, and columns are copied there and back. */
+#include "opencl/launch.h"
+
+#include <stdlib.h>
+
+enum {
+    LOCAL_CPU = 16, LOCAL_GPU = TP_WORK_GROUP_MAX, /* one local size per device: PoCL compiles again for each */
+    /* Work items in a row: PoCL compiles again where a dimension has 65,535 or more. */
+    ROW_MAX = 255 * LOCAL_GPU
+};
+
+/* ---- kernels ---- */
+
+static void free_kernel(tp_ref *r)
+{
+    tp_kernel *k = (tp_kernel *)r;
+    for (unsigned i = 0; i < TP_DEVICES_MAX; i++)
+        tp_ref_drop(k->programs[i]);
+    for (unsigned i = 0; i < k->n_arguments; i++)
+        tp_ref_drop(k->arguments[i].array);
+    for (unsigned i = 0; i < k->n_failures; i++) {
+        free(k->failures[i].plain);
+        free(k->failures[i].before);
+        free(k->failures[i].after);
+    }
+    free(k->where);
+    free(k);
+}
+
+const tp_ref_type tp_kernel_type = { "tidepool.kernel", free_kernel };
+
+tp_kernel *tp_kernel_new(void)
+{
+    tp_kernel *k = calloc(1, sizeof *k);
+    if (k) {
+        tp_ref_init(&k->ref, &tp_kernel_type);
+        k->detail = -1;
+        k->group = 1;
+    }
+    return k;
+}
+
+/* ---- what a queue keeps ---- */
+
+int tp_launch_queue_open(tp_launch_queue *q, const tp_open_device *open, uv_mutex_t *writing,
+                         tp_error *err)
+{
+    cl_int rc;
+    q->open = *open;
+    q->writing = writing;
+    q->queue = open->cl->CreateCommandQueue(open->context, open->device->id, 0, &rc);
+    return rc == CL_SUCCESS ? 0 : tp_cl_fail(err, open->device, "making a queue", rc);
+}
+
+void tp_launch_queue_close(tp_launch_queue *q)
+{
+    const tp_cl *cl = q->open.cl;
+    for (int i = 0; i < TP_READY_KERNELS_MAX; i++)
+        if (q->kernels[i].program) {
+            cl->ReleaseKernel(q->kernels[i].kernel);
+            tp_ref_drop(q->kernels[i].program);
+        }
+    for (int i = 0; i < TP_ARGUMENTS_MAX; i++)
+        if (q->memory[i].mem)
+            cl->ReleaseMemObject(q->memory[i].mem);
+    tp_ref_drop(q->uploaded);
+    cl->ReleaseCommandQueue(q->queue);
+}
+
+void tp_launch_queue_keep(tp_launch_queue *q)
+{
+    for (tp_ready_kernel *e = q->kernels; e < q->kernels + TP_READY_KERNELS_MAX; e++)
+        if (e->program)
+            tp_program_keep(e->program);
+    q->has_new = false;
+}
+
+static int fail(tp_error *err, const tp_launch_queue *q, const char *what, cl_int rc)
+{
+    return tp_cl_fail(err, q->open.device, what, rc);
+}
+
+/* How many work items its groups have: what the source requires, or what suits the device. */
+static size_t choose_local(const tp_launch_queue *q, cl_kernel kernel)
+{
+    const tp_cl *cl = q->open.cl;
+    const tp_cl_device *d = q->open.device;
+    size_t most = 1, local = d->type & CL_DEVICE_TYPE_CPU ? LOCAL_CPU : LOCAL_GPU;
+    if (cl->GetKernelWorkGroupInfo(kernel, d->id, CL_KERNEL_WORK_GROUP_SIZE, sizeof most, &most,
+                                   NULL))
+        most = 1;
+    while (local > most)
+        local /= 2;
+    size_t required[3] = { 0 };
+    if (!cl->GetKernelWorkGroupInfo(kernel, d->id, CL_KERNEL_COMPILE_WORK_GROUP_SIZE,
+                                    sizeof required, required, NULL) &&
+        required[0])
+        local = required[0];
+    return local ? local : 1;
+}
+
+/* The program's kernel, in the place of the one used longest ago when it is not there. */
+static tp_ready_kernel *get_kernel(tp_launch_queue *q, tp_program *p, tp_error *err)
+{
+    const tp_cl *cl = q->open.cl;
+    const tp_cl_device *d = q->open.device;
+    tp_ready_kernel *oldest = &q->kernels[0];
+    for (tp_ready_kernel *e = q->kernels; e < q->kernels + TP_READY_KERNELS_MAX; e++) {
+        if (e->program == p) {
+            e->used = ++q->launches;
+            return e;
+        }
+        if (e->used < oldest->used)
+            oldest = e;
+    }
+    cl_int rc;
+    cl_kernel kernel = cl->CreateKernel(p->program, p->name, &rc);
+    if (rc != CL_SUCCESS) {
+        fail(err, q, "making the kernel", rc);
+        return NULL;
+    }
+    cl_ulong bytes = 0;
+    if (cl->GetKernelWorkGroupInfo(kernel, d->id, CL_KERNEL_LOCAL_MEM_SIZE, sizeof bytes, &bytes,
+                                   NULL) == CL_SUCCESS &&
+        bytes > d->local_memory) { /* PoCL would end the process */
+        cl->ReleaseKernel(kernel);
+        tp_error_set(err, TP_ESYS, "%s: %llu KiB of __local memory are over the device's %llu KiB",
+                     d->name, (unsigned long long)bytes >> 10,
+                     (unsigned long long)d->local_memory >> 10);
+        return NULL;
+    }
+    if (oldest->program) {
+        tp_program_keep(oldest->program);
+        cl->ReleaseKernel(oldest->kernel);
+        tp_ref_drop(oldest->program);
+    }
+    *oldest = (tp_ready_kernel){ tp_ref_hold(p), kernel, choose_local(q, kernel), ++q->launches };
+    q->has_new = true;
+    return oldest;
+}
+
+/* ---- memory ---- */
+
+/* So many bytes are copied for the launch that is being made. */
+static void note_copy(const tp_launch_queue *q, size_t bytes)
+{
+    tp_trace_note(q->work->worker->trace, TP_EVENT_COPY, q->work->worker->id,
+                  q->work->terms->number, 0, bytes);
+}
+
+/* Memory of the device for argument `slot` with what is at `data` (unless it is only written
+ * there, or is_current: it is there from the launch before). */
+static int lend(tp_launch_queue *q, unsigned slot, cl_mem_flags flags, void *data, size_t size,
+                bool is_current, cl_mem *out, tp_error *err)
+{
+    const tp_cl *cl = q->open.cl;
+    cl_context context = q->open.context;
+    cl_int rc;
+    if (q->open.device->is_unified) {
+        *out = cl->CreateBuffer(context, flags | CL_MEM_USE_HOST_PTR, size, data, &rc);
+        return rc == CL_SUCCESS ? 0 : fail(err, q, "using host memory", rc);
+    }
+    tp_device_memory *m = &q->memory[slot];
+    if (m->capacity < size) {
+        if (m->mem)
+            cl->ReleaseMemObject(m->mem);
+        *m = (tp_device_memory){ 0 };
+        /* Whole words. */
+        m->mem = cl->CreateBuffer(context, CL_MEM_READ_WRITE, size + size / 4 + 4, NULL, &rc);
+        if (rc != CL_SUCCESS) {
+            m->mem = NULL;
+            return fail(err, q, "allocating memory", rc);
+        }
+        m->capacity = size + size / 4;
+        is_current = false;
+    }
+    *out = m->mem;
+    if (flags & CL_MEM_WRITE_ONLY || is_current)
+        return 0;
+    note_copy(q, size);
+    rc = cl->EnqueueWriteBuffer(q->queue, m->mem, CL_FALSE, 0, size, data, 0, NULL, NULL);
+    return rc == CL_SUCCESS ? 0 : fail(err, q, "copying to the device", rc);
+}
+
+/* Brings what the launch wrote into host memory: is there once the queue has been finished. */
+static int fetch(tp_launch_queue *q, cl_mem mem, void *data, size_t size, tp_error *err)
+{
+    const tp_cl *cl = q->open.cl;
+    const tp_cl_device *d = q->open.device;
+    cl_int rc = CL_SUCCESS;
+    if (d->is_unified && !(d->type & CL_DEVICE_TYPE_CPU)) {
+        void *mapped = cl->EnqueueMapBuffer(q->queue, mem, CL_TRUE, CL_MAP_READ, 0, size, 0, NULL,
+                                            NULL, &rc);
+        if (rc == CL_SUCCESS)
+            rc = cl->EnqueueUnmapMemObject(q->queue, mem, mapped, 0, NULL, NULL);
+    } else if (!d->is_unified) {
+        note_copy(q, size);
+        rc = cl->EnqueueReadBuffer(q->queue, mem, CL_FALSE, 0, size, data, 0, NULL, NULL);
+    }
+    return rc == CL_SUCCESS ? 0 : fail(err, q, "copying from the device", rc);
+}
+
+/* ---- launches ---- */
+
+/* Fills argument i of the kernel. *mem is its memory, for those that are buffers. */
+static int pass_argument(tp_launch_queue *q, const tp_ready_kernel *e, const tp_kernel *k,
+                         unsigned i, const tp_launch_items *items, bool is_uploaded, cl_mem *mem,
+                         tp_error *err)
+{
+    const tp_argument *a = &k->arguments[i];
+    const tp_work *w = items->work;
+    cl_ulong first = 0, count = items->n / k->group, index = w->block->first + w->at;
+    tp_key key = w->terms->draws;
+    size_t size = sizeof(cl_mem), width = tp_type_size(a->type);
+    const void *value = mem;
+    int rc = 0;
+    switch (a->kind) {
+    /* Little endian: the first bytes are the narrower integer. */
+    case TP_ARG_FIRST: size = width, value = &first; break;
+    case TP_ARG_COUNT: size = width, value = &count; break;
+    case TP_ARG_KEY: size = sizeof(cl_ulong), value = &key.half[a->index]; break;
+    case TP_ARG_INDEX: size = sizeof(cl_ulong), value = &index; break;
+    case TP_ARG_VALUE: size = a->size, value = &a->value; break;
+    case TP_ARG_INPUT:
+        rc = lend(q, i, CL_MEM_READ_ONLY, items->inputs[a->index], items->n * width, false, mem,
+                  err);
+        break;
+    case TP_ARG_OUTPUT:
+        rc = lend(q, i, CL_MEM_WRITE_ONLY, items->outputs[a->index], count * width, false, mem,
+                  err);
+        break;
+    case TP_ARG_FAILED:
+        rc = lend(q, i, CL_MEM_WRITE_ONLY, items->failed, count, false, mem, err);
+        break;
+    case TP_ARG_DETAILS:
+        rc = lend(q, i, CL_MEM_WRITE_ONLY, items->details, count * width, false, mem, err);
+        break;
+    case TP_ARG_ARRAY:
+        rc = lend(q, i, a->is_written ? CL_MEM_READ_WRITE : CL_MEM_READ_ONLY, a->data, a->size,
+                  is_uploaded && !a->is_written, mem, err);
+        break;
+    }
+    if (rc)
+        return -1;
+    cl_int status = q->open.cl->SetKernelArg(e->kernel, i, size, value);
+    return status == CL_SUCCESS ? 0 : fail(err, q, "passing an argument", status);
+}
+
+/* A work item for each of `lanes` elements. */
+static int start(tp_launch_queue *q, const tp_ready_kernel *e, const tp_kernel *k, uint32_t n,
+                 unsigned lanes, tp_error *err)
+{
+    size_t items = (n + lanes - 1) / lanes;
+    size_t rows = k->has_rows ? (items + ROW_MAX - 1) / ROW_MAX : 1;
+    size_t row = (items + rows - 1) / rows, local[] = { e->local, 1 };
+    size_t global[] = { (row + e->local - 1) / e->local * e->local, rows };
+    cl_int status = q->open.cl->EnqueueNDRangeKernel(q->queue, e->kernel, rows > 1 ? 2 : 1, NULL,
+                                                     global, local, 0, NULL, NULL);
+    return status == CL_SUCCESS ? 0 : fail(err, q, "starting the kernel", status);
+}
+
+/* Brings what the kernel wrote through argument `a` into host memory. */
+static int fetch_argument(tp_launch_queue *q, const tp_kernel *k, const tp_argument *a,
+                          const tp_launch_items *items, cl_mem mem, tp_error *err)
+{
+    size_t count = items->n / k->group;
+    if (a->kind == TP_ARG_OUTPUT)
+        return fetch(q, mem, items->outputs[a->index], count * tp_type_size(a->type), err);
+    if (a->kind == TP_ARG_FAILED)
+        return fetch(q, mem, items->failed, count, err);
+    if (a->kind == TP_ARG_DETAILS)
+        return fetch(q, mem, items->details, count * tp_type_size(a->type), err);
+    return a->is_written ? fetch(q, mem, a->data, a->size, err) : 0;
+}
+
+static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items, tp_error *err)
+{
+    const tp_cl *cl = q->open.cl;
+    bool is_unified = q->open.device->is_unified, is_uploaded = q->uploaded == k;
+    unsigned lanes = k->lanes[q->open.index];
+    tp_ready_kernel *e = get_kernel(q, k->programs[q->open.index], err);
+    if (!e)
+        return -1;
+    if (lanes < k->group && e->local % (k->group / lanes))
+        return tp_error_set(err, TP_ESYS, "%s: its work groups are too small for reductions",
+                            q->open.device->name);
+    /* Whatever ends half way leaves memory there that is nobody's arrays. */
+    tp_ref_drop(q->uploaded);
+    q->uploaded = NULL;
+    cl_mem mems[TP_ARGUMENTS_MAX] = { 0 };
+    int rc = 0;
+    for (unsigned i = 0; i < k->n_arguments && rc == 0; i++)
+        rc = pass_argument(q, e, k, i, items, is_uploaded, &mems[i], err);
+    const tp_work *w = items->work;
+    tp_work_note(w, TP_EVENT_LAUNCH, w->at, items->n);
+    if (rc == 0)
+        rc = start(q, e, k, items->n, lanes, err);
+    for (unsigned i = 0; i < k->n_arguments && rc == 0; i++)
+        rc = fetch_argument(q, k, &k->arguments[i], items, mems[i], err);
+    cl_int status = cl->Finish(q->queue); /* also after a failure: see tp_launch_run */
+    if (status != CL_SUCCESS && rc == 0)
+        rc = fail(err, q, "running the kernel", status);
+    for (unsigned i = 0; i < k->n_arguments && is_unified; i++)
+        if (mems[i])
+            cl->ReleaseMemObject(mems[i]);
+    if (rc == 0 && !is_unified)
+        q->uploaded = tp_ref_hold(k);
+    return rc;
+}
+
+int tp_launch_run(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items, tp_error *err)
+{
+    if (k->is_writer)
+        uv_mutex_lock(q->writing);
+    q->work = items->work;
+    int rc = launch(q, k, items, err);
+    if (k->is_writer)
+        uv_mutex_unlock(q->writing);
+    return rc;
+}

@@ -1,0 +1,193 @@
+/* program_cache.c: programs: sources that are compiled once per host and device, and kept on disk
+ * for the next process.
+ *
+ * A program is known by its options, its kernel's name and its source. The name under which its
+ * binary is kept says more: all that the binary depends on. What is read from the disk, and
+ * whether it may be trusted, is decided in kept.c. */
+#include "opencl/program_cache.h"
+
+#include "opencl/kept.h"
+#include "runtime/runtime.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void free_program(tp_ref *r)
+{
+    tp_program *p = (tp_program *)r;
+    if (p->program)
+        p->cl->ReleaseProgram(p->program);
+    free(p->name);
+    free(p->text);
+    free(p->kept_name);
+    free(p);
+}
+
+const tp_ref_type tp_program_type = { "tidepool.program", free_program };
+
+/* ---- keeping on disk ---- */
+
+/* What a program's binary depends on: the driver, the device, our own build, options and source.
+ * To be freed; NULL when out of memory. */
+static char *new_kept_name(const tp_cl *cl, const tp_cl_device *d, const char *text)
+{
+    char platform[1024] = "", build[80], *name;
+    if (cl->GetPlatformInfo(d->platform_id, CL_PLATFORM_VERSION, sizeof platform - 1, platform,
+                            NULL) != CL_SUCCESS)
+        platform[0] = 0;
+    tp_kept_describe_build(build, sizeof build);
+    int n = asprintf(&name, "%s\n%s\n%s\n%s\n%s\n%s\n%s %s\n%s", d->platform, platform, d->vendor,
+                     d->name, d->version, d->driver, TP_VERSION, build, text);
+    return n < 0 ? NULL : name;
+}
+
+/* Why a program is compiled, or is not kept, for who asked to be told: each file's reason, but
+ * that of the place only once. The lock of the cache's owner may be held. */
+static void tell(tp_program_cache *cache, tp_kept_status status, const char *why)
+{
+    char line[600];
+    if (!cache->host->config.verbose || status == TP_KEPT_FINE || status == TP_KEPT_NONE ||
+        (status == TP_KEPT_BAD_PLACE &&
+         atomic_exchange_explicit(&cache->has_told, true, memory_order_relaxed)))
+        return;
+    int n = snprintf(line, sizeof line, "tidepool: %s: %s\n",
+                     status == TP_KEPT_BAD_PLACE ? "compiled programs are not kept"
+                                                 : "a kept program is compiled again", why);
+    tp_host_print(cache->host, 2, line, n < (int)sizeof line ? (size_t)n : sizeof line - 1);
+}
+
+bool tp_program_is_new(const tp_program *p)
+{
+    return p->kept_name && !atomic_load_explicit(&p->is_kept, memory_order_relaxed);
+}
+
+void tp_program_keep(tp_program *p)
+{
+    if (!p->kept_name || atomic_exchange_explicit(&p->is_kept, true, memory_order_relaxed))
+        return;
+    size_t size = 0;
+    if (p->cl->GetProgramInfo(p->program, CL_PROGRAM_BINARY_SIZES, sizeof size, &size, NULL) ||
+        size == 0)
+        return;
+    unsigned char *binary = malloc(size);
+    if (binary && p->cl->GetProgramInfo(p->program, CL_PROGRAM_BINARIES, sizeof binary, &binary,
+                                        NULL) == CL_SUCCESS) {
+        tp_error why = { 0 };
+        tp_kept_status status =
+            tp_kept_write(&p->cache->host->kept, p->kept_name, binary, size, &why);
+        tell(p->cache, status, why.message);
+    }
+    free(binary);
+}
+
+/* ---- building ---- */
+
+static char *get_log(const tp_cl *cl, cl_program program, cl_device_id id)
+{
+    size_t n = 0;
+    if (cl->GetProgramBuildInfo(program, id, CL_PROGRAM_BUILD_LOG, 0, NULL, &n) || n == 0)
+        return NULL;
+    char *log = calloc(1, n + 1);
+    if (log)
+        cl->GetProgramBuildInfo(program, id, CL_PROGRAM_BUILD_LOG, n, log, NULL);
+    return log;
+}
+
+/* The program from its kept binary, NULL when that is not possible. */
+static cl_program load_kept(tp_program_cache *cache, const tp_open_device *open, const char *name,
+                            const char *options)
+{
+    const tp_cl *cl = open->cl;
+    const tp_cl_device *d = open->device;
+    unsigned char *binary = NULL;
+    size_t size = 0;
+    tp_error why = { 0 };
+    if (name)
+        tell(cache, tp_kept_read(&cache->host->kept, name, &binary, &size, &why), why.message);
+    if (!binary)
+        return NULL;
+    cl_int status = CL_SUCCESS, rc;
+    const unsigned char *bytes = binary;
+    cl_program program =
+        cl->CreateProgramWithBinary(open->context, 1, &d->id, &size, &bytes, &status, &rc);
+    free(binary);
+    if (rc == CL_SUCCESS && status == CL_SUCCESS)
+        status = cl->BuildProgram(program, 1, &d->id, options, NULL, NULL);
+    if (rc == CL_SUCCESS && status == CL_SUCCESS)
+        return program;
+    if (rc == CL_SUCCESS)
+        cl->ReleaseProgram(program);
+    tp_error_set(&why, TP_ESYS, "%s refuses it: %s", d->name,
+                 tp_cl_error_name(rc != CL_SUCCESS ? rc : status));
+    tell(cache, TP_KEPT_BAD_FILE, why.message);
+    return NULL;
+}
+
+static cl_program build(const tp_open_device *open, const char *source, const char *options,
+                        char **log, tp_error *err)
+{
+    const tp_cl *cl = open->cl;
+    const tp_cl_device *d = open->device;
+    cl_int rc;
+    cl_program program = cl->CreateProgramWithSource(open->context, 1, &source, NULL, &rc);
+    if (rc == CL_SUCCESS) {
+        rc = cl->BuildProgram(program, 1, &d->id, options, NULL, NULL);
+        if (rc == CL_SUCCESS)
+            return program;
+        *log = get_log(cl, program, d->id);
+        cl->ReleaseProgram(program);
+    }
+    tp_cl_fail(err, d, "compiling the program", rc);
+    return NULL;
+}
+
+tp_program *tp_program_open(tp_program_cache *cache, const tp_open_device *open, const char *source,
+                            const char *options, const char *name, char **log, tp_error *err)
+{
+    size_t n = strlen(options) + strlen(source) + strlen(name) + 3;
+    tp_program *made = calloc(1, sizeof *made), *result = NULL;
+    if (!made || !(made->text = malloc(n)) || !(made->name = strdup(name))) {
+        tp_error_oom(err, "program");
+        goto out;
+    }
+    snprintf(made->text, n, "%s\n%s\n%s", options, name, source);
+    for (tp_program *p = cache->programs; p; p = p->next)
+        if (p->device == open->index && strcmp(p->text, made->text) == 0) {
+            result = tp_ref_hold(p);
+            goto out;
+        }
+    tp_ref_init(&made->ref, &tp_program_type);
+    made->cache = cache;
+    made->cl = open->cl;
+    made->device = open->index;
+    if (cache->host->kept.folder)
+        made->kept_name = new_kept_name(open->cl, open->device, made->text);
+    made->program = load_kept(cache, open, made->kept_name, options);
+    atomic_init(&made->is_kept, made->program != NULL);
+    if (!made->program)
+        made->program = build(open, source, options, log, err);
+    if (!made->program)
+        goto out;
+    made->next = cache->programs;
+    cache->programs = made;
+    result = tp_ref_hold(made);
+    made = NULL;
+out:
+    if (made) {
+        free(made->text);
+        free(made->name);
+        free(made->kept_name);
+        free(made);
+    }
+    return result;
+}
+
+void tp_program_cache_close(tp_program_cache *cache)
+{
+    while (cache->programs) {
+        tp_program *next = cache->programs->next;
+        tp_ref_drop(cache->programs);
+        cache->programs = next;
+    }
+}

@@ -1,0 +1,517 @@
+/* slices.c: slices of jobs on a device: from their items to launches, and from those to results.
+ *
+ * A launch takes columns of numbers and gives columns of numbers, with a byte per element that
+ * says whether it failed. Columns that a job gives or wants as the kernel does are used where they
+ * lie, also in users' arrays; all else goes through the runner's own. No Lua runs here. */
+#include "opencl/slices.h"
+
+#include "codec/message.h"
+#include "engine/exec.h"
+
+#include <math.h>
+#include <sched.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    PART_MAX = 1 << 24, /* items per launch */
+    PART_MIN = 1 << 12,
+    /* What a map waits for its caller to say sum() or the like, which it does at once or not at
+     * all. */
+    DECIDE_NS = 100 * 1000
+};
+
+/* ---- kernels ---- */
+
+static void free_kernels(tp_ref *ref)
+{
+    tp_kernels *k = (tp_kernels *)ref;
+    tp_ref_drop(k->kernel);
+    tp_ref_drop(atomic_load_explicit(&k->reducer, memory_order_relaxed));
+    free(k);
+}
+
+const tp_ref_type tp_kernels_type = { "tidepool.kernels", free_kernels };
+
+tp_kernels *tp_kernels_new(tp_kernel *kernel)
+{
+    tp_kernels *k = calloc(1, sizeof *k);
+    if (!k)
+        return NULL;
+    tp_ref_init(&k->ref, &tp_kernels_type);
+    k->kernel = tp_ref_hold(kernel);
+    return k;
+}
+
+void tp_kernels_set_reducer(tp_kernels *k, tp_kernel *reducer)
+{
+    if (!atomic_load_explicit(&k->reducer, memory_order_relaxed))
+        atomic_store_explicit(&k->reducer, tp_ref_hold(reducer), memory_order_release);
+}
+
+/* ---- columns ---- */
+
+/* Room for `size` bytes, page-aligned. -1 when out of memory. */
+static int reserve(tp_staging *s, size_t size)
+{
+    if (size <= s->capacity)
+        return 0;
+    size_t capacity = (size + size / 2 + 4095) / 4096 * 4096;
+    void *data = aligned_alloc(4096, capacity);
+    if (!data)
+        return -1;
+    free(s->data);
+    s->data = data;
+    s->capacity = capacity;
+    return 0;
+}
+
+static void *element(tp_type type, const void *column, size_t at)
+{
+    return (char *)column + at * tp_type_size(type);
+}
+
+/* As LuaJIT stores numbers on x86: integers are cut; what is not within an int32 is -2^31, and the
+ * low bits of that of narrower types; an uint32 is the low half of an int64. */
+static void store(tp_type type, void *column, size_t at, double x)
+{
+    const double end = 9223372036854775808.0; /* 2^63 */
+    if (type == TP_UINT64 && !(x > -1 && x < end))
+        x -= 2 * end;
+    int64_t i = x >= -end && x < end ? (int64_t)x : INT64_MIN;
+    if (type <= TP_INT32 && (i < INT32_MIN || i > INT32_MAX))
+        i = INT32_MIN;
+    switch (type) {
+    case TP_DOUBLE: ((double *)column)[at] = x; break;
+    case TP_FLOAT: ((float *)column)[at] = (float)x; break;
+    case TP_INT8: case TP_UINT8: ((uint8_t *)column)[at] = (uint8_t)i; break;
+    case TP_INT16: case TP_UINT16: ((uint16_t *)column)[at] = (uint16_t)i; break;
+    case TP_INT32: case TP_UINT32: ((uint32_t *)column)[at] = (uint32_t)i; break;
+    case TP_INT64: ((int64_t *)column)[at] = i; break;
+    default: ((uint64_t *)column)[at] = (uint64_t)i;
+    }
+}
+
+/* Double to float is the common case: a loop of its own. */
+static void convert(tp_type to_type, void *to, tp_type from_type, const void *from, size_t n)
+{
+    if (to_type == TP_FLOAT && from_type == TP_DOUBLE) {
+        for (size_t i = 0; i < n; i++)
+            ((float *)to)[i] = (float)((const double *)from)[i];
+        return;
+    }
+    for (size_t i = 0; i < n; i++)
+        store(to_type, to, i, tp_element_load(from_type, from, i));
+}
+
+/* ---- failures ---- */
+
+/* The next item's failure (tp_work_fail). */
+static void fail_item(tp_work *w, tp_failure_kind kind, const char *message)
+{
+    tp_block *b = tp_block_new_failure(kind, message, w->attempt, w->worker->index);
+    if (b)
+        b->may_retry = kind == TP_KIND_ERROR;
+    tp_work_fail(w, b);
+}
+
+/* ---- results ---- */
+
+/* What a launch writes to, and where that goes. */
+typedef struct output {
+    const tp_returns *returns; /* NULL: nothing is promised */
+    bool is_discarded;
+    tp_block *numbers; /* results of their own, when they are numbers that no array takes */
+    void *column[TP_KERNEL_COLUMNS_MAX];
+    const void *details; /* see tp_kernel */
+} output;
+
+/* A worker waits for memory if it must: it cannot fail. */
+static tp_block *wait_for(tp_block *b)
+{
+    if (!b)
+        uv_sleep(1);
+    return b;
+}
+
+static int open_output(tp_slice_runner *r, output *o, tp_work *w, const tp_kernel *k, uint32_t n)
+{
+    const tp_returns *returns = &w->terms->returns;
+    *o = (output){ .is_discarded = w->terms->discards,
+                   .returns = returns->columns ? returns : NULL };
+    bool is_array = o->returns && returns->array[0] && !o->is_discarded;
+    bool is_number = k->n_outputs == 1 && k->output_type[0] == TP_DOUBLE &&
+                     w->block->kind == TP_BLOCK_COLUMNS;
+    if (!o->is_discarded && !is_array && (o->returns || is_number)) {
+        while (!(o->numbers = wait_for(tp_block_new_columns(n, k->n_outputs, NULL, 0))))
+            ;
+        o->numbers->n = n;
+    }
+    for (unsigned c = 0; c < k->n_outputs; c++) {
+        tp_type type = k->output_type[c];
+        if (is_array) {
+            size_t first = (size_t)(w->block->first + w->at);
+            o->column[c] = element(type, returns->array[c]->data, first);
+        } else if (o->numbers) {
+            o->numbers->type[c] = (uint8_t)type;
+            o->column[c] = o->numbers->column[c];
+        } else {
+            if (reserve(&r->output[c], n * tp_type_size(type)))
+                return -1;
+            o->column[c] = r->output[c].data;
+        }
+    }
+    return 0;
+}
+
+/* The n results from element `at` of the output on become a block. */
+static tp_block *new_results(const output *o, const tp_kernel *k, uint32_t at, uint32_t n)
+{
+    tp_block *b;
+    if (o->is_discarded) {
+        while (!(b = wait_for(tp_block_new_empty(TP_BLOCK_DONE, 0, n))))
+            ;
+    } else if (o->numbers) {
+        while (!(b = wait_for(tp_block_new_columns(n, k->n_outputs, NULL, 0))))
+            ;
+        b->n = n;
+        for (unsigned c = 0; c < k->n_outputs; c++) {
+            b->type[c] = o->numbers->type[c];
+            memcpy(b->column[c], element(k->output_type[c], o->column[c], at),
+                   n * tp_type_size(k->output_type[c]));
+        }
+    } else if (o->returns) {
+        while (!(b = wait_for(tp_block_new_borrowed(0, n, k->n_outputs))))
+            ;
+        for (unsigned c = 0; c < k->n_outputs; c++) {
+            b->type[c] = (uint8_t)k->output_type[c];
+            b->column[c] = element(k->output_type[c], o->column[c], at);
+        }
+    } else {
+        while (!(b = wait_for(tp_block_new_values(TP_BLOCK_VALUES))))
+            ;
+        for (uint32_t i = at; i < at + n; i++) {
+            double values[TP_KERNEL_COLUMNS_MAX];
+            for (unsigned c = 0; c < k->n_outputs; c++)
+                values[c] = tp_element_load(k->output_type[c], o->column[c], i);
+            while (tp_block_reserve(b) ||
+                   tp_encode_numbers(&b->bytes, values, k->is_boolean, k->n_outputs))
+                uv_sleep(1);
+            tp_block_add(b);
+        }
+    }
+    return b;
+}
+
+/* The index that was wrong in element `at`. */
+static double load_detail(const tp_kernel *k, const output *o, uint32_t at)
+{
+    double index = k->detail >= 0 ? tp_element_load(k->output_type[k->detail], o->column[k->detail], at)
+                                  : tp_element_load(k->details, o->details, at);
+    return isnan(index) ? fabs(index) : index;
+}
+
+/* A number of a failure's message, as Lua's string.format writes it. */
+static void show_number(char *to, size_t size, const tp_device_failure *f, double x)
+{
+    int width = f->width, precision = f->precision;
+    switch (f->conversion) {
+    case 'd': case 'i':
+        snprintf(to, size, "%*lld", width, x > -9.2e18 && x < 9.2e18 ? (long long)x : LLONG_MIN);
+        break;
+    case 'e':
+        snprintf(to, size, "%*.*e", width, precision, x);
+        break;
+    case 'E':
+        snprintf(to, size, "%*.*E", width, precision, x);
+        break;
+    case 'f':
+        snprintf(to, size, "%*.*f", width, precision, x);
+        break;
+    case 'G':
+        snprintf(to, size, "%*.*G", width, precision, x);
+        break;
+    default:
+        snprintf(to, size, "%*.*g", width, precision, x);
+    }
+}
+
+/* What the number that a kernel gave element `at` says becomes its failure. */
+static void fail_element(tp_work *w, const tp_kernel *k, const output *o, uint32_t at,
+                         unsigned number)
+{
+    char message[1000] = "failed for an unknown reason";
+    if (number >= 1 && number <= k->n_failures) {
+        const tp_device_failure *f = &k->failures[number - 1];
+        if (f->before) {
+            double index = load_detail(k, o, at);
+            char shown[400];
+            show_number(shown, sizeof shown, f, index);
+            snprintf(message, sizeof message, "%s%s%s", f->before, shown,
+                     index >= 1 && index <= f->n ? f->plain : f->after);
+        } else {
+            snprintf(message, sizeof message, "%s", f->plain);
+        }
+    }
+    fail_item(w, TP_KIND_ERROR, message);
+}
+
+/* Hands the results of n elements over, from item w->at on: runs of good ones, and failures between
+ * them. */
+static void hand_over(tp_work *w, const tp_kernel *k, output *o, const uint8_t *failed, uint32_t n)
+{
+    uint32_t at = 0;
+    while (at < n) {
+        const uint8_t *bad = failed;
+        uint32_t end = n;
+        for (uint32_t i = at; bad && i < n; i++)
+            if (bad[i]) {
+                end = i;
+                break;
+            }
+        if (end > at) {
+            bool is_all = at == 0 && end == n;
+            tp_block *b = is_all && o->numbers ? o->numbers : new_results(o, k, at, end - at);
+            if (b == o->numbers)
+                o->numbers = NULL;
+            tp_work_append(w, b, w->at);
+            w->at += end - at;
+            at = end;
+        }
+        if (at < n) {
+            fail_element(w, k, o, at, failed[at]);
+            at++;
+        }
+    }
+    tp_block_free(o->numbers);
+    o->numbers = NULL;
+}
+
+/* ---- inputs ---- */
+
+/* Decodes items from w->at on into the runner's columns, up to one that is not the numbers the
+ * kernel takes, whose complaint is left in `why`. */
+static uint32_t decode_items(tp_slice_runner *r, const tp_work *w, const tp_kernel *k, uint32_t n,
+                             char *why, size_t size)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        size_t len;
+        const uint8_t *message = tp_block_message(w->block, w->at + i, &len);
+        double values[TP_KERNEL_COLUMNS_MAX];
+        const char *bad = NULL;
+        unsigned got = tp_decode_numbers(message, len, values, k->n_inputs, &bad);
+        if (got < k->n_inputs) {
+            if (bad)
+                snprintf(why, size, "argument %u is %s; a function on a device takes numbers",
+                         got + 1, bad);
+            else
+                snprintf(why, size, "it takes %u number%s, got %u", k->n_inputs,
+                         k->n_inputs == 1 ? "" : "s", got);
+            return i;
+        }
+        for (unsigned c = 0; c < k->n_inputs; c++)
+            store(k->input_type[c], r->input[c].data, i, values[c]);
+    }
+    return n;
+}
+
+/* The scalars of a column as numbers, up to one that is none. Gives how many. */
+static uint32_t convert_scalars(tp_type type, void *to, const tp_scalar *from, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        if (from[i].kind != TP_SCALAR_NUMBER)
+            return i;
+        store(type, to, i, from[i].as.number);
+    }
+    return n;
+}
+
+/* What a scalar that is no number is. */
+static const char *name_scalar(uint32_t kind)
+{
+    if (kind == TP_SCALAR_STRING || kind == TP_SCALAR_LENT)
+        return "a string";
+    return kind == TP_SCALAR_NIL ? "nil" : "a boolean";
+}
+
+/* The inputs of n items from w->at on, as columns of the kernel's types. Gives how many there are,
+ * which are fewer when one is not right: then why. -1 when out of memory. */
+static int64_t open_inputs(tp_slice_runner *r, const tp_work *w, const tp_kernel *k, uint32_t n,
+                           void **columns, char *why, size_t size)
+{
+    const tp_block *b = w->block;
+    bool is_numbers = b->kind == TP_BLOCK_COLUMNS;
+    if (is_numbers && b->columns < k->n_inputs) {
+        snprintf(why, size, "it takes %u numbers, got %u", k->n_inputs, b->columns);
+        return 0;
+    }
+    for (unsigned c = 0; c < k->n_inputs; c++) {
+        if (is_numbers && b->type[c] == k->input_type[c]) {
+            columns[c] = element(b->type[c], b->column[c], w->at);
+            continue;
+        }
+        if (reserve(&r->input[c], n * tp_type_size(k->input_type[c])))
+            return -1;
+        columns[c] = r->input[c].data;
+        if (is_numbers && b->type[c] == TP_MIXED) {
+            const tp_scalar *from = (const tp_scalar *)b->column[c] + w->at;
+            uint32_t count = convert_scalars(k->input_type[c], columns[c], from, n);
+            if (count < n)
+                snprintf(why, size, "argument %u is %s; a function on a device takes numbers",
+                         c + 1, name_scalar(from[count].kind));
+            n = count;
+        } else if (is_numbers) {
+            tp_type type = (tp_type)b->type[c];
+            convert(k->input_type[c], columns[c], type, element(type, b->column[c], w->at), n);
+        }
+    }
+    return is_numbers ? n : decode_items(r, w, k, n, why, size);
+}
+
+/* ---- running ---- */
+
+/* Runs up to n items from w->at on. -1 with err set when the device could not: then none of them
+ * has a result. */
+static int run_part(tp_slice_runner *r, tp_work *w, tp_kernel *k, uint32_t n, tp_error *err)
+{
+    void *inputs[TP_KERNEL_COLUMNS_MAX];
+    output out = { 0 };
+    char why[200] = "";
+    int64_t ready = open_inputs(r, w, k, n, inputs, why, sizeof why);
+    if (ready < 0)
+        return tp_error_oom(err, "the inputs of a launch");
+    if (ready > 0) {
+        uint32_t count = (uint32_t)ready;
+        if (reserve(&r->failed, count) || reserve(&r->details, count * tp_type_size(k->details)) ||
+            open_output(r, &out, w, k, count)) {
+            tp_block_free(out.numbers);
+            return tp_error_oom(err, "the results of a launch");
+        }
+        tp_launch_items items = { w, count, inputs, out.column, r->failed.data, r->details.data };
+        if (tp_launch_run(&r->queue, k, &items, err)) {
+            tp_block_free(out.numbers);
+            return -1;
+        }
+        for (unsigned c = 0; k->is_foreign && c < k->n_outputs; c++)
+            tp_make_canonical(k->output_type[c], out.column[c], count);
+        out.details = r->details.data;
+        hand_over(w, k, &out, k->n_failures ? r->failed.data : NULL, count);
+        tp_work_begin_item(w);
+    }
+    if (ready < n) {
+        char message[600];
+        snprintf(message, sizeof message, "%s%s", k->where ? k->where : "", why);
+        fail_item(w, TP_KIND_ERROR, message);
+    }
+    return 0;
+}
+
+/* What a reducer made of whole groups of items from w->at on, in r->sums from `at` on, becomes a
+ * block. */
+static void hand_over_sums(tp_slice_runner *r, tp_work *w, const tp_kernel *reducer, uint32_t at,
+                           uint32_t groups)
+{
+    tp_block *b;
+    while (!(b = wait_for(tp_block_new_columns(groups, 1, NULL, 0))))
+        ;
+    b->kind = TP_BLOCK_PARTIALS;
+    b->n = groups * TP_GROUP;
+    for (uint32_t i = 0; i < groups; i++)
+        ((double *)b->column[0])[i] = tp_element_load(reducer->output_type[0], r->sums.data, at + i);
+    tp_work_append(w, b, w->at);
+    w->at += b->n;
+}
+
+/* The same as run_part for n items, whole groups, of which only what the reducer makes of them is
+ * wanted. A group with an element that fails is run by k, which says which. */
+static int run_groups(tp_slice_runner *r, tp_work *w, tp_kernel *k, tp_kernel *reducer, uint32_t n,
+                      tp_error *err)
+{
+    void *inputs[TP_KERNEL_COLUMNS_MAX], *sums;
+    char why[200] = "";
+    int64_t ready = open_inputs(r, w, reducer, n, inputs, why, sizeof why);
+    if (ready < 0)
+        return tp_error_oom(err, "the inputs of a launch");
+    uint32_t groups = (uint32_t)ready / TP_GROUP;
+    if (groups == 0)
+        return run_part(r, w, k, TP_GROUP, err);
+    if (reserve(&r->sums, groups * sizeof(double)) || reserve(&r->sums_failed, groups))
+        return tp_error_oom(err, "the results of a launch");
+    sums = r->sums.data;
+    memset(r->sums_failed.data, 0, groups);
+    tp_launch_items items = { w, groups * TP_GROUP, inputs, &sums, r->sums_failed.data,
+                              r->details.data };
+    if (tp_launch_run(&r->queue, reducer, &items, err))
+        return -1;
+    tp_make_canonical(reducer->output_type[0], r->sums.data, groups);
+    const uint8_t *failed = r->sums_failed.data;
+    for (uint32_t at = 0, end; at < groups; at = end) {
+        for (end = at; end < groups && !failed[end]; end++)
+            ;
+        if (end > at)
+            hand_over_sums(r, w, reducer, at, end - at);
+        else if (run_part(r, w, k, TP_GROUP, err))
+            return -1;
+        else
+            end = at + 1;
+    }
+    return 0;
+}
+
+static tp_kernel *reducer_of(const tp_kernels *k)
+{
+    return atomic_load_explicit(&k->reducer, memory_order_acquire);
+}
+
+void tp_slices_run(tp_slice_runner *r, tp_slice *s)
+{
+    tp_work *w = &s->work;
+    tp_kernels *kernels = (tp_kernels *)tp_job_executor_data(s->job);
+    tp_kernel *k = kernels->kernel;
+    bool may_reduce = true;
+    while (w->count >= TP_GROUP && tp_job_is_undecided(s->job, DECIDE_NS)) {
+        tp_relax();
+        sched_yield();
+    }
+    if (tp_job_is_held_back(s->job))
+        return; /* nothing was begun, all of it goes back */
+    uint32_t end = tp_work_end(w), most = PART_MAX;
+    if (w->block->kind == TP_BLOCK_FAILURE)
+        tp_work_pass_failure(w);
+    while (w->at < end && !tp_work_is_asked_to_stop(w)) {
+        tp_error err = { 0 };
+        uint32_t n = end - w->at < most ? end - w->at : most;
+        uint32_t before = (uint32_t)((w->block->first + w->at) % TP_GROUP);
+        tp_kernel *reducer = may_reduce ? reducer_of(kernels) : NULL;
+        if (reducer && before == 0 && n >= TP_GROUP) {
+            may_reduce = run_groups(r, w, k, reducer, n / TP_GROUP * TP_GROUP, &err) == 0;
+            continue; /* what it could not run is run one by one */
+        }
+        if (reducer && n > TP_GROUP - before)
+            n = TP_GROUP - before;
+        if (run_part(r, w, k, n, &err) == 0)
+            continue;
+        if (n > PART_MIN) { /* perhaps there is memory for fewer */
+            most = n / 2;
+            continue;
+        }
+        if (tp_job_leave_site(s->job, s->agent->site))
+            break; /* the others have the rest */
+        for (uint32_t i = 0; i < n; i++)
+            fail_item(w, TP_KIND_DEVICE, err.message);
+    }
+}
+
+void tp_slices_close(tp_slice_runner *r)
+{
+    for (int i = 0; i < TP_KERNEL_COLUMNS_MAX; i++) {
+        free(r->input[i].data);
+        free(r->output[i].data);
+    }
+    free(r->failed.data);
+    free(r->details.data);
+    free(r->sums.data);
+    free(r->sums_failed.data);
+}

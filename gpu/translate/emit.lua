@@ -1,0 +1,63 @@
+-- emit.lua: an analysed program as OpenCL C.
+--
+-- One emitter writes two shapes. The scalar form (one lane) is what GPUs want: one work item for one element, plain control flow.
+-- The vector form has W elements in the lanes of double8 or float16 and is what CPU devices want, several times as fast there:
+-- what does not differ between lanes stays scalar, conditions that differ become masks, and lanes that return, break or fail are
+-- cleared from the masks around them. The scalar form is the case in which nothing differs. Instances in which nothing differs are
+-- scalar functions in either form.
+--
+-- emit/emitter.lua has text, values and masks; expressions.lua, calls.lua and statements.lua what is written for the parts of a
+-- function; unit.lua its functions; kernels.lua the kernel around it.
+--
+-- A reduction makes one number of each GROUP elements (TP_GROUP of host/codec/block.h): LANES of them by the elements' places, one
+-- after the other, and then one of these. It is the same on every device, and in lua/tidepool/engine/reduce.lua.
+
+local abi = require "tidepool.base.abi"
+local kernels = require "tidepool.translate.emit.kernels"
+local Unit = require "tidepool.translate.emit.unit"
+
+local emit = { GROUP = abi.GROUP, LANES = abi.LANES }
+
+-- Results that caches cannot hold until somebody reads them are written past them, where the compiler can: a store to a line that is in no
+-- cache reads it first, which is a third of the traffic of 2 * x + 1.
+local STORE_PAST_CACHES = [[
+#ifdef __has_builtin
+#if __has_builtin(__builtin_nontemporal_store)
+#define store_past_caches(vector, to) __builtin_nontemporal_store(vector, to)
+#endif
+#endif
+#ifndef store_past_caches
+#define store_past_caches(vector, to) (*(to) = (vector))
+#endif
+
+]]
+
+---Writes a program.
+---@param program table from infer.program
+---@param options table lanes, precision, needs_double, kernel (its name), inputs and outputs (as in a Translation, also with reduce), reduce,
+---   has_detail (an index may be wrong), has_details (there is an argument for what it is, since no output has room for it)
+---@return string source
+function emit.program(program, options)
+    local single = options.precision == "single"
+    local unit = setmetatable({
+        program = program, lanes = options.lanes, single = single, real = single and "float" or "double",
+        mask_type = (single and "int" or "long") .. options.lanes, helpers = {}, prelude = {}, functions = {},
+        function_names = {}, function_count = {}, capture_names = {}, taken = {}, has_detail = options.has_detail,
+        has_details = options.has_details,
+    }, Unit)
+    for _, inst in ipairs(program.instances) do
+        if inst.is_used then unit:instance(inst) end
+    end
+    local kernel = options.reduce and kernels.reduce(unit, options.kernel, options.inputs, options.outputs, options.reduce)
+        or kernels.map(unit, options.kernel, options.inputs, options.outputs)
+    local parts = { "// Made by Tidepool from a Lua function.\n" }
+    if options.needs_double then parts[#parts + 1] = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" end
+    parts[#parts + 1] = "#pragma OPENCL FP_CONTRACT OFF\n\n"
+    if options.lanes > 1 and not options.reduce then parts[#parts + 1] = STORE_PAST_CACHES end
+    parts[#parts + 1] = table.concat(unit.prelude, "\n") .. (#unit.prelude > 0 and "\n" or "")
+    parts[#parts + 1] = table.concat(unit.functions, "\n") .. "\n"
+    parts[#parts + 1] = kernel
+    return table.concat(parts)
+end
+
+return emit

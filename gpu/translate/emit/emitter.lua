@@ -1,0 +1,263 @@
+-- emitter.lua: what writes one instance of a function: lines of text, names, types and values, and masks.
+--
+-- Masks form a chain, from that of the function (m0) to that of the innermost condition; a mask that is still known to be full is
+-- not written. Expressions, calls and statements are further methods of the Emitter, in files of their own.
+
+local emitter = {}
+
+-- C's types of elements of buffers.
+local C_ELEMENT = { double = "double", float = "float", int32 = "int", int16 = "short", int8 = "char", uint32 = "uint",
+                    uint16 = "ushort", uint8 = "uchar", int64 = "long", uint64 = "ulong", bool = "uchar" }
+emitter.C_ELEMENT = C_ELEMENT
+
+---@class tidepool.gpu.Emitter writes one instance
+local Emitter = {}
+Emitter.__index = Emitter
+
+---------------------------------------------------------------------------------------------------
+-- Text
+
+function Emitter:line(format, ...)
+    self.lines[#self.lines + 1] = ("    "):rep(self.indent) .. format:format(...)
+end
+
+function Emitter:open(format, ...)
+    self:line(format, ...)
+    self.indent = self.indent + 1
+end
+
+function Emitter:close(text)
+    self.indent = self.indent - 1
+    self:line("%s", text or "}")
+end
+
+-- Runs `write` and gives what it returns and the lines that it wrote, which are not kept.
+function Emitter:aside(write)
+    local lines = self.lines
+    self.lines = {}
+    local result = write()
+    local written = self.lines
+    self.lines = lines
+    return result, written
+end
+
+function Emitter:append(lines)
+    for _, line in ipairs(lines) do self.lines[#self.lines + 1] = line end
+end
+
+-- A new name: t1, t2, ...
+function Emitter:temp(letter)
+    self.temps = self.temps + 1
+    return letter .. self.temps
+end
+
+local function identifier(text)
+    return (text:gsub("[^%w_]+", "_"):gsub("_+$", ""))
+end
+
+-- The C name of a local: its own with "_" behind, so that no keyword or builtin is hit, and a number where it is not the first.
+function Emitter:name(var)
+    local base = identifier(var.name)
+    local count = (self.used[base] or 0) + 1
+    self.used[base] = count
+    self.names[var] = base .. "_" .. (count > 1 and count or "")
+    return self.names[var]
+end
+
+function Emitter:mark(node)
+    local source = self.inst.fn.source
+    if self.marked ~= node.line then
+        local text = (source.lines[node.line] or ""):gsub("^%s+", ""):gsub("[\\%s]+$", "")
+        self:line("// %d: %s", node.line, text)
+        self.marked = node.line
+        self.lines[#self.lines + 1] = ("#line %d \"%s\""):format(node.line, source.file:gsub('[\\"]', "\\%0"))
+    end
+end
+
+---------------------------------------------------------------------------------------------------
+-- Types and values. A value is { c = text, kind =, varies =, literal = }; one of kind "maybe" has `cond` and `value` instead
+-- of c.
+
+function Emitter:type(kind, varies)
+    if kind == "bool" then return varies and self.mask_type or "int" end
+    local base = kind == "int" and "int" or kind == "long" and "long" or self.real
+    return varies and base .. self.lanes or base
+end
+
+local function number_text(v, single)
+    if v ~= v then return single and "NAN" or "(double)NAN" end
+    if v == math.huge then return single and "INFINITY" or "(double)INFINITY" end
+    if v == -math.huge then return single and "(-INFINITY)" or "(-(double)INFINITY)" end
+    local text = ("%.15g"):format(v)
+    if tonumber(text) ~= v then text = ("%.17g"):format(v) end
+    if not text:find "[%.e]" then text = text .. ".0" end
+    if single then text = text .. "f" end
+    return (v < 0 or 1 / v < 0) and "(" .. text .. ")" or text
+end
+
+local function integer_text(v, long)
+    if v == -2147483648 then return "(-2147483647 - 1)" end
+    local text = ("%d"):format(v) .. (long and "L" or "")
+    return v < 0 and "(" .. text .. ")" or text
+end
+
+local function literal(v)
+    return { literal = v, kind = "k", varies = false }
+end
+
+-- The value as this kind, for all lanes if it varies.
+function Emitter:as(value, kind, varies)
+    if kind == "k" then kind = "num" end
+    local c = value.c
+    if value.literal then
+        if kind == "num" then
+            c = number_text(value.literal, self.single)
+        elseif kind == "long" then
+            c = integer_text(value.literal, true)
+        elseif kind == "int" then
+            c = integer_text(tonumber(require "bit".tobit(value.literal)), false)
+        end
+    elseif value.kind ~= kind then
+        if value.kind == "num" and kind == "int" then
+            c = ("%s(%s)"):format(self:need("lua_tobit", value.varies), c)
+        elseif value.kind == "long" and kind == "int" then
+            c = value.varies and ("convert_int%d(%s)"):format(self.lanes, c) or ("(int)%s"):format(c)
+        elseif value.varies then
+            c = ("convert_%s(%s)"):format(self:type(kind, true), c)
+        else
+            c = ("(%s)%s"):format(self:type(kind, false), c)
+        end
+    end
+    if varies and not value.varies then
+        if kind == "bool" then
+            c = c == "1" and ("(%s)(-1)"):format(self.mask_type) or c == "0" and ("(%s)(0)"):format(self.mask_type)
+                or ("(%s)(%s ? -1 : 0)"):format(self.mask_type, c)
+        else
+            c = ("(%s)(%s)"):format(self:type(kind, true), c)
+        end
+    end
+    return c
+end
+
+-- Text without the parentheses around all of it.
+local function bare(c)
+    if c:sub(1, 1) == "(" and c:find "^%b()$" then return c:sub(2, -2) end
+    return c
+end
+
+-- A mask for selecting among values of this kind, whose lanes may be wider or narrower.
+function Emitter:mask_for(kind, mask)
+    local wants = (kind == "int" or (self.single and kind ~= "long")) and "int" or "long"
+    if wants == (self.single and "int" or "long") then return mask end
+    return ("convert_%s%d(%s)"):format(wants, self.lanes, mask)
+end
+
+-- The name of a C helper in the form at hand.
+function Emitter:need(name, varies)
+    local lanes = varies and self.lanes or 1
+    self.unit:helper(name, lanes)
+    return name .. (lanes > 1 and lanes or "")
+end
+
+---------------------------------------------------------------------------------------------------
+-- Masks. self.chain: { name =, full = it is known that all lanes are on, loop = the loop whose mask it is, kills = }
+
+function Emitter:here()
+    return self.chain[#self.chain]
+end
+
+-- The current mask's text, or nil when it is full.
+function Emitter:mask()
+    local entry = self:here()
+    if not entry.full then return entry.name end
+end
+
+-- The lanes that are on here and for which a mask holds.
+function Emitter:masked(c)
+    local mask = self:mask()
+    return mask and ("(%s & %s)"):format(mask, c) or c
+end
+
+function Emitter:push_mask(c, loop)
+    local entry = { name = self:temp "m", full = false, loop = loop, kills = 0 }
+    self:line("%s %s = %s;", self.mask_type, entry.name, bare(c))
+    self.chain[#self.chain + 1] = entry
+    return entry
+end
+
+function Emitter:pop_mask()
+    self.chain[#self.chain] = nil
+end
+
+-- Clears lanes from the masks first..last of the chain.
+function Emitter:kill(lanes, first, last)
+    for i = last, first, -1 do
+        local entry = self.chain[i]
+        self:line("%s &= ~%s;", entry.name, lanes)
+        entry.full = false
+        entry.kills = entry.kills + 1
+        if i == 1 then self.uses_m0 = true end
+    end
+end
+
+-- Leaves the function with what is in the result variables.
+function Emitter:leave()
+    if #self.inst.results == 0 then
+        self:line("return;")
+    elseif self.inst.simd then
+        self.uses_result = true
+        self:line("return r1;")
+    else
+        self:line("return 0;")
+    end
+end
+
+-- The current lanes, or those in `lanes` (a mask's name), end with a status: the number of a failure. `detail`: the index that is wrong, when it
+-- is one.
+function Emitter:fail(status, lanes, detail)
+    if not self.inst.simd then
+        self:line("*status = %s;", status)
+        if detail then self:line("*detail = %s;", detail) end
+        self:leave()
+        return
+    end
+    lanes = lanes or self:mask()
+    local vector = ("(long%d)(%s)"):format(self.lanes, status)
+    if detail then detail = ("(%s)(%s)"):format(self:type("num", true), detail) end
+    if not lanes then
+        self:line("*status = %s;", vector)
+        if detail then self:line("*detail = %s;", detail) end
+        self:leave()
+        return
+    end
+    self:line("*status = select(*status, %s, %s);", vector, self:mask_for("long", lanes))
+    if detail then self:line("*detail = select(*detail, %s, %s);", detail, lanes) end
+    if lanes == self:mask() then
+        self:exit_lanes(true)
+    else
+        self:kill(lanes, 1, #self.chain)
+    end
+end
+
+-- All the current lanes are done with the function: their results or status are stored. `goes_on`: there is code behind
+-- this that is still reached, by C if not by any lane.
+function Emitter:exit_lanes(goes_on)
+    local top = #self.chain
+    if top == 1 then
+        self:leave()
+        return
+    end
+    local here = self:here()
+    self:kill(here.name, 1, top - 1)
+    if here.loop and here.loop == self.loops[#self.loops] then
+        self:line("break;")
+    elseif goes_on then
+        self:line("%s = 0;", here.name)
+        here.kills = here.kills + 1
+    end
+end
+
+emitter.Emitter = Emitter
+emitter.identifier, emitter.number_text, emitter.literal, emitter.bare = identifier, number_text, literal, bare
+
+return emitter

@@ -1,0 +1,343 @@
+-- expressions.lua: expressions as C text without side effects.
+--
+-- What may fail, loop, or give several values is put into a variable by a statement before; the operands of `and` and `or` that have such
+-- statements get them under a condition.
+
+local infer = require "tidepool.translate.infer"
+local emitter = require "tidepool.translate.emit.emitter"
+
+local Emitter, number_text, literal, bare = emitter.Emitter, emitter.number_text, emitter.literal, emitter.bare
+
+local expression = {}
+
+function Emitter:expr(node)
+    local known = self.replaced and self.replaced[node]
+    if known then return known end
+    return expression[node.tag](self, node)
+end
+
+function expression.Paren(self, node) return self:expr(node.expr) end
+function expression.Nil() return { c = "0", kind = "nil", varies = false } end
+function expression.True() return { c = "1", kind = "bool", varies = false } end
+function expression.False() return { c = "0", kind = "bool", varies = false } end
+
+function expression.Number(self, node)
+    if self.inst.types[node] == "k" then return literal(node.value) end
+    return { c = number_text(node.value, self.single), kind = "num", varies = false }
+end
+
+local function captured(self, static)
+    local value = static.value
+    if type(value) == "boolean" then return { c = value and "1" or "0", kind = "bool", varies = false } end
+    if value == nil then return { c = "0", kind = "nil", varies = false } end
+    return { c = self.unit:capture_name(self.inst.captured["number" .. static.key]), kind = "num", varies = false }
+end
+
+function expression.Name(self, node)
+    local static = infer.static_of(self.inst, node)
+    if static then return captured(self, static) end
+    if self.inst.states[node] == "nil" then return { c = "0", kind = "nil", varies = false } end
+    local known = self.inst.vars[node.var]
+    return { c = self.names[node.var], kind = known.kind == "k" and "num" or known.kind or "num", varies = known.varies }
+end
+
+-- The places of lanes in an array: from 0, and 0 in lanes that are not on. Lanes whose index is none of its, from 1 to its length, fail.
+local function places_of_lanes(self, node, index, length)
+    local i, bad, at = self:temp "i", self:temp "m", self:temp "k"
+    self:line("%s %s = %s;", self:type("num", true), i, bare(self:as(index, "num", true)))
+    self:line("%s %s = %s;", self.mask_type, bad,
+        bare(self:masked(("~%s(%s, (%s)%s)"):format(self:need("lua_is_index", true), i, self.real, length))))
+    self:open("if (any(%s)) {", bad)
+    self:fail(("%d"):format(self.inst.codes[node]), bad, i)
+    self:close()
+    self:line("int%d %s = select((int%d)(0), convert_int%d(%s - %s), %s);", self.lanes, at, self.lanes, self.lanes, i, number_text(1, self.single),
+        self:mask_for("int", self:mask()))
+    return at
+end
+
+-- The same for an index that is the same in all lanes: its place, and, where the lanes may all have failed by now, a condition for it to be one.
+local function place_of(self, node, index, length)
+    local i = self:temp "i"
+    local check
+    if index.kind == "num" then
+        self:line("%s %s = %s;", self.real, i, bare(index.c))
+        check = ("%s(%s, (%s)%s)"):format(self:need("lua_is_index", false), i, self.real, length)
+        self:open("if (!%s) {", check)
+        self:fail(("%d"):format(self.inst.codes[node]), nil, i)
+    else
+        self:line("long %s = %s;", i, bare(self:as(index, "long", false)))
+        check = ("%s >= 1 && %s <= %s"):format(i, i, length)
+        self:open("if (%s < 1 || %s > %s) {", i, i, length)
+        self:fail(("%d"):format(self.inst.codes[node]), nil, ("(%s)%s"):format(self.real, i))
+    end
+    self:close()
+    return index.kind == "num" and ("(long)%s - 1"):format(i) or ("%s - 1"):format(i), self.inst.simd and #self.chain > 1 and check or nil
+end
+
+-- An element of a captured array: checked, and an element (or lane) of the map that misses it fails.
+local function element(self, node)
+    local entry = self.inst.captured["array" .. infer.static_of(self.inst, node.object).key]
+    local array, length = self.unit:capture_name(entry)
+    local kind = self.inst.types[node]
+    local index = self:expr(node.key)
+    local c_type = self:type(kind, false)
+    local t
+    if index.varies then
+        local at, lanes = places_of_lanes(self, node, index, length), {}
+        for k = 0, self.lanes - 1 do lanes[k + 1] = ("(%s)%s[%s.s%x]"):format(c_type, array, at, k) end
+        t = self:temp "t"
+        self:line("%s %s = (%s)(%s);", self:type(kind, true), t, self:type(kind, true), table.concat(lanes, ", "))
+        return { c = t, kind = kind, varies = true }
+    end
+    local at, check = place_of(self, node, index, length)
+    local read = ("(%s)%s[%s]"):format(c_type, array, at)
+    t = self:temp "t"
+    self:line("%s %s = %s;", c_type, t, check and ("%s ? %s : 0"):format(check, read) or read)
+    return { c = t, kind = kind, varies = false }
+end
+
+function expression.Index(self, node)
+    local static = infer.static_of(self.inst, node)
+    if static then return captured(self, static) end
+    return element(self, node)
+end
+
+function expression.Unop(self, node)
+    if node.op == "not" then
+        local value = self:condition(node.expr)
+        return { c = ("(%s%s)"):format(value.varies and "~" or "!", value.c), kind = "bool", varies = value.varies }
+    elseif node.op == "#" then
+        local static = infer.static_of(self.inst, node.expr)
+        local _, length = self.unit:capture_name(self.inst.captured["array" .. static.key])
+        return { c = length, kind = "long", varies = false }
+    end
+    local value = self:expr(node.expr)
+    if value.literal and value.literal ~= 0 then return literal(-value.literal) end
+    return { c = ("(-%s)"):format(self:as(value, "num", value.varies)), kind = "num", varies = value.varies }
+end
+
+local C_COMPARE = { ["=="] = "==", ["~="] = "!=", ["<"] = "<", [">"] = ">", ["<="] = "<=", [">="] = ">=" }
+
+local function compare(self, op, a, b)
+    local varies = a.varies or b.varies
+    local is_equality = op == "==" or op == "~="
+    if is_equality and (a.kind == "bool" or b.kind == "bool" or a.kind == "nil" or b.kind == "nil") then
+        if a.kind ~= b.kind or a.kind == "nil" then
+            return { c = (a.kind == b.kind) == (op == "==") and "1" or "0", kind = "bool", varies = false }
+        end
+        local x, y = self:as(a, "bool", varies), self:as(b, "bool", varies)
+        if not varies then return { c = ("(%s %s %s)"):format(x, C_COMPARE[op], y), kind = "bool", varies = false } end
+        return { c = ("(%s(%s ^ %s))"):format(op == "==" and "~" or "", x, y), kind = "bool", varies = true }
+    end
+    local kind = "num"
+    for _, each in ipairs { "int", "long" } do
+        if (a.kind == each or a.literal) and (b.kind == each or b.literal) and not (a.literal and b.literal) then kind = each end
+    end
+    local c = ("(%s %s %s)"):format(self:as(a, kind, varies), C_COMPARE[op], self:as(b, kind, varies))
+    if varies and (kind == "num" and self.single or kind == "int") ~= self.single then
+        c = ("convert_%s%s"):format(self.mask_type, c)
+    end
+    return { c = c, kind = "bool", varies = varies }
+end
+
+function expression.Binop(self, node)
+    local op = node.op
+    local truth = infer.truth_of(self.inst, node)
+    if truth ~= nil then return { c = truth and "1" or "0", kind = "bool", varies = false } end
+    local a, b = self:expr(node.left), self:expr(node.right)
+    if C_COMPARE[op] then return compare(self, op, a, b) end
+    local varies = a.varies or b.varies
+    local kind = self.inst.types[node] == "long" and "long" or "num"
+    if op == "%" or op == "^" then
+        local power = op == "^" and b.literal
+        if power == 2 or power == 3 or power == 4 then
+            local x = self:as(a, "num", varies)
+            if not x:find "^[%w_]+$" then
+                local t = self:temp "t"
+                self:line("%s %s = %s;", self:type("num", varies), t, bare(x))
+                x = t
+            end
+            local square = ("(%s * %s)"):format(x, x)
+            local c = power == 2 and square or power == 3 and ("(%s * %s)"):format(square, x)
+                or ("(%s * %s)"):format(square, square)
+            return { c = c, kind = "num", varies = varies }
+        end
+        return { c = ("%s(%s, %s)"):format(self:need(op == "%" and "lua_mod" or "lua_pow", varies),
+            bare(self:as(a, "num", varies)), bare(self:as(b, "num", varies))), kind = "num", varies = varies }
+    end
+    -- A scalar operand of a vector one is widened by C.
+    return { c = ("(%s %s %s)"):format(self:as(a, kind, a.varies), op, self:as(b, kind, b.varies)), kind = kind,
+             varies = varies }
+end
+
+-- Emits the right operand of `and` or `or` for the lanes in `cond` only. Gives the value, and the lines that it needs, which
+-- stand under the condition but are not yet written.
+function Emitter:lazily(cond, want, evaluate)
+    local entry
+    local chain = #self.chain
+    self.indent = self.indent + 1
+    local opened
+    local value, lines = self:aside(function()
+        if cond.varies then
+            -- The mask's own line comes first; it is kept apart, since it may not be needed.
+            local _, declared = self:aside(function() entry = self:push_mask(self:masked(want(cond.c)), nil) end)
+            opened = declared
+        end
+        return evaluate()
+    end)
+    self.indent = self.indent - 1
+    while #self.chain > chain do self:pop_mask() end
+    return value, lines, opened, entry
+end
+
+-- Declares a variable, and gives it a value under a condition with the lines that are needed for it.
+function Emitter:conditional(cond, want, kind, varies, initial, value, lines, opened, entry)
+    local t = self:temp "t"
+    self:line("%s %s = %s;", self:type(kind, varies), t, bare(initial))
+    if entry then
+        for _, line in ipairs(opened) do self.lines[#self.lines + 1] = (line:gsub("^    ", "")) end
+        self:open("if (any(%s)) {", entry.name)
+    else
+        self:open("if (%s) {", bare(want(cond.c)))
+    end
+    self:append(lines)
+    local c = self:as(value, kind, varies)
+    if entry then
+        self:line("%s = select(%s, %s, %s);", t, t, c, self:mask_for(kind, entry.name))
+    else
+        self:line("%s = %s;", t, bare(c))
+    end
+    self:close()
+    return { c = t, kind = kind, varies = varies }
+end
+
+-- The same for a number or false.
+function Emitter:conditional_maybe(cond, want, value, lines, opened, entry)
+    local varies = cond.varies or value.varies
+    local kept = self:temp "t"
+    self:line("%s %s = 0;", self:type("num", varies), kept)
+    local _, more = self:aside(function()
+        self.indent = self.indent + 1
+        local c = self:as(value.value, "num", varies)
+        self:line("%s = %s;", kept, entry and ("select(%s, %s, %s)"):format(kept, bare(c), self:mask_for("num", entry.name))
+            or bare(c))
+        self.indent = self.indent - 1
+    end)
+    for _, line in ipairs(more) do lines[#lines + 1] = line end
+    local truth = self:conditional(cond, want, "bool", varies, "0", value.cond, lines, opened, entry)
+    return { kind = "maybe", cond = truth, value = { c = kept, kind = "num", varies = varies }, varies = varies }
+end
+
+local function as_is(c) return c end
+
+-- `not` of a condition's text.
+local function negation(cond)
+    return function(c) return ("(%s%s)"):format(cond.varies and "~" or "!", c) end
+end
+
+-- cond ? a : b, both of them without statements.
+function Emitter:choose(cond, kind, a, b)
+    local varies = cond.varies or a.varies or b.varies
+    local x, y = self:as(a, kind, varies), self:as(b, kind, varies)
+    local c
+    if cond.varies then
+        c = ("select(%s, %s, %s)"):format(bare(y), bare(x), bare(self:mask_for(kind, cond.c)))
+    else
+        c = ("(%s ? %s : %s)"):format(cond.c, x, y)
+    end
+    return { c = c, kind = kind, varies = varies }
+end
+
+-- Keeps a text from being written twice or from moving behind later statements.
+function Emitter:hold(value)
+    if value.literal or value.c:find "^[%w_]+$" then return value end
+    local t = self:temp "t"
+    self:line("%s %s = %s;", self:type(value.kind, value.varies), t, bare(value.c))
+    return { c = t, kind = value.kind, varies = value.varies }
+end
+
+local function both(self, a, b, op)
+    local varies = a.varies or b.varies
+    local sign = varies and (op == "and" and "&" or "|") or (op == "and" and "&&" or "||")
+    return { c = ("(%s %s %s)"):format(self:as(a, "bool", varies), sign, self:as(b, "bool", varies)), kind = "bool",
+             varies = varies }
+end
+
+-- `a and b` or `a or b` of which only the truth is wanted, or both of which are booleans.
+local function logical(self, left, op, evaluate)
+    local want = op == "and" and as_is or negation(left)
+    local right, lines, opened, entry = self:lazily(left, want, evaluate)
+    if #lines == 0 then return both(self, left, right, op) end
+    left = self:hold(left)
+    want = op == "and" and as_is or negation(left)
+    local varies = left.varies or right.varies
+    return self:conditional(left, want, "bool", varies, self:as(left, "bool", varies), right, lines, opened, entry)
+end
+
+function expression.And(self, node)
+    local truth = infer.truth_of(self.inst, node.left)
+    if truth ~= nil then return self:expr(truth and node.right or node.left) end
+    local kind = self.inst.types[node]
+    local left = self:condition(node.left)
+    if kind == "bool" then return logical(self, left, "and", function() return self:expr(node.right) end) end
+    local value, lines, opened, entry = self:lazily(left, as_is, function() return self:expr(node.right) end)
+    if kind ~= "maybe" then   -- the left side is a number: always true
+        self:append(lines)
+        return value
+    end
+    if value.kind == "maybe" then
+        if #lines > 0 then
+            left = self:hold(left)
+            value = self:conditional_maybe(left, as_is, value, lines, opened, entry)
+        end
+        return { kind = "maybe", cond = both(self, left, value.cond, "and"), value = value.value,
+                 varies = left.varies or value.varies }
+    end
+    if #lines > 0 then
+        left = self:hold(left)
+        local varies = left.varies or value.varies
+        value = self:conditional(left, as_is, "num", varies, self:as(literal(0), "num", varies), value, lines, opened, entry)
+    end
+    return { kind = "maybe", cond = left, value = value, varies = left.varies or value.varies }
+end
+
+function expression.Or(self, node)
+    local truth = infer.truth_of(self.inst, node.left)
+    if truth ~= nil then return self:expr(truth and node.left or node.right) end
+    local left = self:expr(node.left)
+    if infer.truth_of(self.inst, node.right) == false then return left end
+    if left.kind == "bool" then return logical(self, left, "or", function() return self:expr(node.right) end) end
+    if left.kind == "nil" then return self:expr(node.right) end
+    if left.kind ~= "maybe" then return left end
+    local cond, value = left.cond, left.value
+    local right, lines, opened, entry = self:lazily(cond, negation(cond), function() return self:expr(node.right) end)
+    if right.kind == "maybe" then
+        cond = self:hold(cond)
+        if #lines > 0 then right = self:conditional_maybe(cond, negation(cond), right, lines, opened, entry) end
+        local chosen = self:choose(cond, "num", value, right.value)
+        return { kind = "maybe", cond = both(self, cond, right.cond, "or"), value = chosen,
+                 varies = cond.varies or chosen.varies }
+    end
+    if #lines == 0 then return self:choose(cond, "num", value, right) end
+    cond = self:hold(cond)
+    local varies = cond.varies or value.varies or right.varies
+    return self:conditional(cond, negation(cond), "num", varies, self:as(value, "num", varies), right, lines, opened, entry)
+end
+
+-- The truth of an expression: a value of kind "bool".
+function Emitter:condition(node)
+    if node.tag == "Paren" then return self:condition(node.expr) end
+    local truth = infer.truth_of(self.inst, node)
+    if truth ~= nil then return { c = truth and "1" or "0", kind = "bool", varies = false } end
+    if node.tag == "And" or node.tag == "Or" then
+        if infer.truth_of(self.inst, node.left) ~= nil then return self:condition(node.right) end
+        local left = self:condition(node.left)
+        return logical(self, left, node.op, function() return self:condition(node.right) end)
+    end
+    local value = self:expr(node)
+    if value.kind == "maybe" then return value.cond end
+    if value.kind == "bool" then return value end
+    return { c = value.kind == "nil" and "0" or "1", kind = "bool", varies = false }
+end
+
+return { by_tag = expression, places_of_lanes = places_of_lanes, place_of = place_of, compare = compare }

@@ -1,0 +1,326 @@
+-- kernels.lua: the kernels around a program's function: one that stores what it gives for each element, and one that reduces groups.
+--
+-- Both load the inputs of an element, or of W elements in the lanes of vectors, and call the function by the same rules, which
+-- stand here first.
+
+local abi = require "tidepool.base.abi"
+local calls = require "tidepool.translate.emit.calls"
+local emitter = require "tidepool.translate.emit.emitter"
+
+local C_ELEMENT = emitter.C_ELEMENT
+local GROUP, LANES = abi.GROUP, abi.LANES
+
+-- Elements of a launch whose results (4 MiB of doubles) are written past a processor's caches.
+local LARGE = 2 ^ 19
+
+local kernels = {}
+
+-- ---- a kernel's text ----
+
+-- Writes one kernel. `width` is what vector types have behind their names, "" in the scalar form.
+local Kernel = {}
+Kernel.__index = Kernel
+
+local function new_kernel(unit, inputs, outputs)
+    local simd = unit.lanes > 1
+    return setmetatable({ unit = unit, root = unit.program.root, inputs = inputs, outputs = outputs, simd = simd,
+        lanes = unit.lanes, width = simd and tostring(unit.lanes) or "", depth = 1, body = {} }, Kernel)
+end
+
+function Kernel:line(format, ...)
+    self.body[#self.body + 1] = ("    "):rep(self.depth) .. format:format(...)
+end
+
+-- The C type of a value of this kind in all lanes.
+function Kernel:type(kind)
+    if kind == "bool" then return self.simd and self.unit.mask_type or "int" end
+    return (kind == "int" and "int" or kind == "long" and "long" or self.unit.real) .. self.width
+end
+
+-- The parameters, as arguments_of in translate.lua lists them. `results`: those that are stored.
+function Kernel:parameters(results)
+    local unit, root = self.unit, self.root
+    local list = { "ulong first", "ulong count" }
+    if root.draws then
+        for _, parameter in ipairs { "ulong key_0", "ulong key_1", "ulong index" } do list[#list + 1] = parameter end
+    end
+    for _, input in ipairs(self.inputs) do
+        list[#list + 1] = ("__global const %s *in_%d"):format(C_ELEMENT[input.ctype], input.index)
+    end
+    for i, c_type in ipairs(results) do list[#list + 1] = ("__global %s *out_%d"):format(c_type, i) end
+    if root.can_fail then list[#list + 1] = "__global uchar *failed" end
+    if unit.has_details then list[#list + 1] = ("__global %s *details"):format(unit.real) end
+    for _, entry in ipairs(unit.program.captures) do unit:capture_parameters(entry, list) end
+    return table.concat(list, ",\n    ")
+end
+
+-- What the function is passed for an input of which x is the text: an element as it is stored, or the elements of all lanes.
+function Kernel:argument(input, x)
+    local c_type, kind = C_ELEMENT[input.ctype], self.root.inputs[input.index].kind
+    local target = self:type(kind)
+    if kind == "bool" then
+        return self.simd and ("convert_%s(%s != (uchar%d)(0))"):format(target, x, self.lanes) or ("(%s != 0)"):format(x)
+    end
+    return c_type .. self.width == target and x or ("convert_%s(%s)"):format(target, x)
+end
+
+-- Declares what the function gives beside its first result, and adds what it is passed for that, for captures and for random
+-- numbers, to its arguments: variables y2.., status and detail. `at`: the element; `lanes_left`: as in Unit:open_draws.
+function Kernel:add_arguments(args, at, lanes_left)
+    local root = self.root
+    for i = 2, #self.outputs do
+        self:line("%s y%d = 0;", self:type(self.outputs[i].kind), i)
+        args[#args + 1] = "&y" .. i
+    end
+    self.unit:pass_captures(root, args)
+    if root.can_fail then
+        self:line("long%s status = 0;", self.width)
+        args[#args + 1] = "&status"
+        if self.unit.has_detail then
+            self:line("%s detail = 0;", self:type "num")
+            args[#args + 1] = "&detail"
+        end
+    end
+    if root.draws then
+        self:line("%s", self.unit:open_draws(at, lanes_left))
+        args[#args + 1] = "draws"
+    end
+end
+
+-- The call of the function; its first result is y1.
+function Kernel:call(args)
+    local call = ("%s(%s);"):format(self.unit.function_names[self.root], table.concat(args, ", "))
+    local first = self.outputs[1]
+    self:line("%s", first and ("%s y1 = %s"):format(self:type(first.kind), call) or call)
+end
+
+function Kernel:text(name, parameters)
+    return ("#line 1 \"tidepool kernel\"\n__kernel void %s(%s)\n{\n%s\n}\n"):format(name, parameters,
+        table.concat(self.body, "\n"))
+end
+
+-- ---- a result for each element ----
+
+-- Where this work item's elements begin: `at`, and how many of its lanes have one: `lanes`.
+local function find_elements(k)
+    local id = "get_global_id(1) * get_global_size(0) + get_global_id(0)" -- see has_rows in gpu/opencl/launch.h
+    k:line("ulong at = %s;", k.simd and ("(%s) * %d"):format(id, k.lanes) or id)
+    k:line("if (at >= count) return;")
+    if k.simd then
+        k:line("// The last elements may be fewer than the lanes: the lanes behind them repeat the last one.")
+        k:line("uint lanes = (uint)min(count - at, (ulong)%d);", k.lanes)
+    end
+    k:line("at += first;")
+end
+
+-- Loads input i into the variable x<i>.
+local function load(k, i, input)
+    local c_type, lanes = C_ELEMENT[input.ctype], k.lanes
+    if not k.simd then
+        k:line("%s x%d = in_%d[at];", c_type, i, input.index)
+        return
+    end
+    k:line("%s%d x%d;", c_type, lanes, i)
+    k:line("if (lanes == %d) {", lanes)
+    k:line("    x%d = vload%d(0, in_%d + at);", i, lanes, input.index)
+    k:line("} else {")
+    k:line("    %s some[%d];", c_type, lanes)
+    k:line("    for (uint k = 0; k < %d; ++k) some[k] = in_%d[at + min(k, lanes - 1)];", lanes, input.index)
+    k:line("    x%d = vload%d(0, some);", i, lanes)
+    k:line("}")
+end
+
+-- The mask of the lanes that have an element. What is written twice is the same, but an update must not be done again.
+local function mask_of_elements(k)
+    local numbers = {}
+    for lane = 0, k.lanes - 1 do numbers[lane + 1] = lane end
+    return ("(%s)(%s) < (%s)lanes"):format(k.unit.mask_type, table.concat(numbers, ", "), k.unit.single and "int" or "long")
+end
+
+-- Declares z<i>: result i as it is stored, or, where its element failed and it has room for that, the index that was none.
+local function convert_result(k, i, output)
+    local c = k.unit:stored("y" .. i, output.kind, output.ctype, k.lanes)
+    k:line("%s%s z%d = %s;", C_ELEMENT[output.ctype], k.width, i, c)
+    if not output.holds_detail then return end
+    if k.simd then
+        local has_failed = output.ctype == "float" and ("convert_int%d(status != 0)"):format(k.lanes) or "status != 0"
+        k:line("z%d = select(z%d, detail, %s);", i, i, has_failed)
+    else
+        k:line("if (status) z%d = detail;", i)
+    end
+end
+
+-- Stores the value c of that C type to the buffer `target`. `is_result`: many launches' worth of it may not fit into caches.
+local function store(k, c, c_type, target, is_result)
+    local lanes = k.lanes
+    if not k.simd then
+        k:line("%s[at] = %s;", target, c)
+        return
+    end
+    if is_result then
+        k:line("if (lanes == %d && is_large && (ulong)(%s + at) %% sizeof(%s%d) == 0) {", lanes, target, c_type, lanes)
+        k:line("    store_past_caches(%s, (__global %s%d *)(%s + at));", c, c_type, lanes, target)
+        k:line("} else if (lanes == %d) {", lanes)
+    else
+        k:line("if (lanes == %d) {", lanes)
+    end
+    k:line("    vstore%d(%s, 0, %s + at);", lanes, c, target)
+    k:line("} else {")
+    k:line("    %s some[%d];", c_type, lanes)
+    k:line("    vstore%d(%s, 0, some);", lanes, c)
+    k:line("    for (uint k = 0; k < lanes; ++k) %s[at + k] = some[k];", target)
+    k:line("}")
+end
+
+local function store_all(k)
+    if k.simd and #k.outputs > 0 then k:line("bool is_large = count >= %d;", LARGE) end
+    for i, output in ipairs(k.outputs) do store(k, "z" .. i, C_ELEMENT[output.ctype], "out_" .. i, true) end
+    if k.root.can_fail then
+        store(k, k.simd and ("convert_uchar%d(status)"):format(k.lanes) or "(uchar)status", "uchar", "failed")
+    end
+    if k.unit.has_details then
+        k:line(k.simd and "if (any(status != 0)) {" or "if (status) {")
+        store(k, "detail", k.unit.real, "details")
+        k:line("}")
+    end
+end
+
+-- The kernel that gives the function's results for each element.
+---@return string
+function kernels.map(unit, name, inputs, outputs)
+    local k = new_kernel(unit, inputs, outputs)
+    local results, args = {}, {}
+    for i, output in ipairs(outputs) do results[i] = C_ELEMENT[output.ctype] end
+    local parameters = k:parameters(results)
+    find_elements(k)
+    for i, input in ipairs(inputs) do
+        load(k, i, input)
+        args[i] = k:argument(input, "x" .. i)
+    end
+    k:add_arguments(args, "at", "lanes")
+    if k.simd and unit.program.has_updates then table.insert(args, 1, mask_of_elements(k)) end
+    k:call(args)
+    for i, output in ipairs(outputs) do convert_result(k, i, output) end
+    store_all(k)
+    return k:text(name, parameters)
+end
+
+-- ---- a number for each group ----
+
+local START = { sum = "0", min = "INFINITY", max = "(-INFINITY)" }
+local COMBINE = { min = "lua_least", max = "lua_greatest" }
+
+-- The text of what the reduction makes of a and b, in all lanes.
+local function combine(k, a, b)
+    local unit, combiner = k.unit, k.unit.program.combiner
+    if combiner then
+        local args = { a, b }
+        if k.simd and not calls.is_plain(combiner) then table.insert(args, 1, ("(%s)(-1)"):format(unit.mask_type)) end
+        unit:pass_captures(combiner, args)
+        return ("%s(%s)"):format(unit.function_names[combiner], table.concat(args, ", "))
+    end
+    if k.reduce == "sum" then return ("%s + %s"):format(a, b) end
+    unit:helper(COMBINE[k.reduce], k.lanes)
+    return ("%s%s(%s, %s)"):format(COMBINE[k.reduce], k.width, a, b)
+end
+
+-- The first result of the element (or elements) at `offset`, added to the variable `to`.
+local function add_element(k, offset, to)
+    local unit, first, args = k.unit, k.outputs[1], {}
+    for i, input in ipairs(k.inputs) do
+        args[i] = k:argument(input, k.simd and ("vload%d(0, in_%d + %s)"):format(k.lanes, input.index, offset)
+            or ("in_%d[%s]"):format(input.index, offset))
+    end
+    k:add_arguments(args, offset)
+    k:call(args)
+    if k.root.can_fail then
+        k:line(k.simd and "if (any(status != 0)) { bad = 1; break; }" or "if (status) { bad = 1; break; }")
+    end
+    local value = "y1"
+    if first.ctype ~= unit.real then value = unit:stored(value, first.kind, first.ctype, k.lanes) end
+    if first.ctype ~= unit.real or first.kind ~= "num" then value = ("convert_%s%s(%s)"):format(unit.real, k.width, value) end
+    if unit.program.combiner then
+        k:line("%s z = %s;", unit.real .. k.width, value)
+        k:line("if (j == 0) %s = z; else %s = %s;", to, to, combine(k, to, "z"))
+    else
+        k:line("%s = %s;", to, combine(k, to, value))
+    end
+end
+
+-- The vector form: a work item has a group, whose numbers are in the lanes of a1..; then these become one.
+local function reduce_in_lanes(k)
+    local unit, lanes = k.unit, k.lanes
+    local parts = LANES / lanes
+    k:line("ulong group = get_global_id(0);")
+    k:line("if (group >= count) return;")
+    k:line("ulong at = first + group * %d;", GROUP)
+    k:line("int bad = 0;")
+    for p = 1, parts do k:line("%s%d a%d = %s;", unit.real, lanes, p, START[k.reduce] or "0") end
+    k:line("for (ulong j = 0; j < %d; j += %d) {", GROUP, LANES)
+    k.depth = 2
+    for p = 1, parts do
+        if parts > 1 then k:line("{") end
+        add_element(k, ("at + j + %d"):format((p - 1) * lanes), "a" .. p)
+        if parts > 1 then k:line("}") end
+    end
+    k.depth = 1
+    k:line("}")
+    while parts > 1 do
+        parts = parts / 2
+        for p = 1, parts do k:line("a%d = %s;", p, combine(k, "a" .. p, "a" .. (p + parts))) end
+    end
+    local apart = lanes / 2
+    while apart >= 1 do
+        local order = {}
+        for lane = 0, lanes - 1 do order[lane + 1] = ("%x"):format((lane + apart) % lanes) end
+        k:line("a1 = %s;", combine(k, "a1", "a1.s" .. table.concat(order)))
+        apart = apart / 2
+    end
+    k:line("out_1[group] = %s;", unit:stored("a1.s0", "num", unit.real, 1))
+    if k.root.can_fail then k:line("failed[group] = bad;") end
+end
+
+-- The scalar form: LANES work items have a group, a number each; then these become one in local memory.
+local function reduce_in_items(k)
+    local unit = k.unit
+    k:line("ulong group = get_global_id(0) / %d;", LANES)
+    k:line("uint lane = get_global_id(0) %% %d, here = get_local_id(0);", LANES)
+    k:line("__local %s sums[%d];   // the largest work group", unit.real, abi.WORK_GROUP_MAX)
+    k:line("__local int bads[%d];", abi.WORK_GROUP_MAX)
+    k:line("%s a = %s;", unit.real, START[k.reduce] or "0")
+    k:line("int bad = 0;")
+    k:line("if (group < count) {")
+    k:line("    ulong at = first + group * %d + lane;", GROUP)
+    k:line("    for (ulong j = 0; j < %d; j += %d) {", GROUP, LANES)
+    k.depth = 3
+    add_element(k, "at + j", "a")
+    k.depth = 1
+    k:line("    }")
+    k:line("}")
+    k:line("sums[here] = a;")
+    k:line("bads[here] = bad;")
+    k:line("for (uint apart = %d; apart > 0; apart /= 2) {", LANES / 2)
+    k:line("    barrier(CLK_LOCAL_MEM_FENCE);")
+    k:line("    if (lane < apart) {")
+    k:line("        bads[here] |= bads[here + apart];")
+    k:line("        if (!bads[here] && group < count) sums[here] = %s;", combine(k, "sums[here]", "sums[here + apart]"))
+    k:line("    }")
+    k:line("}")
+    k:line("if (group < count && lane == 0) {")
+    k:line("    out_1[group] = %s;", unit:stored("sums[here]", "num", unit.real, 1))
+    if k.root.can_fail then k:line("    failed[group] = bads[here];") end
+    k:line("}")
+end
+
+-- The kernel that makes one number of the first results of each group's elements. `reduce`: "sum", "min", "max", or anything where
+-- the program has a combiner.
+---@return string
+function kernels.reduce(unit, name, inputs, outputs, reduce)
+    local k = new_kernel(unit, inputs, outputs)
+    k.reduce = reduce
+    local parameters = k:parameters { unit.real }
+    if k.simd then reduce_in_lanes(k) else reduce_in_items(k) end
+    return k:text(name, parameters)
+end
+
+return kernels

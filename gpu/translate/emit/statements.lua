@@ -1,0 +1,461 @@
+-- statements.lua: statements, and blocks of them.
+
+local infer = require "tidepool.translate.infer"
+local emitter = require "tidepool.translate.emit.emitter"
+local expressions = require "tidepool.translate.emit.expressions"
+
+local Emitter, C_ELEMENT, literal, bare = emitter.Emitter, emitter.C_ELEMENT, emitter.literal, emitter.bare
+local places_of_lanes, place_of, compare = expressions.places_of_lanes, expressions.place_of, expressions.compare
+
+local statement = {}
+
+-- What stands between two statements of a block and may run without end when no lane is on.
+local function has_more_work(list, from)
+    local function works(node)
+        if type(node) ~= "table" then return false end
+        local tag = node.tag
+        if tag == "While" or tag == "Repeat" or tag == "Fornum" or tag == "Call" then return true end
+        for key, child in pairs(node) do
+            if key ~= "var" and key ~= "vars" and type(child) == "table" and works(child) then return true end
+        end
+        return false
+    end
+    for i = from, #list do
+        if list[i].tag ~= "LocalFunction" and works(list[i]) then return true end
+    end
+    return false
+end
+
+-- A block. Gives whether control cannot come out behind it. When a statement may have ended all lanes, what follows is left out or put
+-- under a condition: a scalar loop in it
+-- might otherwise run on, without any lane that would have kept it finite.
+function Emitter:block(list)
+    local opened, ended = 0, false
+    local region = self.regions[#self.regions]
+    for i, node in ipairs(list) do
+        local here = self:here()
+        local kills = here.kills
+        self:mark(node)
+        statement[node.tag](self, node)
+        if self.inst.ends[node] then
+            ended = true
+            break
+        end
+        if here.kills > kills and has_more_work(list, i + 1) then
+            if #self.chain == 1 then
+                self:line("if (!any(%s)) {", here.name)
+                self.indent = self.indent + 1
+                self:leave()
+                self:close()
+            elseif here.loop and here.loop == self.loops[#self.loops] then
+                self:line("if (!any(%s)) break;", here.name)
+            elseif region and region.index == #self.chain then -- no braces: locals are seen behind the label
+                self:line("if (!any(%s)) goto %s;", here.name, self:label(region))
+            else
+                self:open("if (any(%s)) {", here.name)
+                opened = opened + 1
+            end
+        end
+    end
+    for _ = 1, opened do self:close() end
+    return ended
+end
+
+function Emitter:label(region)
+    region.label = region.label or self:temp "label_"
+    return region.label
+end
+
+-- A local that is declared directly before a label is seen behind it, by lanes that have gone there, too: it belongs to the mask around.
+function Emitter:declare(var)
+    local region = self.regions[#self.regions]
+    self.levels[var] = region and region.index == #self.chain and region.outer or #self.chain
+    return self:name(var)
+end
+
+function statement.Local(self, node)
+    local given, at = self:values(self.inst.lists[node]), 0
+    for _, var in ipairs(node.vars) do
+        local known = self.inst.vars[var]
+        if not known.static then
+            at = at + 1
+            local value = given[at]
+            if known.kind then
+                local c = "0"
+                if value and value.kind ~= "nil" then c = bare(self:as(value, known.kind, known.varies)) end
+                self:line("%s %s = %s;", self:type(known.kind, known.varies), self:declare(var), c)
+            end
+        end
+    end
+end
+
+function statement.LocalFunction() end
+
+-- Declares what an element was, and tries until what `evaluate` makes of that is in its place: nothing else comes between. `at`: text of the element.
+local function try_until_done(self, at, reads, ctype, evaluate)
+    local was, c_type = self:temp "w", C_ELEMENT[ctype]
+    local kind = ({ int32 = true, int16 = true, int8 = true, uint16 = true, uint8 = true })[ctype] and "int" or "num"
+    self:line("%s %s = %s;", c_type, was, at)
+    self:open("for (;;) {")
+    local replaced = setmetatable({}, { __index = self.replaced })
+    for node in pairs(reads) do replaced[node] = { c = ("(%s)%s"):format(self:type(kind, false), was), kind = kind, varies = false } end
+    local outer = self.replaced
+    self.replaced = replaced
+    local value = evaluate()
+    self.replaced = outer
+    local c = self.unit:stored(self:as(value, value.kind, false), value.kind == "k" and "num" or value.kind, ctype, 1)
+    self.unit:helper("lua_swap_" .. c_type, 1)
+    self:line("if (lua_swap_%s(&%s, &%s, %s)) break;", c_type, at, was, bare(c))
+    self:close()
+end
+
+-- An update whose parts that are not the element itself can be evaluated before: a function of its own, which is called with these for each lane.
+local function simple_update(self, node, target, update, entry, array, length)
+    local parameters, parts, replaced = {}, {}, {}
+    local function visit(part)
+        if update.reads[part] or part.tag == "Number" then return end
+        if not update.path[part] then
+            local value = self:hold(self:expr(part))
+            if value.literal then return end
+            parts[#parts + 1] = value
+            parameters[#parts] = ("%s v%d"):format(self:type(value.kind, false), #parts)
+            replaced[part] = { c = "v" .. #parts, kind = value.kind, varies = false }
+            return
+        end
+        for _, child in ipairs(part.tag == "Call" and part.args or { part.left or part.expr, part.right }) do visit(child) end
+    end
+    visit(node.exprs[1])
+    local indent, outer = self.indent, self.replaced
+    self.indent, self.replaced = 1, setmetatable(replaced, { __index = outer })
+    local _, lines = self:aside(function()
+        try_until_done(self, "*p", update.reads, entry.ctype, function() return self:expr(node.exprs[1]) end)
+    end)
+    self.indent, self.replaced = indent, outer
+    local name = self.unit:function_name("lua_update")
+    table.insert(parameters, 1, ("__global %s *p"):format(C_ELEMENT[entry.ctype]))
+    table.insert(self.unit.functions, ("// %s, %s:%d\nstatic void %s(%s)\n{\n%s\n}\n"):format("an update", self.inst.fn.source.file, node.line, name,
+        table.concat(parameters, ", "), table.concat(lines, "\n")))
+    local function call(place, lane)
+        local args = { ("&%s[%s]"):format(array, place) }
+        for i, part in ipairs(parts) do args[i + 1] = part.c .. (part.varies and lane or "") end
+        return ("%s(%s);"):format(name, table.concat(args, ", "))
+    end
+    local index = self:expr(target.key)
+    if not self.inst.simd then
+        self:line("%s", call(place_of(self, target, index, length), ""))
+        return
+    end
+    local at = places_of_lanes(self, target, { c = self:as(index, "num", true), kind = "num", varies = true }, length)
+    local mask = self:mask()
+    for k = 0, self.lanes - 1 do
+        local lane = (".s%x"):format(k)
+        self:line("%s%s", mask and ("if (%s%s) "):format(mask, lane) or "", call(at .. lane, lane))
+    end
+end
+
+local function update_element(self, node, update)
+    local target = node.targets[1]
+    local entry = self.inst.captured["array" .. infer.static_of(self.inst, target.object).key]
+    local array, length = self.unit:capture_name(entry)
+    if update.is_simple then return simple_update(self, node, target, update, entry, array, length) end
+    local place = place_of(self, target, self:expr(target.key), length)
+    try_until_done(self, ("%s[%s]"):format(array, place), update.reads, entry.ctype, function() return self:expr(node.exprs[1]) end)
+end
+
+local function store_element(self, node, value)
+    local entry = self.inst.captured["array" .. infer.static_of(self.inst, node.object).key]
+    local array, length = self.unit:capture_name(entry)
+    if value.kind == "k" then value = { c = self:as(value, "num", false), kind = "num", varies = false } end
+    value = self:hold(value)
+    local index = self:expr(node.key)
+    if not self.inst.simd then
+        local at = place_of(self, node, index, length)
+        self:line("%s[%s] = %s;", array, at, self.unit:stored(value.c, value.kind, entry.ctype, 1))
+        return
+    end
+    -- One lane after the other, so that the last one's stays, as in Lua.
+    local at, t = places_of_lanes(self, node, { c = self:as(index, "num", true), kind = "num", varies = true }, length), self:temp "t"
+    local mask = self:mask()
+    self:line("%s%d %s = %s;", C_ELEMENT[entry.ctype], self.lanes, t,
+        self.unit:stored(self:as(value, value.kind, true), value.kind, entry.ctype, self.lanes))
+    for k = 0, self.lanes - 1 do
+        self:line("%s%s[%s.s%x] = %s.s%x;", mask and ("if (%s.s%x) "):format(mask, k) or "", array, at, k, t, k)
+    end
+end
+
+function statement.Assign(self, node)
+    local update = self.inst.updates[node.targets[1]]
+    if update then return update_element(self, node, update) end
+    local given = self:values(node.exprs)
+    if node.targets[1].tag == "Index" then return store_element(self, node.targets[1], given[1]) end
+    local texts = {}
+    for i, target in ipairs(node.targets) do
+        local known = self.inst.vars[target.var]
+        if given[i] and given[i].kind ~= "nil" then texts[i] = self:as(given[i], known.kind, known.varies) end
+        if texts[i] and #node.targets > 1 then
+            local t = self:temp "t"
+            self:line("%s %s = %s;", self:type(known.kind, known.varies), t, bare(texts[i]))
+            texts[i] = t
+        end
+    end
+    for i, target in ipairs(node.targets) do
+        local var = target.var
+        local known, name = self.inst.vars[var], self.names[var]
+        if not texts[i] then -- luacheck: ignore 542
+            -- it is nil from here on, and not read
+        elseif known.varies and #self.chain > self.levels[var] then
+            self:line("%s = select(%s, %s, %s);", name, name, bare(texts[i]),
+                self:mask_for(known.kind == "k" and "num" or known.kind, self:mask()))
+        else
+            self:line("%s = %s;", name, bare(texts[i]))
+        end
+    end
+end
+
+function statement.CallStat(self, node)
+    local assign = self.inst.assigns[node]
+    if assign then return statement.Assign(self, assign) end
+    self:call(node.call)
+end
+
+function statement.Do(self, node)
+    self:open("{")
+    self:block(node.body)
+    self:close()
+end
+
+-- The clauses from `first` on; `is_else`: behind the "}" of the one before, which is not written yet.
+local function clauses(self, node, first, is_else)
+    local clause = node.clauses[first]
+    local truth = clause and infer.truth_of(self.inst, clause.cond)
+    if truth == false then return clauses(self, node, first + 1, is_else) end
+    if is_else then
+        -- "else if" where the condition needs no statements before it.
+        if clause and truth == nil and not self.inst.varies[clause] then
+            local cond, lines = self:aside(function() return self:condition(clause.cond) end)
+            if #lines == 0 then
+                self:close(("} else if (%s) {"):format(bare(cond.c)))
+                self.indent = self.indent + 1
+                self:block(clause.body)
+                return clauses(self, node, first + 1, true)
+            end
+        end
+        if clause or node.orelse then
+            self:close "} else {"
+            self.indent = self.indent + 1
+            clauses(self, node, first, false)
+        end
+        self:close()
+        return
+    end
+    if not clause or truth then
+        local body = clause and clause.body or node.orelse
+        if body then self:block(body) end
+        return
+    end
+    local cond = self:condition(clause.cond)
+    if not self.inst.varies[clause] then
+        self:open("if (%s) {", bare(cond.c))
+        self:block(clause.body)
+        return clauses(self, node, first + 1, true)
+    end
+    local entry = self:push_mask(self:masked(self:as(cond, "bool", true)))
+    self:open("if (any(%s)) {", entry.name)
+    self:block(clause.body)
+    self:close()
+    self:pop_mask()
+    if node.clauses[first + 1] or node.orelse then
+        local other = self:push_mask(self:masked("~" .. entry.name))
+        self:open("if (any(%s)) {", other.name)
+        clauses(self, node, first + 1, false)
+        self:close()
+        self:pop_mask()
+    end
+end
+
+function statement.If(self, node)
+    clauses(self, node, 1, false)
+end
+
+-- Opens a loop's mask if its lanes leave at different times. Gives the loop.
+function Emitter:open_loop(node)
+    local loop = { node = node }
+    self.loops[#self.loops + 1] = loop
+    if self.inst.loop_varies[node] then
+        loop.index = #self.chain + 1
+        loop.entry = self:push_mask(self:mask() or ("(%s)(-1)"):format(self.mask_type), loop)
+    end
+    return loop
+end
+
+function Emitter:close_loop(loop)
+    self:close()
+    if loop.entry then self:pop_mask() end
+    self.loops[#self.loops] = nil
+end
+
+-- Leaves the loop where `cond` holds (`negate`: where it does not).
+local function leave_loop(self, loop, cond, negate)
+    if loop.entry and cond.varies then
+        self:line("%s &= %s%s;", loop.entry.name, negate and "" or "~", cond.c)
+    elseif cond.c ~= (negate and "1" or "0") then
+        self:line("if (%s%s) break;", negate and "!" or "", negate and cond.c or bare(cond.c))
+    end
+    if loop.entry then self:line("if (!any(%s)) break;", loop.entry.name) end
+end
+
+statement["While"] = function(self, node)
+    if infer.truth_of(self.inst, node.cond) == false then return end
+    local loop = self:open_loop(node)
+    self:open("for (;;) {")
+    leave_loop(self, loop, self:condition(node.cond), true)
+    self:block(node.body)
+    self:close_loop(loop)
+end
+
+statement["Repeat"] = function(self, node)
+    local loop = self:open_loop(node)
+    self:open("for (;;) {")
+    if not self:block(node.body) then
+        leave_loop(self, loop, self:condition(node.cond), false)
+    elseif loop.entry then
+        -- No lane comes here, but C does: the lanes that left an inner loop by `return` ended it with a break.
+        self:line("if (!any(%s)) break;", loop.entry.name)
+    end
+    self:close_loop(loop)
+end
+
+local function step_of(node)
+    if not node then return 1 end
+    if node.tag == "Number" then return node.value end
+    if node.tag == "Unop" and node.op == "-" and node.expr.tag == "Number" then return -node.expr.value end
+end
+
+-- A number that is evaluated once, before the loop.
+local function loop_number(self, value, kind, letter)
+    local c = self:as(value, kind, value.varies)
+    if value.literal then return { c = c, kind = kind, varies = false } end
+    local t = self:temp(letter)
+    self:line("%s %s = %s;", self:type(kind, value.varies), t, bare(c))
+    return { c = t, kind = kind, varies = value.varies }
+end
+
+function statement.Fornum(self, node)
+    local var, how = node.var, self.inst.fornum[node]
+    local step = step_of(node.step)
+    local kind = how.counter
+    self:open("{")
+    local start = self:expr(node.start)
+    if not start.literal then start = self:hold { c = self:as(start, kind, start.varies), kind = kind, varies = start.varies } end
+    local limit = self:expr(node.limit)
+    if kind == "long" and not limit.varies and limit.kind == "num" then
+        limit = { c = ("%s(%s)"):format(self:need(step > 0 and "lua_last_up" or "lua_last_down", false), bare(limit.c)),
+                  kind = "long", varies = false }
+    end
+    limit = loop_number(self, limit, (kind == "long" and not limit.varies) and "long" or "num", "n")
+    local by = literal(1)
+    if node.step then
+        by = self:expr(node.step)
+        if kind == "num" then by = loop_number(self, by, "num", "d") end
+    end
+    local known = self.inst.vars[var]
+    local varies = how.varies
+    local loop = self:open_loop(node)
+    self.levels[var] = #self.chain
+    local name = self:name(var)
+    local counter = var.assigned and self:temp "c" or name
+    local going   -- the condition to go on, a value
+    local index = { c = counter, kind = kind, varies = varies }
+    -- LuaJIT looks at the sign of the step: 0 goes up, -0 down, and NaN, whose usual sign is -, down.
+    if step then
+        going = compare(self, (step > 0 or 1 / step > 0) and "<=" or ">=", index, limit)
+    else
+        local up, down = compare(self, "<=", index, limit), compare(self, ">=", index, limit)
+        local is_up = { c = ("%s(%s)"):format(self:need("lua_is_up", by.varies), bare(self:as(by, "num", by.varies))), kind = "bool",
+                        varies = by.varies }
+        if is_up.varies or up.varies then
+            local c = self:as(is_up, "bool", true)
+            going = { c = ("((%s & %s) | (~%s & %s))"):format(c, self:as(up, "bool", true), c, self:as(down, "bool", true)),
+                      kind = "bool", varies = true }
+        else
+            going = { c = ("(%s ? %s : %s)"):format(is_up.c, up.c, down.c), kind = "bool", varies = false }
+        end
+    end
+    local head = going.varies and "" or bare(going.c) .. (loop.entry and (" && any(%s)"):format(loop.entry.name) or "")
+    self:open("for (%s %s = %s; %s; %s += %s) {", self:type(kind, varies), counter, bare(self:as(start, kind, varies)), head,
+        counter, self:as(by, kind, false or by.varies))
+    if going.varies then leave_loop(self, loop, going, true) end
+    if var.assigned then
+        self:line("%s %s = %s;", self:type(known.kind, known.varies), name, self:as(index, known.kind, known.varies))
+    end
+    self:block(node.body)
+    self:close_loop(loop)
+    self:close()
+end
+
+statement["Break"] = function(self)
+    local loop = self.loops[#self.loops]
+    if not loop.entry or self:here() == loop.entry then
+        self:line("break;")
+    else
+        self:kill(self:here().name, loop.index, #self.chain - 1)
+    end
+end
+
+statement["Return"] = function(self, node)
+    local results = self.inst.results
+    local given = self:values(node.exprs)
+    local direct = #self.chain == 1 and (not self.inst.simd or self:here().full)
+    for i, value in ipairs(given) do
+        local kind = results[i].kind
+        local c = self:as(value, kind, self.inst.simd)
+        local place = i == 1 and "r1" or "*r" .. i
+        if i == 1 and direct then
+            given[1].text = bare(c)
+        elseif direct then
+            self:line("%s = %s;", place, bare(c))
+        else
+            if i == 1 then self.uses_result = true end
+            local mask = self:mask()
+            self:line("%s = %s;", place, mask and ("select(%s, %s, %s)"):format(place, bare(c), self:mask_for(kind, mask))
+                or bare(c))
+        end
+    end
+    if direct and not given[1] then
+        self:leave()
+    elseif direct then
+        self:line("return %s;", given[1].text)
+    else
+        self:exit_lanes()
+    end
+end
+
+-- What stands before a label. Where lanes go there at different times, it has a mask of its own, from which they are cleared.
+function statement.Region(self, node)
+    local region = { node = node, index = #self.chain, outer = #self.chain }
+    local above = self.regions[#self.regions]
+    if above and above.index == region.index then region.outer = above.outer end
+    if self.inst.loop_varies[node] then
+        region.entry = self:push_mask(self:mask() or ("(%s)(-1)"):format(self.mask_type), nil)
+        region.index = #self.chain
+    end
+    self.regions[#self.regions + 1] = region
+    self:block(node.body)
+    self.regions[#self.regions] = nil
+    if region.entry then self:pop_mask() end
+    if region.label then self.lines[#self.lines + 1] = region.label .. ":;" end
+end
+
+function statement.Goto(self, node)
+    local region
+    for _, each in ipairs(self.regions) do
+        if each.node.name == node.name then region = each end
+    end
+    if not region.entry or self:here() == region.entry then
+        self:line("goto %s;", self:label(region))
+        return
+    end
+    local here = self:here()
+    self:kill(here.name, region.index, #self.chain - 1)
+    if here.loop and here.loop == self.loops[#self.loops] then self:line("break;") end
+end

@@ -1,0 +1,157 @@
+-- unit.lua: the text of a whole program: its functions, the helpers that they need, and what is common to its kernels (kernels.lua).
+
+local builtins = require "tidepool.translate.builtins"
+local calls = require "tidepool.translate.emit.calls"
+local emitter = require "tidepool.translate.emit.emitter"
+require "tidepool.translate.emit.statements"
+
+local Emitter, C_ELEMENT, identifier, bare = emitter.Emitter, emitter.C_ELEMENT, emitter.identifier, emitter.bare
+local is_plain = calls.is_plain
+
+---@class tidepool.gpu.Unit the text of a whole program
+local Unit = {}
+Unit.__index = Unit
+
+-- Makes sure that a C helper is in the text.
+function Unit:helper(name, lanes)
+    local key = name .. lanes
+    if self.helpers[key] then return end
+    self.helpers[key] = true
+    local text, needs, needs_lanes = builtins.helper(name, lanes, self.single)
+    if needs then self:helper(needs, needs_lanes) end
+    self.prelude[#self.prelude + 1] = text
+end
+
+-- The C name of a captured number or array, and of the array's length.
+function Unit:capture_name(entry)
+    local name = self.capture_names[entry]
+    if not name then
+        local base = (entry.kind == "array" and "array_" or "captured_") .. identifier(entry.static.path)
+        name = base
+        local count = 1
+        while self.taken[name] do
+            count = count + 1
+            name = base .. "_" .. count
+        end
+        self.taken[name] = true
+        self.capture_names[entry] = name
+    end
+    return name, entry.kind == "array" and "length_of_" .. name or nil
+end
+
+-- Adds what a call of that instance passes for its captures, in the order of its parameters.
+function Unit:pass_captures(inst, args)
+    for _, entry in ipairs(inst.captures) do
+        local name, length = self:capture_name(entry)
+        args[#args + 1] = name
+        if length then args[#args + 1] = length end
+    end
+end
+
+function Unit:capture_parameters(entry, list)
+    local name, length = self:capture_name(entry)
+    if entry.kind == "array" then
+        list[#list + 1] = ("__global %s%s *%s"):format(entry.is_written and "" or "const ", C_ELEMENT[entry.ctype], name)
+        list[#list + 1] = "long " .. length
+    else
+        list[#list + 1] = ("%s %s"):format(self.real, name)
+    end
+end
+
+-- A name for a function: none other has it.
+function Unit:function_name(name)
+    self.function_count[name] = (self.function_count[name] or 0) + 1
+    return name .. "_" .. self.function_count[name]
+end
+
+-- Writes one instance as a function.
+function Unit:instance(inst)
+    local e = setmetatable({
+        unit = self, inst = inst, lanes = self.lanes, real = self.real, single = self.single, mask_type = self.mask_type,
+        lines = {}, indent = 1, temps = 0, used = {}, names = {}, levels = {}, loops = {}, regions = {},
+        chain = { { name = "m0", full = true, kills = 0 } },
+    }, Emitter)
+    self.function_names[inst] = self:function_name("lua_" .. (inst.name and identifier(inst.name) or "main"))
+    local parameters = {}
+    for _, input in ipairs(inst.inputs) do
+        if not input.static then
+            local known = inst.vars[input.var]
+            local c_name = e:declare(input.var)
+            -- A parameter whose type has grown in the body starts as what it is given as.
+            if known.kind ~= input.kind or known.varies ~= input.varies then
+                parameters[#parameters + 1] = ("%s given_%s"):format(e:type(input.kind or "num", input.varies), c_name)
+                local given = { c = "given_" .. c_name, kind = input.kind or "num", varies = input.varies }
+                e:line("%s %s = %s;", e:type(known.kind, known.varies), c_name, e:as(given, known.kind or "num", known.varies))
+            else
+                parameters[#parameters + 1] = ("%s %s"):format(e:type(known.kind or "num", known.varies), c_name)
+            end
+        end
+    end
+    for _, param in ipairs(inst.def.params) do
+        if not e.names[param] and inst.vars[param].kind then
+            e:line("%s %s = 0;", e:type(inst.vars[param].kind, inst.vars[param].varies), e:declare(param))
+        end
+    end
+    for i = 2, #inst.results do parameters[#parameters + 1] = ("%s *r%d"):format(e:type(inst.results[i].kind, inst.simd), i) end
+    for _, entry in ipairs(inst.captures) do self:capture_parameters(entry, parameters) end
+    if inst.can_fail then parameters[#parameters + 1] = inst.simd and ("long%d *status"):format(self.lanes) or "long *status" end
+    if inst.can_fail and self.has_detail then parameters[#parameters + 1] = e:type("num", inst.simd) .. " *detail" end
+    if inst.draws then parameters[#parameters + 1] = ("ulong%s *draws"):format(inst.simd and self.lanes or "") end
+    local takes_mask = inst.simd and not is_plain(inst) and (inst ~= self.program.root or self.program.has_updates)
+    if takes_mask then
+        table.insert(parameters, 1, self.mask_type .. " m0")
+        e.chain[1].full = false
+    end
+    if not e:block(inst.def.body) and inst.results[1] then e:leave() end
+    if inst.simd and e.uses_result and e.lines[#e.lines] ~= "    return r1;" then e:line("return r1;") end
+    local head = {}
+    local result = inst.results[1] and e:type(inst.results[1].kind, inst.simd) or "void"
+    head[1] = ("static %s %s(%s)\n{"):format(result, self.function_names[inst],
+        #parameters > 0 and table.concat(parameters, ", ") or "void")
+    if e.uses_m0 and not takes_mask then head[#head + 1] = ("    %s m0 = -1;"):format(self.mask_type) end
+    if e.uses_result then head[#head + 1] = ("    %s r1 = 0;"):format(result) end
+    self.functions[#self.functions + 1] = ("// %s, %s:%d\n%s\n%s\n}\n"):format(inst.name or "the function",
+        inst.fn.source.file, inst.def.line, table.concat(head, "\n"), table.concat(e.lines, "\n"))
+end
+
+-- Text that converts a real or int to the storage type of an output, as a cast of C (and of LuaJIT's FFI) does.
+function Unit:stored(c, kind, ctype, lanes)
+    local suffix = lanes > 1 and tostring(lanes) or ""
+    local target = C_ELEMENT[ctype] .. suffix
+    if kind == "bool" then
+        return lanes > 1 and ("convert_%s(%s & 1)"):format(target, c) or ("(uchar)(%s != 0)"):format(c)
+    end
+    if ctype == "double" or ctype == "float" then
+        if kind ~= "num" then c = ("convert_%s%s(%s)"):format(self.real, suffix, c) end
+        self:helper("lua_number", lanes)
+        c = ("lua_number%s(%s)"):format(suffix, c)
+        return ctype == self.real and c or ("convert_%s(%s)"):format(target, c)
+    end
+    -- A loop counter is a number, too: what is beyond the integers becomes the same of both.
+    if kind == "long" then c = ("convert_%s%s(%s)"):format(self.real, suffix, c) end
+    if kind ~= "int" then
+        local helper = ctype == "uint32" and "lua_to_uint" or ctype == "int64" and "lua_to_long" or ctype == "uint64" and "lua_to_ulong"
+            or "lua_to_int"
+        self:helper(helper, lanes)
+        c = ("%s%s(%s)"):format(helper, suffix, bare(c))
+    end
+    return ("convert_%s(%s)"):format(target, c)
+end
+
+-- The line that declares the stream of element `at` of the kernel's buffers, or those of W elements, of which the last ones may repeat the last.
+function Unit:open_draws(at, lanes_left)
+    local lanes = self.lanes
+    self:helper("lua_open_draws", lanes)
+    local index = ("index + %s"):format(at)
+    if lanes > 1 then
+        local places = {}
+        for k = 0, lanes - 1 do places[k + 1] = ("%dUL"):format(k) end
+        local place = ("(ulong%d)(%s)"):format(lanes, table.concat(places, ", "))
+        if lanes_left then place = ("min(%s, (ulong%d)(%s - 1))"):format(place, lanes, lanes_left) end
+        index = ("(ulong%d)(%s) + %s"):format(lanes, index, place)
+    end
+    local suffix = lanes > 1 and lanes or ""
+    return ("ulong%s draws[2]; lua_open_draws%s(draws, key_0, key_1, %s);"):format(suffix, suffix, index)
+end
+
+return Unit

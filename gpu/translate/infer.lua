@@ -1,0 +1,1497 @@
+-- infer.lua: what everything in a function is, before any of it is written in C.
+--
+-- A Program is one translation. It has instances: one per function and kinds of arguments, the function itself first, its helper
+-- functions after it. For each instance a walk over the tree is repeated until nothing changes; it finds
+--   * types: "num" (double or float), "int" (int32, from bit.* and integer arrays), "long" (loop counters), "bool", "nil";
+--     "k" is a whole literal, which becomes what it meets; "maybe" is a number or false, as `c and x` gives, which only `or`
+--     and conditions can take;
+--   * what varies between the lanes of a vector. In the scalar form (one lane) nothing does;
+--   * what is captured: numbers and typed arrays become arguments of the kernel, read anew at each call; functions, booleans
+--     and nil are baked in, and remembered so that a change is noticed (Program.baked);
+--   * that every local has a value, or is known to have none (nil), where it is read: parameters that are given nothing are nil, and what is made
+--     of that (`k = k or 2`, `if not s then`) is known here;
+--   * what every path returns.
+-- Whatever a device cannot do is refused here, with line, construct, reason and a way out, so that emit.lua can write anything
+-- that passed.
+
+local abi = require "tidepool.base.abi"
+local source = require "tidepool.translate.source"
+local builtins = require "tidepool.translate.builtins"
+
+local infer = {}
+
+---@class tidepool.gpu.Static a value of the host that a name or `a.b` in the text stands for
+---@field path string as written, for messages and names
+---@field key string identifies where it is kept
+---@field value any as of now
+---@field read fun(): any as of the call
+---@field nested tidepool.gpu.Def? instead of a value: a function written inside the translated one
+
+local ARRAY_TYPES = {
+    double = "num", float = "num", uint32 = "num", int32 = "int", int16 = "int", int8 = "int", uint16 = "int", uint8 = "int",
+    int64 = "wide", uint64 = "wide",
+}
+local NUMERIC = { num = true, int = true, long = true, k = true }
+local INSTANCES_MAX, FAILURES_MAX = 500, abi.KERNEL_FAILURES_MAX
+
+-- LuaJIT puts file and line before the message of assert, Lua does not: follow the one that runs.
+local ASSERT_TELLS_LINE = select(2, pcall(function() assert(false, "x") end)) ~= "x"
+
+local Program = {}
+Program.__index = Program
+
+-- Raises the refusal of a construct. `at` is a node or anything with a line.
+local function refuse(inst, at, format, ...)
+    local program = inst.program
+    local inside = inst.fn.name ~= program.name and inst.fn.name and (" in '%s':"):format(inst.fn.name) or ""
+    error({ refusal = ("%s:%d: gpu function%s:%s %s"):format(inst.fn.source.file, at.line,
+        program.name and (" '%s'"):format(program.name) or "", inside, format:format(...)) }, 0)
+end
+
+---What makes a captured value a typed array: ctype, n and data.
+---@return string? ctype
+function infer.array_type(value)
+    local kind = type(value)
+    if kind ~= "table" and kind ~= "userdata" and kind ~= "cdata" then return end
+    local ok, ctype, n, data = pcall(function() return value.ctype, value.n or #value, value.data end)
+    if ok and ARRAY_TYPES[ctype] and type(n) == "number" and data ~= nil then return ctype end
+end
+
+---------------------------------------------------------------------------------------------------
+-- Functions and captured values
+
+-- What is known about a function value; raises when it has no text.
+local function function_of(program, value, name, blame)
+    local fn = program.functions[value]
+    if fn then return fn end
+    local found, why = source.find(value, program.text_of)
+    if not found then
+        local text = ("function '%s' cannot be translated: %s"):format(name or "?", why)
+        if blame then refuse(blame.inst, blame.at, "%s", text) end
+        local info = debug.getinfo(value, "S")
+        error({ refusal = ("%s:%d: gpu %s"):format(info.short_src, math.max(info.linedefined, 0), text) }, 0)
+    end
+    fn = { value = value, source = found, def = found.def, name = name, env = debug.getfenv(value), outside = {} }
+    local outer = found.def.outer
+    while outer do
+        fn.outside[outer] = true
+        outer = outer.outer
+    end
+    program.functions[value] = fn
+    return fn
+end
+
+-- A local of a function around the translated one is an upvalue; the others are variables of instances.
+local function variable_of(inst, node)
+    if node.var and not inst.fn.outside[node.var.def] then return node.var end
+end
+
+local function bake(inst, static)
+    inst.program.baked[static.key] = static
+    return static
+end
+
+local static_of
+
+local function static_name(inst, node)
+    local var = variable_of(inst, node)
+    if var then
+        local at = inst
+        while at do
+            local known = at.vars[var]
+            if known then return known.static end
+            at = at.outer
+        end
+        return
+    end
+    local fn = inst.fn
+    local index = fn.source.upvalues[node.name]
+    if index then
+        local value = fn.value
+        local function read()
+            local _, now = debug.getupvalue(value, index)
+            return now
+        end
+        return { path = node.name, key = tostring(debug.upvalueid(value, index)), value = read(), read = read }
+    end
+    local env, name = fn.env, node.name
+    local function read() return env[name] end
+    return { path = name, key = tostring(env) .. "." .. name, value = read(), read = read, is_global = true }
+end
+
+local function static_index(inst, node)
+    local base = static_of(inst, node.object)
+    if not base or base.nested then return end
+    local key
+    if node.key.tag == "String" or node.key.tag == "Number" then
+        key = node.key.value
+    else
+        return
+    end
+    local is_array = infer.array_type(base.value)
+    if is_array and type(key) == "number" then return end
+    if type(base.value) ~= "table" and not is_array then
+        refuse(inst, node, "'%s' is a %s, which has no fields", base.path, type(base.value))
+    end
+    local path = type(key) == "string" and ("%s.%s"):format(base.path, key) or ("%s[%.14g]"):format(base.path, key)
+    local function read() return base.read()[key] end
+    local ok, value = pcall(read)
+    if not ok then refuse(inst, node, "reading '%s' raises an error: %s", path, tostring(value)) end
+    return { path = path, key = base.key .. "." .. tostring(key), value = value, read = read, base = base.value }
+end
+
+local UPDATES = { add = "+", max = "max", min = "min" }
+
+-- `a:add(i, v)`, `a:max(i, v)` or `a:min(i, v)` of a typed array as the assignment that means the same, which is an update; nil for other calls.
+local function as_update(inst, node)
+    local method = node.call
+    local static = method.tag == "Method" and UPDATES[method.name] and static_of(inst, method.object)
+    if not static or static.nested or not infer.array_type(static.value) then return end
+    if #method.args ~= 2 then refuse(inst, node, "'%s:%s' without an index and a value", static.path, method.name) end
+    if not method.update then
+        local line, key, value = node.line, method.args[1], method.args[2]
+        local function element() return { tag = "Index", line = line, object = method.object, key = key } end
+        local made = { tag = "Binop", op = "+", line = line, left = element(), right = value }
+        if method.name ~= "add" then
+            local path, fn = "math." .. method.name, math[method.name]
+            local fixed = { path = path, key = path, value = fn, read = function() return fn end }
+            made = { tag = "Call", line = line, callee = { tag = "Fixed", line = line, static = fixed }, args = { element(), value } }
+        end
+        method.update = { tag = "Assign", line = line, targets = { element() }, exprs = { made } }
+    end
+    return method.update
+end
+
+-- The host value that an expression stands for, or nil when it is computed.
+function static_of(inst, node)
+    if node.tag == "Paren" then return static_of(inst, node.expr) end
+    if node.tag == "Fixed" then return node.static end
+    if node.tag ~= "Name" and node.tag ~= "Index" then return end
+    local static = inst.statics[node]
+    if static == nil then
+        static = (node.tag == "Name" and static_name or static_index)(inst, node) or false
+        inst.statics[node] = static
+    end
+    return static or nil
+end
+infer.static_of = static_of
+
+local NEVER_NIL = { Number = true, True = true, False = true, String = true, Unop = true, Binop = true, Function = true, Table = true }
+
+-- Whether an expression is known to be nil, or not to be; nil when neither is known. inst.flow: where the walk is; what was found there is kept.
+local function nil_of(inst, node)
+    local tag = node.tag
+    if tag == "Paren" then return nil_of(inst, node.expr) end
+    if tag == "Nil" then return true end
+    if NEVER_NIL[tag] then return false end
+    if tag ~= "Name" and tag ~= "Index" then return end
+    local static = static_of(inst, node)
+    if static then
+        if static.nested or static.value ~= nil then return false end
+        bake(inst, static)
+        return true
+    end
+    if tag == "Index" then return false end
+    local var = variable_of(inst, node)
+    if not inst.is_settled then inst.states[node] = inst.flow.assigned[var] end
+    local state = inst.states[node]
+    if state ~= nil then return state == "nil" end
+end
+infer.nil_of = nil_of
+
+-- What type() gives for an expression without effects; nil when that is not known.
+local function type_of(inst, node)
+    local tag = node.tag
+    if tag == "Paren" then return type_of(inst, node.expr) end
+    local is_nil = nil_of(inst, node)
+    if is_nil then return "nil" end
+    if tag == "Number" then return "number" end
+    if tag == "String" then return "string" end
+    if tag == "True" or tag == "False" then return "boolean" end
+    local static = static_of(inst, node)
+    if static then
+        if static.nested then return "function" end
+        if type(static.value) ~= "number" then bake(inst, static) end
+        return infer.array_type(static.value) and "table" or type(static.value)
+    end
+    local known = tag == "Name" and is_nil == false and inst.vars[variable_of(inst, node)]
+    if known and known.kind then return known.kind == "bool" and "boolean" or "number" end
+end
+
+local function is_type_call(inst, node)
+    if node.tag ~= "Call" or #node.args ~= 1 or node.callee.tag ~= "Name" then return false end
+    local static = static_of(inst, node.callee)
+    return static ~= nil and static.value == type
+end
+
+-- The string that an expression is known to be.
+local function string_of(inst, node)
+    if node.tag == "String" then return node.value end
+    local static = static_of(inst, node)
+    if static and type(static.value) == "string" then return bake(inst, static).value end
+end
+
+-- Whether the sides of `==` are known to be equal, or not to be.
+local function equality_of(inst, node)
+    local left, right = node.left, node.right
+    if is_type_call(inst, right) then left, right = right, left end
+    if is_type_call(inst, left) and right.tag == "String" then
+        local name = type_of(inst, left.args[1])
+        if name then return name == right.value end
+        return
+    end
+    local text, other = string_of(inst, left), string_of(inst, right)
+    if text and other then return text == other end
+    local a, b = nil_of(inst, left), nil_of(inst, right)
+    if a == nil or b == nil then return end
+    if a and b then return true end
+    if a or b then return false end
+end
+
+-- Whether an expression is known to be true or false at translation; nil when it is not.
+local function truth_of(inst, node)
+    local tag = node.tag
+    if tag == "Binop" and (node.op == "==" or node.op == "~=") then
+        local equal = equality_of(inst, node)
+        if equal ~= nil then return equal == (node.op == "==") end
+        return
+    end
+    if tag == "True" or tag == "Number" or tag == "String" then return true end
+    if tag == "False" or tag == "Nil" then return false end
+    if tag == "Paren" then return truth_of(inst, node.expr) end
+    if tag == "Unop" and node.op == "not" then
+        local truth = truth_of(inst, node.expr)
+        if truth ~= nil then return not truth end
+    elseif tag == "And" or tag == "Or" then
+        local left, right = truth_of(inst, node.left), truth_of(inst, node.right)
+        if left == (tag == "Or") then return left end
+        if left ~= nil then return right end
+    else
+        local static = static_of(inst, node)
+        if static and not static.nested and (type(static.value) == "boolean" or static.value == nil) then
+            bake(inst, static)
+            return static.value == true
+        elseif static and type(static.value) == "number" then
+            return true
+        end
+        if not static and tag == "Name" and nil_of(inst, node) then return false end
+    end
+end
+infer.truth_of = truth_of
+
+-- The same while types are found: at this point of the walk.
+local function truth_at(inst, node, flow)
+    inst.flow = flow
+    return truth_of(inst, node)
+end
+
+---------------------------------------------------------------------------------------------------
+-- Types
+
+local function join(a, b)
+    if a == nil or a == b then return b end
+    if b == nil then return a end
+    if a == "k" and NUMERIC[b] then return b end
+    if b == "k" and NUMERIC[a] then return a end
+    if NUMERIC[a] and NUMERIC[b] then return "num" end
+end
+
+local function note(inst, node, kind, varies)
+    if inst.types[node] ~= kind or inst.varies[node] ~= varies then
+        inst.types[node], inst.varies[node] = kind, varies
+        inst.changed = true
+    end
+    return kind, varies
+end
+
+-- Gives a variable one more type. `varies`: whether the value does, or not all lanes get it.
+local function widen(inst, at, var, kind, varies)
+    local known = inst.vars[var]
+    local joined = join(known.kind, kind)
+    if kind and not joined then
+        refuse(inst, at, "'%s' is a %s here and a %s elsewhere; a variable has one type on a device", var.name,
+            kind == "bool" and "boolean" or "number", known.kind == "bool" and "boolean" or "number")
+    end
+    if joined ~= known.kind or (varies and not known.varies) then
+        known.kind, known.varies = joined, known.varies or varies
+        inst.changed = true
+    end
+end
+
+local function declare(inst, flow, var)
+    local known = inst.vars[var]
+    if not known then
+        known = { varies = false }
+        inst.vars[var] = known
+    end
+    known.level = flow.outer_level or flow.level
+    known.loops = #inst.loops
+    return known
+end
+
+-- Says that a parameter without a value is used as if it had one.
+local function refuse_nil_name(inst, node)
+    while node.tag == "Paren" do node = node.expr end
+    local var = node.tag == "Name" and variable_of(inst, node)
+    if not var or inst.states[node] ~= "nil" then return end
+    if inst.is_parameter[var] then
+        refuse(inst, node, "the parameter '%s' of '%s' gets no value%s: it would be nil, which does not exist on a device; pass a number", var.name,
+            inst.name or "the function", inst.called_at and (" from the call in line %d"):format(inst.called_at) or ", since there are fewer inputs")
+    end
+    refuse(inst, node, "'%s' may be read before it has a value, and nil does not exist on a device; "
+        .. "give it a number where it is declared (line %d)", var.name, var.line)
+end
+
+-- A value that goes into a variable, a result or an argument.
+local function storable(inst, at, kind, what)
+    if kind == "nil" then refuse_nil_name(inst, at) end
+    if kind == "maybe" then
+        refuse(inst, at, "%s would be a number or false; complete it: `condition and x or y`", what)
+    elseif kind == "nil" then
+        refuse(inst, at, "%s would be nil, which does not exist on a device; use a number such as 0 or math.huge", what)
+    end
+    return kind
+end
+
+local function numeric(inst, at, kind, what)
+    if kind == "nil" then refuse_nil_name(inst, at) end
+    if kind and not NUMERIC[kind] then
+        refuse(inst, at, "%s needs numbers, and this is %s", what,
+            kind == "bool" and "a boolean" or kind == "nil" and "nil" or "a number or false")
+    end
+end
+
+---------------------------------------------------------------------------------------------------
+-- Flow. flow.assigned: the locals that have a value (true), or certainly none ("nil"); flow.level: how many conditions and loops around here differ
+-- between lanes; flow.outer_level: that of locals which are declared here and are seen behind a label that ends here; inst.loops: the loops
+-- around here, outermost first; inst.labels: the labels that a goto here may go to.
+
+local function copy_assigned(assigned)
+    local copy = {}
+    for var, state in pairs(assigned) do copy[var] = state end
+    return copy
+end
+
+-- Keeps what both have; nil stands for a path that does not come here.
+local function meet(a, b)
+    if not a or not b then return a or b end
+    local both = {}
+    for var, state in pairs(a) do
+        if b[var] == state then both[var] = state end
+    end
+    return both
+end
+
+-- The locals that a statement assigns to.
+local function assigned_in(node)
+    if not node.assigns then
+        node.assigns = {}
+        local function visit(part)
+            if part.tag == "Assign" then
+                for _, target in ipairs(part.targets) do
+                    if target.tag == "Name" and target.var then node.assigns[target.var] = true end
+                end
+            end
+            for key, child in pairs(part) do
+                if type(child) == "table" and key ~= "var" and key ~= "vars" and key ~= "def" and key ~= "assigns" then visit(child) end
+            end
+        end
+        visit(node)
+    end
+    return node.assigns
+end
+
+-- What is nil before a loop that assigns to it may have a value in the loop, and behind it.
+local function enter_loop(node, flow)
+    for var in pairs(assigned_in(node)) do
+        if flow.assigned[var] == "nil" then flow.assigned[var] = nil end
+    end
+end
+
+-- The loop must run under a mask of its own: its lanes do not all leave together.
+local function masks(inst, node)
+    if inst.simd and not inst.loop_varies[node] then
+        inst.loop_varies[node] = true
+        inst.changed = true
+    end
+end
+
+-- Lanes leave the function here. When these may not be all of the function's, its loops go on without them.
+local function leaves(inst, flow, varies)
+    if varies or flow.level > 0 then
+        for _, loop in ipairs(inst.loops) do masks(inst, loop.node) end
+    end
+end
+
+local function fails(inst, flow, varies)
+    inst.can_fail = true
+    leaves(inst, flow, varies)
+end
+
+local expr, condition, block, call, values
+
+---------------------------------------------------------------------------------------------------
+-- Expressions: each gives type and whether it varies
+
+local expression = {}
+
+function expression.Number(_, node)
+    local v = node.value
+    return (v == math.floor(v) and math.abs(v) < 2 ^ 31 and (v ~= 0 or 1 / v > 0)) and "k" or "num", false
+end
+expression.Nil = function() return "nil", false end
+expression.True = function() return "bool", false end
+expression.False = expression.True
+expression.Paren = function(inst, node, flow) return expr(inst, node.expr, flow) end
+
+function expression.String(inst, node)
+    refuse(inst, node, "a string; there are no strings on a device, except as messages of error and assert")
+end
+function expression.Wide(inst, node)
+    refuse(inst, node, "the literal %s is not a plain number; use doubles, or bit.* for 32-bit integers", node.text)
+end
+function expression.Vararg(inst, node)
+    refuse(inst, node, "'...'; there are no variable arguments on a device, name the parameters")
+end
+function expression.Table(inst, node)
+    refuse(inst, node, "a table made inside the function; there is no memory to allocate on a device, use locals or "
+        .. "capture a typed array (tidepool.array)")
+end
+function expression.Function(inst, node)
+    refuse(inst, node, "a function as a value; give it a name with `local function` and call it")
+end
+function expression.Method(inst, node)
+    local static = UPDATES[node.name] and static_of(inst, node.object)
+    if static and not static.nested and infer.array_type(static.value) then
+        refuse(inst, node, "what '%s:%s' gives; on a device it is a statement that gives nothing", static.path, node.name)
+    end
+    refuse(inst, node, "the method call ':%s'; there are no objects on a device, call a plain function", node.name)
+end
+
+-- A captured value as an operand.
+local function captured(inst, node, static)
+    local value = static.value
+    local kind = type(value)
+    if static.nested or kind == "function" then
+        refuse(inst, node, "the function '%s' as a value; functions can only be called", static.path)
+    elseif kind == "number" then
+        inst:capture("number", static)
+        return "num", false
+    elseif kind == "boolean" then
+        bake(inst, static)
+        return "bool", false
+    elseif kind == "nil" then
+        bake(inst, static)
+        return "nil", false
+    elseif infer.array_type(value) then
+        refuse(inst, node, "the array '%s' as a value; take an element, %s[i], or its length, #%s", static.path, static.path,
+            static.path)
+    elseif kind == "string" then
+        refuse(inst, node, "'%s' is a string; there are no strings on a device", static.path)
+    end
+    refuse(inst, node, "'%s' is a %s; only numbers, booleans, functions and typed arrays can be captured", static.path, kind)
+end
+
+function expression.Name(inst, node, flow)
+    local static = static_of(inst, node)
+    if static then return captured(inst, node, static) end
+    local var = variable_of(inst, node)
+    local known = inst.vars[var]
+    if not known then
+        refuse(inst, node, "'%s' belongs to an enclosing function and is not visible here; pass it as an argument", var.name)
+    end
+    inst.states[node] = flow.assigned[var]
+    if flow.assigned[var] == "nil" then return "nil", false end
+    if not flow.assigned[var] then
+        refuse(inst, node, "'%s' may be read before it has a value, and nil does not exist on a device; "
+            .. "give it a number where it is declared (line %d)", var.name, var.line)
+    end
+    return known.kind, known.varies
+end
+
+-- How to make a typed array of what is indexed as if it were one.
+local function array_advice(static)
+    local value, path = static.value, static.path
+    if static.nested or type(value) == "function" then return "call it, or capture a typed array" end
+    if type(value) == "cdata" then
+        return ("copy it into a typed array, whose elements count from 1: local a = tidepool.array(\"double\", n) "
+            .. "for i = 1, n do a[i] = %s[i - 1] end"):format(path)
+    end
+    if type(value) ~= "table" then return "capture a typed array: tidepool.array(\"double\", n)" end
+    local first = value[1]
+    if type(value[0]) == "number" then
+        return ("its elements count from 0, and a typed array's from 1: local a = tidepool.array(\"double\", %d) "
+            .. "for i = 1, #a do a[i] = %s[i - 1] end"):format(#value + 1, path)
+    elseif type(first) == "table" and type(first[1]) == "number" then
+        return ("a typed array has no rows; put them one after the other: local a = tidepool.array(\"double\", #%s * %d), with element j of row i in "
+            .. "a[(i - 1) * %d + j]"):format(path, #first, #first)
+    elseif type(first) == "table" then
+        return "capture a typed array of numbers for each of the fields that are used"
+    elseif first ~= nil and type(first) ~= "number" then
+        return ("its elements are %ss, and only numbers have arrays there"):format(type(first))
+    end
+    return ("capture a typed array instead: tidepool.array(\"double\", %s)"):format(path)
+end
+
+-- An element of a captured array; `wide`: 64-bit integers are allowed, since tonumber is around it, or a number is stored there (`is_written`).
+local function element(inst, node, flow, wide, is_written)
+    local base = static_of(inst, node.object)
+    if not base then
+        expr(inst, node.object, flow)
+        refuse(inst, node, "an index into a number; only captured typed arrays have elements")
+    end
+    local ctype = not base.nested and infer.array_type(base.value)
+    if not ctype then
+        refuse(inst, node, "'%s' is a %s, indexed with something computed here; %s", base.path, base.nested and "function" or type(base.value),
+            array_advice(base))
+    end
+    local kind = ARRAY_TYPES[ctype]
+    if kind == "wide" then
+        if not wide then
+            refuse(inst, node, "'%s' holds %s, which is not a Lua number; write tonumber(%s[...])", base.path, ctype, base.path)
+        end
+        kind = "num"
+    end
+    inst:capture("array", base)
+    if is_written then inst.captured["array" .. base.key].is_written = true end
+    local index, varies = expr(inst, node.key, flow)
+    numeric(inst, node, index, "an index")
+    inst.codes[node] = inst:failure("index", node, ("index of '%s'"):format(base.path), inst.captured["array" .. base.key])
+    fails(inst, flow, varies)
+    return kind, varies
+end
+
+function expression.Index(inst, node, flow)
+    local static = static_of(inst, node)
+    if static then return captured(inst, node, static) end
+    return element(inst, node, flow, false)
+end
+
+local function is_small(node)
+    return node.tag == "Number" and node.value == math.floor(node.value) and math.abs(node.value) <= 1024
+end
+
+local COMPARE = { ["<"] = true, [">"] = true, ["<="] = true, [">="] = true }
+
+function expression.Binop(inst, node, flow)
+    local op = node.op
+    if op == ".." then refuse(inst, node, "'..'; there are no strings on a device, return numbers") end
+    if truth_at(inst, node, flow) ~= nil then return "bool", false end
+    local a, a_varies = expr(inst, node.left, flow)
+    local b, b_varies = expr(inst, node.right, flow)
+    local varies = a_varies or b_varies
+    if op == "==" or op == "~=" then
+        if a == "maybe" or b == "maybe" then
+            refuse(inst, node, "a comparison with a number or false; complete it: `condition and x or y`")
+        end
+        return "bool", varies
+    end
+    local what = COMPARE[op] and ("the comparison '%s'"):format(op) or ("'%s'"):format(op)
+    numeric(inst, node.left, a, what)
+    numeric(inst, node.right, b, what)
+    if COMPARE[op] then return "bool", varies end
+    -- A counter stays an integer under small steps: exact, and cheap as an index.
+    if (op == "+" or op == "-") and a == "long" and is_small(node.right) then return "long", varies end
+    if op == "+" and b == "long" and is_small(node.left) then return "long", varies end
+    return "num", varies
+end
+
+function expression.Unop(inst, node, flow)
+    if node.op == "not" then
+        return "bool", (condition(inst, node.expr, flow))
+    elseif node.op == "#" then
+        local static = static_of(inst, node.expr)
+        if not static or static.nested or not infer.array_type(static.value) then
+            refuse(inst, node, "'#'; only captured typed arrays have a length")
+        end
+        inst:capture("array", static)
+        return "long", false
+    end
+    local kind, varies = expr(inst, node.expr, flow)
+    numeric(inst, node, kind, "'-'")
+    local literal = node.expr.tag == "Number" and node.expr.value
+    return (kind == "k" and literal and literal ~= 0) and "k" or "num", varies
+end
+
+-- The right operand of `and` and `or`, evaluated by those lanes only that need it.
+local function lazily(inst, node, flow, left_varies)
+    flow.level = flow.level + (left_varies and 1 or 0)
+    local kind, varies = expr(inst, node, flow)
+    flow.level = flow.level - (left_varies and 1 or 0)
+    return kind, varies
+end
+
+function expression.And(inst, node, flow)
+    local truth = truth_at(inst, node.left, flow)
+    if truth ~= nil then return expr(inst, truth and node.right or node.left, flow) end
+    local varies, always = condition(inst, node.left, flow)
+    local kind, right_varies = lazily(inst, node.right, flow, varies)
+    varies = varies or right_varies
+    if always then return kind, varies end
+    if kind == "nil" then refuse(inst, node, "'and' with nil gives false or nil; write a condition with `not`") end
+    if kind == "bool" or kind == nil then return kind, varies end
+    return "maybe", varies
+end
+
+function expression.Or(inst, node, flow)
+    local truth = truth_at(inst, node.left, flow)
+    if truth ~= nil then return expr(inst, truth and node.left or node.right, flow) end
+    local left, left_varies = expr(inst, node.left, flow)
+    if NUMERIC[left] or truth_at(inst, node.right, flow) == false then return left, left_varies end
+    local right, right_varies = lazily(inst, node.right, flow, left_varies)
+    local varies = left_varies or right_varies
+    if left == nil or right == nil then return right, varies end
+    if left == "bool" and right == "bool" then return "bool", varies end
+    if left == "nil" then return right, varies end
+    if left == "maybe" and NUMERIC[right] then return "num", varies end
+    if left == "maybe" and right == "maybe" then return "maybe", varies end
+    refuse(inst, node, "'or' gives a boolean or a number here; a value has one type on a device, "
+        .. "write `condition and x or y` with two numbers")
+end
+
+function expression.Call(inst, node, flow)
+    local results = call(inst, node, flow)
+    if not results[1] then refuse(inst, node, "a call that returns nothing, used as a value") end
+    if results[1].missing then
+        refuse(inst, node, "the result of this call is used, and %s; nil does not exist on a device, return a number everywhere", results[1].missing)
+    end
+    return results[1].kind, results[1].varies
+end
+
+function expr(inst, node, flow)
+    inst.flow = flow
+    return note(inst, node, expression[node.tag](inst, node, flow))
+end
+
+-- Only the truth of an expression. Gives whether it varies, and whether it is always true (a number is).
+function condition(inst, node, flow)
+    if node.tag == "Paren" then return condition(inst, node.expr, flow) end
+    if truth_at(inst, node, flow) == nil and (node.tag == "And" or node.tag == "Or") then
+        local left = truth_of(inst, node.left)
+        if left ~= nil then return condition(inst, node.right, flow) end
+        local a = condition(inst, node.left, flow)
+        flow.level = flow.level + (a and 1 or 0)
+        local b = condition(inst, node.right, flow)
+        flow.level = flow.level - (a and 1 or 0)
+        note(inst, node, "bool", a or b)
+        return a or b, false
+    end
+    local kind, varies = expr(inst, node, flow)
+    return varies, NUMERIC[kind] or false
+end
+
+---------------------------------------------------------------------------------------------------
+-- Calls
+
+-- The message of error or assert as pieces: strings, and numbers with their format, { format =, node = }. One of them may be computed on the device
+-- (`detail`); the others are known there or captured, { format =, static = }.
+local function message_pieces(inst, node, flow, what, pieces)
+    local function refuse_message(at)
+        refuse(inst, at, "the message of %s must be a string that is known beforehand, with at most one number that is computed here", what)
+    end
+    local function add_number(at, format)
+        while at.tag == "Paren" do at = at.expr end
+        local static = static_of(inst, at)
+        if at.tag == "Number" then
+            pieces[#pieces + 1] = format:format(at.value)
+        elseif static and type(static.value) == "number" then
+            pieces[#pieces + 1] = { format = format, static = static }
+        else
+            local kind = expr(inst, at, flow)
+            numeric(inst, at, kind, "a number in a message")
+            if pieces.detail then refuse_message(at) end
+            pieces.detail = { node = at, format = format }
+            pieces[#pieces + 1] = pieces.detail
+        end
+    end
+    while node.tag == "Paren" do node = node.expr end
+    local text = string_of(inst, node)
+    local callee = node.tag == "Call" and static_of(inst, node.callee)
+    local is_method = node.tag == "Method" and node.name == "format"
+    if text then
+        pieces[#pieces + 1] = text
+    elseif node.tag == "Binop" and node.op == ".." then
+        for _, side in ipairs { node.left, node.right } do
+            while side.tag == "Paren" do side = side.expr end
+            local has_text = side.tag == "Binop" and side.op == ".." or side.tag == "Method" or side.tag == "Call" or string_of(inst, side)
+            if has_text then message_pieces(inst, side, flow, what, pieces) else add_number(side, "%.14g") end
+        end
+    elseif callee and callee.value == tostring and #node.args == 1 then
+        add_number(node.args[1], "%.14g")
+    elseif is_method or callee and callee.value == string.format then
+        local template = node.object or node.args[1]
+        while template and template.tag == "Paren" do template = template.expr end
+        local format, used = template and string_of(inst, template), is_method and 0 or 1
+        if not format then refuse_message(node) end
+        local at = 1
+        while at <= #format do
+            local plain = format:match("^[^%%]+", at) or format:match("^%%%%", at)
+            if plain then
+                pieces[#pieces + 1] = plain == "%%" and "%" or plain
+            else
+                plain = format:match("^%%%d*%.?%d*[dieEfgGs]", at)
+                used = used + 1
+                if not plain or not node.args[used] then refuse_message(node) end
+                local string = plain:find "s$" and string_of(inst, node.args[used])
+                if string then pieces[#pieces + 1] = plain:format(string) else add_number(node.args[used], plain == "%s" and "%.14g" or plain) end
+            end
+            at = at + #plain
+        end
+    elseif callee and type(callee.value) == "function" then
+        add_number(node, "%.14g")
+    else
+        refuse_message(node)
+    end
+    return pieces
+end
+
+-- The failure of error or assert: its number, and the node of the number that its message has.
+local function message_failure(inst, at, node, flow, what, prefix)
+    local pieces = message_pieces(inst, node, flow, what, { prefix })
+    local text, dynamic = {}, false
+    for i, piece in ipairs(pieces) do
+        dynamic = dynamic or type(piece) == "table"
+        text[i] = type(piece) == "table" and piece.format .. tostring(piece.static and piece.static.key or piece.node.line) or piece
+    end
+    local code = inst:failure(dynamic and "message" or "error", at, table.concat(text))
+    if dynamic then inst.program.failures[code].pieces = pieces end
+    return code, pieces.detail and pieces.detail.node
+end
+
+local function call_error(inst, node, flow)
+    local text, level = node.args[1], node.args[2]
+    if not text or text.tag == "Nil" then
+        refuse(inst, node, "error without a message; give it a string")
+    end
+    if level and not (level.tag == "Number" and (level.value == 0 or level.value == 1)) then
+        refuse(inst, level, "error at this level; only 0 and 1 are known on a device")
+    end
+    local prefix = (not level or level.value == 1) and ("%s:%d: "):format(inst.fn.source.file, node.line) or ""
+    local code, detail = message_failure(inst, node, text, flow, "error", prefix)
+    inst.calls[node] = { special = "error", code = code, detail = detail }
+    fails(inst, flow, false)
+    return {}
+end
+
+local function call_assert(inst, node, flow)
+    local cond = node.args[1]
+    if not cond then refuse(inst, node, "assert needs an argument") end
+    local varies = condition(inst, cond, flow)
+    local prefix = ASSERT_TELLS_LINE and ("%s:%d: "):format(inst.fn.source.file, node.line) or ""
+    local text = node.args[2] or { tag = "String", line = node.line, value = "assertion failed!" }
+    local code, detail = message_failure(inst, node, text, flow, "assert", prefix)
+    inst.calls[node] = { special = "assert", code = code, detail = detail }
+    fails(inst, flow, varies)
+    return {}
+end
+
+local function call_tonumber(inst, node, flow)
+    local arg = node.args[1]
+    if #node.args ~= 1 then refuse(inst, node, "tonumber with a base; there are no strings on a device") end
+    inst.calls[node] = { special = "tonumber" }
+    local kind, varies
+    if arg.tag == "Index" and not static_of(inst, arg) then
+        kind, varies = note(inst, arg, element(inst, arg, flow, true))
+    else
+        kind, varies = expr(inst, arg, flow)
+    end
+    numeric(inst, arg, kind, "tonumber")
+    return { { kind = kind, varies = varies } }
+end
+
+-- Lanes have a stream each, so that what is drawn differs between them: not in an instance in which nothing does, see infer.program.
+local function call_random(inst, node, flow)
+    for _, value in ipairs(values(inst, node.args, flow)) do
+        storable(inst, value.node, value.kind, "an argument of math.random")
+        numeric(inst, value.node, value.kind, "math.random")
+    end
+    inst.calls[node] = { special = "random" }
+    inst.draws = true
+    inst.program.is_scalar_draw = inst.program.is_scalar_draw or not inst.simd
+    return { { kind = "num", varies = inst.simd } }
+end
+
+local SPECIAL = { error = call_error, assert = call_assert, tonumber = call_tonumber, random = call_random }
+
+-- Refuses a result that not every path of the function gives.
+local function check_given(inst, value)
+    if not value.missing then return end
+    refuse(inst, value.node, "result %d of this call is used, and %s; nil does not exist on a device, return a number everywhere", value.index or 1,
+        value.missing)
+end
+
+local function call_builtin(inst, node, flow, builtin, path)
+    if builtin.refuse then refuse(inst, node, "%s does not exist here: %s", path, builtin.refuse) end
+    if builtin.special then return SPECIAL[builtin.special](inst, node, flow) end
+    local given, varies = values(inst, node.args, flow), false
+    if #given < builtin.min then
+        refuse(inst, node, "%s needs %d argument%s", path, builtin.min, builtin.min == 1 and "" or "s")
+    end
+    for _, value in ipairs(given) do
+        check_given(inst, value)
+        storable(inst, value.node, value.kind, "an argument of " .. path)
+        numeric(inst, value.node, value.kind, path)
+        varies = varies or value.varies
+    end
+    inst.calls[node] = { builtin = builtin, varies = varies }
+    local results = {}
+    for i, kind in ipairs(builtin.results) do results[i] = { kind = kind, varies = varies } end
+    return results
+end
+
+-- The locals of enclosing functions that a nested one reads, those of the nested ones that it calls too. `fn`: the function
+-- value in whose text it stands.
+local function nested_captures(fn, def, list, seen)
+    for _, node in ipairs(seen[def] and {} or def.names) do
+        local var = node.var
+        if not fn.outside[var.def] and not seen[var] then
+            seen[var] = true
+            if var.bound and not var.assigned then
+                seen[def] = true
+                nested_captures(fn, var.bound, list, seen)
+            else
+                list[#list + 1] = node
+            end
+        end
+    end
+    return list
+end
+
+-- Are two expressions of the function the same text, of the same variables?
+local function is_same(inst, a, b)
+    while a.tag == "Paren" do a = a.expr end
+    while b.tag == "Paren" do b = b.expr end
+    if a.tag ~= b.tag then return false end
+    if a.tag == "Name" then return a.var == b.var and a.name == b.name end
+    if a.tag == "Number" or a.tag == "String" then return a.value == b.value end
+    if a.tag == "Binop" then return a.op == b.op and is_same(inst, a.left, b.left) and is_same(inst, a.right, b.right) end
+    if a.tag == "Unop" then return a.op == b.op and is_same(inst, a.expr, b.expr) end
+    if a.tag == "Index" then return is_same(inst, a.object, b.object) and is_same(inst, a.key, b.key) end
+    if a.tag ~= "Call" or #a.args ~= #b.args or not is_same(inst, a.callee, b.callee) then return false end
+    for i, arg in ipairs(a.args) do
+        if not is_same(inst, arg, b.args[i]) then return false end
+    end
+    return true
+end
+
+local ARITHMETIC = { ["+"] = true, ["-"] = true, ["*"] = true, ["/"] = true, ["%"] = true, ["^"] = true }
+
+-- Whether what is assigned to an element, as in `a[k] = a[k] + v`, is made of that element: an update, which no other may come between.
+-- `reads`: the nodes that are the element; `path`: those that have one inside; `is_simple`: these are operators and library functions only, so that
+-- all else can be evaluated before.
+local function update_of(inst, target, value)
+    local key = static_of(inst, target.object).key
+    local update = { reads = {}, path = {}, is_simple = true }
+    local function visit(node)
+        local tag = node.tag
+        if tag == "Index" and not static_of(inst, node) then
+            local static = static_of(inst, node.object)
+            if static and static.key == key and is_same(inst, node.key, target.key) then
+                update.reads[node], update.path[node] = true, true
+                return true
+            end
+        end
+        local found = false
+        local children = tag == "Call" and node.args or { node.left or node.expr or node.key, node.right }
+        for _, child in ipairs(children) do found = visit(child) or found end
+        if not found then return false end
+        update.path[node] = true
+        local made = tag == "Call" and inst.calls[node]
+        local is_simple = tag == "Paren" or (tag == "Unop" and node.op == "-") or (tag == "Binop" and ARITHMETIC[node.op])
+            or (made and ((made.builtin and not made.builtin.results[2]) or made.special == "tonumber"))
+        update.is_simple = update.is_simple and is_simple and true or false
+        return true
+    end
+    return visit(value) and update or nil
+end
+
+local function is_within(def, outer)
+    while def do
+        if def == outer then return true end
+        def = def.outer
+    end
+    return false
+end
+
+local function call_function(inst, node, flow, static)
+    local program = inst.program
+    local fn, def, outer
+    if static.nested then
+        fn, def, outer = static.inst.fn, static.nested, static.inst
+    else
+        fn = function_of(program, static.value, static.path, { inst = inst, at = node })
+        def = fn.def
+        bake(inst, static)
+    end
+    if def.is_vararg then refuse(inst, node, "'%s' takes variable arguments ('...'); name its parameters", static.path) end
+    local given = values(inst, node.args, flow, def.params)
+    local inputs, key, simd = {}, { tostring(def), tostring(fn.value), tostring(outer) }, program.is_simd
+    for i, value in ipairs(given) do
+        local var = def.params[i]
+        if value.static then
+            key[#key + 1] = value.static.key .. tostring(value.static.value or value.static.nested)
+            if value.static.value then bake(inst, value.static) end
+            inputs[#inputs + 1] = { var = var, static = value.static }
+        elseif var and value.kind == "nil" then
+            check_given(inst, value)
+            key[#key + 1] = "nil"
+        elseif var then
+            check_given(inst, value)
+            local kind = storable(inst, value.node, value.kind, "an argument of " .. static.path)
+            kind = kind == "k" and "num" or kind
+            simd = simd or value.varies
+            key[#key + 1] = (kind or "?") .. (value.varies and "*" or "")
+            inputs[#inputs + 1] = { var = var, kind = kind, varies = value.varies, value = i }
+        end
+    end
+    -- What nested functions read of the functions around them is passed along, to them and to whom they are passed.
+    local passed, without = {}, {}
+    local function pass_captures(of)
+        for _, name in ipairs(nested_captures(of.inst.fn, of.nested, {}, {})) do
+            local var = name.var
+            if not passed[var] and not is_within(var.def, def) and inst.vars[var] and not inst.vars[var].static then
+                passed[var] = true
+                local kind, varies = expr(inst, name, flow)
+                kind = kind == "k" and "num" or kind
+                simd = simd or varies
+                key[#key + 1] = var.name .. (kind or "?") .. (varies and "*" or "")
+                if kind == "nil" then
+                    without[#without + 1] = var
+                else
+                    inputs[#inputs + 1] = { var = var, kind = kind, varies = varies, name = name }
+                end
+            end
+        end
+    end
+    if static.nested then pass_captures(static) end
+    for _, value in ipairs(given) do
+        if value.static and value.static.nested then pass_captures(value.static) end
+    end
+    local callee = program:instance(inst, node, {
+        key = table.concat(key, " "), fn = fn, def = def, name = static.path, inputs = inputs, simd = simd, outer = outer, without = without,
+    })
+    inst.calls[node] = { callee = callee, inputs = inputs }
+    if callee.can_fail then fails(inst, flow, callee.simd) end
+    inst.draws = inst.draws or callee.draws
+    for _, each in ipairs(callee.captures) do inst:capture(each.kind, each.static) end
+    local results = {}
+    for i, result in ipairs(callee.results or {}) do results[i] = { kind = result.kind, varies = callee.simd, missing = result.missing } end
+    return results
+end
+
+-- Gives the list of a call's results.
+function call(inst, node, flow)
+    local static = static_of(inst, node.callee)
+    if not static then
+        if node.callee.tag == "Function" or node.callee.tag == "Paren" then expr(inst, node.callee, flow) end
+        refuse(inst, node, "a call of something that is computed; only functions with a name can be called")
+    end
+    if static.nested then return call_function(inst, node, flow, static) end
+    if type(static.value) ~= "function" then
+        refuse(inst, node, "a call of '%s', which is %s", static.path,
+            static.value == nil and "nil" or "a " .. type(static.value))
+    end
+    local builtin = builtins.find(static.value)
+    if builtin then
+        bake(inst, static)
+        return call_builtin(inst, node, flow, builtin, static.path)
+    end
+    if not debug.getinfo(static.value, "S").what:find "Lua" then
+        refuse(inst, node, "a call of '%s', a C function that does not exist on a device; write it in Lua", static.path)
+    end
+    return call_function(inst, node, flow, static)
+end
+
+-- The values of an expression list, the last call's results all of them: { node, kind, varies, index }.
+-- `params`: the list is arguments for these, so that functions and arrays may be passed on as what they are.
+function values(inst, exprs, flow, params)
+    local list = {}
+    for i, node in ipairs(exprs) do
+        local static = params and params[i] and not params[i].assigned and static_of(inst, node)
+        if params and params[i] and not params[i].assigned and node.tag == "Function" then
+            static = { nested = node.def, path = params[i].name, key = tostring(node.def), inst = inst }
+        end
+        local is_object = static and (static.nested or type(static.value) == "function" or type(static.value) == "table"
+            or type(static.value) == "userdata" or type(static.value) == "cdata")
+        if is_object then
+            list[#list + 1] = { node = node, static = static }
+        elseif node.tag == "Call" and i == #exprs then
+            for k, result in ipairs(call(inst, node, flow)) do
+                list[#list + 1] = { node = node, kind = result.kind, varies = result.varies, index = k, missing = result.missing }
+            end
+        else
+            local kind, varies = expr(inst, node, flow)
+            list[#list + 1] = { node = node, kind = kind, varies = varies }
+        end
+    end
+    return list
+end
+
+---------------------------------------------------------------------------------------------------
+-- Statements: each gives whether control can come out behind it
+
+local statement = {}
+
+-- Things that a local can be another name for: they have no value on the device.
+local function alias_of(inst, var, node)
+    if var.assigned or not node then return end
+    if node.tag == "Function" then return { nested = node.def, path = var.name, key = var.name, inst = inst } end
+    local static = static_of(inst, node)
+    if static and (static.nested or type(static.value) ~= "number") then return static end
+end
+
+function statement.Local(inst, node, flow)
+    local aliases, exprs = {}, {}
+    for i, var in ipairs(node.vars) do
+        aliases[i] = alias_of(inst, var, node.exprs[i])
+        if not aliases[i] and node.exprs[i] then exprs[#exprs + 1] = node.exprs[i] end
+    end
+    for i = #node.vars + 1, #node.exprs do exprs[#exprs + 1] = node.exprs[i] end
+    local given, at = values(inst, exprs, flow), 0
+    inst.lists[node] = exprs
+    for i, var in ipairs(node.vars) do
+        local known = declare(inst, flow, var)
+        if aliases[i] then
+            known.static = aliases[i]
+        else
+            at = at + 1
+            local value = given[at]
+            if value then check_given(inst, value) end
+            if value and value.kind ~= "nil" then
+                widen(inst, node, var, storable(inst, node, value.kind, ("'%s'"):format(var.name)), value.varies)
+                flow.assigned[var] = true
+            else
+                flow.assigned[var] = "nil"
+            end
+        end
+    end
+    return true
+end
+
+function statement.LocalFunction(inst, node, flow)
+    if node.var.assigned then refuse(inst, node, "'%s' is assigned to; a function has one body on a device", node.var.name) end
+    declare(inst, flow, node.var).static = { nested = node.def, path = node.var.name, key = node.var.name, inst = inst }
+    return true
+end
+
+function statement.Assign(inst, node, flow)
+    for _, target in ipairs(node.targets) do
+        local var = target.tag == "Name" and variable_of(inst, target)
+        if target.tag == "Index" then
+            local static = static_of(inst, target.object)
+            if not static or static.nested or not infer.array_type(static.value) or target.key.tag == "String" then
+                refuse(inst, target, "assignment to an element or field of '%s'; GPU functions share no state but typed arrays, return the value",
+                    static and static.path or "something computed")
+            elseif #node.targets > 1 then
+                refuse(inst, target, "an assignment of several values, one of them to '%s'; assign to elements one by one", static.path)
+            end
+        elseif not var or not inst.vars[var] or not is_within(var.def, inst.def) then
+            refuse(inst, target, "assignment to '%s', which is not a local of this function; GPU functions share no state, "
+                .. "return the value", target.name)
+        end
+    end
+    for _, value in ipairs(node.exprs) do
+        if value.tag == "Function" then expr(inst, value, flow) end
+    end
+    local given = values(inst, node.exprs, flow)
+    if node.targets[1].tag == "Index" then
+        local value, name = given[1], ("an element of '%s'"):format(static_of(inst, node.targets[1].object).path)
+        numeric(inst, node, storable(inst, node, value and value.kind or (not value and "nil" or nil), name), name)
+        element(inst, node.targets[1], flow, true, true)
+        local update = update_of(inst, node.targets[1], node.exprs[1])
+        -- What is the same for all lanes is done once, and the rest of an expression not lane by lane.
+        if update and inst.program.lanes > 1 and not (inst.simd and update.is_simple) then error({ is_scalar = true }, 0) end
+        inst.updates[node.targets[1]] = update
+        inst.program.has_updates = inst.program.has_updates or update ~= nil
+        return true
+    end
+    local states = {}
+    for i, target in ipairs(node.targets) do
+        local var, value = target.var, given[i]
+        if value then check_given(inst, value) end
+        -- What a loop makes nil would be nil in its next turn, and behind it.
+        local is_nil = (not value or value.kind == "nil") and inst.vars[var].loops == #inst.loops
+        if not is_nil then
+            local kind = storable(inst, value and value.node or node, value and value.kind or (not value and "nil" or nil), ("'%s'"):format(var.name))
+            widen(inst, node, var, kind, value.varies or (inst.simd and flow.level > inst.vars[var].level))
+        end
+        states[i] = is_nil and "nil" or true
+    end
+    for i, target in ipairs(node.targets) do flow.assigned[target.var] = states[i] end
+    return true
+end
+
+function statement.CallStat(inst, node, flow)
+    inst.assigns[node] = as_update(inst, node)
+    if inst.assigns[node] then return statement.Assign(inst, inst.assigns[node], flow) end
+    if node.call.tag == "Method" then expr(inst, node.call, flow) end
+    call(inst, node.call, flow)
+    return inst.calls[node.call].special ~= "error"
+end
+
+function statement.Do(inst, node, flow)
+    return block(inst, node.body, flow)
+end
+
+function statement.If(inst, node, flow)
+    local level, out, falls = flow.level, nil, false
+    local open = true   -- whether a later clause can be reached
+    local function branch(body)
+        local inner = { assigned = copy_assigned(flow.assigned), level = flow.level }
+        if not body or block(inst, body, inner) then
+            falls = true
+            out = meet(out, inner.assigned)
+        end
+    end
+    for _, clause in ipairs(node.clauses) do
+        local truth = truth_at(inst, clause.cond, flow)
+        if truth == nil then
+            local varies = condition(inst, clause.cond, flow)
+            note(inst, clause, "bool", varies)
+            flow.level = flow.level + (varies and 1 or 0)
+        end
+        if truth ~= false then branch(clause.body) end
+        if truth then
+            open = false
+            break
+        end
+    end
+    if open then branch(node.orelse) end
+    flow.level = level
+    flow.assigned = out or flow.assigned
+    return falls
+end
+
+-- The body of a loop. Gives what is assigned at its end (nil when that is not reached) and at its breaks; `finish` looks at
+-- the end of the body, still inside.
+local function loop_body(inst, node, flow, varies, finish)
+    if varies then masks(inst, node) end
+    inst.has_loops = true
+    local level = flow.level + (inst.loop_varies[node] and 1 or 0)
+    local loop = { node = node, level = level }
+    inst.loops[#inst.loops + 1] = loop
+    local inner = { assigned = copy_assigned(flow.assigned), level = level }
+    if node.tag == "Fornum" then
+        declare(inst, inner, node.var)
+        inner.assigned[node.var] = true
+    end
+    local falls = block(inst, node.body, inner)
+    if falls and finish then finish(inner) end
+    inst.loops[#inst.loops] = nil
+    return falls and inner.assigned or nil, loop.broken
+end
+
+statement["While"] = function(inst, node, flow)
+    enter_loop(node, flow)
+    local truth = truth_at(inst, node.cond, flow)
+    if truth == false then return true end
+    local varies = false
+    -- Lanes that fail in the condition leave the loop.
+    if truth == nil then
+        inst.loops[#inst.loops + 1] = { node = node, level = flow.level + (inst.loop_varies[node] and 1 or 0) }
+        varies = condition(inst, node.cond, { assigned = flow.assigned, level = inst.loops[#inst.loops].level })
+        inst.loops[#inst.loops] = nil
+    end
+    local _, broken = loop_body(inst, node, flow, varies)
+    if truth then
+        flow.assigned = broken or flow.assigned
+        return broken ~= nil
+    end
+    return true
+end
+
+statement["Repeat"] = function(inst, node, flow)
+    enter_loop(node, flow)
+    local truth, varies
+    local at_end, broken = loop_body(inst, node, flow, false, function(inner)
+        truth = truth_at(inst, node.cond, inner)
+        if truth == nil then varies = condition(inst, node.cond, inner) end
+    end)
+    if varies then masks(inst, node) end
+    if truth == false then at_end = nil end
+    local out = meet(at_end, broken)
+    flow.assigned = out or flow.assigned
+    return out ~= nil
+end
+
+local function is_step(node)
+    if not node then return true end
+    local value = node.tag == "Number" and node.value
+    if node.tag == "Unop" and node.op == "-" and node.expr.tag == "Number" then value = -node.expr.value end
+    return value and value ~= 0 and value == math.floor(value) and math.abs(value) <= 2 ^ 20
+end
+
+function statement.Fornum(inst, node, flow)
+    local start, start_varies = expr(inst, node.start, flow)
+    local limit, limit_varies = expr(inst, node.limit, flow)
+    local step, step_varies = "k", false
+    if node.step then step, step_varies = expr(inst, node.step, flow) end
+    for each, kind in pairs { [node.start] = start or false, [node.limit] = limit or false } do
+        if kind then numeric(inst, each, kind, "'for'") end
+    end
+    numeric(inst, node.step or node, step, "'for'")
+    -- A whole start and a known whole step count in integers: exact, since no loop gets beyond 2^52 steps.
+    local counter = "num"
+    if (start == "k" or start == "int" or start == "long") and not start_varies and is_step(node.step) then counter = "long" end
+    local loop = { counter = counter, varies = start_varies or step_varies, limit_varies = limit_varies }
+    inst.fornum[node] = loop
+    inst.vars[node.var] = inst.vars[node.var] or { varies = false }
+    widen(inst, node, node.var, counter, loop.varies)
+    enter_loop(node, flow)
+    loop_body(inst, node, flow, start_varies or limit_varies or step_varies)
+    return true
+end
+
+function statement.Forin(inst, node)
+    refuse(inst, node, "'for ... in'; there are no iterators on a device, use a numeric for")
+end
+
+-- Statements that end at a label, to which those inside may go: the lanes that do wait there for the others. Locals that are declared in it are seen
+-- behind it.
+function statement.Region(inst, node, flow)
+    local outer, level = flow.outer_level, flow.level
+    local region = { node = node, level = level + (inst.loop_varies[node] and 1 or 0), loops = #inst.loops }
+    inst.labels[#inst.labels + 1] = region
+    flow.level, flow.outer_level = region.level, outer or level
+    local falls = block(inst, node.body, flow)
+    flow.level, flow.outer_level = level, outer
+    inst.labels[#inst.labels] = nil
+    local out = meet(falls and flow.assigned or nil, region.gone)
+    flow.assigned = out or flow.assigned
+    return out ~= nil
+end
+
+function statement.Goto(inst, node, flow)
+    local region
+    for _, each in ipairs(inst.labels) do
+        if each.node.name == node.name then region = each end
+    end
+    if not region then refuse(inst, node, "'goto %s' goes back; on a device a goto only goes forward, use while or repeat", node.name) end
+    if flow.level > region.level then
+        masks(inst, region.node)
+        for i = region.loops + 1, #inst.loops do
+            if flow.level > inst.loops[i].level then masks(inst, inst.loops[i].node) end
+        end
+    end
+    region.node.is_used = true
+    region.gone = meet(region.gone, copy_assigned(flow.assigned))
+    return false
+end
+
+function statement.Break(inst, node, flow)
+    local loop = inst.loops[#inst.loops]
+    if not loop then refuse(inst, node, "'break' outside of a loop") end
+    if flow.level > loop.level then masks(inst, loop.node) end
+    loop.broken = meet(loop.broken, copy_assigned(flow.assigned))
+    return false
+end
+
+statement["Return"] = function(inst, node, flow)
+    local given = values(inst, node.exprs, flow)
+    local results = inst.results
+    if not results then
+        results = {}
+        for i = 1, #given do results[i] = {} end
+        results.line = node.line
+        inst.results = results
+    end
+    local few, many = { n = #given, line = node.line }, { n = #results, line = results.line }
+    if few.n > many.n then few, many = many, few end
+    for i = few.n + 1, many.n do
+        results[i] = results[i] or {}
+        if results[i].missing then break end
+        results[i].missing = ("this returns %d value%s, and line %d returns %d"):format(many.n, many.n == 1 and "" or "s", few.line, few.n)
+        results[i].line = many.line
+    end
+    for i, value in ipairs(given) do
+        if value.missing and not results[i].missing then results[i].missing, results[i].line = value.missing, node.line end
+        storable(inst, value.node, value.kind, ("result %d"):format(i))
+        local joined = join(results[i].kind, value.kind)
+        if value.kind and not joined then
+            refuse(inst, node, "result %d is a number in one place and a boolean in another", i)
+        end
+        if joined ~= results[i].kind then
+            results[i].kind = joined
+            inst.changed = true
+        end
+    end
+    leaves(inst, flow, false)
+    return false
+end
+
+function block(inst, list, flow)
+    for _, node in ipairs(list) do
+        inst.flow = flow
+        local falls = statement[node.tag](inst, node, flow)
+        inst.ends[node] = not falls
+        if not falls then return false end
+    end
+    return true
+end
+
+---------------------------------------------------------------------------------------------------
+-- Instances
+
+---@class tidepool.gpu.Instance one function for one kind of arguments
+local Instance = {}
+Instance.__index = Instance
+
+-- Notes that the instance reads a captured number or array.
+function Instance:capture(kind, static)
+    local key = kind .. static.key
+    if self.captured[key] then return end
+    local program = self.program
+    local entry = program.captured[key]
+    if not entry then
+        entry = { kind = kind, static = static, key = key, ctype = kind == "array" and infer.array_type(static.value) or nil }
+        program.captured[key] = entry
+        program.captures[#program.captures + 1] = entry
+    end
+    self.captured[key] = entry
+    self.captures[#self.captures + 1] = entry
+end
+
+-- The status code of a way to fail: the same for the same text.
+function Instance:failure(kind, node, text, array)
+    local program = self.program
+    local key = kind .. node.line .. text
+    local code = program.failure_codes[key]
+    if not code then
+        code = #program.failures + 1
+        if code > FAILURES_MAX then refuse(self, node, "more than %d different ways to fail", FAILURES_MAX) end
+        program.failures[code] = { kind = kind, line = node.line, message = text, file = self.fn.source.file, array = array }
+        program.failure_codes[key] = code
+    end
+    return code
+end
+
+function Instance:settle()
+    local def = self.def
+    local rounds = 0
+    repeat
+        rounds = rounds + 1
+        if rounds > 60 then refuse(self, def, "its types do not settle; give the variables simpler roles") end
+        self.changed = false
+        local flow = { assigned = {}, level = 0 }
+        for _, input in ipairs(self.inputs) do
+            local known = declare(self, flow, input.var)
+            known.kind, known.varies, known.static = known.kind or input.kind, known.varies or input.varies, input.static
+            flow.assigned[input.var] = true
+        end
+        for _, param in ipairs(def.params) do
+            declare(self, flow, param)
+            self.is_parameter[param] = true
+            if not flow.assigned[param] then flow.assigned[param] = "nil" end
+        end
+        for _, var in ipairs(self.without or {}) do
+            declare(self, flow, var)
+            flow.assigned[var] = "nil"
+        end
+        self.falls = block(self, def.body, flow)
+    until not self.changed
+    self.is_settled = true
+    self.results = self.results or {}
+    if self.falls then
+        for _, result in ipairs(self.results) do
+            result.line = result.line or self.results.line
+            result.missing = ("a path through the function ends without a return; line %d returns %d value%s"):format(result.line,
+                #self.results, #self.results == 1 and "" or "s")
+            result.line = def.last_line
+        end
+    end
+    for _, result in ipairs(self.results) do
+        if result.kind == "k" or result.kind == nil then result.kind = "num" end
+    end
+end
+
+-- The instance for these arguments, made and settled if it is new.
+function Program:instance(caller, at, wanted)
+    local inst = self.by_key[wanted.key]
+    if self.settling[wanted.def] then
+        refuse(caller, at, "'%s' calls itself; there is no recursion on a device, use a loop", wanted.name)
+    end
+    if inst then return inst end
+    if #self.instances >= INSTANCES_MAX then
+        refuse(caller, at, "more than %d helper functions (by kinds of arguments)", INSTANCES_MAX)
+    end
+    inst = setmetatable({
+        program = self, fn = wanted.fn, def = wanted.def, name = wanted.name, inputs = wanted.inputs, outer = wanted.outer,
+        simd = wanted.simd, without = wanted.without, states = {}, labels = {},
+        vars = {}, types = {}, varies = {}, statics = {}, loops = {}, loop_varies = {}, fornum = {}, has_loops = false,
+        calls = {}, codes = {}, ends = {}, updates = {}, assigns = {}, is_parameter = {}, called_at = caller.def and at.line,
+        lists = {}, captures = {}, captured = {}, can_fail = false, draws = false,
+    }, Instance)
+    self.by_key[wanted.key] = inst
+    self.settling[wanted.def] = true
+    inst:settle()
+    self.settling[wanted.def] = nil
+    self.instances[#self.instances + 1] = inst   -- callees come before their callers
+    return inst
+end
+
+-- What reduces two results to one: an instance like the root, which cannot fail.
+local function combiner(program, top, value, lanes)
+    local fn = function_of(program, value, "reduce")
+    local at = { program = program, fn = fn, inst = top }
+    local def, inputs = fn.def, {}
+    if #def.params ~= 2 or def.is_vararg then refuse(at, def, "the function of reduce takes 2 numbers, and this one does not") end
+    for i, var in ipairs(def.params) do inputs[i] = { var = var, kind = "num", varies = lanes > 1 } end
+    local inst = program:instance(at, def, {
+        key = "combiner", fn = fn, def = def, name = "reduce", inputs = inputs, simd = lanes > 1,
+    })
+    if #inst.results ~= 1 or inst.results[1].kind == "bool" then refuse(at, def, "the function of reduce returns one number") end
+    if inst.can_fail then
+        refuse(at, def, "the function of reduce cannot fail: error, assert and elements of arrays belong into the function that is mapped")
+    end
+    if inst.draws then
+        refuse(at, def, "the function of reduce draws no random numbers; math.random belongs into the function that is mapped")
+    end
+    return inst
+end
+
+---Analyses a function. Raises { refusal = message }, or { is_scalar = true } when it can be done in the scalar form only.
+---@param value function
+---@param options { name: string?, lanes: integer, inputs: string[]?, text_of: function?, combine: function? }
+---@param is_simd boolean? all functions have lanes, also those in which nothing differs between them
+---@return table program with .root, .combiner, .instances (callees first), .captures, .failures, .baked
+function infer.program(value, options, is_simd)
+    local program = setmetatable({
+        name = options.name, text_of = options.text_of, lanes = options.lanes, is_simd = is_simd or false, functions = {}, by_key = {},
+        settling = {}, instances = {},
+        captures = {}, captured = {}, failures = {}, failure_codes = {}, baked = {},
+    }, Program)
+    local fn = function_of(program, value, options.name)
+    local def = fn.def
+    local top = { program = program, fn = fn }
+    if def.is_vararg then refuse(top, def, "'...'; there are no variable arguments on a device, name the parameters") end
+    local kinds = options.inputs or {}
+    if #kinds > #def.params then
+        refuse(top, def, "it takes %d argument%s and is given %d inputs", #def.params, #def.params == 1 and "" or "s", #kinds)
+    end
+    local inputs = {}
+    for i, var in ipairs(def.params) do
+        if options.inputs and not kinds[i] then break end
+        local kind = kinds[i] == "bool" and "bool" or ARRAY_TYPES[kinds[i] or "double"]
+        if not kind or kind == "wide" then refuse(top, def, "inputs of type %s; use double or int32", tostring(kinds[i])) end
+        inputs[i] = { var = var, kind = kind, varies = options.lanes > 1 }
+    end
+    program.root = program:instance(top, def, {
+        key = "root", fn = fn, def = def, name = options.name, inputs = inputs, simd = options.lanes > 1,
+    })
+    for _, result in ipairs(program.root.results) do
+        if result.missing then
+            refuse(top, result, "%s; %s", result.missing, "a function returns the same number everywhere")
+        end
+    end
+    local writes = false
+    for _, entry in ipairs(program.captures) do writes = writes or entry.is_written end
+    if #program.root.results == 0 and not writes then
+        refuse(top, { line = def.last_line }, "it returns nothing and writes to no array: there is nothing that a device could give back")
+    end
+    -- A function that draws was taken for one in which no lane differs: once more, with lanes everywhere.
+    if options.lanes > 1 and program.is_scalar_draw and not is_simd then return infer.program(value, options, true) end
+    if options.combine then program.combiner = combiner(program, top, options.combine, options.lanes) end
+    return program
+end
+
+return infer

@@ -1,0 +1,292 @@
+-- translate.lua: the front door of the translator: a Lua function in, OpenCL C and all that is needed to run it out.
+--
+-- Nothing here touches OpenCL. The executor builds `source`, sets the kernel's arguments as `arguments` lists them, and
+-- launches ceil(count / lanes) work items (more do no harm).
+
+local infer = require "tidepool.translate.infer"
+local emit = require "tidepool.translate.emit"
+
+local translate = {}
+
+---@class tidepool.gpu.Options
+---@field name string? the function's name, for messages
+---@field precision "double"|"single"|nil what numbers are on the device; double by default
+---@field lanes 1|2|4|8|16|nil elements per work item; 1, the default, is the form for GPUs, 8 (single: 16) that for CPUs, which some updates of
+---   elements cannot have
+---@field inputs string[]? storage type of each input ("double", "float", "int32" ... "uint8", "bool"); by default one
+---   real number for each parameter
+---@field returns string[]? storage type of each result, by default "double" ("float" in single precision), or "bool"
+---@field text_of? fun(chunkname: string): string|string[]? texts of chunks that the host kept
+---@field reduce "sum"|"min"|"max"|function|nil the kernel gives what this makes of the first results of each 1,024 elements; all of
+---   them whole: its `count` is that of such groups, and `failed` says whether an element of the group failed
+
+---@class tidepool.gpu.Argument one argument of the kernel
+---@field kind "first"|"count"|"key"|"index"|"input"|"output"|"failed"|"details"|"number"|"array"|"length"
+---   first, count: ulong, the first element and how many to do; key: ulong, half 1 and 2 of the map's key for random numbers; index: ulong, that
+---   of the buffers' first element in the map, for them; input, output: buffers, element i belongs to element i of the
+---   map; failed: a buffer of uchar, 0 or the number of a failure; details: a buffer of reals, of which those of elements that
+---   failed are written: the index that was none, where no output holds it; number: real (double or float); array: buffer of at
+---   least one element; length: long, its number of elements
+---@field ctype string type of the value or of the buffer's elements
+---@field index integer? which input or output
+---@field name string? the captured value, as it is written in Lua
+---@field is_written boolean? of an array: elements are assigned to
+---@field read (fun(): any)? for number, array and length: the value as of now; read it again for each call
+
+---@class tidepool.gpu.Translation
+---@field source string OpenCL C 1.2
+---@field kernel string name of the kernel
+---@field lanes integer elements per work item
+---@field precision string
+---@field arguments tidepool.gpu.Argument[] in the order of the kernel's arguments
+---@field inputs { ctype: string, name: string }[]
+---@field outputs { ctype: string }[]
+---@field can_fail boolean whether there is a `failed` argument
+---@field failures table[] by the numbers in `failed`
+---@field detail_output integer? the output that holds, for an element that failed, the index that was none; else `details` do
+---@field needs_double boolean whether the device must have fp64
+---@field is_reducer boolean made for `reduce`
+---@field has_rows boolean its work items may lie in rows
+local Translation = {}
+Translation.__index = Translation
+
+local LANES = { [1] = true, [2] = true, [4] = true, [8] = true, [16] = true }
+local STORAGE = { double = true, float = true, int32 = true, int16 = true, int8 = true, uint32 = true, uint16 = true,
+                  uint8 = true, bool = true }
+
+local function check_options(options)
+    local precision, lanes = options.precision or "double", options.lanes or 1
+    if precision ~= "double" and precision ~= "single" then
+        error(("translate: precision is '%s'; it can be \"double\" or \"single\""):format(tostring(precision)), 3)
+    end
+    if not LANES[lanes] then
+        error(("translate: lanes is %s; it can be 1, 2, 4, 8 or 16"):format(tostring(lanes)), 3)
+    end
+    for _, list in ipairs { options.inputs or {}, options.returns or {} } do
+        for i, ctype in ipairs(list) do
+            if not STORAGE[ctype] then
+                error(("translate: type %d is '%s'; it can be double, float, int8 to int32, uint8 to uint32 or bool")
+                    :format(i, tostring(ctype)), 3)
+            end
+        end
+    end
+    return precision, lanes
+end
+
+-- The instances that the final types call, from the root down.
+local function mark_used(inst)
+    if inst.is_used then return end
+    inst.is_used = true
+    for _, made in pairs(inst.calls) do
+        if made.callee then mark_used(made.callee) end
+    end
+end
+
+local function output_types(root, real, returns, blame)
+    local outputs = {}
+    if returns and #returns ~= #root.results then
+        blame(("it returns %d value%s, and %d types are given"):format(#root.results, #root.results == 1 and "" or "s", #returns))
+    end
+    for i, result in ipairs(root.results) do
+        local ctype = returns and returns[i] or (result.kind == "bool" and "bool" or real)
+        if (ctype == "bool") ~= (result.kind == "bool") then
+            blame(("result %d is a %s, and its type is given as %s"):format(i, result.kind == "bool" and "boolean" or "number",
+                ctype))
+        end
+        outputs[i] = { ctype = ctype, kind = result.kind }
+    end
+    return outputs
+end
+
+-- Reads a captured value again, and makes sure that it is still of the kind that the code was made for.
+local function checked_read(entry)
+    local static, read = entry.static, entry.static.read
+    if entry.kind == "number" then
+        return function()
+            local value = read()
+            if type(value) ~= "number" then
+                error(("'%s' is a %s now; it was a number when the function was translated"):format(static.path, type(value)), 0)
+            end
+            return value
+        end
+    end
+    return function()
+        local value = read()
+        local ctype = infer.array_type(value)
+        if ctype ~= entry.ctype then
+            error(("'%s' is %s now; it was an array of %s when the function was translated"):format(static.path,
+                ctype and "an array of " .. ctype or "a " .. type(value), entry.ctype), 0)
+        end
+        return value
+    end
+end
+
+local function arguments_of(inputs, outputs, program, real, has_details)
+    local list = { { kind = "first", ctype = "uint64" }, { kind = "count", ctype = "uint64" } }
+    if program.root.draws then
+        for half = 1, 2 do list[#list + 1] = { kind = "key", index = half, ctype = "uint64" } end
+        list[#list + 1] = { kind = "index", ctype = "uint64" }
+    end
+    for i, input in ipairs(inputs) do list[#list + 1] = { kind = "input", index = i, ctype = input.ctype, name = input.name } end
+    for i, output in ipairs(outputs) do list[#list + 1] = { kind = "output", index = i, ctype = output.ctype } end
+    if program.root.can_fail then list[#list + 1] = { kind = "failed", ctype = "uint8" } end
+    if has_details then list[#list + 1] = { kind = "details", ctype = real } end
+    for _, entry in ipairs(program.captures) do
+        local name, read = entry.static.path, checked_read(entry)
+        if entry.kind == "number" then
+            list[#list + 1] = { kind = "number", ctype = real, name = name, read = read }
+        else
+            list[#list + 1] = { kind = "array", ctype = entry.ctype, name = name, read = read, is_written = entry.is_written }
+            list[#list + 1] = { kind = "length", ctype = "int64", name = name, read = function()
+                local array = read()
+                return array.n or #array
+            end }
+        end
+    end
+    return list
+end
+
+---Whether the code is still that of the function: functions, booleans, strings and nil that it captured are part of it.
+---@return boolean
+---@return string? changed the captured value that is another one now
+function Translation:is_current()
+    for _, static in pairs(self.baked) do
+        local ok, now = pcall(static.read)
+        if not ok or now ~= static.value then return false, static.path end
+    end
+    return true
+end
+
+-- The parts of a message before and behind the number in it that is computed, with the captured numbers as they are now.
+local function parts_of(pieces)
+    local before, after = {}, {}
+    local list, detail = before, nil
+    for _, piece in ipairs(pieces) do
+        if piece == pieces.detail then
+            list, detail = after, piece
+        elseif type(piece) == "table" then
+            list[#list + 1] = piece.format:format(piece.static.read())
+        else
+            list[#list + 1] = piece
+        end
+    end
+    return table.concat(before), table.concat(after), detail
+end
+
+---The error of an element that failed.
+---@param number integer from the `failed` buffer, not 0
+---@param detail number? the element of output `detail_output`
+---@return string message as plain Lua would have it: with file and line where it has them
+function Translation:describe(number, detail)
+    local failure = self.failures[number]
+    if not failure then return ("failed with an unknown status (%d)"):format(number) end
+    if failure.pieces then
+        local before, after, computed = parts_of(failure.pieces)
+        return before .. (computed and computed.format:format(detail or 0 / 0) or "") .. after
+    end
+    if failure.kind ~= "index" then return failure.message end
+    local static = failure.array.static
+    local ok, array = pcall(static.read)
+    local n = ok and infer.array_type(array) and (array.n or #array)
+    local bounds = n and (" (1 to %d)"):format(n) or ""
+    local where = ("%s:%d: "):format(failure.file, failure.line)
+    if not detail then return ("%sindex of '%s' is out of range%s, or not a whole number"):format(where, static.path, bounds) end
+    local is_within = n and detail >= 1 and detail <= n
+    local what = is_within and "not a whole number" or "out of range"
+    return ("%sindex %.14g of '%s' is %s%s"):format(where, detail, static.path, what, bounds)
+end
+
+---The same for all failures, as texts that need no Lua to be used: `plain`, or, of a wrong index or a message with a number, `before`, the number
+---(as C's `conversion`, with its width and precision, -1: none), and `after`; `plain` after it when it lies between 1 and n.
+---@return { plain: string, before: string?, after: string?, n: integer?, conversion: string?, width: integer?, precision: integer? }[]
+function Translation:texts()
+    local list = {}
+    for number, failure in ipairs(self.failures) do
+        local text = { plain = failure.message }
+        if failure.pieces then
+            local before, after, computed = parts_of(failure.pieces)
+            text.plain = before .. after
+            if computed then
+                local width, precision, conversion = computed.format:match "^%%(%d*)%.?(%d*)(%a)$"
+                text.before, text.after, text.n = before, after, 0
+                text.conversion, text.width, text.precision = conversion, tonumber(width) or 0, tonumber(precision) or -1
+            end
+        elseif failure.kind == "index" then
+            local static = failure.array.static
+            local array = static.read()
+            text.n = array.n or #array
+            text.before = ("%s:%d: index "):format(failure.file, failure.line)
+            text.after = (" of '%s' is out of range (1 to %d)"):format(static.path, text.n)
+            text.plain = (" of '%s' is not a whole number (1 to %d)"):format(static.path, text.n)
+        end
+        list[number] = text
+    end
+    return list
+end
+
+---Translates a Lua function.
+---Raises a string: "file:line: gpu function 'name': construct; what to do instead".
+---@param fn function
+---@param options tidepool.gpu.Options?
+---@return tidepool.gpu.Translation
+function translate.translate(fn, options)
+    if type(fn) ~= "function" then error(("translate: a function expected, got %s"):format(type(fn)), 2) end
+    options = options or {}
+    local precision, lanes = check_options(options)
+    local real = precision == "single" and "float" or "double"
+    local name = options.name
+    local function analyse()
+        return pcall(infer.program, fn, {
+            name = name, lanes = lanes, inputs = options.inputs, text_of = options.text_of,
+            combine = type(options.reduce) == "function" and options.reduce or nil,
+        })
+    end
+    local ok, program = analyse()
+    if not ok and type(program) == "table" and program.is_scalar then
+        lanes = 1
+        ok, program = analyse()
+    end
+    if not ok then error(type(program) == "table" and program.refusal or program, 0) end
+    local root = program.root
+    mark_used(root)
+    if program.combiner then mark_used(program.combiner) end
+    local outputs = output_types(root, real, options.returns, function(what)
+        error(("%s:%d: gpu function%s: %s"):format(root.fn.source.file, root.def.line,
+            name and (" '%s'"):format(name) or "", what), 0)
+    end)
+    local inputs, needs_double = {}, precision == "double"
+    for i, input in ipairs(root.inputs) do
+        inputs[i] = { index = i, name = input.var.name, ctype = options.inputs and options.inputs[i] or real }
+        needs_double = needs_double or inputs[i].ctype == "double"
+    end
+    local has_detail, detail_output = false, nil
+    for _, failure in ipairs(program.failures) do
+        has_detail = has_detail or failure.kind == "index" or failure.pieces ~= nil and failure.pieces.detail ~= nil
+    end
+    for i, output in ipairs(outputs) do
+        needs_double = needs_double or output.ctype == "double"
+        if has_detail and not detail_output and output.ctype == real then
+            detail_output = i
+            output.holds_detail = true
+        end
+    end
+    local has_details = has_detail and not detail_output and not options.reduce
+    for _, entry in ipairs(program.captures) do needs_double = needs_double or entry.ctype == "double" end
+    local kernel = "tidepool_" .. (name and name:gsub("[^%w]+", "_") or "map")
+    if options.reduce then kernel = kernel .. "_" .. (program.combiner and "reduce" or options.reduce) end
+    local text = emit.program(program, {
+        lanes = lanes, precision = precision, kernel = kernel, inputs = inputs, outputs = outputs, needs_double = needs_double,
+        reduce = options.reduce, has_detail = has_detail, has_details = has_details,
+    })
+    if options.reduce then
+        outputs, lanes, detail_output = { { ctype = real, kind = "num" } }, lanes > 1 and emit.GROUP or emit.GROUP / emit.LANES, nil
+    end
+    return setmetatable({
+        source = text, kernel = kernel, lanes = lanes, precision = precision, inputs = inputs, outputs = outputs,
+        arguments = arguments_of(inputs, outputs, program, real, has_details), can_fail = root.can_fail, failures = program.failures,
+        baked = program.baked, detail_output = detail_output, needs_double = needs_double, is_reducer = options.reduce ~= nil,
+        has_rows = not options.reduce,
+    }, Translation)
+end
+
+return translate

@@ -1,0 +1,87 @@
+/* array.h: the memory of typed arrays: counted, shared by all Lua states of the process, never copied.
+ *
+ * What an array looks like to users (element types, bounds, views) is lua/tidepool/array.lua's business; here it is bytes. Memory that
+ * nobody holds any more is kept for a while, so that the next result array of that size costs no page faults (which cost more
+ * than the work on it: a page fault is some 0.25 us, for 512 doubles). */
+#ifndef TP_ARRAY_H
+#define TP_ARRAY_H
+
+#include "base/error.h"
+#include "base/ref.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Element types: TP_name, as users write it, as C does. A type's number is its place. Lua has them from
+ * here (scripts/abi.c), as all that it shares with C. */
+#define TP_ELEMENT_TYPES(X) \
+    X(DOUBLE, double, double) X(FLOAT, float, float) X(INT8, int8, int8_t) \
+    X(UINT8, uint8, uint8_t) X(INT16, int16, int16_t) X(UINT16, uint16, uint16_t) \
+    X(INT32, int32, int32_t) X(UINT32, uint32, uint32_t) X(INT64, int64, int64_t) \
+    X(UINT64, uint64, uint64_t)
+
+typedef enum tp_type {
+#define TP_ELEMENT(name, in_lua, in_c) TP_##name,
+    TP_ELEMENT_TYPES(TP_ELEMENT)
+#undef TP_ELEMENT
+    TP_TYPES
+} tp_type;
+
+enum { TP_COLUMNS_MAX = 8 }; /* arguments, or results, that cross as columns of numbers */
+
+size_t tp_type_size(tp_type type);
+
+/* Element `at` of a column, as a number: those of 64-bit integers are rounded. */
+static inline double tp_element_load(tp_type type, const void *column, size_t at)
+{
+    switch (type) {
+    case TP_DOUBLE: return ((const double *)column)[at];
+    case TP_FLOAT: return ((const float *)column)[at];
+    case TP_INT8: return ((const int8_t *)column)[at];
+    case TP_UINT8: return ((const uint8_t *)column)[at];
+    case TP_INT16: return ((const int16_t *)column)[at];
+    case TP_UINT16: return ((const uint16_t *)column)[at];
+    case TP_INT32: return ((const int32_t *)column)[at];
+    case TP_UINT32: return ((const uint32_t *)column)[at];
+    case TP_INT64: return (double)((const int64_t *)column)[at];
+    default: return (double)((const uint64_t *)column)[at];
+    }
+}
+
+/* Gives the NaNs among n elements LuaJIT's own bits: it takes others for its tagged values. */
+void tp_make_canonical(tp_type type, void *column, size_t n);
+
+/* Where freed memory waits to be used again. One per host; any thread. */
+typedef struct tp_array_pool tp_array_pool;
+
+int tp_array_pool_open(tp_array_pool **out, tp_error *err);
+
+/* Accepts NULL. No array of it may be left. */
+void tp_array_pool_close(tp_array_pool *pool);
+
+/* Bytes of the arrays that somebody holds, in whole pages. Any thread. */
+size_t tp_array_pool_live(const tp_array_pool *pool);
+
+typedef struct tp_array {
+    tp_ref ref;
+    /* Read-only; the bytes are the users' to share, without a lock: that is what arrays are for. */
+    tp_array_pool *pool;
+    void *data; /* aligned to 4096 bytes */
+    size_t size, capacity;
+    struct tp_array *next; /* in the pool, when nobody holds it; guarded by the pool's lock */
+} tp_array;
+
+/* An array as scripts have it: a struct of FFI's, for each element type. `memory` is held; NULL: none yet. */
+typedef struct tp_array_view {
+    void *data; /* the first element */
+    double length, columns; /* elements, and of them in a row; 0: it is no matrix */
+    tp_array *memory;
+} tp_array_view;
+
+extern const tp_ref_type tp_array_type;
+
+/* Memory of `size` bytes with one owner; zeroed if asked for, else with any contents. NULL when out of memory. Any thread. */
+tp_array *tp_array_new(tp_array_pool *pool, size_t size, bool zeroed);
+
+#endif

@@ -1,0 +1,21 @@
+/* atomic.h: elements of arrays that several threads change at once. */
+#ifndef TP_ATOMIC_H
+#define TP_ATOMIC_H
+
+#include "base/array.h"
+
+/* The operations, in the order of tp_atomic_functions. Each but the last gives what the element was before. */
+typedef enum tp_atomic {
+    TP_ATOMIC_ADD,  /* T f(T *element, T v) */
+    TP_ATOMIC_MAX,  /* the same; what math.max gives of the two */
+    TP_ATOMIC_MIN,
+    TP_ATOMIC_SWAP, /* int f(T *element, T old, T new): 1 when the element had the bits of `old`, and has those of `new` now */
+    TP_ATOMICS
+} tp_atomic;
+
+/* The functions of an element type; NULL for those without (8 and 16 bits). An element is at a multiple of its size. Their calls are compiled by LuaJIT, which
+ * takes NaNs from C as they are: they give none but its own. */
+typedef void (*tp_atomic_function)(void);
+const tp_atomic_function *tp_atomic_functions(tp_type type);
+
+#endif

@@ -1,0 +1,35 @@
+/* buf.h: bytes that grow, and the host objects that they refer to. */
+#ifndef TP_BUF_H
+#define TP_BUF_H
+
+#include "base/ref.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* A message, or several one after the other. Zero-initialised is empty. Not shared between threads while it grows. */
+typedef struct tp_buf {
+    uint8_t *data;
+    size_t len, cap;
+    tp_ref **refs; /* each owned once */
+    uint32_t nrefs, refcap;
+} tp_buf;
+
+/* Makes room for n more bytes; returns where they go (not yet counted in len), or NULL when out of memory. */
+uint8_t *tp_buf_reserve(tp_buf *b, size_t n);
+
+/* Appends n bytes; -1 when out of memory. */
+int tp_buf_add(tp_buf *b, const void *bytes, size_t n);
+void tp_buf_clear(tp_buf *b); /* empty again, memory kept, references dropped */
+void tp_buf_free(tp_buf *b);  /* memory and references released; b is empty and usable */
+
+/* Appends r and takes over the caller's reference to it; -1 when out of memory, with the reference still the caller's. */
+int tp_buf_add_ref(tp_buf *b, tp_ref *r);
+
+/* The same with one more reference, so that the caller's stays the caller's. */
+int tp_buf_hold_ref(tp_buf *b, tp_ref *r);
+
+/* Drops all references but the first so many. */
+void tp_buf_drop_refs(tp_buf *b, uint32_t keep);
+
+#endif

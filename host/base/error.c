@@ -1,0 +1,34 @@
+/* error.c: filling a tp_error. */
+#include "base/error.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+int tp_error_set(tp_error *err, tp_code code, const char *format, ...)
+{
+    if (!err || err->code != TP_OK)
+        return -1;
+    err->code = code;
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(err->message, sizeof err->message, format, args);
+    va_end(args);
+    if (n >= (int)sizeof err->message) {
+        size_t end = sizeof err->message - 4;
+        while (end > 0 && (err->message[end] & 0xc0) == 0x80) /* not in the middle of a UTF-8 character */
+            end--;
+        strcpy(err->message + end, "...");
+    }
+    return -1;
+}
+
+int tp_error_check_given(const void *p, const char *function, const char *name, tp_error *err)
+{
+    return p ? 0 : tp_error_set(err, TP_EUSAGE, "%s: %s is NULL", function, name);
+}
+
+int tp_error_oom(tp_error *err, const char *what)
+{
+    return tp_error_set(err, TP_EMEMORY, "out of memory: %s", what);
+}

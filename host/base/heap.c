@@ -1,0 +1,344 @@
+/* heap.c: the memory of a Lua state of ours.
+ *
+ * A span is memory from mmap, cut into chunks that are aligned to their size, so that a block's chunk is found by its address. A chunk has blocks of
+ * one size: those that were never used lie behind `fresh`, those that were given back are in a list. A chunk without any used block is free for another
+ * size; spans are given back when all of their chunks are. */
+#include "base/heap.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum {
+    CHUNK = 16 << 10,
+    SPAN = 512 << 10,
+    SMALL_MAX = 96,
+    STEP = 16, /* sizes are multiples of this */
+    CLASSES = SMALL_MAX / STEP,
+    RESERVE = 2 * CHUNK,
+    SPANS_KEPT = 32 /* that have no used chunk: a collection may free most of a heap that is soon as large again */
+};
+
+typedef struct block {
+    struct block *next;
+} block;
+
+typedef struct span {
+    struct span *next, *prev; /* in one of its heap's lists */
+    unsigned used;            /* chunks */
+    char *memory, *fresh;     /* the first chunk that was never used */
+    struct chunk *free;       /* those that were */
+} span;
+
+typedef struct chunk {
+    struct chunk *next, *prev; /* in its heap's list of chunks with room, by size; a free one in its span's list, by `next` */
+    span *span;
+    block *given_back;
+    char *fresh, *end;
+    uint32_t size, used; /* bytes of a block; blocks */
+    uint32_t kind;
+    bool is_full;        /* and so in no list */
+} chunk;
+
+struct tp_heap {
+    chunk *with_room[CLASSES]; /* the first is taken from */
+    span *spans, *full_spans; /* with and without a chunk that can be taken */
+    unsigned empty_spans;
+
+    /* Large blocks of a state that is being opened, when malloc has none: lua_newstate crashes when it runs out of memory (it closes the state, whose
+     * table of strings is not there yet). */
+    char *reserve, *reserve_at; /* its begin; what is not taken, NULL once the state is open */
+    bool is_reserve_used;
+};
+
+static unsigned class_of(size_t size)
+{
+    return (unsigned)(size + STEP - 1) / STEP - 1;
+}
+
+static uint32_t size_of_class(unsigned kind)
+{
+    return (kind + 1) * STEP;
+}
+
+static void free_spans(span *s)
+{
+    while (s) {
+        span *next = s->next;
+        munmap(s->memory, SPAN);
+        free(s);
+        s = next;
+    }
+}
+
+void tp_heap_free(tp_heap *heap)
+{
+    if (!heap)
+        return;
+    free_spans(heap->spans);
+    free_spans(heap->full_spans);
+    free(heap);
+}
+
+/* ---- spans ---- */
+
+static bool has_chunk(const span *s)
+{
+    return s->free || s->fresh + CHUNK <= s->memory + SPAN;
+}
+
+static void unlink_span(span **list, span *s)
+{
+    if (s->prev)
+        s->prev->next = s->next;
+    else
+        *list = s->next;
+    if (s->next)
+        s->next->prev = s->prev;
+}
+
+static void link_span(span **list, span *s)
+{
+    s->prev = NULL;
+    s->next = *list;
+    if (s->next)
+        s->next->prev = s;
+    *list = s;
+}
+
+static span *add_span(tp_heap *heap)
+{
+    span *s = malloc(sizeof *s);
+    char *memory = s ? mmap(NULL, SPAN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) : MAP_FAILED;
+    if (memory == MAP_FAILED) {
+        free(s);
+        return NULL;
+    }
+    *s = (span){ .memory = memory, .fresh = (char *)(((uintptr_t)memory + CHUNK - 1) & ~(uintptr_t)(CHUNK - 1)) };
+    link_span(&heap->spans, s);
+    heap->empty_spans++;
+    return s;
+}
+
+tp_heap *tp_heap_new(void)
+{
+    tp_heap *heap = calloc(1, sizeof *heap);
+    span *first = heap ? add_span(heap) : NULL;
+    if (!first) {
+        free(heap);
+        return NULL;
+    }
+    heap->reserve = heap->reserve_at = first->fresh;
+    first->fresh += RESERVE;
+    return heap;
+}
+
+bool tp_heap_prepare(tp_heap *heap)
+{
+    if (!heap)
+        return true;
+    const span *s = heap->spans;
+    bool has_chunks = s && s->fresh + CLASSES * CHUNK <= s->memory + SPAN; /* a new one for each size */
+    if (heap->is_reserve_used || (!has_chunks && !add_span(heap)))
+        return false;
+    heap->reserve_at = heap->reserve;
+    return true;
+}
+
+void tp_heap_seal(tp_heap *heap)
+{
+    if (!heap)
+        return;
+    heap->is_reserve_used = heap->is_reserve_used || heap->reserve_at != heap->reserve;
+    heap->reserve_at = NULL;
+}
+
+/* ---- chunks ---- */
+
+static void unlink_chunk(tp_heap *heap, chunk *c)
+{
+    if (c->prev)
+        c->prev->next = c->next;
+    else
+        heap->with_room[c->kind] = c->next;
+    if (c->next)
+        c->next->prev = c->prev;
+}
+
+static void link_chunk(tp_heap *heap, chunk *c)
+{
+    c->prev = NULL;
+    c->next = heap->with_room[c->kind];
+    if (c->next)
+        c->next->prev = c;
+    heap->with_room[c->kind] = c;
+}
+
+/* A chunk for blocks of that class, which has none with room; NULL when out of memory. */
+static chunk *take_chunk(tp_heap *heap, unsigned kind)
+{
+    span *s = heap->spans;
+    for (int i = 0; i < 2 && !s; i++) /* twice, as in `resize`; nothing is spare, else there would be a span */
+        s = add_span(heap);
+    if (!s)
+        return NULL;
+    chunk *c = s->free;
+    if (c) {
+        s->free = c->next;
+    } else {
+        c = (chunk *)s->fresh;
+        s->fresh += CHUNK;
+    }
+    if (s->used++ == 0)
+        heap->empty_spans--;
+    if (!has_chunk(s)) {
+        unlink_span(&heap->spans, s);
+        link_span(&heap->full_spans, s);
+    }
+    *c = (chunk){ .span = s, .size = size_of_class(kind), .kind = kind, .end = (char *)c + CHUNK };
+    c->fresh = (char *)c + ((sizeof *c + STEP - 1) & ~(size_t)(STEP - 1));
+    link_chunk(heap, c);
+    return c;
+}
+
+/* The chunk has no used block any more. */
+static void drop_chunk(tp_heap *heap, chunk *c)
+{
+    span *s = c->span;
+    unlink_chunk(heap, c);
+    if (!has_chunk(s)) {
+        unlink_span(&heap->full_spans, s);
+        link_span(&heap->spans, s);
+    }
+    c->next = s->free;
+    s->free = c;
+    if (--s->used > 0)
+        return;
+    if (heap->empty_spans < SPANS_KEPT) {
+        heap->empty_spans++;
+        return;
+    }
+    unlink_span(&heap->spans, s);
+    munmap(s->memory, SPAN);
+    free(s);
+}
+
+/* ---- blocks ---- */
+
+static bool is_in_reserve(const tp_heap *heap, const void *p)
+{
+    return (uintptr_t)p - (uintptr_t)heap->reserve < RESERVE;
+}
+
+static void *take(tp_heap *heap, size_t size)
+{
+    unsigned kind = class_of(size);
+    chunk *c = heap->with_room[kind];
+    if (!c && !(c = take_chunk(heap, kind)))
+        return NULL;
+    block *b = c->given_back;
+    if (b) {
+        c->given_back = b->next;
+    } else {
+        b = (block *)c->fresh;
+        c->fresh += c->size;
+    }
+    c->used++;
+    if (!c->given_back && c->fresh + c->size > c->end) {
+        unlink_chunk(heap, c);
+        c->is_full = true;
+    }
+    return b;
+}
+
+static void give_back(tp_heap *heap, void *p)
+{
+    chunk *c = (chunk *)((uintptr_t)p & ~(uintptr_t)(CHUNK - 1));
+    block *b = p;
+    b->next = c->given_back;
+    c->given_back = b;
+    c->used--;
+    if (c->is_full) {
+        c->is_full = false;
+        link_chunk(heap, c);
+    }
+    if (c->used == 0 && (c->next || c->prev)) /* the last one with room is kept: it would be taken again soon */
+        drop_chunk(heap, c);
+}
+
+static bool is_in_span(const span *s, const void *p)
+{
+    return (uintptr_t)p - (uintptr_t)s->memory < SPAN;
+}
+
+/* malloc had nothing: gives the spans without a used chunk to the system. */
+static void give_up_spare(tp_heap *heap)
+{
+    for (span *s = heap->spans, *next; s; s = next) {
+        next = s->next;
+        if (s->used > 0 || is_in_span(s, heap->reserve))
+            continue;
+        unlink_span(&heap->spans, s);
+        munmap(s->memory, SPAN);
+        free(s);
+        heap->empty_spans--;
+    }
+}
+
+/* realloc, which is asked again after what is spare has been given up: LuaJIT crashes where a table that grows in compiled code gets no memory
+ * (lj_err_mem reads a frame that compiled code has not written), so that one answer is not taken for the last. */
+static void *resize(tp_heap *heap, void *p, size_t size)
+{
+    void *to = realloc(p, size);
+    if (to)
+        return to;
+    if (!heap->reserve_at) /* else the state is being opened, and has them set aside */
+        give_up_spare(heap);
+    return realloc(p, size);
+}
+
+static void *take_large(tp_heap *heap, size_t size)
+{
+    void *p = resize(heap, NULL, size);
+    char *at = heap->reserve_at;
+    if (p || !at || size > RESERVE || at + size > heap->reserve + RESERVE)
+        return p;
+    heap->reserve_at = at + ((size + STEP - 1) & ~(size_t)(STEP - 1));
+    return at;
+}
+
+static void free_large(const tp_heap *heap, void *p)
+{
+    if (!is_in_reserve(heap, p))
+        free(p);
+}
+
+void *tp_heap_allocate(void *user, void *p, size_t old, size_t size)
+{
+    tp_heap *heap = user;
+    bool was_small = p && old <= SMALL_MAX, is_small = size <= SMALL_MAX;
+    if (size == 0) {
+        if (was_small)
+            give_back(heap, p);
+        else
+            free_large(heap, p);
+        return NULL;
+    }
+    if (!p)
+        return is_small ? take(heap, size) : take_large(heap, size);
+    if (!was_small && !is_small && !is_in_reserve(heap, p))
+        return resize(heap, p, size);
+    if (was_small && is_small && class_of(old) == class_of(size))
+        return p;
+    void *to = is_small ? take(heap, size) : take_large(heap, size);
+    if (!to)
+        return was_small && size < old ? p : NULL; /* its chunk knows what it is */
+    memcpy(to, p, old < size ? old : size);
+    if (was_small)
+        give_back(heap, p);
+    else
+        free_large(heap, p);
+    return to;
+}

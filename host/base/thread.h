@@ -1,0 +1,12 @@
+/* thread.h: how all threads of ours begin. */
+#ifndef TP_THREAD_H
+#define TP_THREAD_H
+
+#include <stddef.h>
+#include <uv.h>
+
+/* Starts a thread that leaves signals to the program's own threads (base/sigmask.h). stack_bytes 0: as large as stacks usually are. 0, or an error of
+ * libuv's, and then there is no thread. Any thread. */
+int tp_thread_create(uv_thread_t *thread, size_t stack_bytes, void (*body)(void *), void *arg);
+
+#endif

@@ -1,0 +1,55 @@
+/* captured.h: the tables that a function captures, by their number in its image.
+ *
+ * What compares tables (`x == NONE`, `weights[node]`) means the same on both sides only if a table that the function captures stays the same table when it
+ * comes in an input, and when a result carries it back. Both sides of an image number its tables in the order in which they come in the message; a message
+ * between them then names such a table by its number (T_CAPTURED).
+ *
+ * A table is named so only while it and the tables in it are what they were when the image was made: one that has been written to since travels
+ * by value, as what it is now. So each side keeps a hash of each table's contents, made from its own values.
+ *
+ * It is a userdata of one Lua state, and keeps the tables alive. */
+#ifndef TP_CAPTURED_H
+#define TP_CAPTURED_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct lua_State;
+
+typedef struct tp_captured tp_captured;
+
+/* Pushes a new one that has no tables. Raises on out of memory. */
+tp_captured *tp_captured_push(struct lua_State *L);
+
+/* The one at the stack index; NULL if there is something else. */
+tp_captured *tp_captured_at(struct lua_State *L, int index);
+
+/* Gives the table on top the next number, from 1. -1 when out of memory, or raises it. */
+int tp_captured_add(struct lua_State *L, tp_captured *c);
+
+/* Is the table (its lua_topointer) that of this number? */
+bool tp_captured_is(const tp_captured *c, uint32_t number, const void *table);
+
+/* Replaces the one at the absolute stack index by a new one with the same tables, sealed: they may have other contents now. Raises on out of memory. */
+void tp_captured_renew(struct lua_State *L, int index);
+
+/* The tables are complete: notes what they are now. Raises on out of memory. */
+void tp_captured_seal(struct lua_State *L, tp_captured *c);
+
+/* How many there are. */
+uint32_t tp_captured_count(const tp_captured *c);
+
+/* Another message begins: what tp_captured_is_unchanged has found out is asked anew. */
+void tp_captured_start(tp_captured *c);
+
+/* The number of a table (its lua_topointer); 0 if it is none of them. */
+uint32_t tp_captured_find(const tp_captured *c, const void *table);
+
+/* Are the table of that number, and all of these that can be reached from it, what they were at tp_captured_seal? Takes some 20 ns a field; asked again for
+ * the same message it is free. Needs six slots of the stack. */
+bool tp_captured_is_unchanged(struct lua_State *L, tp_captured *c, uint32_t number);
+
+/* Pushes the table of that number; false, with nothing pushed, if there is none. */
+bool tp_captured_push_table(struct lua_State *L, const tp_captured *c, uint32_t number);
+
+#endif

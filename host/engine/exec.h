@@ -1,0 +1,68 @@
+/* exec.h: the seam between jobs and those who run them.
+ *
+ * An executor is a static table of four operations with its capabilities, and a struct of its own that begins with tp_executor. What it may
+ * do to a job stands in job.h under "the executors' side". Workers pull slices, so that back-pressure, slicing and balance are the same
+ * for all executors. */
+#ifndef TP_EXEC_H
+#define TP_EXEC_H
+
+#include "engine/job.h"
+
+/* What an executor can do: a flag, and the name that Lua has it under (core.executors; options say what they need by it). Who asks for something
+ * asks for a capability, never for an executor by its name. */
+#define TP_CAPABILITIES(X) \
+    X(TP_CAN_KILL, 1, "kill") /* can stop any running item by force: timeouts */ \
+    X(TP_ISOLATED, 2, "isolated") /* survives a crash of an item */ \
+    X(TP_SHARES_MEMORY, 4, "shares_memory") /* items run in this process: its memory may be lent to them */ \
+    X(TP_RUNS_LUA, 8, "runs_lua") \
+    X(TP_RUNS_KERNELS, 16, "runs_kernels") \
+    X(TP_BY_OWNER, 32, "by_owner") /* has no workers: the owner of a job runs its items while it waits */ \
+    X(TP_BOUNDS_MEMORY, 64, "bounds_memory") /* can bound the memory of an item */
+
+enum tp_capability {
+#define TP_CAPABILITY(flag, bit, name) flag = bit,
+    TP_CAPABILITIES(TP_CAPABILITY)
+#undef TP_CAPABILITY
+};
+
+struct tp_host;
+
+typedef struct tp_executor_type {
+    const char *name; /* as users write it */
+    const char *summary; /* who runs functions then, for help: "worker threads" */
+    unsigned capabilities;
+    uint64_t slice_ns;  /* what a slice should take; 0: TP_SLICE_NS */
+    uint32_t slice_min; /* items below which a slice is not worth its costs; 0: one */
+    uint32_t slice_grain; /* a slice ends at a multiple of it, where that is possible; 0: anywhere */
+
+    /* Creates it; starts no threads yet. The executor is the host's. */
+    int (*open)(tp_executor **out, struct tp_host *host, tp_error *err);
+
+    /* There is work for up to n more takers. Called without the lock, any thread; never blocks. */
+    void (*start)(tp_executor *ex, unsigned n);
+
+    /* Asks all workers to end once nothing runs, waits for them until the deadline (uv_hrtime; UINT64_MAX: for ever). 0 when
+     * all have ended, -1 when some still run; may be called again. */
+    int (*stop)(tp_executor *ex, uint64_t deadline_ns);
+
+    /* Frees it; all workers must have ended. */
+    void (*close)(tp_executor *ex);
+} tp_executor_type;
+
+struct tp_executor {
+    const tp_executor_type *type;
+    struct tp_host *host;
+    int looking; /* engine's lock: workers that are awake and run nothing, so that they will see what comes */
+};
+
+/* Tells the processor that this thread spins. */
+static inline void tp_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+#endif

@@ -1,0 +1,288 @@
+/* finish.c: the end of a slice: its results, retries, what goes back, what was learnt; and slices whose worker has died. */
+#include "engine/job_private.h"
+
+#include "base/deadline.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#ifdef TP_ASSERTS
+/* Has each item of the slice that is over one result, in order, and no other any? */
+static bool has_its_results(const tp_slice *s)
+{
+    const tp_work *w = &s->work;
+    uint64_t next = w->block->first + w->offset;
+    for (const tp_block *b = s->results; b; b = b->next) {
+        TP_ASSERT(b->n > 0 && b->first == next);
+        next += b->n;
+    }
+    return next == w->block->first + w->at && w->at <= tp_work_end(w) && !w->numbers && !w->values;
+}
+#else
+bool has_its_results(const tp_slice *s); /* not defined: what TP_ASSERT names is not evaluated */
+#endif
+
+static double random_unit(tp_job *job)
+{
+    job->random ^= job->random << 13; /* xorshift64, Marsaglia 2003 */
+    job->random ^= job->random >> 7;
+    job->random ^= job->random << 17;
+    return (double)(job->random >> 11) * 0x1p-53;
+}
+
+/* Locked. Puts the failed item in line for its next attempt; false when it has none left. */
+static bool retry(tp_job *job, const tp_slice *s, const tp_block *failure)
+{
+    const tp_retries *t = &job->retries;
+    const tp_work *w = &s->work;
+    uint32_t crashes = s->range->crashes;
+    bool may_retry = failure->is_crash ? crashes < t->crashes : failure->may_retry && w->attempt - crashes <= t->max;
+    if (!may_retry || failure->first > job->stop_at)
+        return false;
+    tp_range *r = malloc(sizeof *r);
+    if (!r)
+        return false;
+    bool is_delayed = t->initial_delay_s > 0 && !failure->is_crash;
+    double delay = is_delayed ? t->initial_delay_s * pow(t->backoff, w->attempt - crashes - 1) : 0; /* 0 times infinity is none */
+    if (!(delay < t->max_delay_s))
+        delay = t->max_delay_s;
+    delay *= 1 + t->jitter * (2 * random_unit(job) - 1);
+    *r = (tp_range){ .block = w->block,
+                     .offset = (uint32_t)(failure->first - w->block->first),
+                     .count = 1,
+                     .attempt = w->attempt + 1,
+                     .crashes = crashes + failure->is_crash };
+    job->retried++;
+    tp_range_push(&job->delayed, r, tp_deadline_after(delay));
+    job->n_delayed++;
+    if (job->delayed->key < job->engine->next_due)
+        job->engine->next_due = job->delayed->key;
+    return true;
+}
+
+bool tp_job_count_failure(tp_job *job, const tp_block *b)
+{
+    job->failed++;
+    if (job->keep_going || b->first >= job->stop_at)
+        return false;
+    tp_job_stop_behind(job, b->first);
+    return true;
+}
+
+void tp_job_add_result(tp_job *job, tp_block *b)
+{
+    job->bytes += tp_block_size(b);
+    b->next = NULL;
+    *job->done_end = b;
+    job->done_end = &b->next;
+}
+
+/* Locked. One block of results: counts it, and gives it to the owner. True when the owner could use it now. */
+static bool take_result(tp_job *job, const tp_slice *s, tp_block *b)
+{
+    bool is_news = !job->ordered || (b->first <= job->awaited && job->awaited < b->first + b->n);
+    tp_func *f = job->func;
+    if (b->kind == TP_BLOCK_FAILURE && !job->is_cancelled && retry(job, s, b)) {
+        f->active--;
+        tp_work_note(&s->work, TP_EVENT_RETRY, (uint32_t)(b->first - s->work.block->first), 1);
+        if (!job->retries.notify) {
+            tp_block_free(b);
+            return false;
+        }
+        b->kind = TP_BLOCK_RETRY;
+        is_news = true;
+    } else {
+        TP_ASSERT(tp_engine_is_locked(job->engine) && f->active >= b->n && job->pushed - job->finished >= b->n);
+        f->active -= b->n;
+        job->finished += b->n;
+        if (b->kind == TP_BLOCK_FAILURE) {
+            f->failed++;
+            is_news |= tp_job_count_failure(job, b);
+        } else {
+            f->done += b->n;
+        }
+        tp_job_release_inputs(job, s->work.block, b->n);
+    }
+    if (job->is_cancelled) {
+        tp_block_free(b);
+        return false;
+    }
+    tp_job_add_result(job, b);
+    return is_news;
+}
+
+/* Locked. What was not begun goes back to the front, or is not wanted any more. */
+static void give_back(tp_job *job, tp_slice *s, uint32_t done)
+{
+    tp_range *r = s->range;
+    r->offset += done;
+    r->count -= done;
+    job->func->active -= r->count;
+    tp_block *inputs = s->work.block;
+    uint64_t first = inputs->first + r->offset;
+    if (r->count > 0 && !job->is_cancelled && first <= job->stop_at) {
+        uint64_t allowed = job->stop_at - first;
+        if (allowed < r->count - 1) {
+            tp_job_skip(job, inputs, r->count - 1 - (uint32_t)allowed);
+            r->count = (uint32_t)allowed + 1;
+        }
+        tp_job_enqueue(job, r);
+        return;
+    }
+    if (r->count > 0)
+        tp_job_skip(job, inputs, r->count);
+    free(r);
+}
+
+/* Locked. Learns what an item takes, from a slice that ran n of them. */
+static void learn(tp_job *job, const tp_slice *s, uint32_t n)
+{
+    if (n == 0)
+        return;
+    double ns = (double)(uv_hrtime() - s->started_ns) / n;
+    if (ns < 0.1)
+        ns = 0.1;
+    job->item_ns = job->item_ns > 0 ? (job->item_ns + ns) / 2 : ns;
+    job->func->item_ns = job->item_ns;
+    int site = tp_agent_site(s->agent);
+    if (site >= 0) {
+        float *known = &job->func->site_ns[site];
+        *known = *known > 0 ? (*known + (float)ns) / 2 : (float)ns;
+    }
+}
+
+/* Has the slice's results kept. When that is not possible any more, the job ends. */
+static void record(const tp_slice *s)
+{
+    tp_job *job = s->job;
+    uint32_t done = s->work.at - s->work.offset;
+    tp_ran ran = { .attempt = s->work.attempt, .worker = s->agent->worker.index, .ns_per_item = (uv_hrtime() - s->started_ns) / (done ? done : 1) };
+    tp_error err;
+    tp_error_clear(&err);
+    if (s->results && job->recorder->record(job->recorder, s->work.block, s->results, &ran, &err))
+        tp_job_give_up(job, &err);
+}
+
+void tp_job_finish(tp_slice *s)
+{
+    tp_job *job = s->job;
+    tp_engine *e = job->engine;
+    tp_agent *agent = s->agent;
+    tp_block *inputs = s->work.block;
+    tp_wakes w = { 0 };
+    tp_work_close(&s->work);
+    tp_block *results = s->results;
+    uint32_t done = s->work.at - s->work.offset;
+    tp_work_note(&s->work, TP_EVENT_FINISH, s->work.offset, done);
+    if (job->recorder)
+        record(s);
+    uv_mutex_lock(&e->lock);
+    /* The second holds once per take: what is finished is in the list no more. */
+    TP_ASSERT(has_its_results(s));
+    TP_ASSERT((s->prev ? s->prev->next : e->slices) == s && (!s->next || s->next->prev == s));
+    TP_ASSERT(job->running > 0 && (!s->has_place || job->func->running > 0));
+    *(s->prev ? &s->prev->next : &e->slices) = s->next;
+    if (s->next)
+        s->next->prev = s->prev;
+    if (!agent->worker.current)
+        agent->executor->looking++;
+    job->running--;
+    if (s->has_place)
+        job->func->running--;
+    learn(job, s, done);
+    /* The inputs must outlive the loop below: what goes back keeps them open, and so does this. */
+    inputs->open++;
+    bool is_news = false;
+    while (results) {
+        tp_block *next = results->next;
+        is_news |= take_result(job, s, results);
+        results = next;
+    }
+    bool is_shared = done < s->work.count;
+    give_back(job, s, done);
+    tp_job_release_inputs(job, inputs, 1);
+    if (job->ended && job->finished == job->pushed)
+        is_news = true;
+    if (job->queued == 0 && !job->ended)
+        is_news = true;
+    if (is_news) {
+        atomic_fetch_add_explicit(&job->news, 1, memory_order_release);
+        w.owner = tp_job_tell(job);
+    }
+    tp_func_wake_resuming(job->func);
+    if (is_shared || job->func->limit)
+        tp_engine_wake_helpers(e);
+    if (is_shared && job->queued) {
+        w.executor = job->executor;
+        w.takers = tp_job_takers(job);
+    }
+    TP_ASSERT(tp_job_is_balanced(job));
+    uv_mutex_unlock(&e->lock);
+    s->next = agent->spare;
+    agent->spare = s;
+    tp_wakes_send(&w);
+    tp_ref_drop(job);
+}
+
+bool tp_job_leave_site(tp_job *job, uint64_t site)
+{
+    uv_mutex_lock(&job->engine->lock);
+    bool has_others = (job->sites & ~site) != 0, falls_back = !has_others && job->fallback;
+    if (has_others || falls_back)
+        job->sites &= ~site;
+    if (falls_back) {
+        job->executor = job->fallback;
+        job->terms.executor = job->fallback->type->name; /* nobody has read it: only Lua asks */
+        job->item_ns = 0; /* that of the site */
+        job->last_count = 0;
+    }
+    uv_mutex_unlock(&job->engine->lock);
+    return has_others || falls_back;
+}
+
+void tp_job_lose(tp_agent *agent, tp_block *(*make_failure)(void *user, tp_slice *slice), void *user)
+{
+    for (tp_slice *s; (s = tp_slice_of(agent->worker.current));) {
+        if (tp_work_recover(&s->work)) /* else it was waiting for what its items had spawned */
+            tp_work_fail(&s->work, make_failure(user, s));
+        tp_job_finish(s);
+    }
+}
+
+/* Locked. */
+static void give_up(tp_job *job, const tp_error *err)
+{
+    job->lost = malloc(sizeof *job->lost);
+    if (job->lost)
+        *job->lost = *err;
+    else
+        job->is_starved = true;
+    tp_job_cancel_locked(job);
+}
+
+void tp_job_lose_all(tp_engine *e, const tp_executor *ex, const tp_error *err)
+{
+    uv_mutex_lock(&e->lock);
+    for (tp_job *j = e->jobs; j; j = j->next)
+        if (j->executor == ex && !j->is_cancelled)
+            give_up(j, err);
+    tp_engine_tell_cancelled(e);
+    uv_mutex_unlock(&e->lock);
+}
+
+void tp_job_give_up(tp_job *job, const tp_error *err)
+{
+    uv_mutex_lock(&job->engine->lock);
+    if (!job->is_cancelled)
+        give_up(job, err);
+    uv_mutex_unlock(&job->engine->lock);
+    tp_job_cancel(job); /* and what is below it */
+}
+
+const tp_error *tp_job_lost(tp_job *job)
+{
+    uv_mutex_lock(&job->engine->lock);
+    const tp_error *lost = job->lost;
+    uv_mutex_unlock(&job->engine->lock);
+    return lost;
+}

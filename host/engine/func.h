@@ -1,0 +1,59 @@
+/* func.h: what a mapped function is to the host: who it is (tp_func) and what it is made of (tp_image).
+ *
+ * A tp_func is the identity behind a decorated Function: its name, its limit, its counts, over all its maps and
+ * callers, in whichever Lua state its handle is. A tp_image is one immutable snapshot of the Lua function, as a codec message:
+ * bytecode, upvalues, globals. A map takes a new image when it starts; equal bytes give the same image, so that workers load it
+ * once. */
+#ifndef TP_FUNC_H
+#define TP_FUNC_H
+
+#include "codec/codec.h"
+
+struct lua_State;
+struct tp_job;
+struct tp_agent;
+
+typedef struct tp_func {
+    tp_ref ref;
+
+    /* Set before it is shared, read-only afterwards. */
+    char *name;
+    unsigned limit; /* at most so many slices run at once; 0: no limit */
+
+    /* ---- guarded by the engine's lock (engine.c, schedule.c) ---- */
+    struct tp_func *next_ready, *prev_ready; /* in the engine's ring of functions that have work */
+    struct tp_job *ready_first, *ready_last; /* its jobs with inputs to take, next to serve first */
+    struct tp_agent *resuming;               /* agents that lent their place and want it back */
+    unsigned running;                        /* places in use */
+    double item_ns;                          /* what an item took lately; 0: not known */
+    float site_ns[64];                       /* the same at each site, by the bits of tp_agent.site */
+    uint64_t queued, active, done, failed;   /* items, for stats */
+} tp_func;
+
+extern const tp_ref_type tp_func_type;
+
+/* A new function identity with one owner. name is copied. NULL when out of memory. */
+tp_func *tp_func_new(const char *name, unsigned limit);
+
+typedef struct tp_image {
+    tp_ref ref;
+    tp_buf message; /* what tp_image_encode made, or a packed value (core.pack); read-only */
+} tp_image;
+
+extern const tp_ref_type tp_image_type;
+
+enum { TP_IMAGE_VALUES = 7 };
+
+/* Encodes the Lua function at index of L, and the three values after it: package.path and package.cpath, so that `require` finds the same modules in a
+ * worker, and the list of what is to be run there before it (App:setup), into message, which is the caller's. It has TP_IMAGE_VALUES values, the others
+ * and `tables` as tp_encode_image says; so is what it gives. -1 with err set when the function cannot travel; `name` names it in the text. `flags` may be
+ * TP_ENCODE_COPIES. May raise out of memory. */
+int tp_image_encode(struct lua_State *L, int index, const char *name, int tables, unsigned flags, tp_buf *message, tp_error *err);
+
+/* Is that the image's message? */
+bool tp_image_is(const tp_image *image, const tp_buf *message);
+
+/* A new image with one owner; takes the message, which is empty then. NULL when out of memory. */
+tp_image *tp_image_new(tp_buf *message);
+
+#endif

@@ -1,0 +1,539 @@
+/* job.c: the owner's side: opening and closing, inputs, results in order, how it stands. */
+#include "engine/job_private.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void free_job(tp_ref *ref) /* any thread, not locked: nobody else has it */
+{
+    tp_job *job = (tp_job *)ref;
+    TP_ASSERT(job->running == 0 && !job->queue && !job->delayed && !job->is_told && job->finished == job->pushed);
+    tp_block_free_list(job->done);
+    tp_block_free_list(job->fifo);
+    for (size_t i = 0; i < job->n_early; i++)
+        tp_block_free(job->early[i]);
+    free(job->early);
+    for (uint32_t i = 0; i < job->terms.returns.columns; i++)
+        tp_ref_drop(job->terms.returns.array[i]);
+    tp_ref_drop(job->func);
+    tp_ref_drop(job->terms.image);
+    tp_ref_drop(job->executor_data);
+    tp_ref_drop(job->recorder);
+    tp_ref_drop(job->parent);
+    free(job->lost);
+    free(job);
+}
+
+static const tp_ref_type job_type = { "tidepool.job", free_job };
+
+/* ---- the owner's side ---- */
+
+/* Sets err: a map of f inside of these jobs, and of work of another process (`outside`, or NULL), is one too many. Names the functions of the chain, each once: there may be two or three that call each other. */
+static int refuse_depth(const tp_func *f, const tp_job *parent, const char *outside, tp_error *err)
+{
+    enum { NAMED_MAX = 5 };
+    const tp_func *named[NAMED_MAX];
+    unsigned times[NAMED_MAX] = { 0 }, n = 0, others = 0;
+    for (const tp_job *j = parent; f; f = j ? j->func : NULL, j = j ? j->parent : NULL) {
+        unsigned i = 0;
+        while (i < n && named[i] != f)
+            i++;
+        if (i == n && n < NAMED_MAX)
+            named[n++] = f;
+        if (i < NAMED_MAX)
+            times[i]++;
+        else
+            others++;
+    }
+    unsigned same = 0;
+    while (outside && same < n && strcmp(named[same]->name, outside) != 0)
+        same++;
+    if (outside && same < n)
+        times[same]++;
+    else if (outside)
+        others++;
+    char chain[400];
+    size_t len = 0;
+    for (unsigned i = 0; i < n && len < sizeof chain; i++)
+        len += (size_t)snprintf(chain + len, sizeof chain - len, "%s'%s' %u time%s", i ? ", " : "", named[i]->name, times[i], times[i] > 1 ? "s" : "");
+    if (others && len < sizeof chain)
+        snprintf(chain + len, sizeof chain - len, ", others %u", others);
+    return tp_error_set(err, TP_ELIMIT, "maps are nested deeper than %d: does '%s' call itself through map without an end? (%s)", TP_NESTING_MAX,
+                        named[0]->name, chain);
+}
+
+/* The function that the agent runs outermost, if that work is of no job here; else NULL. */
+static const char *name_outside(const tp_agent *owner)
+{
+    tp_work *w = owner->worker.current;
+    while (w && w->outer)
+        w = w->outer;
+    return w && !tp_slice_of(w) ? w->terms->name : NULL;
+}
+
+int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *err)
+{
+    const tp_slice *inside = c->owner ? tp_slice_of(c->owner->worker.current) : NULL;
+    tp_job *parent = inside ? inside->job : NULL;
+    unsigned depth = c->owner && c->owner->worker.current ? c->owner->worker.current->terms->depth + 1 : 0;
+    if (depth >= TP_NESTING_MAX)
+        return refuse_depth(c->func, parent, name_outside(c->owner), err);
+    tp_job *job = calloc(1, sizeof *job);
+    if (!job)
+        return tp_error_oom(err, "job");
+    tp_ref_init(&job->ref, &job_type);
+    job->engine = e;
+    job->func = tp_ref_hold(c->func);
+    job->terms = (tp_terms){ .name = job->func->name,
+                             .executor = c->executor->type->name,
+                             .number = atomic_fetch_add_explicit(&e->n_jobs, 1, memory_order_relaxed) + 1,
+                             .image = c->image ? tp_ref_hold(c->image) : NULL,
+                             .discards = c->discard,
+                             .returns = c->returns,
+                             .draws = c->draws,
+                             .has_leases = c->has_leases,
+                             .leases = c->leases,
+                             .depth = depth,
+                             .timeout_ns = c->timeout_ns,
+                             .recycle = c->recycle,
+                             .memory = c->memory };
+    job->executor_data = c->executor_data ? tp_ref_hold(c->executor_data) : NULL;
+    job->sites = c->sites;
+    job->executor = c->executor;
+    job->fallback = c->fallback;
+    job->recorder = c->recorder ? tp_ref_hold(c->recorder) : NULL;
+    job->waiter = c->waiter;
+    job->parent = parent ? tp_ref_hold(parent) : NULL;
+    job->owner_id = c->owner ? c->owner->worker.id : 0;
+    job->ordered = c->ordered;
+    job->keep_going = c->keep_going;
+    job->is_cheap = c->is_cheap;
+    job->window = c->window ? c->window : TP_WINDOW_MAX;
+    job->bytes_max = c->bytes ? c->bytes : TP_BYTES_MAX;
+    job->read_ahead = job->is_cheap ? job->window : 16;
+    job->retries = c->retries;
+    for (uint32_t i = 0; i < job->terms.returns.columns; i++)
+        if (job->terms.returns.array[i])
+            tp_ref_hold(job->terms.returns.array[i]);
+    job->total = c->total;
+    job->stop_at = UINT64_MAX;
+    job->opened_ns = uv_hrtime();
+    job->fifo_end = &job->fifo;
+    job->done_end = &job->done;
+    uv_mutex_lock(&e->lock);
+    job->random = uv_hrtime() | 1;
+    job->item_ns = job->func->item_ns;
+    job->last_count = job->item_ns > 0 ? 1 << 20 : 0;
+    job->is_cancelled = e->is_stopped || (parent && tp_job_is_unwanted(parent));
+    job->next = e->jobs;
+    if (e->jobs)
+        e->jobs->prev = job;
+    e->jobs = job;
+    uv_mutex_unlock(&e->lock);
+    if (!parent && job->total > 0)
+        atomic_fetch_add_explicit(&e->total, (uint64_t)job->total, memory_order_relaxed);
+    *out = job;
+    return 0;
+}
+
+void tp_job_close(tp_job *job)
+{
+    tp_engine *e = job->engine;
+    if (!tp_job_is_over(job))
+        tp_job_cancel(job);
+    uv_mutex_lock(&e->lock);
+    tp_job_untell(job);
+    TP_ASSERT(tp_job_is_balanced(job) && (job->prev ? job->prev->next : e->jobs) == job && (!job->next || job->next->prev == job));
+    *(job->prev ? &job->prev->next : &e->jobs) = job->next;
+    if (job->next)
+        job->next->prev = job->prev;
+    uv_mutex_unlock(&e->lock);
+    if (!job->parent) {
+        if (job->total > 0)
+            atomic_fetch_sub_explicit(&e->total, (uint64_t)job->total, memory_order_relaxed);
+        atomic_fetch_sub_explicit(&e->delivered, job->delivered, memory_order_relaxed);
+    }
+    tp_ref_drop(job);
+}
+
+/* Locked. Room for less than this is none yet: where the window is full, inputs would come in as small blocks as results are given out, and their
+ * results again, for ever (the silly window syndrome of RFC 813). Inputs worth a slice, but never much of the window. */
+static uint64_t least_room(const tp_job *job, uint64_t limit)
+{
+    double n = job->item_ns > 0 ? TP_SLICE_NS / job->item_ns : 1;
+    return n < 1 ? 1 : n < (double)(limit / 16) ? (uint64_t)n : limit / 16 + 1;
+}
+
+/* Locked. */
+static uint64_t room(const tp_job *job)
+{
+    bool is_full = job->bytes > job->bytes_max && job->queued > 0;
+    bool is_stopping = job->is_cancelled || job->stop_at != UINT64_MAX;
+    uint64_t limit = job->read_ahead < job->window ? job->read_ahead : job->window;
+    uint64_t in_flight = job->pushed - job->delivered;
+    return is_full || is_stopping || in_flight + least_room(job, limit) > limit ? 0 : limit - in_flight;
+}
+
+uint64_t tp_job_room(tp_job *job)
+{
+    tp_wakes w = { 0 };
+    uv_mutex_lock(&job->engine->lock);
+    tp_job_come_back(job, &w);
+    /* The workers had nothing left to take: reading further ahead would have kept them busy. */
+    if (job->drained && job->read_ahead < job->window) {
+        job->read_ahead *= 2;
+        job->drained = false;
+    }
+    uint64_t n = room(job);
+    uv_mutex_unlock(&job->engine->lock);
+    tp_wakes_send(&w);
+    return n;
+}
+
+bool tp_job_is_idle(tp_job *job)
+{
+    uv_mutex_lock(&job->engine->lock);
+    bool reads_further = job->drained && job->read_ahead < job->window;
+    bool is_idle = job->is_cancelled ||
+                   (job->pushed == job->finished && (job->ended || (!reads_further && room(job) == 0)));
+    uv_mutex_unlock(&job->engine->lock);
+    return is_idle;
+}
+
+int tp_job_push(tp_job *job, tp_block *b)
+{
+    tp_engine *e = job->engine;
+    tp_range *r = b->n ? malloc(sizeof *r) : NULL;
+    bool is_queued = r != NULL;
+    b->first = job->pushed;
+    b->open = b->n;
+    tp_wakes w = { 0 };
+    if (b->n == 0) {
+        tp_block_free(b);
+        return 0;
+    }
+    tp_trace_note(&e->trace, TP_EVENT_PUSH, job->owner_id, job->terms.number, b->first, b->n);
+    uv_mutex_lock(&e->lock);
+    job->pushed += b->n;
+    job->bytes += tp_block_size(b);
+    job->drained = false;
+    if (!r || job->is_cancelled || job->stop_at < b->first) {
+        tp_job_skip(job, b, b->n);
+        if (!r)
+            tp_job_cancel_locked(job); /* nothing of it can be run */
+        free(r);
+    } else {
+        *r = (tp_range){ .block = b, .count = b->n, .attempt = 1 };
+        tp_job_enqueue(job, r);
+        w.executor = job->executor;
+        w.takers = tp_job_takers(job);
+        tp_engine_wake_helpers(e);
+    }
+    TP_ASSERT(tp_job_is_balanced(job));
+    uv_mutex_unlock(&e->lock);
+    tp_wakes_send(&w);
+    return is_queued ? 0 : -1;
+}
+
+/* Of a block of inputs that is going to be pushed, the items between those that have results, as ranges by `next`. -1 when out of memory. */
+static int find_gaps(tp_range **gaps, tp_block *b, const tp_block *results)
+{
+    tp_range **end = gaps;
+    uint64_t at = b->first;
+    for (const tp_block *r = results; at < b->first + b->n; r = r ? r->next : NULL) {
+        uint64_t until = r ? r->first : b->first + b->n;
+        if (until > at) {
+            tp_range *gap = malloc(sizeof *gap);
+            if (!gap)
+                return -1;
+            *gap = (tp_range){ .block = b, .offset = (uint32_t)(at - b->first), .count = (uint32_t)(until - at), .attempt = 1 };
+            *end = gap;
+            end = &gap->next;
+        }
+        at = r ? r->first + r->n : until;
+    }
+    return 0;
+}
+
+/* Locked. One block of results that were there before: as take_result of finish.c, but nothing has been run. */
+static void take_known(tp_job *job, tp_block *inputs, tp_block *b)
+{
+    job->finished += b->n;
+    if (b->kind == TP_BLOCK_FAILURE)
+        tp_job_count_failure(job, b);
+    tp_job_release_inputs(job, inputs, b->n);
+    tp_job_add_result(job, b);
+}
+
+int tp_job_push_known(tp_job *job, tp_block *b, tp_block *results)
+{
+    if (!results)
+        return tp_job_push(job, b);
+    tp_engine *e = job->engine;
+    tp_range *gaps = NULL;
+    b->first = job->pushed;
+    for (tp_block *r = results; r; r = r->next)
+        if (r->kind == TP_BLOCK_FAILURE && r->first - b->first < b->n)
+            tp_block_encode_item(b, (uint32_t)(r->first - b->first), &r->input); /* or it does without */
+    int rc = find_gaps(&gaps, b, results);
+    tp_wakes w = { 0 };
+    b->open = b->n + 1; /* one more, until it is looked at no longer */
+    tp_trace_note(&e->trace, TP_EVENT_PUSH, job->owner_id, job->terms.number, b->first, b->n);
+    uv_mutex_lock(&e->lock);
+    job->pushed += b->n;
+    job->bytes += tp_block_size(b);
+    bool is_wanted = rc == 0 && !job->is_cancelled && job->stop_at >= b->first;
+    while (gaps) {
+        tp_range *gap = gaps;
+        gaps = gap->next;
+        if (is_wanted)
+            tp_job_enqueue(job, gap);
+        else
+            free(gap);
+    }
+    if (!is_wanted) {
+        tp_job_skip(job, b, b->n);
+        if (rc)
+            tp_job_cancel_locked(job);
+        tp_block_free_list(results);
+        results = NULL;
+    }
+    while (results) {
+        tp_block *next = results->next;
+        take_known(job, b, results);
+        results = next;
+    }
+    tp_job_release_inputs(job, b, 1);
+    job->drained = job->queued == 0; /* nothing of it keeps a worker busy: what is behind it may */
+    atomic_fetch_add_explicit(&job->news, 1, memory_order_release);
+    w.owner = tp_job_tell(job);
+    w.executor = job->executor;
+    w.takers = tp_job_takers(job);
+    tp_engine_wake_helpers(e);
+    TP_ASSERT(tp_job_is_balanced(job));
+    uv_mutex_unlock(&e->lock);
+    tp_wakes_send(&w);
+    return rc;
+}
+
+uint64_t tp_job_pushed(const tp_job *job)
+{
+    return job->pushed;
+}
+
+void tp_job_end(tp_job *job)
+{
+    uv_mutex_lock(&job->engine->lock);
+    job->ended = true;
+    if (job->total < 0 && !job->parent)
+        atomic_fetch_add_explicit(&job->engine->total, job->pushed, memory_order_relaxed);
+    if (job->total < 0)
+        job->total = (int64_t)job->pushed;
+    uv_mutex_unlock(&job->engine->lock);
+}
+
+/* Owner. Adds a block to those that came before their turn. -1 when out of memory. */
+static int push_early(tp_job *job, tp_block *b)
+{
+    if (job->n_early == job->early_room) {
+        size_t room = job->early_room ? 2 * job->early_room : 16;
+        tp_block **early = realloc(job->early, room * sizeof *early);
+        if (!early)
+            return -1;
+        job->early = early;
+        job->early_room = room;
+    }
+    size_t at = job->n_early++;
+    for (; at > 0 && job->early[(at - 1) / 2]->first > b->first; at = (at - 1) / 2)
+        job->early[at] = job->early[(at - 1) / 2];
+    job->early[at] = b;
+    return 0;
+}
+
+/* Owner. Takes the block whose turn it is out of them; NULL when it is not there. */
+static tp_block *pop_early(tp_job *job)
+{
+    if (job->n_early == 0 || job->early[0]->first != job->head)
+        return NULL;
+    tp_block *b = job->early[0], *last = job->early[--job->n_early];
+    size_t at = 0;
+    for (size_t child; (child = 2 * at + 1) < job->n_early; at = child) {
+        if (child + 1 < job->n_early && job->early[child + 1]->first < job->early[child]->first)
+            child++;
+        if (job->early[child]->first >= last->first)
+            break;
+        job->early[at] = job->early[child];
+    }
+    job->early[at] = last;
+    return b;
+}
+
+/* Owner. Puts what has come in its place. */
+static int place(tp_job *job, tp_block *b)
+{
+    while (b) {
+        tp_block *next = b->next;
+        b->next = NULL;
+        if (!job->ordered || b->kind == TP_BLOCK_RETRY) {
+            *job->fifo_end = b;
+            job->fifo_end = &b->next;
+        } else if (push_early(job, b)) {
+            tp_block_free(b);
+            tp_block_free_list(next);
+            return -1;
+        }
+        b = next;
+    }
+    return 0;
+}
+
+static tp_block *pop(tp_job *job)
+{
+    tp_block *b = job->fifo;
+    if (b) {
+        job->fifo = b->next;
+        if (!job->fifo)
+            job->fifo_end = &job->fifo;
+    } else {
+        b = pop_early(job);
+    }
+    return b;
+}
+
+tp_block *tp_job_next(tp_job *job, bool *err_memory)
+{
+    tp_engine *e = job->engine;
+    tp_wakes w = { 0 };
+    *err_memory = false;
+    tp_block *b = pop(job);
+    uv_mutex_lock(&e->lock);
+    while (!b && job->done) {
+        tp_block *done = job->done;
+        job->done = NULL;
+        job->done_end = &job->done;
+        uv_mutex_unlock(&e->lock);
+        int rc = place(job, done);
+        b = rc ? NULL : pop(job);
+        uv_mutex_lock(&e->lock);
+        if (rc) {
+            *err_memory = true;
+            break;
+        }
+    }
+    atomic_store_explicit(&job->is_asked, true, memory_order_relaxed);
+    tp_job_come_back(job, &w);
+    if (b) {
+        if (job->bytes > job->bytes_max) /* what this leaves may be less, and there is another item that the owner waits for */
+            tp_job_resume(job, &w);
+        tp_job_go_away(job);
+        job->bytes -= tp_block_size(b);
+        b->next = NULL;
+        if (b->kind != TP_BLOCK_RETRY) {
+            job->head += b->n;
+            job->delivered += b->n;
+        }
+    }
+    job->awaited = job->head;
+    uv_mutex_unlock(&e->lock);
+    if (b && !job->parent && b->kind != TP_BLOCK_RETRY)
+        atomic_fetch_add_explicit(&e->delivered, b->n, memory_order_relaxed);
+    tp_wakes_send(&w);
+    return b;
+}
+
+bool tp_job_is_over(tp_job *job)
+{
+    uv_mutex_lock(&job->engine->lock);
+    bool is_over = job->ended && job->delivered == job->pushed;
+    uv_mutex_unlock(&job->engine->lock);
+    return is_over;
+}
+
+bool tp_job_is_cancelled(tp_job *job)
+{
+    uv_mutex_lock(&job->engine->lock);
+    bool is_cancelled = job->is_cancelled;
+    uv_mutex_unlock(&job->engine->lock);
+    return is_cancelled;
+}
+
+void tp_job_set_reading(tp_job *job, bool reading)
+{
+    tp_wakes w = { 0 };
+    uv_mutex_lock(&job->engine->lock);
+    job->is_reading = reading;
+    atomic_store_explicit(&job->is_asked, true, memory_order_relaxed);
+    tp_job_come_back(job, &w);
+    uv_mutex_unlock(&job->engine->lock);
+    tp_wakes_send(&w);
+}
+
+void tp_job_leave(tp_job *job)
+{
+    uv_mutex_lock(&job->engine->lock);
+    tp_job_go_away(job);
+    uv_mutex_unlock(&job->engine->lock);
+}
+
+void tp_job_get_counts(tp_job *job, tp_job_counts *c)
+{
+    tp_wakes w = { 0 };
+    uv_mutex_lock(&job->engine->lock);
+    if (job->left_ns) { /* it only looks in */
+        tp_job_come_back(job, &w);
+        tp_job_go_away(job);
+    }
+    *c = (tp_job_counts){ .pushed = job->pushed,
+                          .finished = job->finished,
+                          .failed = job->failed,
+                          .delivered = job->delivered,
+                          .retried = job->retried,
+                          .skipped = job->skipped,
+                          .closed = job->ended };
+    uv_mutex_unlock(&job->engine->lock);
+    tp_wakes_send(&w);
+}
+
+tp_executor *tp_job_executor(const tp_job *job)
+{
+    uv_mutex_lock(&job->engine->lock);
+    tp_executor *ex = job->executor;
+    uv_mutex_unlock(&job->engine->lock);
+    return ex;
+}
+
+const tp_terms *tp_job_terms(const tp_job *job)
+{
+    return &job->terms;
+}
+
+tp_func *tp_job_func(const tp_job *job)
+{
+    return job->func;
+}
+
+tp_ref *tp_job_executor_data(const tp_job *job)
+{
+    return job->executor_data;
+}
+
+void tp_job_hold_back(tp_job *job, bool held_back)
+{
+    tp_wakes w = { 0 };
+    uv_mutex_lock(&job->engine->lock);
+    atomic_store_explicit(&job->is_held_back, held_back, memory_order_relaxed);
+    atomic_store_explicit(&job->is_asked, true, memory_order_release);
+    if (!held_back) {
+        w.executor = job->executor;
+        w.takers = tp_job_takers(job);
+    }
+    uv_mutex_unlock(&job->engine->lock);
+    tp_wakes_send(&w);
+}
+
+bool tp_job_is_undecided(const tp_job *job, uint64_t max_ns)
+{
+    /* Acquires: who sees that it was asked sees, too, that it was held back then. */
+    return !job->terms.discards && !atomic_load_explicit(&job->is_asked, memory_order_acquire) && uv_hrtime() - job->opened_ns < max_ns;
+}

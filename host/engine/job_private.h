@@ -1,0 +1,175 @@
+/* job_private.h: what the files of the engine share about a job: engine.c, schedule.c, finish.c,
+ * wait.c and job.c, nobody else. See job.h for the contract.
+ *
+ * Everything below that is not marked otherwise is guarded by engine->lock; functions whose comment
+ * says "locked" are called with it held. Wake-ups are decided under the lock and done after it. */
+#ifndef TP_JOB_PRIVATE_H
+#define TP_JOB_PRIVATE_H
+
+#include "base/invariant.h"
+#include "engine/exec.h"
+#include "engine/job.h"
+#include "engine/range.h"
+
+struct tp_job {
+    tp_ref ref; /* owners: the owner, each slice, each job nested in it */
+
+    /* Set by tp_job_open, read-only afterwards. */
+    tp_engine *engine;
+    tp_func *func;
+    tp_terms terms; /* its image and its arrays are held */
+    tp_ref *executor_data;
+    tp_executor *fallback;
+    tp_recorder *recorder;
+    tp_waiter *waiter;
+    tp_job *parent; /* the job inside whose item it was started, held; NULL */
+    bool ordered, keep_going, is_cheap;
+    uint64_t window;
+    size_t bytes_max;
+    tp_retries retries;
+    int64_t total;
+    uint64_t opened_ns;
+
+    /* ---- the owner's own ---- */
+    tp_block **early;   /* results that came before their turn: a binary heap, the block with the lowest index first */
+    size_t n_early, early_room;
+    uint64_t head;      /* index of the next result to give out */
+    tp_block *fifo, **fifo_end; /* unordered jobs: results as they came */
+    uint64_t delivered; /* results given out */
+    uint64_t pushed;    /* written by the owner under the lock */
+    uint64_t read_ahead;
+
+    /* ---- guarded by engine->lock ---- */
+    tp_job *next, *prev;             /* in engine->jobs */
+    tp_job *next_ready, *prev_ready; /* in func->ready */
+    bool is_ready;
+    tp_range *queue;   /* a heap by index: what comes first is served first, also what was given back or is tried again */
+    tp_range *delayed; /* a heap by time: what waits for its retry */
+    tp_block *done, **done_end;
+    uint64_t queued, n_delayed, finished, failed, retried, skipped;
+    uint64_t awaited; /* what head was when the owner looked last */
+    uint64_t stop_at; /* no item with a higher index is begun: one with this index failed */
+    uint64_t sites;   /* those that may run it, as bits; 0: any */
+    size_t bytes;     /* inputs that are not finished and results that are not given out */
+    unsigned running; /* slices */
+    uint32_t last_count; /* items of the last slice */
+    double item_ns;      /* what an item takes; 0: not known */
+    uint64_t left_ns;    /* since when the owner is away with results that it was given, see is_left; 0: it is not */
+    uint64_t random;     /* for the jitter of retries */
+    bool ended, is_cancelled, is_reading, drained;
+    bool is_starved; /* cancelled for want of memory */
+    tp_error *lost;  /* cancelled by tp_job_lose_all: why; not changed afterwards */
+    tp_executor *executor;
+    uint32_t owner_id; /* of the worker in whose item it was started; 0: none. For traces */
+    bool is_awaited; /* the owner wants its waiter woken */
+    bool is_told;    /* it has been, and the job is in waiter->news */
+    const void *helper; /* of the agent that waits for it and runs items meanwhile, see helper_id; NULL: none does */
+    tp_job *next_told, *prev_told;
+
+    _Atomic uint32_t news; /* written under the lock (release), read by the owner as it spins (acquire) */
+    _Atomic bool is_held_back, is_asked; /* written by the owner; hints but for what is read under the lock */
+};
+
+struct tp_engine {
+    uv_mutex_t lock;
+    tp_job *jobs;                          /* all that have an owner */
+    tp_func *ready_first, *ready_last;     /* functions that have jobs with queued inputs */
+    tp_slice *slices;                      /* all that are running */
+    tp_agent *helpers;                     /* agents that sleep for a nested job */
+    uint64_t next_due;                     /* the earliest retry, UINT64_MAX: none */
+    bool is_stopped;
+    _Atomic uint64_t delivered, total; /* relaxed; sums over jobs without a parent */
+    tp_trace trace;
+    _Atomic uint64_t n_jobs;   /* relaxed: numbers for jobs */
+    _Atomic uint32_t n_agents; /* relaxed: ids for their workers */
+};
+
+/* What to wake after the lock is released. */
+typedef struct tp_wakes {
+    tp_waiter *owner;
+    tp_executor *executor;
+    unsigned takers;
+} tp_wakes;
+
+/* ---- engine.c ---- */
+
+/* Not locked. Wakes whom they name. */
+void tp_wakes_send(const tp_wakes *w);
+
+/* Locked, all of these but tp_engine_tell_cancelled, which says more. Puts inputs into the job's queue, where what has the lowest index comes first; takes
+ * that out. */
+void tp_job_enqueue(tp_job *job, tp_range *r);
+tp_range *tp_job_dequeue(tp_job *job);
+
+/* To the end of the line, so that jobs and functions take turns. */
+void tp_job_rotate(tp_job *job);
+
+/* Is it, or one that it is nested in, cancelled? */
+bool tp_job_is_unwanted(const tp_job *job);
+
+/* The job has news: takes it to the waiter that wants to know, which the caller then wakes without the lock; NULL when none does. */
+tp_waiter *tp_job_tell(tp_job *job);
+
+/* The owner knows, or does not want to any more. */
+void tp_job_untell(tp_job *job);
+
+/* Agents that sleep for nested jobs look again; so does the first that wants its permit for the function back. */
+void tp_engine_wake_helpers(tp_engine *e);
+void tp_func_wake_resuming(tp_func *f);
+
+/* Items of an input block have their result; the last one frees it. */
+void tp_job_release_inputs(tp_job *job, tp_block *b, uint32_t n);
+
+/* Items that will not be run: they count as finished. Of those in the queue: all with an index above that. */
+void tp_job_skip(tp_job *job, tp_block *b, uint32_t n);
+void tp_job_skip_queued(tp_job *job, uint64_t above);
+
+/* Running slices whose items beyond `above` are not wanted any more return after their current item. */
+void tp_job_stop_slices(tp_job *job, uint64_t above);
+
+/* An item has failed for good, and so has the job: what is behind it is not wanted. */
+void tp_job_stop_behind(tp_job *job, uint64_t index);
+
+/* An item has the failure b, and is not tried again. True when that ends the job. */
+bool tp_job_count_failure(tp_job *job, const tp_block *b);
+
+/* The block goes to the owner. */
+void tp_job_add_result(tp_job *job, tp_block *b);
+
+/* Marks one job as cancelled; its owner is to be woken by the caller. */
+void tp_job_cancel_locked(tp_job *job);
+
+/* Locked, but not throughout. Wakes the owners of cancelled jobs. One that sleeps on a loop is woken without the lock: one at a time, since the list may
+ * change. */
+void tp_engine_tell_cancelled(tp_engine *e);
+
+/* Is each input that was pushed in exactly one place? For TP_ASSERT: builds without assertions lack it. */
+bool tp_job_is_balanced(const tp_job *job);
+
+/* ---- schedule.c ---- */
+
+/* How many workers the queue is worth: by time where it is known, else one (who wakes the next). */
+unsigned tp_job_takers(const tp_job *job);
+
+/* The owner is here; is away with results that it was given. Those who could run the job's items, and have found that they may not, look again. */
+void tp_job_come_back(tp_job *job, tp_wakes *w);
+void tp_job_go_away(tp_job *job);
+void tp_job_resume(tp_job *job, tp_wakes *w);
+
+/* Retries whose time has come go back to their queue; sets engine->next_due. */
+void tp_engine_promote_due(tp_engine *e, uint64_t now);
+
+/* What the jobs that the agent waits for now have as their `helper`: it waits in one place of each item that it runs, and outside of them. */
+const void *tp_agent_helper_id(const tp_agent *agent);
+
+/* The next job to serve for an agent that waits: one that it waits for, if the agent's kind runs it or its owner does, else one of the agent's kind below
+ * those. */
+tp_job *tp_agent_pick_awaited(tp_engine *e, const tp_agent *agent, uint64_t now);
+
+/* The agent's site, as an index of site_ns; -1 when it has none. Any thread. */
+int tp_agent_site(const tp_agent *agent);
+
+/* The slice that the work is, NULL when it is none of a job here: it came from elsewhere. Any thread. */
+tp_slice *tp_slice_of(tp_work *w);
+
+#endif

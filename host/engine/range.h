@@ -1,0 +1,32 @@
+/* range.h: consecutive inputs of a job that wait for somebody to take them, and heaps of such ranges.
+ *
+ * A heap gives the range with the least key first: the first input's index where inputs are served in order, a time where they wait for it.
+ * It needs no memory but the ranges', so that an input can always go back. Not synchronised: the job's files hold the engine's lock. */
+#ifndef TP_RANGE_H
+#define TP_RANGE_H
+
+#include "codec/block.h"
+
+/* Inputs of one block that nobody has taken, or that one slice has. */
+typedef struct tp_range {
+    struct tp_range *child, *next; /* in a heap: the first of those below, and the next one below the same; else free for the owner's use */
+    uint64_t key;                  /* in a heap: its place */
+    tp_block *block;
+    uint32_t offset, count;
+    uint32_t attempt; /* from 1 */
+    uint32_t crashes; /* attempts before this one that ended with their worker's process */
+} tp_range;
+
+/* The index of its first input in the job, from 0. */
+static inline uint64_t tp_range_first(const tp_range *r)
+{
+    return r->block->first + r->offset;
+}
+
+/* Puts r in the heap, whose root *heap is NULL when it is empty. In constant time. */
+void tp_range_push(tp_range **heap, tp_range *r, uint64_t key);
+
+/* Takes the range with the least key, which is *heap itself, out. In logarithmic time, over many calls. */
+tp_range *tp_range_pop(tp_range **heap);
+
+#endif

@@ -1,0 +1,440 @@
+/* schedule.c: who takes what: the next job to serve, how much of it, permits, when a job pauses; and the sink of the work that is taken. */
+#include "engine/job_private.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* ---- how much there is to do ---- */
+
+unsigned tp_job_takers(const tp_job *job)
+{
+    if (job->queued == 0)
+        return 0;
+    double ns = (double)job->queued * job->item_ns;
+    double n = job->item_ns > 0 && ns > TP_SMALL_NS ? 1 + ns / TP_SLICE_NS : 1;
+    return n < (double)job->queued ? (unsigned)n : (unsigned)job->queued;
+}
+
+/* ---- the owner's coming and going; locked ----
+ *
+ * Who reads results in a loop of its own (is_reading) takes its time over each, and may have left the loop for good, which nobody tells us. So the job
+ * begins nothing any more once some results wait and the owner has been away for TP_PAUSE_NS. It goes on when the owner is back.
+ *
+ * That must never happen to a job that its owner waits for: then it would be for ever. An owner is away only from when tp_job_next gave it results until it
+ * does the next thing to the job, whatever that is. One that has asked and was given nothing waits: in the loop, as a helper that runs items of this job or of
+ * others, as a task beside others, or by coming back now and then. How, and for how long, makes no difference; what it waits for may be a slow item, a
+ * retry, a place under the limit or an input. It is away again when it is given results, or says that it waits no longer (tp_job_leave). */
+
+static bool is_left(const tp_job *job, uint64_t now)
+{
+    return job->left_ns && job->finished - job->skipped - job->delivered >= TP_READY_MIN && now - job->left_ns > TP_PAUSE_NS;
+}
+
+void tp_job_resume(tp_job *job, tp_wakes *w)
+{
+    w->executor = job->executor;
+    w->takers = tp_job_takers(job);
+    tp_engine_wake_helpers(job->engine);
+}
+
+void tp_job_come_back(tp_job *job, tp_wakes *w)
+{
+    if (job->left_ns && uv_hrtime() - job->left_ns > TP_PAUSE_NS)
+        tp_job_resume(job, w);
+    job->left_ns = 0;
+}
+
+void tp_job_go_away(tp_job *job)
+{
+    job->left_ns = job->is_reading ? uv_hrtime() : 0;
+}
+
+/* ---- permits, and the sink of slices ---- */
+
+static bool has_place(const tp_func *f)
+{
+    return f->limit == 0 || (f->running < f->limit && !f->resuming);
+}
+
+/* Locked. The slice's item lends its place. */
+static void lend(tp_slice *s, tp_wakes *w)
+{
+    if (!s->has_place)
+        return;
+    tp_func *f = s->job->func;
+    TP_ASSERT(tp_engine_is_locked(s->agent->engine) && f->running > 0);
+    s->has_place = false;
+    f->running--;
+    tp_func_wake_resuming(f);
+    if (f->limit && f->ready_first) {
+        tp_engine_wake_helpers(s->agent->engine);
+        w->executor = f->ready_first->executor;
+        w->takers = 1;
+    }
+}
+
+/* Locked. Takes the place back that the agent's slice has lent, waiting for it. */
+static void regain(tp_agent *a, tp_slice *s)
+{
+    tp_func *f = s->job->func;
+    TP_ASSERT(tp_engine_is_locked(a->engine) && !s->has_place);
+    tp_agent **end = &f->resuming;
+    while (*end)
+        end = &(*end)->next_resuming;
+    a->next_resuming = NULL;
+    *end = a;
+    /* In turn: the first in line takes the first place that is free. */
+    while (f->limit && (f->running >= f->limit || f->resuming != a) && !tp_job_is_unwanted(s->job))
+        uv_cond_wait(&a->cond, &a->engine->lock);
+    tp_agent **at = &f->resuming;
+    while (*at != a)
+        at = &(*at)->next_resuming;
+    *at = a->next_resuming;
+    f->running++;
+    s->has_place = true;
+    tp_func_wake_resuming(f);
+}
+
+static void sink_append(tp_work *w, tp_block *b)
+{
+    tp_slice *s = (tp_slice *)w;
+    if (b->kind == TP_BLOCK_FAILURE && w->block->kind != TP_BLOCK_FAILURE && b->input.len == 0)
+        tp_block_encode_item(w->block, (uint32_t)(b->first - w->block->first), &b->input); /* where there is no memory, the failure does without */
+    *s->results_end = b;
+    s->results_end = &b->next;
+}
+
+static void sink_starve(tp_work *w)
+{
+    tp_job_starve(((tp_slice *)w)->job);
+}
+
+static bool sink_is_cancelled(const tp_work *w)
+{
+    const tp_job *job = ((const tp_slice *)w)->job;
+    uv_mutex_lock(&job->engine->lock);
+    bool is = tp_job_is_unwanted(job);
+    uv_mutex_unlock(&job->engine->lock);
+    return is;
+}
+
+static void sink_lend(tp_work *w)
+{
+    tp_slice *s = (tp_slice *)w;
+    tp_engine *e = s->job->engine;
+    tp_wakes after = { 0 };
+    uv_mutex_lock(&e->lock);
+    lend(s, &after);
+    uv_mutex_unlock(&e->lock);
+    tp_wakes_send(&after);
+}
+
+static void sink_regain(tp_work *w)
+{
+    tp_slice *s = (tp_slice *)w;
+    tp_engine *e = s->job->engine;
+    uv_mutex_lock(&e->lock);
+    regain(s->agent, s);
+    uv_mutex_unlock(&e->lock);
+}
+
+static const tp_sink slice_sink = {
+    .append = sink_append,
+    .starve = sink_starve,
+    .is_cancelled = sink_is_cancelled,
+    .lend = sink_lend,
+    .regain = sink_regain,
+};
+
+tp_slice *tp_slice_of(tp_work *w)
+{
+    return w && w->sink == &slice_sink ? (tp_slice *)w : NULL;
+}
+
+bool tp_slice_is_cancelled_locked(const tp_slice *s)
+{
+    return tp_job_is_unwanted(s->job);
+}
+
+bool tp_job_is_held_back(const tp_job *job)
+{
+    return atomic_load_explicit(&job->is_held_back, memory_order_relaxed);
+}
+
+/* ---- what comes next ---- */
+
+void tp_engine_promote_due(tp_engine *e, uint64_t now)
+{
+    TP_ASSERT(tp_engine_is_locked(e));
+    if (now < e->next_due)
+        return;
+    e->next_due = UINT64_MAX;
+    for (tp_job *j = e->jobs; j; j = j->next) {
+        while (j->delayed && j->delayed->key <= now) {
+            tp_range *r = tp_range_pop(&j->delayed);
+            j->n_delayed -= r->count;
+            tp_job_enqueue(j, r);
+        }
+        if (j->delayed && j->delayed->key < e->next_due)
+            e->next_due = j->delayed->key;
+    }
+}
+
+/* Locked. Has it inputs that may be begun now? */
+static bool can_take(const tp_job *job, uint64_t now)
+{
+    if (!job->queue || tp_job_is_held_back(job) || is_left(job, now))
+        return false;
+    /* Where results take much memory, only the item that the owner waits for is begun: none is before it in the queue. */
+    bool has_ready = job->finished - job->skipped > job->delivered;
+    return job->bytes <= job->bytes_max || !has_ready || tp_range_first(job->queue) <= job->awaited;
+}
+
+/* Locked. The next job to serve, for one at one of these sites: of the function that has the fewest slices running, in turns. */
+static tp_job *pick(tp_engine *e, const tp_executor *ex, uint64_t sites, uint64_t now)
+{
+    tp_job *best = NULL;
+    TP_ASSERT(tp_engine_is_locked(e));
+    for (tp_func *f = e->ready_first; f; f = f->next_ready) {
+        if (!has_place(f) || (best && f->running >= best->func->running))
+            continue;
+        tp_job *candidate = NULL;
+        int looked = 0; /* at those that could be taken from: of others there may be any number, as of loops that were left */
+        for (tp_job *j = f->ready_first; j && looked < 64; j = j->next_ready) {
+            if (j->executor != ex || (j->sites && !(j->sites & sites)) || !can_take(j, now))
+                continue;
+            looked++;
+            if (!candidate || j->running < candidate->running)
+                candidate = j;
+            if (candidate->running == 0)
+                break;
+        }
+        if (candidate)
+            best = candidate;
+        if (best && best->func->running == 0)
+            break;
+    }
+    return best;
+}
+
+const void *tp_agent_helper_id(const tp_agent *agent)
+{
+    return agent->worker.current ? (const void *)agent->worker.current : agent;
+}
+
+/* Locked. Was it started, through others perhaps, by an item of a job that this helper waits for? */
+static bool is_below(const tp_job *job, const void *helper)
+{
+    const tp_job *j = job->parent;
+    while (j && j->helper != helper)
+        j = j->parent;
+    return j != NULL;
+}
+
+tp_job *tp_agent_pick_awaited(tp_engine *e, const tp_agent *agent, uint64_t now)
+{
+    const void *helper = tp_agent_helper_id(agent);
+    bool goes_below = !(agent->executor->type->capabilities & TP_BY_OWNER);
+    tp_job *below = NULL;
+    TP_ASSERT(tp_engine_is_locked(e));
+    for (tp_func *f = e->ready_first; f; f = f->next_ready)
+        for (tp_job *j = has_place(f) ? f->ready_first : NULL; j; j = j->next_ready) {
+            bool is_ours = j->executor == agent->executor;
+            if (j->helper == helper) {
+                if ((is_ours || j->executor->type->capabilities & TP_BY_OWNER) && can_take(j, now))
+                    return j;
+            } else if (!below && goes_below && is_ours && is_below(j, helper) && can_take(j, now)) {
+                below = j;
+            }
+        }
+    return below;
+}
+
+int tp_agent_site(const tp_agent *agent)
+{
+    return agent->site ? __builtin_ctzll(agent->site) : -1;
+}
+
+/* Locked. What part of the rest of a job an agent may take at once. Of several sites each gets half of what is due to it by its speed, so that all of them
+ * end together; one whose speed is not known counts as the one that asks. */
+static double share_of(const tp_job *job, const tp_agent *agent, double item_ns)
+{
+    if (tp_agent_site(agent) < 0 || !job->sites)
+        return 1.0 / 8;
+    if (!(job->sites & (job->sites - 1)))
+        return 1;
+    double speeds = 0;
+    for (int d = 0; d < 64; d++)
+        if (job->sites >> d & 1)
+            speeds += 1 / (job->func->site_ns[d] > 0 ? (double)job->func->site_ns[d] : item_ns);
+    return 0.5 / item_ns / speeds;
+}
+
+/* Locked. How many items the agent takes: as many as the executor's time for a slice takes, growing from its least number; never more than a share of
+ * what is there, unless all of it is small. */
+static uint32_t slice_count(const tp_job *job, const tp_range *r, const tp_agent *agent)
+{
+    const tp_executor_type *type = job->executor->type;
+    uint32_t least = type->slice_min ? type->slice_min : 1;
+    const double item_ns = tp_agent_site(agent) >= 0 ? (double)job->func->site_ns[tp_agent_site(agent)] : job->item_ns;
+    if (item_ns <= 0)
+        return least < r->count ? least : r->count;
+    double wanted = (double)(type->slice_ns ? type->slice_ns : TP_SLICE_NS) / item_ns;
+    double small = TP_SMALL_NS / item_ns;
+    double share = ceil((double)job->queued * share_of(job, agent, item_ns));
+    if (wanted > share)
+        wanted = share > small ? share : small;
+    double grown = 16.0 * job->last_count;
+    if (wanted > grown)
+        wanted = grown;
+    if (wanted < least)
+        wanted = least;
+    if (tp_agent_site(agent) >= 0) /* even ones: a small rest is not worth what it costs to begin */
+        wanted = ceil(r->count / fmax(round(r->count / wanted), 1));
+    if (wanted >= r->count)
+        return r->count;
+    uint32_t n = (uint32_t)wanted, grain = type->slice_grain;
+    if (grain && n > grain)
+        n -= (r->block->first + r->offset + n) % grain;
+    return n;
+}
+
+bool tp_job_can_take_locked(tp_engine *e, const tp_executor *ex)
+{
+    /* As tp_job_take_locked: a worker that could take, and is given nothing, looks again without letting go of the lock, for which who stops the engine waits. */
+    return !e->is_stopped && pick(e, ex, UINT64_MAX, uv_hrtime()) != NULL;
+}
+
+/* Locked. After a slice of job was taken: is there work that is worth one more worker? */
+static bool has_more(const tp_engine *e, const tp_job *job)
+{
+    if (job->queued && has_place(job->func) &&
+        (job->item_ns <= 0 || (double)job->queued * job->item_ns > TP_SMALL_NS))
+        return true;
+    for (const tp_func *f = e->ready_first; f; f = f->next_ready)
+        if (f != job->func && has_place(f))
+            return true;
+    return job->next_ready && has_place(job->func);
+}
+
+/* ---- taking ---- */
+
+/* Memory for one more slice of the agent: what an earlier one left, mostly. Never NULL for one that has no slice. */
+static tp_slice *new_slice(tp_agent *agent)
+{
+    tp_slice *s = agent->spare;
+    if (s)
+        agent->spare = s->next;
+    else
+        s = calloc(1, sizeof *s);
+    return s;
+}
+
+/* Locked. Claims a slice of job, if there is one. */
+static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
+{
+    tp_slice *s = job ? new_slice(agent) : NULL;
+    if (job && !s) { /* a nested job, whose owner waits as a helper, or is this agent */
+        job->is_starved = true;
+        tp_job_cancel_locked(job);
+        tp_engine_wake_helpers(e);
+    }
+    if (!s)
+        return NULL;
+    tp_range *r = job->queue;
+    uint32_t n = slice_count(job, r, agent);
+    if (n < r->count) {
+        /* Without memory to split it the whole range is taken: coarser, still right. */
+        tp_range *part = malloc(sizeof *part);
+        if (part) {
+            *part = *r;
+            part->count = n;
+            r->offset += n;
+            r->count -= n;
+            r->key = tp_range_first(r); /* still before all others, which lie behind it */
+            job->queued -= n;
+            job->func->queued -= n;
+            r = part;
+        }
+    }
+    if (r == job->queue)
+        tp_job_dequeue(job);
+    tp_job_rotate(job);
+    job->last_count = r->count > job->last_count / 4 ? r->count : job->last_count / 4;
+    job->running++;
+    job->func->running++;
+    job->func->active += r->count;
+    if (job->queued == 0 && !job->ended && !job->drained) {
+        job->drained = true; /* the owner could read further ahead */
+        atomic_fetch_add_explicit(&job->news, 1, memory_order_release);
+    }
+    if (!agent->worker.current)
+        agent->executor->looking--;
+    tp_work_open(&s->work, &agent->worker, &slice_sink, &job->terms, r->block, r->offset, r->count, r->attempt);
+    s->job = tp_ref_hold(job);
+    s->agent = agent;
+    s->started_ns = now;
+    s->thread = uv_thread_self();
+    s->has_more = has_more(e, job);
+    s->range = r;
+    s->has_place = true;
+    s->results = NULL;
+    s->results_end = &s->results;
+    s->prev = NULL;
+    s->next = e->slices;
+    if (e->slices)
+        e->slices->prev = s;
+    e->slices = s;
+    tp_work_note(&s->work, TP_EVENT_TAKE, r->offset, r->count);
+    TP_ASSERT(tp_job_is_balanced(job));
+    return s;
+}
+
+tp_slice *tp_job_take_locked(tp_engine *e, tp_executor *ex, tp_agent *agent)
+{
+    uint64_t now = uv_hrtime();
+    if (e->is_stopped)
+        return NULL;
+    tp_engine_promote_due(e, now);
+    return take(e, pick(e, ex, agent->site, now), agent, now);
+}
+
+tp_slice *tp_job_take_awaited(tp_agent *agent)
+{
+    tp_engine *e = agent->engine;
+    tp_slice *s = NULL;
+    uv_mutex_lock(&e->lock);
+    if (!e->is_stopped) {
+        uint64_t now = uv_hrtime();
+        tp_engine_promote_due(e, now);
+        s = take(e, tp_agent_pick_awaited(e, agent, now), agent, now);
+    }
+    uv_mutex_unlock(&e->lock);
+    return s;
+}
+
+/* Locked. Asks slices that take long to return after their item, so that others can have the rest; gives the time when the
+ * next should be asked, 0 when there is none. */
+static uint64_t ask_to_share(tp_engine *e, const tp_executor *ex, uint64_t now)
+{
+    uint64_t when = 0;
+    TP_ASSERT(tp_engine_is_locked(e));
+    for (tp_slice *s = e->slices; s; s = s->next) {
+        if (s->job->executor != ex || (uint32_t)tp_work_running(&s->work) + 1 >= tp_work_end(&s->work) || s->job->func->limit == 1)
+            continue;
+        uint64_t due = s->started_ns + TP_STUCK_NS;
+        if (due <= now)
+            atomic_store_explicit(&s->work.ctl[1], 1, memory_order_relaxed);
+        else if (!when || due < when)
+            when = due;
+    }
+    return when;
+}
+
+uint64_t tp_job_idle_until(tp_engine *e, tp_executor *ex)
+{
+    uint64_t until = ask_to_share(e, ex, uv_hrtime());
+    if (e->next_due != UINT64_MAX && (!until || e->next_due < until))
+        until = e->next_due;
+    return until;
+}

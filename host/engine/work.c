@@ -1,0 +1,106 @@
+/* work.c: how results gather in a tp_work, on their way to its sink. See work.h. */
+#include "engine/work.h"
+
+#include "base/invariant.h"
+
+tp_block *tp_returns_block(const tp_returns *returns, uint64_t first, uint32_t n)
+{
+    tp_block *b = tp_block_new_borrowed(first, n, returns->columns);
+    for (uint32_t c = 0; b && c < b->columns; c++) {
+        b->type[c] = returns->type[c];
+        b->column[c] = (char *)returns->array[c]->data + first * tp_type_size((tp_type)b->type[c]);
+    }
+    return b;
+}
+
+void tp_work_open(tp_work *w, tp_worker *worker, const tp_sink *sink, const tp_terms *terms,
+                  tp_block *block, uint32_t offset, uint32_t count, uint32_t attempt)
+{
+    *w = (tp_work){ .worker = worker,
+                    .sink = sink,
+                    .terms = terms,
+                    .block = block,
+                    .offset = offset,
+                    .count = count,
+                    .attempt = attempt,
+                    .at = offset,
+                    .outer = worker->current,
+                    .lines = w->lines };
+    tp_draws_open(&w->draws, terms->draws, block->first);
+    atomic_init(&w->ctl[0], (int32_t)offset);
+    worker->current = w;
+}
+
+void tp_work_flush(tp_work *w)
+{
+    tp_block *b = w->values;
+    if (!b)
+        return;
+    w->values = NULL;
+    if (b->kind == TP_BLOCK_VALUES)
+        b->bytes.len = b->n ? b->ends[b->n - 1] : 0;
+    if (b->n > 0)
+        w->sink->append(w, b);
+    else
+        tp_block_free(b);
+}
+
+void tp_work_open_values(tp_work *w, tp_block *b)
+{
+    tp_work_flush(w);
+    b->first = w->block->first + w->at;
+    b->next = NULL;
+    w->values = b;
+}
+
+void tp_work_append(tp_work *w, tp_block *b, uint32_t offset)
+{
+    TP_ASSERT(offset >= w->offset && offset + (b->n ? b->n : 1) <= tp_work_end(w));
+    tp_work_flush(w);
+    b->first = w->block->first + offset;
+    b->next = NULL;
+    w->sink->append(w, b);
+}
+
+void tp_work_close_numbers(tp_work *w, uint32_t until)
+{
+    tp_block *b = w->numbers;
+    TP_ASSERT(b && until >= w->numbers_at && until <= tp_work_end(w));
+    w->numbers = NULL;
+    w->at = until;
+    b->n = until - w->numbers_at;
+    if (b->n == 0)
+        tp_block_free(b);
+    else
+        tp_work_append(w, b, w->numbers_at);
+}
+
+void tp_work_fail(tp_work *w, tp_block *failure)
+{
+    if (!failure) {
+        w->sink->starve(w);
+        return;
+    }
+    tp_work_append(w, failure, w->at);
+    w->at++;
+}
+
+void tp_work_pass_failure(tp_work *w)
+{
+    tp_work_fail(w, tp_block_copy_failure(w->block));
+}
+
+bool tp_work_recover(tp_work *w)
+{
+    if (w->numbers)
+        tp_work_close_numbers(w, (uint32_t)tp_work_running(w));
+    tp_work_flush(w);
+    return w->at < tp_work_end(w);
+}
+
+void tp_work_close(tp_work *w)
+{
+    TP_ASSERT(w->worker->current == w && !w->numbers);
+    tp_work_flush(w);
+    w->worker->current = w->outer;
+}

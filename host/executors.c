@@ -1,0 +1,13 @@
+/* executors.c: the table of executors. A new one is a file, which defines tp_exec_NAME, and a word here. */
+#include "executors.h"
+
+#include <stddef.h>
+
+/* The default first. */
+#define EXECUTORS(X) X(threads) X(processes) X(inline) X(opencl)
+
+#define DECLARE(name) extern const tp_executor_type tp_exec_##name;
+EXECUTORS(DECLARE)
+
+#define ADDRESS(name) &tp_exec_##name,
+const tp_executor_type *const tp_executor_types[] = { EXECUTORS(ADDRESS) NULL };

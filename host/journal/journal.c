@@ -1,0 +1,365 @@
+/* journal.c: the file, its lock and the thread that writes to it. */
+#include "journal/journal_private.h"
+
+#include "base/thread.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    BATCH_NS = 100 * 1000000,  /* how long what was recorded may wait for more */
+    BATCH_BYTES = 1 << 20,     /* or so much of it */
+    QUEUE_BYTES = 16 << 20,    /* who records waits when there is more */
+    CHECKS = 16                /* a cache looks how large it is when it has grown by this part of its limit */
+};
+
+struct tp_journal {
+    tp_ref ref; /* owners: the Lua state, each map */
+
+    /* Set by tp_journal_open, read-only afterwards. */
+    char *path, *lock_path;
+    int lock_fd;
+    uint64_t cache_bytes; /* 0: it is a journal */
+    tp_sqlite *owner; /* used by the owner's thread, with: */
+    sqlite3_stmt *select;
+    uv_thread_t thread;
+    bool has_lock, has_changed, has_thread;
+
+    tp_sqlite *writer; /* used by the thread, and before it is started, with these: */
+    sqlite3_stmt *insert, *use; /* use: of a cache */
+    uint64_t growth; /* bytes of rows since a cache has looked at its size; the maximum: it has not yet */
+
+    uv_mutex_t lock;
+    uv_cond_t changed; /* of all below */
+    /* ---- guarded by lock ---- */
+    tp_buf queue;
+    uint64_t n_recorded, n_written; /* rows */
+    unsigned n_flushing; /* who waits for n_written */
+    bool is_closing;
+    tp_error error; /* why nothing is written any more */
+};
+
+/* ---- one process at a time ---- */
+
+/* Who has written its name into the file of a lock. */
+static void read_holder(int fd, char *to, size_t size)
+{
+    ssize_t n = pread(fd, to, size - 1, 0);
+    to[n > 0 ? n : 0] = '\0';
+    to[strcspn(to, "\n")] = '\0';
+}
+
+/* Writes the name of this process into the file of its lock, for those who find it taken. */
+static void write_holder(int fd)
+{
+    char name[200];
+    int n = snprintf(name, sizeof name, "process %ld", (long)getpid()), command = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+    if (command >= 0) {
+        size_t at = (size_t)n + 2;
+        ssize_t more = read(command, name + at, sizeof name - at - 2);
+        close(command);
+        if (more > 1) {
+            memcpy(name + n, " (", 2);
+            for (char *p = name + at; p < name + at + more; p++)
+                if ((unsigned char)*p < ' ' || *p == 127)
+                    *p = ' '; /* between words, and whatever a terminal would obey */
+            at += (size_t)more - (name[at + (size_t)more - 1] == ' ');
+            name[at] = ')';
+            n = (int)at + 1;
+        }
+    }
+    if (ftruncate(fd, 0) || pwrite(fd, name, (size_t)n, 0) < 0)
+        return; /* it has no name, then */
+}
+
+/* A file beside the journal is locked as long as the process has it, however it ends. (Not the journal itself: SQLite's own locks there end when any
+ * descriptor of it is closed.) It goes away with an orderly end; whoever has opened it meanwhile finds that it is another one. */
+static int take_lock(tp_journal *j, tp_error *err)
+{
+    for (;;) {
+        int fd = open(j->lock_path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+        if (fd < 0)
+            return tp_error_set(err, TP_ESYS, "%.200s: cannot open %.200s: %s", j->path, j->lock_path, strerror(errno));
+        if (flock(fd, LOCK_EX | LOCK_NB)) {
+            char holder[200];
+            int why = errno;
+            read_holder(fd, holder, sizeof holder);
+            close(fd);
+            if (why == EWOULDBLOCK)
+                return tp_error_set(err, TP_EUSAGE, "%.200s is in use by %s", j->path, holder[0] ? holder : "another process");
+            return tp_error_set(err, TP_ESYS, "cannot lock %.200s: %s", j->lock_path, strerror(why));
+        }
+        struct stat here, there;
+        if (fstat(fd, &here) == 0 && stat(j->lock_path, &there) == 0 && here.st_ino == there.st_ino && here.st_dev == there.st_dev) {
+            j->lock_fd = fd;
+            write_holder(fd);
+            return 0;
+        }
+        close(fd);
+    }
+}
+
+/* ---- the thread ---- */
+
+/* Writes the rows of a queue in one transaction. */
+static int write_rows(tp_journal *j, const tp_buf *queue, tp_error *err)
+{
+    tp_sqlite *s = j->writer;
+    if (tp_sqlite_run(s, "begin immediate", "write to it", err))
+        return -1;
+    for (const uint8_t *p = queue->data; p < queue->data + queue->len;) {
+        sqlite3_stmt *statement = tp_row_state(p) == ROW_USED ? j->use : j->insert;
+        p = tp_row_bind(s, statement, p);
+        int rc = s->step(statement);
+        s->reset(statement);
+        if (rc != SQLITE_DONE) {
+            tp_sqlite_fail(s, "write to it", err);
+            s->exec(s->db, "rollback", NULL, NULL, NULL);
+            return -1;
+        }
+    }
+    if (tp_sqlite_run(s, "commit", "write to it", err) == 0)
+        return 0;
+    s->exec(s->db, "rollback", NULL, NULL, NULL);
+    return -1;
+}
+
+/* Lets those results of a cache go that were used longest ago, when it is too large: until it is somewhat smaller than it may be. Others may write to
+ * it meanwhile. */
+static int shrink(tp_journal *j, size_t written, tp_error *err)
+{
+    char sql[300];
+    if (j->growth != UINT64_MAX)
+        j->growth += written;
+    if (j->growth < j->cache_bytes / CHECKS)
+        return 0;
+    j->growth = 0;
+    snprintf(sql, sizeof sql, "delete from results where (select total(bytes) from results) > %llu and key in"
+             " (select key from (select key, sum(bytes) over (order by used desc, key) as with_newer from results) where with_newer > %llu);"
+             "pragma incremental_vacuum", (unsigned long long)j->cache_bytes, (unsigned long long)(j->cache_bytes - j->cache_bytes / CHECKS));
+    return tp_sqlite_run(j->writer, sql, "write to it", err);
+}
+
+/* Locked. Lets what has begun to gather become more, unless there is enough or somebody waits. */
+static void gather(tp_journal *j)
+{
+    uint64_t until = uv_hrtime() + BATCH_NS, now;
+    while (!j->is_closing && !j->n_flushing && j->queue.len < BATCH_BYTES && (now = uv_hrtime()) < until)
+        uv_cond_timedwait(&j->changed, &j->lock, until - now);
+}
+
+static void run(void *arg)
+{
+    tp_journal *j = arg;
+    tp_buf batch = { 0 };
+    uv_mutex_lock(&j->lock);
+    for (;;) {
+        while (j->queue.len == 0 && !j->is_closing)
+            uv_cond_wait(&j->changed, &j->lock);
+        if (j->queue.len == 0)
+            break;
+        gather(j);
+        tp_buf queue = j->queue;
+        j->queue = batch;
+        batch = queue;
+        uint64_t until = j->n_recorded;
+        uv_mutex_unlock(&j->lock);
+        tp_error err = { 0 };
+        int rc = write_rows(j, &batch, &err);
+        if (rc == 0 && j->cache_bytes)
+            rc = shrink(j, batch.len, &err);
+        tp_buf_clear(&batch);
+        uv_mutex_lock(&j->lock);
+        j->n_written = until;
+        if (rc && j->error.code == TP_OK)
+            j->error = err;
+        uv_cond_broadcast(&j->changed);
+    }
+    uv_mutex_unlock(&j->lock);
+    tp_buf_free(&batch);
+}
+
+/* ---- opening and closing ---- */
+
+static void close_journal(tp_ref *ref)
+{
+    tp_journal *j = (tp_journal *)ref;
+    if (j->has_thread) {
+        uv_mutex_lock(&j->lock);
+        j->is_closing = true;
+        uv_cond_broadcast(&j->changed);
+        uv_mutex_unlock(&j->lock);
+        uv_thread_join(&j->thread);
+    }
+    if (j->insert)
+        j->writer->finalize(j->insert);
+    if (j->use)
+        j->writer->finalize(j->use);
+    tp_sqlite_close(j->writer);
+    if (j->select)
+        j->owner->finalize(j->select);
+    tp_sqlite_close(j->owner); /* the last connection takes what is beside the file into it */
+    if (j->lock_fd >= 0) {
+        unlink(j->lock_path);
+        close(j->lock_fd);
+    }
+    if (j->has_changed)
+        uv_cond_destroy(&j->changed);
+    if (j->has_lock)
+        uv_mutex_destroy(&j->lock);
+    tp_buf_free(&j->queue);
+    free(j->path);
+    free(j->lock_path);
+    free(j);
+}
+
+const tp_ref_type tp_journal_type = { "tidepool.journal", close_journal };
+
+/* Makes a statement of the writer's. */
+static int prepare(tp_journal *j, sqlite3_stmt **to, const char *sql, tp_error *err)
+{
+    tp_sqlite *s = j->writer;
+    return s->prepare_v2(s->db, sql, -1, to, NULL) == SQLITE_OK ? 0 : tp_sqlite_fail(s, "write to it", err);
+}
+
+int tp_journal_open(tp_journal **out, const char *path, uint64_t cache_bytes, tp_error *err)
+{
+    const tp_schema *schema = cache_bytes ? &tp_schema_cache : &tp_schema_journal;
+    int rc = -1;
+    tp_journal *j = calloc(1, sizeof *j);
+    if (!j)
+        return tp_error_oom(err, schema->what);
+    tp_ref_init(&j->ref, &tp_journal_type);
+    j->lock_fd = -1;
+    j->cache_bytes = cache_bytes;
+    j->growth = UINT64_MAX;
+    j->path = strdup(path);
+    j->lock_path = malloc(strlen(path) + 6);
+    if (!j->path || !j->lock_path) {
+        tp_error_oom(err, schema->what);
+        goto out;
+    }
+    sprintf(j->lock_path, "%s-lock", path);
+    if (!cache_bytes && take_lock(j, err))
+        goto out;
+    if (tp_sqlite_open(&j->owner, path, schema->what, true, err) || tp_schema_open(j->owner, schema, err) ||
+        tp_sqlite_open(&j->writer, path, schema->what, true, err) || tp_sqlite_run(j->writer, "pragma synchronous = normal", "open it", err))
+        goto out;
+    if (prepare(j, &j->insert, cache_bytes ? tp_row_insert_result : tp_row_insert, err) || (cache_bytes && prepare(j, &j->use, tp_row_use_result, err)))
+        goto out;
+    j->has_lock = uv_mutex_init(&j->lock) == 0;
+    j->has_changed = uv_cond_init(&j->changed) == 0;
+    j->has_thread = j->has_lock && j->has_changed && tp_thread_create(&j->thread, 0, run, j) == 0;
+    if (!j->has_thread) {
+        tp_error_set(err, TP_ESYS, "%.300s: cannot start the thread that writes to it", path);
+        goto out;
+    }
+    *out = j;
+    j = NULL;
+    rc = 0;
+out:
+    tp_ref_drop(j);
+    return rc;
+}
+
+tp_sqlite *tp_journal_connection(tp_journal *j)
+{
+    return j->owner;
+}
+
+sqlite3_stmt *tp_journal_select(tp_journal *j, const char *sql, tp_error *err)
+{
+    if (!j->select && j->owner->prepare_v2(j->owner->db, sql, -1, &j->select, NULL) != SQLITE_OK)
+        tp_sqlite_fail(j->owner, "read it", err);
+    return j->select;
+}
+
+int tp_journal_flush(tp_journal *j, tp_error *err)
+{
+    uv_mutex_lock(&j->lock);
+    uint64_t until = j->n_recorded;
+    j->n_flushing++;
+    if (j->n_written < until)
+        uv_cond_broadcast(&j->changed);
+    while (j->n_written < until && j->error.code == TP_OK)
+        uv_cond_wait(&j->changed, &j->lock);
+    j->n_flushing--;
+    int rc = j->error.code == TP_OK ? 0 : tp_error_set(err, j->error.code, "%s", j->error.message);
+    uv_mutex_unlock(&j->lock);
+    return rc;
+}
+
+/* ---- recording ---- */
+
+/* Moves rows into the queue. `may_wait`: until there is room for them; else they are dropped where there is none. */
+static int enqueue(tp_journal *j, tp_buf *rows, uint64_t n, bool may_wait, tp_error *err)
+{
+    uv_mutex_lock(&j->lock);
+    while (may_wait && j->queue.len > QUEUE_BYTES && j->error.code == TP_OK)
+        uv_cond_wait(&j->changed, &j->lock);
+    bool was_empty = j->queue.len == 0, has_room = j->queue.len <= QUEUE_BYTES;
+    if (j->error.code != TP_OK || !has_room || rows->len == 0) {
+        n = 0;
+    } else if (was_empty) {
+        tp_buf empty = j->queue;
+        j->queue = *rows;
+        *rows = empty;
+    } else if (tp_buf_add(&j->queue, rows->data, rows->len)) {
+        tp_error_oom(&j->error, "journal");
+        n = 0;
+    }
+    j->n_recorded += n;
+    if (was_empty || j->queue.len > BATCH_BYTES || j->error.code != TP_OK)
+        uv_cond_broadcast(&j->changed);
+    int rc = j->error.code == TP_OK ? 0 : tp_error_set(err, j->error.code, "%s", j->error.message);
+    uv_mutex_unlock(&j->lock);
+    return rc;
+}
+
+int tp_journal_record(tp_journal *j, row *head, int64_t map, const tp_block *inputs, const tp_block *results, const tp_ran *ran, tp_error *err)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    head->duration = (double)ran->ns_per_item * 1e-9;
+    head->started = (double)now.tv_sec + (double)now.tv_nsec * 1e-9 - head->duration;
+    head->worker = ran->worker;
+    tp_buf rows = { 0 }, scratch = { 0 };
+    uint64_t n = 0;
+    int rc = 0;
+    for (const tp_block *b = results; b && rc == 0; b = b->next) {
+        for (uint32_t k = 0; k < b->n && rc == 0 && b->kind != TP_BLOCK_PARTIALS; k++) {
+            uint32_t offset = (uint32_t)(b->first + k - inputs->first);
+            const tp_tag *tag = inputs->tags ? &inputs->tags[offset] : NULL;
+            head->id = tp_item_id(map, b->first + k + 1);
+            head->attempts = ran->attempt + (tag ? tag->attempts : 0);
+            head->has_identity = tag != NULL;
+            if (tag)
+                memcpy(head->identity, tag->identity, sizeof head->identity);
+            rc = tp_row_write(&rows, head, inputs, offset, b, k, &scratch);
+            n += rc == 0;
+        }
+    }
+    rc = rc ? tp_error_oom(err, "journal") : enqueue(j, &rows, n, true, err);
+    tp_buf_free(&rows);
+    tp_buf_free(&scratch);
+    return rc;
+}
+
+void tp_journal_touch(tp_journal *j, const uint8_t key[16])
+{
+    row r = { .state = ROW_USED, .started = (double)time(NULL), .has_identity = true };
+    memcpy(r.identity, key, sizeof r.identity);
+    tp_buf rows = { 0 };
+    if (tp_buf_add(&rows, &r, sizeof r))
+        return; /* it goes somewhat earlier, then */
+    tp_error ignored = { 0 };
+    enqueue(j, &rows, 1, false, &ignored);
+    tp_buf_free(&rows);
+}

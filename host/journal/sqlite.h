@@ -1,0 +1,70 @@
+/* sqlite.h: SQLite as it is found on this machine, and one connection to a file.
+ *
+ * The library (libsqlite3.so.0) is opened when it is first asked for, never linked, so that a program without a journal starts as fast as without it, and
+ * needs it no more. What is used of its interface (sqlite3.h, which is in the public domain and does not change) is declared here. */
+#ifndef TP_SQLITE_H
+#define TP_SQLITE_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct sqlite3 sqlite3;
+typedef struct sqlite3_stmt sqlite3_stmt;
+
+enum { SQLITE_OK = 0, SQLITE_ROW = 100, SQLITE_DONE = 101 };
+enum { SQLITE_INTEGER = 1, SQLITE_FLOAT, SQLITE_TEXT, SQLITE_BLOB, SQLITE_NULL };
+
+#define TP_SQLITE_FUNCTIONS(X) \
+    X(int, open_v2, (const char *, sqlite3 **, int, const char *)) \
+    X(int, close_v2, (sqlite3 *)) \
+    X(int, exec, (sqlite3 *, const char *, int (*)(void *, int, char **, char **), void *, char **)) \
+    X(int, prepare_v2, (sqlite3 *, const char *, int, sqlite3_stmt **, const char **)) \
+    X(int, step, (sqlite3_stmt *)) \
+    X(int, reset, (sqlite3_stmt *)) \
+    X(int, finalize, (sqlite3_stmt *)) \
+    X(int, clear_bindings, (sqlite3_stmt *)) \
+    X(int, bind_null, (sqlite3_stmt *, int)) \
+    X(int, bind_double, (sqlite3_stmt *, int, double)) \
+    X(int, bind_int64, (sqlite3_stmt *, int, int64_t)) \
+    X(int, bind_text, (sqlite3_stmt *, int, const char *, int, void (*)(void *))) \
+    X(int, bind_blob, (sqlite3_stmt *, int, const void *, int, void (*)(void *))) \
+    X(int, column_count, (sqlite3_stmt *)) \
+    X(int, column_type, (sqlite3_stmt *, int)) \
+    X(double, column_double, (sqlite3_stmt *, int)) \
+    X(int64_t, column_int64, (sqlite3_stmt *, int)) \
+    X(const unsigned char *, column_text, (sqlite3_stmt *, int)) \
+    X(const void *, column_blob, (sqlite3_stmt *, int)) \
+    X(int, column_bytes, (sqlite3_stmt *, int)) \
+    X(const char *, errmsg, (sqlite3 *)) \
+    X(int, extended_errcode, (sqlite3 *)) \
+    X(int, busy_timeout, (sqlite3 *, int)) \
+    X(int, limit, (sqlite3 *, int, int))
+
+/* A connection: used by one thread at a time. */
+typedef struct tp_sqlite {
+    void *library;
+    sqlite3 *db;
+    char *path;
+    const char *what; /* the file is to be, for messages: "journal" */
+#define TP_SQLITE_FIELD(result, name, arguments) result (*name) arguments;
+    TP_SQLITE_FUNCTIONS(TP_SQLITE_FIELD)
+#undef TP_SQLITE_FIELD
+} tp_sqlite;
+
+/* Opens the file, which is called a `what` in messages: to read it only, or also to write it, and makes it then when it is not there. -1 with err set, which says what is wrong with which
+ * file; for want of the library, how to get it. */
+int tp_sqlite_open(tp_sqlite **out, const char *path, const char *what, bool may_write, tp_error *err);
+void tp_sqlite_close(tp_sqlite *s); /* accepts NULL */
+
+/* Sets err from the connection's last error: "run.db: cannot <what>: <why>". Gives -1. */
+int tp_sqlite_fail(tp_sqlite *s, const char *what, tp_error *err);
+
+/* Gives the number that a statement has in its first column; 0 where it gives no row. */
+int tp_sqlite_ask(tp_sqlite *s, const char *sql, int64_t *to, tp_error *err);
+
+/* Runs statements that give nothing. */
+int tp_sqlite_run(tp_sqlite *s, const char *sql, const char *what, tp_error *err);
+
+#endif

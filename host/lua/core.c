@@ -1,0 +1,297 @@
+/* core.c: the module "tidepool.core", which lua/tidepool/ is written against, is put together here: the context of each state, the functions of the files
+ * core_*.c, and the loaders of our Lua modules.
+ *
+ * Nothing in it is for users: arguments come from our own Lua code, so that the checks are there to catch our mistakes and to keep
+ * memory safe. What a user may do wrong comes back as nil and a message. */
+#include "lua/core.h"
+
+#include "base/lua_modules.h"
+#include "codec/codec.h"
+#include "codec/standard.h"
+#include "lua/core_private.h"
+#include "lua/value.h"
+#include "workers/pool.h"
+#include "workers/workers.h"
+
+#include <lauxlib.h>
+#include <stdio.h>
+#include <unistd.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <string.h>
+
+/* core.current() -> index, attempt, function name, worker, executor name of the item that runs; nothing outside of one */
+static int l_current(lua_State *L)
+{
+    context *ctx = get_context(L);
+    const tp_work *w = tp_core_work(ctx);
+    if (!w)
+        return 0;
+    lua_pushnumber(L, (double)w->block->first + tp_work_running(w) + 1);
+    lua_pushinteger(L, (lua_Integer)w->attempt);
+    lua_pushstring(L, w->terms->name);
+    lua_pushinteger(L, ctx->agent->worker.index);
+    lua_pushstring(L, w->terms->executor);
+    return 5;
+}
+
+/* core.keep(): the item that runs has spawned something, which worker.finish_kept is to be called for at the end of its work; gives what names the
+ * work, nothing outside of an item. */
+static int l_keep(lua_State *L)
+{
+    tp_work *w = tp_core_work(get_context(L));
+    if (!w)
+        return 0;
+    w->has_kept = true;
+    lua_pushlightuserdata(L, w);
+    return 1;
+}
+
+/* core.executors() -> a list of the executors in their order: { name =, summary =, and true or false for each of TP_CAPABILITIES } */
+static int l_executors(lua_State *L)
+{
+    static const struct {
+        const char *name;
+        unsigned flag;
+    } capabilities[] = {
+#define CAPABILITY(flag, bit, name) { name, flag },
+        TP_CAPABILITIES(CAPABILITY)
+#undef CAPABILITY
+    };
+    tp_executor *const *executors = get_context(L)->host->executors;
+    lua_newtable(L);                                     // list
+    for (int i = 0; executors[i]; i++) {
+        const tp_executor_type *type = executors[i]->type;
+        lua_newtable(L);                                 // list one
+        lua_pushstring(L, type->name);
+        lua_setfield(L, -2, "name");
+        lua_pushstring(L, type->summary);
+        lua_setfield(L, -2, "summary");
+        for (size_t k = 0; k < sizeof capabilities / sizeof *capabilities; k++) {
+            lua_pushboolean(L, (type->capabilities & capabilities[k].flag) != 0);
+            lua_setfield(L, -2, capabilities[k].name);
+        }
+        lua_rawseti(L, -2, i + 1);                       // list
+    }
+    return 1;
+}
+
+/* core.workers(n or nil) -> worker threads at most, and how many there are. With n, from 1: sets it, unless there are more. In the owner's state only. */
+static int l_workers(lua_State *L)
+{
+    tp_host *host = get_context(L)->host;
+    unsigned n = (unsigned)luaL_optinteger(L, 1, 0);
+    uv_mutex_lock(tp_engine_lock(host->engine));
+    unsigned threads = tp_pool_alive(tp_host_executor(host, tp_exec_threads.name));
+    unsigned processes = tp_pool_alive(tp_host_executor(host, tp_exec_processes.name));
+    unsigned alive = threads > processes ? threads : processes;
+    if (n > 0 && n >= alive)
+        host->config.workers = (int)n;
+    lua_pushinteger(L, host->config.workers);
+    uv_mutex_unlock(tp_engine_lock(host->engine));
+    lua_pushinteger(L, (lua_Integer)alive);
+    return 2;
+}
+
+/* core.add_builtins(name, table), core.add_class(name, metatable, by_value): see codec.h */
+static int l_add_builtins(lua_State *L)
+{
+    tp_codec_add_builtins(L, luaL_checkstring(L, 1), 2);
+    return 0;
+}
+
+static int l_add_class(lua_State *L)
+{
+    tp_codec_add_class(L, luaL_checkstring(L, 1), 2, lua_toboolean(L, 3));
+    return 0;
+}
+
+/* core.unique() -> a text that no other thing has which is called by such a text, in whatever process */
+static int l_unique(lua_State *L)
+{
+    char text[64];
+    uint64_t n = atomic_fetch_add_explicit(&get_context(L)->host->numbers, 1, memory_order_relaxed);
+    snprintf(text, sizeof text, "%d.%llu.%llx", (int)getpid(), (unsigned long long)n, (unsigned long long)uv_hrtime());
+    lua_pushstring(L, text);
+    return 1;
+}
+
+/* core.will_leave(): worker.leave is to be called before this worker's state is closed */
+static int l_will_leave(lua_State *L)
+{
+    get_context(L)->agent->worker.will_leave = true;
+    return 0;
+}
+
+static const luaL_Reg functions[] = {
+    { "unique", l_unique },
+    { "will_leave", l_will_leave },
+    { "current", l_current },
+    { "keep", l_keep },
+    { "executors", l_executors },
+    { "workers", l_workers },
+    { "add_builtins", l_add_builtins },
+    { "add_class", l_add_class },
+    { NULL, NULL },
+};
+
+/* package.preload["tidepool.core"]: upvalue 1 is the context */
+static int open_core(lua_State *L)
+{
+    tp_codec_ref_type(L, &tp_callee_type);
+    lua_pop(L, 1); /* the metatable, which the registry keeps */
+    lua_createtable(L, 0, 80);
+    tp_core_register(L, functions);
+    tp_core_register_func(L);
+    tp_core_register_job(L);
+    tp_core_register_array(L);
+    tp_core_register_random(L);
+    tp_core_register_device(L);
+    tp_core_register_io(L);
+    tp_core_register_journal(L);
+    tp_core_register_command(L);
+    tp_core_register_lines(L);
+    tp_core_register_loop(L);
+    tp_core_register_luv(L);
+    tp_value_push_invoke(L);
+    lua_setfield(L, -2, "invoke");
+    lua_pushstring(L, TP_VERSION);
+    lua_setfield(L, -2, "version");
+    lua_pushboolean(L, get_context(L)->agent != NULL);
+    lua_setfield(L, -2, "is_worker");
+    lua_pushstring(L, get_context(L)->host->config.executor);
+    lua_setfield(L, -2, "executor");
+    lua_pushlightuserdata(L, NULL);
+    lua_setfield(L, -2, "null");
+    return 1;
+}
+
+/* A module whose loading ended in an error (no memory, Ctrl-C) must not stay half loaded: `require` would refuse it for ever. Raises the error at
+ * the top. */
+static int forget_module(lua_State *L, const char *name)
+{
+    lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED"); // error loaded
+    lua_pushnil(L);                                // error loaded nil
+    lua_setfield(L, -2, name);                     // error loaded
+    lua_getfield(L, -1, "table.new");              // error loaded new
+    if (!lua_isfunction(L, -1)) {                  // the one library of LuaJIT's that ours load and that is not open before
+        lua_pushnil(L);
+        lua_setfield(L, -3, "table.new");
+    }
+    lua_pop(L, 2);                                 // error
+    return lua_error(L);
+}
+
+/* package.preload of an embedded module: upvalue 1 is its tp_lua_module */
+static int open_module(lua_State *L)
+{
+    const tp_lua_module *m = lua_touserdata(L, lua_upvalueindex(1));
+    char chunkname[64] = "=";
+    strncat(chunkname, m->name, sizeof chunkname - 2);
+    if (luaL_loadbuffer(L, (const char *)m->bytes, m->len, chunkname))
+        return forget_module(L, m->name);
+    /* Collecting would cost a third of the time that loading takes, and find nothing. */
+    bool was_collecting = lua_gc(L, LUA_GCISRUNNING, 0);
+    if (was_collecting)
+        lua_gc(L, LUA_GCSTOP, 0);
+    lua_pushstring(L, m->name);
+    int status = lua_pcall(L, 1, 1, 0);
+    if (was_collecting)
+        lua_gc(L, LUA_GCRESTART, -1);
+    return status ? forget_module(L, m->name) : 1;
+}
+
+static int free_context(lua_State *L)
+{
+    context *ctx = lua_touserdata(L, 1);
+    tp_buf_free(&ctx->scratch);
+    tp_ref_drop(ctx->lender);
+    ctx->lender = NULL;
+    tp_host_unlisten(ctx->listener);
+    ctx->listener = NULL;
+    return 0;
+}
+
+/* loaded package preload -> the same. Waits in coroutines of users yield through them to the task: see coroutines.lua. */
+static void install_coroutines(lua_State *L)
+{
+    static const char name[] = "tidepool.engine.coroutines";
+    lua_getfield(L, -1, name);
+    lua_pushstring(L, name);
+    lua_call(L, 1, 1);                           // loaded package preload coroutines
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -5, name);
+    lua_getfield(L, -1, "install");
+    lua_call(L, 0, 0);
+    lua_getfield(L, -4, "coroutine");            // loaded package preload coroutines coroutine
+    tp_codec_add_builtins(L, "coroutine", lua_gettop(L));
+    lua_pop(L, 2);
+}
+
+void tp_lua_core_open(struct lua_State *L, tp_host *host, tp_agent *agent)
+{
+    lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
+    lua_getfield(L, -1, "package");
+    lua_getfield(L, -1, "preload");              // loaded package preload
+    context *ctx = lua_newuserdata(L, sizeof *ctx);
+    *ctx = (context){ .host = host, .agent = agent, .main = L };
+    lua_newtable(L);
+    lua_pushcfunction(L, free_context);
+    lua_setfield(L, -2, "__gc");
+    lua_setmetatable(L, -2);                     // loaded package preload ctx
+    if (!agent) {
+        ctx->listener = tp_host_listen(host, L);
+        if (!ctx->listener)
+            tp_codec_raise_memory(L);
+    }
+    lua_pushvalue(L, -1);
+    tp_core_open_random(L, ctx);
+    lua_pushvalue(L, -1);
+    lua_pushcclosure(L, open_core, 1);
+    lua_setfield(L, -3, "tidepool.core");            // loaded package preload ctx
+    if (agent)
+        lua_pop(L, 1); /* workers have no loop to share */
+    else
+        tp_core_open_luv(L, -3);                 // loaded package preload
+    for (const tp_lua_module *m = tp_lua_modules; m->name; m++) {
+        lua_pushlightuserdata(L, (void *)m);
+        lua_pushcclosure(L, open_module, 1);
+        lua_setfield(L, -2, m->name);
+    }
+    if (!agent)
+        install_coroutines(L);
+    lua_pop(L, 3);
+}
+
+static int open_protected(lua_State *L)
+{
+    static const char *const path[] = { "_LOADED", "package", "preload" };
+    lua_pushvalue(L, LUA_REGISTRYINDEX);
+    for (int i = 0; i < 3; i++) {
+        lua_getfield(L, -1, path[i]);
+        if (!lua_istable(L, -1))
+            return luaL_error(L, "the state's standard libraries are not open");
+    }
+    lua_getfield(L, -1, "tidepool.core");
+    if (!lua_isnil(L, -1))
+        return luaL_error(L, "the state has been given a host before");
+    lua_settop(L, 1);
+    tp_codec_open(L);
+    tp_lua_core_open(L, lua_touserdata(L, 1), NULL);
+    for (tp_listener *l = ((tp_host *)lua_touserdata(L, 1))->listeners; l; l = l->next)
+        if (l->L == L)
+            l->is_driven = true;
+    tp_standard_settle(L, tp_codec_standard(L));
+    return 0;
+}
+
+int tp_lua_core_open_protected(struct lua_State *L, tp_host *host, tp_error *err)
+{
+    int status = lua_cpcall(L, open_protected, host);
+    if (status == 0)
+        return 0;
+    const char *why = lua_tostring(L, -1);
+    tp_error_set(err, status == LUA_ERRMEM ? TP_EMEMORY : TP_EUSAGE, "cannot open the Lua side: %s", why ? why : "unknown error");
+    lua_pop(L, 1);
+    return -1;
+}

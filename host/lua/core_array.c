@@ -1,0 +1,126 @@
+/* core_array.c: the memory of arrays (lua/tidepool/array.lua), which states and devices share. */
+#include "lua/core_private.h"
+
+#include "base/array.h"
+#include "base/atomic.h"
+#include "base/sort.h"
+#include "codec/codec.h"
+
+#include <lauxlib.h>
+#include <string.h>
+
+/* A void * of FFI is a cdata, whose address is behind what lua_topointer gives. */
+tp_array *tp_core_check_memory(lua_State *L, int index)
+{
+    tp_array *a = lua_type(L, index) == LUA_TLIGHTUSERDATA ? lua_touserdata(L, index) : NULL;
+    if (!a && lua_topointer(L, index))
+        memcpy(&a, lua_topointer(L, index), sizeof a);
+    luaL_argcheck(L, a && a->ref.type == &tp_array_type, index, "an array's memory expected");
+    return a;
+}
+
+/* The array at index, made by lua/tidepool/array.lua. It has its finalizer, so that what it is given here is its own whatever is raised later. */
+static tp_array_view *check_view(lua_State *L, int index)
+{
+    union {
+        const void *read;
+        tp_array_view *view;
+    } p = { lua_topointer(L, index) }; /* lua_touserdata knows no cdata */
+    luaL_argcheck(L, p.view, index, "an array expected");
+    return p.view;
+}
+
+/* core.array(array, bytes, zeroed) -> whether the array, which has none yet, has memory of its own now; false when there is none left */
+static int l_array(lua_State *L)
+{
+    tp_array_view *view = check_view(L, 1);
+    double size = luaL_checknumber(L, 2);
+    tp_array *a = size >= 0 && size < 0x1p46 ? tp_array_new(get_context(L)->host->arrays, (size_t)size, lua_toboolean(L, 3)) : NULL;
+    if (a) {
+        view->memory = a;
+        view->data = a->data;
+    }
+    lua_pushboolean(L, a != NULL);
+    return 1;
+}
+
+/* core.array_bytes() -> bytes of the arrays that somebody holds, in all states */
+static int l_array_bytes(lua_State *L)
+{
+    lua_pushnumber(L, (double)tp_array_pool_live(get_context(L)->host->arrays));
+    return 1;
+}
+
+/* core.hold(array, memory or another array, offset): the array, which has none yet, is in that memory too, at so many bytes from where that begins */
+static int l_hold(lua_State *L)
+{
+    tp_array_view *view = check_view(L, 1);
+    tp_array *a = lua_islightuserdata(L, 2) ? tp_core_check_memory(L, 2) : check_view(L, 2)->memory;
+    char *start = lua_islightuserdata(L, 2) ? a->data : check_view(L, 2)->data;
+    view->data = start + (size_t)luaL_checknumber(L, 3);
+    view->memory = tp_ref_hold(a);
+    return 0;
+}
+
+/* core.drop(array): the array's finalizer. Not in Lua, where reading `memory` makes a cdata, for which there may be no memory. */
+static int l_drop(lua_State *L)
+{
+    tp_array_view *view = check_view(L, 1);
+    tp_ref_drop(view->memory);
+    view->memory = NULL;
+    return 0;
+}
+
+/* core.memory(memory) -> the memory as light userdata, and where it begins */
+static int l_memory(lua_State *L)
+{
+    tp_array *a = tp_core_check_memory(L, 1);
+    lua_pushlightuserdata(L, a);
+    lua_pushlightuserdata(L, a->data);
+    return 2;
+}
+
+/* core.set_arrays(of, make): see tp_codec_set_arrays */
+static int l_set_arrays(lua_State *L)
+{
+    tp_codec_set_arrays(L, 1, 2);
+    return 0;
+}
+
+/* core.sort(array, number of its type) -> whether there was memory to sort it */
+static int l_sort(lua_State *L)
+{
+    tp_array_view *view = check_view(L, 1);
+    lua_pushboolean(L, tp_sort(view->data, (size_t)view->length, (tp_type)luaL_checkinteger(L, 2)) == 0);
+    return 1;
+}
+
+/* core.atomics(number of an element type) -> pointer to its functions, in the order of tp_atomic; nil: it has none */
+static int l_atomics(lua_State *L)
+{
+    int type = (int)luaL_checkinteger(L, 1);
+    luaL_argcheck(L, type >= 0 && type < TP_TYPES, 1, "an element type expected");
+    const tp_atomic_function *of = tp_atomic_functions((tp_type)type);
+    if (of)
+        lua_pushlightuserdata(L, (void *)(uintptr_t)of);
+    else
+        lua_pushnil(L);
+    return 1;
+}
+
+static const luaL_Reg functions[] = {
+    { "array", l_array },
+    { "atomics", l_atomics },
+    { "array_bytes", l_array_bytes },
+    { "hold", l_hold },
+    { "drop", l_drop },
+    { "memory", l_memory },
+    { "set_arrays", l_set_arrays },
+    { "sort", l_sort },
+    { NULL, NULL },
+};
+
+void tp_core_register_array(lua_State *L)
+{
+    tp_core_register(L, functions);
+}

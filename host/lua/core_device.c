@@ -1,0 +1,548 @@
+/* core_device.c: OpenCL devices: what there are, the programs and kernels of maps, and devices that are driven by hand. */
+#include "lua/core_private.h"
+
+#include "base/array.h"
+#include "codec/codec.h"
+#include "opencl/device.h"
+#include "opencl/exec_opencl.h"
+#include "workers/workers.h"
+
+#include <lauxlib.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void set_text(lua_State *L, const char *key, const char *text)
+{
+    lua_pushstring(L, text);
+    lua_setfield(L, -2, key);
+}
+
+static void set_number(lua_State *L, const char *key, double value)
+{
+    lua_pushnumber(L, value);
+    lua_setfield(L, -2, key);
+}
+
+static void set_boolean(lua_State *L, const char *key, bool value)
+{
+    lua_pushboolean(L, value);
+    lua_setfield(L, -2, key);
+}
+
+/* core.devices() -> list of tables in the order of OpenCL, or nil and why there are none */
+static int l_devices(lua_State *L)
+{
+    tp_error err = { 0 };
+    const tp_cl *cl = tp_host_opencl(get_context(L)->host, &err);
+    if (!cl)
+        return tp_core_push_message(L, &err);
+    lua_createtable(L, (int)cl->n, 0);
+    for (unsigned i = 0; i < cl->n; i++) {
+        const tp_cl_device *d = &cl->devices[i];
+        lua_newtable(L);                            // devices device
+        set_text(L, "name", d->name);
+        set_text(L, "platform", d->platform);
+        set_text(L, "vendor", d->vendor);
+        set_text(L, "version", d->version);
+        set_text(L, "driver", d->driver);
+        set_text(L, "type", d->type & CL_DEVICE_TYPE_GPU ? "gpu" : d->type & CL_DEVICE_TYPE_CPU ? "cpu" : "accelerator");
+        set_number(L, "compute_units", d->units);
+        set_number(L, "memory", (double)d->memory);
+        set_number(L, "max_buffer", (double)d->max_alloc);
+        set_number(L, "lanes_double", d->lanes_double);
+        set_number(L, "lanes_float", d->lanes_float);
+        set_boolean(L, "fp64", d->has_double);
+        set_boolean(L, "unified", d->is_unified);
+        lua_rawseti(L, -2, (int)i + 1);             // devices
+    }
+    return 1;
+}
+
+/* core.lent() -> the worker, and the numbers of the devices that the function that runs may drive: its option gpu; nothing when it has none */
+static int l_lent(lua_State *L)
+{
+    const context *ctx = get_context(L);
+    const tp_work *w = tp_core_work(ctx);
+    if (!w || !w->terms->has_leases)
+        return 0;
+    lua_pushinteger(L, ctx->agent->worker.index);
+    lua_newtable(L);
+    for (int i = 0, n = 0; i < TP_DEVICES_MAX; i++)
+        if (w->terms->leases >> i & 1) {
+            lua_pushinteger(L, i + 1);
+            lua_rawseti(L, -2, ++n);
+        }
+    return 2;
+}
+
+/* core.device_is_stuck(device number, seconds) -> has it run nothing else for so long but what was given up? See tp_opencl_is_stuck. */
+static int l_device_is_stuck(lua_State *L)
+{
+    tp_executor *ex = tp_host_executor(get_context(L)->host, tp_exec_opencl.name);
+    lua_pushboolean(L, tp_opencl_is_stuck(ex, (unsigned)luaL_checkinteger(L, 1) - 1, (uint64_t)(luaL_checknumber(L, 2) * 1e9)));
+    return 1;
+}
+
+/* ---- programs and kernels of maps ---- */
+
+/* core.program(device number, source, options, kernel name) -> program, or nil, a message, and the compiler's log */
+static int l_program(lua_State *L)
+{
+    tp_executor *ex = tp_host_executor(get_context(L)->host, tp_exec_opencl.name);
+    tp_error err = { 0 };
+    char *log = NULL;
+    if (!tp_host_is_usable(get_context(L)->host)) {
+        tp_error_set(&err, TP_EUSAGE, "Tidepool is not usable after fork, in the child");
+        return tp_core_push_message(L, &err);
+    }
+    unsigned device = (unsigned)luaL_checkinteger(L, 1) - 1;
+    const char *source = luaL_checkstring(L, 2), *options = luaL_checkstring(L, 3), *name = luaL_checkstring(L, 4);
+    tp_ref **box = tp_codec_push_box(L, &tp_program_type);
+    tp_program *p = tp_opencl_open_program(ex, device, source, options, name, &log, &err);
+    if (p) {
+        *box = &p->ref;
+        return 1;
+    }
+    tp_core_push_message(L, &err);
+    lua_pushstring(L, log); // nil message log; raises only when memory is out
+    free(log);
+    return 3;
+}
+
+static const char *get_text(lua_State *L, int t, const char *key)
+{
+    lua_getfield(L, t, key);
+    const char *text = lua_tostring(L, -1); /* the table keeps it */
+    lua_pop(L, 1);
+    return text;
+}
+
+static void get_argument(lua_State *L, int t, tp_argument *a)
+{
+    a->kind = (tp_argument_kind)tp_core_get_number(L, t, "kind", 0);
+    a->type = (tp_type)tp_core_get_number(L, t, "type", 0);
+    a->index = (unsigned)tp_core_get_number(L, t, "index", 1) - 1;
+    a->size = a->kind == TP_ARG_ARRAY ? (size_t)tp_core_get_number(L, t, "bytes", 1) : tp_type_size(a->type);
+    double value = tp_core_get_number(L, t, "value", 0);
+    if (a->type == TP_DOUBLE)
+        a->value.f64 = value;
+    else if (a->type == TP_FLOAT)
+        a->value.f32 = (float)value;
+    else
+        a->value.i64 = (int64_t)value; /* little endian: its first bytes are the narrower integer */
+    if (a->kind == TP_ARG_ARRAY) {
+        lua_getfield(L, t, "memory");
+        a->array = tp_ref_hold(tp_core_check_memory(L, lua_gettop(L)));
+        a->data = (char *)a->array->data + (size_t)tp_core_get_number(L, t, "offset", 0);
+        a->is_written = tp_core_get_boolean(L, t, "is_written");
+        lua_pop(L, 1);
+    }
+}
+
+/* Reads a list of types at field key; gives how many. */
+static unsigned get_types(lua_State *L, int t, const char *key, tp_type *types)
+{
+    lua_getfield(L, t, key);
+    unsigned n = (unsigned)lua_objlen(L, -1);
+    luaL_argcheck(L, n <= TP_KERNEL_COLUMNS_MAX, 1, "too many columns");
+    for (unsigned i = 0; i < n; i++) {
+        lua_rawgeti(L, -1, (int)i + 1);
+        types[i] = (tp_type)lua_tointeger(L, -1);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+    return n;
+}
+
+static char *copy_of(lua_State *L, const char *text)
+{
+    char *copy = text ? strdup(text) : NULL;
+    if (text && !copy)
+        tp_codec_raise_memory(L);
+    return copy;
+}
+
+static void get_failures(lua_State *L, int t, tp_kernel *k)
+{
+    lua_getfield(L, t, "failures");
+    unsigned n = (unsigned)lua_objlen(L, -1);
+    luaL_argcheck(L, n <= TP_FAILURES_MAX, 1, "too many failures");
+    for (unsigned i = 0; i < n; i++) {
+        tp_device_failure *f = &k->failures[i];
+        lua_rawgeti(L, -1, (int)i + 1);
+        int at = lua_gettop(L);
+        k->n_failures = i + 1;
+        f->plain = copy_of(L, get_text(L, at, "plain"));
+        f->before = copy_of(L, get_text(L, at, "before"));
+        f->after = copy_of(L, get_text(L, at, "after"));
+        f->n = tp_core_get_number(L, at, "n", 0);
+        const char *conversion = get_text(L, at, "conversion");
+        f->conversion = conversion ? conversion[0] : 'g';
+        f->width = (int)tp_core_get_number(L, at, "width", 0);
+        f->precision = (int)tp_core_get_number(L, at, "precision", conversion ? -1 : 14);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+}
+
+/* core.kernel { programs = { { device =, lanes =, program = }, ... }, arguments = { { kind =, type =, ... }, ... }, inputs =, outputs = lists of types,
+ * booleans = { [output] = true }, failures = { { plain =, before =, after =, n = }, ... }, detail =, group =, has_rows =, is_foreign = } -> kernel: see
+ * tp_kernel */
+static int l_kernel(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TTABLE);
+    tp_ref **box = tp_codec_push_box(L, &tp_kernel_type);
+    tp_kernel *k = tp_kernel_new();
+    if (!k)
+        return tp_codec_raise_memory(L);
+    *box = &k->ref; /* owns it when something below raises */
+    lua_getfield(L, 1, "programs");
+    for (int i = 1, n = (int)lua_objlen(L, -1); i <= n; i++) {
+        lua_rawgeti(L, -1, i);                          // kernel programs one
+        int at = lua_gettop(L);
+        lua_getfield(L, at, "program");                 // kernel programs one program
+        tp_program *p = tp_codec_to_ref(L, -1, &tp_program_type);
+        luaL_argcheck(L, p && !k->programs[p->device], 1, "a program for each device expected");
+        k->programs[p->device] = tp_ref_hold(p);
+        k->lanes[p->device] = (unsigned)tp_core_get_number(L, at, "lanes", 1);
+        k->devices |= (uint64_t)1 << p->device;
+        lua_pop(L, 2);
+    }
+    lua_getfield(L, 1, "arguments");
+    int n = (int)lua_objlen(L, -1);
+    luaL_argcheck(L, n <= TP_ARGUMENTS_MAX, 1, "too many arguments");
+    for (int i = 1; i <= n; i++) {
+        lua_rawgeti(L, -1, i);
+        get_argument(L, lua_gettop(L), &k->arguments[i - 1]);
+        k->n_arguments = (unsigned)i;
+        k->is_writer |= k->arguments[i - 1].is_written;
+        if (k->arguments[i - 1].kind == TP_ARG_DETAILS)
+            k->details = k->arguments[i - 1].type;
+        lua_pop(L, 1);
+    }
+    k->n_inputs = get_types(L, 1, "inputs", k->input_type);
+    k->n_outputs = get_types(L, 1, "outputs", k->output_type);
+    lua_getfield(L, 1, "booleans");
+    for (unsigned c = 0; c < k->n_outputs; c++) {
+        lua_rawgeti(L, -1, (int)c + 1);
+        k->is_boolean[c] = lua_toboolean(L, -1);
+        lua_pop(L, 1);
+    }
+    get_failures(L, 1, k);
+    k->detail = (int)tp_core_get_number(L, 1, "detail", 0) - 1;
+    k->group = (unsigned)tp_core_get_number(L, 1, "group", 1);
+    k->has_rows = tp_core_get_boolean(L, 1, "has_rows");
+    k->is_foreign = tp_core_get_boolean(L, 1, "is_foreign");
+    lua_getfield(L, 1, "where");
+    if (lua_isstring(L, -1) && !(k->where = strdup(lua_tostring(L, -1))))
+        tp_codec_raise_memory(L);
+    lua_pop(L, 1);
+    lua_settop(L, 2);
+    return 1;
+}
+
+/* ---- by hand: see device.h ---- */
+
+/* In a forked child a driver's threads are gone: waiting for them would have no end. */
+static tp_queue *check_queue(lua_State *L, int index)
+{
+    if (!tp_host_is_usable(get_context(L)->host)) {
+        lua_pushliteral(L, "Tidepool is not usable after fork, in the child");
+        lua_error(L);
+    }
+    return tp_core_check_ref(L, index, &tp_queue_type);
+}
+
+static int push_true_or(lua_State *L, int rc, const tp_error *err)
+{
+    if (rc)
+        return tp_core_push_message(L, err);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* tp_queue.is_given_up: Ctrl-C, which is taken, so that what the queue says is the error; or the map in whose item a worker waits was cancelled. */
+static bool is_given_up(void *user)
+{
+    const context *ctx = user;
+    const tp_work *w = tp_core_work(ctx);
+    if (ctx->agent)
+        return w && w->sink->is_cancelled(w);
+    return tp_host_take_interrupt(ctx->host);
+}
+
+/* core.queue(device number) -> queue, or nil and a message */
+static int l_queue(lua_State *L)
+{
+    context *ctx = get_context(L);
+    tp_executor *ex = tp_host_executor(ctx->host, tp_exec_opencl.name);
+    unsigned device = (unsigned)luaL_checkinteger(L, 1) - 1;
+    tp_error err = { 0 };
+    tp_queue *q;
+    if (!tp_host_is_usable(ctx->host))
+        tp_error_set(&err, TP_EUSAGE, "Tidepool is not usable after fork, in the child");
+    else if (tp_queue_open(&q, ex, device, &err) == 0) {
+        q->is_given_up = is_given_up; /* the context lives as long as the state, whose the queue is */
+        q->user = ctx;
+        tp_codec_push_ref(L, &q->ref);
+        tp_ref_drop(q);
+        return 1;
+    }
+    return tp_core_push_message(L, &err);
+}
+
+/* core.finish_queue(queue) -> true, or nil and a message */
+static int l_finish_queue(lua_State *L)
+{
+    tp_error err = { 0 };
+    int rc = tp_queue_finish(check_queue(L, 1), &err);
+    return push_true_or(L, rc, &err);
+}
+
+/* core.buffer(queue, bytes, memory, offset) -> buffer and whether the memory is its own, or nil and a message: filled with what is there, or, without
+ * memory, with zeros */
+static int l_buffer(lua_State *L)
+{
+    tp_queue *q = check_queue(L, 1);
+    tp_array *a = lua_isnoneornil(L, 3) ? NULL : tp_core_check_memory(L, 3);
+    size_t size = (size_t)luaL_checknumber(L, 2), offset = (size_t)luaL_optnumber(L, 4, 0);
+    luaL_argcheck(L, !a || (offset <= a->size && size <= a->size - offset), 2, "more bytes than the memory has");
+    tp_error err = { 0 };
+    tp_buffer *b;
+    if (tp_buffer_open(&b, q, size, a, a ? (char *)a->data + offset : NULL, &err))
+        return tp_core_push_message(L, &err);
+    tp_codec_push_ref(L, &b->ref);
+    lua_pushboolean(L, b->array != NULL);
+    tp_ref_drop(b);
+    return 2;
+}
+
+static size_t check_size(lua_State *L, int index)
+{
+    lua_Number x = luaL_checknumber(L, index);
+    luaL_argcheck(L, x >= 0 && x < 9e15, index, "a size expected");
+    return (size_t)x;
+}
+
+/* The buffer at `index` and the place at `index` + 1, from which `size` bytes are to be there. */
+static tp_buffer *check_place(lua_State *L, int index, size_t size, size_t *at)
+{
+    tp_buffer *b = tp_core_check_ref(L, index, &tp_buffer_type);
+    *at = check_size(L, index + 1);
+    luaL_argcheck(L, *at <= b->size && size <= b->size - *at, index + 1, "more bytes than there are");
+    return b;
+}
+
+/* (queue, buffer, at, memory, offset, bytes): what is read and written */
+static char *check_transfer(lua_State *L, tp_buffer **b, size_t *at, size_t *size)
+{
+    tp_array *a = tp_core_check_memory(L, 4);
+    size_t offset = check_size(L, 5);
+    *size = check_size(L, 6);
+    *b = check_place(L, 2, *size, at);
+    luaL_argcheck(L, offset <= a->size && *size <= a->size - offset, 6, "more bytes than there are");
+    return (char *)a->data + offset;
+}
+
+/* core.read_buffer(queue, buffer, at, memory, offset, bytes, type) -> true, or nil and a message */
+static int l_read_buffer(lua_State *L)
+{
+    size_t size, at;
+    tp_buffer *b;
+    char *to = check_transfer(L, &b, &at, &size);
+    tp_error err = { 0 };
+    int rc = tp_buffer_read(check_queue(L, 1), b, at, to, size, (tp_type)luaL_checkinteger(L, 7), &err);
+    return push_true_or(L, rc, &err);
+}
+
+/* core.write_buffer(queue, buffer, at, memory, offset, bytes) -> true, or nil and a message */
+static int l_write_buffer(lua_State *L)
+{
+    size_t size, at;
+    tp_buffer *b;
+    const char *from = check_transfer(L, &b, &at, &size);
+    tp_error err = { 0 };
+    int rc = tp_buffer_write(check_queue(L, 1), b, at, from, size, &err);
+    return push_true_or(L, rc, &err);
+}
+
+/* core.copy_buffer(queue, to, at, from, at there, bytes) -> true, or nil and a message */
+static int l_copy_buffer(lua_State *L)
+{
+    size_t size = check_size(L, 6), at, from_at;
+    tp_buffer *to = check_place(L, 2, size, &at), *from = check_place(L, 4, size, &from_at);
+    tp_error err = { 0 };
+    int rc = tp_buffer_copy(check_queue(L, 1), to, at, from, from_at, size, &err);
+    return push_true_or(L, rc, &err);
+}
+
+/* core.fill_buffer(queue, buffer, at, bytes, the bytes of an element) -> true, or nil and a message */
+static int l_fill_buffer(lua_State *L)
+{
+    size_t size = check_size(L, 4), at, pattern_size;
+    tp_buffer *b = check_place(L, 2, size, &at);
+    const char *pattern = luaL_checklstring(L, 5, &pattern_size);
+    tp_error err = { 0 };
+    int rc = tp_buffer_fill(check_queue(L, 1), b, at, size, pattern, pattern_size, &err);
+    return push_true_or(L, rc, &err);
+}
+
+/* core.slice_buffer(buffer, at, bytes) -> buffer, or nil and a message */
+static int l_slice_buffer(lua_State *L)
+{
+    size_t size = check_size(L, 3), at;
+    tp_buffer *b = check_place(L, 1, size, &at), *slice;
+    tp_error err = { 0 };
+    if (tp_buffer_slice(&slice, b, at, size, &err))
+        return tp_core_push_message(L, &err);
+    tp_codec_push_ref(L, &slice->ref);
+    tp_ref_drop(slice);
+    return 1;
+}
+
+/* core.launcher_time(queue, launcher) -> seconds that its last launch took, or nil and a message */
+static int l_launcher_time(lua_State *L)
+{
+    double seconds;
+    tp_error err = { 0 };
+    if (tp_launcher_time(check_queue(L, 1), tp_core_check_ref(L, 2, &tp_launcher_type), &seconds, &err))
+        return tp_core_push_message(L, &err);
+    lua_pushnumber(L, seconds);
+    return 1;
+}
+
+/* core.kernels(program) -> the names of its kernels with ";" between them, or nil and a message */
+static int l_kernels(lua_State *L)
+{
+    char names[4096];
+    tp_error err = { 0 };
+    if (tp_program_kernels(tp_core_check_ref(L, 1, &tp_program_type), names, sizeof names, &err))
+        return tp_core_push_message(L, &err);
+    lua_pushstring(L, names);
+    return 1;
+}
+
+/* core.launcher(program, name) -> launcher, parameters, its largest group, and the group that its source requires (a list, or nil); or nil and a message.
+ * A parameter is { type, name, space }, or false when the compiler has not kept it. */
+static int l_launcher(lua_State *L)
+{
+    tp_program *p = tp_core_check_ref(L, 1, &tp_program_type);
+    tp_error err = { 0 };
+    tp_launcher *l;
+    if (tp_launcher_open(&l, p, luaL_checkstring(L, 2), &err))
+        return tp_core_push_message(L, &err);
+    tp_codec_push_ref(L, &l->ref); /* owns it */
+    tp_ref_drop(l);
+    lua_createtable(L, (int)l->n_parameters, 0);         // launcher parameters
+    for (unsigned i = 0; i < l->n_parameters; i++) {
+        tp_parameter parameter;
+        if (tp_launcher_parameter(l, i, &parameter)) {
+            lua_createtable(L, 3, 0);                    // launcher parameters one
+            lua_pushstring(L, parameter.type);
+            lua_rawseti(L, -2, 1);
+            lua_pushstring(L, parameter.name);
+            lua_rawseti(L, -2, 2);
+            lua_pushstring(L, parameter.space == CL_KERNEL_ARG_ADDRESS_GLOBAL ? "global" :
+                              parameter.space == CL_KERNEL_ARG_ADDRESS_CONSTANT ? "constant" :
+                              parameter.space == CL_KERNEL_ARG_ADDRESS_LOCAL ? "local" : "private");
+            lua_rawseti(L, -2, 3);
+        } else {
+            lua_pushboolean(L, 0);
+        }
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+    lua_pushnumber(L, (double)l->local_max);
+    if (l->local[0] == 0) {
+        lua_pushnil(L);
+        return 4;
+    }
+    lua_createtable(L, 3, 0);                            // launcher parameters largest required
+    for (int i = 0; i < 3; i++) {
+        lua_pushnumber(L, (double)l->local[i]);
+        lua_rawseti(L, -2, i + 1);
+    }
+    return 4;
+}
+
+/* Reads up to three sizes from the list at index t; gives how many. */
+static unsigned get_sizes(lua_State *L, int t, size_t *sizes)
+{
+    unsigned n = (unsigned)lua_objlen(L, t);
+    luaL_argcheck(L, n >= 1 && n <= 3, t, "one to three sizes expected");
+    for (unsigned i = 0; i < n; i++) {
+        lua_rawgeti(L, t, (int)i + 1);
+        sizes[i] = (size_t)lua_tonumber(L, -1);
+        lua_pop(L, 1);
+    }
+    return n;
+}
+
+/* core.launch(queue, launcher, global sizes, local sizes, arguments, offsets or nil) -> true, or nil and a message. An argument is a buffer, a string of the value's bytes, or
+ * a number: so many bytes of local memory. */
+static int l_launch(lua_State *L)
+{
+    tp_queue *q = check_queue(L, 1);
+    tp_launcher *l = tp_core_check_ref(L, 2, &tp_launcher_type);
+    tp_launch_range range = { 0 };
+    range.dimensions = get_sizes(L, 3, range.global);
+    luaL_argcheck(L, get_sizes(L, 4, range.local) == range.dimensions, 4, "as many sizes as the global ones expected");
+    if (!lua_isnoneornil(L, 6))
+        luaL_argcheck(L, get_sizes(L, 6, range.offset) == range.dimensions, 6, "as many offsets as sizes expected");
+    luaL_checktype(L, 5, LUA_TTABLE);
+    luaL_argcheck(L, lua_objlen(L, 5) == l->n_parameters, 5, "an argument for each parameter expected");
+    tp_launch_argument *arguments = lua_newuserdata(L, (l->n_parameters + 1) * sizeof *arguments);
+    for (unsigned i = 0; i < l->n_parameters; i++) {
+        tp_launch_argument *a = &arguments[i];
+        *a = (tp_launch_argument){ 0 };
+        lua_rawgeti(L, 5, (int)i + 1);                   // ... argument; the table keeps it
+        if (lua_type(L, -1) == LUA_TSTRING)
+            a->bytes = lua_tolstring(L, -1, &a->size);
+        else if (lua_type(L, -1) == LUA_TNUMBER)
+            a->size = (size_t)lua_tonumber(L, -1);
+        else
+            a->buffer = tp_core_check_ref(L, lua_gettop(L), &tp_buffer_type);
+        lua_pop(L, 1);
+    }
+    tp_error err = { 0 };
+    if (tp_launch(q, l, &range, arguments, &err))
+        return tp_core_push_message(L, &err);
+    if (tp_program_is_new(l->program)) {
+        if (tp_queue_finish(q, &err))
+            return tp_core_push_message(L, &err);
+        tp_program_keep(l->program);
+    }
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+static const luaL_Reg functions[] = {
+    { "devices", l_devices },
+    { "lent", l_lent },
+    { "device_is_stuck", l_device_is_stuck },
+    { "program", l_program },
+    { "kernel", l_kernel },
+    { "queue", l_queue },
+    { "finish_queue", l_finish_queue },
+    { "buffer", l_buffer },
+    { "read_buffer", l_read_buffer },
+    { "write_buffer", l_write_buffer },
+    { "copy_buffer", l_copy_buffer },
+    { "fill_buffer", l_fill_buffer },
+    { "slice_buffer", l_slice_buffer },
+    { "launcher_time", l_launcher_time },
+    { "kernels", l_kernels },
+    { "launcher", l_launcher },
+    { "launch", l_launch },
+    { NULL, NULL },
+};
+
+void tp_core_register_device(lua_State *L)
+{
+    tp_codec_ref_type(L, &tp_program_type);
+    tp_codec_ref_type(L, &tp_kernel_type);
+    tp_codec_ref_type(L, &tp_queue_type);
+    tp_codec_ref_type(L, &tp_buffer_type);
+    tp_codec_ref_type(L, &tp_launcher_type);
+    lua_pop(L, 5); /* the metatables, which the registry keeps */
+    tp_core_register(L, functions);
+}

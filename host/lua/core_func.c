@@ -1,0 +1,178 @@
+/* core_func.c: functions as jobs know them, and the images that workers are given of them. */
+#include "lua/core_private.h"
+
+#include "codec/captured.h"
+#include "codec/codec.h"
+#include "codec/identity.h"
+#include "engine/func.h"
+
+#include <lauxlib.h>
+
+/* core.func(name, limit) -> func */
+static int l_func(lua_State *L)
+{
+    const char *name = luaL_checkstring(L, 1);
+    unsigned limit = (unsigned)luaL_optinteger(L, 2, 0);
+    tp_ref **box = tp_codec_push_box(L, &tp_func_type);
+    tp_func *f = tp_func_new(name, limit);
+    if (!f)
+        return tp_codec_raise_memory(L);
+    *box = &f->ref;
+    return 1;
+}
+
+/* core.stats(func) -> queued, running, done, failed */
+static int l_stats(lua_State *L)
+{
+    tp_func *f = tp_core_check_ref(L, 1, &tp_func_type);
+    uv_mutex_t *lock = tp_engine_lock(get_context(L)->host->engine);
+    uv_mutex_lock(lock);
+    double counts[4] = { (double)f->queued, (double)f->active, (double)f->done, (double)f->failed };
+    uv_mutex_unlock(lock);
+    for (int i = 0; i < 4; i++)
+        lua_pushnumber(L, counts[i]);
+    return 4;
+}
+
+static const char tables_key = 0; /* its address: in the environment of a func, the tables of its last image */
+
+/* Stack: 7 is a func. Pushes the tables of its last image, or nil. They are kept by the func, not beside it, so that the collector sees when they keep
+ * nothing but each other. */
+static void push_tables(lua_State *L)
+{
+    lua_getfenv(L, 7);
+    lua_pushlightuserdata(L, (void *)&tables_key);
+    lua_rawget(L, -2);
+    lua_remove(L, -2);
+}
+
+/* Keeps the value at 8 as these. */
+static void keep_tables(lua_State *L)
+{
+    lua_createtable(L, 0, 1);
+    lua_pushlightuserdata(L, (void *)&tables_key);
+    lua_pushvalue(L, 8);
+    lua_rawset(L, -3);
+    lua_setfenv(L, 7);
+}
+
+/* core.image(fn, package.path, package.cpath, list of setups or nil, name, last image or nil, func, whether typed arrays are copied) -> image, and its
+ * tables for core.job (nil: it has none); or nil, a message and the kind of failure: what the function captures that cannot travel */
+static int l_image(lua_State *L)
+{
+    context *ctx = get_context(L);
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    tp_error err = { 0 };
+    tp_codec_new_epoch(L);
+    tp_core_check_ref(L, 7, &tp_func_type);
+    unsigned flags = lua_toboolean(L, 8) ? TP_ENCODE_COPIES : 0;
+    lua_settop(L, 7);
+    push_tables(L);                                 // ... tables
+    int is_new = tp_image_encode(L, 1, luaL_checkstring(L, 5), 8, flags, &ctx->scratch, &err);
+    if (is_new < 0)
+        return tp_core_push_refusal(L, &err, TP_KIND_CODEC);
+    tp_image *last = lua_isnoneornil(L, 6) ? NULL : tp_codec_to_ref(L, 6, &tp_image_type);
+    if (last && tp_image_is(last, &ctx->scratch)) {
+        if (is_new)
+            keep_tables(L);
+        lua_pushvalue(L, 6);
+        lua_insert(L, 8);
+        return 2;
+    }
+    if (!is_new)
+        tp_captured_renew(L, 8);
+    keep_tables(L);
+    tp_ref **box = tp_codec_push_box(L, &tp_image_type);
+    tp_image *image = tp_image_new(&ctx->scratch);
+    if (!image)
+        return tp_codec_raise_memory(L);
+    *box = &image->ref;
+    lua_pushvalue(L, 8);
+    return 2;
+}
+
+/* core.identity(name, ...) -> 16 bytes: what the values are, the same in every process (codec/identity.h); or nil and a message, which calls them `name` */
+static int l_identity(lua_State *L)
+{
+    context *ctx = get_context(L);
+    const char *const names[] = { luaL_checkstring(L, 1) };
+    uint8_t id[TP_IDENTITY];
+    tp_error err = { 0 };
+    tp_codec_new_epoch(L);
+    if (tp_identity_of_values(L, 2, lua_gettop(L) - 1, lua_gettop(L) == 2 ? names : NULL, &ctx->scratch, id, &err))
+        return tp_core_push_message(L, &err);
+    lua_pushlstring(L, (const char *)id, sizeof id);
+    return 1;
+}
+
+/* core.inspect(fn) -> 16 bytes: what its own code does; lists of the names of the globals that it reads, and of the strings in it */
+static int l_inspect(lua_State *L)
+{
+    context *ctx = get_context(L);
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    luaL_argcheck(L, !lua_iscfunction(L, 1), 1, "a Lua function expected");
+    uint8_t id[TP_IDENTITY];
+    tp_codec_inspect(L, 1, &ctx->scratch);
+    tp_identity_of_bytes(ctx->scratch.data, ctx->scratch.len, id);
+    lua_pushlstring(L, (const char *)id, sizeof id);
+    lua_insert(L, -3);
+    return 3;
+}
+
+/* core.pack(value) -> what core.unpack takes, which travels by reference; or nil and a message */
+static int l_pack(lua_State *L)
+{
+    context *ctx = get_context(L);
+    static const char *const names[] = { "value" };
+    tp_error err = { 0 };
+    luaL_checkany(L, 1);
+    lua_settop(L, 1);
+    tp_codec_new_epoch(L);
+    tp_buf_clear(&ctx->scratch);
+    if (tp_encode(L, 1, 1, names, 0, &ctx->scratch, &err))
+        return tp_core_push_message(L, &err);
+    tp_ref **box = tp_codec_push_box(L, &tp_image_type);
+    tp_image *packed = tp_image_new(&ctx->scratch);
+    if (!packed)
+        return tp_codec_raise_memory(L);
+    *box = &packed->ref;
+    return 1;
+}
+
+/* core.unpack(packed) -> the value; or nil and a message */
+static int l_unpack(lua_State *L)
+{
+    const tp_buf *m = &((const tp_image *)tp_core_check_ref(L, 1, &tp_image_type))->message;
+    tp_error err = { 0 };
+    if (tp_decode(L, m->data, m->len, m->refs, m->nrefs, TP_DECODE_TRUSTED, NULL, &err) < 0)
+        return tp_core_push_message(L, &err);
+    return 1;
+}
+
+/* core.packed_bytes(packed value or image) -> its bytes */
+static int l_packed_bytes(lua_State *L)
+{
+    const tp_image *packed = tp_core_check_ref(L, 1, &tp_image_type);
+    lua_pushnumber(L, (double)packed->message.len);
+    return 1;
+}
+
+static const luaL_Reg functions[] = {
+    { "func", l_func },
+    { "stats", l_stats },
+    { "image", l_image },
+    { "identity", l_identity },
+    { "inspect", l_inspect },
+    { "pack", l_pack },
+    { "unpack", l_unpack },
+    { "packed_bytes", l_packed_bytes },
+    { NULL, NULL },
+};
+
+void tp_core_register_func(lua_State *L)
+{
+    tp_codec_ref_type(L, &tp_func_type);
+    tp_codec_ref_type(L, &tp_image_type);
+    lua_pop(L, 2); /* the metatables, which the registry keeps */
+    tp_core_register(L, functions);
+}

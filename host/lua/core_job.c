@@ -1,0 +1,875 @@
+/* core_job.c: jobs: opening and closing, inputs, results, and waiting for them. */
+#include "lua/core_private.h"
+
+#include "codec/captured.h"
+#include "codec/codec.h"
+#include "codec/identity.h"
+#include "codec/scalar.h"
+#include "journal/journal.h"
+#include "lua/core.h"
+#include "opencl/exec_opencl.h"
+#include "opencl/slices.h"
+#include "workers/vm.h"
+#include "workers/workers.h"
+
+#include <lauxlib.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define JOB "tidepool.job"
+
+/* A job with what its owner is filling and reading. */
+typedef struct job_box {
+    tp_job *job;        /* NULL once closed */
+    tp_block *building; /* inputs that are not pushed yet */
+    tp_block *reading;  /* results that are given out item by item */
+    uint32_t seen;      /* news when results were looked for last */
+    tp_captured *captured; /* the tables of its image; the environment keeps it. NULL: it has none */
+    tp_journal_map *journal; /* held by the job; NULL: nothing is recorded */
+    unsigned encoding;  /* flags of tp_encode for its inputs */
+    uint32_t tags_room; /* of the block that is being built */
+    tp_agent *waits_on; /* the agent that runs items while this job is waited for; NULL: the host's loop is run */
+} job_box;
+
+static job_box *check_job(lua_State *L, int index)
+{
+    job_box *box = luaL_checkudata(L, index, JOB);
+    if (!box->job)
+        luaL_argerror(L, index, "the job is closed");
+    return box;
+}
+
+/* ---- opening and closing ---- */
+
+static void release(job_box *box)
+{
+    tp_block_free(box->building);
+    tp_block_free(box->reading);
+    box->building = box->reading = NULL;
+    tp_job *job = box->job;
+    box->job = NULL;
+    if (job)
+        tp_job_close(job);
+}
+
+/* job:__gc, core.close(job): cancels what is not finished. */
+static int l_close(lua_State *L)
+{
+    release(luaL_checkudata(L, 1, JOB));
+    if (!lua_isnone(L, lua_upvalueindex(1)))
+        tp_core_take_back(L, get_context(L));
+    return 0;
+}
+
+static int l_job_tostring(lua_State *L)
+{
+    job_box *box = luaL_checkudata(L, 1, JOB);
+    lua_pushfstring(L, "tidepool.job: %s", box->job ? tp_job_func(box->job)->name : "closed");
+    return 1;
+}
+
+static tp_retries get_retries(lua_State *L, int t)
+{
+    tp_retries r = { .crashes = (unsigned)tp_core_get_number(L, t, "crash_retries", 0) };
+    lua_getfield(L, t, "retries");
+    if (lua_istable(L, -1)) {
+        int at = lua_gettop(L);
+        r.max = (unsigned)tp_core_get_number(L, at, "max", 0);
+        r.initial_delay_s = tp_core_get_number(L, at, "initial_delay", 0);
+        r.backoff = tp_core_get_number(L, at, "backoff", 1);
+        r.max_delay_s = tp_core_get_number(L, at, "max_delay", INFINITY);
+        r.jitter = tp_core_get_number(L, at, "jitter", 0);
+        lua_getfield(L, at, "on");
+        r.notify = !lua_isnil(L, -1);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+    return r;
+}
+
+/* Option `returns`: { columns = { type number, ... }, memory = { memory, ... } or nil } */
+static tp_returns get_returns(lua_State *L, int t)
+{
+    tp_returns r = { 0 };
+    lua_getfield(L, t, "returns");
+    if (lua_istable(L, -1)) {
+        lua_getfield(L, -1, "columns");              // returns columns
+        lua_getfield(L, -2, "memory");               // returns columns memory
+        r.columns = (uint32_t)lua_objlen(L, -2);
+        for (int c = 0; c < (int)r.columns && c < TP_COLUMNS_MAX; c++) {
+            lua_rawgeti(L, -2, c + 1);
+            r.type[c] = (uint8_t)lua_tointeger(L, -1);
+            lua_pop(L, 1);
+            if (lua_istable(L, -1)) {
+                lua_rawgeti(L, -1, c + 1);
+                r.array[c] = tp_core_check_memory(L, lua_gettop(L));
+                lua_pop(L, 1);
+            }
+        }
+        lua_pop(L, 2);
+    }
+    lua_pop(L, 1);
+    return r;
+}
+
+/* Option `lent`: a list of the numbers of devices, or nil. */
+static bool get_devices(lua_State *L, int t, uint64_t *devices)
+{
+    lua_getfield(L, t, "lent");
+    bool is_given = lua_istable(L, -1);
+    for (int i = 1, n = is_given ? (int)lua_objlen(L, -1) : 0; i <= n; i++) {
+        lua_rawgeti(L, -1, i);
+        *devices |= (uint64_t)1 << ((unsigned)lua_tointeger(L, -1) - 1) % TP_DEVICES_MAX;
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+    return is_given;
+}
+
+/* Pushes nil, a message and the kind of failure that it is: why there is no job. */
+static int push_refusal(lua_State *L, const tp_error *err)
+{
+    return tp_core_push_refusal(L, err, err->code == TP_ESYS ? TP_KIND_RESOURCE : TP_KIND_USAGE);
+}
+
+/* Stack: box, with the options at 4. The option `captured`. */
+static void keep_captured(lua_State *L, job_box *box)
+{
+    lua_getfield(L, 4, "captured");
+    box->captured = tp_captured_at(L, -1);
+    if (box->captured) {
+        lua_createtable(L, 1, 0);
+        lua_insert(L, -2);
+        lua_rawseti(L, -2, 1);
+        lua_setfenv(L, -2);
+    } else {
+        lua_pop(L, 1);
+    }
+}
+
+/* core.job(func, image or kernel, executor name, options) -> job, or nil, a message and a kind of failure. Options: total, window, bytes, ordered, keep_going,
+ * discard, is_cheap, retries, crash_retries, timeout (in seconds), recycle, memory (in bytes), returns, lent (a list of device numbers, or nil); as in tp_job_config; fallback: an image
+ * that runs when no device can;
+ * captured: what core.image gave with the image; reducer: see tp_kernels_set_reducer; journal: of core.journal_map, or nil;
+ * is_inner: it is not the user's, and draws no random numbers. */
+static int l_job(lua_State *L)
+{
+    context *ctx = get_context(L);
+    tp_error err = { 0 };
+    tp_image *image = tp_codec_to_ref(L, 2, &tp_image_type);
+    tp_kernel *kernel = tp_codec_to_ref(L, 2, &tp_kernel_type);
+    luaL_argcheck(L, image || kernel, 2, "image or kernel expected");
+    const char *name = luaL_checkstring(L, 3);
+    luaL_checktype(L, 4, LUA_TTABLE);
+    if (!image) {
+        lua_getfield(L, 4, "fallback");
+        image = lua_isnil(L, -1) ? NULL : tp_codec_to_ref(L, -1, &tp_image_type); /* the options keep it */
+        lua_pop(L, 1);
+    }
+    tp_executor *ex = tp_host_executor(ctx->host, name);
+    luaL_argcheck(L, ex, 3, "no such executor");
+    if (!tp_host_is_usable(ctx->host)) {
+        tp_error_set(&err, TP_EUSAGE, "Tidepool is not usable after fork, in the child");
+        return push_refusal(L, &err);
+    }
+    job_box *box = lua_newuserdata(L, sizeof *box);
+    *box = (job_box){ .encoding = ex->type->capabilities & TP_SHARES_MEMORY ? 0 : TP_ENCODE_COPIES };
+    luaL_getmetatable(L, JOB);
+    lua_setmetatable(L, -2);
+    box->waits_on = ctx->agent;
+    if (!box->waits_on && ex->type->capabilities & TP_BY_OWNER) {
+        box->waits_on = tp_host_agent(ctx->host, &err);
+        if (!box->waits_on)
+            return push_refusal(L, &err);
+    }
+    lua_getfield(L, 4, "journal");
+    box->journal = lua_isnil(L, -1) ? NULL : tp_core_check_ref(L, -1, &tp_journal_map_type); /* the options keep it until the job does */
+    lua_pop(L, 1);
+    uint64_t leases = 0;
+    bool has_leases = get_devices(L, 4, &leases);
+    tp_job_config config = {
+        .func = tp_core_check_ref(L, 1, &tp_func_type),
+        .image = image,
+        .sites = kernel ? kernel->devices : 0,
+        .executor = ex,
+        .fallback = kernel && image ? tp_host_executor_that(ctx->host, TP_RUNS_LUA) : NULL,
+        .waiter = box->waits_on ? &box->waits_on->waiter : &ctx->listener->waiter,
+        .owner = ctx->agent,
+        .ordered = tp_core_get_boolean(L, 4, "ordered"),
+        .keep_going = tp_core_get_boolean(L, 4, "keep_going"),
+        .discard = tp_core_get_boolean(L, 4, "discard"),
+        .is_cheap = tp_core_get_boolean(L, 4, "is_cheap"),
+        .window = (uint64_t)fmin(tp_core_get_number(L, 4, "window", 0), 0x1p62),
+        .bytes = (size_t)tp_core_get_number(L, 4, "bytes", 0),
+        .total = (int64_t)tp_core_get_number(L, 4, "total", -1),
+        .retries = get_retries(L, 4),
+        .recycle = (uint64_t)fmin(tp_core_get_number(L, 4, "recycle", 0), 0x1p62),
+        .memory = (uint64_t)fmin(tp_core_get_number(L, 4, "memory", 0), 0x1p62),
+        .timeout_ns = (uint64_t)ceil(fmin(tp_core_get_number(L, 4, "timeout", 0), 1e9) * 1e9),
+        .returns = get_returns(L, 4),
+        .recorder = box->journal ? tp_journal_map_recorder(box->journal) : NULL,
+        .has_leases = has_leases,
+        .leases = leases,
+    };
+    lua_getfield(L, 4, "reducer");
+    tp_kernel *reducer = lua_isnil(L, -1) ? NULL : tp_codec_to_ref(L, -1, &tp_kernel_type);
+    lua_pop(L, 1);
+    if (!tp_core_get_boolean(L, 4, "is_inner"))
+        config.draws = tp_source_next(tp_core_source(ctx), false);
+    tp_kernels *kernels = kernel ? tp_kernels_new(kernel) : NULL;
+    if (kernel && !kernels)
+        return tp_codec_raise_memory(L);
+    if (kernels && reducer)
+        tp_kernels_set_reducer(kernels, reducer);
+    config.executor_data = (tp_ref *)kernels;
+    int rc = tp_job_open(&box->job, ctx->host->engine, &config, &err);
+    tp_ref_drop(kernels);
+    if (rc)
+        return push_refusal(L, &err);
+    keep_captured(L, box);
+    return 1;
+}
+
+/* core.set_reducer(job, kernel): see tp_kernels_set_reducer */
+static int l_set_reducer(lua_State *L)
+{
+    tp_ref *data = tp_job_executor_data(check_job(L, 1)->job);
+    luaL_argcheck(L, data && data->type == &tp_kernels_type, 1, "a job of devices expected");
+    tp_kernel *k = tp_codec_to_ref(L, 2, &tp_kernel_type);
+    luaL_argcheck(L, k && k->group == TP_GROUP, 2, "a reducer expected");
+    tp_kernels_set_reducer((tp_kernels *)data, k);
+    return 0;
+}
+
+/* core.hold_back(job, held_back): see tp_job_hold_back */
+static int l_hold_back(lua_State *L)
+{
+    tp_job_hold_back(check_job(L, 1)->job, lua_toboolean(L, 2));
+    return 0;
+}
+
+tp_job *tp_lua_core_to_job(struct lua_State *L, int index)
+{
+    return lua_isnoneornil(L, index) ? NULL : ((job_box *)luaL_checkudata(L, index, JOB))->job;
+}
+
+/* ---- inputs ---- */
+
+/* core.room(job) -> how many inputs may be pushed now */
+static int l_room(lua_State *L)
+{
+    lua_pushnumber(L, (double)tp_job_room(check_job(L, 1)->job));
+    return 1;
+}
+
+/* Pushes a block of inputs, which is the job's then. What a journal knows of them is given out without running them. Raises when that cannot be. */
+static int push_block(lua_State *L, job_box *box, tp_block *b)
+{
+    tp_block *known = NULL;
+    tp_error err = { 0 };
+    if (box->journal && tp_journal_map_recall(box->journal, box->job, b, &known, &err)) {
+        tp_block_free(b);
+        return luaL_error(L, "%s", err.message);
+    }
+    return tp_job_push_known(box->job, b, known) ? tp_codec_raise_memory(L) : 0;
+}
+
+/* Starts a block of inputs. Raises out of memory. */
+static tp_block *build_columns(lua_State *L, job_box *box, uint32_t capacity, uint32_t columns, const uint8_t *types, uint32_t text)
+{
+    luaL_argcheck(L, columns >= 1 && columns <= TP_COLUMNS_MAX, 3, "too many columns");
+    tp_block_free(box->building);
+    box->building = tp_block_new_columns(capacity, columns, types, text);
+    if (!box->building)
+        tp_codec_raise_memory(L);
+    return box->building;
+}
+
+/* core.numbers(job, capacity, columns) -> pointer: where the doubles of up to `capacity` items go, column after column; to be pushed by
+ * core.push_columns */
+static int l_numbers(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    uint32_t capacity = (uint32_t)luaL_checkinteger(L, 2), columns = (uint32_t)luaL_checkinteger(L, 3);
+    lua_pushlightuserdata(L, build_columns(L, box, capacity, columns, NULL, 0)->column[0]);
+    return 1;
+}
+
+/* core.columns(job, capacity, kinds, text) -> pointer to the columns' pointers, and to their tp_text of `text` bytes: where up to `capacity` items go,
+ * a column for each letter of kinds, TP_COLUMN_DOUBLES or TP_COLUMN_SCALARS; to be pushed by core.push_columns */
+static int l_columns(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    uint8_t types[TP_COLUMNS_MAX];
+    size_t columns;
+    uint32_t capacity = (uint32_t)luaL_checkinteger(L, 2), text = (uint32_t)luaL_checkinteger(L, 4);
+    const char *kinds = luaL_checklstring(L, 3, &columns);
+    for (size_t c = 0; c < columns && c < TP_COLUMNS_MAX; c++)
+        types[c] = kinds[c] == TP_COLUMN_SCALARS ? TP_MIXED : TP_DOUBLE;
+    tp_block *b = build_columns(L, box, capacity, (uint32_t)columns, types, text);
+    lua_pushlightuserdata(L, b->column);
+    lua_pushlightuserdata(L, &b->text);
+    return 2;
+}
+
+/* core.push_columns(job, n, lent): the first n items of what core.numbers or core.columns gave are inputs; none when n is 0. `lent` is a list of the strings
+ * that their scalars refer to, or nil */
+static int l_push_columns(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    tp_block *b = box->building;
+    uint32_t n = (uint32_t)luaL_checkinteger(L, 2);
+    if (!b || b->kind != TP_BLOCK_COLUMNS || n > b->capacity)
+        return luaL_argerror(L, 2, "no such columns");
+    b->n = n;
+    if (lua_istable(L, 3)) {
+        lua_settop(L, 3);
+        tp_core_lend(L, get_context(L), b);
+    }
+    box->building = NULL;
+    return push_block(L, box, b);
+}
+
+/* core.push_arrays(job, n, memory, type, pointer, ...): n inputs whose columns lie in typed arrays, which are not copied */
+static int l_push_arrays(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    int columns = (lua_gettop(L) - 2) / 3;
+    luaL_argcheck(L, columns >= 1 && columns <= TP_COLUMNS_MAX, 3, "too many columns");
+    for (int c = 0; c < columns; c++) {
+        tp_core_check_memory(L, 3 + 3 * c);
+        luaL_checkinteger(L, 4 + 3 * c);
+        luaL_argcheck(L, lua_topointer(L, 5 + 3 * c), 5 + 3 * c, "a pointer expected");
+    }
+    tp_block *b = tp_block_new_borrowed(0, (uint32_t)luaL_checknumber(L, 2), (uint32_t)columns);
+    if (!b)
+        return tp_codec_raise_memory(L);
+    for (int c = 0; c < columns; c++) {
+        if (tp_block_own(b, &tp_core_check_memory(L, 3 + 3 * c)->ref)) {
+            tp_block_free(b);
+            return tp_codec_raise_memory(L);
+        }
+        b->type[c] = (uint8_t)lua_tointeger(L, 4 + 3 * c);
+        const void *pointer = lua_topointer(L, 5 + 3 * c); /* a pointer of FFI */
+        memcpy(&b->column[c], pointer, sizeof b->column[c]);
+    }
+    return push_block(L, box, b);
+}
+
+/* Finds out what the item that is going to be added is. 0, or -1 with err set. */
+static int tag_item(lua_State *L, job_box *box, int first, int n, const char *const *names, tp_error *err)
+{
+    tp_block *b = box->building;
+    if (!b->tags || b->n == box->tags_room) {
+        uint32_t room = b->tags ? 2 * box->tags_room : 4;
+        tp_tag *tags = realloc(b->tags, room * sizeof *tags);
+        if (!tags)
+            return tp_error_oom(err, "inputs");
+        b->tags = tags;
+        box->tags_room = room;
+    }
+    b->tags[b->n].attempts = 0;
+    return tp_identity_of_values(L, first, n, names, &get_context(L)->scratch, b->tags[b->n].identity, err);
+}
+
+/* Encodes n stack values from `first` as one more item of the block that is being built. 0, or -1 with err set. */
+static int add_item(lua_State *L, job_box *box, int first, int n, tp_error *err)
+{
+    static const char *const names[] = { "argument 1", "argument 2", "argument 3",
+                                         "argument 4", "argument 5", "argument 6" };
+    if (!box->building)
+        box->building = tp_block_new_values(TP_BLOCK_VALUES);
+    tp_block *b = box->building;
+    if (!b || tp_block_reserve(b))
+        return tp_error_oom(err, "inputs");
+    if (tp_encode_with(L, first, n, n <= 6 ? names : NULL, box->encoding, box->captured, &b->bytes, err))
+        return -1;
+    if (box->journal && b->kind == TP_BLOCK_VALUES && tag_item(L, box, first, n, n <= 6 ? names : NULL, err)) {
+        b->bytes.len = b->n ? b->ends[b->n - 1] : 0;
+        return -1;
+    }
+    tp_block_add(b);
+    return 0;
+}
+
+enum { LIST_NS = 4 * 1000 * 1000, LOOK_BYTES = 16 * 1024 };
+
+static bool is_full(const job_box *box)
+{
+    return box->building && box->building->bytes.len > TP_BLOCK_BYTES_MAX;
+}
+
+/* core.add(job, ...) -> whether the block has room for more, or nil, a message and the kind of failure: one more input, with these arguments */
+static int l_add(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    tp_error err;
+    tp_error_clear(&err);
+    if (add_item(L, box, 2, lua_gettop(L) - 1, &err))
+        return tp_core_push_refusal(L, &err, TP_KIND_CODEC);
+    lua_pushboolean(L, !is_full(box));
+    return 1;
+}
+
+/* core.add_list(job, list, from, to) -> the index of the first that was not added, or nil, a message, the kind of failure and the index of the item that
+ * cannot travel: list[from..to] become inputs of one argument each, until the block is full, or large ones have taken some milliseconds */
+static int l_add_list(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    luaL_checktype(L, 2, LUA_TTABLE);
+    lua_Integer i = luaL_checkinteger(L, 3), to = luaL_checkinteger(L, 4);
+    tp_error err;
+    tp_error_clear(&err);
+    lua_settop(L, 4);
+    size_t looked = 0; /* bytes in the block when the clock was looked at; for small ones that costs too much */
+    uint64_t until = uv_hrtime() + LIST_NS;
+    for (; i <= to && !is_full(box); i++) {
+        size_t bytes = box->building ? box->building->bytes.len : 0;
+        if (bytes > looked + LOOK_BYTES) {
+            looked = bytes;
+            if (uv_hrtime() > until)
+                break;
+        }
+        lua_rawgeti(L, 2, (int)i);
+        if (add_item(L, box, 5, 1, &err)) {
+            tp_core_push_refusal(L, &err, TP_KIND_CODEC);
+            lua_pushinteger(L, i);
+            return 4;
+        }
+        lua_settop(L, 4);
+    }
+    lua_pushinteger(L, i);
+    return 1;
+}
+
+void tp_core_build(lua_State *L, int job, tp_block *b)
+{
+    job_box *box = check_job(L, job);
+    tp_block_free(box->building);
+    box->building = b;
+}
+
+int tp_core_add(lua_State *L, int job, int first, int n, tp_error *err)
+{
+    return add_item(L, check_job(L, job), first, n, err);
+}
+
+void tp_core_push_built(lua_State *L, int job)
+{
+    job_box *box = check_job(L, job);
+    tp_block *b = box->building;
+    box->building = NULL;
+    if (b)
+        push_block(L, box, b);
+}
+
+/* core.push(job): what was added since the last time is pushed */
+static int l_push(lua_State *L)
+{
+    tp_core_push_built(L, 1);
+    return 0;
+}
+
+/* core.push_failure(job, kind, message): an input that failed before it could be begun: its failure is its result */
+static int l_push_failure(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    tp_error err = { 0 };
+    luaL_checkstring(L, 2);
+    luaL_checkstring(L, 3);
+    lua_settop(L, 3);
+    lua_pushnil(L);        // value
+    lua_pushnil(L);        // traceback
+    lua_pushinteger(L, 0); // attempts
+    tp_block_free(box->building);
+    box->building = tp_block_new_values(TP_BLOCK_FAILURE);
+    if (add_item(L, box, 2, 5, &err))
+        return luaL_error(L, "%s", err.message);
+    return l_push(L);
+}
+
+/* core.finish(job): there are no more inputs */
+static int l_finish(lua_State *L)
+{
+    tp_job_end(check_job(L, 1)->job);
+    return 0;
+}
+
+/* ---- results ---- */
+
+/* core.next(job) -> kind, first, n, columns, mixed, text: the next block of results, which core.item and core.fill read until the next call.
+ * Kinds are those of tp_block_kind; first counts from 1. Of COLUMNS: a pointer to their pointers; how many columns of scalars, 0 when they are of
+ * numbers; a pointer to their text. Nothing when none is ready. */
+static int l_next(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    bool no_memory;
+    box->seen = tp_job_news(box->job);
+    tp_core_take_back(L, get_context(L));
+    tp_block_free(box->reading);
+    box->reading = tp_job_next(box->job, &no_memory);
+    if (no_memory)
+        return tp_codec_raise_memory(L);
+    tp_block *b = box->reading;
+    if (!b)
+        return 0;
+    lua_pushinteger(L, b->kind);
+    lua_pushnumber(L, (double)b->first + 1);
+    lua_pushinteger(L, b->n);
+    lua_pushlightuserdata(L, b->column);
+    lua_pushinteger(L, b->columns > 0 && b->type[0] == TP_MIXED ? (lua_Integer)b->columns : 0);
+    lua_pushlightuserdata(L, &b->text);
+    return 6;
+}
+
+static int decode_item(lua_State *L, const job_box *box, const tp_block *b, uint32_t k)
+{
+    size_t len;
+    const uint8_t *message = tp_block_message(b, k, &len);
+    tp_error err;
+    tp_error_clear(&err);
+    int n = tp_decode_with(L, message, len, b->bytes.refs, b->bytes.nrefs, b->is_foreign ? 0 : TP_DECODE_TRUSTED, box->captured, &err);
+    if (n < 0)
+        luaL_error(L, "%s", err.message);
+    return n;
+}
+
+/* Pushes the values of item k of columns of scalars or doubles; gives how many. */
+static int push_scalars(lua_State *L, const tp_block *b, uint32_t k)
+{
+    uint32_t n = 0;
+    for (; n < b->columns; n++) {
+        if (b->type[n] == TP_DOUBLE) {
+            lua_pushnumber(L, ((const double *)b->column[n])[k]);
+            continue;
+        }
+        const tp_scalar *x = (const tp_scalar *)b->column[n] + k;
+        if (x->kind == TP_SCALAR_ABSENT)
+            break;
+        tp_scalar_push(L, b, x);
+    }
+    return (int)n;
+}
+
+static tp_block *check_reading(lua_State *L, job_box *box)
+{
+    tp_block *b = box->reading;
+    if (!b || (!b->ends && (b->columns == 0 || (b->type[0] != TP_MIXED && b->type[0] != TP_DOUBLE))))
+        luaL_error(L, "no block of values is being read");
+    return b;
+}
+
+/* core.item(job, k) -> the values of item k (from 0) of the block */
+static int l_item(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    tp_block *b = check_reading(L, box);
+    lua_Integer k = luaL_checkinteger(L, 2);
+    luaL_argcheck(L, k >= 0 && k < b->n, 2, "no such item");
+    return b->ends ? decode_item(L, box, b, (uint32_t)k) : push_scalars(L, b, (uint32_t)k);
+}
+
+/* core.input(job) -> of a failure that is being read: whether its item's arguments are known, and these. Raises what decoding them does. */
+static int l_input(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    const tp_buf *m = &check_reading(L, box)->input;
+    tp_error err = { 0 };
+    lua_pushboolean(L, m->len > 0);
+    if (m->len == 0)
+        return 1;
+    int n = tp_decode_with(L, m->data, m->len, m->refs, m->nrefs, TP_DECODE_TRUSTED, box->captured, &err);
+    return n < 0 ? luaL_error(L, "%s", err.message) : 1 + n;
+}
+
+/* core.fill(job, lists, base, from): of messages, item k's j-th value becomes lists[j][base + k], k from `from` (0: the first); missing lists are made */
+static int l_fill(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    tp_block *b = check_reading(L, box);
+    luaL_argcheck(L, b->ends, 1, "no block of messages is being read");
+    luaL_checktype(L, 2, LUA_TTABLE);
+    lua_Integer base = luaL_checkinteger(L, 3), from = luaL_checkinteger(L, 4);
+    lua_settop(L, 2);
+    int known = (int)lua_objlen(L, 2);
+    lua_rawgeti(L, 2, 1);                            // job lists list1
+    for (uint32_t k = (uint32_t)from; k < b->n; k++) {
+        int n = decode_item(L, box, b, k);                // job lists list1 v1 .. vn
+        for (int j = n; j >= 1; j--) {
+            if (j == 1 && known >= 1) {
+                lua_rawseti(L, 3, (int)(base + k));
+                continue;
+            }
+            if (j > known) { /* the lists between are there, if empty */
+                for (int m = known + 1; m <= j; m++) {
+                    lua_newtable(L);
+                    lua_rawseti(L, 2, m);
+                }
+                known = j;
+                lua_rawgeti(L, 2, 1);
+                lua_replace(L, 3);
+            }
+            lua_rawgeti(L, 2, j);
+            lua_insert(L, -2);
+            lua_rawseti(L, -2, (int)(base + k));
+            lua_pop(L, 1);
+        }
+    }
+    return 0;
+}
+
+/* ---- waiting ---- */
+
+/* An agent runs items of the jobs while it waits for them. */
+static bool help(lua_State *L, context *ctx, tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, unsigned n, uint64_t deadline)
+{
+    /* The owner's own state is not the inline agent's: its items run in the agent's. */
+    bool is_inside = agent == ctx->agent;
+    lua_State *before = is_inside ? tp_vm_enter(agent->worker.vm, L) : NULL;
+    bool has_run = tp_exec_wait(agent, jobs, seen, n, deadline);
+    if (is_inside)
+        tp_vm_enter(agent->worker.vm, before);
+    return has_run;
+}
+
+/* core.wait(job, seconds or nil): waits until there may be results, room or the end, since the last core.next, or until so many seconds
+ * have passed; runs the loop, or, in a worker, items of the job. Raises "interrupted" after tp_host_interrupt. */
+static int l_wait(lua_State *L)
+{
+    context *ctx = get_context(L);
+    job_box *box = check_job(L, 1);
+    uint64_t deadline = tp_core_deadline_after(L, 2);
+    luaL_checkstack(L, LUA_MINSTACK * 2, "nested map");
+    if (!box->waits_on)
+        tp_host_wait(ctx->host, box->job, box->seen, deadline);
+    else if (tp_job_news(box->job) == box->seen)
+        help(L, ctx, box->waits_on, &box->job, &box->seen, 1, deadline);
+    tp_core_check_interrupt(L, ctx);
+    return 0;
+}
+
+/* core.help(jobs, seconds or nil) -> whether any item was run: waits as core.wait does for the first news of any job in the list, which all have
+ * the caller's own thread to run or help them */
+static int l_help(lua_State *L)
+{
+    context *ctx = get_context(L);
+    luaL_checktype(L, 1, LUA_TTABLE);
+    uint64_t deadline = tp_core_deadline_after(L, 2);
+    unsigned n = (unsigned)lua_objlen(L, 1);
+    luaL_checkstack(L, LUA_MINSTACK * 2, "nested map");
+    tp_job **jobs = lua_newuserdata(L, (n + 1) * sizeof *jobs);
+    uint32_t *seen = lua_newuserdata(L, (n + 1) * sizeof *seen);
+    tp_agent *agent = ctx->agent;
+    for (unsigned i = 0; i < n; i++) {
+        lua_rawgeti(L, 1, (int)i + 1);
+        job_box *box = check_job(L, -1);
+        jobs[i] = box->job;
+        seen[i] = box->seen;
+        agent = box->waits_on;
+        lua_pop(L, 1);
+    }
+    luaL_argcheck(L, agent, 1, "the jobs are run by workers");
+    lua_pushboolean(L, help(L, ctx, agent, jobs, seen, n, deadline));
+    tp_core_check_interrupt(L, ctx);
+    return 1;
+}
+
+/* core.key(job) -> what core.collect calls it, and whether the caller's own thread runs or helps it (then it is not collected) */
+static int l_key(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    lua_pushlightuserdata(L, box->job);
+    lua_pushboolean(L, box->waits_on != NULL);
+    return 2;
+}
+
+/* core.await(job) -> false when there are news since the last core.next or core.look; else core.collect will give the job once there are */
+static int l_await(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    lua_pushboolean(L, tp_job_await(box->job, box->seen));
+    return 1;
+}
+
+static int l_unawait(lua_State *L)
+{
+    tp_job_unawait(check_job(L, 1)->job);
+    return 0;
+}
+
+/* core.has_news(job) -> are there news since the last core.next or core.look? */
+static int l_has_news(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    lua_pushboolean(L, tp_job_news(box->job) != box->seen);
+    return 1;
+}
+
+/* core.look(job): what news there are have been seen */
+static int l_look(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    box->seen = tp_job_news(box->job);
+    return 0;
+}
+
+/* core.is_idle(job) -> is there nothing left that the job does before it is read or given inputs? */
+static int l_is_idle(lua_State *L)
+{
+    lua_pushboolean(L, tp_job_is_idle(check_job(L, 1)->job));
+    return 1;
+}
+
+/* core.collect() -> the key of an awaited job that has news; nil when there is none */
+static int l_collect(lua_State *L)
+{
+    context *ctx = get_context(L);
+    tp_job *job = tp_job_collect(ctx->host->engine, &ctx->listener->waiter);
+    if (!job)
+        return 0;
+    lua_pushlightuserdata(L, job);
+    return 1;
+}
+
+/* ---- how it stands ---- */
+
+/* core.is_over(job) -> all results have been given out */
+static int l_is_over(lua_State *L)
+{
+    lua_pushboolean(L, tp_job_is_over(check_job(L, 1)->job));
+    return 1;
+}
+
+/* core.is_cancelled(job) -> boolean, and the kind and the reason when it was not asked for: the executor cannot run anything, or memory ran out */
+static int l_is_cancelled(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    lua_pushboolean(L, tp_job_is_cancelled(box->job));
+    const tp_error *lost = tp_job_lost(box->job);
+    if (!lost && !tp_job_is_starved(box->job))
+        return 1;
+    lua_pushstring(L, tp_failure_kind_name(lost ? tp_failure_kind_of(lost->code, TP_KIND_RESOURCE) : TP_KIND_MEMORY));
+    lua_pushstring(L, lost ? lost->message : TP_NO_MEMORY);
+    return 3;
+}
+
+/* core.set_reading(job, boolean): results are read one by one by a loop of the user's */
+static int l_set_reading(lua_State *L)
+{
+    tp_job_set_reading(check_job(L, 1)->job, lua_toboolean(L, 2));
+    return 0;
+}
+
+/* core.leave(job): see tp_job_leave */
+static int l_leave(lua_State *L)
+{
+    tp_job_leave(check_job(L, 1)->job);
+    return 0;
+}
+
+/* core.stop(job): see tp_job_stop */
+static int l_stop(lua_State *L)
+{
+    tp_job_stop(check_job(L, 1)->job);
+    return 0;
+}
+
+static int l_cancel(lua_State *L)
+{
+    tp_job_cancel(check_job(L, 1)->job);
+    return 0;
+}
+
+static void set_count(lua_State *L, const char *name, uint64_t n)
+{
+    lua_pushnumber(L, (double)n);
+    lua_setfield(L, -2, name);
+}
+
+/* core.counts(job) -> how many inputs it has: { pushed, finished, skipped (finished, but not run), failed, delivered, retried }, and has_all: there will be no
+ * more */
+static int l_counts(lua_State *L)
+{
+    tp_job_counts c;
+    tp_job_get_counts(check_job(L, 1)->job, &c);
+    lua_createtable(L, 0, 7);
+    set_count(L, "pushed", c.pushed);
+    set_count(L, "finished", c.finished);
+    set_count(L, "skipped", c.skipped);
+    set_count(L, "failed", c.failed);
+    set_count(L, "delivered", c.delivered);
+    set_count(L, "retried", c.retried);
+    lua_pushboolean(L, c.closed);
+    lua_setfield(L, -2, "has_all");
+    return 1;
+}
+
+/* core.is_settled(job) -> have all inputs that it has been given so far their results? */
+static int l_is_settled(lua_State *L)
+{
+    tp_job_counts c;
+    tp_job_get_counts(check_job(L, 1)->job, &c);
+    lua_pushboolean(L, c.finished == c.pushed);
+    return 1;
+}
+
+/* core.busy(job) -> how many workers of the job's executor run items now, of any job */
+static int l_busy(lua_State *L)
+{
+    tp_executor *ex = tp_job_executor(check_job(L, 1)->job);
+    lua_pushinteger(L, tp_engine_busy(get_context(L)->host->engine, ex));
+    return 1;
+}
+
+static const luaL_Reg functions[] = {
+    { "job", l_job },
+    { "set_reducer", l_set_reducer },
+    { "hold_back", l_hold_back },
+    { "close", l_close },
+    { "room", l_room },
+    { "numbers", l_numbers },
+    { "columns", l_columns },
+    { "push_columns", l_push_columns },
+    { "push_arrays", l_push_arrays },
+    { "add", l_add },
+    { "add_list", l_add_list },
+    { "push", l_push },
+    { "push_failure", l_push_failure },
+    { "finish", l_finish },
+    { "next", l_next },
+    { "item", l_item },
+    { "input", l_input },
+    { "fill", l_fill },
+    { "wait", l_wait },
+    { "help", l_help },
+    { "key", l_key },
+    { "await", l_await },
+    { "unawait", l_unawait },
+    { "has_news", l_has_news },
+    { "look", l_look },
+    { "is_idle", l_is_idle },
+    { "collect", l_collect },
+    { "is_over", l_is_over },
+    { "is_cancelled", l_is_cancelled },
+    { "set_reading", l_set_reading },
+    { "leave", l_leave },
+    { "stop", l_stop },
+    { "cancel", l_cancel },
+    { "counts", l_counts },
+    { "is_settled", l_is_settled },
+    { "busy", l_busy },
+    { NULL, NULL },
+};
+
+void tp_core_register_job(lua_State *L)
+{
+    if (luaL_newmetatable(L, JOB)) {
+        lua_pushcfunction(L, l_close);
+        lua_setfield(L, -2, "__gc");
+        lua_pushcfunction(L, l_job_tostring);
+        lua_setfield(L, -2, "__tostring");
+    }
+    lua_pop(L, 1);
+    tp_core_register(L, functions);
+}

@@ -1,0 +1,340 @@
+/* core_journal.c: journals for our Lua: opening one, maps of it, and questions to its file. */
+#include "lua/core_private.h"
+
+#include "base/folder.h"
+#include "codec/codec.h"
+#include "codec/identity.h"
+#include "journal/journal.h"
+#include "journal/schema.h"
+
+#include <lauxlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define READER "tidepool.journal_reader"
+
+/* core.journal_open(path, cache_bytes or nil) -> journal, or cache of about so many bytes; or nil and a message */
+static int l_open(lua_State *L)
+{
+    tp_error err = { 0 };
+    const char *path = luaL_checkstring(L, 1);
+    uint64_t cache_bytes = (uint64_t)luaL_optnumber(L, 2, 0);
+    tp_ref **box = tp_codec_push_box(L, &tp_journal_type);
+    tp_journal *journal;
+    if (tp_journal_open(&journal, path, cache_bytes, &err))
+        return tp_core_push_message(L, &err);
+    *box = (tp_ref *)journal;
+    return 1;
+}
+
+/* core.journal_read(path, is_cache) -> the same file, to be asked only, or nil and a message */
+static int l_read(lua_State *L)
+{
+    tp_error err = { 0 };
+    const char *path = luaL_checkstring(L, 1);
+    const tp_schema *schema = lua_toboolean(L, 2) ? &tp_schema_cache : &tp_schema_journal;
+    bool is_empty;
+    tp_sqlite **box = lua_newuserdata(L, sizeof *box);
+    *box = NULL;
+    luaL_getmetatable(L, READER);
+    lua_setmetatable(L, -2);
+    if (tp_sqlite_open(box, path, schema->what, false, &err) || tp_schema_check(*box, schema, &is_empty, &err))
+        return tp_core_push_message(L, &err);
+    if (is_empty) {
+        tp_error_set(&err, TP_EUSAGE, "%.300s is no %s: it is empty", path, schema->what);
+        return tp_core_push_message(L, &err);
+    }
+    return 1;
+}
+
+static int l_reader_gc(lua_State *L)
+{
+    tp_sqlite **box = luaL_checkudata(L, 1, READER);
+    tp_sqlite_close(*box);
+    *box = NULL;
+    return 0;
+}
+
+static tp_sqlite *check_connection(lua_State *L, int index)
+{
+    tp_journal *journal = tp_codec_to_ref(L, index, &tp_journal_type);
+    tp_sqlite *s = journal ? tp_journal_connection(journal) : *(tp_sqlite **)luaL_checkudata(L, index, READER);
+    luaL_argcheck(L, s, index, "the file is closed");
+    return s;
+}
+
+/* A statement that is stepped through: a userdata owns it, since what is pushed may run out of memory. */
+typedef struct asking {
+    tp_sqlite *s;
+    sqlite3_stmt *statement;
+} asking;
+
+static int l_asking_gc(lua_State *L)
+{
+    asking *a = lua_touserdata(L, 1);
+    if (a->statement)
+        a->s->finalize(a->statement);
+    a->statement = NULL;
+    return 0;
+}
+
+/* Parameter number `at` is the value at the index, which stays there. */
+static void set_parameter(lua_State *L, const asking *a, int at, int index)
+{
+    size_t len;
+    const char *text;
+    switch (lua_type(L, index)) {
+    case LUA_TNUMBER:
+        if (lua_tonumber(L, index) == (double)(int64_t)lua_tonumber(L, index))
+            a->s->bind_int64(a->statement, at, (int64_t)lua_tonumber(L, index));
+        else
+            a->s->bind_double(a->statement, at, lua_tonumber(L, index));
+        break;
+    case LUA_TSTRING:
+        text = lua_tolstring(L, index, &len);
+        a->s->bind_text(a->statement, at, text, (int)len, NULL);
+        break;
+    default:
+        a->s->bind_null(a->statement, at);
+    }
+}
+
+/* The values of the row as a list. */
+static void push_row(lua_State *L, const asking *a, int n)
+{
+    lua_createtable(L, n, 0);
+    for (int i = 0; i < n; i++) {
+        switch (a->s->column_type(a->statement, i)) {
+        case SQLITE_INTEGER:
+        case SQLITE_FLOAT:
+            lua_pushnumber(L, a->s->column_double(a->statement, i));
+            break;
+        case SQLITE_TEXT:
+            lua_pushlstring(L, (const char *)a->s->column_text(a->statement, i), (size_t)a->s->column_bytes(a->statement, i));
+            break;
+        case SQLITE_BLOB:
+            lua_pushlstring(L, a->s->column_blob(a->statement, i), (size_t)a->s->column_bytes(a->statement, i));
+            break;
+        default:
+            lua_pushboolean(L, 0);
+        }
+        lua_rawseti(L, -2, i + 1);
+    }
+}
+
+/* core.journal_query(journal or reader, statement, ...) -> a list of rows, each a list of values, of which NULL is false; or nil and a message. The other
+ * arguments are the statement's parameters. */
+static int l_query(lua_State *L)
+{
+    tp_error err = { 0 };
+    tp_sqlite *s = check_connection(L, 1);
+    const char *sql = luaL_checkstring(L, 2);
+    int top = lua_gettop(L);
+    asking *a = lua_newuserdata(L, sizeof *a);
+    *a = (asking){ s, NULL };
+    lua_createtable(L, 0, 1);
+    lua_pushcfunction(L, l_asking_gc);
+    lua_setfield(L, -2, "__gc");
+    lua_setmetatable(L, -2);
+    if (s->prepare_v2(s->db, sql, -1, &a->statement, NULL) != SQLITE_OK) {
+        tp_sqlite_fail(s, "ask it", &err);
+        return tp_core_push_message(L, &err);
+    }
+    for (int i = 3; i <= top; i++)
+        set_parameter(L, a, i - 2, i);
+    lua_newtable(L);
+    int rc, n = a->s->column_count(a->statement);
+    for (int i = 1; (rc = s->step(a->statement)) == SQLITE_ROW; i++) {
+        push_row(L, a, n);
+        lua_rawseti(L, -2, i);
+    }
+    if (rc != SQLITE_DONE) {
+        tp_sqlite_fail(s, "ask it", &err);
+        return tp_core_push_message(L, &err);
+    }
+    s->finalize(a->statement);
+    a->statement = NULL;
+    return 1;
+}
+
+/* core.journal_map(journal, map, version, run, options) -> map of a journal, for core.job. Options: keeps_failed, runs_all, is_optional, explains. */
+static int l_map(lua_State *L)
+{
+    tp_journal *journal = tp_core_check_ref(L, 1, &tp_journal_type);
+    luaL_checktype(L, 5, LUA_TTABLE);
+    tp_journal_map_config config = {
+        .map = (int64_t)luaL_checknumber(L, 2),
+        .version = (int64_t)luaL_checknumber(L, 3),
+        .run = (int64_t)luaL_checknumber(L, 4),
+        .keeps_failed = tp_core_get_boolean(L, 5, "keeps_failed"),
+        .runs_all = tp_core_get_boolean(L, 5, "runs_all"),
+        .is_optional = tp_core_get_boolean(L, 5, "is_optional"),
+        .explains = tp_core_get_boolean(L, 5, "explains"),
+    };
+    tp_ref **box = tp_codec_push_box(L, &tp_journal_map_type);
+    tp_journal_map *map = tp_journal_map_new(journal, &config);
+    if (!map)
+        return tp_codec_raise_memory(L);
+    *box = (tp_ref *)map;
+    return 1;
+}
+
+static const uint8_t *check_identity(lua_State *L, int index)
+{
+    size_t len;
+    const char *id = luaL_checklstring(L, index, &len);
+    luaL_argcheck(L, len == TP_IDENTITY, index, "an identity expected");
+    return (const uint8_t *)id;
+}
+
+/* core.cache_map(cache, number of the function, its identity) -> map, for core.job and core.journal_counts: the function's results in the cache */
+static int l_cache_map(lua_State *L)
+{
+    tp_journal *cache = tp_core_check_ref(L, 1, &tp_journal_type);
+    tp_journal_map_config config = { .version = (int64_t)luaL_checknumber(L, 2), .is_cache = true };
+    memcpy(config.function, check_identity(L, 3), sizeof config.function);
+    tp_ref **box = tp_codec_push_box(L, &tp_journal_map_type);
+    tp_journal_map *map = tp_journal_map_new(cache, &config);
+    if (!map)
+        return tp_codec_raise_memory(L);
+    *box = (tp_ref *)map;
+    return 1;
+}
+
+/* core.cache_folder(is_made) -> the folder for files that the user's programs share, which is made when it is not there and it is to be; or nil and a message */
+static int l_cache_folder(lua_State *L)
+{
+    tp_error err = { 0 };
+    const char *path = get_context(L)->host->config.cache_dir;
+    int fd;
+    if (!path) {
+        tp_error_set(&err, TP_EUSAGE, "there is no folder for one: name a file");
+        return tp_core_push_message(L, &err);
+    }
+    if (tp_folder_open(&fd, path, lua_toboolean(L, 1), &err))
+        return tp_core_push_message(L, &err);
+    if (fd >= 0)
+        close(fd);
+    lua_pushstring(L, path);
+    return 1;
+}
+
+/* core.cache_key(identity of a function, identity of an input) -> the key of its result */
+static int l_cache_key(lua_State *L)
+{
+    uint8_t key[TP_IDENTITY];
+    tp_cache_key(check_identity(L, 1), check_identity(L, 2), key);
+    lua_pushlstring(L, (const char *)key, sizeof key);
+    return 1;
+}
+
+/* core.cache_trouble(map) -> why the cache is not asked any more; or nil */
+static int l_cache_trouble(lua_State *L)
+{
+    const tp_error *err = tp_journal_map_trouble(tp_core_check_ref(L, 1, &tp_journal_map_type));
+    lua_pushstring(L, err ? err->message : NULL);
+    return 1;
+}
+
+/* core.journal_counts(map) -> how many inputs were known, new, changed, other inputs, failed before, not kept; a list of { version, how many } of the
+ * changed ones */
+static int l_counts(lua_State *L)
+{
+    const tp_journal_counts *c = tp_journal_map_counts(tp_core_check_ref(L, 1, &tp_journal_map_type));
+    for (int i = 0; i < TP_JOURNAL_REASONS; i++)
+        lua_pushnumber(L, (double)c->of[i]);
+    lua_newtable(L);
+    for (int i = 0; i < TP_JOURNAL_VERSIONS && c->changed[i].n > 0; i++) {
+        lua_createtable(L, 2, 0);
+        lua_pushnumber(L, (double)c->changed[i].version);
+        lua_rawseti(L, -2, 1);
+        lua_pushnumber(L, (double)c->changed[i].n);
+        lua_rawseti(L, -2, 2);
+        lua_rawseti(L, -2, i + 1);
+    }
+    return TP_JOURNAL_REASONS + 1;
+}
+
+/* core.journal_reasons(map) -> a list: index, reason (the place of its count in core.journal_counts), version, index, ...: of the inputs since the last call */
+static int l_reasons(lua_State *L)
+{
+    size_t n;
+    const tp_journal_why *why = tp_journal_map_reasons(tp_core_check_ref(L, 1, &tp_journal_map_type), &n);
+    lua_createtable(L, 3 * (int)n, 0);
+    for (size_t i = 0; i < n; i++) {
+        const double values[] = { (double)why[i].index, (double)(why[i].reason + 1), (double)why[i].version };
+        for (int k = 0; k < 3; k++) {
+            lua_pushnumber(L, values[k]);
+            lua_rawseti(L, -2, 3 * (int)i + k + 1);
+        }
+    }
+    return 1;
+}
+
+/* core.journal_flush(journal) -> true once all that was recorded is in the file; or nil and a message */
+static int l_flush(lua_State *L)
+{
+    tp_error err = { 0 };
+    if (tp_journal_flush(tp_core_check_ref(L, 1, &tp_journal_type), &err))
+        return tp_core_push_message(L, &err);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* core.journal_close(journal or map): the caller has it no more */
+static int l_close(lua_State *L)
+{
+    luaL_argcheck(L, tp_codec_to_ref(L, 1, &tp_journal_type) || tp_codec_to_ref(L, 1, &tp_journal_map_type), 1, "journal or map expected");
+    tp_ref **box = lua_touserdata(L, 1);
+    tp_ref *r = *box;
+    *box = NULL;
+    tp_ref_drop(r);
+    return 0;
+}
+
+/* core.journal_values(bytes, is_whole) -> true and the values of a message that is in the file, behind its mark unless it is a failure's (is_whole); or nil
+ * and a message */
+static int l_values(lua_State *L)
+{
+    size_t len;
+    const char *bytes = luaL_checklstring(L, 1, &len);
+    size_t mark = lua_toboolean(L, 2) ? 0 : 1;
+    tp_error err = { 0 };
+    if (len < mark + 1 || (mark && bytes[0] != 1)) {
+        tp_error_set(&err, TP_ECODEC, "bytes that are not a value");
+        return tp_core_push_message(L, &err);
+    }
+    lua_pushboolean(L, 1);
+    int n = tp_decode(L, (const uint8_t *)bytes + mark, len - mark, NULL, 0, 0, NULL, &err);
+    return n < 0 ? tp_core_push_message(L, &err) : n + 1;
+}
+
+static const luaL_Reg functions[] = {
+    { "journal_open", l_open },
+    { "journal_read", l_read },
+    { "journal_query", l_query },
+    { "journal_map", l_map },
+    { "journal_counts", l_counts },
+    { "cache_map", l_cache_map },
+    { "cache_folder", l_cache_folder },
+    { "cache_key", l_cache_key },
+    { "cache_trouble", l_cache_trouble },
+    { "journal_reasons", l_reasons },
+    { "journal_flush", l_flush },
+    { "journal_close", l_close },
+    { "journal_values", l_values },
+    { NULL, NULL },
+};
+
+void tp_core_register_journal(lua_State *L)
+{
+    tp_codec_ref_type(L, &tp_journal_type);
+    tp_codec_ref_type(L, &tp_journal_map_type);
+    lua_pop(L, 2); /* the metatables, which the registry keeps */
+    if (luaL_newmetatable(L, READER)) {
+        lua_pushcfunction(L, l_reader_gc);
+        lua_setfield(L, -2, "__gc");
+    }
+    lua_pop(L, 1);
+    tp_core_register(L, functions);
+}

@@ -1,0 +1,184 @@
+/* core_loop.c: the host's loop, and its clock. */
+#include "lua/core.h"
+#include "lua/core_private.h"
+
+#include "codec/codec.h"
+
+#include "base/deadline.h"
+#include "runtime/runtime.h"
+#include "workers/workers.h"
+
+#include <lauxlib.h>
+#include <time.h>
+#include <uv.h>
+
+/* core.now() -> seconds on the monotonic clock */
+static int l_now(lua_State *L)
+{
+    lua_pushnumber(L, (double)uv_hrtime() * 1e-9);
+    return 1;
+}
+
+/* core.sleep(seconds): blocks a worker; raises when its item is cancelled meanwhile */
+static int l_sleep(lua_State *L)
+{
+    enum { STEP_NS = 50 * 1000000 };
+    context *ctx = get_context(L);
+    uint64_t deadline = tp_core_deadline_after(L, 1);
+    const tp_work *w = tp_core_work(ctx);
+    for (uint64_t now; (now = uv_hrtime()) < deadline;) {
+        if (w && w->sink->is_cancelled(w))
+            return luaL_error(L, "cancelled");
+        uint64_t ns = deadline - now < STEP_NS ? deadline - now : STEP_NS;
+        nanosleep(&(struct timespec){ .tv_nsec = (long)ns }, NULL);
+    }
+    return 0;
+}
+
+/* core.fd() -> a descriptor that is readable when the loop should be turned: see tp_host_fd */
+static int l_fd(lua_State *L)
+{
+    lua_pushinteger(L, tp_host_fd(get_context(L)->host));
+    return 1;
+}
+
+/* core.turn(seconds or nil, spins): see tp_host_turn */
+static int l_turn(lua_State *L)
+{
+    context *ctx = get_context(L);
+    uint64_t deadline = tp_core_deadline_after(L, 1);
+    if (ctx->host->turned != ctx->listener) {
+        ctx->host->turned = ctx->listener;
+        deadline = 0; /* the state that took the last turn may have been woken by what was meant for this one */
+    }
+    tp_host_turn(ctx->host, deadline, lua_toboolean(L, 2));
+    tp_core_check_interrupt(L, ctx);
+    return 0;
+}
+
+/* core.is_interrupt(error value) -> is it what waiting has raised after tp_host_interrupt? */
+static int l_is_interrupt(lua_State *L)
+{
+    luaL_checkany(L, 1);
+    lua_pushboolean(L, tp_core_is_interrupt(L, 1));
+    return 1;
+}
+
+/* core.is_memory_error(error value) -> was there no memory? */
+static int l_is_memory_error(lua_State *L)
+{
+    luaL_checkany(L, 1);
+    lua_settop(L, 1);
+    lua_pushboolean(L, tp_codec_is_memory_error(L, 0));
+    return 1;
+}
+
+/* core.is_alive() -> is there anything on the loop that is this state's? */
+static int l_is_alive(lua_State *L)
+{
+    lua_pushboolean(L, tp_core_has_luv_work(L, get_context(L)));
+    return 1;
+}
+
+/* core.is_running() -> are we inside of the loop, so that it cannot be run? */
+static int l_is_running(lua_State *L)
+{
+    lua_pushboolean(L, get_context(L)->host->is_running);
+    return 1;
+}
+
+/* core.stop(): the loop does not wait in this turn. A callback of a timer, which is called before the loop waits, may have made a task ready. */
+static int l_stop(lua_State *L)
+{
+    uv_stop(&get_context(L)->host->loop);
+    return 0;
+}
+
+/* core.drive(step, due): what tp_host_step calls in this state: step() lets go on what can, due() gives the seconds until it wants to be called again, or nil */
+static int l_drive(lua_State *L)
+{
+    tp_listener *l = get_context(L)->listener;
+    lua_settop(L, 2);
+    l->due = luaL_ref(L, LUA_REGISTRYINDEX);
+    l->step = luaL_ref(L, LUA_REGISTRYINDEX);
+    return 0;
+}
+
+/* Has the state anything to be called, and does none of its code run, which has called us? */
+static bool is_driven(const tp_listener *l)
+{
+    lua_Debug unused;
+    return l->L && l->is_driven && l->step && !lua_getstack(l->L, 0, &unused);
+}
+
+/* (listener) */
+static int call_step(lua_State *L)
+{
+    const tp_listener *l = lua_touserdata(L, 1);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, l->step);
+    lua_call(L, 0, 0);
+    return 0;
+}
+
+typedef struct due_frame {
+    const tp_listener *listener;
+    double seconds; /* negative: none */
+} due_frame;
+
+static int call_due(lua_State *L)
+{
+    due_frame *f = lua_touserdata(L, 1);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, f->listener->due);
+    lua_call(L, 0, 1);
+    if (!lua_isnil(L, -1))
+        f->seconds = lua_tonumber(L, -1);
+    return 0;
+}
+
+int tp_lua_core_step(tp_host *host)
+{
+    int rc = 0;
+    for (tp_listener *l = host->listeners; l; l = l->next) {
+        if (!is_driven(l) || lua_cpcall(l->L, call_step, l) == 0)
+            continue;
+        lua_pop(l->L, 1);
+        rc = -1;
+    }
+    return rc;
+}
+
+uint64_t tp_lua_core_due(const tp_host *host)
+{
+    uint64_t due = UINT64_MAX;
+    for (const tp_listener *l = host->listeners; l; l = l->next) {
+        due_frame f = { l, -1 };
+        if (!is_driven(l))
+            continue;
+        if (tp_job_can_collect(host->engine, &l->waiter)) /* another state has taken the turn in which it was woken */
+            return 0;
+        if (lua_cpcall(l->L, call_due, &f))
+            lua_pop(l->L, 1);
+        uint64_t at = f.seconds >= 0 ? tp_deadline_after(f.seconds) : UINT64_MAX;
+        due = at < due ? at : due;
+    }
+    return due;
+}
+
+static const luaL_Reg functions[] = {
+    { "now", l_now },
+    { "sleep", l_sleep },
+    { "fd", l_fd },
+    { "turn", l_turn },
+    { "is_interrupt", l_is_interrupt },
+    { "is_memory_error", l_is_memory_error },
+    { "is_alive", l_is_alive },
+    { "is_running", l_is_running },
+    { "stop", l_stop },
+    { "drive", l_drive },
+    { NULL, NULL },
+};
+
+void tp_core_register_loop(lua_State *L)
+{
+    tp_core_register(L, functions);
+}

@@ -1,0 +1,136 @@
+/* core_random.c: where the random numbers of maps, calls and tasks come from, and math.randomseed. See engine/random.h. */
+#include "lua/core_private.h"
+
+#include "codec/codec.h"
+#include "codec/standard.h"
+#include "engine/random.h"
+#include "workers/workers.h"
+
+#include <lauxlib.h>
+
+/* What an item was drawing from, and whether standard libraries were as expected. */
+typedef struct aside {
+    tp_draws draws;
+    bool is_changed;
+} aside;
+
+tp_source *tp_core_source(const context *ctx)
+{
+    tp_work *w = tp_core_work(ctx);
+    return w ? tp_draws_source(&w->draws, tp_work_running(w)) : ctx->source;
+}
+
+/* core.source(is_stray) -> a source of its own for a task that starts; stray ones start at any time, and change nothing for others */
+static int l_source(lua_State *L)
+{
+    tp_key key = tp_source_next(tp_core_source(get_context(L)), lua_toboolean(L, 1));
+    tp_source *made = lua_newuserdata(L, sizeof *made);
+    *made = tp_source_new(key);
+    return 1;
+}
+
+/* core.enter(source or nil): that of the task that runs from here on, which keeps it; nil: none */
+static int l_enter(lua_State *L)
+{
+    context *ctx = get_context(L);
+    tp_source *source = lua_touserdata(L, 1);
+    ctx->source = source ? source : &ctx->script;
+    return 0;
+}
+
+/* core.streams() -> pointer to the pointer to the tp_draws of the work that runs, which is NULL outside of one; in a worker's state */
+static int l_streams(lua_State *L)
+{
+    lua_pushlightuserdata(L, &get_context(L)->agent->worker.current);
+    return 1;
+}
+
+/* core.stream(seed, i) -> the state of a stream made by hand, as four int32 */
+static int l_stream(lua_State *L)
+{
+    tp_key key = tp_key_by_hand(luaL_checknumber(L, 1), luaL_checknumber(L, 2));
+    for (int i = 0; i < 4; i++)
+        lua_pushnumber(L, (int32_t)(uint32_t)(key.half[i / 2] >> 32 * (i % 2)));
+    return 4;
+}
+
+/* math.randomseed(seed). In an item: its numbers are those that LuaJIT has for this seed. In a script: LuaJIT's own, which is upvalue 2, and what
+ * the numbers of its maps are made from. */
+static int l_randomseed(lua_State *L)
+{
+    context *ctx = get_context(L);
+    double seed = luaL_checknumber(L, 1);
+    tp_work *w = tp_core_work(ctx);
+    if (w) {
+        tp_draws_seed(&w->draws, tp_work_running(w), seed);
+        return 0;
+    }
+    *ctx->source = tp_source_new(tp_key_of_seed(seed));
+    lua_settop(L, 1);
+    lua_pushvalue(L, lua_upvalueindex(2));
+    lua_insert(L, 1);
+    lua_call(L, 1, 0);
+    return 0;
+}
+
+void tp_core_open_random(lua_State *L, context *ctx)
+{
+    lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
+    lua_getfield(L, -1, "math");                           // ctx loaded math
+    ctx->source = &ctx->script;
+    ctx->script = tp_source_new(tp_key_of_seed(0));
+    lua_getfield(L, -1, "random");                         // ctx loaded math random
+    if (lua_iscfunction(L, -1) && lua_getupvalue(L, -1, 1)) {
+        if (lua_type(L, -1) == LUA_TUSERDATA && lua_objlen(L, -1) >= 4 * sizeof(uint64_t))
+            ctx->script = tp_source_new(tp_key_of_luajit(lua_touserdata(L, -1)));
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);                                         // ctx loaded math
+    lua_pushvalue(L, -3);
+    lua_getfield(L, -2, "randomseed");                     // ctx loaded math ctx randomseed
+    lua_pushcclosure(L, l_randomseed, 2);
+    lua_setfield(L, -2, "randomseed");                     // ctx loaded math
+    if (!ctx->agent)
+        tp_codec_add_builtins(L, "math", lua_gettop(L));
+    lua_pop(L, 3);
+}
+
+/* core.set_aside() -> what core.go_back takes; nil outside of an item. Until then random numbers are drawn as LuaJIT has them at first, since it is chance
+ * which item of a worker it is that does what comes; and what changes in standard libraries is not the item's. */
+static int l_set_aside(lua_State *L)
+{
+    tp_work *w = tp_core_work(get_context(L));
+    if (!w)
+        return 0;
+    aside *before = lua_newuserdata(L, sizeof *before);
+    before->draws = w->draws;
+    before->is_changed = tp_standard_is_changed(L, tp_codec_standard(L));
+    tp_draws_seed(&w->draws, tp_work_running(w), 0);
+    return 1;
+}
+
+/* core.go_back(aside, whether what has changed is to stay) */
+static int l_go_back(lua_State *L)
+{
+    tp_work *w = tp_core_work(get_context(L));
+    const aside *before = lua_touserdata(L, 1);
+    w->draws = before->draws;
+    if (lua_toboolean(L, 2) && !before->is_changed && tp_standard_is_changed(L, tp_codec_standard(L)))
+        tp_standard_adopt(L, tp_codec_standard(L));
+    return 0;
+}
+
+static const luaL_Reg functions[] = {
+    { "set_aside", l_set_aside },
+    { "go_back", l_go_back },
+    { "source", l_source },
+    { "enter", l_enter },
+    { "streams", l_streams },
+    { "stream", l_stream },
+    { NULL, NULL },
+};
+
+void tp_core_register_random(lua_State *L)
+{
+    tp_core_register(L, functions);
+}

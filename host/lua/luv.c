@@ -1,0 +1,261 @@
+/* luv.c: luv, the module that users load, on the host's own loop. */
+#include "lua/core_private.h"
+
+#include "runtime/runtime.h"
+
+#include <dlfcn.h>
+#include <lauxlib.h>
+#include <string.h>
+#include <uv.h>
+
+static const char callback_key[] = "tidepool.core.callback", closer_key[] = "tidepool.core.closer";
+
+/* core.set_callback(fn, closer): fn(callback, ...) is how luv's callbacks are called, nothing when fn is nil; closer lives as long as the state */
+static int l_set_callback(lua_State *L)
+{
+    lua_settop(L, 2);
+    lua_setfield(L, LUA_REGISTRYINDEX, closer_key);
+    lua_setfield(L, LUA_REGISTRYINDEX, callback_key);
+    return 0;
+}
+
+/* luv calls this in place of lua_pcall, with a callback and its arguments on the stack. Its own way would end the process at an error. */
+static int call_back(lua_State *L, int nargs, int nresults, int flags)
+{
+    (void)flags;
+    lua_getfield(L, LUA_REGISTRYINDEX, callback_key); // callback args fn
+    if (lua_isnil(L, -1)) {
+        lua_pop(L, nargs + 2);
+        return 0;
+    }
+    lua_insert(L, -nargs - 2);                        // fn callback args
+    int before = lua_gettop(L) - nargs - 2;
+    if (lua_pcall(L, nargs + 1, nresults, 0)) {
+        lua_pop(L, 1);
+        return -1;
+    }
+    return lua_gettop(L) - before;
+}
+
+/* ---- whose handles: several states may have luv on the one loop ---- */
+
+/* As far as we look at what luv has at a handle, or at a request: which state's it is. luv 1.30 and later. */
+typedef struct luv_handle {
+    int ref, callbacks[2];
+    const void *ctx;
+    void *rest[4];
+} luv_handle;
+
+/* What luv finds at handles that are not its own while it walks: these are no handles of any state, and their callback is skip_handle. */
+typedef struct luv_context {
+    uv_loop_t *loop;
+    lua_State *L;
+    int (*call)(lua_State *L, int nargs, int nresults, int flags);
+} luv_context;
+
+static int skip_handle(lua_State *L, int nargs, int nresults, int flags)
+{
+    (void)nresults, (void)flags;
+    lua_pop(L, nargs + 1);
+    return 0;
+}
+
+static const luv_context not_luvs = { .call = skip_handle };
+static const luv_handle not_luvs_handle = { LUA_REFNIL, { LUA_NOREF, LUA_NOREF }, &not_luvs, { NULL } };
+
+typedef struct hidden {
+    uv_handle_t *handle;
+    void *data;
+} hidden;
+
+/* What a walk over the loop's handles looks for. */
+typedef struct census {
+    const tp_listener *listener;
+    size_t n, n_alive; /* its handles; those that keep the loop alive */
+    hidden *others;    /* where others are hidden; NULL: they are counted only */
+    size_t n_others;
+} census;
+
+static void count_handle(uv_handle_t *handle, void *user)
+{
+    census *c = user;
+    const tp_host *host = c->listener->host;
+    bool is_hosts = handle == (const uv_handle_t *)&host->wake_up || handle == (const uv_handle_t *)&host->timer;
+    if (!is_hosts && handle->data && ((const luv_handle *)handle->data)->ctx == c->listener->luv) {
+        c->n++;
+        c->n_alive += uv_is_closing(handle) || (uv_is_active(handle) && uv_has_ref(handle));
+        return;
+    }
+    if (c->others) {
+        c->others[c->n_others] = (hidden){ handle, handle->data };
+        handle->data = (void *)&not_luvs_handle;
+    }
+    c->n_others++;
+}
+
+static census count_handles(tp_listener *l)
+{
+    census c = { .listener = l };
+    uv_walk(&l->host->loop, count_handle, &c);
+    return c;
+}
+
+/* How many requests of luv's this state has under way: it keeps them in the registry until they are over. Tries to stop them when is_cancelled. */
+static size_t count_requests(lua_State *L, bool is_cancelled)
+{
+    static const char *const types[] = { "uv_req", "luv_work_ctx" };
+    size_t n = 0;
+    luaL_checkstack(L, 6, "requests");
+    for (int i = 0; i < 2; i++)
+        luaL_getmetatable(L, types[i]);              // req work
+    lua_pushnil(L);
+    while (lua_next(L, LUA_REGISTRYINDEX)) {         // req work key value
+        if (lua_type(L, -1) == LUA_TUSERDATA && lua_getmetatable(L, -1)) {
+            bool is_request = lua_rawequal(L, -1, -5);
+            if (is_request || lua_rawequal(L, -1, -4))
+                n++;
+            if (is_request && is_cancelled)
+                uv_cancel(lua_touserdata(L, -2));
+            lua_pop(L, 1);
+        }
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 2);
+    return n;
+}
+
+bool tp_core_has_luv_work(lua_State *L, const context *ctx)
+{
+    tp_listener *l = ctx->listener;
+    if (!l->luv || !tp_host_is_alive(l->host))
+        return false;
+    return l->host->n_luv == 1 || count_handles(l).n_alive > 0 || count_requests(L, false) > 0;
+}
+
+/* core.apart(fn, ...): calls fn, which walks over luv's handles, with those hidden from it that are not this state's. fn must not run the loop. */
+static int l_apart(lua_State *L)
+{
+    tp_listener *l = get_context(L)->listener;
+    census c = count_handles(l);
+    c.others = lua_newuserdata(L, (c.n_others + 1) * sizeof *c.others);
+    lua_insert(L, 1);
+    c.n_others = 0;
+    uv_walk(&l->host->loop, count_handle, &c);
+    int status = lua_pcall(L, lua_gettop(L) - 2, 0, 0);
+    for (size_t i = 0; i < c.n_others; i++)
+        c.others[i].handle->data = c.others[i].data;
+    return status ? lua_error(L) : 0;
+}
+
+/* core.run_out(): takes turns of the loop until all that luv had in this state is gone. Its handles must be closing. Others on the loop go on meanwhile. */
+static int l_run_out(lua_State *L)
+{
+    tp_listener *l = get_context(L)->listener;
+    if (!l->luv)
+        return 0;
+    count_requests(L, true);
+    uv_loop_t *loop = &l->host->loop;
+    while (count_handles(l).n > 0 || (loop->active_reqs.count > 0 && count_requests(L, false) > 0))
+        uv_run(loop, UV_RUN_ONCE);
+    l->luv = NULL;
+    l->host->n_luv--;
+    return 0;
+}
+
+/* ---- loading it ---- */
+
+/* Tells the library at path, which is loaded, which loop to use. False when it is too old to be told. */
+static bool share_loop(const char *path, context *ctx)
+{
+    void *lib = dlopen(path, RTLD_NOW);
+    void (*set_loop)(lua_State *, uv_loop_t *) = NULL;
+    void (*set_callback)(lua_State *, int (*)(lua_State *, int, int, int)) = NULL;
+    const void *(*get_luv)(lua_State *) = NULL;
+    if (!lib)
+        return false;
+    *(void **)&set_loop = dlsym(lib, "luv_set_loop");
+    *(void **)&set_callback = dlsym(lib, "luv_set_callback");
+    *(void **)&get_luv = dlsym(lib, "luv_context");
+    bool can_share = set_loop && set_callback && get_luv;
+    if (can_share) {
+        set_loop(ctx->main, &ctx->host->loop);
+        set_callback(ctx->main, call_back);
+        ctx->host->n_luv += ctx->listener->luv == NULL;
+        ctx->listener->luv = get_luv(ctx->main);
+    }
+    dlclose(lib); /* package.loadlib has it */
+    return can_share;
+}
+
+/* Opens luv on the host's loop. Upvalue 2 is its path. */
+static int open_luv(lua_State *L)
+{
+    context *ctx = get_context(L);
+    const char *path = lua_tostring(L, lua_upvalueindex(2));
+    lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
+    lua_getfield(L, -1, "package");
+    lua_getfield(L, -1, "loadlib");
+    lua_pushstring(L, path);
+    lua_pushliteral(L, "luaopen_luv");
+    lua_call(L, 2, 2);                            // fn, or nil message
+    if (lua_isnil(L, -2))
+        return lua_error(L);
+    lua_pop(L, 1);                                // fn
+    bool is_shared = share_loop(path, ctx);
+    lua_pushliteral(L, "luv");
+    lua_call(L, 1, 1);                            // luv
+    if (is_shared) {
+        lua_getglobal(L, "require");
+        lua_pushliteral(L, "tidepool.engine.loop");
+        lua_call(L, 1, 1);
+        lua_getfield(L, -1, "share");             // luv loop share
+        lua_pushvalue(L, -3);
+        lua_call(L, 1, 0);
+        lua_pop(L, 1);                            // luv
+    }
+    return 1;
+}
+
+/* In package.loaders, before the loader of C modules, whose place it takes for "luv". */
+static int find_luv(lua_State *L)
+{
+    if (strcmp(luaL_checkstring(L, 1), "luv") != 0)
+        return 0;
+    lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
+    lua_getfield(L, -1, "package");
+    lua_getfield(L, -1, "searchpath");
+    lua_pushliteral(L, "luv");
+    lua_getfield(L, -3, "cpath");
+    lua_call(L, 2, 1);
+    if (lua_isnil(L, -1))
+        return 0;
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, -2);
+    lua_pushcclosure(L, open_luv, 2);
+    return 1;
+}
+
+void tp_core_open_luv(lua_State *L, int package)
+{
+    lua_getfield(L, package, "loaders");             // ctx loaders
+    for (int i = (int)lua_objlen(L, -1); i >= 3; i--) {
+        lua_rawgeti(L, -1, i);
+        lua_rawseti(L, -2, i + 1);
+    }
+    lua_insert(L, -2);                               // loaders ctx
+    lua_pushcclosure(L, find_luv, 1);
+    lua_rawseti(L, -2, 3);
+    lua_pop(L, 1);
+}
+
+static const luaL_Reg functions[] = {
+    { "set_callback", l_set_callback },
+    { "apart", l_apart },
+    { "run_out", l_run_out },
+    { NULL, NULL },
+};
+
+void tp_core_register_luv(lua_State *L)
+{
+    tp_core_register(L, functions);
+}

@@ -1,0 +1,577 @@
+/* child.c: a worker process from the inside. See child.h, and wire/frame.h for what lies where.
+ *
+ * It has a host of its own, so that items can use all that there is: what they map is run here, by the worker itself, one item after the other
+ * (tp_host_executor gives it for all executors that run Lua). So an item never waits for another process. */
+#include "program/child.h"
+
+#include "codec/message.h"
+#include "program/sanitized.h"
+#include "program/signals.h"
+#include "wire/frame.h"
+#include "wire/peer.h"
+#include "workers/vm.h"
+#include "workers/workers.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+enum { SPIN_NS = 60 * 1000, CONTROL_BYTES = (TP_WIRE_OUT_BEGIN + 4095) & ~4095 };
+
+struct tp_child {
+    tp_agent agent;
+    int socket;
+    tp_region in, out;
+    tp_wire_out *control; /* the beginning of `out` once more, at an address that stays when that grows */
+    uint32_t seen;        /* the host's turns */
+    uv_mutex_t print_lock; /* held around writes to the socket */
+
+    /* ---- what the host has given ---- */
+    tp_ref *ref[TP_WIRE_REFS_MAX];
+    uint32_t nrefs;
+    tp_image *image[TP_WIRE_IMAGES];
+
+    /* ---- memory ---- */
+    uint64_t lua_bytes, data_bytes; /* of the state, and of the process, when nothing had been run yet */
+    uint64_t memory;      /* what the last request's items were allowed beyond; 0: everything */
+    bool has_run;         /* a request */
+    bool notes_death;
+
+    /* ---- the request that runs ---- */
+    uint64_t used;       /* as control->used */
+    uint64_t done_at;    /* the last record, if it counts items without results; 0: it does not */
+    tp_block *filling;   /* the block of the record at `used` that is being filled in; compared only. NULL: there is none */
+    tp_block *kept;      /* blocks that the sink was given: who has given them may look at them once more */
+};
+
+static tp_child *child_of(tp_work *w)
+{
+    return (tp_child *)(void *)w->worker; /* the agent is its first member, and the worker the agent's */
+}
+
+/* ---- turns ---- */
+
+static _Noreturn void end_with_host(void)
+{
+    _exit(0);
+}
+
+/* Waits for the host's next turn. */
+static void wait_for_host(tp_child *c)
+{
+    const tp_wire_in *in = (const tp_wire_in *)(const void *)c->in.data;
+    uint64_t until = uv_hrtime() + SPIN_NS;
+    while (uv_hrtime() < until) {
+        for (int i = 0; i < 16; i++) {
+            if (atomic_load_explicit(&in->turn, memory_order_acquire) != c->seen)
+                goto out;
+            tp_relax();
+        }
+        sched_yield();
+    }
+    for (;;) {
+        char bytes[64];
+        atomic_store(&c->control->worker_sleeps, 1);
+        if (atomic_load(&in->turn) != c->seen)
+            break;
+        ssize_t n = read(c->socket, bytes, sizeof bytes);
+        if (n == 0 || (n < 0 && errno != EINTR))
+            end_with_host();
+    }
+    atomic_store_explicit(&c->control->worker_sleeps, 0, memory_order_relaxed);
+out:
+    c->seen = atomic_load_explicit(&in->turn, memory_order_acquire);
+}
+
+/* A frame for the host: bytes for descriptor 1 or 2, or, for 0, nothing but a reason to wake. */
+static void write_frame(tp_child *c, uint32_t fd, const char *bytes, size_t len)
+{
+    uint32_t head[2] = { fd, (uint32_t)len };
+    struct iovec parts[2] = { { head, sizeof head }, { (void *)(uintptr_t)bytes, len } };
+    uv_mutex_lock(&c->print_lock);
+    while (parts[0].iov_len + parts[1].iov_len > 0) {
+        struct msghdr m = { .msg_iov = parts, .msg_iovlen = 2 };
+        ssize_t n = sendmsg(c->socket, &m, MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            end_with_host();
+        for (int i = 0; i < 2; i++) {
+            size_t part = (size_t)n < parts[i].iov_len ? (size_t)n : parts[i].iov_len;
+            parts[i].iov_base = (char *)parts[i].iov_base + part;
+            parts[i].iov_len -= part;
+            n -= (ssize_t)part;
+        }
+    }
+    atomic_fetch_add_explicit(&c->control->printed, fd != 0, memory_order_relaxed);
+    uv_mutex_unlock(&c->print_lock);
+}
+
+static void take_turn(tp_child *c, tp_wire_state state)
+{
+    atomic_store_explicit(&c->control->state, state, memory_order_relaxed);
+    atomic_fetch_add(&c->control->turn, 1);
+    if (atomic_exchange(&c->control->host_sleeps, 0))
+        write_frame(c, 0, "", 0);
+}
+
+/* tp_config.write */
+static void print(void *user, int fd, const char *bytes, size_t len)
+{
+    enum { LONGEST = 1 << 20 };
+    for (; len > LONGEST; bytes += LONGEST, len -= LONGEST)
+        write_frame(user, (uint32_t)fd, bytes, LONGEST);
+    write_frame(user, (uint32_t)fd, bytes, len);
+}
+
+/* ---- records ---- */
+
+/* What was being filled in is no record, unless it was ended. */
+static void drop_filling(tp_child *c)
+{
+    atomic_store_explicit(&c->control->open, 0, memory_order_relaxed);
+    c->filling = NULL;
+}
+
+/* Room for one more record, as long as it is: has the host take those that there are first, if it must. NULL when there is no memory. */
+static tp_wire_record *new_record(tp_child *c, uint64_t size)
+{
+    size = (size + 7) & ~(uint64_t)7;
+    drop_filling(c);
+    c->done_at = 0;
+    if (c->used + size > c->out.size && c->used > TP_WIRE_OUT_BEGIN) {
+        take_turn(c, TP_WIRE_FULL);
+        wait_for_host(c);
+        c->used = TP_WIRE_OUT_BEGIN; /* and so is control->used: the host has set it */
+    }
+    if (c->used + size > c->out.size && tp_region_grow(&c->out, c->used + size, NULL))
+        return NULL;
+    tp_wire_record *r = (tp_wire_record *)(void *)(c->out.data + c->used);
+    *r = (tp_wire_record){ .size = size };
+    return r;
+}
+
+/* The record is whole: from here on it counts. */
+static void publish_record(tp_child *c, const tp_wire_record *r)
+{
+    c->used += r->size;
+    atomic_store_explicit(&c->control->used, c->used, memory_order_release);
+    drop_filling(c);
+}
+
+/* A message with what it refers to. -1 when that is not the host's too (err), or there is no memory. */
+static int put_message(tp_child *c, tp_block_kind kind, uint32_t at, bool may_retry, const uint8_t *bytes, size_t len, tp_ref *const *refs, uint32_t nrefs,
+                       tp_error *err)
+{
+    uint64_t refs_at = sizeof(tp_wire_record) + ((len + 7) & ~(size_t)7);
+    tp_wire_record *r = new_record(c, refs_at + 4 * (uint64_t)nrefs);
+    if (!r)
+        return tp_error_oom(err, "results");
+    char *to = (char *)r;
+    if (len)
+        memcpy(to + sizeof *r, bytes, len);
+    for (uint32_t i = 0; i < nrefs; i++) {
+        uint32_t id = 0;
+        while (id < c->nrefs && c->ref[id] != refs[i])
+            id++;
+        if (id == c->nrefs)
+            return tp_error_set(err, TP_ECODEC, "an object that only the worker process knows cannot travel from it");
+        memcpy(to + refs_at + 4 * i, &id, sizeof id);
+    }
+    r->kind = kind;
+    r->at = at;
+    r->n = 1;
+    r->may_retry = may_retry;
+    r->bytes = len;
+    r->nrefs = nrefs;
+    publish_record(c, r);
+    return 0;
+}
+
+/* ---- the sink ---- */
+
+static tp_block *sink_new_columns(tp_work *w, uint32_t capacity, uint32_t columns, const uint8_t *types, uint32_t text)
+{
+    tp_child *c = child_of(w);
+    tp_block *b = columns ? tp_block_new_borrowed(0, 0, columns) : tp_block_new_empty(TP_BLOCK_DONE, 0, 0);
+    tp_wire_record *r = b ? new_record(c, tp_wire_columns_size(capacity, columns, types, text)) : NULL;
+    if (!r) {
+        tp_block_free(b);
+        return NULL;
+    }
+    r->kind = b->kind;
+    r->at = w->at;
+    r->capacity = capacity;
+    r->columns = columns;
+    for (uint32_t i = 0; i < columns; i++)
+        b->type[i] = r->type[i] = types[i];
+    for (uint32_t i = 0; i < columns; i++)
+        b->column[i] = (char *)r + tp_wire_column_at(r, i);
+    r->text.capacity = text;
+    b->text = (tp_text){ (char *)r + tp_wire_column_at(r, columns), 0, text };
+    b->capacity = capacity;
+    c->filling = b;
+    /* Release: who looks at `open` finds the head. What has been filled in of it says ctl[0]. */
+    atomic_store_explicit(&c->control->open, c->used, memory_order_release);
+    return b;
+}
+
+static void end_filling(tp_child *c, const tp_block *b)
+{
+    tp_wire_record *r = (tp_wire_record *)(void *)(c->out.data + c->used);
+    r->n = b->n;
+    r->text.used = b->text.used;
+    publish_record(c, r);
+}
+
+static void sink_append(tp_work *w, tp_block *b)
+{
+    tp_child *c = child_of(w);
+    uint32_t at = (uint32_t)(b->first - w->block->first);
+    b->next = c->kept;
+    c->kept = b;
+    if (b == c->filling && b->kind != TP_BLOCK_FAILURE) { /* one that was freed, since nothing was stored, may have had the address */
+        end_filling(c, b);
+        return;
+    }
+    size_t len;
+    tp_error err = { 0 };
+    const uint8_t *bytes = tp_block_message(b, 0, &len); /* a failure: values are published one by one */
+    if (put_message(c, b->kind, at, b->may_retry, bytes, len, b->bytes.refs, b->bytes.nrefs, &err) == 0)
+        return;
+    tp_block *other = tp_block_new_failure(tp_failure_kind_of(err.code, TP_KIND_CODEC), err.message, w->attempt, w->worker->index);
+    if (!other || put_message(c, TP_BLOCK_FAILURE, at, false, other->bytes.data, other->bytes.len, NULL, 0, NULL))
+        w->sink->starve(w);
+    tp_block_free(other);
+}
+
+static int sink_publish(tp_work *w, tp_error *err)
+{
+    tp_child *c = child_of(w);
+    tp_block *b = w->values;
+    int rc = 0;
+    if (b->kind == TP_BLOCK_VALUES) {
+        rc = put_message(c, TP_BLOCK_VALUES, w->at, false, b->bytes.data, b->bytes.len, b->bytes.refs, b->bytes.nrefs, err);
+        tp_buf_clear(&b->bytes);
+    } else if (c->done_at) {
+        ((tp_wire_record *)(void *)(c->out.data + c->done_at))->n++;
+    } else {
+        uint64_t at = c->used;
+        tp_wire_record *r = new_record(c, sizeof *r);
+        rc = r ? 0 : tp_error_oom(err, "results");
+        if (r) {
+            at = c->used;
+            r->kind = TP_BLOCK_DONE;
+            r->at = w->at;
+            r->n = 1;
+            publish_record(c, r);
+            c->done_at = at;
+        }
+    }
+    b->n = 0;
+    b->first = w->block->first + w->at + 1;
+    return rc;
+}
+
+static void sink_starve(tp_work *w)
+{
+    atomic_store_explicit(&child_of(w)->control->starved, 1, memory_order_relaxed);
+    atomic_store_explicit(&w->ctl[1], 1, memory_order_relaxed);
+}
+
+static bool sink_is_cancelled(const tp_work *w)
+{
+    (void)w;
+    return false; /* the host ends us */
+}
+
+/* Its permit is the host's, and what it waits for runs here. */
+static void sink_lend(tp_work *w)
+{
+    (void)w;
+}
+
+static const tp_sink sink = {
+    .append = sink_append,
+    .starve = sink_starve,
+    .is_cancelled = sink_is_cancelled,
+    .lend = sink_lend,
+    .regain = sink_lend,
+    .new_columns = sink_new_columns,
+    .publish = sink_publish,
+    .encoding = TP_ENCODE_NO_CODE | TP_ENCODE_COPIES,
+};
+
+/* ---- requests ---- */
+
+/* Copies bytes of the request, and what they refer to, into a buffer. */
+static int copy_message(tp_child *c, tp_buf *to, uint64_t at, uint64_t len, uint64_t refs_at, uint64_t nrefs)
+{
+    const uint32_t *ids = (const uint32_t *)(const void *)(c->in.data + refs_at);
+    if (tp_buf_add(to, c->in.data + at, len))
+        return -1;
+    for (uint64_t i = 0; i < nrefs; i++)
+        if (tp_buf_hold_ref(to, c->ref[ids[i]]))
+            return -1;
+    return 0;
+}
+
+static tp_ref *make_ref(tp_child *c, const tp_wire_ref *r)
+{
+    const char *name = c->in.data + r->name_at;
+    if (r->kind == TP_WIRE_FUNC) {
+        tp_func *f = tp_func_new(name, r->limit);
+        return f ? &f->ref : NULL;
+    }
+    tp_buf message = { 0 };
+    tp_ref *made = NULL;
+    if (copy_message(c, &message, r->bytes_at, r->bytes, r->refs_at, r->nrefs) == 0) {
+        tp_image *packed = r->kind == TP_WIRE_PACKED ? tp_image_new(&message) : NULL;
+        made = r->kind == TP_WIRE_PACKED ? (packed ? &packed->ref : NULL) : tp_class_blob_new(name, &message, r->is_partial);
+    }
+    tp_buf_free(&message);
+    return made;
+}
+
+static int take_given(tp_child *c, const tp_wire_request *q)
+{
+    const tp_wire_ref *given = (const tp_wire_ref *)(const void *)(c->in.data + q->given_at);
+    for (uint64_t i = 0; i < q->given; i++) {
+        tp_ref *made = make_ref(c, &given[i]);
+        if (!made)
+            return -1;
+        c->ref[given[i].id] = made;
+        c->nrefs = given[i].id + 1;
+    }
+    return 0;
+}
+
+static int take_image(tp_child *c, const tp_wire_request *q)
+{
+    if (!q->image_at)
+        return 0;
+    tp_buf message = { 0 };
+    tp_image *made = copy_message(c, &message, q->image_at, q->image_bytes, q->image_refs_at, q->image_nrefs) ? NULL : tp_image_new(&message);
+    tp_buf_free(&message);
+    tp_ref_drop(c->image[q->image]);
+    c->image[q->image] = made;
+    return made ? 0 : -1;
+}
+
+/* The items of the request, as a block whose memory is the arena's. */
+static int open_inputs(tp_child *c, const tp_wire_request *q, tp_block *b)
+{
+    char *base = c->in.data;
+    *b = (tp_block){ .first = q->first, .n = q->n, .kind = (tp_block_kind)q->kind, .columns = q->columns, .capacity = q->is_foreign ? 0 : q->n };
+    memcpy(b->type, q->type, sizeof b->type);
+    for (uint32_t i = 0; i < q->columns; i++)
+        b->column[i] = base + q->column_at[i];
+    if (q->text_at)
+        b->text = (tp_text){ base + q->text_at, (uint32_t)q->text, (uint32_t)q->text };
+    if (b->kind == TP_BLOCK_COLUMNS)
+        return 0;
+    b->ends = (uint32_t *)(void *)(base + q->ends_at);
+    b->bytes.data = (uint8_t *)base + q->bytes_at;
+    b->bytes.len = q->bytes;
+    const uint32_t *ids = (const uint32_t *)(const void *)(base + q->refs_at);
+    for (uint64_t i = 0; i < q->nrefs; i++)
+        if (tp_buf_hold_ref(&b->bytes, c->ref[ids[i]]))
+            return -1;
+    return 0;
+}
+
+static void close_inputs(tp_block *b)
+{
+    tp_buf_drop_refs(&b->bytes, 0);
+    free(b->bytes.refs);
+}
+
+/* ---- memory ---- */
+
+/* The native limit is of no use where the sanitizers' own memory would count. */
+enum { HAS_NATIVE_LIMIT = !TP_IS_SANITIZED };
+enum { NATIVE_SPARE = 32 << 20, LEFT_OVER = 8 << 20 }; /* what a process may have beside: of its own, between blocks, and of others */
+
+/* Bytes of memory that the process may write and shares with nobody, as RLIMIT_DATA counts them; 0 when the system does not say. */
+static uint64_t data_of_process(void)
+{
+    char text[128];
+    unsigned long data = 0;
+    int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : 0;
+    if (fd >= 0)
+        close(fd);
+    text[n > 0 ? n : 0] = '\0';
+    return sscanf(text, "%*u %*u %*u %*u %*u %lu", &data) == 1 ? (uint64_t)data * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
+}
+
+/* What native code was refused is the item's failure too. Async-signal-safe. */
+static void note_death(void *user, int error)
+{
+    tp_wire_out *control = ((tp_child *)user)->control;
+    if (error == ENOMEM)
+        atomic_store_explicit(&control->refused, 1 + (uint32_t)atomic_load_explicit(&control->work.ctl[0], memory_order_relaxed), memory_order_relaxed);
+}
+
+/* What others have left here takes half of what the next items may have, so that they need a process of their own. */
+static bool is_crowded(tp_child *c, uint64_t memory)
+{
+    if (!c->has_run || memory == 0 || memory == c->memory)
+        return false;
+    if (tp_vm_used(c->agent.worker.vm) - c->lua_bytes > memory / 2)
+        tp_vm_collect(c->agent.worker.vm);
+    return tp_vm_used(c->agent.worker.vm) > c->lua_bytes + memory / 2 ||
+           (HAS_NATIVE_LIMIT && data_of_process() > c->data_bytes + memory / 2 + LEFT_OVER);
+}
+
+static void limit_memory(tp_child *c, uint64_t memory)
+{
+    struct rlimit limit;
+    tp_wire_out *control = c->control;
+    tp_vm_limit(c->agent.worker.vm, memory ? c->lua_bytes + memory : 0, memory, &control->refused, &control->work.ctl[0]);
+    errno = 0;
+    if (!HAS_NATIVE_LIMIT || c->data_bytes == 0 || memory == c->memory || getrlimit(RLIMIT_DATA, &limit))
+        return;
+    c->memory = memory;
+    if (memory && !c->notes_death)
+        c->notes_death = tp_signals_note_death(note_death, c) == 0;
+    limit.rlim_cur = memory ? c->data_bytes + memory + memory / 4 + NATIVE_SPARE : limit.rlim_max;
+    if (limit.rlim_cur > limit.rlim_max)
+        limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_DATA, &limit);
+    errno = 0;
+}
+
+/* ---- running ---- */
+
+static void run_items(tp_child *c, const tp_wire_request *q, tp_block *inputs)
+{
+    tp_terms terms = { .name = c->in.data + q->name_at, .executor = tp_exec_processes.name, .image = c->image[q->image], .discards = q->discards, .draws = q->draws, .depth = q->depth };
+    terms.returns.columns = q->returns;
+    memcpy(terms.returns.type, q->returned, sizeof terms.returns.type);
+    c->agent.worker.index = (int)q->worker;
+    c->agent.worker.tags_lines = q->tags_lines;
+    tp_work *w = &c->control->work;
+    tp_work_open(w, &c->agent.worker, &sink, &terms, inputs, 0, inputs->n, q->attempt);
+    limit_memory(c, q->memory);
+    tp_vm_run(c->agent.worker.vm, w);
+    tp_vm_limit(c->agent.worker.vm, 0, 0, NULL, NULL);
+    tp_work_close(w);
+    atomic_store_explicit(&c->control->will_leave, c->agent.worker.will_leave, memory_order_relaxed);
+}
+
+static void serve_request(tp_child *c)
+{
+    tp_block inputs = { 0 };
+    const tp_wire_request *q = tp_wire_get_request(c->in.data);
+    if (tp_region_follow(&c->in, q->size, NULL)) {
+        atomic_store_explicit(&c->control->starved, 1, memory_order_relaxed);
+        return;
+    }
+    q = tp_wire_get_request(c->in.data);
+    if (is_crowded(c, q->memory))
+        _exit(0); /* before it has begun: another process will */
+    atomic_store_explicit(&c->control->begun, c->seen, memory_order_relaxed);
+    c->used = TP_WIRE_OUT_BEGIN;
+    c->done_at = 0;
+    c->filling = NULL;
+    if (take_given(c, q) || take_image(c, q) || open_inputs(c, q, &inputs))
+        _exit(TP_CHILD_NO_MEMORY); /* the host would not know what of it is here */
+    run_items(c, q, &inputs);
+    c->has_run = true;
+    close_inputs(&inputs);
+    tp_block_free_list(c->kept);
+    c->kept = NULL;
+    if (c->out.size > TP_WIRE_KEPT && c->used <= TP_WIRE_KEPT)
+        tp_region_trim(&c->out, TP_WIRE_KEPT);
+}
+
+/* ---- from its start to its end ---- */
+
+/* We end when the thread that has started us does; perhaps it has already. */
+static int follow_parent(pid_t host, tp_error *err)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    return getppid() == host ? 0 : tp_error_set(err, TP_ESYS, "the host is gone");
+}
+
+/* When the system runs out of memory it ends us, not the host. */
+static void prefer_as_victim(void)
+{
+    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    ssize_t n = write(fd, "800", 3); /* that this may fail is not worth a word: nothing depends on it */
+    (void)n;
+    close(fd);
+}
+
+int tp_child_open(tp_child **out, tp_error *err)
+{
+    int type;
+    socklen_t len = sizeof type;
+    if (getsockopt(TP_PEER_SOCKET, SOL_SOCKET, SO_TYPE, &type, &len))
+        return tp_error_set(err, TP_EUSAGE, "a worker process is started by Tidepool itself");
+    tp_child *c = calloc(1, sizeof *c);
+    if (!c || uv_mutex_init(&c->print_lock))
+        return tp_error_oom(err, "worker process");
+    for (int fd = TP_PEER_SOCKET; fd < TP_PEER_FDS; fd++)
+        fcntl(fd, F_SETFD, FD_CLOEXEC);
+    c->socket = TP_PEER_SOCKET;
+    if (tp_region_adopt(&c->in, TP_PEER_IN, err) || tp_region_adopt(&c->out, TP_PEER_OUT, err))
+        return -1;
+    void *control = mmap(NULL, CONTROL_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, c->out.fd, 0);
+    if (control == MAP_FAILED)
+        return tp_error_oom(err, "worker process");
+    c->control = control;
+    const tp_wire_in *in = (const tp_wire_in *)(const void *)c->in.data;
+    if (follow_parent(in->host_pid, err))
+        return -1;
+    c->control->layout = TP_WIRE_LAYOUT;
+    snprintf(c->control->version, sizeof c->control->version, "%s", TP_VERSION);
+    prefer_as_victim();
+    prctl(PR_SET_NAME, "tidepool-worker");
+    *out = c;
+    return 0;
+}
+
+void tp_child_configure(tp_child *c, tp_config *config)
+{
+    const tp_wire_in *in = (const tp_wire_in *)(const void *)c->in.data;
+    config->workers = (int)in->workers;
+    config->write = print;
+    config->user = c;
+    config->executor = tp_exec_processes.name;
+}
+
+int tp_child_serve(tp_child *c, tp_host *host, tp_error *err)
+{
+    host->is_child = true;
+    if (tp_agent_open(&c->agent, host->engine, 1, tp_host_executor(host, tp_exec_processes.name), err) || tp_agent_open_vm(&c->agent, err)) {
+        snprintf(c->control->message, sizeof c->control->message, "%s", err->message);
+        take_turn(c, TP_WIRE_FAILED);
+        return -1;
+    }
+    c->lua_bytes = tp_vm_used(c->agent.worker.vm);
+    c->data_bytes = data_of_process();
+    take_turn(c, TP_WIRE_READY);
+    for (;;) {
+        wait_for_host(c);
+        if (atomic_load_explicit(&((const tp_wire_in *)(const void *)c->in.data)->ending, memory_order_relaxed))
+            tp_vm_leave(c->agent.worker.vm);
+        else
+            serve_request(c);
+        take_turn(c, TP_WIRE_DONE);
+    }
+}

@@ -1,0 +1,53 @@
+/* options.h: what the command line asks for. */
+#ifndef TP_OPTIONS_H
+#define TP_OPTIONS_H
+
+#include "program/term.h"
+
+#include <stdbool.h>
+
+enum { TP_EXIT_USAGE = 2 };
+
+/* argv is main's; `script` is an index into it. */
+typedef struct tp_options {
+    int argc;
+    char **argv;
+    int script; /* of the script, or of what the command is about; argc when there is none */
+    int end;    /* of the words that are options: those from there on are not looked at */
+    enum { SCRIPT, RUN, MAP, DEVICES, JOURNAL, REPLAY, CACHE, HELP, VERSION, BYTECODE } command; /* RUN to HELP are words of the command line */
+    bool interactive, version, executes, no_env, quiet, verbose, tagged;
+    bool explains; /* --explain */
+    bool loads; /* -l */
+    int workers; /* 0: the host's default */
+    const char *executor; /* NULL: the host's default */
+    const char *journal;  /* --journal; NULL: none */
+    tp_colours colours;
+    const char *progress; /* as the option says; NULL: as it suits the terminal */
+    bool was_session; /* set by script.c */
+    bool is_left; /* set by script.c: the user has left, and waits for nothing any more */
+    bool failed; /* set by main.c's steps: exit code 1 or `code` */
+    int code;
+} tp_options;
+
+/* The words that are commands, from RUN to HELP; NULL ends them. */
+extern const char *const tp_options_commands[];
+
+/* Reads the words of o->argv; runs nothing. Returns 0, or the exit code after saying what is wrong. */
+int tp_options_parse(tp_options *o);
+
+/* Reads a number of workers, and says what is wrong with it in the name of `who`. Returns as tp_options_parse. */
+int tp_options_read_workers(tp_options *o, const char *who, const char *value);
+
+/* Is there a session at the end? */
+bool tp_options_have_session(const tp_options *o);
+
+/* Does it come first, with no code of users before it? */
+bool tp_options_begin_with_session(const tp_options *o);
+
+/* Does this option take an argument that is not in its own word? */
+bool tp_options_takes_next(const char *word);
+
+/* The one of the words, which end with NULL, that is most like this one; NULL when none is: two letters in common are not enough. */
+const char *tp_options_nearest(const char *word, const char *const *words);
+
+#endif

@@ -1,0 +1,30 @@
+/* script.h: what the command line asks for is run. Each gives false after showing an error. */
+#ifndef TP_SCRIPT_H
+#define TP_SCRIPT_H
+
+#include "program/options.h"
+
+struct lua_State;
+
+/* $LUA_INIT. */
+bool tp_script_run_init(struct lua_State *L);
+
+/* The banner that options ask for; true. As luajit has it: after LUA_INIT, before all else. */
+bool tp_script_greet(const tp_options *o);
+
+/* Runs -e, -l, -j and -O in their order. Stops at the first error. */
+bool tp_script_run_options(struct lua_State *L, const tp_options *o);
+
+/* The script, the command, standard input, the session. */
+bool tp_script_run_main(struct lua_State *L, tp_options *o);
+
+/* Waits for what the script spawned. Failures that it has not asked about are shown, and make it false. */
+bool tp_script_run_loop(struct lua_State *L, const tp_options *o);
+
+/* The script's own state ends: instances of classes that it has used itself leave. */
+void tp_script_leave(struct lua_State *L);
+
+/* The global `arg`: arg[0] is the script, arg[1] its first argument, arg[-1] the word before the script. */
+void tp_script_set_arg(struct lua_State *L, const tp_options *o);
+
+#endif

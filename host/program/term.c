@@ -1,0 +1,264 @@
+/* term.c: the terminal as all threads of the program share it. See term.h. */
+#include "program/term.h"
+
+#include "program/process.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio_ext.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    TEXT_MAX = 1024,
+    DEFAULT_WIDTH = 80,
+    HELD_MAX = 1 << 20, /* bytes that wait for the prompt to make way; what comes then does not wait */
+    OLD_MS = 1000 /* a line that was not shown anew for so long says nothing any more: its map has been left, perhaps */
+};
+
+static const char eraser[] = "\r\033[K";
+
+/* Guarded by its lock, but `is_shown`, which handlers read. */
+static struct {
+    pthread_mutex_t lock;
+    char text[TEXT_MAX];
+    size_t len;
+    long long since_ms;
+    signed char is_terminal[3]; /* is that descriptor one? 0: not asked yet, 1: yes, -1: no */
+    signed char are_joined; /* stdout and stderr, in the same way */
+    bool is_amid; /* the cursor is in a line that somebody has begun */
+    volatile sig_atomic_t is_shown;
+    /* see tp_term_prompt */
+    void (*leave)(void *arg); /* NULL: no line is edited */
+    void *leave_arg;
+    char *held;
+    size_t held_len;
+    int held_fd; /* an eventfd */
+} the = { .lock = PTHREAD_MUTEX_INITIALIZER, .held_fd = -1 };
+
+static long long now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
+}
+
+static void write_all(const char *bytes, size_t len)
+{
+    while (len > 0) {
+        const ssize_t n = write(STDERR_FILENO, bytes, len);
+        if (n < 0 && errno != EINTR)
+            return; /* nowhere left to say it */
+        if (n > 0)
+            bytes += n, len -= (size_t)n;
+    }
+}
+
+/* The first `columns` characters of UTF-8 text, in bytes. */
+static size_t cut(const char *text, size_t len, int columns)
+{
+    size_t i = 0;
+    for (; i < len; i++)
+        if (((unsigned char)text[i] & 0xC0) != 0x80 && columns-- == 0)
+            break;
+    return i;
+}
+
+/* Locked, as all below. */
+static bool is_terminal(FILE *file)
+{
+    const int fd = fileno(file);
+    if (fd < 0 || fd > 2)
+        return false;
+    if (the.is_terminal[fd] == 0)
+        the.is_terminal[fd] = isatty(fd) ? 1 : -1;
+    return the.is_terminal[fd] > 0;
+}
+
+static void draw(void)
+{
+    char out[TEXT_MAX + sizeof eraser];
+    if (the.len == 0 || the.is_amid)
+        return;
+    const size_t len = cut(the.text, the.len, tp_term_width(STDERR_FILENO) - 1);
+    memcpy(out, eraser, sizeof eraser - 1);
+    memcpy(out + sizeof eraser - 1, the.text, len);
+    the.is_shown = 1;
+    write_all(out, len + sizeof eraser - 1);
+}
+
+static void erase(void)
+{
+    if (the.is_shown)
+        write_all(eraser, sizeof eraser - 1);
+    the.is_shown = 0;
+}
+
+void tp_term_show(const char *text, size_t len)
+{
+    pthread_mutex_lock(&the.lock);
+    if (the.leave)
+        len = 0;
+    the.len = len > TEXT_MAX ? TEXT_MAX : len;
+    memcpy(the.text, text, the.len);
+    the.since_ms = now_ms();
+    if (the.len)
+        draw();
+    else
+        erase();
+    pthread_mutex_unlock(&the.lock);
+}
+
+void tp_term_hide(void)
+{
+    if (the.leave) /* only this thread changes it */
+        the.leave(the.leave_arg);
+    pthread_mutex_lock(&the.lock);
+    erase();
+    pthread_mutex_unlock(&the.lock);
+}
+
+void tp_term_resume(bool at_line_start)
+{
+    pthread_mutex_lock(&the.lock);
+    the.is_amid = !at_line_start;
+    if (now_ms() - the.since_ms < OLD_MS)
+        draw();
+    pthread_mutex_unlock(&the.lock);
+}
+
+/* Keeps it until the prompt makes way; false when there is no room. */
+static bool hold(const char *bytes, size_t len)
+{
+    const uint64_t one = 1;
+    char *held = the.held_len + len <= HELD_MAX ? realloc(the.held, the.held_len + len) : NULL;
+    if (!held)
+        return false;
+    memcpy(held + the.held_len, bytes, len);
+    the.held = held;
+    the.held_len += len;
+    return write(the.held_fd, &one, sizeof one) == (ssize_t)sizeof one;
+}
+
+/* stdio writes when its buffer is full, which is in the middle of a line, and what stderr, which has none, gets next would come into that. So the buffer is
+ * written before a text for which it has no room, and after one that is larger. */
+void tp_term_lock(FILE *file, size_t len)
+{
+    flockfile(file);
+    if (__fpending(file) > 0 && __fpending(file) + len > __fbufsize(file))
+        fflush_unlocked(file);
+}
+
+void tp_term_unlock(FILE *file, size_t len)
+{
+    if (len > __fbufsize(file))
+        fflush_unlocked(file);
+    funlockfile(file);
+}
+
+/* Do both write to the same pipe or file? Asked once. */
+static bool are_joined(void)
+{
+    struct stat out, err;
+    if (the.are_joined == 0)
+        the.are_joined = fstat(STDOUT_FILENO, &out) == 0 && fstat(STDERR_FILENO, &err) == 0 && out.st_dev == err.st_dev &&
+                         out.st_ino == err.st_ino ? 1 : -1;
+    return the.are_joined > 0;
+}
+
+size_t tp_term_write(FILE *file, const char *bytes, size_t len)
+{
+    if (len == 0)
+        return 0;
+    pthread_mutex_lock(&the.lock);
+    const bool to_terminal = is_terminal(file), was_shown = the.is_shown;
+    size_t n = len;
+    if (!(to_terminal && the.leave && hold(bytes, len))) {
+        erase();
+        if (file == stderr && are_joined())
+            fflush(stdout); /* what was printed before comes before */
+        tp_term_lock(file, len);
+        n = fwrite_unlocked(bytes, 1, len, file);
+        tp_term_unlock(file, len);
+        if (to_terminal)
+            the.is_amid = bytes[len - 1] != '\n';
+        if (was_shown) {
+            fflush(file);
+            draw();
+        }
+    }
+    pthread_mutex_unlock(&the.lock);
+    return n;
+}
+
+void tp_term_prompt(void (*leave)(void *), void *arg)
+{
+    pthread_mutex_lock(&the.lock);
+    if (the.held_fd < 0)
+        the.held_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    the.leave = the.held_fd >= 0 ? leave : NULL;
+    the.leave_arg = arg;
+    pthread_mutex_unlock(&the.lock);
+}
+
+int tp_term_held_fd(void)
+{
+    return the.held_fd;
+}
+
+char *tp_term_take(size_t *len)
+{
+    uint64_t count;
+    pthread_mutex_lock(&the.lock);
+    char *held = the.held_len > 0 ? the.held : NULL;
+    *len = the.held_len;
+    if (held) {
+        the.held = NULL;
+        the.held_len = 0;
+    }
+    if (read(the.held_fd, &count, sizeof count) < 0)
+        count = 0; /* nothing was held */
+    pthread_mutex_unlock(&the.lock);
+    return held;
+}
+
+void tp_term_end_line(void)
+{
+    pthread_mutex_lock(&the.lock);
+    if (the.is_amid)
+        fputc('\n', stdout);
+    the.is_amid = false;
+    pthread_mutex_unlock(&the.lock);
+}
+
+bool tp_term_is_capable(int fd)
+{
+    const char *term = getenv("TERM");
+    return isatty(fd) && term && *term && strcmp(term, "dumb") != 0;
+}
+
+bool tp_term_has_colours(int fd)
+{
+    if (tp_process.colours != TP_AUTO)
+        return tp_process.colours == TP_ALWAYS;
+    return tp_term_is_capable(fd) && !tp_is_set("NO_COLOR");
+}
+
+int tp_term_width(int fd)
+{
+    struct winsize size;
+    if (ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
+        return size.ws_col;
+    return DEFAULT_WIDTH;
+}
+
+const char *tp_term_eraser(void)
+{
+    return the.is_shown ? eraser : "";
+}

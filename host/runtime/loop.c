@@ -1,0 +1,203 @@
+/* loop.c: the host's event loop: how its owner waits, and how others wake it.
+ *
+ * The loop is shared with what users put on it (luv). The host's own handles keep it alive only while the owner waits. */
+#include "runtime/runtime.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+enum {
+    SPIN_NS = 60 * 1000, /* what a small launch on a device takes, and waking a thread from sleep */
+    LOOP_DESCRIPTORS = 8 /* libuv 1.44: six */
+};
+
+static void wake_loop(tp_waiter *w)
+{
+    tp_host *host = ((tp_listener *)((char *)w - offsetof(tp_listener, waiter)))->host;
+    atomic_fetch_add_explicit(&host->wakes, 1, memory_order_release);
+    uv_async_send(&host->wake_up);
+}
+
+static void on_wake_up(uv_async_t *handle)
+{
+    (void)handle; /* that uv_run returns is all that is wanted */
+}
+
+/* A timer that is due when uv_run begins does not keep UV_RUN_ONCE from waiting for something else; uv_stop does. */
+static void on_timer(uv_timer_t *handle)
+{
+    uv_stop(handle->loop);
+}
+
+static void close_handle(uv_handle_t *handle, void *unused)
+{
+    (void)unused;
+    if (!uv_is_closing(handle))
+        uv_close(handle, NULL);
+}
+
+/* libuv aborts the process when a loop gets some of its descriptors and then no more: looks whether there are enough. */
+static int check_descriptors(tp_error *err)
+{
+    int fds[LOOP_DESCRIPTORS], n = 0, status = 0;
+    while (n < LOOP_DESCRIPTORS && status == 0) {
+        fds[n] = eventfd(0, EFD_CLOEXEC);
+        if (fds[n] < 0)
+            status = errno;
+        else
+            n++;
+    }
+    for (int i = 0; i < n; i++)
+        close(fds[i]);
+    return status ? tp_error_set(err, TP_ESYS, "cannot create an event loop: %s", strerror(status)) : 0;
+}
+
+int tp_loop_open(tp_host *host, tp_error *err)
+{
+    if (check_descriptors(err))
+        return -1;
+    int status = uv_loop_init(&host->loop);
+    if (status)
+        return tp_error_set(err, TP_ESYS, "cannot create an event loop: %s", uv_strerror(status));
+    status = uv_async_init(&host->loop, &host->wake_up, on_wake_up);
+    if (status) {
+        uv_loop_close(&host->loop);
+        return tp_error_set(err, TP_ESYS, "cannot create a wake-up: %s", uv_strerror(status));
+    }
+    uv_timer_init(&host->loop, &host->timer);
+    uv_unref((uv_handle_t *)&host->wake_up);
+    uv_unref((uv_handle_t *)&host->timer);
+    return 0;
+}
+
+void tp_loop_close(tp_host *host)
+{
+    uv_walk(&host->loop, close_handle, NULL);
+    uv_run(&host->loop, UV_RUN_DEFAULT);
+    uv_loop_close(&host->loop);
+    while (host->listeners) {
+        tp_listener *l = host->listeners;
+        host->listeners = l->next;
+        free(l);
+    }
+}
+
+tp_listener *tp_host_listen(tp_host *host, struct lua_State *L)
+{
+    tp_listener *l = host->listeners;
+    while (l && l->L)
+        l = l->next;
+    if (!l) {
+        l = calloc(1, sizeof *l);
+        if (!l)
+            return NULL;
+        l->waiter.wake = wake_loop;
+        l->host = host;
+        l->next = host->listeners;
+        host->listeners = l;
+    }
+    l->L = L;
+    return l;
+}
+
+void tp_host_unlisten(tp_listener *l)
+{
+    if (!l)
+        return;
+    l->L = NULL;
+    l->luv = NULL;
+    l->is_driven = false;
+    l->step = l->due = 0;
+}
+
+/* Runs the loop until something happens, at the latest at deadline_ns. */
+static void run_once(tp_host *host, uint64_t now, uint64_t deadline_ns)
+{
+    uv_run_mode mode = deadline_ns > now ? UV_RUN_ONCE : UV_RUN_NOWAIT;
+    if (mode == UV_RUN_ONCE && deadline_ns != UINT64_MAX) {
+        uv_update_time(&host->loop);
+        uv_timer_start(&host->timer, on_timer, (deadline_ns - now + 999999) / 1000000, 0);
+    }
+    uv_ref((uv_handle_t *)&host->wake_up); /* a loop that nothing keeps alive does not wait */
+    host->is_running = true;
+    tp_trace *trace = tp_engine_trace(host->engine);
+    if (mode == UV_RUN_ONCE)
+        tp_trace_note(trace, TP_EVENT_WAIT, 0, 0, 0, 0);
+    uv_run(&host->loop, mode);
+    if (mode == UV_RUN_ONCE)
+        tp_trace_note(trace, TP_EVENT_WAKE, 0, 0, 0, 0);
+    host->is_running = false;
+    uv_unref((uv_handle_t *)&host->wake_up);
+    uv_timer_stop(&host->timer);
+}
+
+void tp_host_hold_loop(tp_host *host, bool is_held)
+{
+    if (host->attached && is_held)
+        uv_ref(host->attached);
+    else if (host->attached)
+        uv_unref(host->attached);
+}
+
+bool tp_host_is_alive(const tp_host *host)
+{
+    return uv_loop_alive(&host->loop) != 0;
+}
+
+void tp_host_turn(tp_host *host, uint64_t deadline_ns, bool spins)
+{
+    uint64_t now = uv_hrtime(), until = now + SPIN_NS;
+    if (!spins || deadline_ns <= now)
+        until = now;
+    else if (deadline_ns < until)
+        until = deadline_ns;
+    while (now < until && atomic_load_explicit(&host->wakes, memory_order_acquire) == host->wakes_seen) {
+        for (int i = 0; i < 8; i++)
+            tp_relax();
+        sched_yield();
+        now = uv_hrtime();
+    }
+    bool is_news = atomic_load_explicit(&host->wakes, memory_order_acquire) != host->wakes_seen ||
+                   atomic_load_explicit(&host->is_interrupted, memory_order_relaxed);
+    run_once(host, now, is_news ? 0 : deadline_ns);
+    host->wakes_seen = atomic_load_explicit(&host->wakes, memory_order_acquire);
+}
+
+void tp_host_wait(tp_host *host, tp_job *job, uint32_t seen, uint64_t deadline_ns)
+{
+    /* The answer of a short call comes within microseconds, that of a small launch on a device within fifty. Yielding lets the worker have this processor if it needs it. */
+    uint64_t until = uv_hrtime() + SPIN_NS;
+    do {
+        for (int i = 0; i < 8; i++) {
+            if (tp_job_news(job) != seen)
+                return;
+            tp_relax();
+        }
+        sched_yield();
+    } while (uv_hrtime() < until);
+    for (;;) {
+        uint64_t now = uv_hrtime();
+        if (now >= deadline_ns || atomic_load_explicit(&host->is_interrupted, memory_order_relaxed))
+            break;
+        if (!tp_job_await(job, seen))
+            break;
+        run_once(host, now, deadline_ns);
+        tp_job_unawait(job);
+    }
+}
+
+int tp_host_fd(tp_host *host)
+{
+    if (!host || tp_host_check_owner(host, NULL))
+        return -1;
+    if (!host->is_driven) {
+        host->is_driven = true;
+        tp_host_turn(host, 0, false); /* only now its backend watches the wake-up */
+        uv_async_send(&host->wake_up);
+    }
+    return uv_backend_fd(&host->loop);
+}

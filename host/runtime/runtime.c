@@ -1,0 +1,208 @@
+/* runtime.c: what everybody below asks the host for: its configuration, whose thread it is, printing, interrupts, OpenCL.
+ *
+ * Opened before anything else of a host and closed last. */
+#include "runtime/runtime.h"
+
+#include "base/cpus.h"
+#include "base/sigmask.h"
+#include "opencl/cl.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum { KEPT_BYTES = 256 << 20 /* some thousand programs of PoCL's */ };
+
+/* pthread_atfork and getpid would need a static, or cost a system call per map. */
+static volatile char *new_fork_mark(void)
+{
+    void *page = mmap(NULL, 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        return NULL;
+    madvise(page, 1, MADV_WIPEONFORK); /* Linux 4.14; before, a child is not noticed */
+    *(volatile char *)page = 1;
+    return page;
+}
+
+static int copy_text(char **to, const char *from, tp_error *err)
+{
+    *to = from ? strdup(from) : NULL;
+    return from && !*to ? tp_error_oom(err, "host") : 0;
+}
+
+static int copy_config(tp_config *to, const tp_config *from, tp_error *err)
+{
+    *to = (tp_config){ 0 };
+    if (from) {
+        if (from->size == 0 || from->size > sizeof *to)
+            return tp_error_set(err, TP_EUSAGE, "tp_config.size is %zu, which this version does not know", from->size);
+        memcpy(to, from, from->size);
+    }
+    if (to->workers < 0 || to->workers > TP_WORKERS_MAX)
+        return tp_error_set(err, TP_EUSAGE, "tp_config.workers is %d: it must be 1 to %d, or 0 for the default",
+                            to->workers, TP_WORKERS_MAX);
+    if (to->workers == 0) {
+        unsigned n = tp_cpus();
+        to->workers = n > TP_WORKERS_MAX ? TP_WORKERS_MAX : (int)n;
+    }
+    return 0;
+}
+
+int tp_runtime_open(tp_host *host, const tp_config *config, tp_error *err)
+{
+    bool has_lock = false;
+    if (copy_config(&host->config, config, err) || copy_text(&host->opencl, host->config.opencl, err) ||
+        copy_text(&host->cache_dir, host->config.cache_dir, err) || copy_text(&host->state_dir, host->config.state_dir, err) ||
+        copy_text(&host->worker, host->config.worker, err))
+        goto failed;
+    host->config.opencl = host->opencl;
+    host->config.cache_dir = host->cache_dir;
+    host->config.state_dir = host->state_dir;
+    host->config.worker = host->worker;
+    host->kept = (tp_kept_place){
+        .folder = host->cache_dir,
+        .secrets = host->state_dir ? host->state_dir : host->cache_dir,
+        .limit = host->config.cache_bytes ? host->config.cache_bytes : KEPT_BYTES,
+    };
+    tp_host_set_owner(host);
+    tp_sigmask_get(&host->sigmask);
+    host->fork_mark = new_fork_mark();
+    if (!host->fork_mark) {
+        tp_error_oom(err, "host");
+        goto failed;
+    }
+    has_lock = uv_mutex_init(&host->print_lock) == 0;
+    if (!has_lock || uv_mutex_init(&host->cl_lock)) {
+        tp_error_set(err, TP_ESYS, "cannot create a lock");
+        goto failed;
+    }
+    return 0;
+failed:
+    if (has_lock)
+        uv_mutex_destroy(&host->print_lock);
+    if (host->fork_mark)
+        munmap((void *)host->fork_mark, 1);
+    free(host->opencl);
+    free(host->cache_dir);
+    free(host->state_dir);
+    free(host->worker);
+    return -1;
+}
+
+void tp_runtime_close(tp_host *host)
+{
+    tp_cl_close(host->cl);
+    uv_mutex_destroy(&host->print_lock);
+    uv_mutex_destroy(&host->cl_lock);
+    munmap((void *)host->fork_mark, 1);
+    free(host->opencl);
+    free(host->cache_dir);
+    free(host->state_dir);
+    free(host->worker);
+}
+
+bool tp_host_is_usable(const tp_host *host)
+{
+    return *host->fork_mark == 1;
+}
+
+void tp_host_set_owner(tp_host *host)
+{
+    atomic_store_explicit(&host->owner, uv_thread_self(), memory_order_relaxed);
+}
+
+int tp_host_check_owner(const tp_host *host, tp_error *err)
+{
+    uv_thread_t self = uv_thread_self(), owner = atomic_load_explicit(&host->owner, memory_order_relaxed);
+    if (!uv_thread_equal(&self, &owner))
+        return tp_error_set(err, TP_ETHREAD, "called on a thread that is not the host's owner (the one that opened it, or has adopted it)");
+    if (!tp_host_is_usable(host))
+        return tp_error_set(err, TP_EUSAGE, "a host does not work in a forked child: open one there");
+    return 0;
+}
+
+const tp_cl *tp_host_opencl(tp_host *host, tp_error *err)
+{
+    uv_mutex_lock(&host->cl_lock);
+    if (!host->cl) { /* what failed before may work now: memory or threads were short, a driver has come */
+        sigset_t before;
+        tp_sigmask_block(&before); /* for the threads that drivers make */
+        if (host->before_opencl)
+            host->before_opencl();
+        if (tp_cl_open(&host->cl, host->opencl, err) == 0 && host->after_opencl)
+            host->after_opencl(host->cl);
+        tp_sigmask_set(&before, NULL);
+    }
+    const tp_cl *cl = host->cl;
+    uv_mutex_unlock(&host->cl_lock);
+    return cl;
+}
+
+/* In a worker process all that run Lua are the worker itself. */
+static tp_executor *as_here(tp_host *host, tp_executor *found)
+{
+    if (!found || !host->is_child || !(found->type->capabilities & TP_RUNS_LUA) || found->type->capabilities & TP_ISOLATED)
+        return found;
+    return tp_host_executor_that(host, TP_RUNS_LUA | TP_ISOLATED);
+}
+
+tp_executor *tp_host_executor(tp_host *host, const char *name)
+{
+    for (int i = 0; host->executors[i]; i++)
+        if (strcmp(host->executors[i]->type->name, name) == 0)
+            return as_here(host, host->executors[i]);
+    return NULL;
+}
+
+tp_executor *tp_host_executor_that(tp_host *host, unsigned capabilities)
+{
+    for (int i = 0; host->executors[i]; i++)
+        if ((host->executors[i]->type->capabilities & capabilities) == capabilities)
+            return as_here(host, host->executors[i]);
+    return NULL;
+}
+
+void tp_host_interrupt(tp_host *host)
+{
+    if (!host)
+        return;
+    atomic_store_explicit(&host->is_interrupted, true, memory_order_relaxed);
+    uv_async_send(&host->wake_up);
+}
+
+bool tp_host_take_interrupt(tp_host *host)
+{
+    return atomic_load_explicit(&host->is_interrupted, memory_order_relaxed) &&
+           atomic_exchange_explicit(&host->is_interrupted, false, memory_order_relaxed);
+}
+
+void tp_host_resume(tp_host *host)
+{
+    if (host)
+        tp_host_take_interrupt(host);
+}
+
+void tp_host_counts(const tp_host *host, uint64_t *delivered, uint64_t *total)
+{
+    uint64_t counts[2] = { 0, 0 };
+    if (host)
+        tp_engine_counts(host->engine, &counts[0], &counts[1]);
+    if (delivered)
+        *delivered = counts[0];
+    if (total)
+        *total = counts[1];
+}
+
+static void end_print(tp_host **host)
+{
+    uv_mutex_unlock(&(*host)->print_lock);
+}
+
+void tp_host_print(tp_host *host, int fd, const char *bytes, size_t len)
+{
+    if (!host->config.write)
+        return;
+    __attribute__((cleanup(end_print))) tp_host *printing = host; /* write may throw: see tidepool.h */
+    uv_mutex_lock(&printing->print_lock);
+    host->config.write(host->config.user, fd, bytes, len);
+}

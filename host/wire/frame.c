@@ -1,0 +1,517 @@
+/* frame.c: requests as the host writes them, and the host's reading of records. See frame.h. */
+#include "wire/frame.h"
+
+#include "codec/message.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- writing a request ---- */
+
+typedef struct writer {
+    tp_region *arena;
+    tp_wire_given *given;
+    uint64_t at;
+    tp_buf made;  /* the tp_wire_refs of what is given for the first time */
+    uint32_t given_before;
+    tp_error *err;
+} writer;
+
+static uint64_t rounded(uint64_t size)
+{
+    return (size + 7) & ~(uint64_t)7;
+}
+
+/* Room for so many bytes, a multiple of 8; 0 when there is no memory. */
+static uint64_t reserve(writer *w, uint64_t size)
+{
+    uint64_t at = w->at;
+    if (tp_region_grow(w->arena, at + rounded(size), w->err))
+        return 0;
+    w->at += rounded(size);
+    return at;
+}
+
+static uint64_t put(writer *w, const void *bytes, uint64_t size)
+{
+    uint64_t at = reserve(w, size);
+    if (at && size)
+        memcpy(w->arena->data + at, bytes, size);
+    return at;
+}
+
+static uint64_t put_text(writer *w, const char *text)
+{
+    return put(w, text, strlen(text) + 1);
+}
+
+static uint64_t put_refs(writer *w, tp_ref *const *refs, uint32_t n);
+
+/* Is it among what was given? Its id, or -1. The last ones are the likeliest. */
+static int64_t find(const tp_wire_given *g, const tp_ref *r)
+{
+    for (uint32_t i = g->n; i > 0; i--)
+        if (g->refs[i - 1] == r)
+            return i - 1;
+    return -1;
+}
+
+static int remember(tp_wire_given *g, tp_ref *r, tp_error *err)
+{
+    if (g->n == TP_WIRE_REFS_MAX)
+        return tp_error_set(err, TP_ELIMIT, "a worker process was given too much");
+    if (g->n == g->room) {
+        uint32_t room = g->room ? 2 * g->room : 16;
+        tp_ref **refs = realloc(g->refs, room * sizeof *refs);
+        if (!refs)
+            return tp_error_oom(err, "references");
+        g->refs = refs;
+        g->room = room;
+    }
+    g->refs[g->n++] = tp_ref_hold(r);
+    return 0;
+}
+
+/* A message that is the thing, or defines it. -1 on failure. */
+static int put_definition(writer *w, tp_wire_ref *made, const tp_buf *message)
+{
+    made->bytes_at = put(w, message->data, message->len);
+    made->bytes = message->len;
+    made->nrefs = message->nrefs;
+    made->refs_at = put_refs(w, message->refs, message->nrefs);
+    return made->bytes_at && made->refs_at ? 0 : -1;
+}
+
+/* Tells the worker of it. -1 when it is nothing that a process can have. */
+static int give(writer *w, tp_ref *r)
+{
+    tp_wire_ref made = { 0 };
+    if (r->type == &tp_func_type) {
+        const tp_func *f = (const tp_func *)(const void *)r;
+        made.kind = TP_WIRE_FUNC;
+        made.limit = f->limit;
+        made.name_at = put_text(w, f->name);
+    } else if (r->type == &tp_class_blob_type) {
+        bool is_partial;
+        const tp_buf *message;
+        made.kind = TP_WIRE_CLASS;
+        made.name_at = put_text(w, tp_class_blob_read(r, &message, &is_partial));
+        made.is_partial = is_partial;
+        if (put_definition(w, &made, message))
+            return -1;
+    } else if (r->type == &tp_image_type) {
+        made.kind = TP_WIRE_PACKED;
+        made.name_at = put_text(w, "");
+        if (put_definition(w, &made, &((const tp_image *)(const void *)r)->message))
+            return -1;
+    } else {
+        return tp_error_set(w->err, TP_ECODEC, "%s cannot travel to a worker process",
+                            r->type == &tp_array_type ? "a typed array of a class" : "an object of this process");
+    }
+    if (!tp_buf_reserve(&w->made, sizeof made))
+        return tp_error_oom(w->err, "references");
+    if (!made.name_at || remember(w->given, r, w->err))
+        return -1;
+    made.id = w->given->n - 1;
+    return tp_buf_add(&w->made, &made, sizeof made); /* there is room */
+}
+
+/* The ids of n references, which are given where they were not before. */
+static uint64_t put_refs(writer *w, tp_ref *const *refs, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (find(w->given, refs[i]) < 0 && give(w, refs[i]))
+            return 0;
+    uint64_t at = reserve(w, n * sizeof(uint32_t));
+    uint32_t *ids = at ? (uint32_t *)(void *)(w->arena->data + at) : NULL;
+    for (uint32_t i = 0; at && i < n; i++)
+        ids[i] = (uint32_t)find(w->given, refs[i]);
+    return at;
+}
+
+/* The worker's copy of the function: one that it has, or one more. */
+static int put_image(writer *w, tp_wire_request *q, tp_image *image)
+{
+    tp_wire_given *g = w->given;
+    uint32_t oldest = 0;
+    for (uint32_t i = 0; i < TP_WIRE_IMAGES; i++) {
+        if (g->image[i] == image) {
+            g->used[i] = ++g->tick;
+            q->image = i;
+            return 0;
+        }
+        if (g->used[i] < g->used[oldest])
+            oldest = i;
+    }
+    q->image = oldest;
+    q->image_at = put(w, image->message.data, image->message.len);
+    q->image_bytes = image->message.len;
+    q->image_nrefs = image->message.nrefs;
+    q->image_refs_at = put_refs(w, image->message.refs, image->message.nrefs);
+    if (!q->image_at || !q->image_refs_at)
+        return -1;
+    tp_ref_drop(g->image[oldest]);
+    g->image[oldest] = tp_ref_hold(image);
+    g->used[oldest] = ++g->tick;
+    return 0;
+}
+
+/* The strings of columns of scalars: those in the block's text and those that its owner has lent. */
+static int put_strings(writer *w, tp_wire_request *q, const tp_block *b)
+{
+    uint64_t text = 0;
+    for (uint32_t c = 0; c < b->columns; c++) {
+        const tp_scalar *x = (const tp_scalar *)(const void *)(w->arena->data + q->column_at[c]);
+        for (uint32_t i = 0; b->type[c] == TP_MIXED && i < q->n; i++)
+            text += x[i].kind == TP_SCALAR_STRING ? x[i].as.string.length : x[i].kind == TP_SCALAR_LENT ? x[i].lent_length : 0;
+    }
+    if (text > UINT32_MAX)
+        return tp_error_set(w->err, TP_EMEMORY, "out of memory: inputs of %.0f bytes at once", (double)text);
+    q->text = text;
+    q->text_at = reserve(w, text);
+    if (!q->text_at)
+        return -1;
+    char *to = w->arena->data + q->text_at;
+    uint32_t used = 0;
+    for (uint32_t c = 0; c < b->columns; c++) {
+        tp_scalar *x = (tp_scalar *)(void *)(w->arena->data + q->column_at[c]);
+        for (uint32_t i = 0; b->type[c] == TP_MIXED && i < q->n; i++) {
+            if (x[i].kind != TP_SCALAR_STRING && x[i].kind != TP_SCALAR_LENT)
+                continue;
+            bool is_lent = x[i].kind == TP_SCALAR_LENT;
+            const char *from = is_lent ? x[i].as.lent : b->text.bytes + x[i].as.string.at;
+            uint32_t length = is_lent ? x[i].lent_length : x[i].as.string.length;
+            memcpy(to + used, from, length);
+            x[i] = (tp_scalar){ .as.string = { used, length }, .kind = TP_SCALAR_STRING };
+            used += length;
+        }
+    }
+    return 0;
+}
+
+static int put_columns(writer *w, tp_wire_request *q, const tp_block *b, uint32_t offset)
+{
+    q->columns = b->columns;
+    q->is_foreign = b->capacity == 0;
+    memcpy(q->type, b->type, sizeof q->type);
+    bool has_scalars = false;
+    for (uint32_t c = 0; c < b->columns; c++) {
+        size_t size = tp_block_element_size(b->type[c]);
+        q->column_at[c] = put(w, (const char *)b->column[c] + offset * size, q->n * size);
+        if (!q->column_at[c])
+            return -1;
+        has_scalars |= b->type[c] == TP_MIXED;
+    }
+    return has_scalars ? put_strings(w, q, b) : 0;
+}
+
+/* Messages: those of the items, and where each ends. The references of the whole block, since any may be named. */
+static int put_messages(writer *w, tp_wire_request *q, const tp_block *b, uint32_t offset)
+{
+    uint32_t begin = offset ? b->ends[offset - 1] : 0;
+    q->bytes = b->ends[offset + q->n - 1] - begin;
+    q->bytes_at = put(w, b->bytes.data + begin, q->bytes);
+    q->ends_at = put(w, b->ends + offset, q->n * sizeof *b->ends);
+    q->nrefs = b->bytes.nrefs;
+    q->refs_at = put_refs(w, b->bytes.refs, b->bytes.nrefs);
+    if (!q->bytes_at || !q->ends_at || !q->refs_at)
+        return -1;
+    uint32_t *ends = (uint32_t *)(void *)(w->arena->data + q->ends_at);
+    for (uint32_t i = 0; i < q->n; i++)
+        ends[i] -= begin;
+    return 0;
+}
+
+/* What was remembered for a request that is not sent was not given. */
+static void take_back(writer *w, const tp_wire_request *q)
+{
+    while (w->given->n > w->given_before)
+        tp_ref_drop(w->given->refs[--w->given->n]);
+    if (!q->image_at)
+        return;
+    tp_ref_drop(w->given->image[q->image]);
+    w->given->image[q->image] = NULL;
+    w->given->used[q->image] = 0;
+}
+
+int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work, uint32_t count, const tp_worker *worker, tp_error *err)
+{
+    const tp_terms *t = work->terms;
+    const tp_block *b = work->block;
+    uint32_t offset = work->at;
+    writer w = { .arena = in, .given = given, .at = TP_WIRE_IN_BEGIN + rounded(sizeof(tp_wire_request)), .given_before = given->n, .err = err };
+    tp_wire_request q = {
+        .attempt = work->attempt, .worker = (uint32_t)worker->index, .discards = t->discards, .tags_lines = worker->tags_lines, .draws = t->draws,
+        .memory = t->memory, .depth = t->depth, .returns = t->returns.columns, .first = b->first + offset, .kind = b->kind, .n = count,
+    };
+    memcpy(q.returned, t->returns.type, sizeof q.returned);
+    if (tp_region_grow(in, w.at, err))
+        return -1;
+    q.name_at = put_text(&w, t->name);
+    int rc = !q.name_at || (b->kind == TP_BLOCK_COLUMNS ? put_columns(&w, &q, b, offset) : put_messages(&w, &q, b, offset)) ? -1 : 0;
+    if (rc == 0)
+        rc = put_image(&w, &q, t->image);
+    if (rc == 0) {
+        q.given = w.made.len / sizeof(tp_wire_ref);
+        q.given_at = put(&w, w.made.data, w.made.len);
+        rc = q.given_at ? 0 : -1;
+    }
+    if (rc)
+        take_back(&w, &q);
+    tp_buf_free(&w.made);
+    q.size = w.at;
+    if (rc == 0)
+        memcpy(in->data + TP_WIRE_IN_BEGIN, &q, sizeof q);
+    return rc;
+}
+
+void tp_wire_given_free(tp_wire_given *given)
+{
+    for (uint32_t i = 0; i < given->n; i++)
+        tp_ref_drop(given->refs[i]);
+    for (uint32_t i = 0; i < TP_WIRE_IMAGES; i++)
+        tp_ref_drop(given->image[i]);
+    free(given->refs);
+    *given = (tp_wire_given){ 0 };
+}
+
+/* ---- columns of records ---- */
+
+static uint64_t column_size(uint32_t capacity, uint8_t type)
+{
+    return rounded((uint64_t)capacity * tp_block_element_size(type));
+}
+
+uint64_t tp_wire_columns_size(uint32_t capacity, uint32_t columns, const uint8_t *types, uint32_t text)
+{
+    uint64_t size = sizeof(tp_wire_record);
+    for (uint32_t c = 0; c < columns; c++)
+        size += column_size(capacity, types[c]);
+    return size + rounded(text);
+}
+
+uint64_t tp_wire_column_at(const tp_wire_record *r, uint32_t c)
+{
+    uint64_t at = sizeof *r;
+    for (uint32_t i = 0; i < c; i++)
+        at += column_size(r->capacity, r->type[i]);
+    return at;
+}
+
+/* ---- reading records ---- */
+
+static bool wrong(tp_error *err, const char *what)
+{
+    tp_error_set(err, TP_EUSAGE, "it has written nonsense where its results lie: %s", what);
+    return false;
+}
+
+/* Copies the head of the record at `from`. Is it all within `until`, and about items that are due? */
+static bool read_head(const tp_wire_reader *r, uint64_t from, uint64_t until, tp_wire_record *head, tp_error *err)
+{
+    if (from % 8 || until > r->size || from > until || until - from < sizeof *head)
+        return wrong(err, "no record");
+    memcpy(head, r->base + from, sizeof *head);
+    if (head->size % 8 || head->size < sizeof *head || head->size > until - from)
+        return wrong(err, "a record that is longer than all of them");
+    if (head->at != r->at || head->n == 0 || head->n > r->count - r->at)
+        return wrong(err, "results of other items");
+    return true;
+}
+
+/* A NaN of unknown bits must not get to Lua through FFI. */
+static void copy_column(void *to, const char *from, uint32_t n, uint8_t type)
+{
+    memcpy(to, from, n * tp_block_element_size(type));
+    if (type != TP_MIXED)
+        tp_make_canonical((tp_type)type, to, n);
+}
+
+/* Are the scalars what they may be, now that they are copied? Makes NaNs canonical. */
+static bool check_scalars(tp_scalar *x, uint32_t n, uint32_t text)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        if (x[i].kind > TP_SCALAR_STRING)
+            return false;
+        if (x[i].kind == TP_SCALAR_STRING && (x[i].as.string.at > text || x[i].as.string.length > text - x[i].as.string.at))
+            return false;
+        if (x[i].kind == TP_SCALAR_NUMBER && x[i].as.number != x[i].as.number)
+            x[i].as.number = (double)NAN;
+    }
+    return true;
+}
+
+/* Are these the columns that results of the job have? */
+static bool is_expected(const tp_wire_record *head, const tp_terms *t)
+{
+    if (t->discards || head->columns == 0 || head->columns > TP_COLUMNS_MAX)
+        return false;
+    if (t->returns.columns)
+        return head->columns == t->returns.columns && memcmp(head->type, t->returns.type, head->columns) == 0;
+    if (head->columns == 1 && head->type[0] == TP_DOUBLE)
+        return true;
+    for (uint32_t c = 0; c < head->columns; c++)
+        if (head->type[c] != TP_MIXED)
+            return false;
+    return true;
+}
+
+/* The first n items of a record of columns. */
+static bool read_columns(tp_wire_reader *r, tp_work *to, uint64_t from, const tp_wire_record *head, uint32_t n, tp_error *err)
+{
+    const tp_terms *t = to->terms;
+    if (!is_expected(head, t) || head->capacity < n)
+        return wrong(err, "columns of another kind");
+    bool is_mixed = head->type[0] == TP_MIXED;
+    uint32_t text = is_mixed ? head->text.used : 0;
+    if (tp_wire_columns_size(head->capacity, head->columns, head->type, text) > head->size || (is_mixed && text > head->text.capacity))
+        return wrong(err, "columns that are longer than their record");
+    tp_block *b = t->returns.columns && t->returns.array[0] ? tp_returns_block(&t->returns, to->block->first + r->first + r->at, n)
+                                                            : tp_block_new_columns(n, head->columns, head->type, text);
+    if (!b) {
+        tp_error_oom(err, "results");
+        return false;
+    }
+    for (uint32_t c = 0; c < head->columns; c++)
+        copy_column(b->column[c], r->base + from + tp_wire_column_at(head, c), n, head->type[c]);
+    if (is_mixed) {
+        memcpy(b->text.bytes, r->base + from + tp_wire_column_at(head, head->columns), text);
+        b->text.used = text;
+        for (uint32_t c = 0; c < head->columns; c++)
+            if (!check_scalars(b->column[c], n, text)) {
+                tp_block_free(b);
+                return wrong(err, "values of no kind");
+            }
+    }
+    b->n = n;
+    tp_work_append(to, b, r->first + r->at);
+    return true;
+}
+
+/* Copies the message of a record to the end of a block, with what it refers to. */
+static bool read_message(const tp_wire_reader *r, tp_block *b, uint64_t from, const tp_wire_record *head, tp_error *err)
+{
+    uint64_t room = head->size - sizeof *head;
+    if (head->bytes > room || head->nrefs > TP_WIRE_REFS_MAX || rounded(head->bytes) + rounded(head->nrefs * 4) > room || head->bytes > TP_STRING_MAX * 2ull)
+        return wrong(err, "a message that is longer than its record");
+    if (b->bytes.len + head->bytes > UINT32_MAX || tp_block_reserve(b) || tp_buf_add(&b->bytes, r->base + from + sizeof *head, head->bytes)) {
+        tp_error_oom(err, "results");
+        return false;
+    }
+    for (uint64_t i = 0; i < head->nrefs; i++) {
+        uint32_t id;
+        memcpy(&id, r->base + from + sizeof *head + rounded(head->bytes) + 4 * i, sizeof id);
+        if (id >= r->given->n)
+            return wrong(err, "a reference to nothing");
+        if (tp_buf_hold_ref(&b->bytes, r->given->refs[id])) {
+            tp_error_oom(err, "results");
+            return false;
+        }
+    }
+    tp_block_add(b);
+    b->is_foreign = true;
+    return true;
+}
+
+static bool read_failure(tp_wire_reader *r, tp_work *to, uint64_t from, const tp_wire_record *head, tp_error *err)
+{
+    tp_block *b = head->n == 1 ? tp_block_new_empty_failure() : NULL;
+    if (!b || !read_message(r, b, from, head, err)) {
+        tp_block_free(b);
+        return wrong(err, "a failure of several items");
+    }
+    b->may_retry = head->may_retry != 0;
+    tp_work_append(to, b, r->first + r->at);
+    return true;
+}
+
+/* Gives what has been gathered to the sink. */
+static void flush(tp_wire_reader *r, tp_work *to)
+{
+    tp_block *b = r->open;
+    r->open = NULL;
+    if (b && b->n > 0)
+        tp_work_append(to, b, r->first + r->at - b->n);
+    else
+        tp_block_free(b);
+}
+
+/* A message, or that items are over, added to what is gathered. Messages with references are blocks of their own. */
+static bool gather(tp_wire_reader *r, tp_work *to, uint64_t from, const tp_wire_record *head, tp_error *err)
+{
+    tp_block_kind kind = (tp_block_kind)head->kind;
+    bool is_values = kind == TP_BLOCK_VALUES;
+    if (is_values == to->terms->discards || to->terms->returns.columns > 0 || (is_values && head->n != 1))
+        if (is_values || !to->terms->discards)
+            return wrong(err, "results of another kind");
+    if (r->open && (r->open->kind != kind || r->open->bytes.len > TP_BLOCK_BYTES_MAX || head->nrefs || r->open->bytes.nrefs))
+        flush(r, to);
+    if (!r->open)
+        r->open = tp_block_new_empty(kind, 0, 0);
+    if (!r->open) {
+        tp_error_oom(err, "results");
+        return false;
+    }
+    if (is_values)
+        return read_message(r, r->open, from, head, err);
+    r->open->n += head->n;
+    return true;
+}
+
+bool tp_wire_read(tp_wire_reader *r, tp_work *to, uint64_t from, uint64_t until, tp_error *err)
+{
+    bool is_right = true;
+    while (from < until && is_right) {
+        tp_wire_record head;
+        is_right = read_head(r, from, until, &head, err);
+        if (!is_right)
+            break;
+        if (head.kind == TP_BLOCK_VALUES || head.kind == TP_BLOCK_DONE) {
+            is_right = gather(r, to, from, &head, err);
+        } else {
+            flush(r, to);
+            if (head.kind == TP_BLOCK_COLUMNS)
+                is_right = read_columns(r, to, from, &head, head.n, err);
+            else if (head.kind == TP_BLOCK_FAILURE)
+                is_right = read_failure(r, to, from, &head, err);
+            else
+                is_right = wrong(err, "a record of no kind");
+        }
+        if (is_right)
+            r->at += head.n;
+        from += head.size;
+    }
+    if (!is_right && r->open && r->open->kind == TP_BLOCK_VALUES && r->open->n > 0) /* what was added last is no item's */
+        r->open->bytes.len = r->open->ends[r->open->n - 1];
+    flush(r, to);
+    to->at = r->first + r->at;
+    return is_right;
+}
+
+bool tp_wire_read_open(tp_wire_reader *r, tp_work *to, uint64_t from, uint32_t running, tp_error *err)
+{
+    tp_wire_record head;
+    if (from % 8 || from > r->size || r->size - from < sizeof head)
+        return wrong(err, "no record");
+    memcpy(&head, r->base + from, sizeof head);
+    bool is_done = head.kind == TP_BLOCK_DONE && to->terms->discards;
+    if ((head.kind != TP_BLOCK_COLUMNS && !is_done) || head.at != r->at || head.size > r->size - from || running < r->at || running > r->count)
+        return wrong(err, "no record that is being filled in");
+    if (running == r->at)
+        return true;
+    head.text.used = head.text.capacity; /* how much of it has been used, the worker's own memory said */
+    tp_block *done = is_done ? tp_block_new_empty(TP_BLOCK_DONE, 0, running - r->at) : NULL;
+    if (is_done && !done) {
+        tp_error_oom(err, "results");
+        return false;
+    }
+    if (done)
+        tp_work_append(to, done, r->first + r->at);
+    else if (!read_columns(r, to, from, &head, running - r->at, err))
+        return false;
+    r->at = running;
+    to->at = r->first + r->at;
+    return true;
+}

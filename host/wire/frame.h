@@ -1,0 +1,161 @@
+/* frame.h: what a host and its worker process tell each other through shared memory: work on the way there, results on the way back.
+ *
+ * Two arenas make a link. The host writes `in`: tp_wire_in, then one request, which is some items of one job with all that running them takes. The worker
+ * writes `out`: tp_wire_out, then records, each the results of some items, published one by one, so that what is there when the worker dies
+ * counts. Offsets are from the beginning of the arena, and a multiple of 8.
+ *
+ * The worker believes the host. The host believes nothing: users' code may write anywhere in the worker's memory. What it reads it has copied before, and
+ * a record that is not right in every respect is none, nor is any after it. */
+#ifndef TP_FRAME_H
+#define TP_FRAME_H
+
+#include "codec/block.h"
+#include "engine/work.h"
+#include "wire/region.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    TP_WIRE_REFS_MAX = 4096,  /* things that one worker process is given by reference */
+    TP_WIRE_IMAGES = 64       /* functions that it keeps */
+};
+
+/* What the memory of the other one looks like. Both compare it first: a worker of another build is not used. */
+#define TP_WIRE_LAYOUT (1u << 24 | sizeof(tp_work) << 12 | sizeof(tp_scalar) << 6 | sizeof(void *))
+
+typedef enum tp_wire_state {
+    TP_WIRE_STARTING, /* has not said anything yet */
+    TP_WIRE_READY,    /* waits for the first request */
+    TP_WIRE_FULL,     /* its records are to be taken: there is no room for more */
+    TP_WIRE_DONE,     /* the request is over */
+    TP_WIRE_FAILED    /* it could not be begun: `message` says why */
+} tp_wire_state;
+
+/* The beginning of `in`. */
+typedef struct tp_wire_in {
+    _Atomic uint32_t turn; /* counts the host's turns: a request, or leave to go on (release; the worker acquires) */
+    uint32_t layout;
+    int32_t host_pid;
+    uint32_t workers; /* of the host, at most */
+    _Atomic uint32_t ending; /* not 0: this turn is no request; the worker does what it has to do before its end. Relaxed: `turn` makes it visible */
+} tp_wire_in;
+
+/* The beginning of `out`. Atomics are relaxed but for what is said. */
+typedef struct tp_wire_out {
+    _Atomic uint32_t turn;  /* counts the worker's turns (release; the host acquires) */
+    _Atomic uint32_t state; /* tp_wire_state; what the last turn means */
+    _Atomic uint32_t worker_sleeps, host_sleeps; /* who sleeps is to be woken by a byte; sequentially consistent */
+    _Atomic uint32_t begun;   /* the host's turn whose request has been begun */
+    _Atomic uint32_t starved; /* not 0: there was no memory even for a failure */
+    _Atomic uint32_t refused; /* 1 + the item that was refused memory last, counted from the request's first; 0: none was */
+    _Atomic uint32_t will_leave; /* not 0: it has something to do before its end */
+    _Atomic uint64_t printed; /* counts what was written to the socket */
+    _Atomic uint64_t used;    /* records end here (release): what lies before it is published */
+    _Atomic uint64_t open;    /* a record of columns that is being filled in begins here, behind `used`; 0: none */
+    uint32_t layout;
+    char version[32], message[500];
+    _Alignas(64) tp_work work; /* what the worker runs. The host looks at `ctl` only */
+} tp_wire_out;
+
+enum { TP_CHILD_NO_MEMORY = 124, TP_CHILD_NO_THREAD = 125 }; /* codes that a worker process exits with: out of memory; its thread was ended by an item */
+
+enum {
+    TP_WIRE_IN_BEGIN = 64,     /* of the request */
+    TP_WIRE_OUT_BEGIN = (sizeof(tp_wire_out) + 63) & ~63, /* of records */
+    TP_WIRE_SIZE = 256 << 10,  /* of a new arena */
+    TP_WIRE_KEPT = 8 << 20     /* what it keeps of its memory when it has been larger */
+};
+
+/* ---- requests ---- */
+
+typedef struct tp_wire_ref {
+    uint32_t id, kind;        /* TP_WIRE_FUNC, TP_WIRE_CLASS, TP_WIRE_PACKED */
+    uint32_t limit, is_partial;
+    uint64_t name_at;         /* a string with its NUL */
+    uint64_t bytes_at, bytes; /* of a class: the message that defines it; of a packed value: that */
+    uint64_t refs_at, nrefs;
+} tp_wire_ref;
+
+enum { TP_WIRE_FUNC = 1, TP_WIRE_CLASS, TP_WIRE_PACKED };
+
+typedef struct tp_wire_request {
+    uint64_t size;   /* where it ends */
+    uint32_t attempt, worker;
+    uint32_t discards, tags_lines;
+    uint64_t name_at;
+    tp_key draws;
+    uint64_t memory; /* tp_terms.memory */
+    uint32_t depth, returns;
+    uint8_t returned[TP_COLUMNS_MAX];
+    /* The function. */
+    uint32_t image; /* which of the images that the worker keeps; it is sent with the request if image_at is not 0 */
+    uint64_t image_at, image_bytes, image_refs_at, image_nrefs;
+    /* Things that are given for the first time. */
+    uint64_t given_at, given;
+    /* The items. */
+    uint64_t first;
+    uint32_t kind, n, columns, is_foreign; /* the last: numbers that anybody may have written */
+    uint8_t type[TP_COLUMNS_MAX];
+    uint64_t column_at[TP_COLUMNS_MAX], text_at, text, ends_at, bytes_at, bytes, refs_at, nrefs;
+} tp_wire_request;
+
+/* What a worker process was given by reference and what it keeps of functions, as its host knows it. All are held: nothing else gets their addresses. */
+typedef struct tp_wire_given {
+    tp_ref **refs; /* by id */
+    uint32_t n, room;
+    tp_image *image[TP_WIRE_IMAGES];
+    uint64_t used[TP_WIRE_IMAGES], tick; /* when each was used last */
+} tp_wire_given;
+
+void tp_wire_given_free(tp_wire_given *given);
+
+/* Host: writes a request for these items. -1 with TP_ECODEC when something in it cannot travel to a process, TP_EMEMORY, or TP_ELIMIT when the worker is
+ * to be replaced first, because it was given too much. Publishes nothing. */
+int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *w, uint32_t count, const tp_worker *worker, tp_error *err);
+
+/* The request of an arena that lies at `base`. */
+static inline const tp_wire_request *tp_wire_get_request(const char *base)
+{
+    return (const tp_wire_request *)(const void *)(base + TP_WIRE_IN_BEGIN);
+}
+
+/* ---- records ---- */
+
+typedef struct tp_wire_record {
+    uint64_t size;     /* with this head, a multiple of 8 */
+    uint32_t kind;     /* tp_block_kind */
+    uint32_t at, n;    /* the items, counted from the request's first */
+    uint32_t capacity, columns, may_retry;
+    uint8_t type[TP_COLUMNS_MAX];
+    tp_text text;      /* COLUMNS of scalars: `bytes` is the worker's own business */
+    uint64_t bytes;    /* VALUES (always of one item) and FAILURE: the message */
+    uint64_t nrefs;    /* of them, behind the message: u32 each */
+} tp_wire_record;
+
+/* Bytes of a record of columns. */
+uint64_t tp_wire_columns_size(uint32_t capacity, uint32_t columns, const uint8_t *types, uint32_t text);
+
+/* Where column c begins in it, and where the text does for c == columns. */
+uint64_t tp_wire_column_at(const tp_wire_record *r, uint32_t c);
+
+/* What the host expects of the records of a request. */
+typedef struct tp_wire_reader {
+    const char *base;   /* of `out` */
+    uint64_t size;      /* of it, as mapped */
+    uint32_t first;     /* the request's first item, as an offset in its block */
+    uint32_t count;     /* items of the request */
+    uint32_t at;        /* the item whose result is next, from 0 for the request's first */
+    const tp_wire_given *given;
+    tp_block *open;     /* VALUES that more is added to; in the sink only once it is flushed */
+} tp_wire_reader;
+
+/* Reads the records from `from` to `until` and gives the work's sink their results. False when something in them is wrong, or there is no memory (err):
+ * what comes before has been given. */
+bool tp_wire_read(tp_wire_reader *r, tp_work *to, uint64_t from, uint64_t until, tp_error *err);
+
+/* The record at `from` is of columns whose items before `running` are over. */
+bool tp_wire_read_open(tp_wire_reader *r, tp_work *to, uint64_t from, uint32_t running, tp_error *err);
+
+#endif

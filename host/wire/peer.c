@@ -1,0 +1,263 @@
+/* peer.c: starting, watching and ending worker processes. See peer.h. */
+#include "wire/peer.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { ABOVE = 16 }; /* descriptors that are passed lie there first, out of the way of where they are to be */
+
+extern char **environ;
+
+/* ---- starting ---- */
+
+/* A descriptor for the same, above those of the worker process. -1: there are no more. */
+static int copy_fd(int fd)
+{
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, ABOVE);
+    if (copy < 0 && errno == EINVAL) /* ABOVE is more than the process may have */
+        errno = EMFILE;
+    return copy;
+}
+
+/* Moves a descriptor there. */
+static int raise_fd(int fd)
+{
+    int raised = copy_fd(fd);
+    int why = errno;
+    close(fd);
+    errno = why;
+    return raised;
+}
+
+/* A socket or a pipe: ours[0] stays here and does not block, ours[1] is the worker's. */
+static int open_pair(int ends[2], bool is_socket)
+{
+    if (is_socket ? socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) : pipe2(ends, O_CLOEXEC)) {
+        ends[0] = ends[1] = -1;
+        return -1;
+    }
+    ends[1] = raise_fd(ends[1]);
+    return ends[1] < 0 || fcntl(ends[0], F_SETFL, O_NONBLOCK) ? -1 : 0;
+}
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+static int add_actions(posix_spawn_file_actions_t *actions, const int socket[2], const int out[2], const int err[2], int in_fd, int out_fd)
+{
+    const int from[TP_PEER_FDS] = { -1, out[1], err[1], socket[1], in_fd, out_fd };
+    int rc = posix_spawn_file_actions_addopen(actions, 0, "/dev/null", O_RDONLY, 0);
+    for (int fd = 1; fd < TP_PEER_FDS && rc == 0; fd++)
+        rc = posix_spawn_file_actions_adddup2(actions, from[fd], fd);
+    return rc ? rc : posix_spawn_file_actions_addclosefrom_np(actions, TP_PEER_FDS);
+}
+
+/* In a process group of its own: Ctrl-C is the host's to deal with. */
+static int set_attributes(posix_spawnattr_t *attributes)
+{
+    sigset_t none, all;
+    sigemptyset(&none);
+    sigfillset(&all);
+    int rc = posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    rc = rc ? rc : posix_spawnattr_setpgroup(attributes, 0);
+    rc = rc ? rc : posix_spawnattr_setsigmask(attributes, &none);
+    return rc ? rc : posix_spawnattr_setsigdefault(attributes, &all);
+}
+
+/* Gives 0, or what is wrong. */
+static int spawn(tp_peer *p, const char *path, const int socket[2], const int out[2], const int err[2], int in_fd, int out_fd)
+{
+    char *const words[] = { "tidepool", "--worker", NULL };
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attributes;
+    int rc = posix_spawn_file_actions_init(&actions);
+    if (rc)
+        return rc;
+    rc = posix_spawnattr_init(&attributes);
+    if (rc == 0) {
+        rc = add_actions(&actions, socket, out, err, in_fd, out_fd);
+        rc = rc ? rc : set_attributes(&attributes);
+        rc = rc ? rc : posix_spawn(&p->pid, path, &actions, &attributes, words, environ);
+        posix_spawnattr_destroy(&attributes);
+    }
+    posix_spawn_file_actions_destroy(&actions);
+    if (rc)
+        p->pid = 0;
+    return rc;
+}
+
+int tp_peer_start(tp_peer *p, const char *path, int in, int out, tp_error *err)
+{
+    int socket[2] = { -1, -1 }, standard[2][2] = { { -1, -1 }, { -1, -1 } }, in_fd = -1, out_fd = -1;
+    *p = (tp_peer){ .pidfd = -1, .socket = -1, .output = { -1, -1 }, .status = -1 };
+    int rc = -1;
+    if (open_pair(socket, true) || open_pair(standard[0], false) || open_pair(standard[1], false) ||
+        (in_fd = copy_fd(in)) < 0 || (out_fd = copy_fd(out)) < 0) {
+        tp_error_set(err, TP_ESYS, "cannot connect a worker process: %s", strerror(errno));
+        goto out;
+    }
+    int why = spawn(p, path, socket, standard[0], standard[1], in_fd, out_fd);
+    if (why) {
+        tp_error_set(err, TP_ESYS, "cannot start a worker process, %s: %s", path, strerror(why));
+        goto out;
+    }
+    p->pidfd = (int)syscall(SYS_pidfd_open, p->pid, 0);
+    if (p->pidfd >= 0)
+        fcntl(p->pidfd, F_SETFD, FD_CLOEXEC);
+    p->socket = socket[0];
+    p->output[0] = standard[0][0];
+    p->output[1] = standard[1][0];
+    socket[0] = standard[0][0] = standard[1][0] = -1;
+    rc = 0;
+out:
+    for (int i = 0; i < 2; i++) {
+        close_fd(&socket[i]);
+        close_fd(&standard[0][i]);
+        close_fd(&standard[1][i]);
+    }
+    close_fd(&in_fd);
+    close_fd(&out_fd);
+    return rc;
+}
+
+bool tp_peer_find(char *path, size_t size)
+{
+    static const char *const places[] = { "", "../", "../bin/", "../../bin/", "../../../bin/" };
+    static const char here; /* an address in this file */
+    Dl_info info;
+    if (!dladdr(&here, &info) || !info.dli_fname)
+        return false;
+    const char *slash = strrchr(info.dli_fname, '/');
+    int folder = slash ? (int)(slash + 1 - info.dli_fname) : 0;
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        int n = snprintf(path, size, "%.*s%stidepool", folder, info.dli_fname, places[i]);
+        struct stat s;
+        if (n > 0 && (size_t)n < size && stat(path, &s) == 0 && S_ISREG(s.st_mode) && access(path, X_OK) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* ---- its end ---- */
+
+static bool reap(tp_peer *p, int flags)
+{
+    int status;
+    pid_t pid;
+    if (p->has_ended || p->pid == 0)
+        return true;
+    do {
+        pid = waitpid(p->pid, &status, flags);
+    } while (pid < 0 && errno == EINTR);
+    if (pid == 0)
+        return false;
+    p->has_ended = true;
+    p->status = pid > 0 ? status : -1; /* ECHILD: the program that we are in waits for all of its children, or ignores them */
+    return true;
+}
+
+bool tp_peer_has_ended(tp_peer *p)
+{
+    return reap(p, WNOHANG);
+}
+
+void tp_peer_kill(tp_peer *p)
+{
+    if (p->pid == 0 || p->has_ended)
+        return;
+    kill(-p->pid, SIGKILL); /* not reaped, so that the number is still its own */
+    kill(p->pid, SIGKILL);  /* if it has left its group */
+    reap(p, 0);
+}
+
+void tp_peer_close(tp_peer *p)
+{
+    if (p->pid == 0)
+        return;
+    close_fd(&p->pidfd);
+    close_fd(&p->socket);
+    close_fd(&p->output[0]);
+    close_fd(&p->output[1]);
+    p->pid = 0;
+}
+
+void tp_peer_keep_tail(tp_peer *p, const char *bytes, size_t len)
+{
+    if (len > TP_PEER_TAIL) {
+        bytes += len - TP_PEER_TAIL;
+        len = TP_PEER_TAIL;
+    }
+    size_t over = p->tail_len + len > TP_PEER_TAIL ? p->tail_len + len - TP_PEER_TAIL : 0;
+    memmove(p->tail, p->tail + over, p->tail_len - over);
+    memcpy(p->tail + p->tail_len - over, bytes, len);
+    p->tail_len += len - over;
+}
+
+uint64_t tp_peer_oom_kills(void)
+{
+    static const char field[] = "\noom_kill ";
+    char text[16 << 10];
+    int fd = open("/proc/vmstat", O_RDONLY | O_CLOEXEC);
+    size_t len = 0;
+    for (ssize_t n = fd < 0 ? 0 : 1; n > 0 && len < sizeof text - 1; len += (size_t)n) {
+        n = read(fd, text + len, sizeof text - 1 - len);
+        if (n < 0)
+            n = 0;
+    }
+    if (fd >= 0)
+        close(fd);
+    text[len] = '\0';
+    const char *at = strstr(text, field);
+    return at ? strtoull(at + sizeof field - 1, NULL, 10) : 0;
+}
+
+static const char *name_of(int signal)
+{
+    static const struct {
+        int signal;
+        const char *name;
+    } names[] = {
+        { SIGSEGV, "SIGSEGV" }, { SIGABRT, "SIGABRT" }, { SIGBUS, "SIGBUS" }, { SIGILL, "SIGILL" }, { SIGFPE, "SIGFPE" }, { SIGTRAP, "SIGTRAP" },
+        { SIGSYS, "SIGSYS" }, { SIGKILL, "SIGKILL" }, { SIGTERM, "SIGTERM" }, { SIGINT, "SIGINT" }, { SIGQUIT, "SIGQUIT" }, { SIGHUP, "SIGHUP" },
+        { SIGPIPE, "SIGPIPE" }, { SIGALRM, "SIGALRM" }, { SIGUSR1, "SIGUSR1" }, { SIGUSR2, "SIGUSR2" }, { SIGXCPU, "SIGXCPU" }, { SIGXFSZ, "SIGXFSZ" },
+        { SIGPROF, "SIGPROF" }, { SIGVTALRM, "SIGVTALRM" }, { SIGIO, "SIGIO" }, { SIGPWR, "SIGPWR" }, { SIGSTKFLT, "SIGSTKFLT" },
+    };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (names[i].signal == signal)
+            return names[i].name;
+    return NULL;
+}
+
+void tp_peer_describe(const tp_peer *p, char *text, size_t size, const char **signal, int *code)
+{
+    *signal = NULL;
+    *code = -1;
+    if (p->status == -1) {
+        snprintf(text, size, "ended");
+    } else if (WIFSIGNALED(p->status)) {
+        *signal = name_of(WTERMSIG(p->status));
+        if (*signal)
+            snprintf(text, size, "was killed by %s", *signal);
+        else
+            snprintf(text, size, "was killed by signal %d", WTERMSIG(p->status));
+    } else {
+        *code = WEXITSTATUS(p->status);
+        snprintf(text, size, "exited with code %d", *code);
+    }
+}

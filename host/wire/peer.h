@@ -1,0 +1,56 @@
+/* peer.h: a worker process as its host sees it: started, watched, ended.
+ *
+ * It is the program `tidepool --worker` with no descriptors but its own: /dev/null, two pipes for what native code writes, a socket, and the link's memory
+ * (TP_PEER_*). It dies with the thread that has started it, so that the host, however it ends, leaves none behind. Nothing here knows what it does. */
+#ifndef TP_PEER_H
+#define TP_PEER_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum { TP_PEER_SOCKET = 3, TP_PEER_IN, TP_PEER_OUT, TP_PEER_FDS /* those of a worker process */ };
+enum { TP_PEER_TAIL = 4096 }; /* bytes of its last words that are kept */
+
+typedef struct tp_peer {
+    pid_t pid;      /* 0: there is none */
+    int pidfd;      /* readable once it has ended; -1: this kernel has none, and the socket's end says so */
+    int socket;     /* a stream of bytes that wake, and of what it prints; does not block here */
+    int output[2];  /* what it writes to descriptors 1 and 2 comes out here; do not block */
+    char tail[TP_PEER_TAIL]; /* the end of what came out of output[1] */
+    size_t tail_len;
+    bool has_ended; /* and has been reaped: */
+    int status;     /* as waitpid says; -1: somebody else has reaped it */
+} tp_peer;
+
+/* Starts the program at `path` with the two descriptors of a link. Nothing is left open when it fails. */
+int tp_peer_start(tp_peer *p, const char *path, int in, int out, tp_error *err);
+
+/* The path of `tidepool` near the file that this code is in, be that a library, a module or a program: as `make` builds them, and as `make install` puts
+ * them. False when there is none. */
+bool tp_peer_find(char *path, size_t size);
+
+/* Has it ended? Does not wait. */
+bool tp_peer_has_ended(tp_peer *p);
+
+/* Ends it and what it has started in its process group, at once, and waits for that. Its descriptors stay open, for what is still in them. */
+void tp_peer_kill(tp_peer *p);
+
+/* Frees its descriptors; it has ended, or ends. Zeroed, or closed already, it does nothing. */
+void tp_peer_close(tp_peer *p);
+
+/* Keeps the end of what it wrote to descriptor 2. */
+void tp_peer_keep_tail(tp_peer *p, const char *bytes, size_t len);
+
+/* How many processes the system has ended so far because it had no memory; 0 when it does not say. A process that was killed by SIGKILL while this grew was
+ * one of them. */
+uint64_t tp_peer_oom_kills(void);
+
+/* How it ended, in words that follow its name: "was killed by SIGSEGV", "exited with code 3". *signal is the signal's name, or NULL; *code that of its
+ * exit, or -1. */
+void tp_peer_describe(const tp_peer *p, char *text, size_t size, const char **signal, int *code);
+
+#endif

@@ -1,0 +1,94 @@
+/* region.c: memory that two processes see. See region.h. */
+#include "wire/region.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { PAGE = 4096 };
+
+static size_t in_pages(size_t size)
+{
+    return (size + PAGE - 1) & ~(size_t)(PAGE - 1);
+}
+
+/* Has memory for the file up to that size. */
+static int allocate(int fd, size_t size, tp_error *err)
+{
+    int status;
+    do {
+        status = posix_fallocate(fd, 0, (off_t)size);
+    } while (status == EINTR);
+    return status ? tp_error_set(err, TP_EMEMORY, "no memory to share with a worker process: %s", strerror(status)) : 0;
+}
+
+static int map(tp_region *a, size_t size, tp_error *err)
+{
+    void *data = a->data ? mremap(a->data, a->size, size, MREMAP_MAYMOVE) : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, a->fd, 0);
+    if (data == MAP_FAILED)
+        return tp_error_set(err, TP_EMEMORY, "no memory to share with a worker process: %s", strerror(errno));
+    a->data = data;
+    a->size = size;
+    return 0;
+}
+
+int tp_region_open(tp_region *a, size_t size, tp_error *err)
+{
+    *a = (tp_region){ .fd = memfd_create("tidepool", MFD_CLOEXEC | MFD_ALLOW_SEALING) };
+    if (a->fd < 0)
+        return tp_error_set(err, TP_ESYS, "no memory to share with a worker process: %s", strerror(errno));
+    if (allocate(a->fd, in_pages(size), err) || map(a, in_pages(size), err) ||
+        (fcntl(a->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) && tp_error_set(err, TP_ESYS, "cannot seal shared memory: %s", strerror(errno)))) {
+        tp_region_close(a);
+        return -1;
+    }
+    return 0;
+}
+
+int tp_region_adopt(tp_region *a, int fd, tp_error *err)
+{
+    struct stat s;
+    *a = (tp_region){ .fd = fd };
+    if (fstat(fd, &s) || s.st_size < PAGE)
+        return tp_error_set(err, TP_ESYS, "descriptor %d is no memory of a host", fd);
+    return map(a, (size_t)s.st_size, err);
+}
+
+int tp_region_grow(tp_region *a, size_t size, tp_error *err)
+{
+    if (size <= a->size)
+        return 0;
+    if (size > SIZE_MAX / 4)
+        return tp_error_oom(err, "shared memory");
+    size_t wanted = in_pages(size > 2 * a->size ? size : 2 * a->size);
+    return allocate(a->fd, wanted, err) || map(a, wanted, err) ? -1 : 0;
+}
+
+int tp_region_follow(tp_region *a, size_t size, tp_error *err)
+{
+    struct stat s;
+    if (size <= a->size)
+        return 0;
+    if (fstat(a->fd, &s) || (size_t)s.st_size < size)
+        return tp_error_set(err, TP_ESYS, "shared memory ends before what is said to be in it");
+    return map(a, (size_t)s.st_size & ~(size_t)(PAGE - 1), err);
+}
+
+void tp_region_trim(tp_region *a, size_t keep)
+{
+    keep = in_pages(keep);
+    if (a->size > keep)
+        fallocate(a->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)keep, (off_t)(a->size - keep));
+}
+
+void tp_region_close(tp_region *a)
+{
+    if (a->data)
+        munmap(a->data, a->size);
+    if (a->data || a->fd > 0)
+        close(a->fd);
+    *a = (tp_region){ .fd = -1 };
+}

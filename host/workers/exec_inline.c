@@ -1,0 +1,100 @@
+/* exec_inline.c: items run by the thread that waits for them.
+ *
+ * The executor "inline" has no workers: its jobs are run by their owner, in the order of their inputs. It is the reference for every promise.
+ * The same waiting is what keeps nested maps from deadlock: an agent that waits for a job inside one of its items runs items of that job, and
+ * of the jobs started by them, itself. */
+#include "workers/workers.h"
+
+#include "workers/vm.h"
+
+#include <stdlib.h>
+
+enum { LOOK_NS = 5000 }; /* what it takes the caller, in Lua, to look at one job */
+
+static bool has_news(tp_job *const *jobs, const uint32_t *seen, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (tp_job_news(jobs[i]) != seen[i])
+            return true;
+    return false;
+}
+
+bool tp_exec_wait(tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, unsigned n, uint64_t deadline_ns)
+{
+    bool has_run = false;
+    tp_job_begin_wait(agent, jobs, n);
+    /* Looking at many jobs costs: small items are run one after the other, for the time of a slice and, before the deadline, for as long as the caller takes to
+     * look at all that it waits for. So thousands of calls take a time that grows as their number. */
+    uint64_t start = n > 1 ? uv_hrtime() : 0, slice_ns = start + (n > 1 ? TP_SLICE_NS : 0), look_ns = start + (uint64_t)n * LOOK_NS;
+    uint64_t until = look_ns < deadline_ns ? look_ns : deadline_ns, batch_ns = until > slice_ns ? until : slice_ns;
+    bool is_over = has_news(jobs, seen, n);
+    while (!is_over) {
+        tp_slice *slice = tp_job_take_awaited(agent);
+        if (slice) {
+            tp_vm_run(agent->worker.vm, &slice->work);
+            tp_job_finish(slice);
+            has_run = true;
+        }
+        uint64_t now = uv_hrtime();
+        if (slice && now < batch_ns)
+            continue;
+        if (now >= deadline_ns)
+            break;
+        if (!slice)
+            tp_job_sleep(agent, jobs, seen, n, deadline_ns);
+        is_over = has_news(jobs, seen, n);
+    }
+    tp_job_end_wait(agent, jobs, n);
+    return has_run;
+}
+
+tp_agent *tp_host_agent(tp_host *host, tp_error *err)
+{
+    if (!host->has_agent) {
+        if (tp_agent_open(&host->agent, host->engine, 0, tp_host_executor(host, tp_exec_inline.name), err))
+            return NULL;
+        if (tp_agent_open_vm(&host->agent, err)) {
+            tp_agent_close(&host->agent);
+            return NULL;
+        }
+        host->has_agent = true;
+    }
+    return &host->agent;
+}
+
+static int open_executor(tp_executor **out, tp_host *host, tp_error *err)
+{
+    tp_executor *ex = calloc(1, sizeof *ex);
+    if (!ex)
+        return tp_error_oom(err, "executor");
+    ex->type = &tp_exec_inline;
+    ex->host = host;
+    *out = ex;
+    return 0;
+}
+
+static void start_workers(tp_executor *ex, unsigned n)
+{
+    (void)ex, (void)n; /* the owner comes by itself */
+}
+
+static int stop_workers(tp_executor *ex, uint64_t deadline_ns)
+{
+    (void)ex, (void)deadline_ns;
+    return 0;
+}
+
+static void close_executor(tp_executor *ex)
+{
+    free(ex);
+}
+
+const tp_executor_type tp_exec_inline = {
+    .name = "inline",
+    .summary = "the caller itself, one item after the other",
+    .capabilities = TP_SHARES_MEMORY | TP_RUNS_LUA | TP_BY_OWNER,
+    .open = open_executor,
+    .start = start_workers,
+    .stop = stop_workers,
+    .close = close_executor,
+};

@@ -1,0 +1,587 @@
+/* exec_processes.c: worker processes: each has a thread here, its supervisor, which takes slices for it as a worker thread does.
+ *
+ * A supervisor sends the items of a slice to its process (wire/frame.h), waits, and reads what became of each. A process that has died, or that the
+ * supervisor has ended because an item ran for too long or is not wanted any more, costs the item that ran: those before it have published their
+ * results, those after it were not begun and go back to the engine. Which one ran is not guessed: it is the first without a result. */
+#include "workers/workers.h"
+
+#include "base/invariant.h"
+#include "wire/frame.h"
+#include "wire/peer.h"
+#include "workers/pool.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    STACK_BYTES = 256 << 10,
+    SLICE_NS = 1000 * 1000,        /* waking a process and being woken takes some 100 us */
+    SPIN_NS = 100 * 1000,
+    LOOK_MS = 5,                   /* how often a supervisor looks whether the slice is still wanted, and which item runs */
+    PATIENCE_NS = 20 * 1000 * 1000, /* after a cancellation an item has this long to end by itself */
+    START_S = 60,                  /* a process that has not said anything by then is ended */
+    STARTS_MAX = 3,                /* processes in a row that died before they began anything */
+    LEAVE_S = 5,                   /* for what a process does before its end, when it has run all that it was given */
+    FRAME_MAX = 1 << 20
+};
+
+/* A process and its link. The supervisor's own; `out.data` is written by the process. */
+typedef struct supervisor {
+    tp_agent *agent;
+    tp_host *host;
+    tp_peer peer;
+    tp_region in, out;
+    tp_wire_given given;
+    uint32_t turn;    /* ours */
+    uint32_t seen;    /* the process's */
+    uint32_t printed; /* its counter, when its socket was read last */
+    uint64_t waited_ns; /* how long the last request took */
+    uint64_t items;   /* that it has been given */
+    uint64_t oom_kills; /* of the system, when it was started */
+    unsigned deaths;  /* in a row, without anything begun */
+    char frame[FRAME_MAX + 8]; /* what has come of a frame of its output */
+    size_t frame_len;
+    char line[2][4096]; /* the beginnings of lines that native code has written to descriptors 1 and 2 */
+    size_t line_len[2];
+} supervisor;
+
+/* How a request ended. */
+typedef enum outcome { DONE, FULL, DIED, TIMED_OUT, UNWANTED, GARBAGE } outcome;
+
+static tp_wire_out *control_of(const supervisor *s)
+{
+    return (tp_wire_out *)(void *)s->out.data;
+}
+
+static tp_wire_in *in_of(const supervisor *s)
+{
+    return (tp_wire_in *)(void *)s->in.data;
+}
+
+/* ---- what it prints ---- */
+
+/* Native code writes pieces: they are put together to lines. */
+static void print_native(supervisor *s, int which, const char *bytes, size_t len)
+{
+    if (which == 1)
+        tp_peer_keep_tail(&s->peer, bytes, len);
+    while (len > 0) {
+        const char *newline = memchr(bytes, '\n', len);
+        size_t n = newline ? (size_t)(newline + 1 - bytes) : len, room = sizeof s->line[which] - s->line_len[which];
+        n = n < room ? n : room;
+        memcpy(s->line[which] + s->line_len[which], bytes, n);
+        s->line_len[which] += n;
+        bytes += n;
+        len -= n;
+        if (s->line[which][s->line_len[which] - 1] == '\n' || s->line_len[which] == sizeof s->line[which]) {
+            tp_host_print(s->host, which + 1, s->line[which], s->line_len[which]);
+            s->line_len[which] = 0;
+        }
+    }
+}
+
+static void end_lines(supervisor *s)
+{
+    for (int i = 0; i < 2; i++)
+        if (s->line_len[i] > 0) {
+            tp_host_print(s->host, i + 1, s->line[i], s->line_len[i]);
+            s->line_len[i] = 0;
+        }
+}
+
+/* Prints the whole frames of what has come. False when what there is is none. */
+static bool take_frames(supervisor *s)
+{
+    size_t at = 0;
+    while (s->frame_len - at >= 8) {
+        uint32_t head[2];
+        memcpy(head, s->frame + at, sizeof head);
+        if (head[0] > 2 || head[1] > FRAME_MAX)
+            return false;
+        if (s->frame_len - at - 8 < head[1])
+            break;
+        if (head[0] == 2)
+            tp_peer_keep_tail(&s->peer, s->frame + at + 8, head[1]);
+        if (head[0] > 0)
+            tp_host_print(s->host, (int)head[0], s->frame + at + 8, head[1]);
+        at += 8 + head[1];
+    }
+    memmove(s->frame, s->frame + at, s->frame_len - at);
+    s->frame_len -= at;
+    return true;
+}
+
+/* Reads what is there of what the process prints. */
+static void read_socket(supervisor *s)
+{
+    s->printed = (uint32_t)atomic_load_explicit(&control_of(s)->printed, memory_order_relaxed);
+    for (;;) {
+        ssize_t n = read(s->peer.socket, s->frame + s->frame_len, sizeof s->frame - s->frame_len);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return;
+        s->frame_len += (size_t)n;
+        if (!take_frames(s))
+            s->frame_len = 0; /* users' code writes to descriptors that are not its own: what it says is nobody's */
+    }
+}
+
+static void read_output(supervisor *s)
+{
+    char bytes[4096];
+    for (int i = 0; i < 2; i++)
+        for (;;) {
+            ssize_t n = read(s->peer.output[i], bytes, sizeof bytes);
+            if (n < 0 && errno == EINTR)
+                continue;
+            if (n <= 0)
+                break;
+            print_native(s, i, bytes, (size_t)n);
+        }
+}
+
+/* ---- its life ---- */
+
+/* The process is gone, or is to be: nothing of it is left here, but for how it ended. */
+static void end_process(supervisor *s)
+{
+    if (s->peer.pid == 0)
+        return;
+    tp_peer_kill(&s->peer);
+    read_socket(s);
+    read_output(s);
+    end_lines(s);
+    tp_peer_close(&s->peer);
+    tp_region_close(&s->in);
+    tp_region_close(&s->out);
+    tp_wire_given_free(&s->given);
+    s->frame_len = 0;
+}
+
+static bool wait_for_process(supervisor *s, int timeout_ms);
+
+/* The last line that it has written, or nothing. */
+static void get_last_words(const supervisor *s, char words[TP_PEER_TAIL + 1])
+{
+    const char *end = s->peer.tail + s->peer.tail_len, *line;
+    while (end > s->peer.tail && end[-1] == '\n')
+        end--;
+    line = end;
+    while (line > s->peer.tail && line[-1] != '\n')
+        line--;
+    memcpy(words, line, (size_t)(end - line));
+    words[end - line] = '\0';
+}
+
+/* Waits until the new process can be used. */
+static int await_ready(supervisor *s, const char *path, tp_error *err)
+{
+    uint64_t deadline = uv_hrtime() + START_S * 1000000000ull;
+    tp_wire_out *c = control_of(s);
+    while (atomic_load_explicit(&c->turn, memory_order_acquire) == 0) {
+        if (!wait_for_process(s, 100)) {
+            const char *signal;
+            char how[64], words[TP_PEER_TAIL + 1];
+            get_last_words(s, words);
+            int code;
+            tp_peer_kill(&s->peer);
+            tp_peer_describe(&s->peer, how, sizeof how, &signal, &code);
+            return tp_error_set(err, TP_ESYS, "cannot start worker processes: %s --worker %s%s%s", path, how, *words ? ": " : "", words);
+        }
+        if (uv_hrtime() > deadline || tp_engine_is_stopped(s->host->engine))
+            return tp_error_set(err, TP_ESYS, "cannot start worker processes: %s --worker does not answer", path);
+    }
+    s->seen = 1;
+    char version[sizeof c->version], message[sizeof c->message];
+    memcpy(version, c->version, sizeof version);
+    memcpy(message, c->message, sizeof message);
+    version[sizeof version - 1] = message[sizeof message - 1] = '\0';
+    if (c->layout != TP_WIRE_LAYOUT || strcmp(version, TP_VERSION) != 0)
+        return tp_error_set(err, TP_ESYS, "cannot start worker processes: %s is another build (%s; this is %s)", path, version, TP_VERSION);
+    if (atomic_load_explicit(&c->state, memory_order_relaxed) != TP_WIRE_READY)
+        return tp_error_set(err, TP_ESYS, "cannot start worker processes: %s", message);
+    return 0;
+}
+
+static int start_process(supervisor *s, tp_error *err)
+{
+    const char *path = s->host->config.worker;
+    char found[4096];
+    if (!path && !tp_peer_find(found, sizeof found))
+        return tp_error_set(err, TP_ESYS, "cannot start worker processes: the program `tidepool` is not where it was installed; TIDEPOOL_WORKER, or "
+                                          "tp_config.worker, can name it");
+    if (!path)
+        path = found;
+    s->turn = s->seen = s->printed = 0;
+    s->items = 0;
+    s->oom_kills = tp_peer_oom_kills();
+    if (tp_region_open(&s->in, TP_WIRE_SIZE, err))
+        return -1;
+    if (tp_region_open(&s->out, TP_WIRE_SIZE, err)) {
+        tp_region_close(&s->in);
+        return -1;
+    }
+    *in_of(s) = (tp_wire_in){ .layout = TP_WIRE_LAYOUT, .host_pid = (int32_t)getpid(), .workers = (uint32_t)s->host->config.workers };
+    if (tp_peer_start(&s->peer, path, s->in.fd, s->out.fd, err)) {
+        tp_region_close(&s->in);
+        tp_region_close(&s->out);
+        return -1;
+    }
+    if (await_ready(s, path, err)) {
+        end_process(s);
+        return -1;
+    }
+    return 0;
+}
+
+/* ---- turns ---- */
+
+static bool has_turned(const supervisor *s)
+{
+    return atomic_load_explicit(&control_of(s)->turn, memory_order_acquire) != s->seen;
+}
+
+static void take_turn(supervisor *s)
+{
+    atomic_store(&in_of(s)->turn, ++s->turn);
+    if (atomic_exchange(&control_of(s)->worker_sleeps, 0)) {
+        char byte = 0;
+        while (send(s->peer.socket, &byte, 1, MSG_NOSIGNAL) < 0 && errno == EINTR)
+            ;
+    }
+}
+
+/* Sleeps until the process does something, or for that time. False when it has ended. */
+static bool wait_for_process(supervisor *s, int timeout_ms)
+{
+    tp_peer *p = &s->peer;
+    struct pollfd fds[] = {
+        { .fd = p->socket, .events = POLLIN }, { .fd = p->output[0], .events = POLLIN }, { .fd = p->output[1], .events = POLLIN },
+        { .fd = p->pidfd, .events = POLLIN },
+    };
+    atomic_store(&control_of(s)->host_sleeps, 1);
+    if (atomic_load(&control_of(s)->turn) == s->seen)
+        poll(fds, sizeof fds / sizeof *fds, timeout_ms);
+    atomic_store_explicit(&control_of(s)->host_sleeps, 0, memory_order_relaxed);
+    if (fds[0].revents)
+        read_socket(s);
+    if (fds[1].revents || fds[2].revents)
+        read_output(s);
+    bool is_gone = fds[3].revents || (p->pidfd < 0 && fds[0].revents & POLLHUP);
+    return !(is_gone && tp_peer_has_ended(p));
+}
+
+static void spin(const supervisor *s)
+{
+    if (s->waited_ns > 4 * SPIN_NS)
+        return;
+    uint64_t until = uv_hrtime() + SPIN_NS;
+    while (uv_hrtime() < until) {
+        for (int i = 0; i < 16; i++) {
+            if (has_turned(s))
+                return;
+            tp_relax();
+        }
+        sched_yield();
+    }
+}
+
+/* Ends a process at rest, after it has done what it has to. */
+static void dismiss(supervisor *s)
+{
+    if (s->peer.pid != 0 && atomic_load_explicit(&control_of(s)->will_leave, memory_order_relaxed)) {
+        uint64_t until = uv_hrtime() + LEAVE_S * 1000000000ull;
+        atomic_fetch_add_explicit(&s->host->leaving, 1, memory_order_relaxed);
+        atomic_store_explicit(&in_of(s)->ending, 1, memory_order_relaxed);
+        take_turn(s);
+        while (!has_turned(s) && uv_hrtime() < until && wait_for_process(s, LOOK_MS))
+            ;
+        atomic_fetch_sub_explicit(&s->host->leaving, 1, memory_order_relaxed);
+    }
+    end_process(s);
+}
+
+/* Where the process is in the request, as it says itself: an item counted from the request's first. */
+static uint32_t running(const supervisor *s)
+{
+    return (uint32_t)atomic_load_explicit(&control_of(s)->work.ctl[0], memory_order_relaxed);
+}
+
+/* Waits for the end of the request. */
+static outcome await_outcome(supervisor *s, tp_work *w)
+{
+    uint64_t begun = uv_hrtime(), item_since = begun, unwanted_since = 0;
+    uint64_t limit = w->terms->timeout_ns;
+    uint32_t item = running(s);
+    spin(s);
+    while (!has_turned(s)) {
+        if (!wait_for_process(s, LOOK_MS)) {
+            bool is_done = has_turned(s) && atomic_load_explicit(&control_of(s)->state, memory_order_relaxed) == TP_WIRE_DONE;
+            if (!is_done)
+                return DIED;
+            break; /* it has died at rest, which the next request finds */
+        }
+        uint64_t now = uv_hrtime();
+        if (running(s) != item) {
+            item = running(s);
+            item_since = now;
+        }
+        if (tp_work_is_asked_to_stop(w))
+            atomic_store_explicit(&control_of(s)->work.ctl[1], 1, memory_order_relaxed);
+        if (limit && now - item_since >= limit && !has_turned(s))
+            return TIMED_OUT;
+        if (!w->sink->is_cancelled(w))
+            unwanted_since = 0;
+        else if (!unwanted_since)
+            unwanted_since = now;
+        else if (now - unwanted_since > PATIENCE_NS)
+            return UNWANTED;
+    }
+    s->seen++;
+    s->waited_ns = uv_hrtime() - begun;
+    tp_wire_out *c = control_of(s);
+    if (atomic_load_explicit(&c->turn, memory_order_acquire) != s->seen)
+        return GARBAGE;
+    if (atomic_load_explicit(&c->printed, memory_order_relaxed) != s->printed)
+        read_socket(s);
+    uint32_t state = atomic_load_explicit(&c->state, memory_order_relaxed);
+    return state == TP_WIRE_DONE ? DONE : state == TP_WIRE_FULL ? FULL : GARBAGE;
+}
+
+/* ---- requests ---- */
+
+/* Gives the sink what has been published since the last time. */
+static bool collect(supervisor *s, tp_work *w, tp_wire_reader *r, bool is_dead, tp_error *err)
+{
+    tp_wire_out *c = control_of(s);
+    uint64_t until = atomic_load_explicit(&c->used, memory_order_acquire), open = atomic_load_explicit(&c->open, memory_order_relaxed);
+    uint32_t item = running(s);
+    if (is_dead ? tp_region_follow(&s->out, s->out.size + 1, NULL), false : tp_region_follow(&s->out, until, err))
+        return false;
+    r->base = s->out.data;
+    r->size = s->out.size;
+    if (!tp_wire_read(r, w, TP_WIRE_OUT_BEGIN, until, err))
+        return false;
+    return !is_dead || open != until || tp_wire_read_open(r, w, open, item, err);
+}
+
+/* The next item has failed by no fault of its own code's. */
+static void fail(supervisor *s, tp_work *w, tp_failure_kind kind, const char *message)
+{
+    const tp_peer *p = &s->peer;
+    tp_block *b = tp_block_new_crash(kind, message, p->tail, p->tail_len, w->attempt, s->agent->worker.index);
+    if (b) {
+        b->may_retry = tp_failure_kind_may_retry(kind);
+        b->is_crash = kind == TP_KIND_CRASH;
+    }
+    tp_work_fail(w, b);
+}
+
+static double number_of(const tp_work *w)
+{
+    return (double)(w->block->first + w->at + 1);
+}
+
+/* Has it died for want of memory? Says how then. */
+static bool had_no_memory(const supervisor *s, const tp_work *w, uint32_t first, const char *signal, int code, char *why, size_t size)
+{
+    *why = '\0';
+    if (code == TP_CHILD_NO_MEMORY)
+        return true;
+    if (atomic_load_explicit(&control_of(s)->refused, memory_order_relaxed) == 1 + w->at - first) {
+        snprintf(why, size, ", when there was no memory for it (the option `memory` lets a worker of this function have %.4g MiB)",
+                 (double)w->terms->memory / (1 << 20));
+        return w->terms->memory > 0;
+    }
+    if (!signal || strcmp(signal, "SIGKILL") != 0 || tp_peer_oom_kills() <= s->oom_kills)
+        return false;
+    snprintf(why, size, ": the system had no memory left");
+    return true;
+}
+
+/* The process has died: the item that ran is the first without a result. `first` is the request's. */
+static void blame(supervisor *s, tp_work *w, uint32_t first, const char *garbage)
+{
+    char how[64], words[TP_PEER_TAIL + 1], message[TP_PEER_TAIL + 300], why[160];
+    const char *signal;
+    int code;
+    tp_peer_kill(&s->peer);
+    read_socket(s);
+    read_output(s);
+    tp_peer_describe(&s->peer, how, sizeof how, &signal, &code);
+    get_last_words(s, words);
+    bool is_starved = !garbage && had_no_memory(s, w, first, signal, code, why, sizeof why);
+    if (garbage)
+        snprintf(message, sizeof message, "worker process was ended during input %.0f: %s", number_of(w), garbage);
+    else if (code == TP_CHILD_NO_THREAD)
+        snprintf(message, sizeof message, "worker thread ended during input %.0f", number_of(w));
+    else
+        snprintf(message, sizeof message, "worker process %s during input %.0f%s%s%s", how, number_of(w), is_starved ? why : "", *words ? ": " : "", words);
+    fail(s, w, is_starved ? TP_KIND_MEMORY : TP_KIND_CRASH, message);
+}
+
+/* Has the process run up to `count` items from w->at on, and gives the sink what comes of them. False when the worker cannot go on (err). */
+static bool run_request(supervisor *s, tp_work *w, uint32_t count, tp_error *err)
+{
+    tp_error why = { 0 };
+    tp_wire_out *c = control_of(s);
+    s->peer.tail_len = 0; /* what others have written */
+    if (tp_wire_put_request(&s->in, &s->given, w, count, &s->agent->worker, &why)) {
+        if (why.code == TP_ELIMIT)
+            end_process(s);
+        else
+            fail(s, w, tp_failure_kind_of(why.code, TP_KIND_CODEC), why.message);
+        return true;
+    }
+    atomic_store_explicit(&c->used, TP_WIRE_OUT_BEGIN, memory_order_relaxed);
+    atomic_store_explicit(&c->open, 0, memory_order_relaxed);
+    atomic_store_explicit(&c->starved, 0, memory_order_relaxed);
+    atomic_store_explicit(&c->refused, 0, memory_order_relaxed);
+    atomic_store_explicit(&c->work.ctl[0], 0, memory_order_relaxed);
+    atomic_store_explicit(&c->work.ctl[1], 0, memory_order_relaxed);
+    tp_wire_reader r = { .count = count, .given = &s->given, .first = w->at };
+    uint32_t request = s->turn + 1, before = w->at;
+    outcome o;
+    bool is_right = true;
+    s->items += count;
+    do {
+        take_turn(s);
+        o = await_outcome(s, w);
+        if (o == FULL) {
+            is_right = collect(s, w, &r, false, &why);
+            c = control_of(s);
+            atomic_store_explicit(&c->used, TP_WIRE_OUT_BEGIN, memory_order_relaxed);
+            atomic_store_explicit(&c->open, 0, memory_order_relaxed);
+        }
+    } while (o == FULL && is_right);
+    if (is_right && o != GARBAGE && o != UNWANTED)
+        is_right = collect(s, w, &r, o != DONE, &why);
+    c = control_of(s);
+    if (o == UNWANTED) {
+        end_process(s);
+        return true;
+    }
+    if (!is_right && why.code == TP_EMEMORY) {
+        w->sink->starve(w);
+        end_process(s);
+        return true;
+    }
+    bool has_items = w->at < before + count;
+    if (o == DONE && is_right && has_items && atomic_load_explicit(&c->starved, memory_order_relaxed)) {
+        w->sink->starve(w);
+        return true;
+    }
+    if (o == DONE && is_right && has_items && !tp_work_is_asked_to_stop(w) && w->at == before) {
+        is_right = false;
+        tp_error_set(&why, TP_EUSAGE, "it has run nothing of what it was to run");
+    }
+    if (o == DONE && is_right) {
+        s->deaths = 0;
+        return true;
+    }
+    if (o == DIED && atomic_load_explicit(&c->begun, memory_order_relaxed) != request) { /* it was dead, or died before it began */
+        end_process(s);
+        if (++s->deaths < STARTS_MAX)
+            return true;
+        tp_error_set(err, TP_ESYS, "worker processes die before they begin anything (%u in a row)", s->deaths);
+        return false;
+    }
+    s->deaths = 0;
+    if (has_items && o == TIMED_OUT) {
+        char message[120];
+        snprintf(message, sizeof message, "input %.0f ran for more than %g s", number_of(w), (double)w->terms->timeout_ns * 1e-9);
+        fail(s, w, TP_KIND_TIMEOUT, message);
+    } else if (has_items) {
+        blame(s, w, before, is_right && o != GARBAGE ? NULL : is_right ? "it has written nonsense where its turns are counted" : why.message);
+    }
+    end_process(s);
+    return true;
+}
+
+static int run_slice(void *state, tp_slice *slice, tp_error *err)
+{
+    supervisor *s = state;
+    tp_work *w = &slice->work;
+    if (w->block->kind == TP_BLOCK_FAILURE) {
+        tp_work_pass_failure(w);
+        return 0;
+    }
+    uint32_t end = tp_work_end(w);
+    while (w->at < end && !tp_work_is_asked_to_stop(w)) {
+        if (s->peer.pid == 0 && start_process(s, err))
+            return tp_engine_is_stopped(s->host->engine) ? 0 : -1;
+        uint32_t before = w->at, count = end - w->at;
+        uint64_t recycle = w->terms->recycle, left = recycle > s->items ? recycle - s->items : 0;
+        if (recycle && left == 0) {
+            dismiss(s);
+            continue;
+        }
+        if (!run_request(s, w, recycle && left < count ? (uint32_t)left : count, err))
+            return -1;
+        if (w->at < end && w->at > before && s->peer.pid == 0) /* others may have the rest sooner */
+            break;
+    }
+    return 0;
+}
+
+/* ---- the executor ---- */
+
+static int open_supervisor(void **state, tp_agent *agent, tp_error *err)
+{
+    supervisor *s = calloc(1, sizeof *s);
+    if (!s)
+        return tp_error_oom(err, "worker process");
+    s->agent = agent;
+    s->host = agent->executor->host;
+    agent->worker.tags_lines = s->host->config.tag_lines;
+    if (start_process(s, err)) {
+        free(s);
+        return -1;
+    }
+    *state = s;
+    return 0;
+}
+
+static void close_supervisor(void *state)
+{
+    supervisor *s = state;
+    dismiss(s);
+    free(s);
+}
+
+static const tp_pool_kind processes = {
+    .what = "worker processes",
+    .stack_bytes = STACK_BYTES,
+    .open = open_supervisor,
+    .run = run_slice,
+    .close = close_supervisor,
+};
+
+static int open_executor(tp_executor **out, tp_host *host, tp_error *err)
+{
+    return tp_pool_open(out, host, &tp_exec_processes, &processes, err);
+}
+
+static void start_workers(tp_executor *ex, unsigned n)
+{
+    if (!ex->host->is_child) /* whose jobs are run by the worker that waits for them */
+        tp_pool_start(ex, n);
+}
+
+const tp_executor_type tp_exec_processes = {
+    .name = "processes",
+    .summary = "worker processes",
+    .capabilities = TP_CAN_KILL | TP_ISOLATED | TP_RUNS_LUA | TP_BOUNDS_MEMORY,
+    .slice_ns = SLICE_NS,
+    .open = open_executor,
+    .start = start_workers,
+    .stop = tp_pool_stop,
+    .close = tp_pool_close,
+};

@@ -1,0 +1,112 @@
+/* idle.c: how the threads of an executor wait for work. See idle.h. */
+#include "workers/idle.h"
+
+#include "base/invariant.h"
+
+#include <sched.h>
+
+int tp_idle_open(tp_idle *idle, tp_executor *executor, uint64_t spin_ns, tp_error *err)
+{
+    idle->executor = executor;
+    idle->engine = executor->host->engine;
+    idle->spin_ns = spin_ns;
+    if (uv_cond_init(&idle->more))
+        return tp_error_set(err, TP_ESYS, "cannot create a condition variable");
+    if (uv_cond_init(&idle->ended)) {
+        uv_cond_destroy(&idle->more);
+        return tp_error_set(err, TP_ESYS, "cannot create a condition variable");
+    }
+    return 0;
+}
+
+void tp_idle_close(tp_idle *idle)
+{
+    uv_cond_destroy(&idle->more);
+    uv_cond_destroy(&idle->ended);
+}
+
+unsigned tp_idle_offer(tp_idle *idle, unsigned n)
+{
+    TP_ASSERT(tp_engine_is_locked(idle->engine));
+    atomic_fetch_add_explicit(&idle->offers, 1, memory_order_release);
+    unsigned looking = idle->executor->looking > 0 ? (unsigned)idle->executor->looking : 0;
+    unsigned wanted = n > looking ? n - looking : 0, woken = wanted < idle->n_sleeping ? wanted : idle->n_sleeping;
+    for (unsigned i = 0; i < woken; i++)
+        uv_cond_signal(&idle->more);
+    return wanted - woken;
+}
+
+bool tp_idle_pass_on(tp_idle *idle)
+{
+    TP_ASSERT(tp_engine_is_locked(idle->engine));
+    if (idle->executor->looking > 0)
+        return true;
+    if (idle->n_sleeping == 0)
+        return false;
+    uv_cond_signal(&idle->more);
+    return true;
+}
+
+bool tp_idle_spin(tp_idle *idle)
+{
+    uv_mutex_t *lock = tp_engine_lock(idle->engine);
+    if (idle->n_spinning > 0 || idle->is_stopping)
+        return false;
+    idle->n_spinning++;
+    uint32_t seen = atomic_load_explicit(&idle->offers, memory_order_acquire);
+    uv_mutex_unlock(lock);
+    uint64_t until = uv_hrtime() + idle->spin_ns;
+    bool is_offered = false;
+    while (!is_offered && uv_hrtime() < until) {
+        for (int i = 0; i < 8; i++)
+            tp_relax();
+        is_offered = atomic_load_explicit(&idle->offers, memory_order_acquire) != seen;
+        if (!is_offered)
+            sched_yield();
+    }
+    uv_mutex_lock(lock);
+    idle->n_spinning--;
+    return is_offered;
+}
+
+void tp_idle_sleep(tp_idle *idle, const tp_worker *me)
+{
+    TP_ASSERT(idle->executor->looking > 0);
+    uv_mutex_t *lock = tp_engine_lock(idle->engine);
+    uint64_t until = tp_job_idle_until(idle->engine, idle->executor);
+    idle->n_sleeping++;
+    idle->executor->looking--;
+    tp_trace_note(me->trace, TP_EVENT_WAIT, me->id, 0, 0, 0);
+    if (until) {
+        uint64_t now = uv_hrtime();
+        uv_cond_timedwait(&idle->more, lock, until > now ? until - now : 1);
+    } else {
+        uv_cond_wait(&idle->more, lock);
+    }
+    tp_trace_note(me->trace, TP_EVENT_WAKE, me->id, 0, 0, 0);
+    idle->n_sleeping--;
+    idle->executor->looking++;
+}
+
+void tp_idle_end(tp_idle *idle)
+{
+    TP_ASSERT(idle->alive > 0);
+    idle->alive--;
+    uv_cond_broadcast(&idle->ended);
+}
+
+unsigned tp_idle_stop(tp_idle *idle, uint64_t deadline_ns)
+{
+    uv_mutex_t *lock = tp_engine_lock(idle->engine);
+    TP_ASSERT(tp_engine_is_locked(idle->engine));
+    idle->is_stopping = true;
+    uv_cond_broadcast(&idle->more);
+    while (idle->alive > 0) {
+        uint64_t now = uv_hrtime();
+        if (deadline_ns == UINT64_MAX)
+            uv_cond_wait(&idle->ended, lock);
+        else if (now >= deadline_ns || uv_cond_timedwait(&idle->ended, lock, deadline_ns - now) == UV_ETIMEDOUT)
+            break;
+    }
+    return idle->alive;
+}

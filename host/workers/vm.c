@@ -1,0 +1,1181 @@
+/* vm.c: the Lua state of a worker.
+ *
+ * Work is run by one protected call. Columns go through a driver, a Lua loop that is made per function (driver.lua) and
+ * compiled: it reads and writes the blocks' memory, so that an item costs no call into C at all. Everything else is decoded,
+ * called and encoded here, item by item. An error ends the protected call; the item that raised it gets a failure, and
+ * the rest goes on in another one: only failures pay. */
+#include "workers/vm.h"
+
+#include "base/heap.h"
+#include "base/lua_modules.h"
+#include "codec/captured.h"
+#include "codec/scalar.h"
+#include "codec/standard.h"
+#include "workers/lines.h"
+#include "workers/texts.h"
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <lualib.h>
+#include <stdio.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CACHED_MAX = 64, TEXT_MIN = 4096, TEXT_OF_ITEM = 32, REFERENCES = 4 * CACHED_MAX, SMALL_HEAP_KIB = 4096 };
+
+/* What a function's results are expected to be, after those it had: one number each, up to so many scalars each, or anything. */
+enum { SHAPE_NUMBER = 0, SHAPE_ANY = TP_COLUMNS_MAX + 1 };
+
+enum { RUNS_NOTHING = UINT32_MAX };
+
+/* A function that the state has loaded. */
+typedef struct loaded {
+    tp_image *image; /* held */
+    int fn;          /* registry reference; LUA_NOREF: it cannot be loaded, `error` (a reference) says why */
+    int error;
+    int drivers;   /* reference: a table of drivers by their signature (push_driver); LUA_NOREF until there is one */
+    int setups;    /* reference: what is to be run before its first item; LUA_REFNIL: nothing, or it has been */
+    int changes;   /* reference: what is to be in force while it runs, see standard.h; LUA_REFNIL: nothing */
+    int captured;    /* reference: the tables of its image, a tp_captured */
+    bool may_change; /* it may change such things, so that each of its items is looked after */
+    unsigned shape;   /* SHAPE_*; from 1: so many columns of scalars */
+    unsigned text;    /* bytes of strings that an item's results had in the last block of scalars */
+    uint64_t used;    /* tick of the last use */
+} loaded;
+
+/* What a state may have, see tp_vm_limit; and what it has. LuaJIT asks for memory without collecting garbage first: so a collection is asked for in time. */
+typedef struct limit {
+    lua_State *L;
+    lua_Alloc allocate; /* the state's own, with its user data */
+    void *user;
+    lua_CFunction panic; /* as it was before */
+    uint64_t bytes, used, shown;
+    uint64_t low;       /* the least that was used since a collection was asked for */
+    uint64_t ask_at;    /* one is asked for when so much is used: half way from `low` to the limit */
+    _Atomic uint32_t *refused;
+    const _Atomic int32_t *item;
+} limit;
+
+struct tp_vm {
+    tp_worker *worker;
+    lua_State *main; /* owned */
+    lua_State *L;    /* where items run: main, or the coroutine that waits */
+    int pause, resume, restore, run_items, on_error, add_traceback, box, encode_failure, describe, make_driver, read_integer, broken_promise, store, finish_kept, leave, package; /* registry references */
+    loaded cache[CACHED_MAX];
+    unsigned n_cached;
+    uint64_t tick;
+    tp_standard *standard; /* the state's */
+    int32_t *marks;    /* memory of a cdata that the state keeps: not 0 when worker.lua has something to take back */
+    int take_back;     /* registry reference: worker.lua's function that does so */
+    int set_hook;      /* the same: debug.sethook */
+    int set_up;        /* the same: of worker.lua */
+    bool is_running;   /* an item */
+    bool wants_collection; /* before the next item: there was no memory */
+    limit limit;       /* its `bytes` are 0 when there is none */
+    int collected_kib; /* memory in use after a collection that was forced, see restart_collector */
+};
+
+/* Work on its way through the state. */
+typedef struct run {
+    tp_vm *vm;
+    tp_work *work;
+    uint32_t end; /* offset of the end in the input block */
+    tp_captured *captured; /* of the function, while run_items is on the stack, which keeps it; NULL: it has no tables */
+    uint32_t begun;    /* offset of what is being run in one go, see `begin`; RUNS_NOTHING: nothing is */
+    bool only_numbers, only_scalars; /* each result that was encoded so far was one number; was scalars */
+} run;
+
+#ifdef TP_MALLOC_STATE
+static void *allocate(void *ud, void *p, size_t old, size_t size)
+{
+    (void)ud, (void)old;
+    if (size == 0) {
+        free(p);
+        return NULL;
+    }
+    return realloc(p, size);
+}
+#endif
+
+/* Not LuaJIT's own allocator: strings of 128 KiB and more would be pages of their own there, mapped and unmapped each time, and their page faults cost
+ * several times what copying them does (W4 of bench/: 211 ms with LuaJIT's, 58 ms with malloc). Sanitizer builds see each block. */
+lua_State *tp_vm_new_state(void)
+{
+#ifdef TP_MALLOC_STATE
+    return lua_newstate(allocate, NULL);
+#else
+    tp_heap *heap = tp_heap_new();
+    lua_State *L = heap ? lua_newstate(tp_heap_allocate, heap) : NULL;
+    if (L)
+        tp_heap_seal(heap);
+    else
+        tp_heap_free(heap);
+    return L;
+#endif
+}
+
+void tp_vm_close_state(lua_State *L)
+{
+    void *user;
+    bool has_heap = lua_getallocf(L, &user) == tp_heap_allocate;
+    lua_close(L);
+    if (has_heap)
+        tp_heap_free(user);
+}
+
+/* LuaJIT loses integer keys of a table that runs out of memory as it grows (lj_tab_resize: its array part is larger then, and the keys are still in the old
+ * hash part). In the registry they are our references. So it grows here, where that is the end of the state, and has room ever after. */
+static void reserve_references(lua_State *L)
+{
+    int refs[REFERENCES];
+    for (int i = 0; i < REFERENCES; i++) {
+        lua_pushboolean(L, 1);
+        refs[i] = luaL_ref(L, LUA_REGISTRYINDEX);
+    }
+    for (int i = REFERENCES - 1; i >= 0; i--)
+        luaL_unref(L, LUA_REGISTRYINDEX, refs[i]);
+}
+
+void tp_vm_open_libraries(struct lua_State *L)
+{
+    void *user;
+    tp_heap *heap = lua_getallocf(L, &user) == tp_heap_allocate ? user : NULL; /* NULL in sanitizer builds */
+    /* LUA_PATH is the user's, not the embedder's; the host's paths come with each function. */
+    lua_pushboolean(L, 1);
+    lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");
+    luaL_openlibs(L);
+    lua_pushnil(L);
+    lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");
+    reserve_references(L);
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "ffi");
+    if (!tp_heap_prepare(heap))
+        tp_codec_raise_memory(L);
+    lua_call(L, 1, 0);
+    tp_heap_seal(heap);
+}
+
+/* ---- a limit to its memory ---- */
+
+/* When the next collection is asked for. Near to the limit none is any more: what it could give back is not worth it. */
+static void set_ask_at(limit *m)
+{
+    uint64_t left = m->bytes - m->used;
+    m->low = m->used;
+    m->ask_at = left > m->bytes / 64 ? m->used + left / 2 : UINT64_MAX;
+}
+
+/* At its next step the collector goes all the way, unless it has been stopped, or runs a finalizer. */
+static void ask_for_collection(limit *m)
+{
+    if (lua_gc(m->L, LUA_GCISRUNNING, 0)) {
+        lua_gc(m->L, LUA_GCSETSTEPMUL, 0);
+        lua_gc(m->L, LUA_GCRESTART, 0);
+    }
+    set_ask_at(m);
+}
+
+static void *refuse(const limit *m)
+{
+    atomic_store_explicit(m->refused, 1 + (uint32_t)atomic_load_explicit(m->item, memory_order_relaxed), memory_order_relaxed);
+    return NULL;
+}
+
+/* lua_Alloc, with the limit as its user data. */
+static void *allocate_within(void *user, void *p, size_t old, size_t size)
+{
+    limit *m = user;
+    if (size > old && m->used + (size - old) > m->bytes)
+        return refuse(m);
+    void *to = m->allocate(m->user, p, old, size);
+    if (size > 0 && !to)
+        return refuse(m);
+    m->used += size;
+    m->used -= old;
+    if (size > old) {
+        if (m->used >= m->ask_at)
+            ask_for_collection(m);
+    } else if (m->used < m->low) {
+        set_ask_at(m);
+    }
+    return to;
+}
+
+/* lua_atpanic, while there is a limit: LuaJIT is about to end the process, since it cannot make its machine code executable, say. */
+static int panic(lua_State *L)
+{
+    void *user;
+    lua_getallocf(L, &user);
+    refuse(user);
+    return 0;
+}
+
+uint64_t tp_vm_used(const tp_vm *vm)
+{
+    return (uint64_t)lua_gc(vm->main, LUA_GCCOUNT, 0) * 1024 + (uint64_t)lua_gc(vm->main, LUA_GCCOUNTB, 0);
+}
+
+void tp_vm_limit(tp_vm *vm, uint64_t bytes, uint64_t shown, _Atomic uint32_t *refused, const _Atomic int32_t *item)
+{
+    limit *m = &vm->limit;
+    if (m->bytes) {
+        lua_setallocf(vm->main, m->allocate, m->user);
+        lua_atpanic(vm->main, m->panic);
+        vm->limit = (limit){ 0 };
+    }
+    if (!bytes)
+        return;
+    *m = (limit){ .L = vm->main, .bytes = bytes, .shown = shown, .used = tp_vm_used(vm), .refused = refused, .item = item };
+    if (m->used > bytes)
+        m->bytes = m->used; /* nothing more */
+    set_ask_at(m);
+    m->allocate = lua_getallocf(vm->main, &m->user);
+    lua_setallocf(vm->main, allocate_within, m);
+    m->panic = lua_atpanic(vm->main, panic);
+}
+
+static int collect(lua_State *L)
+{
+    lua_gc(L, LUA_GCCOLLECT, 0);
+    return 0;
+}
+
+void tp_vm_collect(tp_vm *vm)
+{
+    if (lua_cpcall(vm->main, collect, NULL))
+        lua_pop(vm->main, 1);
+}
+
+/* ---- results ---- */
+
+/* Where the result of the item that runs is added; NULL when out of memory. */
+static tp_block *open_values(run *r)
+{
+    tp_work *w = r->work;
+    if (w->values && w->values->bytes.len <= TP_BLOCK_BYTES_MAX)
+        return w->values;
+    tp_block *b = w->terms->discards ? tp_block_new_empty(TP_BLOCK_DONE, 0, 0) : tp_block_new_values(TP_BLOCK_VALUES);
+    if (b)
+        tp_work_open_values(w, b);
+    return b;
+}
+
+/* The values at first.. of L as the item's results. Raises out of memory. */
+static int keep_results(run *r, lua_State *L, int first, int n, tp_error *err)
+{
+    tp_block *b = open_values(r);
+    const tp_sink *sink = r->work->sink;
+    if (b && r->work->terms->discards) {
+        b->n++;
+        return sink->publish ? sink->publish(r->work, err) : 0;
+    }
+    if (!b || tp_block_reserve(b))
+        return tp_error_oom(err, "results");
+    r->only_numbers &= n == 1 && lua_type(L, first) == LUA_TNUMBER;
+    r->only_scalars &= r->only_numbers || (n <= TP_COLUMNS_MAX && tp_scalar_measure(L, first, n) >= 0);
+    static const char *const names[] = { "result 1", "result 2", "result 3", "result 4", "result 5", "result 6" };
+    if (tp_encode_with(L, first, n, n <= 6 ? names : NULL, sink->encoding, r->captured, &b->bytes, err))
+        return -1;
+    tp_block_add(b);
+    return sink->publish ? sink->publish(r->work, err) : 0;
+}
+
+/* ---- failures ---- */
+
+/* () -> the traceback of what is below it and the message handler */
+static int add_traceback(lua_State *L)
+{
+    luaL_traceback(L, L, NULL, 2);
+    return 1;
+}
+
+/* Message handler: (error value) -> the state's box { value, traceback }. The box is there before it is needed, and a traceback for which there is no
+ * memory is left out, so that a value that was raised is never lost here. */
+static int on_error(lua_State *L)
+{
+    tp_vm *vm = lua_touserdata(L, lua_upvalueindex(1));
+    lua_settop(L, 1);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->box);           // value box
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->add_traceback); // value box add_traceback
+    if (lua_pcall(L, 0, 1, 0)) {
+        lua_pop(L, 1);
+        lua_pushnil(L);
+    }                                                     // value box traceback
+    lua_rawseti(L, 2, 2);                                 // value box
+    lua_pushvalue(L, 1);
+    lua_rawseti(L, 2, 1);                                 // value box
+    return 1;
+}
+
+/* Makes of an error at the top of L, be it a box, which is emptied, or a text of the host's, the three values of a `raised`: whether it was a box, the value,
+ * and the traceback, or nil. */
+static void open_error(lua_State *L)
+{
+    bool is_raised = lua_type(L, -1) == LUA_TTABLE;
+    int error = lua_gettop(L);
+    if (is_raised) {
+        lua_rawgeti(L, error, 1);
+        lua_rawgeti(L, error, 2);
+        for (int i = 1; i <= 2; i++) {
+            lua_pushnil(L);
+            lua_rawseti(L, error, i);
+        }
+    } else {
+        lua_pushvalue(L, error);
+        lua_pushnil(L);
+    }
+    lua_pushboolean(L, is_raised);
+    lua_replace(L, error);
+}
+
+/* An error on its way into a block. */
+typedef struct failing {
+    run *run;
+    tp_block *block;
+    tp_failure_kind kind;
+    bool collects; /* there was no memory to describe it, perhaps */
+} failing;
+
+/* The tables of an image that the state has loaded; NULL if it has none. They are pushed. */
+static tp_captured *push_captured(tp_vm *vm, lua_State *L, const tp_image *image)
+{
+    int ref = LUA_NOREF;
+    for (unsigned i = 0; i < vm->n_cached; i++)
+        if (vm->cache[i].image == image)
+            ref = vm->cache[i].captured;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, ref);
+    return tp_captured_at(L, -1);
+}
+
+/* (failing, is raised, value, traceback): describes the error and encodes it into the block. */
+static int encode_failure(lua_State *L)
+{
+    failing *f = lua_touserdata(L, 1);
+    tp_vm *vm = f->run->vm;
+    tp_error err = { 0 };
+    if (f->collects)
+        lua_gc(L, LUA_GCCOLLECT, 0);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->describe);
+    lua_insert(L, 2);
+    lua_pushstring(L, tp_failure_kind_name(f->kind));
+    lua_insert(L, 3);                                // f describe kind raised value traceback
+    lua_pushinteger(L, (lua_Integer)f->run->work->attempt);
+    lua_pushinteger(L, vm->worker->index);
+    lua_pushnumber(L, (double)vm->limit.shown);
+    lua_call(L, 7, LUA_MULTRET);                     // f kind message value traceback attempt worker
+    f->block->may_retry = tp_failure_kind_may_retry(tp_failure_kind_named(lua_tostring(L, 2)));
+    int n = lua_gettop(L) - 1;
+    tp_captured *captured = push_captured(vm, L, f->run->work->terms->image);
+    if (tp_encode_with(L, 2, n, NULL, TP_ENCODE_ERROR_VALUE | f->run->work->sink->encoding, captured, &f->block->bytes, &err) && err.code != TP_EMEMORY) {
+        lua_pushnil(L);
+        lua_replace(L, 4);                           // the value cannot travel: the message stays
+        err = (tp_error){ 0 };
+        tp_encode_with(L, 2, n, NULL, TP_ENCODE_ERROR_VALUE | f->run->work->sink->encoding, captured, &f->block->bytes, &err);
+    }
+    if (err.code != TP_OK)
+        return err.code == TP_EMEMORY ? tp_codec_raise_memory(L) : luaL_error(L, "%s", err.message);
+    tp_block_add(f->block);
+    return 0;
+}
+
+/* Encodes the `raised` at the top three of L. NULL with the reason pushed, which is nil when there is no memory for a block. Neither raises nor
+ * allocates outside of a protected call. */
+static tp_block *try_to_describe(failing *f, lua_State *L)
+{
+    int raised = lua_gettop(L) - 2;
+    f->block = tp_block_new_empty_failure();
+    if (!f->block) {
+        lua_pushnil(L);
+        return NULL;
+    }
+    lua_rawgeti(L, LUA_REGISTRYINDEX, f->run->vm->encode_failure);
+    lua_pushlightuserdata(L, f);
+    for (int i = 0; i < 3; i++)
+        lua_pushvalue(L, raised + i);
+    if (lua_pcall(L, 4, 0, 0) == 0)
+        return f->block;
+    tp_block_free(f->block);
+    return NULL;
+}
+
+/* The failure of item work->at for the error at the top of L, which is popped. Twice as it is, since there may be memory then; what cannot be described
+ * (a stack that is full) fails with the reason for that. NULL when there is no memory. */
+static tp_block *describe_failure(run *r, lua_State *L, tp_failure_kind kind)
+{
+    int top = lua_gettop(L) - 1;
+    failing f = { .run = r, .kind = kind };
+    open_error(L);
+    tp_block *b = try_to_describe(&f, L);
+    if (!b) {
+        lua_pop(L, 1);
+        f.collects = true;
+        b = try_to_describe(&f, L);
+    }
+    if (!b) {
+        const char *message = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "error in error handling";
+        tp_failure_kind shown = tp_codec_is_memory_error(L, 0) ? TP_KIND_MEMORY : kind;
+        b = tp_block_new_failure(shown, message, r->work->attempt, r->vm->worker->index);
+        if (b)
+            b->may_retry = tp_failure_kind_may_retry(shown);
+    }
+    lua_settop(L, top);
+    return b;
+}
+
+/* Pops the error value at the top of L and makes it the failure of item work->at, which is over then (tp_work_fail). */
+static void fail_item(run *r, lua_State *L, tp_failure_kind kind)
+{
+    tp_block *b = describe_failure(r, L, kind);
+    tp_work_fail(r->work, b);
+}
+
+/* ---- functions ---- */
+
+static void forget(tp_vm *vm, loaded *f)
+{
+    luaL_unref(vm->main, LUA_REGISTRYINDEX, f->fn);
+    luaL_unref(vm->main, LUA_REGISTRYINDEX, f->error);
+    luaL_unref(vm->main, LUA_REGISTRYINDEX, f->drivers);
+    luaL_unref(vm->main, LUA_REGISTRYINDEX, f->changes);
+    luaL_unref(vm->main, LUA_REGISTRYINDEX, f->setups);
+    luaL_unref(vm->main, LUA_REGISTRYINDEX, f->captured);
+    tp_ref_drop(f->image);
+}
+
+/* A free place in the cache: of the function that was not used for longest. */
+static loaded *make_room(tp_vm *vm)
+{
+    if (vm->n_cached < CACHED_MAX)
+        return &vm->cache[vm->n_cached++];
+    loaded *oldest = &vm->cache[0];
+    for (loaded *f = vm->cache; f < vm->cache + CACHED_MAX; f++)
+        if (f->used < oldest->used)
+            oldest = f;
+    forget(vm, oldest);
+    return oldest;
+}
+
+/* Pops package.cpath and package.path, which are the caller's, and sets them. */
+static void set_paths(tp_vm *vm, lua_State *L)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->package); // path cpath package
+    lua_insert(L, -3);                              // package path cpath
+    lua_setfield(L, -3, "cpath");
+    lua_setfield(L, -2, "path");
+    lua_pop(L, 1);
+}
+
+/* Takes back what items have changed in the state beside their own values: the hook, standard libraries, and what worker.lua has been told of. Raises out of
+ * memory; then it may be called again. */
+static void take_back(tp_vm *vm, lua_State *L)
+{
+    if (lua_gethookmask(L)) {
+        lua_sethook(L, NULL, 0, 0); /* first: it may not run in what comes here */
+        lua_rawgeti(L, LUA_REGISTRYINDEX, vm->set_hook);
+        lua_call(L, 0, 0);
+    }
+    if (tp_standard_is_changed(L, vm->standard))
+        tp_standard_restore(L, vm->standard);
+    if (*vm->marks) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, vm->take_back);
+        lua_call(L, 0, 0);
+    }
+}
+
+static bool is_as_expected(tp_vm *vm, lua_State *L)
+{
+    return !lua_gethookmask(L) && !*vm->marks && !tp_standard_is_changed(L, vm->standard);
+}
+
+/* Lua's loaders go through here: what a module changes while it is loaded is to stay. Upvalues: vm, the loader. */
+static int load_module(lua_State *L)
+{
+    tp_vm *vm = lua_touserdata(L, lua_upvalueindex(1));
+    int n = lua_gettop(L);
+    bool is_watched = vm->standard && !tp_standard_is_changed(L, vm->standard); /* NULL: the state is being opened */
+    lua_pushvalue(L, lua_upvalueindex(2));
+    lua_insert(L, 1);
+    lua_call(L, n, LUA_MULTRET);
+    if (is_watched && tp_standard_is_changed(L, vm->standard))
+        tp_standard_adopt(L, vm->standard);
+    return lua_gettop(L);
+}
+
+/* A loader of package.loaders: gives what the one that it stands for gives, as load_module. Upvalues: vm, the other. */
+static int find_module(lua_State *L)
+{
+    lua_settop(L, 1);
+    lua_pushvalue(L, lua_upvalueindex(2));
+    lua_insert(L, 1);
+    lua_call(L, 1, LUA_MULTRET);
+    if (lua_isfunction(L, 1)) {
+        lua_pushvalue(L, lua_upvalueindex(1));
+        lua_pushvalue(L, 1);
+        lua_pushcclosure(L, load_module, 2);
+        lua_replace(L, 1);
+    }
+    return lua_gettop(L);
+}
+
+static void wrap_loaders(tp_vm *vm, lua_State *L)
+{
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "loaders");
+    for (int i = 1, n = (int)lua_objlen(L, -1); i <= n; i++) {
+        lua_pushlightuserdata(L, vm);
+        lua_rawgeti(L, -2, i);
+        lua_pushcclosure(L, find_module, 2);
+        lua_rawseti(L, -2, i);
+    }
+    lua_pop(L, 2);
+}
+
+/* Decodes the function of an image. What modules change that it needs is to stay. */
+static loaded decode_image(tp_vm *vm, lua_State *L, tp_image *image)
+{
+    loaded made = { .fn = LUA_NOREF, .error = LUA_NOREF, .drivers = LUA_NOREF, .changes = LUA_REFNIL, .setups = LUA_REFNIL, .captured = LUA_NOREF, .used = ++vm->tick };
+    tp_error err = { 0 };
+    const tp_buf *m = &image->message;
+    take_back(vm, L);
+    /* What modules draw as they are loaded is the same in every state, and not taken from the item that happens to be the state's first. */
+    tp_work *w = vm->worker->current;
+    tp_draws before = w->draws;
+    tp_draws_seed(&w->draws, tp_work_running(w), 0);
+    tp_captured *captured = tp_captured_push(L);
+    int at = lua_gettop(L);
+    if (tp_decode_image(L, m->data, m->len, m->refs, m->nrefs, captured, &err) == TP_IMAGE_VALUES) {
+        made.may_change = lua_toboolean(L, -1); // fn path cpath setups changes may_change
+        lua_pop(L, 1);
+        made.changes = luaL_ref(L, LUA_REGISTRYINDEX);
+        made.setups = luaL_ref(L, LUA_REGISTRYINDEX);
+        set_paths(vm, L);
+        made.fn = luaL_ref(L, LUA_REGISTRYINDEX);
+    } else {
+        lua_pushstring(L, err.message);
+        made.error = luaL_ref(L, LUA_REGISTRYINDEX);
+    }
+    lua_settop(L, at);
+    if (made.fn >= 0 && tp_captured_count(captured) > 0)
+        made.captured = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_settop(L, at - 1);
+    w->draws = before;
+    if (tp_standard_is_changed(L, vm->standard))
+        tp_standard_adopt(L, vm->standard);
+    return made;
+}
+
+/* Finds or loads the function of image. Raises only out of memory. */
+static loaded *load(tp_vm *vm, lua_State *L, tp_image *image)
+{
+    for (unsigned i = 0; i < vm->n_cached; i++)
+        if (vm->cache[i].image == image) {
+            vm->cache[i].used = ++vm->tick;
+            return &vm->cache[i];
+        }
+    loaded made = decode_image(vm, L, image);
+    made.image = tp_ref_hold(image);
+    loaded *f = make_room(vm);
+    *f = made;
+    return f;
+}
+
+/* Runs what is to be run before the first item of an image's function. What it changes is to stay. Raises what it raises. */
+static void set_up(tp_vm *vm, lua_State *L, tp_image *image)
+{
+    int setups = load(vm, L, image)->setups;
+    if (setups == LUA_REFNIL)
+        return;
+    tp_work *w = vm->worker->current;
+    tp_draws before = w->draws; /* as in decode_image */
+    tp_draws_seed(&w->draws, tp_work_running(w), 0);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->set_up);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, setups);
+    lua_call(L, 1, 0);
+    w->draws = before;
+    if (tp_standard_is_changed(L, vm->standard))
+        tp_standard_adopt(L, vm->standard);
+    loaded *f = load(vm, L, image); /* anew: nested items may have pushed it out of the cache */
+    luaL_unref(vm->main, LUA_REGISTRYINDEX, f->setups);
+    f->setups = LUA_REFNIL;
+}
+
+/* What a driver's results are stored to, see new_output. */
+typedef struct outputs {
+    uint32_t columns;
+    const uint8_t *type; /* tp_type or TP_MIXED */
+    bool is_kept, is_promised;
+} outputs;
+
+static outputs outputs_of(const tp_terms *terms, const loaded *f)
+{
+    static const uint8_t one_double[] = { TP_DOUBLE };
+    static const uint8_t scalars[TP_COLUMNS_MAX] = {
+        TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED,
+    };
+    const tp_returns *returns = &terms->returns;
+    if (terms->discards)
+        return (outputs){ .is_promised = returns->columns > 0 };
+    if (returns->columns)
+        return (outputs){ returns->columns, returns->type, .is_kept = true, .is_promised = true };
+    if (f->shape == SHAPE_NUMBER)
+        return (outputs){ 1, one_double, .is_kept = true };
+    return (outputs){ f->shape, scalars, .is_kept = true };
+}
+
+/* Pushes the driver of f for inputs as in `in` and these results. One function may have several, by their signatures (see
+ * block.h): for lists of doubles, float arrays, ... Raises out of memory. */
+static void push_driver(tp_vm *vm, lua_State *L, loaded *f, const char *name, const tp_block *in, const outputs *out)
+{
+    char signature[2 * TP_COLUMNS_MAX + 2], *p = signature;
+    bool is_foreign = in->capacity == 0; /* in arrays of the users' */
+    for (uint32_t c = 0; c < in->columns; c++)
+        *p++ = (char)((is_foreign ? TP_SIGN_FOREIGN : TP_SIGN_OWN) + in->type[c]);
+    *p++ = out->is_kept ? TP_SIGN_KEPT : TP_SIGN_DROPPED;
+    for (uint32_t c = 0; c < out->columns; c++)
+        *p++ = (char)(TP_SIGN_OWN + out->type[c]);
+    size_t len = (size_t)(p - signature);
+    if (f->drivers == LUA_NOREF) {
+        lua_newtable(L);
+        f->drivers = luaL_ref(L, LUA_REGISTRYINDEX);
+    }
+    lua_rawgeti(L, LUA_REGISTRYINDEX, f->drivers);                // drivers
+    lua_pushlstring(L, signature, len);
+    lua_rawget(L, -2);                                            // drivers driver
+    if (lua_isnil(L, -1)) {
+        lua_pop(L, 1);
+        lua_rawgeti(L, LUA_REGISTRYINDEX, vm->make_driver);
+        lua_rawgeti(L, LUA_REGISTRYINDEX, f->fn);
+        lua_pushstring(L, name);
+        lua_pushlstring(L, signature, len);
+        lua_call(L, 3, 1);                                        // drivers driver
+        lua_pushlstring(L, signature, len);
+        lua_pushvalue(L, -2);
+        lua_rawset(L, -4);
+    }
+    lua_remove(L, -2);                                            // driver
+}
+
+/* ---- running ---- */
+
+/* Up to `count` items from that offset on are run in one go now. */
+static void begin(run *r, uint32_t offset, uint32_t count)
+{
+    r->begun = offset;
+    tp_work_note(r->work, TP_EVENT_BEGIN, offset, count);
+}
+
+/* Those before that offset are over, if any were begun. */
+static void end(run *r, uint32_t until)
+{
+    if (r->begun != RUNS_NOTHING)
+        tp_work_note(r->work, TP_EVENT_END, r->begun, until - r->begun);
+    r->begun = RUNS_NOTHING;
+}
+
+/* Pushes an element of a column. lua_pushnumber makes a NaN's bits canonical. */
+static void push_element(tp_vm *vm, lua_State *L, const tp_block *b, uint32_t c, uint32_t at)
+{
+    const void *column = b->column[c];
+    switch (b->type[c]) {
+    case TP_MIXED: tp_scalar_push(L, b, &((const tp_scalar *)column)[at]); break;
+    default: lua_pushnumber(L, tp_element_load((tp_type)b->type[c], column, at)); break;
+    case TP_INT64: /* cdata, which only Lua can make */
+    case TP_UINT64:
+        lua_rawgeti(L, LUA_REGISTRYINDEX, vm->read_integer);
+        lua_pushlightuserdata(L, (void *)column);
+        lua_pushnumber(L, at);
+        lua_pushboolean(L, b->type[c] == TP_INT64);
+        lua_call(L, 3, 1);
+    }
+}
+
+/* Pushes the arguments of item r->work->at; gives how many. */
+static int push_arguments(run *r, lua_State *L)
+{
+    const tp_block *b = r->work->block;
+    if (b->kind == TP_BLOCK_COLUMNS) {
+        luaL_checkstack(L, (int)b->columns, "too many arguments");
+        for (uint32_t c = 0; c < b->columns; c++)
+            push_element(r->vm, L, b, c, r->work->at);
+        return (int)b->columns;
+    }
+    tp_error err;
+    tp_error_clear(&err);
+    size_t len;
+    const uint8_t *message = tp_block_message(b, r->work->at, &len);
+    int n = tp_decode_with(L, message, len, b->bytes.refs, b->bytes.nrefs, TP_DECODE_TRUSTED, r->captured, &err);
+    if (n < 0)
+        luaL_error(L, "%s", err.message);
+    return n;
+}
+
+/* Where the results of the items from w->at on, up to `end`, are stored: the arrays that `returns` has made, or a block of their own; for a job without
+ * results a block that counts. */
+static tp_block *new_output(const run *r, const outputs *out, uint32_t end, uint32_t text)
+{
+    const tp_work *w = r->work;
+    const tp_returns *returns = &w->terms->returns;
+    bool has_columns = out->is_kept && (!out->is_promised || !returns->array[0]);
+    if (w->sink->new_columns && (has_columns || !out->is_kept))
+        return w->sink->new_columns(r->work, end - w->at, out->is_kept ? out->columns : 0, out->type, text);
+    if (!out->is_kept)
+        return tp_block_new_empty(TP_BLOCK_DONE, 0, 0);
+    if (has_columns)
+        return tp_block_new_columns(end - w->at, out->columns, out->type, text);
+    return tp_returns_block(returns, w->block->first + w->at, 0);
+}
+
+/* The results of item w->at, of which the driver says that they are not what it could store, are the n values from `first` on: either what was
+ * promised is not kept, or they are encoded, and so are those of the rest of the work. */
+static void keep_held(run *r, lua_State *L, int first, int n, bool is_promised)
+{
+    tp_work *w = r->work;
+    tp_error err = { 0 };
+    if (is_promised) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, r->vm->broken_promise);
+        lua_pushvalue(L, first - 1);
+        lua_pushlightuserdata(L, (void *)w->terms->returns.type);
+        lua_pushinteger(L, (lua_Integer)w->terms->returns.columns);
+        lua_call(L, 3, 1);
+        fail_item(r, L, TP_KIND_ERROR);
+    } else if (keep_results(r, L, first, n, &err)) {
+        lua_pushstring(L, err.message);
+        fail_item(r, L, tp_failure_kind_of(err.code, TP_KIND_CODEC));
+    } else {
+        w->at++;
+    }
+}
+
+/* The last block of scalars is full, or done: what its strings took tells what the next ones will; when all of one column are numbers, the function is one
+ * of numbers. */
+static void learn_shape(loaded *f, const tp_block *b)
+{
+    f->text = b->text.used / b->n;
+    const tp_scalar *x = b->column[0];
+    if (b->columns > 1 || x[b->n - 1].kind != TP_SCALAR_NUMBER)
+        return;
+    for (uint32_t i = 0; i < b->n; i++)
+        if (x[i].kind != TP_SCALAR_NUMBER)
+            return;
+    f->shape = SHAPE_NUMBER;
+}
+
+/* A block for the results from item w->at on, the work's `numbers` from now on. The item's own n results, from `first` on, are the first of it when
+ * n is not negative. Raises out of memory. */
+static void open_output(run *r, lua_State *L, const loaded *f, const outputs *out, int first, int n, uint32_t text)
+{
+    tp_work *w = r->work;
+    uint32_t items = r->end - w->at;
+    uint64_t most = (uint64_t)items * (f->text + f->text / 4 + TEXT_OF_ITEM) + TEXT_MIN + text;
+    bool has_text = out->columns > 0 && out->type[0] == TP_MIXED;
+    tp_block *b = new_output(r, out, r->end, !has_text ? 0 : most < TP_BLOCK_BYTES_MAX ? (uint32_t)most : TP_BLOCK_BYTES_MAX);
+    if (!b)
+        tp_codec_raise_memory(L);
+    for (int c = 0; n >= 0 && c < (int)out->columns; c++) {
+        tp_scalar *to = b->column[c];
+        to->kind = TP_SCALAR_ABSENT;
+        if (c < n)
+            tp_scalar_store(L, first + c, b, to);
+    }
+    tp_work_begin_item(r->work);
+    w->numbers_at = w->at;
+    w->numbers = b;
+}
+
+/* Runs items through drivers. Returns true when the work is over, false when the rest should go the general way: an item's results were no
+ * scalars, and have been kept. */
+static bool run_columns(run *r, lua_State *L)
+{
+    tp_work *w = r->work;
+    tp_block *in = w->block;
+    int top = lua_gettop(L), held = -1; /* results that wait for a block: at top + 2.. */
+    uint32_t text = 0;
+    while (w->at < r->end && (held >= 0 || !tp_work_is_asked_to_stop(r->work))) {
+        loaded *f = load(r->vm, L, w->terms->image); /* anew: nested items may have pushed it out of the cache */
+        if (held >= 0 && f->shape < (unsigned)held)
+            f->shape = (unsigned)held;
+        if (held >= 0 && f->shape == SHAPE_NUMBER)
+            f->shape = 1;
+        outputs out = outputs_of(w->terms, f);
+        open_output(r, L, f, &out, top + 2, held, text);
+        uint32_t from = w->at + (held >= 0);
+        atomic_store_explicit(&w->ctl[0], (int32_t)from, memory_order_relaxed); /* what is held is done */
+        lua_settop(L, top);
+        push_driver(r->vm, L, f, w->terms->name, in, &out);
+        lua_pushlightuserdata(L, (void *)w->ctl);
+        lua_pushlightuserdata(L, in->column);
+        lua_pushlightuserdata(L, &in->text);
+        lua_pushlightuserdata(L, w->numbers->column);
+        lua_pushlightuserdata(L, &w->numbers->text);
+        lua_pushnumber(L, w->at);
+        lua_pushnumber(L, from);
+        lua_pushnumber(L, r->end);
+        begin(r, from, r->end - from);
+        lua_call(L, 8, 2); // next results
+        tp_block *b = w->numbers;
+        uint32_t next = (uint32_t)lua_tonumber(L, -2);
+        end(r, next + !lua_isnil(L, -1));
+        tp_work_close_numbers(w, next);
+        bool is_mixed = out.columns > 0 && out.type[0] == TP_MIXED && w->at > w->numbers_at;
+        if (is_mixed || !lua_isnil(L, -1))
+            f = load(r->vm, L, w->terms->image);
+        if (is_mixed)
+            learn_shape(f, b);
+        if (lua_isnil(L, -1))
+            return true;
+        tp_work_begin_item(r->work);
+        lua_replace(L, top + 1);                     // results
+        lua_settop(L, top + 1);
+        lua_getfield(L, -1, "n");
+        int n = (int)lua_tointeger(L, -1);
+        lua_pop(L, 1);
+        luaL_checkstack(L, n + 10, "too many results");
+        for (int i = 1; i <= n; i++)
+            lua_rawgeti(L, top + 1, i);              // results v1 .. vn
+        int64_t size = out.is_promised || n > TP_COLUMNS_MAX ? -1 : tp_scalar_measure(L, top + 2, n);
+        held = -1;
+        if (size >= 0) {
+            held = n;
+            text = (uint32_t)size;
+            continue;
+        }
+        keep_held(r, L, top + 2, n, out.is_promised);
+        if (!out.is_promised) {
+            f = load(r->vm, L, w->terms->image);
+            f->shape = SHAPE_ANY;
+            return w->at >= r->end || tp_work_is_asked_to_stop(r->work);
+        }
+        lua_settop(L, top);
+    }
+    return true;
+}
+
+/* The general way for a function that has promised what it returns: the n values at first.. become the numbers of a block of one item, which is over
+ * then. -1 with the error value pushed when they are not what was promised. Raises out of memory. */
+static int store_results(run *r, lua_State *L, int first, int n)
+{
+    tp_work *w = r->work;
+    const tp_returns *returns = &w->terms->returns;
+    outputs out = { returns->columns, returns->type, .is_kept = true, .is_promised = true };
+    tp_block *b = new_output(r, &out, w->at + 1, 0);
+    if (!b)
+        tp_codec_raise_memory(L);
+    w->numbers = b; /* the work owns it; ctl[0] says that the item is not over */
+    w->numbers_at = w->at;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, r->vm->store);
+    lua_pushlightuserdata(L, b->column);
+    lua_pushlightuserdata(L, (void *)returns->type);
+    lua_pushinteger(L, (lua_Integer)returns->columns);
+    for (int i = 0; i < n; i++)
+        lua_pushvalue(L, first + i);
+    lua_call(L, 3 + n, 1); // nil, or the error value
+    bool is_stored = lua_isnil(L, -1);
+    tp_work_close_numbers(w, w->at + is_stored);
+    return is_stored ? 0 : -1;
+}
+
+/* An item may have stopped the collector; each item of the next work may do so again, before it has done anything. Raises out of memory. */
+static void restart_collector(tp_vm *vm, lua_State *L)
+{
+    if (lua_gc(L, LUA_GCISRUNNING, 0))
+        return;
+    lua_gc(L, LUA_GCRESTART, -1);
+    if (lua_gc(L, LUA_GCCOUNT, 0) > 2 * vm->collected_kib + 4096) {
+        lua_gc(L, LUA_GCCOLLECT, 0);
+        vm->collected_kib = lua_gc(L, LUA_GCCOUNT, 0);
+    }
+}
+
+/* Much of what collecting a small heap takes is the libraries' share in it: it may grow to four times what was left before the next time, a large one
+ * to twice, as is LuaJIT's way. An item may have set both. */
+static void set_pause(lua_State *L)
+{
+    lua_gc(L, LUA_GCSETPAUSE, lua_gc(L, LUA_GCCOUNT, 0) < SMALL_HEAP_KIB ? 400 : 200);
+    lua_gc(L, LUA_GCSETSTEPMUL, 200);
+}
+
+/* (run): runs items until the work is over or one raises. */
+static int run_items(lua_State *L)
+{
+    run *r = lua_touserdata(L, 1);
+    tp_work *w = r->work;
+    tp_draws_open(&w->draws, w->terms->draws, w->block->first); /* anew: an error may have left `load` */
+    restart_collector(r->vm, L);
+    if (r->vm->wants_collection) {
+        r->vm->wants_collection = false;
+        lua_gc(L, LUA_GCCOLLECT, 0);
+    }
+    set_pause(L);
+    loaded *f = load(r->vm, L, w->terms->image);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, f->changes);
+    tp_standard_apply(L, r->vm->standard);
+    if (f->fn < 0) {
+        tp_work_begin_item(r->work);
+        lua_rawgeti(L, LUA_REGISTRYINDEX, f->error);
+        forget(r->vm, f); /* the next item tries again: a module may load then */
+        *f = r->vm->cache[--r->vm->n_cached];
+        return lua_error(L);
+    }
+    bool is_promised = w->terms->returns.columns > 0;
+    if (f->setups != LUA_REFNIL) {
+        tp_work_begin_item(r->work);
+        set_up(r->vm, L, w->terms->image);
+        f = load(r->vm, L, w->terms->image);
+    }
+    bool may_change = f->may_change;
+    r->captured = push_captured(r->vm, L, w->terms->image); /* stays on the stack */
+    if (w->block->kind == TP_BLOCK_COLUMNS && !may_change && (is_promised || w->terms->discards || f->shape != SHAPE_ANY) && run_columns(r, L))
+        return 0;
+    f = load(r->vm, L, w->terms->image);
+    bool is_stored = is_promised && !w->terms->discards;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, f->fn); /* stays on the stack: nested items may push f out of the cache */
+    int fn = lua_gettop(L);
+    while (r->work->at < r->end) {
+        tp_work_begin_item(r->work);
+        begin(r, w->at, 1);
+        lua_pushvalue(L, fn);
+        lua_call(L, push_arguments(r, L), LUA_MULTRET);
+        end(r, w->at + 1);
+        tp_error err;
+        tp_error_clear(&err);
+        if (is_stored ? store_results(r, L, fn + 1, lua_gettop(L) - fn)
+                      : keep_results(r, L, fn + 1, lua_gettop(L) - fn, &err)) {
+            if (!is_stored)
+                lua_pushstring(L, err.message);
+            fail_item(r, L, is_stored ? TP_KIND_ERROR : tp_failure_kind_of(err.code, TP_KIND_CODEC));
+        } else if (!is_stored) {
+            w->at++;
+        }
+        tp_lines_end(r->vm->worker, w);
+        lua_settop(L, fn);
+        if (may_change)
+            take_back(r->vm, L);
+        if (tp_work_is_asked_to_stop(r->work))
+            break;
+    }
+    if (r->only_scalars && r->end - w->offset >= 16)
+        load(r->vm, L, w->terms->image)->shape = r->only_numbers ? SHAPE_NUMBER : 1;
+    return 0;
+}
+
+/* (worker): waits for what the items of its work have spawned and left */
+static int call_finish_kept(lua_State *L)
+{
+    const tp_worker *worker = lua_touserdata(L, 1);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, worker->vm->finish_kept);
+    lua_pushlightuserdata(L, worker->current);
+    lua_call(L, 1, 0);
+    return 0;
+}
+
+static void finish_kept(tp_vm *vm, lua_State *L)
+{
+    if (lua_cpcall(L, call_finish_kept, vm->worker))
+        lua_pop(L, 1); /* no memory to wait: what was spawned is collected, and so cancelled */
+}
+
+static int take_back_protected(lua_State *L)
+{
+    take_back(lua_touserdata(L, 1), L);
+    return 0;
+}
+
+static int pause_protected(lua_State *L)
+{
+    tp_vm *vm = lua_touserdata(L, 1);
+    tp_standard_pause(L, vm->standard);
+    take_back(vm, L);
+    return 2;
+}
+
+static int resume_protected(lua_State *L)
+{
+    tp_vm *vm = lua_touserdata(L, 1);
+    tp_standard_resume(L, vm->standard);
+    return 0;
+}
+
+/* Calls a function with the vm and the n values on top; it gives so many results, or none when there is no memory. Raises nothing. */
+static void call_protected(tp_vm *vm, lua_State *L, int fn, int n, int results)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, fn);
+    lua_pushlightuserdata(L, vm);
+    for (int i = 0; i < n; i++)
+        lua_pushvalue(L, -n - 2);
+    if (lua_pcall(L, 1 + n, results, 0))
+        lua_pop(L, 1);
+}
+
+/* A protected call has ended with the error at the top of L, which is popped: the failure of the item that ran, or of the first one when none could be
+ * begun. What is raised after the last item (there is no memory to note what was learnt) is nobody's failure: all items have their results. */
+static void end_in_error(run *r, lua_State *L, int status)
+{
+    tp_work *w = r->work;
+    tp_vm *vm = r->vm;
+    if (w->numbers)
+        tp_work_close_numbers(w, (uint32_t)tp_work_running(w));
+    end(r, w->at + 1);
+    vm->wants_collection |= status == LUA_ERRMEM;
+    if (!is_as_expected(vm, L))
+        call_protected(vm, L, vm->restore, 0, 0);
+    if (w->at < r->end)
+        fail_item(r, L, status == LUA_ERRMEM ? TP_KIND_MEMORY : TP_KIND_ERROR);
+    else
+        lua_pop(L, 1);
+}
+
+void tp_vm_run(tp_vm *vm, tp_work *w)
+{
+    lua_State *L = vm->L;
+    run r = { .vm = vm, .work = w, .end = tp_work_end(w), .begun = RUNS_NOTHING, .only_numbers = true, .only_scalars = true };
+    int outside = lua_gettop(L);
+    bool is_nested = vm->is_running;
+    if (is_nested && (vm->standard->applied || !is_as_expected(vm, L)))
+        call_protected(vm, L, vm->pause, 0, 2);
+    int top = lua_gettop(L);
+    vm->is_running = true;
+    if (w->block->kind == TP_BLOCK_FAILURE)
+        tp_work_pass_failure(w);
+    while (w->at < r.end && !tp_work_is_asked_to_stop(w)) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, vm->on_error);
+        lua_rawgeti(L, LUA_REGISTRYINDEX, vm->run_items);
+        lua_pushlightuserdata(L, &r);
+        int status = lua_pcall(L, 1, 0, top + 1);
+        if (status == 0)
+            break;
+        end_in_error(&r, L, status);
+        lua_settop(L, top);
+        if (!is_nested) /* so that nothing is being loaded now */
+            tp_codec_forget_loading(L, 0);
+    }
+    lua_settop(L, top);
+    if (!is_as_expected(vm, L))
+        call_protected(vm, L, vm->restore, 0, 0);
+    if (w->has_kept)
+        finish_kept(vm, L);
+    vm->is_running = is_nested;
+    if (top > outside)
+        call_protected(vm, L, vm->resume, 2, 0);
+    lua_settop(L, outside);
+    tp_lines_end(vm->worker, w);
+}
+
+lua_State *tp_vm_enter(tp_vm *vm, lua_State *L)
+{
+    lua_State *before = vm->L;
+    vm->L = L;
+    return before;
+}
+
+/* ---- opening ---- */
+
+/* The functions of worker.lua that are called here, and where the references to them are. */
+static const struct {
+    const char *name;
+    size_t at; /* of an int in tp_vm */
+} called[] = {
+    { "set_up", offsetof(tp_vm, set_up) },
+    { "take_back", offsetof(tp_vm, take_back) },
+    { "describe", offsetof(tp_vm, describe) },
+    { "make_driver", offsetof(tp_vm, make_driver) },
+    { "read_integer", offsetof(tp_vm, read_integer) },
+    { "broken_promise", offsetof(tp_vm, broken_promise) },
+    { "store", offsetof(tp_vm, store) },
+    { "finish_kept", offsetof(tp_vm, finish_kept) },
+    { "leave", offsetof(tp_vm, leave) },
+};
+
+/* (vm): everything that a worker's state has before it runs users' code. */
+static int open_state(lua_State *L)
+{
+    tp_vm *vm = lua_touserdata(L, 1);
+    run on_stack;
+    lua_gc(L, LUA_GCSTOP, 0); /* there is nothing to collect yet */
+    tp_vm_open_libraries(L);
+    lua_pushlightuserdata(L, &on_stack); /* LuaJIT takes memory for the first pointer of a region: tp_vm_run may not raise for one to its stack */
+    lua_pop(L, 1);
+    vm->worker->type->open_state(L, vm->worker);
+    lua_getglobal(L, "package");
+    vm->package = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "tidepool.engine.worker");
+    lua_call(L, 1, 1);                        // worker
+    wrap_loaders(vm, L);
+    tp_texts_open(L);
+    tp_codec_open(L); /* after worker.lua has put its own functions in place of some standard ones */
+    vm->standard = tp_codec_standard(L);
+    vm->standard->is_workers = true;
+    lua_getfield(L, -1, "marks");
+    vm->marks = (int32_t *)(uintptr_t)lua_topointer(L, -1);
+    luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_getglobal(L, "debug");
+    lua_getfield(L, -1, "sethook");
+    vm->set_hook = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pop(L, 1);
+    for (size_t i = 0; i < sizeof called / sizeof *called; i++) {
+        lua_getfield(L, -1, called[i].name);
+        *(int *)((char *)vm + called[i].at) = luaL_ref(L, LUA_REGISTRYINDEX);
+    }
+    lua_createtable(L, 2, 0);
+    vm->box = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushcfunction(L, add_traceback);
+    vm->add_traceback = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushlightuserdata(L, vm);
+    lua_pushcclosure(L, on_error, 1);
+    vm->on_error = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushcfunction(L, encode_failure);
+    vm->encode_failure = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushcfunction(L, run_items);
+    vm->run_items = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushcfunction(L, take_back_protected);
+    vm->restore = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushcfunction(L, pause_protected);
+    vm->pause = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushcfunction(L, resume_protected);
+    vm->resume = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_gc(L, LUA_GCRESTART, -1);
+    return 0;
+}
+
+int tp_vm_open(tp_worker *worker, tp_error *err)
+{
+    tp_vm *vm = calloc(1, sizeof *vm);
+    if (!vm)
+        return tp_error_oom(err, "worker state");
+    vm->worker = worker;
+    vm->main = vm->L = tp_vm_new_state();
+    if (!vm->main) {
+        free(vm);
+        return tp_error_oom(err, "worker state");
+    }
+    int status = lua_cpcall(vm->main, open_state, vm);
+    if (status) {
+        const char *why = lua_tostring(vm->main, -1);
+        tp_error_set(err, tp_codec_is_memory_error(vm->main, status) ? TP_EMEMORY : TP_ESYS, "cannot open a worker's Lua state: %s", why ? why : "unknown error");
+        tp_vm_close(vm);
+        return -1;
+    }
+    worker->vm = vm;
+    return 0;
+}
+
+void tp_vm_leave(tp_vm *vm)
+{
+    if (!vm->worker->will_leave)
+        return;
+    vm->worker->will_leave = false;
+    call_protected(vm, vm->main, vm->leave, 0, 0);
+}
+
+void tp_vm_close(tp_vm *vm)
+{
+    if (!vm)
+        return;
+    vm->worker->vm = NULL;
+    tp_vm_limit(vm, 0, 0, NULL, NULL);
+    for (unsigned i = 0; i < vm->n_cached; i++)
+        tp_ref_drop(vm->cache[i].image);
+    tp_vm_close_state(vm->main);
+    free(vm);
+}

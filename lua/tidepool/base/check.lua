@@ -1,0 +1,93 @@
+--- Errors that blame the caller: positions in users' code, and the nearest known name for a typo.
+
+local check = {}
+
+local getinfo = debug.getinfo
+
+--- Is this a frame of our own, by the name of its chunk?
+local function is_ours(source)
+  return source:find("^=tidepool/") ~= nil
+end
+
+--- The innermost frame of the user: debug.getinfo's source, short_src and currentline; nil when there is none.
+---@return table?
+function check.frame()
+  local level = 2
+  while true do
+    local info = getinfo(level, "Sl")
+    if not info or (info.what ~= "C" and not is_ours(info.source)) then return info end
+    level = level + 1
+  end
+end
+
+--- "file:line: " of that frame, "" when there is none.
+---@return string
+function check.where()
+  local info = check.frame()
+  if not info then return "" end
+  return info.currentline > 0 and ("%s:%d: "):format(info.short_src, info.currentline) or info.short_src .. ": "
+end
+
+--- Is `self` an object of that class? A method called with a dot is not. `arguments` are shown in the right form.
+function check.self(self, class, object, method, arguments)
+  if getmetatable(self) ~= class then
+    check.fail("%s.%s was called with a dot, or on something else: write %s:%s(%s)", object, method, object, method, arguments or "")
+  end
+end
+
+--- Raises a usage error with the caller's position.
+function check.fail(format, ...)
+  error(check.where() .. format:format(...), 0)
+end
+
+--- One argument more than a function of ours takes: `extra` is what it has got there, `takes` says in words what it takes.
+function check.no_more(extra, who, takes)
+  if extra ~= nil then check.fail("%s takes %s, but has got more: %s", who, takes, check.show(extra)) end
+end
+
+--- How many edits (insert, delete, replace, swap of neighbours) turn a into b: the optimal string alignment distance.
+local function distance(a, b)
+  local before, last, row = {}, {}, {}
+  for j = 0, #b do last[j] = j end
+  for i = 1, #a do
+    row[0] = i
+    for j = 1, #b do
+      local same = a:byte(i) == b:byte(j)
+      row[j] = math.min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (same and 0 or 1))
+      if i > 1 and j > 1 and a:byte(i) == b:byte(j - 1) and a:byte(i - 1) == b:byte(j) then
+        row[j] = math.min(row[j], before[j - 2] + 1)
+      end
+    end
+    before, last, row = last, row, before
+  end
+  return last[#b]
+end
+
+--- The name among `names` (a list) that is most like `name`, or nil when none is near.
+---@return string?
+function check.nearest(name, names)
+  local best, best_distance = nil, math.max(2, math.floor(#name / 3)) + 1
+  for _, candidate in ipairs(names) do
+    local d = distance(name:lower(), candidate:lower())
+    if d < best_distance then best, best_distance = candidate, d end
+  end
+  return best
+end
+
+--- A value as a message shows it: short, and with its type where that is not plain to see.
+---@return string
+function check.show(value)
+  if type(value) == "string" then
+    return "the string " .. (#value > 40 and ("%q..."):format(value:sub(1, 40)) or ("%q"):format(value))
+  elseif type(value) == "table" or type(value) == "function" then
+    return "a " .. type(value)
+  end
+  return tostring(value)
+end
+
+--- "a table", "an integer": the article that a type's name takes.
+function check.a(name)
+  return (name:find("^[aeio]") and "an " or "a ") .. name
+end
+
+return check

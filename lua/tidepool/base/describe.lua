@@ -1,0 +1,47 @@
+--- What an error value says: the message, and the user's part of the traceback.
+
+local failure = require "tidepool.failure"
+local show = require "tidepool.base.show"
+
+local describe = {}
+
+--- The error value without the place that a builtin has put before it when we called it ourselves: our own line.
+---@param value any
+---@return any
+function describe.value(value)
+  if type(value) ~= "string" then return value end
+  return value:match "^tidepool/driver:%d+: (.*)" or value:match "^tidepool/[%w_./]+:%d+: (bad argument #.*)" or value
+end
+
+--- One readable text for any error value that a worker sends. What cannot travel says so, and what it is, as it does not arrive.
+---@return string
+function describe.message(value)
+  if failure.is_failure(value) then return rawget(value, "message") end
+  value = describe.value(value)
+  local kind = type(value)
+  if kind == "userdata" then return "(error object is a userdata, which cannot travel)" end
+  local text = show.error(value)
+  if kind ~= "thread" and kind ~= "cdata" then return text end
+  return (text:gsub("^(%(error object is a .*)%)$", "%1, which cannot travel)"))
+end
+
+--- A traceback's frames of the user: ours, and those of C at both ends and beside ours, are left out.
+---@return string?
+function describe.traceback(text)
+  local lines, n_lua, has_ours = {}, 0, true -- n_lua: lines up to the last frame in Lua; has_ours: there are frames of ours behind that
+  for line in text:gmatch "[^\n]+" do
+    if line:find("^\ttidepool/") then
+      has_ours = true
+    elseif line:find("^\t%[C%]") then
+      lines[#lines + 1] = line
+    elseif line:find("^\t") then
+      for i = #lines, has_ours and n_lua + 1 or #lines + 1, -1 do lines[i] = nil end
+      lines[#lines + 1] = line
+      n_lua, has_ours = #lines, false
+    end
+  end
+  if n_lua == 0 then return nil end
+  return "stack traceback:\n" .. table.concat(lines, "\n", 1, n_lua)
+end
+
+return describe

@@ -1,0 +1,632 @@
+--- A device that is driven by hand: buffers in its memory, kernels in OpenCL C, and calls of them, in the order in which they are made.
+--
+-- Devices, buffers and kernels are tables, so that they travel to workers: there they are the same device, the same memory, the same
+-- source. What belongs to one Lua state (the queue, the kernel that is ready to be called) is kept aside, and made when it is first needed.
+
+local abi = require "tidepool.base.abi"
+local array = require "tidepool.array"
+local check = require "tidepool.base.check"
+local core = require "tidepool.core"
+local failure = require "tidepool.failure"
+local ffi = require "ffi"
+local kernels = require "tidepool.translate.kernel"
+local options = require "tidepool.options"
+local source = require "tidepool.device.source"
+
+local device = {}
+
+-- ---- errors ----
+
+--- Raises what a device could not do, as a Failure of kind "device", with the caller's position.
+local function fail_device(format, ...)
+  error(failure.new { kind = abi.kind.DEVICE, message = check.where() .. format:format(...) }, 0)
+end
+
+--- Gives what a call of core gave; raises what it said when it failed.
+local function must(who, made, why)
+  if not made then fail_device("%s: %s", who, why) end
+  return made
+end
+
+--- The same of a call that needs memory: when it fails it is made once more, after buffers that nobody holds are freed.
+local function must_find_memory(who, call, ...)
+  local made = call(...)
+  if made then return made end
+  collectgarbage()
+  collectgarbage() -- what finalizers of the first held
+  return must(who, call(...))
+end
+
+-- ---- devices ----
+
+---@class tidepool.Device
+---@field name string
+---@field platform string
+---@field vendor string
+---@field type string            "gpu", "accelerator" or "cpu"
+---@field compute_units integer
+---@field memory integer         bytes
+---@field max_buffer integer     bytes of the largest buffer
+---@field fp64 boolean           does it compute doubles?
+---@field unified boolean        is its memory the host's? Then arrays are not copied
+---@field number integer         as the C side counts
+local Device = {}
+Device.__index = Device
+core.add_class("tidepool.device.device.Device", Device, false)
+
+function Device:__tostring()
+  return "tidepool.Device: " .. self.name
+end
+
+function Device.__eq(a, b)
+  return a.number == b.number
+end
+
+local queues = {} -- by device number
+
+local function queue_of(self)
+  local queue = queues[self.number]
+  if not queue then
+    local why
+    queue, why = core.queue(self.number)
+    if not queue then fail_device("%s", why) end
+    queues[self.number] = queue
+  end
+  return queue
+end
+
+--- Makes one of a row of gpu.devices().
+function device.new(row)
+  local self = setmetatable({}, Device)
+  for name, value in pairs(row) do self[name] = value end
+  return self
+end
+
+--- Waits until all kernels that this thread has started on the device have run.
+function Device:wait()
+  check.self(self, Device, "device", "wait")
+  must("device:wait", core.finish_queue(queue_of(self)))
+end
+
+-- ---- buffers ----
+
+---@class tidepool.Buffer
+---@field device tidepool.Device
+---@field ctype string     the element type
+---@field length integer   elements
+---@field memory userdata   the whole buffer, of which it may be a slice that begins `start` bytes behind its beginning
+---@field start integer
+local Buffer = {}
+
+--- Elements are on the device: what looks like reading or setting one is a mistake that would give nil, or be lost.
+function Buffer:__index(key)
+  if type(key) == "number" then
+    check.fail("buffer[%s]: a buffer's elements are the device's: read them with local array = buffer:read(), and then array[%s]; the number of " ..
+      "elements is buffer.length", tostring(key), tostring(key))
+  end
+  return Buffer[key]
+end
+
+function Buffer:__newindex(key, value)
+  if type(key) == "number" then
+    check.fail("buffer[%s] = ...: a buffer's elements are the device's: set them with buffer:write(list or array)", tostring(key))
+  end
+  rawset(self, key, value)
+end
+
+core.add_class("tidepool.device.device.Buffer", Buffer, false)
+
+function Buffer:__tostring()
+  return ("tidepool.Buffer: %d %s on %s"):format(self.length, self.ctype, self.device.name)
+end
+
+local char_pointer = ffi.typeof "char *"
+
+--- Where an array's elements lie: its memory, the offset there in bytes, and how many bytes they have.
+local function place_of(a)
+  local memory, start = core.memory(a.memory)
+  return memory, tonumber(ffi.cast(char_pointer, a.data) - ffi.cast(char_pointer, start)), a.length * ffi.sizeof(array.c_name(a.ctype))
+end
+
+--- An element type as it is named here; C's names are fine, too.
+local function element_type(who, name)
+  local ctype = type(name) == "string" and name ~= "bool" and kernels.types[name] or name
+  array.check_type(who, ctype)
+  return ctype
+end
+
+--- Memory of the device. For a typed array: with its elements; the array is then the buffer's own, which read and write mean when no other is
+-- named, and where the device shares the host's memory it is not copied: until it is read, it belongs to the device. For an element type
+-- with a number of elements, or with a list: zeros, or the list's numbers. The memory goes when nobody holds the buffer any more.
+---@param what tidepool.Array|string
+---@param from (integer|table)?
+---@return tidepool.Buffer
+function Device:buffer(what, from)
+  check.self(self, Device, "device", "buffer", "array")
+  local own
+  if array.type_of(what) then
+    own = what
+  elseif type(what) ~= "string" then
+    check.fail("device:buffer: expected a typed array, or an element type and a number of elements, got %s", check.show(what))
+  else
+    what = element_type("device:buffer", what)
+    if type(from) == "number" then
+      if not (from >= 0 and from % 1 == 0 and from < 2 ^ 53) then
+        check.fail("device:buffer: the number of elements must be an integer of at least 0, got %s", tostring(from))
+      end
+    elseif array.type_of(from) or type(from) == "table" then
+      own = array.new(what, from)
+    else
+      check.fail("device:buffer: expected a number of elements or a list, got %s", check.show(from))
+    end
+  end
+  local self_queue, length, ctype = queue_of(self), own and own.length or from, own and own.ctype or what
+  local bytes = length * ffi.sizeof(array.c_name(ctype))
+  if not own and self.unified and bytes <= math.min(self.max_buffer, self.memory) then own = array.new(ctype, length) end
+  local handle
+  if own then
+    local memory, offset = place_of(own)
+    handle = must_find_memory("device:buffer", core.buffer, self_queue, bytes, memory, offset)
+  else
+    handle = must_find_memory("device:buffer", core.buffer, self_queue, bytes)
+  end
+  local made = { device = self, ctype = ctype, length = length, handle = handle, array = own, memory = handle, start = 0 }
+  return setmetatable(made, Buffer)
+end
+
+local function size_of(ctype)
+  return ffi.sizeof(array.c_name(ctype))
+end
+
+--- Checks the place in a buffer at which n elements begin: a number of its elements, 1 when nil.
+local function check_at(self, method, at, n)
+  if at == nil then at = 1 end
+  if type(at) ~= "number" or at % 1 ~= 0 or at < 1 or at + n - 1 > self.length then
+    check.fail("buffer:%s: %s elements from element %s on are not in the buffer's %d", method, n, tostring(at), self.length)
+  end
+  return (at - 1) * size_of(self.ctype)
+end
+
+--- The array that a transfer is about: that which is given, or the buffer's own, which is made if there is none.
+local function array_for(self, method, given)
+  if given == nil then
+    if not self.array then self.array = array.allocate(self.ctype, self.length, true) end
+    return self.array
+  end
+  local ctype = array.type_of(given)
+  if ctype ~= self.ctype or given.length > self.length then
+    check.fail("buffer:%s: expected an array of %s with at most %d elements, got %s", method, self.ctype, self.length,
+      ctype and ("one of %s with %d"):format(ctype, given.length) or check.show(given))
+  end
+  return given
+end
+
+--- Waits for the kernels that were started before, and brings the elements into an array: the one given (as many as it has, from the element
+-- `at` on), or the buffer's own, which it gives at each call again.
+---@param into tidepool.Array?
+---@param at integer?  default: 1
+---@return tidepool.Array
+function Buffer:read(into, at)
+  check.self(self, Buffer, "buffer", "read")
+  local a = array_for(self, "read", into)
+  local place = check_at(self, "read", at, a.length)
+  local memory, offset, bytes = place_of(a)
+  must("buffer:read", core.read_buffer(queue_of(self.device), self.handle, place, memory, offset, bytes, array.number(self.ctype)))
+  return a
+end
+
+--- Sets the elements, from `at` on, to those of an array or a list, of another buffer (on the device, without waiting), or to those of the
+-- buffer's own array.
+---@param from (tidepool.Array|table|tidepool.Buffer)?
+---@param at integer?  default: 1
+---@return tidepool.Buffer self
+function Buffer:write(from, at)
+  check.self(self, Buffer, "buffer", "write")
+  if getmetatable(from) == Buffer then
+    if from.device ~= self.device then check.fail("buffer:write: the other buffer is one of %s", from.device.name) end
+    if from.ctype ~= self.ctype then check.fail("buffer:write: expected a buffer of %s, got one of %s", self.ctype, from.ctype) end
+    local place, bytes = check_at(self, "write", at, from.length), from.length * size_of(self.ctype)
+    if from.memory == self.memory and bytes > 0 and math.abs(self.start + place - from.start) < bytes then
+      check.fail("buffer:write: the elements overlap those that are copied")
+    end
+    must("buffer:write", core.copy_buffer(queue_of(self.device), self.handle, place, from.handle, 0, bytes))
+    return self
+  end
+  if type(from) == "table" and getmetatable(from) == nil then from = array.new(self.ctype, from) end
+  local a = array_for(self, "write", from)
+  local place = check_at(self, "write", at, a.length)
+  local memory, offset, bytes = place_of(a)
+  must("buffer:write", core.write_buffer(queue_of(self.device), self.handle, place, memory, offset, bytes))
+  return self
+end
+
+local check_value -- below
+
+local boxes = {} -- by element type and lanes: a ctype, and its size
+
+local function box_of(one)
+  local key = one.ctype .. one.lanes
+  if not boxes[key] then
+    local ct = ffi.typeof(array.c_name(one.ctype) .. "[?]")
+    local elements = one.lanes == 3 and 4 or one.lanes
+    boxes[key] = { ct, elements, elements * ffi.sizeof(array.c_name(one.ctype)) }
+  end
+  return boxes[key]
+end
+
+--- Sets all elements to a number, on the device, without waiting.
+---@param value number
+---@return tidepool.Buffer self
+function Buffer:fill(value)
+  check.self(self, Buffer, "buffer", "fill", "value")
+  local complaint = check_value(self.ctype, value)
+  if complaint then check.fail("buffer:fill: %s", complaint) end
+  local box = box_of { ctype = self.ctype, lanes = 1 }
+  local number = ffi.new(box[1], 1)
+  number[0] = value
+  local element = ffi.string(number, box[3])
+  must("buffer:fill", core.fill_buffer(queue_of(self.device), self.handle, 0, self.length * #element, element))
+  return self
+end
+
+--- A new buffer with the same elements, copied on the device.
+---@return tidepool.Buffer
+function Buffer:copy()
+  check.self(self, Buffer, "buffer", "copy")
+  return self.device:buffer(self.ctype, self.length):write(self)
+end
+
+local function view_of(self, method, at, ctype, length)
+  local size = size_of(ctype)
+  local handle = must("buffer:" .. method, core.slice_buffer(self.handle, at, length * size))
+  local view = { device = self.device, ctype = ctype, length = length, handle = handle, memory = self.memory, start = self.start + at }
+  return setmetatable(view, Buffer)
+end
+
+--- The elements i to j, as a buffer that shares their memory. Kernels take it where the device allows buffers to begin there (every 128 bytes on
+-- most); to read, write, copy and fill it may begin anywhere.
+---@param i integer
+---@param j integer?  default: the last one
+---@return tidepool.Buffer
+function Buffer:slice(i, j)
+  check.self(self, Buffer, "buffer", "slice", "i, j")
+  if j == nil then j = self.length end
+  if type(i) ~= "number" or type(j) ~= "number" or i % 1 ~= 0 or j % 1 ~= 0 or i < 1 or j > self.length or j < i - 1 then
+    check.fail("buffer:slice: %s to %s are not within the buffer's %d elements", tostring(i), tostring(j), self.length)
+  end
+  local slice = view_of(self, "slice", (i - 1) * size_of(self.ctype), self.ctype, j - i + 1)
+  if self.array then slice.array = self.array:slice(i, j) end
+  return slice
+end
+
+--- The same memory as elements of another type, as many as fit.
+---@param ctype string
+---@return tidepool.Buffer
+function Buffer:as(ctype)
+  check.self(self, Buffer, "buffer", "as", "ctype")
+  ctype = element_type("buffer:as", ctype)
+  return view_of(self, "as", 0, ctype, math.floor(self.length * size_of(self.ctype) / size_of(ctype)))
+end
+
+-- ---- kernels ----
+
+--- The integers that a type can hold.
+local LIMITS = {
+  int8 = { -2 ^ 7, 2 ^ 7 - 1 }, uint8 = { 0, 2 ^ 8 - 1 }, int16 = { -2 ^ 15, 2 ^ 15 - 1 }, uint16 = { 0, 2 ^ 16 - 1 },
+  int32 = { -2 ^ 31, 2 ^ 31 - 1 }, uint32 = { 0, 2 ^ 32 - 1 }, int64 = { -2 ^ 53, 2 ^ 53 }, uint64 = { 0, 2 ^ 53 },
+}
+
+local function is_integer_cdata(value)
+  return type(value) == "cdata" and (ffi.istype("int64_t", value) or ffi.istype("uint64_t", value))
+end
+
+--- Why a value cannot be an element of that type; nil when it can.
+function check_value(ctype, value, show)
+  local limits = LIMITS[ctype]
+  if is_integer_cdata(value) and (ctype == "int64" or ctype == "uint64") then return nil end
+  if type(value) ~= "number" then return ("takes a number, got %s"):format((show or check.show)(value)) end
+  if limits and not (value >= limits[1] and value <= limits[2] and value % 1 == 0) then
+    return ("takes an integer from %.0f to %.0f, got %.14g"):format(limits[1], limits[2], value)
+  end
+end
+
+---@class tidepool.Kernel
+---@field device tidepool.Device
+---@field name string
+---@overload fun(global_size: integer|table, ...: any)
+local Kernel = {}
+Kernel.__index = Kernel
+core.add_class("tidepool.device.device.Kernel", Kernel, false)
+
+-- What is ready to be called in this state: { launcher, parameters, largest group, required group }, by Kernel, and, since those that travel
+-- are other tables each time, by the kernel's text, flags and name on its device.
+local ready_for, ready = setmetatable({}, { __mode = "k" }), {}
+
+local function key_of(self)
+  return ("%d %s %s\n%s"):format(self.device.number, self.name or "", self.flags, self.text)
+end
+
+--- What a parameter takes, from the compiler's or the source's words for it: { name, shown, and: ctype and lanes; is_buffer, is_local }.
+local function read_parameter(type_text, name, space)
+  local text = type_text:gsub("%f[%w_]const%f[^%w_]", ""):gsub("%f[%w_]volatile%f[^%w_]", ""):gsub("%f[%w_]restrict%f[^%w_]", "")
+  local base, stars = text:match "^%s*(.-)%s*(%**)%s*$"
+  local one = { name = name, shown = ("%s%s %s%s"):format(space == "private" and "" or "__" .. space .. " ", base, stars, name) }
+  local scalar, lanes = base, 1
+  if not kernels.types[base] then
+    local word, digits = base:match "^(%l+)(%d+)$"
+    if kernels.types[word] then scalar, lanes = word, tonumber(digits) end
+  end
+  one.ctype, one.lanes = kernels.types[scalar], lanes
+  one.is_local = space == "local"
+  one.is_buffer = stars == "*" and not one.is_local
+  one.is_unknown = #stars > 1 or not one.is_buffer and not one.ctype or one.ctype == "bool"
+  return one
+end
+
+local function names_in(text)
+  local list = {}
+  for name in text:gmatch "[^;]+" do list[#list + 1] = name end
+  return list
+end
+
+--- Builds self for its device; raises what is wrong with it. Gives what `ready` keeps.
+local function prepare(self)
+  local function refuse(format, ...) error(self.where .. format:format(...), 0) end
+  if not self.device.fp64 and kernels.needs_double(self.text) then refuse("%s has no doubles; use float", self.device.name) end
+  local text = self.text
+  if kernels.needs_double(text) then text = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" .. text end
+  local program, why, log = core.program(self.device.number, text, self.flags, "")
+  if not program then
+    local flags = why:find "BUILD_OPTIONS" and (" (options: %s)"):format(self.flags) or ""
+    refuse("%s%s\n%s", why, flags, (log or ""):gsub("%z", ""):gsub("%s+$", ""))
+  end
+  local names
+  names, why = core.kernels(program)
+  if not names then refuse("%s", why) end
+  names = names_in(names)
+  if #names == 0 then refuse("there is no __kernel in the source") end
+  if not self.name and #names > 1 then refuse("the source has several kernels, say which: %s", table.concat(names, ", ")) end
+  self.name = self.name or names[1]
+  local launcher, parameters, largest, required
+  for _, name in ipairs(names) do
+    if name == self.name then launcher, parameters, largest, required = core.launcher(program, name) end
+  end
+  if not launcher and parameters then refuse("%s", parameters) end
+  if not launcher then refuse("there is no kernel '%s' in the source; there is: %s", self.name, table.concat(names, ", ")) end
+  local declared
+  for i, one in ipairs(parameters) do
+    if not one then -- compilers need not keep them, and have not when the program comes from a binary
+      declared = declared or kernels.declared(self.text, self.name)
+      one = declared and declared[i] or { "?", "argument " .. i, "private" }
+    end
+    parameters[i] = read_parameter(unpack(one))
+  end
+  return { launcher = launcher, parameters = parameters, largest = largest, required = required }
+end
+
+local function ready_of(self)
+  local made = ready_for[self]
+  if made then return made end
+  made = self.name and ready[key_of(self)] or prepare(self)
+  ready_for[self], ready[key_of(self)] = made, made
+  return made
+end
+
+local built = {} -- the Kernels of this state that include no file, by device, source, and the name or nothing more
+
+local function check_given(who, given)
+  if given == nil or type(given) == "string" or type(given) == "table" then return end
+  check.fail("%s: expected a kernel's name, or a table of options, got %s", who, check.show(given))
+end
+
+--- Makes the Kernel of a text. `place`: where it stands, { file, line }.
+local function new_kernel(self, who, text, given, place)
+  local checked = type(given) == "table" and options.check(who, options.of_kernels, given) or { name = given }
+  if checked.options and checked.options:find "%-cl%-std" and checked.std then
+    check.fail("%s: the version of OpenCL C is given twice, by std = %q and in options", who, checked.std)
+  end
+  local file, line = place.file, place.line
+  if checked.file then file, line = checked.file, 1 end
+  local whole, flags = source.assemble(text, checked, file, line)
+  local made = setmetatable({ device = self, text = whole, flags = flags, name = checked.name, where = check.where() .. who .. ": " }, Kernel)
+  ready_of(made)
+  return made
+end
+
+--- A kernel of a source in OpenCL C, compiled for the device; with the compiler's complaints as an error that has the user's lines. It is then
+-- called as kernel(global_size, ...): with a number of work items, or two or three in a list, which may also say `local_size`; and an
+-- argument for each parameter.
+---@param text string
+---@param given (string|table)?  the name of the kernel, or { name =, options =, defines =, include =, std =, file = }; default: the only one in it
+---@return tidepool.Kernel
+function Device:kernel(text, given)
+  check.self(self, Device, "device", "kernel", "source, name or options")
+  if type(text) ~= "string" then check.fail("device:kernel: expected OpenCL C as a string, got %s", check.show(text)) end
+  check_given("device:kernel", given)
+  local key = type(given) ~= "table" and not source.includes(text) and ("%d %s %s"):format(self.number, given or "", text)
+  if key and built[key] then return built[key] end
+  local made = new_kernel(self, "device:kernel", text, given, require("tidepool.device.gpu").kernel_option(text, nil, check.frame(), check.where()))
+  if key then built[key] = made end
+  return made
+end
+
+--- The same of a file.
+---@param path string
+---@param given (string|table)?  as for device:kernel
+---@return tidepool.Kernel
+function Device:kernel_file(path, given)
+  check.self(self, Device, "device", "kernel_file", "path, name or options")
+  if type(path) ~= "string" then check.fail("device:kernel_file: expected the path of a file with OpenCL C, got %s", check.show(path)) end
+  check_given("device:kernel_file", given)
+  local text, why = source.read_file(path)
+  if not text then check.fail("device:kernel_file: %s", why) end
+  return new_kernel(self, "device:kernel_file", text, given, { file = path, line = 1 })
+end
+
+function Kernel:__tostring()
+  local shown = {}
+  for i, one in ipairs(ready_of(self).parameters) do shown[i] = one.shown end
+  return ("tidepool.Kernel: %s(%s)"):format(self.name, table.concat(shown, ", "))
+end
+
+--- The sizes of a call in a list, checked.
+local function sizes_of(self, what, given)
+  local list = type(given) == "number" and { given } or given
+  if type(list) ~= "table" or #list < 1 or #list > 3 then
+    check.fail("kernel '%s': the %s must be a number, or a list of two or three, got %s", self.name, what, check.show(given))
+  end
+  local names = what == "global_size" and { "local_size", "offset" } or {}
+  for key in pairs(list) do
+    local is_known = type(key) == "number" and key >= 1 and key <= #list and key % 1 == 0
+    for _, name in ipairs(names) do is_known = is_known or key == name end
+    if not is_known then
+      local near = type(key) == "string" and check.nearest(key, names)
+      check.fail("kernel '%s': the %s has %s, which is not known%s", self.name, what, type(key) == "string" and "'" .. key .. "'" or tostring(key),
+        near and (" (did you mean '%s'?)"):format(near) or names[1] and " (there are local_size, offset)" or "")
+    end
+  end
+  for _, size in ipairs(list) do
+    if type(size) ~= "number" or not (size >= 0 and size % 1 == 0 and size < 2 ^ 53) then
+      check.fail("kernel '%s': the %s has %s, which is no size", self.name, what, check.show(size))
+    end
+  end
+  return list
+end
+
+--- The largest power of two up to `most` that divides n.
+local function divisor(n, most)
+  local size = 1
+  while size * 2 <= most and n % (size * 2) == 0 do size = size * 2 end
+  return size
+end
+
+--- The group that suits the device: compilers may make code anew for each, so there are few.
+local function choose_group(self, made, global)
+  local is_processor = self.device.type == "cpu"
+  local most = math.min(is_processor and 64 or 256, made.largest)
+  local x = divisor(global[1], (#global == 1 or is_processor) and most or math.min(32, most))
+  local group = { x }
+  for i = 2, #global do
+    group[i] = is_processor and 1 or divisor(global[i], most / x)
+    most = most / group[i]
+  end
+  return group
+end
+
+local function check_group(self, made, global, given)
+  local group = sizes_of(self, "local_size", given)
+  local items = 1
+  if #group ~= #global then
+    check.fail("kernel '%s': local_size needs %d number%s, as global_size has", self.name, #global, #global == 1 and "" or "s")
+  end
+  for i, size in ipairs(group) do
+    items = items * size
+    if size == 0 or global[i] % size ~= 0 then
+      check.fail("kernel '%s': local_size %d does not divide global_size %d", self.name, size, global[i])
+    elseif made.required and size ~= made.required[i] then
+      check.fail("kernel '%s': local_size is %d, but the source requires groups of %s", self.name, size, table.concat(made.required, " x "))
+    end
+  end
+  if items > made.largest then
+    check.fail("kernel '%s': local_size has %d work items, and %s allows %d", self.name, items, self.device.name, made.largest)
+  end
+  return { unpack(group) }
+end
+
+local function refuse_argument(self, i, one, format, ...)
+  check.fail("kernel '%s': argument %d (%s) %s", self.name, i, one.shown, format:format(...))
+end
+
+local function show_value(value)
+  if array.type_of(value) then return "a typed array; a buffer of it is device:buffer(array)" end
+  if getmetatable(value) == Buffer then return "a buffer of " .. value.ctype end
+  return value == nil and "nil" or check.show(value)
+end
+
+--- One number of an argument, checked.
+local function check_number(self, i, one, value)
+  local complaint = check_value(one.ctype, value, show_value)
+  if complaint then refuse_argument(self, i, one, "%s", complaint) end
+  return value
+end
+
+--- Is it a struct, union or array of FFI, which has its bytes in itself?
+local function has_bytes(value)
+  if type(value) ~= "cdata" or array.type_of(value) then return false end
+  local name = tostring(ffi.typeof(value))
+  return name:find "^ctype<struct [^*&]*>$" ~= nil or name:find "^ctype<union [^*&]*>$" ~= nil or name:find "%[%d+%]>$" ~= nil
+end
+
+local NULL = ("\0"):rep(ffi.sizeof "void *")
+
+--- An argument as core.launch takes it.
+local function pack(self, i, one, value)
+  if one.is_buffer then
+    if value == false then return NULL end
+    if getmetatable(value) ~= Buffer then refuse_argument(self, i, one, "takes a buffer, got %s", show_value(value)) end
+    if value.device ~= self.device then refuse_argument(self, i, one, "takes a buffer of %s, got one of %s", self.device.name, value.device.name) end
+    if one.ctype and one.ctype ~= value.ctype then refuse_argument(self, i, one, "takes a buffer of %s, got one of %s", one.ctype, value.ctype) end
+    return value.handle
+  elseif one.is_unknown then
+    if not has_bytes(value) then
+      refuse_argument(self, i, one, "has a type that no number is; it takes a struct or array of FFI with its bytes, got %s", show_value(value))
+    end
+    return ffi.string(ffi.cast("const char *", value), ffi.sizeof(value))
+  elseif one.is_local then
+    local ctype, n = type(value) == "table" and value[1], type(value) == "table" and value[2]
+    if ctype ~= one.ctype or type(n) ~= "number" or not (n >= 1 and n % 1 == 0 and n < 2 ^ 31) then
+      refuse_argument(self, i, one, "takes room for each group, as in { %q, 64 }, got %s", one.ctype or "float", show_value(value))
+    end
+    return n * box_of(one)[3]
+  end
+  local box = box_of(one)
+  local bytes = ffi.new(box[1], box[2])
+  if one.lanes == 1 then
+    bytes[0] = check_number(self, i, one, value)
+  else
+    if type(value) ~= "table" or #value ~= one.lanes then
+      refuse_argument(self, i, one, "takes a list of %d numbers, got %s", one.lanes, show_value(value))
+    end
+    for k = 1, one.lanes do bytes[k - 1] = check_number(self, i, one, value[k]) end
+  end
+  return ffi.string(bytes, box[3])
+end
+
+--- Starts it over so many work items. Does not wait: that is what reading a buffer does.
+---@param global_size integer|table  a number, { columns, rows } or { x, y, z }; a table may have local_size and offset, likewise
+---@param ... any  for `__global T *` a buffer of T, or false for NULL; for numbers and vectors numbers and lists; for `__local T *` { "T", n }
+function Kernel:__call(global_size, ...)
+  local made = ready_of(self)
+  local global = sizes_of(self, "global_size", global_size)
+  local n, parameters = select("#", ...), made.parameters
+  if n ~= #parameters then
+    check.fail("kernel '%s': takes %d argument%s after global_size, got %d", self.name, #parameters, #parameters == 1 and "" or "s", n)
+  end
+  local offset = type(global_size) == "table" and global_size.offset or nil
+  if offset then
+    offset = sizes_of(self, "offset", offset)
+    if #offset ~= #global then
+      check.fail("kernel '%s': offset needs %d number%s, as global_size has", self.name, #global, #global == 1 and "" or "s")
+    end
+  end
+  local wanted = type(global_size) == "table" and global_size.local_size or made.required and { unpack(made.required, 1, #global) }
+  local arguments = {}
+  for i = 1, n do arguments[i] = pack(self, i, parameters[i], (select(i, ...))) end
+  for _, size in ipairs(global) do
+    if size == 0 then return end
+  end
+  local group = wanted and check_group(self, made, global, wanted) or choose_group(self, made, global)
+  must_find_memory(("kernel '%s'"):format(self.name), core.launch, queue_of(self.device), made.launcher, global, group, arguments, offset)
+end
+
+--- How many seconds its last call took on the device, for which it waits; nil when this thread has not called it.
+---@return number?
+function Kernel:time()
+  check.self(self, Kernel, "kernel", "time")
+  local seconds = must(("kernel '%s'"):format(self.name), core.launcher_time(queue_of(self.device), ready_of(self).launcher))
+  return seconds > 0 and seconds or nil
+end
+
+device.Device, device.Buffer, device.Kernel = Device, Buffer, Kernel
+
+return device

@@ -1,0 +1,525 @@
+--- Devices: which there are, which of them `gpu = ...` means, and what they run in the place of a Lua function: a kernel.
+--
+-- A Function's programs are kept, so that a map only reads the captured values anew and hands a kernel (core.kernel) to its job.
+
+local abi = require "tidepool.base.abi"
+local array = require "tidepool.array"
+local check = require "tidepool.base.check"
+local core = require "tidepool.core"
+local executors = require "tidepool.engine.executors"
+local failure = require "tidepool.failure"
+
+local gpu = { random = require "tidepool.translate.random" }
+
+local RANK = { gpu = 1, accelerator = 2, cpu = 3 }
+
+-- Makers whose name is meant as a graphics card: a processor of theirs is none.
+local MAKERS = { nvidia = "nvidia", amd = "advanced micro devices", intel = "intel", apple = "apple" }
+
+-- The word for no device: what would be a device's work is done by the executor of that name.
+local NO_DEVICE = executors.fallback.name
+
+local found -- the devices once there are some
+
+--- The devices, the best first: graphics cards with their own memory, others, accelerators, processors.
+---@return table    list of { name, platform, vendor, type, compute_units, memory, fp64, version, driver, number = as the C side counts }
+---@return string?  why there are none
+function gpu.devices()
+  if found then return found end
+  local devices, missing = core.devices()
+  if not devices then return {}, missing end
+  for i, d in ipairs(devices) do d.number = i end
+  table.sort(devices, function(a, b)
+    if a.type ~= b.type then return (RANK[a.type] or 4) < (RANK[b.type] or 4) end
+    if a.unified ~= b.unified then return b.unified end
+    if a.compute_units ~= b.compute_units then return a.compute_units > b.compute_units end
+    return a.number < b.number
+  end)
+  found = devices
+  return devices
+end
+
+local function is_part(text, word)
+  return text:lower():find(word, 1, true) ~= nil
+end
+
+--- Is the word one of the name's own, not only a part: "A10" in "NVIDIA A10", not in "NVIDIA A100"?
+local function is_whole(d, word)
+  local pattern = "%f[%w]" .. word:gsub("%p", "%%%0") .. "%f[%W]"
+  return d.name:lower():find(pattern) ~= nil or d.platform:lower():find(pattern) ~= nil
+end
+
+local function matches(d, word)
+  if word == "any" then return true end
+  if RANK[word] then return d.type == word end
+  if MAKERS[word] then
+    return d.type ~= "cpu" and (is_part(d.vendor, word) or is_part(d.vendor, MAKERS[word]) or is_part(d.name, word))
+  end
+  return is_part(d.name, word) or is_part(d.platform, word)
+end
+
+--- The devices that one word of a `gpu` option means; nil when there are not so many, and how many there are.
+local function match_word(devices, spec)
+  local word, count = spec:lower():match "^(.-):(%d+)$"
+  word, count = word or spec:lower(), tonumber(count or 1)
+  local list, has_whole = {}, false
+  local is_name = word ~= "any" and not RANK[word] and not MAKERS[word]
+  for _, d in ipairs(devices) do has_whole = has_whole or is_name and is_whole(d, word) end
+  for _, d in ipairs(devices) do
+    local is_meant = matches(d, word) and (not has_whole or is_whole(d, word))
+    if #list < count and is_meant then list[#list + 1] = d end
+  end
+  return #list == count and list or nil, #list
+end
+
+local function show_spec(spec)
+  if type(spec) ~= "table" then return ("%q"):format(spec == true and "any" or spec) end
+  local words = {}
+  for i, word in ipairs(spec) do words[i] = ("%q"):format(word) end
+  return "{ " .. table.concat(words, ", ") .. " }"
+end
+
+--- Checks a `gpu` option as it is written: gives it, or false and a complaint.
+function gpu.check_spec(spec)
+  if spec == true then return true end
+  local words = type(spec) == "string" and { spec } or spec
+  if type(words) ~= "table" or #words == 0 then return false end
+  for i, word in ipairs(words) do
+    if type(word) ~= "string" or word == "" then return false end
+    local name, count = word:match "^(.*):(.*)$"
+    if name and (name == "" or not count:find "^[1-9]%d?$") then
+      return false, nil, ("has %q, in which a number of devices is expected behind the colon, as in \"nvidia:2\""):format(word)
+    end
+    if word == NO_DEVICE and (i < #words or i == 1) then
+      return false, nil, ("may have %q only as the last of a list: what is done when no device is there"):format(NO_DEVICE)
+    end
+  end
+  return true
+end
+
+--- The devices that a `gpu` option means; nil when there are none and it says "threads". Raises in the name of `who`, at the user's line.
+---@param spec true|string|table
+---@param who string
+---@return table? list of devices
+function gpu.match(spec, who)
+  local devices, why = gpu.devices()
+  local few = 0 -- there are, where more are asked for
+  for _, word in ipairs(spec == true and { "any" } or type(spec) == "string" and { spec } or spec) do
+    if word == NO_DEVICE then return nil end
+    local list, n = match_word(devices, word)
+    if list then return list end
+    few = math.max(few, n)
+  end
+  if #devices == 0 then check.fail("%s: gpu = %s: %s", who, show_spec(spec), why) end
+  local lines = {}
+  for i, d in ipairs(devices) do lines[i] = ("\n  %s (%s, %s)"):format(d.name, d.type, d.platform) end
+  check.fail("%s: gpu = %s: %s; there %s:%s", who, show_spec(spec), few > 0 and ("no such devices, only %d"):format(few) or "no such device",
+    #devices == 1 and "is" or "are", table.concat(lines))
+end
+
+-- ---- devices by hand ----
+
+local opened = {} -- by number
+
+local function open_device(row)
+  if not opened[row.number] then opened[row.number] = require("tidepool.device.device").new(row) end
+  return opened[row.number]
+end
+
+local drivers = setmetatable({}, { __mode = "k" }) -- functions that drive devices, and their option `gpu`
+
+--- Notes that f drives the devices of its option itself, for calls of it here.
+function gpu.add_driver(f)
+  drivers[f.raw] = f.options.gpu
+end
+
+--- What the function that runs may drive: a list of devices, nil when it says none are there; false when no function says anything.
+local function lent()
+  local level, info = 3, debug.getinfo(3, "f")
+  while info do
+    if drivers[info.func] then return gpu.match(drivers[info.func], "tidepool.gpu.device") end
+    level = level + 1
+    info = debug.getinfo(level, "f")
+  end
+  local worker, numbers = core.lent()
+  if not worker then return false end
+  local list = {}
+  for _, d in ipairs(gpu.devices()) do
+    for _, number in ipairs(numbers) do
+      if d.number == number then list[#list + 1] = d end
+    end
+  end
+  return #list > 0 and { list[(worker - 1) % #list + 1] } or nil
+end
+
+--- A device to drive by hand: with buffers and kernels of one's own. Without an argument, inside a function that has gpu = ... and executor =
+-- "threads" (or "inline"), it is the device that the function was lent: of several, each worker has its own. Elsewhere it is the best one. With an
+-- argument it is what gpu = ... would take. nil where that ends with "threads" and no device is there.
+---@param which (true|string|table)?
+---@return tidepool.Device?
+function gpu.device(which)
+  local list
+  if which == nil then
+    list = lent()
+    if list == false then list = gpu.match(true, "tidepool.gpu.device") end
+  else
+    local is_right, _, complaint = gpu.check_spec(which)
+    if not is_right then
+      check.fail("tidepool.gpu.device: %s", complaint or 'expected true, or a device like "any", "gpu", "H200", or a list of them, got ' ..
+        check.show(which))
+    end
+    list = gpu.match(which, "tidepool.gpu.device")
+  end
+  return list and open_device(list[1])
+end
+
+-- ---- kernels ----
+
+local BUILD_OPTIONS = "-cl-std=CL1.2 -w"
+
+-- What was compiled for each Function: by its types.
+local compiled = setmetatable({}, { __mode = "k" })
+
+--- The number of a type of the translator's.
+local function number_of(ctype)
+  return array.number(ctype == "bool" and "uint8" or ctype)
+end
+
+local function numbers_of(list)
+  local numbers = {}
+  for i, each in ipairs(list) do numbers[i] = number_of(each.ctype) end
+  return numbers
+end
+
+local function check_types(f, what, types)
+  for i, name in ipairs(types or {}) do
+    if name == "int64" or name == "uint64" then
+      check.fail("%s: %s %d has the element type %q, which a function on a device cannot have; up to int32 and uint32 are fine", f.name, what, i,
+        name)
+    end
+  end
+end
+
+local COLUMNS_MAX, ARGUMENTS_MAX = abi.KERNEL_COLUMNS_MAX, abi.KERNEL_ARGUMENTS_MAX
+
+--- Raises when a translation has more inputs, results or captured values than a kernel takes.
+local function check_size(f, made)
+  for what, list in pairs { inputs = made.inputs, results = made.outputs } do
+    if #list > COLUMNS_MAX then
+      check.fail("%s has %d %s; a function on a device has at most %d, more go into a typed array that it captures", f.name, #list, what, COLUMNS_MAX)
+    end
+  end
+  if #made.arguments <= ARGUMENTS_MAX then return end
+  local captured = 0
+  for _, argument in ipairs(made.arguments) do captured = captured + ((argument.kind == "number" or argument.kind == "array") and 1 or 0) end
+  check.fail("%s captures %d numbers and arrays, which is more than a kernel takes (%d, each array two, with the inputs and results); put numbers "
+    .. "into one typed array", f.name, captured, ARGUMENTS_MAX)
+end
+
+--- The texts of chunks of that name that are in no file, the last one first (texts.h); nil when there are none.
+local function text_of(name)
+  local list = {}
+  for _, named in ipairs(debug.getregistry()["tidepool.texts"] or {}) do
+    local texts = named[name] or {}
+    for i = #texts, 1, -1 do list[#list + 1] = texts[i] end
+  end
+  return #list > 0 and list or nil
+end
+
+local function translate(f, d, types, reduce)
+  local precision = f.options.precision or "double"
+  local fine, made = pcall(require("tidepool.translate.translate").translate, f.raw, {
+    name = f.name, precision = precision, lanes = precision == "single" and d.lanes_float or d.lanes_double, inputs = types,
+    returns = f.options.returns, reduce = reduce, text_of = text_of,
+  })
+  if not fine then error(made, 0) end
+  check_size(f, made)
+  return made
+end
+
+--- What the function is called in messages about its OpenCL C: with the line of its decorator.
+local function fail_kernel(f, why, ...)
+  error(("%s%s: %s"):format(f.options.kernel.where, f.name, why:format(...)), 0)
+end
+
+--- The text of a program as an error shows it: the compiler's log, with file and line as the user has them.
+local function show_log(log)
+  return (log or ""):gsub("%z", ""):gsub("%s+$", "")
+end
+
+--- A user's OpenCL C for these devices.
+local function compile_kernel(f, devices)
+  local given = f.options.kernel
+  local made, why = require("tidepool.translate.kernel").read(given.text, given.with, given.file, given.line)
+  if not made then fail_kernel(f, "%s", why) end
+  local unit = { programs = {}, translations = {}, inputs = numbers_of(made.inputs), outputs = numbers_of(made.outputs), made = made,
+    result_types = {}, booleans = {}, is_foreign = true, source = made.source }
+  for i, output in ipairs(made.outputs) do
+    unit.result_types[i], unit.booleans[i] = output.ctype, output.ctype == "bool"
+    unit.has_boolean = unit.has_boolean or unit.booleans[i]
+  end
+  for _, argument in ipairs(made.arguments) do
+    if argument.name then
+      local name, is_array = argument.name, argument.kind == "array"
+      argument.read = function()
+        local value = given.with[name]
+        if is_array and array.type_of(value) ~= argument.ctype then
+          error(("with.%s must be an array of %s"):format(name, argument.ctype), 0)
+        elseif not is_array and type(value) ~= "number" then
+          error(("with.%s must be a number"):format(name), 0)
+        end
+        return value
+      end
+    end
+  end
+  for i, d in ipairs(devices) do
+    if made.needs_double and not d.fp64 then fail_kernel(f, "%s has no doubles; use float", d.name) end
+    local program, message, log = core.program(d.number, made.source, BUILD_OPTIONS:gsub(" %-w", ""), made.kernel)
+    if program then
+      unit.programs[#unit.programs + 1] = { device = d.number, lanes = 1, program = program }
+    elseif i == #devices and #unit.programs == 0 then
+      fail_kernel(f, "%s\n%s", message, show_log(log))
+    end
+  end
+  return unit
+end
+
+--- Translates and builds f for these devices. nil and why when a device cannot run it; a function that cannot be translated is an error.
+--- `reduce`: what its reducer makes of the results, see gpu.reducer.
+local function compile(f, devices, types, reduce)
+  if f.options.kernel then return compile_kernel(f, devices) end
+  check_types(f, "input", types)
+  check_types(f, "result", f.options.returns)
+  local by_lanes, unit = {}, { programs = {}, translations = {} }
+  for i, d in ipairs(devices) do
+    local lanes = f.options.precision == "single" and d.lanes_float or d.lanes_double
+    local made = by_lanes[lanes]
+    if not made then
+      made = translate(f, d, types, reduce)
+      by_lanes[lanes] = made
+      unit.translations[#unit.translations + 1] = made
+    end
+    if made.needs_double and not d.fp64 then
+      return nil, ('%s has no doubles; with precision = "single", and float arrays, it can run this function'):format(d.name)
+    end
+    local program, why, log = core.program(d.number, made.source, BUILD_OPTIONS, made.kernel)
+    if program then
+      unit.programs[#unit.programs + 1] = { device = d.number, lanes = made.lanes, program = program }
+    elseif i == #devices and #unit.programs == 0 then
+      return nil, ("%s\n%s"):format(why, show_log(log))
+    end
+  end
+  local first = unit.translations[1]
+  unit.made, unit.source = first, first.source
+  unit.inputs, unit.outputs = numbers_of(first.inputs), numbers_of(first.outputs)
+  for _, argument in ipairs(first.arguments) do unit.is_writer = unit.is_writer or argument.is_written end
+  unit.result_types, unit.booleans = {}, {}
+  for i, output in ipairs(first.outputs) do
+    unit.booleans[i] = output.ctype == "bool"
+    unit.result_types[i] = output.ctype
+    unit.has_boolean = unit.has_boolean or unit.booleans[i]
+  end
+  return unit
+end
+
+local function is_current(unit)
+  for _, made in ipairs(unit.translations) do
+    if not made:is_current() then return false end
+  end
+  return true
+end
+
+local void_pointer = require("ffi").typeof "char *"
+local GROUP = abi.GROUP
+
+--- What a kernel's argument captures, as it is now; nil when that is nothing.
+local function read(f, argument)
+  if not argument.read then return nil end
+  local fine, value = pcall(argument.read)
+  if not fine then check.fail("%s: %s", f.name, value) end
+  return value
+end
+
+--- One argument of a kernel as core.kernel takes it.
+local function show_argument(argument, value)
+  local one = { kind = abi.argument[argument.kind], type = number_of(argument.ctype), index = argument.index }
+  if argument.kind ~= "array" then
+    one.value = value
+    return one
+  end
+  local cast = require("ffi").cast
+  local _, start = core.memory(value.memory)
+  one.memory, one.array, one.is_written = value.memory, value, argument.is_written
+  one.offset = tonumber(cast(void_pointer, value.data) - cast(void_pointer, start))
+  one.bytes = math.max(value.length, 1) * require("ffi").sizeof(array.c_name(value.ctype))
+  return one
+end
+
+--- What f is on these devices, or its reducer, compiled when that has not been done; nil and why when a device cannot run it.
+local function unit_of(f, devices, types, reduce)
+  local units = compiled[f]
+  if not units then
+    units = { reducers = setmetatable({}, { __mode = "k" }) }
+    compiled[f] = units
+  end
+  if reduce then
+    units.reducers[reduce] = units.reducers[reduce] or {}
+    units = units.reducers[reduce]
+  end
+  local key = f.options.kernel and "" or table.concat(types or {}, " ")
+  local why
+  if not units[key] or not is_current(units[key]) then units[key], why = compile(f, devices, types, reduce) end
+  return units[key], why
+end
+
+--- 0 and -0 are two.
+local function is_identical(a, b)
+  return a == b and (a ~= 0 or 1 / a == 1 / b)
+end
+
+--- What complaints about f's inputs begin with: where it is written, and its name.
+local function place_of(f)
+  if f.options.kernel then return ("%s%s: "):format(f.options.kernel.where, f.name) end
+  local info = debug.getinfo(f.raw, "S")
+  return ("%s:%d: %s: "):format(info.short_src, info.linedefined, f.name)
+end
+
+--- The kernel of a unit, with what is captured as it is now: the last one, where that is the same numbers. One with arrays, whose elements may
+-- be others each time, is not kept.
+local function open_kernel(f, unit)
+  local made, values, is_same, has_arrays = unit.made, {}, unit.kernel ~= nil, false
+  for i, argument in ipairs(made.arguments) do
+    values[i] = read(f, argument)
+    is_same = is_same and is_identical(values[i], unit.values[i])
+    has_arrays = has_arrays or argument.kind == "array"
+  end
+  if is_same then return unit.kernel end
+  local arguments = {}
+  for i, argument in ipairs(made.arguments) do arguments[i] = show_argument(argument, values[i]) end
+  local kernel = core.kernel {
+    programs = unit.programs, arguments = arguments, inputs = unit.inputs, outputs = unit.outputs, booleans = unit.booleans,
+    failures = unit.is_foreign and {} or made:texts(), detail = made.detail_output, is_foreign = unit.is_foreign,
+    group = made.is_reducer and GROUP or 1, has_rows = made.has_rows, where = place_of(f),
+  }
+  if not has_arrays then unit.kernel, unit.values = kernel, values end
+  return kernel
+end
+
+local PATIENCE_S = 1 -- for what was given up to end by itself
+
+--- Is one of the devices not busy with what was given up? Else false, and what to say.
+local function is_usable(f, devices)
+  for seconds = 0, PATIENCE_S, PATIENCE_S do
+    for _, d in ipairs(devices) do
+      if not core.device_is_stuck(d.number, seconds) then return true end
+    end
+  end
+  return false, ("%s: %s still runs a map or a kernel that was given up, and OpenCL cannot stop it: wait for it, use another device, or end " ..
+    "the program"):format(f.name, devices[1].name)
+end
+
+--- What a job on devices runs; nil when f's option says that threads do it.
+---@param f tidepool.Function
+---@param types string[]?  the element types of the inputs, when they are typed arrays
+---@return userdata? kernel
+---@return table? unit  { result_types, has_boolean, may_fall_back: threads run the function when no device can }
+function gpu.kernel(f, types)
+  local devices = gpu.match(f.options.gpu, f.name)
+  if not devices and f.options.kernel then check.fail("%s: OpenCL C cannot run on threads, and no other device of its gpu = ... is there", f.name) end
+  if not devices then return nil end
+  -- As in Lua, arguments that are more than the parameters are dropped.
+  if types and not f.options.kernel then types = { unpack(types, 1, math.min(#types, debug.getinfo(f.raw, "u").nparams)) } end
+  local spec = f.options.gpu
+  local may_fall_back = type(spec) == "table" and spec[#spec] == NO_DEVICE and not f.options.kernel
+  local usable, complaint = is_usable(f, devices)
+  if not usable and may_fall_back then return nil end
+  if not usable then error(failure.new { kind = abi.kind.DEVICE, message = check.where() .. complaint }, 0) end
+  local unit, why = unit_of(f, devices, types)
+  if not unit and may_fall_back then return nil end
+  if not unit then check.fail("%s: %s", f.name, why) end
+  unit.may_fall_back = may_fall_back
+  return open_kernel(f, unit), unit
+end
+
+local identity
+
+--- A function that gives what it gets. Its text is the chunk's name, where the translator finds it.
+---@return function
+function gpu.identity()
+  identity = identity or assert(loadstring "return function(x) return x end")()
+  return identity
+end
+
+-- Functions like math.max, which have no text, in one that has.
+local wrapped = setmetatable({}, { __mode = "k" })
+
+local function with_text(fn)
+  if not require("tidepool.translate.builtins").find(fn) then return fn end
+  wrapped[fn] = wrapped[fn] or assert(loadstring "local fn = ... return function(a, b) return fn(a, b) end")(fn)
+  return wrapped[fn]
+end
+
+--- What reduces groups of the results of a map of f on its devices (tp_kernels_set_reducer): "sum", "min", "max", or a function of two numbers. nil
+--- when results must come one by one. Raises when the function cannot run there.
+---@param f tidepool.Function
+---@param unit table  of gpu.kernel, of the map
+---@param types string[]?  as for gpu.kernel
+---@param reduce string|function
+---@param total integer?  results, when that is known
+---@return userdata?
+function gpu.reducer(f, unit, types, reduce, total)
+  if type(reduce) == "function" and #unit.result_types > 1 then
+    check.fail("results:reduce: %s gives %d results, and on a device the function of reduce takes two numbers; loop over the results instead",
+      f.name, #unit.result_types)
+  end
+  if type(reduce) == "function" then reduce = with_text(reduce) end
+  local is_few = total and total < GROUP
+  if f.options.kernel or unit.has_boolean or unit.is_writer or (is_few and type(reduce) == "string") then return nil end
+  local devices = gpu.match(f.options.gpu, f.name)
+  if types then types = { unpack(types, 1, #unit.inputs) } end
+  if is_few then -- nothing to reduce there; but what cannot be is said
+    translate(f, devices[1], types, reduce)
+    return nil
+  end
+  local reducer, why = unit_of(f, devices, types, reduce)
+  if not reducer then check.fail("%s: %s", f.name, why) end
+  return open_kernel(f, reducer)
+end
+
+--- The OpenCL C of a function: for the device that it would run on, or, where there is none, in the form for graphics cards.
+---@param f tidepool.Function
+---@return string
+function gpu.source(f)
+  if f.options.kernel then
+    local given = f.options.kernel
+    local made, why = require("tidepool.translate.kernel").read(given.text, given.with, given.file, given.line)
+    if not made then fail_kernel(f, "%s", why) end
+    return made.source
+  end
+  local fine, devices = pcall(gpu.match, f.options.gpu or true, f.name)
+  check_types(f, "result", f.options.returns)
+  return translate(f, fine and devices and devices[1] or { lanes_float = 1, lanes_double = 1 }).source
+end
+
+--- What the option `kernel` is: its text, `with`, and where the text stands in the user's file, so that the compiler's lines are the user's.
+---@param text string
+---@param with table?
+---@param frame table  of check.frame
+function gpu.kernel_option(text, with, frame, where)
+  local path = frame.source:match "^@(.*)"
+  local option = { text = text, with = with or {}, file = path or frame.short_src, where = where } -- short_src has no more than 60 characters
+  local file = path and io.open(path, "rb")
+  local whole = file and file:read "*a" or (not frame.source:find "^[@=]" and frame.source) or ""
+  if file then file:close() end
+  whole = whole:gsub("\r\n", "\n")
+  local at = whole:find(text, 1, true)
+  if at and #text > 0 then
+    local _, lines = whole:sub(1, at - 1):gsub("\n", "")
+    option.line = lines + 1
+  else
+    option.file, option.line = "kernel", 1
+  end
+  return option
+end
+
+return gpu

@@ -1,0 +1,67 @@
+--- What ends once, with values or with an error, and is waited for: the inside of Task and Event.
+--
+-- A future is a table with is_over; then fine, values (those, or the error alone), traceback (of the error); until then listeners, in the order in
+-- which they came.
+
+local abi = require "tidepool.base.abi"
+local describe = require "tidepool.base.describe"
+local failure = require "tidepool.failure"
+local loop = require "tidepool.engine.loop"
+
+local future = {}
+
+--- Makes self one that is not over.
+function future.init(self)
+  self.listeners = {}
+  return self
+end
+
+--- Ends it: fine and the values, or the error.
+function future.finish(self, fine, ...)
+  self.is_over, self.fine, self.values = true, fine, { n = select("#", ...), ... }
+  if not fine and not (self.is_cancelled and failure.is_failure(self.values[1]) and self.values[1].kind == abi.kind.CANCELLED) then
+    loop.set_failed(self)
+  end
+  local listeners = self.listeners
+  self.listeners = nil
+  for _, entry in ipairs(listeners) do
+    if entry.fn then entry.fn(entry.arg) end
+  end
+end
+
+local methods = {}
+
+--- For loop.await.
+function methods:_settle()
+  return self.is_over or false
+end
+
+function methods:_watch(fn, arg)
+  local entry = { fn = fn, arg = arg }
+  self.listeners[#self.listeners + 1] = entry
+  return entry
+end
+
+function methods:_unwatch(entry)
+  entry.fn = nil
+  local listeners = self.listeners
+  if listeners and listeners[#listeners] == entry then listeners[#listeners] = nil end
+end
+
+--- When it is over: true and the values, or false and the error.
+function methods:_outcome()
+  loop.set_read(self)
+  return self.fine, unpack(self.values, 1, self.values.n)
+end
+
+function methods:_report()
+  local value = self.values[1]
+  return failure.new { kind = failure.kind_of(value), message = describe.message(value), value = value, traceback = self.traceback, attempts = 1 }
+end
+
+--- Gives a class these methods.
+function future.extend(class)
+  for name, method in pairs(methods) do class[name] = method end
+end
+
+return future

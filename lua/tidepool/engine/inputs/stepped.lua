@@ -1,0 +1,172 @@
+--- The source of an iterator: one input per step.
+--
+-- Single values go into a column, of numbers or of scalars; what does not fit there, or comes with others, is encoded one by one. An
+-- iterator gets READ_S before results are looked for.
+
+local abi = require "tidepool.base.abi"
+local columns = require "tidepool.engine.inputs.columns"
+local core = require "tidepool.core"
+local describe = require "tidepool.base.describe"
+local failure = require "tidepool.failure"
+local ffi = require "ffi"
+local interpret = require "tidepool.base.interpret"
+local mixed = require "tidepool.engine.mixed"
+
+local stepped = {}
+
+local DOUBLES, SCALARS = abi.column.DOUBLES, abi.column.SCALARS
+local cast, numbers_type = ffi.cast, columns.numbers_type
+local READ_S = 0.001
+
+-- Items that fitted into columns, and none that did not, after which columns are tried again.
+local GENERAL_MIN = 64
+
+-- By a name of our own: scripts may declare clock_gettime with a type of theirs.
+ffi.cdef 'int tidepool_clock_gettime(int clock, void *time) __asm__("clock_gettime");'
+local time = ffi.new "struct { long s, ns; }"
+local function now()
+  ffi.C.tidepool_clock_gettime(1, time) -- CLOCK_MONOTONIC
+  return tonumber(time.s) + tonumber(time.ns) * 1e-9
+end
+
+--- What ends the inputs early, from what was raised while they were read.
+local function trouble(value)
+  if failure.is_failure(value) and value.phase == "input" then return value end
+  return failure.new { kind = failure.kind_of(value), phase = "input", attempts = 1, value = describe.value(value),
+    message = describe.message(value),
+    traceback = describe.traceback(debug.traceback("", 2)) }
+end
+
+--- The column that is being filled. Its state is in upvalues, which LuaJIT reaches faster than fields: `put` is called for each input.
+-- put(job, x) gives how many more values have room, or false when x does not fit; close(job) pushes what there is.
+local function new_column()
+  local kind, numbers, scalars, text, capacity, k -- kind: DOUBLES, SCALARS, or nil while there is none
+  local has_others                                -- not only numbers in it
+  local text_per_item = columns.FIRST_TEXT
+  local column = {}
+
+  function column.open(job, as, count)
+    kind, capacity, k, has_others = as, count, 0, false
+    if as == DOUBLES then
+      numbers = cast(numbers_type, core.numbers(job, count, 1))
+    else
+      local pointers
+      pointers, text = columns.open(job, count, SCALARS, text_per_item)
+      scalars = cast(mixed.scalars, pointers[0])
+    end
+  end
+
+  function column.close(job)
+    if kind then
+      if kind == SCALARS and k > 0 then text_per_item = text.used / k end
+      core.push_columns(job, k)
+      kind = nil
+    end
+    core.push(job)
+  end
+
+  function column.put(job, x)
+    if kind == DOUBLES and type(x) == "number" then
+      numbers[k] = x
+    else
+      if not mixed.fits(x) then return false end
+      if kind == DOUBLES or not mixed.store(scalars[k], text, x) then
+        local left = capacity - k
+        column.close(job)
+        column.open(job, SCALARS, left)
+        if not mixed.store(scalars[0], text, x) then return false end
+      end
+      has_others = has_others or type(x) ~= "number"
+    end
+    k = k + 1
+    return capacity - k
+  end
+
+  function column.is_open() return kind ~= nil end
+
+  --- The kind that would have done, and whether it is full. For an open one.
+  function column.describe() return has_others and SCALARS or DOUBLES, k == capacity end
+
+  return column
+end
+
+--- The source of step(), which gives true and the arguments, or false at the end.
+---@param step function
+function stepped.new(step)
+  local job                                        -- of the fill that runs
+  local column = new_column()
+  local want, block = DOUBLES, columns.FIRST_BLOCK -- what to begin with; want is nil for none
+  local general, misfits = 0, 0                    -- items that went one by one in this block, and those of them that had to
+  local put, is_open = column.put, column.is_open
+
+  --- An input that does not go into the column.
+  local function accept_general(...)
+    if is_open() then column.close(job) end
+    general = general + 1
+    if select("#", ...) ~= 1 or not mixed.fits((...)) then misfits = misfits + 1 end
+    local has_room, why, kind = core.add(job, ...)
+    if has_room == nil then columns.push_unsent(job, why, kind) end
+    return has_room or nil
+  end
+  interpret(accept_general)
+
+  --- One more input; false at the end, nil when the block is full.
+  local function accept(has, ...)
+    if not has then return false end
+    if select("#", ...) == 1 and is_open() then
+      local x = ...
+      local left = put(job, x)
+      if left then return left > 0 or nil end
+      return accept_general(x)
+    end
+    return accept_general(...)
+  end
+
+  local source = { is_cheap = false, has_waited = false }
+
+  function source.flush() column.close(job) end
+
+  --- What to begin the next block with.
+  local function learn()
+    if is_open() then
+      local is_full
+      want, is_full = column.describe()
+      if is_full then block = columns.next_block(block) end
+    else
+      want = general >= GENERAL_MIN and misfits == 0 and SCALARS or nil
+    end
+  end
+
+  --- Reads a block of up to `room` inputs, until a time: how many, what the last accept gave, and the Failure that ended them.
+  local function read_block(room, until_s)
+    general, misfits = 0, 0
+    if want then column.open(job, want, math.min(room, block)) end
+    local count, more = 0, nil
+    local fine, why = xpcall(function()
+      repeat
+        more = accept(step())
+        count = count + 1
+      until not more or count >= room or source.has_waited or ((count < 64 or count % 16 == 0) and now() > until_s)
+    end, trouble)
+    learn()
+    column.close(job)
+    return count, more, not fine and why or nil
+  end
+
+  function source.fill(into, room)
+    job = into
+    source.has_waited = false
+    local until_s = now() + READ_S
+    while room > 0 do
+      local count, more, why = read_block(room, until_s)
+      if why then return true, why end
+      if more == false then return true end
+      if source.has_waited or now() > until_s then return false end
+      room = room - count
+    end
+    return false
+  end
+  return source
+end
+
+return stepped

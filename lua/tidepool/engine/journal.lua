@@ -1,0 +1,274 @@
+--- Journals of maps: which row of the file is whose, what has changed since it was written, and the line that says so.
+--
+-- The file and what goes through it item by item are host/journal/; here is what happens once in a map.
+
+local abi = require "tidepool.base.abi"
+local check = require "tidepool.base.check"
+local core = require "tidepool.core"
+local failure = require "tidepool.failure"
+local ffi = require "ffi"
+local identity = require "tidepool.engine.identity"
+
+local journal = {}
+
+ffi.cdef [[
+  char *tidepool_realpath(const char *, char *) __asm__("realpath");
+  void tidepool_free(void *) __asm__("free");
+]]
+
+-- The program's options --explain and --quiet.
+local explains, is_quiet = false, false
+
+-- Files that are open, by their path: { path, handle, run, n_open = maps that run, taken = names that are in use }; and by their path, too, how
+-- many maps have asked for a name, which outlives the opening.
+local opened, asked = {}, {}
+
+--- What the program's options say: a file for the maps of the script that name none, or nil (func.lua looks for it); whether to say of each input
+--- why it runs, or does not; whether to say nothing.
+function journal.configure(path, explain, quiet)
+  core.journal_default, explains, is_quiet = path and { file = path }, explain, quiet
+end
+
+--- SQLite would take some names for something else than a file.
+function journal.plain_path(path)
+  return path:find "^:" and "./" .. path or path
+end
+
+--- Bytes as SQL writes them.
+function journal.hex(bytes)
+  return "x'" .. bytes:gsub(".", function(c) return ("%02x"):format(c:byte()) end) .. "'"
+end
+
+local function program()
+  local words = {}
+  if type(arg) == "table" then
+    for i = 0, #arg do words[#words + 1] = tostring(arg[i]) end
+  end
+  return table.concat(words, " ")
+end
+
+local function host_name()
+  local file = io.open "/proc/sys/kernel/hostname"
+  local name = file and file:read "*l"
+  if file then file:close() end
+  return name or ""
+end
+
+local function process_number()
+  local file = io.open "/proc/self/stat"
+  local number = file and file:read "*n"
+  if file then file:close() end
+  return number
+end
+
+--- Asks a journal or cache; what goes wrong is raised as a text.
+function journal.ask(handle, sql, ...)
+  local rows, why = core.journal_query(handle, sql, ...)
+  if not rows then error(why, 0) end
+  return rows
+end
+
+local function ask(j, ...)
+  return journal.ask(j.handle, ...)
+end
+
+local function open(path)
+  local j = opened[path]
+  if not j then
+    local handle, why = core.journal_open(journal.plain_path(path))
+    if not handle then error(why, 0) end
+    j = { path = path, handle = handle, n_open = 0, taken = {} }
+    ask(j, "insert into runs (started, process, host, program) values (?, ?, ?, ?)", os.time(), process_number(), host_name(), program())
+    j.run = ask(j, "select last_insert_rowid()")[1][1]
+    opened[path] = j
+    asked[path] = asked[path] or {}
+  end
+  return j
+end
+
+--- Nobody has it any more.
+local function close(j)
+  opened[j.path] = nil
+  core.journal_query(j.handle, "update runs set ended = ? where run = ?", os.time(), j.run)
+  core.journal_close(j.handle)
+end
+
+--- What the map is called in the file: a name that the user gave, or the function's, and which map of it this is.
+local function name_of(j, given, function_name)
+  local name = given
+  if not name then
+    local n = (asked[j.path][function_name] or 0) + 1
+    asked[j.path][function_name] = n
+    name = n == 1 and function_name or ("%s#%d"):format(function_name, n)
+  end
+  if j.taken[name] then error(("a map called '%s' is running with it already: give one of them another name"):format(name), 0) end
+  return name
+end
+
+--- The options of a function that are a part of what it computes.
+function journal.add_options(parts, options)
+  for _, name in ipairs { "kernel", "precision", "returns", "with" } do
+    if options[name] ~= nil then parts[#parts + 1] = { ('option "%s"'):format(name), core.identity(name, options[name]) } end
+  end
+end
+
+--- The file of the program that runs: the script's, or else, as for -e, the function's. Nil when it has none.
+function journal.program_file(fn)
+  local script = type(arg) == "table" and arg[0]
+  for _, path in ipairs { type(script) == "string" and script or "", debug.getinfo(fn, "S").source:match "^@(.*)" } do
+    local found = ffi.C.tidepool_realpath(path, nil)
+    if found ~= nil then
+      local text = ffi.string(found)
+      ffi.C.tidepool_free(found)
+      return text
+    end
+  end
+end
+
+--- The identity of a function with these parts.
+function journal.identity_of(parts)
+  local ids = {}
+  for i, part in ipairs(parts) do ids[i] = part[1] .. "\0" .. part[2] end
+  return core.identity("function", table.concat(ids, "\0"))
+end
+
+--- The numbers of the map and of the version of its function, which are made when they are new.
+local function find_rows(j, name, f, parts, total)
+  local id = journal.hex(journal.identity_of(parts))
+  ask(j, "begin immediate")
+  local fine, map, version = pcall(function()
+    local path = journal.program_file(f.raw)
+    ask(j, "insert or ignore into maps (name, function) values (?, ?)", name, f.name)
+    ask(j, "update maps set function = ?, program = ?, inputs = ?, finished = null where name = ?", f.name, path, total, name)
+    local m = ask(j, "select map from maps where name = ?", name)[1][1]
+    local v = ask(j, "select version from versions where map = ? and identity = " .. id, m)[1]
+    if v then return m, v[1] end
+    ask(j, "insert into versions (map, created, identity) values (?, ?, " .. id .. ")", m, os.time())
+    local new = ask(j, "select last_insert_rowid()")[1][1]
+    for i, part in ipairs(parts) do
+      ask(j, "insert into parts (version, position, name, identity) values (?, ?, ?, " .. journal.hex(part[2]) .. ")", new, i, part[1])
+    end
+    return m, new
+  end)
+  if not fine then
+    core.journal_query(j.handle, "rollback")
+    error(map, 0)
+  end
+  ask(j, "commit")
+  return map, version
+end
+
+local Map = {}
+Map.__index = Map
+
+--- Opens the journal of a map of the Function f. `spec` is the checked option. Gives the map's part of it, or nil where it is optional and cannot
+--- be had.
+---@param who string  for messages: "Function:map"
+function journal.open(who, f, spec, total)
+  local fine, result = pcall(function()
+    local parts, why = identity.parts(f.raw, f.setups)
+    if not parts then error(("%s: %s"):format(f.name, why), 0) end
+    journal.add_options(parts, f.options)
+    local j = open(spec.file)
+    local name = name_of(j, spec.name, f.name)
+    local map, version = find_rows(j, name, f, parts, total)
+    local settings = { keeps_failed = spec.failed == "keep", is_optional = spec.optional, explains = explains }
+    local self = setmetatable({ journal = j, name = name, parts = parts, number = map, version = version, is_optional = spec.optional }, Map)
+    self.handle = core.journal_map(j.handle, map, version, j.run, settings)
+    j.taken[name] = true
+    j.n_open = j.n_open + 1
+    return self
+  end)
+  if fine then return result end
+  if opened[spec.file] and opened[spec.file].n_open == 0 then close(opened[spec.file]) end
+  if not spec.optional then check.fail("%s: option 'journal': %s", who, failure.is_failure(result) and result.message or tostring(result)) end
+  if not is_quiet then core.warn(("tidepool: %s: goes on without its journal: %s\n"):format(f.name, tostring(result))) end
+end
+
+-- ---- what is said of it ----
+
+--- Which parts of the function differ from those of a version of the file: "upvalue "x" has changed".
+local function difference(self, version)
+  local before, names = {}, {}
+  for _, row in ipairs(ask(self.journal, "select name, hex(identity) from parts where version = ? order by position", version)) do
+    before[row[1]] = row[2]
+  end
+  for _, part in ipairs(self.parts) do
+    local id = part[2]:gsub(".", function(c) return ("%02X"):format(c:byte()) end)
+    if before[part[1]] ~= id then names[#names + 1] = part[1] == "code" and "its code" or part[1] end
+    before[part[1]] = nil
+  end
+  local gone = {}
+  for name in pairs(before) do gone[#gone + 1] = name end
+  table.sort(gone)
+  for _, name in ipairs(gone) do names[#names + 1] = name end
+  if #names == 0 then return "its options have changed" end
+  local text = table.concat(names, ", ", 1, math.min(#names, 3))
+  if #names > 3 then text = ("%s and %d others"):format(text, #names - 3) end
+  return text .. (#names == 1 and " has changed" or " have changed")
+end
+
+local function count(n, one, many)
+  return ("%d %s"):format(n, n == 1 and one or many)
+end
+
+--- The line of account; nil when there is nothing to tell: all is new.
+local function account(self)
+  local known, new, changed, input, failed, not_kept, versions = core.journal_counts(self.handle)
+  local ran = new + changed + input + failed + not_kept
+  local file = self.journal.path:match "[^/]*$"
+  if known + ran == new then return nil end
+  if ran == 0 then return ("%s: %s from %s"):format(self.name, known == 1 and "its one result" or ("all %d"):format(known), file) end
+  local why = {}
+  if new > 0 then why[#why + 1] = count(new, "is new", "are new") end
+  for _, each in ipairs(versions) do why[#why + 1] = ("%d since %s"):format(each[2], difference(self, each[1])) end
+  if input > 0 then why[#why + 1] = count(input, "is another input than before", "are other inputs than before") end
+  if failed > 0 then why[#why + 1] = ("%d failed before"):format(failed) end
+  if not_kept > 0 then why[#why + 1] = count(not_kept, "has a result that a file cannot keep", "have results that a file cannot keep") end
+  return ("%s: %d of %d from %s; %d run: %s"):format(self.name, known, known + ran, file, ran, table.concat(why, ", "))
+end
+
+local reasons = {
+  function(_, file) return "from " .. file end,
+  function() return "runs: it is new" end,
+  function(self, _, version) return "runs, since " .. difference(self, version) end,
+  function() return "runs: it is another input than before" end,
+  function() return "runs: it failed before" end,
+  function() return "runs: its result cannot be kept in a file" end,
+}
+
+--- With --explain: a line for each input that was looked up since the last time.
+function Map:explain()
+  if not explains or not self.handle then return end
+  local list, lines, texts = core.journal_reasons(self.handle), {}, {}
+  local file = self.journal.path:match "[^/]*$"
+  for i = 1, #list, 3 do
+    local key = list[i + 1] .. ":" .. list[i + 2]
+    texts[key] = texts[key] or reasons[list[i + 1]](self, file, list[i + 2])
+    lines[#lines + 1] = ("%s #%d: %s\n"):format(self.name, list[i], texts[key])
+  end
+  if #lines > 0 then core.warn(table.concat(lines)) end
+end
+
+--- The map is over: what was recorded is in the file from here on. Raises when something could not be written.
+function Map:finish(is_complete)
+  if not self.handle then return end
+  local j = self.journal
+  local fine, why = core.journal_flush(j.handle)
+  local told, line = pcall(function()
+    self:explain()
+    return account(self)
+  end)
+  if fine and is_complete then core.journal_query(j.handle, "update maps set finished = ? where map = ?", os.time(), self.number) end
+  core.journal_close(self.handle)
+  self.handle = nil
+  j.taken[self.name] = nil
+  j.n_open = j.n_open - 1
+  if j.n_open == 0 then close(j) end
+  if told and line and not is_quiet then core.warn("tidepool: " .. line .. "\n") end
+  if fine then return end
+  if not self.is_optional then error(failure.new { kind = abi.kind.RESOURCE, message = why, function_name = self.name, attempts = 0 }, 0) end
+  if not is_quiet then core.warn(("tidepool: %s: went on without its journal: %s\n"):format(self.name, why)) end
+end
+
+return journal

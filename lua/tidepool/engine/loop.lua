@@ -1,0 +1,868 @@
+--- The loop: everything that waits, waits here.
+--
+-- Inside a task (a coroutine of ours) waiting yields; elsewhere it takes turns of the host's loop, in which tasks, timers and luv's
+-- callbacks go on, until what is waited for has come. Tasks are resumed by whoever takes the turns, outside of uv_run. A task never takes turns: the
+-- others would lie on top of it then, so that it could not go on before they have. Where it cannot yield (coroutines.lua) a wait is refused.
+--
+-- In a worker's state there are no tasks, and a turn is running items of the jobs that are waited for.
+--
+-- A waiter is a table: wake(w) sets is_woken and makes w.task ready. What can be waited for has
+--   x:_settle()         does what there is to do without waiting; true when x is over
+--   x:_watch(fn, arg)   fn(arg), once, when there may be something new; gives an entry for x:_unwatch(entry)
+--
+-- A task here is a table with thread, is_ready, is_daemon (nobody waits for its end), source (of the random numbers of its maps), stop (the
+-- error that its next wait raises) and _end(fine, ...), which gets what its function returned, or { value =, traceback = }.
+
+local abi = require "tidepool.base.abi"
+local check = require "tidepool.base.check"
+local core = require "tidepool.core"
+local coroutines = require "tidepool.engine.coroutines"
+local failure = require "tidepool.failure"
+local ffi = require "ffi"
+local interpret = require "tidepool.base.interpret"
+local lazy = require "tidepool.base.lazy"
+
+local describe, show = lazy "tidepool.base.describe", lazy "tidepool.base.show"
+
+local loop = {}
+
+-- A session ends as it should, whatever its user has done to the globals.
+local pairs, ipairs, tostring, table = pairs, ipairs, tostring, table
+
+local now, is_worker = core.now, core.is_worker
+local here, pass = coroutines.here, coroutines.pass
+
+-- Starting a task inside a task inside a task takes C stack; deeper ones start later.
+local NESTED_MAX = 60
+-- Who does not wait by itself (starts one call after the other, reads results that are always there) gives way to the others after this time.
+local PATIENCE_S = 0.005
+-- Of how many jobs items are run in one turn, if there are more.
+local HELPED_MAX = 64
+-- What was spawned is looked at again after this many times the time that looking took.
+local TIDY_SHARE = 50
+
+-- To sleep for ever is what was asked for, and no mistake, as it is to wait for what never comes: a time that is never reached.
+local FOR_EVER_S = 1e15
+
+local tidy -- see there
+
+local alive, n_alive = {}, 0                       -- tasks that have not ended, without daemons: task -> number
+local n_started, nested = 0, 0
+local source                                       -- of the task that runs, for the random numbers of its maps; nil: the script's
+local ready, first, last = {}, 1, 0                -- tasks to resume, in order
+local watched, n_watched = {}, 0                   -- key of a job -> entries { key, fn, arg }
+-- The same entries as queues { first, last, n, [first..last] = entries or nil }: of jobs that this thread itself has to run, and of others.
+local owned, others = { first = 1, last = 0, n = 0 }, { first = 1, last = 0, n = 0 }
+local timers = {}                                  -- a heap of { due, waiter, at }: the next one first
+local last_turn = 0
+local has_more_news = false                        -- are there jobs with news that the last turn has not come to?
+local has_luv = false
+local runs_luv, stops_luv = false, false           -- has the script called uv.run itself; has it called uv.stop since
+local watcher = function(seconds) return seconds end -- see loop.set_watcher
+local problems, n_problems = {}, 0                 -- errors of callbacks: to be shown; shown so far
+
+-- ---- timers ----
+
+local function put(timer, at)
+  timers[at] = timer
+  timer.at = at
+end
+
+--- Moves a timer to where it belongs, from a free place.
+local function place(timer, at)
+  while at > 1 do
+    local above = timers[math.floor(at / 2)]
+    if above.due <= timer.due then break end
+    put(above, at)
+    at = math.floor(at / 2)
+  end
+  while true do
+    local below = 2 * at
+    if timers[below + 1] and timers[below + 1].due < timers[below].due then below = below + 1 end
+    if not timers[below] or timers[below].due >= timer.due then break end
+    put(timers[below], at)
+    at = below
+  end
+  put(timer, at)
+end
+
+local function add_timer(due, waiter)
+  local timer = { due = due, waiter = waiter }
+  place(timer, #timers + 1)
+  return timer
+end
+
+local function remove_timer(timer)
+  local at, other = timer.at, timers[#timers]
+  if timers[at] ~= timer then return end
+  timers[#timers] = nil
+  if other ~= timer then place(other, at) end
+end
+
+-- ---- tasks ----
+
+--- The task that runs, nil outside of one.
+function loop.current()
+  return (here())
+end
+
+--- Do we run inside of a task, of somebody's turn, or of uv_run?
+local function is_inside()
+  return here() ~= nil or nested > 0 or core.is_running()
+end
+
+local function make_ready(task)
+  if task.is_ready then return end
+  task.is_ready = true
+  last = last + 1
+  ready[last] = task
+end
+
+local function wake(waiter)
+  if waiter.is_woken then return end
+  waiter.is_woken = true
+  if waiter.task then make_ready(waiter.task) end
+end
+loop.wake = wake
+
+local function end_task(task, ...)
+  coroutines.remove(task.thread)
+  if alive[task] then
+    alive[task] = nil
+    n_alive = n_alive - 1
+  end
+  task:_end(...)
+end
+
+local function trouble(value)
+  return { value = value, traceback = describe.traceback(debug.traceback("", 2)) }
+end
+
+local function run(task, fn, ...)
+  return end_task(task, xpcall(fn, trouble, ...))
+end
+
+local function resume(task, ...)
+  nested = nested + 1
+  local source_before = source
+  source = task.source
+  core.enter(source)
+  local fine, why = coroutine.resume(task.thread, ...)
+  source = source_before
+  core.enter(source)
+  nested = nested - 1
+  -- Only what cannot be caught (a full stack in the handler) ends a thread so. One that somebody else runs is left alone.
+  if not fine and coroutines.task_of(task.thread) and coroutine.status(task.thread) == "dead" then end_task(task, false, { value = why }) end
+end
+
+--- Runs fn(...) as a task, up to its first wait; later when is_later.
+function loop.start(task, is_later, fn, ...)
+  if task.is_daemon then task.source = source else task.source = task.source or core.source(false) end
+  if not task.is_daemon then
+    n_started = n_started + 1
+    alive[task] = n_started
+    n_alive = n_alive + 1
+  end
+  if is_later or nested >= NESTED_MAX then
+    local n, arguments = select("#", ...), { ... }
+    task.thread = coroutine.create(function()
+      if task.stop then return end_task(task, false, { value = task.stop }) end -- cancelled before
+      return run(task, fn, unpack(arguments, 1, n))
+    end)
+    coroutines.add(task.thread, task)
+    make_ready(task)
+  else
+    task.thread = coroutine.create(run)
+    coroutines.add(task.thread, task)
+    resume(task, task, fn, ...)
+  end
+end
+
+local Callback = {}
+Callback.__index = Callback
+
+function Callback:_end(fine, why)
+  if not fine then problems[#problems + 1] = why end
+end
+
+--- Runs a callback of luv's in a task of its own, whose error is shown at once: nobody has a handle.
+local function call_back(fn, ...)
+  if core.is_running() then core.stop() end
+  loop.start(setmetatable({ source = core.source(true) }, Callback), false, fn, ...)
+end
+
+local function show_problems()
+  while problems[1] do
+    local problem = table.remove(problems, 1)
+    n_problems = n_problems + 1
+    core.warn(("tidepool: error in a callback: %s\n"):format(show.plain(describe.message(problem.value))) ..
+      (problem.traceback and problem.traceback .. "\n" or ""))
+  end
+end
+
+--- Is it time for a turn of the loop, so that others can go on?
+local function is_late()
+  return now() - last_turn >= PATIENCE_S
+end
+
+--- Resumes the tasks that are ready, those that are left when that has taken long in the next turn.
+local function run_ready()
+  local until_here = last
+  while first <= until_here and first <= last do
+    local task = ready[first]
+    ready[first] = nil
+    first = first + 1
+    task.is_ready = false
+    resume(task)
+    if is_late() then break end
+  end
+end
+
+-- ---- jobs ----
+
+local function put_last(queue, entries)
+  queue.last, queue.n = queue.last + 1, queue.n + 1
+  queue[queue.last] = entries
+  entries.queue, entries.at = queue, queue.last
+end
+
+local function take_out(entries)
+  local queue = entries.queue
+  queue[entries.at] = nil
+  queue.n = queue.n - 1
+  if queue.n == 0 then queue.first = queue.last + 1 end
+  entries.queue = nil
+end
+
+--- Nobody watches the job any more.
+local function forget(entries)
+  watched[entries.key] = nil
+  n_watched = n_watched - 1
+  take_out(entries)
+end
+
+local function fire(key)
+  local entries = watched[key]
+  if not entries then return end
+  forget(entries)
+  for _, entry in ipairs(entries) do
+    entry.key = nil
+    entry.fn(entry.arg)
+  end
+end
+
+--- Calls fn(arg), once, when job has news since it was looked at last; at once when there are some.
+function loop.watch(job, fn, arg)
+  local key, is_owned = core.key(job)
+  local entries = watched[key]
+  if not entries then
+    entries = { key = key, job = job } -- keeps it
+    watched[key] = entries
+    n_watched = n_watched + 1
+    local queue = is_owned and owned or others
+    -- From the start again: a worker that waits watches all that it waits for anew after each turn, and places that go up and up would
+    -- never be in the table's array.
+    if queue.n == 0 then queue.first, queue.last = 1, 0 end
+    put_last(queue, entries)
+  end
+  local entry = { key = key, fn = fn, arg = arg }
+  entries[#entries + 1] = entry
+  local has_news
+  if is_owned then has_news = core.has_news(job) else has_news = not core.await(job) end
+  if has_news then fire(key) end
+  return entry
+end
+
+function loop.unwatch(entry)
+  local entries = entry.key and watched[entry.key]
+  if not entries then return end
+  for i, other in ipairs(entries) do
+    if other == entry then table.remove(entries, i) break end
+  end
+  if not entries[1] then
+    if entries.queue == others then core.unawait(entries.job) end
+    forget(entries)
+  end
+  entry.key = nil
+end
+
+--- There is something new about job that the engine does not know of.
+function loop.notify(job)
+  if n_watched > 0 then fire((core.key(job))) end
+end
+
+--- Closes job; who waits for it looks again.
+function loop.close(job)
+  loop.notify(job)
+  core.close(job)
+end
+
+-- ---- turns ----
+
+--- fn(seconds or nil) is called before each wait for that long, and gives for how long to wait at most. May raise.
+function loop.set_watcher(fn)
+  watcher = fn
+end
+
+--- Is there nothing that could go on while somebody waits?
+local function is_quiet()
+  return n_alive == 0 and n_watched == 0 and not timers[1] and not has_luv and first > last
+end
+
+--- Calls fn, which in a worker may run items that wait too: they are not to know what we wait for.
+local function apart(fn, ...)
+  if not is_worker or n_watched == 0 then return fn(...) end
+  local before, owned_before, n_before = watched, owned, n_watched
+  watched, owned, n_watched = {}, { first = 1, last = 0, n = 0 }, 0
+  local fine, result = pcall(fn, ...)
+  watched, owned, n_watched = before, owned_before, n_before
+  if not fine then error(result, 0) end
+  return result
+end
+
+--- As help, with the first n.
+local function help_some(n, seconds)
+  local some, jobs = {}, {}
+  local queue, i = owned, owned.first
+  while #some < n and i <= queue.last do
+    local entries = queue[i]
+    if entries then
+      some[#some + 1] = entries
+      jobs[#jobs + 1] = entries.job
+    elseif i == queue.first then
+      queue.first = i + 1
+    end
+    i = i + 1
+  end
+  local is_part = n < queue.n
+  local has_run = apart(core.help, jobs, seconds)
+  for _, entries in ipairs(some) do
+    if entries.queue then -- those before may have closed it
+      if core.has_news(entries.job) then
+        fire(entries.key)
+      elseif is_part then
+        take_out(entries)
+        put_last(queue, entries)
+      end
+    end
+  end
+  return has_run
+end
+
+--- Runs items of the jobs that are ours to run, for so long; true when any was run. Of many jobs some have their turn after the other; not in a
+-- worker, where whoever waits looks at all of them after each turn (gather.lua).
+local function help(seconds)
+  if not is_worker and owned.n > HELPED_MAX and help_some(HELPED_MAX, 0) then return true end
+  return help_some(owned.n, seconds)
+end
+
+--- Is there no job among those that are waited for that can have news by itself: all has been run that it was given, and is known? One that can is
+-- left at the front, where it is found at once the next time; those that cannot go to the back.
+local function are_stuck()
+  for i = others.first, others.last do
+    local entries = others[i]
+    if entries then
+      if not core.is_settled(entries.job) or core.has_news(entries.job) then return false end
+      take_out(entries)
+      put_last(others, entries)
+    end
+    others.first = i + 1
+  end
+  return true
+end
+
+--- One turn: waits until `deadline` at most for something to happen, and lets go on what can. True when nothing can happen any more.
+local function turn(deadline)
+  if is_worker then
+    if owned.n == 0 then return true end
+    help(deadline and math.max(0, deadline - now()))
+    tidy()
+    return false
+  end
+  local has_run = owned.n > 0 and help(0)
+  last_turn = now()
+  local limit = has_more_news and 0 or deadline or math.huge
+  if timers[1] then limit = math.min(limit, timers[1].due) end
+  if has_run or first <= last then
+    limit = 0
+  elseif owned.n > 0 then
+    limit = math.min(limit, last_turn + 0.001) -- their items wait for a retry, or for a place
+  elseif limit == math.huge and not core.is_alive() and are_stuck() then
+    return true
+  end
+  local seconds = limit < math.huge and math.max(0, limit - last_turn) or nil
+  if seconds ~= 0 then seconds = watcher(seconds) end
+  core.turn(seconds, n_watched > 0)
+  last_turn, has_more_news = now(), false
+  local key = core.collect()
+  while key do
+    fire(key)
+    has_more_news = is_late()
+    key = not has_more_news and core.collect()
+  end
+  last_turn = now()
+  while timers[1] and timers[1].due <= last_turn do
+    local waiter = timers[1].waiter
+    remove_timer(timers[1])
+    waiter.is_late = true
+    make_ready(waiter.task)
+  end
+  run_ready()
+  show_problems()
+  tidy()
+  return false
+end
+
+--- For a loop of others, which drives ours: what there is to do, without waiting.
+function loop.step()
+  turn(0)
+end
+
+--- Is there anything that goes on while somebody waits: tasks, callbacks, what luv does?
+function loop.is_busy()
+  return n_alive > 0 or n_watched > 0 or timers[1] ~= nil or first <= last or has_more_news or (has_luv and core.is_alive())
+end
+
+--- How many seconds after now loop.step is to be called, whatever happens; nil: when something happens.
+---@return number?
+function loop.due()
+  if first <= last or has_more_news then return 0 end
+  local due = timers[1] and math.max(0, timers[1].due - now())
+  if owned.n > 0 then due = math.min(due or 1, 0.001) end
+  return due
+end
+
+-- ---- waiting ----
+
+--- In a task: yields until the waiter is woken.
+local function block_task(task, waiter, deadline)
+  if not waiter.is_woken and not task.stop then
+    waiter.task, task.waiter = task, waiter
+    local timer = deadline and add_timer(deadline, waiter)
+    -- Others may resume a coroutine too.
+    repeat pass() until waiter.is_woken or waiter.is_late or task.stop
+    if timer then remove_timer(timer) end
+    waiter.task, task.waiter = nil, nil
+  end
+  local was_woken = waiter.is_woken or false
+  waiter.is_woken = true -- whoever still knows it wakes nobody
+  if task.stop then
+    local why = task.stop
+    task.stop = nil
+    return nil, why
+  end
+  return was_woken
+end
+
+--- The task that is to yield for a wait here, nil where turns are taken instead; or nil and why nothing can wait here.
+local function who_waits()
+  local task, stuck_in = here()
+  if task and not stuck_in then return task end
+  if not is_worker and (task or nested > 0 or core.is_running()) then
+    return nil, ("%sin a task nothing can wait %s, which cannot let the others go on: wait before it, or after"):format(check.where(),
+      coroutines.obstacle(stuck_in))
+  end
+end
+
+--- Raises where nothing can wait: what may have to, but perhaps need not, is refused there always.
+function loop.check_wait()
+  local _, why = who_waits()
+  if why then error(why, 0) end
+end
+
+--- Waits until the waiter is woken or it is `deadline`. Gives true when it was woken, false at the deadline, nil and the error that the caller is to
+--- raise after it has tidied up.
+local function block(waiter, deadline)
+  local task, obstacle = who_waits()
+  if task then return block_task(task, waiter, deadline) end
+  if obstacle then return nil, obstacle end
+  while not waiter.is_woken do
+    local fine, result = pcall(turn, deadline)
+    if not fine then return nil, result end
+    if waiter.is_woken then break end
+    if deadline and now() >= deadline then
+      waiter.is_woken = true
+      return false
+    elseif result then
+      return nil, check.where() .. "this would wait for ever: nothing is left that could end it"
+    end
+  end
+  return true
+end
+loop.block = block
+
+--- Waits for news of job, or for so many seconds. May come back early.
+function loop.wait(job, seconds)
+  if is_worker or is_quiet() then
+    apart(core.wait, job, watcher(seconds))
+    return tidy()
+  end
+  local waiter = {}
+  local entry = loop.watch(job, wake, waiter)
+  local woken, why = block(waiter, seconds and now() + seconds)
+  loop.unwatch(entry)
+  if woken == nil then error(why, 0) end
+end
+
+--- Waits until x is over; false when it is not by the deadline.
+---@return boolean
+function loop.await(x, deadline)
+  while not x:_settle() do
+    if x.job and (is_worker or is_quiet()) then
+      local left = deadline and deadline - now()
+      if left and left <= 0 then return false end
+      apart(core.wait, x.job, watcher(left))
+      tidy()
+    else
+      local waiter = {}
+      local entry = x:_watch(wake, waiter)
+      local woken, why = block(waiter, deadline)
+      x:_unwatch(entry)
+      if woken == nil then error(why, 0) end
+      if not woken then return x:_settle() end
+    end
+  end
+  return true
+end
+
+--- Lets the others go on, if it is time.
+function loop.give_way()
+  if is_worker or is_quiet() or not is_late() then return end
+  local _, obstacle = who_waits()
+  if obstacle then return end
+  local woken, why = block({}, 0)
+  if woken == nil then error(why, 0) end
+end
+
+--- The same, but in a task only: for who starts something, which in the script itself waits for nobody.
+function loop.give_way_in_task()
+  if n_alive > 0 and here() then loop.give_way() end
+end
+
+--- Waits for so long.
+---@param seconds number  0: lets the others go on; math.huge: until something ends the wait (cancel, Ctrl-C)
+function loop.sleep(seconds, extra)
+  check.no_more(extra, "tidepool.sleep", "a number of seconds")
+  if type(seconds) ~= "number" or not (seconds >= 0) then
+    check.fail("tidepool.sleep: expected a number of seconds, 0 or more, got %s", check.show(seconds))
+  end
+  if is_worker then
+    core.sleep(seconds)
+    return tidy()
+  end
+  local woken, why = block({}, now() + math.min(seconds, FOR_EVER_S))
+  if woken == nil then error(why, 0) end
+end
+
+--- May what is waited for yield?
+function loop.is_in_task()
+  return (who_waits()) ~= nil
+end
+
+--- Calls fn(x), later, once x is over.
+function loop.on_done(who, x, fn)
+  if is_worker then check.fail("%s: a mapped function has no loop that could call back; use get", who) end
+  if type(fn) ~= "function" then check.fail("%s: expected a function, got %s", who, check.show(fn)) end
+  loop.start(setmetatable({}, Callback), true, function()
+    loop.await(x)
+    fn(x)
+  end)
+end
+
+-- ---- what a script's end waits for, and what it shows ----
+
+-- What was spawned and is not known to be over, and what has failed and nobody has asked for: of the script, or, in a worker, of a slice of items.
+-- The first are in list[first..last], with holes, in the order in which they came; x.kept_in and x.kept_at say where x is. n: how many; n_new: how
+-- many came since they were looked at last (tidy); due: when to look again at the latest. unread: x -> number.
+local function new_list()
+  return { first = 1, last = 0, n = 0, n_new = 0, due = 0, unread = {} }
+end
+
+local script = new_list()
+local slices, n_slices = {}, 0 -- in a worker: what names a slice -> its list
+local n_unread = 0
+
+--- The list of what runs now; nil outside of items in a worker.
+local function list_of_here()
+  if not is_worker then return script end
+  local slice = core.keep()
+  if slice and not slices[slice] then
+    slices[slice] = new_list()
+    n_slices = n_slices + 1
+  end
+  return slices[slice]
+end
+
+--- Remembers x until loop.drop. It has a method _finish(), which waits for its end; and _tidy(), which, once x is over, does without waiting what
+-- there is to do then, and drops it. Nobody needs to keep a handle.
+function loop.keep(x)
+  local list = list_of_here()
+  if not list then return end
+  local at = list.last + 1
+  x.kept_in, x.kept_at = false, at -- what may want memory comes first: a list that counts what it has not would be waited for without end
+  list[at] = x
+  list.last, list.n, list.n_new = at, list.n + 1, list.n_new + 1
+  x.kept_in = list
+end
+
+function loop.drop(x)
+  local list = x.kept_in
+  if not list then return end
+  list[x.kept_at] = nil
+  list.n = list.n - 1
+  x.kept_in = nil
+end
+
+--- The earliest that is remembered.
+local function first_of(list)
+  while list.n > 0 do
+    local x = list[list.first]
+    if x then return x end
+    list.first = list.first + 1
+  end
+end
+
+--- Gives every x of a list the chance to be dropped, and closes the gaps.
+local function tidy_list(list)
+  local i, n = list.first, 0
+  while i <= list.last do -- more may come meanwhile
+    local x = list[i]
+    if x then
+      x:_tidy()
+      if list[i] then
+        list[i] = nil
+        n = n + 1
+        list[n], x.kept_at = x, n
+      end
+    end
+    i = i + 1
+  end
+  list.first, list.last = 1, n
+end
+
+--- Lets go of what was spawned and is over: whenever somebody has waited. To look at everything takes time, so it is done when as much is new as was
+-- there the last time, or after some time that makes it a small share.
+function tidy()
+  local list = script
+  if is_worker then
+    if n_slices == 0 then return end
+    list = slices[core.keep()]
+  end
+  if not list or list.n == 0 or list.is_busy then return end
+  local start = now()
+  if 2 * list.n_new < list.n and start < list.due then return end
+  list.is_busy, list.n_new = true, 0
+  local fine, why = pcall(tidy_list, list)
+  list.is_busy = false
+  list.due = start + TIDY_SHARE * (now() - start)
+  if not fine then error(why, 0) end
+end
+
+--- What is remembered: the calls and maps that were spawned and are not known to be over.
+---@return table
+function loop.list()
+  local found = {}
+  for i = script.first, script.last do found[#found + 1] = script[i] end
+  return found
+end
+
+--- How many tasks have not ended.
+---@return integer
+function loop.tasks()
+  return n_alive
+end
+
+--- x has failed: the end shows what its method _report() gives, unless somebody asks for it before (loop.set_read).
+function loop.set_failed(x)
+  local list = list_of_here()
+  if not list then return end
+  n_unread = n_unread + 1
+  list.unread[x] = n_unread
+  x.unread_in = list.unread
+end
+
+function loop.set_read(x)
+  local unread = x.unread_in
+  if unread then unread[x], x.unread_in = nil, nil end
+end
+
+function loop.has_unread()
+  return next(script.unread) ~= nil
+end
+
+local function warn_failure(f)
+  core.warn("tidepool: " .. show.plain(tostring(f)) .. "\n")
+end
+
+--- In a worker: waits for what items of a slice have spawned, and shows failures of it that nobody has asked for.
+function loop.finish_kept(slice)
+  local list = slices[slice]
+  if not list then return end
+  local x = first_of(list)
+  while x do
+    loop.drop(x)
+    pcall(x._finish, x)
+    x = first_of(list)
+  end
+  slices[slice] = nil
+  n_slices = n_slices - 1
+  for failed in pairs(list.unread) do
+    local f = failed:_report()
+    if not (failure.is_failure(f) and f.kind == abi.kind.CANCELLED) then warn_failure(f) end
+  end
+end
+
+--- The keys of a table in the order of its values.
+local function in_order(t)
+  local keys = {}
+  for key in pairs(t) do keys[#keys + 1] = key end
+  table.sort(keys, function(a, b) return t[a] < t[b] end)
+  return keys
+end
+interpret(in_order) -- in a finalizer, see tell_dropped
+
+--- The failures that nobody has asked for so far.
+---@return table
+function loop.take_unread()
+  local failures = {}
+  for i, x in ipairs(in_order(script.unread)) do failures[i] = x:_report() end
+  script.unread = {}
+  return failures
+end
+
+--- Shows them on stderr.
+local function warn_unread()
+  for _, unasked in ipairs(loop.take_unread()) do warn_failure(unasked) end
+end
+
+--- Does luv have something to go on with, as uv.run would find? A script that has run the loop itself has been told when it was over.
+local function has_handles()
+  return has_luv and not runs_luv and not stops_luv and core.is_alive()
+end
+
+--- Waits for everything: spawned calls and maps, tasks, callbacks of on_done, active handles of luv.
+---@param of string?  "script": it has ended, and nobody can read anything any more; "session": so has what was typed, where values were shown
+---@return table  the failures that nobody has asked for
+function loop.finish(of)
+  if is_inside() then check.fail("tidepool.loop: a task cannot wait for all tasks; it runs in the loop already") end
+  local failures = {}
+  while true do
+    local one = first_of(script)
+    if one then
+      loop.drop(one)
+      one:_finish()
+    elseif n_alive == 0 and first > last and not has_handles() then
+      break
+    elseif turn() then
+      for _, task in ipairs(in_order(alive)) do
+        failures[#failures + 1] = failure.new { kind = abi.kind.ERROR, attempts = 0,
+          message = "a task has not ended: nothing is left that could wake it",
+          traceback = describe.traceback(debug.traceback(task.thread)) }
+      end
+      alive, n_alive = {}, 0
+    end
+  end
+  for _, unasked in ipairs(loop.take_unread()) do failures[#failures + 1] = unasked end
+  stops_luv = false
+  local results = package.loaded["tidepool.results"]
+  if results and of ~= "session" then results.tell_unread(of == "script") end
+  if n_problems > 0 then
+    failures[#failures + 1] = n_problems == 1 and "1 callback failed: see above" or n_problems .. " callbacks failed: see above"
+    n_problems = 0
+  end
+  return failures
+end
+
+-- In a program that does not wait at its end (stock luajit): what has been dropped is said when the state is closed.
+local sentinel
+
+local function count(n, what)
+  return n > 0 and ("%d %s%s"):format(n, what, n == 1 and "" or "s") or nil
+end
+
+--- Runs in a finalizer as the state is closed, where a compiled loop over a table may leave its trace at its head for ever: luaL_traceback showed
+--- in_order's, in one of fifty runs of misuse_spec under load. So nothing of this that loops over tables is compiled.
+local function tell_dropped()
+  for _, x in ipairs(loop.list()) do x:_tidy() end
+  warn_unread()
+  local pending = {}
+  pending[1] = count(n_alive, "task")
+  pending[#pending + 1] = count(script.n, "spawned call or map")
+  if pending[1] then
+    core.warn(("tidepool: the program has ended before %s: what is to be waited for, tidepool.loop() waits for\n")
+      :format(table.concat(pending, " and ")))
+  end
+  local results = package.loaded["tidepool.results"]
+  if results then results.tell_unread(true) end
+end
+
+--- From now on the end of the state tells what was spawned and has failed, or is dropped. For who does not call loop.finish.
+function loop.tell_at_end()
+  -- Finalizers of cdata come first when a state is closed: all is still there.
+  sentinel = sentinel or ffi.gc(ffi.new "char[1]", function()
+    local fine, why = pcall(tell_dropped)
+    if not fine then core.warn(("tidepool: %s\n"):format(tostring(why))) end
+  end)
+end
+
+-- ---- luv ----
+
+--- Called with the module luv when it has been opened on the host's loop.
+function loop.share(luv)
+  has_luv = true
+  local walk = luv.walk
+  -- When the state is closed, finalizers of cdata come before those of userdata. luv's own would free handles that are still closing.
+  local closer = ffi.gc(ffi.new "char[1]", function()
+    core.set_callback(function(fn, handle) fn(handle) end)
+    core.apart(walk, function(handle)
+      if not handle:is_closing() then handle:close() end
+    end)
+    core.set_callback(nil)
+    core.run_out()
+  end)
+  core.set_callback(call_back, closer)
+
+  --- As luv's: fn(handle) for each handle; of this state, where several have luv on one loop.
+  function luv.walk(fn)
+    local handles = {}
+    core.set_callback(function(_, handle) handles[#handles + 1] = handle end, closer)
+    local fine, why = pcall(core.apart, walk, fn)
+    core.set_callback(call_back, closer)
+    if not fine then error(why, 2) end
+    for _, handle in ipairs(handles) do call_back(fn, handle) end
+  end
+
+  luv.loop_alive = core.is_alive
+
+  --- As luv's: "default" until no handle and no task is left, "once", "nowait".
+  function luv.run(mode)
+    if mode ~= nil and mode ~= "default" and mode ~= "once" and mode ~= "nowait" then
+      check.fail('uv.run: expected "default", "once" or "nowait", got %s', check.show(mode))
+    elseif is_inside() then
+      check.fail("uv.run: the loop runs already; in a task or a callback there is no need to run it")
+    end
+    runs_luv, stops_luv = true, false
+    if mode == "nowait" or mode == "once" then
+      turn(mode == "nowait" and 0 or nil)
+    else
+      while not stops_luv and (core.is_alive() or n_alive > 0) do
+        if turn() then break end
+      end
+    end
+    return core.is_alive()
+  end
+
+  function luv.stop()
+    stops_luv = true
+  end
+
+end
+
+if not is_worker then
+  core.drive(function()
+    loop.step()
+    warn_unread()
+  end, loop.due)
+end
+
+return loop

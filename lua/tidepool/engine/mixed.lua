@@ -1,0 +1,103 @@
+--- Columns of scalars: numbers, strings, booleans and nil side by side (TP_MIXED in host/codec/block.h), for
+-- loops that LuaJIT compiles.
+
+local abi = require "tidepool.base.abi"
+local ffi = require "ffi"
+
+local copy, string_of = ffi.copy, ffi.string
+
+local mixed = { scalars = ffi.typeof(abi.scalar_struct .. " *"), text = ffi.typeof(abi.text_struct .. " *") }
+
+local kinds = abi.scalar
+local ABSENT, NIL, FALSE, TRUE = kinds.ABSENT, kinds.NIL, kinds.FALSE, kinds.TRUE
+local NUMBER, STRING, LENT = kinds.NUMBER, kinds.STRING, kinds.LENT
+local LONGEST, LONGEST_LENT = abi.TEXT_STRING_MAX, abi.STRING_MAX
+
+--- Can a column of scalars hold this?
+function mixed.fits(x)
+  local kind = type(x)
+  return kind == "number" or kind == "boolean" or kind == "nil" or (kind == "string" and #x <= LONGEST)
+end
+
+--- Is it a string that is not copied, but lent to whoever reads the column?
+function mixed.is_lent(x)
+  return type(x) == "string" and #x > LONGEST and #x <= LONGEST_LENT
+end
+
+--- The value of an element.
+local function load(element, text)
+  local kind = element.kind
+  if kind == NUMBER then return element.number end
+  if kind == STRING then return string_of(text.bytes + element.at, element.length) end
+  if kind == TRUE then return true end
+  if kind == FALSE then return false end
+  if kind == LENT then return string_of(element.lent, element.lent_length) end
+  return nil
+end
+mixed.load = load
+
+--- Writes a value to an element; false when it is none of these, or the text is full.
+local function store(element, text, x)
+  local kind = type(x)
+  if kind == "number" then
+    element.number = x
+    element.kind = NUMBER
+  elseif kind == "string" then
+    local used, length = text.used, #x
+    if length > LONGEST or used + length > text.capacity then return false end
+    copy(text.bytes + used, x, length)
+    text.used = used + length
+    element.at = used
+    element.length = length
+    element.kind = STRING
+  elseif x == nil then
+    element.kind = NIL
+  elseif x == true then
+    element.kind = TRUE
+  elseif x == false then
+    element.kind = FALSE
+  else
+    return false
+  end
+  return true
+end
+mixed.store = store
+
+--- list[first..] into n elements, up to the first that does not fit: how many, and whether all of them were numbers. Long strings are added to
+--- the list `lent`, when there is one; they must stay alive.
+function mixed.copy_in(list, first, n, elements, text, lent)
+  local numbers = 0
+  for k = 0, n - 1 do
+    local x = list[first + k]
+    if type(x) == "number" then
+      elements[k].number = x
+      elements[k].kind = NUMBER
+      numbers = numbers + 1
+    elseif not store(elements[k], text, x) then
+      if not (lent and mixed.is_lent(x)) then return k, numbers == k end
+      lent[#lent + 1] = x
+      elements[k].lent = x
+      elements[k].lent_length = #x
+      elements[k].kind = LENT
+    end
+  end
+  return n, numbers == n
+end
+
+--- Elements from..n-1 into list[first + from..]; absent ones are left as they are.
+function mixed.copy_out(list, first, from, n, elements, text)
+  for k = from, n - 1 do
+    local x = load(elements[k], text)
+    if x ~= nil then list[first + k] = x end
+  end
+end
+
+--- The first of the elements from..n-1 that is not absent; n when all are.
+function mixed.find(from, n, elements)
+  for k = from, n - 1 do
+    if elements[k].kind ~= ABSENT then return k end
+  end
+  return n
+end
+
+return mixed

@@ -1,0 +1,242 @@
+--- Progress of running maps: the line on a terminal, lines for a log, and functions of users.
+--
+-- Counters are read at most ten times a second, while somebody waits for results or takes a block of them: nothing is done per item. The
+-- library prints nothing: the program gives a display (progress.display).
+
+local core = require "tidepool.core"
+local loop = require "tidepool.engine.loop"
+local show = require "tidepool.base.show"
+
+local progress = {}
+
+local INTERVAL = 0.1 -- seconds between two looks
+local PATIENCE = 0.5 -- a map that takes less is not worth a line
+local PLAIN_INTERVAL = 1 -- seconds between two lines of a log
+local STUCK = 2 -- an item that holds up the order for so long is named
+local SMOOTHING = 3 -- seconds over which the rate is taken
+local BAR = 10
+
+-- The maps that are looked at. Weak: one that was left in the middle of its loop is to be collected, which stops it.
+local watched = setmetatable({}, { __mode = "k" })
+local display, next_look, is_looking, opened = nil, 0, false, 0
+
+--- What a program shows: mode is "line", "plain" or "json". `line(text)` replaces the line at the bottom ("" takes it away), `note(text)`
+--- writes a line above it, `width()` gives the columns.
+function progress.display(mode, line, note, width)
+  display = { mode = mode, line = line, note = note, width = width }
+end
+
+--- Begins to look at a map. `wanted` is the call's option. Gives what `close` takes; nil when nobody wants to know.
+---@param job userdata
+---@param about table  { name, total, executor, ordered }
+---@param wanted boolean|function?
+function progress.open(job, about, wanted)
+  local on = type(wanted) == "function" and wanted or nil
+  if wanted == false or not (on or display) then return nil end
+  local now = core.now()
+  opened = opened + 1
+  local entry = {
+    job = job, about = about, on = on, serial = opened, started = now, looked = now, looked_done = 0, rate = nil,
+    moved = now, seen = now, delivered = 0, next_plain = now + PATIENCE,
+  }
+  watched[entry] = true
+  return entry
+end
+
+--- Adds what was done since the last look to the rate.
+local function measure(entry, done, now)
+  local elapsed = now - entry.looked
+  if elapsed < INTERVAL / 2 then return end
+  local rate = (done - entry.looked_done) / elapsed
+  -- The first seconds count alike, later ones fade.
+  local weight = math.max(1 - math.exp(-elapsed / SMOOTHING), elapsed / (now - entry.started))
+  entry.rate = entry.rate and entry.rate + (rate - entry.rate) * weight or rate
+  entry.looked, entry.looked_done = now, done
+end
+
+--- What users' functions get.
+local function state_of(entry, now, is_over, is_complete)
+  local counts, about = core.counts(entry.job), entry.about
+  -- What was dropped at the end is not done.
+  local done = is_over and not is_complete and counts.delivered or counts.finished - counts.skipped
+  -- While nobody looked, nobody waited.
+  if counts.delivered ~= entry.delivered or now - entry.seen > 1 then entry.delivered, entry.moved = counts.delivered, now end
+  entry.seen = now
+  measure(entry, done, now)
+  local total = about.total or (counts.has_all and counts.pushed) or nil
+  local state = {
+    name = about.name, done = done, total = total, failed = counts.failed, retried = counts.retried, elapsed = now - entry.started,
+    is_over = is_over or false, is_complete = is_complete or false, workers = core.workers(),
+  }
+  if is_over then
+    state.busy, state.rate = 0, done / math.max(state.elapsed, 1e-9)
+    return state
+  end
+  state.busy, state.rate = core.busy(entry.job), entry.rate or 0
+  if total and state.rate > 0 then state.eta = (total - done) / state.rate end
+  if about.ordered and done > counts.delivered and now - entry.moved >= STUCK then
+    state.waiting_for, state.waiting = counts.delivered + 1, now - entry.moved
+  end
+  return state
+end
+
+--- "0:15", "1:02:03"
+local function clock(seconds)
+  seconds = math.floor(seconds + 0.5)
+  local h, m, s = math.floor(seconds / 3600), math.floor(seconds / 60) % 60, seconds % 60
+  return h > 0 and ("%d:%02d:%02d"):format(h, m, s) or ("%d:%02d"):format(m, s)
+end
+
+local function duration(seconds)
+  return seconds < 60 and ("%.1f s"):format(seconds) or clock(seconds)
+end
+
+--- "37/s", "0.4/s", "1.2M/s"
+local function per_second(rate)
+  if rate >= 1e6 then return ("%.1fM/s"):format(rate / 1e6) end
+  if rate >= 1e4 then return ("%.0fk/s"):format(rate / 1e3) end
+  return (rate >= 9.95 and "%.0f/s" or "%.1f/s"):format(rate)
+end
+
+local function plain_name(name)
+  return show.plain(name, true)
+end
+
+--- "digits 450/1000 45%"
+local function count_text(s)
+  if not s.total then return ("%s %.0f"):format(plain_name(s.name), s.done) end
+  return ("%s %.0f/%.0f %.0f%%"):format(plain_name(s.name), s.done, s.total, s.total > 0 and math.floor(100 * s.done / s.total) or 100)
+end
+
+local function bar(s)
+  local full = s.total > 0 and math.floor(BAR * s.done / s.total) or BAR
+  return ("#"):rep(full) .. ("-"):rep(BAR - full)
+end
+
+local function busy_text(s, executor)
+  if executor.by_owner then return nil end
+  return ("%d/%d busy"):format(math.min(s.busy, s.workers), s.workers)
+end
+
+--- All that is known of one map, in at most so many columns: where that is too much, what says least goes first (the bar, the busy workers,
+--- the rate, the time left). Without `columns` all but the bar.
+local function full_text(s, executor, columns)
+  local parts = {
+    count_text(s),
+    columns and s.total and bar(s) or false,
+    per_second(s.rate),
+    s.eta and s.eta < 360000 and "eta " .. clock(s.eta) or false,
+    s.failed > 0 and ("%.0f failed"):format(s.failed) or false,
+    busy_text(s, executor) or false,
+    s.waiting_for and ("waiting for #%.0f (%.0f s)"):format(s.waiting_for, s.waiting) or false,
+  }
+  local function text()
+    local shown = {}
+    for _, part in ipairs(parts) do shown[#shown + 1] = part or nil end
+    return table.concat(shown, " ")
+  end
+  for _, i in ipairs { 2, 6, 3, 4 } do
+    if not columns or #text() < columns then break end
+    parts[i] = false
+  end
+  return text()
+end
+
+--- Several maps share the line.
+local function short_text(states)
+  local parts = {}
+  for i, s in ipairs(states) do
+    parts[i] = count_text(s) .. (s.failed > 0 and (" %.0f failed"):format(s.failed) or "")
+  end
+  return table.concat(parts, " | ")
+end
+
+local function json_string(text)
+  return '"' .. text:gsub('[%c"\\\127]', function(c) return ("\\u%04x"):format(c:byte()) end) .. '"'
+end
+
+local function json_text(s)
+  local function number(value, format) return value and (format or "%.0f"):format(value) or "null" end
+  return ('{"name":%s,"done":%s,"total":%s,"failed":%s,"rate":%s,"eta":%s,"elapsed":%s,"busy":%s,"workers":%s,"over":%s}'):format(
+    json_string(s.name), number(s.done), number(s.total), number(s.failed), number(s.rate, "%.3f"), number(s.eta, "%.1f"),
+    number(s.elapsed, "%.3f"), number(s.busy), number(s.workers), tostring(s.is_over))
+end
+
+local function summary(s)
+  local failed = s.failed > 0 and (", %.0f failed"):format(s.failed) or ""
+  local name = plain_name(s.name)
+  if s.is_complete then
+    return ("%s: %.0f done in %s, %s%s"):format(name, s.done, duration(s.elapsed), per_second(s.rate), failed)
+  end
+  return ("%s: stopped after %.0f%s in %s%s"):format(name, s.done, s.total and (" of %.0f"):format(s.total) or "", duration(s.elapsed),
+    failed)
+end
+
+local function draw_line(states, executor)
+  if #states == 0 then return display.line "" end
+  if #states > 1 then return display.line(short_text(states)) end
+  display.line(full_text(states[1], executor, display.width()))
+end
+
+local function in_order()
+  local entries = {}
+  for entry in pairs(watched) do entries[#entries + 1] = entry end
+  table.sort(entries, function(a, b) return a.serial < b.serial end)
+  return entries
+end
+
+local function look(now)
+  local states, executor = {}, nil
+  for _, entry in ipairs(in_order()) do
+    if watched[entry] then -- a user's function may have ended another map
+      local s = state_of(entry, now)
+      if entry.on then
+        watched[entry] = nil -- one that raises is not called again
+        entry.on(s)
+        if not entry.is_closed then watched[entry] = true end
+      elseif display.mode == "line" then
+        -- What was done before somebody waited needs no line.
+        if s.elapsed >= PATIENCE and (entry.was_shown or s.done ~= s.total) then
+          states[#states + 1], executor = s, entry.about.executor
+          entry.was_shown = true
+        end
+      elseif now >= entry.next_plain then
+        entry.next_plain = now + PLAIN_INTERVAL
+        display.note(display.mode == "json" and json_text(s) or full_text(s, entry.about.executor))
+      end
+    end
+  end
+  if display and display.mode == "line" then draw_line(states, executor) end
+end
+
+--- Looks, when it is time to. Raises what a user's function raises.
+function progress.step()
+  local now = core.now()
+  if now < next_look or is_looking then return end
+  is_looking = true
+  local fine, why = pcall(look, now)
+  is_looking = false
+  next_look = core.now() + INTERVAL
+  if not fine then error(why, 0) end
+end
+
+-- Whoever waits looks meanwhile, and comes back early for that.
+loop.set_watcher(function(seconds)
+  if next(watched) == nil then return seconds end
+  progress.step()
+  return seconds and math.min(seconds, INTERVAL) or INTERVAL
+end)
+
+--- The map is over: its job is still open. `is_complete`: all results were given out.
+function progress.close(entry, is_complete)
+  watched[entry] = nil
+  entry.is_closed = true
+  local s = state_of(entry, core.now(), true, is_complete)
+  if entry.on then return entry.on(s) end
+  if s.elapsed < PATIENCE then return end
+  if display.mode == "line" and not entry.was_shown then return end
+  if display.mode == "line" and next(watched) == nil then display.line "" end
+  display.note(display.mode == "json" and json_text(s) or summary(s))
+end
+
+return progress

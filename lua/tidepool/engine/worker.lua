@@ -1,0 +1,179 @@
+--- What a worker's state has besides: print through the host, no os.exit, quiet finalizers; and what vm.c calls here.
+
+local abi = require "tidepool.base.abi"
+local core = require "tidepool.core"
+
+local worker = {}
+
+-- The library proper is loaded when an item needs it: an idle worker stays small.
+local function lazy(module, name)
+  local fn
+  return function(...)
+    fn = fn or require(module)[name]
+    return fn(...)
+  end
+end
+local message_of, traceback_of = lazy("tidepool.base.describe", "message"), lazy("tidepool.base.describe", "traceback")
+local function one_line(text) return require "tidepool.base.show".plain(text, true) end
+
+print = core.print
+local files = getmetatable(io.stdout).__index
+files.write = core.writer(files.write)
+io.write = core.writer(io.write, io.output) -- luacheck: globals io.write
+os.execute = core.execute
+io.popen = core.opener(io.popen) -- luacheck: globals io.popen
+
+--- os.exit is an error of the input that calls it: the host lives on.
+function os.exit(code)
+  local shown = code == nil and "" or tostring(code)
+  error(("os.exit(%s) called in a worker"):format(shown), 2)
+end
+
+-- Stock LuaJIT throws a finalizer's error out of whatever code happens to run the collector (newproxy), or swallows it (ffi.gc).
+-- Here it is one line on stderr per worker.
+local has_warned = false
+local function guard(finalizer)
+  if type(finalizer) ~= "function" then return finalizer end
+  return function(object)
+    local fine, why = pcall(finalizer, object)
+    if not fine and not has_warned then
+      has_warned = true
+      local _, _, _, index = core.current()
+      core.warn(("tidepool: worker %d: error in a finalizer: %s\n"):format(index or 0, one_line(tostring(why))))
+    end
+  end
+end
+
+local new_proxy = newproxy
+local watch_gc = {
+  __newindex = function(meta, key, value) rawset(meta, key, key == "__gc" and guard(value) or value) end,
+}
+function newproxy(meta) -- luacheck: globals newproxy
+  local proxy = new_proxy(meta)
+  if meta == true then setmetatable(getmetatable(proxy), watch_gc) end
+  return proxy
+end
+
+local outside = math.random
+local draw
+local function first_draw(...)
+  draw = require "tidepool.engine.random".of_worker(outside)
+  return draw(...)
+end
+jit.off(first_draw) -- as interpret.lua says
+draw = first_draw
+function math.random(...) return draw(...) end -- luacheck: globals math.random
+
+local ffi = require "ffi"
+local ffi_gc = ffi.gc
+function ffi.gc(object, finalizer) return ffi_gc(object, guard(finalizer)) end
+
+-- What items change beside tables (which vm.c looks after) is noted when they do, and taken back before the next item begins.
+local taken_back = {}
+worker.marks = ffi.new "int32_t[1]"
+
+local function note(what, take_back)
+  taken_back[what] = taken_back[what] or take_back
+  worker.marks[0] = 1
+end
+
+--- Takes back what has been noted.
+function worker.take_back()
+  worker.marks[0] = 0
+  for what, take_back in next, taken_back do
+    taken_back[what] = nil
+    pcall(take_back)
+  end
+end
+
+--- A standard function that with arguments sets something, with `get` before, and that is set back so.
+local function watch(set, what, get)
+  return function(...)
+    if select("#", ...) > 0 and not taken_back[what] then
+      local before = get()
+      note(what, function() set(before) end)
+    end
+    return set(...)
+  end
+end
+
+io.output = watch(io.output, "output", io.output) -- luacheck: globals io.output
+io.input = watch(io.input, "input", io.input) -- luacheck: globals io.input
+
+local set_locale = os.setlocale
+function os.setlocale(locale, ...) -- luacheck: globals os.setlocale
+  if locale then
+    local before = set_locale()
+    note("locale", function() set_locale(before) end)
+  end
+  return set_locale(locale, ...)
+end
+
+-- Without arguments, and for a function, the compiler's switches are of the whole state.
+local jit_on, jit_off = jit.on, jit.off
+function jit.off(...) -- luacheck: globals jit.off
+  if select("#", ...) == 0 and jit.status() then note("jit", jit_on) end
+  return jit_off(...)
+end
+function jit.on(...) -- luacheck: globals jit.on
+  if select("#", ...) == 0 and not jit.status() then note("jit", jit_off) end
+  return jit_on(...)
+end
+
+--- (kind, whether the function raised it, error value, traceback, attempt, worker, bytes that the worker may have, or 0) -> the fields of a failure,
+--- in the order of TP_FAILURE_FIELDS (host/codec/message.h). What no function raised is a text of the host's.
+function worker.describe(kind, is_raised, raised, traceback, attempt, index, limit)
+  local function no_memory()
+    local why = limit > 0 and (abi.NO_MEMORY .. ": the option `memory` lets a worker of this function have %.4g MiB"):format(limit / 2 ^ 20)
+    return abi.kind.MEMORY, why or abi.NO_MEMORY, nil, nil, attempt, index
+  end
+  if not is_raised and raised == abi.NO_MEMORY then return no_memory() end
+  if not is_raised then return kind, tostring(raised), nil, nil, attempt, index end
+  local value = require "tidepool.base.describe".value(raised)
+  -- Perhaps a function, or a module of ours, has caught that and raised it again.
+  if core.is_memory_error(value) then return no_memory() end
+  local failure = package.loaded["tidepool.failure"]
+  if failure and failure.is_failure(value) then
+    local own, is_outer = rawget(value, "kind"), rawget(value, "index") ~= nil
+    -- What a device could not do for a function that drives it is not the function's error. What is wrong with the program, such as a map that is
+    -- nested too deep, stays what it is through all calls around it.
+    if own == abi.kind.USAGE or (own == abi.kind.DEVICE and not is_outer) then
+      kind = own
+      if not is_outer then value = rawget(value, "message") end
+    end
+  end
+  return kind, message_of(value), value, traceback and traceback_of(traceback), attempt, index
+end
+
+local set_up = {} -- the ids of the setups that have run here
+
+--- (list of setups): runs those that have not run here. Raises what the first raises that fails, with the name of its app.
+function worker.set_up(setups)
+  for i = 1, #setups do
+    local setup = setups[i]
+    if not set_up[setup.id] then
+      local fine, why = pcall(setup.fn)
+      if not fine then error(("setup of app '%s': %s"):format(setup.app, message_of(why)), 0) end
+      set_up[setup.id] = true
+    end
+  end
+end
+
+--- The state ends: instances of classes leave.
+function worker.leave()
+  local instances = package.loaded["tidepool.engine.instances"]
+  if instances then instances.leave() end
+end
+
+--- (slice): waits for what its items have spawned and left.
+function worker.finish_kept(slice)
+  require "tidepool.engine.loop".finish_kept(slice)
+end
+
+-- ---- columns ----
+
+local in_driver = "tidepool.engine.driver"
+worker.make_driver, worker.read_integer = lazy(in_driver, "make"), lazy(in_driver, "read_integer")
+worker.broken_promise, worker.store = lazy(in_driver, "broken_promise"), lazy(in_driver, "store")
+
+return worker

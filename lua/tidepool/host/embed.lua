@@ -1,0 +1,315 @@
+--- What the C API calls (host/embed/api.c), in the host's own Lua state.
+
+local abi = require "tidepool.base.abi"
+local app = require "tidepool.app"
+local columns = require "tidepool.engine.inputs.columns"
+local core = require "tidepool.core"
+local describe = require "tidepool.base.describe"
+local failure = require "tidepool.failure"
+local ffi = require "ffi"
+local func = require "tidepool.func"
+local interpret = require "tidepool.base.interpret"
+local lazy = require "tidepool.base.lazy"
+local loop = require "tidepool.engine.loop"
+local options = require "tidepool.options"
+local results = require "tidepool.results"
+
+local show = lazy "tidepool.base.show"
+
+local embed = {}
+
+-- What the library promises: it never prints, and never ends the process.
+print = core.print
+local files = getmetatable(io.stdout).__index
+files.write = core.writer(files.write)
+io.write = core.writer(io.write, io.output) -- luacheck: globals io.write
+-- C's system() changes how the process takes signals.
+os.execute = core.execute -- luacheck: globals os.execute
+
+--- os.exit is an error here: the program is the embedder's.
+function os.exit(code)
+  error(("os.exit(%s) called in an embedded host"):format(code == nil and "" or tostring(code)), 2)
+end
+
+-- ---- failures ----
+
+--- Any error as what a tp_failure has: kind, message, traceback, text, index, attempts, value. Plain texts are our own complaints about how
+-- the C API was used: what users' code raises has become a Failure before.
+function embed.explain(raised)
+  if failure.is_failure(raised) then
+    return raised.kind, rawget(raised, "message"), rawget(raised, "traceback") or "", tostring(raised), raised.index, raised.attempts or 1,
+      rawget(raised, "value")
+  end
+  if core.is_interrupt(raised) then return abi.kind.CANCELLED, "interrupted", "", "interrupted", nil, 0, nil end
+  if core.is_memory_error(raised) then return abi.kind.MEMORY, abi.NO_MEMORY, "", abi.NO_MEMORY, nil, 0, nil end
+  local message = describe.message(raised):gsub("^tidepool/[%w_/]+%.lua:%d+: ", "") -- where we complain is nobody else's business
+  return abi.kind.USAGE, message, "", message, nil, 0, nil
+end
+
+--- What users' code raised, with its traceback.
+local function trouble(value)
+  if failure.is_failure(value) then return value end
+  return failure.new { kind = failure.kind_of(value), value = value, message = describe.message(value), attempts = 1,
+    traceback = describe.traceback(debug.traceback("", 2)) }
+end
+
+local function give(fine, ...)
+  if fine then return ... end
+  error((...), 0)
+end
+
+local function call_user(fn, ...)
+  local n, arguments = select("#", ...), { ... }
+  return give(xpcall(function() return fn(unpack(arguments, 1, n)) end, trouble))
+end
+
+local function fail(format, ...)
+  error(format:format(...), 0)
+end
+
+-- ---- running code ----
+
+--- A chunk that did not load: the compiler's message is the user's error.
+local function check_chunk(chunk, problem)
+  if chunk then return chunk end
+  error(failure.new { kind = failure.kind_of(problem), value = problem, message = problem, attempts = 1 }, 0)
+end
+
+--- Runs a chunk whose Apps can be found by name afterwards, in place of those that the chunk of that name has made before: a program that runs
+--- code again and again does not grow.
+local function run(chunk, source)
+  local before = app.made_by(source)
+  app.keep(true)
+  local fine, why = pcall(call_user, chunk)
+  app.keep(false)
+  if fine then return app.forget(before) end
+  local is_old, new = {}, {}
+  for _, one in ipairs(before) do is_old[one] = true end
+  for _, one in ipairs(app.made_by(source)) do
+    if not is_old[one] then new[#new + 1] = one end
+  end
+  app.forget(new)
+  error(why, 0)
+end
+
+function embed.run_file(path)
+  run(check_chunk(loadfile(path)), "@" .. path)
+end
+
+function embed.run_string(code, name)
+  run(check_chunk(loadstring(code, name or code)), name or code)
+end
+
+--- The entries of all apps that have this name; all there are when it is nil.
+local function find_entries(name)
+  local found = {}
+  for _, one in ipairs(app.list()) do
+    for _, entry in ipairs(one.entries) do
+      if name == nil or entry.name == name then found[#found + 1] = entry end
+    end
+  end
+  return found
+end
+
+local made = {} -- functions of tp_function_from_lua and tp_function_from_c -> their names, until they are closed
+
+--- The functions called "name" or "app.name".
+local function find_functions(name)
+  local found = {}
+  for f, own in pairs(made) do
+    if own == name then found[f] = own end
+  end
+  for _, one in ipairs(app.list()) do
+    for own, f in pairs(one.functions) do
+      if own == name or one.name .. "." .. own == name then found[f] = one.name .. "." .. own end
+    end
+  end
+  local list, full = {}, {}
+  for f, long in pairs(found) do list[#list + 1], full[#full + 1] = f, long end
+  table.sort(full)
+  return list, table.concat(full, ", ")
+end
+
+--- A global, also inside tables: "table.concat".
+local function find_global(name)
+  local value = _G
+  for part in name:gmatch "[^.]+" do
+    if type(value) ~= "table" then return nil end
+    value = rawget(value, part)
+  end
+  return type(value) == "function" and value or nil
+end
+
+local function find_callable(name)
+  local entries = find_entries(name)
+  if #entries == 1 then return entries[1].fn end
+  if name == nil then fail(#entries == 0 and "there is no entry (app:main)" or "there are %d entries: name one", #entries) end
+  if #entries > 1 then fail("there are %d entries called '%s'", #entries, name) end
+  local functions, names = find_functions(name)
+  if #functions > 1 then fail("there are several functions '%s': %s", name, names) end
+  local found = functions[1] or find_global(name)
+  if not found then fail("there is no entry, decorated function or global function '%s'", name) end
+  return found
+end
+
+function embed.call(name, ...)
+  return call_user(find_callable(name), ...)
+end
+interpret(embed.call)
+
+-- ---- functions ----
+
+local function define(raw, name, given)
+  local checked = options.check("options", options.of_functions, given or {})
+  local f = func.new(raw, checked.name or name, checked)
+  made[f] = checked.name or name
+  return f
+end
+
+function embed.from_lua(name, source, given)
+  local raw = call_user(check_chunk(loadstring(source, "=" .. name)))
+  if type(raw) ~= "function" then fail("the source of '%s' returned %s: it should be a chunk that returns a function", name, type(raw)) end
+  return define(raw, name, given)
+end
+
+function embed.from_c(name, callee, given)
+  local invoke = core.invoke
+  return define(function(...) return invoke(callee, ...) end, name, given)
+end
+
+function embed.find(name)
+  local functions, names = find_functions(name)
+  if #functions > 1 then fail("there are several functions '%s': %s", name, names) end
+  if not functions[1] then fail("there is no function '%s': none was decorated, or made, with that name", name) end
+  return functions[1]
+end
+
+--- The handle of a function has been closed.
+function embed.forget(f)
+  made[f] = nil
+end
+
+-- ---- maps ----
+
+local FIRST_BLOCK, LARGEST_BLOCK = 512, 16384
+
+--- Inputs that are columns of doubles: copy(pointer, map, first, count) puts them where core.numbers says.
+local function doubles(map, copy, width, n)
+  local at, block = 0, FIRST_BLOCK
+  return { total = n, is_cheap = true, fill = function(job, room)
+    local to = math.min(n, at + room)
+    while at < to do
+      local count = math.min(to - at, block)
+      copy(core.numbers(job, count, width), map, at, count)
+      core.push_columns(job, count)
+      at = at + count
+      block = math.min(block * 4, LARGEST_BLOCK)
+    end
+    return at >= n
+  end }
+end
+
+--- Inputs that C pushes: push(map, i) gives the arguments of input i, from 0.
+local function rows(map, push, n)
+  local at = 0
+  local source = { total = n, is_cheap = true, always_gives_way = true }
+  function source.fill(job, room)
+    local to = math.min(n, at + room)
+    local deadline = columns.deadline(source)
+    while at < to do
+      local has_room, why, kind = core.add(job, push(map, at))
+      at = at + 1
+      if has_room == nil then
+        columns.push_unsent(job, why, kind)
+      elseif not has_room then
+        core.push(job)
+      end
+      if columns.is_late(deadline) then break end
+    end
+    core.push(job)
+    source.has_more = at < to
+    return at >= n
+  end
+  return source
+end
+
+--- Starts a map. `map` is the tp_map, which gives the inputs through `read`; width is nil for rows. Gives the Results, and whether they come only
+-- while somebody waits for them.
+function embed.map(f, map, read, width, n, given)
+  local source = width and doubles(map, read, width, n) or rows(map, read, n)
+  local settings = given and options.check("options", options.of_calls, given) or {}
+  return func.start(f, source, settings), options.executor(f.options).by_owner
+end
+
+local RESULT, END, FAILURE, LATER = abi.step.RESULT, abi.step.END, abi.step.FAILURE, abi.step.LATER
+
+--- One step: RESULT, the index and the values; FAILURE, the index and the failure in their place; END; or LATER when there is none after so many
+-- seconds (nil: that is waited for). Raises what ends the map.
+function embed.step(r, seconds)
+  if r.k < r.n then return RESULT, r() end
+  if seconds ~= 0 and not r.is_reading and r.job then
+    r.is_reading = true
+    core.set_reading(r.job, true)
+  end
+  local what, index, value = r:_advance(seconds ~= nil)
+  if what == "later" and seconds > 0 then
+    local deadline = core.now() + seconds
+    repeat
+      r:_wait(r.job, math.max(0, deadline - core.now()))
+      what, index, value = r:_advance(true)
+    until what ~= "later" or core.now() >= deadline
+  end
+  if not what then return END end
+  if what == "later" then return LATER end
+  if what == "failure" then return FAILURE, index, value end
+  return embed.step(r, seconds)
+end
+
+local doubles_type = ffi.typeof "double *"
+
+local function fail_at(i, format, ...)
+  error(failure.new { kind = abi.kind.USAGE, message = format:format(i, ...), index = i, attempts = 1 }, 0)
+end
+
+--- All results into memory of C's: out[index - 1].
+function embed.read_doubles(r, out, n)
+  out = ffi.cast(doubles_type, out)
+  if r.job then core.set_reading(r.job, false) end
+  for i, y, more in r do
+    if type(y) ~= "number" or more ~= nil then
+      r:cancel()
+      fail_at(i, "the result of input %d is not one number but %s", more ~= nil and "several values" or type(y))
+    elseif i > n then
+      r:cancel()
+      fail_at(i, "there is no room for the result of input %d: out has %d elements", n)
+    end
+    out[i - 1] = y
+  end
+end
+
+function embed.cancel(r)
+  r:cancel()
+end
+
+function embed.progress(r)
+  local p = r:progress()
+  return p.total or 0, p.done, p.failed, p.taken, p.retried
+end
+
+embed.close = results.Results._close
+
+--- The job behind Results, nil after their end.
+function embed.job(r)
+  return r.job
+end
+
+-- ---- the loop ----
+
+--- What there is to do, without waiting. Gives the seconds until it is to be called again; nil: when something happens.
+function embed.turn()
+  loop.step()
+  for _, unread in ipairs(loop.take_unread()) do core.warn("tidepool: " .. show.plain(tostring(unread)) .. "\n") end
+  return loop.due()
+end
+
+return embed

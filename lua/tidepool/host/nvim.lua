@@ -1,0 +1,55 @@
+--- In Neovim: the editor's loop drives the host, so that tasks go on while the editor does. host/program/module.c loads this.
+--
+-- Tasks are resumed inside callbacks of vim.loop, where most of the editor's functions must not be called: they use vim.schedule.
+
+local core = require "tidepool.core"
+local loop = require "tidepool.engine.loop"
+
+local vim = vim
+local uv = vim.loop
+
+local poll, prepare, timer = uv.new_poll(core.fd()), uv.new_prepare(), uv.new_timer()
+
+--- What workers have printed becomes the editor's messages.
+local function show_printed(fd, write)
+  local text = core.printed(fd)
+  if text then vim.schedule(function() write(text) end) end
+end
+
+--- Failures that nobody has read until the editor is idle again.
+local function show_unread()
+  for _, failure in ipairs(loop.take_unread()) do vim.notify("tidepool: " .. tostring(failure), vim.log.levels.ERROR) end
+end
+
+local function step()
+  loop.step()
+  show_printed(1, vim.api.nvim_out_write)
+  show_printed(2, vim.api.nvim_err_write)
+  if loop.has_unread() then vim.schedule(show_unread) end
+end
+
+-- Before the editor's loop waits: until when?
+prepare:start(function()
+  local seconds = loop.due()
+  if seconds then
+    timer:start(math.min(math.ceil(seconds * 1000), 2 ^ 31), 0, step)
+  else
+    timer:stop()
+  end
+end)
+poll:start("r", step)
+
+-- None of them is a reason for the editor to stay.
+poll:unref()
+prepare:unref()
+timer:unref()
+
+-- The editor ends without closing its Lua state.
+vim.api.nvim_create_autocmd("VimLeavePre", {
+  callback = function()
+    for _, handle in ipairs { poll, prepare, timer } do handle:close() end
+    core.close_host(1000)
+  end,
+})
+
+return true

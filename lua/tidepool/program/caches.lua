@@ -1,0 +1,91 @@
+--- `tidepool cache`: what is in a cache of results, and forgetting some of it.
+
+local cache = require "tidepool.engine.cache"
+local cli = require "tidepool.program.cli"
+local core = require "tidepool.core"
+local journal = require "tidepool.engine.journal"
+local journals = require "tidepool.program.journals"
+local json = require "tidepool.json"
+local show = require "tidepool.base.show"
+
+local caches = {}
+
+local functions_sql = [[
+  select name, program, count(*), total(bytes), max(used), total(duration) from functions join results on results.function = functions.function
+  group by name, program order by total(bytes) desc, name, program]]
+
+local function print_functions(handle, path, as_json)
+  local objects, rows, sum, count = {}, { { "function", "results", "size", "work", "used last", "of" } }, 0, 0
+  for i, row in ipairs(journal.ask(handle, functions_sql)) do
+    local name, program, n, bytes, used, work = unpack(row, 1, 6)
+    sum, count = sum + bytes, count + n
+    objects[i] = {
+      ["function"] = name, program = program or json.null, results = n, bytes = bytes, used = used or json.null, seconds = work,
+    }
+    rows[i + 1] = {
+      show.plain(tostring(name), true), tostring(n), journals.size(bytes), journals.seconds(work),
+      type(used) == "number" and os.date("%Y-%m-%d %H:%M", used) or "-", show.plain(tostring(program or "-"), true),
+    }
+  end
+  if as_json then return journals.print_json(objects) end
+  if count > 0 then journals.print_table(rows) end
+  io.stdout:write(("%d result%s, %s in %s\n"):format(count, count == 1 and "" or "s", journals.size(sum), path))
+end
+
+--- Has the file forget the results of functions of that name, or all. Gives how many there were.
+local function forget(path, name)
+  local handle, why = core.journal_open(journal.plain_path(path), 2 ^ 53)
+  if not handle then error(why, 0) end
+  if name then
+    journal.ask(handle, "delete from results where function in (select function from functions where name = ?)", name)
+  else
+    journal.ask(handle, "delete from results where true")
+  end
+  local n = journal.ask(handle, "select changes()")[1][1]
+  journal.ask(handle, "pragma incremental_vacuum")
+  core.journal_close(handle)
+  return n
+end
+
+local function exists(path)
+  local file = io.open(path)
+  return file and file:close()
+end
+
+local function main(path, forgets, name, as_json)
+  path = path or cache.path_of({}, false)
+  if not exists(path) then error(("there is no cache yet: %s is not there"):format(path), 0) end
+  if forgets then
+    local n = forget(path, name)
+    io.stdout:write(("forgot %d result%s\n"):format(n, n == 1 and "" or "s"))
+    return
+  end
+  local handle, why = core.journal_read(path, true)
+  if not handle then error(why, 0) end
+  print_functions(handle, path, as_json)
+end
+
+---`tidepool cache [FILE] [forget [FUNCTION]] [--json]`.
+---@return integer code, string? message
+function caches.main(...)
+  local words, as_json = {}, false
+  for _, word in ipairs { ... } do
+    if word == "--help" then return cli.help "cache" end
+    if word == "--json" then
+      as_json = true
+    elseif word:find "^%-%-" then
+      return 2, ("cache: unknown option '%s' (there are: --json, --help)"):format(word)
+    else
+      words[#words + 1] = word
+    end
+  end
+  local path = words[1] ~= "forget" and table.remove(words, 1) or nil
+  if #words > 2 or (words[1] and words[1] ~= "forget") then
+    return 2, ("cache: what is '%s'? (tidepool cache [FILE] [forget [FUNCTION]])"):format(words[words[1] == "forget" and 3 or 1])
+  end
+  local fine, problem = pcall(main, path, words[1] == "forget", words[2], as_json)
+  if not fine then return 1, problem end
+  return 0
+end
+
+return caches

@@ -1,0 +1,256 @@
+-- cli.lua: what main.c does in Lua: help texts, and luajit's options -j, -O and -b.
+
+local cli = {}
+
+local overview = [==[
+Usage: tidepool [options] [script [arguments]]
+       tidepool run FILE[::NAME] [--key value ...] [arguments]
+       tidepool map FILE::NAME [--json|--text] [--keep-going] <INPUT >OUTPUT
+       tidepool journal FILE [failures] [--json]
+       tidepool replay FILE [MAP] INDEX [--json]
+       tidepool cache [FILE] [forget [FUNCTION]] [--json]
+       tidepool devices [--json]
+       tidepool help [run|map|journal|replay|cache|devices]
+
+Runs Lua scripts as luajit does, with require "tidepool" built in: Lua functions
+over many inputs in parallel. A script that makes an app:main has it called after it,
+as by tidepool run. Without a script, on a terminal, it is interactive.
+
+Options, as luajit has them:
+  -e CODE        run CODE
+  -p EXPR        print EXPR
+  -l MODULE      require MODULE
+  -i             interactive after the script
+  -v             show the version
+  -E             ignore LUA_INIT, LUA_PATH and LUA_CPATH
+  -j COMMAND     control the JIT compiler (on, off, v, dump, ...)
+  -O[OPTIONS]    control its optimisations
+  -b ...         save or list bytecode
+  -              run standard input
+  --             end of the options
+
+Options of Tidepool:
+  --workers N    worker threads, 1 to 1024 (default: TIDEPOOL_WORKERS, or one for each
+                 processor that the process may use, by affinity and quota)
+  -w N           the same
+  --executor E   who runs functions that name no executor: EXECUTORS
+  --progress[=M] progress of maps: line (on a terminal), plain, json, or off
+  --no-progress  the same as --progress=off
+  --journal FILE keeps the results of maps, so that the same command, run again, does
+                 only what is missing
+  --explain      says of each input of such a map why it runs, or does not
+  --log=tag      lines that workers print begin with worker and input: w3 #17|
+  --color[=WHEN] colours at the prompt: always, never, or auto (the default: on a
+                 terminal where NO_COLOR is not set)
+  --quiet        no banner, no progress or interruption line
+  --verbose      says why compiled device programs are not kept, or not taken from where
+                 they are; before the script or command: behind it, it is the script's
+  --help         this text
+  -h             the same
+  --version      the versions of Tidepool, LuaJIT and libuv
+
+Exit codes: 0, 1 after an error, 2 after a wrong use, and what os.exit says.
+]==]
+
+local topics = {}
+
+topics.run = [==[
+Usage: tidepool run FILE[::NAME] [--key value ...] [arguments]
+       tidepool run FILE[::NAME] --help
+
+Loads FILE and calls an entry that it made with app:main: the only one, the one
+called main, or NAME. NAME may also be one of the app's functions, or a method of a
+class (Model.predict): that runs once in the pool, and what it returns is printed,
+with --json for machines.
+
+An entry that gives a schema has its options checked and typed:
+
+  app:main { args = {
+    n       = { 10, "how many rounds" },
+    mode    = { "fast", "how exact", choices = { "fast", "exact" } },
+    k       = { { 1, 3, 5 }, "neighbours to try" },
+    input   = { type = "string", required = true },
+    verbose = false,
+  } } (function(args) print(args.n, args.k[1], args[1]) end)
+
+  tidepool run job.lua --n 20 --k 1,3 --input=data.csv --verbose file.txt
+
+  --key value, --key=value    a number, a string, or a list: 1,3,5
+  --key, --no-key             a boolean
+  --                          the rest are plain arguments: args[1], args[2], ...
+  --help                      the entry's options
+
+Without a schema any --key is accepted: numbers, true and false are recognised.
+A function's options are its parameters, by name or in their order.
+The options of tidepool itself (--workers and the rest) may stand before or after FILE.
+]==]
+
+topics.map = [==[
+Usage: tidepool map FILE::NAME [options] <INPUT >OUTPUT
+
+Calls the function NAME of FILE's app (or the only one) in the pool, once for each
+line of standard input, and writes what it returns, one line for each, in their order,
+as soon as it is there.
+
+  seq 1000 | tidepool map job.lua::evaluate
+
+A line that is a number arrives as one if it is the same text when it is written again
+(not 007, 1.50 or 1e5), any other as a string. Several results are separated by tabs.
+The first failure ends it, with exit code 1; a result with a line end in it is one.
+
+  --text         every line arrives as a string
+  --json         lines are JSON values, also those of the output: several results are a
+                 list, and a failure is { "error": message, "kind": ..., "index": ... };
+                 null is tidepool.null; empty lists stay lists, and tidepool.json marks them
+  --keep-going   failures do not end it: without --json they are on standard error
+                 only. The exit code is 1 if there were any
+  --limit SIZE   how long a line may be (default: 16M): a longer one ends it
+  -w N, --progress, --quiet, ...      as for any script
+]==]
+
+topics.journal = [==[
+Usage: tidepool journal FILE [failures] [--json]
+
+Shows what is in a journal, the file of --journal or of the option journal: for each map
+how many inputs it had, what they came to, how often they were tried, and how long they
+took together and at most. It may be read while a program writes to it.
+
+  failures  the inputs that failed, with their index, arguments and error
+  --json    the same as JSON: a list of objects
+]==]
+
+topics.replay = [==[
+Usage: tidepool replay FILE [MAP] INDEX [--json]
+
+Runs one input of a journal again: here and now, in this terminal, as plain Lua, so that
+its prints, its traceback and a debugger's breakpoints are where they belong. MAP is the
+name that tidepool journal shows; it may be missing where there is only one.
+
+The program that the map was in is loaded, but its app:main is not called. A script that
+starts the map while it is loaded is left there. The journal stays as it is.
+
+  --json    input, result or error, and whether it is the same as in the journal ("same")
+]==]
+
+topics.cache = [==[
+Usage: tidepool cache [FILE] [--json]
+       tidepool cache [FILE] forget [FUNCTION]
+
+Shows what functions with the option cache have kept: for each how many results, how
+large, what running them took, and when one was last found. FILE is the one that the
+option names; without it, it is the user's: results.db in $XDG_CACHE_HOME/tidepool.
+
+  forget    forgets all results, or those of the functions of that name
+  --json    the same as JSON: a list of objects
+]==]
+
+topics.devices = [==[
+Usage: tidepool devices [--json]
+
+Lists the OpenCL devices that a function's option gpu can name, the one first that
+gpu = true takes, or says why there are none (exit code 1).
+
+  --json    the same as JSON: a list of objects
+]==]
+
+topics.help = overview
+
+---`tidepool help [COMMAND]` and `--help`.
+---@param topic? string
+---@return integer code, string? message
+function cli.help(topic)
+  if topic == "--help" then topic = nil end
+  local text = topic == nil and overview or topics[topic]
+  if not text then
+    local names = {}
+    for name in pairs(topics) do
+      if name ~= "help" then names[#names + 1] = name end
+    end
+    table.sort(names)
+    return 2, ("no help on '%s' (there is: tidepool help, tidepool help %s)"):format(topic, table.concat(names, ", tidepool help "))
+  end
+  io.stdout:write((text:gsub("EXECUTORS", function()
+    local executors = require "tidepool.engine.executors"
+    return executors.in_words(executors.that("runs_lua"), "%s")
+  end)))
+  return 0
+end
+
+local function json(value)
+  if type(value) == "string" then
+    return '"' .. value:gsub('[%c"\\]', function(c) return ("\\u%04x"):format(c:byte()) end) .. '"'
+  end
+  return type(value) == "number" and ("%.14g"):format(value) or tostring(value)
+end
+
+local device_fields = { "name", "platform", "vendor", "type", "compute_units", "memory", "fp64", "version", "driver" }
+
+---`tidepool devices [--json]`.
+---@return integer code, string? message
+function cli.devices(option, more)
+  if option == "--help" then return cli.help "devices" end
+  if (option and option ~= "--json") or more then
+    return 2, ("devices: unknown argument %s (see tidepool help devices)"):format(more or option)
+  end
+  local devices, why = require("tidepool.device.gpu").devices()
+  if option then
+    local objects = {}
+    for i, d in ipairs(devices) do
+      local fields = {}
+      for _, name in ipairs(device_fields) do fields[#fields + 1] = ('"%s":%s'):format(name, json(d[name])) end
+      objects[i] = "\n  {" .. table.concat(fields, ",") .. "}"
+    end
+    io.stdout:write("[", table.concat(objects, ","), #objects > 0 and "\n" or "", "]\n")
+    return #devices > 0 and 0 or 1, why
+  end
+  if #devices == 0 then return 1, why end
+  for _, d in ipairs(devices) do
+    io.stdout:write(("%s\n    %s, %d compute units, %.1f GiB, %s, %s (%s)\n"):format(d.name, d.type, d.compute_units, d.memory / 2 ^ 30,
+      d.fp64 and "doubles" or "no doubles", d.version, d.platform))
+  end
+  return 0
+end
+
+local function split(list)
+  local words = {}
+  for word in list:gmatch "[^,]+" do
+    words[#words + 1] = word
+  end
+  return unpack(words)
+end
+
+---`-j COMMAND[=ARG,ARG]`: a function of the jit table, or a module jit.COMMAND.
+---@param command string
+function cli.jit(command)
+  local name, list = command:match "^([^=]*)=?(.*)$"
+  if type(rawget(jit, name)) == "function" then
+    jit[name](split(list))
+    return
+  end
+  local ok, module = pcall(require, "jit." .. name)
+  if not ok or type(module) ~= "table" or not module.start then
+    error(("unknown -j command '%s' (and no module jit.%s)"):format(name, name), 0)
+  end
+  module.start(split(list))
+end
+
+---`-O[OPTION,OPTION]`.
+---@param list string
+function cli.optimise(list)
+  local fine, why = pcall(jit.opt.start, split(list))
+  if not fine then error(why, 0) end
+end
+
+---`-b ...`: the module that comes with LuaJIT does it, with the words after `-b`.
+---@param word string the word that began with -b
+---@return integer code
+function cli.bytecode(word, ...)
+  if #word > 2 then
+    require("jit.bcsave").start("-" .. word:sub(3), ...)
+  else
+    require("jit.bcsave").start(...)
+  end
+  return 0
+end
+
+return cli

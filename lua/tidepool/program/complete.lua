@@ -1,0 +1,233 @@
+--- Completion at the prompt: names, fields, methods, options.
+--
+-- Nothing of users is run for it: fields are read raw, along metatables' __index tables. What a call of ours would give is known by the function that
+-- is called.
+
+local app = require "tidepool.app"
+local array = require "tidepool.array"
+local call = require "tidepool.call"
+local event = require "tidepool.event"
+local failure = require "tidepool.failure"
+local func = require "tidepool.func"
+local options = require "tidepool.options"
+local results = require "tidepool.results"
+local task = require "tidepool.task"
+
+local complete = {}
+
+local SCANNED_MAX = 10000 -- files of a folder that are looked at
+
+-- The session works on whatever its user does to the globals.
+local type, pairs, ipairs, next, rawget, tonumber, setmetatable = type, pairs, ipairs, next, rawget, tonumber, setmetatable
+local getmetatable, table, string, package, os, require = debug.getmetatable, table, string, package, os, require
+
+--- The names in a set, in their order.
+function complete.sorted(set)
+  local names = {}
+  for name in pairs(set) do names[#names + 1] = name end
+  table.sort(names)
+  return names
+end
+
+local sorted = complete.sorted
+
+-- ---- fields ----
+
+-- Fields of our own objects that are for users.
+local public = {
+  [func.Function] = { name = true, options = true, raw = true },
+  [app.App] = { functions = true, name = true },
+  [call.Call] = {}, [event.Event] = {}, [task.Task] = {},
+}
+
+--- Tables in which the value's fields are found, without running any code of users.
+local function field_tables(value)
+  if array.type_of(value) then return { array.methods, { ctype = true, data = true, rows = true, columns = true } } end
+  local found = {}
+  local mt = getmetatable(value)
+  local cls = package.loaded["tidepool.cls"]
+  if cls and mt == cls.Instance then return { rawget(value, "_made_of").class.cores, rawget(value, "_made_of").parameters } end
+  if cls and mt == cls.Class then return { { name = true } } end
+  if type(value) == "table" then found[1] = public[mt] or value end
+  if func.is_function(value) then found[2] = func.methods end
+  if failure.is_failure(value) and type(rawget(value, "value")) == "table" then found[2] = rawget(value, "value") end
+  for _ = 1, 10 do
+    mt = getmetatable(value)
+    value = type(mt) == "table" and rawget(mt, "__index")
+    if type(value) ~= "table" then break end
+    found[#found + 1] = value
+  end
+  return found
+end
+
+-- ---- the value before the name ----
+
+local function instance(class) return setmetatable({}, class) end
+local some_results = results.handle(instance(results.Results))
+
+-- What our functions give when they are called.
+local gives = {
+  [func.methods.map] = some_results, [func.methods.starmap] = some_results, [func.methods.spawn_map] = some_results,
+  [func.methods.spawn] = instance(call.Call), [func.methods.with] = instance(func.Function), [app.App.func] = instance(func.Function),
+  [app.new] = instance(app.App), [task.async] = instance(task.Task), [array.new] = array.new("double", 0),
+  [results.methods.array] = array.new("double", 0),
+}
+
+--- The field of a value; nil when it is not there, or not to be known.
+local function field(value, name)
+  for _, fields in ipairs(field_tables(value)) do
+    local found = rawget(fields, name)
+    if found ~= nil then return type(value) == "table" and public[getmetatable(value)] == fields and rawget(value, name) or found end
+  end
+end
+
+--- The value at the end of the text: "a.b", "a[1]:map(xs)", '("text")'. variable(name) gives those of names.
+local function value_at(text, variable)
+  local steps = {}
+  while true do
+    local head, key = text:match "^(.-)%[(%d+)%]$"
+    if not head then head, key = text:match "^(.-)%[[\"']([^\"'%]]*)[\"']%]$" end
+    if head then
+      steps[#steps + 1] = { index = tonumber(key) or key }
+    elseif text:find "%b()$" then
+      if text:find "^.-%([\"'].*[\"']%)$" and not text:match "^(.-)%b()$":find "[%w_%])]$" then
+        steps.root = string
+        break
+      end
+      head = text:match "^(.-)%b()$"
+      steps[#steps + 1] = { is_call = true }
+    else
+      local name
+      head, name = text:match "^(.-)[.:]([%a_][%w_]*)$"
+      if not head or head == "" or head:find "[%s.]$" then
+        name = text:match "([%a_][%w_]*)$"
+        steps.root = name and variable(name)
+        break
+      end
+      steps[#steps + 1] = { field = name }
+    end
+    text = head
+  end
+  local value = steps.root
+  for i = #steps, 1, -1 do
+    local step = steps[i]
+    if value == nil then return nil end
+    if step.is_call then value = gives[value]
+    elseif step.field then value = field(value, step.field)
+    else value = type(value) == "table" and rawget(value, step.index) or nil end
+  end
+  return value
+end
+
+-- ---- names ----
+
+local function add_matches(out, set, prefix, suffix)
+  for name in next, set do
+    if type(name) == "string" and name:find "^[%a_][%w_]*$" and name:sub(1, #prefix) == prefix and not (prefix == "" and name:find "^_") then
+      out[name .. (suffix or "")] = true
+    end
+  end
+end
+
+local function add_options(out, rows, prefix, suffix)
+  for _, row in ipairs(rows) do add_matches(out, { [row[1]] = true }, prefix, suffix) end
+end
+
+local option_rows = {
+  func = options.of_functions, with = options.of_functions, App = options.of_functions, map = options.of_calls, starmap = options.of_calls,
+  spawn_map = options.of_calls, for_each = options.of_for_each, lines = options.of_lines,
+  kernel = options.of_kernels, kernel_file = options.of_kernels,
+}
+
+--- The options that may be written at the end of the text: it is in a table that is the last thing of a call that takes some.
+local function options_at(text)
+  local head, inside = text:match "^(.*){([^{}]*)$"
+  if not head or not (inside:find "^%s*[%a_]*$" or inside:find ",%s*[%a_]*$") then return nil end
+  for name in head:gmatch "[%.:]([%a_]+)%f[^%a_]%s*[%({%s]" do
+    if option_rows[name] then head = name end
+  end
+  return option_rows[head] or option_rows[head:match "[%.:]([%a_]+)%s*%(?%s*$" or ""]
+end
+
+--- The beginning of a path at the end of the text: it is in a string, or behind :load or :save. Not where names of modules or options are.
+local function path_at(text)
+  local path = text:match "^%s*:load%s+(%S*)$" or text:match "^%s*:save%s+(%S*)$"
+  if path then return path end
+  local quote, at, begin = nil, 1, nil
+  while at <= #text do
+    local c = text:sub(at, at)
+    if quote and c == "\\" then
+      at = at + 1
+    elseif c == quote then
+      quote = nil
+    elseif not quote and (c == '"' or c == "'") then
+      quote, begin = c, at
+    end
+    at = at + 1
+  end
+  if not quote then return nil end
+  local before = text:sub(1, begin - 1)
+  if before:find "require%s*%(?%s*$" or before:find "help%s*%(?%s*$" then return nil end
+  return text:sub(begin + 1)
+end
+
+--- The files that begin so: folders with a slash behind them. Hidden ones where a dot was typed.
+local function add_paths(out, path)
+  local uv = require "luv"
+  local folder, name = path:match "^(.*/)([^/]*)$"
+  if not folder then folder, name = "", path end
+  local home = folder:find "^~/" and os.getenv "HOME"
+  local scan = uv.fs_scandir(home and home .. folder:sub(2) or folder == "" and "." or folder)
+  if not scan then return end
+  for _ = 1, SCANNED_MAX do
+    local entry, kind = uv.fs_scandir_next(scan)
+    if not entry then return end
+    if entry:sub(1, #name) == name and (name ~= "" or entry:sub(1, 1) ~= ".") then
+      out[folder .. entry .. (kind == "directory" and "/" or "")] = true
+    end
+  end
+end
+
+--- Completes the end of a text: how many bytes of it are the beginning of a name, and the names that begin so. variable(name) gives the value of a
+--- variable; `names` are sets (by key) of what may stand alone: variables, then words of the language.
+---@return integer length, table names
+function complete.complete(text, variable, names)
+  local found = {}
+  local path = path_at(text)
+  if path then
+    add_paths(found, path)
+    return #path, sorted(found)
+  end
+  local head, sep, prefix = text:match "^(.*)([.:])([%w_]*)$"
+  if head and head:find "[%w_%])]$" then
+    local value = value_at(head, variable)
+    for _, fields in ipairs(value ~= nil and field_tables(value) or {}) do
+      for name, each in next, fields do
+        if sep == "." or type(each) == "function" then add_matches(found, { [name] = true }, prefix) end
+      end
+    end
+    return #prefix, sorted(found)
+  end
+  prefix = text:match "[%a_]?[%w_]*$"
+  local rows = options_at(text)
+  if rows then
+    add_options(found, rows, prefix, " = ")
+  elseif text:find "help%s*%(?%s*[\"'][%w_]*$" then
+    add_options(found, options.of_functions, prefix)
+    add_options(found, options.of_for_each, prefix)
+  elseif text:find "require%s*%(?%s*[\"'][%w_]*$" then
+    add_matches(found, package.loaded, prefix)
+    add_matches(found, package.preload, prefix)
+  else
+    if text:find "^%s*:help%s+[%w_]*$" then
+      add_options(found, options.of_functions, prefix)
+      add_options(found, options.of_for_each, prefix)
+    end
+    for i, set in ipairs(names) do
+      if i < #names or prefix ~= "" then add_matches(found, set, prefix) end
+    end
+  end
+  return #prefix, sorted(found)
+end
+
+return complete

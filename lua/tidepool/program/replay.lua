@@ -1,0 +1,200 @@
+--- `tidepool replay FILE [MAP] INDEX`: runs one input of a journal again, here: in this terminal, in the program's own state, so that its
+-- traceback, its prints and a debugger's breakpoints are the script's.
+--
+-- The program is loaded as for `tidepool map`: its entry is not called. A script that starts the map while it is loaded has gone far enough then:
+-- what the function captures is there, and the rest is not run.
+
+local app = require "tidepool.app"
+local cli = require "tidepool.program.cli"
+local core = require "tidepool.core"
+local describe = require "tidepool.base.describe"
+local journals = require "tidepool.program.journals"
+local json = require "tidepool.json"
+local run = require "tidepool.program.run"
+local show = require "tidepool.base.show"
+
+local replay = {}
+
+-- ---- the input ----
+
+local item_sql = ("select state, kind, message, %s, %s from items where id = (? << 40) + ?"):format(journals.columns "input",
+  journals.columns "result")
+
+local function names_of(maps)
+  local names = {}
+  for i, row in ipairs(maps) do names[i] = show.plain(tostring(row[2]), true) end
+  return table.concat(names, ", ")
+end
+
+--- The map's row, of those of its name, or the only one. Or nil and what is wrong.
+local function choose_map(reader, name)
+  local maps = reader:ask "select map, name, function, program from maps order by map"
+  if #maps == 0 then return nil, ("%s has no map yet"):format(reader.path) end
+  if not name and #maps > 1 then
+    return nil, ("%s has several maps: %s (choose one: tidepool replay FILE MAP INDEX)"):format(reader.path, names_of(maps))
+  end
+  for _, row in ipairs(maps) do
+    if not name or row[2] == name then return row end
+  end
+  return nil, ("%s has no map '%s' (there %s: %s)"):format(reader.path, name, #maps == 1 and "is" or "are", names_of(maps))
+end
+
+--- What the file has of an input: { map, index, function_name, program, state, kind, message, input, result }. Or nil and what is wrong.
+local function find(reader, name, index)
+  local map, problem = choose_map(reader, name)
+  if not map then return nil, problem end
+  local row = reader:ask(item_sql, map[1], index)[1]
+  if not row then return nil, ("%s has no input %d of map '%s': it has not run yet"):format(reader.path, index, map[2]) end
+  local input = journals.values(row[4], row[5])
+  if not input then
+    return nil, ("%s could not keep input %d of map '%s', so it cannot be run again"):format(reader.path, index, map[2])
+  end
+  if not map[4] then return nil, ("%s does not say which program map '%s' is of"):format(reader.path, map[2]) end
+  return {
+    map = tostring(map[2]), index = index, function_name = tostring(map[3]), program = tostring(map[4]),
+    state = row[1], kind = row[2], message = row[3], input = input, result = journals.values(row[6], row[7]),
+  }
+end
+
+-- ---- the function ----
+
+--- Those functions of that name that the apps have.
+local function functions_named(name)
+  local found = {}
+  for _, one in ipairs(app.list()) do
+    local f = one.functions[name]
+    if f and f ~= found[#found] then found[#found + 1] = f end
+  end
+  return found
+end
+
+local function has_entry()
+  for _, one in ipairs(app.list()) do
+    if one.entries[1] then return true end
+  end
+  return false
+end
+
+--- Loads the program, and gives the function: that which starts a map of this name meanwhile, or the one that the apps then have. Or nil, what is
+--- wrong, and the exit code.
+local function load_function(item)
+  local enough, started = {}, nil
+  core.on_map = function(f)
+    if f.name ~= item.function_name then return end
+    started = f
+    error(enough, 0)
+  end
+  local fine, loaded, problem = pcall(run.load, item.program)
+  core.on_map = nil
+  if started then return started end
+  if not fine then error(loaded, 0) end
+  if not loaded then return nil, problem, 1 end
+  local found = functions_named(item.function_name)
+  if #found == 1 then return found[1] end
+  local name = show.plain(item.function_name, true)
+  if #found > 1 then return nil, ("%s has several functions '%s'"):format(item.program, name), 1 end
+  return nil, ("%s makes no function '%s' when it is loaded%s"):format(item.program, name,
+    has_entry() and ": one that is made in app:main cannot be run again" or ""), 1
+end
+
+-- ---- the command ----
+
+local function same(a, b)
+  if not a or a.n ~= b.n then return false end
+  return core.identity("results", a) == core.identity("results", b)
+end
+
+--- How it went before.
+local function before(item, path)
+  local file = path:match "[^/]*$"
+  if item.state == "failed" then
+    return ("in %s it failed: %s: %s"):format(file, show.plain(item.kind or "?", true), show.plain(item.message or "?", true))
+  elseif item.state == "done" then
+    return ("in %s it gave %s"):format(file, item.result and item.result.n > 0 and journals.text(item.result) or "nothing")
+  end
+  return ("what it gave could not be kept in %s"):format(file)
+end
+
+local function pack(...)
+  return { n = select("#", ...), ... }
+end
+
+local function print_json(item, results, seconds, failed)
+  local object = {
+    map = item.map, index = item.index, input = journals.json_list(item.input), state = item.state, seconds = seconds,
+    result = results and journals.json_list(results) or json.null, error = failed or json.null,
+  }
+  if item.state == "done" and results then object.same = same(item.result, results) end
+  io.stdout:write(json.encode(object), "\n")
+end
+
+local function print_results(item, path, results)
+  if results.n > 0 then
+    local texts = {}
+    for i = 1, results.n do
+      local value = results[i]
+      texts[i] = type(value) == "string" and value or show.value(value, { width = 80 })
+    end
+    io.stdout:write(table.concat(texts, "\t"), "\n")
+  end
+  local is_same = item.state == "done" and same(item.result, results)
+  core.warn(("tidepool: %s #%d: %s\n"):format(show.plain(item.map, true), item.index, is_same and ("the same as in %s"):format(path:match "[^/]*$")
+    or before(item, path)))
+end
+
+--- Runs it; gives the exit code. Without --json an error is raised as it is, with its traceback.
+local function run_item(item, f, path, as_json)
+  for _, setup in ipairs(f.setups or {}) do setup.fn() end
+  if not as_json then
+    print_results(item, path, pack(f.raw(unpack(item.input, 1, item.input.n))))
+    return 0
+  end
+  local started = core.now()
+  local outcome = pack(pcall(f.raw, unpack(item.input, 1, item.input.n)))
+  local seconds = core.now() - started
+  if not outcome[1] then
+    print_json(item, nil, seconds, describe.message(outcome[2]))
+    return 1
+  end
+  print_json(item, pack(unpack(outcome, 2, outcome.n)), seconds)
+  return 0
+end
+
+local function main(path, name, index, as_json)
+  local reader, why = journals.open(path)
+  if not reader then return 1, why end
+  local fine, item, problem = pcall(find, reader, name, index)
+  if not fine then return 1, item end
+  if not item then return 2, problem end
+  if not as_json then
+    core.warn(("tidepool: %s #%d: %s(%s) of %s\n"):format(show.plain(item.map, true), item.index, show.plain(item.function_name, true),
+      journals.text(item.input), show.plain(item.program, true)))
+  end
+  local f, code
+  f, problem, code = load_function(item)
+  if not f then return code, problem end
+  return run_item(item, f, path, as_json)
+end
+
+---`tidepool replay FILE [MAP] INDEX [--json]`.
+---@return integer code, string? message
+function replay.main(...)
+  local words, as_json = {}, false
+  for _, word in ipairs { ... } do
+    if word == "--help" then return cli.help "replay" end
+    if word == "--json" then
+      as_json = true
+    elseif word:find "^%-%-" then
+      return 2, ("replay: unknown option '%s' (there are: --json, --help)"):format(word)
+    else
+      words[#words + 1] = word
+    end
+  end
+  if #words < 2 then return 2, "replay what? (tidepool replay FILE [MAP] INDEX; more: tidepool help replay)" end
+  if #words > 3 then return 2, ("replay: '%s' is one too many (tidepool replay FILE [MAP] INDEX)"):format(words[4]) end
+  local index = words[#words]:find "^#?%d+$" and tonumber((words[#words]:gsub("^#", "")))
+  if not index or index < 1 or index >= 2 ^ 40 then return 2, ("replay: '%s' is not the index of an input, from 1"):format(words[#words]) end
+  return main(words[1], #words == 3 and words[2] or nil, index, as_json)
+end
+
+return replay

@@ -1,0 +1,137 @@
+--- What the mistakes of a first week are told: the name of what is wrong, and what would be right.
+
+local ffi = require "ffi"
+local support = require "tests.support"
+local tidepool = require "tidepool"
+
+local contains, failure_of = support.contains, support.failure_of
+
+describe("What cannot travel", function()
+  local app = tidepool.App "messages"
+  local give = app:func(function(x) return x end)
+
+  --- The error of giving x to a function, or of one that captures it, has these texts.
+  local function refused(x, ...)
+    local as_argument = failure_of(function() give:remote(x) end)
+    local as_upvalue = failure_of(function() app:func(function() return x end):remote() end)
+    for _, f in ipairs { as_argument, as_upvalue } do
+      assert.equal("codec", f.kind)
+      contains(tostring(f), "messages_spec.lua:", ...)
+    end
+  end
+
+  it("says what it is, and what to do instead", function()
+    local lpeg = require "lpeg"
+    refused(lpeg.P "a", "a userdata cannot travel to a worker (lpeg-pattern: make it inside of the function, or in app:setup)")
+    refused(coroutine.create(print), "a coroutine cannot travel to a worker")
+    local call = give:spawn(1)
+    refused(call, "a Call cannot travel to a worker: pass what call:get() gives")
+    local task = tidepool.async(function() end)
+    refused(task, "a Task cannot travel to a worker: pass what task:get() gives")
+    local results = give:map { 1 }
+    refused(results, "Results cannot travel to a worker: pass what results:list() gives")
+    results:list()
+    task:get()
+    call:get()
+  end)
+
+  it("is named with its path and its class", function()
+    local Shape = { __name = "Shape" }
+    refused({ objects = { { shape = setmetatable({}, Shape) } } },
+      ".objects[1].shape: a table with an unknown metatable of class Shape cannot travel to a worker",
+      "(make it known with tidepool.class, or let a module have the class in a field)")
+  end)
+
+  it("may be a thing of a library, which goes by its name there", function()
+    local dkjson = require "dkjson"
+    local null = dkjson.null
+    local is_null = app:func(function(x) return x == dkjson.null, x == null, dkjson.encode { x } end)
+    assert.same({ true, true, "[null]" }, { is_null:remote(null) })
+    local dir = support.temp_dir()
+    local file = assert(io.open(dir .. "/held_function.lua", "w"))
+    file:write "local hidden = newproxy(true) return { pack = function(x) return type(hidden) .. x end }"
+    file:close()
+    local path = package.path
+    package.path = dir .. "/?.lua;" .. path
+    local pack = require "held_function".pack
+    assert.equal("userdata1", app:func(function(x) return pack(x) end):remote(1))
+    package.path = path
+  end)
+
+  it("are no ranges, apps and files that every worker has", function()
+    local sum = app:func(function(range)
+      local s = 0
+      for x in range do s = s + x end
+      return s
+    end)
+    assert.equal(10, sum:remote(tidepool.range(4)))
+    local other = tidepool.App "other"
+    local conn = io.tmpfile()
+    local _ = other:func(function() return conn end)
+    assert.equal("other", app:func(function() return other.name end):remote())
+    assert.equal(conn, conn)
+    local stderr = io.stderr
+    assert.is_true(app:func(function() return stderr == io.stderr end):remote())
+  end)
+
+  it("is a module that only the script can load", function()
+    package.preload["of_the_script"] = function() return { a = 1 } end
+    local ours = require "of_the_script"
+    local f = failure_of(function() app:func(function() return ours.a end):remote() end)
+    contains(f.message, 'module "of_the_script" is not to be found in a worker', "app:setup")
+    assert.is_nil(f.message:find("\n", 1, true))
+    local other = tidepool.App "with setup"
+    other:setup(function() package.preload["of_the_script"] = function() return { a = 2 } end end)
+    assert.equal(2, other:func(function() return require "of_the_script".a end):remote())
+    package.preload["of_the_script"], package.loaded["of_the_script"] = nil, nil
+    package.loaded["vim._editor"] = { cmd = function() return 1 end }
+    local vim = package.loaded["vim._editor"]
+    f = failure_of(function() app:func(function() return vim.cmd() end):remote() end)
+    contains(f.message, 'the editor (module "vim._editor") is not in workers: use it in the task')
+    package.loaded["vim._editor"] = nil
+  end)
+end)
+
+describe("A mistake", function()
+  local app = tidepool.App "mistakes"
+  local f = app:func { name = "f" } (function(x) return x end)
+
+  local function mistake(fn, ...)
+    local fine, why = pcall(fn)
+    assert.is_false(fine)
+    contains(tostring(why), "messages_spec.lua:", ...)
+  end
+
+  it("has no place of ours in front", function()
+    local failed = failure_of(function() app:func(error):map({ "a" }):list() end)
+    assert.equal("a", failed.message)
+    assert.equal("a", failed.value)
+  end)
+
+  it("names what would be right", function()
+    mistake(function() f:map({ 1, 2 }, 5) end, "input 2 is a number", "tidepool.const(5)")
+    mistake(function() f:map({ 1, 2 }, "x") end, "input 2 is a string", "tidepool.const")
+    mistake(function() app:func { workers = 8 } end, "option 'workers' is not of one function", "-w N", "concurrency_limit")
+    mistake(function() f:mapp { 1 } end, "f has no method 'mapp' (did you mean 'map'?)")
+    mistake(function() return f:spwan(1) end, "did you mean 'spawn'?")
+    assert.is_nil(f.description)
+    mistake(function() f:starmap({ 1, 2 }):list() end, "starmap: item 1 is a number (a table expected)")
+    mistake(function() tidepool.array("int", 3) end, 'did you mean "int32"?')
+    mistake(function() tidepool.array("number", 3) end, 'did you mean "double"?')
+    mistake(function() f:map(tidepool.const(1), tidepool.const(2)) end, "all inputs are constants")
+  end)
+
+  it("is not needed: a constant comes with every input", function()
+    local add = app:func(function(a, b, c) return a + b + (c or 0) end)
+    assert.same({ n = 3, 11, 12, 13 }, add:map({ 1, 2, 3 }, tidepool.const(10)):list())
+    assert.same({ n = 2, 111, 112 }, add:map(tidepool.range(2), tidepool.const(10), tidepool.const(100)):list())
+    local i = 0
+    assert.same({ n = 2, 6, 7 }, add:map(function() i = i + 1 if i < 3 then return i end end, tidepool.const(5)):list())
+    local name = app:func(function(x, t) return x .. t.name end)
+    assert.same({ n = 2, "1a", "2a" }, name:map({ 1, 2 }, tidepool.const { name = "a" }):list())
+    assert.same({ n = 1, false }, app:func(function(_, b) return b == true end):map({ 1 }, tidepool.const(nil)):list())
+    local array = tidepool.array("double", { 1, 2 })
+    assert.same({ n = 2, 3, 4 }, add:map(array, tidepool.const(2)):list())
+    assert.equal(ffi.cast("void *", nil), nil)
+  end)
+end)

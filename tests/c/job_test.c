@@ -1,0 +1,300 @@
+/* job_test.c: jobs without workers: the test takes slices and finishes them itself, so that each step has its time. */
+#include "harness.h"
+#include "engine/exec.h"
+
+enum { MANY = 20, AWAY_US = TP_PAUSE_NS / 1000 + 20000 };
+
+static tp_engine *engine;
+static tp_func *func;
+static tp_agent agent;
+static unsigned offered; /* to how many takers work was offered */
+
+static void start(tp_executor *ex, unsigned n)
+{
+    (void)ex;
+    offered += n;
+}
+
+static const tp_executor_type by_hand = { .name = "by hand", .start = start };
+static tp_executor executor = { .type = &by_hand };
+
+static void wake(tp_waiter *w)
+{
+    (void)w;
+}
+
+static tp_waiter waiter = { .wake = wake };
+
+static void setup(void)
+{
+    tp_error err = { 0 };
+    CHECK_INT(0, tp_engine_open(&engine, &err));
+    CHECK_INT(0, tp_agent_open(&agent, engine, 1, &executor, &err));
+    func = tp_func_new("f", 0);
+    CHECK(func);
+}
+
+static void tear_down(void)
+{
+    tp_ref_drop(func);
+    tp_agent_close(&agent);
+    tp_engine_close(engine);
+}
+
+/* A job of n inputs, each in a block of its own. */
+static tp_job *open_job(unsigned n, tp_retries retries)
+{
+    tp_error err = { 0 };
+    tp_job *job;
+    tp_job_config config = { .func = func, .executor = &executor, .waiter = &waiter, .ordered = true, .keep_going = true, .is_cheap = true, .total = n,
+                             .retries = retries };
+    CHECK_INT(0, tp_job_open(&job, engine, &config, &err));
+    for (unsigned i = 0; i < n; i++) {
+        tp_block *b = tp_block_new_columns(1, 1, NULL, 0);
+        CHECK(b);
+        b->n = 1;
+        CHECK_INT(0, tp_job_push(job, b));
+    }
+    tp_job_end(job);
+    return job;
+}
+
+static tp_slice *take(void)
+{
+    uv_mutex_lock(tp_engine_lock(engine));
+    tp_slice *s = tp_job_take_locked(engine, &executor, &agent);
+    uv_mutex_unlock(tp_engine_lock(engine));
+    return s;
+}
+
+/* The slice's item has a result of so many doubles. */
+static void finish(tp_slice *s, uint32_t size)
+{
+    tp_block *b = tp_block_new_columns(size, 1, NULL, 0);
+    CHECK(b);
+    b->n = 1;
+    tp_work_append(&s->work, b, s->work.at);
+    s->work.at++;
+    tp_job_finish(s);
+}
+
+static void fail(tp_slice *s)
+{
+    tp_block *b = tp_block_new_values(TP_BLOCK_FAILURE);
+    CHECK(b);
+    b->n = 1;
+    b->may_retry = true;
+    tp_work_append(&s->work, b, s->work.at);
+    s->work.at++;
+    tp_job_finish(s);
+}
+
+/* The index of the next input to be taken, which is run; -1: none may be. */
+static int run(uint32_t size)
+{
+    tp_slice *s = take();
+    if (!s)
+        return -1;
+    CHECK_INT(1, s->work.count);
+    int index = (int)s->work.block->first;
+    finish(s, size);
+    return index;
+}
+
+/* The index of the next result, which the owner takes; -1: there is none. */
+static int next(tp_job *job)
+{
+    bool no_memory;
+    tp_block *b = tp_job_next(job, &no_memory);
+    CHECK(!no_memory);
+    int index = b ? (int)b->first : -1;
+    tp_block_free(b);
+    return index;
+}
+
+/* ---- the pause ---- */
+
+/* A job of which the owner, reading in a loop, has taken the first result, and others are there. */
+static tp_job *open_read(void)
+{
+    tp_job *job = open_job(MANY, (tp_retries){ 0 });
+    tp_job_set_reading(job, true);
+    for (int i = 0; i <= TP_READY_MIN; i++)
+        CHECK_INT(i, run(1));
+    CHECK_INT(0, next(job));
+    return job;
+}
+
+TEST(a_job_whose_owner_is_away_with_results_pauses)
+{
+    setup();
+    tp_job *job = open_read();
+    usleep(AWAY_US);
+    CHECK_INT(-1, run(1));
+    tp_job_close(job);
+    tear_down();
+}
+
+TEST(a_job_whose_owner_waits_for_an_item_does_not_pause)
+{
+    setup();
+    tp_job *job = open_job(MANY, (tp_retries){ 0 });
+    tp_job_set_reading(job, true);
+    tp_slice *slow = take();
+    CHECK_INT(-1, next(job));
+    for (int i = 1; i < MANY; i++) {
+        if (i == MANY / 2)
+            usleep(AWAY_US);
+        /* The agent may have only one slice at a time. */
+        agent.worker.current = NULL;
+        CHECK_INT(i, run(1));
+    }
+    agent.worker.current = &slow->work;
+    finish(slow, 1);
+    tp_job_close(job);
+    tear_down();
+}
+
+TEST(a_job_whose_owner_waits_for_a_retry_does_not_pause)
+{
+    setup();
+    tp_job *job = open_job(MANY, (tp_retries){ .max = 1, .initial_delay_s = 2e-9 * TP_PAUSE_NS, .backoff = 1, .max_delay_s = 10 });
+    tp_job_set_reading(job, true);
+    CHECK_INT(0, run(1));
+    CHECK_INT(0, next(job));
+    fail(take());
+    for (int i = 2; i <= 1 + TP_READY_MIN; i++)
+        CHECK_INT(i, run(1));
+    CHECK_INT(-1, next(job)); /* it waits from here on */
+    usleep(2 * TP_PAUSE_NS / 1000 + 20000);
+    CHECK_INT(1, run(1));
+    CHECK_INT(1, next(job));
+    tp_job_close(job);
+    tear_down();
+}
+
+TEST(a_job_whose_owner_has_given_up_waiting_may_pause)
+{
+    setup();
+    tp_job *job = open_job(MANY, (tp_retries){ 0 });
+    tp_job_set_reading(job, true);
+    CHECK_INT(-1, next(job));
+    tp_job_leave(job);
+    for (int i = 0; i < TP_READY_MIN; i++)
+        CHECK_INT(i, run(1));
+    usleep(AWAY_US);
+    CHECK_INT(-1, run(1));
+    tp_job_close(job);
+    tear_down();
+}
+
+static void come_by_next(tp_job *job)
+{
+    next(job);
+}
+
+static void come_by_room(tp_job *job)
+{
+    tp_job_room(job);
+}
+
+static void come_to_list(tp_job *job)
+{
+    tp_job_set_reading(job, false);
+}
+
+static void come_to_look(tp_job *job)
+{
+    tp_job_counts counts;
+    tp_job_get_counts(job, &counts);
+}
+
+TEST(a_paused_job_goes_on_whatever_its_owner_comes_back_for)
+{
+    static void (*const ways[])(tp_job *) = { come_by_next, come_by_room, come_to_list, come_to_look };
+    setup();
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        tp_job *job = open_read();
+        usleep(AWAY_US);
+        CHECK_INT(-1, run(1));
+        offered = 0;
+        ways[i](job);
+        CHECK(offered > 0);
+        int index = run(1);
+        for (int again = 0; index < 0 && again < 100; again++) { /* on a busy machine we may have been away for that long */
+            ways[i](job);
+            index = run(1);
+        }
+        CHECK_INT(TP_READY_MIN + 1, index);
+        tp_job_close(job);
+    }
+    tear_down();
+}
+
+TEST(any_number_of_paused_jobs_do_not_hide_another)
+{
+    enum { JOBS = 100 };
+    tp_job *jobs[JOBS];
+    setup();
+    for (int i = 0; i < JOBS; i++) {
+        jobs[i] = open_job(MANY, (tp_retries){ 0 });
+        tp_job_set_reading(jobs[i], true);
+    }
+    for (int i = 0; i < JOBS * (TP_READY_MIN + 1); i++) /* in turns */
+        CHECK_INT(i / JOBS, run(1));
+    for (int i = 0; i < JOBS; i++)
+        CHECK_INT(0, next(jobs[i]));
+    usleep(AWAY_US);
+    CHECK_INT(-1, run(1));
+    tp_job *job = open_job(3, (tp_retries){ 0 });
+    CHECK_INT(0, run(1));
+    CHECK_INT(1, run(1));
+    CHECK_INT(2, run(1));
+    CHECK_INT(-1, run(1));
+    tp_job_close(job);
+    for (int i = 0; i < JOBS; i++)
+        tp_job_close(jobs[i]);
+    tear_down();
+}
+
+/* ---- memory ---- */
+
+enum { LARGE = TP_BYTES_MAX / sizeof(double) + 1 }; /* doubles of which one result is all that a job may hold */
+
+TEST(a_job_with_large_results_goes_on_when_its_owner_takes_one)
+{
+    setup();
+    tp_job *job = open_job(3, (tp_retries){ 0 });
+    CHECK_INT(0, run(LARGE));
+    CHECK_INT(-1, run(LARGE));
+    offered = 0;
+    CHECK_INT(0, next(job));
+    CHECK(offered > 0);
+    CHECK_INT(1, run(LARGE));
+    CHECK_INT(-1, run(LARGE));
+    CHECK_INT(1, next(job));
+    CHECK_INT(2, run(LARGE));
+    CHECK_INT(2, next(job));
+    tp_job_close(job);
+    tear_down();
+}
+
+TEST(a_job_with_large_results_runs_what_its_owner_waits_for)
+{
+    setup();
+    tp_job *job = open_job(8, (tp_retries){ .max = 1, .initial_delay_s = 0.01, .backoff = 1, .max_delay_s = 1 });
+    for (int i = 0; i < 5; i++)
+        fail(take());
+    CHECK_INT(5, run(LARGE));
+    CHECK_INT(-1, next(job));
+    usleep(20000); /* all five are due, and the first one is wanted first */
+    for (int i = 0; i < 5; i++) {
+        CHECK_INT(i, run(1));
+        CHECK_INT(i, next(job));
+    }
+    CHECK_INT(-1, run(1));
+    CHECK_INT(5, next(job));
+    CHECK_INT(6, run(1));
+    tp_job_close(job);
+    tear_down();
+}

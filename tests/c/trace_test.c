@@ -1,0 +1,194 @@
+/* trace_test.c: the ring of events, and what a host notes in it. */
+#include "harness.h"
+#include "runtime/runtime.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <uv.h>
+
+enum { WRITERS = 4, EACH = 20000 };
+
+static const tp_event *find(const tp_event *events, size_t n, tp_event_kind kind)
+{
+    for (size_t i = 0; i < n; i++)
+        if (events[i].kind == kind)
+            return &events[i];
+    return NULL;
+}
+
+TEST(nothing_is_written_while_nobody_listens)
+{
+    tp_trace t = { 0 };
+    tp_event events[4];
+    tp_trace_note(&t, TP_EVENT_PUSH, 1, 2, 3, 4);
+    CHECK_INT(0, tp_trace_read(&t, events, 4));
+    CHECK_INT(0, tp_trace_start(&t, 4, NULL));
+    CHECK_INT(0, tp_trace_read(&t, events, 4));
+    tp_trace_stop(&t);
+    tp_trace_note(&t, TP_EVENT_PUSH, 1, 2, 3, 4);
+    CHECK_INT(0, tp_trace_read(&t, events, 4));
+    tp_trace_close(&t);
+}
+
+TEST(events_come_as_they_were_noted)
+{
+    tp_trace t = { 0 };
+    tp_event events[4];
+    uint64_t before = uv_hrtime();
+    CHECK_INT(0, tp_trace_start(&t, 4, NULL));
+    tp_trace_note(&t, TP_EVENT_TAKE, 7, 1, (uint64_t)1 << 40, 16);
+    tp_trace_note(&t, TP_EVENT_FINISH, UINT32_MAX, 2, 5, UINT64_MAX);
+    tp_trace_stop(&t);
+    CHECK_INT(2, tp_trace_read(&t, events, 4));
+    CHECK(events[0].kind == TP_EVENT_TAKE && events[0].worker == 7 && events[0].job == 1);
+    CHECK(events[0].first == (uint64_t)1 << 40 && events[0].count == 16);
+    CHECK(events[1].kind == TP_EVENT_FINISH && events[1].worker == UINT32_MAX && events[1].count == UINT64_MAX);
+    CHECK(before <= events[0].time_ns && events[0].time_ns <= events[1].time_ns && events[1].time_ns <= uv_hrtime());
+    CHECK_INT(0, t.lost);
+    tp_trace_close(&t);
+}
+
+TEST(the_oldest_are_lost_where_there_is_no_room)
+{
+    tp_trace t = { 0 };
+    tp_event events[16];
+    CHECK_INT(0, tp_trace_start(&t, 5, NULL)); /* eight */
+    for (uint64_t i = 0; i < 20; i++)
+        tp_trace_note(&t, TP_EVENT_PUSH, 0, 0, i, 1);
+    CHECK_INT(8, tp_trace_read(&t, events, 16));
+    CHECK_INT(12, t.lost);
+    for (int i = 0; i < 8; i++)
+        CHECK_INT(12 + i, events[i].first);
+    CHECK_INT(0, tp_trace_start(&t, 5, NULL)); /* again: from here on */
+    tp_trace_note(&t, TP_EVENT_PUSH, 0, 0, 99, 1);
+    CHECK_INT(1, tp_trace_read(&t, events, 16));
+    CHECK_INT(99, events[0].first);
+    CHECK_INT(0, t.lost);
+    tp_trace_close(&t);
+}
+
+static void *write_many(void *arg)
+{
+    tp_trace *t = arg;
+    uint32_t worker = (uint32_t)(uintptr_t)pthread_self();
+    for (uint64_t i = 0; i < EACH; i++)
+        tp_trace_note(t, TP_EVENT_PUSH, worker, i, i + 1, i + 2);
+    return NULL;
+}
+
+/* Writers that lap the reader, and each other: what is read is whole, and all is accounted for. */
+TEST(many_threads_write_while_one_reads)
+{
+    tp_trace t = { 0 };
+    pthread_t threads[WRITERS];
+    CHECK_INT(0, tp_trace_start(&t, 64, NULL));
+    for (int i = 0; i < WRITERS; i++)
+        CHECK_INT(0, pthread_create(&threads[i], NULL, write_many, &t));
+    size_t n = 0;
+    tp_event events[50];
+    bool is_over = false;
+    for (int ended = 0; !is_over;) {
+        if (n + t.lost > EACH)
+            for (; ended < WRITERS; ended++)
+                pthread_join(threads[ended], NULL);
+        if (ended == WRITERS)
+            tp_trace_stop(&t);
+        size_t got = tp_trace_read(&t, events, 50);
+        for (size_t i = 0; i < got; i++)
+            CHECK(events[i].first == events[i].job + 1 && events[i].count == events[i].job + 2);
+        n += got;
+        is_over = ended == WRITERS && got == 0;
+    }
+    CHECK_INT((uint64_t)WRITERS * EACH, n + t.lost);
+    CHECK(n > 0);
+    tp_trace_close(&t);
+}
+
+/* ---- what a host notes ---- */
+
+enum { ITEMS = 300, EVENTS = 4096 };
+
+static const char boom_at_7[] = "return function(x) if x == 7 then error 'seven' end return x * x end";
+
+static tp_value option(const char *name, tp_value value, tp_pair *pair)
+{
+    *pair = (tp_pair){ tp_string(name), value };
+    return tp_table(pair, 1);
+}
+
+TEST(a_map_leaves_what_happens_to_its_items)
+{
+    tp_host *host;
+    tp_error err = { 0 };
+    tp_config config = { .size = sizeof config, .workers = 2 };
+    CHECK_INT(0, tp_host_open(&host, &config, &err));
+    tp_trace *trace = tp_engine_trace(host->engine);
+    CHECK_INT(0, tp_trace_start(trace, EVENTS, &err));
+    tp_function *f;
+    tp_map *map;
+    tp_pair pair;
+    tp_value options = option("retries", tp_number(1), &pair);
+    CHECK_INT(0, tp_function_from_lua(&f, host, "f", boom_at_7, &options, &err));
+    double x[ITEMS];
+    for (int i = 0; i < ITEMS; i++)
+        x[i] = i;
+    tp_pair going_on;
+    tp_value call = option("return_exceptions", tp_boolean(true), &going_on);
+    CHECK_INT(0, tp_map_doubles(&map, f, (const double *[]){ x }, 1, ITEMS, &call, &err));
+    tp_result result;
+    int n = 0;
+    while (tp_map_next(map, &result, &err) == 1)
+        n++;
+    CHECK_INT(ITEMS, n);
+    tp_trace_stop(trace);
+    static tp_event events[EVENTS];
+    size_t got = tp_trace_read(trace, events, EVENTS);
+    CHECK_INT(0, trace->lost);
+    uint64_t pushed = 0, taken = 0, finished = 0, run = 0, begun = 0;
+    for (size_t i = 0; i < got; i++) {
+        const tp_event *e = &events[i];
+        CHECK(e->kind == TP_EVENT_WAIT || e->kind == TP_EVENT_WAKE || e->job == 1);
+        CHECK(e->worker <= 2);
+        if (e->kind == TP_EVENT_PUSH) {
+            CHECK(e->worker == 0 && e->first == pushed);
+            pushed += e->count;
+        }
+        if (e->kind == TP_EVENT_TAKE)
+            taken += e->count;
+        if (e->kind == TP_EVENT_FINISH)
+            finished += e->count;
+        if (e->kind == TP_EVENT_BEGIN)
+            begun++;
+        if (e->kind == TP_EVENT_END) {
+            begun--;
+            run += e->count;
+        }
+    }
+    CHECK_INT(ITEMS, pushed);
+    CHECK_INT(ITEMS + 1, finished); /* one was tried twice */
+    CHECK_INT(ITEMS + 1, run);
+    CHECK(taken >= finished); /* some may have gone back */
+    CHECK_INT(0, begun);
+    const tp_event *retry = find(events, got, TP_EVENT_RETRY);
+    CHECK(retry && retry->first == 7 && retry->worker > 0);
+    tp_host_close(host);
+}
+
+TEST(workers_of_all_executors_have_ids_of_their_own)
+{
+    tp_host *host;
+    tp_error err = { 0 };
+    tp_agent agents[3];
+    tp_config config = { .size = sizeof config, .workers = 1 };
+    CHECK_INT(0, tp_host_open(&host, &config, &err));
+    for (int i = 0; i < 3; i++) {
+        const char *name = i == 0 ? "inline" : i == 1 ? "threads" : "opencl";
+        CHECK_INT(0, tp_agent_open(&agents[i], host->engine, 1, tp_host_executor(host, name), &err));
+        CHECK(agents[i].worker.id > 0);
+        for (int k = 0; k < i; k++)
+            CHECK(agents[i].worker.id != agents[k].worker.id);
+    }
+    for (int i = 0; i < 3; i++)
+        tp_agent_close(&agents[i]);
+    tp_host_close(host);
+}

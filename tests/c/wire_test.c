@@ -1,0 +1,210 @@
+/* wire_test.c: what a worker process says is checked: records that are right are read, and all others are none. */
+#include "harness.h"
+#include "wire/frame.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ITEMS = 100, ROOM = 1 << 14 };
+
+/* A request of ITEMS items, the memory that a worker wrote its records to, and what the sink was given. */
+typedef struct bench {
+    tp_work work; /* first member */
+    tp_terms terms;
+    tp_worker worker;
+    tp_block inputs;
+    tp_wire_given given;
+    tp_wire_reader reader;
+    _Alignas(8) char out[ROOM];
+    uint64_t until; /* records end here */
+    tp_block *results, **results_end;
+} bench;
+
+static void append(tp_work *w, tp_block *b)
+{
+    bench *of = (bench *)w;
+    *of->results_end = b;
+    of->results_end = &b->next;
+}
+
+static const tp_sink sink = { .append = append };
+
+static void open_bench(bench *b)
+{
+    memset(b, 0, sizeof *b);
+    b->terms.name = "f";
+    b->inputs = (tp_block){ .n = ITEMS, .first = 1000 };
+    b->results_end = &b->results;
+    tp_work_open(&b->work, &b->worker, &sink, &b->terms, &b->inputs, 0, ITEMS, 1);
+    b->reader = (tp_wire_reader){ .base = b->out, .size = ROOM, .count = ITEMS, .given = &b->given };
+}
+
+static void close_bench(bench *b)
+{
+    tp_work_close(&b->work);
+    tp_block_free_list(b->results);
+}
+
+static tp_wire_record *add_message(bench *b, uint32_t kind, uint32_t at, const char *bytes)
+{
+    tp_wire_record *r = (tp_wire_record *)(void *)(b->out + b->until);
+    *r = (tp_wire_record){ .kind = kind, .at = at, .n = 1, .bytes = strlen(bytes), .size = sizeof *r + ((strlen(bytes) + 7) & ~(size_t)7) };
+    memcpy(r + 1, bytes, strlen(bytes));
+    b->until += r->size;
+    return r;
+}
+
+static tp_wire_record *add_columns(bench *b, uint32_t at, uint32_t n, uint8_t type, uint32_t text)
+{
+    tp_wire_record *r = (tp_wire_record *)(void *)(b->out + b->until);
+    *r = (tp_wire_record){ .kind = TP_BLOCK_COLUMNS, .at = at, .n = n, .capacity = n, .columns = 1, .type = { type } };
+    r->text = (tp_text){ NULL, text, text };
+    r->size = tp_wire_columns_size(n, 1, r->type, text);
+    b->until += r->size;
+    return r;
+}
+
+static void *column_of(tp_wire_record *r)
+{
+    return (char *)r + tp_wire_column_at(r, 0);
+}
+
+static bool read_all(bench *b)
+{
+    tp_error err = { 0 };
+    bool is_right = tp_wire_read(&b->reader, &b->work, 0, b->until, &err);
+    CHECK(is_right || err.code != TP_OK);
+    return is_right;
+}
+
+/* Has each item up to work.at one result, in order, and no other any? */
+static void check_results(bench *b)
+{
+    uint64_t next = b->inputs.first;
+    for (tp_block *r = b->results; r; r = r->next) {
+        CHECK(r->first == next && r->n > 0);
+        next += r->n;
+    }
+    CHECK(next == b->inputs.first + b->work.at && b->work.at <= ITEMS);
+}
+
+TEST(records_that_are_right_become_results_in_order)
+{
+    static bench b;
+    open_bench(&b);
+    add_message(&b, TP_BLOCK_VALUES, 0, "one");
+    add_message(&b, TP_BLOCK_VALUES, 1, "three");
+    add_message(&b, TP_BLOCK_FAILURE, 2, "why")->may_retry = 1;
+    double *x = column_of(add_columns(&b, 3, 5, TP_DOUBLE, 0));
+    for (int i = 0; i < 5; i++)
+        x[i] = i;
+    CHECK(read_all(&b));
+    CHECK_INT(8, b.work.at);
+    check_results(&b);
+    CHECK(b.results->n == 2 && b.results->is_foreign && b.results->bytes.len == 8);
+    tp_block *failure = b.results->next;
+    CHECK(failure->kind == TP_BLOCK_FAILURE && failure->may_retry && failure->is_foreign);
+    CHECK(((double *)failure->next->column[0])[4] == 4);
+    close_bench(&b);
+}
+
+TEST(bits_of_numbers_are_made_those_of_a_number)
+{
+    static bench b;
+    const uint64_t bits = 0xfffb000012345678; /* to LuaJIT, a value of another type */
+    open_bench(&b);
+    memcpy(column_of(add_columns(&b, 0, 1, TP_DOUBLE, 0)), &bits, sizeof bits);
+    tp_scalar *x = column_of(add_columns(&b, 1, 1, TP_MIXED, 0));
+    x->kind = TP_SCALAR_NUMBER;
+    memcpy(&x->as.number, &bits, sizeof bits);
+    CHECK(read_all(&b));
+    const double canonical = (double)NAN;
+    CHECK(memcmp(b.results->column[0], &canonical, sizeof canonical) == 0);
+    CHECK(memcmp(b.results->next->column[0], &canonical, sizeof canonical) == 0);
+    close_bench(&b);
+}
+
+TEST(what_is_wrong_in_a_record_costs_it_and_all_after_it)
+{
+    enum { CASES = 14 };
+    for (int i = 0; i < CASES; i++) {
+        static bench b;
+        open_bench(&b);
+        add_message(&b, TP_BLOCK_VALUES, 0, "fine");
+        tp_wire_record *m = add_message(&b, TP_BLOCK_VALUES, 1, "message");
+        if (i == 0) m->size = 0;
+        if (i == 1) m->size = UINT64_MAX - 7;
+        if (i == 2) m->at = 0;
+        if (i == 3) m->n = ITEMS;
+        if (i == 4) m->kind = 77;
+        if (i == 5) m->bytes = 1 << 20;
+        if (i == 6) m->bytes = UINT64_MAX;
+        if (i == 7) m->nrefs = 1; /* of nothing that was given */
+        if (i == 8) m->kind = TP_BLOCK_DONE; /* results are wanted */
+        if (i == 9) m->kind = TP_BLOCK_PARTIALS;
+        if (i >= 10) {
+            b.until -= m->size;
+            m = add_columns(&b, 1, 2, TP_MIXED, 8);
+            tp_scalar *x = column_of(m);
+            x[0] = x[1] = (tp_scalar){ .kind = TP_SCALAR_STRING, .as.string = { 4, 4 } };
+            if (i == 10) x[1].as.string.length = 5;
+            if (i == 11) x[1].as.string.at = UINT32_MAX;
+            if (i == 12) x[1].kind = TP_SCALAR_LENT; /* a pointer */
+            if (i == 13) m->capacity = m->n = ITEMS - 1; /* more than there is memory for */
+        }
+        CHECK(!read_all(&b));
+        CHECK_INT(1, b.work.at);
+        check_results(&b);
+        close_bench(&b);
+    }
+}
+
+TEST(columns_that_were_not_promised_are_no_results)
+{
+    static bench b;
+    open_bench(&b);
+    b.terms.returns = (tp_returns){ .columns = 1, .type = { TP_INT32 } };
+    add_columns(&b, 0, 3, TP_DOUBLE, 0);
+    CHECK(!read_all(&b));
+    CHECK_INT(0, b.work.at);
+    close_bench(&b);
+}
+
+TEST(a_record_that_was_being_filled_in_counts_up_to_the_item_that_ran)
+{
+    static bench b;
+    tp_error err = { 0 };
+    open_bench(&b);
+    double *x = column_of(add_columns(&b, 0, ITEMS, TP_DOUBLE, 0));
+    x[0] = 1, x[1] = 2, x[2] = 3;
+    CHECK(tp_wire_read_open(&b.reader, &b.work, 0, 3, &err));
+    CHECK_INT(3, b.work.at);
+    check_results(&b);
+    CHECK(!tp_wire_read_open(&b.reader, &b.work, 0, ITEMS + 1, &err));
+    CHECK(!tp_wire_read_open(&b.reader, &b.work, ROOM - 8, 4, &err));
+    CHECK(!tp_wire_read_open(&b.reader, &b.work, UINT64_MAX - 7, 4, &err));
+    close_bench(&b);
+}
+
+TEST(no_byte_that_is_changed_does_harm)
+{
+    uint64_t random = 88172645463325252u;
+    for (int round = 0; round < 20000; round++) {
+        static bench b;
+        open_bench(&b);
+        add_message(&b, TP_BLOCK_VALUES, 0, "one");
+        add_columns(&b, 1, 6, TP_DOUBLE, 0);
+        tp_scalar *x = column_of(add_columns(&b, 7, 3, TP_MIXED, 16));
+        for (int i = 0; i < 3; i++)
+            x[i] = (tp_scalar){ .kind = TP_SCALAR_STRING, .as.string = { 2, 4 } };
+        add_message(&b, TP_BLOCK_FAILURE, 10, "why");
+        for (int i = 0; i < 1 + round % 3; i++) {
+            random ^= random << 13, random ^= random >> 7, random ^= random << 17;
+            b.out[random % b.until] = (char)(random >> 32);
+        }
+        read_all(&b);
+        check_results(&b);
+        close_bench(&b);
+    }
+}

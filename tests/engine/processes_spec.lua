@@ -1,0 +1,966 @@
+--- Worker processes: a crash, a hang or a death costs exactly the input that did it, and the rest goes on.
+--
+-- What every executor promises is in tests/promises.lua. Here is what only processes can do.
+
+local assert = require "luassert"
+local support = require "tests.support"
+local tidepool = require "tidepool"
+
+support.let_signals_kill()
+
+local app = tidepool.App("processes", { executor = "processes" })
+local collect, contains, failure_of = support.collect, support.contains, support.failure_of
+
+local function numbers(n)
+  local list = {}
+  for i = 1, n do list[i] = i end
+  return list
+end
+
+--- For workers: C functions that end a process in this way or that.
+local function die(how)
+  local ffi = require "ffi"
+  if not pcall(ffi.typeof, "tidepool_spec_die") then
+    ffi.cdef [[
+      typedef int tidepool_spec_die; void abort(void); int raise(int); void _exit(int); void exit(int); void pthread_exit(void *);
+    ]]
+  end
+  local C = ffi.C
+  if how == "null" then ffi.cast("int *", 0)[0] = 1
+  elseif how == "abort" then C.abort()
+  elseif how == "_exit" then C._exit(0)
+  elseif how == "exit" then C.exit(3)
+  elseif how == "thread" then C.pthread_exit(nil)
+  else C.raise(how) end
+end
+
+--- Runs inputs 1..n, of which some die as `deaths` says by their index; gives the results and failures by index.
+local function run_with(deaths, n, options)
+  local f = app:func(options or {}, function(x)
+    if deaths[x] then die(deaths[x]) end
+    return x * 10
+  end)
+  local got, count, err = collect(f:map(numbers(n), { return_exceptions = true }))
+  assert.is_nil(err)
+  assert.equal(n, count)
+  return got
+end
+
+describe("A crash", function()
+  it("costs the input that did it, and names the signal", function()
+    local got = run_with({ [7] = "null" }, 20)
+    for i = 1, 20 do
+      if i ~= 7 then assert.equal(10 * i, got[i]) end
+    end
+    local failure = got[7]
+    assert.is_true(tidepool.is_failure(failure))
+    assert.same({ "crash", 7, 2 }, { failure.kind, failure.index, failure.attempts })
+    contains(failure.message, "SIGSEGV", "during input 7")
+    support.check_pool()
+  end)
+
+  it("has the name of each signal, and the code of each exit", function()
+    local deaths = { "abort", 7, 4, 8, 5, 31, 10, 9, 15, "_exit", "exit", "thread" }
+    local says = { "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGTRAP", "SIGSYS", "SIGUSR1", "SIGKILL", "SIGTERM", "exited with code 0",
+      "exited with code 3", "thread ended" }
+    local got = run_with(deaths, #deaths + 1, { crash_retries = 0 })
+    for i, text in ipairs(says) do
+      assert.same({ "crash", 1 }, { got[i].kind, got[i].attempts })
+      contains(got[i].message, text)
+    end
+    assert.equal(10 * (#deaths + 1), got[#deaths + 1])
+  end)
+
+  it("is raised in its place, after the results before it", function()
+    local f = app:func(function(x)
+      if x == 3 then die "null" end
+      return x
+    end)
+    local got, n, err = collect(f:map(numbers(6)))
+    assert.same({ 1, 2 }, got)
+    assert.equal(2, n)
+    assert.equal("crash", err.kind)
+    assert.equal(3, err.index)
+  end)
+
+  it("among ten thousand small inputs costs none of them a result or an attempt", function()
+    local path = support.temp_path()
+    local f = app:func({ crash_retries = 0 }, function(x)
+      if x == 5000 then die "null" end
+      if x % 1000 == 1 then support.note(path, x) end
+      return x + 0.5
+    end)
+    local got, n, err = collect(f:map(tidepool.range(10000), { return_exceptions = true }))
+    assert.is_nil(err)
+    assert.equal(10000, n)
+    for i = 1, 10000 do
+      if i ~= 5000 then assert.equal(i + 0.5, got[i]) end
+    end
+    assert.same({ "crash", 5000, 1 }, { got[5000].kind, got[5000].index, got[5000].attempts })
+    local noted = support.notes(path)
+    assert.equal(10, #noted) -- none was run again
+  end)
+
+  it("of five inputs of a hundred leaves 95 results, whatever their kind", function()
+    for _, make in ipairs { function(x) return x end, function(x) return "s" .. x end, function(x) return { x } end } do
+      local f = app:func({ crash_retries = 0 }, function(x)
+        if x % 20 == 0 then die "abort" end
+        return make(x)
+      end)
+      local got, n = collect(f:map(numbers(100), { return_exceptions = true }))
+      assert.equal(100, n)
+      local failed = 0
+      for i = 1, 100 do
+        if i % 20 == 0 then
+          assert.equal("crash", got[i].kind)
+          assert.equal(i, got[i].index)
+          failed = failed + 1
+        else
+          assert.same(make(i), got[i])
+        end
+      end
+      assert.equal(5, failed)
+    end
+  end)
+
+  it("of every input fails every input", function()
+    local f = app:func(function() die "null" end)
+    local got, n = collect(f:map(numbers(10), { return_exceptions = true }))
+    assert.equal(10, n)
+    for i = 1, 10 do assert.same({ "crash", i, 2 }, { got[i].kind, got[i].index, got[i].attempts }) end
+    support.check_pool()
+  end)
+
+  it("is tried again as often as crash_retries says, for which errors do not count", function()
+    local path = support.temp_path()
+    local f = app:func({ crash_retries = 2, retries = 1 }, function(x)
+      support.note(path, x)
+      local tries = #support.notes(path)
+      if tries == 1 then error "an error" end
+      if tries <= 3 then die "null" end
+      return tries
+    end)
+    assert.equal(4, f:remote(1))
+    local again = app:func({ crash_retries = 0, retries = 5 }, function() die "null" end)
+    assert.equal(1, failure_of(again.remote, again).attempts)
+  end)
+
+  it("says what the process had written last", function()
+    local f = app:func(function()
+      local ffi = require "ffi"
+      ffi.cdef "int dprintf(int, const char *, ...);"
+      ffi.C.dprintf(2, "the disk is on fire\n")
+      die "abort"
+    end)
+    local failure = failure_of(f.remote, f)
+    contains(failure.message, "SIGABRT", "the disk is on fire")
+    assert.equal("the disk is on fire\n", failure.stderr)
+  end)
+
+  it("has the last 4 KiB of what its process wrote, and nothing of what others did", function()
+    local f = app:func({ crash_retries = 0 }, function(x)
+      io.stderr:write("line of input ", x, "\n")
+      if x ~= 2 then return x end
+      for i = 1, 6 do io.stderr:write("line ", i, " of its last words ", ("."):rep(1000), "\n") end
+      die "abort"
+    end)
+    local got, n = collect(f:with({ concurrency_limit = 1, window = 1 }):map({ 1, 2, 3 }, { return_exceptions = true }))
+    assert.equal(3, n)
+    local text = got[2].stderr
+    assert.is_true(#text <= 4096 and #text > 4000)
+    contains(text, "line 6 of its last words ", "line 4 of")
+    assert.is_nil(text:find("of input 1", 1, true))
+    contains(got[2].message, "SIGABRT during input 2: line 6 of its last words")
+  end)
+
+  it("of the stack, in Lua and in C, is an error or a crash of its input", function()
+    local f = app:func({ crash_retries = 0 }, function(x)
+      if x == 1 then
+        local function again() return (("x"):gsub("x", again)) end
+        return again()
+      elseif x == 2 then
+        local function again() return 1 + again() end
+        return again()
+      elseif x == 3 then
+        local ffi = require "ffi"
+        ffi.cdef "void qsort(void *, size_t, size_t, int (*)(const void *, const void *));"
+        local pair, compare = ffi.new("int[2]"), nil
+        compare = ffi.cast("int (*)(const void *, const void *)", function()
+          ffi.C.qsort(pair, 2, 4, compare)
+          return 0
+        end)
+        ffi.C.qsort(pair, 2, 4, compare)
+      elseif x == 4 then
+        local ffi = require "ffi"
+        ffi.cdef "void __stack_chk_fail(void);"
+        ffi.C.__stack_chk_fail()
+      end
+      return x
+    end)
+    local got, n, err = collect(f:map(numbers(6), { return_exceptions = true }))
+    assert.is_nil(err)
+    assert.equal(6, n)
+    for i = 1, 2 do
+      assert.equal("error", got[i].kind)
+      contains(got[i].message, "stack overflow")
+    end
+    assert.is_true(got[3].kind == "crash" or got[3].kind == "error", got[3].kind)
+    assert.equal("crash", got[4].kind)
+    contains(got[4].message, "SIGABRT")
+    assert.same({ 5, 6 }, { got[5], got[6] })
+    support.check_pool()
+  end)
+
+  it("of coroutines in coroutines, which nothing bounds, is contained", function()
+    local f = app:func({ crash_retries = 0, memory = "64M" }, function(x)
+      if x == 2 then
+        local function again() return coroutine.wrap(again)() end
+        again()
+      end
+      return x
+    end)
+    local got, n = collect(f:map(numbers(3), { return_exceptions = true }))
+    assert.equal(3, n)
+    assert.same({ 1, 3 }, { got[1], got[3] })
+    assert.is_true(tidepool.is_failure(got[2]))
+    support.check_pool()
+  end)
+
+  it("in a module that is loaded for the function is the first input's", function()
+    local dir = support.temp_dir()
+    local file = io.open(dir .. "/tidepool_spec_deadly.lua", "w")
+    file:write 'if not require "tidepool".current() then return {} end require("ffi").cast("int *", 0)[0] = 1'
+    file:close()
+    local before = package.path
+    package.path = dir .. "/?.lua;" .. package.path
+    local deadly = require "tidepool_spec_deadly"
+    local f = app:func({ crash_retries = 0 }, function(x) return deadly, x end)
+    local got, n = collect(f:map({ 1, 2 }, { return_exceptions = true }))
+    package.path = before
+    assert.equal(2, n)
+    for i = 1, 2 do assert.same({ "crash", i }, { got[i].kind, got[i].index }) end
+  end)
+
+  it("costs one try without crash_retries: what others did was done once", function()
+    local path = support.temp_path()
+    local f = app:func({ crash_retries = 0 }, function(x)
+      support.note(path, x)
+      if x % 10 == 0 then die "null" end
+      return x
+    end)
+    local _, n = collect(f:map(numbers(60), { return_exceptions = true }))
+    assert.equal(60, n)
+    local times = {}
+    for _, x in ipairs(support.notes(path)) do times[x] = (times[x] or 0) + 1 end
+    for i = 1, 60 do assert.equal(1, times[tostring(i)], i) end
+  end)
+
+  it("lets what was printed before it come out, whole, once per attempt", function()
+    local out = support.run_script([[
+      local tidepool = require "tidepool"
+      local f = tidepool.App("x"):func { executor = "processes", name = "f" } (function(x)
+        print("before " .. x)
+        require("ffi").cast("int *", 0)[0] = 1
+      end)
+      print(pcall(f.remote, f, 1))
+    ]])
+    assert.equal(0, out.code)
+    local _, n = out.stdout:gsub("before 1\n", "")
+    assert.equal(2, n)
+    contains(out.stdout, "SIGSEGV during input 1")
+  end)
+end)
+
+describe("A timeout", function()
+  it("ends what nothing else ends", function()
+    local hangs = {
+      function() while true do end end,
+      function() repeat pcall(function() while true do end end) until false end,
+      function() support.sleep(1000) end,
+      function() return (("a"):rep(40):find((".-"):rep(40) .. "b")) end,
+      function()
+        local ffi = require "ffi"
+        ffi.cdef "void *signal(int, void *);"
+        ffi.C.signal(15, ffi.cast("void *", 1))
+        while true do end
+      end,
+      function()
+        debug.sethook()
+        while true do end
+      end,
+    }
+    for i, hang in ipairs(hangs) do
+      local f = app:func({ timeout = 0.2, name = "hang" .. i }, function(x)
+        if x == 2 then hang() end
+        return x
+      end)
+      local got, n, err = collect(f:map({ 1, 2, 3 }, { return_exceptions = true }))
+      assert.is_nil(err)
+      assert.equal(3, n)
+      assert.same({ 1, 3 }, { got[1], got[3] })
+      assert.same({ "timeout", 2, 1 }, { got[2].kind, got[2].index, got[2].attempts })
+      contains(got[2].message, "0.2 s")
+    end
+    support.check_pool()
+  end)
+
+  it("has its function run in processes without being told, and is an error with threads", function()
+    local f = tidepool.App("t"):func({ timeout = 10 }, function() return tidepool.current().executor end)
+    assert.equal("processes", f:remote())
+    for _, executor in ipairs { "threads", "inline" } do
+      support.mistake(function()
+        local g = tidepool.App("t"):func({ timeout = 1, executor = executor }, function() end)
+        return g
+      end, "option 'timeout' needs an executor that can stop what runs by force: \"processes\"", executor)
+    end
+  end)
+
+  it("counts from when the input starts, not from when it was given", function()
+    local f = app:func({ timeout = 2, concurrency_limit = 1 }, function(x)
+      support.sleep(0.3)
+      return x
+    end)
+    local got, n, err = collect(f:map(numbers(9)))
+    assert.is_nil(err)
+    assert.equal(9, n)
+    assert.same(numbers(9), got)
+  end)
+
+  it("is tried again as `retries` says", function()
+    local f = app:func({ timeout = 0.1, retries = 2 }, function() while true do end end)
+    local failure = failure_of(f.remote, f)
+    assert.same({ "timeout", 3 }, { failure.kind, failure.attempts })
+  end)
+
+  it("holds for remote, spawn and for_each too", function()
+    local f = app:func({ timeout = 0.2 }, function(x)
+      if x == 2 then while true do end end
+      return x
+    end)
+    assert.equal(1, f:remote(1))
+    assert.equal("timeout", failure_of(f.remote, f, 2).kind)
+    local call = f:spawn(2)
+    assert.equal("timeout", failure_of(call.get, call).kind)
+    assert.same({ ok = 2, failed = 1 }, f:for_each({ 1, 2, 3 }, { ignore_exceptions = true }))
+    assert.equal("timeout", failure_of(f.for_each, f, { 1, 2, 3 }).kind)
+  end)
+
+  it("ends a process that was stopped", function()
+    local f = app:func({ timeout = 0.5 }, function(x)
+      if x == 2 then
+        local ffi = require "ffi"
+        if not pcall(ffi.typeof, "tidepool_spec_stop") then ffi.cdef "typedef int tidepool_spec_stop; int getpid(void); int kill(int, int);" end
+        ffi.C.kill(ffi.C.getpid(), 19)
+        support.sleep(0.2) -- until it takes effect
+      end
+      return x
+    end)
+    local got, n = collect(f:map(numbers(3), { return_exceptions = true }))
+    assert.equal(3, n)
+    assert.same({ 1, "timeout", 3 }, { got[1], got[2].kind, got[3] })
+  end)
+
+  it("that is about what inputs take gives each one outcome, its own", function()
+    local f = app:func({ timeout = 0.01 }, function(x)
+      support.sleep((x % 20) * 0.001)
+      return x
+    end)
+    local n = support.times(400)
+    local got, count, err = collect(f:map(tidepool.range(n), { return_exceptions = true }))
+    assert.is_nil(err)
+    assert.equal(n, count)
+    for i = 1, n do
+      if tidepool.is_failure(got[i]) then
+        assert.same({ "timeout", i }, { got[i].kind, got[i].index })
+      else
+        assert.equal(i, got[i])
+      end
+    end
+  end)
+
+  it("that is no time is refused where it is written", function()
+    for _, wrong in ipairs { 0, -1, 0 / 0, "1", {}, math.huge } do
+      support.mistake(function()
+        local f = app:func({ timeout = wrong }, function() end)
+        return f
+      end, "option 'timeout' must be a positive number of seconds")
+    end
+    for _, wrong in ipairs { -1, 1.5, "1" } do
+      support.mistake(function()
+        local f = app:func({ crash_retries = wrong }, function() end)
+        return f
+      end, "option 'crash_retries' must be an integer of at least 0")
+    end
+  end)
+end)
+
+describe("A limit to memory", function()
+  local MiB = 2 ^ 20
+
+  --- Runs inputs 1..9 of which the 5th is a hog; gives its failure.
+  local function fails(hog, options)
+    options.crash_retries = options.crash_retries or 0
+    local f = app:func(options, function(x)
+      if x == 5 then hog {} end
+      return x
+    end)
+    local got, n, err = collect(f:map(numbers(9), { return_exceptions = true }))
+    assert.is_nil(err)
+    assert.equal(9, n)
+    for i = 1, 9 do
+      if i ~= 5 then assert.equal(i, got[i]) end
+    end
+    assert.is_true(tidepool.is_failure(got[5]))
+    assert.equal(5, got[5].index)
+    return got[5]
+  end
+
+  it("fails the input that asks for more, with the kind memory, whatever it asks for", function()
+    local hogs = {
+      function(t) for i = 1, 1e9 do t[i] = { i } end end,
+      function(t) for i = 1, 1e9 do t[i] = i end end,
+      function(t) for i = 1, 1e9 do t["key " .. i] = i end end,
+      function() local s = "x" while true do s = s .. s end end,
+      function(t) while true do t[#t + 1] = ("y"):rep(1e6) .. #t end end,
+      function() local f = print while true do local g = f f = function() return g end end end,
+      function(t) for i = 1, 1e9 do t[i] = coroutine.create(print) end end,
+      function(t) local ffi = require "ffi" for i = 1, 1e9 do t[i] = ffi.new("char[?]", 1e5) end end,
+    }
+    for i, hog in ipairs(hogs) do
+      local failure = fails(hog, { memory = 16 * MiB + i * 12345, name = "hog" .. i })
+      assert.equal("memory", failure.kind, ("hog %d: %s"):format(i, failure.message))
+      contains(failure.message, "option `memory`", "16.")
+    end
+    support.check_pool()
+  end)
+
+  it("is an error that the function can catch, and its worker goes on", function()
+    local f = app:func({ memory = "32M" }, function()
+      return pcall(function()
+        local s = "x"
+        while true do s = s .. s end
+      end)
+    end)
+    for _, fine, why in f:map(numbers(3)) do assert.same({ false, "not enough memory" }, { fine, why }) end
+    local failure = failure_of(f.remote, app:func({ memory = "32M" }, function() return #("x"):rep(2 ^ 30) end))
+    assert.equal("memory", failure.kind)
+  end)
+
+  it("counts what is used, not what was: garbage is collected in time", function()
+    local f = app:func({ memory = "16M" }, function(x)
+      local sum = 0
+      for i = 1, 1e5 do
+        local t = { i, i + 1, {} }
+        sum = sum + #t
+      end
+      for i = 1, 200 do sum = sum + #(("z"):rep(1e6) .. i) end
+      return sum + x
+    end)
+    local got, n, err = collect(f:map(numbers(8)))
+    assert.is_nil(err)
+    assert.equal(8, n)
+    for i = 2, 8 do assert.equal(got[1] + i - 1, got[i]) end
+  end)
+
+  it("is of the function, whatever others keep in the same process", function()
+    local keeps = app:func(function(x)
+      local kept = package.loaded.tidepool_spec_kept or {}
+      package.loaded.tidepool_spec_kept = kept
+      for _ = 1, 2e5 do kept[#kept + 1] = { x } end
+      return #kept
+    end)
+    local small = app:func({ memory = "4M" }, function(x)
+      local t = {}
+      for i = 1, 1e4 do t[i] = { x } end
+      return #t
+    end)
+    for _ = 1, 3 do
+      for _, n in keeps:map(numbers(4)) do assert.is_true(n >= 2e5) end
+      local _, n, err = collect(small:map(numbers(4)))
+      assert.is_nil(err)
+      assert.equal(4, n)
+    end
+  end)
+
+  it("holds for native memory, whose failure has the kind memory too", function()
+    if support.sanitized then return end -- whose own memory would count
+    local function allocate(bytes, times)
+      local ffi = require "ffi"
+      if not pcall(ffi.typeof, "tidepool_spec_malloc") then
+        ffi.cdef "typedef int tidepool_spec_malloc; void *malloc(size_t); void *memset(void *, int, size_t);"
+      end
+      for _ = 1, times do ffi.C.memset(ffi.C.malloc(bytes), 1, bytes) end
+    end
+    for _, how in ipairs { { 2 ^ 32, 1 }, { 2 ^ 20, 1e6 } } do
+      local failure = fails(function() allocate(how[1], how[2]) end, { memory = "64M" })
+      assert.equal("memory", failure.kind, failure.message)
+      contains(failure.message, "SIGSEGV", "64 MiB")
+    end
+    local failure = fails(function() die "null" end, { memory = "64M" })
+    assert.equal("crash", failure.kind)
+    assert.equal(2 ^ 20, app:func({ memory = "64M" }, function()
+      allocate(2 ^ 20, 1)
+      return 2 ^ 20
+    end):remote())
+  end)
+
+  it("has its function run in processes without being told, and is an error with threads", function()
+    local f = tidepool.App("m"):func({ memory = "1G" }, function() return tidepool.current().executor end)
+    assert.equal("processes", f:remote())
+    for _, executor in ipairs { "threads", "inline" } do
+      support.mistake(function()
+        local g = tidepool.App("m"):func({ memory = 1e6, executor = executor }, function() end)
+        return g
+      end, "option 'memory' needs an executor that bounds the memory of an item: \"processes\"", executor)
+    end
+    for _, wrong in ipairs { 0, -1, "64 MB", "M", {} } do
+      support.mistake(function()
+        local g = app:func({ memory = wrong }, function() end)
+        return g
+      end, "option 'memory' must be a size like \"256M\"")
+    end
+  end)
+end)
+
+describe("Typed arrays in processes", function()
+  local types = { "double", "float", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64" }
+
+  it("are copies: as arguments and results, of all types, also in tables, as views and matrices", function()
+    local double = app:func(function(a)
+      for i = 1, #a do a[i] = a[i] * 2 end
+      return a, { inner = a }
+    end)
+    for _, ctype in ipairs(types) do
+      local a = tidepool.array(ctype, { 1, 2, 3 })
+      local b, c = double:remote(a)
+      assert.same({ ctype, 3, 2, 6 }, { b.ctype, #b, tonumber(b[1]), tonumber(b[3]) })
+      assert.is_true(rawequal(b, c.inner)) -- the same object twice in one message stays one
+      assert.equal(1, tonumber(a[1])) -- what was passed is as it was
+    end
+    assert.equal(0, #double:remote(tidepool.array("double", 0)))
+    local m = double:remote(tidepool.array("double", { { 1, 2, 3 }, { 4, 5, 6 } }))
+    assert.same({ 2, 3, 12 }, { m.rows, m.columns, m:at(2, 3) })
+    assert.same({ 4, 6, n = 2 }, double:remote(tidepool.array("int32", { 1, 2, 3, 4 }):slice(2, 3)):list())
+    local make = app:func(function(n)
+      local a = require "tidepool".array("float", n)
+      a:fill(n + 0.5)
+      return { a = a }
+    end)
+    for i, t in make:map(tidepool.range(100)) do assert.same({ i, i + 0.5 }, { #t.a, t.a[i] }) end
+    local fails = app:func(function(a) error { a = a } end)
+    local failure = failure_of(fails.remote, fails, tidepool.array("double", { 7 }))
+    assert.same({ 7, 7 }, { failure.value.a[1], failure.input[1][1] })
+  end)
+
+  it("that a function captures are as they were when the map started", function()
+    local a = tidepool.array("double", { 1, 2, 3 })
+    local read = app:func(function(i)
+      local x = a[i]
+      a[i] = -1
+      return x
+    end)
+    assert.same({ 1, 2, 3, n = 3 }, read:with({ recycle = 1 }):map({ 1, 2, 3 }):list())
+    assert.same({ 1, 2, 3, n = 3 }, a:list())
+    a[2] = 20
+    assert.same({ 1, 20, 3, n = 3 }, read:with({ recycle = 1 }):map({ 1, 2, 3 }):list())
+    assert.equal(20, read:remote(2))
+    local threads = tidepool.App("t", { executor = "threads" }):func(function(i) a[i] = i * 100 end)
+    threads:for_each { 1, 2, 3 }
+    assert.same({ 100, 200, 300, n = 3 }, a:list())
+    a[1] = 5
+    assert.equal(5, read:remote(1))
+  end)
+
+  it("have no NaN of other bits, whatever their worker has written", function()
+    local f = app:func(function()
+      local ffi = require "ffi"
+      local a = require "tidepool".array("double", 3)
+      local words = ffi.cast("uint64_t *", a.data)
+      words[0], words[1], words[2] = 0xffffffffffffffffULL, 0xfff9000000000000ULL, 0x7ff4000000000001ULL
+      return a
+    end)
+    local a = f:remote()
+    for i = 1, 3 do
+      local x = a[i]
+      assert.same({ "number", true }, { type(x), x ~= x })
+    end
+  end)
+end)
+
+describe("What runs in processes", function()
+  it("is ended at once when its map is cancelled, or given up", function()
+    local path = support.temp_path()
+    local f = app:func(function(x)
+      if x == 1 then return 1 end
+      support.note(path, "begun")
+      support.sleep(1000)
+    end)
+    local began = support.now()
+    local results = f:map(numbers(8))
+    assert.equal(1, results:next())
+    support.eventually("an input runs", function() return #support.notes(path) > 0 end)
+    results:cancel()
+    local cancelled = f:spawn(5)
+    support.eventually("it runs", function() return #support.notes(path) > 1 end)
+    cancelled:cancel()
+    do
+      local dropped = f:map(numbers(4))
+      dropped:next()
+    end
+    collectgarbage()
+    collectgarbage()
+    local g = app:func(function(x) return x end)
+    assert.same(numbers(20), { unpack(g:map(numbers(20)):list(), 1, 20) })
+    assert.is_true(support.now() - began < 100)
+  end)
+
+  it("cannot hand over code, or what only its process has", function()
+    local f = app:func(function() return function() end end)
+    local failure = failure_of(f.remote, f)
+    assert.equal("codec", failure.kind)
+    contains(failure.message, "result 1: a function cannot travel from a worker process")
+  end)
+
+  it("maps in turn, without waiting for another process", function()
+    local inner = app:func({ concurrency_limit = 1 }, function(x) return x + 1 end)
+    local outer = app:func({ concurrency_limit = 2 }, function(x)
+      local sum = 0
+      for _, y in inner:map { x, x, x } do sum = sum + y end
+      return sum
+    end)
+    for i, sum in outer:map(numbers(50)) do assert.equal(3 * (i + 1), sum) end
+  end)
+
+  it("gives large values and takes them", function()
+    local f = app:func(function(s) return s .. s, #s end)
+    for _, n in ipairs { 0, 1, 4096, 5000, 300000, 3000000 } do
+      local double, length = f:remote(("x"):rep(n))
+      assert.equal(n, length)
+      assert.is_true(double == ("x"):rep(2 * n))
+    end
+    local got = collect(f:map { ("a"):rep(400000), ("b"):rep(400000), ("c"):rep(400000) })
+    assert.is_true(got[3] == ("c"):rep(800000))
+  end)
+
+  it("writes results where `returns` says", function()
+    local f = app:func({ returns = { "double", "int32" } }, function(x) return x / 2, x end)
+    local halves, same = f:map(tidepool.range(5000)):array()
+    for i = 1, 5000 do assert.same({ i / 2, i }, { halves[i], same[i] }) end
+  end)
+end)
+
+describe("Worker processes", function()
+  it("have no descriptors but their own", function()
+    local f = app:func(function()
+      local fds = {}
+      local pipe = io.popen "ls -l /proc/$PPID/fd"
+      for line in pipe:lines() do fds[#fds + 1] = line:match "(%d+) %->" end
+      pipe:close()
+      return fds
+    end)
+    local function own(fds)
+      local few = {}
+      for _, fd in ipairs(fds) do few[tonumber(fd)] = true end
+      return few
+    end
+    local file = io.open "/etc/passwd"
+    local fds = own(f:remote())
+    file:close()
+    for fd = 0, 5 do assert.is_true(fds[fd], "descriptor " .. fd) end
+    local foreign = app:func(function()
+      local pipe = io.popen "ls -l /proc/$PPID/fd"
+      local text = pipe:read "*a"
+      pipe:close()
+      return text
+    end):remote()
+    assert.is_nil(foreign:find("/etc/passwd", 1, true))
+  end)
+
+  it("cannot take from their host the memory that they share", function()
+    local f = app:func(function(x)
+      local ffi = require "ffi"
+      if not pcall(ffi.typeof, "tidepool_spec_seals") then
+        ffi.cdef "typedef int tidepool_spec_seals; int fcntl(int, int, ...); int ftruncate(int, long);"
+      end
+      for fd = 4, 5 do
+        for _, seal in ipairs { 1, 2, 4, 8, 16 } do -- any: F_ADD_SEALS
+          if ffi.C.fcntl(fd, 1033, ffi.cast("int", seal)) == 0 then error("sealed by " .. seal) end
+        end
+        if ffi.C.ftruncate(fd, 0) == 0 then error "shrunk" end
+      end
+      return #x
+    end)
+    for _, n in ipairs { 10, 1e6, 3e6, 10 } do assert.equal(n, f:remote(("x"):rep(n))) end
+  end)
+
+  it("that write nonsense into it cost the inputs that did", function()
+    local f = app:func({ crash_retries = 0 }, function(x, at)
+      if at then
+        local ffi = require "ffi"
+        if not pcall(ffi.typeof, "tidepool_spec_mmap") then
+          ffi.cdef "typedef int tidepool_spec_mmap; void *mmap(void *, size_t, int, int, int, long); int usleep(unsigned);"
+        end
+        local memory = ffi.cast("char *", ffi.C.mmap(nil, 262144, 3, 1, 5, 0))
+        ffi.fill(memory + at, at == 0 and 64 or 200000, 0xff)
+        if at == 0 then
+          while true do ffi.C.usleep(1000) end
+        end
+      end
+      return x
+    end)
+    for _, at in ipairs { 0, 4096 } do
+      local list = {}
+      for i = 1, 10 do list[i] = { i, i == 5 and at or nil } end
+      local got, n, err = collect(f:with({ timeout = 10 }):starmap(list, { return_exceptions = true, window = 1 }))
+      assert.is_nil(err)
+      assert.equal(10, n)
+      for i = 1, 10 do
+        if i ~= 5 then assert.equal(i, got[i]) end
+      end
+      assert.is_true(tidepool.is_failure(got[5]) or got[5] == 5)
+    end
+    support.check_pool()
+  end)
+
+  it("end with their host, however it ends", function()
+    local function kill(signal) return ("require('ffi').C.kill(require('ffi').C.getpid(), %d) while true do tidepool.sleep(1) end"):format(signal) end
+    for _, how in ipairs { "os.exit(0)", kill(9), kill(2), kill(15), kill(1), "error('x')" } do
+      local out = support.run_script(([[
+        local ffi = require "ffi"
+        ffi.cdef "int kill(int, int); int getpid(void);"
+        local tidepool = require "tidepool"
+        local f = tidepool.App("x"):func { executor = "processes", name = "f" } (function(x)
+          local ffi = require "ffi"
+          ffi.cdef "int getpid(void); int usleep(unsigned);"
+          local file = io.open("DIR/" .. x, "w")
+          file:write(ffi.C.getpid())
+          file:close()
+          if x <= 2 then while true do ffi.C.usleep(1000) end end
+        end)
+        f:spawn_map { 1, 2 }
+        local function there(x)
+          local file = io.open("DIR/" .. x)
+          local pid = file and file:read "*n"
+          if file then file:close() end
+          return pid
+        end
+        while not (there(1) and there(2)) do require("tidepool").sleep(0.01) end
+        %s
+      ]]):format(how), { workers = 2 })
+      assert.is_false(out.timed_out)
+      for x = 1, 2 do
+        local pid = support.read_file(out.dir .. "/" .. x)
+        assert.is_truthy(tonumber(pid))
+        support.eventually("the worker is gone after " .. how, function()
+          local status = support.read_file("/proc/" .. pid .. "/status")
+          return not status or status:find "State:%s+Z" ~= nil
+        end, 60)
+      end
+    end
+  end)
+
+  it("that cannot be started are one clear error", function()
+    local function outcome(worker)
+      local out = support.run_script([[
+        local tidepool = require "tidepool"
+        local f = tidepool.App("x"):func { executor = "processes", name = "f" } (function(x) return x end)
+        local fine, why = pcall(f.remote, f, 1)
+        print(why.kind, why.message)
+      ]], { setup = "export TIDEPOOL_WORKER=" .. worker })
+      assert.is_false(out.timed_out)
+      return out.stdout
+    end
+    contains(outcome "/nowhere/tidepool", "resource", "cannot start a worker process, /nowhere/tidepool: No such file or directory")
+    contains(outcome "/bin/false", "resource", "/bin/false --worker exited with code 1")
+    contains(outcome "/bin/cat", "resource", "/bin/cat --worker exited with code 1: ")
+  end)
+
+  it("that are fewer than wanted, for want of descriptors or processes, do the work, or that is one clear error", function()
+    local script = [[
+      local tidepool = require "tidepool"
+      local f = tidepool.App("x"):func { executor = "processes", name = "f" } (function(x) return x * x end)
+      local fine, list = pcall(function() return f:map(tidepool.range(200)):list() end)
+      print(fine, fine and list[200] or list.kind .. " " .. list.message)
+    ]]
+    for _, limit in ipairs { 14, 20, 26, 32, 50, 100 } do
+      local out = support.run_script(script, { setup = "ulimit -n " .. limit, workers = 8 })
+      assert.is_false(out.timed_out, "ulimit -n " .. limit)
+      assert.is_nil(out.signal)
+      if not out.stdout:find("true\t40000", 1, true) then
+        assert.matches("[Tt]oo many open files", out.stdout .. out.stderr, "ulimit -n " .. limit)
+      end
+    end
+  end)
+
+  it("that have too little address space do the work, or that is one clear error", function()
+    if support.sanitized then return end -- which need terabytes
+    for _, kib in ipairs { 60000, 90000, 120000, 200000, 400000 } do
+      local out = support.run_script([[
+        local tidepool = require "tidepool"
+        local f = tidepool.App("x"):func { executor = "processes", name = "f" } (function(x) return x * x end)
+        local fine, list = pcall(function() return f:map(tidepool.range(200)):list() end)
+        print(fine, fine and list[200] or list.kind .. " " .. list.message)
+      ]], { setup = "ulimit -v " .. kib, workers = 4 })
+      assert.is_false(out.timed_out)
+      assert.is_nil(out.signal)
+      assert.is_true(out.stdout == "true\t40000\n" or (out.stdout .. out.stderr):find "memory" ~= nil or out.stdout:find "resource" ~= nil,
+        ("ulimit -v %d: %s%s"):format(kib, out.stdout, out.stderr))
+    end
+  end)
+
+  it("whose program is gone meanwhile are one clear error, after a few tries", function()
+    local dir = support.temp_dir()
+    local out = support.run_script(([[
+      local tidepool = require "tidepool"
+      local f = tidepool.App("x"):func { executor = "processes", name = "f", crash_retries = 0 } (function(x)
+        if x == 1 then return "fine" end
+        os.remove "DIR/program"
+        require("ffi").cast("int *", 0)[0] = 1
+      end)
+      print(f:remote(1))
+      local done, failed = 0, nil
+      local fine, why = pcall(function()
+        for _, r in f:map({ 2, 2, 2, 2, 2, 2, 2, 2 }, { return_exceptions = true }) do done, failed = done + 1, r.kind end
+      end)
+      print(fine, done, failed, why and why.kind, why and why.message)
+    ]]):gsub("DIR", dir), { workers = 2, setup = ("cp %s %s/program; export TIDEPOOL_WORKER=%s/program"):format(support.binary, dir, dir) })
+    assert.is_false(out.timed_out)
+    contains(out.stdout, "fine\n", "resource\tcannot start a worker process", "No such file or directory")
+  end)
+
+  it("that are many are started and ended", function()
+    local out = support.run_script([[
+      local tidepool = require "tidepool"
+      local f = tidepool.App("x"):func { executor = "processes", name = "f" } (function(x) return x + 1 end)
+      print(f:map(tidepool.range(1000)):sum())
+    ]], { workers = support.sanitized and 8 or 64 })
+    assert.equal("501500\n", out.stdout)
+    assert.equal(0, out.code)
+  end)
+
+  it("that write floods of text, or ask for too much of it, cost no more than their input", function()
+    local out = support.run_script([[
+      local tidepool = require "tidepool"
+      local f = tidepool.App("x"):func { executor = "processes", name = "f", memory = "256M" } (function(x)
+        if x == 1 then for i = 1, 20000 do print(("x"):rep(99)) end end
+        if x == 2 then error(("y"):rep(2 ^ 29)) end
+        return x
+      end)
+      for i, r in f:map({ 1, 2, 3 }, { return_exceptions = true }) do io.stderr:write(i, " ", tidepool.is_failure(r) and r.kind or r, "\n") end
+    ]])
+    local _, whole = out.stdout:gsub(("x"):rep(99) .. "\n", "")
+    assert.equal(20000, whole)
+    assert.equal(20000 * 100, #out.stdout)
+    contains(out.stderr, "1 1\n", "2 memory\n", "3 3\n")
+  end)
+
+  it("that are killed at rest are replaced without anybody noticing", function()
+    local pid = app:func(function()
+      local ffi = require "ffi"
+      if not pcall(ffi.typeof, "tidepool_spec_pid") then ffi.cdef "typedef int tidepool_spec_pid; int getpid(void);" end
+      return ffi.C.getpid()
+    end)
+    for _ = 1, 5 do
+      os.execute("kill -9 " .. pid:remote())
+      assert.equal("number", type(pid:remote()))
+    end
+  end)
+
+  it("are replaced after as many inputs as `recycle` says", function()
+    local f = app:func({ recycle = 3 }, function()
+      local ffi = require "ffi"
+      if not pcall(ffi.typeof, "tidepool_spec_pid") then ffi.cdef "typedef int tidepool_spec_pid; int getpid(void);" end
+      return ffi.C.getpid()
+    end)
+    local times = {}
+    for _, pid in f:map(numbers(30)) do times[pid] = (times[pid] or 0) + 1 end
+    local n = 0
+    for _, many in pairs(times) do
+      assert.is_true(many <= 3)
+      n = n + 1
+    end
+    assert.is_true(n >= 10)
+    local g = tidepool.App("t"):func({ max_inputs = 1 }, function() return tidepool.current().executor end)
+    assert.equal("processes", g:remote())
+  end)
+
+  it("that are killed while large inputs and results are on their way change none of them", function()
+    local dir, n = support.temp_dir(), support.sanitized and 12 or 40
+    local f = app:func({ crash_retries = 1000, name = "large" }, function(s, x)
+      local ffi = require "ffi"
+      if not pcall(ffi.typeof, "tidepool_spec_chaos") then ffi.cdef "typedef int tidepool_spec_chaos; int getpid(void);" end
+      io.open(dir .. "/" .. ffi.C.getpid(), "w"):close()
+      return s .. x, { s }
+    end)
+    local over = support.temp_path()
+    local killer = io.popen(([[
+      while [ ! -e %s ]; do
+        for f in $(ls %s | shuf -n 1); do kill -9 $f 2>/dev/null; rm -f %s/$f; done
+        sleep 0.05
+      done]]):format(over, dir, dir))
+    local texts = {}
+    for i = 1, n do texts[i] = string.char(64 + i % 26):rep(4e6 + i) end
+    local done = 0
+    for i, s, t in f:map(texts, tidepool.range(n), { window = 8 }) do
+      done = done + 1
+      assert.equal(done, i)
+      assert.is_true(s == texts[i] .. i and t[1] == texts[i])
+    end
+    io.open(over, "w"):close()
+    killer:read "*a"
+    killer:close()
+    assert.equal(n, done)
+    support.check_pool()
+  end)
+
+  --- Sends `signal` to a random worker again and again while a map runs: each result is right, in its place, and there once.
+  local function harass(signal, options, inputs, kills)
+    local dir, over = support.temp_dir(), support.temp_path()
+    options.name = "chaos"
+    local f = app:func(options, function(x)
+      local ffi = require "ffi"
+      if not pcall(ffi.typeof, "tidepool_spec_chaos") then ffi.cdef "typedef int tidepool_spec_chaos; int getpid(void);" end
+      local path = dir .. "/" .. ffi.C.getpid()
+      local file = io.open(path) or io.open(path, "w")
+      file:close()
+      local s = 0
+      for i = 1, 20000 * (x % 7) do s = s + i % 3 end
+      if x % 3 == 0 then return x, ("s"):rep(x % 100), { x } end
+      return x * 2
+    end)
+    local done = 0
+    local killer = io.popen(([[
+      n=0
+      while [ $n -lt %d ] && [ ! -e %s ]; do
+        for f in $(ls %s | shuf -n 1); do kill -%d $f 2>/dev/null && n=$((n+1)); rm -f %s/$f; done
+        sleep 0.005
+      done
+      echo $n]]):format(kills, over, dir, signal, dir))
+    for i, a, b, c in f:map(tidepool.range(inputs)) do
+      done = done + 1
+      assert.equal(done, i)
+      if i % 3 == 0 then
+        assert.equal(i, a)
+        assert.equal(("s"):rep(i % 100), b)
+        assert.equal(i, c[1])
+      else
+        assert.equal(i * 2, a)
+      end
+    end
+    io.open(over, "w"):close()
+    killer:read "*a"
+    killer:close()
+    assert.equal(inputs, done)
+    support.check_pool()
+  end
+
+  local is_long = os.getenv "TIDEPOOL_CHAOS"
+
+  it("that are killed at random lose, double and change nothing", function()
+    harass(9, { crash_retries = 1000 }, is_long and 20000 or support.times(2000), is_long and 1000 or support.times(100))
+  end)
+
+  it("that are stopped at random lose, double and change nothing, where there is a timeout", function()
+    harass(19, { timeout = 0.5, retries = 1000 }, is_long and 5000 or support.times(600), is_long and 50 or support.times(10))
+  end)
+end)

@@ -1,0 +1,211 @@
+--- `tidepool journal` and `tidepool replay`: what a journal has, and one of its inputs once more.
+
+local cjson = require "cjson"
+require "tidepool"
+local shell = require "tests.cli.shell"
+local support = require "tests.support"
+
+local check, contains, run = shell.check, support.contains, shell.run
+
+-- An app with an entry: input 3 of `square` fails.
+local job = [[
+local tidepool = require "tidepool"
+local app = tidepool.App "p"
+local square = app:func { name = "square" } (function(x)
+  if x == 3 then error "three" end
+  return x * x, "square of " .. x
+end)
+app:setup(function() is_set_up = true end)
+app:main(function() square:map({ 1, 2, 3, 4 }, { return_exceptions = true }):list() end)
+]]
+
+local made = "$T --quiet --journal run.db job.lua && "
+
+local function ran(expected, command, source, more)
+  local files = { ["job.lua"] = source or job }
+  for name, text in pairs(more or {}) do files[name] = text end
+  return check(expected, made .. command, files)
+end
+
+local function refused(message, command)
+  ran({ code = 2, stdout = "", stderr = "tidepool: " .. message .. "\n" }, command)
+end
+
+--- Texts of times differ from run to run.
+local function without_times(text)
+  return (text:gsub(" +[%d.]+ [mu]?s", " T"):gsub("[^\n]*\n", function(line) return line:gsub(" +work +longest\n", "\n") end))
+end
+
+describe("tidepool journal", function()
+  it("shows for each map what its inputs came to", function()
+    local source = job .. [[
+      app:func { name = "iterated" } (function(x) return x end)
+      app:main { name = "other" } (function()
+        local i = 0
+        app.functions.iterated:map(function() i = i + 1 return i < 3 and i or nil end):list()
+      end)
+    ]]
+    local done = check({ stderr = "" }, [[$T --quiet run job.lua::main --journal run.db && $T run job.lua::other --quiet --journal run.db
+      $T journal run.db && ls -A]], { ["job.lua"] = source })
+    assert.equal([[
+map       inputs  done  failed  missing  attempts
+square         4     3       1        0         4 T T
+iterated       ?     2       0        ?         2 T T
+.command
+.stderr
+.stdout
+job.lua
+run.db
+]], without_times(done.stdout))
+  end)
+
+  it("knows what is missing", function()
+    contains(ran({}, "sqlite3 run.db 'delete from items where id & 3 = 2' && $T journal run.db").stdout, "square       4     2       1        1 ")
+  end)
+
+  it("lists the inputs that failed", function()
+    ran({ stdout = "square #3 (3): error: job.lua:4: three\n", stderr = "" }, "$T journal run.db failures")
+  end)
+
+  it("gives JSON", function()
+    local maps = cjson.decode(ran({}, "$T journal run.db --json").stdout)
+    assert.equal(1, #maps)
+    local map = maps[1]
+    assert.same({ "square", "square", 4, 3, 1, 0, 4 },
+      { map.map, map["function"], map.inputs, map.done, map.failed, map.not_kept, map.attempts })
+    assert.truthy(map.program:find "^/.*/job.lua$" and map.seconds > 0 and map.longest > 0 and map.finished > 1e9)
+    local failures = cjson.decode(ran({}, "$T journal --json run.db failures").stdout)
+    assert.equal(1, #failures)
+    assert.same({ "square", 3, { 3 }, "error", "job.lua:4: three" },
+      { failures[1].map, failures[1].index, failures[1].input, failures[1].kind, failures[1].message })
+    assert.equal("[]\n", ran({}, "sqlite3 run.db 'delete from items; delete from maps' && $T journal run.db --json").stdout)
+  end)
+
+  it("shows nothing that a terminal would obey, and bears any value", function()
+    local done = ran({ stderr = "" }, [[sqlite3 run.db "update items set message = x'1b5b316d0a', input = x'0101b2ffffffffffffffff',
+      attempts = 'many', duration = 'long', started = x'00'; update maps set name = 'a' || char(27, 10) || 'b', inputs = 'all', function = x'ff'"
+      $T journal run.db && $T journal run.db failures && $T journal run.db --json && $T journal run.db failures --json]])
+    assert.falsy(done.stdout:find "\27")
+    contains(done.stdout, "a\\027\\010b ", "#3 (input not kept): error: \\027[1m\\010")
+  end)
+
+  it("reads in a folder that it cannot write to, and while the program runs", function()
+    local done = run([[$T --quiet --journal run.db job.lua && $T --quiet --journal run.db other.lua]], {
+      ["job.lua"] = job, ["other.lua"] = [[
+        local tidepool = require "tidepool"
+        local f = tidepool.App "o":func(function(x) return x end)
+        local results = f:map({ 1, 2 })
+        results:next()
+        local pipe = io.popen "$T journal run.db"
+        io.write(pipe:read "*a")
+        results:list()
+      ]] })
+    assert.same({ 0, "" }, { done.code, done.stderr })
+    contains(done.stdout, "square       4     3       1        0 ", "f ")
+    if shell.run("test $(id -u) -ne 0").code == 0 then
+      ran({ stderr = "" }, "mkdir closed && mv run.db closed && chmod 555 closed && $T journal closed/run.db; c=$?; chmod 755 closed; exit $c")
+    end
+  end)
+
+  it("says what is wrong with its words, or the file", function()
+    refused("which journal? (tidepool journal FILE; more: tidepool help journal)", "$T journal")
+    refused("journal: what is 'fail'? (tidepool journal FILE [failures])", "$T journal run.db fail")
+    refused("journal: unknown option '--jsn' (there are: --json, --help)", "$T journal run.db --jsn")
+    ran({ code = 1, stdout = "", stderr = "tidepool: cannot read none.db: No such file or directory\n" }, "$T journal none.db")
+    ran({ code = 1, stdout = "", stderr = "tidepool: job.lua is no journal: it is not an SQLite database\n" }, "$T journal job.lua")
+    ran({ code = 1, stdout = "", stderr = "tidepool: empty.db is no journal: it is empty\n" }, "touch empty.db && $T journal empty.db")
+  end)
+end)
+
+describe("tidepool replay", function()
+  it("runs one input again, in the script's own state, and compares", function()
+    local function replayed(expected, command)
+      local done = ran({ stdout = expected.stdout }, command)
+      assert.equal(expected.stderr, (done.stderr:gsub(" of /[^\n]*/job.lua\n", " of job.lua\n")))
+    end
+    replayed({ stdout = "4\tsquare of 2\n", stderr = "tidepool: square #2: square(2) of job.lua\ntidepool: square #2: the same as in run.db\n" },
+      "$T replay run.db 2")
+    ran({ stdout = "4\tsquare of 2\n" }, "$T replay run.db square '#2'")
+    replayed({ stdout = "40\tsquare of 2\n", stderr = [[
+tidepool: square #2: square(2) of job.lua
+tidepool: square #2: in run.db it gave 4, "square of 2"
+]] }, "sed -i 's/x \\* x/x * 20/' job.lua && $T replay run.db 2 --executor inline")
+    replayed({ stdout = "9\tsquare of 3\n", stderr = [[
+tidepool: square #3: square(3) of job.lua
+tidepool: square #3: in run.db it failed: error: job.lua:4: three
+]] }, "sed -i /three/d job.lua && $T replay run.db 3")
+  end)
+
+  it("raises the function's error, with its traceback", function()
+    local done = ran({ code = 1, stdout = "" }, "$T replay run.db 3")
+    assert.truthy(done.stderr:find "^tidepool: square #3: square%(3%) of [^\n]*\ntidepool: [^\n]*/job.lua:4: three\nstack traceback:\n", done.stderr)
+  end)
+
+  it("works from any folder, and has done what setups do", function()
+    local source = job:gsub("return x %* x", "return is_set_up, x * x")
+    ran({ stdout = "true\t4\tsquare of 2\n" }, "mkdir below && cd below && $T replay ../run.db 2", source)
+  end)
+
+  it("gives JSON", function()
+    local done = cjson.decode(ran({}, "$T replay run.db 2 --json").stdout)
+    assert.same({ "square", 2, { 2 }, { 4, "square of 2" }, "done", true, cjson.null },
+      { done.map, done.index, done.input, done.result, done.state, done.same, done.error })
+    done = cjson.decode(ran({ code = 1 }, "$T replay run.db 3 --json").stdout)
+    assert.same({ { 3 }, cjson.null, "failed" }, { done.input, done.result, done.state })
+    assert.truthy(done.error:find "job.lua:4: three$")
+  end)
+
+  it("leaves a script that maps while it is loaded there, with what the function captures", function()
+    local script = [[
+      local tidepool = require "tidepool"
+      local factor = 10
+      local f = tidepool.App "p":func(function(x, y, z) return factor * x, y, z end)
+      factor = 20
+      print(f:starmap { { 1, 2 }, { 3, nil, 5, n = 3 }, { 7LL } }:list()[2])
+      print "later"
+    ]]
+    ran({ stdout = "60\nlater\n60\tnil\t5\n" }, "$T replay run.db 2", script)
+    ran({ stdout = "60\nlater\n140LL\tnil\tnil\n" }, "$T replay run.db 3", script)
+  end)
+
+  it("gives integers of 64 bits, and every other value, as they were", function()
+    local script = [[
+      local tidepool = require "tidepool"
+      local f = tidepool.App "p":func(function(x) return type(x) == "table" and x.a[1] or x end)
+      local function try(xs) f:map(xs):list() end
+      try(tidepool.array("int64", { -2^62 }))
+      try(tidepool.array("uint64", { 7ULL }))
+      try { { a = { "deep" } }, false, "text\0", 0.1 }
+    ]]
+    ran({ stdout = "-4611686018427387904LL\n7ULL\ndeep\nfalse\ntext\0\n0.1\n" }, [[
+      for i in f f#2; do $T replay run.db $i 1; done; for i in 1 2 3 4; do $T replay run.db f#3 $i; done]], script)
+  end)
+
+  it("runs the plain Lua of a function that is on a device by now", function()
+    ran({ stdout = "4\tsquare of 2\n" }, "sed -i 's/{ name =/{ gpu = true, name =/' job.lua && $T replay run.db 2")
+  end)
+
+  it("runs a line of tidepool map again", function()
+    check({ stdout = "1\tsquare of 1\n4\tsquare of 2\n4\tsquare of 2\n" },
+      "seq 2 | $T map job.lua::square --quiet --journal run.db; $T replay run.db 2", { ["job.lua"] = job })
+  end)
+
+  it("says what is wrong", function()
+    refused("replay what? (tidepool replay FILE [MAP] INDEX; more: tidepool help replay)", "$T replay run.db")
+    refused("replay: 'x' is not the index of an input, from 1", "$T replay run.db x")
+    refused("replay: '0' is not the index of an input, from 1", "$T replay run.db 0")
+    refused("replay: '4' is one too many (tidepool replay FILE [MAP] INDEX)", "$T replay run.db square 3 4")
+    refused("run.db has no input 5 of map 'square': it has not run yet", "$T replay run.db 5")
+    refused("run.db has no map 'cube' (there is: square)", "$T replay run.db cube 1")
+    refused("run.db could not keep input 1 of map 'square', so it cannot be run again",
+      "sqlite3 run.db 'update items set input = null' && $T replay run.db 1")
+    ran({ code = 1, stdout = "" }, "mv job.lua gone.lua && $T replay run.db 1")
+    ran({ code = 1, stdout = "" }, "sed -i 's/name = .square./name = \"cube\"/' job.lua && $T replay run.db 1")
+    local inside = job:gsub("app:main%(function%(%)", "app:main(function() local square = app:func { name = 'late' } (function(x) return x end)")
+    local done = ran({ code = 1, stdout = "" }, "$T replay run.db 1", inside)
+    contains(done.stderr, "job.lua makes no function 'late' when it is loaded: one that is made in app:main cannot be run again\n")
+    refused("run.db has several maps: square, square#2 (choose one: tidepool replay FILE MAP INDEX)", [[
+      sed -i 's/end)$/&/; $d' job.lua; echo 'app:main(function() square:map({1}):sum() square:map({2}):sum() end)' >>job.lua
+      rm run.db; $T --quiet --journal run.db job.lua && $T replay run.db 1]])
+  end)
+end)
