@@ -235,7 +235,7 @@ int main(void)
 #define IN_LUA(name, in_lua, in_c) "\"" #in_lua "\", "
 #define IN_C(name, in_lua, in_c) "\"" #in_c "\", "
     printf("%s}\nabi.c_types = { %s}\n\n", TP_ELEMENT_TYPES(IN_LUA), TP_ELEMENT_TYPES(IN_C));
-    printf("-- What core.item gives of a failure, in this order: fields of a tidepool.Failure.\nabi.failure = { ");
+    printf("-- What core.job.item gives of a failure, in this order: fields of a tidepool.Failure.\nabi.failure = { ");
 #define FIELD_NAME(name, in_lua) "\"" #in_lua "\", "
     printf("%s}\n\n", TP_FAILURE_FIELDS(FIELD_NAME));
     printf("-- Kinds of failures.\nabi.kind = strict {\n");

@@ -299,7 +299,7 @@ promise("a map that has as many results as halt wants ends, and what runs comes 
     if x == 2 then error "no" end
     return x
   end)
-  local got, n, err = collect(f:map(numbers(100), { return_exceptions = true, halt = { success = 3 } }))
+  local got, n, err = collect(f:map(numbers(600), { return_exceptions = true, window = 600, halt = { success = 3 } }))
   assert.is_nil(err)
   assert.equal(4, n)
   assert.same({ 1, "no", 3, 4 }, { got[1], got[2].value:match "no", got[3], got[4] })
@@ -308,6 +308,7 @@ promise("a map that has as many results as halt wants ends, and what runs comes 
     if line == "+" then begun = begun + 1 else ended = ended + 1 end
   end
   assert.equal(begun, ended)
+  assert.is_true(begun < 600) -- what had not begun never does
   local list = case.func(function(x) return x end):map(tidepool.range(1 / 0), { halt = { success = 4 } }):list()
   assert.same({ 1, 2, 3, 4, n = 4 }, list)
   support.check_pool()

@@ -88,7 +88,7 @@ enum {
 _Static_assert(TP_SIGN_OWN + (int)TP_MIXED < TP_SIGN_KEPT, "a type is not what stands behind the inputs");
 _Static_assert(TP_SIGN_DROPPED < TP_SIGN_OWN, "nor is the other one");
 
-/* What core.columns is asked for, a letter per column. */
+/* What core.job.columns is asked for, a letter per column. */
 enum { TP_COLUMN_DOUBLES = 'd', TP_COLUMN_SCALARS = 'm' };
 
 /* A reduction makes one number of TP_GROUP items, whose indexes begin at a multiple of it: TP_LANES by the

@@ -589,7 +589,7 @@ void tp_function_close(tp_function *function)
 
 /* ---- maps: inputs ---- */
 
-/* copy(pointer, map, first, count): doubles to where core.numbers says, column after column. Other bits of NaN than the usual ones mean something else to
+/* copy(pointer, map, first, count): doubles to where core.job.numbers says, column after column. Other bits of NaN than the usual ones mean something else to
  * LuaJIT. */
 static int copy_doubles(lua_State *L)
 {

@@ -37,7 +37,7 @@ tp_func *tp_func_new(const char *name, unsigned limit);
 
 typedef struct tp_image {
     tp_ref ref;
-    tp_buf message; /* what tp_image_encode made, or a packed value (core.pack); read-only */
+    tp_buf message; /* what tp_image_encode made, or a packed value (core.value.pack); read-only */
 } tp_image;
 
 extern const tp_ref_type tp_image_type;

@@ -140,8 +140,8 @@ static int open_core(lua_State *L)
 {
     tp_codec_ref_type(L, &tp_callee_type);
     lua_pop(L, 1); /* the metatable, which the registry keeps */
-    lua_createtable(L, 0, 80);
-    tp_core_register(L, functions);
+    lua_createtable(L, 0, 40);
+    tp_core_register(L, NULL, functions);
     tp_core_register_func(L);
     tp_core_register_job(L);
     tp_core_register_array(L);

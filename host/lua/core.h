@@ -20,7 +20,7 @@ int tp_lua_core_step(tp_host *host);
 /* When that is to be called again whatever happens, as uv_hrtime has it; UINT64_MAX: never. */
 uint64_t tp_lua_core_due(const tp_host *host);
 
-/* The job of the userdata at index (core.job's), borrowed; NULL when there is none. Raises for anything else. */
+/* The job of the userdata at index (core.job.open's), borrowed; NULL when there is none. Raises for anything else. */
 tp_job *tp_lua_core_to_job(struct lua_State *L, int index);
 
 /* Raises "interrupted", with the place of users' code that runs. */

@@ -30,8 +30,8 @@ static tp_array_view *check_view(lua_State *L, int index)
     return p.view;
 }
 
-/* core.array(array, bytes, zeroed) -> whether the array, which has none yet, has memory of its own now; false when there is none left */
-static int l_array(lua_State *L)
+/* core.array.new(array, bytes, zeroed) -> whether the array, which has none yet, has memory of its own now; false when there is none left */
+static int l_array_new(lua_State *L)
 {
     tp_array_view *view = check_view(L, 1);
     double size = luaL_checknumber(L, 2);
@@ -44,15 +44,15 @@ static int l_array(lua_State *L)
     return 1;
 }
 
-/* core.array_bytes() -> bytes of the arrays that somebody holds, in all states */
+/* core.array.bytes() -> bytes of the arrays that somebody holds, in all states */
 static int l_array_bytes(lua_State *L)
 {
     lua_pushnumber(L, (double)tp_array_pool_live(get_context(L)->host->arrays));
     return 1;
 }
 
-/* core.hold(array, memory or another array, offset): the array, which has none yet, is in that memory too, at so many bytes from where that begins */
-static int l_hold(lua_State *L)
+/* core.array.hold(array, memory or another array, offset): the array, which has none yet, is in that memory too, at so many bytes from where that begins */
+static int l_array_hold(lua_State *L)
 {
     tp_array_view *view = check_view(L, 1);
     tp_array *a = lua_islightuserdata(L, 2) ? tp_core_check_memory(L, 2) : check_view(L, 2)->memory;
@@ -62,8 +62,8 @@ static int l_hold(lua_State *L)
     return 0;
 }
 
-/* core.drop(array): the array's finalizer. Not in Lua, where reading `memory` makes a cdata, for which there may be no memory. */
-static int l_drop(lua_State *L)
+/* core.array.drop(array): the array's finalizer. Not in Lua, where reading `memory` makes a cdata, for which there may be no memory. */
+static int l_array_drop(lua_State *L)
 {
     tp_array_view *view = check_view(L, 1);
     tp_ref_drop(view->memory);
@@ -71,8 +71,8 @@ static int l_drop(lua_State *L)
     return 0;
 }
 
-/* core.memory(memory) -> the memory as light userdata, and where it begins */
-static int l_memory(lua_State *L)
+/* core.array.memory(memory) -> the memory as light userdata, and where it begins */
+static int l_array_memory(lua_State *L)
 {
     tp_array *a = tp_core_check_memory(L, 1);
     lua_pushlightuserdata(L, a);
@@ -80,23 +80,23 @@ static int l_memory(lua_State *L)
     return 2;
 }
 
-/* core.set_arrays(of, make): see tp_codec_set_arrays */
-static int l_set_arrays(lua_State *L)
+/* core.array.set_arrays(of, make): see tp_codec_set_arrays */
+static int l_array_set_arrays(lua_State *L)
 {
     tp_codec_set_arrays(L, 1, 2);
     return 0;
 }
 
-/* core.sort(array, number of its type) -> whether there was memory to sort it */
-static int l_sort(lua_State *L)
+/* core.array.sort(array, number of its type) -> whether there was memory to sort it */
+static int l_array_sort(lua_State *L)
 {
     tp_array_view *view = check_view(L, 1);
     lua_pushboolean(L, tp_sort(view->data, (size_t)view->length, (tp_type)luaL_checkinteger(L, 2)) == 0);
     return 1;
 }
 
-/* core.atomics(number of an element type) -> pointer to its functions, in the order of tp_atomic; nil: it has none */
-static int l_atomics(lua_State *L)
+/* core.array.atomics(number of an element type) -> pointer to its functions, in the order of tp_atomic; nil: it has none */
+static int l_array_atomics(lua_State *L)
 {
     int type = (int)luaL_checkinteger(L, 1);
     luaL_argcheck(L, type >= 0 && type < TP_TYPES, 1, "an element type expected");
@@ -108,19 +108,19 @@ static int l_atomics(lua_State *L)
     return 1;
 }
 
-static const luaL_Reg functions[] = {
-    { "array", l_array },
-    { "atomics", l_atomics },
-    { "array_bytes", l_array_bytes },
-    { "hold", l_hold },
-    { "drop", l_drop },
-    { "memory", l_memory },
-    { "set_arrays", l_set_arrays },
-    { "sort", l_sort },
+static const luaL_Reg array_functions[] = {
+    { "new", l_array_new },
+    { "atomics", l_array_atomics },
+    { "bytes", l_array_bytes },
+    { "hold", l_array_hold },
+    { "drop", l_array_drop },
+    { "memory", l_array_memory },
+    { "set_arrays", l_array_set_arrays },
+    { "sort", l_array_sort },
     { NULL, NULL },
 };
 
 void tp_core_register_array(lua_State *L)
 {
-    tp_core_register(L, functions);
+    tp_core_register(L, "array", array_functions);
 }

@@ -52,8 +52,8 @@ static void stop(command *c)
     c->pid = 0;
 }
 
-/* command:__gc, core.command_stop(command) */
-static int l_stop(lua_State *L)
+/* command:__gc, core.command.stop(command) */
+static int l_command_stop(lua_State *L)
 {
     command *c = luaL_checkudata(L, 1, COMMAND);
     stop(c);
@@ -114,8 +114,8 @@ static int spawn(command *c, const tp_host *host, char *const *words, const char
     return rc;
 }
 
-/* core.command(list of words, folder or nil, input or nil) -> command, or nil and why it cannot be started */
-static int l_command(lua_State *L)
+/* core.command.start(list of words, folder or nil, input or nil) -> command, or nil and why it cannot be started */
+static int l_command_start(lua_State *L)
 {
     luaL_checktype(L, 1, LUA_TTABLE);
     const char *folder = luaL_optstring(L, 2, NULL);
@@ -186,8 +186,8 @@ static int drain(command *c, int i)
     return 0;
 }
 
-/* core.command_step(command, seconds) -> is it over? Waits at most so long for news of its pipes. */
-static int l_step(lua_State *L)
+/* core.command.step(command, seconds) -> is it over? Waits at most so long for news of its pipes. */
+static int l_command_step(lua_State *L)
 {
     command *c = luaL_checkudata(L, 1, COMMAND);
     double seconds = luaL_optnumber(L, 2, 0);
@@ -209,8 +209,8 @@ static int l_step(lua_State *L)
     return 1;
 }
 
-/* core.command_result(command) -> exit status or nil, number of the signal that ended it or nil, output, errors */
-static int l_result(lua_State *L)
+/* core.command.result(command) -> exit status or nil, number of the signal that ended it or nil, output, errors */
+static int l_command_result(lua_State *L)
 {
     const command *c = luaL_checkudata(L, 1, COMMAND);
     bool has_exited = WIFEXITED(c->status);
@@ -227,20 +227,20 @@ static int l_result(lua_State *L)
     return 4;
 }
 
-static const luaL_Reg functions[] = {
-    { "command", l_command },
-    { "command_step", l_step },
-    { "command_result", l_result },
-    { "command_stop", l_stop },
+static const luaL_Reg command_functions[] = {
+    { "start", l_command_start },
+    { "step", l_command_step },
+    { "result", l_command_result },
+    { "stop", l_command_stop },
     { NULL, NULL },
 };
 
 void tp_core_register_command(lua_State *L)
 {
     if (luaL_newmetatable(L, COMMAND)) {
-        lua_pushcfunction(L, l_stop);
+        lua_pushcfunction(L, l_command_stop);
         lua_setfield(L, -2, "__gc");
     }
     lua_pop(L, 1);
-    tp_core_register(L, functions);
+    tp_core_register(L, "command", command_functions);
 }

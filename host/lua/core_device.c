@@ -29,8 +29,8 @@ static void set_boolean(lua_State *L, const char *key, bool value)
     lua_setfield(L, -2, key);
 }
 
-/* core.devices() -> list of tables in the order of OpenCL, or nil and why there are none */
-static int l_devices(lua_State *L)
+/* core.device.list() -> list of tables in the order of OpenCL, or nil and why there are none */
+static int l_device_list(lua_State *L)
 {
     tp_error err = { 0 };
     const tp_cl *cl = tp_host_opencl(get_context(L)->host, &err);
@@ -58,8 +58,8 @@ static int l_devices(lua_State *L)
     return 1;
 }
 
-/* core.lent() -> the worker, and the numbers of the devices that the function that runs may drive: its option gpu; nothing when it has none */
-static int l_lent(lua_State *L)
+/* core.device.lent() -> the worker, and the numbers of the devices that the function that runs may drive: its option gpu; nothing when it has none */
+static int l_device_lent(lua_State *L)
 {
     const context *ctx = get_context(L);
     const tp_work *w = tp_core_work(ctx);
@@ -75,7 +75,7 @@ static int l_lent(lua_State *L)
     return 2;
 }
 
-/* core.device_is_stuck(device number, seconds) -> has it run nothing else for so long but what was given up? See tp_opencl_is_stuck. */
+/* core.device.is_stuck(device number, seconds) -> has it run nothing else for so long but what was given up? See tp_opencl_is_stuck. */
 static int l_device_is_stuck(lua_State *L)
 {
     tp_executor *ex = tp_host_executor(get_context(L)->host, tp_exec_opencl.name);
@@ -85,8 +85,8 @@ static int l_device_is_stuck(lua_State *L)
 
 /* ---- programs and kernels of maps ---- */
 
-/* core.program(device number, source, options, kernel name) -> program, or nil, a message, and the compiler's log */
-static int l_program(lua_State *L)
+/* core.program.new(device number, source, options, kernel name) -> program, or nil, a message, and the compiler's log */
+static int l_program_new(lua_State *L)
 {
     tp_executor *ex = tp_host_executor(get_context(L)->host, tp_exec_opencl.name);
     tp_error err = { 0 };
@@ -185,10 +185,10 @@ static void get_failures(lua_State *L, int t, tp_kernel *k)
     lua_pop(L, 1);
 }
 
-/* core.kernel { programs = { { device =, lanes =, program = }, ... }, arguments = { { kind =, type =, ... }, ... }, inputs =, outputs = lists of types,
+/* core.program.kernel { programs = { { device =, lanes =, program = }, ... }, arguments = { { kind =, type =, ... }, ... }, inputs =, outputs = lists of types,
  * booleans = { [output] = true }, failures = { { plain =, before =, after =, n = }, ... }, detail =, group =, has_rows =, is_foreign = } -> kernel: see
  * tp_kernel */
-static int l_kernel(lua_State *L)
+static int l_program_kernel(lua_State *L)
 {
     luaL_checktype(L, 1, LUA_TTABLE);
     tp_ref **box = tp_codec_push_box(L, &tp_kernel_type);
@@ -271,8 +271,8 @@ static bool is_given_up(void *user)
     return tp_host_take_interrupt(ctx->host);
 }
 
-/* core.queue(device number) -> queue, or nil and a message */
-static int l_queue(lua_State *L)
+/* core.queue.new(device number) -> queue, or nil and a message */
+static int l_queue_new(lua_State *L)
 {
     context *ctx = get_context(L);
     tp_executor *ex = tp_host_executor(ctx->host, tp_exec_opencl.name);
@@ -291,17 +291,17 @@ static int l_queue(lua_State *L)
     return tp_core_push_message(L, &err);
 }
 
-/* core.finish_queue(queue) -> true, or nil and a message */
-static int l_finish_queue(lua_State *L)
+/* core.queue.finish(queue) -> true, or nil and a message */
+static int l_queue_finish(lua_State *L)
 {
     tp_error err = { 0 };
     int rc = tp_queue_finish(check_queue(L, 1), &err);
     return push_true_or(L, rc, &err);
 }
 
-/* core.buffer(queue, bytes, memory, offset) -> buffer and whether the memory is its own, or nil and a message: filled with what is there, or, without
+/* core.buffer.new(queue, bytes, memory, offset) -> buffer and whether the memory is its own, or nil and a message: filled with what is there, or, without
  * memory, with zeros */
-static int l_buffer(lua_State *L)
+static int l_buffer_new(lua_State *L)
 {
     tp_queue *q = check_queue(L, 1);
     tp_array *a = lua_isnoneornil(L, 3) ? NULL : tp_core_check_memory(L, 3);
@@ -344,8 +344,8 @@ static char *check_transfer(lua_State *L, tp_buffer **b, size_t *at, size_t *siz
     return (char *)a->data + offset;
 }
 
-/* core.read_buffer(queue, buffer, at, memory, offset, bytes, type) -> true, or nil and a message */
-static int l_read_buffer(lua_State *L)
+/* core.buffer.read(queue, buffer, at, memory, offset, bytes, type) -> true, or nil and a message */
+static int l_buffer_read(lua_State *L)
 {
     size_t size, at;
     tp_buffer *b;
@@ -355,8 +355,8 @@ static int l_read_buffer(lua_State *L)
     return push_true_or(L, rc, &err);
 }
 
-/* core.write_buffer(queue, buffer, at, memory, offset, bytes) -> true, or nil and a message */
-static int l_write_buffer(lua_State *L)
+/* core.buffer.write(queue, buffer, at, memory, offset, bytes) -> true, or nil and a message */
+static int l_buffer_write(lua_State *L)
 {
     size_t size, at;
     tp_buffer *b;
@@ -366,8 +366,8 @@ static int l_write_buffer(lua_State *L)
     return push_true_or(L, rc, &err);
 }
 
-/* core.copy_buffer(queue, to, at, from, at there, bytes) -> true, or nil and a message */
-static int l_copy_buffer(lua_State *L)
+/* core.buffer.copy(queue, to, at, from, at there, bytes) -> true, or nil and a message */
+static int l_buffer_copy(lua_State *L)
 {
     size_t size = check_size(L, 6), at, from_at;
     tp_buffer *to = check_place(L, 2, size, &at), *from = check_place(L, 4, size, &from_at);
@@ -376,8 +376,8 @@ static int l_copy_buffer(lua_State *L)
     return push_true_or(L, rc, &err);
 }
 
-/* core.fill_buffer(queue, buffer, at, bytes, the bytes of an element) -> true, or nil and a message */
-static int l_fill_buffer(lua_State *L)
+/* core.buffer.fill(queue, buffer, at, bytes, the bytes of an element) -> true, or nil and a message */
+static int l_buffer_fill(lua_State *L)
 {
     size_t size = check_size(L, 4), at, pattern_size;
     tp_buffer *b = check_place(L, 2, size, &at);
@@ -387,8 +387,8 @@ static int l_fill_buffer(lua_State *L)
     return push_true_or(L, rc, &err);
 }
 
-/* core.slice_buffer(buffer, at, bytes) -> buffer, or nil and a message */
-static int l_slice_buffer(lua_State *L)
+/* core.buffer.slice(buffer, at, bytes) -> buffer, or nil and a message */
+static int l_buffer_slice(lua_State *L)
 {
     size_t size = check_size(L, 3), at;
     tp_buffer *b = check_place(L, 1, size, &at), *slice;
@@ -400,7 +400,7 @@ static int l_slice_buffer(lua_State *L)
     return 1;
 }
 
-/* core.launcher_time(queue, launcher) -> seconds that its last launch took, or nil and a message */
+/* core.launcher.time(queue, launcher) -> seconds that its last launch took, or nil and a message */
 static int l_launcher_time(lua_State *L)
 {
     double seconds;
@@ -411,8 +411,8 @@ static int l_launcher_time(lua_State *L)
     return 1;
 }
 
-/* core.kernels(program) -> the names of its kernels with ";" between them, or nil and a message */
-static int l_kernels(lua_State *L)
+/* core.program.kernels(program) -> the names of its kernels with ";" between them, or nil and a message */
+static int l_program_kernels(lua_State *L)
 {
     char names[4096];
     tp_error err = { 0 };
@@ -422,9 +422,9 @@ static int l_kernels(lua_State *L)
     return 1;
 }
 
-/* core.launcher(program, name) -> launcher, parameters, its largest group, and the group that its source requires (a list, or nil); or nil and a message.
+/* core.launcher.new(program, name) -> launcher, parameters, its largest group, and the group that its source requires (a list, or nil); or nil and a message.
  * A parameter is { type, name, space }, or false when the compiler has not kept it. */
-static int l_launcher(lua_State *L)
+static int l_launcher_new(lua_State *L)
 {
     tp_program *p = tp_core_check_ref(L, 1, &tp_program_type);
     tp_error err = { 0 };
@@ -477,9 +477,9 @@ static unsigned get_sizes(lua_State *L, int t, size_t *sizes)
     return n;
 }
 
-/* core.launch(queue, launcher, global sizes, local sizes, arguments, offsets or nil) -> true, or nil and a message. An argument is a buffer, a string of the value's bytes, or
+/* core.launcher.launch(queue, launcher, global sizes, local sizes, arguments, offsets or nil) -> true, or nil and a message. An argument is a buffer, a string of the value's bytes, or
  * a number: so many bytes of local memory. */
-static int l_launch(lua_State *L)
+static int l_launcher_launch(lua_State *L)
 {
     tp_queue *q = check_queue(L, 1);
     tp_launcher *l = tp_core_check_ref(L, 2, &tp_launcher_type);
@@ -515,24 +515,40 @@ static int l_launch(lua_State *L)
     return 1;
 }
 
-static const luaL_Reg functions[] = {
-    { "devices", l_devices },
-    { "lent", l_lent },
-    { "device_is_stuck", l_device_is_stuck },
-    { "program", l_program },
-    { "kernel", l_kernel },
-    { "queue", l_queue },
-    { "finish_queue", l_finish_queue },
-    { "buffer", l_buffer },
-    { "read_buffer", l_read_buffer },
-    { "write_buffer", l_write_buffer },
-    { "copy_buffer", l_copy_buffer },
-    { "fill_buffer", l_fill_buffer },
-    { "slice_buffer", l_slice_buffer },
-    { "launcher_time", l_launcher_time },
-    { "kernels", l_kernels },
-    { "launcher", l_launcher },
-    { "launch", l_launch },
+static const luaL_Reg device_functions[] = {
+    { "list", l_device_list },
+    { "lent", l_device_lent },
+    { "is_stuck", l_device_is_stuck },
+    { NULL, NULL },
+};
+
+static const luaL_Reg program_functions[] = {
+    { "new", l_program_new },
+    { "kernel", l_program_kernel },
+    { "kernels", l_program_kernels },
+    { NULL, NULL },
+};
+
+static const luaL_Reg queue_functions[] = {
+    { "new", l_queue_new },
+    { "finish", l_queue_finish },
+    { NULL, NULL },
+};
+
+static const luaL_Reg buffer_functions[] = {
+    { "new", l_buffer_new },
+    { "read", l_buffer_read },
+    { "write", l_buffer_write },
+    { "copy", l_buffer_copy },
+    { "fill", l_buffer_fill },
+    { "slice", l_buffer_slice },
+    { NULL, NULL },
+};
+
+static const luaL_Reg launcher_functions[] = {
+    { "time", l_launcher_time },
+    { "new", l_launcher_new },
+    { "launch", l_launcher_launch },
     { NULL, NULL },
 };
 
@@ -544,5 +560,9 @@ void tp_core_register_device(lua_State *L)
     tp_codec_ref_type(L, &tp_buffer_type);
     tp_codec_ref_type(L, &tp_launcher_type);
     lua_pop(L, 5); /* the metatables, which the registry keeps */
-    tp_core_register(L, functions);
+    tp_core_register(L, "device", device_functions);
+    tp_core_register(L, "program", program_functions);
+    tp_core_register(L, "queue", queue_functions);
+    tp_core_register(L, "buffer", buffer_functions);
+    tp_core_register(L, "launcher", launcher_functions);
 }

@@ -8,8 +8,8 @@
 
 #include <lauxlib.h>
 
-/* core.func(name, limit) -> func */
-static int l_func(lua_State *L)
+/* core.func.new(name, limit) -> func */
+static int l_func_new(lua_State *L)
 {
     const char *name = luaL_checkstring(L, 1);
     unsigned limit = (unsigned)luaL_optinteger(L, 2, 0);
@@ -21,8 +21,8 @@ static int l_func(lua_State *L)
     return 1;
 }
 
-/* core.stats(func) -> queued, running, done, failed */
-static int l_stats(lua_State *L)
+/* core.func.stats(func) -> queued, running, done, failed */
+static int l_func_stats(lua_State *L)
 {
     tp_func *f = tp_core_check_ref(L, 1, &tp_func_type);
     uv_mutex_t *lock = tp_engine_lock(get_context(L)->host->engine);
@@ -56,9 +56,9 @@ static void keep_tables(lua_State *L)
     lua_setfenv(L, 7);
 }
 
-/* core.image(fn, package.path, package.cpath, list of setups or nil, name, last image or nil, func, whether typed arrays are copied) -> image, and its
- * tables for core.job (nil: it has none); or nil, a message and the kind of failure: what the function captures that cannot travel */
-static int l_image(lua_State *L)
+/* core.func.image(fn, package.path, package.cpath, list of setups or nil, name, last image or nil, func, whether typed arrays are copied) -> image, and its
+ * tables for core.job.open (nil: it has none); or nil, a message and the kind of failure: what the function captures that cannot travel */
+static int l_func_image(lua_State *L)
 {
     context *ctx = get_context(L);
     luaL_checktype(L, 1, LUA_TFUNCTION);
@@ -91,8 +91,8 @@ static int l_image(lua_State *L)
     return 2;
 }
 
-/* core.identity(name, ...) -> 16 bytes: what the values are, the same in every process (codec/identity.h); or nil and a message, which calls them `name` */
-static int l_identity(lua_State *L)
+/* core.func.identity(name, ...) -> 16 bytes: what the values are, the same in every process (codec/identity.h); or nil and a message, which calls them `name` */
+static int l_func_identity(lua_State *L)
 {
     context *ctx = get_context(L);
     const char *const names[] = { luaL_checkstring(L, 1) };
@@ -105,8 +105,8 @@ static int l_identity(lua_State *L)
     return 1;
 }
 
-/* core.inspect(fn) -> 16 bytes: what its own code does; lists of the names of the globals that it reads, and of the strings in it */
-static int l_inspect(lua_State *L)
+/* core.func.inspect(fn) -> 16 bytes: what its own code does; lists of the names of the globals that it reads, and of the strings in it */
+static int l_func_inspect(lua_State *L)
 {
     context *ctx = get_context(L);
     luaL_checktype(L, 1, LUA_TFUNCTION);
@@ -119,8 +119,8 @@ static int l_inspect(lua_State *L)
     return 3;
 }
 
-/* core.pack(value) -> what core.unpack takes, which travels by reference; or nil and a message */
-static int l_pack(lua_State *L)
+/* core.value.pack(value) -> what core.unpack takes, which travels by reference; or nil and a message */
+static int l_value_pack(lua_State *L)
 {
     context *ctx = get_context(L);
     static const char *const names[] = { "value" };
@@ -139,8 +139,8 @@ static int l_pack(lua_State *L)
     return 1;
 }
 
-/* core.unpack(packed) -> the value; or nil and a message */
-static int l_unpack(lua_State *L)
+/* core.value.unpack(packed) -> the value; or nil and a message */
+static int l_value_unpack(lua_State *L)
 {
     const tp_buf *m = &((const tp_image *)tp_core_check_ref(L, 1, &tp_image_type))->message;
     tp_error err = { 0 };
@@ -149,23 +149,27 @@ static int l_unpack(lua_State *L)
     return 1;
 }
 
-/* core.packed_bytes(packed value or image) -> its bytes */
-static int l_packed_bytes(lua_State *L)
+/* core.value.bytes(packed value or image) -> its bytes */
+static int l_value_bytes(lua_State *L)
 {
     const tp_image *packed = tp_core_check_ref(L, 1, &tp_image_type);
     lua_pushnumber(L, (double)packed->message.len);
     return 1;
 }
 
-static const luaL_Reg functions[] = {
-    { "func", l_func },
-    { "stats", l_stats },
-    { "image", l_image },
-    { "identity", l_identity },
-    { "inspect", l_inspect },
-    { "pack", l_pack },
-    { "unpack", l_unpack },
-    { "packed_bytes", l_packed_bytes },
+static const luaL_Reg func_functions[] = {
+    { "new", l_func_new },
+    { "stats", l_func_stats },
+    { "image", l_func_image },
+    { "identity", l_func_identity },
+    { "inspect", l_func_inspect },
+    { NULL, NULL },
+};
+
+static const luaL_Reg value_functions[] = {
+    { "pack", l_value_pack },
+    { "unpack", l_value_unpack },
+    { "bytes", l_value_bytes },
     { NULL, NULL },
 };
 
@@ -174,5 +178,6 @@ void tp_core_register_func(lua_State *L)
     tp_codec_ref_type(L, &tp_func_type);
     tp_codec_ref_type(L, &tp_image_type);
     lua_pop(L, 2); /* the metatables, which the registry keeps */
-    tp_core_register(L, functions);
+    tp_core_register(L, "func", func_functions);
+    tp_core_register(L, "value", value_functions);
 }

@@ -22,8 +22,8 @@ static void write_lines(const context *ctx, int fd, const char *bytes, size_t le
         tp_host_print(ctx->host, fd, bytes, len);
 }
 
-/* core.print(...): Lua's print, as one whole line through the host */
-static int l_print(lua_State *L)
+/* core.io.print(...): Lua's print, as one whole line through the host */
+static int l_io_print(lua_State *L)
 {
     int n = lua_gettop(L);
     luaL_Buffer line;
@@ -87,8 +87,8 @@ static int l_write(lua_State *L)
     return lua_gettop(L);
 }
 
-/* core.writer(stock function, io.output or nil) -> the function that takes its place */
-static int l_writer(lua_State *L)
+/* core.io.writer(stock function, io.output or nil) -> the function that takes its place */
+static int l_io_writer(lua_State *L)
 {
     lua_settop(L, 2);
     lua_pushvalue(L, lua_upvalueindex(1));
@@ -97,8 +97,8 @@ static int l_writer(lua_State *L)
     return 1;
 }
 
-/* core.warn(text): a line for stderr through the host */
-static int l_warn(lua_State *L)
+/* core.io.warn(text): a line for stderr through the host */
+static int l_io_warn(lua_State *L)
 {
     size_t len;
     const char *bytes = luaL_checklstring(L, 1, &len);
@@ -128,9 +128,9 @@ static int spawn_shell(pid_t *pid, const tp_host *host, const char *command)
     return status;
 }
 
-/* core.execute(command) -> status: os.execute for workers. C's system() makes the whole process ignore SIGINT while it waits, so that Ctrl-C
+/* core.io.execute(command) -> status: os.execute for workers. C's system() makes the whole process ignore SIGINT while it waits, so that Ctrl-C
  * during a map of commands would end the commands only. */
-static int l_execute(lua_State *L)
+static int l_io_execute(lua_State *L)
 {
     const char *command = luaL_optstring(L, 1, NULL);
     pid_t pid;
@@ -157,8 +157,8 @@ static int l_popen(lua_State *L)
     return status ? lua_error(L) : lua_gettop(L);
 }
 
-/* core.opener(io.popen) -> the function that takes its place in a worker */
-static int l_opener(lua_State *L)
+/* core.io.opener(io.popen) -> the function that takes its place in a worker */
+static int l_io_opener(lua_State *L)
 {
     lua_settop(L, 1);
     lua_pushvalue(L, lua_upvalueindex(1));
@@ -167,16 +167,16 @@ static int l_opener(lua_State *L)
     return 1;
 }
 
-static const luaL_Reg functions[] = {
-    { "print", l_print },
-    { "writer", l_writer },
-    { "warn", l_warn },
-    { "execute", l_execute },
-    { "opener", l_opener },
+static const luaL_Reg io_functions[] = {
+    { "print", l_io_print },
+    { "writer", l_io_writer },
+    { "warn", l_io_warn },
+    { "execute", l_io_execute },
+    { "opener", l_io_opener },
     { NULL, NULL },
 };
 
 void tp_core_register_io(lua_State *L)
 {
-    tp_core_register(L, functions);
+    tp_core_register(L, "io", io_functions);
 }

@@ -53,8 +53,8 @@ static void release(job_box *box)
         tp_job_close(job);
 }
 
-/* job:__gc, core.close(job): cancels what is not finished. */
-static int l_close(lua_State *L)
+/* job:__gc, core.job.close(job): cancels what is not finished. */
+static int l_job_close(lua_State *L)
 {
     release(luaL_checkudata(L, 1, JOB));
     if (!lua_isnone(L, lua_upvalueindex(1)))
@@ -148,12 +148,12 @@ static void keep_captured(lua_State *L, job_box *box)
     }
 }
 
-/* core.job(func, image or kernel, executor name, options) -> job, or nil, a message and a kind of failure. Options: total, window, bytes, ordered, keep_going,
+/* core.job.open(func, image or kernel, executor name, options) -> job, or nil, a message and a kind of failure. Options: total, window, bytes, ordered, keep_going,
  * discard, is_cheap, retries, crash_retries, timeout (in seconds), recycle, memory (in bytes), returns, lent (a list of device numbers, or nil); as in tp_job_config; fallback: an image
  * that runs when no device can;
- * captured: what core.image gave with the image; reducer: see tp_kernels_set_reducer; journal: of core.journal_map, or nil;
+ * captured: what core.func.image gave with the image; reducer: see tp_kernels_set_reducer; journal: of core.journal.map, or nil;
  * is_inner: it is not the user's, and draws no random numbers. */
-static int l_job(lua_State *L)
+static int l_job_open(lua_State *L)
 {
     context *ctx = get_context(L);
     tp_error err = { 0 };
@@ -231,8 +231,8 @@ static int l_job(lua_State *L)
     return 1;
 }
 
-/* core.set_reducer(job, kernel): see tp_kernels_set_reducer */
-static int l_set_reducer(lua_State *L)
+/* core.job.set_reducer(job, kernel): see tp_kernels_set_reducer */
+static int l_job_set_reducer(lua_State *L)
 {
     tp_ref *data = tp_job_executor_data(check_job(L, 1)->job);
     luaL_argcheck(L, data && data->type == &tp_kernels_type, 1, "a job of devices expected");
@@ -242,8 +242,8 @@ static int l_set_reducer(lua_State *L)
     return 0;
 }
 
-/* core.hold_back(job, held_back): see tp_job_hold_back */
-static int l_hold_back(lua_State *L)
+/* core.job.hold_back(job, held_back): see tp_job_hold_back */
+static int l_job_hold_back(lua_State *L)
 {
     tp_job_hold_back(check_job(L, 1)->job, lua_toboolean(L, 2));
     return 0;
@@ -256,8 +256,8 @@ tp_job *tp_lua_core_to_job(struct lua_State *L, int index)
 
 /* ---- inputs ---- */
 
-/* core.room(job) -> how many inputs may be pushed now */
-static int l_room(lua_State *L)
+/* core.job.room(job) -> how many inputs may be pushed now */
+static int l_job_room(lua_State *L)
 {
     lua_pushnumber(L, (double)tp_job_room(check_job(L, 1)->job));
     return 1;
@@ -286,9 +286,9 @@ static tp_block *build_columns(lua_State *L, job_box *box, uint32_t capacity, ui
     return box->building;
 }
 
-/* core.numbers(job, capacity, columns) -> pointer: where the doubles of up to `capacity` items go, column after column; to be pushed by
+/* core.job.numbers(job, capacity, columns) -> pointer: where the doubles of up to `capacity` items go, column after column; to be pushed by
  * core.push_columns */
-static int l_numbers(lua_State *L)
+static int l_job_numbers(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     uint32_t capacity = (uint32_t)luaL_checkinteger(L, 2), columns = (uint32_t)luaL_checkinteger(L, 3);
@@ -296,9 +296,9 @@ static int l_numbers(lua_State *L)
     return 1;
 }
 
-/* core.columns(job, capacity, kinds, text) -> pointer to the columns' pointers, and to their tp_text of `text` bytes: where up to `capacity` items go,
+/* core.job.columns(job, capacity, kinds, text) -> pointer to the columns' pointers, and to their tp_text of `text` bytes: where up to `capacity` items go,
  * a column for each letter of kinds, TP_COLUMN_DOUBLES or TP_COLUMN_SCALARS; to be pushed by core.push_columns */
-static int l_columns(lua_State *L)
+static int l_job_columns(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     uint8_t types[TP_COLUMNS_MAX];
@@ -313,9 +313,9 @@ static int l_columns(lua_State *L)
     return 2;
 }
 
-/* core.push_columns(job, n, lent): the first n items of what core.numbers or core.columns gave are inputs; none when n is 0. `lent` is a list of the strings
+/* core.job.push_columns(job, n, lent): the first n items of what core.job.numbers or core.job.columns gave are inputs; none when n is 0. `lent` is a list of the strings
  * that their scalars refer to, or nil */
-static int l_push_columns(lua_State *L)
+static int l_job_push_columns(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     tp_block *b = box->building;
@@ -331,8 +331,8 @@ static int l_push_columns(lua_State *L)
     return push_block(L, box, b);
 }
 
-/* core.push_arrays(job, n, memory, type, pointer, ...): n inputs whose columns lie in typed arrays, which are not copied */
-static int l_push_arrays(lua_State *L)
+/* core.job.push_arrays(job, n, memory, type, pointer, ...): n inputs whose columns lie in typed arrays, which are not copied */
+static int l_job_push_arrays(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     int columns = (lua_gettop(L) - 2) / 3;
@@ -400,8 +400,8 @@ static bool is_full(const job_box *box)
     return box->building && box->building->bytes.len > TP_BLOCK_BYTES_MAX;
 }
 
-/* core.add(job, ...) -> whether the block has room for more, or nil, a message and the kind of failure: one more input, with these arguments */
-static int l_add(lua_State *L)
+/* core.job.add(job, ...) -> whether the block has room for more, or nil, a message and the kind of failure: one more input, with these arguments */
+static int l_job_add(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     tp_error err;
@@ -412,9 +412,9 @@ static int l_add(lua_State *L)
     return 1;
 }
 
-/* core.add_list(job, list, from, to) -> the index of the first that was not added, or nil, a message, the kind of failure and the index of the item that
+/* core.job.add_list(job, list, from, to) -> the index of the first that was not added, or nil, a message, the kind of failure and the index of the item that
  * cannot travel: list[from..to] become inputs of one argument each, until the block is full, or large ones have taken some milliseconds */
-static int l_add_list(lua_State *L)
+static int l_job_add_list(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     luaL_checktype(L, 2, LUA_TTABLE);
@@ -464,15 +464,15 @@ void tp_core_push_built(lua_State *L, int job)
         push_block(L, box, b);
 }
 
-/* core.push(job): what was added since the last time is pushed */
-static int l_push(lua_State *L)
+/* core.job.push(job): what was added since the last time is pushed */
+static int l_job_push(lua_State *L)
 {
     tp_core_push_built(L, 1);
     return 0;
 }
 
-/* core.push_failure(job, kind, message): an input that failed before it could be begun: its failure is its result */
-static int l_push_failure(lua_State *L)
+/* core.job.push_failure(job, kind, message): an input that failed before it could be begun: its failure is its result */
+static int l_job_push_failure(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     tp_error err = { 0 };
@@ -486,11 +486,11 @@ static int l_push_failure(lua_State *L)
     box->building = tp_block_new_values(TP_BLOCK_FAILURE);
     if (add_item(L, box, 2, 5, &err))
         return luaL_error(L, "%s", err.message);
-    return l_push(L);
+    return l_job_push(L);
 }
 
-/* core.finish(job): there are no more inputs */
-static int l_finish(lua_State *L)
+/* core.job.finish(job): there are no more inputs */
+static int l_job_finish(lua_State *L)
 {
     tp_job_end(check_job(L, 1)->job);
     return 0;
@@ -498,10 +498,10 @@ static int l_finish(lua_State *L)
 
 /* ---- results ---- */
 
-/* core.next(job) -> kind, first, n, columns, mixed, text: the next block of results, which core.item and core.fill read until the next call.
+/* core.job.next(job) -> kind, first, n, columns, mixed, text: the next block of results, which core.item and core.fill read until the next call.
  * Kinds are those of tp_block_kind; first counts from 1. Of COLUMNS: a pointer to their pointers; how many columns of scalars, 0 when they are of
  * numbers; a pointer to their text. Nothing when none is ready. */
-static int l_next(lua_State *L)
+static int l_job_next(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     bool no_memory;
@@ -560,8 +560,8 @@ static tp_block *check_reading(lua_State *L, job_box *box)
     return b;
 }
 
-/* core.item(job, k) -> the values of item k (from 0) of the block */
-static int l_item(lua_State *L)
+/* core.job.item(job, k) -> the values of item k (from 0) of the block */
+static int l_job_item(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     tp_block *b = check_reading(L, box);
@@ -570,8 +570,8 @@ static int l_item(lua_State *L)
     return b->ends ? decode_item(L, box, b, (uint32_t)k) : push_scalars(L, b, (uint32_t)k);
 }
 
-/* core.input(job) -> of a failure that is being read: whether its item's arguments are known, and these. Raises what decoding them does. */
-static int l_input(lua_State *L)
+/* core.job.input(job) -> of a failure that is being read: whether its item's arguments are known, and these. Raises what decoding them does. */
+static int l_job_input(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     const tp_buf *m = &check_reading(L, box)->input;
@@ -583,8 +583,8 @@ static int l_input(lua_State *L)
     return n < 0 ? luaL_error(L, "%s", err.message) : 1 + n;
 }
 
-/* core.fill(job, lists, base, from): of messages, item k's j-th value becomes lists[j][base + k], k from `from` (0: the first); missing lists are made */
-static int l_fill(lua_State *L)
+/* core.job.fill(job, lists, base, from): of messages, item k's j-th value becomes lists[j][base + k], k from `from` (0: the first); missing lists are made */
+static int l_job_fill(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     tp_block *b = check_reading(L, box);
@@ -633,9 +633,9 @@ static bool help(lua_State *L, context *ctx, tp_agent *agent, tp_job *const *job
     return has_run;
 }
 
-/* core.wait(job, seconds or nil): waits until there may be results, room or the end, since the last core.next, or until so many seconds
+/* core.job.wait(job, seconds or nil): waits until there may be results, room or the end, since the last core.next, or until so many seconds
  * have passed; runs the loop, or, in a worker, items of the job. Raises "interrupted" after tp_host_interrupt. */
-static int l_wait(lua_State *L)
+static int l_job_wait(lua_State *L)
 {
     context *ctx = get_context(L);
     job_box *box = check_job(L, 1);
@@ -649,9 +649,9 @@ static int l_wait(lua_State *L)
     return 0;
 }
 
-/* core.help(jobs, seconds or nil) -> whether any item was run: waits as core.wait does for the first news of any job in the list, which all have
+/* core.job.help(jobs, seconds or nil) -> whether any item was run: waits as core.wait does for the first news of any job in the list, which all have
  * the caller's own thread to run or help them */
-static int l_help(lua_State *L)
+static int l_job_help(lua_State *L)
 {
     context *ctx = get_context(L);
     luaL_checktype(L, 1, LUA_TTABLE);
@@ -675,8 +675,8 @@ static int l_help(lua_State *L)
     return 1;
 }
 
-/* core.key(job) -> what core.collect calls it, and whether the caller's own thread runs or helps it (then it is not collected) */
-static int l_key(lua_State *L)
+/* core.job.key(job) -> what core.collect calls it, and whether the caller's own thread runs or helps it (then it is not collected) */
+static int l_job_key(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     lua_pushlightuserdata(L, box->job);
@@ -684,45 +684,45 @@ static int l_key(lua_State *L)
     return 2;
 }
 
-/* core.await(job) -> false when there are news since the last core.next or core.look; else core.collect will give the job once there are */
-static int l_await(lua_State *L)
+/* core.job.await(job) -> false when there are news since the last core.next or core.look; else core.collect will give the job once there are */
+static int l_job_await(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     lua_pushboolean(L, tp_job_await(box->job, box->seen));
     return 1;
 }
 
-static int l_unawait(lua_State *L)
+static int l_job_unawait(lua_State *L)
 {
     tp_job_unawait(check_job(L, 1)->job);
     return 0;
 }
 
-/* core.has_news(job) -> are there news since the last core.next or core.look? */
-static int l_has_news(lua_State *L)
+/* core.job.has_news(job) -> are there news since the last core.next or core.look? */
+static int l_job_has_news(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     lua_pushboolean(L, tp_job_news(box->job) != box->seen);
     return 1;
 }
 
-/* core.look(job): what news there are have been seen */
-static int l_look(lua_State *L)
+/* core.job.look(job): what news there are have been seen */
+static int l_job_look(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     box->seen = tp_job_news(box->job);
     return 0;
 }
 
-/* core.is_idle(job) -> is there nothing left that the job does before it is read or given inputs? */
-static int l_is_idle(lua_State *L)
+/* core.job.is_idle(job) -> is there nothing left that the job does before it is read or given inputs? */
+static int l_job_is_idle(lua_State *L)
 {
     lua_pushboolean(L, tp_job_is_idle(check_job(L, 1)->job));
     return 1;
 }
 
-/* core.collect() -> the key of an awaited job that has news; nil when there is none */
-static int l_collect(lua_State *L)
+/* core.job.collect() -> the key of an awaited job that has news; nil when there is none */
+static int l_job_collect(lua_State *L)
 {
     context *ctx = get_context(L);
     tp_job *job = tp_job_collect(ctx->host->engine, &ctx->listener->waiter);
@@ -734,15 +734,15 @@ static int l_collect(lua_State *L)
 
 /* ---- how it stands ---- */
 
-/* core.is_over(job) -> all results have been given out */
-static int l_is_over(lua_State *L)
+/* core.job.is_over(job) -> all results have been given out */
+static int l_job_is_over(lua_State *L)
 {
     lua_pushboolean(L, tp_job_is_over(check_job(L, 1)->job));
     return 1;
 }
 
-/* core.is_cancelled(job) -> boolean, and the kind and the reason when it was not asked for: the executor cannot run anything, or memory ran out */
-static int l_is_cancelled(lua_State *L)
+/* core.job.is_cancelled(job) -> boolean, and the kind and the reason when it was not asked for: the executor cannot run anything, or memory ran out */
+static int l_job_is_cancelled(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     lua_pushboolean(L, tp_job_is_cancelled(box->job));
@@ -754,28 +754,28 @@ static int l_is_cancelled(lua_State *L)
     return 3;
 }
 
-/* core.set_reading(job, boolean): results are read one by one by a loop of the user's */
-static int l_set_reading(lua_State *L)
+/* core.job.set_reading(job, boolean): results are read one by one by a loop of the user's */
+static int l_job_set_reading(lua_State *L)
 {
     tp_job_set_reading(check_job(L, 1)->job, lua_toboolean(L, 2));
     return 0;
 }
 
-/* core.leave(job): see tp_job_leave */
-static int l_leave(lua_State *L)
+/* core.job.leave(job): see tp_job_leave */
+static int l_job_leave(lua_State *L)
 {
     tp_job_leave(check_job(L, 1)->job);
     return 0;
 }
 
-/* core.stop(job): see tp_job_stop */
-static int l_stop(lua_State *L)
+/* core.job.stop(job): see tp_job_stop */
+static int l_job_stop(lua_State *L)
 {
     tp_job_stop(check_job(L, 1)->job);
     return 0;
 }
 
-static int l_cancel(lua_State *L)
+static int l_job_cancel(lua_State *L)
 {
     tp_job_cancel(check_job(L, 1)->job);
     return 0;
@@ -787,9 +787,9 @@ static void set_count(lua_State *L, const char *name, uint64_t n)
     lua_setfield(L, -2, name);
 }
 
-/* core.counts(job) -> how many inputs it has: { pushed, finished, skipped (finished, but not run), failed, delivered, retried }, and has_all: there will be no
+/* core.job.counts(job) -> how many inputs it has: { pushed, finished, skipped (finished, but not run), failed, delivered, retried }, and has_all: there will be no
  * more */
-static int l_counts(lua_State *L)
+static int l_job_counts(lua_State *L)
 {
     tp_job_counts c;
     tp_job_get_counts(check_job(L, 1)->job, &c);
@@ -805,8 +805,8 @@ static int l_counts(lua_State *L)
     return 1;
 }
 
-/* core.is_settled(job) -> have all inputs that it has been given so far their results? */
-static int l_is_settled(lua_State *L)
+/* core.job.is_settled(job) -> have all inputs that it has been given so far their results? */
+static int l_job_is_settled(lua_State *L)
 {
     tp_job_counts c;
     tp_job_get_counts(check_job(L, 1)->job, &c);
@@ -814,62 +814,62 @@ static int l_is_settled(lua_State *L)
     return 1;
 }
 
-/* core.busy(job) -> how many workers of the job's executor run items now, of any job */
-static int l_busy(lua_State *L)
+/* core.job.busy(job) -> how many workers of the job's executor run items now, of any job */
+static int l_job_busy(lua_State *L)
 {
     tp_executor *ex = tp_job_executor(check_job(L, 1)->job);
     lua_pushinteger(L, tp_engine_busy(get_context(L)->host->engine, ex));
     return 1;
 }
 
-static const luaL_Reg functions[] = {
-    { "job", l_job },
-    { "set_reducer", l_set_reducer },
-    { "hold_back", l_hold_back },
-    { "close", l_close },
-    { "room", l_room },
-    { "numbers", l_numbers },
-    { "columns", l_columns },
-    { "push_columns", l_push_columns },
-    { "push_arrays", l_push_arrays },
-    { "add", l_add },
-    { "add_list", l_add_list },
-    { "push", l_push },
-    { "push_failure", l_push_failure },
-    { "finish", l_finish },
-    { "next", l_next },
-    { "item", l_item },
-    { "input", l_input },
-    { "fill", l_fill },
-    { "wait", l_wait },
-    { "help", l_help },
-    { "key", l_key },
-    { "await", l_await },
-    { "unawait", l_unawait },
-    { "has_news", l_has_news },
-    { "look", l_look },
-    { "is_idle", l_is_idle },
-    { "collect", l_collect },
-    { "is_over", l_is_over },
-    { "is_cancelled", l_is_cancelled },
-    { "set_reading", l_set_reading },
-    { "leave", l_leave },
-    { "stop", l_stop },
-    { "cancel", l_cancel },
-    { "counts", l_counts },
-    { "is_settled", l_is_settled },
-    { "busy", l_busy },
+static const luaL_Reg job_functions[] = {
+    { "open", l_job_open },
+    { "set_reducer", l_job_set_reducer },
+    { "hold_back", l_job_hold_back },
+    { "close", l_job_close },
+    { "room", l_job_room },
+    { "numbers", l_job_numbers },
+    { "columns", l_job_columns },
+    { "push_columns", l_job_push_columns },
+    { "push_arrays", l_job_push_arrays },
+    { "add", l_job_add },
+    { "add_list", l_job_add_list },
+    { "push", l_job_push },
+    { "push_failure", l_job_push_failure },
+    { "finish", l_job_finish },
+    { "next", l_job_next },
+    { "item", l_job_item },
+    { "input", l_job_input },
+    { "fill", l_job_fill },
+    { "wait", l_job_wait },
+    { "help", l_job_help },
+    { "key", l_job_key },
+    { "await", l_job_await },
+    { "unawait", l_job_unawait },
+    { "has_news", l_job_has_news },
+    { "look", l_job_look },
+    { "is_idle", l_job_is_idle },
+    { "collect", l_job_collect },
+    { "is_over", l_job_is_over },
+    { "is_cancelled", l_job_is_cancelled },
+    { "set_reading", l_job_set_reading },
+    { "leave", l_job_leave },
+    { "stop", l_job_stop },
+    { "cancel", l_job_cancel },
+    { "counts", l_job_counts },
+    { "is_settled", l_job_is_settled },
+    { "busy", l_job_busy },
     { NULL, NULL },
 };
 
 void tp_core_register_job(lua_State *L)
 {
     if (luaL_newmetatable(L, JOB)) {
-        lua_pushcfunction(L, l_close);
+        lua_pushcfunction(L, l_job_close);
         lua_setfield(L, -2, "__gc");
         lua_pushcfunction(L, l_job_tostring);
         lua_setfield(L, -2, "__tostring");
     }
     lua_pop(L, 1);
-    tp_core_register(L, functions);
+    tp_core_register(L, "job", job_functions);
 }

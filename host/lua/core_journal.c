@@ -13,8 +13,8 @@
 
 #define READER "tidepool.journal_reader"
 
-/* core.journal_open(path, cache_bytes or nil) -> journal, or cache of about so many bytes; or nil and a message */
-static int l_open(lua_State *L)
+/* core.journal.open(path, cache_bytes or nil) -> journal, or cache of about so many bytes; or nil and a message */
+static int l_journal_open(lua_State *L)
 {
     tp_error err = { 0 };
     const char *path = luaL_checkstring(L, 1);
@@ -27,8 +27,8 @@ static int l_open(lua_State *L)
     return 1;
 }
 
-/* core.journal_read(path, is_cache) -> the same file, to be asked only, or nil and a message */
-static int l_read(lua_State *L)
+/* core.journal.read(path, is_cache) -> the same file, to be asked only, or nil and a message */
+static int l_journal_read(lua_State *L)
 {
     tp_error err = { 0 };
     const char *path = luaL_checkstring(L, 1);
@@ -122,9 +122,9 @@ static void push_row(lua_State *L, const asking *a, int n)
     }
 }
 
-/* core.journal_query(journal or reader, statement, ...) -> a list of rows, each a list of values, of which NULL is false; or nil and a message. The other
+/* core.journal.query(journal or reader, statement, ...) -> a list of rows, each a list of values, of which NULL is false; or nil and a message. The other
  * arguments are the statement's parameters. */
-static int l_query(lua_State *L)
+static int l_journal_query(lua_State *L)
 {
     tp_error err = { 0 };
     tp_sqlite *s = check_connection(L, 1);
@@ -157,8 +157,8 @@ static int l_query(lua_State *L)
     return 1;
 }
 
-/* core.journal_map(journal, map, version, run, options) -> map of a journal, for core.job. Options: keeps_failed, runs_all, is_optional, explains. */
-static int l_map(lua_State *L)
+/* core.journal.map(journal, map, version, run, options) -> map of a journal, for core.job. Options: keeps_failed, runs_all, is_optional, explains. */
+static int l_journal_map(lua_State *L)
 {
     tp_journal *journal = tp_core_check_ref(L, 1, &tp_journal_type);
     luaL_checktype(L, 5, LUA_TTABLE);
@@ -187,7 +187,7 @@ static const uint8_t *check_identity(lua_State *L, int index)
     return (const uint8_t *)id;
 }
 
-/* core.cache_map(cache, number of the function, its identity) -> map, for core.job and core.journal_counts: the function's results in the cache */
+/* core.cache.map(cache, number of the function, its identity) -> map, for core.job and core.journal_counts: the function's results in the cache */
 static int l_cache_map(lua_State *L)
 {
     tp_journal *cache = tp_core_check_ref(L, 1, &tp_journal_type);
@@ -201,7 +201,7 @@ static int l_cache_map(lua_State *L)
     return 1;
 }
 
-/* core.cache_folder(is_made) -> the folder for files that the user's programs share, which is made when it is not there and it is to be; or nil and a message */
+/* core.cache.folder(is_made) -> the folder for files that the user's programs share, which is made when it is not there and it is to be; or nil and a message */
 static int l_cache_folder(lua_State *L)
 {
     tp_error err = { 0 };
@@ -219,7 +219,7 @@ static int l_cache_folder(lua_State *L)
     return 1;
 }
 
-/* core.cache_key(identity of a function, identity of an input) -> the key of its result */
+/* core.cache.key(identity of a function, identity of an input) -> the key of its result */
 static int l_cache_key(lua_State *L)
 {
     uint8_t key[TP_IDENTITY];
@@ -228,7 +228,7 @@ static int l_cache_key(lua_State *L)
     return 1;
 }
 
-/* core.cache_trouble(map) -> why the cache is not asked any more; or nil */
+/* core.cache.trouble(map) -> why the cache is not asked any more; or nil */
 static int l_cache_trouble(lua_State *L)
 {
     const tp_error *err = tp_journal_map_trouble(tp_core_check_ref(L, 1, &tp_journal_map_type));
@@ -236,9 +236,9 @@ static int l_cache_trouble(lua_State *L)
     return 1;
 }
 
-/* core.journal_counts(map) -> how many inputs were known, new, changed, other inputs, failed before, not kept; a list of { version, how many } of the
+/* core.journal.counts(map) -> how many inputs were known, new, changed, other inputs, failed before, not kept; a list of { version, how many } of the
  * changed ones */
-static int l_counts(lua_State *L)
+static int l_journal_counts(lua_State *L)
 {
     const tp_journal_counts *c = tp_journal_map_counts(tp_core_check_ref(L, 1, &tp_journal_map_type));
     for (int i = 0; i < TP_JOURNAL_REASONS; i++)
@@ -255,8 +255,8 @@ static int l_counts(lua_State *L)
     return TP_JOURNAL_REASONS + 1;
 }
 
-/* core.journal_reasons(map) -> a list: index, reason (the place of its count in core.journal_counts), version, index, ...: of the inputs since the last call */
-static int l_reasons(lua_State *L)
+/* core.journal.reasons(map) -> a list: index, reason (the place of its count in core.journal_counts), version, index, ...: of the inputs since the last call */
+static int l_journal_reasons(lua_State *L)
 {
     size_t n;
     const tp_journal_why *why = tp_journal_map_reasons(tp_core_check_ref(L, 1, &tp_journal_map_type), &n);
@@ -271,8 +271,8 @@ static int l_reasons(lua_State *L)
     return 1;
 }
 
-/* core.journal_flush(journal) -> true once all that was recorded is in the file; or nil and a message */
-static int l_flush(lua_State *L)
+/* core.journal.flush(journal) -> true once all that was recorded is in the file; or nil and a message */
+static int l_journal_flush(lua_State *L)
 {
     tp_error err = { 0 };
     if (tp_journal_flush(tp_core_check_ref(L, 1, &tp_journal_type), &err))
@@ -281,8 +281,8 @@ static int l_flush(lua_State *L)
     return 1;
 }
 
-/* core.journal_close(journal or map): the caller has it no more */
-static int l_close(lua_State *L)
+/* core.journal.close(journal or map): the caller has it no more */
+static int l_journal_close(lua_State *L)
 {
     luaL_argcheck(L, tp_codec_to_ref(L, 1, &tp_journal_type) || tp_codec_to_ref(L, 1, &tp_journal_map_type), 1, "journal or map expected");
     tp_ref **box = lua_touserdata(L, 1);
@@ -292,9 +292,9 @@ static int l_close(lua_State *L)
     return 0;
 }
 
-/* core.journal_values(bytes, is_whole) -> true and the values of a message that is in the file, behind its mark unless it is a failure's (is_whole); or nil
+/* core.journal.values(bytes, is_whole) -> true and the values of a message that is in the file, behind its mark unless it is a failure's (is_whole); or nil
  * and a message */
-static int l_values(lua_State *L)
+static int l_journal_values(lua_State *L)
 {
     size_t len;
     const char *bytes = luaL_checklstring(L, 1, &len);
@@ -309,20 +309,24 @@ static int l_values(lua_State *L)
     return n < 0 ? tp_core_push_message(L, &err) : n + 1;
 }
 
-static const luaL_Reg functions[] = {
-    { "journal_open", l_open },
-    { "journal_read", l_read },
-    { "journal_query", l_query },
-    { "journal_map", l_map },
-    { "journal_counts", l_counts },
-    { "cache_map", l_cache_map },
-    { "cache_folder", l_cache_folder },
-    { "cache_key", l_cache_key },
-    { "cache_trouble", l_cache_trouble },
-    { "journal_reasons", l_reasons },
-    { "journal_flush", l_flush },
-    { "journal_close", l_close },
-    { "journal_values", l_values },
+static const luaL_Reg journal_functions[] = {
+    { "open", l_journal_open },
+    { "read", l_journal_read },
+    { "query", l_journal_query },
+    { "map", l_journal_map },
+    { "counts", l_journal_counts },
+    { "reasons", l_journal_reasons },
+    { "flush", l_journal_flush },
+    { "close", l_journal_close },
+    { "values", l_journal_values },
+    { NULL, NULL },
+};
+
+static const luaL_Reg cache_functions[] = {
+    { "map", l_cache_map },
+    { "folder", l_cache_folder },
+    { "key", l_cache_key },
+    { "trouble", l_cache_trouble },
     { NULL, NULL },
 };
 
@@ -336,5 +340,6 @@ void tp_core_register_journal(lua_State *L)
         lua_setfield(L, -2, "__gc");
     }
     lua_pop(L, 1);
-    tp_core_register(L, functions);
+    tp_core_register(L, "journal", journal_functions);
+    tp_core_register(L, "cache", cache_functions);
 }

@@ -95,9 +95,9 @@ static size_t get_separator(lua_State *L, int index, char *to)
     return len;
 }
 
-/* core.lines(source, separator, columns or nil, limit, is_list, to_number or nil) -> lines. The source is a list of paths, a Lua file, or the number of a
+/* core.lines.open(source, separator, columns or nil, limit, is_list, to_number or nil) -> lines. The source is a list of paths, a Lua file, or the number of a
  * descriptor. With columns lines are records of CSV. is_list: a record is one argument, a list. to_number(text) -> number or nil: what to take for a number. */
-static int l_lines(lua_State *L)
+static int l_lines_open(lua_State *L)
 {
     lua_settop(L, 6);
     lines *l = lua_newuserdata(L, sizeof *l);
@@ -607,8 +607,8 @@ static int push_records(lua_State *L, int index, const lines *l, int job)
     return 0;
 }
 
-/* core.lines_check(path) -> nil, or why it cannot be read */
-static int l_check(lua_State *L)
+/* core.lines.check(path) -> nil, or why it cannot be read */
+static int l_lines_check(lua_State *L)
 {
     const char *path = luaL_checkstring(L, 1);
     struct stat st;
@@ -619,9 +619,9 @@ static int l_check(lua_State *L)
     return 1;
 }
 
-/* core.lines_fill(lines, job, room, milliseconds) -> how many inputs were pushed, and whether those were all there are; or nil and why they cannot be read. Waits
+/* core.lines.fill(lines, job, room, milliseconds) -> how many inputs were pushed, and whether those were all there are; or nil and why they cannot be read. Waits
  * at most so long (-1: for ever) for the first. */
-static int l_fill(lua_State *L)
+static int l_lines_fill(lua_State *L)
 {
     lines *l = luaL_checkudata(L, 1, LINES);
     uint64_t room = (uint64_t)luaL_checknumber(L, 3), n = 0;
@@ -645,9 +645,9 @@ static int l_fill(lua_State *L)
     return 2;
 }
 
-/* core.lines_take(lines, milliseconds) -> what a function would get for the next line; or nil, whether there will be none, and, if they cannot be read, why not.
+/* core.lines.take(lines, milliseconds) -> what a function would get for the next line; or nil, whether there will be none, and, if they cannot be read, why not.
  * Waits at most so long (-1: for ever). */
-static int l_take(lua_State *L)
+static int l_lines_take(lua_State *L)
 {
     lines *l = luaL_checkudata(L, 1, LINES);
     if (advance(L, 1, l, 1, (int)luaL_checkinteger(L, 2))) {
@@ -664,11 +664,11 @@ static int l_take(lua_State *L)
     return 2;
 }
 
-static const luaL_Reg functions[] = {
-    { "lines", l_lines },
-    { "lines_check", l_check },
-    { "lines_fill", l_fill },
-    { "lines_take", l_take },
+static const luaL_Reg lines_functions[] = {
+    { "open", l_lines_open },
+    { "check", l_lines_check },
+    { "fill", l_lines_fill },
+    { "take", l_lines_take },
     { NULL, NULL },
 };
 
@@ -679,5 +679,5 @@ void tp_core_register_lines(lua_State *L)
         lua_setfield(L, -2, "__gc");
     }
     lua_pop(L, 1);
-    tp_core_register(L, functions);
+    tp_core_register(L, "lines", lines_functions);
 }

@@ -12,15 +12,15 @@
 #include <time.h>
 #include <uv.h>
 
-/* core.now() -> seconds on the monotonic clock */
-static int l_now(lua_State *L)
+/* core.loop.now() -> seconds on the monotonic clock */
+static int l_loop_now(lua_State *L)
 {
     lua_pushnumber(L, (double)uv_hrtime() * 1e-9);
     return 1;
 }
 
-/* core.sleep(seconds): blocks a worker; raises when its item is cancelled meanwhile */
-static int l_sleep(lua_State *L)
+/* core.loop.sleep(seconds): blocks a worker; raises when its item is cancelled meanwhile */
+static int l_loop_sleep(lua_State *L)
 {
     enum { STEP_NS = 50 * 1000000 };
     context *ctx = get_context(L);
@@ -35,15 +35,15 @@ static int l_sleep(lua_State *L)
     return 0;
 }
 
-/* core.fd() -> a descriptor that is readable when the loop should be turned: see tp_host_fd */
-static int l_fd(lua_State *L)
+/* core.loop.fd() -> a descriptor that is readable when the loop should be turned: see tp_host_fd */
+static int l_loop_fd(lua_State *L)
 {
     lua_pushinteger(L, tp_host_fd(get_context(L)->host));
     return 1;
 }
 
-/* core.turn(seconds or nil, spins): see tp_host_turn */
-static int l_turn(lua_State *L)
+/* core.loop.turn(seconds or nil, spins): see tp_host_turn */
+static int l_loop_turn(lua_State *L)
 {
     context *ctx = get_context(L);
     uint64_t deadline = tp_core_deadline_after(L, 1);
@@ -56,16 +56,16 @@ static int l_turn(lua_State *L)
     return 0;
 }
 
-/* core.is_interrupt(error value) -> is it what waiting has raised after tp_host_interrupt? */
-static int l_is_interrupt(lua_State *L)
+/* core.loop.is_interrupt(error value) -> is it what waiting has raised after tp_host_interrupt? */
+static int l_loop_is_interrupt(lua_State *L)
 {
     luaL_checkany(L, 1);
     lua_pushboolean(L, tp_core_is_interrupt(L, 1));
     return 1;
 }
 
-/* core.is_memory_error(error value) -> was there no memory? */
-static int l_is_memory_error(lua_State *L)
+/* core.loop.is_memory_error(error value) -> was there no memory? */
+static int l_loop_is_memory_error(lua_State *L)
 {
     luaL_checkany(L, 1);
     lua_settop(L, 1);
@@ -73,29 +73,29 @@ static int l_is_memory_error(lua_State *L)
     return 1;
 }
 
-/* core.is_alive() -> is there anything on the loop that is this state's? */
-static int l_is_alive(lua_State *L)
+/* core.loop.is_alive() -> is there anything on the loop that is this state's? */
+static int l_loop_is_alive(lua_State *L)
 {
     lua_pushboolean(L, tp_core_has_luv_work(L, get_context(L)));
     return 1;
 }
 
-/* core.is_running() -> are we inside of the loop, so that it cannot be run? */
-static int l_is_running(lua_State *L)
+/* core.loop.is_running() -> are we inside of the loop, so that it cannot be run? */
+static int l_loop_is_running(lua_State *L)
 {
     lua_pushboolean(L, get_context(L)->host->is_running);
     return 1;
 }
 
-/* core.stop(): the loop does not wait in this turn. A callback of a timer, which is called before the loop waits, may have made a task ready. */
-static int l_stop(lua_State *L)
+/* core.loop.stop(): the loop does not wait in this turn. A callback of a timer, which is called before the loop waits, may have made a task ready. */
+static int l_loop_stop(lua_State *L)
 {
     uv_stop(&get_context(L)->host->loop);
     return 0;
 }
 
-/* core.drive(step, due): what tp_host_step calls in this state: step() lets go on what can, due() gives the seconds until it wants to be called again, or nil */
-static int l_drive(lua_State *L)
+/* core.loop.drive(step, due): what tp_host_step calls in this state: step() lets go on what can, due() gives the seconds until it wants to be called again, or nil */
+static int l_loop_drive(lua_State *L)
 {
     tp_listener *l = get_context(L)->listener;
     lua_settop(L, 2);
@@ -164,21 +164,21 @@ uint64_t tp_lua_core_due(const tp_host *host)
     return due;
 }
 
-static const luaL_Reg functions[] = {
-    { "now", l_now },
-    { "sleep", l_sleep },
-    { "fd", l_fd },
-    { "turn", l_turn },
-    { "is_interrupt", l_is_interrupt },
-    { "is_memory_error", l_is_memory_error },
-    { "is_alive", l_is_alive },
-    { "is_running", l_is_running },
-    { "stop", l_stop },
-    { "drive", l_drive },
+static const luaL_Reg loop_functions[] = {
+    { "now", l_loop_now },
+    { "sleep", l_loop_sleep },
+    { "fd", l_loop_fd },
+    { "turn", l_loop_turn },
+    { "is_interrupt", l_loop_is_interrupt },
+    { "is_memory_error", l_loop_is_memory_error },
+    { "is_alive", l_loop_is_alive },
+    { "is_running", l_loop_is_running },
+    { "stop", l_loop_stop },
+    { "drive", l_loop_drive },
     { NULL, NULL },
 };
 
 void tp_core_register_loop(lua_State *L)
 {
-    tp_core_register(L, functions);
+    tp_core_register(L, "loop", loop_functions);
 }

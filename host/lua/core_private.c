@@ -14,13 +14,30 @@ tp_work *tp_core_work(const context *ctx)
     return ctx->agent ? ctx->agent->worker.current : NULL;
 }
 
-void tp_core_register(lua_State *L, const luaL_Reg *functions)
+static void set_functions(lua_State *L, const luaL_Reg *functions)
 {
     for (const luaL_Reg *f = functions; f->name; f++) {
         lua_pushvalue(L, lua_upvalueindex(1));
         lua_pushcclosure(L, f->func, 1);
         lua_setfield(L, -2, f->name);
     }
+}
+
+void tp_core_register(lua_State *L, const char *name, const luaL_Reg *functions)
+{
+    if (!name) {
+        set_functions(L, functions);
+        return;
+    }
+    lua_getfield(L, -1, name);
+    if (lua_isnil(L, -1)) {
+        lua_pop(L, 1);
+        lua_newtable(L);
+        lua_pushvalue(L, -1);
+        lua_setfield(L, -3, name);
+    }
+    set_functions(L, functions);
+    lua_pop(L, 1);
 }
 
 int tp_core_push_message(lua_State *L, const tp_error *err)

@@ -41,8 +41,9 @@ static inline context *get_context(lua_State *L)
 /* The work whose item runs; NULL outside of one. */
 tp_work *tp_core_work(const context *ctx);
 
-/* Puts functions into the table on top, with the first upvalue of the caller, the context, as theirs. */
-void tp_core_register(lua_State *L, const luaL_Reg *functions);
+/* Puts functions into the field `name` of the table on top, which is made when it is not there, or into the table itself where name is
+ * NULL. Their first upvalue is the caller's, the context. */
+void tp_core_register(lua_State *L, const char *name, const luaL_Reg *functions);
 
 int tp_core_push_message(lua_State *L, const tp_error *err); /* nil and the message; gives 2 */
 int tp_core_push_refusal(lua_State *L, const tp_error *err, tp_failure_kind otherwise); /* and the failure's kind, see tp_failure_kind_of; gives 3 */

@@ -20,8 +20,8 @@ tp_source *tp_core_source(const context *ctx)
     return w ? tp_draws_source(&w->draws, tp_work_running(w)) : ctx->source;
 }
 
-/* core.source(is_stray) -> a source of its own for a task that starts; stray ones start at any time, and change nothing for others */
-static int l_source(lua_State *L)
+/* core.random.source(is_stray) -> a source of its own for a task that starts; stray ones start at any time, and change nothing for others */
+static int l_random_source(lua_State *L)
 {
     tp_key key = tp_source_next(tp_core_source(get_context(L)), lua_toboolean(L, 1));
     tp_source *made = lua_newuserdata(L, sizeof *made);
@@ -29,8 +29,8 @@ static int l_source(lua_State *L)
     return 1;
 }
 
-/* core.enter(source or nil): that of the task that runs from here on, which keeps it; nil: none */
-static int l_enter(lua_State *L)
+/* core.random.enter(source or nil): that of the task that runs from here on, which keeps it; nil: none */
+static int l_random_enter(lua_State *L)
 {
     context *ctx = get_context(L);
     tp_source *source = lua_touserdata(L, 1);
@@ -38,15 +38,15 @@ static int l_enter(lua_State *L)
     return 0;
 }
 
-/* core.streams() -> pointer to the pointer to the tp_draws of the work that runs, which is NULL outside of one; in a worker's state */
-static int l_streams(lua_State *L)
+/* core.random.streams() -> pointer to the pointer to the tp_draws of the work that runs, which is NULL outside of one; in a worker's state */
+static int l_random_streams(lua_State *L)
 {
     lua_pushlightuserdata(L, &get_context(L)->agent->worker.current);
     return 1;
 }
 
-/* core.stream(seed, i) -> the state of a stream made by hand, as four int32 */
-static int l_stream(lua_State *L)
+/* core.random.stream(seed, i) -> the state of a stream made by hand, as four int32 */
+static int l_random_stream(lua_State *L)
 {
     tp_key key = tp_key_by_hand(luaL_checknumber(L, 1), luaL_checknumber(L, 2));
     for (int i = 0; i < 4; i++)
@@ -95,9 +95,9 @@ void tp_core_open_random(lua_State *L, context *ctx)
     lua_pop(L, 3);
 }
 
-/* core.set_aside() -> what core.go_back takes; nil outside of an item. Until then random numbers are drawn as LuaJIT has them at first, since it is chance
+/* core.random.set_aside() -> what core.go_back takes; nil outside of an item. Until then random numbers are drawn as LuaJIT has them at first, since it is chance
  * which item of a worker it is that does what comes; and what changes in standard libraries is not the item's. */
-static int l_set_aside(lua_State *L)
+static int l_random_set_aside(lua_State *L)
 {
     tp_work *w = tp_core_work(get_context(L));
     if (!w)
@@ -109,8 +109,8 @@ static int l_set_aside(lua_State *L)
     return 1;
 }
 
-/* core.go_back(aside, whether what has changed is to stay) */
-static int l_go_back(lua_State *L)
+/* core.random.go_back(aside, whether what has changed is to stay) */
+static int l_random_go_back(lua_State *L)
 {
     tp_work *w = tp_core_work(get_context(L));
     const aside *before = lua_touserdata(L, 1);
@@ -120,17 +120,17 @@ static int l_go_back(lua_State *L)
     return 0;
 }
 
-static const luaL_Reg functions[] = {
-    { "set_aside", l_set_aside },
-    { "go_back", l_go_back },
-    { "source", l_source },
-    { "enter", l_enter },
-    { "streams", l_streams },
-    { "stream", l_stream },
+static const luaL_Reg random_functions[] = {
+    { "set_aside", l_random_set_aside },
+    { "go_back", l_random_go_back },
+    { "source", l_random_source },
+    { "enter", l_random_enter },
+    { "streams", l_random_streams },
+    { "stream", l_random_stream },
     { NULL, NULL },
 };
 
 void tp_core_register_random(lua_State *L)
 {
-    tp_core_register(L, functions);
+    tp_core_register(L, "random", random_functions);
 }

@@ -10,8 +10,8 @@
 
 static const char callback_key[] = "tidepool.core.callback", closer_key[] = "tidepool.core.closer";
 
-/* core.set_callback(fn, closer): fn(callback, ...) is how luv's callbacks are called, nothing when fn is nil; closer lives as long as the state */
-static int l_set_callback(lua_State *L)
+/* core.loop.set_callback(fn, closer): fn(callback, ...) is how luv's callbacks are called, nothing when fn is nil; closer lives as long as the state */
+static int l_loop_set_callback(lua_State *L)
 {
     lua_settop(L, 2);
     lua_setfield(L, LUA_REGISTRYINDEX, closer_key);
@@ -132,8 +132,8 @@ bool tp_core_has_luv_work(lua_State *L, const context *ctx)
     return l->host->n_luv == 1 || count_handles(l).n_alive > 0 || count_requests(L, false) > 0;
 }
 
-/* core.apart(fn, ...): calls fn, which walks over luv's handles, with those hidden from it that are not this state's. fn must not run the loop. */
-static int l_apart(lua_State *L)
+/* core.loop.apart(fn, ...): calls fn, which walks over luv's handles, with those hidden from it that are not this state's. fn must not run the loop. */
+static int l_loop_apart(lua_State *L)
 {
     tp_listener *l = get_context(L)->listener;
     census c = count_handles(l);
@@ -147,8 +147,8 @@ static int l_apart(lua_State *L)
     return status ? lua_error(L) : 0;
 }
 
-/* core.run_out(): takes turns of the loop until all that luv had in this state is gone. Its handles must be closing. Others on the loop go on meanwhile. */
-static int l_run_out(lua_State *L)
+/* core.loop.run_out(): takes turns of the loop until all that luv had in this state is gone. Its handles must be closing. Others on the loop go on meanwhile. */
+static int l_loop_run_out(lua_State *L)
 {
     tp_listener *l = get_context(L)->listener;
     if (!l->luv)
@@ -248,14 +248,14 @@ void tp_core_open_luv(lua_State *L, int package)
     lua_pop(L, 1);
 }
 
-static const luaL_Reg functions[] = {
-    { "set_callback", l_set_callback },
-    { "apart", l_apart },
-    { "run_out", l_run_out },
+static const luaL_Reg loop_functions[] = {
+    { "set_callback", l_loop_set_callback },
+    { "apart", l_loop_apart },
+    { "run_out", l_loop_run_out },
     { NULL, NULL },
 };
 
 void tp_core_register_luv(lua_State *L)
 {
-    tp_core_register(L, functions);
+    tp_core_register(L, "loop", loop_functions);
 }

@@ -102,7 +102,7 @@ function methods.slice(a, i, j, extra)
   j = j or a.length
   check_range(a, "slice", i, j)
   local view = constructors[a.ctype]()
-  core.hold(view, a, (i - 1) * sizes[a.ctype])
+  core.array.hold(view, a, (i - 1) * sizes[a.ctype])
   view.length = math.max(0, j - i + 1)
   return view
 end
@@ -200,7 +200,7 @@ function methods.reshape(a, rows, columns, extra)
     check.fail("array:reshape: %d rows of %d columns are %.0f elements, but the array has %d", rows, columns, rows * columns, a.length)
   end
   local view = constructors[a.ctype]()
-  core.hold(view, a, 0)
+  core.array.hold(view, a, 0)
   view.length, view.columns = a.length, columns
   return view
 end
@@ -211,7 +211,7 @@ end
 local atomics, atomic_types = {}, {}
 
 local function open_atomics(name)
-  local functions = core.atomics(numbers[name])
+  local functions = core.array.atomics(numbers[name])
   if not functions then return end
   local c = c_names[name]
   functions = ffi.cast("void *const *", functions)
@@ -350,7 +350,7 @@ end
 function methods.sort(a, comes_before, extra)
   check_call(a, "sort", extra, "(comes_before)", "comes_before")
   if comes_before == nil then
-    if not core.sort(a, numbers[a.ctype]) then check.fail("array:sort: not enough memory for another %d elements", a.length) end
+    if not core.array.sort(a, numbers[a.ctype]) then check.fail("array:sort: not enough memory for another %d elements", a.length) end
     return a
   end
   if type(comes_before) ~= "function" then check.fail("array:sort: expected a function, got %s", check.show(comes_before)) end
@@ -490,7 +490,7 @@ local function metatype(name)
       a.data[key - 1] = value
     end,
     __len = function(a) return a.length end,
-    __gc = core.drop,
+    __gc = core.array.drop,
     __ipairs = methods.each,
     __pairs = methods.each,
     __add = arithmetic "+", __sub = arithmetic "-", __mul = arithmetic "*", __div = arithmetic "/", __mod = arithmetic "%", __pow = arithmetic "^",
@@ -541,19 +541,19 @@ end
 local function collect()
   collectgarbage()
   local room = collectgarbage "count" * 1024 * ROOM_PER_HEAP
-  collect_at = core.array_bytes() + math.min(math.max(room, ROOM_MIN), ROOM_MAX)
+  collect_at = core.array.bytes() + math.min(math.max(room, ROOM_MIN), ROOM_MAX)
 end
 
 --- Memory for n elements.
 ---@param zeroed boolean  else the elements may be anything
 function array.allocate(name, n, zeroed)
   local bytes = n * sizes[name]
-  if core.array_bytes() + bytes > collect_at then collect() end
+  if core.array.bytes() + bytes > collect_at then collect() end
   local a = constructors[name]()
-  local has_memory = core.array(a, bytes, zeroed)
+  local has_memory = core.array.new(a, bytes, zeroed)
   if not has_memory then
     collect()
-    has_memory = core.array(a, bytes, zeroed)
+    has_memory = core.array.new(a, bytes, zeroed)
   end
   if not has_memory then check.fail("tidepool.array: not enough memory for %.0f elements of type %s", n, name) end
   a.length = n
@@ -657,15 +657,15 @@ function array.load(path, extra)
 end
 
 -- How arrays travel: see tp_codec_set_arrays.
-core.set_arrays(function(value)
+core.array.set_arrays(function(value)
   local name = array.type_of(value)
   if not name then return nil end
-  local memory, start = core.memory(value.memory)
+  local memory, start = core.array.memory(value.memory)
   return memory, numbers[name], tonumber(ffi.cast("char *", value.data) - ffi.cast("char *", start)), value.length, value.columns
 end, function(memory, number, offset, n, columns)
   local name = array.types[number + 1]
   local a = memory and constructors[name]() or array.allocate(name, n, false)
-  if memory then core.hold(a, memory, offset) end
+  if memory then core.array.hold(a, memory, offset) end
   a.length, a.columns = n, columns
   return a
 end)

@@ -20,17 +20,17 @@ local FAILURE, RETRY = abi.block.FAILURE, abi.block.RETRY
 local function take(job, f)
   local retries = f.options.retries
   while true do
-    local kind, index = core.next(job)
+    local kind, index = core.job.next(job)
     if kind == nil then
-      local is_cancelled, reason, why = core.is_cancelled(job)
-      if not is_cancelled and core.is_over(job) then -- it was taken once, and there was no memory to read it
+      local is_cancelled, reason, why = core.job.is_cancelled(job)
+      if not is_cancelled and core.job.is_over(job) then -- it was taken once, and there was no memory to read it
         return false, failure.new { kind = abi.kind.MEMORY, message = abi.NO_MEMORY, function_name = f.name, attempts = 1 }
       end
       if not is_cancelled then return nil end
       return false, failure.new { kind = reason or abi.kind.CANCELLED, message = why or "the call was cancelled", function_name = f.name,
         attempts = 0 }
     elseif kind ~= FAILURE and kind ~= RETRY then
-      return true, core.item(job, 0)
+      return true, core.job.item(job, 0)
     end
     local failed = failure.of_job(job, { index = index, function_name = f.name, max_attempts = 1 + (retries and retries.max or 0) })
     if kind == FAILURE then return false, failed end
@@ -133,7 +133,7 @@ function call.get(self, what, name, timeout)
   if timeout ~= nil and not (type(timeout) == "number" and timeout >= 0) then
     check.fail("%s:get: the timeout must be a number of seconds, 0 or more, got %s", what, check.show(timeout))
   end
-  if not loop.await(self, timeout and core.now() + timeout) then
+  if not loop.await(self, timeout and core.loop.now() + timeout) then
     error(failure.new { kind = abi.kind.TIMEOUT, message = ("the %s is not done after %g s"):format(what, timeout),
       function_name = name, attempts = 0 }, 0)
   end
@@ -146,7 +146,7 @@ function Call:done(extra)
   check.self(self, Call, "call", "done")
   check.no_more(extra, "call:done", "no arguments")
   if not self.job then return true end
-  return core.is_settled(self.job)
+  return core.job.is_settled(self.job)
 end
 
 --- Removes it when it is queued; when it runs, its result is dropped and it is not tried again. get raises a failure of kind "cancelled" then. A call
@@ -156,7 +156,7 @@ function Call:cancel(extra)
   check.no_more(extra, "call:cancel", "no arguments")
   if self:_settle() then return end
   self.is_cancelled = true
-  core.cancel(self.job)
+  core.job.cancel(self.job)
   self:_settle()
 end
 

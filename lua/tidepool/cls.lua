@@ -43,7 +43,7 @@ function cls.new(name, given, methods, setups)
   local class = { name = name, methods = {}, options = given, cores = {}, setups = setups }
   for key, method in pairs(methods) do
     class.methods[key] = method
-    if not instances.is_own[key] then class.cores[key] = core.func(name .. "." .. key, given.concurrency_limit or 0) end
+    if not instances.is_own[key] then class.cores[key] = core.func.new(name .. "." .. key, given.concurrency_limit or 0) end
   end
   return setmetatable(class, Class)
 end

@@ -16,7 +16,7 @@ local signals = { [1] = "HUP", [2] = "INT", [3] = "QUIT", [4] = "ILL", [6] = "AB
 --- Waits until it is over. In a worker for its pipes, since nobody else has anything to do there; else others go on meanwhile.
 local function wait(running)
   local pause = FIRST_PAUSE
-  while not core.command_step(running, core.is_worker and LONGEST_PAUSE or 0) do
+  while not core.command.step(running, core.is_worker and LONGEST_PAUSE or 0) do
     loop.sleep(core.is_worker and 1e-6 or pause) -- not 0: it is to look whether the item was cancelled
     pause = math.min(pause * 1.3, LONGEST_PAUSE)
   end
@@ -67,7 +67,7 @@ function command.run(given, extra)
   if type(given) ~= "table" then check.fail("tidepool.command: expected a table with the words of a command, got %s", check.show(given)) end
   local words = words_of(given)
   loop.check_wait()
-  local running, why = core.command(words, given.cwd, given.stdin)
+  local running, why = core.command.start(words, given.cwd, given.stdin)
   if not running then
     local where = given.cwd and (" in %s"):format(given.cwd) or ""
     error(failure.new { kind = abi.kind.ERROR, attempts = 1, message = ("%s: cannot be started%s: %s"):format(words[1], where, why),
@@ -75,11 +75,11 @@ function command.run(given, extra)
   end
   local fine, trouble = pcall(wait, running)
   if not fine then
-    core.command_stop(running)
+    core.command.stop(running)
     error(trouble, 0)
   end
   local result = {}
-  result.status, result.signal, result.stdout, result.stderr = core.command_result(running)
+  result.status, result.signal, result.stdout, result.stderr = core.command.result(running)
   if given.check ~= false and result.status ~= 0 then
     error(failure.new { kind = abi.kind.ERROR, attempts = 1, message = check.where() .. describe(words, result), value = result }, 0)
   end

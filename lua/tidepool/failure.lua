@@ -95,7 +95,7 @@ core.add_class("tidepool.failure.Failure", Failure, false)
 
 --- The kind of a failure by what was raised.
 function failure.kind_of(raised)
-  return core.is_memory_error(raised) and abi.kind.MEMORY or abi.kind.ERROR
+  return core.loop.is_memory_error(raised) and abi.kind.MEMORY or abi.kind.ERROR
 end
 
 --- Makes one of a table of its fields.
@@ -116,8 +116,8 @@ end
 --- The Failure of the block that is read of a job: `fields` are what else is known of it.
 ---@return tidepool.Failure
 function failure.of_job(job, fields)
-  fields.input = pack_input(pcall(core.input, job))
-  return fill(fields, core.item(job, 0))
+  fields.input = pack_input(pcall(core.job.input, job))
+  return fill(fields, core.job.item(job, 0))
 end
 
 --- Is it a Failure?

@@ -42,7 +42,7 @@ local images = setmetatable({}, { __mode = "k" })
 ---@return tidepool.Function
 function func.new(raw, name, given, setups, of)
   local f = setmetatable({
-    raw = raw, name = name, options = given, core = of or core.func(name, given.concurrency_limit or 0), is_fresh = true, setups = setups,
+    raw = raw, name = name, options = given, core = of or core.func.new(name, given.concurrency_limit or 0), is_fresh = true, setups = setups,
   }, Function)
   if func.drives(f) then require("tidepool.device.gpu").add_driver(f) end
   return f
@@ -119,28 +119,28 @@ local function lent_to(self)
   return numbers
 end
 
---- Starts a job of self. `more` are fields for core.job.
+--- Starts a job of self. `more` are fields for core.job.open.
 local function open(self, more, kernel, unit)
   more.retries = self.options.retries
   local image, captured, job, why, kind
   local executor = options.executor(self.options, true)
   if not kernel or unit.may_fall_back then
-    image, captured, kind = core.image(self.raw, package.path, package.cpath, self.setups and self.setups[1] and self.setups, self.name, images[self],
-      self.core, not executor.shares_memory)
+    image, captured, kind = core.func.image(self.raw, package.path, package.cpath,
+      self.setups and self.setups[1] and self.setups, self.name, images[self], self.core, not executor.shares_memory)
     if not image then
       error(failure.new { kind = kind, message = check.where() .. captured, function_name = self.name, attempts = 0 }, 0)
     end
     images[self], more.captured = image, captured
-    if not core.is_worker and core.packed_bytes(image) >= LARGE then share.note_image(self, image) end
+    if not core.is_worker and core.value.bytes(image) >= LARGE then share.note_image(self, image) end
   end
   if kernel then
     more.fallback = image
-    job, why, kind = core.job(self.core, kernel, executors.of_kernels.name, more)
+    job, why, kind = core.job.open(self.core, kernel, executors.of_kernels.name, more)
   else
     more.lent = lent_to(self)
     more.timeout, more.crash_retries = self.options.timeout, self.options.crash_retries or CRASH_RETRIES
     more.recycle, more.memory = self.options.recycle, self.options.memory
-    job, why, kind = core.job(self.core, image, executor.name, more)
+    job, why, kind = core.job.open(self.core, image, executor.name, more)
   end
   if not job then
     error(failure.new { kind = kind, message = ("%s%s: %s"):format(check.where(), self.name, why), function_name = self.name, attempts = 0 }, 0)
@@ -148,7 +148,7 @@ local function open(self, more, kernel, unit)
   return job
 end
 
---- What core.job needs for `returns`: the types, and arrays for the results when it is known how many there will be. Gives those too.
+--- What core.job.open needs for `returns`: the types, and arrays for the results when it is known how many there will be. Gives those too.
 local function open_returns(returns, total)
   local columns, memory, arrays = {}, {}, {}
   for c, name in ipairs(returns) do
@@ -176,7 +176,7 @@ local function open_cache(self)
   return self.options.cache and not core.is_worker and cache.open(self) or nil
 end
 
---- Starts a map over a source (inputs.lua). `settings` are checked call options; `more` are fields for core.job.
+--- Starts a map over a source (inputs.lua). `settings` are checked call options; `more` are fields for core.job.open.
 ---@return tidepool.Results
 function func.start(self, source, settings, more)
   if core.on_map then core.on_map(self) end -- of program/replay.lua
@@ -310,13 +310,13 @@ local function open_call(self, ...)
   note_passed(self, (...))
   local kept = open_cache(self)
   local job = open(self, { total = 1, is_cheap = true, ordered = true, journal = kept and kept.handle }, open_kernel(self))
-  local has_room, why, kind = core.add(job, ...)
+  local has_room, why, kind = core.job.add(job, ...)
   if has_room == nil then
-    core.close(job)
+    core.job.close(job)
     error(failure.new { kind = kind, message = check.where() .. self.name .. ": " .. why, function_name = self.name, attempts = 0 }, 0)
   end
-  core.push(job)
-  core.finish(job)
+  core.job.push(job)
+  core.job.finish(job)
   return job
 end
 
@@ -372,7 +372,7 @@ end
 function methods.stats(self, extra)
   check.self(self, Function, "f", "stats")
   check.no_more(extra, "Function:stats", "no arguments")
-  local queued, running, done, failed = core.stats(self.core)
+  local queued, running, done, failed = core.func.stats(self.core)
   local stats = { queued = queued, running = running, done = done, failed = failed }
   if self.options.cache then stats.hits, stats.misses = cache.counts(self) end
   return stats

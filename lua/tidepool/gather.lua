@@ -179,7 +179,7 @@ function gather.wait(calls, given, extra)
     check.fail("tidepool.wait: option 'n' is %d, but there %s to wait for", settings.n, n == 1 and "is 1" or ("are %d"):format(n))
   end
   loop.check_wait()
-  local deadline = settings.timeout and core.now() + settings.timeout
+  local deadline = settings.timeout and core.loop.now() + settings.timeout
   local all, entries = open(calls)
   local fine, why = pcall(function()
     for _ = 1, math.min(settings.n or 1, #entries) do

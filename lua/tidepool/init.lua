@@ -174,7 +174,7 @@ end
 ---@return number
 function tidepool.now(extra)
   check.no_more(extra, "tidepool.now", "no arguments")
-  return core.now()
+  return core.loop.now()
 end
 
 --- How many worker threads there may be. With a number: sets it, for the maps that follow. There may be more later, but not fewer than have started.

@@ -16,7 +16,7 @@ local progress = require "tidepool.engine.progress"
 local reduce = require "tidepool.engine.reduce"
 local new_table = require "table.new"
 
--- The kinds of blocks that core.next gives.
+-- The kinds of blocks that core.job.next gives.
 local COLUMNS, FAILURE, RETRY = abi.block.COLUMNS, abi.block.FAILURE, abi.block.RETRY
 local DONE, PARTIALS = abi.block.DONE, abi.block.PARTIALS
 local ABSENT = abi.scalar.ABSENT
@@ -118,7 +118,7 @@ function results.tell_unread(is_end)
     end
   end
   table.sort(texts)
-  for _, text in ipairs(texts) do core.warn(text) end
+  for _, text in ipairs(texts) do core.io.warn(text) end
 end
 interpret(results.tell_unread) -- it may run in a finalizer (loop.tell_at_end)
 
@@ -176,7 +176,7 @@ function Results:_check_unread(who)
 end
 
 --- Opens the results of a running job.
----@param job userdata    of core.job
+---@param job userdata    of core.job.open
 ---@param source table    of inputs.lua
 ---@param settings table  { name, total, executor, ordered, progress, return_exceptions, on_error, max_attempts, on_retry, open_reducer, is_single }:
 ---   open_reducer(op, total) gives the kernel that reduces on the device where the map runs, or nothing; reduce_there(fn, array) the results
@@ -202,13 +202,13 @@ local function fill(self, source, job, room)
   self.is_feeding = false
   if self.settings.journal then self.settings.journal:explain() end
   if self.job ~= job then
-    core.close(job)
+    core.job.close(job)
     return false
   elseif not fine or done then
     self.has_all_inputs = true
     if fine then self.input_failure = why else self.input_failure = done end
     self.source = nil
-    core.finish(job)
+    core.job.finish(job)
   end
   loop.notify(job)
   return is_idle
@@ -222,10 +222,10 @@ local function feed_on(self, source, job)
   while true do
     if self.job ~= job then
       self.is_feeding = false
-      return core.close(job)
+      return core.job.close(job)
     end
     source.has_more = false
-    fill(self, source, job, core.room(job))
+    fill(self, source, job, core.job.room(job))
     if self.job ~= job or self.has_all_inputs or not source.has_more then return end
     self.is_feeding = true
     loop.sleep(0)
@@ -237,7 +237,7 @@ end
 function Results:_feed()
   if self.has_all_inputs or self.is_feeding then return false end
   local job, source = self.job, self.source
-  local room = core.room(job)
+  local room = core.job.room(job)
   if room == 0 then return false end
   self.is_feeding = true
   if not source.is_cheap and loop.is_in_task() then
@@ -262,7 +262,7 @@ end
 function Results:_close(is_complete)
   local job = self.job
   if job then
-    self.counts = core.counts(job)
+    self.counts = core.job.counts(job)
     self.job = nil
     self.source = nil
     self.n, self.k = 0, 0
@@ -274,7 +274,7 @@ function Results:_close(is_complete)
     if watch then fine, why = pcall(progress.close, watch, is_complete) end
     loop.drop(self)
     if self.is_feeding then
-      core.cancel(job) -- closed when the iterator comes back
+      core.job.cancel(job) -- closed when the iterator comes back
       loop.notify(job)
     else
       loop.close(job)
@@ -297,7 +297,7 @@ end
 
 --- Why nothing comes any more although inputs are left.
 function Results:_cancelled()
-  local _, kind, why = core.is_cancelled(self.job)
+  local _, kind, why = core.job.is_cancelled(self.job)
   return failure.new { kind = kind or abi.kind.CANCELLED, message = why or "the map was cancelled",
     function_name = self.settings.name, attempts = 0 }
 end
@@ -306,7 +306,7 @@ end
 function Results:_check_wait()
   if not self.is_feeding or self.feeder ~= (loop.current() or "main") then return end
   if self.source.flush then self.source.flush() end
-  local counts = core.counts(self.job)
+  local counts = core.job.counts(self.job)
   if counts.pushed > counts.delivered then return end
   check.fail("%s: the inputs of this map wait for its own results, and none are to come", self.settings.name)
 end
@@ -318,7 +318,7 @@ function Results:_wait(job, seconds)
   local fine, why = pcall(loop.wait, job, seconds and math.min(seconds, patience or seconds) or patience)
   if fine then return end
   if self.job == job then
-    core.leave(job)
+    core.job.leave(job)
     loop.notify(job)
   end
   error(why, 0)
@@ -356,14 +356,14 @@ end
 function Results:_end_halted()
   local job, why = self.job, self.halted
   if job and self.settings.halt.now then
-    core.cancel(job)
+    core.job.cancel(job)
   elseif job and not self.is_feeding then
     self.has_all_inputs, self.source = true, nil
-    core.stop(job)
-    core.finish(job)
-    while self.job == job and not core.is_cancelled(job) do
-      if core.is_settled(job) then break end
-      if not core.next(job) then self:_wait(job) end
+    core.job.stop(job)
+    core.job.finish(job)
+    while self.job == job and not core.job.is_cancelled(job) do
+      if core.job.is_settled(job) then break end
+      if not core.job.next(job) then self:_wait(job) end
     end
   end
   self:_close()
@@ -397,13 +397,13 @@ function Results:_advance(no_wait, is_reducing)
     if self.watch then progress.step() end
     if self.job ~= job then return self:_advance(no_wait) end -- a function of the user's has
     if self.k < self.n then return "block" end -- or it has read some
-    local kind, first, n, pointers, n_scalars, text = core.next(job)
+    local kind, first, n, pointers, n_scalars, text = core.job.next(job)
     if not kind then
-      if core.is_cancelled(job) then
+      if core.job.is_cancelled(job) then
         self.end_failure = self.input_failure or self:_cancelled()
         self:_close()
         raise(self.end_failure)
-      elseif core.is_over(job) then
+      elseif core.job.is_over(job) then
         self.end_failure = self.input_failure
         self:_close(not self.input_failure)
         if self.end_failure then
@@ -485,11 +485,11 @@ function Results:__call()
     if self.is_numbers then return self.first + k, self.numbers[k] end
     if self.scalars then return self.first + k, scalar_values(self.scalars, self.text, k, 1) end
     if self.columns then return self.first + k, column_values(self.columns, k) end
-    return self.first + k, core.item(self.job, k)
+    return self.first + k, core.job.item(self.job, k)
   end
   if not self.is_reading and self.job then
     self.is_reading = true
-    if not self.settings.is_kept then core.set_reading(self.job, true) end
+    if not self.settings.is_kept then core.job.set_reading(self.job, true) end
   end
   local what, index, value = self:_advance()
   if what == "block" then return self() end
@@ -519,7 +519,7 @@ function Results:list()
   local total = self.source and self.source.total or self.total or 0
   local lists = { new_table(math.min(total, 2 ^ 26), 1) }
   local n = 0
-  if self.job then core.set_reading(self.job, false) end
+  if self.job then core.job.set_reading(self.job, false) end
   local function close_lists()
     for _, list in ipairs(lists) do list.n = n end
   end
@@ -545,7 +545,7 @@ function Results:list()
           copy_out(lists[c], self.first, self.k, self.n, column)
         end
       elseif not self.is_done then
-        core.fill(self.job, lists, self.first, self.k)
+        core.job.fill(self.job, lists, self.first, self.k)
       end
       n = math.max(n, self.first + self.n - 1)
       self.k = self.n
@@ -598,7 +598,7 @@ function Results:_collect(types, total)
         for c, column in ipairs(self.columns) do copy_elements(target(c, n), first, count, column) end
       else
         for k = 0, count - 1 do
-          local values = { core.item(self.job, k) }
+          local values = { core.job.item(self.job, k) }
           for c = 1, math.max(#values, 1) do
             if type(values[c]) ~= "number" then
               self:_close()
@@ -619,7 +619,7 @@ end
 function Results:array(ctype)
   if ctype ~= nil then array.check_type("results:array", ctype) end
   local returns, ready = self.settings.returns, self.settings.arrays
-  if self.job then core.set_reading(self.job, false) end
+  if self.job then core.job.set_reading(self.job, false) end
   if ready and (ctype == nil or (#returns == 1 and returns[1] == ctype)) then
     repeat
       local what, index, value = self:_advance()
@@ -645,7 +645,7 @@ end
 --- Reads blocks of results in their order: each(p, first, n), where p[0..n-1] are the numbers of results first..., or, for those that a device has
 --- reduced, each_partial(p, first, n), where p[0] is that of the first reduce.GROUP of them, and so on.
 function Results:_each_block(who, each, each_partial)
-  if self.job then core.set_reading(self.job, false) end
+  if self.job then core.job.set_reading(self.job, false) end
   local one = ffi.new "double[1]"
   local function take(index, value)
     if type(value) ~= "number" then
@@ -674,7 +674,7 @@ function Results:_each_block(who, each, each_partial)
       elseif self.columns then
         each(self.columns[1] + k, self.first + k, n - k)
       else
-        for i = k, n - 1 do take(self.first + i, (core.item(self.job, i))) end
+        for i = k, n - 1 do take(self.first + i, (core.job.item(self.job, i))) end
       end
     end
     self.k = self.n
@@ -686,10 +686,10 @@ function Results:_reduce_on_device(op)
   local prepare = self.settings.open_reducer
   if not self.job or not prepare then return end
   local job = self.job
-  core.hold_back(job, true) -- it may have to be compiled, and meanwhile results would come one by one
+  core.job.hold_back(job, true) -- it may have to be compiled, and meanwhile results would come one by one
   local fine, reducer = pcall(prepare, op, self.total)
-  if fine and reducer then core.set_reducer(job, reducer) end
-  core.hold_back(job, false)
+  if fine and reducer then core.job.set_reducer(job, reducer) end
+  core.job.hold_back(job, false)
   if not fine then
     self:_close()
     error(reducer, 0)
@@ -779,7 +779,7 @@ end
 
 --- Goes to the end without keeping results. Failures are raised, or counted with return_exceptions.
 function Results:_drain()
-  if self.job then core.set_reading(self.job, false) end
+  if self.job then core.job.set_reading(self.job, false) end
   repeat
     local what = self:_advance()
     self.k = self.n
@@ -790,11 +790,11 @@ end
 function Results:_settle()
   if self.place then forget_place(self) end
   if not self.job or self.is_cancelled then return true end
-  core.set_reading(self.job, false)
-  core.look(self.job) -- before the feeding: what happens from here on is news
+  core.job.set_reading(self.job, false)
+  core.job.look(self.job) -- before the feeding: what happens from here on is news
   self:_feed()
   if not self.job then return true end
-  return not self.is_feeding and core.is_idle(self.job)
+  return not self.is_feeding and core.job.is_idle(self.job)
 end
 
 function Results:_watch(fn, arg)
@@ -808,7 +808,7 @@ end
 --- Has all been run, and is there nothing to tell but results, so that they can wait for somebody to read them, or go?
 function Results:_is_quietly_done()
   if not self:done() then return false end
-  local counts, settings = core.counts(self.job), self.settings
+  local counts, settings = core.job.counts(self.job), self.settings
   return (counts.failed == 0 or settings.return_exceptions) and not (counts.retried > 0 and settings.on_retry)
 end
 
@@ -863,7 +863,7 @@ function Results:cancel()
   if self.job then
     self.k, self.n = 0, 0
     self.is_cancelled = true
-    core.cancel(self.job)
+    core.job.cancel(self.job)
   end
 end
 
@@ -871,14 +871,14 @@ end
 ---@return boolean
 function Results:done()
   if not self.job then return true end
-  local counts = core.counts(self.job)
+  local counts = core.job.counts(self.job)
   return counts.has_all and counts.finished == counts.pushed
 end
 
 --- Counts, without blocking: { total = inputs or nil, done, failed, running, taken, retried }.
 ---@return table
 function Results:progress()
-  local c = self.job and core.counts(self.job) or self.counts
+  local c = self.job and core.job.counts(self.job) or self.counts
   return { total = self.total or (c.has_all and c.pushed) or nil, done = c.finished - c.skipped, failed = c.failed,
     running = c.pushed - c.finished, taken = c.delivered, retried = c.retried }
 end

@@ -35,9 +35,9 @@ local function find(self)
     entry_of[self] = entry
     return entry
   end
-  local before = core.is_worker and core.set_aside()
-  local value, why = core.unpack(rawget(self, "_packed"))
-  if before then core.go_back(before, true) end
+  local before = core.is_worker and core.random.set_aside()
+  local value, why = core.value.unpack(rawget(self, "_packed"))
+  if before then core.random.go_back(before, true) end
   if why then error("a shared value cannot be read here: " .. why, 0) end
   return keep(self, value)
 end
@@ -47,10 +47,10 @@ end
 function share.new(value, extra)
   check.no_more(extra, "tidepool.share", "a value")
   if value == nil then check.fail "tidepool.share: expected a value, got nil" end
-  local packed, why = core.pack(value)
+  local packed, why = core.value.pack(value)
   if not packed then check.fail("tidepool.share: %s", why) end
   local id = core.unique()
-  local self = setmetatable({ _id = id, _packed = packed, _identity = core.identity("value", value) or id }, Shared)
+  local self = setmetatable({ _id = id, _packed = packed, _identity = core.func.identity("value", value) or id }, Shared)
   entry_of[self] = { value }
   return self
 end
@@ -72,7 +72,7 @@ function Shared:__newindex(key)
 end
 
 function Shared:__tostring()
-  return ("tidepool.Shared: %.0f bytes"):format(core.packed_bytes(rawget(self, "_packed")))
+  return ("tidepool.Shared: %.0f bytes"):format(core.value.bytes(rawget(self, "_packed")))
 end
 
 -- ---- what should be shared ----
@@ -94,8 +94,8 @@ local function is_often(counts, f)
 end
 
 local function bytes_of(value)
-  local packed = core.pack(value)
-  return packed and core.packed_bytes(packed) or 0
+  local packed = core.value.pack(value)
+  return packed and core.value.bytes(packed) or 0
 end
 
 --- f has been encoded for a map or a call, with all that it captures, which is large.
@@ -109,8 +109,8 @@ function share.note_image(f, image)
   end
   local name = names[1] or "value"
   local named = names[1] and (" ('%s')"):format(table.concat(names, "', '")) or ""
-  core.warn(("tidepool: %s%s captures %s%s, encoded anew at each map and call: local shared = tidepool.share(%s), and shared() in the function, "
-    .. "is encoded once\n"):format(check.where(), f.name, said(core.packed_bytes(image)), named, name))
+  core.io.warn(("tidepool: %s%s captures %s%s, encoded anew at each map and call: local shared = tidepool.share(%s), and shared() in the function, "
+    .. "is encoded once\n"):format(check.where(), f.name, said(core.value.bytes(image)), named, name))
 end
 
 --- f was called in the pool with this table as the time before.
@@ -118,7 +118,7 @@ function share.note_passed(f, value)
   if not is_often(passed, f) then return end
   local bytes = bytes_of(value)
   if bytes < LARGE then return end
-  core.warn(("tidepool: %s%s is passed the same %s again and again: tidepool.share(value), passed in its place, is encoded once\n"):format(
+  core.io.warn(("tidepool: %s%s is passed the same %s again and again: tidepool.share(value), passed in its place, is encoded once\n"):format(
     check.where(), f.name, said(bytes)))
 end
 

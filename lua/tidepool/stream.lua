@@ -34,7 +34,7 @@ function stream.new(seed, i)
   if type(seed) ~= "number" then check.fail("tidepool.random: expected a number as the seed, got %s", check.show(seed)) end
   if i == nil then i = 0 end
   if type(i) ~= "number" then check.fail("tidepool.random: expected a number for which of the seed's streams, got %s", check.show(i)) end
-  return setmetatable({ core.stream(seed, i) }, Random)
+  return setmetatable({ core.random.stream(seed, i) }, Random)
 end
 
 local function draw_by_hand(self)

@@ -43,7 +43,7 @@ describe("A task", function()
     } do
       tidepool.async(function()
         local r = start()
-        local given = core.counts(results.of(r).job).pushed
+        local given = core.job.counts(results.of(r).job).pushed
         assert(given < 120, "all were read before the task went on") -- they take some 200 ms
         assert.equal(2e4, r:next() and r:next() and select(2, r:next()))
         r:cancel()

@@ -13,16 +13,16 @@ local function on_device(says, check)
   if #there > 0 then it(says, check) else pending(says .. " (no OpenCL device)") end
 end
 
-local real_devices = core.devices
+local real_devices = core.device.list
 
 local function back_here()
-  core.devices = real_devices
+  core.device.list = real_devices
 end
 
 --- tidepool.gpu as it is on a machine with these devices, until the end of the test, which calls back_here.
 local function gpu_with(devices, why)
   local real_gpu = package.loaded["tidepool.device.gpu"]
-  core.devices = function() return devices, why end
+  core.device.list = function() return devices, why end
   package.loaded["tidepool.device.gpu"] = nil
   local gpu = require "tidepool.device.gpu"
   package.loaded["tidepool.device.gpu"] = real_gpu

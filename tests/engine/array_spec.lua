@@ -89,10 +89,10 @@ describe("A typed array", function()
     end
     local core = require "tidepool.core"
     local function drop_two_gigabytes()
-      local before, most = core.array_bytes(), 0
+      local before, most = core.array.bytes(), 0
       for _ = 1, 128 do
         tidepool.array("double", 2 ^ 21)
-        most = math.max(most, core.array_bytes() - before)
+        most = math.max(most, core.array.bytes() - before)
       end
       return most
     end

@@ -108,7 +108,7 @@ describe("The identity of a function", function()
 
   it("tells values apart that look alike, and not those that are equal", function()
     local core = require "tidepool.core"
-    local function value(text) return core.identity("value", loadstring("return " .. text)()) end
+    local function value(text) return core.func.identity("value", loadstring("return " .. text)()) end
     assert.equal(value "{ a = 1, b = 2 }", value "{ b = 2, a = 1 }")
     assert.equal(value "{ 1, 2, nil, 4 }", value "{ 1, 2, nil, 4 }")
     assert.equal(value "0/0", value "-(0/0)")

@@ -15,8 +15,8 @@ describe("Inputs", function()
 
   it("come in large blocks, too, when the window is full and results are taken one by one", function()
     local core = require "tidepool.core"
-    local push_columns, pushes = core.push_columns, 0
-    core.push_columns = function(...) -- luacheck: ignore
+    local push_columns, pushes = core.job.push_columns, 0
+    core.job.push_columns = function(...) -- luacheck: ignore
       pushes = pushes + 1
       return push_columns(...)
     end
@@ -28,7 +28,7 @@ describe("Inputs", function()
         if i <= n then return i end
       end) do sum = sum + y end
     end)
-    core.push_columns = push_columns -- luacheck: ignore
+    core.job.push_columns = push_columns -- luacheck: ignore
     assert.is_true(fine, why)
     assert.equal(n * (n + 1) / 2, sum)
     -- How large they are follows from what an item takes, which under a sanitizer is a sanitizer's.

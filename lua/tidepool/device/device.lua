@@ -68,7 +68,7 @@ local function queue_of(self)
   local queue = queues[self.number]
   if not queue then
     local why
-    queue, why = core.queue(self.number)
+    queue, why = core.queue.new(self.number)
     if not queue then fail_device("%s", why) end
     queues[self.number] = queue
   end
@@ -85,7 +85,7 @@ end
 --- Waits until all kernels that this thread has started on the device have run.
 function Device:wait()
   check.self(self, Device, "device", "wait")
-  must("device:wait", core.finish_queue(queue_of(self)))
+  must("device:wait", core.queue.finish(queue_of(self)))
 end
 
 -- ---- buffers ----
@@ -124,7 +124,7 @@ local char_pointer = ffi.typeof "char *"
 
 --- Where an array's elements lie: its memory, the offset there in bytes, and how many bytes they have.
 local function place_of(a)
-  local memory, start = core.memory(a.memory)
+  local memory, start = core.array.memory(a.memory)
   return memory, tonumber(ffi.cast(char_pointer, a.data) - ffi.cast(char_pointer, start)), a.length * ffi.sizeof(array.c_name(a.ctype))
 end
 
@@ -166,9 +166,9 @@ function Device:buffer(what, from)
   local handle
   if own then
     local memory, offset = place_of(own)
-    handle = must_find_memory("device:buffer", core.buffer, self_queue, bytes, memory, offset)
+    handle = must_find_memory("device:buffer", core.buffer.new, self_queue, bytes, memory, offset)
   else
-    handle = must_find_memory("device:buffer", core.buffer, self_queue, bytes)
+    handle = must_find_memory("device:buffer", core.buffer.new, self_queue, bytes)
   end
   local made = { device = self, ctype = ctype, length = length, handle = handle, array = own, memory = handle, start = 0 }
   return setmetatable(made, Buffer)
@@ -211,7 +211,7 @@ function Buffer:read(into, at)
   local a = array_for(self, "read", into)
   local place = check_at(self, "read", at, a.length)
   local memory, offset, bytes = place_of(a)
-  must("buffer:read", core.read_buffer(queue_of(self.device), self.handle, place, memory, offset, bytes, array.number(self.ctype)))
+  must("buffer:read", core.buffer.read(queue_of(self.device), self.handle, place, memory, offset, bytes, array.number(self.ctype)))
   return a
 end
 
@@ -229,14 +229,14 @@ function Buffer:write(from, at)
     if from.memory == self.memory and bytes > 0 and math.abs(self.start + place - from.start) < bytes then
       check.fail("buffer:write: the elements overlap those that are copied")
     end
-    must("buffer:write", core.copy_buffer(queue_of(self.device), self.handle, place, from.handle, 0, bytes))
+    must("buffer:write", core.buffer.copy(queue_of(self.device), self.handle, place, from.handle, 0, bytes))
     return self
   end
   if type(from) == "table" and getmetatable(from) == nil then from = array.new(self.ctype, from) end
   local a = array_for(self, "write", from)
   local place = check_at(self, "write", at, a.length)
   local memory, offset, bytes = place_of(a)
-  must("buffer:write", core.write_buffer(queue_of(self.device), self.handle, place, memory, offset, bytes))
+  must("buffer:write", core.buffer.write(queue_of(self.device), self.handle, place, memory, offset, bytes))
   return self
 end
 
@@ -265,7 +265,7 @@ function Buffer:fill(value)
   local number = ffi.new(box[1], 1)
   number[0] = value
   local element = ffi.string(number, box[3])
-  must("buffer:fill", core.fill_buffer(queue_of(self.device), self.handle, 0, self.length * #element, element))
+  must("buffer:fill", core.buffer.fill(queue_of(self.device), self.handle, 0, self.length * #element, element))
   return self
 end
 
@@ -278,7 +278,7 @@ end
 
 local function view_of(self, method, at, ctype, length)
   local size = size_of(ctype)
-  local handle = must("buffer:" .. method, core.slice_buffer(self.handle, at, length * size))
+  local handle = must("buffer:" .. method, core.buffer.slice(self.handle, at, length * size))
   local view = { device = self.device, ctype = ctype, length = length, handle = handle, memory = self.memory, start = self.start + at }
   return setmetatable(view, Buffer)
 end
@@ -375,13 +375,13 @@ local function prepare(self)
   if not self.device.fp64 and kernels.needs_double(self.text) then refuse("%s has no doubles; use float", self.device.name) end
   local text = self.text
   if kernels.needs_double(text) then text = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" .. text end
-  local program, why, log = core.program(self.device.number, text, self.flags, "")
+  local program, why, log = core.program.new(self.device.number, text, self.flags, "")
   if not program then
     local flags = why:find "BUILD_OPTIONS" and (" (options: %s)"):format(self.flags) or ""
     refuse("%s%s\n%s", why, flags, (log or ""):gsub("%z", ""):gsub("%s+$", ""))
   end
   local names
-  names, why = core.kernels(program)
+  names, why = core.program.kernels(program)
   if not names then refuse("%s", why) end
   names = names_in(names)
   if #names == 0 then refuse("there is no __kernel in the source") end
@@ -389,7 +389,7 @@ local function prepare(self)
   self.name = self.name or names[1]
   local launcher, parameters, largest, required
   for _, name in ipairs(names) do
-    if name == self.name then launcher, parameters, largest, required = core.launcher(program, name) end
+    if name == self.name then launcher, parameters, largest, required = core.launcher.new(program, name) end
   end
   if not launcher and parameters then refuse("%s", parameters) end
   if not launcher then refuse("there is no kernel '%s' in the source; there is: %s", self.name, table.concat(names, ", ")) end
@@ -559,7 +559,7 @@ end
 
 local NULL = ("\0"):rep(ffi.sizeof "void *")
 
---- An argument as core.launch takes it.
+--- An argument as core.launcher.launch takes it.
 local function pack(self, i, one, value)
   if one.is_buffer then
     if value == false then return NULL end
@@ -616,14 +616,14 @@ function Kernel:__call(global_size, ...)
     if size == 0 then return end
   end
   local group = wanted and check_group(self, made, global, wanted) or choose_group(self, made, global)
-  must_find_memory(("kernel '%s'"):format(self.name), core.launch, queue_of(self.device), made.launcher, global, group, arguments, offset)
+  must_find_memory(("kernel '%s'"):format(self.name), core.launcher.launch, queue_of(self.device), made.launcher, global, group, arguments, offset)
 end
 
 --- How many seconds its last call took on the device, for which it waits; nil when this thread has not called it.
 ---@return number?
 function Kernel:time()
   check.self(self, Kernel, "kernel", "time")
-  local seconds = must(("kernel '%s'"):format(self.name), core.launcher_time(queue_of(self.device), ready_of(self).launcher))
+  local seconds = must(("kernel '%s'"):format(self.name), core.launcher.time(queue_of(self.device), ready_of(self).launcher))
   return seconds > 0 and seconds or nil
 end
 

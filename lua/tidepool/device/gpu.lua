@@ -1,6 +1,6 @@
 --- Devices: which there are, which of them `gpu = ...` means, and what they run in the place of a Lua function: a kernel.
 --
--- A Function's programs are kept, so that a map only reads the captured values anew and hands a kernel (core.kernel) to its job.
+-- A Function's programs are kept, so that a map only reads the captured values anew and hands a kernel (core.program.kernel) to its job.
 
 local abi = require "tidepool.base.abi"
 local array = require "tidepool.array"
@@ -26,7 +26,7 @@ local found -- the devices once there are some
 ---@return string?  why there are none
 function gpu.devices()
   if found then return found end
-  local devices, missing = core.devices()
+  local devices, missing = core.device.list()
   if not devices then return {}, missing end
   for i, d in ipairs(devices) do d.number = i end
   table.sort(devices, function(a, b)
@@ -141,7 +141,7 @@ local function lent()
     level = level + 1
     info = debug.getinfo(level, "f")
   end
-  local worker, numbers = core.lent()
+  local worker, numbers = core.device.lent()
   if not worker then return false end
   local list = {}
   for _, d in ipairs(gpu.devices()) do
@@ -274,7 +274,7 @@ local function compile_kernel(f, devices)
   end
   for i, d in ipairs(devices) do
     if made.needs_double and not d.fp64 then fail_kernel(f, "%s has no doubles; use float", d.name) end
-    local program, message, log = core.program(d.number, made.source, BUILD_OPTIONS:gsub(" %-w", ""), made.kernel)
+    local program, message, log = core.program.new(d.number, made.source, BUILD_OPTIONS:gsub(" %-w", ""), made.kernel)
     if program then
       unit.programs[#unit.programs + 1] = { device = d.number, lanes = 1, program = program }
     elseif i == #devices and #unit.programs == 0 then
@@ -302,7 +302,7 @@ local function compile(f, devices, types, reduce)
     if made.needs_double and not d.fp64 then
       return nil, ('%s has no doubles; with precision = "single", and float arrays, it can run this function'):format(d.name)
     end
-    local program, why, log = core.program(d.number, made.source, BUILD_OPTIONS, made.kernel)
+    local program, why, log = core.program.new(d.number, made.source, BUILD_OPTIONS, made.kernel)
     if program then
       unit.programs[#unit.programs + 1] = { device = d.number, lanes = made.lanes, program = program }
     elseif i == #devices and #unit.programs == 0 then
@@ -340,7 +340,7 @@ local function read(f, argument)
   return value
 end
 
---- One argument of a kernel as core.kernel takes it.
+--- One argument of a kernel as core.program.kernel takes it.
 local function show_argument(argument, value)
   local one = { kind = abi.argument[argument.kind], type = number_of(argument.ctype), index = argument.index }
   if argument.kind ~= "array" then
@@ -348,7 +348,7 @@ local function show_argument(argument, value)
     return one
   end
   local cast = require("ffi").cast
-  local _, start = core.memory(value.memory)
+  local _, start = core.array.memory(value.memory)
   one.memory, one.array, one.is_written = value.memory, value, argument.is_written
   one.offset = tonumber(cast(void_pointer, value.data) - cast(void_pointer, start))
   one.bytes = math.max(value.length, 1) * require("ffi").sizeof(array.c_name(value.ctype))
@@ -396,7 +396,7 @@ local function open_kernel(f, unit)
   if is_same then return unit.kernel end
   local arguments = {}
   for i, argument in ipairs(made.arguments) do arguments[i] = show_argument(argument, values[i]) end
-  local kernel = core.kernel {
+  local kernel = core.program.kernel {
     programs = unit.programs, arguments = arguments, inputs = unit.inputs, outputs = unit.outputs, booleans = unit.booleans,
     failures = unit.is_foreign and {} or made:texts(), detail = made.detail_output, is_foreign = unit.is_foreign,
     group = made.is_reducer and GROUP or 1, has_rows = made.has_rows, where = place_of(f),
@@ -411,7 +411,7 @@ local PATIENCE_S = 1 -- for what was given up to end by itself
 local function is_usable(f, devices)
   for seconds = 0, PATIENCE_S, PATIENCE_S do
     for _, d in ipairs(devices) do
-      if not core.device_is_stuck(d.number, seconds) then return true end
+      if not core.device.is_stuck(d.number, seconds) then return true end
     end
   end
   return false, ("%s: %s still runs a map or a kernel that was given up, and OpenCL cannot stop it: wait for it, use another device, or end " ..

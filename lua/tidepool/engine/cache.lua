@@ -17,8 +17,8 @@ local LIMIT = 2 ^ 30 -- bytes, where the option does not say it
 -- the user's.
 local opened, has_none = {}, false
 
--- What a function, as it is, has of a cache: { name, id, file, path, cache, handle = what core.job takes }. It is told when a map is over, as what
--- a map has of a journal is.
+-- What a function, as it is, has of a cache: { name, id, file, path, cache, handle = what
+-- core.job.open takes }. It is told when a map is over, as what a map has of a journal is.
 local Part = {}
 Part.__index = Part
 
@@ -28,7 +28,7 @@ local parts_of, counted = setmetatable({}, { __mode = "k" }), setmetatable({}, {
 --- The file is not asked any more.
 local function give_up(name, path, why)
   if path then opened[path] = false end
-  core.warn(("tidepool: %s: goes on without its cache: %s\n"):format(name, why))
+  core.io.warn(("tidepool: %s: goes on without its cache: %s\n"):format(name, why))
 end
 
 function Part.explain() end
@@ -36,15 +36,15 @@ function Part.explain() end
 --- A map is over: what it has recorded is in the file from here on.
 function Part:finish()
   if not opened[self.path] then return end
-  local fine, why = core.journal_flush(self.cache)
-  why = core.cache_trouble(self.handle) or not fine and why
+  local fine, why = core.journal.flush(self.cache)
+  why = core.cache.trouble(self.handle) or not fine and why
   if why then give_up(self.name, self.path, why) end
 end
 
 --- The file that the option names, or the one of this user.
 local function path_of(spec, is_made)
   if spec.file then return spec.file end
-  local folder, why = core.cache_folder(is_made)
+  local folder, why = core.cache.folder(is_made)
   if not folder then
     has_none = true
     error(why, 0)
@@ -57,7 +57,7 @@ local function open(spec)
   if has_none and not spec.file then return false end
   local path = path_of(spec, true)
   if opened[path] == nil then
-    local handle, why = core.journal_open(journal.plain_path(path), spec.size or LIMIT)
+    local handle, why = core.journal.open(journal.plain_path(path), spec.size or LIMIT)
     opened[path] = handle or false
     if not handle then error(why, 0) end
   end
@@ -72,7 +72,7 @@ local function number_of(handle, f, id)
 end
 
 local function count_of(part)
-  local hits, misses = core.journal_counts(part.handle)
+  local hits, misses = core.journal.counts(part.handle)
   return hits, misses
 end
 
@@ -109,12 +109,12 @@ function cache.open(f)
     handle, path = open(spec)
     if not handle then return end
     part = setmetatable({ name = f.name, id = id, file = spec.file, path = path, cache = handle }, Part)
-    part.handle = core.cache_map(handle, number_of(handle, f, id), id)
+    part.handle = core.cache.map(handle, number_of(handle, f, id), id)
     parts_of[f.core] = part
   end)
   if not fine then give_up(f.name, path, why) end
   if not fine or not part or not opened[part.path] then return nil end
-  why = core.cache_trouble(part.handle)
+  why = core.cache.trouble(part.handle)
   if not why then return part end
   give_up(f.name, part.path, why)
 end
@@ -127,16 +127,16 @@ function cache.forget(f, n, ...)
   local fine, result = pcall(function()
     local handle = open(f.options.cache)
     if not handle then return 0 end
-    local flushed, why = core.journal_flush(handle)
+    local flushed, why = core.journal.flush(handle)
     if not flushed then error(why, 0) end
     if n == 0 then
       journal.ask(handle, "delete from results where function in (select function from functions where name = ? and program is ?)", f.name,
         journal.program_file(f.raw))
     else
       local input
-      input, why = core.identity("argument", unpack(arguments, 1, n))
+      input, why = core.func.identity("argument", unpack(arguments, 1, n))
       if not input then error(why, 0) end
-      journal.ask(handle, "delete from results where key = " .. journal.hex(core.cache_key(identify(f), input)))
+      journal.ask(handle, "delete from results where key = " .. journal.hex(core.cache.key(identify(f), input)))
     end
     return journal.ask(handle, "select changes()")[1][1]
   end)

@@ -28,7 +28,7 @@ local function add_module(name, add, seen)
   local path = searchpath(name, package.path)
   local chunk = path and loadfile(path)
   if not chunk then return end
-  local id, globals, strings = core.inspect(chunk)
+  local id, globals, strings = core.func.inspect(chunk)
   add(('module "%s"'):format(name), id)
   add_required(globals, strings, add, seen)
 end
@@ -61,9 +61,9 @@ function identity.parts(fn, setups)
         if each == value and type(module) == "string" and module ~= "_G" then add_module(module, add, seen) end
       end
     end
-    add(name, core.identity(name, value))
+    add(name, core.func.identity(name, value))
   end
-  local code, globals, strings = core.inspect(fn)
+  local code, globals, strings = core.func.inspect(fn)
   add("code", code)
   for i = 1, 255 do
     local name, value = getupvalue(fn, i)
@@ -75,7 +75,7 @@ function identity.parts(fn, setups)
     local value = read(env, name)
     if value ~= nil and value ~= fn then add_value(('global "%s"'):format(name), value) end
   end
-  for i, setup in ipairs(setups or {}) do add(("setup %d"):format(i), core.identity("setup", setup)) end
+  for i, setup in ipairs(setups or {}) do add(("setup %d"):format(i), core.func.identity("setup", setup)) end
   add_required(globals, strings, add, seen)
   if trouble then return nil, trouble end
   return parts

@@ -9,7 +9,7 @@
 -- may wait inside fill (in a task): others then call its function flush, so that the inputs before come to work, and set
 -- has_waited, so that fill returns after the next one. One that is cheap and that gives_way (set by who calls fill) returns after
 -- some 5 ms, and says in has_more whether further ones were there. Numbers are packed, column by column, by loops that LuaJIT compiles, and so
--- are numbers, strings, booleans and nil side by side (mixed.lua); everything else is encoded in C (core.add).
+-- are numbers, strings, booleans and nil side by side (mixed.lua); everything else is encoded in C (core.job.add).
 
 local abi = require "tidepool.base.abi"
 local array = require "tidepool.array"

@@ -28,9 +28,9 @@ local function make(instance)
   living[id] = one
   local enter = class.methods.enter
   if enter then
-    local before = core.is_worker and core.set_aside()
+    local before = core.is_worker and core.random.set_aside()
     local fine, why = pcall(enter, self)
-    if before then core.go_back(before, fine) end
+    if before then core.random.go_back(before, fine) end
     if not fine then
       living[id] = nil
       error(("enter of %s: %s"):format(class.name, message_of(why)), 0)
@@ -66,7 +66,7 @@ function instances.leave()
     if exit then
       local fine, why = pcall(exit, one.self)
       if not fine then
-        core.warn(("tidepool: exit of %s: %s\n"):format(one.class.name, require("tidepool.base.show").plain(message_of(why), true)))
+        core.io.warn(("tidepool: exit of %s: %s\n"):format(one.class.name, require("tidepool.base.show").plain(message_of(why), true)))
       end
     end
   end

@@ -63,7 +63,7 @@ end
 
 --- Asks a journal or cache; what goes wrong is raised as a text.
 function journal.ask(handle, sql, ...)
-  local rows, why = core.journal_query(handle, sql, ...)
+  local rows, why = core.journal.query(handle, sql, ...)
   if not rows then error(why, 0) end
   return rows
 end
@@ -75,7 +75,7 @@ end
 local function open(path)
   local j = opened[path]
   if not j then
-    local handle, why = core.journal_open(journal.plain_path(path))
+    local handle, why = core.journal.open(journal.plain_path(path))
     if not handle then error(why, 0) end
     j = { path = path, handle = handle, n_open = 0, taken = {} }
     ask(j, "insert into runs (started, process, host, program) values (?, ?, ?, ?)", os.time(), process_number(), host_name(), program())
@@ -89,8 +89,8 @@ end
 --- Nobody has it any more.
 local function close(j)
   opened[j.path] = nil
-  core.journal_query(j.handle, "update runs set ended = ? where run = ?", os.time(), j.run)
-  core.journal_close(j.handle)
+  core.journal.query(j.handle, "update runs set ended = ? where run = ?", os.time(), j.run)
+  core.journal.close(j.handle)
 end
 
 --- What the map is called in the file: a name that the user gave, or the function's, and which map of it this is.
@@ -108,7 +108,7 @@ end
 --- The options of a function that are a part of what it computes.
 function journal.add_options(parts, options)
   for _, name in ipairs { "kernel", "precision", "returns", "with" } do
-    if options[name] ~= nil then parts[#parts + 1] = { ('option "%s"'):format(name), core.identity(name, options[name]) } end
+    if options[name] ~= nil then parts[#parts + 1] = { ('option "%s"'):format(name), core.func.identity(name, options[name]) } end
   end
 end
 
@@ -129,7 +129,7 @@ end
 function journal.identity_of(parts)
   local ids = {}
   for i, part in ipairs(parts) do ids[i] = part[1] .. "\0" .. part[2] end
-  return core.identity("function", table.concat(ids, "\0"))
+  return core.func.identity("function", table.concat(ids, "\0"))
 end
 
 --- The numbers of the map and of the version of its function, which are made when they are new.
@@ -151,7 +151,7 @@ local function find_rows(j, name, f, parts, total)
     return m, new
   end)
   if not fine then
-    core.journal_query(j.handle, "rollback")
+    core.journal.query(j.handle, "rollback")
     error(map, 0)
   end
   ask(j, "commit")
@@ -174,7 +174,7 @@ function journal.open(who, f, spec, total)
     local map, version = find_rows(j, name, f, parts, total)
     local settings = { keeps_failed = spec.failed == "keep", is_optional = spec.optional, explains = explains }
     local self = setmetatable({ journal = j, name = name, parts = parts, number = map, version = version, is_optional = spec.optional }, Map)
-    self.handle = core.journal_map(j.handle, map, version, j.run, settings)
+    self.handle = core.journal.map(j.handle, map, version, j.run, settings)
     j.taken[name] = true
     j.n_open = j.n_open + 1
     return self
@@ -182,7 +182,7 @@ function journal.open(who, f, spec, total)
   if fine then return result end
   if opened[spec.file] and opened[spec.file].n_open == 0 then close(opened[spec.file]) end
   if not spec.optional then check.fail("%s: option 'journal': %s", who, failure.is_failure(result) and result.message or tostring(result)) end
-  if not is_quiet then core.warn(("tidepool: %s: goes on without its journal: %s\n"):format(f.name, tostring(result))) end
+  if not is_quiet then core.io.warn(("tidepool: %s: goes on without its journal: %s\n"):format(f.name, tostring(result))) end
 end
 
 -- ---- what is said of it ----
@@ -214,7 +214,7 @@ end
 
 --- The line of account; nil when there is nothing to tell: all is new.
 local function account(self)
-  local known, new, changed, input, failed, not_kept, versions = core.journal_counts(self.handle)
+  local known, new, changed, input, failed, not_kept, versions = core.journal.counts(self.handle)
   local ran = new + changed + input + failed + not_kept
   local file = self.journal.path:match "[^/]*$"
   if known + ran == new then return nil end
@@ -240,35 +240,35 @@ local reasons = {
 --- With --explain: a line for each input that was looked up since the last time.
 function Map:explain()
   if not explains or not self.handle then return end
-  local list, lines, texts = core.journal_reasons(self.handle), {}, {}
+  local list, lines, texts = core.journal.reasons(self.handle), {}, {}
   local file = self.journal.path:match "[^/]*$"
   for i = 1, #list, 3 do
     local key = list[i + 1] .. ":" .. list[i + 2]
     texts[key] = texts[key] or reasons[list[i + 1]](self, file, list[i + 2])
     lines[#lines + 1] = ("%s #%d: %s\n"):format(self.name, list[i], texts[key])
   end
-  if #lines > 0 then core.warn(table.concat(lines)) end
+  if #lines > 0 then core.io.warn(table.concat(lines)) end
 end
 
 --- The map is over: what was recorded is in the file from here on. Raises when something could not be written.
 function Map:finish(is_complete)
   if not self.handle then return end
   local j = self.journal
-  local fine, why = core.journal_flush(j.handle)
+  local fine, why = core.journal.flush(j.handle)
   local told, line = pcall(function()
     self:explain()
     return account(self)
   end)
-  if fine and is_complete then core.journal_query(j.handle, "update maps set finished = ? where map = ?", os.time(), self.number) end
-  core.journal_close(self.handle)
+  if fine and is_complete then core.journal.query(j.handle, "update maps set finished = ? where map = ?", os.time(), self.number) end
+  core.journal.close(self.handle)
   self.handle = nil
   j.taken[self.name] = nil
   j.n_open = j.n_open - 1
   if j.n_open == 0 then close(j) end
-  if told and line and not is_quiet then core.warn("tidepool: " .. line .. "\n") end
+  if told and line and not is_quiet then core.io.warn("tidepool: " .. line .. "\n") end
   if fine then return end
   if not self.is_optional then error(failure.new { kind = abi.kind.RESOURCE, message = why, function_name = self.name, attempts = 0 }, 0) end
-  if not is_quiet then core.warn(("tidepool: %s: went on without its journal: %s\n"):format(self.name, why)) end
+  if not is_quiet then core.io.warn(("tidepool: %s: went on without its journal: %s\n"):format(self.name, why)) end
 end
 
 return journal

@@ -29,7 +29,7 @@ local loop = {}
 -- A session ends as it should, whatever its user has done to the globals.
 local pairs, ipairs, tostring, table = pairs, ipairs, tostring, table
 
-local now, is_worker = core.now, core.is_worker
+local now, is_worker = core.loop.now, core.is_worker
 local here, pass = coroutines.here, coroutines.pass
 
 -- Starting a task inside a task inside a task takes C stack; deeper ones start later.
@@ -108,7 +108,7 @@ end
 
 --- Do we run inside of a task, of somebody's turn, or of uv_run?
 local function is_inside()
-  return here() ~= nil or nested > 0 or core.is_running()
+  return here() ~= nil or nested > 0 or core.loop.is_running()
 end
 
 local function make_ready(task)
@@ -146,10 +146,10 @@ local function resume(task, ...)
   nested = nested + 1
   local source_before = source
   source = task.source
-  core.enter(source)
+  core.random.enter(source)
   local fine, why = coroutine.resume(task.thread, ...)
   source = source_before
-  core.enter(source)
+  core.random.enter(source)
   nested = nested - 1
   -- Only what cannot be caught (a full stack in the handler) ends a thread so. One that somebody else runs is left alone.
   if not fine and coroutines.task_of(task.thread) and coroutine.status(task.thread) == "dead" then end_task(task, false, { value = why }) end
@@ -157,7 +157,7 @@ end
 
 --- Runs fn(...) as a task, up to its first wait; later when is_later.
 function loop.start(task, is_later, fn, ...)
-  if task.is_daemon then task.source = source else task.source = task.source or core.source(false) end
+  if task.is_daemon then task.source = source else task.source = task.source or core.random.source(false) end
   if not task.is_daemon then
     n_started = n_started + 1
     alive[task] = n_started
@@ -187,15 +187,15 @@ end
 
 --- Runs a callback of luv's in a task of its own, whose error is shown at once: nobody has a handle.
 local function call_back(fn, ...)
-  if core.is_running() then core.stop() end
-  loop.start(setmetatable({ source = core.source(true) }, Callback), false, fn, ...)
+  if core.loop.is_running() then core.loop.stop() end
+  loop.start(setmetatable({ source = core.random.source(true) }, Callback), false, fn, ...)
 end
 
 local function show_problems()
   while problems[1] do
     local problem = table.remove(problems, 1)
     n_problems = n_problems + 1
-    core.warn(("tidepool: error in a callback: %s\n"):format(show.plain(describe.message(problem.value))) ..
+    core.io.warn(("tidepool: error in a callback: %s\n"):format(show.plain(describe.message(problem.value))) ..
       (problem.traceback and problem.traceback .. "\n" or ""))
   end
 end
@@ -253,7 +253,7 @@ end
 
 --- Calls fn(arg), once, when job has news since it was looked at last; at once when there are some.
 function loop.watch(job, fn, arg)
-  local key, is_owned = core.key(job)
+  local key, is_owned = core.job.key(job)
   local entries = watched[key]
   if not entries then
     entries = { key = key, job = job } -- keeps it
@@ -268,7 +268,7 @@ function loop.watch(job, fn, arg)
   local entry = { key = key, fn = fn, arg = arg }
   entries[#entries + 1] = entry
   local has_news
-  if is_owned then has_news = core.has_news(job) else has_news = not core.await(job) end
+  if is_owned then has_news = core.job.has_news(job) else has_news = not core.job.await(job) end
   if has_news then fire(key) end
   return entry
 end
@@ -280,7 +280,7 @@ function loop.unwatch(entry)
     if other == entry then table.remove(entries, i) break end
   end
   if not entries[1] then
-    if entries.queue == others then core.unawait(entries.job) end
+    if entries.queue == others then core.job.unawait(entries.job) end
     forget(entries)
   end
   entry.key = nil
@@ -288,13 +288,13 @@ end
 
 --- There is something new about job that the engine does not know of.
 function loop.notify(job)
-  if n_watched > 0 then fire((core.key(job))) end
+  if n_watched > 0 then fire((core.job.key(job))) end
 end
 
 --- Closes job; who waits for it looks again.
 function loop.close(job)
   loop.notify(job)
-  core.close(job)
+  core.job.close(job)
 end
 
 -- ---- turns ----
@@ -335,10 +335,10 @@ local function help_some(n, seconds)
     i = i + 1
   end
   local is_part = n < queue.n
-  local has_run = apart(core.help, jobs, seconds)
+  local has_run = apart(core.job.help, jobs, seconds)
   for _, entries in ipairs(some) do
     if entries.queue then -- those before may have closed it
-      if core.has_news(entries.job) then
+      if core.job.has_news(entries.job) then
         fire(entries.key)
       elseif is_part then
         take_out(entries)
@@ -362,7 +362,7 @@ local function are_stuck()
   for i = others.first, others.last do
     local entries = others[i]
     if entries then
-      if not core.is_settled(entries.job) or core.has_news(entries.job) then return false end
+      if not core.job.is_settled(entries.job) or core.job.has_news(entries.job) then return false end
       take_out(entries)
       put_last(others, entries)
     end
@@ -387,18 +387,18 @@ local function turn(deadline)
     limit = 0
   elseif owned.n > 0 then
     limit = math.min(limit, last_turn + 0.001) -- their items wait for a retry, or for a place
-  elseif limit == math.huge and not core.is_alive() and are_stuck() then
+  elseif limit == math.huge and not core.loop.is_alive() and are_stuck() then
     return true
   end
   local seconds = limit < math.huge and math.max(0, limit - last_turn) or nil
   if seconds ~= 0 then seconds = watcher(seconds) end
-  core.turn(seconds, n_watched > 0)
+  core.loop.turn(seconds, n_watched > 0)
   last_turn, has_more_news = now(), false
-  local key = core.collect()
+  local key = core.job.collect()
   while key do
     fire(key)
     has_more_news = is_late()
-    key = not has_more_news and core.collect()
+    key = not has_more_news and core.job.collect()
   end
   last_turn = now()
   while timers[1] and timers[1].due <= last_turn do
@@ -420,7 +420,7 @@ end
 
 --- Is there anything that goes on while somebody waits: tasks, callbacks, what luv does?
 function loop.is_busy()
-  return n_alive > 0 or n_watched > 0 or timers[1] ~= nil or first <= last or has_more_news or (has_luv and core.is_alive())
+  return n_alive > 0 or n_watched > 0 or timers[1] ~= nil or first <= last or has_more_news or (has_luv and core.loop.is_alive())
 end
 
 --- How many seconds after now loop.step is to be called, whatever happens; nil: when something happens.
@@ -458,7 +458,7 @@ end
 local function who_waits()
   local task, stuck_in = here()
   if task and not stuck_in then return task end
-  if not is_worker and (task or nested > 0 or core.is_running()) then
+  if not is_worker and (task or nested > 0 or core.loop.is_running()) then
     return nil, ("%sin a task nothing can wait %s, which cannot let the others go on: wait before it, or after"):format(check.where(),
       coroutines.obstacle(stuck_in))
   end
@@ -494,7 +494,7 @@ loop.block = block
 --- Waits for news of job, or for so many seconds. May come back early.
 function loop.wait(job, seconds)
   if is_worker or is_quiet() then
-    apart(core.wait, job, watcher(seconds))
+    apart(core.job.wait, job, watcher(seconds))
     return tidy()
   end
   local waiter = {}
@@ -511,7 +511,7 @@ function loop.await(x, deadline)
     if x.job and (is_worker or is_quiet()) then
       local left = deadline and deadline - now()
       if left and left <= 0 then return false end
-      apart(core.wait, x.job, watcher(left))
+      apart(core.job.wait, x.job, watcher(left))
       tidy()
     else
       local waiter = {}
@@ -547,7 +547,7 @@ function loop.sleep(seconds, extra)
     check.fail("tidepool.sleep: expected a number of seconds, 0 or more, got %s", check.show(seconds))
   end
   if is_worker then
-    core.sleep(seconds)
+    core.loop.sleep(seconds)
     return tidy()
   end
   local woken, why = block({}, now() + math.min(seconds, FOR_EVER_S))
@@ -691,7 +691,7 @@ function loop.has_unread()
 end
 
 local function warn_failure(f)
-  core.warn("tidepool: " .. show.plain(tostring(f)) .. "\n")
+  core.io.warn("tidepool: " .. show.plain(tostring(f)) .. "\n")
 end
 
 --- In a worker: waits for what items of a slice have spawned, and shows failures of it that nobody has asked for.
@@ -737,7 +737,7 @@ end
 
 --- Does luv have something to go on with, as uv.run would find? A script that has run the loop itself has been told when it was over.
 local function has_handles()
-  return has_luv and not runs_luv and not stops_luv and core.is_alive()
+  return has_luv and not runs_luv and not stops_luv and core.loop.is_alive()
 end
 
 --- Waits for everything: spawned calls and maps, tasks, callbacks of on_done, active handles of luv.
@@ -789,7 +789,7 @@ local function tell_dropped()
   pending[1] = count(n_alive, "task")
   pending[#pending + 1] = count(script.n, "spawned call or map")
   if pending[1] then
-    core.warn(("tidepool: the program has ended before %s: what is to be waited for, tidepool.loop() waits for\n")
+    core.io.warn(("tidepool: the program has ended before %s: what is to be waited for, tidepool.loop() waits for\n")
       :format(table.concat(pending, " and ")))
   end
   local results = package.loaded["tidepool.results"]
@@ -801,7 +801,7 @@ function loop.tell_at_end()
   -- Finalizers of cdata come first when a state is closed: all is still there.
   sentinel = sentinel or ffi.gc(ffi.new "char[1]", function()
     local fine, why = pcall(tell_dropped)
-    if not fine then core.warn(("tidepool: %s\n"):format(tostring(why))) end
+    if not fine then core.io.warn(("tidepool: %s\n"):format(tostring(why))) end
   end)
 end
 
@@ -813,26 +813,26 @@ function loop.share(luv)
   local walk = luv.walk
   -- When the state is closed, finalizers of cdata come before those of userdata. luv's own would free handles that are still closing.
   local closer = ffi.gc(ffi.new "char[1]", function()
-    core.set_callback(function(fn, handle) fn(handle) end)
-    core.apart(walk, function(handle)
+    core.loop.set_callback(function(fn, handle) fn(handle) end)
+    core.loop.apart(walk, function(handle)
       if not handle:is_closing() then handle:close() end
     end)
-    core.set_callback(nil)
-    core.run_out()
+    core.loop.set_callback(nil)
+    core.loop.run_out()
   end)
-  core.set_callback(call_back, closer)
+  core.loop.set_callback(call_back, closer)
 
   --- As luv's: fn(handle) for each handle; of this state, where several have luv on one loop.
   function luv.walk(fn)
     local handles = {}
-    core.set_callback(function(_, handle) handles[#handles + 1] = handle end, closer)
-    local fine, why = pcall(core.apart, walk, fn)
-    core.set_callback(call_back, closer)
+    core.loop.set_callback(function(_, handle) handles[#handles + 1] = handle end, closer)
+    local fine, why = pcall(core.loop.apart, walk, fn)
+    core.loop.set_callback(call_back, closer)
     if not fine then error(why, 2) end
     for _, handle in ipairs(handles) do call_back(fn, handle) end
   end
 
-  luv.loop_alive = core.is_alive
+  luv.loop_alive = core.loop.is_alive
 
   --- As luv's: "default" until no handle and no task is left, "once", "nowait".
   function luv.run(mode)
@@ -845,11 +845,11 @@ function loop.share(luv)
     if mode == "nowait" or mode == "once" then
       turn(mode == "nowait" and 0 or nil)
     else
-      while not stops_luv and (core.is_alive() or n_alive > 0) do
+      while not stops_luv and (core.loop.is_alive() or n_alive > 0) do
         if turn() then break end
       end
     end
-    return core.is_alive()
+    return core.loop.is_alive()
   end
 
   function luv.stop()
@@ -859,7 +859,7 @@ function loop.share(luv)
 end
 
 if not is_worker then
-  core.drive(function()
+  core.loop.drive(function()
     loop.step()
     warn_unread()
   end, loop.due)

@@ -33,7 +33,7 @@ end
 function progress.open(job, about, wanted)
   local on = type(wanted) == "function" and wanted or nil
   if wanted == false or not (on or display) then return nil end
-  local now = core.now()
+  local now = core.loop.now()
   opened = opened + 1
   local entry = {
     job = job, about = about, on = on, serial = opened, started = now, looked = now, looked_done = 0, rate = nil,
@@ -56,7 +56,7 @@ end
 
 --- What users' functions get.
 local function state_of(entry, now, is_over, is_complete)
-  local counts, about = core.counts(entry.job), entry.about
+  local counts, about = core.job.counts(entry.job), entry.about
   -- What was dropped at the end is not done.
   local done = is_over and not is_complete and counts.delivered or counts.finished - counts.skipped
   -- While nobody looked, nobody waited.
@@ -72,7 +72,7 @@ local function state_of(entry, now, is_over, is_complete)
     state.busy, state.rate = 0, done / math.max(state.elapsed, 1e-9)
     return state
   end
-  state.busy, state.rate = core.busy(entry.job), entry.rate or 0
+  state.busy, state.rate = core.job.busy(entry.job), entry.rate or 0
   if total and state.rate > 0 then state.eta = (total - done) / state.rate end
   if about.ordered and done > counts.delivered and now - entry.moved >= STUCK then
     state.waiting_for, state.waiting = counts.delivered + 1, now - entry.moved
@@ -211,12 +211,12 @@ end
 
 --- Looks, when it is time to. Raises what a user's function raises.
 function progress.step()
-  local now = core.now()
+  local now = core.loop.now()
   if now < next_look or is_looking then return end
   is_looking = true
   local fine, why = pcall(look, now)
   is_looking = false
-  next_look = core.now() + INTERVAL
+  next_look = core.loop.now() + INTERVAL
   if not fine then error(why, 0) end
 end
 
@@ -231,7 +231,7 @@ end)
 function progress.close(entry, is_complete)
   watched[entry] = nil
   entry.is_closed = true
-  local s = state_of(entry, core.now(), true, is_complete)
+  local s = state_of(entry, core.loop.now(), true, is_complete)
   if entry.on then return entry.on(s) end
   if s.elapsed < PATIENCE then return end
   if display.mode == "line" and not entry.was_shown then return end

@@ -65,7 +65,7 @@ end
 
 --- math.random for a worker's state; `outside` is LuaJIT's own.
 function random.of_worker(outside)
-  local streams = ffi.cast(ffi.typeof("$ *", draws_type), core.streams())
+  local streams = ffi.cast(ffi.typeof("$ *", draws_type), core.random.streams())
   local ctl_offset = abi.WORK_CTL
   local int32_pointer, byte_pointer = ffi.typeof "int32_t *", ffi.typeof "char *"
 

@@ -16,12 +16,12 @@ end
 local message_of, traceback_of = lazy("tidepool.base.describe", "message"), lazy("tidepool.base.describe", "traceback")
 local function one_line(text) return require "tidepool.base.show".plain(text, true) end
 
-print = core.print
+print = core.io.print
 local files = getmetatable(io.stdout).__index
-files.write = core.writer(files.write)
-io.write = core.writer(io.write, io.output) -- luacheck: globals io.write
-os.execute = core.execute
-io.popen = core.opener(io.popen) -- luacheck: globals io.popen
+files.write = core.io.writer(files.write)
+io.write = core.io.writer(io.write, io.output) -- luacheck: globals io.write
+os.execute = core.io.execute
+io.popen = core.io.opener(io.popen) -- luacheck: globals io.popen
 
 --- os.exit is an error of the input that calls it: the host lives on.
 function os.exit(code)
@@ -39,7 +39,7 @@ local function guard(finalizer)
     if not fine and not has_warned then
       has_warned = true
       local _, _, _, index = core.current()
-      core.warn(("tidepool: worker %d: error in a finalizer: %s\n"):format(index or 0, one_line(tostring(why))))
+      core.io.warn(("tidepool: worker %d: error in a finalizer: %s\n"):format(index or 0, one_line(tostring(why))))
     end
   end
 end
@@ -131,7 +131,7 @@ function worker.describe(kind, is_raised, raised, traceback, attempt, index, lim
   if not is_raised then return kind, tostring(raised), nil, nil, attempt, index end
   local value = require "tidepool.base.describe".value(raised)
   -- Perhaps a function, or a module of ours, has caught that and raised it again.
-  if core.is_memory_error(value) then return no_memory() end
+  if core.loop.is_memory_error(value) then return no_memory() end
   local failure = package.loaded["tidepool.failure"]
   if failure and failure.is_failure(value) then
     local own, is_outer = rawget(value, "kind"), rawget(value, "index") ~= nil

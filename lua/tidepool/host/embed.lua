@@ -19,12 +19,12 @@ local show = lazy "tidepool.base.show"
 local embed = {}
 
 -- What the library promises: it never prints, and never ends the process.
-print = core.print
+print = core.io.print
 local files = getmetatable(io.stdout).__index
-files.write = core.writer(files.write)
-io.write = core.writer(io.write, io.output) -- luacheck: globals io.write
+files.write = core.io.writer(files.write)
+io.write = core.io.writer(io.write, io.output) -- luacheck: globals io.write
 -- C's system() changes how the process takes signals.
-os.execute = core.execute -- luacheck: globals os.execute
+os.execute = core.io.execute -- luacheck: globals os.execute
 
 --- os.exit is an error here: the program is the embedder's.
 function os.exit(code)
@@ -40,8 +40,8 @@ function embed.explain(raised)
     return raised.kind, rawget(raised, "message"), rawget(raised, "traceback") or "", tostring(raised), raised.index, raised.attempts or 1,
       rawget(raised, "value")
   end
-  if core.is_interrupt(raised) then return abi.kind.CANCELLED, "interrupted", "", "interrupted", nil, 0, nil end
-  if core.is_memory_error(raised) then return abi.kind.MEMORY, abi.NO_MEMORY, "", abi.NO_MEMORY, nil, 0, nil end
+  if core.loop.is_interrupt(raised) then return abi.kind.CANCELLED, "interrupted", "", "interrupted", nil, 0, nil end
+  if core.loop.is_memory_error(raised) then return abi.kind.MEMORY, abi.NO_MEMORY, "", abi.NO_MEMORY, nil, 0, nil end
   local message = describe.message(raised):gsub("^tidepool/[%w_/]+%.lua:%d+: ", "") -- where we complain is nobody else's business
   return abi.kind.USAGE, message, "", message, nil, 0, nil
 end
@@ -193,15 +193,15 @@ end
 
 local FIRST_BLOCK, LARGEST_BLOCK = 512, 16384
 
---- Inputs that are columns of doubles: copy(pointer, map, first, count) puts them where core.numbers says.
+--- Inputs that are columns of doubles: copy(pointer, map, first, count) puts them where core.job.numbers says.
 local function doubles(map, copy, width, n)
   local at, block = 0, FIRST_BLOCK
   return { total = n, is_cheap = true, fill = function(job, room)
     local to = math.min(n, at + room)
     while at < to do
       local count = math.min(to - at, block)
-      copy(core.numbers(job, count, width), map, at, count)
-      core.push_columns(job, count)
+      copy(core.job.numbers(job, count, width), map, at, count)
+      core.job.push_columns(job, count)
       at = at + count
       block = math.min(block * 4, LARGEST_BLOCK)
     end
@@ -217,16 +217,16 @@ local function rows(map, push, n)
     local to = math.min(n, at + room)
     local deadline = columns.deadline(source)
     while at < to do
-      local has_room, why, kind = core.add(job, push(map, at))
+      local has_room, why, kind = core.job.add(job, push(map, at))
       at = at + 1
       if has_room == nil then
         columns.push_unsent(job, why, kind)
       elseif not has_room then
-        core.push(job)
+        core.job.push(job)
       end
       if columns.is_late(deadline) then break end
     end
-    core.push(job)
+    core.job.push(job)
     source.has_more = at < to
     return at >= n
   end
@@ -249,15 +249,15 @@ function embed.step(r, seconds)
   if r.k < r.n then return RESULT, r() end
   if seconds ~= 0 and not r.is_reading and r.job then
     r.is_reading = true
-    core.set_reading(r.job, true)
+    core.job.set_reading(r.job, true)
   end
   local what, index, value = r:_advance(seconds ~= nil)
   if what == "later" and seconds > 0 then
-    local deadline = core.now() + seconds
+    local deadline = core.loop.now() + seconds
     repeat
-      r:_wait(r.job, math.max(0, deadline - core.now()))
+      r:_wait(r.job, math.max(0, deadline - core.loop.now()))
       what, index, value = r:_advance(true)
-    until what ~= "later" or core.now() >= deadline
+    until what ~= "later" or core.loop.now() >= deadline
   end
   if not what then return END end
   if what == "later" then return LATER end
@@ -274,7 +274,7 @@ end
 --- All results into memory of C's: out[index - 1].
 function embed.read_doubles(r, out, n)
   out = ffi.cast(doubles_type, out)
-  if r.job then core.set_reading(r.job, false) end
+  if r.job then core.job.set_reading(r.job, false) end
   for i, y, more in r do
     if type(y) ~= "number" or more ~= nil then
       r:cancel()
@@ -308,7 +308,7 @@ end
 --- What there is to do, without waiting. Gives the seconds until it is to be called again; nil: when something happens.
 function embed.turn()
   loop.step()
-  for _, unread in ipairs(loop.take_unread()) do core.warn("tidepool: " .. show.plain(tostring(unread)) .. "\n") end
+  for _, unread in ipairs(loop.take_unread()) do core.io.warn("tidepool: " .. show.plain(tostring(unread)) .. "\n") end
   return loop.due()
 end
 

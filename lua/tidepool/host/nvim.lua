@@ -8,7 +8,7 @@ local loop = require "tidepool.engine.loop"
 local vim = vim
 local uv = vim.loop
 
-local poll, prepare, timer = uv.new_poll(core.fd()), uv.new_prepare(), uv.new_timer()
+local poll, prepare, timer = uv.new_poll(core.loop.fd()), uv.new_prepare(), uv.new_timer()
 
 --- What workers have printed becomes the editor's messages.
 local function show_printed(fd, write)

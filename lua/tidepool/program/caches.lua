@@ -34,7 +34,7 @@ end
 
 --- Has the file forget the results of functions of that name, or all. Gives how many there were.
 local function forget(path, name)
-  local handle, why = core.journal_open(journal.plain_path(path), 2 ^ 53)
+  local handle, why = core.journal.open(journal.plain_path(path), 2 ^ 53)
   if not handle then error(why, 0) end
   if name then
     journal.ask(handle, "delete from results where function in (select function from functions where name = ?)", name)
@@ -43,7 +43,7 @@ local function forget(path, name)
   end
   local n = journal.ask(handle, "select changes()")[1][1]
   journal.ask(handle, "pragma incremental_vacuum")
-  core.journal_close(handle)
+  core.journal.close(handle)
   return n
 end
 
@@ -60,7 +60,7 @@ local function main(path, forgets, name, as_json)
     io.stdout:write(("forgot %d result%s\n"):format(n, n == 1 and "" or "s"))
     return
   end
-  local handle, why = core.journal_read(path, true)
+  local handle, why = core.journal.read(path, true)
   if not handle then error(why, 0) end
   print_functions(handle, path, as_json)
 end

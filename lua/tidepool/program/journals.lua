@@ -17,7 +17,7 @@ Reader.__index = Reader
 
 --- Opens a journal to be read, also one that a program is writing to. Or nil and a message.
 function journals.open(path)
-  local handle, why = core.journal_read(path)
+  local handle, why = core.journal.read(path)
   if not handle then return nil, why end
   return setmetatable({ path = path, handle = handle }, Reader)
 end
@@ -47,7 +47,7 @@ function journals.values(kind, value)
   local function pack(fine, ...)
     if fine then return { n = select("#", ...), ... } end
   end
-  return pack(core.journal_values(value, false))
+  return pack(core.journal.values(value, false))
 end
 
 --- As arguments of a call, on one line.

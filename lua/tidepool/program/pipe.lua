@@ -37,26 +37,26 @@ end
 --- Pushes a line of JSON; a line that is none fails by itself.
 local function push_json(job, line, count)
   local fine, value = json.decode(line)
-  if fine then return core.add(job, value) end
-  core.push(job)
-  core.push_failure(job, abi.kind.USAGE, ("line %d is %s"):format(count, value))
+  if fine then return core.job.add(job, value) end
+  core.job.push(job)
+  core.job.push_failure(job, abi.kind.USAGE, ("line %d is %s"):format(count, value))
   return false
 end
 
---- Fills a job as core.lines_fill does, with the values of JSON that the lines are.
+--- Fills a job as core.lines.fill does, with the values of JSON that the lines are.
 local function new_json_fill()
   local count = 0
   return function(reader, job, room, wait_ms)
     local n, bytes, has_room, is_over = 0, 0, true, false
     while n < math.min(room, FIRST) and bytes < ENOUGH and has_room do
-      local line, ends, why = core.lines_take(reader, n == 0 and wait_ms or 0)
+      local line, ends, why = core.lines.take(reader, n == 0 and wait_ms or 0)
       if why and n == 0 then return nil, why end
       is_over = ends or false
       if not line then break end
       n, bytes, count = n + 1, bytes + #line, count + 1
       has_room = push_json(job, line, count)
     end
-    core.push(job)
+    core.job.push(job)
     return n, is_over and n == 0
   end
 end
@@ -64,7 +64,7 @@ end
 --- The source of a map over the lines of standard input.
 local function new_source(settings)
   local to_number = not settings.json and not settings.text and number_of or nil
-  local reader = core.lines(0, "\n", nil, settings.limit or lines.LIMIT, false, to_number)
+  local reader = core.lines.open(0, "\n", nil, settings.limit or lines.LIMIT, false, to_number)
   return lines.source_of(reader, function() io.stdout:flush() end, settings.json and new_json_fill())
 end
 
@@ -112,7 +112,7 @@ local function write(f, settings, index, ...)
   elseif settings.json then
     io.write(json_failure(failed), "\n")
   else
-    core.warn(("tidepool: line %d: %s\n"):format(index, show.plain(failed.message, true)))
+    core.io.warn(("tidepool: line %d: %s\n"):format(index, show.plain(failed.message, true)))
   end
   return line ~= nil
 end

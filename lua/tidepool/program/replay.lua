@@ -101,7 +101,7 @@ end
 
 local function same(a, b)
   if not a or a.n ~= b.n then return false end
-  return core.identity("results", a) == core.identity("results", b)
+  return core.func.identity("results", a) == core.func.identity("results", b)
 end
 
 --- How it went before.
@@ -138,7 +138,7 @@ local function print_results(item, path, results)
     io.stdout:write(table.concat(texts, "\t"), "\n")
   end
   local is_same = item.state == "done" and same(item.result, results)
-  core.warn(("tidepool: %s #%d: %s\n"):format(show.plain(item.map, true), item.index, is_same and ("the same as in %s"):format(path:match "[^/]*$")
+  core.io.warn(("tidepool: %s #%d: %s\n"):format(show.plain(item.map, true), item.index, is_same and ("the same as in %s"):format(path:match "[^/]*$")
     or before(item, path)))
 end
 
@@ -149,9 +149,9 @@ local function run_item(item, f, path, as_json)
     print_results(item, path, pack(f.raw(unpack(item.input, 1, item.input.n))))
     return 0
   end
-  local started = core.now()
+  local started = core.loop.now()
   local outcome = pack(pcall(f.raw, unpack(item.input, 1, item.input.n)))
-  local seconds = core.now() - started
+  local seconds = core.loop.now() - started
   if not outcome[1] then
     print_json(item, nil, seconds, describe.message(outcome[2]))
     return 1
@@ -167,7 +167,7 @@ local function main(path, name, index, as_json)
   if not fine then return 1, item end
   if not item then return 2, problem end
   if not as_json then
-    core.warn(("tidepool: %s #%d: %s(%s) of %s\n"):format(show.plain(item.map, true), item.index, show.plain(item.function_name, true),
+    core.io.warn(("tidepool: %s #%d: %s(%s) of %s\n"):format(show.plain(item.map, true), item.index, show.plain(item.function_name, true),
       journals.text(item.input), show.plain(item.program, true)))
   end
   local f, code

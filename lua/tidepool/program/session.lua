@@ -236,7 +236,7 @@ function session.show(width, coloured, ...)
 end
 
 local function tell_time(begin, ...)
-  print(("[%s]"):format(session.duration(core.now() - begin)))
+  print(("[%s]"):format(session.duration(core.loop.now() - begin)))
   return ...
 end
 
@@ -248,7 +248,7 @@ end
 
 --- Calls fn, says how long that took, and gives what it gives.
 function session.time(fn)
-  return tell_time(core.now(), fn())
+  return tell_time(core.loop.now(), fn())
 end
 
 --- Makes the session's globals.

@@ -13,12 +13,12 @@ local GIVE_WAY_S = 0.005
 
 --- When fill is to return, for a source that gives way.
 function columns.deadline(source)
-  return source.gives_way and core.now() + GIVE_WAY_S or math.huge
+  return source.gives_way and core.loop.now() + GIVE_WAY_S or math.huge
 end
 
 --- Is it that late?
 function columns.is_late(deadline)
-  return deadline < math.huge and core.now() > deadline
+  return deadline < math.huge and core.loop.now() > deadline
 end
 
 -- A block of numbers starts small, so that work begins early, and grows.
@@ -42,17 +42,17 @@ local function text_for(count, per_item)
   return math.min(TEXT_MAX, math.ceil(TEXT_MIN + count * (per_item * 1.25 + 16)))
 end
 
---- Columns of up to `count` items for core.push_columns, one for each letter of `kinds`: a pointer to their pointers, and the text of
+--- Columns of up to `count` items for core.job.push_columns, one for each letter of `kinds`: a pointer to their pointers, and the text of
 --- columns of scalars, which have `per_item`: how much an item's strings took in the last block.
 function columns.open(job, count, kinds, per_item)
-  local pointers, text = core.columns(job, count, kinds, per_item and text_for(count, per_item) or 0)
+  local pointers, text = core.job.columns(job, count, kinds, per_item and text_for(count, per_item) or 0)
   return ffi.cast(columns.pointers_type, pointers), ffi.cast(mixed.text, text)
 end
 
---- An item that could not be added, as core.add says, fails by itself; the others go on.
+--- An item that could not be added, as core.job.add says, fails by itself; the others go on.
 function columns.push_unsent(job, why, kind)
-  core.push(job)
-  core.push_failure(job, kind, why)
+  core.job.push(job)
+  core.job.push_failure(job, kind, why)
 end
 
 return columns

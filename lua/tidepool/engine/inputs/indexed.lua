@@ -76,7 +76,7 @@ local function add_columns(self, job, to)
   local k, lent = count, has_scalars and may_lend(self) and {} or nil
   for c = 1, m do k = fill_column(self, c, k, pointers[c - 1], text, lent) end
   if has_scalars then self.text_per_item = text.used / math.max(k, 1) end
-  core.push_columns(job, k, lent and lent[1] and lent)
+  core.job.push_columns(job, k, lent and lent[1] and lent)
   self.at = self.at + k
   self.run = self.run + k
   self.block = columns.next_block(self.block)
@@ -92,7 +92,7 @@ local function encode_items(self, job, to)
       local column = self.columns[c]
       if column.range then values[c] = column.range.from + (i - 1) * column.range.step else values[c] = column.list[i] end
     end
-    local has_room, why, kind = core.add(job, unpack(values, 1, m))
+    local has_room, why, kind = core.job.add(job, unpack(values, 1, m))
     if has_room == nil then return nil, why, kind, i end
     next_at = i + 1
     if not has_room then break end
@@ -105,7 +105,7 @@ local function add_general(self, job, to)
   local next_at, why, kind, bad
   local list = #self.columns == 1 and self.columns[1].list
   if type(list) == "table" then
-    next_at, why, kind, bad = core.add_list(job, list, self.at, to)
+    next_at, why, kind, bad = core.job.add_list(job, list, self.at, to)
   else
     next_at, why, kind, bad = encode_items(self, job, to)
   end
@@ -113,7 +113,7 @@ local function add_general(self, job, to)
     columns.push_unsent(job, why, kind)
     next_at = bad + 1
   end
-  core.push(job)
+  core.job.push(job)
   self.at = next_at
 end
 
@@ -174,7 +174,7 @@ function indexed.borrow(arrays, n)
         borrowed[#borrowed + 1] = array.number(a.ctype)
         borrowed[#borrowed + 1] = a.data + (at - 1)
       end
-      core.push_arrays(job, count, unpack(borrowed))
+      core.job.push_arrays(job, count, unpack(borrowed))
       at, room = at + count, room - count
     end
     return at > n

@@ -30,13 +30,13 @@ local open = setmetatable({}, { __mode = "k" })
 
 --- What reads the lines from their beginning; of a Lua file from where that is. Fields are one list, or `spreads` says that each is an argument.
 local function new_reader(self, spreads)
-  return core.lines(self.file or self.paths, self.separator, self.columns, self.limit, self.columns ~= nil and not spreads)
+  return core.lines.open(self.file or self.paths, self.separator, self.columns, self.limit, self.columns ~= nil and not spreads)
 end
 
 --- The next line, false at the end, or what it has said is wrong.
 local function take(reader)
   while true do
-    local line, is_over, why = core.lines_take(reader, -1)
+    local line, is_over, why = core.lines.take(reader, -1)
     if line then return line end
     if why then error(why, 0) end
     if is_over then return false end
@@ -58,7 +58,7 @@ end
 
 local function check_path(path)
   if path:find "%z" then check.fail("tidepool.lines: a path has a zero byte in it") end
-  local why = core.lines_check(path)
+  local why = core.lines.check(path)
   if why then check.fail("tidepool.lines: cannot read %s: %s", path, why) end
 end
 
@@ -116,12 +116,12 @@ function lines.stepper(self)
 end
 
 --- The source of what a reader reads. `rest()` is called where there is nothing to read now. `fill` makes other inputs of the lines than
--- core.lines_fill does.
+-- core.lines.fill does.
 function lines.source_of(reader, rest, fill)
-  fill = fill or core.lines_fill
+  fill = fill or core.lines.fill
   local source = { is_cheap = true, bytes = WAITING }
   function source.fill(job, room)
-    local counts = core.counts(job)
+    local counts = core.job.counts(job)
     local may_wait = counts.pushed == counts.delivered and not source.gives_way
     local n, is_over = fill(reader, job, room, 0)
     if n == 0 and not is_over then

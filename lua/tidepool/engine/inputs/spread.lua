@@ -94,7 +94,7 @@ local function add_scalars(self, job, count, m)
 end
 
 local function add_numbers(self, job, count, m)
-  local p = cast(columns.numbers_type, core.numbers(job, count, m))
+  local p = cast(columns.numbers_type, core.job.numbers(job, count, m))
   return copy_items(self.items, self.at, count, m, p, count)
 end
 
@@ -102,7 +102,7 @@ end
 local function add_columns(self, job, to, m)
   local count = math.min(to - self.at + 1, self.block)
   local k = (self.is_mixed and add_scalars or add_numbers)(self, job, count, m)
-  core.push_columns(job, k)
+  core.job.push_columns(job, k)
   self.at = self.at + k
   self.block = columns.next_block(self.block)
   if self.at <= to and columns_of(self.items[self.at]) ~= m then self.general_until = self.at + GENERAL_AFTER_CHANGE end
@@ -114,15 +114,15 @@ local function add_general(self, job, to)
     local item = self.items[self.at]
     local ended = spread.trouble_with(item, self.at)
     if ended then
-      core.push(job)
+      core.job.push(job)
       return ended
     end
-    local has_room, why, kind = core.add(job, unpack(item, 1, item.n or #item))
+    local has_room, why, kind = core.job.add(job, unpack(item, 1, item.n or #item))
     self.at = self.at + 1
     if has_room == nil then columns.push_unsent(job, why, kind) end
     if not has_room then break end
   end
-  core.push(job)
+  core.job.push(job)
 end
 
 local function fill(self, job, room)

@@ -48,7 +48,7 @@ local function new_column()
   function column.open(job, as, count)
     kind, capacity, k, has_others = as, count, 0, false
     if as == DOUBLES then
-      numbers = cast(numbers_type, core.numbers(job, count, 1))
+      numbers = cast(numbers_type, core.job.numbers(job, count, 1))
     else
       local pointers
       pointers, text = columns.open(job, count, SCALARS, text_per_item)
@@ -59,10 +59,10 @@ local function new_column()
   function column.close(job)
     if kind then
       if kind == SCALARS and k > 0 then text_per_item = text.used / k end
-      core.push_columns(job, k)
+      core.job.push_columns(job, k)
       kind = nil
     end
-    core.push(job)
+    core.job.push(job)
   end
 
   function column.put(job, x)
@@ -104,7 +104,7 @@ function stepped.new(step)
     if is_open() then column.close(job) end
     general = general + 1
     if select("#", ...) ~= 1 or not mixed.fits((...)) then misfits = misfits + 1 end
-    local has_room, why, kind = core.add(job, ...)
+    local has_room, why, kind = core.job.add(job, ...)
     if has_room == nil then columns.push_unsent(job, why, kind) end
     return has_room or nil
   end
