@@ -369,23 +369,34 @@ static tp_block *pop_early(tp_job *job)
     return b;
 }
 
-/* Owner. Puts what has come in its place. */
-static int place(tp_job *job, tp_block *b)
+/* Owner. Puts what has come in its place. -1 when out of memory: then *list is what has none yet. */
+static int place(tp_job *job, tp_block **list)
 {
-    while (b) {
-        tp_block *next = b->next;
-        b->next = NULL;
-        if (!job->ordered || b->kind == TP_BLOCK_RETRY) {
+    while (*list) {
+        tp_block *b = *list, *next = b->next;
+        if (job->ordered && b->kind != TP_BLOCK_RETRY) {
+            if (push_early(job, b))
+                return -1;
+        } else {
             *job->fifo_end = b;
             job->fifo_end = &b->next;
-        } else if (push_early(job, b)) {
-            tp_block_free(b);
-            tp_block_free_list(next);
-            return -1;
         }
-        b = next;
+        b->next = NULL;
+        *list = next;
     }
     return 0;
+}
+
+/* Owner, locked. Results that could not be put in their place are the next to be tried. */
+static void put_back(tp_job *job, tp_block *list)
+{
+    tp_block **end = &list;
+    while (*end)
+        end = &(*end)->next;
+    *end = job->done;
+    if (!job->done)
+        job->done_end = end;
+    job->done = list;
 }
 
 static tp_block *pop(tp_job *job)
@@ -413,11 +424,12 @@ tp_block *tp_job_next(tp_job *job, bool *err_memory)
         job->done = NULL;
         job->done_end = &job->done;
         uv_mutex_unlock(&e->lock);
-        int rc = place(job, done);
-        b = rc ? NULL : pop(job);
+        *err_memory = place(job, &done) != 0;
+        b = pop(job); /* which may have been put in its place before memory ran out */
         uv_mutex_lock(&e->lock);
-        if (rc) {
-            *err_memory = true;
+        if (*err_memory) {
+            put_back(job, done);
+            *err_memory = !b;
             break;
         }
     }

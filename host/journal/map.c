@@ -113,6 +113,15 @@ static int explain(tp_journal_map *m, uint64_t index, tp_journal_reason reason, 
     return 0;
 }
 
+/* The inputs from one index (from 0) up to another, which is none of them, are in no file. */
+static int explain_new(tp_journal_map *m, uint64_t at, uint64_t end)
+{
+    for (; at < end; at++)
+        if (explain(m, at + 1, TP_JOURNAL_NEW, 0))
+            return -1;
+    return 0;
+}
+
 const tp_journal_why *tp_journal_map_reasons(tp_journal_map *m, size_t *n)
 {
     *n = m->are_read ? 0 : m->n_reasons;
@@ -451,18 +460,14 @@ static int find(finding *f, const tp_block *b, uint64_t first, tp_error *err)
             s->reset(from);
             return tp_error_set(err, TP_ESYS, "%.300s is damaged: its items are in no order", s->path);
         }
-        for (; at < next && memory == 0; at++)
-            memory = explain(m, at + 1, TP_JOURNAL_NEW, 0);
+        memory = explain_new(m, at, next);
         if (memory == 0)
-            memory = decide(f, at, from, &b->tags[at - first]);
-        at++;
+            memory = decide(f, next, from, &b->tags[next - first]);
+        at = next + 1;
     }
     rc = memory ? tp_error_oom(err, "journal") : rc == SQLITE_DONE ? 0 : tp_sqlite_fail(s, "read it", err);
     s->reset(from);
-    for (; rc == 0 && at < f->end; at++)
-        if (explain(m, at + 1, TP_JOURNAL_NEW, 0))
-            rc = tp_error_oom(err, "journal");
-    return rc;
+    return rc == 0 && explain_new(m, at, f->end) ? tp_error_oom(err, "journal") : rc;
 }
 
 /* Gives each input its identity, where it has none yet. */
@@ -560,12 +565,8 @@ int tp_journal_map_recall(tp_journal_map *m, tp_job *job, tp_block *b, tp_block 
     }
     if (!m->has_looked && look(m, f.s, err))
         return -1;
-    if (first >= m->last) {
-        for (uint64_t at = first; at < f.end; at++)
-            if (explain(m, at + 1, TP_JOURNAL_NEW, 0))
-                return tp_error_oom(err, "journal");
-        return 0;
-    }
+    if (first >= m->last)
+        return explain_new(m, first, f.end) ? tp_error_oom(err, "journal") : 0;
     if (find(&f, b, first, err)) {
         tp_block_free_list(f.known);
         return -1;

@@ -12,6 +12,7 @@
 #include <lua.h>
 #include <luajit.h>
 #include <stdatomic.h>
+#include <unistd.h>
 
 static _Atomic long n_calls, fail_at; /* fail_at 0: none */
 static _Atomic bool is_lasting;       /* all after it fail too */
@@ -357,6 +358,53 @@ TEST(a_script_with_the_heap_of_the_library)
     uses_heap = !getenv("TIDEPOOL_SANITIZER");
     check_sessions(run_script, false, 300);
     check_sessions(run_script, true, 100);
+}
+
+/* (n): the n-th allocation from now on fails; none does for 0 */
+static int l_fail(lua_State *L)
+{
+    long n = (long)lua_tonumber(L, 1);
+    atomic_store(&is_lasting, false);
+    atomic_store(&fail_at, n ? atomic_load(&n_calls) + n : 0);
+    return 0;
+}
+
+/* What a call has given is not lost where there was no memory to take it: who asks again does not wait for ever. */
+static const char asking[] =
+    "local tidepool = require 'tidepool'\n"
+    "local fail = ...\n"
+    "local f = tidepool.App 'a':func {} (function(x) return x * 2 end)\n"
+    "local n_failed = 0\n"
+    "for k = 1, 60 do\n"
+    "  local call = f:spawn(k)\n"
+    "  repeat until f:stats().done == k\n"
+    "  fail(k)\n"
+    "  local done, e = pcall(call.get, call)\n"
+    "  fail(0)\n"
+    "  if not done then\n"
+    "    n_failed = n_failed + 1\n"
+    "    done, e = pcall(call.get, call)\n"
+    "  end\n"
+    "  assert(done and e == 2 * k or not done and e.kind == 'memory', tostring(e))\n"
+    "end\n"
+    "assert(n_failed > 0)\n";
+
+TEST(a_result_that_there_was_no_memory_to_take_can_be_asked_for_again)
+{
+    tp_host *host;
+    tp_config config = { .size = sizeof config, .workers = 1 };
+    tp_error err = { 0 };
+    is_interpreted = true;
+    alarm(300);
+    CHECK(!tp_host_open(&host, &config, &err));
+    lua_State *L = tp_vm_new_state();
+    CHECK(L && !lua_cpcall(L, open_libraries, NULL) && !tp_host_openlibs(host, L, &err));
+    CHECK(!luaL_loadbuffer(L, asking, sizeof asking - 1, "=asking"));
+    lua_pushcfunction(L, l_fail);
+    if (lua_pcall(L, 1, 0, 0))
+        CHECK_STR("", lua_tostring(L, -1));
+    tp_vm_close_state(L);
+    tp_host_close(host);
 }
 
 TEST(memory_is_asked_for_twice_for_small_blocks_of_a_heap)
