@@ -1,4 +1,5 @@
--- A classifier that is loaded once per worker, and kept there: the nearest of 1,797 handwritten digits (examples/data/digits.csv).
+-- A classifier that is loaded once per worker, kept there, and asked for many pictures at once: the
+-- nearest of 1,797 handwritten digits (examples/data/digits.csv).
 --
 --   build/tidepool examples/classifier.lua
 --   build/tidepool run examples/classifier.lua::Digits.classify 17
@@ -8,7 +9,8 @@ local app = tidepool.App "classifier"
 
 local PIXELS = 64
 
-local Digits = app:cls {
+-- Each picture of the file is read once for all that are asked for in a batch.
+local Digits = app:cls { batched = 50 } {
   --- Reads the pictures into a matrix. In each worker that classifies this takes place once, however many inputs there are.
   enter = function(self)
     local pixels, labels = {}, {}
@@ -35,15 +37,21 @@ local Digits = app:cls {
     return sum
   end,
 
-  --- What picture number i shows: the label of the nearest other one. And is that right?
-  classify = function(self, i)
-    local best, least = nil, math.huge
+  --- What the pictures with these numbers show: the labels of the nearest other ones. And is that right?
+  classify = function(self, numbers)
+    local best, least, labels, are_right = {}, {}, {}, {}
     for j = 1, self.pixels.rows do
-      local d = j ~= i and self:distance(i, j) or math.huge
-      if d < least then best, least = j, d end
+      for k, i in ipairs(numbers) do
+        local d = j ~= i and self:distance(i, j) or math.huge
+        if d < (least[k] or math.huge) then best[k], least[k] = j, d end
+      end
     end
-    self.asked = self.asked + 1
-    return self.labels[best], self.labels[best] == self.labels[i]
+    for k, i in ipairs(numbers) do
+      labels[k] = self.labels[best[k]]
+      are_right[k] = labels[k] == self.labels[i]
+    end
+    self.asked = self.asked + #numbers
+    return labels, are_right
   end,
 }
 

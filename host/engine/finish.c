@@ -117,6 +117,8 @@ static void give_back(tp_job *job, tp_slice *s, uint32_t done)
     tp_range *r = s->range;
     r->offset += done;
     r->count -= done;
+    if (s->work.is_torn)
+        r->most = (r->count + 1) / 2;
     job->func->active -= r->count;
     tp_block *inputs = s->work.block;
     uint64_t first = inputs->first + r->offset;
@@ -243,8 +245,13 @@ bool tp_job_leave_site(tp_job *job, uint64_t site)
 void tp_job_lose(tp_agent *agent, tp_block *(*make_failure)(void *user, tp_slice *slice), void *user)
 {
     for (tp_slice *s; (s = tp_slice_of(agent->worker.current));) {
-        if (tp_work_recover(&s->work)) /* else it was waiting for what its items had spawned */
-            tp_work_fail(&s->work, make_failure(user, s));
+        tp_work *w = &s->work;
+        uint32_t end = tp_work_end(w), failed;
+        if (tp_work_recover(w) && !tp_work_tear(w, end)) /* else it was waiting for what its items had spawned */
+            do {
+                failed = w->at;
+                tp_work_fail(w, make_failure(user, s));
+            } while (w->terms->batch && w->at > failed && w->at < end);
         tp_job_finish(s);
     }
 }

@@ -90,6 +90,8 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
                              .number = atomic_fetch_add_explicit(&e->n_jobs, 1, memory_order_relaxed) + 1,
                              .image = c->image ? tp_ref_hold(c->image) : NULL,
                              .discards = c->discard,
+                             .batch = c->batch,
+                             .splits = c->splits,
                              .returns = c->returns,
                              .draws = c->draws,
                              .has_leases = c->has_leases,
@@ -111,7 +113,7 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
     job->is_cheap = c->is_cheap;
     job->window = c->window ? c->window : TP_WINDOW_MAX;
     job->bytes_max = c->bytes ? c->bytes : TP_BYTES_MAX;
-    job->read_ahead = job->is_cheap ? job->window : 16;
+    job->read_ahead = job->is_cheap ? job->window : c->batch > 8 ? 2 * (uint64_t)c->batch : 16;
     job->retries = c->retries;
     for (uint32_t i = 0; i < job->terms.returns.columns; i++)
         if (job->terms.returns.array[i])
@@ -161,6 +163,8 @@ void tp_job_close(tp_job *job)
  * results again, for ever (the silly window syndrome of RFC 813). Inputs worth a slice, but never much of the window. */
 static uint64_t least_room(const tp_job *job, uint64_t limit)
 {
+    if (job->terms.batch) /* whole ones */
+        return job->terms.batch < limit ? job->terms.batch : limit;
     double n = job->item_ns > 0 ? TP_SLICE_NS / job->item_ns : 1;
     return n < 1 ? 1 : n < (double)(limit / 16) ? (uint64_t)n : limit / 16 + 1;
 }
@@ -172,7 +176,10 @@ static uint64_t room(const tp_job *job)
     bool is_stopping = job->is_cancelled || job->stop_at != UINT64_MAX;
     uint64_t limit = job->read_ahead < job->window ? job->read_ahead : job->window;
     uint64_t in_flight = job->pushed - job->delivered;
-    return is_full || is_stopping || in_flight + least_room(job, limit) > limit ? 0 : limit - in_flight;
+    if (is_full || is_stopping || in_flight + least_room(job, limit) > limit)
+        return 0;
+    uint64_t n = limit - in_flight, batch = job->terms.batch;
+    return batch && n > batch ? n - n % batch : n;
 }
 
 uint64_t tp_job_room(tp_job *job)

@@ -114,6 +114,8 @@ typedef struct tp_job_config {
     int64_t total;     /* inputs, -1 when not known */
     tp_retries retries;
     uint64_t timeout_ns, recycle, memory; /* see tp_terms */
+    uint32_t batch; /* the same */
+    bool splits;    /* the same */
     tp_returns returns;
     tp_recorder *recorder; /* held by the job; NULL: nothing is recorded */
     tp_key draws;      /* what its items draw their random numbers from */

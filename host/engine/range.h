@@ -15,6 +15,7 @@ typedef struct tp_range {
     uint32_t offset, count;
     uint32_t attempt; /* from 1 */
     uint32_t crashes; /* attempts before this one that ended with their worker's process */
+    uint32_t most;    /* a slice has so many of them at most, since a larger batch was torn; 0: as it likes */
 } tp_range;
 
 /* The index of its first input in the job, from 0. */

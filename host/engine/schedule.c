@@ -274,6 +274,10 @@ static double share_of(const tp_job *job, const tp_agent *agent, double item_ns)
  * what is there, unless all of it is small. */
 static uint32_t slice_count(const tp_job *job, const tp_range *r, const tp_agent *agent)
 {
+    if (job->terms.batch) {
+        uint32_t most = r->most && r->most < job->terms.batch ? r->most : job->terms.batch;
+        return most < r->count ? most : r->count;
+    }
     const tp_executor_type *type = job->executor->type;
     uint32_t least = type->slice_min ? type->slice_min : 1;
     const double item_ns = tp_agent_site(agent) >= 0 ? (double)job->func->site_ns[tp_agent_site(agent)] : job->item_ns;

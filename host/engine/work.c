@@ -90,6 +90,12 @@ void tp_work_pass_failure(tp_work *w)
     tp_work_fail(w, tp_block_copy_failure(w->block));
 }
 
+bool tp_work_tear(tp_work *w, uint32_t end)
+{
+    w->is_torn = w->terms->batch && w->terms->splits && end - w->at > 1;
+    return w->is_torn;
+}
+
 bool tp_work_recover(tp_work *w)
 {
     if (w->numbers)

@@ -39,6 +39,8 @@ typedef struct tp_terms {
     uint64_t number;  /* of the job, in its host, from 1 */
     tp_image *image;  /* of the function; NULL: no Lua runs it */
     bool discards;    /* no results are wanted, only that there is one (TP_BLOCK_DONE) */
+    uint32_t batch;   /* the function is called with lists of the arguments of so many items; 0: with those of one item */
+    bool splits;      /* a batch that fails is tried again in halves, until only those have failed that do so alone */
     tp_returns returns;
     tp_key draws;     /* what the items draw their random numbers from */
     bool has_leases;  /* the function uses by itself what it was given for that: */
@@ -96,6 +98,7 @@ struct tp_work {
     uint32_t attempt; /* from 1 */
     tp_work *outer;   /* what the worker was running when it took this */
     bool has_kept;    /* its items have spawned what is to be over before it is */
+    bool is_torn;     /* its worker has died in a batch: what has no result goes back, in halves */
     tp_lines lines;   /* its memory stays, for what comes to lie here next */
 
     /* ---- results ---- */
@@ -190,6 +193,11 @@ void tp_work_fail(tp_work *w, tp_block *failure);
 
 /* The inputs are one that failed before it could be sent: the failure is its result. */
 void tp_work_pass_failure(tp_work *w);
+
+/* The worker has died in a batch, or was ended, which nobody knows the culprit of: of its items, those
+ * up to the offset `end` that have no result, none is blamed. False where one is to be: there is no
+ * other, or the batch may not be split. */
+bool tp_work_tear(tp_work *w, uint32_t end);
 
 /* The worker has died within the work: what it had results for keeps them, and the item that ran is
  * the next one. False when all items were over. */

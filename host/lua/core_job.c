@@ -149,7 +149,7 @@ static void keep_captured(lua_State *L, job_box *box)
 }
 
 /* core.job.open(func, image or kernel, executor name, options) -> job, or nil, a message and a kind of failure. Options: total, window, bytes, ordered, keep_going,
- * discard, is_cheap, retries, crash_retries, timeout (in seconds), recycle, memory (in bytes), returns, lent (a list of device numbers, or nil); as in tp_job_config; fallback: an image
+ * discard, is_cheap, retries, crash_retries, timeout (in seconds), recycle, memory (in bytes), batch, splits, returns, lent (a list of device numbers, or nil); as in tp_job_config; fallback: an image
  * that runs when no device can;
  * captured: what core.func.image gave with the image; reducer: see tp_kernels_set_reducer; journal: of core.journal.map, or nil;
  * is_inner: it is not the user's, and draws no random numbers. */
@@ -204,6 +204,8 @@ static int l_job_open(lua_State *L)
         .bytes = (size_t)tp_core_get_number(L, 4, "bytes", 0),
         .total = (int64_t)tp_core_get_number(L, 4, "total", -1),
         .retries = get_retries(L, 4),
+        .batch = (uint32_t)tp_core_get_number(L, 4, "batch", 0),
+        .splits = tp_core_get_boolean(L, 4, "splits"),
         .recycle = (uint64_t)fmin(tp_core_get_number(L, 4, "recycle", 0), 0x1p62),
         .memory = (uint64_t)fmin(tp_core_get_number(L, 4, "memory", 0), 0x1p62),
         .timeout_ns = (uint64_t)ceil(fmin(tp_core_get_number(L, 4, "timeout", 0), 1e9) * 1e9),

@@ -457,7 +457,8 @@ static void limit_memory(tp_child *c, uint64_t memory)
 
 static void run_items(tp_child *c, const tp_wire_request *q, tp_block *inputs)
 {
-    tp_terms terms = { .name = c->in.data + q->name_at, .executor = tp_exec_processes.name, .image = c->image[q->image], .discards = q->discards, .draws = q->draws, .depth = q->depth };
+    tp_terms terms = { .name = c->in.data + q->name_at, .executor = tp_exec_processes.name, .image = c->image[q->image], .discards = q->discards,
+                       .batch = q->batch, .splits = q->splits, .draws = q->draws, .depth = q->depth };
     terms.returns.columns = q->returns;
     memcpy(terms.returns.type, q->returned, sizeof terms.returns.type);
     c->agent.worker.index = (int)q->worker;

@@ -87,7 +87,7 @@ typedef struct tp_wire_request {
     uint64_t name_at;
     tp_key draws;
     uint64_t memory; /* tp_terms.memory */
-    uint32_t depth, returns;
+    uint32_t depth, returns, batch, splits;
     uint8_t returned[TP_COLUMNS_MAX];
     /* The function. */
     uint32_t image; /* which of the images that the worker keeps; it is sent with the request if image_at is not 0 */

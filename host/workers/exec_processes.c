@@ -427,6 +427,13 @@ static void blame(supervisor *s, tp_work *w, uint32_t first, const char *garbage
     fail(s, w, is_starved ? TP_KIND_MEMORY : TP_KIND_CRASH, message);
 }
 
+static void time_out(supervisor *s, tp_work *w)
+{
+    char message[120];
+    snprintf(message, sizeof message, "input %.0f ran for more than %g s", number_of(w), (double)w->terms->timeout_ns * 1e-9);
+    fail(s, w, TP_KIND_TIMEOUT, message);
+}
+
 /* Has the process run up to `count` items from w->at on, and gives the sink what comes of them. False when the worker cannot go on (err). */
 static bool run_request(supervisor *s, tp_work *w, uint32_t count, tp_error *err)
 {
@@ -494,12 +501,16 @@ static bool run_request(supervisor *s, tp_work *w, uint32_t count, tp_error *err
         return false;
     }
     s->deaths = 0;
-    if (has_items && o == TIMED_OUT) {
-        char message[120];
-        snprintf(message, sizeof message, "input %.0f ran for more than %g s", number_of(w), (double)w->terms->timeout_ns * 1e-9);
-        fail(s, w, TP_KIND_TIMEOUT, message);
-    } else if (has_items) {
-        blame(s, w, before, is_right && o != GARBAGE ? NULL : is_right ? "it has written nonsense where its turns are counted" : why.message);
+    const char *garbage = is_right && o != GARBAGE ? NULL : is_right ? "it has written nonsense where its turns are counted" : why.message;
+    uint32_t over = before;
+    while (w->at < before + count && w->at >= over && !tp_work_tear(w, before + count)) {
+        over = w->at + 1;
+        if (o == TIMED_OUT)
+            time_out(s, w);
+        else
+            blame(s, w, before, garbage);
+        if (!w->terms->batch) /* else all that were called together */
+            break;
     }
     end_process(s);
     return true;
@@ -525,7 +536,7 @@ static int run_slice(void *state, tp_slice *slice, tp_error *err)
         }
         if (!run_request(s, w, recycle && left < count ? (uint32_t)left : count, err))
             return -1;
-        if (w->at < end && w->at > before && s->peer.pid == 0) /* others may have the rest sooner */
+        if (w->is_torn || (w->at < end && w->at > before && s->peer.pid == 0)) /* others may have the rest sooner */
             break;
     }
     return 0;

@@ -61,7 +61,7 @@ struct tp_vm {
     tp_worker *worker;
     lua_State *main; /* owned */
     lua_State *L;    /* where items run: main, or the coroutine that waits */
-    int pause, resume, restore, run_items, on_error, add_traceback, box, encode_failure, describe, make_driver, read_integer, broken_promise, store, finish_kept, leave, package; /* registry references */
+    int pause, resume, restore, run_items, on_error, add_traceback, box, encode_failure, describe, make_driver, read_integer, broken_promise, store, run_batch, finish_kept, leave, package; /* registry references */
     loaded cache[CACHED_MAX];
     unsigned n_cached;
     uint64_t tick;
@@ -690,20 +690,20 @@ static void push_element(tp_vm *vm, lua_State *L, const tp_block *b, uint32_t c,
     }
 }
 
-/* Pushes the arguments of item r->work->at; gives how many. */
-static int push_arguments(run *r, lua_State *L)
+/* Pushes the arguments of the item at that offset; gives how many. */
+static int push_arguments(run *r, lua_State *L, uint32_t at)
 {
     const tp_block *b = r->work->block;
     if (b->kind == TP_BLOCK_COLUMNS) {
         luaL_checkstack(L, (int)b->columns, "too many arguments");
         for (uint32_t c = 0; c < b->columns; c++)
-            push_element(r->vm, L, b, c, r->work->at);
+            push_element(r->vm, L, b, c, at);
         return (int)b->columns;
     }
     tp_error err;
     tp_error_clear(&err);
     size_t len;
-    const uint8_t *message = tp_block_message(b, r->work->at, &len);
+    const uint8_t *message = tp_block_message(b, at, &len);
     int n = tp_decode_with(L, message, len, b->bytes.refs, b->bytes.nrefs, TP_DECODE_TRUSTED, r->captured, &err);
     if (n < 0)
         luaL_error(L, "%s", err.message);
@@ -875,6 +875,69 @@ static int store_results(run *r, lua_State *L, int first, int n)
     return is_stored ? 0 : -1;
 }
 
+/* The n values at first.. of L are what item w->at has given, which is over then: they are kept, or why they cannot be is its failure. Raises out of
+ * memory. */
+static void keep_item(run *r, lua_State *L, int first, int n)
+{
+    tp_work *w = r->work;
+    tp_error err;
+    tp_error_clear(&err);
+    if (w->terms->returns.columns > 0 && !w->terms->discards) {
+        if (store_results(r, L, first, n))
+            fail_item(r, L, TP_KIND_ERROR);
+    } else if (keep_results(r, L, first, n, &err)) {
+        lua_pushstring(L, err.message);
+        fail_item(r, L, tp_failure_kind_of(err.code, TP_KIND_CODEC));
+    } else {
+        w->at++;
+    }
+}
+
+/* (i) -> the arguments of the i-th item of the batch that begins at w->at. Upvalue: the run. Raises when they cannot be had. */
+static int read_item(lua_State *L)
+{
+    run *r = lua_touserdata(L, lua_upvalueindex(1));
+    return push_arguments(r, L, r->work->at + (uint32_t)luaL_checkinteger(L, 1) - 1);
+}
+
+/* Runs as many items as a batch has, or all that are left: worker.lua calls the function at `fn` with lists of their arguments, and says what has come
+ * of each. Raises out of memory. */
+static void run_batch(run *r, lua_State *L, int fn)
+{
+    tp_work *w = r->work;
+    uint32_t n = r->end - w->at < w->terms->batch ? r->end - w->at : w->terms->batch;
+    begin(r, w->at, n);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, r->vm->run_batch);
+    lua_pushvalue(L, fn);
+    lua_pushstring(L, w->terms->name);
+    lua_pushnumber(L, n);
+    lua_pushlightuserdata(L, r);
+    lua_pushcclosure(L, read_item, 1);
+    lua_pushboolean(L, w->terms->splits);
+    lua_call(L, 5, 2);                               // results failures
+    end(r, w->at + n);
+    int failures = lua_gettop(L), results = failures - 1;
+    uint32_t until = w->at + n, at = w->at;
+    for (int i = 1; at < until && w->at == at; i++, at++) { /* where there is no memory for a failure, the item stays */
+        tp_work_begin_item(w);
+        lua_rawgeti(L, failures, i);                 // failure or nil
+        if (!lua_isnil(L, -1)) {
+            fail_item(r, L, TP_KIND_ERROR);
+            continue;
+        }
+        lua_rawgeti(L, results, i);                  // nil values
+        lua_getfield(L, -1, "n");
+        int count = (int)lua_tointeger(L, -1), first = failures + 3;
+        lua_pop(L, 1);
+        luaL_checkstack(L, count + 10, "too many results");
+        for (int k = 1; k <= count; k++)
+            lua_rawgeti(L, failures + 2, k);
+        keep_item(r, L, first, count);
+        lua_settop(L, failures);
+    }
+    tp_lines_end(r->vm->worker, w);
+}
+
 /* An item may have stopped the collector; each item of the next work may do so again, before it has done anything. Raises out of memory. */
 static void restart_collector(tp_vm *vm, lua_State *L)
 {
@@ -925,28 +988,28 @@ static int run_items(lua_State *L)
     }
     bool may_change = f->may_change;
     r->captured = push_captured(r->vm, L, w->terms->image); /* stays on the stack */
-    if (w->block->kind == TP_BLOCK_COLUMNS && !may_change && (is_promised || w->terms->discards || f->shape != SHAPE_ANY) && run_columns(r, L))
+    bool is_driven = w->block->kind == TP_BLOCK_COLUMNS && !w->terms->batch && !may_change;
+    if (is_driven && (is_promised || w->terms->discards || f->shape != SHAPE_ANY) && run_columns(r, L))
         return 0;
     f = load(r->vm, L, w->terms->image);
-    bool is_stored = is_promised && !w->terms->discards;
     lua_rawgeti(L, LUA_REGISTRYINDEX, f->fn); /* stays on the stack: nested items may push f out of the cache */
     int fn = lua_gettop(L);
     while (r->work->at < r->end) {
         tp_work_begin_item(r->work);
+        if (w->terms->batch) {
+            run_batch(r, L, fn);
+            lua_settop(L, fn);
+            if (may_change)
+                take_back(r->vm, L);
+            if (tp_work_is_asked_to_stop(r->work))
+                break;
+            continue;
+        }
         begin(r, w->at, 1);
         lua_pushvalue(L, fn);
-        lua_call(L, push_arguments(r, L), LUA_MULTRET);
+        lua_call(L, push_arguments(r, L, w->at), LUA_MULTRET);
         end(r, w->at + 1);
-        tp_error err;
-        tp_error_clear(&err);
-        if (is_stored ? store_results(r, L, fn + 1, lua_gettop(L) - fn)
-                      : keep_results(r, L, fn + 1, lua_gettop(L) - fn, &err)) {
-            if (!is_stored)
-                lua_pushstring(L, err.message);
-            fail_item(r, L, is_stored ? TP_KIND_ERROR : tp_failure_kind_of(err.code, TP_KIND_CODEC));
-        } else if (!is_stored) {
-            w->at++;
-        }
+        keep_item(r, L, fn + 1, lua_gettop(L) - fn);
         tp_lines_end(r->vm->worker, w);
         lua_settop(L, fn);
         if (may_change)
@@ -1082,6 +1145,7 @@ static const struct {
     { "read_integer", offsetof(tp_vm, read_integer) },
     { "broken_promise", offsetof(tp_vm, broken_promise) },
     { "store", offsetof(tp_vm, store) },
+    { "run_batch", offsetof(tp_vm, run_batch) },
     { "finish_kept", offsetof(tp_vm, finish_kept) },
     { "leave", offsetof(tp_vm, leave) },
 };

@@ -73,18 +73,39 @@ function call.new(job, f)
   return self
 end
 
+--- A handle for a call that was added to those of a batched function (engine/gathered.lua).
+---@return tidepool.Call
+function call.of_gathered(gathered, f)
+  local self = setmetatable({ job = gathered.job, f = f, gathered = gathered }, Call)
+  gathered:take(self)
+  loop.keep(self)
+  return self
+end
+
 local function store(self, fine, ...)
   local job = self.job
   if fine == nil or not job then return end
   self.job, self.fine, self.values = nil, fine, { n = select("#", ...), ... }
   loop.drop(self)
   if not fine and not self.is_cancelled then loop.set_failed(self) end
-  loop.close(job)
+  if self.gathered then
+    loop.notify(job)
+    self.gathered:leave(self)
+  else
+    loop.close(job)
+  end
+end
+
+--- For gathered.lua: its outcome, true and the values, or false and the failure.
+function Call:_store(fine, ...)
+  store(self, fine, ...)
 end
 
 --- For loop.await.
 function Call:_settle()
-  if self.job then store(self, take(self.job, self.f)) end
+  if self.job then
+    if self.gathered then self.gathered:read() else store(self, take(self.job, self.f)) end
+  end
   return not self.job
 end
 
@@ -133,6 +154,7 @@ function call.get(self, what, name, timeout)
   if timeout ~= nil and not (type(timeout) == "number" and timeout >= 0) then
     check.fail("%s:get: the timeout must be a number of seconds, 0 or more, got %s", what, check.show(timeout))
   end
+  if self.gathered then self.gathered:hurry() end
   if not loop.await(self, timeout and core.loop.now() + timeout) then
     error(failure.new { kind = abi.kind.TIMEOUT, message = ("the %s is not done after %g s"):format(what, timeout),
       function_name = name, attempts = 0 }, 0)
@@ -146,16 +168,21 @@ function Call:done(extra)
   check.self(self, Call, "call", "done")
   check.no_more(extra, "call:done", "no arguments")
   if not self.job then return true end
+  if self.gathered then return self:_settle() end
   return core.job.is_settled(self.job)
 end
 
 --- Removes it when it is queued; when it runs, its result is dropped and it is not tried again. get raises a failure of kind "cancelled" then. A call
---- that is done stays as it is.
+--- that is done stays as it is. One of a batched function may still be run, with the others of its batch.
 function Call:cancel(extra)
   check.self(self, Call, "call", "cancel")
   check.no_more(extra, "call:cancel", "no arguments")
   if self:_settle() then return end
   self.is_cancelled = true
+  if self.gathered then
+    local failed = { kind = abi.kind.CANCELLED, message = "the call was cancelled", function_name = self.f.name, attempts = 0 }
+    return store(self, false, failure.new(failed))
+  end
   core.job.cancel(self.job)
   self:_settle()
 end
@@ -166,6 +193,19 @@ function Call:on_done(fn, extra)
   check.self(self, Call, "call", "on_done", "fn")
   check.no_more(extra, "call:on_done", "a function")
   loop.on_done("call:on_done", self, fn)
+end
+
+local function give_or_cancel(self, fine, ...)
+  if fine then return ... end
+  if self.job then self:cancel() end -- the wait was interrupted
+  error((...), 0)
+end
+
+interpret(give_or_cancel)
+
+--- The values of a call that nobody else has; its failure is raised.
+function call.finish(self)
+  return give_or_cancel(self, pcall(call.get, self, "call", self.f.name))
 end
 
 function Call:__tostring()

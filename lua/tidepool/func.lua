@@ -12,6 +12,7 @@ local loop = require "tidepool.engine.loop"
 local options = require "tidepool.options"
 
 local array, inputs, results = lazy "tidepool.array", lazy "tidepool.engine.inputs", lazy "tidepool.results"
+local batch, gathered = lazy "tidepool.engine.batch", lazy "tidepool.engine.gathered"
 local cache, journal, share = lazy "tidepool.engine.cache", lazy "tidepool.engine.journal", lazy "tidepool.share"
 
 ---@class tidepool.Function
@@ -44,8 +45,17 @@ function func.new(raw, name, given, setups, of)
   local f = setmetatable({
     raw = raw, name = name, options = given, core = of or core.func.new(name, given.concurrency_limit or 0), is_fresh = true, setups = setups,
   }, Function)
+  if given.batched and given.gpu and not given.executor then
+    check.fail("%s: option 'batched' is for functions that Lua runs; with option 'gpu' alone a function is translated, and devices run many "
+      .. "inputs at once anyway", name)
+  end
   if func.drives(f) then require("tidepool.device.gpu").add_driver(f) end
   return f
+end
+
+--- The plain function of one input: what `raw` is, but for a batched one, which is called with lists of one.
+function func.single(f)
+  return f.options.batched and batch.one(f.raw, f.name) or f.raw
 end
 
 --- Does it drive devices by hand? With `gpu` alone a function is translated and runs on devices; with an executor too it runs there, and
@@ -90,12 +100,16 @@ local function first_call(self, ...)
   local path = frame and frame.source:match "^@(.*)"
   local text = path and read_line(path, frame.currentline)
   local method = text and (text:match "%)%s*:%s*(s?t?a?r?map)%s*%(" or text:match "%)%s*:%s*(for_each)%s*%(")
-  if not method then return self.raw(...) end
+  if not method then return func.single(self)(...) end
   local function give(fine, first, ...)
     if fine and (type(first) == "table" or type(first) == "userdata") then return first, ... end
     check.fail("%s(inputs):%s() calls the function here and now, on the list; write %s:%s(inputs)", self.name, method, self.name, method)
   end
-  return give(pcall(self.raw, ...))
+  return give(pcall(func.single(self), ...))
+end
+
+local function call_batched(self, ...)
+  return func.single(self)(...)
 end
 
 function Function:__call(...)
@@ -103,6 +117,7 @@ function Function:__call(...)
     self.is_fresh = false
     return first_call(self, ...)
   end
+  if self.options.batched then return call_batched(self, ...) end
   return self.raw(...)
 end
 
@@ -119,20 +134,24 @@ local function lent_to(self)
   return numbers
 end
 
---- Starts a job of self. `more` are fields for core.job.open.
-local function open(self, more, kernel, unit)
-  more.retries = self.options.retries
-  local image, captured, job, why, kind
-  local executor = options.executor(self.options, true)
-  if not kernel or unit.may_fall_back then
-    image, captured, kind = core.func.image(self.raw, package.path, package.cpath,
-      self.setups and self.setups[1] and self.setups, self.name, images[self], self.core, not executor.shares_memory)
-    if not image then
-      error(failure.new { kind = kind, message = check.where() .. captured, function_name = self.name, attempts = 0 }, 0)
-    end
-    images[self], more.captured = image, captured
-    if not core.is_worker and core.value.bytes(image) >= LARGE then share.note_image(self, image) end
+--- What workers load of self on that executor, as it is now: its image, and the tables that it captures.
+local function encode(self, executor)
+  local image, captured, kind = core.func.image(self.raw, package.path, package.cpath, self.setups and self.setups[1] and self.setups, self.name,
+    images[self], self.core, not executor.shares_memory)
+  if not image then
+    error(failure.new { kind = kind, message = check.where() .. captured, function_name = self.name, attempts = 0 }, 0)
   end
+  images[self] = image
+  if not core.is_worker and core.value.bytes(image) >= LARGE then share.note_image(self, image) end
+  return image, captured
+end
+
+--- Starts a job of self. `more` are fields for core.job.open.
+local function open(self, more, kernel, unit, image)
+  more.retries = self.options.retries
+  local job, why, kind
+  local executor, batched = options.executor(self.options, true), self.options.batched
+  if not image and (not kernel or unit.may_fall_back) then image, more.captured = encode(self, executor) end
   if kernel then
     more.fallback = image
     job, why, kind = core.job.open(self.core, kernel, executors.of_kernels.name, more)
@@ -140,6 +159,7 @@ local function open(self, more, kernel, unit)
     more.lent = lent_to(self)
     more.timeout, more.crash_retries = self.options.timeout, self.options.crash_retries or CRASH_RETRIES
     more.recycle, more.memory = self.options.recycle, self.options.memory
+    if batched then more.batch, more.splits = batched.max, batched.split ~= false end
     job, why, kind = core.job.open(self.core, image, executor.name, more)
   end
   if not job then
@@ -198,6 +218,7 @@ function func.start(self, source, settings, more)
   if returns and not more.discard then more.returns, arrays = open_returns(returns, wants_arrays and source.total or nil) end
   local executor = options.executor(self.options, not kernel)
   source.may_lend = executor.shares_memory
+  if self.options.batched then source.wait, source.batch = self.options.batched.wait, self.options.batched.max end
   local halt, survives = settings.halt, more.keep_going
   if halt and (halt.failures or halt.share) and not survives then
     check.fail("%s: option 'halt' counts failures that are not raised: give return_exceptions, on_error or, to for_each, ignore_exceptions too",
@@ -320,12 +341,34 @@ local function open_call(self, ...)
   return job
 end
 
+--- Adds a call of a batched function to those that are gathered.
+local function gather(self, ...)
+  note_passed(self, (...))
+  local image, captured = encode(self, options.executor(self.options, true))
+  local many = gathered.of(self, image, function()
+    local kept = open_cache(self)
+    return open(self, { is_cheap = true, keep_going = true, journal = kept and kept.handle, captured = captured }, nil, nil, image)
+  end)
+  local has_room, why, kind = core.job.add(many.job, ...)
+  if has_room == nil then
+    if many.n == 0 then many:drop() end
+    error(failure.new { kind = kind, message = check.where() .. self.name .. ": " .. why, function_name = self.name, attempts = 0 }, 0)
+  end
+  return Call.of_gathered(many, self)
+end
+
+--- Single calls of a batched function are gathered where others could call it meanwhile: not in a worker.
+local function is_gathered(self)
+  return self.options.batched and not core.is_worker
+end
+
 --- One call in the pool.
 ---@param ... any  its arguments
 ---@return any ...  all of its return values; its error is raised
 function methods.remote(self, ...)
   check.self(self, Function, "f", "remote", "...")
   loop.check_wait()
+  if is_gathered(self) then return Call.finish(gather(self, ...)) end
   return Call.wait(open_call(self, ...), self)
 end
 
@@ -335,6 +378,7 @@ end
 function methods.spawn(self, ...)
   check.self(self, Function, "f", "spawn", "...")
   loop.give_way_in_task()
+  if is_gathered(self) then return gather(self, ...) end
   return Call.new(open_call(self, ...), self)
 end
 
@@ -389,6 +433,6 @@ function methods.forget(self, ...)
   return cache.forget(self, select("#", ...), ...)
 end
 
-interpret(open_call, methods.remote, methods.spawn, first_call)
+interpret(open_call, gather, methods.remote, methods.spawn, first_call, call_batched)
 
 return func

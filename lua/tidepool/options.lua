@@ -51,6 +51,9 @@ local halt_fields = {
   share = { "a number above 0 and below 1", function(v) return type(v) == "number" and v > 0 and v < 1 end },
 }
 
+local batched_fields = { max = "count", wait = "seconds", split = "boolean" }
+local BATCH, WAIT_S, BATCH_MAX = 64, 0.005, 2 ^ 20
+
 local types
 
 --- What is wrong with the fields of a table, whose types are these, by their names or as they stand below; nil when nothing is.
@@ -144,6 +147,16 @@ types = {
       if not (v.failures or v.share or v.success) then return false, nil, "needs a field failures, share or success" end
       return true, v
     end },
+  ["batched"] = { "how many inputs a batch has at most, or a table like { max = 64, wait = 0.005, split = false }, or false", function(v)
+      if v == false then return true end
+      if type(v) == "number" then v = { max = v } end
+      if type(v) ~= "table" then return false end
+      local wrong = trouble_with(v, batched_fields)
+      if wrong then return false, nil, wrong end
+      local max, wait = v.max or BATCH, v.wait or WAIT_S
+      if max > BATCH_MAX then return false, nil, ("max must be %d at most, got %s"):format(BATCH_MAX, check.show(max)) end
+      return true, { max = max, wait = math.min(wait, 1e9), split = v.split ~= false }
+    end },
   ["cache"] = { 'true, a path, or a table like { file = "results.db", size = "1G" }', function(v)
       if v == true then return true, {} end
       if v == false then return true end
@@ -223,6 +236,8 @@ options.of_functions = offered {
   { "crash_retries", "integer", "how often an item whose worker has died is tried again; default: 1", needs = "isolated" },
   { "recycle", "count", "a worker is replaced after so many items", needs = "isolated" },
   { "max_inputs", alias_of = "recycle" },
+  { "batched", "batched",
+    "is called with lists, one per argument, of up to `max` inputs (64), single calls too, after `wait` seconds (0.005) of fewer; returns lists" },
   { "returns", "returns", "the element types of what it returns: results go straight into typed arrays" },
   { "cache", "cache", "keeps results by function and input, for all scripts and runs: in the user's cache, or in a file" },
   { "window", "count", "inputs that are read ahead, queued, running or finished but not taken yet, together at most; default: 65536" },

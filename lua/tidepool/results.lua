@@ -232,6 +232,16 @@ local function feed_on(self, source, job)
   end
 end
 
+--- A batched function's inputs of an iterator that waits come to work when they have waited for so long.
+local function flush_late(self, source, job)
+  loop.sleep(source.wait)
+  source.is_awaited = false
+  if self.job == job and self.is_feeding and not source.has_waited then
+    source.has_waited = true
+    source.flush()
+  end
+end
+
 --- Reads further inputs into the job as there is room; true when some may have been. In a task, and for C, that takes some 5 ms at most: the rest is
 --- read between the turns of others.
 function Results:_feed()
@@ -243,8 +253,13 @@ function Results:_feed()
   if not source.is_cheap and loop.is_in_task() then
     loop.start({ is_daemon = true, _end = ignore }, false, fill, self, source, job, room)
     if self.is_feeding and not source.has_waited then
-      source.has_waited = true
-      source.flush()
+      if not source.batch then
+        source.has_waited = true
+        source.flush()
+      elseif not source.is_awaited then
+        source.is_awaited = true
+        loop.start({ is_daemon = true, _end = ignore }, true, flush_late, self, source, job)
+      end
     end
     return not self.is_feeding
   end

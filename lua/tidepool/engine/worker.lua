@@ -165,6 +165,9 @@ function worker.leave()
   if instances then instances.leave() end
 end
 
+--- The items of a batch: see batch.lua.
+worker.run_batch = lazy("tidepool.engine.batch", "run")
+
 --- (slice): waits for what its items have spawned and left.
 function worker.finish_kept(slice)
   require "tidepool.engine.loop".finish_kept(slice)

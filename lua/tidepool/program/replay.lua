@@ -8,6 +8,7 @@ local app = require "tidepool.app"
 local cli = require "tidepool.program.cli"
 local core = require "tidepool.core"
 local describe = require "tidepool.base.describe"
+local func = require "tidepool.func"
 local journals = require "tidepool.program.journals"
 local json = require "tidepool.json"
 local run = require "tidepool.program.run"
@@ -146,11 +147,11 @@ end
 local function run_item(item, f, path, as_json)
   for _, setup in ipairs(f.setups or {}) do setup.fn() end
   if not as_json then
-    print_results(item, path, pack(f.raw(unpack(item.input, 1, item.input.n))))
+    print_results(item, path, pack(func.single(f)(unpack(item.input, 1, item.input.n))))
     return 0
   end
   local started = core.loop.now()
-  local outcome = pack(pcall(f.raw, unpack(item.input, 1, item.input.n)))
+  local outcome = pack(pcall(func.single(f), unpack(item.input, 1, item.input.n)))
   local seconds = core.loop.now() - started
   if not outcome[1] then
     print_json(item, nil, seconds, describe.message(outcome[2]))

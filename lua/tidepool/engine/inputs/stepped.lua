@@ -137,6 +137,12 @@ function stepped.new(step)
     end
   end
 
+  --- Is it time to end a block of so many inputs? The last of a batch are waited for (source.batch, source.wait).
+  local function is_late(count, until_s)
+    local moment, batch = now(), source.batch
+    return moment > until_s and (not batch or count % batch == 0 or moment > until_s - READ_S + source.wait)
+  end
+
   --- Reads a block of up to `room` inputs, until a time: how many, what the last accept gave, and the Failure that ended them.
   local function read_block(room, until_s)
     general, misfits = 0, 0
@@ -146,7 +152,7 @@ function stepped.new(step)
       repeat
         more = accept(step())
         count = count + 1
-      until not more or count >= room or source.has_waited or ((count < 64 or count % 16 == 0) and now() > until_s)
+      until not more or count >= room or source.has_waited or ((count < 64 or count % 16 == 0) and is_late(count, until_s))
     end, trouble)
     learn()
     column.close(job)
