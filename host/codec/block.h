@@ -57,7 +57,8 @@ typedef struct tp_tag {
 } tp_tag;
 
 typedef struct tp_block {
-    struct tp_block *next; /* in the list that owns it */
+    struct tp_block *next;  /* in the list that owns it */
+    struct tp_block *child; /* among results that wait for their turn (job.c): the first of those behind it; else NULL */
     uint64_t first;        /* index of the first item in its job, from 0 */
     uint32_t n;            /* items */
     tp_block_kind kind;

@@ -5,15 +5,54 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* One pairing heap of two, by the blocks' first indexes: as in range.c. It needs no memory but the blocks', so that no result is ever lost for want of it. */
+static tp_block *meld(tp_block *a, tp_block *b)
+{
+    if (!a || !b)
+        return a ? a : b;
+    if (b->first < a->first) {
+        tp_block *other = a;
+        a = b;
+        b = other;
+    }
+    b->next = a->child;
+    a->child = b;
+    return a;
+}
+
+/* Owner. Takes the block with the lowest index out of those that came before their turn, of which there is one. */
+static tp_block *pop_early(tp_job *job)
+{
+    tp_block *least = job->early, *pairs = NULL;
+    for (tp_block *b = least->child; b;) {
+        tp_block *other = b->next, *after = other ? other->next : NULL;
+        b->next = NULL;
+        if (other)
+            other->next = NULL;
+        b = meld(b, other);
+        b->next = pairs;
+        pairs = b;
+        b = after;
+    }
+    job->early = NULL;
+    while (pairs) {
+        tp_block *b = pairs;
+        pairs = b->next;
+        b->next = NULL;
+        job->early = meld(job->early, b);
+    }
+    least->child = NULL;
+    return least;
+}
+
 static void free_job(tp_ref *ref) /* any thread, not locked: nobody else has it */
 {
     tp_job *job = (tp_job *)ref;
     TP_ASSERT(job->running == 0 && !job->queue && !job->delayed && !job->is_told && job->finished == job->pushed);
     tp_block_free_list(job->done);
     tp_block_free_list(job->fifo);
-    for (size_t i = 0; i < job->n_early; i++)
-        tp_block_free(job->early[i]);
-    free(job->early);
+    while (job->early)
+        tp_block_free(pop_early(job));
     for (uint32_t i = 0; i < job->terms.returns.columns; i++)
         tp_ref_drop(job->terms.returns.array[i]);
     tp_ref_drop(job->func);
@@ -340,70 +379,20 @@ void tp_job_end(tp_job *job)
     uv_mutex_unlock(&job->engine->lock);
 }
 
-/* Owner. Adds a block to those that came before their turn. -1 when out of memory. */
-static int push_early(tp_job *job, tp_block *b)
+/* Owner. Puts what has come in its place. */
+static void place(tp_job *job, tp_block *b)
 {
-    if (job->n_early == job->early_room) {
-        size_t room = job->early_room ? 2 * job->early_room : 16;
-        tp_block **early = realloc(job->early, room * sizeof *early);
-        if (!early)
-            return -1;
-        job->early = early;
-        job->early_room = room;
-    }
-    size_t at = job->n_early++;
-    for (; at > 0 && job->early[(at - 1) / 2]->first > b->first; at = (at - 1) / 2)
-        job->early[at] = job->early[(at - 1) / 2];
-    job->early[at] = b;
-    return 0;
-}
-
-/* Owner. Takes the block whose turn it is out of them; NULL when it is not there. */
-static tp_block *pop_early(tp_job *job)
-{
-    if (job->n_early == 0 || job->early[0]->first != job->head)
-        return NULL;
-    tp_block *b = job->early[0], *last = job->early[--job->n_early];
-    size_t at = 0;
-    for (size_t child; (child = 2 * at + 1) < job->n_early; at = child) {
-        if (child + 1 < job->n_early && job->early[child + 1]->first < job->early[child]->first)
-            child++;
-        if (job->early[child]->first >= last->first)
-            break;
-        job->early[at] = job->early[child];
-    }
-    job->early[at] = last;
-    return b;
-}
-
-/* Owner. Puts what has come in its place. -1 when out of memory: then *list is what has none yet. */
-static int place(tp_job *job, tp_block **list)
-{
-    while (*list) {
-        tp_block *b = *list, *next = b->next;
-        if (job->ordered && b->kind != TP_BLOCK_RETRY) {
-            if (push_early(job, b))
-                return -1;
-        } else {
+    while (b) {
+        tp_block *next = b->next;
+        b->next = NULL;
+        if (!job->ordered || b->kind == TP_BLOCK_RETRY) {
             *job->fifo_end = b;
             job->fifo_end = &b->next;
+        } else {
+            job->early = meld(job->early, b);
         }
-        b->next = NULL;
-        *list = next;
+        b = next;
     }
-    return 0;
-}
-
-/* Owner, locked. Results that could not be put in their place are the next to be tried. */
-static void put_back(tp_job *job, tp_block *list)
-{
-    tp_block **end = &list;
-    while (*end)
-        end = &(*end)->next;
-    *end = job->done;
-    if (!job->done)
-        job->done_end = end;
-    job->done = list;
 }
 
 static tp_block *pop(tp_job *job)
@@ -413,17 +402,16 @@ static tp_block *pop(tp_job *job)
         job->fifo = b->next;
         if (!job->fifo)
             job->fifo_end = &job->fifo;
-    } else {
+    } else if (job->early && job->early->first == job->head) {
         b = pop_early(job);
     }
     return b;
 }
 
-tp_block *tp_job_next(tp_job *job, bool *err_memory)
+tp_block *tp_job_next(tp_job *job)
 {
     tp_engine *e = job->engine;
     tp_wakes w = { 0 };
-    *err_memory = false;
     tp_block *b = pop(job);
     uv_mutex_lock(&e->lock);
     while (!b && job->done) {
@@ -431,14 +419,9 @@ tp_block *tp_job_next(tp_job *job, bool *err_memory)
         job->done = NULL;
         job->done_end = &job->done;
         uv_mutex_unlock(&e->lock);
-        *err_memory = place(job, &done) != 0;
-        b = pop(job); /* which may have been put in its place before memory ran out */
+        place(job, done);
+        b = pop(job);
         uv_mutex_lock(&e->lock);
-        if (*err_memory) {
-            put_back(job, done);
-            *err_memory = !b;
-            break;
-        }
     }
     atomic_store_explicit(&job->is_asked, true, memory_order_relaxed);
     tp_job_come_back(job, &w);

@@ -174,9 +174,9 @@ uint64_t tp_job_pushed(const tp_job *job);
 /* No inputs come after those pushed. */
 void tp_job_end(tp_job *job);
 
-/* The next results, in order when the job is ordered; they are the caller's. NULL when none is ready. Sets *err_memory when
- * there was no memory to keep results in order; they are tried again at the next call. A paused job goes on; where there are none, it does not pause until there are, since the owner waits. */
-tp_block *tp_job_next(tp_job *job, bool *err_memory);
+/* The next results, in order when the job is ordered; they are the caller's. NULL when none is ready. A paused job goes on; where there are none, it does
+ * not pause until there are, since the owner waits. */
+tp_block *tp_job_next(tp_job *job);
 
 /* All inputs are in, and every result has been given out. */
 bool tp_job_is_over(tp_job *job);

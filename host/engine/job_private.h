@@ -31,8 +31,7 @@ struct tp_job {
     uint64_t opened_ns;
 
     /* ---- the owner's own ---- */
-    tp_block **early;   /* results that came before their turn: a binary heap, the block with the lowest index first */
-    size_t n_early, early_room;
+    tp_block *early;    /* results that came before their turn: a heap, the block with the lowest index first */
     uint64_t head;      /* index of the next result to give out */
     tp_block *fifo, **fifo_end; /* unordered jobs: results as they came */
     uint64_t delivered; /* results given out */

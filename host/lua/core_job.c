@@ -506,13 +506,10 @@ static int l_job_finish(lua_State *L)
 static int l_job_next(lua_State *L)
 {
     job_box *box = check_job(L, 1);
-    bool no_memory;
     box->seen = tp_job_news(box->job);
     tp_core_take_back(L, get_context(L));
     tp_block_free(box->reading);
-    box->reading = tp_job_next(box->job, &no_memory);
-    if (no_memory)
-        return tp_codec_raise_memory(L);
+    box->reading = tp_job_next(box->job);
     tp_block *b = box->reading;
     if (!b)
         return 0;

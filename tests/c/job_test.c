@@ -104,9 +104,7 @@ static int run(uint32_t size)
 /* The index of the next result, which the owner takes; -1: there is none. */
 static int next(tp_job *job)
 {
-    bool no_memory;
-    tp_block *b = tp_job_next(job, &no_memory);
-    CHECK(!no_memory);
+    tp_block *b = tp_job_next(job);
     int index = b ? (int)b->first : -1;
     tp_block_free(b);
     return index;
@@ -295,6 +293,53 @@ TEST(a_job_with_large_results_runs_what_its_owner_waits_for)
     CHECK_INT(-1, run(1));
     CHECK_INT(5, next(job));
     CHECK_INT(6, run(1));
+    tp_job_close(job);
+    tear_down();
+}
+
+/* Results that come in any order: slices are nested, so that they can be finished behind each other. */
+TEST(results_are_given_out_in_order_in_whatever_order_they_come)
+{
+    enum { N = 500, DEPTH = 40 };
+    setup();
+    tp_job *job = open_job(N, (tp_retries){ 0 });
+    tp_slice *taken[DEPTH];
+    bool is_finished[N + 1] = { false };
+    unsigned n_taken = 0, random = 1;
+    int given = 0, finished = 0;
+    while (given < N) {
+        random = random * 1103515245u + 12345u;
+        tp_slice *s = n_taken < DEPTH && (n_taken == 0 || random >> 16 & 1) ? take() : NULL;
+        if (s) {
+            taken[n_taken++] = s;
+        } else if (n_taken > 0) {
+            s = taken[--n_taken];
+            is_finished[s->work.block->first] = true;
+            finish(s, 1);
+            finished++;
+        }
+        if (random % 5 == 0 || finished == N)
+            for (int i; (i = next(job)) >= 0;) {
+                CHECK(is_finished[given]);
+                CHECK_INT(given, i);
+                given++;
+            }
+        CHECK(given == N || finished < N);
+    }
+    tp_job_close(job);
+    tear_down();
+}
+
+TEST(results_that_wait_for_their_turn_are_freed_with_the_job)
+{
+    setup();
+    tp_job *job = open_job(MANY, (tp_retries){ 0 });
+    tp_slice *first = take();
+    for (int i = 1; i < MANY; i++)
+        CHECK_INT(i, run(1));
+    CHECK_INT(-1, next(job));
+    finish(first, 1);
+    CHECK_INT(0, next(job));
     tp_job_close(job);
     tear_down();
 }
