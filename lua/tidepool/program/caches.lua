@@ -7,6 +7,7 @@ local journal = require "tidepool.engine.journal"
 local journals = require "tidepool.program.journals"
 local json = require "tidepool.json"
 local show = require "tidepool.base.show"
+local words = require "tidepool.program.words"
 
 local caches = {}
 
@@ -68,22 +69,14 @@ end
 ---`tidepool cache [FILE] [forget [FUNCTION]] [--json]`.
 ---@return integer code, string? message
 function caches.main(...)
-  local words, as_json = {}, false
-  for _, word in ipairs { ... } do
-    if word == "--help" then return cli.help "cache" end
-    if word == "--json" then
-      as_json = true
-    elseif word:find "^%-%-" then
-      return 2, ("cache: unknown option '%s' (there are: --json, --help)"):format(word)
-    else
-      words[#words + 1] = word
-    end
+  local given, wrong = words.parse("cache", { { "--json", "json" } }, ...)
+  if wrong then return 2, wrong end
+  if not given then return cli.help "cache" end
+  local path = given[1] ~= "forget" and table.remove(given, 1) or nil
+  if #given > 2 or (given[1] and given[1] ~= "forget") then
+    return 2, ("cache: what is '%s'? (tidepool cache [FILE] [forget [FUNCTION]])"):format(given[given[1] == "forget" and 3 or 1])
   end
-  local path = words[1] ~= "forget" and table.remove(words, 1) or nil
-  if #words > 2 or (words[1] and words[1] ~= "forget") then
-    return 2, ("cache: what is '%s'? (tidepool cache [FILE] [forget [FUNCTION]])"):format(words[words[1] == "forget" and 3 or 1])
-  end
-  local fine, problem = pcall(main, path, words[1] == "forget", words[2], as_json)
+  local fine, problem = pcall(main, path, given[1] == "forget", given[2], given.json)
   if not fine then return 1, problem end
   return 0
 end

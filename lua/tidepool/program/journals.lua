@@ -7,6 +7,7 @@ local core = require "tidepool.core"
 local journal = require "tidepool.engine.journal"
 local json = require "tidepool.json"
 local show = require "tidepool.base.show"
+local words = require "tidepool.program.words"
 
 local journals = {}
 
@@ -176,25 +177,17 @@ end
 ---`tidepool journal FILE [failures] [--json]`.
 ---@return integer code, string? message
 function journals.main(...)
-  local words, as_json = {}, false
-  for _, word in ipairs { ... } do
-    if word == "--help" then return cli.help "journal" end
-    if word == "--json" then
-      as_json = true
-    elseif word:find "^%-." then
-      return 2, ("journal: unknown option '%s' (there are: --json, --help)"):format(word)
-    else
-      words[#words + 1] = word
-    end
-  end
-  local path, what, more = unpack(words, 1, 3)
+  local given, wrong = words.parse("journal", { { "--json", "json" } }, ...)
+  if wrong then return 2, wrong end
+  if not given then return cli.help "journal" end
+  local path, what, more = unpack(given, 1, 3)
   if not path then return 2, "which journal? (tidepool journal FILE; more: tidepool help journal)" end
   if more or (what and what ~= "failures") then
     return 2, ("journal: what is '%s'? (tidepool journal FILE [failures])"):format(more or what)
   end
   local reader, why = journals.open(path)
   if not reader then return 1, why end
-  local fine, problem = pcall(what and show_failures or show_maps, reader, as_json)
+  local fine, problem = pcall(what and show_failures or show_maps, reader, given.json)
   if not fine then return 1, problem end
   return 0
 end

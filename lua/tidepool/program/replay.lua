@@ -13,6 +13,7 @@ local journals = require "tidepool.program.journals"
 local json = require "tidepool.json"
 local run = require "tidepool.program.run"
 local show = require "tidepool.base.show"
+local words = require "tidepool.program.words"
 
 local replay = {}
 
@@ -180,22 +181,15 @@ end
 ---`tidepool replay FILE [MAP] INDEX [--json]`.
 ---@return integer code, string? message
 function replay.main(...)
-  local words, as_json = {}, false
-  for _, word in ipairs { ... } do
-    if word == "--help" then return cli.help "replay" end
-    if word == "--json" then
-      as_json = true
-    elseif word:find "^%-%-" then
-      return 2, ("replay: unknown option '%s' (there are: --json, --help)"):format(word)
-    else
-      words[#words + 1] = word
-    end
-  end
-  if #words < 2 then return 2, "replay what? (tidepool replay FILE [MAP] INDEX; more: tidepool help replay)" end
-  if #words > 3 then return 2, ("replay: '%s' is one too many (tidepool replay FILE [MAP] INDEX)"):format(words[4]) end
-  local index = words[#words]:find "^#?%d+$" and tonumber((words[#words]:gsub("^#", "")))
-  if not index or index < 1 or index >= 2 ^ 40 then return 2, ("replay: '%s' is not the index of an input, from 1"):format(words[#words]) end
-  return main(words[1], #words == 3 and words[2] or nil, index, as_json)
+  local given, wrong = words.parse("replay", { { "--json", "json" } }, ...)
+  if wrong then return 2, wrong end
+  if not given then return cli.help "replay" end
+  if #given < 2 then return 2, "replay what? (tidepool replay FILE [MAP] INDEX; more: tidepool help replay)" end
+  if #given > 3 then return 2, ("replay: '%s' is one too many (tidepool replay FILE [MAP] INDEX)"):format(given[4]) end
+  local last = given[#given]
+  local index = last:find "^#?%d+$" and tonumber((last:gsub("^#", "")))
+  if not index or index < 1 or index >= 2 ^ 40 then return 2, ("replay: '%s' is not the index of an input, from 1"):format(last) end
+  return main(given[1], #given == 3 and given[2] or nil, index, given.json)
 end
 
 return replay
