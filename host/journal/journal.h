@@ -55,7 +55,7 @@ typedef struct tp_journal_map_config {
     uint8_t function[16]; /* of a cache: the function's identity */
     bool is_cache;       /* only `version` and `function` count besides */
     bool keeps_failed;   /* failures of earlier runs are given again */
-    bool runs_all;       /* nothing is taken from the file */
+    bool only_failed;    /* what has not failed in an earlier run is passed over: a result without values (TP_BLOCK_DONE) is in its place */
     bool is_optional;    /* the map goes on when the file cannot be written any more */
     bool explains;       /* reasons are kept, for tp_journal_map_reasons */
 } tp_journal_map_config;

@@ -113,15 +113,6 @@ static int explain(tp_journal_map *m, uint64_t index, tp_journal_reason reason, 
     return 0;
 }
 
-/* The inputs from one index (from 0) up to another, which is none of them, are in no file. */
-static int explain_new(tp_journal_map *m, uint64_t at, uint64_t end)
-{
-    for (; at < end; at++)
-        if (explain(m, at + 1, TP_JOURNAL_NEW, 0))
-            return -1;
-    return 0;
-}
-
 const tp_journal_why *tp_journal_map_reasons(tp_journal_map *m, size_t *n)
 {
     *n = m->are_read ? 0 : m->n_reasons;
@@ -397,8 +388,6 @@ static int look(tp_journal_map *m, tp_sqlite *s, tp_error *err)
 {
     sqlite3_stmt *last;
     m->has_looked = true;
-    if (m->config.runs_all)
-        return 0;
     if (s->prepare_v2(s->db, "select max(id) from items where id between ? and ?", -1, &last, NULL) != SQLITE_OK)
         return tp_sqlite_fail(s, "read it", err);
     s->bind_int64(last, 1, tp_item_id(m->config.map, 0));
@@ -416,6 +405,15 @@ static bool is_same(const finding *f, sqlite3_stmt *from, const tp_tag *tag)
     return identity && f->s->column_bytes(from, COLUMN_IDENTITY) == TP_IDENTITY && memcmp(identity, tag->identity, TP_IDENTITY) == 0;
 }
 
+/* The inputs from one index (from 0) up to another, which is none of them, are in no file. -1: out of memory. */
+static int decide_new(finding *f, uint64_t at, uint64_t end)
+{
+    for (; at < end; at++)
+        if (f->map->config.only_failed ? add_done(f, at) < 0 : explain(f->map, at + 1, TP_JOURNAL_NEW, 0))
+            return -1;
+    return 0;
+}
+
 /* Decides on the input at the index whose row is there. -1: out of memory. */
 static int decide(finding *f, uint64_t at, sqlite3_stmt *from, tp_tag *tag)
 {
@@ -424,6 +422,9 @@ static int decide(finding *f, uint64_t at, sqlite3_stmt *from, tp_tag *tag)
     const char *state = (const char *)f->s->column_text(from, COLUMN_STATE);
     tp_journal_reason reason;
     int added = 0;
+    bool has_failed = state && strcmp(state, "failed") == 0;
+    if (m->config.only_failed && !has_failed)
+        return add_done(f, at) < 0 ? -1 : 0;
     if (version != m->config.version) {
         reason = TP_JOURNAL_CHANGED;
     } else if (!is_same(f, from, tag)) {
@@ -431,7 +432,7 @@ static int decide(finding *f, uint64_t at, sqlite3_stmt *from, tp_tag *tag)
     } else if (state && strcmp(state, "done") == 0) {
         added = add_result(f, at, from, COLUMN_RESULT);
         reason = added > 0 ? TP_JOURNAL_KNOWN : TP_JOURNAL_NOT_KEPT;
-    } else if (state && strcmp(state, "failed") == 0) {
+    } else if (has_failed) {
         int64_t attempts = f->s->column_int64(from, COLUMN_ATTEMPTS);
         tag->attempts = attempts > 0 && attempts < 1 << 30 ? (uint32_t)attempts : 0;
         added = m->config.keeps_failed ? add_failure(f, at, from, COLUMN_FAILURE) : 0;
@@ -460,14 +461,14 @@ static int find(finding *f, const tp_block *b, uint64_t first, tp_error *err)
             s->reset(from);
             return tp_error_set(err, TP_ESYS, "%.300s is damaged: its items are in no order", s->path);
         }
-        memory = explain_new(m, at, next);
+        memory = decide_new(f, at, next);
         if (memory == 0)
             memory = decide(f, next, from, &b->tags[next - first]);
         at = next + 1;
     }
     rc = memory ? tp_error_oom(err, "journal") : rc == SQLITE_DONE ? 0 : tp_sqlite_fail(s, "read it", err);
     s->reset(from);
-    return rc == 0 && explain_new(m, at, f->end) ? tp_error_oom(err, "journal") : rc;
+    return rc == 0 && decide_new(f, at, f->end) ? tp_error_oom(err, "journal") : rc;
 }
 
 /* Gives each input its identity, where it has none yet. */
@@ -565,9 +566,8 @@ int tp_journal_map_recall(tp_journal_map *m, tp_job *job, tp_block *b, tp_block 
     }
     if (!m->has_looked && look(m, f.s, err))
         return -1;
-    if (first >= m->last)
-        return explain_new(m, first, f.end) ? tp_error_oom(err, "journal") : 0;
-    if (find(&f, b, first, err)) {
+    int rc = first < m->last ? find(&f, b, first, err) : decide_new(&f, first, f.end) ? tp_error_oom(err, "journal") : 0;
+    if (rc) {
         tp_block_free_list(f.known);
         return -1;
     }

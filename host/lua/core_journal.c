@@ -157,7 +157,8 @@ static int l_journal_query(lua_State *L)
     return 1;
 }
 
-/* core.journal.map(journal, map, version, run, options) -> map of a journal, for core.job. Options: keeps_failed, runs_all, is_optional, explains. */
+/* core.journal.map(journal, map, version, run, options) -> map of a journal, for core.job. Options: keeps_failed, only_failed,
+ * is_optional, explains. */
 static int l_journal_map(lua_State *L)
 {
     tp_journal *journal = tp_core_check_ref(L, 1, &tp_journal_type);
@@ -167,7 +168,7 @@ static int l_journal_map(lua_State *L)
         .version = (int64_t)luaL_checknumber(L, 3),
         .run = (int64_t)luaL_checknumber(L, 4),
         .keeps_failed = tp_core_get_boolean(L, 5, "keeps_failed"),
-        .runs_all = tp_core_get_boolean(L, 5, "runs_all"),
+        .only_failed = tp_core_get_boolean(L, 5, "only_failed"),
         .is_optional = tp_core_get_boolean(L, 5, "is_optional"),
         .explains = tp_core_get_boolean(L, 5, "explains"),
     };

@@ -367,10 +367,16 @@ function Results:_count(failed, n)
   return n
 end
 
+--- The map gives up: what runs is finished, and then why is raised. What is open of its results is dropped.
+function Results:_halt(why)
+  self.halted = why
+  self.k, self.n = 0, 0
+end
+
 --- The end of a map that has been halted: what runs is stopped, or waited for.
 function Results:_end_halted()
   local job, why = self.job, self.halted
-  if job and self.settings.halt.now then
+  if job and self.settings.halt and self.settings.halt.now then
     core.job.cancel(job)
   elseif job and not self.is_feeding then
     self.has_all_inputs, self.source = true, nil

@@ -18,6 +18,7 @@ app:func { name = "kind" } (function(x) return type(x), x end)
 app:func { name = "kinds" } (function() return true, false, nil, -0.0, -12 end)
 app:func { name = "none" } (function() end)
 app:func { name = "same" } (function(...) return ... end)
+app:func { name = "add" } (function(a, b, c) return a + b, c end)
 app:func { name = "length" } (function(x) return #x end)
 app:func { name = "odd" } (function(x)
   local t = {}
@@ -111,7 +112,7 @@ describe("tidepool map", function()
     mapped({ code = 1, stdout = "", stderr = "tidepool: standard input: line 1 is longer than the limit of 16777216 bytes\n" },
       "cat /dev/zero | $T map job.lua::length")
     refused('--limit: the string "x" is no size of at most 512M, like "64M"', "$T map --limit x job.lua::kind")
-    refused('--limit needs how long a line may be, like "64M"', "$T map job.lua::kind --limit")
+    refused('map: --limit needs how long a line may be, like "64M"', "$T map job.lua::kind --limit")
   end)
 
   it("writes short results of all kinds as it writes long ones", function()
@@ -174,14 +175,15 @@ describe("tidepool map", function()
 
   it("answers a wrong use with one line and exit code 2", function()
     refused("map what? (tidepool map FILE::NAME <INPUT; more: tidepool help map)", "$T map")
-    local all = "kind, kinds, length, none, odd, same, square, sum"
-    refused(("job.lua has several functions: %s (choose one: tidepool map job.lua::kind)"):format(all), "$T map job.lua")
+    local all = "add, kind, kinds, length, none, odd, same, square, sum"
+    refused(("job.lua has several functions: %s (choose one: tidepool map job.lua::add)"):format(all), "$T map job.lua")
     refused(("job.lua has no function 'sqare' (did you mean square? it has: %s)"):format(all), "$T map job.lua::sqare")
     refused(("job.lua has no function 'main' (it has: %s)"):format(all), "$T map job.lua::main")
-    refused("unknown option '--jsn' (did you mean --json?)", "$T map --jsn job.lua::kind")
+    refused("map: unknown option '--jsn' (did you mean --json?)", "$T map --jsn job.lua::kind")
     refused("--json and --text are two meanings of the lines: choose one", "$T map --json --text job.lua::kind")
-    refused("unknown option '--frobnicate' (there are: --json, --text, --keep-going, --limit, and those of tidepool)",
-      "$T map --frobnicate job.lua::kind")
+    contains(mapped({ code = 2, stdout = "" }, "$T map --frobnicate job.lua::kind").stderr,
+      "tidepool: map: unknown option '--frobnicate' (there are: --json, --text, --keep-going, ", "--limit, --help)\n")
+    refused("map: unknown option '--json=1' (did you mean --json?)", "$T map --json=1 job.lua::kind")
     refused("'x' is one too many: the inputs are the lines of standard input", "$T map job.lua::kind x")
     contains(mapped({}, "$T map --help").stdout, "Usage: tidepool map FILE::NAME", "--keep-going")
   end)
@@ -200,6 +202,167 @@ describe("tidepool map", function()
   it("says when its output could not be written", function()
     mapped({ code = 1, stderr = "tidepool: cannot write to standard output: No space left on device\n" },
       "seq 4 | $T map job.lua::kind >/dev/full")
+  end)
+end)
+
+describe("tidepool map, options as of GNU parallel:", function()
+  it("--columns gives fields as arguments, quoted as CSV has it", function()
+    mapped({ stdout = "3\tx\n7\ta,b\n30\ttwo words\n", stderr = "" },
+      [[printf '1,2,x\n3,"4","a,b"\r\n10,20,two words' | $T map --columns , job.lua::add]])
+    mapped({ stdout = "3\tnil\n7\tlast\n" }, [[printf '1\t2\n3\t4\tlast\n' | $T map --columns='\t' job.lua::add]])
+    mapped({ stdout = "3\tnil\n" }, [[printf '1 and 2\n' | $T map --columns ' and ' job.lua::add]])
+    mapped({ stdout = "string\t007\n" }, [[printf '007;8\n' | $T map --columns ';' job.lua::kind]])
+    mapped({ stdout = "string\t7\n" }, [[printf '7;8\n' | $T map --columns ';' --text job.lua::kind]])
+    mapped({ stdout = "\n\t\n" }, [[printf '\n,\n' | $T map --columns , job.lua::same]])
+    mapped({ code = 1, stdout = "3\tnil\n" }, [[printf '1,2\n3;4\n' | $T map --columns , job.lua::add]])
+  end)
+
+  it("--tag writes the input before its results, or its fields", function()
+    mapped({ stdout = "1\t1\n2\t4\n007\t49\n", stderr = "" }, "printf '1\n2\n007\n' | $T map --tag job.lua::square")
+    mapped({ stdout = "1\t2\ta b\t3\ta b\n" }, [[printf '1,2,"a b"\n' | $T map --tag --columns , job.lua::add]])
+    mapped({ code = 1, stdout = "4\t16\n6\t36\n" }, "seq 4 6 | $T map --tag --keep-going job.lua::square")
+    mapped({ code = 1, stdout = "x\t1\n",
+      stderr = "tidepool: line 1: an input with a line end in it, written again, would be two lines\ntidepool: 1 failed\n" },
+      [[printf '"a\nb",1\nx\n' | $T map --tag --keep-going --columns , job.lua::length]])
+    local lines = {}
+    for i = 1, 3000 do lines[i] = ("%d\t%d\n"):format(i, i + 1) end
+    check({ stdout = table.concat(lines), stderr = "" }, "seq 3000 | $T map --tag more.lua",
+      { ["more.lua"] = "require 'tidepool'.App 'x':func { name = 'f' } (function(x) return x + 1 end)" })
+  end)
+
+  it("-0 reads records that end in NUL, with line ends in them", function()
+    mapped({ stdout = "3\n0\n4\n", stderr = "" }, [[printf 'a\nb\0\0last' | $T map -0 job.lua::length]])
+    mapped({ stdout = "4\n" }, [[printf 'a\nb\n' | $T map -0 job.lua::length]])
+    mapped({ stdout = "1\t2\n" }, [[printf '1\n\0' | $T map -0 --json --text job.lua::same 2>/dev/null
+      printf '[1,\n2]\0' | $T map -0 --json job.lua::same | tr , '\t' | tr -d '[]']])
+    mapped({ stdout = "2\tx\n" }, [[printf '1,1,x\0' | $T map -0 --columns , job.lua::add]])
+  end)
+
+  it("--halt ends it after so many failures, of the function or of its results", function()
+    local failing = [[require 'tidepool'.App 'x':func { name = 'f' } (function(x)
+      if x % 3 == 0 then error("three", 0) end
+      return x % 5 == 0 and "two\nlines" or x
+    end)]]
+    local function halted(expected, command)
+      return check(expected, "seq 20 | $T map one.lua " .. command, { ["one.lua"] = failing })
+    end
+    halted({ code = 1, stdout = "1\n2\n4\n",
+      stderr = "tidepool: line 3: three\ntidepool: line 5: a result with a line end in it would be two lines (--json writes it as one)\n"
+        .. "tidepool: the map was halted: 2 of 5 inputs have failed\n" }, "--halt 2")
+    halted({ code = 1, stdout = "1\n2\n", stderr = "tidepool: line 3: three\ntidepool: the map was halted: 1 of 3 inputs have failed\n" }, "--halt=1")
+    contains(halted({ code = 1 }, "--halt 100").stderr, "tidepool: 9 failed\n")
+  end)
+
+  it("--results writes a file for each input, with line ends if it has some", function()
+    mapped({ stdout = "1\n2\n4\n1\n16\n", stderr = "tidepool: line 3: job.lua:4: five\ntidepool: 1 failed\n" },
+      "printf '1\n4\n5\n6\n' | $T map --results out --keep-going job.lua::square; ls out; cat out/1 out/2")
+    mapped({ stdout = "two\nlines\n", stderr = "" }, "echo 6 | $T map --results=out job.lua::odd && cat out/1")
+    mapped({ stdout = '"two\\nlines"\n4\t4\n' },
+      "echo 6 | $T map --json --results a job.lua::odd && echo 4 | $T map --tag --results b job.lua::same && cat a/1 b/1")
+    mapped({ stdout = '{"error":"job.lua:4: five","index":1,"kind":"error"}\n', stderr = "tidepool: 1 failed\n" },
+      "echo 5 | $T map --json --keep-going --results out job.lua::square; cat out/1")
+    mapped({ code = 1, stdout = "1\n", stderr = "" }, "(seq 5 | $T map --results out job.lua::square) 2>/dev/null; c=$?; cat out/1; exit $c")
+  end)
+
+  it("--results takes no folder with files in it, unless there is a journal to go on with", function()
+    mapped({ code = 2, stdout = "4\n",
+      stderr = "tidepool: --results: out is not empty: give another folder, or --journal, with which a run goes on\n" },
+      "mkdir out; echo 2 | $T map --results out job.lua::square; cat out/1; echo 3 | $T map --results out job.lua::square")
+    local done = mapped({}, [[
+      seq 4 5 | $T map --quiet --keep-going --journal run.db --results out job.lua::square 2>/dev/null; echo old >out/2
+      sed -i 's/x == 5/x == 4/' job.lua
+      seq 4 5 | $T map --quiet --keep-going --journal run.db --results out job.lua::square; ls out; cat out/*]])
+    assert.same({ "2\n25\n", "tidepool: line 1: job.lua:4: five\ntidepool: 1 failed\n" }, { done.stdout, done.stderr })
+    mapped({ code = 2, stderr = "tidepool: --results: cannot use job.lua: Not a directory\n" }, "echo 1 | $T map --results job.lua job.lua::square")
+    mapped({ code = 2, stderr = "tidepool: --results: cannot make a/b: No such file or directory\n" },
+      "echo 1 | $T map --results a/b job.lua::square")
+    mapped({ code = 1, stderr = "tidepool: cannot write out/1: Is a directory\n" },
+      "mkdir -p out/1; echo 1 | $T map --quiet --journal run.db --results out job.lua::square")
+  end)
+
+  it("say what is wrong with them", function()
+    refused("--json and --text are two meanings of the lines: choose one", "$T map --json --text job.lua::kind")
+    refused("--json and --columns are two meanings of the lines: choose one", "$T map --json --columns , job.lua::kind")
+    refused("--json and --tag are two forms of the output: choose one", "$T map --json --tag job.lua::kind")
+    refused('map: --columns needs what separates fields, like "," or "\\t"', "$T map job.lua::kind --columns")
+    refused('map: --columns needs what separates fields, like "," or "\\t"', "$T map job.lua::kind --columns=")
+    refused('map: --columns needs what separates fields, like "," or "\\t"', "$T map --columns --text job.lua::kind")
+    refused([[--columns: the string "\"" cannot be or follow a quote: fields may be in quotes]], [[$T map --columns '"' job.lua::kind]])
+    refused([[--columns: the string "aaaaaaaaaaaaaaaaa" is longer than 16 bytes]], [[$T map --columns aaaaaaaaaaaaaaaaa job.lua::kind]])
+    refused([[--columns: the string "\n" is what ends a line]], [[$T map --columns '
+' job.lua::kind]])
+    refused('--halt: the string "0" is no number of failures, from 1', "$T map --halt 0 job.lua::kind")
+    refused('--halt: the string "10%" is no number of failures, from 1', "$T map --halt 10% job.lua::kind")
+    refused("map: --halt needs a number of failures, like 3", "$T map job.lua::kind --halt")
+    refused("map: --results needs a folder", "$T map job.lua::kind --results")
+    refused("--retry-failed needs --journal FILE, which says what has failed", "$T map --retry-failed job.lua::kind")
+  end)
+end)
+
+describe("tidepool map --journal", function()
+  --- The files that a function notes its inputs in, and a job that fails for inputs that are in the file `bad`.
+  local noting = [[
+    local tidepool = require "tidepool"
+    tidepool.App "p":func { name = "f" } (function(x)
+      local ran = io.open("ran", "a")
+      ran:write(tostring(x), " ")
+      ran:close()
+      local bad = io.open "bad"
+      if bad and (" " .. bad:read "*l" .. " "):find(" " .. x .. " ", 1, true) then error("bad", 0) end
+      return x
+    end)
+  ]]
+  local map = "$T map -w 1 --journal run.db job.lua "
+  local function noted(expected, command)
+    return check(expected, command, { ["job.lua"] = noting })
+  end
+
+  it("runs what is new, or another line than before at its place", function()
+    noted({ stdout = "a\nb\nc\na b c \na\nb\nc\na\nX\nc\nd\nX d \n",
+      stderr = "tidepool: f: all 3 from run.db\ntidepool: f: 2 of 4 from run.db; 2 run: 1 is new, 1 is another input than before\n" }, [[
+      printf 'a\nb\nc\n' | ]] .. map .. [[; cat ran; echo; rm ran
+      printf 'a\nb\nc\n' | ]] .. map .. [[; cat ran 2>/dev/null
+      printf 'a\nX\nc\nd\n' | ]] .. map .. [[; cat ran; echo]])
+  end)
+
+  it("goes on where it was interrupted, and says that it can", function()
+    local stopped = noting:gsub("return x\n", [[
+      while x == 2000 and io.open "stop" do os.execute "kill -INT $PPID; sleep 0.1" end
+      return x
+]])
+    local done = check({}, [[
+      touch stop; seq 3000 | ]] .. map .. [[ >out; rm stop ran
+      seq 3000 | ]] .. map .. [[ | md5sum; seq 3000 | md5sum; wc -w <ran]], { ["job.lua"] = stopped })
+    local sum, expected, ran = done.stdout:match "^(%x+)[^\n]*\n(%x+)[^\n]*\n(%d+)\n$"
+    assert.equal(expected, sum, done.stdout)
+    assert.truthy(tonumber(ran) < 3000, done.stdout)
+    assert.truthy(done.stderr:find "^tidepool: interrupted %(%d+ of 3000 results delivered%); run the same command again to finish the other %d+\n"
+      or done.stderr:find "^tidepool: interrupted %(%d+ results delivered%); run the same command again to go on\n", done.stderr)
+    contains(done.stderr, "of 3000 from run.db; ")
+  end)
+
+  it("--retry-failed runs what failed, whatever has changed, and nothing else", function()
+    noted({ code = 1, stdout = "1\n3\n1 2 3 4 \n4\n2 4 \n1\n3\n4\n5\n2 5 ", stderr = [[
+tidepool: line 2: bad
+tidepool: line 4: bad
+tidepool: 2 failed
+tidepool: line 2: bad
+tidepool: f: 2 that failed before run again
+tidepool: 1 failed
+tidepool: line 2: bad
+tidepool: f: 3 of 5 from run.db; 2 run: 1 is new, 1 failed before
+tidepool: 1 failed
+]] }, [[
+      echo 2 4 >bad; seq 4 | ]] .. map .. [[ --keep-going; cat ran; echo; rm ran
+      echo 2 >bad; seq 5 | ]] .. map .. [[ --keep-going --retry-failed; cat ran; echo; rm ran
+      seq 5 | ]] .. map .. [[ --keep-going; c=$?; cat ran; exit $c]])
+    noted({ stdout = "xx\ttrue\n", stderr = "tidepool: f: 1 that failed before runs again\n" }, [[
+      echo 2 >bad; seq 40 | ]] .. map .. [[ --keep-going >/dev/null 2>&1; sed -i 's/return x/return true/; /error/d' job.lua
+      (echo 1; echo xx; seq 3 40) | ]] .. map .. " --keep-going --retry-failed --tag")
+    noted({ stdout = "", stderr = "tidepool: f: 0 that failed before run again\n" }, "seq 9 | " .. map .. " --retry-failed")
+    noted({ stdout = "2\n1 2 2 ", stderr = "" }, [[
+      echo 2 >bad; seq 2 | ]] .. map .. [[ --json >/dev/null 2>&1; rm bad; seq 2 | ]] .. map .. [[ --json --retry-failed --quiet --results out
+      cat out/*; cat ran]])
   end)
 end)
 

@@ -117,7 +117,7 @@ local n = 0
 while n < kills do
   local executor = executors[n % #executors + 1]
   local code, said, over = run(executor, 0.01 + math.random() * whole_s)
-  if code == 137 then
+  if code == 137 or code == 124 then -- 124: it came to its end at that very moment
     n = n + 1
     check_file(over)
   elseif code == 0 then

@@ -162,7 +162,7 @@ local Map = {}
 Map.__index = Map
 
 --- Opens the journal of a map of the Function f. `spec` is the checked option. Gives the map's part of it, or nil where it is optional and cannot
---- be had.
+--- be had. It may say only_failed, too (`tidepool map --retry-failed`): what has not failed before is passed over.
 ---@param who string  for messages: "Function:map"
 function journal.open(who, f, spec, total)
   local fine, result = pcall(function()
@@ -172,8 +172,12 @@ function journal.open(who, f, spec, total)
     local j = open(spec.file)
     local name = name_of(j, spec.name, f.name)
     local map, version = find_rows(j, name, f, parts, total)
-    local settings = { keeps_failed = spec.failed == "keep", is_optional = spec.optional, explains = explains }
-    local self = setmetatable({ journal = j, name = name, parts = parts, number = map, version = version, is_optional = spec.optional }, Map)
+    local settings = {
+      keeps_failed = spec.failed == "keep", only_failed = spec.only_failed, is_optional = spec.optional, explains = explains,
+    }
+    local self = setmetatable({
+      journal = j, name = name, parts = parts, number = map, version = version, is_optional = spec.optional, only_failed = spec.only_failed,
+    }, Map)
     self.handle = core.journal.map(j.handle, map, version, j.run, settings)
     j.taken[name] = true
     j.n_open = j.n_open + 1
@@ -217,6 +221,7 @@ local function account(self)
   local known, new, changed, input, failed, not_kept, versions = core.journal.counts(self.handle)
   local ran = new + changed + input + failed + not_kept
   local file = self.journal.path:match "[^/]*$"
+  if self.only_failed then return ("%s: %d that failed before %s again"):format(self.name, ran, ran == 1 and "runs" or "run") end
   if known + ran == new then return nil end
   if ran == 0 then return ("%s: %s from %s"):format(self.name, known == 1 and "its one result" or ("all %d"):format(known), file) end
   local why = {}

@@ -5,7 +5,7 @@ local cli = {}
 local overview = [==[
 Usage: tidepool [options] [script [arguments]]
        tidepool run FILE[::NAME] [--key value ...] [arguments]
-       tidepool map FILE::NAME [--json|--text] [--keep-going] <INPUT >OUTPUT
+       tidepool map FILE::NAME [options] <INPUT >OUTPUT
        tidepool journal FILE [failures] [--json]
        tidepool replay FILE [MAP] INDEX [--json]
        tidepool cache [FILE] [forget [FUNCTION]] [--json]
@@ -104,7 +104,22 @@ The first failure ends it, with exit code 1; a result with a line end in it is o
                  null is tidepool.null; empty lists stay lists, and tidepool.json marks them
   --keep-going   failures do not end it: without --json they are on standard error
                  only. The exit code is 1 if there were any
+  --halt N       the same, until N have failed: what runs then is finished, and no more
+                 is begun
+  --columns SEP  the fields of a line are arguments: SEP is between them ("\t": a tab);
+                 one may be in quotes, as CSV has it, with line ends and "" in it
+  -0             what is read ends in NUL, not in a line end, as find -print0 writes it
   --limit SIZE   how long a line may be (default: 16M): a longer one ends it
+  --tag          each line of output begins with the input and a tab; with --columns with
+                 its fields
+  --results DIR  the line that input N gives goes into the file DIR/N, with line ends in it
+                 if it has some, and nothing to standard output. An input that fails has
+                 none (with --json: what --json writes of it). DIR is made; one that has
+                 files in it is taken only with --journal, and written over
+  --journal FILE the same command, run again, does only what is missing: lines that are
+                 new, that are others than before at their place, or that failed
+  --retry-failed with --journal: the same input again, of which only what has failed before
+                 runs, and is written
   -w N, --progress, --quiet, ...      as for any script
 ]==]
 

@@ -1,10 +1,12 @@
 --- `tidepool map FILE::NAME`: lines of standard input through a function of an app, to lines of standard output, in order.
 --
 -- Lines are read as they come (lines.lua) and results are written as they are there: nothing waits for the end of the input, and an
--- endless one is fine. One input is one line of output, but for those that fail with --keep-going: a result that is no line fails, too.
+-- endless one is fine. One input is one line of output, or with --results one file, but for those that fail with --keep-going: a result that is
+-- no line fails, too.
 
 local abi = require "tidepool.base.abi"
 local check = require "tidepool.base.check"
+local cli = require "tidepool.program.cli"
 local core = require "tidepool.core"
 local failure = require "tidepool.failure"
 local ffi = require "ffi"
@@ -15,10 +17,11 @@ local lines = require "tidepool.engine.inputs.lines"
 local options = require "tidepool.options"
 local run = require "tidepool.program.run"
 local show = require "tidepool.base.show"
+local words = require "tidepool.program.words"
 
 local pipe = {}
 
-local FIRST = 64     -- lines of JSON that are pushed at once,
+local FIRST = 64     -- lines of JSON, or that are written again, that are pushed at once,
 local ENOUGH = 2^20  -- or bytes of them
 
 ffi.cdef [[
@@ -34,28 +37,55 @@ local function number_of(text)
   return number and show.number(number) == text and number or nil
 end
 
---- Pushes a line of JSON; a line that is none fails by itself.
-local function push_json(job, line, count)
-  local fine, value = json.decode(line)
-  if fine then return core.job.add(job, value) end
-  core.job.push(job)
-  core.job.push_failure(job, abi.kind.USAGE, ("line %d is %s"):format(count, value))
-  return false
+local function plain_text(value)
+  local kind = type(value)
+  return kind == "string" and value or kind == "number" and show.number(value) or show.value(value)
 end
 
---- Fills a job as core.lines.fill does, with the values of JSON that the lines are.
-local function new_json_fill()
+--- The values as one line, with tabs between them.
+local function plain_line(...)
+  local n, values = select("#", ...), { ... }
+  local texts = {}
+  for i = 1, n do texts[i] = plain_text(values[i]) end
+  return table.concat(texts, "\t")
+end
+
+--- Pushes a line of JSON; a line that is none fails by itself. Gives whether there is room for more, and the bytes that it has.
+local function push_json(job, count, line)
+  local fine, value = json.decode(line)
+  if fine then return core.job.add(job, value), #line end
+  core.job.push(job)
+  core.job.push_failure(job, abi.kind.USAGE, ("line %d is %s"):format(count, value))
+  return false, #line
+end
+
+--- Pushes a line, or its fields, and keeps in `tags` by its index what is to be written of it again. As push_json.
+local function tag_pusher(tags)
+  return function(job, count, ...)
+    local has_room = core.job.add(job, ...)
+    tags[count] = plain_line(...)
+    return has_room, #tags[count]
+  end
+end
+
+--- Fills a job as core.lines.fill does, with what push(job, number of the line, line or its fields) makes of each line.
+local function new_fill(push)
   local count = 0
   return function(reader, job, room, wait_ms)
-    local n, bytes, has_room, is_over = 0, 0, true, false
-    while n < math.min(room, FIRST) and bytes < ENOUGH and has_room do
-      local line, ends, why = core.lines.take(reader, n == 0 and wait_ms or 0)
-      if why and n == 0 then return nil, why end
-      is_over = ends or false
-      if not line then break end
-      n, bytes, count = n + 1, bytes + #line, count + 1
-      has_room = push_json(job, line, count)
+    local n, bytes, has_room, is_over, why = 0, 0, true, false, nil
+    local function take(line, ...)
+      if line == nil then
+        is_over, why = ...
+        return false
+      end
+      n, count = n + 1, count + 1
+      local more
+      has_room, more = push(job, count, line, ...)
+      bytes = bytes + more
+      return true
     end
+    while n < math.min(room, FIRST) and bytes < ENOUGH and has_room and take(core.lines.take(reader, n == 0 and wait_ms or 0)) do end
+    if why and n == 0 then return nil, why end
     core.job.push(job)
     return n, is_over and n == 0
   end
@@ -64,25 +94,26 @@ end
 --- The source of a map over the lines of standard input.
 local function new_source(settings)
   local to_number = not settings.json and not settings.text and number_of or nil
-  local reader = core.lines.open(0, "\n", nil, settings.limit or lines.LIMIT, false, to_number)
-  return lines.source_of(reader, function() io.stdout:flush() end, settings.json and new_json_fill())
+  local reader = core.lines.open(0, settings.separator, settings.columns, settings.limit or lines.LIMIT, false, to_number)
+  local push = settings.json and push_json or settings.tags and tag_pusher(settings.tags)
+  return lines.source_of(reader, function() io.stdout:flush() end, push and new_fill(push))
 end
 
 -- ---- results ----
 
-local function plain_text(value)
-  local kind = type(value)
-  return kind == "string" and value or kind == "number" and show.number(value) or show.value(value)
+--- The results as one line. Raises when they are none; what goes to a file of its own may have line ends.
+local function result_line(settings, index, ...)
+  local line = plain_line(...)
+  if settings.tags then line = settings.tags[index] .. "\t" .. line end
+  if not settings.results and line:find("\n", 1, true) then
+    error(settings.tags and settings.tags[index]:find("\n", 1, true) and "an input with a line end in it, written again, would be two lines"
+      or "a result with a line end in it would be two lines (--json writes it as one)", 0)
+  end
+  return line
 end
 
---- The results as one line. Raises when they are none.
-local function plain_line(...)
-  local n, values = select("#", ...), { ... }
-  local texts = {}
-  for i = 1, n do texts[i] = plain_text(values[i]) end
-  local line = table.concat(texts, "\t")
-  if line:find("\n", 1, true) then error("a result with a line end in it would be two lines (--json writes it as one)", 0) end
-  return line
+local function encode_results(_, _, ...)
+  return json.encode_results(...)
 end
 
 local function json_failure(f)
@@ -96,22 +127,38 @@ end
 --- The line that these results are, or the failure that takes their place.
 local function line_of(f, settings, index, ...)
   if is_failure_of(index, (...)) then return nil, (...) end
-  local fine, line = pcall(settings.json and json.encode_results or plain_line, ...)
+  local fine, line = pcall(settings.json and encode_results or result_line, settings, index, ...)
   if fine then return line end
   return nil, failure.new { kind = abi.kind.CODEC, message = tostring(line), index = index, function_name = f.name, attempts = 0 }
 end
 interpret(line_of)
 
+--- Writes a line: to standard output, or with --results as the file of this input, which has none where it has no line.
+local function put_line(settings, index, line)
+  if not settings.results then return line and io.write(line, "\n") end
+  local path = ("%s/%d"):format(settings.results, index)
+  if not line then return os.remove(path) end
+  local file, why = io.open(path, "wb")
+  if file then
+    local fine, problem = file:write(line, "\n")
+    local closed, later = file:close()
+    why = not fine and problem or not closed and later
+  end
+  if why then error(("cannot write %s: %s"):format(path, (why:gsub("^.*: ", ""))), 0) end
+end
+
 --- Writes one result; true unless it is a failure. Raises that when the rest is not to go on.
 local function write(f, settings, index, ...)
   local line, failed = line_of(f, settings, index, ...)
+  if settings.tags then settings.tags[index] = nil end
   if line then
-    io.write(line, "\n")
+    put_line(settings, index, line)
   elseif not settings.keep_going then
     error(failed, 0)
   elseif settings.json then
-    io.write(json_failure(failed), "\n")
+    put_line(settings, index, json_failure(failed))
   else
+    put_line(settings, index, nil)
     core.io.warn(("tidepool: line %d: %s\n"):format(index, show.plain(failed.message, true)))
   end
   return line ~= nil
@@ -226,59 +273,134 @@ local function write_block(results)
   results.k = k
 end
 
+--- What has not failed before is passed over: the index behind a block of that.
+local function pass_over(results, settings)
+  if settings.tags then
+    for k = results.k, results.n - 1 do settings.tags[results.first + k] = nil end
+  end
+  results.k = results.n
+end
+
 local function map(f, settings)
-  local results = func.start(f, new_source(settings), { return_exceptions = settings.keep_going }, {})
+  local results = func.start(f, new_source(settings), { return_exceptions = settings.keep_going, journal = settings.journal }, {})
+  local is_plain = not (settings.json or settings.tags or settings.results)
   local failed = 0
   local function take(index, ...)
     if index == nil then return false end
-    if not write(f, settings, index, ...) then failed = failed + 1 end
+    if not write(f, settings, index, ...) then
+      failed = failed + 1
+      if failed == settings.halt then results:_halt(("%d of %d inputs have failed"):format(failed, index)) end
+    end
     return true
   end
+  local goes_on
   repeat
-    local goes_on = take(results())
-    if goes_on and not settings.json then write_block(results) end
+    local what, index, value = results:_advance()
+    if what == "block" and results.is_done then
+      pass_over(results, settings)
+      goes_on = true
+    elseif what == "block" then
+      goes_on = take(results())
+      if goes_on and is_plain then write_block(results) end
+    else
+      goes_on = take(index, value)
+    end
   until not goes_on
   return failed
 end
 
+-- ---- folders ----
+
+ffi.cdef [[
+  int tidepool_mkdir(const char *, unsigned) __asm__("mkdir");
+  void *tidepool_opendir(const char *) __asm__("opendir");
+  void *tidepool_readdir(void *) __asm__("readdir");
+  int tidepool_closedir(void *) __asm__("closedir");
+  char *tidepool_strerror(int) __asm__("strerror");
+]]
+
+local EEXIST = 17
+local ENTRIES_OF_EMPTY = 2 -- "." and ".."
+
+local function errno_text()
+  return ffi.string(ffi.C.tidepool_strerror(ffi.errno()))
+end
+
+--- Makes the folder for --results. One that is there must be empty, unless its files are those of the run that a journal has. Gives what is wrong.
+local function make_folder(path, may_go_on)
+  if path:find "%z" then return "has a zero byte in it" end
+  if ffi.C.tidepool_mkdir(path, 511) == 0 then return nil end -- 0777, without what the umask takes
+  if ffi.errno() ~= EEXIST then return ("cannot make %s: %s"):format(path, errno_text()) end
+  local folder = ffi.C.tidepool_opendir(path)
+  if folder == nil then return ("cannot use %s: %s"):format(path, errno_text()) end
+  local n = 0
+  while n <= ENTRIES_OF_EMPTY and ffi.C.tidepool_readdir(folder) ~= nil do n = n + 1 end
+  ffi.C.tidepool_closedir(folder)
+  if n > ENTRIES_OF_EMPTY and not may_go_on then
+    return ("%s is not empty: give another folder, or --journal, with which a run goes on"):format(path)
+  end
+end
+
 -- ---- the command ----
 
-local flags = { ["--json"] = "json", ["--text"] = "text", ["--keep-going"] = "keep_going" }
+local rows = {
+  { "--json", "json" },
+  { "--text", "text" },
+  { "--keep-going", "keep_going" },
+  { "--halt", "halt", needs = "a number of failures, like 3" },
+  { "--retry-failed", "retry_failed" },
+  { "--columns", "columns", needs = 'what separates fields, like "," or "\\t"' },
+  { "--tag", "tag" },
+  { "--results", "results", needs = "a folder" },
+  { "-0", "nul" },
+  { "--limit", "limit", needs = 'how long a line may be, like "64M"' },
+}
+
+--- What is wrong with the options together, or with their values, which become what they mean; nil when nothing is.
+local function trouble_with(given)
+  given.separator = given.nul and "\0" or "\n"
+  if given.limit then
+    local limit = options.size(given.limit)
+    if not limit or limit > lines.LIMIT_MAX then return ('--limit: %s is no size of at most 512M, like "64M"'):format(check.show(given.limit)) end
+    given.limit = limit
+  end
+  if given.halt then
+    local n = given.halt:find "^%d+$" and tonumber(given.halt)
+    if not n or n < 1 then return ("--halt: %s is no number of failures, from 1"):format(check.show(given.halt)) end
+    given.halt, given.keep_going = n, true
+  end
+  if given.columns then
+    given.columns = given.columns:gsub("^\\t$", "\t")
+    local wrong = lines.trouble_with(given.columns, given.separator)
+    if wrong then return ("--columns: %s %s"):format(check.show(given.columns):gsub("\\\n", "\\n"), wrong) end
+  end
+  for _, other in ipairs { "text", "columns", "tag" } do
+    if given.json and given[other] then
+      return ("--json and --%s are two %s: choose one"):format(other, other == "tag" and "forms of the output" or "meanings of the lines")
+    end
+  end
+  if given.tag then given.tags = {} end
+  if given.retry_failed then
+    if not core.journal_default then return "--retry-failed needs --journal FILE, which says what has failed" end
+    given.journal = { file = core.journal_default.file, only_failed = true }
+  end
+end
 
 ---`tidepool map`: the words after it, without the host's own options.
 ---@return integer code, string? message
 function pipe.main(...)
-  local settings, target = {}, nil
-  local wants_limit = false
-  for _, word in ipairs { ... } do
-    if word == "--help" then return require "tidepool.program.cli".help "map" end
-    local limit = wants_limit and word or word:match "^%-%-limit=(.*)$"
-    if limit then
-      wants_limit = false
-      settings.limit = options.size(limit)
-      if not settings.limit or settings.limit > lines.LIMIT_MAX then
-        return 2, ('--limit: %s is no size of at most 512M, like "64M"'):format(check.show(limit))
-      end
-    elseif word == "--limit" then
-      wants_limit = true
-    elseif flags[word] then
-      settings[flags[word]] = true
-    elseif word:find "^%-" then
-      local near = check.nearest(word, { "--json", "--text", "--keep-going", "--limit", "--help" })
-      return 2, ("unknown option '%s' (%s)"):format(word, near and "did you mean " .. near .. "?"
-        or "there are: --json, --text, --keep-going, --limit, and those of tidepool")
-    elseif target then
-      return 2, ("'%s' is one too many: the inputs are the lines of standard input"):format(word)
-    else
-      target = word
-    end
-  end
-  if wants_limit then return 2, '--limit needs how long a line may be, like "64M"' end
-  if settings.json and settings.text then return 2, "--json and --text are two meanings of the lines: choose one" end
+  local given, wrong = words.parse("map", rows, ...)
+  if not given and not wrong then return cli.help "map" end
+  wrong = wrong or trouble_with(given)
+  if wrong then return 2, wrong end
+  local target, extra = given[1], given[2]
+  if extra then return 2, ("'%s' is one too many: the inputs are the lines of standard input"):format(extra) end
   if not target then return 2, "map what? (tidepool map FILE::NAME <INPUT; more: tidepool help map)" end
   local f, problem, code = run.load_function(target)
   if not f then return code, problem end
-  local failed = map(f, settings)
+  wrong = given.results and make_folder(given.results, core.journal_default)
+  if wrong then return 2, "--results: " .. wrong end
+  local failed = map(f, given)
   if failed > 0 then return 1, ("%d failed"):format(failed) end
   return 0
 end

@@ -62,6 +62,13 @@ local function check_path(path)
   if why then check.fail("tidepool.lines: cannot read %s: %s", path, why) end
 end
 
+--- Why this cannot separate the fields of lines that end so; nil when it can.
+function lines.trouble_with(columns, separator)
+  if #columns > SEPARATOR_MAX then return ("is longer than %d bytes"):format(SEPARATOR_MAX) end
+  if (columns .. separator):find '"' then return "cannot be or follow a quote: fields may be in quotes" end
+  if columns == separator then return "is what ends a line" end
+end
+
 --- The lines of files, one after the other, as inputs of a map; or of a loop.
 ---@param from string|table|file*  a path, a list of paths, or an open file
 ---@param given table?             options: separator, columns, limit
@@ -71,15 +78,9 @@ function lines.new(from, given, extra)
   if given ~= nil and type(given) ~= "table" then check.fail("tidepool.lines: expected a table of options, got %s", check.show(given)) end
   local settings = options.check("tidepool.lines", options.of_lines, given or {})
   local self = { separator = settings.separator or "\n", columns = settings.columns, limit = settings.limit or lines.LIMIT }
-  for _, name in ipairs { "separator", "columns" } do
-    if self[name] and #self[name] > SEPARATOR_MAX then
-      check.fail("tidepool.lines: option '%s' is longer than %d bytes", name, SEPARATOR_MAX)
-    end
-  end
-  if self.columns and (self.columns .. self.separator):find '"' then
-    check.fail 'tidepool.lines: fields may be in quotes: none can separate them'
-  end
-  if self.columns == self.separator then check.fail "tidepool.lines: options 'separator' and 'columns' are the same" end
+  if #self.separator > SEPARATOR_MAX then check.fail("tidepool.lines: option 'separator' is longer than %d bytes", SEPARATOR_MAX) end
+  local wrong = self.columns and lines.trouble_with(self.columns, self.separator)
+  if wrong then check.fail("tidepool.lines: option 'columns' %s", wrong) end
   if self.limit > lines.LIMIT_MAX then check.fail("tidepool.lines: option 'limit' is at most 512M, got %s", check.show(given.limit)) end
   if io.type(from) == "file" then
     self.file = from
