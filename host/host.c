@@ -44,7 +44,7 @@ int tp_host_open(tp_host **out, const tp_config *config, tp_error *err)
         goto no_runtime;
     if (tp_loop_open(host, err))
         goto no_loop;
-    if (tp_array_pool_open(&host->arrays, err))
+    if (tp_array_pool_open(&host->arrays, host->fork_mark, err))
         goto no_arrays;
     if (tp_engine_open(&host->engine, err))
         goto no_engine;

@@ -1,27 +1,60 @@
 /* array.c: the memory of typed arrays, and the pool of what is free. */
 #include "base/array.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <uv.h>
+
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000 /* kernels before 4.17 take the address for a wish */
+#endif
 
 enum {
     PAGE = 4096,
-    HUGE_PAGE = 2 << 20,        /* larger arrays ask for huge pages: fewer faults */
-    KEPT_BYTES_MAX = 1 << 30,   /* free memory that is kept: as much as waits for the collector (lua/tidepool/array.lua) */
-    OWNED_BYTES_MAX = 256 << 20 /* of it, what the system may not take when it needs memory */
+    HUGE_PAGE = 2 << 20,       /* larger arrays ask for huge pages: fewer faults */
+    KEPT_BYTES_MAX = 256 << 20, /* free memory that is kept */
+    FILE_STEP = 1 << 30,       /* the file grows by this much: it has holes where nothing was written */
+    CHUNK = 4 << 20,           /* small arrays lie in chunks that are mapped at once: a process has 65,530 mappings at most */
+    SMALL_MAX = CHUNK / 4,
+    MAPPINGS_MAX = 64          /* that a worker process keeps of what it has given back */
 };
+
+typedef struct mapping {
+    uint64_t at, capacity, used; /* when it was given back; 0: there is none */
+    void *data;
+} mapping;
 
 struct tp_array_pool {
     _Atomic size_t live; /* bytes; relaxed: only a count */
+    const volatile char *fork_mark;
     uv_mutex_t lock;
     /* ---- guarded by lock ---- */
     tp_array *free; /* without owners, the one that was freed last first */
     size_t kept; /* bytes */
+    int file;    /* NO_FILE_YET, or -1: there can be none */
+    uint64_t file_size, file_used;
+    char *chunk; /* what is left of one */
+    size_t chunk_left;
+    int64_t chunk_at;
+
+    /* ---- in a worker process, its thread's ---- */
+    bool borrows;
+    int lent; /* the host's file */
+    void (*returned)(void *user, const tp_array *a);
+    void *user;
+    mapping mappings[MAPPINGS_MAX];
+    uint64_t tick;
 };
+
+enum { NO_FILE_YET = -2 };
 
 size_t tp_type_size(tp_type type)
 {
@@ -46,7 +79,7 @@ void tp_make_canonical(tp_type type, void *column, size_t n)
     }
 }
 
-int tp_array_pool_open(tp_array_pool **out, tp_error *err)
+int tp_array_pool_open(tp_array_pool **out, const volatile char *fork_mark, tp_error *err)
 {
     tp_array_pool *pool = calloc(1, sizeof *pool);
     if (!pool)
@@ -55,6 +88,8 @@ int tp_array_pool_open(tp_array_pool **out, tp_error *err)
         free(pool);
         return tp_error_set(err, TP_ESYS, "cannot create a lock");
     }
+    pool->fork_mark = fork_mark;
+    pool->file = NO_FILE_YET;
     *out = pool;
     return 0;
 }
@@ -64,11 +99,133 @@ size_t tp_array_pool_live(const tp_array_pool *pool)
     return atomic_load_explicit(&pool->live, memory_order_relaxed);
 }
 
-static void free_list(tp_array *a)
+/* ---- the file ---- */
+
+/* With this setting the system gives no more memory than it has, and a page of a file that it has none for ends the process (SIGBUS) when it is touched. */
+static bool is_strict(void)
+{
+    char mode = 0;
+    int fd = open("/proc/sys/vm/overcommit_memory", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? read(fd, &mode, 1) : 0;
+    if (fd >= 0)
+        close(fd);
+    return n != 1 || mode == '2';
+}
+
+/* Sealed against shrinking, and further seals: nobody who has it can make what is mapped of it inaccessible. */
+static int open_file(void)
+{
+    int fd = is_strict() ? -1 : memfd_create("tidepool-arrays", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd >= 0 && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL)) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+/* Locked. */
+static int file_of(tp_array_pool *pool)
+{
+    if (pool->file == NO_FILE_YET)
+        pool->file = open_file();
+    return pool->file;
+}
+
+int tp_array_pool_file(tp_array_pool *pool)
+{
+    uv_mutex_lock(&pool->lock);
+    int file = file_of(pool);
+    uv_mutex_unlock(&pool->lock);
+    return file;
+}
+
+/* Locked. Is the file that long now? Its pages come when they are written. */
+static bool grow_file(tp_array_pool *pool, uint64_t size)
+{
+    struct rlimit limit;
+    uint64_t wanted = (size + FILE_STEP - 1) / FILE_STEP * FILE_STEP;
+    if (size <= pool->file_size)
+        return true;
+    if (getrlimit(RLIMIT_FSIZE, &limit) || limit.rlim_cur < wanted) /* going beyond is answered with SIGXFSZ */
+        return false;
+    int rc;
+    do {
+        rc = ftruncate(pool->file, (off_t)wanted);
+    } while (rc && errno == EINTR);
+    struct stat s;
+    if (rc && (fstat(pool->file, &s) || (uint64_t)s.st_size < wanted)) /* a process that has it may have made it longer */
+        return false;
+    pool->file_size = wanted;
+    return true;
+}
+
+/* Locked. Maps a part of the file that was never used; NULL: there is none. */
+static void *map_part(tp_array_pool *pool, size_t size, int64_t *at)
+{
+    uint64_t unit = size >= HUGE_PAGE ? HUGE_PAGE : PAGE, from = (pool->file_used + unit - 1) / unit * unit;
+    if (file_of(pool) < 0 || from + size > INT64_MAX / 2 || !grow_file(pool, from + size))
+        return NULL;
+    void *data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, pool->file, (off_t)from);
+    if (data == MAP_FAILED)
+        return NULL;
+    pool->file_used = from + size;
+    *at = (int64_t)from;
+    return data;
+}
+
+/* Locked. The same for a small one. */
+static void *cut(tp_array_pool *pool, size_t size, int64_t *at)
+{
+    if (pool->chunk_left < size) {
+        int64_t chunk_at;
+        void *chunk = map_part(pool, CHUNK, &chunk_at);
+        if (!chunk)
+            return NULL;
+        if (pool->chunk_left > 0)
+            munmap(pool->chunk, pool->chunk_left);
+        pool->chunk = chunk;
+        pool->chunk_at = chunk_at;
+        pool->chunk_left = CHUNK;
+    }
+    void *data = pool->chunk;
+    *at = pool->chunk_at;
+    pool->chunk += size;
+    pool->chunk_at += (int64_t)size;
+    pool->chunk_left -= size;
+    return data;
+}
+
+/* Nobody uses the part any more: its pages go back to the system. A forked child leaves its parent's alone. */
+static void give_back(tp_array_pool *pool, const tp_array *a)
+{
+    munmap(a->data, a->capacity);
+    if (a->at >= 0 && *pool->fork_mark)
+        fallocate(pool->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)a->at, (off_t)a->capacity);
+}
+
+/* Its memory: NULL when there is none. Shared if it can be. */
+static void *map(tp_array_pool *pool, tp_array *a, size_t capacity)
+{
+    void *data = NULL;
+    if (!pool->borrows && *pool->fork_mark) {
+        uv_mutex_lock(&pool->lock);
+        data = capacity <= SMALL_MAX ? cut(pool, capacity, &a->at) : map_part(pool, capacity, &a->at);
+        uv_mutex_unlock(&pool->lock);
+    }
+    if (data)
+        return data;
+    a->at = -1;
+    data = mmap(NULL, capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return data == MAP_FAILED ? NULL : data;
+}
+
+/* ---- what is free ---- */
+
+static void free_list(tp_array_pool *pool, tp_array *a)
 {
     while (a) {
         tp_array *next = a->next;
-        munmap(a->data, a->capacity);
+        give_back(pool, a);
         free(a);
         a = next;
     }
@@ -79,7 +236,11 @@ void tp_array_pool_close(tp_array_pool *pool)
     if (!pool)
         return;
     TP_ASSERT(tp_array_pool_live(pool) == 0);
-    free_list(pool->free);
+    free_list(pool, pool->free);
+    if (pool->chunk_left > 0)
+        munmap(pool->chunk, pool->chunk_left);
+    if (pool->file >= 0)
+        close(pool->file);
     uv_mutex_destroy(&pool->lock);
     free(pool);
 }
@@ -104,11 +265,6 @@ static tp_array *find(tp_array_pool *pool, size_t capacity)
 static void keep(tp_array_pool *pool, tp_array *a)
 {
     uv_mutex_lock(&pool->lock);
-    bool is_much = pool->kept + a->capacity > OWNED_BYTES_MAX;
-    uv_mutex_unlock(&pool->lock);
-    if (is_much)
-        madvise(a->data, a->capacity, MADV_FREE); /* until it is written again */
-    uv_mutex_lock(&pool->lock);
     a->next = pool->free;
     pool->free = a;
     pool->kept += a->capacity;
@@ -124,14 +280,92 @@ static void keep(tp_array_pool *pool, tp_array *a)
         pool->kept = sum;
     }
     uv_mutex_unlock(&pool->lock);
-    free_list(surplus);
+    free_list(pool, surplus);
 }
+
+/* ---- borrowed ones ---- */
+
+/* Keeps the mapping of one that was borrowed: it is often lent again, since what is free here is used again there. */
+static void keep_mapping(tp_array_pool *pool, const tp_array *a)
+{
+    mapping *oldest = pool->mappings;
+    for (mapping *m = pool->mappings; m < pool->mappings + MAPPINGS_MAX; m++)
+        if (m->used < oldest->used)
+            oldest = m;
+    if (oldest->used)
+        munmap(oldest->data, oldest->capacity);
+    *oldest = (mapping){ (uint64_t)a->at, a->capacity, ++pool->tick, a->data };
+}
+
+static void drop_mappings(tp_array_pool *pool)
+{
+    for (mapping *m = pool->mappings; m < pool->mappings + MAPPINGS_MAX; m++) {
+        if (m->used)
+            munmap(m->data, m->capacity);
+        m->used = 0;
+    }
+}
+
+static void *map_lent(tp_array_pool *pool, const tp_array_place *place)
+{
+    for (mapping *m = pool->mappings; m < pool->mappings + MAPPINGS_MAX; m++)
+        if (m->used && m->at == place->at && m->capacity == place->capacity) {
+            m->used = 0;
+            return m->data;
+        }
+    void *data = MAP_FAILED, *wish = (void *)(uintptr_t)place->address;
+    for (int i = 0; i < 4 && data == MAP_FAILED; i++) {
+        if (i == 2)
+            drop_mappings(pool);
+        data = mmap(i % 2 ? NULL : wish, place->capacity, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | (i % 2 ? 0 : MAP_FIXED_NOREPLACE),
+                    pool->lent, (off_t)place->at);
+    }
+    if (data == MAP_FAILED)
+        return NULL;
+    if (place->capacity >= HUGE_PAGE)
+        madvise(data, place->capacity, MADV_HUGEPAGE);
+    return data;
+}
+
+void tp_array_pool_adopt(tp_array_pool *pool, int fd, void (*returned)(void *user, const tp_array *a), void *user)
+{
+    pool->borrows = true;
+    pool->lent = fd;
+    pool->returned = returned;
+    pool->user = user;
+}
+
+tp_array *tp_array_borrow(tp_array_pool *pool, const tp_array_place *place)
+{
+    tp_array *a = malloc(sizeof *a);
+    void *data = a ? map_lent(pool, place) : NULL;
+    if (!data) {
+        free(a);
+        return NULL;
+    }
+    *a = (tp_array){ .pool = pool, .data = data, .size = place->size, .capacity = place->capacity, .at = (int64_t)place->at, .id = place->id };
+    atomic_fetch_add_explicit(&pool->live, a->capacity, memory_order_relaxed);
+    tp_ref_init(&a->ref, &tp_array_type);
+    return a;
+}
+
+/* ---- */
 
 static void free_array(tp_ref *r)
 {
     tp_array *a = (tp_array *)r;
-    atomic_fetch_sub_explicit(&a->pool->live, a->capacity, memory_order_relaxed);
-    keep(a->pool, a);
+    tp_array_pool *pool = a->pool;
+    atomic_fetch_sub_explicit(&pool->live, a->capacity, memory_order_relaxed);
+    if (pool->borrows && a->at >= 0) {
+        pool->returned(pool->user, a);
+        keep_mapping(pool, a);
+        free(a);
+    } else if (*pool->fork_mark) {
+        keep(pool, a);
+    } else {
+        give_back(pool, a);
+        free(a);
+    }
 }
 
 const tp_ref_type tp_array_type = { "tidepool.memory", free_array };
@@ -142,7 +376,7 @@ tp_array *tp_array_new(tp_array_pool *pool, size_t size, bool zeroed)
         return NULL;
     size_t unit = size >= HUGE_PAGE ? HUGE_PAGE : PAGE;
     size_t capacity = size ? (size + unit - 1) / unit * unit : PAGE;
-    tp_array *a = find(pool, capacity);
+    tp_array *a = *pool->fork_mark ? find(pool, capacity) : NULL;
     if (a) {
         if (zeroed)
             memset(a->data, 0, size);
@@ -150,8 +384,8 @@ tp_array *tp_array_new(tp_array_pool *pool, size_t size, bool zeroed)
         a = malloc(sizeof *a);
         if (!a)
             return NULL;
-        a->data = mmap(NULL, capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (a->data == MAP_FAILED) {
+        a->data = map(pool, a, capacity);
+        if (!a->data) {
             free(a);
             return NULL;
         }

@@ -1,8 +1,12 @@
-/* array.h: the memory of typed arrays: counted, shared by all Lua states of the process, never copied.
+/* array.h: the memory of typed arrays: counted, shared by all Lua states of the process, and by worker processes, never copied.
  *
  * What an array looks like to users (element types, bounds, views) is lua/tidepool/array.lua's business; here it is bytes. Memory that
  * nobody holds any more is kept for a while, so that the next result array of that size costs no page faults (which cost more
- * than the work on it: a page fault is some 0.25 us, for 512 doubles). */
+ * than the work on it: a page fault is some 0.25 us, for 512 doubles).
+ *
+ * A host's arrays lie in one file without a name (a memfd), each in a part of its own, so that a worker process can map those that it is given. No part is
+ * used again once it was given back to the system: a mapping that a process still has is of nothing then, not of another array. Where there can be no such
+ * file, and in a worker process itself, whose memory counts (option `memory`), arrays are the process's own (`at` is negative), and travel as copies. */
 #ifndef TP_ARRAY_H
 #define TP_ARRAY_H
 
@@ -55,7 +59,8 @@ void tp_make_canonical(tp_type type, void *column, size_t n);
 /* Where freed memory waits to be used again. One per host; any thread. */
 typedef struct tp_array_pool tp_array_pool;
 
-int tp_array_pool_open(tp_array_pool **out, tp_error *err);
+/* *fork_mark is 0 in a forked child (tp_host.fork_mark), where arrays that are made are its own. */
+int tp_array_pool_open(tp_array_pool **out, const volatile char *fork_mark, tp_error *err);
 
 /* Accepts NULL. No array of it may be left. */
 void tp_array_pool_close(tp_array_pool *pool);
@@ -63,12 +68,17 @@ void tp_array_pool_close(tp_array_pool *pool);
 /* Bytes of the arrays that somebody holds, in whole pages. Any thread. */
 size_t tp_array_pool_live(const tp_array_pool *pool);
 
+/* The descriptor of the file that arrays lie in: the pool's. -1: there is none, now and later. Any thread. */
+int tp_array_pool_file(tp_array_pool *pool);
+
 typedef struct tp_array {
     tp_ref ref;
     /* Read-only; the bytes are the users' to share, without a lock: that is what arrays are for. */
     tp_array_pool *pool;
     void *data; /* aligned to 4096 bytes */
     size_t size, capacity;
+    int64_t at;  /* where it lies in the file; negative: nowhere */
+    uint32_t id; /* of one that was lent: what its host calls it */
     struct tp_array *next; /* in the pool, when nobody holds it; guarded by the pool's lock */
 } tp_array;
 
@@ -83,5 +93,19 @@ extern const tp_ref_type tp_array_type;
 
 /* Memory of `size` bytes with one owner; zeroed if asked for, else with any contents. NULL when out of memory. Any thread. */
 tp_array *tp_array_new(tp_array_pool *pool, size_t size, bool zeroed);
+
+/* ---- in a worker process ---- */
+
+/* A part of the file, as its host says. */
+typedef struct tp_array_place {
+    uint64_t at, size, capacity, address; /* the last: where the host has it, and so we, if nothing else is there */
+    uint32_t id;
+} tp_array_place;
+
+/* Before the first array: those of `fd` can be borrowed (-1: there are none); `returned` is told of each that nobody here holds any more. */
+void tp_array_pool_adopt(tp_array_pool *pool, int fd, void (*returned)(void *user, const tp_array *a), void *user);
+
+/* An array of the host's, with one owner. NULL when out of memory. One thread. */
+tp_array *tp_array_borrow(tp_array_pool *pool, const tp_array_place *place);
 
 #endif

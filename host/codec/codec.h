@@ -64,7 +64,7 @@ enum {
     TP_ENCODE_ERROR_VALUE = 1, /* unknown metatables are dropped instead of refused: for error values */
     TP_ENCODE_IDENTITY = 2,    /* see codec/identity.h: what is written is only to be compared */
     TP_ENCODE_NO_CODE = 4,     /* for readers that do not trust us: functions, and classes that we would have to define, are refused */
-    TP_ENCODE_COPIES = 8       /* for readers that have no part in our memory: typed arrays go as copies */
+    TP_ENCODE_COPIES = 8       /* for readers that see of our memory only the file of typed arrays: those that are not there go as copies */
 };
 
 /* Encodes the n stack values first, first+1, ... and appends them to out: a count, then the values. `root` names them

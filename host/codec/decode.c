@@ -793,6 +793,17 @@ static int open_arrays(decoder *d)
     return 0;
 }
 
+/* Is it within the memory that it is to lie in? */
+static bool is_array(const decoder *d, uint32_t index, int type, const uint64_t numbers[3])
+{
+    if (index >= d->nrefs || d->refs[index]->type != &tp_array_type || type >= TP_TYPES)
+        return false;
+    const tp_array *memory = (const tp_array *)(const void *)d->refs[index];
+    size_t size = tp_type_size((tp_type)type);
+    return numbers[0] <= memory->size && numbers[0] % size == 0 && numbers[1] <= (memory->size - numbers[0]) / size &&
+           (numbers[2] == 0 || numbers[1] % numbers[2] == 0);
+}
+
 APART static int get_array(decoder *d)
 {
     lua_State *L = d->L;
@@ -804,7 +815,7 @@ APART static int get_array(decoder *d)
     int type = *d->p++;
     memcpy(numbers, d->p, sizeof numbers);
     d->p += sizeof numbers;
-    if (!(d->flags & TP_DECODE_TRUSTED) || index >= d->nrefs)
+    if (!is_array(d, index, type, numbers))
         return malformed(d, "an array of nothing");
     if (open_arrays(d) < 0)
         return -1;

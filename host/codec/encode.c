@@ -435,7 +435,7 @@ static int put_array(encoder *e, struct codec *c, int top)
     uint64_t numbers[3] = { (uint64_t)lua_tonumber(L, -3), (uint64_t)lua_tonumber(L, -2), (uint64_t)lua_tonumber(L, -1) };
     if (is_identity(e))
         return put_elements(e, (const tp_array *)r, (tp_type)lua_tointeger(L, -4), numbers) < 0 ? -1 : 1;
-    if (e->flags & TP_ENCODE_COPIES)
+    if (e->flags & TP_ENCODE_COPIES && ((const tp_array *)r)->at < 0)
         return put_copy(e, (const tp_array *)r, (tp_type)lua_tointeger(L, -4), numbers, top) < 0 ? -1 : 1;
     int at = (int)(c->next_sent++ % LATELY);
     struct lately *a = &c->sent[at];
@@ -470,8 +470,8 @@ APART static int put_cdata(encoder *e)
     luaL_checkstack(L, STACK_NEED, "message");
     struct codec *c = e->c;
     int top = lua_gettop(L), rc = -1;
-    const struct lately *array = is_identity(e) || e->flags & TP_ENCODE_COPIES ? NULL : find_sent(L, c);
-    if (array)
+    const struct lately *array = is_identity(e) ? NULL : find_sent(L, c);
+    if (array && (!(e->flags & TP_ENCODE_COPIES) || ((const tp_array *)array->memory)->at >= 0))
         return write_array(e, array);
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->cdata_of);
     if (lua_isnil(L, -1)) {

@@ -70,7 +70,8 @@ typedef struct tp_sink {
     void (*regain)(tp_work *w);
 
     /* For a sink that wants results as soon as they are there; both NULL for others. Columns for the
-     * results of so many items, lying where it wants them (NULL: out of memory); and what was added
+     * results of so many items, lying where it wants them, or in the arrays that `returns` has (NULL:
+     * out of memory); and what was added
      * to `values` last is taken out of it. -1 when it cannot be taken, which is the item's failure. */
     tp_block *(*new_columns)(tp_work *w, uint32_t capacity, uint32_t columns, const uint8_t *types,
                              uint32_t text);

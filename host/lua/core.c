@@ -58,7 +58,8 @@ static int l_executors(lua_State *L)
         TP_CAPABILITIES(CAPABILITY)
 #undef CAPABILITY
     };
-    tp_executor *const *executors = get_context(L)->host->executors;
+    const tp_host *host = get_context(L)->host;
+    tp_executor *const *executors = host->executors;
     lua_newtable(L);                                     // list
     for (int i = 0; executors[i]; i++) {
         const tp_executor_type *type = executors[i]->type;
@@ -68,7 +69,7 @@ static int l_executors(lua_State *L)
         lua_pushstring(L, type->summary);
         lua_setfield(L, -2, "summary");
         for (size_t k = 0; k < sizeof capabilities / sizeof *capabilities; k++) {
-            lua_pushboolean(L, (type->capabilities & capabilities[k].flag) != 0);
+            lua_pushboolean(L, (tp_host_capabilities(host, type) & capabilities[k].flag) != 0);
             lua_setfield(L, -2, capabilities[k].name);
         }
         lua_rawseti(L, -2, i + 1);                       // list

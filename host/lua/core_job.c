@@ -174,7 +174,7 @@ static int l_job_open(lua_State *L)
         return push_refusal(L, &err);
     }
     job_box *box = lua_newuserdata(L, sizeof *box);
-    *box = (job_box){ .encoding = ex->type->capabilities & TP_SHARES_MEMORY ? 0 : TP_ENCODE_COPIES };
+    *box = (job_box){ .encoding = tp_host_capabilities(ctx->host, ex->type) & TP_SHARES_MEMORY ? 0 : TP_ENCODE_COPIES };
     luaL_getmetatable(L, JOB);
     lua_setmetatable(L, -2);
     box->waits_on = ctx->agent;
@@ -395,11 +395,12 @@ static int add_item(lua_State *L, job_box *box, int first, int n, tp_error *err)
     return 0;
 }
 
-enum { LIST_NS = 4 * 1000 * 1000, LOOK_BYTES = 16 * 1024 };
+enum { LIST_NS = 4 * 1000 * 1000, LOOK_BYTES = 16 * 1024, REFS_MAX = 64 };
 
+/* A worker process is given what any item of a block refers to. */
 static bool is_full(const job_box *box)
 {
-    return box->building && box->building->bytes.len > TP_BLOCK_BYTES_MAX;
+    return box->building && (box->building->bytes.len > TP_BLOCK_BYTES_MAX || box->building->bytes.nrefs >= REFS_MAX);
 }
 
 /* core.job.add(job, ...) -> whether the block has room for more, or nil, a message and the kind of failure: one more input, with these arguments */

@@ -27,19 +27,21 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+enum { ARRAYS_MAX = TP_WIRE_REFS_MAX / 4 };
 enum { SPIN_NS = 60 * 1000, CONTROL_BYTES = (TP_WIRE_OUT_BEGIN + 4095) & ~4095 };
 
 struct tp_child {
     tp_agent agent;
-    int socket;
+    tp_array_pool *arrays;
+    int socket, file; /* the last: that of the host's arrays, or -1 */
     tp_region in, out;
     tp_wire_out *control; /* the beginning of `out` once more, at an address that stays when that grows */
     uint32_t seen;        /* the host's turns */
     uv_mutex_t print_lock; /* held around writes to the socket */
 
     /* ---- what the host has given ---- */
-    tp_ref *ref[TP_WIRE_REFS_MAX];
-    uint32_t nrefs;
+    tp_ref *ref[TP_WIRE_REFS_MAX]; /* arrays are not held by this; NULL: they have been returned */
+    uint32_t nrefs, narrays;
     tp_image *image[TP_WIRE_IMAGES];
 
     /* ---- memory ---- */
@@ -182,7 +184,7 @@ static int put_message(tp_child *c, tp_block_kind kind, uint32_t at, bool may_re
     if (len)
         memcpy(to + sizeof *r, bytes, len);
     for (uint32_t i = 0; i < nrefs; i++) {
-        uint32_t id = 0;
+        uint32_t id = refs[i]->type == &tp_array_type ? ((const tp_array *)(const void *)refs[i])->id : 0;
         while (id < c->nrefs && c->ref[id] != refs[i])
             id++;
         if (id == c->nrefs)
@@ -204,8 +206,11 @@ static int put_message(tp_child *c, tp_block_kind kind, uint32_t at, bool may_re
 static tp_block *sink_new_columns(tp_work *w, uint32_t capacity, uint32_t columns, const uint8_t *types, uint32_t text)
 {
     tp_child *c = child_of(w);
-    tp_block *b = columns ? tp_block_new_borrowed(0, 0, columns) : tp_block_new_empty(TP_BLOCK_DONE, 0, 0);
-    tp_wire_record *r = b ? new_record(c, tp_wire_columns_size(capacity, columns, types, text)) : NULL;
+    const tp_returns *returns = &w->terms->returns;
+    bool in_place = columns > 0 && returns->columns > 0 && returns->array[0];
+    tp_block *b = in_place ? tp_returns_block(returns, w->block->first + w->at, 0)
+                : columns ? tp_block_new_borrowed(0, 0, columns) : tp_block_new_empty(TP_BLOCK_DONE, 0, 0);
+    tp_wire_record *r = b ? new_record(c, in_place ? sizeof *r : tp_wire_columns_size(capacity, columns, types, text)) : NULL;
     if (!r) {
         tp_block_free(b);
         return NULL;
@@ -214,13 +219,16 @@ static tp_block *sink_new_columns(tp_work *w, uint32_t capacity, uint32_t column
     r->at = w->at;
     r->capacity = capacity;
     r->columns = columns;
+    r->in_place = in_place;
     for (uint32_t i = 0; i < columns; i++)
         b->type[i] = r->type[i] = types[i];
-    for (uint32_t i = 0; i < columns; i++)
-        b->column[i] = (char *)r + tp_wire_column_at(r, i);
-    r->text.capacity = text;
-    b->text = (tp_text){ (char *)r + tp_wire_column_at(r, columns), 0, text };
-    b->capacity = capacity;
+    if (!in_place) {
+        for (uint32_t i = 0; i < columns; i++)
+            b->column[i] = (char *)r + tp_wire_column_at(r, i);
+        r->text.capacity = text;
+        b->text = (tp_text){ (char *)r + tp_wire_column_at(r, columns), 0, text };
+        b->capacity = capacity;
+    }
     c->filling = b;
     /* Release: who looks at `open` finds the head. What has been filled in of it says ctl[0]. */
     atomic_store_explicit(&c->control->open, c->used, memory_order_release);
@@ -334,6 +342,11 @@ static tp_ref *make_ref(tp_child *c, const tp_wire_ref *r)
         tp_func *f = tp_func_new(name, r->limit);
         return f ? &f->ref : NULL;
     }
+    if (r->kind == TP_WIRE_ARRAY) {
+        tp_array *a = tp_array_borrow(c->arrays, &r->place);
+        c->narrays += a != NULL;
+        return a ? &a->ref : NULL;
+    }
     tp_buf message = { 0 };
     tp_ref *made = NULL;
     if (copy_message(c, &message, r->bytes_at, r->bytes, r->refs_at, r->nrefs) == 0) {
@@ -357,6 +370,24 @@ static int take_given(tp_child *c, const tp_wire_request *q)
     return 0;
 }
 
+/* Arrays are returned as soon as nobody holds them: those that were given with the request are held until it is over. */
+static void drop_given(tp_child *c, const tp_wire_request *q)
+{
+    const tp_wire_ref *given = (const tp_wire_ref *)(const void *)(c->in.data + q->given_at);
+    for (uint64_t i = 0; i < q->given; i++)
+        if (given[i].kind == TP_WIRE_ARRAY)
+            tp_ref_drop(c->ref[given[i].id]);
+}
+
+/* See tp_array_pool_adopt. */
+static void return_array(void *user, const tp_array *a)
+{
+    tp_child *c = user;
+    c->ref[a->id] = NULL;
+    c->narrays--;
+    atomic_fetch_or_explicit(&c->control->returned[a->id / 64], (uint64_t)1 << a->id % 64, memory_order_relaxed);
+}
+
 static int take_image(tp_child *c, const tp_wire_request *q)
 {
     if (!q->image_at)
@@ -375,8 +406,12 @@ static int open_inputs(tp_child *c, const tp_wire_request *q, tp_block *b)
     char *base = c->in.data;
     *b = (tp_block){ .first = q->first, .n = q->n, .kind = (tp_block_kind)q->kind, .columns = q->columns, .capacity = q->is_foreign ? 0 : q->n };
     memcpy(b->type, q->type, sizeof b->type);
-    for (uint32_t i = 0; i < q->columns; i++)
-        b->column[i] = base + q->column_at[i];
+    for (uint32_t i = 0; i < q->columns; i++) {
+        tp_ref *lender = q->lent[i] ? c->ref[q->lent[i] - 1] : NULL;
+        b->column[i] = (lender ? (char *)((tp_array *)(void *)lender)->data : base) + q->column_at[i];
+        if (lender && tp_buf_hold_ref(&b->bytes, lender))
+            return -1;
+    }
     if (q->text_at)
         b->text = (tp_text){ base + q->text_at, (uint32_t)q->text, (uint32_t)q->text };
     if (b->kind == TP_BLOCK_COLUMNS)
@@ -461,6 +496,8 @@ static void run_items(tp_child *c, const tp_wire_request *q, tp_block *inputs)
                        .batch = q->batch, .splits = q->splits, .draws = q->draws, .depth = q->depth };
     terms.returns.columns = q->returns;
     memcpy(terms.returns.type, q->returned, sizeof terms.returns.type);
+    for (uint32_t i = 0; i < q->returns && q->result[i]; i++)
+        terms.returns.array[i] = tp_ref_hold((tp_array *)(void *)c->ref[q->result[i] - 1]);
     c->agent.worker.index = (int)q->worker;
     c->agent.worker.tags_lines = q->tags_lines;
     tp_work *w = &c->control->work;
@@ -469,6 +506,8 @@ static void run_items(tp_child *c, const tp_wire_request *q, tp_block *inputs)
     tp_vm_run(c->agent.worker.vm, w);
     tp_vm_limit(c->agent.worker.vm, 0, 0, NULL, NULL);
     tp_work_close(w);
+    for (uint32_t i = 0; i < TP_COLUMNS_MAX; i++)
+        tp_ref_drop(terms.returns.array[i]);
     atomic_store_explicit(&c->control->will_leave, c->agent.worker.will_leave, memory_order_relaxed);
 }
 
@@ -494,6 +533,9 @@ static void serve_request(tp_child *c)
     close_inputs(&inputs);
     tp_block_free_list(c->kept);
     c->kept = NULL;
+    drop_given(c, q);
+    if (c->narrays > ARRAYS_MAX) /* what it holds by garbage, the host cannot free */
+        tp_vm_collect(c->agent.worker.vm);
     if (c->out.size > TP_WIRE_KEPT && c->used <= TP_WIRE_KEPT)
         tp_region_trim(&c->out, TP_WIRE_KEPT);
 }
@@ -530,6 +572,7 @@ int tp_child_open(tp_child **out, tp_error *err)
     for (int fd = TP_PEER_SOCKET; fd < TP_PEER_FDS; fd++)
         fcntl(fd, F_SETFD, FD_CLOEXEC);
     c->socket = TP_PEER_SOCKET;
+    c->file = fcntl(TP_PEER_ARRAYS, F_GETFD) < 0 ? -1 : TP_PEER_ARRAYS;
     if (tp_region_adopt(&c->in, TP_PEER_IN, err) || tp_region_adopt(&c->out, TP_PEER_OUT, err))
         return -1;
     void *control = mmap(NULL, CONTROL_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, c->out.fd, 0);
@@ -559,6 +602,8 @@ void tp_child_configure(tp_child *c, tp_config *config)
 int tp_child_serve(tp_child *c, tp_host *host, tp_error *err)
 {
     host->is_child = true;
+    c->arrays = host->arrays;
+    tp_array_pool_adopt(host->arrays, c->file, return_array, c);
     if (tp_agent_open(&c->agent, host->engine, 1, tp_host_executor(host, tp_exec_processes.name), err) || tp_agent_open_vm(&c->agent, err)) {
         snprintf(c->control->message, sizeof c->control->message, "%s", err->message);
         take_turn(c, TP_WIRE_FAILED);

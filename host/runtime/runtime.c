@@ -154,6 +154,11 @@ tp_executor *tp_host_executor(tp_host *host, const char *name)
     return NULL;
 }
 
+unsigned tp_host_capabilities(const tp_host *host, const tp_executor_type *type)
+{
+    return type->capabilities | (host->is_child ? TP_SHARES_MEMORY : 0);
+}
+
 tp_executor *tp_host_executor_that(tp_host *host, unsigned capabilities)
 {
     for (int i = 0; host->executors[i]; i++)

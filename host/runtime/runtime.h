@@ -102,6 +102,9 @@ int tp_host_check_owner(const tp_host *host, tp_error *err);
 /* The executor of that name, or NULL; in a worker process, for all that run Lua: its own. Any thread. */
 tp_executor *tp_host_executor(tp_host *host, const char *name);
 
+/* Those of an executor here: a worker process runs itself what its items map, so that the memory is the same. Any thread. */
+unsigned tp_host_capabilities(const tp_host *host, const tp_executor_type *type);
+
 /* The first one that has these capabilities, or NULL. Any thread. */
 tp_executor *tp_host_executor_that(tp_host *host, unsigned capabilities);
 

@@ -15,7 +15,6 @@ typedef struct writer {
     tp_wire_given *given;
     uint64_t at;
     tp_buf made;  /* the tp_wire_refs of what is given for the first time */
-    uint32_t given_before;
     tp_error *err;
 } writer;
 
@@ -58,11 +57,15 @@ static int64_t find(const tp_wire_given *g, const tp_ref *r)
     return -1;
 }
 
-static int remember(tp_wire_given *g, tp_ref *r, tp_error *err)
+/* The id that it has now; -1 when there is none left. */
+static int64_t remember(tp_wire_given *g, tp_ref *r, tp_error *err)
 {
-    if (g->n == TP_WIRE_REFS_MAX)
+    uint32_t id = g->least_free;
+    while (id < g->n && g->refs[id])
+        id++;
+    if (id == TP_WIRE_REFS_MAX)
         return tp_error_set(err, TP_ELIMIT, "a worker process was given too much");
-    if (g->n == g->room) {
+    if (id == g->room) {
         uint32_t room = g->room ? 2 * g->room : 16;
         tp_ref **refs = realloc(g->refs, room * sizeof *refs);
         if (!refs)
@@ -70,8 +73,31 @@ static int remember(tp_wire_given *g, tp_ref *r, tp_error *err)
         g->refs = refs;
         g->room = room;
     }
-    g->refs[g->n++] = tp_ref_hold(r);
-    return 0;
+    g->refs[id] = tp_ref_hold(r);
+    g->least_free = id + 1;
+    if (id == g->n)
+        g->n++;
+    return id;
+}
+
+static void forget(tp_wire_given *g, uint32_t id)
+{
+    tp_ref_drop(g->refs[id]);
+    g->refs[id] = NULL;
+    if (id < g->least_free)
+        g->least_free = id;
+}
+
+void tp_wire_take_returned(tp_wire_given *given, tp_wire_out *out)
+{
+    for (uint32_t i = 0; i < TP_WIRE_REFS_MAX / 64; i++) {
+        uint64_t bits = atomic_load_explicit(&out->returned[i], memory_order_relaxed);
+        if (bits)
+            atomic_store_explicit(&out->returned[i], 0, memory_order_relaxed);
+        for (uint32_t id = 64 * i; bits; id++, bits >>= 1)
+            if (bits & 1 && id < given->n && given->refs[id] && given->refs[id]->type == &tp_array_type)
+                forget(given, id);
+    }
 }
 
 /* A message that is the thing, or defines it. -1 on failure. */
@@ -106,15 +132,21 @@ static int give(writer *w, tp_ref *r)
         made.name_at = put_text(w, "");
         if (put_definition(w, &made, &((const tp_image *)(const void *)r)->message))
             return -1;
+    } else if (r->type == &tp_array_type && ((const tp_array *)(const void *)r)->at >= 0) {
+        const tp_array *a = (const tp_array *)(const void *)r;
+        made.kind = TP_WIRE_ARRAY;
+        made.name_at = TP_WIRE_IN_BEGIN; /* it has none */
+        made.place = (tp_array_place){ .at = (uint64_t)a->at, .size = a->size, .capacity = a->capacity, .address = (uintptr_t)a->data };
     } else {
         return tp_error_set(w->err, TP_ECODEC, "%s cannot travel to a worker process",
                             r->type == &tp_array_type ? "a typed array of a class" : "an object of this process");
     }
     if (!tp_buf_reserve(&w->made, sizeof made))
         return tp_error_oom(w->err, "references");
-    if (!made.name_at || remember(w->given, r, w->err))
+    int64_t id = made.name_at ? remember(w->given, r, w->err) : -1;
+    if (id < 0)
         return -1;
-    made.id = w->given->n - 1;
+    made.id = made.place.id = (uint32_t)id;
     return tp_buf_add(&w->made, &made, sizeof made); /* there is room */
 }
 
@@ -191,6 +223,33 @@ static int put_strings(writer *w, tp_wire_request *q, const tp_block *b)
     return 0;
 }
 
+/* Not worth a mapping. */
+enum { COPIED_BYTES_MAX = 32 << 10 };
+
+/* The array among the block's that the column lies in, if it is one to be given; NULL: it is to be copied. */
+static tp_array *array_of(const tp_block *b, const char *column, size_t size)
+{
+    for (uint32_t i = 0; i < b->bytes.nrefs; i++) {
+        tp_array *a = (tp_array *)(void *)b->bytes.refs[i];
+        if (a->ref.type == &tp_array_type && a->at >= 0 && a->size > COPIED_BYTES_MAX && column >= (char *)a->data &&
+            column + size <= (char *)a->data + a->size)
+            return a;
+    }
+    return NULL;
+}
+
+/* The id of an array, which is given if it was not; 0 when that cannot be, else 1 + it. */
+static uint32_t lend(writer *w, tp_array *a)
+{
+    int64_t id = find(w->given, &a->ref);
+    if (id < 0) {
+        if (give(w, &a->ref))
+            return 0;
+        id = find(w->given, &a->ref);
+    }
+    return 1 + (uint32_t)id;
+}
+
 static int put_columns(writer *w, tp_wire_request *q, const tp_block *b, uint32_t offset)
 {
     q->columns = b->columns;
@@ -199,8 +258,15 @@ static int put_columns(writer *w, tp_wire_request *q, const tp_block *b, uint32_
     bool has_scalars = false;
     for (uint32_t c = 0; c < b->columns; c++) {
         size_t size = tp_block_element_size(b->type[c]);
-        q->column_at[c] = put(w, (const char *)b->column[c] + offset * size, q->n * size);
-        if (!q->column_at[c])
+        const char *column = (const char *)b->column[c] + offset * size;
+        tp_array *a = b->type[c] == TP_MIXED ? NULL : array_of(b, column, q->n * size);
+        if (a) {
+            q->lent[c] = lend(w, a);
+            q->column_at[c] = (uint64_t)(column - (const char *)a->data);
+        } else {
+            q->column_at[c] = put(w, column, q->n * size);
+        }
+        if (a ? !q->lent[c] : !q->column_at[c])
             return -1;
         has_scalars |= b->type[c] == TP_MIXED;
     }
@@ -224,11 +290,26 @@ static int put_messages(writer *w, tp_wire_request *q, const tp_block *b, uint32
     return 0;
 }
 
+/* Where the results go, if all of it can be given. */
+static int put_returns(writer *w, tp_wire_request *q, const tp_returns *returns)
+{
+    for (uint32_t c = 0; c < returns->columns; c++)
+        if (!returns->array[c] || returns->array[c]->at < 0)
+            return 0;
+    for (uint32_t c = 0; c < returns->columns; c++) {
+        q->result[c] = lend(w, returns->array[c]);
+        if (!q->result[c])
+            return -1;
+    }
+    return 0;
+}
+
 /* What was remembered for a request that is not sent was not given. */
 static void take_back(writer *w, const tp_wire_request *q)
 {
-    while (w->given->n > w->given_before)
-        tp_ref_drop(w->given->refs[--w->given->n]);
+    const tp_wire_ref *made = (const tp_wire_ref *)(const void *)w->made.data;
+    for (size_t i = 0; i < w->made.len / sizeof *made; i++)
+        forget(w->given, made[i].id);
     if (!q->image_at)
         return;
     tp_ref_drop(w->given->image[q->image]);
@@ -236,12 +317,13 @@ static void take_back(writer *w, const tp_wire_request *q)
     w->given->used[q->image] = 0;
 }
 
-int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work, uint32_t count, const tp_worker *worker, tp_error *err)
+int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work, uint32_t count, const tp_worker *worker, bool *in_place,
+                        tp_error *err)
 {
     const tp_terms *t = work->terms;
     const tp_block *b = work->block;
     uint32_t offset = work->at;
-    writer w = { .arena = in, .given = given, .at = TP_WIRE_IN_BEGIN + rounded(sizeof(tp_wire_request)), .given_before = given->n, .err = err };
+    writer w = { .arena = in, .given = given, .at = TP_WIRE_IN_BEGIN + rounded(sizeof(tp_wire_request)), .err = err };
     tp_wire_request q = {
         .attempt = work->attempt, .worker = (uint32_t)worker->index, .discards = t->discards, .tags_lines = worker->tags_lines, .draws = t->draws,
         .memory = t->memory, .depth = t->depth, .returns = t->returns.columns, .batch = t->batch, .splits = t->splits, .first = b->first + offset, .kind = b->kind, .n = count,
@@ -253,6 +335,9 @@ int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work
     int rc = !q.name_at || (b->kind == TP_BLOCK_COLUMNS ? put_columns(&w, &q, b, offset) : put_messages(&w, &q, b, offset)) ? -1 : 0;
     if (rc == 0)
         rc = put_image(&w, &q, t->image);
+    if (rc == 0 && !t->discards)
+        rc = put_returns(&w, &q, &t->returns);
+    *in_place = q.result[0] != 0;
     if (rc == 0) {
         q.given = w.made.len / sizeof(tp_wire_ref);
         q.given_at = put(&w, w.made.data, w.made.len);
@@ -366,7 +451,8 @@ static bool read_columns(tp_wire_reader *r, tp_work *to, uint64_t from, const tp
         return wrong(err, "columns of another kind");
     bool is_mixed = head->type[0] == TP_MIXED;
     uint32_t text = is_mixed ? head->text.used : 0;
-    if (tp_wire_columns_size(head->capacity, head->columns, head->type, text) > head->size || (is_mixed && text > head->text.capacity))
+    if (head->in_place ? !r->in_place
+                       : tp_wire_columns_size(head->capacity, head->columns, head->type, text) > head->size || (is_mixed && text > head->text.capacity))
         return wrong(err, "columns that are longer than their record");
     tp_block *b = t->returns.columns && t->returns.array[0] ? tp_returns_block(&t->returns, to->block->first + r->first + r->at, n)
                                                             : tp_block_new_columns(n, head->columns, head->type, text);
@@ -374,7 +460,9 @@ static bool read_columns(tp_wire_reader *r, tp_work *to, uint64_t from, const tp
         tp_error_oom(err, "results");
         return false;
     }
-    for (uint32_t c = 0; c < head->columns; c++)
+    for (uint32_t c = 0; head->in_place && c < head->columns; c++)
+        tp_make_canonical((tp_type)head->type[c], b->column[c], n);
+    for (uint32_t c = 0; !head->in_place && c < head->columns; c++)
         copy_column(b->column[c], r->base + from + tp_wire_column_at(head, c), n, head->type[c]);
     if (is_mixed) {
         memcpy(b->text.bytes, r->base + from + tp_wire_column_at(head, head->columns), text);
@@ -403,7 +491,7 @@ static bool read_message(const tp_wire_reader *r, tp_block *b, uint64_t from, co
     for (uint64_t i = 0; i < head->nrefs; i++) {
         uint32_t id;
         memcpy(&id, r->base + from + sizeof *head + rounded(head->bytes) + 4 * i, sizeof id);
-        if (id >= r->given->n)
+        if (id >= r->given->n || !r->given->refs[id])
             return wrong(err, "a reference to nothing");
         if (tp_buf_hold_ref(&b->bytes, r->given->refs[id])) {
             tp_error_oom(err, "results");

@@ -23,7 +23,7 @@ enum {
 };
 
 /* What the memory of the other one looks like. Both compare it first: a worker of another build is not used. */
-#define TP_WIRE_LAYOUT (1u << 24 | sizeof(tp_work) << 12 | sizeof(tp_scalar) << 6 | sizeof(void *))
+#define TP_WIRE_LAYOUT (2u << 24 | sizeof(tp_work) << 12 | sizeof(tp_scalar) << 6 | sizeof(void *))
 
 typedef enum tp_wire_state {
     TP_WIRE_STARTING, /* has not said anything yet */
@@ -54,6 +54,8 @@ typedef struct tp_wire_out {
     _Atomic uint64_t printed; /* counts what was written to the socket */
     _Atomic uint64_t used;    /* records end here (release): what lies before it is published */
     _Atomic uint64_t open;    /* a record of columns that is being filled in begins here, behind `used`; 0: none */
+    _Atomic uint64_t returned[TP_WIRE_REFS_MAX / 64]; /* bits of the ids of arrays that it does not hold any more, and has no other bits of. At rest the
+                                                       * host takes them */
     uint32_t layout;
     char version[32], message[500];
     _Alignas(64) tp_work work; /* what the worker runs. The host looks at `ctl` only */
@@ -71,14 +73,15 @@ enum {
 /* ---- requests ---- */
 
 typedef struct tp_wire_ref {
-    uint32_t id, kind;        /* TP_WIRE_FUNC, TP_WIRE_CLASS, TP_WIRE_PACKED */
+    uint32_t id, kind;        /* TP_WIRE_FUNC, TP_WIRE_CLASS, TP_WIRE_PACKED, TP_WIRE_ARRAY */
     uint32_t limit, is_partial;
     uint64_t name_at;         /* a string with its NUL */
     uint64_t bytes_at, bytes; /* of a class: the message that defines it; of a packed value: that */
     uint64_t refs_at, nrefs;
+    tp_array_place place;     /* of an array, which is the worker's until it returns it */
 } tp_wire_ref;
 
-enum { TP_WIRE_FUNC = 1, TP_WIRE_CLASS, TP_WIRE_PACKED };
+enum { TP_WIRE_FUNC = 1, TP_WIRE_CLASS, TP_WIRE_PACKED, TP_WIRE_ARRAY };
 
 typedef struct tp_wire_request {
     uint64_t size;   /* where it ends */
@@ -89,6 +92,7 @@ typedef struct tp_wire_request {
     uint64_t memory; /* tp_terms.memory */
     uint32_t depth, returns, batch, splits;
     uint8_t returned[TP_COLUMNS_MAX];
+    uint32_t result[TP_COLUMNS_MAX]; /* 1 + the array in which the job's results of that column lie; 0: they are wanted as records */
     /* The function. */
     uint32_t image; /* which of the images that the worker keeps; it is sent with the request if image_at is not 0 */
     uint64_t image_at, image_bytes, image_refs_at, image_nrefs;
@@ -98,22 +102,27 @@ typedef struct tp_wire_request {
     uint64_t first;
     uint32_t kind, n, columns, is_foreign; /* the last: numbers that anybody may have written */
     uint8_t type[TP_COLUMNS_MAX];
+    uint32_t lent[TP_COLUMNS_MAX]; /* 1 + the array in which a column lies, column_at being in that; 0: it is here */
     uint64_t column_at[TP_COLUMNS_MAX], text_at, text, ends_at, bytes_at, bytes, refs_at, nrefs;
 } tp_wire_request;
 
 /* What a worker process was given by reference and what it keeps of functions, as its host knows it. All are held: nothing else gets their addresses. */
 typedef struct tp_wire_given {
-    tp_ref **refs; /* by id */
-    uint32_t n, room;
+    tp_ref **refs; /* by id; NULL: nothing has that one */
+    uint32_t n, room, least_free; /* the last: no id below is free */
     tp_image *image[TP_WIRE_IMAGES];
     uint64_t used[TP_WIRE_IMAGES], tick; /* when each was used last */
 } tp_wire_given;
 
 void tp_wire_given_free(tp_wire_given *given);
 
-/* Host: writes a request for these items. -1 with TP_ECODEC when something in it cannot travel to a process, TP_EMEMORY, or TP_ELIMIT when the worker is
+/* Host, while the worker rests: takes back the arrays that it has returned. Other things it cannot return. */
+void tp_wire_take_returned(tp_wire_given *given, tp_wire_out *out);
+
+/* Host: writes a request for these items. *in_place: results are written where the job wants them. -1 with TP_ECODEC when something in it cannot travel to a process, TP_EMEMORY, or TP_ELIMIT when the worker is
  * to be replaced first, because it was given too much. Publishes nothing. */
-int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *w, uint32_t count, const tp_worker *worker, tp_error *err);
+int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *w, uint32_t count, const tp_worker *worker, bool *in_place,
+                        tp_error *err);
 
 /* The request of an arena that lies at `base`. */
 static inline const tp_wire_request *tp_wire_get_request(const char *base)
@@ -128,6 +137,7 @@ typedef struct tp_wire_record {
     uint32_t kind;     /* tp_block_kind */
     uint32_t at, n;    /* the items, counted from the request's first */
     uint32_t capacity, columns, may_retry;
+    uint32_t in_place; /* COLUMNS: there are none here: they were written where the request said */
     uint8_t type[TP_COLUMNS_MAX];
     tp_text text;      /* COLUMNS of scalars: `bytes` is the worker's own business */
     uint64_t bytes;    /* VALUES (always of one item) and FAILURE: the message */
@@ -147,6 +157,7 @@ typedef struct tp_wire_reader {
     uint32_t first;     /* the request's first item, as an offset in its block */
     uint32_t count;     /* items of the request */
     uint32_t at;        /* the item whose result is next, from 0 for the request's first */
+    bool in_place;      /* the request said where results are to be written */
     const tp_wire_given *given;
     tp_block *open;     /* VALUES that more is added to; in the sink only once it is flushed */
 } tp_wire_reader;

@@ -59,12 +59,12 @@ static void close_fd(int *fd)
     *fd = -1;
 }
 
-static int add_actions(posix_spawn_file_actions_t *actions, const int socket[2], const int out[2], const int err[2], int in_fd, int out_fd)
+/* from[fd] is to be fd; -1: nothing is. */
+static int add_actions(posix_spawn_file_actions_t *actions, const int from[TP_PEER_FDS])
 {
-    const int from[TP_PEER_FDS] = { -1, out[1], err[1], socket[1], in_fd, out_fd };
     int rc = posix_spawn_file_actions_addopen(actions, 0, "/dev/null", O_RDONLY, 0);
     for (int fd = 1; fd < TP_PEER_FDS && rc == 0; fd++)
-        rc = posix_spawn_file_actions_adddup2(actions, from[fd], fd);
+        rc = from[fd] >= 0 ? posix_spawn_file_actions_adddup2(actions, from[fd], fd) : posix_spawn_file_actions_addclose(actions, fd);
     return rc ? rc : posix_spawn_file_actions_addclosefrom_np(actions, TP_PEER_FDS);
 }
 
@@ -81,7 +81,7 @@ static int set_attributes(posix_spawnattr_t *attributes)
 }
 
 /* Gives 0, or what is wrong. */
-static int spawn(tp_peer *p, const char *path, const int socket[2], const int out[2], const int err[2], int in_fd, int out_fd)
+static int spawn(tp_peer *p, const char *path, const int from[TP_PEER_FDS])
 {
     char *const words[] = { "tidepool", "--worker", NULL };
     posix_spawn_file_actions_t actions;
@@ -91,7 +91,7 @@ static int spawn(tp_peer *p, const char *path, const int socket[2], const int ou
         return rc;
     rc = posix_spawnattr_init(&attributes);
     if (rc == 0) {
-        rc = add_actions(&actions, socket, out, err, in_fd, out_fd);
+        rc = add_actions(&actions, from);
         rc = rc ? rc : set_attributes(&attributes);
         rc = rc ? rc : posix_spawn(&p->pid, path, &actions, &attributes, words, environ);
         posix_spawnattr_destroy(&attributes);
@@ -102,17 +102,19 @@ static int spawn(tp_peer *p, const char *path, const int socket[2], const int ou
     return rc;
 }
 
-int tp_peer_start(tp_peer *p, const char *path, int in, int out, tp_error *err)
+int tp_peer_start(tp_peer *p, const char *path, const int shared[TP_PEER_SHARED], tp_error *err)
 {
-    int socket[2] = { -1, -1 }, standard[2][2] = { { -1, -1 }, { -1, -1 } }, in_fd = -1, out_fd = -1;
+    int socket[2] = { -1, -1 }, standard[2][2] = { { -1, -1 }, { -1, -1 } }, copy[TP_PEER_SHARED] = { -1, -1, -1 };
     *p = (tp_peer){ .pidfd = -1, .socket = -1, .output = { -1, -1 }, .status = -1 };
     int rc = -1;
-    if (open_pair(socket, true) || open_pair(standard[0], false) || open_pair(standard[1], false) ||
-        (in_fd = copy_fd(in)) < 0 || (out_fd = copy_fd(out)) < 0) {
+    bool is_connected = open_pair(socket, true) == 0 && open_pair(standard[0], false) == 0 && open_pair(standard[1], false) == 0;
+    for (int i = 0; i < TP_PEER_SHARED && is_connected; i++)
+        is_connected = shared[i] < 0 || (copy[i] = copy_fd(shared[i])) >= 0;
+    if (!is_connected) {
         tp_error_set(err, TP_ESYS, "cannot connect a worker process: %s", strerror(errno));
         goto out;
     }
-    int why = spawn(p, path, socket, standard[0], standard[1], in_fd, out_fd);
+    int why = spawn(p, path, (int[TP_PEER_FDS]){ -1, standard[0][1], standard[1][1], socket[1], copy[0], copy[1], copy[2] });
     if (why) {
         tp_error_set(err, TP_ESYS, "cannot start a worker process, %s: %s", path, strerror(why));
         goto out;
@@ -131,8 +133,8 @@ out:
         close_fd(&standard[0][i]);
         close_fd(&standard[1][i]);
     }
-    close_fd(&in_fd);
-    close_fd(&out_fd);
+    for (int i = 0; i < TP_PEER_SHARED; i++)
+        close_fd(&copy[i]);
     return rc;
 }
 

@@ -1,7 +1,7 @@
 /* peer.h: a worker process as its host sees it: started, watched, ended.
  *
  * It is the program `tidepool --worker` with no descriptors but its own: /dev/null, two pipes for what native code writes, a socket, and the link's memory
- * (TP_PEER_*). It dies with the thread that has started it, so that the host, however it ends, leaves none behind. Nothing here knows what it does. */
+ * (TP_PEER_*), and the file of the host's arrays, if it has one. It dies with the thread that has started it, so that the host, however it ends, leaves none behind. Nothing here knows what it does. */
 #ifndef TP_PEER_H
 #define TP_PEER_H
 
@@ -12,7 +12,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum { TP_PEER_SOCKET = 3, TP_PEER_IN, TP_PEER_OUT, TP_PEER_FDS /* those of a worker process */ };
+enum { TP_PEER_SOCKET = 3, TP_PEER_IN, TP_PEER_OUT, TP_PEER_ARRAYS, TP_PEER_FDS /* those of a worker process */ };
+enum { TP_PEER_SHARED = 3 /* from TP_PEER_IN on */ };
 enum { TP_PEER_TAIL = 4096 }; /* bytes of its last words that are kept */
 
 typedef struct tp_peer {
@@ -26,8 +27,8 @@ typedef struct tp_peer {
     int status;     /* as waitpid says; -1: somebody else has reaped it */
 } tp_peer;
 
-/* Starts the program at `path` with the two descriptors of a link. Nothing is left open when it fails. */
-int tp_peer_start(tp_peer *p, const char *path, int in, int out, tp_error *err);
+/* Starts the program at `path` with the memory that is shared with it; there may be no file of arrays (-1). Nothing is left open when it fails. */
+int tp_peer_start(tp_peer *p, const char *path, const int shared[TP_PEER_SHARED], tp_error *err);
 
 /* The path of `tidepool` near the file that this code is in, be that a library, a module or a program: as `make` builds them, and as `make install` puts
  * them. False when there is none. */

@@ -229,7 +229,7 @@ static int start_process(supervisor *s, tp_error *err)
         return -1;
     }
     *in_of(s) = (tp_wire_in){ .layout = TP_WIRE_LAYOUT, .host_pid = (int32_t)getpid(), .workers = (uint32_t)s->host->config.workers };
-    if (tp_peer_start(&s->peer, path, s->in.fd, s->out.fd, err)) {
+    if (tp_peer_start(&s->peer, path, (int[TP_PEER_SHARED]){ s->in.fd, s->out.fd, tp_array_pool_file(s->host->arrays) }, err)) {
         tp_region_close(&s->in);
         tp_region_close(&s->out);
         return -1;
@@ -439,8 +439,10 @@ static bool run_request(supervisor *s, tp_work *w, uint32_t count, tp_error *err
 {
     tp_error why = { 0 };
     tp_wire_out *c = control_of(s);
+    tp_wire_reader r = { .count = count, .given = &s->given, .first = w->at };
     s->peer.tail_len = 0; /* what others have written */
-    if (tp_wire_put_request(&s->in, &s->given, w, count, &s->agent->worker, &why)) {
+    tp_wire_take_returned(&s->given, c);
+    if (tp_wire_put_request(&s->in, &s->given, w, count, &s->agent->worker, &r.in_place, &why)) {
         if (why.code == TP_ELIMIT)
             end_process(s);
         else
@@ -453,7 +455,6 @@ static bool run_request(supervisor *s, tp_work *w, uint32_t count, tp_error *err
     atomic_store_explicit(&c->refused, 0, memory_order_relaxed);
     atomic_store_explicit(&c->work.ctl[0], 0, memory_order_relaxed);
     atomic_store_explicit(&c->work.ctl[1], 0, memory_order_relaxed);
-    tp_wire_reader r = { .count = count, .given = &s->given, .first = w->at };
     uint32_t request = s->turn + 1, before = w->at;
     outcome o;
     bool is_right = true;

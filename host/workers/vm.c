@@ -717,7 +717,7 @@ static tp_block *new_output(const run *r, const outputs *out, uint32_t end, uint
     const tp_work *w = r->work;
     const tp_returns *returns = &w->terms->returns;
     bool has_columns = out->is_kept && (!out->is_promised || !returns->array[0]);
-    if (w->sink->new_columns && (has_columns || !out->is_kept))
+    if (w->sink->new_columns)
         return w->sink->new_columns(r->work, end - w->at, out->is_kept ? out->columns : 0, out->type, text);
     if (!out->is_kept)
         return tp_block_new_empty(TP_BLOCK_DONE, 0, 0);

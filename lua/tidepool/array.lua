@@ -664,6 +664,7 @@ core.array.set_arrays(function(value)
   return memory, numbers[name], tonumber(ffi.cast("char *", value.data) - ffi.cast("char *", start)), value.length, value.columns
 end, function(memory, number, offset, n, columns)
   local name = array.types[number + 1]
+  if memory and core.array.bytes() > collect_at then collect() end -- a worker may be given one after the other, and make none itself
   local a = memory and constructors[name]() or array.allocate(name, n, false)
   if memory then core.array.hold(a, memory, offset) end
   a.length, a.columns = n, columns

@@ -171,6 +171,56 @@ TEST(columns_that_were_not_promised_are_no_results)
     close_bench(&b);
 }
 
+TEST(results_are_in_their_place_only_where_that_was_asked_for)
+{
+    static bench b;
+    static const volatile char is_no_fork = 1;
+    tp_error err = { 0 };
+    tp_array_pool *pool;
+    CHECK(tp_array_pool_open(&pool, &is_no_fork, &err) == 0);
+    tp_array *a = tp_array_new(pool, 2000 * sizeof(double), true);
+    CHECK(a);
+    for (int asked = 0; asked < 2; asked++) {
+        open_bench(&b);
+        b.terms.returns = (tp_returns){ .columns = 1, .type = { TP_DOUBLE }, .array = { a } };
+        b.reader.in_place = asked;
+        uint64_t nan_bits = 0xffffffffffffffffu;
+        memcpy((double *)a->data + 1001, &nan_bits, sizeof nan_bits);
+        tp_wire_record *r = add_columns(&b, 0, 3, TP_DOUBLE, 0);
+        r->in_place = 1;
+        r->size = b.until = sizeof *r;
+        CHECK(read_all(&b) == asked);
+        CHECK_INT(asked ? 3 : 0, b.work.at);
+        check_results(&b);
+        memcpy(&nan_bits, (double *)a->data + 1001, sizeof nan_bits);
+        CHECK(!asked || (b.results->column[0] == (double *)a->data + 1000 && nan_bits != 0xffffffffffffffffu));
+        close_bench(&b);
+    }
+    tp_ref_drop(a);
+    tp_array_pool_close(pool);
+}
+
+TEST(only_arrays_can_be_returned)
+{
+    static const volatile char is_no_fork = 1;
+    static tp_wire_out out;
+    tp_error err = { 0 };
+    tp_array_pool *pool;
+    CHECK(tp_array_pool_open(&pool, &is_no_fork, &err) == 0);
+    tp_func *f = tp_func_new("f", 0);
+    tp_array *a = tp_array_new(pool, 100, true);
+    CHECK(f && a);
+    tp_ref *refs[] = { &f->ref, &a->ref, NULL };
+    tp_wire_given given = { .refs = refs, .n = 3, .room = 3, .least_free = 3 };
+    for (int i = 0; i < TP_WIRE_REFS_MAX / 64; i++)
+        atomic_store(&out.returned[i], UINT64_MAX);
+    tp_wire_take_returned(&given, &out);
+    CHECK(refs[0] == &f->ref && !refs[1] && !refs[2] && given.least_free == 1);
+    CHECK(atomic_load(&out.returned[0]) == 0 && tp_array_pool_live(pool) == 0);
+    tp_ref_drop(f);
+    tp_array_pool_close(pool);
+}
+
 TEST(a_record_that_was_being_filled_in_counts_up_to_the_item_that_ran)
 {
     static bench b;

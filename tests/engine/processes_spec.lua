@@ -525,7 +525,7 @@ end)
 describe("Typed arrays in processes", function()
   local types = { "double", "float", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64" }
 
-  it("are copies: as arguments and results, of all types, also in tables, as views and matrices", function()
+  it("are shared: as arguments and results, of all types, also in tables, as views and matrices", function()
     local double = app:func(function(a)
       for i = 1, #a do a[i] = a[i] * 2 end
       return a, { inner = a }
@@ -535,40 +535,160 @@ describe("Typed arrays in processes", function()
       local b, c = double:remote(a)
       assert.same({ ctype, 3, 2, 6 }, { b.ctype, #b, tonumber(b[1]), tonumber(b[3]) })
       assert.is_true(rawequal(b, c.inner)) -- the same object twice in one message stays one
-      assert.equal(1, tonumber(a[1])) -- what was passed is as it was
+      assert.equal(2, tonumber(a[1])) -- what was passed is what came back
+      b[2] = 9
+      assert.equal(9, tonumber(a[2]))
     end
     assert.equal(0, #double:remote(tidepool.array("double", 0)))
     local m = double:remote(tidepool.array("double", { { 1, 2, 3 }, { 4, 5, 6 } }))
     assert.same({ 2, 3, 12 }, { m.rows, m.columns, m:at(2, 3) })
-    assert.same({ 4, 6, n = 2 }, double:remote(tidepool.array("int32", { 1, 2, 3, 4 }):slice(2, 3)):list())
+    local whole = tidepool.array("int32", { 1, 2, 3, 4 })
+    assert.same({ 4, 6, n = 2 }, double:remote(whole:slice(2, 3)):list())
+    assert.same({ 1, 4, 6, 4, n = 4 }, whole:list())
+    local big = tidepool.array("double", 1e6, 1)
+    double:remote(big:slice(999999))
+    assert.same({ 1, 1, 2, 2 }, { big[1], big[999998], big[999999], big[1e6] })
+    local lists = app:func(function(t) t.a[1] = t.a[1] + 1 end)
+    local many = {}
+    for i = 1, 300 do many[i] = { a = tidepool.array("double", { i }) } end
+    lists:for_each(many)
+    for i = 1, 300 do assert.equal(i + 1, many[i].a[1]) end
+    local fails = app:func(function(a) error { a = a } end)
+    local failure = failure_of(fails.remote, fails, tidepool.array("double", { 7 }))
+    assert.same({ 7, 7 }, { failure.value.a[1], failure.input[1][1] })
+  end)
+
+  it("that a worker makes come back as copies", function()
     local make = app:func(function(n)
       local a = require "tidepool".array("float", n)
       a:fill(n + 0.5)
       return { a = a }
     end)
     for i, t in make:map(tidepool.range(100)) do assert.same({ i, i + 0.5 }, { #t.a, t.a[i] }) end
-    local fails = app:func(function(a) error { a = a } end)
-    local failure = failure_of(fails.remote, fails, tidepool.array("double", { 7 }))
-    assert.same({ 7, 7 }, { failure.value.a[1], failure.input[1][1] })
+    assert.equal(1e6 + 0.5, make:remote(1e6).a[1e6])
   end)
 
-  it("that a function captures are as they were when the map started", function()
-    local a = tidepool.array("double", { 1, 2, 3 })
+  it("that a function captures are shared with all workers, and between them", function()
+    local a, counts, large = tidepool.array("double", { 1, 2, 3 }), tidepool.array("int64", 4), tidepool.array("double", 1e6)
     local read = app:func(function(i)
       local x = a[i]
-      a[i] = -1
+      a[i] = x + 10
+      counts:add(1 + i % 4, 1)
+      large[i * 1000] = i
       return x
     end)
     assert.same({ 1, 2, 3, n = 3 }, read:with({ recycle = 1 }):map({ 1, 2, 3 }):list())
-    assert.same({ 1, 2, 3, n = 3 }, a:list())
+    assert.same({ 11, 12, 13, n = 3 }, a:list())
     a[2] = 20
-    assert.same({ 1, 20, 3, n = 3 }, read:with({ recycle = 1 }):map({ 1, 2, 3 }):list())
     assert.equal(20, read:remote(2))
     local threads = tidepool.App("t", { executor = "threads" }):func(function(i) a[i] = i * 100 end)
     threads:for_each { 1, 2, 3 }
-    assert.same({ 100, 200, 300, n = 3 }, a:list())
-    a[1] = 5
-    assert.equal(5, read:remote(1))
+    assert.equal(300, read:remote(3))
+    assert.equal(3000, 1000 * large[3000])
+    local count = app:func(function(i) counts:add(1 + i % 4, 1) end)
+    counts:fill(0)
+    count:for_each(tidepool.range(4000))
+    assert.same({ 1000, 1000, 1000, 1000 }, { tonumber(counts[1]), tonumber(counts[2]), tonumber(counts[3]), tonumber(counts[4]) })
+  end)
+
+  it("of a worker's own are shared with what it maps", function()
+    local f = app:func(function()
+      local here = require "tidepool"
+      local a = here.array("double", 4)
+      here.App("inner", { executor = "processes" }):func(function(i) a[i] = i end):for_each { 1, 2, 3, 4 }
+      return a:sum()
+    end)
+    assert.equal(10, f:remote())
+  end)
+
+  it("are inputs and results in their place, whatever happens to workers meanwhile", function()
+    local path = support.temp_path()
+    local xs, ys = tidepool.array("double", 200000), tidepool.array("int32", 200000)
+    for i = 1, #xs do xs[i], ys[i] = i / 2, -i end
+    local f = app:func({ returns = { "double", "float" }, crash_retries = 3 }, function(x, y)
+      if y == -150000 and #support.notes(path) < 3 then
+        support.note(path, "dies")
+        die "null"
+      end
+      return 2 * x, y
+    end)
+    local doubles, floats = f:map(xs, ys):array()
+    local wrong = 0
+    for i = 1, #xs do
+      if doubles[i] ~= i or floats[i] ~= -i then wrong = wrong + 1 end
+    end
+    assert.equal(0, wrong)
+    assert.equal(3, #support.notes(path))
+    local square = app:func({ returns = "double" }, function(x) return x * x end)
+    assert.equal(25, square:map(xs:slice(10)):array()[1])
+    assert.same({ 1, 4, 9, n = 3 }, square:map(tidepool.array("double", { 1, 2, 3 })):array():list())
+    local sum = 0
+    for _, y in square:map(xs) do sum = sum + y end
+    assert.equal(200000 * 200001 * 400001 / 24, sum)
+    local partly = app:func({ returns = "double" }, function(x)
+      if x == 50 then error "no" end
+      return x
+    end)
+    local failure = failure_of(function() partly:map(xs):array() end)
+    assert.equal(100, failure.index)
+  end)
+
+  it("are given back when workers have done with them", function()
+    local out = support.run_script [[
+      local core, tidepool = require "tidepool.core", require "tidepool"
+      local last = tidepool.App("x"):func { executor = "processes" } (function(a) return a[#a] end)
+      local most = 0
+      for i = 1, 300 do
+        local a = tidepool.array("double", 2e6)
+        a[#a] = i
+        if last:remote(a) ~= i then error "wrong" end
+        most = math.max(most, core.array.bytes())
+      end
+      print(most < 2 ^ 31) -- of 5 GB
+    ]]
+    assert.equal("true\n", out.stdout .. out.stderr)
+  end)
+
+  it("stay the script's where a child that it has forked goes on with them", function()
+    local out = support.run_script([[
+      local ffi, tidepool = require "ffi", require "tidepool"
+      ffi.cdef "int fork(void); int waitpid(int, int *, int); void _exit(int);"
+      local free, keep = tidepool.array("double", 1e5, 1), tidepool.array("double", 1e5, 2)
+      local small = tidepool.array("double", 5, 4)
+      free = nil
+      collectgarbage()
+      local pid = ffi.C.fork()
+      if pid == 0 then
+        for i = 1, 10 do tidepool.array("double", 1e5, 7):sum() end
+        keep, small = nil, nil
+        collectgarbage()
+        collectgarbage()
+        tidepool.array("double", 5, 8)
+        ffi.C._exit(0)
+      end
+      local mine = tidepool.array("double", 1e5, 3)
+      ffi.C.waitpid(pid, nil, 0)
+      local f = tidepool.App("x"):func { executor = "processes" } (function(a, b, c) return a:sum() + b:sum() + c:sum() end)
+      print(mine:sum(), keep:sum(), small:sum(), f:remote(mine, keep, small))
+    ]])
+    assert.equal("300000\t200000\t20\t500020\n", out.stdout .. out.stderr)
+  end)
+
+  it("are copies where memory cannot be shared", function()
+    local script = [[
+      local tidepool = require "tidepool"
+      local app = tidepool.App("x", { executor = "processes" })
+      local a = tidepool.array("double", 1000, 1)
+      local f = app:func(function(b) b[1] = a[1] + 1 return b end)
+      local b = tidepool.array("double", 1e5, 3)
+      local c = f:remote(b)
+      print(c[1], c[2], #c, b[1])
+      local twice = app:func { returns = "double" } (function(x) return 2 * x end)
+      print(twice:map(b):array():sum())
+    ]]
+    local shared, copied = support.run_script(script), support.run_script(script, { setup = "ulimit -f 100000" }) -- blocks of 512 or 1024 bytes
+    assert.equal("2\t3\t100000\t2\n599998\n", shared.stdout .. shared.stderr)
+    assert.equal("2\t3\t100000\t3\n600000\n", copied.stdout .. copied.stderr)
   end)
 
   it("have no NaN of other bits, whatever their worker has written", function()
@@ -583,6 +703,18 @@ describe("Typed arrays in processes", function()
     for i = 1, 3 do
       local x = a[i]
       assert.same({ "number", true }, { type(x), x ~= x })
+    end
+    local shared = tidepool.array("double", 3)
+    local spoil = app:func({ returns = "double" }, function(i)
+      local ffi = require "ffi"
+      local words = ffi.cast("uint64_t *", shared.data)
+      words[0], words[1], words[2] = 0xffffffffffffffffULL, 0xfff9000000000000ULL, 0x7ff4000000000001ULL
+      return shared[i]
+    end)
+    local results = spoil:map { 1, 2, 3 }
+    for i, y in results do
+      local x = shared[i]
+      assert.same({ "number", true, "number", true }, { type(x), x ~= x, type(y), y ~= y })
     end
   end)
 end)
@@ -666,7 +798,7 @@ describe("Worker processes", function()
     local file = io.open "/etc/passwd"
     local fds = own(f:remote())
     file:close()
-    for fd = 0, 5 do assert.is_true(fds[fd], "descriptor " .. fd) end
+    for fd = 0, 6 do assert.is_true(fds[fd], "descriptor " .. fd) end
     local foreign = app:func(function()
       local pipe = io.popen "ls -l /proc/$PPID/fd"
       local text = pipe:read "*a"
@@ -682,7 +814,7 @@ describe("Worker processes", function()
       if not pcall(ffi.typeof, "tidepool_spec_seals") then
         ffi.cdef "typedef int tidepool_spec_seals; int fcntl(int, int, ...); int ftruncate(int, long);"
       end
-      for fd = 4, 5 do
+      for fd = 4, 6 do
         for _, seal in ipairs { 1, 2, 4, 8, 16 } do -- any: F_ADD_SEALS
           if ffi.C.fcntl(fd, 1033, ffi.cast("int", seal)) == 0 then error("sealed by " .. seal) end
         end

@@ -46,14 +46,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
     tp_wire_given given = { 0 };
     tp_error err = { 0 };
     tp_block inputs = { .n = ITEMS, .first = FIRST };
-    tp_terms terms = { .name = "f", .discards = bytes[0] % 3 == 1 };
-    if (bytes[0] % 3 == 2)
+    tp_terms terms = { .name = "f", .discards = bytes[0] % 4 == 1 };
+    if (bytes[0] % 4 >= 2)
         terms.returns = (tp_returns){ .columns = 2, .type = { TP_DOUBLE, TP_INT16 } };
+    double results[FIRST + ITEMS];
+    tp_array arrays[2] = { { .data = results }, { .data = results } };
+    bool in_place = bytes[0] % 4 == 3;
+    for (int c = 0; in_place && c < 2; c++)
+        terms.returns.array[c] = &arrays[c];
     tp_work_open(&b.work, &worker, &sink, &terms, &inputs, 0, ITEMS, 1);
     size_t size = (len - 2) & ~(size_t)7;
     char *out = malloc(size + 1);
     memcpy(out, bytes + 2, size);
-    tp_wire_reader r = { .base = out, .size = size, .count = ITEMS, .given = &given };
+    tp_wire_reader r = { .base = out, .size = size, .count = ITEMS, .in_place = in_place, .given = &given };
     if (tp_wire_read(&r, &b.work, 0, size / 2 & ~(size_t)7, &err))
         tp_wire_read_open(&r, &b.work, size / 2 & ~(size_t)7, bytes[1], &err);
     if (b.work.at > ITEMS || b.next != FIRST + b.work.at)
