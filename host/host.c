@@ -146,7 +146,7 @@ void tp_host_free(tp_host *host)
         return;
     tp_detach(host->attachment);
     host->attachment = NULL;
-    stop_executors(host, UINT64_MAX); /* first: workers read strings of the state that closes here (TP_SCALAR_LENT) */
+    stop_executors(host, UINT64_MAX); /* first: workers read strings of the state that closes here (TP_SCALAR_PINNED) */
     if (host->has_agent)
         tp_agent_leave(&host->agent);
     tp_api_close(host->api);

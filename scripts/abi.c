@@ -40,11 +40,11 @@ typedef struct field {
 /* Those that overlap stand together, the widest first. */
 static const field scalar_fields[] = {
     FIELD(tp_scalar, as.number, "number"),
-    FIELD(tp_scalar, as.lent, "lent"),
+    FIELD(tp_scalar, as.pinned, "pinned"),
     FIELD(tp_scalar, as.string.at, "at"),
     FIELD(tp_scalar, as.string.length, "length"),
     FIELD(tp_scalar, kind, "kind"),
-    FIELD(tp_scalar, lent_length, "lent_length"),
+    FIELD(tp_scalar, pinned_length, "pinned_length"),
 };
 
 static const field text_fields[] = {
@@ -158,7 +158,7 @@ static const number scalars[] = {
     { "TRUE", TP_SCALAR_TRUE },
     { "NUMBER", TP_SCALAR_NUMBER },
     { "STRING", TP_SCALAR_STRING },
-    { "LENT", TP_SCALAR_LENT },
+    { "PINNED", TP_SCALAR_PINNED },
 };
 
 /* By the names that gpu/translate/translate.lua gives arguments; `number` and `length` are values. */

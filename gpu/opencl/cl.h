@@ -59,7 +59,7 @@ typedef struct tp_open_device {
     const tp_cl_device *device;
     unsigned index; /* in cl->devices */
     cl_context context;
-    _Atomic uint64_t *lent; /* bytes of its memory in buffers of device.h (relaxed: only a count) */
+    _Atomic uint64_t *reserved; /* bytes of its memory in buffers of device.h (relaxed: only a count) */
 } tp_open_device;
 
 /* Opens the loader, or the driver, of that name (NULL: libOpenCL.so.1, then drivers that it may not know) and lists the devices. Fails with a text that says

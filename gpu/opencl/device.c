@@ -159,7 +159,7 @@ static void free_buffer(tp_ref *r)
     if (b->mem)
         b->open.cl->ReleaseMemObject(b->mem);
     if (!b->array && !b->whole)
-        atomic_fetch_sub_explicit(b->open.lent, b->size, memory_order_relaxed);
+        atomic_fetch_sub_explicit(b->open.reserved, b->size, memory_order_relaxed);
     tp_ref_drop(b->array);
     tp_ref_drop(b->whole);
     free(b);
@@ -168,13 +168,13 @@ static void free_buffer(tp_ref *r)
 const tp_ref_type tp_buffer_type = { "tidepool.buffer", free_buffer };
 
 /* Counts the bytes of a buffer; refuses what the device cannot have. Drivers may say yes, and fail when the memory is used. */
-static int lend(const tp_open_device *o, uint64_t size, tp_error *err)
+static int reserve(const tp_open_device *o, uint64_t size, tp_error *err)
 {
     char wanted[32], all[32], used[32];
-    uint64_t before = atomic_fetch_add_explicit(o->lent, size, memory_order_relaxed);
+    uint64_t before = atomic_fetch_add_explicit(o->reserved, size, memory_order_relaxed);
     if (before + size <= o->device->memory)
         return 0;
-    atomic_fetch_sub_explicit(o->lent, size, memory_order_relaxed);
+    atomic_fetch_sub_explicit(o->reserved, size, memory_order_relaxed);
     return tp_error_set(err, TP_ESYS, "%s: no memory for a buffer of %s: of the device's %s other buffers have %s", o->device->name,
                         show_size(wanted, sizeof wanted, size), show_size(all, sizeof all, o->device->memory),
                         show_size(used, sizeof used, before));
@@ -202,12 +202,12 @@ int tp_buffer_open(tp_buffer **out, tp_queue *q, size_t size, tp_array *array, v
     if (room > o->device->max_alloc)
         return tp_error_set(err, TP_ESYS, "%s: a buffer of %s is over the device's largest, %s", o->device->name,
                             show_size(wanted, sizeof wanted, room), show_size(most, sizeof most, o->device->max_alloc));
-    if (!is_shared && lend(o, room, err))
+    if (!is_shared && reserve(o, room, err))
         return -1;
     tp_buffer *b = calloc(1, sizeof *b);
     if (!b) {
         if (!is_shared)
-            atomic_fetch_sub_explicit(o->lent, room, memory_order_relaxed);
+            atomic_fetch_sub_explicit(o->reserved, room, memory_order_relaxed);
         return tp_error_oom(err, "a device's buffer");
     }
     tp_ref_init(&b->ref, &tp_buffer_type);

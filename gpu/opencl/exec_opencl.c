@@ -49,7 +49,7 @@ typedef struct pool {
     cl_context contexts[TP_DEVICES_MAX]; /* of devices that are open */
     worker *workers;                     /* changed with the engine's lock held, too */
 
-    _Atomic uint64_t lent[TP_DEVICES_MAX]; /* see tp_open_device */
+    _Atomic uint64_t reserved[TP_DEVICES_MAX]; /* see tp_open_device */
 
     /* ---- guarded by the engine's lock ---- */
     /* Held: a queue whose commands nobody waits for any more, and whether they have run; see
@@ -206,7 +206,7 @@ static int open_device(pool *p, const tp_cl *cl, unsigned device, tp_open_device
                        tp_error *err)
 {
     *out = (tp_open_device){ cl, &cl->devices[device], device, p->contexts[device],
-                             &p->lent[device] };
+                             &p->reserved[device] };
     return out->context ? 0 : start_device(p, out, err);
 }
 

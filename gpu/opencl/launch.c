@@ -153,7 +153,7 @@ static void note_copy(const tp_launch_queue *q, size_t bytes)
 
 /* Memory of the device for argument `slot` with what is at `data` (unless it is only written
  * there, or is_current: it is there from the launch before). */
-static int lend(tp_launch_queue *q, unsigned slot, cl_mem_flags flags, void *data, size_t size,
+static int map(tp_launch_queue *q, unsigned slot, cl_mem_flags flags, void *data, size_t size,
                 bool is_current, cl_mem *out, tp_error *err)
 {
     const tp_cl *cl = q->open.cl;
@@ -225,21 +225,21 @@ static int pass_argument(tp_launch_queue *q, const tp_ready_kernel *e, const tp_
     case TP_ARG_INDEX: size = sizeof(cl_ulong), value = &index; break;
     case TP_ARG_VALUE: size = a->size, value = &a->value; break;
     case TP_ARG_INPUT:
-        rc = lend(q, i, CL_MEM_READ_ONLY, items->inputs[a->index], items->n * width, false, mem,
+        rc = map(q, i, CL_MEM_READ_ONLY, items->inputs[a->index], items->n * width, false, mem,
                   err);
         break;
     case TP_ARG_OUTPUT:
-        rc = lend(q, i, CL_MEM_WRITE_ONLY, items->outputs[a->index], count * width, false, mem,
+        rc = map(q, i, CL_MEM_WRITE_ONLY, items->outputs[a->index], count * width, false, mem,
                   err);
         break;
     case TP_ARG_FAILED:
-        rc = lend(q, i, CL_MEM_WRITE_ONLY, items->failed, count, false, mem, err);
+        rc = map(q, i, CL_MEM_WRITE_ONLY, items->failed, count, false, mem, err);
         break;
     case TP_ARG_DETAILS:
-        rc = lend(q, i, CL_MEM_WRITE_ONLY, items->details, count * width, false, mem, err);
+        rc = map(q, i, CL_MEM_WRITE_ONLY, items->details, count * width, false, mem, err);
         break;
     case TP_ARG_ARRAY:
-        rc = lend(q, i, a->is_written ? CL_MEM_READ_WRITE : CL_MEM_READ_ONLY, a->data, a->size,
+        rc = map(q, i, a->is_written ? CL_MEM_READ_WRITE : CL_MEM_READ_ONLY, a->data, a->size,
                   is_uploaded && !a->is_written, mem, err);
         break;
     }

@@ -3,10 +3,10 @@
  *
  * A program is known by its options, its kernel's name and its source. The name under which its
  * binary is kept says more: all that the binary depends on. What is read from the disk, and
- * whether it may be trusted, is decided in kept.c. */
+ * whether it may be trusted, is decided in program_store.c. */
 #include "opencl/program_cache.h"
 
-#include "opencl/kept.h"
+#include "opencl/program_store.h"
 #include "runtime/runtime.h"
 
 #include <stdio.h>
@@ -20,7 +20,7 @@ static void free_program(tp_ref *r)
         p->cl->ReleaseProgram(p->program);
     free(p->name);
     free(p->text);
-    free(p->kept_name);
+    free(p->stored_name);
     free(p);
 }
 
@@ -36,7 +36,7 @@ static char *new_kept_name(const tp_cl *cl, const tp_cl_device *d, const char *t
     if (cl->GetPlatformInfo(d->platform_id, CL_PLATFORM_VERSION, sizeof platform - 1, platform,
                             NULL) != CL_SUCCESS)
         platform[0] = 0;
-    tp_kept_describe_build(build, sizeof build);
+    tp_program_store_describe_build(build, sizeof build);
     int n = asprintf(&name, "%s\n%s\n%s\n%s\n%s\n%s\n%s %s\n%s", d->platform, platform, d->vendor,
                      d->name, d->version, d->driver, TP_VERSION, build, text);
     return n < 0 ? NULL : name;
@@ -44,27 +44,27 @@ static char *new_kept_name(const tp_cl *cl, const tp_cl_device *d, const char *t
 
 /* Why a program is compiled, or is not kept, for who asked to be told: each file's reason, but
  * that of the place only once. The lock of the cache's owner may be held. */
-static void tell(tp_program_cache *cache, tp_kept_status status, const char *why)
+static void tell(tp_program_cache *cache, tp_program_store_status status, const char *why)
 {
     char line[600];
-    if (!cache->host->config.verbose || status == TP_KEPT_FINE || status == TP_KEPT_NONE ||
-        (status == TP_KEPT_BAD_PLACE &&
+    if (!cache->host->config.verbose || status == TP_PROGRAM_STORE_FINE || status == TP_PROGRAM_STORE_NONE ||
+        (status == TP_PROGRAM_STORE_BAD_PLACE &&
          atomic_exchange_explicit(&cache->has_told, true, memory_order_relaxed)))
         return;
     int n = snprintf(line, sizeof line, "tidepool: %s: %s\n",
-                     status == TP_KEPT_BAD_PLACE ? "compiled programs are not kept"
+                     status == TP_PROGRAM_STORE_BAD_PLACE ? "compiled programs are not kept"
                                                  : "a kept program is compiled again", why);
     tp_host_print(cache->host, 2, line, n < (int)sizeof line ? (size_t)n : sizeof line - 1);
 }
 
 bool tp_program_is_new(const tp_program *p)
 {
-    return p->kept_name && !atomic_load_explicit(&p->is_kept, memory_order_relaxed);
+    return p->stored_name && !atomic_load_explicit(&p->is_kept, memory_order_relaxed);
 }
 
 void tp_program_keep(tp_program *p)
 {
-    if (!p->kept_name || atomic_exchange_explicit(&p->is_kept, true, memory_order_relaxed))
+    if (!p->stored_name || atomic_exchange_explicit(&p->is_kept, true, memory_order_relaxed))
         return;
     size_t size = 0;
     if (p->cl->GetProgramInfo(p->program, CL_PROGRAM_BINARY_SIZES, sizeof size, &size, NULL) ||
@@ -74,8 +74,8 @@ void tp_program_keep(tp_program *p)
     if (binary && p->cl->GetProgramInfo(p->program, CL_PROGRAM_BINARIES, sizeof binary, &binary,
                                         NULL) == CL_SUCCESS) {
         tp_error why = { 0 };
-        tp_kept_status status =
-            tp_kept_write(&p->cache->host->kept, p->kept_name, binary, size, &why);
+        tp_program_store_status status =
+            tp_program_store_write(&p->cache->host->program_store, p->stored_name, binary, size, &why);
         tell(p->cache, status, why.message);
     }
     free(binary);
@@ -104,7 +104,7 @@ static cl_program load_kept(tp_program_cache *cache, const tp_open_device *open,
     size_t size = 0;
     tp_error why = { 0 };
     if (name)
-        tell(cache, tp_kept_read(&cache->host->kept, name, &binary, &size, &why), why.message);
+        tell(cache, tp_program_store_read(&cache->host->program_store, name, &binary, &size, &why), why.message);
     if (!binary)
         return NULL;
     cl_int status = CL_SUCCESS, rc;
@@ -120,7 +120,7 @@ static cl_program load_kept(tp_program_cache *cache, const tp_open_device *open,
         cl->ReleaseProgram(program);
     tp_error_set(&why, TP_ESYS, "%s refuses it: %s", d->name,
                  tp_cl_error_name(rc != CL_SUCCESS ? rc : status));
-    tell(cache, TP_KEPT_BAD_FILE, why.message);
+    tell(cache, TP_PROGRAM_STORE_BAD_FILE, why.message);
     return NULL;
 }
 
@@ -161,9 +161,9 @@ tp_program *tp_program_open(tp_program_cache *cache, const tp_open_device *open,
     made->cache = cache;
     made->cl = open->cl;
     made->device = open->index;
-    if (cache->host->kept.folder)
-        made->kept_name = new_kept_name(open->cl, open->device, made->text);
-    made->program = load_kept(cache, open, made->kept_name, options);
+    if (cache->host->program_store.folder)
+        made->stored_name = new_kept_name(open->cl, open->device, made->text);
+    made->program = load_kept(cache, open, made->stored_name, options);
     atomic_init(&made->is_kept, made->program != NULL);
     if (!made->program)
         made->program = build(open, source, options, log, err);
@@ -177,7 +177,7 @@ out:
     if (made) {
         free(made->text);
         free(made->name);
-        free(made->kept_name);
+        free(made->stored_name);
         free(made);
     }
     return result;

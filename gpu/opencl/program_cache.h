@@ -1,5 +1,5 @@
 /* program_cache.h: programs for devices: compiled once per host, and kept on disk for the next
- * process (kept.h). Programs of the same device, options, kernel name and source are one. */
+ * process (program_store.h). Programs of the same device, options, kernel name and source are one. */
 #ifndef TP_PROGRAM_CACHE_H
 #define TP_PROGRAM_CACHE_H
 
@@ -28,7 +28,7 @@ typedef struct tp_program {
     cl_program program;
     char *name;         /* of the kernel */
     char *text;         /* options, name, source, a line each: what it is known by */
-    char *kept_name;    /* under which its binary is kept (kept.h), NULL: it is not */
+    char *stored_name;    /* under which its binary is kept (program_store.h), NULL: it is not */
     _Atomic bool is_kept; /* it is there; set by whoever saves it first (relaxed) */
 } tp_program;
 

@@ -331,7 +331,7 @@ static uint32_t convert_scalars(tp_type type, void *to, const tp_scalar *from, u
 /* What a scalar that is no number is. */
 static const char *name_scalar(uint32_t kind)
 {
-    if (kind == TP_SCALAR_STRING || kind == TP_SCALAR_LENT)
+    if (kind == TP_SCALAR_STRING || kind == TP_SCALAR_PINNED)
         return "a string";
     return kind == TP_SCALAR_NIL ? "nil" : "a boolean";
 }

@@ -185,7 +185,7 @@ static uint8_t *write_string(uint8_t *p, const char *bytes, uint32_t len)
 
 static uint32_t length_of(const tp_scalar *x)
 {
-    return x->kind == TP_SCALAR_STRING ? x->as.string.length : x->kind == TP_SCALAR_LENT ? x->lent_length : 0;
+    return x->kind == TP_SCALAR_STRING ? x->as.string.length : x->kind == TP_SCALAR_PINNED ? x->pinned_length : 0;
 }
 
 static uint8_t *write_scalar(uint8_t *p, const tp_block *b, const tp_scalar *x)
@@ -193,7 +193,7 @@ static uint8_t *write_scalar(uint8_t *p, const tp_block *b, const tp_scalar *x)
     switch (x->kind) {
     case TP_SCALAR_NUMBER: return write_number(p, x->as.number);
     case TP_SCALAR_STRING: return write_string(p, b->text.bytes + x->as.string.at, x->as.string.length);
-    case TP_SCALAR_LENT: return write_string(p, x->as.lent, x->lent_length);
+    case TP_SCALAR_PINNED: return write_string(p, x->as.pinned, x->pinned_length);
     default:
         *p++ = x->kind == TP_SCALAR_TRUE ? T_TRUE : x->kind == TP_SCALAR_FALSE ? T_FALSE : T_NIL;
         return p;

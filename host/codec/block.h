@@ -24,7 +24,7 @@ enum { TP_MIXED = TP_TYPES };
 typedef enum tp_scalar_kind {
     TP_SCALAR_ABSENT, /* this item has fewer values than there are columns */
     TP_SCALAR_NIL, TP_SCALAR_FALSE, TP_SCALAR_TRUE, TP_SCALAR_NUMBER, TP_SCALAR_STRING,
-    TP_SCALAR_LENT    /* a long string of the owner's Lua state, which is kept there while the block lives */
+    TP_SCALAR_PINNED    /* a long string of the owner's Lua state, which is kept there while the block lives */
 } tp_scalar_kind;
 
 typedef struct tp_scalar {
@@ -33,9 +33,9 @@ typedef struct tp_scalar {
         struct {
             uint32_t at, length; /* in the block's text */
         } string;
-        const char *lent;
+        const char *pinned;
     } as;
-    uint32_t kind, lent_length;
+    uint32_t kind, pinned_length;
 } tp_scalar;
 
 /* A column is indexed as an array of them, in C and in Lua. */
@@ -48,7 +48,7 @@ typedef struct tp_text {
     uint32_t used, capacity;
 } tp_text;
 
-enum { TP_TEXT_STRING_MAX = 4096 }; /* longer strings are lent, or go as messages */
+enum { TP_TEXT_STRING_MAX = 4096 }; /* longer strings are pinned, or go as messages */
 
 /* What is known of an input whose results are recorded (journal/): what it is, see identity.h, and how often it was tried in earlier runs. */
 typedef struct tp_tag {
@@ -77,7 +77,7 @@ typedef struct tp_block {
     tp_tag *tags;    /* inputs: one for each, where results are recorded; NULL elsewhere */
 } tp_block;
 
-/* A driver's signature is a string: a character per column of the inputs, TP_SIGN_OWN, or
+/* A specialised loop's signature is a string: a character per column of the inputs, TP_SIGN_OWN, or
  * TP_SIGN_FOREIGN where the column lies in an array of the users', and the number of its type; one that
  * says whether results are kept; and then a character per column of those. */
 enum {

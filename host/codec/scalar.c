@@ -55,8 +55,8 @@ void tp_scalar_push(lua_State *L, const tp_block *b, const tp_scalar *from)
     case TP_SCALAR_STRING:
         lua_pushlstring(L, b->text.bytes + from->as.string.at, from->as.string.length);
         break;
-    case TP_SCALAR_LENT:
-        lua_pushlstring(L, from->as.lent, from->lent_length);
+    case TP_SCALAR_PINNED:
+        lua_pushlstring(L, from->as.pinned, from->pinned_length);
         break;
     case TP_SCALAR_FALSE:
     case TP_SCALAR_TRUE:

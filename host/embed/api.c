@@ -974,7 +974,7 @@ static void dispatch(tp_map *map, uint64_t until_ns)
             uv_async_send(&api->host->wake_up);
             break;
         }
-        uint32_t seen = map->job ? tp_job_news(map->job) : 0;
+        uint32_t seen = map->job ? tp_job_eventcount(map->job) : 0;
         int status = step(map, map->is_inline ? -1 : 0, NULL);
         if (status == TP_STEP_LATER) {
             map->seen = seen;
@@ -997,7 +997,7 @@ static void dispatch_all(tp_api *api)
     uint64_t until_ns = uv_hrtime() + PATIENCE_NS;
     for (tp_map *map = api->maps; map; map = api->cursor) {
         api->cursor = map->next;
-        if (map->callback && (map->is_due || map->is_inline || !map->job || tp_job_news(map->job) != map->seen))
+        if (map->callback && (map->is_due || map->is_inline || !map->job || tp_job_eventcount(map->job) != map->seen))
             dispatch(map, until_ns);
     }
     api->cursor = NULL;
@@ -1031,7 +1031,7 @@ uint64_t tp_api_due(const tp_api *api)
     if (!api)
         return UINT64_MAX;
     for (const tp_map *map = api->maps; map; map = map->next)
-        if (map->callback && map->job && tp_job_news(map->job) != map->seen)
+        if (map->callback && map->job && tp_job_eventcount(map->job) != map->seen)
             return 0; /* another state has taken the turn in which the loop was woken */
     return api->due_ns;
 }

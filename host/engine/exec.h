@@ -13,7 +13,7 @@
 #define TP_CAPABILITIES(X) \
     X(TP_CAN_KILL, 1, "kill") /* can stop any running item by force: timeouts */ \
     X(TP_ISOLATED, 2, "isolated") /* survives a crash of an item */ \
-    X(TP_SHARES_MEMORY, 4, "shares_memory") /* items run in this process: its memory may be lent to them */ \
+    X(TP_SHARES_MEMORY, 4, "shares_memory") /* items run in this process: its strings may be pinned for them */ \
     X(TP_RUNS_LUA, 8, "runs_lua") \
     X(TP_RUNS_KERNELS, 16, "runs_kernels") \
     X(TP_BY_OWNER, 32, "by_owner") /* has no workers: the owner of a job runs its items while it waits */ \

@@ -182,14 +182,14 @@ void tp_job_finish(tp_slice *s)
     /* The second holds once per take: what is finished is in the list no more. */
     TP_ASSERT(has_its_results(s));
     TP_ASSERT((s->prev ? s->prev->next : e->slices) == s && (!s->next || s->next->prev == s));
-    TP_ASSERT(job->running > 0 && (!s->has_place || job->func->running > 0));
+    TP_ASSERT(job->running > 0 && (!s->has_permit || job->func->running > 0));
     *(s->prev ? &s->prev->next : &e->slices) = s->next;
     if (s->next)
         s->next->prev = s->prev;
     if (!agent->worker.current)
         agent->executor->looking++;
     job->running--;
-    if (s->has_place)
+    if (s->has_permit)
         job->func->running--;
     learn(job, s, done);
     /* The inputs must outlive the loop below: what goes back keeps them open, and so does this. */
@@ -208,7 +208,7 @@ void tp_job_finish(tp_slice *s)
     if (job->queued == 0 && !job->ended)
         is_news = true;
     if (is_news) {
-        atomic_fetch_add_explicit(&job->news, 1, memory_order_release);
+        atomic_fetch_add_explicit(&job->eventcount, 1, memory_order_release);
         w.owner = tp_job_tell(job);
     }
     tp_func_wake_resuming(job->func);

@@ -23,8 +23,8 @@ typedef struct tp_func {
     /* ---- guarded by the engine's lock (engine.c, schedule.c) ---- */
     struct tp_func *next_ready, *prev_ready; /* in the engine's ring of functions that have work */
     struct tp_job *ready_first, *ready_last; /* its jobs with inputs to take, next to serve first */
-    struct tp_agent *resuming;               /* agents that lent their place and want it back */
-    unsigned running;                        /* places in use */
+    struct tp_agent *resuming;               /* agents whose items have waited for others, and want a permit again */
+    unsigned running;                        /* permits in use */
     double item_ns;                          /* what an item took lately; 0: not known */
     float site_ns[64];                       /* the same at each site, by the bits of tp_agent.site */
     uint64_t queued, active, done, failed;   /* items, for stats */

@@ -352,7 +352,7 @@ int tp_job_push_known(tp_job *job, tp_block *b, tp_block *results)
     }
     tp_job_release_inputs(job, b, 1);
     job->drained = job->queued == 0; /* nothing of it keeps a worker busy: what is behind it may */
-    atomic_fetch_add_explicit(&job->news, 1, memory_order_release);
+    atomic_fetch_add_explicit(&job->eventcount, 1, memory_order_release);
     w.owner = tp_job_tell(job);
     w.executor = job->executor;
     w.takers = tp_job_takers(job);

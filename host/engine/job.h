@@ -71,7 +71,7 @@ struct tp_slice {
     bool has_more; /* when it was taken there was work for one more worker */
     struct tp_range *range; /* the engine's */
     tp_slice *next, *prev;  /* in the engine's list; engine's lock */
-    bool has_place;         /* counts in func->running; engine's lock */
+    bool has_permit;         /* counts in func->running; engine's lock */
     tp_block *results, **results_end; /* what the sink was given so far; the agent's */
 };
 
@@ -198,7 +198,7 @@ void tp_job_cancel(tp_job *job); /* drops what is queued, asks what runs to stop
 void tp_job_get_counts(tp_job *job, tp_job_counts *counts); /* a paused job goes on for a while: its owner looks in */
 
 /* A number that changes when the owner has something to see: results that it can take, room, or the end. Any thread. */
-uint32_t tp_job_news(tp_job *job);
+uint32_t tp_job_eventcount(tp_job *job);
 
 /* Before sleeping: has the waiter woken at the next news after `seen`. False when there is some already. */
 bool tp_job_await(tp_job *job, uint32_t seen);
@@ -261,7 +261,7 @@ const tp_error *tp_job_lost(tp_job *job);
  * that run too long to share. */
 uint64_t tp_job_idle_until(tp_engine *engine, tp_executor *executor);
 
-/* The agent waits for n jobs, started inside its current item, which lends its place under the limit; and does not any more, and has its place
+/* The agent waits for n jobs, started inside its current item, which gives up its permit; and does not any more, and has its place
  * back, for which it may have to wait. */
 void tp_job_begin_wait(tp_agent *agent, tp_job *const *jobs, unsigned n);
 void tp_job_end_wait(tp_agent *agent, tp_job *const *jobs, unsigned n);

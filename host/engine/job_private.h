@@ -65,7 +65,7 @@ struct tp_job {
     const void *helper; /* of the agent that waits for it and runs items meanwhile, see helper_id; NULL: none does */
     tp_job *next_told, *prev_told;
 
-    _Atomic uint32_t news; /* written under the lock (release), read by the owner as it spins (acquire) */
+    _Atomic uint32_t eventcount; /* written under the lock (release), read by the owner as it spins (acquire) */
     _Atomic bool is_held_back, is_asked; /* written by the owner; hints but for what is read under the lock */
 };
 

@@ -23,7 +23,7 @@ unsigned tp_job_takers(const tp_job *job)
  * That must never happen to a job that its owner waits for: then it would be for ever. An owner is away only from when tp_job_next gave it results until it
  * does the next thing to the job, whatever that is. One that has asked and was given nothing waits: in the loop, as a helper that runs items of this job or of
  * others, as a task beside others, or by coming back now and then. How, and for how long, makes no difference; what it waits for may be a slow item, a
- * retry, a place under the limit or an input. It is away again when it is given results, or says that it waits no longer (tp_job_leave). */
+ * retry, a permit or an input. It is away again when it is given results, or says that it waits no longer (tp_job_leave). */
 
 static bool is_left(const tp_job *job, uint64_t now)
 {
@@ -51,19 +51,19 @@ void tp_job_go_away(tp_job *job)
 
 /* ---- permits, and the sink of slices ---- */
 
-static bool has_place(const tp_func *f)
+static bool has_permit(const tp_func *f)
 {
     return f->limit == 0 || (f->running < f->limit && !f->resuming);
 }
 
-/* Locked. The slice's item lends its place. */
-static void lend(tp_slice *s, tp_wakes *w)
+/* Locked. The slice's item waits for others: its permit is free meanwhile. */
+static void release_permit(tp_slice *s, tp_wakes *w)
 {
-    if (!s->has_place)
+    if (!s->has_permit)
         return;
     tp_func *f = s->job->func;
     TP_ASSERT(tp_engine_is_locked(s->agent->engine) && f->running > 0);
-    s->has_place = false;
+    s->has_permit = false;
     f->running--;
     tp_func_wake_resuming(f);
     if (f->limit && f->ready_first) {
@@ -73,17 +73,17 @@ static void lend(tp_slice *s, tp_wakes *w)
     }
 }
 
-/* Locked. Takes the place back that the agent's slice has lent, waiting for it. */
-static void regain(tp_agent *a, tp_slice *s)
+/* Locked. Takes a permit again for the agent's slice, waiting for one. */
+static void take_permit(tp_agent *a, tp_slice *s)
 {
     tp_func *f = s->job->func;
-    TP_ASSERT(tp_engine_is_locked(a->engine) && !s->has_place);
+    TP_ASSERT(tp_engine_is_locked(a->engine) && !s->has_permit);
     tp_agent **end = &f->resuming;
     while (*end)
         end = &(*end)->next_resuming;
     a->next_resuming = NULL;
     *end = a;
-    /* In turn: the first in line takes the first place that is free. */
+    /* In turn: the first in line takes the first permit that is free. */
     while (f->limit && (f->running >= f->limit || f->resuming != a) && !tp_job_is_unwanted(s->job))
         uv_cond_wait(&a->cond, &a->engine->lock);
     tp_agent **at = &f->resuming;
@@ -91,7 +91,7 @@ static void regain(tp_agent *a, tp_slice *s)
         at = &(*at)->next_resuming;
     *at = a->next_resuming;
     f->running++;
-    s->has_place = true;
+    s->has_permit = true;
     tp_func_wake_resuming(f);
 }
 
@@ -118,23 +118,23 @@ static bool sink_is_cancelled(const tp_work *w)
     return is;
 }
 
-static void sink_lend(tp_work *w)
+static void sink_release_permit(tp_work *w)
 {
     tp_slice *s = (tp_slice *)w;
     tp_engine *e = s->job->engine;
     tp_wakes after = { 0 };
     uv_mutex_lock(&e->lock);
-    lend(s, &after);
+    release_permit(s, &after);
     uv_mutex_unlock(&e->lock);
     tp_wakes_send(&after);
 }
 
-static void sink_regain(tp_work *w)
+static void sink_take_permit(tp_work *w)
 {
     tp_slice *s = (tp_slice *)w;
     tp_engine *e = s->job->engine;
     uv_mutex_lock(&e->lock);
-    regain(s->agent, s);
+    take_permit(s->agent, s);
     uv_mutex_unlock(&e->lock);
 }
 
@@ -142,8 +142,8 @@ static const tp_sink slice_sink = {
     .append = sink_append,
     .starve = sink_starve,
     .is_cancelled = sink_is_cancelled,
-    .lend = sink_lend,
-    .regain = sink_regain,
+    .release_permit = sink_release_permit,
+    .take_permit = sink_take_permit,
 };
 
 tp_slice *tp_slice_of(tp_work *w)
@@ -196,7 +196,7 @@ static tp_job *pick(tp_engine *e, const tp_executor *ex, uint64_t sites, uint64_
     tp_job *best = NULL;
     TP_ASSERT(tp_engine_is_locked(e));
     for (tp_func *f = e->ready_first; f; f = f->next_ready) {
-        if (!has_place(f) || (best && f->running >= best->func->running))
+        if (!has_permit(f) || (best && f->running >= best->func->running))
             continue;
         tp_job *candidate = NULL;
         int looked = 0; /* at those that could be taken from: of others there may be any number, as of loops that were left */
@@ -238,7 +238,7 @@ tp_job *tp_agent_pick_awaited(tp_engine *e, const tp_agent *agent, uint64_t now)
     tp_job *below = NULL;
     TP_ASSERT(tp_engine_is_locked(e));
     for (tp_func *f = e->ready_first; f; f = f->next_ready)
-        for (tp_job *j = has_place(f) ? f->ready_first : NULL; j; j = j->next_ready) {
+        for (tp_job *j = has_permit(f) ? f->ready_first : NULL; j; j = j->next_ready) {
             bool is_ours = j->executor == agent->executor;
             if (j->helper == helper) {
                 if ((is_ours || j->executor->type->capabilities & TP_BY_OWNER) && can_take(j, now))
@@ -312,13 +312,13 @@ bool tp_job_can_take_locked(tp_engine *e, const tp_executor *ex)
 /* Locked. After a slice of job was taken: is there work that is worth one more worker? */
 static bool has_more(const tp_engine *e, const tp_job *job)
 {
-    if (job->queued && has_place(job->func) &&
+    if (job->queued && has_permit(job->func) &&
         (job->item_ns <= 0 || (double)job->queued * job->item_ns > TP_SMALL_NS))
         return true;
     for (const tp_func *f = e->ready_first; f; f = f->next_ready)
-        if (f != job->func && has_place(f))
+        if (f != job->func && has_permit(f))
             return true;
-    return job->next_ready && has_place(job->func);
+    return job->next_ready && has_permit(job->func);
 }
 
 /* ---- taking ---- */
@@ -370,7 +370,7 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     job->func->active += r->count;
     if (job->queued == 0 && !job->ended && !job->drained) {
         job->drained = true; /* the owner could read further ahead */
-        atomic_fetch_add_explicit(&job->news, 1, memory_order_release);
+        atomic_fetch_add_explicit(&job->eventcount, 1, memory_order_release);
     }
     if (!agent->worker.current)
         agent->executor->looking--;
@@ -381,7 +381,7 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     s->thread = uv_thread_self();
     s->has_more = has_more(e, job);
     s->range = r;
-    s->has_place = true;
+    s->has_permit = true;
     s->results = NULL;
     s->results_end = &s->results;
     s->prev = NULL;

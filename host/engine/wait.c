@@ -1,15 +1,15 @@
 /* wait.c: waiting for jobs: the owner's, which is woken, and an agent's inside of an item, which helps. */
 #include "engine/job_private.h"
 
-uint32_t tp_job_news(tp_job *job)
+uint32_t tp_job_eventcount(tp_job *job)
 {
-    return atomic_load_explicit(&job->news, memory_order_acquire);
+    return atomic_load_explicit(&job->eventcount, memory_order_acquire);
 }
 
 bool tp_job_await(tp_job *job, uint32_t seen)
 {
     uv_mutex_lock(&job->engine->lock);
-    bool is_news = atomic_load_explicit(&job->news, memory_order_relaxed) != seen;
+    bool is_news = atomic_load_explicit(&job->eventcount, memory_order_relaxed) != seen;
     job->is_awaited = !is_news;
     uv_mutex_unlock(&job->engine->lock);
     return !is_news;
@@ -47,7 +47,7 @@ void tp_job_begin_wait(tp_agent *a, tp_job *const *jobs, unsigned n)
         jobs[i]->helper = tp_agent_helper_id(a);
     uv_mutex_unlock(&a->engine->lock);
     if (a->worker.current)
-        a->worker.current->sink->lend(a->worker.current);
+        a->worker.current->sink->release_permit(a->worker.current);
 }
 
 void tp_job_end_wait(tp_agent *a, tp_job *const *jobs, unsigned n)
@@ -57,14 +57,14 @@ void tp_job_end_wait(tp_agent *a, tp_job *const *jobs, unsigned n)
         jobs[i]->helper = NULL;
     uv_mutex_unlock(&a->engine->lock);
     if (a->worker.current)
-        a->worker.current->sink->regain(a->worker.current);
+        a->worker.current->sink->take_permit(a->worker.current);
 }
 
 /* Locked. Is there anything that an agent which waits for these jobs need not sleep for? */
 static bool has_any(tp_engine *e, tp_agent *a, tp_job *const *jobs, const uint32_t *seen, unsigned n, uint64_t now)
 {
     for (unsigned i = 0; i < n; i++)
-        if (atomic_load_explicit(&jobs[i]->news, memory_order_relaxed) != seen[i])
+        if (atomic_load_explicit(&jobs[i]->eventcount, memory_order_relaxed) != seen[i])
             return true;
     return tp_agent_pick_awaited(e, a, now) != NULL;
 }

@@ -52,7 +52,7 @@ typedef struct tp_terms {
 } tp_terms;
 
 /* Where work ends up. Each of these is called by the thread that runs it, and blocks no longer than
- * a lock does but for `regain`. */
+ * a lock does but for `take_permit`. */
 typedef struct tp_sink {
     /* Takes the results of b->n items from the index b->first on. They come in order. */
     void (*append)(tp_work *w, tp_block *b);
@@ -66,8 +66,8 @@ typedef struct tp_sink {
 
     /* The item that runs waits for others: its permit, a place under the function's limit, is free
      * meanwhile; and it goes on, for which it may have to wait until there is one again. */
-    void (*lend)(tp_work *w);
-    void (*regain)(tp_work *w);
+    void (*release_permit)(tp_work *w);
+    void (*take_permit)(tp_work *w);
 
     /* For a sink that wants results as soon as they are there; both NULL for others. Columns for the
      * results of so many items, lying where it wants them, or in the arrays that `returns` has (NULL:
@@ -105,7 +105,7 @@ struct tp_work {
     /* ---- results ---- */
     uint32_t at;      /* offset of the item that runs, or is next */
     tp_block *values; /* of the items before `at`, not given to the sink yet: each as one is added */
-    tp_block *numbers; /* of the items from numbers_at on, which a driver fills in; else NULL */
+    tp_block *numbers; /* of the items from numbers_at on, which a specialised loop fills in; else NULL */
     uint32_t numbers_at;
 
     /* [0] offset of the item that runs, written by the worker; [1] not 0: return after this item,

@@ -58,8 +58,8 @@ static int l_device_list(lua_State *L)
     return 1;
 }
 
-/* core.device.lent() -> the worker, and the numbers of the devices that the function that runs may drive: its option gpu; nothing when it has none */
-static int l_device_lent(lua_State *L)
+/* core.device.leased() -> the worker, and the numbers of the devices that the function that runs may drive: its option gpu; nothing when it has none */
+static int l_device_leased(lua_State *L)
 {
     const context *ctx = get_context(L);
     const tp_work *w = tp_core_work(ctx);
@@ -517,7 +517,7 @@ static int l_launcher_launch(lua_State *L)
 
 static const luaL_Reg device_functions[] = {
     { "list", l_device_list },
-    { "lent", l_device_lent },
+    { "leased", l_device_leased },
     { "is_stuck", l_device_is_stuck },
     { NULL, NULL },
 };

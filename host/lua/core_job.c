@@ -113,10 +113,10 @@ static tp_returns get_returns(lua_State *L, int t)
     return r;
 }
 
-/* Option `lent`: a list of the numbers of devices, or nil. */
+/* Option `leased`: a list of the numbers of devices, or nil. */
 static bool get_devices(lua_State *L, int t, uint64_t *devices)
 {
-    lua_getfield(L, t, "lent");
+    lua_getfield(L, t, "leased");
     bool is_given = lua_istable(L, -1);
     for (int i = 1, n = is_given ? (int)lua_objlen(L, -1) : 0; i <= n; i++) {
         lua_rawgeti(L, -1, i);
@@ -149,7 +149,7 @@ static void keep_captured(lua_State *L, job_box *box)
 }
 
 /* core.job.open(func, image or kernel, executor name, options) -> job, or nil, a message and a kind of failure. Options: total, window, bytes, ordered, keep_going,
- * discard, is_cheap, retries, crash_retries, timeout (in seconds), recycle, memory (in bytes), batch, splits, returns, lent (a list of device numbers, or nil); as in tp_job_config; fallback: an image
+ * discard, is_cheap, retries, crash_retries, timeout (in seconds), recycle, memory (in bytes), batch, splits, returns, leased (a list of device numbers, or nil); as in tp_job_config; fallback: an image
  * that runs when no device can;
  * captured: what core.func.image gave with the image; reducer: see tp_kernels_set_reducer; journal: of core.journal.map, or nil;
  * is_inner: it is not the user's, and draws no random numbers. */
@@ -315,7 +315,7 @@ static int l_job_columns(lua_State *L)
     return 2;
 }
 
-/* core.job.push_columns(job, n, lent): the first n items of what core.job.numbers or core.job.columns gave are inputs; none when n is 0. `lent` is a list of the strings
+/* core.job.push_columns(job, n, pinned): the first n items of what core.job.numbers or core.job.columns gave are inputs; none when n is 0. `pinned` is a list of the strings
  * that their scalars refer to, or nil */
 static int l_job_push_columns(lua_State *L)
 {
@@ -327,7 +327,7 @@ static int l_job_push_columns(lua_State *L)
     b->n = n;
     if (lua_istable(L, 3)) {
         lua_settop(L, 3);
-        tp_core_lend(L, get_context(L), b);
+        tp_core_pin(L, get_context(L), b);
     }
     box->building = NULL;
     return push_block(L, box, b);
@@ -507,7 +507,7 @@ static int l_job_finish(lua_State *L)
 static int l_job_next(lua_State *L)
 {
     job_box *box = check_job(L, 1);
-    box->seen = tp_job_news(box->job);
+    box->seen = tp_job_eventcount(box->job);
     tp_core_take_back(L, get_context(L));
     tp_block_free(box->reading);
     box->reading = tp_job_next(box->job);
@@ -643,7 +643,7 @@ static int l_job_wait(lua_State *L)
     luaL_checkstack(L, LUA_MINSTACK * 2, "nested map");
     if (!box->waits_on)
         tp_host_wait(ctx->host, box->job, box->seen, deadline);
-    else if (tp_job_news(box->job) == box->seen)
+    else if (tp_job_eventcount(box->job) == box->seen)
         help(L, ctx, box->waits_on, &box->job, &box->seen, 1, deadline);
     tp_core_check_interrupt(L, ctx);
     return 0;
@@ -702,7 +702,7 @@ static int l_job_unawait(lua_State *L)
 static int l_job_has_news(lua_State *L)
 {
     job_box *box = check_job(L, 1);
-    lua_pushboolean(L, tp_job_news(box->job) != box->seen);
+    lua_pushboolean(L, tp_job_eventcount(box->job) != box->seen);
     return 1;
 }
 
@@ -710,7 +710,7 @@ static int l_job_has_news(lua_State *L)
 static int l_job_look(lua_State *L)
 {
     job_box *box = check_job(L, 1);
-    box->seen = tp_job_news(box->job);
+    box->seen = tp_job_eventcount(box->job);
     return 0;
 }
 

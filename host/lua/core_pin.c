@@ -1,6 +1,6 @@
-/* core_pin.c: what the owner's state lends to blocks: the strings that scalars of TP_SCALAR_LENT point into.
+/* core_pin.c: the strings of the owner's state that are pinned for blocks, whose scalars of TP_SCALAR_PINNED point into them.
  *
- * A table of strings is kept alive by a reference in the registry for as long as the block lives. Any thread may let go of the block; its loan then waits in
+ * A table of strings is kept alive by a reference in the registry for as long as the block lives. Any thread may let go of the block; its pin then waits in
  * a list until the owner's thread is here again, which alone may touch the registry. */
 #include "lua/core_private.h"
 
@@ -10,73 +10,73 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-struct lender {
+struct tp_pins {
     tp_ref ref;
-    _Atomic(struct loan *) returned;
+    _Atomic(struct pin *) dropped;
 };
 
-typedef struct loan {
+typedef struct pin {
     tp_ref ref;
-    lender *from;      /* held until it is returned */
-    struct loan *next; /* in from->returned */
+    tp_pins *from;      /* held until it is dropped */
+    struct pin *next; /* in from->dropped */
     int anchor;        /* registry reference */
-} loan;
+} pin;
 
-/* The last owner of a loan: any thread. */
-static void return_loan(tp_ref *r)
+/* Nobody holds the pin any more: any thread. */
+static void unpin(tp_ref *r)
 {
-    loan *l = (loan *)r;
-    lender *from = l->from;
-    l->next = atomic_load_explicit(&from->returned, memory_order_relaxed);
-    while (!atomic_compare_exchange_weak_explicit(&from->returned, &l->next, l, memory_order_acq_rel, memory_order_relaxed))
+    pin *l = (pin *)r;
+    tp_pins *from = l->from;
+    l->next = atomic_load_explicit(&from->dropped, memory_order_relaxed);
+    while (!atomic_compare_exchange_weak_explicit(&from->dropped, &l->next, l, memory_order_acq_rel, memory_order_relaxed))
         ;
     tp_ref_drop(from);
 }
 
-static const tp_ref_type loan_type = { "tidepool.loan", return_loan };
+static const tp_ref_type pin_type = { "tidepool.pin", unpin };
 
-static void free_lender(tp_ref *r)
+static void free_pins(tp_ref *r)
 {
-    lender *from = (lender *)r;
-    for (loan *l = atomic_load_explicit(&from->returned, memory_order_acquire), *next; l; l = next) {
+    tp_pins *from = (tp_pins *)r;
+    for (pin *l = atomic_load_explicit(&from->dropped, memory_order_acquire), *next; l; l = next) {
         next = l->next;
         free(l);
     }
     free(from);
 }
 
-static const tp_ref_type lender_type = { "tidepool.lender", free_lender };
+static const tp_ref_type pins_type = { "tidepool.pins", free_pins };
 
 void tp_core_take_back(lua_State *L, context *ctx)
 {
-    if (!ctx->lender || !atomic_load_explicit(&ctx->lender->returned, memory_order_relaxed))
+    if (!ctx->pins || !atomic_load_explicit(&ctx->pins->dropped, memory_order_relaxed))
         return;
-    for (loan *l = atomic_exchange_explicit(&ctx->lender->returned, NULL, memory_order_acquire), *next; l; l = next) {
+    for (pin *l = atomic_exchange_explicit(&ctx->pins->dropped, NULL, memory_order_acquire), *next; l; l = next) {
         next = l->next;
         luaL_unref(L, LUA_REGISTRYINDEX, l->anchor);
         free(l);
     }
 }
 
-void tp_core_lend(lua_State *L, context *ctx, tp_block *b)
+void tp_core_pin(lua_State *L, context *ctx, tp_block *b)
 {
-    if (!ctx->lender) {
-        lender *made = malloc(sizeof *made);
+    if (!ctx->pins) {
+        tp_pins *made = malloc(sizeof *made);
         if (!made)
             tp_codec_raise_memory(L);
-        tp_ref_init(&made->ref, &lender_type);
-        atomic_init(&made->returned, NULL);
-        ctx->lender = made;
+        tp_ref_init(&made->ref, &pins_type);
+        atomic_init(&made->dropped, NULL);
+        ctx->pins = made;
     }
     int anchor = luaL_ref(L, LUA_REGISTRYINDEX);
-    loan *l = malloc(sizeof *l);
+    pin *l = malloc(sizeof *l);
     if (!l || tp_block_give(b, &l->ref)) {
         free(l);
         luaL_unref(L, LUA_REGISTRYINDEX, anchor);
         tp_codec_raise_memory(L);
         return;
     }
-    tp_ref_init(&l->ref, &loan_type);
-    l->from = tp_ref_hold(ctx->lender);
+    tp_ref_init(&l->ref, &pin_type);
+    l->from = tp_ref_hold(ctx->pins);
     l->anchor = anchor;
 }

@@ -16,7 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-typedef struct lender lender; /* core_pin.c */
+typedef struct tp_pins tp_pins; /* core_pin.c */
 
 /* What the functions of one state share: a userdata in its registry, and their first upvalue. Only the state's own thread enters it. */
 typedef struct context {
@@ -25,7 +25,7 @@ typedef struct context {
     lua_State *main; /* the state's main thread */
     tp_listener *listener; /* the owner's state's; NULL in a worker's */
     tp_buf scratch;  /* of image */
-    lender *lender;  /* one reference; NULL until something was lent */
+    tp_pins *pins;   /* one reference; NULL until something was pinned */
     tp_source script;  /* of random numbers, for the maps that the script starts */
     tp_source *source; /* of those that are started now: the script's, or that of the task that runs */
 } context;
@@ -67,7 +67,7 @@ bool tp_core_is_interrupt(lua_State *L, int index);
 /* ---- core_pin.c ---- */
 
 /* Keeps the table on top alive for as long as the block lives, and pops it. Raises out of memory. */
-void tp_core_lend(lua_State *L, context *ctx, tp_block *b);
+void tp_core_pin(lua_State *L, context *ctx, tp_block *b);
 
 /* Lets go of what was returned. In the owner's thread. */
 void tp_core_take_back(lua_State *L, context *ctx);

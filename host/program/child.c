@@ -305,7 +305,7 @@ static bool sink_is_cancelled(const tp_work *w)
 }
 
 /* Its permit is the host's, and what it waits for runs here. */
-static void sink_lend(tp_work *w)
+static void sink_release_permit(tp_work *w)
 {
     (void)w;
 }
@@ -314,8 +314,8 @@ static const tp_sink sink = {
     .append = sink_append,
     .starve = sink_starve,
     .is_cancelled = sink_is_cancelled,
-    .lend = sink_lend,
-    .regain = sink_lend,
+    .release_permit = sink_release_permit,
+    .take_permit = sink_release_permit,
     .new_columns = sink_new_columns,
     .publish = sink_publish,
     .encoding = TP_ENCODE_NO_CODE | TP_ENCODE_COPIES,

@@ -52,7 +52,7 @@ static void put_scalar(tp_last_line *l, const tp_block *b, const tp_scalar *x)
     switch (x->kind) {
     case TP_SCALAR_NUMBER: put_double(l, x->as.number); break;
     case TP_SCALAR_STRING: put_string(l, b->text.bytes + x->as.string.at, x->as.string.length); break;
-    case TP_SCALAR_LENT: put_string(l, x->as.lent, x->lent_length); break;
+    case TP_SCALAR_PINNED: put_string(l, x->as.pinned, x->pinned_length); break;
     case TP_SCALAR_TRUE: tp_last_line_put_text(l, "true"); break;
     case TP_SCALAR_FALSE: tp_last_line_put_text(l, "false"); break;
     default: tp_last_line_put_text(l, "nil");

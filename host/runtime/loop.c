@@ -173,7 +173,7 @@ void tp_host_wait(tp_host *host, tp_job *job, uint32_t seen, uint64_t deadline_n
     uint64_t until = uv_hrtime() + SPIN_NS;
     do {
         for (int i = 0; i < 8; i++) {
-            if (tp_job_news(job) != seen)
+            if (tp_job_eventcount(job) != seen)
                 return;
             tp_relax();
         }

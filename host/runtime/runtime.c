@@ -59,7 +59,7 @@ int tp_runtime_open(tp_host *host, const tp_config *config, tp_error *err)
     host->config.cache_dir = host->cache_dir;
     host->config.state_dir = host->state_dir;
     host->config.worker = host->worker;
-    host->kept = (tp_kept_place){
+    host->program_store = (tp_program_store){
         .folder = host->cache_dir,
         .secrets = host->state_dir ? host->state_dir : host->cache_dir,
         .limit = host->config.cache_bytes ? host->config.cache_bytes : KEPT_BYTES,

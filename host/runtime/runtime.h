@@ -4,7 +4,7 @@
 
 #include "engine/exec.h"
 #include "opencl/cl.h"
-#include "opencl/kept.h"
+#include "opencl/program_store.h"
 #include "tidepool.h"
 
 #include <signal.h>
@@ -33,7 +33,7 @@ struct tp_host {
     tp_executor *executors[TP_EXECUTORS_MAX + 1]; /* in the order of tp_executor_types; NULL-terminated */
     tp_array_pool *arrays;
     char *opencl, *cache_dir, *state_dir, *worker; /* copies of config's, or NULL */
-    tp_kept_place kept;                           /* where compiled programs are kept; no folder: nowhere */
+    tp_program_store program_store;                           /* where compiled programs are kept; no folder: nowhere */
     /* The binary's, or NULL: called around the opening of OpenCL, on the thread that needs it. */
     void (*before_opencl)(void);
     void (*after_opencl)(const tp_cl *cl);

@@ -190,14 +190,14 @@ static int put_image(writer *w, tp_wire_request *q, tp_image *image)
     return 0;
 }
 
-/* The strings of columns of scalars: those in the block's text and those that its owner has lent. */
+/* The strings of columns of scalars: those in the block's text and those that its owner has pinned. */
 static int put_strings(writer *w, tp_wire_request *q, const tp_block *b)
 {
     uint64_t text = 0;
     for (uint32_t c = 0; c < b->columns; c++) {
         const tp_scalar *x = (const tp_scalar *)(const void *)(w->arena->data + q->column_at[c]);
         for (uint32_t i = 0; b->type[c] == TP_MIXED && i < q->n; i++)
-            text += x[i].kind == TP_SCALAR_STRING ? x[i].as.string.length : x[i].kind == TP_SCALAR_LENT ? x[i].lent_length : 0;
+            text += x[i].kind == TP_SCALAR_STRING ? x[i].as.string.length : x[i].kind == TP_SCALAR_PINNED ? x[i].pinned_length : 0;
     }
     if (text > UINT32_MAX)
         return tp_error_set(w->err, TP_EMEMORY, "out of memory: inputs of %.0f bytes at once", (double)text);
@@ -210,11 +210,11 @@ static int put_strings(writer *w, tp_wire_request *q, const tp_block *b)
     for (uint32_t c = 0; c < b->columns; c++) {
         tp_scalar *x = (tp_scalar *)(void *)(w->arena->data + q->column_at[c]);
         for (uint32_t i = 0; b->type[c] == TP_MIXED && i < q->n; i++) {
-            if (x[i].kind != TP_SCALAR_STRING && x[i].kind != TP_SCALAR_LENT)
+            if (x[i].kind != TP_SCALAR_STRING && x[i].kind != TP_SCALAR_PINNED)
                 continue;
-            bool is_lent = x[i].kind == TP_SCALAR_LENT;
-            const char *from = is_lent ? x[i].as.lent : b->text.bytes + x[i].as.string.at;
-            uint32_t length = is_lent ? x[i].lent_length : x[i].as.string.length;
+            bool is_pinned = x[i].kind == TP_SCALAR_PINNED;
+            const char *from = is_pinned ? x[i].as.pinned : b->text.bytes + x[i].as.string.at;
+            uint32_t length = is_pinned ? x[i].pinned_length : x[i].as.string.length;
             memcpy(to + used, from, length);
             x[i] = (tp_scalar){ .as.string = { used, length }, .kind = TP_SCALAR_STRING };
             used += length;

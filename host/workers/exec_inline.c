@@ -14,7 +14,7 @@ enum { LOOK_NS = 5000 }; /* what it takes the caller, in Lua, to look at one job
 static bool has_news(tp_job *const *jobs, const uint32_t *seen, unsigned n)
 {
     for (unsigned i = 0; i < n; i++)
-        if (tp_job_news(jobs[i]) != seen[i])
+        if (tp_job_eventcount(jobs[i]) != seen[i])
             return true;
     return false;
 }

@@ -1,6 +1,6 @@
 /* vm.c: the Lua state of a worker.
  *
- * Work is run by one protected call. Columns go through a driver, a Lua loop that is made per function (driver.lua) and
+ * Work is run by one protected call. Columns go through a specialised loop, which is made per function in Lua (engine/specialise.lua) and
  * compiled: it reads and writes the blocks' memory, so that an item costs no call into C at all. Everything else is decoded,
  * called and encoded here, item by item. An error ends the protected call; the item that raised it gets a failure, and
  * the rest goes on in another one: only failures pay. */
@@ -34,7 +34,7 @@ typedef struct loaded {
     tp_image *image; /* held */
     int fn;          /* registry reference; LUA_NOREF: it cannot be loaded, `error` (a reference) says why */
     int error;
-    int drivers;   /* reference: a table of drivers by their signature (push_driver); LUA_NOREF until there is one */
+    int specialised; /* reference: a table of specialised loops by their signature (push_specialised); LUA_NOREF until there is one */
     int setups;    /* reference: what is to be run before its first item; LUA_REFNIL: nothing, or it has been */
     int changes;   /* reference: what is to be in force while it runs, see standard.h; LUA_REFNIL: nothing */
     int captured;    /* reference: the tables of its image, a tp_captured */
@@ -61,7 +61,7 @@ struct tp_vm {
     tp_worker *worker;
     lua_State *main; /* owned */
     lua_State *L;    /* where items run: main, or the coroutine that waits */
-    int pause, resume, restore, run_items, on_error, add_traceback, box, encode_failure, describe, make_driver, read_integer, broken_promise, store, run_batch, finish_kept, leave, package; /* registry references */
+    int pause, resume, restore, run_items, on_error, add_traceback, box, encode_failure, describe, specialise, read_integer, broken_promise, store, run_batch, finish_kept, leave, package; /* registry references */
     loaded cache[CACHED_MAX];
     unsigned n_cached;
     uint64_t tick;
@@ -436,7 +436,7 @@ static void forget(tp_vm *vm, loaded *f)
 {
     luaL_unref(vm->main, LUA_REGISTRYINDEX, f->fn);
     luaL_unref(vm->main, LUA_REGISTRYINDEX, f->error);
-    luaL_unref(vm->main, LUA_REGISTRYINDEX, f->drivers);
+    luaL_unref(vm->main, LUA_REGISTRYINDEX, f->specialised);
     luaL_unref(vm->main, LUA_REGISTRYINDEX, f->changes);
     luaL_unref(vm->main, LUA_REGISTRYINDEX, f->setups);
     luaL_unref(vm->main, LUA_REGISTRYINDEX, f->captured);
@@ -534,7 +534,7 @@ static void wrap_loaders(tp_vm *vm, lua_State *L)
 /* Decodes the function of an image. What modules change that it needs is to stay. */
 static loaded decode_image(tp_vm *vm, lua_State *L, tp_image *image)
 {
-    loaded made = { .fn = LUA_NOREF, .error = LUA_NOREF, .drivers = LUA_NOREF, .changes = LUA_REFNIL, .setups = LUA_REFNIL, .captured = LUA_NOREF, .used = ++vm->tick };
+    loaded made = { .fn = LUA_NOREF, .error = LUA_NOREF, .specialised = LUA_NOREF, .changes = LUA_REFNIL, .setups = LUA_REFNIL, .captured = LUA_NOREF, .used = ++vm->tick };
     tp_error err = { 0 };
     const tp_buf *m = &image->message;
     take_back(vm, L);
@@ -600,7 +600,7 @@ static void set_up(tp_vm *vm, lua_State *L, tp_image *image)
     f->setups = LUA_REFNIL;
 }
 
-/* What a driver's results are stored to, see new_output. */
+/* What a specialised loop's results are stored to, see new_output. */
 typedef struct outputs {
     uint32_t columns;
     const uint8_t *type; /* tp_type or TP_MIXED */
@@ -623,9 +623,9 @@ static outputs outputs_of(const tp_terms *terms, const loaded *f)
     return (outputs){ f->shape, scalars, .is_kept = true };
 }
 
-/* Pushes the driver of f for inputs as in `in` and these results. One function may have several, by their signatures (see
+/* Pushes the specialised loop of f for inputs as in `in` and these results. One function may have several, by their signatures (see
  * block.h): for lists of doubles, float arrays, ... Raises out of memory. */
-static void push_driver(tp_vm *vm, lua_State *L, loaded *f, const char *name, const tp_block *in, const outputs *out)
+static void push_specialised(tp_vm *vm, lua_State *L, loaded *f, const char *name, const tp_block *in, const outputs *out)
 {
     char signature[2 * TP_COLUMNS_MAX + 2], *p = signature;
     bool is_foreign = in->capacity == 0; /* in arrays of the users' */
@@ -635,25 +635,25 @@ static void push_driver(tp_vm *vm, lua_State *L, loaded *f, const char *name, co
     for (uint32_t c = 0; c < out->columns; c++)
         *p++ = (char)(TP_SIGN_OWN + out->type[c]);
     size_t len = (size_t)(p - signature);
-    if (f->drivers == LUA_NOREF) {
+    if (f->specialised == LUA_NOREF) {
         lua_newtable(L);
-        f->drivers = luaL_ref(L, LUA_REGISTRYINDEX);
+        f->specialised = luaL_ref(L, LUA_REGISTRYINDEX);
     }
-    lua_rawgeti(L, LUA_REGISTRYINDEX, f->drivers);                // drivers
+    lua_rawgeti(L, LUA_REGISTRYINDEX, f->specialised);            // loops
     lua_pushlstring(L, signature, len);
-    lua_rawget(L, -2);                                            // drivers driver
+    lua_rawget(L, -2);                                            // loops loop
     if (lua_isnil(L, -1)) {
         lua_pop(L, 1);
-        lua_rawgeti(L, LUA_REGISTRYINDEX, vm->make_driver);
+        lua_rawgeti(L, LUA_REGISTRYINDEX, vm->specialise);
         lua_rawgeti(L, LUA_REGISTRYINDEX, f->fn);
         lua_pushstring(L, name);
         lua_pushlstring(L, signature, len);
-        lua_call(L, 3, 1);                                        // drivers driver
+        lua_call(L, 3, 1);                                        // loops loop
         lua_pushlstring(L, signature, len);
         lua_pushvalue(L, -2);
         lua_rawset(L, -4);
     }
-    lua_remove(L, -2);                                            // driver
+    lua_remove(L, -2);                                            // loop
 }
 
 /* ---- running ---- */
@@ -726,7 +726,7 @@ static tp_block *new_output(const run *r, const outputs *out, uint32_t end, uint
     return tp_returns_block(returns, w->block->first + w->at, 0);
 }
 
-/* The results of item w->at, of which the driver says that they are not what it could store, are the n values from `first` on: either what was
+/* The results of item w->at, of which the loop says that they are not what it could store, are the n values from `first` on: either what was
  * promised is not kept, or they are encoded, and so are those of the rest of the work. */
 static void keep_held(run *r, lua_State *L, int first, int n, bool is_promised)
 {
@@ -783,7 +783,7 @@ static void open_output(run *r, lua_State *L, const loaded *f, const outputs *ou
     w->numbers = b;
 }
 
-/* Runs items through drivers. Returns true when the work is over, false when the rest should go the general way: an item's results were no
+/* Runs items through specialised loops. Returns true when the work is over, false when the rest should go the general way: an item's results were no
  * scalars, and have been kept. */
 static bool run_columns(run *r, lua_State *L)
 {
@@ -802,7 +802,7 @@ static bool run_columns(run *r, lua_State *L)
         uint32_t from = w->at + (held >= 0);
         atomic_store_explicit(&w->ctl[0], (int32_t)from, memory_order_relaxed); /* what is held is done */
         lua_settop(L, top);
-        push_driver(r->vm, L, f, w->terms->name, in, &out);
+        push_specialised(r->vm, L, f, w->terms->name, in, &out);
         lua_pushlightuserdata(L, (void *)w->ctl);
         lua_pushlightuserdata(L, in->column);
         lua_pushlightuserdata(L, &in->text);
@@ -1141,7 +1141,7 @@ static const struct {
     { "set_up", offsetof(tp_vm, set_up) },
     { "take_back", offsetof(tp_vm, take_back) },
     { "describe", offsetof(tp_vm, describe) },
-    { "make_driver", offsetof(tp_vm, make_driver) },
+    { "specialise", offsetof(tp_vm, specialise) },
     { "read_integer", offsetof(tp_vm, read_integer) },
     { "broken_promise", offsetof(tp_vm, broken_promise) },
     { "store", offsetof(tp_vm, store) },

@@ -127,7 +127,7 @@ local function open_kernel(self, types)
 end
 
 --- The numbers of the devices that the function drives by hand; nil when it has none.
-local function lent_to(self)
+local function leased_to(self)
   if not func.drives(self) then return nil end
   local numbers = {}
   for i, d in ipairs(require("tidepool.device.gpu").match(self.options.gpu, self.name) or {}) do numbers[i] = d.number end
@@ -156,7 +156,7 @@ local function open(self, more, kernel, unit, image)
     more.fallback = image
     job, why, kind = core.job.open(self.core, kernel, executors.of_kernels.name, more)
   else
-    more.lent = lent_to(self)
+    more.leased = leased_to(self)
     more.timeout, more.crash_retries = self.options.timeout, self.options.crash_retries or CRASH_RETRIES
     more.recycle, more.memory = self.options.recycle, self.options.memory
     if batched then more.batch, more.splits = batched.max, batched.split ~= false end
@@ -217,7 +217,7 @@ function func.start(self, source, settings, more)
   end
   if returns and not more.discard then more.returns, arrays = open_returns(returns, wants_arrays and source.total or nil) end
   local executor = options.executor(self.options, not kernel)
-  source.may_lend = executor.shares_memory
+  source.may_pin = executor.shares_memory
   if self.options.batched then source.wait, source.batch = self.options.batched.wait, self.options.batched.max end
   local halt, survives = settings.halt, more.keep_going
   if halt and (halt.failures or halt.share) and not survives then

@@ -150,7 +150,7 @@ TEST(what_is_wrong_in_a_record_costs_it_and_all_after_it)
             x[0] = x[1] = (tp_scalar){ .kind = TP_SCALAR_STRING, .as.string = { 4, 4 } };
             if (i == 10) x[1].as.string.length = 5;
             if (i == 11) x[1].as.string.at = UINT32_MAX;
-            if (i == 12) x[1].kind = TP_SCALAR_LENT; /* a pointer */
+            if (i == 12) x[1].kind = TP_SCALAR_PINNED; /* a pointer */
             if (i == 13) m->capacity = m->n = ITEMS - 1; /* more than there is memory for */
         }
         CHECK(!read_all(&b));

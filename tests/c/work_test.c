@@ -17,7 +17,7 @@ typedef struct bench {
     tp_terms terms;
     tp_worker worker;
     tp_block *results, **results_end;
-    unsigned starved, lent;
+    unsigned starved, released;
     bool is_cancelled;
 } bench;
 
@@ -38,17 +38,17 @@ static bool is_cancelled(const tp_work *w)
     return ((const bench *)w)->is_cancelled;
 }
 
-static void lend(tp_work *w)
+static void release_permit(tp_work *w)
 {
-    ((bench *)w)->lent++;
+    ((bench *)w)->released++;
 }
 
-static void regain(tp_work *w)
+static void take_permit(tp_work *w)
 {
     (void)w;
 }
 
-static const tp_sink by_hand = { .append = append, .starve = starve, .is_cancelled = is_cancelled, .lend = lend, .regain = regain };
+static const tp_sink by_hand = { .append = append, .starve = starve, .is_cancelled = is_cancelled, .release_permit = release_permit, .take_permit = take_permit };
 
 static tp_block *new_inputs(void)
 {
@@ -228,6 +228,6 @@ TEST(a_map_inside_of_such_work_is_run_and_lends_its_permit)
     for (tp_block *r = b.results; r; r = r->next)
         CHECK(r->kind != TP_BLOCK_FAILURE);
     CHECK(((double *)b.results->column[0])[0] == 704);
-    CHECK(b.lent >= ITEMS);
+    CHECK(b.released >= ITEMS);
     close_bench(&b);
 }

@@ -532,7 +532,7 @@ end)
 describe("a function with gpu and an executor", function()
   local app = tidepool.App "hand"
 
-  on_device("drives the device that it is lent, on threads", function()
+  on_device("drives the device that is leased to it, on threads", function()
     local f = app:func { gpu = true, executor = "threads" } (function(x)
       local d = tidepool.gpu.device()
       local a, b = d:buffer("float", { x, x + 1 }), d:buffer("float", 2)
@@ -597,7 +597,7 @@ describe("a function with gpu and an executor", function()
       'f: gpu = "no such card": no such device; there')
   end)
 
-  on_pocl("is lent one of several, each worker its own", function()
+  on_pocl("has a lease of one of several, each worker its own", function()
     local done = run("POCL_DEVICES='pthread pthread' $T --workers 2 job.lua", { ["job.lua"] = [[
       local tidepool = require "tidepool"
       local app = tidepool.App()

@@ -15,7 +15,7 @@ describe("what C and Lua share", function()
     -- That its members lie where C has them is what maps over strings, arrays and random numbers show.
     local scalar = ffi.typeof(abi.scalar_struct)
     assert.equal(0, ffi.offsetof(scalar, "number"))
-    assert.equal(0, ffi.offsetof(scalar, "lent"))
+    assert.equal(0, ffi.offsetof(scalar, "pinned"))
     assert.equal(0, ffi.offsetof(scalar, "at"))
     assert.equal(4, ffi.offsetof(scalar, "length"))
     assert.equal(8, ffi.offsetof(scalar, "kind"))

@@ -6,7 +6,7 @@ local support = require "tests.support"
 
 local contains = support.contains
 
-local LONGEST = 4096 -- longer strings are lent, or travel as messages
+local LONGEST = 4096 -- longer strings are pinned, or travel as messages
 
 --- n values of all kinds; `salt` tells lists apart.
 local function of_all_kinds(n, salt)
@@ -133,7 +133,7 @@ describe("Scalars of all kinds side by side", function()
     expect(double:map(list), n, function(i) return pack(list[i] .. "!") end)
   end)
 
-  it("may be long strings among inputs, which are lent and given back", function()
+  it("may be long strings among inputs, which are pinned and let go", function()
     local output = support.output_of([[
       local tidepool = require "tidepool"
       local app = tidepool.App "lent"

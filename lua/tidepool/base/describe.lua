@@ -10,7 +10,7 @@ local describe = {}
 ---@return any
 function describe.value(value)
   if type(value) ~= "string" then return value end
-  return value:match "^tidepool/driver:%d+: (.*)" or value:match "^tidepool/[%w_./]+:%d+: (bad argument #.*)" or value
+  return value:match "^tidepool/specialised:%d+: (.*)" or value:match "^tidepool/[%w_./]+:%d+: (bad argument #.*)" or value
 end
 
 --- One readable text for any error value that a worker sends. What cannot travel says so, and what it is, as it does not arrive.

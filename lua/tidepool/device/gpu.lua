@@ -134,14 +134,14 @@ function gpu.add_driver(f)
 end
 
 --- What the function that runs may drive: a list of devices, nil when it says none are there; false when no function says anything.
-local function lent()
+local function leased()
   local level, info = 3, debug.getinfo(3, "f")
   while info do
     if drivers[info.func] then return gpu.match(drivers[info.func], "tidepool.gpu.device") end
     level = level + 1
     info = debug.getinfo(level, "f")
   end
-  local worker, numbers = core.device.lent()
+  local worker, numbers = core.device.leased()
   if not worker then return false end
   local list = {}
   for _, d in ipairs(gpu.devices()) do
@@ -153,14 +153,15 @@ local function lent()
 end
 
 --- A device to drive by hand: with buffers and kernels of one's own. Without an argument, inside a function that has gpu = ... and executor =
--- "threads" (or "inline"), it is the device that the function was lent: of several, each worker has its own. Elsewhere it is the best one. With an
--- argument it is what gpu = ... would take. nil where that ends with "threads" and no device is there.
+-- "threads" (or "inline"), it is the device that is leased to the function: of several, each worker
+-- has its own. Elsewhere it is the best one. With an argument it is what gpu = ... would take. nil
+-- where that ends with "threads" and no device is there.
 ---@param which (true|string|table)?
 ---@return tidepool.Device?
 function gpu.device(which)
   local list
   if which == nil then
-    list = lent()
+    list = leased()
     if list == false then list = gpu.match(true, "tidepool.gpu.device") end
   else
     local is_right, _, complaint = gpu.check_spec(which)

@@ -3,7 +3,7 @@
 -- A source is { total = n or nil, is_cheap = boolean, block = numbers that the next block has at most, patience = seconds,
 -- batch, wait = of a batched function (set by who starts the map): in blocks of so many, which are waited for so long;
 -- bytes = what of inputs and results may wait before no more are read, if not the engine's,
--- may_lend = whether those who run the items can read this process's memory (set by who starts the map),
+-- may_pin = whether those who run the items can read this process's memory (set by who starts the map),
 -- fill = function(job, room) -> done, failure, is_idle }: fill pushes up to `room` further inputs to the job (fewer when reading
 -- them takes long) and says whether that were all; the Failure that ended them early: what the user's iterator raised, or an item
 -- that is none; and whether nothing was there to push now: then it is asked again after `patience` seconds. One that is not cheap

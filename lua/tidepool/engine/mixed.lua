@@ -10,8 +10,8 @@ local mixed = { scalars = ffi.typeof(abi.scalar_struct .. " *"), text = ffi.type
 
 local kinds = abi.scalar
 local ABSENT, NIL, FALSE, TRUE = kinds.ABSENT, kinds.NIL, kinds.FALSE, kinds.TRUE
-local NUMBER, STRING, LENT = kinds.NUMBER, kinds.STRING, kinds.LENT
-local LONGEST, LONGEST_LENT = abi.TEXT_STRING_MAX, abi.STRING_MAX
+local NUMBER, STRING, PINNED = kinds.NUMBER, kinds.STRING, kinds.PINNED
+local LONGEST, LONGEST_PINNED = abi.TEXT_STRING_MAX, abi.STRING_MAX
 
 --- Can a column of scalars hold this?
 function mixed.fits(x)
@@ -19,9 +19,9 @@ function mixed.fits(x)
   return kind == "number" or kind == "boolean" or kind == "nil" or (kind == "string" and #x <= LONGEST)
 end
 
---- Is it a string that is not copied, but lent to whoever reads the column?
-function mixed.is_lent(x)
-  return type(x) == "string" and #x > LONGEST and #x <= LONGEST_LENT
+--- Is it a string that is not copied, but pinned for whoever reads the column?
+function mixed.is_pinned(x)
+  return type(x) == "string" and #x > LONGEST and #x <= LONGEST_PINNED
 end
 
 --- The value of an element.
@@ -31,7 +31,7 @@ local function load(element, text)
   if kind == STRING then return string_of(text.bytes + element.at, element.length) end
   if kind == TRUE then return true end
   if kind == FALSE then return false end
-  if kind == LENT then return string_of(element.lent, element.lent_length) end
+  if kind == PINNED then return string_of(element.pinned, element.pinned_length) end
   return nil
 end
 mixed.load = load
@@ -64,8 +64,8 @@ end
 mixed.store = store
 
 --- list[first..] into n elements, up to the first that does not fit: how many, and whether all of them were numbers. Long strings are added to
---- the list `lent`, when there is one; they must stay alive.
-function mixed.copy_in(list, first, n, elements, text, lent)
+--- the list `pinned`, when there is one; they must stay alive.
+function mixed.copy_in(list, first, n, elements, text, pinned)
   local numbers = 0
   for k = 0, n - 1 do
     local x = list[first + k]
@@ -74,11 +74,11 @@ function mixed.copy_in(list, first, n, elements, text, lent)
       elements[k].kind = NUMBER
       numbers = numbers + 1
     elseif not store(elements[k], text, x) then
-      if not (lent and mixed.is_lent(x)) then return k, numbers == k end
-      lent[#lent + 1] = x
-      elements[k].lent = x
-      elements[k].lent_length = #x
-      elements[k].kind = LENT
+      if not (pinned and mixed.is_pinned(x)) then return k, numbers == k end
+      pinned[#pinned + 1] = x
+      elements[k].pinned = x
+      elements[k].pinned_length = #x
+      elements[k].kind = PINNED
     end
   end
   return n, numbers == n

@@ -175,8 +175,8 @@ end
 
 -- ---- columns ----
 
-local in_driver = "tidepool.engine.driver"
-worker.make_driver, worker.read_integer = lazy(in_driver, "make"), lazy(in_driver, "read_integer")
-worker.broken_promise, worker.store = lazy(in_driver, "broken_promise"), lazy(in_driver, "store")
+local in_specialised = "tidepool.engine.specialise"
+worker.specialise, worker.read_integer = lazy(in_specialised, "make"), lazy(in_specialised, "read_integer")
+worker.broken_promise, worker.store = lazy(in_specialised, "broken_promise"), lazy(in_specialised, "store")
 
 return worker

@@ -36,10 +36,10 @@ local function copy_range(range, first, n, p)
   return n
 end
 
---- May long strings be lent to who runs the items, instead of being copied? Only in one process; and not a worker's, whose
+--- May long strings be pinned for who runs the items, instead of being copied? Only in one process; and not a worker's, whose
 -- state may end while others still read.
-local function may_lend(self)
-  return self.may_lend and not core.is_worker
+local function may_pin(self)
+  return self.may_pin and not core.is_worker
 end
 
 --- Can the item at `at` go in columns? Makes those of scalars that have to be.
@@ -47,7 +47,7 @@ local function prepare(self)
   for c, column in ipairs(self.columns) do
     local x = column.list and column.list[self.at]
     if column.list and type(x) ~= "number" then
-      if not mixed.fits(x) and not (may_lend(self) and mixed.is_lent(x)) then return false end
+      if not mixed.fits(x) and not (may_pin(self) and mixed.is_pinned(x)) then return false end
       self.kinds[c] = SCALARS
       self.only_numbers = false
     end
@@ -56,12 +56,12 @@ local function prepare(self)
 end
 
 --- Fills column c with items from `at` on, up to the first that does not fit: how many did. `text` is that of columns of scalars;
--- strings that are lent are added to the list `lent`, nil where none may be.
-local function fill_column(self, c, count, pointer, text, lent)
+-- strings that are pinned are added to the list `pinned`, nil where none may be.
+local function fill_column(self, c, count, pointer, text, pinned)
   local column, kinds = self.columns[c], self.kinds
   if column.range then return copy_range(column.range, self.at, count, cast(numbers_type, pointer)) end
   if kinds[c] == DOUBLES then return copy_numbers(column.list, self.at, count, cast(numbers_type, pointer)) end
-  local k, were_numbers = mixed.copy_in(column.list, self.at, count, cast(mixed.scalars, pointer), text, lent)
+  local k, were_numbers = mixed.copy_in(column.list, self.at, count, cast(mixed.scalars, pointer), text, pinned)
   if were_numbers and k > 0 then kinds[c] = DOUBLES end
   self.only_numbers = self.only_numbers and kinds[c] == DOUBLES
   return k
@@ -73,10 +73,10 @@ local function add_columns(self, job, to)
   local has_scalars = not self.only_numbers
   local pointers, text = columns.open(job, count, has_scalars and table.concat(self.kinds) or self.all_doubles, has_scalars and self.text_per_item)
   self.only_numbers = true
-  local k, lent = count, has_scalars and may_lend(self) and {} or nil
-  for c = 1, m do k = fill_column(self, c, k, pointers[c - 1], text, lent) end
+  local k, pinned = count, has_scalars and may_pin(self) and {} or nil
+  for c = 1, m do k = fill_column(self, c, k, pointers[c - 1], text, pinned) end
   if has_scalars then self.text_per_item = text.used / math.max(k, 1) end
-  core.job.push_columns(job, k, lent and lent[1] and lent)
+  core.job.push_columns(job, k, pinned and pinned[1] and pinned)
   self.at = self.at + k
   self.run = self.run + k
   self.block = columns.next_block(self.block)

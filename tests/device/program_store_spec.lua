@@ -140,7 +140,7 @@ describe("a program that is kept on disk", function()
   on_pocl("is not taken when a byte of it is another, or its end is missing", function()
     local home, path = new_kept()
     local good = support.read_file(path)
-    local middle = math.floor(#good / 2) -- every byte, and every length, is in tests/c/kept_test.c
+    local middle = math.floor(#good / 2) -- every byte, and every length, is in tests/c/program_store_test.c
     local flipped = good:sub(1, middle - 1) .. string.char(bit.bxor(good:byte(middle), 1)) .. good:sub(middle + 1)
     for _, bytes in ipairs { "", good:sub(1, -2), flipped } do
       write(path, bytes)

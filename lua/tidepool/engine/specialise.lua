@@ -4,7 +4,7 @@
 local abi = require "tidepool.base.abi"
 local ffi = require "ffi"
 
-local driver = {}
+local specialise = {}
 
 local DOUBLE, FLOAT, INT64, UINT64, MIXED = abi.type.DOUBLE, abi.type.FLOAT, abi.type.INT64, abi.type.UINT64, abi.type.MIXED
 local ABSENT = abi.scalar.ABSENT
@@ -72,7 +72,7 @@ end
 ]]
 
 -- Not a table of its words: a state would make it, and compile the loop that does, before its first item.
-local function is_in_driver(name)
+local function is_in_loop(name)
   return template:find("%f[%w_]" .. name .. "%f[^%w_]") ~= nil
 end
 
@@ -115,12 +115,12 @@ local function load_text(c, number, is_foreign)
   return (text:gsub("#", tostring(c)))
 end
 
---- (function, its name, signature) -> driver(ctl, columns of inputs, their text, columns of results, their text, base,
+--- (function, its name, signature) -> specialised loop(ctl, columns of inputs, their text, columns of results, their text, base,
 --- from, to) -> the next item, and the results { n = ... } of that item if they were not what the signature says, or had
 --- no room. The signature is one of host/codec/block.h. The results of item `base` go to the first element of their columns.
-function driver.make(fn, name, signature)
+function specialise.make(fn, name, signature)
   -- Tracebacks call a function by the variable that it is called through.
-  local is_usable = name:find "^[%a_][%w_]*$" and not is_in_driver(name) and not name:find "^[xiostwr]%d*$"
+  local is_usable = name:find "^[%a_][%w_]*$" and not is_in_loop(name) and not name:find "^[xiostwr]%d*$"
   if not is_usable or not loadstring("local " .. name) then name = "mapped" end
   local mixed = require "tidepool.engine.mixed"
   local ins, are_foreign, outs = read_signature(signature)
@@ -145,18 +145,18 @@ function driver.make(fn, name, signature)
     CASTS = each(#ins, "cast(in_types[#], ins[# - 1]), cast(ctl_type, ins[# - 1]), ", "") .. "in_text, "
       .. each(#outs, "cast(out_types[#], outs[# - 1]) - base, ", "") .. "out_text",
   })
-  local chunk = assert(loadstring(text, "=tidepool/driver"))
+  local chunk = assert(loadstring(text, "=tidepool/specialised"))
   return chunk(fn, select, type, ffi.cast, ffi.typeof "int32_t *", ffi.typeof "void **", mixed.text, in_types, out_types,
     require "bit".band, require "tidepool.base.bits", mixed.load, mixed.store)
 end
 
 --- (column, index from 0, whether signed) -> the 64-bit integer there, as cdata
-function driver.read_integer(column, at, is_signed)
+function specialise.read_integer(column, at, is_signed)
   return ffi.cast(pointer_to(is_signed and INT64 or UINT64), column)[at]
 end
 
 --- (results { n = ... }, type numbers, count) -> { the error value }: why these are not what `returns` says.
-function driver.broken_promise(held, numbers, count)
+function specialise.broken_promise(held, numbers, count)
   numbers = ffi.cast("uint8_t *", numbers)
   local promised, given = {}, {}
   for c = 1, count do promised[c] = abi.types[numbers[c - 1] + 1] end
@@ -166,14 +166,14 @@ function driver.broken_promise(held, numbers, count)
 end
 
 --- (columns, type numbers, count, results...): stores the results of one item; gives { the error value } when they are not what was promised.
-function driver.store(columns, numbers, count, ...)
+function specialise.store(columns, numbers, count, ...)
   local held = { n = select("#", ...), ... }
   local is_right = held.n == count
   for c = 1, count do is_right = is_right and type(held[c]) == "number" end
-  if not is_right then return driver.broken_promise(held, numbers, count) end
+  if not is_right then return specialise.broken_promise(held, numbers, count) end
   columns, numbers = ffi.cast("void **", columns), ffi.cast("uint8_t *", numbers)
   for c = 1, count do ffi.cast(pointer_to(numbers[c - 1]), columns[c - 1])[0] = held[c] end
   return nil
 end
 
-return driver
+return specialise

@@ -1,11 +1,11 @@
-/* kept.c: reading, writing and forgetting compiled programs on disk.
+/* program_store.c: reading, writing and forgetting compiled programs on disk.
  *
  * A file is a header, the name that the program is kept under, the program, and a MAC (BLAKE2b with the user's key) over all of these. It is called by a
  * hash of the name. Files are written beside their place and renamed, so that none is ever seen half written; two processes that write the same one
  * write the same. When one is read its time of modification is set, which is the order in which they go.
  *
  * Folders are opened once per call and everything in them is reached through the descriptor: what is checked is what is used. */
-#include "opencl/kept.h"
+#include "opencl/program_store.h"
 
 #include "base/blake2b.h"
 #include "base/folder.h"
@@ -37,12 +37,12 @@ static const char magic[16] = "tidepool cl 2\n", suffix[] = ".clbin", temporary[
 
 /* ---- folders and files that are ours ---- */
 
-/* The folder's descriptor; TP_KEPT_NONE when it is not there and not to be made. */
-static tp_kept_status open_folder(int *fd, const char *path, bool is_made, tp_error *why)
+/* The folder's descriptor; TP_PROGRAM_STORE_NONE when it is not there and not to be made. */
+static tp_program_store_status open_folder(int *fd, const char *path, bool is_made, tp_error *why)
 {
     if (tp_folder_open(fd, path, is_made, why))
-        return TP_KEPT_BAD_PLACE;
-    return *fd < 0 ? TP_KEPT_NONE : TP_KEPT_FINE;
+        return TP_PROGRAM_STORE_BAD_PLACE;
+    return *fd < 0 ? TP_PROGRAM_STORE_NONE : TP_PROGRAM_STORE_FINE;
 }
 
 /* A regular file of ours in that folder; a FIFO does not hang us, a link is not followed. -1 with errno 0 when `why` has been set. */
@@ -124,24 +124,24 @@ static int make_temporary(int folder, char name[FILE_NAME_SIZE])
 
 /* ---- the key ---- */
 
-static tp_kept_status read_key(int folder, const char *path, uint8_t *key, tp_error *why)
+static tp_program_store_status read_key(int folder, const char *path, uint8_t *key, tp_error *why)
 {
     struct stat s;
     char shown[4200];
     snprintf(shown, sizeof shown, "%s/%s", path, key_name);
     int fd = open_file(folder, key_name, 077, shown, &s, why);
     if (fd < 0)
-        return errno == ENOENT ? TP_KEPT_NONE : TP_KEPT_BAD_PLACE;
+        return errno == ENOENT ? TP_PROGRAM_STORE_NONE : TP_PROGRAM_STORE_BAD_PLACE;
     bool is_key = s.st_size == KEY_SIZE && read_all(fd, key, KEY_SIZE);
     close(fd);
     if (is_key)
-        return TP_KEPT_FINE;
+        return TP_PROGRAM_STORE_FINE;
     tp_error_set(why, TP_ESYS, "%s is no key (remove it, and a new one is made)", shown);
-    return TP_KEPT_BAD_PLACE;
+    return TP_PROGRAM_STORE_BAD_PLACE;
 }
 
 /* Of two processes that make one at the same time the first wins: a link replaces nothing. */
-static tp_kept_status make_key(int folder, const char *path, uint8_t *key, tp_error *why)
+static tp_program_store_status make_key(int folder, const char *path, uint8_t *key, tp_error *why)
 {
     char name[FILE_NAME_SIZE];
     uint8_t made[KEY_SIZE];
@@ -156,17 +156,17 @@ static tp_kept_status make_key(int folder, const char *path, uint8_t *key, tp_er
     if (is_made)
         return read_key(folder, path, key, why);
     tp_error_set(why, TP_ESYS, "cannot make %s/%s: %s", path, key_name, strerror(code));
-    return TP_KEPT_BAD_PLACE;
+    return TP_PROGRAM_STORE_BAD_PLACE;
 }
 
-static tp_kept_status open_key(const char *path, bool is_made, uint8_t *key, tp_error *why)
+static tp_program_store_status open_key(const char *path, bool is_made, uint8_t *key, tp_error *why)
 {
     int folder;
-    tp_kept_status status = open_folder(&folder, path, is_made, why);
-    if (status != TP_KEPT_FINE)
+    tp_program_store_status status = open_folder(&folder, path, is_made, why);
+    if (status != TP_PROGRAM_STORE_FINE)
         return status;
     status = read_key(folder, path, key, why);
-    if (status == TP_KEPT_NONE && is_made)
+    if (status == TP_PROGRAM_STORE_NONE && is_made)
         status = make_key(folder, path, key, why);
     close(folder);
     return status;
@@ -238,26 +238,26 @@ static bool unwrap(unsigned char *data, size_t size, const uint8_t *key, const c
     return !differs;
 }
 
-tp_kept_status tp_kept_read(const tp_kept_place *place, const char *name, unsigned char **out, size_t *size, tp_error *why)
+tp_program_store_status tp_program_store_read(const tp_program_store *place, const char *name, unsigned char **out, size_t *size, tp_error *why)
 {
     uint8_t key[KEY_SIZE];
     char file[FILE_NAME_SIZE], shown[4200];
     int folder;
     *out = NULL;
-    tp_kept_status status = open_folder(&folder, place->folder, false, why);
-    if (status != TP_KEPT_FINE)
+    tp_program_store_status status = open_folder(&folder, place->folder, false, why);
+    if (status != TP_PROGRAM_STORE_FINE)
         return status;
     status = open_key(place->secrets, false, key, why);
-    if (status == TP_KEPT_FINE) {
+    if (status == TP_PROGRAM_STORE_FINE) {
         name_file(file, name);
         snprintf(shown, sizeof shown, "%s/%s", place->folder, file);
         size_t file_size = 0;
         unsigned char *data = read_file(folder, file, shown, &file_size, why);
         if (!data) {
-            status = why->code == TP_OK ? TP_KEPT_NONE : TP_KEPT_BAD_FILE;
+            status = why->code == TP_OK ? TP_PROGRAM_STORE_NONE : TP_PROGRAM_STORE_BAD_FILE;
         } else if (!unwrap(data, file_size, key, name, size)) {
             tp_error_set(why, TP_ESYS, "%s was not written here with this user's key, or is damaged", shown);
-            status = TP_KEPT_BAD_FILE;
+            status = TP_PROGRAM_STORE_BAD_FILE;
             free(data);
         } else {
             *out = data;
@@ -336,7 +336,7 @@ static void make_room(int folder, uint64_t limit, const char *newest)
     free(list);
 }
 
-tp_kept_status tp_kept_write(const tp_kept_place *place, const char *name, const void *program, size_t size, tp_error *why)
+tp_program_store_status tp_program_store_write(const tp_program_store *place, const char *name, const void *program, size_t size, tp_error *why)
 {
     header h = { .name_size = strlen(name), .program_size = size };
     uint8_t key[KEY_SIZE], mac[MAC_SIZE];
@@ -344,13 +344,13 @@ tp_kept_status tp_kept_write(const tp_kept_place *place, const char *name, const
     int folder;
     if (size == 0 || sizeof h + h.name_size + size + MAC_SIZE > FILE_MAX) {
         tp_error_set(why, TP_ESYS, "a compiled program of %zu bytes is not kept", size);
-        return TP_KEPT_BAD_FILE;
+        return TP_PROGRAM_STORE_BAD_FILE;
     }
-    tp_kept_status status = open_folder(&folder, place->folder, true, why);
-    if (status != TP_KEPT_FINE)
+    tp_program_store_status status = open_folder(&folder, place->folder, true, why);
+    if (status != TP_PROGRAM_STORE_FINE)
         return status;
     status = open_key(place->secrets, true, key, why);
-    if (status == TP_KEPT_FINE) {
+    if (status == TP_PROGRAM_STORE_FINE) {
         memcpy(h.magic, magic, sizeof magic);
         authenticate(mac, key, &h, name, program);
         name_file(file, name);
@@ -368,7 +368,7 @@ tp_kept_status tp_kept_write(const tp_kept_place *place, const char *name, const
             make_room(folder, place->limit, file);
         } else {
             tp_error_set(why, TP_ESYS, "cannot write in %s: %s", place->folder, strerror(code));
-            status = TP_KEPT_BAD_PLACE;
+            status = TP_PROGRAM_STORE_BAD_PLACE;
         }
     }
     close(folder);
@@ -408,7 +408,7 @@ static int find_build_id(struct dl_phdr_info *info, size_t info_size, void *user
     return is_here;
 }
 
-void tp_kept_describe_build(char *text, size_t size)
+void tp_program_store_describe_build(char *text, size_t size)
 {
     search s = { (uintptr_t)magic, text, size };
     text[0] = 0;
