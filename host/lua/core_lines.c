@@ -308,7 +308,8 @@ static int cut_line(lines *l, bool is_last, size_t *end)
     return add_field(l, (uint32_t)l->at, (uint32_t)(content - l->at) << 1) ? -1 : 1;
 }
 
-/* The field that begins at p: its end in the bytes, as it is written there. *quoted: it begins with a quote. NULL when it is not all there. */
+/* The field that begins at p: its end in the bytes, as it is written there. *quoted: it begins with a quote. NULL when it is not all there; where the bytes are
+ * the last, its quote is not closed then. */
 static const char *find_field(const lines *l, const char *p, const char *end, bool is_last, bool *quoted)
 {
     *quoted = p < end && *p == '"';
@@ -343,7 +344,9 @@ static size_t unquote(char *p, const char *end)
     return (size_t)(to - p);
 }
 
-/* The fields of the record that begins at l->at, and its end, likewise. */
+enum { UNCLOSED = 2 };
+
+/* The fields of the record that begins at l->at, and its end, likewise; or UNCLOSED. */
 static int cut_record(lines *l, bool is_last, size_t *end_at)
 {
     const char *end = l->bytes + l->used, *p = l->bytes + l->at;
@@ -354,7 +357,7 @@ static int cut_record(lines *l, bool is_last, size_t *end_at)
         const char *field = p;
         p = find_field(l, p, end, is_last, &quoted);
         if (!p)
-            return 0;
+            return is_last ? UNCLOSED : 0;
         bool goes_on = begins(p, end, l->column, l->column_len);
         size_t length = (size_t)(p - field);
         if (!goes_on && *l->separator == '\n' && length > 0 && field[length - 1] == '\r')
@@ -369,7 +372,7 @@ static int cut_record(lines *l, bool is_last, size_t *end_at)
     }
 }
 
-/* Cuts up to `most` records of what was read. -1 with a format in *why: there is no memory, or a line is too long. */
+/* Cuts up to `most` records of what was read. -1 with a format in *why: there is no memory, or a line is too long, or the last one is not all there. */
 static int cut(lines *l, uint64_t most, bool is_last, const char **why)
 {
     l->n_records = l->n_fields = 0;
@@ -377,15 +380,16 @@ static int cut(lines *l, uint64_t most, bool is_last, const char **why)
         uint32_t first = l->n_fields;
         size_t end = l->used;
         int rc = l->column_len ? cut_record(l, is_last, &end) : cut_line(l, is_last, &end);
-        bool is_long = end - l->at > l->limit + l->separator_len;
-        if (rc > 0 && !is_long)
+        bool is_long = end - l->at > l->limit + l->separator_len, is_wrong = is_long || rc == UNCLOSED;
+        if (rc > 0 && !is_wrong)
             rc = add_record(l, (uint32_t)l->at, (uint32_t)end, first) ? -1 : 1;
         *why = rc < 0          ? TP_NO_MEMORY
+             : !is_long      ? "%s has a quote that is not closed"
              : l->column_len ? "%s is longer than the limit of %s bytes (is a quote not closed?)"
                              : "%s is longer than the limit of %s bytes";
-        if (rc < 0 || (is_long && l->n_records == 0))
+        if (rc < 0 || (is_wrong && l->n_records == 0))
             return -1;
-        if (rc == 0 || is_long) { /* those before it first */
+        if (rc == 0 || is_wrong) { /* those before it first */
             l->n_fields = first;
             return 0;
         }
@@ -570,6 +574,17 @@ static void push_columns(lua_State *L, int index, const lines *l, int job, uint3
     tp_core_push_built(L, job);
 }
 
+/* Can the fields of the record be pushed? */
+static bool has_stack(lua_State *L, const lines *l, const record *r)
+{
+    return l->is_list || (r->n <= FIELDS_MAX && lua_checkstack(L, (int)r->n + LUA_MINSTACK));
+}
+
+static void push_too_many(lua_State *L, const record *r)
+{
+    lua_pushfstring(L, "a line has %d fields; %d are possible", (int)r->n, FIELDS_MAX);
+}
+
 /* The same for records of any kind, encoded one by one. 0; or 2, with nil and a message pushed. */
 static int push_values(lua_State *L, int index, const lines *l, int job, uint32_t from, uint32_t to)
 {
@@ -577,9 +592,9 @@ static int push_values(lua_State *L, int index, const lines *l, int job, uint32_
     int top = lua_gettop(L);
     for (uint32_t k = from; k < to; k++) {
         const record *r = &l->records[k];
-        if (!l->is_list && (r->n > FIELDS_MAX || !lua_checkstack(L, (int)r->n + LUA_MINSTACK))) {
+        if (!has_stack(L, l, r)) {
             lua_pushnil(L);
-            lua_pushfstring(L, "a line has %d fields; %d are possible", (int)r->n, FIELDS_MAX);
+            push_too_many(L, r);
             return 2;
         }
         int n = push_record(L, index, l, r);
@@ -656,8 +671,12 @@ static int l_lines_take(lua_State *L)
         return 3;
     }
     if (l->n_records > 0) {
-        luaL_checkstack(L, (int)l->records->n + LUA_MINSTACK, "too many fields");
-        return push_record(L, 1, l, l->records);
+        if (has_stack(L, l, l->records))
+            return push_record(L, 1, l, l->records);
+        lua_pushnil(L);
+        lua_pushboolean(L, 0);
+        push_too_many(L, l->records);
+        return 3;
     }
     lua_pushnil(L);
     lua_pushboolean(L, l->is_over);

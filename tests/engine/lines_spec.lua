@@ -126,6 +126,15 @@ for _, executor in ipairs(executors.that "runs_lua") do
       assert.same(expected, joined:starmap(tidepool.lines(file_of(table.concat(lines, "\n")), { columns = "\t" })):list())
     end)
 
+    it("says where a quote is not closed, after the lines before it", function()
+      for _, text in ipairs { 'a,"b\nc,d\n', 'a,"', 'a,"b""', '"' } do
+        local path = file_of("x,y\n" .. text)
+        local got, n, err = collect(joined:starmap(tidepool.lines(path, { columns = "," })))
+        assert.same({ { "<x><y>" }, 1, path .. ": line 2 has a quote that is not closed" }, { got, n, err.message })
+      end
+      assert.same({ '<a><b>', '<"">', n = 2 }, joined:starmap(tidepool.lines(file_of 'a,"b"\n""""""', { columns = "," })):list())
+    end)
+
     it("takes quotes and ends of lines wherever a chunk of the file ends", function()
       local lines, expected = {}, { n = 8000 }
       for i = 1, 8000 do

@@ -215,6 +215,8 @@ describe("tidepool map, options as of GNU parallel:", function()
     mapped({ stdout = "string\t7\n" }, [[printf '7;8\n' | $T map --columns ';' --text job.lua::kind]])
     mapped({ stdout = "\n\t\n" }, [[printf '\n,\n' | $T map --columns , job.lua::same]])
     mapped({ code = 1, stdout = "3\tnil\n" }, [[printf '1,2\n3;4\n' | $T map --columns , job.lua::add]])
+    mapped({ code = 1, stdout = "3\tnil\n", stderr = "tidepool: standard input: line 2 has a quote that is not closed\n" },
+      [[printf '1,2\n3,"4\n5,6\n' | $T map --columns , job.lua::add]])
   end)
 
   it("--tag writes the input before its results, or its fields", function()
@@ -224,6 +226,8 @@ describe("tidepool map, options as of GNU parallel:", function()
     mapped({ code = 1, stdout = "x\t1\n",
       stderr = "tidepool: line 1: an input with a line end in it, written again, would be two lines\ntidepool: 1 failed\n" },
       [[printf '"a\nb",1\nx\n' | $T map --tag --keep-going --columns , job.lua::length]])
+    mapped({ code = 1, stdout = "", stderr = "tidepool: a line has 8001 fields; 7000 are possible\n" },
+      "yes 1 | head -8000 | tr '\\n' , | $T map --tag --columns , job.lua::add")
     local lines = {}
     for i = 1, 3000 do lines[i] = ("%d\t%d\n"):format(i, i + 1) end
     check({ stdout = table.concat(lines), stderr = "" }, "seq 3000 | $T map --tag more.lua",

@@ -113,7 +113,7 @@ The first failure ends it, with exit code 1; a result with a line end in it is o
   --tag          each line of output begins with the input and a tab; with --columns with
                  its fields
   --results DIR  the line that input N gives goes into the file DIR/N, with line ends in it
-                 if it has some, and nothing to standard output. An input that fails has
+                 if it has some, instead of to standard output. An input that fails has
                  none (with --json: what --json writes of it). DIR is made; one that has
                  files in it is taken only with --journal, and written over
   --journal FILE the same command, run again, does only what is missing: lines that are
