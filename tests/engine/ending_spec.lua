@@ -276,6 +276,27 @@ describe("Calls and maps that nobody reads", function()
   end)
 end)
 
+describe("What was spawned", function()
+  it("is waited for also where an error, as of Ctrl-C, has come as it was looked after", function()
+    local done = run [[
+      local loop = require "tidepool.engine.loop"
+      local log, is_interrupted = {}, true
+      local function keep(name, finish, tidy)
+        loop.keep { _finish = finish or function() log[#log + 1] = name end, _tidy = tidy or function() end }
+      end
+      keep "a"
+      keep("b", function() tidepool.sleep(0) end)
+      keep "c"
+      keep("d", nil, function() if is_interrupted then error("interrupted", 0) end end)
+      print(pcall(tidepool.loop))
+      is_interrupted = false
+      tidepool.loop()
+      print(table.concat(log, " "))
+    ]]
+    assert.same({ 0, "false\tinterrupted\na c d\n", "" }, { done.code, done.stdout, done.stderr })
+  end)
+end)
+
 describe("Everything is given back", function()
   it("by the time the pool has been used and its Lua state is closed", function()
     local done = run [[

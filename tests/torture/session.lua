@@ -12,7 +12,7 @@ end
 --- A failure of a map: of the function itself, or for want of what was made to fail.
 local function check_failure(e, field, value)
   if not tidepool.is_failure(e) or e.kind ~= "error" then error(e, 0) end
-  check(e[field] == value, field .. " of an error")
+  check(e[field] == value, field .. " of an error: " .. tostring(e[field]))
 end
 
 local double = app:func {} (function(x)

@@ -113,9 +113,9 @@ end
 
 local function make_ready(task)
   if task.is_ready then return end
-  task.is_ready = true
+  ready[last + 1] = task -- what may want memory comes first, here and below: nothing is counted that is not there
   last = last + 1
-  ready[last] = task
+  task.is_ready = true
 end
 
 local function wake(waiter)
@@ -221,9 +221,10 @@ end
 -- ---- jobs ----
 
 local function put_last(queue, entries)
-  queue.last, queue.n = queue.last + 1, queue.n + 1
-  queue[queue.last] = entries
-  entries.queue, entries.at = queue, queue.last
+  local at = queue.last + 1
+  queue[at] = entries
+  queue.last, queue.n = at, queue.n + 1
+  entries.queue, entries.at = queue, at
 end
 
 local function take_out(entries)
@@ -243,7 +244,7 @@ end
 
 local function fire(key)
   local entries = watched[key]
-  if not entries then return end
+  if not entries or not entries.queue then return end
   forget(entries)
   for _, entry in ipairs(entries) do
     entry.key = nil
@@ -255,15 +256,15 @@ end
 function loop.watch(job, fn, arg)
   local key, is_owned = core.job.key(job)
   local entries = watched[key]
-  if not entries then
-    entries = { key = key, job = job } -- keeps it
+  if not entries or not entries.queue then -- the second where there was no memory to put it in a queue
+    entries = { key = key, job = job, queue = false, at = 0 } -- keeps it
     watched[key] = entries
-    n_watched = n_watched + 1
     local queue = is_owned and owned or others
     -- From the start again: a worker that waits watches all that it waits for anew after each turn, and places that go up and up would
     -- never be in the table's array.
     if queue.n == 0 then queue.first, queue.last = 1, 0 end
     put_last(queue, entries)
+    n_watched = n_watched + 1
   end
   local entry = { key = key, fn = fn, arg = arg }
   entries[#entries + 1] = entry
@@ -599,7 +600,7 @@ function loop.keep(x)
   local list = list_of_here()
   if not list then return end
   local at = list.last + 1
-  x.kept_in, x.kept_at = false, at -- what may want memory comes first: a list that counts what it has not would be waited for without end
+  x.kept_in, x.kept_at = false, at
   list[at] = x
   list.last, list.n, list.n_new = at, list.n + 1, list.n_new + 1
   x.kept_in = list
@@ -613,18 +614,23 @@ function loop.drop(x)
   x.kept_in = nil
 end
 
---- The earliest that is remembered.
+--- The earliest that is remembered. Looks no further than where things have been put: what was lost (a table of LuaJIT's loses integer keys when
+-- there is no memory to grow it) is not looked for without end.
 local function first_of(list)
-  while list.n > 0 do
-    local x = list[list.first]
-    if x then return x end
-    list.first = list.first + 1
+  for i = list.first, list.last do
+    local x = list[i]
+    if x then
+      list.first = i
+      return x
+    end
   end
+  list.first, list.last, list.n = 1, 0, 0
 end
 
 --- Gives every x of a list the chance to be dropped, and closes the gaps.
 local function tidy_list(list)
   local i, n = list.first, 0
+  list.first = 1 -- at once: an error (Ctrl-C, no memory) may end this in the middle
   while i <= list.last do -- more may come meanwhile
     local x = list[i]
     if x then
@@ -637,7 +643,7 @@ local function tidy_list(list)
     end
     i = i + 1
   end
-  list.first, list.last = 1, n
+  list.last = n
 end
 
 --- Lets go of what was spawned and is over: whenever somebody has waited. To look at everything takes time, so it is done when as much is new as was
