@@ -413,6 +413,20 @@ static void cancel_all(tp_engine *e, tp_job *root)
     uv_mutex_unlock(&e->lock);
 }
 
+void tp_engine_cancel_of(tp_engine *e, const tp_waiter *waiter)
+{
+    uv_mutex_lock(&e->lock);
+    for (tp_job *j = e->jobs; j; j = j->next) {
+        const tp_job *outermost = j;
+        while (outermost->parent)
+            outermost = outermost->parent;
+        if (outermost->waiter == waiter)
+            tp_job_cancel_locked(j);
+    }
+    tp_engine_tell_cancelled(e);
+    uv_mutex_unlock(&e->lock);
+}
+
 void tp_job_cancel(tp_job *job)
 {
     cancel_all(job->engine, job);

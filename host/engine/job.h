@@ -139,6 +139,10 @@ bool tp_engine_is_locked(tp_engine *engine);   /* has this thread the lock? For 
 
 /* Cancels all jobs, and all that come later. Any thread. */
 void tp_engine_stop(tp_engine *engine);
+
+/* Cancels the jobs whose owners this wakes, and all below them. Any thread. */
+void tp_engine_cancel_of(tp_engine *engine, const tp_waiter *waiter);
+
 bool tp_engine_is_stopped(tp_engine *engine);
 
 /* Any thread, also a signal handler: sums over the jobs that a script itself started. */

@@ -95,10 +95,20 @@ static void take_permit(tp_agent *a, tp_slice *s)
     tp_func_wake_resuming(f);
 }
 
+static bool sink_is_cancelled(const tp_work *w)
+{
+    const tp_job *job = ((const tp_slice *)w)->job;
+    uv_mutex_lock(&job->engine->lock);
+    bool is = tp_job_is_unwanted(job);
+    uv_mutex_unlock(&job->engine->lock);
+    return is;
+}
+
 static void sink_append(tp_work *w, tp_block *b)
 {
     tp_slice *s = (tp_slice *)w;
-    if (b->kind == TP_BLOCK_FAILURE && w->block->kind != TP_BLOCK_FAILURE && b->input.len == 0)
+    bool lacks_input = b->kind == TP_BLOCK_FAILURE && w->block->kind != TP_BLOCK_FAILURE && b->input.len == 0;
+    if (lacks_input && !sink_is_cancelled(w)) /* else nobody sees it, and what is pinned for it may be gone (core_pin.c) */
         tp_block_encode_item(w->block, (uint32_t)(b->first - w->block->first), &b->input); /* where there is no memory, the failure does without */
     *s->results_end = b;
     s->results_end = &b->next;
@@ -107,15 +117,6 @@ static void sink_append(tp_work *w, tp_block *b)
 static void sink_starve(tp_work *w)
 {
     tp_job_starve(((tp_slice *)w)->job);
-}
-
-static bool sink_is_cancelled(const tp_work *w)
-{
-    const tp_job *job = ((const tp_slice *)w)->job;
-    uv_mutex_lock(&job->engine->lock);
-    bool is = tp_job_is_unwanted(job);
-    uv_mutex_unlock(&job->engine->lock);
-    return is;
 }
 
 static void sink_release_permit(tp_work *w)

@@ -206,8 +206,7 @@ static int free_context(lua_State *L)
 {
     context *ctx = lua_touserdata(L, 1);
     tp_buf_free(&ctx->scratch);
-    tp_ref_drop(ctx->pins);
-    ctx->pins = NULL;
+    tp_core_end_pins(ctx);
     tp_host_unlisten(ctx->listener);
     ctx->listener = NULL;
     return 0;

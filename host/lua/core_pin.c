@@ -1,17 +1,26 @@
 /* core_pin.c: the strings of the owner's state that are pinned for blocks, whose scalars of TP_SCALAR_PINNED point into them.
  *
  * A table of strings is kept alive by a reference in the registry for as long as the block lives. Any thread may let go of the block; its pin then waits in
- * a list until the owner's thread is here again, which alone may touch the registry. */
+ * a list until the owner's thread is here again, which alone may touch the registry.
+ *
+ * A state may be closed while workers read what is pinned. It cancels its maps then, after which no item is begun, and waits until all pins are gone: for
+ * the items that run, but not for ever. What runs on longer than that reads nothing of them any more: an item has its arguments, the check before the
+ * next one stops the work, and the failure of an item that is not wanted does without its input (sink_append in schedule.c). */
 #include "lua/core_private.h"
 
 #include "codec/codec.h"
+#include "runtime/runtime.h"
 
 #include <lauxlib.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
+
+enum { END_NS = 1000 * 1000 * 1000, LOOK_NS = 100 * 1000 };
 
 struct tp_pins {
     tp_ref ref;
+    _Atomic unsigned held; /* whose block lives (release by who drops one, acquire by who waits for it) */
     _Atomic(struct pin *) dropped;
 };
 
@@ -30,6 +39,7 @@ static void unpin(tp_ref *r)
     l->next = atomic_load_explicit(&from->dropped, memory_order_relaxed);
     while (!atomic_compare_exchange_weak_explicit(&from->dropped, &l->next, l, memory_order_acq_rel, memory_order_relaxed))
         ;
+    atomic_fetch_sub_explicit(&from->held, 1, memory_order_release);
     tp_ref_drop(from);
 }
 
@@ -66,6 +76,7 @@ void tp_core_pin(lua_State *L, context *ctx, tp_block *b)
             tp_codec_raise_memory(L);
         tp_ref_init(&made->ref, &pins_type);
         atomic_init(&made->dropped, NULL);
+        atomic_init(&made->held, 0);
         ctx->pins = made;
     }
     int anchor = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -79,4 +90,22 @@ void tp_core_pin(lua_State *L, context *ctx, tp_block *b)
     tp_ref_init(&l->ref, &pin_type);
     l->from = tp_ref_hold(ctx->pins);
     l->anchor = anchor;
+    atomic_fetch_add_explicit(&ctx->pins->held, 1, memory_order_relaxed);
+}
+
+void tp_core_end_pins(context *ctx)
+{
+    if (!ctx->pins)
+        return;
+    const tp_pins *pins = ctx->pins;
+    uint64_t until = uv_hrtime() + END_NS;
+    bool are_cancelled = false, is_usable = tp_host_is_usable(ctx->host); /* else this is a forked child, without workers */
+    while (is_usable && atomic_load_explicit(&pins->held, memory_order_acquire) > 0 && uv_hrtime() < until) {
+        if (!are_cancelled)
+            tp_engine_cancel_of(ctx->host->engine, &ctx->listener->waiter);
+        are_cancelled = true;
+        nanosleep(&(struct timespec){ .tv_nsec = LOOK_NS }, NULL);
+    }
+    tp_ref_drop(ctx->pins);
+    ctx->pins = NULL;
 }

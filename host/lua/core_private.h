@@ -72,6 +72,9 @@ void tp_core_pin(lua_State *L, context *ctx, tp_block *b);
 /* Lets go of what was returned. In the owner's thread. */
 void tp_core_take_back(lua_State *L, context *ctx);
 
+/* The state is about to be closed: its maps are cancelled, and nobody reads what is pinned any more. */
+void tp_core_end_pins(context *ctx);
+
 /* ---- core_array.c ---- */
 
 /* The argument is the `memory` field of an array, a void * of FFI; raises for anything else. Borrowed. */

@@ -217,7 +217,6 @@ function func.start(self, source, settings, more)
   end
   if returns and not more.discard then more.returns, arrays = open_returns(returns, wants_arrays and source.total or nil) end
   local executor = options.executor(self.options, not kernel)
-  source.may_pin = executor.shares_memory
   if self.options.batched then source.wait, source.batch = self.options.batched.wait, self.options.batched.max end
   local halt, survives = settings.halt, more.keep_going
   if halt and (halt.failures or halt.share) and not survives then
@@ -225,6 +224,7 @@ function func.start(self, source, settings, more)
       self.name)
   end
   local kept = open_journal(self, settings, more, source.total) or not (more.is_inner or more.discard) and open_cache(self) or nil
+  source.may_pin = executor.shares_memory and not kept -- who records an input reads it when its item is over, and its state may be, too
   more.window = settings.window or self.options.window or source.window
   more.bytes = source.bytes
   more.journal = kept and kept.handle

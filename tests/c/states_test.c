@@ -132,3 +132,32 @@ TEST(what_a_state_waits_for_reaches_it_whoever_turned_the_loop)
     lua_close(L);
     tp_host_close(host);
 }
+
+/* Strings that are too long to be copied are pinned, and read where they lie: in a state that may end before its host. */
+static const char long_strings[] = "ffi = require 'ffi' ffi.cdef 'int usleep(unsigned)' tp = require 'tidepool' app = tp.App 'a'"
+                              " strings = {} for i = 1, 64 do strings[i] = ('x'):rep(2^20 + i) end";
+
+TEST(a_state_may_be_closed_while_workers_read_its_strings)
+{
+    tp_host *host = open_host();
+    for (int i = 0; i < 10; i++) {
+        lua_State *M = open_state(host);
+        run(M, long_strings);
+        run(M, "r = app:func(function(s) return #s end):map(strings) r:next()");
+        lua_close(M);
+    }
+    tp_host_close(host);
+}
+
+TEST(an_item_may_fail_after_the_state_that_its_input_lies_in_was_closed)
+{
+    tp_host *host = open_host();
+    lua_State *M = open_state(host);
+    run(M, long_strings);
+    run(M, "begun = tp.array('int32', 1)"
+           " r = app:func(function(s) begun[1] = 1 for _ = 1, 15 do ffi.C.usleep(100000) end error 'no' end):map(strings)"
+           " repeat ffi.C.usleep(1000) until begun[1] == 1");
+    lua_close(M); /* does not wait for all of what the items take */
+    CHECK_INT(0, tp_host_stop(host, 60000));
+    tp_host_close(host);
+}
