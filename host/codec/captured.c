@@ -6,6 +6,7 @@
 #include "codec/captured.h"
 
 #include "codec/codec.h"
+#include "codec/snapshot.h"
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -19,9 +20,12 @@ typedef struct entry {
     uint64_t hash;     /* of its contents; 0: unfit */
     uint32_t good;     /* the message for which it is known to be unchanged */
     uint32_t visited;  /* the walk that has met it */
+    bool is_first;     /* it was not met in another one */
+    bool is_plain;
+    uint64_t memory;   /* of a plain one: tp_layout_hash */
 } entry;
 
-/* Its environment is the list of the tables, by number. */
+/* Its environment is the list of the tables, by number; its [0] is a list of the strings in plain ones. */
 struct tp_captured {
     entry *entries; /* number i is at i - 1 */
     uint32_t n, room;
@@ -142,12 +146,12 @@ static void push_list(lua_State *L, const tp_captured *c)
     lua_pop(L, 2);                                  // list
 }
 
-int tp_captured_add(lua_State *L, tp_captured *c)
+int tp_captured_add(lua_State *L, tp_captured *c, bool is_first)
 {
     if (c->n == c->room && grow(c))
         return -1;
     const void *table = lua_topointer(L, -1);
-    c->entries[c->n] = (entry){ .table = table };
+    c->entries[c->n] = (entry){ .table = table, .is_first = is_first };
     push_list(L, c);
     lua_pushvalue(L, -2);
     lua_rawseti(L, -2, (int)c->n + 1);
@@ -312,6 +316,94 @@ bool tp_captured_is_unchanged(lua_State *L, tp_captured *c, uint32_t number)
     return true;
 }
 
+/* ---- plain tables ---- */
+
+/* Puts the string on top into the list at the index, which has *n. Some of those that are there already, as the names of fields, are not put there again. */
+static void keep_string(lua_State *L, int list, int *n, const void *lately[64])
+{
+    const void *s = lua_topointer(L, -1);
+    const void **place = &lately[(uintptr_t)s >> 4 & 63];
+    if (*place == s)
+        return;
+    *place = s;
+    lua_pushvalue(L, -1);
+    lua_rawseti(L, list, ++*n);
+}
+
+/* Is the table on top, the last of those from number `first` on that are looked at, plain as far as it can be seen here? Tables that were met before
+ * `first` have to be plain. */
+static bool is_plain_here(lua_State *L, const tp_captured *c, uint32_t first, int strings, int *nstrings, const void *lately[64])
+{
+    if (lua_getmetatable(L, -1)) {
+        lua_pop(L, 1);
+        return false;
+    }
+    lua_pushnil(L);
+    while (lua_next(L, -2)) {
+        for (int i = 0; i < 2; i++) {               /* key value, then key */
+            int type = lua_type(L, -1);
+            uint32_t number = type == LUA_TTABLE ? c->places[place_of(c, lua_topointer(L, -1))] : 0;
+            bool fits = type == LUA_TTABLE ? number >= first || (number && c->entries[number - 1].is_plain)
+                                           : type == LUA_TNUMBER || type == LUA_TSTRING || type == LUA_TBOOLEAN;
+            if (!fits) {
+                lua_pop(L, 2 - i);
+                return false;
+            }
+            if (type == LUA_TSTRING)
+                keep_string(L, strings, nstrings, lately);
+            if (i == 0)
+                lua_pop(L, 1);
+        }
+    }
+    return true;
+}
+
+/* Tables get their numbers in the order in which they are met, so that those which are met in one, and in what is in it, follow it. */
+uint32_t tp_captured_watch(lua_State *L, tp_captured *c, const tp_layout *layout)
+{
+    luaL_checkstack(L, 8, "captured tables");
+    push_list(L, c);                                // list
+    lua_newtable(L);                                // list strings
+    int strings = lua_gettop(L), nstrings = 0;
+    const void *lately[64] = { 0 };
+    lua_pushvalue(L, strings);
+    lua_rawseti(L, strings - 1, 0);
+    uint32_t count = 0;
+    for (uint32_t first = 0, end; first < c->n; first = end) {
+        bool is_plain = true;
+        for (end = first; end < c->n && (end == first || !c->entries[end].is_first); end++) {
+            entry *e = &c->entries[end];
+            e->is_plain = false;
+            if (is_plain) {
+                lua_rawgeti(L, strings - 1, (int)end + 1);
+                is_plain = is_plain_here(L, c, first + 1, strings, &nstrings, lately) && tp_layout_hash(layout, e->table, &e->memory);
+                lua_pop(L, 1);
+            }
+        }
+        for (uint32_t i = first; is_plain && i < end; i++)
+            c->entries[i].is_plain = true;
+        count += is_plain ? end - first : 0;
+    }
+    lua_pop(L, 2);
+    return count;
+}
+
+bool tp_captured_holds(const tp_captured *c, const tp_layout *layout)
+{
+    for (uint32_t i = 0; i < c->n; i++) {
+        uint64_t memory;
+        if (c->entries[i].is_plain && (!tp_layout_hash(layout, c->entries[i].table, &memory) || memory != c->entries[i].memory))
+            return false;
+    }
+    return true;
+}
+
+uint32_t tp_captured_find_plain(const tp_captured *c, const void *table)
+{
+    uint32_t number = tp_captured_find(c, table);
+    return number && c->entries[number - 1].is_plain ? number : 0;
+}
+
 bool tp_captured_push_table(lua_State *L, const tp_captured *c, uint32_t number)
 {
     if (number == 0 || number > c->n)
@@ -329,7 +421,7 @@ void tp_captured_renew(lua_State *L, int index)
     lua_getfenv(L, index);                          // c list
     for (uint32_t i = 1; i <= old->n; i++) {
         lua_rawgeti(L, -1, (int)i);
-        if (tp_captured_add(L, c))
+        if (tp_captured_add(L, c, old->entries[i - 1].is_first))
             tp_codec_raise_memory(L);
         lua_pop(L, 1);
     }

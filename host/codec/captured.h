@@ -24,8 +24,8 @@ tp_captured *tp_captured_push(struct lua_State *L);
 /* The one at the stack index; NULL if there is something else. */
 tp_captured *tp_captured_at(struct lua_State *L, int index);
 
-/* Gives the table on top the next number, from 1. -1 when out of memory, or raises it. */
-int tp_captured_add(struct lua_State *L, tp_captured *c);
+/* Gives the table on top the next number, from 1. `is_first`: it was not met in another one. -1 when out of memory, or raises it. */
+int tp_captured_add(struct lua_State *L, tp_captured *c, bool is_first);
 
 /* Is the table (its lua_topointer) that of this number? */
 bool tp_captured_is(const tp_captured *c, uint32_t number, const void *table);
@@ -48,6 +48,21 @@ uint32_t tp_captured_find(const tp_captured *c, const void *table);
 /* Are the table of that number, and all of these that can be reached from it, what they were at tp_captured_seal? Takes some 20 ns a field; asked again for
  * the same message it is free. Needs six slots of the stack. */
 bool tp_captured_is_unchanged(struct lua_State *L, tp_captured *c, uint32_t number);
+
+/* ---- plain tables: those that refer, also through others, to nothing but numbers, strings, booleans and plain tables ----
+ *
+ * Whether a function's image would be the same is asked at each call. Plain tables need not be written for that: their memory is compared (snapshot.h). */
+
+struct tp_layout;
+
+/* Finds the plain ones, and notes what their memory is; keeps the strings in them alive. Gives how many there are. Raises on out of memory. */
+uint32_t tp_captured_watch(struct lua_State *L, tp_captured *c, const struct tp_layout *layout);
+
+/* Have all plain tables been left as they were then? */
+bool tp_captured_holds(const tp_captured *c, const struct tp_layout *layout);
+
+/* The number of a plain table (its lua_topointer); 0 if it is none of them. */
+uint32_t tp_captured_find_plain(const tp_captured *c, const void *table);
 
 /* Pushes the table of that number; false, with nothing pushed, if there is none. */
 bool tp_captured_push_table(struct lua_State *L, const tp_captured *c, uint32_t number);

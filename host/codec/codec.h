@@ -88,6 +88,13 @@ int tp_encode_with(struct lua_State *L, int first, int n, const char *const *roo
  * this one, nil when it has none. Gives 1 then, and 0 when they are the same tables, of which the contents may be others: see tp_captured_renew. */
 int tp_encode_image(struct lua_State *L, int first, int n, const char *const *root, int tables, unsigned flags, tp_buf *out, tp_error *err);
 
+/* What of a large message of tp_encode_image has to be looked at to know that it would be the same again. tp_encode_watch notes what memory its plain tables
+ * (captured.h), those at `tables`, have; false when there are none. Then tp_encode_outline appends that message with these tables by their numbers: equal
+ * outlines are of equal messages. It gives false, with out as it was, when one of them has been written to since, or something is refused. Both may raise
+ * out of memory. */
+bool tp_encode_watch(struct lua_State *L, int tables);
+bool tp_encode_outline(struct lua_State *L, int first, int n, int tables, unsigned flags, tp_buf *out);
+
 enum {
     TP_DECODE_TRUSTED = 1 /* made by this process: functions may be loaded, references are valid */
 };

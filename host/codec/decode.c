@@ -592,7 +592,7 @@ static int get_table(decoder *d, uint8_t tag)
         bool is_trusted = d->flags & TP_DECODE_TRUSTED;
         lua_createtable(L, (int)items, (int)(is_trusted ? pairs : pairs / 2));
     }
-    if (d->is_image && tp_captured_add(L, d->captured) < 0)
+    if (d->is_image && tp_captured_add(L, d->captured, false) < 0)
         return tp_error_oom(d->err, "message");
     if ((tag & SHARED) && share(d, at, 0) < 0)
         return -1;

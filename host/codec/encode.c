@@ -47,6 +47,8 @@ typedef struct encoder {
     bool is_image;
     bool adds_tables;     /* they are other tables than expected, so that `captured` is new, and gets them; else it is compared with */
     uint32_t ntables;     /* so many of them were met */
+    unsigned inside;      /* of so many tables */
+    const tp_captured *outline; /* its plain tables go by their number: see tp_encode_outline */
     bool reaches_globals; /* by other ways than their names */
     bool wants_globals;   /* it was found out that it does: all of them are taken along, and functions get the state's own environment */
     bool is_careful;      /* something of what is taken along on suspicion cannot travel: each is tried first */
@@ -795,6 +797,7 @@ static void start(encoder *e, lua_State *L, tp_buf *out, unsigned flags)
     e->code = TP_OK;
     e->outer = NULL;
     e->captured = NULL;
+    e->outline = NULL;
     e->defining = -1;
     e->is_partial = e->scanned = e->is_cut = e->is_deep = false;
     e->adds_tables = false;
@@ -1286,13 +1289,23 @@ static int put_numbered(encoder *e, const void *table)
 {
     e->ntables++;
     if (e->adds_tables) {
-        if (tp_captured_add(e->L, e->captured) < 0)
+        if (tp_captured_add(e->L, e->captured, e->inside == 0) < 0)
             return refuse_memory(e);
     } else if (!e->captured || !tp_captured_is(e->captured, e->ntables, table)) {
         e->adds_tables = e->restart = true;
         return -1;
     }
-    return put_contents(e, table);
+    e->inside++;
+    int rc = put_contents(e, table);
+    e->inside--;
+    return rc;
+}
+
+/* The table on top in an outline. */
+static int put_outlined(encoder *e, const void *table)
+{
+    uint32_t number = tp_captured_find_plain(e->outline, table);
+    return number ? put_tag_u32(e, T_CAPTURED, number) : put_contents(e, table);
 }
 
 static int put_table(encoder *e)
@@ -1309,7 +1322,10 @@ static int put_table(encoder *e)
         return -1;
     if (deeper(e) < 0)
         return -1;
-    int rc = e->is_image ? put_numbered(e, table) : e->captured ? put_captured(e, table) : put_contents(e, table);
+    int rc = e->outline    ? put_outlined(e, table)
+             : e->is_image ? put_numbered(e, table)
+             : e->captured ? put_captured(e, table)
+                           : put_contents(e, table);
     e->depth--;
     return rc;
 }
@@ -1827,6 +1843,7 @@ static int try_value(encoder *e, int name)
     start(&in, L, tp_codec_push_buf(L), 0);
     in.wants_globals = e->wants_globals;
     in.is_careful = true;
+    in.outline = e->outline;
     lua_pushvalue(L, top);
     int rc = encode(&in, lua_gettop(L), 1);
     tp_buf_free(in.out);
@@ -2057,7 +2074,7 @@ static int encode_with_tables(encoder *e, int first, int n, int tables)
     int top = lua_gettop(e->L), rc = 0;
     do {
         e->restart = e->has_paths = false;
-        e->depth = 0;
+        e->depth = e->inside = 0;
         e->w = NULL;
         e->c = NULL;
         e->base = e->p = out->data ? out->data + out->len : NULL;
@@ -2138,6 +2155,24 @@ int tp_encode_image(lua_State *L, int first, int n, const char *const *root, int
         lua_replace(L, tables);
     }
     return e.adds_tables || e.ntables == 0;
+}
+
+bool tp_encode_watch(lua_State *L, int tables)
+{
+    tp_captured *captured = tp_captured_at(L, tables);
+    return captured && tp_captured_watch(L, captured, &tp_codec_of(L)->layout) > 0;
+}
+
+bool tp_encode_outline(lua_State *L, int first, int n, int tables, unsigned flags, tp_buf *out)
+{
+    const tp_captured *captured = tp_captured_at(L, tables);
+    if (!captured || !lua_checkstack(L, 2 * STACK_NEED) || !tp_captured_holds(captured, &tp_codec_of(L)->layout))
+        return false;
+    encoder e;
+    start(&e, L, out, flags);
+    e.is_image = true;
+    e.outline = captured;
+    return encode(&e, first, n) == 0;
 }
 
 /* Pushes a list of the strings that are constants in a dump. */

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NODE_SIZE = 24, VALUE_SIZE = 8, TABLE_SIZE = 64, LARGEST = 1 << 16 };
+enum { NODE_SIZE = 24, VALUE_SIZE = 8, TABLE_SIZE = 64, LARGEST = 1 << 21 };
 
 static uint32_t u32_at(const void *table, int at)
 {
@@ -89,7 +89,7 @@ void tp_layout_find(lua_State *L, tp_layout *layout)
         *layout = all;
 }
 
-/* The table's head, and the sizes of its parts. False when the layout is not known or they are too large to be looked at. */
+/* The table's head, and the sizes of its parts. False when the layout is not known. */
 static bool look(const tp_layout *l, const void *table, uint64_t head[5], size_t *array, size_t *node)
 {
     if (!l->hmask || !table)
@@ -99,8 +99,6 @@ static bool look(const tp_layout *l, const void *table, uint64_t head[5], size_t
     head[2] = u64_at(table, l->array);
     head[3] = u64_at(table, l->node);
     head[4] = u64_at(table, l->metatable);
-    if (head[0] > LARGEST || head[1] > LARGEST)
-        return false;
     *array = (size_t)head[0] * VALUE_SIZE;
     *node = ((size_t)head[1] + 1) * NODE_SIZE;
     return true;
@@ -110,7 +108,7 @@ void tp_snapshot_take(tp_snapshot *s, const tp_layout *layout, const void *table
 {
     size_t array, node;
     s->table = NULL;
-    if (!look(layout, table, s->head, &array, &node))
+    if (!look(layout, table, s->head, &array, &node) || array + node > LARGEST)
         return;
     if (array + node > s->room) {
         uint8_t *bytes = realloc(s->bytes, array + node);
@@ -136,6 +134,31 @@ bool tp_snapshot_holds(const tp_snapshot *s, const tp_layout *layout, const void
         return false;
     return (array == 0 || memcmp(s->bytes, (const void *)(uintptr_t)head[2], array) == 0) &&
            memcmp(s->bytes + array, (const void *)(uintptr_t)head[3], node) == 0;
+}
+
+/* Size is a multiple of 8. */
+static uint64_t add_words(uint64_t h, const void *words, size_t size)
+{
+    uint64_t word;
+    for (const char *p = words, *end = p + size; p < end; p += sizeof word) {
+        memcpy(&word, p, sizeof word);
+        h = (h ^ word) * UINT64_C(0x9E3779B97F4A7C15);
+        h ^= h >> 32;
+    }
+    return h;
+}
+
+bool tp_layout_hash(const tp_layout *layout, const void *table, uint64_t *hash)
+{
+    uint64_t head[5];
+    size_t array, node;
+    if (!look(layout, table, head, &array, &node))
+        return false;
+    uint64_t h = add_words(1, head, sizeof head);
+    if (array)
+        h = add_words(h, (const void *)(uintptr_t)head[2], array);
+    *hash = add_words(h, (const void *)(uintptr_t)head[3], node);
+    return true;
 }
 
 void tp_snapshot_free(tp_snapshot *s)

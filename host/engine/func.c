@@ -40,6 +40,12 @@ int tp_image_encode(struct lua_State *L, int index, const char *name, int tables
     return tp_encode_image(L, index, 4, names, tables, flags, message, err);
 }
 
+bool tp_image_outline(struct lua_State *L, int index, int tables, unsigned flags, tp_buf *outline)
+{
+    tp_buf_clear(outline);
+    return tp_encode_outline(L, index, 4, tables, flags, outline);
+}
+
 bool tp_image_is(const tp_image *image, const tp_buf *message)
 {
     const tp_buf *m = &image->message;

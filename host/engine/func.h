@@ -37,18 +37,24 @@ tp_func *tp_func_new(const char *name, unsigned limit);
 
 typedef struct tp_image {
     tp_ref ref;
-    tp_buf message; /* what tp_image_encode made, or a packed value (core.value.pack); read-only */
+    tp_buf message; /* what tp_image_encode or tp_image_outline made, or a packed value (core.value.pack); read-only */
 } tp_image;
 
 extern const tp_ref_type tp_image_type;
 
-enum { TP_IMAGE_VALUES = 7 };
+enum {
+    TP_IMAGE_VALUES = 7,
+    TP_IMAGE_LARGE = 1 << 14 /* bytes; from here on outlines are made */
+};
 
 /* Encodes the Lua function at index of L, and the three values after it: package.path and package.cpath, so that `require` finds the same modules in a
  * worker, and the list of what is to be run there before it (App:setup), into message, which is the caller's. It has TP_IMAGE_VALUES values, the others
  * and `tables` as tp_encode_image says; so is what it gives. -1 with err set when the function cannot travel; `name` names it in the text. `flags` may be
  * TP_ENCODE_COPIES. May raise out of memory. */
 int tp_image_encode(struct lua_State *L, int index, const char *name, int tables, unsigned flags, tp_buf *message, tp_error *err);
+
+/* The outline of that message (tp_encode_outline): false when it cannot be told so whether it would be the same. */
+bool tp_image_outline(struct lua_State *L, int index, int tables, unsigned flags, tp_buf *outline);
 
 /* Is that the image's message? */
 bool tp_image_is(const tp_image *image, const tp_buf *message);

@@ -34,30 +34,71 @@ static int l_func_stats(lua_State *L)
     return 4;
 }
 
-static const char tables_key = 0; /* its address: in the environment of a func, the tables of its last image */
+static const char kept_key = 0; /* its address: in the environment of a func, what is kept with it: a list with these places */
+enum { TABLES = 1, OUTLINED, OUTLINE }; /* the tables of its last image; that image, if it has an outline; the outline */
 
-/* Stack: 7 is a func. Pushes the tables of its last image, or nil. They are kept by the func, not beside it, so that the collector sees when they keep
- * nothing but each other. */
-static void push_tables(lua_State *L)
+/* Stack: 7 is a func. Pushes the tables of its last image, or nil, as 8, then the image and its outline, or nils. They are kept by the func, not beside it, so
+ * that the collector sees when they keep nothing but each other. */
+static void push_kept(lua_State *L)
 {
     lua_getfenv(L, 7);
-    lua_pushlightuserdata(L, (void *)&tables_key);
+    lua_pushlightuserdata(L, (void *)&kept_key);
     lua_rawget(L, -2);
-    lua_remove(L, -2);
+    lua_replace(L, 8);                              // list or nil
+    for (int i = TABLES; i <= OUTLINE; i++) {
+        if (lua_istable(L, 8))
+            lua_rawgeti(L, 8, i);
+        else
+            lua_pushnil(L);
+    }
+    lua_remove(L, 8);
 }
 
-/* Keeps the value at 8 as these. */
-static void keep_tables(lua_State *L)
+/* Keeps the values at 8, 9 and 10 as these. */
+static void keep(lua_State *L)
 {
     lua_createtable(L, 0, 1);
-    lua_pushlightuserdata(L, (void *)&tables_key);
-    lua_pushvalue(L, 8);
+    lua_pushlightuserdata(L, (void *)&kept_key);
+    lua_createtable(L, OUTLINE, 0);                 // env key list
+    for (int i = TABLES; i <= OUTLINE; i++) {
+        lua_pushvalue(L, 7 + i);
+        lua_rawseti(L, -2, i);
+    }
     lua_rawset(L, -3);
     lua_setfenv(L, 7);
 }
 
-/* core.func.image(fn, package.path, package.cpath, list of setups or nil, name, last image or nil, func, whether typed arrays are copied) -> image, and its
- * tables for core.job.open (nil: it has none); or nil, a message and the kind of failure: what the function captures that cannot travel */
+/* The arguments and what is kept are on the stack. Would the image at 6 be made again? */
+static bool is_same_outline(lua_State *L, unsigned flags, tp_buf *scratch)
+{
+    if (lua_isnoneornil(L, 6) || !lua_rawequal(L, 6, 9))
+        return false;
+    const tp_image *outline = tp_codec_to_ref(L, 10, &tp_image_type);
+    return outline && tp_image_outline(L, 1, 8, flags, scratch) && tp_image_is(outline, scratch);
+}
+
+/* Stack: the image at the top has the tables at 8. Keeps these, and the outline of a large image. */
+static void keep_outline(lua_State *L, unsigned flags, tp_buf *scratch)
+{
+    const tp_image *image = tp_codec_to_ref(L, -1, &tp_image_type);
+    lua_pushnil(L);                                 // image nil
+    if (image->message.len >= TP_IMAGE_LARGE && tp_encode_watch(L, 8) && tp_image_outline(L, 1, 8, flags, scratch)) {
+        tp_ref **box = tp_codec_push_box(L, &tp_image_type);
+        tp_image *outline = tp_image_new(scratch);
+        if (!outline)
+            tp_codec_raise_memory(L);
+        *box = &outline->ref;
+        lua_replace(L, -2);                         // image outline
+    }
+    lua_replace(L, 10);
+    lua_pushvalue(L, -1);
+    lua_replace(L, 9);
+    keep(L);
+}
+
+/* core.func.image(fn, package.path, package.cpath, list of setups or nil, name, last image or nil, func, whether typed arrays are copied) -> image, its
+ * tables for core.job.open (nil: it has none), and whether it was known that it is the last one without encoding it; or nil, a message and the kind of
+ * failure: what the function captures that cannot travel */
 static int l_func_image(lua_State *L)
 {
     context *ctx = get_context(L);
@@ -67,26 +108,29 @@ static int l_func_image(lua_State *L)
     tp_core_check_ref(L, 7, &tp_func_type);
     unsigned flags = lua_toboolean(L, 8) ? TP_ENCODE_COPIES : 0;
     lua_settop(L, 7);
-    push_tables(L);                                 // ... tables
+    push_kept(L);                                   // ... tables image outline
+    if (is_same_outline(L, flags, &ctx->scratch)) {
+        lua_pushvalue(L, 6);
+        lua_pushvalue(L, 8);
+        lua_pushboolean(L, 1);
+        return 3;
+    }
     int is_new = tp_image_encode(L, 1, luaL_checkstring(L, 5), 8, flags, &ctx->scratch, &err);
     if (is_new < 0)
         return tp_core_push_refusal(L, &err, TP_KIND_CODEC);
     tp_image *last = lua_isnoneornil(L, 6) ? NULL : tp_codec_to_ref(L, 6, &tp_image_type);
     if (last && tp_image_is(last, &ctx->scratch)) {
-        if (is_new)
-            keep_tables(L);
         lua_pushvalue(L, 6);
-        lua_insert(L, 8);
-        return 2;
+    } else {
+        if (!is_new)
+            tp_captured_renew(L, 8);
+        tp_ref **box = tp_codec_push_box(L, &tp_image_type);
+        tp_image *image = tp_image_new(&ctx->scratch);
+        if (!image)
+            return tp_codec_raise_memory(L);
+        *box = &image->ref;
     }
-    if (!is_new)
-        tp_captured_renew(L, 8);
-    keep_tables(L);
-    tp_ref **box = tp_codec_push_box(L, &tp_image_type);
-    tp_image *image = tp_image_new(&ctx->scratch);
-    if (!image)
-        return tp_codec_raise_memory(L);
-    *box = &image->ref;
+    keep_outline(L, flags, &ctx->scratch);
     lua_pushvalue(L, 8);
     return 2;
 }

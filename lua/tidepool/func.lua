@@ -136,13 +136,13 @@ end
 
 --- What workers load of self on that executor, as it is now: its image, and the tables that it captures.
 local function encode(self, executor)
-  local image, captured, kind = core.func.image(self.raw, package.path, package.cpath, self.setups and self.setups[1] and self.setups, self.name,
+  local image, captured, is_known = core.func.image(self.raw, package.path, package.cpath, self.setups and self.setups[1] and self.setups, self.name,
     images[self], self.core, not executor.shares_memory)
   if not image then
-    error(failure.new { kind = kind, message = check.where() .. captured, function_name = self.name, attempts = 0 }, 0)
+    error(failure.new { kind = is_known, message = check.where() .. captured, function_name = self.name, attempts = 0 }, 0)
   end
   images[self] = image
-  if not core.is_worker and core.value.bytes(image) >= LARGE then share.note_image(self, image) end
+  if not is_known and not core.is_worker and core.value.bytes(image) >= LARGE then share.note_image(self, image) end
   return image, captured
 end
 
