@@ -167,6 +167,8 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
     job->item_ns = job->func->item_ns;
     job->last_count = job->item_ns > 0 ? 1 << 20 : 0;
     job->is_cancelled = e->is_stopped || (parent && tp_job_is_unwanted(parent));
+    for (tp_job *j = parent; j; j = j->parent)
+        j->inside++;
     job->next = e->jobs;
     if (e->jobs)
         e->jobs->prev = job;
@@ -189,6 +191,8 @@ void tp_job_close(tp_job *job)
     *(job->prev ? &job->prev->next : &e->jobs) = job->next;
     if (job->next)
         job->next->prev = job->prev;
+    for (tp_job *j = job->parent; j; j = j->parent)
+        j->inside--;
     uv_mutex_unlock(&e->lock);
     if (!job->parent) {
         if (job->total > 0)

@@ -59,6 +59,7 @@ struct tp_job {
     bool is_starved; /* cancelled for want of memory */
     tp_error *lost;  /* cancelled by tp_job_lose_all: why; not changed afterwards */
     tp_executor *executor;
+    unsigned inside;   /* jobs nested in it, at whatever depth, that have an owner */
     uint32_t owner_id; /* of the worker in whose item it was started; 0: none. For traces */
     bool is_awaited; /* the owner wants its waiter woken */
     bool is_told;    /* it has been, and the job is in waiter->news */
@@ -138,8 +139,8 @@ void tp_job_add_result(tp_job *job, tp_block *b);
 /* Marks one job as cancelled; its owner is to be woken by the caller. */
 void tp_job_cancel_locked(tp_job *job);
 
-/* Locked, but not throughout. Wakes the owners of cancelled jobs. One that sleeps on a loop is woken without the lock: one at a time, since the list may
- * change. */
+/* Locked, but not throughout. Wakes the owners of cancelled jobs. One that sleeps on a loop is woken without the lock: one owner at a time, since the list
+ * may change. */
 void tp_engine_tell_cancelled(tp_engine *e);
 
 /* Is each input that was pushed in exactly one place? For TP_ASSERT: builds without assertions lack it. */

@@ -139,7 +139,7 @@ for _, executor in ipairs { "inline", "threads", "processes" } do
         return r.id, r.name, #r.tags, type(extra) == "table" and extra.x or extra, alias == records[7], others[i] == r, #records, mixed.helper(),
           #mixed.rows.deep.list, getmetatable(r) ~= nil
       end)
-      local function same(i, ...)
+      local function same(i)
         local function seen(...) return { n = select("#", ...), ... } end
         local here = seen(look(i))
         for _ = 1, 3 do assert.same(here, seen(look:remote(i))) end
