@@ -265,14 +265,16 @@ static int l_job_room(lua_State *L)
     return 1;
 }
 
-/* Pushes a block of inputs, which is the job's then. What a journal knows of them is given out without running them. Raises when that cannot be. */
+/* Pushes a block of inputs, which is the job's then. What a journal knows of them is given out without running them; where it cannot be read, the job ends with
+ * that, as where it cannot be written. Raises out of memory. */
 static int push_block(lua_State *L, job_box *box, tp_block *b)
 {
     tp_block *known = NULL;
     tp_error err = { 0 };
     if (box->journal && tp_journal_map_recall(box->journal, box->job, b, &known, &err)) {
         tp_block_free(b);
-        return luaL_error(L, "%s", err.message);
+        tp_job_give_up(box->job, &err);
+        return 0;
     }
     return tp_job_push_known(box->job, b, known) ? tp_codec_raise_memory(L) : 0;
 }

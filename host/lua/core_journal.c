@@ -63,20 +63,12 @@ static tp_sqlite *check_connection(lua_State *L, int index)
     return s;
 }
 
-/* A statement that is stepped through: a userdata owns it, since what is pushed may run out of memory. */
+/* A statement that is stepped through. */
 typedef struct asking {
     tp_sqlite *s;
     sqlite3_stmt *statement;
+    int rc; /* of its last step */
 } asking;
-
-static int l_asking_gc(lua_State *L)
-{
-    asking *a = lua_touserdata(L, 1);
-    if (a->statement)
-        a->s->finalize(a->statement);
-    a->statement = NULL;
-    return 0;
-}
 
 /* Parameter number `at` is the value at the index, which stays there. */
 static void set_parameter(lua_State *L, const asking *a, int at, int index)
@@ -122,39 +114,45 @@ static void push_row(lua_State *L, const asking *a, int n)
     }
 }
 
-/* core.journal.query(journal or reader, statement, ...) -> a list of rows, each a list of values, of which NULL is false; or nil and a message. The other
- * arguments are the statement's parameters. */
-static int l_journal_query(lua_State *L)
+/* (asking, parameters) -> a list of rows */
+static int read_rows(lua_State *L)
 {
-    tp_error err = { 0 };
-    tp_sqlite *s = check_connection(L, 1);
-    const char *sql = luaL_checkstring(L, 2);
-    int top = lua_gettop(L);
-    asking *a = lua_newuserdata(L, sizeof *a);
-    *a = (asking){ s, NULL };
-    lua_createtable(L, 0, 1);
-    lua_pushcfunction(L, l_asking_gc);
-    lua_setfield(L, -2, "__gc");
-    lua_setmetatable(L, -2);
-    if (s->prepare_v2(s->db, sql, -1, &a->statement, NULL) != SQLITE_OK) {
-        tp_sqlite_fail(s, "ask it", &err);
-        return tp_core_push_message(L, &err);
-    }
-    for (int i = 3; i <= top; i++)
-        set_parameter(L, a, i - 2, i);
+    asking *a = lua_touserdata(L, 1);
+    for (int i = 2, top = lua_gettop(L); i <= top; i++)
+        set_parameter(L, a, i - 1, i);
     lua_newtable(L);
-    int rc, n = a->s->column_count(a->statement);
-    for (int i = 1; (rc = s->step(a->statement)) == SQLITE_ROW; i++) {
+    int n = a->s->column_count(a->statement);
+    for (int i = 1; (a->rc = a->s->step(a->statement)) == SQLITE_ROW; i++) {
         push_row(L, a, n);
         lua_rawseti(L, -2, i);
     }
-    if (rc != SQLITE_DONE) {
-        tp_sqlite_fail(s, "ask it", &err);
+    return 1;
+}
+
+/* core.journal.query(journal or reader, statement, ...) -> a list of rows, each a list of values, of which NULL is false; or nil and a message. The other
+ * arguments are the statement's parameters. The statement ends here, also where the file is damaged or memory runs out: not behind its connection. */
+static int l_journal_query(lua_State *L)
+{
+    tp_error err = { 0 };
+    asking a = { .s = check_connection(L, 1) };
+    const char *sql = luaL_checkstring(L, 2);
+    int top = lua_gettop(L);
+    luaL_checkstack(L, top + 2, "too many parameters");
+    lua_pushcfunction(L, read_rows);
+    lua_pushlightuserdata(L, &a);
+    for (int i = 3; i <= top; i++)
+        lua_pushvalue(L, i);
+    if (a.s->prepare_v2(a.s->db, sql, -1, &a.statement, NULL) != SQLITE_OK) {
+        tp_sqlite_fail(a.s, "ask it", &err);
         return tp_core_push_message(L, &err);
     }
-    s->finalize(a->statement);
-    a->statement = NULL;
-    return 1;
+    int status = lua_pcall(L, top - 1, 1, 0);
+    if (status == 0 && a.rc != SQLITE_DONE)
+        tp_sqlite_fail(a.s, "ask it", &err);
+    a.s->finalize(a.statement);
+    if (status)
+        return lua_error(L);
+    return err.code != TP_OK ? tp_core_push_message(L, &err) : 1;
 }
 
 /* core.journal.map(journal, map, version, run, options) -> map of a journal, for core.job. Options: keeps_failed, only_failed,

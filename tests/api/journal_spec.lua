@@ -448,6 +448,25 @@ describe("A journal", function()
     end
   end)
 
+  it("with a page that is damaged says so, and ends as other errors do", function()
+    local script = [[
+      local f = app:func(function(x) return { x, ("long"):rep(30) } end)
+      for i, r in f:map(tidepool.range(60), { journal = file }) do assert(r[1] == i) end
+    ]]
+    local dir = support.temp_dir()
+    run_in(dir, script)
+    local whole, n_told = support.read_file(dir .. "/run.db"), 0
+    for page = 1, #whole / 4096 - 1 do
+      support.write_file(dir .. "/run.db", whole:sub(1, page * 4096) .. ("\255"):rep(4096) .. whole:sub(page * 4096 + 4097))
+      local done = run_in(dir, script, { flags = { "--quiet" } })
+      local is_told = done.code == 1 and done.stderr:find "run.db is damaged: " and done.stderr:find "job.lua:%d+: in main chunk"
+      assert.truthy(is_told or (done.code == 0 and done.stderr == ""), ("page %d: %s %s"):format(page, tostring(done.code), done.stderr))
+      assert.is_nil(done.stderr:find("tidepool/", 1, true), done.stderr)
+      if is_told then n_told = n_told + 1 end
+    end
+    assert.is_true(n_told >= 3, n_told)
+  end)
+
   it("from somebody else can bring neither code nor disorder", function()
     local script = [[
       local f = app:func(counted(function(x) return x end))
