@@ -493,7 +493,7 @@ static void limit_memory(tp_child *c, uint64_t memory)
 static void run_items(tp_child *c, const tp_wire_request *q, tp_block *inputs)
 {
     tp_terms terms = { .name = c->in.data + q->name_at, .executor = tp_exec_processes.name, .image = c->image[q->image], .discards = q->discards,
-                       .batch = q->batch, .splits = q->splits, .draws = q->draws, .depth = q->depth };
+                       .batch = q->batch, .splits = q->splits, .draws = q->draws, .depth = q->depth, .has_leases = q->has_leases, .leases = q->leases };
     terms.returns.columns = q->returns;
     memcpy(terms.returns.type, q->returned, sizeof terms.returns.type);
     for (uint32_t i = 0; i < q->returns && q->result[i]; i++)

@@ -326,7 +326,8 @@ int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work
     writer w = { .arena = in, .given = given, .at = TP_WIRE_IN_BEGIN + rounded(sizeof(tp_wire_request)), .err = err };
     tp_wire_request q = {
         .attempt = work->attempt, .worker = (uint32_t)worker->index, .discards = t->discards, .tags_lines = worker->tags_lines, .draws = t->draws,
-        .memory = t->memory, .depth = t->depth, .returns = t->returns.columns, .batch = t->batch, .splits = t->splits, .first = b->first + offset, .kind = b->kind, .n = count,
+        .memory = t->memory, .depth = t->depth, .returns = t->returns.columns, .batch = t->batch, .splits = t->splits, .has_leases = t->has_leases,
+        .leases = t->leases, .first = b->first + offset, .kind = b->kind, .n = count,
     };
     memcpy(q.returned, t->returns.type, sizeof q.returned);
     if (tp_region_grow(in, w.at, err))

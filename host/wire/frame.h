@@ -86,7 +86,8 @@ enum { TP_WIRE_FUNC = 1, TP_WIRE_CLASS, TP_WIRE_PACKED, TP_WIRE_ARRAY };
 typedef struct tp_wire_request {
     uint64_t size;   /* where it ends */
     uint32_t attempt, worker;
-    uint32_t discards, tags_lines;
+    uint32_t discards, tags_lines, has_leases;
+    uint64_t leases; /* this and has_leases: as in tp_terms. The machine's devices have the same numbers there */
     uint64_t name_at;
     tp_key draws;
     uint64_t memory; /* tp_terms.memory */

@@ -330,9 +330,6 @@ local function check_needs(who, rows, given)
         executors.in_words(executors.that("runs_lua", need)), executor.name)
     end
   end
-  if given.gpu and executor and executor.runs_lua and not executor.shares_memory then
-    check.fail("%s: option 'gpu': devices cannot be lent to %s yet", who, executor.summary)
-  end
   if not executors.that("runs_lua", unpack(needs))[1] then
     check.fail("%s: no executor can do what options '%s' need together", who, table.concat(names, "', '"))
   end

@@ -152,10 +152,9 @@ local function leased()
   return #list > 0 and { list[(worker - 1) % #list + 1] } or nil
 end
 
---- A device to drive by hand: with buffers and kernels of one's own. Without an argument, inside a function that has gpu = ... and executor =
--- "threads" (or "inline"), it is the device that is leased to the function: of several, each worker
--- has its own. Elsewhere it is the best one. With an argument it is what gpu = ... would take. nil
--- where that ends with "threads" and no device is there.
+--- A device to drive by hand: with buffers and kernels of one's own. Without an argument, inside a function that has gpu = ... and an executor, it
+-- is the device that is leased to the function: of several, each worker has its own. Elsewhere it is the best one. With an argument it is what
+-- gpu = ... would take. nil where that ends with "threads" and no device is there.
 ---@param which (true|string|table)?
 ---@return tidepool.Device?
 function gpu.device(which)
