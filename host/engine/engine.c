@@ -474,6 +474,11 @@ void tp_engine_stop(tp_engine *e)
     cancel_all(e, NULL);
 }
 
+void tp_engine_set_permits(tp_engine *e, const tp_permits *permits)
+{
+    e->permits = *permits;
+}
+
 bool tp_engine_is_stopped(tp_engine *e)
 {
     uv_mutex_lock(&e->lock);

@@ -172,6 +172,8 @@ void tp_job_finish(tp_slice *s)
     tp_agent *agent = s->agent;
     tp_block *inputs = s->work.block;
     tp_wakes w = { 0 };
+    if (s->is_permitted)
+        e->permits.release(e->permits.user, job->func);
     tp_work_close(&s->work);
     tp_block *results = s->results;
     uint32_t done = s->work.at - s->work.offset;

@@ -135,6 +135,7 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
                              .draws = c->draws,
                              .has_leases = c->has_leases,
                              .leases = c->leases,
+                             .is_limited = c->func->limit > 0,
                              .depth = depth,
                              .timeout_ns = c->timeout_ns,
                              .recycle = c->recycle,

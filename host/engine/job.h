@@ -71,7 +71,8 @@ struct tp_slice {
     bool has_more; /* when it was taken there was work for one more worker */
     struct tp_range *range; /* the engine's */
     tp_slice *next, *prev;  /* in the engine's list; engine's lock */
-    bool has_permit;         /* counts in func->running; engine's lock */
+    bool has_permit;        /* counts in func->running; engine's lock */
+    bool is_permitted;      /* tp_permits is asked for it, too; the agent's */
     tp_block *results, **results_end; /* what the sink was given so far; the agent's */
 };
 
@@ -142,6 +143,17 @@ void tp_engine_stop(tp_engine *engine);
 
 /* Cancels the jobs whose owners this wakes, and all below them. Any thread. */
 void tp_engine_cancel_of(tp_engine *engine, const tp_waiter *waiter);
+
+/* Permits for functions that others run as well: who has them all, in a worker process its host. Both are called without the lock, by the thread that runs
+ * or waits; `take` waits until there is one. */
+typedef struct tp_permits {
+    void (*take)(void *user, const tp_func *f);
+    void (*release)(void *user, const tp_func *f);
+    void *user;
+} tp_permits;
+
+/* Asks these for what agents run while they wait. Before the first job; copied. */
+void tp_engine_set_permits(tp_engine *engine, const tp_permits *permits);
 
 bool tp_engine_is_stopped(tp_engine *engine);
 
@@ -264,6 +276,12 @@ const tp_error *tp_job_lost(tp_job *job);
 /* With the lock held: is there anything that `executor` could take, and until when may its workers sleep (0: for ever)? Asks slices
  * that run too long to share. */
 uint64_t tp_job_idle_until(tp_engine *engine, tp_executor *executor);
+
+/* For a slice whose items run elsewhere: takes its permit again, if it has released that; takes one for items of another function that are run inside of its
+ * own; releases that. The first two wait until `until` (uv_hrtime; UINT64_MAX: for ever), and say whether there was one. */
+bool tp_slice_take_permit(tp_slice *slice, uint64_t until);
+bool tp_slice_take_permit_of(tp_slice *slice, tp_func *f, uint64_t until);
+void tp_func_release_permit(tp_engine *engine, tp_func *f);
 
 /* The agent waits for n jobs, started inside its current item, which gives up its permit; and does not any more, and has its place
  * back, for which it may have to wait. */

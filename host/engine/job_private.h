@@ -78,6 +78,7 @@ struct tp_engine {
     tp_agent *helpers;                     /* agents that sleep for a nested job */
     uint64_t next_due;                     /* the earliest retry, UINT64_MAX: none */
     bool is_stopped;
+    tp_permits permits;                    /* NULLs: there are none; set before the first job */
     _Atomic uint64_t delivered, total; /* relaxed; sums over jobs without a parent */
     tp_trace trace;
     _Atomic uint64_t n_jobs;   /* relaxed: numbers for jobs */

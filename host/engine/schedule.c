@@ -56,43 +56,82 @@ static bool has_permit(const tp_func *f)
     return f->limit == 0 || (f->running < f->limit && !f->resuming);
 }
 
-/* Locked. The slice's item waits for others: its permit is free meanwhile. */
-static void release_permit(tp_slice *s, tp_wakes *w)
+/* Locked. A permit of f's is free again. */
+static void free_permit(tp_engine *e, tp_func *f, tp_wakes *w)
 {
-    if (!s->has_permit)
-        return;
-    tp_func *f = s->job->func;
-    TP_ASSERT(tp_engine_is_locked(s->agent->engine) && f->running > 0);
-    s->has_permit = false;
+    TP_ASSERT(tp_engine_is_locked(e) && f->running > 0);
     f->running--;
     tp_func_wake_resuming(f);
     if (f->limit && f->ready_first) {
-        tp_engine_wake_helpers(s->agent->engine);
+        tp_engine_wake_helpers(e);
         w->executor = f->ready_first->executor;
         w->takers = 1;
     }
 }
 
-/* Locked. Takes a permit again for the agent's slice, waiting for one. */
-static void take_permit(tp_agent *a, tp_slice *s)
+/* Locked. Takes a permit of f's for the agent, which works for `job`, waiting for one until `until`. False: there was none. */
+static bool take_permit(tp_agent *a, tp_func *f, const tp_job *job, uint64_t until)
 {
-    tp_func *f = s->job->func;
-    TP_ASSERT(tp_engine_is_locked(a->engine) && !s->has_permit);
+    TP_ASSERT(tp_engine_is_locked(a->engine));
     tp_agent **end = &f->resuming;
     while (*end)
         end = &(*end)->next_resuming;
     a->next_resuming = NULL;
     *end = a;
     /* In turn: the first in line takes the first permit that is free. */
-    while (f->limit && (f->running >= f->limit || f->resuming != a) && !tp_job_is_unwanted(s->job))
-        uv_cond_wait(&a->cond, &a->engine->lock);
+    bool is_late = false;
+    while (f->limit && (f->running >= f->limit || f->resuming != a) && !tp_job_is_unwanted(job) && !is_late) {
+        uint64_t now = until == UINT64_MAX ? 0 : uv_hrtime();
+        is_late = now >= until;
+        if (until == UINT64_MAX)
+            uv_cond_wait(&a->cond, &a->engine->lock);
+        else if (!is_late)
+            uv_cond_timedwait(&a->cond, &a->engine->lock, until - now);
+    }
     tp_agent **at = &f->resuming;
     while (*at != a)
         at = &(*at)->next_resuming;
     *at = a->next_resuming;
-    f->running++;
-    s->has_permit = true;
+    f->running += !is_late;
     tp_func_wake_resuming(f);
+    return !is_late;
+}
+
+/* Locked. The slice's item waits for others: its permit is free meanwhile. */
+static void release_permit(tp_slice *s, tp_wakes *w)
+{
+    if (!s->has_permit)
+        return;
+    s->has_permit = false;
+    free_permit(s->agent->engine, s->job->func, w);
+}
+
+bool tp_slice_take_permit(tp_slice *s, uint64_t until)
+{
+    tp_engine *e = s->agent->engine;
+    uv_mutex_lock(&e->lock);
+    s->has_permit = s->has_permit || take_permit(s->agent, s->job->func, s->job, until);
+    bool has = s->has_permit;
+    uv_mutex_unlock(&e->lock);
+    return has;
+}
+
+bool tp_slice_take_permit_of(tp_slice *s, tp_func *f, uint64_t until)
+{
+    tp_engine *e = s->agent->engine;
+    uv_mutex_lock(&e->lock);
+    bool is_taken = take_permit(s->agent, f, s->job, until);
+    uv_mutex_unlock(&e->lock);
+    return is_taken;
+}
+
+void tp_func_release_permit(tp_engine *e, tp_func *f)
+{
+    tp_wakes after = { 0 };
+    uv_mutex_lock(&e->lock);
+    free_permit(e, f, &after);
+    uv_mutex_unlock(&e->lock);
+    tp_wakes_send(&after);
 }
 
 static bool sink_is_cancelled(const tp_work *w)
@@ -128,15 +167,16 @@ static void sink_release_permit(tp_work *w)
     release_permit(s, &after);
     uv_mutex_unlock(&e->lock);
     tp_wakes_send(&after);
+    if (s->is_permitted)
+        e->permits.release(e->permits.user, s->job->func);
 }
 
 static void sink_take_permit(tp_work *w)
 {
     tp_slice *s = (tp_slice *)w;
-    tp_engine *e = s->job->engine;
-    uv_mutex_lock(&e->lock);
-    take_permit(s->agent, s);
-    uv_mutex_unlock(&e->lock);
+    tp_slice_take_permit(s, UINT64_MAX);
+    if (s->is_permitted)
+        s->job->engine->permits.take(s->job->engine->permits.user, s->job->func);
 }
 
 static const tp_sink slice_sink = {
@@ -383,6 +423,7 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     s->has_more = has_more(e, job);
     s->range = r;
     s->has_permit = true;
+    s->is_permitted = false;
     s->results = NULL;
     s->results_end = &s->results;
     s->prev = NULL;
@@ -415,6 +456,10 @@ tp_slice *tp_job_take_awaited(tp_agent *agent)
         s = take(e, tp_agent_pick_awaited(e, agent, now), agent, now);
     }
     uv_mutex_unlock(&e->lock);
+    if (s && e->permits.take && s->job->func->limit) {
+        e->permits.take(e->permits.user, s->job->func);
+        s->is_permitted = true;
+    }
     return s;
 }
 

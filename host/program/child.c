@@ -304,10 +304,46 @@ static bool sink_is_cancelled(const tp_work *w)
     return false; /* the host ends us */
 }
 
+/* The host does it, and we go on. */
+static void ask(tp_child *c, tp_wire_asked what, uint32_t of)
+{
+    atomic_store_explicit(&c->control->asked, what, memory_order_relaxed);
+    atomic_store_explicit(&c->control->asked_of, of, memory_order_relaxed);
+    take_turn(c, TP_WIRE_ASKS);
+    wait_for_host(c);
+}
+
 /* Its permit is the host's, and what it waits for runs here. */
 static void sink_release_permit(tp_work *w)
 {
-    (void)w;
+    if (w->terms->is_limited)
+        ask(child_of(w), TP_WIRE_RELEASE_OWN, 0);
+}
+
+static void sink_take_permit(tp_work *w)
+{
+    if (w->terms->is_limited)
+        ask(child_of(w), TP_WIRE_TAKE_OWN, 0);
+}
+
+/* So are those of functions that it has given: see tp_permits. Others are only ours. */
+static void ask_for_permit(tp_child *c, tp_wire_asked what, const tp_func *f)
+{
+    for (uint32_t id = 0; id < c->nrefs; id++)
+        if (c->ref[id] == &f->ref) {
+            ask(c, what, id);
+            return;
+        }
+}
+
+static void take_permit(void *user, const tp_func *f)
+{
+    ask_for_permit(user, TP_WIRE_TAKE, f);
+}
+
+static void release_permit(void *user, const tp_func *f)
+{
+    ask_for_permit(user, TP_WIRE_RELEASE, f);
 }
 
 static const tp_sink sink = {
@@ -315,7 +351,7 @@ static const tp_sink sink = {
     .starve = sink_starve,
     .is_cancelled = sink_is_cancelled,
     .release_permit = sink_release_permit,
-    .take_permit = sink_release_permit,
+    .take_permit = sink_take_permit,
     .new_columns = sink_new_columns,
     .publish = sink_publish,
     .encoding = TP_ENCODE_NO_CODE | TP_ENCODE_COPIES,
@@ -493,7 +529,7 @@ static void limit_memory(tp_child *c, uint64_t memory)
 static void run_items(tp_child *c, const tp_wire_request *q, tp_block *inputs)
 {
     tp_terms terms = { .name = c->in.data + q->name_at, .executor = tp_exec_processes.name, .image = c->image[q->image], .discards = q->discards,
-                       .batch = q->batch, .splits = q->splits, .draws = q->draws, .depth = q->depth, .has_leases = q->has_leases, .leases = q->leases };
+                       .batch = q->batch, .splits = q->splits, .draws = q->draws, .depth = q->depth, .has_leases = q->has_leases, .is_limited = q->is_limited, .leases = q->leases };
     terms.returns.columns = q->returns;
     memcpy(terms.returns.type, q->returned, sizeof terms.returns.type);
     for (uint32_t i = 0; i < q->returns && q->result[i]; i++)
@@ -602,6 +638,7 @@ void tp_child_configure(tp_child *c, tp_config *config)
 int tp_child_serve(tp_child *c, tp_host *host, tp_error *err)
 {
     host->is_child = true;
+    tp_engine_set_permits(host->engine, &(tp_permits){ take_permit, release_permit, c });
     c->arrays = host->arrays;
     tp_array_pool_adopt(host->arrays, c->file, return_array, c);
     if (tp_agent_open(&c->agent, host->engine, 1, tp_host_executor(host, tp_exec_processes.name), err) || tp_agent_open_vm(&c->agent, err)) {

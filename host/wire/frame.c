@@ -327,6 +327,7 @@ int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work
     tp_wire_request q = {
         .attempt = work->attempt, .worker = (uint32_t)worker->index, .discards = t->discards, .tags_lines = worker->tags_lines, .draws = t->draws,
         .memory = t->memory, .depth = t->depth, .returns = t->returns.columns, .batch = t->batch, .splits = t->splits, .has_leases = t->has_leases,
+        .is_limited = t->is_limited,
         .leases = t->leases, .first = b->first + offset, .kind = b->kind, .n = count,
     };
     memcpy(q.returned, t->returns.type, sizeof q.returned);

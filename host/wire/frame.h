@@ -28,10 +28,19 @@ enum {
 typedef enum tp_wire_state {
     TP_WIRE_STARTING, /* has not said anything yet */
     TP_WIRE_READY,    /* waits for the first request */
+    TP_WIRE_ASKS,     /* something of the host: `asked` */
     TP_WIRE_FULL,     /* its records are to be taken: there is no room for more */
     TP_WIRE_DONE,     /* the request is over */
     TP_WIRE_FAILED    /* it could not be begun: `message` says why */
 } tp_wire_state;
+
+/* What a worker asks of its host, which goes on when it has been done. */
+typedef enum tp_wire_asked {
+    TP_WIRE_LEND,   /* the item waits: its place under its function's limit is free meanwhile */
+    TP_WIRE_REGAIN, /* and it has it back */
+    TP_WIRE_TAKE,   /* a place under the limit of the function `asked_of`, whose items it runs itself. It has one at most */
+    TP_WIRE_GIVE    /* that is free again */
+} tp_wire_asked;
 
 /* The beginning of `in`. */
 typedef struct tp_wire_in {
@@ -51,6 +60,7 @@ typedef struct tp_wire_out {
     _Atomic uint32_t starved; /* not 0: there was no memory even for a failure */
     _Atomic uint32_t refused; /* 1 + the item that was refused memory last, counted from the request's first; 0: none was */
     _Atomic uint32_t will_leave; /* not 0: it has something to do before its end */
+    _Atomic uint32_t asked, asked_of; /* tp_wire_asked; the id of a function */
     _Atomic uint64_t printed; /* counts what was written to the socket */
     _Atomic uint64_t used;    /* records end here (release): what lies before it is published */
     _Atomic uint64_t open;    /* a record of columns that is being filled in begins here, behind `used`; 0: none */
@@ -86,8 +96,8 @@ enum { TP_WIRE_FUNC = 1, TP_WIRE_CLASS, TP_WIRE_PACKED, TP_WIRE_ARRAY };
 typedef struct tp_wire_request {
     uint64_t size;   /* where it ends */
     uint32_t attempt, worker;
-    uint32_t discards, tags_lines, has_leases;
-    uint64_t leases; /* this and has_leases: as in tp_terms. The machine's devices have the same numbers there */
+    uint32_t discards, tags_lines, has_leases, is_limited;
+    uint64_t leases; /* this, has_leases and is_limited: as in tp_terms. The machine's devices have the same numbers there */
     uint64_t name_at;
     tp_key draws;
     uint64_t memory; /* tp_terms.memory */

@@ -45,6 +45,8 @@ typedef struct supervisor {
     uint64_t items;   /* that it has been given */
     uint64_t oom_kills; /* of the system, when it was started */
     unsigned deaths;  /* in a row, without anything begun */
+    bool has_lent;    /* the slice's place under its function's limit */
+    tp_func *taken;   /* the process has a place under the limit of this one: held */
     char frame[FRAME_MAX + 8]; /* what has come of a frame of its output */
     size_t frame_len;
     char line[2][4096]; /* the beginnings of lines that native code has written to descriptors 1 and 2 */
@@ -52,7 +54,14 @@ typedef struct supervisor {
 } supervisor;
 
 /* How a request ended. */
-typedef enum outcome { DONE, FULL, DIED, TIMED_OUT, UNWANTED, GARBAGE } outcome;
+typedef enum outcome { DONE, FULL, ASKS, DIED, TIMED_OUT, UNWANTED, GARBAGE } outcome;
+
+/* Watches over what a request runs. */
+typedef struct watch {
+    tp_slice *slice;
+    uint64_t item_since, unwanted_since; /* uv_hrtime; 0: it is wanted */
+    uint32_t item; /* that runs */
+} watch;
 
 static tp_wire_out *control_of(const supervisor *s)
 {
@@ -149,6 +158,14 @@ static void read_output(supervisor *s)
 
 /* ---- its life ---- */
 
+static void give_place(supervisor *s)
+{
+    if (s->taken)
+        tp_func_give_place(s->host->engine, s->taken);
+    tp_ref_drop(s->taken);
+    s->taken = NULL;
+}
+
 /* The process is gone, or is to be: nothing of it is left here, but for how it ended. */
 static void end_process(supervisor *s)
 {
@@ -161,6 +178,7 @@ static void end_process(supervisor *s)
     tp_peer_close(&s->peer);
     tp_region_close(&s->in);
     tp_region_close(&s->out);
+    give_place(s);
     tp_wire_given_free(&s->given);
     s->frame_len = 0;
 }
@@ -314,12 +332,37 @@ static uint32_t running(const supervisor *s)
     return (uint32_t)atomic_load_explicit(&control_of(s)->work.ctl[0], memory_order_relaxed);
 }
 
-/* Waits for the end of the request. */
-static outcome await_outcome(supervisor *s, tp_work *w)
+static void open_watch(const supervisor *s, tp_slice *slice, watch *of)
 {
-    uint64_t begun = uv_hrtime(), item_since = begun, unwanted_since = 0;
-    uint64_t limit = w->terms->timeout_ns;
-    uint32_t item = running(s);
+    *of = (watch){ .slice = slice, .item_since = uv_hrtime(), .item = running(s) };
+}
+
+/* Is the item to be ended, and why? DONE: it is not. */
+static outcome look(const supervisor *s, watch *of)
+{
+    tp_work *w = &of->slice->work;
+    uint64_t now = uv_hrtime(), limit = w->terms->timeout_ns;
+    if (running(s) != of->item) {
+        of->item = running(s);
+        of->item_since = now;
+    }
+    if (tp_work_is_asked_to_stop(w))
+        atomic_store_explicit(&control_of(s)->work.ctl[1], 1, memory_order_relaxed);
+    if (limit && now - of->item_since >= limit && !has_turned(s))
+        return TIMED_OUT;
+    if (!w->sink->is_cancelled(w))
+        of->unwanted_since = 0;
+    else if (!of->unwanted_since)
+        of->unwanted_since = now;
+    else if (now - of->unwanted_since > PATIENCE_NS)
+        return UNWANTED;
+    return DONE;
+}
+
+/* Waits for the process's next turn. */
+static outcome await_outcome(supervisor *s, watch *of)
+{
+    uint64_t begun = uv_hrtime();
     spin(s);
     while (!has_turned(s)) {
         if (!wait_for_process(s, LOOK_MS)) {
@@ -328,21 +371,9 @@ static outcome await_outcome(supervisor *s, tp_work *w)
                 return DIED;
             break; /* it has died at rest, which the next request finds */
         }
-        uint64_t now = uv_hrtime();
-        if (running(s) != item) {
-            item = running(s);
-            item_since = now;
-        }
-        if (tp_work_is_asked_to_stop(w))
-            atomic_store_explicit(&control_of(s)->work.ctl[1], 1, memory_order_relaxed);
-        if (limit && now - item_since >= limit && !has_turned(s))
-            return TIMED_OUT;
-        if (!w->sink->is_cancelled(w))
-            unwanted_since = 0;
-        else if (!unwanted_since)
-            unwanted_since = now;
-        else if (now - unwanted_since > PATIENCE_NS)
-            return UNWANTED;
+        outcome o = look(s, of);
+        if (o != DONE)
+            return o;
     }
     s->seen++;
     s->waited_ns = uv_hrtime() - begun;
@@ -352,7 +383,44 @@ static outcome await_outcome(supervisor *s, tp_work *w)
     if (atomic_load_explicit(&c->printed, memory_order_relaxed) != s->printed)
         read_socket(s);
     uint32_t state = atomic_load_explicit(&c->state, memory_order_relaxed);
-    return state == TP_WIRE_DONE ? DONE : state == TP_WIRE_FULL ? FULL : GARBAGE;
+    return state == TP_WIRE_DONE ? DONE : state == TP_WIRE_FULL ? FULL : state == TP_WIRE_ASKS ? ASKS : GARBAGE;
+}
+
+/* The function of which the process asks; NULL: it is none. */
+static tp_func *asked_of(const supervisor *s)
+{
+    uint32_t id = atomic_load_explicit(&control_of(s)->asked_of, memory_order_relaxed);
+    tp_ref *r = id < s->given.n ? s->given.refs[id] : NULL;
+    return r && r->type == &tp_func_type ? (tp_func *)(void *)r : NULL;
+}
+
+/* Does what the process asks for, and has it go on: ASKS; else how that ended. It has no place while it waits for one. */
+static outcome answer(supervisor *s, watch *of)
+{
+    tp_work *w = &of->slice->work;
+    tp_func *f = asked_of(s);
+    uint32_t asked = atomic_load_explicit(&control_of(s)->asked, memory_order_relaxed);
+    if (asked == TP_WIRE_LEND) {
+        w->sink->lend(w);
+        s->has_lent = true;
+    } else if (asked == TP_WIRE_GIVE && f && f == s->taken) {
+        give_place(s);
+    } else if (asked == TP_WIRE_REGAIN || (asked == TP_WIRE_TAKE && f && !s->taken)) {
+        bool has_place = false;
+        while (!has_place) {
+            uint64_t until = uv_hrtime() + LOOK_MS * 1000000ull;
+            has_place = asked == TP_WIRE_TAKE ? tp_slice_take_place(of->slice, f, until) : tp_slice_regain(of->slice, until);
+            if (has_place && asked == TP_WIRE_TAKE)
+                s->taken = tp_ref_hold(f);
+            outcome o = tp_peer_has_ended(&s->peer) ? DIED : look(s, of);
+            if (o != DONE)
+                return o;
+        }
+        s->has_lent &= asked == TP_WIRE_TAKE;
+    } else {
+        return GARBAGE;
+    }
+    return ASKS;
 }
 
 /* ---- requests ---- */
@@ -435,8 +503,9 @@ static void time_out(supervisor *s, tp_work *w)
 }
 
 /* Has the process run up to `count` items from w->at on, and gives the sink what comes of them. False when the worker cannot go on (err). */
-static bool run_request(supervisor *s, tp_work *w, uint32_t count, tp_error *err)
+static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error *err)
 {
+    tp_work *w = &slice->work;
     tp_error why = { 0 };
     tp_wire_out *c = control_of(s);
     tp_wire_reader r = { .count = count, .given = &s->given, .first = w->at };
@@ -459,16 +528,21 @@ static bool run_request(supervisor *s, tp_work *w, uint32_t count, tp_error *err
     outcome o;
     bool is_right = true;
     s->items += count;
+    watch of;
+    open_watch(s, slice, &of);
     do {
         take_turn(s);
-        o = await_outcome(s, w);
+        o = await_outcome(s, &of);
+        if (o == ASKS)
+            o = answer(s, &of);
         if (o == FULL) {
             is_right = collect(s, w, &r, false, &why);
             c = control_of(s);
             atomic_store_explicit(&c->used, TP_WIRE_OUT_BEGIN, memory_order_relaxed);
             atomic_store_explicit(&c->open, 0, memory_order_relaxed);
         }
-    } while (o == FULL && is_right);
+    } while ((o == FULL || o == ASKS) && is_right);
+    give_place(s); /* if the process has not */
     if (is_right && o != GARBAGE && o != UNWANTED)
         is_right = collect(s, w, &r, o != DONE, &why);
     c = control_of(s);
@@ -529,13 +603,17 @@ static int run_slice(void *state, tp_slice *slice, tp_error *err)
     while (w->at < end && !tp_work_is_asked_to_stop(w)) {
         if (s->peer.pid == 0 && start_process(s, err))
             return tp_engine_is_stopped(s->host->engine) ? 0 : -1;
+        if (s->has_lent) { /* by a process that is gone */
+            s->has_lent = false;
+            tp_slice_regain(slice, UINT64_MAX);
+        }
         uint32_t before = w->at, count = end - w->at;
         uint64_t recycle = w->terms->recycle, left = recycle > s->items ? recycle - s->items : 0;
         if (recycle && left == 0) {
             dismiss(s);
             continue;
         }
-        if (!run_request(s, w, recycle && left < count ? (uint32_t)left : count, err))
+        if (!run_request(s, slice, recycle && left < count ? (uint32_t)left : count, err))
             return -1;
         if (w->is_torn || (w->at < end && w->at > before && s->peer.pid == 0)) /* others may have the rest sooner */
             break;

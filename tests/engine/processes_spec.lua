@@ -763,6 +763,58 @@ describe("What runs in processes", function()
     for i, sum in outer:map(numbers(50)) do assert.equal(3 * (i + 1), sum) end
   end)
 
+  it("keeps limits over all processes and the script, also of what it maps", function()
+    for _, limit in ipairs { 1, 2 } do
+      local counts = tidepool.array("int64", 3) -- that run now, at most, and in all
+      local inner = app:func({ concurrency_limit = limit }, function(x)
+        counts:max(2, counts:add(1, 1) + 1)
+        require "tidepool".sleep(0.001)
+        counts:add(1, -1)
+        counts:add(3, 1)
+        return x + 1
+      end)
+      local outer = app:func({ concurrency_limit = 4 }, function(x)
+        local sum = 0
+        for _, y in inner:map { x, x, x } do sum = sum + y end
+        return sum
+      end)
+      local other = inner:map(numbers(20))
+      for i, sum in outer:map(numbers(20)) do assert.equal(3 * (i + 1), sum) end
+      for i, y in other do assert.equal(i + 1, y) end
+      assert.same({ 0, 80 }, { tonumber(counts[1]), tonumber(counts[3]) })
+      assert.is_true(counts[2] >= 1 and counts[2] <= limit, tostring(counts[2]))
+    end
+  end)
+
+  it("gives its place back when its process dies, or is ended, with one", function()
+    local tries = tidepool.array("int32", 2)
+    local inner = app:func({ concurrency_limit = 1 }, function(x)
+      if x == 3 and tries:add(1, 1) < 2 then die "null" end
+      if x == 5 and tries:add(2, 1) == 0 then
+        while true do end
+      end
+      return x + 1
+    end)
+    local outer = app:func({ concurrency_limit = 2, crash_retries = 2, retries = 3, timeout = 2 }, function(x) return inner:remote(x) end)
+    for i, y in outer:map(numbers(12)) do assert.equal(i + 1, y) end
+    assert.is_true(tries[1] >= 3 and tries[2] >= 2) -- more where an input has waited too long for the endless one
+    assert.equal(8, inner:remote(7))
+  end)
+
+  it("does not wait for ever for a place that nobody gives back", function()
+    local path = support.temp_path()
+    local inner = app:func({ concurrency_limit = 1 }, function(x)
+      support.note(path, "begun")
+      while x do end
+    end)
+    local stuck = inner:spawn(true)
+    support.eventually("it runs", function() return #support.notes(path) > 0 end)
+    local outer = app:func({ timeout = 0.5 }, function() return inner:remote(false) end)
+    assert.equal("timeout", failure_of(outer.remote, outer).kind)
+    stuck:cancel()
+    inner:remote(false)
+  end)
+
   it("gives large values and takes them", function()
     local f = app:func(function(s) return s .. s, #s end)
     for _, n in ipairs { 0, 1, 4096, 5000, 300000, 3000000 } do
