@@ -1,5 +1,5 @@
---- W11: what worker processes cost beside worker threads: the same functions over the same inputs, the floor being threads. And the time from a
--- death to the next result.
+--- W11: what worker processes cost beside worker threads: the same functions over the same inputs, the floor being threads. And how long it takes to
+-- replace one that has died, to end what runs for too long or is not wanted any more, and what one takes of memory.
 
 local ffi = require "ffi"
 local tidepool = require "tidepool"
@@ -69,20 +69,62 @@ return function(bench)
   bench.figure { id = "W11", what = "W7: remote round trip: median", unit = "us", figure = latencies(there), floor = floor,
     floor_is = "the same in threads", at_most_ratio = 1.5, is_right = true }
 
-  ffi.cdef "int getpid(void);"
+  ffi.cdef "int getpid(void); int kill(int pid, int signal);"
   local pid = processes:func { concurrency_limit = 1 } (function()
     local c = require "ffi"
     if not pcall(c.typeof, "tidepool_bench_pid") then c.cdef "typedef int tidepool_bench_pid; int getpid(void);" end
     return c.C.getpid()
   end)
+
+  --- The median of what `measure` gives, in ms.
+  local function life(what, at_most, times, measure)
+    local list = {}
+    for i = 1, bench.size(times, 3) do list[i] = measure() * 1e3 end
+    bench.figure { id = "W11", what = what .. ": median", unit = "ms", figure = bench.median(list), at_most = at_most, is_right = true }
+  end
+
   local die = processes:func { concurrency_limit = 1, crash_retries = 0 } (function() require("ffi").cast("int *", 0)[0] = 1 end)
-  local lives = {}
-  for i = 1, bench.size(50, 3) do
+  life("from a crash to the next result", 5, 50, function()
     pcall(die.remote, die)
     local start = tidepool.now()
     if pid:remote() == ffi.C.getpid() then error("no process", 0) end
-    lives[i] = (tidepool.now() - start) * 1e3
-  end
-  bench.figure { id = "W11", what = "from a crash to the next result: median", unit = "ms", figure = bench.median(lives), at_most = 5,
-    is_right = true }
+    return tidepool.now() - start
+  end)
+
+  local LIMIT = 0.05
+  local endless = processes:func { concurrency_limit = 1, timeout = LIMIT } (function() while true do end end)
+  life("from an input's deadline to its failure", 20, 20, function()
+    pid:remote()
+    local start = tidepool.now()
+    local fine, failure = pcall(endless.remote, endless)
+    if fine or failure.kind ~= "timeout" then error("no timeout", 0) end
+    return tidepool.now() - start - LIMIT
+  end)
+  life("from that to the next result", 5, 20, function()
+    pcall(endless.remote, endless)
+    local start = tidepool.now()
+    pid:remote()
+    return tidepool.now() - start
+  end)
+
+  local begun = tidepool.array("int32", 1)
+  local runs = processes:func(function()
+    local c = require "ffi"
+    if not pcall(c.typeof, "tidepool_bench_pid") then c.cdef "typedef int tidepool_bench_pid; int getpid(void);" end
+    begun[1] = c.C.getpid()
+    while true do end
+  end)
+  life("from cancel to the end of what runs", 500, 20, function()
+    begun[1] = 0
+    local results = runs:spawn_map { 1 }
+    while begun[1] == 0 do tidepool.sleep(0.001) end
+    local start = tidepool.now()
+    results:cancel()
+    while ffi.C.kill(begun[1], 0) == 0 do tidepool.sleep(0.0005) end
+    return tidepool.now() - start
+  end)
+
+  local rollup = "/proc/" .. pid:remote() .. "/smaps_rollup"
+  bench.figure { id = "W11", what = "private memory of a worker process", unit = "MiB", at_most = 3, is_right = true,
+    figure = (bench.kib(rollup, "Private_Clean") + bench.kib(rollup, "Private_Dirty")) / 1024 }
 end
