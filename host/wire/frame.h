@@ -36,10 +36,10 @@ typedef enum tp_wire_state {
 
 /* What a worker asks of its host, which goes on when it has been done. */
 typedef enum tp_wire_asked {
-    TP_WIRE_LEND,   /* the item waits: its place under its function's limit is free meanwhile */
-    TP_WIRE_REGAIN, /* and it has it back */
-    TP_WIRE_TAKE,   /* a place under the limit of the function `asked_of`, whose items it runs itself. It has one at most */
-    TP_WIRE_GIVE    /* that is free again */
+    TP_WIRE_RELEASE_OWN, /* the item waits: its permit is free meanwhile */
+    TP_WIRE_TAKE_OWN,    /* and it has one again */
+    TP_WIRE_TAKE,        /* a permit of the function `asked_of`, whose items it runs itself. It has one at most */
+    TP_WIRE_RELEASE      /* that is free again */
 } tp_wire_asked;
 
 /* The beginning of `in`. */

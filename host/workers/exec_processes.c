@@ -31,10 +31,19 @@ enum {
     FRAME_MAX = 1 << 20
 };
 
+/* A process that has been started, and may not have answered yet. */
+typedef struct started {
+    tp_peer peer; /* pid 0: there is none */
+    tp_region in, out;
+    uint64_t oom_kills; /* of the system, when it was started */
+} started;
+
 /* A process and its link. The supervisor's own; `out.data` is written by the process. */
 typedef struct supervisor {
     tp_agent *agent;
     tp_host *host;
+    started spare;    /* takes the process's place when that dies */
+    bool wants_spare; /* one has been replaced: the next may have to be, too */
     tp_peer peer;
     tp_region in, out;
     tp_wire_given given;
@@ -43,10 +52,10 @@ typedef struct supervisor {
     uint32_t printed; /* its counter, when its socket was read last */
     uint64_t waited_ns; /* how long the last request took */
     uint64_t items;   /* that it has been given */
-    uint64_t oom_kills; /* of the system, when it was started */
+    uint64_t oom_kills; /* see `started` */
     unsigned deaths;  /* in a row, without anything begun */
-    bool has_lent;    /* the slice's place under its function's limit */
-    tp_func *taken;   /* the process has a place under the limit of this one: held */
+    bool has_released; /* the slice's permit */
+    tp_func *permit_of; /* the process has a permit of this one: held */
     char frame[FRAME_MAX + 8]; /* what has come of a frame of its output */
     size_t frame_len;
     char line[2][4096]; /* the beginnings of lines that native code has written to descriptors 1 and 2 */
@@ -158,12 +167,12 @@ static void read_output(supervisor *s)
 
 /* ---- its life ---- */
 
-static void give_place(supervisor *s)
+static void release_permit(supervisor *s)
 {
-    if (s->taken)
-        tp_func_give_place(s->host->engine, s->taken);
-    tp_ref_drop(s->taken);
-    s->taken = NULL;
+    if (s->permit_of)
+        tp_func_release_permit(s->host->engine, s->permit_of);
+    tp_ref_drop(s->permit_of);
+    s->permit_of = NULL;
 }
 
 /* The process is gone, or is to be: nothing of it is left here, but for how it ended. */
@@ -178,7 +187,7 @@ static void end_process(supervisor *s)
     tp_peer_close(&s->peer);
     tp_region_close(&s->in);
     tp_region_close(&s->out);
-    give_place(s);
+    release_permit(s);
     tp_wire_given_free(&s->given);
     s->frame_len = 0;
 }
@@ -228,30 +237,77 @@ static int await_ready(supervisor *s, const char *path, tp_error *err)
     return 0;
 }
 
-static int start_process(supervisor *s, tp_error *err)
+/* Starts a process, and does not wait for it. */
+static int start(const supervisor *s, started *p, const char *path, tp_error *err)
+{
+    *p = (started){ .oom_kills = tp_peer_oom_kills() };
+    if (tp_region_open(&p->in, TP_WIRE_SIZE, err))
+        return -1;
+    if (tp_region_open(&p->out, TP_WIRE_SIZE, err)) {
+        tp_region_close(&p->in);
+        return -1;
+    }
+    tp_wire_in *in = (tp_wire_in *)(void *)p->in.data;
+    *in = (tp_wire_in){ .layout = TP_WIRE_LAYOUT, .host_pid = (int32_t)getpid(), .workers = (uint32_t)s->host->config.workers };
+    if (tp_peer_start(&p->peer, path, (int[TP_PEER_SHARED]){ p->in.fd, p->out.fd, tp_array_pool_file(s->host->arrays) }, err) == 0)
+        return 0;
+    tp_region_close(&p->in);
+    tp_region_close(&p->out);
+    return -1;
+}
+
+static void end_spare(supervisor *s)
+{
+    started *p = &s->spare;
+    if (p->peer.pid == 0)
+        return;
+    tp_peer_kill(&p->peer);
+    tp_peer_close(&p->peer);
+    tp_region_close(&p->in);
+    tp_region_close(&p->out);
+}
+
+/* The program that is started; NULL when there is none. `found` is room for it. */
+static const char *program_of(const supervisor *s, char found[4096])
 {
     const char *path = s->host->config.worker;
+    return path ? path : tp_peer_find(found, 4096) ? found : NULL;
+}
+
+/* Has the next process start while this one runs what it was given: it takes some milliseconds. One that cannot be started may be later. */
+static void start_spare(supervisor *s)
+{
     char found[4096];
-    if (!path && !tp_peer_find(found, sizeof found))
+    const char *path = program_of(s, found);
+    tp_error err = { 0 };
+    if (!s->wants_spare || s->spare.peer.pid != 0)
+        return;
+    s->wants_spare = false;
+    if (path)
+        start(s, &s->spare, path, &err);
+}
+
+static int start_process(supervisor *s, tp_error *err)
+{
+    char found[4096];
+    const char *path = program_of(s, found);
+    started p = s->spare;
+    if (!path)
         return tp_error_set(err, TP_ESYS, "cannot start worker processes: the program `tidepool` is not where it was installed; TIDEPOOL_WORKER, or "
                                           "tp_config.worker, can name it");
-    if (!path)
-        path = found;
+    if (p.peer.pid != 0 && tp_peer_has_ended(&s->spare.peer)) {
+        end_spare(s);
+        p = s->spare;
+    }
+    if (p.peer.pid == 0 && start(s, &p, path, err))
+        return -1;
+    s->spare = (started){ 0 };
+    s->peer = p.peer;
+    s->in = p.in;
+    s->out = p.out;
+    s->oom_kills = p.oom_kills;
     s->turn = s->seen = s->printed = 0;
     s->items = 0;
-    s->oom_kills = tp_peer_oom_kills();
-    if (tp_region_open(&s->in, TP_WIRE_SIZE, err))
-        return -1;
-    if (tp_region_open(&s->out, TP_WIRE_SIZE, err)) {
-        tp_region_close(&s->in);
-        return -1;
-    }
-    *in_of(s) = (tp_wire_in){ .layout = TP_WIRE_LAYOUT, .host_pid = (int32_t)getpid(), .workers = (uint32_t)s->host->config.workers };
-    if (tp_peer_start(&s->peer, path, (int[TP_PEER_SHARED]){ s->in.fd, s->out.fd, tp_array_pool_file(s->host->arrays) }, err)) {
-        tp_region_close(&s->in);
-        tp_region_close(&s->out);
-        return -1;
-    }
     if (await_ready(s, path, err)) {
         end_process(s);
         return -1;
@@ -374,6 +430,7 @@ static outcome await_outcome(supervisor *s, watch *of)
         outcome o = look(s, of);
         if (o != DONE)
             return o;
+        start_spare(s);
     }
     s->seen++;
     s->waited_ns = uv_hrtime() - begun;
@@ -394,29 +451,29 @@ static tp_func *asked_of(const supervisor *s)
     return r && r->type == &tp_func_type ? (tp_func *)(void *)r : NULL;
 }
 
-/* Does what the process asks for, and has it go on: ASKS; else how that ended. It has no place while it waits for one. */
+/* Does what the process asks for, and has it go on: ASKS; else how that ended. It has no permit while it waits for one. */
 static outcome answer(supervisor *s, watch *of)
 {
     tp_work *w = &of->slice->work;
     tp_func *f = asked_of(s);
     uint32_t asked = atomic_load_explicit(&control_of(s)->asked, memory_order_relaxed);
-    if (asked == TP_WIRE_LEND) {
-        w->sink->lend(w);
-        s->has_lent = true;
-    } else if (asked == TP_WIRE_GIVE && f && f == s->taken) {
-        give_place(s);
-    } else if (asked == TP_WIRE_REGAIN || (asked == TP_WIRE_TAKE && f && !s->taken)) {
-        bool has_place = false;
-        while (!has_place) {
+    if (asked == TP_WIRE_RELEASE_OWN) {
+        w->sink->release_permit(w);
+        s->has_released = true;
+    } else if (asked == TP_WIRE_RELEASE && f && f == s->permit_of) {
+        release_permit(s);
+    } else if (asked == TP_WIRE_TAKE_OWN || (asked == TP_WIRE_TAKE && f && !s->permit_of)) {
+        bool has_permit = false;
+        while (!has_permit) {
             uint64_t until = uv_hrtime() + LOOK_MS * 1000000ull;
-            has_place = asked == TP_WIRE_TAKE ? tp_slice_take_place(of->slice, f, until) : tp_slice_regain(of->slice, until);
-            if (has_place && asked == TP_WIRE_TAKE)
-                s->taken = tp_ref_hold(f);
+            has_permit = asked == TP_WIRE_TAKE ? tp_slice_take_permit_of(of->slice, f, until) : tp_slice_take_permit(of->slice, until);
+            if (has_permit && asked == TP_WIRE_TAKE)
+                s->permit_of = tp_ref_hold(f);
             outcome o = tp_peer_has_ended(&s->peer) ? DIED : look(s, of);
             if (o != DONE)
                 return o;
         }
-        s->has_lent &= asked == TP_WIRE_TAKE;
+        s->has_released &= asked == TP_WIRE_TAKE;
     } else {
         return GARBAGE;
     }
@@ -532,6 +589,8 @@ static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error
     open_watch(s, slice, &of);
     do {
         take_turn(s);
+        if (s->items > count) /* its first results are not to wait for that */
+            start_spare(s);
         o = await_outcome(s, &of);
         if (o == ASKS)
             o = answer(s, &of);
@@ -542,7 +601,7 @@ static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error
             atomic_store_explicit(&c->open, 0, memory_order_relaxed);
         }
     } while ((o == FULL || o == ASKS) && is_right);
-    give_place(s); /* if the process has not */
+    release_permit(s); /* if the process has not */
     if (is_right && o != GARBAGE && o != UNWANTED)
         is_right = collect(s, w, &r, o != DONE, &why);
     c = control_of(s);
@@ -601,11 +660,14 @@ static int run_slice(void *state, tp_slice *slice, tp_error *err)
     }
     uint32_t end = tp_work_end(w);
     while (w->at < end && !tp_work_is_asked_to_stop(w)) {
-        if (s->peer.pid == 0 && start_process(s, err))
-            return tp_engine_is_stopped(s->host->engine) ? 0 : -1;
-        if (s->has_lent) { /* by a process that is gone */
-            s->has_lent = false;
-            tp_slice_regain(slice, UINT64_MAX);
+        if (s->peer.pid == 0) {
+            if (start_process(s, err))
+                return tp_engine_is_stopped(s->host->engine) ? 0 : -1;
+            s->wants_spare = true;
+        }
+        if (s->has_released) { /* by a process that is gone */
+            s->has_released = false;
+            tp_slice_take_permit(slice, UINT64_MAX);
         }
         uint32_t before = w->at, count = end - w->at;
         uint64_t recycle = w->terms->recycle, left = recycle > s->items ? recycle - s->items : 0;
@@ -643,6 +705,7 @@ static void close_supervisor(void *state)
 {
     supervisor *s = state;
     dismiss(s);
+    end_spare(s);
     free(s);
 }
 

@@ -1050,6 +1050,46 @@ describe("Worker processes", function()
     end
   end)
 
+  it("that were to replace others may be killed, too", function()
+    local out = support.run_script([[
+      local ffi, tidepool = require "ffi", require "tidepool"
+      ffi.cdef "int getpid(void); int kill(int, int);"
+      local app = tidepool.App("x", { executor = "processes", crash_retries = 0 })
+      local double = app:func(function(x)
+        require "tidepool".sleep(0.002)
+        return 2 * x
+      end)
+      local die = app:func(function() require("ffi").cast("int *", 0)[0] = 1 end)
+      local function children()
+        local pids = {}
+        for thread in io.popen("ls /proc/" .. ffi.C.getpid() .. "/task"):lines() do
+          local file = io.open(("/proc/%d/task/%s/children"):format(ffi.C.getpid(), thread))
+          for pid in (file and file:read "*a" or ""):gmatch "%d+" do
+            local stat = io.open("/proc/" .. pid .. "/stat")
+            if stat and stat:read("*a"):find("tidepool-worker", 1, true) then pids[#pids + 1] = tonumber(pid) end
+            if stat then stat:close() end
+          end
+          if file then file:close() end
+        end
+        return pids
+      end
+      local most = 0
+      for _ = 1, 5 do
+        pcall(die.remote, die)
+        pcall(die.remote, die)
+        local sum = 0
+        for _, y in double:map(tidepool.range(20)) do sum = sum + y end
+        if sum ~= 420 then print("wrong", sum) end
+        tidepool.sleep(0.05) -- processes that are starting are not workers yet, and one that cannot is told of
+        most = math.max(most, #children())
+        for _, pid in ipairs(children()) do ffi.C.kill(pid, 9) end
+      end
+      print(double:remote(21), most <= 4)
+    ]], { workers = 2 })
+    assert.equal("42\ttrue\n", out.stdout)
+    assert.equal(0, out.code)
+  end)
+
   it("are replaced after as many inputs as `recycle` says", function()
     local f = app:func({ recycle = 3 }, function()
       local ffi = require "ffi"
