@@ -175,8 +175,11 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
         e->jobs->prev = job;
     e->jobs = job;
     uv_mutex_unlock(&e->lock);
-    if (!parent && job->total > 0)
-        atomic_fetch_add_explicit(&e->total, (uint64_t)job->total, memory_order_relaxed);
+    if (!parent) {
+        atomic_fetch_add_explicit(job->recorder ? &e->recorded : &e->unrecorded, 1, memory_order_relaxed);
+        if (job->total > 0)
+            atomic_fetch_add_explicit(&e->total, (uint64_t)job->total, memory_order_relaxed);
+    }
     *out = job;
     return 0;
 }
@@ -199,6 +202,7 @@ void tp_job_close(tp_job *job)
         if (job->total > 0)
             atomic_fetch_sub_explicit(&e->total, (uint64_t)job->total, memory_order_relaxed);
         atomic_fetch_sub_explicit(&e->delivered, job->delivered, memory_order_relaxed);
+        atomic_fetch_sub_explicit(job->recorder ? &e->recorded : &e->unrecorded, 1, memory_order_relaxed);
     }
     tp_ref_drop(job);
 }

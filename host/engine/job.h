@@ -160,6 +160,9 @@ bool tp_engine_is_stopped(tp_engine *engine);
 /* Any thread, also a signal handler: sums over the jobs that a script itself started. */
 void tp_engine_counts(tp_engine *engine, uint64_t *delivered, uint64_t *total);
 
+/* Likewise: are there such jobs, and are the results of all of them recorded? */
+bool tp_engine_records(tp_engine *engine);
+
 /* What the calling thread runs; NULL: nothing. Only for a signal handler that is about to end the process: it looks without the lock. */
 const tp_work *tp_engine_running_here(const tp_engine *engine);
 

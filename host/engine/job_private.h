@@ -80,6 +80,7 @@ struct tp_engine {
     bool is_stopped;
     tp_permits permits;                    /* NULLs: there are none; set before the first job */
     _Atomic uint64_t delivered, total; /* relaxed; sums over jobs without a parent */
+    _Atomic uint32_t recorded, unrecorded; /* relaxed; how many of those have a recorder, and how many have none */
     tp_trace trace;
     _Atomic uint64_t n_jobs;   /* relaxed: numbers for jobs */
     _Atomic uint32_t n_agents; /* relaxed: ids for their workers */

@@ -30,7 +30,7 @@ typedef struct tp_process {
     pid_t pid;             /* main()'s; a forked child has another one */
     timer_t timer;         /* sends alarm_signal() when patience ends */
     bool has_timer, quiet;
-    bool has_journal;      /* option --journal: what is done is not lost */
+    bool has_journal;      /* option --journal, or all maps that a signal has met are recorded: what is done is not lost */
     tp_colours colours;    /* option --color */
     bool speaks_json;      /* option --progress=json: so does the last line */
     bool pipe_ignored;     /* SIGPIPE was ignored when we started: a lost reader is an error then */

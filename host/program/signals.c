@@ -134,8 +134,10 @@ static void interrupt_lua(lua_Hook hook)
 static void begin_to_end(int sig)
 {
     tp_process.signal = sig;
-    if (tp_process.host)
+    if (tp_process.host) {
         tp_host_counts(tp_process.host, &tp_process.delivered, &tp_process.total);
+        tp_process.has_journal |= tp_engine_records(tp_process.host->engine);
+    }
     interrupt_lua(raise_interrupted);
     tp_signals_be_patient(TP_PATIENCE_MS);
 }

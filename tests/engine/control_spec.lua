@@ -555,6 +555,20 @@ describe("The host program", function()
     return support.run_script(long_map:gsub("SIGNAL", signal):gsub("EXTRA", extra or "true"), { seconds = 240, workers = 2, flags = { arguments } })
   end
 
+  it("says how to go on after Ctrl-C where what was done is kept", function()
+    local command = "; run the same command again to finish the other 88\n"
+    for option, says in pairs {
+      ["{ journal = 'DIR/run.db' }"] = command, ["{ journal = { file = 'DIR/run.db', name = 'x' } }"] = command,
+      ["{ journal = false }"] = "; --journal FILE keeps them for the next run\n",
+    } do
+      local script = long_map:gsub("range%(100%)", "range(100), " .. option):gsub("SIGNAL", "INT"):gsub("EXTRA", "true")
+      local done = support.run_script(script, { workers = 2 })
+      assert.same({ 2, "tidepool: interrupted (12 of 100 results delivered)" .. says }, { done.signal, done.stderr })
+    end
+    local cached = long_map:gsub('"t"%):func', '"t"):func { cache = "DIR/kept.db" }'):gsub("SIGNAL", "INT"):gsub("EXTRA", "true")
+    contains(support.run_script(cached, { workers = 2 }).stderr, command)
+  end)
+
   it("is ended by Ctrl-C during a map, with one line that says how far it got (C10)", function()
     local done = signalled "INT"
     assert.equal(2, done.signal)
