@@ -37,7 +37,7 @@ struct tp_array_pool {
     const volatile char *fork_mark;
     uv_mutex_t lock;
     /* ---- guarded by lock ---- */
-    tp_array *free; /* without owners, the one that was freed last first */
+    tp_array *free; /* arrays that nobody holds, the one freed last first */
     size_t kept; /* bytes */
     int file;    /* NO_FILE_YET, or -1: there can be none */
     uint64_t file_size, file_used;
@@ -245,7 +245,8 @@ void tp_array_pool_close(tp_array_pool *pool)
     free(pool);
 }
 
-/* A free one of at least that capacity and at most a quarter more; NULL when there is none. */
+/* Takes a free array of at least that capacity and at most a quarter more; NULL when there is
+ * none. */
 static tp_array *find(tp_array_pool *pool, size_t capacity)
 {
     uv_mutex_lock(&pool->lock);
@@ -261,7 +262,8 @@ static tp_array *find(tp_array_pool *pool, size_t capacity)
     return a;
 }
 
-/* Keeps one that nobody holds; what has been free for longest goes back to the system when it is too much. */
+/* Keeps an array that nobody holds any more. Past KEPT_BYTES_MAX, those that have been free for
+ * longest go back to the system. */
 static void keep(tp_array_pool *pool, tp_array *a)
 {
     uv_mutex_lock(&pool->lock);

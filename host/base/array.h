@@ -17,8 +17,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Element types: TP_name, as users write it, as C does. A type's number is its place. Lua has them from
- * here (scripts/abi.c), as all that it shares with C. */
+/* Element types: TP_name, as users write it, as C does. A type's number is its place in this list.
+ * Lua gets the list from here (scripts/abi.c). */
 #define TP_ELEMENT_TYPES(X) \
     X(DOUBLE, double, double) X(FLOAT, float, float) X(INT8, int8, int8_t) \
     X(UINT8, uint8, uint8_t) X(INT16, int16, int16_t) X(UINT16, uint16, uint16_t) \
@@ -53,7 +53,8 @@ static inline double tp_element_load(tp_type type, const void *column, size_t at
     }
 }
 
-/* Gives the NaNs among n elements LuaJIT's own bits: it takes others for its tagged values. */
+/* LuaJIT reads other NaNs as its tagged values, so the NaNs among n elements are given the one
+ * pattern that it knows. */
 void tp_make_canonical(tp_type type, void *column, size_t n);
 
 /* Where freed memory waits to be used again. One per host; any thread. */
@@ -82,10 +83,11 @@ typedef struct tp_array {
     struct tp_array *next; /* in the pool, when nobody holds it; guarded by the pool's lock */
 } tp_array;
 
-/* An array as scripts have it: a struct of FFI's, for each element type. `memory` is held; NULL: none yet. */
+/* An array as scripts have it: an FFI struct for each element type. `memory` is held; NULL: there
+ * is none yet. */
 typedef struct tp_array_view {
     void *data; /* the first element */
-    double length, columns; /* elements, and of them in a row; 0: it is no matrix */
+    double length, columns; /* elements in all, and in a row; 0: it is no matrix */
     tp_array *memory;
 } tp_array_view;
 

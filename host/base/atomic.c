@@ -1,15 +1,16 @@
-/* atomic.c: elements of arrays that several threads change at once: integers by the processor's own instructions or, as floats and doubles, by trying until
- * nobody has come between.
+/* atomic.c: operations on array elements that several threads change at once. Integers use the
+ * processor's own instructions; floats and doubles use compare-and-swap, repeated until no other
+ * thread has changed the element in between.
  *
- * Other accesses to the elements are plain ones, of compiled Lua. What is ordered by an operation is what both sides do by such operations: they acquire
- * and release. */
+ * Compiled Lua reads and writes the elements otherwise by plain accesses. These operations acquire
+ * and release: they order what is before and after them only between threads that both use them. */
 #include "base/atomic.h"
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
-/* Integers: sums go round, as in C. */
+/* Integers: sums wrap around, as unsigned ones do in C. */
 #define DEFINE_INTEGER(T)                                                                          \
     static T T##_add(T *at, T v)                                                                   \
     {                                                                                              \
@@ -32,7 +33,7 @@
         return was;                                                                                \
     }
 
-/* Reals, as integers of their bits. */
+/* Floats and doubles, as integers with the same bits. */
 #define DEFINE_REAL(T, BITS)                                                                       \
     DEFINE_UPDATE(T, BITS, T##_add, was + v)                                                       \
     DEFINE_UPDATE(T, BITS, T##_max, was > v ? was : v)                                             \

@@ -13,8 +13,9 @@ typedef enum tp_atomic {
     TP_ATOMICS
 } tp_atomic;
 
-/* The functions of an element type; NULL for those without (8 and 16 bits). An element is at a multiple of its size. Their calls are compiled by LuaJIT, which
- * takes NaNs from C as they are: they give none but its own. */
+/* The functions for an element type; NULL where it has none (8 and 16 bits). An element must lie at
+ * a multiple of its size. LuaJIT compiles calls of them and does not check the NaNs that C returns,
+ * so they return none but LuaJIT's own. */
 typedef void (*tp_atomic_function)(void);
 const tp_atomic_function *tp_atomic_functions(tp_type type);
 

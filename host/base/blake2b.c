@@ -44,13 +44,13 @@ static void mix(uint64_t *v, int a, int b, int c, int d, uint64_t x, uint64_t y)
     v[b] = rotate(v[b] ^ v[c], 63);
 }
 
-/* The RFC's F: takes the block in. */
+/* The RFC's F: mixes the full block into the state. */
 static void compress(tp_blake2b *b, int is_last)
 {
     uint64_t v[16], m[16];
     for (int i = 0; i < 8; i++)
         v[i] = b->h[i], v[i + 8] = iv[i];
-    v[12] ^= b->bytes; /* its upper half is 0: nobody hashes 2^64 bytes */
+    v[12] ^= b->bytes; /* the counter's upper half is always 0: nobody hashes 2^64 bytes */
     if (is_last)
         v[14] = ~v[14];
     for (int i = 0; i < 16; i++)
@@ -71,7 +71,7 @@ void tp_blake2b_begin(tp_blake2b *b, size_t size, const void *key, size_t key_si
     *b = (tp_blake2b){ .size = size };
     memcpy(b->h, iv, sizeof b->h);
     b->h[0] ^= 0x01010000 ^ key_size << 8 ^ size;
-    if (key_size) { /* it is the first block */
+    if (key_size) { /* a key is hashed as the first block */
         memcpy(b->block, key, key_size);
         b->used = BLOCK;
     }
@@ -81,7 +81,7 @@ void tp_blake2b_add(tp_blake2b *b, const void *bytes, size_t n)
 {
     const uint8_t *p = bytes;
     while (n > 0) {
-        if (b->used == BLOCK) { /* more comes: it is not the last */
+        if (b->used == BLOCK) { /* more bytes follow, so this block is not the last */
             b->bytes += BLOCK;
             compress(b, 0);
             b->used = 0;

@@ -11,7 +11,7 @@
 typedef struct tp_buf {
     uint8_t *data;
     size_t len, cap;
-    tp_ref **refs; /* each owned once */
+    tp_ref **refs; /* each holds one reference */
     uint32_t nrefs, refcap;
 } tp_buf;
 
@@ -26,10 +26,10 @@ void tp_buf_free(tp_buf *b);  /* memory and references released; b is empty and 
 /* Appends r and takes over the caller's reference to it; -1 when out of memory, with the reference still the caller's. */
 int tp_buf_add_ref(tp_buf *b, tp_ref *r);
 
-/* The same with one more reference, so that the caller's stays the caller's. */
+/* The same, but adds a reference of its own: the caller keeps his. */
 int tp_buf_hold_ref(tp_buf *b, tp_ref *r);
 
-/* Drops all references but the first so many. */
+/* Drops all references but the first `keep`. */
 void tp_buf_drop_refs(tp_buf *b, uint32_t keep);
 
 #endif

@@ -1,7 +1,9 @@
 /* cpus.c: the affinity mask and the quotas of control groups.
  *
- * The group of a process is written from the point of view of the host or of the container; inside of a container its files may lie at the root of the mount
- * instead of at that path. So a path is tried from its end to the root, and what is not there sets no limit. Every group above has a say, too. */
+ * /proc/self/cgroup names a process's group as the host sees it or as the container does; inside a
+ * container the group's files may lie at the mount's root instead of at that path. So the path is
+ * tried from its full length up to the root: a file that is missing sets no limit, and the groups
+ * above limit the process too. */
 #include "base/cpus.h"
 
 #include <math.h>
@@ -44,7 +46,7 @@ static double quota_of_group(const char *root, const char *controller, const cha
     return quota > 0 && period > 0 ? quota / period : INFINITY;
 }
 
-/* The least of a group and those above it. Cuts the text. */
+/* The least quota of a group and of those above it. Shortens the text in `group` as it goes up. */
 static double quota_of_path(const char *root, const char *controller, char *group)
 {
     double least = INFINITY;
@@ -57,7 +59,7 @@ static double quota_of_path(const char *root, const char *controller, char *grou
     }
 }
 
-/* Is it among the names of the list, which are parted by commas? */
+/* Is the name in this comma-separated list? */
 static bool has_name(const char *list, const char *name)
 {
     size_t len = strlen(name);

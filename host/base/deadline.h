@@ -1,12 +1,12 @@
-/* deadline.h: times of users, in seconds, as points on the clock of uv_hrtime. */
+/* deadline.h: seconds, as users give them, to points on the clock of uv_hrtime. */
 #ifndef TP_DEADLINE_H
 #define TP_DEADLINE_H
 
 #include <stdint.h>
 #include <uv.h>
 
-/* The time after so many seconds, in nanoseconds. UINT64_MAX, for ever, is what comes of infinity and of more seconds than the clock counts; now of
- * less than 0 and of NaN. */
+/* The time after so many seconds, in nanoseconds. Infinity, and more seconds than the clock can
+ * count, give UINT64_MAX (for ever); less than 0, and NaN, give now. */
 static inline uint64_t tp_deadline_after(double seconds)
 {
     if (!(seconds > 0))

@@ -16,7 +16,8 @@ int tp_error_set(tp_error *err, tp_code code, const char *format, ...)
     va_end(args);
     if (n >= (int)sizeof err->message) {
         size_t end = sizeof err->message - 4;
-        while (end > 0 && (err->message[end] & 0xc0) == 0x80) /* not in the middle of a UTF-8 character */
+        /* do not cut in the middle of a UTF-8 character */
+        while (end > 0 && (err->message[end] & 0xc0) == 0x80)
             end--;
         strcpy(err->message + end, "...");
     }

@@ -4,7 +4,8 @@
 
 #include "tidepool.h"
 
-/* What a public function begins with: err says what this call comes to, whatever it said before. Accepts NULL. */
+/* Every public function begins with this: err tells about this call only, whatever it held before.
+ * Accepts NULL. */
 static inline void tp_error_begin(tp_error *err)
 {
     if (err) {
@@ -18,14 +19,14 @@ static inline void tp_error_begin(tp_error *err)
 int tp_error_set(tp_error *err, tp_code code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* 0; -1 when p is NULL: "tp_map_next: map is NULL", with TP_EUSAGE. */
+/* 0, or -1 when p is NULL, with an error such as "tp_map_next: map is NULL" and TP_EUSAGE. */
 int tp_error_check_given(const void *p, const char *function, const char *name, tp_error *err);
 
 /* "out of memory: <what>" with TP_EMEMORY; returns -1. */
 int tp_error_oom(tp_error *err, const char *what);
 
-/* No error. What runs for each item says so like this: `= { 0 }` would also empty the 500 bytes of the text, which takes longer than
- * encoding a number. */
+/* Marks err as empty. Code that runs for each item uses this: `= { 0 }` would also clear the 500
+ * bytes of the text, which takes longer than encoding a number. */
 static inline void tp_error_clear(tp_error *err)
 {
     err->code = TP_OK;

@@ -6,8 +6,9 @@
 
 #include <stdbool.h>
 
-/* What fails, in the order of their numbers; `name` is what users see. What each means to them stands in lua/tidepool/failure.lua. Is an attempt that ended
- * so repeated under `retries`? What comes out the same the next time is not. */
+/* The kinds, in the order of their numbers: enumerator, the name that users see (what it means to
+ * them stands in lua/tidepool/failure.lua), and whether `retries` repeat an attempt that failed so.
+ * A failure that would come out the same again is not repeated. */
 #define TP_FAILURE_KINDS(X) \
     X(ERROR, "error", true) X(CODEC, "codec", false) X(MEMORY, "memory", true) X(CANCELLED, "cancelled", false) X(CRASH, "crash", false) \
     X(TIMEOUT, "timeout", true) X(DEVICE, "device", true) X(USAGE, "usage", false) X(RESOURCE, "resource", false) \
@@ -20,18 +21,20 @@ typedef enum tp_failure_kind {
     TP_FAILURE_KINDS_N
 } tp_failure_kind;
 
-/* What Lua raises where it has no memory, and what we do (tp_codec_raise_memory): this string, without a place. LuaJIT has it in each state, so that raising it
- * takes none. */
+/* What Lua raises when it is out of memory, and what we raise then (tp_codec_raise_memory): this
+ * string, without a file and line. LuaJIT has interned it in each state, so that raising it
+ * allocates nothing. */
 #define TP_NO_MEMORY "not enough memory"
 
 const char *tp_failure_kind_name(tp_failure_kind kind);
 
-/* The kind of that name; TP_KIND_ERROR for one that is none. */
+/* The kind of that name; TP_KIND_ERROR when no kind is called so. */
 tp_failure_kind tp_failure_kind_named(const char *name);
 
 bool tp_failure_kind_may_retry(tp_failure_kind kind);
 
-/* What it is for an input or a map to have failed with such an error of ours, which is not for want of memory but `otherwise`. */
+/* The failure kind for an error of ours: TP_KIND_MEMORY when it was for want of memory, else
+ * `otherwise`. */
 tp_failure_kind tp_failure_kind_of(tp_code code, tp_failure_kind otherwise);
 
 #endif

@@ -18,7 +18,9 @@ enum {
     STEP = 16, /* sizes are multiples of this */
     CLASSES = SMALL_MAX / STEP,
     RESERVE = 2 * CHUNK,
-    SPANS_KEPT = 32 /* that have no used chunk: a collection may free most of a heap that is soon as large again */
+    /* spans without a used chunk that are kept: a collection may free most of a heap that is soon
+     * as large again */
+    SPANS_KEPT = 32
 };
 
 typedef struct block {
@@ -29,27 +31,31 @@ typedef struct span {
     struct span *next, *prev; /* in one of its heap's lists */
     unsigned used;            /* chunks */
     char *memory, *fresh;     /* the first chunk that was never used */
-    struct chunk *free;       /* those that were */
+    struct chunk *free;       /* chunks that were used and are free again */
 } span;
 
 typedef struct chunk {
-    struct chunk *next, *prev; /* in its heap's list of chunks with room, by size; a free one in its span's list, by `next` */
+    /* in its heap's list of chunks with room, by size; a free chunk is in its span's list, linked
+     * by `next` */
+    struct chunk *next, *prev;
     span *span;
     block *given_back;
     char *fresh, *end;
     uint32_t size, used; /* bytes of a block; blocks */
     uint32_t kind;
-    bool is_full;        /* and so in no list */
+    bool is_full;        /* all blocks are used: it is in no list */
 } chunk;
 
 struct tp_heap {
-    chunk *with_room[CLASSES]; /* the first is taken from */
-    span *spans, *full_spans; /* with and without a chunk that can be taken */
+    chunk *with_room[CLASSES]; /* per size class; blocks are taken from the first chunk */
+    span *spans, *full_spans; /* spans that have a free chunk, and those that have none */
     unsigned empty_spans;
 
-    /* Large blocks of a state that is being opened, when malloc has none: lua_newstate crashes when it runs out of memory (it closes the state, whose
-     * table of strings is not there yet). */
-    char *reserve, *reserve_at; /* its begin; what is not taken, NULL once the state is open */
+    /* Memory for large blocks while a state is being opened, used when malloc has none:
+     * lua_newstate crashes when it runs out of memory (it closes the state, whose table of strings
+     * is not there yet). */
+    /* its begin, and the part not taken yet (NULL once the state is open) */
+    char *reserve, *reserve_at;
     bool is_reserve_used;
 };
 
@@ -140,7 +146,8 @@ bool tp_heap_prepare(tp_heap *heap)
     if (!heap)
         return true;
     const span *s = heap->spans;
-    bool has_chunks = s && s->fresh + CLASSES * CHUNK <= s->memory + SPAN; /* a new one for each size */
+    /* room for a new chunk of each size class */
+    bool has_chunks = s && s->fresh + CLASSES * CHUNK <= s->memory + SPAN;
     if (heap->is_reserve_used || (!has_chunks && !add_span(heap)))
         return false;
     heap->reserve_at = heap->reserve;
@@ -176,11 +183,12 @@ static void link_chunk(tp_heap *heap, chunk *c)
     heap->with_room[c->kind] = c;
 }
 
-/* A chunk for blocks of that class, which has none with room; NULL when out of memory. */
+/* A chunk for blocks of a class that has no chunk with room; NULL when out of memory. */
 static chunk *take_chunk(tp_heap *heap, unsigned kind)
 {
     span *s = heap->spans;
-    for (int i = 0; i < 2 && !s; i++) /* twice, as in `resize`; nothing is spare, else there would be a span */
+    /* a second try, as in `resize`; no span is spare here, or there would be a span in the list */
+    for (int i = 0; i < 2 && !s; i++)
         s = add_span(heap);
     if (!s)
         return NULL;
@@ -203,7 +211,7 @@ static chunk *take_chunk(tp_heap *heap, unsigned kind)
     return c;
 }
 
-/* The chunk has no used block any more. */
+/* Frees the chunk, which has no used block any more. */
 static void drop_chunk(tp_heap *heap, chunk *c)
 {
     span *s = c->span;
@@ -264,7 +272,8 @@ static void give_back(tp_heap *heap, void *p)
         c->is_full = false;
         link_chunk(heap, c);
     }
-    if (c->used == 0 && (c->next || c->prev)) /* the last one with room is kept: it would be taken again soon */
+    /* a class's last chunk with room is kept: it would be taken again soon */
+    if (c->used == 0 && (c->next || c->prev))
         drop_chunk(heap, c);
 }
 
@@ -273,7 +282,7 @@ static bool is_in_span(const span *s, const void *p)
     return (uintptr_t)p - (uintptr_t)s->memory < SPAN;
 }
 
-/* malloc had nothing: gives the spans without a used chunk to the system. */
+/* malloc has no memory: gives the spans without a used chunk back to the system. */
 static void give_up_spare(tp_heap *heap)
 {
     for (span *s = heap->spans, *next; s; s = next) {
@@ -287,14 +296,16 @@ static void give_up_spare(tp_heap *heap)
     }
 }
 
-/* realloc, which is asked again after what is spare has been given up: LuaJIT crashes where a table that grows in compiled code gets no memory
- * (lj_err_mem reads a frame that compiled code has not written), so that one answer is not taken for the last. */
+/* realloc, with a second try after spare spans have been given back. LuaJIT crashes when a table
+ * that grows in compiled code gets no memory (lj_err_mem reads a frame that compiled code has not
+ * written), so everything is tried before NULL is returned. */
 static void *resize(tp_heap *heap, void *p, size_t size)
 {
     void *to = realloc(p, size);
     if (to)
         return to;
-    if (!heap->reserve_at) /* else the state is being opened, and has them set aside */
+    /* while the state is being opened, the spare spans are set aside for it */
+    if (!heap->reserve_at)
         give_up_spare(heap);
     return realloc(p, size);
 }
@@ -334,7 +345,8 @@ void *tp_heap_allocate(void *user, void *p, size_t old, size_t size)
         return p;
     void *to = is_small ? take(heap, size) : take_large(heap, size);
     if (!to)
-        return was_small && size < old ? p : NULL; /* its chunk knows what it is */
+        /* shrinking cannot fail: the block stays in its larger chunk, which knows its size */
+        return was_small && size < old ? p : NULL;
     memcpy(to, p, old < size ? old : size);
     if (was_small)
         give_back(heap, p);

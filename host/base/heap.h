@@ -12,14 +12,16 @@ typedef struct tp_heap tp_heap;
 
 tp_heap *tp_heap_new(void); /* NULL when out of memory */
 
-/* Sets memory aside for FFI to be opened (which takes 15 KiB): until tp_heap_seal it cannot run out. False when there is none to set aside. A state that
- * runs out in the middle of that could not be closed: LuaJIT crashes. Accepts NULL. */
+/* Sets memory aside so that opening the FFI (which takes 15 KiB) cannot run out of it, until
+ * tp_heap_seal. False when there is none to set aside. Without this, a state that runs out of
+ * memory there could not even be closed: LuaJIT crashes. Accepts NULL. */
 bool tp_heap_prepare(tp_heap *heap);
 
-/* The state, or FFI in it, is open: from here on running out of memory is an error. Accepts NULL. */
+/* The state, or the FFI in it, is open: from here on running out of memory is an ordinary error.
+ * Accepts NULL. */
 void tp_heap_seal(tp_heap *heap);
 
-/* Accepts NULL. Everything that was taken from it must have been given back, or is not used any more. */
+/* Accepts NULL. All blocks must have been given back, or be in use no more. */
 void tp_heap_free(tp_heap *heap);
 
 /* lua_Alloc, with the heap as its user data. */

@@ -37,8 +37,8 @@ static inline void *tp_ref_hold(void *ref)
     return ref;
 }
 
-/* One owner fewer; the last one frees. Accepts NULL. Release: what this owner wrote is seen by
- * the thread that frees, which acquires. */
+/* One owner fewer; the last one frees. Accepts NULL. Every drop releases and the last one acquires:
+ * what any owner wrote is seen by the thread that frees. */
 static inline void tp_ref_drop(void *ref)
 {
     tp_ref *r = ref;

@@ -1,7 +1,8 @@
-/* sigmask.c: which signals threads of ours block.
+/* sigmask.c: which signals our threads block.
  *
- * The kernel gives a signal that is meant for the process to any thread that does not block it. One thread of ours that leaves SIGTERM open is enough
- * to end a program whose own threads have blocked it for a signalfd or for sigwait. */
+ * The kernel gives a signal that is meant for the process to any thread that does not block it. If
+ * only one of our threads leaves SIGTERM open, it ends a program whose own threads have blocked the
+ * signal for a signalfd or for sigwait. */
 #include "base/sigmask.h"
 
 #include <pthread.h>

@@ -1,7 +1,8 @@
-/* sort.c: numbers in their order, by their digits.
+/* sort.c: a radix sort of numbers.
  *
- * An element's bits are made into an unsigned key that is in the same order; keys are sorted by one byte after the other from the lowest on
- * (a radix sort), which takes a pass over all of them for each byte in which they differ; and then they are made into elements again. */
+ * An element's bits are made into an unsigned key that sorts the same way. Keys are sorted by one
+ * byte after the other, from the lowest on, which takes a pass over all of them for each byte in
+ * which they differ. Then they are made into elements again. */
 #include "base/sort.h"
 
 #include <stdbool.h>

@@ -1,4 +1,4 @@
-/* sort.h: numbers in their order. */
+/* sort.h: sorts numbers in place. */
 #ifndef TP_SORT_H
 #define TP_SORT_H
 
@@ -6,8 +6,8 @@
 
 #include <stddef.h>
 
-/* Sorts n elements of that type at `data` in their place: the least first, -0 before 0, NaNs last. It takes memory for as many: 0, or -1 when there is
- * none, and nothing has changed. Any thread. */
+/* Sorts n elements at `data`, ascending: -0 before 0, NaNs last. Allocates room for n more
+ * elements; -1 when there is none, and nothing has changed then. Any thread. */
 int tp_sort(void *data, size_t n, tp_type type);
 
 #endif

@@ -1,4 +1,5 @@
-/* stack.c: the stacks of threads. What recurses in C asks, where a program's own thread has a small one. */
+/* stack.c: where a thread's C stack lies. Code that recurses asks, since a program's own threads
+ * may have small ones. */
 #define _GNU_SOURCE
 #include "base/stack.h"
 

@@ -10,8 +10,9 @@ typedef struct tp_stack {
     uintptr_t low, high;
 } tp_stack;
 
-/* Are there still `bytes` below the caller's frame? True where it cannot be known, as on a stack that the program has made itself (a fiber). *known keeps what
- * was found out, which takes some microseconds. Owner of *known. */
+/* Is there room for `bytes` more below the caller's frame? True where that cannot be known, as on a
+ * stack that the program has made itself (a fiber). *known caches the bounds, since finding them
+ * takes some microseconds; it belongs to the caller. */
 bool tp_stack_has(tp_stack *known, uintptr_t bytes);
 
 #endif

@@ -17,7 +17,7 @@ typedef struct slot {
 
 typedef struct tp_ring {
     uint64_t mask; /* of slots */
-    _Atomic uint64_t n; /* events so far (relaxed: which is whose says the stamp) */
+    _Atomic uint64_t n; /* events so far (relaxed: the stamp says which event a slot holds) */
     slot slots[];
 } tp_ring;
 
@@ -62,13 +62,15 @@ void tp_trace_write(tp_trace *t, tp_event_kind kind, uint32_t worker, uint64_t j
     if (before % 2 == 1 || before > 2 * n ||
         !atomic_compare_exchange_strong_explicit(&s->stamp, &before, 2 * n + 1, memory_order_relaxed, memory_order_relaxed))
         return;
-    /* Release, each of them: who sees a field of this event sees that the slot is claimed. */
+    /* Release, each of them: whoever sees a field of this event also sees that its slot is
+     * claimed. */
     atomic_store_explicit(&s->time_ns, now, memory_order_release);
     atomic_store_explicit(&s->what, (uint64_t)worker << 32 | (uint64_t)kind, memory_order_release);
     atomic_store_explicit(&s->job, job, memory_order_release);
     atomic_store_explicit(&s->first, first, memory_order_release);
     atomic_store_explicit(&s->count, count, memory_order_release);
-    atomic_store_explicit(&s->stamp, 2 * n + 2, memory_order_release); /* the fields are visible to who sees it */
+    /* who sees this stamp sees all fields */
+    atomic_store_explicit(&s->stamp, 2 * n + 2, memory_order_release);
 }
 
 /* Event n, when it is whole and still there. */
@@ -85,7 +87,8 @@ static bool read_slot(slot *s, uint64_t n, tp_event *out)
         .first = atomic_load_explicit(&s->first, memory_order_acquire),
         .count = atomic_load_explicit(&s->count, memory_order_acquire),
     };
-    /* Was it still, when the last field was read? Those loads acquire, so that this one comes after them. */
+    /* Does the slot still hold event n after the last field was read? Those loads acquire, so this
+     * one comes after them. */
     return atomic_load_explicit(&s->stamp, memory_order_relaxed) == 2 * n + 2;
 }
 
@@ -106,7 +109,7 @@ size_t tp_trace_read(tp_trace *t, tp_event *out, size_t max)
             found++;
         else if (atomic_load_explicit(&s->stamp, memory_order_relaxed) <= 2 * t->next + 1 &&
                  atomic_load_explicit(&t->is_on, memory_order_relaxed))
-            break; /* it is being written */
+            break; /* the event is still being written */
         else
             t->lost++;
         t->next++;

@@ -1,8 +1,9 @@
 /* trace.h: a place for tracing: what happens in a host, as events in a ring of a fixed size.
  *
- * Nobody listens, mostly: then an event costs one load and a branch that is never taken. While somebody
- * does, each is written by the thread that it happens on, without a lock or an allocation; where the
- * ring is full the oldest are lost, and counted. What is made of events is the matter of who reads them.
+ * Mostly nobody listens: then an event costs one load and a branch that is never taken. While
+ * somebody listens, each event is written by the thread on which it happens, without a lock or an
+ * allocation; when the ring is full the oldest events are overwritten and counted as lost. What the
+ * events mean is for their reader to say.
  *
  * Times are of one clock for all threads of the machine: uv_hrtime, in nanoseconds. */
 #ifndef TP_TRACE_H
@@ -17,12 +18,12 @@
 
 typedef enum tp_event_kind {
     TP_EVENT_PUSH,   /* the owner has handed over `count` inputs from `first` on */
-    TP_EVENT_TAKE,   /* a worker has claimed them */
+    TP_EVENT_TAKE,   /* a worker has claimed `count` items from `first` on */
     TP_EVENT_BEGIN,  /* a worker begins to run items from `first` on, `count` at most, in one go */
-    TP_EVENT_END,    /* and is over with `count` of them. Those of nested maps lie in between */
+    TP_EVENT_END,    /* it stops after `count` of them; items of nested maps lie in between */
     TP_EVENT_FINISH, /* a worker has given back what it took: `count` of it have results */
-    TP_EVENT_WAIT,   /* a thread has nothing to do, and sleeps; of a job: it waits for that */
-    TP_EVENT_WAKE,   /* and goes on */
+    TP_EVENT_WAIT,   /* a thread has nothing to do and sleeps; with a job: it waits for that job */
+    TP_EVENT_WAKE,   /* it goes on */
     TP_EVENT_RETRY,  /* item `first` has failed, and is to be tried again */
     TP_EVENT_LAUNCH, /* a kernel is started for `count` items from `first` on */
     TP_EVENT_COPY    /* `count` bytes go to a device or come from it */
@@ -39,7 +40,7 @@ typedef struct tp_event {
 
 /* One per host. Zeroed it is closed. */
 typedef struct tp_trace {
-    _Atomic bool is_on;               /* relaxed: an event more or less does not matter */
+    _Atomic bool is_on; /* relaxed: an event more or less at the ends does not matter */
     _Atomic(struct tp_ring *) ring;   /* set once, before is_on (release); NULL: nobody has listened yet */
     /* ---- the reader's ---- */
     uint64_t next; /* number of the next event to read */
@@ -50,7 +51,8 @@ typedef struct tp_trace {
  * forgotten. Not while another thread does this or reads. */
 int tp_trace_start(tp_trace *t, size_t capacity, tp_error *err);
 
-/* Nothing is written any more but what threads are writing now; what was can be read. */
+/* No new events from here on; threads may still be writing ones that they have begun. What is in
+ * the ring can be read. */
 void tp_trace_stop(tp_trace *t);
 
 /* Frees it. No thread may note anything any more. */

@@ -10,7 +10,8 @@
 
 enum { MEMORY_TRIES = 5 }; /* with a millisecond in between */
 
-/* Bytes that a column takes: the next one is aligned for its elements, and columns of doubles have nothing between them. */
+/* Bytes that a column takes, rounded up so that the next one is aligned; columns of doubles have no
+ * gaps. */
 static size_t column_size(uint32_t capacity, uint8_t type)
 {
     return (capacity * tp_block_element_size(type) + 7) & ~(size_t)7;
@@ -149,7 +150,8 @@ tp_block *tp_block_copy_failure(const tp_block *from)
 
 /* ---- items as messages ---- */
 
-/* An item of a block of messages. References are numbered by their places in the whole block's list. */
+/* Appends item k of a block of messages. Its references count by their places in the list of the
+ * whole block, so all of the list is held. */
 static int copy_message(const tp_block *b, uint32_t k, tp_buf *out)
 {
     size_t len;
@@ -164,7 +166,7 @@ static int copy_message(const tp_block *b, uint32_t k, tp_buf *out)
     return tp_buf_add(out, message, len);
 }
 
-/* The bytes that encode.c writes for an identity: all NaNs are the same one. */
+/* Writes a number as encode.c does for an identity: all NaNs are the same. */
 static uint8_t *write_number(uint8_t *p, double x)
 {
     return tp_write_number(p, isnan(x) ? (double)NAN : x);

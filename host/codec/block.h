@@ -1,8 +1,9 @@
 /* block.h: a batch of consecutive items of a job: inputs on their way down, results on their way up.
  *
- * Items are packed column by column: numbers of one type, or scalars of any (numbers, strings, booleans, nil: TP_MIXED); or they are messages of
- * the codec, or one failure. Columns are what compiled Lua loops read and write through FFI, on both sides. A block has one owner at a time; it is
- * written by whoever makes it and read-only once it is published. */
+ * Items are packed column by column: numbers of one type, or scalars of any type (numbers, strings,
+ * booleans, nil: TP_MIXED). Or they are messages of the codec, or one failure. Columns are what
+ * compiled Lua loops read and write through FFI, on both sides. A block has one owner at a time; it
+ * is written by whoever makes it and read-only once it is published. */
 #ifndef TP_BLOCK_H
 #define TP_BLOCK_H
 
@@ -15,16 +16,19 @@ typedef enum tp_block_kind {
     TP_BLOCK_FAILURE, /* n == 1; the message has TP_FAILURE_FIELDS (message.h) */
     TP_BLOCK_RETRY,   /* the same, of an attempt that is going to be repeated; no item's result */
     TP_BLOCK_DONE,    /* items that ran for their effect: no results kept */
-    TP_BLOCK_PARTIALS /* n items in groups of TP_GROUP, each reduced to one double: column[0][k] is that of items k * TP_GROUP on */
+    /* n items in groups of TP_GROUP, each reduced to one double: column[0][k] is for the group that
+     * begins at item k * TP_GROUP */
+    TP_BLOCK_PARTIALS
 } tp_block_kind;
 
 /* The type of a column whose elements are tp_scalars; all others are of array.h. */
 enum { TP_MIXED = TP_TYPES };
 
 typedef enum tp_scalar_kind {
-    TP_SCALAR_ABSENT, /* this item has fewer values than there are columns */
+    TP_SCALAR_ABSENT, /* the item has fewer values than there are columns */
     TP_SCALAR_NIL, TP_SCALAR_FALSE, TP_SCALAR_TRUE, TP_SCALAR_NUMBER, TP_SCALAR_STRING,
-    TP_SCALAR_PINNED    /* a long string of the owner's Lua state, which is kept there while the block lives */
+    /* a long string in the owner's Lua state, pinned there while the block lives */
+    TP_SCALAR_PINNED
 } tp_scalar_kind;
 
 typedef struct tp_scalar {
@@ -38,11 +42,11 @@ typedef struct tp_scalar {
     uint32_t kind, pinned_length;
 } tp_scalar;
 
-/* A column is indexed as an array of them, in C and in Lua. */
+/* C and Lua index such a column as an array of scalars. */
 _Static_assert(sizeof(tp_scalar) == 2 * sizeof(double), "a scalar is as wide as two doubles");
 _Static_assert(offsetof(tp_scalar, kind) == sizeof(double), "the kind stands behind the value");
 
-/* Where the strings of mixed columns lie; in the block's own memory. */
+/* The strings of mixed columns; in the block's own memory. */
 typedef struct tp_text {
     char *bytes;
     uint32_t used, capacity;
@@ -50,7 +54,8 @@ typedef struct tp_text {
 
 enum { TP_TEXT_STRING_MAX = 4096 }; /* longer strings are pinned, or go as messages */
 
-/* What is known of an input whose results are recorded (journal/): what it is, see identity.h, and how often it was tried in earlier runs. */
+/* What the journal knows of an input: its identity (identity.h), and how often it was tried in
+ * earlier runs. */
 typedef struct tp_tag {
     uint8_t identity[16];
     uint32_t attempts;
@@ -63,18 +68,22 @@ typedef struct tp_block {
     uint32_t n;            /* items */
     tp_block_kind kind;
     uint32_t columns;  /* COLUMNS */
-    uint32_t capacity; /* items that there is room for: COLUMNS of its own, ends of VALUES */
+    uint32_t capacity; /* items that there is room for: in its own COLUMNS, in the ends of VALUES */
     uint32_t open;            /* inputs: items that have no result yet; engine's lock */
-    bool may_retry;           /* FAILURE: of the user's function, so that `retries` apply */
+    bool may_retry;           /* FAILURE: raised by the user's function, so that `retries` apply */
     bool is_crash;            /* FAILURE: the worker died, so that `crash_retries` apply */
-    bool is_foreign;          /* VALUES, FAILURE: another process or a file has the messages from somewhere, so that they are read as hostile */
+    /* VALUES, FAILURE: the messages come from another process or a file, and are decoded as
+     * hostile */
+    bool is_foreign;
     uint32_t *ends;           /* VALUES: where each message ends; offsets into bytes */
-    tp_buf bytes;             /* VALUES; COLUMNS: its refs own arrays that columns lie in */
+    tp_buf bytes; /* VALUES: the messages; COLUMNS: its refs own the arrays that columns lie in */
     void *column[TP_COLUMNS_MAX]; /* COLUMNS: elements of the type below */
     uint8_t type[TP_COLUMNS_MAX]; /* tp_type or TP_MIXED */
     tp_text text;                 /* of mixed columns */
-    tp_buf input;    /* FAILURE: the message of the item's arguments; empty: there are none to tell of, as when they never were inputs */
-    tp_tag *tags;    /* inputs: one for each, where results are recorded; NULL elsewhere */
+    /* FAILURE: the message of the item's arguments; empty: not known, as for an item that could not
+     * be made */
+    tp_buf input;
+    tp_tag *tags;    /* inputs of jobs whose results are recorded: one per item; else NULL */
 } tp_block;
 
 /* A specialised loop's signature is a string: a character per column of the inputs, TP_SIGN_OWN, or
@@ -89,18 +98,18 @@ enum {
 _Static_assert(TP_SIGN_OWN + (int)TP_MIXED < TP_SIGN_KEPT, "a type is not what stands behind the inputs");
 _Static_assert(TP_SIGN_DROPPED < TP_SIGN_OWN, "nor is the other one");
 
-/* What core.job.columns is asked for, a letter per column. */
+/* Letters in the argument of core.job.columns, one per column. */
 enum { TP_COLUMN_DOUBLES = 'd', TP_COLUMN_SCALARS = 'm' };
 
-/* A reduction makes one number of TP_GROUP items, whose indexes begin at a multiple of it: TP_LANES by the
- * items' places, and then of those, two and two, one. */
+/* A reduction makes one number of each TP_GROUP items, beginning at a multiple of TP_GROUP. Within
+ * a group, item k goes to lane k modulo TP_LANES; then the lanes are combined pairwise. */
 enum { TP_GROUP = 1024, TP_LANES = 16 };
 _Static_assert(TP_GROUP % TP_LANES == 0 && (TP_LANES & (TP_LANES - 1)) == 0, "all lanes are alike");
 
 enum { TP_BLOCK_BYTES_MAX = 1 << 20 }; /* a block is closed when its messages are longer than this */
 
-/* Room for `capacity` items in columns of these types (NULL: doubles), and for so many bytes of strings; NULL when out of memory. The elements are
- * not initialised. */
+/* A block with room for `capacity` items in columns of these types (NULL: doubles), and for `text`
+ * bytes of strings; NULL when out of memory. The elements are not initialised. */
 tp_block *tp_block_new_columns(uint32_t capacity, uint32_t columns, const uint8_t *types, uint32_t text);
 
 /* A block of n items whose columns lie elsewhere: the caller fills in column, type and the owners. NULL when out of memory. */
@@ -115,7 +124,7 @@ static inline size_t tp_block_element_size(uint8_t type)
 /* Makes the block an owner of r too. -1 when out of memory. */
 int tp_block_own(tp_block *b, tp_ref *r);
 
-/* The same with the caller's reference, which stays the caller's on failure. */
+/* The same, but takes over the caller's reference; on failure the caller keeps it. */
 int tp_block_give(tp_block *b, tp_ref *r);
 
 /* An empty block for messages; NULL when out of memory. */
@@ -124,11 +133,13 @@ tp_block *tp_block_new_values(tp_block_kind kind);
 /* A block of n items without values (DONE). */
 tp_block *tp_block_new_empty(tp_block_kind kind, uint64_t first, uint32_t n);
 
-/* The failure of one item that no Lua raised; the message is its value too when the kind is TP_KIND_ERROR. A worker cannot fail, so that these wait a few
- * milliseconds for memory if they must. NULL when there still is none then: see tp_job_starve. */
+/* The failure of one item that was not raised in Lua; its message is its value too when the kind is
+ * TP_KIND_ERROR. Since a worker must be able to report a failure, this waits some milliseconds for
+ * memory if it must. NULL when there still is none: see tp_job_starve. */
 tp_block *tp_block_new_failure(tp_failure_kind kind, const char *message, unsigned attempt, int worker);
 
-/* The same for an item whose process has died: `last` is the end of what it had written to its standard error. */
+/* The same for an item whose worker process has died: `last` is the end of what the process had
+ * written to its standard error. */
 tp_block *tp_block_new_crash(tp_failure_kind kind, const char *message, const char *last, size_t last_len, unsigned attempt, int worker);
 
 tp_block *tp_block_copy_failure(const tp_block *from);
@@ -137,7 +148,7 @@ tp_block *tp_block_new_empty_failure(void); /* for the caller to encode the mess
 /* Makes room for one more message end; -1 when out of memory. Call before encoding into bytes. */
 int tp_block_reserve(tp_block *b);
 
-/* Counts what was appended to bytes since the last one as an item. */
+/* The bytes appended since the last item are one more item. */
 static inline void tp_block_add(tp_block *b)
 {
     b->ends[b->n++] = (uint32_t)b->bytes.len;
@@ -151,11 +162,12 @@ static inline const uint8_t *tp_block_message(const tp_block *b, uint32_t k, siz
     return b->bytes.data + begin;
 }
 
-/* Appends the message of the values of item k, whatever kind of block that is: of columns the one that says what they are (codec/identity.h). -1 when out of
- * memory, with out as it was. */
+/* Appends the values of item k as a message, whatever kind of block it is. For columns it is the
+ * message that identities are made of (codec/identity.h). -1 when out of memory, with out as it
+ * was. */
 int tp_block_encode_item(const tp_block *b, uint32_t k, tp_buf *out);
 
-/* Memory that it holds, in bytes, roughly. */
+/* The memory that the block holds, in bytes, roughly. */
 size_t tp_block_size(const tp_block *b);
 
 void tp_block_free(tp_block *b);       /* accepts NULL */

@@ -1,8 +1,10 @@
 /* captured.c: numbers and hashes of captured tables.
  *
- * The hash of a table is a sum over its pairs, so that their order does not matter. Strings count by their contents, since another string may come to lie at
- * the address of one that is gone; what else is an object counts by its address: tables are kept alive here, functions and userdata rarely change
- * places. What may change without a trace, a cdata that is a struct, say, makes a table one that always travels by value. */
+ * The hash of a table is a sum over its pairs, so that their order does not matter. Strings count
+ * by their contents, since a freed string's address may be used by another one. Other objects count
+ * by their addresses: tables are kept alive here, functions and userdata are rarely replaced. A
+ * table that holds a value which may change without being written to (a struct of the FFI's, say)
+ * always travels by value. */
 #include "codec/captured.h"
 
 #include "codec/codec.h"
@@ -27,16 +29,19 @@ typedef struct entry {
 
 /* Its environment is the list of the tables, by number; its [0] is a list of the strings in plain ones. */
 struct tp_captured {
-    entry *entries; /* number i is at i - 1 */
+    entry *entries; /* that of table number i is at i - 1 */
     uint32_t n, room;
-    uint32_t *places; /* open addressing: numbers; a power of two of them, at most half full */
+    /* open addressing: numbers of tables; its size is a power of two, at most half of it is used */
+    uint32_t *places;
     uint32_t size;
-    uint32_t *queue; /* of a walk; as many places as there is room for entries */
+    uint32_t *queue; /* of a walk; with room for each entry once */
     uint32_t message, walk;
     bool is_sealed;
 };
 
-static const char captured_key = 0; /* its address: the metatable in the registry, whose [1] has all of them, weakly, by address */
+/* its address is the metatable's key in the registry; the metatable's [1] has all userdata by
+ * address, weakly */
+static const char captured_key = 0;
 
 /* Pushes the metatable. */
 static void push_metatable(lua_State *L)
@@ -172,7 +177,7 @@ uint32_t tp_captured_count(const tp_captured *c)
 
 void tp_captured_start(tp_captured *c)
 {
-    if (++c->message == 0) { /* 2^32 messages later: nothing may look asked */
+    if (++c->message == 0) { /* after 2^32 messages the count starts anew: none may look checked */
         for (uint32_t i = 0; i < c->n; i++)
             c->entries[i].good = 0;
         c->message = 1;
@@ -207,7 +212,8 @@ static uint64_t hash_bytes(const char *s, size_t len)
     return mix(h ^ word);
 }
 
-/* The hash of the value at the index; false for what may change without a trace. */
+/* The hash of the value at the index; false for a value that may change without being written
+ * to. */
 static bool hash_value(lua_State *L, int index, uint64_t *h)
 {
     int type = lua_type(L, index);
@@ -235,7 +241,8 @@ static bool hash_value(lua_State *L, int index, uint64_t *h)
     }
 }
 
-/* Puts the table on top into the queue, at *n, if it is captured and this walk has not met it. */
+/* Adds the table on top to the queue, at *n, if it is captured and this walk has not reached it
+ * yet. */
 static void enqueue(lua_State *L, tp_captured *c, uint32_t *n)
 {
     uint32_t number = lua_istable(L, -1) ? c->places[place_of(c, lua_topointer(L, -1))] : 0;
@@ -245,7 +252,8 @@ static void enqueue(lua_State *L, tp_captured *c, uint32_t *n)
     }
 }
 
-/* The hash of the contents of the table on top; 0 for one that is unfit. The tables in it are put into the queue. */
+/* The hash of the contents of the table on top; 0 for one that always travels by value. Adds the
+ * tables in it to the queue. */
 static uint64_t hash_table(lua_State *L, tp_captured *c, uint32_t *n)
 {
     uint64_t sum = 1, key, value;
@@ -282,7 +290,7 @@ void tp_captured_seal(lua_State *L, tp_captured *c)
     push_list(L, c);
     start_walk(c);
     for (uint32_t i = 0, n = 0; i < c->n; i++) {
-        c->entries[i].visited = c->walk; /* so that nothing is queued twice */
+        c->entries[i].visited = c->walk; /* so that hash_table queues nothing */
         lua_rawgeti(L, -1, (int)i + 1);
         c->entries[i].hash = hash_table(L, c, &n);
         lua_pop(L, 1);

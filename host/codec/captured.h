@@ -1,11 +1,9 @@
 /* captured.h: the tables that a function captures, by their number in its image.
  *
- * What compares tables (`x == NONE`, `weights[node]`) means the same on both sides only if a table that the function captures stays the same table when it
- * comes in an input, and when a result carries it back. Both sides of an image number its tables in the order in which they come in the message; a message
- * between them then names such a table by its number (T_CAPTURED).
- *
- * A table is named so only while it and the tables in it are what they were when the image was made: one that has been written to since travels
- * by value, as what it is now. So each side keeps a hash of each table's contents, made from its own values.
+ * Code that compares tables (`x == NONE`, `weights[node]`) means the same on both sides only if a
+ * table that the function captures remains the same table when it comes in an input, and when a
+ * result carries it back. Both sides of an image number its tables in the order in which they come
+ * in the message; a message between them then names such a table by its number (T_CAPTURED).
  *
  * It is a userdata of one Lua state, and keeps the tables alive. */
 #ifndef TP_CAPTURED_H
@@ -18,35 +16,37 @@ struct lua_State;
 
 typedef struct tp_captured tp_captured;
 
-/* Pushes a new one that has no tables. Raises on out of memory. */
+/* Pushes a new tp_captured without tables. Raises on out of memory. */
 tp_captured *tp_captured_push(struct lua_State *L);
 
-/* The one at the stack index; NULL if there is something else. */
+/* The tp_captured at the stack index; NULL if there is something else. */
 tp_captured *tp_captured_at(struct lua_State *L, int index);
 
 /* Gives the table on top the next number, from 1. `is_first`: it was not met in another one. -1 when out of memory, or raises it. */
 int tp_captured_add(struct lua_State *L, tp_captured *c, bool is_first);
 
-/* Is the table (its lua_topointer) that of this number? */
+/* Is `table` (a lua_topointer) the table of that number? */
 bool tp_captured_is(const tp_captured *c, uint32_t number, const void *table);
 
-/* Replaces the one at the absolute stack index by a new one with the same tables, sealed: they may have other contents now. Raises on out of memory. */
+/* Replaces the tp_captured at the absolute stack index by a new one with the same tables, sealed
+ * with the contents that they have now. Raises on out of memory. */
 void tp_captured_renew(struct lua_State *L, int index);
 
-/* The tables are complete: notes what they are now. Raises on out of memory. */
+/* All tables are added: hashes their contents. Raises on out of memory. */
 void tp_captured_seal(struct lua_State *L, tp_captured *c);
 
 /* How many there are. */
 uint32_t tp_captured_count(const tp_captured *c);
 
-/* Another message begins: what tp_captured_is_unchanged has found out is asked anew. */
+/* Another message begins: tp_captured_is_unchanged looks at the tables anew. */
 void tp_captured_start(tp_captured *c);
 
-/* The number of a table (its lua_topointer); 0 if it is none of them. */
+/* The number of a table (its lua_topointer); 0 if it is not captured. */
 uint32_t tp_captured_find(const tp_captured *c, const void *table);
 
-/* Are the table of that number, and all of these that can be reached from it, what they were at tp_captured_seal? Takes some 20 ns a field; asked again for
- * the same message it is free. Needs six slots of the stack. */
+/* Is the table of that number, with all captured tables that can be reached from it, what it was at
+ * tp_captured_seal? Takes some 20 ns a field the first time in a message, and nothing after that.
+ * Needs six slots of the stack. */
 bool tp_captured_is_unchanged(struct lua_State *L, tp_captured *c, uint32_t number);
 
 /* ---- plain tables: those that refer, also through others, to nothing but numbers, strings, booleans and plain tables ----

@@ -10,8 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { REFERENCES = 40 }; /* that are made as it is opened, and some */
-enum { NAMES_ROOM = 750 }; /* of the standard libraries and our own */
+/* references in the registry that are made when the codec is opened, with some to spare */
+enum { REFERENCES = 40 };
+enum { NAMES_ROOM = 750 }; /* for the names of the standard libraries' fields and of our own */
 
 static const char codec_key, work_key; /* their addresses are the keys in the registry */
 
@@ -216,7 +217,7 @@ tp_ref *tp_class_blob_new(const char *name, tp_buf *message, bool is_partial)
 
 static const char refused_name[] = "tidepool.refused";
 
-/* Every metamethod: raises the text. */
+/* Each metamethod of a refused value: raises its text. */
 static int refused(lua_State *L)
 {
     for (int i = 1; i <= 2; i++) {
@@ -300,7 +301,7 @@ struct class *tp_codec_set_class(lua_State *L, struct codec *c, const char *name
     const void *mt = lua_topointer(L, -1);
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->mts);
     lua_pushvalue(L, -2);
-    lua_rawseti(L, -2, index + 1); /* first: from here on nothing of Lua's can fail */
+    lua_rawseti(L, -2, index + 1); /* before the rest: from here on no call of Lua's can fail */
     lua_pop(L, 1);
     if (is_new && !(k = new_class(c, name, len)))
         tp_codec_raise_memory(L);
@@ -311,7 +312,7 @@ struct class *tp_codec_set_class(lua_State *L, struct codec *c, const char *name
     }
     struct known *old = k->mt && k->mt != mt ? tp_codec_find_known(c, k->mt) : NULL;
     if (old && old->kind == CLASS && old->index == index)
-        old->kind = GONE; /* its name has been given to another one */
+        old->kind = GONE; /* another object has its name now */
     k->mt = mt;
     k->origin = origin;
     tp_ref_drop(k->blob);
@@ -333,7 +334,7 @@ void tp_codec_new_epoch(lua_State *L)
 
 /* ---- builtins ---- */
 
-/* Pushes the table of what is known by a name that starts with the prefix on top. */
+/* Stack: prefix -> prefix named: the table of builtins whose names begin with the prefix. */
 static void push_named(lua_State *L, const struct codec *c)
 {
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->by_prefix);   // prefix all
@@ -349,7 +350,8 @@ static void push_named(lua_State *L, const struct codec *c)
     lua_remove(L, -2);                                 // prefix named
 }
 
-/* Makes the object on top known by the prefix at that index, whose table is behind it, and the name below the object. Pops the name and the object. */
+/* Stack: name object, with the table of the prefix's builtins at prefix + 1. Makes the object known
+ * as prefix and name; pops both. */
 static void add_builtin(lua_State *L, struct codec *c, int prefix)
 {
     const void *object = tp_codec_identity(L, -1);
@@ -369,8 +371,8 @@ static void add_builtin(lua_State *L, struct codec *c, int prefix)
     lua_rawset(L, prefix + 1);
 }
 
-/* Makes the table on top known as `name`, and its fields as `prefix` (a dot included) and their names: all fields that are objects, or the functions
- * only. */
+/* Makes the table on top known as `name`, and its fields as `prefix` (which ends with a dot) and
+ * their names: all fields that are objects, or only functions. */
 static void add_library(lua_State *L, struct codec *c, const char *name, const char *prefix, bool functions_only)
 {
     luaL_checkstack(L, STACK_NEED, "builtins");
@@ -420,7 +422,7 @@ static int codec_gc(lua_State *L)
     tp_snapshot_free(&c->seen_loaded);
     tp_standard_close(&c->standard);
     tp_modules_close(&c->modules);
-    c->classes = NULL; /* other finalizers of a closing state may still come here */
+    c->classes = NULL; /* finalizers of other objects in a closing state may still use the codec */
     c->known = NULL;
     c->nclasses = c->class_room = 0;
     c->nknown = c->known_size = 0;
@@ -456,7 +458,8 @@ void tp_codec_dump(lua_State *L)
     lua_pop(L, 1);                                                       /* bytecode */
 }
 
-/* The opcode of instruction number `at` of the function that the source is. Raises when it has fewer. */
+/* The opcode of instruction number `at` of the function that the source compiles to. Raises when it
+ * has fewer instructions. */
 static uint8_t opcode(lua_State *L, const char *source, uint32_t at)
 {
     if (luaL_loadbuffer(L, source, strlen(source), "=codec"))
@@ -477,7 +480,7 @@ static uint8_t opcode(lua_State *L, const char *source, uint32_t at)
     return op;
 }
 
-/* Finds the numbers of the instructions that the encoder looks for, by looking at functions that have them. */
+/* Finds the opcodes that the encoder looks for by compiling functions that have them. */
 static void probe_opcodes(lua_State *L, struct codec *c)
 {
     c->op.gget = opcode(L, "a = b", 0);
@@ -533,7 +536,8 @@ static void open_tables(lua_State *L, struct codec *c)
 
 /* ---- modules that are being loaded ---- */
 
-/* Is the value at index the mark of LuaJIT's require (lib_package.c)? These bits, which are those of a number that nobody comes by. */
+/* Is the value at index the mark that LuaJIT's require (lib_package.c) leaves in package.loaded? It
+ * has the bits of a number that no computation gives. */
 static bool is_mark(lua_State *L, int index)
 {
     static const uint64_t mark = UINT64_C(0x8000000000000000) | 's';
@@ -564,7 +568,7 @@ void tp_codec_push_loading(lua_State *L)
     lua_pop(L, 1);
 }
 
-/* Is the name at the top one of the table at that index, if it is one? */
+/* Is the name at the top a key of the table at index `names`? False when that is no table. */
 static bool is_among(lua_State *L, int names)
 {
     if (!names || !lua_istable(L, names))
@@ -588,7 +592,7 @@ void tp_codec_forget_loading(lua_State *L, int before)
         if (is_left && !is_among(L, before)) {
             lua_pushvalue(L, -1);
             lua_pushnil(L);
-            lua_rawset(L, -4);                       /* loaded name: an assignment to what is there allows lua_next to go on */
+            lua_rawset(L, -4); /* assigning to an existing field is allowed during lua_next */
         }
     }
     lua_pop(L, 1);
@@ -596,7 +600,7 @@ void tp_codec_forget_loading(lua_State *L, int before)
 
 /* ---- libraries ---- */
 
-/* Takes away the mark of the module of that name. Allocates nothing: the name and its place are there. */
+/* Removes require's mark for the module of that name. Allocates nothing: the field exists. */
 static void forget_mark(lua_State *L, const struct codec *c, const char *name)
 {
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->loaded);
@@ -608,8 +612,9 @@ static void forget_mark(lua_State *L, const struct codec *c, const char *name)
     lua_pop(L, 2);
 }
 
-/* Pushes the library of that name, loading it where it comes with LuaJIT but isn't loaded yet; false if there is none. Where there was no memory to load it
- * the next who opens a codec here tries again. */
+/* Pushes the library of that name, loading it where it comes with LuaJIT but isn't loaded yet;
+ * false if there is none. When there is no memory to load it, its mark is removed, so that the next
+ * codec that is opened here can try again. */
 static bool push_library(lua_State *L, const struct codec *c, const char *name)
 {
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->loaded);
@@ -649,7 +654,7 @@ static void open_builtins(lua_State *L, struct codec *c)
     }
 }
 
-/* Notes through which builtins a function gets at globals that it does not name. */
+/* Notes the builtins through which a function can reach globals that it does not name. */
 static void find_reaching(lua_State *L, struct codec *c)
 {
     static const char *const names[] = { "_G", "getfenv", "loadstring", "load", "loadfile", "dofile" };
@@ -679,7 +684,7 @@ void tp_codec_push_ffi(lua_State *L, const struct codec *c, const char *name)
     lua_pop(L, 2);
 }
 
-/* Before the libraries' functions are noted: it puts some of its own in the place of theirs. */
+/* Must run before the libraries' functions are noted: it replaces some of them by its own. */
 static void open_cdata(lua_State *L, struct codec *c)
 {
     c->cdata_of = c->cdata_new = c->array_of = c->array_new = LUA_REFNIL;
@@ -698,7 +703,7 @@ static void open_cdata(lua_State *L, struct codec *c)
     lua_call(L, 1 + countof(kinds), 1);                // functions
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->by_prefix);
     lua_pushvalue(L, -2);
-    lua_rawseti(L, -2, 1); /* beside the names; not in the registry, which is not to grow */
+    lua_rawseti(L, -2, 1); /* beside the names, since the registry must not grow here */
     lua_pop(L, 1);
     lua_getfield(L, -1, "make");
     c->cdata_new = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -707,8 +712,8 @@ static void open_cdata(lua_State *L, struct codec *c)
     lua_pop(L, 1);
 }
 
-/* LuaJIT loses integer keys of a table that runs out of memory as it grows: see reserve_references of vm.c. So the registry grows before it has those that
- * are made here. */
+/* LuaJIT loses integer keys of a table that runs out of memory while it grows (see
+ * reserve_references in vm.c). So the registry grows before the codec's references are made. */
 static void reserve_references(lua_State *L)
 {
     int refs[REFERENCES];
@@ -745,7 +750,7 @@ void tp_codec_open(lua_State *L)
     c->epoch = 1;
     push_key(L, &codec_key);
     lua_insert(L, -2);
-    lua_rawset(L, LUA_REGISTRYINDEX); /* last: now it is open */
+    lua_rawset(L, LUA_REGISTRYINDEX); /* last: from here on the codec is open */
 }
 
 void tp_codec_push_lately(lua_State *L)

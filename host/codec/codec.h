@@ -7,14 +7,17 @@
  * Bytes from outside the process are hostile: decode them without TP_DECODE_TRUSTED. Then they can bring no code, name only
  * modules that are loaded already, and allocate no more than some 16 times their length.
  *
- * What travels by name: the standard libraries and their functions (as they are at tp_codec_open), what tp_codec_add_builtins adds,
- * what is in package.loaded, C functions and metatables that are fields of what is in package.loaded, classes.
+ * What travels by name: the standard libraries and their functions (as they are at tp_codec_open),
+ * what tp_codec_add_builtins adds, modules of package.loaded, C functions and metatables that are
+ * fields of such modules, and classes.
  *
- * What stands for a refused value (see tp_encode_image) is a userdata that raises when it is used, and travels as such.
+ * A value that cannot travel may be replaced by a userdata that raises the reason when it is used
+ * (see tp_encode_image). That userdata can travel on.
  *
- * A Lua function travels as its bytecode with its upvalues and the values that its environment has for the globals
- * that it reads. On the other side the functions of one message that had one environment share a new one, behind which are the
- * state's globals; what they assign to globals stays there. */
+ * A Lua function travels as its bytecode with its upvalues and the values that its environment has
+ * for the globals that it reads. On the other side, functions of one message that shared an
+ * environment share a new one, which inherits the state's globals; assignments to globals stay in
+ * it. */
 #ifndef TP_CODEC_H
 #define TP_CODEC_H
 
@@ -39,24 +42,27 @@ enum {
  * runs; again does nothing. Raises on out of memory. */
 void tp_codec_open(struct lua_State *L);
 
-/* What has been done to the standard libraries of the state. It is the state's. Raises when the codec is not open there. */
+/* The record of what has been done to the state's standard libraries. The state owns it. Raises
+ * when the codec is not open there. */
 struct tp_standard *tp_codec_standard(struct lua_State *L);
 
-/* Makes every field of the table at `index` (and the table itself) known as "name.field" ("name"): such values travel by
- * name, and are found again in a state where the same name was registered, or where `require(name)` gives it. Raises on
- * out of memory. */
+/* Makes every field of the table at `index` known as "name.field", and the table itself as "name".
+ * Such values travel by name, and are found in a state where the same name was registered or where
+ * `require(name)` gives the table. Raises on out of memory. */
 void tp_codec_add_builtins(struct lua_State *L, const char *name, int index);
 
-/* Makes the metatable at `index` a class known as `name`. Objects with it travel as their raw fields. `by_value` false: the other
- * state must know the class under that name too (or find it with require of the part of the name before the last dot). True:
- * the metatable itself travels along with the objects, once per message and decoded once per state and version, so that a
- * worker needs to know nothing. A name that is taken is given the new metatable. The name is what makes it the same class in all
- * states: a definition that arrives under a name that was added in the receiving state gives way to that one; others are read into one
- * metatable per name, also when the definition changes. Raises on out of memory. */
+/* Makes the metatable at `index` a class known as `name`; objects with it travel as their raw
+ * fields. `by_value` false: the other state must know the class under that name too (or find it
+ * with require of the part of the name before the last dot). True: the metatable itself travels
+ * with the objects, once per message, and is decoded once per state and version, so that a worker
+ * needs to know nothing. A name that is taken gets the new metatable. States recognise a class by
+ * its name: if the receiving state has registered a class of that name, a definition that arrives
+ * is ignored; otherwise all definitions of that name are read into one metatable, also when they
+ * change. Raises on out of memory. */
 void tp_codec_add_class(struct lua_State *L, const char *name, int index, bool by_value);
 
-/* Starts an epoch: the next message with objects of a by-value class looks whether the class has changed, and carries
- * the new definition if so. Within an epoch, and in states that never call this, a definition is made once. Call it
+/* Starts an epoch. The first message of an epoch with objects of a by-value class checks whether
+ * the class has changed, and carries the new definition if so; later ones do not check. Call it
  * where a map starts. */
 void tp_codec_new_epoch(struct lua_State *L);
 
@@ -76,16 +82,21 @@ enum {
 int tp_encode(struct lua_State *L, int first, int n, const char *const *root, unsigned flags, tp_buf *out,
               tp_error *err);
 
-/* The same between two sides that have the tables of an image, `captured` (NULL: none): these travel by their number (captured.h). */
+/* The same between two sides that have the tables of an image, `captured` (NULL: none). Those
+ * travel by their number (captured.h). */
 int tp_encode_with(struct lua_State *L, int first, int n, const char *const *root, unsigned flags, struct tp_captured *captured, tp_buf *out,
                    tp_error *err);
 
-/* The same for a function that is to be called elsewhere: the values first .. first + n - 1, of which the first is the function, then what this state has
- * changed in standard libraries and modules, and, when the function can reach globals that it does not name, all globals: a list for tp_standard_apply, or nil;
- * then whether the function may change such things itself. The
- * declarations to the FFI come first, or nil: they are made as it is decoded. So n + 3 values are decoded. What of the changes cannot travel is an error where it is used.
- * At the absolute stack index `tables` is nil, or the captured tables (captured.h) of an earlier message of the same function. They are replaced by those of
- * this one, nil when it has none. Gives 1 then, and 0 when they are the same tables, of which the contents may be others: see tp_captured_renew. */
+/* The same for a function that is to be called elsewhere, as its image. The message has n + 3
+ * values. First what was declared to the FFI (or nil), so that decoding declares it before all
+ * else. Then the values first .. first + n - 1, of which the first is the function. Then the
+ * changes: what this state has changed in standard libraries and modules and, when the function can
+ * reach globals that it does not name, all globals; a list for tp_standard_apply, or nil. Last,
+ * whether the function may change such things itself. Of the changes, what cannot travel is an
+ * error where it is used. At the absolute stack index `tables` is nil, or the captured tables
+ * (captured.h) of an earlier image of the same function. They are replaced by this image's (nil: it
+ * has none), and 1 is returned; or they are the same tables, perhaps with other contents, and 0 is
+ * returned (see tp_captured_renew). */
 int tp_encode_image(struct lua_State *L, int first, int n, const char *const *root, int tables, unsigned flags, tp_buf *out, tp_error *err);
 
 /* What of a large message of tp_encode_image has to be looked at to know that it would be the same again. tp_encode_watch notes what memory its plain tables
@@ -99,8 +110,9 @@ enum {
     TP_DECODE_TRUSTED = 1 /* made by this process: functions may be loaded, references are valid */
 };
 
-/* Writes what the code of the Lua function at index does, as TP_ENCODE_IDENTITY does, and pushes two lists: the names of the globals that
- * it reads, or functions inside of it, and the strings that are constants there. Raises out of memory. */
+/* Writes what the code of the Lua function at index does, as TP_ENCODE_IDENTITY does, and pushes
+ * two lists: the names of the globals that it and the functions inside it read, and the strings
+ * among their constants. Raises out of memory. */
 void tp_codec_inspect(struct lua_State *L, int index, tp_buf *code);
 
 /* Decodes one sequence that starts at bytes; sets *used to its length when it is not NULL. Pushes the values and returns
@@ -111,27 +123,36 @@ void tp_codec_inspect(struct lua_State *L, int index, tp_buf *code);
 int tp_decode(struct lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *refs, uint32_t nrefs,
               unsigned flags, size_t *used, tp_error *err);
 
-/* The same for a message of tp_encode_with, and for one of tp_encode_image, whose tables become those of `captured`, sealed; that is always trusted. */
+/* The same for a message of tp_encode_with; and, always trusted, for a message of tp_encode_image,
+ * whose tables are added to `captured` and sealed. */
 int tp_decode_with(struct lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *refs, uint32_t nrefs, unsigned flags, struct tp_captured *captured,
                    tp_error *err);
 int tp_decode_image(struct lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *refs, uint32_t nrefs, struct tp_captured *captured, tp_error *err);
 
-/* How typed arrays are recognised and made (lua/tidepool/array.lua), at the stack indexes `of` and `make`: of(cdata) gives the memory (a tp_ref, as
- * light userdata), the element type's number, the offset in bytes, the elements and its columns (0: no matrix), or nil for other cdata; make(memory,
- * type, offset, elements, columns) gives the array, which owns the memory too; without a memory (nil) one with memory of its own. A state without them loads the module when an array comes. Raises on out of memory. */
+/* Sets the functions, at the stack indexes `of` and `make`, that recognise and make typed arrays
+ * (lua/tidepool/array.lua). of(cdata) returns the memory (a tp_ref, as light userdata), the element
+ * type's number, the offset in bytes, the number of elements and of columns (0: no matrix); or nil
+ * for other cdata. make(memory, type, offset, elements, columns) returns an array that holds the
+ * memory; memory nil: an array with memory of its own. A state in which they were not set loads the
+ * module when an array arrives. Raises on out of memory. */
 void tp_codec_set_arrays(struct lua_State *L, int of, int make);
 
-/* Raises what LuaJIT raises when it has no memory (TP_NO_MEMORY), which takes none. Does not come back; for `return tp_codec_raise_memory(L)`. */
+/* Raises LuaJIT's own out-of-memory error (TP_NO_MEMORY), without allocating. Does not return; for
+ * `return tp_codec_raise_memory(L)`. */
 int tp_codec_raise_memory(struct lua_State *L) __attribute__((noreturn));
 
-/* A protected call has failed with this status, and the error at the top: was there no memory? Also when some code has caught that and raised it again. */
+/* A protected call has failed with this status, with the error at the top: was it out of memory?
+ * Also when some code has caught that error and raised it again. */
 bool tp_codec_is_memory_error(struct lua_State *L, int status);
 
-/* While a module is being loaded, LuaJIT's require keeps a mark for it in package.loaded, and leaves it there when that ends in an error: the module is
- * refused for ever then ("loop or previous error loading module"), though the next time there may be memory, a file or a server.
- * tp_codec_push_loading pushes what is marked now, a table by name, or nil when nothing is; it raises out of memory.
- * tp_codec_forget_loading takes away all marks but those of `before`, the stack index of such a value (0: none are kept). It neither raises nor
- * allocates, needs three slots of the stack, and is called after a protected call has failed in which modules may have been loaded. */
+/* While a module is being loaded, LuaJIT's require keeps a mark for it in package.loaded, and
+ * leaves it there when loading fails. From then on require refuses the module ("loop or previous
+ * error loading module"), though the next time there may be memory, a file or a server.
+ * tp_codec_push_loading pushes a table of the names that are marked now, or nil when there are
+ * none; it raises out of memory. tp_codec_forget_loading removes all marks except those in
+ * `before`, the stack index of such a table (0: removes all). It neither raises nor allocates,
+ * needs three slots of the stack, and is called after a protected call has failed that may have
+ * loaded modules. */
 void tp_codec_push_loading(struct lua_State *L);
 void tp_codec_forget_loading(struct lua_State *L, int before);
 
@@ -139,15 +160,15 @@ void tp_codec_forget_loading(struct lua_State *L, int before);
  * __eq). Its metatable is that of tp_codec_ref_type, which is made when it isn't there. */
 void tp_codec_push_ref(struct lua_State *L, tp_ref *r);
 
-/* Pushes the same userdata without an object yet: *the result is to be set to a reference, which the userdata owns then. For a new object this goes first,
- * since it raises out of memory. */
+/* Pushes the same userdata without an object yet: set *the result to a reference, which the
+ * userdata then owns. For a new object this comes first, since it may raise out of memory. */
 tp_ref **tp_codec_push_box(struct lua_State *L, const tp_ref_type *type);
 
 /* The object behind the userdata at index if it is one of that type, else NULL. Borrowed. */
 void *tp_codec_to_ref(struct lua_State *L, int index, const tp_ref_type *type);
 
-/* Creates (or finds) and pushes the metatable for a kind of reference, with __gc and __eq in place, which are to stay as they
- * are. Userdata with it travel, by counting. */
+/* Pushes the metatable for a kind of reference, making it if need be, with __gc and __eq, which
+ * must stay as they are. Userdata with it travel: the message holds the object. */
 void tp_codec_ref_type(struct lua_State *L, const tp_ref_type *type);
 
 #endif

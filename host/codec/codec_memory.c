@@ -20,6 +20,6 @@ bool tp_codec_is_memory_error(lua_State *L, int status)
     const char *why = lua_type(L, -1) == LUA_TSTRING ? lua_tolstring(L, -1, &len) : NULL;
     if (!why || strcmp(why, TP_NO_MEMORY) == 0)
         return why != NULL;
-    /* FFI puts the place of its caller before it: a line of ours. */
+    /* the FFI puts its caller's position before the text: here a line of ours */
     return strncmp(why, "tidepool/", 9) == 0 && len >= sizeof after_place && strcmp(why + len - (sizeof after_place - 1), after_place) == 0;
 }

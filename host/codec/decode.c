@@ -1,7 +1,8 @@
 /* decode.c: bytes to Lua values.
  *
- * Bytes may be hostile: nothing is read beyond their end, nothing is allocated on their word alone (see `owed`), and code, references and
- * modules that are not loaded come from trusted messages only. */
+ * Bytes may be hostile: nothing is read beyond their end, no size in them is believed before memory
+ * is allocated (see `owed`), and code, references and modules that are not loaded yet come from
+ * trusted messages only. */
 #include "base/array.h"
 #include "codec/captured.h"
 #include "codec/codec_state.h"
@@ -13,9 +14,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BUILTIN_NAME_MAX = 255 }; /* of names with a dot: looking for it takes the square of that */
+/* longest name with a dot: the search takes the square of its length */
+enum { BUILTIN_NAME_MAX = 255 };
 
-/* One message that is being read. On the C stack, as the encoder. */
+/* A message that is being read. On the C stack, as the encoder is. */
 typedef struct decoder {
     lua_State *L;
     struct work *w;  /* NULL until something shared is met */
@@ -25,17 +27,19 @@ typedef struct decoder {
     uint32_t nrefs;
     unsigned flags, depth;
 
-    /* Values that the tables further out have announced and that were not read yet. Each takes a byte at least, so a message
-     * cannot announce more than it has bytes left, all levels together; this bounds what is allocated on its word. */
+    /* How many values the tables around this place have announced that were not read yet. Each
+     * takes a byte at least, so they may never be more than the bytes that are left; this bounds
+     * what a message can make us allocate. */
     int64_t owed;
 
-    tp_captured *captured; /* of an image: gets its tables; else those that a message may name, or NULL */
+    /* of an image: gets its tables; otherwise the tables that the message may name, or NULL */
+    tp_captured *captured;
     bool is_image;
 
     int bottom;    /* the stack index below the first value */
     int shared;    /* the stack index, in this frame, of the table of shared objects */
     int root;      /* the stack index of the table that the first table is read into; 0: none */
-    const uint8_t *paths; /* where the message has package.path and cpath; NULL: nowhere yet */
+    const uint8_t *paths; /* where the message has package.path and cpath; NULL: not met yet */
     tp_error *err;
 } decoder;
 
@@ -84,7 +88,7 @@ static inline double read_double(decoder *d)
     double x;
     memcpy(&x, d->p, sizeof x);
     d->p += sizeof x;
-    return x; /* any NaN: lua_pushnumber makes it canonical */
+    return x; /* lua_pushnumber makes NaNs canonical */
 }
 
 /* A length and bytes; NULL when malformed. */
@@ -118,7 +122,8 @@ static void acquire_shared(decoder *d)
     d->shared = d->bottom + 2;
 }
 
-/* The object on top was met at that tag, which something further on refers to. To be called in the order of the tags. */
+/* Registers the object on top, which was read at `tag` and is referred to later. Must be called in
+ * the order of the tags. */
 APART static int share(decoder *d, const uint8_t *tag, uint32_t upvalue)
 {
     acquire_shared(d);
@@ -137,7 +142,8 @@ APART static int share(decoder *d, const uint8_t *tag, uint32_t upvalue)
     return 0;
 }
 
-/* Pushes the shared object at the offset that comes next, and gives its `upvalue`; -1 when malformed. */
+/* Reads an offset and pushes the shared object that was read there. Gives its `upvalue`; -1 when
+ * malformed. */
 static int64_t get_shared(decoder *d)
 {
     if (left(d) < 4)
@@ -178,7 +184,8 @@ static void set_paths(decoder *d)
     d->p = d->paths;
     for (size_t i = 0; i < countof(fields) && lua_istable(L, top + 2); i++) {
         size_t len = 0;
-        const char *s = get_bytes(d, &len); /* was read before: it is well formed */
+        /* set_paths is called after they were read once: they are well formed */
+        const char *s = get_bytes(d, &len);
         lua_pushstring(L, fields[i]);
         lua_pushlstring(L, s, len);
         lua_rawset(L, top + 2);
@@ -189,7 +196,7 @@ static void set_paths(decoder *d)
 
 enum { NOT_FOUND = -2 };
 
-/* Is this what require says of a name that is no module's, rather than of one that does not load? */
+/* Does require's error say that there is no such module, rather than that it does not load? */
 static bool says_not_found(const char *why, size_t why_len, const char *name, size_t len)
 {
     static const char before[] = "module '", after[] = "' not found";
@@ -198,7 +205,7 @@ static bool says_not_found(const char *why, size_t why_len, const char *name, si
            memcmp(why + sizeof before - 1, name, len) == 0 && memcmp(why + at, after, sizeof after - 1) == 0;
 }
 
-/* Says that a module that the script has is not to be found in a worker, and what to do. */
+/* Sets the error: a module of the script is not found in a worker, and what to do about it. */
 static void refuse_module(decoder *d, const char *name, size_t len)
 {
     int n = (int)(len < 100 ? len : 100);
@@ -210,8 +217,8 @@ static void refuse_module(decoder *d, const char *name, size_t len)
                      "the function)", n, name);
 }
 
-/* Pushes the module of that name, loading it where the message is trusted. Below 0 with the error set where it cannot be had: NOT_FOUND when the name is
- * no module's. */
+/* Pushes the module of that name, loading it where the message is trusted. Below 0 with the error
+ * set when there is none: NOT_FOUND when no module has that name. */
 static int push_module(decoder *d, const char *name, size_t len)
 {
     lua_State *L = d->L;
@@ -232,7 +239,7 @@ static int push_module(decoder *d, const char *name, size_t len)
     lua_pushlstring(L, name, len);
     int rc = lua_pcall(L, 1, 1, 0);                    // before module
     if (rc)
-        tp_codec_forget_loading(L, -2); /* the next message tries again */
+        tp_codec_forget_loading(L, -2); /* so that the next message can try again */
     lua_remove(L, -2);                                 // module
     if (rc && tp_codec_is_memory_error(L, rc))
         lua_error(L);
@@ -261,8 +268,8 @@ static bool index_by(lua_State *L, const char *field, size_t len)
     return !lua_isnil(L, -1);
 }
 
-/* Pushes what require of the part of the name before the last dot gives, indexed by the part after it. -1 when there is none: *why is set to the reason
- * when there is such a module, but it does not load. */
+/* Pushes require(the part of the name before the last dot)[the part after it]. -1 when there is no
+ * such thing; *why tells the reason if the module exists but does not load. */
 static int push_by_require(decoder *d, const char *name, size_t len, tp_error *why)
 {
     size_t dot = len;
@@ -271,7 +278,7 @@ static int push_by_require(decoder *d, const char *name, size_t len, tp_error *w
     if (dot != 1 && (d->flags & TP_DECODE_TRUSTED)) {
         tp_error *err = d->err;
         d->err = why;
-        int rc = push_module(d, name, dot ? dot - 1 : len); /* without a dot it is a module itself */
+        int rc = push_module(d, name, dot ? dot - 1 : len); /* a name without a dot is a module's */
         d->err = err;
         if (rc == NOT_FOUND)
             *why = (tp_error){ 0 };
@@ -284,8 +291,9 @@ static int push_by_require(decoder *d, const char *name, size_t len, tp_error *w
     return -1;
 }
 
-/* Pushes the module of that name and loads it under its other names, which come next: of "md5" and "md5.core", which are one table, each of both modules
- * fills a part. A name that only the sender's package.loaded has is no reason to fail, as long as there is one that gives the module. */
+/* Pushes the module of that name, and loads it under its other names, which follow in the message:
+ * "md5" and "md5.core" are one table, and each of the two modules fills in a part. A name that only
+ * the sender's package.loaded has is no reason to fail, as long as another one gives the module. */
 static int push_module_of_names(decoder *d, const char *name, size_t len)
 {
     if (left(d) < 4)
@@ -344,7 +352,8 @@ APART static int get_builtin(decoder *d)
     if (!name)
         return -1;
     lua_rawgeti(L, LUA_REGISTRYINDEX, decoder_codec(d)->by_prefix); // all
-    for (size_t dot = len <= BUILTIN_NAME_MAX ? len : 0;; dot--) { /* a field may have dots in its name: the last one first */
+    /* the last dot first, since a field's name may have dots */
+    for (size_t dot = len <= BUILTIN_NAME_MAX ? len : 0;; dot--) {
         if (dot > 0 && name[dot - 1] != '.')
             continue;
         lua_pushlstring(L, name, dot);
@@ -405,7 +414,7 @@ APART static int get_class(decoder *d)
     return 0;
 }
 
-/* A class whose definition is being read further out. */
+/* A class whose definition is still being read: this is inside it. */
 APART static int get_defined(decoder *d)
 {
     size_t len;
@@ -432,9 +441,9 @@ static void clear_table(lua_State *L)
     lua_setmetatable(L, -2);
 }
 
-/* A class with its definition, which is read once per state and version. A newer version is read into the same table, so that
- * all objects of the class in this state go on sharing one metatable. In the state where the class was registered, and where one
- * of that name was, it is that one. */
+/* A class with its definition, which is read once per state and version. A newer version is read
+ * into the same table, so that all objects of the class in this state go on sharing one metatable.
+ * Where this state has registered a class of that name, that one is taken instead. */
 APART static int get_blob(decoder *d)
 {
     if (left(d) < 4)
@@ -469,7 +478,7 @@ APART static int get_blob(decoder *d)
         lua_pop(L, 1);
         return -1;
     }
-    lua_pop(L, 1); /* the table, once more */
+    lua_pop(L, 1); /* the table on top, a second time */
     k = &c->classes[index];
     if (k->origin == FOREIGN) {
         tp_ref_drop(k->blob);
@@ -491,7 +500,7 @@ APART static int get_ref(decoder *d)
 
 /* ---- tables ---- */
 
-/* A table of the image that both sides have. */
+/* A table of the image, which both sides have. */
 APART static int get_captured(decoder *d)
 {
     if (left(d) < 4)
@@ -501,7 +510,8 @@ APART static int get_captured(decoder *d)
     return is_there ? 0 : malformed(d, "a captured table that there is not");
 }
 
-/* Reads a run of doubles into the table on top, from item i on; at most n of them. Gives how many, or 0 when malformed. */
+/* Reads a run of doubles into the table on top, from item i on, at most n of them. Gives how many;
+ * 0 when malformed. */
 APART static uint32_t get_run(decoder *d, uint32_t i, uint32_t n)
 {
     lua_State *L = d->L;
@@ -555,7 +565,8 @@ static int get_pairs(decoder *d, uint32_t n)
     return 0;
 }
 
-/* The metatable of the table on top. Bytes from outside name metatables; only our own may bring some along. */
+/* Reads the metatable of the table on top. Bytes from outside may only name metatables; our own
+ * messages may bring them along. */
 APART static int get_metatable(decoder *d)
 {
     uint8_t tag = left(d) ? *d->p & ~SHARED : T_NIL;
@@ -588,7 +599,8 @@ static int get_table(decoder *d, uint8_t tag)
         lua_pushvalue(L, d->root);
         d->root = 0;
     } else {
-        /* A place for a pair costs 24 to 48 bytes, on the word of two: believe the half of it. */
+        /* A pair takes 24 to 48 bytes of memory and may take only two in the message: of bytes from
+         * outside, make room for half of what they announce. */
         bool is_trusted = d->flags & TP_DECODE_TRUSTED;
         lua_createtable(L, (int)items, (int)(is_trusted ? pairs : pairs / 2));
     }
@@ -709,7 +721,7 @@ APART static int get_function(decoder *d, uint8_t tag)
 
 /* ---- values ---- */
 
-/* One of the kind that the tag says. */
+/* Reads a cdata of the kind that the tag says. */
 APART static int get_cdata(decoder *d, int tag)
 {
     lua_State *L = d->L;
@@ -732,7 +744,8 @@ APART static int get_cdata(decoder *d, int tag)
     return 0;
 }
 
-/* Calls a function of cdata.lua with the n values on top, which it replaces by what it gives, if that is not nil. */
+/* Calls a function of cdata.lua with the n values on top. If the first result is not nil it
+ * replaces them; else the second says why. */
 static int call_ffi(decoder *d, const char *name, int n)
 {
     lua_State *L = d->L;
@@ -747,7 +760,7 @@ static int call_ffi(decoder *d, const char *name, int n)
     return 0;
 }
 
-/* What has something to do with the FFI and is made of two values: tags from T_CTYPE to T_LIBRARY. */
+/* Reads what the FFI made, which consists of two values: tags from T_CTYPE to T_LIBRARY. */
 APART static int get_ffi(decoder *d, uint8_t tag)
 {
     if (!(d->flags & TP_DECODE_TRUSTED))
@@ -765,7 +778,7 @@ APART static int get_ffi(decoder *d, uint8_t tag)
     return 0;
 }
 
-/* Pushes the array if it was read lately and is still there. */
+/* Pushes the array if it was read lately and is still alive. */
 static bool push_got(lua_State *L, const struct codec *c, const struct lately *a)
 {
     for (int i = 0; i < LATELY; i++) {
@@ -782,7 +795,7 @@ static bool push_got(lua_State *L, const struct codec *c, const struct lately *a
     return false;
 }
 
-/* Loads the module that makes arrays, if it is not. */
+/* Loads the module that makes arrays, if it is not loaded. */
 static int open_arrays(decoder *d)
 {
     if (decoder_codec(d)->array_new != LUA_REFNIL)
@@ -835,11 +848,11 @@ APART static int get_array(decoder *d)
     lua_pushvalue(L, -2);
     lua_rawseti(L, -2, LATELY + at + 1);
     lua_pop(L, 1);
-    c->got[at] = a; /* last: what comes before may raise */
+    c->got[at] = a; /* last, since the calls before may raise */
     return 0;
 }
 
-/* An array that came as a copy. */
+/* Reads an array that was sent as a copy. */
 APART static int get_elements(decoder *d)
 {
     lua_State *L = d->L;
@@ -884,11 +897,12 @@ static int get_in_frame(lua_State *L)
     return 1;
 }
 
-/* A value with a tag that can be shared. Most of them nest. */
+/* Reads a value whose tag can be shared. Most of these nest. */
 static int get_nested(decoder *d, uint8_t tag)
 {
     lua_State *L = d->L;
-    if (!lua_checkstack(L, STACK_NEED)) { /* go on in a frame with room of its own */
+    /* the rest goes on in a C function with a stack of its own */
+    if (!lua_checkstack(L, STACK_NEED)) {
         d->p--;
         acquire_shared(d);
         int top = lua_gettop(L);
@@ -956,7 +970,7 @@ static int get_nested(decoder *d, uint8_t tag)
     return rc == 0 && (tag & SHARED) ? share(d, at, 0) : rc;
 }
 
-/* Pushes the value that comes next. -1 when malformed, with anything on the stack. */
+/* Reads the next value and pushes it. -1 when malformed, with anything on the stack. */
 static int get_value(decoder *d)
 {
     lua_State *L = d->L;
@@ -1019,7 +1033,7 @@ static int get_value(decoder *d)
 
 /* ---- messages ---- */
 
-/* The text on top is what the sender has declared to the FFI. */
+/* Declares the text on top to the FFI, as the sender has done. */
 static void declare(decoder *d)
 {
     tp_codec_push_ffi(d->L, decoder_codec(d), "declare");

@@ -1,7 +1,8 @@
 /* encode.c: Lua values to bytes.
  *
- * One pass over the values with the encoder on the C stack. What is refused is named by its path, which is put together from the inside to
- * the outside on the way back. Some refusals are restarts: a module that was found to be new may be in what is written already. */
+ * One pass over the values, with the encoder on the C stack. A refusal names its path, which is put
+ * together from the inside to the outside on the way back. Some refusals only restart the message:
+ * a module that was just found may have been written already as a plain table. */
 #include "base/array.h"
 #include "base/blake2b.h"
 #include "codec/bytecode.h"
@@ -21,27 +22,31 @@
 enum { TYPE_CDATA = 10 }; /* lua_type of LuaJIT's cdata; lua.h has no name for it */
 enum { RUN_AFTER = 4 };   /* numbers in a row after which the rest of an array is packed */
 
-/* One message in the making. On the C stack: an error that jumps over it must leave nothing behind that only it knows. */
+/* A message in the making. On the C stack: an error that jumps over it must not leak anything, so
+ * it owns nothing. */
 typedef struct encoder {
     lua_State *L;
-    struct work *w;  /* NULL until something needs it, which a number does not */
+    struct work *w;  /* NULL until it is needed, which numbers do not do */
     struct codec *c; /* the same */
     tp_buf *out;
     uint8_t *base;   /* where the message starts: out->data + out->len, which stays as it was until the end */
     uint8_t *p, *end;
     uint32_t nrefs; /* of out, at the start */
     unsigned flags, depth;
-    uint32_t found; /* by see() */
+    uint32_t found; /* the offset of what see() found */
 
-    struct encoder *outer; /* the message that needs this definition of a class */
-    int defining;          /* that class; -1: an ordinary message */
-    bool is_partial;       /* refers to a class whose definition is further out */
+    /* the message in which this definition of a class is needed; NULL: this is no definition */
+    struct encoder *outer;
+    int defining;          /* the class that is being defined; -1: none */
+    bool is_partial;       /* refers to a class whose definition is being made around this one */
     bool scanned;          /* package.loaded has been looked through for this message */
-    bool restart;          /* what was found there may be in what is written already */
+    bool restart; /* something that is now known by name may have been written by value already */
     bool has_paths;
-    unsigned ranking; /* how many keys of tables, each inside of the one before, are being ranked: see rank_of */
+    unsigned ranking; /* how deep rank_of is nested: keys that contain keys */
 
-    tp_captured *captured; /* of an image: the tables that it is to have, or gets; else those that both sides have, or NULL */
+    /* of an image: the tables that it is expected to have, or gets; otherwise the tables that both
+     * sides have, or NULL */
+    tp_captured *captured;
 
     /* ---- of an image ---- */
     bool is_image;
@@ -53,12 +58,12 @@ typedef struct encoder {
     bool wants_globals;   /* it was found out that it does: all of them are taken along, and functions get the state's own environment */
     bool is_careful;      /* something of what is taken along on suspicion cannot travel: each is tried first */
     bool has_library;     /* a standard library is in it as a value */
-    unsigned uses;        /* what its functions do: USES_* */
+    unsigned uses;        /* USES_* of its functions together */
 
     /* ---- what is refused; set from the inside to the outside ---- */
     tp_code code;
     bool is_cut, is_deep;
-    int failed; /* which value, from 0 */
+    int failed; /* the number of the value that was refused, from 0 */
     size_t npath;
     char path[160], why[200];
 } encoder;
@@ -94,7 +99,7 @@ APART static int refuse_type(encoder *e, const char *what)
     return refuse(e, TP_ECODEC, "%s cannot travel to a worker", what);
 }
 
-/* Puts a step of the path before those that are there. A path that gets too long loses its inner end. */
+/* Puts a step in front of the path. A path that gets too long loses its inner end. */
 static int at(encoder *e, const char *step, size_t n)
 {
     if (e->restart)
@@ -205,15 +210,15 @@ static int grow_seen(struct work *w)
 static void start_seen(struct work *w)
 {
     w->nseen = 0;
-    if (++w->stamp == 0) { /* 2^32 messages later: no place may look used */
+    if (++w->stamp == 0) { /* after 2^32 messages the count starts anew: no entry may look used */
         if (w->seen)
             memset(w->seen, 0, w->seen_size * sizeof *w->seen);
         w->stamp = 1;
     }
 }
 
-/* Gets scratch when it is first needed: at the first table, function or long string, which is the value on top of the
- * outermost frame. The scratch is kept on the stack below it. */
+/* Gets scratch memory when it is first needed: at the first table, function or long string, which
+ * is the value on top of the outermost frame. The scratch stays on the stack below it. */
 static void acquire(encoder *e)
 {
     e->w = tp_codec_push_work(e->L);
@@ -282,7 +287,8 @@ static int put_bytes(encoder *e, const char *s, size_t len)
     return 0;
 }
 
-/* Was the object met before in this message? 1: yes, at e->found; 0: no, what is written next is it; -1: refused. */
+/* Was the object met before in this message? 1: yes, at e->found; 0: no, and it is written next;
+ * -1: refused. */
 static int see(encoder *e, const void *object)
 {
     struct work *w = e->w;
@@ -301,7 +307,7 @@ static int see(encoder *e, const void *object)
     return 0;
 }
 
-/* Refers to what see() found. */
+/* Writes a reference to what see() found. */
 static int put_back(encoder *e, uint8_t tag)
 {
     e->base[e->found] |= SHARED;
@@ -316,14 +322,16 @@ static inline int put_number(encoder *e, double x)
     return 0;
 }
 
-/* The string at index, which is the top or holds still while scratch is acquired (a long string as a key does not come first). */
+/* Writes a string that is on top, or that stays alive otherwise while scratch is acquired (a long
+ * string that is a key is not the first object). */
 APART static int put_long_string(encoder *e, const char *s, size_t len)
 {
     if (len > TP_STRING_MAX)
         return refuse(e, TP_ECODEC, "a string of %zu bytes is over the limit of %d", len, TP_STRING_MAX);
     if (!e->w)
         acquire(e);
-    int seen = is_identity(e) ? 0 : see(e, s); /* as it is written where there is no Lua state: identity.c */
+    /* an identity has no references: identity.c writes strings so, too */
+    int seen = is_identity(e) ? 0 : see(e, s);
     if (seen)
         return seen < 0 ? -1 : put_back(e, T_BACK);
     return put_tag(e, T_STRING) < 0 ? -1 : put_bytes(e, s, len);
@@ -343,7 +351,8 @@ static inline int put_string(encoder *e, int index)
     return 0;
 }
 
-/* What a typed array is besides its elements, for which there is room then: a tag, its type, its length and its columns. */
+/* Writes a typed array's tag, type, length and columns, and makes room for `elements` more
+ * bytes. */
 static int put_shape(encoder *e, uint8_t tag, tp_type type, const uint64_t numbers[3], size_t elements)
 {
     if (room(e, 2 + 2 * sizeof numbers[1] + elements) < 0)
@@ -355,7 +364,7 @@ static int put_shape(encoder *e, uint8_t tag, tp_type type, const uint64_t numbe
     return 0;
 }
 
-/* For a typed array's identity: its shape and a hash of its elements. */
+/* For an identity: a typed array's shape and a hash of its elements. */
 static int put_elements(encoder *e, const tp_array *memory, tp_type type, const uint64_t numbers[3])
 {
     if (put_shape(e, T_ARRAY, type, numbers, TP_IDENTITY) < 0)
@@ -365,7 +374,7 @@ static int put_elements(encoder *e, const tp_array *memory, tp_type type, const 
     return 0;
 }
 
-/* A reference to the object. One that is among the last of the message's is not added again. */
+/* Writes a reference to a host object, reusing one of the message's last few. */
 static int put_memory(encoder *e, tp_ref *r)
 {
     tp_buf *b = e->out;
@@ -377,7 +386,7 @@ static int put_memory(encoder *e, tp_ref *r)
     return put_tag_u32(e, T_ARRAY, b->nrefs - 1);
 }
 
-/* A copy of the array at the stack's index `top`. */
+/* Writes a copy of the array at the stack's index `top`. */
 static int put_copy(encoder *e, const tp_array *memory, tp_type type, const uint64_t numbers[3], int top)
 {
     uint64_t size = numbers[1] * tp_type_size(type);
@@ -405,7 +414,7 @@ static int write_array(encoder *e, const struct lately *a)
     return 0;
 }
 
-/* The cdata on top, if it is an array that was written lately; NULL if not. */
+/* The entry for the cdata on top if it is an array that was written lately; else NULL. */
 static const struct lately *find_sent(lua_State *L, const struct codec *c)
 {
     const void *object = lua_topointer(L, -1);
@@ -413,7 +422,7 @@ static const struct lately *find_sent(lua_State *L, const struct codec *c)
         if (c->sent[i].object != object)
             continue;
         tp_codec_push_lately(L);
-        lua_rawgeti(L, -1, i + 1); /* nil when the object is gone, and another one lies there */
+        lua_rawgeti(L, -1, i + 1); /* nil when the object is gone and another one has its address */
         bool is = lua_rawequal(L, -1, -3);
         lua_pop(L, 2);
         if (is)
@@ -422,7 +431,8 @@ static const struct lately *find_sent(lua_State *L, const struct codec *c)
     return NULL;
 }
 
-/* The cdata at the stack's index `top`: 1 when it was a typed array and has been written, 0 when it is none, -1 on failure. */
+/* Writes the cdata at the stack's index `top` if it is a typed array: 1 when written, 0 when it is
+ * none, -1 on failure. */
 static int put_array(encoder *e, struct codec *c, int top)
 {
     lua_State *L = e->L;
@@ -448,7 +458,7 @@ static int put_array(encoder *e, struct codec *c, int top)
     return write_array(e, a) < 0 ? -1 : 1;
 }
 
-/* Stack: text of a type, its metatable or nil, bytes. The cdata below them, as a copy. */
+/* Stack: text of a C type, its metatable or nil, bytes. Writes the cdata below them as a copy. */
 static int put_cdata_bytes(encoder *e, int top, int kind)
 {
     lua_State *L = e->L;
@@ -504,7 +514,8 @@ APART static int put_cdata(encoder *e)
 
 /* ---- modules ---- */
 
-/* Is the name `a` to come before `b`? The shorter one does, since it is rather the whole of what the longer one is a part of: "md5", "md5.core". */
+/* Does the name `a` come before `b`? Shorter names come first: of "md5" and "md5.core" the shorter
+ * is the whole rather than a part. */
 static bool is_before(lua_State *L, int a, int b)
 {
     size_t la, lb;
@@ -512,7 +523,8 @@ static bool is_before(lua_State *L, int a, int b)
     return la != lb ? la < lb : memcmp(x, y, la) < 0;
 }
 
-/* Stack: name object. Adds the name to those of the object, in their order. */
+/* Stack: name object. Inserts the name into the object's list of names, in the order of
+ * is_before. */
 static void add_alias(lua_State *L, const struct codec *c)
 {
     int top = lua_gettop(L);
@@ -547,9 +559,11 @@ static void add_alias(lua_State *L, const struct codec *c)
     lua_settop(L, top);
 }
 
-/* Adds what is in package.loaded and is not known yet, with all names that it has there. Restarts the message when that is new, since it may already have
- * been written as a plain value. This takes about 20 ns a module when something has changed there; it is asked for once in an epoch, and once in a
- * message that has a function or something unknown. So a plain table that became a module within an epoch may travel by value. */
+/* Makes known what is new in package.loaded, with all names that it has there, and restarts the
+ * message, which may already have the new module as a plain value. Takes about 20 ns a module when
+ * package.loaded has changed. It is called once in an epoch, and once in a message that has a
+ * function or an unknown object; so a plain table that became a module within an epoch may still
+ * travel by value. */
 static int scan_modules(encoder *e)
 {
     lua_State *L = e->L;
@@ -590,8 +604,9 @@ static int scan_modules(encoder *e)
     return e->restart ? -1 : 0;
 }
 
-/* Looks through the fields of all modules for the object (a C function or a metatable). Makes it known when it is there.
- * Globals do not count: what the program put into _G is not in a worker's. */
+/* Looks through the fields of all modules for the object (a C function or a metatable) and makes it
+ * known when it is there. Globals do not count: a worker's _G does not have what the program put
+ * there. */
 static struct known *find_field(encoder *e, const void *object)
 {
     lua_State *L = e->L;
@@ -651,7 +666,7 @@ static int put_text(encoder *e)
     return rc;
 }
 
-/* Is the object still where its name says? */
+/* Does the object's name still lead to it? */
 static bool is_in_place(encoder *e, const struct known *k)
 {
     lua_State *L = e->L;
@@ -669,7 +684,7 @@ static bool is_in_place(encoder *e, const struct known *k)
     return is;
 }
 
-/* Stack: module -> module names. Gives how many names the module has in package.loaded; those that it has no more are left out. */
+/* Stack: module -> module names. Gives how many names the module has in package.loaded now. */
 static int push_aliases(encoder *e)
 {
     lua_State *L = e->L;
@@ -695,7 +710,8 @@ static int push_aliases(encoder *e)
     return count;
 }
 
-/* The n names in the table on top: the first, and how many others and these when there are. Pops the table. */
+/* Stack: names. Writes the first of n names, and when there are more their number and the names.
+ * Pops the table. */
 static int put_aliases(encoder *e, int n)
 {
     lua_State *L = e->L;
@@ -714,7 +730,7 @@ static int put_aliases(encoder *e, int n)
     return 0;
 }
 
-/* The object on top is a module or in one. */
+/* Writes the object on top, which is a module or a field of one. */
 static int put_module(encoder *e, struct known *k)
 {
     if (!is_in_place(e, k)) {
@@ -727,7 +743,7 @@ static int put_module(encoder *e, struct known *k)
     lua_State *L = e->L;
     bool is_field = k->kind == FIELD;
     int index = k->index, n = is_field ? 1 : push_aliases(e); // [names]
-    e->has_paths |= is_identity(e);                           /* where it lies is not what it is */
+    e->has_paths |= is_identity(e); /* the paths say where the module lies, not what it is */
     if (room(e, 2) < 0)
         return -1;
     *e->p++ = T_MODULE;
@@ -781,7 +797,7 @@ static int put_name(encoder *e, uint8_t tag, const char *name)
 
 static int put_ref(encoder *e, tp_ref *r)
 {
-    if (is_identity(e)) /* a thing of this host: it is known by its kind alone */
+    if (is_identity(e)) /* for an identity a host object is known by its kind alone */
         return put_tag(e, T_REF) < 0 ? -1 : put_bytes(e, r->type->metatable, strlen(r->type->metatable));
     if (tp_buf_hold_ref(e->out, r) < 0)
         return refuse_memory(e);
@@ -808,8 +824,8 @@ static void start(encoder *e, lua_State *L, tp_buf *out, unsigned flags)
     e->ranking = 0;
 }
 
-/* Pushes a box that owns a new definition of the class, made of its metatable as it is now. On failure e is refused, and
- * nothing is pushed. */
+/* Pushes a userdata that owns a new definition of the class, made of its metatable as it is now. On
+ * failure e is refused, and nothing is pushed. */
 static class_blob *push_definition(encoder *e, int index)
 {
     lua_State *L = e->L;
@@ -847,8 +863,9 @@ static class_blob *push_definition(encoder *e, int index)
     return blob;
 }
 
-/* A class that travels with its definition. One whose definition is in the making further out is only named: its table is
- * there when the other side reads this. Such a definition is of use only inside of that one, and not kept. */
+/* Writes a class that travels with its definition. Inside the making of that definition the class
+ * is only named: its table is there when the other side reads this. A definition that names classes
+ * so can be used only inside theirs, and is not kept. */
 static int put_defined(encoder *e, int index)
 {
     struct codec *c = e->c;
@@ -866,7 +883,7 @@ static int put_defined(encoder *e, int index)
     class_blob *blob = push_definition(e, index); /* box */
     if (!blob)
         return -1;
-    k = &c->classes[index]; /* they may have moved */
+    k = &c->classes[index]; /* the array may have moved */
     if (is_identity(e)) {
         int written = put_name(e, T_BLOB, k->name) < 0 ? -1 : put_bytes(e, (const char *)blob->message.data, blob->message.len);
         lua_pop(e->L, 1);
@@ -885,7 +902,7 @@ static int put_defined(encoder *e, int index)
     return rc;
 }
 
-/* Does one get at all globals by it? */
+/* Can a function reach all globals through this builtin? */
 static bool is_reaching(const struct codec *c, const struct known *k)
 {
     for (int i = 0; i < c->nreaching; i++)
@@ -894,7 +911,7 @@ static bool is_reaching(const struct codec *c, const struct known *k)
     return false;
 }
 
-/* The object on top by its name. */
+/* Writes the object on top by its name. */
 APART static int put_known(encoder *e, struct known *k)
 {
     if (k->kind == CLASS) {
@@ -919,7 +936,8 @@ APART static int put_known(encoder *e, struct known *k)
 
 /* ---- tables ---- */
 
-/* What a metatable's own field `__travels` says: a text, why its objects cannot travel; false, that they travel without their contents. Pushes it. */
+/* Pushes the field `__travels` of a metatable: a text says why its objects cannot travel; false:
+ * they travel without their contents. */
 static int push_travels(lua_State *L, int mt)
 {
     lua_pushvalue(L, mt);
@@ -929,7 +947,8 @@ static int push_travels(lua_State *L, int mt)
     return lua_type(L, -1);
 }
 
-/* Refuses the object on top of which its metatable lies, whose class is not known: with its name, where it says one. */
+/* Stack: object metatable, of a class that is not known. Refuses the object, with the name that the
+ * class gives itself, if any. */
 static int refuse_class(encoder *e)
 {
     lua_State *L = e->L;
@@ -950,8 +969,9 @@ static int refuse_class(encoder *e)
     return -1;
 }
 
-/* The object on top has been refused: if it is a field of a module, it is known by that name from now on, and the message begins anew. (What is in standard
- * libraries and not known is the script's, as are functions that it has put into modules.) */
+/* The object on top has been refused. If it is a field of a module, it is known by that name from
+ * now on, and the message restarts. (A field of a standard library that is not known was put there
+ * by the script, as were functions of the script in modules.) */
 static int take_by_name(encoder *e)
 {
     if (e->restart || e->code != TP_ECODEC || (lua_isfunction(e->L, -1) && tp_modules_is_scripts(e->L, e->c)))
@@ -974,7 +994,7 @@ static int take_by_name(encoder *e)
     return -1;
 }
 
-/* The metatable on top of its table. 1: written; 0: to be dropped; -1: refused. */
+/* Stack: table metatable. 1: the metatable was written; 0: it is to be dropped; -1: refused. */
 APART static int put_metatable(encoder *e)
 {
     const void *mt = lua_topointer(e->L, -1);
@@ -992,7 +1012,8 @@ APART static int put_metatable(encoder *e)
     return put_value(e) < 0 ? -1 : 1;
 }
 
-/* Packs numbers from item i on, until one is not a number. Gives the next item's index, or 0 when refused. */
+/* Packs numbers from item i on, up to the first that is no number. Gives the next item's index; 0
+ * when refused. */
 APART static size_t put_run(encoder *e, size_t i, size_t n)
 {
     lua_State *L = e->L;
@@ -1031,7 +1052,7 @@ static int put_items(encoder *e, size_t n)
             i = put_run(e, i, n);
             if (i == 0)
                 return -1;
-            i--; /* the loop counts it up */
+            i--; /* because the loop increments it */
             row = 0;
             continue;
         }
@@ -1068,15 +1089,15 @@ static bool is_item(lua_State *L, int index, size_t n)
     return x >= 1 && x <= (double)n && x == floor(x);
 }
 
-/* ---- pairs in an order of their own, for identities ---- */
+/* ---- pairs in a fixed order, for identities ---- */
 
-/* The place of a key among the others: numbers, then strings, then the rest, by what they are. */
+/* What orders the keys of a table: numbers, then strings, then other keys by their identities. */
 struct rank {
-    int type, key; /* of the key, in a list of all */
+    int type, key; /* the Lua type, and the key's place in the list of all */
     double number;
-    const char *bytes; /* of a string, which the table keeps */
+    const char *bytes; /* of a string, which the table keeps alive */
     size_t len;
-    uint8_t identity[TP_IDENTITY]; /* of the rest */
+    uint8_t identity[TP_IDENTITY]; /* of other keys */
 };
 
 enum { RANKING_MAX = 4 };
@@ -1094,7 +1115,7 @@ static int compare_ranks(const void *a, const void *b)
     return order ? order : (x->len > y->len) - (x->len < y->len);
 }
 
-/* Fills in the rank of the key on top. One that is a table or a function is ranked by its own identity. */
+/* Fills in the rank of the key on top. A table or a function is ranked by its own identity. */
 static int rank_of(encoder *e, struct rank *to)
 {
     lua_State *L = e->L;
@@ -1159,7 +1180,8 @@ APART static int64_t put_ranked_pairs(encoder *e, size_t n)
     return count;
 }
 
-/* Writes all of the table on top but the items 1 to n, which are written. Gives the count of pairs, or -1. */
+/* Writes the table on top without its items 1 to n, which are written already. Gives the number of
+ * pairs, or -1. */
 static int64_t put_pairs(encoder *e, const void *table, size_t n)
 {
     if (is_identity(e))
@@ -1169,7 +1191,7 @@ static int64_t put_pairs(encoder *e, const void *table, size_t n)
     uint32_t asize = 0;
     if (e->c->layout.asize)
         memcpy(&asize, (const char *)table + e->c->layout.asize, sizeof asize);
-    bool can_skip = n > 0 && n < asize; /* then all items are in the array part, which comes first */
+    bool can_skip = n > 0 && n < asize; /* then lua_next gives all items before the pairs */
     if (can_skip) {
         lua_pushnumber(L, 0);
         lua_rawgeti(L, -2, 0); /* the array part starts with [0] */
@@ -1194,8 +1216,8 @@ static int64_t put_pairs(encoder *e, const void *table, size_t n)
     return count;
 }
 
-/* For the identity of the object on top, of a class whose metatable says in its field __identity which field of its objects is what they are: writes that
- * field. 1: it did; 0: the class says nothing. */
+/* For the identity of an object whose metatable names, in its field __identity, the one field that
+ * makes up the identity: writes that field. 1: written; 0: the metatable names none. */
 APART static int put_part(encoder *e)
 {
     lua_State *L = e->L;
@@ -1212,7 +1234,7 @@ APART static int put_part(encoder *e)
     return rc;
 }
 
-/* The table on top, by value. */
+/* Writes the table on top by value. */
 static int put_contents(encoder *e, const void *table)
 {
     lua_State *L = e->L;
@@ -1270,7 +1292,8 @@ static int deeper(encoder *e)
     return -1;
 }
 
-/* The table on top, where tables have numbers. One that has been written to since, and what is in it, goes by value. */
+/* Writes the table on top where both sides have numbered tables. One that has been written to since
+ * travels by value, with what is in it. */
 static int put_captured(encoder *e, const void *table)
 {
     tp_captured *all = e->captured;
@@ -1284,7 +1307,7 @@ static int put_captured(encoder *e, const void *table)
     return rc;
 }
 
-/* The table on top in an image: it has the next number. */
+/* Writes the table on top in an image, where it gets the next number. */
 static int put_numbered(encoder *e, const void *table)
 {
     e->ntables++;
@@ -1348,7 +1371,8 @@ static void add_name(lua_State *L, const uint8_t *name, size_t len)
         lua_pop(L, 1);
 }
 
-/* The string that constant number `from_end` of the function is, counted from the last one as instructions do; NULL when it is none. */
+/* The string that is constant number `from_end` of the function, counted from the last one as
+ * instructions do; NULL when that is no string. */
 static const uint8_t *string_constant(const struct proto *pt, uint32_t from_end, size_t *len)
 {
     if (from_end >= pt->nconstants)
@@ -1368,7 +1392,7 @@ static bool is_one_of(const uint8_t *s, size_t len, const char *const *list)
     return false;
 }
 
-/* Does the function have a string like these? */
+/* Is one of these strings among the function's constants? */
 static bool has_string(const struct proto *pt, const char *const *list)
 {
     struct bytecode in = pt->constants;
@@ -1388,7 +1412,8 @@ static uint32_t instruction(const struct proto *pt, uint32_t i)
     return ins;
 }
 
-/* What instruction i, which writes a field of the table in a register, does as far as is to be seen from what put the table there. */
+/* What instruction i, which writes a field of the table in a register, may change, judging by the
+ * instruction that loaded the table. */
 static unsigned uses_of_store(const struct codec *c, const struct proto *pt, uint32_t i)
 {
     static const char *const libraries[] = {
@@ -1409,7 +1434,8 @@ static unsigned uses_of_store(const struct codec *c, const struct proto *pt, uin
     return 0;
 }
 
-/* Adds the names of the globals that one function of a dump reads to the record on top. Gives what the function does: USES_*. */
+/* Adds the names of the globals that one function of a dump reads to the record on top. Gives its
+ * USES_*. */
 static unsigned add_globals(lua_State *L, const struct codec *c, struct proto *pt)
 {
     static const char *const io[] = { "io", NULL }, *const defaults[] = { "output", "input", NULL };
@@ -1471,7 +1497,8 @@ static int get_field(lua_State *L)
     return 1;
 }
 
-/* Keeps the value on top alive until the message is made: only so does its address mean it. */
+/* Keeps the value on top alive until the message is made: until then its address must not be
+ * reused. */
 static void anchor(encoder *e)
 {
     lua_State *L = e->L;
@@ -1483,8 +1510,9 @@ static void anchor(encoder *e)
     lua_pop(L, 1);
 }
 
-/* Stack: env name -> env name value: what the environment has under that name. Raw, along __index tables; only an __index
- * function (a sandbox's) is called, and one that raises (as `strict` modules do) has nothing. */
+/* Stack: env name -> env name value: the environment's value for the name. Raw, along tables in
+ * __index; a function in __index (a sandbox's) is called, and when it raises (as `strict` modules
+ * do) the value is nil. */
 static void push_global(encoder *e)
 {
     lua_State *L = e->L;
@@ -1519,7 +1547,7 @@ static void push_global(encoder *e)
     lua_pushnil(L);
 }
 
-/* Stack: name value. Has every state that value under that name anyway? */
+/* Stack: name value. Do all states have that value under that name? */
 static bool is_standard(encoder *e)
 {
     lua_State *L = e->L;
@@ -1532,7 +1560,8 @@ static bool is_standard(encoder *e)
     lua_rawgeti(L, LUA_REGISTRYINDEX, e->c->names);
     lua_rawgeti(L, -1, k->index);
     lua_rawgeti(L, -2, k->index + 1);
-    bool is = lua_objlen(L, -2) == 0 && lua_rawequal(L, -1, -5); /* no prefix, and that name */
+    /* a name without a prefix, and this one */
+    bool is = lua_objlen(L, -2) == 0 && lua_rawequal(L, -1, -5);
     lua_pop(L, 3);
     return is;
 }
@@ -1555,7 +1584,8 @@ static int put_globals(encoder *e)
         lua_pop(L, 1);
         return put_tag(e, T_NIL);
     }
-    /* The same table may also be met as a value, which is something else. Hence the other address. */
+    /* the same table may also be met as a value, which is written differently; hence another
+     * address */
     int seen = see(e, (const char *)lua_topointer(L, -1) + 1);
     if (seen < 0 || (seen ? put_back(e, T_BACK) : put_tag(e, T_ENV)) < 0 || room(e, 4) < 0)
         return -1;
@@ -1638,7 +1668,8 @@ static int put_lua_function(encoder *e)
     return put_upvalues(e);
 }
 
-/* Something in the Lua function at the top before is refused: a library's function travels by its name then. */
+/* Something in the Lua function at index `top` is refused. If it is a library's function it travels
+ * by its name instead. */
 APART static int refuse_function(encoder *e, int top)
 {
     lua_settop(e->L, top);
@@ -1670,7 +1701,8 @@ APART static int put_function(encoder *e)
     return rc < 0 ? refuse_function(e, top) : 0;
 }
 
-/* Refuses the userdata on top, with the name of its type where that is known, and what to do instead. */
+/* Refuses the userdata on top, with the name of its type where that is known, and says what to do
+ * instead. */
 static int refuse_userdata(encoder *e)
 {
     lua_State *L = e->L;
@@ -1695,7 +1727,8 @@ static int refuse_userdata(encoder *e)
     return refuse(e, TP_ECODEC, "a userdata cannot travel to a worker (%smake it inside of the function, or in app:setup)", which);
 }
 
-/* 1 when the userdata on top is what ffi.load gave, and has been written; 0 when it is not; -1 on failure. */
+/* Writes the userdata on top if ffi.load made it: 1 when written; 0 when it is something else; -1
+ * on failure. */
 static int put_library(encoder *e)
 {
     lua_State *L = e->L;
@@ -1741,17 +1774,18 @@ APART static int put_userdata(encoder *e)
 APART static int put_in_frame(lua_State *L)
 {
     encoder *e = lua_touserdata(L, 1);
-    put_value(e); /* a refusal is in e */
+    put_value(e); /* e has the refusal, if any */
     return 0;
 }
 
-/* The value on top, which may nest further. */
+/* Writes the value on top, which may nest. */
 static int put_nested(encoder *e, int type)
 {
     lua_State *L = e->L;
     if (!e->w)
         acquire(e);
-    if (!lua_checkstack(L, STACK_NEED)) { /* a C function has 8,000 slots at most: go on in another one */
+    /* a C function has 8,000 stack slots at most: the rest goes on in another one */
+    if (!lua_checkstack(L, STACK_NEED)) {
         lua_pushcfunction(L, put_in_frame);
         lua_pushlightuserdata(L, e);
         lua_pushvalue(L, -3);
@@ -1765,7 +1799,7 @@ static int put_nested(encoder *e, int type)
     return rc;
 }
 
-/* The value on top. -1 when it is refused. The stack is as it was either way. */
+/* Writes the value on top, and leaves the stack as it was. -1 when refused. */
 static int put_value(encoder *e)
 {
     lua_State *L = e->L;
@@ -1787,7 +1821,7 @@ static int put_value(encoder *e)
         return put_cdata(e);
     case LUA_TTHREAD:
         return refuse_type(e, "a coroutine");
-    case LUA_TLIGHTUSERDATA: /* NULL is the same everywhere, and what stands for "null" in JSON */
+    case LUA_TLIGHTUSERDATA: /* NULL is the same everywhere, and JSON libraries use it for null */
         if (!lua_touserdata(L, -1))
             return put_tag(e, T_NULL);
         return refuse_type(e, "a light userdata");
@@ -1832,8 +1866,9 @@ static int put_values(encoder *e, int first, int n)
     return 0;
 }
 
-/* Replaces the value on top, which is of no certain use, by one that says so when it is used, if it cannot travel: then it gives 1. `name` (a string at that
- * index) is what it is. */
+/* The value on top may not be needed. If it cannot travel, replaces it by a stand-in that raises
+ * the reason when it is used, and gives 1. `name` is the index of a string that says what the value
+ * is. */
 static int try_value(encoder *e, int name)
 {
     lua_State *L = e->L;
@@ -1865,7 +1900,8 @@ static int try_value(encoder *e, int name)
     return 1;
 }
 
-/* A value that is of no certain use was refused: it is to be tried before it is written. */
+/* A value that may not be needed was refused: restarts the message with e->is_careful, so that such
+ * values are tried first. */
 static int be_careful(encoder *e)
 {
     if (!e->restart && e->code == TP_ECODEC && !e->is_careful) {
@@ -1875,7 +1911,7 @@ static int be_careful(encoder *e)
     return -1;
 }
 
-/* Stack: env. Adds all that the environment, which is not the state's, has itself. */
+/* Stack: env. Adds all of the environment's own fields. It is not the state's global table. */
 static int put_all_globals(encoder *e, uint32_t *count)
 {
     lua_State *L = e->L;
@@ -1901,7 +1937,8 @@ static int put_all_globals(encoder *e, uint32_t *count)
     return 0;
 }
 
-/* Is the string at the index in what is written so far, as the names are of the fields that functions use? */
+/* Does the string at the index occur in what is written so far? Names of fields that functions use
+ * do. */
 static bool is_written(const encoder *e, int index)
 {
     size_t len;
@@ -1909,7 +1946,8 @@ static bool is_written(const encoder *e, int index)
     return !name || memmem(e->base, offset(e), name, len) != NULL;
 }
 
-/* Is the name at the index what something in the message is called: a string that a function of it has, or that stands there with its length? */
+/* Does the string at the index occur in the message as a whole string: a constant of a function, or
+ * a string value with its length before it? */
 static bool is_named(const encoder *e, int index)
 {
     size_t len;
@@ -1925,7 +1963,8 @@ static bool is_named(const encoder *e, int index)
     return false;
 }
 
-/* Stack: list key -> list key text: what is changed, in words. `where` is the index of what it is in. */
+/* Stack: list key -> list key text: a name for what is changed. `where` is the index of what the
+ * key is in. */
 static void push_change_name(encoder *e, int where, int key)
 {
     lua_State *L = e->L;
@@ -1943,8 +1982,9 @@ static void push_change_name(encoder *e, int where, int key)
     lua_pop(L, 2);
 }
 
-/* Stack: list -> the list with those of its changes that can travel. One that cannot is an error where it is used, or left out: when it replaces something
- * that workers have and no function of the message names it, it is rather for what else runs in the script (a test's spies, a profiler). */
+/* Stack: list -> the list without changes that cannot travel. Such a change becomes an error where
+ * it is used. It is left out when workers have what it replaces and no function of the message
+ * mentions the key: then it probably serves the rest of the script (a test's spies, a profiler). */
 static int try_changes(encoder *e)
 {
     lua_State *L = e->L;
@@ -2001,7 +2041,8 @@ static void copy_list(lua_State *L)
     lua_remove(L, -2);
 }
 
-/* Stack: list -> the list with what the script has changed in modules that the message names. */
+/* Stack: list -> the list, with the changes that the script has made in modules which the message
+ * names. */
 static void add_module_changes(encoder *e)
 {
     lua_State *L = e->L;
@@ -2023,7 +2064,8 @@ static void add_module_changes(encoder *e)
     }
 }
 
-/* What an image has besides its values: see tp_encode_image. It may turn out that more globals are wanted. */
+/* Writes what an image has after its values, see tp_encode_image. May restart the message because
+ * all globals are wanted. */
 static int put_changes(encoder *e, int n)
 {
     lua_State *L = e->L;
@@ -2066,8 +2108,8 @@ static void release(encoder *e)
     e->w->busy = false;
 }
 
-/* Makes the message of the values first, first + 1, ... at the end of e->out. On failure e says why. `tables`: of an image, the stack index where its
- * tables are to be. */
+/* Writes the message of the values first, first + 1, ... at the end of e->out. On failure e says
+ * why. `tables`: for an image, the stack index of its captured tables; 0: no image. */
 static int encode_with_tables(encoder *e, int first, int n, int tables)
 {
     tp_buf *out = e->out;

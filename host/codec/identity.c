@@ -4,7 +4,8 @@
 #include "base/blake2b.h"
 #include <string.h>
 
-/* What is short enough is its own identity: hashing a number takes a third of looking it up. The last byte tells: the length, or 128 and more. */
+/* Bytes that are short enough are their own identity: hashing a number would take a third of the
+ * time of looking it up. The last byte tells the two apart: it is the length, or 128 and more. */
 void tp_identity_of_bytes(const void *bytes, size_t len, uint8_t to[TP_IDENTITY])
 {
     if (len < TP_IDENTITY) {

@@ -106,7 +106,8 @@ static uint32_t read_u32(const uint8_t *p)
     return n;
 }
 
-/* How many bytes follow the tag, without values; -1 when the message ends before. Sets *values to how many values follow them. */
+/* How many bytes follow the tag before its values begin; -1 when the message ends before that. Sets
+ * *values to how many values follow those bytes. */
 static int64_t size_behind(uint8_t tag, const uint8_t *p, size_t left, int64_t *values)
 {
     *values = 0;
@@ -132,7 +133,8 @@ static int64_t size_behind(uint8_t tag, const uint8_t *p, size_t left, int64_t *
     case T_COMPLEX:
         return 16;
     case T_RUN:
-        *values = left < 4 ? 0 : 1 - (int64_t)read_u32(p); /* it is as many items, and was counted as one */
+        /* a run is so many items of its table, one of which its tag was counted as */
+        *values = left < 4 ? 0 : 1 - (int64_t)read_u32(p);
         return left < 4 ? -1 : 4 + 8 * (int64_t)read_u32(p);
     case T_STRING:
     case T_BUILTIN:

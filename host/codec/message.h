@@ -58,7 +58,7 @@ enum tag {
 enum { SHARED = 1, SHORT_MAX = 32 };
 enum { MODULE_FIELD = 1, MODULE_PATHS = 2, MODULE_ALIASES = 4 };
 
-/* Writes a number as a value of a message, up to 9 bytes; gives what is behind it. */
+/* Writes a number as a value of a message, up to 9 bytes; returns the position behind it. */
 static inline uint8_t *tp_write_number(uint8_t *p, double x)
 {
     if (x >= INT32_MIN && x <= INT32_MAX) {
@@ -85,26 +85,30 @@ static inline uint8_t *tp_write_number(uint8_t *p, double x)
 /* Appends the message of n numbers, of which some are booleans. -1 when out of memory, with out as it was. */
 int tp_encode_numbers(tp_buf *out, const double *values, const bool *is_boolean, unsigned n);
 
-/* Does the message say all that there is to say? One with code, references to objects of this process, or what stands for something that could not travel
- * does not: it is of no use to another process. Also false for bytes that are no message, as far as that is to be seen without reading it. */
+/* Is the message complete in itself? Not if it has code, references to objects of this process, or
+ * stand-ins for values that could not travel: another process cannot use those. False too for bytes
+ * that are no message, as far as that shows without decoding them. */
 bool tp_message_is_plain(const uint8_t *bytes, size_t len);
 
-/* The first value of a message, when it has no other, and it is a number or a string (then `*len` bytes at `*text`): its tag's kind, T_DOUBLE or T_STRING;
- * else T_NIL. */
+/* If the message has exactly one value, and that is a number or a string (`*len` bytes at `*text`),
+ * gives the kind of its tag, T_DOUBLE or T_STRING; else T_NIL. */
 enum tag tp_message_single(const uint8_t *bytes, size_t message_len, double *number, const char **text, size_t *len);
 
-/* Reads the first n values of a message of this process into `to`. Gives how many of them, from the first on, are numbers; when one is something else,
- * *other says what ("a string"). */
+/* Reads the first n values of one of our own messages into `to`. Gives how many of them are numbers
+ * before the first that is not; *other then says what that is ("a string"). */
 unsigned tp_decode_numbers(const uint8_t *bytes, size_t len, double *to, unsigned n, const char **other);
 
-/* A class's definition, which messages refer to by T_BLOB: the class's name, which lives as long as the blob, and the message. */
+/* A class's definition, which T_BLOB refers to: the class's name, which lives as long as the blob,
+ * and the message. */
 extern const tp_ref_type tp_class_blob_type;
 const char *tp_class_blob_read(const tp_ref *blob, const tp_buf **message, bool *is_partial);
 
-/* One like it; takes the message, which is empty then. NULL when out of memory. */
+/* Makes such a definition. It takes the message over and leaves the buffer empty. NULL when out of
+ * memory. */
 tp_ref *tp_class_blob_new(const char *name, tp_buf *message, bool is_partial);
 
-/* What a failure's message has, in this order, by the names that the fields of a tidepool.Failure have. */
+/* The values of a failure's message, in this order, by the names of the fields of a
+ * tidepool.Failure. */
 #define TP_FAILURE_FIELDS(X) \
     X(KIND, kind) X(MESSAGE, message) X(VALUE, value) X(TRACEBACK, traceback) X(ATTEMPTS, attempts) \
     X(WORKER, worker) X(STDERR, stderr)
@@ -116,7 +120,8 @@ typedef enum tp_failure_field {
     TP_FAILURE_FIELDS_N
 } tp_failure_field;
 
-/* Appends a failure's message, see tp_block_new_crash. -1 when out of memory, with out as it was. */
+/* Appends a failure's message; tp_block_new_crash explains `last`. -1 when out of memory, with out
+ * as it was. */
 int tp_encode_failure(tp_buf *out, tp_failure_kind kind, const char *message, const char *last, size_t last_len, unsigned attempt, int worker);
 
 #endif

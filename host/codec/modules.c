@@ -9,7 +9,9 @@
 #include <string.h>
 
 enum {
-    STRIDE = 3 /* of the list: a name, the module, and what keeps its functions alive, so that none is taken for another at its address */
+    /* the list has a name, the module, and a list that keeps the module's functions alive, so that
+     * no other function gets one's address */
+    STRIDE = 3
 };
 
 void tp_modules_open(lua_State *L, tp_modules *m)
@@ -30,7 +32,8 @@ void tp_modules_close(tp_modules *m)
     m->n = m->room = 0;
 }
 
-/* Is this what a chunk of a module's file is called: "@dir/a/b.lua" of "a.b", or "@dir/a/b/init.lua"? */
+/* Is the source name one that require gives the module's file: "@dir/a/b.lua" or
+ * "@dir/a/b/init.lua" for "a.b"? */
 static bool is_file_of(const char *source, size_t len, const char *name, size_t name_len)
 {
     static const char *const ends[] = { ".lua", "/init.lua" };
@@ -78,7 +81,7 @@ static bool is_own(const char *name)
     return strncmp(name, "tidepool", 8) == 0 && (name[8] == '\0' || name[8] == '.');
 }
 
-/* Makes room for one more. Raises when there is none. */
+/* Makes room for one more module. Raises when there is none. */
 static void reserve(lua_State *L, tp_modules *m)
 {
     if (m->n < m->room)
@@ -95,7 +98,7 @@ static void reserve(lua_State *L, tp_modules *m)
     m->room = room;
 }
 
-/* Lists the modules that there are. */
+/* Lists the modules of package.loaded. */
 static void list_modules(lua_State *L, struct codec *c)
 {
     tp_modules *m = &c->modules;
@@ -126,7 +129,7 @@ static void list_modules(lua_State *L, struct codec *c)
     lua_settop(L, top);
 }
 
-/* Stack: name module. Has it a function of the script's? Pushes a list of its functions. */
+/* Stack: name module. Is one of its functions the script's? Pushes a list of its functions. */
 static bool has_some(lua_State *L, const struct codec *c)
 {
     int module = lua_gettop(L), n = 0;

@@ -6,10 +6,11 @@
 
 struct lua_State;
 
-/* How many bytes of text the strings among n values from index `first` on take; -1 when one of the values is no scalar, or too long a string. */
+/* How many bytes of text the strings among n values from index `first` on need; -1 when a value is
+ * no scalar, or a string too long for a column. */
 int64_t tp_scalar_measure(struct lua_State *L, int first, int n);
 
-/* Writes the value at index to *to, an element of b, which has room for its text. */
+/* Writes the value at index to *to, an element of b. The block must have room for its text. */
 void tp_scalar_store(struct lua_State *L, int index, tp_block *b, tp_scalar *to);
 
 /* Pushes the value of an element of b. Raises out of memory. */

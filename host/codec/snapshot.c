@@ -1,4 +1,4 @@
-/* snapshot.c: what a table was, as bytes. */
+/* snapshot.c: copies of a table's memory, to compare with. */
 #include "codec/snapshot.h"
 
 #include <lua.h>
@@ -22,8 +22,8 @@ static uint64_t u64_at(const void *table, int at)
     return n;
 }
 
-/* Finds where a table keeps the size of its array part. Reads nothing but the table's own 64 bytes, from the end: what is before it is not all
- * initialised. */
+/* Finds where a table keeps the size of its array part. Reads only the table's own 64 bytes, from
+ * the end, since not all of the bytes before that field are initialised. */
 static int find_asize(lua_State *L)
 {
     static const int sizes[] = { 0, 37, 1000, 3 };
@@ -41,14 +41,16 @@ static int find_asize(lua_State *L)
     return found;
 }
 
-/* Is the table on top as the layout says, with so many places in its hash part and the metatable? */
+/* Does the layout fit the table on top, which has this many places in its hash part and this
+ * metatable? */
 static bool fits(lua_State *L, const tp_layout *l, uint32_t places, const void *metatable)
 {
     const char *table = lua_topointer(L, -1);
     return u32_at(table, l->hmask) == places - 1 && u64_at(table, l->metatable) == (uint64_t)(uintptr_t)metatable;
 }
 
-/* Do the places where the layout says that the parts are hold the values that they were given? The pointers are followed only where all else has fitted. */
+/* Do the table's parts, where the layout says that they are, hold the values that they were given?
+ * Pointers are followed only when all else fits. */
 static bool has_parts(lua_State *L, const tp_layout *l)
 {
     enum { FIELDS = 4 };

@@ -1,8 +1,10 @@
 /* snapshot.h: has a Lua table been written to since it was looked at?
  *
- * Asking each field takes about 10 ns; comparing a table's memory with a copy takes a tenth of that, which is what the tables that are asked about at every
- * call need (package.loaded, the standard libraries). Where LuaJIT keeps a table's parts is found out by looking at tables that are known (tp_layout_find);
- * where that fails, every table looks changed, which costs speed only. */
+ * Asking each field takes about 10 ns; comparing a table's memory with a copy takes a tenth of
+ * that, as is needed for the tables that are checked at every call (package.loaded, the standard
+ * libraries). Where LuaJIT keeps a table's parts is found out by looking at tables with known
+ * contents (tp_layout_find); where that fails, every table looks changed, which only costs
+ * speed. */
 #ifndef TP_SNAPSHOT_H
 #define TP_SNAPSHOT_H
 
@@ -13,12 +15,12 @@ struct lua_State;
 
 /* Offsets inside of LuaJIT's table object; 0 where they were not found. */
 typedef struct tp_layout {
-    int asize; /* u32: places of the array part */
-    int hmask; /* u32: places of the hash part, less one */
-    int array, node, metatable; /* pointers; all or none of these and hmask */
+    int asize; /* u32: length of the array part */
+    int hmask; /* u32: places of the hash part, minus one */
+    int array, node, metatable; /* pointers; either all of these and hmask are known or none is */
 } tp_layout;
 
-/* What a table was. Made of zeroes; its owner frees it. */
+/* What a table was at some time. All zero: nothing. Its owner frees it. */
 typedef struct tp_snapshot {
     const void *table;
     uint64_t head[5]; /* asize, hmask, array, node, metatable */
@@ -29,11 +31,13 @@ typedef struct tp_snapshot {
 /* Finds the layout. Raises on out of memory. */
 void tp_layout_find(struct lua_State *L, tp_layout *layout);
 
-/* Looks at the table (its lua_topointer). When there is no memory for the copy, or the layout is not known, it will look changed. */
+/* Takes a snapshot of the table (its lua_topointer). Without memory for the copy, or when the
+ * layout is not known, the table will look changed. */
 void tp_snapshot_take(tp_snapshot *s, const tp_layout *layout, const void *table);
 
-/* Is it that table, and has nothing in it been written since? A field that was written and written back may count as a change. What its fields refer to
- * must have been kept alive: an object at the address of an old one is not told from it. */
+/* Is it the same table, and has nothing been written to it since? A field that was changed and
+ * changed back may count as a change. Objects that its fields refer to must have been kept alive
+ * meanwhile: a new object at an old one's address looks the same. */
 bool tp_snapshot_holds(const tp_snapshot *s, const tp_layout *layout, const void *table);
 
 /* A hash of the table's own memory: the same one later says that nothing in it has been written since, under the same condition. Takes some 20 ns for a

@@ -1,4 +1,4 @@
-/* standard.c: what is in the standard libraries, and what was. */
+/* standard.c: what the standard libraries have now, and what they had at first. */
 #include "codec/standard.h"
 
 #include <lauxlib.h>
@@ -10,12 +10,13 @@
 
 enum { STACK_NEED = 16 }; /* Lua stack slots */
 
-/* The tables that are looked after, by their numbers, which are the same in all states. */
+/* The tables that are watched; their numbers are the same in all states. */
 static const char *const names[] = {
     "_G", "package", "package.loaders", "jit", "ffi", "string", "table", "math", "io", "os", "coroutine", "debug", "bit", "file", "string metatable",
 };
 
-/* Numbers. From LIBRARIES on changes travel; what is done to ffi (to declare a type once, say) is about the C types of one state. */
+/* Numbers of tables. Changes travel from LIBRARIES on; those to ffi (declaring a type, say) only
+ * concern the C types of one state. */
 enum { GLOBALS, PACKAGE, LOADERS, JIT, FFI, LIBRARIES };
 
 static const char *const types[TP_STANDARD_TYPES] = { "nil", "boolean", "number", "string", "function", "thread", "userdata" };
@@ -32,7 +33,7 @@ static int new_table(lua_State *L)
     return luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
-/* Pushes item i + 1 of the table with that reference. */
+/* Pushes item i + 1 of the table with that reference in the registry. */
 static void push_item(lua_State *L, int ref, int i)
 {
     push(L, ref);
@@ -40,7 +41,7 @@ static void push_item(lua_State *L, int ref, int i)
     lua_remove(L, -2);
 }
 
-/* Pops the value on top into item i + 1 of the table with that reference. */
+/* Pops the value on top into item i + 1 of the table with that reference in the registry. */
 static void set_item(lua_State *L, int ref, int i)
 {
     push(L, ref);
@@ -49,7 +50,7 @@ static void set_item(lua_State *L, int ref, int i)
     lua_pop(L, 1);
 }
 
-/* Pushes a value of the type. */
+/* Pushes some value of the type. */
 static void push_sample(lua_State *L, const tp_standard *s, int type)
 {
     switch (type) {
@@ -89,7 +90,7 @@ static void copy_table(lua_State *L)
     lua_remove(L, -2);
 }
 
-/* Pushes the metatable of the value at index; false when it has none. */
+/* Pushes the metatable of the value at index; false (the value) when it has none. */
 static void push_metatable(lua_State *L, int index)
 {
     if (!lua_getmetatable(L, index))
@@ -106,7 +107,7 @@ static bool is_as_seen(const tp_standard *s, int i)
     return tp_snapshot_holds(&s->seen[i], s->layout, s->table[i]);
 }
 
-/* Pushes the table of that number as it is when a state opens; nil where there is none. */
+/* Pushes the table of that number, as it is when a state is opened; nil where there is none. */
 static void push_named(lua_State *L, int i, int loaded)
 {
     if (strcmp(names[i], "file") == 0) {
@@ -145,7 +146,9 @@ void tp_standard_open(lua_State *L, tp_standard *s, const tp_layout *layout, int
         push_named(L, i, loaded);              // table
         if (!lua_istable(L, -1)) {
             lua_pop(L, 1);
-            lua_newtable(L);                   /* numbers are the same everywhere */
+            /* an empty table takes the place of a missing one: numbers are the same in all
+             * states */
+            lua_newtable(L);
         }
         s->table[i] = lua_topointer(L, -1);
         push_metatable(L, -1);
@@ -192,7 +195,7 @@ bool tp_standard_is_changed(lua_State *L, const tp_standard *s)
 
 /* ---- lists of changes ---- */
 
-/* Stack: where key value. Pops them onto the end of the list at that index. */
+/* Stack: where key value. Appends the three to the list at that index, and pops them. */
 static void append(lua_State *L, int list)
 {
     int n = (int)lua_objlen(L, list);
@@ -200,8 +203,8 @@ static void append(lua_State *L, int list)
         lua_rawseti(L, list, n + i);
 }
 
-/* Adds to the list at the index how table i differs from its copy at the index `base`: what it has, and nil for what it has not. New globals of a state are
- * no difference. */
+/* Adds how table i differs from its copy at the index `base` to the list at index `list`: each
+ * changed field, with nil for one that is gone. New globals do not count. */
 static void add_differences(lua_State *L, const tp_standard *s, int i, int base, int list)
 {
     luaL_checkstack(L, STACK_NEED, "changes");
@@ -240,7 +243,8 @@ static void add_differences(lua_State *L, const tp_standard *s, int i, int base,
     lua_settop(L, table - 1);
 }
 
-/* Adds to the list at the index which types have other metatables than those in s->types, at their numbers (or, for `originals`, at their names). */
+/* Adds the types whose metatables differ from those in s->types to the list, under the types'
+ * numbers, or with `originals` under their names. */
 static void add_types(lua_State *L, const tp_standard *s, bool originals, int list)
 {
     push(L, s->types);
@@ -271,7 +275,8 @@ static int type_number(const char *name)
     return -1;
 }
 
-/* Stack: where key. Pushes what is there now; false stands for no metatable. */
+/* Stack: where key. Pushes the value that is there now; for a type's metatable false when there is
+ * none. */
 static void push_current(lua_State *L, const tp_standard *s)
 {
     int where = lua_gettop(L) - 1;
@@ -290,7 +295,7 @@ static void push_current(lua_State *L, const tp_standard *s)
     lua_remove(L, -2);
 }
 
-/* Pushes table i's copy of what is expected, which is the original's no more. */
+/* Pushes the copy of table i as it is expected; makes it first if it still is the original's. */
 static void push_own_expected(lua_State *L, tp_standard *s, int i)
 {
     push_item(L, s->expected, i);
@@ -304,7 +309,8 @@ static void push_own_expected(lua_State *L, tp_standard *s, int i)
     set_item(L, s->expected, i);
 }
 
-/* Stack: where key value. Sets it, and pops them. With `is_expected` it is to stay so. */
+/* Stack: where key value. Makes the change and pops them. With `is_expected` it is expected from
+ * now on. */
 static void set_one(lua_State *L, tp_standard *s, bool is_expected)
 {
     int where = lua_gettop(L) - 2;
@@ -347,7 +353,8 @@ static void set_one(lua_State *L, tp_standard *s, bool is_expected)
     lua_settop(L, where - 1);
 }
 
-/* Stack: list -> list where key value, of triple i of it, from 0. Its nil is nil. */
+/* Stack: list -> list where key value: triple i of the list, from 0. The list itself stands for
+ * nil. */
 static void push_triple(lua_State *L, int list, int i)
 {
     for (int k = 1; k <= 3; k++)
@@ -358,7 +365,7 @@ static void push_triple(lua_State *L, int list, int i)
     }
 }
 
-/* Is it a triple that can be set? */
+/* Stack: where key value. Is it a change that can be made? */
 static bool is_triple(lua_State *L, const tp_standard *s)
 {
     bool is_number = lua_type(L, -3) == LUA_TNUMBER && lua_tonumber(L, -3) >= 0 && lua_tonumber(L, -3) < s->n;
@@ -366,7 +373,7 @@ static bool is_triple(lua_State *L, const tp_standard *s)
     return (is_number || is_type || lua_istable(L, -3)) && !lua_isnil(L, -2);
 }
 
-/* Sets all of the list at the index, from its end when it is `backwards`. */
+/* Makes all changes of the list at the index; `backwards`: the last one first. */
 static void set_all(lua_State *L, tp_standard *s, int list, bool backwards, bool is_expected)
 {
     luaL_checkstack(L, STACK_NEED, "changes");
@@ -380,7 +387,7 @@ static void set_all(lua_State *L, tp_standard *s, int list, bool backwards, bool
     }
 }
 
-/* ---- what a worker does ---- */
+/* ---- for workers ---- */
 
 void tp_standard_restore(lua_State *L, tp_standard *s)
 {
@@ -466,7 +473,7 @@ void tp_standard_settle(lua_State *L, tp_standard *s)
     s->has_adopted = false;
 }
 
-/* Stack: list -> undo. What its places have now. */
+/* Stack: list -> undo: the values that the places in the list have now. */
 static void push_undo(lua_State *L, const tp_standard *s, int list)
 {
     lua_newtable(L);
@@ -510,7 +517,7 @@ void tp_standard_apply(lua_State *L, tp_standard *s)
             keep(L, &s->undo);
             lua_pushvalue(L, list);
             keep(L, &s->list);
-            s->applied = wanted; /* first: what is set in part can be taken back */
+            s->applied = wanted; /* first, so that a list that was applied in part can be undone */
             set_all(L, s, list, false, true);
         }
         for (int i = 0; i < s->n; i++)
@@ -519,7 +526,7 @@ void tp_standard_apply(lua_State *L, tp_standard *s)
     lua_settop(L, list - 1);
 }
 
-/* Pushes the list of what is not as expected; nil when there is nothing. */
+/* Pushes the list of what differs from what is expected; nil when nothing does. */
 static void push_differences(lua_State *L, const tp_standard *s)
 {
     lua_newtable(L);
@@ -590,7 +597,7 @@ void tp_standard_push_changes(lua_State *L, tp_standard *s)
     if (s->is_workers)
         return;
     lua_pushvalue(L, -1);
-    keep(L, &s->changes); /* it keeps alive what the snapshots have the addresses of */
+    keep(L, &s->changes); /* it keeps the objects alive whose addresses the snapshots have */
     for (int i = LIBRARIES; i < s->n; i++)
         look_again(s, i);
     for (int t = 0; t < TP_STANDARD_TYPES; t++)

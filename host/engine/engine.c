@@ -1,5 +1,6 @@
-/* engine.c: what all jobs of a host share: the lock, the lists of what can be taken, agents; and what is done to a job from any side: its queue,
- * telling its owner, cancelling. */
+/* engine.c: what all jobs of a host share: the lock, the lists of jobs and functions that have
+ * work, agents; and the operations that every side uses: a job's queue, telling its owner,
+ * cancelling. */
 #include "engine/job_private.h"
 
 #include <errno.h>
@@ -9,7 +10,8 @@
 /* ---- what must hold ---- */
 
 #ifdef TP_ASSERTS
-/* A mutex that knows who has it. libuv ends the process when it is locked twice by one thread. */
+/* A mutex that knows which thread holds it. libuv ends the process when one thread locks it
+ * twice. */
 static int init_lock(uv_mutex_t *lock)
 {
     pthread_mutexattr_t attributes;
@@ -26,7 +28,7 @@ bool tp_engine_is_locked(tp_engine *e)
     return pthread_mutex_lock(&e->lock) == EDEADLK;
 }
 
-/* Items of the job that agents have; and as many slices as the job says. */
+/* Items of the job that slices hold. Asserts that there are as many slices as the job counts. */
 static uint64_t count_taken(const tp_job *job)
 {
     uint64_t n = 0;
@@ -302,7 +304,8 @@ unsigned tp_engine_busy(tp_engine *e, const tp_executor *executor)
     unsigned n = 0;
     uv_mutex_lock(&e->lock);
     for (const tp_slice *s = e->slices; s; s = s->next)
-        n += !s->work.outer && s->agent->executor == executor; /* those inside are of an agent that waits */
+        /* slices inside another one belong to an agent that waits: it counts once */
+        n += !s->work.outer && s->agent->executor == executor;
     uv_mutex_unlock(&e->lock);
     return n;
 }

@@ -1,14 +1,15 @@
 /* exec.h: the seam between jobs and those who run them.
  *
- * An executor is a static table of four operations with its capabilities, and a struct of its own that begins with tp_executor. What it may
- * do to a job stands in job.h under "the executors' side". Workers pull slices, so that back-pressure, slicing and balance are the same
- * for all executors. */
+ * An executor is a static table of four operations and its capabilities, with a struct of its own
+ * that begins with tp_executor. What it may do to a job stands in job.h under "the executors'
+ * side". Workers pull slices, so that back-pressure, slicing and balance are the same for all
+ * executors. */
 #ifndef TP_EXEC_H
 #define TP_EXEC_H
 
 #include "engine/job.h"
 
-/* What an executor can do: a flag, and the name that Lua has it under (core.executors; options say what they need by it). Who asks for something
+/* What an executor can do: a flag, and its name in Lua (core.executors; `needs` of an option). Code
  * asks for a capability, never for an executor by its name. */
 #define TP_CAPABILITIES(X) \
     X(TP_CAN_KILL, 1, "kill") /* can stop any running item by force: timeouts */ \
@@ -29,11 +30,11 @@ struct tp_host;
 
 typedef struct tp_executor_type {
     const char *name; /* as users write it */
-    const char *summary; /* who runs functions then, for help: "worker threads" */
+    const char *summary; /* who runs the functions, for help texts: "worker threads" */
     unsigned capabilities;
     uint64_t slice_ns;  /* what a slice should take; 0: TP_SLICE_NS */
     uint32_t slice_min; /* items below which a slice is not worth its costs; 0: one */
-    uint32_t slice_grain; /* a slice ends at a multiple of it, where that is possible; 0: anywhere */
+    uint32_t slice_grain; /* a slice ends at a multiple of this, where possible; 0: anywhere */
 
     /* Creates it; starts no threads yet. The executor is the host's. */
     int (*open)(tp_executor **out, struct tp_host *host, tp_error *err);
@@ -52,7 +53,9 @@ typedef struct tp_executor_type {
 struct tp_executor {
     const tp_executor_type *type;
     struct tp_host *host;
-    int looking; /* engine's lock: workers that are awake and run nothing, so that they will see what comes */
+    /* engine's lock: workers that are awake without work, and so will see new work without being
+     * woken */
+    int looking;
 };
 
 /* Tells the processor that this thread spins. */

@@ -1,4 +1,5 @@
-/* finish.c: the end of a slice: its results, retries, what goes back, what was learnt; and slices whose worker has died. */
+/* finish.c: the end of a slice: its results, retries, the items that go back, what its time teaches
+ * the schedule; and the slices of a worker that has died. */
 #include "engine/job_private.h"
 
 #include "base/deadline.h"
@@ -7,7 +8,7 @@
 #include <stdlib.h>
 
 #ifdef TP_ASSERTS
-/* Has each item of the slice that is over one result, in order, and no other any? */
+/* Does each finished item of the slice have exactly one result, in order, and no other item any? */
 static bool has_its_results(const tp_slice *s)
 {
     const tp_work *w = &s->work;
@@ -43,7 +44,8 @@ static bool retry(tp_job *job, const tp_slice *s, const tp_block *failure)
     if (!r)
         return false;
     bool is_delayed = t->initial_delay_s > 0 && !failure->is_crash;
-    double delay = is_delayed ? t->initial_delay_s * pow(t->backoff, w->attempt - crashes - 1) : 0; /* 0 times infinity is none */
+    /* 0 times infinity is NaN: no delay */
+    double delay = is_delayed ? t->initial_delay_s * pow(t->backoff, w->attempt - crashes - 1) : 0;
     if (!(delay < t->max_delay_s))
         delay = t->max_delay_s;
     delay *= 1 + t->jitter * (2 * random_unit(job) - 1);
@@ -77,7 +79,8 @@ void tp_job_add_result(tp_job *job, tp_block *b)
     job->done_end = &b->next;
 }
 
-/* Locked. One block of results: counts it, and gives it to the owner. True when the owner could use it now. */
+/* Locked. Counts a block of results and hands it to the owner. True when the owner can use it
+ * now. */
 static bool take_result(tp_job *job, const tp_slice *s, tp_block *b)
 {
     bool is_news = !job->ordered || (b->first <= job->awaited && job->awaited < b->first + b->n);
@@ -111,7 +114,8 @@ static bool take_result(tp_job *job, const tp_slice *s, tp_block *b)
     return is_news;
 }
 
-/* Locked. What was not begun goes back to the front, or is not wanted any more. */
+/* Locked. Items that were not begun go back into the queue, or are skipped when they are not wanted
+ * any more. */
 static void give_back(tp_job *job, tp_slice *s, uint32_t done)
 {
     tp_range *r = s->range;
@@ -136,7 +140,7 @@ static void give_back(tp_job *job, tp_slice *s, uint32_t done)
     free(r);
 }
 
-/* Locked. Learns what an item takes, from a slice that ran n of them. */
+/* Locked. Updates the time that an item takes, from a slice that ran n of them. */
 static void learn(tp_job *job, const tp_slice *s, uint32_t n)
 {
     if (n == 0)
@@ -153,7 +157,7 @@ static void learn(tp_job *job, const tp_slice *s, uint32_t n)
     }
 }
 
-/* Has the slice's results kept. When that is not possible any more, the job ends. */
+/* Gives the slice's results to the recorder. When that fails, the job is given up. */
 static void record(const tp_slice *s)
 {
     tp_job *job = s->job;
@@ -181,7 +185,8 @@ void tp_job_finish(tp_slice *s)
     if (job->recorder)
         record(s);
     uv_mutex_lock(&e->lock);
-    /* The second holds once per take: what is finished is in the list no more. */
+    /* The second condition fails when a slice is finished twice: the first time has taken it out of
+     * the list. */
     TP_ASSERT(has_its_results(s));
     TP_ASSERT((s->prev ? s->prev->next : e->slices) == s && (!s->next || s->next->prev == s));
     TP_ASSERT(job->running > 0 && (!s->has_permit || job->func->running > 0));
@@ -194,7 +199,8 @@ void tp_job_finish(tp_slice *s)
     if (s->has_permit)
         job->func->running--;
     learn(job, s, done);
-    /* The inputs must outlive the loop below: what goes back keeps them open, and so does this. */
+    /* The inputs must outlive the loop below, which releases them item by item; one more `open`
+     * keeps them. */
     inputs->open++;
     bool is_news = false;
     while (results) {
@@ -236,8 +242,9 @@ bool tp_job_leave_site(tp_job *job, uint64_t site)
         job->sites &= ~site;
     if (falls_back) {
         job->executor = job->fallback;
-        job->terms.executor = job->fallback->type->name; /* nobody has read it: only Lua asks */
-        job->item_ns = 0; /* that of the site */
+        /* nobody reads it concurrently: only Lua asks for it, and no Lua runs yet */
+        job->terms.executor = job->fallback->type->name;
+        job->item_ns = 0; /* it was measured at the sites that are left */
         job->last_count = 0;
     }
     uv_mutex_unlock(&job->engine->lock);
@@ -249,7 +256,8 @@ void tp_job_lose(tp_agent *agent, tp_block *(*make_failure)(void *user, tp_slice
     for (tp_slice *s; (s = tp_slice_of(agent->worker.current));) {
         tp_work *w = &s->work;
         uint32_t end = tp_work_end(w), failed;
-        if (tp_work_recover(w) && !tp_work_tear(w, end)) /* else it was waiting for what its items had spawned */
+        /* else all items were over, and the work waited for calls that they had spawned */
+        if (tp_work_recover(w) && !tp_work_tear(w, end))
             do {
                 failed = w->at;
                 tp_work_fail(w, make_failure(user, s));

@@ -1,9 +1,9 @@
 /* func.h: what a mapped function is to the host: who it is (tp_func) and what it is made of (tp_image).
  *
- * A tp_func is the identity behind a decorated Function: its name, its limit, its counts, over all its maps and
- * callers, in whichever Lua state its handle is. A tp_image is one immutable snapshot of the Lua function, as a codec message:
- * bytecode, upvalues, globals. A map takes a new image when it starts; equal bytes give the same image, so that workers load it
- * once. */
+ * A tp_func is the identity behind a decorated Function: its name, its limit and its counts, over
+ * all of its maps and callers, whichever Lua state its handle is in. A tp_image is one immutable
+ * snapshot of the Lua function, as a codec message: bytecode, upvalues, globals. A map takes a new
+ * image when it starts; equal bytes give the same image, so that workers load it once. */
 #ifndef TP_FUNC_H
 #define TP_FUNC_H
 
@@ -23,10 +23,11 @@ typedef struct tp_func {
     /* ---- guarded by the engine's lock (engine.c, schedule.c) ---- */
     struct tp_func *next_ready, *prev_ready; /* in the engine's ring of functions that have work */
     struct tp_job *ready_first, *ready_last; /* its jobs with inputs to take, next to serve first */
-    struct tp_agent *resuming;               /* agents whose items have waited for others, and want a permit again */
+    /* agents whose items have waited for others and now wait in line for a permit */
+    struct tp_agent *resuming;
     unsigned running;                        /* permits in use */
     double item_ns;                          /* what an item took lately; 0: not known */
-    float site_ns[64];                       /* the same at each site, by the bits of tp_agent.site */
+    float site_ns[64]; /* the same per site, indexed by the bit number of tp_agent.site */
     uint64_t queued, active, done, failed;   /* items, for stats */
 } tp_func;
 
@@ -47,10 +48,13 @@ enum {
     TP_IMAGE_LARGE = 1 << 14 /* bytes; from here on outlines are made */
 };
 
-/* Encodes the Lua function at index of L, and the three values after it: package.path and package.cpath, so that `require` finds the same modules in a
- * worker, and the list of what is to be run there before it (App:setup), into message, which is the caller's. It has TP_IMAGE_VALUES values, the others
- * and `tables` as tp_encode_image says; so is what it gives. -1 with err set when the function cannot travel; `name` names it in the text. `flags` may be
- * TP_ENCODE_COPIES. May raise out of memory. */
+/* Encodes what a worker needs to call the Lua function at index of L into `message`, which is the
+ * caller's. The values at index, index + 1, ... are the function, package.path and package.cpath
+ * (so that `require` finds the same modules in a worker), and the list of what is to be run there
+ * before it (App:setup). The message has TP_IMAGE_VALUES values: these, and those that
+ * tp_encode_image adds; it also explains `tables` and the result. -1 with err set when the function
+ * cannot travel; `name` names it in the text. `flags` may be TP_ENCODE_COPIES. May raise out of
+ * memory. */
 int tp_image_encode(struct lua_State *L, int index, const char *name, int tables, unsigned flags, tp_buf *message, tp_error *err);
 
 /* The outline of that message (tp_encode_outline): false when it cannot be told so whether it would be the same. */
@@ -59,7 +63,8 @@ bool tp_image_outline(struct lua_State *L, int index, int tables, unsigned flags
 /* Is that the image's message? */
 bool tp_image_is(const tp_image *image, const tp_buf *message);
 
-/* A new image with one owner; takes the message, which is empty then. NULL when out of memory. */
+/* A new image with one owner. It takes the message over and leaves the buffer empty. NULL when out
+ * of memory. */
 tp_image *tp_image_new(tp_buf *message);
 
 #endif

@@ -1,11 +1,12 @@
-/* job.c: the owner's side: opening and closing, inputs, results in order, how it stands. */
+/* job.c: the owner's side of a job: opening and closing, inputs, results in order, counts. */
 #include "engine/job_private.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* One pairing heap of two, by the blocks' first indexes: as in range.c. It needs no memory but the blocks', so that no result is ever lost for want of it. */
+/* Makes one pairing heap of two, ordered by the blocks' first indexes, as in range.c. It links the
+ * blocks themselves, so that no result is lost for want of memory. */
 static tp_block *meld(tp_block *a, tp_block *b)
 {
     if (!a || !b)
@@ -20,7 +21,8 @@ static tp_block *meld(tp_block *a, tp_block *b)
     return a;
 }
 
-/* Owner. Takes the block with the lowest index out of those that came before their turn, of which there is one. */
+/* Owner. Takes the block with the lowest index out of the heap of results that came before their
+ * turn, which is not empty. */
 static tp_block *pop_early(tp_job *job)
 {
     tp_block *least = job->early, *pairs = NULL;
@@ -45,7 +47,7 @@ static tp_block *pop_early(tp_job *job)
     return least;
 }
 
-static void free_job(tp_ref *ref) /* any thread, not locked: nobody else has it */
+static void free_job(tp_ref *ref) /* any thread, without the lock: this was the last owner */
 {
     tp_job *job = (tp_job *)ref;
     TP_ASSERT(job->running == 0 && !job->queue && !job->delayed && !job->is_told && job->finished == job->pushed);
@@ -68,7 +70,9 @@ static const tp_ref_type job_type = { "tidepool.job", free_job };
 
 /* ---- the owner's side ---- */
 
-/* Sets err: a map of f inside of these jobs, and of work of another process (`outside`, or NULL), is one too many. Names the functions of the chain, each once: there may be two or three that call each other. */
+/* Sets err: one more map, of f, inside these jobs would be too deep. Names each function of the
+ * chain once, since two or three may call each other. `outside` names the function of another
+ * process whose work they are inside of, or is NULL. */
 static int refuse_depth(const tp_func *f, const tp_job *parent, const char *outside, tp_error *err)
 {
     enum { NAMED_MAX = 5 };
@@ -102,7 +106,8 @@ static int refuse_depth(const tp_func *f, const tp_job *parent, const char *outs
                         named[0]->name, chain);
 }
 
-/* The function that the agent runs outermost, if that work is of no job here; else NULL. */
+/* The name of the function in which the agent runs outermost, when that is work of another process,
+ * which has no job here; else NULL. */
 static const char *name_outside(const tp_agent *owner)
 {
     tp_work *w = owner->worker.current;
@@ -207,11 +212,13 @@ void tp_job_close(tp_job *job)
     tp_ref_drop(job);
 }
 
-/* Locked. Room for less than this is none yet: where the window is full, inputs would come in as small blocks as results are given out, and their
- * results again, for ever (the silly window syndrome of RFC 813). Inputs worth a slice, but never much of the window. */
+/* Locked. Less room than this counts as none. Otherwise, with a full window, inputs would come in
+ * blocks as small as the results just taken, and their results again, for ever (the silly window
+ * syndrome of RFC 813). It is the inputs of one slice, but at most about a sixteenth of the
+ * window. */
 static uint64_t least_room(const tp_job *job, uint64_t limit)
 {
-    if (job->terms.batch) /* whole ones */
+    if (job->terms.batch) /* room for a whole batch */
         return job->terms.batch < limit ? job->terms.batch : limit;
     double n = job->item_ns > 0 ? TP_SLICE_NS / job->item_ns : 1;
     return n < 1 ? 1 : n < (double)(limit / 16) ? (uint64_t)n : limit / 16 + 1;
@@ -235,7 +242,7 @@ uint64_t tp_job_room(tp_job *job)
     tp_wakes w = { 0 };
     uv_mutex_lock(&job->engine->lock);
     tp_job_come_back(job, &w);
-    /* The workers had nothing left to take: reading further ahead would have kept them busy. */
+    /* The workers had nothing left to take, so more is read ahead from now on. */
     if (job->drained && job->read_ahead < job->window) {
         job->read_ahead *= 2;
         job->drained = false;
@@ -276,7 +283,7 @@ int tp_job_push(tp_job *job, tp_block *b)
     if (!r || job->is_cancelled || job->stop_at < b->first) {
         tp_job_skip(job, b, b->n);
         if (!r)
-            tp_job_cancel_locked(job); /* nothing of it can be run */
+            tp_job_cancel_locked(job); /* without a range no worker could ever take these inputs */
         free(r);
     } else {
         *r = (tp_range){ .block = b, .count = b->n, .attempt = 1 };
@@ -291,7 +298,8 @@ int tp_job_push(tp_job *job, tp_block *b)
     return is_queued ? 0 : -1;
 }
 
-/* Of a block of inputs that is going to be pushed, the items between those that have results, as ranges by `next`. -1 when out of memory. */
+/* Of a block of inputs, the items that have no result in `results`, as ranges linked by `next`. -1
+ * when out of memory. */
 static int find_gaps(tp_range **gaps, tp_block *b, const tp_block *results)
 {
     tp_range **end = gaps;
@@ -311,7 +319,8 @@ static int find_gaps(tp_range **gaps, tp_block *b, const tp_block *results)
     return 0;
 }
 
-/* Locked. One block of results that were there before: as take_result of finish.c, but nothing has been run. */
+/* Locked. Takes in a block of results that were known before: as take_result of finish.c, but
+ * nothing has been run. */
 static void take_known(tp_job *job, tp_block *inputs, tp_block *b)
 {
     job->finished += b->n;
@@ -330,10 +339,11 @@ int tp_job_push_known(tp_job *job, tp_block *b, tp_block *results)
     b->first = job->pushed;
     for (tp_block *r = results; r; r = r->next)
         if (r->kind == TP_BLOCK_FAILURE && r->first - b->first < b->n)
-            tp_block_encode_item(b, (uint32_t)(r->first - b->first), &r->input); /* or it does without */
+            /* for lack of memory the failure does without its input */
+            tp_block_encode_item(b, (uint32_t)(r->first - b->first), &r->input);
     int rc = find_gaps(&gaps, b, results);
     tp_wakes w = { 0 };
-    b->open = b->n + 1; /* one more, until it is looked at no longer */
+    b->open = b->n + 1; /* one more, so that the block lives until this function is done with it */
     tp_trace_note(&e->trace, TP_EVENT_PUSH, job->owner_id, job->terms.number, b->first, b->n);
     uv_mutex_lock(&e->lock);
     job->pushed += b->n;
@@ -360,7 +370,8 @@ int tp_job_push_known(tp_job *job, tp_block *b, tp_block *results)
         results = next;
     }
     tp_job_release_inputs(job, b, 1);
-    job->drained = job->queued == 0; /* nothing of it keeps a worker busy: what is behind it may */
+    /* known results keep no worker busy, so more may be read ahead */
+    job->drained = job->queued == 0;
     atomic_fetch_add_explicit(&job->eventcount, 1, memory_order_release);
     w.owner = tp_job_tell(job);
     w.executor = job->executor;
@@ -388,7 +399,7 @@ void tp_job_end(tp_job *job)
     uv_mutex_unlock(&job->engine->lock);
 }
 
-/* Owner. Puts what has come in its place. */
+/* Owner. Puts new results into order. */
 static void place(tp_job *job, tp_block *b)
 {
     while (b) {
@@ -435,7 +446,9 @@ tp_block *tp_job_next(tp_job *job)
     atomic_store_explicit(&job->is_asked, true, memory_order_relaxed);
     tp_job_come_back(job, &w);
     if (b) {
-        if (job->bytes > job->bytes_max) /* what this leaves may be less, and there is another item that the owner waits for */
+        /* taking these results may bring the bytes below the limit, and moves `awaited` on: more
+         * may be begun */
+        if (job->bytes > job->bytes_max)
             tp_job_resume(job, &w);
         tp_job_go_away(job);
         job->bytes -= tp_block_size(b);
@@ -491,7 +504,8 @@ void tp_job_get_counts(tp_job *job, tp_job_counts *c)
 {
     tp_wakes w = { 0 };
     uv_mutex_lock(&job->engine->lock);
-    if (job->left_ns) { /* it only looks in */
+    /* asking for counts shows that the owner is alive; he still has results to read */
+    if (job->left_ns) {
         tp_job_come_back(job, &w);
         tp_job_go_away(job);
     }
@@ -545,6 +559,7 @@ void tp_job_hold_back(tp_job *job, bool held_back)
 
 bool tp_job_is_undecided(const tp_job *job, uint64_t max_ns)
 {
-    /* Acquires: who sees that it was asked sees, too, that it was held back then. */
+    /* Acquires: who sees that results were asked for also sees that the job was held back
+     * before. */
     return !job->terms.discards && !atomic_load_explicit(&job->is_asked, memory_order_acquire) && uv_hrtime() - job->opened_ns < max_ns;
 }

@@ -1,5 +1,5 @@
-/* job_private.h: what the files of the engine share about a job: engine.c, schedule.c, finish.c,
- * wait.c and job.c, nobody else. See job.h for the contract.
+/* job_private.h: what the engine's files (engine.c, schedule.c, finish.c, wait.c and job.c) share
+ * about a job, and nobody else sees. job.h has the contract.
  *
  * Everything below that is not marked otherwise is guarded by engine->lock; functions whose comment
  * says "locked" are called with it held. Wake-ups are decided under the lock and done after it. */
@@ -22,7 +22,7 @@ struct tp_job {
     tp_executor *fallback;
     tp_recorder *recorder;
     tp_waiter *waiter;
-    tp_job *parent; /* the job inside whose item it was started, held; NULL */
+    tp_job *parent; /* the job in whose item it was started; held; or NULL */
     bool ordered, keep_going, is_cheap;
     uint64_t window;
     size_t bytes_max;
@@ -33,7 +33,7 @@ struct tp_job {
     /* ---- the owner's own ---- */
     tp_block *early;    /* results that came before their turn: a heap, the block with the lowest index first */
     uint64_t head;      /* index of the next result to give out */
-    tp_block *fifo, **fifo_end; /* unordered jobs: results as they came */
+    tp_block *fifo, **fifo_end; /* unordered jobs: results in the order in which they came */
     uint64_t delivered; /* results given out */
     uint64_t pushed;    /* written by the owner under the lock */
     uint64_t read_ahead;
@@ -42,22 +42,25 @@ struct tp_job {
     tp_job *next, *prev;             /* in engine->jobs */
     tp_job *next_ready, *prev_ready; /* in func->ready */
     bool is_ready;
-    tp_range *queue;   /* a heap by index: what comes first is served first, also what was given back or is tried again */
-    tp_range *delayed; /* a heap by time: what waits for its retry */
+    /* a heap by index: lower indexes are served first, also when they were given back or are
+     * retried */
+    tp_range *queue;
+    tp_range *delayed; /* a heap by time: items that wait for their retry */
     tp_block *done, **done_end;
     uint64_t queued, n_delayed, finished, failed, retried, skipped;
-    uint64_t awaited; /* what head was when the owner looked last */
-    uint64_t stop_at; /* no item with a higher index is begun: one with this index failed */
-    uint64_t sites;   /* those that may run it, as bits; 0: any */
-    size_t bytes;     /* inputs that are not finished and results that are not given out */
+    uint64_t awaited; /* the head when the owner last asked for results */
+    /* no item with a higher index is begun: the one with this index has failed for good */
+    uint64_t stop_at;
+    uint64_t sites;   /* at which it may run, as bits; 0: any */
+    size_t bytes;     /* of inputs that are not finished and results that are not handed out */
     unsigned running; /* slices */
     uint32_t last_count; /* items of the last slice */
     double item_ns;      /* what an item takes; 0: not known */
-    uint64_t left_ns;    /* since when the owner is away with results that it was given, see is_left; 0: it is not */
+    uint64_t left_ns;    /* since when the owner is away with results, see is_left; 0: it is here */
     uint64_t random;     /* for the jitter of retries */
     bool ended, is_cancelled, is_reading, drained;
     bool is_starved; /* cancelled for want of memory */
-    tp_error *lost;  /* cancelled by tp_job_lose_all: why; not changed afterwards */
+    tp_error *lost;  /* why tp_job_lose_all or tp_job_give_up has cancelled it; set once */
     tp_executor *executor;
     unsigned inside;   /* jobs nested in it, at whatever depth, that have an owner */
     uint32_t owner_id; /* of the worker in whose item it was started; 0: none. For traces */
@@ -66,8 +69,10 @@ struct tp_job {
     const void *helper; /* of the agent that waits for it and runs items meanwhile, see helper_id; NULL: none does */
     tp_job *next_told, *prev_told;
 
-    _Atomic uint32_t eventcount; /* written under the lock (release), read by the owner as it spins (acquire) */
-    _Atomic bool is_held_back, is_asked; /* written by the owner; hints but for what is read under the lock */
+    /* counts news; written under the lock (release), read by the owner as it spins (acquire) */
+    _Atomic uint32_t eventcount;
+    /* written by the owner; others use them as hints, or read them under the lock */
+    _Atomic bool is_held_back, is_asked;
 };
 
 struct tp_engine {
@@ -75,7 +80,7 @@ struct tp_engine {
     tp_job *jobs;                          /* all that have an owner */
     tp_func *ready_first, *ready_last;     /* functions that have jobs with queued inputs */
     tp_slice *slices;                      /* all that are running */
-    tp_agent *helpers;                     /* agents that sleep for a nested job */
+    tp_agent *helpers;                     /* agents that sleep while they wait for a nested job */
     uint64_t next_due;                     /* the earliest retry, UINT64_MAX: none */
     bool is_stopped;
     tp_permits permits;                    /* NULLs: there are none; set before the first job */
@@ -86,7 +91,7 @@ struct tp_engine {
     _Atomic uint32_t n_agents; /* relaxed: ids for their workers */
 };
 
-/* What to wake after the lock is released. */
+/* Whom to wake once the lock is released. */
 typedef struct tp_wakes {
     tp_waiter *owner;
     tp_executor *executor;
@@ -95,50 +100,54 @@ typedef struct tp_wakes {
 
 /* ---- engine.c ---- */
 
-/* Not locked. Wakes whom they name. */
+/* Not locked. Wakes those that `w` names. */
 void tp_wakes_send(const tp_wakes *w);
 
-/* Locked, all of these but tp_engine_tell_cancelled, which says more. Puts inputs into the job's queue, where what has the lowest index comes first; takes
- * that out. */
+/* All of this section but tp_engine_tell_cancelled: locked. Puts inputs into the job's queue; takes
+ * those with the lowest index out. */
 void tp_job_enqueue(tp_job *job, tp_range *r);
 tp_range *tp_job_dequeue(tp_job *job);
 
-/* To the end of the line, so that jobs and functions take turns. */
+/* Moves the job to the end of its function's line, and the function to the end of the engine's, so
+ * that all take turns. */
 void tp_job_rotate(tp_job *job);
 
-/* Is it, or one that it is nested in, cancelled? */
+/* Is the job, or one that it is nested in, cancelled? */
 bool tp_job_is_unwanted(const tp_job *job);
 
-/* The job has news: takes it to the waiter that wants to know, which the caller then wakes without the lock; NULL when none does. */
+/* The job has news: adds it to its waiter's list when the owner waits for it. The caller then wakes
+ * the returned waiter without the lock; NULL: nobody waits. */
 tp_waiter *tp_job_tell(tp_job *job);
 
-/* The owner knows, or does not want to any more. */
+/* The owner knows the news, or does not wait any longer. */
 void tp_job_untell(tp_job *job);
 
-/* Agents that sleep for nested jobs look again; so does the first that wants its permit for the function back. */
+/* Wakes the agents that sleep for nested jobs, to look again; and the first in line for a permit of
+ * the function. */
 void tp_engine_wake_helpers(tp_engine *e);
 void tp_func_wake_resuming(tp_func *f);
 
-/* Items of an input block have their result; the last one frees it. */
+/* n more items of an input block have their result; the last one frees it. */
 void tp_job_release_inputs(tp_job *job, tp_block *b, uint32_t n);
 
-/* Items that will not be run: they count as finished. Of those in the queue: all with an index above that. */
+/* Counts n items as finished without running them; the second: all queued items with a higher
+ * index. */
 void tp_job_skip(tp_job *job, tp_block *b, uint32_t n);
 void tp_job_skip_queued(tp_job *job, uint64_t above);
 
-/* Running slices whose items beyond `above` are not wanted any more return after their current item. */
+/* Asks running slices that have items beyond `above` to return after their current item. */
 void tp_job_stop_slices(tp_job *job, uint64_t above);
 
-/* An item has failed for good, and so has the job: what is behind it is not wanted. */
+/* The item has failed for good, and with it the job: later items are not wanted. */
 void tp_job_stop_behind(tp_job *job, uint64_t index);
 
-/* An item has the failure b, and is not tried again. True when that ends the job. */
+/* An item has failed with b and is not retried. True when that ends the job. */
 bool tp_job_count_failure(tp_job *job, const tp_block *b);
 
-/* The block goes to the owner. */
+/* Hands the block to the owner. */
 void tp_job_add_result(tp_job *job, tp_block *b);
 
-/* Marks one job as cancelled; its owner is to be woken by the caller. */
+/* Marks one job as cancelled; the caller wakes its owner. */
 void tp_job_cancel_locked(tp_job *job);
 
 /* Locked, but not throughout. Wakes the owners of cancelled jobs. One that sleeps on a loop is woken without the lock: one owner at a time, since the list
@@ -150,10 +159,12 @@ bool tp_job_is_balanced(const tp_job *job);
 
 /* ---- schedule.c ---- */
 
-/* How many workers the queue is worth: by time where it is known, else one (who wakes the next). */
+/* How many workers to wake for what is queued: by the time it takes where that is known, else one,
+ * which wakes the next. */
 unsigned tp_job_takers(const tp_job *job);
 
-/* The owner is here; is away with results that it was given. Those who could run the job's items, and have found that they may not, look again. */
+/* The owner is here; is away with results. `resume` wakes those who could run the job's items and
+ * were not given any while it was paused. */
 void tp_job_come_back(tp_job *job, tp_wakes *w);
 void tp_job_go_away(tp_job *job);
 void tp_job_resume(tp_job *job, tp_wakes *w);
@@ -161,17 +172,19 @@ void tp_job_resume(tp_job *job, tp_wakes *w);
 /* Retries whose time has come go back to their queue; sets engine->next_due. */
 void tp_engine_promote_due(tp_engine *e, uint64_t now);
 
-/* What the jobs that the agent waits for now have as their `helper`: it waits in one place of each item that it runs, and outside of them. */
+/* What a job's `helper` is while this agent waits for it: a value that differs between the items
+ * that the agent has begun, one inside the other. */
 const void *tp_agent_helper_id(const tp_agent *agent);
 
-/* The next job to serve for an agent that waits: one that it waits for, if the agent's kind runs it or its owner does, else one of the agent's kind below
- * those. */
+/* The next job that a waiting agent should serve: one that it waits for, when its own executor runs
+ * that job or the job has no workers; else one below those, for its executor. */
 tp_job *tp_agent_pick_awaited(tp_engine *e, const tp_agent *agent, uint64_t now);
 
-/* The agent's site, as an index of site_ns; -1 when it has none. Any thread. */
+/* The agent's site as a number, an index of site_ns; -1: none. Any thread. */
 int tp_agent_site(const tp_agent *agent);
 
-/* The slice that the work is, NULL when it is none of a job here: it came from elsewhere. Any thread. */
+/* The slice that this work is part of; NULL when the work is of no job in this process. Any
+ * thread. */
 tp_slice *tp_slice_of(tp_work *w);
 
 #endif

@@ -3,15 +3,16 @@
 
 #include <string.h>
 
-/* What the first half of a key is changed by before parts of another kind are made of it: an item's numbers and what its maps get are unrelated. */
-#define SOURCE UINT64_C(0x243f6a8885a308d3) /* pi */
+/* Half of a key is changed by one of these before parts of another kind are derived from it, so
+ * that an item's numbers and the keys of its maps are unrelated. */
+#define SOURCE UINT64_C(0x243f6a8885a308d3) /* digits of pi, as the others */
 #define BY_HAND UINT64_C(0x452821e638d01377)
 #define STRAY UINT64_C(0x13198a2e03707344)
 
 static uint64_t bits_of(double x)
 {
     uint64_t bits;
-    x += 0.0; /* one zero */
+    x += 0.0; /* -0 becomes 0: they are the same seed */
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }

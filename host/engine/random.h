@@ -1,8 +1,9 @@
 /* random.h: whose random numbers are whose: the keys of streams.
  *
- * Everything that can draw has a key of its own, made from what it is and not from when or where it runs: a script's from its seed, a map's from
- * its caller's and a number that counts the caller's maps and calls, an item's from its map's and its index. So the numbers of an item are the
- * same on any number of workers, on any executor, and at every attempt.
+ * Everything that can draw has a key of its own, made from what it is, not from when or where it
+ * runs: a script's key comes from its seed, a map's from its caller's key and a count of the
+ * caller's maps and calls, an item's from its map's key and its index. So an item draws the same
+ * numbers on any number of workers, on any executor, and at every attempt.
  *
  * The numbers themselves are drawn in Lua (lua/tidepool/engine/random.lua) and on devices (gpu/translate/builtins.lua): xoroshiro128++
  * (Blackman and Vigna, "Scrambled linear pseudorandom number generators", 2021), whose 128 bits of state are the item's key. What makes keys
@@ -22,10 +23,11 @@ typedef struct tp_key {
 typedef struct tp_source {
     tp_key key;
     uint64_t started; /* maps, calls and tasks so far */
-    uint64_t stray;   /* of those, kept apart: the ones whose order is a matter of time */
+    uint64_t stray;   /* those among them that start in no certain order, counted apart */
 } tp_source;
 
-/* What a slice's items draw from. lua/tidepool/engine/random.lua has the same struct: it draws, and sets `state` and `at`. The agent's. */
+/* What the items of a slice draw from. The agent's. lua/tidepool/engine/random.lua has the same
+ * struct: it draws, and sets `state` and `at`. */
 typedef struct tp_draws {
     tp_key map;         /* of the job */
     double first;       /* index of the block's first item */
@@ -37,28 +39,31 @@ typedef struct tp_draws {
     tp_source source;
 } tp_draws;
 
-/* The key of the n-th part of what has this key. */
+/* The key of part n of whatever has this key. */
 tp_key tp_key_of(tp_key key, uint64_t n);
 
-/* The key of what math.randomseed(seed) has been said for. */
+/* The key that math.randomseed(seed) asks for. */
 tp_key tp_key_of_seed(double seed);
 
 /* The key of the stream that tidepool.random(seed, i) gives. */
 tp_key tp_key_by_hand(double seed, double i);
 
-/* The key for a state of LuaJIT's generator, which lies at `state`: that of the seed 0, when it is as LuaJIT makes it. */
+/* The key for the state of LuaJIT's generator at `state`. A generator that was never seeded has the
+ * key of the seed 0. */
 tp_key tp_key_of_luajit(const void *state);
 
 /* A source with that key. */
 tp_source tp_source_new(tp_key key);
 
-/* The key of the next map, call or task of a source; a stray one does not change what those get that are not. */
+/* The key of the next map, call or task of a source. Stray ones are counted apart, so that they do
+ * not change the keys of the others. */
 tp_key tp_source_next(tp_source *source, bool is_stray);
 
-/* Nothing has been drawn yet for the items of a block whose first one has the index `first`, of a job with that key. */
+/* Opens draws for the items of a block whose first item has the index `first`, of a job with the
+ * key `map`. Nothing has been drawn yet. */
 void tp_draws_open(tp_draws *draws, tp_key map, uint64_t first);
 
-/* Who starts a map inside the item at that offset. */
+/* The source from which maps inside the item at that offset get their keys. */
 tp_source *tp_draws_source(tp_draws *draws, int32_t at);
 
 /* The item at that offset has called math.randomseed(seed): its numbers are LuaJIT's from here on. */

@@ -1,9 +1,10 @@
-/* range.c: a pairing heap of ranges (Fredman, Sedgewick, Sleator, Tarjan 1986). Inputs mostly come in order, where it costs what a list does. */
+/* range.c: a pairing heap of ranges (Fredman, Sedgewick, Sleator, Tarjan 1986). Inputs mostly come
+ * in order, and then it costs as little as a list. */
 #include "engine/range.h"
 
 #include <stddef.h>
 
-/* One heap of two. Neither is in a list. */
+/* Makes one heap of two. Neither root may be in a list. */
 static tp_range *meld(tp_range *a, tp_range *b)
 {
     if (!a || !b)

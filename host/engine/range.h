@@ -1,16 +1,19 @@
 /* range.h: consecutive inputs of a job that wait for somebody to take them, and heaps of such ranges.
  *
- * A heap gives the range with the least key first: the first input's index where inputs are served in order, a time where they wait for it.
- * It needs no memory but the ranges', so that an input can always go back. Not synchronised: the job's files hold the engine's lock. */
+ * A heap gives the range with the least key first: the key is the first input's index where inputs
+ * are served in order, and a time where they wait for a retry. It allocates nothing but the ranges
+ * themselves, so that an input can always go back. Not synchronised: the engine's files hold its
+ * lock. */
 #ifndef TP_RANGE_H
 #define TP_RANGE_H
 
 #include "codec/block.h"
 
-/* Inputs of one block that nobody has taken, or that one slice has. */
+/* Inputs of one block that wait to be taken, or that one slice has taken. */
 typedef struct tp_range {
-    struct tp_range *child, *next; /* in a heap: the first of those below, and the next one below the same; else free for the owner's use */
-    uint64_t key;                  /* in a heap: its place */
+    /* in a heap: its first child, its next sibling; else free for the owner's use */
+    struct tp_range *child, *next;
+    uint64_t key;                  /* in a heap: what orders it */
     tp_block *block;
     uint32_t offset, count;
     uint32_t attempt; /* from 1 */

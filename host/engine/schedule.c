@@ -1,4 +1,5 @@
-/* schedule.c: who takes what: the next job to serve, how much of it, permits, when a job pauses; and the sink of the work that is taken. */
+/* schedule.c: who takes what: which job is served next, how many items a slice takes, permits, when
+ * a job pauses; and the sink of slices. */
 #include "engine/job_private.h"
 
 #include <math.h>
@@ -17,13 +18,16 @@ unsigned tp_job_takers(const tp_job *job)
 
 /* ---- the owner's coming and going; locked ----
  *
- * Who reads results in a loop of its own (is_reading) takes its time over each, and may have left the loop for good, which nobody tells us. So the job
- * begins nothing any more once some results wait and the owner has been away for TP_PAUSE_NS. It goes on when the owner is back.
+ * An owner that reads results in a loop (is_reading) takes its time over each, and may have left
+ * the loop for good without telling us. So a job begins nothing more once some results wait and the
+ * owner has been away for TP_PAUSE_NS. It resumes when the owner is back.
  *
- * That must never happen to a job that its owner waits for: then it would be for ever. An owner is away only from when tp_job_next gave it results until it
- * does the next thing to the job, whatever that is. One that has asked and was given nothing waits: in the loop, as a helper that runs items of this job or of
- * others, as a task beside others, or by coming back now and then. How, and for how long, makes no difference; what it waits for may be a slow item, a
- * retry, a permit or an input. It is away again when it is given results, or says that it waits no longer (tp_job_leave). */
+ * A job whose owner waits for it must never pause: nobody would ever resume it. So an owner counts
+ * as away only between the tp_job_next that gave it results and the next thing that it does to the
+ * job. An owner that asked and got nothing is waiting, however it waits (in the loop, as a helper
+ * that runs items meanwhile, as one task among others, or by asking again now and then) and for
+ * however long: for a slow item, a retry, a permit or an input. It is away again when it is given
+ * results, or when it says that it stops waiting (tp_job_leave). */
 
 static bool is_left(const tp_job *job, uint64_t now)
 {
@@ -221,17 +225,19 @@ void tp_engine_promote_due(tp_engine *e, uint64_t now)
     }
 }
 
-/* Locked. Has it inputs that may be begun now? */
+/* Locked. Does the job have inputs that may be begun now? */
 static bool can_take(const tp_job *job, uint64_t now)
 {
     if (!job->queue || tp_job_is_held_back(job) || is_left(job, now))
         return false;
-    /* Where results take much memory, only the item that the owner waits for is begun: none is before it in the queue. */
+    /* Where results take much memory, nothing is begun but the item that the owner waits for. It is
+     * the first in the queue. */
     bool has_ready = job->finished - job->skipped > job->delivered;
     return job->bytes <= job->bytes_max || !has_ready || tp_range_first(job->queue) <= job->awaited;
 }
 
-/* Locked. The next job to serve, for one at one of these sites: of the function that has the fewest slices running, in turns. */
+/* Locked. The next job to serve at one of these sites: one of the function with the fewest running
+ * slices, and among its jobs likewise. */
 static tp_job *pick(tp_engine *e, const tp_executor *ex, uint64_t sites, uint64_t now)
 {
     tp_job *best = NULL;
@@ -240,7 +246,9 @@ static tp_job *pick(tp_engine *e, const tp_executor *ex, uint64_t sites, uint64_
         if (!has_permit(f) || (best && f->running >= best->func->running))
             continue;
         tp_job *candidate = NULL;
-        int looked = 0; /* at those that could be taken from: of others there may be any number, as of loops that were left */
+        /* only jobs that can be taken from count: there may be any number of others, such as those
+         * of loops that were left */
+        int looked = 0;
         for (tp_job *j = f->ready_first; j && looked < 64; j = j->next_ready) {
             if (j->executor != ex || (j->sites && !(j->sites & sites)) || !can_take(j, now))
                 continue;
@@ -263,7 +271,8 @@ const void *tp_agent_helper_id(const tp_agent *agent)
     return agent->worker.current ? (const void *)agent->worker.current : agent;
 }
 
-/* Locked. Was it started, through others perhaps, by an item of a job that this helper waits for? */
+/* Locked. Was the job started by an item of a job that this helper waits for, or further below such
+ * an item? */
 static bool is_below(const tp_job *job, const void *helper)
 {
     const tp_job *j = job->parent;
@@ -296,8 +305,9 @@ int tp_agent_site(const tp_agent *agent)
     return agent->site ? __builtin_ctzll(agent->site) : -1;
 }
 
-/* Locked. What part of the rest of a job an agent may take at once. Of several sites each gets half of what is due to it by its speed, so that all of them
- * end together; one whose speed is not known counts as the one that asks. */
+/* Locked. The share of the queued items that an agent may take at once. With several sites, each
+ * gets half of what its speed entitles it to, so that all of them finish together; a site whose
+ * speed is not known is taken to be as fast as the asking one. */
 static double share_of(const tp_job *job, const tp_agent *agent, double item_ns)
 {
     if (tp_agent_site(agent) < 0 || !job->sites)
@@ -311,8 +321,9 @@ static double share_of(const tp_job *job, const tp_agent *agent, double item_ns)
     return 0.5 / item_ns / speeds;
 }
 
-/* Locked. How many items the agent takes: as many as the executor's time for a slice takes, growing from its least number; never more than a share of
- * what is there, unless all of it is small. */
+/* Locked. How many items the agent takes: as many as fill the executor's time for a slice, growing
+ * from its least number; at most a share of what is queued, unless all of that takes little
+ * time. */
 static uint32_t slice_count(const tp_job *job, const tp_range *r, const tp_agent *agent)
 {
     if (job->terms.batch) {
@@ -334,7 +345,8 @@ static uint32_t slice_count(const tp_job *job, const tp_range *r, const tp_agent
         wanted = grown;
     if (wanted < least)
         wanted = least;
-    if (tp_agent_site(agent) >= 0) /* even ones: a small rest is not worth what it costs to begin */
+    /* equal parts: a small rest would not be worth the cost of a launch */
+    if (tp_agent_site(agent) >= 0)
         wanted = ceil(r->count / fmax(round(r->count / wanted), 1));
     if (wanted >= r->count)
         return r->count;
@@ -346,11 +358,12 @@ static uint32_t slice_count(const tp_job *job, const tp_range *r, const tp_agent
 
 bool tp_job_can_take_locked(tp_engine *e, const tp_executor *ex)
 {
-    /* As tp_job_take_locked: a worker that could take, and is given nothing, looks again without letting go of the lock, for which who stops the engine waits. */
+    /* After tp_engine_stop nothing can be taken. If this said yes, a worker would try again and
+     * again without releasing the lock, and tp_engine_stop waits for that. */
     return !e->is_stopped && pick(e, ex, UINT64_MAX, uv_hrtime()) != NULL;
 }
 
-/* Locked. After a slice of job was taken: is there work that is worth one more worker? */
+/* Locked. A slice of the job has been taken: is there work for one more worker? */
 static bool has_more(const tp_engine *e, const tp_job *job)
 {
     if (job->queued && has_permit(job->func) &&
@@ -364,7 +377,8 @@ static bool has_more(const tp_engine *e, const tp_job *job)
 
 /* ---- taking ---- */
 
-/* Memory for one more slice of the agent: what an earlier one left, mostly. Never NULL for one that has no slice. */
+/* Memory for one more slice of the agent, mostly that of an earlier one. Never NULL for an agent
+ * without a slice. */
 static tp_slice *new_slice(tp_agent *agent)
 {
     tp_slice *s = agent->spare;
@@ -375,11 +389,11 @@ static tp_slice *new_slice(tp_agent *agent)
     return s;
 }
 
-/* Locked. Claims a slice of job, if there is one. */
+/* Locked. Claims a slice of the job; NULL for NULL. */
 static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
 {
     tp_slice *s = job ? new_slice(agent) : NULL;
-    if (job && !s) { /* a nested job, whose owner waits as a helper, or is this agent */
+    if (job && !s) { /* only a nested job can be without memory: the agent already runs a slice */
         job->is_starved = true;
         tp_job_cancel_locked(job);
         tp_engine_wake_helpers(e);
@@ -389,14 +403,14 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     tp_range *r = job->queue;
     uint32_t n = slice_count(job, r, agent);
     if (n < r->count) {
-        /* Without memory to split it the whole range is taken: coarser, still right. */
+        /* Without memory to split the range, the slice takes all of it: coarser, but right. */
         tp_range *part = malloc(sizeof *part);
         if (part) {
             *part = *r;
             part->count = n;
             r->offset += n;
             r->count -= n;
-            r->key = tp_range_first(r); /* still before all others, which lie behind it */
+            r->key = tp_range_first(r); /* it still comes before all others */
             job->queued -= n;
             job->func->queued -= n;
             r = part;
@@ -463,8 +477,8 @@ tp_slice *tp_job_take_awaited(tp_agent *agent)
     return s;
 }
 
-/* Locked. Asks slices that take long to return after their item, so that others can have the rest; gives the time when the
- * next should be asked, 0 when there is none. */
+/* Locked. Asks slices that have run for long to return after their item, so that others can take
+ * the rest. Gives the time when the next one should be asked; 0: there is none. */
 static uint64_t ask_to_share(tp_engine *e, const tp_executor *ex, uint64_t now)
 {
     uint64_t when = 0;

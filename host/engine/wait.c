@@ -1,4 +1,5 @@
-/* wait.c: waiting for jobs: the owner's, which is woken, and an agent's inside of an item, which helps. */
+/* wait.c: waiting for jobs: the owner's way, in which its waiter is woken, and an agent's inside an
+ * item, which helps meanwhile. */
 #include "engine/job_private.h"
 
 uint32_t tp_job_eventcount(tp_job *job)
@@ -60,7 +61,7 @@ void tp_job_end_wait(tp_agent *a, tp_job *const *jobs, unsigned n)
         a->worker.current->sink->take_permit(a->worker.current);
 }
 
-/* Locked. Is there anything that an agent which waits for these jobs need not sleep for? */
+/* Locked. Is there a reason for an agent that waits for these jobs not to sleep? */
 static bool has_any(tp_engine *e, tp_agent *a, tp_job *const *jobs, const uint32_t *seen, unsigned n, uint64_t now)
 {
     for (unsigned i = 0; i < n; i++)
