@@ -1,4 +1,5 @@
-/* executors.c: the table of executors. A new one is a file, which defines tp_exec_NAME, and a word here. */
+/* executors.c: the table of executors. To add one, write a file that defines tp_exec_NAME, and add
+ * NAME here. */
 #include "executors.h"
 
 #include <stddef.h>

@@ -1,4 +1,5 @@
-/* host.c: one tp_host: puts it together, and takes it apart in the opposite order. The top of the library: nothing of it knows this file. */
+/* host.c: a tp_host from its opening to its end. The top of the library: no other file of it
+ * includes host.h. */
 #include "host.h"
 
 #include "embed/api.h"
@@ -12,9 +13,9 @@
 #include <stdlib.h>
 
 enum {
-    REST_MS = 50,  /* for a thread to end that has nothing to do any more */
-    LEAVE_MS = 6000, /* for what workers do at their ends, which may take processes 5 s */
-    KEEP_MS = 5000 /* for compiled programs to be written, at the end of a state that has our module */
+    REST_MS = 50,  /* for an idle thread to end */
+    LEAVE_MS = 6000, /* for what workers do before they end; processes may take 5 s for it */
+    KEEP_MS = 5000 /* for writing compiled programs, when a state with our module is closed */
 };
 
 static int open_executors(tp_host *host, tp_error *err)
@@ -82,7 +83,7 @@ int tp_host_stop(tp_host *host, unsigned timeout_ms)
     return stop_executors(host, uv_hrtime() + (uint64_t)timeout_ms * 1000000);
 }
 
-/* Is the owner in a call of the host's, which is to return first? */
+/* Is the owner inside a call of the host's, which must return first? */
 static bool is_busy(const tp_host *host)
 {
     return host->is_stepping || host->is_running || tp_api_is_inside(host->api);
@@ -128,7 +129,8 @@ bool tp_host_finish_leaving(tp_host *host, unsigned timeout_ms)
 bool tp_host_finish_keeping(tp_host *host, unsigned timeout_ms)
 {
     tp_opencl_finish_keeping(tp_host_executor(host, tp_exec_opencl.name), uv_hrtime() + (uint64_t)timeout_ms * 1000000);
-    return stop_executors(host, uv_hrtime() + (uint64_t)REST_MS * 1000000) == 0; /* a thread that has kept them ends now */
+    /* a thread that was still writing programs ends now */
+    return stop_executors(host, uv_hrtime() + (uint64_t)REST_MS * 1000000) == 0;
 }
 
 bool tp_host_free_within(tp_host *host, unsigned timeout_ms)
@@ -146,7 +148,9 @@ void tp_host_free(tp_host *host)
         return;
     tp_detach(host->attachment);
     host->attachment = NULL;
-    stop_executors(host, UINT64_MAX); /* first: workers read strings of the state that closes here (TP_SCALAR_PINNED) */
+    /* before anything else is closed: workers read strings of the state that closes here
+     * (TP_SCALAR_PINNED) */
+    stop_executors(host, UINT64_MAX);
     if (host->has_agent)
         tp_agent_leave(&host->agent);
     tp_api_close(host->api);

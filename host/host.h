@@ -1,4 +1,4 @@
-/* host.h: the ends of a host that are not the embedder's: for the program and the module. */
+/* host.h: ways to end a host that embedders do not have, for the program and the module. */
 #ifndef TP_HOST_H
 #define TP_HOST_H
 
@@ -6,18 +6,20 @@
 
 #include <stdbool.h>
 
-/* tp_host_close on whatever thread: nobody uses the host any more. In a forked child, whose threads are missing, it does nothing. */
+/* tp_host_close from any thread, when nobody uses the host any more. In a forked child, which has
+ * none of its threads, it does nothing. */
 void tp_host_free(tp_host *host);
 
-/* The same if all workers come to rest within that time. False: some run, so that the host, and our code, have to stay where they are. */
+/* The same if all workers come to rest within that time. False: some still run, so the host and our
+ * code must stay in memory. */
 bool tp_host_free_within(tp_host *host, unsigned timeout_ms);
 
-/* After tp_host_stop: gives workers up to that many milliseconds that do what they have to at their ends, such as the `exit` of classes. True when all
- * workers have come to rest. Owner. */
+/* After tp_host_stop: gives workers that still have something to do before they end (the `exit` of
+ * classes) up to that many milliseconds. True when all workers have come to rest. Owner. */
 bool tp_host_finish_leaving(tp_host *host, unsigned timeout_ms);
 
-/* After tp_host_stop: gives workers that only write compiled programs to disk up to that many milliseconds to do so. True when all workers have come to
- * rest. Owner. */
+/* After tp_host_stop: gives workers that are only writing compiled programs to disk up to that many
+ * milliseconds. True when all workers have come to rest. Owner. */
 bool tp_host_finish_keeping(tp_host *host, unsigned timeout_ms);
 
 #endif

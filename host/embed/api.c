@@ -20,18 +20,20 @@
 #include <string.h>
 
 enum {
-    PATIENCE_NS = 5 * 1000 * 1000, /* for callbacks in one step, together */
-    CLOSED_MAX = 64 /* handles of each kind that are remembered when they have been closed, so that their use is an error */
+    PATIENCE_NS = 5 * 1000 * 1000, /* how long the callbacks of one step may take together */
+    /* closed handles of each kind that are remembered, so that using one is an error and not a
+     * crash */
+    CLOSED_MAX = 64
 };
 
-/* What tp_function and tp_map begin with. The owner's. */
+/* The first member of tp_function and tp_map. The owner's. */
 typedef struct handle {
     tp_api *api;
-    struct handle *next_closed; /* of the api's, once it is closed */
+    struct handle *next_closed; /* once it is closed: the next one in the api's list */
     bool is_closed;
 } handle;
 
-/* The handles that were closed last, the longest ago first. */
+/* The handles that were closed last, in the order in which they were closed. */
 typedef struct closed_list {
     handle *first, **last;
     int n;
@@ -48,10 +50,10 @@ struct tp_map {
     handle base;
     tp_map *next, *prev;
     int ref;                    /* of the Results in the registry */
-    bool is_over;               /* the end, or a failure, has been given out */
-    bool is_inline;             /* runs only while somebody waits */
+    bool is_over;               /* its end or its failure has been handed out */
+    bool is_inline;             /* its function runs only while somebody waits for results */
 
-    /* The inputs, which the caller keeps. */
+    /* The inputs. They stay the caller's memory. */
     size_t width;
     const double *columns[TP_COLUMNS_MAX];
     const tp_span *spans;
@@ -65,9 +67,9 @@ struct tp_map {
 
     tp_map_callback callback;   /* NULL while results are read by tp_map_next */
     void *user;
-    tp_job *job;                /* with a callback, until it is over: the Results own it */
-    uint32_t seen;              /* its news when it was looked at last */
-    bool is_due;                /* to be looked at whatever the news */
+    tp_job *job;                /* with a callback, until the map is over; owned by the Results */
+    uint32_t seen;              /* the job's eventcount when it was last looked at */
+    bool is_due;                /* look at it in any case, even without news */
 };
 
 struct tp_api {
@@ -75,12 +77,12 @@ struct tp_api {
     lua_State *L;
     int embed; /* reference: the module tidepool.embed */
     tp_function *functions;
-    tp_map *maps, *cursor;   /* cursor: the one that dispatch comes to next */
+    tp_map *maps, *cursor;   /* cursor: the map whose turn is next in dispatch */
     closed_list closed_functions, closed_maps;
-    tp_map *current;         /* the one whose callback runs; NULL when that has closed it */
+    tp_map *current;         /* the map whose callback runs; NULL when the callback has closed it */
     unsigned n_callbacks;    /* maps with a callback that are not over */
-    bool is_inside;          /* Lua code runs */
-    uint64_t due_ns;         /* when the next step is to be, UINT64_MAX: when something happens */
+    bool is_inside;          /* Lua code is running */
+    uint64_t due_ns; /* when the next step is due; UINT64_MAX: only when something happens */
 
     tp_arena values;         /* of tp_host_call */
     tp_arena failure_arena;
@@ -90,21 +92,23 @@ struct tp_api {
 
 /* ---- entering Lua ---- */
 
-/* A piece of work in the state: `body` gets the frame as its light userdata, and finds tidepool.host.embed's function `fn` below it. */
+/* One call into the state: embed.lua's function `fn` is called, with arguments from `push`; `take`
+ * reads its results. Both get the frame as light userdata. */
 typedef struct frame {
     tp_api *api;
     const char *fn;
     void (*push)(lua_State *L, void *frame);  /* pushes the arguments of fn; may be NULL */
-    void (*take)(lua_State *L, void *frame);  /* reads what it gave, from index 1; may be NULL */
-    tp_arena *arena;                          /* of the failure */
+    void (*take)(lua_State *L, void *frame);  /* reads its results, from index 1; may be NULL */
+    tp_arena *arena;                          /* memory for the failure */
     tp_failure *failure;
-    int status;                               /* 0, or why it failed: as lua_pcall says */
-    bool is_described;                        /* *failure says why */
+    int status;                               /* what lua_pcall returned */
+    bool is_described;                        /* *failure has been filled in */
 } frame;
 
 static const char no_memory[] = TP_NO_MEMORY;
 
-/* The string at index as memory of the arena; "" when it is none; no_memory when there is no room. */
+/* The string at index, copied into the arena; "" when it is no string; no_memory when there is no
+ * room. */
 static const char *copy_text(lua_State *L, int index, tp_arena *arena)
 {
     size_t len = 0;
@@ -177,7 +181,8 @@ static tp_code code_of(const char *kind)
     }
 }
 
-/* After code that may have started things on the host's loop: has the loop of the caller's look at it. */
+/* Called after code that may have started something on the host's loop: makes the caller's loop
+ * look at it. */
 static void note_activity(tp_host *host)
 {
     if (host->is_driven)
@@ -206,14 +211,14 @@ static int enter(frame *f, tp_error *err)
     api->is_inside = false;
     if (status == 0 && f->status == 0)
         return 0;
-    if (!f->is_described) { /* memory ran out, perhaps while the failure was described */
+    if (!f->is_described) { /* memory ran out, perhaps while the failure was being described */
         *f->failure = (tp_failure){ tp_failure_kind_name(TP_KIND_MEMORY), TP_NO_MEMORY, "", TP_NO_MEMORY, TP_NO_INDEX, 0, tp_nil() };
         return tp_error_oom(err, f->fn);
     }
     return tp_error_set(err, code_of(f->failure->kind), "%s", f->failure->message);
 }
 
-/* The same for functions whose failure is the host's. */
+/* The same for functions of the host itself, whose failure is the host's. */
 static int enter_host(frame *f, tp_error *err)
 {
     tp_api *api = f->api;
@@ -227,7 +232,7 @@ static int enter_host(frame *f, tp_error *err)
     return rc;
 }
 
-/* The handle is not to be used any more. */
+/* Closes the handle: from now on using it is an error. */
 static void retire(closed_list *list, handle *h)
 {
     h->is_closed = true;
@@ -237,7 +242,7 @@ static void retire(closed_list *list, handle *h)
     list->n++;
 }
 
-/* Frees those beyond the first so many. */
+/* Frees closed handles, the oldest first, until `kept` of them are left. */
 static void forget_closed(closed_list *list, int kept)
 {
     while (list->n > kept) {
@@ -259,7 +264,7 @@ static void free_function(tp_function *function)
     forget_closed(&api->closed_functions, CLOSED_MAX);
 }
 
-/* Ends the map: nobody looks at its job any more. */
+/* Ends the map: its job is not looked at any more. */
 static void end_map(tp_map *map)
 {
     tp_api *api = map->base.api;
@@ -289,7 +294,7 @@ static void free_map(tp_map *map)
     forget_closed(&api->closed_maps, CLOSED_MAX);
 }
 
-/* (api): what the state has. */
+/* (api): opens what the state needs. */
 static int open_state(lua_State *L)
 {
     tp_api *api = lua_touserdata(L, 1);
@@ -308,7 +313,7 @@ static int open_state(lua_State *L)
     return 0;
 }
 
-/* The host's api, opened when it is first asked for; NULL with err set. */
+/* The host's api, opened at its first use; NULL with err set. */
 static tp_api *get_api(tp_host *host, const char *function, tp_error *err)
 {
     if (tp_error_check_given(host, function, "host", err) || tp_host_check_owner(host, err))
@@ -505,7 +510,8 @@ static void take_function(lua_State *L, void *user)
     ((function_frame *)user)->ref = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
-/* Makes the handle of what a function_frame finds. Allocated first, so that nothing is to be undone. */
+/* Makes the handle of the function that f finds. The handle is allocated first, so that a failure
+ * leaves nothing to undo. */
 static int open_function(tp_function **out, tp_api *api, function_frame *f, tp_error *err)
 {
     *out = NULL;
@@ -589,8 +595,8 @@ void tp_function_close(tp_function *function)
 
 /* ---- maps: inputs ---- */
 
-/* copy(pointer, map, first, count): doubles to where core.job.numbers says, column after column. Other bits of NaN than the usual ones mean something else to
- * LuaJIT. */
+/* copy(pointer, map, first, count): copies doubles to the memory that core.job.numbers gave, column
+ * after column, with canonical NaNs: to LuaJIT, NaNs with other bits are other values. */
 static int copy_doubles(lua_State *L)
 {
     double *to = lua_touserdata(L, 1);
@@ -624,12 +630,12 @@ static int push_input(lua_State *L)
 typedef struct map_frame {
     frame base;
     tp_map *map;
-    int function; /* reference */
+    int function; /* reference to the function */
     size_t n;
     bool is_doubles;
     const tp_value *options;
-    int status;   /* of embed.step */
-    double seconds; /* to wait at most; negative: until there is a result */
+    int status;   /* what embed.step returned */
+    double seconds; /* for how long to wait; negative: until there is a result */
     double *out;
     tp_progress progress;
 } map_frame;
@@ -656,7 +662,7 @@ static void take_map(lua_State *L, void *user)
     f->map->ref = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
-/* Opens *map, which is filled in but for what comes here. */
+/* Opens a map: *inputs has the fields of its inputs, the rest is filled in here. */
 static int open_map(tp_map **out, const char *caller, tp_function *function, const tp_map *inputs, size_t n, bool is_doubles,
                     const tp_value *options, tp_error *err)
 {
@@ -761,7 +767,8 @@ static void take_step(lua_State *L, void *user)
     }
 }
 
-/* The map has failed, and is over. After an interrupt its Results are not. */
+/* The map has failed and is over. After an interrupt its Results are still open, and are closed
+ * here. */
 static void fail_map(tp_map *map)
 {
     tp_failure unused;
@@ -772,7 +779,8 @@ static void fail_map(tp_map *map)
     enter(&f.base, NULL);
 }
 
-/* One step: TP_STEP_RESULT, TP_STEP_END, TP_STEP_LATER (only after so many seconds, where they are not negative), or -1 with err set. */
+/* One step: TP_STEP_RESULT, TP_STEP_END, TP_STEP_LATER (the time has passed; with negative
+ * `seconds` there is no time limit), or -1 with err set. */
 static int step(tp_map *map, double seconds, tp_error *err)
 {
     map_frame f = { .base = { .api = map->base.api, .fn = "step", .push = push_step, .take = take_step, .arena = &map->arena,
@@ -945,10 +953,10 @@ int tp_map_on_result(tp_map *map, tp_map_callback callback, void *user, tp_error
     return 0;
 }
 
-/* While the callbacks of a map are called. */
+/* Exists while callbacks of a map are called. */
 typedef struct giving {
     tp_api *api;
-    bool is_done; /* false: a callback has thrown */
+    bool is_done; /* still false at the end of the scope: a callback has thrown */
 } giving;
 
 static void end_giving(giving *g)
@@ -961,7 +969,8 @@ static void end_giving(giving *g)
     uv_async_send(&g->api->host->wake_up);
 }
 
-/* Gives what has come of one map to its callback, one result at least, and asks to be woken for more. */
+/* Gives a map's results that are there to its callback, at least one. If it stops before all are
+ * given, it asks for another step. */
 static void dispatch(tp_map *map, uint64_t until_ns)
 {
     tp_api *api = map->base.api;
@@ -969,7 +978,8 @@ static void dispatch(tp_map *map, uint64_t until_ns)
     bool is_first = true;
     api->current = map;
     for (; api->current == map && map->callback; is_first = false) {
-        if (!is_first && (map->is_inline || uv_hrtime() >= until_ns)) { /* others want their turn */
+        /* the next maps want their turn */
+        if (!is_first && (map->is_inline || uv_hrtime() >= until_ns)) {
             map->is_due = true;
             uv_async_send(&api->host->wake_up);
             break;
@@ -1032,6 +1042,7 @@ uint64_t tp_api_due(const tp_api *api)
         return UINT64_MAX;
     for (const tp_map *map = api->maps; map; map = map->next)
         if (map->callback && map->job && tp_job_eventcount(map->job) != map->seen)
-            return 0; /* another state has taken the turn in which the loop was woken */
+            /* the turn in which this state's waiter was woken was taken by another state */
+            return 0;
     return api->due_ns;
 }

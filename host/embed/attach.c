@@ -1,8 +1,10 @@
-/* attach.c: the host in a loop of the caller's: poll, epoll or GLib by a descriptor, or a libuv loop.
+/* attach.c: the host in the caller's loop: a libuv loop, or any other (poll, epoll, GLib) by a
+ * descriptor.
  *
- * The host's own loop is the one thing to wait for: its backend is a descriptor that is readable when something has happened on it. What a
- * loop of the caller's runs is tp_host_step, which makes one turn of the host's loop without waiting. So nothing of the host's runs inside a loop of the
- * caller's that the caller did not call. */
+ * The caller's loop waits for the backend descriptor of the host's own loop, which is readable when
+ * something has happened there. It then calls tp_host_step, which makes one turn of the host's loop
+ * without waiting. So nothing of the host's runs in the caller's loop except inside a call that the
+ * caller made. */
 #include "embed/api.h"
 
 #include "base/error.h"
@@ -15,7 +17,7 @@
 struct tp_attachment {
     tp_host *host;
     uv_poll_t poll;       /* the host's descriptor; keeps the loop alive while it is held */
-    uv_prepare_t prepare; /* before the loop waits: until when? */
+    uv_prepare_t prepare; /* sets how long the loop may wait */
     uv_timer_t timer;
     int n_open;
 };
@@ -24,7 +26,8 @@ int tp_host_timeout(tp_host *host)
 {
     if (!host || tp_host_check_owner(host, NULL))
         return -1;
-    uv_ref((uv_handle_t *)&host->wake_up); /* a loop that nothing keeps alive would have it be now */
+    /* uv_backend_timeout of a loop that nothing keeps alive is 0, which means now */
+    uv_ref((uv_handle_t *)&host->wake_up);
     uv_update_time(&host->loop);
     int ms = uv_backend_timeout(&host->loop);
     uv_unref((uv_handle_t *)&host->wake_up);
@@ -50,7 +53,8 @@ int tp_host_step(tp_host *host, tp_error *err)
         return tp_error_set(err, TP_EBUSY, "tp_host_step is called from inside itself");
     if (host->is_running)
         return tp_error_set(err, TP_EBUSY, "tp_host_step is called from inside the host's loop");
-    __attribute__((cleanup(end_step))) tp_host *stepping = host; /* a callback of a C++ program may throw */
+    /* runs end_step also when a callback of a C++ program throws */
+    __attribute__((cleanup(end_step))) tp_host *stepping = host;
     stepping->is_stepping = true;
     int rc = 0;
     if (host->api)

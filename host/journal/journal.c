@@ -14,10 +14,11 @@
 #include <unistd.h>
 
 enum {
-    BATCH_NS = 100 * 1000000,  /* how long what was recorded may wait for more */
-    BATCH_BYTES = 1 << 20,     /* or so much of it */
-    QUEUE_BYTES = 16 << 20,    /* who records waits when there is more */
-    CHECKS = 16                /* a cache looks how large it is when it has grown by this part of its limit */
+    /* how long a recorded result may wait for others to be written with it */
+    BATCH_NS = 100 * 1000000,
+    BATCH_BYTES = 1 << 20,     /* so many bytes of results are written without waiting for more */
+    QUEUE_BYTES = 16 << 20,    /* with more than this in the queue, recording waits */
+    CHECKS = 16 /* a cache checks its size each time it has grown by this fraction of its limit */
 };
 
 struct tp_journal {
@@ -27,28 +28,30 @@ struct tp_journal {
     char *path, *lock_path;
     int lock_fd;
     uint64_t cache_bytes; /* 0: it is a journal */
-    tp_sqlite *owner; /* used by the owner's thread, with: */
+    tp_sqlite *owner; /* the connection of the owner's thread, with: */
     sqlite3_stmt *select;
     uv_thread_t thread;
     bool has_lock, has_changed, has_thread;
 
-    tp_sqlite *writer; /* used by the thread, and before it is started, with these: */
-    sqlite3_stmt *insert, *use; /* use: of a cache */
-    uint64_t growth; /* bytes of rows since a cache has looked at its size; the maximum: it has not yet */
+    /* the connection of the writing thread (and of the owner until the thread starts), with: */
+    tp_sqlite *writer;
+    sqlite3_stmt *insert, *use; /* `use` only in a cache */
+    /* of a cache: bytes written since its size was checked; UINT64_MAX: it never was */
+    uint64_t growth;
 
     uv_mutex_t lock;
-    uv_cond_t changed; /* of all below */
+    uv_cond_t changed; /* signalled when anything below changes */
     /* ---- guarded by lock ---- */
     tp_buf queue;
     uint64_t n_recorded, n_written; /* rows */
-    unsigned n_flushing; /* who waits for n_written */
+    unsigned n_flushing; /* threads that wait for n_written to reach what they recorded */
     bool is_closing;
-    tp_error error; /* why nothing is written any more */
+    tp_error error; /* why nothing can be written any more */
 };
 
 /* ---- one process at a time ---- */
 
-/* Who has written its name into the file of a lock. */
+/* The name that the process which holds a lock has written into the lock's file. */
 static void read_holder(int fd, char *to, size_t size)
 {
     ssize_t n = pread(fd, to, size - 1, 0);
@@ -56,7 +59,7 @@ static void read_holder(int fd, char *to, size_t size)
     to[strcspn(to, "\n")] = '\0';
 }
 
-/* Writes the name of this process into the file of its lock, for those who find it taken. */
+/* Writes this process's name into its lock's file, for others that find it locked. */
 static void write_holder(int fd)
 {
     char name[200];
@@ -69,18 +72,22 @@ static void write_holder(int fd)
             memcpy(name + n, " (", 2);
             for (char *p = name + at; p < name + at + more; p++)
                 if ((unsigned char)*p < ' ' || *p == 127)
-                    *p = ' '; /* between words, and whatever a terminal would obey */
+                    /* a space between words, and in place of control characters, which a terminal
+                     * would obey */
+                    *p = ' ';
             at += (size_t)more - (name[at + (size_t)more - 1] == ' ');
             name[at] = ')';
             n = (int)at + 1;
         }
     }
     if (ftruncate(fd, 0) || pwrite(fd, name, (size_t)n, 0) < 0)
-        return; /* it has no name, then */
+        return; /* then the file has no name in it */
 }
 
-/* A file beside the journal is locked as long as the process has it, however it ends. (Not the journal itself: SQLite's own locks there end when any
- * descriptor of it is closed.) It goes away with an orderly end; whoever has opened it meanwhile finds that it is another one. */
+/* The lock is on a file beside the journal and ends with the process, however that ends. (It is not
+ * on the journal itself, since SQLite's own locks there end when any descriptor of the journal is
+ * closed.) An orderly end removes the file; a process that has opened it meanwhile notices that it
+ * is not the one that the path names now. */
 static int take_lock(tp_journal *j, tp_error *err)
 {
     for (;;) {
@@ -131,8 +138,8 @@ static int write_rows(tp_journal *j, const tp_buf *queue, tp_error *err)
     return -1;
 }
 
-/* Lets those results of a cache go that were used longest ago, when it is too large: until it is somewhat smaller than it may be. Others may write to
- * it meanwhile. */
+/* When a cache is larger than its limit, removes the results that were used longest ago until it is
+ * somewhat below the limit. Other processes may write to it meanwhile. */
 static int shrink(tp_journal *j, size_t written, tp_error *err)
 {
     char sql[300];
@@ -147,7 +154,7 @@ static int shrink(tp_journal *j, size_t written, tp_error *err)
     return tp_sqlite_run(j->writer, sql, "write to it", err);
 }
 
-/* Locked. Lets what has begun to gather become more, unless there is enough or somebody waits. */
+/* Locked. Waits for more results to write together, unless there is enough or somebody waits. */
 static void gather(tp_journal *j)
 {
     uint64_t until = uv_hrtime() + BATCH_NS, now;
@@ -205,7 +212,8 @@ static void close_journal(tp_ref *ref)
     tp_sqlite_close(j->writer);
     if (j->select)
         j->owner->finalize(j->select);
-    tp_sqlite_close(j->owner); /* the last connection takes what is beside the file into it */
+    /* closing the last connection moves what is beside the file into it */
+    tp_sqlite_close(j->owner);
     if (j->lock_fd >= 0) {
         unlink(j->lock_path);
         close(j->lock_fd);
@@ -222,7 +230,7 @@ static void close_journal(tp_ref *ref)
 
 const tp_ref_type tp_journal_type = { "tidepool.journal", close_journal };
 
-/* Makes a statement of the writer's. */
+/* Prepares a statement on the writer's connection. */
 static int prepare(tp_journal *j, sqlite3_stmt **to, const char *sql, tp_error *err)
 {
     tp_sqlite *s = j->writer;
@@ -298,7 +306,8 @@ int tp_journal_flush(tp_journal *j, tp_error *err)
 
 /* ---- recording ---- */
 
-/* Moves rows into the queue. `may_wait`: until there is room for them; else they are dropped where there is none. */
+/* Moves rows into the queue. `may_wait`: waits until there is room for them; otherwise they are
+ * dropped when there is none. */
 static int enqueue(tp_journal *j, tp_buf *rows, uint64_t n, bool may_wait, tp_error *err)
 {
     uv_mutex_lock(&j->lock);
@@ -358,7 +367,7 @@ void tp_journal_touch(tp_journal *j, const uint8_t key[16])
     memcpy(r.identity, key, sizeof r.identity);
     tp_buf rows = { 0 };
     if (tp_buf_add(&rows, &r, sizeof r))
-        return; /* it goes somewhat earlier, then */
+        return; /* then the result may be removed somewhat earlier */
     tp_error ignored = { 0 };
     enqueue(j, &rows, 1, false, &ignored);
     tp_buf_free(&rows);

@@ -6,13 +6,16 @@
 #include "journal/row.h"
 #include "journal/schema.h"
 
-/* Puts the rows of these results of a map into the queue; *head has its version and its run. See tp_recorder. */
+/* Puts these results of a map into the queue as rows; *head has its version and its run. See
+ * tp_recorder. */
 int tp_journal_record(tp_journal *journal, row *head, int64_t map, const tp_block *inputs, const tp_block *results, const tp_ran *ran, tp_error *err);
 
-/* A result of a cache, with this key, was found: keeps it from going soon. Never waits. The owner. */
+/* A result with this key was found in a cache: notes that, so that it is not removed soon. Never
+ * waits. The owner. */
 void tp_journal_touch(tp_journal *journal, const uint8_t key[16]);
 
-/* The statement that looks for items, on the owner's connection, made once; who has used it resets it. NULL with err set. */
+/* The statement that looks for items, on the owner's connection; prepared once. Its user must reset
+ * it. NULL with err set. */
 sqlite3_stmt *tp_journal_select(tp_journal *journal, const char *sql, tp_error *err);
 
 #endif

@@ -23,9 +23,9 @@ struct tp_journal_map {
     tp_journal_counts counts;
     tp_journal_why *reasons;
     size_t n_reasons, reasons_room;
-    bool are_read; /* they are taken: the next one is the first again */
+    bool are_read; /* the reasons were handed out: the next one begins the list anew */
     tp_buf scratch;
-    tp_error trouble; /* of a cache: since then it has not been asked */
+    tp_error trouble; /* of a cache: why it has not been asked since */
 };
 
 static void free_map(tp_ref *ref)
@@ -122,15 +122,15 @@ const tp_journal_why *tp_journal_map_reasons(tp_journal_map *m, size_t *n)
 
 /* ---- results of the file as blocks ---- */
 
-/* What is made of one block of inputs. */
+/* The results found for one block of inputs. */
 typedef struct finding {
     tp_journal_map *map;
     tp_sqlite *s;
     tp_job *job;
     uint64_t end; /* index of the input behind the last one */
     tp_block *known, **known_end;
-    tp_block *open; /* the last of known, while it may grow */
-    uint32_t run;   /* items that the last block of numbers has had */
+    tp_block *open; /* the last block of the list, while more can be added to it */
+    uint32_t run;   /* how many items the last block of numbers got */
 } finding;
 
 static void add_block(finding *f, tp_block *b)
@@ -143,19 +143,21 @@ static void add_block(finding *f, tp_block *b)
     f->open = b;
 }
 
-/* Can the block that is open take one more, for the input at the index? */
+/* Can the open block take one more result, for the input at that index? */
 static bool follows(finding *f, uint64_t at)
 {
     const tp_block *b = f->open;
     if (!b || b->first + b->n != at)
         return false;
-    bool is_full = b->kind == TP_BLOCK_COLUMNS && b->capacity > 0 && b->n == b->capacity; /* without a capacity it lies in arrays */
+    /* 0: it lies in the arrays of `returns` */
+    bool is_full = b->kind == TP_BLOCK_COLUMNS && b->capacity > 0 && b->n == b->capacity;
     if (is_full)
         f->run = b->n;
     return !is_full;
 }
 
-/* Room for columns of what is to come, of these types (NULL: doubles): few items where it is interrupted again and again. */
+/* A block of columns of these types (NULL: doubles) for what is to come: small when the last ones
+ * were interrupted early. */
 static tp_block *new_columns(const finding *f, uint64_t at, uint32_t columns, const uint8_t *types)
 {
     uint64_t left = f->end - at, expected = f->run < 8 ? 32 : 4 * (uint64_t)f->run;
@@ -187,7 +189,7 @@ static void store_number(void *column, uint8_t type, uint32_t k, double x)
     }
 }
 
-/* The least and the greatest number that an element of the type can be: what is beyond them was not written by us. */
+/* Is x in the range of the element type? Other numbers were not written by us. */
 static bool fits(uint8_t type, double x)
 {
     static const double most[TP_TYPES] = {
@@ -233,7 +235,7 @@ static const uint8_t *store_value(void *column, uint8_t type, uint32_t k, const 
     return p + size;
 }
 
-/* Where the message is in a value of the file; NULL when it has none. */
+/* The message in a value of the file; NULL when it has none. */
 static const uint8_t *encoded(const finding *f, sqlite3_stmt *from, int column, size_t *len)
 {
     const uint8_t *p = f->s->column_blob(from, column);
@@ -244,7 +246,8 @@ static const uint8_t *encoded(const finding *f, sqlite3_stmt *from, int column, 
     return p + 1;
 }
 
-/* The result in this column of the row as what `returns` promises. 1: it is there; 0: it is something else; -1: out of memory. */
+/* Adds the result in this column of the row as `returns` promises. 1: added; 0: it is something
+ * else; -1: out of memory. */
 static int add_promised(finding *f, uint64_t at, sqlite3_stmt *from, int column, const tp_returns *returns)
 {
     if (!follows(f, at)) {
@@ -277,7 +280,7 @@ static int add_promised(finding *f, uint64_t at, sqlite3_stmt *from, int column,
     return p != NULL;
 }
 
-/* One more message, in a block of them. */
+/* Adds a result that is a message. */
 static int add_message(finding *f, uint64_t at, const uint8_t *message, size_t len)
 {
     if (!follows(f, at) || f->open->kind != TP_BLOCK_VALUES || f->open->bytes.len > TP_BLOCK_BYTES_MAX) {
@@ -333,7 +336,7 @@ static int add_done(finding *f, uint64_t at)
     return 1;
 }
 
-/* The result that the row has. As add_promised. */
+/* Adds the row's result; returns as add_promised does. */
 static int add_result(finding *f, uint64_t at, sqlite3_stmt *from, int column)
 {
     const tp_returns *returns = &tp_job_terms(f->job)->returns;
@@ -360,7 +363,7 @@ static int add_failure(finding *f, uint64_t at, sqlite3_stmt *from, int column)
 {
     const uint8_t *message = f->s->column_blob(from, column);
     size_t len = (size_t)f->s->column_bytes(from, column);
-    /* What Lua raised has no field for a process's last words. */
+    /* A failure that Lua raised has no field for a process's last words. */
     if (!message || len < 2 || message[0] < TP_FAILURE_STDERR || message[0] > TP_FAILURE_FIELDS_N || !tp_message_is_plain(message, len))
         return 0;
     tp_block *b = tp_block_new_values(TP_BLOCK_FAILURE);
@@ -383,7 +386,7 @@ enum { COLUMN_ID, COLUMN_STATE, COLUMN_ATTEMPTS, COLUMN_VERSION, COLUMN_IDENTITY
 static const char select_items[] =
     "select id, state, attempts, version, identity, result, failure from items where id between ? and ? order by id";
 
-/* Finds out how far the file goes, once: what is behind needs no look. */
+/* Finds out, once, the last input that is in the file: later ones need not be looked for. */
 static int look(tp_journal_map *m, tp_sqlite *s, tp_error *err)
 {
     sqlite3_stmt *last;
@@ -405,7 +408,7 @@ static bool is_same(const finding *f, sqlite3_stmt *from, const tp_tag *tag)
     return identity && f->s->column_bytes(from, COLUMN_IDENTITY) == TP_IDENTITY && memcmp(identity, tag->identity, TP_IDENTITY) == 0;
 }
 
-/* The inputs from one index (from 0) up to another, which is none of them, are in no file. -1: out of memory. */
+/* The inputs from index `at` (from 0) to before `end` are in no file. -1: out of memory. */
 static int decide_new(finding *f, uint64_t at, uint64_t end)
 {
     for (; at < end; at++)
@@ -414,7 +417,7 @@ static int decide_new(finding *f, uint64_t at, uint64_t end)
     return 0;
 }
 
-/* Decides on the input at the index whose row is there. -1: out of memory. */
+/* Decides what to do with the input at the index, whose row is there. -1: out of memory. */
 static int decide(finding *f, uint64_t at, sqlite3_stmt *from, tp_tag *tag)
 {
     tp_journal_map *m = f->map;
@@ -457,7 +460,7 @@ static int find(finding *f, const tp_block *b, uint64_t first, tp_error *err)
     int rc, memory = 0;
     while (memory == 0 && (rc = s->step(from)) == SQLITE_ROW) {
         uint64_t next = (uint64_t)(s->column_int64(from, COLUMN_ID) - tp_item_id(m->config.map, 1));
-        if (next < at || next >= f->end) { /* they come in order, unless the file is damaged */
+        if (next < at || next >= f->end) { /* rows come in order, unless the file is damaged */
             s->reset(from);
             return tp_error_set(err, TP_ESYS, "%.300s is damaged: its items are in no order", s->path);
         }
@@ -471,7 +474,7 @@ static int find(finding *f, const tp_block *b, uint64_t first, tp_error *err)
     return rc == 0 && decide_new(f, at, f->end) ? tp_error_oom(err, "journal") : rc;
 }
 
-/* Gives each input its identity, where it has none yet. */
+/* Finds the identity of each input, where it is not known yet. */
 static int identify(tp_journal_map *m, tp_block *b)
 {
     if (b->tags || b->n == 0)
@@ -488,11 +491,11 @@ static int identify(tp_journal_map *m, tp_block *b)
 
 /* ---- a cache ---- */
 
-enum { FOUND_RESULT, FOUND_USED, TOUCH_S = 60 /* how much later than it says a result was used */ };
+enum { FOUND_RESULT, FOUND_USED, TOUCH_S = 60 /* a use is only noted when the one in the file is older than this */ };
 
 static const char select_result[] = "select result, used from results where key = ?";
 
-/* Looks for the result of one input, whose tag has its key. */
+/* Looks for the result of one input; its tag has the key. */
 static int find_result(finding *f, uint64_t at, const tp_tag *tag, tp_error *err)
 {
     tp_sqlite *s = f->s;
@@ -514,14 +517,16 @@ static int find_result(finding *f, uint64_t at, const tp_tag *tag, tp_error *err
     return added < 0 ? tp_error_oom(err, "cache") : rc == SQLITE_DONE ? 0 : -1;
 }
 
-/* tp_journal_map_recall of a cache: tags become keys, with which results are recorded, too. Trouble with the file is no reason to do without them. */
+/* tp_journal_map_recall for a cache: tags become keys, under which results are recorded later. When
+ * the file gives trouble the map goes on without the cache. */
 static int find_results(finding *f, tp_block *b, uint64_t first, tp_error *err)
 {
     tp_journal_map *m = f->map;
     for (uint32_t k = 0; k < b->n; k++)
         tp_cache_key(m->config.function, b->tags[k].identity, b->tags[k].identity);
     tp_error *trouble = &m->trouble;
-    if (first == 0 && trouble->code == TP_OK) /* what was done before this map, or call, is found */
+    /* so that everything recorded before this map or call is found */
+    if (first == 0 && trouble->code == TP_OK)
         tp_journal_flush(m->journal, trouble);
     bool is_one = b->n == 1 || trouble->code != TP_OK || tp_sqlite_run(f->s, "begin", "read it", trouble);
     for (uint32_t k = 0; k < b->n && trouble->code == TP_OK; k++)
@@ -532,7 +537,8 @@ static int find_results(finding *f, tp_block *b, uint64_t first, tp_error *err)
     return trouble->code == TP_EMEMORY ? tp_error_oom(err, "cache") : 0;
 }
 
-/* The list without blocks that were begun for a result which turned out to be something else. */
+/* The list without empty blocks, which were begun for results that turned out to be of another
+ * kind. */
 static tp_block *drop_empty(tp_block *list)
 {
     for (tp_block **at = &list; *at;) {
@@ -552,7 +558,7 @@ int tp_journal_map_recall(tp_journal_map *m, tp_job *job, tp_block *b, tp_block 
     uint64_t first = tp_job_pushed(job);
     finding f = { .map = m, .s = tp_journal_connection(m->journal), .job = job, .end = first + b->n, .known_end = &f.known };
     *known = NULL;
-    if (b->kind == TP_BLOCK_FAILURE) /* it could not even be begun */
+    if (b->kind == TP_BLOCK_FAILURE) /* the input could not be made: nothing of it is known */
         return 0;
     if (identify(m, b))
         return tp_error_oom(err, "journal");

@@ -9,7 +9,7 @@
 
 /* ---- text ---- */
 
-/* Is it text for other programs: UTF-8 without a NUL? Anything else is bytes to them. */
+/* Is it text to other programs: UTF-8 without a NUL? Otherwise it is stored as bytes. */
 static bool is_text(const char *text, size_t len)
 {
     const uint8_t *p = (const uint8_t *)text, *end = p + len;
@@ -33,7 +33,7 @@ static bool is_text(const char *text, size_t len)
 
 /* ---- writing ---- */
 
-/* The cell of a message: its bytes go into the queue. */
+/* Makes the cell of a message, whose bytes go into the queue. */
 static int write_message(tp_buf *queue, cell *to, const uint8_t *message, size_t len)
 {
     double number;
@@ -60,7 +60,8 @@ static int write_message(tp_buf *queue, cell *to, const uint8_t *message, size_t
     return tp_buf_add(queue, &mark, 1) || tp_buf_add(queue, message, len);
 }
 
-/* The cell of an item of a block. One column of 64 bits is an integer of the file: of uint64 only where it is known when it is read that it is one. */
+/* Makes the cell of an item of a block. 64-bit integers are stored as the file's integers; uint64
+ * only when the reader will know the type. */
 static int write_item(tp_buf *queue, cell *to, const tp_block *b, uint32_t k, bool knows_type, tp_buf *scratch)
 {
     *to = (cell){ 0 };
@@ -80,7 +81,8 @@ static int write_item(tp_buf *queue, cell *to, const tp_block *b, uint32_t k, bo
     return tp_block_encode_item(b, k, scratch) ? -1 : write_message(queue, to, scratch->data, scratch->len);
 }
 
-/* The first two values of a failure's message, its kind and its text, and the message itself, without what it has from elsewhere. */
+/* The first two values of a failure's message, its kind and its text, and the message itself unless
+ * it came from another process. */
 static int write_failure(tp_buf *queue, row *r, const tp_block *b)
 {
     size_t len;

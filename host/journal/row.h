@@ -7,10 +7,11 @@
 
 #include <stddef.h>
 
-/* What a column of the file holds: numbers and strings as they are, so that others can read them; everything else as bytes. */
+/* What a cell of the file holds. Numbers and strings are stored as such, so that other programs can
+ * read them; everything else as bytes. */
 enum cell_kind { CELL_NULL, CELL_NUMBER, CELL_INTEGER, CELL_TEXT, CELL_BYTES };
 
-/* BYTES begin with one of these. */
+/* The first byte of BYTES. */
 enum { ENCODED_MESSAGE = 1 /* a message of the codec (codec/message.h) that is plain */ };
 
 typedef struct cell {
@@ -19,7 +20,7 @@ typedef struct cell {
     union { double number; int64_t integer; } as;
 } cell;
 
-enum row_state { ROW_DONE, ROW_FAILED, ROW_NOT_KEPT, ROW_USED /* of a cache: it was found */ };
+enum row_state { ROW_DONE, ROW_FAILED, ROW_NOT_KEPT, ROW_USED /* USED, in a cache: only note that the result was found */ };
 
 /* The head of a row; behind it the bytes of its input, result, kind, message and failure. */
 typedef struct row {
@@ -34,11 +35,13 @@ typedef struct row {
     uint32_t kind, message, failure; /* lengths; 0: none */
 } row;
 
-/* Appends the row of item k of `results`, whose input is item `offset` of `inputs`; what is set of *head is taken over. `scratch` is for messages. -1:
- * out of memory, with the queue as it was. */
+/* Appends the row of item k of `results`, whose input is item `offset` of `inputs`; fields that are
+ * set in *head are copied. `scratch` is memory for messages. -1: out of memory, with the queue as
+ * it was. */
 int tp_row_write(tp_buf *queue, const row *head, const tp_block *inputs, uint32_t offset, const tp_block *results, uint32_t k, tp_buf *scratch);
 
-/* Statements that take the values of tp_row_bind: an item of a journal; a result of a cache, whose key is the identity; one of a cache that was found. */
+/* Statements for tp_row_bind: one inserts an item of a journal; one a result of a cache, under its
+ * identity as the key; one notes that a result was found. */
 extern const char tp_row_insert[], tp_row_insert_result[], tp_row_use_result[];
 
 static inline enum row_state tp_row_state(const uint8_t *p)
@@ -46,7 +49,7 @@ static inline enum row_state tp_row_state(const uint8_t *p)
     return p[offsetof(row, state)];
 }
 
-/* Binds the row at p to the statement; gives where the next one begins. */
+/* Binds the row at p to the statement; returns where the next row begins. */
 const uint8_t *tp_row_bind(tp_sqlite *s, sqlite3_stmt *insert, const uint8_t *p);
 
 #endif

@@ -1,4 +1,5 @@
-/* schema.c: what is in the file of a journal, and of a cache. The README describes it for those who read it with other programs. */
+/* schema.c: the tables of a journal's file, and of a cache's. The README describes them for other
+ * programs. */
 #include "journal/schema.h"
 
 #include <string.h>
@@ -18,7 +19,8 @@ static const char create_journal[] =
     " from items join maps on maps.map = items.id >> 40 left join runs on runs.run = items.run;"
     "commit;";
 
-/* `used` is when a result was written or found last, about; `bytes` what it takes in the file, about. */
+/* `used`: about when the result was written or last found; `bytes`: about what it takes in the
+ * file. */
 static const char create_cache[] =
     "begin immediate;"
     "pragma application_id = 1414542179;" /* "TPcc" */

@@ -9,13 +9,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Of sqlite3.h. */
+/* Constants of sqlite3.h. */
 enum { OPEN_READONLY = 1, OPEN_READWRITE = 2, OPEN_CREATE = 4, OPEN_URI = 0x40, OPEN_NOMUTEX = 0x8000 };
 enum { PERM = 3, BUSY = 5, LOCKED = 6, NOMEM = 7, READONLY = 8, IOERR = 10, CORRUPT = 11, FULL = 13, CANTOPEN = 14, NOTADB = 26 };
 enum { LIMIT_LENGTH = 0 };
 
 enum {
-    PATIENCE_MS = 10000,     /* for another program that reads or writes the file at the moment */
+    /* how long to wait for another program that is reading or writing the file */
+    PATIENCE_MS = 10000,
     VALUE_MAX = 1 << 30      /* bytes of one value: a file from elsewhere may claim anything */
 };
 
@@ -60,7 +61,8 @@ int tp_sqlite_fail(tp_sqlite *s, const char *what, tp_error *err)
     }
 }
 
-/* Opens the file as a URI, with what must not be read as a part of one escaped: a read-only folder needs that nothing is locked there. */
+/* Opens the file as a URI, percent-encoded, with `immutable=1`: in a folder that may not be written
+ * SQLite cannot make its lock files. */
 static int open_immutable(tp_sqlite *s)
 {
     static const char hex[] = "0123456789abcdef";
@@ -102,8 +104,9 @@ int tp_sqlite_ask(tp_sqlite *s, const char *sql, int64_t *to, tp_error *err)
     return rc == SQLITE_ROW || rc == SQLITE_DONE ? 0 : tp_sqlite_fail(s, "read it", err);
 }
 
-/* Refuses a file whose end has been cut off, within a page: SQLite reads zeros there. It may be so while what lies beside the file is yet to be written
- * into it. (The file is not opened for that: SQLite's locks would end with the descriptor.) */
+/* Refuses a file that was cut off in the middle of a page, which SQLite would read as zeros. Such a
+ * file is right only while its log, which lies beside it, still has to be written into it. (The
+ * file is not opened to look: closing the descriptor would end SQLite's locks.) */
 static int check_end(tp_sqlite *s, tp_error *err)
 {
     struct stat file, log;
@@ -135,7 +138,8 @@ int tp_sqlite_open(tp_sqlite **out, const char *path, const char *what, bool may
         tp_error_set(err, TP_EUSAGE, "cannot read %.300s: %s", path, strerror(errno));
         goto out;
     }
-    /* Who only reads may write, too, where that is possible: the last connection takes away what lies beside the file. */
+    /* A reader also opens the file for writing where it may: its connection, if it is the last,
+     * removes the log beside the file. */
     if (s->open_v2(path, &s->db, OPEN_READWRITE | (may_write ? OPEN_CREATE : 0) | OPEN_NOMUTEX, NULL) != SQLITE_OK) {
         tp_sqlite_fail(s, "open it", err);
         goto out;

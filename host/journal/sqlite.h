@@ -1,7 +1,8 @@
-/* sqlite.h: SQLite as it is found on this machine, and one connection to a file.
+/* sqlite.h: the SQLite of this machine, and a connection to a file.
  *
- * The library (libsqlite3.so.0) is opened when it is first asked for, never linked, so that a program without a journal starts as fast as without it, and
- * needs it no more. What is used of its interface (sqlite3.h, which is in the public domain and does not change) is declared here. */
+ * The library (libsqlite3.so.0) is loaded at its first use and never linked, so that a program
+ * without a journal neither needs it nor takes longer to start. The part of its interface that is
+ * used (sqlite3.h is in the public domain and stable) is declared here. */
 #ifndef TP_SQLITE_H
 #define TP_SQLITE_H
 
@@ -47,24 +48,25 @@ typedef struct tp_sqlite {
     void *library;
     sqlite3 *db;
     char *path;
-    const char *what; /* the file is to be, for messages: "journal" */
+    const char *what; /* what the file should be, for messages: "journal" */
 #define TP_SQLITE_FIELD(result, name, arguments) result (*name) arguments;
     TP_SQLITE_FUNCTIONS(TP_SQLITE_FIELD)
 #undef TP_SQLITE_FIELD
 } tp_sqlite;
 
-/* Opens the file, which is called a `what` in messages: to read it only, or also to write it, and makes it then when it is not there. -1 with err set, which says what is wrong with which
- * file; for want of the library, how to get it. */
+/* Opens the file for reading, or with `may_write` for writing too, and then makes it when it is
+ * missing. Messages call it a `what`. -1 with err set: what is wrong with which file, or that the
+ * library is missing and how to get it. */
 int tp_sqlite_open(tp_sqlite **out, const char *path, const char *what, bool may_write, tp_error *err);
 void tp_sqlite_close(tp_sqlite *s); /* accepts NULL */
 
-/* Sets err from the connection's last error: "run.db: cannot <what>: <why>". Gives -1. */
+/* Sets err from the connection's last error: "run.db: cannot <what>: <why>". Returns -1. */
 int tp_sqlite_fail(tp_sqlite *s, const char *what, tp_error *err);
 
-/* Gives the number that a statement has in its first column; 0 where it gives no row. */
+/* Gives the number in the first column of a statement's first row; 0 when there is no row. */
 int tp_sqlite_ask(tp_sqlite *s, const char *sql, int64_t *to, tp_error *err);
 
-/* Runs statements that give nothing. */
+/* Runs statements that give no rows. */
 int tp_sqlite_run(tp_sqlite *s, const char *sql, const char *what, tp_error *err);
 
 #endif

@@ -1,8 +1,8 @@
-/* core.c: the module "tidepool.core", which lua/tidepool/ is written against, is put together here: the context of each state, the functions of the files
- * core_*.c, and the loaders of our Lua modules.
+/* core.c: puts together the module "tidepool.core", which lua/tidepool/ calls: the context of each
+ * state, the functions of the files core_*.c, and the loaders of our Lua modules.
  *
- * Nothing in it is for users: arguments come from our own Lua code, so that the checks are there to catch our mistakes and to keep
- * memory safe. What a user may do wrong comes back as nil and a message. */
+ * Nothing in it is for users. Arguments come from our own Lua code: checks only catch our mistakes
+ * and keep memory safe. What a user may do wrong is returned as nil and a message. */
 #include "lua/core.h"
 
 #include "base/lua_modules.h"
@@ -20,7 +20,8 @@
 #include <stddef.h>
 #include <string.h>
 
-/* core.current() -> index, attempt, function name, worker, executor name of the item that runs; nothing outside of one */
+/* core.current() -> index, attempt, function name, worker and executor name of the item that runs;
+ * nothing outside an item */
 static int l_current(lua_State *L)
 {
     context *ctx = get_context(L);
@@ -35,8 +36,8 @@ static int l_current(lua_State *L)
     return 5;
 }
 
-/* core.keep(): the item that runs has spawned something, which worker.finish_kept is to be called for at the end of its work; gives what names the
- * work, nothing outside of an item. */
+/* core.keep(): the running item has spawned something, so worker.finish_kept must be called at the
+ * end of the work. Returns a value that identifies the work; nothing outside an item. */
 static int l_keep(lua_State *L)
 {
     tp_work *w = tp_core_work(get_context(L));
@@ -77,7 +78,8 @@ static int l_executors(lua_State *L)
     return 1;
 }
 
-/* core.workers(n or nil) -> worker threads at most, and how many there are. With n, from 1: sets it, unless there are more. In the owner's state only. */
+/* core.workers(n or nil) -> the most worker threads that there may be, and how many there are. With
+ * n, from 1: sets the most, unless there are more already. Only in the owner's state. */
 static int l_workers(lua_State *L)
 {
     tp_host *host = get_context(L)->host;
@@ -107,7 +109,7 @@ static int l_add_class(lua_State *L)
     return 0;
 }
 
-/* core.unique() -> a text that no other thing has which is called by such a text, in whatever process */
+/* core.unique() -> a text that no other call returns, in any process */
 static int l_unique(lua_State *L)
 {
     char text[64];
@@ -117,7 +119,7 @@ static int l_unique(lua_State *L)
     return 1;
 }
 
-/* core.will_leave(): worker.leave is to be called before this worker's state is closed */
+/* core.will_leave(): has worker.leave called before this worker's state is closed */
 static int l_will_leave(lua_State *L)
 {
     get_context(L)->agent->worker.will_leave = true;
@@ -167,8 +169,8 @@ static int open_core(lua_State *L)
     return 1;
 }
 
-/* A module whose loading ended in an error (no memory, Ctrl-C) must not stay half loaded: `require` would refuse it for ever. Raises the error at
- * the top. */
+/* Called when loading a module ended in an error (no memory, Ctrl-C): makes `require` forget it,
+ * which would refuse it for ever. Raises the error at the top. */
 static int forget_module(lua_State *L, const char *name)
 {
     lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED"); // error loaded
@@ -191,7 +193,7 @@ static int open_module(lua_State *L)
     strncat(chunkname, m->name, sizeof chunkname - 2);
     if (luaL_loadbuffer(L, (const char *)m->bytes, m->len, chunkname))
         return forget_module(L, m->name);
-    /* Collecting would cost a third of the time that loading takes, and find nothing. */
+    /* The garbage collector would take a third of the time of loading, and find nothing. */
     bool was_collecting = lua_gc(L, LUA_GCISRUNNING, 0);
     if (was_collecting)
         lua_gc(L, LUA_GCSTOP, 0);
@@ -212,7 +214,8 @@ static int free_context(lua_State *L)
     return 0;
 }
 
-/* loaded package preload -> the same. Waits in coroutines of users yield through them to the task: see coroutines.lua. */
+/* Stack: loaded package preload. Makes waiting inside users' coroutines yield through them to the
+ * task: see coroutines.lua. */
 static void install_coroutines(lua_State *L)
 {
     static const char name[] = "tidepool.engine.coroutines";

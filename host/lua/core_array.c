@@ -1,4 +1,5 @@
-/* core_array.c: the memory of arrays (lua/tidepool/array.lua), which states and devices share. */
+/* core_array.c: the memory of typed arrays (lua/tidepool/array.lua), which states and devices
+ * share. */
 #include "lua/core_private.h"
 
 #include "base/array.h"
@@ -9,7 +10,8 @@
 #include <lauxlib.h>
 #include <string.h>
 
-/* A void * of FFI is a cdata, whose address is behind what lua_topointer gives. */
+/* A pointer of the FFI is a cdata: lua_topointer gives the address of the cdata's contents, the
+ * pointer. */
 tp_array *tp_core_check_memory(lua_State *L, int index)
 {
     tp_array *a = lua_type(L, index) == LUA_TLIGHTUSERDATA ? lua_touserdata(L, index) : NULL;
@@ -19,7 +21,8 @@ tp_array *tp_core_check_memory(lua_State *L, int index)
     return a;
 }
 
-/* The array at index, made by lua/tidepool/array.lua. It has its finalizer, so that what it is given here is its own whatever is raised later. */
+/* The array at index, made by lua/tidepool/array.lua. It has its finalizer already, so memory given
+ * to it is freed whatever is raised later. */
 static tp_array_view *check_view(lua_State *L, int index)
 {
     union {
@@ -30,7 +33,8 @@ static tp_array_view *check_view(lua_State *L, int index)
     return p.view;
 }
 
-/* core.array.new(array, bytes, zeroed) -> whether the array, which has none yet, has memory of its own now; false when there is none left */
+/* core.array.new(array, bytes, zeroed) -> whether the array, which had no memory, has some now;
+ * false when there is none left */
 static int l_array_new(lua_State *L)
 {
     tp_array_view *view = check_view(L, 1);
@@ -44,14 +48,15 @@ static int l_array_new(lua_State *L)
     return 1;
 }
 
-/* core.array.bytes() -> bytes of the arrays that somebody holds, in all states */
+/* core.array.bytes() -> the size of all arrays that are in use, in all states */
 static int l_array_bytes(lua_State *L)
 {
     lua_pushnumber(L, (double)tp_array_pool_live(get_context(L)->host->arrays));
     return 1;
 }
 
-/* core.array.hold(array, memory or another array, offset): the array, which has none yet, is in that memory too, at so many bytes from where that begins */
+/* core.array.hold(array, memory or another array, offset): makes the array, which had no memory, a
+ * view of that memory, `offset` bytes from where it begins */
 static int l_array_hold(lua_State *L)
 {
     tp_array_view *view = check_view(L, 1);
@@ -62,7 +67,8 @@ static int l_array_hold(lua_State *L)
     return 0;
 }
 
-/* core.array.drop(array): the array's finalizer. Not in Lua, where reading `memory` makes a cdata, for which there may be no memory. */
+/* core.array.drop(array): the array's finalizer. In C, since reading `memory` in Lua would make a
+ * cdata, for which there may be no memory. */
 static int l_array_drop(lua_State *L)
 {
     tp_array_view *view = check_view(L, 1);
@@ -71,7 +77,7 @@ static int l_array_drop(lua_State *L)
     return 0;
 }
 
-/* core.array.memory(memory) -> the memory as light userdata, and where it begins */
+/* core.array.memory(memory) -> the memory as light userdata, and the address where it begins */
 static int l_array_memory(lua_State *L)
 {
     tp_array *a = tp_core_check_memory(L, 1);
@@ -95,7 +101,8 @@ static int l_array_sort(lua_State *L)
     return 1;
 }
 
-/* core.array.atomics(number of an element type) -> pointer to its functions, in the order of tp_atomic; nil: it has none */
+/* core.array.atomics(number of an element type) -> pointer to its functions, in the order of
+ * tp_atomic; nil for a type without any */
 static int l_array_atomics(lua_State *L)
 {
     int type = (int)luaL_checkinteger(L, 1);

@@ -1,7 +1,8 @@
 /* core_command.c: programs that run beside: tidepool.command.
  *
- * A program has a process group of its own, which is killed with the handle, and no shell. Its pipes are read without waiting: who waits for it decides how
- * (command.lua), so that tasks go on, and a worker sees that its item was cancelled. */
+ * A program has a process group of its own, which is killed with the handle, and no shell. Its
+ * pipes are read without blocking; command.lua decides how to wait, so that tasks go on, and a
+ * worker notices that its item was cancelled. */
 #include "lua/core_private.h"
 
 #include "base/sigmask.h"
@@ -25,10 +26,10 @@ enum { IN, OUT, ERR, READ_BYTES = 1 << 16 };
 
 /* A program that was started. */
 typedef struct command {
-    pid_t pid;      /* 0: none, or it has been waited for */
+    pid_t pid;      /* 0: it could not be started, or has been waited for */
     int fd[3];      /* our ends: of its input, output and errors; -1 when closed */
     int status;     /* of waitpid */
-    tp_buf text[3]; /* what is still to be written; what was read */
+    tp_buf text[3]; /* [IN] what is still to be written; the others: what was read */
     size_t written;
 } command;
 
@@ -39,14 +40,15 @@ static void close_end(int *fd)
     *fd = -1;
 }
 
-/* Kills what still runs of it, and waits for it. */
+/* Kills the program if it still runs, and waits for it. */
 static void stop(command *c)
 {
     for (int i = 0; i < 3; i++)
         close_end(&c->fd[i]);
     if (c->pid <= 0)
         return;
-    killpg(c->pid, SIGKILL); /* the group that `spawn` made; the library sends signals to no other */
+    /* the group that `spawn` made; the library sends signals to no other process */
+    killpg(c->pid, SIGKILL);
     while (waitpid(c->pid, &c->status, 0) < 0 && errno == EINTR)
         ;
     c->pid = 0;
@@ -62,7 +64,8 @@ static int l_command_stop(lua_State *L)
     return 0;
 }
 
-/* Three pipes: theirs[i] is the program's end, ours go to c->fd. Without input it reads from /dev/null. An errno. */
+/* Opens three pipes: theirs[i] is the program's end, ours go to c->fd. Without input the program
+ * reads /dev/null. Returns an errno. */
 static int open_pipes(command *c, int theirs[3])
 {
     for (int i = 0; i < 3; i++) {
@@ -94,7 +97,8 @@ static int spawn(command *c, const tp_host *host, char *const *words, const char
         posix_spawnattr_destroy(&attributes);
         return rc;
     }
-    sigset_t defaults; /* a pipe that is closed ends a program, whatever the host does */
+    /* writing to a closed pipe ends the program (SIGPIPE), even when the host ignores that */
+    sigset_t defaults;
     sigemptyset(&defaults);
     sigaddset(&defaults, SIGPIPE);
     posix_spawnattr_setsigdefault(&attributes, &defaults);
@@ -125,7 +129,7 @@ static int l_command_start(lua_State *L)
     char **words = lua_newuserdata(L, ((size_t)n + 1) * sizeof *words);
     for (int i = 0; i < n; i++) {
         lua_rawgeti(L, 1, i + 1);
-        words[i] = (char *)luaL_checkstring(L, -1); /* the list keeps it */
+        words[i] = (char *)luaL_checkstring(L, -1); /* the string stays alive in the list */
         lua_pop(L, 1);
     }
     words[n] = NULL;
@@ -146,7 +150,7 @@ static int l_command_start(lua_State *L)
     return 2;
 }
 
-/* Writes what the pipe takes. */
+/* Writes as much of the input as the pipe takes. */
 static void feed(command *c)
 {
     const tp_buf *b = &c->text[IN];
@@ -170,7 +174,7 @@ static void feed(command *c)
     }
 }
 
-/* Reads what there is. -1 when out of memory. */
+/* Reads all that there is in the pipe. -1 when out of memory. */
 static int drain(command *c, int i)
 {
     char bytes[READ_BYTES];
@@ -186,7 +190,7 @@ static int drain(command *c, int i)
     return 0;
 }
 
-/* core.command.step(command, seconds) -> is it over? Waits at most so long for news of its pipes. */
+/* core.command.step(command, seconds) -> is it over? Waits at most so long for its pipes. */
 static int l_command_step(lua_State *L)
 {
     command *c = luaL_checkudata(L, 1, COMMAND);

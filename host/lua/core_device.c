@@ -1,4 +1,5 @@
-/* core_device.c: OpenCL devices: what there are, the programs and kernels of maps, and devices that are driven by hand. */
+/* core_device.c: OpenCL devices: listing them, the programs and kernels of maps, and devices that
+ * scripts drive by hand. */
 #include "lua/core_private.h"
 
 #include "base/array.h"
@@ -58,7 +59,8 @@ static int l_device_list(lua_State *L)
     return 1;
 }
 
-/* core.device.leased() -> the worker, and the numbers of the devices that the function that runs may drive: its option gpu; nothing when it has none */
+/* core.device.leased() -> the worker, and the numbers of the devices that the running function may
+ * use (its option gpu); nothing when it has none */
 static int l_device_leased(lua_State *L)
 {
     const context *ctx = get_context(L);
@@ -75,7 +77,7 @@ static int l_device_leased(lua_State *L)
     return 2;
 }
 
-/* core.device.is_stuck(device number, seconds) -> has it run nothing else for so long but what was given up? See tp_opencl_is_stuck. */
+/* core.device.is_stuck(device number, seconds) -> see tp_opencl_is_stuck */
 static int l_device_is_stuck(lua_State *L)
 {
     tp_executor *ex = tp_host_executor(get_context(L)->host, tp_exec_opencl.name);
@@ -112,7 +114,7 @@ static int l_program_new(lua_State *L)
 static const char *get_text(lua_State *L, int t, const char *key)
 {
     lua_getfield(L, t, key);
-    const char *text = lua_tostring(L, -1); /* the table keeps it */
+    const char *text = lua_tostring(L, -1); /* the string stays alive in the table */
     lua_pop(L, 1);
     return text;
 }
@@ -129,7 +131,8 @@ static void get_argument(lua_State *L, int t, tp_argument *a)
     else if (a->type == TP_FLOAT)
         a->value.f32 = (float)value;
     else
-        a->value.i64 = (int64_t)value; /* little endian: its first bytes are the narrower integer */
+        /* little endian: the first bytes are those of a narrower integer */
+        a->value.i64 = (int64_t)value;
     if (a->kind == TP_ARG_ARRAY) {
         lua_getfield(L, t, "memory");
         a->array = tp_ref_hold(tp_core_check_memory(L, lua_gettop(L)));
@@ -139,7 +142,7 @@ static void get_argument(lua_State *L, int t, tp_argument *a)
     }
 }
 
-/* Reads a list of types at field key; gives how many. */
+/* Reads the list of types in the field `key`; returns their number. */
 static unsigned get_types(lua_State *L, int t, const char *key, tp_type *types)
 {
     lua_getfield(L, t, key);
@@ -195,7 +198,7 @@ static int l_program_kernel(lua_State *L)
     tp_kernel *k = tp_kernel_new();
     if (!k)
         return tp_codec_raise_memory(L);
-    *box = &k->ref; /* owns it when something below raises */
+    *box = &k->ref; /* the userdata owns it when something below raises */
     lua_getfield(L, 1, "programs");
     for (int i = 1, n = (int)lua_objlen(L, -1); i <= n; i++) {
         lua_rawgeti(L, -1, i);                          // kernel programs one
@@ -243,7 +246,8 @@ static int l_program_kernel(lua_State *L)
 
 /* ---- by hand: see device.h ---- */
 
-/* In a forked child a driver's threads are gone: waiting for them would have no end. */
+/* The queue at index. A forked child has no driver threads, and would wait for them for ever: so
+ * there it raises. */
 static tp_queue *check_queue(lua_State *L, int index)
 {
     if (!tp_host_is_usable(get_context(L)->host)) {
@@ -261,7 +265,8 @@ static int push_true_or(lua_State *L, int rc, const tp_error *err)
     return 1;
 }
 
-/* tp_queue.is_given_up: Ctrl-C, which is taken, so that what the queue says is the error; or the map in whose item a worker waits was cancelled. */
+/* tp_queue.is_given_up: after Ctrl-C, which is taken here, so that the error is what the queue
+ * says; or because the map in whose item a worker waits was cancelled. */
 static bool is_given_up(void *user)
 {
     const context *ctx = user;
@@ -282,7 +287,8 @@ static int l_queue_new(lua_State *L)
     if (!tp_host_is_usable(ctx->host))
         tp_error_set(&err, TP_EUSAGE, "Tidepool is not usable after fork, in the child");
     else if (tp_queue_open(&q, ex, device, &err) == 0) {
-        q->is_given_up = is_given_up; /* the context lives as long as the state, whose the queue is */
+        /* the context lives as long as the state, which owns the queue */
+        q->is_given_up = is_given_up;
         q->user = ctx;
         tp_codec_push_ref(L, &q->ref);
         tp_ref_drop(q);
@@ -299,8 +305,8 @@ static int l_queue_finish(lua_State *L)
     return push_true_or(L, rc, &err);
 }
 
-/* core.buffer.new(queue, bytes, memory, offset) -> buffer and whether the memory is its own, or nil and a message: filled with what is there, or, without
- * memory, with zeros */
+/* core.buffer.new(queue, bytes, memory, offset) -> buffer, and whether it has memory of its own, or
+ * nil and a message. The buffer has the contents of the memory; without memory, zeros. */
 static int l_buffer_new(lua_State *L)
 {
     tp_queue *q = check_queue(L, 1);
@@ -324,7 +330,8 @@ static size_t check_size(lua_State *L, int index)
     return (size_t)x;
 }
 
-/* The buffer at `index` and the place at `index` + 1, from which `size` bytes are to be there. */
+/* The buffer at `index`, and at `index` + 1 the offset of `size` bytes, which must be inside the
+ * buffer. */
 static tp_buffer *check_place(lua_State *L, int index, size_t size, size_t *at)
 {
     tp_buffer *b = tp_core_check_ref(L, index, &tp_buffer_type);
@@ -333,7 +340,7 @@ static tp_buffer *check_place(lua_State *L, int index, size_t size, size_t *at)
     return b;
 }
 
-/* (queue, buffer, at, memory, offset, bytes): what is read and written */
+/* The arguments (queue, buffer, at, memory, offset, bytes) of reading and writing. */
 static char *check_transfer(lua_State *L, tp_buffer **b, size_t *at, size_t *size)
 {
     tp_array *a = tp_core_check_memory(L, 4);
@@ -366,7 +373,7 @@ static int l_buffer_write(lua_State *L)
     return push_true_or(L, rc, &err);
 }
 
-/* core.buffer.copy(queue, to, at, from, at there, bytes) -> true, or nil and a message */
+/* core.buffer.copy(queue, to, at, from, offset in from, bytes) -> true, or nil and a message */
 static int l_buffer_copy(lua_State *L)
 {
     size_t size = check_size(L, 6), at, from_at;
@@ -376,7 +383,8 @@ static int l_buffer_copy(lua_State *L)
     return push_true_or(L, rc, &err);
 }
 
-/* core.buffer.fill(queue, buffer, at, bytes, the bytes of an element) -> true, or nil and a message */
+/* core.buffer.fill(queue, buffer, at, bytes, the bytes of one element) -> true, or nil and a
+ * message */
 static int l_buffer_fill(lua_State *L)
 {
     size_t size = check_size(L, 4), at, pattern_size;
@@ -422,8 +430,9 @@ static int l_program_kernels(lua_State *L)
     return 1;
 }
 
-/* core.launcher.new(program, name) -> launcher, parameters, its largest group, and the group that its source requires (a list, or nil); or nil and a message.
- * A parameter is { type, name, space }, or false when the compiler has not kept it. */
+/* core.launcher.new(program, name) -> launcher, parameters, the largest group, and the group that
+ * the source requires (a list, or nil); or nil and a message. A parameter is { type, name, space },
+ * or false when the compiler keeps no information about it. */
 static int l_launcher_new(lua_State *L)
 {
     tp_program *p = tp_core_check_ref(L, 1, &tp_program_type);
@@ -431,7 +440,7 @@ static int l_launcher_new(lua_State *L)
     tp_launcher *l;
     if (tp_launcher_open(&l, p, luaL_checkstring(L, 2), &err))
         return tp_core_push_message(L, &err);
-    tp_codec_push_ref(L, &l->ref); /* owns it */
+    tp_codec_push_ref(L, &l->ref); /* the userdata owns it */
     tp_ref_drop(l);
     lua_createtable(L, (int)l->n_parameters, 0);         // launcher parameters
     for (unsigned i = 0; i < l->n_parameters; i++) {
@@ -464,7 +473,7 @@ static int l_launcher_new(lua_State *L)
     return 4;
 }
 
-/* Reads up to three sizes from the list at index t; gives how many. */
+/* Reads up to three sizes from the list at index t; returns their number. */
 static unsigned get_sizes(lua_State *L, int t, size_t *sizes)
 {
     unsigned n = (unsigned)lua_objlen(L, t);
@@ -477,8 +486,9 @@ static unsigned get_sizes(lua_State *L, int t, size_t *sizes)
     return n;
 }
 
-/* core.launcher.launch(queue, launcher, global sizes, local sizes, arguments, offsets or nil) -> true, or nil and a message. An argument is a buffer, a string of the value's bytes, or
- * a number: so many bytes of local memory. */
+/* core.launcher.launch(queue, launcher, global sizes, local sizes, arguments, offsets or nil) ->
+ * true, or nil and a message. An argument is a buffer, a string with the bytes of a value, or a
+ * number of bytes of local memory. */
 static int l_launcher_launch(lua_State *L)
 {
     tp_queue *q = check_queue(L, 1);

@@ -1,4 +1,4 @@
-/* core_func.c: functions as jobs know them, and the images that workers are given of them. */
+/* core_func.c: functions as the engine knows them, and their images for workers. */
 #include "lua/core_private.h"
 
 #include "codec/captured.h"
@@ -135,7 +135,8 @@ static int l_func_image(lua_State *L)
     return 2;
 }
 
-/* core.func.identity(name, ...) -> 16 bytes: what the values are, the same in every process (codec/identity.h); or nil and a message, which calls them `name` */
+/* core.func.identity(name, ...) -> the identity of the values, 16 bytes (codec/identity.h); or nil
+ * and a message, which calls them `name` */
 static int l_func_identity(lua_State *L)
 {
     context *ctx = get_context(L);
@@ -149,7 +150,8 @@ static int l_func_identity(lua_State *L)
     return 1;
 }
 
-/* core.func.inspect(fn) -> 16 bytes: what its own code does; lists of the names of the globals that it reads, and of the strings in it */
+/* core.func.inspect(fn) -> 16 bytes that tell what its own code does; lists of the names of the
+ * globals that it reads, and of the strings in it */
 static int l_func_inspect(lua_State *L)
 {
     context *ctx = get_context(L);
@@ -163,7 +165,8 @@ static int l_func_inspect(lua_State *L)
     return 3;
 }
 
-/* core.value.pack(value) -> what core.unpack takes, which travels by reference; or nil and a message */
+/* core.value.pack(value) -> the value as an object that travels by reference, for
+ * core.value.unpack; or nil and a message */
 static int l_value_pack(lua_State *L)
 {
     context *ctx = get_context(L);

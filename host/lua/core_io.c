@@ -1,4 +1,4 @@
-/* core_io.c: what a state writes, through the host, and the commands that it runs. */
+/* core_io.c: what Lua code writes through the host, and the commands that it runs. */
 #include "lua/core_private.h"
 
 #include "base/sigmask.h"
@@ -13,7 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* What the state writes: a worker's in whole lines, the owner's at once. */
+/* Writes what the state prints: a worker's in whole lines, the owner's at once. */
 static void write_lines(const context *ctx, int fd, const char *bytes, size_t len)
 {
     if (ctx->agent)
@@ -52,8 +52,9 @@ static int l_io_print(lua_State *L)
     return 0;
 }
 
-/* file:write(...), or io.write(...), of a worker. Upvalues: the context, the stock function, and io.output for io.write. What goes to standard
- * output or error goes through the host, as what is printed does. */
+/* file:write(...), or io.write(...), of a worker. Upvalues: the context, the stock function, and
+ * io.output for io.write. What goes to standard output or error goes through the host, as printed
+ * lines do. */
 static int l_write(lua_State *L)
 {
     const context *ctx = get_context(L);
@@ -64,7 +65,7 @@ static int l_write(lua_State *L)
         lua_call(L, 0, 1);                          // texts file
     }
     FILE **file = luaL_checkudata(L, is_method ? 1 : n + 1, LUA_FILEHANDLE);
-    const int fd = *file ? fileno(*file) : -1; /* NULL: it is closed */
+    const int fd = *file ? fileno(*file) : -1; /* NULL: the file is closed */
     lua_settop(L, n);
     if (fd == STDOUT_FILENO || fd == STDERR_FILENO) {
         luaL_Buffer text;
@@ -79,7 +80,8 @@ static int l_write(lua_State *L)
         luaL_pushresult(&text);
         const char *bytes = lua_tolstring(L, -1, &len);
         write_lines(ctx, fd, bytes, len);
-        lua_settop(L, first - 1); /* what is left for the stock function: to give what it gives */
+        /* the stock function is called with the rest, possibly nothing, for its results */
+        lua_settop(L, first - 1);
     }
     lua_pushvalue(L, lua_upvalueindex(2));
     lua_insert(L, 1);
@@ -87,7 +89,7 @@ static int l_write(lua_State *L)
     return lua_gettop(L);
 }
 
-/* core.io.writer(stock function, io.output or nil) -> the function that takes its place */
+/* core.io.writer(stock function, io.output or nil) -> the function that replaces it in a worker */
 static int l_io_writer(lua_State *L)
 {
     lua_settop(L, 2);
@@ -110,7 +112,8 @@ static int l_io_warn(lua_State *L)
     return 0;
 }
 
-/* posix_spawn of the shell. What a worker starts begins with the signals that the program itself takes, not with those of a worker, which takes none. */
+/* posix_spawn of the shell. Commands begin with the signal mask that the program itself has, not
+ * with a worker's, which blocks nearly all. */
 static int spawn_shell(pid_t *pid, const tp_host *host, const char *command)
 {
     char *const words[] = { "sh", "-c", (char *)command, NULL };
@@ -128,8 +131,9 @@ static int spawn_shell(pid_t *pid, const tp_host *host, const char *command)
     return status;
 }
 
-/* core.io.execute(command) -> status: os.execute for workers. C's system() makes the whole process ignore SIGINT while it waits, so that Ctrl-C
- * during a map of commands would end the commands only. */
+/* core.io.execute(command) -> status: os.execute for workers. C's system() would make the whole
+ * process ignore SIGINT while it waits: Ctrl-C during a map of commands would then end only the
+ * commands. */
 static int l_io_execute(lua_State *L)
 {
     const char *command = luaL_optstring(L, 1, NULL);
@@ -144,8 +148,9 @@ static int l_io_execute(lua_State *L)
     return 1;
 }
 
-/* io.popen of a worker. Upvalues: the context, the stock function. The command begins with the mask of the thread that starts it; popen itself blocks all
- * signals but for some microseconds. */
+/* io.popen of a worker. Upvalues: the context, the stock function. A command inherits the signal
+ * mask of the thread that starts it, so the thread has the program's mask during popen, which
+ * blocks all signals itself but for some microseconds. */
 static int l_popen(lua_State *L)
 {
     sigset_t before;
@@ -157,7 +162,7 @@ static int l_popen(lua_State *L)
     return status ? lua_error(L) : lua_gettop(L);
 }
 
-/* core.io.opener(io.popen) -> the function that takes its place in a worker */
+/* core.io.opener(io.popen) -> the function that replaces it in a worker */
 static int l_io_opener(lua_State *L)
 {
     lua_settop(L, 1);

@@ -19,17 +19,20 @@
 
 #define JOB "tidepool.job"
 
-/* A job with what its owner is filling and reading. */
+/* A job with the blocks that its owner is filling and reading. */
 typedef struct job_box {
     tp_job *job;        /* NULL once closed */
-    tp_block *building; /* inputs that are not pushed yet */
-    tp_block *reading;  /* results that are given out item by item */
-    uint32_t seen;      /* news when results were looked for last */
-    tp_captured *captured; /* the tables of its image; the environment keeps it. NULL: it has none */
+    tp_block *building; /* the block of inputs that is not pushed yet */
+    tp_block *reading;  /* the block of results that is handed out item by item */
+    uint32_t seen;      /* the eventcount when results were last looked for */
+    /* the tables of its image, kept alive by the environment; NULL: it has none */
+    tp_captured *captured;
     tp_journal_map *journal; /* held by the job; NULL: nothing is recorded */
     unsigned encoding;  /* flags of tp_encode for its inputs */
-    uint32_t tags_room; /* of the block that is being built */
-    tp_agent *waits_on; /* the agent that runs items while this job is waited for; NULL: the host's loop is run */
+    uint32_t tags_room; /* how many tags the block that is being built has room for */
+    /* the agent that runs items while this job is waited for; NULL: the host's loop runs
+     * meanwhile */
+    tp_agent *waits_on;
 } job_box;
 
 static job_box *check_job(lua_State *L, int index)
@@ -127,13 +130,13 @@ static bool get_devices(lua_State *L, int t, uint64_t *devices)
     return is_given;
 }
 
-/* Pushes nil, a message and the kind of failure that it is: why there is no job. */
+/* Pushes nil, a message and a kind of failure, for a job that could not be opened. */
 static int push_refusal(lua_State *L, const tp_error *err)
 {
     return tp_core_push_refusal(L, err, err->code == TP_ESYS ? TP_KIND_RESOURCE : TP_KIND_USAGE);
 }
 
-/* Stack: box, with the options at 4. The option `captured`. */
+/* Stack: box, with the options at 4. Stores the option `captured`. */
 static void keep_captured(lua_State *L, job_box *box)
 {
     lua_getfield(L, 4, "captured");
@@ -148,11 +151,13 @@ static void keep_captured(lua_State *L, job_box *box)
     }
 }
 
-/* core.job.open(func, image or kernel, executor name, options) -> job, or nil, a message and a kind of failure. Options: total, window, bytes, ordered, keep_going,
- * discard, is_cheap, retries, crash_retries, timeout (in seconds), recycle, memory (in bytes), batch, splits, returns, leased (a list of device numbers, or nil); as in tp_job_config; fallback: an image
- * that runs when no device can;
- * captured: what core.func.image gave with the image; reducer: see tp_kernels_set_reducer; journal: of core.journal.map, or nil;
- * is_inner: it is not the user's, and draws no random numbers. */
+/* core.job.open(func, image or kernel, executor name, options) -> job, or nil, a message and a kind
+ * of failure. Options as in tp_job_config: total, window, bytes, ordered, keep_going, discard,
+ * is_cheap, retries, crash_retries, timeout (in seconds), recycle, memory (in bytes), batch,
+ * splits, returns, leased (a list of device numbers, or nil). Others: fallback, an image that runs
+ * when no device can; captured, what core.func.image returned with the image; reducer, see
+ * tp_kernels_set_reducer; journal, from core.journal.map, or nil; is_inner, it is not the user's
+ * map and draws no random numbers. */
 static int l_job_open(lua_State *L)
 {
     context *ctx = get_context(L);
@@ -164,7 +169,8 @@ static int l_job_open(lua_State *L)
     luaL_checktype(L, 4, LUA_TTABLE);
     if (!image) {
         lua_getfield(L, 4, "fallback");
-        image = lua_isnil(L, -1) ? NULL : tp_codec_to_ref(L, -1, &tp_image_type); /* the options keep it */
+        /* the options keep it alive */
+        image = lua_isnil(L, -1) ? NULL : tp_codec_to_ref(L, -1, &tp_image_type);
         lua_pop(L, 1);
     }
     tp_executor *ex = tp_host_executor(ctx->host, name);
@@ -184,7 +190,8 @@ static int l_job_open(lua_State *L)
             return push_refusal(L, &err);
     }
     lua_getfield(L, 4, "journal");
-    box->journal = lua_isnil(L, -1) ? NULL : tp_core_check_ref(L, -1, &tp_journal_map_type); /* the options keep it until the job does */
+    /* the options keep it alive until the job does */
+    box->journal = lua_isnil(L, -1) ? NULL : tp_core_check_ref(L, -1, &tp_journal_map_type);
     lua_pop(L, 1);
     uint64_t leases = 0;
     bool has_leases = get_devices(L, 4, &leases);
@@ -279,7 +286,7 @@ static int push_block(lua_State *L, job_box *box, tp_block *b)
     return tp_job_push_known(box->job, b, known) ? tp_codec_raise_memory(L) : 0;
 }
 
-/* Starts a block of inputs. Raises out of memory. */
+/* Begins a block of inputs. Raises out of memory. */
 static tp_block *build_columns(lua_State *L, job_box *box, uint32_t capacity, uint32_t columns, const uint8_t *types, uint32_t text)
 {
     luaL_argcheck(L, columns >= 1 && columns <= TP_COLUMNS_MAX, 3, "too many columns");
@@ -290,8 +297,8 @@ static tp_block *build_columns(lua_State *L, job_box *box, uint32_t capacity, ui
     return box->building;
 }
 
-/* core.job.numbers(job, capacity, columns) -> pointer: where the doubles of up to `capacity` items go, column after column; to be pushed by
- * core.push_columns */
+/* core.job.numbers(job, capacity, columns) -> pointer to memory for the doubles of up to `capacity`
+ * items, column after column; core.job.push_columns pushes them */
 static int l_job_numbers(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -300,8 +307,9 @@ static int l_job_numbers(lua_State *L)
     return 1;
 }
 
-/* core.job.columns(job, capacity, kinds, text) -> pointer to the columns' pointers, and to their tp_text of `text` bytes: where up to `capacity` items go,
- * a column for each letter of kinds, TP_COLUMN_DOUBLES or TP_COLUMN_SCALARS; to be pushed by core.push_columns */
+/* core.job.columns(job, capacity, kinds, text) -> pointer to the pointers of the columns, and to
+ * their tp_text of `text` bytes. There is room for up to `capacity` items, with a column for each
+ * letter of `kinds` (TP_COLUMN_DOUBLES or TP_COLUMN_SCALARS); core.job.push_columns pushes them. */
 static int l_job_columns(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -317,8 +325,9 @@ static int l_job_columns(lua_State *L)
     return 2;
 }
 
-/* core.job.push_columns(job, n, pinned): the first n items of what core.job.numbers or core.job.columns gave are inputs; none when n is 0. `pinned` is a list of the strings
- * that their scalars refer to, or nil */
+/* core.job.push_columns(job, n, pinned): the first n items in the columns of core.job.numbers or
+ * core.job.columns become inputs (n 0: none). `pinned` is a list of the strings that their scalars
+ * point into, or nil. */
 static int l_job_push_columns(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -355,13 +364,13 @@ static int l_job_push_arrays(lua_State *L)
             return tp_codec_raise_memory(L);
         }
         b->type[c] = (uint8_t)lua_tointeger(L, 4 + 3 * c);
-        const void *pointer = lua_topointer(L, 5 + 3 * c); /* a pointer of FFI */
+        const void *pointer = lua_topointer(L, 5 + 3 * c); /* a pointer of the FFI */
         memcpy(&b->column[c], pointer, sizeof b->column[c]);
     }
     return push_block(L, box, b);
 }
 
-/* Finds out what the item that is going to be added is. 0, or -1 with err set. */
+/* Finds the identity of the item that is about to be added. 0, or -1 with err set. */
 static int tag_item(lua_State *L, job_box *box, int first, int n, const char *const *names, tp_error *err)
 {
     tp_block *b = box->building;
@@ -405,7 +414,8 @@ static bool is_full(const job_box *box)
     return box->building && (box->building->bytes.len > TP_BLOCK_BYTES_MAX || box->building->bytes.nrefs >= REFS_MAX);
 }
 
-/* core.job.add(job, ...) -> whether the block has room for more, or nil, a message and the kind of failure: one more input, with these arguments */
+/* core.job.add(job, ...) -> adds an input with these arguments: whether the block has room for
+ * more; or nil, a message and the kind of failure */
 static int l_job_add(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -417,8 +427,10 @@ static int l_job_add(lua_State *L)
     return 1;
 }
 
-/* core.job.add_list(job, list, from, to) -> the index of the first that was not added, or nil, a message, the kind of failure and the index of the item that
- * cannot travel: list[from..to] become inputs of one argument each, until the block is full, or large ones have taken some milliseconds */
+/* core.job.add_list(job, list, from, to): list[from..to] become inputs of one argument each, until
+ * the block is full, or until large ones have taken some milliseconds -> the index of the first
+ * that was not added; or nil, a message, the kind of failure and the index of the item that cannot
+ * travel */
 static int l_job_add_list(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -427,7 +439,9 @@ static int l_job_add_list(lua_State *L)
     tp_error err;
     tp_error_clear(&err);
     lua_settop(L, 4);
-    size_t looked = 0; /* bytes in the block when the clock was looked at; for small ones that costs too much */
+    /* bytes in the block when the clock was last looked at; to look after each small item costs too
+     * much */
+    size_t looked = 0;
     uint64_t until = uv_hrtime() + LIST_NS;
     for (; i <= to && !is_full(box); i++) {
         size_t bytes = box->building ? box->building->bytes.len : 0;
@@ -469,14 +483,15 @@ void tp_core_push_built(lua_State *L, int job)
         push_block(L, box, b);
 }
 
-/* core.job.push(job): what was added since the last time is pushed */
+/* core.job.push(job): pushes what was added */
 static int l_job_push(lua_State *L)
 {
     tp_core_push_built(L, 1);
     return 0;
 }
 
-/* core.job.push_failure(job, kind, message): an input that failed before it could be begun: its failure is its result */
+/* core.job.push_failure(job, kind, message): an input that could not be made: this failure is its
+ * result */
 static int l_job_push_failure(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -503,9 +518,10 @@ static int l_job_finish(lua_State *L)
 
 /* ---- results ---- */
 
-/* core.job.next(job) -> kind, first, n, columns, mixed, text: the next block of results, which core.item and core.fill read until the next call.
- * Kinds are those of tp_block_kind; first counts from 1. Of COLUMNS: a pointer to their pointers; how many columns of scalars, 0 when they are of
- * numbers; a pointer to their text. Nothing when none is ready. */
+/* core.job.next(job) -> kind, first, n, columns, mixed, text: the next block of results, which
+ * core.job.item and core.job.fill read until the next call; nothing when none is ready. Kinds are
+ * those of tp_block_kind; first counts from 1. For COLUMNS: a pointer to the columns' pointers; the
+ * number of columns of scalars, 0 when they are of numbers; a pointer to their text. */
 static int l_job_next(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -572,7 +588,8 @@ static int l_job_item(lua_State *L)
     return b->ends ? decode_item(L, box, b, (uint32_t)k) : push_scalars(L, b, (uint32_t)k);
 }
 
-/* core.job.input(job) -> of a failure that is being read: whether its item's arguments are known, and these. Raises what decoding them does. */
+/* core.job.input(job) -> for the failure that is being read: whether the item's arguments are
+ * known, and the arguments. Raises when they cannot be decoded. */
 static int l_job_input(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -585,7 +602,8 @@ static int l_job_input(lua_State *L)
     return n < 0 ? luaL_error(L, "%s", err.message) : 1 + n;
 }
 
-/* core.job.fill(job, lists, base, from): of messages, item k's j-th value becomes lists[j][base + k], k from `from` (0: the first); missing lists are made */
+/* core.job.fill(job, lists, base, from): for a block of messages: value j of item k becomes
+ * lists[j][base + k], for k from `from` (0: the first); missing lists are made */
 static int l_job_fill(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -603,7 +621,7 @@ static int l_job_fill(lua_State *L)
                 lua_rawseti(L, 3, (int)(base + k));
                 continue;
             }
-            if (j > known) { /* the lists between are there, if empty */
+            if (j > known) { /* lists in between exist already, if empty */
                 for (int m = known + 1; m <= j; m++) {
                     lua_newtable(L);
                     lua_rawseti(L, 2, m);
@@ -623,10 +641,11 @@ static int l_job_fill(lua_State *L)
 
 /* ---- waiting ---- */
 
-/* An agent runs items of the jobs while it waits for them. */
+/* The agent waits for the jobs and runs items meanwhile. */
 static bool help(lua_State *L, context *ctx, tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, unsigned n, uint64_t deadline)
 {
-    /* The owner's own state is not the inline agent's: its items run in the agent's. */
+    /* In the owner's own state the agent is not the state's: it runs items in a state of its
+     * own. */
     bool is_inside = agent == ctx->agent;
     lua_State *before = is_inside ? tp_vm_enter(agent->worker.vm, L) : NULL;
     bool has_run = tp_exec_wait(agent, jobs, seen, n, deadline);
@@ -635,8 +654,9 @@ static bool help(lua_State *L, context *ctx, tp_agent *agent, tp_job *const *job
     return has_run;
 }
 
-/* core.job.wait(job, seconds or nil): waits until there may be results, room or the end, since the last core.next, or until so many seconds
- * have passed; runs the loop, or, in a worker, items of the job. Raises "interrupted" after tp_host_interrupt. */
+/* core.job.wait(job, seconds or nil): waits until there may be results, room or the end that were
+ * not there at the last core.job.next, or until so many seconds have passed. Runs the loop
+ * meanwhile or, in a worker, items of the job. Raises "interrupted" after tp_host_interrupt. */
 static int l_job_wait(lua_State *L)
 {
     context *ctx = get_context(L);
@@ -651,8 +671,9 @@ static int l_job_wait(lua_State *L)
     return 0;
 }
 
-/* core.job.help(jobs, seconds or nil) -> whether any item was run: waits as core.wait does for the first news of any job in the list, which all have
- * the caller's own thread to run or help them */
+/* core.job.help(jobs, seconds or nil) -> whether an item was run. Waits as core.job.wait does, for
+ * the first news of any job in the list. All of them must be jobs that the caller's own thread runs
+ * or helps with. */
 static int l_job_help(lua_State *L)
 {
     context *ctx = get_context(L);
@@ -677,7 +698,8 @@ static int l_job_help(lua_State *L)
     return 1;
 }
 
-/* core.job.key(job) -> what core.collect calls it, and whether the caller's own thread runs or helps it (then it is not collected) */
+/* core.job.key(job) -> the key that core.job.collect returns for it, and whether the caller's own
+ * thread runs or helps with it (then it is not collected) */
 static int l_job_key(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -686,7 +708,8 @@ static int l_job_key(lua_State *L)
     return 2;
 }
 
-/* core.job.await(job) -> false when there are news since the last core.next or core.look; else core.collect will give the job once there are */
+/* core.job.await(job) -> false when there are news since the last core.job.next or core.job.look;
+ * otherwise core.job.collect will return the job once there are */
 static int l_job_await(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -700,7 +723,7 @@ static int l_job_unawait(lua_State *L)
     return 0;
 }
 
-/* core.job.has_news(job) -> are there news since the last core.next or core.look? */
+/* core.job.has_news(job) -> are there news since the last core.job.next or core.job.look? */
 static int l_job_has_news(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -708,7 +731,7 @@ static int l_job_has_news(lua_State *L)
     return 1;
 }
 
-/* core.job.look(job): what news there are have been seen */
+/* core.job.look(job): marks the news that there are as seen */
 static int l_job_look(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -716,14 +739,14 @@ static int l_job_look(lua_State *L)
     return 0;
 }
 
-/* core.job.is_idle(job) -> is there nothing left that the job does before it is read or given inputs? */
+/* core.job.is_idle(job) -> see tp_job_is_idle */
 static int l_job_is_idle(lua_State *L)
 {
     lua_pushboolean(L, tp_job_is_idle(check_job(L, 1)->job));
     return 1;
 }
 
-/* core.job.collect() -> the key of an awaited job that has news; nil when there is none */
+/* core.job.collect() -> the key of a job with news that was awaited; nil when there is none */
 static int l_job_collect(lua_State *L)
 {
     context *ctx = get_context(L);
@@ -734,16 +757,17 @@ static int l_job_collect(lua_State *L)
     return 1;
 }
 
-/* ---- how it stands ---- */
+/* ---- counts and states ---- */
 
-/* core.job.is_over(job) -> all results have been given out */
+/* core.job.is_over(job) -> have all results been handed out? */
 static int l_job_is_over(lua_State *L)
 {
     lua_pushboolean(L, tp_job_is_over(check_job(L, 1)->job));
     return 1;
 }
 
-/* core.job.is_cancelled(job) -> boolean, and the kind and the reason when it was not asked for: the executor cannot run anything, or memory ran out */
+/* core.job.is_cancelled(job) -> boolean; and when nobody asked for it, the kind of failure and the
+ * reason: the executor cannot run anything, or memory ran out */
 static int l_job_is_cancelled(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -756,7 +780,7 @@ static int l_job_is_cancelled(lua_State *L)
     return 3;
 }
 
-/* core.job.set_reading(job, boolean): results are read one by one by a loop of the user's */
+/* core.job.set_reading(job, boolean): does a loop of the user's read results one by one? */
 static int l_job_set_reading(lua_State *L)
 {
     tp_job_set_reading(check_job(L, 1)->job, lua_toboolean(L, 2));
@@ -789,8 +813,8 @@ static void set_count(lua_State *L, const char *name, uint64_t n)
     lua_setfield(L, -2, name);
 }
 
-/* core.job.counts(job) -> how many inputs it has: { pushed, finished, skipped (finished, but not run), failed, delivered, retried }, and has_all: there will be no
- * more */
+/* core.job.counts(job) -> a table of counts of inputs: pushed, finished, skipped (finished without
+ * being run), failed, delivered, retried; and has_all: no more will come */
 static int l_job_counts(lua_State *L)
 {
     tp_job_counts c;
@@ -807,7 +831,7 @@ static int l_job_counts(lua_State *L)
     return 1;
 }
 
-/* core.job.is_settled(job) -> have all inputs that it has been given so far their results? */
+/* core.job.is_settled(job) -> do all inputs that were pushed so far have their results? */
 static int l_job_is_settled(lua_State *L)
 {
     tp_job_counts c;
@@ -816,7 +840,7 @@ static int l_job_is_settled(lua_State *L)
     return 1;
 }
 
-/* core.job.busy(job) -> how many workers of the job's executor run items now, of any job */
+/* core.job.busy(job) -> how many workers of the job's executor are running items, of any job */
 static int l_job_busy(lua_State *L)
 {
     tp_executor *ex = tp_job_executor(check_job(L, 1)->job);

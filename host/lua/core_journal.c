@@ -1,4 +1,4 @@
-/* core_journal.c: journals for our Lua: opening one, maps of it, and questions to its file. */
+/* core_journal.c: journals in Lua: opening one, its maps, and queries of its file. */
 #include "lua/core_private.h"
 
 #include "base/folder.h"
@@ -27,7 +27,7 @@ static int l_journal_open(lua_State *L)
     return 1;
 }
 
-/* core.journal.read(path, is_cache) -> the same file, to be asked only, or nil and a message */
+/* core.journal.read(path, is_cache) -> the same file, only for reading, or nil and a message */
 static int l_journal_read(lua_State *L)
 {
     tp_error err = { 0 };
@@ -91,7 +91,7 @@ static void set_parameter(lua_State *L, const asking *a, int at, int index)
     }
 }
 
-/* The values of the row as a list. */
+/* Pushes the row's values as a list. */
 static void push_row(lua_State *L, const asking *a, int n)
 {
     lua_createtable(L, n, 0);
@@ -186,7 +186,8 @@ static const uint8_t *check_identity(lua_State *L, int index)
     return (const uint8_t *)id;
 }
 
-/* core.cache.map(cache, number of the function, its identity) -> map, for core.job and core.journal_counts: the function's results in the cache */
+/* core.cache.map(cache, number of the function, its identity) -> the function's results in the
+ * cache, as a map for core.job.open and core.journal.counts */
 static int l_cache_map(lua_State *L)
 {
     tp_journal *cache = tp_core_check_ref(L, 1, &tp_journal_type);
@@ -200,7 +201,8 @@ static int l_cache_map(lua_State *L)
     return 1;
 }
 
-/* core.cache.folder(is_made) -> the folder for files that the user's programs share, which is made when it is not there and it is to be; or nil and a message */
+/* core.cache.folder(is_made) -> the folder for files that the user's programs share; `is_made`: it
+ * is made when it is missing; or nil and a message */
 static int l_cache_folder(lua_State *L)
 {
     tp_error err = { 0 };
@@ -235,8 +237,8 @@ static int l_cache_trouble(lua_State *L)
     return 1;
 }
 
-/* core.journal.counts(map) -> how many inputs were known, new, changed, other inputs, failed before, not kept; a list of { version, how many } of the
- * changed ones */
+/* core.journal.counts(map) -> how many inputs were known, new, changed, other inputs, failed
+ * before, not kept; and for the changed ones a list of { version, how many } */
 static int l_journal_counts(lua_State *L)
 {
     const tp_journal_counts *c = tp_journal_map_counts(tp_core_check_ref(L, 1, &tp_journal_map_type));
@@ -254,7 +256,8 @@ static int l_journal_counts(lua_State *L)
     return TP_JOURNAL_REASONS + 1;
 }
 
-/* core.journal.reasons(map) -> a list: index, reason (the place of its count in core.journal_counts), version, index, ...: of the inputs since the last call */
+/* core.journal.reasons(map) -> a list for the inputs since the last call: index, reason (its
+ * position among the results of core.journal.counts), version, index, ... */
 static int l_journal_reasons(lua_State *L)
 {
     size_t n;
@@ -270,7 +273,8 @@ static int l_journal_reasons(lua_State *L)
     return 1;
 }
 
-/* core.journal.flush(journal) -> true once all that was recorded is in the file; or nil and a message */
+/* core.journal.flush(journal) -> true once everything recorded so far is in the file; or nil and a
+ * message */
 static int l_journal_flush(lua_State *L)
 {
     tp_error err = { 0 };
@@ -280,7 +284,7 @@ static int l_journal_flush(lua_State *L)
     return 1;
 }
 
-/* core.journal.close(journal or map): the caller has it no more */
+/* core.journal.close(journal or map): drops the caller's reference */
 static int l_journal_close(lua_State *L)
 {
     luaL_argcheck(L, tp_codec_to_ref(L, 1, &tp_journal_type) || tp_codec_to_ref(L, 1, &tp_journal_map_type), 1, "journal or map expected");
@@ -291,8 +295,8 @@ static int l_journal_close(lua_State *L)
     return 0;
 }
 
-/* core.journal.values(bytes, is_whole) -> true and the values of a message that is in the file, behind its mark unless it is a failure's (is_whole); or nil
- * and a message */
+/* core.journal.values(bytes, is_whole) -> true and the values of a message from the file; or nil
+ * and a message. The message follows its mark; is_whole: it has none (a failure's). */
 static int l_journal_values(lua_State *L)
 {
     size_t len;

@@ -1,8 +1,10 @@
-/* core_lines.c: lines of files, and fields of CSV, as inputs of a job: what tidepool.lines is made of.
+/* core_lines.c: lines of files, and records of CSV, as inputs of a job; for tidepool.lines.
  *
- * Files are read in chunks, and cut there: a block of inputs is the bytes of its lines, copied once, with a scalar for each line that says where in them it lies.
- * No line becomes a Lua string before the worker calls the function with it. A line that a chunk ends within waits for the next. So there is one way for data, that
- * of all scalars, and the number of a line is its index, which whoever reads ranges of a file by himself could not know. */
+ * Files are read in chunks. A block of inputs is the bytes of its lines, copied once, and a scalar
+ * for each line that says where in them it lies; no line becomes a Lua string before a worker calls
+ * the function with it. A line that is cut by the end of a chunk waits for the next one. Since the
+ * owner reads, data takes the same way as all scalars, and a line's number is its index, which
+ * workers that read ranges of a file themselves could not know. */
 #include "lua/core_private.h"
 
 #include "codec/codec.h"
@@ -23,47 +25,53 @@
 
 enum {
     CHUNK = 256 << 10,      /* bytes that are read at once */
-    FILL_BYTES = 1 << 20,   /* bytes after which a fill is over: results are to be looked for */
-    FILE_NS = 1000 * 1000,  /* the same for a Lua file, which may wait at any line */
+    FILL_BYTES = 1 << 20,   /* a fill ends after so many bytes, so that results are looked for */
+    FILE_NS = 1000 * 1000,  /* the same for a Lua file, where reading any line may block */
     SEPARATOR_MAX = 16,
-    DIGITS_MAX = 14,        /* of a number that is surely written in the same way again */
-    NUMBER_MAX = 24,        /* bytes of the longest number, as it is written */
-    FIELDS_MAX = 7000       /* fields of a line that a function can be called with: LuaJIT's C stack takes 8,000 values */
+    DIGITS_MAX = 14, /* digits of numbers that are certainly printed back as they were written */
+    NUMBER_MAX = 24,        /* bytes of the longest text that is taken for a number */
+    /* the most fields that a function can be called with: LuaJIT's C stack has 8,000 slots */
+    FIELDS_MAX = 7000
 };
 
-/* Some bytes of `bytes`. */
+/* A part of `bytes`. */
 typedef struct span {
     uint32_t at, length;
 } span;
 
-/* A line, or a record of CSV: its bytes with its end, how many fields it has, and where the first of them is in `fields`. */
+/* A line, or a record of CSV: where it lies in `bytes`, where it ends there with its separator, and
+ * which of `fields` are its. */
 typedef struct record {
     uint32_t at, end, first, n;
 } record;
 
-/* Where lines come from. Its Lua state's own; the environment keeps the list of paths, or the Lua file. */
+/* Where lines come from. Belongs to its Lua state; the environment keeps the list of paths, or the
+ * Lua file, alive. */
 typedef struct lines {
-    int fd;        /* of the path that is being read; -1: none is */
+    int fd;        /* of the path that is being read; -1: none */
     bool is_owned; /* it is to be closed */
-    bool is_regular; /* reading it never waits */
-    FILE **file;   /* a Lua file that is read instead; NULL: there are paths */
-    int path, n_paths; /* the one that is being read, from 1; 0: none was opened yet */
-    bool at_end;   /* of the file: its last bytes have been read */
-    bool is_over;  /* there is nothing left to read, or to give out */
-    uint64_t line; /* of this file, that comes next: from 1 */
+    bool is_regular; /* reading it never blocks */
+    FILE **file;   /* a Lua file that is read; NULL: paths are read */
+    /* the number of the path that is being read, from 1; 0: none was opened yet */
+    int path, n_paths;
+    bool at_end;   /* all of the file has been read */
+    bool is_over;  /* nothing is left to read or to hand out */
+    uint64_t line; /* the number in this file of the next line, from 1 */
 
-    char *bytes;   /* read, and not given out: from `at` to `used` */
+    char *bytes;   /* what was read and not handed out yet lies from `at` to `used` */
     size_t at, used, room;
-    size_t looked; /* no separator begins before it */
+    size_t looked; /* no separator begins before this position */
 
     char separator[SEPARATOR_MAX], column[SEPARATOR_MAX];
     size_t separator_len, column_len; /* column_len 0: lines are not cut into fields */
-    size_t limit;  /* bytes that a line may have */
+    size_t limit;  /* the most bytes that a line may have */
     bool is_list;  /* a record is one argument, a list of its fields */
-    int to_number; /* the index in the environment of what says whether a text is taken for a number; 0: none is */
+    /* index in the environment of the function that says whether a text is a number; 0: texts stay
+     * texts */
+    int to_number;
 
     record *records;
-    span *fields; /* while they are cut, a length is doubled, and odd where the field is quoted */
+    span *fields; /* while they are cut, lengths are doubled, and odd for a field in quotes */
     uint32_t n_records, records_room, n_fields, fields_room;
 } lines;
 
@@ -95,8 +103,10 @@ static size_t get_separator(lua_State *L, int index, char *to)
     return len;
 }
 
-/* core.lines.open(source, separator, columns or nil, limit, is_list, to_number or nil) -> lines. The source is a list of paths, a Lua file, or the number of a
- * descriptor. With columns lines are records of CSV. is_list: a record is one argument, a list. to_number(text) -> number or nil: what to take for a number. */
+/* core.lines.open(source, separator, columns or nil, limit, is_list, to_number or nil) -> lines.
+ * The source is a list of paths, a Lua file, or the number of a descriptor. With `columns` (the
+ * separator of fields) lines are records of CSV. is_list: a record is one argument, a list.
+ * to_number(text) -> number or nil says which texts are numbers. */
 static int l_lines_open(lua_State *L)
 {
     lua_settop(L, 6);
@@ -130,7 +140,8 @@ static int l_lines_open(lua_State *L)
 
 /* ---- reading ---- */
 
-/* What is being read, for messages; `line`: and which line of it. What is pushed keeps it. */
+/* The name, for messages, of what is being read; `line`: with the line's number. The pushed value
+ * keeps it alive. */
 static const char *push_name(lua_State *L, int index, const lines *l, bool line)
 {
     lua_getfenv(L, index);
@@ -154,7 +165,8 @@ static void push_errno(lua_State *L, int index, const lines *l, int error)
     lua_pushfstring(L, "cannot read %s: %s", name, strerror(error));
 }
 
-/* Room for a chunk, or as much again as a line that is still open has, so that it is looked through a few times only; but not much beyond the limit. */
+/* Makes room for a chunk, or, when a long line is still open, for as much again, so that the line
+ * is searched only a few times; but not much beyond the limit. */
 static int make_room(lines *l)
 {
     size_t open = l->used - l->at, left = open < l->limit ? l->limit - open + l->separator_len + 1 : 0;
@@ -180,7 +192,7 @@ static int make_room(lines *l)
 
 typedef enum got { READ, NOTHING_NOW, FILE_ENDS, FAILED } got;
 
-/* Reads on in a Lua file: whole lines of its buffer, until that takes long. */
+/* Reads from a Lua file: the whole lines in its buffer, until that takes long. */
 static got read_file(lines *l, int *error)
 {
     FILE *f = *l->file;
@@ -228,7 +240,7 @@ static got open_next(lua_State *L, int index, lines *l, int *error)
     return l->fd < 0 ? FAILED : READ;
 }
 
-/* Reads more, or opens what comes next. Where nothing is there yet, waits at most so long. */
+/* Reads more, or opens the next file. Waits at most wait_ms for something to read. */
 static got read_more(lua_State *L, int index, lines *l, int wait_ms, int *error)
 {
     if (make_room(l)) {
@@ -256,7 +268,8 @@ static got read_more(lua_State *L, int index, lines *l, int wait_ms, int *error)
 
 /* ---- cutting ---- */
 
-/* The list, or one with twice the room where n elements fill it; NULL when out of memory, with the list as it was. */
+/* The list, grown to twice its room when n elements fill it; NULL when out of memory, with the list
+ * as it was. */
 static void *with_room(void *list, uint32_t n, uint32_t *room, size_t size)
 {
     uint32_t more = *room ? 2 * *room : 4096;
@@ -287,13 +300,14 @@ static int add_record(lines *l, uint32_t at, uint32_t end, uint32_t first)
     return 0;
 }
 
-/* Is it there at p? */
+/* Does the text begin at p? */
 static bool begins(const char *p, const char *end, const char *text, size_t len)
 {
     return p < end && *p == *text && (size_t)(end - p) >= len && (len == 1 || memcmp(p, text, len) == 0);
 }
 
-/* The line that begins at l->at, as a field, and its end with its separator. 1, 0 when it is not all there, -1 when out of memory. */
+/* Cuts the line that begins at l->at, as one field; *end is behind its separator. 1; 0 when its end
+ * was not read yet; -1 when out of memory. */
 static int cut_line(lines *l, bool is_last, size_t *end)
 {
     size_t from = l->looked > l->at ? l->looked : l->at, left = l->used - from;
@@ -328,8 +342,8 @@ static const char *find_field(const lines *l, const char *p, const char *end, bo
     return p < end || is_last ? p : NULL;
 }
 
-/* Takes the quotes out of a field, from p to end, which begins with one: its bytes, as they are meant, lie from p on then. Their number. What stands behind the
- * closing quote belongs to it. */
+/* Removes the quotes of a field from p to end, which begins with one, in place. Returns its new
+ * length. What follows the closing quote belongs to the field. */
 static size_t unquote(char *p, const char *end)
 {
     char *to = p;
@@ -405,7 +419,7 @@ static int cut(lines *l, uint64_t most, bool is_last, const char **why)
     return 0;
 }
 
-/* What was read of the file is at its end and given out: the next one, if there is any. */
+/* The file is at its end and all of it was handed out: the next one follows, if there is any. */
 static void leave_file(lines *l)
 {
     close_fd(l);
@@ -418,8 +432,8 @@ static void leave_file(lines *l)
     l->at = l->used = l->room = l->looked = 0;
 }
 
-/* Cuts up to `most` records, and reads for them as much as it takes to have one. Without one (n_records 0) there is none now, or, when l->is_over, none will come.
- * 0; or 2, with nil and a message pushed. */
+/* Cuts up to `most` records, reading as much as it takes to have one. n_records 0: none is there
+ * yet or, when l->is_over, none will come. Returns 0; or 2, with nil and a message pushed. */
 static int advance(lua_State *L, int index, lines *l, uint64_t most, int wait_ms)
 {
     const char *why;
@@ -443,7 +457,7 @@ static int advance(lua_State *L, int index, lines *l, uint64_t most, int wait_ms
         got g = read_more(L, index, l, wait_ms, &error);
         if (g == FAILED) {
             push_errno(L, index, l, error);
-            l->path -= l->fd < 0 && l->path > 0; /* it fails again, for who looks again */
+            l->path -= l->fd < 0 && l->path > 0; /* whoever tries again gets the error again */
             return 2;
         }
         if (g == NOTHING_NOW)
@@ -455,8 +469,9 @@ static int advance(lua_State *L, int index, lines *l, uint64_t most, int wait_ms
 
 /* ---- giving out ---- */
 
-/* Is it a whole number, or a decimal one, that is written in the one way in which it would be written again? Few digits only, which a double has exactly, or rounds
- * to the same ones. *maybe: it may be one all the same. */
+/* Is the text a whole or decimal number in its canonical form, so that the number would be printed
+ * the same way again? Only numbers of few digits, which doubles keep. When it is not, *maybe says
+ * whether to_number may still take it for a number. */
 static bool is_plain_number(const char *p, size_t n, double *number, bool *maybe)
 {
     static const double powers[] = { 1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14 };
@@ -467,7 +482,7 @@ static bool is_plain_number(const char *p, size_t n, double *number, bool *maybe
     for (const char *q = p; *maybe && q < end; q++)
         *maybe = (*q >= '0' && *q <= '9') || *q == '.' || *q == 'e' || *q == '+' || *q == '-';
     if (!*maybe || n > DIGITS_MAX || (*p == '0' && n > 1 && p[1] != '.') || (*p == '0' && is_negative))
-        return false; /* what begins with a zero that is not its only digit there; and -0 */
+        return false; /* a leading zero with more digits behind it, or -0 */
     double mantissa = 0;
     unsigned behind = 0;
     bool has_point = false;
@@ -487,7 +502,7 @@ static bool is_plain_number(const char *p, size_t n, double *number, bool *maybe
     return true;
 }
 
-/* Is the text taken for a number? Calls to_number where that is not plain. */
+/* Is the text a number? Calls to_number when the text is not a plain one. */
 static bool is_number(lua_State *L, int index, const lines *l, const char *text, size_t n, double *number)
 {
     bool maybe;
@@ -515,7 +530,7 @@ static void push_field(lua_State *L, int index, const lines *l, uint32_t i)
         lua_pushlstring(L, l->bytes + f->at, f->length);
 }
 
-/* Pushes what a function gets for the record: how many values. */
+/* Pushes the record's arguments; returns their number. */
 static int push_record(lua_State *L, int index, const lines *l, const record *r)
 {
     if (!l->is_list) {
@@ -531,7 +546,8 @@ static int push_record(lua_State *L, int index, const lines *l, const record *r)
     return 1;
 }
 
-/* A block of the records from..to, which have equally many fields. Raises out of memory. */
+/* Makes a block of the records from..to, which have the same number of fields. Raises out of
+ * memory. */
 static tp_block *make_block(lua_State *L, const lines *l, uint32_t from, uint32_t to)
 {
     static const uint8_t types[TP_COLUMNS_MAX] = { TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED };
@@ -552,7 +568,7 @@ static tp_block *make_block(lua_State *L, const lines *l, uint32_t from, uint32_
     return b;
 }
 
-/* Those scalars of the block that are taken for numbers become some. */
+/* Makes numbers of those scalars of the block that are taken for numbers. */
 static void find_numbers(lua_State *L, int index, const lines *l, tp_block *b)
 {
     for (uint32_t c = 0; c < b->columns; c++) {
@@ -564,7 +580,7 @@ static void find_numbers(lua_State *L, int index, const lines *l, tp_block *b)
     }
 }
 
-/* Pushes the records from..to, which have as many fields as fit into columns. */
+/* Pushes the records from..to, which fit into columns, to the job. */
 static void push_columns(lua_State *L, int index, const lines *l, int job, uint32_t from, uint32_t to)
 {
     tp_block *b = make_block(L, l, from, to);
@@ -606,7 +622,8 @@ static int push_values(lua_State *L, int index, const lines *l, int job, uint32_
     return 0;
 }
 
-/* Pushes all records to the job, in blocks of those that are alike. 0; or 2, with nil and a message pushed. */
+/* Pushes all records to the job, in blocks of records with the same number of fields. Returns 0; or
+ * 2, with nil and a message pushed. */
 static int push_records(lua_State *L, int index, const lines *l, int job)
 {
     for (uint32_t from = 0, to; from < l->n_records; from = to) {
@@ -622,7 +639,7 @@ static int push_records(lua_State *L, int index, const lines *l, int job)
     return 0;
 }
 
-/* core.lines.check(path) -> nil, or why it cannot be read */
+/* core.lines.check(path) -> nil, or why the file cannot be read */
 static int l_lines_check(lua_State *L)
 {
     const char *path = luaL_checkstring(L, 1);
@@ -634,8 +651,9 @@ static int l_lines_check(lua_State *L)
     return 1;
 }
 
-/* core.lines.fill(lines, job, room, milliseconds) -> how many inputs were pushed, and whether those were all there are; or nil and why they cannot be read. Waits
- * at most so long (-1: for ever) for the first. */
+/* core.lines.fill(lines, job, room, milliseconds) -> how many inputs were pushed, and whether there
+ * are no more; or nil and why they cannot be read. Waits at most so long (-1: for ever) for the
+ * first. */
 static int l_lines_fill(lua_State *L)
 {
     lines *l = luaL_checkudata(L, 1, LINES);
@@ -646,7 +664,7 @@ static int l_lines_fill(lua_State *L)
         if (advance(L, 1, l, room - n, n > 0 ? 0 : wait_ms)) {
             if (n == 0)
                 return 2;
-            break; /* it comes again */
+            break; /* the same error comes again at the next call */
         }
         if (l->n_records == 0)
             break;
@@ -660,8 +678,8 @@ static int l_lines_fill(lua_State *L)
     return 2;
 }
 
-/* core.lines.take(lines, milliseconds) -> what a function would get for the next line; or nil, whether there will be none, and, if they cannot be read, why not.
- * Waits at most so long (-1: for ever). */
+/* core.lines.take(lines, milliseconds) -> the arguments for the next line; or nil, whether there
+ * are no more, and, if they cannot be read, why. Waits at most so long (-1: for ever). */
 static int l_lines_take(lua_State *L)
 {
     lines *l = luaL_checkudata(L, 1, LINES);

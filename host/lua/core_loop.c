@@ -49,14 +49,15 @@ static int l_loop_turn(lua_State *L)
     uint64_t deadline = tp_core_deadline_after(L, 1);
     if (ctx->host->turned != ctx->listener) {
         ctx->host->turned = ctx->listener;
-        deadline = 0; /* the state that took the last turn may have been woken by what was meant for this one */
+        /* the turn in which this state's waiter was woken may have been taken by another state */
+        deadline = 0;
     }
     tp_host_turn(ctx->host, deadline, lua_toboolean(L, 2));
     tp_core_check_interrupt(L, ctx);
     return 0;
 }
 
-/* core.loop.is_interrupt(error value) -> is it what waiting has raised after tp_host_interrupt? */
+/* core.loop.is_interrupt(error value) -> was it raised by a wait after tp_host_interrupt? */
 static int l_loop_is_interrupt(lua_State *L)
 {
     luaL_checkany(L, 1);
@@ -64,7 +65,7 @@ static int l_loop_is_interrupt(lua_State *L)
     return 1;
 }
 
-/* core.loop.is_memory_error(error value) -> was there no memory? */
+/* core.loop.is_memory_error(error value) -> does it say that memory ran out? */
 static int l_loop_is_memory_error(lua_State *L)
 {
     luaL_checkany(L, 1);
@@ -73,28 +74,31 @@ static int l_loop_is_memory_error(lua_State *L)
     return 1;
 }
 
-/* core.loop.is_alive() -> is there anything on the loop that is this state's? */
+/* core.loop.is_alive() -> does this state have anything on the loop? */
 static int l_loop_is_alive(lua_State *L)
 {
     lua_pushboolean(L, tp_core_has_luv_work(L, get_context(L)));
     return 1;
 }
 
-/* core.loop.is_running() -> are we inside of the loop, so that it cannot be run? */
+/* core.loop.is_running() -> is the loop running around this call, so that it cannot be run
+ * again? */
 static int l_loop_is_running(lua_State *L)
 {
     lua_pushboolean(L, get_context(L)->host->is_running);
     return 1;
 }
 
-/* core.loop.stop(): the loop does not wait in this turn. A callback of a timer, which is called before the loop waits, may have made a task ready. */
+/* core.loop.stop(): makes the loop not wait in this turn. For timers, whose callbacks are called
+ * before the loop waits and may make a task ready. */
 static int l_loop_stop(lua_State *L)
 {
     uv_stop(&get_context(L)->host->loop);
     return 0;
 }
 
-/* core.loop.drive(step, due): what tp_host_step calls in this state: step() lets go on what can, due() gives the seconds until it wants to be called again, or nil */
+/* core.loop.drive(step, due): sets what tp_host_step calls in this state: step() lets tasks go on,
+ * due() returns the seconds until it wants to be called again, or nil */
 static int l_loop_drive(lua_State *L)
 {
     tp_listener *l = get_context(L)->listener;
@@ -104,7 +108,8 @@ static int l_loop_drive(lua_State *L)
     return 0;
 }
 
-/* Has the state anything to be called, and does none of its code run, which has called us? */
+/* Can the state's `step` be called: is one set, and is none of the state's own code running below
+ * us? */
 static bool is_driven(const tp_listener *l)
 {
     lua_Debug unused;
@@ -154,7 +159,8 @@ uint64_t tp_lua_core_due(const tp_host *host)
         due_frame f = { l, -1 };
         if (!is_driven(l))
             continue;
-        if (tp_job_can_collect(host->engine, &l->waiter)) /* another state has taken the turn in which it was woken */
+        /* another state has taken the turn in which this one was woken */
+        if (tp_job_can_collect(host->engine, &l->waiter))
             return 0;
         if (lua_cpcall(l->L, call_due, &f))
             lua_pop(l->L, 1);

@@ -1,4 +1,5 @@
-/* core_pin.c: the strings of the owner's state that are pinned for blocks, whose scalars of TP_SCALAR_PINNED point into them.
+/* core_pin.c: pins: strings of the owner's state that blocks point into (scalars of the kind
+ * TP_SCALAR_PINNED).
  *
  * A table of strings is kept alive by a reference in the registry for as long as the block lives. Any thread may let go of the block; its pin then waits in
  * a list until the owner's thread is here again, which alone may touch the registry.
@@ -26,12 +27,12 @@ struct tp_pins {
 
 typedef struct pin {
     tp_ref ref;
-    tp_pins *from;      /* held until it is dropped */
+    tp_pins *from;      /* held until the pin is freed */
     struct pin *next; /* in from->dropped */
     int anchor;        /* registry reference */
 } pin;
 
-/* Nobody holds the pin any more: any thread. */
+/* The last owner of the pin has dropped it. Any thread. */
 static void unpin(tp_ref *r)
 {
     pin *l = (pin *)r;

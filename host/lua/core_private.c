@@ -1,4 +1,5 @@
-/* core_private.c: what all files of the module "tidepool.core" use: registering, and reading arguments and fields. */
+/* core_private.c: what all files of the module "tidepool.core" use: registering functions, and
+ * reading arguments and fields. */
 #include "lua/core_private.h"
 
 #include "base/deadline.h"
@@ -83,7 +84,8 @@ uint64_t tp_core_deadline_after(lua_State *L, int index)
     return lua_isnoneornil(L, index) ? UINT64_MAX : tp_deadline_after(luaL_checknumber(L, index));
 }
 
-/* Pushes where users' code is, as error positions have it: "job.lua:7: ", or "" when only the library's own runs. */
+/* Pushes the position of the user's code that runs, as in error messages: "job.lua:7: ", or "" when
+ * only the library's own code runs. */
 static void push_place(lua_State *L)
 {
     static const char ours[] = "=tidepool/";
@@ -98,7 +100,8 @@ static void push_place(lua_State *L)
     lua_pushliteral(L, "");
 }
 
-static const char interrupt_key = 0; /* its address: in the registry, what the last interrupt has raised */
+/* its address is the key in the registry of the value that the last interrupt raised */
+static const char interrupt_key = 0;
 
 void tp_lua_core_raise_interrupt(lua_State *L)
 {

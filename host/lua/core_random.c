@@ -8,7 +8,8 @@
 
 #include <lauxlib.h>
 
-/* What an item was drawing from, and whether standard libraries were as expected. */
+/* What an item was drawing from, and whether standard libraries were changed, while the item is set
+ * aside. */
 typedef struct aside {
     tp_draws draws;
     bool is_changed;
@@ -20,7 +21,8 @@ tp_source *tp_core_source(const context *ctx)
     return w ? tp_draws_source(&w->draws, tp_work_running(w)) : ctx->source;
 }
 
-/* core.random.source(is_stray) -> a source of its own for a task that starts; stray ones start at any time, and change nothing for others */
+/* core.random.source(is_stray) -> a source for a task that starts. Stray tasks start at no certain
+ * time, so they do not change what others draw. */
 static int l_random_source(lua_State *L)
 {
     tp_key key = tp_source_next(tp_core_source(get_context(L)), lua_toboolean(L, 1));
@@ -29,7 +31,8 @@ static int l_random_source(lua_State *L)
     return 1;
 }
 
-/* core.random.enter(source or nil): that of the task that runs from here on, which keeps it; nil: none */
+/* core.random.enter(source or nil): makes it the source of the task that runs from here on, which
+ * must keep it alive; nil: no task runs */
 static int l_random_enter(lua_State *L)
 {
     context *ctx = get_context(L);
@@ -38,7 +41,8 @@ static int l_random_enter(lua_State *L)
     return 0;
 }
 
-/* core.random.streams() -> pointer to the pointer to the tp_draws of the work that runs, which is NULL outside of one; in a worker's state */
+/* core.random.streams() -> pointer to the pointer to the tp_draws of the running work, which is
+ * NULL outside an item; only in a worker's state */
 static int l_random_streams(lua_State *L)
 {
     lua_pushlightuserdata(L, &get_context(L)->agent->worker.current);
@@ -54,8 +58,8 @@ static int l_random_stream(lua_State *L)
     return 4;
 }
 
-/* math.randomseed(seed). In an item: its numbers are those that LuaJIT has for this seed. In a script: LuaJIT's own, which is upvalue 2, and what
- * the numbers of its maps are made from. */
+/* math.randomseed(seed). In an item, the item draws LuaJIT's numbers for this seed from here on. In
+ * a script, seeds LuaJIT's own generator (upvalue 2) and the keys of the script's maps. */
 static int l_randomseed(lua_State *L)
 {
     context *ctx = get_context(L);
@@ -95,8 +99,9 @@ void tp_core_open_random(lua_State *L, context *ctx)
     lua_pop(L, 3);
 }
 
-/* core.random.set_aside() -> what core.go_back takes; nil outside of an item. Until then random numbers are drawn as LuaJIT has them at first, since it is chance
- * which item of a worker it is that does what comes; and what changes in standard libraries is not the item's. */
+/* core.random.set_aside() -> a value for core.random.go_back; nil outside an item. In between,
+ * random numbers are LuaJIT's from its start, since it is chance which item of a worker runs the
+ * code in between, and changes to standard libraries are not blamed on the item. */
 static int l_random_set_aside(lua_State *L)
 {
     tp_work *w = tp_core_work(get_context(L));
@@ -109,7 +114,7 @@ static int l_random_set_aside(lua_State *L)
     return 1;
 }
 
-/* core.random.go_back(aside, whether what has changed is to stay) */
+/* core.random.go_back(aside, whether changes to standard libraries are kept) */
 static int l_random_go_back(lua_State *L)
 {
     tp_work *w = tp_core_work(get_context(L));

@@ -1,4 +1,4 @@
-/* luv.c: luv, the module that users load, on the host's own loop. */
+/* luv.c: lets the module luv, when users load it, run on the host's own loop. */
 #include "lua/core_private.h"
 
 #include "runtime/runtime.h"
@@ -10,7 +10,8 @@
 
 static const char callback_key[] = "tidepool.core.callback", closer_key[] = "tidepool.core.closer";
 
-/* core.loop.set_callback(fn, closer): fn(callback, ...) is how luv's callbacks are called, nothing when fn is nil; closer lives as long as the state */
+/* core.loop.set_callback(fn, closer): luv's callbacks are called as fn(callback, ...); fn nil: not
+ * at all. The closer is kept alive as long as the state. */
 static int l_loop_set_callback(lua_State *L)
 {
     lua_settop(L, 2);
@@ -19,7 +20,8 @@ static int l_loop_set_callback(lua_State *L)
     return 0;
 }
 
-/* luv calls this in place of lua_pcall, with a callback and its arguments on the stack. Its own way would end the process at an error. */
+/* luv calls this instead of lua_pcall, with a callback and its arguments on the stack. luv's own
+ * way would end the process on an error. */
 static int call_back(lua_State *L, int nargs, int nresults, int flags)
 {
     (void)flags;
@@ -37,16 +39,18 @@ static int call_back(lua_State *L, int nargs, int nresults, int flags)
     return lua_gettop(L) - before;
 }
 
-/* ---- whose handles: several states may have luv on the one loop ---- */
+/* ---- which state owns a handle: several states may have luv on the one loop ---- */
 
-/* As far as we look at what luv has at a handle, or at a request: which state's it is. luv 1.30 and later. */
+/* The beginning of what luv attaches to a handle or a request, which tells the state that owns it.
+ * luv 1.30 and later. */
 typedef struct luv_handle {
     int ref, callbacks[2];
     const void *ctx;
     void *rest[4];
 } luv_handle;
 
-/* What luv finds at handles that are not its own while it walks: these are no handles of any state, and their callback is skip_handle. */
+/* What luv finds at handles that are hidden from it while it walks: they seem to belong to another
+ * state, and their callback is skip_handle. */
 typedef struct luv_context {
     uv_loop_t *loop;
     lua_State *L;
@@ -68,11 +72,11 @@ typedef struct hidden {
     void *data;
 } hidden;
 
-/* What a walk over the loop's handles looks for. */
+/* A walk over the loop's handles. */
 typedef struct census {
     const tp_listener *listener;
-    size_t n, n_alive; /* its handles; those that keep the loop alive */
-    hidden *others;    /* where others are hidden; NULL: they are counted only */
+    size_t n, n_alive; /* the state's handles; those of them that keep the loop alive */
+    hidden *others;    /* the handles of others are hidden here; NULL: they are only counted */
     size_t n_others;
 } census;
 
@@ -100,7 +104,8 @@ static census count_handles(tp_listener *l)
     return c;
 }
 
-/* How many requests of luv's this state has under way: it keeps them in the registry until they are over. Tries to stop them when is_cancelled. */
+/* How many of luv's requests are under way in this state: luv keeps them in the registry until they
+ * are over. `is_cancelled`: tries to cancel them. */
 static size_t count_requests(lua_State *L, bool is_cancelled)
 {
     static const char *const types[] = { "uv_req", "luv_work_ctx" };
@@ -132,7 +137,8 @@ bool tp_core_has_luv_work(lua_State *L, const context *ctx)
     return l->host->n_luv == 1 || count_handles(l).n_alive > 0 || count_requests(L, false) > 0;
 }
 
-/* core.loop.apart(fn, ...): calls fn, which walks over luv's handles, with those hidden from it that are not this state's. fn must not run the loop. */
+/* core.loop.apart(fn, ...): calls fn, which walks over luv's handles, with the handles of other
+ * states hidden. fn must not run the loop. */
 static int l_loop_apart(lua_State *L)
 {
     tp_listener *l = get_context(L)->listener;
@@ -147,7 +153,8 @@ static int l_loop_apart(lua_State *L)
     return status ? lua_error(L) : 0;
 }
 
-/* core.loop.run_out(): takes turns of the loop until all that luv had in this state is gone. Its handles must be closing. Others on the loop go on meanwhile. */
+/* core.loop.run_out(): takes turns of the loop until luv has nothing left in this state. Its
+ * handles must be closing. Other things on the loop go on meanwhile. */
 static int l_loop_run_out(lua_State *L)
 {
     tp_listener *l = get_context(L)->listener;
@@ -164,7 +171,7 @@ static int l_loop_run_out(lua_State *L)
 
 /* ---- loading it ---- */
 
-/* Tells the library at path, which is loaded, which loop to use. False when it is too old to be told. */
+/* Tells the loaded library at path which loop to use. False when it is too old to be told. */
 static bool share_loop(const char *path, context *ctx)
 {
     void *lib = dlopen(path, RTLD_NOW);
@@ -183,7 +190,7 @@ static bool share_loop(const char *path, context *ctx)
         ctx->host->n_luv += ctx->listener->luv == NULL;
         ctx->listener->luv = get_luv(ctx->main);
     }
-    dlclose(lib); /* package.loadlib has it */
+    dlclose(lib); /* package.loadlib keeps it loaded */
     return can_share;
 }
 
@@ -216,7 +223,7 @@ static int open_luv(lua_State *L)
     return 1;
 }
 
-/* In package.loaders, before the loader of C modules, whose place it takes for "luv". */
+/* In package.loaders before the loader of C modules: loads "luv" in its place. */
 static int find_luv(lua_State *L)
 {
     if (strcmp(luaL_checkstring(L, 1), "luv") != 0)

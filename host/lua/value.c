@@ -1,6 +1,7 @@
-/* value.c: tp_value of the C API in Lua and back, and C functions that Lua calls.
+/* value.c: tp_value of the C API to Lua and back, and C functions that Lua calls.
  *
- * Values that come from Lua are trees in an arena: nothing in them belongs to Lua, so that they stay when the collector runs. */
+ * Values from Lua are trees in an arena. Nothing in them belongs to Lua, so the collector cannot
+ * free any of it. */
 #include "lua/value.h"
 
 #include "codec/codec.h"
@@ -278,7 +279,7 @@ struct tp_call {
     tp_arena in, out;
     tp_value *results;
     size_t n;
-    const char *message; /* set when it has failed */
+    const char *message; /* set when the call has failed */
 };
 
 static int copy_value(tp_call *call, tp_value *to, const tp_value *from, int depth)
@@ -296,7 +297,7 @@ static int copy_value(tp_call *call, tp_value *to, const tp_value *from, int dep
     bool is_table = from->kind == TP_TABLE;
     if (!is_table && from->kind != TP_LIST)
         return 0;
-    /* A pair is two values, one behind the other. */
+    /* A pair is two values, one after the other. */
     size_t n = is_table ? from->n * 2 : from->n;
     tp_value *items = tp_arena_take(&call->out, n * sizeof *items);
     if (!items)
@@ -343,7 +344,7 @@ int tp_call_fail(tp_call *call, const char *message)
     return -1;
 }
 
-/* invoke(callee, ...): upvalue 1 is the state's tp_call */
+/* invoke(callee, ...): upvalue 1 is the state's tp_call. */
 static int invoke(lua_State *L)
 {
     tp_call *call = lua_touserdata(L, lua_upvalueindex(1));

@@ -1,4 +1,4 @@
-/* value.h: tp_value of the C API in Lua and back, and C functions that Lua calls. */
+/* value.h: tp_value of the C API to Lua and back, and C functions that Lua calls. */
 #ifndef TP_VALUE_H
 #define TP_VALUE_H
 
@@ -20,11 +20,12 @@ void tp_arena_free(tp_arena *arena);
 /* Pushes a value. Raises out of memory, and where it is nested too deep. */
 void tp_value_push(struct lua_State *L, const tp_value *value);
 
-/* Reads the value at index into *out, in memory of the arena; strings are copied. Raises nothing. On failure returns -1 with what cannot be read in
- * *why, "a function" for example, or NULL when out of memory. */
+/* Reads the value at index into *out; strings are copied into the arena. Raises nothing. -1 on
+ * failure: *why says what cannot be read ("a function", for example), or is NULL when out of
+ * memory. */
 int tp_value_read(struct lua_State *L, int index, tp_value *out, tp_arena *arena, const char **why);
 
-/* A registered C function: travels to workers by counting. */
+/* A registered C function. Travels to workers by reference. */
 typedef struct tp_callee {
     tp_ref ref;
     /* Read-only. */
@@ -35,10 +36,11 @@ typedef struct tp_callee {
 
 extern const tp_ref_type tp_callee_type;
 
-/* One with one owner; NULL when out of memory. */
+/* A new one with one owner; NULL when out of memory. */
 tp_callee *tp_callee_new(const char *name, tp_c_function fn, void *user);
 
-/* Pushes the Lua function invoke(callee, ...), which calls the C function, for the state's module tidepool.core. Raises out of memory. */
+/* Pushes the Lua function invoke(callee, ...), which calls the C function; for the state's module
+ * tidepool.core. Raises out of memory. */
 void tp_value_push_invoke(struct lua_State *L);
 
 #endif

@@ -1,7 +1,9 @@
-/* child.c: a worker process from the inside. See child.h, and wire/frame.h for what lies where.
+/* child.c: a worker process from the inside. See child.h; wire/frame.h says how the shared memory
+ * is laid out.
  *
- * It has a host of its own, so that items can use all that there is: what they map is run here, by the worker itself, one item after the other
- * (tp_host_executor gives it for all executors that run Lua). So an item never waits for another process. */
+ * The process has a host of its own, so that items can use everything. What an item maps is run
+ * here, by the worker itself, one item after the other (tp_host_executor gives its own executor for
+ * all that run Lua). So an item never waits for another process. */
 #include "program/child.h"
 
 #include "codec/message.h"
@@ -35,8 +37,9 @@ struct tp_child {
     tp_array_pool *arrays;
     int socket, file; /* the last: that of the host's arrays, or -1 */
     tp_region in, out;
-    tp_wire_out *control; /* the beginning of `out` once more, at an address that stays when that grows */
-    uint32_t seen;        /* the host's turns */
+    /* the beginning of `out`, mapped a second time: its address stays the same when `out` grows */
+    tp_wire_out *control;
+    uint32_t seen;        /* the host's last turn that was noticed */
     uv_mutex_t print_lock; /* held around writes to the socket */
 
     /* ---- what the host has given ---- */
@@ -45,21 +48,26 @@ struct tp_child {
     tp_image *image[TP_WIRE_IMAGES];
 
     /* ---- memory ---- */
-    uint64_t lua_bytes, data_bytes; /* of the state, and of the process, when nothing had been run yet */
-    uint64_t memory;      /* what the last request's items were allowed beyond; 0: everything */
-    bool has_run;         /* a request */
+    uint64_t lua_bytes, data_bytes; /* of the state, and of the process, before anything was run */
+    uint64_t memory;      /* how much more the last request's items were allowed; 0: no limit */
+    bool has_run;         /* a request was run */
     bool notes_death;
 
     /* ---- the request that runs ---- */
-    uint64_t used;       /* as control->used */
-    uint64_t done_at;    /* the last record, if it counts items without results; 0: it does not */
-    tp_block *filling;   /* the block of the record at `used` that is being filled in; compared only. NULL: there is none */
-    tp_block *kept;      /* blocks that the sink was given: who has given them may look at them once more */
+    uint64_t used;       /* a copy of control->used */
+    /* where the last record is, if it counts items without results; 0: it does not */
+    uint64_t done_at;
+    /* the block of the record at `used` that is being filled in, only for comparing; NULL: there is
+     * none */
+    tp_block *filling;
+    /* blocks that the sink has taken, freed later: whoever gave them may look at them once more */
+    tp_block *kept;
 };
 
 static tp_child *child_of(tp_work *w)
 {
-    return (tp_child *)(void *)w->worker; /* the agent is its first member, and the worker the agent's */
+    /* the worker is the first member of the agent, and the agent that of the child */
+    return (tp_child *)(void *)w->worker;
 }
 
 /* ---- turns ---- */
@@ -96,7 +104,7 @@ out:
     c->seen = atomic_load_explicit(&in->turn, memory_order_acquire);
 }
 
-/* A frame for the host: bytes for descriptor 1 or 2, or, for 0, nothing but a reason to wake. */
+/* Writes a frame to the host: bytes printed to descriptor 1 or 2; for 0 it only wakes the host. */
 static void write_frame(tp_child *c, uint32_t fd, const char *bytes, size_t len)
 {
     uint32_t head[2] = { fd, (uint32_t)len };
@@ -139,14 +147,15 @@ static void print(void *user, int fd, const char *bytes, size_t len)
 
 /* ---- records ---- */
 
-/* What was being filled in is no record, unless it was ended. */
+/* Gives up the record that is being filled in. */
 static void drop_filling(tp_child *c)
 {
     atomic_store_explicit(&c->control->open, 0, memory_order_relaxed);
     c->filling = NULL;
 }
 
-/* Room for one more record, as long as it is: has the host take those that there are first, if it must. NULL when there is no memory. */
+/* Room for one more record of that size; if there is none, the host must first take the records
+ * that there are. NULL when out of memory. */
 static tp_wire_record *new_record(tp_child *c, uint64_t size)
 {
     size = (size + 7) & ~(uint64_t)7;
@@ -155,7 +164,7 @@ static tp_wire_record *new_record(tp_child *c, uint64_t size)
     if (c->used + size > c->out.size && c->used > TP_WIRE_OUT_BEGIN) {
         take_turn(c, TP_WIRE_FULL);
         wait_for_host(c);
-        c->used = TP_WIRE_OUT_BEGIN; /* and so is control->used: the host has set it */
+        c->used = TP_WIRE_OUT_BEGIN; /* control->used is the same now: the host has set it */
     }
     if (c->used + size > c->out.size && tp_region_grow(&c->out, c->used + size, NULL))
         return NULL;
@@ -164,7 +173,7 @@ static tp_wire_record *new_record(tp_child *c, uint64_t size)
     return r;
 }
 
-/* The record is whole: from here on it counts. */
+/* The record is complete: the host may read it from here on. */
 static void publish_record(tp_child *c, const tp_wire_record *r)
 {
     c->used += r->size;
@@ -172,7 +181,8 @@ static void publish_record(tp_child *c, const tp_wire_record *r)
     drop_filling(c);
 }
 
-/* A message with what it refers to. -1 when that is not the host's too (err), or there is no memory. */
+/* Writes a record with a message and the ids of its references. -1 with err set when the host does
+ * not have one of these, or there is no memory. */
 static int put_message(tp_child *c, tp_block_kind kind, uint32_t at, bool may_retry, const uint8_t *bytes, size_t len, tp_ref *const *refs, uint32_t nrefs,
                        tp_error *err)
 {
@@ -230,7 +240,8 @@ static tp_block *sink_new_columns(tp_work *w, uint32_t capacity, uint32_t column
         b->capacity = capacity;
     }
     c->filling = b;
-    /* Release: who looks at `open` finds the head. What has been filled in of it says ctl[0]. */
+    /* Release: a host that sees `open` sees the record's head. ctl[0] says how many of its items
+     * are done. */
     atomic_store_explicit(&c->control->open, c->used, memory_order_release);
     return b;
 }
@@ -249,13 +260,15 @@ static void sink_append(tp_work *w, tp_block *b)
     uint32_t at = (uint32_t)(b->first - w->block->first);
     b->next = c->kept;
     c->kept = b;
-    if (b == c->filling && b->kind != TP_BLOCK_FAILURE) { /* one that was freed, since nothing was stored, may have had the address */
+    /* compared with `filling`; another block may have got the address of a freed one */
+    if (b == c->filling && b->kind != TP_BLOCK_FAILURE) {
         end_filling(c, b);
         return;
     }
     size_t len;
     tp_error err = { 0 };
-    const uint8_t *bytes = tp_block_message(b, 0, &len); /* a failure: values are published one by one */
+    /* a failure, since values are published one by one */
+    const uint8_t *bytes = tp_block_message(b, 0, &len);
     if (put_message(c, b->kind, at, b->may_retry, bytes, len, b->bytes.refs, b->bytes.nrefs, &err) == 0)
         return;
     tp_block *other = tp_block_new_failure(tp_failure_kind_of(err.code, TP_KIND_CODEC), err.message, w->attempt, w->worker->index);
@@ -301,7 +314,7 @@ static void sink_starve(tp_work *w)
 static bool sink_is_cancelled(const tp_work *w)
 {
     (void)w;
-    return false; /* the host ends us */
+    return false; /* the host ends this process instead */
 }
 
 /* The host does it, and we go on. */
@@ -359,7 +372,7 @@ static const tp_sink sink = {
 
 /* ---- requests ---- */
 
-/* Copies bytes of the request, and what they refer to, into a buffer. */
+/* Copies bytes of the request into a buffer, with references to what they refer to. */
 static int copy_message(tp_child *c, tp_buf *to, uint64_t at, uint64_t len, uint64_t refs_at, uint64_t nrefs)
 {
     const uint32_t *ids = (const uint32_t *)(const void *)(c->in.data + refs_at);
@@ -436,7 +449,7 @@ static int take_image(tp_child *c, const tp_wire_request *q)
     return made ? 0 : -1;
 }
 
-/* The items of the request, as a block whose memory is the arena's. */
+/* Makes a block of the request's items, whose memory is the arena's. */
 static int open_inputs(tp_child *c, const tp_wire_request *q, tp_block *b)
 {
     char *base = c->in.data;
@@ -470,11 +483,14 @@ static void close_inputs(tp_block *b)
 
 /* ---- memory ---- */
 
-/* The native limit is of no use where the sanitizers' own memory would count. */
+/* No native limit in sanitizer builds, whose own memory would count. */
 enum { HAS_NATIVE_LIMIT = !TP_IS_SANITIZED };
-enum { NATIVE_SPARE = 32 << 20, LEFT_OVER = 8 << 20 }; /* what a process may have beside: of its own, between blocks, and of others */
+/* allowances beside the limit: for the process itself and between blocks; for what earlier
+ * functions have left */
+enum { NATIVE_SPARE = 32 << 20, LEFT_OVER = 8 << 20 };
 
-/* Bytes of memory that the process may write and shares with nobody, as RLIMIT_DATA counts them; 0 when the system does not say. */
+/* Bytes of private writable memory of the process, as RLIMIT_DATA counts them; 0 when the system
+ * does not say. */
 static uint64_t data_of_process(void)
 {
     char text[128];
@@ -487,7 +503,8 @@ static uint64_t data_of_process(void)
     return sscanf(text, "%*u %*u %*u %*u %*u %lu", &data) == 1 ? (uint64_t)data * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
 }
 
-/* What native code was refused is the item's failure too. Async-signal-safe. */
+/* A crash for which errno is ENOMEM: native code was refused memory, which is blamed on the item.
+ * Async-signal-safe. */
 static void note_death(void *user, int error)
 {
     tp_wire_out *control = ((tp_child *)user)->control;
@@ -495,7 +512,8 @@ static void note_death(void *user, int error)
         atomic_store_explicit(&control->refused, 1 + (uint32_t)atomic_load_explicit(&control->work.ctl[0], memory_order_relaxed), memory_order_relaxed);
 }
 
-/* What others have left here takes half of what the next items may have, so that they need a process of their own. */
+/* Do leftovers of other functions take half of the memory that the next items may have? Then these
+ * need a new process. */
 static bool is_crowded(tp_child *c, uint64_t memory)
 {
     if (!c->has_run || memory == 0 || memory == c->memory)
@@ -557,13 +575,14 @@ static void serve_request(tp_child *c)
     }
     q = tp_wire_get_request(c->in.data);
     if (is_crowded(c, q->memory))
-        _exit(0); /* before it has begun: another process will */
+        _exit(0); /* before anything has begun: another process will run it */
     atomic_store_explicit(&c->control->begun, c->seen, memory_order_relaxed);
     c->used = TP_WIRE_OUT_BEGIN;
     c->done_at = 0;
     c->filling = NULL;
     if (take_given(c, q) || take_image(c, q) || open_inputs(c, q, &inputs))
-        _exit(TP_CHILD_NO_MEMORY); /* the host would not know what of it is here */
+        /* the host would not know which of its things have arrived here */
+        _exit(TP_CHILD_NO_MEMORY);
     run_items(c, q, &inputs);
     c->has_run = true;
     close_inputs(&inputs);
@@ -576,22 +595,22 @@ static void serve_request(tp_child *c)
         tp_region_trim(&c->out, TP_WIRE_KEPT);
 }
 
-/* ---- from its start to its end ---- */
+/* ---- the start and the end of the process ---- */
 
-/* We end when the thread that has started us does; perhaps it has already. */
+/* Makes this process end with the thread that has started it; that thread may be gone already. */
 static int follow_parent(pid_t host, tp_error *err)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     return getppid() == host ? 0 : tp_error_set(err, TP_ESYS, "the host is gone");
 }
 
-/* When the system runs out of memory it ends us, not the host. */
+/* Makes the system end this process rather than the host when it runs out of memory. */
 static void prefer_as_victim(void)
 {
     int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (fd < 0)
         return;
-    ssize_t n = write(fd, "800", 3); /* that this may fail is not worth a word: nothing depends on it */
+    ssize_t n = write(fd, "800", 3); /* may fail: nothing depends on it */
     (void)n;
     close(fd);
 }

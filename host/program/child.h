@@ -1,4 +1,5 @@
-/* child.h: a worker process from the inside: takes requests from the host that has started it, runs them, publishes what comes of each item. */
+/* child.h: a worker process from the inside: takes requests from the host that started it, runs
+ * them, and publishes the result of each item. */
 #ifndef TP_CHILD_H
 #define TP_CHILD_H
 
@@ -6,15 +7,17 @@
 
 typedef struct tp_child tp_child;
 
-/* Is this process one that a host has started, with the descriptors that belong to that (wire/peer.h)? Takes them over. -1 with err set. Before any
- * other thread is started: from here on it ends when its host does. */
+/* Was this process started by a host, with the descriptors that a worker process gets
+ * (wire/peer.h)? Takes them over. -1 with err set. Must come before any other thread is started;
+ * from here on the process ends when the host does. */
 int tp_child_open(tp_child **out, tp_error *err);
 
-/* What the host of this process is to be opened with. */
+/* Fills in the configuration for the host of this process. */
 void tp_child_configure(tp_child *child, tp_config *config);
 
-/* Serves until the host is gone; then the process is to end. `host` is this process's own, and of the calling thread. -1 with err set, which the other
- * side is told, when it cannot begin. */
+/* Serves until the host is gone; then the process should end. `host` is this process's own, and
+ * belongs to the calling thread. -1 with err set when it cannot begin; the other side is told
+ * too. */
 int tp_child_serve(tp_child *child, tp_host *host, tp_error *err);
 
 #endif

@@ -1,8 +1,10 @@
-/* crash.c: which input it was that crashed the process.
+/* crash.c: says which input crashed the process.
  *
- * Items on threads run in this process, so that one that crashes (a wrong pointer of its FFI) takes all with it. Before that, its thread writes what was printed
- * and not written yet, and a line with the function, the index and the input. All of it is done in a signal handler: without locks, without memory, and with what
- * may be broken already. A second crash in it ends the process at once. */
+ * Items on threads run in this process, so an item that crashes (by a wrong pointer of the FFI,
+ * say) takes everything with it. Before the process ends, the thread that crashed writes out what
+ * was printed but not written yet, and a line with the function, the index and the input. All of
+ * that happens in a signal handler: without locks, without allocating, with data that may be
+ * broken. A second crash in it ends the process at once. */
 #include "program/crash.h"
 
 #include "engine/job.h"
@@ -20,7 +22,7 @@
 
 enum { SHOWN_MAX = 60 /* bytes of a string */ };
 
-/* What a terminal would obey is left out. */
+/* Control characters, which a terminal would obey, are left out. */
 static void put_string(tp_last_line *l, const char *bytes, size_t len)
 {
     tp_last_line_put_text(l, "\"");
@@ -29,7 +31,7 @@ static void put_string(tp_last_line *l, const char *bytes, size_t len)
     tp_last_line_put_text(l, len > SHOWN_MAX ? "...\"" : "\"");
 }
 
-/* Whole numbers as they are, others with a few digits behind the point. */
+/* Whole numbers exactly, others with a few digits after the point. */
 static void put_double(tp_last_line *l, double x)
 {
     if (x != x || x > 1e15 || x < -1e15)
@@ -59,7 +61,8 @@ static void put_scalar(tp_last_line *l, const tp_block *b, const tp_scalar *x)
     }
 }
 
-/* The arguments, where they are numbers and strings; others are in the form in which they travel. */
+/* The arguments, where they are numbers and strings. Others are encoded messages, and are left
+ * out. */
 static void put_input(tp_last_line *l, const tp_block *b, uint32_t at)
 {
     if (b->kind != TP_BLOCK_COLUMNS)
@@ -123,13 +126,14 @@ static void on_crash(int sig)
     }
     errno = saved;
     if (sig == SIGABRT)
-        return; /* abort() ends the process when this is back */
-    raise(sig); /* SA_RESETHAND: blocked until we are back, and then by default */
+        return; /* the default action ends the process when this handler returns */
+    /* blocked until this handler returns; SA_RESETHAND has restored the default action */
+    raise(sig);
 }
 
 void tp_crash_catch(void)
 {
-    if (TP_IS_SANITIZED) /* it tells more */
+    if (TP_IS_SANITIZED) /* a sanitizer's report says more */
         return;
     static const int signals[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT };
     struct sigaction action = { .sa_handler = on_crash, .sa_flags = (int)SA_RESETHAND }, old;

@@ -1,9 +1,10 @@
-/* crash.h: last words of a process that a bug in native code ends. Part of the binary only. */
+/* crash.h: the last words of a process that a bug in native code ends. Part of the binary only. */
 #ifndef TP_CRASH_H
 #define TP_CRASH_H
 
-/* From now on a signal that such a bug raises (SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT) is told of on standard error, with the input that ran, before it ends the
- * process as it would have. Signals that somebody else takes stay his. */
+/* From now on a signal of such a bug (SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT) is reported on
+ * standard error, with the input that ran, before it ends the process as it would have. Signals
+ * that have another handler already are left alone. */
 void tp_crash_catch(void);
 
 #endif

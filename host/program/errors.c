@@ -41,8 +41,8 @@ static bool frame(lua_State *L, int level, lua_Debug *ar)
     return lua_getstack(L, level, ar) && lua_getinfo(L, "Sln", ar);
 }
 
-/* Is this frame the library's own, or a C function that it or main.c called? Users are not shown
- * those. */
+/* Is this frame the library's own, or a C function that the library or main.c called? Users are not
+ * shown those. */
 static bool is_ours(lua_State *L, int level, const lua_Debug *ar)
 {
     lua_Debug caller;
@@ -85,7 +85,8 @@ static void push_traceback(lua_State *L, int level)
         if (ar.currentline > 0)
             lua_pushfstring(L, "%d:", ar.currentline);
         if (*ar.namewhat && !(frame(L, level + 1, &caller) && tp_is_library(&caller)))
-            lua_pushfstring(L, " in function '%s'", ar.name); /* what its caller calls it */
+            /* the name by which its caller called it */
+            lua_pushfstring(L, " in function '%s'", ar.name);
         else if (*ar.what == 'm')
             lua_pushliteral(L, " in main chunk");
         else
@@ -117,8 +118,8 @@ void tp_errors_push_description(lua_State *L)
     lua_pushfstring(L, "(error object is a %s)", luaL_typename(L, -1));
 }
 
-/* The message handler: turns any error value into text, and leaves the traceback in the registry. nil stays nil: who raises it wants nothing said, as
- * luajit has it. */
+/* The message handler: makes a text of any error value, and stores the traceback in the registry.
+ * nil stays nil: as in luajit, raising it means that nothing is to be said. */
 static int on_error(lua_State *L)
 {
     if (lua_isnoneornil(L, 1))
@@ -144,8 +145,8 @@ static size_t printable(const unsigned char *text, size_t len)
     return c == 0xC2 && text[1] < 0xA0 ? 0 : need;
 }
 
-/* Writes an error's text: to a file as it is; to a terminal without bytes that it would obey, and
- * not without end. */
+/* Writes an error's text to stderr. On a terminal, control characters are left out and a long text
+ * is cut. */
 void tp_errors_print(const char *text, size_t len)
 {
     const unsigned char *at = (const unsigned char *)text;
@@ -170,7 +171,7 @@ static void show_error(lua_State *L, const char *traceback)
 {
     size_t len = 0;
     const char *text = lua_tolstring(L, -1, &len);
-    if (!tp_process.signal) { /* that story is told by its own line */
+    if (!tp_process.signal) { /* what the signal did is told in a line of its own */
         tp_term_show("", 0);
         tp_term_hide();
         tp_term_end_line();
@@ -222,7 +223,7 @@ bool tp_errors_call(lua_State *L, int nargs, int nresults)
     return false;
 }
 
-/* (module, name, ...): call_module as a Lua function, so that it can be called protected. */
+/* (module, name, ...): tp_errors_require as a Lua function, so that it can be called protected. */
 static int l_call_module(lua_State *L)
 {
     const char *module = lua_tostring(L, 1), *name = lua_tostring(L, 2);

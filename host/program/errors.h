@@ -14,7 +14,7 @@ bool tp_errors_call(struct lua_State *L, int nargs, int nresults);
 /* Calls require(module)[name] with the nargs values on the top; otherwise as tp_errors_call. */
 bool tp_errors_call_module(struct lua_State *L, const char *module, const char *name, int nargs, int nresults);
 
-/* The same, but that it raises what that raises. */
+/* The same, but raises errors instead of showing them. */
 void tp_errors_require(struct lua_State *L, const char *module, const char *name, int nargs, int nresults);
 
 /* Shows the error text on the top of the stack (as from a failed luaL_loadbuffer) and pops it. */
@@ -23,7 +23,8 @@ void tp_errors_show(struct lua_State *L);
 /* Pushes the text for the error value on the top, which stays. */
 void tp_errors_push_description(struct lua_State *L);
 
-/* Writes an error's text to stderr: to a file as it is; to a terminal without bytes that it would obey, and not without end. */
+/* Writes an error's text to stderr. On a terminal, control characters are left out and a long text
+ * is cut. */
 void tp_errors_print(const char *text, size_t len);
 
 #endif

@@ -1,4 +1,5 @@
-/* last_line.h: a line that a signal handler makes and writes: without locks and without memory. All of it is async-signal-safe. */
+/* last_line.h: a line that a signal handler builds and writes, without locks and without
+ * allocating. All functions are async-signal-safe. */
 #ifndef TP_LAST_LINE_H
 #define TP_LAST_LINE_H
 
@@ -7,7 +8,7 @@
 
 enum { TP_LAST_LINE_BYTES = 1024 };
 
-/* Begins with all zero. What does not fit is left out. */
+/* Begins as all zero. What does not fit is left out. */
 typedef struct tp_last_line {
     char text[TP_LAST_LINE_BYTES];
     size_t len;

@@ -36,14 +36,17 @@
 #include <unistd.h>
 
 enum {
-    SLOWNESS = TP_IS_SANITIZED ? 20 : 1, /* a sanitizer's build: opening a Lua state alone may take as long */
+    /* factor for sanitizer builds, in which opening a Lua state alone may take that long */
+    SLOWNESS = TP_IS_SANITIZED ? 20 : 1,
     STOP_MS = 250 * SLOWNESS, /* how long workers may take to come to rest at the end */
-    LEAVE_MS = 6000 * SLOWNESS, /* and then, to do what they must at their ends */
-    KEEP_MS = 5000 * SLOWNESS /* and then, to write compiled programs, which have to be compiled once more for that */
+    /* then, how long they may take for what they must do before they end */
+    LEAVE_MS = 6000 * SLOWNESS,
+    /* then, how long for writing compiled programs, which have to be compiled once more for that */
+    KEEP_MS = 5000 * SLOWNESS
 };
 
-/* The one way out. close_state is false where Lua code of the state may still be below us on the C
- * stack and does not expect its state to go (os.exit). */
+/* The only way out of the process. close_state is false where Lua code of the state may still be
+ * below us on the C stack and rely on the state (os.exit). */
 static _Noreturn void finish(int code, bool close_state)
 {
     lua_State *L = tp_process.L;
@@ -52,7 +55,7 @@ static _Noreturn void finish(int code, bool close_state)
     if (getpid() != tp_process.pid) /* a forked child has no threads to wait for */
         exit(tp_output_flush(code));
     if (!tp_process.signal)
-        tp_signals_be_patient(0); /* a line that was interrupted ends itself here */
+        tp_signals_be_patient(0); /* a line whose interruption led here needs no timer any more */
     tp_process.session = TP_NO_SESSION;
     tp_term_show("", 0);
     if (close_state && L)
@@ -73,7 +76,7 @@ static _Noreturn void finish(int code, bool close_state)
     }
     if (at_rest)
         exit(code);
-    tp_process.code = code; /* a worker that still runs may hold the lock of some other FILE for ever */
+    tp_process.code = code; /* a worker that still runs may hold the lock of some FILE for ever */
     tp_signals_be_patient(TP_PATIENCE_MS);
     fflush(NULL);
     _exit(code);
@@ -90,7 +93,7 @@ static int l_os_exit(lua_State *L)
     finish(code, lua_toboolean(L, 2));
 }
 
-/* Tells our Lua what the options say of journals, where they say something. */
+/* Tells our Lua code the options about journals, if there are any. */
 static void open_journal(lua_State *L, const tp_options *o)
 {
     if (!o->journal && !o->explains && !o->quiet)
@@ -101,7 +104,7 @@ static void open_journal(lua_State *L, const tp_options *o)
     tp_errors_require(L, "tidepool.engine.journal", "configure", 3, 0);
 }
 
-/* Makes the state ready and does what the options say. */
+/* Prepares the state and does what the options ask for. */
 static int pmain(lua_State *L)
 {
     tp_options *o = lua_touserdata(L, 1);
@@ -136,9 +139,9 @@ static int pmain(lua_State *L)
 
 /* ---- the process ---- */
 
-/* As PID 1 (of a container) we would have to reap what others leave behind, and the kernel would
- * keep signals from us. So PID 1 only does that: it passes signals on to a child, which goes on as
- * the real program, and ends as it ends. */
+/* As PID 1 of a container the process would have to reap orphans, and the kernel would not deliver
+ * it signals that have no handler. So PID 1 does only this: it passes signals on to a child, which
+ * is the real program, and ends as the child ends. */
 static void become_child_of_init(void)
 {
     sigset_t all, before;
@@ -150,7 +153,7 @@ static void become_child_of_init(void)
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &before);
     const pid_t child = fork();
-    if (child <= 0) { /* a failed fork: better without than not at all */
+    if (child <= 0) { /* fork failed: the program runs as PID 1 after all */
         sigprocmask(SIG_SETMASK, &before, NULL);
         return;
     }
@@ -160,7 +163,8 @@ static void become_child_of_init(void)
             for (pid_t ended; (ended = waitpid(-1, &status, WNOHANG)) > 0;)
                 if (ended == child)
                     _exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
-        } else if (sig > 0 && info.si_code != SI_KERNEL) { /* from the terminal: both get it */
+        /* signals from the terminal reach both processes anyway */
+        } else if (sig > 0 && info.si_code != SI_KERNEL) {
             kill(child, sig);
         }
     }
@@ -175,14 +179,16 @@ static void *allocate(void *user, void *old, size_t old_size, size_t size)
     void *block = size ? realloc(old, size) : NULL;
     if (!size)
         free(old);
-    /* os.exit leaves this state open, and the JIT keeps pointers where LeakSanitizer does not look. Workers' states are closed, and are checked. */
+    /* os.exit leaves this state open, and the JIT keeps pointers where LeakSanitizer does not look,
+     * so this block is not reported. Workers' states are closed and checked. */
     if (block)
         __lsan_ignore_object(block);
     return block;
 }
 #endif
 
-/* Not luaL_newstate's: see host/base/heap.h. Sanitizer builds see the Lua heap only when it comes from malloc. */
+/* A state with our allocator, see host/base/heap.h. Sanitizers see the Lua heap only when it comes
+ * from malloc. */
 static lua_State *new_state(void)
 {
 #ifdef TP_MALLOC_STATE

@@ -1,8 +1,10 @@
-/* module.c: what `require "tidepool"` finds in a program that knows nothing of us: stock luajit, Neovim.
+/* module.c: what `require "tidepool"` finds in a program that does not embed us: stock luajit,
+ * Neovim.
  *
- * The module is one file, with its Lua half inside. It is not linked to LuaJIT: the program has one. Its host lives as long as the program's Lua
- * state, which owns it. What workers print goes to the standard outputs, or, in an editor whose screen that would spoil, is kept until Lua code
- * fetches it (tidepool.core.printed). */
+ * The module is one file with its Lua code inside. It is not linked to LuaJIT, since the program
+ * has one. The host belongs to the program's Lua state and ends with it. What workers print goes to
+ * the standard outputs; in an editor, whose screen that would spoil, it is stored until Lua code
+ * fetches it (core.printed). */
 #include "host.h"
 #include "codec/codec.h"
 #include "program/pocl_cache.h"
@@ -18,10 +20,12 @@
 
 enum { REST_MS = 1000 }; /* how long workers may take to come to rest when the state is closed */
 
-/* A userdata of the state's points to it: the first that the module makes, so that it is the last to be finalized when the state is closed. */
+/* A userdata of the state points to it: the first one that the module makes, so that it is
+ * finalized last when the state is closed. */
 typedef struct module {
     tp_host *host;
-    tp_buf printed[2]; /* what was printed to 1 and 2 and is not fetched yet; host->print_lock */
+    /* what was printed to 1 and 2 and not fetched yet; guarded by host->print_lock */
+    tp_buf printed[2];
     tp_buf fetched;    /* the owner's */
 } module;
 
@@ -34,7 +38,8 @@ static void write_line(void *user, int fd, const char *bytes, size_t len)
     fflush(to);
 }
 
-/* tp_config.write in an editor; print_lock is held. Lines that there is no memory for are lost. */
+/* tp_config.write in an editor, called with print_lock held. A line that there is no memory for is
+ * lost. */
 static void keep_line(void *user, int fd, const char *bytes, size_t len)
 {
     module *m = user;
@@ -43,7 +48,7 @@ static void keep_line(void *user, int fd, const char *bytes, size_t len)
         uv_async_send(&m->host->wake_up);
 }
 
-/* core.printed(fd) -> what was printed since the last time, nil when nothing was. Upvalue 1 is the module. */
+/* core.printed(fd) -> what was printed since the last call, or nil. Upvalue 1 is the module. */
 static int l_printed(lua_State *L)
 {
     module *m = *(module **)lua_touserdata(L, lua_upvalueindex(1));
@@ -59,8 +64,8 @@ static int l_printed(lua_State *L)
     return 1;
 }
 
-/* core.close_host(milliseconds) -> whether all workers have ended by then: nothing is run any more. For a program that ends without closing its Lua
- * state. */
+/* core.close_host(milliseconds) -> whether all workers have ended by then. Nothing runs after it.
+ * For a program that ends without closing its Lua state. */
 static int l_close_host(lua_State *L)
 {
     module *m = *(module **)lua_touserdata(L, lua_upvalueindex(1));
@@ -76,7 +81,8 @@ static void free_module(module *m)
     free(m);
 }
 
-/* Has this library stay in memory: there are threads in it, and the state that is being closed unloads its modules. */
+/* Keeps this library loaded when the state, which is being closed, unloads its modules: our threads
+ * still run code of it. */
 static void stay_loaded(void)
 {
     Dl_info info;
@@ -84,21 +90,23 @@ static void stay_loaded(void)
         dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
 }
 
-/* An item may never end. Then the program is not to wait for it: what the item needs stays until the process ends. */
+/* The program must not wait for an item that never ends: then everything that the item needs stays
+ * in memory until the process ends. */
 static int close_module(lua_State *L)
 {
     module **box = lua_touserdata(L, 1), *m = *box;
     *box = NULL;
     if (!m)
         return 0;
-    if (tp_host_free_within(m->host, REST_MS)) /* perhaps on another thread than the one that has opened the state */
+    /* this may be another thread than the one that opened the state */
+    if (tp_host_free_within(m->host, REST_MS))
         free_module(m);
     else
         stay_loaded();
     return 0;
 }
 
-/* Opens a host that L owns. Leaves the module's userdata on the stack. Raises. */
+/* Opens a host that L owns, and leaves the module's userdata on the stack. Raises. */
 static module *open_module(lua_State *L, bool is_editor)
 {
     tp_error err = { 0 };
@@ -135,8 +143,9 @@ static void require(lua_State *L, const char *name)
     lua_call(L, 1, 1);
 }
 
-/* The symbols of the Lua API are weak here (see the Makefile): of a Lua that is not LuaJIT those that only LuaJIT has are missing. What is
- * called before that is known, all versions of Lua have. */
+/* The Lua API's symbols are weak here (see the Makefile): in a Lua that is not LuaJIT, those that
+ * only LuaJIT has are missing. Functions called before that is checked exist in all versions of
+ * Lua. */
 TP_API int luaopen_tidepool(lua_State *L);
 
 int luaopen_tidepool(lua_State *L)
@@ -163,7 +172,7 @@ int luaopen_tidepool(lua_State *L)
     lua_pushvalue(L, 1);
     lua_pushcclosure(L, l_close_host, 1);
     lua_setfield(L, -2, "close_host");
-    /* `require "tidepool"`, which is what runs now, would find itself. */
+    /* a plain `require "tidepool"` would find this module, which is being loaded */
     lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
     lua_getfield(L, -1, "package");
     lua_getfield(L, -1, "preload");

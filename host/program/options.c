@@ -1,4 +1,4 @@
-/* options.c: the words of the command line. As luajit's, with commands and options of our own. */
+/* options.c: parses the command line: luajit's words, with commands and options of our own. */
 #include "program/options.h"
 
 #include "executors.h"
@@ -23,7 +23,8 @@ static int usage(const char *format, const char *what)
     return TP_EXIT_USAGE;
 }
 
-/* How many letters have to be added, dropped or changed to make one word of the other; at most `limit`. */
+/* How many letters must be added, dropped or changed to turn one word into the other; at most
+ * `limit`. */
 static int distance(const char *a, const char *b, int limit)
 {
     if (*a == *b)
@@ -40,7 +41,8 @@ static int distance(const char *a, const char *b, int limit)
     return least + 1;
 }
 
-/* The one of the words, which end with NULL, that is most like this one; NULL when none is: two letters in common are not enough. */
+/* The word in the list (which ends with NULL) that is most like this one. NULL when none has more
+ * than two letters in common with it. */
 const char *tp_options_nearest(const char *word, const char *const *words)
 {
     const size_t len = strcspn(word, "=");
@@ -96,12 +98,12 @@ static bool is_progress_mode(const char *mode)
     return false;
 }
 
-/* The host's options that take a value, in their own word (--name=value) or in the next. */
+/* The host's options that take a value, in the same word (--name=value) or in the next. */
 enum { EXECUTOR_OPTION, JOURNAL_OPTION, WORKERS_OPTION };
 static const char *const valued[] = { "--executor", "--journal", "--workers", NULL };
 
-/* Does the word name this option, alone or as "--name=value"? Then *value is what it is to be, "nothing" when nothing is there. Returns how many
- * words it took, 0 when it is another one. */
+/* Is argv[i] this option, alone or as "--name=value"? Then *value is its value, "nothing" when
+ * there is none. Returns how many words it took; 0 when it is another option. */
 static int value_option(const tp_options *o, int i, int which, const char **value)
 {
     const char *name = valued[which];
@@ -124,7 +126,7 @@ static bool is_executor(const char *name)
     return false;
 }
 
-/* Says which there are: "a, b or c". */
+/* Says which executors there are: "a, b or c". */
 static void refuse_executor(const char *name)
 {
     const char *names[TP_EXECUTORS_MAX];
@@ -156,8 +158,8 @@ int tp_options_read_workers(tp_options *o, const char *who, const char *value)
     return TP_EXIT_USAGE;
 }
 
-/* Recognises the host's own options at argv[i], which `run` and `map` take anywhere. Returns how many words
- * it took, 0 when it is none, -1 after saying what is wrong. */
+/* Recognises one of the host's own options at argv[i], which `run` and `map` accept anywhere.
+ * Returns how many words it took; 0 when it is none of them; -1 after saying what is wrong. */
 static int host_option(tp_options *o, int i)
 {
     static const char progress[] = "--progress=", color[] = "--color=";
@@ -211,7 +213,7 @@ static int host_option(tp_options *o, int i)
     return n;
 }
 
-/* Takes the host's options out of the words after `run`, up to a "--". */
+/* Removes the host's options from the words after `run`, up to a "--". */
 static int take_host_options(tp_options *o, int i)
 {
     while (i < o->argc && strcmp(o->argv[i], "--") != 0) {
@@ -225,7 +227,7 @@ static int take_host_options(tp_options *o, int i)
     return 0;
 }
 
-/* Does this option take an argument that is not in its own word? */
+/* Does this option take an argument in the next word? */
 bool tp_options_takes_next(const char *word)
 {
     for (const char *const *name = valued; *name; name++)
@@ -236,7 +238,7 @@ bool tp_options_takes_next(const char *word)
 
 const char *const tp_options_commands[] = { "run", "map", "devices", "journal", "replay", "cache", "help", NULL };
 
-/* The word at argv[i] is the first that is no option. */
+/* argv[i] is the first word that is no option. */
 static int parse_command(tp_options *o, int i)
 {
     o->script = i;
@@ -245,7 +247,8 @@ static int parse_command(tp_options *o, int i)
     for (int command = RUN; command <= HELP; command++)
         if (strcmp(o->argv[i], tp_options_commands[command - RUN]) == 0)
             o->command = command;
-    if (o->command == SCRIPT && strcmp(o->argv[i], "version") == 0 && access("version", F_OK) != 0) /* a script of that name is one */
+    /* a script of that name is run instead */
+    if (o->command == SCRIPT && strcmp(o->argv[i], "version") == 0 && access("version", F_OK) != 0)
         return o->command = VERSION, o->script = o->argc, 0;
     if (o->command == SCRIPT)
         return 0;
@@ -261,7 +264,9 @@ static int parse_own(tp_options *o, int i)
     if (strcmp(o->argv[i], "--help") == 0 || strcmp(o->argv[i], "-h") == 0)
         o->command = HELP;
     else if (strcmp(o->argv[i], "--verbose") == 0)
-        o->verbose = true; /* only here: behind `run` it is the script's, which often has one */
+        /* only before the command: after `run` it belongs to the script, which often has such an
+         * option */
+        o->verbose = true;
     else if (strcmp(o->argv[i], "--version") == 0)
         o->command = VERSION;
     else
@@ -303,13 +308,13 @@ int tp_options_parse(tp_options *o)
     return parse_command(o, i);
 }
 
-/* Is there a session at the end? */
+/* Does the program end up in the interactive session? */
 bool tp_options_have_session(const tp_options *o)
 {
     return o->command == SCRIPT && (o->interactive || (o->script == o->argc && !o->executes && !o->version && isatty(STDIN_FILENO)));
 }
 
-/* Does it come first, with no code of users before it? */
+/* Is the session the first thing to run, with no code of the user's before it? */
 bool tp_options_begin_with_session(const tp_options *o)
 {
     return tp_options_have_session(o) && o->script == o->argc && !o->executes && !o->loads && (o->no_env || !getenv("LUA_INIT"));

@@ -12,8 +12,8 @@ enum { TP_EXIT_USAGE = 2 };
 typedef struct tp_options {
     int argc;
     char **argv;
-    int script; /* of the script, or of what the command is about; argc when there is none */
-    int end;    /* of the words that are options: those from there on are not looked at */
+    int script; /* index of the script, or of the command's subject; argc when there is none */
+    int end;    /* the options end before this word: later ones are not looked at */
     enum { SCRIPT, RUN, MAP, DEVICES, JOURNAL, REPLAY, CACHE, HELP, VERSION, BYTECODE } command; /* RUN to HELP are words of the command line */
     bool interactive, version, executes, no_env, quiet, verbose, tagged;
     bool explains; /* --explain */
@@ -22,9 +22,9 @@ typedef struct tp_options {
     const char *executor; /* NULL: the host's default */
     const char *journal;  /* --journal; NULL: none */
     tp_colours colours;
-    const char *progress; /* as the option says; NULL: as it suits the terminal */
+    const char *progress; /* as the option says; NULL: chosen for the terminal */
     bool was_session; /* set by script.c */
-    bool is_left; /* set by script.c: the user has left, and waits for nothing any more */
+    bool is_left; /* set by script.c: the user has left, so nothing is waited for */
     bool failed; /* set by main.c's steps: exit code 1 or `code` */
     int code;
 } tp_options;
@@ -38,16 +38,17 @@ int tp_options_parse(tp_options *o);
 /* Reads a number of workers, and says what is wrong with it in the name of `who`. Returns as tp_options_parse. */
 int tp_options_read_workers(tp_options *o, const char *who, const char *value);
 
-/* Is there a session at the end? */
+/* Does the program end up in the interactive session? */
 bool tp_options_have_session(const tp_options *o);
 
-/* Does it come first, with no code of users before it? */
+/* Is the session the first thing to run, with no code of the user's before it? */
 bool tp_options_begin_with_session(const tp_options *o);
 
-/* Does this option take an argument that is not in its own word? */
+/* Does this option take an argument in the next word? */
 bool tp_options_takes_next(const char *word);
 
-/* The one of the words, which end with NULL, that is most like this one; NULL when none is: two letters in common are not enough. */
+/* The word in the list (which ends with NULL) that is most like this one. NULL when none has more
+ * than two letters in common with it. */
 const char *tp_options_nearest(const char *word, const char *const *words);
 
 #endif

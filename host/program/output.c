@@ -1,4 +1,4 @@
-/* output.c: what is written comes out whole, and it is noticed when it does not. */
+/* output.c: writes output in whole pieces, and notices when it gets lost. */
 #include "program/output.h"
 
 #include "program/errors.h"
@@ -17,10 +17,11 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { UNKNOWN_ERROR = -1 /* of a write: stdio has not kept its errno */ };
+enum { UNKNOWN_ERROR = -1 /* the errno of a failed write that stdio has not kept */ };
 
-/* A descriptor of 0..2 that is closed would be given to the next file or socket. It gets /dev/null, opened for what it is not used for: so a
- * read of standard input and a write to standard output still say "Bad file descriptor". */
+/* If descriptor 0, 1 or 2 is closed, the next file or socket would get its number. So it gets
+ * /dev/null, opened in the wrong direction: reading standard input and writing standard output
+ * still fail with "Bad file descriptor". */
 void tp_output_open(void)
 {
     for (int fd = 0; fd <= 2; fd++)
@@ -36,7 +37,8 @@ static void note_write_error(void)
     atomic_compare_exchange_strong(&tp_process.write_error, &none, errno ? errno : UNKNOWN_ERROR);
 }
 
-/* tp_config.write: one call is one fwrite, so lines stay whole beside those of the main thread. */
+/* tp_config.write. Each call is one fwrite, so lines of workers and of the main thread stay
+ * whole. */
 void tp_output_write(void *user, int fd, const char *bytes, size_t len)
 {
     (void)user;
@@ -44,11 +46,11 @@ void tp_output_write(void *user, int fd, const char *bytes, size_t len)
         note_write_error();
 }
 
-/* Writes out what stdout holds. Returns code, or what it has to be when the output is lost. A
- * reader that went away ends us as SIGPIPE would have. */
+/* Flushes stdout. Returns code, or the exit code for lost output. When the reader has gone away,
+ * ends the process as SIGPIPE would have. */
 int tp_output_flush(int code)
 {
-    errno = 0; /* an earlier error, of a print in the script, has left no errno behind */
+    errno = 0; /* an earlier error, from a print in the script, has left no errno */
     if (fflush(stdout) != 0 || ferror(stdout))
         note_write_error();
     const int why = atomic_load(&tp_process.write_error);
@@ -88,7 +90,8 @@ static int l_term_width(lua_State *L)
     return 1;
 }
 
-/* print of the main state: in one piece, so that lines of workers do not come into it. As luajit's otherwise: it calls the global tostring. */
+/* print of the main state: writes in one piece, so that lines of workers do not get into it.
+ * Otherwise as luajit's: it calls the global tostring. */
 static int l_print_whole(lua_State *L)
 {
     const int n = lua_gettop(L);
@@ -101,7 +104,7 @@ static int l_print_whole(lua_State *L)
             return luaL_error(L, "'tostring' must return a string to 'print'");
         lua_replace(L, i);
     }
-    size_t len = (size_t)(n > 0 ? n : 1);           /* tabs and the line's end */
+    size_t len = (size_t)(n > 0 ? n : 1);           /* tabs and the line end */
     for (int i = 1; i <= n; i++)
         len += lua_objlen(L, i);
     tp_term_lock(stdout, len);                      /* from here on nothing can raise */
@@ -117,7 +120,8 @@ static int l_print_whole(lua_State *L)
     return 0;
 }
 
-/* Calls upvalue 1, a function that writes, with all arguments, without the progress line below it. */
+/* Calls upvalue 1, a function that writes, with all arguments, while the progress line is taken
+ * away. */
 static int write_around_line(lua_State *L, bool at_line_start)
 {
     const int n = lua_gettop(L);
@@ -140,7 +144,8 @@ static int l_write(lua_State *L)
     const int n = lua_gettop(L), first = (int)lua_tointeger(L, lua_upvalueindex(2)) + 1;
     size_t len = 0;
     const char *text = "";
-    for (int i = first; i <= n; i++) { /* as the function itself would, but that this one has a name in the message */
+    /* the same check as the stock function's, but with a name in the message */
+    for (int i = first; i <= n; i++) {
         const char *argument = luaL_checklstring(L, i, &len);
         text = len ? argument + len - 1 : text;
     }
@@ -156,7 +161,7 @@ static int l_write(lua_State *L)
     return write_around_line(L, *text == '\n');
 }
 
-/* Replaces the function in the table on the top. */
+/* Replaces a function in the table on the top; `before`: see l_write. */
 static void wrap(lua_State *L, const char *name, lua_CFunction fn, int before)
 {
     lua_getfield(L, -1, name);
@@ -165,8 +170,8 @@ static void wrap(lua_State *L, const char *name, lua_CFunction fn, int before)
     lua_setfield(L, -2, name);
 }
 
-/* Where a progress line, or a line that is typed, may be on the terminal, what the main state writes goes above it. Before the host is opened in the state, which takes
- * these functions for builtins. */
+/* Makes the main state write above a progress line or a line that is being typed. Must come before
+ * the host is opened in the state, which registers these functions as builtins. */
 void tp_output_guard(lua_State *L, const char *progress)
 {
     lua_pushcfunction(L, l_print_whole);

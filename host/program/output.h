@@ -7,23 +7,27 @@
 
 struct lua_State;
 
-/* Sees to it that descriptors 0 to 2 are open. Before anything else. */
+/* Makes sure that descriptors 0 to 2 are open. Must be called before anything else. */
 void tp_output_open(void);
 
 /* tp_config.write. Any thread. */
 void tp_output_write(void *user, int fd, const char *bytes, size_t len);
 
-/* Writes out what stdout holds. Returns code, or what it has to be when the output is lost; a reader that went away ends us as SIGPIPE would have. */
+/* Flushes stdout. Returns code, or the exit code for lost output. When the reader has gone away,
+ * ends the process as SIGPIPE would have. */
 int tp_output_flush(int code);
 
-/* Gives the main state a print that writes in one piece; where a progress line (that mode, from tp_output_choose_progress) or a line that is typed may be
- * on the terminal, what the state writes goes above it. Before the host is opened in the state, which takes these functions for builtins. */
+/* Gives the main state a print that writes in one piece. Where a progress line (`progress`, from
+ * tp_output_choose_progress) or a line that is being typed may be on the terminal, makes the state
+ * write above it. Must come before the host is opened in the state, which registers these functions
+ * as builtins. */
 void tp_output_guard(struct lua_State *L, const char *progress);
 
-/* How progress is shown: "line", "plain", "json" or "off". `given` is the option's word, NULL without one. */
+/* How progress is shown: "line", "plain", "json" or "off". `given` is the option's value, or
+ * NULL. */
 const char *tp_output_choose_progress(const char *given, bool is_quiet);
 
-/* Starts that. Raises. */
+/* Starts showing it. Raises. */
 void tp_output_open_progress(struct lua_State *L, const char *mode);
 
 #endif

@@ -13,12 +13,12 @@
 
 enum { PATH_SIZE = 4096, PROBE_BYTES = 256 << 10 /* some kernels */ };
 
-/* What tp_caches_prepare has changed: empty when nothing. */
+/* What tp_caches_prepare has changed; all empty when nothing. */
 static struct {
     char from[PATH_SIZE], to[PATH_SIZE], why[100];
 } moved;
 
-/* "base/rest" in path; NULL when base is no absolute path, or too long. */
+/* Writes "base/rest" to path; NULL when base is no absolute path, or the result is too long. */
 static const char *join(char *path, size_t size, const char *base, const char *rest)
 {
     int n = base && base[0] == '/' ? snprintf(path, size, "%s/%s", base, rest) : -1;
@@ -37,7 +37,7 @@ const char *tp_caches_state(char *path, size_t size)
     return found ? found : join(path, size, getenv("HOME"), ".local/state/tidepool");
 }
 
-/* Can some kernels be written there? Else -1 and errno. */
+/* Can some kernels be written there? -1 with errno set when not. */
 static int probe(const char *folder)
 {
     static const char zeros[PROBE_BYTES];
@@ -55,7 +55,7 @@ static int probe(const char *folder)
     return n == sizeof zeros ? 0 : -1;
 }
 
-/* A folder for temporary files that is ours, and that nobody else may write. */
+/* Opens a temporary folder that belongs to us and that nobody else may write. */
 static int open_temporary(char *path, size_t size)
 {
     const char *base = getenv("TMPDIR");
@@ -75,7 +75,7 @@ void tp_caches_prepare(void)
 {
     char path[PATH_SIZE];
     const char *given = getenv("POCL_CACHE_DIR"), *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME"), *wanted = given;
-    if (given && !given[0]) { /* PoCL ends the process then */
+    if (given && !given[0]) { /* PoCL would end the process */
         unsetenv("POCL_CACHE_DIR");
         wanted = NULL;
     }

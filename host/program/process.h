@@ -18,40 +18,44 @@ struct lua_Debug;
 
 enum { TP_PATIENCE_MS = 500 /* how long an interrupted program may take to end by itself */ };
 
-/* The registry's field with the `require` of the start, whatever the script does to the global. */
+/* The registry's field for the `require` of the start, which scripts cannot replace. */
 #define TP_REQUIRE_KEY "tidepool.main.require"
 
-/* The process, for the signal handlers. Written by the main thread (and by handlers, which run on
- * it), except where noted. */
+/* The process's state, shared with signal handlers. Written by the main thread (on which the
+ * handlers run), except where noted. */
 typedef struct tp_process {
-    tp_host *volatile host; /* NULL while there is none that a signal may ask */
-    struct lua_State *volatile L; /* NULL while there is none that a hook may be set in */
+    tp_host *volatile host; /* NULL while signals must not use one */
+    struct lua_State *volatile L; /* NULL while no hook may be set */
     pthread_t thread;      /* the main thread */
-    pid_t pid;             /* main()'s; a forked child has another one */
+    pid_t pid;             /* that of main; a forked child has another one */
     timer_t timer;         /* sends alarm_signal() when patience ends */
     bool has_timer, quiet;
     bool has_journal;      /* option --journal, or all maps that a signal has met are recorded: what is done is not lost */
     tp_colours colours;    /* option --color */
-    bool speaks_json;      /* option --progress=json: so does the last line */
-    bool pipe_ignored;     /* SIGPIPE was ignored when we started: a lost reader is an error then */
+    bool speaks_json;      /* option --progress=json: the last line is JSON, too */
+    /* SIGPIPE was ignored when we started: a reader that goes away is an error then */
+    bool pipe_ignored;
     volatile sig_atomic_t signal; /* the signal that ends the process; 0: none */
     volatile sig_atomic_t line_said, code;
     volatile sig_atomic_t session;
-    volatile sig_atomic_t interrupts; /* what has been done about Ctrl-C in this line, see press in signals.c */
-    uint64_t delivered, total; /* what the maps had done when the signal came */
-    bool has_terminal;         /* the REPL runs on one: `terminal` is to be restored */
+    /* how far Ctrl-C in this line has got, see press in signals.c */
+    volatile sig_atomic_t interrupts;
+    uint64_t delivered, total; /* counts of the maps when the signal came */
+    bool has_terminal; /* the REPL uses a terminal, whose state `terminal` is to be restored */
     struct termios terminal;
-    void (*before_death)(void *user, int error); /* a worker process: see tp_signals_note_death; the serving thread */
+    /* of a worker process, see tp_signals_note_death; called on the serving thread */
+    void (*before_death)(void *user, int error);
     void *dying;               /* its user */
     _Atomic int write_error;   /* errno of the first failed write to stdout; any thread */
 } tp_process_state;
 
 extern tp_process_state tp_process;
 
-/* Is this frame of a debug hook or a traceback the library's own? Async-signal-safe; ar has "S". */
+/* Is this frame, of a debug hook or a traceback, the library's own? Async-signal-safe. `ar` must
+ * have "S". */
 bool tp_is_library(const struct lua_Debug *ar);
 
-/* Is that variable of the environment there, and not empty? */
+/* Is that environment variable set, and not empty? */
 bool tp_is_set(const char *variable);
 
 #endif

@@ -31,14 +31,15 @@
 
 enum {
     HISTORY_LINES = 2000,
-    PASTED_MIN = 3,  /* bytes that have come with a tab: it was pasted, not typed */
-    LISTED_MAX = 200 /* completions that are shown */
+    PASTED_MIN = 3,  /* so many bytes that come with a tab: they were pasted, not typed */
+    LISTED_MAX = 200 /* completions that are listed */
 };
 
 typedef enum answer { LINE, INTERRUPTED, END } answer;
 
-/* libedit, which is loaded when a session begins: with the three libraries that it needs it would take a quarter of
- * a ms from each start of the program, and scripts have no use for it. Filled by load_libedit. */
+/* libedit is loaded when a session begins. Linked, it and the three libraries that it needs would
+ * add a quarter of a millisecond to each start of the program, and scripts do not use it. Filled in
+ * by load_libedit. */
 static struct {
     __typeof__(el_init) *init;
     __typeof__(el_end) *end;
@@ -55,16 +56,17 @@ static struct {
     __typeof__(history_end) *history_end;
 } edit;
 
-/* Where lines come from. Made and used by tp_repl_run only. */
+/* Where lines come from. Only for tp_repl_run. */
 typedef struct reader {
     lua_State *L;
     EditLine *el; /* NULL: plain reading */
     History *history;
     char *history_path; /* NULL: not kept */
     const char *prompt;
-    char *own_prompt; /* the global _PROMPT or _PROMPT2, as it was when the line was asked for; NULL: not set */
-    int width;    /* the terminal's, when the line that is being edited was drawn */
-    bool is_away; /* the line that is being edited is not on the screen, see put_away */
+    /* a copy of the global _PROMPT or _PROMPT2, made when the line was asked for; NULL: not set */
+    char *own_prompt;
+    int width;    /* the terminal's, when the line that is being edited was last drawn */
+    bool is_away; /* the line that is being edited was taken off the screen, see put_away */
     char *plain; /* getline's buffer */
     size_t plain_size;
 } reader;
@@ -116,12 +118,13 @@ static bool ask(lua_State *L, const char *name, int nargs, int nresults)
     return tp_errors_call_module(L, "tidepool.program.session", name, nargs, nresults);
 }
 
-/* A place on the terminal, from where the line that is being edited begins. */
+/* A place on the terminal, counted from where the line that is being edited begins. */
 typedef struct place {
     size_t row, column;
 } place;
 
-/* Where what is between the two ends, when it begins there. A block that was recalled has line ends in it. */
+/* The place behind the characters from..to when they begin at `at`. They may contain line ends,
+ * when a block was recalled. */
 static place end_of(place at, const wchar_t *from, const wchar_t *to, size_t width)
 {
     for (const wchar_t *c = from; c < to; c++) {
@@ -134,7 +137,8 @@ static place end_of(place at, const wchar_t *from, const wchar_t *to, size_t wid
     return (place){ at.row + at.column / width, at.column % width };
 }
 
-/* Takes the line that is being edited away, however many rows it has, until put_back. */
+/* Removes the line that is being edited, however many rows it has, from the screen until
+ * put_back. */
 static void put_away(void *arg)
 {
     reader *r = arg;
@@ -185,7 +189,7 @@ static void show_held(reader *r)
     free(held);
 }
 
-/* Says what has ended of what was spawned. */
+/* Reports spawned calls that have ended. */
 static void tell_news(reader *r)
 {
     lua_State *L = r->L;
@@ -194,14 +198,14 @@ static void tell_news(reader *r)
         return;
     size_t len;
     const char *text = lua_tolstring(L, -1, &len);
-    show_held(r); /* printed before it ended */
+    show_held(r); /* first what they printed before they ended */
     if (text)
         write_above(r, text, len);
     lua_pop(L, 1);
 }
 
-/* Lets tasks, timers and callbacks go on. They are users' code, which Ctrl-C may have to stop. It drops the line that is being typed, too, as
- * it does between two turns. */
+/* Lets tasks, timers and callbacks go on. They are users' code, so Ctrl-C may have to stop them;
+ * then it also drops the line that is being typed, as it does at the prompt. */
 static void turn(reader *r)
 {
     if (tp_signals_session(TP_SESSION_LINE)) {
@@ -215,7 +219,7 @@ static void turn(reader *r)
     put_back(r);
 }
 
-/* How long to wait for a key before session.lua has something to do, in ms: -1 for ever. */
+/* How long to wait for a key before session.lua has something to do, in ms; -1: for ever. */
 static int patience(lua_State *L)
 {
     const bool fine = ask(L, "patience", 0, 1);
@@ -238,13 +242,14 @@ static int await_input(reader *r)
     }
 }
 
-/* Draws the line that is being edited anew when the terminal's width has changed, which libedit does not see. */
+/* Redraws the line that is being edited when the terminal's width has changed, which libedit does
+ * not notice. */
 static void follow_resize(reader *r)
 {
     const int width = tp_term_width(STDOUT_FILENO);
     if (width == r->width)
         return;
-    put_away(r); /* by the new width: terminals wrap anew what they show */
+    put_away(r); /* with the new width, since terminals wrap again what they show */
     r->width = width;
     edit.resize(r->el);
     put_back(r);
@@ -267,14 +272,14 @@ static int read_character(EditLine *el, wchar_t *out)
         const size_t used = mbrtowc(out, &byte, 1, &state);
         if (used == 0 || used == 1)
             return 1;
-        if (used == (size_t)-1) { /* no UTF-8: dropped */
+        if (used == (size_t)-1) { /* not UTF-8: dropped */
             state = (mbstate_t){ 0 };
             continue;
         }
     }
 }
 
-/* The names in the list at the stack's top, in columns below the line. */
+/* Shows the names in the list at the stack's top, in columns below the line. */
 static void list_names(lua_State *L, int n)
 {
     size_t widest = 0;
@@ -295,7 +300,7 @@ static void list_names(lua_State *L, int n)
     fputc('\n', stdout);
 }
 
-/* How many bytes all names in the list at the stack's top have in common. */
+/* How many bytes all names in the list at the stack's top have in common at their beginnings. */
 static size_t common_prefix(lua_State *L, int n)
 {
     size_t common = 0;
@@ -314,7 +319,7 @@ static size_t common_prefix(lua_State *L, int n)
     return common;
 }
 
-/* Tab. */
+/* The Tab key. */
 static unsigned char complete(EditLine *el, int ch)
 {
     (void)ch;
@@ -350,8 +355,8 @@ static unsigned char complete(EditLine *el, int ch)
     return code;
 }
 
-/* $XDG_STATE_HOME/tidepool/history, with its folders made; NULL when there is no place for it. The
- * caller frees. */
+/* $XDG_STATE_HOME/tidepool/history, with its folders made; NULL when there can be none. The caller
+ * frees it. */
 static char *make_history_path(void)
 {
     const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
@@ -379,7 +384,7 @@ static void open_reader(reader *r)
     HistEvent event;
     if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO) || !load_libedit())
         return;
-    setlocale(LC_CTYPE, ""); /* libedit reads characters, not bytes */
+    setlocale(LC_CTYPE, ""); /* so that libedit reads characters, not bytes */
     r->el = edit.init("tidepool", stdin, stdout, stderr);
     if (!r->el)
         return;
@@ -387,7 +392,8 @@ static void open_reader(reader *r)
     edit.set(r->el, EL_PROMPT, prompt_of);
     edit.set(r->el, EL_EDITOR, "emacs");
     edit.set(r->el, EL_GETCFN, read_character);
-    edit.wset(r->el, EL_ADDFN, L"tidepool-complete", L"completes names", complete); /* el_set would leak its copies */
+    /* el_set would leak its copies */
+    edit.wset(r->el, EL_ADDFN, L"tidepool-complete", L"completes names", complete);
     edit.set(r->el, EL_BIND, "^I", "tidepool-complete", NULL);
     edit.set(r->el, EL_BIND, "^R", "em-inc-search-prev", NULL);
     r->history = edit.history_init();
@@ -412,7 +418,8 @@ static void close_reader(reader *r)
     free(r->plain);
 }
 
-/* A chunk, which comes back as one, however many lines it has: Enter runs it again. Kept at once, so that no way of ending loses it. */
+/* Adds a chunk to the history as one entry, however many lines it has, so that Enter runs it again.
+ * Writes it at once, so that no way of ending loses it. */
 static void remember(reader *r, const char *text)
 {
     HistEvent event;
@@ -429,7 +436,8 @@ static const char *read_edited(reader *r)
     r->width = tp_term_width(STDOUT_FILENO);
     edit.resize(r->el);
     tp_term_prompt(put_away, r);
-    edit.set(r->el, EL_PREP_TERM, 1); /* before the prompt is there, so that nothing typed at it is echoed twice */
+    /* before the prompt appears, so that nothing typed at it is echoed twice */
+    edit.set(r->el, EL_PREP_TERM, 1);
     const char *line = edit.gets(r->el, &count);
     const int why = errno;
     tp_term_prompt(NULL, NULL);
@@ -448,7 +456,8 @@ static const char *read_plain(reader *r)
     return len < 0 ? NULL : r->plain;
 }
 
-/* The prompt is the user's own, if that global is a string: a copy, since tasks may change it while it is shown. No metamethods. */
+/* Chooses the prompt: the user's own global if it is a string, read without metamethods. It is
+ * copied, since tasks may change it while it is shown. */
 static void choose_prompt(reader *r, const char *global, const char *otherwise)
 {
     lua_pushstring(r->L, global);
@@ -459,7 +468,7 @@ static void choose_prompt(reader *r, const char *global, const char *otherwise)
     r->prompt = r->own_prompt ? r->own_prompt : otherwise;
 }
 
-/* A line was stopped: how far its maps were. */
+/* Says how far the maps of a line were that was stopped. */
 static void tell_stopped(void)
 {
     char text[100];
@@ -474,8 +483,8 @@ static void tell_stopped(void)
     tp_process.delivered = tp_process.total = 0;
 }
 
-/* Reads one line, the first of a chunk or another one. *line stays valid until the next call. Without a terminal there is no prompt unless the
- * user has set one. */
+/* Reads a line, the first of a chunk or a later one. *line stays valid until the next call. Without
+ * a terminal there is no prompt unless the user has set one. */
 static answer read_line(reader *r, bool is_first, const char **line)
 {
     choose_prompt(r, is_first ? "_PROMPT" : "_PROMPT2", is_first ? "> " : ">> ");
@@ -489,7 +498,7 @@ static answer read_line(reader *r, bool is_first, const char **line)
     for (;;) {
         if (tp_signals_session(TP_SESSION_PROMPT)) {
             tell_stopped();
-            lua_gc(r->L, LUA_GCCOLLECT, 0); /* the maps of a line that was stopped end when they are collected */
+            lua_gc(r->L, LUA_GCCOLLECT, 0); /* ends the maps of the stopped line */
         }
         errno = 0;
         *line = r->el ? read_edited(r) : read_plain(r);
@@ -502,7 +511,7 @@ static answer read_line(reader *r, bool is_first, const char **line)
         }
         if (*line)
             return LINE;
-        clearerr(stdin); /* some other signal: read on */
+        clearerr(stdin); /* another signal came: read on */
     }
 }
 
@@ -510,7 +519,7 @@ static answer read_line(reader *r, bool is_first, const char **line)
 
 enum { COMPILED, WRONG, UNFINISHED };
 
-/* Compiles the text at the stack's top; pushes the function, or the text of an error. */
+/* Compiles the text at the stack's top; pushes the function, or an error's text. */
 static int compile(lua_State *L)
 {
     lua_pushvalue(L, -1);
@@ -524,8 +533,9 @@ static int compile(lua_State *L)
     return status;
 }
 
-/* Reads lines until they make a chunk. LINE leaves the text and its function on the stack; the
- * others, or a chunk that does not compile (shown here, *compiled false), leave nothing. */
+/* Reads lines until they make a chunk. LINE: the text and its function are on the stack. All else,
+ * and a chunk that does not compile (which is shown here, *compiled is false), leaves nothing
+ * there. */
 static answer read_chunk(lua_State *L, reader *r, bool *compiled)
 {
     const char *line;
@@ -551,7 +561,7 @@ static answer read_chunk(lua_State *L, reader *r, bool *compiled)
             lua_pop(L, 2);
             return got;
         }
-        if (got == END) { /* what is missing will not come */
+        if (got == END) { /* the rest of the chunk will not come */
             tp_errors_show(L);
             lua_pop(L, 1);
             *compiled = false;
@@ -584,7 +594,7 @@ static void show_values(lua_State *L, int n)
     lua_pop(L, 1);
 }
 
-/* Runs the chunk on the top, below it its text; pops both. */
+/* Stack: text function. Runs the chunk; pops both. */
 static void run_chunk(lua_State *L)
 {
     const int base = lua_gettop(L) - 1;             // text fn
@@ -594,17 +604,17 @@ static void run_chunk(lua_State *L)
     fflush(stdout);
 }
 
-/* Compiled code runs no debug hooks, so Ctrl-C could not stop it. While LuaJIT's profiler counts
- * lines, compiled code looks for its ticks and leaves for the interpreter at each one, where the
- * hook is seen. That look is one test of a byte in memory per line: bench/interrupt.lua finds no
- * cost in compiled loops beyond its own noise of 2 % (loops of 1 to 11 ns per turn; bench/RESULTS.md). Scripts do
- * without. */
+/* Compiled code runs no debug hooks, so Ctrl-C could not stop it. But while LuaJIT's profiler
+ * counts lines, compiled code checks for the profiler's ticks and leaves for the interpreter at
+ * each tick, where the hook runs. The check is one test of a byte in memory per line:
+ * bench/interrupt.lua finds no cost in compiled loops beyond its own noise of 2 % (loops of 1 to 11
+ * ns per turn; bench/RESULTS.md). Scripts do without it. */
 static void ignore_tick(void *data, lua_State *L, int samples, int state)
 {
     (void)data, (void)L, (void)samples, (void)state;
 }
 
-/* Says what the session leaves behind. */
+/* Says what is still running when the session ends. */
 static void tell_dropped(lua_State *L)
 {
     if (!ask(L, "dropped", 0, 1))

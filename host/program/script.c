@@ -46,7 +46,8 @@ static bool run_chunk(lua_State *L, int status, int nargs)
 
 
 
-/* Loads the text at the top, and leaves the chunk in its place; as luaL_loadbuffer. The text is kept. */
+/* Compiles the text at the top and replaces it by the chunk; returns what luaL_loadbuffer returns.
+ * The text is stored for the translator (workers/texts.h). */
 static int load_text(lua_State *L, const char *name)
 {
     size_t len;
@@ -63,7 +64,8 @@ static bool run_string(lua_State *L, const char *code, const char *name)
     return run_chunk(L, load_text(L, name), 0);
 }
 
-/* Loads all of standard input; as luaL_loadfile(L, NULL), but that its text is kept. */
+/* Compiles all of standard input as luaL_loadfile(L, NULL) does, and stores its text as load_text
+ * does. */
 static int load_stdin(lua_State *L)
 {
     luaL_Buffer text;
@@ -101,7 +103,7 @@ bool tp_script_run_options(lua_State *L, const tp_options *o)
         if (tp_options_takes_next(word))
             argument = o->argv[++i];
         if (word[1] == '-' || word[1] == 'w')
-            continue; /* the host's own: read by tp_options_parse */
+            continue; /* an option of the host's, which tp_options_parse has read */
         lua_pushstring(L, argument);
         switch (word[1]) {
         case 'e':
@@ -152,7 +154,8 @@ static int push_words(lua_State *L, const tp_options *o, int first)
     return n;
 }
 
-/* Calls the entry that the script has made with app:main, if it has: `source` is the name of its chunk. */
+/* Calls the entry that the script has made with app:main, if there is one; `source` is the name of
+ * the script's chunk. */
 static bool run_entry(lua_State *L, tp_options *o, const char *name, const char *source)
 {
     lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
@@ -198,8 +201,8 @@ static bool run_script(lua_State *L, tp_options *o)
     return run_entry(L, o, name, source);
 }
 
-/* Calls a command's Lua function with the words behind the command. It returns an exit code, and
- * for a wrong use the one line that says what is wrong. */
+/* Calls a command's Lua function with the words after the command. It returns an exit code and,
+ * when it was used wrongly, a line that says how. */
 static bool run_command(lua_State *L, tp_options *o)
 {
     static const struct { const char *module, *name; } functions[] = {
@@ -227,8 +230,8 @@ void tp_script_leave(lua_State *L)
     lua_pop(L, 2);
 }
 
-/* Waits for what the script spawned, and for what luv has going. Failures that it has not asked about are shown, and make the
- * exit code 1. */
+/* Waits for what the script has spawned, and for what luv has under way. Failures that the script
+ * has not asked about are shown, and make the exit code 1. */
 bool tp_script_run_loop(lua_State *L, const tp_options *o)
 {
     bool fine = true;
@@ -266,7 +269,7 @@ bool tp_script_run_main(lua_State *L, tp_options *o)
     if (has_script && !run_script(L, o))
         return false;
     if (tp_options_have_session(o)) {
-        tp_process.session = TP_SESSION_PROMPT; /* from now on Ctrl-C is for its lines */
+        tp_process.session = TP_SESSION_PROMPT; /* from now on Ctrl-C stops lines of the session */
         if (!o->quiet && !o->interactive)
             print_version(true);
         if (!o->quiet && reads_terminal)
@@ -279,7 +282,8 @@ bool tp_script_run_main(lua_State *L, tp_options *o)
     return true;
 }
 
-/* The banner that options ask for; true. As luajit has it: after LUA_INIT, before all else. */
+/* Prints the version where the options ask for it, after LUA_INIT and before all else, as luajit
+ * does. Always true. */
 bool tp_script_greet(const tp_options *o)
 {
     if (o->version || (o->interactive && !o->quiet))

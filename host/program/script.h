@@ -1,4 +1,5 @@
-/* script.h: what the command line asks for is run. Each gives false after showing an error. */
+/* script.h: runs what the command line asks for. Each function returns false after showing an
+ * error. */
 #ifndef TP_SCRIPT_H
 #define TP_SCRIPT_H
 
@@ -9,19 +10,21 @@ struct lua_State;
 /* $LUA_INIT. */
 bool tp_script_run_init(struct lua_State *L);
 
-/* The banner that options ask for; true. As luajit has it: after LUA_INIT, before all else. */
+/* Prints the version where the options ask for it, after LUA_INIT and before all else, as luajit
+ * does. Always true. */
 bool tp_script_greet(const tp_options *o);
 
 /* Runs -e, -l, -j and -O in their order. Stops at the first error. */
 bool tp_script_run_options(struct lua_State *L, const tp_options *o);
 
-/* The script, the command, standard input, the session. */
+/* Runs the script, the command, standard input or the session. */
 bool tp_script_run_main(struct lua_State *L, tp_options *o);
 
-/* Waits for what the script spawned. Failures that it has not asked about are shown, and make it false. */
+/* Waits for what the script has spawned. Failures that the script has not asked about are shown,
+ * and then it returns false. */
 bool tp_script_run_loop(struct lua_State *L, const tp_options *o);
 
-/* The script's own state ends: instances of classes that it has used itself leave. */
+/* The script's own state ends: has the instances of classes in it leave. */
 void tp_script_leave(struct lua_State *L);
 
 /* The global `arg`: arg[0] is the script, arg[1] its first argument, arg[-1] the word before the script. */

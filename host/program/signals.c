@@ -1,6 +1,8 @@
-/* signals.c: SIGINT, SIGTERM, SIGHUP, SIGQUIT. Only here does the product install signal handlers.
+/* signals.c: SIGINT, SIGTERM, SIGHUP, SIGQUIT, and the last words of worker processes. Here and in
+ * crash.c are the program's only signal handlers.
  *
- * The first signal asks the program to end, or the session's line to stop; the second one ends. */
+ * The first signal asks the program to end, or the session's line to stop. The second one ends the
+ * program. */
 #include "program/signals.h"
 
 #include "lua/core.h"
@@ -19,8 +21,9 @@
 #include <unistd.h>
 
 enum {
-    CAUGHT_MS = 100, /* how long an interrupted line may take before it must have caught the error */
-    STUCK_MS = 1000  /* and before it is said that it does not end */
+    /* a line that is still running so long after the interrupt must have caught the error */
+    CAUGHT_MS = 100,
+    STUCK_MS = 1000  /* after so long it is said that the line does not end */
 };
 
 /* ---- signals: everything down to on_signal is async-signal-safe ---- */
@@ -37,7 +40,8 @@ void tp_signals_be_patient(unsigned ms)
         timer_settime(tp_process.timer, 0, &when, NULL);
 }
 
-/* "tidepool: interrupted (12 of 100 results delivered)", and how to go on. The bracket needs a map that ran. */
+/* Builds "tidepool: interrupted (12 of 100 results delivered)", and how to go on. The part in
+ * brackets only if there was a map. */
 static void put_interrupted(tp_last_line *l)
 {
     tp_last_line_put_text(l, tp_term_eraser());
@@ -61,7 +65,7 @@ static void put_interrupted(tp_last_line *l)
     }
 }
 
-/* The same for programs, as the other lines of --progress=json. */
+/* The same as JSON, for --progress=json. */
 static void put_interrupted_json(tp_last_line *l)
 {
     tp_last_line_put_text(l, "{\"interrupted\":true,\"delivered\":");
@@ -86,7 +90,7 @@ void tp_signals_say_interrupted(void)
         put_interrupted(&l);
     tp_last_line_put_text(&l, "\n");
     if (write(STDERR_FILENO, l.text, l.len) < 0)
-        return; /* nowhere left to say it */
+        return; /* there is nowhere left to say it */
 }
 
 /* Ends the process by sig's default action, so that the parent sees what happened. */
@@ -100,11 +104,11 @@ _Noreturn void tp_signals_die_by(int sig)
     sigaddset(&only, sig);
     pthread_sigmask(SIG_UNBLOCK, &only, NULL);
     raise(sig);
-    _exit(128 + sig); /* PID 1 of a container survives its own raise */
+    _exit(128 + sig); /* raise does not end PID 1 of a container */
 }
 
-/* A debug hook: raises in interpreted code at the next instruction, once; not when a wait has raised already, whose error is being
- * handled now. */
+/* A debug hook: raises once, at the next instruction of interpreted code. Not if a wait has raised
+ * already and that error is being handled. */
 static void raise_interrupted(lua_State *L, lua_Debug *ar)
 {
     (void)ar;
@@ -113,16 +117,16 @@ static void raise_interrupted(lua_State *L, lua_Debug *ar)
         tp_lua_core_raise_interrupt(L);
 }
 
-/* A debug hook for lines that catch errors: raises at each instruction of users' code until the line has ended. The library's own goes on, so that it
- * can tidy up. */
+/* A debug hook for lines that catch errors: raises at each instruction of the user's code until the
+ * line has ended. The library's own code goes on, so that it can clean up. */
 static void raise_again(lua_State *L, lua_Debug *ar)
 {
     if (lua_getinfo(L, "S", ar) && *ar->what != 'C' && !tp_is_library(ar))
         tp_lua_core_raise_interrupt(L);
 }
 
-/* Asks Lua code and waiting maps to stop. Hooks reach interpreted code only: see TP_PATIENCE_MS for
- * the rest. */
+/* Asks Lua code and waiting maps to stop. Hooks reach only interpreted code; for the rest see
+ * TP_PATIENCE_MS. */
 static void interrupt_lua(lua_Hook hook)
 {
     if (tp_process.host)
@@ -142,9 +146,10 @@ static void begin_to_end(int sig)
     tp_signals_be_patient(TP_PATIENCE_MS);
 }
 
-/* Ctrl-C (and, with `is_late`, time) while the session runs a line. The first one raises "interrupted". When the line has caught that, it is raised
- * until the line ends. When it still has not ended, that is said, and only from then on another Ctrl-C ends the session: people
- * press it several times. */
+/* Handles Ctrl-C while the session runs a line; `is_late`: time has passed since. The first Ctrl-C
+ * raises "interrupted". If the line catches that, it is raised again and again until the line ends.
+ * If it does not end even then, the user is told so, and only after that another Ctrl-C ends the
+ * session, since people press it several times. */
 static void press(bool is_late)
 {
     static const char stuck[] = "\ntidepool: this line cannot be stopped; Ctrl-C again ends the session\n";
@@ -167,23 +172,23 @@ static void press(bool is_late)
     case INSISTS:
         tp_process.interrupts = STUCK;
         if (write(STDERR_FILENO, stuck, sizeof stuck - 1) < 0)
-            break; /* nowhere left to say it */
+            break; /* there is nowhere left to say it */
         break;
     default:
         tp_signals_die_by(SIGINT);
     }
 }
 
-/* SIGINT, SIGTERM, SIGHUP, and the timer's own signal when patience ended. The first one asks, the
- * second one ends. */
+/* SIGINT, SIGTERM, SIGHUP, and the timer's own signal at the end of patience. The first asks the
+ * program to end, the second ends it. */
 static void on_signal(int sig)
 {
     const int saved = errno;
-    if (getpid() != tp_process.pid) /* a child made by fork: nothing of it is ours to tidy up */
+    if (getpid() != tp_process.pid) /* in a forked child nothing is ours to clean up */
         tp_signals_die_by(sig == alarm_signal() ? SIGKILL : sig);
     if (!pthread_equal(pthread_self(), tp_process.thread)) {
         pthread_kill(tp_process.thread, sig);
-    } else if (sig == SIGQUIT) { /* at once, but with the terminal as it was */
+    } else if (sig == SIGQUIT) { /* ends at once, but restores the terminal */
         tp_signals_die_by(sig);
     } else if (sig == alarm_signal() && !tp_process.signal && tp_process.session != TP_NO_SESSION) {
         if (tp_process.session == TP_SESSION_LINE)
@@ -203,8 +208,8 @@ static void on_signal(int sig)
     errno = saved;
 }
 
-/* No SA_RESTART: a read or a sleep that is interrupted returns, and the hook gets its turn. What
- * was ignored when we started (nohup) stays ignored. */
+/* Without SA_RESTART: an interrupted read or sleep returns, so that the hook can run. Signals that
+ * were ignored when we started (nohup) stay ignored. */
 void tp_signals_catch(void)
 {
     static const int signals[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
@@ -224,7 +229,9 @@ void tp_signals_catch(void)
 static void on_death(int sig)
 {
     tp_process.before_death(tp_process.dying, errno);
-    raise(sig); /* SA_RESETHAND: it ends us once we are back, if what has raised it does not do so again */
+    /* SA_RESETHAND: ends the process when the handler returns, unless the instruction that raised
+     * the signal does so first */
+    raise(sig);
 }
 
 int tp_signals_note_death(void (*note)(void *user, int error), void *user)
@@ -248,12 +255,13 @@ bool tp_signals_session(tp_session now)
 {
     sigset_t all, before;
     sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &before); /* a signal counts for what was done before, or for what is done now */
+    /* so that a signal counts either for what the session did before or for what it does now */
+    pthread_sigmask(SIG_BLOCK, &all, &before);
     const bool interrupted = tp_process.interrupts != 0;
     if (now == TP_SESSION_PROMPT && !tp_process.has_terminal)
         tp_process.has_terminal = tcgetattr(STDIN_FILENO, &tp_process.terminal) == 0;
     tp_process.session = (sig_atomic_t)now;
-    if (interrupted && !tp_process.signal) { /* not for the next line */
+    if (interrupted && !tp_process.signal) { /* the interrupt is not meant for the next line */
         tp_signals_be_patient(0);
         if (tp_process.L) {
             lua_sethook(tp_process.L, NULL, 0, 0);
@@ -277,11 +285,12 @@ int tp_signals_poll(struct pollfd *waits, unsigned n, int ms)
     int ready = -1;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &before);
-    do { /* other signals, such as the profiler's, are nobody's reason to stop waiting */
+    do { /* other signals, such as the profiler's, do not end the wait */
         if (tp_process.interrupts || tp_process.signal)
             errno = EINTR;
         else
-            ready = ppoll(waits, n, ms < 0 ? NULL : &time, &before); /* lets signals in only while it waits */
+            /* signals come in only while it waits */
+            ready = ppoll(waits, n, ms < 0 ? NULL : &time, &before);
     } while (ready < 0 && errno == EINTR && !tp_process.interrupts && !tp_process.signal);
     const int why = errno;
     pthread_sigmask(SIG_SETMASK, &before, NULL);

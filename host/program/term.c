@@ -1,4 +1,4 @@
-/* term.c: the terminal as all threads of the program share it. See term.h. */
+/* term.c: the terminal, shared by all threads of the program. See term.h. */
 #include "program/term.h"
 
 #include "program/process.h"
@@ -18,21 +18,24 @@
 enum {
     TEXT_MAX = 1024,
     DEFAULT_WIDTH = 80,
-    HELD_MAX = 1 << 20, /* bytes that wait for the prompt to make way; what comes then does not wait */
-    OLD_MS = 1000 /* a line that was not shown anew for so long says nothing any more: its map has been left, perhaps */
+    /* bytes that are held while a line is edited; more than that is written at once */
+    HELD_MAX = 1 << 20,
+    /* a bottom line that was not updated for so long is outdated: its map has been left, perhaps */
+    OLD_MS = 1000
 };
 
 static const char eraser[] = "\r\033[K";
 
-/* Guarded by its lock, but `is_shown`, which handlers read. */
+/* Guarded by its lock, except `is_shown`, which signal handlers read. */
 static struct {
     pthread_mutex_t lock;
     char text[TEXT_MAX];
     size_t len;
     long long since_ms;
-    signed char is_terminal[3]; /* is that descriptor one? 0: not asked yet, 1: yes, -1: no */
-    signed char are_joined; /* stdout and stderr, in the same way */
-    bool is_amid; /* the cursor is in a line that somebody has begun */
+    /* whether the descriptor is a terminal. 0: not asked yet, 1: yes, -1: no */
+    signed char is_terminal[3];
+    signed char are_joined; /* the same for whether stdout and stderr are one file */
+    bool is_amid; /* somebody has begun a line, and the cursor is in it */
     volatile sig_atomic_t is_shown;
     /* see tp_term_prompt */
     void (*leave)(void *arg); /* NULL: no line is edited */
@@ -54,13 +57,13 @@ static void write_all(const char *bytes, size_t len)
     while (len > 0) {
         const ssize_t n = write(STDERR_FILENO, bytes, len);
         if (n < 0 && errno != EINTR)
-            return; /* nowhere left to say it */
+            return; /* there is nowhere left to write to */
         if (n > 0)
             bytes += n, len -= (size_t)n;
     }
 }
 
-/* The first `columns` characters of UTF-8 text, in bytes. */
+/* How many bytes the first `columns` characters of the UTF-8 text have. */
 static size_t cut(const char *text, size_t len, int columns)
 {
     size_t i = 0;
@@ -70,7 +73,7 @@ static size_t cut(const char *text, size_t len, int columns)
     return i;
 }
 
-/* Locked, as all below. */
+/* Locked, as are the functions below. */
 static bool is_terminal(FILE *file)
 {
     const int fd = fileno(file);
@@ -133,7 +136,7 @@ void tp_term_resume(bool at_line_start)
     pthread_mutex_unlock(&the.lock);
 }
 
-/* Keeps it until the prompt makes way; false when there is no room. */
+/* Holds the bytes back until tp_term_take; false when there is no room. */
 static bool hold(const char *bytes, size_t len)
 {
     const uint64_t one = 1;
@@ -146,8 +149,9 @@ static bool hold(const char *bytes, size_t len)
     return write(the.held_fd, &one, sizeof one) == (ssize_t)sizeof one;
 }
 
-/* stdio writes when its buffer is full, which is in the middle of a line, and what stderr, which has none, gets next would come into that. So the buffer is
- * written before a text for which it has no room, and after one that is larger. */
+/* stdio writes when its buffer is full, which may be in the middle of a line, and unbuffered stderr
+ * output would come in between. So the buffer is flushed before a text for which it has no room,
+ * and after one that is larger than it. */
 void tp_term_lock(FILE *file, size_t len)
 {
     flockfile(file);
@@ -162,7 +166,7 @@ void tp_term_unlock(FILE *file, size_t len)
     funlockfile(file);
 }
 
-/* Do both write to the same pipe or file? Asked once. */
+/* Are stdout and stderr the same pipe or file? Found out once. */
 static bool are_joined(void)
 {
     struct stat out, err;
@@ -182,7 +186,7 @@ size_t tp_term_write(FILE *file, const char *bytes, size_t len)
     if (!(to_terminal && the.leave && hold(bytes, len))) {
         erase();
         if (file == stderr && are_joined())
-            fflush(stdout); /* what was printed before comes before */
+            fflush(stdout); /* what was printed before must come first */
         tp_term_lock(file, len);
         n = fwrite_unlocked(bytes, 1, len, file);
         tp_term_unlock(file, len);

@@ -1,7 +1,8 @@
 /* worker.c: the program as a worker process. See child.h.
  *
- * Items run on a thread with the stack that worker threads have, so that recursion through C ends in an error here too. The main thread only waits: an
- * item that ends its thread (pthread_exit in a C function) ends the process. */
+ * Items run on a thread with the same stack as worker threads have, so that deep recursion through
+ * C is an error here too. The main thread only waits: when an item ends its thread (pthread_exit in
+ * a C function), the process ends. */
 #include "program/worker.h"
 
 #include "base/sigmask.h"
@@ -21,7 +22,7 @@ enum { STACK_BYTES = 64 << 20 };
 /* What the thread is given. */
 typedef struct session {
     tp_child *child;
-    sigset_t mask; /* the process's: nobody else's signals come here */
+    sigset_t mask; /* the process's, before the thread blocks the signals that are for others */
 } session;
 
 static void serve(void *user)
@@ -53,7 +54,9 @@ int tp_worker_main(void)
         fprintf(stderr, "tidepool: --worker: %s\n", err.message);
         return TP_EXIT_USAGE;
     }
-    setvbuf(stdout, NULL, _IOLBF, BUFSIZ); /* what native code prints: the process may be ended at any time */
+    /* so that what native code prints is written line by line: the process may be ended at any
+     * time */
+    setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
     tp_sigmask_get(&s.mask);
     int status = tp_thread_create(&thread, STACK_BYTES, serve, &s);
     if (status) {

@@ -11,8 +11,9 @@
 #include <unistd.h>
 
 enum {
-    SPIN_NS = 60 * 1000, /* what a small launch on a device takes, and waking a thread from sleep */
-    LOOP_DESCRIPTORS = 8 /* libuv 1.44: six */
+    /* as long as a small launch on a device takes, or waking a sleeping thread */
+    SPIN_NS = 60 * 1000,
+    LOOP_DESCRIPTORS = 8 /* libuv 1.44 needs six */
 };
 
 static void wake_loop(tp_waiter *w)
@@ -24,10 +25,11 @@ static void wake_loop(tp_waiter *w)
 
 static void on_wake_up(uv_async_t *handle)
 {
-    (void)handle; /* that uv_run returns is all that is wanted */
+    (void)handle; /* all it has to do is make uv_run return */
 }
 
-/* A timer that is due when uv_run begins does not keep UV_RUN_ONCE from waiting for something else; uv_stop does. */
+/* A timer that is already due when uv_run begins does not keep UV_RUN_ONCE from waiting for
+ * something else; uv_stop does. */
 static void on_timer(uv_timer_t *handle)
 {
     uv_stop(handle->loop);
@@ -40,7 +42,8 @@ static void close_handle(uv_handle_t *handle, void *unused)
         uv_close(handle, NULL);
 }
 
-/* libuv aborts the process when a loop gets some of its descriptors and then no more: looks whether there are enough. */
+/* libuv aborts the process when it gets only some of the descriptors that a loop needs: this checks
+ * that there are enough. */
 static int check_descriptors(tp_error *err)
 {
     int fds[LOOP_DESCRIPTORS], n = 0, status = 0;
@@ -114,7 +117,7 @@ void tp_host_unlisten(tp_listener *l)
     l->step = l->due = 0;
 }
 
-/* Runs the loop until something happens, at the latest at deadline_ns. */
+/* Runs the loop until something happens, but not beyond deadline_ns. */
 static void run_once(tp_host *host, uint64_t now, uint64_t deadline_ns)
 {
     uv_run_mode mode = deadline_ns > now ? UV_RUN_ONCE : UV_RUN_NOWAIT;
@@ -122,7 +125,7 @@ static void run_once(tp_host *host, uint64_t now, uint64_t deadline_ns)
         uv_update_time(&host->loop);
         uv_timer_start(&host->timer, on_timer, (deadline_ns - now + 999999) / 1000000, 0);
     }
-    uv_ref((uv_handle_t *)&host->wake_up); /* a loop that nothing keeps alive does not wait */
+    uv_ref((uv_handle_t *)&host->wake_up); /* a loop that nothing keeps alive would not wait */
     host->is_running = true;
     tp_trace *trace = tp_engine_trace(host->engine);
     if (mode == UV_RUN_ONCE)
@@ -169,7 +172,8 @@ void tp_host_turn(tp_host *host, uint64_t deadline_ns, bool spins)
 
 void tp_host_wait(tp_host *host, tp_job *job, uint32_t seen, uint64_t deadline_ns)
 {
-    /* The answer of a short call comes within microseconds, that of a small launch on a device within fifty. Yielding lets the worker have this processor if it needs it. */
+    /* The answer of a short call comes within microseconds, that of a small launch on a device
+     * within fifty. The loop below yields the processor, in case the worker needs it. */
     uint64_t until = uv_hrtime() + SPIN_NS;
     do {
         for (int i = 0; i < 8; i++) {
@@ -196,7 +200,8 @@ int tp_host_fd(tp_host *host)
         return -1;
     if (!host->is_driven) {
         host->is_driven = true;
-        tp_host_turn(host, 0, false); /* only now its backend watches the wake-up */
+        /* before its first turn the backend does not watch the wake-up */
+        tp_host_turn(host, 0, false);
         uv_async_send(&host->wake_up);
     }
     return uv_backend_fd(&host->loop);

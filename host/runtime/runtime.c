@@ -1,4 +1,5 @@
-/* runtime.c: what everybody below asks the host for: its configuration, whose thread it is, printing, interrupts, OpenCL.
+/* runtime.c: the part of a host that everything else of it uses: configuration, whose thread it is,
+ * printing, interrupts, OpenCL.
  *
  * Opened before anything else of a host and closed last. */
 #include "runtime/runtime.h"
@@ -13,13 +14,14 @@
 
 enum { KEPT_BYTES = 256 << 20 /* some thousand programs of PoCL's */ };
 
-/* pthread_atfork and getpid would need a static, or cost a system call per map. */
+/* A page that the kernel clears in a forked child. pthread_atfork would need a static, and getpid
+ * would cost a system call per map. */
 static volatile char *new_fork_mark(void)
 {
     void *page = mmap(NULL, 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED)
         return NULL;
-    madvise(page, 1, MADV_WIPEONFORK); /* Linux 4.14; before, a child is not noticed */
+    madvise(page, 1, MADV_WIPEONFORK); /* since Linux 4.14; before that a fork is not noticed */
     *(volatile char *)page = 1;
     return page;
 }
@@ -124,9 +126,10 @@ int tp_host_check_owner(const tp_host *host, tp_error *err)
 const tp_cl *tp_host_opencl(tp_host *host, tp_error *err)
 {
     uv_mutex_lock(&host->cl_lock);
-    if (!host->cl) { /* what failed before may work now: memory or threads were short, a driver has come */
+    /* tried again, since memory or threads may have been short, or a driver may be there now */
+    if (!host->cl) {
         sigset_t before;
-        tp_sigmask_block(&before); /* for the threads that drivers make */
+        tp_sigmask_block(&before); /* because drivers make threads */
         if (host->before_opencl)
             host->before_opencl();
         if (tp_cl_open(&host->cl, host->opencl, err) == 0 && host->after_opencl)
@@ -138,7 +141,8 @@ const tp_cl *tp_host_opencl(tp_host *host, tp_error *err)
     return cl;
 }
 
-/* In a worker process all that run Lua are the worker itself. */
+/* In a worker process, the executor that stands in for `found`: whatever runs Lua is run by the
+ * worker itself. */
 static tp_executor *as_here(tp_host *host, tp_executor *found)
 {
     if (!found || !host->is_child || !(found->type->capabilities & TP_RUNS_LUA) || found->type->capabilities & TP_ISOLATED)
@@ -207,7 +211,8 @@ void tp_host_print(tp_host *host, int fd, const char *bytes, size_t len)
 {
     if (!host->config.write)
         return;
-    __attribute__((cleanup(end_print))) tp_host *printing = host; /* write may throw: see tidepool.h */
+    /* runs end_print also when `write` throws, see tidepool.h */
+    __attribute__((cleanup(end_print))) tp_host *printing = host;
     uv_mutex_lock(&printing->print_lock);
     host->config.write(host->config.user, fd, bytes, len);
 }

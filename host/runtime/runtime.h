@@ -1,4 +1,4 @@
-/* runtime.h: what a tp_host is made of, for the files of the library. */
+/* runtime.h: the fields of a tp_host, for the files of the library. */
 #ifndef TP_RUNTIME_H
 #define TP_RUNTIME_H
 
@@ -13,15 +13,18 @@ struct lua_State;
 
 enum { TP_EXECUTORS_MAX = 8, TP_WORKERS_MAX = 1024 };
 
-/* A Lua state of the owner's thread, as what waits on the host's loop. Kept until the host is closed, for the next state where its own has gone: a worker may
- * still be about to wake it. All but `waiter` is the owner's. */
+/* How the host's loop wakes a Lua state of the owner's thread. It outlives its state and is reused
+ * for the next one, since a worker may still be about to wake it; it is freed with the host. All
+ * but `waiter` is the owner's. */
 typedef struct tp_listener {
     tp_waiter waiter;     /* wakes the loop */
     tp_host *host;
     struct tp_listener *next;
     struct lua_State *L;  /* its main thread; NULL: there is no state */
-    const void *luv;      /* what luv's handles in this state point to; NULL: luv is not on the host's loop there */
-    bool is_driven;       /* by tp_host_step, once `step` and `due` are set: references in the state's registry */
+    /* identifies luv's handles of this state; NULL: luv is not on the host's loop there */
+    const void *luv;
+    /* tp_host_step drives it, once `step` and `due` are set: references in the state's registry */
+    bool is_driven;
     int step, due;
 } tp_listener;
 
@@ -33,35 +36,45 @@ struct tp_host {
     tp_executor *executors[TP_EXECUTORS_MAX + 1]; /* in the order of tp_executor_types; NULL-terminated */
     tp_array_pool *arrays;
     char *opencl, *cache_dir, *state_dir, *worker; /* copies of config's, or NULL */
-    tp_program_store program_store;                           /* where compiled programs are kept; no folder: nowhere */
-    /* The binary's, or NULL: called around the opening of OpenCL, on the thread that needs it. */
+    /* the folder of compiled programs; without a folder none are kept */
+    tp_program_store program_store;
+    /* Hooks of the program, or NULL: called before and after OpenCL is opened, on the thread that
+     * opens it. */
     void (*before_opencl)(void);
     void (*after_opencl)(const tp_cl *cl);
-    sigset_t sigmask; /* what its opener blocks, and hence what commands begin with that items run; its workers block more */
+    /* that of the thread which opened the host; commands that items run begin with it, since
+     * workers block more */
+    sigset_t sigmask;
     uv_mutex_t print_lock;                        /* held around config.write */
     /* Opens the Lua side in a worker's state (lua/core.c); raises. Called by vm.c, which must not know lua/core.c. */
     void (*open_state)(struct lua_State *L, struct tp_host *host, tp_agent *agent);
 
-    _Atomic(uv_thread_t) owner; /* written by who becomes it, while nobody calls: see tp_host_adopt; relaxed, since others only want to know that they are not */
-    /* ---- guarded by cl_lock, which is held around no other ---- */
+    /* written by the thread that becomes the owner, while no other call runs (tp_host_adopt).
+     * Relaxed: others only compare it with themselves */
+    _Atomic(uv_thread_t) owner;
+    /* ---- guarded by cl_lock, which is never held together with another lock ---- */
     uv_mutex_t cl_lock;
-    tp_cl *cl; /* NULL until it has been asked for and there is one */
+    tp_cl *cl; /* NULL until it was asked for and could be opened */
 
     /* ---- the owner's ---- */
-    struct tp_api *api;               /* what the C API has opened, NULL until it is used */
+    struct tp_api *api;               /* the C API's part; NULL until that is used */
     struct tp_attachment *attachment; /* to config.loop */
-    uv_handle_t *attached;            /* on config.loop: keeps it alive while it is referenced; NULL without one */
-    bool is_driven;                   /* by a loop of the embedder's: it is to be told of what is new */
+    /* keeps config.loop alive while it is referenced; NULL without such a loop */
+    uv_handle_t *attached;
+    /* a loop of the embedder's drives the host, and must be told when there is something new */
+    bool is_driven;
     bool is_stepping;                 /* inside tp_host_step */
     uv_loop_t loop;
-    tp_listener *listeners; /* of all states that there were at a time */
-    tp_listener *turned;    /* the one that took a turn of the loop last */
+    tp_listener *listeners; /* one for each Lua state that there is, or was */
+    tp_listener *turned;    /* the one that took the last turn of the loop */
     unsigned n_luv;         /* states with luv on the loop */
-    uv_async_t wake_up;     /* these two keep the loop alive only while the owner waits: others share it (luv) */
+    /* these two keep the loop alive only while the owner waits, since luv shares the loop */
+    uv_async_t wake_up;
     uv_timer_t timer;       /* ends a wait that has a deadline */
     uint32_t wakes_seen;    /* what `wakes` was at the last turn */
-    bool is_running;        /* uv_run is below us on the stack: it may not be called again */
-    bool is_child;          /* of a worker process: what items map is run by the worker itself */
+    bool is_running;        /* uv_run is below us on the stack, and may not be called again */
+    /* this is the host of a worker process: the worker itself runs what its items map */
+    bool is_child;
     volatile char *fork_mark; /* a page that the kernel empties in a forked child; 1 here */
     bool has_agent;
     tp_agent agent;         /* runs inline jobs on the owner's thread; opened at the first one */
@@ -69,28 +82,30 @@ struct tp_host {
     /* Counts what listeners were woken for (release; the owner's acquire sees the job's news). */
     _Atomic uint32_t wakes;
 
-    _Atomic uint64_t numbers; /* those given by core.unique (relaxed: only a count) */
+    _Atomic uint64_t numbers; /* how many numbers core.unique has used (relaxed: only a count) */
 
-    /* Workers that are doing what they have to do before their states are closed. Relaxed: a hint for who waits for them. */
+    /* How many workers are doing what must be done before their states are closed. Relaxed: a hint
+     * for those who wait for them. */
     _Atomic int leaving;
 
     /* Set by any thread or signal handler, taken by the owner (relaxed: a flag without data). */
     _Atomic bool is_interrupted;
 };
 
-/* runtime.c: the first that a host opens, of a zeroed tp_host, and the last that it closes. `config` is checked and copied. Nothing is left open
- * when it fails. */
+/* runtime.c: opened first, in a zeroed tp_host, and closed last. `config` is checked and copied.
+ * Leaves nothing open when it fails. */
 int tp_runtime_open(tp_host *host, const tp_config *config, tp_error *err);
 void tp_runtime_close(tp_host *host);
 
-/* loop.c: the loop with the host's own handles. Closing ends all others on it. Owner. */
+/* loop.c: the loop with the host's own handles. Closing it closes all other handles on it.
+ * Owner. */
 int tp_loop_open(tp_host *host, tp_error *err);
 void tp_loop_close(tp_host *host);
 
 /* A listener for the state L; NULL out of memory. Owner. */
 tp_listener *tp_host_listen(tp_host *host, struct lua_State *L);
 
-/* The state has gone. Accepts NULL. Owner. */
+/* Its state is gone. Accepts NULL. Owner. */
 void tp_host_unlisten(tp_listener *l);
 
 /* The calling thread is the owner from now on. */
@@ -99,7 +114,8 @@ void tp_host_set_owner(tp_host *host);
 /* 0 on the owner's thread; else -1 with TP_ETHREAD, or TP_EUSAGE in a forked child. Any thread. */
 int tp_host_check_owner(const tp_host *host, tp_error *err);
 
-/* The executor of that name, or NULL; in a worker process, for all that run Lua: its own. Any thread. */
+/* The executor of that name, or NULL. In a worker process it is the worker's own for all that run
+ * Lua. Any thread. */
 tp_executor *tp_host_executor(tp_host *host, const char *name);
 
 /* Those of an executor here: a worker process runs itself what its items map, so that the memory is the same. Any thread. */
@@ -112,24 +128,25 @@ tp_executor *tp_host_executor_that(tp_host *host, unsigned capabilities);
  * thread. */
 const tp_cl *tp_host_opencl(tp_host *host, tp_error *err);
 
-/* Waits until job has news after `seen`, or the host is interrupted, or it is deadline_ns (uv_hrtime; UINT64_MAX: for ever), running the loop
- * meanwhile. Owner. */
+/* Waits until the job has news after `seen`, or the host is interrupted, or until deadline_ns
+ * (uv_hrtime; UINT64_MAX: for ever). Runs the loop meanwhile. Owner. */
 void tp_host_wait(tp_host *host, tp_job *job, uint32_t seen, uint64_t deadline_ns);
 
-/* One turn of the loop: waits until the waiter was woken since the last turn, or something else happened on the loop, or the host is
- * interrupted, or it is deadline_ns. `spins` when jobs are awaited, so that news are seen at once. Owner. */
+/* One turn of the loop: waits until a waiter was woken since the last turn, or something else
+ * happened on the loop, or the host is interrupted, or until deadline_ns. `spins`: jobs are
+ * awaited, so their news should be noticed at once. Owner. */
 void tp_host_turn(tp_host *host, uint64_t deadline_ns, bool spins);
 
-/* Whether config.loop, where there is one, is to be kept alive. Owner. */
+/* Should config.loop, if there is one, be kept alive? Owner. */
 void tp_host_hold_loop(tp_host *host, bool is_held);
 
-/* Is there anything on the loop besides what is the host's own? Owner. */
+/* Does the loop have any active handle besides the host's own? Owner. */
 bool tp_host_is_alive(const tp_host *host);
 
 /* False in a child that this process has forked: nothing of the host may be used there. Any thread. */
 bool tp_host_is_usable(const tp_host *host);
 
-/* True once after tp_host_interrupt. Owner. */
+/* True once after each tp_host_interrupt. Owner. */
 bool tp_host_take_interrupt(tp_host *host);
 
 /* Writes a line through config.write. Any thread. */

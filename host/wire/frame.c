@@ -1,4 +1,4 @@
-/* frame.c: requests as the host writes them, and the host's reading of records. See frame.h. */
+/* frame.c: how the host writes requests and reads records. See frame.h. */
 #include "wire/frame.h"
 
 #include "codec/message.h"
@@ -23,7 +23,7 @@ static uint64_t rounded(uint64_t size)
     return (size + 7) & ~(uint64_t)7;
 }
 
-/* Room for so many bytes, a multiple of 8; 0 when there is no memory. */
+/* Room for `size` bytes; the offset is a multiple of 8, and 0 when there is no memory. */
 static uint64_t reserve(writer *w, uint64_t size)
 {
     uint64_t at = w->at;
@@ -48,7 +48,7 @@ static uint64_t put_text(writer *w, const char *text)
 
 static uint64_t put_refs(writer *w, tp_ref *const *refs, uint32_t n);
 
-/* Is it among what was given? Its id, or -1. The last ones are the likeliest. */
+/* The id of a thing that the worker was given, or -1. Looks at the last ones first. */
 static int64_t find(const tp_wire_given *g, const tp_ref *r)
 {
     for (uint32_t i = g->n; i > 0; i--)
@@ -100,7 +100,7 @@ void tp_wire_take_returned(tp_wire_given *given, tp_wire_out *out)
     }
 }
 
-/* A message that is the thing, or defines it. -1 on failure. */
+/* Writes a message that defines the thing or is the thing. -1 on failure. */
 static int put_definition(writer *w, tp_wire_ref *made, const tp_buf *message)
 {
     made->bytes_at = put(w, message->data, message->len);
@@ -110,7 +110,7 @@ static int put_definition(writer *w, tp_wire_ref *made, const tp_buf *message)
     return made->bytes_at && made->refs_at ? 0 : -1;
 }
 
-/* Tells the worker of it. -1 when it is nothing that a process can have. */
+/* Tells the worker about the thing. -1 when it is of a kind that a process cannot be given. */
 static int give(writer *w, tp_ref *r)
 {
     tp_wire_ref made = { 0 };
@@ -150,7 +150,7 @@ static int give(writer *w, tp_ref *r)
     return tp_buf_add(&w->made, &made, sizeof made); /* there is room */
 }
 
-/* The ids of n references, which are given where they were not before. */
+/* Writes the ids of n references. Those that the worker does not have are given to it. */
 static uint64_t put_refs(writer *w, tp_ref *const *refs, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
@@ -163,7 +163,8 @@ static uint64_t put_refs(writer *w, tp_ref *const *refs, uint32_t n)
     return at;
 }
 
-/* The worker's copy of the function: one that it has, or one more. */
+/* Sets which of the worker's images the request is for; a new one is written, in place of the one
+ * that was used longest ago. */
 static int put_image(writer *w, tp_wire_request *q, tp_image *image)
 {
     tp_wire_given *g = w->given;
@@ -190,7 +191,8 @@ static int put_image(writer *w, tp_wire_request *q, tp_image *image)
     return 0;
 }
 
-/* The strings of columns of scalars: those in the block's text and those that its owner has pinned. */
+/* Writes the strings of columns of scalars: those in the block's text, and those that the block's
+ * owner has pinned. */
 static int put_strings(writer *w, tp_wire_request *q, const tp_block *b)
 {
     uint64_t text = 0;
@@ -273,7 +275,8 @@ static int put_columns(writer *w, tp_wire_request *q, const tp_block *b, uint32_
     return has_scalars ? put_strings(w, q, b) : 0;
 }
 
-/* Messages: those of the items, and where each ends. The references of the whole block, since any may be named. */
+/* Writes the messages of the items and where each ends. The references are those of the whole
+ * block, since any item may name any. */
 static int put_messages(writer *w, tp_wire_request *q, const tp_block *b, uint32_t offset)
 {
     uint32_t begin = offset ? b->ends[offset - 1] : 0;
@@ -395,7 +398,8 @@ static bool wrong(tp_error *err, const char *what)
     return false;
 }
 
-/* Copies the head of the record at `from`. Is it all within `until`, and about items that are due? */
+/* Copies the head of the record at `from`. Does the record lie before `until`, and are its items
+ * the next ones? */
 static bool read_head(const tp_wire_reader *r, uint64_t from, uint64_t until, tp_wire_record *head, tp_error *err)
 {
     if (from % 8 || until > r->size || from > until || until - from < sizeof *head)
@@ -408,7 +412,7 @@ static bool read_head(const tp_wire_reader *r, uint64_t from, uint64_t until, tp
     return true;
 }
 
-/* A NaN of unknown bits must not get to Lua through FFI. */
+/* Copies a column. NaNs are made canonical: others must not get to Lua through the FFI. */
 static void copy_column(void *to, const char *from, uint32_t n, uint8_t type)
 {
     memcpy(to, from, n * tp_block_element_size(type));
@@ -416,7 +420,7 @@ static void copy_column(void *to, const char *from, uint32_t n, uint8_t type)
         tp_make_canonical((tp_type)type, to, n);
 }
 
-/* Are the scalars what they may be, now that they are copied? Makes NaNs canonical. */
+/* Are the copied scalars valid? Makes NaNs canonical. */
 static bool check_scalars(tp_scalar *x, uint32_t n, uint32_t text)
 {
     for (uint32_t i = 0; i < n; i++) {
@@ -430,7 +434,7 @@ static bool check_scalars(tp_scalar *x, uint32_t n, uint32_t text)
     return true;
 }
 
-/* Are these the columns that results of the job have? */
+/* Does the record have the columns that results of this job must have? */
 static bool is_expected(const tp_wire_record *head, const tp_terms *t)
 {
     if (t->discards || head->columns == 0 || head->columns > TP_COLUMNS_MAX)
@@ -445,7 +449,7 @@ static bool is_expected(const tp_wire_record *head, const tp_terms *t)
     return true;
 }
 
-/* The first n items of a record of columns. */
+/* Reads the first n items of a record of columns. */
 static bool read_columns(tp_wire_reader *r, tp_work *to, uint64_t from, const tp_wire_record *head, uint32_t n, tp_error *err)
 {
     const tp_terms *t = to->terms;
@@ -480,7 +484,7 @@ static bool read_columns(tp_wire_reader *r, tp_work *to, uint64_t from, const tp
     return true;
 }
 
-/* Copies the message of a record to the end of a block, with what it refers to. */
+/* Copies the message of a record to the end of a block, and adds its references. */
 static bool read_message(const tp_wire_reader *r, tp_block *b, uint64_t from, const tp_wire_record *head, tp_error *err)
 {
     uint64_t room = head->size - sizeof *head;
@@ -517,7 +521,7 @@ static bool read_failure(tp_wire_reader *r, tp_work *to, uint64_t from, const tp
     return true;
 }
 
-/* Gives what has been gathered to the sink. */
+/* Gives the block that is being gathered to the sink. */
 static void flush(tp_wire_reader *r, tp_work *to)
 {
     tp_block *b = r->open;
@@ -528,7 +532,8 @@ static void flush(tp_wire_reader *r, tp_work *to)
         tp_block_free(b);
 }
 
-/* A message, or that items are over, added to what is gathered. Messages with references are blocks of their own. */
+/* Adds a record (a message, or that items are over) to the block that is being gathered. A message
+ * with references is a block of its own. */
 static bool gather(tp_wire_reader *r, tp_work *to, uint64_t from, const tp_wire_record *head, tp_error *err)
 {
     tp_block_kind kind = (tp_block_kind)head->kind;
@@ -573,7 +578,8 @@ bool tp_wire_read(tp_wire_reader *r, tp_work *to, uint64_t from, uint64_t until,
             r->at += head.n;
         from += head.size;
     }
-    if (!is_right && r->open && r->open->kind == TP_BLOCK_VALUES && r->open->n > 0) /* what was added last is no item's */
+    /* drops the message that was added last: it has no item */
+    if (!is_right && r->open && r->open->kind == TP_BLOCK_VALUES && r->open->n > 0)
         r->open->bytes.len = r->open->ends[r->open->n - 1];
     flush(r, to);
     to->at = r->first + r->at;
@@ -591,7 +597,8 @@ bool tp_wire_read_open(tp_wire_reader *r, tp_work *to, uint64_t from, uint32_t r
         return wrong(err, "no record that is being filled in");
     if (running == r->at)
         return true;
-    head.text.used = head.text.capacity; /* how much of it has been used, the worker's own memory said */
+    /* the worker's memory says how much of the text is used, so all of it is copied */
+    head.text.used = head.text.capacity;
     tp_block *done = is_done ? tp_block_new_empty(TP_BLOCK_DONE, 0, running - r->at) : NULL;
     if (is_done && !done) {
         tp_error_oom(err, "results");

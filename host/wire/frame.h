@@ -1,11 +1,15 @@
-/* frame.h: what a host and its worker process tell each other through shared memory: work on the way there, results on the way back.
+/* frame.h: what a host and a worker process write for each other in shared memory: requests with
+ * work one way, records with results the other.
  *
- * Two arenas make a link. The host writes `in`: tp_wire_in, then one request, which is some items of one job with all that running them takes. The worker
- * writes `out`: tp_wire_out, then records, each the results of some items, published one by one, so that what is there when the worker dies
- * counts. Offsets are from the beginning of the arena, and a multiple of 8.
+ * Two arenas make a link. The host writes `in`: a tp_wire_in, then one request, which is some items
+ * of one job with everything that is needed to run them. The worker writes `out`: a tp_wire_out,
+ * then records, each with the results of some items, published one by one, so that what is
+ * published counts even if the worker dies. Offsets are from the beginning of the arena, and
+ * multiples of 8.
  *
- * The worker believes the host. The host believes nothing: users' code may write anywhere in the worker's memory. What it reads it has copied before, and
- * a record that is not right in every respect is none, nor is any after it. */
+ * The worker trusts the host. The host trusts nothing in the worker's memory, since users' code may
+ * write anywhere there: it copies before it checks, and a record that is wrong in any respect is
+ * ignored, with all after it. */
 #ifndef TP_FRAME_H
 #define TP_FRAME_H
 
@@ -18,20 +22,20 @@
 #include <stdint.h>
 
 enum {
-    TP_WIRE_REFS_MAX = 4096,  /* things that one worker process is given by reference */
-    TP_WIRE_IMAGES = 64       /* functions that it keeps */
+    TP_WIRE_REFS_MAX = 4096,  /* things that one worker process can be given by reference */
+    TP_WIRE_IMAGES = 64       /* functions that a worker process keeps */
 };
 
 /* What the memory of the other one looks like. Both compare it first: a worker of another build is not used. */
 #define TP_WIRE_LAYOUT (2u << 24 | sizeof(tp_work) << 12 | sizeof(tp_scalar) << 6 | sizeof(void *))
 
 typedef enum tp_wire_state {
-    TP_WIRE_STARTING, /* has not said anything yet */
+    TP_WIRE_STARTING, /* it has not said anything yet */
     TP_WIRE_READY,    /* waits for the first request */
     TP_WIRE_ASKS,     /* something of the host: `asked` */
     TP_WIRE_FULL,     /* its records are to be taken: there is no room for more */
     TP_WIRE_DONE,     /* the request is over */
-    TP_WIRE_FAILED    /* it could not be begun: `message` says why */
+    TP_WIRE_FAILED    /* it could not begin: `message` says why */
 } tp_wire_state;
 
 /* What a worker asks of its host, which goes on when it has been done. */
@@ -44,19 +48,24 @@ typedef enum tp_wire_asked {
 
 /* The beginning of `in`. */
 typedef struct tp_wire_in {
-    _Atomic uint32_t turn; /* counts the host's turns: a request, or leave to go on (release; the worker acquires) */
+    /* counts the host's turns: a request, or that the worker may go on (release; the worker
+     * acquires) */
+    _Atomic uint32_t turn;
     uint32_t layout;
     int32_t host_pid;
     uint32_t workers; /* of the host, at most */
-    _Atomic uint32_t ending; /* not 0: this turn is no request; the worker does what it has to do before its end. Relaxed: `turn` makes it visible */
+    /* not 0: this turn is no request; the worker does what it must before it ends. Relaxed: `turn`
+     * makes it visible */
+    _Atomic uint32_t ending;
 } tp_wire_in;
 
-/* The beginning of `out`. Atomics are relaxed but for what is said. */
+/* The beginning of `out`. Atomics are relaxed unless stated otherwise. */
 typedef struct tp_wire_out {
     _Atomic uint32_t turn;  /* counts the worker's turns (release; the host acquires) */
-    _Atomic uint32_t state; /* tp_wire_state; what the last turn means */
-    _Atomic uint32_t worker_sleeps, host_sleeps; /* who sleeps is to be woken by a byte; sequentially consistent */
-    _Atomic uint32_t begun;   /* the host's turn whose request has been begun */
+    _Atomic uint32_t state; /* tp_wire_state: what the last turn means */
+    /* whether that side sleeps, so that a byte must wake it; sequentially consistent */
+    _Atomic uint32_t worker_sleeps, host_sleeps;
+    _Atomic uint32_t begun;   /* the number of the host's turn whose request was begun */
     _Atomic uint32_t starved; /* not 0: there was no memory even for a failure */
     _Atomic uint32_t refused; /* 1 + the item that was refused memory last, counted from the request's first; 0: none was */
     _Atomic uint32_t will_leave; /* not 0: it has something to do before its end */
@@ -68,16 +77,18 @@ typedef struct tp_wire_out {
                                                        * host takes them */
     uint32_t layout;
     char version[32], message[500];
-    _Alignas(64) tp_work work; /* what the worker runs. The host looks at `ctl` only */
+    /* the work that runs in the worker; the host only looks at its `ctl` */
+    _Alignas(64) tp_work work;
 } tp_wire_out;
 
-enum { TP_CHILD_NO_MEMORY = 124, TP_CHILD_NO_THREAD = 125 }; /* codes that a worker process exits with: out of memory; its thread was ended by an item */
+/* exit codes of a worker process: it is out of memory; an item has ended its thread */
+enum { TP_CHILD_NO_MEMORY = 124, TP_CHILD_NO_THREAD = 125 };
 
 enum {
-    TP_WIRE_IN_BEGIN = 64,     /* of the request */
-    TP_WIRE_OUT_BEGIN = (sizeof(tp_wire_out) + 63) & ~63, /* of records */
-    TP_WIRE_SIZE = 256 << 10,  /* of a new arena */
-    TP_WIRE_KEPT = 8 << 20     /* what it keeps of its memory when it has been larger */
+    TP_WIRE_IN_BEGIN = 64,     /* where the request begins */
+    TP_WIRE_OUT_BEGIN = (sizeof(tp_wire_out) + 63) & ~63, /* where the records begin */
+    TP_WIRE_SIZE = 256 << 10,  /* bytes of a new arena */
+    TP_WIRE_KEPT = 8 << 20     /* bytes of its memory that an arena keeps after it was larger */
 };
 
 /* ---- requests ---- */
@@ -86,7 +97,8 @@ typedef struct tp_wire_ref {
     uint32_t id, kind;        /* TP_WIRE_FUNC, TP_WIRE_CLASS, TP_WIRE_PACKED, TP_WIRE_ARRAY */
     uint32_t limit, is_partial;
     uint64_t name_at;         /* a string with its NUL */
-    uint64_t bytes_at, bytes; /* of a class: the message that defines it; of a packed value: that */
+    /* for a class the message that defines it; for a packed value its message */
+    uint64_t bytes_at, bytes;
     uint64_t refs_at, nrefs;
     tp_array_place place;     /* of an array, which is the worker's until it returns it */
 } tp_wire_ref;
@@ -94,7 +106,7 @@ typedef struct tp_wire_ref {
 enum { TP_WIRE_FUNC = 1, TP_WIRE_CLASS, TP_WIRE_PACKED, TP_WIRE_ARRAY };
 
 typedef struct tp_wire_request {
-    uint64_t size;   /* where it ends */
+    uint64_t size;   /* where the request ends */
     uint32_t attempt, worker;
     uint32_t discards, tags_lines, has_leases, is_limited;
     uint64_t leases; /* this, has_leases and is_limited: as in tp_terms. The machine's devices have the same numbers there */
@@ -105,24 +117,28 @@ typedef struct tp_wire_request {
     uint8_t returned[TP_COLUMNS_MAX];
     uint32_t result[TP_COLUMNS_MAX]; /* 1 + the array in which the job's results of that column lie; 0: they are wanted as records */
     /* The function. */
-    uint32_t image; /* which of the images that the worker keeps; it is sent with the request if image_at is not 0 */
+    /* the index among the images that the worker keeps; image_at is not 0 when the image comes with
+     * the request */
+    uint32_t image;
     uint64_t image_at, image_bytes, image_refs_at, image_nrefs;
     /* Things that are given for the first time. */
     uint64_t given_at, given;
     /* The items. */
     uint64_t first;
-    uint32_t kind, n, columns, is_foreign; /* the last: numbers that anybody may have written */
+    /* is_foreign: the columns are users' memory, in which any bits may be */
+    uint32_t kind, n, columns, is_foreign;
     uint8_t type[TP_COLUMNS_MAX];
     uint32_t lent[TP_COLUMNS_MAX]; /* 1 + the array in which a column lies, column_at being in that; 0: it is here */
     uint64_t column_at[TP_COLUMNS_MAX], text_at, text, ends_at, bytes_at, bytes, refs_at, nrefs;
 } tp_wire_request;
 
-/* What a worker process was given by reference and what it keeps of functions, as its host knows it. All are held: nothing else gets their addresses. */
+/* What a worker process was given by reference and which functions it has, as its host knows it.
+ * All are held, so that no other object gets their addresses. */
 typedef struct tp_wire_given {
     tp_ref **refs; /* by id; NULL: nothing has that one */
     uint32_t n, room, least_free; /* the last: no id below is free */
     tp_image *image[TP_WIRE_IMAGES];
-    uint64_t used[TP_WIRE_IMAGES], tick; /* when each was used last */
+    uint64_t used[TP_WIRE_IMAGES], tick; /* when each was last used, in ticks */
 } tp_wire_given;
 
 void tp_wire_given_free(tp_wire_given *given);
@@ -135,7 +151,7 @@ void tp_wire_take_returned(tp_wire_given *given, tp_wire_out *out);
 int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *w, uint32_t count, const tp_worker *worker, bool *in_place,
                         tp_error *err);
 
-/* The request of an arena that lies at `base`. */
+/* The request in the arena at `base`. */
 static inline const tp_wire_request *tp_wire_get_request(const char *base)
 {
     return (const tp_wire_request *)(const void *)(base + TP_WIRE_IN_BEGIN);
@@ -146,38 +162,41 @@ static inline const tp_wire_request *tp_wire_get_request(const char *base)
 typedef struct tp_wire_record {
     uint64_t size;     /* with this head, a multiple of 8 */
     uint32_t kind;     /* tp_block_kind */
-    uint32_t at, n;    /* the items, counted from the request's first */
+    uint32_t at, n; /* its items: the first one, counted from the request's first, and how many */
     uint32_t capacity, columns, may_retry;
     uint32_t in_place; /* COLUMNS: there are none here: they were written where the request said */
     uint8_t type[TP_COLUMNS_MAX];
-    tp_text text;      /* COLUMNS of scalars: `bytes` is the worker's own business */
-    uint64_t bytes;    /* VALUES (always of one item) and FAILURE: the message */
-    uint64_t nrefs;    /* of them, behind the message: u32 each */
+    tp_text text;      /* COLUMNS of scalars; `bytes` is only meaningful in the worker */
+    uint64_t bytes;    /* VALUES (always one item) and FAILURE: the message's length */
+    uint64_t nrefs;    /* how many references the message has; their ids follow it, u32 each */
 } tp_wire_record;
 
 /* Bytes of a record of columns. */
 uint64_t tp_wire_columns_size(uint32_t capacity, uint32_t columns, const uint8_t *types, uint32_t text);
 
-/* Where column c begins in it, and where the text does for c == columns. */
+/* The offset of column c in the record; for c == columns that of the text. */
 uint64_t tp_wire_column_at(const tp_wire_record *r, uint32_t c);
 
-/* What the host expects of the records of a request. */
+/* What the host expects in the records of a request. */
 typedef struct tp_wire_reader {
     const char *base;   /* of `out` */
-    uint64_t size;      /* of it, as mapped */
+    uint64_t size;      /* how much of it is mapped */
     uint32_t first;     /* the request's first item, as an offset in its block */
     uint32_t count;     /* items of the request */
     uint32_t at;        /* the item whose result is next, from 0 for the request's first */
     bool in_place;      /* the request said where results are to be written */
     const tp_wire_given *given;
-    tp_block *open;     /* VALUES that more is added to; in the sink only once it is flushed */
+    /* a block of VALUES that more can be added to; the sink gets it when it is flushed */
+    tp_block *open;
 } tp_wire_reader;
 
-/* Reads the records from `from` to `until` and gives the work's sink their results. False when something in them is wrong, or there is no memory (err):
- * what comes before has been given. */
+/* Reads the records from `from` to `until` and gives their results to the work's sink. False with
+ * err set when something is wrong in them or there is no memory; the results before that were
+ * given. */
 bool tp_wire_read(tp_wire_reader *r, tp_work *to, uint64_t from, uint64_t until, tp_error *err);
 
-/* The record at `from` is of columns whose items before `running` are over. */
+/* The same for the open record of columns at `from`, of which the items before `running` are
+ * done. */
 bool tp_wire_read_open(tp_wire_reader *r, tp_work *to, uint64_t from, uint32_t running, tp_error *err);
 
 #endif

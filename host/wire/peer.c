@@ -16,22 +16,23 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { ABOVE = 16 }; /* descriptors that are passed lie there first, out of the way of where they are to be */
+/* descriptors that are passed on are first moved here, away from the numbers that they get */
+enum { ABOVE = 16 };
 
 extern char **environ;
 
 /* ---- starting ---- */
 
-/* A descriptor for the same, above those of the worker process. -1: there are no more. */
+/* Duplicates a descriptor to a number from ABOVE on. -1: none is free. */
 static int copy_fd(int fd)
 {
     int copy = fcntl(fd, F_DUPFD_CLOEXEC, ABOVE);
-    if (copy < 0 && errno == EINVAL) /* ABOVE is more than the process may have */
+    if (copy < 0 && errno == EINVAL) /* ABOVE is beyond the process's limit */
         errno = EMFILE;
     return copy;
 }
 
-/* Moves a descriptor there. */
+/* Moves a descriptor to a number from ABOVE on. */
 static int raise_fd(int fd)
 {
     int raised = copy_fd(fd);
@@ -41,7 +42,7 @@ static int raise_fd(int fd)
     return raised;
 }
 
-/* A socket or a pipe: ours[0] stays here and does not block, ours[1] is the worker's. */
+/* Opens a socket or a pipe: ends[0] stays here and does not block, ends[1] is the worker's. */
 static int open_pair(int ends[2], bool is_socket)
 {
     if (is_socket ? socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) : pipe2(ends, O_CLOEXEC)) {
@@ -68,7 +69,7 @@ static int add_actions(posix_spawn_file_actions_t *actions, const int from[TP_PE
     return rc ? rc : posix_spawn_file_actions_addclosefrom_np(actions, TP_PEER_FDS);
 }
 
-/* In a process group of its own: Ctrl-C is the host's to deal with. */
+/* The process gets a process group of its own, so that the host decides what Ctrl-C means. */
 static int set_attributes(posix_spawnattr_t *attributes)
 {
     sigset_t none, all;
@@ -141,7 +142,7 @@ out:
 bool tp_peer_find(char *path, size_t size)
 {
     static const char *const places[] = { "", "../", "../bin/", "../../bin/", "../../../bin/" };
-    static const char here; /* an address in this file */
+    static const char here; /* its address lies in this file */
     Dl_info info;
     if (!dladdr(&here, &info) || !info.dli_fname)
         return false;
@@ -156,7 +157,7 @@ bool tp_peer_find(char *path, size_t size)
     return false;
 }
 
-/* ---- its end ---- */
+/* ---- the end of a process ---- */
 
 static bool reap(tp_peer *p, int flags)
 {
@@ -170,7 +171,8 @@ static bool reap(tp_peer *p, int flags)
     if (pid == 0)
         return false;
     p->has_ended = true;
-    p->status = pid > 0 ? status : -1; /* ECHILD: the program that we are in waits for all of its children, or ignores them */
+    /* ECHILD: the surrounding program waits for all of its children, or ignores them */
+    p->status = pid > 0 ? status : -1;
     return true;
 }
 
@@ -183,7 +185,7 @@ void tp_peer_kill(tp_peer *p)
 {
     if (p->pid == 0 || p->has_ended)
         return;
-    kill(-p->pid, SIGKILL); /* not reaped, so that the number is still its own */
+    kill(-p->pid, SIGKILL); /* it was not reaped yet, so the number is still its own */
     kill(p->pid, SIGKILL);  /* if it has left its group */
     reap(p, 0);
 }

@@ -18,40 +18,44 @@ enum { TP_PEER_TAIL = 4096 }; /* bytes of its last words that are kept */
 
 typedef struct tp_peer {
     pid_t pid;      /* 0: there is none */
-    int pidfd;      /* readable once it has ended; -1: this kernel has none, and the socket's end says so */
-    int socket;     /* a stream of bytes that wake, and of what it prints; does not block here */
-    int output[2];  /* what it writes to descriptors 1 and 2 comes out here; do not block */
+    /* readable once the process has ended; -1: the kernel has no pidfd, and the end of the socket
+     * tells */
+    int pidfd;
+    int socket;     /* a stream of wake-up bytes and of what the process prints; does not block */
+    int output[2];  /* where its descriptors 1 and 2 can be read; they do not block */
     char tail[TP_PEER_TAIL]; /* the end of what came out of output[1] */
     size_t tail_len;
-    bool has_ended; /* and has been reaped: */
-    int status;     /* as waitpid says; -1: somebody else has reaped it */
+    bool has_ended; /* the process has ended and been reaped: */
+    int status;     /* as waitpid gives it; -1: somebody else has reaped the process */
 } tp_peer;
 
 /* Starts the program at `path` with the memory that is shared with it; there may be no file of arrays (-1). Nothing is left open when it fails. */
 int tp_peer_start(tp_peer *p, const char *path, const int shared[TP_PEER_SHARED], tp_error *err);
 
-/* The path of `tidepool` near the file that this code is in, be that a library, a module or a program: as `make` builds them, and as `make install` puts
- * them. False when there is none. */
+/* Finds the program `tidepool` near the file that has this code (a library, a module or a program),
+ * where `make` or `make install` puts it. False when there is none. */
 bool tp_peer_find(char *path, size_t size);
 
-/* Has it ended? Does not wait. */
+/* Has the process ended? Does not wait. */
 bool tp_peer_has_ended(tp_peer *p);
 
-/* Ends it and what it has started in its process group, at once, and waits for that. Its descriptors stay open, for what is still in them. */
+/* Kills the process and its process group, and waits for it. Its descriptors stay open, since
+ * something may still be in them. */
 void tp_peer_kill(tp_peer *p);
 
-/* Frees its descriptors; it has ended, or ends. Zeroed, or closed already, it does nothing. */
+/* Closes its descriptors. The process must have ended, or be about to. Does nothing when zeroed, or
+ * closed already. */
 void tp_peer_close(tp_peer *p);
 
-/* Keeps the end of what it wrote to descriptor 2. */
+/* Keeps the end of what the process has written to descriptor 2. */
 void tp_peer_keep_tail(tp_peer *p, const char *bytes, size_t len);
 
-/* How many processes the system has ended so far because it had no memory; 0 when it does not say. A process that was killed by SIGKILL while this grew was
- * one of them. */
+/* How many processes the system has killed so far because memory ran out; 0 when it does not say.
+ * If this grew, a process that died of SIGKILL is taken for one of them. */
 uint64_t tp_peer_oom_kills(void);
 
-/* How it ended, in words that follow its name: "was killed by SIGSEGV", "exited with code 3". *signal is the signal's name, or NULL; *code that of its
- * exit, or -1. */
+/* How the process ended, in words that follow its name: "was killed by SIGSEGV", "exited with code
+ * 3". *signal is the signal's name, or NULL; *code is its exit code, or -1. */
 void tp_peer_describe(const tp_peer *p, char *text, size_t size, const char **signal, int *code);
 
 #endif

@@ -1,4 +1,4 @@
-/* region.c: memory that two processes see. See region.h. */
+/* region.c: memory that two processes share. See region.h. */
 #include "wire/region.h"
 
 #include <errno.h>
@@ -15,7 +15,7 @@ static size_t in_pages(size_t size)
     return (size + PAGE - 1) & ~(size_t)(PAGE - 1);
 }
 
-/* Has memory for the file up to that size. */
+/* Makes sure that the file has memory up to that size. */
 static int allocate(int fd, size_t size, tp_error *err)
 {
     int status;

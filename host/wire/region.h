@@ -1,8 +1,10 @@
-/* region.h: memory that two processes see: a memfd without a name, which only grows, and where it is mapped here.
+/* region.h: memory that two processes share: an unnamed memfd, which only grows, and its mapping in
+ * this process.
  *
- * One of the two writes records into it and makes it larger; the other one follows. It is sealed against shrinking, so that neither can take away what the
- * other one reads (which would end it with SIGBUS), and against further seals, so that neither can keep the other one from making it larger. What there is
- * room for has its memory: where the system has none, growing says so. */
+ * One process writes records into it and makes it larger; the other reads and follows. Seals keep
+ * it from shrinking, so that neither side can take away memory that the other reads (a SIGBUS
+ * there), and from further seals, so that neither can keep the other from growing it. All of its
+ * size is backed by memory: when the system has none, growing fails with an error. */
 #ifndef TP_REGION_H
 #define TP_REGION_H
 
@@ -13,25 +15,26 @@
 typedef struct tp_region {
     int fd; /* owned */
     char *data;
-    size_t size; /* of the mapping, in whole pages */
+    size_t size; /* of the mapping, whole pages */
 } tp_region;
 
-/* A new one of at least that size, zeroed. */
+/* Makes a new region of at least that size, zeroed. */
 int tp_region_open(tp_region *a, size_t size, tp_error *err);
 
-/* That of the other process, by its descriptor, which is owned then. */
+/* Maps the region of the other process, by its descriptor, which this takes over. */
 int tp_region_adopt(tp_region *a, int fd, tp_error *err);
 
-/* The writer: room for at least that size. What was there stays, perhaps at another address. */
+/* The writer: makes it at least that large. Contents stay, but the address may change. */
 int tp_region_grow(tp_region *a, size_t size, tp_error *err);
 
-/* The reader: at least that size is mapped, if the arena has it. -1 when it has not. */
+/* The reader: maps at least that size. -1 when the region is smaller. */
 int tp_region_follow(tp_region *a, size_t size, tp_error *err);
 
-/* The writer: the memory behind the first `keep` bytes goes back to the system; what was written there is gone. */
+/* The writer: gives the memory behind the first `keep` bytes back to the system, with its
+ * contents. */
 void tp_region_trim(tp_region *a, size_t keep);
 
-/* Zeroed, or closed already, it does nothing. */
+/* Does nothing when zeroed, or closed already. */
 void tp_region_close(tp_region *a);
 
 #endif

@@ -1,4 +1,4 @@
-/* at_home.c: workers that live in the process of their host. */
+/* at_home.c: workers in the process of their host. */
 #include "workers/workers.h"
 
 #include "workers/vm.h"

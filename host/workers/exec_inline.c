@@ -1,15 +1,16 @@
-/* exec_inline.c: items run by the thread that waits for them.
+/* exec_inline.c: items that are run by the thread that waits for them.
  *
- * The executor "inline" has no workers: its jobs are run by their owner, in the order of their inputs. It is the reference for every promise.
- * The same waiting is what keeps nested maps from deadlock: an agent that waits for a job inside one of its items runs items of that job, and
- * of the jobs started by them, itself. */
+ * The executor "inline" has no workers: its jobs are run by their owner, in the order of their
+ * inputs. It is the reference for every promise. The same kind of waiting keeps nested maps from
+ * deadlock: an agent that waits for a job inside one of its items runs items of that job, and of
+ * jobs below it, itself. */
 #include "workers/workers.h"
 
 #include "workers/vm.h"
 
 #include <stdlib.h>
 
-enum { LOOK_NS = 5000 }; /* what it takes the caller, in Lua, to look at one job */
+enum { LOOK_NS = 5000 }; /* how long the caller's Lua code takes to look at one job */
 
 static bool has_news(tp_job *const *jobs, const uint32_t *seen, unsigned n)
 {
@@ -23,8 +24,9 @@ bool tp_exec_wait(tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, un
 {
     bool has_run = false;
     tp_job_begin_wait(agent, jobs, n);
-    /* Looking at many jobs costs: small items are run one after the other, for the time of a slice and, before the deadline, for as long as the caller takes to
-     * look at all that it waits for. So thousands of calls take a time that grows as their number. */
+    /* After each return the caller looks at all n jobs. So, with several, small items are run one
+     * after the other, for the time of a slice or as long as looking takes, whichever is more, but
+     * not past the deadline. So thousands of calls take time in proportion to their number. */
     uint64_t start = n > 1 ? uv_hrtime() : 0, slice_ns = start + (n > 1 ? TP_SLICE_NS : 0), look_ns = start + (uint64_t)n * LOOK_NS;
     uint64_t until = look_ns < deadline_ns ? look_ns : deadline_ns, batch_ns = until > slice_ns ? until : slice_ns;
     bool is_over = has_news(jobs, seen, n);
@@ -75,7 +77,7 @@ static int open_executor(tp_executor **out, tp_host *host, tp_error *err)
 
 static void start_workers(tp_executor *ex, unsigned n)
 {
-    (void)ex, (void)n; /* the owner comes by itself */
+    (void)ex, (void)n; /* the owner runs the items when it waits */
 }
 
 static int stop_workers(tp_executor *ex, uint64_t deadline_ns)

@@ -1,8 +1,11 @@
-/* exec_processes.c: worker processes: each has a thread here, its supervisor, which takes slices for it as a worker thread does.
+/* exec_processes.c: worker processes. Each has a thread in the host, its supervisor, which takes
+ * slices for it as a worker thread does.
  *
- * A supervisor sends the items of a slice to its process (wire/frame.h), waits, and reads what became of each. A process that has died, or that the
- * supervisor has ended because an item ran for too long or is not wanted any more, costs the item that ran: those before it have published their
- * results, those after it were not begun and go back to the engine. Which one ran is not guessed: it is the first without a result. */
+ * A supervisor sends the items of a slice to its process (wire/frame.h), waits, and reads the
+ * results. When the process dies, or the supervisor has ended it because an item ran for too long
+ * or is not wanted any more, that costs only the item that was running: results of earlier items
+ * were published, later items were not begun and go back to the engine. The running item is known
+ * for certain: it is the first without a result. */
 #include "workers/workers.h"
 
 #include "base/invariant.h"
@@ -21,13 +24,15 @@
 
 enum {
     STACK_BYTES = 256 << 10,
-    SLICE_NS = 1000 * 1000,        /* waking a process and being woken takes some 100 us */
+    /* longer than for threads: waking a process and being woken takes some 100 us */
+    SLICE_NS = 1000 * 1000,
     SPIN_NS = 100 * 1000,
-    LOOK_MS = 5,                   /* how often a supervisor looks whether the slice is still wanted, and which item runs */
+    /* how often a supervisor checks whether the slice is still wanted, and which item runs */
+    LOOK_MS = 5,
     PATIENCE_NS = 20 * 1000 * 1000, /* after a cancellation an item has this long to end by itself */
-    START_S = 60,                  /* a process that has not said anything by then is ended */
-    STARTS_MAX = 3,                /* processes in a row that died before they began anything */
-    LEAVE_S = 5,                   /* for what a process does before its end, when it has run all that it was given */
+    START_S = 60,                  /* a new process that has said nothing for so long is ended */
+    STARTS_MAX = 3, /* so many processes in a row may die before they have begun anything */
+    LEAVE_S = 5, /* for what a process does before it ends, after it has run everything */
     FRAME_MAX = 1 << 20
 };
 
@@ -47,9 +52,9 @@ typedef struct supervisor {
     tp_peer peer;
     tp_region in, out;
     tp_wire_given given;
-    uint32_t turn;    /* ours */
-    uint32_t seen;    /* the process's */
-    uint32_t printed; /* its counter, when its socket was read last */
+    uint32_t turn;    /* counts our turns */
+    uint32_t seen;    /* the process's last turn that was noticed */
+    uint32_t printed; /* its counter of writes when its socket was last read */
     uint64_t waited_ns; /* how long the last request took */
     uint64_t items;   /* that it has been given */
     uint64_t oom_kills; /* see `started` */
@@ -58,7 +63,7 @@ typedef struct supervisor {
     tp_func *permit_of; /* the process has a permit of this one: held */
     char frame[FRAME_MAX + 8]; /* what has come of a frame of its output */
     size_t frame_len;
-    char line[2][4096]; /* the beginnings of lines that native code has written to descriptors 1 and 2 */
+    char line[2][4096]; /* unfinished lines that native code has written to descriptors 1 and 2 */
     size_t line_len[2];
 } supervisor;
 
@@ -82,9 +87,9 @@ static tp_wire_in *in_of(const supervisor *s)
     return (tp_wire_in *)(void *)s->in.data;
 }
 
-/* ---- what it prints ---- */
+/* ---- what the process prints ---- */
 
-/* Native code writes pieces: they are put together to lines. */
+/* Joins the pieces that native code writes to lines. */
 static void print_native(supervisor *s, int which, const char *bytes, size_t len)
 {
     if (which == 1)
@@ -113,7 +118,7 @@ static void end_lines(supervisor *s)
         }
 }
 
-/* Prints the whole frames of what has come. False when what there is is none. */
+/* Prints the complete frames that have arrived. False when the bytes are no frame. */
 static bool take_frames(supervisor *s)
 {
     size_t at = 0;
@@ -135,7 +140,7 @@ static bool take_frames(supervisor *s)
     return true;
 }
 
-/* Reads what is there of what the process prints. */
+/* Reads what the process has printed. */
 static void read_socket(supervisor *s)
 {
     s->printed = (uint32_t)atomic_load_explicit(&control_of(s)->printed, memory_order_relaxed);
@@ -147,7 +152,8 @@ static void read_socket(supervisor *s)
             return;
         s->frame_len += (size_t)n;
         if (!take_frames(s))
-            s->frame_len = 0; /* users' code writes to descriptors that are not its own: what it says is nobody's */
+            /* users' code has written to our socket: nothing in it can be trusted */
+            s->frame_len = 0;
     }
 }
 
@@ -165,7 +171,7 @@ static void read_output(supervisor *s)
         }
 }
 
-/* ---- its life ---- */
+/* ---- the life of a process ---- */
 
 static void release_permit(supervisor *s)
 {
@@ -194,7 +200,7 @@ static void end_process(supervisor *s)
 
 static bool wait_for_process(supervisor *s, int timeout_ms);
 
-/* The last line that it has written, or nothing. */
+/* The last line that the process has written to its standard error, or nothing. */
 static void get_last_words(const supervisor *s, char words[TP_PEER_TAIL + 1])
 {
     const char *end = s->peer.tail + s->peer.tail_len, *line;
@@ -207,7 +213,7 @@ static void get_last_words(const supervisor *s, char words[TP_PEER_TAIL + 1])
     words[end - line] = '\0';
 }
 
-/* Waits until the new process can be used. */
+/* Waits until the new process is ready. */
 static int await_ready(supervisor *s, const char *path, tp_error *err)
 {
     uint64_t deadline = uv_hrtime() + START_S * 1000000000ull;
@@ -367,7 +373,7 @@ static void spin(const supervisor *s)
     }
 }
 
-/* Ends a process at rest, after it has done what it has to. */
+/* Ends an idle process, after it has done what it must. */
 static void dismiss(supervisor *s)
 {
     if (s->peer.pid != 0 && atomic_load_explicit(&control_of(s)->will_leave, memory_order_relaxed)) {
@@ -382,7 +388,7 @@ static void dismiss(supervisor *s)
     end_process(s);
 }
 
-/* Where the process is in the request, as it says itself: an item counted from the request's first. */
+/* The item that the process says it is running, counted from the request's first. */
 static uint32_t running(const supervisor *s)
 {
     return (uint32_t)atomic_load_explicit(&control_of(s)->work.ctl[0], memory_order_relaxed);
@@ -425,7 +431,7 @@ static outcome await_outcome(supervisor *s, watch *of)
             bool is_done = has_turned(s) && atomic_load_explicit(&control_of(s)->state, memory_order_relaxed) == TP_WIRE_DONE;
             if (!is_done)
                 return DIED;
-            break; /* it has died at rest, which the next request finds */
+            break; /* the process has died while idle, which the next request will find */
         }
         outcome o = look(s, of);
         if (o != DONE)
@@ -482,7 +488,7 @@ static outcome answer(supervisor *s, watch *of)
 
 /* ---- requests ---- */
 
-/* Gives the sink what has been published since the last time. */
+/* Gives the sink everything published since the last call. */
 static bool collect(supervisor *s, tp_work *w, tp_wire_reader *r, bool is_dead, tp_error *err)
 {
     tp_wire_out *c = control_of(s);
@@ -497,7 +503,7 @@ static bool collect(supervisor *s, tp_work *w, tp_wire_reader *r, bool is_dead, 
     return !is_dead || open != until || tp_wire_read_open(r, w, open, item, err);
 }
 
-/* The next item has failed by no fault of its own code's. */
+/* The next item has failed with its process, not by an error of its own. */
 static void fail(supervisor *s, tp_work *w, tp_failure_kind kind, const char *message)
 {
     const tp_peer *p = &s->peer;
@@ -514,7 +520,7 @@ static double number_of(const tp_work *w)
     return (double)(w->block->first + w->at + 1);
 }
 
-/* Has it died for want of memory? Says how then. */
+/* Did the process die because memory ran out? Then `why` says how. */
 static bool had_no_memory(const supervisor *s, const tp_work *w, uint32_t first, const char *signal, int code, char *why, size_t size)
 {
     *why = '\0';
@@ -531,7 +537,8 @@ static bool had_no_memory(const supervisor *s, const tp_work *w, uint32_t first,
     return true;
 }
 
-/* The process has died: the item that ran is the first without a result. `first` is the request's. */
+/* The process has died. The item that ran, which is the first without a result, gets the failure.
+ * `first` is the offset of the request's first item. */
 static void blame(supervisor *s, tp_work *w, uint32_t first, const char *garbage)
 {
     char how[64], words[TP_PEER_TAIL + 1], message[TP_PEER_TAIL + 300], why[160];
@@ -627,7 +634,8 @@ static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error
         s->deaths = 0;
         return true;
     }
-    if (o == DIED && atomic_load_explicit(&c->begun, memory_order_relaxed) != request) { /* it was dead, or died before it began */
+    /* the process was dead already, or died before it began */
+    if (o == DIED && atomic_load_explicit(&c->begun, memory_order_relaxed) != request) {
         end_process(s);
         if (++s->deaths < STARTS_MAX)
             return true;
@@ -643,7 +651,7 @@ static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error
             time_out(s, w);
         else
             blame(s, w, before, garbage);
-        if (!w->terms->batch) /* else all that were called together */
+        if (!w->terms->batch) /* in a batch nobody knows which item was refused */
             break;
     }
     end_process(s);
@@ -677,7 +685,8 @@ static int run_slice(void *state, tp_slice *slice, tp_error *err)
         }
         if (!run_request(s, slice, recycle && left < count ? (uint32_t)left : count, err))
             return -1;
-        if (w->is_torn || (w->at < end && w->at > before && s->peer.pid == 0)) /* others may have the rest sooner */
+        /* let others have the rest, which is sooner */
+        if (w->is_torn || (w->at < end && w->at > before && s->peer.pid == 0))
             break;
     }
     return 0;
@@ -724,7 +733,8 @@ static int open_executor(tp_executor **out, tp_host *host, tp_error *err)
 
 static void start_workers(tp_executor *ex, unsigned n)
 {
-    if (!ex->host->is_child) /* whose jobs are run by the worker that waits for them */
+    /* in a worker process the worker that waits for these jobs runs them */
+    if (!ex->host->is_child)
         tp_pool_start(ex, n);
 }
 

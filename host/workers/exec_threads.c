@@ -1,7 +1,7 @@
 /* exec_threads.c: worker threads of this process, one Lua state each.
  *
- * Stacks are 64 MiB, of which only what is touched takes memory: recursion through C (gsub with a callback) then ends in Lua's
- * "stack overflow" instead of the process's end. */
+ * Stacks are 64 MiB, of which only touched pages take memory. So recursion through C (gsub with a
+ * callback) ends in Lua's "stack overflow" and not in a crash. */
 #include "workers/workers.h"
 
 #include "workers/pool.h"

@@ -1,15 +1,17 @@
 /* lines.c: what items write, as whole lines. See lines.h.
  *
- * A line goes to the host in one piece, however many calls have made it, so that lines of several workers do not mix. The beginning of a line
- * belongs to the item that wrote it: the next item of the same work sends it out before it writes itself. Items of a nested map, which the agent runs
- * while an outer item waits, have work and lines of their own: what the outer one has begun waits for its end.
- * Under tp_config.tag_lines each line begins with its worker and input ("w3 #17| "), and one that has no end gets one. */
+ * A line goes to the host in one piece, however many calls wrote it, so that lines of several
+ * workers do not mix. An unfinished line belongs to the item that wrote it; the next item of the
+ * same work sends it out before it writes anything itself. Items of a nested map, which the agent
+ * runs while an outer item waits, have work and lines of their own; the outer item's unfinished
+ * line waits until that item goes on. Under tp_config.tag_lines each line begins with its worker
+ * and input ("w3 #17| "), and an unfinished one gets an end. */
 #include "workers/lines.h"
 
 #include <stdio.h>
 #include <string.h>
 
-enum { BEGUN_MAX = 1 << 16 }; /* bytes of a line that wait for its end */
+enum { BEGUN_MAX = 1 << 16 }; /* longest unfinished line that is kept waiting for its end */
 
 /* The number of the input that runs, from 1. */
 static uint64_t item_of(const tp_work *w)
@@ -17,7 +19,7 @@ static uint64_t item_of(const tp_work *w)
     return w->block->first + (uint64_t)tp_work_running(w) + 1;
 }
 
-/* Each line after its tag. -1 when out of memory. */
+/* Appends each line with a tag before it. -1 when out of memory. */
 static int add_tagged(tp_buf *to, const char *bytes, size_t len, int worker, uint64_t item)
 {
     char tag[64];
@@ -32,7 +34,7 @@ static int add_tagged(tp_buf *to, const char *bytes, size_t len, int worker, uin
     return 0;
 }
 
-/* What there is no memory to tag goes out without. */
+/* Without memory for the tags, the lines go out untagged. */
 static void send_out(tp_worker *worker, const tp_work *work, int fd, const char *bytes, size_t len)
 {
     if (worker->tags_lines) {

@@ -1,7 +1,7 @@
 /* pool.c: threads of this process that take slices. See pool.h.
  *
- * Threads are made one by one as work comes that no idle worker is there for, up to config.workers, and kept until the host
- * closes. How they wait for work: idle.h. */
+ * Threads are made one by one when there is work and no idle worker for it, up to config.workers,
+ * and kept until the host closes. idle.h has how they wait for work. */
 #include "workers/pool.h"
 
 #include "base/invariant.h"
@@ -17,48 +17,52 @@
 
 enum { SPIN_NS = 30 * 1000, STARTING_MAX = 8, RETRY_NS = 1000 * 1000 * 1000 };
 
-/* A worker thread and what only it may use. Made by spawn, joined and freed by close. */
+/* A worker thread and what only that thread may use. Made by spawn, joined and freed by close. */
 typedef struct worker {
     /* Set before the thread starts, read-only afterwards. */
     struct pool *pool;
     uv_thread_t thread;
 
-    bool is_joined; /* the owner's, in stop */
+    bool is_joined; /* belongs to the owner, in stop */
     bool is_ending; /* the worker's own: counted in pool->n_ending */
-    tp_agent agent; /* the worker's own, but for what job.h says */
+    tp_agent agent; /* the worker's own, with the exceptions in job.h */
 
-    void *state;    /* the worker's own, of the pool's kind */
+    void *state;    /* the worker's own; made by the pool's kind */
 
     /* ---- guarded by the engine's lock ---- */
     struct worker *next; /* in pool->workers */
-    bool has_ended;      /* it is not counted as alive any more, and touches nothing */
-    tp_vm *left; /* the state of a thread that was ended from inside (pthread_exit in a C function): closed with the pool */
+    bool has_ended;      /* it is not counted as alive and does not touch anything any more */
+    /* the Lua state of a thread that was ended from inside (pthread_exit in a C function): closed
+     * with the pool */
+    tp_vm *left;
 } worker;
 
 typedef struct pool {
     tp_executor base;
     const tp_pool_kind *kind;
     tp_engine *engine;
-    tp_idle idle; /* of its threads */
+    tp_idle idle; /* how the threads wait */
 
     /* ---- guarded by the engine's lock ---- */
     worker *workers;  /* all that were made; freed by close */
     unsigned n;       /* how many */
-    unsigned n_reserved; /* threads that somebody is making now */
-    unsigned n_starting; /* those and the ones that have not looked for work yet */
-    unsigned n_ending;   /* of those alive: run nothing any more, but are not gone yet */
-    uint64_t retry_ns;   /* a thread could not be made, and others run: not tried again before; 0: none has failed since one was made */
+    unsigned n_reserved; /* threads that are being made */
+    unsigned n_starting; /* those, and threads that have not looked for work yet */
+    unsigned n_ending;   /* threads that run nothing any more but still exist */
+    /* a thread could not be made while others run: no new try before this time; 0: no such failure
+     * since one was made */
+    uint64_t retry_ns;
 } pool;
 
 static void work(void *arg);
 
-/* Locked. Those that run items, or will. */
+/* Locked. How many threads run items, or will. */
 static unsigned n_serving(const pool *p)
 {
     return p->idle.alive - p->n_ending;
 }
 
-/* Locked. May one more thread be made? Then counts it as starting. */
+/* Locked. May one more thread be made? If so, counts it as starting. */
 static bool reserve(pool *p)
 {
     TP_ASSERT(tp_engine_is_locked(p->engine));
@@ -71,8 +75,9 @@ static bool reserve(pool *p)
     return true;
 }
 
-/* Locked; releases the lock. A thread that was to start could not, because of err. What failed may work the next time: nothing of it is kept but when that may
- * be. The pool runs on with those that there are, and says so once; where there are none, the maps that wait for one fail. */
+/* Locked; releases the lock. A thread could not be started, because of err. The next try may
+ * succeed, so only its time is kept. The pool runs on with the threads that it has, and says so
+ * once; when it has none, the maps that wait for one fail. */
 static void miss(pool *p, const tp_error *err)
 {
     bool is_first = p->retry_ns == 0, is_empty = n_serving(p) == 0 && p->n_reserved == 0;
@@ -90,7 +95,7 @@ static void miss(pool *p, const tp_error *err)
     tp_host_print(p->base.host, 2, line, (size_t)n);
 }
 
-/* Makes the thread that was reserved. Not locked. */
+/* Starts the thread that was reserved. Not locked. */
 static void spawn(pool *p)
 {
     tp_error err = { 0 };
@@ -124,12 +129,13 @@ static void spawn(pool *p)
     }
 }
 
-/* Locked. A worker has found work: perhaps there is more, for one more. Releases the lock when it makes a thread. */
+/* Locked. A worker has found work: wakes or makes another one if there is more. Releases the lock
+ * while it makes a thread. */
 static void pass_on(pool *p, const tp_slice *s)
 {
     if (!s->has_more || tp_idle_pass_on(&p->idle))
         return;
-    /* Two, so that a large pool comes up quickly. */
+    /* two, so that a large pool starts up quickly */
     for (int i = 0; i < 2 && reserve(p); i++) {
         uv_mutex_unlock(tp_engine_lock(p->engine));
         spawn(p);
@@ -156,7 +162,7 @@ static int serve(worker *w, tp_error *err)
             tp_job_finish(slice);
             uv_mutex_lock(lock);
         } else if (!tp_idle_spin(&p->idle)) {
-            /* Something may have come between the look and here only if the lock was released: tp_idle_spin does that. */
+            /* While the lock was released, by tp_idle_spin, work may have come. */
             if (tp_job_can_take_locked(p->engine, &p->base))
                 continue;
             if (!p->idle.is_stopping)
@@ -169,7 +175,8 @@ static int serve(worker *w, tp_error *err)
     return rc;
 }
 
-/* The failure of the item that the slice was running when its thread ended. For tp_job_lose; user is not used. */
+/* The failure of an item whose thread has ended while it ran. For tp_job_lose; `user` is not
+ * used. */
 static tp_block *describe_end(void *user, tp_slice *slice)
 {
     const tp_work *w = &slice->work;
@@ -179,8 +186,9 @@ static tp_block *describe_end(void *user, tp_slice *slice)
     return tp_block_new_failure(TP_KIND_CRASH, message, w->attempt, slice->agent->worker.index);
 }
 
-/* The last thing that a worker does, also when a C function that an item called has ended the thread: then its items fail, and another thread may
- * take its place. */
+/* The last thing that a worker thread does, even when a C function that an item called has ended
+ * the thread. In that case the items that it was running fail, and another thread may be started in
+ * its place. */
 static void end(void *arg)
 {
     worker *w = arg;
@@ -200,7 +208,8 @@ static void end(void *arg)
     TP_ASSERT(!w->has_ended && !self->current);
     if (!w->is_ending)
         p->n_ending++;
-    if (is_dead && tp_job_can_take_locked(p->engine, &p->base) && reserve(p)) { /* the pool is not at rest while it makes a thread */
+    /* while a thread is being made the pool does not count as at rest */
+    if (is_dead && tp_job_can_take_locked(p->engine, &p->base) && reserve(p)) {
         uv_mutex_unlock(tp_engine_lock(p->engine));
         spawn(p);
         uv_mutex_lock(tp_engine_lock(p->engine));
@@ -211,7 +220,7 @@ static void end(void *arg)
     uv_mutex_unlock(tp_engine_lock(p->engine));
 }
 
-/* Locked; releases the lock. The worker runs nothing any more, because of err. */
+/* Locked; releases the lock. The worker cannot go on, because of err. */
 static void leave(worker *w, const tp_error *err)
 {
     w->pool->n_ending++;
@@ -219,7 +228,7 @@ static void leave(worker *w, const tp_error *err)
     miss(w->pool, err);
 }
 
-/* Opens what the worker needs and serves until the pool stops. */
+/* Opens the worker's state and serves until the pool stops. */
 static void live(worker *w)
 {
     pool *p = w->pool;
@@ -278,7 +287,7 @@ void tp_pool_start(tp_executor *ex, unsigned n)
         spawn(p);
 }
 
-/* Joins the threads that have ended, also while others still run. */
+/* Joins the threads that have ended, even while others still run. */
 static void join_ended(pool *p)
 {
     worker *w;

@@ -1,7 +1,7 @@
-/* pool.h: threads that take slices of one executor's jobs, as many as are needed, and have them run.
+/* pool.h: threads that take slices of one executor's jobs, started as they are needed.
  *
- * What a thread does with a slice is the matter of the pool's kind: one that runs Lua itself (exec_threads.c), or one that looks after a process
- * (exec_processes.c). */
+ * What a thread does with a slice depends on the pool's kind: it runs Lua itself (exec_threads.c),
+ * or supervises a process (exec_processes.c). */
 #ifndef TP_POOL_H
 #define TP_POOL_H
 
@@ -12,20 +12,22 @@ typedef struct tp_pool_kind {
     const char *what; /* "worker threads" */
     size_t stack_bytes;
 
-    /* Makes what the worker needs; *state is given to the others. */
+    /* Makes the worker's state, which is passed to the others. */
     int (*open)(void **state, tp_agent *agent, tp_error *err);
 
-    /* Runs the slice, the agent's current one; the pool finishes it. -1 when the worker cannot go on, because of err. */
+    /* Runs the slice, which is the agent's current one; the pool finishes it. -1 with err set when
+     * the worker cannot go on. */
     int (*run)(void *state, tp_slice *slice, tp_error *err);
 
     void (*close)(void *state);
 } tp_pool_kind;
 
-/* An executor of that type whose workers are a pool; the other operations of the type's are those below. */
+/* Opens an executor of that type whose workers are a pool. The type's other operations are the
+ * functions below. */
 int tp_pool_open(tp_executor **out, tp_host *host, const tp_executor_type *type, const tp_pool_kind *kind, tp_error *err);
 void tp_pool_start(tp_executor *ex, unsigned n);
 
-/* The threads that run items, or will. The engine's lock is held. */
+/* How many threads run items, or will. The engine's lock is held. */
 unsigned tp_pool_alive(tp_executor *ex);
 int tp_pool_stop(tp_executor *ex, uint64_t deadline_ns);
 void tp_pool_close(tp_executor *ex);

@@ -1,7 +1,7 @@
-/* texts.c: keeping the texts of chunks that Lua code, the command line and the C API load.
+/* texts.c: stores the source texts of chunks that Lua code, the command line and the C API load.
  *
- * What code loads at run time may have no end. It is kept in two generations: when the young one is full it becomes the old one, and what was old is
- * forgotten. */
+ * Code may load chunks without end, so what `load` gets is stored in two generations: when the
+ * young one is full it becomes the old one, and the old one is dropped. */
 #include "workers/texts.h"
 
 #include <lauxlib.h>
@@ -11,13 +11,13 @@
 
 enum {
     GENERATION_BYTES = 4 << 20,
-    OVERHEAD = 200, /* of a text: a list, an entry */
-    LASTING = 1, YOUNG, OLD /* in the list of tables */
+    OVERHEAD = 200, /* per text: a list and its entry */
+    LASTING = 1, YOUNG, OLD /* indexes in the list of tables */
 };
 
 static const char texts_key[] = "tidepool.texts", used_key[] = "tidepool.texts.used";
 
-/* Pushes the list of tables, made if it is not there. */
+/* Pushes the list of tables, and makes it first if it does not exist. */
 static void push_tables(lua_State *L)
 {
     lua_getfield(L, LUA_REGISTRYINDEX, texts_key);
@@ -33,7 +33,8 @@ static void push_tables(lua_State *L)
     lua_setfield(L, LUA_REGISTRYINDEX, texts_key);
 }
 
-/* Counts `bytes` of the young generation, which becomes the old one when it is full. The tables are on the top. */
+/* Stack: tables. Adds `bytes` to the size of the young generation, which becomes the old one when
+ * it is full. */
 static void make_room(lua_State *L, size_t bytes)
 {
     lua_getfield(L, LUA_REGISTRYINDEX, used_key);       // tables used
@@ -50,7 +51,8 @@ static void make_room(lua_State *L, size_t bytes)
     lua_setfield(L, LUA_REGISTRYINDEX, used_key);
 }
 
-/* Adds the text on the top, which stays, to the list of its name, in which it is a key, too. */
+/* Adds the text on top, which stays there, to the list of its name. It is also a key in that list,
+ * so that it is there once. */
 static void keep(lua_State *L, const char *name, int table)
 {
     push_tables(L);                                     // text tables
@@ -84,7 +86,8 @@ void tp_texts_keep(lua_State *L, const char *name)
     keep(L, name, LASTING);
 }
 
-/* The reader that `load` is given in the place of upvalue 1, another: what that one gives is added to the list that is upvalue 2. */
+/* The reader that `load` gets in place of the user's, which is upvalue 1: adds what that one
+ * returns to the list in upvalue 2. */
 static int l_read(lua_State *L)
 {
     lua_settop(L, 0);
@@ -97,7 +100,7 @@ static int l_read(lua_State *L)
     return 1;
 }
 
-/* Pushes the strings of the list at that index, in one. */
+/* Pushes the strings of the list at that index, joined. */
 static void push_joined(lua_State *L, int list)
 {
     luaL_Buffer b;
@@ -109,13 +112,15 @@ static void push_joined(lua_State *L, int list)
     luaL_pushresult(&b);
 }
 
-/* load(text or reader, name, ...), and loadstring; upvalue 1 is the stock function. */
+/* load(text or reader, name, ...) and loadstring; upvalue 1 is the stock function. */
 static int l_load(lua_State *L)
 {
-    const bool is_reader = !lua_isstring(L, 1) && !lua_isuserdata(L, 1); /* a userdata is a string.buffer, whose text is not kept */
+    /* a userdata is a string.buffer, whose text is not stored */
+    const bool is_reader = !lua_isstring(L, 1) && !lua_isuserdata(L, 1);
     const int n = lua_gettop(L);
     if (is_reader)
-        luaL_checktype(L, 1, LUA_TFUNCTION); /* as the function itself would, but that this one has a name in the message */
+        /* the same check as the stock function's, but with a name in the message */
+        luaL_checktype(L, 1, LUA_TFUNCTION);
     const char *name = luaL_optstring(L, 2, is_reader ? "=(load)" : NULL);
     lua_pushvalue(L, lua_upvalueindex(1));              // args load
     if (is_reader) {
@@ -140,7 +145,7 @@ static int l_load(lua_State *L)
             lua_pushvalue(L, 1);
         size_t len;
         const char *text = lua_tolstring(L, -1, &len);
-        bool has_name = strcmp(name, text) != 0; /* else the name is the text */
+        bool has_name = strcmp(name, text) != 0; /* otherwise the text is its own name */
         if (has_name && text[0] != LUA_SIGNATURE[0] && len <= GENERATION_BYTES - OVERHEAD)
             keep(L, name, YOUNG);
         lua_pop(L, 1);

@@ -1,9 +1,10 @@
 /* vm.c: the Lua state of a worker.
  *
- * Work is run by one protected call. Columns go through a specialised loop, which is made per function in Lua (engine/specialise.lua) and
- * compiled: it reads and writes the blocks' memory, so that an item costs no call into C at all. Everything else is decoded,
- * called and encoded here, item by item. An error ends the protected call; the item that raised it gets a failure, and
- * the rest goes on in another one: only failures pay. */
+ * Work is run by one protected call. Columns go through a specialised loop, which is made for each
+ * function in Lua (engine/specialise.lua) and compiled: it reads and writes the blocks' memory, so
+ * that an item costs no call into C. All other items are decoded, called and encoded here, one by
+ * one. An error ends the protected call; the item that raised it gets a failure and the rest runs
+ * in another protected call, so that only failures cost extra. */
 #include "workers/vm.h"
 
 #include "base/heap.h"
@@ -24,7 +25,8 @@
 
 enum { CACHED_MAX = 64, TEXT_MIN = 4096, TEXT_OF_ITEM = 32, REFERENCES = 4 * CACHED_MAX, SMALL_HEAP_KIB = 4096 };
 
-/* What a function's results are expected to be, after those it had: one number each, up to so many scalars each, or anything. */
+/* The results that a function is expected to have, judging by earlier ones: one number each, up to
+ * so many scalars each, or anything. */
 enum { SHAPE_NUMBER = 0, SHAPE_ANY = TP_COLUMNS_MAX + 1 };
 
 enum { RUNS_NOTHING = UINT32_MAX };
@@ -32,27 +34,36 @@ enum { RUNS_NOTHING = UINT32_MAX };
 /* A function that the state has loaded. */
 typedef struct loaded {
     tp_image *image; /* held */
-    int fn;          /* registry reference; LUA_NOREF: it cannot be loaded, `error` (a reference) says why */
+    /* reference in the registry; LUA_NOREF: it could not be loaded, and the reference `error` says
+     * why */
+    int fn;
     int error;
-    int specialised; /* reference: a table of specialised loops by their signature (push_specialised); LUA_NOREF until there is one */
-    int setups;    /* reference: what is to be run before its first item; LUA_REFNIL: nothing, or it has been */
-    int changes;   /* reference: what is to be in force while it runs, see standard.h; LUA_REFNIL: nothing */
-    int captured;    /* reference: the tables of its image, a tp_captured */
-    bool may_change; /* it may change such things, so that each of its items is looked after */
-    unsigned shape;   /* SHAPE_*; from 1: so many columns of scalars */
-    unsigned text;    /* bytes of strings that an item's results had in the last block of scalars */
+    /* reference: its specialised loops by signature, see push_specialised; LUA_NOREF: none yet */
+    int specialised;
+    /* reference: what must be run before its first item; LUA_REFNIL: nothing, or it has been */
+    int setups;
+    /* reference: changes to standard libraries that apply while it runs (standard.h); LUA_REFNIL:
+     * none */
+    int changes;
+    int captured;    /* reference: the captured tables of its image, a tp_captured */
+    /* it may change standard libraries, so that they are checked after each of its items */
+    bool may_change;
+    unsigned shape;   /* SHAPE_*; from 1 on: the number of columns of scalars */
+    unsigned text;    /* average bytes of strings per item in the last block of scalars */
     uint64_t used;    /* tick of the last use */
 } loaded;
 
-/* What a state may have, see tp_vm_limit; and what it has. LuaJIT asks for memory without collecting garbage first: so a collection is asked for in time. */
+/* How much memory a state may have (tp_vm_limit), and how much it has. LuaJIT does not collect
+ * garbage before it asks for more memory, so a collection is requested in time. */
 typedef struct limit {
     lua_State *L;
     lua_Alloc allocate; /* the state's own, with its user data */
     void *user;
     lua_CFunction panic; /* as it was before */
     uint64_t bytes, used, shown;
-    uint64_t low;       /* the least that was used since a collection was asked for */
-    uint64_t ask_at;    /* one is asked for when so much is used: half way from `low` to the limit */
+    uint64_t low;       /* the least that was in use since a collection was last requested */
+    /* a collection is requested when so much is in use: half way from `low` to the limit */
+    uint64_t ask_at;
     _Atomic uint32_t *refused;
     const _Atomic int32_t *item;
 } limit;
@@ -65,25 +76,29 @@ struct tp_vm {
     loaded cache[CACHED_MAX];
     unsigned n_cached;
     uint64_t tick;
-    tp_standard *standard; /* the state's */
-    int32_t *marks;    /* memory of a cdata that the state keeps: not 0 when worker.lua has something to take back */
-    int take_back;     /* registry reference: worker.lua's function that does so */
-    int set_hook;      /* the same: debug.sethook */
-    int set_up;        /* the same: of worker.lua */
-    bool is_running;   /* an item */
-    bool wants_collection; /* before the next item: there was no memory */
-    limit limit;       /* its `bytes` are 0 when there is none */
-    int collected_kib; /* memory in use after a collection that was forced, see restart_collector */
+    tp_standard *standard; /* the record of changes to the state's standard libraries */
+    /* memory of a cdata that the state keeps: not 0 when worker.lua has something to undo */
+    int32_t *marks;
+    int take_back;     /* reference: worker.lua's function that does that */
+    int set_hook;      /* reference: debug.sethook */
+    int set_up;        /* reference: worker.lua's function that runs setups */
+    bool is_running;   /* an item is running */
+    bool wants_collection; /* memory ran out: collect before the next item */
+    limit limit;       /* `bytes` is 0 when there is no limit */
+    int collected_kib; /* memory in use after the last forced collection, see restart_collector */
 };
 
-/* Work on its way through the state. */
+/* Work that is being run in the state. */
 typedef struct run {
     tp_vm *vm;
     tp_work *work;
-    uint32_t end; /* offset of the end in the input block */
-    tp_captured *captured; /* of the function, while run_items is on the stack, which keeps it; NULL: it has no tables */
-    uint32_t begun;    /* offset of what is being run in one go, see `begin`; RUNS_NOTHING: nothing is */
-    bool only_numbers, only_scalars; /* each result that was encoded so far was one number; was scalars */
+    uint32_t end; /* offset behind the last item, in the input block */
+    /* of the function, kept alive by run_items on the stack; NULL: it captures no tables */
+    tp_captured *captured;
+    /* offset of the first of the items that are being run in one go, see `begin`; RUNS_NOTHING:
+     * none */
+    uint32_t begun;
+    bool only_numbers, only_scalars; /* each result encoded so far was one number; was scalars */
 } run;
 
 #ifdef TP_MALLOC_STATE
@@ -98,8 +113,9 @@ static void *allocate(void *ud, void *p, size_t old, size_t size)
 }
 #endif
 
-/* Not LuaJIT's own allocator: strings of 128 KiB and more would be pages of their own there, mapped and unmapped each time, and their page faults cost
- * several times what copying them does (W4 of bench/: 211 ms with LuaJIT's, 58 ms with malloc). Sanitizer builds see each block. */
+/* LuaJIT's own allocator is not used: it maps and unmaps strings of 128 KiB and more one by one,
+ * and the page faults cost several times as much as copying the strings (W4 of bench/: 211 ms with
+ * LuaJIT's, 58 ms with malloc). Sanitizer builds see each block. */
 lua_State *tp_vm_new_state(void)
 {
 #ifdef TP_MALLOC_STATE
@@ -124,8 +140,10 @@ void tp_vm_close_state(lua_State *L)
         tp_heap_free(user);
 }
 
-/* LuaJIT loses integer keys of a table that runs out of memory as it grows (lj_tab_resize: its array part is larger then, and the keys are still in the old
- * hash part). In the registry they are our references. So it grows here, where that is the end of the state, and has room ever after. */
+/* LuaJIT loses integer keys of a table that runs out of memory while it grows (lj_tab_resize: the
+ * array part is larger already, but the keys are still in the old hash part). In the registry such
+ * keys are our references. So the registry is made large enough here, where running out of memory
+ * only means that the state cannot be opened. */
 static void reserve_references(lua_State *L)
 {
     int refs[REFERENCES];
@@ -156,9 +174,10 @@ void tp_vm_open_libraries(struct lua_State *L)
     tp_heap_seal(heap);
 }
 
-/* ---- a limit to its memory ---- */
+/* ---- the limit to a state's memory ---- */
 
-/* When the next collection is asked for. Near to the limit none is any more: what it could give back is not worth it. */
+/* Sets when the next collection is requested. Close to the limit no more are: they would give back
+ * too little to be worth it. */
 static void set_ask_at(limit *m)
 {
     uint64_t left = m->bytes - m->used;
@@ -166,7 +185,8 @@ static void set_ask_at(limit *m)
     m->ask_at = left > m->bytes / 64 ? m->used + left / 2 : UINT64_MAX;
 }
 
-/* At its next step the collector goes all the way, unless it has been stopped, or runs a finalizer. */
+/* Makes the collector do a full cycle at its next step, unless it has been stopped or is running a
+ * finalizer. */
 static void ask_for_collection(limit *m)
 {
     if (lua_gc(m->L, LUA_GCISRUNNING, 0)) {
@@ -202,7 +222,8 @@ static void *allocate_within(void *user, void *p, size_t old, size_t size)
     return to;
 }
 
-/* lua_atpanic, while there is a limit: LuaJIT is about to end the process, since it cannot make its machine code executable, say. */
+/* lua_atpanic while there is a limit: LuaJIT is about to end the process (it could not make its
+ * machine code executable, say). */
 static int panic(lua_State *L)
 {
     void *user;
@@ -228,7 +249,7 @@ void tp_vm_limit(tp_vm *vm, uint64_t bytes, uint64_t shown, _Atomic uint32_t *re
         return;
     *m = (limit){ .L = vm->main, .bytes = bytes, .shown = shown, .used = tp_vm_used(vm), .refused = refused, .item = item };
     if (m->used > bytes)
-        m->bytes = m->used; /* nothing more */
+        m->bytes = m->used; /* it gets nothing more */
     set_ask_at(m);
     m->allocate = lua_getallocf(vm->main, &m->user);
     lua_setallocf(vm->main, allocate_within, m);
@@ -249,7 +270,7 @@ void tp_vm_collect(tp_vm *vm)
 
 /* ---- results ---- */
 
-/* Where the result of the item that runs is added; NULL when out of memory. */
+/* The block to which the running item's result is added; NULL when out of memory. */
 static tp_block *open_values(run *r)
 {
     tp_work *w = r->work;
@@ -261,7 +282,7 @@ static tp_block *open_values(run *r)
     return b;
 }
 
-/* The values at first.. of L as the item's results. Raises out of memory. */
+/* Stores the values first.. of L as the item's results. Raises out of memory. */
 static int keep_results(run *r, lua_State *L, int first, int n, tp_error *err)
 {
     tp_block *b = open_values(r);
@@ -283,15 +304,16 @@ static int keep_results(run *r, lua_State *L, int first, int n, tp_error *err)
 
 /* ---- failures ---- */
 
-/* () -> the traceback of what is below it and the message handler */
+/* () -> the traceback of the code that raised, without this function and the message handler */
 static int add_traceback(lua_State *L)
 {
     luaL_traceback(L, L, NULL, 2);
     return 1;
 }
 
-/* Message handler: (error value) -> the state's box { value, traceback }. The box is there before it is needed, and a traceback for which there is no
- * memory is left out, so that a value that was raised is never lost here. */
+/* Message handler: (error value) -> the state's box { value, traceback }. The box exists
+ * beforehand, and without memory the traceback is left out, so that the raised value is never lost
+ * here. */
 static int on_error(lua_State *L)
 {
     tp_vm *vm = lua_touserdata(L, lua_upvalueindex(1));
@@ -308,8 +330,8 @@ static int on_error(lua_State *L)
     return 1;
 }
 
-/* Makes of an error at the top of L, be it a box, which is emptied, or a text of the host's, the three values of a `raised`: whether it was a box, the value,
- * and the traceback, or nil. */
+/* Replaces the error at the top of L, which is the box or a text of the host's, by three values:
+ * whether it was the box, which is emptied; the error value; and the traceback or nil. */
 static void open_error(lua_State *L)
 {
     bool is_raised = lua_type(L, -1) == LUA_TTABLE;
@@ -329,15 +351,15 @@ static void open_error(lua_State *L)
     lua_replace(L, error);
 }
 
-/* An error on its way into a block. */
+/* An error that is being encoded into a block. */
 typedef struct failing {
     run *run;
     tp_block *block;
     tp_failure_kind kind;
-    bool collects; /* there was no memory to describe it, perhaps */
+    bool collects; /* memory may have run out while it was described */
 } failing;
 
-/* The tables of an image that the state has loaded; NULL if it has none. They are pushed. */
+/* Pushes the captured tables of an image that the state has loaded; NULL if it has none. */
 static tp_captured *push_captured(tp_vm *vm, lua_State *L, const tp_image *image)
 {
     int ref = LUA_NOREF;
@@ -379,8 +401,8 @@ static int encode_failure(lua_State *L)
     return 0;
 }
 
-/* Encodes the `raised` at the top three of L. NULL with the reason pushed, which is nil when there is no memory for a block. Neither raises nor
- * allocates outside of a protected call. */
+/* Encodes the three values of open_error at the top of L. NULL with the reason pushed, or nil when
+ * there is no memory for a block. Raises nothing, and allocates only inside a protected call. */
 static tp_block *try_to_describe(failing *f, lua_State *L)
 {
     int raised = lua_gettop(L) - 2;
@@ -399,8 +421,9 @@ static tp_block *try_to_describe(failing *f, lua_State *L)
     return NULL;
 }
 
-/* The failure of item work->at for the error at the top of L, which is popped. Twice as it is, since there may be memory then; what cannot be described
- * (a stack that is full) fails with the reason for that. NULL when there is no memory. */
+/* Makes the failure of item work->at from the error at the top of L, which is popped. Tries twice,
+ * since there may be memory the second time; an error that cannot be described (the stack is full)
+ * fails with the reason for that instead. NULL when there is no memory. */
 static tp_block *describe_failure(run *r, lua_State *L, tp_failure_kind kind)
 {
     int top = lua_gettop(L) - 1;
@@ -443,7 +466,7 @@ static void forget(tp_vm *vm, loaded *f)
     tp_ref_drop(f->image);
 }
 
-/* A free place in the cache: of the function that was not used for longest. */
+/* A free entry of the cache, if need be that of the function that was used longest ago. */
 static loaded *make_room(tp_vm *vm)
 {
     if (vm->n_cached < CACHED_MAX)
@@ -466,12 +489,12 @@ static void set_paths(tp_vm *vm, lua_State *L)
     lua_pop(L, 1);
 }
 
-/* Takes back what items have changed in the state beside their own values: the hook, standard libraries, and what worker.lua has been told of. Raises out of
- * memory; then it may be called again. */
+/* Undoes what items have changed in the state apart from their results: the hook, standard
+ * libraries, and what worker.lua has noted. Raises out of memory; then it may be called again. */
 static void take_back(tp_vm *vm, lua_State *L)
 {
     if (lua_gethookmask(L)) {
-        lua_sethook(L, NULL, 0, 0); /* first: it may not run in what comes here */
+        lua_sethook(L, NULL, 0, 0); /* first, so that the hook does not run in what follows */
         lua_rawgeti(L, LUA_REGISTRYINDEX, vm->set_hook);
         lua_call(L, 0, 0);
     }
@@ -488,7 +511,8 @@ static bool is_as_expected(tp_vm *vm, lua_State *L)
     return !lua_gethookmask(L) && !*vm->marks && !tp_standard_is_changed(L, vm->standard);
 }
 
-/* Lua's loaders go through here: what a module changes while it is loaded is to stay. Upvalues: vm, the loader. */
+/* Every loader of a module is called through this function: what a module changes in standard
+ * libraries while it loads is kept. Upvalues: vm, the loader. */
 static int load_module(lua_State *L)
 {
     tp_vm *vm = lua_touserdata(L, lua_upvalueindex(1));
@@ -502,7 +526,8 @@ static int load_module(lua_State *L)
     return lua_gettop(L);
 }
 
-/* A loader of package.loaders: gives what the one that it stands for gives, as load_module. Upvalues: vm, the other. */
+/* Takes the place of a function in package.loaders: returns what that one returns, with the loader
+ * wrapped by load_module. Upvalues: vm, the function. */
 static int find_module(lua_State *L)
 {
     lua_settop(L, 1);
@@ -531,14 +556,16 @@ static void wrap_loaders(tp_vm *vm, lua_State *L)
     lua_pop(L, 2);
 }
 
-/* Decodes the function of an image. What modules change that it needs is to stay. */
+/* Decodes the function of an image. What modules that it needs change in standard libraries is
+ * kept. */
 static loaded decode_image(tp_vm *vm, lua_State *L, tp_image *image)
 {
     loaded made = { .fn = LUA_NOREF, .error = LUA_NOREF, .specialised = LUA_NOREF, .changes = LUA_REFNIL, .setups = LUA_REFNIL, .captured = LUA_NOREF, .used = ++vm->tick };
     tp_error err = { 0 };
     const tp_buf *m = &image->message;
     take_back(vm, L);
-    /* What modules draw as they are loaded is the same in every state, and not taken from the item that happens to be the state's first. */
+    /* While modules are loaded, random numbers are the same in every state, and not those of the
+     * item that happens to be the state's first. */
     tp_work *w = vm->worker->current;
     tp_draws before = w->draws;
     tp_draws_seed(&w->draws, tp_work_running(w), 0);
@@ -565,7 +592,7 @@ static loaded decode_image(tp_vm *vm, lua_State *L, tp_image *image)
     return made;
 }
 
-/* Finds or loads the function of image. Raises only out of memory. */
+/* Finds the function of the image in the cache, or loads it. Raises only out of memory. */
 static loaded *load(tp_vm *vm, lua_State *L, tp_image *image)
 {
     for (unsigned i = 0; i < vm->n_cached; i++)
@@ -580,7 +607,8 @@ static loaded *load(tp_vm *vm, lua_State *L, tp_image *image)
     return f;
 }
 
-/* Runs what is to be run before the first item of an image's function. What it changes is to stay. Raises what it raises. */
+/* Runs what must be run before the first item of an image's function. Its changes to standard
+ * libraries are kept. Raises what it raises. */
 static void set_up(tp_vm *vm, lua_State *L, tp_image *image)
 {
     int setups = load(vm, L, image)->setups;
@@ -595,12 +623,13 @@ static void set_up(tp_vm *vm, lua_State *L, tp_image *image)
     w->draws = before;
     if (tp_standard_is_changed(L, vm->standard))
         tp_standard_adopt(L, vm->standard);
-    loaded *f = load(vm, L, image); /* anew: nested items may have pushed it out of the cache */
+    /* again, since nested items may have pushed it out of the cache */
+    loaded *f = load(vm, L, image);
     luaL_unref(vm->main, LUA_REGISTRYINDEX, f->setups);
     f->setups = LUA_REFNIL;
 }
 
-/* What a specialised loop's results are stored to, see new_output. */
+/* Where a specialised loop stores results, see new_output. */
 typedef struct outputs {
     uint32_t columns;
     const uint8_t *type; /* tp_type or TP_MIXED */
@@ -623,12 +652,13 @@ static outputs outputs_of(const tp_terms *terms, const loaded *f)
     return (outputs){ f->shape, scalars, .is_kept = true };
 }
 
-/* Pushes the specialised loop of f for inputs as in `in` and these results. One function may have several, by their signatures (see
- * block.h): for lists of doubles, float arrays, ... Raises out of memory. */
+/* Pushes the specialised loop of f for inputs like those in `in` and these results. A function may
+ * have several, by their signatures (block.h): for lists of doubles, for float arrays, ... Raises
+ * out of memory. */
 static void push_specialised(tp_vm *vm, lua_State *L, loaded *f, const char *name, const tp_block *in, const outputs *out)
 {
     char signature[2 * TP_COLUMNS_MAX + 2], *p = signature;
-    bool is_foreign = in->capacity == 0; /* in arrays of the users' */
+    bool is_foreign = in->capacity == 0; /* the inputs lie in typed arrays of users */
     for (uint32_t c = 0; c < in->columns; c++)
         *p++ = (char)((is_foreign ? TP_SIGN_FOREIGN : TP_SIGN_OWN) + in->type[c]);
     *p++ = out->is_kept ? TP_SIGN_KEPT : TP_SIGN_DROPPED;
@@ -658,14 +688,14 @@ static void push_specialised(tp_vm *vm, lua_State *L, loaded *f, const char *nam
 
 /* ---- running ---- */
 
-/* Up to `count` items from that offset on are run in one go now. */
+/* Notes that up to `count` items from that offset on are run in one go. */
 static void begin(run *r, uint32_t offset, uint32_t count)
 {
     r->begun = offset;
     tp_work_note(r->work, TP_EVENT_BEGIN, offset, count);
 }
 
-/* Those before that offset are over, if any were begun. */
+/* Notes that the items before that offset are over, if any were begun. */
 static void end(run *r, uint32_t until)
 {
     if (r->begun != RUNS_NOTHING)
@@ -680,7 +710,7 @@ static void push_element(tp_vm *vm, lua_State *L, const tp_block *b, uint32_t c,
     switch (b->type[c]) {
     case TP_MIXED: tp_scalar_push(L, b, &((const tp_scalar *)column)[at]); break;
     default: lua_pushnumber(L, tp_element_load((tp_type)b->type[c], column, at)); break;
-    case TP_INT64: /* cdata, which only Lua can make */
+    case TP_INT64: /* a cdata, which only Lua code can make */
     case TP_UINT64:
         lua_rawgeti(L, LUA_REGISTRYINDEX, vm->read_integer);
         lua_pushlightuserdata(L, (void *)column);
@@ -710,8 +740,8 @@ static int push_arguments(run *r, lua_State *L, uint32_t at)
     return n;
 }
 
-/* Where the results of the items from w->at on, up to `end`, are stored: the arrays that `returns` has made, or a block of their own; for a job without
- * results a block that counts. */
+/* Makes the block for the results of the items from w->at to `end`: in the arrays of `returns`, in
+ * columns of its own, or for a job without results a block that only counts. */
 static tp_block *new_output(const run *r, const outputs *out, uint32_t end, uint32_t text)
 {
     const tp_work *w = r->work;
@@ -726,8 +756,9 @@ static tp_block *new_output(const run *r, const outputs *out, uint32_t end, uint
     return tp_returns_block(returns, w->block->first + w->at, 0);
 }
 
-/* The results of item w->at, of which the loop says that they are not what it could store, are the n values from `first` on: either what was
- * promised is not kept, or they are encoded, and so are those of the rest of the work. */
+/* The loop could not store the results of item w->at, which are the n values from `first` on.
+ * Either they break the promise of `returns`, or they are encoded, as are those of the rest of the
+ * work. */
 static void keep_held(run *r, lua_State *L, int first, int n, bool is_promised)
 {
     tp_work *w = r->work;
@@ -747,8 +778,8 @@ static void keep_held(run *r, lua_State *L, int first, int n, bool is_promised)
     }
 }
 
-/* The last block of scalars is full, or done: what its strings took tells what the next ones will; when all of one column are numbers, the function is one
- * of numbers. */
+/* The last block of scalars is full or done. The size of its strings predicts that of the next
+ * block; if its one column has only numbers, the function is expected to return numbers. */
 static void learn_shape(loaded *f, const tp_block *b)
 {
     f->text = b->text.used / b->n;
@@ -761,8 +792,9 @@ static void learn_shape(loaded *f, const tp_block *b)
     f->shape = SHAPE_NUMBER;
 }
 
-/* A block for the results from item w->at on, the work's `numbers` from now on. The item's own n results, from `first` on, are the first of it when
- * n is not negative. Raises out of memory. */
+/* Makes a block for the results from item w->at on, which becomes the work's `numbers`. If n is not
+ * negative, the item's own n results, from `first` on, are stored in it first. Raises out of
+ * memory. */
 static void open_output(run *r, lua_State *L, const loaded *f, const outputs *out, int first, int n, uint32_t text)
 {
     tp_work *w = r->work;
@@ -783,16 +815,18 @@ static void open_output(run *r, lua_State *L, const loaded *f, const outputs *ou
     w->numbers = b;
 }
 
-/* Runs items through specialised loops. Returns true when the work is over, false when the rest should go the general way: an item's results were no
- * scalars, and have been kept. */
+/* Runs items through specialised loops. True when the work is over; false when an item's results
+ * were not scalars (they have been stored) and the rest must be run one by one. */
 static bool run_columns(run *r, lua_State *L)
 {
     tp_work *w = r->work;
     tp_block *in = w->block;
-    int top = lua_gettop(L), held = -1; /* results that wait for a block: at top + 2.. */
+    /* results of the loop that wait for a block, at top + 2..; -1: none */
+    int top = lua_gettop(L), held = -1;
     uint32_t text = 0;
     while (w->at < r->end && (held >= 0 || !tp_work_is_asked_to_stop(r->work))) {
-        loaded *f = load(r->vm, L, w->terms->image); /* anew: nested items may have pushed it out of the cache */
+        /* again, since nested items may have pushed it out of the cache */
+        loaded *f = load(r->vm, L, w->terms->image);
         if (held >= 0 && f->shape < (unsigned)held)
             f->shape = (unsigned)held;
         if (held >= 0 && f->shape == SHAPE_NUMBER)
@@ -800,7 +834,8 @@ static bool run_columns(run *r, lua_State *L)
         outputs out = outputs_of(w->terms, f);
         open_output(r, L, f, &out, top + 2, held, text);
         uint32_t from = w->at + (held >= 0);
-        atomic_store_explicit(&w->ctl[0], (int32_t)from, memory_order_relaxed); /* what is held is done */
+        /* the item whose results wait is done */
+        atomic_store_explicit(&w->ctl[0], (int32_t)from, memory_order_relaxed);
         lua_settop(L, top);
         push_specialised(r->vm, L, f, w->terms->name, in, &out);
         lua_pushlightuserdata(L, (void *)w->ctl);
@@ -851,8 +886,9 @@ static bool run_columns(run *r, lua_State *L)
     return true;
 }
 
-/* The general way for a function that has promised what it returns: the n values at first.. become the numbers of a block of one item, which is over
- * then. -1 with the error value pushed when they are not what was promised. Raises out of memory. */
+/* Stores the results of an item of a function that has promised what it returns, when it is run one
+ * by one: the n values at first.. become the numbers of a block of one item, which is then over. -1
+ * with the error value pushed when they are not what was promised. Raises out of memory. */
 static int store_results(run *r, lua_State *L, int first, int n)
 {
     tp_work *w = r->work;
@@ -861,7 +897,7 @@ static int store_results(run *r, lua_State *L, int first, int n)
     tp_block *b = new_output(r, &out, w->at + 1, 0);
     if (!b)
         tp_codec_raise_memory(L);
-    w->numbers = b; /* the work owns it; ctl[0] says that the item is not over */
+    w->numbers = b; /* the work owns the block; ctl[0] says that the item is not over */
     w->numbers_at = w->at;
     lua_rawgeti(L, LUA_REGISTRYINDEX, r->vm->store);
     lua_pushlightuserdata(L, b->column);
@@ -875,8 +911,8 @@ static int store_results(run *r, lua_State *L, int first, int n)
     return is_stored ? 0 : -1;
 }
 
-/* The n values at first.. of L are what item w->at has given, which is over then: they are kept, or why they cannot be is its failure. Raises out of
- * memory. */
+/* Item w->at has returned the n values at first.. of L. They are stored, or the reason why they
+ * cannot be is its failure. Raises out of memory. */
 static void keep_item(run *r, lua_State *L, int first, int n)
 {
     tp_work *w = r->work;
@@ -893,15 +929,16 @@ static void keep_item(run *r, lua_State *L, int first, int n)
     }
 }
 
-/* (i) -> the arguments of the i-th item of the batch that begins at w->at. Upvalue: the run. Raises when they cannot be had. */
+/* (i) -> the arguments of the i-th item of the batch that begins at w->at. Upvalue: the run. Raises
+ * when they cannot be decoded. */
 static int read_item(lua_State *L)
 {
     run *r = lua_touserdata(L, lua_upvalueindex(1));
     return push_arguments(r, L, r->work->at + (uint32_t)luaL_checkinteger(L, 1) - 1);
 }
 
-/* Runs as many items as a batch has, or all that are left: worker.lua calls the function at `fn` with lists of their arguments, and says what has come
- * of each. Raises out of memory. */
+/* Runs the items of a batch, or all that are left: worker.lua calls the function at `fn` with lists
+ * of their arguments, and returns the result or failure of each. Raises out of memory. */
 static void run_batch(run *r, lua_State *L, int fn)
 {
     tp_work *w = r->work;
@@ -918,7 +955,8 @@ static void run_batch(run *r, lua_State *L, int fn)
     end(r, w->at + n);
     int failures = lua_gettop(L), results = failures - 1;
     uint32_t until = w->at + n, at = w->at;
-    for (int i = 1; at < until && w->at == at; i++, at++) { /* where there is no memory for a failure, the item stays */
+    /* when there is no memory for a failure, the item stays the next one */
+    for (int i = 1; at < until && w->at == at; i++, at++) {
         tp_work_begin_item(w);
         lua_rawgeti(L, failures, i);                 // failure or nil
         if (!lua_isnil(L, -1)) {
@@ -938,7 +976,8 @@ static void run_batch(run *r, lua_State *L, int fn)
     tp_lines_end(r->vm->worker, w);
 }
 
-/* An item may have stopped the collector; each item of the next work may do so again, before it has done anything. Raises out of memory. */
+/* Starts the collector again if an item has stopped it; each item of the next work may stop it
+ * again before it does anything else. Raises out of memory. */
 static void restart_collector(tp_vm *vm, lua_State *L)
 {
     if (lua_gc(L, LUA_GCISRUNNING, 0))
@@ -950,8 +989,9 @@ static void restart_collector(tp_vm *vm, lua_State *L)
     }
 }
 
-/* Much of what collecting a small heap takes is the libraries' share in it: it may grow to four times what was left before the next time, a large one
- * to twice, as is LuaJIT's way. An item may have set both. */
+/* In a small heap much of a collection's time goes to the libraries' objects, so it may grow to
+ * four times its size before the next collection; a large one to twice its size, which is LuaJIT's
+ * default. An item may have changed both settings. */
 static void set_pause(lua_State *L)
 {
     lua_gc(L, LUA_GCSETPAUSE, lua_gc(L, LUA_GCCOUNT, 0) < SMALL_HEAP_KIB ? 400 : 200);
@@ -963,7 +1003,8 @@ static int run_items(lua_State *L)
 {
     run *r = lua_touserdata(L, 1);
     tp_work *w = r->work;
-    tp_draws_open(&w->draws, w->terms->draws, w->block->first); /* anew: an error may have left `load` */
+    /* again, since an error may have left `load` */
+    tp_draws_open(&w->draws, w->terms->draws, w->block->first);
     restart_collector(r->vm, L);
     if (r->vm->wants_collection) {
         r->vm->wants_collection = false;
@@ -976,7 +1017,7 @@ static int run_items(lua_State *L)
     if (f->fn < 0) {
         tp_work_begin_item(r->work);
         lua_rawgeti(L, LUA_REGISTRYINDEX, f->error);
-        forget(r->vm, f); /* the next item tries again: a module may load then */
+        forget(r->vm, f); /* so that the next item tries again: a module may load then */
         *f = r->vm->cache[--r->vm->n_cached];
         return lua_error(L);
     }
@@ -987,12 +1028,13 @@ static int run_items(lua_State *L)
         f = load(r->vm, L, w->terms->image);
     }
     bool may_change = f->may_change;
-    r->captured = push_captured(r->vm, L, w->terms->image); /* stays on the stack */
+    r->captured = push_captured(r->vm, L, w->terms->image); /* stays on the stack, and so alive */
     bool is_driven = w->block->kind == TP_BLOCK_COLUMNS && !w->terms->batch && !may_change;
     if (is_driven && (is_promised || w->terms->discards || f->shape != SHAPE_ANY) && run_columns(r, L))
         return 0;
     f = load(r->vm, L, w->terms->image);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, f->fn); /* stays on the stack: nested items may push f out of the cache */
+    /* stays on the stack, since nested items may push f out of the cache */
+    lua_rawgeti(L, LUA_REGISTRYINDEX, f->fn);
     int fn = lua_gettop(L);
     while (r->work->at < r->end) {
         tp_work_begin_item(r->work);
@@ -1022,7 +1064,7 @@ static int run_items(lua_State *L)
     return 0;
 }
 
-/* (worker): waits for what the items of its work have spawned and left */
+/* (worker): waits for the calls that items of its work have spawned */
 static int call_finish_kept(lua_State *L)
 {
     const tp_worker *worker = lua_touserdata(L, 1);
@@ -1035,7 +1077,7 @@ static int call_finish_kept(lua_State *L)
 static void finish_kept(tp_vm *vm, lua_State *L)
 {
     if (lua_cpcall(L, call_finish_kept, vm->worker))
-        lua_pop(L, 1); /* no memory to wait: what was spawned is collected, and so cancelled */
+        lua_pop(L, 1); /* no memory to wait: the spawned calls are collected, and so cancelled */
 }
 
 static int take_back_protected(lua_State *L)
@@ -1059,7 +1101,8 @@ static int resume_protected(lua_State *L)
     return 0;
 }
 
-/* Calls a function with the vm and the n values on top; it gives so many results, or none when there is no memory. Raises nothing. */
+/* Calls a function with the vm and the n values on top. It leaves `results` values, or none when
+ * memory ran out. Raises nothing. */
 static void call_protected(tp_vm *vm, lua_State *L, int fn, int n, int results)
 {
     lua_rawgeti(L, LUA_REGISTRYINDEX, fn);
@@ -1070,8 +1113,9 @@ static void call_protected(tp_vm *vm, lua_State *L, int fn, int n, int results)
         lua_pop(L, 1);
 }
 
-/* A protected call has ended with the error at the top of L, which is popped: the failure of the item that ran, or of the first one when none could be
- * begun. What is raised after the last item (there is no memory to note what was learnt) is nobody's failure: all items have their results. */
+/* Pops the error at the top of L, with which a protected call has ended, and makes it the failure
+ * of the item that ran, or of the first one when none was begun. An error after the last item (no
+ * memory to note what was learnt) is dropped: all items have their results. */
 static void end_in_error(run *r, lua_State *L, int status)
 {
     tp_work *w = r->work;
@@ -1109,7 +1153,7 @@ void tp_vm_run(tp_vm *vm, tp_work *w)
             break;
         end_in_error(&r, L, status);
         lua_settop(L, top);
-        if (!is_nested) /* so that nothing is being loaded now */
+        if (!is_nested) /* so that no module is being loaded now */
             tp_codec_forget_loading(L, 0);
     }
     lua_settop(L, top);
@@ -1133,7 +1177,7 @@ lua_State *tp_vm_enter(tp_vm *vm, lua_State *L)
 
 /* ---- opening ---- */
 
-/* The functions of worker.lua that are called here, and where the references to them are. */
+/* The functions of worker.lua that are called from here, and the fields for their references. */
 static const struct {
     const char *name;
     size_t at; /* of an int in tp_vm */
@@ -1150,14 +1194,16 @@ static const struct {
     { "leave", offsetof(tp_vm, leave) },
 };
 
-/* (vm): everything that a worker's state has before it runs users' code. */
+/* (vm): opens everything that a worker's state needs before it runs users' code. */
 static int open_state(lua_State *L)
 {
     tp_vm *vm = lua_touserdata(L, 1);
     run on_stack;
     lua_gc(L, LUA_GCSTOP, 0); /* there is nothing to collect yet */
     tp_vm_open_libraries(L);
-    lua_pushlightuserdata(L, &on_stack); /* LuaJIT takes memory for the first pointer of a region: tp_vm_run may not raise for one to its stack */
+    /* LuaJIT allocates when it meets the first light userdata of an address region; this is done
+     * here, since tp_vm_run may not raise */
+    lua_pushlightuserdata(L, &on_stack);
     lua_pop(L, 1);
     vm->worker->type->open_state(L, vm->worker);
     lua_getglobal(L, "package");
@@ -1167,7 +1213,7 @@ static int open_state(lua_State *L)
     lua_call(L, 1, 1);                        // worker
     wrap_loaders(vm, L);
     tp_texts_open(L);
-    tp_codec_open(L); /* after worker.lua has put its own functions in place of some standard ones */
+    tp_codec_open(L); /* after worker.lua has replaced some standard functions by its own */
     vm->standard = tp_codec_standard(L);
     vm->standard->is_workers = true;
     lua_getfield(L, -1, "marks");
