@@ -1,7 +1,8 @@
 /* cl.c: opening OpenCL, listing devices, naming errors.
  *
- * A driver that the loader does not know is opened too: containers have NVIDIA's often without the file in /etc/OpenCL/vendors that names it. Its functions
- * are in the table that each of its objects points to, where the loader finds them as well. */
+ * Drivers that the loader does not know are tried, too: in containers NVIDIA's is often there
+ * without the file in /etc/OpenCL/vendors that names it. Without the loader, a driver's functions
+ * are taken from the table that each of its objects points to, as the loader itself does. */
 #include "opencl/cl.h"
 
 #include <CL/cl_icd.h>
@@ -11,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PLATFORMS_MAX = 16, NO_PLATFORM = -1001 /* the loader's, from cl_ext.h */ };
+enum { PLATFORMS_MAX = 16, NO_PLATFORM = -1001 /* the loader's code for this, from cl_ext.h */ };
 
 static const char what_to_install[] =
     "install a driver for your device, or pocl-opencl-icd for the processor (Debian: apt install pocl-opencl-icd ocl-icd-libopencl1)";
@@ -27,7 +28,7 @@ const char *tp_cl_error_name(cl_int code)
         "CL_COMPILE_PROGRAM_FAILURE", "CL_LINKER_NOT_AVAILABLE", "CL_LINK_PROGRAM_FAILURE",
         "CL_DEVICE_PARTITION_FAILED", "CL_KERNEL_ARG_INFO_NOT_AVAILABLE",
     };
-    static const char *const usage[] = { /* from -30 down */
+    static const char *const usage[] = { /* errors from -30 downwards */
         "CL_INVALID_VALUE", "CL_INVALID_DEVICE_TYPE", "CL_INVALID_PLATFORM", "CL_INVALID_DEVICE", "CL_INVALID_CONTEXT",
         "CL_INVALID_QUEUE_PROPERTIES", "CL_INVALID_COMMAND_QUEUE", "CL_INVALID_HOST_PTR", "CL_INVALID_MEM_OBJECT",
         "CL_INVALID_IMAGE_FORMAT_DESCRIPTOR", "CL_INVALID_IMAGE_SIZE", "CL_INVALID_SAMPLER", "CL_INVALID_BINARY",
@@ -86,7 +87,8 @@ static int open_driver(tp_cl *cl, void *find_address, const char *name, tp_error
     if (!address || list(1, &platform, &n) != CL_SUCCESS || n == 0)
         return tp_error_set(err, TP_ESYS, "%s has no OpenCL platform", name);
     const cl_icd_dispatch *functions;
-    memcpy(&functions, platform, sizeof functions); /* what each object begins with */
+    /* each object begins with a pointer to the driver's functions */
+    memcpy(&functions, platform, sizeof functions);
 #define TAKE(function) memcpy(&cl->function, &functions->cl##function, sizeof cl->function);
     TP_CL_FUNCTIONS(TAKE)
 #undef TAKE
@@ -103,7 +105,7 @@ static int open_library(tp_cl *cl, const char *name, tp_error *err)
     return find && !dlsym(cl->library, "clGetPlatformIDs") ? open_driver(cl, find, name, err) : open_loader(cl, name, err);
 }
 
-/* Texts of drivers may have spaces at their ends. */
+/* Removes the spaces that drivers leave around their texts. */
 static void trim(char *text)
 {
     size_t n = strlen(text), from = strspn(text, " \t");
@@ -132,8 +134,9 @@ static uint64_t get_number(const tp_cl *cl, cl_device_id id, cl_device_info what
     return cl->GetDeviceInfo(id, what, sizeof wide, &wide, NULL) == CL_SUCCESS ? wide : 0;
 }
 
-/* Twice the processor's vectors, since two of them hide each other's delays: with 8 instead of 4 doubles on AVX2 mandelbrot takes 0.6 of its time, sin and cos
- * 0.85; with 16 instead of 8 on AVX-512 mandelbrot 0.58, prices of options 0.8, sin and cos 1.2. */
+/* Twice the width of the processor's vectors, since two vectors hide each other's delays. Measured,
+ * as fractions of the time with half as many: with 8 doubles on AVX2 mandelbrot 0.6, sin and cos
+ * 0.85; with 16 on AVX-512 mandelbrot 0.58, prices of options 0.8, sin and cos 1.2. */
 static unsigned lanes(const tp_cl *cl, cl_device_id id, cl_device_info width)
 {
     uint64_t n = get_number(cl, id, width, sizeof(cl_uint));
@@ -196,7 +199,7 @@ int tp_cl_open(tp_cl **out, const char *library, tp_error *err)
         return tp_error_oom(err, "OpenCL");
     int rc = open_library(cl, library ? library : default_library, err) || list_devices(cl, err) ? -1 : 0;
     for (unsigned i = 0; rc && !library && i < sizeof drivers / sizeof *drivers; i++) {
-        tp_error ignored = { 0 }; /* what the loader said is the better message */
+        tp_error ignored = { 0 }; /* the loader's own message is the better one */
         *cl = (tp_cl){ 0 };
         if (open_library(cl, drivers[i], &ignored) == 0 && list_devices(cl, &ignored) == 0)
             rc = 0;

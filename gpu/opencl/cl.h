@@ -1,7 +1,7 @@
 /* cl.h: OpenCL as it is found on this machine: the loader, its functions, the devices.
  *
- * The loader (libOpenCL.so.1) is opened when it is first asked for, never linked, so that everything else works without it. All calls go
- * through one table of function pointers. */
+ * The loader (libOpenCL.so.1) is opened at its first use and never linked, so that everything else
+ * works without it. All calls go through a table of function pointers. */
 #ifndef TP_CL_H
 #define TP_CL_H
 
@@ -15,7 +15,7 @@
 #endif
 #include <CL/cl.h>
 
-/* What is used of OpenCL 1.2. */
+/* The functions of OpenCL 1.2 that are used. */
 #define TP_CL_FUNCTIONS(X) \
     X(GetPlatformIDs) X(GetPlatformInfo) X(GetDeviceIDs) X(GetDeviceInfo) X(CreateContext) X(ReleaseContext) \
     X(CreateCommandQueue) X(ReleaseCommandQueue) X(CreateBuffer) X(ReleaseMemObject) \
@@ -38,10 +38,11 @@ typedef struct tp_cl_device {
     unsigned units;
     uint64_t memory, max_alloc, local_memory; /* bytes */
     bool has_double, is_unified /* its memory is the host's */;
-    unsigned lanes_double, lanes_float; /* elements per work item that suit it: 1 but on processors */
+    /* elements that a work item should handle: 1, except on processors */
+    unsigned lanes_double, lanes_float;
 } tp_cl_device;
 
-/* Made by tp_cl_open, read-only afterwards; any thread. */
+/* Made by tp_cl_open, read-only afterwards. Any thread. */
 typedef struct tp_cl {
     void *library;
 #define TP_CL_FIELD(name) __typeof__(cl##name) *name;
@@ -51,31 +52,32 @@ typedef struct tp_cl {
     tp_cl_device devices[TP_DEVICES_MAX];
 } tp_cl;
 
-/* A device that has been opened, for what runs on it: launches (launch.h), and queues, buffers and
- * kernels of those who drive it by hand (device.h). A value; what it points to lives as long as the
- * executor that opened it (exec_opencl.h). */
+/* A device that has been opened: for launches (launch.h), and for the queues, buffers and kernels
+ * of scripts that drive it by hand (device.h). It is copied freely; what it points to lives as long
+ * as the executor that opened it (exec_opencl.h). */
 typedef struct tp_open_device {
     const tp_cl *cl;
     const tp_cl_device *device;
     unsigned index; /* in cl->devices */
     cl_context context;
-    _Atomic uint64_t *reserved; /* bytes of its memory in buffers of device.h (relaxed: only a count) */
+    /* bytes of its memory that buffers of device.h have (relaxed: only a count) */
+    _Atomic uint64_t *reserved;
 } tp_open_device;
 
-/* Opens the loader, or the driver, of that name (NULL: libOpenCL.so.1, then drivers that it may not know) and lists the devices. Fails with a text that says
- * what is missing. */
+/* Opens the loader, or the driver, of that name (NULL: libOpenCL.so.1, then drivers that the loader
+ * does not know) and lists the devices. On failure err says what is missing. */
 int tp_cl_open(tp_cl **out, const char *library, tp_error *err);
 
-/* Accepts NULL. The loader stays in memory: drivers have threads that cannot be ended. */
+/* Accepts NULL. The library stays loaded, since drivers have threads that cannot be ended. */
 void tp_cl_close(tp_cl *cl);
 
-/* The file of the loader (NULL: libOpenCL.so.1), or "none". Loads no driver. */
+/* The file of the loader (NULL: libOpenCL.so.1), or "none". Does not load any driver. */
 void tp_cl_describe_loader(const char *library, char *text, size_t size);
 
 /* "CL_INVALID_VALUE" and the like; "an unknown error" for a code that is none. */
 const char *tp_cl_error_name(cl_int code);
 
-/* Says that `what` ("copying to the device") failed with `rc` on that device. Gives -1. */
+/* Sets err: `what` ("copying to the device") failed with `rc` on that device. Returns -1. */
 int tp_cl_fail(tp_error *err, const tp_cl_device *device, const char *what, cl_int rc);
 
 #endif

@@ -1,5 +1,6 @@
-/* device.c: queues, buffers and kernels for a Lua function that drives a device by hand. What is right to ask for is checked by lua/tidepool/device/device.lua;
- * here are the calls, and what they may fail with. */
+/* device.c: queues, buffers and kernels for a Lua function that drives a device by hand.
+ * lua/tidepool/device/device.lua checks what is asked for; here are the calls into OpenCL and their
+ * failures. */
 #include "opencl/device.h"
 
 #include <sched.h>
@@ -10,8 +11,9 @@
 #include <uv.h>
 
 enum {
-    ALIGNMENT = 128,       /* of the largest type of OpenCL C */
-    SPIN_NS = 100 * 1000,  /* a wait for a launch begins awake: sleeping costs what a small one takes */
+    ALIGNMENT = 128,       /* the size of OpenCL C's largest type */
+    /* a wait for a launch first spins: sleeping would take as long as a small launch */
+    SPIN_NS = 100 * 1000,
     NAP_NS = 2000 * 1000,
     ASK_NS = 10 * 1000 * 1000
 };
@@ -38,7 +40,8 @@ static void drop_held(tp_queue *q)
 
 static bool has_run(const tp_queue *q)
 {
-    cl_int status = CL_COMPLETE; /* also of an event that the driver does not know any more; below 0: it has failed */
+    /* COMPLETE also for an event that the driver has forgotten; below 0: it has failed */
+    cl_int status = CL_COMPLETE;
     return q->open.cl->GetEventInfo(q->last, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status, &status, NULL) != CL_SUCCESS || status <= CL_COMPLETE;
 }
 
@@ -60,7 +63,8 @@ static int say_lost(const tp_queue *q, tp_error *err)
                         "end the program", q->open.device->name, q->running);
 }
 
-/* Waits until what was launched has run, so that what comes after it does not block. -1 when it was given up. */
+/* Waits until the last launch has run, so that the next command does not block. -1 when nobody
+ * waits for it any more (is_given_up). */
 static int settle(tp_queue *q, tp_error *err)
 {
     if (!q->last)
@@ -85,7 +89,8 @@ static int settle(tp_queue *q, tp_error *err)
                 return say_lost(q, err);
             }
         }
-        uint64_t nap_ns = (now - began) / 20 < NAP_NS ? (now - began) / 20 : NAP_NS; /* so much later at most is it noticed */
+        /* so the end is noticed at most 5 % later, or NAP_NS */
+        uint64_t nap_ns = (now - began) / 20 < NAP_NS ? (now - began) / 20 : NAP_NS;
         nanosleep(&(struct timespec){ 0, (long)nap_ns }, NULL);
     }
     forget_last(q);
@@ -96,10 +101,10 @@ static void free_queue(tp_ref *r)
 {
     tp_queue *q = (tp_queue *)r;
     if (q->is_lost && q->last && !has_run(q))
-        return; /* it, and what it uses, stay until the process ends */
+        return; /* the launch and what it uses stay until the process ends */
     forget_last(q);
     if (q->queue) {
-        q->open.cl->Finish(q->queue); /* commands may use memory that goes with what is held */
+        q->open.cl->Finish(q->queue); /* commands may still use the memory of what is held */
         q->open.cl->ReleaseCommandQueue(q->queue);
     }
     drop_held(q);
@@ -139,7 +144,7 @@ int tp_queue_finish(tp_queue *q, tp_error *err)
     return rc == CL_SUCCESS ? 0 : tp_cl_fail(err, q->open.device, "running the kernels", rc);
 }
 
-/* Keeps b until the queue's commands have run. */
+/* Holds b until the queue's commands have run. */
 static int keep(tp_queue *q, tp_buffer *b, tp_error *err)
 {
     for (unsigned i = 0; i < q->n_held; i++)
@@ -167,7 +172,8 @@ static void free_buffer(tp_ref *r)
 
 const tp_ref_type tp_buffer_type = { "tidepool.buffer", free_buffer };
 
-/* Counts the bytes of a buffer; refuses what the device cannot have. Drivers may say yes, and fail when the memory is used. */
+/* Counts the bytes of a buffer, and refuses more than the device has: drivers may accept that, and
+ * fail only when the memory is used. */
 static int reserve(const tp_open_device *o, uint64_t size, tp_error *err)
 {
     char wanted[32], all[32], used[32];
@@ -180,7 +186,7 @@ static int reserve(const tp_open_device *o, uint64_t size, tp_error *err)
                         show_size(used, sizeof used, before));
 }
 
-/* Gives memory of the device's own its first contents. */
+/* Sets the first contents of a buffer in the device's own memory. */
 static cl_int fill(tp_queue *q, cl_mem mem, size_t size, const void *data)
 {
     static const cl_uchar zero;
@@ -258,7 +264,7 @@ int tp_buffer_slice(tp_buffer **out, tp_buffer *b, size_t at, size_t size, tp_er
     return 0;
 }
 
-/* The buffer that has the memory of b, where `at` is moved to. */
+/* The buffer whose memory b is a part of; adds b's position in it to *at. */
 static tp_buffer *whole_of(tp_buffer *b, size_t *at)
 {
     if (!b->whole)
@@ -267,7 +273,8 @@ static tp_buffer *whole_of(tp_buffer *b, size_t *at)
     return b->whole;
 }
 
-/* Maps the shared memory of b, which waits for the queue, and unmaps it when `size` bytes have gone from `at` there to `to`, or from `from` there. */
+/* Maps memory that the device shares with the host, once the queue's commands have run, and copies
+ * `size` bytes at `at` to `to`, or from `from` into it. */
 static cl_int exchange(tp_queue *q, tp_buffer *b, size_t at, cl_map_flags flags, void *to, const void *from, size_t size)
 {
     const tp_cl *cl = q->open.cl;
@@ -413,7 +420,7 @@ bool tp_launcher_parameter(tp_launcher *l, unsigned i, tp_parameter *out)
            out->type[0] && out->name[0];
 }
 
-/* PoCL ends the process when a launch has more than the device's local memory. */
+/* Refuses more local memory than the device has: PoCL would end the process. */
 static int check_local(const tp_queue *q, const tp_launcher *l, const tp_launch_argument *arguments, tp_error *err)
 {
     uint64_t bytes = l->local_bytes, most = q->open.device->local_memory;
@@ -446,7 +453,8 @@ int tp_launch(tp_queue *q, tp_launcher *l, const tp_launch_range *range, const t
             return tp_cl_fail(err, q->open.device, what, rc);
         }
     }
-    bool has_offset = range->offset[0] || range->offset[1] || range->offset[2]; /* compilers may make code of its own for it */
+    /* compilers may make a special version of the code for an offset */
+    bool has_offset = range->offset[0] || range->offset[1] || range->offset[2];
     cl_event event = NULL;
     cl_int rc = cl->EnqueueNDRangeKernel(q->queue, l->kernel, range->dimensions, has_offset ? range->offset : NULL, range->global, range->local, 0, NULL,
                                          &event);

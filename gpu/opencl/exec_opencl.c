@@ -1,12 +1,12 @@
 /* exec_opencl.c: the executor "opencl": threads that run kernels on the devices of a host.
  *
  * One thread per device (two where memory is copied, so that one copies while the other computes)
- * pulls slices like any worker. Devices are opened, and their threads started, when a program for
- * them is first asked for.
+ * takes slices as any worker does. A device is opened, and its threads are started, when a program
+ * for it is first asked for.
  *
- * Elsewhere: what a slice becomes on a device (slices.c), how a kernel is run (launch.c), programs
- * (program_cache.c), from a Lua function to a program (gpu/translate/translate.lua), and to
- * arguments (lua/tidepool/device/gpu.lua). */
+ * Elsewhere: how a slice becomes launches (slices.c), how a kernel is launched (launch.c), programs
+ * (program_cache.c), how a Lua function becomes a program (gpu/translate/translate.lua) and its
+ * captured values become arguments (lua/tidepool/device/gpu.lua). */
 #include "opencl/exec_opencl.h"
 
 #include "base/sigmask.h"
@@ -29,11 +29,11 @@ typedef struct worker {
     uv_thread_t thread;
     struct worker *next; /* in pool->workers */
 
-    bool is_joined;  /* the owner's, in stop */
-    tp_slice *slice; /* that it runs, or NULL; the engine's lock */
+    bool is_joined;  /* belongs to the owner, in stop */
+    tp_slice *slice; /* the one that it runs, or NULL; guarded by the engine's lock */
 
     /* ---- its own ---- */
-    tp_agent agent; /* but for what job.h says */
+    tp_agent agent; /* with the exceptions in job.h */
     tp_slice_runner runner;
 } worker;
 
@@ -43,27 +43,28 @@ typedef struct pool {
     tp_idle idle;       /* of its threads */
     uv_mutex_t writing; /* see tp_launch_queue_open */
 
-    uv_mutex_t lock; /* taken before the engine's, and before the host's for printing */
+    uv_mutex_t lock; /* taken before the engine's lock, and before the host's print_lock */
     /* ---- guarded by lock ---- */
     tp_program_cache programs;
-    cl_context contexts[TP_DEVICES_MAX]; /* of devices that are open */
-    worker *workers;                     /* changed with the engine's lock held, too */
+    cl_context contexts[TP_DEVICES_MAX]; /* NULL for devices that are not open */
+    worker *workers;                     /* changed only with the engine's lock held, too */
 
     _Atomic uint64_t reserved[TP_DEVICES_MAX]; /* see tp_open_device */
 
     /* ---- guarded by the engine's lock ---- */
-    /* Held: a queue whose commands nobody waits for any more, and whether they have run; see
-     * tp_opencl_lose. */
+    /* Held: a queue whose commands nobody waits for any more, and a function that says whether they
+     * have run; see tp_opencl_lose. */
     tp_ref *lost[TP_DEVICES_MAX];
     bool (*is_done[TP_DEVICES_MAX])(tp_ref *queue);
-    unsigned keeping; /* workers in keep_programs; who leaves it wakes those who wait for idle.ended */
+    /* workers in keep_programs; when one leaves it, it wakes threads that wait for idle.ended */
+    unsigned keeping;
 } pool;
 
 /* ---- threads ---- */
 
-/* Keeps the programs of kernels that have run. PoCL compiles them once more for that, which takes
- * longer than most maps: it is done when there is nothing else to do, and at the end. Called with
- * the engine's lock held, which it releases meanwhile. */
+/* Stores the programs of kernels that have run on disk. PoCL compiles them once more for that,
+ * which takes longer than most maps, so it is done when there is nothing else to do, and at the
+ * end. Called with the engine's lock held, which it releases meanwhile. */
 static void keep_programs(worker *w)
 {
     pool *p = w->pool;
@@ -77,7 +78,7 @@ static void keep_programs(worker *w)
     uv_cond_broadcast(&p->idle.ended);
 }
 
-/* Ends the slice; from here on its memory is not looked at any more (is_stuck). */
+/* Ends the slice. From here on is_stuck does not look at its memory any more. */
 static void finish_slice(worker *w, tp_slice *s)
 {
     uv_mutex_lock(tp_engine_lock(w->pool->engine));
@@ -108,7 +109,7 @@ static void serve(void *arg)
         if (has_run) {
             has_run = false;
             tp_idle_spin(&p->idle);
-            continue; /* the lock was released: something may have come */
+            continue; /* the lock was released, so there may be work now */
         }
         if (w->runner.queue.has_new) {
             keep_programs(w);
@@ -130,7 +131,7 @@ static void free_worker(worker *w)
     free(w);
 }
 
-/* With p->lock held. */
+/* Called with p->lock held. */
 static int start_worker(pool *p, const tp_open_device *open, int index, tp_error *err)
 {
     worker *w = calloc(1, sizeof *w);
@@ -170,7 +171,7 @@ static int start_worker(pool *p, const tp_open_device *open, int index, tp_error
 
 /* ---- devices ---- */
 
-/* Makes the context of a device and starts its workers. With p->lock held. */
+/* Makes the context of a device and starts its workers. Called with p->lock held. */
 static int start_device(pool *p, tp_open_device *open, tp_error *err)
 {
     const tp_cl *cl = open->cl;
@@ -179,7 +180,7 @@ static int start_device(pool *p, tp_open_device *open, tp_error *err)
                                            (cl_context_properties)d->platform_id, 0 };
     cl_int rc;
     sigset_t before;
-    tp_sigmask_block(&before); /* for the driver's threads */
+    tp_sigmask_block(&before); /* because the driver makes threads */
     cl_context context = cl->CreateContext(properties, 1, &d->id, NULL, NULL, &rc);
     tp_sigmask_set(&before, NULL);
     if (rc != CL_SUCCESS)
@@ -195,13 +196,13 @@ static int start_device(pool *p, tp_open_device *open, tp_error *err)
     }
     p->contexts[open->index] = context;
     if (!d->is_unified) {
-        tp_error ignored = { 0 }; /* one is enough to run everything */
+        tp_error ignored = { 0 }; /* one worker is enough */
         start_worker(p, open, index + 1, &ignored);
     }
     return 0;
 }
 
-/* With p->lock held. */
+/* Called with p->lock held. */
 static int open_device(pool *p, const tp_cl *cl, unsigned device, tp_open_device *out,
                        tp_error *err)
 {
@@ -210,7 +211,7 @@ static int open_device(pool *p, const tp_cl *cl, unsigned device, tp_open_device
     return out->context ? 0 : start_device(p, out, err);
 }
 
-/* The host's OpenCL, which has that device; NULL with err set when there is none. */
+/* The host's OpenCL if it has that device; else NULL with err set. */
 static const tp_cl *find_device(tp_executor *ex, unsigned device, tp_error *err)
 {
     const tp_cl *cl = tp_host_opencl(ex->host, err);
@@ -257,12 +258,12 @@ void tp_opencl_lose(tp_executor *ex, unsigned device, tp_ref *queue, bool (*is_d
     p->lost[device] = tp_ref_hold(queue);
     p->is_done[device] = is_done;
     uv_mutex_unlock(tp_engine_lock(p->engine));
-    /* It stays: what its commands use may not go while they run, and nobody will say when they do
-     * not. */
+    /* The earlier queue stays held: what its commands use must not be freed while they run, and
+     * nobody would say when they no longer do. */
     (void)before;
 }
 
-/* With the engine's lock held: does the device run what nobody waits for, and nothing else? */
+/* With the engine's lock held: does the device run only commands that nobody waits for? */
 static bool is_stuck(pool *p, unsigned device)
 {
     bool has_workers = false;
@@ -323,7 +324,7 @@ no_lock:
 
 static void start_workers(tp_executor *ex, unsigned n)
 {
-    (void)n; /* few threads, and they know what they may take */
+    (void)n; /* there are few threads, and each knows what it may take */
     pool *p = (pool *)ex;
     uv_mutex_lock(tp_engine_lock(p->engine));
     tp_idle_offer(&p->idle, UINT_MAX);
@@ -338,7 +339,7 @@ static int stop_workers(tp_executor *ex, uint64_t deadline_ns)
     unsigned alive = tp_idle_stop(&p->idle, deadline_ns);
     for (unsigned i = 0; i < TP_DEVICES_MAX; i++)
         if (p->lost[i] && !p->is_done[i](p->lost[i]))
-            alive++; /* a driver's thread runs it, and may not find that its memory is gone */
+            alive++; /* a driver's thread still runs the slice, and uses its memory */
     uv_mutex_unlock(lock);
     if (alive)
         return -1;

@@ -10,28 +10,28 @@
 
 extern const tp_executor_type tp_exec_opencl;
 
-/* A program for a device (see tp_program_open in program_cache.h), which is opened first. Any
+/* A program for a device, see tp_program_open in program_cache.h. Opens the device first. Any
  * thread. */
 tp_program *tp_opencl_open_program(tp_executor *ex, unsigned device, const char *source,
                                    const char *options, const char *name, char **log,
                                    tp_error *err);
 
-/* Opens a device for those who drive it themselves (device.h). Any thread. */
+/* Opens a device for use by hand (device.h). Any thread. */
 int tp_opencl_open(tp_executor *ex, unsigned device, tp_open_device *out, tp_error *err);
 
-/* Is the device of no use for now: has run nothing else for patience_ns but what was given up, a
- * map that is cancelled or a queue that is lost? OpenCL has no way to stop that. Any thread;
- * blocks at most so long. */
+/* Is the device unusable for now: has it run nothing for patience_ns but what was given up, a map
+ * that is cancelled or a queue that is lost? OpenCL cannot stop those. Any thread; blocks at most
+ * so long. */
 bool tp_opencl_is_stuck(tp_executor *ex, unsigned device, uint64_t patience_ns);
 
-/* Nobody waits any more for the commands of the queue, which is held from now on. is_done says
- * whether they have run after all; it may not block, and is called with the engine's lock held.
+/* Nobody waits for the queue's commands any more; the queue is held from now on. is_done says
+ * whether they have run after all: it must not block, and is called with the engine's lock held.
  * Any thread. */
 void tp_opencl_lose(tp_executor *ex, unsigned device, tp_ref *queue,
                     bool (*is_done)(tp_ref *queue));
 
-/* Waits until no worker is keeping programs, at most until deadline_ns (uv_hrtime). For after
- * `stop`, where a worker that has nothing to run any more keeps those that are new. Any thread. */
+/* Waits until no worker is storing programs, at most until deadline_ns (uv_hrtime). For use after
+ * `stop`, when workers without work store new programs. Any thread. */
 void tp_opencl_finish_keeping(tp_executor *ex, uint64_t deadline_ns);
 
 #endif

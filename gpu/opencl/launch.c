@@ -1,4 +1,4 @@
-/* launch.c: launches: a kernel over many items, with what is kept from one to the next.
+/* launch.c: launches: a kernel over many items, with what is reused from one launch to the next.
  *
  * A device that shares the host's memory works on columns where they lie. Elsewhere each argument
  * has a buffer on the device, and columns are copied there and back. */
@@ -7,8 +7,10 @@
 #include <stdlib.h>
 
 enum {
-    LOCAL_CPU = 16, LOCAL_GPU = TP_WORK_GROUP_MAX, /* one local size per device: PoCL compiles again for each */
-    /* Work items in a row: PoCL compiles again where a dimension has 65,535 or more. */
+    /* one size per device, since PoCL compiles again for each */
+    LOCAL_CPU = 16, LOCAL_GPU = TP_WORK_GROUP_MAX,
+    /* PoCL compiles again when a dimension has 65,535 work items or more, so they lie in rows of
+     * fewer. */
     ROW_MAX = 255 * LOCAL_GPU
 };
 
@@ -43,7 +45,7 @@ tp_kernel *tp_kernel_new(void)
     return k;
 }
 
-/* ---- what a queue keeps ---- */
+/* ---- what a queue reuses ---- */
 
 int tp_launch_queue_open(tp_launch_queue *q, const tp_open_device *open, uv_mutex_t *writing,
                          tp_error *err)
@@ -83,7 +85,7 @@ static int fail(tp_error *err, const tp_launch_queue *q, const char *what, cl_in
     return tp_cl_fail(err, q->open.device, what, rc);
 }
 
-/* How many work items its groups have: what the source requires, or what suits the device. */
+/* The work items of a group: as many as the source requires, or as suit the device. */
 static size_t choose_local(const tp_launch_queue *q, cl_kernel kernel)
 {
     const tp_cl *cl = q->open.cl;
@@ -102,7 +104,8 @@ static size_t choose_local(const tp_launch_queue *q, cl_kernel kernel)
     return local ? local : 1;
 }
 
-/* The program's kernel, in the place of the one used longest ago when it is not there. */
+/* The program's kernel on this queue; a new one takes the place of the one that was used longest
+ * ago. */
 static tp_ready_kernel *get_kernel(tp_launch_queue *q, tp_program *p, tp_error *err)
 {
     const tp_cl *cl = q->open.cl;
@@ -144,15 +147,15 @@ static tp_ready_kernel *get_kernel(tp_launch_queue *q, tp_program *p, tp_error *
 
 /* ---- memory ---- */
 
-/* So many bytes are copied for the launch that is being made. */
+/* Notes that bytes are copied for the launch that is being prepared. */
 static void note_copy(const tp_launch_queue *q, size_t bytes)
 {
     tp_trace_note(q->work->worker->trace, TP_EVENT_COPY, q->work->worker->id,
                   q->work->terms->number, 0, bytes);
 }
 
-/* Memory of the device for argument `slot` with what is at `data` (unless it is only written
- * there, or is_current: it is there from the launch before). */
+/* Memory on the device for argument `slot`, with what is at `data`. Nothing is copied if the kernel
+ * only writes it, or if it is_current: it is there since the last launch. */
 static int map(tp_launch_queue *q, unsigned slot, cl_mem_flags flags, void *data, size_t size,
                 bool is_current, cl_mem *out, tp_error *err)
 {
@@ -168,7 +171,7 @@ static int map(tp_launch_queue *q, unsigned slot, cl_mem_flags flags, void *data
         if (m->mem)
             cl->ReleaseMemObject(m->mem);
         *m = (tp_device_memory){ 0 };
-        /* Whole words. */
+        /* a multiple of the word size */
         m->mem = cl->CreateBuffer(context, CL_MEM_READ_WRITE, size + size / 4 + 4, NULL, &rc);
         if (rc != CL_SUCCESS) {
             m->mem = NULL;
@@ -185,7 +188,7 @@ static int map(tp_launch_queue *q, unsigned slot, cl_mem_flags flags, void *data
     return rc == CL_SUCCESS ? 0 : fail(err, q, "copying to the device", rc);
 }
 
-/* Brings what the launch wrote into host memory: is there once the queue has been finished. */
+/* Copies what the launch wrote into host memory; it is there once the queue has been finished. */
 static int fetch(tp_launch_queue *q, cl_mem mem, void *data, size_t size, tp_error *err)
 {
     const tp_cl *cl = q->open.cl;
@@ -205,7 +208,7 @@ static int fetch(tp_launch_queue *q, cl_mem mem, void *data, size_t size, tp_err
 
 /* ---- launches ---- */
 
-/* Fills argument i of the kernel. *mem is its memory, for those that are buffers. */
+/* Sets argument i of the kernel. *mem is its memory if it is a buffer. */
 static int pass_argument(tp_launch_queue *q, const tp_ready_kernel *e, const tp_kernel *k,
                          unsigned i, const tp_launch_items *items, bool is_uploaded, cl_mem *mem,
                          tp_error *err)
@@ -249,7 +252,7 @@ static int pass_argument(tp_launch_queue *q, const tp_ready_kernel *e, const tp_
     return status == CL_SUCCESS ? 0 : fail(err, q, "passing an argument", status);
 }
 
-/* A work item for each of `lanes` elements. */
+/* Launches the kernel with one work item for each `lanes` elements. */
 static int start(tp_launch_queue *q, const tp_ready_kernel *e, const tp_kernel *k, uint32_t n,
                  unsigned lanes, tp_error *err)
 {
@@ -262,7 +265,7 @@ static int start(tp_launch_queue *q, const tp_ready_kernel *e, const tp_kernel *
     return status == CL_SUCCESS ? 0 : fail(err, q, "starting the kernel", status);
 }
 
-/* Brings what the kernel wrote through argument `a` into host memory. */
+/* Copies what the kernel wrote through argument `a` into host memory. */
 static int fetch_argument(tp_launch_queue *q, const tp_kernel *k, const tp_argument *a,
                           const tp_launch_items *items, cl_mem mem, tp_error *err)
 {
@@ -287,7 +290,7 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
     if (lanes < k->group && e->local % (k->group / lanes))
         return tp_error_set(err, TP_ESYS, "%s: its work groups are too small for reductions",
                             q->open.device->name);
-    /* Whatever ends half way leaves memory there that is nobody's arrays. */
+    /* If the launch fails half way, the buffers do not hold the arrays of any kernel. */
     tp_ref_drop(q->uploaded);
     q->uploaded = NULL;
     cl_mem mems[TP_ARGUMENTS_MAX] = { 0 };
@@ -300,7 +303,8 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
         rc = start(q, e, k, items->n, lanes, err);
     for (unsigned i = 0; i < k->n_arguments && rc == 0; i++)
         rc = fetch_argument(q, k, &k->arguments[i], items, mems[i], err);
-    cl_int status = cl->Finish(q->queue); /* also after a failure: see tp_launch_run */
+    /* also after a failure, so that nothing uses host memory any more: see tp_launch_run */
+    cl_int status = cl->Finish(q->queue);
     if (status != CL_SUCCESS && rc == 0)
         rc = fail(err, q, "running the kernel", status);
     for (unsigned i = 0; i < k->n_arguments && is_unified; i++)

@@ -1,9 +1,9 @@
-/* program_cache.c: programs: sources that are compiled once per host and device, and kept on disk
+/* program_cache.c: programs: sources that are compiled once per host and device, and stored on disk
  * for the next process.
  *
- * A program is known by its options, its kernel's name and its source. The name under which its
- * binary is kept says more: all that the binary depends on. What is read from the disk, and
- * whether it may be trusted, is decided in program_store.c. */
+ * A program is identified by its options, its kernel's name and its source. The name under which
+ * its binary is stored also has everything else that the binary depends on. program_store.c reads
+ * from the disk and decides what can be trusted. */
 #include "opencl/program_cache.h"
 
 #include "opencl/program_store.h"
@@ -26,10 +26,10 @@ static void free_program(tp_ref *r)
 
 const tp_ref_type tp_program_type = { "tidepool.program", free_program };
 
-/* ---- keeping on disk ---- */
+/* ---- storing on disk ---- */
 
-/* What a program's binary depends on: the driver, the device, our own build, options and source.
- * To be freed; NULL when out of memory. */
+/* The name of a program's binary: all that it depends on, which is the driver, the device, our own
+ * build, options and source. To be freed; NULL when out of memory. */
 static char *new_kept_name(const tp_cl *cl, const tp_cl_device *d, const char *text)
 {
     char platform[1024] = "", build[80], *name;
@@ -42,8 +42,8 @@ static char *new_kept_name(const tp_cl *cl, const tp_cl_device *d, const char *t
     return n < 0 ? NULL : name;
 }
 
-/* Why a program is compiled, or is not kept, for who asked to be told: each file's reason, but
- * that of the place only once. The lock of the cache's owner may be held. */
+/* With `verbose`, says why a program is compiled or is not stored: for files each time, for the
+ * folder only once. The lock of the cache's owner may be held. */
 static void tell(tp_program_cache *cache, tp_program_store_status status, const char *why)
 {
     char line[600];
@@ -94,7 +94,7 @@ static char *get_log(const tp_cl *cl, cl_program program, cl_device_id id)
     return log;
 }
 
-/* The program from its kept binary, NULL when that is not possible. */
+/* Makes the program from its stored binary; NULL when that is not possible. */
 static cl_program load_kept(tp_program_cache *cache, const tp_open_device *open, const char *name,
                             const char *options)
 {

@@ -1,10 +1,13 @@
-/* program_store.c: reading, writing and forgetting compiled programs on disk.
+/* program_store.c: reads, writes and removes compiled programs on disk.
  *
- * A file is a header, the name that the program is kept under, the program, and a MAC (BLAKE2b with the user's key) over all of these. It is called by a
- * hash of the name. Files are written beside their place and renamed, so that none is ever seen half written; two processes that write the same one
- * write the same. When one is read its time of modification is set, which is the order in which they go.
+ * A file is a header, the name under which the program is stored, the program, and a MAC (BLAKE2b
+ * with the user's key) over all of these. Its file name is a hash of the name. Files are written
+ * under another name and renamed, so that none is ever seen half written; two processes that write
+ * the same file write the same bytes. Reading a file sets its modification time, so that the files
+ * used longest ago can be removed first.
  *
- * Folders are opened once per call and everything in them is reached through the descriptor: what is checked is what is used. */
+ * A folder is opened once per call, and everything in it is reached through its descriptor: so what
+ * was checked is what is used. */
 #include "opencl/program_store.h"
 
 #include "base/blake2b.h"
@@ -24,7 +27,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { KEY_SIZE = 32, MAC_SIZE = 32, FILE_NAME_SIZE = 48, STALE_S = 600 /* no file takes as long to write */ };
+enum { KEY_SIZE = 32, MAC_SIZE = 32, FILE_NAME_SIZE = 48, STALE_S = 600 /* older temporary files are leftovers: writing one never takes so long */ };
 
 static const uint64_t FILE_MAX = (uint64_t)1 << 30;
 
@@ -37,7 +40,7 @@ static const char magic[16] = "tidepool cl 2\n", suffix[] = ".clbin", temporary[
 
 /* ---- folders and files that are ours ---- */
 
-/* The folder's descriptor; TP_PROGRAM_STORE_NONE when it is not there and not to be made. */
+/* Opens the folder; TP_PROGRAM_STORE_NONE when it is missing and should not be made. */
 static tp_program_store_status open_folder(int *fd, const char *path, bool is_made, tp_error *why)
 {
     if (tp_folder_open(fd, path, is_made, why))
@@ -45,7 +48,8 @@ static tp_program_store_status open_folder(int *fd, const char *path, bool is_ma
     return *fd < 0 ? TP_PROGRAM_STORE_NONE : TP_PROGRAM_STORE_FINE;
 }
 
-/* A regular file of ours in that folder; a FIFO does not hang us, a link is not followed. -1 with errno 0 when `why` has been set. */
+/* Opens a regular file of ours in that folder; does not hang on a FIFO or follow a link. -1 with
+ * errno 0 when `why` has been set. */
 static int open_file(int folder, const char *name, mode_t forbidden, const char *shown, struct stat *s, tp_error *why)
 {
     int fd = openat(folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
@@ -71,7 +75,7 @@ static int open_file(int folder, const char *name, mode_t forbidden, const char 
     return -1;
 }
 
-/* Exactly n bytes; false also when there are fewer. */
+/* Reads exactly n bytes; false when there are fewer. */
 static bool read_all(int fd, void *to, size_t n)
 {
     for (size_t at = 0; at < n;) {
@@ -111,7 +115,7 @@ static void show_hex(char *to, const uint8_t *bytes, size_t n)
         snprintf(to + 2 * i, 3, "%02x", bytes[i]);
 }
 
-/* A new file of a random name in the folder, for us alone. */
+/* A new file with a random name in the folder, for this user only. */
 static int make_temporary(int folder, char name[FILE_NAME_SIZE])
 {
     uint8_t random[12];
@@ -140,7 +144,8 @@ static tp_program_store_status read_key(int folder, const char *path, uint8_t *k
     return TP_PROGRAM_STORE_BAD_PLACE;
 }
 
-/* Of two processes that make one at the same time the first wins: a link replaces nothing. */
+/* When two processes make a key at the same time the first one wins, since link() does not replace
+ * a file. */
 static tp_program_store_status make_key(int folder, const char *path, uint8_t *key, tp_error *why)
 {
     char name[FILE_NAME_SIZE];
@@ -172,7 +177,7 @@ static tp_program_store_status open_key(const char *path, bool is_made, uint8_t 
     return status;
 }
 
-/* ---- what belongs to the text of a name ---- */
+/* ---- file names ---- */
 
 static void name_file(char to[FILE_NAME_SIZE], const char *name)
 {
@@ -194,7 +199,7 @@ static void authenticate(uint8_t *mac, const uint8_t *key, const header *h, cons
 
 /* ---- reading ---- */
 
-/* The bytes of a file of ours, to be freed. */
+/* The bytes of one of our files, to be freed. */
 static unsigned char *read_file(int folder, const char *file, const char *shown, size_t *size, tp_error *why)
 {
     struct stat s;
@@ -211,13 +216,14 @@ static unsigned char *read_file(int folder, const char *file, const char *shown,
         free(data);
         data = NULL;
     } else {
-        futimens(fd, NULL); /* used now; where that fails it only goes earlier */
+        /* marks it as used now; when that fails, the file is only removed earlier */
+        futimens(fd, NULL);
     }
     close(fd);
     return data;
 }
 
-/* Finds the program in a file's bytes, and moves it to their beginning. */
+/* Checks a file's bytes, and moves the program in them to their beginning. */
 static bool unwrap(unsigned char *data, size_t size, const uint8_t *key, const char *name, size_t *program_size)
 {
     header h;
@@ -230,7 +236,7 @@ static bool unwrap(unsigned char *data, size_t size, const uint8_t *key, const c
         memcmp(data + sizeof h, name, name_size) != 0)
         return false;
     authenticate(mac, key, &h, name, data + sizeof h + name_size);
-    uint8_t differs = 0; /* in a time that tells nobody where */
+    uint8_t differs = 0; /* in constant time, so that the time does not tell where they differ */
     for (size_t i = 0; i < MAC_SIZE; i++)
         differs |= mac[i] ^ data[size - MAC_SIZE + i];
     *program_size = (size_t)h.program_size;
@@ -289,7 +295,8 @@ static bool ends_with(const char *text, const char *end)
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
-/* Removes what was used longest ago until the rest is within the limit, `newest` last of all; and what a process that was killed has left. */
+/* Removes the files that were used longest ago until the rest is within the limit, `newest` last of
+ * all; and temporary files that a killed process has left. */
 static void make_room(int folder, uint64_t limit, const char *newest)
 {
     entry *list = NULL;
@@ -383,7 +390,7 @@ typedef struct search {
     size_t size;
 } search;
 
-/* Finds the note NT_GNU_BUILD_ID of the object that has the address. */
+/* Finds the note NT_GNU_BUILD_ID of the loaded object that contains the address. */
 static int find_build_id(struct dl_phdr_info *info, size_t info_size, void *user)
 {
     const search *s = user;

@@ -1,8 +1,9 @@
-/* slices.c: slices of jobs on a device: from their items to launches, and from those to results.
+/* slices.c: slices of jobs on a device: makes launches of their items, and results of what the
+ * launches give.
  *
- * A launch takes columns of numbers and gives columns of numbers, with a byte per element that
- * says whether it failed. Columns that a job gives or wants as the kernel does are used where they
- * lie, also in users' arrays; all else goes through the runner's own. No Lua runs here. */
+ * A launch takes and gives columns of numbers, with a byte per element that says whether it failed.
+ * Columns of a job that already have the kernel's form are used where they lie, even in users'
+ * arrays; others are converted in the runner's own columns. No Lua runs here. */
 #include "opencl/slices.h"
 
 #include "codec/message.h"
@@ -18,8 +19,8 @@
 enum {
     PART_MAX = 1 << 24, /* items per launch */
     PART_MIN = 1 << 12,
-    /* What a map waits for its caller to say sum() or the like, which it does at once or not at
-     * all. */
+    /* How long a map waits for its caller to call sum() or the like on it, which happens at once or
+     * not at all. */
     DECIDE_NS = 100 * 1000
 };
 
@@ -53,7 +54,7 @@ void tp_kernels_set_reducer(tp_kernels *k, tp_kernel *reducer)
 
 /* ---- columns ---- */
 
-/* Room for `size` bytes, page-aligned. -1 when out of memory. */
+/* Makes room for `size` bytes, page-aligned. -1 when out of memory. */
 static int reserve(tp_staging *s, size_t size)
 {
     if (size <= s->capacity)
@@ -73,8 +74,9 @@ static void *element(tp_type type, const void *column, size_t at)
     return (char *)column + at * tp_type_size(type);
 }
 
-/* As LuaJIT stores numbers on x86: integers are cut; what is not within an int32 is -2^31, and the
- * low bits of that of narrower types; an uint32 is the low half of an int64. */
+/* Stores a number as LuaJIT does on x86: fractions are cut off; what does not fit into an int32
+ * becomes -2^31, and narrower types get the low bits of that; a uint32 is the low half of an
+ * int64. */
 static void store(tp_type type, void *column, size_t at, double x)
 {
     const double end = 9223372036854775808.0; /* 2^63 */
@@ -94,7 +96,7 @@ static void store(tp_type type, void *column, size_t at, double x)
     }
 }
 
-/* Double to float is the common case: a loop of its own. */
+/* Double to float is the common case, and has a loop of its own. */
 static void convert(tp_type to_type, void *to, tp_type from_type, const void *from, size_t n)
 {
     if (to_type == TP_FLOAT && from_type == TP_DOUBLE) {
@@ -108,7 +110,7 @@ static void convert(tp_type to_type, void *to, tp_type from_type, const void *fr
 
 /* ---- failures ---- */
 
-/* The next item's failure (tp_work_fail). */
+/* Makes this failure the result of the next item (tp_work_fail). */
 static void fail_item(tp_work *w, tp_failure_kind kind, const char *message)
 {
     tp_block *b = tp_block_new_failure(kind, message, w->attempt, w->worker->index);
@@ -119,16 +121,17 @@ static void fail_item(tp_work *w, tp_failure_kind kind, const char *message)
 
 /* ---- results ---- */
 
-/* What a launch writes to, and where that goes. */
+/* What a launch writes to, and which results are made of it. */
 typedef struct output {
     const tp_returns *returns; /* NULL: nothing is promised */
     bool is_discarded;
-    tp_block *numbers; /* results of their own, when they are numbers that no array takes */
+    tp_block *numbers; /* a block for the results, when they are numbers and no array takes them */
     void *column[TP_KERNEL_COLUMNS_MAX];
     const void *details; /* see tp_kernel */
 } output;
 
-/* A worker waits for memory if it must: it cannot fail. */
+/* Waits a little when b is NULL: a worker must be able to report a result, so it waits for
+ * memory. */
 static tp_block *wait_for(tp_block *b)
 {
     if (!b)
@@ -166,7 +169,7 @@ static int open_output(tp_slice_runner *r, output *o, tp_work *w, const tp_kerne
     return 0;
 }
 
-/* The n results from element `at` of the output on become a block. */
+/* Makes a block of the n results from element `at` of the output on. */
 static tp_block *new_results(const output *o, const tp_kernel *k, uint32_t at, uint32_t n)
 {
     tp_block *b;
@@ -205,7 +208,7 @@ static tp_block *new_results(const output *o, const tp_kernel *k, uint32_t at, u
     return b;
 }
 
-/* The index that was wrong in element `at`. */
+/* The wrong index, or the message's number, of element `at`. */
 static double load_detail(const tp_kernel *k, const output *o, uint32_t at)
 {
     double index = k->detail >= 0 ? tp_element_load(k->output_type[k->detail], o->column[k->detail], at)
@@ -213,7 +216,7 @@ static double load_detail(const tp_kernel *k, const output *o, uint32_t at)
     return isnan(index) ? fabs(index) : index;
 }
 
-/* A number of a failure's message, as Lua's string.format writes it. */
+/* Writes a number of a failure's message as Lua's string.format does. */
 static void show_number(char *to, size_t size, const tp_device_failure *f, double x)
 {
     int width = f->width, precision = f->precision;
@@ -238,7 +241,7 @@ static void show_number(char *to, size_t size, const tp_device_failure *f, doubl
     }
 }
 
-/* What the number that a kernel gave element `at` says becomes its failure. */
+/* Makes the failure of element `at` from the number that the kernel gave it in `failed`. */
 static void fail_element(tp_work *w, const tp_kernel *k, const output *o, uint32_t at,
                          unsigned number)
 {
@@ -258,8 +261,8 @@ static void fail_element(tp_work *w, const tp_kernel *k, const output *o, uint32
     fail_item(w, TP_KIND_ERROR, message);
 }
 
-/* Hands the results of n elements over, from item w->at on: runs of good ones, and failures between
- * them. */
+/* Gives the sink the results of n elements, from item w->at on: blocks of good ones, and failures
+ * in between. */
 static void hand_over(tp_work *w, const tp_kernel *k, output *o, const uint8_t *failed, uint32_t n)
 {
     uint32_t at = 0;
@@ -291,8 +294,8 @@ static void hand_over(tp_work *w, const tp_kernel *k, output *o, const uint8_t *
 
 /* ---- inputs ---- */
 
-/* Decodes items from w->at on into the runner's columns, up to one that is not the numbers the
- * kernel takes, whose complaint is left in `why`. */
+/* Decodes items from w->at on into the runner's columns, up to the first that is not what the
+ * kernel takes; `why` says what is wrong with it. Gives how many it decoded. */
 static uint32_t decode_items(tp_slice_runner *r, const tp_work *w, const tp_kernel *k, uint32_t n,
                              char *why, size_t size)
 {
@@ -317,7 +320,7 @@ static uint32_t decode_items(tp_slice_runner *r, const tp_work *w, const tp_kern
     return n;
 }
 
-/* The scalars of a column as numbers, up to one that is none. Gives how many. */
+/* Converts the scalars of a column to numbers, up to the first that is none. Gives how many. */
 static uint32_t convert_scalars(tp_type type, void *to, const tp_scalar *from, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
@@ -328,7 +331,7 @@ static uint32_t convert_scalars(tp_type type, void *to, const tp_scalar *from, u
     return n;
 }
 
-/* What a scalar that is no number is. */
+/* What to call a scalar that is no number. */
 static const char *name_scalar(uint32_t kind)
 {
     if (kind == TP_SCALAR_STRING || kind == TP_SCALAR_PINNED)
@@ -336,8 +339,8 @@ static const char *name_scalar(uint32_t kind)
     return kind == TP_SCALAR_NIL ? "nil" : "a boolean";
 }
 
-/* The inputs of n items from w->at on, as columns of the kernel's types. Gives how many there are,
- * which are fewer when one is not right: then why. -1 when out of memory. */
+/* Makes the inputs of n items from w->at on into columns of the kernel's types. Gives how many
+ * items it made: fewer when one is wrong, and `why` says how. -1 when out of memory. */
 static int64_t open_inputs(tp_slice_runner *r, const tp_work *w, const tp_kernel *k, uint32_t n,
                            void **columns, char *why, size_t size)
 {
@@ -408,8 +411,8 @@ static int run_part(tp_slice_runner *r, tp_work *w, tp_kernel *k, uint32_t n, tp
     return 0;
 }
 
-/* What a reducer made of whole groups of items from w->at on, in r->sums from `at` on, becomes a
- * block. */
+/* Makes a block of what a reducer has made of whole groups of items from w->at on, which lies in
+ * r->sums from `at` on. */
 static void hand_over_sums(tp_slice_runner *r, tp_work *w, const tp_kernel *reducer, uint32_t at,
                            uint32_t groups)
 {
@@ -424,8 +427,8 @@ static void hand_over_sums(tp_slice_runner *r, tp_work *w, const tp_kernel *redu
     w->at += b->n;
 }
 
-/* The same as run_part for n items, whole groups, of which only what the reducer makes of them is
- * wanted. A group with an element that fails is run by k, which says which. */
+/* As run_part, for n items in whole groups, where only the reducer's numbers are wanted. A group in
+ * which an element fails is run again by k, which finds the element. */
 static int run_groups(tp_slice_runner *r, tp_work *w, tp_kernel *k, tp_kernel *reducer, uint32_t n,
                       tp_error *err)
 {
@@ -476,7 +479,7 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
         sched_yield();
     }
     if (tp_job_is_held_back(s->job))
-        return; /* nothing was begun, all of it goes back */
+        return; /* nothing was begun, so all of it goes back */
     uint32_t end = tp_work_end(w), most = PART_MAX;
     if (w->block->kind == TP_BLOCK_FAILURE)
         tp_work_pass_failure(w);
@@ -487,18 +490,18 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
         tp_kernel *reducer = may_reduce ? reducer_of(kernels) : NULL;
         if (reducer && before == 0 && n >= TP_GROUP) {
             may_reduce = run_groups(r, w, k, reducer, n / TP_GROUP * TP_GROUP, &err) == 0;
-            continue; /* what it could not run is run one by one */
+            continue; /* what the reducer could not run is run one by one */
         }
         if (reducer && n > TP_GROUP - before)
             n = TP_GROUP - before;
         if (run_part(r, w, k, n, &err) == 0)
             continue;
-        if (n > PART_MIN) { /* perhaps there is memory for fewer */
+        if (n > PART_MIN) { /* there may be memory for fewer */
             most = n / 2;
             continue;
         }
         if (tp_job_leave_site(s->job, s->agent->site))
-            break; /* the others have the rest */
+            break; /* other sites take the rest */
         for (uint32_t i = 0; i < n; i++)
             fail_item(w, TP_KIND_DEVICE, err.message);
     }

@@ -1,4 +1,5 @@
-/* slices.h: slices of jobs on a device: from their items to launches, and from those to results. */
+/* slices.h: slices of jobs on a device: makes launches of their items, and results of what the
+ * launches give. */
 #ifndef TP_SLICES_H
 #define TP_SLICES_H
 
@@ -8,36 +9,38 @@
 typedef struct tp_kernels {
     tp_ref ref;
     tp_kernel *kernel; /* held */
-    tp_kernel *_Atomic reducer; /* held; NULL: results are wanted one by one. Set by the owner,
-                                   once; released there, acquired by workers */
+    /* held; NULL: each result is wanted by itself. Set once, by the owner (release; workers
+     * acquire) */
+    tp_kernel *_Atomic reducer;
 } tp_kernels;
 
 extern const tp_ref_type tp_kernels_type;
 
-/* Those of a job that runs this kernel, with one owner; NULL when out of memory. */
+/* The kernels of a job, of which this is the main one, with one owner; NULL when out of memory. */
 tp_kernels *tp_kernels_new(tp_kernel *kernel);
 
-/* From here on the owner wants only what the reducer makes of whole groups of results
- * (TP_BLOCK_PARTIALS); other results may still come one by one. Only the first one counts. */
+/* From here on the owner only wants what the reducer makes of whole groups of results
+ * (TP_BLOCK_PARTIALS); other results may still come one by one. Only the first call counts. */
 void tp_kernels_set_reducer(tp_kernels *k, tp_kernel *reducer);
 
-/* Host memory that is kept from launch to launch. */
+/* Host memory that is reused from launch to launch. */
 typedef struct tp_staging {
     void *data;
     size_t capacity;
 } tp_staging;
 
-/* What a thread runs slices with: a queue, and columns for what does not lie as a kernel wants it.
- * Its thread's. */
+/* What a thread runs slices with: a queue, and columns for inputs and results that do not have the
+ * kernel's form. For one thread. */
 typedef struct tp_slice_runner {
     tp_launch_queue queue; /* opened and closed by the runner's owner */
     tp_staging input[TP_KERNEL_COLUMNS_MAX], output[TP_KERNEL_COLUMNS_MAX], failed, details;
-    tp_staging sums, sums_failed; /* a reducer's */
+    tp_staging sums, sums_failed; /* of a reducer */
 } tp_slice_runner;
 
-/* Runs the items of the slice: up to a cancellation, up to what is left to other devices
- * (tp_job_leave_site), and none where the job is held back. The caller ends the slice then
- * (tp_job_finish). Cannot fail: what the device could not run has that as its result. */
+/* Runs the items of the slice, until they are cancelled or must be left to other devices
+ * (tp_job_leave_site), and none while the job is held back. The caller then ends the slice
+ * (tp_job_finish). Cannot fail: an item that the device could not run has a failure as its
+ * result. */
 void tp_slices_run(tp_slice_runner *r, tp_slice *s);
 
 /* Frees the runner's columns. */

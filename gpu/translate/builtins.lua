@@ -1,11 +1,14 @@
--- builtins.lua: the library functions that exist on a device, known by their identity, and the C helpers that they need.
+-- builtins.lua: the library functions that exist on a device, recognised by their identity, and the
+-- C helpers that they need.
 --
--- Identity, not name: `local sin = math.sin` works, and a global `math` that somebody replaced is not mistaken for the real one.
+-- By identity and not by name: `local sin = math.sin` works, and a global `math` that somebody has
+-- replaced is not mistaken for the real one.
 --
--- Two traps of PoCL 3.1 decide how some are written: the vector forms of pow and fmod give wrong results (pow(1e300, 3) is 0,
--- fmod(100.5, 0.1) is 0.085), so the one is our own and the other is called lane by lane. bit.* follows LuaJIT: a number becomes an int32 by adding
--- 2^52 + 2^51 and taking the low word; shifts use the low five bits of the count. Where LuaJIT's interpreter and compiler
--- differ, max and min of NaN follow the interpreter, and math.ceil(-0.5) is -0 as in compiled code and C.
+-- Two bugs of PoCL 3.1 shape some of them: the vector forms of pow and fmod give wrong results
+-- (pow(1e300, 3) is 0, fmod(100.5, 0.1) is 0.085). So pow is our own, and fmod is called lane by
+-- lane. bit.* follows LuaJIT: a number becomes an int32 by adding 2^52 + 2^51 and taking the low
+-- word; shifts use the low five bits of the count. Where LuaJIT's interpreter and compiler differ,
+-- max and min of NaN follow the interpreter, and math.ceil(-0.5) is -0 as in compiled code and C.
 
 local bit = require "bit"
 local random = require "tidepool.translate.random"
@@ -29,7 +32,7 @@ local function add(fn, entry)
     if fn then known[fn] = entry end
 end
 
--- A function of OpenCL C with the same meaning, that converts nothing to integers.
+-- A function of OpenCL C with the same meaning, which converts nothing to integers inside.
 local function plain(fn, name, c)
     add(fn, { name = name, min = 1, arg = "num", results = { "num" }, takes_text = true, emit = function(_, args)
         return { ("%s(%s)"):format(c, args[1]) }
@@ -43,7 +46,7 @@ local function helped(fn, name, helper, count, arg, result)
     end })
 end
 
--- Any number of arguments, from left to right.
+-- Takes any number of arguments, and joins them from left to right.
 local function folded(fn, name, arg, join)
     add(fn, { name = name, min = 1, arg = arg, results = { arg }, emit = function(need, args)
         local all = args[1]
@@ -52,8 +55,8 @@ local function folded(fn, name, arg, join)
     end })
 end
 
--- What a driver's function converts to integers inside is, of a NaN that its compiler knows, anything at all: PoCL 3.1 takes floor(0.0 / 0.0)
--- for 0. So these never see one.
+-- Functions that drivers compute by converting to integers can give anything for a NaN that the
+-- compiler sees: PoCL 3.1 makes floor(0.0 / 0.0) 0. So these are never called with a NaN.
 local GUARDED = { "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "exp", "log", "log10", "floor", "ceil", "trunc" }
 for _, name in ipairs(GUARDED) do
     if name ~= "log" and name ~= "trunc" then helped(math[name], "math." .. name, "lua_" .. name, 1) end
@@ -77,7 +80,7 @@ for _, name in ipairs { "max", "min" } do
     end)
 end
 
--- LuaJIT multiplies by the reciprocal of the base's logarithm.
+-- As LuaJIT, which multiplies by the reciprocal of the base's logarithm.
 add(math.log, { name = "math.log", min = 1, arg = "num", results = { "num" }, emit = function(need, args, single)
     if not args[2] then return { ("%s(%s)"):format(need "lua_log", args[1]) } end
     return { ("(log2(%s) * (%s / log2(%s)))"):format(args[1], single and "1.0f" or "1.0", args[2]) }
@@ -155,7 +158,8 @@ end
 -- C helpers. $R is the real type, $I, $U, $L, $V are int, uint, long and ulong of the same width, $S the suffix
 -- of names (empty for scalars, the number of lanes for vectors), $D a double of as many lanes, #x a real literal.
 
--- f lane by lane: for builtins whose vector form is missing or wrong. `needs`: a scalar helper that it calls.
+-- Calls f lane by lane, for builtins whose vector form is missing or wrong. `needs`: a scalar
+-- helper that it calls.
 local function by_lane(result, parameters, call, needs)
     return function(form)
         local signature = ("static inline %s %%s(%s)"):format(result, parameters)
@@ -170,13 +174,15 @@ local function simple(signature, body, needs)
     return function() return "static inline " .. signature, body, needs end
 end
 
--- Each gives its signature, with %s for the name, and its body; perhaps a helper that has to stand before it, and the lanes of that (its own).
+-- Each gives its signature, with %s for the name, and its body; perhaps also a helper that must
+-- stand before it, and with how many lanes (its own if not given).
 local PRELUDE = {
     lua_mod = simple("$R %s($R a, $R b)", "return a - lua_floor$S(a / b) * b;", "lua_floor"),
     lua_atan2 = simple("$R %s($R a, $R b)", "return (a == a) & (b == b) ? atan2(a, b) : a + b;"),
     lua_max = simple("$R %s($R a, $R b)", "return a > b ? a : b;"),
     lua_min = simple("$R %s($R a, $R b)", "return a < b ? a : b;"),
-    -- Of reductions: a NaN stays, and -0 is less than 0, so that the order does not matter.
+    -- For reductions: NaN wins over everything, and -0 is less than 0, so that the order does not
+    -- matter.
     lua_least = function(form)
         return "static inline $R %s($R m, $R x)",
             ("return (x < m) | (x != x) | ((x == m) & (as_%s(x) < 0)) ? x : m;"):format(form.single and "$I" or "$L")
@@ -185,7 +191,7 @@ local PRELUDE = {
         return "static inline $R %s($R m, $R x)",
             ("return (x > m) | (x != x) | ((x == m) & (as_%s(x) >= 0)) ? x : m;"):format(form.single and "$I" or "$L")
     end,
-    -- What a rounded product p of a and b lacks.
+    -- What is missing from the rounded product p of a and b.
     lua_rest = simple("$R %s($R a, $R b, $R p)", [[
 #ifdef __FMA__
     return fma(a, b, -p);
@@ -194,7 +200,7 @@ local PRELUDE = {
     return ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2;
 #endif]]),
     lua_fmod = by_lane("$R", "$R a, $R b", "(a@ == a@ && b@ == b@ ? fmod(a@, b@) : a@ + b@)"),
-    -- As the processor's fscale: 2 to the power of infinity is infinity, and times 0 a NaN.
+    -- As the processor's fscale: 2 to the power of infinity is infinity, and times 0 gives NaN.
     lua_ldexp = by_lane("$R", "$R a, $R b", "lua_scale(a@, b@)", "lua_scale"),
     lua_scale = simple("$R %s($R a, $R b)", [[
 if (!isfinite(b)) return b != b ? b : a * (b > #0 ? INFINITY : #0);
@@ -206,7 +212,8 @@ if (!isfinite(b)) return b != b ? b : a * (b > #0 ? INFINITY : #0);
     lua_bswap = simple("$I %s($I a)", [[
 $U u = as_$U(a);
     return as_$I((u << 24) | ((u & 0xff00u) << 8) | ((u >> 8) & 0xff00u) | (u >> 24));]]),
-    -- One NaN for all: LuaJIT takes other bit patterns that it reads through FFI for its own tagged values.
+    -- All NaNs become the one that LuaJIT knows: it would read other bit patterns through the FFI
+    -- as its tagged values.
     lua_number = simple("$R %s($R a)", "return a == a ? a : ($R)(%%NAN%%);"),
     lua_frexp_part = simple("$R %s($R a, int want_exponent)", [[
 int e = 0;
@@ -218,8 +225,9 @@ int e = 0;
         return ("static inline %s %%s($R i, %s n)"):format(form.single and "$I" or "$L", form.single and "float" or "double"),
             "return (i >= #1) & (i <= n) & (i == lua_floor$S(i));", "lua_floor"
     end,
-    -- Numbers as LuaJIT stores them into integers on x86: what is not within an int32 is -2^31 (of int8 to uint16 the low bits of that: 0), what is
-    -- not within an int64 -2^63; an uint32 is the low half of an int64.
+    -- Integers as LuaJIT stores numbers into them on x86: what does not fit into an int32 is -2^31
+    -- (int8 to uint16 get the low bits of that: 0), what does not fit into an int64 is -2^63; a
+    -- uint32 is the low half of an int64.
     lua_to_int = simple("$I %s($R a)", "return convert_$I((a > #-2147483649) & (a < #2147483648) ? a : ($R)(#-2147483648));"),
     lua_to_long = simple("$L %s($R a)",
         "return convert_$L((a >= #-9223372036854775808) & (a < #9223372036854775808) ? a : ($R)(#-9223372036854775808));"),
@@ -231,7 +239,8 @@ int e = 0;
         if form.lanes == 1 then return "static inline int %s($R step)", "return step >= #0 && !signbit(step);" end
         return ("static inline %s %%s($R step)"):format(form.single and "$I" or "$L"), "return (step >= #0) & ~signbit(step);"
     end,
-    -- The last value of a loop counter that steps up, or down: whole, and within what a double counts exactly.
+    -- The last value of a loop counter that steps up, or down: whole, and in the range that a
+    -- double counts exactly.
     lua_last_up = simple("long %s($R a)", [[
 return a >= #4503599627370496 ? 4503599627370496L : a > #-4503599627370496 ? (long)floor(a)
         : -4503599627370497L;]]),
@@ -240,13 +249,14 @@ return a <= #-4503599627370496 ? -4503599627370496L : a < #4503599627370496 ? (l
         : 4503599627370497L;]]),
 }
 
--- lua_swap_TYPE puts `next` into an element that is still what it was, *was; else it says what the element is now.
+-- lua_swap_TYPE stores `next` if the element still has the bits of *was; otherwise *was becomes
+-- what it has now.
 local SWAP = [[
 $BITS seen = $CMPXCHG((volatile __global $BITS *)p, as_$BITS(*was), as_$BITS(next));
     bool is_done = seen == as_$BITS(*was);
     *was = as_%s(seen);
     return is_done;]]
--- A part of a word.
+-- The same for an element that is a part of a 32-bit word.
 local SWAP_PART = [[
 volatile __global uint *word = (volatile __global uint *)((size_t)p & ~(size_t)3);
     uint at = ((size_t)p & 3) * 8, mask = %s << at, seen = *word;
@@ -279,9 +289,11 @@ for _, name in ipairs(GUARDED) do
     PRELUDE["lua_" .. name] = simple("$R %s($R a)", ("return a == a ? %s(a) : a;"):format(name))
 end
 
--- sin and cos of vectors: PoCL's take one element or a few at a time, and each reduces its argument anew. Here both have the same text up to the last
--- line, so that the compiler does it once for the two. The argument less a multiple of pi / 2, in parts whose products with that are exact; then the
--- polynomials of fdlibm (doubles) and Cephes (floats). Within 2 ulp; what is large is left to the builtin.
+-- sin and cos of vectors. PoCL's take one element or a few at a time, and each reduces its argument
+-- anew. Here both have the same text up to the last line, so that the compiler reduces the argument
+-- once for the two. First a multiple of pi / 2 is subtracted, in parts whose products are exact;
+-- then come the polynomials of fdlibm (doubles) and Cephes (floats). Within 2 ulp; large arguments
+-- are left to the builtin.
 local PARTS = {
     [false] = { two_by_pi = "0.63661977236758138243", magic = "6755399441055744.0", largest = "800000.0",
         pi = { "1.57079632673412561417", "6.07710050630396597660e-11", "2.02226624871116645580e-21", "8.47842766036889956997e-32" },
@@ -301,7 +313,8 @@ local function horner(list)
     return text
 end
 
--- `swapped`: in which quarters the other polynomial is meant; `turned`: added to the quarter before its sign.
+-- `here`, `there`: the polynomials for even and odd quarters; `turned`: added to the quarter for
+-- the sign.
 local function sine(name, here, there, turned)
     return function(form)
         local signature = "static inline $R %s($R a)"
@@ -327,9 +340,11 @@ end
 PRELUDE.lua_sin = sine("sin", "s", "c", 0)
 PRELUDE.lua_cos = sine("cos", "c", "s", 1)
 
--- pow of vectors, which PoCL 3.1 has wrong, and its scalar one takes 80 ns. e ^ (b * log a): a = m * 2 ^ k with m around 1; log m by the series of
--- 2 * atanh s, s = (m - 1) / (m + 1). The exponent may be 745 and must be right to 2 ^ -54, so for doubles log a and its product with b are
--- sums of two doubles, the smaller with _l. Within 2 ulp. Floats are computed as doubles, simply. The special cases are those of C, F.10.4.4.
+-- pow of vectors: PoCL 3.1's is wrong, and its scalar one takes 80 ns. e ^ (b * log a), with a = m
+-- * 2 ^ k and m around 1; log m is the series of 2 * atanh s, s = (m - 1) / (m + 1). The exponent
+-- may be 745 and must be right to 2 ^ -54, so for doubles log a and its product with b are sums of
+-- two doubles, the smaller one with _l. Within 2 ulp. Floats are computed as doubles, more simply.
+-- The special cases are those of C, F.10.4.4.
 local LOG = [[
     $V u = as_$V(m) + (0x4000000000000000UL - 0x3fe6a09e667f3bcdUL); /* the root of 1/2: 2 ^ 10 + k in its exponent */
     $D k = as_$D((u >> 52) | 0x4330000000000000UL) - 0x1.00000000004p52%s;
@@ -400,7 +415,7 @@ local POW = {
 function PRELUDE.lua_pow(form)
     local signature = "static inline $R %s($R a, $R b)"
     if form.lanes == 1 then
-        -- The special cases of C that have a NaN and are none.
+        -- The special cases of C in which an argument is NaN but the result is not.
         return signature, "return (a == a && b == b) || a == #1 || b == #0 ? pow(a, b) : a + b;"
     end
     local text = POW[form.single]:gsub("%%+HALF%%+", form.single and "0.5f" or "0.5")
@@ -414,7 +429,7 @@ function PRELUDE.lua_tobit(form)
         or "return convert_$I(as_$L(a + 6755399441055744.0));"
 end
 
--- The bits of the number as a double, with one zero.
+-- The bits of the number as a double; -0 counts as 0.
 function PRELUDE.lua_bits(form)
     if not form.single then return "static inline $V %s($R a)", "return as_$V(a + 0.0);" end
     return "static inline $V %s($R a)", [[
@@ -424,7 +439,8 @@ $U u = as_$U(a + 0.0f), e = (u >> 23) & 255u;
         * ((wide << 52) | (convert_$V(u & 0x7fffffu) << 29)));]]
 end
 
--- An element's stream for math.random: xoroshiro128++, as in lua/tidepool/engine/random.lua. Lanes that are not on keep their state.
+-- Draws from an element's stream for math.random: xoroshiro128++, as in
+-- lua/tidepool/engine/random.lua. Lanes that are off keep their state.
 function PRELUDE.lua_draw(form)
     local is_vector = form.lanes > 1
     local function store(at, value)
@@ -439,7 +455,7 @@ $V a = s[0], b = s[1], bits = rotate(a + b, ($V)(17)) + a;
         .. (form.single and "return convert_$R(bits >> 40) * 0x1p-24f;" or "return convert_$R(bits >> 11) * 0x1p-53;")
 end
 
--- The state of the stream of element i: tp_key_of of host/engine/random.c.
+-- Sets the state of the stream of element i, as tp_key_of in host/engine/random.c does.
 PRELUDE.lua_open_draws = simple("void %s($V *s, ulong key_0, ulong key_1, $V i)", [[
 $V a = key_0 + i * 0x9e3779b97f4a7c15UL, b = key_1 ^ i * 0xd1342543de82ef95UL;
     a = (a ^ a >> 30) * 0xbf58476d1ce4e5b9UL;

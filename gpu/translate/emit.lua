@@ -1,16 +1,19 @@
--- emit.lua: an analysed program as OpenCL C.
+-- emit.lua: writes an analysed program as OpenCL C.
 --
--- One emitter writes two shapes. The scalar form (one lane) is what GPUs want: one work item for one element, plain control flow.
--- The vector form has W elements in the lanes of double8 or float16 and is what CPU devices want, several times as fast there:
--- what does not differ between lanes stays scalar, conditions that differ become masks, and lanes that return, break or fail are
--- cleared from the masks around them. The scalar form is the case in which nothing differs. Instances in which nothing differs are
--- scalar functions in either form.
+-- One emitter writes two forms. The scalar form (one lane) is what GPUs want: a work item for each
+-- element, and plain control flow. The vector form has W elements in the lanes of double8 or
+-- float16, and is what CPU devices want, several times as fast there. In it, what does not differ
+-- between lanes stays scalar, conditions that differ become masks, and lanes that return, break or
+-- fail are cleared from the masks around them. The scalar form is the special case in which nothing
+-- differs. Functions in which nothing differs are scalar in either form.
 --
--- emit/emitter.lua has text, values and masks; expressions.lua, calls.lua and statements.lua what is written for the parts of a
--- function; unit.lua its functions; kernels.lua the kernel around it.
+-- emit/emitter.lua has text, values and masks; expressions.lua, calls.lua and statements.lua write
+-- the parts of a function; unit.lua writes the functions; kernels.lua writes the kernel around
+-- them.
 --
--- A reduction makes one number of each GROUP elements (TP_GROUP of host/codec/block.h): LANES of them by the elements' places, one
--- after the other, and then one of these. It is the same on every device, and in lua/tidepool/engine/reduce.lua.
+-- A reduction makes one number of each GROUP elements (TP_GROUP of host/codec/block.h): element i
+-- of a group goes to lane i modulo LANES, in order; then the lanes are combined. The result is the
+-- same on every device, and in lua/tidepool/engine/reduce.lua.
 
 local abi = require "tidepool.base.abi"
 local kernels = require "tidepool.translate.emit.kernels"
@@ -18,8 +21,9 @@ local Unit = require "tidepool.translate.emit.unit"
 
 local emit = { GROUP = abi.GROUP, LANES = abi.LANES }
 
--- Results that caches cannot hold until somebody reads them are written past them, where the compiler can: a store to a line that is in no
--- cache reads it first, which is a third of the traffic of 2 * x + 1.
+-- Results that are too many for the caches are written past them, where the compiler can do that: a
+-- store to a line that is not cached first reads the line, which is a third of the traffic of 2 * x
+-- + 1.
 local STORE_PAST_CACHES = [[
 #ifdef __has_builtin
 #if __has_builtin(__builtin_nontemporal_store)

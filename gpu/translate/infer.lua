@@ -1,7 +1,8 @@
--- infer.lua: what everything in a function is, before any of it is written in C.
+-- infer.lua: finds out types, lanes and captures in a function before any C is written.
 --
--- A Program is one translation. It has instances: one per function and kinds of arguments, the function itself first, its helper
--- functions after it. For each instance a walk over the tree is repeated until nothing changes; it finds
+-- A Program is one translation. It has instances, one for each function and the kinds of its
+-- arguments: the function itself first, then its helper functions. For each instance a walk over
+-- the tree is repeated until nothing changes; it finds
 --   * types: "num" (double or float), "int" (int32, from bit.* and integer arrays), "long" (loop counters), "bool", "nil";
 --     "k" is a whole literal, which becomes what it meets; "maybe" is a number or false, as `c and x` gives, which only `or`
 --     and conditions can take;
@@ -12,7 +13,8 @@
 --     of that (`k = k or 2`, `if not s then`) is known here;
 --   * what every path returns.
 -- Whatever a device cannot do is refused here, with line, construct, reason and a way out, so that emit.lua can write anything
--- that passed.
+-- Code that a device cannot run is refused here, with the line, the construct, the reason and a way
+-- out, so that emit.lua can write everything that has passed.
 
 local abi = require "tidepool.base.abi"
 local source = require "tidepool.translate.source"
@@ -34,13 +36,14 @@ local ARRAY_TYPES = {
 local NUMERIC = { num = true, int = true, long = true, k = true }
 local INSTANCES_MAX, FAILURES_MAX = 500, abi.KERNEL_FAILURES_MAX
 
--- LuaJIT puts file and line before the message of assert, Lua does not: follow the one that runs.
+-- LuaJIT puts file and line before assert's message, Lua does not. The device does what the running
+-- one does.
 local ASSERT_TELLS_LINE = select(2, pcall(function() assert(false, "x") end)) ~= "x"
 
 local Program = {}
 Program.__index = Program
 
--- Raises the refusal of a construct. `at` is a node or anything with a line.
+-- Raises the refusal of a construct. `at` is a node, or anything with a line.
 local function refuse(inst, at, format, ...)
     local program = inst.program
     local inside = inst.fn.name ~= program.name and inst.fn.name and (" in '%s':"):format(inst.fn.name) or ""
@@ -60,7 +63,7 @@ end
 ---------------------------------------------------------------------------------------------------
 -- Functions and captured values
 
--- What is known about a function value; raises when it has no text.
+-- Finds the text of a function value and what is known about it; raises when it has no text.
 local function function_of(program, value, name, blame)
     local fn = program.functions[value]
     if fn then return fn end
@@ -81,7 +84,8 @@ local function function_of(program, value, name, blame)
     return fn
 end
 
--- A local of a function around the translated one is an upvalue; the others are variables of instances.
+-- Gives the variable that a name stands for. Locals of functions around the translated one are
+-- captured values, not variables.
 local function variable_of(inst, node)
     if node.var and not inst.fn.outside[node.var.def] then return node.var end
 end
@@ -142,7 +146,8 @@ end
 
 local UPDATES = { add = "+", max = "max", min = "min" }
 
--- `a:add(i, v)`, `a:max(i, v)` or `a:min(i, v)` of a typed array as the assignment that means the same, which is an update; nil for other calls.
+-- For a call `a:add(i, v)`, `a:max(i, v)` or `a:min(i, v)` on a typed array, the assignment that
+-- means the same, which is an update; nil for other calls.
 local function as_update(inst, node)
     local method = node.call
     local static = method.tag == "Method" and UPDATES[method.name] and static_of(inst, method.object)
@@ -178,7 +183,8 @@ infer.static_of = static_of
 
 local NEVER_NIL = { Number = true, True = true, False = true, String = true, Unop = true, Binop = true, Function = true, Table = true }
 
--- Whether an expression is known to be nil, or not to be; nil when neither is known. inst.flow: where the walk is; what was found there is kept.
+-- Is an expression known to be nil (true), or known not to be (false)? nil when neither. inst.flow
+-- is where the walk is; answers are stored in the instance.
 local function nil_of(inst, node)
     local tag = node.tag
     if tag == "Paren" then return nil_of(inst, node.expr) end
@@ -199,7 +205,7 @@ local function nil_of(inst, node)
 end
 infer.nil_of = nil_of
 
--- What type() gives for an expression without effects; nil when that is not known.
+-- The result of type() for an expression without side effects; nil when it is not known.
 local function type_of(inst, node)
     local tag = node.tag
     if tag == "Paren" then return type_of(inst, node.expr) end
@@ -224,14 +230,14 @@ local function is_type_call(inst, node)
     return static ~= nil and static.value == type
 end
 
--- The string that an expression is known to be.
+-- The string that an expression is known to be; nil when it is not known.
 local function string_of(inst, node)
     if node.tag == "String" then return node.value end
     local static = static_of(inst, node)
     if static and type(static.value) == "string" then return bake(inst, static).value end
 end
 
--- Whether the sides of `==` are known to be equal, or not to be.
+-- Are the sides of `==` known to be equal (true), or known to differ (false)? nil when neither.
 local function equality_of(inst, node)
     local left, right = node.left, node.right
     if is_type_call(inst, right) then left, right = right, left end
@@ -248,7 +254,7 @@ local function equality_of(inst, node)
     if a or b then return false end
 end
 
--- Whether an expression is known to be true or false at translation; nil when it is not.
+-- The truth of an expression, if it is known when the function is translated; otherwise nil.
 local function truth_of(inst, node)
     local tag = node.tag
     if tag == "Binop" and (node.op == "==" or node.op == "~=") then
@@ -279,7 +285,7 @@ local function truth_of(inst, node)
 end
 infer.truth_of = truth_of
 
--- The same while types are found: at this point of the walk.
+-- The same during the walk that finds types, at this point of the flow.
 local function truth_at(inst, node, flow)
     inst.flow = flow
     return truth_of(inst, node)
@@ -304,7 +310,8 @@ local function note(inst, node, kind, varies)
     return kind, varies
 end
 
--- Gives a variable one more type. `varies`: whether the value does, or not all lanes get it.
+-- Widens a variable's kind by one more. `varies`: the value differs between lanes, or not all lanes
+-- get it.
 local function widen(inst, at, var, kind, varies)
     local known = inst.vars[var]
     local joined = join(known.kind, kind)
@@ -329,7 +336,7 @@ local function declare(inst, flow, var)
     return known
 end
 
--- Says that a parameter without a value is used as if it had one.
+-- Refuses the use of a parameter that was given no value.
 local function refuse_nil_name(inst, node)
     while node.tag == "Paren" do node = node.expr end
     local var = node.tag == "Name" and variable_of(inst, node)
@@ -342,7 +349,7 @@ local function refuse_nil_name(inst, node)
         .. "give it a number where it is declared (line %d)", var.name, var.line)
 end
 
--- A value that goes into a variable, a result or an argument.
+-- Checks a value that goes into a variable, a result or an argument; gives its kind.
 local function storable(inst, at, kind, what)
     if kind == "nil" then refuse_nil_name(inst, at) end
     if kind == "maybe" then
@@ -362,9 +369,11 @@ local function numeric(inst, at, kind, what)
 end
 
 ---------------------------------------------------------------------------------------------------
--- Flow. flow.assigned: the locals that have a value (true), or certainly none ("nil"); flow.level: how many conditions and loops around here differ
--- between lanes; flow.outer_level: that of locals which are declared here and are seen behind a label that ends here; inst.loops: the loops
--- around here, outermost first; inst.labels: the labels that a goto here may go to.
+-- Flow. flow.assigned: the locals that have a value here (true), or certainly none ("nil");
+-- flow.level: how many of the conditions and loops around this place differ between lanes;
+-- flow.outer_level: the level of locals that are declared here and can be seen behind a label that
+-- ends here; inst.loops: the loops around this place, outermost first; inst.labels: the labels that
+-- a goto may jump to from here.
 
 local function copy_assigned(assigned)
     local copy = {}
@@ -372,7 +381,7 @@ local function copy_assigned(assigned)
     return copy
 end
 
--- Keeps what both have; nil stands for a path that does not come here.
+-- What two paths have in common; nil stands for a path that does not reach this place.
 local function meet(a, b)
     if not a or not b then return a or b end
     local both = {}
@@ -401,14 +410,15 @@ local function assigned_in(node)
     return node.assigns
 end
 
--- What is nil before a loop that assigns to it may have a value in the loop, and behind it.
+-- A local that is nil before a loop may have a value in the loop and after it, if the loop assigns
+-- to it.
 local function enter_loop(node, flow)
     for var in pairs(assigned_in(node)) do
         if flow.assigned[var] == "nil" then flow.assigned[var] = nil end
     end
 end
 
--- The loop must run under a mask of its own: its lanes do not all leave together.
+-- Notes that the loop needs a mask of its own, since its lanes do not all leave it together.
 local function masks(inst, node)
     if inst.simd and not inst.loop_varies[node] then
         inst.loop_varies[node] = true
@@ -416,7 +426,8 @@ local function masks(inst, node)
     end
 end
 
--- Lanes leave the function here. When these may not be all of the function's, its loops go on without them.
+-- Lanes leave the function here. If these are not all of its lanes, the loops around go on without
+-- them.
 local function leaves(inst, flow, varies)
     if varies or flow.level > 0 then
         for _, loop in ipairs(inst.loops) do masks(inst, loop.node) end
@@ -431,7 +442,7 @@ end
 local expr, condition, block, call, values
 
 ---------------------------------------------------------------------------------------------------
--- Expressions: each gives type and whether it varies
+-- Expressions: each function gives the kind, and whether the value varies between lanes.
 
 local expression = {}
 
@@ -468,7 +479,7 @@ function expression.Method(inst, node)
     refuse(inst, node, "the method call ':%s'; there are no objects on a device, call a plain function", node.name)
 end
 
--- A captured value as an operand.
+-- A captured value used as an operand.
 local function captured(inst, node, static)
     local value = static.value
     local kind = type(value)
@@ -509,7 +520,7 @@ function expression.Name(inst, node, flow)
     return known.kind, known.varies
 end
 
--- How to make a typed array of what is indexed as if it were one.
+-- Advice on how to make a typed array of a value that is indexed as if it were one.
 local function array_advice(static)
     local value, path = static.value, static.path
     if static.nested or type(value) == "function" then return "call it, or capture a typed array" end
@@ -533,7 +544,8 @@ local function array_advice(static)
     return ("capture a typed array instead: tidepool.array(\"double\", %s)"):format(path)
 end
 
--- An element of a captured array; `wide`: 64-bit integers are allowed, since tonumber is around it, or a number is stored there (`is_written`).
+-- An element of a captured array. `wide`: 64-bit integers are allowed, because tonumber is around
+-- it, or because it is stored to (`is_written`).
 local function element(inst, node, flow, wide, is_written)
     local base = static_of(inst, node.object)
     if not base then
@@ -590,7 +602,8 @@ function expression.Binop(inst, node, flow)
     numeric(inst, node.left, a, what)
     numeric(inst, node.right, b, what)
     if COMPARE[op] then return "bool", varies end
-    -- A counter stays an integer under small steps: exact, and cheap as an index.
+    -- A loop counter plus or minus a small number stays an integer, which is exact, and cheap as an
+    -- index.
     if (op == "+" or op == "-") and a == "long" and is_small(node.right) then return "long", varies end
     if op == "+" and b == "long" and is_small(node.left) then return "long", varies end
     return "num", varies
@@ -613,7 +626,7 @@ function expression.Unop(inst, node, flow)
     return (kind == "k" and literal and literal ~= 0) and "k" or "num", varies
 end
 
--- The right operand of `and` and `or`, evaluated by those lanes only that need it.
+-- The right operand of `and` or `or`, which only the lanes that need it evaluate.
 local function lazily(inst, node, flow, left_varies)
     flow.level = flow.level + (left_varies and 1 or 0)
     local kind, varies = expr(inst, node, flow)
@@ -663,7 +676,8 @@ function expr(inst, node, flow)
     return note(inst, node, expression[node.tag](inst, node, flow))
 end
 
--- Only the truth of an expression. Gives whether it varies, and whether it is always true (a number is).
+-- An expression of which only the truth is wanted. Gives whether it varies, and whether it is
+-- always true (as any number is).
 function condition(inst, node, flow)
     if node.tag == "Paren" then return condition(inst, node.expr, flow) end
     if truth_at(inst, node, flow) == nil and (node.tag == "And" or node.tag == "Or") then
@@ -683,8 +697,9 @@ end
 ---------------------------------------------------------------------------------------------------
 -- Calls
 
--- The message of error or assert as pieces: strings, and numbers with their format, { format =, node = }. One of them may be computed on the device
--- (`detail`); the others are known there or captured, { format =, static = }.
+-- Takes the message of error or assert apart: strings, and numbers with their format, { format =,
+-- node = }. One number may be computed on the device (`detail`); the others are known now or
+-- captured, { format =, static = }.
 local function message_pieces(inst, node, flow, what, pieces)
     local function refuse_message(at)
         refuse(inst, at, "the message of %s must be a string that is known beforehand, with at most one number that is computed here", what)
@@ -745,7 +760,7 @@ local function message_pieces(inst, node, flow, what, pieces)
     return pieces
 end
 
--- The failure of error or assert: its number, and the node of the number that its message has.
+-- The failure of an error or assert: its number, and the node of the number in its message, if any.
 local function message_failure(inst, at, node, flow, what, prefix)
     local pieces = message_pieces(inst, node, flow, what, { prefix })
     local text, dynamic = {}, false
@@ -799,7 +814,8 @@ local function call_tonumber(inst, node, flow)
     return { { kind = kind, varies = varies } }
 end
 
--- Lanes have a stream each, so that what is drawn differs between them: not in an instance in which nothing does, see infer.program.
+-- math.random. Each lane has a stream of its own, so what is drawn differs between lanes, and an
+-- instance in which nothing differs cannot draw: see infer.program.
 local function call_random(inst, node, flow)
     for _, value in ipairs(values(inst, node.args, flow)) do
         storable(inst, value.node, value.kind, "an argument of math.random")
@@ -813,7 +829,7 @@ end
 
 local SPECIAL = { error = call_error, assert = call_assert, tonumber = call_tonumber, random = call_random }
 
--- Refuses a result that not every path of the function gives.
+-- Refuses the use of a result that some path of the function does not return.
 local function check_given(inst, value)
     if not value.missing then return end
     refuse(inst, value.node, "result %d of this call is used, and %s; nil does not exist on a device, return a number everywhere", value.index or 1,
@@ -839,8 +855,8 @@ local function call_builtin(inst, node, flow, builtin, path)
     return results
 end
 
--- The locals of enclosing functions that a nested one reads, those of the nested ones that it calls too. `fn`: the function
--- value in whose text it stands.
+-- Lists the locals of enclosing functions that a nested one reads, also through nested ones that it
+-- calls. `fn`: the function value whose text it is in.
 local function nested_captures(fn, def, list, seen)
     for _, node in ipairs(seen[def] and {} or def.names) do
         local var = node.var
@@ -857,7 +873,7 @@ local function nested_captures(fn, def, list, seen)
     return list
 end
 
--- Are two expressions of the function the same text, of the same variables?
+-- Are two expressions of the function the same text, with the same variables?
 local function is_same(inst, a, b)
     while a.tag == "Paren" do a = a.expr end
     while b.tag == "Paren" do b = b.expr end
@@ -876,9 +892,10 @@ end
 
 local ARITHMETIC = { ["+"] = true, ["-"] = true, ["*"] = true, ["/"] = true, ["%"] = true, ["^"] = true }
 
--- Whether what is assigned to an element, as in `a[k] = a[k] + v`, is made of that element: an update, which no other may come between.
--- `reads`: the nodes that are the element; `path`: those that have one inside; `is_simple`: these are operators and library functions only, so that
--- all else can be evaluated before.
+-- If the value assigned to an element depends on that element, as in `a[k] = a[k] + v`, describes
+-- the update, which must be atomic; else nil. `reads`: the nodes that read the element; `path`: the
+-- nodes that contain one; `is_simple`: those are only operators and library functions, so that
+-- everything else can be evaluated before.
 local function update_of(inst, target, value)
     local key = static_of(inst, target.object).key
     local update = { reads = {}, path = {}, is_simple = true }
@@ -944,7 +961,8 @@ local function call_function(inst, node, flow, static)
             inputs[#inputs + 1] = { var = var, kind = kind, varies = value.varies, value = i }
         end
     end
-    -- What nested functions read of the functions around them is passed along, to them and to whom they are passed.
+    -- Locals of enclosing functions that nested functions read are passed to them, and to functions
+    -- to which these are passed.
     local passed, without = {}, {}
     local function pass_captures(of)
         for _, name in ipairs(nested_captures(of.inst.fn, of.nested, {}, {})) do
@@ -1002,8 +1020,9 @@ function call(inst, node, flow)
     return call_function(inst, node, flow, static)
 end
 
--- The values of an expression list, the last call's results all of them: { node, kind, varies, index }.
--- `params`: the list is arguments for these, so that functions and arrays may be passed on as what they are.
+-- The values of an expression list, with all results of a call at its end: { node, kind, varies,
+-- index }. `params`: the parameters that they are arguments for; functions and arrays may be passed
+-- on unchanged.
 function values(inst, exprs, flow, params)
     local list = {}
     for i, node in ipairs(exprs) do
@@ -1032,7 +1051,7 @@ end
 
 local statement = {}
 
--- Things that a local can be another name for: they have no value on the device.
+-- Values that a local can only be another name for, since they do not exist on the device.
 local function alias_of(inst, var, node)
     if var.assigned or not node then return end
     if node.tag == "Function" then return { nested = node.def, path = var.name, key = var.name, inst = inst } end
@@ -1099,7 +1118,8 @@ function statement.Assign(inst, node, flow)
         numeric(inst, node, storable(inst, node, value and value.kind or (not value and "nil" or nil), name), name)
         element(inst, node.targets[1], flow, true, true)
         local update = update_of(inst, node.targets[1], node.exprs[1])
-        -- What is the same for all lanes is done once, and the rest of an expression not lane by lane.
+        -- What is the same for all lanes is done once, and the rest of an expression not lane by
+        -- lane.
         if update and inst.program.lanes > 1 and not (inst.simd and update.is_simple) then error({ is_scalar = true }, 0) end
         inst.updates[node.targets[1]] = update
         inst.program.has_updates = inst.program.has_updates or update ~= nil
@@ -1109,7 +1129,7 @@ function statement.Assign(inst, node, flow)
     for i, target in ipairs(node.targets) do
         local var, value = target.var, given[i]
         if value then check_given(inst, value) end
-        -- What a loop makes nil would be nil in its next turn, and behind it.
+        -- A local that a loop sets to nil would be nil in the next turn, and after the loop.
         local is_nil = (not value or value.kind == "nil") and inst.vars[var].loops == #inst.loops
         if not is_nil then
             local kind = storable(inst, value and value.node or node, value and value.kind or (not value and "nil" or nil), ("'%s'"):format(var.name))
@@ -1135,7 +1155,7 @@ end
 
 function statement.If(inst, node, flow)
     local level, out, falls = flow.level, nil, false
-    local open = true   -- whether a later clause can be reached
+    local open = true -- can a later clause be reached?
     local function branch(body)
         local inner = { assigned = copy_assigned(flow.assigned), level = flow.level }
         if not body or block(inst, body, inner) then
@@ -1162,8 +1182,8 @@ function statement.If(inst, node, flow)
     return falls
 end
 
--- The body of a loop. Gives what is assigned at its end (nil when that is not reached) and at its breaks; `finish` looks at
--- the end of the body, still inside.
+-- The body of a loop. Gives the flow at its end (nil when that is not reached) and at its breaks.
+-- `finish` is called at the end of the body, still inside the loop.
 local function loop_body(inst, node, flow, varies, finish)
     if varies then masks(inst, node) end
     inst.has_loops = true
@@ -1230,7 +1250,8 @@ function statement.Fornum(inst, node, flow)
         if kind then numeric(inst, each, kind, "'for'") end
     end
     numeric(inst, node.step or node, step, "'for'")
-    -- A whole start and a known whole step count in integers: exact, since no loop gets beyond 2^52 steps.
+    -- With a whole start and a known whole step the counter is an integer: that is exact, since no
+    -- loop makes more than 2^52 steps.
     local counter = "num"
     if (start == "k" or start == "int" or start == "long") and not start_varies and is_step(node.step) then counter = "long" end
     local loop = { counter = counter, varies = start_varies or step_varies, limit_varies = limit_varies }
@@ -1246,8 +1267,8 @@ function statement.Forin(inst, node)
     refuse(inst, node, "'for ... in'; there are no iterators on a device, use a numeric for")
 end
 
--- Statements that end at a label, to which those inside may go: the lanes that do wait there for the others. Locals that are declared in it are seen
--- behind it.
+-- The statements before a label. Lanes that jump to the label wait there for the others. Locals
+-- declared in these statements can be seen behind the label.
 function statement.Region(inst, node, flow)
     local outer, level = flow.outer_level, flow.level
     local region = { node = node, level = level + (inst.loop_varies[node] and 1 or 0), loops = #inst.loops }
@@ -1351,7 +1372,7 @@ function Instance:capture(kind, static)
     self.captures[#self.captures + 1] = entry
 end
 
--- The status code of a way to fail: the same for the same text.
+-- The number of a failure; the same text gets the same number.
 function Instance:failure(kind, node, text, array)
     local program = self.program
     local key = kind .. node.line .. text
@@ -1404,7 +1425,7 @@ function Instance:settle()
     end
 end
 
--- The instance for these arguments, made and settled if it is new.
+-- The instance for these arguments; a new one is made and analysed.
 function Program:instance(caller, at, wanted)
     local inst = self.by_key[wanted.key]
     if self.settling[wanted.def] then
@@ -1429,7 +1450,7 @@ function Program:instance(caller, at, wanted)
     return inst
 end
 
--- What reduces two results to one: an instance like the root, which cannot fail.
+-- The function that reduces two results to one, as an instance like the root. It may not fail.
 local function combiner(program, top, value, lanes)
     local fn = function_of(program, value, "reduce")
     local at = { program = program, fn = fn, inst = top }
@@ -1488,7 +1509,8 @@ function infer.program(value, options, is_simd)
     if #program.root.results == 0 and not writes then
         refuse(top, { line = def.last_line }, "it returns nothing and writes to no array: there is nothing that a device could give back")
     end
-    -- A function that draws was taken for one in which no lane differs: once more, with lanes everywhere.
+    -- A function that draws random numbers was analysed as one in which no lane differs: start
+    -- again, with lanes in all functions.
     if options.lanes > 1 and program.is_scalar_draw and not is_simd then return infer.program(value, options, true) end
     if options.combine then program.combiner = combiner(program, top, options.combine, options.lanes) end
     return program

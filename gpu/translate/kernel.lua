@@ -1,4 +1,5 @@
--- kernel.lua: functions that users write in OpenCL C: what their signature says, and the kernel around an element's function.
+-- kernel.lua: functions that users write in OpenCL C: reads their signatures, and writes the kernel
+-- around a function of one element.
 --
 -- Two forms. A function of one element, the last one in the text: its parameters are the inputs, what it returns is the first result, and
 -- pointers are further results. Or a whole __kernel: its constant __global pointers are the inputs, the others the results, an integer `n` the
@@ -19,14 +20,14 @@ local TYPES = {
 
 kernel.types = TYPES
 
--- The texts with comments, strings and preprocessor lines blanked; lines stay where they are.
+-- The text with comments, strings and preprocessor lines blanked out; line numbers stay the same.
 local function code_of(text)
     local function blank(part) return (part:gsub("[^\n]", " ")) end
     text = text:gsub("/%*.-%*/", blank):gsub("//[^\n]*", blank):gsub('"[^"\n]*"', blank)
     return (("\n" .. text):gsub("\n[ \t]*#[^\n]*", blank):sub(2))
 end
 
--- The text with what is inside of braces blanked: declarations remain.
+-- The text with everything inside braces blanked out, so that declarations remain.
 local function top_level(code)
     return (code:gsub("%b{}", function(body) return "{" .. body:sub(2, -2):gsub("[^\n]", " ") .. "}" end))
 end
@@ -67,7 +68,7 @@ local function parameters(text)
     return list
 end
 
--- The last function that is defined: its words before the name, its name, its parameters.
+-- The last function that is defined: the words before its name, its name, its parameters.
 local function last_function(declarations)
     local before, name, list
     for head, found, arguments in declarations:gmatch "([%a_][%w_%s%*]-)([%a_][%w_]*)%s*(%b())%s*{" do
@@ -76,7 +77,8 @@ local function last_function(declarations)
     return before, name, list
 end
 
--- The parameters by what they are for: arguments in the kernel's order.
+-- Sorts the parameters of a __kernel by what they are for; gives the arguments in the kernel's
+-- order.
 local function roles_of_kernel(list, with)
     local arguments, inputs, outputs, has_count = {}, {}, {}, false
     for i, one in ipairs(list) do
@@ -104,7 +106,7 @@ local function roles_of_kernel(list, with)
     return { arguments = arguments, inputs = inputs, outputs = outputs }
 end
 
--- The kernel around a function of one element, as text, and the roles.
+-- The text of the kernel around a function of one element, and what its arguments are for.
 local function wrap(before, name, list, with)
     local inputs, outputs, arguments = {}, {}, { { kind = "first", ctype = "uint64" }, { kind = "count", ctype = "uint64" } }
     local declared, passed, locals, stores, captured, captured_declared = {}, {}, {}, {}, {}, {}

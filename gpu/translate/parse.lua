@@ -1,10 +1,10 @@
--- parse.lua: the text of a Lua chunk as a tree.
+-- parse.lua: parses the text of a Lua chunk into a tree.
 --
 -- A hand-written recursive descent over the whole grammar of Lua 5.1 as LuaJIT reads it (goto and labels, 64-bit and
 -- imaginary literals, hexadecimal floats, the escapes \x \u \z). It has no dependency, knows the line of everything, and
 -- resolves names as it goes: a name that is a local variable points to its Local, so that later passes see no scopes.
 --
--- Nothing here knows OpenCL. What the device cannot do is decided in infer.lua.
+-- Nothing here knows OpenCL: infer.lua decides what a device cannot run.
 --
 -- Every node is a table with `tag` and `line`:
 --   expressions  Nil True False Number{value} Wide{text} String{value} Vararg Function{def} Table Paren{expr}
@@ -158,7 +158,7 @@ local function quoted(p, at)
     end
 end
 
--- Moves to the next word.
+-- Reads the next word.
 local function advance(p)
     skip_blank(p)
     local text, at = p.text, p.at
@@ -241,7 +241,7 @@ local function lookup(p, name)
     end
 end
 
--- Tells the function around a name, and those around that one, up to the one that declares it.
+-- Notes a name in the functions around it, up to the one that declares it.
 local function note_name(p, node)
     local def = p.def
     while def and def ~= node.var.def do
@@ -261,7 +261,8 @@ local function expression_list(p)
     return list
 end
 
--- Parameters and body; the current word is "(". `line` is what debug.getinfo calls linedefined.
+-- Parses parameters and body; the current word is "(". `line` is what debug.getinfo calls
+-- linedefined.
 local function function_body(p, line, is_method)
     local def = { tag = "Def", line = line, first = p.first, params = {}, is_method = is_method, is_vararg = false,
                   outer = p.def, names = {} }
@@ -360,7 +361,7 @@ local function simple(p)
     return suffixed(p)
 end
 
--- A name or a parenthesis, and the indexes and calls behind it.
+-- Parses a name or a parenthesis, and the indexes and calls behind it.
 function suffixed(p)
     local node
     local line = p.line
@@ -394,7 +395,7 @@ function suffixed(p)
     end
 end
 
--- An expression of operators that bind tighter than `power`.
+-- Parses an expression of operators that bind more tightly than `power`.
 function expression(p, power)
     p.depth = p.depth + 1
     if p.depth > 190 then fail(p, "expressions are nested too deeply") end
@@ -422,11 +423,11 @@ function expression(p, power)
 end
 
 ---------------------------------------------------------------------------------------------------
--- Statements. Each takes the line that it starts on; its first word is still the current one.
+-- Statements. Each function gets the line of the statement, and begins at its first word.
 
 local statement = {}
 
--- A block in a scope of its own.
+-- Parses a block in a scope of its own.
 local function scoped_block(p)
     open_scope(p)
     local body = block(p)
@@ -545,7 +546,7 @@ statement["break"] = function(p, line)
     return { tag = "Break", line = line }
 end
 
--- An assignment or a call; a goto, where `goto` is a name unless another name follows.
+-- Parses an assignment or a call; or a goto, since `goto` is a name unless another name follows.
 local function other_statement(p, line)
     local first = suffixed(p)
     if first.tag == "Name" and first.name == "goto" and p.kind == "name" then

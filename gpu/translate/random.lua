@@ -13,7 +13,7 @@ local band, bxor, rshift, lshift = bit.band, bit.bxor, bit.rshift, bit.lshift
 local LOW = 0xffffffffULL
 local bits = ffi.new "union { double number; uint64_t word; }"
 
--- The bits of a number, the same for 0 and -0.
+-- The bits of a number; 0 and -0 have the same.
 local function word(number)
     bits.number = number + 0
     return bits.word + 0ULL

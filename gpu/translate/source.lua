@@ -1,8 +1,9 @@
--- source.lua: from a function value to its text.
+-- source.lua: finds the text of a function value.
 --
--- debug.getinfo gives a file and two lines; several functions may share them, and the file may have changed since it was
--- loaded. So every candidate on those lines is compiled again with the same upvalue names, and its bytecode is compared
--- with that of the function. Equal bytecode is the proof that the text is the code that runs.
+-- debug.getinfo gives a file and two lines. Several functions may share those, and the file may
+-- have changed since it was loaded. So every candidate on those lines is compiled again with the
+-- same upvalue names, and its bytecode is compared with that of the function: when it is equal, the
+-- text is that of the code that runs.
 
 local bit = require "bit"
 local parse = require "tidepool.translate.parse"
@@ -15,7 +16,8 @@ local source = {}
 ---@field lines string[] the chunk's lines
 ---@field upvalues table<string, integer> index of each upvalue by name
 
--- The last chunks that were parsed, by name: text, defs, lines. Few, since a program's functions sit in few files.
+-- The chunks that were parsed last, by name: text, defs, lines. Few, since a program's functions
+-- are in few files.
 local recent, RECENT_MAX = {}, 8
 
 local function parsed(name, text)
@@ -47,8 +49,8 @@ local function read_uleb(code, at)
     end
 end
 
--- Stripped bytecode with the words zeroed that say where the upvalues come from: these depend on the code around the
--- function, not on the function. The layout is that of LuaJIT's lj_bcdump.h.
+-- Stripped bytecode in which the words are zeroed that say where the upvalues come from: those
+-- depend on the code around the function. The layout is that of LuaJIT's lj_bcdump.h.
 local function canonical_code(fn)
     local code = string.dump(fn, true)
     local _, at = read_uleb(code, 5)  -- ESC 'L' 'J' version, then flags; a stripped dump has no name
@@ -72,7 +74,8 @@ local function canonical_code(fn)
     return table.concat(parts)
 end
 
--- The candidate's text compiled again among locals of the given names; nil when it does not compile.
+-- Compiles the candidate's text again among locals of the given names; nil when it does not
+-- compile.
 local function recompile(text, def, names)
     local body = text:sub(def.first, def.last)
     if def.is_method then
@@ -90,12 +93,15 @@ local function same_upvalues(fn, names)
     return true
 end
 
--- The texts that a chunk may have been loaded from: several when the host loaded several by the same name, such as the lines of a prompt.
+-- The texts that a chunk may have been loaded from: several when the host loaded several under one
+-- name, as the lines at a prompt.
 local function texts_of_chunk(name, short, text_of)
     local texts = text_of and text_of(name) or {}
     if type(texts) == "string" then texts = { texts } end
     local first = name:sub(1, 1)
-    if first == "@" then -- also where a text was kept: a chunk may have been loaded by hand under the name of a file that is there
+    -- tried even if a text was stored: a chunk may have been loaded by hand under the name of an
+    -- existing file
+    if first == "@" then
         local file, why = io.open(name:sub(2), "rb")
         local text = file and file:read "*a"
         if file then file:close() end

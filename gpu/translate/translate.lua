@@ -1,7 +1,8 @@
--- translate.lua: the front door of the translator: a Lua function in, OpenCL C and all that is needed to run it out.
+-- translate.lua: the translator's front door: from a Lua function to OpenCL C and everything that
+-- is needed to run it.
 --
--- Nothing here touches OpenCL. The executor builds `source`, sets the kernel's arguments as `arguments` lists them, and
--- launches ceil(count / lanes) work items (more do no harm).
+-- Nothing here calls OpenCL. The executor builds `source`, sets the kernel's arguments as
+-- `arguments` lists them, and launches ceil(count / lanes) work items (more do no harm).
 
 local infer = require "tidepool.translate.infer"
 local emit = require "tidepool.translate.emit"
@@ -73,7 +74,7 @@ local function check_options(options)
     return precision, lanes
 end
 
--- The instances that the final types call, from the root down.
+-- Marks the instances that are called with the final types, from the root down.
 local function mark_used(inst)
     if inst.is_used then return end
     inst.is_used = true
@@ -98,7 +99,7 @@ local function output_types(root, real, returns, blame)
     return outputs
 end
 
--- Reads a captured value again, and makes sure that it is still of the kind that the code was made for.
+-- A function that reads a captured value again, and checks that the code still fits it.
 local function checked_read(entry)
     local static, read = entry.static, entry.static.read
     if entry.kind == "number" then
@@ -157,7 +158,8 @@ function Translation:is_current()
     return true
 end
 
--- The parts of a message before and behind the number in it that is computed, with the captured numbers as they are now.
+-- The parts of a message before and after the number that is computed, with captured numbers as
+-- they are now.
 local function parts_of(pieces)
     local before, after = {}, {}
     local list, detail = before, nil

@@ -1,4 +1,5 @@
--- calls.lua: calls of builtins, of functions of the program, and of those that are statements of their own (error, assert).
+-- calls.lua: calls of builtins, of functions of the program, and calls that are statements of their
+-- own (error, assert).
 
 local emitter = require "tidepool.translate.emit.emitter"
 local expressions = require "tidepool.translate.emit.expressions"
@@ -7,7 +8,7 @@ local Emitter, number_text, bare = emitter.Emitter, emitter.number_text, emitter
 
 local special = {}
 
--- The number of a failure's message, if it has one.
+-- The number that a failure's message has to include, if there is one.
 local function detail_of(self, made)
     if not made.detail then return nil end
     local value = self:expr(made.detail)
@@ -80,7 +81,8 @@ local function call_builtin(self, node, made)
     return results
 end
 
--- Loops, draws, or may fail: to be called only by those lanes that call it in Lua.
+-- Has no loops, draws no random numbers and cannot fail: so lanes that do not call it in Lua may
+-- call it too.
 local function is_plain(inst)
     if inst.plain == nil then
         inst.plain = not inst.can_fail and not inst.has_loops and not inst.draws
@@ -170,7 +172,8 @@ function expressions.by_tag.Call(self, node)
     return self:call(node)[1]
 end
 
--- The values of an expression list, as infer's `values`. `made`: a call whose arguments these are.
+-- The values of an expression list, as `values` in infer.lua. `made`: the call whose arguments
+-- these are.
 function Emitter:values(exprs, made)
     local statics = {}
     for _, input in ipairs(made and made.inputs or {}) do

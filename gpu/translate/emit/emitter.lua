@@ -1,7 +1,9 @@
--- emitter.lua: what writes one instance of a function: lines of text, names, types and values, and masks.
+-- emitter.lua: writes one instance of a function: lines of text, names, types and values, and
+-- masks.
 --
--- Masks form a chain, from that of the function (m0) to that of the innermost condition; a mask that is still known to be full is
--- not written. Expressions, calls and statements are further methods of the Emitter, in files of their own.
+-- Masks form a chain, from that of the function (m0) to that of the innermost condition. A mask
+-- that is known to be full is not written. Expressions, calls and statements are further methods of
+-- the Emitter, in files of their own.
 
 local emitter = {}
 
@@ -31,7 +33,7 @@ function Emitter:close(text)
     self:line("%s", text or "}")
 end
 
--- Runs `write` and gives what it returns and the lines that it wrote, which are not kept.
+-- Runs `write` without keeping the lines that it writes; gives its result and these lines.
 function Emitter:aside(write)
     local lines = self.lines
     self.lines = {}
@@ -55,7 +57,8 @@ local function identifier(text)
     return (text:gsub("[^%w_]+", "_"):gsub("_+$", ""))
 end
 
--- The C name of a local: its own with "_" behind, so that no keyword or builtin is hit, and a number where it is not the first.
+-- The C name of a local: its own name with "_" behind it, so that it is no keyword or builtin, and
+-- a number unless it is the first of that name.
 function Emitter:name(var)
     local base = identifier(var.name)
     local count = (self.used[base] or 0) + 1
@@ -105,7 +108,7 @@ local function literal(v)
     return { literal = v, kind = "k", varies = false }
 end
 
--- The value as this kind, for all lanes if it varies.
+-- The value converted to this kind; `varies`: for all lanes.
 function Emitter:as(value, kind, varies)
     if kind == "k" then kind = "num" end
     local c = value.c
@@ -139,7 +142,7 @@ function Emitter:as(value, kind, varies)
     return c
 end
 
--- Text without the parentheses around all of it.
+-- The text without parentheses around the whole.
 local function bare(c)
     if c:sub(1, 1) == "(" and c:find "^%b()$" then return c:sub(2, -2) end
     return c
@@ -160,7 +163,8 @@ function Emitter:need(name, varies)
 end
 
 ---------------------------------------------------------------------------------------------------
--- Masks. self.chain: { name =, full = it is known that all lanes are on, loop = the loop whose mask it is, kills = }
+-- Masks. self.chain: { name =, full = all lanes are known to be on, loop = the loop whose mask it
+-- is, kills = }
 
 function Emitter:here()
     return self.chain[#self.chain]
@@ -172,7 +176,7 @@ function Emitter:mask()
     if not entry.full then return entry.name end
 end
 
--- The lanes that are on here and for which a mask holds.
+-- The lanes that are on here and in which the mask `c` holds.
 function Emitter:masked(c)
     local mask = self:mask()
     return mask and ("(%s & %s)"):format(mask, c) or c
@@ -200,7 +204,7 @@ function Emitter:kill(lanes, first, last)
     end
 end
 
--- Leaves the function with what is in the result variables.
+-- Leaves the function, with the values of the result variables.
 function Emitter:leave()
     if #self.inst.results == 0 then
         self:line("return;")
@@ -212,8 +216,8 @@ function Emitter:leave()
     end
 end
 
--- The current lanes, or those in `lanes` (a mask's name), end with a status: the number of a failure. `detail`: the index that is wrong, when it
--- is one.
+-- Ends the current lanes, or those in `lanes` (a mask's name), with the number of a failure.
+-- `detail`: the wrong index, or the number in the message.
 function Emitter:fail(status, lanes, detail)
     if not self.inst.simd then
         self:line("*status = %s;", status)
@@ -239,8 +243,8 @@ function Emitter:fail(status, lanes, detail)
     end
 end
 
--- All the current lanes are done with the function: their results or status are stored. `goes_on`: there is code behind
--- this that is still reached, by C if not by any lane.
+-- Ends the current lanes' run of the function, after their results or failures were stored.
+-- `goes_on`: C reaches the code after this even if no lane does.
 function Emitter:exit_lanes(goes_on)
     local top = #self.chain
     if top == 1 then

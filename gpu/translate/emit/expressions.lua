@@ -1,7 +1,7 @@
--- expressions.lua: expressions as C text without side effects.
+-- expressions.lua: writes expressions as C text without side effects.
 --
--- What may fail, loop, or give several values is put into a variable by a statement before; the operands of `and` and `or` that have such
--- statements get them under a condition.
+-- What may fail, loop, or give several values is first put into a variable by a statement. Where an
+-- operand of `and` or `or` needs such statements, they are put under a condition.
 
 local infer = require "tidepool.translate.infer"
 local emitter = require "tidepool.translate.emit.emitter"
@@ -41,7 +41,8 @@ function expression.Name(self, node)
     return { c = self.names[node.var], kind = known.kind == "k" and "num" or known.kind or "num", varies = known.varies }
 end
 
--- The places of lanes in an array: from 0, and 0 in lanes that are not on. Lanes whose index is none of its, from 1 to its length, fail.
+-- The positions, from 0, of lanes in an array; 0 in lanes that are off. Lanes whose index is not in
+-- 1..length fail.
 local function places_of_lanes(self, node, index, length)
     local i, bad, at = self:temp "i", self:temp "m", self:temp "k"
     self:line("%s %s = %s;", self:type("num", true), i, bare(self:as(index, "num", true)))
@@ -55,7 +56,8 @@ local function places_of_lanes(self, node, index, length)
     return at
 end
 
--- The same for an index that is the same in all lanes: its place, and, where the lanes may all have failed by now, a condition for it to be one.
+-- The same for an index that is the same in all lanes: its position and, where all lanes may have
+-- failed by now, a condition that it is valid.
 local function place_of(self, node, index, length)
     local i = self:temp "i"
     local check
@@ -74,7 +76,8 @@ local function place_of(self, node, index, length)
     return index.kind == "num" and ("(long)%s - 1"):format(i) or ("%s - 1"):format(i), self.inst.simd and #self.chain > 1 and check or nil
 end
 
--- An element of a captured array: checked, and an element (or lane) of the map that misses it fails.
+-- An element of a captured array. The index is checked: an element (or lane) of the map whose index
+-- is wrong fails.
 local function element(self, node)
     local entry = self.inst.captured["array" .. infer.static_of(self.inst, node.object).key]
     local array, length = self.unit:capture_name(entry)
@@ -165,13 +168,13 @@ function expression.Binop(self, node)
         return { c = ("%s(%s, %s)"):format(self:need(op == "%" and "lua_mod" or "lua_pow", varies),
             bare(self:as(a, "num", varies)), bare(self:as(b, "num", varies))), kind = "num", varies = varies }
     end
-    -- A scalar operand of a vector one is widened by C.
+    -- C widens a scalar operand of a vector one.
     return { c = ("(%s %s %s)"):format(self:as(a, kind, a.varies), op, self:as(b, kind, b.varies)), kind = kind,
              varies = varies }
 end
 
--- Emits the right operand of `and` or `or` for the lanes in `cond` only. Gives the value, and the lines that it needs, which
--- stand under the condition but are not yet written.
+-- Writes the right operand of `and` or `or`, for the lanes in `cond` only. Gives its value and the
+-- lines that it needs, which belong under the condition and are not written yet.
 function Emitter:lazily(cond, want, evaluate)
     local entry
     local chain = #self.chain
@@ -179,7 +182,7 @@ function Emitter:lazily(cond, want, evaluate)
     local opened
     local value, lines = self:aside(function()
         if cond.varies then
-            -- The mask's own line comes first; it is kept apart, since it may not be needed.
+            -- The line of the mask comes first. It is kept apart, since it may not be needed.
             local _, declared = self:aside(function() entry = self:push_mask(self:masked(want(cond.c)), nil) end)
             opened = declared
         end
@@ -190,7 +193,7 @@ function Emitter:lazily(cond, want, evaluate)
     return value, lines, opened, entry
 end
 
--- Declares a variable, and gives it a value under a condition with the lines that are needed for it.
+-- Declares a variable, and under a condition gives it a value, with the lines which that needs.
 function Emitter:conditional(cond, want, kind, varies, initial, value, lines, opened, entry)
     local t = self:temp "t"
     self:line("%s %s = %s;", self:type(kind, varies), t, bare(initial))
@@ -211,7 +214,7 @@ function Emitter:conditional(cond, want, kind, varies, initial, value, lines, op
     return { c = t, kind = kind, varies = varies }
 end
 
--- The same for a number or false.
+-- The same for a value that is a number or false.
 function Emitter:conditional_maybe(cond, want, value, lines, opened, entry)
     local varies = cond.varies or value.varies
     local kept = self:temp "t"
@@ -235,7 +238,7 @@ local function negation(cond)
     return function(c) return ("(%s%s)"):format(cond.varies and "~" or "!", c) end
 end
 
--- cond ? a : b, both of them without statements.
+-- cond ? a : b, where neither needs statements.
 function Emitter:choose(cond, kind, a, b)
     local varies = cond.varies or a.varies or b.varies
     local x, y = self:as(a, kind, varies), self:as(b, kind, varies)
@@ -248,7 +251,7 @@ function Emitter:choose(cond, kind, a, b)
     return { c = c, kind = kind, varies = varies }
 end
 
--- Keeps a text from being written twice or from moving behind later statements.
+-- Puts the text into a variable, so that it is not evaluated twice, or after later statements.
 function Emitter:hold(value)
     if value.literal or value.c:find "^[%w_]+$" then return value end
     local t = self:temp "t"
@@ -263,7 +266,7 @@ local function both(self, a, b, op)
              varies = varies }
 end
 
--- `a and b` or `a or b` of which only the truth is wanted, or both of which are booleans.
+-- `a and b` or `a or b`, where only the truth is wanted or both operands are booleans.
 local function logical(self, left, op, evaluate)
     local want = op == "and" and as_is or negation(left)
     local right, lines, opened, entry = self:lazily(left, want, evaluate)

@@ -1,7 +1,8 @@
--- kernels.lua: the kernels around a program's function: one that stores what it gives for each element, and one that reduces groups.
+-- kernels.lua: writes the kernels around a program's function: one stores its results for each
+-- element, one reduces groups.
 --
--- Both load the inputs of an element, or of W elements in the lanes of vectors, and call the function by the same rules, which
--- stand here first.
+-- Both load the inputs of an element, or of W elements in the lanes of vectors, and call the
+-- function. The rules for that, which they share, come first.
 
 local abi = require "tidepool.base.abi"
 local calls = require "tidepool.translate.emit.calls"
@@ -10,14 +11,15 @@ local emitter = require "tidepool.translate.emit.emitter"
 local C_ELEMENT = emitter.C_ELEMENT
 local GROUP, LANES = abi.GROUP, abi.LANES
 
--- Elements of a launch whose results (4 MiB of doubles) are written past a processor's caches.
+-- From so many elements per launch on (4 MiB of doubles), results are written past the processor's
+-- caches.
 local LARGE = 2 ^ 19
 
 local kernels = {}
 
 -- ---- a kernel's text ----
 
--- Writes one kernel. `width` is what vector types have behind their names, "" in the scalar form.
+-- Writes one kernel. `width` is the suffix of vector types, "" in the scalar form.
 local Kernel = {}
 Kernel.__index = Kernel
 
@@ -37,7 +39,8 @@ function Kernel:type(kind)
     return (kind == "int" and "int" or kind == "long" and "long" or self.unit.real) .. self.width
 end
 
--- The parameters, as arguments_of in translate.lua lists them. `results`: those that are stored.
+-- The parameters, in the order of arguments_of in translate.lua. `results`: the types of the
+-- results that are stored.
 function Kernel:parameters(results)
     local unit, root = self.unit, self.root
     local list = { "ulong first", "ulong count" }
@@ -54,7 +57,8 @@ function Kernel:parameters(results)
     return table.concat(list, ",\n    ")
 end
 
--- What the function is passed for an input of which x is the text: an element as it is stored, or the elements of all lanes.
+-- The argument for an input whose text is x: an element as it is stored, or the elements of all
+-- lanes.
 function Kernel:argument(input, x)
     local c_type, kind = C_ELEMENT[input.ctype], self.root.inputs[input.index].kind
     local target = self:type(kind)
@@ -64,8 +68,9 @@ function Kernel:argument(input, x)
     return c_type .. self.width == target and x or ("convert_%s(%s)"):format(target, x)
 end
 
--- Declares what the function gives beside its first result, and adds what it is passed for that, for captures and for random
--- numbers, to its arguments: variables y2.., status and detail. `at`: the element; `lanes_left`: as in Unit:open_draws.
+-- Declares the variables for everything that the function returns besides its first result (y2..,
+-- status and detail), and appends these, the captured values and the random streams to its
+-- arguments. `at`: the element; `lanes_left`: as in Unit:open_draws.
 function Kernel:add_arguments(args, at, lanes_left)
     local root = self.root
     for i = 2, #self.outputs do
@@ -87,7 +92,7 @@ function Kernel:add_arguments(args, at, lanes_left)
     end
 end
 
--- The call of the function; its first result is y1.
+-- Writes the call of the function; its first result is y1.
 function Kernel:call(args)
     local call = ("%s(%s);"):format(self.unit.function_names[self.root], table.concat(args, ", "))
     local first = self.outputs[1]
@@ -101,7 +106,8 @@ end
 
 -- ---- a result for each element ----
 
--- Where this work item's elements begin: `at`, and how many of its lanes have one: `lanes`.
+-- Declares `at`, where this work item's elements begin, and `lanes`, how many of its lanes have an
+-- element.
 local function find_elements(k)
     local id = "get_global_id(1) * get_global_size(0) + get_global_id(0)" -- see has_rows in gpu/opencl/launch.h
     k:line("ulong at = %s;", k.simd and ("(%s) * %d"):format(id, k.lanes) or id)
@@ -130,14 +136,16 @@ local function load(k, i, input)
     k:line("}")
 end
 
--- The mask of the lanes that have an element. What is written twice is the same, but an update must not be done again.
+-- The mask of the lanes that have an element. The others repeat the last element, and may store the
+-- same result again, but must not repeat an update.
 local function mask_of_elements(k)
     local numbers = {}
     for lane = 0, k.lanes - 1 do numbers[lane + 1] = lane end
     return ("(%s)(%s) < (%s)lanes"):format(k.unit.mask_type, table.concat(numbers, ", "), k.unit.single and "int" or "long")
 end
 
--- Declares z<i>: result i as it is stored, or, where its element failed and it has room for that, the index that was none.
+-- Declares z<i>, result i as it is stored; or, where its element failed and it has room for that,
+-- the wrong index.
 local function convert_result(k, i, output)
     local c = k.unit:stored("y" .. i, output.kind, output.ctype, k.lanes)
     k:line("%s%s z%d = %s;", C_ELEMENT[output.ctype], k.width, i, c)
@@ -150,7 +158,8 @@ local function convert_result(k, i, output)
     end
 end
 
--- Stores the value c of that C type to the buffer `target`. `is_result`: many launches' worth of it may not fit into caches.
+-- Stores the value c, of that C type, in the buffer `target`. `is_result`: there may be more than
+-- fits into the caches.
 local function store(k, c, c_type, target, is_result)
     local lanes = k.lanes
     if not k.simd then
@@ -210,7 +219,7 @@ end
 local START = { sum = "0", min = "INFINITY", max = "(-INFINITY)" }
 local COMBINE = { min = "lua_least", max = "lua_greatest" }
 
--- The text of what the reduction makes of a and b, in all lanes.
+-- The text that reduces a and b to one, in all lanes.
 local function combine(k, a, b)
     local unit, combiner = k.unit, k.unit.program.combiner
     if combiner then
@@ -224,7 +233,7 @@ local function combine(k, a, b)
     return ("%s%s(%s, %s)"):format(COMBINE[k.reduce], k.width, a, b)
 end
 
--- The first result of the element (or elements) at `offset`, added to the variable `to`.
+-- Reduces the first result of the element (or elements) at `offset` into the variable `to`.
 local function add_element(k, offset, to)
     local unit, first, args = k.unit, k.outputs[1], {}
     for i, input in ipairs(k.inputs) do
@@ -247,7 +256,8 @@ local function add_element(k, offset, to)
     end
 end
 
--- The vector form: a work item has a group, whose numbers are in the lanes of a1..; then these become one.
+-- The vector form: a work item has a whole group, whose lanes are in the vectors a1..; then these
+-- are combined.
 local function reduce_in_lanes(k)
     local unit, lanes = k.unit, k.lanes
     local parts = LANES / lanes
@@ -280,7 +290,8 @@ local function reduce_in_lanes(k)
     if k.root.can_fail then k:line("failed[group] = bad;") end
 end
 
--- The scalar form: LANES work items have a group, a number each; then these become one in local memory.
+-- The scalar form: LANES work items have a group, one lane each; then these are combined in local
+-- memory.
 local function reduce_in_items(k)
     local unit = k.unit
     k:line("ulong group = get_global_id(0) / %d;", LANES)
@@ -312,8 +323,8 @@ local function reduce_in_items(k)
     k:line("}")
 end
 
--- The kernel that makes one number of the first results of each group's elements. `reduce`: "sum", "min", "max", or anything where
--- the program has a combiner.
+-- The kernel that reduces the first results of each group's elements to one number. `reduce`:
+-- "sum", "min", "max"; any other value when the program has a combiner.
 ---@return string
 function kernels.reduce(unit, name, inputs, outputs, reduce)
     local k = new_kernel(unit, inputs, outputs)

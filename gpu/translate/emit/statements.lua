@@ -1,4 +1,4 @@
--- statements.lua: statements, and blocks of them.
+-- statements.lua: writes statements, and blocks of them.
 
 local infer = require "tidepool.translate.infer"
 local emitter = require "tidepool.translate.emit.emitter"
@@ -9,7 +9,8 @@ local places_of_lanes, place_of, compare = expressions.places_of_lanes, expressi
 
 local statement = {}
 
--- What stands between two statements of a block and may run without end when no lane is on.
+-- Does any statement from `from` on contain a loop or call, which may run without end when no lane
+-- is on?
 local function has_more_work(list, from)
     local function works(node)
         if type(node) ~= "table" then return false end
@@ -26,9 +27,9 @@ local function has_more_work(list, from)
     return false
 end
 
--- A block. Gives whether control cannot come out behind it. When a statement may have ended all lanes, what follows is left out or put
--- under a condition: a scalar loop in it
--- might otherwise run on, without any lane that would have kept it finite.
+-- Writes a block. Gives whether control cannot leave it at its end. When a statement may have ended
+-- all lanes, what follows is left out or put under a condition: a scalar loop in it might run
+-- without end, since no lane is left that would end it.
 function Emitter:block(list)
     local opened, ended = 0, false
     local region = self.regions[#self.regions]
@@ -49,7 +50,8 @@ function Emitter:block(list)
                 self:close()
             elseif here.loop and here.loop == self.loops[#self.loops] then
                 self:line("if (!any(%s)) break;", here.name)
-            elseif region and region.index == #self.chain then -- no braces: locals are seen behind the label
+            -- without braces, so that locals can be seen behind the label
+            elseif region and region.index == #self.chain then
                 self:line("if (!any(%s)) goto %s;", here.name, self:label(region))
             else
                 self:open("if (any(%s)) {", here.name)
@@ -66,7 +68,8 @@ function Emitter:label(region)
     return region.label
 end
 
--- A local that is declared directly before a label is seen behind it, by lanes that have gone there, too: it belongs to the mask around.
+-- A local that is declared directly before a label can be seen behind it, also by lanes that jumped
+-- there: so it belongs to the mask around the region.
 function Emitter:declare(var)
     local region = self.regions[#self.regions]
     self.levels[var] = region and region.index == #self.chain and region.outer or #self.chain
@@ -91,7 +94,8 @@ end
 
 function statement.LocalFunction() end
 
--- Declares what an element was, and tries until what `evaluate` makes of that is in its place: nothing else comes between. `at`: text of the element.
+-- Reads an element, and tries to replace it by what `evaluate` makes of it until no other work item
+-- has changed it in between. `at`: the element's text.
 local function try_until_done(self, at, reads, ctype, evaluate)
     local was, c_type = self:temp "w", C_ELEMENT[ctype]
     local kind = ({ int32 = true, int16 = true, int8 = true, uint16 = true, uint8 = true })[ctype] and "int" or "num"
@@ -109,7 +113,8 @@ local function try_until_done(self, at, reads, ctype, evaluate)
     self:close()
 end
 
--- An update whose parts that are not the element itself can be evaluated before: a function of its own, which is called with these for each lane.
+-- Writes an update whose other operands can be evaluated before it: as a function of its own, which
+-- is called with them for each lane.
 local function simple_update(self, node, target, update, entry, array, length)
     local parameters, parts, replaced = {}, {}, {}
     local function visit(part)
@@ -173,7 +178,7 @@ local function store_element(self, node, value)
         self:line("%s[%s] = %s;", array, at, self.unit:stored(value.c, value.kind, entry.ctype, 1))
         return
     end
-    -- One lane after the other, so that the last one's stays, as in Lua.
+    -- One lane after the other, so that the last one's value stays, as in Lua.
     local at, t = places_of_lanes(self, node, { c = self:as(index, "num", true), kind = "num", varies = true }, length), self:temp "t"
     local mask = self:mask()
     self:line("%s%d %s = %s;", C_ELEMENT[entry.ctype], self.lanes, t,
@@ -202,7 +207,7 @@ function statement.Assign(self, node)
         local var = target.var
         local known, name = self.inst.vars[var], self.names[var]
         if not texts[i] then -- luacheck: ignore 542
-            -- it is nil from here on, and not read
+            -- the local is nil from here on, and not read
         elseif known.varies and #self.chain > self.levels[var] then
             self:line("%s = select(%s, %s, %s);", name, name, bare(texts[i]),
                 self:mask_for(known.kind == "k" and "num" or known.kind, self:mask()))
@@ -224,7 +229,7 @@ function statement.Do(self, node)
     self:close()
 end
 
--- The clauses from `first` on; `is_else`: behind the "}" of the one before, which is not written yet.
+-- Writes the clauses from `first` on. `is_else`: they follow a clause whose "}" is not written yet.
 local function clauses(self, node, first, is_else)
     local clause = node.clauses[first]
     local truth = clause and infer.truth_of(self.inst, clause.cond)
@@ -277,7 +282,7 @@ function statement.If(self, node)
     clauses(self, node, 1, false)
 end
 
--- Opens a loop's mask if its lanes leave at different times. Gives the loop.
+-- Opens a mask for a loop whose lanes leave it at different times. Gives the loop.
 function Emitter:open_loop(node)
     local loop = { node = node }
     self.loops[#self.loops + 1] = loop
@@ -294,7 +299,7 @@ function Emitter:close_loop(loop)
     self.loops[#self.loops] = nil
 end
 
--- Leaves the loop where `cond` holds (`negate`: where it does not).
+-- Makes lanes leave the loop where `cond` holds (`negate`: where it does not).
 local function leave_loop(self, loop, cond, negate)
     if loop.entry and cond.varies then
         self:line("%s &= %s%s;", loop.entry.name, negate and "" or "~", cond.c)
@@ -319,7 +324,8 @@ statement["Repeat"] = function(self, node)
     if not self:block(node.body) then
         leave_loop(self, loop, self:condition(node.cond), false)
     elseif loop.entry then
-        -- No lane comes here, but C does: the lanes that left an inner loop by `return` ended it with a break.
+        -- C comes here although no lane does: lanes that left an inner loop by `return` ended it
+        -- with a break.
         self:line("if (!any(%s)) break;", loop.entry.name)
     end
     self:close_loop(loop)
@@ -331,7 +337,7 @@ local function step_of(node)
     if node.tag == "Unop" and node.op == "-" and node.expr.tag == "Number" then return -node.expr.value end
 end
 
--- A number that is evaluated once, before the loop.
+-- Puts a number of a loop's head into a variable before the loop.
 local function loop_number(self, value, kind, letter)
     local c = self:as(value, kind, value.varies)
     if value.literal then return { c = c, kind = kind, varies = false } end
@@ -364,9 +370,10 @@ function statement.Fornum(self, node)
     self.levels[var] = #self.chain
     local name = self:name(var)
     local counter = var.assigned and self:temp "c" or name
-    local going   -- the condition to go on, a value
+    local going -- whether to go on, a value
     local index = { c = counter, kind = kind, varies = varies }
-    -- LuaJIT looks at the sign of the step: 0 goes up, -0 down, and NaN, whose usual sign is -, down.
+    -- As LuaJIT, which looks at the sign of the step: 0 counts up, -0 down, and NaN, whose sign is
+    -- usually -, down.
     if step then
         going = compare(self, (step > 0 or 1 / step > 0) and "<=" or ">=", index, limit)
     else
@@ -430,7 +437,8 @@ statement["Return"] = function(self, node)
     end
 end
 
--- What stands before a label. Where lanes go there at different times, it has a mask of its own, from which they are cleared.
+-- Writes the statements before a label. Where lanes jump there at different times, these have a
+-- mask of their own, from which such lanes are cleared.
 function statement.Region(self, node)
     local region = { node = node, index = #self.chain, outer = #self.chain }
     local above = self.regions[#self.regions]

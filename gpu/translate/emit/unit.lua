@@ -1,4 +1,5 @@
--- unit.lua: the text of a whole program: its functions, the helpers that they need, and what is common to its kernels (kernels.lua).
+-- unit.lua: the text of a whole program: its functions, the helpers that they need, and what its
+-- kernels (kernels.lua) share.
 
 local builtins = require "tidepool.translate.builtins"
 local calls = require "tidepool.translate.emit.calls"
@@ -12,7 +13,7 @@ local is_plain = calls.is_plain
 local Unit = {}
 Unit.__index = Unit
 
--- Makes sure that a C helper is in the text.
+-- Adds a C helper to the text if it is not there yet.
 function Unit:helper(name, lanes)
     local key = name .. lanes
     if self.helpers[key] then return end
@@ -39,7 +40,8 @@ function Unit:capture_name(entry)
     return name, entry.kind == "array" and "length_of_" .. name or nil
 end
 
--- Adds what a call of that instance passes for its captures, in the order of its parameters.
+-- Appends the arguments that a call of the instance passes for its captures, in the order of its
+-- parameters.
 function Unit:pass_captures(inst, args)
     for _, entry in ipairs(inst.captures) do
         local name, length = self:capture_name(entry)
@@ -58,7 +60,7 @@ function Unit:capture_parameters(entry, list)
     end
 end
 
--- A name for a function: none other has it.
+-- A name for a function that no other one has.
 function Unit:function_name(name)
     self.function_count[name] = (self.function_count[name] or 0) + 1
     return name .. "_" .. self.function_count[name]
@@ -77,7 +79,7 @@ function Unit:instance(inst)
         if not input.static then
             local known = inst.vars[input.var]
             local c_name = e:declare(input.var)
-            -- A parameter whose type has grown in the body starts as what it is given as.
+            -- A parameter whose kind the body has widened gets its own variable.
             if known.kind ~= input.kind or known.varies ~= input.varies then
                 parameters[#parameters + 1] = ("%s given_%s"):format(e:type(input.kind or "num", input.varies), c_name)
                 local given = { c = "given_" .. c_name, kind = input.kind or "num", varies = input.varies }
@@ -114,7 +116,8 @@ function Unit:instance(inst)
         inst.fn.source.file, inst.def.line, table.concat(head, "\n"), table.concat(e.lines, "\n"))
 end
 
--- Text that converts a real or int to the storage type of an output, as a cast of C (and of LuaJIT's FFI) does.
+-- Text that converts a value to the storage type of an output, as a cast in C (and in LuaJIT's FFI)
+-- does.
 function Unit:stored(c, kind, ctype, lanes)
     local suffix = lanes > 1 and tostring(lanes) or ""
     local target = C_ELEMENT[ctype] .. suffix
@@ -127,7 +130,8 @@ function Unit:stored(c, kind, ctype, lanes)
         c = ("lua_number%s(%s)"):format(suffix, c)
         return ctype == self.real and c or ("convert_%s(%s)"):format(target, c)
     end
-    -- A loop counter is a number, too: what is beyond the integers becomes the same of both.
+    -- A loop counter is converted as a number, so that values beyond an integer's range give the
+    -- same.
     if kind == "long" then c = ("convert_%s%s(%s)"):format(self.real, suffix, c) end
     if kind ~= "int" then
         local helper = ctype == "uint32" and "lua_to_uint" or ctype == "int64" and "lua_to_long" or ctype == "uint64" and "lua_to_ulong"
@@ -138,7 +142,8 @@ function Unit:stored(c, kind, ctype, lanes)
     return ("convert_%s(%s)"):format(target, c)
 end
 
--- The line that declares the stream of element `at` of the kernel's buffers, or those of W elements, of which the last ones may repeat the last.
+-- Writes the declaration of the random stream of element `at` of the kernel's buffers; or those of
+-- W elements, the last of which may be repeated.
 function Unit:open_draws(at, lanes_left)
     local lanes = self.lanes
     self:helper("lua_open_draws", lanes)
