@@ -15,32 +15,36 @@ local cls, instances = lazy "tidepool.cls", lazy "tidepool.engine.instances"
 local App = {}
 App.__index = App
 
--- Of an App that a function captures only the name travels: its functions may hold what cannot.
+-- When a function captures an App, only the App's name travels: its functions may hold values that
+-- cannot.
 local Inner = { __travels = false }
 
 local app = { App = App, Inner = Inner }
 
--- The text of the chunk "=stdin" that runs in a session, see session.lua.
+-- The text of the chunk "=stdin" that a session runs, see session.lua.
 local session_text
 
---- Says what a session runs: there names are read that a file would be opened for.
+--- Sets the text of the chunk that a session runs. lines_of reads it where it would open a file
+--- otherwise.
 function app.set_session_text(text)
   session_text = text
 end
 
 -- App -> its number, in the order of creation.
 local numbers, n_made = setmetatable({}, { __mode = "k" }), 0
--- What keeps an App that its creator has dropped: it has entry points, or was made while is_keeping.
+-- Keeps Apps alive that their creator has dropped: those with entry points, and those made while
+-- is_keeping.
 app.kept = {}
 local is_keeping = false
 
---- From here on Apps live as long as the state, or not any more: those that a file makes are looked for by name later, when its locals are gone.
+--- From here on, does the state keep every App that is made? Those of a file are looked up by name
+--- later, when the file's locals are gone.
 ---@param keeps boolean
 function app.keep(keeps)
   is_keeping = keeps
 end
 
---- The Apps that are kept and that the chunk of that name has made.
+--- The kept Apps that the chunk of that name has made.
 ---@param source string  as debug.getinfo gives it: "@job.lua"
 ---@return table
 function app.made_by(source)
@@ -51,12 +55,13 @@ function app.made_by(source)
   return found
 end
 
---- These Apps are not found any more, by whatever; who holds one can go on with it.
+--- Makes these Apps impossible to find by name. Whoever holds one can go on using it.
 function app.forget(apps)
   for _, one in ipairs(apps) do numbers[one], app.kept[one] = nil, nil end
 end
 
---- The apps that were created in this state and that somebody holds, in order: for `tidepool run` and tp_function_find.
+--- The Apps of this state that are alive, in the order of their creation: for `tidepool run` and
+--- tp_function_find.
 function app.list()
   local list = {}
   for one in pairs(numbers) do list[#list + 1] = one end
@@ -64,7 +69,8 @@ function app.list()
   return list
 end
 
---- Has the chunk of that name made an entry with app:main? Those that it has loaded do not count.
+--- Has the chunk of that name made an entry with app:main? Entries of files that it has loaded do
+--- not count.
 ---@param source string  as debug.getinfo gives it: "@job.lua"
 ---@return boolean
 function app.has_entries(source)
@@ -109,7 +115,7 @@ function App:__tostring()
   return "tidepool.App: " .. self.name
 end
 
---- The text of the chunk, as lines: a file's, or the string that was loaded.
+--- The lines of the chunk's text: of a file, or of the string that was loaded.
 local function lines_of(source)
   local lines = {}
   local path = source:match "^@(.*)"
@@ -124,8 +130,8 @@ local function lines_of(source)
   return lines
 end
 
---- What the result of app:func, or of another `maker`, is assigned to, as the source says: `local evaluate = app:func`; nil when it is not to be
---- seen.
+--- The name of the variable to which the result of app:func, or of another `maker`, is assigned
+--- according to the source: `local evaluate = app:func`; nil when that cannot be seen.
 local function variable_name(position, maker)
   local call = ":%s*" .. maker .. "%f[^%w_]"
   local lines = lines_of(position.source)
@@ -139,7 +145,8 @@ end
 
 local add
 
---- The options of a function that is given in OpenCL C, and what stands for the Lua function: a call of it runs on the device.
+--- Checks the options of a function that is given in OpenCL C, and makes the Lua function that
+--- stands for it: calling it runs it on the device.
 local function add_kernel(self, given)
   for _, name in ipairs { "precision", "returns" } do
     if given[name] ~= nil then check.fail("app:func: option '%s' is for Lua functions: with `kernel` the C code's types say it", name) end

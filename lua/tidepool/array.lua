@@ -1,10 +1,13 @@
 --- Typed arrays: numbers in memory that all workers share, without copying.
 --
--- An array is a cdata with a metatype per element type, so that LuaJIT compiles a[i] to a bounds check and a load. The memory is
--- the host's (host/base/array.c), counted: by each array and view, and by each message and block that carries one. An array is made first,
--- empty and with its finalizer, and then given its memory by one call of the host, so that nothing leaks where memory for Lua's side runs out.
+-- An array is a cdata with a metatype per element type, so that LuaJIT compiles a[i] to a bounds
+-- check and a load. Its memory belongs to the host (host/base/array.c) and counts its owners: each
+-- array and view, and each message and block that carries one. An array is first made empty, with
+-- its finalizer, and then given memory by one call of the host, so that nothing leaks when Lua runs
+-- out of memory in between.
 --
--- A matrix is an array that knows how many columns it has: its rows lie one after the other. All that takes arrays takes its elements in that order.
+-- A matrix is an array that knows how many columns it has; its rows lie one after the other.
+-- Everything that takes arrays takes a matrix's elements in that order.
 
 local abi = require "tidepool.base.abi"
 local bit = require "bit"
@@ -30,17 +33,19 @@ local int64, uint64 = ffi.typeof "int64_t", ffi.typeof "uint64_t"
 local cast, band, floor = ffi.cast, bit.band, math.floor
 local DOUBLE_EXPONENT, FLOAT_EXPONENT = bits.DOUBLE_EXPONENT, bits.FLOAT_EXPONENT
 
--- By type name: the ctype, the number of the type, bytes of an element, the ctype of pointers.
+-- By type name: the ctype of arrays, the type's number, the bytes of an element, the ctype of
+-- pointers to elements.
 local constructors, numbers, sizes, pointer_types = {}, {}, {}, {}
 
--- Memory of arrays is not the collector's, which may hold a gigabyte by 40 bytes: it is run when what is held has grown by some room since it ran
--- last. What a run takes grows with Lua's heap, so the room does too: it is this many times as large, within limits.
+-- The garbage collector does not see the memory of arrays: an object of 40 bytes may hold a
+-- gigabyte. So it is run when that memory has grown by some room since the last run. A run takes
+-- longer the larger Lua's heap is, so the room is a multiple of the heap's size, within limits.
 local ROOM_PER_HEAP, ROOM_MIN, ROOM_MAX = 16, 2 ^ 27, 2 ^ 30
 local collect_at = ROOM_MIN
 
 local is_real = { double = true, float = true }
 
---- Which element type a ctype belongs to.
+--- ctype -> the element type that it belongs to.
 local type_of = {}
 
 ---@class tidepool.Array
@@ -70,7 +75,7 @@ local function check_shape(who, rows, columns)
   end
 end
 
---- An array of the same shape, of its or another element type, with any elements.
+--- A new array with the same shape, of the same or another element type, with undefined elements.
 local function allocate_like(a, ctype)
   local b = array.allocate(ctype or a.ctype, a.length, false)
   b.columns = a.columns
@@ -223,7 +228,7 @@ local function open_atomics(name)
   atomic_types[#atomic_types + 1] = name
 end
 
---- The functions for an array, of which the index and a value that is to be in it are right.
+--- The atomic functions for an array, after checking the index and the value.
 local function atomics_of(a, method, i, v)
   local of = atomics[a.ctype]
   if not of then
@@ -263,12 +268,12 @@ end
 
 local function is_wide(a) return a.ctype == "int64" or a.ctype == "uint64" end
 
---- Their sum in doubles, in the order in which results:sum() adds.
+--- The sum of the elements as doubles, added in the same order as results:sum() adds.
 local function sum_of(a)
   local sums, part = reduce.new(), ffi.new("double[?]", reduce.GROUP)
   for first = 1, a.length, reduce.GROUP do
     local n = math.min(reduce.GROUP, a.length - first + 1)
-    for k = 0, n - 1 do part[k] = a[first + k] end -- not the memory itself, because of its NaNs
+    for k = 0, n - 1 do part[k] = a[first + k] end -- through a[k], which makes NaNs canonical
     sums:add(part, first, n)
   end
   return sums:total()
@@ -294,7 +299,8 @@ end
 local function is_less(x, y) return x < y end
 local function is_more(x, y) return x > y end
 
---- The index of the element that is before all others, or a NaN; the first of equal ones. Zeros go by their signs.
+--- The index of the first element that no other one comes before; of the first NaN if there is one.
+--- Zeros are ordered by their signs.
 local function find_extreme(a, is_before)
   if a.length == 0 then return nil end
   local at, m = 1, a[1]
@@ -361,7 +367,8 @@ function methods.sort(a, comes_before, extra)
   return a
 end
 
---- A new array of fn(element) for each element, here and now. (f:map(a):array() does it in all workers.)
+--- A new array with fn(element) for each element, computed here and now. (f:map(a):array() does it
+--- in all workers.)
 ---@param fn fun(x: number|ffi.cdata*): number
 ---@param ctype string?  its element type; default: this array's
 ---@return tidepool.Array
@@ -390,7 +397,7 @@ function methods.save(a, path, extra)
   return a
 end
 
---- One element, of which the index is right. See bits.lua about NaNs.
+--- One element; the index must be valid. See bits.lua about NaNs.
 local load = {}
 function load.double(a, key)
   local words = cast(words_pointer, a.data)
@@ -409,7 +416,8 @@ end
 
 -- ---- arithmetic ----
 
--- What Lua makes of two elements: a double, or a 64-bit integer where one takes part. Of floats it is kept as floats.
+-- The element type of what Lua computes of two elements: double; a 64-bit integer if one operand is
+-- one; float if both are floats.
 local function result_type(x, y)
   local types, all_floats = {}, true
   for k = 1, 2 do
@@ -422,7 +430,8 @@ local function result_type(x, y)
   return types.uint64 and "uint64" or types.int64 and "int64" or all_floats and "float" or "double"
 end
 
-local loops = {} -- by what they compute: each is made from text, so that LuaJIT compiles it for itself
+-- by what they compute; each loop is made from text, so that LuaJIT compiles it by itself
+local loops = {}
 
 local function loop_of(expression)
   if not loops[expression] then
@@ -504,7 +513,8 @@ local function metatype(name)
 end
 
 for number, name in ipairs(array.types) do
-  -- A text for each: what ffi.typeof makes of one text is a constant in compiled code, whatever "$" stands for.
+  -- a text of its own for each, since in compiled code ffi.typeof of the same text is a constant,
+  -- whatever "$" stands for
   local ct = ffi.typeof((abi.view_struct:gsub("%$", c_names[name])))
   ffi.metatype(ct, metatype(name))
   constructors[name], numbers[name], sizes[name] = ct, number - 1, ffi.sizeof(c_names[name])
@@ -533,18 +543,18 @@ end
 function array.type_of(value)
   if type(value) ~= "cdata" then return nil end
   local name = type_of[tonumber(ffi.typeof(value))]
-  -- A ctype is a cdata too, and its own type.
+  -- A ctype is a cdata too, and its type is itself.
   if name and ffi.istype(constructors[name], value) and not tostring(value):find "^ctype" then return name end
 end
 
---- Frees the arrays that nobody holds any more.
+--- Runs the garbage collector, which frees arrays that nobody holds any more.
 local function collect()
   collectgarbage()
   local room = collectgarbage "count" * 1024 * ROOM_PER_HEAP
   collect_at = core.array.bytes() + math.min(math.max(room, ROOM_MIN), ROOM_MAX)
 end
 
---- Memory for n elements.
+--- A new array of n elements.
 ---@param zeroed boolean  else the elements may be anything
 function array.allocate(name, n, zeroed)
   local bytes = n * sizes[name]
@@ -564,7 +574,7 @@ local function known_types()
   return '"' .. table.concat(array.types, '", "') .. '"'
 end
 
--- Other words for them.
+-- Other names of element types that are understood in suggestions.
 local c_aliases = {
   int = "int32", uint = "uint32", unsigned = "uint32", long = "int64", short = "int16", char = "int8", byte = "uint8", number = "double",
   int32_t = "int32", uint32_t = "uint32", int64_t = "int64", uint64_t = "uint64", int16_t = "int16", uint16_t = "uint16",
@@ -579,7 +589,7 @@ function array.check_type(who, name)
     known_types())
 end
 
---- The numbers of a list, from element `first` of an array on.
+--- Stores the numbers of a list in an array, from element `first` on.
 local function set_elements(a, first, list, n, what)
   for i = 1, n do
     local x = list[i]
@@ -590,7 +600,7 @@ local function set_elements(a, first, list, n, what)
   end
 end
 
---- A matrix of a list of rows.
+--- Makes a matrix from a list of rows.
 local function of_rows(name, list, rows)
   local first = list[1]
   local columns = array.type_of(first) and first.length or first.n or #first

@@ -16,14 +16,16 @@ local call = { Call = Call }
 
 local FAILURE, RETRY = abi.block.FAILURE, abi.block.RETRY
 
---- The only result of job, of Function f, if it is there: true and its values, or false and its failure. Never waits.
+--- The only result of the job, which is a call of Function f, if it has arrived: true and its
+--- values, or false and its failure. Never waits.
 local function take(job, f)
   local retries = f.options.retries
   while true do
     local kind, index = core.job.next(job)
     if kind == nil then
       local is_cancelled, reason, why = core.job.is_cancelled(job)
-      if not is_cancelled and core.job.is_over(job) then -- it was taken once, and there was no memory to read it
+      -- it was taken before, but there was no memory to read it
+      if not is_cancelled and core.job.is_over(job) then
         return false, failure.new { kind = abi.kind.MEMORY, message = abi.NO_MEMORY, function_name = f.name, attempts = 1 }
       end
       if not is_cancelled then return nil end
@@ -46,7 +48,7 @@ local function try(job, fine, ...)
   return nil
 end
 
---- The same, waiting for it.
+--- The same, but waits for it.
 local function finish(job, f, fine, ...)
   if fine ~= nil then return fine, ... end
   return finish(job, f, try(job, take(job, f)))
@@ -60,7 +62,8 @@ local function close_and_give(job, went_well, fine, ...)
 end
 interpret(close_and_give)
 
---- The values of job's one call, when it is done; its failure is raised. Closes job.
+--- Waits for the one call of the job, and closes the job. Returns the call's values or raises its
+--- failure.
 function call.wait(job, f)
   return close_and_give(job, pcall(finish, job, f))
 end
@@ -73,7 +76,7 @@ function call.new(job, f)
   return self
 end
 
---- A handle for a call that was added to those of a batched function (engine/gathered.lua).
+--- A handle for a call that was added to a gathered batch (engine/gathered.lua).
 ---@return tidepool.Call
 function call.of_gathered(gathered, f)
   local self = setmetatable({ job = gathered.job, f = f, gathered = gathered }, Call)
@@ -96,7 +99,7 @@ local function store(self, fine, ...)
   end
 end
 
---- For gathered.lua: its outcome, true and the values, or false and the failure.
+--- For gathered.lua: stores the call's outcome, true and the values, or false and the failure.
 function Call:_store(fine, ...)
   store(self, fine, ...)
 end
@@ -149,7 +152,7 @@ local function give(fine, ...)
   error((...), 0)
 end
 
---- get of a Call or a Task.
+--- `get` of a Call, a Task or an Event.
 function call.get(self, what, name, timeout)
   if timeout ~= nil and not (type(timeout) == "number" and timeout >= 0) then
     check.fail("%s:get: the timeout must be a number of seconds, 0 or more, got %s", what, check.show(timeout))
@@ -203,7 +206,7 @@ end
 
 interpret(give_or_cancel)
 
---- The values of a call that nobody else has; its failure is raised.
+--- Waits for a call that has no handle outside. Returns its values or raises its failure.
 function call.finish(self)
   return give_or_cancel(self, pcall(call.get, self, "call", self.f.name))
 end

@@ -1,4 +1,5 @@
---- Classes of functions that keep something: app:cls. What workers have of an instance is lua/tidepool/engine/instances.lua's.
+--- Classes of functions with shared state in each worker: app:cls.
+--- lua/tidepool/engine/instances.lua has the workers' side.
 
 local check = require "tidepool.base.check"
 local core = require "tidepool.core"
@@ -23,10 +24,11 @@ cls.Instance = Instance
 core.add_class("tidepool.cls.Instance", Instance, false)
 Instance.__identity = "_made_of"
 
--- Functions of instances, by instance and name: the same one each time, so that its image is not sent again.
+-- Functions of instances, by instance and name. A method is the same Function each time, so that
+-- its image is not sent again.
 local functions = setmetatable({}, { __mode = "k" })
 
---- The names that may stand for a wrong one: methods, without enter and exit, and the parameters.
+--- The names to suggest for a misspelt one: methods except enter and exit, and the parameters.
 local function names_of(class, parameters)
   local names = {}
   for name in pairs(class.methods) do

@@ -1,4 +1,4 @@
---- Programs that run beside: tidepool.command.
+--- Programs that run beside the script: tidepool.command.
 
 local abi = require "tidepool.base.abi"
 local check = require "tidepool.base.check"
@@ -13,11 +13,13 @@ local fields = { cwd = "string", stdin = "string", check = "boolean" }
 local signals = { [1] = "HUP", [2] = "INT", [3] = "QUIT", [4] = "ILL", [6] = "ABRT", [7] = "BUS", [8] = "FPE", [9] = "KILL", [11] = "SEGV",
   [13] = "PIPE", [15] = "TERM" }
 
---- Waits until it is over. In a worker for its pipes, since nobody else has anything to do there; else others go on meanwhile.
+--- Waits until the program is over. A worker waits for the program's pipes, since nothing else can
+--- go on there; elsewhere others go on meanwhile.
 local function wait(running)
   local pause = FIRST_PAUSE
   while not core.command.step(running, core.is_worker and LONGEST_PAUSE or 0) do
-    loop.sleep(core.is_worker and 1e-6 or pause) -- not 0: it is to look whether the item was cancelled
+    -- not 0, so that it checks whether the item was cancelled
+    loop.sleep(core.is_worker and 1e-6 or pause)
     pause = math.min(pause * 1.3, LONGEST_PAUSE)
   end
 end

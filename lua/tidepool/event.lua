@@ -1,4 +1,4 @@
---- Something that happens once, and is waited for: tidepool.event.
+--- An event: something that happens once and can be waited for. tidepool.event.
 
 local abi = require "tidepool.base.abi"
 local call = require "tidepool.call"
@@ -27,7 +27,8 @@ function event.new(extra)
   return setmetatable(future.init {}, Event)
 end
 
---- It has happened: who waits goes on with these values. Only the first set, fail or cancel counts.
+--- It has happened: whoever waits goes on with these values. Only the first call of set, fail or
+--- cancel counts.
 ---@param ... any
 ---@return boolean  whether this was the first
 function Event:set(...)
@@ -51,7 +52,8 @@ function Event:fail(why, extra)
   return true
 end
 
---- Nobody is to wait for it any more: who does gets a failure of kind "cancelled". After set or fail it does nothing.
+--- Nobody should wait for it any more: whoever does gets a failure of kind "cancelled". After set
+--- or fail it does nothing.
 function Event:cancel(extra)
   check.self(self, Event, "event", "cancel")
   check.no_more(extra, "event:cancel", "no arguments")

@@ -1,4 +1,4 @@
---- What a failed input leaves: which one, why, and where.
+--- What a failed input leaves: which one it was, why it failed, and where.
 
 local abi = require "tidepool.base.abi"
 local check = require "tidepool.base.check"
@@ -23,11 +23,12 @@ local core = require "tidepool.core"
 ---@field results table?  what had finished before, on a failure that list() raises
 local Failure = {}
 
--- The loop that a map has taken the place of raises strings, mostly. What code does with those goes on with a Failure, for which its message
--- stands then: `..`, and the methods of strings, also those that the script has added. (What C reads as a string, string.find(err, ...), needs
--- tostring.)
+-- A plain loop raises strings, mostly, and code handles those. With a map it gets a Failure
+-- instead, so a Failure behaves like its message there: with `..`, and with the methods of strings,
+-- including those that the script has added. (What reads a string in C, as string.find(err, ...)
+-- does, needs tostring.)
 
---- A method of strings for Failures.
+--- A method of strings that also works on Failures.
 local function text_method(name)
   return function(self, ...)
     if getmetatable(self) == Failure then self = rawget(self, "message") end
@@ -35,7 +36,8 @@ local function text_method(name)
   end
 end
 
---- Fields of an error value that is a table are forwarded: error { code = 7 } gives failure.code == 7.
+--- The fields of an error value that is a table can be read from the Failure: error { code = 7 }
+--- gives failure.code == 7.
 function Failure.__index(self, key)
   local value = rawget(self, "value")
   if type(value) == "table" then
@@ -55,14 +57,15 @@ function Failure.__concat(a, b)
   return text_of(a) .. text_of(b)
 end
 
---- The message, which input it was, and the traceback: without the causes.
+--- The message, which input it was, and the traceback, without the causes.
 local function describe(self)
   local out = { rawget(self, "message") }
   if self.index then
     out[2] = ("in input %d of map '%s'"):format(self.index, self.function_name or "?")
-    if self.attempts ~= 0 then -- else it never ran
+    if self.attempts ~= 0 then -- 0: it never ran
       local attempts, most = self.attempts or 1, self.max_attempts
-      local is_counted = most and attempts <= most and self.kind ~= abi.kind.CRASH -- of those that a death has ended there may be more
+      -- not after a crash: attempts that a death has ended are not limited by `most`
+      local is_counted = most and attempts <= most and self.kind ~= abi.kind.CRASH
       out[2] = out[2] .. (" (worker %d, attempt %d%s)"):format(self.worker or 0, attempts, is_counted and " of " .. most or "")
     end
   end
@@ -70,7 +73,8 @@ local function describe(self)
   return table.concat(out, "\n")
 end
 
---- Adds the "caused by" lines of an error value: a failure that was raised again, or the chain of fields `cause`, at most 8 deep.
+--- Adds the "caused by" lines of an error value: of a failure that was raised again, or along a
+--- chain of fields `cause`, at most 8 deep.
 local function add_causes(value, out, depth)
   local cause = value
   if getmetatable(value) ~= Failure then cause = type(value) == "table" and value.cause end
@@ -93,12 +97,12 @@ local failure = { Failure = Failure }
 
 core.add_class("tidepool.failure.Failure", Failure, false)
 
---- The kind of a failure by what was raised.
+--- The kind of a failure for a raised value.
 function failure.kind_of(raised)
   return core.loop.is_memory_error(raised) and abi.kind.MEMORY or abi.kind.ERROR
 end
 
---- Makes one of a table of its fields.
+--- Makes a Failure of a table of its fields.
 ---@return tidepool.Failure
 function failure.new(fields)
   return setmetatable(fields, Failure)
@@ -113,7 +117,7 @@ local function pack_input(fine, is_known, ...)
   return fine and is_known and { n = select("#", ...), ... } or nil
 end
 
---- The Failure of the block that is read of a job: `fields` are what else is known of it.
+--- Makes a Failure of the block of the job that is being read; `fields` has what else is known.
 ---@return tidepool.Failure
 function failure.of_job(job, fields)
   fields.input = pack_input(pcall(core.job.input, job))

@@ -24,22 +24,24 @@ local Function = {}
 ---@class tidepool.Function
 local methods = {}
 
-local CRASH_RETRIES = 1 -- where the function says nothing
-local LARGE = 2 ^ 20    -- bytes of what is looked at: is it encoded again and again?
+local CRASH_RETRIES = 1 -- when the option is not given
+local LARGE = 2 ^ 20 -- bytes from which on it is checked whether a value is encoded again and again
 
 local func = { Function = Function, methods = methods }
 
 core.add_class("tidepool.func.Function", Function, false)
-Function.__identity = "raw" -- what it is, for codec/identity.h; the rest says how it runs
+-- the field that makes up its identity (codec/identity.h); the others only say how it runs
+Function.__identity = "raw"
 
--- The table that each function was called with last, if it was one.
+-- Per Function, the table that was its first argument in the last call, if it was one.
 local last_passed = setmetatable({}, { __mode = "kv" })
 
--- The last image of each function, so that one that has not changed is not sent again.
+-- The last image of each Function, so that an unchanged function is not sent again.
 local images = setmetatable({}, { __mode = "k" })
 
---- Makes a Function. `given` are checked options; `setups` is the list of what workers run before it, which may yet grow; `of` is the limit and the
--- statistics that it shares with others, or nil.
+--- Makes a Function. `given` are checked options; `setups` is the list of what workers run before
+--- it, which may still grow; `of` is the core (limit and statistics) that it shares with other
+--- Functions, or nil.
 ---@return tidepool.Function
 function func.new(raw, name, given, setups, of)
   local f = setmetatable({
@@ -53,13 +55,14 @@ function func.new(raw, name, given, setups, of)
   return f
 end
 
---- The plain function of one input: what `raw` is, but for a batched one, which is called with lists of one.
+--- The function for one input: `raw` itself, or for a batched one a function that calls it with
+--- lists of one.
 function func.single(f)
   return f.options.batched and batch.one(f.raw, f.name) or f.raw
 end
 
---- Does it drive devices by hand? With `gpu` alone a function is translated and runs on devices; with an executor too it runs there, and
--- its devices are what tidepool.gpu.device() gives in it.
+--- Does the function drive its devices by hand? With `gpu` alone it is translated and runs on
+--- devices. With an executor too it runs there, and tidepool.gpu.device() gives it its devices.
 function func.drives(f)
   return f.options.gpu ~= nil and f.options.executor ~= nil
 end
@@ -94,7 +97,8 @@ local function read_line(path, number)
   return text
 end
 
---- f(xs):map() is the mistake of those who come from elsewhere: the first call of a Function looks at the caller's line.
+--- f(xs):map() is a mistake of people who come from other libraries: so the first call of a
+--- Function looks at the caller's line.
 local function first_call(self, ...)
   local frame = type((...)) == "table" and check.frame()
   local path = frame and frame.source:match "^@(.*)"
@@ -121,12 +125,12 @@ function Function:__call(...)
   return self.raw(...)
 end
 
---- What runs the function on devices, when it asks for some; see gpu.kernel.
+--- The kernel that runs the function on devices, if it asks for some; see gpu.kernel.
 local function open_kernel(self, types)
   if self.options.gpu and not self.options.executor then return require("tidepool.device.gpu").kernel(self, types) end
 end
 
---- The numbers of the devices that the function drives by hand; nil when it has none.
+--- The numbers of the devices that the function drives by hand; nil when it does not.
 local function leased_to(self)
   if not func.drives(self) then return nil end
   local numbers = {}
@@ -134,7 +138,8 @@ local function leased_to(self)
   return numbers
 end
 
---- What workers load of self on that executor, as it is now: its image, and the tables that it captures.
+--- What workers of that executor load of the function as it is now: its image, and the tables that
+--- it captures.
 local function encode(self, executor)
   local image, captured, is_known = core.func.image(self.raw, package.path, package.cpath, self.setups and self.setups[1] and self.setups, self.name,
     images[self], self.core, not executor.shares_memory)
@@ -146,7 +151,7 @@ local function encode(self, executor)
   return image, captured
 end
 
---- Starts a job of self. `more` are fields for core.job.open.
+--- Opens a job of the function. `more` are options for core.job.open.
 local function open(self, more, kernel, unit, image)
   more.retries = self.options.retries
   local job, why, kind
@@ -168,7 +173,8 @@ local function open(self, more, kernel, unit, image)
   return job
 end
 
---- What core.job.open needs for `returns`: the types, and arrays for the results when it is known how many there will be. Gives those too.
+--- What core.job.open needs for `returns`: the types and, when it is known how many results there
+--- will be, arrays for them. Also returns the arrays.
 local function open_returns(returns, total)
   local columns, memory, arrays = {}, {}, {}
   for c, name in ipairs(returns) do
@@ -181,7 +187,7 @@ local function open_returns(returns, total)
   return { columns = columns, memory = total and memory or nil }, total and arrays or nil
 end
 
---- The file in which a map's results are kept, as journal.open gives it; nil for none.
+--- The map's part of its journal, from journal.open; nil when it has none.
 local function open_journal(self, settings, more, total)
   if more.is_inner or settings.journal == false then return nil end
   if settings.journal and core.is_worker then
@@ -191,7 +197,8 @@ local function open_journal(self, settings, more, total)
   return spec and journal.open(self.name, self, spec, total) or nil
 end
 
---- The function's part of its cache, as cache.open gives it; nil for none. Maps inside of mapped functions have none.
+--- The function's part of its cache, from cache.open; nil when it has none. Maps inside mapped
+--- functions have none.
 local function open_cache(self)
   return self.options.cache and not core.is_worker and cache.open(self) or nil
 end
@@ -199,7 +206,7 @@ end
 --- Starts a map over a source (inputs.lua). `settings` are checked call options; `more` are fields for core.job.open.
 ---@return tidepool.Results
 function func.start(self, source, settings, more)
-  if core.on_map then core.on_map(self) end -- of program/replay.lua
+  if core.on_map then core.on_map(self) end -- see program/replay.lua
   more = more or {}
   more.total = source.total
   more.is_cheap = source.is_cheap
@@ -208,7 +215,8 @@ function func.start(self, source, settings, more)
   local retries, returns, arrays = self.options.retries, self.options.returns, nil
   local kernel, unit = open_kernel(self, source.types)
   if kernel then source.block = inputs.LARGEST_BLOCK end -- a launch costs as much as some thousand numbers
-  -- Results of a device are columns of numbers anyway; where the inputs are arrays, so are they.
+  -- A device gives columns of numbers in any case; where the inputs are arrays, the results are
+  -- too.
   local wants_arrays = returns ~= nil or source.types ~= nil
   local n_results = unit and #unit.result_types or 0
   local may_be_columns = n_results >= 1 and n_results <= abi.COLUMNS_MAX and not unit.has_boolean
@@ -235,7 +243,8 @@ function func.start(self, source, settings, more)
     error(job, 0)
   end
   local open_reducer, reduce_there, types = nil, nil, source.types
-  if kernel and not more.discard and not kept and not halt then -- else each result is to be kept
+  -- otherwise each result must be recorded or counted
+  if kernel and not more.discard and not kept and not halt then
     function open_reducer(reduce, count) return require("tidepool.device.gpu").reducer(self, unit, types, reduce, count) end
     if not self.options.kernel then
       function reduce_there(reduce, values)
@@ -255,7 +264,8 @@ function func.start(self, source, settings, more)
   return opened
 end
 
---- The source and the options of a map, from the arguments of its call: inputs, and perhaps options at the end.
+--- The source and the options of a map, from the arguments of its call: inputs and, perhaps,
+--- options at the end.
 ---@param given table  with n
 local function map_source(who, rows, given)
   local settings, n = {}, math.max(given.n, 1)
@@ -320,13 +330,13 @@ function methods.spawn_map(self, ...)
   return results.handle(started)
 end
 
---- The same large table again should be shared.
+--- Notes a large table that is passed again and again, which should be shared.
 local function note_passed(self, value)
   if type(value) ~= "table" or core.is_worker then return end
   if last_passed[self] == value then share.note_passed(self, value) else last_passed[self] = value end
 end
 
---- A job of one call.
+--- Opens a job of one call.
 local function open_call(self, ...)
   note_passed(self, (...))
   local kept = open_cache(self)
@@ -341,7 +351,7 @@ local function open_call(self, ...)
   return job
 end
 
---- Adds a call of a batched function to those that are gathered.
+--- Adds a call of a batched function to the batch that is being gathered.
 local function gather(self, ...)
   note_passed(self, (...))
   local image, captured = encode(self, options.executor(self.options, true))
@@ -357,7 +367,8 @@ local function gather(self, ...)
   return Call.of_gathered(many, self)
 end
 
---- Single calls of a batched function are gathered where others could call it meanwhile: not in a worker.
+--- Are single calls of the function gathered? Only where others could call it meanwhile, so not in
+--- a worker.
 local function is_gathered(self)
   return self.options.batched and not core.is_worker
 end

@@ -15,7 +15,8 @@ local gather = {}
 
 local classes = { [call.Call] = true, [task.Task] = true, [event.Event] = true }
 
---- What loop.await and look wait for: a call, a task, an event, or the Results behind what users hold of a map; nil for anything else.
+--- The object behind x that loop.await and look can wait for: a call, a task, an event, or the
+--- Results of a map; nil for anything else.
 local function waited_for(x)
   return classes[getmetatable(x)] and x or results.of(x)
 end
@@ -41,7 +42,7 @@ local AsCompleted = {}
 AsCompleted.__index = AsCompleted
 gather.AsCompleted = AsCompleted
 
---- Looks whether one has finished, and again when there may be something new.
+--- Checks whether x has finished; if not, checks again when there may be news.
 local function look(entry)
   local all = entry.all
   entry.watch = nil
@@ -49,7 +50,7 @@ local function look(entry)
   if not entry.x:_settle() then
     if all.is_watching then
       local watch = entry.x:_watch(look, entry)
-      -- What is new already has called us before.
+      -- news that were there already have called this function again before
       if not (entry.is_over or entry.watch) then entry.watch = watch end
     end
     return
@@ -77,14 +78,14 @@ local function unwatch(all)
   end
 end
 
---- Does not want to know about the rest any more.
+--- Stops waiting for the rest.
 local function leave(all)
   unwatch(all)
   for entry in pairs(all.pending) do entry.is_left = true end
   all.pending, all.n_pending = {}, 0
 end
 
---- is_watching: a worker watches only while it waits, since its state goes on with other items.
+--- is_watching: a worker watches only while it waits, since its state also runs other items.
 local function open(list)
   local all = setmetatable({
     pending = {}, n_pending = 0, finished = {}, first = 1, last = 0, waiters = {}, is_watching = not core.is_worker,
@@ -101,7 +102,7 @@ local function open(list)
   error(why, 0)
 end
 
---- Waits until one has finished. As loop.block.
+--- Waits until one has finished. Returns as loop.block does.
 local function block(all, deadline)
   local waiter = {}
   all.waiters[waiter] = true
@@ -120,7 +121,8 @@ local function block(all, deadline)
   return woken, why
 end
 
---- Waits for the next one that has finished: its entry; nil when none is left, false at the deadline.
+--- Waits for the next one that finishes and returns its entry; nil when none is left, false at the
+--- deadline.
 local function next_entry(all, deadline)
   loop.give_way_in_task()
   while all.first > all.last do
@@ -198,13 +200,13 @@ end
 
 -- ---- all of them ----
 
---- What one that has finished gives: true and its first value, or false and its error.
+--- The outcome of one that has finished: true and its first value, or false and its error.
 local function outcome(x)
   if getmetatable(x) == results.Results then return pcall(x.list, x) end
   return x:_outcome()
 end
 
---- An error as a value that is known to be one.
+--- The error as a Failure, so that it cannot be mistaken for a value.
 local function as_failure(x, value)
   if failure.is_failure(value) then return value end
   return failure.new { kind = failure.kind_of(value), message = describe.message(value), value = value, traceback = x.traceback, attempts = 1 }
@@ -218,7 +220,8 @@ local function wait_for_all(list, settings)
   local all
   local xs, index = {}, {}
   for i = 1, list.n or #list do xs[i] = waited_for(list[i]) end
-  local values, first = { n = #xs }, {} -- first: where what is given more than once stands first
+  -- first: the position of the first occurrence of something that is given more than once
+  local values, first = { n = #xs }, {}
   local fine, why = pcall(function()
     local entries
     all, entries = open(list)

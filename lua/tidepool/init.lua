@@ -24,7 +24,7 @@ local tidepool = {
   null = core.null,
 }
 
--- What follows stands for functions of modules that are loaded when they are used.
+-- These functions stand for those of modules, which are loaded when they are first used.
 
 --- A new typed array: of n zeros, or with the numbers of a list (or of another array); of a list of lists, a matrix.
 ---@param name string    "double", "float", "int8", "uint8", ... "int64", "uint64"
@@ -123,7 +123,8 @@ function tidepool.as_completed(calls, extra)
   return gather.as_completed(calls, extra)
 end
 
-interpret(tidepool.async, tidepool.gather) -- the first call loads a module before it passes `...` on
+-- they load a module in their first call before they pass `...` on
+interpret(tidepool.async, tidepool.gather)
 
 --- Inside a mapped function: which item runs, and where. nil outside of one.
 ---@return table?  { index, attempt, function_name, worker, executor }

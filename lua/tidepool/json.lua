@@ -1,10 +1,13 @@
 --- JSON for the command line, and for whoever requires it: one value to one line of text, and back.
 --
--- What a Lua table cannot say is marked, so that a text that is read and written again means the same: null is json.null (which is cjson.null,
--- too), an empty list has the metatable json.List, and an object that would be taken for a list json.Object. Both travel to workers and back.
--- Without a mark a list that holds nil has its length in `n`, as everywhere, and an empty table is an object.
+-- What a Lua table cannot express is marked, so that a text that is read and written again means
+-- the same: null is json.null (which is cjson.null, too), an empty list has the metatable
+-- json.List, and an object that would be taken for a list has json.Object. Both travel to workers
+-- and back. Without a mark, a list with nil in it has its length in `n`, as everywhere, and an
+-- empty table is an object.
 --
--- Read is what RFC 8259 allows, and nothing else; bytes that are no UTF-8 stay as they are. The last of several equal keys counts.
+-- Reads what RFC 8259 allows, and nothing else; bytes that are not UTF-8 are kept. The last of
+-- several equal keys counts.
 
 local array = require "tidepool.array"
 local check = require "tidepool.base.check"
@@ -12,9 +15,9 @@ local core = require "tidepool.core"
 local show = require "tidepool.base.show"
 
 local json = {
-  --- What stands for null: a light userdata, the same in every state of the process.
+  --- Stands for null: a light userdata, the same in every state of the process.
   null = core.null,
-  --- The metatables that say what a table is. `__jsontype` is how other libraries for JSON mark tables.
+  --- Metatables that mark what a table is. Other libraries for JSON use `__jsontype`, too.
   List = { __jsontype = "array" },
   Object = { __jsontype = "object" },
 }
@@ -32,7 +35,7 @@ local function string_text(s)
   return '"' .. s:gsub('[%c"\\\127]', function(c) return short_escapes[c] or ("\\u%04x"):format(c:byte()) end) .. '"'
 end
 
---- Raises that something has no form; `path` says where it is: the keys that lead to it.
+--- Raises that a value has no JSON form. `path` lists the keys that lead to it.
 local function refuse(path, what)
   local steps = {}
   for i, key in ipairs(path) do
@@ -50,7 +53,7 @@ local function number_text(x, path)
   return show.number(x)
 end
 
---- The length of a list, nil for any other table.
+--- The length of a table that is a list; nil for any other.
 local function list_length(t)
   local n, count = rawget(t, "n"), 0
   local has_n = type(n) == "number" and n >= 0 and n % 1 == 0
@@ -65,7 +68,7 @@ local function list_length(t)
   if has_n or count == n then return n end
 end
 
---- What a table is to be: the length of a list, nil for an object.
+--- The length of a table that is written as a list; nil for one that is written as an object.
 local function length_of(t)
   local metatable = getmetatable(t)
   local mark = type(metatable) == "table" and rawget(metatable, "__jsontype")
@@ -105,7 +108,7 @@ local function list_text(t, n, path, open, depth)
   return "[" .. table.concat(parts, ",") .. "]"
 end
 
---- `path` has the keys that lead to the value, `open` the tables on the way.
+--- `path` lists the keys that lead to the value, `open` the tables on the way.
 function encode(value, path, open, depth)
   local kind = type(value)
   if value == nil or rawequal(value, json.null) then
@@ -183,7 +186,7 @@ end
 
 local long_escapes = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t", ['"'] = '"', ["\\"] = "\\", ["/"] = "/" }
 
---- The character of the escape whose backslash is at `at`, and where it ends.
+--- The character of the escape whose backslash is at `at`, and the position behind it.
 local function unescape(text, at)
   local letter = text:sub(at + 1, at + 1)
   if letter ~= "u" then return long_escapes[letter] or fail(at, "an escape like \\n or \\u00e4"), at + 2 end
@@ -194,7 +197,7 @@ local function unescape(text, at)
   return utf8_of(code), at + 6
 end
 
---- The string whose quote is before `at`, and where the text goes on.
+--- Reads the string whose opening quote is before `at`; returns it and the position behind it.
 local function read_string(text, at)
   local parts = {}
   while true do

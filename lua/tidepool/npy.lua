@@ -10,7 +10,7 @@ local npy = {}
 local MAGIC = "\147NUMPY"
 local PART = 2 ^ 20 -- bytes that are read or written at once
 
--- NumPy's names of element types, without the order of their bytes.
+-- NumPy's names for element types, without the byte order.
 local codes = {
   double = "f8", float = "f4", int8 = "i1", uint8 = "u1", int16 = "i2", uint16 = "u2", int32 = "i4", uint32 = "u4", int64 = "i8", uint64 = "u8",
 }
@@ -21,7 +21,7 @@ local function bytes_of(a)
   return ffi.cast("uint8_t *", a.data), a.length * ffi.sizeof(array.c_name(a.ctype))
 end
 
---- Opens a file; what goes wrong with it is an error at the caller of `who`.
+--- Opens a file; an error is raised as the caller's of `who`.
 local function open(who, path, mode)
   if type(path) ~= "string" then check.fail("%s: expected a path, got %s", who, check.show(path)) end
   local file, why = io.open(path, mode)
@@ -44,7 +44,7 @@ function npy.save(a, path)
   if not fine or not closed then check.fail("array:save: %s: %s", path, why or why_not) end
 end
 
---- The header's text; nil and what is wrong.
+--- The header's text; or nil and what is wrong.
 local function read_header(file)
   local start = file:read(8) or ""
   if #start < 8 or start:sub(1, 6) ~= MAGIC then return nil, "it is no file of NumPy's format .npy" end
@@ -69,7 +69,8 @@ local function swap(a)
   end
 end
 
---- The elements of a matrix that lies in the file column after column. They are copied as bytes: a NaN of others is no value for Lua.
+--- Transposes a matrix that lies in the file column by column. Elements are copied as bytes, since
+--- foreign NaNs must not become Lua values.
 local function transpose(a, rows, columns)
   local b = array.allocate(a.ctype, a.length, false)
   local width = ffi.sizeof(array.c_name(a.ctype))
@@ -79,7 +80,7 @@ local function transpose(a, rows, columns)
   return b
 end
 
---- What a file has: an array, or nil and what is wrong.
+--- Reads a file: an array, or nil and what is wrong.
 local function read(file)
   local header, why = read_header(file)
   if not header then return nil, why end

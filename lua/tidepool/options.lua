@@ -1,7 +1,8 @@
 --- The options of functions and calls: one table each, from which checks, messages and documentation come.
 --
--- A row: name, type (a key of `types`), help; `alias_of` for other spellings; `needs` for what only executors with a
--- capability honour (a field of tidepool.Executor): it is refused where none has it.
+-- A row: name, type (a key of `types`), help; `alias_of` for other spellings; `needs` names a
+-- capability (a field of tidepool.Executor) without which an executor cannot honour the option: it
+-- is refused when no executor has it.
 
 local abi = require "tidepool.base.abi"
 local check = require "tidepool.base.check"
@@ -29,7 +30,7 @@ local function element_types(v)
   return true, list
 end
 
---- The bytes that a size like "256M" is, or a number; nil when it is none.
+--- The number of bytes that a size like "256M", or a number, means; nil when it is no size.
 function options.size(v)
   if type(v) ~= "number" and type(v) ~= "string" then return nil end
   local number, unit = tostring(v):match "^(%d+%.?%d*)([kKMG]?)$"
@@ -56,7 +57,8 @@ local BATCH, WAIT_S, BATCH_MAX = 64, 0.005, 2 ^ 20
 
 local types
 
---- What is wrong with the fields of a table, whose types are these, by their names or as they stand below; nil when nothing is.
+--- What is wrong with the fields of a table; `fields` has their types, by name or as in `types`.
+--- nil when nothing is.
 local function trouble_with(v, fields)
   for key, value in pairs(v) do
     local of = fields[key]
@@ -71,7 +73,8 @@ local function trouble_with(v, fields)
   end
 end
 
---- Per type: what is allowed, in words, and the test. A test may give the value to use instead, and a more exact complaint.
+--- Per type: what is allowed, in words, and a test. The test may return the value to use instead,
+--- or a more exact complaint.
 types = {
   ["string"] = { "a string that is not empty", function(v) return type(v) == "string" and v ~= "" end },
   ["boolean"] = { "true or false", function(v) return type(v) == "boolean" end },
@@ -183,7 +186,7 @@ types = {
     end },
 }
 
--- What a capability of executors is, in messages.
+-- What a capability of executors means, for messages.
 local abilities = {
   kill = "can stop what runs by force", isolated = "survives the crash of an item", bounds_memory = "bounds the memory of an item",
 }
@@ -191,7 +194,7 @@ local abilities = {
 local later = "needs an executor that %s (worker processes will), which this version does not have yet"
 local no_cloud = "is about containers in a cloud; Tidepool runs on your own machines, with what is installed there"
 
---- Options that are refused with a reason instead of being unknown.
+--- Unknown options that are refused with a reason.
 local refused = {
   workers = "is not of one function: `-w N`, TIDEPOOL_WORKERS or tidepool.workers(n) say how many workers there are, concurrency_limit how many of "
     .. "them one function may have",
@@ -200,7 +203,7 @@ local refused = {
   min_containers = no_cloud, buffer_containers = no_cloud, scaledown_window = no_cloud, container_idle_timeout = no_cloud,
 }
 
---- The rows of options that some executor here can honour; the others are refused.
+--- The rows of options that some executor of this host can honour; the others are refused.
 local function offered(rows)
   local list = {}
   for _, row in ipairs(rows) do
@@ -219,7 +222,7 @@ local function who_runs()
   return "who runs it: " .. (#parts > 0 and table.concat(parts, ", ") .. ", or " or "") .. last
 end
 
---- What a function may be told, on the decorator, in an app's defaults and in f:with.
+--- The options of functions: on the decorator, in an app's defaults, and in f:with.
 options.of_functions = offered {
   { "name", "string", "what messages, statistics and `tidepool run FILE::NAME` call it; default: the variable it is assigned to" },
   { "concurrency_limit", "count", "at most so many of its items run at once, over all its maps and callers" },
@@ -243,7 +246,7 @@ options.of_functions = offered {
   { "window", "count", "inputs that are read ahead, queued, running or finished but not taken yet, together at most; default: 65536" },
 }
 
---- What one map may be told, in its last argument.
+--- The options of one map, in its last argument.
 options.of_calls = {
   { "return_exceptions", "boolean", "failures take their place among the results instead of being raised" },
   { "ordered", "boolean", "results in the order of the inputs (the default), or as they come" },
@@ -256,13 +259,13 @@ options.of_calls = {
   { "journal", "journal", "a file in which results are kept, so that the same program, run again, does only what is missing" },
 }
 
---- What only for_each takes besides.
+--- Options that only for_each has.
 options.of_for_each = {
   { "ignore_exceptions", "boolean", "failures are counted, not raised" },
 }
 for _, row in ipairs(options.of_calls) do options.of_for_each[#options.of_for_each + 1] = row end
 
---- What tidepool.lines may be told.
+--- The options of tidepool.lines.
 options.of_lines = {
   { "separator", "string", "what ends a line; default: a line end" },
   { "columns", "string",
@@ -270,7 +273,7 @@ options.of_lines = {
   { "limit", "memory", "how long a line may be; default: 16M" },
 }
 
---- What tidepool.gather and tidepool.wait may be told.
+--- The options of tidepool.gather and tidepool.wait.
 options.of_gather = {
   { "return_exceptions", "boolean", "failures take their places among the values instead of being raised" },
 }
@@ -279,7 +282,7 @@ options.of_wait = {
   { "timeout", "seconds", "how long to wait at most" },
 }
 
---- What device:kernel may be told.
+--- The options of device:kernel.
 options.of_kernels = {
   { "name", "string", "which kernel of the source; default: the only one in it" },
   { "options", "flags", 'options of the compiler: "-cl-fast-relaxed-math"' },
@@ -301,7 +304,7 @@ local function names_of(rows)
   return names
 end
 
---- The capabilities that options need, and the names of those options.
+--- The capabilities that the given options need, and the names of those options.
 local function needs_of(rows, given)
   local needs, names = {}, {}
   for _, row in ipairs(rows) do
@@ -320,7 +323,8 @@ local function has_all(executor, needs)
   return true
 end
 
---- Raises where the executor that checked options say, or the devices, cannot honour another of them.
+--- Raises when the executor (or the devices) that checked options choose cannot honour another of
+--- the options.
 local function check_needs(who, rows, given)
   local needs, names = needs_of(rows, given)
   local executor = given.executor and executors.named(given.executor) or given.gpu and executors.of_kernels
@@ -370,8 +374,8 @@ function options.check(who, rows, given)
   return result
 end
 
---- The executor of a function with these options: the one that is named; a device's, where there is a device instead; else the default, or the
--- first that can do what the options need.
+--- The executor for a function with these options: the named one; with `gpu`, the one that runs
+--- kernels; else the default, or the first that has the capabilities that the options need.
 ---@param given table  checked options of a function
 ---@param has_no_device boolean?  its `gpu` says that workers do what no device can, and none can
 ---@return tidepool.Executor
@@ -382,8 +386,9 @@ function options.executor(given, has_no_device)
   return has_all(executors.default, needs) and executors.default or executors.that("runs_lua", unpack(needs))[1]
 end
 
---- `given` over `defaults`, both checked. Of `gpu` and `executor` alone the nearer one counts; both together, which say that the function drives the
--- device itself, stay so.
+--- Merges `given` over `defaults`, both checked. If only one of `gpu` and `executor` is given it
+--- replaces the other; both together, which mean that the function drives the device itself, are
+--- kept.
 ---@param who string  as in options.check
 ---@param defaults table
 ---@param given table
@@ -399,8 +404,9 @@ function options.merge(who, defaults, given)
   return merged
 end
 
---- Is this last argument of a call its options? A plain table whose keys are all strings, none of them `n`. One that is empty may be an empty list:
---- `has_others` says that arguments before it can be the inputs, and it is options that say nothing (`options or {}`).
+--- Is the last argument of a call its options? A plain table whose keys are all strings, none of
+--- them `n`. An empty table may be an empty list of inputs: `has_others` says that arguments before
+--- it can be the inputs, and then it means no options (`options or {}`).
 function options.is_call_options(value, has_others)
   if type(value) ~= "table" or getmetatable(value) or value.n ~= nil then return false end
   if next(value) == nil then return has_others or false end

@@ -30,16 +30,18 @@ local results = { Results = Results }
 
 -- ---- what users hold ----
 
--- A userdata, since ipairs, pairs and # pass over a table like ours in silence. It keeps its Results alive as its environment, which the JIT
--- compiler cannot read; this table is for that, and keeps nothing.
+-- A userdata, since ipairs, pairs and # would silently do nothing with a table like ours. Its
+-- environment is its Results, which keeps them alive; the JIT compiler cannot read environments, so
+-- this table is used for looking them up. It keeps nothing alive.
 local of_handle = setmetatable({}, { __mode = "kv" })
-local handle_of = setmetatable({}, { __mode = "kv" }) -- the other way round: nil when nobody can ask any more
+-- the reverse; nil when no user can ask for the results any more
+local handle_of = setmetatable({}, { __mode = "kv" })
 
 local methods = {}
 local handle = newproxy(true)
 local handle_meta = getmetatable(handle)
 handle_meta.__travels = "Results cannot travel to a worker: pass what results:list() gives"
-results.methods, results.meta = methods, handle_meta -- what they are known by
+results.methods, results.meta = methods, handle_meta -- others recognise handles by these
 
 handle_meta.__index = setmetatable(methods, { __index = function(_, name)
   if type(name) == "number" then check.fail("Results have no element %d: they come one by one, or take results:list()[%d]", name, name) end
@@ -51,7 +53,8 @@ handle_meta.__index = setmetatable(methods, { __index = function(_, name)
     near and ("did you mean '%s'?"):format(near) or "they have " .. table.concat(names, ", "))
 end })
 
--- A loop over results begins without an index. To the one that has met the end before, there and then, it would seem that there are none.
+-- A loop begins with a nil index. A loop that begins over results that were read to the end before,
+-- by the same coroutine, would seem to have none: so it raises.
 function handle_meta.__call(self, _, index)
   local own = of_handle[self]
   if index == nil and own.is_over and own.k >= own.n and own.left_by == (coroutine.running() or "main") then own:_check_unread "for" end
@@ -62,18 +65,20 @@ function handle_meta.__tostring(self)
   return tostring(of_handle[self])
 end
 
---- Not an array: its length is not known before the end.
+--- Results are no array: their length is not known before the end.
 function handle_meta.__len()
   check.fail("Results have no length before the end: take results:list(), or results:progress().done")
 end
 
--- Of f:map and f:starmap: a script that never reads them has not said whether they are to run, and would not hear of their failures. By the place
--- where they were made, "file:line: ": { name, n = how many of them nobody has asked for anything, left = those of them that are still there }.
--- (No finalizer of handles tells: it would keep alive, for a while, what refers to a job that is closed.)
+-- A script that never reads the results of f:map or f:starmap has not said whether they should run,
+-- and would not learn of their failures. By the place where they were made, "file:line: ": { name,
+-- n = how many have not been asked for anything, left = those of them that still exist }. (Not
+-- reported by a finalizer of handles: that would keep objects alive for a while that refer to a
+-- closed job.)
 local unread = {}
 local weak = { __mode = "k" }
 
---- From here on the Results, made at `place`, are expected to be read.
+--- From here on the Results, which were made at `place`, should be read.
 function Results:_expect(place)
   local these = unread[place]
   if not these then
@@ -87,12 +92,12 @@ local function forget_place(self)
   local place = self.place
   local these = unread[place]
   self.place = nil
-  if not these then return end -- it was told of
+  if not these then return end -- it was reported already
   these.n, these.left[self] = these.n - 1, nil
   if these.n == 0 then unread[place] = nil end
 end
 
---- What there is to tell of n maps that were made at a place, `left` the one that is still there.
+--- The report about n maps that were made at a place; `left`: the one that still exists.
 local function tell(place, name, n, left)
   if n > 1 then return ("tidepool: %sthe results of %d maps of '%s' were never read (for_each runs one for its effect)\n"):format(place, n, name) end
   local counts = ""
@@ -104,7 +109,8 @@ local function tell(place, name, n, left)
   return ("tidepool: %sthe results of this map of '%s' were never read%s (for_each runs a map for its effect)\n"):format(place, name, counts)
 end
 
---- Tells, on stderr, of maps that nobody can read any more and nobody has read; at the script's end of all.
+--- Reports, on stderr, maps that nobody has read and nobody can read any more; at the script's end
+--- all that were not read.
 function results.tell_unread(is_end)
   local texts = {}
   for place, these in pairs(unread) do
@@ -122,7 +128,7 @@ function results.tell_unread(is_end)
 end
 interpret(results.tell_unread) -- it may run in a finalizer (loop.tell_at_end)
 
---- What a user gets for Results.
+--- The handle that a user gets for Results.
 ---@return tidepool.Results
 function results.handle(self)
   local new = debug.setfenv(newproxy(handle), self)
@@ -135,13 +141,15 @@ function results.of(value)
   return type(value) == "userdata" and of_handle[value] or nil
 end
 
--- Arguments that published methods take at most: "..." behind a call is not safe (interpret.lua).
+-- The most arguments of a published method: passing "..." on after a call is not safe
+-- (interpret.lua).
 local ARGUMENTS_MAX = 3
 
---- Lets users call the method of that name. Its parameters, as they are written, are how many arguments it takes; `arguments`
--- shows them in messages. `goes_over`: it takes all results there are.
+--- Lets users call the method of that name. Its parameters as they are written tell how many
+--- arguments it takes; `arguments` shows them in messages. `goes_over`: it reads all remaining
+--- results.
 ---@param name string
----@param takes integer  how many arguments it has beside the Results: an error here where it has others
+---@param takes integer  the number of its parameters besides the Results; with another number this raises
 ---@param arguments string?  "fn, init"
 ---@param goes_over boolean?
 function results.publish(name, takes, arguments, goes_over)
@@ -168,7 +176,8 @@ function results.publish(name, takes, arguments, goes_over)
 end
 local publish = results.publish
 
---- Raises a usage error when all results have been given out, or what ended them has been raised: there is nothing left to read.
+--- Raises a usage error when there is nothing left to read: all results were handed out, or what
+--- ended them was raised.
 function Results:_check_unread(who)
   if self.is_over and not self.end_failure and self.k >= self.n then
     check.fail("%s: these results have been read%s; keep what results:list() gives to go over them again", who, self.read_by or "")
@@ -184,9 +193,10 @@ end
 function results.new(job, source, settings)
   local self = setmetatable({
     job = job, source = source, settings = settings,
-    k = 0, n = 0, first = 0, is_numbers = false, numbers = nil, -- the block that is being given out; numbers: the column of its doubles
-    columns = nil, -- its columns, where `returns` says what they are: pointers
-    scalars = nil, text = nil, -- its columns of scalars: pointers, and where their strings lie
+    -- the block that is being handed out; numbers: its column of doubles
+    k = 0, n = 0, first = 0, is_numbers = false, numbers = nil,
+    columns = nil, -- pointers to its columns, when `returns` gives their types
+    scalars = nil, text = nil, -- pointers to its columns of scalars, and their text
     is_reading = false, is_feeding = false, has_all_inputs = false, input_failure = nil, is_over = false,
   }, Results)
   self.watch = progress.open(job, settings, settings.progress)
@@ -194,8 +204,8 @@ function results.new(job, source, settings)
   return self
 end
 
---- Reads up to `room` inputs. The iterator may wait meanwhile, and others may read or cancel these results: the job stays open until it is back.
---- True when nothing was there to read.
+--- Reads up to `room` inputs. While the iterator waits, others may read or cancel these results;
+--- the job stays open until the iterator returns. True when there was nothing to read.
 local function fill(self, source, job, room)
   self.feeder = loop.current() or "main"
   local fine, done, why, is_idle = pcall(source.fill, job, room)
@@ -214,10 +224,10 @@ local function fill(self, source, job, room)
   return is_idle
 end
 
--- A task that reads inputs while those who want results go on.
+-- A task reads inputs while those who want results go on.
 local function ignore() end
 
---- A task that reads on where a source has given way.
+--- Reads further inputs, in a task, after a source has given way.
 local function feed_on(self, source, job)
   while true do
     if self.job ~= job then
@@ -232,7 +242,8 @@ local function feed_on(self, source, job)
   end
 end
 
---- A batched function's inputs of an iterator that waits come to work when they have waited for so long.
+--- For a batched function whose iterator waits: lets the inputs read so far be run when they have
+--- waited for that long.
 local function flush_late(self, source, job)
   loop.sleep(source.wait)
   source.is_awaited = false
@@ -242,8 +253,8 @@ local function flush_late(self, source, job)
   end
 end
 
---- Reads further inputs into the job as there is room; true when some may have been. In a task, and for C, that takes some 5 ms at most: the rest is
---- read between the turns of others.
+--- Reads more inputs into the job if there is room; true when some may have been read. In a task,
+--- and for C, this takes some 5 ms at most; the rest is read between the turns of others.
 function Results:_feed()
   if self.has_all_inputs or self.is_feeding then return false end
   local job, source = self.job, self.source
@@ -273,7 +284,7 @@ function Results:_feed()
   return not is_idle
 end
 
---- Ends the job, if it has not ended. Nothing is started any more.
+--- Ends the job, if it has not ended. Nothing more is started.
 function Results:_close(is_complete)
   local job = self.job
   if job then
@@ -289,7 +300,7 @@ function Results:_close(is_complete)
     if watch then fine, why = pcall(progress.close, watch, is_complete) end
     loop.drop(self)
     if self.is_feeding then
-      core.job.cancel(job) -- closed when the iterator comes back
+      core.job.cancel(job) -- it is closed when the iterator returns
       loop.notify(job)
     else
       loop.close(job)
@@ -310,14 +321,15 @@ function Results:_failure(index)
   return failure.of_job(self.job, { index = index, function_name = self.settings.name, max_attempts = self.settings.max_attempts })
 end
 
---- Why nothing comes any more although inputs are left.
+--- The failure that says why nothing more comes although there are inputs left.
 function Results:_cancelled()
   local _, kind, why = core.job.is_cancelled(self.job)
   return failure.new { kind = kind or abi.kind.CANCELLED, message = why or "the map was cancelled",
     function_name = self.settings.name, attempts = 0 }
 end
 
---- The iterator of the inputs may read the results of those before, but not wait for what it has yet to give itself.
+--- Raises when the iterator of the inputs reads results that depend on inputs which it has yet to
+--- give. It may read earlier ones.
 function Results:_check_wait()
   if not self.is_feeding or self.feeder ~= (loop.current() or "main") then return end
   if self.source.flush then self.source.flush() end
@@ -326,8 +338,8 @@ function Results:_check_wait()
   check.fail("%s: the inputs of this map wait for its own results, and none are to come", self.settings.name)
 end
 
---- Waits for news of the job. Who is interrupted waits no longer: the job may pause, unless somebody else does, who looks again.
--- With `seconds` for so long at most.
+--- Waits for news of the job, with `seconds` at most for so long. If the wait is interrupted, the
+--- job may pause, unless somebody else waits for it and looks again.
 function Results:_wait(job, seconds)
   local patience = self.source and self.source.patience
   local fine, why = pcall(loop.wait, job, seconds and math.min(seconds, patience or seconds) or patience)
@@ -339,7 +351,7 @@ function Results:_wait(job, seconds)
   error(why, 0)
 end
 
---- Calls a function of the user's; what it raises ends the map.
+--- Calls a user's callback; an error in it ends the map.
 function Results:_ask(fn, f)
   local fine, value = pcall(fn, f)
   if fine then return value end
@@ -347,7 +359,8 @@ function Results:_ask(fn, f)
   raise(value)
 end
 
---- Counts a failure, or n results, that are given out now, for the option `halt`. Gives how many of the results are still wanted.
+--- Counts a failure, or n results, that are handed out now, for the option `halt`. Returns how many
+--- of the results are still wanted.
 function Results:_count(failed, n)
   local halt = self.settings.halt
   if not halt then return n end
@@ -367,13 +380,14 @@ function Results:_count(failed, n)
   return n
 end
 
---- The map gives up: what runs is finished, and then why is raised. What is open of its results is dropped.
+--- The map gives up: the running items are finished, and then `why` is raised. The open block is
+--- dropped.
 function Results:_halt(why)
   self.halted = why
   self.k, self.n = 0, 0
 end
 
---- The end of a map that has been halted: what runs is stopped, or waited for.
+--- The end of a map that has given up: running items are stopped, or waited for.
 function Results:_end_halted()
   local job, why = self.job, self.halted
   if job and self.settings.halt and self.settings.halt.now then
@@ -389,17 +403,18 @@ function Results:_end_halted()
   end
   self:_close()
   if why == true then return nil end
-  self.halted = true -- it is raised once
+  self.halted = true -- it is raised only once
   raise(failure.new { kind = abi.kind.HALTED, message = "the map was halted: " .. why, function_name = self.settings.name, attempts = 0 })
 end
 
---- Waits for the next block of results and opens it (or gives one that has not been read to its end): "block", or "failure", its index and
---- the failure that takes its place, or nothing at the end, or "later" instead of waiting. Raises what ends the map. `is_reducing`: for one who can
---- read what a device has reduced.
+--- Waits for the next block of results and opens it; or returns at once when the open one is not
+--- read to its end. Returns "block"; or "failure", its index and the failure that takes its place;
+--- or nothing at the end; or, with no_wait, "later" instead of waiting. Raises what ends the map.
+--- `is_reducing`: the caller can take what a device has reduced.
 function Results:_advance(no_wait, is_reducing)
   if self.place then forget_place(self) end
   if not no_wait then loop.give_way() end
-  if self.k < self.n then return "block" end -- somebody else has opened it
+  if self.k < self.n then return "block" end -- the open block is not read to its end
   if self.halted and not self.is_over then return self:_end_halted() end
   if self.is_over then
     if self.end_failure then raise(self.end_failure) end
@@ -414,10 +429,12 @@ function Results:_advance(no_wait, is_reducing)
   while true do
     local job = self.job
     local has_fed = self:_feed()
-    if self.job ~= job then return self:_advance(no_wait) end -- the iterator of the inputs has cancelled this map
+    -- the iterator of the inputs has cancelled this map
+    if self.job ~= job then return self:_advance(no_wait) end
     if self.watch then progress.step() end
-    if self.job ~= job then return self:_advance(no_wait) end -- a function of the user's has
-    if self.k < self.n then return "block" end -- or it has read some
+    -- a callback of the user's has cancelled it
+    if self.job ~= job then return self:_advance(no_wait) end
+    if self.k < self.n then return "block" end -- or has read some of it
     local kind, first, n, pointers, n_scalars, text = core.job.next(job)
     if not kind then
       if core.job.is_cancelled(job) then
@@ -468,7 +485,7 @@ function Results:_advance(no_wait, is_reducing)
   end
 end
 
---- A block of columns: of scalars, or of what `returns` says, or one of doubles.
+--- Opens a block of columns: of scalars, of the types of `returns`, or of doubles.
 function Results:_open_columns(columns, n_scalars, text)
   local returns = self.settings.returns
   if n_scalars > 0 then
@@ -526,7 +543,7 @@ local function copy_out(list, first, from, n, p)
   for k = from, n - 1 do list[first + k] = p[k] end
 end
 
---- Columns of scalars into lists, of which there are as many as some item has had values.
+--- Copies columns of scalars into lists; a column becomes a list when some item has a value in it.
 local function copy_scalars(lists, self)
   for c, elements in ipairs(self.scalars) do
     if not lists[c] and mixed.find(self.k, self.n, elements) < self.n then lists[c] = {} end
@@ -576,19 +593,19 @@ function Results:list()
   return unpack(lists)
 end
 
---- As list: what calls, tasks and events are asked in the same way.
+--- As list, under the name that calls, tasks and events have for it.
 ---@return table ...
 function Results:get()
   return self:list()
 end
 
---- Copies n elements from `from` to the array's elements first.., between any two types.
+--- Copies n elements of `from` to the array's elements first..; the types may differ.
 local function copy_elements(a, first, n, from)
   local data = a.data + (first - 1)
   for k = 0, n - 1 do data[k] = from[k] end
 end
 
---- An array with room for n elements: `a`, or a larger one with its elements.
+--- An array with room for n elements: `a` itself, or a larger one with its elements.
 local function with_room(a, n)
   if n <= a.length then return a end
   local larger = array.allocate(a.ctype, math.max(n, 2 * a.length), false)
@@ -596,7 +613,8 @@ local function with_room(a, n)
   return larger
 end
 
---- Reads blocks into arrays, made as they are needed; gives them, and how many elements they have.
+--- Reads blocks into arrays, which are made as they are needed. Returns them, and how many elements
+--- they have.
 function Results:_collect(types, total)
   local arrays, n = {}, 0
   local function target(c, last)
@@ -663,8 +681,9 @@ end
 
 -- ---- reductions ----
 
---- Reads blocks of results in their order: each(p, first, n), where p[0..n-1] are the numbers of results first..., or, for those that a device has
---- reduced, each_partial(p, first, n), where p[0] is that of the first reduce.GROUP of them, and so on.
+--- Reads blocks of results in order. each(p, first, n) gets numbers: p[0..n-1] are those of results
+--- first...; each_partial(p, first, n) gets results that a device has reduced: p[0] is that of the
+--- first reduce.GROUP of them, and so on.
 function Results:_each_block(who, each, each_partial)
   if self.job then core.job.set_reading(self.job, false) end
   local one = ffi.new "double[1]"
@@ -702,12 +721,14 @@ function Results:_each_block(who, each, each_partial)
   end
 end
 
---- Has whole groups of results that are still to come reduced on the device where the map runs. Raises when fn cannot be.
+--- Has a device reduce whole groups of the results that are still to come, if the map runs there.
+--- Raises when fn cannot run there.
 function Results:_reduce_on_device(op)
   local prepare = self.settings.open_reducer
   if not self.job or not prepare then return end
   local job = self.job
-  core.job.hold_back(job, true) -- it may have to be compiled, and meanwhile results would come one by one
+  -- the reducer may have to be compiled, and until then results would come one by one
+  core.job.hold_back(job, true)
   local fine, reducer = pcall(prepare, op, self.total)
   if fine and reducer then core.job.set_reducer(job, reducer) end
   core.job.hold_back(job, false)
@@ -798,7 +819,8 @@ function Results:reduce(fn, init)
   return sum
 end
 
---- Goes to the end without keeping results. Failures are raised, or counted with return_exceptions.
+--- Reads to the end without keeping results. Failures are raised or, with return_exceptions,
+--- counted.
 function Results:_drain()
   if self.job then core.job.set_reading(self.job, false) end
   repeat
@@ -807,12 +829,13 @@ function Results:_drain()
   until not what
 end
 
---- For loop.await: a map is over when it has nothing left to do before somebody reads its results. It does not pause before.
+--- For loop.await: a map is over when it can do nothing more before somebody reads its results. It
+--- does not pause before that.
 function Results:_settle()
   if self.place then forget_place(self) end
   if not self.job or self.is_cancelled then return true end
   core.job.set_reading(self.job, false)
-  core.job.look(self.job) -- before the feeding: what happens from here on is news
+  core.job.look(self.job) -- before inputs are read: whatever happens from here on is news
   self:_feed()
   if not self.job then return true end
   return not self.is_feeding and core.job.is_idle(self.job)
@@ -826,14 +849,16 @@ function Results._unwatch(_, entry)
   loop.unwatch(entry)
 end
 
---- Has all been run, and is there nothing to tell but results, so that they can wait for somebody to read them, or go?
+--- Is everything run, with nothing to report but results, so that these can wait to be read, or be
+--- dropped?
 function Results:_is_quietly_done()
   if not self:done() then return false end
   local counts, settings = core.job.counts(self.job), self.settings
   return (counts.failed == 0 or settings.return_exceptions) and not (counts.retried > 0 and settings.on_retry)
 end
 
---- All has been run, and the results wait with the handle, if there is one: what is left to do is to say so.
+--- Everything was run, and the results wait in the handle, if there is one: tells those who wait
+--- for that.
 function Results:_rest()
   loop.drop(self)
   local watch = self.watch
@@ -859,8 +884,8 @@ function Results:_tidy()
   end
 end
 
---- For the script's end: a map that was spawned goes on to its end. If somebody may read it later, its results wait, as many as its window holds;
--- what goes on beyond that, or has failed, is read here.
+--- For the script's end: a spawned map goes on to its end. If somebody may still read it, its
+--- results wait, as many as its window holds; anything beyond that, and failures, are read here.
 function Results:_finish()
   if handle_of[self] then loop.await(self) end
   if not self.job then return end
@@ -921,7 +946,7 @@ end
 function results.check_unread(who, value)
   local self = results.of(value)
   self:_check_unread(who)
-  if self.place then forget_place(self) end -- now somebody else is to be read
+  if self.place then forget_place(self) end -- from now on somebody else reads it
 end
 
 return results

@@ -13,8 +13,9 @@ share.Shared = Shared
 core.add_class("tidepool.share.Shared", Shared, false)
 Shared.__identity = "_identity" -- of the value
 
--- What is here of shared values. An object of ours holds its entry, { value }; workers have new objects with each message, so that entries are found
--- by the value's id, and some are kept that nobody holds, for the next message.
+-- Shared values in this state. An object of ours holds its entry, { value }. In workers each
+-- message brings new objects, so entries are found by the value's id there, and some entries that
+-- no object holds are kept for the next message.
 local KEPT = 16
 local entry_of = setmetatable({}, { __mode = "k" })
 local entries = setmetatable({}, { __mode = "v" })
@@ -28,7 +29,7 @@ local function keep(self, value)
   return entry
 end
 
---- The entry of an object that has come with a message.
+--- The entry for an object that came with a message.
 local function find(self)
   local entry = entries[rawget(self, "_id")]
   if entry then
@@ -81,10 +82,10 @@ local LARGE, OFTEN = 2 ^ 20, 8
 
 local function said(bytes) return ("%.1f MB"):format(bytes / 1e6) end
 
--- Of functions, weakly: how often something large was encoded; true: it has been looked at.
+-- Per function, weakly: how often something large was encoded; true: that was reported.
 local captured, passed = setmetatable({}, { __mode = "k" }), setmetatable({}, { __mode = "k" })
 
---- Counts one more; true when it is often enough now, once.
+--- Counts one more; true, once, when that is often.
 local function is_often(counts, f)
   if counts[f] == true then return false end
   counts[f] = (counts[f] or 0) + 1
@@ -98,7 +99,7 @@ local function bytes_of(value)
   return packed and core.value.bytes(packed) or 0
 end
 
---- f has been encoded for a map or a call, with all that it captures, which is large.
+--- f was encoded for a map or a call, with everything that it captures, which is large.
 function share.note_image(f, image)
   if not is_often(captured, f) then return end
   local names = {}
@@ -113,7 +114,7 @@ function share.note_image(f, image)
     .. "is encoded once\n"):format(check.where(), f.name, said(core.value.bytes(image)), named, name))
 end
 
---- f was called in the pool with this table as the time before.
+--- f was called in the pool with the same table as the time before.
 function share.note_passed(f, value)
   if not is_often(passed, f) then return end
   local bytes = bytes_of(value)

@@ -20,7 +20,8 @@ Random.__index = Random
 stream.Random = Random
 core.add_class("tidepool.stream.Random", Random, false)
 
--- The state is four numbers, the 32 bits of each half from the lower on, so that a stream can travel.
+-- The state is four numbers, each with 32 bits of the two halves from the lowest on, so that a
+-- stream can travel.
 local function join(low, high)
   return bxor(lshift(int64(high), 32), band(int64(low), 0xffffffffLL))
 end

@@ -37,7 +37,7 @@ function task.async(fn, ...)
 end
 interpret(task.async)
 
---- The loop's: the function has ended.
+--- Called by the loop when the function has ended.
 function Task:_end(fine, ...)
   if fine then return future.finish(self, true, ...) end
   local trouble = ...
@@ -51,7 +51,8 @@ local watch = Task._watch
 function Task:_watch(fn, arg)
   if self == loop.current() then
     local where = check.where()
-    if where == "" and type(self.fn) == "function" then -- `return task:get()` leaves no trace of who does it
+    -- `return task:get()` is a tail call, which leaves no trace of its function
+    if where == "" and type(self.fn) == "function" then
       local info = debug.getinfo(self.fn, "S")
       where = ("%s:%d: "):format(info.short_src, info.linedefined)
     end

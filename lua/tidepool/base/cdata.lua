@@ -1,8 +1,10 @@
---- For the codec: what a cdata is, and cdata of a kind; what the script has declared to the FFI. Loaded before users' code runs, without require,
--- once per state: called with a function that makes a class known, and the kinds, which are tags of host/codec/message.h, and 0 for none of them.
+--- For the codec: what a cdata is, how to make one, and what the script has declared to the FFI. It
+--- is run once per state, before users' code and without require; its arguments are a function that
+--- registers a class, and the kinds: tags of host/codec/message.h, and 0 for none of them.
 --
--- C types have no names that another state knows: what it has of them are the texts that made them. So ffi.cdef, ffi.typeof, ffi.metatype and
--- ffi.load note what they are told. Declarations of ours are left out: every state has them.
+-- C types have no names that another state knows; what the other state gets are the texts that made
+-- them. So ffi.cdef, ffi.typeof, ffi.metatype and ffi.load are wrapped to record their arguments.
+-- Our own declarations are not recorded, since every state has them.
 
 local add_class, INT64, UINT64, COMPLEX, CTYPE, BYTES, SYMBOL, NONE = ...
 local ffi = require "ffi"
@@ -17,14 +19,14 @@ local int64, uint64, complex = typeof "int64_t", typeof "uint64_t", typeof "comp
 -- ---- what was declared ----
 
 local declared, is_declared, joined = {}, {}, nil -- texts in their order; text -> true; the list as one text, or nil
-local brought = {}     -- text -> true: came with a message
+local brought = {} -- text -> true: another state's declaration
 local libraries = setmetatable({}, { __mode = "k" }) -- what ffi.load gave -> { name, is_global }
-local made = {}        -- text -> the ctype that ffi.typeof made of it first
+local made = {} -- text -> the first ctype that ffi.typeof made of it
 local text_of = {}     -- number of a ctype -> the text
 local metatables = {}  -- number of a ctype -> its metatable
 local has_metatype = {} -- number of a ctype -> true: its metatable came with a message
 
---- Raises what a function of ffi has raised in the name of its caller.
+--- Returns what a function of the FFI returned, or raises its error as the caller's.
 local function give(fine, value)
   if fine then return value end
   error(type(value) == "string" and gsub(value, "^tidepool%.base%.cdata:%d+: ", "") or value, 3)
@@ -39,7 +41,8 @@ end
 
 function ffi.cdef(text, ...)
   if type(text) ~= "string" or select("#", ...) > 0 then return cdef(text, ...) end
-  if brought[text] then return end -- by a module, say, which the script has, too
+  -- another state's declaration is made again, by a module of the script, say
+  if brought[text] then return end
   give(pcall(cdef, text))
   if not find(getinfo(2, "S").source, "^=tidepool/") then note(text) end
 end
@@ -63,7 +66,8 @@ function ffi.load(name, is_global)
   return library
 end
 
--- Structs that are declared in a typedef have no name of their own; by the text that tostring gives.
+-- Structs that are declared in a typedef have no name of their own. They are found by the text that
+-- tostring gives for them.
 local typedefs, n_looked = {}, 0
 
 local function look_for_typedefs()
@@ -79,7 +83,7 @@ local function look_for_typedefs()
   n_looked = #declared
 end
 
---- A text that is the same type in a state with the same declarations; nil when there is none.
+--- A text that means the same type in a state with the same declarations; nil when there is none.
 local function name_of(ct)
   local text = match(tostring(ct), "^ctype<(.*)>$")
   if not find(text, "%f[%a]struct %d") and not find(text, "%f[%a]union %d") and not find(text, "%f[%a]enum %d") then return text end
@@ -96,7 +100,7 @@ end
 function ffi.metatype(ct, mt)
   local t = type(ct) == "string" and typeof(ct) or ct
   local number = type(t) == "cdata" and tonumber(typeof(t))
-  if number and has_metatype[number] then return t end -- by a module, say, which the script has, too
+  if number and has_metatype[number] then return t end -- as above
   local result = give(pcall(metatype, ct, mt))
   number = tonumber(result)
   if type(ct) == "string" then note_type(ct, result) end
@@ -114,7 +118,7 @@ local function declarations()
   return joined
 end
 
---- Declares here what another state has declared. What does not fit to what there is, is left as it is here.
+--- Makes another state's declarations here. One that contradicts those of this state has no effect.
 local function declare(texts)
   for text in gmatch(texts, "[^%z]+") do
     if not brought[text] then
@@ -127,7 +131,7 @@ end
 
 -- ---- what a type has in it ----
 
---- The text between the braces of a struct's declaration; nil when it is not to be found.
+--- The text between the braces of a struct's declaration; nil when it is not found.
 local function body_of(text, name)
   text = gsub(gsub(text, "/%*.-%*/", " "), "//[^\n]*", " ")
   if find(text, "^%s*%a+%s*{") and text == name then return match(text, "%b{}") end
@@ -149,7 +153,7 @@ local function body_has_pointer(body, seen)
   return false
 end
 
---- May values of the type have pointers in them, or is that not known?
+--- Can values of the type contain pointers, or is that not known?
 function has_pointer(t, seen)
   local name = name_of(t)
   if not name then return true end
@@ -167,16 +171,16 @@ function has_pointer(t, seen)
   return not body or body_has_pointer(body, seen)
 end
 
-local is_safe = {} -- number of a ctype -> has its values no pointers?
+local is_safe = {} -- number of a ctype -> true when its values contain no pointers
 
 local function parts(v) return v.re, v.im end
 
--- A ctype passes istype as its own instance; its text tells it apart. What has a metatable of the user's, which might have a __tostring, is no
--- number.
+-- istype(ct, ct) is true for a ctype itself, so its text is checked too. tonumber excludes values
+-- with a metatable of the user's, whose __tostring must not be called.
 local function is_ctype(v) return tonumber(v) ~= nil and find(tostring(v), "^ctype<") ~= nil end
 local function is(ct, v) return istype(ct, v) and not is_ctype(v) end
 
---- The symbol that a function of C is, and its library.
+--- The name and the library of a C function.
 local function symbol_of(v)
   local function look(library)
     for name, value in next, getfenv(library) do
@@ -191,9 +195,10 @@ local function symbol_of(v)
   end
 end
 
---- INT64 and a fresh int64_t (read through lua_topointer), UINT64 and a uint64_t, COMPLEX and its two numbers; CTYPE, a ctype's text, and its
---- metatable or nil; BYTES, the text of a value's type, its metatable, and its size; SYMBOL, the name of a function of C, and its library; NONE,
---- its type and what to do for all others.
+--- Returns one of these: INT64 and a new int64_t (which C reads through lua_topointer); UINT64 and
+--- a uint64_t; COMPLEX and its two numbers; CTYPE, a ctype's text, and its metatable or nil; BYTES,
+--- the text of a value's type, its metatable, and its size; SYMBOL, the name of a C function, and
+--- its library; for all others NONE, the type, and advice on what to do.
 local function kind_of(v)
   if is(int64, v) then return INT64, int64(v) end
   if is(uint64, v) then return UINT64, uint64(v) end
@@ -228,15 +233,15 @@ local function kind_of(v)
   return BYTES, name, mt, sizeof(v)
 end
 
--- ---- what comes ----
+-- ---- decoding ----
 
---- A new one of that kind; of integers the value is set later.
+--- A new cdata of that kind; the value of an integer is set later.
 local function make(kind, re, im)
   if kind == COMPLEX then return complex(re, im) end
   return new(kind == INT64 and int64 or uint64)
 end
 
---- The ctype of a text, with the metatable that it has in the state that it comes from.
+--- The ctype of a text, with the metatable that it has in the state that sent it.
 local function ctype(text, mt)
   local t = made[text]
   if not t then
@@ -254,7 +259,7 @@ local function ctype(text, mt)
   return t
 end
 
---- A value of that type, of which the bytes are set later.
+--- A new value of that type; its bytes are set later.
 local function value(text, mt)
   local t, why = ctype(text, mt)
   if not t then return nil, why end
@@ -267,7 +272,8 @@ local function symbol(name, library)
   return nil, ("C function %q is not declared here"):format(name)
 end
 
---- What ffi.load gave: its name, and whether it is global; nil for other userdata.
+--- The name that was given to ffi.load for this userdata, and whether the library is global; nil
+--- for any other userdata.
 local function library_of(userdata)
   local library = libraries[userdata]
   if library then return library[1], library[2] end

@@ -1,10 +1,11 @@
---- Errors that blame the caller: positions in users' code, and the nearest known name for a typo.
+--- Errors that blame the caller: positions in users' code, and the known name that is nearest to a
+--- misspelt one.
 
 local check = {}
 
 local getinfo = debug.getinfo
 
---- Is this a frame of our own, by the name of its chunk?
+--- Is a frame ours, judging by the name of its chunk?
 local function is_ours(source)
   return source:find("^=tidepool/") ~= nil
 end
@@ -28,7 +29,8 @@ function check.where()
   return info.currentline > 0 and ("%s:%d: "):format(info.short_src, info.currentline) or info.short_src .. ": "
 end
 
---- Is `self` an object of that class? A method called with a dot is not. `arguments` are shown in the right form.
+--- Raises unless `self` is an object of that class, as when a method is called with a dot.
+--- `arguments` are shown in the right form of the call.
 function check.self(self, class, object, method, arguments)
   if getmetatable(self) ~= class then
     check.fail("%s.%s was called with a dot, or on something else: write %s:%s(%s)", object, method, object, method, arguments or "")
@@ -40,7 +42,8 @@ function check.fail(format, ...)
   error(check.where() .. format:format(...), 0)
 end
 
---- One argument more than a function of ours takes: `extra` is what it has got there, `takes` says in words what it takes.
+--- Raises when a function of ours got one argument too many, `extra`. `takes` says in words what it
+--- takes.
 function check.no_more(extra, who, takes)
   if extra ~= nil then check.fail("%s takes %s, but has got more: %s", who, takes, check.show(extra)) end
 end
@@ -74,7 +77,7 @@ function check.nearest(name, names)
   return best
 end
 
---- A value as a message shows it: short, and with its type where that is not plain to see.
+--- A value as a message shows it: short, and with its type unless that is obvious.
 ---@return string
 function check.show(value)
   if type(value) == "string" then
@@ -85,7 +88,7 @@ function check.show(value)
   return tostring(value)
 end
 
---- "a table", "an integer": the article that a type's name takes.
+--- "a table", "an integer": the name of a type with its article.
 function check.a(name)
   return (name:find("^[aeio]") and "an " or "a ") .. name
 end

@@ -1,11 +1,11 @@
---- What an error value says: the message, and the user's part of the traceback.
+--- Texts for error values: the message, and the part of a traceback that is the user's.
 
 local failure = require "tidepool.failure"
 local show = require "tidepool.base.show"
 
 local describe = {}
 
---- The error value without the place that a builtin has put before it when we called it ourselves: our own line.
+--- The error value, without the position of our own code that a builtin has put before its message.
 ---@param value any
 ---@return any
 function describe.value(value)
@@ -13,7 +13,8 @@ function describe.value(value)
   return value:match "^tidepool/specialised:%d+: (.*)" or value:match "^tidepool/[%w_./]+:%d+: (bad argument #.*)" or value
 end
 
---- One readable text for any error value that a worker sends. What cannot travel says so, and what it is, as it does not arrive.
+--- A readable text for any error value of a worker. Since a value that cannot travel does not
+--- arrive, the text says so, and what it was.
 ---@return string
 function describe.message(value)
   if failure.is_failure(value) then return rawget(value, "message") end
@@ -25,7 +26,8 @@ function describe.message(value)
   return (text:gsub("^(%(error object is a .*)%)$", "%1, which cannot travel)"))
 end
 
---- A traceback's frames of the user: ours, and those of C at both ends and beside ours, are left out.
+--- The user's frames of a traceback. Our frames are left out, as are C functions next to them and
+--- at both ends.
 ---@return string?
 function describe.traceback(text)
   local lines, n_lua, has_ours = {}, 0, true -- n_lua: lines up to the last frame in Lua; has_ours: there are frames of ours behind that

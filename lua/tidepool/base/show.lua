@@ -1,4 +1,5 @@
--- show.lua: Lua values as text for people: the REPL's answers, results of `tidepool run`, error values.
+-- show.lua: Lua values as text for people: at the prompt, in results of `tidepool run`, in error
+-- values.
 --
 -- Never raises, whatever the value: metamethods of the user are called protected, and everything has a limit.
 
@@ -20,7 +21,8 @@ end
 ---@field width? integer columns of a line; a table that needs more is spread over lines. Default: one line
 ---@field text? integer bytes of a string that are shown; default 10,000
 
--- Escapes what is not printable ASCII or well-formed enough to be passed on (bytes from 128 up are).
+-- A quoted string: control characters and quotes escaped, bytes from 128 up kept when they are
+-- UTF-8.
 local function quote(s, limit)
   local rest = #s - limit
   if rest > 0 then
@@ -39,7 +41,7 @@ local function escape(bytes)
   end))
 end
 
--- Bytes from 128 up: characters of UTF-8 stay, but for the control characters U+0080 to U+009F.
+-- Escapes among bytes from 128 up: UTF-8 stays, except for the control characters U+0080 to U+009F.
 local function escape_high(bytes)
   local out, i = {}, 1
   while i <= #bytes do
@@ -55,7 +57,8 @@ local function escape_high(bytes)
   return table.concat(out)
 end
 
----The text without what a terminal would obey; with `is_line` without line ends, too, so that it stays one line of a log.
+--- The text with control characters, which a terminal would obey, escaped; `is_line`: line ends
+--- too, so that it stays one line of a log.
 ---@param text string
 ---@param is_line? boolean
 ---@return string
@@ -129,7 +132,8 @@ local function key_text(key)
   return "[" .. leaf(key) .. "]"
 end
 
--- Keys of t that are not in its list part 1..n, in a stable order, at most `limit` of them; how many there are.
+-- The keys of t outside its list part 1..n, in a fixed order, at most `limit` of them; and how many
+-- there are.
 local function other_keys(t, n, limit)
   local keys, count = {}, 0
   for key in next, t do
@@ -241,7 +245,7 @@ function show.coloured(text)
       stop, kind = stop - 1, words[word] and not text:find("^=", stop) and "word" or nil
     elseif text:find("^%-?%d", at) then
       stop = text:match("^%-?[%w%.]+()", at) - 1
-      kind = not text:find("^0x", at) and "number" or nil -- an address
+      kind = not text:find("^0x", at) and "number" or nil -- not a part of an address
     else
       stop = (text:find('["%w_%-%.]', at + 1) or #text + 1) - 1
     end
@@ -259,7 +263,7 @@ local function cannot_say(value, why)
   return ("(error object is a %s%s)"):format(type(value), why or "")
 end
 
--- The text that the value's own __tostring gives, or what is wrong with it.
+-- The text of the value's own __tostring, or what went wrong in it.
 local function converted(value, convert)
   local ok, text = pcall(convert, value)
   if not ok then

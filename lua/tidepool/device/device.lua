@@ -1,7 +1,9 @@
---- A device that is driven by hand: buffers in its memory, kernels in OpenCL C, and calls of them, in the order in which they are made.
+--- A device that is driven by hand: buffers in its memory, kernels in OpenCL C, and calls of them
+--- that run in order.
 --
--- Devices, buffers and kernels are tables, so that they travel to workers: there they are the same device, the same memory, the same
--- source. What belongs to one Lua state (the queue, the kernel that is ready to be called) is kept aside, and made when it is first needed.
+-- Devices, buffers and kernels are tables, so that they can travel to workers: there they mean the
+-- same device, memory and source. What belongs to one Lua state (the queue, a kernel that is ready
+-- to be called) is stored apart from them, and made when it is first needed.
 
 local abi = require "tidepool.base.abi"
 local array = require "tidepool.array"
@@ -17,23 +19,25 @@ local device = {}
 
 -- ---- errors ----
 
---- Raises what a device could not do, as a Failure of kind "device", with the caller's position.
+--- Raises a Failure of kind "device", for something that a device could not do, with the caller's
+--- position.
 local function fail_device(format, ...)
   error(failure.new { kind = abi.kind.DEVICE, message = check.where() .. format:format(...) }, 0)
 end
 
---- Gives what a call of core gave; raises what it said when it failed.
+--- Returns the result of a function of core, or raises the reason why it failed.
 local function must(who, made, why)
   if not made then fail_device("%s: %s", who, why) end
   return made
 end
 
---- The same of a call that needs memory: when it fails it is made once more, after buffers that nobody holds are freed.
+--- The same for a call that needs memory: if it fails, it is tried again after the garbage
+--- collector has freed unused buffers.
 local function must_find_memory(who, call, ...)
   local made = call(...)
   if made then return made end
   collectgarbage()
-  collectgarbage() -- what finalizers of the first held
+  collectgarbage() -- frees what finalizers of the first run held
   return must(who, call(...))
 end
 
@@ -75,7 +79,7 @@ local function queue_of(self)
   return queue
 end
 
---- Makes one of a row of gpu.devices().
+--- Makes a Device of a row of gpu.devices().
 function device.new(row)
   local self = setmetatable({}, Device)
   for name, value in pairs(row) do self[name] = value end
@@ -94,11 +98,12 @@ end
 ---@field device tidepool.Device
 ---@field ctype string     the element type
 ---@field length integer   elements
----@field memory userdata   the whole buffer, of which it may be a slice that begins `start` bytes behind its beginning
+---@field memory userdata   core's buffer; this one may be a part of it, `start` bytes after its beginning
 ---@field start integer
 local Buffer = {}
 
---- Elements are on the device: what looks like reading or setting one is a mistake that would give nil, or be lost.
+--- The elements are on the device. Code that seems to read or set one would get nil, or be lost, so
+--- it raises.
 function Buffer:__index(key)
   if type(key) == "number" then
     check.fail("buffer[%s]: a buffer's elements are the device's: read them with local array = buffer:read(), and then array[%s]; the number of " ..
@@ -122,13 +127,13 @@ end
 
 local char_pointer = ffi.typeof "char *"
 
---- Where an array's elements lie: its memory, the offset there in bytes, and how many bytes they have.
+--- Where an array's elements lie: its memory, their offset there in bytes, and their size in bytes.
 local function place_of(a)
   local memory, start = core.array.memory(a.memory)
   return memory, tonumber(ffi.cast(char_pointer, a.data) - ffi.cast(char_pointer, start)), a.length * ffi.sizeof(array.c_name(a.ctype))
 end
 
---- An element type as it is named here; C's names are fine, too.
+--- Checks an element type; C's names are accepted, too.
 local function element_type(who, name)
   local ctype = type(name) == "string" and name ~= "bool" and kernels.types[name] or name
   array.check_type(who, ctype)
@@ -178,7 +183,7 @@ local function size_of(ctype)
   return ffi.sizeof(array.c_name(ctype))
 end
 
---- Checks the place in a buffer at which n elements begin: a number of its elements, 1 when nil.
+--- Checks where in a buffer n elements begin: the number of an element, 1 when nil.
 local function check_at(self, method, at, n)
   if at == nil then at = 1 end
   if type(at) ~= "number" or at % 1 ~= 0 or at < 1 or at + n - 1 > self.length then
@@ -187,7 +192,7 @@ local function check_at(self, method, at, n)
   return (at - 1) * size_of(self.ctype)
 end
 
---- The array that a transfer is about: that which is given, or the buffer's own, which is made if there is none.
+--- The array for a transfer: the given one, or the buffer's own, which is made if there is none.
 local function array_for(self, method, given)
   if given == nil then
     if not self.array then self.array = array.allocate(self.ctype, self.length, true) end
@@ -240,7 +245,7 @@ function Buffer:write(from, at)
   return self
 end
 
-local check_value -- below
+local check_value -- defined below
 
 local boxes = {} -- by element type and lanes: a ctype, and its size
 
@@ -310,7 +315,7 @@ end
 
 -- ---- kernels ----
 
---- The integers that a type can hold.
+--- The integers that each type can hold.
 local LIMITS = {
   int8 = { -2 ^ 7, 2 ^ 7 - 1 }, uint8 = { 0, 2 ^ 8 - 1 }, int16 = { -2 ^ 15, 2 ^ 15 - 1 }, uint16 = { 0, 2 ^ 16 - 1 },
   int32 = { -2 ^ 31, 2 ^ 31 - 1 }, uint32 = { 0, 2 ^ 32 - 1 }, int64 = { -2 ^ 53, 2 ^ 53 }, uint64 = { 0, 2 ^ 53 },
@@ -338,15 +343,17 @@ local Kernel = {}
 Kernel.__index = Kernel
 core.add_class("tidepool.device.device.Kernel", Kernel, false)
 
--- What is ready to be called in this state: { launcher, parameters, largest group, required group }, by Kernel, and, since those that travel
--- are other tables each time, by the kernel's text, flags and name on its device.
+-- Kernels that are ready to be called in this state: { launcher, parameters, largest group,
+-- required group }. They are found by Kernel and, since Kernels that travel are new tables each
+-- time, also by the kernel's text, flags and name on its device.
 local ready_for, ready = setmetatable({}, { __mode = "k" }), {}
 
 local function key_of(self)
   return ("%d %s %s\n%s"):format(self.device.number, self.name or "", self.flags, self.text)
 end
 
---- What a parameter takes, from the compiler's or the source's words for it: { name, shown, and: ctype and lanes; is_buffer, is_local }.
+--- What a parameter takes, judging by the compiler's or the source's words for it: { name, shown,
+--- and: ctype and lanes; is_buffer, is_local }.
 local function read_parameter(type_text, name, space)
   local text = type_text:gsub("%f[%w_]const%f[^%w_]", ""):gsub("%f[%w_]volatile%f[^%w_]", ""):gsub("%f[%w_]restrict%f[^%w_]", "")
   local base, stars = text:match "^%s*(.-)%s*(%**)%s*$"
@@ -369,7 +376,8 @@ local function names_in(text)
   return list
 end
 
---- Builds self for its device; raises what is wrong with it. Gives what `ready` keeps.
+--- Builds the kernel for its device, and raises what is wrong with it. Returns an entry for
+--- `ready`.
 local function prepare(self)
   local function refuse(format, ...) error(self.where .. format:format(...), 0) end
   if not self.device.fp64 and kernels.needs_double(self.text) then refuse("%s has no doubles; use float", self.device.name) end
@@ -395,7 +403,8 @@ local function prepare(self)
   if not launcher then refuse("there is no kernel '%s' in the source; there is: %s", self.name, table.concat(names, ", ")) end
   local declared
   for i, one in ipairs(parameters) do
-    if not one then -- compilers need not keep them, and have not when the program comes from a binary
+    -- compilers may leave out this information, and do when the program comes from a binary
+    if not one then
       declared = declared or kernels.declared(self.text, self.name)
       one = declared and declared[i] or { "?", "argument " .. i, "private" }
     end
@@ -419,7 +428,7 @@ local function check_given(who, given)
   check.fail("%s: expected a kernel's name, or a table of options, got %s", who, check.show(given))
 end
 
---- Makes the Kernel of a text. `place`: where it stands, { file, line }.
+--- Makes the Kernel of a text. `place`: where the text stands, { file, line }.
 local function new_kernel(self, who, text, given, place)
   local checked = type(given) == "table" and options.check(who, options.of_kernels, given) or { name = given }
   if checked.options and checked.options:find "%-cl%-std" and checked.std then
@@ -469,7 +478,7 @@ function Kernel:__tostring()
   return ("tidepool.Kernel: %s(%s)"):format(self.name, table.concat(shown, ", "))
 end
 
---- The sizes of a call in a list, checked.
+--- The sizes of a call, checked, as a list.
 local function sizes_of(self, what, given)
   local list = type(given) == "number" and { given } or given
   if type(list) ~= "table" or #list < 1 or #list > 3 then
@@ -500,7 +509,7 @@ local function divisor(n, most)
   return size
 end
 
---- The group that suits the device: compilers may make code anew for each, so there are few.
+--- A group size that suits the device. Compilers may compile anew for each size, so few are used.
 local function choose_group(self, made, global)
   local is_processor = self.device.type == "cpu"
   local most = math.min(is_processor and 64 or 256, made.largest)
@@ -543,14 +552,14 @@ local function show_value(value)
   return value == nil and "nil" or check.show(value)
 end
 
---- One number of an argument, checked.
+--- One number of an argument, after checking it.
 local function check_number(self, i, one, value)
   local complaint = check_value(one.ctype, value, show_value)
   if complaint then refuse_argument(self, i, one, "%s", complaint) end
   return value
 end
 
---- Is it a struct, union or array of FFI, which has its bytes in itself?
+--- Is the value a struct, union or array of the FFI, which contains its bytes?
 local function has_bytes(value)
   if type(value) ~= "cdata" or array.type_of(value) then return false end
   local name = tostring(ffi.typeof(value))

@@ -1,6 +1,8 @@
---- Devices: which there are, which of them `gpu = ...` means, and what they run in the place of a Lua function: a kernel.
+--- Devices: which exist, which of them `gpu = ...` selects, and the kernels that they run in place
+--- of Lua functions.
 --
--- A Function's programs are kept, so that a map only reads the captured values anew and hands a kernel (core.program.kernel) to its job.
+-- The programs of a Function are kept, so that a map only reads the captured values again and gives
+-- its job a kernel (core.program.kernel).
 
 local abi = require "tidepool.base.abi"
 local array = require "tidepool.array"
@@ -13,10 +15,10 @@ local gpu = { random = require "tidepool.translate.random" }
 
 local RANK = { gpu = 1, accelerator = 2, cpu = 3 }
 
--- Makers whose name is meant as a graphics card: a processor of theirs is none.
+-- Makers whose name stands for their graphics cards: a processor of the same maker does not match.
 local MAKERS = { nvidia = "nvidia", amd = "advanced micro devices", intel = "intel", apple = "apple" }
 
--- The word for no device: what would be a device's work is done by the executor of that name.
+-- The word for "no device": the executor of that name does the work instead.
 local NO_DEVICE = executors.fallback.name
 
 local found -- the devices once there are some
@@ -43,7 +45,8 @@ local function is_part(text, word)
   return text:lower():find(word, 1, true) ~= nil
 end
 
---- Is the word one of the name's own, not only a part: "A10" in "NVIDIA A10", not in "NVIDIA A100"?
+--- Does the device's name contain the word as a whole word? "A10" is in "NVIDIA A10", but not in
+--- "NVIDIA A100".
 local function is_whole(d, word)
   local pattern = "%f[%w]" .. word:gsub("%p", "%%%0") .. "%f[%W]"
   return d.name:lower():find(pattern) ~= nil or d.platform:lower():find(pattern) ~= nil
@@ -58,7 +61,8 @@ local function matches(d, word)
   return is_part(d.name, word) or is_part(d.platform, word)
 end
 
---- The devices that one word of a `gpu` option means; nil when there are not so many, and how many there are.
+--- The devices that one word of a `gpu` option selects; nil, and how many there are, when there are
+--- not enough.
 local function match_word(devices, spec)
   local word, count = spec:lower():match "^(.-):(%d+)$"
   word, count = word or spec:lower(), tonumber(count or 1)
@@ -79,7 +83,7 @@ local function show_spec(spec)
   return "{ " .. table.concat(words, ", ") .. " }"
 end
 
---- Checks a `gpu` option as it is written: gives it, or false and a complaint.
+--- Checks a `gpu` option as it is written: returns it, or false and a complaint.
 function gpu.check_spec(spec)
   if spec == true then return true end
   local words = type(spec) == "string" and { spec } or spec
@@ -97,13 +101,14 @@ function gpu.check_spec(spec)
   return true
 end
 
---- The devices that a `gpu` option means; nil when there are none and it says "threads". Raises in the name of `who`, at the user's line.
+--- The devices that a `gpu` option selects; nil when there are none and it ends with "threads".
+--- Raises in the name of `who`, at the user's line.
 ---@param spec true|string|table
 ---@param who string
 ---@return table? list of devices
 function gpu.match(spec, who)
   local devices, why = gpu.devices()
-  local few = 0 -- there are, where more are asked for
+  local few = 0 -- how many there are, when more are asked for
   for _, word in ipairs(spec == true and { "any" } or type(spec) == "string" and { spec } or spec) do
     if word == NO_DEVICE then return nil end
     local list, n = match_word(devices, word)
@@ -128,12 +133,13 @@ end
 
 local drivers = setmetatable({}, { __mode = "k" }) -- functions that drive devices, and their option `gpu`
 
---- Notes that f drives the devices of its option itself, for calls of it here.
+--- Notes that f drives the devices of its option itself; for calls of f in this state.
 function gpu.add_driver(f)
   drivers[f.raw] = f.options.gpu
 end
 
---- What the function that runs may drive: a list of devices, nil when it says none are there; false when no function says anything.
+--- The devices that the running function may drive: a list; nil when its option allows none to be
+--- there and none is; false when no running function has the option.
 local function leased()
   local level, info = 3, debug.getinfo(3, "f")
   while info do
@@ -177,7 +183,7 @@ end
 
 local BUILD_OPTIONS = "-cl-std=CL1.2 -w"
 
--- What was compiled for each Function: by its types.
+-- What was compiled for each Function, by the types of its inputs.
 local compiled = setmetatable({}, { __mode = "k" })
 
 --- The number of a type of the translator's.
@@ -202,7 +208,7 @@ end
 
 local COLUMNS_MAX, ARGUMENTS_MAX = abi.KERNEL_COLUMNS_MAX, abi.KERNEL_ARGUMENTS_MAX
 
---- Raises when a translation has more inputs, results or captured values than a kernel takes.
+--- Raises when a translation has more inputs, results or captured values than a kernel can take.
 local function check_size(f, made)
   for what, list in pairs { inputs = made.inputs, results = made.outputs } do
     if #list > COLUMNS_MAX then
@@ -216,7 +222,8 @@ local function check_size(f, made)
     .. "into one typed array", f.name, captured, ARGUMENTS_MAX)
 end
 
---- The texts of chunks of that name that are in no file, the last one first (texts.h); nil when there are none.
+--- The texts of chunks of that name that are in no file (texts.h), the last one first; nil when
+--- there are none.
 local function text_of(name)
   local list = {}
   for _, named in ipairs(debug.getregistry()["tidepool.texts"] or {}) do
@@ -237,17 +244,17 @@ local function translate(f, d, types, reduce)
   return made
 end
 
---- What the function is called in messages about its OpenCL C: with the line of its decorator.
+--- Raises an error about a function's OpenCL C, with the line of its decorator and its name.
 local function fail_kernel(f, why, ...)
   error(("%s%s: %s"):format(f.options.kernel.where, f.name, why:format(...)), 0)
 end
 
---- The text of a program as an error shows it: the compiler's log, with file and line as the user has them.
+--- The compiler's log as an error shows it, in which files and lines are the user's.
 local function show_log(log)
   return (log or ""):gsub("%z", ""):gsub("%s+$", "")
 end
 
---- A user's OpenCL C for these devices.
+--- Compiles a user's OpenCL C for these devices.
 local function compile_kernel(f, devices)
   local given = f.options.kernel
   local made, why = require("tidepool.translate.kernel").read(given.text, given.with, given.file, given.line)
@@ -284,8 +291,8 @@ local function compile_kernel(f, devices)
   return unit
 end
 
---- Translates and builds f for these devices. nil and why when a device cannot run it; a function that cannot be translated is an error.
---- `reduce`: what its reducer makes of the results, see gpu.reducer.
+--- Translates and builds f for these devices. nil and why when the devices cannot run it; raises
+--- when f cannot be translated. `reduce`: compiles a reducer of its results, see gpu.reducer.
 local function compile(f, devices, types, reduce)
   if f.options.kernel then return compile_kernel(f, devices) end
   check_types(f, "input", types)
@@ -332,7 +339,7 @@ end
 local void_pointer = require("ffi").typeof "char *"
 local GROUP = abi.GROUP
 
---- What a kernel's argument captures, as it is now; nil when that is nothing.
+--- The current value of what a kernel's argument captures; nil when it captures nothing.
 local function read(f, argument)
   if not argument.read then return nil end
   local fine, value = pcall(argument.read)
@@ -355,7 +362,8 @@ local function show_argument(argument, value)
   return one
 end
 
---- What f is on these devices, or its reducer, compiled when that has not been done; nil and why when a device cannot run it.
+--- The compiled form of f, or of its reducer, for these devices, compiled at its first use; nil and
+--- why when the devices cannot run it.
 local function unit_of(f, devices, types, reduce)
   local units = compiled[f]
   if not units then
@@ -372,20 +380,20 @@ local function unit_of(f, devices, types, reduce)
   return units[key], why
 end
 
---- 0 and -0 are two.
+--- Are the numbers the same? 0 and -0 are not.
 local function is_identical(a, b)
   return a == b and (a ~= 0 or 1 / a == 1 / b)
 end
 
---- What complaints about f's inputs begin with: where it is written, and its name.
+--- The beginning of complaints about f's inputs: where f is written, and its name.
 local function place_of(f)
   if f.options.kernel then return ("%s%s: "):format(f.options.kernel.where, f.name) end
   local info = debug.getinfo(f.raw, "S")
   return ("%s:%d: %s: "):format(info.short_src, info.linedefined, f.name)
 end
 
---- The kernel of a unit, with what is captured as it is now: the last one, where that is the same numbers. One with arrays, whose elements may
--- be others each time, is not kept.
+--- A kernel of the unit with the captured values as they are now: the last kernel if they have not
+--- changed. A kernel with arrays is not kept, since their elements may have changed.
 local function open_kernel(f, unit)
   local made, values, is_same, has_arrays = unit.made, {}, unit.kernel ~= nil, false
   for i, argument in ipairs(made.arguments) do
@@ -405,9 +413,9 @@ local function open_kernel(f, unit)
   return kernel
 end
 
-local PATIENCE_S = 1 -- for what was given up to end by itself
+local PATIENCE_S = 1 -- how long abandoned work on a device may take to end by itself
 
---- Is one of the devices not busy with what was given up? Else false, and what to say.
+--- Is at least one of the devices not stuck with abandoned work? If all are, false and a message.
 local function is_usable(f, devices)
   for seconds = 0, PATIENCE_S, PATIENCE_S do
     for _, d in ipairs(devices) do
@@ -427,7 +435,7 @@ function gpu.kernel(f, types)
   local devices = gpu.match(f.options.gpu, f.name)
   if not devices and f.options.kernel then check.fail("%s: OpenCL C cannot run on threads, and no other device of its gpu = ... is there", f.name) end
   if not devices then return nil end
-  -- As in Lua, arguments that are more than the parameters are dropped.
+  -- As in Lua, arguments beyond the parameters are dropped.
   if types and not f.options.kernel then types = { unpack(types, 1, math.min(#types, debug.getinfo(f.raw, "u").nparams)) } end
   local spec = f.options.gpu
   local may_fall_back = type(spec) == "table" and spec[#spec] == NO_DEVICE and not f.options.kernel
@@ -443,14 +451,14 @@ end
 
 local identity
 
---- A function that gives what it gets. Its text is the chunk's name, where the translator finds it.
+--- The identity function. Its text is the name of its chunk, where the translator finds it.
 ---@return function
 function gpu.identity()
   identity = identity or assert(loadstring "return function(x) return x end")()
   return identity
 end
 
--- Functions like math.max, which have no text, in one that has.
+-- Functions like math.max, which have no text, wrapped in ones that have.
 local wrapped = setmetatable({}, { __mode = "k" })
 
 local function with_text(fn)
@@ -459,8 +467,9 @@ local function with_text(fn)
   return wrapped[fn]
 end
 
---- What reduces groups of the results of a map of f on its devices (tp_kernels_set_reducer): "sum", "min", "max", or a function of two numbers. nil
---- when results must come one by one. Raises when the function cannot run there.
+--- The kernel that reduces groups of the results of a map of f on its devices
+--- (tp_kernels_set_reducer): by "sum", "min", "max", or a function of two numbers. nil when results
+--- must come one by one. Raises when the function cannot run there.
 ---@param f tidepool.Function
 ---@param unit table  of gpu.kernel, of the map
 ---@param types string[]?  as for gpu.kernel
@@ -477,7 +486,8 @@ function gpu.reducer(f, unit, types, reduce, total)
   if f.options.kernel or unit.has_boolean or unit.is_writer or (is_few and type(reduce) == "string") then return nil end
   local devices = gpu.match(f.options.gpu, f.name)
   if types then types = { unpack(types, 1, #unit.inputs) } end
-  if is_few then -- nothing to reduce there; but what cannot be is said
+  -- too few to reduce on the device; but a function that cannot run there is still refused
+  if is_few then
     translate(f, devices[1], types, reduce)
     return nil
   end
@@ -501,7 +511,8 @@ function gpu.source(f)
   return translate(f, fine and devices and devices[1] or { lanes_float = 1, lanes_double = 1 }).source
 end
 
---- What the option `kernel` is: its text, `with`, and where the text stands in the user's file, so that the compiler's lines are the user's.
+--- The value of the option `kernel`: its text, `with`, and where the text stands in the user's
+--- file, so that the compiler's lines are the user's.
 ---@param text string
 ---@param with table?
 ---@param frame table  of check.frame

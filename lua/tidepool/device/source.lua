@@ -1,7 +1,9 @@
---- The text of a kernel by hand as the compiler gets it: what it defines, and what it includes, in its place.
+--- The text of a kernel by hand as the compiler gets it, with its definitions and the files that it
+--- includes.
 --
--- Files are included here, not by drivers: so a kernel travels to workers, and is kept on disk, as one text, and what was compiled from an older
--- file is never taken for it. Definitions are lines of the text, too, since drivers differ in what they take behind -D.
+-- Files are included here and not by drivers. So a kernel travels to workers, and is stored on
+-- disk, as one text, and a binary of an older file is never taken for it. Definitions become lines
+-- of the text, too, since drivers differ in what they accept after -D.
 
 local check = require "tidepool.base.check"
 
@@ -22,7 +24,7 @@ function source.read_file(path)
   return (text:gsub("\r\n?", "\n"))
 end
 
---- Blanks comments; everything else stays where it is.
+--- The text with comments blanked out; everything else keeps its position.
 local function without_comments(text)
   local parts, at = {}, 1
   while true do
@@ -57,8 +59,9 @@ local function lines_of(text)
   return lines
 end
 
---- Puts the files that a text includes in the place of the directives. One that is not found is left to the compiler, which may never come there.
---- `around`: the files that are being read, the text's own last.
+--- Replaces include directives by the files' texts. A file that is not found is left to the
+--- compiler, which may skip the directive. `around`: the files that are being read, the innermost
+--- last.
 local function expand(text, file, line, folders, around)
   local lines = lines_of(text)
   if not text:find "#%s*include" then return text end
@@ -103,10 +106,10 @@ local function show_define(value)
   return ("%.17g"):format(value)
 end
 
---- The whole text of a kernel and the options that it is compiled with. Raises what is wrong with an include.
+--- The whole text of a kernel, and its compiler options. Raises what is wrong with an include.
 ---@param text string
 ---@param given table  checked options (options.of_kernels)
----@param file string  that the text is in
+---@param file string  the file that the text is in
 ---@param line integer  there, at which it begins
 ---@return string text
 ---@return string flags
@@ -127,7 +130,7 @@ function source.assemble(text, given, file, line)
   return table.concat(parts), ("%s-cl-kernel-arg-info%s"):format(std, own ~= "" and " " .. own or "")
 end
 
---- Does a text include files, so that it may be another one next time?
+--- Does a text include files, so that it may change?
 function source.includes(text)
   return text:find "#%s*include" ~= nil
 end

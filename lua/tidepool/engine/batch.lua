@@ -1,7 +1,8 @@
---- Batched functions, which are called with lists: one per argument, of several inputs, and give lists of as many results.
+--- Batched functions. They are called with lists of several inputs' arguments, one list per
+--- argument, and return lists of as many results.
 --
--- A worker's state runs the items of a batch with one call (batch.run). Where that fails it calls again with the halves, and so on, so that only
--- those inputs fail that do so alone.
+-- A worker runs the items of a batch with one call (batch.run). If that fails, it calls again with
+-- each half, and so on, so that only those inputs fail that fail alone.
 
 local lazy = require "tidepool.base.lazy"
 
@@ -20,13 +21,13 @@ local function place_of(fn)
   return ("%s:%d: "):format(info.short_src, info.linedefined)
 end
 
---- How many elements a result has; nil when it is no list.
+--- The number of a result's elements; nil when it is no list.
 local function length_of(value)
   if type(value) == "table" then return value.n or #value end
   return type(value) == "cdata" and array.type_of(value) and #value or nil
 end
 
---- What is wrong with the results of a batch of n inputs; nil when nothing is.
+--- What is wrong with the results for n inputs; nil when they are right.
 local function trouble_with(fn, name, results, n)
   for c = 1, results.n do
     local value = results[c]
@@ -40,7 +41,8 @@ local function trouble_with(fn, name, results, n)
   end
 end
 
---- The arguments of items[from..to], each a list with n, as one list per argument. Where one of an argument's values is nil its list has n.
+--- The arguments of items[from..to] (each a list with n) as one list per argument. A list with a
+--- nil in it has n.
 local function lists_of(items, from, to)
   local lists, width = {}, 0
   for k = from, to do width = math.max(width, items[k].n) end
@@ -57,7 +59,7 @@ local function lists_of(items, from, to)
   return lists, width
 end
 
---- What input k of a batch has of its results.
+--- The results of input k of a batch.
 local function results_of(results, k)
   local own = { n = results.n }
   for c = 1, results.n do own[c] = results[c][k] end
@@ -68,8 +70,9 @@ local function trouble(value)
   return { value, debug.traceback("", 2) }
 end
 
---- (function, its name, how many items, read(i) -> the arguments of one, whether it may be split) -> by the items' numbers: lists of their results,
---- with n, and of those that failed { error value, traceback or nil }.
+--- (function, its name, number of items, read(i) -> the arguments of item i, whether the batch may
+--- be split) -> two tables by item number: results, lists with n; and failures, { error value,
+--- traceback or nil }.
 function batch.run(fn, name, n, read, splits)
   local results, failures = {}, {}
   local items, numbers = {}, {}
@@ -104,7 +107,7 @@ function batch.run(fn, name, n, read, splits)
   return results, failures
 end
 
---- A batched function for one input: it calls fn with lists of one, here and now.
+--- A batched function as one of a single input: calls fn with lists of one, here and now.
 function batch.one(fn, name)
   local function give(...)
     local results = pack(...)

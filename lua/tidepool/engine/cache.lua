@@ -1,7 +1,8 @@
---- Caches: where a function finds the results of inputs that it, or the same function elsewhere, has been given before.
+--- Caches: a function finds the results of inputs that it, or the same function in another program,
+--- was given before.
 --
--- The file and what goes through it item by item are host/journal/; here is what happens once in a map or call. A cache that cannot be had costs a
--- line on stderr, and nothing else: everything runs, then.
+-- host/journal/ has the file and what happens for each item; here is what happens once in a map or
+-- call. When a cache cannot be used, that costs a line on stderr and everything is run.
 
 local check = require "tidepool.base.check"
 local core = require "tidepool.core"
@@ -13,19 +14,21 @@ local cache = {}
 local NAME = "results.db"
 local LIMIT = 2 ^ 30 -- bytes, where the option does not say it
 
--- Files that are open, by their path; false: one that cannot be had. They stay open until the state is closed. `has_none`: nor is there a folder for
--- the user's.
+-- Open files, by their path; false: one that cannot be used. They stay open until the state is
+-- closed. `has_none`: there is no folder for the user's own cache either.
 local opened, has_none = {}, false
 
--- What a function, as it is, has of a cache: { name, id, file, path, cache, handle = what
--- core.job.open takes }. It is told when a map is over, as what a map has of a journal is.
+-- The part of a cache that belongs to a function as it is now: { name, id, file, path, cache,
+-- handle = for core.job.open }. Its `finish` is called when a map is over, as that of a map's part
+-- of a journal is.
 local Part = {}
 Part.__index = Part
 
--- By the core of a function: its part as it was last, and what those before it have counted, { hits =, misses = }.
+-- By the core of a function: its latest part, and the counts of the earlier parts, { hits =, misses
+-- = }.
 local parts_of, counted = setmetatable({}, { __mode = "k" }), setmetatable({}, { __mode = "k" })
 
---- The file is not asked any more.
+--- Stops using the file, and says so.
 local function give_up(name, path, why)
   if path then opened[path] = false end
   core.io.warn(("tidepool: %s: goes on without its cache: %s\n"):format(name, why))
@@ -33,7 +36,7 @@ end
 
 function Part.explain() end
 
---- A map is over: what it has recorded is in the file from here on.
+--- Called when a map is over: from here on what it has recorded is in the file.
 function Part:finish()
   if not opened[self.path] then return end
   local fine, why = core.journal.flush(self.cache)
@@ -41,7 +44,7 @@ function Part:finish()
   if why then give_up(self.name, self.path, why) end
 end
 
---- The file that the option names, or the one of this user.
+--- The path of the file that the option names, or of this user's own.
 local function path_of(spec, is_made)
   if spec.file then return spec.file end
   local folder, why = core.cache.folder(is_made)
@@ -64,7 +67,7 @@ local function open(spec)
   return opened[path], path
 end
 
---- The function's number in the file, by what it is; a new one when it is not there.
+--- The number of the function in the file, found by its identity; made when it is not there.
 local function number_of(handle, f, id)
   local hex, program = journal.hex(id), journal.program_file(f.raw)
   journal.ask(handle, "insert or ignore into functions (name, program, identity) values (?, ?, " .. hex .. ")", f.name, program)
@@ -76,7 +79,7 @@ local function count_of(part)
   return hits, misses
 end
 
---- What was found, and what was not, in all caches of this function.
+--- How many results were found, and how many were not, in all caches of this function.
 function cache.counts(f)
   local before, part = counted[f.core] or { hits = 0, misses = 0 }, parts_of[f.core]
   local hits, misses = 0, 0
@@ -89,7 +92,7 @@ local function keep_counts(f)
   counted[f.core] = { hits = hits, misses = misses }
 end
 
---- The identity of a function with what it captures and its options. Raises a text.
+--- The identity of a function, with what it captures and its options. Raises a text.
 local function identify(f)
   local parts, why = identity.parts(f.raw, f.setups)
   if not parts then error(why, 0) end
@@ -97,7 +100,8 @@ local function identify(f)
   return journal.identity_of(parts)
 end
 
---- The function's part of its cache, for the function as it is now; nil when there is none.
+--- The function's part of its cache, for the function as it is now; nil when the cache cannot be
+--- used.
 function cache.open(f)
   local spec, part, path = f.options.cache, parts_of[f.core], nil
   local fine, why = pcall(function()
@@ -119,8 +123,8 @@ function cache.open(f)
   give_up(f.name, part.path, why)
 end
 
---- Forgets the result of the input with these arguments, or without any those of all inputs, also of what the function was before. Gives how many
---- there were.
+--- Forgets the result of the input with these arguments; without arguments all results of the
+--- function, including those of earlier versions. Returns how many.
 ---@return integer
 function cache.forget(f, n, ...)
   local arguments = { ... }

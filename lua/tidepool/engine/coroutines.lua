@@ -1,11 +1,15 @@
---- Coroutines of users: a wait in one that a task runs is a wait of the task.
+--- Coroutines of users in tasks: when one waits, its task waits.
 --
--- What waits in a task yields to the loop. In a coroutine that the task's function has made, a yield would go to whoever has resumed it. So a wait
--- yields PASS there, which coroutine.resume and what coroutine.wrap gives do not hand out: they yield in their turn, up to the task, and resume the
--- coroutine when the task goes on. For its owner such a coroutine has not come back: its status is "normal", and it cannot be resumed.
+-- A task waits by yielding to the loop. In a coroutine that the task's function has made, a yield
+-- would reach whoever resumed that coroutine. So a wait yields PASS there; coroutine.resume, and
+-- the functions that coroutine.wrap makes, do not return PASS but yield in their turn, up to the
+-- task, and resume the coroutine when the task goes on. To its owner such a coroutine seems to be
+-- still running: its status is "normal", and it cannot be resumed.
 --
--- That needs the two functions of ours, which stand in the library from the moment that a script's state has a host, and room to yield from each
--- coroutine to the next: not across a function in C that calls back (string.gsub, table.sort, require). Where either lacks, waiting is refused.
+-- This needs our versions of the two functions, which replace the library's as soon as a script's
+-- state has a host; and each coroutine on the way must be able to yield, which it cannot across a C
+-- function that calls back (string.gsub, table.sort, require). Where one of these is missing,
+-- waiting is refused.
 
 local interpret = require "tidepool.base.interpret"
 
@@ -18,16 +22,19 @@ local error, pcall, type, xpcall = error, pcall, type, xpcall
 
 local PASS = {}
 
--- Functions in C that lie on the stack of who asks, or do not hinder a yield.
+-- C functions on the stack that belong to the check itself, or that a yield can cross.
 local lets_yield = { [getinfo] = true, [pcall] = true, [xpcall] = true, [resume] = true }
 
-local tasks, n_tasks = setmetatable({}, { __mode = "k" }), 0 -- coroutine -> the task whose own it is; how many have not ended
-local above = setmetatable({}, { __mode = "kv" })            -- coroutine -> the one that runs in it, by our functions: while that has not come back
-local stuck = setmetatable({}, { __mode = "k" })             -- coroutine -> true: the one above it cannot yield
+-- coroutine -> the task that runs in it; how many have not ended
+local tasks, n_tasks = setmetatable({}, { __mode = "k" }), 0
+-- coroutine -> the one that it has resumed by our functions and that has not come back
+local above = setmetatable({}, { __mode = "kv" })
+-- coroutine -> true: the one that resumed it cannot yield
+local stuck = setmetatable({}, { __mode = "k" })
 
 -- ---- for the loop ----
 
---- A coroutine is a task's own from now on, until coroutines.remove.
+--- Notes that a task runs in the coroutine, until coroutines.remove.
 function coroutines.add(thread, task)
   if not tasks[thread] then n_tasks = n_tasks + 1 end
   tasks[thread] = task
@@ -38,12 +45,13 @@ function coroutines.remove(thread)
   tasks[thread] = nil
 end
 
---- The task that a coroutine is the own one of.
+--- The task that runs in the coroutine itself.
 function coroutines.task_of(thread)
   return tasks[thread]
 end
 
---- The task that runs here, nil when none does or that is not known; and the coroutine in which it cannot yield, if there is one.
+--- The task that runs here, nil when there is none or it is not known; and the coroutine that
+--- cannot yield to it, if any.
 function coroutines.here()
   local thread = running()
   if not thread then return nil end
@@ -58,13 +66,13 @@ function coroutines.here()
   return task, stuck_in
 end
 
---- Yields to whoever resumes the task that runs here, where coroutines.here() finds nothing in the way.
+--- Yields to whoever resumes the running task; coroutines.here() must have found no obstacle.
 local function pass()
   if tasks[running()] then yield() else yield(PASS) end
 end
 coroutines.pass = pass
 
---- Why there can be no wait here: `stuck_in` is what coroutines.here() gave.
+--- The reason why there can be no wait here; `stuck_in` comes from coroutines.here().
 function coroutines.obstacle(stuck_in)
   if not stuck_in then
     return "in a coroutine that something else than coroutine.resume or coroutine.wrap, as they are with tidepool loaded, has resumed"
@@ -77,7 +85,7 @@ function coroutines.obstacle(stuck_in)
   return info and info.name and ("inside %s, a function in C"):format(info.name) or "inside a function in C"
 end
 
--- ---- what stands in the library ----
+-- ---- our versions of library functions ----
 
 local REFUSED = "cannot resume non-suspended coroutine"
 
@@ -107,7 +115,8 @@ end
 local function give(fine, ...)
   if fine then return ... end
   local why = ...
-  error(why, type(why) == "string" and 2 or 0) -- as coroutine.wrap's, with the place of its caller: of ours, which has called us as its last
+  -- as coroutine.wrap does: at level 2 is our caller, since this is a tail call
+  error(why, type(why) == "string" and 2 or 0)
 end
 
 local function wrap_within(fn)
@@ -129,7 +138,7 @@ end
 
 interpret(come_back, go_on, resume_within, give)
 
---- Puts our functions in the place of the library's own. One that somebody has replaced stays.
+--- Replaces the library's functions by ours, except those that somebody else has replaced already.
 function coroutines.install()
   local library = package.loaded.coroutine
   local own = { resume = resume_within, status = status_within, wrap = wrap_within }

@@ -1,6 +1,7 @@
---- Who runs functions: the executors there are (host/executors.c), and what each of them can do.
+--- The executors that there are (host/executors.c), and what each can do.
 --
--- Nobody else names one: others ask for what they need, so that a new executor is a file and a line in C.
+-- Nobody else names an executor: others ask for capabilities, so that adding one takes a file and a
+-- line in C.
 
 local core = require "tidepool.core"
 
@@ -8,7 +9,7 @@ local executors = {}
 
 ---@class tidepool.Executor
 ---@field name string            as users write it
----@field summary string         who that is, for help
+---@field summary string         who runs the functions, for help texts
 ---@field kill boolean           it can stop any running item by force
 ---@field isolated boolean       it survives the crash of an item
 ---@field bounds_memory boolean  it can bound the memory of an item
@@ -30,7 +31,7 @@ function executors.named(name)
   end
 end
 
---- Those that have all of these abilities, in their order.
+--- The executors with all of these capabilities, in their order.
 ---@param ... string  fields of tidepool.Executor that are to be true
 ---@return tidepool.Executor[]
 function executors.that(...)
@@ -43,7 +44,8 @@ function executors.that(...)
   return found
 end
 
---- The names of those that users may name: "a", "b" or "c" with the quotes that `format` gives, '%q' by default.
+--- The names of these executors in words: "a", "b" or "c", with the quotes that `format` gives
+--- ('%q' by default).
 ---@return string
 function executors.in_words(some, format)
   local names = {}
@@ -52,10 +54,10 @@ function executors.in_words(some, format)
   return #names > 0 and table.concat(names, ", ") .. " or " .. last or last
 end
 
---- What runs a function where nothing says who, and no device does.
+--- Runs functions whose options name no executor and that no device runs.
 executors.default = executors.named(core.executor)
 
---- What runs a kernel, and a function on no device in the end.
+--- Run kernels; and what is meant for a device when there is none.
 executors.of_kernels = executors.that("runs_kernels")[1]
 executors.fallback = executors.that("runs_lua")[1]
 

@@ -1,7 +1,8 @@
---- What ends once, with values or with an error, and is waited for: the inside of Task and Event.
+--- Something that ends once, with values or an error, and can be waited for: the base of Task and
+--- Event.
 --
--- A future is a table with is_over; then fine, values (those, or the error alone), traceback (of the error); until then listeners, in the order in
--- which they came.
+-- A future is a table. is_over: has it ended? Then fine, values (the results, or the error alone)
+-- and traceback (of the error). Before that: listeners, in the order in which they were added.
 
 local abi = require "tidepool.base.abi"
 local describe = require "tidepool.base.describe"
@@ -10,7 +11,7 @@ local loop = require "tidepool.engine.loop"
 
 local future = {}
 
---- Makes self one that is not over.
+--- Makes `self` a future that is not over.
 function future.init(self)
   self.listeners = {}
   return self
@@ -59,7 +60,7 @@ function methods:_report()
   return failure.new { kind = failure.kind_of(value), message = describe.message(value), value = value, traceback = self.traceback, attempts = 1 }
 end
 
---- Gives a class these methods.
+--- Adds the methods of a future to a class.
 function future.extend(class)
   for name, method in pairs(methods) do class[name] = method end
 end

@@ -1,7 +1,8 @@
---- Single calls of batched functions, gathered: one job for as many of them as a batch has, which its workers get when it is full, or when the
--- first of them has waited for `wait` seconds.
+--- Gathers single calls of batched functions: one job has as many of them as a batch, and its
+--- workers get them when it is full, or when the first has waited for `wait` seconds.
 --
--- Who reads the job reads for all of its calls: outcomes go to the calls (call.lua) as they come.
+-- Whoever reads the job reads for all of its calls: outcomes are stored in the calls (call.lua) as
+-- they arrive.
 
 local abi = require "tidepool.base.abi"
 local core = require "tidepool.core"
@@ -15,12 +16,13 @@ local gathered = {}
 
 local FAILURE, RETRY = abi.block.FAILURE, abi.block.RETRY
 
--- Function -> what takes its further calls.
+-- Function -> the Gathered that takes its next calls.
 local filling = setmetatable({}, { __mode = "k" })
 
 local function ignore() end
 
---- What Function f's next call is added to: what is there, if it is of the same image, or what open() gives, a job.
+--- The Gathered for Function f's next call: the one that is being filled if it is of the same
+--- image, or a new one with the job that open() gives.
 function gathered.of(f, image, open)
   local self = filling[f]
   if self and self.image ~= image then
@@ -39,7 +41,7 @@ local function flush_late(self, seconds)
   self:flush()
 end
 
---- The call that was added to the job last is this one.
+--- Adds the call that was just put into the job.
 function Gathered:take(call)
   local batched = self.f.options.batched
   self.n, self.n_open = self.n + 1, self.n_open + 1
@@ -52,7 +54,7 @@ function Gathered:take(call)
   end
 end
 
---- The workers get what there is.
+--- Lets the workers have the calls that there are.
 function Gathered:flush()
   if self.is_flushed then return end
   self.is_flushed = true
@@ -63,12 +65,13 @@ function Gathered:flush()
   loop.notify(self.job)
 end
 
---- Somebody waits: nothing more can come where there is nobody else who could call.
+--- Called when somebody waits: if nobody else could make further calls, the batch need not wait for
+--- any.
 function Gathered:hurry()
   if not self.is_flushed and loop.tasks() == 0 and not loop.is_in_task() then self:flush() end
 end
 
---- A call has its outcome, or wants none: the last one closes the job.
+--- The call has its outcome, or does not want it: the last one closes the job.
 function Gathered:leave(call)
   self.calls[call.index] = nil
   self.n_open = self.n_open - 1
@@ -80,7 +83,7 @@ function Gathered:leave(call)
   loop.close(job)
 end
 
---- Nothing could be added to it.
+--- Gives up a job to which no call could be added.
 function Gathered:drop()
   local job = self.job
   self.job, self.is_flushed = nil, true
@@ -92,7 +95,7 @@ local function give(call, ...)
   if call then call:_store(...) end
 end
 
---- Gives out what has come. Never waits.
+--- Hands outcomes that have arrived to their calls. Never waits.
 function Gathered:read()
   local retries = self.f.options.retries
   while self.job do
@@ -109,7 +112,7 @@ function Gathered:read()
       return
     elseif kind == FAILURE or kind == RETRY then
       local failed = failure.of_job(job, { function_name = self.f.name, max_attempts = 1 + (retries and retries.max or 0) })
-      failed.index = 1 -- of its call
+      failed.index = 1 -- the index of the input in its own call
       if kind == FAILURE then
         give(self.calls[first], false, failed)
       elseif retries.on then

@@ -1,14 +1,16 @@
---- What a function is, so that two runs of a program can tell whether it is still the same: its code, what it captures, the globals that it
--- reads, and the modules that it uses. The same in every process, wherever its files lie and on whichever lines it stands.
+--- The identity of a function, by which two runs of a program can tell whether it is still the
+--- same: its code, what it captures, the globals that it reads, and the modules that it uses. It is
+--- the same in every process, wherever the function's file lies and on whichever lines it stands.
 --
--- Each part has a name, as users would call it, so that a difference can be named: code, upvalue "x", global "x", setup 1, module "x". A function
--- among them counts with all that is its own, as deep as that goes.
+-- Each part has a name that users understand, so that a difference can be named: code, upvalue "x",
+-- global "x", setup 1, module "x". A function among the parts counts with all of its own parts, to
+-- any depth.
 
 local core = require "tidepool.core"
 
 local identity = {}
 
--- The work of others may be on these, too.
+-- locals, since scripts may replace the library's functions
 local getupvalue, getfenv, loaded, loadfile, searchpath = debug.getupvalue, debug.getfenv, package.loaded, loadfile, package.searchpath
 local type, pairs, ipairs, pcall, package = type, pairs, ipairs, pcall, package
 
@@ -21,7 +23,8 @@ end
 
 local add_required
 
---- Adds a module, by what its file does, and those that it requires. Of one that is not written in Lua only the name counts.
+--- Adds a module, by what its file does, and the modules that it requires. A module that is not
+--- written in Lua counts by its name only.
 local function add_module(name, add, seen)
   if seen[name] or #name > 200 or not name:find "^[%w_%-%.]+$" or name:find "^tidepool" then return end
   seen[name] = true
@@ -33,20 +36,21 @@ local function add_module(name, add, seen)
   add_required(globals, strings, add, seen)
 end
 
---- Adds the modules that code requires: of code that can, the strings that are names of modules.
+--- Adds the modules that code may require: if it uses `require`, those of its constant strings that
+--- are names of modules.
 function add_required(globals, strings, add, seen)
   if not has(globals, "require") then return end
   for _, name in ipairs(strings) do add_module(name, add, seen) end
 end
 
---- What the environment has under a name.
+--- The environment's value for a name.
 local function read(env, name)
   local fine, value = pcall(function() return env[name] end)
   return fine and value or nil
 end
 
---- The parts of a function: a list of { name, 16 bytes }, in the order in which they are to be named when they differ. Or nil and a message, when
---- something of it cannot travel.
+--- The parts of a function: a list of { name, 16 bytes }, in the order in which differences should
+--- be named. Or nil and a message, when a part cannot travel.
 ---@param fn function
 ---@param setups table?  functions that run before it
 ---@return table?, string?
@@ -56,7 +60,8 @@ function identity.parts(fn, setups)
     if id then parts[#parts + 1] = { name, id } else trouble = trouble or why end
   end
   local function add_value(name, value)
-    if type(value) == "table" then -- a module is what its file does: what it keeps in itself may be anything
+    -- a module counts by what its file does, since its fields may hold anything
+    if type(value) == "table" then
       for module, each in pairs(loaded) do
         if each == value and type(module) == "string" and module ~= "_G" then add_module(module, add, seen) end
       end

@@ -1,16 +1,21 @@
---- Where a map's inputs come from: sources that fill a job. Which source it is, is decided here; they are in inputs/.
+--- Where a map's inputs come from: sources, which fill a job. This file chooses the source; inputs/
+--- has them.
 --
--- A source is { total = n or nil, is_cheap = boolean, block = numbers that the next block has at most, patience = seconds,
--- batch, wait = of a batched function (set by who starts the map): in blocks of so many, which are waited for so long;
--- bytes = what of inputs and results may wait before no more are read, if not the engine's,
--- may_pin = whether those who run the items can read this process's memory (set by who starts the map),
--- fill = function(job, room) -> done, failure, is_idle }: fill pushes up to `room` further inputs to the job (fewer when reading
--- them takes long) and says whether that were all; the Failure that ended them early: what the user's iterator raised, or an item
--- that is none; and whether nothing was there to push now: then it is asked again after `patience` seconds. One that is not cheap
--- may wait inside fill (in a task): others then call its function flush, so that the inputs before come to work, and set
--- has_waited, so that fill returns after the next one. One that is cheap and that gives_way (set by who calls fill) returns after
--- some 5 ms, and says in has_more whether further ones were there. Numbers are packed, column by column, by loops that LuaJIT compiles, and so
--- are numbers, strings, booleans and nil side by side (mixed.lua); everything else is encoded in C (core.job.add).
+-- A source is a table: total: how many inputs there are, nil when not known; is_cheap: reading
+-- inputs costs nothing and has no effects; block: how many numbers the next block has at most;
+-- patience: after how many seconds it is asked again when it was idle; batch, wait (set by whoever
+-- starts the map): of a batched function, how many inputs a block must have, and for how long they
+-- are waited for; bytes: inputs and results that may wait before no more are read, if not the
+-- engine's default; may_pin (set by whoever starts the map): those who run the items can read this
+-- process's memory; fill(job, room) -> done, failure, is_idle: pushes up to `room` more inputs to
+-- the job, fewer when reading takes long. done: these were the last ones; failure: the Failure that
+-- ended them early, raised by the user's iterator or for an item that is no input; is_idle: there
+-- was nothing to push now. While a source that is not cheap waits inside fill (in a task), others
+-- call its `flush`, so that the inputs read so far can be run, and set has_waited, so that fill
+-- returns after the next input. A cheap source with gives_way (set by whoever calls fill) returns
+-- after some 5 ms, with has_more when more inputs were there. Numbers are packed column by column
+-- by loops that LuaJIT compiles, as are numbers, strings, booleans and nil side by side
+-- (mixed.lua); all else is encoded in C (core.job.add).
 
 local abi = require "tidepool.base.abi"
 local array = require "tidepool.array"
@@ -30,7 +35,7 @@ inputs.LARGEST_BLOCK = require "tidepool.engine.inputs.columns".LARGEST_BLOCK
 
 local Range = {}
 Range.__index = Range
-inputs.Range = Range -- ranges travel by this name
+inputs.Range = Range -- the name by which ranges travel
 
 --- Numbers from..to in steps, lazily; `to` may be infinite.
 ---@param from number  or the count when it is the only argument: 1..from
@@ -116,7 +121,7 @@ local function is_results(value)
   return results and results.of(value) ~= nil
 end
 
---- One after the other of another map's results.
+--- A function that gives another map's results one after the other.
 local function step_of_results(value, who, position)
   local results = require "tidepool.results"
   local own = results.of(value)
@@ -124,7 +129,7 @@ local function step_of_results(value, who, position)
   return function() return drop_index(own()) end
 end
 
---- tidepool.lines: their module is not loaded where there are none.
+--- Is it one of tidepool.lines? Their module is not loaded unless there are some.
 local function is_lines(value)
   local module = package.loaded["tidepool.engine.inputs.lines"]
   return module ~= nil and module.is_lines(value)
@@ -138,7 +143,7 @@ end
 
 -- ---- maps ----
 
--- The functions that builtins give for a loop need what comes with them.
+-- The iterator functions of builtins are useless without the values that come with them.
 local parts_of_triples = { [next] = "pairs(t)", [ipairs {}] = "ipairs(t)" }
 
 local function refuse(who, position, value)
@@ -151,7 +156,7 @@ local function refuse(who, position, value)
   check.fail("%s: input %d is %s (a table or an iterator expected)", who, position, what)
 end
 
---- A list's length; a hole is an error unless the list says n.
+--- A list's length. A hole in the list is an error unless the list has n.
 local function length_of(list, who, position)
   local n = list.n
   if n ~= nil then
@@ -165,7 +170,7 @@ local function length_of(list, who, position)
   for i = 1, n do
     if list[i] == nil then hole = i break end
   end
-  -- A border that is not the end: there is a number behind it.
+  -- n may be a border in the middle: there is a number behind it.
   local behind = next(list, n > 0 and n or nil)
   if not hole and type(behind) == "number" and behind > n then hole = n + 1 end
   if hole then
@@ -178,7 +183,7 @@ local function length_of(list, who, position)
   return n
 end
 
---- The next value of one source of several.
+--- A function that gives the next value of one source among several.
 local function stepper(value, who, position)
   if getmetatable(value) == Iterator then return step_of_iter(value) end
   if getmetatable(value) == Constant then
@@ -215,7 +220,8 @@ local function is_list(value)
   return type(value) == "table" and not getmetatable(value)
 end
 
---- The source of f:map(xs, ys, ...): the first n of `given`, zipped to the shortest. Raises usage errors in the name of `who`.
+--- The source of f:map(xs, ys, ...) for the first n values of `given`, zipped to the shortest.
+--- Raises usage errors in the name of `who`.
 function inputs.map(who, given, n)
   local triple = parts_of_triples[given[1]]
   if triple then check.fail("%s: input 1 is one value of three that go over pairs: write tidepool.iter(%s)", who, triple) end
@@ -232,7 +238,7 @@ function inputs.map(who, given, n)
       shortest = math.min(shortest, value.n)
     elseif array.type_of(value) then
       arrays[#arrays + 1] = value
-      columns[c] = { list = value } -- beside lists it is read like one
+      columns[c] = { list = value } -- beside lists an array is read like one
       shortest = math.min(shortest, value.length)
     elseif type(value) == "table" and not is_callable(value) and getmetatable(value) ~= Iterator then
       columns[c] = { list = value }

@@ -1,24 +1,28 @@
---- Instances of classes (lua/tidepool/cls.lua) in this state: what `enter` has made, for the methods, until `exit`.
+--- Instances of classes (lua/tidepool/cls.lua) in this state: `enter` makes what the methods use,
+--- until `exit`.
 --
--- An instance is known by its id, which no other has. Each state that runs one of its methods makes a `self` of it once: the parameters as fields,
--- the methods, as they came first, behind them, and what `enter` and later the methods add. It lives as long as the state.
+-- An instance is identified by its id, which is unique. Each state that runs one of its methods
+-- makes one `self` for it: the parameters are its fields, its methods (those of the first message)
+-- are found through its metatable, and `enter` and later the methods may add more. It lives as long
+-- as the state.
 
 local core = require "tidepool.core"
 
 local instances = {}
 
---- Names of methods that users do not call.
+--- Names of methods that users cannot call.
 instances.is_own = { enter = true, exit = true }
 
 local living = {}      -- id -> { class =, self =, methods =, is_entering = }
-local in_order = {}    -- those that have entered, in their order
+local in_order = {} -- those whose `enter` has run, in order
 
 local function message_of(why)
   return require("tidepool.base.describe").message(why)
 end
 
---- enter(self) of what is new here. In a worker random numbers are drawn aside, since it is chance which item is the first, and what it changes in
---- standard libraries stays.
+--- Makes the `self` of an instance by enter(self). In a worker random numbers are set aside
+--- meanwhile, since it is chance which item comes first, and its changes to standard libraries are
+--- kept.
 local function make(instance)
   local made_of, id = rawget(instance, "_made_of"), rawget(instance, "_id")
   local class = made_of.class
@@ -42,14 +46,15 @@ local function make(instance)
   return one
 end
 
---- What there is of an instance here, made if it is not.
+--- The instance's entry in this state, made if there is none.
 function instances.living_one(instance)
   local one = living[rawget(instance, "_id")] or make(instance)
   if one.is_entering then error(("enter of %s uses the instance that it is to make: call methods of self"):format(one.class.name), 0) end
   return one
 end
 
---- The method of that name, for this instance, as a function for any state: of this module it has only the name.
+--- A method of an instance as a function that can travel: of this module it refers only to the
+--- name.
 function instances.bind(instance, name)
   return function(...)
     local one = instances.living_one(instance)
@@ -57,7 +62,8 @@ function instances.bind(instance, name)
   end
 end
 
---- The state ends: exit(self) of all, the last first. Errors are shown on stderr.
+--- Called when the state ends: exit(self) of all instances, the last one first. Errors are shown on
+--- stderr.
 function instances.leave()
   for i = #in_order, 1, -1 do
     local one = in_order[i]

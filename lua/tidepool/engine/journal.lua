@@ -1,6 +1,7 @@
---- Journals of maps: which row of the file is whose, what has changed since it was written, and the line that says so.
+--- Journals of maps: finds a map's rows in the file and what has changed since they were written,
+--- and says so in a line.
 --
--- The file and what goes through it item by item are host/journal/; here is what happens once in a map.
+-- host/journal/ has the file and what happens for each item; here is what happens once in a map.
 
 local abi = require "tidepool.base.abi"
 local check = require "tidepool.base.check"
@@ -19,17 +20,18 @@ ffi.cdef [[
 -- The program's options --explain and --quiet.
 local explains, is_quiet = false, false
 
--- Files that are open, by their path: { path, handle, run, n_open = maps that run, taken = names that are in use }; and by their path, too, how
--- many maps have asked for a name, which outlives the opening.
+-- Open files, by their path: { path, handle, run, n_open = running maps, taken = names in use };
+-- and, also by path, how many maps have asked for a name, which is kept when the file is closed.
 local opened, asked = {}, {}
 
---- What the program's options say: a file for the maps of the script that name none, or nil (func.lua looks for it); whether to say of each input
---- why it runs, or does not; whether to say nothing.
+--- Sets what the program's options say: a file for maps of the script that name none, or nil
+--- (func.lua reads it); whether to say for each input why it runs or does not; whether to say
+--- nothing.
 function journal.configure(path, explain, quiet)
   core.journal_default, explains, is_quiet = path and { file = path }, explain, quiet
 end
 
---- SQLite would take some names for something else than a file.
+--- The path in a form that SQLite takes for a file.
 function journal.plain_path(path)
   return path:find "^:" and "./" .. path or path
 end
@@ -61,7 +63,7 @@ local function process_number()
   return number
 end
 
---- Asks a journal or cache; what goes wrong is raised as a text.
+--- Asks a journal or cache; raises errors as texts.
 function journal.ask(handle, sql, ...)
   local rows, why = core.journal.query(handle, sql, ...)
   if not rows then error(why, 0) end
@@ -86,14 +88,14 @@ local function open(path)
   return j
 end
 
---- Nobody has it any more.
+--- Closes the file when no map uses it any more.
 local function close(j)
   opened[j.path] = nil
   core.journal.query(j.handle, "update runs set ended = ? where run = ?", os.time(), j.run)
   core.journal.close(j.handle)
 end
 
---- What the map is called in the file: a name that the user gave, or the function's, and which map of it this is.
+--- The map's name in the file: the user's, or the function's with a count of its maps.
 local function name_of(j, given, function_name)
   local name = given
   if not name then
@@ -105,14 +107,15 @@ local function name_of(j, given, function_name)
   return name
 end
 
---- The options of a function that are a part of what it computes.
+--- Adds those options of a function that affect its results to its parts.
 function journal.add_options(parts, options)
   for _, name in ipairs { "kernel", "precision", "returns", "with" } do
     if options[name] ~= nil then parts[#parts + 1] = { ('option "%s"'):format(name), core.func.identity(name, options[name]) } end
   end
 end
 
---- The file of the program that runs: the script's, or else, as for -e, the function's. Nil when it has none.
+--- The file of the running program: the script's, or (as with -e) the function's; nil when there is
+--- none.
 function journal.program_file(fn)
   local script = type(arg) == "table" and arg[0]
   for _, path in ipairs { type(script) == "string" and script or "", debug.getinfo(fn, "S").source:match "^@(.*)" } do
@@ -132,7 +135,7 @@ function journal.identity_of(parts)
   return core.func.identity("function", table.concat(ids, "\0"))
 end
 
---- The numbers of the map and of the version of its function, which are made when they are new.
+--- The numbers of the map and of its function's version in the file; made when they are new.
 local function find_rows(j, name, f, parts, total)
   local id = journal.hex(journal.identity_of(parts))
   ask(j, "begin immediate")
@@ -161,8 +164,9 @@ end
 local Map = {}
 Map.__index = Map
 
---- Opens the journal of a map of the Function f. `spec` is the checked option. Gives the map's part of it, or nil where it is optional and cannot
---- be had. It may say only_failed, too (`tidepool map --retry-failed`): what has not failed before is passed over.
+--- Opens the journal of a map of the Function f; `spec` is the checked option. Returns the map's
+--- part of the journal, or nil when it is optional and cannot be opened. With only_failed in `spec`
+--- (`tidepool map --retry-failed`) only inputs that have failed before are run.
 ---@param who string  for messages: "Function:map"
 function journal.open(who, f, spec, total)
   local fine, result = pcall(function()
@@ -189,9 +193,10 @@ function journal.open(who, f, spec, total)
   if not is_quiet then core.io.warn(("tidepool: %s: goes on without its journal: %s\n"):format(f.name, tostring(result))) end
 end
 
--- ---- what is said of it ----
+-- ---- what is said about it ----
 
---- Which parts of the function differ from those of a version of the file: "upvalue "x" has changed".
+--- Which parts of the function differ from those of a version in the file: 'upvalue "x" has
+--- changed'.
 local function difference(self, version)
   local before, names = {}, {}
   for _, row in ipairs(ask(self.journal, "select name, hex(identity) from parts where version = ? order by position", version)) do
@@ -216,7 +221,8 @@ local function count(n, one, many)
   return ("%d %s"):format(n, n == 1 and one or many)
 end
 
---- The line of account; nil when there is nothing to tell: all is new.
+--- The line that sums up the map's journal; nil when there is nothing to say because all inputs
+--- were new.
 local function account(self)
   local known, new, changed, input, failed, not_kept, versions = core.journal.counts(self.handle)
   local ran = new + changed + input + failed + not_kept
@@ -242,7 +248,7 @@ local reasons = {
   function() return "runs: its result cannot be kept in a file" end,
 }
 
---- With --explain: a line for each input that was looked up since the last time.
+--- With --explain: writes a line for each input that was looked up since the last call.
 function Map:explain()
   if not explains or not self.handle then return end
   local list, lines, texts = core.journal.reasons(self.handle), {}, {}
@@ -255,7 +261,8 @@ function Map:explain()
   if #lines > 0 then core.io.warn(table.concat(lines)) end
 end
 
---- The map is over: what was recorded is in the file from here on. Raises when something could not be written.
+--- Called when the map is over: from here on what was recorded is in the file. Raises when
+--- something could not be written.
 function Map:finish(is_complete)
   if not self.handle then return end
   local j = self.journal

@@ -1,17 +1,21 @@
 --- The loop: everything that waits, waits here.
 --
--- Inside a task (a coroutine of ours) waiting yields; elsewhere it takes turns of the host's loop, in which tasks, timers and luv's
--- callbacks go on, until what is waited for has come. Tasks are resumed by whoever takes the turns, outside of uv_run. A task never takes turns: the
--- others would lie on top of it then, so that it could not go on before they have. Where it cannot yield (coroutines.lua) a wait is refused.
+-- Inside a task (a coroutine of ours) waiting yields. Elsewhere it takes turns of the host's loop,
+-- in which tasks, timers and luv's callbacks go on, until what is waited for has come. Whoever
+-- takes the turns resumes the tasks, outside uv_run. A task never takes turns: other tasks would
+-- then run on top of it on the C stack, and it could not go on before they do. Where a task cannot
+-- yield (coroutines.lua), waiting is refused.
 --
--- In a worker's state there are no tasks, and a turn is running items of the jobs that are waited for.
+-- In a worker's state there are no tasks, and a turn runs items of the jobs that are waited for.
 --
--- A waiter is a table: wake(w) sets is_woken and makes w.task ready. What can be waited for has
+-- A waiter is a table: wake(w) sets is_woken and makes w.task ready. Whatever can be waited for has
+-- the methods
 --   x:_settle()         does what there is to do without waiting; true when x is over
 --   x:_watch(fn, arg)   fn(arg), once, when there may be something new; gives an entry for x:_unwatch(entry)
 --
--- A task here is a table with thread, is_ready, is_daemon (nobody waits for its end), source (of the random numbers of its maps), stop (the
--- error that its next wait raises) and _end(fine, ...), which gets what its function returned, or { value =, traceback = }.
+-- A task here is a table with thread, is_ready, is_daemon (nobody waits for its end), source (of
+-- its maps' random numbers), stop (an error that its next wait raises) and _end(fine, ...), which
+-- is called with what its function returned, or with { value =, traceback = }.
 
 local abi = require "tidepool.base.abi"
 local check = require "tidepool.base.check"
@@ -26,40 +30,45 @@ local describe, show = lazy "tidepool.base.describe", lazy "tidepool.base.show"
 
 local loop = {}
 
--- A session ends as it should, whatever its user has done to the globals.
+-- Locals, so that a session ends properly whatever its user does to the globals.
 local pairs, ipairs, tostring, table = pairs, ipairs, tostring, table
 
 local now, is_worker = core.loop.now, core.is_worker
 local here, pass = coroutines.here, coroutines.pass
 
--- Starting a task inside a task inside a task takes C stack; deeper ones start later.
+-- Starting a task inside a task takes C stack, so below this depth tasks start later.
 local NESTED_MAX = 60
--- Who does not wait by itself (starts one call after the other, reads results that are always there) gives way to the others after this time.
+-- Code that never waits (starts one call after the other, reads results that are always there) lets
+-- others go on after this time.
 local PATIENCE_S = 0.005
--- Of how many jobs items are run in one turn, if there are more.
+-- When there are more jobs than this, one turn runs items of only so many.
 local HELPED_MAX = 64
--- What was spawned is looked at again after this many times the time that looking took.
+-- Spawned things are checked again after this many times as long as the last check took.
 local TIDY_SHARE = 50
 
--- To sleep for ever is what was asked for, and no mistake, as it is to wait for what never comes: a time that is never reached.
+-- Stands for infinity: a time that is never reached. Sleeping for ever is allowed, unlike waiting
+-- for something that never comes, which is an error.
 local FOR_EVER_S = 1e15
 
-local tidy -- see there
+local tidy -- defined below
 
-local alive, n_alive = {}, 0                       -- tasks that have not ended, without daemons: task -> number
+local alive, n_alive = {}, 0 -- tasks that have not ended, except daemons: task -> number
 local n_started, nested = 0, 0
-local source                                       -- of the task that runs, for the random numbers of its maps; nil: the script's
+local source -- of the running task, for the random numbers of its maps; nil: the script's
 local ready, first, last = {}, 1, 0                -- tasks to resume, in order
 local watched, n_watched = {}, 0                   -- key of a job -> entries { key, fn, arg }
--- The same entries as queues { first, last, n, [first..last] = entries or nil }: of jobs that this thread itself has to run, and of others.
+-- The same entries as queues { first, last, n, [first..last] = entries or nil }: of jobs that this
+-- thread must run itself, and of others.
 local owned, others = { first = 1, last = 0, n = 0 }, { first = 1, last = 0, n = 0 }
-local timers = {}                                  -- a heap of { due, waiter, at }: the next one first
+local timers = {} -- a heap of { due, waiter, at }, the earliest first
 local last_turn = 0
-local has_more_news = false                        -- are there jobs with news that the last turn has not come to?
+local has_more_news = false -- are there jobs with news that the last turn has not reached?
 local has_luv = false
-local runs_luv, stops_luv = false, false           -- has the script called uv.run itself; has it called uv.stop since
+-- has the script called uv.run itself; has it called uv.stop since
+local runs_luv, stops_luv = false, false
 local watcher = function(seconds) return seconds end -- see loop.set_watcher
-local problems, n_problems = {}, 0                 -- errors of callbacks: to be shown; shown so far
+-- errors of callbacks that are to be shown; and how many were shown
+local problems, n_problems = {}, 0
 
 -- ---- timers ----
 
@@ -68,7 +77,7 @@ local function put(timer, at)
   timer.at = at
 end
 
---- Moves a timer to where it belongs, from a free place.
+--- Moves a timer from the free place `at` to where it belongs in the heap.
 local function place(timer, at)
   while at > 1 do
     local above = timers[math.floor(at / 2)]
@@ -106,7 +115,7 @@ function loop.current()
   return (here())
 end
 
---- Do we run inside of a task, of somebody's turn, or of uv_run?
+--- Is this inside a task, a turn of somebody's, or uv_run?
 local function is_inside()
   return here() ~= nil or nested > 0 or core.loop.is_running()
 end
@@ -151,11 +160,12 @@ local function resume(task, ...)
   source = source_before
   core.random.enter(source)
   nested = nested - 1
-  -- Only what cannot be caught (a full stack in the handler) ends a thread so. One that somebody else runs is left alone.
+  -- Only an error that cannot be caught (the stack was full in the handler) ends a thread like
+  -- this. A thread that somebody else has resumed is left alone.
   if not fine and coroutines.task_of(task.thread) and coroutine.status(task.thread) == "dead" then end_task(task, false, { value = why }) end
 end
 
---- Runs fn(...) as a task, up to its first wait; later when is_later.
+--- Runs fn(...) as a task, up to its first wait; with is_later in a later turn.
 function loop.start(task, is_later, fn, ...)
   if task.is_daemon then task.source = source else task.source = task.source or core.random.source(false) end
   if not task.is_daemon then
@@ -166,7 +176,8 @@ function loop.start(task, is_later, fn, ...)
   if is_later or nested >= NESTED_MAX then
     local n, arguments = select("#", ...), { ... }
     task.thread = coroutine.create(function()
-      if task.stop then return end_task(task, false, { value = task.stop }) end -- cancelled before
+      -- it was cancelled before it began
+      if task.stop then return end_task(task, false, { value = task.stop }) end
       return run(task, fn, unpack(arguments, 1, n))
     end)
     coroutines.add(task.thread, task)
@@ -185,7 +196,8 @@ function Callback:_end(fine, why)
   if not fine then problems[#problems + 1] = why end
 end
 
---- Runs a callback of luv's in a task of its own, whose error is shown at once: nobody has a handle.
+--- Runs a callback of luv's in a task of its own. Nobody has a handle of it, so its error is shown
+--- at once.
 local function call_back(fn, ...)
   if core.loop.is_running() then core.loop.stop() end
   loop.start(setmetatable({ source = core.random.source(true) }, Callback), false, fn, ...)
@@ -205,7 +217,7 @@ local function is_late()
   return now() - last_turn >= PATIENCE_S
 end
 
---- Resumes the tasks that are ready, those that are left when that has taken long in the next turn.
+--- Resumes the tasks that are ready; if that takes long, the rest are resumed in the next turn.
 local function run_ready()
   local until_here = last
   while first <= until_here and first <= last do
@@ -235,7 +247,7 @@ local function take_out(entries)
   entries.queue = nil
 end
 
---- Nobody watches the job any more.
+--- Removes the entries of a job that nobody watches any more.
 local function forget(entries)
   watched[entries.key] = nil
   n_watched = n_watched - 1
@@ -252,7 +264,8 @@ local function fire(key)
   end
 end
 
---- Calls fn(arg), once, when job has news since it was looked at last; at once when there are some.
+--- Calls fn(arg), once, when the job has news since it was last looked at; at once when it has some
+--- already.
 function loop.watch(job, fn, arg)
   local key, is_owned = core.job.key(job)
   local entries = watched[key]
@@ -260,8 +273,8 @@ function loop.watch(job, fn, arg)
     entries = { key = key, job = job, queue = false, at = 0 } -- keeps it
     watched[key] = entries
     local queue = is_owned and owned or others
-    -- From the start again: a worker that waits watches all that it waits for anew after each turn, and places that go up and up would
-    -- never be in the table's array.
+    -- Numbers begin anew: a worker that waits watches everything again after each turn, and numbers
+    -- that only grow would never be in the table's array part.
     if queue.n == 0 then queue.first, queue.last = 1, 0 end
     put_last(queue, entries)
     n_watched = n_watched + 1
@@ -287,12 +300,12 @@ function loop.unwatch(entry)
   entry.key = nil
 end
 
---- There is something new about job that the engine does not know of.
+--- The job has news that the engine does not know about.
 function loop.notify(job)
   if n_watched > 0 then fire((core.job.key(job))) end
 end
 
---- Closes job; who waits for it looks again.
+--- Closes the job; whoever waits for it looks again.
 function loop.close(job)
   loop.notify(job)
   core.job.close(job)
@@ -300,7 +313,8 @@ end
 
 -- ---- turns ----
 
---- fn(seconds or nil) is called before each wait for that long, and gives for how long to wait at most. May raise.
+--- Sets a function: fn(seconds or nil) is called before each wait of that length, and returns how
+--- long to wait at most. It may raise.
 function loop.set_watcher(fn)
   watcher = fn
 end
@@ -310,7 +324,8 @@ local function is_quiet()
   return n_alive == 0 and n_watched == 0 and not timers[1] and not has_luv and first > last
 end
 
---- Calls fn, which in a worker may run items that wait too: they are not to know what we wait for.
+--- Calls fn, which in a worker may run items that wait themselves: these must not see what this one
+--- waits for.
 local function apart(fn, ...)
   if not is_worker or n_watched == 0 then return fn(...) end
   local before, owned_before, n_before = watched, owned, n_watched
@@ -321,7 +336,7 @@ local function apart(fn, ...)
   return result
 end
 
---- As help, with the first n.
+--- As help, for the first n jobs.
 local function help_some(n, seconds)
   local some, jobs = {}, {}
   local queue, i = owned, owned.first
@@ -338,7 +353,7 @@ local function help_some(n, seconds)
   local is_part = n < queue.n
   local has_run = apart(core.job.help, jobs, seconds)
   for _, entries in ipairs(some) do
-    if entries.queue then -- those before may have closed it
+    if entries.queue then -- unless one of those before has closed it
       if core.job.has_news(entries.job) then
         fire(entries.key)
       elseif is_part then
@@ -350,15 +365,17 @@ local function help_some(n, seconds)
   return has_run
 end
 
---- Runs items of the jobs that are ours to run, for so long; true when any was run. Of many jobs some have their turn after the other; not in a
--- worker, where whoever waits looks at all of them after each turn (gather.lua).
+--- Runs items of the jobs that this thread must run, for that long; true when any was run. When
+--- there are many jobs they take turns, except in a worker, where whoever waits looks at all of
+--- them after each turn (gather.lua).
 local function help(seconds)
   if not is_worker and owned.n > HELPED_MAX and help_some(HELPED_MAX, 0) then return true end
   return help_some(owned.n, seconds)
 end
 
---- Is there no job among those that are waited for that can have news by itself: all has been run that it was given, and is known? One that can is
--- left at the front, where it is found at once the next time; those that cannot go to the back.
+--- Are all awaited jobs unable to have news, because everything that they were given has been run
+--- and is known? A job that can have news is left at the front, where the next call finds it at
+--- once; jobs that cannot go to the back.
 local function are_stuck()
   for i = others.first, others.last do
     local entries = others[i]
@@ -372,7 +389,8 @@ local function are_stuck()
   return true
 end
 
---- One turn: waits until `deadline` at most for something to happen, and lets go on what can. True when nothing can happen any more.
+--- One turn: waits for something to happen, at most until `deadline`, and lets everything go on
+--- that can. True when nothing can happen any more.
 local function turn(deadline)
   if is_worker then
     if owned.n == 0 then return true end
@@ -387,7 +405,7 @@ local function turn(deadline)
   if has_run or first <= last then
     limit = 0
   elseif owned.n > 0 then
-    limit = math.min(limit, last_turn + 0.001) -- their items wait for a retry, or for a place
+    limit = math.min(limit, last_turn + 0.001) -- their items wait for a retry, or for a permit
   elseif limit == math.huge and not core.loop.is_alive() and are_stuck() then
     return true
   end
@@ -414,17 +432,18 @@ local function turn(deadline)
   return false
 end
 
---- For a loop of others, which drives ours: what there is to do, without waiting.
+--- For loops of embedders, which drive ours: does what there is to do, without waiting.
 function loop.step()
   turn(0)
 end
 
---- Is there anything that goes on while somebody waits: tasks, callbacks, what luv does?
+--- Is there anything that goes on while somebody waits: tasks, callbacks, luv's handles?
 function loop.is_busy()
   return n_alive > 0 or n_watched > 0 or timers[1] ~= nil or first <= last or has_more_news or (has_luv and core.loop.is_alive())
 end
 
---- How many seconds after now loop.step is to be called, whatever happens; nil: when something happens.
+--- In how many seconds loop.step must be called even if nothing happens; nil: only when something
+--- happens.
 ---@return number?
 function loop.due()
   if first <= last or has_more_news then return 0 end
@@ -435,18 +454,18 @@ end
 
 -- ---- waiting ----
 
---- In a task: yields until the waiter is woken.
+--- Inside a task: yields until the waiter is woken.
 local function block_task(task, waiter, deadline)
   if not waiter.is_woken and not task.stop then
     waiter.task, task.waiter = task, waiter
     local timer = deadline and add_timer(deadline, waiter)
-    -- Others may resume a coroutine too.
+    -- again and again, since others may resume a coroutine too
     repeat pass() until waiter.is_woken or waiter.is_late or task.stop
     if timer then remove_timer(timer) end
     waiter.task, task.waiter = nil, nil
   end
   local was_woken = waiter.is_woken or false
-  waiter.is_woken = true -- whoever still knows it wakes nobody
+  waiter.is_woken = true -- whoever still has it wakes nobody
   if task.stop then
     local why = task.stop
     task.stop = nil
@@ -455,7 +474,8 @@ local function block_task(task, waiter, deadline)
   return was_woken
 end
 
---- The task that is to yield for a wait here, nil where turns are taken instead; or nil and why nothing can wait here.
+--- The task that yields for a wait here; nil when turns are taken instead; nil and a reason when
+--- nothing can wait here.
 local function who_waits()
   local task, stuck_in = here()
   if task and not stuck_in then return task end
@@ -465,14 +485,15 @@ local function who_waits()
   end
 end
 
---- Raises where nothing can wait: what may have to, but perhaps need not, is refused there always.
+--- Raises where nothing can wait. Functions that may or may not have to wait always call it, so
+--- that they are refused there in either case.
 function loop.check_wait()
   local _, why = who_waits()
   if why then error(why, 0) end
 end
 
---- Waits until the waiter is woken or it is `deadline`. Gives true when it was woken, false at the deadline, nil and the error that the caller is to
---- raise after it has tidied up.
+--- Waits until the waiter is woken, or until `deadline`. True when it was woken, false at the
+--- deadline; nil and an error, which the caller must raise after it has cleaned up.
 local function block(waiter, deadline)
   local task, obstacle = who_waits()
   if task then return block_task(task, waiter, deadline) end
@@ -492,7 +513,7 @@ local function block(waiter, deadline)
 end
 loop.block = block
 
---- Waits for news of job, or for so many seconds. May come back early.
+--- Waits for news of the job, or for so many seconds. May return early.
 function loop.wait(job, seconds)
   if is_worker or is_quiet() then
     apart(core.job.wait, job, watcher(seconds))
@@ -526,7 +547,7 @@ function loop.await(x, deadline)
   return true
 end
 
---- Lets the others go on, if it is time.
+--- Lets others go on, if it is time to.
 function loop.give_way()
   if is_worker or is_quiet() or not is_late() then return end
   local _, obstacle = who_waits()
@@ -535,7 +556,8 @@ function loop.give_way()
   if woken == nil then error(why, 0) end
 end
 
---- The same, but in a task only: for who starts something, which in the script itself waits for nobody.
+--- The same, but only inside a task: for code that starts something, which must not wait in the
+--- script itself.
 function loop.give_way_in_task()
   if n_alive > 0 and here() then loop.give_way() end
 end
@@ -555,12 +577,12 @@ function loop.sleep(seconds, extra)
   if woken == nil then error(why, 0) end
 end
 
---- May what is waited for yield?
+--- Would a wait here yield?
 function loop.is_in_task()
   return (who_waits()) ~= nil
 end
 
---- Calls fn(x), later, once x is over.
+--- Calls fn(x) in a later turn, once x is over.
 function loop.on_done(who, x, fn)
   if is_worker then check.fail("%s: a mapped function has no loop that could call back; use get", who) end
   if type(fn) ~= "function" then check.fail("%s: expected a function, got %s", who, check.show(fn)) end
@@ -572,18 +594,20 @@ end
 
 -- ---- what a script's end waits for, and what it shows ----
 
--- What was spawned and is not known to be over, and what has failed and nobody has asked for: of the script, or, in a worker, of a slice of items.
--- The first are in list[first..last], with holes, in the order in which they came; x.kept_in and x.kept_at say where x is. n: how many; n_new: how
--- many came since they were looked at last (tidy); due: when to look again at the latest. unread: x -> number.
+-- Things that were spawned and are not known to be over, and failures that nobody has asked for: of
+-- the script or, in a worker, of a slice of items. Spawned things are in list[first..last], with
+-- holes, in the order in which they came; x.kept_in and x.kept_at say where x is. n: how many;
+-- n_new: how many came since the last check (tidy); due: when to check again at the latest. unread:
+-- x -> number.
 local function new_list()
   return { first = 1, last = 0, n = 0, n_new = 0, due = 0, unread = {} }
 end
 
 local script = new_list()
-local slices, n_slices = {}, 0 -- in a worker: what names a slice -> its list
+local slices, n_slices = {}, 0 -- in a worker: the slice, as core.keep returns it -> its list
 local n_unread = 0
 
---- The list of what runs now; nil outside of items in a worker.
+--- The list for the running code; nil in a worker outside items.
 local function list_of_here()
   if not is_worker then return script end
   local slice = core.keep()
@@ -594,8 +618,9 @@ local function list_of_here()
   return slices[slice]
 end
 
---- Remembers x until loop.drop. It has a method _finish(), which waits for its end; and _tidy(), which, once x is over, does without waiting what
--- there is to do then, and drops it. Nobody needs to keep a handle.
+--- Remembers x until loop.drop, so that nobody needs to hold a handle. x has the methods _finish(),
+--- which waits for its end, and _tidy(), which drops x when it is over, after doing what is left to
+--- do then, without waiting.
 function loop.keep(x)
   local list = list_of_here()
   if not list then return end
@@ -627,7 +652,7 @@ local function first_of(list)
   list.first, list.last, list.n = 1, 0, 0
 end
 
---- Gives every x of a list the chance to be dropped, and closes the gaps.
+--- Gives everything in a list the chance to be dropped, and closes the gaps.
 local function tidy_list(list)
   local i, n = list.first, 0
   list.first = 1 -- at once: an error (Ctrl-C, no memory) may end this in the middle
@@ -646,8 +671,9 @@ local function tidy_list(list)
   list.last = n
 end
 
---- Lets go of what was spawned and is over: whenever somebody has waited. To look at everything takes time, so it is done when as much is new as was
--- there the last time, or after some time that makes it a small share.
+--- Called whenever somebody has waited: drops spawned things that are over. Checking all of them
+--- takes time, so it is done when as many are new as there were the last time, or so rarely that it
+--- takes a small share of the time.
 function tidy()
   local list = script
   if is_worker then
@@ -664,7 +690,7 @@ function tidy()
   if not fine then error(why, 0) end
 end
 
---- What is remembered: the calls and maps that were spawned and are not known to be over.
+--- Everything that is remembered: spawned calls and maps that are not known to be over.
 ---@return table
 function loop.list()
   local found = {}
@@ -678,7 +704,8 @@ function loop.tasks()
   return n_alive
 end
 
---- x has failed: the end shows what its method _report() gives, unless somebody asks for it before (loop.set_read).
+--- x has failed: its _report() is shown at the end, unless somebody asks for the failure before
+--- that (loop.set_read).
 function loop.set_failed(x)
   local list = list_of_here()
   if not list then return end
@@ -700,7 +727,8 @@ local function warn_failure(f)
   core.io.warn("tidepool: " .. show.plain(tostring(f)) .. "\n")
 end
 
---- In a worker: waits for what items of a slice have spawned, and shows failures of it that nobody has asked for.
+--- In a worker: waits for what items of a slice have spawned, and shows their failures that nobody
+--- has asked for.
 function loop.finish_kept(slice)
   local list = slices[slice]
   if not list then return end
@@ -727,7 +755,7 @@ local function in_order(t)
 end
 interpret(in_order) -- in a finalizer, see tell_dropped
 
---- The failures that nobody has asked for so far.
+--- Returns the failures that nobody has asked for, and forgets them.
 ---@return table
 function loop.take_unread()
   local failures = {}
@@ -736,18 +764,20 @@ function loop.take_unread()
   return failures
 end
 
---- Shows them on stderr.
+--- Shows these failures on stderr.
 local function warn_unread()
   for _, unasked in ipairs(loop.take_unread()) do warn_failure(unasked) end
 end
 
---- Does luv have something to go on with, as uv.run would find? A script that has run the loop itself has been told when it was over.
+--- Does luv have anything active, as uv.run would find it? Not asked of a script that has run the
+--- loop itself: it was told when that was over.
 local function has_handles()
   return has_luv and not runs_luv and not stops_luv and core.loop.is_alive()
 end
 
---- Waits for everything: spawned calls and maps, tasks, callbacks of on_done, active handles of luv.
----@param of string?  "script": it has ended, and nobody can read anything any more; "session": so has what was typed, where values were shown
+--- Waits for everything: spawned calls and maps, tasks, callbacks of on_done, active handles of
+--- luv.
+---@param of string?  "script": it has ended, and nobody can read anything any more; "session": its input has ended, and values were shown
 ---@return table  the failures that nobody has asked for
 function loop.finish(of)
   if is_inside() then check.fail("tidepool.loop: a task cannot wait for all tasks; it runs in the loop already") end
@@ -779,15 +809,17 @@ function loop.finish(of)
   return failures
 end
 
--- In a program that does not wait at its end (stock luajit): what has been dropped is said when the state is closed.
+-- For programs that do not wait at their end (stock luajit): when the state is closed, what is
+-- dropped is reported.
 local sentinel
 
 local function count(n, what)
   return n > 0 and ("%d %s%s"):format(n, what, n == 1 and "" or "s") or nil
 end
 
---- Runs in a finalizer as the state is closed, where a compiled loop over a table may leave its trace at its head for ever: luaL_traceback showed
---- in_order's, in one of fifty runs of misuse_spec under load. So nothing of this that loops over tables is compiled.
+--- Runs in a finalizer while the state is closed. There a compiled loop over a table may leave its
+--- trace at its head for ever: luaL_traceback showed in_order's trace, in one of fifty runs of
+--- misuse_spec under load. So no function of this path that loops over tables is compiled.
 local function tell_dropped()
   for _, x in ipairs(loop.list()) do x:_tidy() end
   warn_unread()
@@ -802,9 +834,10 @@ local function tell_dropped()
   if results then results.tell_unread(true) end
 end
 
---- From now on the end of the state tells what was spawned and has failed, or is dropped. For who does not call loop.finish.
+--- From now on the end of the state reports what was spawned and has failed, or is dropped. For
+--- programs that do not call loop.finish.
 function loop.tell_at_end()
-  -- Finalizers of cdata come first when a state is closed: all is still there.
+  -- When a state is closed, finalizers of cdata run first, while everything still exists.
   sentinel = sentinel or ffi.gc(ffi.new "char[1]", function()
     local fine, why = pcall(tell_dropped)
     if not fine then core.io.warn(("tidepool: %s\n"):format(tostring(why))) end
@@ -817,7 +850,8 @@ end
 function loop.share(luv)
   has_luv = true
   local walk = luv.walk
-  -- When the state is closed, finalizers of cdata come before those of userdata. luv's own would free handles that are still closing.
+  -- When the state is closed, finalizers of cdata run before those of userdata. luv's own finalizer
+  -- would free handles that are still closing.
   local closer = ffi.gc(ffi.new "char[1]", function()
     core.loop.set_callback(function(fn, handle) fn(handle) end)
     core.loop.apart(walk, function(handle)
@@ -828,7 +862,8 @@ function loop.share(luv)
   end)
   core.loop.set_callback(call_back, closer)
 
-  --- As luv's: fn(handle) for each handle; of this state, where several have luv on one loop.
+  --- As luv's: fn(handle) for each handle of this state, even if several states have luv on one
+  --- loop.
   function luv.walk(fn)
     local handles = {}
     core.loop.set_callback(function(_, handle) handles[#handles + 1] = handle end, closer)

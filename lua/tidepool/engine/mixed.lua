@@ -13,13 +13,13 @@ local ABSENT, NIL, FALSE, TRUE = kinds.ABSENT, kinds.NIL, kinds.FALSE, kinds.TRU
 local NUMBER, STRING, PINNED = kinds.NUMBER, kinds.STRING, kinds.PINNED
 local LONGEST, LONGEST_PINNED = abi.TEXT_STRING_MAX, abi.STRING_MAX
 
---- Can a column of scalars hold this?
+--- Can a column of scalars hold x?
 function mixed.fits(x)
   local kind = type(x)
   return kind == "number" or kind == "boolean" or kind == "nil" or (kind == "string" and #x <= LONGEST)
 end
 
---- Is it a string that is not copied, but pinned for whoever reads the column?
+--- Is x a string that is pinned and not copied?
 function mixed.is_pinned(x)
   return type(x) == "string" and #x > LONGEST and #x <= LONGEST_PINNED
 end
@@ -36,7 +36,7 @@ local function load(element, text)
 end
 mixed.load = load
 
---- Writes a value to an element; false when it is none of these, or the text is full.
+--- Writes a value to an element; false when x is no scalar, or the text is full.
 local function store(element, text, x)
   local kind = type(x)
   if kind == "number" then
@@ -63,8 +63,9 @@ local function store(element, text, x)
 end
 mixed.store = store
 
---- list[first..] into n elements, up to the first that does not fit: how many, and whether all of them were numbers. Long strings are added to
---- the list `pinned`, when there is one; they must stay alive.
+--- Copies list[first..] into n elements, up to the first value that does not fit. Returns how many,
+--- and whether all were numbers. Long strings are added to the list `pinned`, if there is one; it
+--- must be kept alive.
 function mixed.copy_in(list, first, n, elements, text, pinned)
   local numbers = 0
   for k = 0, n - 1 do
@@ -84,7 +85,7 @@ function mixed.copy_in(list, first, n, elements, text, pinned)
   return n, numbers == n
 end
 
---- Elements from..n-1 into list[first + from..]; absent ones are left as they are.
+--- Copies elements from..n-1 into list[first + from..]; absent ones are left as they are.
 function mixed.copy_out(list, first, from, n, elements, text)
   for k = from, n - 1 do
     local x = load(elements[k], text)

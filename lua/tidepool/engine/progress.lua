@@ -1,7 +1,8 @@
---- Progress of running maps: the line on a terminal, lines for a log, and functions of users.
+--- Progress of running maps: the line on a terminal, lines for a log, and callbacks of users.
 --
--- Counters are read at most ten times a second, while somebody waits for results or takes a block of them: nothing is done per item. The
--- library prints nothing: the program gives a display (progress.display).
+-- Counters are read at most ten times a second, when somebody waits for results or takes a block of
+-- them; nothing is done per item. The library prints nothing itself: the program sets a display
+-- (progress.display).
 
 local core = require "tidepool.core"
 local loop = require "tidepool.engine.loop"
@@ -9,24 +10,26 @@ local show = require "tidepool.base.show"
 
 local progress = {}
 
-local INTERVAL = 0.1 -- seconds between two looks
-local PATIENCE = 0.5 -- a map that takes less is not worth a line
+local INTERVAL = 0.1 -- seconds between two updates
+local PATIENCE = 0.5 -- a map that takes less time gets no line
 local PLAIN_INTERVAL = 1 -- seconds between two lines of a log
-local STUCK = 2 -- an item that holds up the order for so long is named
-local SMOOTHING = 3 -- seconds over which the rate is taken
+local STUCK = 2 -- an item that holds up the others for so long is named
+local SMOOTHING = 3 -- seconds over which the rate is averaged
 local BAR = 10
 
--- The maps that are looked at. Weak: one that was left in the middle of its loop is to be collected, which stops it.
+-- The maps that are watched. Weak, since a map that was left in the middle of its loop must be
+-- collected, which stops it.
 local watched = setmetatable({}, { __mode = "k" })
 local display, next_look, is_looking, opened = nil, 0, false, 0
 
---- What a program shows: mode is "line", "plain" or "json". `line(text)` replaces the line at the bottom ("" takes it away), `note(text)`
---- writes a line above it, `width()` gives the columns.
+--- Sets how a program shows progress: mode is "line", "plain" or "json". `line(text)` replaces the
+--- bottom line ("" removes it), `note(text)` writes a line above it, `width()` returns the columns.
 function progress.display(mode, line, note, width)
   display = { mode = mode, line = line, note = note, width = width }
 end
 
---- Begins to look at a map. `wanted` is the call's option. Gives what `close` takes; nil when nobody wants to know.
+--- Begins to watch a map. `wanted` is the call's option. Returns a value for progress.close; nil
+--- when nobody wants to know.
 ---@param job userdata
 ---@param about table  { name, total, executor, ordered }
 ---@param wanted boolean|function?
@@ -43,23 +46,23 @@ function progress.open(job, about, wanted)
   return entry
 end
 
---- Adds what was done since the last look to the rate.
+--- Updates the rate with what was done since the last update.
 local function measure(entry, done, now)
   local elapsed = now - entry.looked
   if elapsed < INTERVAL / 2 then return end
   local rate = (done - entry.looked_done) / elapsed
-  -- The first seconds count alike, later ones fade.
+  -- In the first seconds all count alike; later the older ones fade.
   local weight = math.max(1 - math.exp(-elapsed / SMOOTHING), elapsed / (now - entry.started))
   entry.rate = entry.rate and entry.rate + (rate - entry.rate) * weight or rate
   entry.looked, entry.looked_done = now, done
 end
 
---- What users' functions get.
+--- The table that users' callbacks get.
 local function state_of(entry, now, is_over, is_complete)
   local counts, about = core.job.counts(entry.job), entry.about
-  -- What was dropped at the end is not done.
+  -- Inputs that were dropped at the end are not done.
   local done = is_over and not is_complete and counts.delivered or counts.finished - counts.skipped
-  -- While nobody looked, nobody waited.
+  -- While nobody looked, nobody waited, so that time does not count as stuck.
   if counts.delivered ~= entry.delivered or now - entry.seen > 1 then entry.delivered, entry.moved = counts.delivered, now end
   entry.seen = now
   measure(entry, done, now)
@@ -118,8 +121,9 @@ local function busy_text(s, executor)
   return ("%d/%d busy"):format(math.min(s.busy, s.workers), s.workers)
 end
 
---- All that is known of one map, in at most so many columns: where that is too much, what says least goes first (the bar, the busy workers,
---- the rate, the time left). Without `columns` all but the bar.
+--- Everything about one map, in at most so many columns. When that is too little, the least
+--- important parts are left out first (the bar, the busy workers, the rate, the time left). Without
+--- `columns` all but the bar.
 local function full_text(s, executor, columns)
   local parts = {
     count_text(s),
@@ -142,7 +146,7 @@ local function full_text(s, executor, columns)
   return text()
 end
 
---- Several maps share the line.
+--- The line for several maps.
 local function short_text(states)
   local parts = {}
   for i, s in ipairs(states) do
@@ -188,14 +192,14 @@ end
 local function look(now)
   local states, executor = {}, nil
   for _, entry in ipairs(in_order()) do
-    if watched[entry] then -- a user's function may have ended another map
+    if watched[entry] then -- a user's callback may have ended another map
       local s = state_of(entry, now)
       if entry.on then
-        watched[entry] = nil -- one that raises is not called again
+        watched[entry] = nil -- a callback that raises is not called again
         entry.on(s)
         if not entry.is_closed then watched[entry] = true end
       elseif display.mode == "line" then
-        -- What was done before somebody waited needs no line.
+        -- A map that was done before somebody waited needs no line.
         if s.elapsed >= PATIENCE and (entry.was_shown or s.done ~= s.total) then
           states[#states + 1], executor = s, entry.about.executor
           entry.was_shown = true
@@ -209,7 +213,7 @@ local function look(now)
   if display and display.mode == "line" then draw_line(states, executor) end
 end
 
---- Looks, when it is time to. Raises what a user's function raises.
+--- Updates the display when it is time to. Raises what a user's callback raises.
 function progress.step()
   local now = core.loop.now()
   if now < next_look or is_looking then return end
@@ -220,14 +224,15 @@ function progress.step()
   if not fine then error(why, 0) end
 end
 
--- Whoever waits looks meanwhile, and comes back early for that.
+-- Whoever waits updates the display meanwhile, and returns early for that.
 loop.set_watcher(function(seconds)
   if next(watched) == nil then return seconds end
   progress.step()
   return seconds and math.min(seconds, INTERVAL) or INTERVAL
 end)
 
---- The map is over: its job is still open. `is_complete`: all results were given out.
+--- Called when the map is over, with its job still open. `is_complete`: all results were handed
+--- out.
 function progress.close(entry, is_complete)
   watched[entry] = nil
   entry.is_closed = true

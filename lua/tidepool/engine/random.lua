@@ -1,10 +1,11 @@
---- Random numbers: what math.random is in a mapped function. (tidepool.random is in stream.lua.)
+--- What math.random is in a mapped function. (tidepool.random is in stream.lua.)
 --
--- An item's stream is xoroshiro128++ (see host/engine/random.h), whose state is made from the map's key and the item's index when the item first
--- draws. Until then it costs nothing: whether the state is the running item's is seen by comparing two integers, of which the worker's loop
--- writes one anyway (ctl[0]). Once an item has called math.randomseed its numbers are LuaJIT's own, as in a plain loop: a function that seeds
--- itself gives the same everywhere. gpu/translate/builtins.lua has the same generator for devices, and
--- gpu/translate/emit/calls.lua the same forms.
+-- An item's stream is xoroshiro128++ (see host/engine/random.h); its state is made from the map's
+-- key and the item's index when the item first draws. Until then it costs nothing: two integers are
+-- compared to see whether the state is the running item's, one of which the worker's loop writes
+-- anyway (ctl[0]). After an item has called math.randomseed its numbers are LuaJIT's own, as in a
+-- plain loop, so a function that seeds itself gives the same everywhere. gpu/translate/builtins.lua
+-- has the same generator for devices, and gpu/translate/emit/calls.lua the same forms of calls.
 
 local abi = require "tidepool.base.abi"
 local bit = require "bit"
@@ -16,10 +17,10 @@ local random = {}
 local bxor, band, rol, lshift, rshift = bit.bxor, bit.band, bit.rol, bit.lshift, bit.rshift
 local error, floor, select, tonumber, type = error, math.floor, select, tonumber, type
 
--- tp_draws of host/engine/random.h, the beginning of a tp_work.
+-- tp_draws of host/engine/random.h, which a tp_work begins with.
 local draws_type = ffi.typeof(abi.draws_struct .. " *")
 
---- One step of xoroshiro128++ from halves a and b: the 64 random bits, and the halves after it.
+--- One step of xoroshiro128++ from the halves a and b: the 64 random bits, and the next halves.
 local function step(a, b)
   local x = bxor(a, b)
   return rol(a + b, 17) + a, bxor(rol(a, 49), x, lshift(x, 21)), rol(x, 28)
@@ -32,15 +33,16 @@ local function fraction(bits)
 end
 random.fraction = fraction
 
---- The number that an argument of math.random is as text; or an error at its caller, who is below what has called us.
+--- The number that a string argument of math.random stands for; raises an error at the caller of
+--- the function that was tail-called from math.random.
 local function check_number(value, place)
   local number = type(value) == "string" and tonumber(value)
   if number then return number end
   error(("bad argument #%d to 'random' (number expected, got %s)"):format(place, type(value)), 3)
 end
 
---- What a call of math.random with n arguments makes of x in [0, 1). As LuaJIT's it takes empty intervals and fractions as they are. To be
--- called as the last thing, because of check_number.
+--- The result of math.random with n arguments, for x in [0, 1). As LuaJIT's, it accepts empty
+--- intervals and fractions. Must be called in tail position, because of check_number's error level.
 local function shape(x, n, from, to)
   if n == 0 then return x end
   if type(from) ~= "number" then from = check_number(from, 1) end
@@ -52,7 +54,7 @@ random.shape = shape
 
 -- ---- in a worker ----
 
--- LuaJIT's generator, see host/engine/random.c: a step of each of its four registers.
+-- LuaJIT's generator (host/engine/random.c): one step of each of its four registers.
 local function step_luajit(u)
   local z0, z1, z2, z3 = u[0], u[1], u[2], u[3]
   z0 = bxor(rshift(bxor(lshift(z0, 31), z0), 45), lshift(band(z0, -2LL), 18))
@@ -69,7 +71,7 @@ function random.of_worker(outside)
   local ctl_offset = abi.WORK_CTL
   local int32_pointer, byte_pointer = ffi.typeof "int32_t *", ffi.typeof "char *"
 
-  -- The state for the item at that offset: tp_key_of.
+  -- Sets the state for the item at that offset, as tp_key_of does.
   local function open(draws, at)
     local i = ffi.cast("int64_t", draws.first + at)
     local a, b = draws.map[0] + i * 0x9e3779b97f4a7c15LL, bxor(draws.map[1], i * 0xd1342543de82ef95LL)
@@ -83,7 +85,7 @@ function random.of_worker(outside)
 
   local function draw()
     local draws = streams[0]
-    if draws == nil then return outside() end -- a finalizer of a state that is closed
+    if draws == nil then return outside() end -- a finalizer that runs while the state is closed
     local at = ffi.cast(int32_pointer, ffi.cast(byte_pointer, draws) + ctl_offset)[0]
     if draws.at ~= at then
       if draws.seeded_at == at then return step_luajit(draws.luajit) end

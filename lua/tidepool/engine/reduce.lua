@@ -1,9 +1,9 @@
---- Reductions of many numbers to one, in an order that does not depend on who computes which part of it.
+--- Reductions of many numbers to one, in an order that does not depend on who computes which part.
 --
--- Results are reduced in groups of GROUP, by their index; in a group, LANES of them by their places, one after the
--- other: result i to number i % LANES; then these, two and two: l and l + 8, l and l + 4, l + 2, l + 1. A device does the
--- same in the same order (gpu/translate/emit/kernels.lua), so that it makes no difference which groups are reduced there and
--- which come as single results.
+-- Results are reduced in groups of GROUP, by their index. Within a group, result i goes to lane i %
+-- LANES, in order; then the lanes are combined pairwise: l with l + 8, then l + 4, l + 2, l + 1. A
+-- device does the same in the same order (gpu/translate/emit/kernels.lua), so that it does not
+-- matter which groups are reduced there and which come as single results.
 
 local abi = require "tidepool.base.abi"
 local array = require "tidepool.array"
@@ -14,7 +14,7 @@ local ffi = require "ffi"
 local reduce = { GROUP = abi.GROUP }
 local GROUP, LANES = abi.GROUP, abi.LANES
 
---- The least of m and p[0..n-1]. A NaN stays, and -0 is less than 0.
+--- The least of m and p[0..n-1]. NaN wins over everything, and -0 is less than 0.
 function reduce.min(p, n, m)
   for k = 0, n - 1 do
     local x = tonumber(p[k])
@@ -40,7 +40,7 @@ local kinds = { [false] = { lanes = double_lanes, one = ffi.typeof "double[1]" }
   [true] = { lanes = float_lanes, one = ffi.typeof "float[1]" } }
 local doubles, bytes = ffi.typeof "double[?]", ffi.typeof "uint8_t[?]"
 
---- Groups that are being reduced by `combine`, or summed.
+--- Groups that are reduced by `combine`, or summed.
 ---@param is_single boolean?  in floats, as a device does it in single precision
 ---@param combine (fun(a: number, b: number): number)?
 ---@param reduce_there (fun(values: tidepool.Array, each: function, each_partial: function))?  reduces whole groups on a device: what combine gives
@@ -51,7 +51,7 @@ function reduce.new(is_single, combine, reduce_there)
     raw = reduce_there and {}, reduce_there = reduce_there, values = doubles(0), has_value = bytes(0), capacity = 0 }, Groups)
 end
 
---- Notes that there are results up to number n, and makes room for what their groups will be.
+--- Makes room for the groups of results up to number n.
 local function extend(self, n)
   self.n = math.max(self.n, n)
   local groups = math.ceil(self.n / GROUP)
@@ -67,8 +67,9 @@ local function set_value(self, group, value)
   self.values[group], self.has_value[group] = value, 1
 end
 
---- The sum of p[at..at+GROUP-1], a whole group, with doubles. A local variable for each lane, so that LuaJIT keeps them in
--- registers; two loops, since it has not registers for all.
+--- The sum of p[at..at+GROUP-1], a whole group, as doubles. Each lane is a local variable, so that
+--- LuaJIT keeps it in a register; there are two loops, since there are not enough registers for
+--- all.
 assert(LANES == 16, "sum_group is written for 16 lanes")
 local function sum_group(p, at)
   local a, b, c, d, e, f, g, h = 0, 0, 0, 0, 0, 0, 0, 0
@@ -88,7 +89,8 @@ end
 
 local function add(a, b) return a + b end
 
---- One number of the lanes that a group has: is_set[l] says which; nil when there are none.
+--- Combines the lanes of a group to one number; is_set[l] says which lanes have one. nil when none
+--- has.
 local function join_lanes(lanes, is_set, combine)
   local apart = LANES / 2
   while apart >= 1 do
@@ -104,7 +106,7 @@ local function join_lanes(lanes, is_set, combine)
   return lanes[0]
 end
 
---- Elements p[at..at+n-1] of one group, that begin with its element number `place`.
+--- Adds p[at..at+n-1] to a group, as its elements from number `place` on.
 local function add_part(self, group, place, p, at, n)
   local one = self.open[group]
   if not one then
@@ -137,7 +139,7 @@ local function add_part(self, group, place, p, at, n)
   end
 end
 
---- The numbers p[0..n-1], results first....
+--- Adds the numbers p[0..n-1], which are results first....
 function Groups:add(p, first, n)
   local at = 0
   extend(self, first - 1 + n)
@@ -154,7 +156,7 @@ function Groups:add(p, first, n)
   end
 end
 
---- Groups that have been reduced: n results from `first` on.
+--- Adds groups that were reduced on a device: n results from `first` on.
 function Groups:add_groups(p, first, n)
   local group, count = (first - 1) / GROUP, n / GROUP
   extend(self, first - 1 + n)
@@ -162,14 +164,14 @@ function Groups:add_groups(p, first, n)
   ffi.fill(self.has_value + group, count, 1)
 end
 
---- What a group is, also one that some results are missing of; nil when all are.
+--- The reduced value of a group, even if some of its results are missing; nil when all are.
 local function value_of(self, group)
   if self.has_value[group] ~= 0 then return self.values[group] end
   local one = self.open[group]
   return one and join_lanes(one.lanes, one.is_set, self.combine or add)
 end
 
---- The sum of all.
+--- The sum over all groups.
 function Groups:total()
   local lanes, is_set, k = double_lanes(), {}, 0
   for l = 0, LANES - 1 do is_set[l] = true end
@@ -184,7 +186,7 @@ function Groups:total()
   return join_lanes(lanes, is_set, add)
 end
 
---- Raises when combine minds the order of a, b and c, or how they are grouped.
+--- Raises when combine depends on the order of a, b and c, or on how they are grouped.
 local function check_order(combine, a, b, c, tolerance)
   local function compare(left, x, right, y)
     local size = math.max(math.abs(a), math.abs(b), math.abs(c), math.abs(x), math.abs(y))
@@ -197,7 +199,7 @@ local function check_order(combine, a, b, c, tolerance)
   compare("fn(fn(a, b), c)", combine(combine(a, b), c), "fn(a, fn(b, c))", combine(a, combine(b, c)))
 end
 
---- Whole groups that came one by one go to the device again.
+--- Has the device reduce whole groups that came as single results.
 local function reduce_raw(self)
   local raw = self.raw
   self.raw = nil
@@ -211,7 +213,7 @@ local function reduce_raw(self)
   for i, one in ipairs(raw) do set_value(self, one.group, again.values[i - 1]) end
 end
 
---- fn(init, what `combine` makes of all); init when there are none.
+--- fn(init, the value of all groups together); init when there are none.
 function Groups:fold(init)
   if self.raw and #self.raw > 0 then reduce_raw(self) end
   local combine, result, some = self.combine, init, self.some

@@ -1,5 +1,5 @@
---- Columns of inputs and results: the loops that run a slice of them, and what vm.c asks about their elements. A worker loads it with its first
--- columns.
+--- Specialised loops, which run a slice of columns of inputs and results, and what vm.c asks about
+--- such columns. A worker loads this with its first columns.
 
 local abi = require "tidepool.base.abi"
 local ffi = require "ffi"
@@ -13,11 +13,11 @@ local function pointer_to(number)
   return number == MIXED and require "tidepool.engine.mixed".scalars or ffi.typeof(abi.c_types[number + 1] .. " *")
 end
 
--- A signature's characters: see host/codec/block.h.
+-- Characters of signatures: see host/codec/block.h.
 local OWN, FOREIGN = abi.sign.OWN:byte(), abi.sign.FOREIGN:byte()
 
---- The types of the inputs' columns, whether each lies in an array that others may write, and the types of the
--- results' columns.
+--- Reads a signature: the types of the inputs' columns, whether each lies in an array that others
+--- may write, and the types of the results' columns.
 local function read_signature(signature)
   local ins, are_foreign, outs = {}, {}, {}
   local list = ins
@@ -35,9 +35,10 @@ local function read_signature(signature)
   return ins, are_foreign, outs
 end
 
--- The loop that runs a slice of columns. One per function and signature, made from text, so that LuaJIT compiles each for itself.
--- ctl[cursor] tells which item runs; `cursor` is always 0, but unknown to the compiler, which then must assume that the store may change
--- ctl[1] and reads that flag anew for each item instead of once (LuaJIT ignores volatile).
+-- The loop that runs a slice of columns. There is one for each function and signature, made from
+-- text, so that LuaJIT compiles each by itself. ctl[cursor] says which item runs. `cursor` is
+-- always 0, but the compiler does not know that: it must assume that the store may change ctl[1],
+-- and so reads that flag again for each item (LuaJIT ignores volatile).
 local template = [[
 local $NAME, select, type, cast, ctl_type, columns_type, text_type, in_types, out_types, band, bits, load, store = ...
 local held
@@ -71,7 +72,8 @@ return function(ctl, ins, in_text, outs, out_text, base, from, to)
 end
 ]]
 
--- Not a table of its words: a state would make it, and compile the loop that does, before its first item.
+-- Searches the template, instead of a table of its words: each state would have to make that, and
+-- compile the loop that does, before its first item.
 local function is_in_loop(name)
   return template:find("%f[%w_]" .. name .. "%f[^%w_]") ~= nil
 end
@@ -83,7 +85,8 @@ local function each(n, format, separator)
   return table.concat(parts, separator or ", ")
 end
 
--- How the results of an item are stored, all of them or, when one does not fit, in a way that does not count.
+-- The text that stores an item's results: either all of them, or, when one does not fit, in a way
+-- that does not count.
 local function store_text(outs)
   if #outs == 0 then return "return true" end
   if outs[1] ~= MIXED then
@@ -98,8 +101,9 @@ local function store_text(outs)
     end]], " "):gsub("%$(%u+)", { RESULTS = each(#outs, "r#"), ABSENT = ABSENT }) .. " return true"
 end
 
--- How an item's value is loaded, by the type of its column: plainly, or, from arrays that others may write, with a
--- look at its exponent (see bits.lua, whose functions and numbers the text is given).
+-- The text that loads a value of an item, by the type of its column. From arrays that others may
+-- write, doubles are loaded after a look at their exponent (see bits.lua, whose functions and
+-- numbers the text is given).
 local function load_text(c, number, is_foreign)
   local text = "local x# = s#[i]"
   if number == MIXED then
@@ -115,11 +119,12 @@ local function load_text(c, number, is_foreign)
   return (text:gsub("#", tostring(c)))
 end
 
---- (function, its name, signature) -> specialised loop(ctl, columns of inputs, their text, columns of results, their text, base,
---- from, to) -> the next item, and the results { n = ... } of that item if they were not what the signature says, or had
---- no room. The signature is one of host/codec/block.h. The results of item `base` go to the first element of their columns.
+--- (function, its name, signature) -> specialised loop(ctl, columns of inputs, their text, columns
+--- of results, their text, base, from, to) -> the next item; and the results { n = ... } of that
+--- item if they were not what the signature says, or there was no room for them. The results of
+--- item `base` go to the first element of their columns.
 function specialise.make(fn, name, signature)
-  -- Tracebacks call a function by the variable that it is called through.
+  -- Tracebacks name a function after the variable through which it is called.
   local is_usable = name:find "^[%a_][%w_]*$" and not is_in_loop(name) and not name:find "^[xiostwr]%d*$"
   if not is_usable or not loadstring("local " .. name) then name = "mapped" end
   local mixed = require "tidepool.engine.mixed"
@@ -155,7 +160,8 @@ function specialise.read_integer(column, at, is_signed)
   return ffi.cast(pointer_to(is_signed and INT64 or UINT64), column)[at]
 end
 
---- (results { n = ... }, type numbers, count) -> { the error value }: why these are not what `returns` says.
+--- (results { n = ... }, type numbers, count) -> { an error value }, which says why these are not
+--- what `returns` promises.
 function specialise.broken_promise(held, numbers, count)
   numbers = ffi.cast("uint8_t *", numbers)
   local promised, given = {}, {}
@@ -165,7 +171,8 @@ function specialise.broken_promise(held, numbers, count)
     count == 1 and ("%q"):format(promised[1]) or '{ "' .. table.concat(promised, '", "') .. '" }') }
 end
 
---- (columns, type numbers, count, results...): stores the results of one item; gives { the error value } when they are not what was promised.
+--- (columns, type numbers, count, results...): stores the results of one item; returns { an error
+--- value } when they are not what was promised.
 function specialise.store(columns, numbers, count, ...)
   local held = { n = select("#", ...), ... }
   local is_right = held.n == count

@@ -1,11 +1,12 @@
---- What a worker's state has besides: print through the host, no os.exit, quiet finalizers; and what vm.c calls here.
+--- What is different in a worker's state: it prints through the host, os.exit is an error,
+--- finalizers are quiet; and the functions that vm.c calls.
 
 local abi = require "tidepool.base.abi"
 local core = require "tidepool.core"
 
 local worker = {}
 
--- The library proper is loaded when an item needs it: an idle worker stays small.
+-- Loads a module when an item needs it, so that an idle worker stays small.
 local function lazy(module, name)
   local fn
   return function(...)
@@ -29,8 +30,8 @@ function os.exit(code)
   error(("os.exit(%s) called in a worker"):format(shown), 2)
 end
 
--- Stock LuaJIT throws a finalizer's error out of whatever code happens to run the collector (newproxy), or swallows it (ffi.gc).
--- Here it is one line on stderr per worker.
+-- In stock LuaJIT a finalizer's error is raised in whatever code happens to run the collector
+-- (newproxy), or swallowed (ffi.gc). Here it is a line on stderr, once per worker.
 local has_warned = false
 local function guard(finalizer)
   if type(finalizer) ~= "function" then return finalizer end
@@ -60,7 +61,7 @@ local function first_draw(...)
   draw = require "tidepool.engine.random".of_worker(outside)
   return draw(...)
 end
-jit.off(first_draw) -- as interpret.lua says
+jit.off(first_draw) -- see interpret.lua
 draw = first_draw
 function math.random(...) return draw(...) end -- luacheck: globals math.random
 
@@ -68,7 +69,8 @@ local ffi = require "ffi"
 local ffi_gc = ffi.gc
 function ffi.gc(object, finalizer) return ffi_gc(object, guard(finalizer)) end
 
--- What items change beside tables (which vm.c looks after) is noted when they do, and taken back before the next item begins.
+-- Changes that items make outside tables (vm.c looks after those) are noted when they happen, and
+-- undone before the next item begins.
 local taken_back = {}
 worker.marks = ffi.new "int32_t[1]"
 
@@ -77,7 +79,7 @@ local function note(what, take_back)
   worker.marks[0] = 1
 end
 
---- Takes back what has been noted.
+--- Undoes what was noted.
 function worker.take_back()
   worker.marks[0] = 0
   for what, take_back in next, taken_back do
@@ -86,7 +88,8 @@ function worker.take_back()
   end
 end
 
---- A standard function that with arguments sets something, with `get` before, and that is set back so.
+--- Wraps a standard function that sets something when it has arguments: `get` is called before, and
+--- the function with its result undoes the change.
 local function watch(set, what, get)
   return function(...)
     if select("#", ...) > 0 and not taken_back[what] then
@@ -109,7 +112,7 @@ function os.setlocale(locale, ...) -- luacheck: globals os.setlocale
   return set_locale(locale, ...)
 end
 
--- Without arguments, and for a function, the compiler's switches are of the whole state.
+-- Without arguments, the compiler's switches are for the whole state.
 local jit_on, jit_off = jit.on, jit.off
 function jit.off(...) -- luacheck: globals jit.off
   if select("#", ...) == 0 and jit.status() then note("jit", jit_on) end
@@ -120,8 +123,9 @@ function jit.on(...) -- luacheck: globals jit.on
   return jit_on(...)
 end
 
---- (kind, whether the function raised it, error value, traceback, attempt, worker, bytes that the worker may have, or 0) -> the fields of a failure,
---- in the order of TP_FAILURE_FIELDS (host/codec/message.h). What no function raised is a text of the host's.
+--- (kind, whether the function raised it, error value, traceback, attempt, worker, bytes that the
+--- worker may use, or 0) -> the fields of a failure, in the order of TP_FAILURE_FIELDS
+--- (host/codec/message.h). An error that no function raised is a text of the host's.
 function worker.describe(kind, is_raised, raised, traceback, attempt, index, limit)
   local function no_memory()
     local why = limit > 0 and (abi.NO_MEMORY .. ": the option `memory` lets a worker of this function have %.4g MiB"):format(limit / 2 ^ 20)
@@ -130,13 +134,14 @@ function worker.describe(kind, is_raised, raised, traceback, attempt, index, lim
   if not is_raised and raised == abi.NO_MEMORY then return no_memory() end
   if not is_raised then return kind, tostring(raised), nil, nil, attempt, index end
   local value = require "tidepool.base.describe".value(raised)
-  -- Perhaps a function, or a module of ours, has caught that and raised it again.
+  -- A function, or a module of ours, may have caught that error and raised it again.
   if core.loop.is_memory_error(value) then return no_memory() end
   local failure = package.loaded["tidepool.failure"]
   if failure and failure.is_failure(value) then
     local own, is_outer = rawget(value, "kind"), rawget(value, "index") ~= nil
-    -- What a device could not do for a function that drives it is not the function's error. What is wrong with the program, such as a map that is
-    -- nested too deep, stays what it is through all calls around it.
+    -- What a device could not do for a function that drives it is not the function's error. A
+    -- mistake in the program, such as maps that are nested too deep, keeps its kind through all
+    -- calls around it.
     if own == abi.kind.USAGE or (own == abi.kind.DEVICE and not is_outer) then
       kind = own
       if not is_outer then value = rawget(value, "message") end
@@ -145,9 +150,10 @@ function worker.describe(kind, is_raised, raised, traceback, attempt, index, lim
   return kind, message_of(value), value, traceback and traceback_of(traceback), attempt, index
 end
 
-local set_up = {} -- the ids of the setups that have run here
+local set_up = {} -- the ids of setups that have run in this state
 
---- (list of setups): runs those that have not run here. Raises what the first raises that fails, with the name of its app.
+--- (list of setups): runs those that have not run in this state. Raises the first error, with the
+--- name of its app.
 function worker.set_up(setups)
   for i = 1, #setups do
     local setup = setups[i]
@@ -159,16 +165,16 @@ function worker.set_up(setups)
   end
 end
 
---- The state ends: instances of classes leave.
+--- Called before the state is closed: instances of classes leave.
 function worker.leave()
   local instances = package.loaded["tidepool.engine.instances"]
   if instances then instances.leave() end
 end
 
---- The items of a batch: see batch.lua.
+--- Runs the items of a batch: see batch.lua.
 worker.run_batch = lazy("tidepool.engine.batch", "run")
 
---- (slice): waits for what its items have spawned and left.
+--- (slice): waits for the calls that its items have spawned.
 function worker.finish_kept(slice)
   require "tidepool.engine.loop".finish_kept(slice)
 end

@@ -1,4 +1,4 @@
---- What the C API calls (host/embed/api.c), in the host's own Lua state.
+--- The functions that the C API calls (host/embed/api.c), in the host's own Lua state.
 
 local abi = require "tidepool.base.abi"
 local app = require "tidepool.app"
@@ -18,12 +18,12 @@ local show = lazy "tidepool.base.show"
 
 local embed = {}
 
--- What the library promises: it never prints, and never ends the process.
+-- The library promises never to print, and never to end the process.
 print = core.io.print
 local files = getmetatable(io.stdout).__index
 files.write = core.io.writer(files.write)
 io.write = core.io.writer(io.write, io.output) -- luacheck: globals io.write
--- C's system() changes how the process takes signals.
+-- C's system() changes the process's signal handling.
 os.execute = core.io.execute -- luacheck: globals os.execute
 
 --- os.exit is an error here: the program is the embedder's.
@@ -33,8 +33,9 @@ end
 
 -- ---- failures ----
 
---- Any error as what a tp_failure has: kind, message, traceback, text, index, attempts, value. Plain texts are our own complaints about how
--- the C API was used: what users' code raises has become a Failure before.
+--- The fields of a tp_failure for any error: kind, message, traceback, text, index, attempts,
+--- value. A plain text is a complaint of ours about how the C API was used, since errors of users'
+--- code have become Failures before.
 function embed.explain(raised)
   if failure.is_failure(raised) then
     return raised.kind, rawget(raised, "message"), rawget(raised, "traceback") or "", tostring(raised), raised.index, raised.attempts or 1,
@@ -42,11 +43,12 @@ function embed.explain(raised)
   end
   if core.loop.is_interrupt(raised) then return abi.kind.CANCELLED, "interrupted", "", "interrupted", nil, 0, nil end
   if core.loop.is_memory_error(raised) then return abi.kind.MEMORY, abi.NO_MEMORY, "", abi.NO_MEMORY, nil, 0, nil end
-  local message = describe.message(raised):gsub("^tidepool/[%w_/]+%.lua:%d+: ", "") -- where we complain is nobody else's business
+  -- our own position is of no use to others
+  local message = describe.message(raised):gsub("^tidepool/[%w_/]+%.lua:%d+: ", "")
   return abi.kind.USAGE, message, "", message, nil, 0, nil
 end
 
---- What users' code raised, with its traceback.
+--- A Failure of what users' code raised, with its traceback.
 local function trouble(value)
   if failure.is_failure(value) then return value end
   return failure.new { kind = failure.kind_of(value), value = value, message = describe.message(value), attempts = 1,
@@ -75,8 +77,8 @@ local function check_chunk(chunk, problem)
   error(failure.new { kind = failure.kind_of(problem), value = problem, message = problem, attempts = 1 }, 0)
 end
 
---- Runs a chunk whose Apps can be found by name afterwards, in place of those that the chunk of that name has made before: a program that runs
---- code again and again does not grow.
+--- Runs a chunk. Its Apps can be found by name afterwards, and replace those that the chunk of the
+--- same name made before: so a program that runs code again and again does not grow.
 local function run(chunk, source)
   local before = app.made_by(source)
   app.keep(true)
@@ -100,7 +102,7 @@ function embed.run_string(code, name)
   run(check_chunk(loadstring(code, name or code)), name or code)
 end
 
---- The entries of all apps that have this name; all there are when it is nil.
+--- The entries of that name in all apps; all entries when it is nil.
 local function find_entries(name)
   local found = {}
   for _, one in ipairs(app.list()) do
@@ -111,7 +113,9 @@ local function find_entries(name)
   return found
 end
 
-local made = {} -- functions of tp_function_from_lua and tp_function_from_c -> their names, until they are closed
+-- functions of tp_function_from_lua and tp_function_from_c -> their names, until their handles are
+-- closed
+local made = {}
 
 --- The functions called "name" or "app.name".
 local function find_functions(name)
@@ -130,7 +134,7 @@ local function find_functions(name)
   return list, table.concat(full, ", ")
 end
 
---- A global, also inside tables: "table.concat".
+--- A global, or a field of one: "table.concat".
 local function find_global(name)
   local value = _G
   for part in name:gmatch "[^.]+" do
@@ -184,7 +188,7 @@ function embed.find(name)
   return functions[1]
 end
 
---- The handle of a function has been closed.
+--- Called when the handle of a function is closed.
 function embed.forget(f)
   made[f] = nil
 end
@@ -193,7 +197,8 @@ end
 
 local FIRST_BLOCK, LARGEST_BLOCK = 512, 16384
 
---- Inputs that are columns of doubles: copy(pointer, map, first, count) puts them where core.job.numbers says.
+--- A source of columns of doubles: copy(pointer, map, first, count) copies them to the memory of
+--- core.job.numbers.
 local function doubles(map, copy, width, n)
   local at, block = 0, FIRST_BLOCK
   return { total = n, is_cheap = true, fill = function(job, room)
@@ -209,7 +214,7 @@ local function doubles(map, copy, width, n)
   end }
 end
 
---- Inputs that C pushes: push(map, i) gives the arguments of input i, from 0.
+--- A source of inputs that C pushes: push(map, i) returns the arguments of input i, from 0.
 local function rows(map, push, n)
   local at = 0
   local source = { total = n, is_cheap = true, always_gives_way = true }
@@ -233,8 +238,8 @@ local function rows(map, push, n)
   return source
 end
 
---- Starts a map. `map` is the tp_map, which gives the inputs through `read`; width is nil for rows. Gives the Results, and whether they come only
--- while somebody waits for them.
+--- Starts a map. `map` is the tp_map, whose inputs `read` reads; width is nil for rows. Returns the
+--- Results, and whether results only come while somebody waits for them.
 function embed.map(f, map, read, width, n, given)
   local source = width and doubles(map, read, width, n) or rows(map, read, n)
   local settings = given and options.check("options", options.of_calls, given) or {}
@@ -243,8 +248,9 @@ end
 
 local RESULT, END, FAILURE, LATER = abi.step.RESULT, abi.step.END, abi.step.FAILURE, abi.step.LATER
 
---- One step: RESULT, the index and the values; FAILURE, the index and the failure in their place; END; or LATER when there is none after so many
--- seconds (nil: that is waited for). Raises what ends the map.
+--- One step: RESULT, the index and the values; FAILURE, the index and the failure that takes their
+--- place; END; or LATER when there is none after so many seconds (nil: waits for one). Raises what
+--- ends the map.
 function embed.step(r, seconds)
   if r.k < r.n then return RESULT, r() end
   if seconds ~= 0 and not r.is_reading and r.job then
@@ -271,7 +277,7 @@ local function fail_at(i, format, ...)
   error(failure.new { kind = abi.kind.USAGE, message = format:format(i, ...), index = i, attempts = 1 }, 0)
 end
 
---- All results into memory of C's: out[index - 1].
+--- Writes all results to memory of C's: out[index - 1].
 function embed.read_doubles(r, out, n)
   out = ffi.cast(doubles_type, out)
   if r.job then core.job.set_reading(r.job, false) end
@@ -298,14 +304,15 @@ end
 
 embed.close = results.Results._close
 
---- The job behind Results, nil after their end.
+--- The job behind Results; nil after their end.
 function embed.job(r)
   return r.job
 end
 
 -- ---- the loop ----
 
---- What there is to do, without waiting. Gives the seconds until it is to be called again; nil: when something happens.
+--- Does what there is to do, without waiting. Returns the seconds until it must be called again;
+--- nil: only when something happens.
 function embed.turn()
   loop.step()
   for _, unread in ipairs(loop.take_unread()) do core.io.warn("tidepool: " .. show.plain(tostring(unread)) .. "\n") end

@@ -10,13 +10,13 @@ local uv = vim.loop
 
 local poll, prepare, timer = uv.new_poll(core.loop.fd()), uv.new_prepare(), uv.new_timer()
 
---- What workers have printed becomes the editor's messages.
+--- Shows what workers have printed as messages of the editor.
 local function show_printed(fd, write)
   local text = core.printed(fd)
   if text then vim.schedule(function() write(text) end) end
 end
 
---- Failures that nobody has read until the editor is idle again.
+--- Shows failures that nobody has read.
 local function show_unread()
   for _, failure in ipairs(loop.take_unread()) do vim.notify("tidepool: " .. tostring(failure), vim.log.levels.ERROR) end
 end
@@ -28,7 +28,7 @@ local function step()
   if loop.has_unread() then vim.schedule(show_unread) end
 end
 
--- Before the editor's loop waits: until when?
+-- Before the editor's loop waits: sets a timer for when Tidepool is due.
 prepare:start(function()
   local seconds = loop.due()
   if seconds then
@@ -39,7 +39,7 @@ prepare:start(function()
 end)
 poll:start("r", step)
 
--- None of them is a reason for the editor to stay.
+-- These do not keep the editor's loop alive.
 poll:unref()
 prepare:unref()
 timer:unref()

@@ -1,4 +1,4 @@
---- `tidepool cache`: what is in a cache of results, and forgetting some of it.
+--- `tidepool cache`: shows what is in a cache of results, and removes some of it.
 
 local cache = require "tidepool.engine.cache"
 local cli = require "tidepool.program.cli"
@@ -33,7 +33,8 @@ local function print_functions(handle, path, as_json)
   io.stdout:write(("%d result%s, %s in %s\n"):format(count, count == 1 and "" or "s", journals.size(sum), path))
 end
 
---- Has the file forget the results of functions of that name, or all. Gives how many there were.
+--- Removes the results of functions of that name, or all, from the file. Returns how many there
+--- were.
 local function forget(path, name)
   local handle, why = core.journal.open(journal.plain_path(path), 2 ^ 53)
   if not handle then error(why, 0) end

@@ -1,7 +1,7 @@
 --- Completion at the prompt: names, fields, methods, options.
 --
--- Nothing of users is run for it: fields are read raw, along metatables' __index tables. What a call of ours would give is known by the function that
--- is called.
+-- No code of users is run for it: fields are read raw, along metatables' __index tables. What a
+-- call of one of our functions would return is known from the function.
 
 local app = require "tidepool.app"
 local array = require "tidepool.array"
@@ -17,7 +17,7 @@ local complete = {}
 
 local SCANNED_MAX = 10000 -- files of a folder that are looked at
 
--- The session works on whatever its user does to the globals.
+-- Locals, since the session must work whatever its user does to the globals.
 local type, pairs, ipairs, next, rawget, tonumber, setmetatable = type, pairs, ipairs, next, rawget, tonumber, setmetatable
 local getmetatable, table, string, package, os, require = debug.getmetatable, table, string, package, os, require
 
@@ -33,14 +33,14 @@ local sorted = complete.sorted
 
 -- ---- fields ----
 
--- Fields of our own objects that are for users.
+-- Fields of our objects that are meant for users.
 local public = {
   [func.Function] = { name = true, options = true, raw = true },
   [app.App] = { functions = true, name = true },
   [call.Call] = {}, [event.Event] = {}, [task.Task] = {},
 }
 
---- Tables in which the value's fields are found, without running any code of users.
+--- The tables in which a value's fields are found, without running any code of users.
 local function field_tables(value)
   if array.type_of(value) then return { array.methods, { ctype = true, data = true, rows = true, columns = true } } end
   local found = {}
@@ -65,7 +65,7 @@ end
 local function instance(class) return setmetatable({}, class) end
 local some_results = results.handle(instance(results.Results))
 
--- What our functions give when they are called.
+-- What our functions return.
 local gives = {
   [func.methods.map] = some_results, [func.methods.starmap] = some_results, [func.methods.spawn_map] = some_results,
   [func.methods.spawn] = instance(call.Call), [func.methods.with] = instance(func.Function), [app.App.func] = instance(func.Function),
@@ -73,7 +73,7 @@ local gives = {
   [results.methods.array] = array.new("double", 0),
 }
 
---- The field of a value; nil when it is not there, or not to be known.
+--- The field of a value; nil when there is none, or it cannot be known.
 local function field(value, name)
   for _, fields in ipairs(field_tables(value)) do
     local found = rawget(fields, name)
@@ -81,7 +81,8 @@ local function field(value, name)
   end
 end
 
---- The value at the end of the text: "a.b", "a[1]:map(xs)", '("text")'. variable(name) gives those of names.
+--- The value at the end of the text: "a.b", "a[1]:map(xs)", '("text")'. variable(name) gives the
+--- values of names.
 local function value_at(text, variable)
   local steps = {}
   while true do
@@ -139,7 +140,8 @@ local option_rows = {
   kernel = options.of_kernels, kernel_file = options.of_kernels,
 }
 
---- The options that may be written at the end of the text: it is in a table that is the last thing of a call that takes some.
+--- The options that can be written at the end of the text, if that is inside the last table of a
+--- call that takes options.
 local function options_at(text)
   local head, inside = text:match "^(.*){([^{}]*)$"
   if not head or not (inside:find "^%s*[%a_]*$" or inside:find ",%s*[%a_]*$") then return nil end
@@ -149,7 +151,8 @@ local function options_at(text)
   return option_rows[head] or option_rows[head:match "[%.:]([%a_]+)%s*%(?%s*$" or ""]
 end
 
---- The beginning of a path at the end of the text: it is in a string, or behind :load or :save. Not where names of modules or options are.
+--- The beginning of a path at the end of the text, if that is in a string, or behind :load or
+--- :save; nil where names of modules or options are expected.
 local function path_at(text)
   local path = text:match "^%s*:load%s+(%S*)$" or text:match "^%s*:save%s+(%S*)$"
   if path then return path end
@@ -171,7 +174,8 @@ local function path_at(text)
   return text:sub(begin + 1)
 end
 
---- The files that begin so: folders with a slash behind them. Hidden ones where a dot was typed.
+--- Adds the files whose names begin so, folders with a slash behind them, hidden ones only when a
+--- dot was typed.
 local function add_paths(out, path)
   local uv = require "luv"
   local folder, name = path:match "^(.*/)([^/]*)$"
@@ -188,8 +192,9 @@ local function add_paths(out, path)
   end
 end
 
---- Completes the end of a text: how many bytes of it are the beginning of a name, and the names that begin so. variable(name) gives the value of a
---- variable; `names` are sets (by key) of what may stand alone: variables, then words of the language.
+--- Completes the end of a text: how many bytes of it are the beginning of a name, and the names
+--- that begin so. variable(name) gives the value of a variable; `names` are sets (by key) of names
+--- that may stand alone: variables, then keywords.
 ---@return integer length, table names
 function complete.complete(text, variable, names)
   local found = {}

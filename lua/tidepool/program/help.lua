@@ -12,7 +12,7 @@ local task = require "tidepool.task"
 
 local help = {}
 
--- The session works on whatever its user does to the globals.
+-- Locals, since the session must work whatever its user does to the globals.
 local type, pairs, ipairs, next, tostring, select, setmetatable = type, pairs, ipairs, next, tostring, select, setmetatable
 local getmetatable, debug, table, io, globals, getinfo = debug.getmetatable, debug, table, io, _G, debug.getinfo
 
@@ -30,9 +30,10 @@ Start with:
   square = app:func(function(x) return x * x end)
   square:map(tidepool.range(10)):list()]]
 
--- ---- what there is ----
+-- ---- the reference ----
 
--- A row: how it is written, and what it does; its name is the last word before "(" or the end.
+-- A row: how it is written, and what it does. Its name is the last word before "(", or before the
+-- end.
 local module_rows = {
   { "tidepool.App(name?, defaults?)", "a group of functions" },
   { "tidepool.range(n), (from, to, step?)", "numbers as inputs" },
@@ -111,7 +112,7 @@ local class_rows = {
   } },
 }
 
--- Classes of modules that may not be loaded: by the module's name, and that of the class in it.
+-- Classes in modules that may not be loaded: the module's name, and the name of the class in it.
 local lazy_class_rows = {
   { "tidepool.event", "Event", {
     { "event:set(...)", "it has happened: who waits goes on" },
@@ -202,7 +203,7 @@ local function wrapped(text)
   return table.concat(lines, "\n  ")
 end
 
---- The rows that tell about a function or method of that name.
+--- The rows about a function or method of that name.
 local function rows_named(name)
   local found = {}
   local all = { module_rows, method_rows, array_rows }
@@ -216,7 +217,8 @@ local function rows_named(name)
   return found
 end
 
---- "string.format" for a function of the standard library, "map" for one of ours; nil for others. And is it ours?
+--- The name of a function: "string.format" for the standard library, "map" for one of ours; nil for
+--- others. And whether it is ours.
 local function known_name(fn)
   for _, of in ipairs { globals.package and globals.package.loaded.tidepool or {}, func.methods, array.methods, app.App, results.methods,
     call.Call, task.Task } do

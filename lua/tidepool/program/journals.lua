@@ -1,6 +1,7 @@
---- `tidepool journal FILE`: what is in a journal; and reading one, for `tidepool replay`.
+--- `tidepool journal FILE`: shows what is in a journal; and reads one for `tidepool replay`.
 --
--- The file may come from anywhere: its texts are shown without what a terminal would obey, and its values are decoded as hostile.
+-- The file may come from anywhere: its texts are shown without control characters, and its values
+-- are decoded as hostile.
 
 local cli = require "tidepool.program.cli"
 local core = require "tidepool.core"
@@ -16,7 +17,7 @@ local journals = {}
 local Reader = {}
 Reader.__index = Reader
 
---- Opens a journal to be read, also one that a program is writing to. Or nil and a message.
+--- Opens a journal for reading, even if a program is writing to it. Or nil and a message.
 function journals.open(path)
   local handle, why = core.journal.read(path)
   if not handle then return nil, why end
@@ -28,12 +29,13 @@ function Reader:ask(sql, ...)
   return journal.ask(self.handle, sql, ...)
 end
 
---- For statements: a column of values as two, from which journals.values makes them again: 64 bits are more than a number holds.
+--- The two SQL columns for a column of values, for journals.values: a 64-bit integer is more than a
+--- number can hold, so it is read as text.
 function journals.columns(name)
   return ("typeof(%s), case typeof(%s) when 'integer' then cast(%s as text) else %s end"):format(name, name, name, name)
 end
 
---- The values of such a pair: a list with n; or nil where the file has none, or none that can be read.
+--- The values of such a pair, a list with n; nil when the file has none, or none that can be read.
 function journals.values(kind, value)
   if kind == "integer" then
     local sign, digits = value:match "^(%-?)(%d+)$"
@@ -51,7 +53,7 @@ function journals.values(kind, value)
   return pack(core.journal.values(value, false))
 end
 
---- As arguments of a call, on one line.
+--- The values as arguments of a call, on one line.
 function journals.text(values)
   if not values then return "input not kept" end
   local texts = {}
@@ -59,7 +61,7 @@ function journals.text(values)
   return table.concat(texts, ", ")
 end
 
---- For JSON: the values as a list, or as a text what has no form in it.
+--- For JSON: the values as a list; those without a JSON form become texts.
 function journals.json_list(values)
   if not values then return json.null end
   local list = json.list { n = values.n }
@@ -72,7 +74,7 @@ end
 
 -- ---- the command ----
 
--- Per map: of what its inputs came to.
+-- For each map: how many of its inputs have which state.
 local maps_sql = [[
   select name, function, program, inputs, finished, map,
     (select count(*) from items where id between map << 40 and (map << 40) + 1099511627775 and state = 'done'),
@@ -91,7 +93,7 @@ local function text(value)
   return value and show.plain(tostring(value), true) or "?"
 end
 
---- A number, whatever the file has there.
+--- The value as a number, whatever the file has there.
 local function number(value)
   return tonumber(value or nil) or 0
 end
@@ -111,19 +113,19 @@ function journals.size(bytes)
   return ("%.1f MiB"):format(bytes / 2 ^ 20)
 end
 
---- Null where the file has nothing, for JSON.
+--- json.null where the file has nothing.
 local function maybe(value)
   return value or json.null
 end
 
---- Writes a list as JSON, an element a line.
+--- Writes a list as JSON, one element per line.
 function journals.print_json(list)
   local lines = {}
   for i, each in ipairs(list) do lines[i] = "\n  " .. json.encode(each) end
   io.stdout:write("[", table.concat(lines, ","), #lines > 0 and "\n" or "", "]\n")
 end
 
---- Rows of texts as columns, the first one to the left.
+--- Writes rows of texts as columns, the first one left-aligned.
 function journals.print_table(rows)
   local widths = {}
   for _, row in ipairs(rows) do

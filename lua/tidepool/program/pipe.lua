@@ -1,8 +1,9 @@
 --- `tidepool map FILE::NAME`: lines of standard input through a function of an app, to lines of standard output, in order.
 --
--- Lines are read as they come (lines.lua) and results are written as they are there: nothing waits for the end of the input, and an
--- endless one is fine. One input is one line of output, or with --results one file, but for those that fail with --keep-going: a result that is
--- no line fails, too.
+-- Lines are read as they come (lines.lua), and results are written as they arrive: nothing waits
+-- for the end of the input, which may be endless. Each input gives one line of output (with
+-- --results: one file), except those that fail with --keep-going. A result that is not one line is
+-- a failure, too.
 
 local abi = require "tidepool.base.abi"
 local check = require "tidepool.base.check"
@@ -21,8 +22,8 @@ local words = require "tidepool.program.words"
 
 local pipe = {}
 
-local FIRST = 64     -- lines of JSON, or that are written again, that are pushed at once,
-local ENOUGH = 2^20  -- or bytes of them
+local FIRST = 64 -- lines of JSON, or lines that are tags, that are pushed at once,
+local ENOUGH = 2^20 -- or so many bytes of them
 
 ffi.cdef [[
   void *tidepool_memchr(const void *, int, size_t) __asm__("memchr");
@@ -31,7 +32,8 @@ ffi.cdef [[
 
 -- ---- lines ----
 
---- A text that may be one as a number, where that, written again, is the same text; so "007", "1.50" and "1e5" are texts.
+--- The text as a number, if the number is written in the same way again; so "007", "1.50" and "1e5"
+--- stay texts.
 local function number_of(text)
   local number = tonumber(text)
   return number and show.number(number) == text and number or nil
@@ -42,7 +44,7 @@ local function plain_text(value)
   return kind == "string" and value or kind == "number" and show.number(value) or show.value(value)
 end
 
---- The values as one line, with tabs between them.
+--- The values as one line, separated by tabs.
 local function plain_line(...)
   local n, values = select("#", ...), { ... }
   local texts = {}
@@ -50,7 +52,8 @@ local function plain_line(...)
   return table.concat(texts, "\t")
 end
 
---- Pushes a line of JSON; a line that is none fails by itself. Gives whether there is room for more, and the bytes that it has.
+--- Pushes a line of JSON; a line that is not JSON becomes a failure. Returns whether there is room
+--- for more, and the line's bytes.
 local function push_json(job, count, line)
   local fine, value = json.decode(line)
   if fine then return core.job.add(job, value), #line end
@@ -59,7 +62,8 @@ local function push_json(job, count, line)
   return false, #line
 end
 
---- Pushes a line, or its fields, and keeps in `tags` by its index what is to be written of it again. As push_json.
+--- Pushes a line, or its fields, and keeps the text that is written before its result in `tags`, by
+--- index. Returns as push_json does.
 local function tag_pusher(tags)
   return function(job, count, ...)
     local has_room = core.job.add(job, ...)
@@ -68,7 +72,8 @@ local function tag_pusher(tags)
   end
 end
 
---- Fills a job as core.lines.fill does, with what push(job, number of the line, line or its fields) makes of each line.
+--- A function in place of core.lines.fill, which pushes each line by push(job, number of the line,
+--- line or its fields).
 local function new_fill(push)
   local count = 0
   return function(reader, job, room, wait_ms)
@@ -101,7 +106,8 @@ end
 
 -- ---- results ----
 
---- The results as one line. Raises when they are none; what goes to a file of its own may have line ends.
+--- The results as one line. Raises when they are not one; in a file of its own a result may have
+--- line ends.
 local function result_line(settings, index, ...)
   local line = plain_line(...)
   if settings.tags then line = settings.tags[index] .. "\t" .. line end
@@ -124,7 +130,7 @@ local function is_failure_of(index, value)
   return failure.is_failure(value) and value.index == index
 end
 
---- The line that these results are, or the failure that takes their place.
+--- The line for these results, or the failure that takes their place.
 local function line_of(f, settings, index, ...)
   if is_failure_of(index, (...)) then return nil, (...) end
   local fine, line = pcall(settings.json and encode_results or result_line, settings, index, ...)
@@ -133,7 +139,8 @@ local function line_of(f, settings, index, ...)
 end
 interpret(line_of)
 
---- Writes a line: to standard output, or with --results as the file of this input, which has none where it has no line.
+--- Writes a line to standard output or, with --results, to the file of this input; a failed input
+--- has no file.
 local function put_line(settings, index, line)
   if not settings.results then return line and io.write(line, "\n") end
   local path = ("%s/%d"):format(settings.results, index)
@@ -147,7 +154,8 @@ local function put_line(settings, index, line)
   if why then error(("cannot write %s: %s"):format(path, (why:gsub("^.*: ", ""))), 0) end
 end
 
---- Writes one result; true unless it is a failure. Raises that when the rest is not to go on.
+--- Writes one result. True unless it is a failure; raises the failure when the map must end with
+--- it.
 local function write(f, settings, index, ...)
   local line, failed = line_of(f, settings, index, ...)
   if settings.tags then settings.tags[index] = nil end
@@ -165,9 +173,9 @@ local function write(f, settings, index, ...)
 end
 interpret(write)
 
--- ---- results, block by block ----
+-- ---- results in blocks ----
 
--- Short results come in columns (mixed.lua), and go from there to the output without a string of each.
+-- Short results come in columns (mixed.lua), and are written from there without making strings.
 
 local kinds = abi.scalar
 local ABSENT, NUMBER, STRING, TRUE, FALSE = kinds.ABSENT, kinds.NUMBER, kinds.STRING, kinds.TRUE, kinds.FALSE
@@ -209,7 +217,8 @@ local function put_number(x)
   used = used + digits
 end
 
---- Puts one value; false when it cannot be done here: it has no such form, is no line, or does not fit.
+--- Appends one value to the output buffer; false when it must be done the general way: it has
+--- another form, is not one line, or does not fit.
 local function put_scalar(element, text)
   local kind = element.kind
   if used + NUMBER_MAX + 1 > OUT then return false end
@@ -229,7 +238,8 @@ local function put_scalar(element, text)
   return true
 end
 
---- The values of item k as a line; false, and nothing of it, when that cannot be done here.
+--- Appends the values of item k as a line; false, with nothing appended, when that must be done the
+--- general way.
 local function put_scalars(columns, text, k)
   local begun = used
   for c = 1, #columns do
@@ -253,7 +263,8 @@ local function put_scalars(columns, text, k)
   return true
 end
 
---- Writes what there is of a block of columns, up to what has to go the general way. Before that what was put here is written.
+--- Writes what it can of a block of columns, and returns where the general way must take over. The
+--- buffer is written out before that.
 local function write_block(results)
   local k, n = results.k, results.n
   local columns, text, numbers = results.scalars, results.text, results.is_numbers and results.numbers
@@ -273,7 +284,7 @@ local function write_block(results)
   results.k = k
 end
 
---- What has not failed before is passed over: the index behind a block of that.
+--- Skips a block of inputs that have not failed before; returns the index behind it.
 local function pass_over(results, settings)
   if settings.tags then
     for k = results.k, results.n - 1 do settings.tags[results.first + k] = nil end
@@ -326,10 +337,11 @@ local function errno_text()
   return ffi.string(ffi.C.tidepool_strerror(ffi.errno()))
 end
 
---- Makes the folder for --results. One that is there must be empty, unless its files are those of the run that a journal has. Gives what is wrong.
+--- Makes the folder for --results. An existing one must be empty, unless its files are those of the
+--- run in the journal. Returns what is wrong.
 local function make_folder(path, may_go_on)
   if path:find "%z" then return "has a zero byte in it" end
-  if ffi.C.tidepool_mkdir(path, 511) == 0 then return nil end -- 0777, without what the umask takes
+  if ffi.C.tidepool_mkdir(path, 511) == 0 then return nil end -- 0777, less the umask
   if ffi.errno() ~= EEXIST then return ("cannot make %s: %s"):format(path, errno_text()) end
   local folder = ffi.C.tidepool_opendir(path)
   if folder == nil then return ("cannot use %s: %s"):format(path, errno_text()) end
@@ -356,7 +368,8 @@ local rows = {
   { "--limit", "limit", needs = 'how long a line may be, like "64M"' },
 }
 
---- What is wrong with the options together, or with their values, which become what they mean; nil when nothing is.
+--- What is wrong with the options together, or with their values, which are converted; nil when
+--- nothing is.
 local function trouble_with(given)
   given.separator = given.nul and "\0" or "\n"
   if given.limit then

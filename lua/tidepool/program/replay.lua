@@ -1,8 +1,10 @@
---- `tidepool replay FILE [MAP] INDEX`: runs one input of a journal again, here: in this terminal, in the program's own state, so that its
--- traceback, its prints and a debugger's breakpoints are the script's.
+--- `tidepool replay FILE [MAP] INDEX`: runs one input of a journal again in this terminal and in
+--- the program's own state, so that its traceback, its prints and a debugger's breakpoints are the
+--- script's.
 --
--- The program is loaded as for `tidepool map`: its entry is not called. A script that starts the map while it is loaded has gone far enough then:
--- what the function captures is there, and the rest is not run.
+-- The program is loaded as for `tidepool map`, without calling its entry. If the script starts the
+-- map while it is being loaded, the rest of it is not run: what the function captures exists by
+-- then.
 
 local app = require "tidepool.app"
 local cli = require "tidepool.program.cli"
@@ -28,7 +30,7 @@ local function names_of(maps)
   return table.concat(names, ", ")
 end
 
---- The map's row, of those of its name, or the only one. Or nil and what is wrong.
+--- The map's row, among maps of that name, or the only one. Or nil and what is wrong.
 local function choose_map(reader, name)
   local maps = reader:ask "select map, name, function, program from maps order by map"
   if #maps == 0 then return nil, ("%s has no map yet"):format(reader.path) end
@@ -41,7 +43,8 @@ local function choose_map(reader, name)
   return nil, ("%s has no map '%s' (there %s: %s)"):format(reader.path, name, #maps == 1 and "is" or "are", names_of(maps))
 end
 
---- What the file has of an input: { map, index, function_name, program, state, kind, message, input, result }. Or nil and what is wrong.
+--- What the file has about an input: { map, index, function_name, program, state, kind, message,
+--- input, result }. Or nil and what is wrong.
 local function find(reader, name, index)
   local map, problem = choose_map(reader, name)
   if not map then return nil, problem end
@@ -60,7 +63,7 @@ end
 
 -- ---- the function ----
 
---- Those functions of that name that the apps have.
+--- The functions of that name in all apps.
 local function functions_named(name)
   local found = {}
   for _, one in ipairs(app.list()) do
@@ -77,8 +80,8 @@ local function has_entry()
   return false
 end
 
---- Loads the program, and gives the function: that which starts a map of this name meanwhile, or the one that the apps then have. Or nil, what is
---- wrong, and the exit code.
+--- Loads the program and returns the function: the one that starts a map of this name while the
+--- program loads, or the one that the apps have then. Or nil, what is wrong, and the exit code.
 local function load_function(item)
   local enough, started = {}, nil
   core.on_map = function(f)
@@ -106,7 +109,7 @@ local function same(a, b)
   return core.func.identity("results", a) == core.func.identity("results", b)
 end
 
---- How it went before.
+--- How the input ended before.
 local function before(item, path)
   local file = path:match "[^/]*$"
   if item.state == "failed" then
@@ -144,7 +147,8 @@ local function print_results(item, path, results)
     or before(item, path)))
 end
 
---- Runs it; gives the exit code. Without --json an error is raised as it is, with its traceback.
+--- Runs the input; returns the exit code. Without --json an error is raised as it is, with its
+--- traceback.
 local function run_item(item, f, path, as_json)
   for _, setup in ipairs(f.setups or {}) do setup.fn() end
   if not as_json then

@@ -1,8 +1,8 @@
 -- run.lua: `tidepool run FILE[::NAME] [--key value ...] [arguments]`, and what follows a plain script that has an entry.
 --
--- Loads the file, picks one of the entries that it made with app:main (or a function of an app), turns the words of the
--- command line into typed values, and calls it. A wrong use is exit code 2 and one line; it is found before the
--- entry runs, and a wrong NAME before the file does.
+-- Loads the file, picks one of the entries that it made with app:main (or a function of an app),
+-- converts the words of the command line to typed values, and calls it. A wrong use is exit code 2
+-- and one line; it is found before the entry runs, and a wrong NAME before the file does.
 --
 -- The words are parsed here and not by Debian's lua-argparse: that module cannot accept options without a schema, takes "-5"
 -- for an option, answers a mistake in several lines with exit code 1, takes 1.3 ms to load (this file: 0.4), and would be the only thing that the
@@ -34,7 +34,7 @@ local reserved = {
 ---@field max? number
 ---@field required? boolean
 
--- A wrong use is raised as such a table, and caught by run.main.
+-- A wrong use of the command line is raised as a table with this metatable, and caught by run.main.
 local Usage = {}
 
 local function refuse(format, ...)
@@ -50,7 +50,7 @@ local function flag_of(name)
   return "--" .. name:gsub("_", "-")
 end
 
--- " (did you mean --verbose?)", or what there is.
+-- " (did you mean --verbose?)", or a list of what there is.
 local function hint(flag, flags)
   local best = check.nearest(flag, flags)
   if best then
@@ -75,7 +75,7 @@ local function split_target(target)
   return file, name
 end
 
--- Refuses what is not there or is no Lua script, before any of it is run.
+-- Refuses a file that does not exist or is no Lua script, before anything is run.
 local function check_file(file)
   local stream, why = io.open(file, "rb")
   if not stream then
@@ -94,7 +94,7 @@ local function check_file(file)
   end
 end
 
--- Everything that NAME may be, in the order of the file: entries first.
+-- Everything that NAME may mean, in the order of the file: entries first.
 local function offers()
   local found = {}
   for _, one in ipairs(app.list()) do
@@ -135,7 +135,7 @@ local function offered(found, name)
   return (near and ("did you mean %s? "):format(near) or "") .. "it has: " .. text
 end
 
--- Those of `found` for which test(offer) holds; a Function that several apps include counts once.
+-- Those of `found` for which test(offer) is true; a Function that several apps include counts once.
 local function select_offers(found, test)
   local chosen, seen = {}, {}
   for _, offer in ipairs(found) do
@@ -253,7 +253,7 @@ local function normalise(name, spec, blame)
   return option
 end
 
--- The options of an entry in the order of their names, or nil when it has no schema.
+-- The options of an entry, sorted by name; nil when it has no schema.
 ---@return tidepool.Option[]?
 local function schema_of(entry)
   local schema = entry.options and entry.options.args
@@ -301,7 +301,7 @@ local function to_boolean(text)
   end
 end
 
--- What a text means where no type is known.
+-- The value of a text whose type is not known.
 local function guess(text)
   local value = to_boolean(text)
   if value == nil then
@@ -400,7 +400,8 @@ local function each_word(words, take_option, take_argument)
   end
 end
 
--- The value of an option that needs one: after the "=", or the next word. Also: was that used?
+-- The value of an option that needs one, from behind "=" or from the next word; and whether the
+-- next word was used.
 local function value_for(flag, value, next_word)
   if value then
     return value, false
@@ -422,7 +423,8 @@ local function copy(value)
   return t
 end
 
--- The words with what stands for short options: "-n", "3" and "-n3" become "--number", "3" and "--number=3".
+-- The words with short options spelled out: "-n", "3" and "-n3" become "--number", "3" and
+-- "--number=3".
 local function spell_out(options, words)
   local flags, out, plain = {}, {}, false
   for _, option in ipairs(options) do
@@ -439,7 +441,7 @@ local function spell_out(options, words)
   return out
 end
 
--- Words by a schema: the table that the entry gets.
+-- Parses words by a schema; returns the table for the entry.
 ---@param options tidepool.Option[]
 local function parse_typed(options, words)
   local by_flag, flags, args = {}, {}, {}
@@ -484,7 +486,7 @@ local function parse_typed(options, words)
   return args
 end
 
--- Words without a schema: any --key is accepted.
+-- Parses words without a schema, where any --key is accepted.
 local function parse_free(words)
   local args = {}
   each_word(words, function(flag, value, next_word)
@@ -505,7 +507,7 @@ local function parse_free(words)
   return args
 end
 
---- The names of a function's parameters, without a method's `self`; and may there be more?
+--- The names of a function's parameters, without a method's `self`; and whether it takes more.
 local function parameters_of(offer)
   local fn, first = offer.fn, offer.is_method and 1 or 0
   local info, names = debug.getinfo(fn, "u"), {}
@@ -515,7 +517,8 @@ local function parameters_of(offer)
   return names, info.isvararg
 end
 
--- Words for a function's parameters: by name, the others in their order. Returns the values and their number.
+-- Parses words for a function's parameters: by name, or in their order. Returns the values and
+-- their number.
 local function parse_parameters(offer, words)
   local names, is_vararg = parameters_of(offer)
   local values, given, flags, position, last = {}, {}, {}, {}, 0
@@ -609,7 +612,7 @@ local function help_lines(options)
   return table.concat(lines)
 end
 
--- `others`: the names that the file has besides.
+-- `others`: the other names in the file.
 local function print_help(target, offer, options, others)
   local out = {}
   if options then
@@ -660,7 +663,7 @@ local function print_json(...)
   io.stdout:write(json.encode_results(...), "\n")
 end
 
--- Takes --json out of a function's words, unless it is the function's own parameter.
+-- Removes --json from a function's words, unless it is a parameter of the function.
 local function take_json(offer, words)
   for _, name in ipairs((parameters_of(offer))) do
     if name == "json" then
@@ -679,7 +682,7 @@ local function take_json(offer, words)
   return has_json, rest
 end
 
--- What is to be called, as a function without arguments; nil after the help was printed.
+-- The call to make, as a function without arguments; nil after help was printed.
 local function prepare(target, found, offer, words)
   local options = offer.entry and schema_of(offer.entry)
   if asks_for_help(words) then
@@ -708,7 +711,8 @@ local function prepare(target, found, offer, words)
   end
 end
 
--- Calls fn(...); a wrong use becomes exit code 2 and its line, everything else is raised as it is.
+-- Calls fn(...). A wrong use becomes exit code 2 and its line; all other errors are raised
+-- unchanged.
 local function catching_usage(fn, ...)
   local words = { n = select("#", ...), ... }
   local result
@@ -741,7 +745,8 @@ function run.load(file, ...)
   return true
 end
 
--- Runs the file of a target with these words as its `...`. Returns its path and the NAME; or nil, what is wrong, and the exit code.
+-- Runs the file of a target with these words as its `...`. Returns its path and the NAME; or nil,
+-- what is wrong, and the exit code.
 local function load_target(target, ...)
   local file, name
   local fine, problem = catching_usage(function()

@@ -1,8 +1,9 @@
---- What the interactive session does in Lua: compiling lines so that their locals last, and telling what was spawned and is done. Completion
---- (complete.lua) and help (help.lua) have files of their own.
+--- The Lua part of the interactive session: compiles lines so that their locals last, and reports
+--- spawned calls that are done. complete.lua has completion, help.lua help.
 --
--- A local that is declared at the prompt is kept as an upvalue: each line that mentions it is compiled as a function inside the scope of such
--- names, whose upvalues are then joined with those that the earlier lines' own functions use. So all of them share one variable.
+-- A local that is declared at the prompt lasts as an upvalue. Each later line that mentions it is
+-- compiled as a function inside the scope of such names, whose upvalues are then joined with those
+-- of the functions of earlier lines, so that all share one variable.
 
 local app = require "tidepool.app"
 local complete = require "tidepool.program.complete"
@@ -13,7 +14,7 @@ local show = require "tidepool.base.show"
 
 local session = {}
 
--- The session works on whatever its user does to the globals.
+-- Locals, since the session must work whatever its user does to the globals.
 local loadstring, pairs, ipairs, rawget, pcall, tostring, unpack, select = loadstring, pairs, ipairs, rawget, pcall, tostring, unpack, select
 local debug, table, globals, exit, print, require, io, error = debug, table, _G, os.exit, print, require, io, error
 
@@ -29,7 +30,7 @@ local kept = {} -- name -> a function whose first upvalue is the local
 local KEEP = "__tidepool_keep"
 local UPVALUES_MAX = 50
 
---- Names that are kept and that the text mentions.
+--- The kept names that the text mentions.
 local function mentioned(text)
   local found = {}
   for name in text:gmatch "[%a_][%w_]*" do
@@ -38,7 +39,7 @@ local function mentioned(text)
   return complete.sorted(found)
 end
 
---- Names that the text may declare as locals; some may be none.
+--- Names that the text may declare as locals; some may not be.
 local function declared(text)
   local found = {}
   for list in text:gmatch "%f[%w_]local%s+([%a_][%w_%s,]*)" do
@@ -58,11 +59,13 @@ end
 local function keep(...)
   for i = 1, select("#", ...), 2 do
     local name, getter = select(i, ...)
-    if debug.getupvalue(getter, 1) == name then kept[name] = getter end -- else it is a global, or nothing
+    -- otherwise it is a global, or nothing
+    if debug.getupvalue(getter, 1) == name then kept[name] = getter end
   end
 end
 
---- The function of `code`, inside the scope of the kept locals that `names` lists; the text of an error otherwise.
+--- The function of `code`, compiled inside the scope of the kept locals that `names` lists; or an
+--- error's text.
 local function compile_inside(code, names, declares, chunk)
   local before = #names > 0 and "local " .. table.concat(names, ",") .. "; " or ""
   local after = ""
@@ -94,7 +97,8 @@ local function variable(name)
   return rawget(globals, name)
 end
 
---- What still runs, and is dropped when the session is left now: one line, or nil.
+--- One line about what still runs and is dropped when the session is left now; nil when there is
+--- nothing.
 ---@return string?
 function session.dropped()
   local counts, names = {}, {}
@@ -123,10 +127,10 @@ local function leave()
   exit()
 end
 
--- What people type to get out, at other prompts.
+-- What people type to leave other prompts.
 local farewells = { exit = true, quit = true, [":q"] = true, [":quit"] = true, [":exit"] = true, [".exit"] = true }
 
---- Is the line one of them, and no variable of the user's?
+--- Is the line one of these words, and not a variable of the user's?
 local function is_farewell(text)
   local word = text:match "^%s*(%S+)%s*$"
   return word and farewells[word] and variable(word) == nil
@@ -136,7 +140,7 @@ local function is_unfinished(message)
   return message:sub(-7) == "'<eof>'"
 end
 
---- The function of a text that is statements; nil and what is wrong otherwise.
+--- The function of a text that consists of statements; or nil and what is wrong.
 local function compile_statements(text, chunk)
   local statement, message = loadstring(text, chunk)
   if not statement then return nil, message end
@@ -151,8 +155,8 @@ local function compile_lua(text)
   local names = mentioned(text)
   local fn, expression_error = loadstring("return " .. text, "=stdin")
   if fn then
-    -- Not `return f()`: a tail call has no line of its own in a traceback. Errors have the line of the bracket, which stands on the last one
-    -- unless that ends in a comment.
+    -- Not `return f()`: a tail call has no line of its own in a traceback. Errors get the line of
+    -- the bracket, which is on the last line unless that ends in a comment.
     local as_expression = "return (function(...) return ... end)(" .. text:gsub("[%s;]+$", "") .. ")"
     if not loadstring(as_expression) then as_expression = "return (function(...) return ... end)(" .. text .. "\n)" end
     fn = loadstring(as_expression, "=stdin") or fn
@@ -167,10 +171,10 @@ local function compile_lua(text)
   return nil, message, is_unfinished(message)
 end
 
-local entered = {} -- the chunks of Lua that were run, for :save
+local entered = {} -- the chunks of Lua that were entered, for :save
 
---- The function of a line, or of several that belong together; an expression returns its values. Otherwise nil, what is wrong, and whether that is
---- that something is missing.
+--- The function of a line, or of several that belong together; an expression returns its values.
+--- Otherwise nil, what is wrong, and whether the text is only unfinished.
 ---@return function? fn, string? message, boolean? unfinished
 function session.compile(text)
   if is_farewell(text) then return leave end
@@ -189,7 +193,7 @@ function session.compile(text)
   return fn, message, unfinished
 end
 
---- The function of a file, whose locals last as those of lines do; nil and what is wrong otherwise.
+--- The function of a file, whose locals last as those of lines do; or nil and what is wrong.
 function session.load(path)
   local file, why = io.open(path, "rb")
   if not file then return nil, "cannot read " .. why end
@@ -203,7 +207,8 @@ function session.load(path)
   return fn, message
 end
 
---- Writes what was entered as a script, with the files that were loaded in their places: where an expression was, its values are printed.
+--- Writes what was entered as a script, with loaded files in their places. An expression becomes a
+--- print of its values.
 function session.save(path)
   local file = io.open(path, "rb")
   if file then
@@ -228,7 +233,8 @@ function session.complete(text)
   return complete.complete(text, variable, { globals, kept, keywords })
 end
 
---- The text that shows the values of a line, for so many columns, and whether in colour; the first one is `_` from now on.
+--- The text that shows the values of a line, in so many columns, perhaps coloured; the first value
+--- is `_` from now on.
 function session.show(width, coloured, ...)
   if (...) ~= nil then globals._ = (...) end
   local text = show.line(width, ...)
@@ -240,13 +246,13 @@ local function tell_time(begin, ...)
   return ...
 end
 
---- Seconds as people read them.
+--- Seconds in words.
 function session.duration(s)
   if s < 1e-3 then return ("%.0f us"):format(s * 1e6) end
   return s < 1 and ("%.1f ms"):format(s * 1e3) or ("%.2f s"):format(s)
 end
 
---- Calls fn, says how long that took, and gives what it gives.
+--- Calls fn, says how long it took, and returns its results.
 function session.time(fn)
   return tell_time(core.loop.now(), fn())
 end
@@ -257,7 +263,8 @@ function session.open()
   if rawget(globals, "help") == nil then globals.help = help.show end
 end
 
---- Lines that stand for Lua: ":help", ":help x" and ":time x". Their text as Lua, nil for other lines.
+--- The Lua text that a command line stands for (":help", ":help x", ":time x"); nil for other
+--- lines.
 function session.command(text)
   local timed = text:match "^%s*:time%s+(.+)$"
   if timed then
@@ -274,7 +281,8 @@ end
 
 local announced = setmetatable({}, { __mode = "k" })
 
---- Lines about what was spawned and has ended since the last time, and about failed tasks; nil when there are none. Does not wait.
+--- Lines about spawned calls and maps that have ended since the last call, and about failed tasks;
+--- nil when there are none. Does not wait.
 ---@return string?
 function session.news(width)
   local lines = {}
@@ -299,14 +307,15 @@ function session.news(width)
   return #lines > 0 and table.concat(lines, "\n") or nil
 end
 
---- What goes on while the user types: tasks, timers, callbacks.
+--- Lets tasks, timers and callbacks go on while the user types.
 function session.turn()
   if loop.is_busy() then loop.step() end
 end
 
-local LOOK, TURN = 100, 20 -- ms between two looks whether what was spawned is done; between two turns of the loop
+-- ms between two checks whether spawned things are done; ms between two turns of the loop
+local LOOK, TURN = 100, 20
 
---- For how long the session may wait for a key, in ms; nil: for ever.
+--- How long the session may wait for a key, in ms; nil: for ever.
 ---@return integer?
 function session.patience()
   if loop.is_busy() then return TURN end

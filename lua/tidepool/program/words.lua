@@ -1,4 +1,4 @@
---- The words of a command: its options, and what is left.
+--- The command-line words of a command: its options, and the rest.
 
 local check = require "tidepool.base.check"
 
@@ -10,7 +10,8 @@ local words = {}
 ---@field [2] string       the field that says that it was given, or what its value is
 ---@field needs string?    it has a value, `--limit SIZE` or `--limit=SIZE`: what that is, for messages
 
---- Takes the options out of the words of a command; `--` ends them, and `-` alone is none. The result has what is left as its list.
+--- Parses the words of a command. `--` ends the options, and `-` alone is not one. The list part of
+--- the result has the other words.
 ---@param command string
 ---@param rows tidepool.Word[]
 ---@return table? given  nil: a wrong use, or --help

@@ -1,4 +1,5 @@
---- What all sources of inputs share that pack them in columns: sizes of blocks, and ctypes of what core gives.
+--- What the sources that pack inputs into columns share: sizes of blocks, and the ctypes of core's
+--- pointers.
 
 local core = require "tidepool.core"
 local ffi = require "ffi"
@@ -8,48 +9,51 @@ local columns = {}
 
 columns.numbers_type, columns.pointers_type = ffi.typeof "double *", ffi.typeof "void **"
 
--- A source that gives way does so after this time.
+-- How long a source that gives way may read.
 local GIVE_WAY_S = 0.005
 
---- When fill is to return, for a source that gives way.
+--- When fill must return, if the source gives way.
 function columns.deadline(source)
   return source.gives_way and core.loop.now() + GIVE_WAY_S or math.huge
 end
 
---- Is it that late?
+--- Has that time passed?
 function columns.is_late(deadline)
   return deadline < math.huge and core.loop.now() > deadline
 end
 
--- A block of numbers starts small, so that work begins early, and grows.
+-- The first block of numbers is small, so that work begins early; later ones are larger.
 columns.FIRST_BLOCK = 512
 local LARGEST_BLOCK = 16384
 columns.LARGEST_BLOCK = LARGEST_BLOCK
 
---- How many numbers the block after one of `size` may have.
+--- How many numbers the block after one of `size` numbers may have.
 function columns.next_block(size)
   return math.min(size * 4, LARGEST_BLOCK)
 end
 
--- Text that columns of scalars may need: TEXT_MIN bytes, and a bit more per string than those of the block before had.
+-- Bytes of text for columns of scalars: TEXT_MIN, and for each item somewhat more than the last
+-- block needed.
 local TEXT_MIN, TEXT_MAX = 4096, 2 ^ 20
 
--- What an item's strings are taken to need before any was seen, in bytes.
+-- How many bytes an item's strings are assumed to need before any was seen.
 columns.FIRST_TEXT = 16
 
---- How many bytes of text to ask for, for the columns of `count` items: `per_item` is what the last block's had.
+--- How many bytes of text to ask for, for `count` items that need as much as those of the last
+--- block did (`per_item`).
 local function text_for(count, per_item)
   return math.min(TEXT_MAX, math.ceil(TEXT_MIN + count * (per_item * 1.25 + 16)))
 end
 
---- Columns of up to `count` items for core.job.push_columns, one for each letter of `kinds`: a pointer to their pointers, and the text of
---- columns of scalars, which have `per_item`: how much an item's strings took in the last block.
+--- Opens columns for up to `count` items, one for each letter of `kinds`, for
+--- core.job.push_columns. Gives a pointer to their pointers, and the text of columns of scalars;
+--- `per_item` is how much text an item needed in the last block.
 function columns.open(job, count, kinds, per_item)
   local pointers, text = core.job.columns(job, count, kinds, per_item and text_for(count, per_item) or 0)
   return ffi.cast(columns.pointers_type, pointers), ffi.cast(mixed.text, text)
 end
 
---- An item that could not be added, as core.job.add says, fails by itself; the others go on.
+--- Pushes an item that core.job.add could not encode, as a failure of its own; the others go on.
 function columns.push_unsent(job, why, kind)
   core.job.push(job)
   core.job.push_failure(job, kind, why)

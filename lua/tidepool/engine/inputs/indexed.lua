@@ -1,8 +1,10 @@
---- Sources of inputs that are read by their index: lists and ranges, zipped; and typed arrays, which are not copied.
+--- Sources of inputs that are read by index: lists and ranges, zipped; and typed arrays, which are
+--- not copied.
 --
--- Items go into columns as long as each of their values can: a column is one of numbers until something else is met, and one
--- of scalars then, until all of a block were numbers. Where an item has a value of another kind (a table, ...), it and a
--- number of items after it are encoded one by one; that number doubles while such items keep coming.
+-- Items go into columns as long as all of their values can. A column is of numbers until another
+-- value is met; then it is of scalars, until a whole block had only numbers. When an item has a
+-- value of another kind (a table, ...), it and a number of items after it are encoded one by one;
+-- that number doubles while such items keep coming.
 
 local abi = require "tidepool.base.abi"
 local array = require "tidepool.array"
@@ -17,10 +19,11 @@ local COLUMNS_MAX, DOUBLES, SCALARS = abi.COLUMNS_MAX, abi.column.DOUBLES, abi.c
 local LARGEST_BLOCK = columns.LARGEST_BLOCK
 local cast, numbers_type = ffi.cast, columns.numbers_type
 
--- Items that are encoded one by one where one has to be, at least; and that went into columns before, if that is not to double.
+-- How many items, at least, are encoded one by one after one that must be; and how many must have
+-- fitted into columns before that, so that the number does not double.
 local GENERAL_MIN = 64
 
---- list[first..] as doubles at p, up to the first that is not a number; how many.
+--- Copies list[first..] as doubles to p, up to the first value that is no number; returns how many.
 local function copy_numbers(list, first, n, p)
   for k = 0, n - 1 do
     local x = list[first + k]
@@ -36,13 +39,13 @@ local function copy_range(range, first, n, p)
   return n
 end
 
---- May long strings be pinned for who runs the items, instead of being copied? Only in one process; and not a worker's, whose
--- state may end while others still read.
+--- May long strings be pinned instead of copied? Only within one process, and not in a worker,
+--- whose state may be closed while others still read them.
 local function may_pin(self)
   return self.may_pin and not core.is_worker
 end
 
---- Can the item at `at` go in columns? Makes those of scalars that have to be.
+--- Can the item at `at` go into columns? Makes columns into ones of scalars where that is needed.
 local function prepare(self)
   for c, column in ipairs(self.columns) do
     local x = column.list and column.list[self.at]
@@ -55,8 +58,9 @@ local function prepare(self)
   return true
 end
 
---- Fills column c with items from `at` on, up to the first that does not fit: how many did. `text` is that of columns of scalars;
--- strings that are pinned are added to the list `pinned`, nil where none may be.
+--- Fills column c with items from `at` on, up to the first that does not fit; returns how many did.
+--- `text` is that of columns of scalars. Strings that are pinned are added to the list `pinned`;
+--- nil: none may be pinned.
 local function fill_column(self, c, count, pointer, text, pinned)
   local column, kinds = self.columns[c], self.kinds
   if column.range then return copy_range(column.range, self.at, count, cast(numbers_type, pointer)) end
@@ -67,7 +71,7 @@ local function fill_column(self, c, count, pointer, text, pinned)
   return k
 end
 
---- A block of columns with the items from `at` to `to`, or as many as fit.
+--- Pushes a block of columns with the items from `at` to `to`, or as many as fit.
 local function add_columns(self, job, to)
   local m, count = #self.columns, math.min(to - self.at + 1, self.block)
   local has_scalars = not self.only_numbers
@@ -82,8 +86,8 @@ local function add_columns(self, job, to)
   self.block = columns.next_block(self.block)
 end
 
---- Encodes the items at `at`..`to`, or as many as a block takes: the index after them; or nil, why one cannot travel, the
---- kind of failure, and its index.
+--- Encodes the items from `at` to `to`, or as many as a block takes. Gives the index after the last
+--- one; or nil, why an item cannot travel, the kind of failure, and the item's index.
 local function encode_items(self, job, to)
   local values, m = {}, #self.columns
   local next_at
@@ -100,7 +104,7 @@ local function encode_items(self, job, to)
   return next_at
 end
 
---- The items from `at` to `to` one by one, or as many as a block takes.
+--- Pushes the items from `at` to `to` one by one, or as many as a block takes.
 local function add_general(self, job, to)
   local next_at, why, kind, bad
   local list = #self.columns == 1 and self.columns[1].list
@@ -146,20 +150,22 @@ function indexed.new(given, n)
   local self = {
     total = n < math.huge and n or nil, is_cheap = true, block = columns.FIRST_BLOCK,
     columns = given, n = n, at = 1,
-    kinds = {}, all_doubles = DOUBLES:rep(#given), only_numbers = true, -- the kinds of columns; none of scalars is wanted
+    -- the kinds of columns; no column of scalars is needed
+    kinds = {}, all_doubles = DOUBLES:rep(#given), only_numbers = true,
     text_per_item = columns.FIRST_TEXT,
     general = GENERAL_MIN, general_until = 0, -- how many items go one by one, and up to which one
-    run = 0,                                  -- items in columns since the last one that was none
+    run = 0, -- how many items fitted into columns since the last one that did not
   }
   for c = 1, #given do self.kinds[c] = DOUBLES end
   function self.fill(job, room) return fill(self, job, room) end
   return self
 end
 
--- Items of one block of arrays at most.
+-- The most items of one block of arrays.
 local BORROWED_MAX = 2 ^ 30
 
---- The source of typed arrays, zipped: they are not copied, and the whole of them is there for the workers at once.
+--- The source of typed arrays, zipped. They are not copied, and the workers can have all of them at
+--- once.
 ---@param arrays table  list of arrays
 ---@param n number      items
 function indexed.borrow(arrays, n)

@@ -1,7 +1,8 @@
---- Lines of files as inputs, and fields of CSV: tidepool.lines, and what `tidepool map` reads.
+--- Lines of files, and records of CSV, as inputs: tidepool.lines, and the input of `tidepool map`.
 --
--- What reads and cuts is core_lines.c: it pushes blocks of lines as they lie in the file, so that the script makes no string of a line. Here is what
--- a user holds, and the source that asks for blocks.
+-- core_lines.c reads and cuts them: it pushes blocks of lines as they lie in the file, so that the
+-- script makes no string of a line. Here is the object that users hold, and the source that asks
+-- for blocks.
 
 local abi = require "tidepool.base.abi"
 local check = require "tidepool.base.check"
@@ -11,29 +12,32 @@ local options = require "tidepool.options"
 
 local lines = {}
 
--- What waits of lines and of results, in bytes: files of any size are read in little memory.
+-- How many bytes of lines and results may wait: so files of any size are read with little memory.
 local WAITING = 2 ^ 24
--- A line is longer than this by mistake. And the longest that can be allowed.
+-- A longer line than this is taken for a mistake; and the largest limit that can be asked for.
 lines.LIMIT, lines.LIMIT_MAX = 2 ^ 24, 2 ^ 29
 local SEPARATOR_MAX = 16
--- Seconds between two looks for input while results are awaited; milliseconds that are spent waiting for input while none are.
+-- While results are awaited: seconds between two looks for input. Otherwise: milliseconds that are
+-- spent waiting for input.
 local PATIENCE_S, WAIT_MS = 0.01, 50
 
 ---@class tidepool.Lines
 ---@overload fun(): string|table|nil
 local Lines = {}
 Lines.__index = Lines
-lines.Lines = Lines -- they travel by this name
+lines.Lines = Lines -- the name by which they travel
 
--- Of lines that a loop goes over: what reads them. Not in the object: it may travel, and be an input again, from the beginning.
+-- The readers of lines that loops go over. Not stored in the object, which may travel, and be an
+-- input again from its beginning.
 local open = setmetatable({}, { __mode = "k" })
 
---- What reads the lines from their beginning; of a Lua file from where that is. Fields are one list, or `spreads` says that each is an argument.
+--- A reader from the beginning; for a Lua file from its current position. Fields are one list, or
+--- with `spreads` an argument each.
 local function new_reader(self, spreads)
   return core.lines.open(self.file or self.paths, self.separator, self.columns, self.limit, self.columns ~= nil and not spreads)
 end
 
---- The next line, false at the end, or what it has said is wrong.
+--- The next line; false at the end. Raises what is wrong with the file.
 local function take(reader)
   while true do
     local line, is_over, why = core.lines.take(reader, -1)
@@ -48,7 +52,7 @@ function Lines:__call()
   if not open[self] then open[self] = new_reader(self) end
   local line = take(open[self])
   if line then return line end
-  open[self] = nil -- a further loop begins anew
+  open[self] = nil -- another loop begins from the start
   return nil
 end
 
@@ -62,7 +66,7 @@ local function check_path(path)
   if why then check.fail("tidepool.lines: cannot read %s: %s", path, why) end
 end
 
---- Why this cannot separate the fields of lines that end so; nil when it can.
+--- Why `columns` cannot separate the fields of lines that end with `separator`; nil when it can.
 function lines.trouble_with(columns, separator)
   if #columns > SEPARATOR_MAX then return ("is longer than %d bytes"):format(SEPARATOR_MAX) end
   if (columns .. separator):find '"' then return "cannot be or follow a quote: fields may be in quotes" end
@@ -106,7 +110,8 @@ function lines.is_lines(value)
   return getmetatable(value) == Lines
 end
 
---- What gives them one by one, for who reads several inputs side by side: true and the line, or false.
+--- A function that gives the lines one by one, for maps over several inputs: true and the line, or
+--- false.
 function lines.stepper(self)
   local reader = new_reader(self)
   return function()
@@ -116,8 +121,8 @@ function lines.stepper(self)
   end
 end
 
---- The source of what a reader reads. `rest()` is called where there is nothing to read now. `fill` makes other inputs of the lines than
--- core.lines.fill does.
+--- The source for a reader. `rest()` is called when there is nothing to read now. `fill` takes the
+--- place of core.lines.fill.
 function lines.source_of(reader, rest, fill)
   fill = fill or core.lines.fill
   local source = { is_cheap = true, bytes = WAITING }
@@ -140,7 +145,8 @@ function lines.source_of(reader, rest, fill)
   return source
 end
 
---- The source of f:map(lines), or, for `spreads`, of f:starmap(lines), whose items are the fields of each.
+--- The source of f:map(lines) or, with `spreads`, of f:starmap(lines), whose items are the fields
+--- of each line.
 function lines.source(self, spreads)
   return lines.source_of(new_reader(self, spreads))
 end

@@ -1,6 +1,7 @@
 --- The source of a starmap over a list: each item is a list of arguments.
 --
--- Items that have equally many arguments go into columns, of numbers or of scalars; others are encoded one by one.
+-- Items with the same number of arguments go into columns, of numbers or of scalars; others are
+-- encoded one by one.
 
 local abi = require "tidepool.base.abi"
 local check = require "tidepool.base.check"
@@ -15,12 +16,13 @@ local spread = {}
 local COLUMNS_MAX, SCALARS = abi.COLUMNS_MAX, abi.column.SCALARS
 local cast = ffi.cast
 
-local ARGUMENTS_MAX = 7000 -- LuaJIT's C stack takes 8,000 values
+local ARGUMENTS_MAX = 7000 -- LuaJIT's C stack has 8,000 slots
 
--- Items that are encoded one by one after one that has to be; and where the number of arguments changes.
+-- How many items are encoded one by one after one that must be; and after a change of the number of
+-- arguments.
 local GENERAL_AFTER_ONE, GENERAL_AFTER_CHANGE = 63, 255
 
---- What ends a starmap at this item, if it is not a list of arguments.
+--- The Failure that ends a starmap at this item, if it is no list of arguments.
 ---@return tidepool.Failure?
 function spread.trouble_with(item, i)
   local message
@@ -41,7 +43,8 @@ function spread.trouble_with(item, i)
   return message and failure.new { kind = abi.kind.USAGE, phase = "input", attempts = 0, message = check.where() .. message }
 end
 
---- The arguments of items[first..], all numbers and m of them each, at p column by column; how many items were so.
+--- Copies the arguments of items[first..] to p, column by column, as long as each has exactly m and
+--- all are numbers. Returns how many items it copied.
 local function copy_items(items, first, n, m, p, stride)
   for k = 0, n - 1 do
     local item = items[first + k]
@@ -55,7 +58,7 @@ local function copy_items(items, first, n, m, p, stride)
   return n
 end
 
---- The same for scalars of any kind, and whether all were numbers.
+--- The same for scalars of any kind; also returns whether all were numbers.
 local function copy_mixed_items(items, first, n, m, scalars, text)
   local only_numbers = true
   for k = 0, n - 1 do
@@ -70,7 +73,8 @@ local function copy_mixed_items(items, first, n, m, scalars, text)
   return n, only_numbers
 end
 
---- How many columns the arguments of an item take, 0 when they do not fit into columns; and whether all are numbers.
+--- How many columns an item's arguments take, 0 when they cannot go into columns; and whether all
+--- are numbers.
 local function columns_of(item)
   local m = type(item) == "table" and not item.n and #item or 0
   local only_numbers = true
@@ -82,7 +86,7 @@ local function columns_of(item)
   return m, only_numbers
 end
 
---- Up to `count` items of m scalars each; how many there were.
+--- Adds up to `count` items with m scalars each; returns how many there were.
 local function add_scalars(self, job, count, m)
   local pointers, text = columns.open(job, count, SCALARS:rep(m), self.text_per_item)
   local scalars = {}
@@ -98,7 +102,7 @@ local function add_numbers(self, job, count, m)
   return copy_items(self.items, self.at, count, m, p, count)
 end
 
---- A block of the items from `at` to `to` that have m arguments, or as many as fit.
+--- Pushes a block of the items from `at` to `to` that have m arguments, or as many as fit.
 local function add_columns(self, job, to, m)
   local count = math.min(to - self.at + 1, self.block)
   local k = (self.is_mixed and add_scalars or add_numbers)(self, job, count, m)
@@ -108,7 +112,8 @@ local function add_columns(self, job, to, m)
   if self.at <= to and columns_of(self.items[self.at]) ~= m then self.general_until = self.at + GENERAL_AFTER_CHANGE end
 end
 
---- The items from `at` to `to` one by one, or as many as a block takes. Gives what ends the inputs, if something does.
+--- Pushes the items from `at` to `to` one by one, or as many as a block takes. Returns the Failure
+--- that ends the inputs, if there is one.
 local function add_general(self, job, to)
   while self.at <= to do
     local item = self.items[self.at]
@@ -150,8 +155,9 @@ function spread.new(items, n)
   local self = {
     total = n, is_cheap = true, block = columns.FIRST_BLOCK,
     items = items, n = n, at = 1,
-    general_until = 0,                                      -- up to this one items go one by one
-    is_mixed = false, text_per_item = columns.FIRST_TEXT, -- scalars that are no numbers have been met, with so much text
+    general_until = 0, -- up to this one items go one by one
+    -- scalars other than numbers were met; with so much text per item
+    is_mixed = false, text_per_item = columns.FIRST_TEXT,
   }
   function self.fill(job, room) return fill(self, job, room) end
   return self

@@ -1,7 +1,7 @@
---- The source of an iterator: one input per step.
+--- The source for an iterator: each step gives one input.
 --
--- Single values go into a column, of numbers or of scalars; what does not fit there, or comes with others, is encoded one by one. An
--- iterator gets READ_S before results are looked for.
+-- Single values go into a column, of numbers or of scalars; other values, and several at once, are
+-- encoded one by one. An iterator is read for READ_S at a time, then results are looked for.
 
 local abi = require "tidepool.base.abi"
 local columns = require "tidepool.engine.inputs.columns"
@@ -18,10 +18,10 @@ local DOUBLES, SCALARS = abi.column.DOUBLES, abi.column.SCALARS
 local cast, numbers_type = ffi.cast, columns.numbers_type
 local READ_S = 0.001
 
--- Items that fitted into columns, and none that did not, after which columns are tried again.
+-- Columns are tried again after so many items that would have fitted, with none that would not.
 local GENERAL_MIN = 64
 
--- By a name of our own: scripts may declare clock_gettime with a type of theirs.
+-- Under a name of our own, since scripts may declare clock_gettime with another type.
 ffi.cdef 'int tidepool_clock_gettime(int clock, void *time) __asm__("clock_gettime");'
 local time = ffi.new "struct { long s, ns; }"
 local function now()
@@ -29,7 +29,7 @@ local function now()
   return tonumber(time.s) + tonumber(time.ns) * 1e-9
 end
 
---- What ends the inputs early, from what was raised while they were read.
+--- The Failure that ends the inputs early, made of what was raised while they were read.
 local function trouble(value)
   if failure.is_failure(value) and value.phase == "input" then return value end
   return failure.new { kind = failure.kind_of(value), phase = "input", attempts = 1, value = describe.value(value),
@@ -37,11 +37,13 @@ local function trouble(value)
     traceback = describe.traceback(debug.traceback("", 2)) }
 end
 
---- The column that is being filled. Its state is in upvalues, which LuaJIT reaches faster than fields: `put` is called for each input.
--- put(job, x) gives how many more values have room, or false when x does not fit; close(job) pushes what there is.
+--- The column that is being filled. Its state is in upvalues, which LuaJIT reaches faster than
+--- fields, since `put` is called for each input. put(job, x) returns how many more values there is
+--- room for, or false when x does not fit; close(job) pushes the column.
 local function new_column()
-  local kind, numbers, scalars, text, capacity, k -- kind: DOUBLES, SCALARS, or nil while there is none
-  local has_others                                -- not only numbers in it
+  -- DOUBLES, SCALARS, or nil while no column is open
+  local kind, numbers, scalars, text, capacity, k
+  local has_others -- it has values that are no numbers
   local text_per_item = columns.FIRST_TEXT
   local column = {}
 
@@ -84,7 +86,7 @@ local function new_column()
 
   function column.is_open() return kind ~= nil end
 
-  --- The kind that would have done, and whether it is full. For an open one.
+  --- The kind of column that would have been enough, and whether this one is full. It must be open.
   function column.describe() return has_others and SCALARS or DOUBLES, k == capacity end
 
   return column
@@ -93,13 +95,15 @@ end
 --- The source of step(), which gives true and the arguments, or false at the end.
 ---@param step function
 function stepped.new(step)
-  local job                                        -- of the fill that runs
+  local job -- of the call of fill that runs
   local column = new_column()
-  local want, block = DOUBLES, columns.FIRST_BLOCK -- what to begin with; want is nil for none
-  local general, misfits = 0, 0                    -- items that went one by one in this block, and those of them that had to
+  -- how to begin: want is the kind of column, nil for none
+  local want, block = DOUBLES, columns.FIRST_BLOCK
+  -- how many items of this block went one by one, and how many of those had to
+  local general, misfits = 0, 0
   local put, is_open = column.put, column.is_open
 
-  --- An input that does not go into the column.
+  --- Adds an input that does not go into the column.
   local function accept_general(...)
     if is_open() then column.close(job) end
     general = general + 1
@@ -110,7 +114,7 @@ function stepped.new(step)
   end
   interpret(accept_general)
 
-  --- One more input; false at the end, nil when the block is full.
+  --- Adds one more input. Returns false at the end, nil when the block is full.
   local function accept(has, ...)
     if not has then return false end
     if select("#", ...) == 1 and is_open() then
@@ -126,7 +130,7 @@ function stepped.new(step)
 
   function source.flush() column.close(job) end
 
-  --- What to begin the next block with.
+  --- Decides how to begin the next block.
   local function learn()
     if is_open() then
       local is_full
@@ -137,13 +141,15 @@ function stepped.new(step)
     end
   end
 
-  --- Is it time to end a block of so many inputs? The last of a batch are waited for (source.batch, source.wait).
+  --- Is it time to end a block with so many inputs? For a batched function the last inputs of a
+  --- batch are waited for (source.batch, source.wait).
   local function is_late(count, until_s)
     local moment, batch = now(), source.batch
     return moment > until_s and (not batch or count % batch == 0 or moment > until_s - READ_S + source.wait)
   end
 
-  --- Reads a block of up to `room` inputs, until a time: how many, what the last accept gave, and the Failure that ended them.
+  --- Reads a block of up to `room` inputs, until a time. Returns how many, what the last accept
+  --- returned, and the Failure that ended them.
   local function read_block(room, until_s)
     general, misfits = 0, 0
     if want then column.open(job, want, math.min(room, block)) end
