@@ -14,21 +14,24 @@
 #include <uv.h>
 
 #ifndef MAP_FIXED_NOREPLACE
-#define MAP_FIXED_NOREPLACE 0x100000 /* kernels before 4.17 take the address for a wish */
+#define MAP_FIXED_NOREPLACE 0x100000 /* kernels before 4.17 ignore this, and may map elsewhere */
 #endif
 
 enum {
     PAGE = 4096,
     HUGE_PAGE = 2 << 20,       /* larger arrays ask for huge pages: fewer faults */
     KEPT_BYTES_MAX = 256 << 20, /* free memory that is kept */
-    FILE_STEP = 1 << 30,       /* the file grows by this much: it has holes where nothing was written */
-    CHUNK = 4 << 20,           /* small arrays lie in chunks that are mapped at once: a process has 65,530 mappings at most */
+    /* the file grows by this much at a time; pages that were never written take no memory */
+    FILE_STEP = 1 << 30,
+    /* small arrays are cut from chunks that are mapped at once: a process may have 65,530
+     * mappings */
+    CHUNK = 4 << 20,
     SMALL_MAX = CHUNK / 4,
-    MAPPINGS_MAX = 64          /* that a worker process keeps of what it has given back */
+    MAPPINGS_MAX = 64          /* how many mappings of returned arrays a worker process keeps */
 };
 
 typedef struct mapping {
-    uint64_t at, capacity, used; /* when it was given back; 0: there is none */
+    uint64_t at, capacity, used; /* when it was returned, in ticks; 0: this entry is empty */
     void *data;
 } mapping;
 
@@ -41,11 +44,11 @@ struct tp_array_pool {
     size_t kept; /* bytes */
     int file;    /* NO_FILE_YET, or -1: there can be none */
     uint64_t file_size, file_used;
-    char *chunk; /* what is left of one */
+    char *chunk; /* the rest of the chunk that small arrays are cut from */
     size_t chunk_left;
     int64_t chunk_at;
 
-    /* ---- in a worker process, its thread's ---- */
+    /* ---- only in a worker process; its thread's ---- */
     bool borrows;
     int lent; /* the host's file */
     void (*returned)(void *user, const tp_array *a);
@@ -99,9 +102,10 @@ size_t tp_array_pool_live(const tp_array_pool *pool)
     return atomic_load_explicit(&pool->live, memory_order_relaxed);
 }
 
-/* ---- the file ---- */
+/* ---- the file that arrays lie in ---- */
 
-/* With this setting the system gives no more memory than it has, and a page of a file that it has none for ends the process (SIGBUS) when it is touched. */
+/* Does the system refuse to promise more memory than it has? Then touching a page of the file for
+ * which there is none left would end the process (SIGBUS). */
 static bool is_strict(void)
 {
     char mode = 0;
@@ -112,7 +116,8 @@ static bool is_strict(void)
     return n != 1 || mode == '2';
 }
 
-/* Sealed against shrinking, and further seals: nobody who has it can make what is mapped of it inaccessible. */
+/* Sealed against shrinking and against further seals, so that no process that has the file can take
+ * away memory that another one has mapped. */
 static int open_file(void)
 {
     int fd = is_strict() ? -1 : memfd_create("tidepool-arrays", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -123,7 +128,7 @@ static int open_file(void)
     return fd;
 }
 
-/* Locked. */
+/* Locked. The file, made at its first use; -1: there can be none. */
 static int file_of(tp_array_pool *pool)
 {
     if (pool->file == NO_FILE_YET)
@@ -139,27 +144,29 @@ int tp_array_pool_file(tp_array_pool *pool)
     return file;
 }
 
-/* Locked. Is the file that long now? Its pages come when they are written. */
+/* Locked. Makes the file at least that long. Its pages take memory only when they are written. */
 static bool grow_file(tp_array_pool *pool, uint64_t size)
 {
     struct rlimit limit;
     uint64_t wanted = (size + FILE_STEP - 1) / FILE_STEP * FILE_STEP;
     if (size <= pool->file_size)
         return true;
-    if (getrlimit(RLIMIT_FSIZE, &limit) || limit.rlim_cur < wanted) /* going beyond is answered with SIGXFSZ */
+    /* a larger file would raise SIGXFSZ */
+    if (getrlimit(RLIMIT_FSIZE, &limit) || limit.rlim_cur < wanted)
         return false;
     int rc;
     do {
         rc = ftruncate(pool->file, (off_t)wanted);
     } while (rc && errno == EINTR);
     struct stat s;
-    if (rc && (fstat(pool->file, &s) || (uint64_t)s.st_size < wanted)) /* a process that has it may have made it longer */
+    /* another process that has the file may have made it longer */
+    if (rc && (fstat(pool->file, &s) || (uint64_t)s.st_size < wanted))
         return false;
     pool->file_size = wanted;
     return true;
 }
 
-/* Locked. Maps a part of the file that was never used; NULL: there is none. */
+/* Locked. Maps a part of the file that was never used before; NULL when there is none. */
 static void *map_part(tp_array_pool *pool, size_t size, int64_t *at)
 {
     uint64_t unit = size >= HUGE_PAGE ? HUGE_PAGE : PAGE, from = (pool->file_used + unit - 1) / unit * unit;
@@ -173,7 +180,7 @@ static void *map_part(tp_array_pool *pool, size_t size, int64_t *at)
     return data;
 }
 
-/* Locked. The same for a small one. */
+/* Locked. The same for a small array, cut from a chunk. */
 static void *cut(tp_array_pool *pool, size_t size, int64_t *at)
 {
     if (pool->chunk_left < size) {
@@ -195,7 +202,8 @@ static void *cut(tp_array_pool *pool, size_t size, int64_t *at)
     return data;
 }
 
-/* Nobody uses the part any more: its pages go back to the system. A forked child leaves its parent's alone. */
+/* Nobody uses the array any more: unmaps it, and gives its pages in the file back to the system. A
+ * forked child leaves its parent's file alone. */
 static void give_back(tp_array_pool *pool, const tp_array *a)
 {
     munmap(a->data, a->capacity);
@@ -203,7 +211,7 @@ static void give_back(tp_array_pool *pool, const tp_array *a)
         fallocate(pool->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)a->at, (off_t)a->capacity);
 }
 
-/* Its memory: NULL when there is none. Shared if it can be. */
+/* Memory for an array, in the file if that is possible; NULL when there is none. */
 static void *map(tp_array_pool *pool, tp_array *a, size_t capacity)
 {
     void *data = NULL;
@@ -219,7 +227,7 @@ static void *map(tp_array_pool *pool, tp_array *a, size_t capacity)
     return data == MAP_FAILED ? NULL : data;
 }
 
-/* ---- what is free ---- */
+/* ---- free arrays ---- */
 
 static void free_list(tp_array_pool *pool, tp_array *a)
 {
@@ -285,9 +293,10 @@ static void keep(tp_array_pool *pool, tp_array *a)
     free_list(pool, surplus);
 }
 
-/* ---- borrowed ones ---- */
+/* ---- arrays that are borrowed from the host ---- */
 
-/* Keeps the mapping of one that was borrowed: it is often lent again, since what is free here is used again there. */
+/* Keeps the mapping of an array that is returned: the host reuses its free arrays, so it will often
+ * lend this one again. */
 static void keep_mapping(tp_array_pool *pool, const tp_array *a)
 {
     mapping *oldest = pool->mappings;

@@ -1,12 +1,16 @@
-/* array.h: the memory of typed arrays: counted, shared by all Lua states of the process, and by worker processes, never copied.
+/* array.h: the memory of typed arrays: counted, never copied, shared by all Lua states of the
+ * process and by worker processes.
  *
  * What an array looks like to users (element types, bounds, views) is lua/tidepool/array.lua's business; here it is bytes. Memory that
  * nobody holds any more is kept for a while, so that the next result array of that size costs no page faults (which cost more
  * than the work on it: a page fault is some 0.25 us, for 512 doubles).
  *
- * A host's arrays lie in one file without a name (a memfd), each in a part of its own, so that a worker process can map those that it is given. No part is
- * used again once it was given back to the system: a mapping that a process still has is of nothing then, not of another array. Where there can be no such
- * file, and in a worker process itself, whose memory counts (option `memory`), arrays are the process's own (`at` is negative), and travel as copies. */
+ * A host's arrays lie in an unnamed file (a memfd), each in a part of its own, so that a worker
+ * process can map the arrays that it is lent. A part that was given back to the system is never
+ * used again: a mapping of it that some process still has shows nothing, and no other array. Where
+ * there can be no such file, and for arrays that a worker process makes itself (their memory counts
+ * under the option `memory`), `at` is negative: they are private to the process, and travel as
+ * copies. */
 #ifndef TP_ARRAY_H
 #define TP_ARRAY_H
 
@@ -60,7 +64,7 @@ void tp_make_canonical(tp_type type, void *column, size_t n);
 /* Where freed memory waits to be used again. One per host; any thread. */
 typedef struct tp_array_pool tp_array_pool;
 
-/* *fork_mark is 0 in a forked child (tp_host.fork_mark), where arrays that are made are its own. */
+/* In a forked child *fork_mark is 0 (tp_host.fork_mark): arrays made there are private to it. */
 int tp_array_pool_open(tp_array_pool **out, const volatile char *fork_mark, tp_error *err);
 
 /* Accepts NULL. No array of it may be left. */
@@ -69,7 +73,8 @@ void tp_array_pool_close(tp_array_pool *pool);
 /* Bytes of the arrays that somebody holds, in whole pages. Any thread. */
 size_t tp_array_pool_live(const tp_array_pool *pool);
 
-/* The descriptor of the file that arrays lie in: the pool's. -1: there is none, now and later. Any thread. */
+/* The file that arrays lie in; the descriptor belongs to the pool. -1: there is none, and never
+ * will be. Any thread. */
 int tp_array_pool_file(tp_array_pool *pool);
 
 typedef struct tp_array {
@@ -78,8 +83,8 @@ typedef struct tp_array {
     tp_array_pool *pool;
     void *data; /* aligned to 4096 bytes */
     size_t size, capacity;
-    int64_t at;  /* where it lies in the file; negative: nowhere */
-    uint32_t id; /* of one that was lent: what its host calls it */
+    int64_t at;  /* where it lies in the file; negative: it is private to this process */
+    uint32_t id; /* of a borrowed array: the host's id for it */
     struct tp_array *next; /* in the pool, when nobody holds it; guarded by the pool's lock */
 } tp_array;
 
@@ -93,21 +98,25 @@ typedef struct tp_array_view {
 
 extern const tp_ref_type tp_array_type;
 
-/* Memory of `size` bytes with one owner; zeroed if asked for, else with any contents. NULL when out of memory. Any thread. */
+/* Memory of `size` bytes with one owner; `zeroed`: all zero, else with undefined contents. NULL
+ * when out of memory. Any thread. */
 tp_array *tp_array_new(tp_array_pool *pool, size_t size, bool zeroed);
 
 /* ---- in a worker process ---- */
 
-/* A part of the file, as its host says. */
+/* Where an array of the host's lies in the file. */
 typedef struct tp_array_place {
-    uint64_t at, size, capacity, address; /* the last: where the host has it, and so we, if nothing else is there */
+    /* address: where the host has mapped it; it is mapped there here too, if that is free */
+    uint64_t at, size, capacity, address;
     uint32_t id;
 } tp_array_place;
 
-/* Before the first array: those of `fd` can be borrowed (-1: there are none); `returned` is told of each that nobody here holds any more. */
+/* Called before the first array: arrays in the file `fd` can be borrowed (-1: none can). `returned`
+ * is called for each borrowed array that nobody here holds any more. */
 void tp_array_pool_adopt(tp_array_pool *pool, int fd, void (*returned)(void *user, const tp_array *a), void *user);
 
-/* An array of the host's, with one owner. NULL when out of memory. One thread. */
+/* Borrows an array of the host's; it has one owner here. NULL when out of memory. Only one thread
+ * may call this. */
 tp_array *tp_array_borrow(tp_array_pool *pool, const tp_array_place *place);
 
 #endif

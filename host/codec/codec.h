@@ -68,9 +68,13 @@ void tp_codec_new_epoch(struct lua_State *L);
 
 enum {
     TP_ENCODE_ERROR_VALUE = 1, /* unknown metatables are dropped instead of refused: for error values */
-    TP_ENCODE_IDENTITY = 2,    /* see codec/identity.h: what is written is only to be compared */
-    TP_ENCODE_NO_CODE = 4,     /* for readers that do not trust us: functions, and classes that we would have to define, are refused */
-    TP_ENCODE_COPIES = 8       /* for readers that see of our memory only the file of typed arrays: those that are not there go as copies */
+    /* for identities, see codec/identity.h: the bytes are only compared, never decoded */
+    TP_ENCODE_IDENTITY = 2,
+    /* for readers that do not trust us: refuses functions, and classes that would have to be
+     * defined */
+    TP_ENCODE_NO_CODE = 4,
+    /* for readers that share only the file of typed arrays with us: other arrays are copied */
+    TP_ENCODE_COPIES = 8
 };
 
 /* Encodes the n stack values first, first+1, ... and appends them to out: a count, then the values. `root` names them

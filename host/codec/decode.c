@@ -806,7 +806,7 @@ static int open_arrays(decoder *d)
     return 0;
 }
 
-/* Is it within the memory that it is to lie in? */
+/* Is there such an array, with its elements inside the memory? */
 static bool is_array(const decoder *d, uint32_t index, int type, const uint64_t numbers[3])
 {
     if (index >= d->nrefs || d->refs[index]->type != &tp_array_type || type >= TP_TYPES)

@@ -79,10 +79,10 @@ typedef struct tp_sink {
     void (*release_permit)(tp_work *w);
     void (*take_permit)(tp_work *w);
 
-    /* For a sink that wants results as soon as they are there; both NULL for others. Columns for the
-     * results of so many items, lying where it wants them, or in the arrays that `returns` has (NULL:
-     * out of memory); and what was added
-     * to `values` last is taken out of it. -1 when it cannot be taken, which is the item's failure. */
+    /* For a sink that wants each result at once; both NULL for others. new_columns makes columns
+     * for the results of `capacity` items: where the sink wants them, or in the arrays of `returns`
+     * (NULL: out of memory). publish takes what was added to `values` last; -1 when it cannot be
+     * taken, which is then the item's failure. */
     tp_block *(*new_columns)(tp_work *w, uint32_t capacity, uint32_t columns, const uint8_t *types,
                              uint32_t text);
     int (*publish)(tp_work *w, tp_error *err);

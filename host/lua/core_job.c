@@ -408,7 +408,8 @@ static int add_item(lua_State *L, job_box *box, int first, int n, tp_error *err)
 
 enum { LIST_NS = 4 * 1000 * 1000, LOOK_BYTES = 16 * 1024, REFS_MAX = 64 };
 
-/* A worker process is given what any item of a block refers to. */
+/* A worker process is lent everything that any item of a block refers to, so blocks with many
+ * references are kept short. */
 static bool is_full(const job_box *box)
 {
     return box->building && (box->building->bytes.len > TP_BLOCK_BYTES_MAX || box->building->bytes.nrefs >= REFS_MAX);

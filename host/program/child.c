@@ -35,15 +35,15 @@ enum { SPIN_NS = 60 * 1000, CONTROL_BYTES = (TP_WIRE_OUT_BEGIN + 4095) & ~4095 }
 struct tp_child {
     tp_agent agent;
     tp_array_pool *arrays;
-    int socket, file; /* the last: that of the host's arrays, or -1 */
+    int socket, file; /* file: the descriptor of the host's arrays, or -1 */
     tp_region in, out;
     /* the beginning of `out`, mapped a second time: its address stays the same when `out` grows */
     tp_wire_out *control;
     uint32_t seen;        /* the host's last turn that was noticed */
     uv_mutex_t print_lock; /* held around writes to the socket */
 
-    /* ---- what the host has given ---- */
-    tp_ref *ref[TP_WIRE_REFS_MAX]; /* arrays are not held by this; NULL: they have been returned */
+    /* ---- what the host has sent once ---- */
+    tp_ref *ref[TP_WIRE_REFS_MAX]; /* held here, except arrays; NULL: an array that was returned */
     uint32_t nrefs, narrays;
     tp_image *image[TP_WIRE_IMAGES];
 
@@ -419,7 +419,8 @@ static int take_given(tp_child *c, const tp_wire_request *q)
     return 0;
 }
 
-/* Arrays are returned as soon as nobody holds them: those that were given with the request are held until it is over. */
+/* An array is returned as soon as nobody here holds it. Those that came with the request are held
+ * until it is over. */
 static void drop_given(tp_child *c, const tp_wire_request *q)
 {
     const tp_wire_ref *given = (const tp_wire_ref *)(const void *)(c->in.data + q->given_at);
@@ -428,7 +429,7 @@ static void drop_given(tp_child *c, const tp_wire_request *q)
             tp_ref_drop(c->ref[given[i].id]);
 }
 
-/* See tp_array_pool_adopt. */
+/* Tells the host that nobody here holds the array any more, see tp_array_pool_adopt. */
 static void return_array(void *user, const tp_array *a)
 {
     tp_child *c = user;
@@ -589,7 +590,8 @@ static void serve_request(tp_child *c)
     tp_block_free_list(c->kept);
     c->kept = NULL;
     drop_given(c, q);
-    if (c->narrays > ARRAYS_MAX) /* what it holds by garbage, the host cannot free */
+    /* garbage may hold arrays, which the host cannot free until they are returned */
+    if (c->narrays > ARRAYS_MAX)
         tp_vm_collect(c->agent.worker.vm);
     if (c->out.size > TP_WIRE_KEPT && c->used <= TP_WIRE_KEPT)
         tp_region_trim(&c->out, TP_WIRE_KEPT);

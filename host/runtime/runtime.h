@@ -118,10 +118,11 @@ int tp_host_check_owner(const tp_host *host, tp_error *err);
  * Lua. Any thread. */
 tp_executor *tp_host_executor(tp_host *host, const char *name);
 
-/* Those of an executor here: a worker process runs itself what its items map, so that the memory is the same. Any thread. */
+/* The capabilities of an executor in this process. A worker process runs what its items map itself,
+ * so there they all share memory. Any thread. */
 unsigned tp_host_capabilities(const tp_host *host, const tp_executor_type *type);
 
-/* The first one that has these capabilities, or NULL. Any thread. */
+/* The first executor with these capabilities, or NULL. Any thread. */
 tp_executor *tp_host_executor_that(tp_host *host, unsigned capabilities);
 
 /* OpenCL and its devices, opened at the first call (which takes some 20 ms); NULL with err set when there is none, and tried again at the next call. Any

@@ -57,7 +57,7 @@ static int64_t find(const tp_wire_given *g, const tp_ref *r)
     return -1;
 }
 
-/* The id that it has now; -1 when there is none left. */
+/* Adds a reference to those that the worker has. Gives its id, or -1 when there is none left. */
 static int64_t remember(tp_wire_given *g, tp_ref *r, tp_error *err)
 {
     uint32_t id = g->least_free;
@@ -135,7 +135,7 @@ static int give(writer *w, tp_ref *r)
     } else if (r->type == &tp_array_type && ((const tp_array *)(const void *)r)->at >= 0) {
         const tp_array *a = (const tp_array *)(const void *)r;
         made.kind = TP_WIRE_ARRAY;
-        made.name_at = TP_WIRE_IN_BEGIN; /* it has none */
+        made.name_at = TP_WIRE_IN_BEGIN; /* arrays have no name */
         made.place = (tp_array_place){ .at = (uint64_t)a->at, .size = a->size, .capacity = a->capacity, .address = (uintptr_t)a->data };
     } else {
         return tp_error_set(w->err, TP_ECODEC, "%s cannot travel to a worker process",
@@ -225,10 +225,11 @@ static int put_strings(writer *w, tp_wire_request *q, const tp_block *b)
     return 0;
 }
 
-/* Not worth a mapping. */
+/* For fewer bytes a mapping does not pay. */
 enum { COPIED_BYTES_MAX = 32 << 10 };
 
-/* The array among the block's that the column lies in, if it is one to be given; NULL: it is to be copied. */
+/* The array, among those of the block, in which the column lies, if it can be lent; NULL: the
+ * column must be copied. */
 static tp_array *array_of(const tp_block *b, const char *column, size_t size)
 {
     for (uint32_t i = 0; i < b->bytes.nrefs; i++) {
@@ -240,7 +241,7 @@ static tp_array *array_of(const tp_block *b, const char *column, size_t size)
     return NULL;
 }
 
-/* The id of an array, which is given if it was not; 0 when that cannot be, else 1 + it. */
+/* 1 + the id of the array, which is lent if it is not yet; 0 when that is not possible. */
 static uint32_t lend(writer *w, tp_array *a)
 {
     int64_t id = find(w->given, &a->ref);
@@ -293,7 +294,7 @@ static int put_messages(writer *w, tp_wire_request *q, const tp_block *b, uint32
     return 0;
 }
 
-/* Where the results go, if all of it can be given. */
+/* Says where results are to be stored, if the job's arrays can all be lent. */
 static int put_returns(writer *w, tp_wire_request *q, const tp_returns *returns)
 {
     for (uint32_t c = 0; c < returns->columns; c++)
@@ -307,7 +308,7 @@ static int put_returns(writer *w, tp_wire_request *q, const tp_returns *returns)
     return 0;
 }
 
-/* What was remembered for a request that is not sent was not given. */
+/* The request is not sent, so what it would have given was not given. */
 static void take_back(writer *w, const tp_wire_request *q)
 {
     const tp_wire_ref *made = (const tp_wire_ref *)(const void *)w->made.data;

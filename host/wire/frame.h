@@ -26,7 +26,8 @@ enum {
     TP_WIRE_IMAGES = 64       /* functions that a worker process keeps */
 };
 
-/* What the memory of the other one looks like. Both compare it first: a worker of another build is not used. */
+/* How the other process lays out its memory. Both compare it first: a worker of another build is
+ * not used. */
 #define TP_WIRE_LAYOUT (2u << 24 | sizeof(tp_work) << 12 | sizeof(tp_scalar) << 6 | sizeof(void *))
 
 typedef enum tp_wire_state {
@@ -72,9 +73,11 @@ typedef struct tp_wire_out {
     _Atomic uint32_t asked, asked_of; /* tp_wire_asked; the id of a function */
     _Atomic uint64_t printed; /* counts what was written to the socket */
     _Atomic uint64_t used;    /* records end here (release): what lies before it is published */
-    _Atomic uint64_t open;    /* a record of columns that is being filled in begins here, behind `used`; 0: none */
-    _Atomic uint64_t returned[TP_WIRE_REFS_MAX / 64]; /* bits of the ids of arrays that it does not hold any more, and has no other bits of. At rest the
-                                                       * host takes them */
+    /* where the record of columns begins that is being filled in, at `used`; 0: none */
+    _Atomic uint64_t open;
+    /* a bit for each id of an array that the worker has returned. The host clears them while the
+     * worker rests */
+    _Atomic uint64_t returned[TP_WIRE_REFS_MAX / 64];
     uint32_t layout;
     char version[32], message[500];
     /* the work that runs in the worker; the host only looks at its `ctl` */
@@ -100,7 +103,7 @@ typedef struct tp_wire_ref {
     /* for a class the message that defines it; for a packed value its message */
     uint64_t bytes_at, bytes;
     uint64_t refs_at, nrefs;
-    tp_array_place place;     /* of an array, which is the worker's until it returns it */
+    tp_array_place place;     /* of an array, which the worker has until it returns it */
 } tp_wire_ref;
 
 enum { TP_WIRE_FUNC = 1, TP_WIRE_CLASS, TP_WIRE_PACKED, TP_WIRE_ARRAY };
@@ -115,7 +118,9 @@ typedef struct tp_wire_request {
     uint64_t memory; /* tp_terms.memory */
     uint32_t depth, returns, batch, splits;
     uint8_t returned[TP_COLUMNS_MAX];
-    uint32_t result[TP_COLUMNS_MAX]; /* 1 + the array in which the job's results of that column lie; 0: they are wanted as records */
+    /* 1 + the id of the array in which results of that column are stored; 0: they come as
+     * records */
+    uint32_t result[TP_COLUMNS_MAX];
     /* The function. */
     /* the index among the images that the worker keeps; image_at is not 0 when the image comes with
      * the request */
@@ -128,26 +133,29 @@ typedef struct tp_wire_request {
     /* is_foreign: the columns are users' memory, in which any bits may be */
     uint32_t kind, n, columns, is_foreign;
     uint8_t type[TP_COLUMNS_MAX];
-    uint32_t lent[TP_COLUMNS_MAX]; /* 1 + the array in which a column lies, column_at being in that; 0: it is here */
+    /* 1 + the id of the array in which a column lies, at the offset column_at; 0: it lies here */
+    uint32_t lent[TP_COLUMNS_MAX];
     uint64_t column_at[TP_COLUMNS_MAX], text_at, text, ends_at, bytes_at, bytes, refs_at, nrefs;
 } tp_wire_request;
 
 /* What a worker process was given by reference and which functions it has, as its host knows it.
  * All are held, so that no other object gets their addresses. */
 typedef struct tp_wire_given {
-    tp_ref **refs; /* by id; NULL: nothing has that one */
-    uint32_t n, room, least_free; /* the last: no id below is free */
+    tp_ref **refs; /* by id; NULL: the id is free */
+    uint32_t n, room, least_free; /* no id below least_free is free */
     tp_image *image[TP_WIRE_IMAGES];
     uint64_t used[TP_WIRE_IMAGES], tick; /* when each was last used, in ticks */
 } tp_wire_given;
 
 void tp_wire_given_free(tp_wire_given *given);
 
-/* Host, while the worker rests: takes back the arrays that it has returned. Other things it cannot return. */
+/* Host, while the worker rests: takes back the arrays that it has returned. Nothing else is ever
+ * returned. */
 void tp_wire_take_returned(tp_wire_given *given, tp_wire_out *out);
 
-/* Host: writes a request for these items. *in_place: results are written where the job wants them. -1 with TP_ECODEC when something in it cannot travel to a process, TP_EMEMORY, or TP_ELIMIT when the worker is
- * to be replaced first, because it was given too much. Publishes nothing. */
+/* Host: writes a request for these items, without publishing it. *in_place: results are stored in
+ * the job's own arrays. -1 with TP_ECODEC when something in it cannot travel to a process,
+ * TP_EMEMORY, or TP_ELIMIT when the worker was given too much and must be replaced first. */
 int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *w, uint32_t count, const tp_worker *worker, bool *in_place,
                         tp_error *err);
 
@@ -164,7 +172,7 @@ typedef struct tp_wire_record {
     uint32_t kind;     /* tp_block_kind */
     uint32_t at, n; /* its items: the first one, counted from the request's first, and how many */
     uint32_t capacity, columns, may_retry;
-    uint32_t in_place; /* COLUMNS: there are none here: they were written where the request said */
+    uint32_t in_place; /* COLUMNS: the record has none, they were stored where the request says */
     uint8_t type[TP_COLUMNS_MAX];
     tp_text text;      /* COLUMNS of scalars; `bytes` is only meaningful in the worker */
     uint64_t bytes;    /* VALUES (always one item) and FAILURE: the message's length */
@@ -183,7 +191,7 @@ typedef struct tp_wire_reader {
     uint64_t size;      /* how much of it is mapped */
     uint32_t first;     /* the request's first item, as an offset in its block */
     uint32_t count;     /* items of the request */
-    uint32_t at;        /* the item whose result is next, from 0 for the request's first */
+    uint32_t at;        /* the request says where results are stored */
     bool in_place;      /* the request said where results are to be written */
     const tp_wire_given *given;
     /* a block of VALUES that more can be added to; the sink gets it when it is flushed */

@@ -60,7 +60,7 @@ static void close_fd(int *fd)
     *fd = -1;
 }
 
-/* from[fd] is to be fd; -1: nothing is. */
+/* Descriptor from[fd] becomes fd in the process; -1: it has no such descriptor. */
 static int add_actions(posix_spawn_file_actions_t *actions, const int from[TP_PEER_FDS])
 {
     int rc = posix_spawn_file_actions_addopen(actions, 0, "/dev/null", O_RDONLY, 0);
@@ -81,7 +81,7 @@ static int set_attributes(posix_spawnattr_t *attributes)
     return rc ? rc : posix_spawnattr_setsigdefault(attributes, &all);
 }
 
-/* Gives 0, or what is wrong. */
+/* Returns 0 or an errno. */
 static int spawn(tp_peer *p, const char *path, const int from[TP_PEER_FDS])
 {
     char *const words[] = { "tidepool", "--worker", NULL };

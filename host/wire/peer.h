@@ -1,7 +1,9 @@
 /* peer.h: a worker process as its host sees it: started, watched, ended.
  *
- * It is the program `tidepool --worker` with no descriptors but its own: /dev/null, two pipes for what native code writes, a socket, and the link's memory
- * (TP_PEER_*), and the file of the host's arrays, if it has one. It dies with the thread that has started it, so that the host, however it ends, leaves none behind. Nothing here knows what it does. */
+ * The process is the program `tidepool --worker`. It has no descriptors but its own (TP_PEER_*):
+ * /dev/null, two pipes for what native code writes, a socket, the link's memory, and the file of
+ * the host's arrays, if there is one. It dies with the thread that started it, so the host leaves
+ * none behind, however it ends. What the process does is not known here. */
 #ifndef TP_PEER_H
 #define TP_PEER_H
 
@@ -12,9 +14,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum { TP_PEER_SOCKET = 3, TP_PEER_IN, TP_PEER_OUT, TP_PEER_ARRAYS, TP_PEER_FDS /* those of a worker process */ };
-enum { TP_PEER_SHARED = 3 /* from TP_PEER_IN on */ };
-enum { TP_PEER_TAIL = 4096 }; /* bytes of its last words that are kept */
+enum { TP_PEER_SOCKET = 3, TP_PEER_IN, TP_PEER_OUT, TP_PEER_ARRAYS, TP_PEER_FDS /* descriptors of a worker process */ };
+enum { TP_PEER_SHARED = 3 /* how many, from TP_PEER_IN on */ };
+enum { TP_PEER_TAIL = 4096 }; /* so much of the end of its standard error is kept */
 
 typedef struct tp_peer {
     pid_t pid;      /* 0: there is none */
@@ -29,7 +31,8 @@ typedef struct tp_peer {
     int status;     /* as waitpid gives it; -1: somebody else has reaped the process */
 } tp_peer;
 
-/* Starts the program at `path` with the memory that is shared with it; there may be no file of arrays (-1). Nothing is left open when it fails. */
+/* Starts the program at `path` with the memory that is shared with it: the descriptors from
+ * TP_PEER_IN on, that of the arrays may be -1. Leaves nothing open when it fails. */
 int tp_peer_start(tp_peer *p, const char *path, const int shared[TP_PEER_SHARED], tp_error *err);
 
 /* Finds the program `tidepool` near the file that has this code (a library, a module or a program),

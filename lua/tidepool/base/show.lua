@@ -21,8 +21,8 @@ end
 ---@field width? integer columns of a line; a table that needs more is spread over lines. Default: one line
 ---@field text? integer bytes of a string that are shown; default 10,000
 
--- A quoted string: control characters and quotes escaped, bytes from 128 up kept when they are
--- UTF-8.
+-- The first `limit` bytes of a string in quotes, with quotes, backslashes and control characters
+-- escaped; bytes from 128 up stay.
 local function quote(s, limit)
   local rest = #s - limit
   if rest > 0 then

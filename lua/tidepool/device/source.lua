@@ -107,7 +107,7 @@ local function show_define(value)
 end
 
 --- The whole text of a kernel, and its compiler options. Raises what is wrong with an include.
----@param text string
+---@param line integer  the line there at which the text begins
 ---@param given table  checked options (options.of_kernels)
 ---@param file string  the file that the text is in
 ---@param line integer  there, at which it begins
