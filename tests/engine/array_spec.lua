@@ -1,4 +1,4 @@
--- Typed arrays (DESIGN section 3): numbers in memory that all workers share.
+-- Typed arrays: numbers in memory that all workers share.
 
 local ffi = require "ffi"
 local support = require "tests.support"

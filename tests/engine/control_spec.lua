@@ -1,4 +1,4 @@
---- Stopping, interrupting, and code that disturbs its worker: FAULTS.md, group C, for threads and the host program.
+--- Stopping, interrupting, and code that disturbs its worker, on threads and in the program.
 
 local tidepool = require "tidepool"
 local support = require "tests.support"
@@ -12,7 +12,7 @@ describe("Leaving a map", function()
 
   after_each(function() support.check_pool() end)
 
-  it("by break starts nothing more, without any garbage collection (C01)", function()
+  it("by break starts nothing more, without any garbage collection", function()
     local path = support.temp_path()
     local slow = app:func(function(x)
       note(path, x)
@@ -32,7 +32,7 @@ describe("Leaving a map", function()
     assert.is_true(started <= 403)
   end)
 
-  it("by break starts at most what the window holds (C01)", function()
+  it("by break starts at most what the window holds", function()
     local path = support.temp_path()
     local noted = app:func(function(x)
       note(path, x)
@@ -45,7 +45,7 @@ describe("Leaving a map", function()
     assert.is_true(#support.notes(path) <= 3 + 5)
   end)
 
-  it("by cancel ends the loop with kind cancelled, and other maps go on (C02)", function()
+  it("by cancel ends the loop with kind cancelled, and other maps go on", function()
     local other = give:map(tidepool.range(100))
     local results = give:map(tidepool.range(1, 1 / 0))
     results:next()
@@ -58,7 +58,7 @@ describe("Leaving a map", function()
     assert.equal(100, other:list().n)
   end)
 
-  it("by cancel drops what is queued while something runs (C02)", function()
+  it("by cancel drops what is queued while something runs", function()
     local dir = support.temp_dir()
     local gate = app:func { concurrency_limit = 1 } (function(x)
       note(dir .. "/started", x)
@@ -73,7 +73,7 @@ describe("Leaving a map", function()
     assert.same({ "1" }, support.notes(dir .. "/started"))
   end)
 
-  it("by dropping it, 1,000 times, leaks neither memory nor files nor threads (C03)", function()
+  it("by dropping it, 1,000 times, leaks neither memory nor files nor threads", function()
     local function drop(times)
       for _ = 1, times do
         give:map(tidepool.range(100)):next()
@@ -138,7 +138,7 @@ describe("A worker", function()
 
   after_each(function() support.check_pool() end)
 
-  it("may map (C04)", function()
+  it("may map", function()
     local f = app:func(function(x)
       local list = give:map(tidepool.range(3)):list()
       return list[1] + list[2] + list[3] + x
@@ -146,7 +146,7 @@ describe("A worker", function()
     assert.same({ 7, 8, n = 2 }, f:map({ 1, 2 }):list())
   end)
 
-  it("that calls os.exit fails that input and nothing else (C07)", function()
+  it("that calls os.exit fails that input and nothing else", function()
     local f = app:func(function(x)
       if x == 7 then os.exit(3) end
       return x
@@ -170,7 +170,7 @@ describe("A worker", function()
     assert.equal(5, (f:remote(5)))
   end)
 
-  it("prints whole lines (C18)", function()
+  it("prints whole lines", function()
     local output = support.output_of([[
       local tidepool = require "tidepool"
       local f = tidepool.App("t"):func(function(w)
@@ -311,7 +311,7 @@ describe("A worker", function()
     assert.equal(0, done.code)
   end)
 
-  it("that forks: the child may not use the pool, and the host does not notice (C20)", function()
+  it("that forks: the child may not use the pool, and the host does not notice", function()
     local path = support.temp_path()
     local f = app:func(function()
       local ffi = require "ffi"
@@ -339,7 +339,7 @@ describe("A worker", function()
     contains(support.notes(path)[1] or "", "false", "not usable after fork")
   end)
 
-  it("that tunes the garbage collector harms nobody (C21)", function()
+  it("that tunes the garbage collector harms nobody", function()
     local tuned = app:func(function(x)
       collectgarbage("setpause", 1)
       collectgarbage()
@@ -355,7 +355,7 @@ describe("A worker", function()
     assert.equal(3000, n)
   end)
 
-  it("that stops the garbage collector has it running again for the next input (C21)", function()
+  it("that stops the garbage collector has it running again for the next input", function()
     local output = support.output_of [[
       local tidepool = require "tidepool"
       local f = tidepool.App("t"):func(function(x)
@@ -371,7 +371,7 @@ describe("A worker", function()
     assert.equal("20000\ttrue\n", output)
   end)
 
-  it("keeps its globals to itself (C22)", function()
+  it("keeps its globals to itself", function()
     local f = app:func(function(x)
       control_spec_seen = (control_spec_seen or 0) + 1 -- luacheck: ignore
       return control_spec_seen, x -- luacheck: ignore
@@ -383,7 +383,7 @@ describe("A worker", function()
     assert.is_nil(rawget(_G, "control_spec_seen"))
   end)
 
-  it("may turn the compiler off, set hooks and give nil a metatable (C23)", function()
+  it("may turn the compiler off, set hooks and give nil a metatable", function()
     local rude = app:func(function(x)
       jit.off()
       jit.flush()
@@ -427,7 +427,7 @@ describe("A worker", function()
     contains(failure.message, "yield")
   end)
 
-  it("whose thread is ended from inside costs that input only (C25)", function()
+  it("whose thread is ended from inside costs that input only", function()
     if os.getenv "TIDEPOOL_SANITIZER" == "asan" then
       return pending "ASan keeps the frames poisoned that pthread_exit has unwound"
     end
@@ -478,7 +478,7 @@ describe("Several maps", function()
   local app = tidepool.App "several"
   local give = app:func(function(x) return x end)
 
-  it("are read in turn while one is never read, and that one stops at its window (C27)", function()
+  it("are read in turn while one is never read, and that one stops at its window", function()
     local path = support.temp_path()
     local noted = app:func(function(x)
       note(path, x)
@@ -496,7 +496,7 @@ describe("Several maps", function()
     support.check_pool()
   end)
 
-  it("run in coroutines of an outer scheduler (C24)", function()
+  it("run in coroutines of an outer scheduler", function()
     local done = {}
     local tasks = {}
     for t = 1, 3 do
@@ -611,17 +611,17 @@ describe("The host program", function()
     assert.truthy(done.stderr:find("^tidepool: segmentation fault in input 2 of map 'crash' %(worker %d%)\n"), done.stderr)
   end)
 
-  it("is ended at once by a second Ctrl-C (C12)", function()
+  it("is ended at once by a second Ctrl-C", function()
     local done = signalled("INT", "kill -INT $PPID")
     assert.equal(2, done.signal)
   end)
 
-  it("is ended by SIGTERM and SIGHUP as by themselves (C13)", function()
+  it("is ended by SIGTERM and SIGHUP as by themselves", function()
     assert.equal(15, signalled("TERM").signal)
     assert.equal(1, signalled("HUP").signal)
   end)
 
-  it("is ended by Ctrl-C in a compiled endless loop (C11)", function()
+  it("is ended by Ctrl-C in a compiled endless loop", function()
     if os.getenv "TIDEPOOL_SANITIZER" == "tsan" then return pending "ThreadSanitizer keeps signals until the next call" end
     local done = support.run_script([[
       os.execute("(sleep 0.2; kill -INT $PPID) </dev/null >/dev/null 2>&1 &")
@@ -631,7 +631,7 @@ describe("The host program", function()
     assert.equal(2, done.signal)
   end)
 
-  it("is ended quietly when nobody reads its output any more (C15)", function()
+  it("is ended quietly when nobody reads its output any more", function()
     local done = support.run_script([[
       local tidepool = require "tidepool"
       local f = tidepool.App("t"):func(function(x) return ("x"):rep(100) end)
@@ -642,7 +642,7 @@ describe("The host program", function()
     assert.is_false(done.timed_out)
   end)
 
-  it("is not disturbed by signals that mean nothing (C19)", function()
+  it("is not disturbed by signals that mean nothing", function()
     local output = support.output_of([[
       local tidepool = require "tidepool"
       local loop = "i=0; while [ $i -lt 300 ]; do kill -WINCH $PPID; kill -CHLD $PPID; kill -CONT $PPID; i=$((i+1)); done"

@@ -1,4 +1,4 @@
---- Errors of the user's code: FAULTS.md, group E. Each error keeps its value, message, index and place.
+--- Errors of the user's code: each error keeps its value, message, index and place.
 
 local ffi = require "ffi"
 local tidepool = require "tidepool"
@@ -34,7 +34,7 @@ describe("An error in a mapped function", function()
 
   after_each(function() support.check_pool() end)
 
-  it("names its place, and the traceback names the erroring line (E01, E02)", function()
+  it("names its place, and the traceback names the erroring line", function()
     local line = debug.getinfo(1, "l").currentline + 1
     local failure = failure_from(function() error("boom") end)
     assert.matches("^" .. here .. ":" .. line .. ": boom$", failure.message)
@@ -44,7 +44,7 @@ describe("An error in a mapped function", function()
     assert.is_number(failure.worker)
   end)
 
-  it("may be nil (E03, E04)", function()
+  it("may be nil", function()
     for _, raise in ipairs { function() error(nil) end, function() error() end } do
       local failure = failure_from(raise)
       assert.is_nil(failure.value)
@@ -52,7 +52,7 @@ describe("An error in a mapped function", function()
     end
   end)
 
-  it("may be false or a number (E05)", function()
+  it("may be false or a number", function()
     local failure = failure_from(function() error(false) end)
     assert.is_false(failure.value)
     assert.equal("false", failure.message)
@@ -66,7 +66,7 @@ describe("An error in a mapped function", function()
     assert.equal("42", failure.message)
   end)
 
-  it("may be a table, whose fields the failure has too (E06)", function()
+  it("may be a table, whose fields the failure has too", function()
     local failure = failure_from(function() error { code = 5, why = { "a" } } end)
     assert.equal(5, failure.value.code)
     assert.equal(5, failure.code)
@@ -80,7 +80,7 @@ describe("An error in a mapped function", function()
     assert.equal(99, failure.value.index)
   end)
 
-  it("has a short message for a large table (E06)", function()
+  it("has a short message for a large table", function()
     local failure = failure_from(function()
       local t = {}
       for i = 1, 1000 do t["key" .. i] = ("x"):rep(100) end
@@ -90,7 +90,7 @@ describe("An error in a mapped function", function()
     assert.equal(100, #failure.value.key1000)
   end)
 
-  it("is shown by its __tostring, which runs in the worker (E07)", function()
+  it("is shown by its __tostring, which runs in the worker", function()
     local failure = failure_from(function()
       error(setmetatable({ code = 5 }, { __tostring = function() return "pretty" end }))
     end)
@@ -99,7 +99,7 @@ describe("An error in a mapped function", function()
     assert.equal(5, failure.code)
   end)
 
-  it("says when its __tostring fails, and keeps the value (E08)", function()
+  it("says when its __tostring fails, and keeps the value", function()
     local failure = failure_from(function()
       error(setmetatable({ code = 5 }, { __tostring = function() error("inner") end }))
     end)
@@ -107,7 +107,7 @@ describe("An error in a mapped function", function()
     assert.equal(5, failure.value.code)
   end)
 
-  it("says when its __tostring returns no string (E09)", function()
+  it("says when its __tostring returns no string", function()
     local failure = failure_from(function()
       error(setmetatable({}, { __tostring = function() return 42 end }))
     end)
@@ -118,7 +118,7 @@ describe("An error in a mapped function", function()
     assert.equal(print, failure_from(function() error(print) end).value)
   end)
 
-  it("says what it was when it cannot travel, and costs that input only (E10)", function()
+  it("says what it was when it cannot travel, and costs that input only", function()
     for pattern, raise in pairs {
       ["a userdata"] = function() error(io.tmpfile()) end,
       ["a cdata<int %[1%]>"] = function() error(require("ffi").new "int[1]") end,
@@ -132,12 +132,12 @@ describe("An error in a mapped function", function()
     assert.matches("^%(error object is a %a+, which cannot travel%)$", failure.message)
   end)
 
-  it("drops only the value when a table holds something that cannot travel (E10)", function()
+  it("drops only the value when a table holds something that cannot travel", function()
     local failure = failure_from(function() error { code = 1, file = io.tmpfile() } end)
     contains(failure.message, "code=1")
   end)
 
-  it("may contain itself (E11)", function()
+  it("may contain itself", function()
     local failure = failure_from(function()
       local t = { code = 1 }
       t.self = t
@@ -148,7 +148,7 @@ describe("An error in a mapped function", function()
     assert.is_string(tostring(failure))
   end)
 
-  it("keeps all bytes of a long message (E12)", function()
+  it("keeps all bytes of a long message", function()
     local failure = failure_from(function() error("a\0b\255" .. ("x"):rep(2 ^ 20), 0) end)
     assert.equal("a\0b\255" .. ("x"):rep(2 ^ 20), failure.message)
   end)
@@ -159,7 +159,7 @@ describe("An error in a mapped function", function()
     contains(failure.message, "5")
   end)
 
-  it("shows the chain of its causes, at most 8 levels of it (E13)", function()
+  it("shows the chain of its causes, at most 8 levels of it", function()
     local failure = failure_from(function()
       local _, inner = pcall(error, "inner")
       local _, middle = pcall(error, { msg = "middle", cause = inner })
@@ -177,7 +177,7 @@ describe("An error in a mapped function", function()
     assert.is_true(shown >= 1 and shown <= 8, shown .. " causes shown")
   end)
 
-  it("has the frames of other files in order, and none of the library (E14)", function()
+  it("has the frames of other files in order, and none of the library", function()
     local lib = [[
 local lib = {}
 local function a() error("deep") end
@@ -200,7 +200,7 @@ print(failure.traceback)
     assert.is_nil(output:find("tidepool/", 1, true), output)
   end)
 
-  it("has no frame of the library late in a long map either, where loops are compiled (E14)", function()
+  it("has no frame of the library late in a long map either, where loops are compiled", function()
     local f = app:func(function(x)
       if x == 5000 then error "late" end
       return x
@@ -210,7 +210,7 @@ print(failure.traceback)
     for frame in err.traceback:gmatch "\n%s+([^\n]+)" do contains(frame, "errors_spec.lua:") end
   end)
 
-  it("ends an uncaught script with its text, its worker's traceback and the loop's line (E14)", function()
+  it("ends an uncaught script with its text, its worker's traceback and the loop's line", function()
     local done = support.run_script([[
 local tidepool = require "tidepool"
 local f = tidepool.App("t"):func { name = "f" } (function(x)
@@ -225,7 +225,7 @@ end
     contains(done.stderr, "job.lua:3: deep 1", "in input 1 of map 'f'", "attempt 1 of 1", "job.lua:5:")
   end)
 
-  it("may be a stack overflow, with a short traceback (E15)", function()
+  it("may be a stack overflow, with a short traceback", function()
     local failure = failure_from(function()
       local function r() return 1 + r() end
       return r()
@@ -236,7 +236,7 @@ end
     assert.is_true(lines < 30, failure.traceback)
   end)
 
-  it("may be an error in an error handler, which xpcall reports in the worker (E16)", function()
+  it("may be an error in an error handler, which xpcall reports in the worker", function()
     local f = app:func(function(x)
       local ok, err = xpcall(function() error "a" end, function() error "b" end)
       return x, ok, err
@@ -247,7 +247,7 @@ end
     contains(tostring(err[1]), "error in error handling")
   end)
 
-  it("is the one of the lowest index, 100 times out of 100; without order it may be either (E21)", function()
+  it("is the one of the lowest index, 100 times out of 100; without order it may be either", function()
     local f = app:func(function(x)
       if x == 4 then
         sleep(0.005)
@@ -297,7 +297,7 @@ end)
 describe("An input iterator's error", function()
   local f = tidepool.App("input errors"):func(function(x) return x end)
 
-  it("is raised after the results due before it, with phase input (E17)", function()
+  it("is raised after the results due before it, with phase input", function()
     local got, n, err = collect(f:map(coroutine.wrap(function()
       for i = 1, 6 do coroutine.yield(i) end
       error("gen broke")
@@ -312,7 +312,7 @@ describe("An input iterator's error", function()
 end)
 
 describe("An error in the loop's body", function()
-  it("is the same object outside, stops the map, and prints nothing (E18)", function()
+  it("is the same object outside, stops the map, and prints nothing", function()
     local output = support.output_of([[
       local tidepool = require "tidepool"
       local f = tidepool.App("t"):func(function(x) return x end)
@@ -328,7 +328,7 @@ describe("An error in the loop's body", function()
 end)
 
 describe("An error in a finalizer", function()
-  it("changes no result and is told once per worker (E19)", function()
+  it("changes no result and is told once per worker", function()
     local done = support.run_script([[
       local tidepool = require "tidepool"
       local f = tidepool.App("t"):func(function(x)
@@ -357,7 +357,7 @@ describe("An error in a finalizer", function()
     assert.is_true(lines >= 1 and lines <= 2, done.stderr)
   end)
 
-  it("is one line, without what a terminal would obey (S14)", function()
+  it("is one line, without what a terminal would obey", function()
     local done = support.run_script([[
       require "tidepool".App("t"):func(function()
         getmetatable(newproxy(true)).__gc = function() error("\27[2J\r\nforged", 0) end
@@ -371,7 +371,7 @@ describe("An error in a finalizer", function()
 end)
 
 describe("A function that cannot be loaded in a worker", function()
-  it("fails every input once, with the cause, and no endless retrying (E20)", function()
+  it("fails every input once, with the cause, and no endless retrying", function()
     package.preload["spec.only_here"] = function()
       return { value = 1 }
     end

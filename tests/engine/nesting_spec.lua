@@ -51,7 +51,7 @@ describe("Nested maps", function()
         ]])
       end)
 
-      it("of a function over itself compute fib(10) (C05)", function()
+      it("of a function over itself compute fib(10)", function()
         assert.equal("55\n", output_of [[
           local fib
           fib = app:func { name = "fib" } (function(n)
@@ -137,7 +137,7 @@ describe("Nested maps", function()
         assert.equal("false\t3\terror\ntrue\ttrue\n9\n", output)
       end)
 
-      it("too deep end in an error that explains, and the pool lives (C06)", function()
+      it("too deep end in an error that explains, and the pool lives", function()
         local output = output_of [[
           local endless
           endless = app:func { name = "endless" } (function(n) return sum(endless:map { n + 1 }) end)

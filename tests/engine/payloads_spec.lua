@@ -1,4 +1,4 @@
---- Arguments and results of every shape and size: FAULTS.md, group P.
+--- Arguments and results of every shape and size.
 
 local ffi = require "ffi"
 local bit = require "bit"
@@ -25,7 +25,7 @@ describe("A payload", function()
 
   after_each(function() support.check_pool() end)
 
-  it("may be nil among others (P01, P02)", function()
+  it("may be nil among others", function()
     local odd = app:func(function(x) if x % 2 == 1 then return x end end)
     local got, n = collect(odd:map(tidepool.range(10)))
     assert.equal(10, n)
@@ -35,12 +35,12 @@ describe("A payload", function()
     assert.equal(4, select("#", f:remote()))
   end)
 
-  it("may be a list with holes and n (P03)", function()
+  it("may be a list with holes and n", function()
     local list = round { 1, nil, 3, n = 5 }
     assert.same({ 1, nil, 3, n = 5 }, list)
   end)
 
-  it("may be -0, NaN or infinite (P04)", function()
+  it("may be -0, NaN or infinite", function()
     assert.equal(-1 / 0, 1 / round(-0))
     assert.equal(1 / 0, 1 / round(0))
     local nan = round(0 / 0)
@@ -53,7 +53,7 @@ describe("A payload", function()
     assert.same({ 1 / 0, -1 / 0, 1.5 }, { list[3], list[4], list[5] })
   end)
 
-  it("may be any double, bit for bit (P05)", function()
+  it("may be any double, bit for bit", function()
     local doubles = { 2 ^ 53 + 1, 1e308, 5e-324, 0x1p-1022, -1e-300, 2 ^ 31, 2 ^ 32, -2 ^ 31 - 1, 0.1 }
     math.randomseed(7)
     for _ = 1, 20000 do doubles[#doubles + 1] = (math.random() - 0.5) * 2 ^ math.random(-1000, 1000) end
@@ -64,7 +64,7 @@ describe("A payload", function()
     end
   end)
 
-  it("may be an int64, a uint64 or a complex number (P06)", function()
+  it("may be an int64, a uint64 or a complex number", function()
     for _, value in ipairs { -9223372036854775807LL - 1, 18446744073709551615ULL, 0LL } do
       local back = round(value)
       assert.equal(tostring(ffi.typeof(value)), tostring(ffi.typeof(back)))
@@ -75,7 +75,7 @@ describe("A payload", function()
     assert.same({ 1, -2.5 }, { z.re, z.im })
   end)
 
-  it("may be any string (P07)", function()
+  it("may be any string", function()
     local all, random = {}, {}
     for i = 0, 255 do all[#all + 1] = string.char(i) end
     for i = 1, 2 ^ 20 do random[i] = string.char(math.random(0, 255)) end
@@ -96,7 +96,7 @@ describe("A payload", function()
     if not support.sanitized then assert.is_true(support.held().rss - before < 400) end
   end)
 
-  it("may be a string of nearly 1 GiB, and is refused above, before anything is sent (P08)", function()
+  it("may be a string of nearly 1 GiB, and is refused above, before anything is sent", function()
     if support.sanitized or support.memory_available() < 9000 then
       return pending "needs 9 GB of memory and no sanitizer"
     end
@@ -117,7 +117,7 @@ describe("A payload", function()
     assert.equal("true\nfalse\tcodec\ntrue\n3\n", output)
   end)
 
-  it("may be nested 10,000 deep and is refused beyond, with a short path (P09)", function()
+  it("may be nested 10,000 deep and is refused beyond, with a short path", function()
     local function nest(depth)
       local t = {}
       for _ = 2, depth do t = { x = t } end
@@ -140,7 +140,7 @@ describe("A payload", function()
     assert.equal("codec", failure_of(grow.remote, grow).kind)
   end)
 
-  it("may contain itself (P10)", function()
+  it("may contain itself", function()
     local t = {}
     t.self = t
     local back = round(t)
@@ -148,7 +148,7 @@ describe("A payload", function()
     assert.are_not.equal(t, back)
   end)
 
-  it("keeps what its parts share (P11)", function()
+  it("keeps what its parts share", function()
     local s = { 1 }
     local back = round { s, s, { s } }
     assert.equal(back[1], back[2])
@@ -158,7 +158,7 @@ describe("A payload", function()
     assert.same({ true, n = 1 }, same:starmap({ { s, s } }):list())
   end)
 
-  it("with an unknown metatable is refused, with what to do (P12)", function()
+  it("with an unknown metatable is refused, with what to do", function()
     local t = setmetatable({ 1 }, { __index = { x = 1 } })
     local ok, err = pcall(round, t)
     assert.is_false(ok)
@@ -168,7 +168,7 @@ describe("A payload", function()
     contains(tostring(err), ".a[1]", "metatable")
   end)
 
-  it("of a registered class keeps its methods on the other side and back (P13)", function()
+  it("of a registered class keeps its methods on the other side and back", function()
     local Point = {}
     Point.__index = Point
     function Point:length() return math.sqrt(self.x * self.x + self.y * self.y) end
@@ -181,7 +181,7 @@ describe("A payload", function()
     assert.equal(5, sum:length())
   end)
 
-  it("may hold functions and builtins (P14)", function()
+  it("may hold functions and builtins", function()
     local up = 5
     local f = app:func(function(t) return t.a.cb(2), t[1](4), t[1] end)
     local a, b, sqrt = f:remote { a = { cb = function(x) return x + up end }, math.sqrt }
@@ -189,7 +189,7 @@ describe("A payload", function()
     assert.equal(math.sqrt, sqrt)
   end)
 
-  it("that cannot travel is refused with its path and type (P15)", function()
+  it("that cannot travel is refused with its path and type", function()
     for what, value in pairs {
       ["a userdata"] = io.tmpfile(),
       ["a coroutine"] = coroutine.create(print),
@@ -206,7 +206,7 @@ describe("A payload", function()
     contains(tostring(err), '["odd key"][1]', "a userdata cannot travel")
   end)
 
-  it("that cannot travel back fails that input only (P16)", function()
+  it("that cannot travel back fails that input only", function()
     local f = app:func(function(x)
       if x == 7 then return { out = io.tmpfile() } end
       return x
@@ -222,7 +222,7 @@ describe("A payload", function()
     contains(got[7].message, ".out", "a userdata")
   end)
 
-  it("is read raw: no metamethod of the user runs (P17)", function()
+  it("is read raw: no metamethod of the user runs", function()
     local trap = {
       __index = function() error "__index ran" end,
       __pairs = function() error "__pairs ran" end,
@@ -234,7 +234,7 @@ describe("A payload", function()
     assert.same({ 1, 2, 3 }, { rawget(back, 1), rawget(back, 2), rawget(back, "a") })
   end)
 
-  it("may be one of ten million, in constant memory (P18)", function()
+  it("may be one of ten million, in constant memory", function()
     local n = support.times(1e7)
     local output = support.output_of([[
       local tidepool = require "tidepool"
@@ -249,7 +249,7 @@ describe("A payload", function()
     assert.is_true(in_bounds == "true" or support.sanitized)
   end)
 
-  it("may be missing: no inputs, no calls (P19)", function()
+  it("may be missing: no inputs, no calls", function()
     local got, n, err = collect(give:map {})
     assert.same({}, got)
     assert.equal(0, n)
@@ -257,7 +257,7 @@ describe("A payload", function()
     support.mistake(function() give:map(nil) end, "map: input 1 is nil (a table or an iterator expected)")
   end)
 
-  it("may be one of endlessly many: the source is read no further than the window (P20)", function()
+  it("may be one of endlessly many: the source is read no further than the window", function()
     local asked, last = 0, 0
     for i in give:map(function() asked = asked + 1 return asked end, { window = 10 }) do
       last = i
@@ -268,7 +268,7 @@ describe("A payload", function()
     support.check_pool()
   end)
 
-  it("may have keys of every kind (P26)", function()
+  it("may have keys of every kind", function()
     local t = { [true] = 1, [false] = 2, [1.5] = 3, [-1] = 4, [2 ^ 40] = 5, [""] = 6, ["\0"] = 7, [0] = 8, [1] = 9, [1 / 0] = 10 }
     assert.same(t, round(t))
     local key = {}
@@ -277,7 +277,7 @@ describe("A payload", function()
     assert.equal(k, v)
   end)
 
-  it("may be one table of ten million integers (P27)", function()
+  it("may be one table of ten million integers", function()
     local output = support.output_of([[
       local tidepool = require "tidepool"
       local give = tidepool.App("t"):func(function(t) return t end)

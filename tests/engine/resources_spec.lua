@@ -1,4 +1,4 @@
---- Running out of things: FAULTS.md, group R, for threads.
+--- Running out of things, on threads.
 
 local tidepool = require "tidepool"
 local support = require "tests.support"
@@ -10,7 +10,7 @@ describe("Memory", function()
 
   after_each(function() support.check_pool() end)
 
-  it("that one allocation cannot have is a failure of that input, and its worker goes on (R03)", function()
+  it("that one allocation cannot have is a failure of that input, and its worker goes on", function()
     local f = app:func(function(x)
       if x == 7 then return #("x"):rep(2 ^ 31 - 1) end
       return x
@@ -33,7 +33,7 @@ describe("Memory", function()
     assert.equal(4, (f:remote(4)))
   end)
 
-  it("limits of the process are errors or fewer workers, never a crash (R09)", function()
+  it("limits of the process are errors or fewer workers, never a crash", function()
     if support.sanitized then return end -- they reserve terabytes of address space
     for _, limit in ipairs { 100000, 200000, 300000, 400000, 600000 } do
       local done = support.run_script([[
@@ -69,7 +69,7 @@ end)
 
 describe("A pool", function()
   for _, spec in ipairs { "promises", "engine/map", "engine/inputs", "engine/errors", "engine/limits", "engine/retries", "engine/control" } do
-    it("of one worker keeps what " .. spec .. "_spec promises (R04)", function()
+    it("of one worker keeps what " .. spec .. "_spec promises", function()
       local dir = support.temp_dir()
       local status = os.execute(("timeout 600 %s --workers 1 /usr/bin/busted -o TAP tests/%s_spec.lua >%s/out 2>&1 </dev/null")
         :format(support.binary, spec, dir))
@@ -85,7 +85,7 @@ describe("A pool", function()
     end)
   end
 
-  it("of 256 workers works, and its memory is bounded (R05)", function()
+  it("of 256 workers works, and its memory is bounded", function()
     local output = support.output_of([[
       local tidepool = require "tidepool"
       local f = tidepool.App("t"):func(function(x) -- all are in it at once before the first may leave
@@ -110,7 +110,7 @@ describe("A pool", function()
     assert.equal("true\ttrue\n", support.sanitized and "true\ttrue\n" or output)
   end)
 
-  it("that may not start all of its threads runs with those that fit, and says so (R08)", function()
+  it("that may not start all of its threads runs with those that fit, and says so", function()
     local nobody = 65534
     local function launcher(processes)
       return ("setpriv --reuid=%d --clear-groups prlimit --nproc=%d"):format(nobody, processes)
@@ -221,7 +221,7 @@ describe("A pool", function()
     assert.equal("tidepool: started 1 of 3 worker threads: resource temporarily unavailable\n", done.stderr)
   end)
 
-  it("has stacks of its own, so that deep recursion through C is an error whatever ulimit -s says (R10)", function()
+  it("has stacks of its own, so that deep recursion through C is an error whatever ulimit -s says", function()
     for _, limit in ipairs { "256", "8192", "unlimited" } do
       local output = support.output_of([[
         local tidepool = require "tidepool"
@@ -300,7 +300,7 @@ describe("A pool", function()
 end)
 
 describe("Limits that threads cannot keep", function()
-  it("are refused where they are written, not ignored (R01)", function()
+  it("are refused where they are written, not ignored", function()
     local app = tidepool.App "limits"
     support.mistake(function() app:func { memory = "64M", executor = "threads" } end, "memory", "process")
     support.mistake(function() app:func { timeout = 0.5, executor = "threads" } end, "timeout", "process")

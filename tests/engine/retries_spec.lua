@@ -57,7 +57,7 @@ describe("retries", function()
     end
   end)
 
-  it("wait initial_delay, times backoff each, up to max_delay (T07)", function()
+  it("wait initial_delay, times backoff each, up to max_delay", function()
     local path = support.temp_path()
     local f = app:func {
       retries = { max = 4, initial_delay = 0.05, backoff = 2, max_delay = 0.12, jitter = 0 },
@@ -75,7 +75,7 @@ describe("retries", function()
     end
   end)
 
-  it("of one input do not hold up the others, and its value comes in its place (T08)", function()
+  it("of one input do not hold up the others, and its value comes in its place", function()
     local path = support.temp_path()
     local f = app:func { retries = { max = 2, initial_delay = 0.4, backoff = 1 } } (function(x)
       note(path, x)

@@ -253,7 +253,7 @@ describe("the command line's own options", function()
     check({ stdout = "x\n" }, "$T -e 'print [[x]]' --version | head -1")
   end)
 
-  it("keeps wrong words on one line, without what a terminal would obey (S14)", function()
+  it("keeps wrong words on one line, without what a terminal would obey", function()
     local done = run [[script -qec "$T --\$(printf '\033[2J')x; $T -q\$(printf '\033[2J'); $T \$(printf '\033[2J').lua" /dev/null </dev/null]]
     contains(done.stdout, "unknown option --\\027[2Jx", "cannot open \\027[2J.lua")
     assert.is_nil(done.stdout:find "\27")

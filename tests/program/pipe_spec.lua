@@ -188,7 +188,7 @@ describe("tidepool map", function()
     contains(mapped({}, "$T map --help").stdout, "Usage: tidepool map FILE::NAME", "--keep-going")
   end)
 
-  it("keeps what it says about a line on one line, without what a terminal would obey (S14)", function()
+  it("keeps what it says about a line on one line, without what a terminal would obey", function()
     check({ code = 1, stdout = "", stderr = [[tidepool: line 1: bad\027[2J\013\010forged\000é\155]] .. "\ntidepool: 1 failed\n" },
       "echo 1 | $T map --keep-going one.lua", { ["one.lua"] =
       [[require 'tidepool'.App 'x':func { name = 'f' } (function(x) error("bad\27[2J\r\nforged\0é\155", 0) end)]] })

@@ -180,7 +180,7 @@ describe("the progress line on a terminal", function()
     assert.truthy(screen:find "^nap: 60 done in %d+%.%d s, [%d.]+/s, 1 failed\n%[ended 0%]\n$")
   end)
 
-  it("keeps names on the line, without what a terminal would obey (S14)", function()
+  it("keeps names on the line, without what a terminal would obey", function()
     local done = check({}, "$T --progress=plain job.lua", { ["job.lua"] = [=[
       local tidepool = require "tidepool"
       tidepool.App "a":func { name = "\27[2J\nforged\194\155\255é" } (function() tidepool.sleep(0.6) end):for_each { 1 }]=] })
@@ -238,7 +238,7 @@ describe("the progress line on a terminal", function()
     assert.is_nil(terminal:screen():find "busy")
   end)
 
-  it("is not disturbed by signals that mean nothing to it (C19)", function()
+  it("is not disturbed by signals that mean nothing to it", function()
     open(script(60, 0.05, [[
       os.execute "(for i in $(seq 300); do kill -WINCH $PPID; kill -CHLD $PPID; kill -CONT $PPID; done) >/dev/null 2>&1 &"
       local all = nap:map(tidepool.range(n), { return_exceptions = true }):list()

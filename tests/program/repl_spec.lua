@@ -30,7 +30,7 @@ describe("the session on standard input that is no terminal", function()
     contains(session({ stderr = "" }, { "setmetatable({}, { __tostring = error, __index = error })" }).stdout, "{}")
   end)
 
-  it("shows nothing that a terminal would obey (S14)", function()
+  it("shows nothing that a terminal would obey", function()
     local done = session({ stderr = "" }, { [[t = setmetatable({}, { __tostring = function() return "\27[2J\194\155é\255" end })]], [[t, "\27[2J"]],
       "tidepool = require 'tidepool'", [[f = tidepool.App 'x':func(function() error("\27[2J", 0) end)]],
       "f:map({ 1 }, { return_exceptions = true }):list()[1].message", "f:map({ 1 }, { return_exceptions = true }):list()[1]" })
