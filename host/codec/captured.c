@@ -19,15 +19,16 @@ enum { TYPE_CDATA = 10 }; /* as in encode.c */
 
 typedef struct entry {
     const void *table;
-    uint64_t hash;     /* of its contents; 0: unfit */
-    uint32_t good;     /* the message for which it is known to be unchanged */
-    uint32_t visited;  /* the walk that has met it */
-    bool is_first;     /* it was not met in another one */
+    uint64_t hash;     /* of its contents; 0: it always travels by value */
+    uint32_t good;     /* the number of the last message for which it was found unchanged */
+    uint32_t visited;  /* the number of the last walk that reached it */
+    bool is_first;     /* it was met outside other captured tables */
     bool is_plain;
-    uint64_t memory;   /* of a plain one: tp_layout_hash */
+    uint64_t memory;   /* of a plain table: its tp_layout_hash */
 } entry;
 
-/* Its environment is the list of the tables, by number; its [0] is a list of the strings in plain ones. */
+/* The userdata's environment is the list of the tables, by number; at [0] it has a list of the
+ * strings in plain tables. */
 struct tp_captured {
     entry *entries; /* that of table number i is at i - 1 */
     uint32_t n, room;
@@ -326,7 +327,8 @@ bool tp_captured_is_unchanged(lua_State *L, tp_captured *c, uint32_t number)
 
 /* ---- plain tables ---- */
 
-/* Puts the string on top into the list at the index, which has *n. Some of those that are there already, as the names of fields, are not put there again. */
+/* Adds the string on top to the list at the index, which has *n strings. Strings that were added
+ * lately, as the names of fields often are, are not added again. */
 static void keep_string(lua_State *L, int list, int *n, const void *lately[64])
 {
     const void *s = lua_topointer(L, -1);
@@ -338,8 +340,9 @@ static void keep_string(lua_State *L, int list, int *n, const void *lately[64])
     lua_rawseti(L, list, ++*n);
 }
 
-/* Is the table on top, the last of those from number `first` on that are looked at, plain as far as it can be seen here? Tables that were met before
- * `first` have to be plain. */
+/* May the table on top be plain? It has no metatable, its values are of the right kinds, and tables
+ * in it are either among those from number `first` on, which are being checked, or known to be
+ * plain. */
 static bool is_plain_here(lua_State *L, const tp_captured *c, uint32_t first, int strings, int *nstrings, const void *lately[64])
 {
     if (lua_getmetatable(L, -1)) {
@@ -366,7 +369,8 @@ static bool is_plain_here(lua_State *L, const tp_captured *c, uint32_t first, in
     return true;
 }
 
-/* Tables get their numbers in the order in which they are met, so that those which are met in one, and in what is in it, follow it. */
+/* Tables are numbered in the order in which they are met. So a table that was met outside others is
+ * followed by the tables that can be reached from it. */
 uint32_t tp_captured_watch(lua_State *L, tp_captured *c, const tp_layout *layout)
 {
     luaL_checkstack(L, 8, "captured tables");

@@ -22,7 +22,8 @@ tp_captured *tp_captured_push(struct lua_State *L);
 /* The tp_captured at the stack index; NULL if there is something else. */
 tp_captured *tp_captured_at(struct lua_State *L, int index);
 
-/* Gives the table on top the next number, from 1. `is_first`: it was not met in another one. -1 when out of memory, or raises it. */
+/* Gives the table on top the next number, from 1. `is_first`: it was met outside other captured
+ * tables. -1 when out of memory, or raises that. */
 int tp_captured_add(struct lua_State *L, tp_captured *c, bool is_first);
 
 /* Is `table` (a lua_topointer) the table of that number? */
@@ -49,19 +50,21 @@ uint32_t tp_captured_find(const tp_captured *c, const void *table);
  * Needs six slots of the stack. */
 bool tp_captured_is_unchanged(struct lua_State *L, tp_captured *c, uint32_t number);
 
-/* ---- plain tables: those that refer, also through others, to nothing but numbers, strings, booleans and plain tables ----
+/* ---- plain tables: they contain nothing but numbers, strings, booleans and plain tables ----
  *
- * Whether a function's image would be the same is asked at each call. Plain tables need not be written for that: their memory is compared (snapshot.h). */
+ * At each call it is asked whether a function's image would be the same. Plain tables need not be
+ * encoded for that: their memory is compared (snapshot.h). */
 
 struct tp_layout;
 
-/* Finds the plain ones, and notes what their memory is; keeps the strings in them alive. Gives how many there are. Raises on out of memory. */
+/* Finds the plain tables and hashes their memory; keeps the strings in them alive. Gives how many
+ * there are. Raises on out of memory. */
 uint32_t tp_captured_watch(struct lua_State *L, tp_captured *c, const struct tp_layout *layout);
 
-/* Have all plain tables been left as they were then? */
+/* Are all plain tables what they were at tp_captured_watch? */
 bool tp_captured_holds(const tp_captured *c, const struct tp_layout *layout);
 
-/* The number of a plain table (its lua_topointer); 0 if it is none of them. */
+/* The number of a plain table (its lua_topointer); 0 if it is none. */
 uint32_t tp_captured_find_plain(const tp_captured *c, const void *table);
 
 /* Pushes the table of that number; false, with nothing pushed, if there is none. */

@@ -103,10 +103,11 @@ int tp_encode_with(struct lua_State *L, int first, int n, const char *const *roo
  * returned (see tp_captured_renew). */
 int tp_encode_image(struct lua_State *L, int first, int n, const char *const *root, int tables, unsigned flags, tp_buf *out, tp_error *err);
 
-/* What of a large message of tp_encode_image has to be looked at to know that it would be the same again. tp_encode_watch notes what memory its plain tables
- * (captured.h), those at `tables`, have; false when there are none. Then tp_encode_outline appends that message with these tables by their numbers: equal
- * outlines are of equal messages. It gives false, with out as it was, when one of them has been written to since, or something is refused. Both may raise
- * out of memory. */
+/* A quick check whether encoding a large image again would give the same message. tp_encode_watch
+ * hashes the memory of the plain captured tables (captured.h), those at `tables`; false when there
+ * are none. Then tp_encode_outline appends the image with those tables replaced by their numbers:
+ * if two outlines are equal, so are the images. It gives false, with out as it was, when a plain
+ * table has been written to since, or something is refused. Both may raise out of memory. */
 bool tp_encode_watch(struct lua_State *L, int tables);
 bool tp_encode_outline(struct lua_State *L, int first, int n, int tables, unsigned flags, tp_buf *out);
 

@@ -50,13 +50,19 @@ typedef struct encoder {
 
     /* ---- of an image ---- */
     bool is_image;
-    bool adds_tables;     /* they are other tables than expected, so that `captured` is new, and gets them; else it is compared with */
-    uint32_t ntables;     /* so many of them were met */
-    unsigned inside;      /* of so many tables */
-    const tp_captured *outline; /* its plain tables go by their number: see tp_encode_outline */
-    bool reaches_globals; /* by other ways than their names */
-    bool wants_globals;   /* it was found out that it does: all of them are taken along, and functions get the state's own environment */
-    bool is_careful;      /* something of what is taken along on suspicion cannot travel: each is tried first */
+    /* its tables are not the expected ones: `captured` is new, and they are added to it */
+    bool adds_tables;
+    uint32_t ntables;     /* how many captured tables were met so far */
+    unsigned inside;      /* inside how many captured tables the encoder is */
+    /* of an outline (tp_encode_outline): tables that are written as their numbers */
+    const tp_captured *outline;
+    bool reaches_globals; /* its functions may reach globals that they do not name */
+    /* that was found out, so all globals are taken along, and functions get the state's own
+     * environment */
+    bool wants_globals;
+    /* something that may not be needed cannot travel: each such value is tried before it is
+     * written */
+    bool is_careful;
     bool has_library;     /* a standard library is in it as a value */
     unsigned uses;        /* USES_* of its functions together */
 
@@ -1324,7 +1330,7 @@ static int put_numbered(encoder *e, const void *table)
     return rc;
 }
 
-/* The table on top in an outline. */
+/* Writes the table on top in an outline. */
 static int put_outlined(encoder *e, const void *table)
 {
     uint32_t number = tp_captured_find_plain(e->outline, table);

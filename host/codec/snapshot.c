@@ -91,7 +91,7 @@ void tp_layout_find(lua_State *L, tp_layout *layout)
         *layout = all;
 }
 
-/* The table's head, and the sizes of its parts. False when the layout is not known. */
+/* Reads the table's head and the sizes of its parts. False when the layout is not known. */
 static bool look(const tp_layout *l, const void *table, uint64_t head[5], size_t *array, size_t *node)
 {
     if (!l->hmask || !table)
@@ -138,7 +138,7 @@ bool tp_snapshot_holds(const tp_snapshot *s, const tp_layout *layout, const void
            memcmp(s->bytes + array, (const void *)(uintptr_t)head[3], node) == 0;
 }
 
-/* Size is a multiple of 8. */
+/* `size` must be a multiple of 8. */
 static uint64_t add_words(uint64_t h, const void *words, size_t size)
 {
     uint64_t word;

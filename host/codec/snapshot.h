@@ -40,8 +40,9 @@ void tp_snapshot_take(tp_snapshot *s, const tp_layout *layout, const void *table
  * meanwhile: a new object at an old one's address looks the same. */
 bool tp_snapshot_holds(const tp_snapshot *s, const tp_layout *layout, const void *table);
 
-/* A hash of the table's own memory: the same one later says that nothing in it has been written since, under the same condition. Takes some 20 ns for a
- * small table, a fifth of asking its fields. False when the layout is not known. */
+/* A hash of the table's own memory. If it is the same later, nothing was written to the table
+ * meanwhile, under the same condition. Takes some 20 ns for a small table, a fifth of asking for
+ * its fields. False when the layout is not known. */
 bool tp_layout_hash(const tp_layout *layout, const void *table, uint64_t *hash);
 
 /* Frees the copy. */

@@ -408,7 +408,7 @@ void tp_engine_tell_cancelled(tp_engine *e)
     }
 }
 
-/* The same for one job. */
+/* Wakes the owner of one cancelled job. Locked, but not throughout. */
 static void tell_cancelled(tp_job *job)
 {
     tp_engine *e = job->engine;
@@ -421,13 +421,14 @@ static void tell_cancelled(tp_job *job)
     uv_mutex_lock(&e->lock);
 }
 
-/* Cancels the jobs under `root` (NULL: all) and wakes their owners. Takes the lock. */
+/* Cancels `root` and the jobs below it (NULL: all jobs) and wakes their owners. Takes the lock. */
 static void cancel_all(tp_engine *e, tp_job *root)
 {
     uv_mutex_lock(&e->lock);
     if (root)
-        tp_job_cancel_locked(root); /* it may have no owner any more and be in no list */
-    if (root && root->inside == 0) { /* of thousands of maps each is cancelled: the others are not looked at for it */
+        tp_job_cancel_locked(root); /* root itself: a job that its owner has closed is in no list */
+    /* no job is below it: with thousands of maps, going through all of them would take long */
+    if (root && root->inside == 0) {
         tell_cancelled(root);
     } else {
         for (tp_job *j = e->jobs; j; j = j->next)

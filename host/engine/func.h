@@ -38,14 +38,15 @@ tp_func *tp_func_new(const char *name, unsigned limit);
 
 typedef struct tp_image {
     tp_ref ref;
-    tp_buf message; /* what tp_image_encode or tp_image_outline made, or a packed value (core.value.pack); read-only */
+    /* from tp_image_encode or tp_image_outline, or a packed value (core.value.pack); read-only */
+    tp_buf message;
 } tp_image;
 
 extern const tp_ref_type tp_image_type;
 
 enum {
     TP_IMAGE_VALUES = 7,
-    TP_IMAGE_LARGE = 1 << 14 /* bytes; from here on outlines are made */
+    TP_IMAGE_LARGE = 1 << 14 /* bytes from which on an image has an outline */
 };
 
 /* Encodes what a worker needs to call the Lua function at index of L into `message`, which is the
@@ -57,7 +58,7 @@ enum {
  * memory. */
 int tp_image_encode(struct lua_State *L, int index, const char *name, int tables, unsigned flags, tp_buf *message, tp_error *err);
 
-/* The outline of that message (tp_encode_outline): false when it cannot be told so whether it would be the same. */
+/* The outline of that image (tp_encode_outline). False when there can be none. */
 bool tp_image_outline(struct lua_State *L, int index, int tables, unsigned flags, tp_buf *outline);
 
 /* Is that the image's message? */

@@ -159,7 +159,7 @@ bool tp_engine_is_locked(tp_engine *engine);
 /* Cancels all jobs, and all that come later. Any thread. */
 void tp_engine_stop(tp_engine *engine);
 
-/* Cancels the jobs whose owners this wakes, and all below them. Any thread. */
+/* Cancels the jobs whose owner this waiter wakes, and all jobs below them. Any thread. */
 void tp_engine_cancel_of(tp_engine *engine, const tp_waiter *waiter);
 
 /* Permits for functions that others run as well: who has them all, in a worker process its host. Both are called without the lock, by the thread that runs

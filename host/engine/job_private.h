@@ -62,7 +62,7 @@ struct tp_job {
     bool is_starved; /* cancelled for want of memory */
     tp_error *lost;  /* why tp_job_lose_all or tp_job_give_up has cancelled it; set once */
     tp_executor *executor;
-    unsigned inside;   /* jobs nested in it, at whatever depth, that have an owner */
+    unsigned inside;   /* jobs nested in it, at any depth, that their owners have not closed */
     uint32_t owner_id; /* of the worker in whose item it was started; 0: none. For traces */
     bool is_awaited; /* the owner wants its waiter woken */
     bool is_told;    /* it has been, and the job is in waiter->news */

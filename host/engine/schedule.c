@@ -151,8 +151,11 @@ static void sink_append(tp_work *w, tp_block *b)
 {
     tp_slice *s = (tp_slice *)w;
     bool lacks_input = b->kind == TP_BLOCK_FAILURE && w->block->kind != TP_BLOCK_FAILURE && b->input.len == 0;
-    if (lacks_input && !sink_is_cancelled(w)) /* else nobody sees it, and what is pinned for it may be gone (core_pin.c) */
-        tp_block_encode_item(w->block, (uint32_t)(b->first - w->block->first), &b->input); /* where there is no memory, the failure does without */
+    /* the failure of a cancelled job is not seen, and the strings that are pinned for the input may
+     * be gone (core_pin.c) */
+    if (lacks_input && !sink_is_cancelled(w))
+        /* for lack of memory the failure does without its input */
+        tp_block_encode_item(w->block, (uint32_t)(b->first - w->block->first), &b->input);
     *s->results_end = b;
     s->results_end = &b->next;
 }

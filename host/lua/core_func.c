@@ -34,11 +34,14 @@ static int l_func_stats(lua_State *L)
     return 4;
 }
 
-static const char kept_key = 0; /* its address: in the environment of a func, what is kept with it: a list with these places */
-enum { TABLES = 1, OUTLINED, OUTLINE }; /* the tables of its last image; that image, if it has an outline; the outline */
+/* its address is the key, in the environment of a func, of a list with these places */
+static const char kept_key = 0;
+/* the captured tables of its last image; that image, if it has an outline; the outline */
+enum { TABLES = 1, OUTLINED, OUTLINE };
 
-/* Stack: 7 is a func. Pushes the tables of its last image, or nil, as 8, then the image and its outline, or nils. They are kept by the func, not beside it, so
- * that the collector sees when they keep nothing but each other. */
+/* Stack: the func at 7. Pushes, as 8, the captured tables of its last image, or nil; then that
+ * image and its outline, or nil for each. They lie in the func's own environment, so that the
+ * collector can free all of them when only they refer to each other. */
 static void push_kept(lua_State *L)
 {
     lua_getfenv(L, 7);
@@ -54,7 +57,7 @@ static void push_kept(lua_State *L)
     lua_remove(L, 8);
 }
 
-/* Keeps the values at 8, 9 and 10 as these. */
+/* Stores the values at 8, 9 and 10 for the func at 7. */
 static void keep(lua_State *L)
 {
     lua_createtable(L, 0, 1);
@@ -68,7 +71,7 @@ static void keep(lua_State *L)
     lua_setfenv(L, 7);
 }
 
-/* The arguments and what is kept are on the stack. Would the image at 6 be made again? */
+/* Stack: as l_func_image has it after push_kept. Would encoding give the image at 6 again? */
 static bool is_same_outline(lua_State *L, unsigned flags, tp_buf *scratch)
 {
     if (lua_isnoneornil(L, 6) || !lua_rawequal(L, 6, 9))
@@ -77,7 +80,8 @@ static bool is_same_outline(lua_State *L, unsigned flags, tp_buf *scratch)
     return outline && tp_image_outline(L, 1, 8, flags, scratch) && tp_image_is(outline, scratch);
 }
 
-/* Stack: the image at the top has the tables at 8. Keeps these, and the outline of a large image. */
+/* Stack: the image at the top, its captured tables at 8. Stores them for the func at 7, with an
+ * outline if the image is large. */
 static void keep_outline(lua_State *L, unsigned flags, tp_buf *scratch)
 {
     const tp_image *image = tp_codec_to_ref(L, -1, &tp_image_type);
@@ -96,9 +100,10 @@ static void keep_outline(lua_State *L, unsigned flags, tp_buf *scratch)
     keep(L);
 }
 
-/* core.func.image(fn, package.path, package.cpath, list of setups or nil, name, last image or nil, func, whether typed arrays are copied) -> image, its
- * tables for core.job.open (nil: it has none), and whether it was known that it is the last one without encoding it; or nil, a message and the kind of
- * failure: what the function captures that cannot travel */
+/* core.func.image(fn, package.path, package.cpath, list of setups or nil, name, last image or nil,
+ * func, whether typed arrays are copied) -> image, its captured tables for core.job.open (nil: it
+ * has none), and true if it is the last image, which was known without encoding; or nil, a message
+ * and the kind of failure: what the function captures that cannot travel */
 static int l_func_image(lua_State *L)
 {
     context *ctx = get_context(L);

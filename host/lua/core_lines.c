@@ -322,8 +322,9 @@ static int cut_line(lines *l, bool is_last, size_t *end)
     return add_field(l, (uint32_t)l->at, (uint32_t)(content - l->at) << 1) ? -1 : 1;
 }
 
-/* The field that begins at p: its end in the bytes, as it is written there. *quoted: it begins with a quote. NULL when it is not all there; where the bytes are
- * the last, its quote is not closed then. */
+/* The end of the field that begins at p, as it is written in the file. *quoted: it begins with a
+ * quote. NULL when its end was not read yet; if nothing more can be read, its quote is not
+ * closed. */
 static const char *find_field(const lines *l, const char *p, const char *end, bool is_last, bool *quoted)
 {
     *quoted = p < end && *p == '"';
@@ -360,7 +361,7 @@ static size_t unquote(char *p, const char *end)
 
 enum { UNCLOSED = 2 };
 
-/* The fields of the record that begins at l->at, and its end, likewise; or UNCLOSED. */
+/* Cuts the record that begins at l->at into fields; returns as cut_line, or UNCLOSED. */
 static int cut_record(lines *l, bool is_last, size_t *end_at)
 {
     const char *end = l->bytes + l->used, *p = l->bytes + l->at;
@@ -386,7 +387,8 @@ static int cut_record(lines *l, bool is_last, size_t *end_at)
     }
 }
 
-/* Cuts up to `most` records of what was read. -1 with a format in *why: there is no memory, or a line is too long, or the last one is not all there. */
+/* Cuts up to `most` records out of what was read. -1 with a format in *why: there is no memory, a
+ * line is too long, or the last one has an open quote. */
 static int cut(lines *l, uint64_t most, bool is_last, const char **why)
 {
     l->n_records = l->n_fields = 0;
@@ -403,7 +405,7 @@ static int cut(lines *l, uint64_t most, bool is_last, const char **why)
                              : "%s is longer than the limit of %s bytes";
         if (rc < 0 || (is_wrong && l->n_records == 0))
             return -1;
-        if (rc == 0 || is_wrong) { /* those before it first */
+        if (rc == 0 || is_wrong) { /* the records before it are handed out first */
             l->n_fields = first;
             return 0;
         }
@@ -590,7 +592,7 @@ static void push_columns(lua_State *L, int index, const lines *l, int job, uint3
     tp_core_push_built(L, job);
 }
 
-/* Can the fields of the record be pushed? */
+/* Is there room on the stack for the record's fields? */
 static bool has_stack(lua_State *L, const lines *l, const record *r)
 {
     return l->is_list || (r->n <= FIELDS_MAX && lua_checkstack(L, (int)r->n + LUA_MINSTACK));
@@ -601,7 +603,8 @@ static void push_too_many(lua_State *L, const record *r)
     lua_pushfstring(L, "a line has %d fields; %d are possible", (int)r->n, FIELDS_MAX);
 }
 
-/* The same for records of any kind, encoded one by one. 0; or 2, with nil and a message pushed. */
+/* The same for records of any kind, encoded one by one. Returns 0; or 2, with nil and a message
+ * pushed. */
 static int push_values(lua_State *L, int index, const lines *l, int job, uint32_t from, uint32_t to)
 {
     tp_error err = { 0 };

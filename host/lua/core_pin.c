@@ -1,12 +1,15 @@
 /* core_pin.c: pins: strings of the owner's state that blocks point into (scalars of the kind
  * TP_SCALAR_PINNED).
  *
- * A table of strings is kept alive by a reference in the registry for as long as the block lives. Any thread may let go of the block; its pin then waits in
- * a list until the owner's thread is here again, which alone may touch the registry.
+ * A reference in the registry keeps a table of such strings alive for as long as the block lives.
+ * Any thread may drop the block; since only the owner's thread may touch the registry, the dropped
+ * pin waits in a list until that thread comes by.
  *
- * A state may be closed while workers read what is pinned. It cancels its maps then, after which no item is begun, and waits until all pins are gone: for
- * the items that run, but not for ever. What runs on longer than that reads nothing of them any more: an item has its arguments, the check before the
- * next one stops the work, and the failure of an item that is not wanted does without its input (sink_append in schedule.c). */
+ * A state may be closed while workers still read pinned strings. It then cancels its maps, so that
+ * no more items begin, and waits for all pins to be dropped, but not for ever. An item that runs on
+ * after that does not read pinned strings any more: it has got its arguments, the work stops before
+ * the next item, and the failure of an unwanted item does without its input (sink_append in
+ * schedule.c). */
 #include "lua/core_private.h"
 
 #include "codec/codec.h"
@@ -21,7 +24,8 @@ enum { END_NS = 1000 * 1000 * 1000, LOOK_NS = 100 * 1000 };
 
 struct tp_pins {
     tp_ref ref;
-    _Atomic unsigned held; /* whose block lives (release by who drops one, acquire by who waits for it) */
+    /* pins whose block is alive (dropping releases, waiting for it acquires) */
+    _Atomic unsigned held;
     _Atomic(struct pin *) dropped;
 };
 
@@ -100,7 +104,8 @@ void tp_core_end_pins(context *ctx)
         return;
     const tp_pins *pins = ctx->pins;
     uint64_t until = uv_hrtime() + END_NS;
-    bool are_cancelled = false, is_usable = tp_host_is_usable(ctx->host); /* else this is a forked child, without workers */
+    /* not in a forked child, which has no workers */
+    bool are_cancelled = false, is_usable = tp_host_is_usable(ctx->host);
     while (is_usable && atomic_load_explicit(&pins->held, memory_order_acquire) > 0 && uv_hrtime() < until) {
         if (!are_cancelled)
             tp_engine_cancel_of(ctx->host->engine, &ctx->listener->waiter);

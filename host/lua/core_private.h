@@ -80,7 +80,8 @@ void tp_core_pin(lua_State *L, context *ctx, tp_block *b);
 /* Frees the pins that were dropped. On the owner's thread. */
 void tp_core_take_back(lua_State *L, context *ctx);
 
-/* The state is about to be closed: its maps are cancelled, and nobody reads what is pinned any more. */
+/* Called before the state is closed: cancels its maps, and waits until pinned strings are not read
+ * any more. */
 void tp_core_end_pins(context *ctx);
 
 /* ---- core_array.c ---- */

@@ -232,7 +232,8 @@ function func.start(self, source, settings, more)
       self.name)
   end
   local kept = open_journal(self, settings, more, source.total) or not (more.is_inner or more.discard) and open_cache(self) or nil
-  source.may_pin = executor.shares_memory and not kept -- who records an input reads it when its item is over, and its state may be, too
+  -- a recorder reads an input after its item is over, and perhaps after the state is
+  source.may_pin = executor.shares_memory and not kept
   more.window = settings.window or self.options.window or source.window
   more.bytes = source.bytes
   more.journal = kept and kept.handle

@@ -122,7 +122,9 @@ end
 
 local function make_ready(task)
   if task.is_ready then return end
-  ready[last + 1] = task -- what may want memory comes first, here and below: nothing is counted that is not there
+  -- what may run out of memory comes first, here and below, so that nothing is counted that is not
+  -- there
+  ready[last + 1] = task
   last = last + 1
   task.is_ready = true
 end
@@ -269,8 +271,8 @@ end
 function loop.watch(job, fn, arg)
   local key, is_owned = core.job.key(job)
   local entries = watched[key]
-  if not entries or not entries.queue then -- the second where there was no memory to put it in a queue
-    entries = { key = key, job = job, queue = false, at = 0 } -- keeps it
+  if not entries or not entries.queue then -- the latter: there was no memory to put it into a queue
+    entries = { key = key, job = job, queue = false, at = 0 } -- keeps the job alive
     watched[key] = entries
     local queue = is_owned and owned or others
     -- Numbers begin anew: a worker that waits watches everything again after each turn, and numbers
@@ -639,8 +641,8 @@ function loop.drop(x)
   x.kept_in = nil
 end
 
---- The earliest that is remembered. Looks no further than where things have been put: what was lost (a table of LuaJIT's loses integer keys when
--- there is no memory to grow it) is not looked for without end.
+--- The thing that was remembered first. Stops where the last one was put: an entry may be lost (a
+--- Lua table of LuaJIT's loses integer keys when there is no memory to grow it).
 local function first_of(list)
   for i = list.first, list.last do
     local x = list[i]
@@ -655,7 +657,7 @@ end
 --- Gives everything in a list the chance to be dropped, and closes the gaps.
 local function tidy_list(list)
   local i, n = list.first, 0
-  list.first = 1 -- at once: an error (Ctrl-C, no memory) may end this in the middle
+  list.first = 1 -- set before the loop, since an error (Ctrl-C, no memory) may end it in the middle
   while i <= list.last do -- more may come meanwhile
     local x = list[i]
     if x then
