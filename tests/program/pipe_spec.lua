@@ -163,6 +163,19 @@ describe("tidepool map", function()
     mapped({ stdout = "string\ty\nstring\ty\n", stderr = "" }, "yes | $T map job.lua::kind | head -2")
   end)
 
+  it("hands out what is done when there is nothing left to read, and something that still runs", function()
+    check({ stdout = "4 before it goes on\n1\n2\n3\n4\n5\n", stderr = "" }, [[
+      seq 5 | $T map -w 1 wait.lua >out &
+      turns=0 # a hang guard of a minute
+      until [ "$(wc -l <out)" -eq 4 ] || [ $turns -gt 3000 ]; do sleep 0.02; turns=$((turns + 1)); done
+      echo "$(wc -l <out) before it goes on"; touch go; wait; cat out]], { out = "", ["wait.lua"] = [[
+      require 'tidepool'.App 'x':func { name = 'f' } (function(x)
+        os.execute "sleep 0.01" -- too long for several to be handed over together
+        while x == 5 and not io.open "go" do os.execute "sleep 0.02" end
+        return x
+      end)]] })
+  end)
+
   it("takes the only function of a file", function()
     check({ stdout = "2\n" }, "echo 1 | $T map one.lua", { ["one.lua"] =
       "require 'tidepool'.App 'x':func { name = 'f' } (function(x) return x + 1 end)" })

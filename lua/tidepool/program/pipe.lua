@@ -306,7 +306,11 @@ local function map(f, settings)
   end
   local goes_on
   repeat
-    local what, index, value = results:_advance()
+    local what, index, value = results:_advance(true)
+    if what == "later" then
+      io.stdout:flush() -- whoever reads it waits for no more than is to come
+      what, index, value = results:_advance()
+    end
     if what == "block" and results.is_done then
       pass_over(results, settings)
       goes_on = true
