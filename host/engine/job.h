@@ -82,7 +82,7 @@ struct tp_slice {
     struct tp_range *range; /* the items; owned by the engine */
     tp_slice *next, *prev;  /* in the engine's list; engine's lock */
     bool has_permit;        /* counts in func->running; engine's lock */
-    bool is_permitted;      /* tp_permits is asked for it, too; the agent's */
+    bool is_permitted;      /* the slice also has a permit from tp_permits; the agent's */
     tp_block *results, **results_end; /* what the sink was given so far; the agent's */
 };
 
@@ -162,15 +162,17 @@ void tp_engine_stop(tp_engine *engine);
 /* Cancels the jobs whose owner this waiter wakes, and all jobs below them. Any thread. */
 void tp_engine_cancel_of(tp_engine *engine, const tp_waiter *waiter);
 
-/* Permits for functions that others run as well: who has them all, in a worker process its host. Both are called without the lock, by the thread that runs
- * or waits; `take` waits until there is one. */
+/* Permits of functions that other processes run too. Whoever has all permits hands them out: for a
+ * worker process that is its host. Both functions are called without the lock, by the thread that
+ * runs or waits; `take` waits until there is a permit. */
 typedef struct tp_permits {
     void (*take)(void *user, const tp_func *f);
     void (*release)(void *user, const tp_func *f);
     void *user;
 } tp_permits;
 
-/* Asks these for what agents run while they wait. Before the first job; copied. */
+/* Sets where permits come from for items that agents run while they wait. Before the first job;
+ * copied. */
 void tp_engine_set_permits(tp_engine *engine, const tp_permits *permits);
 
 bool tp_engine_is_stopped(tp_engine *engine);
@@ -312,8 +314,10 @@ const tp_error *tp_job_lost(tp_job *job);
  * next retry is due, or until a slice is to be asked to share. Asks those that run too long now. */
 uint64_t tp_job_idle_until(tp_engine *engine, tp_executor *executor);
 
-/* For a slice whose items run elsewhere: takes its permit again, if it has released that; takes one for items of another function that are run inside of its
- * own; releases that. The first two wait until `until` (uv_hrtime; UINT64_MAX: for ever), and say whether there was one. */
+/* For a slice whose items run in another process. take_permit takes the slice's own permit again
+ * after it was released; take_permit_of takes one for items of another function that run inside the
+ * slice's items; release_permit_of releases that. The first two wait until `until` (uv_hrtime;
+ * UINT64_MAX: for ever) and tell whether they got a permit. */
 bool tp_slice_take_permit(tp_slice *slice, uint64_t until);
 bool tp_slice_take_permit_of(tp_slice *slice, tp_func *f, uint64_t until);
 void tp_func_release_permit(tp_engine *engine, tp_func *f);

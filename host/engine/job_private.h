@@ -83,7 +83,7 @@ struct tp_engine {
     tp_agent *helpers;                     /* agents that sleep while they wait for a nested job */
     uint64_t next_due;                     /* the earliest retry, UINT64_MAX: none */
     bool is_stopped;
-    tp_permits permits;                    /* NULLs: there are none; set before the first job */
+    tp_permits permits; /* set before the first job; NULLs: no other process has permits */
     _Atomic uint64_t delivered, total; /* relaxed; sums over jobs without a parent */
     _Atomic uint32_t recorded, unrecorded; /* relaxed; how many of those have a recorder, and how many have none */
     tp_trace trace;

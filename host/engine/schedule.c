@@ -60,7 +60,7 @@ static bool has_permit(const tp_func *f)
     return f->limit == 0 || (f->running < f->limit && !f->resuming);
 }
 
-/* Locked. A permit of f's is free again. */
+/* Locked. Frees a permit of f, and says whom to wake. */
 static void free_permit(tp_engine *e, tp_func *f, tp_wakes *w)
 {
     TP_ASSERT(tp_engine_is_locked(e) && f->running > 0);
@@ -73,7 +73,8 @@ static void free_permit(tp_engine *e, tp_func *f, tp_wakes *w)
     }
 }
 
-/* Locked. Takes a permit of f's for the agent, which works for `job`, waiting for one until `until`. False: there was none. */
+/* Locked. Takes a permit of f for the agent, which works for `job`; waits in line for it until
+ * `until`. False when it got none. */
 static bool take_permit(tp_agent *a, tp_func *f, const tp_job *job, uint64_t until)
 {
     TP_ASSERT(tp_engine_is_locked(a->engine));
@@ -101,7 +102,7 @@ static bool take_permit(tp_agent *a, tp_func *f, const tp_job *job, uint64_t unt
     return !is_late;
 }
 
-/* Locked. The slice's item waits for others: its permit is free meanwhile. */
+/* Locked. The slice's item waits for others: releases its permit meanwhile. */
 static void release_permit(tp_slice *s, tp_wakes *w)
 {
     if (!s->has_permit)

@@ -53,7 +53,7 @@ typedef struct tp_terms {
     tp_key draws;     /* what the items draw their random numbers from */
     bool has_leases;  /* the function uses by itself what it was given for that: */
     uint64_t leases;  /* these, as bits that mean something to whoever gave them (core_device.c) */
-    bool is_limited;     /* the function has a limit, so that items that wait give up their permits */
+    bool is_limited;     /* the function has a limit, so items that wait release their permits */
     unsigned depth;      /* so many maps are around this one */
     uint64_t memory;     /* bytes that a worker may use for it; 0: all there is. As timeout_ns */
     uint64_t recycle;    /* a worker is replaced after so many items; 0: never. As timeout_ns */

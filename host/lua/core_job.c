@@ -272,8 +272,9 @@ static int l_job_room(lua_State *L)
     return 1;
 }
 
-/* Pushes a block of inputs, which is the job's then. What a journal knows of them is given out without running them; where it cannot be read, the job ends with
- * that, as where it cannot be written. Raises out of memory. */
+/* Pushes a block of inputs, which the job then owns. Inputs whose results are in the journal get
+ * those without being run. When the journal cannot be read the job ends with that error, as when it
+ * cannot be written. Raises out of memory. */
 static int push_block(lua_State *L, job_box *box, tp_block *b)
 {
     tp_block *known = NULL;

@@ -63,7 +63,7 @@ static tp_sqlite *check_connection(lua_State *L, int index)
     return s;
 }
 
-/* A statement that is stepped through. */
+/* A statement that is being stepped through. */
 typedef struct asking {
     tp_sqlite *s;
     sqlite3_stmt *statement;
@@ -130,7 +130,8 @@ static int read_rows(lua_State *L)
 }
 
 /* core.journal.query(journal or reader, statement, ...) -> a list of rows, each a list of values, of which NULL is false; or nil and a message. The other
- * arguments are the statement's parameters. The statement ends here, also where the file is damaged or memory runs out: not behind its connection. */
+ * arguments are the statement's parameters. The statement is finalised before this returns or
+ * raises, since it must not outlive its connection. */
 static int l_journal_query(lua_State *L)
 {
     tp_error err = { 0 };

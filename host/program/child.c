@@ -317,7 +317,7 @@ static bool sink_is_cancelled(const tp_work *w)
     return false; /* the host ends this process instead */
 }
 
-/* The host does it, and we go on. */
+/* Asks the host for something, and waits until it has done that. */
 static void ask(tp_child *c, tp_wire_asked what, uint32_t of)
 {
     atomic_store_explicit(&c->control->asked, what, memory_order_relaxed);
@@ -339,7 +339,8 @@ static void sink_take_permit(tp_work *w)
         ask(child_of(w), TP_WIRE_TAKE_OWN, 0);
 }
 
-/* So are those of functions that it has given: see tp_permits. Others are only ours. */
+/* The host also has the permits of functions that it has sent, see tp_permits. Functions that it
+ * does not know have their permits here. */
 static void ask_for_permit(tp_child *c, tp_wire_asked what, const tp_func *f)
 {
     for (uint32_t id = 0; id < c->nrefs; id++)

@@ -33,18 +33,20 @@ enum {
 typedef enum tp_wire_state {
     TP_WIRE_STARTING, /* it has not said anything yet */
     TP_WIRE_READY,    /* waits for the first request */
-    TP_WIRE_ASKS,     /* something of the host: `asked` */
+    TP_WIRE_ASKS,     /* it asks the host for something: `asked` */
     TP_WIRE_FULL,     /* its records are to be taken: there is no room for more */
     TP_WIRE_DONE,     /* the request is over */
     TP_WIRE_FAILED    /* it could not begin: `message` says why */
 } tp_wire_state;
 
-/* What a worker asks of its host, which goes on when it has been done. */
+/* What a worker can ask its host for. It waits until the host has done it. */
 typedef enum tp_wire_asked {
-    TP_WIRE_RELEASE_OWN, /* the item waits: its permit is free meanwhile */
-    TP_WIRE_TAKE_OWN,    /* and it has one again */
-    TP_WIRE_TAKE,        /* a permit of the function `asked_of`, whose items it runs itself. It has one at most */
-    TP_WIRE_RELEASE      /* that is free again */
+    TP_WIRE_RELEASE_OWN, /* to release the item's permit, while it waits for others */
+    TP_WIRE_TAKE_OWN,    /* to take a permit for it again */
+    /* to take a permit of the function `asked_of`, whose items it runs itself; it has one such
+     * permit at most */
+    TP_WIRE_TAKE,
+    TP_WIRE_RELEASE      /* to release that permit */
 } tp_wire_asked;
 
 /* The beginning of `in`. */
@@ -70,7 +72,7 @@ typedef struct tp_wire_out {
     _Atomic uint32_t starved; /* not 0: there was no memory even for a failure */
     _Atomic uint32_t refused; /* 1 + the item that was refused memory last, counted from the request's first; 0: none was */
     _Atomic uint32_t will_leave; /* not 0: it has something to do before its end */
-    _Atomic uint32_t asked, asked_of; /* tp_wire_asked; the id of a function */
+    _Atomic uint32_t asked, asked_of; /* tp_wire_asked; the id of the function */
     _Atomic uint64_t printed; /* counts what was written to the socket */
     _Atomic uint64_t used;    /* records end here (release): what lies before it is published */
     /* where the record of columns begins that is being filled in, at `used`; 0: none */
@@ -112,7 +114,9 @@ typedef struct tp_wire_request {
     uint64_t size;   /* where the request ends */
     uint32_t attempt, worker;
     uint32_t discards, tags_lines, has_leases, is_limited;
-    uint64_t leases; /* this, has_leases and is_limited: as in tp_terms. The machine's devices have the same numbers there */
+    /* leases, has_leases, is_limited: as in tp_terms. Devices have the same numbers in all
+     * processes of a machine */
+    uint64_t leases;
     uint64_t name_at;
     tp_key draws;
     uint64_t memory; /* tp_terms.memory */

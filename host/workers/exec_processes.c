@@ -36,19 +36,19 @@ enum {
     FRAME_MAX = 1 << 20
 };
 
-/* A process that has been started, and may not have answered yet. */
+/* A process that was started; it may not have answered yet. */
 typedef struct started {
     tp_peer peer; /* pid 0: there is none */
     tp_region in, out;
-    uint64_t oom_kills; /* of the system, when it was started */
+    uint64_t oom_kills; /* the system's counter when the process was started */
 } started;
 
 /* A process and its link. The supervisor's own; `out.data` is written by the process. */
 typedef struct supervisor {
     tp_agent *agent;
     tp_host *host;
-    started spare;    /* takes the process's place when that dies */
-    bool wants_spare; /* one has been replaced: the next may have to be, too */
+    started spare;    /* a second process, which takes the place of the first when that dies */
+    bool wants_spare; /* a process had to be replaced, so that may happen again */
     tp_peer peer;
     tp_region in, out;
     tp_wire_given given;
@@ -59,8 +59,9 @@ typedef struct supervisor {
     uint64_t items;   /* that it has been given */
     uint64_t oom_kills; /* see `started` */
     unsigned deaths;  /* in a row, without anything begun */
-    bool has_released; /* the slice's permit */
-    tp_func *permit_of; /* the process has a permit of this one: held */
+    bool has_released; /* the slice's permit was released */
+    /* held: the function of which the process has a permit besides the slice's */
+    tp_func *permit_of;
     char frame[FRAME_MAX + 8]; /* what has come of a frame of its output */
     size_t frame_len;
     char line[2][4096]; /* unfinished lines that native code has written to descriptors 1 and 2 */
@@ -70,11 +71,11 @@ typedef struct supervisor {
 /* How a request ended. */
 typedef enum outcome { DONE, FULL, ASKS, DIED, TIMED_OUT, UNWANTED, GARBAGE } outcome;
 
-/* Watches over what a request runs. */
+/* The supervisor's view of a request that is running. */
 typedef struct watch {
     tp_slice *slice;
-    uint64_t item_since, unwanted_since; /* uv_hrtime; 0: it is wanted */
-    uint32_t item; /* that runs */
+    uint64_t item_since, unwanted_since; /* uv_hrtime; unwanted_since 0: it is wanted */
+    uint32_t item; /* the running item */
 } watch;
 
 static tp_wire_out *control_of(const supervisor *s)
@@ -243,7 +244,7 @@ static int await_ready(supervisor *s, const char *path, tp_error *err)
     return 0;
 }
 
-/* Starts a process, and does not wait for it. */
+/* Starts a process without waiting for its answer. */
 static int start(const supervisor *s, started *p, const char *path, tp_error *err)
 {
     *p = (started){ .oom_kills = tp_peer_oom_kills() };
@@ -273,14 +274,16 @@ static void end_spare(supervisor *s)
     tp_region_close(&p->out);
 }
 
-/* The program that is started; NULL when there is none. `found` is room for it. */
+/* The path of the program to start, found in the buffer `found` if it is not configured; NULL when
+ * there is none. */
 static const char *program_of(const supervisor *s, char found[4096])
 {
     const char *path = s->host->config.worker;
     return path ? path : tp_peer_find(found, 4096) ? found : NULL;
 }
 
-/* Has the next process start while this one runs what it was given: it takes some milliseconds. One that cannot be started may be later. */
+/* Starts a spare process while the first one runs its request, since starting takes some
+ * milliseconds. If it cannot be started, that is tried again when it is needed. */
 static void start_spare(supervisor *s)
 {
     char found[4096];
@@ -399,7 +402,7 @@ static void open_watch(const supervisor *s, tp_slice *slice, watch *of)
     *of = (watch){ .slice = slice, .item_since = uv_hrtime(), .item = running(s) };
 }
 
-/* Is the item to be ended, and why? DONE: it is not. */
+/* Why the running item must be ended; DONE when it need not be. */
 static outcome look(const supervisor *s, watch *of)
 {
     tp_work *w = &of->slice->work;
@@ -421,7 +424,7 @@ static outcome look(const supervisor *s, watch *of)
     return DONE;
 }
 
-/* Waits for the process's next turn. */
+/* Waits until the process takes a turn. */
 static outcome await_outcome(supervisor *s, watch *of)
 {
     uint64_t begun = uv_hrtime();
@@ -449,7 +452,7 @@ static outcome await_outcome(supervisor *s, watch *of)
     return state == TP_WIRE_DONE ? DONE : state == TP_WIRE_FULL ? FULL : state == TP_WIRE_ASKS ? ASKS : GARBAGE;
 }
 
-/* The function of which the process asks; NULL: it is none. */
+/* The function that the process names in what it asks for; NULL when that is none. */
 static tp_func *asked_of(const supervisor *s)
 {
     uint32_t id = atomic_load_explicit(&control_of(s)->asked_of, memory_order_relaxed);
@@ -457,7 +460,8 @@ static tp_func *asked_of(const supervisor *s)
     return r && r->type == &tp_func_type ? (tp_func *)(void *)r : NULL;
 }
 
-/* Does what the process asks for, and has it go on: ASKS; else how that ended. It has no permit while it waits for one. */
+/* Does what the process asks for. ASKS: the process may go on; otherwise how the request ended.
+ * While this waits for a permit, the process has none. */
 static outcome answer(supervisor *s, watch *of)
 {
     tp_work *w = &of->slice->work;
@@ -596,7 +600,7 @@ static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error
     open_watch(s, slice, &of);
     do {
         take_turn(s);
-        if (s->items > count) /* its first results are not to wait for that */
+        if (s->items > count) /* the first results of a process must not wait for this */
             start_spare(s);
         o = await_outcome(s, &of);
         if (o == ASKS)
@@ -608,7 +612,7 @@ static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error
             atomic_store_explicit(&c->open, 0, memory_order_relaxed);
         }
     } while ((o == FULL || o == ASKS) && is_right);
-    release_permit(s); /* if the process has not */
+    release_permit(s); /* if the process has not released it */
     if (is_right && o != GARBAGE && o != UNWANTED)
         is_right = collect(s, w, &r, o != DONE, &why);
     c = control_of(s);
@@ -673,7 +677,7 @@ static int run_slice(void *state, tp_slice *slice, tp_error *err)
                 return tp_engine_is_stopped(s->host->engine) ? 0 : -1;
             s->wants_spare = true;
         }
-        if (s->has_released) { /* by a process that is gone */
+        if (s->has_released) { /* released by a process that is gone */
             s->has_released = false;
             tp_slice_take_permit(slice, UINT64_MAX);
         }
