@@ -61,7 +61,7 @@ int tp_image_encode(struct lua_State *L, int index, const char *name, int tables
 /* The outline of that image (tp_encode_outline). False when there can be none. */
 bool tp_image_outline(struct lua_State *L, int index, int tables, unsigned flags, tp_buf *outline);
 
-/* Is that the image's message? */
+/* Does the image have that message? */
 bool tp_image_is(const tp_image *image, const tp_buf *message);
 
 /* A new image with one owner. It takes the message over and leaves the buffer empty. NULL when out

@@ -83,7 +83,7 @@ struct tp_slice {
     tp_slice *next, *prev;  /* in the engine's list; engine's lock */
     bool has_permit;        /* counts in func->running; engine's lock */
     bool is_permitted;      /* the slice also has a permit from tp_permits; the agent's */
-    tp_block *results, **results_end; /* what the sink was given so far; the agent's */
+    tp_block *results, **results_end; /* what the sink has taken so far; the agent's */
 };
 
 typedef struct tp_retries {
@@ -316,14 +316,14 @@ uint64_t tp_job_idle_until(tp_engine *engine, tp_executor *executor);
 
 /* For a slice whose items run in another process. take_permit takes the slice's own permit again
  * after it was released; take_permit_of takes one for items of another function that run inside the
- * slice's items; release_permit_of releases that. The first two wait until `until` (uv_hrtime;
+ * slice's items, and tp_func_release_permit releases it. Both wait until `until` (uv_hrtime;
  * UINT64_MAX: for ever) and tell whether they got a permit. */
 bool tp_slice_take_permit(tp_slice *slice, uint64_t until);
 bool tp_slice_take_permit_of(tp_slice *slice, tp_func *f, uint64_t until);
 void tp_func_release_permit(tp_engine *engine, tp_func *f);
 
-/* The agent waits for n jobs, started inside its current item, which gives up its permit; and does not any more, and has its place
- * back, for which it may have to wait. */
+/* The agent waits, inside its current item, for n jobs that were started there: the item's permit
+ * is released meanwhile. end_wait takes a permit again, for which it may have to wait. */
 void tp_job_begin_wait(tp_agent *agent, tp_job *const *jobs, unsigned n);
 void tp_job_end_wait(tp_agent *agent, tp_job *const *jobs, unsigned n);
 

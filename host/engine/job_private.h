@@ -63,10 +63,11 @@ struct tp_job {
     tp_error *lost;  /* why tp_job_lose_all or tp_job_give_up has cancelled it; set once */
     tp_executor *executor;
     unsigned inside;   /* jobs nested in it, at any depth, that their owners have not closed */
-    uint32_t owner_id; /* of the worker in whose item it was started; 0: none. For traces */
-    bool is_awaited; /* the owner wants its waiter woken */
-    bool is_told;    /* it has been, and the job is in waiter->news */
-    const void *helper; /* of the agent that waits for it and runs items meanwhile, see helper_id; NULL: none does */
+    uint32_t owner_id; /* the id of the worker in whose item it was started; 0: none. For traces */
+    bool is_awaited; /* the owner wants its waiter woken at the next news */
+    bool is_told;    /* it has been told: the job is in the waiter's list of news */
+    /* the agent and item that wait for it as a helper, see tp_agent_helper_id; NULL: none */
+    const void *helper;
     tp_job *next_told, *prev_told;
 
     /* counts news; written under the lock (release), read by the owner as it spins (acquire) */

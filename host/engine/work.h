@@ -50,14 +50,17 @@ typedef struct tp_terms {
      * alone */
     bool splits;
     tp_returns returns;
-    tp_key draws;     /* what the items draw their random numbers from */
-    bool has_leases;  /* the function uses by itself what it was given for that: */
-    uint64_t leases;  /* these, as bits that mean something to whoever gave them (core_device.c) */
+    tp_key draws;     /* the key from which the items draw their random numbers */
+    bool has_leases;  /* leases given for this function are used by default: */
+    uint64_t leases;  /* these, as bits whose meaning their giver knows (core_device.c) */
     bool is_limited;     /* the function has a limit, so items that wait release their permits */
-    unsigned depth;      /* so many maps are around this one */
-    uint64_t memory;     /* bytes that a worker may use for it; 0: all there is. As timeout_ns */
-    uint64_t recycle;    /* a worker is replaced after so many items; 0: never. As timeout_ns */
-    uint64_t timeout_ns; /* how long an item may run; 0: for ever. Executors keep it that can end one */
+    unsigned depth;      /* how many maps are around this one */
+    /* bytes that a worker may use for it; 0: no limit. Enforced as timeout_ns is */
+    uint64_t memory;
+    /* a worker is replaced after so many items; 0: never. Enforced as timeout_ns is */
+    uint64_t recycle;
+    /* how long an item may run; 0: for ever. Enforced by executors that can end an item */
+    uint64_t timeout_ns;
 } tp_terms;
 
 /* Where results go. The functions are called by the thread that runs the work, and none but

@@ -70,7 +70,7 @@ typedef struct asking {
     int rc; /* of its last step */
 } asking;
 
-/* Parameter number `at` is the value at the index, which stays there. */
+/* Sets parameter number `at` to the value at the index, which must stay there. */
 static void set_parameter(lua_State *L, const asking *a, int at, int index)
 {
     size_t len;
@@ -129,9 +129,10 @@ static int read_rows(lua_State *L)
     return 1;
 }
 
-/* core.journal.query(journal or reader, statement, ...) -> a list of rows, each a list of values, of which NULL is false; or nil and a message. The other
- * arguments are the statement's parameters. The statement is finalised before this returns or
- * raises, since it must not outlive its connection. */
+/* core.journal.query(journal or reader, statement, ...) -> a list of rows, each a list of values
+ * with false for NULL; or nil and a message. The other arguments are the statement's parameters.
+ * The statement is finalised before this returns or raises, since it must not outlive its
+ * connection. */
 static int l_journal_query(lua_State *L)
 {
     tp_error err = { 0 };

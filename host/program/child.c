@@ -326,7 +326,7 @@ static void ask(tp_child *c, tp_wire_asked what, uint32_t of)
     wait_for_host(c);
 }
 
-/* Its permit is the host's, and what it waits for runs here. */
+/* The permit is held by the host, and what the item waits for is run here. */
 static void sink_release_permit(tp_work *w)
 {
     if (w->terms->is_limited)

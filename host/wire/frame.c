@@ -14,7 +14,7 @@ typedef struct writer {
     tp_region *arena;
     tp_wire_given *given;
     uint64_t at;
-    tp_buf made;  /* the tp_wire_refs of what is given for the first time */
+    tp_buf made;  /* the tp_wire_refs of things that are given for the first time */
     tp_error *err;
 } writer;
 
@@ -147,7 +147,7 @@ static int give(writer *w, tp_ref *r)
     if (id < 0)
         return -1;
     made.id = made.place.id = (uint32_t)id;
-    return tp_buf_add(&w->made, &made, sizeof made); /* there is room */
+    return tp_buf_add(&w->made, &made, sizeof made); /* there is room for it */
 }
 
 /* Writes the ids of n references. Those that the worker does not have are given to it. */

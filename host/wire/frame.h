@@ -34,7 +34,7 @@ typedef enum tp_wire_state {
     TP_WIRE_STARTING, /* it has not said anything yet */
     TP_WIRE_READY,    /* waits for the first request */
     TP_WIRE_ASKS,     /* it asks the host for something: `asked` */
-    TP_WIRE_FULL,     /* its records are to be taken: there is no room for more */
+    TP_WIRE_FULL, /* there is no room for more records: the host must take those that there are */
     TP_WIRE_DONE,     /* the request is over */
     TP_WIRE_FAILED    /* it could not begin: `message` says why */
 } tp_wire_state;
@@ -70,10 +70,11 @@ typedef struct tp_wire_out {
     _Atomic uint32_t worker_sleeps, host_sleeps;
     _Atomic uint32_t begun;   /* the number of the host's turn whose request was begun */
     _Atomic uint32_t starved; /* not 0: there was no memory even for a failure */
-    _Atomic uint32_t refused; /* 1 + the item that was refused memory last, counted from the request's first; 0: none was */
-    _Atomic uint32_t will_leave; /* not 0: it has something to do before its end */
+    /* 1 + the item, counted from the request's first, that was last refused memory; 0: none */
+    _Atomic uint32_t refused;
+    _Atomic uint32_t will_leave; /* not 0: it must do something before it ends */
     _Atomic uint32_t asked, asked_of; /* tp_wire_asked; the id of the function */
-    _Atomic uint64_t printed; /* counts what was written to the socket */
+    _Atomic uint64_t printed; /* counts writes to the socket */
     _Atomic uint64_t used;    /* records end here (release): what lies before it is published */
     /* where the record of columns begins that is being filled in, at `used`; 0: none */
     _Atomic uint64_t open;

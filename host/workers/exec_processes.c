@@ -43,7 +43,7 @@ typedef struct started {
     uint64_t oom_kills; /* the system's counter when the process was started */
 } started;
 
-/* A process and its link. The supervisor's own; `out.data` is written by the process. */
+/* A process and its link. The supervisor's own, but the process writes `out.data`. */
 typedef struct supervisor {
     tp_agent *agent;
     tp_host *host;
@@ -56,13 +56,13 @@ typedef struct supervisor {
     uint32_t seen;    /* the process's last turn that was noticed */
     uint32_t printed; /* its counter of writes when its socket was last read */
     uint64_t waited_ns; /* how long the last request took */
-    uint64_t items;   /* that it has been given */
+    uint64_t items;   /* how many it has been given */
     uint64_t oom_kills; /* see `started` */
-    unsigned deaths;  /* in a row, without anything begun */
+    unsigned deaths;  /* how many processes in a row died without having begun anything */
     bool has_released; /* the slice's permit was released */
     /* held: the function of which the process has a permit besides the slice's */
     tp_func *permit_of;
-    char frame[FRAME_MAX + 8]; /* what has come of a frame of its output */
+    char frame[FRAME_MAX + 8]; /* the part of an output frame that has arrived */
     size_t frame_len;
     char line[2][4096]; /* unfinished lines that native code has written to descriptors 1 and 2 */
     size_t line_len[2];
@@ -182,7 +182,7 @@ static void release_permit(supervisor *s)
     s->permit_of = NULL;
 }
 
-/* The process is gone, or is to be: nothing of it is left here, but for how it ended. */
+/* Ends the process if it still runs, and frees all of it except how it ended. */
 static void end_process(supervisor *s)
 {
     if (s->peer.pid == 0)
@@ -570,14 +570,15 @@ static void time_out(supervisor *s, tp_work *w)
     fail(s, w, TP_KIND_TIMEOUT, message);
 }
 
-/* Has the process run up to `count` items from w->at on, and gives the sink what comes of them. False when the worker cannot go on (err). */
+/* Has the process run up to `count` items from w->at on, and gives their results to the sink. False
+ * with err set when the worker cannot go on. */
 static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error *err)
 {
     tp_work *w = &slice->work;
     tp_error why = { 0 };
     tp_wire_out *c = control_of(s);
     tp_wire_reader r = { .count = count, .given = &s->given, .first = w->at };
-    s->peer.tail_len = 0; /* what others have written */
+    s->peer.tail_len = 0; /* it is what earlier items have written */
     tp_wire_take_returned(&s->given, c);
     if (tp_wire_put_request(&s->in, &s->given, w, count, &s->agent->worker, &r.in_place, &why)) {
         if (why.code == TP_ELIMIT)
