@@ -14,6 +14,7 @@
 #include "workers/workers.h"
 
 #include <lauxlib.h>
+#include <luajit.h>
 #include <stdio.h>
 #include <unistd.h>
 #include <stdatomic.h>
@@ -185,6 +186,21 @@ static int forget_module(lua_State *L, const char *name)
     return lua_error(L);
 }
 
+/* Is anything compiled in this state? */
+static bool compiles(lua_State *L)
+{
+    bool does = false;
+    lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED"); // loaded
+    lua_getfield(L, -1, "jit");                    // loaded jit
+    if (lua_istable(L, -1)) {
+        lua_getfield(L, -1, "status");
+        does = lua_isfunction(L, -1) && lua_pcall(L, 0, 1, 0) == 0 && lua_toboolean(L, -1);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 2);
+    return does;
+}
+
 /* package.preload of an embedded module: upvalue 1 is its tp_lua_module */
 static int open_module(lua_State *L)
 {
@@ -197,8 +213,12 @@ static int open_module(lua_State *L)
     bool was_collecting = lua_gc(L, LUA_GCISRUNNING, 0);
     if (was_collecting)
         lua_gc(L, LUA_GCSTOP, 0);
+    /* Nor is what runs once worth compiling; and where LuaJIT has no memory for a trace, a call of a C function jumps to nowhere. */
+    bool was_compiling = compiles(L) && luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF);
     lua_pushstring(L, m->name);
     int status = lua_pcall(L, 1, 1, 0);
+    if (was_compiling)
+        luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_ON);
     if (was_collecting)
         lua_gc(L, LUA_GCRESTART, -1);
     return status ? forget_module(L, m->name) : 1;

@@ -92,8 +92,8 @@ lua_State *__wrap_lua_newstate(lua_Alloc f, void *user)
 }
 
 /* LuaJIT crashes when a table made in compiled code gets no memory (lj_err_mem under lj_tab_new1 in a trace; seen here at one of 17,000 allocations). The
- * product's heap asks twice; what stays out of memory can still meet it (tests/README.md). So that no sample is red for it by chance, states only
- * interpret where the heap is not the product's or memory stays out; make torture compiles all the same. */
+ * product's heap asks twice; what stays out of memory can still meet it (tests/README.md). So that no sweep is red for it by chance, states only
+ * interpret where the heap is not the product's or memory stays out. */
 void __wrap_luaL_openlibs(lua_State *L)
 {
     __real_luaL_openlibs(L);
@@ -313,7 +313,7 @@ static void check_session(const char *(*run)(tp_error *err), long n, bool lasts)
 static void check_sessions(const char *(*run)(tp_error *err), bool lasts, long at_most)
 {
     tp_error err = { 0 };
-    is_interpreted = !getenv("TIDEPOOL_TORTURE") && (!uses_heap || lasts);
+    is_interpreted = !uses_heap || lasts;
     CHECK_STR("", run(&err)); /* once without: what is made once per process is there */
     CHECK_STR("", err.message);
     atomic_store(&n_calls, 0);
