@@ -148,6 +148,7 @@ static const number blocks[] = {
     { "FAILURE", TP_BLOCK_FAILURE },
     { "RETRY", TP_BLOCK_RETRY },
     { "DONE", TP_BLOCK_DONE },
+    { "PART", TP_BLOCK_PART },
     { "PARTIALS", TP_BLOCK_PARTIALS },
 };
 

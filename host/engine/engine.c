@@ -386,6 +386,8 @@ void tp_job_cancel_locked(tp_job *job)
     }
     skip_delayed(job);
     tp_job_stop_slices(job, 0);
+    if (job->terms.streams)
+        uv_cond_broadcast(&job->taken);
     TP_ASSERT(tp_job_is_balanced(job));
     atomic_fetch_add_explicit(&job->eventcount, 1, memory_order_release);
     for (tp_agent *a = job->func->resuming; a; a = a->next_resuming)

@@ -56,6 +56,9 @@ struct tp_executor {
     /* engine's lock: workers that are awake without work, and so will see new work without being
      * woken */
     int looking;
+    /* engine's lock: workers whose items wait for what others do (tp_job_begin_block): other workers
+     * may be started in their places */
+    unsigned blocked;
 };
 
 /* Tells the processor that this thread spins. */

@@ -53,6 +53,10 @@ static void free_job(tp_ref *ref) /* any thread, without the lock: this was the 
     TP_ASSERT(job->running == 0 && !job->queue && !job->delayed && !job->is_told && job->finished == job->pushed);
     tp_block_free_list(job->done);
     tp_block_free_list(job->fifo);
+    tp_block_free_list(job->parts);
+    tp_block_free(job->held);
+    if (job->terms.streams)
+        uv_cond_destroy(&job->taken);
     while (job->early)
         tp_block_free(pop_early(job));
     for (uint32_t i = 0; i < job->terms.returns.columns; i++)
@@ -126,6 +130,10 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
     tp_job *job = calloc(1, sizeof *job);
     if (!job)
         return tp_error_oom(err, "job");
+    if (c->streams && uv_cond_init(&job->taken)) {
+        free(job);
+        return tp_error_oom(err, "job");
+    }
     tp_ref_init(&job->ref, &job_type);
     job->engine = e;
     job->func = tp_ref_hold(c->func);
@@ -136,6 +144,7 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
                              .discards = c->discard,
                              .batch = c->batch,
                              .splits = c->splits,
+                             .streams = c->streams,
                              .returns = c->returns,
                              .draws = c->draws,
                              .has_leases = c->has_leases,
@@ -168,6 +177,7 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
     job->opened_ns = uv_hrtime();
     job->fifo_end = &job->fifo;
     job->done_end = &job->done;
+    job->parts_end = &job->parts;
     uv_mutex_lock(&e->lock);
     job->random = uv_hrtime() | 1;
     job->item_ns = job->func->item_ns;
@@ -417,14 +427,40 @@ static void place(tp_job *job, tp_block *b)
 
 static tp_block *pop(tp_job *job)
 {
-    tp_block *b = job->fifo;
-    if (b) {
+    tp_block *b = job->held ? job->held : job->fifo;
+    if (job->held) {
+        job->held = NULL;
+    } else if (b) {
         job->fifo = b->next;
         if (!job->fifo)
             job->fifo_end = &job->fifo;
     } else if (job->early && job->early->first == job->head) {
         b = pop_early(job);
     }
+    return b;
+}
+
+static bool is_result(const tp_block *b)
+{
+    return b->kind != TP_BLOCK_RETRY && b->kind != TP_BLOCK_PART;
+}
+
+/* Owner, locked. Values of the item at head, or of an unordered job of any; NULL when there are none. An item's values come before its result: they were
+ * there when it was put in its place. */
+static tp_block *take_part(tp_job *job)
+{
+    tp_block **at = &job->parts;
+    while (*at && job->ordered && (*at)->first != job->head)
+        at = &(*at)->next;
+    tp_block *b = *at;
+    if (!b)
+        return NULL;
+    *at = b->next;
+    if (!*at)
+        job->parts_end = at;
+    job->n_parts -= b->n;
+    job->head_taken += b->n;
+    uv_cond_broadcast(&job->taken);
     return b;
 }
 
@@ -443,6 +479,11 @@ tp_block *tp_job_next(tp_job *job)
         b = pop(job);
         uv_mutex_lock(&e->lock);
     }
+    tp_block *part = job->terms.streams ? take_part(job) : NULL;
+    if (part) {
+        job->held = b;
+        b = part;
+    }
     atomic_store_explicit(&job->is_asked, true, memory_order_relaxed);
     tp_job_come_back(job, &w);
     if (b) {
@@ -453,14 +494,17 @@ tp_block *tp_job_next(tp_job *job)
         tp_job_go_away(job);
         job->bytes -= tp_block_size(b);
         b->next = NULL;
-        if (b->kind != TP_BLOCK_RETRY) {
+        if (is_result(b)) {
             job->head += b->n;
             job->delivered += b->n;
+            job->head_taken = 0;
+            if (job->terms.streams) /* another item is at head */
+                uv_cond_broadcast(&job->taken);
         }
     }
     job->awaited = job->head;
     uv_mutex_unlock(&e->lock);
-    if (b && !job->parent && b->kind != TP_BLOCK_RETRY)
+    if (b && !job->parent && is_result(b))
         atomic_fetch_add_explicit(&e->delivered, b->n, memory_order_relaxed);
     tp_wakes_send(&w);
     return b;

@@ -62,6 +62,8 @@ struct tp_agent {
     tp_slice *spare;   /* memory for slices, free to use, linked by `next`; its own */
 
     /* ---- guarded by the engine's lock ---- */
+    bool is_blocked;                 /* between tp_job_begin_block and tp_job_end_block, of a wait without an end */
+    bool is_hopeless;                /* see tp_engine_give_up */
     tp_agent *next_helper;           /* in the engine's list of agents that sleep for nested jobs */
     tp_agent *next_resuming;         /* in tp_func.resuming */
 };
@@ -84,6 +86,7 @@ struct tp_slice {
     bool has_permit;        /* counts in func->running; engine's lock */
     bool is_permitted;      /* the slice also has a permit from tp_permits; the agent's */
     tp_block *results, **results_end; /* what the sink has taken so far; the agent's */
+    uint64_t emitted; /* values that its item has given; engine's lock */
 };
 
 typedef struct tp_retries {
@@ -132,6 +135,7 @@ typedef struct tp_job_config {
     uint64_t timeout_ns, recycle, memory; /* see tp_terms */
     uint32_t batch; /* see tp_terms */
     bool splits;    /* see tp_terms */
+    bool streams;   /* see tp_terms; at most `window` values wait, too */
     tp_returns returns;
     tp_recorder *recorder; /* held by the job; NULL: nothing is recorded */
     tp_key draws;      /* the key from which its items draw their random numbers */
@@ -215,7 +219,8 @@ uint64_t tp_job_pushed(const tp_job *job);
 /* No inputs come after those pushed. */
 void tp_job_end(tp_job *job);
 
-/* The next results, in order when the job is ordered; they are the caller's. NULL when none is
+/* The next results, in order when the job is ordered; they are the caller's. If the job streams, the
+ * values of an item (PART) come before its result. NULL when none is
  * ready: then the owner is taken to wait, and the job does not pause until it has been given some.
  * A paused job resumes. */
 tp_block *tp_job_next(tp_job *job);
@@ -330,6 +335,28 @@ void tp_job_end_wait(tp_agent *agent, tp_job *const *jobs, unsigned n);
 /* Between the two: claims a slice of a job that the agent waits for, or of a job below one. NULL
  * when there is nothing to take now. */
 tp_slice *tp_job_take_awaited(tp_agent *agent);
+
+/* The agent's item waits for what others do, other than jobs, and runs nothing meanwhile: its permit
+ * is free, and another worker may be started in the place of its own. And the item resumes, for which
+ * it may have to wait. `endless`: the wait has no end of its own. */
+void tp_job_begin_block(tp_agent *agent, bool endless);
+void tp_job_end_block(tp_agent *agent);
+
+/* The owner waits in a way that only workers can end; or does not any more. */
+void tp_engine_set_waiting(tp_engine *engine, bool waiting);
+
+/* Can nothing go on: does every running item wait without an end (tp_job_begin_block), and can none
+ * be begun? When an agent asks, the owner has to wait, too, unless the agent is the owner's own;
+ * NULL: the owner asks. */
+bool tp_engine_is_stuck(tp_engine *engine, const tp_agent *agent);
+
+/* That has lasted long enough: all that wait so now are to give up. tp_job_is_hopeless says so to
+ * each, until it waits again. */
+void tp_engine_give_up(tp_engine *engine);
+bool tp_job_is_hopeless(tp_agent *agent);
+
+/* The owner waits for workers: all jobs that have paused resume (is_left in schedule.c). */
+void tp_engine_come_back(tp_engine *engine);
 
 /* Sleeps until one of the n jobs has news after its `seen`, or work below one of them can be taken,
  * or a retry is due, or until deadline_ns (uv_hrtime). */

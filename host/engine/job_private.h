@@ -34,6 +34,7 @@ struct tp_job {
     tp_block *early;    /* results that came before their turn: a heap, the block with the lowest index first */
     uint64_t head;      /* index of the next result to give out */
     tp_block *fifo, **fifo_end; /* unordered jobs: results in the order in which they came */
+    tp_block *held;     /* the next result, which follows a block of its item's values; or NULL */
     uint64_t delivered; /* results given out */
     uint64_t pushed;    /* written by the owner under the lock */
     uint64_t read_ahead;
@@ -47,6 +48,10 @@ struct tp_job {
     tp_range *queue;
     tp_range *delayed; /* a heap by time: items that wait for their retry */
     tp_block *done, **done_end;
+    tp_block *parts, **parts_end;     /* values of items that are not over, as they came */
+    uint64_t n_parts;                 /* how many; and how many were taken of the item at head */
+    uint64_t head_taken;
+    uv_cond_t taken;                  /* of a job that streams: some were taken, or are not wanted any more */
     uint64_t queued, n_delayed, finished, failed, retried, skipped;
     uint64_t awaited; /* the head when the owner last asked for results */
     /* no item with a higher index is begun: the one with this index has failed for good */
@@ -84,6 +89,7 @@ struct tp_engine {
     tp_agent *helpers;                     /* agents that sleep while they wait for a nested job */
     uint64_t next_due;                     /* the earliest retry, UINT64_MAX: none */
     bool is_stopped;
+    _Atomic bool owner_waits; /* relaxed; see tp_engine_set_waiting */
     tp_permits permits; /* set before the first job; NULLs: no other process has permits */
     _Atomic uint64_t delivered, total; /* relaxed; sums over jobs without a parent */
     _Atomic uint32_t recorded, unrecorded; /* relaxed; how many of those have a recorder, and how many have none */

@@ -187,7 +187,97 @@ static void sink_take_permit(tp_work *w)
         s->job->engine->permits.take(s->job->engine->permits.user, s->job->func);
 }
 
+/* Locked. Are there enough values of the job that nobody has read? The item that the owner waits for may have given so many itself. Others wait for that
+ * one to be over, unless nobody runs it: it may be that it waits for one of their workers. */
+static bool has_enough(const tp_job *job, const tp_slice *s, uint64_t index)
+{
+    if (job->n_parts < job->window)
+        return false;
+    if (!job->ordered)
+        return true;
+    if (index == job->awaited)
+        return s->emitted - job->head_taken >= job->window;
+    return !job->delayed && (!job->queue || tp_range_first(job->queue) > job->awaited);
+}
+
+void tp_job_begin_block(tp_agent *a, bool endless)
+{
+    tp_slice *s = tp_slice_of(a->worker.current);
+    tp_wakes w = { 0 };
+    uv_mutex_lock(&a->engine->lock);
+    a->is_blocked = endless;
+    a->is_hopeless = false;
+    if (s) {
+        release_permit(s, &w);
+        a->executor->blocked++;
+    }
+    uv_mutex_unlock(&a->engine->lock);
+    tp_wakes_send(&w);
+    if (s)
+        a->executor->type->start(a->executor, 1);
+}
+
+void tp_job_end_block(tp_agent *a)
+{
+    tp_slice *s = tp_slice_of(a->worker.current);
+    uv_mutex_lock(&a->engine->lock);
+    a->is_blocked = false;
+    a->executor->blocked -= s != NULL;
+    uv_mutex_unlock(&a->engine->lock);
+    if (s)
+        tp_slice_take_permit(s, UINT64_MAX);
+}
+
+/* Waits until there are not enough values of the job any more, or it is not wanted. The worker's place, and its permit, are free meanwhile: who reads may
+ * wait for what others are to run. */
+static void await_reader(tp_slice *s, uint64_t index)
+{
+    enum { LOOK_NS = 20 * 1000000 }; /* for jobs that this one is nested in */
+    tp_job *job = s->job;
+    tp_engine *e = job->engine;
+    uv_mutex_lock(&e->lock);
+    bool waits = has_enough(job, s, index) && !tp_job_is_unwanted(job) && index <= job->stop_at;
+    uv_mutex_unlock(&e->lock);
+    if (!waits)
+        return;
+    tp_job_begin_block(s->agent, true);
+    uv_mutex_lock(&e->lock);
+    while (has_enough(job, s, index) && !tp_job_is_unwanted(job) && index <= job->stop_at)
+        uv_cond_timedwait(&job->taken, &e->lock, LOOK_NS);
+    uv_mutex_unlock(&e->lock);
+    tp_job_end_block(s->agent);
+}
+
+static int sink_emit(tp_work *w, tp_block *b)
+{
+    tp_slice *s = (tp_slice *)w;
+    tp_job *job = s->job;
+    tp_wakes wakes = { 0 };
+    b->first = w->block->first + w->at;
+    b->next = NULL;
+    await_reader(s, b->first);
+    uv_mutex_lock(&job->engine->lock);
+    bool is_wanted = !tp_job_is_unwanted(job) && b->first <= job->stop_at;
+    if (is_wanted) {
+        *job->parts_end = b;
+        job->parts_end = &b->next;
+        job->n_parts += b->n;
+        s->emitted += b->n;
+        job->bytes += tp_block_size(b);
+        if (!job->ordered || b->first == job->awaited) {
+            atomic_fetch_add_explicit(&job->eventcount, 1, memory_order_release);
+            wakes.owner = tp_job_tell(job);
+        }
+    }
+    uv_mutex_unlock(&job->engine->lock);
+    tp_wakes_send(&wakes);
+    if (!is_wanted)
+        tp_block_free(b);
+    return is_wanted ? 0 : -1;
+}
+
 static const tp_sink slice_sink = {
+    .emit = sink_emit,
     .append = sink_append,
     .starve = sink_starve,
     .is_cancelled = sink_is_cancelled,
@@ -330,6 +420,8 @@ static double share_of(const tp_job *job, const tp_agent *agent, double item_ns)
  * time. */
 static uint32_t slice_count(const tp_job *job, const tp_range *r, const tp_agent *agent)
 {
+    if (job->terms.streams)
+        return 1;
     if (job->terms.batch) {
         uint32_t most = r->most && r->most < job->terms.batch ? r->most : job->terms.batch;
         return most < r->count ? most : r->count;
@@ -365,6 +457,68 @@ bool tp_job_can_take_locked(tp_engine *e, const tp_executor *ex)
     /* After tp_engine_stop nothing can be taken. If this said yes, a worker would try again and
      * again without releasing the lock, and tp_engine_stop waits for that. */
     return !e->is_stopped && pick(e, ex, UINT64_MAX, uv_hrtime()) != NULL;
+}
+
+void tp_engine_set_waiting(tp_engine *e, bool waiting)
+{
+    atomic_store_explicit(&e->owner_waits, waiting, memory_order_relaxed);
+}
+
+/* Locked. Could an item be begun by somebody else than the owner, or will one be tried again? */
+static bool has_work(tp_engine *e, uint64_t now)
+{
+    for (const tp_job *j = e->jobs; j; j = j->next)
+        if (j->delayed || j->is_told)
+            return true;
+    for (const tp_func *f = e->ready_first; f; f = f->next_ready)
+        for (const tp_job *j = has_permit(f) ? f->ready_first : NULL; j; j = j->next_ready)
+            if (!(j->executor->type->capabilities & TP_BY_OWNER) && can_take(j, now))
+                return true;
+    return false;
+}
+
+bool tp_engine_is_stuck(tp_engine *e, const tp_agent *agent)
+{
+    uv_mutex_lock(&e->lock);
+    bool is_stuck = !agent || atomic_load_explicit(&e->owner_waits, memory_order_relaxed) || agent->executor->type->capabilities & TP_BY_OWNER;
+    for (const tp_slice *s = e->slices; s && is_stuck; s = s->next)
+        is_stuck = s->agent->is_blocked;
+    is_stuck = is_stuck && !has_work(e, uv_hrtime());
+    uv_mutex_unlock(&e->lock);
+    return is_stuck;
+}
+
+void tp_engine_give_up(tp_engine *e)
+{
+    uv_mutex_lock(&e->lock);
+    for (tp_slice *s = e->slices; s; s = s->next)
+        s->agent->is_hopeless = s->agent->is_blocked;
+    uv_mutex_unlock(&e->lock);
+}
+
+bool tp_job_is_hopeless(tp_agent *a)
+{
+    uv_mutex_lock(&a->engine->lock);
+    bool is = a->is_hopeless;
+    uv_mutex_unlock(&a->engine->lock);
+    return is;
+}
+
+void tp_engine_come_back(tp_engine *e)
+{
+    uint64_t now = uv_hrtime();
+    tp_wakes w = { 0 };
+    do {
+        w.takers = 0;
+        uv_mutex_lock(&e->lock);
+        for (tp_job *j = e->jobs; j && !w.takers; j = j->next) {
+            if (j->left_ns && now - j->left_ns > TP_PAUSE_NS)
+                tp_job_resume(j, &w);
+            j->left_ns = 0;
+        }
+        uv_mutex_unlock(&e->lock);
+        tp_wakes_send(&w);
+    } while (w.takers);
 }
 
 /* Locked. A slice of the job has been taken: is there work for one more worker? */
@@ -442,6 +596,7 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     s->range = r;
     s->has_permit = true;
     s->is_permitted = false;
+    s->emitted = 0;
     s->results = NULL;
     s->results_end = &s->results;
     s->prev = NULL;

@@ -49,6 +49,8 @@ typedef struct tp_terms {
     /* a batch that fails is retried in halves, so that in the end only the items fail that fail
      * alone */
     bool splits;
+    /* its items give values before they are over (tp_sink.emit), and a slice is one item */
+    bool streams;
     tp_returns returns;
     tp_key draws;     /* the key from which the items draw their random numbers */
     bool has_leases;  /* leases given for this function are used by default: */
@@ -81,6 +83,10 @@ typedef struct tp_sink {
      * then take one again before it goes on, for which it may wait. */
     void (*release_permit)(tp_work *w);
     void (*take_permit)(tp_work *w);
+
+    /* Takes values (a block of the kind PART) that the running item gives before it is over. Waits
+     * while enough values wait to be read. -1 when nobody wants them any more. */
+    int (*emit)(tp_work *w, tp_block *b);
 
     /* For a sink that wants each result at once; both NULL for others. new_columns makes columns
      * for the results of `capacity` items: where the sink wants them, or in the arrays of `returns`

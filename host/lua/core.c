@@ -156,6 +156,7 @@ static int open_core(lua_State *L)
     tp_core_register_command(L);
     tp_core_register_lines(L);
     tp_core_register_loop(L);
+    tp_core_register_store(L);
     tp_core_register_luv(L);
     tp_value_push_invoke(L);
     lua_setfield(L, -2, "invoke");
@@ -228,6 +229,8 @@ static int free_context(lua_State *L)
 {
     context *ctx = lua_touserdata(L, 1);
     tp_buf_free(&ctx->scratch);
+    tp_block_free(ctx->emitting);
+    ctx->emitting = NULL;
     tp_core_end_pins(ctx);
     tp_host_unlisten(ctx->listener);
     ctx->listener = NULL;

@@ -154,7 +154,7 @@ static void keep_captured(lua_State *L, job_box *box)
 /* core.job.open(func, image or kernel, executor name, options) -> job, or nil, a message and a kind
  * of failure. Options as in tp_job_config: total, window, bytes, ordered, keep_going, discard,
  * is_cheap, retries, crash_retries, timeout (in seconds), recycle, memory (in bytes), batch,
- * splits, returns, leased (a list of device numbers, or nil). Others: fallback, an image that runs
+ * splits, streams, returns, leased (a list of device numbers, or nil). Others: fallback, an image that runs
  * when no device can; captured, what core.func.image returned with the image; reducer, see
  * tp_kernels_set_reducer; journal, from core.journal.map, or nil; is_inner, it is not the user's
  * map and draws no random numbers. */
@@ -213,6 +213,7 @@ static int l_job_open(lua_State *L)
         .retries = get_retries(L, 4),
         .batch = (uint32_t)tp_core_get_number(L, 4, "batch", 0),
         .splits = tp_core_get_boolean(L, 4, "splits"),
+        .streams = tp_core_get_boolean(L, 4, "streams"),
         .recycle = (uint64_t)fmin(tp_core_get_number(L, 4, "recycle", 0), 0x1p62),
         .memory = (uint64_t)fmin(tp_core_get_number(L, 4, "memory", 0), 0x1p62),
         .timeout_ns = (uint64_t)ceil(fmin(tp_core_get_number(L, 4, "timeout", 0), 1e9) * 1e9),
@@ -656,7 +657,7 @@ static bool help(lua_State *L, context *ctx, tp_agent *agent, tp_job *const *job
     return has_run;
 }
 
-/* core.job.wait(job, seconds or nil): waits until there may be results, room or the end that were
+/* core.job.wait(job, seconds or nil, is_endless): waits until there may be results, room or the end that were
  * not there at the last core.job.next, or until so many seconds have passed. Runs the loop
  * meanwhile or, in a worker, items of the job. Raises "interrupted" after tp_host_interrupt. */
 static int l_job_wait(lua_State *L)
@@ -665,9 +666,14 @@ static int l_job_wait(lua_State *L)
     job_box *box = check_job(L, 1);
     uint64_t deadline = tp_core_deadline_after(L, 2);
     luaL_checkstack(L, LUA_MINSTACK * 2, "nested map");
-    if (!box->waits_on)
+    bool is_endless = lua_toboolean(L, 3);
+    if (!box->waits_on) {
+        if (is_endless)
+            tp_engine_set_waiting(ctx->host->engine, true);
         tp_host_wait(ctx->host, box->job, box->seen, deadline);
-    else if (tp_job_eventcount(box->job) == box->seen)
+        if (is_endless)
+            tp_engine_set_waiting(ctx->host->engine, false);
+    } else if (tp_job_eventcount(box->job) == box->seen)
         help(L, ctx, box->waits_on, &box->job, &box->seen, 1, deadline);
     tp_core_check_interrupt(L, ctx);
     return 0;
@@ -850,6 +856,31 @@ static int l_job_busy(lua_State *L)
     return 1;
 }
 
+/* core.job.emit(...) -> true when the item that runs here streams: then these are values of it, and it has waited until there was room for them. Raises
+ * when they cannot travel, and when nobody wants any more. */
+static int l_job_emit(lua_State *L)
+{
+    context *ctx = get_context(L);
+    tp_work *w = ctx->agent ? tp_core_work(ctx) : NULL;
+    if (!w || !w->terms->streams || !tp_vm_runs_on(ctx->agent->worker.vm, L))
+        return 0;
+    static const char *const names[] = { "value 1", "value 2", "value 3", "value 4", "value 5", "value 6" };
+    tp_error err = { 0 };
+    int n = lua_gettop(L);
+    tp_block_free(ctx->emitting);
+    tp_block *b = ctx->emitting = tp_block_new_values(TP_BLOCK_PART); /* the encoder may raise */
+    if (!b || tp_block_reserve(b))
+        return tp_codec_raise_memory(L);
+    if (tp_encode_with(L, 1, n, n <= 6 ? names : NULL, w->sink->encoding, NULL, &b->bytes, &err))
+        return err.code == TP_EMEMORY ? tp_codec_raise_memory(L) : luaL_error(L, "%s", err.message);
+    tp_block_add(b);
+    ctx->emitting = NULL;
+    if (w->sink->emit(w, b))
+        return luaL_error(L, "nobody reads these values any more");
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
 static const luaL_Reg job_functions[] = {
     { "open", l_job_open },
     { "set_reducer", l_job_set_reducer },
@@ -887,6 +918,7 @@ static const luaL_Reg job_functions[] = {
     { "counts", l_job_counts },
     { "is_settled", l_job_is_settled },
     { "busy", l_job_busy },
+    { "emit", l_job_emit },
     { NULL, NULL },
 };
 

@@ -42,7 +42,7 @@ static int l_loop_fd(lua_State *L)
     return 1;
 }
 
-/* core.loop.turn(seconds or nil, spins): see tp_host_turn */
+/* core.loop.turn(seconds or nil, spins, is_endless): see tp_host_turn; is_endless: only what workers do can end it */
 static int l_loop_turn(lua_State *L)
 {
     context *ctx = get_context(L);
@@ -52,7 +52,12 @@ static int l_loop_turn(lua_State *L)
         /* the turn in which this state's waiter was woken may have been taken by another state */
         deadline = 0;
     }
+    bool is_endless = lua_toboolean(L, 3);
+    if (is_endless)
+        tp_engine_set_waiting(ctx->host->engine, true);
     tp_host_turn(ctx->host, deadline, lua_toboolean(L, 2));
+    if (is_endless)
+        tp_engine_set_waiting(ctx->host->engine, false);
     tp_core_check_interrupt(L, ctx);
     return 0;
 }

@@ -29,6 +29,7 @@ typedef struct context {
     lua_State *main; /* the state's main thread */
     tp_listener *listener; /* of the owner's state; NULL in a worker's */
     tp_buf scratch;  /* memory for core.func.image */
+    tp_block *emitting; /* being encoded by core.job.emit, or left over when that raised; or NULL */
     tp_pins *pins;   /* one reference; NULL until something was pinned */
     tp_source script;  /* the script's random numbers, for the maps that it starts */
     tp_source *source; /* that of maps started now: the script's, or that of the running task */
@@ -133,6 +134,7 @@ void tp_core_register_journal(lua_State *L);
 void tp_core_register_command(lua_State *L);
 void tp_core_register_lines(lua_State *L);
 void tp_core_register_loop(lua_State *L);
+void tp_core_register_store(lua_State *L);
 void tp_core_register_luv(lua_State *L);
 
 #endif

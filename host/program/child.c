@@ -311,6 +311,25 @@ static void sink_starve(tp_work *w)
     atomic_store_explicit(&w->ctl[1], 1, memory_order_relaxed);
 }
 
+/* The host takes it at once, and lets us wait where there is enough of them. */
+static int sink_emit(tp_work *w, tp_block *b)
+{
+    tp_child *c = child_of(w);
+    tp_error err = { 0 };
+    size_t len;
+    const uint8_t *bytes = tp_block_message(b, 0, &len);
+    int rc = put_message(c, TP_BLOCK_PART, w->at, false, bytes, len, b->bytes.refs, b->bytes.nrefs, &err);
+    tp_block_free(b);
+    if (rc) {
+        sink_starve(w);
+        return -1;
+    }
+    take_turn(c, TP_WIRE_FULL);
+    wait_for_host(c);
+    c->used = TP_WIRE_OUT_BEGIN;
+    return tp_work_is_asked_to_stop(w) ? -1 : 0;
+}
+
 static bool sink_is_cancelled(const tp_work *w)
 {
     (void)w;
@@ -362,6 +381,7 @@ static void release_permit(void *user, const tp_func *f)
 
 static const tp_sink sink = {
     .append = sink_append,
+    .emit = sink_emit,
     .starve = sink_starve,
     .is_cancelled = sink_is_cancelled,
     .release_permit = sink_release_permit,
@@ -549,7 +569,7 @@ static void limit_memory(tp_child *c, uint64_t memory)
 static void run_items(tp_child *c, const tp_wire_request *q, tp_block *inputs)
 {
     tp_terms terms = { .name = c->in.data + q->name_at, .executor = tp_exec_processes.name, .image = c->image[q->image], .discards = q->discards,
-                       .batch = q->batch, .splits = q->splits, .draws = q->draws, .depth = q->depth, .has_leases = q->has_leases, .is_limited = q->is_limited, .leases = q->leases };
+                       .batch = q->batch, .splits = q->splits, .streams = q->streams, .draws = q->draws, .depth = q->depth, .has_leases = q->has_leases, .is_limited = q->is_limited, .leases = q->leases };
     terms.returns.columns = q->returns;
     memcpy(terms.returns.type, q->returned, sizeof terms.returns.type);
     for (uint32_t i = 0; i < q->returns && q->result[i]; i++)

@@ -2,6 +2,7 @@
 #include "wire/frame.h"
 
 #include "codec/message.h"
+#include "engine/store.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -139,7 +140,9 @@ static int give(writer *w, tp_ref *r)
         made.place = (tp_array_place){ .at = (uint64_t)a->at, .size = a->size, .capacity = a->capacity, .address = (uintptr_t)a->data };
     } else {
         return tp_error_set(w->err, TP_ECODEC, "%s cannot travel to a worker process",
-                            r->type == &tp_array_type ? "a typed array of a class" : "an object of this process");
+                            r->type == &tp_array_type ? "a typed array of a class"
+                            : r->type == &tp_dict_type ? "a Dict"
+                            : r->type == &tp_store_queue_type ? "a Queue" : "an object of this process");
     }
     if (!tp_buf_reserve(&w->made, sizeof made))
         return tp_error_oom(w->err, "references");
@@ -330,7 +333,7 @@ int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work
     writer w = { .arena = in, .given = given, .at = TP_WIRE_IN_BEGIN + rounded(sizeof(tp_wire_request)), .err = err };
     tp_wire_request q = {
         .attempt = work->attempt, .worker = (uint32_t)worker->index, .discards = t->discards, .tags_lines = worker->tags_lines, .draws = t->draws,
-        .memory = t->memory, .depth = t->depth, .returns = t->returns.columns, .batch = t->batch, .splits = t->splits, .has_leases = t->has_leases,
+        .memory = t->memory, .depth = t->depth, .returns = t->returns.columns, .batch = t->batch, .splits = t->splits, .streams = t->streams, .has_leases = t->has_leases,
         .is_limited = t->is_limited,
         .leases = t->leases, .first = b->first + offset, .kind = b->kind, .n = count,
     };
@@ -522,6 +525,27 @@ static bool read_failure(tp_wire_reader *r, tp_work *to, uint64_t from, const tp
     return true;
 }
 
+/* Values that the running item has given: the sink takes them. When it wants no more, the work is
+ * asked to stop. */
+static bool read_part(const tp_wire_reader *r, tp_work *to, uint64_t from, const tp_wire_record *head, tp_error *err)
+{
+    if (!to->terms->streams || head->n != 1)
+        return wrong(err, "values of an item that gives none");
+    tp_block *b = tp_block_new_values(TP_BLOCK_PART);
+    if (!b) {
+        tp_error_oom(err, "results");
+        return false;
+    }
+    if (!read_message(r, b, from, head, err)) {
+        tp_block_free(b);
+        return false;
+    }
+    to->at = r->first + r->at;
+    if (to->sink->emit(to, b))
+        atomic_store_explicit(&to->ctl[1], 1, memory_order_relaxed);
+    return true;
+}
+
 /* Gives the block that is being gathered to the sink. */
 static void flush(tp_wire_reader *r, tp_work *to)
 {
@@ -572,10 +596,12 @@ bool tp_wire_read(tp_wire_reader *r, tp_work *to, uint64_t from, uint64_t until,
                 is_right = read_columns(r, to, from, &head, head.n, err);
             else if (head.kind == TP_BLOCK_FAILURE)
                 is_right = read_failure(r, to, from, &head, err);
+            else if (head.kind == TP_BLOCK_PART)
+                is_right = read_part(r, to, from, &head, err);
             else
                 is_right = wrong(err, "a record of no kind");
         }
-        if (is_right)
+        if (is_right && head.kind != TP_BLOCK_PART)
             r->at += head.n;
         from += head.size;
     }

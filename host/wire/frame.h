@@ -121,7 +121,7 @@ typedef struct tp_wire_request {
     uint64_t name_at;
     tp_key draws;
     uint64_t memory; /* tp_terms.memory */
-    uint32_t depth, returns, batch, splits;
+    uint32_t depth, returns, batch, splits, streams;
     uint8_t returned[TP_COLUMNS_MAX];
     /* 1 + the id of the array in which results of that column are stored; 0: they come as
      * records */

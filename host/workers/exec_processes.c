@@ -30,6 +30,8 @@ enum {
     /* how often a supervisor checks whether the slice is still wanted, and which item runs */
     LOOK_MS = 5,
     PATIENCE_NS = 20 * 1000 * 1000, /* after a cancellation an item has this long to end by itself */
+    /* the same for an item that streams: it is told by the next value that it gives */
+    STREAM_PATIENCE_NS = 1000 * 1000 * 1000,
     START_S = 60,                  /* a new process that has said nothing for so long is ended */
     STARTS_MAX = 3, /* so many processes in a row may die before they have begun anything */
     LEAVE_S = 5, /* for what a process does before it ends, after it has run everything */
@@ -419,7 +421,7 @@ static outcome look(const supervisor *s, watch *of)
         of->unwanted_since = 0;
     else if (!of->unwanted_since)
         of->unwanted_since = now;
-    else if (now - of->unwanted_since > PATIENCE_NS)
+    else if (now - of->unwanted_since > (w->terms->streams ? STREAM_PATIENCE_NS : PATIENCE_NS))
         return UNWANTED;
     return DONE;
 }
@@ -611,6 +613,10 @@ static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error
             c = control_of(s);
             atomic_store_explicit(&c->used, TP_WIRE_OUT_BEGIN, memory_order_relaxed);
             atomic_store_explicit(&c->open, 0, memory_order_relaxed);
+            if (tp_work_is_asked_to_stop(w))
+                atomic_store_explicit(&c->work.ctl[1], 1, memory_order_relaxed);
+            if (w->terms->streams) /* who reads its values has taken some of its time */
+                of.item_since = uv_hrtime();
         }
     } while ((o == FULL || o == ASKS) && is_right);
     release_permit(s); /* if the process has not released it */

@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SPIN_NS = 30 * 1000, STARTING_MAX = 8, RETRY_NS = 1000 * 1000 * 1000 };
+enum { SPIN_NS = 30 * 1000, STARTING_MAX = 8, BLOCKED_MAX = 1000 /* workers that others are made for, since they wait */, RETRY_NS = 1000 * 1000 * 1000 };
 
 /* A worker thread and what only that thread may use. Made by spawn, joined and freed by close. */
 typedef struct worker {
@@ -66,7 +66,8 @@ static unsigned n_serving(const pool *p)
 static bool reserve(pool *p)
 {
     TP_ASSERT(tp_engine_is_locked(p->engine));
-    if (p->idle.is_stopping || n_serving(p) + p->n_reserved >= (unsigned)p->base.host->config.workers || p->n_starting >= STARTING_MAX)
+    unsigned blocked = p->base.blocked < BLOCKED_MAX ? p->base.blocked : BLOCKED_MAX;
+    if (p->idle.is_stopping || n_serving(p) + p->n_reserved >= (unsigned)p->base.host->config.workers + blocked || p->n_starting >= STARTING_MAX)
         return false;
     if (p->retry_ns && n_serving(p) > 0 && uv_hrtime() < p->retry_ns)
         return false;

@@ -1029,7 +1029,7 @@ static int run_items(lua_State *L)
     }
     bool may_change = f->may_change;
     r->captured = push_captured(r->vm, L, w->terms->image); /* stays on the stack, and so alive */
-    bool is_driven = w->block->kind == TP_BLOCK_COLUMNS && !w->terms->batch && !may_change;
+    bool is_driven = w->block->kind == TP_BLOCK_COLUMNS && !w->terms->batch && !w->terms->streams && !may_change;
     if (is_driven && (is_promised || w->terms->discards || f->shape != SHAPE_ANY) && run_columns(r, L))
         return 0;
     f = load(r->vm, L, w->terms->image);
@@ -1173,6 +1173,11 @@ lua_State *tp_vm_enter(tp_vm *vm, lua_State *L)
     lua_State *before = vm->L;
     vm->L = L;
     return before;
+}
+
+bool tp_vm_runs_on(const tp_vm *vm, const lua_State *L)
+{
+    return vm->L == L;
 }
 
 /* ---- opening ---- */

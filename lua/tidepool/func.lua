@@ -13,6 +13,7 @@ local options = require "tidepool.options"
 
 local array, inputs, results = lazy "tidepool.array", lazy "tidepool.engine.inputs", lazy "tidepool.results"
 local batch, gathered = lazy "tidepool.engine.batch", lazy "tidepool.engine.gathered"
+local generator = lazy "tidepool.generator"
 local cache, journal, share = lazy "tidepool.engine.cache", lazy "tidepool.engine.journal", lazy "tidepool.share"
 
 ---@class tidepool.Function
@@ -317,6 +318,51 @@ function methods.for_each(self, ...)
   all:_drain()
   local p = all:progress()
   return { ok = p.done - p.failed, failed = p.failed }
+end
+
+--- Values of f for inputs, as they come. `read` gives the inputs one by one, `source` is the source of the same.
+local function open_stream(self, who, settings, has_index, source, read)
+  generator.check(who, self, settings)
+  if core.is_worker or options.executor(self.options, true).by_owner then
+    return generator.of_coroutines(self.raw, read(), self.name, has_index, settings)
+  end
+  settings.window = settings.window or self.options.window or generator.WINDOW
+  settings.journal = false
+  local started = func.start(self, source(), settings, { discard = true, streams = true })
+  return generator.of_results(started, self.name, has_index)
+end
+
+--- The values that f yields for these arguments, while it runs: for v in f:stream(x) do. It runs ahead by `window` values (64) at most. What it
+--- returns is not given.
+---@param ... any  its arguments
+---@return tidepool.Stream
+function methods.stream(self, ...)
+  local given = { n = select("#", ...), ... }
+  check.self(self, Function, "f", "stream", "...")
+  return open_stream(self, "Function:stream", {}, false, function() return inputs.starmap("Function:stream", { given }) end, function()
+    local is_over = false
+    return function()
+      if is_over then return false end
+      is_over = true
+      return true, unpack(given, 1, given.n)
+    end
+  end)
+end
+
+--- The values that f yields for each of many inputs, in the inputs' order: for i, v in f:flat_map(xs) do. Several inputs run at once; `window` is how
+--- many values wait at most.
+---@param ... any  inputs as for map; then options of the call
+---@return tidepool.Stream
+function methods.flat_map(self, ...)
+  local given = { n = select("#", ...), ... }
+  check.self(self, Function, "f", "flat_map", "inputs")
+  local settings, n = {}, math.max(given.n, 1)
+  if n > 1 and options.is_call_options(given[n], true) then
+    settings = options.check("Function:flat_map", options.of_calls, given[n])
+    n = n - 1
+  end
+  return open_stream(self, "Function:flat_map", settings, true, function() return inputs.map("Function:flat_map", given, n) end,
+    function() return inputs.steps("Function:flat_map", given, n) end)
 end
 
 --- Starts a map now; its Results may be read later, or never: the script does not end before it is done.

@@ -11,7 +11,7 @@ local loop = require "tidepool.engine.loop"
 local array, gather, inputs, task = lazy "tidepool.array", lazy "tidepool.gather", lazy "tidepool.engine.inputs", lazy "tidepool.task"
 local event = lazy "tidepool.event"
 local command, lines = lazy "tidepool.command", lazy "tidepool.engine.inputs.lines"
-local share, stream = lazy "tidepool.share", lazy "tidepool.stream"
+local share, store, stream = lazy "tidepool.share", lazy "tidepool.store", lazy "tidepool.stream"
 
 ---@class tidepool
 ---@field gpu { device: (fun(which: (true|string|table)?): tidepool.Device?), random: fun(seed: number, i: number, draw: number?): number }
@@ -73,6 +73,22 @@ end
 ---@return tidepool.Shared
 function tidepool.share(value, extra)
   return share.new(value, extra)
+end
+
+--- A dictionary that the script and all workers share, by reference: dict:get(k), put(k, v), add(k, n), update(k, fn), pop(k), #dict, dict:pairs().
+--- Values are copies; typed arrays, Dicts and Queues in them stay the same ones.
+---@param entries table?  what is in it first
+---@return tidepool.Dict
+function tidepool.Dict(entries, extra)
+  return store.new_dict(entries, extra)
+end
+
+--- A queue that the script and all workers share, by reference: queue:put(v), get(), each(), close(), #queue. Each value is taken once; they are
+--- copies.
+---@param given { capacity: integer? }?  how many values wait at most, before put waits; default: any number
+---@return tidepool.Queue
+function tidepool.Queue(given, extra)
+  return store.new_queue(given, extra)
 end
 
 --- The lines of files, one after the other, as inputs of a map: f:map(tidepool.lines "big.log"). They come to the workers as they lie in the file,

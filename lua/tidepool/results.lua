@@ -18,7 +18,7 @@ local new_table = require "table.new"
 
 -- The kinds of blocks that core.job.next gives.
 local COLUMNS, FAILURE, RETRY = abi.block.COLUMNS, abi.block.FAILURE, abi.block.RETRY
-local DONE, PARTIALS = abi.block.DONE, abi.block.PARTIALS
+local DONE, PART, PARTIALS = abi.block.DONE, abi.block.PART, abi.block.PARTIALS
 local ABSENT = abi.scalar.ABSENT
 
 ---@class tidepool.Results
@@ -466,11 +466,11 @@ function Results:_advance(no_wait, is_reducing)
     elseif kind == RETRY then
       if self.settings.on_retry then self:_ask(self.settings.on_retry, self:_failure(first)) end
     else
-      n = self:_count(false, n)
+      if kind ~= PART then n = self:_count(false, n) end
       self.first, self.n, self.k = first, n, 0
       self.columns, self.partials, self.scalars = nil, nil, nil
       self.is_numbers = false
-      self.is_done = kind == DONE
+      self.is_done, self.is_part = kind == DONE, kind == PART
       if kind == COLUMNS then
         self:_open_columns(ffi.cast(columns_type, pointers), n_scalars, text)
       elseif kind == PARTIALS then

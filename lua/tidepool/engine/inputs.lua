@@ -216,6 +216,25 @@ local function zipped(steps)
   end)
 end
 
+--- The inputs of a map one by one: a function that gives true and the arguments, or false at the end. As inputs.map, read here.
+function inputs.steps(who, given, n)
+  local steps = {}
+  for c = 1, n do
+    local value = given[c]
+    if getmetatable(value) == Range and not value.at then value = inputs.range(value.from, value.to, value.step) end
+    steps[c] = stepper(value, who, c)
+  end
+  return function()
+    local values = {}
+    for c = 1, n do
+      local has, value = steps[c]()
+      if not has then return false end
+      values[c] = value
+    end
+    return true, unpack(values, 1, n)
+  end
+end
+
 local function is_list(value)
   return type(value) == "table" and not getmetatable(value)
 end

@@ -46,6 +46,10 @@ local HELPED_MAX = 64
 -- Spawned things are checked again after this many times as long as the last check took.
 local TIDY_SHARE = 50
 
+-- Who asks again and again (loop.poll) waits so long between, first and at most; and is sure after so
+-- long that there is nothing to wait for.
+local POLL_MIN_S, POLL_MAX_S, STUCK_S = 0.0001, 0.002, 2
+
 -- Stands for infinity: a time that is never reached. Sleeping for ever is allowed, unlike waiting
 -- for something that never comes, which is an error.
 local FOR_EVER_S = 1e15
@@ -413,7 +417,7 @@ local function turn(deadline)
   end
   local seconds = limit < math.huge and math.max(0, limit - last_turn) or nil
   if seconds ~= 0 then seconds = watcher(seconds) end
-  core.loop.turn(seconds, n_watched > 0)
+  core.loop.turn(seconds, n_watched > 0, limit == math.huge and not core.loop.is_alive())
   last_turn, has_more_news = now(), false
   local key = core.job.collect()
   while key do
@@ -518,7 +522,7 @@ loop.block = block
 --- Waits for news of the job, or for so many seconds. May return early.
 function loop.wait(job, seconds)
   if is_worker or is_quiet() then
-    apart(core.job.wait, job, watcher(seconds))
+    apart(core.job.wait, job, watcher(seconds), seconds == nil)
     return tidy()
   end
   local waiter = {}
@@ -535,7 +539,7 @@ function loop.await(x, deadline)
     if x.job and (is_worker or is_quiet()) then
       local left = deadline and deadline - now()
       if left and left <= 0 then return false end
-      apart(core.job.wait, x.job, watcher(left))
+      apart(core.job.wait, x.job, watcher(left), left == nil)
       tidy()
     else
       local waiter = {}
@@ -844,6 +848,46 @@ function loop.tell_at_end()
     local fine, why = pcall(tell_dropped)
     if not fine then core.io.warn(("tidepool: %s\n"):format(tostring(why))) end
   end)
+end
+
+-- ---- asking again and again ----
+
+--- What was spawned and the caller's own thread has to run goes on only while somebody waits for it.
+local function help_kept(time)
+  for i = script.first, math.min(script.last, script.first + HELPED_MAX - 1) do
+    local x = script[i]
+    if x and x.job and select(2, core.job.key(x.job)) then loop.await(x, time) end
+  end
+end
+
+-- Waits in steps (loop.poll) without an end that are going on.
+local n_polls = 0
+
+--- Waits until try() gives true, asking again and again, until `deadline`; gives whether it has. Without a deadline is_stuck() says whether workers
+-- could still change that: where nobody else could, either, for a while, it raises.
+function loop.poll(try, deadline, is_stuck)
+  local step, stuck_since = POLL_MIN_S, nil
+  if not deadline then n_polls = n_polls + 1 end
+  local fine, result = pcall(function()
+    while not try() do
+      local time = now()
+      if deadline and time >= deadline then return false end
+      help_kept(time)
+      if not is_stuck() or deadline or #timers >= n_polls or core.loop.is_alive() then
+        stuck_since = nil
+      else
+        stuck_since = stuck_since or time
+        if time - stuck_since > STUCK_S then error(check.where() .. "this would wait for ever: nothing is left that could end it", 0) end
+      end
+      local woken, why = block({}, math.min(deadline or math.huge, now() + step))
+      if woken == nil then error(why, 0) end
+      step = math.min(1.5 * step, POLL_MAX_S)
+    end
+    return true
+  end)
+  if not deadline then n_polls = n_polls - 1 end
+  if not fine then error(result, 0) end
+  return result
 end
 
 -- ---- luv ----

@@ -103,6 +103,14 @@ end
 io.output = watch(io.output, "output", io.output) -- luacheck: globals io.output
 io.input = watch(io.input, "input", io.input) -- luacheck: globals io.input
 
+-- What an item yields that streams is its value; coroutines of its own yield as ever.
+local yield = coroutine.yield
+function coroutine.yield(...) -- luacheck: globals coroutine.yield
+  if core.job.emit(...) then return end
+  return yield(...)
+end
+jit.off(coroutine.yield) -- as interpret.lua says
+
 local set_locale = os.setlocale
 function os.setlocale(locale, ...) -- luacheck: globals os.setlocale
   if locale then

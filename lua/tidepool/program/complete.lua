@@ -136,7 +136,7 @@ end
 
 local option_rows = {
   func = options.of_functions, with = options.of_functions, App = options.of_functions, map = options.of_calls, starmap = options.of_calls,
-  spawn_map = options.of_calls, for_each = options.of_for_each, lines = options.of_lines,
+  spawn_map = options.of_calls, flat_map = options.of_calls, for_each = options.of_for_each, lines = options.of_lines,
   kernel = options.of_kernels, kernel_file = options.of_kernels,
 }
 

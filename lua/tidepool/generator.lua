@@ -1,0 +1,180 @@
+--- Values that functions give while they run: Function:stream, Function:flat_map.
+--
+-- On workers they come as blocks of a job that streams, which its Results read (results.lua); what an item returns is not kept. Where the caller's
+-- own thread would have to run the function (the executor inline, and in workers) it is a coroutine here instead, which runs as it is read.
+
+local check = require "tidepool.base.check"
+local core = require "tidepool.core"
+local describe = require "tidepool.base.describe"
+local failure = require "tidepool.failure"
+local loop = require "tidepool.engine.loop"
+
+---@class tidepool.Stream
+---@overload fun(): ...: any
+local Stream = {}
+Stream.__index = Stream
+Stream.__travels = "a stream cannot travel to a worker: pass what it gives"
+
+local generator = { Stream = Stream }
+
+-- A loop that was left says nothing: so who has not asked for this long, while the script waits for something, is looked for by a collection;
+-- after each that found it alive, twice as long, and at the seventh no more.
+local LEFT_S, LOOKS = 0.05, 7
+
+local function ignore() end
+
+local function watch(weak)
+  local seconds = LEFT_S
+  for _ = 1, LOOKS do
+    loop.sleep(seconds)
+    local self = weak[1]
+    if not self or self.is_over then return end
+    local is_read = self.is_waiting or core.loop.now() - self.asked_at < seconds
+    self = nil -- luacheck: ignore 311
+    if is_read then
+      seconds = LEFT_S
+    else
+      collectgarbage()
+      seconds = 2 * seconds
+    end
+  end
+end
+
+--- A stream of the Results of a job that streams.
+function generator.of_results(own, name, has_index)
+  local self = setmetatable({ own = own, name = name, has_index = has_index, asked_at = core.loop.now() }, Stream)
+  loop.start({ is_daemon = true, _end = ignore }, true, watch, setmetatable({ self }, { __mode = "v" }))
+  return self
+end
+
+--- A stream of fn's values for each of the inputs that step() gives, as coroutines here.
+---@param settings table  { return_exceptions, on_error }
+function generator.of_coroutines(fn, step, name, has_index, settings)
+  return setmetatable({ fn = fn, step = step, index = 0, name = name, has_index = has_index, settings = settings }, Stream)
+end
+
+local function close(self)
+  self.is_over, self.thread = true, nil
+end
+
+--- What has come of one step of its coroutine: "value", index, ...; "failure", index, what takes its place; or "end".
+local function take(self, fine, ...)
+  if fine and coroutine.status(self.thread) == "suspended" then return "value", self.index, ... end
+  local thread = self.thread
+  self.thread = nil
+  if fine then return "end" end
+  local value = (...)
+  local settings = self.settings
+  local failed = failure.is_failure(value) and value or failure.new { kind = failure.kind_of(value), message = describe.message(value),
+    value = describe.value(value), traceback = describe.traceback(debug.traceback(thread)), index = self.index, function_name = self.name,
+    attempts = 1 }
+  if settings.return_exceptions then return "failure", self.index, failed end
+  if settings.on_error then return "failure", self.index, settings.on_error(failed) end
+  close(self)
+  error(failed, 0)
+end
+
+local function begin(self, has, ...)
+  if not has then
+    close(self)
+    return nil
+  end
+  self.index = self.index + 1
+  self.thread = coroutine.create(self.fn)
+  return take(self, coroutine.resume(self.thread, ...))
+end
+
+local function step_coroutine(self)
+  if self.thread then return take(self, coroutine.resume(self.thread)) end
+  return begin(self, self.step())
+end
+
+local function step_results(self)
+  local own = self.own
+  while true do
+    if own.k < own.n then
+      local k = own.k
+      own.k = k + 1
+      if own.is_part then return "value", own.first, core.job.item(own.job, k) end
+      own.k = own.n -- these inputs are over
+    else
+      local what, index, value = own:_advance()
+      if not what then
+        self.is_over = true
+        return nil
+      elseif what ~= "block" then
+        return what, index, value
+      end
+    end
+  end
+end
+
+local give
+
+local function next_value(self)
+  if self.is_over then return nil end
+  if self.fn then return give(self, step_coroutine(self)) end
+  self.is_waiting = true
+  local function done(fine, ...)
+    self.is_waiting, self.asked_at = false, core.loop.now()
+    if fine then return give(self, ...) end
+    self.is_over = true
+    error((...), 0)
+  end
+  return done(pcall(step_results, self))
+end
+
+function give(self, what, index, ...)
+  if what == "end" then return next_value(self) end
+  if what == nil then return nil end
+  if self.has_index then return index, ... end
+  if (...) == nil then
+    self:cancel()
+    check.fail("Function:stream: '%s' has given nil as its value, which ends a loop; flat_map gives indexes before values", self.name)
+  end
+  return ...
+end
+
+--- One step of a loop: the values, after the index of their input where flat_map gives them; nothing at the end.
+function Stream:__call()
+  return next_value(self)
+end
+
+--- One step by hand.
+function Stream:next(extra)
+  check.self(self, Stream, "stream", "next")
+  check.no_more(extra, "stream:next", "no arguments")
+  return next_value(self)
+end
+
+--- Stops what gives the values: the next one that it yields raises there. What has not been read is dropped. After the end it does nothing.
+function Stream:cancel(extra)
+  check.self(self, Stream, "stream", "cancel")
+  check.no_more(extra, "stream:cancel", "no arguments")
+  if self.is_over then return end
+  close(self)
+  if self.own then
+    self.own:cancel()
+    self.own:_close()
+  end
+end
+
+function Stream:__tostring()
+  return ("tidepool.Stream of %s"):format(self.name)
+end
+
+require "tidepool.base.interpret"(take, begin, give, next_value)
+
+--- Function:stream and flat_map cannot have these.
+function generator.check(who, f, settings)
+  if f.options.batched then check.fail("%s: '%s' is batched: it gives lists, all at once", who, f.name) end
+  if f.options.gpu and not f.options.executor then check.fail("%s: '%s' runs on a device, which gives its results all at once", who, f.name) end
+  for _, option in ipairs { "journal", "halt" } do
+    if settings[option] then check.fail("%s: option '%s' is not for values that come while a function runs", who, option) end
+  end
+end
+
+--- Values that wait, and inputs in flight, at most, where nobody says how many.
+generator.WINDOW = 64
+
+return generator
