@@ -28,7 +28,7 @@ describe("The benchmarks", function()
     end
     for _, id in ipairs { "W1", "W1b", "W2", "W3", "W3b", "W4", "W5", "W5b", "W6", "W6b", "W7", "W8", "W9", "W10", "W11", "L", "Lm", "Le", "Lf",
       "n", "mixed", "fail", "two",
-      "nil", "str", "star", "iter", "RND", "RND1", "RND2", "P1", "P2", "J1", "J2", "J3", "J4" } do
+      "nil", "str", "star", "iter", "RND", "RND1", "RND2", "P1", "P2", "J1", "J1p", "J2", "J3", "J3p", "J4", "J4p" } do
       assert.is_true(seen[id], "there is no row of " .. id)
     end
     assert.is_nil(json.broken)
