@@ -146,6 +146,10 @@ void tp_codec_set_arrays(struct lua_State *L, int of, int make);
  * `return tp_codec_raise_memory(L)`. */
 int tp_codec_raise_memory(struct lua_State *L) __attribute__((noreturn));
 
+/* Raises err's message, with the caller's place if that is Lua; out of memory as above. Does not
+ * return. */
+int tp_codec_raise(struct lua_State *L, const tp_error *err) __attribute__((noreturn));
+
 /* A protected call has failed with this status, with the error at the top: was it out of memory?
  * Also when some code has caught that error and raised it again. */
 bool tp_codec_is_memory_error(struct lua_State *L, int status);

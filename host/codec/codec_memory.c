@@ -1,6 +1,7 @@
 /* codec_memory.c: raising that there is no memory, and recognising it. See codec.h. */
 #include "codec/codec.h"
 
+#include <lauxlib.h>
 #include <lua.h>
 #include <string.h>
 
@@ -8,6 +9,14 @@ int tp_codec_raise_memory(lua_State *L)
 {
     lua_pushliteral(L, TP_NO_MEMORY);
     lua_error(L);
+    __builtin_unreachable();
+}
+
+int tp_codec_raise(lua_State *L, const tp_error *err)
+{
+    if (err->code == TP_EMEMORY)
+        tp_codec_raise_memory(L);
+    luaL_error(L, "%s", err->message);
     __builtin_unreachable();
 }
 

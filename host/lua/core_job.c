@@ -508,7 +508,7 @@ static int l_job_push_failure(lua_State *L)
     tp_block_free(box->building);
     box->building = tp_block_new_values(TP_BLOCK_FAILURE);
     if (add_item(L, box, 2, 5, &err))
-        return luaL_error(L, "%s", err.message);
+        return tp_codec_raise(L, &err);
     return l_job_push(L);
 }
 
@@ -552,7 +552,7 @@ static int decode_item(lua_State *L, const job_box *box, const tp_block *b, uint
     tp_error_clear(&err);
     int n = tp_decode_with(L, message, len, b->bytes.refs, b->bytes.nrefs, b->is_foreign ? 0 : TP_DECODE_TRUSTED, box->captured, &err);
     if (n < 0)
-        luaL_error(L, "%s", err.message);
+        tp_codec_raise(L, &err);
     return n;
 }
 
@@ -602,7 +602,7 @@ static int l_job_input(lua_State *L)
     if (m->len == 0)
         return 1;
     int n = tp_decode_with(L, m->data, m->len, m->refs, m->nrefs, TP_DECODE_TRUSTED, box->captured, &err);
-    return n < 0 ? luaL_error(L, "%s", err.message) : 1 + n;
+    return n < 0 ? tp_codec_raise(L, &err) : 1 + n;
 }
 
 /* core.job.fill(job, lists, base, from): for a block of messages: value j of item k becomes

@@ -396,7 +396,7 @@ static int encode_failure(lua_State *L)
         tp_encode_with(L, 2, n, NULL, TP_ENCODE_ERROR_VALUE | f->run->work->sink->encoding, captured, &f->block->bytes, &err);
     }
     if (err.code != TP_OK)
-        return err.code == TP_EMEMORY ? tp_codec_raise_memory(L) : luaL_error(L, "%s", err.message);
+        return tp_codec_raise(L, &err);
     tp_block_add(f->block);
     return 0;
 }
@@ -578,6 +578,8 @@ static loaded decode_image(tp_vm *vm, lua_State *L, tp_image *image)
         made.setups = luaL_ref(L, LUA_REGISTRYINDEX);
         set_paths(vm, L);
         made.fn = luaL_ref(L, LUA_REGISTRYINDEX);
+    } else if (err.code == TP_EMEMORY) {
+        tp_codec_raise_memory(L);
     } else {
         lua_pushstring(L, err.message);
         made.error = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -736,7 +738,7 @@ static int push_arguments(run *r, lua_State *L, uint32_t at)
     const uint8_t *message = tp_block_message(b, at, &len);
     int n = tp_decode_with(L, message, len, b->bytes.refs, b->bytes.nrefs, TP_DECODE_TRUSTED, r->captured, &err);
     if (n < 0)
-        luaL_error(L, "%s", err.message);
+        tp_codec_raise(L, &err);
     return n;
 }
 
