@@ -187,19 +187,25 @@ static int forget_module(lua_State *L, const char *name)
     return lua_error(L);
 }
 
-/* Is anything compiled in this state? */
-static bool compiles(lua_State *L)
+/* (whether to compile) -> whether it was so before. Raises in a finalizer, where LuaJIT lets nobody change that. */
+static int set_compiling(lua_State *L)
 {
-    bool does = false;
-    lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED"); // loaded
-    lua_getfield(L, -1, "jit");                    // loaded jit
-    if (lua_istable(L, -1)) {
-        lua_getfield(L, -1, "status");
-        does = lua_isfunction(L, -1) && lua_pcall(L, 0, 1, 0) == 0 && lua_toboolean(L, -1);
-        lua_pop(L, 1);
-    }
-    lua_pop(L, 2);
-    return does;
+    lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
+    lua_getfield(L, -1, "jit");
+    lua_getfield(L, -1, "status");
+    lua_call(L, 0, 1);
+    luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | (lua_toboolean(L, 1) ? LUAJIT_MODE_ON : LUAJIT_MODE_OFF));
+    return 1;
+}
+
+/* Switches the compiler on or off, and says whether it was on; where that is not possible it stays as it is. */
+static bool compile(lua_State *L, bool does)
+{
+    lua_pushcfunction(L, set_compiling);
+    lua_pushboolean(L, does);
+    bool was_on = lua_pcall(L, 1, 1, 0) == 0 && lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return was_on;
 }
 
 /* package.preload of an embedded module: upvalue 1 is its tp_lua_module */
@@ -215,11 +221,11 @@ static int open_module(lua_State *L)
     if (was_collecting)
         lua_gc(L, LUA_GCSTOP, 0);
     /* Nor is what runs once worth compiling; and where LuaJIT has no memory for a trace, a call of a C function jumps to nowhere. */
-    bool was_compiling = compiles(L) && luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF);
+    bool was_compiling = compile(L, false);
     lua_pushstring(L, m->name);
     int status = lua_pcall(L, 1, 1, 0);
     if (was_compiling)
-        luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_ON);
+        compile(L, true);
     if (was_collecting)
         lua_gc(L, LUA_GCRESTART, -1);
     return status ? forget_module(L, m->name) : 1;

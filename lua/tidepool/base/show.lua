@@ -4,7 +4,6 @@
 -- Never raises, whatever the value: metamethods of the user are called protected, and everything has a limit.
 
 local core = require "tidepool.core"
-local interpret = require "tidepool.base.interpret"
 
 local show = {}
 
@@ -148,7 +147,6 @@ local function other_keys(t, n, limit)
   table.sort(keys, before)
   return keys, count
 end
-interpret(other_keys) -- failures may be shown in a finalizer, see engine/loop.lua
 
 local build
 
