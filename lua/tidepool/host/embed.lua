@@ -20,6 +20,7 @@ local embed = {}
 
 -- The library promises never to print, and never to end the process.
 print = core.io.print
+core.add_builtins("_G", _G) -- so that it travels by its name
 local files = getmetatable(io.stdout).__index
 files.write = core.io.writer(files.write)
 io.write = core.io.writer(io.write, io.output) -- luacheck: globals io.write
