@@ -31,6 +31,11 @@ static int open_executors(tp_host *host, tp_error *err)
     return 0;
 }
 
+static bool is_quiet(void *host)
+{
+    return tp_engine_is_quiet(((tp_host *)host)->engine);
+}
+
 int tp_host_open(tp_host **out, const tp_config *config, tp_error *err)
 {
     tp_error_begin(err);
@@ -45,7 +50,7 @@ int tp_host_open(tp_host **out, const tp_config *config, tp_error *err)
         goto no_runtime;
     if (tp_loop_open(host, err))
         goto no_loop;
-    if (tp_array_pool_open(&host->arrays, host->fork_mark, err))
+    if (tp_array_pool_open(&host->arrays, host->fork_mark, is_quiet, host, err))
         goto no_arrays;
     if (tp_engine_open(&host->engine, err))
         goto no_engine;

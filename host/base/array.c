@@ -20,7 +20,8 @@
 enum {
     PAGE = 4096,
     HUGE_PAGE = 2 << 20,       /* larger arrays ask for huge pages: fewer faults */
-    KEPT_BYTES_MAX = 256 << 20, /* free memory that is kept */
+    KEPT_BYTES_MAX = 1 << 30,   /* free memory that is kept: as much as waits for the collector */
+    OWNED_BYTES_MAX = 256 << 20, /* how much of it the system may not take; of the file it cannot */
     /* the file grows by this much at a time; pages that were never written take no memory */
     FILE_STEP = 1 << 30,
     /* small arrays are cut from chunks that are mapped at once: a process may have 65,530
@@ -37,7 +38,10 @@ typedef struct mapping {
 
 struct tp_array_pool {
     _Atomic size_t live; /* bytes; relaxed: only a count */
+    _Atomic bool shares; /* arrays that are made lie in the file; set once (relaxed: sooner or later is the same) */
     const volatile char *fork_mark;
+    bool (*is_quiet)(void *user); /* see tp_array_pool_open */
+    void *quiet_user;
     uv_mutex_t lock;
     /* ---- guarded by lock ---- */
     tp_array *free; /* arrays that nobody holds, the one freed last first */
@@ -82,7 +86,8 @@ void tp_make_canonical(tp_type type, void *column, size_t n)
     }
 }
 
-int tp_array_pool_open(tp_array_pool **out, const volatile char *fork_mark, tp_error *err)
+int tp_array_pool_open(tp_array_pool **out, const volatile char *fork_mark, bool (*is_quiet)(void *user), void *user,
+                       tp_error *err)
 {
     tp_array_pool *pool = calloc(1, sizeof *pool);
     if (!pool)
@@ -92,6 +97,8 @@ int tp_array_pool_open(tp_array_pool **out, const volatile char *fork_mark, tp_e
         return tp_error_set(err, TP_ESYS, "cannot create a lock");
     }
     pool->fork_mark = fork_mark;
+    pool->is_quiet = is_quiet;
+    pool->quiet_user = user;
     pool->file = NO_FILE_YET;
     *out = pool;
     return 0;
@@ -211,20 +218,65 @@ static void give_back(tp_array_pool *pool, const tp_array *a)
         fallocate(pool->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)a->at, (off_t)a->capacity);
 }
 
-/* Memory for an array, in the file if that is possible; NULL when there is none. */
+static bool shares(const tp_array_pool *pool)
+{
+    return atomic_load_explicit(&pool->shares, memory_order_relaxed) && *pool->fork_mark;
+}
+
+/* Memory in the file; NULL: there is none. */
+static void *map_shared(tp_array_pool *pool, size_t capacity, int64_t *at)
+{
+    uv_mutex_lock(&pool->lock);
+    void *data = capacity <= SMALL_MAX ? cut(pool, capacity, at) : map_part(pool, capacity, at);
+    uv_mutex_unlock(&pool->lock);
+    return data;
+}
+
+static void *map_private(void *where, size_t capacity)
+{
+    void *data = mmap(where, capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (where ? MAP_FIXED : 0), -1, 0);
+    return data == MAP_FAILED ? NULL : data;
+}
+
+/* Its memory: NULL when there is none. */
 static void *map(tp_array_pool *pool, tp_array *a, size_t capacity)
 {
-    void *data = NULL;
-    if (!pool->borrows && *pool->fork_mark) {
-        uv_mutex_lock(&pool->lock);
-        data = capacity <= SMALL_MAX ? cut(pool, capacity, &a->at) : map_part(pool, capacity, &a->at);
-        uv_mutex_unlock(&pool->lock);
+    int64_t at = -1;
+    void *data = shares(pool) ? map_shared(pool, capacity, &at) : NULL;
+    a->at = data ? at : -1;
+    return data ? data : map_private(NULL, capacity);
+}
+
+/* Copies what is not zero: pages of the file that were never written take no memory. */
+static void copy_pages(char *to, const char *from, size_t size)
+{
+    static const char zeros[PAGE];
+    for (size_t at = 0; at < size; at += PAGE)
+        if (memcmp(from + at, zeros, PAGE) != 0)
+            memcpy(to + at, from + at, PAGE);
+}
+
+bool tp_array_share(tp_array *a)
+{
+    tp_array_pool *pool = a->pool;
+    if (a->at >= 0)
+        return true;
+    if (!shares(pool) || !pool->is_quiet(pool->quiet_user))
+        return false;
+    int64_t at;
+    char *data = map_shared(pool, a->capacity, &at);
+    if (!data)
+        return false;
+    copy_pages(data, a->data, a->capacity);
+    if (mremap(data, a->capacity, a->capacity, MREMAP_MAYMOVE | MREMAP_FIXED, a->data) == MAP_FAILED) {
+        /* What was there may be gone already. */
+        if (map_private(a->data, a->capacity))
+            copy_pages(a->data, data, a->capacity);
+        munmap(data, a->capacity);
+        return false;
     }
-    if (data)
-        return data;
-    a->at = -1;
-    data = mmap(NULL, capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return data == MAP_FAILED ? NULL : data;
+    a->at = at;
+    return true;
 }
 
 /* ---- free arrays ---- */
@@ -237,6 +289,18 @@ static void free_list(tp_array_pool *pool, tp_array *a)
         free(a);
         a = next;
     }
+}
+
+void tp_array_pool_share(tp_array_pool *pool)
+{
+    if (pool->borrows || atomic_exchange_explicit(&pool->shares, true, memory_order_relaxed))
+        return;
+    uv_mutex_lock(&pool->lock);
+    tp_array *free = pool->free;
+    pool->free = NULL;
+    pool->kept = 0;
+    uv_mutex_unlock(&pool->lock);
+    free_list(pool, free);
 }
 
 void tp_array_pool_close(tp_array_pool *pool)
@@ -259,7 +323,8 @@ static tp_array *find(tp_array_pool *pool, size_t capacity)
 {
     uv_mutex_lock(&pool->lock);
     tp_array **at = &pool->free;
-    while (*at && ((*at)->capacity < capacity || (*at)->capacity > capacity + capacity / 4))
+    const bool is_shared = shares(pool) && pool->file >= 0;
+    while (*at && ((*at)->capacity < capacity || (*at)->capacity > capacity + capacity / 4 || (is_shared && (*at)->at < 0)))
         at = &(*at)->next;
     tp_array *a = *at;
     if (a) {
@@ -275,13 +340,19 @@ static tp_array *find(tp_array_pool *pool, size_t capacity)
 static void keep(tp_array_pool *pool, tp_array *a)
 {
     uv_mutex_lock(&pool->lock);
+    bool is_much = pool->kept + a->capacity > OWNED_BYTES_MAX;
+    uv_mutex_unlock(&pool->lock);
+    if (is_much && a->at < 0)
+        madvise(a->data, a->capacity, MADV_FREE); /* until it is written again */
+    uv_mutex_lock(&pool->lock);
     a->next = pool->free;
     pool->free = a;
     pool->kept += a->capacity;
     tp_array **at = &pool->free, *surplus = NULL;
-    if (pool->kept > KEPT_BYTES_MAX) {
+    const size_t most = shares(pool) ? OWNED_BYTES_MAX : KEPT_BYTES_MAX;
+    if (pool->kept > most) {
         size_t sum = 0;
-        while (*at && sum + (*at)->capacity <= KEPT_BYTES_MAX) {
+        while (*at && sum + (*at)->capacity <= most) {
             sum += (*at)->capacity;
             at = &(*at)->next;
         }

@@ -5,12 +5,14 @@
  * nobody holds any more is kept for a while, so that the next result array of that size costs no page faults (which cost more
  * than the work on it: a page fault is some 0.25 us, for 512 doubles).
  *
- * A host's arrays lie in an unnamed file (a memfd), each in a part of its own, so that a worker
- * process can map the arrays that it is lent. A part that was given back to the system is never
- * used again: a mapping of it that some process still has shows nothing, and no other array. Where
- * there can be no such file, and for arrays that a worker process makes itself (their memory counts
- * under the option `memory`), `at` is negative: they are private to the process, and travel as
- * copies. */
+ * In a host that has used worker processes, arrays lie in an unnamed file (a memfd), each in a part of
+ * its own, so that a worker process can map the arrays that it is lent. A part that was given back to
+ * the system is never used again: a mapping of it that some process still has shows nothing, and no
+ * other array. Most systems back such a file with small pages: the first write to it takes four times as
+ * long as with huge pages, and reads at random half as long again. So other hosts have their arrays in
+ * private memory. Where there can be no such file, and for arrays that a worker process makes itself
+ * (their memory counts under the option `memory`), `at` is negative: they are private to the process,
+ * and travel as copies. */
 #ifndef TP_ARRAY_H
 #define TP_ARRAY_H
 
@@ -64,8 +66,13 @@ void tp_make_canonical(tp_type type, void *column, size_t n);
 /* Where freed memory waits to be used again. One per host; any thread. */
 typedef struct tp_array_pool tp_array_pool;
 
-/* In a forked child *fork_mark is 0 (tp_host.fork_mark): arrays made there are private to it. */
-int tp_array_pool_open(tp_array_pool **out, const volatile char *fork_mark, tp_error *err);
+/* In a forked child *fork_mark is 0 (tp_host.fork_mark): arrays made there are private to it. is_quiet(user) says
+ * whether no other thread of the process can write to an array now, nor until the caller has returned; see tp_array_share. */
+int tp_array_pool_open(tp_array_pool **out, const volatile char *fork_mark, bool (*is_quiet)(void *user), void *user,
+                       tp_error *err);
+
+/* From now on arrays that are made lie in the file. Any thread. */
+void tp_array_pool_share(tp_array_pool *pool);
 
 /* Accepts NULL. No array of it may be left. */
 void tp_array_pool_close(tp_array_pool *pool);
@@ -83,7 +90,8 @@ typedef struct tp_array {
     tp_array_pool *pool;
     void *data; /* aligned to 4096 bytes */
     size_t size, capacity;
-    int64_t at;  /* where it lies in the file; negative: it is private to this process */
+    /* where it lies in the file; negative: it is private to this process. Written by tp_array_share */
+    _Atomic int64_t at;
     uint32_t id; /* of a borrowed array: the host's id for it */
     struct tp_array *next; /* in the pool, when nobody holds it; guarded by the pool's lock */
 } tp_array;
@@ -101,6 +109,10 @@ extern const tp_ref_type tp_array_type;
 /* Memory of `size` bytes with one owner; `zeroed`: all zero, else with undefined contents. NULL
  * when out of memory. Any thread. */
 tp_array *tp_array_new(tp_array_pool *pool, size_t size, bool zeroed);
+
+/* Does the array lie in the file? In a pool that shares, one that does not is moved there; what it holds, and its address, stay.
+ * Not while other threads may write to it: then it remains where it is. The host's owner, or the thread of an item. */
+bool tp_array_share(tp_array *a);
 
 /* ---- in a worker process ---- */
 

@@ -453,7 +453,7 @@ static int put_array(encoder *e, struct codec *c, int top)
     uint64_t numbers[3] = { (uint64_t)lua_tonumber(L, -3), (uint64_t)lua_tonumber(L, -2), (uint64_t)lua_tonumber(L, -1) };
     if (is_identity(e))
         return put_elements(e, (const tp_array *)r, (tp_type)lua_tointeger(L, -4), numbers) < 0 ? -1 : 1;
-    if (e->flags & TP_ENCODE_COPIES && ((const tp_array *)r)->at < 0)
+    if (e->flags & TP_ENCODE_COPIES && !tp_array_share((tp_array *)r))
         return put_copy(e, (const tp_array *)r, (tp_type)lua_tointeger(L, -4), numbers, top) < 0 ? -1 : 1;
     int at = (int)(c->next_sent++ % LATELY);
     struct lately *a = &c->sent[at];

@@ -371,6 +371,16 @@ void tp_job_stop(tp_job *job)
     uv_mutex_unlock(&job->engine->lock);
 }
 
+bool tp_engine_is_quiet(tp_engine *e)
+{
+    bool is_quiet = true;
+    uv_mutex_lock(&e->lock);
+    for (const tp_job *j = e->jobs; j; j = j->next)
+        is_quiet &= (j->executor->type->capabilities & TP_ISOLATED) || !(j->running || j->queued || j->n_delayed);
+    uv_mutex_unlock(&e->lock);
+    return is_quiet;
+}
+
 /* ---- cancelling ---- */
 
 void tp_job_cancel_locked(tp_job *job)

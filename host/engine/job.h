@@ -154,6 +154,8 @@ typedef struct tp_job_counts {
 /* ---- the engine: what all jobs of a host share ---- */
 
 int tp_engine_open(tp_engine **out, tp_error *err);
+/* Do no items run, nor wait, that share the memory of this process? Then none will until the owner pushes some. Any thread. */
+bool tp_engine_is_quiet(tp_engine *engine);
 void tp_engine_close(tp_engine *engine); /* accepts NULL; all jobs and agents must be gone */
 tp_trace *tp_engine_trace(tp_engine *engine);  /* the host's */
 uv_mutex_t *tp_engine_lock(tp_engine *engine); /* for executors' condition variables */

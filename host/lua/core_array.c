@@ -86,6 +86,13 @@ static int l_array_memory(lua_State *L)
     return 2;
 }
 
+/* core.array.share(): there will be worker processes; see tp_array_pool_share */
+static int l_array_share(lua_State *L)
+{
+    tp_array_pool_share(get_context(L)->host->arrays);
+    return 0;
+}
+
 /* core.array.set_arrays(of, make): see tp_codec_set_arrays */
 static int l_array_set_arrays(lua_State *L)
 {
@@ -122,6 +129,7 @@ static const luaL_Reg array_functions[] = {
     { "hold", l_array_hold },
     { "drop", l_array_drop },
     { "memory", l_array_memory },
+    { "share", l_array_share },
     { "set_arrays", l_array_set_arrays },
     { "sort", l_array_sort },
     { NULL, NULL },

@@ -361,7 +361,10 @@ static int l_job_push_arrays(lua_State *L)
     if (!b)
         return tp_codec_raise_memory(L);
     for (int c = 0; c < columns; c++) {
-        if (tp_block_own(b, &tp_core_check_memory(L, 3 + 3 * c)->ref)) {
+        tp_array *memory = tp_core_check_memory(L, 3 + 3 * c);
+        if (box->encoding & TP_ENCODE_COPIES)
+            tp_array_share(memory); /* else its elements are copied */
+        if (tp_block_own(b, &memory->ref)) {
             tp_block_free(b);
             return tp_codec_raise_memory(L);
         }

@@ -142,6 +142,7 @@ end
 --- What workers of that executor load of the function as it is now: its image, and the tables that
 --- it captures.
 local function encode(self, executor)
+  if not executor.shares_memory then core.array.share() end
   local image, captured, is_known = core.func.image(self.raw, package.path, package.cpath, self.setups and self.setups[1] and self.setups, self.name,
     images[self], self.core, not executor.shares_memory)
   if not image then
@@ -224,8 +225,9 @@ function func.start(self, source, settings, more)
   if may_be_columns and (wants_arrays or n_results > 1 or unit.result_types[1] ~= "double") then
     returns = unit.result_types
   end
-  if returns and not more.discard then more.returns, arrays = open_returns(returns, wants_arrays and source.total or nil) end
   local executor = options.executor(self.options, not kernel)
+  if not executor.shares_memory then core.array.share() end
+  if returns and not more.discard then more.returns, arrays = open_returns(returns, wants_arrays and source.total or nil) end
   if self.options.batched then source.wait, source.batch = self.options.batched.wait, self.options.batched.max end
   local halt, survives = settings.halt, more.keep_going
   if halt and (halt.failures or halt.share) and not survives then

@@ -177,7 +177,7 @@ TEST(results_are_in_their_place_only_where_that_was_asked_for)
     static const volatile char is_no_fork = 1;
     tp_error err = { 0 };
     tp_array_pool *pool;
-    CHECK(tp_array_pool_open(&pool, &is_no_fork, &err) == 0);
+    CHECK(tp_array_pool_open(&pool, &is_no_fork, NULL, NULL, &err) == 0);
     tp_array *a = tp_array_new(pool, 2000 * sizeof(double), true);
     CHECK(a);
     for (int asked = 0; asked < 2; asked++) {
@@ -206,7 +206,7 @@ TEST(only_arrays_can_be_returned)
     static tp_wire_out out;
     tp_error err = { 0 };
     tp_array_pool *pool;
-    CHECK(tp_array_pool_open(&pool, &is_no_fork, &err) == 0);
+    CHECK(tp_array_pool_open(&pool, &is_no_fork, NULL, NULL, &err) == 0);
     tp_func *f = tp_func_new("f", 0);
     tp_array *a = tp_array_new(pool, 100, true);
     CHECK(f && a);

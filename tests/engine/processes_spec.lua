@@ -649,6 +649,55 @@ describe("Typed arrays in processes", function()
     assert.equal("true\n", out.stdout .. out.stderr)
   end)
 
+  it("are moved where processes see them when there is the first, and stay at their addresses", function()
+    local out = support.run_script([[
+      local tidepool = require "tidepool"
+      local function has_file()
+        local file = assert(io.open "/proc/self/maps")
+        local text = file:read "*a"
+        file:close()
+        return text:find("memfd:tidepool-arrays", 1, true) ~= nil
+      end
+      local small, large = tidepool.array("int32", 5, 1), tidepool.array("double", 2e6, 2)
+      local part = large:slice(1000001)
+      local before = { tostring(small.data), tostring(large.data) }
+      local app = tidepool.App "x"
+      app:func { executor = "threads" } (function(i) large[i] = i end):for_each(tidepool.range(1000))
+      print(has_file(), large[1000])
+      local f = app:func { executor = "processes" } (function(i)
+        small[i], large[i] = 7, 8
+        part[i] = 9
+        return large[1000]
+      end)
+      print(f:remote(1), small[1], large[1], part[1], large[1000001], large[2e6])
+      print(has_file(), before[1] == tostring(small.data), before[2] == tostring(large.data))
+      small[2] = 5
+      print(app:func { executor = "processes" } (function() return small[2] end):remote())
+    ]])
+    assert.equal("false\t1000\n1000\t7\t8\t9\t9\t2\ntrue\ttrue\ttrue\n5\n", out.stdout .. out.stderr)
+  end)
+
+  it("that a thread is using meanwhile are copies, and shared once it is done", function()
+    local out = support.run_script([[
+      local tidepool = require "tidepool"
+      local a, flag = tidepool.array("double", 1e5), tidepool.array("int64", 1)
+      local app = tidepool.App "x"
+      local holds = app:func { executor = "threads" } (function()
+        a[1] = 1
+        while flag:add(1, 0) == 0 do tidepool.sleep(0.001) end
+        a[2] = a[2] + 1
+      end)
+      local writes = app:func { executor = "processes" } (function() a[3] = 3 return a[1] end)
+      local call = holds:spawn()
+      while a[1] == 0 do tidepool.sleep(0.001) end
+      print(writes:remote(), a[3])
+      flag:add(1, 1)
+      call:get()
+      print(writes:remote(), a[2], a[3])
+    ]])
+    assert.equal("1\t0\n1\t1\t3\n", out.stdout .. out.stderr)
+  end)
+
   it("stay the script's where a child that it has forked goes on with them", function()
     local out = support.run_script([[
       local ffi, tidepool = require "ffi", require "tidepool"
