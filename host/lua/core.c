@@ -198,17 +198,18 @@ static int set_compiling(lua_State *L)
     return 1;
 }
 
-/* Switches the compiler on or off, and says whether it was on; where that is not possible it stays as it is. */
+/* Switches the compiler on or off, and says whether it was on; where that is not possible it stays as it is. Raises nothing: who opens a module is to forget
+ * it then. Upvalue 2 is set_compiling. */
 static bool compile(lua_State *L, bool does)
 {
-    lua_pushcfunction(L, set_compiling);
+    lua_pushvalue(L, lua_upvalueindex(2));
     lua_pushboolean(L, does);
     bool was_on = lua_pcall(L, 1, 1, 0) == 0 && lua_toboolean(L, -1);
     lua_pop(L, 1);
     return was_on;
 }
 
-/* package.preload of an embedded module: upvalue 1 is its tp_lua_module */
+/* package.preload of an embedded module: upvalue 1 is its tp_lua_module, 2 is for `compile` */
 static int open_module(lua_State *L)
 {
     const tp_lua_module *m = lua_touserdata(L, lua_upvalueindex(1));
@@ -285,11 +286,14 @@ void tp_lua_core_open(struct lua_State *L, tp_host *host, tp_agent *agent)
         lua_pop(L, 1); /* workers have no loop to share */
     else
         tp_core_open_luv(L, -3);                 // loaded package preload
+    lua_pushcfunction(L, set_compiling);         // loaded package preload set_compiling
     for (const tp_lua_module *m = tp_lua_modules; m->name; m++) {
         lua_pushlightuserdata(L, (void *)m);
-        lua_pushcclosure(L, open_module, 1);
-        lua_setfield(L, -2, m->name);
+        lua_pushvalue(L, -2);
+        lua_pushcclosure(L, open_module, 2);
+        lua_setfield(L, -3, m->name);
     }
+    lua_pop(L, 1);                               // loaded package preload
     if (!agent)
         install_coroutines(L);
     lua_pop(L, 3);
