@@ -34,6 +34,7 @@ end
 -- What is asked for before they are installed.
 store.dict_index, store.queue_index = methods_of("Dict", dict), methods_of("Queue", queue)
 core.store.install(dict, queue)
+store.Dict, store.Queue = getmetatable(core.store.dict()), getmetatable(core.store.queue(0)) -- what they are known by
 
 function store.newindex(self, key)
   if tostring(self):find "Dict" then check.fail("a Dict has no fields: write dict:put(%s, value)", check.show(key)) end

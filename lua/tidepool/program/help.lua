@@ -141,6 +141,25 @@ local lazy_class_rows = {
   { "tidepool.share", "Shared", {
     { "data()", "the value, in the script and in the workers" },
   } },
+  { "tidepool.store", "Dict", {
+    { "dict:get(key, otherwise?)", "a copy of the value" },
+    { "dict:put(key, value, { if_absent = }?)", "sets it; was it put?" },
+    { "dict:add(key, n?)", "adds to a number, in one step; the sum" },
+    { "dict:update(key, fn, ...)", "sets it to fn(value, ...), in one step for all others" },
+    { "dict:pop(key)", "takes it out, and gives it" },
+    { "#dict, dict:pairs(), dict:table()", "how many; all as they are now" },
+  } },
+  { "tidepool.store", "Queue", {
+    { "queue:put(value, timeout?)", "waits for room; was there any in time?" },
+    { "queue:get(timeout?)", "waits for the first value; nil when the queue is closed and empty" },
+    { "queue:each()", "for value in queue:each() do: until it is closed" },
+    { "queue:close(), queue:is_closed(), #queue", "nothing more goes in; how many are there" },
+  } },
+  { "tidepool.generator", "Stream", {
+    { "for v in f:stream(x) do", "the values, as they come" },
+    { "stream:next()", "one step by hand" },
+    { "stream:cancel()", "stops the function that gives them" },
+  } },
   { "tidepool.stream", "Random", {
     { "random(), (m), (m, n)", "the next number, as math.random gives it" },
   } },
