@@ -504,6 +504,8 @@ APART static int put_cdata(encoder *e)
         rc = is_array < 0 ? -1 : 0;
     } else if (kind == 0) {
         rc = refuse(e, TP_ECODEC, "a %.80s cannot travel to a worker (%s)", lua_tostring(L, top + 2), lua_tostring(L, top + 3));
+    } else if ((kind == T_CTYPE || kind == T_BYTES || kind == T_SYMBOL) && e->flags & TP_ENCODE_NO_CODE) {
+        rc = refuse(e, TP_ECODEC, "a %.80s cannot travel from a worker process", kind == T_BYTES ? "struct of the FFI" : "ctype or symbol of the FFI");
     } else if (kind == T_CTYPE || kind == T_BYTES || kind == T_SYMBOL) {
         rc = put_cdata_bytes(e, top, kind);
     } else if (room(e, 17) == 0) {
@@ -1743,7 +1745,9 @@ static int put_library(encoder *e)
     if (!lua_isnil(L, -1)) {
         lua_pushvalue(L, top);
         lua_call(L, 1, 2); // name is_global
-        if (!lua_isnil(L, -2)) {
+        if (!lua_isnil(L, -2) && e->flags & TP_ENCODE_NO_CODE) {
+            rc = refuse(e, TP_ECODEC, "a library of the FFI cannot travel from a worker process");
+        } else if (!lua_isnil(L, -2)) {
             rc = put_tag(e, T_LIBRARY) < 0 || put_string(e, -2) < 0 || put_value(e) < 0 ? -1 : 1;
         }
     }

@@ -72,6 +72,19 @@ static tp_child *child_of(tp_work *w)
 
 /* ---- turns ---- */
 
+/* Called at each point where the host could see that the worker died. In builds with assertions an
+ * item can choose the point at which the process is killed, so that tests try all of them. */
+static void step(const tp_child *c)
+{
+#ifdef TP_ASSERTS
+    tp_wire_in *in = (tp_wire_in *)(void *)c->in.data;
+    if (in->dies_in && --in->dies_in == 0)
+        kill(getpid(), SIGKILL);
+#else
+    (void)c;
+#endif
+}
+
 static _Noreturn void end_with_host(void)
 {
     _exit(0);
@@ -102,6 +115,7 @@ static void wait_for_host(tp_child *c)
     atomic_store_explicit(&c->control->worker_sleeps, 0, memory_order_relaxed);
 out:
     c->seen = atomic_load_explicit(&in->turn, memory_order_acquire);
+    step(c);
 }
 
 /* Writes a frame to the host: bytes printed to descriptor 1 or 2; for 0 it only wakes the host. */
@@ -110,6 +124,7 @@ static void write_frame(tp_child *c, uint32_t fd, const char *bytes, size_t len)
     uint32_t head[2] = { fd, (uint32_t)len };
     struct iovec parts[2] = { { head, sizeof head }, { (void *)(uintptr_t)bytes, len } };
     uv_mutex_lock(&c->print_lock);
+    step(c);
     while (parts[0].iov_len + parts[1].iov_len > 0) {
         struct msghdr m = { .msg_iov = parts, .msg_iovlen = 2 };
         ssize_t n = sendmsg(c->socket, &m, MSG_NOSIGNAL);
@@ -130,8 +145,11 @@ static void write_frame(tp_child *c, uint32_t fd, const char *bytes, size_t len)
 
 static void take_turn(tp_child *c, tp_wire_state state)
 {
+    step(c);
     atomic_store_explicit(&c->control->state, state, memory_order_relaxed);
+    step(c);
     atomic_fetch_add(&c->control->turn, 1);
+    step(c);
     if (atomic_exchange(&c->control->host_sleeps, 0))
         write_frame(c, 0, "", 0);
 }
@@ -160,6 +178,7 @@ static tp_wire_record *new_record(tp_child *c, uint64_t size)
 {
     size = (size + 7) & ~(uint64_t)7;
     drop_filling(c);
+    step(c);
     c->done_at = 0;
     if (c->used + size > c->out.size && c->used > TP_WIRE_OUT_BEGIN) {
         take_turn(c, TP_WIRE_FULL);
@@ -176,8 +195,10 @@ static tp_wire_record *new_record(tp_child *c, uint64_t size)
 /* The record is complete: the host may read it from here on. */
 static void publish_record(tp_child *c, const tp_wire_record *r)
 {
+    step(c);
     c->used += r->size;
     atomic_store_explicit(&c->control->used, c->used, memory_order_release);
+    step(c);
     drop_filling(c);
 }
 
@@ -243,6 +264,7 @@ static tp_block *sink_new_columns(tp_work *w, uint32_t capacity, uint32_t column
     /* Release: a host that sees `open` sees the record's head. ctl[0] says how many of its items
      * are done. */
     atomic_store_explicit(&c->control->open, c->used, memory_order_release);
+    step(c);
     return b;
 }
 
@@ -250,6 +272,7 @@ static void end_filling(tp_child *c, const tp_block *b)
 {
     tp_wire_record *r = (tp_wire_record *)(void *)(c->out.data + c->used);
     r->n = b->n;
+    step(c);
     r->text.used = b->text.used;
     publish_record(c, r);
 }
@@ -434,6 +457,7 @@ static int take_given(tp_child *c, const tp_wire_request *q)
         tp_ref *made = make_ref(c, &given[i]);
         if (!made)
             return -1;
+        step(c);
         c->ref[given[i].id] = made;
         c->nrefs = given[i].id + 1;
     }
@@ -598,7 +622,9 @@ static void serve_request(tp_child *c)
     q = tp_wire_get_request(c->in.data);
     if (is_crowded(c, q->memory))
         _exit(0); /* before anything has begun: another process will run it */
+    step(c);
     atomic_store_explicit(&c->control->begun, c->seen, memory_order_relaxed);
+    step(c);
     c->used = TP_WIRE_OUT_BEGIN;
     c->done_at = 0;
     c->filling = NULL;
@@ -606,6 +632,7 @@ static void serve_request(tp_child *c)
         /* the host would not know which of its things have arrived here */
         _exit(TP_CHILD_NO_MEMORY);
     run_items(c, q, &inputs);
+    step(c);
     c->has_run = true;
     close_inputs(&inputs);
     tp_block_free_list(c->kept);

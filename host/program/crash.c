@@ -1,4 +1,4 @@
-/* crash.c: says which input crashed the process.
+/* crash.c: says that the process has crashed, and which input did it.
  *
  * Items on threads run in this process, so an item that crashes (by a wrong pointer of the FFI,
  * say) takes everything with it. Before the process ends, the thread that crashed writes out what
@@ -107,11 +107,12 @@ static void on_crash(int sig)
 {
     const int saved = errno;
     tp_last_line l = { .len = 0 };
-    const tp_work *w = tp_process.host && getpid() == tp_process.pid ? tp_engine_running_here(tp_process.host->engine) : NULL;
+    const bool is_ours = tp_process.host && getpid() == tp_process.pid; /* no child's that an item has forked */
+    const tp_work *w = is_ours ? tp_engine_running_here(tp_process.host->engine) : NULL;
+    tp_last_line_put_text(&l, "tidepool: ");
+    tp_last_line_put_text(&l, name_of(sig));
     if (w) {
         uint32_t at = (uint32_t)tp_work_running(w);
-        tp_last_line_put_text(&l, "tidepool: ");
-        tp_last_line_put_text(&l, name_of(sig));
         tp_last_line_put_text(&l, " in input ");
         tp_last_line_put_number(&l, w->block->first + at + 1);
         tp_last_line_put_text(&l, " of map '");
@@ -120,7 +121,9 @@ static void on_crash(int sig)
         tp_last_line_put_number(&l, (uint64_t)w->worker->index);
         tp_last_line_put_text(&l, ")");
         put_input(&l, w->block, at);
-        tp_last_line_put_text(&l, "\n");
+    }
+    tp_last_line_put_text(&l, "\n");
+    if (is_ours) {
         write_all(STDOUT_FILENO, stdout->_IO_write_base, __fpending(stdout));
         write_all(STDERR_FILENO, l.text, l.len);
     }

@@ -60,6 +60,8 @@ typedef struct tp_wire_in {
     /* not 0: this turn is no request; the worker does what it must before it ends. Relaxed: `turn`
      * makes it visible */
     _Atomic uint32_t ending;
+    /* in builds with assertions, not 0: the worker kills itself after so many steps (child.c) */
+    uint32_t dies_in;
 } tp_wire_in;
 
 /* The beginning of `out`. Atomics are relaxed unless stated otherwise. */
