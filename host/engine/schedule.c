@@ -432,7 +432,7 @@ static uint32_t slice_count(const tp_job *job, const tp_range *r, const tp_agent
     if (item_ns <= 0)
         return least < r->count ? least : r->count;
     double wanted = (double)(type->slice_ns ? type->slice_ns : TP_SLICE_NS) / item_ns;
-    double small = TP_SMALL_NS / item_ns;
+    double small = wanted * TP_SMALL_NS / TP_SLICE_NS; /* what comes and goes at a higher price is to be worth it, too */
     double share = ceil((double)job->queued * share_of(job, agent, item_ns));
     if (wanted > share)
         wanted = share > small ? share : small;
