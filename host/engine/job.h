@@ -187,7 +187,8 @@ bool tp_engine_is_stopped(tp_engine *engine);
  * ones). */
 void tp_engine_counts(tp_engine *engine, uint64_t *delivered, uint64_t *total);
 
-/* Likewise: are there such jobs, and are the results of all of them recorded? */
+/* Any thread, and signal handlers: are there such jobs, and are the results of all of them
+ * recorded? */
 bool tp_engine_records(tp_engine *engine);
 
 /* What the calling thread runs; NULL: nothing. Only for a signal handler that is about to end the process: it looks without the lock. */

@@ -92,7 +92,8 @@ struct tp_engine {
     _Atomic bool owner_waits; /* relaxed; see tp_engine_set_waiting */
     tp_permits permits; /* set before the first job; NULLs: no other process has permits */
     _Atomic uint64_t delivered, total; /* relaxed; sums over jobs without a parent */
-    _Atomic uint32_t recorded, unrecorded; /* relaxed; how many of those have a recorder, and how many have none */
+    /* relaxed; how many jobs without a parent have a recorder, and how many have none */
+    _Atomic uint32_t recorded, unrecorded;
     tp_trace trace;
     _Atomic uint64_t n_jobs;   /* relaxed: numbers for jobs */
     _Atomic uint32_t n_agents; /* relaxed: ids for their workers */

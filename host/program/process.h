@@ -30,7 +30,9 @@ typedef struct tp_process {
     pid_t pid;             /* that of main; a forked child has another one */
     timer_t timer;         /* sends alarm_signal() when patience ends */
     bool has_timer, quiet;
-    bool has_journal;      /* option --journal, or all maps that a signal has met are recorded: what is done is not lost */
+    /* option --journal, or all maps that ran when the signal came were recorded: no result is
+     * lost */
+    bool has_journal;
     tp_colours colours;    /* option --color */
     bool speaks_json;      /* option --progress=json: the last line is JSON, too */
     /* SIGPIPE was ignored when we started: a reader that goes away is an error then */
