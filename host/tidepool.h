@@ -20,30 +20,40 @@
  *         fprintf(stderr, "%s\n", err.message);
  *     tp_host_close(host);
  *
- * Errors. A function that can fail returns 0 or -1 (those that read results: a tp_next), takes what it gives out first and a tp_error last, which may be
- * NULL. Each call sets err anew: to TP_OK and no message where it went well, so that a chain as above, which ends with the first failure, leaves that one in it.
- * What was to be given out is NULL, or empty, after a failure, and NULL where a host, function, map, text, place for what is given out, inputs, or what a value
- * consists of are wanted is an error (TP_EUSAGE). So is a function or map that has been closed, as long as it is among the last 64 of its kind and its host is
- * open.
- * What Lua code raised has a tp_failure besides, with its traceback.
+ * Errors. A function that can fail returns 0 or -1 (those that read results: a tp_next). What it
+ * gives out is its first parameter, a tp_error its last, which may be NULL. Each call sets err
+ * anew, to TP_OK and no message when it succeeds; so a chain as above, which stops at the first
+ * failure, leaves that failure in err. After a failure, what was to be given out is NULL or empty.
+ * NULL for a host, function, map, text, place for what is given out, inputs, or parts of a value is
+ * an error (TP_EUSAGE). So is a function or map that has been closed, as long as it is among the
+ * last 64 of its kind and its host is open. For errors that Lua code raised there is a tp_failure
+ * besides, with a traceback.
  *
- * Inputs. In C they count from 0: `index` in tp_result and tp_failure, and inputs[i] in messages about arrays of yours. In texts (message, text, traceback) they
- * count from 1, as in Lua: "input 3" is the one with the index 2.
+ * Inputs. C counts them from 0: `index` in tp_result and tp_failure, and inputs[i] in messages
+ * about your arrays. Texts (message, text, traceback) count them from 1, as Lua does: "input 3" is
+ * the one with the index 2.
  *
- * Steps. A map makes a step whenever a result is taken from it: in tp_map_next and its like, and before each call of its callback. What a step gave is valid until
- * the map's next step, or until it is closed.
+ * Steps. A map makes a step whenever a result is taken from it: in tp_map_next and the like, and
+ * before each call of its callback. What a step gives is valid until the map's next step, or until
+ * the map is closed.
  *
- * Threads. The thread that calls tp_host_open is the host's owner, until another one calls tp_host_adopt. Every function here must be called on it, except where its comment says "any thread";
- * on another one it fails with TP_ETHREAD and changes nothing (those without a tp_error give -1 or NULL, or do nothing). Worker threads run your Lua functions,
- * the C functions that you register, and tp_config.write; nothing else of yours. All callbacks with results come on the owner's thread, from inside
- * tp_host_step or your own uv_run. A child that the process forks cannot use the host (TP_EUSAGE): it may open one of its own.
+ * Threads. The thread that calls tp_host_open is the host's owner, until another one calls
+ * tp_host_adopt. Every function here must be called on the owner's thread, unless its comment says
+ * "any thread"; on another thread it fails with TP_ETHREAD and changes nothing (functions without a
+ * tp_error return -1 or NULL, or do nothing). Worker threads run your Lua functions, the C
+ * functions that you register, and tp_config.write; nothing else of yours. All callbacks with
+ * results come on the owner's thread, from inside tp_host_step or your own uv_run. A child that the
+ * process forks cannot use the host (TP_EUSAGE): it may open one of its own.
  *
- * Loops. A program without a loop calls what blocks: tp_map_next, tp_map_read_doubles. A program with a loop never has to: it opens maps, gives each a
- * callback (tp_map_on_result), and lets its loop drive the host, in one of two ways:
+ * Loops. A program without a loop calls functions that block: tp_map_next, tp_map_read_doubles. A
+ * program with a loop never has to block: it opens maps, gives each a callback (tp_map_on_result),
+ * and lets its loop drive the host, in one of two ways:
  *   - a libuv loop: set tp_config.loop. The host adds handles to it, and is driven by your uv_run;
- *   - any other (poll, epoll, GLib): wait until tp_host_fd is readable, or tp_host_timeout has passed, then call tp_host_step.
- * Only tp_map_next (for how long, tp_map_next_timeout is told), tp_map_read_doubles, tp_host_stop, tp_host_close, and the Lua code that you run on the owner's thread (tp_host_run_file and its like) may
- * block.
+ *   - any other (poll, epoll, GLib): wait until tp_host_fd is readable, or tp_host_timeout has
+ *     passed, then call tp_host_step.
+ * Only tp_map_next (tp_map_next_timeout for a given time), tp_map_read_doubles, tp_host_stop,
+ * tp_host_close, and Lua code that you run on the owner's thread (tp_host_run_file and the like)
+ * may block.
  *
  * What the library asks of the process: nothing. It never exits, prints, reads the environment, installs signal handlers, or keeps writable statics.
  * Its threads, and those of OpenCL drivers, block all signals but SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGPIPE, SIGPROF, SIGSEGV, SIGSYS and SIGTRAP, so that no other
@@ -55,12 +65,16 @@
  * opened, which does as it likes. Of the libraries below, libuv aborts where the kernel takes back what a loop has (epoll_ctl fails), and LuaJIT exits where
  * it may not make its machine code executable.
  *
- * Exceptions of C++. A tp_map_callback may throw: the exception comes out of the tp_host_step that called it, the host stays as it is, and the next step goes on with
- * the next result. (With tp_config.loop it would go through libuv's uv_run, which does not say that it stands that.) What a tp_c_function throws is an error of its
- * input with the message "C++ exception", as is what tp_config.write throws while Lua code prints; from elsewhere write must not throw. None of them may longjmp.
+ * C++ exceptions. A tp_map_callback may throw: the exception comes out of the tp_host_step that
+ * called it, the host stays usable, and the next step goes on with the next result. (With
+ * tp_config.loop it would pass through libuv's uv_run, which is not specified to allow that.) An
+ * exception of a tp_c_function is an error of its input with the message "C++ exception", as is an
+ * exception of tp_config.write while Lua code prints; in other places write must not throw. None of
+ * these functions may longjmp.
  *
- * Memory. Strings and values that Tidepool gives you are its own; each function says for how long. What you give is copied, except for the inputs of
- * maps. A failed allocation is TP_EMEMORY. */
+ * Memory. Strings and values that Tidepool gives you belong to it; each function says how long they
+ * are valid. What you pass is copied, except for the inputs of maps. A failed allocation is
+ * TP_EMEMORY. */
 #ifndef TIDEPOOL_H
 #define TIDEPOOL_H
 
@@ -98,11 +112,14 @@ typedef enum tp_code {
     TP_ELIMIT,  /* a limit of Tidepool's own: nesting, sizes */
     TP_ELUA,    /* Lua code raised an error, or an input of a map failed: there is a tp_failure */
     TP_ETHREAD, /* called on a thread that is not the host's owner */
-    TP_EBUSY,   /* called from inside a call of the host's that is to return first: from a callback, or from Lua code or a C function that it runs */
+    /* called from inside a call of the host's that must return first: from a callback, or from Lua
+     * code or a C function that it runs */
+    TP_EBUSY,
     TP_ETIMEOUT /* the time that was given has passed */
 } tp_code;
 
-/* What one call has come to. In the caller's memory: needs no allocation and no thread-local. */
+/* The outcome of one call. It lies in the caller's memory and needs no allocation and no
+ * thread-local. */
 typedef struct tp_error {
     tp_code code;
     char message[500]; /* NUL-terminated; cut with "..." where it would not fit */
@@ -112,34 +129,42 @@ typedef struct tp_error {
 
 typedef struct tp_host tp_host;
 
-/* How a host is to run. Zero in a field means its default. */
+/* How a host should run. Zero in a field means its default. */
 typedef struct tp_config {
     size_t size; /* sizeof(tp_config) of the caller: versions the struct */
     int workers; /* worker threads, 1 to 1024; default: the processors that this process may use, by affinity and quota */
 
-    /* Receives what Lua code prints and writes: whole lines, one call each (but for one that an item leaves without its end; from code on the owner's thread:
-     * as it is written), from any thread of the host's, one call at a time. fd is 1 or 2. Must not call back into the host. Default: what is printed is
-     * dropped. */
+    /* Receives what Lua code prints and writes, in whole lines, one call each (an item's last line
+     * may lack its end; code on the owner's thread is passed on as it writes). Called from any
+     * thread of the host's, but only one call at a time. fd is 1 or 2. Must not call back into the
+     * host. Default: what is printed is dropped. */
     void (*write)(void *user, int fd, const char *bytes, size_t len);
     void *user;
 
-    /* The caller's libuv loop, to be driven by; must be of the thread that calls tp_host_open. It is kept alive (uv_run returns only then) while maps with
-     * a callback run. After tp_host_close run it once more, so that it lets go of the host's handles. Default: none. */
+    /* The caller's libuv loop, which then drives the host; it must belong to the thread that calls
+     * tp_host_open. While maps with a callback run it is kept alive (uv_run does not return). After
+     * tp_host_close run it once more, so that it lets go of the host's handles. Default: none. */
     struct uv_loop_s *loop;
     int tag_lines; /* not 0: what a worker prints begins with who it was, "w3 #17| " for worker 3 at input 17 */
     /* The path of the OpenCL loader, or of a driver, opened when a function asks for a device; default: libOpenCL.so.1, as the system finds it. Copied. */
     const char *opencl;
-    /* A folder where compiled device programs are kept for the next process; made when it is missing. It must belong to the user who runs this process and be
-     * writable by nobody else, as must what is in it: what is not is left alone, and compiled again. Default: they are not kept. Copied. */
+    /* A folder where compiled device programs are kept for the next process; made when it is
+     * missing. It must belong to the user who runs this process and be writable by nobody else, and
+     * so must the files in it: others are ignored, and the programs compiled again. Default:
+     * programs are not kept. Copied. */
     const char *cache_dir;
     const char *executor; /* of functions that do not name one, as their option `executor`: "threads", "processes" or "inline"; default: "threads" */
-    /* A folder, of the same kind, for the key that kept programs are authenticated with, so that one that somebody else has put into cache_dir is not run.
-     * Default: cache_dir. Copied. */
+    /* A folder of the same kind for the key that authenticates kept programs, so that a program
+     * which somebody else has put into cache_dir is not run. Default: cache_dir. Copied. */
     const char *state_dir;
-    uint64_t cache_bytes; /* what is kept at most: programs used longest ago go; default: 256 MiB */
-    int verbose; /* not 0: `write` gets a line (fd 2) for what is otherwise passed over, such as why compiled programs are not kept */
-    /* The path of the program that worker processes are: `tidepool`, of the same build. It is started when a function asks for them. Default: the one that
-     * `make install` has put near this library. Copied. */
+    /* bytes of kept programs at most: those used longest ago are removed; default: 256 MiB */
+    uint64_t cache_bytes;
+    /* not 0: `write` gets a line (fd 2) about problems that are otherwise passed over, such as why
+     * compiled programs are not kept */
+    int verbose;
+    /* The path of the program that worker processes run: `tidepool`, of the same build. It is
+     * started when a function asks for processes. Default: the one that `make install` has put near
+     * this library. Copied. */
     const char *worker;
 } tp_config;
 
@@ -154,18 +179,22 @@ TP_API int tp_host_open(tp_host **out, const tp_config *config, tp_error *err);
  *     if (tp_host_stop(host, 2000) == 0)
  *         tp_host_close(host);
  *
- * Returns TP_OK; or, and then nothing has been done, TP_EBUSY from inside a callback or a function that the host runs, TP_ETHREAD on another thread than the
- * owner's, TP_EUSAGE in a forked child. Lua states that had the host opened (tp_host_openlibs) must be closed before. */
+ * Returns TP_OK; or, without having done anything, TP_EBUSY from inside a callback or a function
+ * that the host runs, TP_ETHREAD on another thread than the owner's, or TP_EUSAGE in a forked
+ * child. Lua states in which the host was opened (tp_host_openlibs) must be closed before. */
 TP_API tp_code tp_host_close(tp_host *host);
 
-/* Any thread: it is the host's owner from now on, and the Lua states that have the host (tp_host_openlibs) are used on it. The owner before must have returned
- * from its last call, and the program must order the two, by a lock or by joining: what it has done is to be seen here. Fails with TP_EBUSY from inside a
- * callback or a function that the host runs, and with TP_EUSAGE where tp_config.loop drives the host, or in a forked child. */
+/* Any thread: it becomes the host's owner, and Lua states that have the host (tp_host_openlibs)
+ * must be used on it from now on. The previous owner must have returned from its last call, and the
+ * program must order the two threads, by a lock or by joining, so that this one sees what that one
+ * has done. Fails with TP_EBUSY from inside a callback or a function that the host runs, and with
+ * TP_EUSAGE where tp_config.loop drives the host, or in a forked child. */
 TP_API int tp_host_adopt(tp_host *host, tp_error *err);
 
-/* Cancels everything and waits at most timeout_ms for the workers to come to rest. After it the host runs nothing any more.
- * Returns 0 when all have: tp_host_close will not block. -1 when some still run: their threads are left alone, and the host is to be left as it is; call
- * this again later, or let the process end. */
+/* Cancels everything and waits at most timeout_ms for the workers to come to rest. After it the
+ * host runs nothing any more. Returns 0 when all have come to rest: tp_host_close will not block.
+ * -1 when some still run: they are left alone, and the host must stay open; call this again later,
+ * or let the process end. */
 TP_API int tp_host_stop(tp_host *host, unsigned timeout_ms);
 
 /* Makes `require "tidepool"` work in L, a LuaJIT state of the caller's, bound to this host. L must be of the owner's thread, have its standard libraries
@@ -173,11 +202,14 @@ TP_API int tp_host_stop(tp_host *host, unsigned timeout_ms);
  * closes them. */
 TP_API int tp_host_openlibs(tp_host *host, struct lua_State *L, tp_error *err);
 
-/* Any thread, also a signal handler; accepts NULL. Ends what the owner waits for now, or else the next wait: tp_map_next, its like and tp_map_read_doubles fail with
- * kind "cancelled" and the message "interrupted", and their map is over; Lua code that waits has that raised; tp_host_step gives -1. Other maps go on. */
+/* Any thread, also a signal handler; accepts NULL. Ends the wait that the owner is in, or else its
+ * next one: tp_map_next and the like and tp_map_read_doubles fail with kind "cancelled" and the
+ * message "interrupted", and their map is over; in Lua code that waits, that is raised;
+ * tp_host_step gives -1. Other maps go on. */
 TP_API void tp_host_interrupt(tp_host *host);
 
-/* Any thread. Forgets an interrupt that no wait has noticed, so that what runs next is not taken for what was meant. */
+/* Any thread. Forgets an interrupt that no wait has noticed, so that it does not hit what runs
+ * next. */
 TP_API void tp_host_resume(tp_host *host);
 
 /* Any thread, also a signal handler; accepts NULL. Counts over the maps that are running now: results handed to their readers, and inputs in all (0 when not
@@ -186,16 +218,19 @@ TP_API void tp_host_counts(const tp_host *host, uint64_t *delivered, uint64_t *t
 
 /* ---- the host in a loop of the caller's ---- */
 
-/* A descriptor that is readable when tp_host_step has something to do; always the same. The host's own: only wait for it, until tp_host_close. */
+/* A descriptor that is readable when tp_host_step has something to do; always the same one. It
+ * belongs to the host: only wait for it, and not after tp_host_close. */
 TP_API int tp_host_fd(tp_host *host);
 
-/* Milliseconds after which tp_host_step is to be called although the descriptor is not readable: 0 is now, -1 is never. Ask anew before each wait. */
+/* Milliseconds after which tp_host_step must be called even if the descriptor is not readable: 0 is
+ * now, -1 is never. Ask again before each wait. */
 TP_API int tp_host_timeout(tp_host *host);
 
-/* Does what there is to do, without waiting: lets tasks go on (tidepool.async in Lua code that was run, also by the program in states with tp_host_openlibs), and
- * calls back with results that have come.
- * What fails in a task, and is not read by anybody, is a line for tp_config.write. -1 for TP_ETHREAD and TP_EBUSY (called from inside itself), and where
- * tp_host_interrupt was called. With tp_config.loop it need not be called. */
+/* Does what there is to do, without waiting: lets tasks go on (tidepool.async in Lua code that was
+ * run, also in states with tp_host_openlibs), and calls callbacks with results that have come.
+ * Failures of tasks that nobody reads are lines for tp_config.write. -1 for TP_ETHREAD and TP_EBUSY
+ * (called from inside itself), and when tp_host_interrupt was called. With tp_config.loop it need
+ * not be called. */
 TP_API int tp_host_step(tp_host *host, tp_error *err);
 
 /* ---- values ---- */
@@ -211,7 +246,8 @@ typedef enum tp_kind {
 
 struct tp_pair;
 
-/* A Lua value. Other things that Lua has (functions, userdata, 64-bit integers) do not reach C: a result with one in it is a failure that says so. */
+/* A Lua value. Functions, userdata and 64-bit integers do not reach C: a result that contains one
+ * is a failure that says so. */
 typedef struct tp_value {
     tp_kind kind;
     size_t n; /* TP_BYTES: how many; TP_LIST: items; TP_TABLE: pairs */
@@ -340,14 +376,15 @@ static inline void tp_option_boolean(tp_option_list *options, const char *name, 
     tp_option_value(options, name, tp_boolean(is_true));
 }
 
-/* All of them as what functions take for options: part of *options, as it is now. */
+/* The options as a table value, for functions that take one: a part of *options, as it is now. */
 static inline const tp_value *tp_option_table(tp_option_list *options)
 {
     options->table = tp_table(options->n <= TP_OPTIONS_MAX ? options->pairs : NULL, options->n);
     return &options->table;
 }
 
-/* The value of the field of that name in a table, of which it is a part; NULL when it has none. Any thread. */
+/* The value of the field of that name in a table value, of which it is a part; NULL when there is
+ * none. Any thread. */
 TP_API const tp_value *tp_value_field(const tp_value *table, const char *name);
 
 /* ---- failures ---- */
@@ -365,7 +402,8 @@ typedef struct tp_failure {
     tp_value value;        /* the error value itself: error { code = 7 } gives a table; nil where C could not read it */
 } tp_failure;
 
-/* The failure behind the last TP_ELUA of a function that takes the host: valid until the next call of one. NULL when there was none. */
+/* The failure behind the last TP_ELUA of a function that takes the host; valid until the next call
+ * of such a function. NULL when there was none. */
 TP_API const tp_failure *tp_host_failure(tp_host *host);
 
 /* ---- Lua code on the owner's thread ---- */
@@ -379,7 +417,8 @@ TP_API int tp_host_run_string(tp_host *host, const char *code, size_t len, const
 
 /* What a call has returned. */
 typedef struct tp_values {
-    const tp_value *items; /* the host's, until the next function that takes the host */
+    /* the host's; valid until the next function that takes the host is called */
+    const tp_value *items;
     size_t n;
 } tp_values;
 
@@ -392,8 +431,9 @@ TP_API int tp_host_call(tp_values *out, tp_host *host, const char *name, const t
 /* A function that can be mapped. Belongs to its host, which frees it at the latest in tp_host_close. */
 typedef struct tp_function tp_function;
 
-/* A function from Lua source: a chunk that returns it, as "return function(x) return x * x end". The chunk runs here and now; all that is given is copied.
- * `options` is NULL or a table value with what app:func takes: concurrency_limit, retries, executor, window, ...; see README.md. */
+/* A function from Lua source: a chunk that returns it, as "return function(x) return x * x end".
+ * The chunk is run at once; everything that is passed is copied. `options` is NULL or a table value
+ * with options of app:func: concurrency_limit, retries, executor, window, ...; see README.md. */
 TP_API int tp_function_from_lua(tp_function **out, tp_host *host, const char *name, const char *source, const tp_value *options,
                                 tp_error *err);
 
@@ -401,7 +441,7 @@ TP_API int tp_function_from_lua(tp_function **out, tp_host *host, const char *na
  * handle is closed. Another handle. */
 TP_API int tp_function_find(tp_function **out, tp_host *host, const char *name, tp_error *err);
 
-/* One call of a registered C function: what it gives its results to. */
+/* One call of a registered C function, which takes its results. */
 typedef struct tp_call tp_call;
 
 /* A registered C function. Runs on worker threads, several at once, so that it must be thread-safe (with executor = "inline" on the owner's); `in` are the n
@@ -410,14 +450,17 @@ typedef struct tp_call tp_call;
  * jump out; see above for what it throws. */
 typedef int (*tp_c_function)(void *user, tp_call *call, const tp_value *in, size_t n);
 
-/* Sets the results of the call: copies them. 0, or -1 when they cannot be (out of memory, NULL in them): the call has failed then. Called again, it replaces what was
- * set, and undoes a tp_call_fail. */
+/* Sets the results of the call, which are copied. 0, or -1 when that is not possible (out of
+ * memory, NULL in them): the call has failed then. Called again, it replaces the results, and
+ * undoes a tp_call_fail. */
 TP_API int tp_call_return(tp_call *call, const tp_value *results, size_t n);
 
-/* The call has failed, with that message, whatever the function returns; gives -1, to be returned. */
+/* Makes the call fail with that message, whatever the function returns; gives -1, to be
+ * returned. */
 TP_API int tp_call_fail(tp_call *call, const char *message);
 
-/* Makes a C function mappable. `user` is passed on to it, and must stay valid until the host is closed. */
+/* Makes a C function that can be mapped. `user` is passed on to it, and must stay valid until the
+ * host is closed. */
 TP_API int tp_function_from_c(tp_function **out, tp_host *host, const char *name, tp_c_function fn, void *user, const tp_value *options,
                               tp_error *err);
 
@@ -455,38 +498,41 @@ typedef struct tp_result {
     const tp_failure *failure; /* with return_exceptions: why there are no values; else NULL */
 } tp_result;
 
-/* What reading a map has come to. Negative: err says what. */
+/* The outcome of reading a map. Negative: err says more. */
 typedef enum tp_next {
     TP_NEXT_RESULT = 1,   /* there is a result */
     TP_NEXT_END = 0,      /* there are no more */
     TP_NEXT_FAILED = -1,  /* the map has failed, and is over: tp_map_failure says more */
-    TP_NEXT_REFUSED = -2, /* it was not called as it should be (TP_EUSAGE, TP_ETHREAD, TP_EBUSY): the map is as it was */
+    /* the call was wrong (TP_EUSAGE, TP_ETHREAD, TP_EBUSY): the map is unchanged */
+    TP_NEXT_REFUSED = -2,
     TP_NEXT_TIMEOUT = -3  /* there is no result yet (TP_ETIMEOUT): the map goes on */
 } tp_next;
 
 /* The next result, in the order of the inputs unless the map was opened with ordered = false: waits for it. With TP_NEXT_RESULT *out is filled in. */
 TP_API tp_next tp_map_next(tp_map *map, tp_result *out, tp_error *err);
 
-/* The same, but waits for so long at most; 0: not at all, so that a function with executor = "inline", which runs while somebody waits, does not run. */
+/* The same, but waits at most so long. 0: does not wait; then a function with executor = "inline"
+ * makes no progress, since it only runs while somebody waits. */
 TP_API tp_next tp_map_next_timeout(tp_map *map, tp_result *out, unsigned timeout_ms, tp_error *err);
 
-/* All (remaining) results as numbers: out[i] is that of input i; waits for them. TP_NEXT_END when all are there. Fails, and ends the map, when a result is not
- * one number, or an index is not below n; what came before is in out then. */
+/* Waits for all (remaining) results, which must be numbers: out[i] is that of input i. TP_NEXT_END
+ * when all are there. Fails, and ends the map, when a result is not one number, or an index is not
+ * below n; earlier results are in out then. */
 TP_API tp_next tp_map_read_doubles(tp_map *map, double *out, size_t n, tp_error *err);
 
 /* Called with each result, on the owner's thread: TP_NEXT_RESULT and a result, as tp_map_next gives them; then once with TP_NEXT_END or TP_NEXT_FAILED
  * (see tp_map_failure) and a result that is NULL. It may call anything but tp_host_close and tp_host_step, also tp_map_close for this map. */
 typedef void (*tp_map_callback)(void *user, tp_map *map, tp_next status, const tp_result *result);
 
-/* From now on results go to the callback instead of being read. The first call comes from the next step of the loop, not from here. Does not block; `user` is
- * passed on. */
+/* From now on results go to the callback instead of being read. Its first call comes from the next
+ * step of the loop, not from here. Does not block; `user` is passed on to it. */
 TP_API int tp_map_on_result(tp_map *map, tp_map_callback callback, void *user, tp_error *err);
 
 /* Why the map has failed; NULL when it has not. The map's, until it is closed. */
 TP_API const tp_failure *tp_map_failure(const tp_map *map);
 
-/* Drops what is queued; what runs is asked to stop, and its results are dropped. The map then fails with kind "cancelled", unless it was over. Does not
- * block. */
+/* Drops what is queued and asks running items to stop; their results are dropped. The map then
+ * fails with kind "cancelled", unless it was over. Does not block. */
 TP_API int tp_map_cancel(tp_map *map, tp_error *err);
 
 typedef struct tp_progress {
@@ -500,8 +546,8 @@ typedef struct tp_progress {
 /* How far the map is. Does not block. */
 TP_API int tp_map_progress(tp_map *map, tp_progress *out, tp_error *err);
 
-/* Cancels what is not finished and frees the map, without waiting for what runs: the inputs are the caller's again at once. Accepts NULL; does nothing inside a
- * C function that the host runs. */
+/* Cancels what is not finished and frees the map, without waiting for running items: the inputs are
+ * the caller's again at once. Accepts NULL; does nothing inside a C function that the host runs. */
 TP_API void tp_map_close(tp_map *map);
 
 #ifdef __cplusplus

@@ -1,8 +1,8 @@
 /* cl.c: opening OpenCL, listing devices, naming errors.
  *
  * Drivers that the loader does not know are tried, too: in containers NVIDIA's is often there
- * without the file in /etc/OpenCL/vendors that names it. Without the loader, a driver's functions
- * are taken from the table that each of its objects points to, as the loader itself does. */
+ * without the file in /etc/OpenCL/vendors that names it. Such a driver's functions are in the table
+ * that each of its objects points to, where a loader finds them as well. */
 #include "opencl/cl.h"
 
 #include <CL/cl_icd.h>

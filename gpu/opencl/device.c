@@ -89,7 +89,7 @@ static int settle(tp_queue *q, tp_error *err)
                 return say_lost(q, err);
             }
         }
-        /* so the end is noticed at most 5 % later, or NAP_NS */
+        /* so the end is noticed at most 5 % late, and never more than NAP_NS */
         uint64_t nap_ns = (now - began) / 20 < NAP_NS ? (now - began) / 20 : NAP_NS;
         nanosleep(&(struct timespec){ 0, (long)nap_ns }, NULL);
     }

@@ -12,7 +12,6 @@
 --   * that every local has a value, or is known to have none (nil), where it is read: parameters that are given nothing are nil, and what is made
 --     of that (`k = k or 2`, `if not s then`) is known here;
 --   * what every path returns.
--- Whatever a device cannot do is refused here, with line, construct, reason and a way out, so that emit.lua can write anything
 -- Code that a device cannot run is refused here, with the line, the construct, the reason and a way
 -- out, so that emit.lua can write everything that has passed.
 

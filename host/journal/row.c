@@ -81,8 +81,8 @@ static int write_item(tp_buf *queue, cell *to, const tp_block *b, uint32_t k, bo
     return tp_block_encode_item(b, k, scratch) ? -1 : write_message(queue, to, scratch->data, scratch->len);
 }
 
-/* The first two values of a failure's message, its kind and its text, and the message itself unless
- * it came from another process. */
+/* The first two values of a failure's message, its kind and its text; and the whole message, if it
+ * is plain (tp_message_is_plain). */
 static int write_failure(tp_buf *queue, row *r, const tp_block *b)
 {
     size_t len;

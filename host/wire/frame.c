@@ -624,7 +624,8 @@ bool tp_wire_read_open(tp_wire_reader *r, tp_work *to, uint64_t from, uint32_t r
         return wrong(err, "no record that is being filled in");
     if (running == r->at)
         return true;
-    /* the worker's memory says how much of the text is used, so all of it is copied */
+    /* only the worker, which is not trusted, knows how much of the text is used: so all of it is
+     * copied */
     head.text.used = head.text.capacity;
     tp_block *done = is_done ? tp_block_new_empty(TP_BLOCK_DONE, 0, running - r->at) : NULL;
     if (is_done && !done) {

@@ -662,7 +662,8 @@ static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error
             time_out(s, w);
         else
             blame(s, w, before, garbage);
-        if (!w->terms->batch) /* in a batch nobody knows which item was refused */
+        /* one item has failed; of a batch all that were called together fail */
+        if (!w->terms->batch)
             break;
     }
     end_process(s);

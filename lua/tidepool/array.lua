@@ -350,7 +350,8 @@ function methods.max(a, i, v, extra)
   return at and a[at]
 end
 
---- Sorts the elements in their place: the least first, NaNs last; or as table.sort does, by what is to come before what.
+--- Sorts the elements in place, the least first and NaNs last; or by a function, as table.sort
+--- does.
 ---@param comes_before (fun(x: number, y: number): boolean)?
 ---@return tidepool.Array a
 function methods.sort(a, comes_before, extra)
@@ -462,7 +463,7 @@ local function arithmetic(operator)
   end
 end
 
--- ---- what they are in Lua ----
+-- ---- metamethods ----
 
 local SHOWN = 8 -- elements, or rows
 
@@ -674,7 +675,8 @@ core.array.set_arrays(function(value)
   return memory, numbers[name], tonumber(ffi.cast("char *", value.data) - ffi.cast("char *", start)), value.length, value.columns
 end, function(memory, number, offset, n, columns)
   local name = array.types[number + 1]
-  if memory and core.array.bytes() > collect_at then collect() end -- a worker may be given one after the other, and make none itself
+  -- a worker may be given one array after the other without making any itself
+  if memory and core.array.bytes() > collect_at then collect() end
   local a = memory and constructors[name]() or array.allocate(name, n, false)
   if memory then core.array.hold(a, memory, offset) end
   a.length, a.columns = n, columns

@@ -8,7 +8,8 @@ local instances = require "tidepool.engine.instances"
 
 local cls = {}
 
---- A class of functions that share what they have made once per worker: what app:cls gives. Called with a table of parameters it gives an instance.
+--- A class of functions that share state in each worker, made by app:cls. Called with a table of
+--- parameters it gives an instance.
 ---@class tidepool.Class
 ---@field name string
 ---@overload fun(parameters: table?): tidepool.Instance

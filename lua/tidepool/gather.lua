@@ -143,7 +143,7 @@ function AsCompleted:__call()
   return entry and entry.given
 end
 
---- One more to wait for, also while a loop goes over the others.
+--- Adds one to wait for, even while a loop goes over the others.
 ---@param x tidepool.Call|tidepool.Task|tidepool.Results|tidepool.Event
 function AsCompleted:add(x, extra)
   check.self(self, AsCompleted, "all", "add", "call")

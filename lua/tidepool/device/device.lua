@@ -601,7 +601,7 @@ local function pack(self, i, one, value)
   return ffi.string(bytes, box[3])
 end
 
---- Starts it over so many work items. Does not wait: that is what reading a buffer does.
+--- Starts the kernel over so many work items. Does not wait for it; reading a buffer does.
 ---@param global_size integer|table  a number, { columns, rows } or { x, y, z }; a table may have local_size and offset, likewise
 ---@param ... any  for `__global T *` a buffer of T, or false for NULL; for numbers and vectors numbers and lists; for `__local T *` { "T", n }
 function Kernel:__call(global_size, ...)

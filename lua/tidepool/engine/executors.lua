@@ -57,7 +57,8 @@ end
 --- Runs functions whose options name no executor and that no device runs.
 executors.default = executors.named(core.executor)
 
---- Run kernels; and what is meant for a device when there is none.
+--- of_kernels runs kernels; fallback runs a function on no device in the end (gpu = { ...,
+--- "threads" }).
 executors.of_kernels = executors.that("runs_kernels")[1]
 executors.fallback = executors.that("runs_lua")[1]
 

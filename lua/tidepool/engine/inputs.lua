@@ -1,21 +1,29 @@
 --- Where a map's inputs come from: sources, which fill a job. This file chooses the source; inputs/
 --- has them.
 --
--- A source is a table: total: how many inputs there are, nil when not known; is_cheap: reading
--- inputs costs nothing and has no effects; block: how many numbers the next block has at most;
--- patience: after how many seconds it is asked again when it was idle; batch, wait (set by whoever
--- starts the map): of a batched function, how many inputs a block must have, and for how long they
--- are waited for; bytes: inputs and results that may wait before no more are read, if not the
--- engine's default; may_pin (set by whoever starts the map): those who run the items can read this
--- process's memory; fill(job, room) -> done, failure, is_idle: pushes up to `room` more inputs to
--- the job, fewer when reading takes long. done: these were the last ones; failure: the Failure that
--- ended them early, raised by the user's iterator or for an item that is no input; is_idle: there
--- was nothing to push now. While a source that is not cheap waits inside fill (in a task), others
--- call its `flush`, so that the inputs read so far can be run, and set has_waited, so that fill
--- returns after the next input. A cheap source with gives_way (set by whoever calls fill) returns
--- after some 5 ms, with has_more when more inputs were there. Numbers are packed column by column
--- by loops that LuaJIT compiles, as are numbers, strings, booleans and nil side by side
--- (mixed.lua); all else is encoded in C (core.job.add).
+-- A source is a table:
+--   total      how many inputs there are; nil when not known
+--   is_cheap   reading inputs costs nothing and has no effects
+--   block      how many numbers the next block has at most
+--   patience   after how many seconds it is asked again when it was idle
+--   batch, wait   of a batched function (set by whoever starts the map): how many inputs a block
+--              must have, and for how long they are waited for
+--   bytes      how much of inputs and results may wait before no more are read, if it is not the
+--              engine's default
+--   may_pin    those who run the items can read this process's memory (set by whoever starts the
+--              map)
+--   fill(job, room) -> done, failure, is_idle   pushes up to `room` more inputs to the job, fewer
+--              when reading takes long. done: these were the last ones; failure: the Failure that
+--              ended them early, raised by the user's iterator or for an item that is no input;
+--              is_idle: there was nothing to push now
+--
+-- While a source that is not cheap waits inside fill (in a task), others call its `flush`, so that
+-- the inputs read so far can be run, and set has_waited, so that fill returns after the next input.
+-- A cheap source with gives_way (set by whoever calls fill) returns after some 5 ms, with has_more
+-- when more inputs were there.
+--
+-- Numbers are packed column by column by loops that LuaJIT compiles, as are numbers, strings,
+-- booleans and nil side by side (mixed.lua); all else is encoded in C (core.job.add).
 
 local abi = require "tidepool.base.abi"
 local array = require "tidepool.array"

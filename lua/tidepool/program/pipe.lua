@@ -308,7 +308,7 @@ local function map(f, settings)
   repeat
     local what, index, value = results:_advance(true)
     if what == "later" then
-      io.stdout:flush() -- whoever reads it waits for no more than is to come
+      io.stdout:flush() -- so that the reader has everything so far while more is waited for
       what, index, value = results:_advance()
     end
     if what == "block" and results.is_done then
