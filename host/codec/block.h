@@ -16,7 +16,8 @@ typedef enum tp_block_kind {
     TP_BLOCK_FAILURE, /* n == 1; the message has TP_FAILURE_FIELDS (message.h) */
     TP_BLOCK_RETRY,   /* the same, of an attempt that is going to be repeated; no item's result */
     TP_BLOCK_DONE,    /* items that ran for their effect: no results kept */
-    TP_BLOCK_PART,    /* as VALUES: given by the item `first` before it is over; no item's result */
+    /* as VALUES: given by the item `first` while it runs (Function:stream); not an item's result */
+    TP_BLOCK_PART,
     /* n items in groups of TP_GROUP, each reduced to one double: column[0][k] is for the group that
      * begins at item k * TP_GROUP */
     TP_BLOCK_PARTIALS

@@ -56,8 +56,8 @@ struct tp_executor {
     /* engine's lock: workers that are awake without work, and so will see new work without being
      * woken */
     int looking;
-    /* engine's lock: workers whose items wait for what others do (tp_job_begin_block): other workers
-     * may be started in their places */
+    /* engine's lock: workers whose items wait for something that others do (tp_job_begin_block);
+     * other workers may be started in their place */
     unsigned blocked;
 };
 

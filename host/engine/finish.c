@@ -38,7 +38,8 @@ static bool retry(tp_job *job, const tp_slice *s, const tp_block *failure)
     const tp_work *w = &s->work;
     uint32_t crashes = s->range->crashes;
     bool may_retry = failure->is_crash ? crashes < t->crashes : failure->may_retry && w->attempt - crashes <= t->max;
-    if (!may_retry || failure->first > job->stop_at || s->emitted > 0) /* its values have been given out */
+    /* its values have been handed out: it cannot be run again */
+    if (!may_retry || failure->first > job->stop_at || s->emitted > 0)
         return false;
     tp_range *r = malloc(sizeof *r);
     if (!r)

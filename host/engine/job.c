@@ -445,8 +445,8 @@ static bool is_result(const tp_block *b)
     return b->kind != TP_BLOCK_RETRY && b->kind != TP_BLOCK_PART;
 }
 
-/* Owner, locked. Values of the item at head, or of an unordered job of any; NULL when there are none. An item's values come before its result: they were
- * there when it was put in its place. */
+/* Owner, locked. Takes values that the item at head has given (in an unordered job, any item); NULL
+ * when there are none. They come before the item's result, since they were there before it. */
 static tp_block *take_part(tp_job *job)
 {
     tp_block **at = &job->parts;
@@ -498,7 +498,7 @@ tp_block *tp_job_next(tp_job *job)
             job->head += b->n;
             job->delivered += b->n;
             job->head_taken = 0;
-            if (job->terms.streams) /* another item is at head */
+            if (job->terms.streams) /* now another item is at head */
                 uv_cond_broadcast(&job->taken);
         }
     }

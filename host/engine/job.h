@@ -62,7 +62,8 @@ struct tp_agent {
     tp_slice *spare;   /* memory for slices, free to use, linked by `next`; its own */
 
     /* ---- guarded by the engine's lock ---- */
-    bool is_blocked;                 /* between tp_job_begin_block and tp_job_end_block, of a wait without an end */
+    /* it is between tp_job_begin_block and tp_job_end_block, in a wait without an end of its own */
+    bool is_blocked;
     bool is_hopeless;                /* see tp_engine_give_up */
     tp_agent *next_helper;           /* in the engine's list of agents that sleep for nested jobs */
     tp_agent *next_resuming;         /* in tp_func.resuming */
@@ -86,7 +87,7 @@ struct tp_slice {
     bool has_permit;        /* counts in func->running; engine's lock */
     bool is_permitted;      /* the slice also has a permit from tp_permits; the agent's */
     tp_block *results, **results_end; /* what the sink has taken so far; the agent's */
-    uint64_t emitted; /* values that its item has given; engine's lock */
+    uint64_t emitted; /* how many values its item has given; engine's lock */
 };
 
 typedef struct tp_retries {
@@ -339,26 +340,26 @@ void tp_job_end_wait(tp_agent *agent, tp_job *const *jobs, unsigned n);
  * when there is nothing to take now. */
 tp_slice *tp_job_take_awaited(tp_agent *agent);
 
-/* The agent's item waits for what others do, other than jobs, and runs nothing meanwhile: its permit
- * is free, and another worker may be started in the place of its own. And the item resumes, for which
- * it may have to wait. `endless`: the wait has no end of its own. */
+/* The agent's item waits for something that others do, apart from jobs, and runs nothing meanwhile:
+ * its permit is released, and another worker may be started in its worker's place. end_block takes
+ * a permit again, for which it may have to wait. `endless`: the wait has no end of its own. */
 void tp_job_begin_block(tp_agent *agent, bool endless);
 void tp_job_end_block(tp_agent *agent);
 
-/* The owner waits in a way that only workers can end; or does not any more. */
+/* Says whether the owner is in a wait that only workers can end. */
 void tp_engine_set_waiting(tp_engine *engine, bool waiting);
 
-/* Can nothing go on: does every running item wait without an end (tp_job_begin_block), and can none
- * be begun? When an agent asks, the owner has to wait, too, unless the agent is the owner's own;
- * NULL: the owner asks. */
+/* Is everything stuck: does every running item wait without an end (tp_job_begin_block), and can no
+ * other item be begun? `agent` asks; NULL: the owner asks. When an agent asks that is not the
+ * owner's own, the owner must be waiting, too. */
 bool tp_engine_is_stuck(tp_engine *engine, const tp_agent *agent);
 
-/* That has lasted long enough: all that wait so now are to give up. tp_job_is_hopeless says so to
- * each, until it waits again. */
+/* Everything has been stuck for long enough: all items that wait without an end must give up.
+ * tp_job_is_hopeless tells each of them, until it waits again. */
 void tp_engine_give_up(tp_engine *engine);
 bool tp_job_is_hopeless(tp_agent *agent);
 
-/* The owner waits for workers: all jobs that have paused resume (is_left in schedule.c). */
+/* The owner waits for workers, so all paused jobs resume (is_left in schedule.c). */
 void tp_engine_come_back(tp_engine *engine);
 
 /* Sleeps until one of the n jobs has news after its `seen`, or work below one of them can be taken,

@@ -34,7 +34,8 @@ struct tp_job {
     tp_block *early;    /* results that came before their turn: a heap, the block with the lowest index first */
     uint64_t head;      /* index of the next result to give out */
     tp_block *fifo, **fifo_end; /* unordered jobs: results in the order in which they came */
-    tp_block *held;     /* the next result, which follows a block of its item's values; or NULL */
+    /* the next result, held back until the values that its item has given are taken; or NULL */
+    tp_block *held;
     uint64_t delivered; /* results given out */
     uint64_t pushed;    /* written by the owner under the lock */
     uint64_t read_ahead;
@@ -48,10 +49,12 @@ struct tp_job {
     tp_range *queue;
     tp_range *delayed; /* a heap by time: items that wait for their retry */
     tp_block *done, **done_end;
-    tp_block *parts, **parts_end;     /* values of items that are not over, as they came */
-    uint64_t n_parts;                 /* how many; and how many were taken of the item at head */
+    /* values that items have given while they run, in the order in which they came */
+    tp_block *parts, **parts_end;
+    uint64_t n_parts;                 /* how many; and how many of the item at head were taken */
     uint64_t head_taken;
-    uv_cond_t taken;                  /* of a job that streams: some were taken, or are not wanted any more */
+    /* of a job that streams: signalled when values were taken, or are not wanted any more */
+    uv_cond_t taken;
     uint64_t queued, n_delayed, finished, failed, retried, skipped;
     uint64_t awaited; /* the head when the owner last asked for results */
     /* no item with a higher index is begun: the one with this index has failed for good */

@@ -187,8 +187,9 @@ static void sink_take_permit(tp_work *w)
         s->job->engine->permits.take(s->job->engine->permits.user, s->job->func);
 }
 
-/* Locked. Are there enough values of the job that nobody has read? The item that the owner waits for may have given so many itself. Others wait for that
- * one to be over, unless nobody runs it: it may be that it waits for one of their workers. */
+/* Locked. Do so many of the job's values wait for the reader that this item should wait before it
+ * gives more? The item that the owner reads from counts only its own values. Other items wait until
+ * that one is over, unless it is not running: it may need the worker of one of them. */
 static bool has_enough(const tp_job *job, const tp_slice *s, uint64_t index)
 {
     if (job->n_parts < job->window)
@@ -228,11 +229,13 @@ void tp_job_end_block(tp_agent *a)
         tp_slice_take_permit(s, UINT64_MAX);
 }
 
-/* Waits until there are not enough values of the job any more, or it is not wanted. The worker's place, and its permit, are free meanwhile: who reads may
- * wait for what others are to run. */
+/* Waits until the item may give more values, or they are not wanted any more. Meanwhile its permit
+ * is released, and another worker may run in its worker's place, since the reader may wait for
+ * other items. */
 static void await_reader(tp_slice *s, uint64_t index)
 {
-    enum { LOOK_NS = 20 * 1000000 }; /* for jobs that this one is nested in */
+    /* how often it is checked whether a job around this one was cancelled */
+    enum { LOOK_NS = 20 * 1000000 };
     tp_job *job = s->job;
     tp_engine *e = job->engine;
     uv_mutex_lock(&e->lock);
@@ -464,7 +467,7 @@ void tp_engine_set_waiting(tp_engine *e, bool waiting)
     atomic_store_explicit(&e->owner_waits, waiting, memory_order_relaxed);
 }
 
-/* Locked. Could an item be begun by somebody else than the owner, or will one be tried again? */
+/* Locked. Can workers begin an item, or will one be retried? */
 static bool has_work(tp_engine *e, uint64_t now)
 {
     for (const tp_job *j = e->jobs; j; j = j->next)

@@ -20,7 +20,7 @@ static tp_stored hold_value(const tp_stored *v)
 /* ---- dictionaries ---- */
 
 typedef struct entry {
-    struct entry *next; /* with the same slot */
+    struct entry *next; /* in the same slot */
     uint64_t hash, version;
     tp_stored value;
     size_t len;
@@ -31,8 +31,8 @@ struct tp_dict {
     tp_ref ref;
     uv_mutex_t lock; /* guards what follows */
     entry **slots;
-    size_t n_slots, n; /* a power of two; entries */
-    uint64_t version;  /* the last that was given */
+    size_t n_slots, n; /* n_slots: a power of two; n: entries */
+    uint64_t version;  /* the last version that was given to an entry */
 };
 
 static void free_dict(tp_ref *r)
@@ -75,7 +75,7 @@ static uint64_t hash_of(const char *key, size_t len)
     return h ^ h >> 29;
 }
 
-/* Locked. Where the pointer to the entry is, or would be. */
+/* Locked. The place of the pointer to the entry, or the place where it belongs. */
 static entry **find(const tp_dict *d, uint64_t hash, const char *key, size_t len)
 {
     entry **at = &d->slots[hash & (d->n_slots - 1)];
@@ -84,7 +84,8 @@ static entry **find(const tp_dict *d, uint64_t hash, const char *key, size_t len
     return at;
 }
 
-/* Locked. Twice as many slots; where there is no memory it stays as it is, slower and right. */
+/* Locked. Doubles the number of slots. Without memory for that, the dictionary stays as it is,
+ * which is only slower. */
 static void grow(tp_dict *d)
 {
     size_t n = 2 * d->n_slots;
@@ -208,7 +209,7 @@ void tp_entries_free(tp_entry *entries, size_t n)
     free(entries);
 }
 
-/* Locked. False when out of memory; *n are there then. */
+/* Locked. Copies the entries; false when out of memory, with *n of them copied. */
 static bool copy_entries(const tp_dict *d, tp_entry *entries, size_t *n)
 {
     for (size_t i = 0; i < d->n_slots; i++)

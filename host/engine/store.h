@@ -1,8 +1,8 @@
 /* store.h: state that the script and all workers of a host share: dictionaries and queues of values.
  *
- * A value is a number, or a message that the codec has made, so that each reader has a copy of its own. A store has a
- * lock of its own, held for a few moves of memory and never with another; no Lua runs under it. Counted (base/ref.h):
- * it travels by reference. */
+ * A value is a number, or a message of the codec, so that each reader gets a copy of its own. Each
+ * store has a lock of its own, which is held for a few moves of memory, never with another lock and
+ * never while Lua runs. Stores count their owners (base/ref.h) and travel by reference. */
 #ifndef TP_STORE_H
 #define TP_STORE_H
 
@@ -26,16 +26,21 @@ enum { TP_VERSION_ANY = UINT64_MAX };
 
 int tp_dict_open(tp_dict **out, tp_error *err);
 
-/* The value of a key and its version, which is another one after each change and never 0; 0 when there is none. *value is the caller's. */
+/* Gets the value of a key, which is the caller's then, and returns its version: it differs after
+ * each change and is never 0. 0: the key has no value. */
 uint64_t tp_dict_get(tp_dict *d, const char *key, size_t len, tp_stored *value);
 
-/* Takes the value, if the key's version is `expected` (0: there is none; TP_VERSION_ANY): *is_put says so; else it stays the caller's. -1 out of memory. */
+/* Sets the value of a key, if its version is `expected` (0: the key has none; TP_VERSION_ANY: in
+ * any case). *is_put says whether it did; only then the value belongs to the dictionary. -1 when
+ * out of memory. */
 int tp_dict_put(tp_dict *d, const char *key, size_t len, const tp_stored *value, uint64_t expected, bool *is_put, tp_error *err);
 
-/* Adds to a number, 0 when there is none; *sum is what it is then. -1 when there is no memory, or something else than a number (TP_EUSAGE). */
+/* Adds to the number of a key, which is 0 when it has no value; *sum is the result. -1 when out of
+ * memory, or when the value is no number (TP_EUSAGE). */
 int tp_dict_add(tp_dict *d, const char *key, size_t len, double by, double *sum, tp_error *err);
 
-/* Takes the key out: false when it is not there. Only at that version, which may be TP_VERSION_ANY. */
+/* Removes the key if its version is `expected` (TP_VERSION_ANY: in any case), and gives its value
+ * to the caller. False when it did not. */
 bool tp_dict_pop(tp_dict *d, const char *key, size_t len, uint64_t expected, tp_stored *value);
 
 size_t tp_dict_count(tp_dict *d);
@@ -47,7 +52,8 @@ typedef struct tp_entry {
     tp_stored value;
 } tp_entry;
 
-/* All entries as they are now, *n of them, the caller's to free; NULL when there are none, or out of memory (err). */
+/* A snapshot of all *n entries, to be freed by the caller; NULL when there are none, or out of
+ * memory (err). */
 tp_entry *tp_dict_snapshot(tp_dict *d, size_t *n, tp_error *err);
 void tp_entries_free(tp_entry *entries, size_t n);
 
@@ -58,19 +64,20 @@ typedef enum tp_moved { TP_MOVED, TP_NOT_YET, TP_CLOSED, TP_NO_ROOM /* out of me
 /* `capacity`: how many values wait at most; 0: any number. */
 int tp_store_queue_open(tp_store_queue **out, uint64_t capacity, tp_error *err);
 
-/* At once: TP_NOT_YET where that would have to wait. `put` takes the value only when it says TP_MOVED. */
+/* Neither waits: TP_NOT_YET when it would have to. `put` takes the value over only when it returns
+ * TP_MOVED. */
 tp_moved tp_store_queue_put(tp_store_queue *q, const tp_stored *value);
 tp_moved tp_store_queue_take(tp_store_queue *q, tp_stored *value);
 
-/* Nothing can be put in any more; what is there can be taken. */
+/* Closes the queue: nothing more can be put in; values in it can still be taken. */
 void tp_store_queue_close(tp_store_queue *q);
 bool tp_store_queue_is_closed(tp_store_queue *q);
 size_t tp_store_queue_count(tp_store_queue *q);
 
-/* Would putting (`for_room`), or taking, not have to wait now? */
+/* Could a value be put in (`for_room`), or taken, without waiting? */
 bool tp_store_queue_is_ready(tp_store_queue *q, bool for_room);
 
-/* Waits until there may be room (`for_room`), or a value, or the queue is closed, for so long at most. */
+/* Waits at most `ns` until there may be room (`for_room`) or a value, or the queue is closed. */
 void tp_store_queue_wait(tp_store_queue *q, bool for_room, uint64_t ns);
 
 #endif

@@ -49,7 +49,7 @@ typedef struct tp_terms {
     /* a batch that fails is retried in halves, so that in the end only the items fail that fail
      * alone */
     bool splits;
-    /* its items give values before they are over (tp_sink.emit), and a slice is one item */
+    /* its items give values while they run (tp_sink.emit), and each slice is one item */
     bool streams;
     tp_returns returns;
     tp_key draws;     /* the key from which the items draw their random numbers */
@@ -84,8 +84,8 @@ typedef struct tp_sink {
     void (*release_permit)(tp_work *w);
     void (*take_permit)(tp_work *w);
 
-    /* Takes values (a block of the kind PART) that the running item gives before it is over. Waits
-     * while enough values wait to be read. -1 when nobody wants them any more. */
+    /* Takes values (a block of the kind PART) that the running item gives. Waits while enough
+     * values wait to be read. -1 when nobody wants any more. */
     int (*emit)(tp_work *w, tp_block *b);
 
     /* For a sink that wants each result at once; both NULL for others. new_columns makes columns

@@ -859,8 +859,8 @@ static int l_job_busy(lua_State *L)
     return 1;
 }
 
-/* core.job.emit(...) -> true when the item that runs here streams: then these are values of it, and it has waited until there was room for them. Raises
- * when they cannot travel, and when nobody wants any more. */
+/* core.job.emit(...) -> true when the running item streams: then these were given as values of it,
+ * once there was room for them. Raises when they cannot travel, or when nobody wants any more. */
 static int l_job_emit(lua_State *L)
 {
     context *ctx = get_context(L);

@@ -1,4 +1,5 @@
-/* core_store.c: dictionaries and queues that all states of a host share (engine/store.h): values in and out by the codec. */
+/* core_store.c: dictionaries and queues that all states of a host share (engine/store.h); the codec
+ * encodes and decodes their values. */
 #include "lua/core_private.h"
 
 #include "base/deadline.h"
@@ -13,7 +14,8 @@
 
 enum { NUMBER_KEY = 1 + sizeof(double) };
 
-/* A key as bytes: a letter for its kind, and the string, the number or the boolean. Pushes a string that keeps them. Raises for anything else. */
+/* A key as bytes: a letter for its type, then the string, number or boolean. Pushes a string that
+ * keeps them alive. Raises for other types. */
 static const char *push_key(lua_State *L, int index, size_t *len)
 {
     char bytes[NUMBER_KEY] = "b";
@@ -53,8 +55,9 @@ static void push_key_value(lua_State *L, const char *key, size_t len)
 
 /* ---- values ---- */
 
-/* Makes a value of the one at an index: a number, or what the codec makes of it. Its message is owned by a box, which is pushed (nil
- * for a number) and is to be emptied once somebody else owns it. -1 with err set when it cannot travel. Raises out of memory. */
+/* Makes a stored value of the Lua value at an index: a number, or a message. A pushed box owns the
+ * message (nil for a number), and must be emptied when somebody else owns it. -1 with err set when
+ * the value cannot travel. Raises out of memory. */
 static int pack(lua_State *L, int index, tp_stored *value, tp_ref ***box, tp_error *err)
 {
     static const char *const names[] = { "value" };
@@ -77,7 +80,7 @@ static int pack(lua_State *L, int index, tp_stored *value, tp_ref ***box, tp_err
     return 0;
 }
 
-/* Pushes the value, which is given up. Raises when it cannot be read here. */
+/* Pushes the stored value, and frees it. Raises when it cannot be decoded in this state. */
 static void push_value(lua_State *L, tp_stored *value)
 {
     if (!value->packed) {
@@ -127,8 +130,8 @@ static int l_store_get(lua_State *L)
     return 2;
 }
 
-/* core.store.put(dict, key, value, version or nil) -> whether it was put: where a version is given, only if the key has that one (0: none is there); or nil and
- * a message */
+/* core.store.put(dict, key, value, version or nil) -> whether it was put; or nil and a message.
+ * With a version it is put only if the key has that version (0: has no value). */
 static int l_store_put(lua_State *L)
 {
     size_t len;
@@ -193,7 +196,7 @@ static int free_snapshot(lua_State *L)
     return 0;
 }
 
-/* core.store.snapshot(dict) -> a table of all that is in it, keys and values in turns, and how many entries they are */
+/* core.store.snapshot(dict) -> a list of all keys and values in turns, and the number of entries */
 static int l_store_snapshot(lua_State *L)
 {
     tp_error err = { 0 };
@@ -240,7 +243,7 @@ static int l_store_queue(lua_State *L)
     return 1;
 }
 
-/* What putting and taking say; of tp_moved. */
+/* The results of putting and taking, by tp_moved. */
 static void push_moved(lua_State *L, tp_moved moved, bool is_stuck)
 {
     static const char *const names[] = { "moved", "not yet", "closed" };
@@ -249,7 +252,9 @@ static void push_moved(lua_State *L, tp_moved moved, bool is_stuck)
     lua_pushstring(L, is_stuck ? "stuck" : names[moved]);
 }
 
-/* Waits in a worker, whose place and permit are free meanwhile; in steps, so that a cancellation is seen, and a wait that nothing can end: true then. */
+/* Waits in a worker; the item's permit is released meanwhile, and another worker may run in this
+ * one's place. It wakes up now and then to see whether the item was cancelled, or whether nothing
+ * can end the wait: then it gives true. */
 static bool block(lua_State *L, const context *ctx, tp_store_queue *q, bool for_room, uint64_t deadline)
 {
     enum { STEP_NS = 50 * 1000000, STUCK_STEPS = 40 };
@@ -274,8 +279,9 @@ static bool block(lua_State *L, const context *ctx, tp_store_queue *q, bool for_
     return is_hopeless;
 }
 
-/* core.store.push(queue, value, seconds or nil) -> "moved", "not yet", "closed" or "stuck"; or nil and a message: puts the value in. A worker waits for room,
- * for so long at most, or until nothing can go on any more; nobody else waits. */
+/* core.store.push(queue, value, seconds or nil) -> "moved", "not yet", "closed" or "stuck"; or nil
+ * and a message. A worker waits for room, at most so long, or until everything is stuck; the owner
+ * does not wait. */
 static int l_store_push(lua_State *L)
 {
     const context *ctx = get_context(L);
@@ -328,8 +334,8 @@ static int l_store_is_closed(lua_State *L)
     return 1;
 }
 
-/* core.store.is_stuck() -> is there nothing that the workers could go on with? For the owner, who waits for what they do: jobs that were paused, since it was away, go
- * on. */
+/* core.store.is_stuck() -> is everything stuck, so that workers cannot go on? Called by the owner
+ * when it waits for workers; paused jobs resume. */
 static int l_store_is_stuck(lua_State *L)
 {
     tp_engine *e = get_context(L)->host->engine;
@@ -348,7 +354,8 @@ static int count(lua_State *L)
     return 1;
 }
 
-/* core.store.install(methods of dictionaries, methods of queues): they are looked for there from now on */
+/* core.store.install(methods of dictionaries, methods of queues): sets where methods are looked
+ * up */
 static int l_store_install(lua_State *L)
 {
     const tp_ref_type *const types[] = { &tp_dict_type, &tp_store_queue_type };
@@ -362,7 +369,8 @@ static int l_store_install(lua_State *L)
     return 0;
 }
 
-/* (dict or queue, key): tidepool.store, which is loaded when it is needed, has the methods. Upvalue: the name of its function. */
+/* (dict or queue, key): looks the method up in tidepool.store, which is loaded at its first use.
+ * Upvalue: the name of the function there. */
 static int index_store(lua_State *L)
 {
     lua_getglobal(L, "require");

@@ -334,7 +334,7 @@ static void sink_starve(tp_work *w)
     atomic_store_explicit(&w->ctl[1], 1, memory_order_relaxed);
 }
 
-/* The host takes it at once, and lets us wait where there is enough of them. */
+/* The host takes the value at once, and makes us wait when enough values wait to be read. */
 static int sink_emit(tp_work *w, tp_block *b)
 {
     tp_child *c = child_of(w);

@@ -525,7 +525,7 @@ static bool read_failure(tp_wire_reader *r, tp_work *to, uint64_t from, const tp
     return true;
 }
 
-/* Values that the running item has given: the sink takes them. When it wants no more, the work is
+/* Values that the running item has given go to the sink. When the sink wants no more, the work is
  * asked to stop. */
 static bool read_part(const tp_wire_reader *r, tp_work *to, uint64_t from, const tp_wire_record *head, tp_error *err)
 {

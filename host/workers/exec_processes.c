@@ -615,7 +615,8 @@ static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error
             atomic_store_explicit(&c->open, 0, memory_order_relaxed);
             if (tp_work_is_asked_to_stop(w))
                 atomic_store_explicit(&c->work.ctl[1], 1, memory_order_relaxed);
-            if (w->terms->streams) /* who reads its values has taken some of its time */
+            /* some of the item's time went to waiting for the reader of its values */
+            if (w->terms->streams)
                 of.item_since = uv_hrtime();
         }
     } while ((o == FULL || o == ASKS) && is_right);

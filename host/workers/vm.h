@@ -39,7 +39,7 @@ void tp_vm_collect(tp_vm *vm);
  * they ran on before, to be set again with this function. */
 struct lua_State *tp_vm_enter(tp_vm *vm, struct lua_State *L);
 
-/* Is L the thread of the state that its items run on, and no coroutine of theirs? */
+/* Is L the thread on which the state runs items, and not a coroutine of an item's? */
 bool tp_vm_runs_on(const tp_vm *vm, const struct lua_State *L);
 
 /* Opens the standard libraries, and FFI, in a state of tp_vm_new_state. Raises out of memory. */

@@ -322,7 +322,8 @@ function methods.for_each(self, ...)
   return { ok = p.done - p.failed, failed = p.failed }
 end
 
---- Values of f for inputs, as they come. `read` gives the inputs one by one, `source` is the source of the same.
+--- Opens a stream of f's values. `read` returns a function that gives the inputs one by one,
+--- `source` a source of the same inputs.
 local function open_stream(self, who, settings, has_index, source, read)
   generator.check(who, self, settings)
   if core.is_worker or options.executor(self.options, true).by_owner then
@@ -334,8 +335,8 @@ local function open_stream(self, who, settings, has_index, source, read)
   return generator.of_results(started, self.name, has_index)
 end
 
---- The values that f yields for these arguments, while it runs: for v in f:stream(x) do. It runs ahead by `window` values (64) at most. What it
---- returns is not given.
+--- The values that f yields for these arguments, while it runs: for v in f:stream(x) do. It runs
+--- ahead by at most `window` values (64). What f returns is dropped.
 ---@param ... any  its arguments
 ---@return tidepool.Stream
 function methods.stream(self, ...)
@@ -351,8 +352,8 @@ function methods.stream(self, ...)
   end)
 end
 
---- The values that f yields for each of many inputs, in the inputs' order: for i, v in f:flat_map(xs) do. Several inputs run at once; `window` is how
---- many values wait at most.
+--- The values that f yields for each of many inputs, in the order of the inputs: for i, v in
+--- f:flat_map(xs) do. Several inputs run at once; at most `window` values wait.
 ---@param ... any  inputs as for map; then options of the call
 ---@return tidepool.Stream
 function methods.flat_map(self, ...)

@@ -1,7 +1,8 @@
 --- Values that functions give while they run: Function:stream, Function:flat_map.
 --
--- On workers they come as blocks of a job that streams, which its Results read (results.lua); what an item returns is not kept. Where the caller's
--- own thread would have to run the function (the executor inline, and in workers) it is a coroutine here instead, which runs as it is read.
+-- Workers send them as blocks of a job that streams; its Results read these (results.lua). What an
+-- item returns is dropped. When the caller's own thread would have to run the function (the
+-- executor inline, and in workers) it is a coroutine here, which runs as it is read.
 
 local check = require "tidepool.base.check"
 local core = require "tidepool.core"
@@ -17,8 +18,9 @@ Stream.__travels = "a stream cannot travel to a worker: pass what it gives"
 
 local generator = { Stream = Stream }
 
--- A loop that was left says nothing: so who has not asked for this long, while the script waits for something, is looked for by a collection;
--- after each that found it alive, twice as long, and at the seventh no more.
+-- A loop that is left early does not tell us. So, while the script waits, a stream that was not
+-- read for this long is searched for by a garbage collection; after each one that finds it alive
+-- the time doubles, and after the seventh there is no more.
 local LEFT_S, LOOKS = 0.05, 7
 
 local function ignore() end
@@ -40,7 +42,7 @@ local function watch(weak)
   end
 end
 
---- A stream of the Results of a job that streams.
+--- A stream that reads the Results of a job which streams.
 function generator.of_results(own, name, has_index)
   local self = setmetatable({ own = own, name = name, has_index = has_index, asked_at = core.loop.now() }, Stream)
   loop.start({ is_daemon = true, _end = ignore }, true, watch, setmetatable({ self }, { __mode = "v" }))
@@ -57,7 +59,8 @@ local function close(self)
   self.is_over, self.thread = true, nil
 end
 
---- What has come of one step of its coroutine: "value", index, ...; "failure", index, what takes its place; or "end".
+--- The outcome of one step of the stream's coroutine: "value", index, ...; "failure", index, what
+--- takes its place; or "end".
 local function take(self, fine, ...)
   if fine and coroutine.status(self.thread) == "suspended" then return "value", self.index, ... end
   local thread = self.thread
@@ -96,7 +99,7 @@ local function step_results(self)
       local k = own.k
       own.k = k + 1
       if own.is_part then return "value", own.first, core.job.item(own.job, k) end
-      own.k = own.n -- these inputs are over
+      own.k = own.n -- the block says that these inputs are over
     else
       local what, index, value = own:_advance()
       if not what then
@@ -135,7 +138,8 @@ function give(self, what, index, ...)
   return ...
 end
 
---- One step of a loop: the values, after the index of their input where flat_map gives them; nothing at the end.
+--- One step of a loop: the values, with the index of their input before them for flat_map; nothing
+--- at the end.
 function Stream:__call()
   return next_value(self)
 end
@@ -147,7 +151,8 @@ function Stream:next(extra)
   return next_value(self)
 end
 
---- Stops what gives the values: the next one that it yields raises there. What has not been read is dropped. After the end it does nothing.
+--- Stops the function: its next yield raises. Values that were not read are dropped. After the end
+--- it does nothing.
 function Stream:cancel(extra)
   check.self(self, Stream, "stream", "cancel")
   check.no_more(extra, "stream:cancel", "no arguments")
@@ -165,7 +170,7 @@ end
 
 require "tidepool.base.interpret"(take, begin, give, next_value)
 
---- Function:stream and flat_map cannot have these.
+--- Raises for options that Function:stream and flat_map cannot have.
 function generator.check(who, f, settings)
   if f.options.batched then check.fail("%s: '%s' is batched: it gives lists, all at once", who, f.name) end
   if f.options.gpu and not f.options.executor then check.fail("%s: '%s' runs on a device, which gives its results all at once", who, f.name) end
@@ -174,7 +179,7 @@ function generator.check(who, f, settings)
   end
 end
 
---- Values that wait, and inputs in flight, at most, where nobody says how many.
+--- How many values may wait, and inputs be in flight, by default.
 generator.WINDOW = 64
 
 return generator

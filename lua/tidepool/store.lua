@@ -1,7 +1,8 @@
 --- What the script and all workers share: tidepool.Dict and tidepool.Queue.
 --
--- Both are userdata of the core's, which travel by reference; their metatables look here for methods. Values are copies, in and out, made by the
--- codec; typed arrays, Dicts and Queues in them stay the same ones.
+-- Both are userdata of tidepool.core, and travel by reference; their metatables look up methods
+-- here. Values are copied in and out by the codec; typed arrays, Dicts and Queues among them stay
+-- the same objects.
 
 local abi = require "tidepool.base.abi"
 local check = require "tidepool.base.check"
@@ -31,7 +32,7 @@ local function methods_of(what, methods)
   return function(_, name) return methods[name] end
 end
 
--- What is asked for before they are installed.
+-- These look methods up until core.store.install has set where they are.
 store.dict_index, store.queue_index = methods_of("Dict", dict), methods_of("Queue", queue)
 core.store.install(dict, queue)
 store.Dict, store.Queue = getmetatable(core.store.dict()), getmetatable(core.store.queue(0)) -- what they are known by
@@ -137,8 +138,8 @@ function dict:add(key, n)
   return sum
 end
 
---- Sets a key's value to fn(value, ...), in one step for all others: fn is called again where another one has changed it meanwhile. When it gives
---- nil the key is taken out. Gives the new value.
+--- Sets a key's value to fn(value, ...), as one step: if somebody else has changed the value
+--- meanwhile, fn is called again. When fn gives nil the key is removed. Returns the new value.
 ---@param key string|number|boolean
 ---@param fn fun(value: any, ...): any  gets nil where there is none
 ---@param ... any  further arguments of fn
@@ -158,7 +159,7 @@ function dict:update(key, fn, ...)
   end
 end
 
---- Takes a key out, and gives the value that it had; nil where there was none.
+--- Removes a key and returns its value; nil when it had none.
 ---@param key string|number|boolean
 ---@return any
 function dict:pop(key)
@@ -188,7 +189,8 @@ local function is_stuck()
   return core.store.is_stuck()
 end
 
---- Calls move(seconds), which says how it went, until something came of it; in a worker that waits, elsewhere the loop goes on.
+--- Calls move(seconds) until it succeeds or fails. In a worker `move` itself waits; elsewhere the
+--- loop goes on in between.
 local function await(who, move, seconds)
   check_seconds(who, seconds)
   if core.is_worker then
@@ -206,8 +208,8 @@ local function await(who, move, seconds)
   return how, value
 end
 
---- Puts a value in, a copy of it as it is now; waits while there are `capacity` values in it. Gives true, or false when there was no room in time. A
---- closed queue is an error.
+--- Puts in a copy of the value as it is now; waits while the queue has `capacity` values. Returns
+--- true, or false when there was no room in time. Raises if the queue is closed.
 ---@param value any
 ---@param seconds number?  how long to wait at most
 ---@return boolean
@@ -222,8 +224,8 @@ function queue:put(value, seconds)
   return how == "moved"
 end
 
---- Takes the first value; waits while there is none. Gives nil when there is none and the queue is closed; a failure of kind "timeout" is raised when
---- none came in time.
+--- Takes the first value; waits while there is none. Returns nil when there is none and the queue
+--- is closed; raises a failure of kind "timeout" when none came in time.
 ---@param seconds number?  how long to wait at most
 ---@return any
 function queue:get(seconds)
@@ -235,12 +237,13 @@ function queue:get(seconds)
   return value
 end
 
---- Ends it: nothing can be put in any more. What is in it can be taken; after that get gives nil, also to those that wait.
+--- Closes the queue: nothing more can be put in. Values in it can still be taken; after that get
+--- returns nil, also to those that wait.
 function queue:close()
   core.store.close(self)
 end
 
---- Is it closed? There may be values in it still.
+--- Is the queue closed? There may still be values in it.
 ---@return boolean
 function queue:is_closed()
   return core.store.is_closed(self)

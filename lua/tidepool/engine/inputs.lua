@@ -224,7 +224,8 @@ local function zipped(steps)
   end)
 end
 
---- The inputs of a map one by one: a function that gives true and the arguments, or false at the end. As inputs.map, read here.
+--- A function that gives the inputs of a map one by one: true and the arguments, or false at the
+--- end. For maps that are run where they are read.
 function inputs.steps(who, given, n)
   local steps = {}
   for c = 1, n do

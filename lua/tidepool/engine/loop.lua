@@ -46,8 +46,8 @@ local HELPED_MAX = 64
 -- Spawned things are checked again after this many times as long as the last check took.
 local TIDY_SHARE = 50
 
--- Who asks again and again (loop.poll) waits so long between, first and at most; and is sure after so
--- long that there is nothing to wait for.
+-- loop.poll waits so long between two tries, at first and at most; and after so long without any
+-- progress it is certain that nothing can end the wait.
 local POLL_MIN_S, POLL_MAX_S, STUCK_S = 0.0001, 0.002, 2
 
 -- Stands for infinity: a time that is never reached. Sleeping for ever is allowed, unlike waiting
@@ -850,9 +850,9 @@ function loop.tell_at_end()
   end)
 end
 
--- ---- asking again and again ----
+-- ---- polling ----
 
---- What was spawned and the caller's own thread has to run goes on only while somebody waits for it.
+--- Spawned things that the caller's own thread must run only go on while somebody waits for them.
 local function help_kept(time)
   for i = script.first, math.min(script.last, script.first + HELPED_MAX - 1) do
     local x = script[i]
@@ -863,8 +863,9 @@ end
 -- Waits in steps (loop.poll) without an end that are going on.
 local n_polls = 0
 
---- Waits until try() gives true, asking again and again, until `deadline`; gives whether it has. Without a deadline is_stuck() says whether workers
--- could still change that: where nobody else could, either, for a while, it raises.
+--- Polls try() until it gives true, or until `deadline`; returns whether it did. Without a
+--- deadline, is_stuck() says whether workers can still change the answer: when neither they nor
+--- anything here can for a while, it raises.
 function loop.poll(try, deadline, is_stuck)
   local step, stuck_since = POLL_MIN_S, nil
   if not deadline then n_polls = n_polls + 1 end

@@ -103,7 +103,8 @@ end
 io.output = watch(io.output, "output", io.output) -- luacheck: globals io.output
 io.input = watch(io.input, "input", io.input) -- luacheck: globals io.input
 
--- What an item yields that streams is its value; coroutines of its own yield as ever.
+-- In an item that streams, what the function itself yields is a value; coroutines of its own yield
+-- as usual.
 local yield = coroutine.yield
 function coroutine.yield(...) -- luacheck: globals coroutine.yield
   if core.job.emit(...) then return end
