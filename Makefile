@@ -147,10 +147,11 @@ install: all docs install-cli ## install under PREFIX (/usr/local), below DESTDI
 
 # What belongs to the program alone: its manual page, and completions for shells.
 install-cli: all
-	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,man/man1 bash-completion/completions zsh/site-functions)
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,man/man1 bash-completion/completions zsh/site-functions fish/vendor_completions.d)
 	install -m 644 man/tidepool.1 $(DESTDIR)$(PREFIX)/share/man/man1/tidepool.1
 	install -m 644 completions/tidepool.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/tidepool
 	install -m 644 completions/_tidepool $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_tidepool
+	install -m 644 completions/tidepool.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/tidepool.fish
 
 # What luarocks runs.
 install-module: module
@@ -160,7 +161,7 @@ install-module: module
 uninstall: ## remove what install has put there
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/tidepool include/tidepool.h lib/pkgconfig/tidepool.pc lib/lua/5.1/tidepool.so \
 	    lib/libtidepool.a lib/libtidepool.so lib/$(SONAME) lib/$(notdir $(SHARED)) share/man/man1/tidepool.1 \
-	    share/bash-completion/completions/tidepool share/zsh/site-functions/_tidepool)
+	    share/bash-completion/completions/tidepool share/zsh/site-functions/_tidepool share/fish/vendor_completions.d/tidepool.fish)
 	rm -rf $(DESTDIR)$(PREFIX)/share/tidepool
 
 clean: ## remove everything that was built

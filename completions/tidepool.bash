@@ -13,7 +13,7 @@ _tidepool() {
     before=${COMP_WORDS[COMP_CWORD - 1]}
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
-            run | map | devices | journal | replay | cache | help) command=${COMP_WORDS[i]}; break ;;
+            run | map | devices | journal | replay | cache | new | help) command=${COMP_WORDS[i]}; break ;;
         esac
     done
     COMPREPLY=()
@@ -36,14 +36,15 @@ _tidepool() {
         -e) return ;;
     esac
     if [[ $command = help ]]; then
-        COMPREPLY=($(compgen -W 'run map devices journal replay cache' -- "$word"))
+        COMPREPLY=($(compgen -W 'run map devices journal replay cache new' -- "$word"))
     elif [[ $word = -* ]]; then
         local options='-w --workers --executor --progress --progress= --no-progress --journal --explain --log=tag --color --color= --quiet --help'
         case $command in
             run) options+=' --json' ;;
             map) options+=' --json --text --keep-going --halt --retry-failed --columns -0 --limit --tag --results' ;;
             devices | journal | replay | cache) options='--json --help' ;;
-            *) options+=' --verbose --version -e -h -p -l -i -v -E -j -O -b' ;;
+            new) options='--help' ;;
+            *) options+=' --verbose --watch --version -e -h -p -l -i -v -E -j -O -b' ;;
         esac
         COMPREPLY=($(compgen -W "$options" -- "$word"))
         [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} = *= ]] && compopt -o nospace
@@ -54,7 +55,7 @@ _tidepool() {
     else
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -d -- "$word"; compgen -f -X '!*.lua' -- "$word"
-            [[ $command ]] || compgen -W 'run map devices journal replay cache help' -- "$word")
+            [[ $command ]] || compgen -W 'run map devices journal replay cache new help' -- "$word")
     fi
 }
 

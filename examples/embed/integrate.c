@@ -59,7 +59,7 @@ int main(void)
     if (tp_map_doubles(&map, f, columns, 2, PIECES, NULL, &err))
         goto failed;
     if (tp_map_read_doubles(map, areas, PIECES, &err))
-        printf("piece %zu failed: %s\n", tp_map_failure(map)->index, err.message);
+        printf("piece %zu failed: %s\n", tp_map_failure(map)->index, tp_map_failure(map)->message);
     tp_host_close(host);
     return 0;
 

@@ -5,7 +5,7 @@ and has them come to a callback in asyncio's loop.
 
 prints: below 1000 there are 168 primes, the last one is 997
 prints: below 2000 there are 303 primes, the last one is 1999
-prints: input 2 failed: a number of at least 2, please
+prints: failed: input 2: a number of at least 2, please
 prints: nothing within 20 ms; later: ['done']
 prints: the loop went on while 40 results came, in their order
 """
@@ -300,7 +300,7 @@ def main():
     try:
         list(count_primes([[10], [1], [20]]))
     except TidepoolError as error:
-        print(f"input {error.index + 1} failed: {error}")
+        print(f"failed: {error}")
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "go")
         waits = host.function("wait_for", WAIT_FOR)([[path]])

@@ -1766,6 +1766,8 @@ APART static int put_userdata(encoder *e)
         return put_ref(e, r);
     size_t len;
     const char *text = tp_codec_refused(e->L, &len);
+    if (text && !e->is_image && !e->is_careful && e->defining < 0) /* it is a value of the user's: an argument, a result */
+        return refuse(e, TP_ECODEC, "%s", text);
     if (text)
         return put_tag(e, T_REFUSED) < 0 ? -1 : put_bytes(e, text, len);
     struct known *k = tp_codec_find_known(e->c, object);

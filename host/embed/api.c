@@ -181,6 +181,15 @@ static tp_code code_of(const char *kind)
     }
 }
 
+/* -1. What a wrong use is about stands in its text. */
+static int describe(tp_error *err, const tp_failure *failure)
+{
+    const tp_code code = code_of(failure->kind);
+    if (failure->index != TP_NO_INDEX && code != TP_EUSAGE)
+        return tp_error_set(err, code, "input %zu: %s", failure->index + 1, failure->message);
+    return tp_error_set(err, code, "%s", failure->message);
+}
+
 /* Called after code that may have started something on the host's loop: makes the caller's loop
  * look at it. */
 static void note_activity(tp_host *host)
@@ -215,7 +224,7 @@ static int enter(frame *f, tp_error *err)
         *f->failure = (tp_failure){ tp_failure_kind_name(TP_KIND_MEMORY), TP_NO_MEMORY, "", TP_NO_MEMORY, TP_NO_INDEX, 0, tp_nil() };
         return tp_error_oom(err, f->fn);
     }
-    return tp_error_set(err, code_of(f->failure->kind), "%s", f->failure->message);
+    return describe(err, f->failure);
 }
 
 /* The same for functions of the host itself, whose failure is the host's. */
@@ -418,7 +427,7 @@ static void push_call(lua_State *L, void *user)
     luaL_checkstack(L, f->len < 1000000 ? (int)f->len + 4 : 1000000, "too many arguments");
     lua_pushstring(L, f->name);
     for (size_t i = 0; i < f->len; i++)
-        tp_value_push(L, &f->args[i]);
+        tp_value_push(L, &f->args[i], "args", i);
 }
 
 /* Reads the stack values from `first` on as results. Raises. */
@@ -485,7 +494,7 @@ static void push_options(lua_State *L, const tp_value *options)
     else if (options->kind != TP_TABLE && !(options->kind == TP_LIST && options->n == 0))
         luaL_error(L, "options must be a table value, with names as its keys");
     else
-        tp_value_push(L, options);
+        tp_value_push(L, options, NULL, 0);
 }
 
 static void push_function(lua_State *L, void *user)
@@ -623,7 +632,7 @@ static int push_input(lua_State *L)
     }
     luaL_checkstack(L, map->width < 1000000 ? (int)map->width : 1000000, "too many arguments");
     for (size_t k = 0; k < map->width; k++)
-        tp_value_push(L, &map->values[i * map->width + k]);
+        tp_value_push(L, &map->values[i * map->width + k], "tp_map_values: values", i * map->width + k);
     return (int)map->width;
 }
 
@@ -788,7 +797,7 @@ static int step(tp_map *map, double seconds, tp_error *err)
     if (check_inside(map->base.api, err))
         return -1;
     if (map->is_over)
-        return map->has_failed ? tp_error_set(err, code_of(map->failure.kind), "%s", map->failure.message) : TP_STEP_END;
+        return map->has_failed ? describe(err, &map->failure) : TP_STEP_END;
     if (enter(&f.base, err)) {
         fail_map(map);
         return -1;

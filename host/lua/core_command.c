@@ -1,6 +1,7 @@
 /* core_command.c: programs that run beside: tidepool.command.
  *
- * A program has a process group of its own, which is killed with the handle, and no shell. Its
+ * A program has no shell, and a process group of its own, which is killed with the handle; in a
+ * worker process it stays in that one's group, which is killed with it by the supervisor. Its
  * pipes are read without blocking; command.lua decides how to wait, so that tasks go on, and a
  * worker notices that its item was cancelled. */
 #include "lua/core_private.h"
@@ -27,6 +28,7 @@ enum { IN, OUT, ERR, READ_BYTES = 1 << 16 };
 /* A program that was started. */
 typedef struct command {
     pid_t pid;      /* 0: it could not be started, or has been waited for */
+    bool has_group; /* of its own */
     int fd[3];      /* our ends: of its input, output and errors; -1 when closed */
     int status;     /* of waitpid */
     tp_buf text[3]; /* [IN] what is still to be written; the others: what was read */
@@ -47,8 +49,8 @@ static void stop(command *c)
         close_end(&c->fd[i]);
     if (c->pid <= 0)
         return;
-    /* the group that `spawn` made; the library sends signals to no other process */
-    killpg(c->pid, SIGKILL);
+    /* of groups only the one that `spawn` made; the library sends signals to no other process */
+    kill(c->has_group ? -c->pid : c->pid, SIGKILL);
     while (waitpid(c->pid, &c->status, 0) < 0 && errno == EINTR)
         ;
     c->pid = 0;
@@ -103,8 +105,9 @@ static int spawn(command *c, const tp_host *host, char *const *words, const char
     sigaddset(&defaults, SIGPIPE);
     posix_spawnattr_setsigdefault(&attributes, &defaults);
     posix_spawnattr_setsigmask(&attributes, &host->sigmask);
+    c->has_group = !host->is_child;
     posix_spawnattr_setpgroup(&attributes, 0);
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    posix_spawnattr_setflags(&attributes, (c->has_group ? POSIX_SPAWN_SETPGROUP : 0) | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
     for (int i = 0; i < 3 && rc == 0; i++)
         rc = posix_spawn_file_actions_adddup2(&actions, theirs[i], i);
     if (rc == 0 && folder)

@@ -9,6 +9,7 @@
 #include <lauxlib.h>
 #include <lua.h>
 #include <stdbool.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -79,16 +80,35 @@ void tp_arena_free(tp_arena *arena)
 
 /* ---- to Lua ---- */
 
-static void check_given(lua_State *L, const void *p, size_t n, const char *what)
+/* Which value of the program's it is. */
+typedef struct place {
+    const char *array; /* NULL: it is in none */
+    size_t i;
+} place;
+
+static void refuse(lua_State *L, const place *at, const char *format, ...)
 {
-    if (n && !p)
-        luaL_error(L, "%s are NULL, with n = %f", what, (double)n);
+    va_list args;
+    va_start(args, format);
+    lua_pushliteral(L, "");
+    if (at->array)
+        lua_pushfstring(L, "%s[%f]: ", at->array, (double)at->i);
+    lua_pushvfstring(L, format, args);
+    va_end(args);
+    lua_concat(L, at->array ? 3 : 2);
+    lua_error(L);
 }
 
-static void push(lua_State *L, const tp_value *v, int depth)
+static void check_given(lua_State *L, const place *at, const void *p, size_t n, const char *what)
+{
+    if (n && !p)
+        refuse(L, at, "%s are NULL, with n = %f", what, (double)n);
+}
+
+static void push(lua_State *L, const place *at, const tp_value *v, int depth)
 {
     if (depth > DEPTH_MAX)
-        luaL_error(L, "a value is nested deeper than %d", (int)DEPTH_MAX);
+        refuse(L, at, "a value is nested deeper than %d", (int)DEPTH_MAX);
     luaL_checkstack(L, 4, "a value is nested too deep");
     switch (v->kind) {
     case TP_BOOLEAN:
@@ -98,26 +118,26 @@ static void push(lua_State *L, const tp_value *v, int depth)
         lua_pushnumber(L, v->as.number);
         return;
     case TP_BYTES:
-        check_given(L, v->as.bytes, v->n, "the bytes of a string");
+        check_given(L, at, v->as.bytes, v->n, "the bytes of a string");
         lua_pushlstring(L, v->as.bytes ? v->as.bytes : "", v->n);
         return;
     case TP_LIST:
-        check_given(L, v->as.items, v->n, "the items of a list");
+        check_given(L, at, v->as.items, v->n, "the items of a list");
         lua_createtable(L, v->n < INT32_MAX ? (int)v->n : 0, 0);
         for (size_t i = 0; i < v->n; i++) {
-            push(L, &v->as.items[i], depth + 1);
+            push(L, at, &v->as.items[i], depth + 1);
             lua_rawseti(L, -2, (int)(i + 1));
         }
         return;
     case TP_TABLE:
-        check_given(L, v->as.pairs, v->n, "the pairs of a table");
+        check_given(L, at, v->as.pairs, v->n, "the pairs of a table");
         lua_newtable(L);
         for (size_t i = 0; i < v->n; i++) {
             const tp_pair *pair = &v->as.pairs[i];
             if (pair->key.kind == TP_NIL || (pair->key.kind == TP_NUMBER && pair->key.as.number != pair->key.as.number))
-                luaL_error(L, "the key of pair %d of a table is nil or nan", (int)i);
-            push(L, &pair->key, depth + 1);
-            push(L, &pair->value, depth + 1);
+                refuse(L, at, "the key of pair %d of a table is nil or nan", (int)i);
+            push(L, at, &pair->key, depth + 1);
+            push(L, at, &pair->value, depth + 1);
             lua_rawset(L, -3);
         }
         return;
@@ -125,12 +145,12 @@ static void push(lua_State *L, const tp_value *v, int depth)
         lua_pushnil(L);
         return;
     }
-    luaL_error(L, "a value has the kind %d, which there is not", (int)v->kind);
+    refuse(L, at, "a value has the kind %d, which there is not", (int)v->kind);
 }
 
-void tp_value_push(struct lua_State *L, const tp_value *value)
+void tp_value_push(struct lua_State *L, const tp_value *value, const char *array, size_t i)
 {
-    push(L, value, 1);
+    push(L, &(place){ array, i }, value, 1);
 }
 
 /* ---- from Lua ---- */
@@ -378,7 +398,7 @@ static int invoke(lua_State *L)
     }
     luaL_checkstack(L, (int)call->n + 4, "too many results");
     for (size_t i = 0; i < call->n; i++)
-        tp_value_push(L, &call->results[i]);
+        tp_value_push(L, &call->results[i], "results", i);
     return (int)call->n;
 }
 

@@ -17,6 +17,7 @@
 #include "program/script.h"
 #include "program/signals.h"
 #include "program/term.h"
+#include "program/watch.h"
 #include "program/worker.h"
 #include "runtime/runtime.h"
 #include "workers/texts.h"
@@ -131,6 +132,7 @@ static int pmain(lua_State *L)
     tp_output_open_progress(L, progress);
     open_journal(L, o);
     tp_script_set_arg(L, o);
+    tp_script_report_modules(L, o);
     lua_settop(L, 0);
     const bool is_fine = (o->no_env || tp_script_run_init(L)) && tp_script_greet(o) && tp_script_run_options(L, o) && tp_script_run_main(L, o);
     o->failed = !is_fine || !(o->is_left || tp_script_run_loop(L, o));
@@ -247,6 +249,8 @@ int main(int argc, char **argv)
     const char *workers = getenv("TIDEPOOL_WORKERS");
     if (workers && *workers && !o.workers && tp_options_read_workers(&o, "TIDEPOOL_WORKERS", workers))
         return TP_EXIT_USAGE;
+    if (o.watches && tp_watch_start(&o))
+        return EXIT_FAILURE;
     tp_process.thread = pthread_self();
     tp_process.pid = getpid();
     tp_process.quiet = o.quiet;

@@ -67,7 +67,7 @@ const char *tp_options_nearest(const char *word, const char *const *words)
 
 static int unknown_option(const char *word)
 {
-    static const char *const known[] = { "--workers", "--executor", "--progress", "--no-progress", "--journal", "--explain", "--log=tag", "--color", "--quiet", "--verbose", "--help",
+    static const char *const known[] = { "--workers", "--executor", "--progress", "--no-progress", "--journal", "--explain", "--log=tag", "--color", "--quiet", "--verbose", "--watch", "--help",
                                          "--version", NULL };
     const char *near = tp_options_nearest(word, known);
     if (!near)
@@ -236,7 +236,7 @@ bool tp_options_takes_next(const char *word)
     return strchr("eljpw", word[1]) && !word[2];
 }
 
-const char *const tp_options_commands[] = { "run", "map", "devices", "journal", "replay", "cache", "help", NULL };
+const char *const tp_options_commands[] = { "run", "map", "devices", "journal", "replay", "cache", "new", "help", NULL };
 
 /* argv[i] is the first word that is no option. */
 static int parse_command(tp_options *o, int i)
@@ -267,6 +267,8 @@ static int parse_own(tp_options *o, int i)
         /* only before the command: after `run` it belongs to the script, which often has such an
          * option */
         o->verbose = true;
+    else if (strcmp(o->argv[i], "--watch") == 0)
+        o->watches = true; /* the same */
     else if (strcmp(o->argv[i], "--version") == 0)
         o->command = VERSION;
     else
@@ -275,7 +277,7 @@ static int parse_own(tp_options *o, int i)
 }
 
 /* Reads the options; runs nothing. Returns 0, or the exit code after saying what is wrong. */
-int tp_options_parse(tp_options *o)
+static int parse(tp_options *o)
 {
     int i = o->end = 1;
     for (; i < o->argc && o->argv[i][0] == '-' && o->argv[i][1]; i++) {
@@ -306,6 +308,15 @@ int tp_options_parse(tp_options *o)
         o->end = i + 1;
     }
     return parse_command(o, i);
+}
+
+int tp_options_parse(tp_options *o)
+{
+    const int wrong = parse(o);
+    const bool has_file = (o->command == SCRIPT || o->command == RUN) && o->script < o->argc && o->argv[o->script][0] != '-';
+    if (!wrong && o->watches && (!has_file || o->interactive))
+        return usage("--watch needs a script: tidepool --watch FILE, or tidepool --watch run FILE%s", "");
+    return wrong;
 }
 
 /* Does the program end up in the interactive session? */

@@ -14,9 +14,11 @@ typedef struct tp_options {
     char **argv;
     int script; /* index of the script, or of the command's subject; argc when there is none */
     int end;    /* the options end before this word: later ones are not looked at */
-    enum { SCRIPT, RUN, MAP, DEVICES, JOURNAL, REPLAY, CACHE, HELP, VERSION, BYTECODE } command; /* RUN to HELP are words of the command line */
+    enum { SCRIPT, RUN, MAP, DEVICES, JOURNAL, REPLAY, CACHE, NEW, HELP, VERSION, BYTECODE } command; /* RUN to HELP are words of the command line */
     bool interactive, version, executes, no_env, quiet, verbose, tagged;
     bool explains; /* --explain */
+    bool watches;  /* --watch */
+    int watch_fd;  /* where the paths of required files go (watch.h); 0: nowhere */
     bool loads; /* -l */
     int workers; /* 0: the host's default */
     const char *executor; /* NULL: the host's default */

@@ -6,6 +6,7 @@
 #include "program/process.h"
 #include "program/repl.h"
 #include "program/signals.h"
+#include "program/watch.h"
 #include "tidepool.h"
 #include "workers/texts.h"
 
@@ -144,6 +145,43 @@ void tp_script_set_arg(lua_State *L, const tp_options *o)
     lua_setglobal(L, "arg");
 }
 
+/* A loader of modules that finds none: it tells who watches which file is about to be loaded. Upvalue: the descriptor. */
+static int report_module(lua_State *L)
+{
+    static const char *const paths[] = { "path", "cpath" };
+    for (int i = 0; i < 2; i++) {
+        lua_getglobal(L, "package");
+        lua_getfield(L, -1, "searchpath");
+        lua_pushvalue(L, 1);
+        lua_getfield(L, -3, paths[i]);
+        lua_call(L, 2, 1);
+        char *path = lua_isstring(L, -1) ? realpath(lua_tostring(L, -1), NULL) : NULL;
+        if (path)
+            tp_watch_report((int)lua_tointeger(L, lua_upvalueindex(1)), path);
+        free(path);
+        if (path)
+            break;
+    }
+    return 0;
+}
+
+/* From here on who watches the script (watch.h) gets to know what it requires. */
+void tp_script_report_modules(lua_State *L, const tp_options *o)
+{
+    if (!o->watch_fd)
+        return;
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "loaders");
+    for (int i = (int)lua_objlen(L, -1); i > 0; i--) {
+        lua_rawgeti(L, -1, i);
+        lua_rawseti(L, -2, i + 1);
+    }
+    lua_pushinteger(L, o->watch_fd);
+    lua_pushcclosure(L, report_module, 1);
+    lua_rawseti(L, -2, 1);
+    lua_pop(L, 2);
+}
+
 /* Pushes the words from argv[first] on; returns how many. */
 static int push_words(lua_State *L, const tp_options *o, int first)
 {
@@ -209,6 +247,7 @@ static bool run_command(lua_State *L, tp_options *o)
         [RUN] = { "tidepool.program.run", "main" },         [MAP] = { "tidepool.program.pipe", "main" },
         [DEVICES] = { "tidepool.program.cli", "devices" },  [JOURNAL] = { "tidepool.program.journals", "main" },
         [REPLAY] = { "tidepool.program.replay", "main" },   [CACHE] = { "tidepool.program.caches", "main" },
+        [NEW] = { "tidepool.program.new", "main" },
         [HELP] = { "tidepool.program.cli", "help" },        [BYTECODE] = { "tidepool.program.cli", "bytecode" },
     };
     const int nargs = push_words(L, o, o->script);

@@ -30,4 +30,7 @@ void tp_script_leave(struct lua_State *L);
 /* The global `arg`: arg[0] is the script, arg[1] its first argument, arg[-1] the word before the script. */
 void tp_script_set_arg(struct lua_State *L, const tp_options *o);
 
+/* From here on who watches the script (watch.h) gets to know what it requires. */
+void tp_script_report_modules(struct lua_State *L, const tp_options *o);
+
 #endif

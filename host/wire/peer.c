@@ -159,26 +159,28 @@ bool tp_peer_find(char *path, size_t size)
 
 /* ---- the end of a process ---- */
 
-static bool reap(tp_peer *p, int flags)
+/* Waits for it. */
+static void reap(tp_peer *p)
 {
     int status;
     pid_t pid;
-    if (p->has_ended || p->pid == 0)
-        return true;
     do {
-        pid = waitpid(p->pid, &status, flags);
+        pid = waitpid(p->pid, &status, 0);
     } while (pid < 0 && errno == EINTR);
-    if (pid == 0)
-        return false;
     p->has_ended = true;
     /* ECHILD: the surrounding program waits for all of its children, or ignores them */
     p->status = pid > 0 ? status : -1;
-    return true;
 }
 
 bool tp_peer_has_ended(tp_peer *p)
 {
-    return reap(p, WNOHANG);
+    siginfo_t info = { .si_pid = 0 };
+    if (p->has_ended || p->pid == 0)
+        return true;
+    /* It stays unreaped: its number is that of its group, which tp_peer_kill ends. */
+    if (waitid(P_PID, (id_t)p->pid, &info, WEXITED | WNOHANG | WNOWAIT) && errno == ECHILD)
+        reap(p);
+    return p->has_ended || info.si_pid != 0;
 }
 
 void tp_peer_kill(tp_peer *p)
@@ -187,7 +189,7 @@ void tp_peer_kill(tp_peer *p)
         return;
     kill(-p->pid, SIGKILL); /* it was not reaped yet, so the number is still its own */
     kill(p->pid, SIGKILL);  /* if it has left its group */
-    reap(p, 0);
+    reap(p);
 }
 
 void tp_peer_close(tp_peer *p)

@@ -194,10 +194,12 @@ local abilities = {
 local later = "needs an executor that %s (worker processes will), which this version does not have yet"
 local no_cloud = "is about containers in a cloud; Tidepool runs on your own machines, with what is installed there"
 
+local too_many = "is not of one function: `-w N`, TIDEPOOL_WORKERS or tidepool.workers(n) say how many workers there are, concurrency_limit how many "
+  .. "of them one function may have"
+
 --- Unknown options that are refused with a reason.
 local refused = {
-  workers = "is not of one function: `-w N`, TIDEPOOL_WORKERS or tidepool.workers(n) say how many workers there are, concurrency_limit how many of "
-    .. "them one function may have",
+  workers = too_many, threads = too_many, jobs = too_many, n_jobs = too_many, num_workers = too_many,
   image = no_cloud, region = no_cloud, proxy = no_cloud, cloud = no_cloud, secrets = no_cloud, secret = no_cloud,
   mounts = no_cloud, volumes = no_cloud, network_file_systems = no_cloud, schedule = no_cloud, keep_warm = no_cloud,
   min_containers = no_cloud, buffer_containers = no_cloud, scaledown_window = no_cloud, container_idle_timeout = no_cloud,
@@ -233,7 +235,9 @@ options.of_functions = offered {
   { "kernel", "string", "OpenCL C in the place of a Lua function: a function of one element, or a whole __kernel" },
   { "with", "with", "values and arrays for parameters of `kernel`, by their names" },
   { "precision", "precision", "what numbers are on the device: doubles (the default), or floats" },
-  { "retries", "retries", "how often an item that failed is tried again, and after which delays; default: 0" },
+  { "retries", "retries", "how often an item that failed is tried again, and after which delays: n, or { max = n, initial_delay = seconds (0), "
+    .. "backoff = by how much each further delay is longer (1), max_delay = seconds (no limit), jitter = share of a delay that is by chance (0), "
+    .. "on = function(failure) end }; default: 0" },
   { "timeout", "duration", "how long an attempt may take: then it is stopped, and has failed", needs = "kill" },
   { "memory", "memory", "how much memory a worker may use: the item that asks for more fails", needs = "bounds_memory" },
   { "crash_retries", "integer", "how often an item whose worker has died is tried again; default: 1", needs = "isolated" },

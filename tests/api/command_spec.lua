@@ -85,6 +85,25 @@ describe("tidepool.command", function()
     support.eventually("it is gone", function() return not is_running(word) end)
   end)
 
+  it("is killed with the worker process in which it runs, whatever ends that", function()
+    local app2 = tidepool.App("command", { executor = "processes", crash_retries = 0 })
+    local function run(w) tidepool.command { "sh", "-c", "sleep " .. w .. " & wait" } end
+    local word = "610." .. math.random(1e8)
+    assert.equal("timeout", failure_of(function() app2:func { timeout = 1 } (run):remote(word) end).kind)
+    support.eventually("it is gone after the timeout", function() return not is_running(word) end)
+    word = "620." .. math.random(1e8)
+    local results = app2:func(run):map { word }
+    support.eventually("the command runs", function() return is_running(word) end)
+    results:cancel()
+    support.eventually("it is gone after the cancel", function() return not is_running(word) end)
+    word = "630." .. math.random(1e8)
+    results = app2:func(function(w)
+      tidepool.command { "sh", "-c", "sleep " .. w .. " & kill -9 $PPID; wait" }
+    end):map { word }
+    assert.equal("crash", failure_of(function() results:list() end).kind)
+    support.eventually("it is gone after the crash", function() return not is_running(word) end)
+  end)
+
   it("is killed by Ctrl-C", function()
     local word = "800." .. math.random(1e8)
     local done = support.run_script(([[

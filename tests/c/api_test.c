@@ -346,7 +346,7 @@ TEST(a_failure_ends_the_map_at_its_place)
     CHECK(!tp_map_failure(map));
     CHECK_INT(-1, tp_map_next(map, &r, &err));
     CHECK_INT(TP_ELUA, err.code);
-    CHECK_STR("{code=7}", err.message);
+    CHECK_STR("input 3: {code=7}", err.message);
     const tp_failure *f = tp_map_failure(map);
     CHECK(f);
     CHECK_STR("error", f->kind);
@@ -358,7 +358,7 @@ TEST(a_failure_ends_the_map_at_its_place)
     /* It stays failed. */
     err = (tp_error){ 0 };
     CHECK_INT(-1, tp_map_next(map, &r, &err));
-    CHECK_STR("{code=7}", err.message);
+    CHECK_STR("input 3: {code=7}", err.message);
     tp_map_close(map);
     tp_host_close(host);
 }
@@ -426,7 +426,7 @@ TEST(the_end_a_failure_a_misuse_and_a_timeout_are_told_apart)
     for (int i = 0; i < 2; i++) {
         CHECK_INT(TP_NEXT_FAILED, tp_map_next(map, &r, &err));
         CHECK_INT(TP_ELUA, err.code);
-        CHECK_STR("two", err.message);
+        CHECK_STR("input 2: two", err.message);
         CHECK_INT(1, tp_map_failure(map)->index);
         CHECK(strstr(tp_map_failure(map)->text, "in input 2 of"));
         CHECK_INT(TP_NEXT_FAILED, tp_map_read_doubles(map, x, 3, &err));

@@ -73,7 +73,7 @@ TEST(what_is_null_is_said_by_name)
     SAYS("tp_map_cancel: map is NULL", tp_map_cancel(NULL, e));
     SAYS("tp_map_progress: map is NULL", tp_map_progress(NULL, &(tp_progress){ 0 }, e));
     out = (tp_value){ .kind = (tp_kind)77 };
-    SAYS("a value has the kind 77, which there is not", tp_host_call(NULL, host, "print", &out, 1, e));
+    SAYS("args[0]: a value has the kind 77, which there is not", tp_host_call(NULL, host, "print", &out, 1, e));
     CHECK(!tp_map_failure(NULL) && !tp_host_failure(NULL));
     tp_host_interrupt(NULL);
     tp_host_resume(NULL);
@@ -124,10 +124,14 @@ TEST(what_a_value_consists_of_is_there)
     tp_map *map;
     tp_result r;
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
-        SAYS(wrong[i].text, tp_host_call(NULL, host, "print", &wrong[i].value, 1, e));
+        char text[100];
+        snprintf(text, sizeof text, "args[1]: %s", wrong[i].text);
+        SAYS(text, tp_host_call(NULL, host, "print", (const tp_value[]){ tp_nil(), wrong[i].value }, 2, e));
         tp_error err = { 0 };
-        CHECK(tp_map_values(&map, f, &wrong[i].value, 1, 1, NULL, &err) || tp_map_next(map, &r, &err) < 0);
-        CHECK_STR(wrong[i].text, err.message);
+        snprintf(text, sizeof text, "tp_map_values: values[3]: %s", wrong[i].text);
+        const tp_value nested = tp_list(&wrong[i].value, 1), values[] = { tp_nil(), tp_nil(), tp_nil(), i % 2 ? nested : wrong[i].value };
+        CHECK(tp_map_values(&map, f, values, 2, 2, NULL, &err) || tp_map_next(map, &r, &err) < 0);
+        CHECK_STR(text, err.message);
     }
     const tp_span span = { NULL, 12 };
     tp_error err = { 0 };
@@ -164,7 +168,8 @@ TEST(what_a_c_function_returns_is_there)
         tp_error err = { 0 };
         OK(tp_map_doubles(&map, f, (const double *[]){ &x }, 1, 1, NULL, e));
         CHECK_INT(-1, tp_map_read_doubles(map, &y, 1, &err));
-        CHECK_STR(texts[i], err.message);
+        CHECK(strncmp("input 1: ", err.message, 9) == 0);
+        CHECK_STR(texts[i], err.message + 9);
         tp_map_close(map);
     }
     tp_host_close(host);

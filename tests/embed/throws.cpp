@@ -4,8 +4,8 @@
  * prints: callback: from callback 2
  * prints: end: from the end
  * prints: other map: 3 results
- * prints: mapped: C++ exception
- * prints: inline: C++ exception
+ * prints: mapped: input 1: C++ exception
+ * prints: inline: input 1: C++ exception
  * prints: print: C++ exception
  * prints: written
  * prints: closed */

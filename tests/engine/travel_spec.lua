@@ -118,6 +118,27 @@ describe("Globals that a function does not name", function()
       print(select(2, pcall(f.remote, f, "conn")).message)
     ]]
     assert.truthy(output:find('global "conn" cannot be used here: a userdata cannot travel to a worker', 1, true), output)
+    -- What stands for it would come back, and raise there.
+    output = support.output_of [[
+      local tidepool = require "tidepool"
+      conn = io.tmpfile()
+      local app = tidepool.App "t"
+      local inner = app:func(function(x) return x end)
+      for _, executor in ipairs { "threads", "processes", "inline" } do
+        local f = app:func { executor = executor } (function(k, how)
+          local x = _G[k]
+          if how == "pass" then return inner:remote(x) end
+          return 1, { x = x }
+        end)
+        print(select(2, pcall(f.remote, f, "conn")).message)
+        print(select(2, pcall(f.remote, f, "conn", "pass")).message)
+      end
+    ]]
+    local why = 'global "conn" cannot be used here: a userdata cannot travel to a worker'
+    local _, n = output:gsub((why:gsub("%p", "%%%0")), "")
+    assert.equal(6, n, output)
+    assert.truthy(output:find("result 2.x: " .. why, 1, true), output)
+    assert.truthy(output:find("argument 1: " .. why, 1, true), output)
   end)
 
   it("are those of the function's own environment when it has one", function()
@@ -276,7 +297,7 @@ describe("What an item changes in its worker", function()
   local probe = app:func { name = "probe" } (function()
     local list = { tostring(debug.gethook()), type(string.format), type(table.concat), type(print), ("x"):upper(), package.path,
       tostring(getmetatable("").__unm), tostring(rawget(math, "extra")), tostring(io.output() == io.stdout), os.setlocale(), tostring((jit.status())),
-      tostring(debug.getmetatable(1)), tostring(#package.loaders) }
+      tostring(debug.getmetatable(1)), tostring(#package.loaders), loadstring "return type(string)"() }
     return table.concat(list, " ")
   end)
 
@@ -292,6 +313,7 @@ describe("What an item changes in its worker", function()
     ["a captured library"] = (function() local m = math return function() m.extra = 1 end end)(),
     ["the default output"] = function() io.output(io.stderr) end,
     ["the compiler"] = function() jit.off() end,
+    ["the thread's environment"] = function() setfenv(0, {}) end,
     ["numbers' metatable"] = function() debug.setmetatable(1, { __index = math }) end,
     ["the loaders"] = function() table.insert(package.loaders, 1, function() end) end,
     ["everything, with an error"] = function()

@@ -32,10 +32,10 @@ end
 
 describe("completion in bash", function()
   it("knows commands, scripts and options", function()
-    assert.equal("cache,devices,help,job.lua,journal,map,replay,run,with space.lua", bash "tidepool ")
+    assert.equal("cache,devices,help,job.lua,journal,map,new,replay,run,with space.lua", bash "tidepool ")
     assert.equal("run", bash "tidepool ru")
     assert.equal("job.lua", bash "tidepool run j")
-    assert.equal("cache,devices,journal,map,replay,run", bash "tidepool help ")
+    assert.equal("cache,devices,journal,map,new,replay,run", bash "tidepool help ")
     assert.equal("notes.txt", bash "tidepool journal n")
     assert.equal("failures", bash "tidepool journal notes.txt f")
     assert.equal("--help,--json", bash "tidepool replay --")
@@ -105,10 +105,15 @@ describe("the help, the manual page and the completions", function()
 
   it("name the same options", function()
     local all = in_help "'' map devices"
-    assert.equal(32, #all)
+    assert.equal(33, #all)
     assert.same(all, options_in(support.read_file "completions/_tidepool":gsub("%-%[", "["), "'%*?(%-%-?%a[%a-]*)"))
     local page = support.read_file "man/tidepool.1":match "\n%.SH OPTIONS(.*)\n%.SH THE SESSION":gsub("\\%-", "-")
     page = page:gsub("\n[^.][^\n]*", "")
+    local in_fish = {}
+    for line in support.read_file "completions/tidepool.fish":gmatch "\ncomplete ([^\n]*)" do
+      in_fish[#in_fish + 1] = (line:gsub('%b""', ""):gsub("%-s (%a)%f[%A]", ",-%1,"):gsub("%-l (%a[%a-]*)", ",--%1,"):gsub(" %-[^,%s]+", ""))
+    end
+    assert.same(all, options_in(table.concat(in_fish), ",(%-%-?%a[%a-]*),"))
     assert.same(all, options_in(page, "[ ,](%-%-?%a[%a-]*)"))
     assert.same(in_help "''", options_in(bash "tidepool -" .. ",", "(%-[^,]+),"))
     assert.same(in_help "'' map", options_in(bash "tidepool map --" .. "," .. bash "tidepool -" .. ",", "(%-[^,]+),"))
@@ -137,7 +142,8 @@ describe("make install-cli", function()
     local dir = support.temp_dir()
     local done = run(("make -s -C %s install-cli DESTDIR=%s PREFIX=/usr -o all"):format(quote(here), quote(dir)))
     assert.same({ 0, "" }, { done.code, done.stderr })
-    for _, path in ipairs { "man/man1/tidepool.1", "bash-completion/completions/tidepool", "zsh/site-functions/_tidepool" } do
+    for _, path in ipairs { "man/man1/tidepool.1", "bash-completion/completions/tidepool", "zsh/site-functions/_tidepool",
+      "fish/vendor_completions.d/tidepool.fish" } do
       assert.equal("file", lfs.attributes(dir .. "/usr/share/" .. path, "mode"))
     end
   end)

@@ -121,6 +121,16 @@ function os.setlocale(locale, ...) -- luacheck: globals os.setlocale
   return set_locale(locale, ...)
 end
 
+-- The environment of the thread, which functions get that are loaded later.
+local set_environment = setfenv
+function setfenv(f, environment) -- luacheck: globals setfenv
+  if f == 0 then
+    local before = getfenv(0)
+    note("environment", function() set_environment(0, before) end)
+  end
+  return set_environment(f, environment) -- in the place of this call: level 1 is who calls us
+end
+
 -- Without arguments, the compiler's switches are for the whole state.
 local jit_on, jit_off = jit.on, jit.off
 function jit.off(...) -- luacheck: globals jit.off

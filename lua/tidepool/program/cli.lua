@@ -10,7 +10,8 @@ Usage: tidepool [options] [script [arguments]]
        tidepool replay FILE [MAP] INDEX [--json]
        tidepool cache [FILE] [forget [FUNCTION]] [--json]
        tidepool devices [--json]
-       tidepool help [run|map|journal|replay|cache|devices]
+       tidepool new NAME
+       tidepool help [run|map|journal|replay|cache|devices|new]
 
 Runs Lua scripts as luajit does, with require "tidepool" built in: Lua functions
 over many inputs in parallel. A script that makes an app:main has it called after it,
@@ -45,6 +46,8 @@ Options of Tidepool:
   --quiet        no banner, no progress or interruption line
   --verbose      says why compiled device programs are not kept, or not taken from where
                  they are; before the script or command: behind it, it is the script's
+  --watch        runs the script again when it, or a file that it has required, has changed;
+                 before the script or command, too
   --help         this text
   -h             the same
   --version      the versions of Tidepool, LuaJIT and libuv
@@ -166,6 +169,13 @@ Lists the OpenCL devices that a function's option gpu can name, the one first th
 gpu = true takes, or says why there are none (exit code 1).
 
   --json    the same as JSON: a list of objects
+]==]
+
+topics.new = [==[
+Usage: tidepool new NAME
+
+Makes NAME.lua, a script to start from: an app, a function that runs in parallel, and an
+app:main that maps it over the arguments. A file that is there is left as it is.
 ]==]
 
 topics.help = overview
