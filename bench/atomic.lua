@@ -1,4 +1,5 @@
---- What changing an element of an array in one step costs, on one thread, and what it costs to do so with all workers at once.
+--- What changing an element of an array in one step costs, on one thread, and what it costs to do
+-- so with all workers at once.
 
 local tidepool = require "tidepool"
 

@@ -1,5 +1,5 @@
---- What a batched function is worth whose batch of 64 costs as much as one input: its inputs one by one, in a map, and in calls
--- of many tasks.
+--- What a batched function is worth whose batch of 64 costs as much as one input: its inputs one by
+-- one, in a map, and in calls of many tasks.
 
 local tidepool = require "tidepool"
 

@@ -1,10 +1,11 @@
-/* floor_opencl.c: how long the first OpenCL device takes for a small kernel, started and waited for by nothing but OpenCL: what a map of few numbers cannot
- * be below.
+/* floor_opencl.c: how long the first OpenCL device takes for a small kernel, started and waited for
+ * by nothing but OpenCL: what a map of few numbers cannot be below.
  *
  *   floor_opencl N [ROUNDS [PAUSE]]        default: 1000 rounds, one after the other
  *
- * The kernel is y = 2 * x + 1 over N doubles that lie where the host has them, each round one launch and clFinish, PAUSE microseconds after
- * the one before. Prints the median in milliseconds, or "no device". */
+ * The kernel is y = 2 * x + 1 over N doubles that lie where the host has them, each round one
+ * launch and clFinish, PAUSE microseconds after the one before. Prints the median in milliseconds,
+ * or "no device". */
 #define CL_TARGET_OPENCL_VERSION 120
 #include <CL/cl.h>
 
@@ -13,9 +14,11 @@
 #include <stdlib.h>
 #include <time.h>
 
-#define FUNCTIONS(X) \
-    X(GetPlatformIDs) X(GetDeviceIDs) X(CreateContext) X(CreateCommandQueue) X(CreateProgramWithSource) X(BuildProgram) X(CreateKernel) \
-    X(CreateBuffer) X(SetKernelArg) X(EnqueueNDRangeKernel) X(Finish)
+#define FUNCTIONS(X)                                                                            \
+    X(GetPlatformIDs)                                                                           \
+    X(GetDeviceIDs) X(CreateContext) X(CreateCommandQueue) X(CreateProgramWithSource)           \
+        X(BuildProgram) X(CreateKernel) X(CreateBuffer) X(SetKernelArg) X(EnqueueNDRangeKernel) \
+            X(Finish)
 
 #define DECLARE(name) static __typeof__(cl##name) *name;
 FUNCTIONS(DECLARE)
@@ -42,9 +45,12 @@ static int give_up(const char *why)
 int main(int argc, char **argv)
 {
     static const char source[] = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n"
-                                 "__kernel void line(__global const double *x, __global double *y) { ulong i = get_global_id(0); y[i] = 2 * x[i] + 1; }";
+                                 "__kernel void line(__global const double *x, __global double *y) "
+                                 "{ ulong i = get_global_id(0); y[i] = 2 * x[i] + 1; }";
     const char *text = source;
-    size_t n = argc > 1 ? (size_t)atol(argv[1]) : 0, rounds = argc > 2 ? (size_t)atol(argv[2]) : 1000, bytes = (n * sizeof(double) + 4095) / 4096 * 4096;
+    size_t n = argc > 1 ? (size_t)atol(argv[1]) : 0,
+           rounds = argc > 2 ? (size_t)atol(argv[2]) : 1000,
+           bytes = (n * sizeof(double) + 4095) / 4096 * 4096;
     const double pause = argc > 3 ? atof(argv[3]) * 1e-6 : 0;
     if (n < 1 || rounds < 1) {
         fprintf(stderr, "usage: floor_opencl N [ROUNDS [PAUSE]]\n");
@@ -58,18 +64,22 @@ int main(int argc, char **argv)
     cl_platform_id platform;
     cl_device_id device;
     cl_int rc;
-    if (GetPlatformIDs(1, &platform, NULL) || GetDeviceIDs(platform, CL_DEVICE_TYPE_ALL, 1, &device, NULL))
+    if (GetPlatformIDs(1, &platform, NULL) ||
+        GetDeviceIDs(platform, CL_DEVICE_TYPE_ALL, 1, &device, NULL))
         return give_up("no device");
     cl_context context = CreateContext(NULL, 1, &device, NULL, NULL, &rc);
     cl_command_queue queue = CreateCommandQueue(context, device, 0, &rc);
     cl_program program = CreateProgramWithSource(context, 1, &text, NULL, &rc);
-    double *x = aligned_alloc(4096, bytes), *y = aligned_alloc(4096, bytes), *seconds = malloc(rounds * sizeof *seconds);
+    double *x = aligned_alloc(4096, bytes), *y = aligned_alloc(4096, bytes),
+           *seconds = malloc(rounds * sizeof *seconds);
     if (!x || !y || !seconds || BuildProgram(program, 1, &device, "", NULL, NULL))
         return give_up("no doubles");
     for (size_t i = 0; i < n; i++)
         x[i] = (double)i;
-    cl_mem in = CreateBuffer(context, CL_MEM_READ_ONLY | CL_MEM_USE_HOST_PTR, n * sizeof *x, x, &rc);
-    cl_mem out = CreateBuffer(context, CL_MEM_WRITE_ONLY | CL_MEM_USE_HOST_PTR, n * sizeof *y, y, &rc);
+    cl_mem in =
+        CreateBuffer(context, CL_MEM_READ_ONLY | CL_MEM_USE_HOST_PTR, n * sizeof *x, x, &rc);
+    cl_mem out =
+        CreateBuffer(context, CL_MEM_WRITE_ONLY | CL_MEM_USE_HOST_PTR, n * sizeof *y, y, &rc);
     cl_kernel kernel = CreateKernel(program, "line", &rc);
     SetKernelArg(kernel, 0, sizeof in, &in);
     SetKernelArg(kernel, 1, sizeof out, &out);

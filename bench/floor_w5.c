@@ -1,11 +1,14 @@
-/* floor_w5.c: what W5 and W5b are compared with: the same formulas over doubles by hand-written threads.
+/* floor_w5.c: what W5 and W5b are compared with: the same formulas over doubles by hand-written
+ * threads.
  *
  *   floor_w5 [ELEMENTS [THREADS [ROUNDS]]]      default: 10000000 2 9
  *
- * Prints a line per formula and way, the medians of runs taken in turns: FORMULA WAY NS_PER_ELEMENT CHECKSUM. Formulas: sincos is
- * sin(x)*cos(x)+sqrt(x), square is x*x; x of element i (from 0) is (i % 1000) * 0.001. Ways: pool is THREADS threads with a LuaJIT state each, which
- * wait for a run, claim slices of 16,384 elements and run a compiled Lua loop over them; openmp is the same loop in C. Results go to one array,
- * which is touched before the first run. The checksum is the sum of the results of every 997th element. */
+ * Prints a line per formula and way, the medians of runs taken in turns: FORMULA WAY NS_PER_ELEMENT
+ * CHECKSUM. Formulas: sincos is sin(x)*cos(x)+sqrt(x), square is x*x; x of element i (from 0) is (i
+ * % 1000) * 0.001. Ways: pool is THREADS threads with a LuaJIT state each, which wait for a run,
+ * claim slices of 16,384 elements and run a compiled Lua loop over them; openmp is the same loop in
+ * C. Results go to one array, which is touched before the first run. The checksum is the sum of the
+ * results of every 997th element. */
 #include <lauxlib.h>
 #include <lua.h>
 #include <lualib.h>
@@ -136,7 +139,9 @@ int main(int argc, char **argv)
     int threads = argc > 2 ? atoi(argv[2]) : 2, rounds = argc > 3 ? atoi(argv[3]) : 9;
     if (n < 1 || threads < 1 || threads > 1024 || rounds < 1 || rounds > ROUNDS_MAX)
         fail("usage: floor_w5 [ELEMENTS [THREADS [ROUNDS]]]");
-    team t = { .n = n, .xs = malloc((size_t)n * sizeof(double)), .out = calloc((size_t)n, sizeof(double)) };
+    team t = { .n = n,
+               .xs = malloc((size_t)n * sizeof(double)),
+               .out = calloc((size_t)n, sizeof(double)) };
     pthread_t *ids = calloc((size_t)threads, sizeof *ids);
     if (!t.xs || !t.out || !ids)
         fail("no memory");

@@ -1,6 +1,8 @@
---- G1 to G8: Lua functions on an OpenCL device (gpu = true: the best that is there), against the same functions on the worker threads, against C with
--- OpenMP (bench/floor_gpu.c) and against PyOpenCL on the same device (bench/floor_pyopencl.py; "not installed" where it is not; $TIDEPOOL_PYTHON is
--- the python3 that has it). Programs are compiled before anything is timed. Without a device there are no rows.
+--- G1 to G8: Lua functions on an OpenCL device (gpu = true: the best that is there), against the
+-- same functions on the worker threads, against C with OpenMP (bench/floor_gpu.c) and against
+-- PyOpenCL on the same device (bench/floor_pyopencl.py; "not installed" where it is not;
+-- $TIDEPOOL_PYTHON is the python3 that has it). Programs are compiled before anything is timed.
+-- Without a device there are no rows.
 
 local tidepool = require "tidepool"
 
@@ -26,8 +28,9 @@ return function(bench)
     return tidepool.now() - start, result
   end
 
-  --- Measures row.run against processes of their own, in turns: row.others is a list of { floor_is, command, at_most_ratio }; the command prints
-  -- its milliseconds for a run, and a checksum if it has one, which row.check makes of a result; or that something is not installed.
+  --- Measures row.run against processes of their own, in turns: row.others is a list of { floor_is,
+  -- command, at_most_ratio }; the command prints its milliseconds for a run, and a checksum if it
+  -- has one, which row.check makes of a result; or that something is not installed.
   local function versus(row)
     row.run()
     for _, other in ipairs(row.others) do

@@ -1,12 +1,15 @@
 --- How workloads are measured: what `bench/run.lua` gives to each of them.
 --
--- A workload is a file that returns a function(bench). It describes what it measures (bench.compare, bench.figure); each makes one row
--- of the table. Rules that every figure here keeps:
---   - the floor is measured in the same process, run by run in turns with what is measured, so that a loaded or slow machine meets both;
+-- A workload is a file that returns a function(bench). It describes what it measures
+-- (bench.compare, bench.figure); each makes one row of the table. Rules that every figure here
+-- keeps:
+--   - the floor is measured in the same process, run by run in turns with what is measured, so that
+--     a loaded or slow machine meets both;
 --   - a figure is the median of the runs, a ratio the median of the ratios of neighbouring runs;
 --   - runs before the first measured one warm up compilers, workers and memory;
 --   - garbage is collected before each run, outside of its time;
---   - the results of each run are compared with those of the floor's (the serial loop's), outside of its time.
+--   - the results of each run are compared with those of the floor's (the serial loop's), outside
+--     of its time.
 
 local ffi = require "ffi"
 local tidepool = require "tidepool"
@@ -51,7 +54,8 @@ function harness.kib(path, name)
   return assert(tonumber(text:match(name .. ":%s*(%d+)")), name)
 end
 
---- Seconds of processor time, in steps of 10 ms: of the whole machine, and of this process with its children that have ended.
+--- Seconds of processor time, in steps of 10 ms: of the whole machine, and of this process with its
+-- children that have ended.
 local function read_load()
   local stat = assert(io.open "/proc/stat")
   local user, nice, system = stat:read("*l"):match "cpu%s+(%d+) (%d+) (%d+)"
@@ -92,8 +96,9 @@ function harness.new(settings, give)
 
   --- A row whose figure was measured by the workload itself.
   -- row: { id, what, unit, figure, is_right = the results are the serial loop's,
-  --   floor = the floor's figure, floor_is = what it is, ratio = of figure to floor, where that is better known than by dividing,
-  --   at_most = on the figure, at_most_ratio, at_least_ratio = on the ratio, at_least_speedup = on the ratio of floor to figure }
+  --   floor = the floor's figure, floor_is = what it is, ratio = of figure to floor, where that is
+  --   better known than by dividing, at_most = on the figure, at_most_ratio, at_least_ratio = on
+  --   the ratio, at_least_speedup = on the ratio of floor to figure }
   function bench.figure(row)
     row.ratio = row.ratio or (row.floor and row.figure / row.floor)
     local is_within
@@ -118,9 +123,10 @@ function harness.new(settings, give)
   end
 
   --- Measures row.run against row.floor, in turns.
-  -- row: as for bench.figure, and { run = function() -> result, floor = function() -> result, sum = function(result) -> what is compared
-  --   (default: the result), per = items in a run: figures are for one of them; rounds = at least, seconds = to measure for at least,
-  --   most_rounds, warm_up = runs of each before }
+  -- row: as for bench.figure, and { run = function() -> result, floor = function() -> result, sum =
+  --   function(result) -> what is compared (default: the result), per = items in a run: figures are
+  --   for one of them; rounds = at least, seconds = to measure for at least, most_rounds, warm_up =
+  --   runs of each before }
   function bench.compare(row)
     local run, floor, sum, per = row.run, row.floor, row.sum, row.per or 1
     local rounds, seconds, most = row.rounds or 9, row.seconds or 1, row.most_rounds or 201
@@ -158,7 +164,8 @@ function harness.new(settings, give)
     }
   end
 
-  --- A function of (steps, seed) that computes for a time proportional to steps, and how many steps take one second here.
+  --- A function of (steps, seed) that computes for a time proportional to steps, and how many steps
+  -- take one second here.
   function bench.burner()
     local function burn(steps, seed)
       local x = seed

@@ -1,5 +1,6 @@
--- What the REPL's way to stop compiled loops costs: LuaJIT's profiler counts lines, so that compiled code looks for its ticks (host/program/repl.c).
--- The same functions with and without it, in CPU time, the best of several runs. Scripts run without it.
+-- What the REPL's way to stop compiled loops costs: LuaJIT's profiler counts lines, so that
+-- compiled code looks for its ticks (host/program/repl.c). The same functions with and without it,
+-- in CPU time, the best of several runs. Scripts run without it.
 
 local profile = require "jit.profile"
 

@@ -1,5 +1,6 @@
---- J: what a journal costs: recording small results, beside items that take 10 ms, giving a finished run again, and bytes.
--- Processor time is that of all threads of the process: it says the same on a machine that others use, too.
+--- J: what a journal costs: recording small results, beside items that take 10 ms, giving a
+-- finished run again, and bytes. Processor time is that of all threads of the process: it says the
+-- same on a machine that others use, too.
 
 local journal = require "tidepool.engine.journal"
 local tidepool = require "tidepool"

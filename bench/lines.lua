@@ -1,5 +1,5 @@
---- L: lines of a file, with a field taken out of each by a pattern: f:map(tidepool.lines(file)) against the plain loop, `tidepool map` for short
--- results, and the memory that they take.
+--- L: lines of a file, with a field taken out of each by a pattern: f:map(tidepool.lines(file))
+-- against the plain loop, `tidepool map` for short results, and the memory that they take.
 
 local tidepool = require "tidepool"
 

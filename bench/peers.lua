@@ -1,6 +1,8 @@
---- P: what others take for the same calls, one input per call, by their natural API: bench/peers/. The floor is Tidepool's time, measured in
---- turns with each; the ratio is how many times as long the peer takes. A peer that is not installed has no row: luv and Neovim come from Debian
---- (lua-luv, neovim), as do joblib (python3-joblib) and GNU parallel (parallel); Lanes and effil are found by LUA_PATH and LUA_CPATH.
+--- P: what others take for the same calls, one input per call, by their natural API: bench/peers/.
+--- The floor is Tidepool's time, measured in turns with each; the ratio is how many times as long
+--- the peer takes. A peer that is not installed has no row: luv and Neovim come from Debian
+--- (lua-luv, neovim), as do joblib (python3-joblib) and GNU parallel (parallel); Lanes and effil
+--- are found by LUA_PATH and LUA_CPATH.
 
 local tidepool = require "tidepool"
 
@@ -28,7 +30,8 @@ return function(bench)
     return tonumber(seconds), tonumber(sum)
   end
 
-  --- Medians of both, and of the ratios of neighbouring runs. both() -> seconds of the peer, of Tidepool.
+  --- Medians of both, and of the ratios of neighbouring runs. both() -> seconds of the peer, of
+  -- Tidepool.
   local function compare(row, both)
     local figures, floors, ratios = {}, {}, {}
     for i = 1, bench.size(5, 1) do

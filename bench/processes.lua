@@ -1,5 +1,6 @@
---- W11: what worker processes cost beside worker threads: the same functions over the same inputs, the floor being threads. And how long it takes to
--- replace one that has died, to end what runs for too long or is not wanted any more, and what one takes of memory.
+--- W11: what worker processes cost beside worker threads: the same functions over the same inputs,
+-- the floor being threads. And how long it takes to replace one that has died, to end what runs for
+-- too long or is not wanted any more, and what one takes of memory.
 
 local ffi = require "ffi"
 local tidepool = require "tidepool"

@@ -1,5 +1,5 @@
---- What a draw of math.random costs in a mapped function, on one thread: among many draws of an item, and alone, where an item's stream is
--- made for it.
+--- What a draw of math.random costs in a mapped function, on one thread: among many draws of an
+-- item, and alone, where an item's stream is made for it.
 
 local tidepool = require "tidepool"
 
@@ -7,7 +7,8 @@ return function(bench)
   local app = tidepool.App("bench", { executor = "inline" })
   local random = math.random
 
-  -- The results are other numbers than the floors': what is compared is whether they are as large as they have to be.
+  -- The results are other numbers than the floors': what is compared is whether they are as large
+  -- as they have to be.
   local function is_right(n)
     return function(sum) return math.abs(sum - n / 2) < 6 * math.sqrt(n / 12) end
   end

@@ -1,11 +1,15 @@
---- The random numbers of neighbouring inputs as one stream of 32-bit words on standard output, for batteries of statistical tests:
+--- The random numbers of neighbouring inputs as one stream of 32-bit words on standard output, for
+-- batteries of statistical tests:
 --
---   build/tidepool bench/random_stream.lua [--inputs N] [--draws D] [--bytes B] | dieharder -a -g 200
+--   build/tidepool bench/random_stream.lua [--inputs N] [--draws D] [--bytes B] | dieharder -a -g
+--   200
 --
--- (Debian's package dieharder; PractRand's `RNG_test stdin32` reads it, too.) The words are those of maps over N inputs (100,000), each of which
--- draws D numbers (8): the first draw of all inputs, then the second of all, and so on, and then the next map. So what stands side by side are the
--- streams of neighbours, and what would show is that they, or maps one after the other, are not independent. --draws 1 tests first draws
--- only. Of a number's 53 bits the upper 32 are taken, and the lower 32 of every other draw. Without --bytes it ends when its reader does.
+-- (Debian's package dieharder; PractRand's `RNG_test stdin32` reads it, too.) The words are those
+-- of maps over N inputs (100,000), each of which draws D numbers (8): the first draw of all inputs,
+-- then the second of all, and so on, and then the next map. So what stands side by side are the
+-- streams of neighbours, and what would show is that they, or maps one after the other, are not
+-- independent. --draws 1 tests first draws only. Of a number's 53 bits the upper 32 are taken, and
+-- the lower 32 of every other draw. Without --bytes it ends when its reader does.
 
 local ffi = require "ffi"
 local tidepool = require "tidepool"

@@ -1,7 +1,9 @@
---- The benchmarks: `make bench`, or `build/tidepool --workers 2 bench/run.lua [--quick] [--json FILE] [NAME ...]`.
+--- The benchmarks: `make bench`, or `build/tidepool --workers 2 bench/run.lua [--quick] [--json
+-- FILE] [NAME ...]`.
 --
--- Runs each workload in a process of its own, with as many workers as this one has, and prints a table. Exits with 1 when a workload
--- breaks or gives wrong results; a figure beyond its limit is only shown.
+-- Runs each workload in a process of its own, with as many workers as this one has, and prints a
+-- table. Exits with 1 when a workload breaks or gives wrong results; a figure beyond its limit is
+-- only shown.
 
 local directory = arg[0]:match "^(.*)/[^/]*$" or "."
 package.path = directory .. "/?.lua;" .. package.path

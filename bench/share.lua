@@ -1,4 +1,5 @@
---- What a call costs of a function that uses 100,000 records: captured, unchanged and changed before each call, and shared.
+--- What a call costs of a function that uses 100,000 records: captured, unchanged and changed
+-- before each call, and shared.
 
 local tidepool = require "tidepool"
 

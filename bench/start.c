@@ -2,8 +2,9 @@
  *
  *   start ROUNDS FIRST... -- SECOND...
  *
- * Prints a line per round: nanoseconds from the start of FIRST to its end; from the start of SECOND to its first byte of output, and to its
- * end. Exits with 1 when a command cannot be started, fails, or when SECOND prints anything but "42". */
+ * Prints a line per round: nanoseconds from the start of FIRST to its end; from the start of SECOND
+ * to its first byte of output, and to its end. Exits with 1 when a command cannot be started,
+ * fails, or when SECOND prints anything but "42". */
 #include <fcntl.h>
 #include <spawn.h>
 #include <stdio.h>

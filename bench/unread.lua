@@ -1,5 +1,7 @@
--- What calls cost that nobody reads: microseconds of CPU time each, to start them and to end them all by tidepool.loop(), for more and more of them.
--- A figure that grows with the number is one that is not linear. Last, the Lua heap after as many, started by a script that waits now and then.
+-- What calls cost that nobody reads: microseconds of CPU time each, to start them and to end them
+-- all by tidepool.loop(), for more and more of them. A figure that grows with the number is one
+-- that is not linear. Last, the Lua heap after as many, started by a script that waits now and
+-- then.
 
 local tidepool = require "tidepool"
 local app = tidepool.App "bench"

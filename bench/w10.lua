@@ -1,7 +1,9 @@
---- W10: two maps at once, one of tasks of 1 s, one of tasks of 10 us: the long ones must not starve the short ones.
+--- W10: two maps at once, one of tasks of 1 s, one of tasks of 10 us: the long ones must not starve
+-- the short ones.
 --
--- The long ones begin first and have all workers, and nothing can be taken from a worker thread that runs a task: the short ones wait until a long
--- one ends. So the share is given twice: as it is once both run, from the first result on, and over the first seconds with that wait in it.
+-- The long ones begin first and have all workers, and nothing can be taken from a worker thread
+-- that runs a task: the short ones wait until a long one ends. So the share is given twice: as it
+-- is once both run, from the first result on, and over the first seconds with that wait in it.
 
 local tidepool = require "tidepool"
 
@@ -14,8 +16,8 @@ return function(bench)
   local short = app:func { name = "short" } (function() return burn(steps, 1) end)
   local long = app:func { name = "long" } (function(seed) return burn(long_steps, seed) end)
 
-  --- Items per second of an endless map, over so many seconds from its first result on, and over all of its time; and how long the first result
-  -- took.
+  --- Items per second of an endless map, over so many seconds from its first result on, and over
+  -- all of its time; and how long the first result took.
   local function throughput(seconds)
     local start, first, count = now(), nil, 0
     for _, r in short:map(tidepool.range(math.huge)) do

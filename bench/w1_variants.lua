@@ -1,5 +1,5 @@
---- What must not fall off a cliff beside W1: few inputs, other inputs, other results, one failure. Where a limit is a ratio to W1, the floor
--- is W1 itself, measured in turns.
+--- What must not fall off a cliff beside W1: few inputs, other inputs, other results, one failure.
+-- Where a limit is a ratio to W1, the floor is W1 itself, measured in turns.
 
 local tidepool = require "tidepool"
 

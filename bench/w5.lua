@@ -1,4 +1,5 @@
---- W5, W5b: formulas over typed arrays, against a hand-written pool of threads that runs the same LuaJIT loop, and C with OpenMP.
+--- W5, W5b: formulas over typed arrays, against a hand-written pool of threads that runs the same
+-- LuaJIT loop, and C with OpenMP.
 
 local tidepool = require "tidepool"
 

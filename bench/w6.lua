@@ -1,4 +1,5 @@
---- W6: from the start of a process to the first result of a worker. W6b: the memory of a worker that has nothing to do.
+--- W6: from the start of a process to the first result of a worker. W6b: the memory of a worker
+-- that has nothing to do.
 
 local tidepool = require "tidepool"
 
@@ -9,7 +10,8 @@ io.stdout:write(add:remote(41), "\n")
 io.stdout:flush()
 ]]
 
--- Brings up as many workers as there are, all at once: each waits for the pipe DIR/go. Prints what the process holds when they are idle.
+-- Brings up as many workers as there are, all at once: each waits for the pipe DIR/go. Prints what
+-- the process holds when they are idle.
 local idle_workers = [[
 local tidepool = require "tidepool"
 local function kib()

@@ -1,4 +1,5 @@
---- W9: endless inputs, read one by one: memory stays small. The figure is the peak of this process, which does nothing else.
+--- W9: endless inputs, read one by one: memory stays small. The figure is the peak of this process,
+-- which does nothing else.
 
 local tidepool = require "tidepool"
 

@@ -11,7 +11,8 @@ local PIXELS = 64
 
 -- Each picture of the file is read once for all that are asked for in a batch.
 local Digits = app:cls { batched = 50 } {
-  --- Reads the pictures into a matrix. In each worker that classifies this takes place once, however many inputs there are.
+  --- Reads the pictures into a matrix. In each worker that classifies this takes place once,
+  -- however many inputs there are.
   enter = function(self)
     local pixels, labels = {}, {}
     for line in io.lines(self.path or "examples/data/digits.csv") do
@@ -37,7 +38,8 @@ local Digits = app:cls { batched = 50 } {
     return sum
   end,
 
-  --- What the pictures with these numbers show: the labels of the nearest other ones. And is that right?
+  --- What the pictures with these numbers show: the labels of the nearest other ones. And is that
+  -- right?
   classify = function(self, numbers)
     local best, least, labels, are_right = {}, {}, {}, {}
     for j = 1, self.pixels.rows do

@@ -1,5 +1,6 @@
--- A generator: the lines of code in a tree of files, found as they are read. `find` runs ahead of the loop by a few
--- files; the files of several folders are read at once, and come in the order of the folders.
+-- A generator: the lines of code in a tree of files, found as they are read. `find` runs ahead of
+-- the loop by a few files; the files of several folders are read at once, and come in the order of
+-- the folders.
 --
 --   build/tidepool examples/crawl.lua
 --   build/tidepool examples/crawl.lua lua host

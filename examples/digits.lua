@@ -1,12 +1,16 @@
--- Grid search with cross-validation: which k and which distance let a k-nearest-neighbours classifier read the most handwritten digits?
+-- Grid search with cross-validation: which k and which distance let a k-nearest-neighbours
+-- classifier read the most handwritten digits?
 --
---   tidepool run examples/digits.lua [--k 1,3,5] [--p 1,2] [--folds 5] [--workers N] [--journal run.db]
+--   tidepool run examples/digits.lua [--k 1,3,5] [--p 1,2] [--folds 5] [--workers N] [--journal
+--   run.db]
 --
--- With a journal it may be interrupted at any time: the same command goes on where it was. (Then the times say little.)
+-- With a journal it may be interrupted at any time: the same command goes on where it was. (Then
+-- the times say little.)
 --
--- The data are 1,797 digits of 8 x 8 pixels (0 to 16) and their labels: examples/data/digits.csv, the test set of the UCI "Optical Recognition of
--- Handwritten Digits" data. Folds are contiguous blocks, the first n % folds one larger; ties in distance go to the lower training index, ties in the
--- vote to the smaller label. scikit-learn 1.2.1 gives the same counts.
+-- The data are 1,797 digits of 8 x 8 pixels (0 to 16) and their labels: examples/data/digits.csv,
+-- the test set of the UCI "Optical Recognition of Handwritten Digits" data. Folds are contiguous
+-- blocks, the first n % folds one larger; ties in distance go to the lower training index, ties in
+-- the vote to the smaller label. scikit-learn 1.2.1 gives the same counts.
 --
 -- test: --k 1,2,3,5,8,13,21 --p 2
 -- prints:  p   k  correct  accuracy
@@ -56,7 +60,8 @@ local function distance(a, b, p)
   return sum
 end
 
---- The label that most of the k training digits next to digit `test` have; first..last are left out of the training.
+--- The label that most of the k training digits next to digit `test` have; first..last are left out
+-- of the training.
 local function classify(test, k, p, first, last)
   local best, label_of, n = {}, {}, 0 -- the nearest so far, nearest first
   for train = 1, #labels do
@@ -101,7 +106,8 @@ local function folds_of(n, count)
   return folds
 end
 
---- Runs the whole grid with f; gives the correct predictions per setting, and the seconds that it took.
+--- Runs the whole grid with f; gives the correct predictions per setting, and the seconds that it
+-- took.
 local function search(f, settings, folds)
   local tasks = {}
   for _, setting in ipairs(settings) do

@@ -1,4 +1,5 @@
--- What happens when a function fails: the default, failures among the results, values instead of failures, retries.
+-- What happens when a function fails: the default, failures among the results, values instead of
+-- failures, retries.
 --
 --   tidepool run examples/errors.lua
 --

@@ -1,13 +1,16 @@
--- Heat spreads over a plate, by a device that is driven by hand: a stencil in OpenCL C, a thousand passes over two buffers that change places.
+-- Heat spreads over a plate, by a device that is driven by hand: a stencil in OpenCL C, a thousand
+-- passes over two buffers that change places.
 --
 --   tidepool run examples/heat.lua [--size 512] [--steps 1000] [--out heat.png] [--device any]
 --
--- The plate is cold; of its border, one side is hot. Without a device, or with --device none, plain Lua does it, on one thread.
+-- The plate is cold; of its border, one side is hot. Without a device, or with --device none, plain
+-- Lua does it, on one thread.
 --
 -- test: --size 40 --steps 60 --out /dev/null
--- prints: 40 x 40 points, 60 steps in ... s on ...; mean 9.929; at most 0.0e+00 from plain Lua: /dev/null
--- test: --size 40 --steps 60 --out /dev/null --device none
--- prints: 40 x 40 points, 60 steps in ... s on one thread; mean 9.929; at most 0.0e+00 from plain Lua: /dev/null
+-- prints: 40 x 40 points, 60 steps in ... s on ...; mean 9.929; at most 0.0e+00 from plain Lua:
+-- /dev/null test: --size 40 --steps 60 --out /dev/null --device none
+-- prints: 40 x 40 points, 60 steps in ... s on one thread; mean 9.929; at most 0.0e+00 from plain
+-- Lua: /dev/null
 
 local tidepool = require "tidepool"
 local picture = dofile(debug.getinfo(1, "S").source:match "^@(.*/)" .. "lib/picture.lua")

@@ -1,4 +1,5 @@
--- Counts that all workers share: how often each byte is in the files that are named, or in Tidepool's own sources.
+-- Counts that all workers share: how often each byte is in the files that are named, or in
+-- Tidepool's own sources.
 --
 --   build/tidepool examples/histogram.lua README.md
 --   build/tidepool examples/histogram.lua --out counts.npy     (for NumPy: numpy.load "counts.npy")
@@ -9,7 +10,8 @@ local app = tidepool.App "histogram"
 local counts = tidepool.array("int64", 256)
 local longest = tidepool.array("int32", 1)
 
--- All workers add to the same elements. counts[byte] = counts[byte] + 1 would lose what another worker adds between the two.
+-- All workers add to the same elements. counts[byte] = counts[byte] + 1 would lose what another
+-- worker adds between the two.
 local count = app:func(function(path)
   local file = assert(io.open(path, "rb"))
   for line in file:lines() do

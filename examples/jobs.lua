@@ -1,5 +1,6 @@
--- A job queue with producers and consumers: some workers read files, others count words, and the script adds up. The
--- queues are bounded, so that nobody runs far ahead; a worker that waits for one lends its place to others.
+-- A job queue with producers and consumers: some workers read files, others count words, and the
+-- script adds up. The queues are bounded, so that nobody runs far ahead; a worker that waits for
+-- one lends its place to others.
 --
 --   build/tidepool examples/jobs.lua
 --   build/tidepool examples/jobs.lua README.md ARCHITECTURE.md

@@ -1,8 +1,10 @@
 -- The Mandelbrot set, by a plain Lua function on a device, as a picture.
 --
---   tidepool run examples/mandelbrot.lua [--size 1024] [--iterations 256] [--out mandelbrot.png] [--device any]
+--   tidepool run examples/mandelbrot.lua [--size 1024] [--iterations 256] [--out mandelbrot.png]
+--   [--device any]
 --
--- Without a device, or with --device threads, worker threads run the same function: the pixels are the same.
+-- Without a device, or with --device threads, worker threads run the same function: the pixels are
+-- the same.
 --
 -- test: --size 96 --iterations 64 --out /dev/null
 -- prints: 96 x 96 pixels, 1619 of them inside after 64 iterations, ... s: /dev/null

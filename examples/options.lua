@@ -1,5 +1,6 @@
--- Prices of European options by Black and Scholes' formula, on a device: calls and puts of a million options, checked against the same function in
--- plain Lua, against the closed form with C's erfc, and against put-call parity. Without a device, worker threads run the function.
+-- Prices of European options by Black and Scholes' formula, on a device: calls and puts of a
+-- million options, checked against the same function in plain Lua, against the closed form with C's
+-- erfc, and against put-call parity. Without a device, worker threads run the function.
 --
 --   tidepool run examples/options.lua [--n 1000000]
 --

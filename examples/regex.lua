@@ -1,9 +1,11 @@
---- A C library whose bad input is fatal: the C library's own regular expressions, with patterns that come from users.
+--- A C library whose bad input is fatal: the C library's own regular expressions, with patterns
+-- that come from users.
 --
 --   tidepool run examples/regex.lua
 --
--- Some patterns end the process that compiles them (its stack overflows), some take for ever, and memory on their way. In worker processes each costs
--- its own input, with its cause, and the others have their answers.
+-- Some patterns end the process that compiles them (its stack overflows), some take for ever, and
+-- memory on their way. In worker processes each costs its own input, with its cause, and the others
+-- have their answers.
 --
 -- prints: a+b                       3 of 4 lines match
 -- prints: ^[0-9]+$                  1 of 4 lines match

@@ -1,4 +1,5 @@
--- Calls, maps, timers and sockets in one process: a small server whose answers are computed in parallel, and its clients.
+-- Calls, maps, timers and sockets in one process: a small server whose answers are computed in
+-- parallel, and its clients.
 --
 --   tidepool run examples/tasks.lua [--clients N]
 --
@@ -27,7 +28,8 @@ end)
 
 local square = app:func {} (function(x) return x * x end)
 
---- Starts a request of luv's and waits for its callback, which says what it has got to an event. Where the task is cancelled, the wait ends.
+--- Starts a request of luv's and waits for its callback, which says what it has got to an event.
+-- Where the task is cancelled, the wait ends.
 local function await(start, ...)
   local answered = tidepool.event()
   local arguments = { ... }

@@ -54,7 +54,8 @@ int tp_host_open(tp_host **out, const tp_config *config, tp_error *err)
         goto no_arrays;
     if (tp_engine_open(&host->engine, err))
         goto no_engine;
-    if (open_executors(host, err) || (host->config.loop && tp_attach(&host->attachment, host, host->config.loop, err))) {
+    if (open_executors(host, err) ||
+        (host->config.loop && tp_attach(&host->attachment, host, host->config.loop, err))) {
         tp_host_free(host);
         return -1;
     }
@@ -113,9 +114,12 @@ int tp_host_adopt(tp_host *host, tp_error *err)
     if (tp_error_check_given(host, __func__, "host", err))
         return -1;
     if (!tp_host_is_usable(host))
-        return tp_error_set(err, TP_EUSAGE, "a host does not work in a forked child: open one there");
+        return tp_error_set(err, TP_EUSAGE,
+                            "a host does not work in a forked child: open one there");
     if (host->attachment)
-        return tp_error_set(err, TP_EUSAGE, "tp_host_adopt: the host is driven by tp_config.loop, which stays where it is");
+        return tp_error_set(
+            err, TP_EUSAGE,
+            "tp_host_adopt: the host is driven by tp_config.loop, which stays where it is");
     if (is_busy(host))
         return tp_error_set(err, TP_EBUSY, "tp_host_adopt: the host's owner is in a call of it");
     tp_host_set_owner(host);
@@ -126,21 +130,24 @@ bool tp_host_finish_leaving(tp_host *host, unsigned timeout_ms)
 {
     uint64_t until = uv_hrtime() + (uint64_t)timeout_ms * 1000000;
     int rc = -1;
-    while (rc && atomic_load_explicit(&host->leaving, memory_order_relaxed) > 0 && uv_hrtime() < until)
+    while (rc && atomic_load_explicit(&host->leaving, memory_order_relaxed) > 0 &&
+           uv_hrtime() < until)
         rc = stop_executors(host, uv_hrtime() + (uint64_t)REST_MS * 1000000);
     return rc == 0;
 }
 
 bool tp_host_finish_keeping(tp_host *host, unsigned timeout_ms)
 {
-    tp_opencl_finish_keeping(tp_host_executor(host, tp_exec_opencl.name), uv_hrtime() + (uint64_t)timeout_ms * 1000000);
+    tp_opencl_finish_keeping(tp_host_executor(host, tp_exec_opencl.name),
+                             uv_hrtime() + (uint64_t)timeout_ms * 1000000);
     /* a thread that was still writing programs ends now */
     return stop_executors(host, uv_hrtime() + (uint64_t)REST_MS * 1000000) == 0;
 }
 
 bool tp_host_free_within(tp_host *host, unsigned timeout_ms)
 {
-    if (host && tp_host_is_usable(host) && stop_executors(host, uv_hrtime() + (uint64_t)timeout_ms * 1000000) &&
+    if (host && tp_host_is_usable(host) &&
+        stop_executors(host, uv_hrtime() + (uint64_t)timeout_ms * 1000000) &&
         !tp_host_finish_leaving(host, LEAVE_MS) && !tp_host_finish_keeping(host, KEEP_MS))
         return false;
     tp_host_free(host);
@@ -175,7 +182,8 @@ void tp_host_free(tp_host *host)
 int tp_host_openlibs(tp_host *host, struct lua_State *L, tp_error *err)
 {
     tp_error_begin(err);
-    if (tp_error_check_given(host, __func__, "host", err) || tp_error_check_given(L, __func__, "L", err) || tp_host_check_owner(host, err))
+    if (tp_error_check_given(host, __func__, "host", err) ||
+        tp_error_check_given(L, __func__, "L", err) || tp_host_check_owner(host, err))
         return -1;
     return tp_lua_core_open_protected(L, host, err);
 }

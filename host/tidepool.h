@@ -1,7 +1,8 @@
 /* tidepool.h: the public C API, and its manual.
  *
- * Tidepool runs Lua functions, and C functions, in parallel. One tp_host owns everything: the event loop, the worker threads, the running maps, and a
- * Lua state in which your Lua code is loaded. Several hosts in one process do not notice each other.
+ * Tidepool runs Lua functions, and C functions, in parallel. One tp_host owns everything: the event
+ * loop, the worker threads, the running maps, and a Lua state in which your Lua code is loaded.
+ * Several hosts in one process do not notice each other.
  *
  *     tp_host *host;
  *     tp_function *square;
@@ -11,7 +12,8 @@
  *     double x[] = { 1, 2, 3 };
  *     const double *columns[] = { x };
  *     if (tp_host_open(&host, NULL, &err) == 0
- *         && tp_function_from_lua(&square, host, "square", "return function(x) return x * x end", NULL, &err) == 0
+ *         && tp_function_from_lua(&square, host, "square", "return function(x) return x * x end",
+ * NULL, &err) == 0
  *         && tp_map_doubles(&map, square, columns, 1, 3, NULL, &err) == 0) {
  *         while (tp_map_next(map, &r, &err) == TP_NEXT_RESULT)
  *             printf("%zu: %g\n", r.index, r.values[0].as.number);
@@ -55,15 +57,19 @@
  * tp_host_close, and Lua code that you run on the owner's thread (tp_host_run_file and the like)
  * may block.
  *
- * What the library asks of the process: nothing. It never exits, prints, reads the environment, installs signal handlers, or keeps writable statics.
- * Its threads, and those of OpenCL drivers, block all signals but SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGPIPE, SIGPROF, SIGSEGV, SIGSYS and SIGTRAP, so that no other
- * signal that is meant for the process comes to them. Commands that Lua code starts there (os.execute, io.popen) have the mask that the thread had which
- * opened the host, what C code starts there that of the worker.
- * The owner's thread should have a stack of 256 KiB at least. What is nested too deep for it to be encoded or decoded is refused. Lua code that recurses through C
- * functions (string.gsub or table.sort with a function that does so again) gets LuaJIT's "stack overflow" only where there are 64 MiB, as workers have.
- * What Lua code prints, or writes to io.stdout and io.stderr, goes to tp_config.write. Only when a function asks for an OpenCL device is the system's loader
- * opened, which does as it likes. Of the libraries below, libuv aborts where the kernel takes back what a loop has (epoll_ctl fails), and LuaJIT exits where
- * it may not make its machine code executable.
+ * What the library asks of the process: nothing. It never exits, prints, reads the environment,
+ * installs signal handlers, or keeps writable statics. Its threads, and those of OpenCL drivers,
+ * block all signals but SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGPIPE, SIGPROF, SIGSEGV, SIGSYS and
+ * SIGTRAP, so that no other signal that is meant for the process comes to them. Commands that Lua
+ * code starts there (os.execute, io.popen) have the mask that the thread had which opened the host,
+ * what C code starts there that of the worker. The owner's thread should have a stack of 256 KiB at
+ * least. What is nested too deep for it to be encoded or decoded is refused. Lua code that recurses
+ * through C functions (string.gsub or table.sort with a function that does so again) gets LuaJIT's
+ * "stack overflow" only where there are 64 MiB, as workers have. What Lua code prints, or writes to
+ * io.stdout and io.stderr, goes to tp_config.write. Only when a function asks for an OpenCL device
+ * is the system's loader opened, which does as it likes. Of the libraries below, libuv aborts where
+ * the kernel takes back what a loop has (epoll_ctl fails), and LuaJIT exits where it may not make
+ * its machine code executable.
  *
  * C++ exceptions. A tp_map_callback may throw: the exception comes out of the tp_host_step that
  * called it, the host stays usable, and the next step goes on with the next result. (With
@@ -132,7 +138,8 @@ typedef struct tp_host tp_host;
 /* How a host should run. Zero in a field means its default. */
 typedef struct tp_config {
     size_t size; /* sizeof(tp_config) of the caller: versions the struct */
-    int workers; /* worker threads, 1 to 1024; default: the processors that this process may use, by affinity and quota */
+    int workers; /* worker threads, 1 to 1024; default: the processors that this process may use, by
+                    affinity and quota */
 
     /* Receives what Lua code prints and writes, in whole lines, one call each (an item's last line
      * may lack its end; code on the owner's thread is passed on as it writes). Called from any
@@ -145,15 +152,18 @@ typedef struct tp_config {
      * tp_host_open. While maps with a callback run it is kept alive (uv_run does not return). After
      * tp_host_close run it once more, so that it lets go of the host's handles. Default: none. */
     struct uv_loop_s *loop;
-    int tag_lines; /* not 0: what a worker prints begins with who it was, "w3 #17| " for worker 3 at input 17 */
-    /* The path of the OpenCL loader, or of a driver, opened when a function asks for a device; default: libOpenCL.so.1, as the system finds it. Copied. */
+    int tag_lines; /* not 0: what a worker prints begins with who it was, "w3 #17| " for worker 3 at
+                      input 17 */
+    /* The path of the OpenCL loader, or of a driver, opened when a function asks for a device;
+     * default: libOpenCL.so.1, as the system finds it. Copied. */
     const char *opencl;
     /* A folder where compiled device programs are kept for the next process; made when it is
      * missing. It must belong to the user who runs this process and be writable by nobody else, and
      * so must the files in it: others are ignored, and the programs compiled again. Default:
      * programs are not kept. Copied. */
     const char *cache_dir;
-    const char *executor; /* of functions that do not name one, as their option `executor`: "threads", "processes" or "inline"; default: "threads" */
+    const char *executor; /* of functions that do not name one, as their option `executor`:
+                             "threads", "processes" or "inline"; default: "threads" */
     /* A folder of the same kind for the key that authenticates kept programs, so that a program
      * which somebody else has put into cache_dir is not run. Default: cache_dir. Copied. */
     const char *state_dir;
@@ -168,13 +178,16 @@ typedef struct tp_config {
     const char *worker;
 } tp_config;
 
-/* Opens a host; the calling thread is its owner from now on. Worker threads start with the first map that needs them, not here.
- * On success *out is the caller's, to be closed with tp_host_close. config may be NULL, and need not outlive the call. */
+/* Opens a host; the calling thread is its owner from now on. Worker threads start with the first
+ * map that needs them, not here. On success *out is the caller's, to be closed with tp_host_close.
+ * config may be NULL, and need not outlive the call. */
 TP_API int tp_host_open(tp_host **out, const tp_config *config, tp_error *err);
 
-/* Cancels everything that runs, joins the workers and frees the host with all of its functions and maps, without further callbacks. Accepts NULL.
- * Blocks until running functions have ended, however long that takes, since they use the host's memory and yours (of functions in C, of typed arrays): one that
- * never ends makes it wait forever. A program that runs code of others stops first, and closes when that has worked:
+/* Cancels everything that runs, joins the workers and frees the host with all of its functions and
+ * maps, without further callbacks. Accepts NULL. Blocks until running functions have ended, however
+ * long that takes, since they use the host's memory and yours (of functions in C, of typed arrays):
+ * one that never ends makes it wait forever. A program that runs code of others stops first, and
+ * closes when that has worked:
  *
  *     if (tp_host_stop(host, 2000) == 0)
  *         tp_host_close(host);
@@ -197,9 +210,10 @@ TP_API int tp_host_adopt(tp_host *host, tp_error *err);
  * or let the process end. */
 TP_API int tp_host_stop(tp_host *host, unsigned timeout_ms);
 
-/* Makes `require "tidepool"` work in L, a LuaJIT state of the caller's, bound to this host. L must be of the owner's thread, have its standard libraries
- * open, and be closed before the host. Of several states each has its own tasks, and its own handles of luv: uv.run and uv.walk see those only, and closing a state
- * closes them. */
+/* Makes `require "tidepool"` work in L, a LuaJIT state of the caller's, bound to this host. L must
+ * be of the owner's thread, have its standard libraries open, and be closed before the host. Of
+ * several states each has its own tasks, and its own handles of luv: uv.run and uv.walk see those
+ * only, and closing a state closes them. */
 TP_API int tp_host_openlibs(tp_host *host, struct lua_State *L, tp_error *err);
 
 /* Any thread, also a signal handler; accepts NULL. Ends the wait that the owner is in, or else its
@@ -212,8 +226,9 @@ TP_API void tp_host_interrupt(tp_host *host);
  * next. */
 TP_API void tp_host_resume(tp_host *host);
 
-/* Any thread, also a signal handler; accepts NULL. Counts over the maps that are running now: results handed to their readers, and inputs in all (0 when not
- * known, as for an endless generator). */
+/* Any thread, also a signal handler; accepts NULL. Counts over the maps that are running now:
+ * results handed to their readers, and inputs in all (0 when not known, as for an endless
+ * generator). */
 TP_API void tp_host_counts(const tp_host *host, uint64_t *delivered, uint64_t *total);
 
 /* ---- the host in a loop of the caller's ---- */
@@ -337,7 +352,8 @@ enum { TP_OPTIONS_MAX = 32 };
  *     tp_option_string(&o, "executor", "processes");
  *     tp_function_from_lua(&f, host, "f", source, tp_option_table(&o), &err);
  *
- * Names and strings are not copied: they are read when the table is used. More than TP_OPTIONS_MAX are refused there. */
+ * Names and strings are not copied: they are read when the table is used. More than TP_OPTIONS_MAX
+ * are refused there. */
 typedef struct tp_option_list {
     tp_pair pairs[TP_OPTIONS_MAX];
     size_t n; /* how many were set */
@@ -393,13 +409,16 @@ TP_API const tp_value *tp_value_field(const tp_value *table, const char *name);
 
 /* What an input of a map, or Lua code that was run, failed with. */
 typedef struct tp_failure {
-    const char *kind;      /* "error": Lua code raised, or a C function failed; "codec", "memory", "timeout", "crash", "cancelled", ...: see README.md */
+    const char *kind;      /* "error": Lua code raised, or a C function failed; "codec", "memory",
+                              "timeout", "crash", "cancelled", ...: see README.md */
     const char *message;   /* with the user's file and line in front where there is one */
     const char *traceback; /* the user's frames; "" when there is none */
     const char *text;      /* all of it as one readable text, of several lines */
-    size_t index;          /* which input, from 0 (the texts count from 1, as Lua does); TP_NO_INDEX when it is no input's */
+    size_t index; /* which input, from 0 (the texts count from 1, as Lua does); TP_NO_INDEX when it
+                     is no input's */
     unsigned attempts;     /* how often it was tried */
-    tp_value value;        /* the error value itself: error { code = 7 } gives a table; nil where C could not read it */
+    tp_value value; /* the error value itself: error { code = 7 } gives a table; nil where C could
+                       not read it */
 } tp_failure;
 
 /* The failure behind the last TP_ELUA of a function that takes the host; valid until the next call
@@ -408,12 +427,15 @@ TP_API const tp_failure *tp_host_failure(tp_host *host);
 
 /* ---- Lua code on the owner's thread ---- */
 
-/* Runs a Lua file, or `len` bytes of Lua code, in the host's own Lua state, here and now: blocks for as long as that takes. Functions that it decorates
- * (app:func) can be mapped from C afterwards: tp_function_find. When what has the same path, name, or, without one, the same code is run again, the Apps that it
- * makes take the place of those from before. `name` is Lua's chunk name, which messages begin with: "@file" or "=text"; NULL: the code
- * itself, shortened. os.exit raises an error in there. LUA_PATH is not read: set package.path. */
+/* Runs a Lua file, or `len` bytes of Lua code, in the host's own Lua state, here and now: blocks
+ * for as long as that takes. Functions that it decorates (app:func) can be mapped from C
+ * afterwards: tp_function_find. When what has the same path, name, or, without one, the same code
+ * is run again, the Apps that it makes take the place of those from before. `name` is Lua's chunk
+ * name, which messages begin with: "@file" or "=text"; NULL: the code itself, shortened. os.exit
+ * raises an error in there. LUA_PATH is not read: set package.path. */
 TP_API int tp_host_run_file(tp_host *host, const char *path, tp_error *err);
-TP_API int tp_host_run_string(tp_host *host, const char *code, size_t len, const char *name, tp_error *err);
+TP_API int tp_host_run_string(tp_host *host, const char *code, size_t len, const char *name,
+                              tp_error *err);
 
 /* What a call has returned. */
 typedef struct tp_values {
@@ -422,32 +444,37 @@ typedef struct tp_values {
     size_t n;
 } tp_values;
 
-/* Calls a Lua function by its name, here and now, as Lua code would: an entry (app:main) of that name, a decorated function, or a global function
- * (also "table.concat"). NULL is the only entry there is. args are read before it returns; out may be NULL. Blocks for as long as the function takes. */
-TP_API int tp_host_call(tp_values *out, tp_host *host, const char *name, const tp_value *args, size_t n, tp_error *err);
+/* Calls a Lua function by its name, here and now, as Lua code would: an entry (app:main) of that
+ * name, a decorated function, or a global function (also "table.concat"). NULL is the only entry
+ * there is. args are read before it returns; out may be NULL. Blocks for as long as the function
+ * takes. */
+TP_API int tp_host_call(tp_values *out, tp_host *host, const char *name, const tp_value *args,
+                        size_t n, tp_error *err);
 
 /* ---- functions ---- */
 
-/* A function that can be mapped. Belongs to its host, which frees it at the latest in tp_host_close. */
+/* A function that can be mapped. Belongs to its host, which frees it at the latest in
+ * tp_host_close. */
 typedef struct tp_function tp_function;
 
 /* A function from Lua source: a chunk that returns it, as "return function(x) return x * x end".
  * The chunk is run at once; everything that is passed is copied. `options` is NULL or a table value
  * with options of app:func: concurrency_limit, retries, executor, window, ...; see README.md. */
-TP_API int tp_function_from_lua(tp_function **out, tp_host *host, const char *name, const char *source, const tp_value *options,
-                                tp_error *err);
+TP_API int tp_function_from_lua(tp_function **out, tp_host *host, const char *name,
+                                const char *source, const tp_value *options, tp_error *err);
 
-/* A function by its name: one that Lua code has decorated (or "app.name" where several apps have one), or one that was made by the functions here, until that
- * handle is closed. Another handle. */
+/* A function by its name: one that Lua code has decorated (or "app.name" where several apps have
+ * one), or one that was made by the functions here, until that handle is closed. Another handle. */
 TP_API int tp_function_find(tp_function **out, tp_host *host, const char *name, tp_error *err);
 
 /* One call of a registered C function, which takes its results. */
 typedef struct tp_call tp_call;
 
-/* A registered C function. Runs on worker threads, several at once, so that it must be thread-safe (with executor = "inline" on the owner's); `in` are the n
- * arguments of one input, valid while it runs.
- * Returns 0; what is not 0, or tp_call_fail, is a failure of the input. It may not call anything of Tidepool but tp_call_return, tp_call_fail and what is for any thread; it may not
- * jump out; see above for what it throws. */
+/* A registered C function. Runs on worker threads, several at once, so that it must be thread-safe
+ * (with executor = "inline" on the owner's); `in` are the n arguments of one input, valid while it
+ * runs. Returns 0; what is not 0, or tp_call_fail, is a failure of the input. It may not call
+ * anything of Tidepool but tp_call_return, tp_call_fail and what is for any thread; it may not jump
+ * out; see above for what it throws. */
 typedef int (*tp_c_function)(void *user, tp_call *call, const tp_value *in, size_t n);
 
 /* Sets the results of the call, which are copied. 0, or -1 when that is not possible (out of
@@ -461,39 +488,46 @@ TP_API int tp_call_fail(tp_call *call, const char *message);
 
 /* Makes a C function that can be mapped. `user` is passed on to it, and must stay valid until the
  * host is closed. */
-TP_API int tp_function_from_c(tp_function **out, tp_host *host, const char *name, tp_c_function fn, void *user, const tp_value *options,
-                              tp_error *err);
+TP_API int tp_function_from_c(tp_function **out, tp_host *host, const char *name, tp_c_function fn,
+                              void *user, const tp_value *options, tp_error *err);
 
-/* Frees the handle; maps of the function go on. Accepts NULL. From inside a C function that the host runs it does nothing: tp_host_close will. */
+/* Frees the handle; maps of the function go on. Accepts NULL. From inside a C function that the
+ * host runs it does nothing: tp_host_close will. */
 TP_API void tp_function_close(tp_function *function);
 
 /* ---- maps ---- */
 
-/* A function running over inputs. The inputs stay the caller's: they are read while the map runs, and must stay as they are until it is over or
- * closed; a map of one input has read it when this returns. `options` is NULL or a table value with what f:map takes: return_exceptions, ordered,
+/* A function running over inputs. The inputs stay the caller's: they are read while the map runs,
+ * and must stay as they are until it is over or closed; a map of one input has read it when this
+ * returns. `options` is NULL or a table value with what f:map takes: return_exceptions, ordered,
  * window. On success *out is the caller's, to be closed with tp_map_close. Does not block: some
- * milliseconds of values are read here, the others in the steps of the loop, some milliseconds each; but a single value takes as long as it takes. Work starts now. */
+ * milliseconds of values are read here, the others in the steps of the loop, some milliseconds
+ * each; but a single value takes as long as it takes. Work starts now. */
 typedef struct tp_map tp_map;
 
-/* n inputs of `width` numbers each (1 to 8): input i is columns[0][i], columns[1][i], ... The array of columns itself is copied. */
-TP_API int tp_map_doubles(tp_map **out, tp_function *function, const double *const *columns, size_t width, size_t n, const tp_value *options,
-                          tp_error *err);
+/* n inputs of `width` numbers each (1 to 8): input i is columns[0][i], columns[1][i], ... The array
+ * of columns itself is copied. */
+TP_API int tp_map_doubles(tp_map **out, tp_function *function, const double *const *columns,
+                          size_t width, size_t n, const tp_value *options, tp_error *err);
 
 /* n inputs of one byte string each. */
 typedef struct tp_span {
     const void *bytes;
     size_t len;
 } tp_span;
-TP_API int tp_map_bytes(tp_map **out, tp_function *function, const tp_span *inputs, size_t n, const tp_value *options, tp_error *err);
+TP_API int tp_map_bytes(tp_map **out, tp_function *function, const tp_span *inputs, size_t n,
+                        const tp_value *options, tp_error *err);
 
-/* n inputs of `width` values each: input i is values[i * width], ..., values[i * width + width - 1]. */
-TP_API int tp_map_values(tp_map **out, tp_function *function, const tp_value *values, size_t width, size_t n, const tp_value *options,
-                         tp_error *err);
+/* n inputs of `width` values each: input i is values[i * width], ..., values[i * width + width -
+ * 1]. */
+TP_API int tp_map_values(tp_map **out, tp_function *function, const tp_value *values, size_t width,
+                         size_t n, const tp_value *options, tp_error *err);
 
 /* One input's outcome. */
 typedef struct tp_result {
     size_t index;              /* which input, from 0 */
-    const tp_value *values;    /* what the function returned; the map's, until its next step (see above) */
+    const tp_value
+        *values; /* what the function returned; the map's, until its next step (see above) */
     size_t n;
     const tp_failure *failure; /* with return_exceptions: why there are no values; else NULL */
 } tp_result;
@@ -508,7 +542,8 @@ typedef enum tp_next {
     TP_NEXT_TIMEOUT = -3  /* there is no result yet (TP_ETIMEOUT): the map goes on */
 } tp_next;
 
-/* The next result, in the order of the inputs unless the map was opened with ordered = false: waits for it. With TP_NEXT_RESULT *out is filled in. */
+/* The next result, in the order of the inputs unless the map was opened with ordered = false: waits
+ * for it. With TP_NEXT_RESULT *out is filled in. */
 TP_API tp_next tp_map_next(tp_map *map, tp_result *out, tp_error *err);
 
 /* The same, but waits at most so long. 0: does not wait; then a function with executor = "inline"
@@ -520,8 +555,9 @@ TP_API tp_next tp_map_next_timeout(tp_map *map, tp_result *out, unsigned timeout
  * below n; earlier results are in out then. */
 TP_API tp_next tp_map_read_doubles(tp_map *map, double *out, size_t n, tp_error *err);
 
-/* Called with each result, on the owner's thread: TP_NEXT_RESULT and a result, as tp_map_next gives them; then once with TP_NEXT_END or TP_NEXT_FAILED
- * (see tp_map_failure) and a result that is NULL. It may call anything but tp_host_close and tp_host_step, also tp_map_close for this map. */
+/* Called with each result, on the owner's thread: TP_NEXT_RESULT and a result, as tp_map_next gives
+ * them; then once with TP_NEXT_END or TP_NEXT_FAILED (see tp_map_failure) and a result that is
+ * NULL. It may call anything but tp_host_close and tp_host_step, also tp_map_close for this map. */
 typedef void (*tp_map_callback)(void *user, tp_map *map, tp_next status, const tp_result *result);
 
 /* From now on results go to the callback instead of being read. Its first call comes from the next

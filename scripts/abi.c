@@ -1,8 +1,9 @@
-/* abi.c: writes the Lua module tidepool.base.abi: the numbers and layouts that C and Lua share, as the C
- * headers below define them. The Makefile runs it while it builds; nothing of it is in what is built.
+/* abi.c: writes the Lua module tidepool.base.abi: the numbers and layouts that C and Lua share, as
+ * the C headers below define them. The Makefile runs it while it builds; nothing of it is in what
+ * is built.
  *
- * What is not here has no name in Lua, and a name that is not here is an error there. Strings and numbers
- * are to be put into locals where a module is loaded: LuaJIT takes those for constants. */
+ * What is not here has no name in Lua, and a name that is not here is an error there. Strings and
+ * numbers are to be put into locals where a module is loaded: LuaJIT takes those for constants. */
 #include "base/array.h"
 #include "base/atomic.h"
 #include "base/failure.h"
@@ -27,15 +28,19 @@ typedef struct field {
     size_t offset, size;
 } field;
 
-/* FFI's name for the type of a member. Where a C type is not here, the generator does not compile. */
+/* FFI's name for the type of a member. Where a C type is not here, the generator does not
+ * compile. */
 #define TYPE_NAME(x) \
-    _Generic((x), double: "double", int32_t: "int32_t", uint32_t: "uint32_t", uint64_t: "uint64_t", \
-             char *: "char *", const char *: "const char *")
+    _Generic((x), double: "double", int32_t: "int32_t", uint32_t: "uint32_t", \
+             uint64_t: "uint64_t", char *: "char *", const char *: "const char *")
 
 #define MEMBER(s, member) (((s *)NULL)->member)
 #define FIELD(s, member, name) \
     { TYPE_NAME(MEMBER(s, member)), name, offsetof(s, member), sizeof MEMBER(s, member) }
-#define FIELD_AS(s, member, type, name) { type, name, offsetof(s, member), sizeof MEMBER(s, member) }
+#define FIELD_AS(s, member, type, name)                           \
+    {                                                             \
+        type, name, offsetof(s, member), sizeof MEMBER(s, member) \
+    }
 
 /* Those that overlap stand together, the widest first. */
 static const field scalar_fields[] = {
@@ -73,8 +78,8 @@ static const field view_fields[] = {
     FIELD_AS(tp_array_view, memory, "void *", "memory"),
 };
 
-/* What Lua finds by adding to a pointer: the draws are the beginning of work, and the running item's
- * offset stands in its ctl[0], an int32_t. */
+/* What Lua finds by adding to a pointer: the draws are the beginning of work, and the running
+ * item's offset stands in its ctl[0], an int32_t. */
 _Static_assert(offsetof(tp_work, draws) == 0, "a pointer to work is one to its draws");
 _Static_assert(sizeof(_Atomic int32_t) == sizeof(int32_t), "an atomic integer is an integer");
 
@@ -84,8 +89,8 @@ static void print_padding(const char *name, size_t bytes)
         printf("char %s[%zu]; ", name, bytes);
 }
 
-/* The members of a struct in the order of their offsets; those that overlap become a union. Its size is
- * the struct's. */
+/* The members of a struct in the order of their offsets; those that overlap become a union. Its
+ * size is the struct's. */
 static void print_struct(const char *name, size_t size, const field *fields, size_t n)
 {
     printf("abi.%s = [[struct { ", name);
@@ -162,7 +167,8 @@ static const number scalars[] = {
     { "PINNED", TP_SCALAR_PINNED },
 };
 
-/* By the names that gpu/translate/translate.lua gives arguments; `number` and `length` are values. */
+/* By the names that gpu/translate/translate.lua gives arguments; `number` and `length` are
+ * values. */
 static const number arguments[] = {
     { "first", TP_ARG_FIRST },
     { "count", TP_ARG_COUNT },
@@ -228,21 +234,27 @@ static void print_characters(const char *name, const character *characters, size
 
 int main(void)
 {
-    printf("--- The numbers and layouts that C and Lua share. Made by scripts/abi.c; do not edit.\n\n"
-           "local meta = { __index = function(_, name) error((\"the ABI has no %%s\"):format(tostring(name)), 2) end }\n"
-           "local function strict(t) return setmetatable(t, meta) end\n\n"
-           "local abi = strict {}\n\n");
-    printf("-- Element types by their numbers, from 1: as users write them, and as C does.\nabi.types = { ");
+    printf(
+        "--- The numbers and layouts that C and Lua share. Made by scripts/abi.c; do not edit.\n\n"
+        "local meta = { __index = function(_, name) error((\"the ABI has no "
+        "%%s\"):format(tostring(name)), 2) end }\n"
+        "local function strict(t) return setmetatable(t, meta) end\n\n"
+        "local abi = strict {}\n\n");
+    printf("-- Element types by their numbers, from 1: as users write them, and as C "
+           "does.\nabi.types = { ");
 #define IN_LUA(name, in_lua, in_c) "\"" #in_lua "\", "
 #define IN_C(name, in_lua, in_c) "\"" #in_c "\", "
     printf("%s}\nabi.c_types = { %s}\n\n", TP_ELEMENT_TYPES(IN_LUA), TP_ELEMENT_TYPES(IN_C));
-    printf("-- What core.job.item gives of a failure, in this order: fields of a tidepool.Failure.\nabi.failure = { ");
+    printf("-- What core.job.item gives of a failure, in this order: fields of a "
+           "tidepool.Failure.\nabi.failure = { ");
 #define FIELD_NAME(name, in_lua) "\"" #in_lua "\", "
     printf("%s}\n\n", TP_FAILURE_FIELDS(FIELD_NAME));
     printf("-- Kinds of failures.\nabi.kind = strict {\n");
 #define KIND(kind, name, may_retry) printf("  %s = \"%s\",\n", #kind, name);
     TP_FAILURE_KINDS(KIND)
-    printf("}\n\n-- What is raised where there is no memory, by LuaJIT too.\nabi.NO_MEMORY = \"%s\"\n\n", TP_NO_MEMORY);
+    printf("}\n\n-- What is raised where there is no memory, by LuaJIT too.\nabi.NO_MEMORY = "
+           "\"%s\"\n\n",
+           TP_NO_MEMORY);
     print_numbers("type", types, countof(types));
     print_numbers("block", blocks, countof(blocks));
     print_numbers("scalar", scalars, countof(scalars));

@@ -1,12 +1,13 @@
---- busted's output handler for scripts/run-tests: one JSON object a line, in the file that `-Xoutput FILE` names.
+--- busted's output handler for scripts/run-tests: one JSON object a line, in the file that
+-- `-Xoutput FILE` names.
 --
 --   { event = "start", name = }            a test begins
 --   { event = "passed" | "skipped", name = }
 --   { event = "failed", name =, where =, message = }
 --   { event = "end" }                      all ran
 --
--- Each line is written out at once, so that a crash leaves the name of its test. The file is open only meanwhile: processes that
--- tests start would inherit it.
+-- Each line is written out at once, so that a crash leaves the name of its test. The file is open
+-- only meanwhile: processes that tests start would inherit it.
 
 local busted = require "busted"
 local base = require "busted.outputHandlers.base"

@@ -1,14 +1,16 @@
 --- The product's promises, one list for every executor.
 --
--- Each promise is { says = a sentence, check = function(case), needs = list of abilities }. A case makes functions that run on the
--- executor under test: `case.func(fn)` or `case.func(options, fn)`. An executor is asked for a promise when it has all that the
--- promise needs, which follows from its capabilities (promises.abilities):
+-- Each promise is { says = a sentence, check = function(case), needs = list of abilities }. A case
+-- makes functions that run on the executor under test: `case.func(fn)` or `case.func(options, fn)`.
+-- An executor is asked for a promise when it has all that the promise needs, which follows from its
+-- capabilities (promises.abilities):
 --
 --   parallel   two inputs can run at the same time
 --   background inputs run while the caller does something else
 --   apart      functions run in Lua states of their own, which live on
---   lua        functions are run by Lua, so that they may do anything: not numbers in, numbers out on a device
---   kill, isolated   as in tidepool.Executor: a running item can be stopped; its crash is survived
+--   lua functions are run by Lua, so that they may do anything: not numbers in, numbers out on a
+--   device kill, isolated as in tidepool.Executor: a running item can be stopped; its crash is
+--   survived
 --
 -- A new executor starts by passing this list (tests/promises_spec.lua finds it and asks).
 
@@ -46,7 +48,8 @@ local function boom_at_7(x)
   return x
 end
 
--- Order ------------------------------------------------------------------------------------------------
+-- Order
+-- ------------------------------------------------------------------------------------------------
 
 promise("results come in the order of the inputs", function(case)
   local square = case.func(function(x) return x * x end)
@@ -108,7 +111,8 @@ promise("two inputs run at the same time", function(case)
   assert.same({ 1, 2 }, got)
 end, "lua", "parallel")
 
--- What a result is -------------------------------------------------------------------------------------
+-- What a result is
+-- -------------------------------------------------------------------------------------
 
 promise("a nil result is a result and does not end the loop", function(case)
   local odd = case.func(function(x)
@@ -225,7 +229,8 @@ promise("for_each raises the first failure, or counts failures when asked to ign
   assert.equal(5, counts.failed)
 end, "lua")
 
--- Errors -----------------------------------------------------------------------------------------------
+-- Errors
+-- -----------------------------------------------------------------------------------------------
 
 promise("an error is raised at its place, after all results before it", function(case)
   local f = case.func(boom_at_7)
@@ -493,7 +498,8 @@ promise("failing inputs leave the pool usable, many times over", function(case)
   support.check_pool()
 end)
 
--- Inputs and the window --------------------------------------------------------------------------------
+-- Inputs and the window
+-- --------------------------------------------------------------------------------
 
 promise("endless inputs are read no further than the window ahead of what was taken", function(case)
   local f = case.func(function(x) return x end)
@@ -575,7 +581,8 @@ promise("two maps that are read in turn, beside one that is never read, keep the
   unread:cancel()
 end)
 
--- Cancelling -------------------------------------------------------------------------------------------
+-- Cancelling
+-- -------------------------------------------------------------------------------------------
 
 promise("a cancelled map raises a failure of kind cancelled", function(case)
   local f = case.func(function(x) return x end)
@@ -603,7 +610,8 @@ promise("breaking out of the loop is no error and leaves the pool usable", funct
   support.check_pool()
 end)
 
--- Loops that wait, and loops that were left ------------------------------------------------------------
+-- Loops that wait, and loops that were left
+-- ------------------------------------------------------------
 
 -- Work for a loop pauses when it has perhaps been left. None of these may be taken for that.
 local DELAYS = { 0.001, 0.01, 0.05, 0.09, 0.3, 1 }
@@ -686,7 +694,8 @@ promise("a loop that waits for a slow input keeps the others running meanwhile",
   assert.equal(200, last)
 end, "lua", "parallel")
 
---- Results of f(1), ..., f(n) of which a loop has taken one before it was left, and that nobody works for any more.
+--- Results of f(1), ..., f(n) of which a loop has taken one before it was left, and that nobody
+-- works for any more.
 local function left(f, n)
   local results = f:map(tidepool.range(n))
   results:next()
@@ -754,7 +763,8 @@ promise("any number of loops that were left hold up nobody", function(case)
   for k = 1, 100 do all[k]:cancel() end
 end, "lua", "background")
 
--- Limits, retries, nesting -----------------------------------------------------------------------------
+-- Limits, retries, nesting
+-- -----------------------------------------------------------------------------
 
 promise("never more than concurrency_limit inputs run at once", function(case)
   local path = support.temp_path()
@@ -832,7 +842,8 @@ promise("a map that maps itself without end is an error that explains", function
   support.check_pool()
 end, "lua")
 
--- Telling ----------------------------------------------------------------------------------------------
+-- Telling
+-- ----------------------------------------------------------------------------------------------
 
 promise("a function can ask which input, attempt, function and executor it runs for", function(case)
   local f = case.func({ name = "asked" }, function() return tidepool.current() end)
@@ -891,7 +902,8 @@ promise("a map that was spawned runs before it is read", function(case)
   assert.same({ 1, 2, 3, 4, 5, n = 5 }, results:list())
 end, "lua", "background")
 
--- Random numbers ---------------------------------------------------------------------------------------
+-- Random numbers
+-- ---------------------------------------------------------------------------------------
 
 promise("an input's random numbers are its own, and the same whatever runs it and in what order", function(case)
   local random = math.random
@@ -1000,7 +1012,8 @@ promise("an input that seeds itself draws what plain Lua draws, and changes noth
   end
 end, "lua")
 
--- States -----------------------------------------------------------------------------------------------
+-- States
+-- -----------------------------------------------------------------------------------------------
 
 promise("what a function assigns to upvalues and globals stays in its worker", function(case)
   local counter = 0

@@ -1,13 +1,16 @@
---- One process that does all that there is, at random and for long, and must not grow. Not a spec: `make soak` runs it.
+--- One process that does all that there is, at random and for long, and must not grow. Not a spec:
+-- `make soak` runs it.
 --
 --   tidepool tests/soak.lua [SECONDS [SEED]]
 --
--- Rounds of tasks: maps with limits, errors and retries whose delays go from 1 ms to 1 s, loops that are slow, left or cancelled, nested maps (also
--- too deep ones), typed arrays, reductions, calls, iterators that raise, devices, and hosts that are opened, used through the C API and closed. All
--- results are compared with what they must be.
+-- Rounds of tasks: maps with limits, errors and retries whose delays go from 1 ms to 1 s, loops
+-- that are slow, left or cancelled, nested maps (also too deep ones), typed arrays, reductions,
+-- calls, iterators that raise, devices, and hosts that are opened, used through the C API and
+-- closed. All results are compared with what they must be.
 --
--- Between rounds, with the garbage collected, it looks at the process: resident memory, descriptors, threads, and the Lua heap of the script's state
--- and of the workers'. What grows has higher valleys in the last third of the run than in the middle one.
+-- Between rounds, with the garbage collected, it looks at the process: resident memory,
+-- descriptors, threads, and the Lua heap of the script's state and of the workers'. What grows has
+-- higher valleys in the last third of the run than in the middle one.
 
 local ffi = require "ffi"
 local tidepool = require "tidepool"
@@ -35,7 +38,8 @@ end
 
 -- ---- functions of a round ----
 
---- For workers: fails for every `every`-th input, for ever or at its first attempt; takes a while for every 50th.
+--- For workers: fails for every `every`-th input, for ever or at its first attempt; takes a while
+-- for every 50th.
 local function work(every, is_hopeless, x)
   if every > 0 and x % every == 0 and (is_hopeless or tidepool.current().attempt == 1) then
     if x % 2 == 0 then error { code = x, why = "even" } end

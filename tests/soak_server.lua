@@ -1,10 +1,13 @@
---- A luv server with maps behind it, 50 clients, and a ticker, in one process. Not a spec: `make soak` runs it after tests/soak.lua.
+--- A luv server with maps behind it, 50 clients, and a ticker, in one process. Not a spec: `make
+-- soak` runs it after tests/soak.lua.
 --
 --   tidepool tests/soak_server.lua [SECONDS [SEED]]
 --
--- Each client sends one request after the other and checks its answer: calls, maps over numbers, records and strings below 1 MB, nested maps,
--- failures, and now and then 5,000 calls, or tasks, at once. The last line says how many answers there were, and for how long the loop kept a timer
--- of 1 ms waiting at most: by the clock, which other load on the machine moves too, and by what this thread itself did in that time.
+-- Each client sends one request after the other and checks its answer: calls, maps over numbers,
+-- records and strings below 1 MB, nested maps, failures, and now and then 5,000 calls, or tasks, at
+-- once. The last line says how many answers there were, and for how long the loop kept a timer of 1
+-- ms waiting at most: by the clock, which other load on the machine moves too, and by what this
+-- thread itself did in that time.
 
 local ffi = require "ffi"
 local tidepool = require "tidepool"

@@ -1,11 +1,13 @@
---- Random programs against their serial meaning. Not a spec: stress_spec.lua and scripts/stress run it in processes of their own.
+--- Random programs against their serial meaning. Not a spec: stress_spec.lua and scripts/stress run
+-- it in processes of their own.
 --
 --   tidepool --workers N tests/stress.lua SEED COUNT     programs of seeds SEED .. SEED + COUNT - 1
 --
--- A program is some functions with random limits, retries, executors and ways to fail, which map over each other (and themselves), and some
--- tasks that map, spawn, gather, break off and cancel. All that a function does follows from its argument, so that plain Lua
--- (`serial`) says what must come out. What is checked besides: no function ever runs more often at once than its limit allows, each index
--- comes once, and in the end nothing runs, and no thread or file is left.
+-- A program is some functions with random limits, retries, executors and ways to fail, which map
+-- over each other (and themselves), and some tasks that map, spawn, gather, break off and cancel.
+-- All that a function does follows from its argument, so that plain Lua (`serial`) says what must
+-- come out. What is checked besides: no function ever runs more often at once than its limit
+-- allows, each index comes once, and in the end nothing runs, and no thread or file is left.
 
 local tidepool = require "tidepool"
 local support = require "tests.support"
@@ -38,7 +40,8 @@ end
 
 -- ---- functions ----
 
---- For workers: how many items of function i run now, and the most there were: counts[2 i - 1], counts[2 i].
+--- For workers: how many items of function i run now, and the most there were: counts[2 i - 1],
+-- counts[2 i].
 local function count(counts, i, step)
   local ffi = require "ffi"
   if not pcall(ffi.typeof, "tidepool_stress_mutex") then
@@ -50,7 +53,8 @@ local function count(counts, i, step)
   ffi.C.pthread_mutex_unlock(mutex.data)
 end
 
---- What a function says of its argument before it maps: an error's text, or nothing. `attempts` is how many it has.
+--- What a function says of its argument before it maps: an error's text, or nothing. `attempts` is
+-- how many it has.
 local function error_of(plan, x, attempts)
   local h = hash(plan.id, x)
   if plan.fails > 0 and h % plan.fails == 0 then return ("fail %d %d"):format(plan.id, x) end
@@ -200,7 +204,8 @@ local function check_result(program, action, k, value, extra)
   end
 end
 
---- The error that ended a map must be the first one of the serial loop, and `n` results came before it.
+--- The error that ended a map must be the first one of the serial loop, and `n` results came before
+-- it.
 local function check_end(program, action, n, failure)
   local first
   for k, x in ipairs(action.xs) do

@@ -1,9 +1,9 @@
---- What the specs share: scripts in processes of their own, notes that workers leave in files, and checks of the
--- two things that every case promises (a clear error; a pool that goes on working).
+--- What the specs share: scripts in processes of their own, notes that workers leave in files, and
+-- checks of the two things that every case promises (a clear error; a pool that goes on working).
 --
--- Lua states are isolated, so mapped functions talk to their test through files: `note` appends a line in
--- one write, which the kernel does not interleave. Functions that are meant for workers (marked) use nothing but
--- builtins, so that they travel as upvalues.
+-- Lua states are isolated, so mapped functions talk to their test through files: `note` appends a
+-- line in one write, which the kernel does not interleave. Functions that are meant for workers
+-- (marked) use nothing but builtins, so that they travel as upvalues.
 --
 -- No helper asserts how fast something is. Limits of time are guards against hanging, and generous.
 
@@ -23,8 +23,9 @@ function support.times(n)
   return support.sanitized and math.ceil(n / 20) or n
 end
 
---- From here on worker processes, and scripts of their own, die of signals as without a sanitizer: AddressSanitizer and ThreadSanitizer make
---- a report and an exit of them. What they find by themselves they still report.
+--- From here on worker processes, and scripts of their own, die of signals as without a sanitizer:
+--- AddressSanitizer and ThreadSanitizer make a report and an exit of them. What they find by
+--- themselves they still report.
 function support.let_signals_kill()
   if not support.sanitized then return end
   local ffi = require "ffi"
@@ -36,7 +37,8 @@ function support.let_signals_kill()
   end
 end
 
--- Files ------------------------------------------------------------------------------------------------
+-- Files
+-- ------------------------------------------------------------------------------------------------
 
 local function quote(text)
   return "'" .. tostring(text):gsub("'", [['\'']]) .. "'"
@@ -107,9 +109,11 @@ function support.most_at_once(path)
   return most
 end
 
--- Time -------------------------------------------------------------------------------------------------
+-- Time
+-- -------------------------------------------------------------------------------------------------
 
---- For workers: sleeps in C. (Declarations are made once per state: every one takes an id, and they run out.)
+--- For workers: sleeps in C. (Declarations are made once per state: every one takes an id, and they
+-- run out.)
 function support.sleep(seconds)
   local ffi = require "ffi"
   if not pcall(ffi.typeof, "tidepool_spec_sleep") then ffi.cdef "typedef int tidepool_spec_sleep; int usleep(unsigned);" end
@@ -154,7 +158,8 @@ function support.eventually(what, condition, seconds)
   end
 end
 
--- Scripts in a process of their own --------------------------------------------------------------------
+-- Scripts in a process of their own
+-- --------------------------------------------------------------------
 
 ---@class ScriptOptions
 ---@field workers? integer    size of the pool
@@ -167,7 +172,8 @@ end
 ---@field redirect? string    where its output goes, in shell syntax after the command, instead of to the result
 ---@field seconds? number     guard against hanging, default 240
 
---- Runs a script as `job.lua` in a directory of its own. DIR in the source stands for that directory.
+--- Runs a script as `job.lua` in a directory of its own. DIR in the source stands for that
+-- directory.
 ---@param source string
 ---@param options? ScriptOptions
 ---@return { code: integer?, signal: integer?, timed_out: boolean, stdout: string, stderr: string, dir: string }
@@ -207,10 +213,11 @@ function support.output_of(source, options)
   return done.stdout
 end
 
--- What comes out ---------------------------------------------------------------------------------------
+-- What comes out
+-- ---------------------------------------------------------------------------------------
 
---- Reads results to their end or their error. Returns the first values by index, their number, and the error (nil: none).
--- Fails when an index comes twice.
+--- Reads results to their end or their error. Returns the first values by index, their number, and
+-- the error (nil: none). Fails when an index comes twice.
 function support.collect(results)
   local got, n = {}, 0
   local seen = {}
@@ -244,8 +251,8 @@ function support.contains(text, ...)
   end
 end
 
---- Fails unless fn() raises a plain one-line message that names fn's own file and line and contains all of the parts.
--- Write fn so that the wrong call stands inside it and is no tail call.
+--- Fails unless fn() raises a plain one-line message that names fn's own file and line and contains
+-- all of the parts. Write fn so that the wrong call stands inside it and is no tail call.
 function support.mistake(fn, ...)
   local info = debug.getinfo(fn, "S")
   local ok, err = pcall(fn)
@@ -278,7 +285,8 @@ function support.file()
   return (debug.getinfo(2, "S").short_src:gsub("%p", "%%%0"))
 end
 
--- The process ------------------------------------------------------------------------------------------
+-- The process
+-- ------------------------------------------------------------------------------------------
 
 --- How many worker threads the pool of this process may have.
 function support.workers()

@@ -1,7 +1,9 @@
--- support_opencl.lua: enough of OpenCL, by FFI, to run translated functions in tests. Not part of the product.
+-- support_opencl.lua: enough of OpenCL, by FFI, to run translated functions in tests. Not part of
+-- the product.
 --
--- One context and one queue on the first device of the first platform. Compiled kernels are cached by the driver in
--- $POCL_CACHE_DIR, which is set to a folder that can be written: PoCL takes one that cannot for "no device".
+-- One context and one queue on the first device of the first platform. Compiled kernels are cached
+-- by the driver in $POCL_CACHE_DIR, which is set to a folder that can be written: PoCL takes one
+-- that cannot for "no device".
 
 local ffi = require "ffi"
 
@@ -69,7 +71,8 @@ end
 
 ---The first OpenCL device; nil and a reason when there is none.
 function opencl.open()
-    -- The translator is Lua, and its kernels are PoCL's to compile: there is nothing of ours for a sanitizer to see, and LLVM takes many minutes.
+    -- The translator is Lua, and its kernels are PoCL's to compile: there is nothing of ours for a
+    -- sanitizer to see, and LLVM takes many minutes.
     if os.getenv "TIDEPOOL_SANITIZER" then return nil, "no OpenCL device under a sanitizer" end
     if not os.getenv "POCL_CACHE_DIR" then
         local folder = (os.getenv "TMPDIR" or "/tmp") .. "/tidepool-pocl-cache"
@@ -190,7 +193,8 @@ function opencl.ulps(a, b)
     return math.abs(tonumber(ordered(a) - ordered(b)))
 end
 
--- Pairs of inputs: special values first, then others of all sizes, in a number that no vector divides.
+-- Pairs of inputs: special values first, then others of all sizes, in a number that no vector
+-- divides.
 local function make_inputs(count)
     local random = require "tidepool.translate.random"
     local special = { 0, -0.0, 1, -1, 2, 0.5, -0.5, 3, -7, 255, 1e300, -1e300, 5e-324, 2 ^ 31, -2 ^ 31, 2 ^ 32 + 5, 2 ^ 53,
@@ -211,8 +215,9 @@ function opencl.inputs()
     return xs, ys
 end
 
--- Runs fn in plain Lua (interpreted: LuaJIT's compiler and interpreter differ in max and min of NaN) and on the device.
--- exact[k]: result k must have the same bits; the others may differ by 4 ulp. Gives what differs, nil when nothing does.
+-- Runs fn in plain Lua (interpreted: LuaJIT's compiler and interpreter differ in max and min of
+-- NaN) and on the device. exact[k]: result k must have the same bits; the others may differ by 4
+-- ulp. Gives what differs, nil when nothing does.
 function Device:difference(fn, exact, translation, options)
     local XS, YS = opencl.inputs()
     local built = self:build(translation, options)

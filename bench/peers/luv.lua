@@ -1,5 +1,5 @@
---- luv.new_work (Debian's lua-luv in luajit, or Neovim's vim.loop): a callback per call, in any order. Only numbers, strings and booleans
---- travel; LuaJIT's string.buffer carries records.
+--- luv.new_work (Debian's lua-luv in luajit, or Neovim's vim.loop): a callback per call, in any
+--- order. Only numbers, strings and booleans travel; LuaJIT's string.buffer carries records.
 
 local buffer = require "string.buffer"
 local uv = vim and vim.loop or require "luv"

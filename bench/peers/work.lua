@@ -1,7 +1,9 @@
---- What all peers do: one call per input, on two threads. A peer is a function(f, inputs, take) -> nothing, which calls take(result) for each.
+--- What all peers do: one call per input, on two threads. A peer is a function(f, inputs, take) ->
+-- nothing, which calls take(result) for each.
 --
--- Run as `luajit bench/peers/NAME.lua WORKLOAD N`; prints the seconds of a run and what its results add up to. A run of a tenth
--- of the inputs warms up. Functions that other systems send to threads take nothing from around them, so that these do not either.
+-- Run as `luajit bench/peers/NAME.lua WORKLOAD N`; prints the seconds of a run and what its results
+-- add up to. A run of a tenth of the inputs warms up. Functions that other systems send to threads
+-- take nothing from around them, so that these do not either.
 
 local ffi = require "ffi"
 

@@ -1,4 +1,5 @@
-/* integrate.c: a C function, mapped over arrays: the area under exp(-x * x), piece by piece on all cores.
+/* integrate.c: a C function, mapped over arrays: the area under exp(-x * x), piece by piece on all
+ * cores.
  *
  *     cc integrate.c $(pkg-config --cflags --libs tidepool) -lm -o integrate
  *

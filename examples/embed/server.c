@@ -1,5 +1,6 @@
-/* server.c: a server with its own libuv loop. Each line that a client sends is a Lua expression; a worker computes it, and the answer goes back. The
- * loop never waits for a worker: other clients, and other lines of the same one, are served meanwhile.
+/* server.c: a server with its own libuv loop. Each line that a client sends is a Lua expression; a
+ * worker computes it, and the answer goes back. The loop never waits for a worker: other clients,
+ * and other lines of the same one, are served meanwhile.
  *
  *     cc server.c $(pkg-config --cflags --libs tidepool libuv) -o server
  *     ./server /tmp/answers.sock
@@ -106,7 +107,8 @@ static void take_line(client *c, const char *line, size_t len)
     if (len == 4 && memcmp(line, "quit", 4) == 0) {
         stop();
         hang_up(c);
-    } else if (tp_map_bytes(&map, server.compute, &input, 1, NULL, &err) == 0 /* has read the one line */
+    } else if (tp_map_bytes(&map, server.compute, &input, 1, NULL, &err) ==
+                   0 /* has read the one line */
                && tp_map_on_result(map, on_result, c, &err) == 0) {
         c->waiting++;
     } else {
@@ -148,7 +150,8 @@ static void on_connection(uv_stream_t *listener, int status)
     if (!c)
         return;
     uv_pipe_init(listener->loop, &c->pipe, 0);
-    if (uv_accept(listener, (uv_stream_t *)&c->pipe) || uv_read_start((uv_stream_t *)&c->pipe, on_alloc, on_read))
+    if (uv_accept(listener, (uv_stream_t *)&c->pipe) ||
+        uv_read_start((uv_stream_t *)&c->pipe, on_alloc, on_read))
         hang_up(c);
 }
 

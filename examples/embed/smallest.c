@@ -18,10 +18,11 @@ int main(void)
     double x[] = { 1, 2, 3, 4 }, y[4];
     const double *columns[] = { x };
 
-    if (tp_host_open(&host, NULL, &err) == 0
-        && tp_function_from_lua(&square, host, "square", "return function(x) return x * x end", NULL, &err) == 0
-        && tp_map_doubles(&map, square, columns, 1, 4, NULL, &err) == 0
-        && tp_map_read_doubles(map, y, 4, &err) == 0)
+    if (tp_host_open(&host, NULL, &err) == 0 &&
+        tp_function_from_lua(&square, host, "square", "return function(x) return x * x end", NULL,
+                             &err) == 0 &&
+        tp_map_doubles(&map, square, columns, 1, 4, NULL, &err) == 0 &&
+        tp_map_read_doubles(map, y, 4, &err) == 0)
         for (int i = 0; i < 4; i++)
             printf("%g\n", y[i]);
     if (err.code)

@@ -66,7 +66,8 @@ void run()
     tp_option_list options = tp_no_options();
     tp_option_boolean(&options, "return_exceptions", true);
     tp_map *raw;
-    check(tp_map_bytes(&raw, count, inputs.data(), inputs.size(), tp_option_table(&options), &err), err);
+    check(tp_map_bytes(&raw, count, inputs.data(), inputs.size(), tp_option_table(&options), &err),
+          err);
     const Map map(raw);
 
     tp_result result;
@@ -78,7 +79,8 @@ void run()
         }
         const tp_value &counted = result.values[0];
         std::printf("%g words, most often: %s (%g)\n", tp_value_field(&counted, "words")->as.number,
-                    tp_value_field(&counted, "most")->as.bytes, tp_value_field(&counted, "times")->as.number);
+                    tp_value_field(&counted, "most")->as.bytes,
+                    tp_value_field(&counted, "times")->as.number);
     }
     check(status, err);
 }

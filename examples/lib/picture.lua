@@ -1,4 +1,5 @@
---- Pictures in files, for the examples: PNG by libpng (1.6, through FFI) where that is there; else PGM and PPM, which most viewers open.
+--- Pictures in files, for the examples: PNG by libpng (1.6, through FFI) where that is there; else
+-- PGM and PPM, which most viewers open.
 
 local ffi = require "ffi"
 

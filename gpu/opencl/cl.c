@@ -15,7 +15,8 @@
 enum { PLATFORMS_MAX = 16, NO_PLATFORM = -1001 /* the loader's code for this, from cl_ext.h */ };
 
 static const char what_to_install[] =
-    "install a driver for your device, or pocl-opencl-icd for the processor (Debian: apt install pocl-opencl-icd ocl-icd-libopencl1)";
+    "install a driver for your device, or pocl-opencl-icd for the processor (Debian: apt install "
+    "pocl-opencl-icd ocl-icd-libopencl1)";
 
 const char *tp_cl_error_name(cl_int code)
 {
@@ -28,17 +29,47 @@ const char *tp_cl_error_name(cl_int code)
         "CL_COMPILE_PROGRAM_FAILURE", "CL_LINKER_NOT_AVAILABLE", "CL_LINK_PROGRAM_FAILURE",
         "CL_DEVICE_PARTITION_FAILED", "CL_KERNEL_ARG_INFO_NOT_AVAILABLE",
     };
-    static const char *const usage[] = { /* errors from -30 downwards */
-        "CL_INVALID_VALUE", "CL_INVALID_DEVICE_TYPE", "CL_INVALID_PLATFORM", "CL_INVALID_DEVICE", "CL_INVALID_CONTEXT",
-        "CL_INVALID_QUEUE_PROPERTIES", "CL_INVALID_COMMAND_QUEUE", "CL_INVALID_HOST_PTR", "CL_INVALID_MEM_OBJECT",
-        "CL_INVALID_IMAGE_FORMAT_DESCRIPTOR", "CL_INVALID_IMAGE_SIZE", "CL_INVALID_SAMPLER", "CL_INVALID_BINARY",
-        "CL_INVALID_BUILD_OPTIONS", "CL_INVALID_PROGRAM", "CL_INVALID_PROGRAM_EXECUTABLE", "CL_INVALID_KERNEL_NAME",
-        "CL_INVALID_KERNEL_DEFINITION", "CL_INVALID_KERNEL", "CL_INVALID_ARG_INDEX", "CL_INVALID_ARG_VALUE",
-        "CL_INVALID_ARG_SIZE", "CL_INVALID_KERNEL_ARGS", "CL_INVALID_WORK_DIMENSION", "CL_INVALID_WORK_GROUP_SIZE",
-        "CL_INVALID_WORK_ITEM_SIZE", "CL_INVALID_GLOBAL_OFFSET", "CL_INVALID_EVENT_WAIT_LIST", "CL_INVALID_EVENT",
-        "CL_INVALID_OPERATION", "CL_INVALID_GL_OBJECT", "CL_INVALID_BUFFER_SIZE", "CL_INVALID_MIP_LEVEL",
-        "CL_INVALID_GLOBAL_WORK_SIZE", "CL_INVALID_PROPERTY", "CL_INVALID_IMAGE_DESCRIPTOR",
-        "CL_INVALID_COMPILER_OPTIONS", "CL_INVALID_LINKER_OPTIONS", "CL_INVALID_DEVICE_PARTITION_COUNT",
+    static const char *const usage[] = {
+        /* errors from -30 downwards */
+        "CL_INVALID_VALUE",
+        "CL_INVALID_DEVICE_TYPE",
+        "CL_INVALID_PLATFORM",
+        "CL_INVALID_DEVICE",
+        "CL_INVALID_CONTEXT",
+        "CL_INVALID_QUEUE_PROPERTIES",
+        "CL_INVALID_COMMAND_QUEUE",
+        "CL_INVALID_HOST_PTR",
+        "CL_INVALID_MEM_OBJECT",
+        "CL_INVALID_IMAGE_FORMAT_DESCRIPTOR",
+        "CL_INVALID_IMAGE_SIZE",
+        "CL_INVALID_SAMPLER",
+        "CL_INVALID_BINARY",
+        "CL_INVALID_BUILD_OPTIONS",
+        "CL_INVALID_PROGRAM",
+        "CL_INVALID_PROGRAM_EXECUTABLE",
+        "CL_INVALID_KERNEL_NAME",
+        "CL_INVALID_KERNEL_DEFINITION",
+        "CL_INVALID_KERNEL",
+        "CL_INVALID_ARG_INDEX",
+        "CL_INVALID_ARG_VALUE",
+        "CL_INVALID_ARG_SIZE",
+        "CL_INVALID_KERNEL_ARGS",
+        "CL_INVALID_WORK_DIMENSION",
+        "CL_INVALID_WORK_GROUP_SIZE",
+        "CL_INVALID_WORK_ITEM_SIZE",
+        "CL_INVALID_GLOBAL_OFFSET",
+        "CL_INVALID_EVENT_WAIT_LIST",
+        "CL_INVALID_EVENT",
+        "CL_INVALID_OPERATION",
+        "CL_INVALID_GL_OBJECT",
+        "CL_INVALID_BUFFER_SIZE",
+        "CL_INVALID_MIP_LEVEL",
+        "CL_INVALID_GLOBAL_WORK_SIZE",
+        "CL_INVALID_PROPERTY",
+        "CL_INVALID_IMAGE_DESCRIPTOR",
+        "CL_INVALID_COMPILER_OPTIONS",
+        "CL_INVALID_LINKER_OPTIONS",
+        "CL_INVALID_DEVICE_PARTITION_COUNT",
     };
     if (code <= 0 && code > -(int)(sizeof runtime / sizeof *runtime))
         return runtime[-code];
@@ -63,12 +94,13 @@ void tp_cl_describe_loader(const char *path, char *text, size_t size)
 
 static int open_loader(tp_cl *cl, const char *name, tp_error *err)
 {
-#define LOAD(function) \
-    do { \
-        void *address = dlsym(cl->library, "cl" #function); \
-        if (!address) \
-            return tp_error_set(err, TP_ESYS, "%s is no OpenCL 1.2 loader: it has no cl" #function, name); \
-        memcpy(&cl->function, &address, sizeof address); \
+#define LOAD(function)                                                                       \
+    do {                                                                                     \
+        void *address = dlsym(cl->library, "cl" #function);                                  \
+        if (!address)                                                                        \
+            return tp_error_set(err, TP_ESYS,                                                \
+                                "%s is no OpenCL 1.2 loader: it has no cl" #function, name); \
+        memcpy(&cl->function, &address, sizeof address);                                     \
     } while (0);
     TP_CL_FUNCTIONS(LOAD)
 #undef LOAD
@@ -100,9 +132,11 @@ static int open_library(tp_cl *cl, const char *name, tp_error *err)
 {
     cl->library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
     if (!cl->library)
-        return tp_error_set(err, TP_ESYS, "no OpenCL on this machine: %s; %s", dlerror(), what_to_install);
+        return tp_error_set(err, TP_ESYS, "no OpenCL on this machine: %s; %s", dlerror(),
+                            what_to_install);
     void *find = dlsym(cl->library, "clGetExtensionFunctionAddress");
-    return find && !dlsym(cl->library, "clGetPlatformIDs") ? open_driver(cl, find, name, err) : open_loader(cl, name, err);
+    return find && !dlsym(cl->library, "clGetPlatformIDs") ? open_driver(cl, find, name, err)
+                                                           : open_loader(cl, name, err);
 }
 
 /* Removes the spaces that drivers leave around their texts. */
@@ -161,7 +195,8 @@ static void describe(const tp_cl *cl, cl_platform_id platform, cl_device_id id, 
     d->memory = get_number(cl, id, CL_DEVICE_GLOBAL_MEM_SIZE, sizeof(cl_ulong));
     d->max_alloc = get_number(cl, id, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof(cl_ulong));
     d->local_memory = get_number(cl, id, CL_DEVICE_LOCAL_MEM_SIZE, sizeof(cl_ulong));
-    d->has_double = get_number(cl, id, CL_DEVICE_DOUBLE_FP_CONFIG, sizeof(cl_device_fp_config)) != 0;
+    d->has_double = get_number(cl, id, CL_DEVICE_DOUBLE_FP_CONFIG, sizeof(cl_device_fp_config)) !=
+                    0;
     d->is_unified = get_number(cl, id, CL_DEVICE_HOST_UNIFIED_MEMORY, sizeof(cl_bool)) != 0;
     bool is_processor = d->type & CL_DEVICE_TYPE_CPU;
     d->lanes_double = is_processor ? lanes(cl, id, CL_DEVICE_NATIVE_VECTOR_WIDTH_DOUBLE) : 1;
@@ -174,30 +209,36 @@ static int list_devices(tp_cl *cl, tp_error *err)
     cl_uint n_platforms = 0;
     cl_int rc = cl->GetPlatformIDs(PLATFORMS_MAX, platforms, &n_platforms);
     if (rc != CL_SUCCESS && rc != NO_PLATFORM)
-        return tp_error_set(err, TP_ESYS, "listing the OpenCL platforms failed: %s (%d)", tp_cl_error_name(rc), rc);
+        return tp_error_set(err, TP_ESYS, "listing the OpenCL platforms failed: %s (%d)",
+                            tp_cl_error_name(rc), rc);
     if (rc == NO_PLATFORM || n_platforms == 0)
         return tp_error_set(err, TP_ESYS, "OpenCL has no driver here: %s", what_to_install);
     for (cl_uint p = 0; p < n_platforms && p < PLATFORMS_MAX; p++) {
         cl_device_id ids[TP_DEVICES_MAX];
         cl_uint n = 0;
-        if (cl->GetDeviceIDs(platforms[p], CL_DEVICE_TYPE_ALL, TP_DEVICES_MAX, ids, &n) != CL_SUCCESS)
+        if (cl->GetDeviceIDs(platforms[p], CL_DEVICE_TYPE_ALL, TP_DEVICES_MAX, ids, &n) !=
+            CL_SUCCESS)
             continue;
         for (cl_uint i = 0; i < n && cl->n < TP_DEVICES_MAX; i++)
             if (get_number(cl, ids[i], CL_DEVICE_AVAILABLE, sizeof(cl_bool)))
                 describe(cl, platforms[p], ids[i], &cl->devices[cl->n++]);
     }
     if (cl->n == 0)
-        return tp_error_set(err, TP_ESYS, "OpenCL has a driver here, but no device: %s", what_to_install);
+        return tp_error_set(err, TP_ESYS, "OpenCL has a driver here, but no device: %s",
+                            what_to_install);
     return 0;
 }
 
 int tp_cl_open(tp_cl **out, const char *library, tp_error *err)
 {
-    static const char *const drivers[] = { "libnvidia-opencl.so.1", "/usr/local/nvidia/lib64/libnvidia-opencl.so.1" };
+    static const char *const drivers[] = { "libnvidia-opencl.so.1",
+                                           "/usr/local/nvidia/lib64/libnvidia-opencl.so.1" };
     tp_cl *cl = calloc(1, sizeof *cl);
     if (!cl)
         return tp_error_oom(err, "OpenCL");
-    int rc = open_library(cl, library ? library : default_library, err) || list_devices(cl, err) ? -1 : 0;
+    int rc = open_library(cl, library ? library : default_library, err) || list_devices(cl, err)
+                 ? -1
+                 : 0;
     for (unsigned i = 0; rc && !library && i < sizeof drivers / sizeof *drivers; i++) {
         tp_error ignored = { 0 }; /* the loader's own message is the better one */
         *cl = (tp_cl){ 0 };

@@ -16,15 +16,18 @@
 #include <CL/cl.h>
 
 /* The functions of OpenCL 1.2 that are used. */
-#define TP_CL_FUNCTIONS(X) \
-    X(GetPlatformIDs) X(GetPlatformInfo) X(GetDeviceIDs) X(GetDeviceInfo) X(CreateContext) X(ReleaseContext) \
-    X(CreateCommandQueue) X(ReleaseCommandQueue) X(CreateBuffer) X(ReleaseMemObject) \
-    X(CreateProgramWithSource) X(CreateProgramWithBinary) X(BuildProgram) X(GetProgramBuildInfo) X(GetProgramInfo) \
-    X(ReleaseProgram) X(CreateKernel) X(ReleaseKernel) X(SetKernelArg) X(GetKernelInfo) X(GetKernelArgInfo) \
-    X(GetKernelWorkGroupInfo) X(EnqueueFillBuffer) X(EnqueueCopyBuffer) X(CreateSubBuffer) X(Flush) \
-    X(GetEventInfo) X(GetEventProfilingInfo) X(RetainEvent) X(ReleaseEvent) \
-    X(EnqueueNDRangeKernel) X(EnqueueWriteBuffer) X(EnqueueReadBuffer) X(EnqueueMapBuffer) X(EnqueueUnmapMemObject) \
-    X(Finish)
+#define TP_CL_FUNCTIONS(X)                                                                         \
+    X(GetPlatformIDs)                                                                              \
+    X(GetPlatformInfo) X(GetDeviceIDs) X(GetDeviceInfo) X(CreateContext) X(ReleaseContext)         \
+        X(CreateCommandQueue) X(ReleaseCommandQueue) X(CreateBuffer) X(ReleaseMemObject)           \
+            X(CreateProgramWithSource) X(CreateProgramWithBinary) X(BuildProgram)                  \
+                X(GetProgramBuildInfo) X(GetProgramInfo) X(ReleaseProgram) X(CreateKernel)         \
+                    X(ReleaseKernel) X(SetKernelArg) X(GetKernelInfo) X(GetKernelArgInfo)          \
+                        X(GetKernelWorkGroupInfo) X(EnqueueFillBuffer) X(EnqueueCopyBuffer)        \
+                            X(CreateSubBuffer) X(Flush) X(GetEventInfo) X(GetEventProfilingInfo)   \
+                                X(RetainEvent) X(ReleaseEvent) X(EnqueueNDRangeKernel)             \
+                                    X(EnqueueWriteBuffer) X(EnqueueReadBuffer) X(EnqueueMapBuffer) \
+                                        X(EnqueueUnmapMemObject) X(Finish)
 
 enum { TP_DEVICES_MAX = 64, TP_DEVICE_TEXT_MAX = 128 };
 

@@ -42,7 +42,9 @@ static bool has_run(const tp_queue *q)
 {
     /* COMPLETE also for an event that the driver has forgotten; below 0: it has failed */
     cl_int status = CL_COMPLETE;
-    return q->open.cl->GetEventInfo(q->last, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status, &status, NULL) != CL_SUCCESS || status <= CL_COMPLETE;
+    return q->open.cl->GetEventInfo(q->last, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status,
+                                    &status, NULL) != CL_SUCCESS ||
+           status <= CL_COMPLETE;
 }
 
 static bool is_done(tp_ref *r)
@@ -59,8 +61,11 @@ static void forget_last(tp_queue *q)
 
 static int say_lost(const tp_queue *q, tp_error *err)
 {
-    return tp_error_set(err, TP_ESYS, "%s still runs kernel '%s', which was given up, and OpenCL cannot stop it: wait for it, use another device, or "
-                        "end the program", q->open.device->name, q->running);
+    return tp_error_set(err, TP_ESYS,
+                        "%s still runs kernel '%s', which was given up, and OpenCL cannot stop it: "
+                        "wait for it, use another device, or "
+                        "end the program",
+                        q->open.device->name, q->running);
 }
 
 /* Waits until the last launch has run, so that the next command does not block. -1 when nobody
@@ -125,7 +130,8 @@ int tp_queue_open(tp_queue **out, tp_executor *ex, unsigned device, tp_error *er
         return -1;
     }
     q->executor = ex;
-    q->queue = q->open.cl->CreateCommandQueue(q->open.context, q->open.device->id, CL_QUEUE_PROFILING_ENABLE, &rc);
+    q->queue = q->open.cl->CreateCommandQueue(q->open.context, q->open.device->id,
+                                              CL_QUEUE_PROFILING_ENABLE, &rc);
     if (rc != CL_SUCCESS) {
         tp_cl_fail(err, q->open.device, "making a queue", rc);
         free(q);
@@ -181,9 +187,10 @@ static int reserve(const tp_open_device *o, uint64_t size, tp_error *err)
     if (before + size <= o->device->memory)
         return 0;
     atomic_fetch_sub_explicit(o->reserved, size, memory_order_relaxed);
-    return tp_error_set(err, TP_ESYS, "%s: no memory for a buffer of %s: of the device's %s other buffers have %s", o->device->name,
-                        show_size(wanted, sizeof wanted, size), show_size(all, sizeof all, o->device->memory),
-                        show_size(used, sizeof used, before));
+    return tp_error_set(
+        err, TP_ESYS, "%s: no memory for a buffer of %s: of the device's %s other buffers have %s",
+        o->device->name, show_size(wanted, sizeof wanted, size),
+        show_size(all, sizeof all, o->device->memory), show_size(used, sizeof used, before));
 }
 
 /* Sets the first contents of a buffer in the device's own memory. */
@@ -196,7 +203,8 @@ static cl_int fill(tp_queue *q, cl_mem mem, size_t size, const void *data)
     return rc == CL_SUCCESS && !data ? cl->Finish(q->queue) : rc;
 }
 
-int tp_buffer_open(tp_buffer **out, tp_queue *q, size_t size, tp_array *array, void *data, tp_error *err)
+int tp_buffer_open(tp_buffer **out, tp_queue *q, size_t size, tp_array *array, void *data,
+                   tp_error *err)
 {
     const tp_open_device *o = &q->open;
     bool is_shared = array && o->device->is_unified && (uintptr_t)data % ALIGNMENT == 0;
@@ -206,8 +214,9 @@ int tp_buffer_open(tp_buffer **out, tp_queue *q, size_t size, tp_array *array, v
     if (settle(q, err))
         return -1;
     if (room > o->device->max_alloc)
-        return tp_error_set(err, TP_ESYS, "%s: a buffer of %s is over the device's largest, %s", o->device->name,
-                            show_size(wanted, sizeof wanted, room), show_size(most, sizeof most, o->device->max_alloc));
+        return tp_error_set(err, TP_ESYS, "%s: a buffer of %s is over the device's largest, %s",
+                            o->device->name, show_size(wanted, sizeof wanted, room),
+                            show_size(most, sizeof most, o->device->max_alloc));
     if (!is_shared && reserve(o, room, err))
         return -1;
     tp_buffer *b = calloc(1, sizeof *b);
@@ -231,7 +240,8 @@ int tp_buffer_open(tp_buffer **out, tp_queue *q, size_t size, tp_array *array, v
         rc = fill(q, b->mem, room, array && size ? data : NULL);
     if (rc != CL_SUCCESS) {
         tp_ref_drop(b);
-        return tp_error_set(err, TP_ESYS, "%s: no memory for a buffer of %s: %s (%d)", o->device->name, show_size(wanted, sizeof wanted, room),
+        return tp_error_set(err, TP_ESYS, "%s: no memory for a buffer of %s: %s (%d)",
+                            o->device->name, show_size(wanted, sizeof wanted, room),
                             tp_cl_error_name(rc), rc);
     }
     *out = b;
@@ -253,7 +263,8 @@ int tp_buffer_slice(tp_buffer **out, tp_buffer *b, size_t at, size_t size, tp_er
     cl_int rc = CL_SUCCESS;
     cl_buffer_region region = { at, size };
     if (size)
-        slice->mem = b->open.cl->CreateSubBuffer(b->mem, CL_MEM_READ_WRITE, CL_BUFFER_CREATE_TYPE_REGION, &region, &rc);
+        slice->mem = b->open.cl->CreateSubBuffer(b->mem, CL_MEM_READ_WRITE,
+                                                 CL_BUFFER_CREATE_TYPE_REGION, &region, &rc);
     if (rc != CL_SUCCESS)
         slice->mem = NULL;
     if (rc != CL_SUCCESS && rc != CL_MISALIGNED_SUB_BUFFER_OFFSET) {
@@ -275,11 +286,13 @@ static tp_buffer *whole_of(tp_buffer *b, size_t *at)
 
 /* Maps memory that the device shares with the host, once the queue's commands have run, and copies
  * `size` bytes at `at` to `to`, or from `from` into it. */
-static cl_int exchange(tp_queue *q, tp_buffer *b, size_t at, cl_map_flags flags, void *to, const void *from, size_t size)
+static cl_int exchange(tp_queue *q, tp_buffer *b, size_t at, cl_map_flags flags, void *to,
+                       const void *from, size_t size)
 {
     const tp_cl *cl = q->open.cl;
     cl_int rc;
-    char *mapped = cl->EnqueueMapBuffer(q->queue, b->mem, CL_TRUE, flags, 0, b->size, 0, NULL, NULL, &rc);
+    char *mapped =
+        cl->EnqueueMapBuffer(q->queue, b->mem, CL_TRUE, flags, 0, b->size, 0, NULL, NULL, &rc);
     if (rc != CL_SUCCESS)
         return rc;
     if (to && to != mapped + at)
@@ -290,7 +303,8 @@ static cl_int exchange(tp_queue *q, tp_buffer *b, size_t at, cl_map_flags flags,
     return rc == CL_SUCCESS ? cl->Finish(q->queue) : rc;
 }
 
-int tp_buffer_read(tp_queue *q, tp_buffer *b, size_t at, void *to, size_t size, tp_type type, tp_error *err)
+int tp_buffer_read(tp_queue *q, tp_buffer *b, size_t at, void *to, size_t size, tp_type type,
+                   tp_error *err)
 {
     cl_int rc = CL_SUCCESS;
     if (settle(q, err))
@@ -307,7 +321,8 @@ int tp_buffer_read(tp_queue *q, tp_buffer *b, size_t at, void *to, size_t size, 
     return 0;
 }
 
-int tp_buffer_write(tp_queue *q, tp_buffer *b, size_t at, const void *from, size_t size, tp_error *err)
+int tp_buffer_write(tp_queue *q, tp_buffer *b, size_t at, const void *from, size_t size,
+                    tp_error *err)
 {
     cl_int rc = CL_SUCCESS;
     if (settle(q, err))
@@ -316,14 +331,16 @@ int tp_buffer_write(tp_queue *q, tp_buffer *b, size_t at, const void *from, size
     if (b->array)
         rc = exchange(q, b, at, CL_MAP_WRITE, NULL, from, size);
     else if (size)
-        rc = q->open.cl->EnqueueWriteBuffer(q->queue, b->mem, CL_TRUE, at, size, from, 0, NULL, NULL);
+        rc = q->open.cl->EnqueueWriteBuffer(q->queue, b->mem, CL_TRUE, at, size, from, 0, NULL,
+                                            NULL);
     if (rc != CL_SUCCESS)
         return tp_cl_fail(err, q->open.device, "writing a buffer", rc);
     drop_held(q);
     return 0;
 }
 
-int tp_buffer_copy(tp_queue *q, tp_buffer *to, size_t at, tp_buffer *from, size_t from_at, size_t size, tp_error *err)
+int tp_buffer_copy(tp_queue *q, tp_buffer *to, size_t at, tp_buffer *from, size_t from_at,
+                   size_t size, tp_error *err)
 {
     if (q->is_lost && settle(q, err))
         return -1;
@@ -333,11 +350,13 @@ int tp_buffer_copy(tp_queue *q, tp_buffer *to, size_t at, tp_buffer *from, size_
     from = whole_of(from, &from_at);
     if (keep(q, to, err) || keep(q, from, err))
         return -1;
-    cl_int rc = q->open.cl->EnqueueCopyBuffer(q->queue, from->mem, to->mem, from_at, at, size, 0, NULL, NULL);
+    cl_int rc = q->open.cl->EnqueueCopyBuffer(q->queue, from->mem, to->mem, from_at, at, size, 0,
+                                              NULL, NULL);
     return rc == CL_SUCCESS ? 0 : tp_cl_fail(err, q->open.device, "copying a buffer", rc);
 }
 
-int tp_buffer_fill(tp_queue *q, tp_buffer *b, size_t at, size_t size, const void *pattern, size_t pattern_size, tp_error *err)
+int tp_buffer_fill(tp_queue *q, tp_buffer *b, size_t at, size_t size, const void *pattern,
+                   size_t pattern_size, tp_error *err)
 {
     if (q->is_lost && settle(q, err))
         return -1;
@@ -346,7 +365,8 @@ int tp_buffer_fill(tp_queue *q, tp_buffer *b, size_t at, size_t size, const void
     b = whole_of(b, &at);
     if (keep(q, b, err))
         return -1;
-    cl_int rc = q->open.cl->EnqueueFillBuffer(q->queue, b->mem, pattern, pattern_size, at, size, 0, NULL, NULL);
+    cl_int rc = q->open.cl->EnqueueFillBuffer(q->queue, b->mem, pattern, pattern_size, at, size, 0,
+                                              NULL, NULL);
     return rc == CL_SUCCESS ? 0 : tp_cl_fail(err, q->open.device, "filling a buffer", rc);
 }
 
@@ -374,7 +394,8 @@ int tp_program_kernels(tp_program *p, char *names, size_t size, tp_error *err)
 {
     names[0] = 0;
     cl_int rc = p->cl->GetProgramInfo(p->program, CL_PROGRAM_KERNEL_NAMES, size, names, NULL);
-    return rc == CL_SUCCESS ? 0 : tp_cl_fail(err, device_of(p), "listing the program's kernels", rc);
+    return rc == CL_SUCCESS ? 0
+                            : tp_cl_fail(err, device_of(p), "listing the program's kernels", rc);
 }
 
 int tp_launcher_open(tp_launcher **out, tp_program *p, const char *name, tp_error *err)
@@ -400,11 +421,15 @@ int tp_launcher_open(tp_launcher **out, tp_program *p, const char *name, tp_erro
         return -1;
     }
     l->n_parameters = n;
-    if (cl->GetKernelWorkGroupInfo(l->kernel, id, CL_KERNEL_WORK_GROUP_SIZE, sizeof l->local_max, &l->local_max, NULL) || l->local_max == 0)
+    if (cl->GetKernelWorkGroupInfo(l->kernel, id, CL_KERNEL_WORK_GROUP_SIZE, sizeof l->local_max,
+                                   &l->local_max, NULL) ||
+        l->local_max == 0)
         l->local_max = 1;
-    if (cl->GetKernelWorkGroupInfo(l->kernel, id, CL_KERNEL_COMPILE_WORK_GROUP_SIZE, sizeof l->local, l->local, NULL))
+    if (cl->GetKernelWorkGroupInfo(l->kernel, id, CL_KERNEL_COMPILE_WORK_GROUP_SIZE,
+                                   sizeof l->local, l->local, NULL))
         memset(l->local, 0, sizeof l->local);
-    if (cl->GetKernelWorkGroupInfo(l->kernel, id, CL_KERNEL_LOCAL_MEM_SIZE, sizeof l->local_bytes, &l->local_bytes, NULL))
+    if (cl->GetKernelWorkGroupInfo(l->kernel, id, CL_KERNEL_LOCAL_MEM_SIZE, sizeof l->local_bytes,
+                                   &l->local_bytes, NULL))
         l->local_bytes = 0;
     *out = l;
     return 0;
@@ -414,14 +439,18 @@ bool tp_launcher_parameter(tp_launcher *l, unsigned i, tp_parameter *out)
 {
     const tp_cl *cl = l->program->cl;
     *out = (tp_parameter){ 0 };
-    return cl->GetKernelArgInfo(l->kernel, i, CL_KERNEL_ARG_TYPE_NAME, sizeof out->type - 1, out->type, NULL) == CL_SUCCESS &&
-           cl->GetKernelArgInfo(l->kernel, i, CL_KERNEL_ARG_NAME, sizeof out->name - 1, out->name, NULL) == CL_SUCCESS &&
-           cl->GetKernelArgInfo(l->kernel, i, CL_KERNEL_ARG_ADDRESS_QUALIFIER, sizeof out->space, &out->space, NULL) == CL_SUCCESS &&
+    return cl->GetKernelArgInfo(l->kernel, i, CL_KERNEL_ARG_TYPE_NAME, sizeof out->type - 1,
+                                out->type, NULL) == CL_SUCCESS &&
+           cl->GetKernelArgInfo(l->kernel, i, CL_KERNEL_ARG_NAME, sizeof out->name - 1, out->name,
+                                NULL) == CL_SUCCESS &&
+           cl->GetKernelArgInfo(l->kernel, i, CL_KERNEL_ARG_ADDRESS_QUALIFIER, sizeof out->space,
+                                &out->space, NULL) == CL_SUCCESS &&
            out->type[0] && out->name[0];
 }
 
 /* Refuses more local memory than the device has: PoCL would end the process. */
-static int check_local(const tp_queue *q, const tp_launcher *l, const tp_launch_argument *arguments, tp_error *err)
+static int check_local(const tp_queue *q, const tp_launcher *l, const tp_launch_argument *arguments,
+                       tp_error *err)
 {
     uint64_t bytes = l->local_bytes, most = q->open.device->local_memory;
     char wanted[32], all[32];
@@ -430,11 +459,13 @@ static int check_local(const tp_queue *q, const tp_launcher *l, const tp_launch_
             bytes += (arguments[i].size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     if (bytes <= most)
         return 0;
-    return tp_error_set(err, TP_ESYS, "%s: %s of __local memory are over the device's %s", q->open.device->name,
-                        show_size(wanted, sizeof wanted, bytes), show_size(all, sizeof all, most));
+    return tp_error_set(err, TP_ESYS, "%s: %s of __local memory are over the device's %s",
+                        q->open.device->name, show_size(wanted, sizeof wanted, bytes),
+                        show_size(all, sizeof all, most));
 }
 
-int tp_launch(tp_queue *q, tp_launcher *l, const tp_launch_range *range, const tp_launch_argument *arguments, tp_error *err)
+int tp_launch(tp_queue *q, tp_launcher *l, const tp_launch_range *range,
+              const tp_launch_argument *arguments, tp_error *err)
 {
     const tp_cl *cl = q->open.cl;
     if (check_local(q, l, arguments, err) || (q->is_lost && settle(q, err)))
@@ -442,11 +473,15 @@ int tp_launch(tp_queue *q, tp_launcher *l, const tp_launch_range *range, const t
     for (unsigned i = 0; i < l->n_parameters; i++) {
         const tp_launch_argument *a = &arguments[i];
         if (a->buffer && !a->buffer->mem)
-            return tp_error_set(err, TP_ESYS, "%s: argument %u is a slice of %zu bytes that begins at byte %zu of its buffer, where none may begin for "
-                                "kernels: pass the buffer and a number", q->open.device->name, i + 1, a->buffer->size, a->buffer->at);
+            return tp_error_set(err, TP_ESYS,
+                                "%s: argument %u is a slice of %zu bytes that begins at byte %zu "
+                                "of its buffer, where none may begin for "
+                                "kernels: pass the buffer and a number",
+                                q->open.device->name, i + 1, a->buffer->size, a->buffer->at);
         if (a->buffer && keep(q, a->buffer, err))
             return -1;
-        cl_int rc = cl->SetKernelArg(l->kernel, i, a->buffer ? sizeof(cl_mem) : a->size, a->buffer ? (const void *)&a->buffer->mem : a->bytes);
+        cl_int rc = cl->SetKernelArg(l->kernel, i, a->buffer ? sizeof(cl_mem) : a->size,
+                                     a->buffer ? (const void *)&a->buffer->mem : a->bytes);
         if (rc != CL_SUCCESS) {
             char what[40];
             snprintf(what, sizeof what, "passing argument %u", i + 1);
@@ -456,8 +491,9 @@ int tp_launch(tp_queue *q, tp_launcher *l, const tp_launch_range *range, const t
     /* compilers may make a special version of the code for an offset */
     bool has_offset = range->offset[0] || range->offset[1] || range->offset[2];
     cl_event event = NULL;
-    cl_int rc = cl->EnqueueNDRangeKernel(q->queue, l->kernel, range->dimensions, has_offset ? range->offset : NULL, range->global, range->local, 0, NULL,
-                                         &event);
+    cl_int rc = cl->EnqueueNDRangeKernel(q->queue, l->kernel, range->dimensions,
+                                         has_offset ? range->offset : NULL, range->global,
+                                         range->local, 0, NULL, &event);
     if (rc == CL_SUCCESS) {
         forget_last(q);
         if (l->last)
@@ -480,9 +516,11 @@ int tp_launcher_time(tp_queue *q, tp_launcher *l, double *seconds, tp_error *err
         return 0;
     if (tp_queue_finish(q, err))
         return -1;
-    cl_int rc = q->open.cl->GetEventProfilingInfo(l->last, CL_PROFILING_COMMAND_START, sizeof began, &began, NULL);
+    cl_int rc = q->open.cl->GetEventProfilingInfo(l->last, CL_PROFILING_COMMAND_START, sizeof began,
+                                                  &began, NULL);
     if (rc == CL_SUCCESS)
-        rc = q->open.cl->GetEventProfilingInfo(l->last, CL_PROFILING_COMMAND_END, sizeof ended, &ended, NULL);
+        rc = q->open.cl->GetEventProfilingInfo(l->last, CL_PROFILING_COMMAND_END, sizeof ended,
+                                               &ended, NULL);
     if (rc != CL_SUCCESS)
         return tp_cl_fail(err, q->open.device, "asking how long the kernel took", rc);
     *seconds = (double)(ended - began) / 1e9;

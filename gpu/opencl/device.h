@@ -1,4 +1,5 @@
-/* device.h: a device that a Lua function drives by hand: its queue, buffers in its memory, and kernels.
+/* device.h: a device that a Lua function drives by hand: its queue, buffers in its memory, and
+ * kernels.
  *
  * All of them count their owners. A buffer belongs to the device, and any thread that owns it may
  * use it; a queue and a launcher may only be used by the thread that made them. Commands of one
@@ -20,7 +21,8 @@ typedef struct tp_buffer {
     /* held: the buffer that this one is a slice of, from its byte `at` on; else NULL */
     struct tp_buffer *whole;
     size_t at;
-    tp_array *array; /* held: the memory itself, where the device shares it with the host; else NULL */
+    tp_array
+        *array; /* held: the memory itself, where the device shares it with the host; else NULL */
     void *data;      /* the address in the array */
 } tp_buffer;
 
@@ -60,7 +62,8 @@ typedef struct tp_parameter {
     cl_kernel_arg_address_qualifier space;
 } tp_parameter;
 
-/* One argument of a launch: a buffer, or `size` bytes at `bytes`; with neither, local memory of that size. */
+/* One argument of a launch: a buffer, or `size` bytes at `bytes`; with neither, local memory of
+ * that size. */
 typedef struct tp_launch_argument {
     tp_buffer *buffer;
     const void *bytes;
@@ -80,20 +83,25 @@ int tp_queue_finish(tp_queue *q, tp_error *err);
 /* Makes a buffer of `size` bytes on the device, with the array's bytes from `data` on; without an
  * array, with zeros. Where the device shares the host's memory it is the array's own memory. When
  * there is not that much, err names the sizes. */
-int tp_buffer_open(tp_buffer **out, tp_queue *q, size_t size, tp_array *array, void *data, tp_error *err);
+int tp_buffer_open(tp_buffer **out, tp_queue *q, size_t size, tp_array *array, void *data,
+                   tp_error *err);
 
 /* `size` bytes of a buffer from `at` on, as a buffer that shares its memory. */
 int tp_buffer_slice(tp_buffer **out, tp_buffer *b, size_t at, size_t size, tp_error *err);
 
 /* Copies `size` bytes from `at` on to `to`, or from `from`, after the queue's commands have run.
  * NaNs that are read are made canonical. Both block. */
-int tp_buffer_read(tp_queue *q, tp_buffer *b, size_t at, void *to, size_t size, tp_type type, tp_error *err);
-int tp_buffer_write(tp_queue *q, tp_buffer *b, size_t at, const void *from, size_t size, tp_error *err);
+int tp_buffer_read(tp_queue *q, tp_buffer *b, size_t at, void *to, size_t size, tp_type type,
+                   tp_error *err);
+int tp_buffer_write(tp_queue *q, tp_buffer *b, size_t at, const void *from, size_t size,
+                    tp_error *err);
 
 /* Set `size` bytes of a buffer from `at` on, to those of another buffer, which must not overlap
  * them, or to a repeated pattern. Neither waits. */
-int tp_buffer_copy(tp_queue *q, tp_buffer *to, size_t at, tp_buffer *from, size_t from_at, size_t size, tp_error *err);
-int tp_buffer_fill(tp_queue *q, tp_buffer *b, size_t at, size_t size, const void *pattern, size_t pattern_size, tp_error *err);
+int tp_buffer_copy(tp_queue *q, tp_buffer *to, size_t at, tp_buffer *from, size_t from_at,
+                   size_t size, tp_error *err);
+int tp_buffer_fill(tp_queue *q, tp_buffer *b, size_t at, size_t size, const void *pattern,
+                   size_t pattern_size, tp_error *err);
 
 /* The names of the program's kernels, with ";" between them. */
 int tp_program_kernels(tp_program *p, char *names, size_t size, tp_error *err);
@@ -111,7 +119,8 @@ typedef struct tp_launch_range {
 } tp_launch_range;
 
 /* Starts the kernel with all of its arguments. Does not wait. */
-int tp_launch(tp_queue *q, tp_launcher *l, const tp_launch_range *range, const tp_launch_argument *arguments, tp_error *err);
+int tp_launch(tp_queue *q, tp_launcher *l, const tp_launch_range *range,
+              const tp_launch_argument *arguments, tp_error *err);
 
 /* How long the launcher's last launch took on the device, in seconds; waits for it. 0 when there
  * was none; -1 with err set when it cannot be known. */

@@ -47,7 +47,8 @@ static char *new_kept_name(const tp_cl *cl, const tp_cl_device *d, const char *t
 static void tell(tp_program_cache *cache, tp_program_store_status status, const char *why)
 {
     char line[600];
-    if (!cache->host->config.verbose || status == TP_PROGRAM_STORE_FINE || status == TP_PROGRAM_STORE_NONE ||
+    if (!cache->host->config.verbose || status == TP_PROGRAM_STORE_FINE ||
+        status == TP_PROGRAM_STORE_NONE ||
         (status == TP_PROGRAM_STORE_BAD_PLACE &&
          atomic_exchange_explicit(&cache->has_told, true, memory_order_relaxed)))
         return;
@@ -74,8 +75,8 @@ void tp_program_keep(tp_program *p)
     if (binary && p->cl->GetProgramInfo(p->program, CL_PROGRAM_BINARIES, sizeof binary, &binary,
                                         NULL) == CL_SUCCESS) {
         tp_error why = { 0 };
-        tp_program_store_status status =
-            tp_program_store_write(&p->cache->host->program_store, p->stored_name, binary, size, &why);
+        tp_program_store_status status = tp_program_store_write(&p->cache->host->program_store,
+                                                                p->stored_name, binary, size, &why);
         tell(p->cache, status, why.message);
     }
     free(binary);
@@ -104,7 +105,8 @@ static cl_program load_kept(tp_program_cache *cache, const tp_open_device *open,
     size_t size = 0;
     tp_error why = { 0 };
     if (name)
-        tell(cache, tp_program_store_read(&cache->host->program_store, name, &binary, &size, &why), why.message);
+        tell(cache, tp_program_store_read(&cache->host->program_store, name, &binary, &size, &why),
+             why.message);
     if (!binary)
         return NULL;
     cl_int status = CL_SUCCESS, rc;

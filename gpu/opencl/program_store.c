@@ -27,7 +27,12 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { KEY_SIZE = 32, MAC_SIZE = 32, FILE_NAME_SIZE = 48, STALE_S = 600 /* older temporary files are leftovers: writing one never takes so long */ };
+enum {
+    KEY_SIZE = 32,
+    MAC_SIZE = 32,
+    FILE_NAME_SIZE = 48,
+    STALE_S = 600 /* older temporary files are leftovers: writing one never takes so long */
+};
 
 static const uint64_t FILE_MAX = (uint64_t)1 << 30;
 
@@ -36,7 +41,8 @@ typedef struct header {
     uint64_t name_size, program_size;
 } header;
 
-static const char magic[16] = "tidepool cl 2\n", suffix[] = ".clbin", temporary[] = ".new-", key_name[] = "cache-key";
+static const char magic[16] = "tidepool cl 2\n", suffix[] = ".clbin", temporary[] = ".new-",
+                  key_name[] = "cache-key";
 
 /* ---- folders and files that are ours ---- */
 
@@ -50,7 +56,8 @@ static tp_program_store_status open_folder(int *fd, const char *path, bool is_ma
 
 /* Opens a regular file of ours in that folder; does not hang on a FIFO or follow a link. -1 with
  * errno 0 when `why` has been set. */
-static int open_file(int folder, const char *name, mode_t forbidden, const char *shown, struct stat *s, tp_error *why)
+static int open_file(int folder, const char *name, mode_t forbidden, const char *shown,
+                     struct stat *s, tp_error *why)
 {
     int fd = openat(folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (fd < 0) {
@@ -187,7 +194,8 @@ static void name_file(char to[FILE_NAME_SIZE], const char *name)
     memcpy(to + 2 * sizeof hash, suffix, sizeof suffix);
 }
 
-static void authenticate(uint8_t *mac, const uint8_t *key, const header *h, const char *name, const void *program)
+static void authenticate(uint8_t *mac, const uint8_t *key, const header *h, const char *name,
+                         const void *program)
 {
     tp_blake2b b;
     tp_blake2b_begin(&b, MAC_SIZE, key, KEY_SIZE);
@@ -200,7 +208,8 @@ static void authenticate(uint8_t *mac, const uint8_t *key, const header *h, cons
 /* ---- reading ---- */
 
 /* The bytes of one of our files, to be freed. */
-static unsigned char *read_file(int folder, const char *file, const char *shown, size_t *size, tp_error *why)
+static unsigned char *read_file(int folder, const char *file, const char *shown, size_t *size,
+                                tp_error *why)
 {
     struct stat s;
     int fd = open_file(folder, file, S_IWGRP | S_IWOTH, shown, &s, why);
@@ -224,7 +233,8 @@ static unsigned char *read_file(int folder, const char *file, const char *shown,
 }
 
 /* Checks a file's bytes, and moves the program in them to their beginning. */
-static bool unwrap(unsigned char *data, size_t size, const uint8_t *key, const char *name, size_t *program_size)
+static bool unwrap(unsigned char *data, size_t size, const uint8_t *key, const char *name,
+                   size_t *program_size)
 {
     header h;
     uint8_t mac[MAC_SIZE];
@@ -232,8 +242,8 @@ static bool unwrap(unsigned char *data, size_t size, const uint8_t *key, const c
     if (size <= around)
         return false;
     memcpy(&h, data, sizeof h);
-    if (memcmp(h.magic, magic, sizeof magic) != 0 || h.name_size != name_size || h.program_size != size - around ||
-        memcmp(data + sizeof h, name, name_size) != 0)
+    if (memcmp(h.magic, magic, sizeof magic) != 0 || h.name_size != name_size ||
+        h.program_size != size - around || memcmp(data + sizeof h, name, name_size) != 0)
         return false;
     authenticate(mac, key, &h, name, data + sizeof h + name_size);
     uint8_t differs = 0; /* in constant time, so that the time does not tell where they differ */
@@ -244,7 +254,8 @@ static bool unwrap(unsigned char *data, size_t size, const uint8_t *key, const c
     return !differs;
 }
 
-tp_program_store_status tp_program_store_read(const tp_program_store *place, const char *name, unsigned char **out, size_t *size, tp_error *why)
+tp_program_store_status tp_program_store_read(const tp_program_store *place, const char *name,
+                                              unsigned char **out, size_t *size, tp_error *why)
 {
     uint8_t key[KEY_SIZE];
     char file[FILE_NAME_SIZE], shown[4200];
@@ -262,7 +273,8 @@ tp_program_store_status tp_program_store_read(const tp_program_store *place, con
         if (!data) {
             status = why->code == TP_OK ? TP_PROGRAM_STORE_NONE : TP_PROGRAM_STORE_BAD_FILE;
         } else if (!unwrap(data, file_size, key, name, size)) {
-            tp_error_set(why, TP_ESYS, "%s was not written here with this user's key, or is damaged", shown);
+            tp_error_set(why, TP_ESYS,
+                         "%s was not written here with this user's key, or is damaged", shown);
             status = TP_PROGRAM_STORE_BAD_FILE;
             free(data);
         } else {
@@ -312,7 +324,8 @@ static void make_room(int folder, uint64_t limit, const char *newest)
     for (struct dirent *d; (d = readdir(dir));) {
         struct stat s;
         bool is_temporary = strncmp(d->d_name, temporary, sizeof temporary - 1) == 0;
-        if ((!is_temporary && !ends_with(d->d_name, suffix)) || strlen(d->d_name) >= FILE_NAME_SIZE ||
+        if ((!is_temporary && !ends_with(d->d_name, suffix)) ||
+            strlen(d->d_name) >= FILE_NAME_SIZE ||
             fstatat(folder, d->d_name, &s, AT_SYMLINK_NOFOLLOW) || !S_ISREG(s.st_mode))
             continue;
         if (is_temporary && s.st_mtime + STALE_S < time(NULL))
@@ -343,7 +356,8 @@ static void make_room(int folder, uint64_t limit, const char *newest)
     free(list);
 }
 
-tp_program_store_status tp_program_store_write(const tp_program_store *place, const char *name, const void *program, size_t size, tp_error *why)
+tp_program_store_status tp_program_store_write(const tp_program_store *place, const char *name,
+                                               const void *program, size_t size, tp_error *why)
 {
     header h = { .name_size = strlen(name), .program_size = size };
     uint8_t key[KEY_SIZE], mac[MAC_SIZE];
@@ -362,7 +376,8 @@ tp_program_store_status tp_program_store_write(const tp_program_store *place, co
         authenticate(mac, key, &h, name, program);
         name_file(file, name);
         int fd = make_temporary(folder, fresh);
-        bool is_written = fd >= 0 && write_all(fd, &h, sizeof h) && write_all(fd, name, (size_t)h.name_size) &&
+        bool is_written = fd >= 0 && write_all(fd, &h, sizeof h) &&
+                          write_all(fd, name, (size_t)h.name_size) &&
                           write_all(fd, program, size) && write_all(fd, mac, sizeof mac);
         int code = errno;
         if (fd >= 0 && close(fd) && is_written)
@@ -407,7 +422,8 @@ static int find_build_id(struct dl_phdr_info *info, size_t info_size, void *user
             ElfW(Nhdr) note;
             memcpy(&note, at, sizeof note);
             const char *name = at + sizeof note, *id = name + (note.n_namesz + 3) / 4 * 4;
-            if (note.n_type == NT_GNU_BUILD_ID && note.n_namesz == 4 && memcmp(name, "GNU", 4) == 0 && 2 * note.n_descsz < s->size)
+            if (note.n_type == NT_GNU_BUILD_ID && note.n_namesz == 4 &&
+                memcmp(name, "GNU", 4) == 0 && 2 * note.n_descsz < s->size)
                 return show_hex(s->text, (const uint8_t *)id, note.n_descsz), 1;
             at = id + (note.n_descsz + 3) / 4 * 4;
         }

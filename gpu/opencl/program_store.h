@@ -29,10 +29,12 @@ typedef enum tp_program_store_status {
 /* The program stored under `name`, a text with all that the program depends on: *out, to be freed,
  * and its *size. `why` is set for the two bad results. Blocks no longer than reading a file takes.
  * Any thread; other processes may read and write at the same time. */
-tp_program_store_status tp_program_store_read(const tp_program_store *place, const char *name, unsigned char **out, size_t *size, tp_error *why);
+tp_program_store_status tp_program_store_read(const tp_program_store *place, const char *name,
+                                              unsigned char **out, size_t *size, tp_error *why);
 
 /* Stores the program, whole or not at all, replacing what was there. */
-tp_program_store_status tp_program_store_write(const tp_program_store *place, const char *name, const void *program, size_t size, tp_error *why);
+tp_program_store_status tp_program_store_write(const tp_program_store *place, const char *name,
+                                               const void *program, size_t size, tp_error *why);
 
 /* A text that identifies the build of this code: its linker's build ID, or "" when it has none. */
 void tp_program_store_describe_build(char *text, size_t size);

@@ -211,8 +211,9 @@ static tp_block *new_results(const output *o, const tp_kernel *k, uint32_t at, u
 /* The wrong index, or the message's number, of element `at`. */
 static double load_detail(const tp_kernel *k, const output *o, uint32_t at)
 {
-    double index = k->detail >= 0 ? tp_element_load(k->output_type[k->detail], o->column[k->detail], at)
-                                  : tp_element_load(k->details, o->details, at);
+    double index = k->detail >= 0
+                       ? tp_element_load(k->output_type[k->detail], o->column[k->detail], at)
+                       : tp_element_load(k->details, o->details, at);
     return isnan(index) ? fabs(index) : index;
 }
 
@@ -422,7 +423,8 @@ static void hand_over_sums(tp_slice_runner *r, tp_work *w, const tp_kernel *redu
     b->kind = TP_BLOCK_PARTIALS;
     b->n = groups * TP_GROUP;
     for (uint32_t i = 0; i < groups; i++)
-        ((double *)b->column[0])[i] = tp_element_load(reducer->output_type[0], r->sums.data, at + i);
+        ((double *)b->column[0])[i] =
+            tp_element_load(reducer->output_type[0], r->sums.data, at + i);
     tp_work_append(w, b, w->at);
     w->at += b->n;
 }

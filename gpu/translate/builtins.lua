@@ -155,8 +155,9 @@ function builtins.find(fn)
 end
 
 ---------------------------------------------------------------------------------------------------
--- C helpers. $R is the real type, $I, $U, $L, $V are int, uint, long and ulong of the same width, $S the suffix
--- of names (empty for scalars, the number of lanes for vectors), $D a double of as many lanes, #x a real literal.
+-- C helpers. $R is the real type, $I, $U, $L, $V are int, uint, long and ulong of the same width,
+-- $S the suffix of names (empty for scalars, the number of lanes for vectors), $D a double of as
+-- many lanes, #x a real literal.
 
 -- Calls f lane by lane, for builtins whose vector form is missing or wrong. `needs`: a scalar
 -- helper that it calls.

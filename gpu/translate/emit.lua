@@ -39,7 +39,8 @@ local STORE_PAST_CACHES = [[
 ---Writes a program.
 ---@param program table from infer.program
 ---@param options table lanes, precision, needs_double, kernel (its name), inputs and outputs (as in a Translation, also with reduce), reduce,
----   has_detail (an index may be wrong), has_details (there is an argument for what it is, since no output has room for it)
+---   has_detail (an index may be wrong), has_details (there is an argument for what it is, since no
+--   output has room for it)
 ---@return string source
 function emit.program(program, options)
     local single = options.precision == "single"

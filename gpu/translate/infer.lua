@@ -3,14 +3,16 @@
 -- A Program is one translation. It has instances, one for each function and the kinds of its
 -- arguments: the function itself first, then its helper functions. For each instance a walk over
 -- the tree is repeated until nothing changes; it finds
---   * types: "num" (double or float), "int" (int32, from bit.* and integer arrays), "long" (loop counters), "bool", "nil";
---     "k" is a whole literal, which becomes what it meets; "maybe" is a number or false, as `c and x` gives, which only `or`
---     and conditions can take;
+--   * types: "num" (double or float), "int" (int32, from bit.* and integer arrays), "long" (loop
+--     counters), "bool", "nil"; "k" is a whole literal, which becomes what it meets; "maybe" is a
+--     number or false, as `c and x` gives, which only `or` and conditions can take;
 --   * what varies between the lanes of a vector. In the scalar form (one lane) nothing does;
---   * what is captured: numbers and typed arrays become arguments of the kernel, read anew at each call; functions, booleans
---     and nil are baked in, and remembered so that a change is noticed (Program.baked);
---   * that every local has a value, or is known to have none (nil), where it is read: parameters that are given nothing are nil, and what is made
---     of that (`k = k or 2`, `if not s then`) is known here;
+--   * what is captured: numbers and typed arrays become arguments of the kernel, read anew at each
+--     call; functions, booleans and nil are baked in, and remembered so that a change is noticed
+--     (Program.baked);
+--   * that every local has a value, or is known to have none (nil), where it is read: parameters
+--     that are given nothing are nil, and what is made of that (`k = k or 2`, `if not s then`) is
+--     known here;
 --   * what every path returns.
 -- Code that a device cannot run is refused here, with the line, the construct, the reason and a way
 -- out, so that emit.lua can write everything that has passed.
@@ -1469,7 +1471,8 @@ local function combiner(program, top, value, lanes)
     return inst
 end
 
----Analyses a function. Raises { refusal = message }, or { is_scalar = true } when it can be done in the scalar form only.
+---Analyses a function. Raises { refusal = message }, or { is_scalar = true } when it can be done in
+---the scalar form only.
 ---@param value function
 ---@param options { name: string?, lanes: integer, inputs: string[]?, text_of: function?, combine: function? }
 ---@param is_simd boolean? all functions have lanes, also those in which nothing differs between them

@@ -1,10 +1,12 @@
 -- kernel.lua: functions that users write in OpenCL C: reads their signatures, and writes the kernel
 -- around a function of one element.
 --
--- Two forms. A function of one element, the last one in the text: its parameters are the inputs, what it returns is the first result, and
--- pointers are further results. Or a whole __kernel: its constant __global pointers are the inputs, the others the results, an integer `n` the
--- number of elements. In both a parameter that the table `with` has is not an input: it has that value, or that array.
--- The C compiler checks the text; here only signatures are read, and its lines are kept as the user's.
+-- Two forms. A function of one element, the last one in the text: its parameters are the inputs,
+-- what it returns is the first result, and pointers are further results. Or a whole __kernel: its
+-- constant __global pointers are the inputs, the others the results, an integer `n` the number of
+-- elements. In both a parameter that the table `with` has is not an input: it has that value, or
+-- that array. The C compiler checks the text; here only signatures are read, and its lines are kept
+-- as the user's.
 
 local abi = require "tidepool.base.abi"
 
@@ -168,7 +170,8 @@ end
 
 local SPACES = { global = "global", constant = "constant", ["local"] = "local", private = "private" }
 
----The parameters of a __kernel as its source declares them: a list of { type, name, space }; nil when that is not to be seen.
+---The parameters of a __kernel as its source declares them: a list of { type, name, space }; nil
+---when that is not to be seen.
 ---@param text string
 ---@param name string
 function kernel.declared(text, name)

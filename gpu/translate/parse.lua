@@ -1,18 +1,19 @@
 -- parse.lua: parses the text of a Lua chunk into a tree.
 --
--- A hand-written recursive descent over the whole grammar of Lua 5.1 as LuaJIT reads it (goto and labels, 64-bit and
--- imaginary literals, hexadecimal floats, the escapes \x \u \z). It has no dependency, knows the line of everything, and
--- resolves names as it goes: a name that is a local variable points to its Local, so that later passes see no scopes.
+-- A hand-written recursive descent over the whole grammar of Lua 5.1 as LuaJIT reads it (goto and
+-- labels, 64-bit and imaginary literals, hexadecimal floats, the escapes \x \u \z). It has no
+-- dependency, knows the line of everything, and resolves names as it goes: a name that is a local
+-- variable points to its Local, so that later passes see no scopes.
 --
 -- Nothing here knows OpenCL: infer.lua decides what a device cannot run.
 --
 -- Every node is a table with `tag` and `line`:
---   expressions  Nil True False Number{value} Wide{text} String{value} Vararg Function{def} Table Paren{expr}
---                Name{name, var} Index{object, key} Call{callee, args} Method{object, name, args}
---                Unop{op, expr} Binop{op, left, right} And{left, right} Or{left, right}
---   statements   Local{vars, exprs} LocalFunction{var, def} Assign{targets, exprs} CallStat{call} Do{body}
---                While{cond, body} Repeat{body, cond} If{clauses, orelse} Fornum{var, start, limit, step, body}
---                Forin{vars, exprs, body} Return{exprs} Break Goto{name}
+--   expressions Nil True False Number{value} Wide{text} String{value} Vararg Function{def} Table
+--                Paren{expr} Name{name, var} Index{object, key} Call{callee, args} Method{object,
+--                name, args} Unop{op, expr} Binop{op, left, right} And{left, right} Or{left, right}
+--   statements Local{vars, exprs} LocalFunction{var, def} Assign{targets, exprs} CallStat{call}
+--                Do{body} While{cond, body} Repeat{body, cond} If{clauses, orelse} Fornum{var,
+--                start, limit, step, body} Forin{vars, exprs, body} Return{exprs} Break Goto{name}
 --                Region{name, body}: a label, and what stands before it in its block
 -- A block is a list of statements. `var` of a Name is nil for a global.
 
@@ -43,7 +44,8 @@ for word in ("and break do else elseif end false for function if in local nil no
     KEYWORDS[word] = true
 end
 
--- Left and right binding power; the right one is smaller where the operator associates to the right.
+-- Left and right binding power; the right one is smaller where the operator associates to the
+-- right.
 local BINARY = {
     ["or"] = { 1, 1 }, ["and"] = { 2, 2 },
     ["<"] = { 3, 3 }, [">"] = { 3, 3 }, ["<="] = { 3, 3 }, [">="] = { 3, 3 }, ["~="] = { 3, 3 }, ["=="] = { 3, 3 },
@@ -68,8 +70,8 @@ local function utf8(code)
 end
 
 ---------------------------------------------------------------------------------------------------
--- Words. The parser state `p` holds the text, the byte position behind the current word, and the word:
--- p.kind is "name", "number", "string", "eof", or the keyword or punctuation itself.
+-- Words. The parser state `p` holds the text, the byte position behind the current word, and the
+-- word: p.kind is "name", "number", "string", "eof", or the keyword or punctuation itself.
 
 local function fail(p, format, ...)
     error({ line = p.line, message = format:format(...) }, 0)
@@ -86,7 +88,8 @@ local function count_newlines(p, from, to)
     end
 end
 
--- Reads a long bracket whose "[" is at `at`. Gives its contents and the position behind it; nothing when there is none.
+-- Reads a long bracket whose "[" is at `at`. Gives its contents and the position behind it; nothing
+-- when there is none.
 local function long_bracket(p, at)
     local level = p.text:match("^%[(=*)%[", at)
     if not level then return end

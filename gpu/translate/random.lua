@@ -1,10 +1,11 @@
 -- random.lua: tidepool.gpu.random(seed, i [, draw]): random numbers without a state.
 --
--- A device has no state that its elements could share, and a parallel map no order in which to draw from one. So a draw is a
--- function of its arguments: the same ones give the same number, everywhere, bit for bit, in plain Lua and on a device in
--- double precision (single precision gives the leading 24 bits). The generator is Philox 4x32-10 (Salmon, Moraes, Dror and Shaw,
--- "Parallel random numbers: as easy as 1, 2, 3", 2011), which passes the usual batteries of tests: seed is its key, i and draw are
--- its counter, each with all the bits of its double.
+-- A device has no state that its elements could share, and a parallel map no order in which to draw
+-- from one. So a draw is a function of its arguments: the same ones give the same number,
+-- everywhere, bit for bit, in plain Lua and on a device in double precision (single precision gives
+-- the leading 24 bits). The generator is Philox 4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel
+-- random numbers: as easy as 1, 2, 3", 2011), which passes the usual batteries of tests: seed is
+-- its key, i and draw are its counter, each with all the bits of its double.
 
 local bit = require "bit"
 local ffi = require "ffi"
@@ -19,7 +20,8 @@ local function word(number)
     return bits.word + 0ULL
 end
 
----A random number in [0, 1) with 53 random bits, uniform. Compiled by LuaJIT, and known to the translator.
+---A random number in [0, 1) with 53 random bits, uniform. Compiled by LuaJIT, and known to the
+---translator.
 ---@param seed number any number; different seeds are unrelated
 ---@param i number any number, usually the element's index; the one that comes after i is unrelated
 ---@param draw number? counts the draws for one element; 0 when it is missing

@@ -19,15 +19,17 @@ local translate = {}
 ---@field returns string[]? storage type of each result, by default "double" ("float" in single precision), or "bool"
 ---@field text_of? fun(chunkname: string): string|string[]? texts of chunks that the host kept
 ---@field reduce "sum"|"min"|"max"|function|nil the kernel gives what this makes of the first results of each 1,024 elements; all of
----   them whole: its `count` is that of such groups, and `failed` says whether an element of the group failed
+---   them whole: its `count` is that of such groups, and `failed` says whether an element of the
+--   group failed
 
 ---@class tidepool.gpu.Argument one argument of the kernel
 ---@field kind "first"|"count"|"key"|"index"|"input"|"output"|"failed"|"details"|"number"|"array"|"length"
----   first, count: ulong, the first element and how many to do; key: ulong, half 1 and 2 of the map's key for random numbers; index: ulong, that
----   of the buffers' first element in the map, for them; input, output: buffers, element i belongs to element i of the
----   map; failed: a buffer of uchar, 0 or the number of a failure; details: a buffer of reals, of which those of elements that
----   failed are written: the index that was none, where no output holds it; number: real (double or float); array: buffer of at
----   least one element; length: long, its number of elements
+---   first, count: ulong, the first element and how many to do; key: ulong, half 1 and 2 of the
+---   map's key for random numbers; index: ulong, that of the buffers' first element in the map, for
+---   them; input, output: buffers, element i belongs to element i of the map; failed: a buffer of
+---   uchar, 0 or the number of a failure; details: a buffer of reals, of which those of elements
+---   that failed are written: the index that was none, where no output holds it; number: real
+---   (double or float); array: buffer of at least one element; length: long, its number of elements
 ---@field ctype string type of the value or of the buffer's elements
 ---@field index integer? which input or output
 ---@field name string? the captured value, as it is written in Lua
@@ -147,7 +149,8 @@ local function arguments_of(inputs, outputs, program, real, has_details)
     return list
 end
 
----Whether the code is still that of the function: functions, booleans, strings and nil that it captured are part of it.
+---Whether the code is still that of the function: functions, booleans, strings and nil that it
+---captured are part of it.
 ---@return boolean
 ---@return string? changed the captured value that is another one now
 function Translation:is_current()
@@ -198,8 +201,9 @@ function Translation:describe(number, detail)
     return ("%sindex %.14g of '%s' is %s%s"):format(where, detail, static.path, what, bounds)
 end
 
----The same for all failures, as texts that need no Lua to be used: `plain`, or, of a wrong index or a message with a number, `before`, the number
----(as C's `conversion`, with its width and precision, -1: none), and `after`; `plain` after it when it lies between 1 and n.
+---The same for all failures, as texts that need no Lua to be used: `plain`, or, of a wrong index or
+---a message with a number, `before`, the number (as C's `conversion`, with its width and precision,
+----1: none), and `after`; `plain` after it when it lies between 1 and n.
 ---@return { plain: string, before: string?, after: string?, n: integer?, conversion: string?, width: integer?, precision: integer? }[]
 function Translation:texts()
     local list = {}

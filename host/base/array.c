@@ -38,7 +38,8 @@ typedef struct mapping {
 
 struct tp_array_pool {
     _Atomic size_t live; /* bytes; relaxed: only a count */
-    _Atomic bool shares; /* arrays that are made lie in the file; set once (relaxed: sooner or later is the same) */
+    _Atomic bool shares; /* arrays that are made lie in the file; set once (relaxed: sooner or later
+                            is the same) */
     const volatile char *fork_mark;
     bool (*is_quiet)(void *user); /* see tp_array_pool_open */
     void *quiet_user;
@@ -86,8 +87,8 @@ void tp_make_canonical(tp_type type, void *column, size_t n)
     }
 }
 
-int tp_array_pool_open(tp_array_pool **out, const volatile char *fork_mark, bool (*is_quiet)(void *user), void *user,
-                       tp_error *err)
+int tp_array_pool_open(tp_array_pool **out, const volatile char *fork_mark,
+                       bool (*is_quiet)(void *user), void *user, tp_error *err)
 {
     tp_array_pool *pool = calloc(1, sizeof *pool);
     if (!pool)
@@ -176,10 +177,12 @@ static bool grow_file(tp_array_pool *pool, uint64_t size)
 /* Locked. Maps a part of the file that was never used before; NULL when there is none. */
 static void *map_part(tp_array_pool *pool, size_t size, int64_t *at)
 {
-    uint64_t unit = size >= HUGE_PAGE ? HUGE_PAGE : PAGE, from = (pool->file_used + unit - 1) / unit * unit;
+    uint64_t unit = size >= HUGE_PAGE ? HUGE_PAGE : PAGE,
+             from = (pool->file_used + unit - 1) / unit * unit;
     if (file_of(pool) < 0 || from + size > INT64_MAX / 2 || !grow_file(pool, from + size))
         return NULL;
-    void *data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, pool->file, (off_t)from);
+    void *data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, pool->file,
+                      (off_t)from);
     if (data == MAP_FAILED)
         return NULL;
     pool->file_used = from + size;
@@ -215,7 +218,8 @@ static void give_back(tp_array_pool *pool, const tp_array *a)
 {
     munmap(a->data, a->capacity);
     if (a->at >= 0 && *pool->fork_mark)
-        fallocate(pool->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)a->at, (off_t)a->capacity);
+        fallocate(pool->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)a->at,
+                  (off_t)a->capacity);
 }
 
 static bool shares(const tp_array_pool *pool)
@@ -234,7 +238,8 @@ static void *map_shared(tp_array_pool *pool, size_t capacity, int64_t *at)
 
 static void *map_private(void *where, size_t capacity)
 {
-    void *data = mmap(where, capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (where ? MAP_FIXED : 0), -1, 0);
+    void *data = mmap(where, capacity, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (where ? MAP_FIXED : 0), -1, 0);
     return data == MAP_FAILED ? NULL : data;
 }
 
@@ -268,7 +273,8 @@ bool tp_array_share(tp_array *a)
     if (!data)
         return false;
     copy_pages(data, a->data, a->capacity);
-    if (mremap(data, a->capacity, a->capacity, MREMAP_MAYMOVE | MREMAP_FIXED, a->data) == MAP_FAILED) {
+    if (mremap(data, a->capacity, a->capacity, MREMAP_MAYMOVE | MREMAP_FIXED, a->data) ==
+        MAP_FAILED) {
         /* What was there may be gone already. */
         if (map_private(a->data, a->capacity))
             copy_pages(a->data, data, a->capacity);
@@ -324,7 +330,8 @@ static tp_array *find(tp_array_pool *pool, size_t capacity)
     uv_mutex_lock(&pool->lock);
     tp_array **at = &pool->free;
     const bool is_shared = shares(pool) && pool->file >= 0;
-    while (*at && ((*at)->capacity < capacity || (*at)->capacity > capacity + capacity / 4 || (is_shared && (*at)->at < 0)))
+    while (*at && ((*at)->capacity < capacity || (*at)->capacity > capacity + capacity / 4 ||
+                   (is_shared && (*at)->at < 0)))
         at = &(*at)->next;
     tp_array *a = *at;
     if (a) {
@@ -399,8 +406,9 @@ static void *map_lent(tp_array_pool *pool, const tp_array_place *place)
     for (int i = 0; i < 4 && data == MAP_FAILED; i++) {
         if (i == 2)
             drop_mappings(pool);
-        data = mmap(i % 2 ? NULL : wish, place->capacity, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | (i % 2 ? 0 : MAP_FIXED_NOREPLACE),
-                    pool->lent, (off_t)place->at);
+        data = mmap(i % 2 ? NULL : wish, place->capacity, PROT_READ | PROT_WRITE,
+                    MAP_SHARED | MAP_NORESERVE | (i % 2 ? 0 : MAP_FIXED_NOREPLACE), pool->lent,
+                    (off_t)place->at);
     }
     if (data == MAP_FAILED)
         return NULL;
@@ -409,7 +417,8 @@ static void *map_lent(tp_array_pool *pool, const tp_array_place *place)
     return data;
 }
 
-void tp_array_pool_adopt(tp_array_pool *pool, int fd, void (*returned)(void *user, const tp_array *a), void *user)
+void tp_array_pool_adopt(tp_array_pool *pool, int fd,
+                         void (*returned)(void *user, const tp_array *a), void *user)
 {
     pool->borrows = true;
     pool->lent = fd;
@@ -425,7 +434,12 @@ tp_array *tp_array_borrow(tp_array_pool *pool, const tp_array_place *place)
         free(a);
         return NULL;
     }
-    *a = (tp_array){ .pool = pool, .data = data, .size = place->size, .capacity = place->capacity, .at = (int64_t)place->at, .id = place->id };
+    *a = (tp_array){ .pool = pool,
+                     .data = data,
+                     .size = place->size,
+                     .capacity = place->capacity,
+                     .at = (int64_t)place->at,
+                     .id = place->id };
     atomic_fetch_add_explicit(&pool->live, a->capacity, memory_order_relaxed);
     tp_ref_init(&a->ref, &tp_array_type);
     return a;

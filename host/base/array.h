@@ -1,18 +1,19 @@
 /* array.h: the memory of typed arrays: counted, never copied, shared by all Lua states of the
  * process and by worker processes.
  *
- * What an array looks like to users (element types, bounds, views) is lua/tidepool/array.lua's business; here it is bytes. Memory that
- * nobody holds any more is kept for a while, so that the next result array of that size costs no page faults (which cost more
- * than the work on it: a page fault is some 0.25 us, for 512 doubles).
+ * What an array looks like to users (element types, bounds, views) is lua/tidepool/array.lua's
+ * business; here it is bytes. Memory that nobody holds any more is kept for a while, so that the
+ * next result array of that size costs no page faults (which cost more than the work on it: a page
+ * fault is some 0.25 us, for 512 doubles).
  *
- * In a host that has used worker processes, arrays lie in an unnamed file (a memfd), each in a part of
- * its own, so that a worker process can map the arrays that it is lent. A part that was given back to
- * the system is never used again: a mapping of it that some process still has shows nothing, and no
- * other array. Most systems back such a file with small pages: the first write to it takes four times as
- * long as with huge pages, and reads at random half as long again. So other hosts have their arrays in
- * private memory. Where there can be no such file, and for arrays that a worker process makes itself
- * (their memory counts under the option `memory`), `at` is negative: they are private to the process,
- * and travel as copies. */
+ * In a host that has used worker processes, arrays lie in an unnamed file (a memfd), each in a part
+ * of its own, so that a worker process can map the arrays that it is lent. A part that was given
+ * back to the system is never used again: a mapping of it that some process still has shows
+ * nothing, and no other array. Most systems back such a file with small pages: the first write to
+ * it takes four times as long as with huge pages, and reads at random half as long again. So other
+ * hosts have their arrays in private memory. Where there can be no such file, and for arrays that a
+ * worker process makes itself (their memory counts under the option `memory`), `at` is negative:
+ * they are private to the process, and travel as copies. */
 #ifndef TP_ARRAY_H
 #define TP_ARRAY_H
 
@@ -66,10 +67,11 @@ void tp_make_canonical(tp_type type, void *column, size_t n);
 /* Where freed memory waits to be used again. One per host; any thread. */
 typedef struct tp_array_pool tp_array_pool;
 
-/* In a forked child *fork_mark is 0 (tp_host.fork_mark): arrays made there are private to it. is_quiet(user) says
- * whether no other thread of the process can write to an array now, nor until the caller has returned; see tp_array_share. */
-int tp_array_pool_open(tp_array_pool **out, const volatile char *fork_mark, bool (*is_quiet)(void *user), void *user,
-                       tp_error *err);
+/* In a forked child *fork_mark is 0 (tp_host.fork_mark): arrays made there are private to it.
+ * is_quiet(user) says whether no other thread of the process can write to an array now, nor until
+ * the caller has returned; see tp_array_share. */
+int tp_array_pool_open(tp_array_pool **out, const volatile char *fork_mark,
+                       bool (*is_quiet)(void *user), void *user, tp_error *err);
 
 /* From now on arrays that are made lie in the file. Any thread. */
 void tp_array_pool_share(tp_array_pool *pool);
@@ -90,7 +92,8 @@ typedef struct tp_array {
     tp_array_pool *pool;
     void *data; /* aligned to 4096 bytes */
     size_t size, capacity;
-    /* where it lies in the file; negative: it is private to this process. Written by tp_array_share */
+    /* where it lies in the file; negative: it is private to this process. Written by
+     * tp_array_share */
     _Atomic int64_t at;
     uint32_t id; /* of a borrowed array: the host's id for it */
     struct tp_array *next; /* in the pool, when nobody holds it; guarded by the pool's lock */
@@ -110,8 +113,9 @@ extern const tp_ref_type tp_array_type;
  * when out of memory. Any thread. */
 tp_array *tp_array_new(tp_array_pool *pool, size_t size, bool zeroed);
 
-/* Does the array lie in the file? In a pool that shares, one that does not is moved there; what it holds, and its address, stay.
- * Not while other threads may write to it: then it remains where it is. The host's owner, or the thread of an item. */
+/* Does the array lie in the file? In a pool that shares, one that does not is moved there; what it
+ * holds, and its address, stay. Not while other threads may write to it: then it remains where it
+ * is. The host's owner, or the thread of an item. */
 bool tp_array_share(tp_array *a);
 
 /* ---- in a worker process ---- */
@@ -125,7 +129,8 @@ typedef struct tp_array_place {
 
 /* Called before the first array: arrays in the file `fd` can be borrowed (-1: none can). `returned`
  * is called for each borrowed array that nobody here holds any more. */
-void tp_array_pool_adopt(tp_array_pool *pool, int fd, void (*returned)(void *user, const tp_array *a), void *user);
+void tp_array_pool_adopt(tp_array_pool *pool, int fd,
+                         void (*returned)(void *user, const tp_array *a), void *user);
 
 /* Borrows an array of the host's; it has one owner here. NULL when out of memory. Only one thread
  * may call this. */

@@ -34,29 +34,31 @@
     }
 
 /* Floats and doubles, as integers with the same bits. */
-#define DEFINE_REAL(T, BITS)                                                                       \
-    DEFINE_UPDATE(T, BITS, T##_add, was + v)                                                       \
-    DEFINE_UPDATE(T, BITS, T##_max, was > v ? was : v)                                             \
-    DEFINE_UPDATE(T, BITS, T##_min, was < v ? was : v)                                             \
-    static int T##_swap(T *at, T old, T new)                                                       \
-    {                                                                                              \
-        BITS from, to;                                                                             \
-        memcpy(&from, &old, sizeof from);                                                          \
-        memcpy(&to, &new, sizeof to);                                                              \
-        return __atomic_compare_exchange_n((BITS *)(void *)at, &from, to, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE); \
+#define DEFINE_REAL(T, BITS)                                                                   \
+    DEFINE_UPDATE(T, BITS, T##_add, was + v)                                                   \
+    DEFINE_UPDATE(T, BITS, T##_max, was > v ? was : v)                                         \
+    DEFINE_UPDATE(T, BITS, T##_min, was < v ? was : v)                                         \
+    static int T##_swap(T *at, T old, T new)                                                   \
+    {                                                                                          \
+        BITS from, to;                                                                         \
+        memcpy(&from, &old, sizeof from);                                                      \
+        memcpy(&to, &new, sizeof to);                                                          \
+        return __atomic_compare_exchange_n((BITS *)(void *)at, &from, to, 0, __ATOMIC_ACQ_REL, \
+                                           __ATOMIC_ACQUIRE);                                  \
     }
 
-#define DEFINE_UPDATE(T, BITS, name, MADE)                                                         \
-    static T name(T *at, T v)                                                                      \
-    {                                                                                              \
-        BITS bits = __atomic_load_n((BITS *)(void *)at, __ATOMIC_ACQUIRE), next;                   \
-        T was;                                                                                     \
-        do {                                                                                       \
-            memcpy(&was, &bits, sizeof was);                                                       \
-            T made = MADE;                                                                         \
-            memcpy(&next, &made, sizeof next);                                                     \
-        } while (!__atomic_compare_exchange_n((BITS *)(void *)at, &bits, next, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)); \
-        return was == was ? was : (T)NAN;                                                          \
+#define DEFINE_UPDATE(T, BITS, name, MADE)                                          \
+    static T name(T *at, T v)                                                       \
+    {                                                                               \
+        BITS bits = __atomic_load_n((BITS *)(void *)at, __ATOMIC_ACQUIRE), next;    \
+        T was;                                                                      \
+        do {                                                                        \
+            memcpy(&was, &bits, sizeof was);                                        \
+            T made = MADE;                                                          \
+            memcpy(&next, &made, sizeof next);                                      \
+        } while (!__atomic_compare_exchange_n((BITS *)(void *)at, &bits, next, 0,   \
+                                              __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)); \
+        return was == was ? was : (T)NAN;                                           \
     }
 
 DEFINE_INTEGER(int32_t)
@@ -75,8 +77,9 @@ DEFINE_REAL(double, uint64_t)
 const tp_atomic_function *tp_atomic_functions(tp_type type)
 {
     static const tp_atomic_function functions[TP_TYPES][TP_ATOMICS] = {
-        [TP_DOUBLE] = FUNCTIONS(double), [TP_FLOAT] = FUNCTIONS(float),    [TP_INT32] = FUNCTIONS(int32_t),
-        [TP_UINT32] = FUNCTIONS(uint32_t), [TP_INT64] = FUNCTIONS(int64_t), [TP_UINT64] = FUNCTIONS(uint64_t),
+        [TP_DOUBLE] = FUNCTIONS(double), [TP_FLOAT] = FUNCTIONS(float),
+        [TP_INT32] = FUNCTIONS(int32_t), [TP_UINT32] = FUNCTIONS(uint32_t),
+        [TP_INT64] = FUNCTIONS(int64_t), [TP_UINT64] = FUNCTIONS(uint64_t),
     };
     return functions[type][0] ? functions[type] : NULL;
 }

@@ -4,12 +4,14 @@
 
 #include "base/array.h"
 
-/* The operations, in the order of tp_atomic_functions. Each but the last gives what the element was before. */
+/* The operations, in the order of tp_atomic_functions. Each but the last gives what the element was
+ * before. */
 typedef enum tp_atomic {
-    TP_ATOMIC_ADD,  /* T f(T *element, T v) */
-    TP_ATOMIC_MAX,  /* the same; what math.max gives of the two */
+    TP_ATOMIC_ADD, /* T f(T *element, T v) */
+    TP_ATOMIC_MAX, /* the same; what math.max gives of the two */
     TP_ATOMIC_MIN,
-    TP_ATOMIC_SWAP, /* int f(T *element, T old, T new): 1 when the element had the bits of `old`, and has those of `new` now */
+    TP_ATOMIC_SWAP, /* int f(T *element, T old, T new): 1 when the element had the bits of `old`,
+                       and has those of `new` now */
     TP_ATOMICS
 } tp_atomic;
 

@@ -7,7 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* A message, or several one after the other. Zero-initialised is empty. Not shared between threads while it grows. */
+/* A message, or several one after the other. Zero-initialised is empty. Not shared between threads
+ * while it grows. */
 typedef struct tp_buf {
     uint8_t *data;
     size_t len, cap;
@@ -15,7 +16,8 @@ typedef struct tp_buf {
     uint32_t nrefs, refcap;
 } tp_buf;
 
-/* Makes room for n more bytes; returns where they go (not yet counted in len), or NULL when out of memory. */
+/* Makes room for n more bytes; returns where they go (not yet counted in len), or NULL when out of
+ * memory. */
 uint8_t *tp_buf_reserve(tp_buf *b, size_t n);
 
 /* Appends n bytes; -1 when out of memory. */
@@ -23,7 +25,8 @@ int tp_buf_add(tp_buf *b, const void *bytes, size_t n);
 void tp_buf_clear(tp_buf *b); /* empty again, memory kept, references dropped */
 void tp_buf_free(tp_buf *b);  /* memory and references released; b is empty and usable */
 
-/* Appends r and takes over the caller's reference to it; -1 when out of memory, with the reference still the caller's. */
+/* Appends r and takes over the caller's reference to it; -1 when out of memory, with the reference
+ * still the caller's. */
 int tp_buf_add_ref(tp_buf *b, tp_ref *r);
 
 /* The same, but adds a reference of its own: the caller keeps his. */

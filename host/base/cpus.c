@@ -16,7 +16,8 @@
 enum { PATH_BYTES = 4096 };
 
 /* The first line of the file; false when there is none. */
-static bool read_line(char *line, size_t size, const char *root, const char *controller, const char *group, const char *file)
+static bool read_line(char *line, size_t size, const char *root, const char *controller,
+                      const char *group, const char *file)
 {
     char path[PATH_BYTES];
     int n = snprintf(path, sizeof path, "%s%s%s/%s", root, controller, group, file);
@@ -34,11 +35,13 @@ static double quota_of_group(const char *root, const char *controller, const cha
     char line[100], period_line[100];
     double quota = -1, period = 0;
     if (!*controller) { /* version 2: "max 100000" or "150000 100000" */
-        if (!read_line(line, sizeof line, root, controller, group, "cpu.max") || sscanf(line, "%lf %lf", &quota, &period) != 2)
+        if (!read_line(line, sizeof line, root, controller, group, "cpu.max") ||
+            sscanf(line, "%lf %lf", &quota, &period) != 2)
             return INFINITY;
     } else {
         if (!read_line(line, sizeof line, root, controller, group, "cpu.cfs_quota_us") ||
-            !read_line(period_line, sizeof period_line, root, controller, group, "cpu.cfs_period_us"))
+            !read_line(period_line, sizeof period_line, root, controller, group,
+                       "cpu.cfs_period_us"))
             return INFINITY;
         quota = strtod(line, NULL);
         period = strtod(period_line, NULL);

@@ -9,10 +9,11 @@
 /* The kinds, in the order of their numbers: enumerator, the name that users see (what it means to
  * them stands in lua/tidepool/failure.lua), and whether `retries` repeat an attempt that failed so.
  * A failure that would come out the same again is not repeated. */
-#define TP_FAILURE_KINDS(X) \
-    X(ERROR, "error", true) X(CODEC, "codec", false) X(MEMORY, "memory", true) X(CANCELLED, "cancelled", false) X(CRASH, "crash", false) \
-    X(TIMEOUT, "timeout", true) X(DEVICE, "device", true) X(USAGE, "usage", false) X(RESOURCE, "resource", false) \
-    X(HALTED, "halted", false)
+#define TP_FAILURE_KINDS(X)                                                             \
+    X(ERROR, "error", true)                                                             \
+    X(CODEC, "codec", false) X(MEMORY, "memory", true) X(CANCELLED, "cancelled", false) \
+        X(CRASH, "crash", false) X(TIMEOUT, "timeout", true) X(DEVICE, "device", true)  \
+            X(USAGE, "usage", false) X(RESOURCE, "resource", false) X(HALTED, "halted", false)
 
 typedef enum tp_failure_kind {
 #define TP_FAILURE_KIND_ENUM(kind, name, may_retry) TP_KIND_##kind,

@@ -9,10 +9,14 @@
 bool tp_file_is_ours(const struct stat *s, mode_t forbidden, const char *path, tp_error *err)
 {
     if (s->st_uid != geteuid())
-        return tp_error_set(err, TP_ESYS, "%s belongs to user %u, not to %u who runs this", path, (unsigned)s->st_uid, (unsigned)geteuid()), false;
+        return tp_error_set(err, TP_ESYS, "%s belongs to user %u, not to %u who runs this", path,
+                            (unsigned)s->st_uid, (unsigned)geteuid()),
+               false;
     if (s->st_mode & forbidden)
-        return tp_error_set(err, TP_ESYS, "%s may be %s by others (its mode is %03o)", path, s->st_mode & forbidden & 022 ? "written" : "read",
-                            (unsigned)s->st_mode & 0777), false;
+        return tp_error_set(err, TP_ESYS, "%s may be %s by others (its mode is %03o)", path,
+                            s->st_mode & forbidden & 022 ? "written" : "read",
+                            (unsigned)s->st_mode & 0777),
+               false;
     return true;
 }
 
@@ -43,9 +47,11 @@ int tp_folder_open(int *fd, const char *path, bool is_made, tp_error *err)
         return 0;
     if (*fd < 0) {
         int code = errno;
-        if (!what && (code == ENOTDIR || code == ELOOP) && lstat(path, &s) == 0 && S_ISLNK(s.st_mode))
+        if (!what && (code == ENOTDIR || code == ELOOP) && lstat(path, &s) == 0 &&
+            S_ISLNK(s.st_mode))
             return tp_error_set(err, TP_ESYS, "%s is a symbolic link", path);
-        return tp_error_set(err, TP_ESYS, "cannot %s %s: %s", what ? what : "open", path, strerror(code));
+        return tp_error_set(err, TP_ESYS, "cannot %s %s: %s", what ? what : "open", path,
+                            strerror(code));
     }
     if (fstat(*fd, &s))
         tp_error_set(err, TP_ESYS, "cannot look at %s: %s", path, strerror(errno));

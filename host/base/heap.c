@@ -1,8 +1,9 @@
 /* heap.c: the memory of a Lua state of ours.
  *
- * A span is memory from mmap, cut into chunks that are aligned to their size, so that a block's chunk is found by its address. A chunk has blocks of
- * one size: those that were never used lie behind `fresh`, those that were given back are in a list. A chunk without any used block is free for another
- * size; spans are given back when all of their chunks are. */
+ * A span is memory from mmap, cut into chunks that are aligned to their size, so that a block's
+ * chunk is found by its address. A chunk has blocks of one size: those that were never used lie
+ * behind `fresh`, those that were given back are in a list. A chunk without any used block is free
+ * for another size; spans are given back when all of their chunks are. */
 #include "base/heap.h"
 
 #include <stdbool.h>
@@ -117,12 +118,14 @@ static void link_span(span **list, span *s)
 static span *add_span(tp_heap *heap)
 {
     span *s = malloc(sizeof *s);
-    char *memory = s ? mmap(NULL, SPAN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) : MAP_FAILED;
+    char *memory = s ? mmap(NULL, SPAN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+                     : MAP_FAILED;
     if (memory == MAP_FAILED) {
         free(s);
         return NULL;
     }
-    *s = (span){ .memory = memory, .fresh = (char *)(((uintptr_t)memory + CHUNK - 1) & ~(uintptr_t)(CHUNK - 1)) };
+    *s = (span){ .memory = memory,
+                 .fresh = (char *)(((uintptr_t)memory + CHUNK - 1) & ~(uintptr_t)(CHUNK - 1)) };
     link_span(&heap->spans, s);
     heap->empty_spans++;
     return s;

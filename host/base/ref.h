@@ -1,7 +1,7 @@
 /* ref.h: objects of the host that several threads own together, by counting.
  *
- * A tp_ref is the first member of every such struct. Messages (codec.h) carry references to them beside
- * their bytes, so that an object travels between Lua states without being copied. */
+ * A tp_ref is the first member of every such struct. Messages (codec.h) carry references to them
+ * beside their bytes, so that an object travels between Lua states without being copied. */
 #ifndef TP_REF_H
 #define TP_REF_H
 

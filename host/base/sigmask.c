@@ -9,7 +9,8 @@
 
 void tp_sigmask_block(sigset_t *before)
 {
-    static const int own[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT, SIGPIPE, SIGPROF };
+    static const int own[] = { SIGSEGV, SIGBUS,  SIGFPE,  SIGILL, SIGTRAP,
+                               SIGSYS,  SIGABRT, SIGPIPE, SIGPROF };
     sigset_t blocked;
     sigfillset(&blocked);
     for (unsigned i = 0; i < sizeof own / sizeof *own; i++)

@@ -31,53 +31,56 @@ static order order_of(tp_type type)
     }
 }
 
-/* For keys of one width. INFINITY_BITS: a positive infinity of a real type of that width, above which are only NaNs. */
-#define DEFINE_SORT(name, key, INFINITY_BITS)                                                            \
-    static void name##_to_keys(key *p, size_t n, order o)                                                \
-    {                                                                                                    \
-        const key top = (key)((key)1 << (8 * sizeof(key) - 1));                                          \
-        for (size_t i = 0; i < n; i++) {                                                                 \
-            key x = p[i];                                                                                \
-            if (o == REAL && (x & (key)~top) > (key)(INFINITY_BITS))                                     \
-                p[i] = (key)~(key)0;                                                                     \
-            else                                                                                         \
-                p[i] = o == REAL && (x & top) ? (key)~x : o == UNSIGNED ? x : (key)(x ^ top);            \
-        }                                                                                                \
-    }                                                                                                    \
-                                                                                                         \
-    static void name##_of_keys(key *p, size_t n, order o)                                                \
-    {                                                                                                    \
-        const key top = (key)((key)1 << (8 * sizeof(key) - 1));                                          \
-        for (size_t i = 0; i < n; i++)                                                                   \
-            p[i] = o == REAL && !(p[i] & top) ? (key)~p[i] : o == UNSIGNED ? p[i] : (key)(p[i] ^ top);   \
-    }                                                                                                    \
-                                                                                                         \
-    static void name(key *data, key *other, size_t n, order o)                                           \
-    {                                                                                                    \
-        size_t counts[sizeof(key)][DIGITS] = { { 0 } };                                                  \
-        name##_to_keys(data, n, o);                                                                      \
-        for (size_t i = 0; i < n; i++)                                                                   \
-            for (size_t d = 0; d < sizeof(key); d++)                                                     \
-                counts[d][(data[i] >> (8 * d)) & (DIGITS - 1)]++;                                        \
-        key *from = data, *to = other;                                                                   \
-        for (size_t d = 0; d < sizeof(key); d++) {                                                       \
-            if (counts[d][(from[0] >> (8 * d)) & (DIGITS - 1)] == n)                                     \
-                continue; /* all have the same digit */                                                  \
-            size_t at = 0;                                                                               \
-            for (size_t k = 0; k < DIGITS; k++) {                                                        \
-                size_t count = counts[d][k];                                                             \
-                counts[d][k] = at;                                                                       \
-                at += count;                                                                             \
-            }                                                                                            \
-            for (size_t i = 0; i < n; i++)                                                               \
-                to[counts[d][(from[i] >> (8 * d)) & (DIGITS - 1)]++] = from[i];                          \
-            key *swap = from;                                                                            \
-            from = to;                                                                                   \
-            to = swap;                                                                                   \
-        }                                                                                                \
-        if (from != data)                                                                                \
-            memcpy(data, from, n * sizeof(key));                                                         \
-        name##_of_keys(data, n, o);                                                                      \
+/* For keys of one width. INFINITY_BITS: a positive infinity of a real type of that width, above
+ * which are only NaNs. */
+#define DEFINE_SORT(name, key, INFINITY_BITS)                                                 \
+    static void name##_to_keys(key *p, size_t n, order o)                                     \
+    {                                                                                         \
+        const key top = (key)((key)1 << (8 * sizeof(key) - 1));                               \
+        for (size_t i = 0; i < n; i++) {                                                      \
+            key x = p[i];                                                                     \
+            if (o == REAL && (x & (key)~top) > (key)(INFINITY_BITS))                          \
+                p[i] = (key) ~(key)0;                                                         \
+            else                                                                              \
+                p[i] = o == REAL && (x & top) ? (key)~x : o == UNSIGNED ? x : (key)(x ^ top); \
+        }                                                                                     \
+    }                                                                                         \
+                                                                                              \
+    static void name##_of_keys(key *p, size_t n, order o)                                     \
+    {                                                                                         \
+        const key top = (key)((key)1 << (8 * sizeof(key) - 1));                               \
+        for (size_t i = 0; i < n; i++)                                                        \
+            p[i] = o == REAL && !(p[i] & top) ? (key)~p[i]                                    \
+                   : o == UNSIGNED            ? p[i]                                          \
+                                              : (key)(p[i] ^ top);                          \
+    }                                                                                         \
+                                                                                              \
+    static void name(key *data, key *other, size_t n, order o)                                \
+    {                                                                                         \
+        size_t counts[sizeof(key)][DIGITS] = { { 0 } };                                       \
+        name##_to_keys(data, n, o);                                                           \
+        for (size_t i = 0; i < n; i++)                                                        \
+            for (size_t d = 0; d < sizeof(key); d++)                                          \
+                counts[d][(data[i] >> (8 * d)) & (DIGITS - 1)]++;                             \
+        key *from = data, *to = other;                                                        \
+        for (size_t d = 0; d < sizeof(key); d++) {                                            \
+            if (counts[d][(from[0] >> (8 * d)) & (DIGITS - 1)] == n)                          \
+                continue; /* all have the same digit */                                       \
+            size_t at = 0;                                                                    \
+            for (size_t k = 0; k < DIGITS; k++) {                                             \
+                size_t count = counts[d][k];                                                  \
+                counts[d][k] = at;                                                            \
+                at += count;                                                                  \
+            }                                                                                 \
+            for (size_t i = 0; i < n; i++)                                                    \
+                to[counts[d][(from[i] >> (8 * d)) & (DIGITS - 1)]++] = from[i];               \
+            key *swap = from;                                                                 \
+            from = to;                                                                        \
+            to = swap;                                                                        \
+        }                                                                                     \
+        if (from != data)                                                                     \
+            memcpy(data, from, n * sizeof(key));                                              \
+        name##_of_keys(data, n, o);                                                           \
     }
 
 DEFINE_SORT(sort_8, uint8_t, INT8_MAX)

@@ -15,7 +15,8 @@ static void look(tp_stack *known)
     if (pthread_getattr_np(pthread_self(), &attributes))
         return;
     size_t guard = 0;
-    if (pthread_attr_getstack(&attributes, &low, &size) == 0 && pthread_attr_getguardsize(&attributes, &guard) == 0 && guard < size)
+    if (pthread_attr_getstack(&attributes, &low, &size) == 0 &&
+        pthread_attr_getguardsize(&attributes, &guard) == 0 && guard < size)
         *known = (tp_stack){ (uintptr_t)low + guard, (uintptr_t)low + size };
     pthread_attr_destroy(&attributes);
 }

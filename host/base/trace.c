@@ -1,15 +1,16 @@
 /* trace.c: the ring of events: many threads write, one reads.
  *
- * An event gets a number, and with it a slot: the number modulo the capacity. The slot's `stamp` says which
- * event is in it: 2 n + 1 while event n is being written, 2 n + 2 once it is whole. So a writer claims the slot
- * by setting the stamp, one at a time; who finds it claimed, or with a later event in it, has been so slow that
- * the ring has gone round, and drops its event. */
+ * An event gets a number, and with it a slot: the number modulo the capacity. The slot's `stamp`
+ * says which event is in it: 2 n + 1 while event n is being written, 2 n + 2 once it is whole. So a
+ * writer claims the slot by setting the stamp, one at a time; who finds it claimed, or with a later
+ * event in it, has been so slow that the ring has gone round, and drops its event. */
 #include "base/trace.h"
 
 #include <stdlib.h>
 #include <uv.h>
 
-/* All fields are atomic since a reader may look while a writer writes: the stamp tells it afterwards. */
+/* All fields are atomic since a reader may look while a writer writes: the stamp tells it
+ * afterwards. */
 typedef struct slot {
     _Atomic uint64_t stamp;
     _Atomic uint64_t time_ns, what /* kind, and worker above it */, job, first, count;
@@ -51,7 +52,8 @@ void tp_trace_close(tp_trace *t)
     *t = (tp_trace){ 0 };
 }
 
-void tp_trace_write(tp_trace *t, tp_event_kind kind, uint32_t worker, uint64_t job, uint64_t first, uint64_t count)
+void tp_trace_write(tp_trace *t, tp_event_kind kind, uint32_t worker, uint64_t job, uint64_t first,
+                    uint64_t count)
 {
     tp_ring *ring = atomic_load_explicit(&t->ring, memory_order_acquire);
     if (!ring)
@@ -60,7 +62,8 @@ void tp_trace_write(tp_trace *t, tp_event_kind kind, uint32_t worker, uint64_t j
     slot *s = &ring->slots[n & ring->mask];
     uint64_t before = atomic_load_explicit(&s->stamp, memory_order_relaxed);
     if (before % 2 == 1 || before > 2 * n ||
-        !atomic_compare_exchange_strong_explicit(&s->stamp, &before, 2 * n + 1, memory_order_relaxed, memory_order_relaxed))
+        !atomic_compare_exchange_strong_explicit(&s->stamp, &before, 2 * n + 1,
+                                                 memory_order_relaxed, memory_order_relaxed))
         return;
     /* Release, each of them: whoever sees a field of this event also sees that its slot is
      * claimed. */

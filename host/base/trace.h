@@ -41,14 +41,16 @@ typedef struct tp_event {
 /* One per host. Zeroed it is closed. */
 typedef struct tp_trace {
     _Atomic bool is_on; /* relaxed: an event more or less at the ends does not matter */
-    _Atomic(struct tp_ring *) ring;   /* set once, before is_on (release); NULL: nobody has listened yet */
+    _Atomic(struct tp_ring *)
+        ring; /* set once, before is_on (release); NULL: nobody has listened yet */
     /* ---- the reader's ---- */
     uint64_t next; /* number of the next event to read */
     uint64_t lost; /* events that nobody can read any more */
 } tp_trace;
 
-/* Begins to listen, with room for `capacity` events (rounded up to a power of two; that of the first time stays). Events from before are
- * forgotten. Not while another thread does this or reads. */
+/* Begins to listen, with room for `capacity` events (rounded up to a power of two; that of the
+ * first time stays). Events from before are forgotten. Not while another thread does this or
+ * reads. */
 int tp_trace_start(tp_trace *t, size_t capacity, tp_error *err);
 
 /* No new events from here on; threads may still be writing ones that they have begun. What is in
@@ -58,14 +60,17 @@ void tp_trace_stop(tp_trace *t);
 /* Frees it. No thread may note anything any more. */
 void tp_trace_close(tp_trace *t);
 
-/* Takes up to `max` events, those that began to be written first; gives how many. One thread at a time; others may write meanwhile. t->lost has counted
- * those that were overwritten before they were read. */
+/* Takes up to `max` events, those that began to be written first; gives how many. One thread at a
+ * time; others may write meanwhile. t->lost has counted those that were overwritten before they
+ * were read. */
 size_t tp_trace_read(tp_trace *t, tp_event *out, size_t max);
 
-void tp_trace_write(tp_trace *t, tp_event_kind kind, uint32_t worker, uint64_t job, uint64_t first, uint64_t count);
+void tp_trace_write(tp_trace *t, tp_event_kind kind, uint32_t worker, uint64_t job, uint64_t first,
+                    uint64_t count);
 
 /* Something has happened. Any thread. */
-static inline void tp_trace_note(tp_trace *t, tp_event_kind kind, uint32_t worker, uint64_t job, uint64_t first, uint64_t count)
+static inline void tp_trace_note(tp_trace *t, tp_event_kind kind, uint32_t worker, uint64_t job,
+                                 uint64_t first, uint64_t count)
 {
     if (__builtin_expect(atomic_load_explicit(&t->is_on, memory_order_relaxed), 0))
         tp_trace_write(t, kind, worker, job, first, count);

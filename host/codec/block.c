@@ -17,7 +17,8 @@ static size_t column_size(uint32_t capacity, uint8_t type)
     return (capacity * tp_block_element_size(type) + 7) & ~(size_t)7;
 }
 
-tp_block *tp_block_new_columns(uint32_t capacity, uint32_t columns, const uint8_t *types, uint32_t text)
+tp_block *tp_block_new_columns(uint32_t capacity, uint32_t columns, const uint8_t *types,
+                               uint32_t text)
 {
     static const uint8_t doubles[TP_COLUMNS_MAX] = { TP_DOUBLE };
     if (!types)
@@ -115,12 +116,14 @@ tp_block *tp_block_new_empty_failure(void)
     return NULL;
 }
 
-tp_block *tp_block_new_failure(tp_failure_kind kind, const char *message, unsigned attempt, int worker)
+tp_block *tp_block_new_failure(tp_failure_kind kind, const char *message, unsigned attempt,
+                               int worker)
 {
     return tp_block_new_crash(kind, message, "", 0, attempt, worker);
 }
 
-tp_block *tp_block_new_crash(tp_failure_kind kind, const char *message, const char *last, size_t last_len, unsigned attempt, int worker)
+tp_block *tp_block_new_crash(tp_failure_kind kind, const char *message, const char *last,
+                             size_t last_len, unsigned attempt, int worker)
 {
     tp_block *b = tp_block_new_empty_failure();
     for (int i = 0; b && i < MEMORY_TRIES; i++) {
@@ -187,14 +190,17 @@ static uint8_t *write_string(uint8_t *p, const char *bytes, uint32_t len)
 
 static uint32_t length_of(const tp_scalar *x)
 {
-    return x->kind == TP_SCALAR_STRING ? x->as.string.length : x->kind == TP_SCALAR_PINNED ? x->pinned_length : 0;
+    return x->kind == TP_SCALAR_STRING   ? x->as.string.length
+           : x->kind == TP_SCALAR_PINNED ? x->pinned_length
+                                         : 0;
 }
 
 static uint8_t *write_scalar(uint8_t *p, const tp_block *b, const tp_scalar *x)
 {
     switch (x->kind) {
     case TP_SCALAR_NUMBER: return write_number(p, x->as.number);
-    case TP_SCALAR_STRING: return write_string(p, b->text.bytes + x->as.string.at, x->as.string.length);
+    case TP_SCALAR_STRING:
+        return write_string(p, b->text.bytes + x->as.string.at, x->as.string.length);
     case TP_SCALAR_PINNED: return write_string(p, x->as.pinned, x->pinned_length);
     default:
         *p++ = x->kind == TP_SCALAR_TRUE ? T_TRUE : x->kind == TP_SCALAR_FALSE ? T_FALSE : T_NIL;

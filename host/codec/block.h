@@ -1,4 +1,5 @@
-/* block.h: a batch of consecutive items of a job: inputs on their way down, results on their way up.
+/* block.h: a batch of consecutive items of a job: inputs on their way down, results on their way
+ * up.
  *
  * Items are packed column by column: numbers of one type, or scalars of any type (numbers, strings,
  * booleans, nil: TP_MIXED). Or they are messages of the codec, or one failure. Columns are what
@@ -65,7 +66,8 @@ typedef struct tp_tag {
 
 typedef struct tp_block {
     struct tp_block *next;  /* in the list that owns it */
-    struct tp_block *child; /* among results that wait for their turn (job.c): the first of those behind it; else NULL */
+    struct tp_block *child; /* among results that wait for their turn (job.c): the first of those
+                               behind it; else NULL */
     uint64_t first;        /* index of the first item in its job, from 0 */
     uint32_t n;            /* items */
     tp_block_kind kind;
@@ -89,15 +91,16 @@ typedef struct tp_block {
 } tp_block;
 
 /* A specialised loop's signature is a string: a character per column of the inputs, TP_SIGN_OWN, or
- * TP_SIGN_FOREIGN where the column lies in an array of the users', and the number of its type; one that
- * says whether results are kept; and then a character per column of those. */
+ * TP_SIGN_FOREIGN where the column lies in an array of the users', and the number of its type; one
+ * that says whether results are kept; and then a character per column of those. */
 enum {
     TP_SIGN_OWN = '0',
     TP_SIGN_FOREIGN = 'a',
     TP_SIGN_KEPT = '>',
     TP_SIGN_DROPPED = '-'
 };
-_Static_assert(TP_SIGN_OWN + (int)TP_MIXED < TP_SIGN_KEPT, "a type is not what stands behind the inputs");
+_Static_assert(TP_SIGN_OWN + (int)TP_MIXED < TP_SIGN_KEPT,
+               "a type is not what stands behind the inputs");
 _Static_assert(TP_SIGN_DROPPED < TP_SIGN_OWN, "nor is the other one");
 
 /* Letters in the argument of core.job.columns, one per column. */
@@ -108,13 +111,17 @@ enum { TP_COLUMN_DOUBLES = 'd', TP_COLUMN_SCALARS = 'm' };
 enum { TP_GROUP = 1024, TP_LANES = 16 };
 _Static_assert(TP_GROUP % TP_LANES == 0 && (TP_LANES & (TP_LANES - 1)) == 0, "all lanes are alike");
 
-enum { TP_BLOCK_BYTES_MAX = 1 << 20 }; /* a block is closed when its messages are longer than this */
+enum {
+    TP_BLOCK_BYTES_MAX = 1 << 20
+}; /* a block is closed when its messages are longer than this */
 
 /* A block with room for `capacity` items in columns of these types (NULL: doubles), and for `text`
  * bytes of strings; NULL when out of memory. The elements are not initialised. */
-tp_block *tp_block_new_columns(uint32_t capacity, uint32_t columns, const uint8_t *types, uint32_t text);
+tp_block *tp_block_new_columns(uint32_t capacity, uint32_t columns, const uint8_t *types,
+                               uint32_t text);
 
-/* A block of n items whose columns lie elsewhere: the caller fills in column, type and the owners. NULL when out of memory. */
+/* A block of n items whose columns lie elsewhere: the caller fills in column, type and the owners.
+ * NULL when out of memory. */
 tp_block *tp_block_new_borrowed(uint64_t first, uint32_t n, uint32_t columns);
 
 /* Bytes of an element of a column. */
@@ -138,11 +145,13 @@ tp_block *tp_block_new_empty(tp_block_kind kind, uint64_t first, uint32_t n);
 /* The failure of one item that was not raised in Lua; its message is its value too when the kind is
  * TP_KIND_ERROR. Since a worker must be able to report a failure, this waits some milliseconds for
  * memory if it must. NULL when there still is none: see tp_job_starve. */
-tp_block *tp_block_new_failure(tp_failure_kind kind, const char *message, unsigned attempt, int worker);
+tp_block *tp_block_new_failure(tp_failure_kind kind, const char *message, unsigned attempt,
+                               int worker);
 
 /* The same for an item whose worker process has died: `last` is the end of what the process had
  * written to its standard error. */
-tp_block *tp_block_new_crash(tp_failure_kind kind, const char *message, const char *last, size_t last_len, unsigned attempt, int worker);
+tp_block *tp_block_new_crash(tp_failure_kind kind, const char *message, const char *last,
+                             size_t last_len, unsigned attempt, int worker);
 
 tp_block *tp_block_copy_failure(const tp_block *from);
 tp_block *tp_block_new_empty_failure(void); /* for the caller to encode the message into */

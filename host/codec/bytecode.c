@@ -120,7 +120,8 @@ static uint8_t *write_table(struct bytecode *in, uint8_t *to, struct bytecode_pa
 {
     const uint8_t *begin = in->p;
     uint32_t items = bc_number(in), pairs = bc_number(in);
-    if (in->is_broken || items > (size_t)(in->end - in->p) || pairs > (size_t)(in->end - in->p) / 2) {
+    if (in->is_broken || items > (size_t)(in->end - in->p) ||
+        pairs > (size_t)(in->end - in->p) / 2) {
         in->is_broken = true;
         return to;
     }
@@ -155,7 +156,8 @@ static uint8_t *write_constant(struct bytecode *in, uint8_t *to, struct bytecode
     return copy(to, begin, (size_t)(in->p - begin));
 }
 
-static uint8_t *write_code(const uint8_t *code, uint32_t n, const struct bytecode_patches *patches, uint8_t *to)
+static uint8_t *write_code(const uint8_t *code, uint32_t n, const struct bytecode_patches *patches,
+                           uint8_t *to)
 {
     uint8_t *at = copy(to, code, (size_t)n * 4);
     const uint16_t one = 1;
@@ -167,7 +169,8 @@ static uint8_t *write_code(const uint8_t *code, uint32_t n, const struct bytecod
 
 /* One function, after its length. Where the outermost function gets its upvalues from is left out:
  * that depends on what is around it. */
-static uint8_t *write_proto(struct bytecode *in, bool stripped, bool is_outermost, const struct bytecode_patches *patches, uint8_t *to,
+static uint8_t *write_proto(struct bytecode *in, bool stripped, bool is_outermost,
+                            const struct bytecode_patches *patches, uint8_t *to,
                             struct bytecode_pair *sorting)
 {
     const uint8_t *head = bc_skip(in, 4), *sizes = in->p;
@@ -201,7 +204,9 @@ static uint8_t *write_proto(struct bytecode *in, bool stripped, bool is_outermos
     return copy(to, numbers, (size_t)(in->p - numbers)); /* what follows is debug information */
 }
 
-size_t tp_bytecode_write_identity(const char *text, size_t len, const struct bytecode_patches *patches, uint8_t *to, struct bytecode_pair *sorting)
+size_t tp_bytecode_write_identity(const char *text, size_t len,
+                                  const struct bytecode_patches *patches, uint8_t *to,
+                                  struct bytecode_pair *sorting)
 {
     struct bytecode b;
     bool stripped;

@@ -52,6 +52,8 @@ struct bytecode_pair {
  * constructors in random order (LuaJIT seeds its hashes). `to` has room for len bytes, and
  * `sorting` for as many pairs as the dump can have, which is len / 2. Returns how many bytes it
  * wrote; 0 when the dump is not understood. */
-size_t tp_bytecode_write_identity(const char *text, size_t len, const struct bytecode_patches *patches, uint8_t *to, struct bytecode_pair *sorting);
+size_t tp_bytecode_write_identity(const char *text, size_t len,
+                                  const struct bytecode_patches *patches, uint8_t *to,
+                                  struct bytecode_pair *sorting);
 
 #endif

@@ -111,7 +111,9 @@ tp_captured *tp_captured_at(lua_State *L, int index)
 
 static uint32_t place_of(const tp_captured *c, const void *table)
 {
-    uint32_t i = (uint32_t)(((uint64_t)(uintptr_t)table >> 3) * UINT64_C(0x9E3779B97F4A7C15) >> 32) & (c->size - 1);
+    uint32_t i =
+        (uint32_t)(((uint64_t)(uintptr_t)table >> 3) * UINT64_C(0x9E3779B97F4A7C15) >> 32) &
+        (c->size - 1);
     while (c->places[i] && c->entries[c->places[i] - 1].table != table)
         i = (i + 1) & (c->size - 1);
     return i;
@@ -343,7 +345,8 @@ static void keep_string(lua_State *L, int list, int *n, const void *lately[64])
 /* May the table on top be plain? It has no metatable, its values are of the right kinds, and tables
  * in it are either among those from number `first` on, which are being checked, or known to be
  * plain. */
-static bool is_plain_here(lua_State *L, const tp_captured *c, uint32_t first, int strings, int *nstrings, const void *lately[64])
+static bool is_plain_here(lua_State *L, const tp_captured *c, uint32_t first, int strings,
+                          int *nstrings, const void *lately[64])
 {
     if (lua_getmetatable(L, -1)) {
         lua_pop(L, 1);
@@ -354,8 +357,9 @@ static bool is_plain_here(lua_State *L, const tp_captured *c, uint32_t first, in
         for (int i = 0; i < 2; i++) {               /* key value, then key */
             int type = lua_type(L, -1);
             uint32_t number = type == LUA_TTABLE ? c->places[place_of(c, lua_topointer(L, -1))] : 0;
-            bool fits = type == LUA_TTABLE ? number >= first || (number && c->entries[number - 1].is_plain)
-                                           : type == LUA_TNUMBER || type == LUA_TSTRING || type == LUA_TBOOLEAN;
+            bool fits = type == LUA_TTABLE
+                            ? number >= first || (number && c->entries[number - 1].is_plain)
+                            : type == LUA_TNUMBER || type == LUA_TSTRING || type == LUA_TBOOLEAN;
             if (!fits) {
                 lua_pop(L, 2 - i);
                 return false;
@@ -388,7 +392,8 @@ uint32_t tp_captured_watch(lua_State *L, tp_captured *c, const tp_layout *layout
             e->is_plain = false;
             if (is_plain) {
                 lua_rawgeti(L, strings - 1, (int)end + 1);
-                is_plain = is_plain_here(L, c, first + 1, strings, &nstrings, lately) && tp_layout_hash(layout, e->table, &e->memory);
+                is_plain = is_plain_here(L, c, first + 1, strings, &nstrings, lately) &&
+                           tp_layout_hash(layout, e->table, &e->memory);
                 lua_pop(L, 1);
             }
         }
@@ -404,7 +409,8 @@ bool tp_captured_holds(const tp_captured *c, const tp_layout *layout)
 {
     for (uint32_t i = 0; i < c->n; i++) {
         uint64_t memory;
-        if (c->entries[i].is_plain && (!tp_layout_hash(layout, c->entries[i].table, &memory) || memory != c->entries[i].memory))
+        if (c->entries[i].is_plain && (!tp_layout_hash(layout, c->entries[i].table, &memory) ||
+                                       memory != c->entries[i].memory))
             return false;
     }
     return true;

@@ -1,5 +1,5 @@
-/* codec.c: what the codec knows in a Lua state: builtins, modules, classes, host references. Messages are made in encode.c and read in
- * decode.c; their format is in message.h. */
+/* codec.c: what the codec knows in a Lua state: builtins, modules, classes, host references.
+ * Messages are made in encode.c and read in decode.c; their format is in message.h. */
 #include "codec/codec_state.h"
 
 #include "codec/bytecode.h"
@@ -234,7 +234,8 @@ static int refused(lua_State *L)
 void tp_codec_push_refused(lua_State *L, const char *text, size_t len)
 {
     static const char *const events[] = {
-        "__index", "__newindex", "__call", "__tostring", "__add", "__sub", "__mul", "__div", "__mod", "__pow", "__unm", "__concat", "__len", "__lt", "__le",
+        "__index", "__newindex", "__call", "__tostring", "__add", "__sub", "__mul", "__div",
+        "__mod",   "__pow",      "__unm",  "__concat",   "__len", "__lt",  "__le",
     };
     char *copy = lua_newuserdata(L, len + 1);
     memcpy(copy, text, len);
@@ -293,7 +294,8 @@ static struct class *new_class(struct codec *c, const char *name, size_t len)
     return k;
 }
 
-struct class *tp_codec_set_class(lua_State *L, struct codec *c, const char *name, size_t len, int origin)
+struct class *tp_codec_set_class(lua_State *L, struct codec *c, const char *name, size_t len,
+                                 int origin)
 {
     struct class *k = tp_codec_find_class(c, name, len);
     bool is_new = !k;
@@ -373,7 +375,8 @@ static void add_builtin(lua_State *L, struct codec *c, int prefix)
 
 /* Makes the table on top known as `name`, and its fields as `prefix` (which ends with a dot) and
  * their names: all fields that are objects, or only functions. */
-static void add_library(lua_State *L, struct codec *c, const char *name, const char *prefix, bool functions_only)
+static void add_library(lua_State *L, struct codec *c, const char *name, const char *prefix,
+                        bool functions_only)
 {
     luaL_checkstack(L, STACK_NEED, "builtins");
     int table = lua_gettop(L);
@@ -488,7 +491,8 @@ static void probe_opcodes(lua_State *L, struct codec *c)
     c->op.tsets = opcode(L, "local a, b a.x = b", 1);
     c->op.tsetv = opcode(L, "local a, b a[b] = b", 1);
     c->op.tsetb = opcode(L, "local a, b a[1] = b", 1);
-    c->op.uget = opcode(L, "local a return function() return a end", 0); /* the inner function comes first in a dump */
+    c->op.uget = opcode(L, "local a return function() return a end",
+                        0); /* the inner function comes first in a dump */
     c->patches.isnext = opcode(L, "local t for k in pairs(t) do end", 4);
     c->patches.itern = opcode(L, "local t for k in pairs(t) do end", 5);
     c->patches.jmp = opcode(L, "local a if a then a = 1 end", 2);
@@ -639,7 +643,8 @@ static bool push_library(lua_State *L, const struct codec *c, const char *name)
 static void open_builtins(lua_State *L, struct codec *c)
 {
     static const char *const libraries[] = {
-        "string", "table", "math", "io", "os", "coroutine", "debug", "bit", "jit", "jit.util", "jit.opt", "package", "ffi",
+        "string", "table", "math",     "io",      "os",      "coroutine", "debug",
+        "bit",    "jit",   "jit.util", "jit.opt", "package", "ffi",
     };
     lua_pushvalue(L, LUA_GLOBALSINDEX);
     add_library(L, c, "_G", "", true);
@@ -657,10 +662,13 @@ static void open_builtins(lua_State *L, struct codec *c)
 /* Notes the builtins through which a function can reach globals that it does not name. */
 static void find_reaching(lua_State *L, struct codec *c)
 {
-    static const char *const names[] = { "_G", "getfenv", "loadstring", "load", "loadfile", "dofile" };
+    static const char *const names[] = {
+        "_G", "getfenv", "loadstring", "load", "loadfile", "dofile"
+    };
     for (size_t i = 0; i < countof(names); i++) {
         lua_getfield(L, LUA_GLOBALSINDEX, names[i]);
-        const struct known *k = tp_codec_is_object(L, -1) ? tp_codec_find_known(c, tp_codec_identity(L, -1)) : NULL;
+        const struct known *k =
+            tp_codec_is_object(L, -1) ? tp_codec_find_known(c, tp_codec_identity(L, -1)) : NULL;
         if (k)
             c->reaching[c->nreaching++] = k->index;
         lua_pop(L, 1);

@@ -1,11 +1,12 @@
 /* codec.h: Lua values to bytes and back.
  *
- * Pure: values in, bytes out; no host, no job, no thread. A message is the bytes of a sequence of Lua
- * values plus the host objects (tp_ref) that they refer to. Shared references and cycles are kept within one
- * message. What cannot travel is refused, with its path, before anything is sent.
+ * Pure: values in, bytes out; no host, no job, no thread. A message is the bytes of a sequence of
+ * Lua values plus the host objects (tp_ref) that they refer to. Shared references and cycles are
+ * kept within one message. What cannot travel is refused, with its path, before anything is sent.
  *
- * Bytes from outside the process are hostile: decode them without TP_DECODE_TRUSTED. Then they can bring no code, name only
- * modules that are loaded already, and allocate no more than some 16 times their length.
+ * Bytes from outside the process are hostile: decode them without TP_DECODE_TRUSTED. Then they can
+ * bring no code, name only modules that are loaded already, and allocate no more than some 16 times
+ * their length.
  *
  * What travels by name: the standard libraries and their functions (as they are at tp_codec_open),
  * what tp_codec_add_builtins adds, modules of package.loaded, C functions and metatables that are
@@ -38,8 +39,8 @@ enum {
 };
 
 /* What the codec keeps per lua_State (names of builtins, known classes, scratch memory). Made by
- * tp_codec_open, owned and freed by the state. Call it after the standard libraries are open and before user code
- * runs; again does nothing. Raises on out of memory. */
+ * tp_codec_open, owned and freed by the state. Call it after the standard libraries are open and
+ * before user code runs; again does nothing. Raises on out of memory. */
 void tp_codec_open(struct lua_State *L);
 
 /* The record of what has been done to the state's standard libraries. The state owns it. Raises
@@ -67,7 +68,8 @@ void tp_codec_add_class(struct lua_State *L, const char *name, int index, bool b
 void tp_codec_new_epoch(struct lua_State *L);
 
 enum {
-    TP_ENCODE_ERROR_VALUE = 1, /* unknown metatables are dropped instead of refused: for error values */
+    TP_ENCODE_ERROR_VALUE =
+        1, /* unknown metatables are dropped instead of refused: for error values */
     /* for identities, see codec/identity.h: the bytes are only compared, never decoded */
     TP_ENCODE_IDENTITY = 2,
     /* for readers that do not trust us: refuses functions, and classes that would have to be
@@ -77,19 +79,20 @@ enum {
     TP_ENCODE_COPIES = 8
 };
 
-/* Encodes the n stack values first, first+1, ... and appends them to out: a count, then the values. `root` names them
- * in refusals: what[i] for the i-th value, e.g. "argument 2" (NULL: "value i"). Nothing is popped or pushed. On failure returns
- * -1, sets err (TP_ECODEC with a path, e.g. `argument 1.user.socket: a userdata cannot travel to a worker`) and leaves
- * out as it was. Runs no user code, except an __index function of a function's own environment (a sandbox's), protected. May
- * raise out-of-memory: call it protected, with out owned elsewhere; out is then as it was, or has references that no message
- * names. */
-int tp_encode(struct lua_State *L, int first, int n, const char *const *root, unsigned flags, tp_buf *out,
-              tp_error *err);
+/* Encodes the n stack values first, first+1, ... and appends them to out: a count, then the values.
+ * `root` names them in refusals: what[i] for the i-th value, e.g. "argument 2" (NULL: "value i").
+ * Nothing is popped or pushed. On failure returns -1, sets err (TP_ECODEC with a path, e.g.
+ * `argument 1.user.socket: a userdata cannot travel to a worker`) and leaves out as it was. Runs no
+ * user code, except an __index function of a function's own environment (a sandbox's), protected.
+ * May raise out-of-memory: call it protected, with out owned elsewhere; out is then as it was, or
+ * has references that no message names. */
+int tp_encode(struct lua_State *L, int first, int n, const char *const *root, unsigned flags,
+              tp_buf *out, tp_error *err);
 
 /* The same between two sides that have the tables of an image, `captured` (NULL: none). Those
  * travel by their number (captured.h). */
-int tp_encode_with(struct lua_State *L, int first, int n, const char *const *root, unsigned flags, struct tp_captured *captured, tp_buf *out,
-                   tp_error *err);
+int tp_encode_with(struct lua_State *L, int first, int n, const char *const *root, unsigned flags,
+                   struct tp_captured *captured, tp_buf *out, tp_error *err);
 
 /* The same for a function that is to be called elsewhere, as its image. The message has n + 3
  * values. First what was declared to the FFI (or nil), so that decoding declares it before all
@@ -101,7 +104,8 @@ int tp_encode_with(struct lua_State *L, int first, int n, const char *const *roo
  * (captured.h) of an earlier image of the same function. They are replaced by this image's (nil: it
  * has none), and 1 is returned; or they are the same tables, perhaps with other contents, and 0 is
  * returned (see tp_captured_renew). */
-int tp_encode_image(struct lua_State *L, int first, int n, const char *const *root, int tables, unsigned flags, tp_buf *out, tp_error *err);
+int tp_encode_image(struct lua_State *L, int first, int n, const char *const *root, int tables,
+                    unsigned flags, tp_buf *out, tp_error *err);
 
 /* A quick check whether encoding a large image again would give the same message. tp_encode_watch
  * hashes the memory of the plain captured tables (captured.h), those at `tables`; false when there
@@ -109,7 +113,8 @@ int tp_encode_image(struct lua_State *L, int first, int n, const char *const *ro
  * if two outlines are equal, so are the images. It gives false, with out as it was, when a plain
  * table has been written to since, or something is refused. Both may raise out of memory. */
 bool tp_encode_watch(struct lua_State *L, int tables);
-bool tp_encode_outline(struct lua_State *L, int first, int n, int tables, unsigned flags, tp_buf *out);
+bool tp_encode_outline(struct lua_State *L, int first, int n, int tables, unsigned flags,
+                       tp_buf *out);
 
 enum {
     TP_DECODE_TRUSTED = 1 /* made by this process: functions may be loaded, references are valid */
@@ -120,19 +125,21 @@ enum {
  * among their constants. Raises out of memory. */
 void tp_codec_inspect(struct lua_State *L, int index, tp_buf *code);
 
-/* Decodes one sequence that starts at bytes; sets *used to its length when it is not NULL. Pushes the values and returns
- * how many; -1 with err set on bytes that no encoder made, or that need what this state does not have (a module
- * that cannot be required, an unknown class), with nothing pushed. Where a module has to be loaded (trusted messages
- * only), package.path and package.cpath are set to the sender's first, and the module's code runs; it may use the codec itself.
- * May raise out-of-memory: call it protected. */
-int tp_decode(struct lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *refs, uint32_t nrefs,
-              unsigned flags, size_t *used, tp_error *err);
+/* Decodes one sequence that starts at bytes; sets *used to its length when it is not NULL. Pushes
+ * the values and returns how many; -1 with err set on bytes that no encoder made, or that need what
+ * this state does not have (a module that cannot be required, an unknown class), with nothing
+ * pushed. Where a module has to be loaded (trusted messages only), package.path and package.cpath
+ * are set to the sender's first, and the module's code runs; it may use the codec itself. May raise
+ * out-of-memory: call it protected. */
+int tp_decode(struct lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *refs,
+              uint32_t nrefs, unsigned flags, size_t *used, tp_error *err);
 
 /* The same for a message of tp_encode_with; and, always trusted, for a message of tp_encode_image,
  * whose tables are added to `captured` and sealed. */
-int tp_decode_with(struct lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *refs, uint32_t nrefs, unsigned flags, struct tp_captured *captured,
-                   tp_error *err);
-int tp_decode_image(struct lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *refs, uint32_t nrefs, struct tp_captured *captured, tp_error *err);
+int tp_decode_with(struct lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *refs,
+                   uint32_t nrefs, unsigned flags, struct tp_captured *captured, tp_error *err);
+int tp_decode_image(struct lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *refs,
+                    uint32_t nrefs, struct tp_captured *captured, tp_error *err);
 
 /* Sets the functions, at the stack indexes `of` and `make`, that recognise and make typed arrays
  * (lua/tidepool/array.lua). of(cdata) returns the memory (a tp_ref, as light userdata), the element
@@ -165,7 +172,8 @@ bool tp_codec_is_memory_error(struct lua_State *L, int status);
 void tp_codec_push_loading(struct lua_State *L);
 void tp_codec_forget_loading(struct lua_State *L, int before);
 
-/* Pushes a userdata that owns one more reference to r (one userdata per push; equal objects compare equal by
+/* Pushes a userdata that owns one more reference to r (one userdata per push; equal objects compare
+ * equal by
  * __eq). Its metatable is that of tp_codec_ref_type, which is made when it isn't there. */
 void tp_codec_push_ref(struct lua_State *L, tp_ref *r);
 

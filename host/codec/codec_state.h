@@ -1,9 +1,10 @@
 /* codec_state.h: what the codec keeps in a Lua state, for codec.c, encode.c and decode.c only.
  *
- * Per Lua state there is one struct codec (what is known by name: builtins, modules, classes) and one struct work (scratch
- * of the message that is being made or read). Both are userdata in the registry, so that an error that jumps out of here
- * leaks nothing: a work that stays marked busy is simply replaced by the next message's. The same covers nested use: a work
- * in use is anchored on the Lua stack of its user. */
+ * Per Lua state there is one struct codec (what is known by name: builtins, modules, classes) and
+ * one struct work (scratch of the message that is being made or read). Both are userdata in the
+ * registry, so that an error that jumps out of here leaks nothing: a work that stays marked busy is
+ * simply replaced by the next message's. The same covers nested use: a work in use is anchored on
+ * the Lua stack of its user. */
 #ifndef TP_CODEC_STATE_H
 #define TP_CODEC_STATE_H
 
@@ -41,8 +42,8 @@ typedef struct class_blob {
 
 enum kind { GONE, BUILTIN, MODULE, FIELD, CLASS };
 
-/* A Lua object that travels by name. MODULE and FIELD do not keep it alive: they are compared with what is in
- * package.loaded before each use, and become GONE when it isn't there any more. */
+/* A Lua object that travels by name. MODULE and FIELD do not keep it alive: they are compared with
+ * what is in package.loaded before each use, and become GONE when it isn't there any more. */
 struct known {
     const void *object; /* tp_codec_identity; NULL: an empty place of the hash table */
     enum kind kind;
@@ -60,7 +61,8 @@ struct class {
      * yet */
     class_blob *blob;
     unsigned epoch;
-    int origin; /* BY_NAME, BY_VALUE: registered in this state; FOREIGN: its definition came in a message */
+    int origin; /* BY_NAME, BY_VALUE: registered in this state; FOREIGN: its definition came in a
+                   message */
 };
 
 /* A typed array that was written or read lately. An array that comes with every item is taken apart
@@ -155,7 +157,8 @@ enum {
 
 static inline uint32_t tp_codec_slot(const void *object, uint32_t size)
 {
-    return (uint32_t)(((uint64_t)(uintptr_t)object >> 3) * UINT64_C(0x9E3779B97F4A7C15) >> 32) & (size - 1);
+    return (uint32_t)(((uint64_t)(uintptr_t)object >> 3) * UINT64_C(0x9E3779B97F4A7C15) >> 32) &
+           (size - 1);
 }
 
 /* The object's entry, or the empty one where it belongs. */
@@ -203,8 +206,10 @@ int tp_codec_add_known(struct codec *c, const void *object, enum kind kind, int 
 /* The class of that name; NULL if there is none. */
 struct class *tp_codec_find_class(const struct codec *c, const char *name, size_t len);
 
-/* Makes the table on top the metatable of the class of that name, which is added when it is new. Raises on out of memory. */
-struct class *tp_codec_set_class(lua_State *L, struct codec *c, const char *name, size_t len, int origin);
+/* Makes the table on top the metatable of the class of that name, which is added when it is new.
+ * Raises on out of memory. */
+struct class *tp_codec_set_class(lua_State *L, struct codec *c, const char *name, size_t len,
+                                 int origin);
 
 /* The host object of the userdata on top, of whatever type; NULL if it has none. */
 tp_ref *tp_codec_any_ref(lua_State *L);
@@ -222,7 +227,8 @@ void tp_codec_push_refused(lua_State *L, const char *text, size_t len);
 /* The text of the stand-in on top; NULL if it is something else. */
 const char *tp_codec_refused(lua_State *L, size_t *len);
 
-/* Pushes a function of lua/tidepool/base/cdata.lua; nil without ffi. Needs three slots of the stack. */
+/* Pushes a function of lua/tidepool/base/cdata.lua; nil without ffi. Needs three slots of the
+ * stack. */
 void tp_codec_push_ffi(struct lua_State *L, const struct codec *c, const char *name);
 
 /* Pushes the weak list of the objects of `sent`, followed by those of `got`. */

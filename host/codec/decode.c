@@ -48,8 +48,8 @@ static int decode(decoder *d);
 
 APART static int malformed(decoder *d, const char *what)
 {
-    return tp_error_set(d->err, TP_ECODEC, "malformed message: %s at byte %zu of %zu", what, (size_t)(d->p - d->base),
-                        (size_t)(d->end - d->base));
+    return tp_error_set(d->err, TP_ECODEC, "malformed message: %s at byte %zu of %zu", what,
+                        (size_t)(d->p - d->base), (size_t)(d->end - d->base));
 }
 
 static struct codec *decoder_codec(decoder *d)
@@ -63,11 +63,14 @@ static struct codec *decoder_codec(decoder *d)
 static int deeper(decoder *d)
 {
     if (++d->depth > TP_DEPTH_MAX)
-        return tp_error_set(d->err, TP_ECODEC, "malformed message: nested deeper than %d", TP_DEPTH_MAX);
+        return tp_error_set(d->err, TP_ECODEC, "malformed message: nested deeper than %d",
+                            TP_DEPTH_MAX);
     if (d->depth <= SHALLOW)
         return 0;
     return tp_stack_has(&decoder_codec(d)->stack, C_STACK_NEED)
-               ? 0 : tp_error_set(d->err, TP_ECODEC, "a value is nested too deep for this thread's stack");
+               ? 0
+               : tp_error_set(d->err, TP_ECODEC,
+                              "a value is nested too deep for this thread's stack");
 }
 
 static inline size_t left(const decoder *d)
@@ -166,7 +169,9 @@ static int64_t get_shared(decoder *d)
 APART static int get_back(decoder *d)
 {
     int64_t upvalue = get_shared(d);
-    return upvalue == 0 ? 0 : upvalue < 0 ? -1 : malformed(d, "a reference to something that is not a value");
+    return upvalue == 0  ? 0
+           : upvalue < 0 ? -1
+                         : malformed(d, "a reference to something that is not a value");
 }
 
 /* ---- modules and names ---- */
@@ -202,7 +207,8 @@ static bool says_not_found(const char *why, size_t why_len, const char *name, si
     static const char before[] = "module '", after[] = "' not found";
     size_t at = sizeof before - 1 + len;
     return why_len >= at + sizeof after - 1 && memcmp(why, before, sizeof before - 1) == 0 &&
-           memcmp(why + sizeof before - 1, name, len) == 0 && memcmp(why + at, after, sizeof after - 1) == 0;
+           memcmp(why + sizeof before - 1, name, len) == 0 &&
+           memcmp(why + at, after, sizeof after - 1) == 0;
 }
 
 /* Sets the error: a module of the script is not found in a worker, and what to do about it. */
@@ -210,11 +216,18 @@ static void refuse_module(decoder *d, const char *name, size_t len)
 {
     int n = (int)(len < 100 ? len : 100);
     if (len >= 3 && memcmp(name, "vim", 3) == 0 && (len == 3 || name[3] == '.'))
-        tp_error_set(d->err, TP_ECODEC, "the editor (module \"%.*s\") is not in workers: use it in the task that runs the map", n, name);
+        tp_error_set(
+            d->err, TP_ECODEC,
+            "the editor (module \"%.*s\") is not in workers: use it in the task that runs the map",
+            n, name);
     else
-        tp_error_set(d->err, TP_ECODEC, "module \"%.*s\" is not to be found in a worker: package.path and package.cpath have no file for it, and what "
-                     "the script has put into package.preload and package.loaders is not there (do that in app:setup, and require it inside of "
-                     "the function)", n, name);
+        tp_error_set(d->err, TP_ECODEC,
+                     "module \"%.*s\" is not to be found in a worker: package.path and "
+                     "package.cpath have no file for it, and what "
+                     "the script has put into package.preload and package.loaders is not there (do "
+                     "that in app:setup, and require it inside of "
+                     "the function)",
+                     n, name);
 }
 
 /* Pushes the module of that name, loading it where the message is trusted. Below 0 with the error
@@ -231,7 +244,8 @@ static int push_module(decoder *d, const char *name, size_t len)
         return 0;
     lua_pop(L, 1);
     if (!(d->flags & TP_DECODE_TRUSTED))
-        return tp_error_set(d->err, TP_ECODEC, "module \"%.*s\" is not loaded here", (int)(len < 100 ? len : 100), name);
+        return tp_error_set(d->err, TP_ECODEC, "module \"%.*s\" is not loaded here",
+                            (int)(len < 100 ? len : 100), name);
     if (d->paths)
         set_paths(d);
     tp_codec_push_loading(L);                          // before
@@ -251,13 +265,15 @@ static int push_module(decoder *d, const char *name, size_t len)
     if (rc == NOT_FOUND)
         refuse_module(d, name, len);
     else
-        tp_error_set(d->err, TP_ECODEC, "cannot load module \"%.*s\" in a worker: %s", (int)(len < 100 ? len : 100), name,
+        tp_error_set(d->err, TP_ECODEC, "cannot load module \"%.*s\" in a worker: %s",
+                     (int)(len < 100 ? len : 100), name,
                      why ? why : "(an error that is not a string)");
     lua_pop(L, 1);
     return rc;
 }
 
-/* Replaces the table on top by its field of that name, raw; false when it isn't a table or has none. */
+/* Replaces the table on top by its field of that name, raw; false when it isn't a table or has
+ * none. */
 static bool index_by(lua_State *L, const char *field, size_t len)
 {
     if (!lua_istable(L, -1))
@@ -334,12 +350,14 @@ APART static int get_module(decoder *d)
     const char *field = NULL;
     if ((flags & MODULE_FIELD) && !(field = get_bytes(d, &field_len)))
         return -1;
-    if ((flags & MODULE_ALIASES ? push_module_of_names(d, name, len) : push_module(d, name, len)) < 0)
+    if ((flags & MODULE_ALIASES ? push_module_of_names(d, name, len) : push_module(d, name, len)) <
+        0)
         return -1;
     if (field && !index_by(d->L, field, field_len)) {
         lua_pop(d->L, 1);
-        return tp_error_set(d->err, TP_ECODEC, "module \"%.*s\" has no \"%.*s\" in a worker", (int)(len < 100 ? len : 100),
-                            name, (int)(field_len < 100 ? field_len : 100), field);
+        return tp_error_set(d->err, TP_ECODEC, "module \"%.*s\" has no \"%.*s\" in a worker",
+                            (int)(len < 100 ? len : 100), name,
+                            (int)(field_len < 100 ? field_len : 100), field);
     }
     return 0;
 }
@@ -376,8 +394,8 @@ APART static int get_builtin(decoder *d)
     tp_error why = { 0 };
     if (push_by_require(d, name, len, &why) == 0)
         return 0;
-    return tp_error_set(d->err, TP_ECODEC, "nothing is known as \"%.*s\" in a worker%s%s", (int)(len < 100 ? len : 100), name,
-                        why.code ? ": " : "", why.message);
+    return tp_error_set(d->err, TP_ECODEC, "nothing is known as \"%.*s\" in a worker%s%s",
+                        (int)(len < 100 ? len : 100), name, why.code ? ": " : "", why.message);
 }
 
 /* ---- classes ---- */
@@ -389,7 +407,8 @@ static void push_class(decoder *d, const struct class *k)
     lua_remove(d->L, -2);
 }
 
-/* A class by name: one of this state, or of a module that is loaded for it, or a field of such a module. */
+/* A class by name: one of this state, or of a module that is loaded for it, or a field of such a
+ * module. */
 APART static int get_class(decoder *d)
 {
     size_t len;
@@ -408,8 +427,8 @@ APART static int get_class(decoder *d)
     if (!k)
         k = tp_codec_find_class(c, name, len);
     if (!k)
-        return tp_error_set(d->err, TP_ECODEC, "class \"%.*s\" is not known in a worker%s%s", (int)(len < 100 ? len : 100),
-                            name, why.code ? ": " : "", why.message);
+        return tp_error_set(d->err, TP_ECODEC, "class \"%.*s\" is not known in a worker%s%s",
+                            (int)(len < 100 ? len : 100), name, why.code ? ": " : "", why.message);
     push_class(d, k);
     return 0;
 }
@@ -470,9 +489,18 @@ APART static int get_blob(decoder *d)
     }
     int index = (int)(k - c->classes);
     decoder in = {
-        .L = L, .c = c, .base = blob->message.data, .p = blob->message.data,
-        .end = blob->message.data + blob->message.len, .refs = blob->message.refs, .nrefs = blob->message.nrefs,
-        .flags = TP_DECODE_TRUSTED, .depth = d->depth, .root = lua_gettop(L), .bottom = lua_gettop(L), .err = d->err,
+        .L = L,
+        .c = c,
+        .base = blob->message.data,
+        .p = blob->message.data,
+        .end = blob->message.data + blob->message.len,
+        .refs = blob->message.refs,
+        .nrefs = blob->message.nrefs,
+        .flags = TP_DECODE_TRUSTED,
+        .depth = d->depth,
+        .root = lua_gettop(L),
+        .bottom = lua_gettop(L),
+        .err = d->err,
     };
     if (decode(&in) < 0) {
         lua_pop(L, 1);
@@ -506,7 +534,8 @@ APART static int get_captured(decoder *d)
     if (left(d) < 4)
         return malformed(d, "no number");
     uint32_t number = read_u32(d);
-    bool is_there = d->captured && !d->is_image && tp_captured_push_table(d->L, d->captured, number);
+    bool is_there = d->captured && !d->is_image &&
+                    tp_captured_push_table(d->L, d->captured, number);
     return is_there ? 0 : malformed(d, "a captured table that there is not");
 }
 
@@ -555,7 +584,8 @@ static int get_pairs(decoder *d, uint32_t n)
         d->owed -= 2;
         if (get_value(d) < 0)
             return -1;
-        bool is_key = lua_type(L, -1) == LUA_TNUMBER ? !isnan(lua_tonumber(L, -1)) : !lua_isnil(L, -1);
+        bool is_key = lua_type(L, -1) == LUA_TNUMBER ? !isnan(lua_tonumber(L, -1))
+                                                     : !lua_isnil(L, -1);
         if (!is_key)
             return malformed(d, "a key that cannot be one");
         if (get_value(d) < 0)
@@ -570,8 +600,8 @@ static int get_pairs(decoder *d, uint32_t n)
 APART static int get_metatable(decoder *d)
 {
     uint8_t tag = left(d) ? *d->p & ~SHARED : T_NIL;
-    bool is_named = tag == T_BUILTIN || tag == T_MODULE || tag == T_CLASS || tag == T_BLOB || tag == T_DEFINED ||
-                    (left(d) && *d->p == T_BACK);
+    bool is_named = tag == T_BUILTIN || tag == T_MODULE || tag == T_CLASS || tag == T_BLOB ||
+                    tag == T_DEFINED || (left(d) && *d->p == T_BACK);
     if (!is_named && !(d->flags & TP_DECODE_TRUSTED))
         return malformed(d, "a metatable");
     if (get_value(d) < 0)
@@ -682,7 +712,8 @@ APART static int get_function(decoder *d, uint8_t tag)
         return malformed(d, "a function, in bytes from outside,");
     if (deeper(d) < 0)
         return -1;
-    /* Its bytecode, which comes first, may be shared too: the function's place must be taken before. */
+    /* Its bytecode, which comes first, may be shared too: the function's place must be taken
+     * before. */
     uint32_t number = 0;
     if (tag & SHARED) {
         lua_pushboolean(L, false);
@@ -730,7 +761,8 @@ APART static int get_cdata(decoder *d, int tag)
         return malformed(d, "no number");
     lua_rawgeti(L, LUA_REGISTRYINDEX, decoder_codec(d)->cdata_new);
     if (lua_isnil(L, -1))
-        return tp_error_set(d->err, TP_ECODEC, "a cdata cannot be made here: there is no ffi library");
+        return tp_error_set(d->err, TP_ECODEC,
+                            "a cdata cannot be made here: there is no ffi library");
     lua_pushinteger(L, tag);
     if (tag == T_COMPLEX) {
         lua_pushnumber(L, read_double(d));
@@ -751,7 +783,8 @@ static int call_ffi(decoder *d, const char *name, int n)
     lua_State *L = d->L;
     tp_codec_push_ffi(L, decoder_codec(d), name);
     if (lua_isnil(L, -1))
-        return tp_error_set(d->err, TP_ECODEC, "a cdata cannot be made here: there is no ffi library");
+        return tp_error_set(d->err, TP_ECODEC,
+                            "a cdata cannot be made here: there is no ffi library");
     lua_insert(L, -n - 1);
     lua_call(L, n, 2); // value why
     if (lua_isnil(L, -2))
@@ -767,7 +800,12 @@ APART static int get_ffi(decoder *d, uint8_t tag)
         return malformed(d, "something of the FFI, in bytes from outside,");
     if (get_value(d) < 0 || get_value(d) < 0)
         return -1;
-    if (call_ffi(d, tag == T_CTYPE ? "ctype" : tag == T_BYTES ? "value" : tag == T_SYMBOL ? "symbol" : "open_library", 2) < 0)
+    if (call_ffi(d,
+                 tag == T_CTYPE    ? "ctype"
+                 : tag == T_BYTES  ? "value"
+                 : tag == T_SYMBOL ? "symbol"
+                                   : "open_library",
+                 2) < 0)
         return -1;
     size_t len;
     const char *bytes = tag == T_BYTES ? get_bytes(d, &len) : "";
@@ -783,7 +821,8 @@ static bool push_got(lua_State *L, const struct codec *c, const struct lately *a
 {
     for (int i = 0; i < LATELY; i++) {
         const struct lately *b = &c->got[i];
-        if (b->memory != a->memory || b->type != a->type || b->offset != a->offset || b->elements != a->elements || b->columns != a->columns)
+        if (b->memory != a->memory || b->type != a->type || b->offset != a->offset ||
+            b->elements != a->elements || b->columns != a->columns)
             continue;
         tp_codec_push_lately(L);
         lua_rawgeti(L, -1, LATELY + i + 1);
@@ -813,7 +852,8 @@ static bool is_array(const decoder *d, uint32_t index, int type, const uint64_t 
         return false;
     const tp_array *memory = (const tp_array *)(const void *)d->refs[index];
     size_t size = tp_type_size((tp_type)type);
-    return numbers[0] <= memory->size && numbers[0] % size == 0 && numbers[1] <= (memory->size - numbers[0]) / size &&
+    return numbers[0] <= memory->size && numbers[0] % size == 0 &&
+           numbers[1] <= (memory->size - numbers[0]) / size &&
            (numbers[2] == 0 || numbers[1] % numbers[2] == 0);
 }
 
@@ -832,7 +872,11 @@ APART static int get_array(decoder *d)
         return malformed(d, "an array of nothing");
     if (open_arrays(d) < 0)
         return -1;
-    struct lately a = { .memory = d->refs[index], .type = (uint8_t)type, .offset = numbers[0], .elements = numbers[1], .columns = numbers[2] };
+    struct lately a = { .memory = d->refs[index],
+                        .type = (uint8_t)type,
+                        .offset = numbers[0],
+                        .elements = numbers[1],
+                        .columns = numbers[2] };
     if (push_got(L, c, &a))
         return 0;
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->array_new);
@@ -1041,7 +1085,8 @@ static void declare(decoder *d)
     lua_call(d->L, 1, 0);
 }
 
-/* Pushes the values of the message above d->bottom; gives how many, or -1 with the stack as it was. */
+/* Pushes the values of the message above d->bottom; gives how many, or -1 with the stack as it
+ * was. */
 static int decode(decoder *d)
 {
     lua_State *L = d->L;
@@ -1075,15 +1120,24 @@ static int decode(decoder *d)
     return (int)n;
 }
 
-static decoder decoder_of(lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *refs, uint32_t nrefs, unsigned flags, tp_error *err)
+static decoder decoder_of(lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *refs,
+                          uint32_t nrefs, unsigned flags, tp_error *err)
 {
     return (decoder){
-        .L = L, .base = bytes, .p = bytes, .end = bytes + len, .refs = refs, .nrefs = nrefs, .flags = flags, .bottom = lua_gettop(L), .err = err,
+        .L = L,
+        .base = bytes,
+        .p = bytes,
+        .end = bytes + len,
+        .refs = refs,
+        .nrefs = nrefs,
+        .flags = flags,
+        .bottom = lua_gettop(L),
+        .err = err,
     };
 }
 
-int tp_decode(lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *refs, uint32_t nrefs, unsigned flags,
-              size_t *used, tp_error *err)
+int tp_decode(lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *refs, uint32_t nrefs,
+              unsigned flags, size_t *used, tp_error *err)
 {
     decoder d = decoder_of(L, bytes, len, refs, nrefs, flags, err);
     int n = decode(&d);
@@ -1092,15 +1146,16 @@ int tp_decode(lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *ref
     return n;
 }
 
-int tp_decode_with(lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *refs, uint32_t nrefs, unsigned flags, tp_captured *captured,
-                   tp_error *err)
+int tp_decode_with(lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *refs,
+                   uint32_t nrefs, unsigned flags, tp_captured *captured, tp_error *err)
 {
     decoder d = decoder_of(L, bytes, len, refs, nrefs, flags, err);
     d.captured = captured;
     return decode(&d);
 }
 
-int tp_decode_image(lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *refs, uint32_t nrefs, tp_captured *captured, tp_error *err)
+int tp_decode_image(lua_State *L, const uint8_t *bytes, size_t len, tp_ref *const *refs,
+                    uint32_t nrefs, tp_captured *captured, tp_error *err)
 {
     decoder d = decoder_of(L, bytes, len, refs, nrefs, TP_DECODE_TRUSTED, err);
     d.captured = captured;

@@ -29,7 +29,8 @@ typedef struct encoder {
     struct work *w;  /* NULL until it is needed, which numbers do not do */
     struct codec *c; /* the same */
     tp_buf *out;
-    uint8_t *base;   /* where the message starts: out->data + out->len, which stays as it was until the end */
+    uint8_t *base; /* where the message starts: out->data + out->len, which stays as it was until
+                      the end */
     uint8_t *p, *end;
     uint32_t nrefs; /* of out, at the start */
     unsigned flags, depth;
@@ -140,7 +141,8 @@ static bool is_identifier(const char *s, size_t len)
 {
     static const char first[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_";
     static const char rest[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_0123456789";
-    return len > 0 && len <= 50 && strlen(s) == len && strchr(first, s[0]) && strspn(s, rest) == len;
+    return len > 0 && len <= 50 && strlen(s) == len && strchr(first, s[0]) &&
+           strspn(s, rest) == len;
 }
 
 /* Adds the step `["..."]` for a string key that is not an identifier. */
@@ -239,7 +241,8 @@ static int grow(encoder *e, size_t n)
     tp_buf *b = e->out;
     size_t used = (size_t)(e->p - e->base);
     if (used + n > UINT32_MAX - b->len) /* offsets are 32 bits */
-        return refuse(e, TP_ECODEC, "a message over the limit of %u bytes cannot travel", (unsigned)UINT32_MAX);
+        return refuse(e, TP_ECODEC, "a message over the limit of %u bytes cannot travel",
+                      (unsigned)UINT32_MAX);
     uint8_t *base = tp_buf_reserve(b, used + n);
     if (!base)
         return refuse_memory(e);
@@ -333,7 +336,8 @@ static inline int put_number(encoder *e, double x)
 APART static int put_long_string(encoder *e, const char *s, size_t len)
 {
     if (len > TP_STRING_MAX)
-        return refuse(e, TP_ECODEC, "a string of %zu bytes is over the limit of %d", len, TP_STRING_MAX);
+        return refuse(e, TP_ECODEC, "a string of %zu bytes is over the limit of %d", len,
+                      TP_STRING_MAX);
     if (!e->w)
         acquire(e);
     /* an identity has no references: identity.c writes strings so, too */
@@ -359,7 +363,8 @@ static inline int put_string(encoder *e, int index)
 
 /* Writes a typed array's tag, type, length and columns, and makes room for `elements` more
  * bytes. */
-static int put_shape(encoder *e, uint8_t tag, tp_type type, const uint64_t numbers[3], size_t elements)
+static int put_shape(encoder *e, uint8_t tag, tp_type type, const uint64_t numbers[3],
+                     size_t elements)
 {
     if (room(e, 2 + 2 * sizeof numbers[1] + elements) < 0)
         return -1;
@@ -375,7 +380,8 @@ static int put_elements(encoder *e, const tp_array *memory, tp_type type, const 
 {
     if (put_shape(e, T_ARRAY, type, numbers, TP_IDENTITY) < 0)
         return -1;
-    tp_blake2b_hash(e->p, TP_IDENTITY, (const char *)memory->data + numbers[0], numbers[1] * tp_type_size(type));
+    tp_blake2b_hash(e->p, TP_IDENTITY, (const char *)memory->data + numbers[0],
+                    numbers[1] * tp_type_size(type));
     e->p += TP_IDENTITY;
     return 0;
 }
@@ -393,14 +399,17 @@ static int put_memory(encoder *e, tp_ref *r)
 }
 
 /* Writes a copy of the array at the stack's index `top`. */
-static int put_copy(encoder *e, const tp_array *memory, tp_type type, const uint64_t numbers[3], int top)
+static int put_copy(encoder *e, const tp_array *memory, tp_type type, const uint64_t numbers[3],
+                    int top)
 {
     uint64_t size = numbers[1] * tp_type_size(type);
     int seen = see(e, lua_topointer(e->L, top));
     if (seen)
         return seen < 0 ? -1 : put_back(e, T_BACK);
     if (size > UINT32_MAX)
-        return refuse(e, TP_ECODEC, "a typed array of %.0f bytes cannot be copied to a worker: 4 GiB is the most", (double)size);
+        return refuse(e, TP_ECODEC,
+                      "a typed array of %.0f bytes cannot be copied to a worker: 4 GiB is the most",
+                      (double)size);
     if (put_shape(e, T_ELEMENTS, type, numbers, size) < 0)
         return -1;
     if (size)
@@ -450,14 +459,20 @@ static int put_array(encoder *e, struct codec *c, int top)
     tp_ref *r = lua_touserdata(L, -5);
     if (!r)
         return 0;
-    uint64_t numbers[3] = { (uint64_t)lua_tonumber(L, -3), (uint64_t)lua_tonumber(L, -2), (uint64_t)lua_tonumber(L, -1) };
+    uint64_t numbers[3] = { (uint64_t)lua_tonumber(L, -3), (uint64_t)lua_tonumber(L, -2),
+                            (uint64_t)lua_tonumber(L, -1) };
     if (is_identity(e))
-        return put_elements(e, (const tp_array *)r, (tp_type)lua_tointeger(L, -4), numbers) < 0 ? -1 : 1;
+        return put_elements(e, (const tp_array *)r, (tp_type)lua_tointeger(L, -4), numbers) < 0 ? -1
+                                                                                                : 1;
     if (e->flags & TP_ENCODE_COPIES && !tp_array_share((tp_array *)r))
-        return put_copy(e, (const tp_array *)r, (tp_type)lua_tointeger(L, -4), numbers, top) < 0 ? -1 : 1;
+        return put_copy(e, (const tp_array *)r, (tp_type)lua_tointeger(L, -4), numbers, top) < 0
+                   ? -1
+                   : 1;
     int at = (int)(c->next_sent++ % LATELY);
     struct lately *a = &c->sent[at];
-    *a = (struct lately){ lua_topointer(L, top), r, (uint8_t)lua_tointeger(L, -4), numbers[0], numbers[1], numbers[2] };
+    *a = (struct lately){
+        lua_topointer(L, top), r, (uint8_t)lua_tointeger(L, -4), numbers[0], numbers[1], numbers[2]
+    };
     tp_codec_push_lately(L);
     lua_pushvalue(L, top);
     lua_rawseti(L, -2, at + 1);
@@ -497,22 +512,27 @@ APART static int put_cdata(encoder *e)
         return refuse_type(e, "a cdata");
     }
     lua_pushvalue(L, top);
-    lua_call(L, 1, 4); /* kind (a tag; 0: none), value or re or text, im or metatable or library, bytes */
+    lua_call(L, 1,
+             4); /* kind (a tag; 0: none), value or re or text, im or metatable or library, bytes */
     int kind = (int)lua_tointeger(L, top + 1);
     int is_array = kind == 0 ? put_array(e, c, top) : 0;
     if (is_array != 0) {
         rc = is_array < 0 ? -1 : 0;
     } else if (kind == 0) {
-        rc = refuse(e, TP_ECODEC, "a %.80s cannot travel to a worker (%s)", lua_tostring(L, top + 2), lua_tostring(L, top + 3));
-    } else if ((kind == T_CTYPE || kind == T_BYTES || kind == T_SYMBOL) && e->flags & TP_ENCODE_NO_CODE) {
-        rc = refuse(e, TP_ECODEC, "a %.80s cannot travel from a worker process", kind == T_BYTES ? "struct of the FFI" : "ctype or symbol of the FFI");
+        rc = refuse(e, TP_ECODEC, "a %.80s cannot travel to a worker (%s)",
+                    lua_tostring(L, top + 2), lua_tostring(L, top + 3));
+    } else if ((kind == T_CTYPE || kind == T_BYTES || kind == T_SYMBOL) &&
+               e->flags & TP_ENCODE_NO_CODE) {
+        rc = refuse(e, TP_ECODEC, "a %.80s cannot travel from a worker process",
+                    kind == T_BYTES ? "struct of the FFI" : "ctype or symbol of the FFI");
     } else if (kind == T_CTYPE || kind == T_BYTES || kind == T_SYMBOL) {
         rc = put_cdata_bytes(e, top, kind);
     } else if (room(e, 17) == 0) {
         double parts[2] = { lua_tonumber(L, top + 2), lua_tonumber(L, top + 3) };
         bool is_complex = kind == T_COMPLEX;
         *e->p = (uint8_t)kind;
-        memcpy(e->p + 1, is_complex ? (const void *)parts : lua_topointer(L, top + 2), is_complex ? 16 : 8);
+        memcpy(e->p + 1, is_complex ? (const void *)parts : lua_topointer(L, top + 2),
+               is_complex ? 16 : 8);
         e->p += is_complex ? 17 : 9;
         rc = 0;
     }
@@ -624,7 +644,8 @@ static struct known *find_field(encoder *e, const void *object)
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->loaded);
     lua_pushnil(L);
     while (!found && lua_next(L, top + 1)) {  /* loaded name module */
-        bool is_library = lua_istable(L, -1) && lua_type(L, -2) == LUA_TSTRING && strcmp(lua_tostring(L, -2), "_G") != 0;
+        bool is_library = lua_istable(L, -1) && lua_type(L, -2) == LUA_TSTRING &&
+                          strcmp(lua_tostring(L, -2), "_G") != 0;
         if (is_library)
             lua_pushnil(L);
         while (is_library && !found && lua_next(L, top + 3)) { /* loaded name module field value */
@@ -755,7 +776,8 @@ static int put_module(encoder *e, struct known *k)
     if (room(e, 2) < 0)
         return -1;
     *e->p++ = T_MODULE;
-    *e->p++ = (uint8_t)((is_field ? MODULE_FIELD : 0) | (e->has_paths ? 0 : MODULE_PATHS) | (n > 1 ? MODULE_ALIASES : 0));
+    *e->p++ = (uint8_t)((is_field ? MODULE_FIELD : 0) | (e->has_paths ? 0 : MODULE_PATHS) |
+                        (n > 1 ? MODULE_ALIASES : 0));
     if (!e->has_paths) {
         e->has_paths = true;
         push_path(e, "path");
@@ -806,7 +828,8 @@ static int put_name(encoder *e, uint8_t tag, const char *name)
 static int put_ref(encoder *e, tp_ref *r)
 {
     if (is_identity(e)) /* for an identity a host object is known by its kind alone */
-        return put_tag(e, T_REF) < 0 ? -1 : put_bytes(e, r->type->metatable, strlen(r->type->metatable));
+        return put_tag(e, T_REF) < 0 ? -1
+                                     : put_bytes(e, r->type->metatable, strlen(r->type->metatable));
     if (tp_buf_hold_ref(e->out, r) < 0)
         return refuse_memory(e);
     return put_tag_u32(e, r->type == &tp_class_blob_type ? T_BLOB : T_REF, e->out->nrefs - 1);
@@ -878,7 +901,8 @@ static int put_defined(encoder *e, int index)
 {
     struct codec *c = e->c;
     struct class *k = &c->classes[index];
-    if (!is_identity(e) && k->blob && !k->blob->is_partial && (k->origin == FOREIGN || k->epoch == c->epoch))
+    if (!is_identity(e) && k->blob && !k->blob->is_partial &&
+        (k->origin == FOREIGN || k->epoch == c->epoch))
         return put_ref(e, &k->blob->ref);
     encoder *out = e;
     while (out && out->defining != index)
@@ -893,7 +917,9 @@ static int put_defined(encoder *e, int index)
         return -1;
     k = &c->classes[index]; /* the array may have moved */
     if (is_identity(e)) {
-        int written = put_name(e, T_BLOB, k->name) < 0 ? -1 : put_bytes(e, (const char *)blob->message.data, blob->message.len);
+        int written = put_name(e, T_BLOB, k->name) < 0
+                          ? -1
+                          : put_bytes(e, (const char *)blob->message.data, blob->message.len);
         lua_pop(e->L, 1);
         return written;
     }
@@ -924,7 +950,8 @@ APART static int put_known(encoder *e, struct known *k)
 {
     if (k->kind == CLASS) {
         struct class *class = &e->c->classes[k->index];
-        return class->origin == BY_NAME ? put_name(e, T_CLASS, class->name) : put_defined(e, k->index);
+        return class->origin == BY_NAME ? put_name(e, T_CLASS, class->name)
+                                        : put_defined(e, k->index);
     }
     if (k->kind != BUILTIN)
         return put_module(e, k);
@@ -961,7 +988,8 @@ static int refuse_class(encoder *e)
 {
     lua_State *L = e->L;
     int top = lua_gettop(L);
-    static const char *const fields[] = { "__name", "_NAME", "_name", "name", "__classname", "classname" };
+    static const char *const fields[] = { "__name", "_NAME",       "_name",
+                                          "name",   "__classname", "classname" };
     const char *name = NULL;
     for (size_t i = 0; !name && i < countof(fields); i++) {
         lua_pushstring(L, fields[i]);
@@ -971,8 +999,10 @@ static int refuse_class(encoder *e)
     char which[60] = "";
     if (name)
         snprintf(which, sizeof which, " of class %.48s", name);
-    refuse(e, TP_ECODEC, "a table with an unknown metatable%s cannot travel to a worker "
-                         "(make it known with tidepool.class, or let a module have the class in a field)", which);
+    refuse(e, TP_ECODEC,
+           "a table with an unknown metatable%s cannot travel to a worker "
+           "(make it known with tidepool.class, or let a module have the class in a field)",
+           which);
     lua_settop(L, top);
     return -1;
 }
@@ -982,7 +1012,8 @@ static int refuse_class(encoder *e)
  * by the script, as were functions of the script in modules.) */
 static int take_by_name(encoder *e)
 {
-    if (e->restart || e->code != TP_ECODEC || (lua_isfunction(e->L, -1) && tp_modules_is_scripts(e->L, e->c)))
+    if (e->restart || e->code != TP_ECODEC ||
+        (lua_isfunction(e->L, -1) && tp_modules_is_scripts(e->L, e->c)))
         return -1;
     struct known *k = find_field(e, tp_codec_identity(e->L, -1));
     if (!k)
@@ -1134,7 +1165,10 @@ static int rank_of(encoder *e, struct rank *to)
         to->bytes = lua_tolstring(L, -1, &to->len);
     } else {
         if (e->ranking == RANKING_MAX)
-            return refuse(e, TP_ECODEC, "a table whose keys are tables with such keys, %d deep, cannot be compared", RANKING_MAX);
+            return refuse(
+                e, TP_ECODEC,
+                "a table whose keys are tables with such keys, %d deep, cannot be compared",
+                RANKING_MAX);
         int top = lua_gettop(L);
         encoder in;
         start(&in, L, tp_codec_push_buf(L), TP_ENCODE_IDENTITY);
@@ -1166,7 +1200,8 @@ APART static int64_t put_ranked_pairs(encoder *e, size_t n)
         lua_pushvalue(L, -1);
         lua_rawseti(L, table + 1, ++count);
     }
-    struct rank *ranks = lua_newuserdata(L, (size_t)(count + 1) * sizeof *ranks); /* table keys ranks */
+    struct rank *ranks =
+        lua_newuserdata(L, (size_t)(count + 1) * sizeof *ranks); /* table keys ranks */
     memset(ranks, 0, (size_t)(count + 1) * sizeof *ranks);
     for (int i = 0; i < count; i++) {
         ranks[i].key = i + 1;
@@ -1425,7 +1460,8 @@ static uint32_t instruction(const struct proto *pt, uint32_t i)
 static unsigned uses_of_store(const struct codec *c, const struct proto *pt, uint32_t i)
 {
     static const char *const libraries[] = {
-        "_G", "string", "table", "math", "io", "os", "coroutine", "debug", "bit", "jit", "package", NULL,
+        "_G",        "string", "table", "math", "io",      "os",
+        "coroutine", "debug",  "bit",   "jit",  "package", NULL,
     };
     uint32_t table = instruction(pt, i) >> 24;
     while (i-- > 0) {
@@ -1447,8 +1483,11 @@ static unsigned uses_of_store(const struct codec *c, const struct proto *pt, uin
 static unsigned add_globals(lua_State *L, const struct codec *c, struct proto *pt)
 {
     static const char *const io[] = { "io", NULL }, *const defaults[] = { "output", "input", NULL };
-    static const char *const changing[] = { "sethook", "setlocale", "setpause", "setstepmul", "randomseed", NULL };
-    unsigned uses = has_string(pt, changing) || (has_string(pt, io) && has_string(pt, defaults)) ? SETS_LIBRARY : 0;
+    static const char *const changing[] = { "sethook",    "setlocale",  "setpause",
+                                            "setstepmul", "randomseed", NULL };
+    unsigned uses = has_string(pt, changing) || (has_string(pt, io) && has_string(pt, defaults))
+                        ? SETS_LIBRARY
+                        : 0;
     for (uint32_t i = 0; i < pt->ncode; i++) {
         uint32_t ins = instruction(pt, i);
         uint8_t op = ins & 0xff;
@@ -1464,7 +1503,8 @@ static unsigned add_globals(lua_State *L, const struct codec *c, struct proto *p
     return uses;
 }
 
-/* Pushes the record of the Lua function on top: { bytecode, USES_*, names of globals that it reads... }. */
+/* Pushes the record of the Lua function on top: { bytecode, USES_*, names of globals that it
+ * reads... }. */
 static void push_record(lua_State *L, const struct codec *c)
 {
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->dumps); /* fn dumps */
@@ -1576,7 +1616,8 @@ static bool is_standard(encoder *e)
 
 static int put_all_globals(encoder *e, uint32_t *count);
 
-/* Stack: fn record. The function's environment: its identity, and the values of the globals that the function reads. */
+/* Stack: fn record. The function's environment: its identity, and the values of the globals that
+ * the function reads. */
 static int put_globals(encoder *e)
 {
     lua_State *L = e->L;
@@ -1732,7 +1773,10 @@ static int refuse_userdata(encoder *e)
         }
     }
     lua_settop(L, top);
-    return refuse(e, TP_ECODEC, "a userdata cannot travel to a worker (%smake it inside of the function, or in app:setup)", which);
+    return refuse(
+        e, TP_ECODEC,
+        "a userdata cannot travel to a worker (%smake it inside of the function, or in app:setup)",
+        which);
 }
 
 /* Writes the userdata on top if ffi.load made it: 1 when written; 0 when it is something else; -1
@@ -1766,7 +1810,8 @@ APART static int put_userdata(encoder *e)
         return put_ref(e, r);
     size_t len;
     const char *text = tp_codec_refused(e->L, &len);
-    if (text && !e->is_image && !e->is_careful && e->defining < 0) /* it is a value of the user's: an argument, a result */
+    if (text && !e->is_image && !e->is_careful &&
+        e->defining < 0) /* it is a value of the user's: an argument, a result */
         return refuse(e, TP_ECODEC, "%s", text);
     if (text)
         return put_tag(e, T_REFUSED) < 0 ? -1 : put_bytes(e, text, len);
@@ -1805,7 +1850,9 @@ static int put_nested(encoder *e, int type)
         return e->code == TP_OK && !e->restart ? 0 : -1;
     }
     int top = lua_gettop(L);
-    int rc = type == LUA_TTABLE ? put_table(e) : type == LUA_TFUNCTION ? put_function(e) : put_userdata(e);
+    int rc = type == LUA_TTABLE      ? put_table(e)
+             : type == LUA_TFUNCTION ? put_function(e)
+                                     : put_userdata(e);
     if (rc < 0)
         lua_settop(L, top);
     return rc;
@@ -1954,7 +2001,8 @@ static int put_all_globals(encoder *e, uint32_t *count)
 static bool is_written(const encoder *e, int index)
 {
     size_t len;
-    const char *name = lua_type(e->L, index) == LUA_TSTRING ? lua_tolstring(e->L, index, &len) : NULL;
+    const char *name = lua_type(e->L, index) == LUA_TSTRING ? lua_tolstring(e->L, index, &len)
+                                                            : NULL;
     return !name || memmem(e->base, offset(e), name, len) != NULL;
 }
 
@@ -2141,7 +2189,8 @@ static int encode_with_tables(encoder *e, int first, int n, int tables)
         rc = put_values(e, first, n);
         if (rc == 0 && e->is_image)
             rc = put_changes(e, n);
-        if (rc == 0 && e->is_image && !e->adds_tables && e->ntables > 0 && e->ntables < tp_captured_count(e->captured)) {
+        if (rc == 0 && e->is_image && !e->adds_tables && e->ntables > 0 &&
+            e->ntables < tp_captured_count(e->captured)) {
             e->adds_tables = e->restart = true;
             rc = -1;
         }
@@ -2168,12 +2217,14 @@ static int report(const encoder *e, const char *const *root, tp_error *err)
     if (e->code == TP_EMEMORY)
         return tp_error_set(err, e->code, "%s", e->why);
     if (e->is_deep)
-        return tp_error_set(err, e->code, "%.200s: %s at %.*s...", name, e->why, (int)(e->npath < 40 ? e->npath : 40),
-                            e->path);
-    return tp_error_set(err, e->code, "%.100s%.*s%s: %s", name, (int)e->npath, e->path, e->is_cut ? "..." : "", e->why);
+        return tp_error_set(err, e->code, "%.200s: %s at %.*s...", name, e->why,
+                            (int)(e->npath < 40 ? e->npath : 40), e->path);
+    return tp_error_set(err, e->code, "%.100s%.*s%s: %s", name, (int)e->npath, e->path,
+                        e->is_cut ? "..." : "", e->why);
 }
 
-int tp_encode_with(lua_State *L, int first, int n, const char *const *root, unsigned flags, tp_captured *captured, tp_buf *out, tp_error *err)
+int tp_encode_with(lua_State *L, int first, int n, const char *const *root, unsigned flags,
+                   tp_captured *captured, tp_buf *out, tp_error *err)
 {
     if (!lua_checkstack(L, 2 * STACK_NEED))
         return tp_error_set(err, TP_ECODEC, "too many values at once to travel to a worker");
@@ -2187,12 +2238,14 @@ int tp_encode_with(lua_State *L, int first, int n, const char *const *root, unsi
     return encode(&e, first, n) < 0 ? report(&e, root, err) : 0;
 }
 
-int tp_encode(lua_State *L, int first, int n, const char *const *root, unsigned flags, tp_buf *out, tp_error *err)
+int tp_encode(lua_State *L, int first, int n, const char *const *root, unsigned flags, tp_buf *out,
+              tp_error *err)
 {
     return tp_encode_with(L, first, n, root, flags, NULL, out, err);
 }
 
-int tp_encode_image(lua_State *L, int first, int n, const char *const *root, int tables, unsigned flags, tp_buf *out, tp_error *err)
+int tp_encode_image(lua_State *L, int first, int n, const char *const *root, int tables,
+                    unsigned flags, tp_buf *out, tp_error *err)
 {
     if (!lua_checkstack(L, 2 * STACK_NEED))
         return tp_error_set(err, TP_ECODEC, "too many values at once to travel to a worker");
@@ -2220,7 +2273,8 @@ bool tp_encode_watch(lua_State *L, int tables)
 bool tp_encode_outline(lua_State *L, int first, int n, int tables, unsigned flags, tp_buf *out)
 {
     const tp_captured *captured = tp_captured_at(L, tables);
-    if (!captured || !lua_checkstack(L, 2 * STACK_NEED) || !tp_captured_holds(captured, &tp_codec_of(L)->layout))
+    if (!captured || !lua_checkstack(L, 2 * STACK_NEED) ||
+        !tp_captured_holds(captured, &tp_codec_of(L)->layout))
         return false;
     encoder e;
     start(&e, L, out, flags);

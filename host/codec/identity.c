@@ -18,7 +18,8 @@ void tp_identity_of_bytes(const void *bytes, size_t len, uint8_t to[TP_IDENTITY]
     to[TP_IDENTITY - 1] |= 128;
 }
 
-int tp_identity_of_values(struct lua_State *L, int first, int n, const char *const *root, tp_buf *message, uint8_t to[TP_IDENTITY], tp_error *err)
+int tp_identity_of_values(struct lua_State *L, int first, int n, const char *const *root,
+                          tp_buf *message, uint8_t to[TP_IDENTITY], tp_error *err)
 {
     tp_buf_clear(message);
     if (tp_encode(L, first, n, root, TP_ENCODE_IDENTITY, message, err))

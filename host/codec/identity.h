@@ -17,7 +17,8 @@ enum { TP_IDENTITY = 16 /* bytes of an identity */ };
 /* The identity of n values from the stack's index `first` on, as one item's arguments or results.
  * `message` is the caller's scratch memory. -1 with err set, as from tp_encode. May raise out of
  * memory. */
-int tp_identity_of_values(struct lua_State *L, int first, int n, const char *const *root, tp_buf *message, uint8_t to[TP_IDENTITY], tp_error *err);
+int tp_identity_of_values(struct lua_State *L, int first, int n, const char *const *root,
+                          tp_buf *message, uint8_t to[TP_IDENTITY], tp_error *err);
 
 /* The same of item k of a block of columns, which is the identity of the values that it stands for.
  * -1: out of memory. */

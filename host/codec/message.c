@@ -34,15 +34,17 @@ static uint8_t *add_text(uint8_t *p, const char *text, size_t len)
     return p + sizeof n + len;
 }
 
-int tp_encode_failure(tp_buf *out, tp_failure_kind kind, const char *message, const char *last, size_t last_len, unsigned attempt, int worker)
+int tp_encode_failure(tp_buf *out, tp_failure_kind kind, const char *message, const char *last,
+                      size_t last_len, unsigned attempt, int worker)
 {
     const char *name = tp_failure_kind_name(kind);
     size_t kind_len = strlen(name), len = strlen(message);
     uint8_t *begin = tp_buf_reserve(out, 64 + kind_len + 2 * len + last_len), *p = begin;
     if (!p)
         return -1;
-    _Static_assert(TP_FAILURE_KIND == 0 && TP_FAILURE_MESSAGE == 1 && TP_FAILURE_VALUE == 2 && TP_FAILURE_TRACEBACK == 3 &&
-                       TP_FAILURE_ATTEMPTS == 4 && TP_FAILURE_WORKER == 5 && TP_FAILURE_STDERR == 6,
+    _Static_assert(TP_FAILURE_KIND == 0 && TP_FAILURE_MESSAGE == 1 && TP_FAILURE_VALUE == 2 &&
+                       TP_FAILURE_TRACEBACK == 3 && TP_FAILURE_ATTEMPTS == 4 &&
+                       TP_FAILURE_WORKER == 5 && TP_FAILURE_STDERR == 6,
                    "as they are written below");
     *p++ = TP_FAILURE_FIELDS_N;
     p = add_text(p, name, kind_len);
@@ -144,7 +146,8 @@ static int64_t size_behind(uint8_t tag, const uint8_t *p, size_t left, int64_t *
     case T_OBJECT:
         if (left < 8)
             return -1;
-        *values = (int64_t)read_u32(p) + 2 * (int64_t)read_u32(p + 4) + ((tag & ~SHARED) == T_OBJECT);
+        *values = (int64_t)read_u32(p) + 2 * (int64_t)read_u32(p + 4) +
+                  ((tag & ~SHARED) == T_OBJECT);
         return 8;
     default:
         return -1;
@@ -182,7 +185,8 @@ bool tp_message_is_plain(const uint8_t *bytes, size_t len)
     return p == end && left == 0;
 }
 
-enum tag tp_message_single(const uint8_t *bytes, size_t message_len, double *number, const char **text, size_t *len)
+enum tag tp_message_single(const uint8_t *bytes, size_t message_len, double *number,
+                           const char **text, size_t *len)
 {
     const char *other = NULL;
     if (message_len < 2 || bytes[0] != 1)

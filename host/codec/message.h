@@ -1,10 +1,13 @@
-/* message.h: the format of the codec's messages, and messages of simple values, which need no Lua state.
+/* message.h: the format of the codec's messages, and messages of simple values, which need no Lua
+ * state.
  *
- * A message is a count and that many values, each a tag byte and what the tag asks for (enum tag). What can be met
- * twice (tables, functions, long strings, ...) is referred to by its offset from the message's start; only when that
- * happens is the first occurrence's tag patched to its "shared" variant, so that decoding registers only those.
+ * A message is a count and that many values, each a tag byte and what the tag asks for (enum tag).
+ * What can be met twice (tables, functions, long strings, ...) is referred to by its offset from
+ * the message's start; only when that happens is the first occurrence's tag patched to its "shared"
+ * variant, so that decoding registers only those.
  *
- * Numbers are in the machine's byte order. Whoever sends messages to another machine compares that first. */
+ * Numbers are in the machine's byte order. Whoever sends messages to another machine compares that
+ * first. */
 #ifndef TP_MESSAGE_H
 #define TP_MESSAGE_H
 
@@ -16,43 +19,48 @@
 #include <string.h>
 
 enum tag {
-    T_INT = 0x00,    /* 0x00 .. 0x7f: the integers 0 to 127 */
-    T_SHORT = 0x80,  /* 0x80 .. 0x9f: strings of 0 to 31 bytes, which follow */
+    T_INT = 0x00,   /* 0x00 .. 0x7f: the integers 0 to 127 */
+    T_SHORT = 0x80, /* 0x80 .. 0x9f: strings of 0 to 31 bytes, which follow */
     T_NIL = 0xa0,
     T_FALSE,
     T_TRUE,
-    T_INT8,          /* one byte, signed */
+    T_INT8, /* one byte, signed */
     T_INT32,
     T_DOUBLE,
-    T_INT64,         /* cdata */
+    T_INT64, /* cdata */
     T_UINT64,
-    T_COMPLEX,       /* cdata: two doubles */
-    T_RUN,           /* in a table's array part only: u32 count, so many doubles */
-    T_BACK,          /* u32 offset of something shared */
-    T_UPBACK,        /* in a function only: u32 offset of a shared upvalue */
-    T_ARRAY,         /* u32 index of a reference: the memory; u8 type, u64 offset in bytes, u64 elements, u64 columns */
-    T_NULL,          /* the light userdata that points nowhere: tidepool.null, and cjson.null */
+    T_COMPLEX, /* cdata: two doubles */
+    T_RUN,     /* in a table's array part only: u32 count, so many doubles */
+    T_BACK,    /* u32 offset of something shared */
+    T_UPBACK,  /* in a function only: u32 offset of a shared upvalue */
+    T_ARRAY,   /* u32 index of a reference: the memory; u8 type, u64 offset in bytes, u64 elements,
+                  u64 columns */
+    T_NULL,    /* the light userdata that points nowhere: tidepool.null, and cjson.null */
 
     /* From here on: even tags, and tag | SHARED where a T_BACK or T_UPBACK refers to it. */
-    T_STRING = 0xb0, /* u32 length, bytes */
-    T_TABLE = 0xb2,  /* u32 array items, u32 pairs, the items, the pairs */
-    T_OBJECT = 0xb4, /* as T_TABLE, with the metatable (a value) before the items */
-    T_FUNC = 0xb6,   /* bytecode (a string), environment (nil, T_ENV or T_BACK; then u32 pairs of globals), u8 upvalues */
-    T_UPVAL = 0xb8,  /* in a function only: a value */
-    T_ENV = 0xba,    /* in a function only: an environment of its own */
+    T_STRING = 0xb0,  /* u32 length, bytes */
+    T_TABLE = 0xb2,   /* u32 array items, u32 pairs, the items, the pairs */
+    T_OBJECT = 0xb4,  /* as T_TABLE, with the metatable (a value) before the items */
+    T_FUNC = 0xb6,    /* bytecode (a string), environment (nil, T_ENV or T_BACK; then u32 pairs of
+                         globals), u8 upvalues */
+    T_UPVAL = 0xb8,   /* in a function only: a value */
+    T_ENV = 0xba,     /* in a function only: an environment of its own */
     T_BUILTIN = 0xbc, /* name */
-    T_MODULE = 0xbe,  /* u8 of MODULE_*, then path and cpath, the module's name, the field's name, or u32 other names and these */
-    T_CLASS = 0xc0,   /* name: a class that the other side must know */
-    T_BLOB = 0xc2,    /* u32 index of a reference: a class with its definition */
-    T_DEFINED = 0xc4, /* name: a class whose definition is being read further out */
-    T_REF = 0xc6,     /* u32 index of a reference: a host object */
-    T_REFUSED = 0xc8, /* u32 length, bytes: stands for what cannot travel; whoever uses it gets the text as an error */
+    T_MODULE = 0xbe, /* u8 of MODULE_*, then path and cpath, the module's name, the field's name, or
+                        u32 other names and these */
+    T_CLASS = 0xc0,  /* name: a class that the other side must know */
+    T_BLOB = 0xc2,   /* u32 index of a reference: a class with its definition */
+    T_DEFINED = 0xc4,  /* name: a class whose definition is being read further out */
+    T_REF = 0xc6,      /* u32 index of a reference: a host object */
+    T_REFUSED = 0xc8,  /* u32 length, bytes: stands for what cannot travel; whoever uses it gets the
+                          text as an error */
     T_CAPTURED = 0xca, /* u32 number: a table that came in the image, see captured.h */
-    T_CTYPE = 0xcc,   /* two values: the text of a C type, and its metatable or nil */
-    T_BYTES = 0xce,   /* the same for the type of a cdata; u32 length, its bytes */
-    T_SYMBOL = 0xd0,  /* two values: the name of a function of C, and its library */
-    T_LIBRARY = 0xd2, /* two values: the name of a library of C, and whether it is global */
-    T_ELEMENTS = 0xd4 /* a typed array as a copy: u8 type, u64 elements, u64 columns, and the elements' bytes */
+    T_CTYPE = 0xcc,    /* two values: the text of a C type, and its metatable or nil */
+    T_BYTES = 0xce,    /* the same for the type of a cdata; u32 length, its bytes */
+    T_SYMBOL = 0xd0,   /* two values: the name of a function of C, and its library */
+    T_LIBRARY = 0xd2,  /* two values: the name of a library of C, and whether it is global */
+    T_ELEMENTS = 0xd4  /* a typed array as a copy: u8 type, u64 elements, u64 columns, and the
+                          elements' bytes */
 };
 
 enum { SHARED = 1, SHORT_MAX = 32 };
@@ -82,7 +90,8 @@ static inline uint8_t *tp_write_number(uint8_t *p, double x)
     return p + sizeof x;
 }
 
-/* Appends the message of n numbers, of which some are booleans. -1 when out of memory, with out as it was. */
+/* Appends the message of n numbers, of which some are booleans. -1 when out of memory, with out as
+ * it was. */
 int tp_encode_numbers(tp_buf *out, const double *values, const bool *is_boolean, unsigned n);
 
 /* Is the message complete in itself? Not if it has code, references to objects of this process, or
@@ -92,11 +101,13 @@ bool tp_message_is_plain(const uint8_t *bytes, size_t len);
 
 /* If the message has exactly one value, and that is a number or a string (`*len` bytes at `*text`),
  * gives the kind of its tag, T_DOUBLE or T_STRING; else T_NIL. */
-enum tag tp_message_single(const uint8_t *bytes, size_t message_len, double *number, const char **text, size_t *len);
+enum tag tp_message_single(const uint8_t *bytes, size_t message_len, double *number,
+                           const char **text, size_t *len);
 
 /* Reads the first n values of one of our own messages into `to`. Gives how many of them are numbers
  * before the first that is not; *other then says what that is ("a string"). */
-unsigned tp_decode_numbers(const uint8_t *bytes, size_t len, double *to, unsigned n, const char **other);
+unsigned tp_decode_numbers(const uint8_t *bytes, size_t len, double *to, unsigned n,
+                           const char **other);
 
 /* A class's definition, which T_BLOB refers to: the class's name, which lives as long as the blob,
  * and the message. */
@@ -109,9 +120,10 @@ tp_ref *tp_class_blob_new(const char *name, tp_buf *message, bool is_partial);
 
 /* The values of a failure's message, in this order, by the names of the fields of a
  * tidepool.Failure. */
-#define TP_FAILURE_FIELDS(X) \
-    X(KIND, kind) X(MESSAGE, message) X(VALUE, value) X(TRACEBACK, traceback) X(ATTEMPTS, attempts) \
-    X(WORKER, worker) X(STDERR, stderr)
+#define TP_FAILURE_FIELDS(X)                                                          \
+    X(KIND, kind)                                                                     \
+    X(MESSAGE, message) X(VALUE, value) X(TRACEBACK, traceback) X(ATTEMPTS, attempts) \
+        X(WORKER, worker) X(STDERR, stderr)
 
 typedef enum tp_failure_field {
 #define TP_FAILURE_FIELD(name, in_lua) TP_FAILURE_##name,
@@ -122,6 +134,7 @@ typedef enum tp_failure_field {
 
 /* Appends a failure's message; tp_block_new_crash explains `last`. -1 when out of memory, with out
  * as it was. */
-int tp_encode_failure(tp_buf *out, tp_failure_kind kind, const char *message, const char *last, size_t last_len, unsigned attempt, int worker);
+int tp_encode_failure(tp_buf *out, tp_failure_kind kind, const char *message, const char *last,
+                      size_t last_len, unsigned attempt, int worker);
 
 #endif

@@ -110,8 +110,10 @@ static void list_modules(lua_State *L, struct codec *c)
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->loaded);     // list loaded
     lua_pushnil(L);
     while (lua_next(L, top + 2)) {                    // list loaded name module
-        const struct known *k = lua_istable(L, -1) ? tp_codec_find_known(c, lua_topointer(L, -1)) : NULL;
-        bool is_one = lua_istable(L, -1) && lua_type(L, -2) == LUA_TSTRING && (!k || k->kind != BUILTIN);
+        const struct known *k = lua_istable(L, -1) ? tp_codec_find_known(c, lua_topointer(L, -1))
+                                                   : NULL;
+        bool is_one = lua_istable(L, -1) && lua_type(L, -2) == LUA_TSTRING &&
+                      (!k || k->kind != BUILTIN);
         if (is_one && !is_own(lua_tostring(L, -2))) {
             reserve(L, m);
             lua_pushvalue(L, -2);
@@ -194,7 +196,8 @@ void tp_modules_add(lua_State *L, const struct codec *c, int list)
     luaL_checkstack(L, STACK_NEED, "modules");
     lua_pushnil(L);
     while (lua_next(L, module)) {                     // name module key value
-        if (lua_type(L, -2) == LUA_TSTRING && lua_isfunction(L, -1) && tp_modules_is_scripts(L, c)) {
+        if (lua_type(L, -2) == LUA_TSTRING && lua_isfunction(L, -1) &&
+            tp_modules_is_scripts(L, c)) {
             lua_pushvalue(L, module);
             lua_rawseti(L, list, ++n);
             lua_pushvalue(L, -2);

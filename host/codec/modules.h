@@ -38,8 +38,8 @@ bool tp_modules_look(struct lua_State *L, struct codec *c);
  * there is none left. */
 bool tp_modules_next(struct lua_State *L, const struct codec *c, int *i);
 
-/* Stack: name module. Adds the functions of the script in the module to the list of changes (standard.h) at that index, and pops both. Raises on out of
- * memory. */
+/* Stack: name module. Adds the functions of the script in the module to the list of changes
+ * (standard.h) at that index, and pops both. Raises on out of memory. */
 void tp_modules_add(struct lua_State *L, const struct codec *c, int list);
 
 #endif

@@ -1,4 +1,5 @@
-/* scalar.h: elements of mixed columns (TP_MIXED of block.h) to Lua and back, where no compiled loop does it. */
+/* scalar.h: elements of mixed columns (TP_MIXED of block.h) to Lua and back, where no compiled loop
+ * does it. */
 #ifndef TP_SCALAR_H
 #define TP_SCALAR_H
 

@@ -46,7 +46,8 @@ static int find_asize(lua_State *L)
 static bool fits(lua_State *L, const tp_layout *l, uint32_t places, const void *metatable)
 {
     const char *table = lua_topointer(L, -1);
-    return u32_at(table, l->hmask) == places - 1 && u64_at(table, l->metatable) == (uint64_t)(uintptr_t)metatable;
+    return u32_at(table, l->hmask) == places - 1 &&
+           u64_at(table, l->metatable) == (uint64_t)(uintptr_t)metatable;
 }
 
 /* Do the table's parts, where the layout says that they are, hold the values that they were given?
@@ -63,7 +64,8 @@ static bool has_parts(lua_State *L, const tp_layout *l)
     const void *table = lua_topointer(L, -1);
     bool has_item = false, has_field = false;
     if (fits(L, l, FIELDS, NULL) && u32_at(table, l->asize) == 2) {
-        const char *array = (const char *)(uintptr_t)u64_at(table, l->array), *node = (const char *)(uintptr_t)u64_at(table, l->node);
+        const char *array = (const char *)(uintptr_t)u64_at(table, l->array),
+                   *node = (const char *)(uintptr_t)u64_at(table, l->node);
         memcpy(&item, array + VALUE_SIZE, sizeof item);
         has_item = item == 1.5;
         for (int i = 0; i < FIELDS; i++) {
@@ -80,7 +82,8 @@ void tp_layout_find(lua_State *L, tp_layout *layout)
     *layout = (tp_layout){ .asize = find_asize(L) };
     if (layout->asize < 40 || layout->asize > TABLE_SIZE - 8)
         return;
-    tp_layout all = { layout->asize, layout->asize + 4, layout->asize - 32, layout->asize - 8, layout->asize - 16 };
+    tp_layout all = { layout->asize, layout->asize + 4, layout->asize - 32, layout->asize - 8,
+                      layout->asize - 16 };
     lua_createtable(L, 0, 30); /* becomes 32 places */
     bool is_right = fits(L, &all, 32, NULL);
     lua_pushvalue(L, -1);
@@ -92,7 +95,8 @@ void tp_layout_find(lua_State *L, tp_layout *layout)
 }
 
 /* Reads the table's head and the sizes of its parts. False when the layout is not known. */
-static bool look(const tp_layout *l, const void *table, uint64_t head[5], size_t *array, size_t *node)
+static bool look(const tp_layout *l, const void *table, uint64_t head[5], size_t *array,
+                 size_t *node)
 {
     if (!l->hmask || !table)
         return false;

@@ -12,14 +12,16 @@ enum { STACK_NEED = 16 }; /* Lua stack slots */
 
 /* The tables that are watched; their numbers are the same in all states. */
 static const char *const names[] = {
-    "_G", "package", "package.loaders", "jit", "ffi", "string", "table", "math", "io", "os", "coroutine", "debug", "bit", "file", "string metatable",
+    "_G", "package",   "package.loaders", "jit", "ffi",  "string",           "table", "math", "io",
+    "os", "coroutine", "debug",           "bit", "file", "string metatable",
 };
 
 /* Numbers of tables. Changes travel from LIBRARIES on; those to ffi (declaring a type, say) only
  * concern the C types of one state. */
 enum { GLOBALS, PACKAGE, LOADERS, JIT, FFI, LIBRARIES };
 
-static const char *const types[TP_STANDARD_TYPES] = { "nil", "boolean", "number", "string", "function", "thread", "userdata" };
+static const char *const types[TP_STANDARD_TYPES] = { "nil",      "boolean", "number",  "string",
+                                                      "function", "thread",  "userdata" };
 
 static void push(lua_State *L, int ref)
 {
@@ -368,7 +370,8 @@ static void push_triple(lua_State *L, int list, int i)
 /* Stack: where key value. Is it a change that can be made? */
 static bool is_triple(lua_State *L, const tp_standard *s)
 {
-    bool is_number = lua_type(L, -3) == LUA_TNUMBER && lua_tonumber(L, -3) >= 0 && lua_tonumber(L, -3) < s->n;
+    bool is_number = lua_type(L, -3) == LUA_TNUMBER && lua_tonumber(L, -3) >= 0 &&
+                     lua_tonumber(L, -3) < s->n;
     bool is_type = lua_type(L, -3) == LUA_TSTRING && type_number(lua_tostring(L, -3)) >= 0;
     return (is_number || is_type || lua_istable(L, -3)) && !lua_isnil(L, -2);
 }
@@ -642,7 +645,8 @@ bool tp_standard_has(lua_State *L, const tp_standard *s, int where, int key)
 void tp_standard_push_name(lua_State *L, int where, int key)
 {
     int i = lua_type(L, where) == LUA_TNUMBER ? (int)lua_tointeger(L, where) : -1;
-    const char *name = lua_type(L, key) == LUA_TSTRING ? lua_tostring(L, key) : luaL_typename(L, key);
+    const char *name = lua_type(L, key) == LUA_TSTRING ? lua_tostring(L, key)
+                                                       : luaL_typename(L, key);
     if (i == GLOBALS)
         lua_pushfstring(L, "global \"%s\"", name);
     else if (i >= 0 && i < (int)countof(names))

@@ -1,4 +1,5 @@
-/* standard.h: the standard libraries of a Lua state: what they were when it was opened, and what has been done to them since.
+/* standard.h: the standard libraries of a Lua state: what they were when it was opened, and what
+ * has been done to them since.
  *
  * A program may add to the libraries and replace what is in them (`function string.trim`,
  * `math.floor = mine`, `debug.setmetatable(1, ...)`). Such changes travel with functions as a list
@@ -41,7 +42,8 @@ typedef struct tp_standard {
     int function;           /* some function */
 } tp_standard;
 
-/* Looks at the standard libraries as they are now. `loaded` is package.loaded's index in the registry. Raises on out of memory. */
+/* Looks at the standard libraries as they are now. `loaded` is package.loaded's index in the
+ * registry. Raises on out of memory. */
 void tp_standard_open(struct lua_State *L, tp_standard *s, const tp_layout *layout, int loaded);
 
 /* For a host that replaces standard functions by its own: what there is now counts as what there

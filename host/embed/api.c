@@ -1,7 +1,8 @@
 /* api.c: the C API above a Lua state: functions, maps, results, failures.
  *
- * A map from C is a map from Lua (tidepool.embed calls Function and Results), so that it means exactly the same. The state is made when it is first needed,
- * and is entered by `enter` only: protected, never twice at once, on the owner's thread. */
+ * A map from C is a map from Lua (tidepool.embed calls Function and Results), so that it means
+ * exactly the same. The state is made when it is first needed, and is entered by `enter` only:
+ * protected, never twice at once, on the owner's thread. */
 #include "embed/api.h"
 
 #include "base/deadline.h"
@@ -203,7 +204,9 @@ static int check_inside(tp_api *api, tp_error *err)
     if (tp_host_check_owner(api->host, err))
         return -1;
     if (api->is_inside)
-        return tp_error_set(err, TP_EBUSY, "called from inside Lua code, or a C function, that the host is running");
+        return tp_error_set(
+            err, TP_EBUSY,
+            "called from inside Lua code, or a C function, that the host is running");
     return 0;
 }
 
@@ -221,7 +224,13 @@ static int enter(frame *f, tp_error *err)
     if (status == 0 && f->status == 0)
         return 0;
     if (!f->is_described) { /* memory ran out, perhaps while the failure was being described */
-        *f->failure = (tp_failure){ tp_failure_kind_name(TP_KIND_MEMORY), TP_NO_MEMORY, "", TP_NO_MEMORY, TP_NO_INDEX, 0, tp_nil() };
+        *f->failure = (tp_failure){ tp_failure_kind_name(TP_KIND_MEMORY),
+                                    TP_NO_MEMORY,
+                                    "",
+                                    TP_NO_MEMORY,
+                                    TP_NO_INDEX,
+                                    0,
+                                    tp_nil() };
         return tp_error_oom(err, f->fn);
     }
     return describe(err, f->failure);
@@ -339,8 +348,10 @@ static tp_api *get_api(tp_host *host, const char *function, tp_error *err)
     api->L = tp_vm_new_state();
     int status = api->L ? lua_cpcall(api->L, open_state, api) : LUA_ERRMEM;
     if (status) {
-        const char *why = api->L && lua_isstring(api->L, -1) ? lua_tostring(api->L, -1) : TP_NO_MEMORY;
-        tp_error_set(err, !api->L || tp_codec_is_memory_error(api->L, status) ? TP_EMEMORY : TP_ESYS,
+        const char *why = api->L && lua_isstring(api->L, -1) ? lua_tostring(api->L, -1)
+                                                             : TP_NO_MEMORY;
+        tp_error_set(err,
+                     !api->L || tp_codec_is_memory_error(api->L, status) ? TP_EMEMORY : TP_ESYS,
                      "cannot open the host's Lua state: %s", why);
         tp_api_close(api);
         return NULL;
@@ -416,7 +427,9 @@ int tp_host_run_string(tp_host *host, const char *code, size_t len, const char *
     if (len && tp_error_check_given(code, __func__, "code", err))
         return -1;
     tp_api *api = get_api(host, __func__, err);
-    run_frame f = { .base = { .api = api, .fn = "run_string", .push = push_code }, .code = code, .len = len,
+    run_frame f = { .base = { .api = api, .fn = "run_string", .push = push_code },
+                    .code = code,
+                    .len = len,
                     .name = name };
     return api ? enter_host(&f.base, err) : -1;
 }
@@ -459,7 +472,8 @@ static void take_values(lua_State *L, void *user)
     f->results.items = read_values(L, 1, &f->results.n, arena);
 }
 
-int tp_host_call(tp_values *out, tp_host *host, const char *name, const tp_value *args, size_t n, tp_error *err)
+int tp_host_call(tp_values *out, tp_host *host, const char *name, const tp_value *args, size_t n,
+                 tp_error *err)
 {
     tp_error_begin(err);
     if (out)
@@ -467,8 +481,12 @@ int tp_host_call(tp_values *out, tp_host *host, const char *name, const tp_value
     if (n && tp_error_check_given(args, __func__, "args", err))
         return -1;
     tp_api *api = get_api(host, __func__, err);
-    run_frame f = { .base = { .api = api, .fn = "call", .push = push_call, .take = out ? take_values : NULL }, .name = name,
-                    .args = args, .len = n };
+    run_frame f = {
+        .base = { .api = api, .fn = "call", .push = push_call, .take = out ? take_values : NULL },
+        .name = name,
+        .args = args,
+        .len = n
+    };
     int rc = api ? enter_host(&f.base, err) : -1;
     if (out && rc == 0)
         *out = f.results;
@@ -490,7 +508,8 @@ static void push_options(lua_State *L, const tp_value *options)
     if (!options)
         lua_pushnil(L);
     else if (options->kind == TP_TABLE && options->n > TP_OPTIONS_MAX && !options->as.pairs)
-        luaL_error(L, "there are %d options, and room for %d", (int)options->n, (int)TP_OPTIONS_MAX);
+        luaL_error(L, "there are %d options, and room for %d", (int)options->n,
+                   (int)TP_OPTIONS_MAX);
     else if (options->kind != TP_TABLE && !(options->kind == TP_LIST && options->n == 0))
         luaL_error(L, "options must be a table value, with names as its keys");
     else
@@ -544,16 +563,20 @@ static int open_function(tp_function **out, tp_api *api, function_frame *f, tp_e
     return 0;
 }
 
-int tp_function_from_lua(tp_function **out, tp_host *host, const char *name, const char *source, const tp_value *options, tp_error *err)
+int tp_function_from_lua(tp_function **out, tp_host *host, const char *name, const char *source,
+                         const tp_value *options, tp_error *err)
 {
     tp_error_begin(err);
     if (tp_error_check_given(out, __func__, "out", err))
         return -1;
     *out = NULL;
-    if (tp_error_check_given(name, __func__, "name", err) || tp_error_check_given(source, __func__, "source", err))
+    if (tp_error_check_given(name, __func__, "name", err) ||
+        tp_error_check_given(source, __func__, "source", err))
         return -1;
     tp_api *api = get_api(host, __func__, err);
-    function_frame f = { .base = { .fn = "from_lua" }, .name = name, .source = source, .options = options };
+    function_frame f = {
+        .base = { .fn = "from_lua" }, .name = name, .source = source, .options = options
+    };
     return api ? open_function(out, api, &f, err) : -1;
 }
 
@@ -570,19 +593,23 @@ int tp_function_find(tp_function **out, tp_host *host, const char *name, tp_erro
     return api ? open_function(out, api, &f, err) : -1;
 }
 
-int tp_function_from_c(tp_function **out, tp_host *host, const char *name, tp_c_function fn, void *user, const tp_value *options,
-                       tp_error *err)
+int tp_function_from_c(tp_function **out, tp_host *host, const char *name, tp_c_function fn,
+                       void *user, const tp_value *options, tp_error *err)
 {
     tp_error_begin(err);
     if (tp_error_check_given(out, __func__, "out", err))
         return -1;
     *out = NULL;
-    if (tp_error_check_given(name, __func__, "name", err) || tp_error_check_given(fn ? name : NULL, __func__, "fn", err))
+    if (tp_error_check_given(name, __func__, "name", err) ||
+        tp_error_check_given(fn ? name : NULL, __func__, "fn", err))
         return -1;
     tp_api *api = get_api(host, __func__, err);
     if (!api)
         return -1;
-    function_frame f = { .base = { .fn = "from_c" }, .name = name, .options = options, .callee = tp_callee_new(name, fn, user) };
+    function_frame f = { .base = { .fn = "from_c" },
+                         .name = name,
+                         .options = options,
+                         .callee = tp_callee_new(name, fn, user) };
     if (!f.callee)
         return tp_error_oom(err, "function");
     int rc = open_function(out, api, &f, err);
@@ -594,7 +621,10 @@ void tp_function_close(tp_function *function)
 {
     if (!function || check_inside(function->base.api, NULL) || function->base.is_closed)
         return;
-    function_frame f = { .base = { .api = function->base.api, .fn = "forget", .push = push_known, .arena = &function->base.api->failure_arena },
+    function_frame f = { .base = { .api = function->base.api,
+                                   .fn = "forget",
+                                   .push = push_known,
+                                   .arena = &function->base.api->failure_arena },
                          .ref = function->ref };
     tp_failure unused;
     f.base.failure = &unused;
@@ -626,13 +656,15 @@ static int push_input(lua_State *L)
     size_t i = (size_t)lua_tonumber(L, 2);
     if (map->spans) {
         if (map->spans[i].len && !map->spans[i].bytes)
-            return luaL_error(L, "tp_map_bytes: inputs[%d].bytes is NULL, with len %f", (int)i, (double)map->spans[i].len);
+            return luaL_error(L, "tp_map_bytes: inputs[%d].bytes is NULL, with len %f", (int)i,
+                              (double)map->spans[i].len);
         lua_pushlstring(L, map->spans[i].len ? map->spans[i].bytes : "", map->spans[i].len);
         return 1;
     }
     luaL_checkstack(L, map->width < 1000000 ? (int)map->width : 1000000, "too many arguments");
     for (size_t k = 0; k < map->width; k++)
-        tp_value_push(L, &map->values[i * map->width + k], "tp_map_values: values", i * map->width + k);
+        tp_value_push(L, &map->values[i * map->width + k], "tp_map_values: values",
+                      i * map->width + k);
     return (int)map->width;
 }
 
@@ -672,8 +704,8 @@ static void take_map(lua_State *L, void *user)
 }
 
 /* Opens a map: *inputs has the fields of its inputs, the rest is filled in here. */
-static int open_map(tp_map **out, const char *caller, tp_function *function, const tp_map *inputs, size_t n, bool is_doubles,
-                    const tp_value *options, tp_error *err)
+static int open_map(tp_map **out, const char *caller, tp_function *function, const tp_map *inputs,
+                    size_t n, bool is_doubles, const tp_value *options, tp_error *err)
 {
     tp_api *api = function->base.api;
     if (check_inside(api, err))
@@ -685,8 +717,12 @@ static int open_map(tp_map **out, const char *caller, tp_function *function, con
         return tp_error_oom(err, "map");
     *map = *inputs;
     map->base.api = api;
-    map_frame f = { .base = { .api = api, .fn = "map", .push = push_map, .take = take_map }, .map = map, .function = function->ref,
-                    .n = n, .is_doubles = is_doubles, .options = options };
+    map_frame f = { .base = { .api = api, .fn = "map", .push = push_map, .take = take_map },
+                    .map = map,
+                    .function = function->ref,
+                    .n = n,
+                    .is_doubles = is_doubles,
+                    .options = options };
     if (enter_host(&f.base, err)) {
         free(map);
         return -1;
@@ -699,8 +735,8 @@ static int open_map(tp_map **out, const char *caller, tp_function *function, con
     return 0;
 }
 
-int tp_map_doubles(tp_map **out, tp_function *function, const double *const *columns, size_t width, size_t n, const tp_value *options,
-                   tp_error *err)
+int tp_map_doubles(tp_map **out, tp_function *function, const double *const *columns, size_t width,
+                   size_t n, const tp_value *options, tp_error *err)
 {
     tp_error_begin(err);
     if (tp_error_check_given(out, __func__, "out", err))
@@ -708,8 +744,10 @@ int tp_map_doubles(tp_map **out, tp_function *function, const double *const *col
     *out = NULL;
     tp_map inputs = { .width = width };
     if (width < 1 || width > TP_COLUMNS_MAX)
-        return tp_error_set(err, TP_EUSAGE, "tp_map_doubles: width is %zu: it must be 1 to %d", width, TP_COLUMNS_MAX);
-    if (tp_error_check_given(function, __func__, "function", err) || tp_error_check_given(columns, __func__, "columns", err))
+        return tp_error_set(err, TP_EUSAGE, "tp_map_doubles: width is %zu: it must be 1 to %d",
+                            width, TP_COLUMNS_MAX);
+    if (tp_error_check_given(function, __func__, "function", err) ||
+        tp_error_check_given(columns, __func__, "columns", err))
         return -1;
     memcpy(inputs.columns, columns, width * sizeof *columns);
     for (size_t c = 0; n > 0 && c < width; c++)
@@ -718,26 +756,30 @@ int tp_map_doubles(tp_map **out, tp_function *function, const double *const *col
     return open_map(out, __func__, function, &inputs, n, true, options, err);
 }
 
-int tp_map_bytes(tp_map **out, tp_function *function, const tp_span *inputs, size_t n, const tp_value *options, tp_error *err)
+int tp_map_bytes(tp_map **out, tp_function *function, const tp_span *inputs, size_t n,
+                 const tp_value *options, tp_error *err)
 {
     tp_error_begin(err);
     static const tp_span none = { "", 0 };
     if (tp_error_check_given(out, __func__, "out", err))
         return -1;
     *out = NULL;
-    if (tp_error_check_given(function, __func__, "function", err) || (n && tp_error_check_given(inputs, __func__, "inputs", err)))
+    if (tp_error_check_given(function, __func__, "function", err) ||
+        (n && tp_error_check_given(inputs, __func__, "inputs", err)))
         return -1;
     tp_map map = { .width = 1, .spans = inputs ? inputs : &none };
     return open_map(out, __func__, function, &map, n, false, options, err);
 }
 
-int tp_map_values(tp_map **out, tp_function *function, const tp_value *values, size_t width, size_t n, const tp_value *options, tp_error *err)
+int tp_map_values(tp_map **out, tp_function *function, const tp_value *values, size_t width,
+                  size_t n, const tp_value *options, tp_error *err)
 {
     tp_error_begin(err);
     if (tp_error_check_given(out, __func__, "out", err))
         return -1;
     *out = NULL;
-    if (tp_error_check_given(function, __func__, "function", err) || (n && width && tp_error_check_given(values, __func__, "values", err)))
+    if (tp_error_check_given(function, __func__, "function", err) ||
+        (n && width && tp_error_check_given(values, __func__, "values", err)))
         return -1;
     tp_map map = { .width = width, .values = values };
     return open_map(out, __func__, function, &map, n, false, options, err);
@@ -783,7 +825,11 @@ static void fail_map(tp_map *map)
     tp_failure unused;
     map->has_failed = true;
     map->is_over = true;
-    map_frame f = { .base = { .api = map->base.api, .fn = "close", .push = push_results, .arena = &map->base.api->failure_arena, .failure = &unused },
+    map_frame f = { .base = { .api = map->base.api,
+                              .fn = "close",
+                              .push = push_results,
+                              .arena = &map->base.api->failure_arena,
+                              .failure = &unused },
                     .map = map };
     enter(&f.base, NULL);
 }
@@ -792,8 +838,14 @@ static void fail_map(tp_map *map)
  * `seconds` there is no time limit), or -1 with err set. */
 static int step(tp_map *map, double seconds, tp_error *err)
 {
-    map_frame f = { .base = { .api = map->base.api, .fn = "step", .push = push_step, .take = take_step, .arena = &map->arena,
-                              .failure = &map->failure }, .map = map, .seconds = seconds };
+    map_frame f = { .base = { .api = map->base.api,
+                              .fn = "step",
+                              .push = push_step,
+                              .take = take_step,
+                              .arena = &map->arena,
+                              .failure = &map->failure },
+                    .map = map,
+                    .seconds = seconds };
     if (check_inside(map->base.api, err))
         return -1;
     if (map->is_over)
@@ -812,7 +864,9 @@ static int check_map(const tp_map *map, const char *function, tp_error *err)
 {
     if (tp_error_check_given(map, function, "map", err) || check_inside(map->base.api, err))
         return -1;
-    return map->base.is_closed ? tp_error_set(err, TP_EUSAGE, "%s: the map has been closed", function) : 0;
+    return map->base.is_closed
+               ? tp_error_set(err, TP_EUSAGE, "%s: the map has been closed", function)
+               : 0;
 }
 
 /* May the owner read the map's results itself? 0 or -1. */
@@ -820,10 +874,13 @@ static int check_readable(const tp_map *map, const char *function, tp_error *err
 {
     if (check_map(map, function, err))
         return -1;
-    return map->callback ? tp_error_set(err, TP_EUSAGE, "%s: the map's results go to its callback", function) : 0;
+    return map->callback
+               ? tp_error_set(err, TP_EUSAGE, "%s: the map's results go to its callback", function)
+               : 0;
 }
 
-static tp_next next(tp_map *map, const char *function, tp_result *out, double seconds, tp_error *err)
+static tp_next next(tp_map *map, const char *function, tp_result *out, double seconds,
+                    tp_error *err)
 {
     tp_error_begin(err);
     if (tp_error_check_given(out, function, "out", err))
@@ -866,12 +923,19 @@ static void push_read(lua_State *L, void *user)
 tp_next tp_map_read_doubles(tp_map *map, double *out, size_t n, tp_error *err)
 {
     tp_error_begin(err);
-    if (check_readable(map, __func__, err) || (n && tp_error_check_given(out, __func__, "out", err)))
+    if (check_readable(map, __func__, err) ||
+        (n && tp_error_check_given(out, __func__, "out", err)))
         return TP_NEXT_REFUSED;
     if (map->is_over)
         return step(map, -1, err) == TP_STEP_END ? TP_NEXT_END : TP_NEXT_FAILED;
-    map_frame f = { .base = { .api = map->base.api, .fn = "read_doubles", .push = push_read, .arena = &map->arena, .failure = &map->failure },
-                    .map = map, .out = out, .n = n };
+    map_frame f = { .base = { .api = map->base.api,
+                              .fn = "read_doubles",
+                              .push = push_read,
+                              .arena = &map->arena,
+                              .failure = &map->failure },
+                    .map = map,
+                    .out = out,
+                    .n = n };
     if (enter(&f.base, err)) {
         fail_map(map);
         return TP_NEXT_FAILED;
@@ -882,7 +946,10 @@ tp_next tp_map_read_doubles(tp_map *map, double *out, size_t n, tp_error *err)
 
 const tp_failure *tp_map_failure(const tp_map *map)
 {
-    return map && tp_host_check_owner(map->base.api->host, NULL) == 0 && !map->base.is_closed && map->has_failed ? &map->failure : NULL;
+    return map && tp_host_check_owner(map->base.api->host, NULL) == 0 && !map->base.is_closed &&
+                   map->has_failed
+               ? &map->failure
+               : NULL;
 }
 
 int tp_map_cancel(tp_map *map, tp_error *err)
@@ -890,7 +957,8 @@ int tp_map_cancel(tp_map *map, tp_error *err)
     tp_error_begin(err);
     if (check_map(map, __func__, err))
         return -1;
-    map_frame f = { .base = { .api = map->base.api, .fn = "cancel", .push = push_results }, .map = map };
+    map_frame f = { .base = { .api = map->base.api, .fn = "cancel", .push = push_results },
+                    .map = map };
     if (enter_host(&f.base, err))
         return -1;
     map->is_due = true;
@@ -918,7 +986,11 @@ int tp_map_progress(tp_map *map, tp_progress *out, tp_error *err)
     *out = (tp_progress){ 0 };
     if (check_map(map, __func__, err))
         return -1;
-    map_frame f = { .base = { .api = map->base.api, .fn = "progress", .push = push_results, .take = take_progress }, .map = map };
+    map_frame f = { .base = { .api = map->base.api,
+                              .fn = "progress",
+                              .push = push_results,
+                              .take = take_progress },
+                    .map = map };
     if (enter_host(&f.base, err))
         return -1;
     *out = f.progress;
@@ -929,7 +1001,11 @@ void tp_map_close(tp_map *map)
 {
     if (check_map(map, __func__, NULL))
         return;
-    map_frame f = { .base = { .api = map->base.api, .fn = "close", .push = push_results, .arena = &map->arena, .failure = &map->failure },
+    map_frame f = { .base = { .api = map->base.api,
+                              .fn = "close",
+                              .push = push_results,
+                              .arena = &map->arena,
+                              .failure = &map->failure },
                     .map = map };
     if (!map->is_over)
         enter(&f.base, NULL);
@@ -947,10 +1023,12 @@ static void take_job(lua_State *L, void *user)
 int tp_map_on_result(tp_map *map, tp_map_callback callback, void *user, tp_error *err)
 {
     tp_error_begin(err);
-    if (check_map(map, __func__, err) || tp_error_check_given((const void *)(uintptr_t)callback, __func__, "callback", err))
+    if (check_map(map, __func__, err) ||
+        tp_error_check_given((const void *)(uintptr_t)callback, __func__, "callback", err))
         return -1;
     tp_api *api = map->base.api;
-    map_frame f = { .base = { .api = api, .fn = "job", .push = push_results, .take = take_job }, .map = map };
+    map_frame f = { .base = { .api = api, .fn = "job", .push = push_results, .take = take_job },
+                    .map = map };
     if (enter_host(&f.base, err))
         return -1;
     if (!map->callback && api->n_callbacks++ == 0)
@@ -1005,7 +1083,9 @@ static void dispatch(tp_map *map, uint64_t until_ns)
         tp_map_callback callback = map->callback;
         if (status != TP_STEP_RESULT)
             end_map(map);
-        tp_next what = status == TP_STEP_RESULT ? TP_NEXT_RESULT : status == TP_STEP_END ? TP_NEXT_END : TP_NEXT_FAILED;
+        tp_next what = status == TP_STEP_RESULT ? TP_NEXT_RESULT
+                       : status == TP_STEP_END  ? TP_NEXT_END
+                                                : TP_NEXT_FAILED;
         callback(map->user, map, what, what == TP_NEXT_RESULT ? &map->result : NULL);
     }
     g.is_done = true;
@@ -1016,7 +1096,8 @@ static void dispatch_all(tp_api *api)
     uint64_t until_ns = uv_hrtime() + PATIENCE_NS;
     for (tp_map *map = api->maps; map; map = api->cursor) {
         api->cursor = map->next;
-        if (map->callback && (map->is_due || map->is_inline || !map->job || tp_job_eventcount(map->job) != map->seen))
+        if (map->callback && (map->is_due || map->is_inline || !map->job ||
+                              tp_job_eventcount(map->job) != map->seen))
             dispatch(map, until_ns);
     }
     api->cursor = NULL;
@@ -1024,12 +1105,17 @@ static void dispatch_all(tp_api *api)
 
 static void take_due(lua_State *L, void *user)
 {
-    ((frame *)user)->api->due_ns = lua_isnil(L, 1) ? UINT64_MAX : tp_deadline_after(lua_tonumber(L, 1));
+    ((frame *)user)->api->due_ns = lua_isnil(L, 1) ? UINT64_MAX
+                                                   : tp_deadline_after(lua_tonumber(L, 1));
 }
 
 int tp_api_step(tp_api *api, tp_error *err)
 {
-    frame f = { .api = api, .fn = "turn", .take = take_due, .arena = &api->failure_arena, .failure = &api->failure };
+    frame f = { .api = api,
+                .fn = "turn",
+                .take = take_due,
+                .arena = &api->failure_arena,
+                .failure = &api->failure };
     if (check_inside(api, err))
         return -1;
     api->due_ns = UINT64_MAX;

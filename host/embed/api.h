@@ -13,7 +13,8 @@ typedef enum tp_step { TP_STEP_END, TP_STEP_RESULT, TP_STEP_FAILURE, TP_STEP_LAT
 /* Frees the state with everything in it. Accepts NULL. Called before the executors are stopped. */
 void tp_api_close(tp_api *api);
 
-/* Is Lua code, or a C function that it calls, running on the owner's thread? Accepts NULL. Owner. */
+/* Is Lua code, or a C function that it calls, running on the owner's thread? Accepts NULL.
+ * Owner. */
 bool tp_api_is_inside(const tp_api *api);
 
 /* One step: lets tasks and the loop go on, and gives results that have come to their callbacks.

@@ -106,7 +106,8 @@ int tp_attach(tp_attachment **out, tp_host *host, uv_loop_t *loop, tp_error *err
     int status = uv_poll_init(loop, &a->poll, tp_host_fd(host));
     if (status) {
         free(a);
-        return tp_error_set(err, TP_ESYS, "cannot watch the host in tp_config.loop: %s", uv_strerror(status));
+        return tp_error_set(err, TP_ESYS, "cannot watch the host in tp_config.loop: %s",
+                            uv_strerror(status));
     }
     uv_prepare_init(loop, &a->prepare);
     uv_timer_init(loop, &a->timer);
@@ -117,7 +118,8 @@ int tp_attach(tp_attachment **out, tp_host *host, uv_loop_t *loop, tp_error *err
     status = uv_poll_start(&a->poll, UV_READABLE, on_poll);
     if (status) {
         tp_detach(a);
-        return tp_error_set(err, TP_ESYS, "cannot watch the host in tp_config.loop: %s", uv_strerror(status));
+        return tp_error_set(err, TP_ESYS, "cannot watch the host in tp_config.loop: %s",
+                            uv_strerror(status));
     }
     uv_prepare_start(&a->prepare, on_prepare);
     host->attached = (uv_handle_t *)&a->poll;

@@ -91,7 +91,8 @@ static void remove_ready(tp_job *job)
         return;
     tp_func *f = job->func;
     tp_engine *e = job->engine;
-    TP_ASSERT(tp_engine_is_locked(e) && (job->prev_ready ? job->prev_ready->next_ready : f->ready_first) == job);
+    TP_ASSERT(tp_engine_is_locked(e) &&
+              (job->prev_ready ? job->prev_ready->next_ready : f->ready_first) == job);
     TP_ASSERT((job->next_ready ? job->next_ready->prev_ready : f->ready_last) == job);
     *(job->prev_ready ? &job->prev_ready->next_ready : &f->ready_first) = job->next_ready;
     *(job->next_ready ? &job->next_ready->prev_ready : &f->ready_last) = job->prev_ready;
@@ -114,7 +115,8 @@ void tp_job_rotate(tp_job *job)
 
 void tp_job_enqueue(tp_job *job, tp_range *r)
 {
-    TP_ASSERT(tp_engine_is_locked(job->engine) && r->count > 0 && r->offset + r->count <= r->block->n);
+    TP_ASSERT(tp_engine_is_locked(job->engine) && r->count > 0 &&
+              r->offset + r->count <= r->block->n);
     tp_range_push(&job->queue, r, tp_range_first(r));
     job->queued += r->count;
     job->func->queued += r->count;
@@ -124,7 +126,8 @@ void tp_job_enqueue(tp_job *job, tp_range *r)
 tp_range *tp_job_dequeue(tp_job *job)
 {
     tp_range *r = tp_range_pop(&job->queue);
-    TP_ASSERT(tp_engine_is_locked(job->engine) && job->queued >= r->count && job->func->queued >= r->count);
+    TP_ASSERT(tp_engine_is_locked(job->engine) && job->queued >= r->count &&
+              job->func->queued >= r->count);
     if (!job->queue)
         remove_ready(job);
     job->queued -= r->count;
@@ -248,7 +251,8 @@ static void skip_delayed(tp_job *job)
 void tp_job_stop_slices(tp_job *job, uint64_t above)
 {
     for (tp_slice *s = job->engine->slices; s; s = s->next)
-        if (s->job == job && (job->is_cancelled || s->work.block->first + tp_work_end(&s->work) - 1 > above))
+        if (s->job == job &&
+            (job->is_cancelled || s->work.block->first + tp_work_end(&s->work) - 1 > above))
             atomic_store_explicit(&s->work.ctl[1], 1, memory_order_relaxed);
 }
 
@@ -296,7 +300,8 @@ void tp_engine_counts(tp_engine *e, uint64_t *delivered, uint64_t *total)
 
 bool tp_engine_records(tp_engine *e)
 {
-    return atomic_load_explicit(&e->recorded, memory_order_relaxed) && !atomic_load_explicit(&e->unrecorded, memory_order_relaxed);
+    return atomic_load_explicit(&e->recorded, memory_order_relaxed) &&
+           !atomic_load_explicit(&e->unrecorded, memory_order_relaxed);
 }
 
 unsigned tp_engine_busy(tp_engine *e, const tp_executor *executor)
@@ -376,7 +381,8 @@ bool tp_engine_is_quiet(tp_engine *e)
     bool is_quiet = true;
     uv_mutex_lock(&e->lock);
     for (const tp_job *j = e->jobs; j; j = j->next)
-        is_quiet &= (j->executor->type->capabilities & TP_ISOLATED) || !(j->running || j->queued || j->n_delayed);
+        is_quiet &= (j->executor->type->capabilities & TP_ISOLATED) ||
+                    !(j->running || j->queued || j->n_delayed);
     uv_mutex_unlock(&e->lock);
     return is_quiet;
 }

@@ -11,13 +11,15 @@
 
 /* What an executor can do: a flag, and its name in Lua (core.executors; `needs` of an option). Code
  * asks for a capability, never for an executor by its name. */
-#define TP_CAPABILITIES(X) \
-    X(TP_CAN_KILL, 1, "kill") /* can stop any running item by force: timeouts */ \
-    X(TP_ISOLATED, 2, "isolated") /* survives a crash of an item */ \
-    X(TP_SHARES_MEMORY, 4, "shares_memory") /* items run in this process: its strings may be pinned for them */ \
-    X(TP_RUNS_LUA, 8, "runs_lua") \
-    X(TP_RUNS_KERNELS, 16, "runs_kernels") \
-    X(TP_BY_OWNER, 32, "by_owner") /* has no workers: the owner of a job runs its items while it waits */ \
+#define TP_CAPABILITIES(X)                                                                 \
+    X(TP_CAN_KILL, 1, "kill")     /* can stop any running item by force: timeouts */       \
+    X(TP_ISOLATED, 2, "isolated") /* survives a crash of an item */                        \
+    X(TP_SHARES_MEMORY, 4,                                                                 \
+      "shares_memory") /* items run in this process: its strings may be pinned for them */ \
+    X(TP_RUNS_LUA, 8, "runs_lua")                                                          \
+    X(TP_RUNS_KERNELS, 16, "runs_kernels")                                                 \
+    X(TP_BY_OWNER, 32,                                                                     \
+      "by_owner") /* has no workers: the owner of a job runs its items while it waits */   \
     X(TP_BOUNDS_MEMORY, 64, "bounds_memory") /* can bound the memory of an item */
 
 enum tp_capability {
@@ -42,8 +44,8 @@ typedef struct tp_executor_type {
     /* There is work for up to n more takers. Called without the lock, any thread; never blocks. */
     void (*start)(tp_executor *ex, unsigned n);
 
-    /* Asks all workers to end once nothing runs, waits for them until the deadline (uv_hrtime; UINT64_MAX: for ever). 0 when
-     * all have ended, -1 when some still run; may be called again. */
+    /* Asks all workers to end once nothing runs, waits for them until the deadline (uv_hrtime;
+     * UINT64_MAX: for ever). 0 when all have ended, -1 when some still run; may be called again. */
     int (*stop)(tp_executor *ex, uint64_t deadline_ns);
 
     /* Frees it; all workers must have ended. */

@@ -37,7 +37,8 @@ static bool retry(tp_job *job, const tp_slice *s, const tp_block *failure)
     const tp_retries *t = &job->retries;
     const tp_work *w = &s->work;
     uint32_t crashes = s->range->crashes;
-    bool may_retry = failure->is_crash ? crashes < t->crashes : failure->may_retry && w->attempt - crashes <= t->max;
+    bool may_retry = failure->is_crash ? crashes < t->crashes
+                                       : failure->may_retry && w->attempt - crashes <= t->max;
     /* its values have been handed out: it cannot be run again */
     if (!may_retry || failure->first > job->stop_at || s->emitted > 0)
         return false;
@@ -96,7 +97,8 @@ static bool take_result(tp_job *job, const tp_slice *s, tp_block *b)
         b->kind = TP_BLOCK_RETRY;
         is_news = true;
     } else {
-        TP_ASSERT(tp_engine_is_locked(job->engine) && f->active >= b->n && job->pushed - job->finished >= b->n);
+        TP_ASSERT(tp_engine_is_locked(job->engine) && f->active >= b->n &&
+                  job->pushed - job->finished >= b->n);
         f->active -= b->n;
         job->finished += b->n;
         if (b->kind == TP_BLOCK_FAILURE) {
@@ -163,7 +165,9 @@ static void record(const tp_slice *s)
 {
     tp_job *job = s->job;
     uint32_t done = s->work.at - s->work.offset;
-    tp_ran ran = { .attempt = s->work.attempt, .worker = s->agent->worker.index, .ns_per_item = (uv_hrtime() - s->started_ns) / (done ? done : 1) };
+    tp_ran ran = { .attempt = s->work.attempt,
+                   .worker = s->agent->worker.index,
+                   .ns_per_item = (uv_hrtime() - s->started_ns) / (done ? done : 1) };
     tp_error err;
     tp_error_clear(&err);
     if (s->results && job->recorder->record(job->recorder, s->work.block, s->results, &ran, &err))
@@ -252,7 +256,8 @@ bool tp_job_leave_site(tp_job *job, uint64_t site)
     return has_others || falls_back;
 }
 
-void tp_job_lose(tp_agent *agent, tp_block *(*make_failure)(void *user, tp_slice *slice), void *user)
+void tp_job_lose(tp_agent *agent, tp_block *(*make_failure)(void *user, tp_slice *slice),
+                 void *user)
 {
     for (tp_slice *s; (s = tp_slice_of(agent->worker.current));) {
         tp_work *w = &s->work;

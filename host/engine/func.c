@@ -33,7 +33,8 @@ static void free_image(tp_ref *r)
     free(image);
 }
 
-int tp_image_encode(struct lua_State *L, int index, const char *name, int tables, unsigned flags, tp_buf *message, tp_error *err)
+int tp_image_encode(struct lua_State *L, int index, const char *name, int tables, unsigned flags,
+                    tp_buf *message, tp_error *err)
 {
     const char *const names[] = { name, "package.path", "package.cpath", "setup" };
     tp_buf_clear(message);
@@ -49,7 +50,8 @@ bool tp_image_outline(struct lua_State *L, int index, int tables, unsigned flags
 bool tp_image_is(const tp_image *image, const tp_buf *message)
 {
     const tp_buf *m = &image->message;
-    return m->len == message->len && m->nrefs == message->nrefs && memcmp(m->data, message->data, m->len) == 0 &&
+    return m->len == message->len && m->nrefs == message->nrefs &&
+           memcmp(m->data, message->data, m->len) == 0 &&
            (m->nrefs == 0 || memcmp(m->refs, message->refs, m->nrefs * sizeof *m->refs) == 0);
 }
 

@@ -1,4 +1,5 @@
-/* func.h: what a mapped function is to the host: who it is (tp_func) and what it is made of (tp_image).
+/* func.h: what a mapped function is to the host: who it is (tp_func) and what it is made of
+ * (tp_image).
  *
  * A tp_func is the identity behind a decorated Function: its name, its limit and its counts, over
  * all of its maps and callers, whichever Lua state its handle is in. A tp_image is one immutable
@@ -56,7 +57,8 @@ enum {
  * tp_encode_image adds; it also explains `tables` and the result. -1 with err set when the function
  * cannot travel; `name` names it in the text. `flags` may be TP_ENCODE_COPIES. May raise out of
  * memory. */
-int tp_image_encode(struct lua_State *L, int index, const char *name, int tables, unsigned flags, tp_buf *message, tp_error *err);
+int tp_image_encode(struct lua_State *L, int index, const char *name, int tables, unsigned flags,
+                    tp_buf *message, tp_error *err);
 
 /* The outline of that image (tp_encode_outline). False when there can be none. */
 bool tp_image_outline(struct lua_State *L, int index, int tables, unsigned flags, tp_buf *outline);

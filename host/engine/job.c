@@ -50,7 +50,8 @@ static tp_block *pop_early(tp_job *job)
 static void free_job(tp_ref *ref) /* any thread, without the lock: this was the last owner */
 {
     tp_job *job = (tp_job *)ref;
-    TP_ASSERT(job->running == 0 && !job->queue && !job->delayed && !job->is_told && job->finished == job->pushed);
+    TP_ASSERT(job->running == 0 && !job->queue && !job->delayed && !job->is_told &&
+              job->finished == job->pushed);
     tp_block_free_list(job->done);
     tp_block_free_list(job->fifo);
     tp_block_free_list(job->parts);
@@ -103,11 +104,14 @@ static int refuse_depth(const tp_func *f, const tp_job *parent, const char *outs
     char chain[400];
     size_t len = 0;
     for (unsigned i = 0; i < n && len < sizeof chain; i++)
-        len += (size_t)snprintf(chain + len, sizeof chain - len, "%s'%s' %u time%s", i ? ", " : "", named[i]->name, times[i], times[i] > 1 ? "s" : "");
+        len += (size_t)snprintf(chain + len, sizeof chain - len, "%s'%s' %u time%s", i ? ", " : "",
+                                named[i]->name, times[i], times[i] > 1 ? "s" : "");
     if (others && len < sizeof chain)
         snprintf(chain + len, sizeof chain - len, ", others %u", others);
-    return tp_error_set(err, TP_ELIMIT, "maps are nested deeper than %d: does '%s' call itself through map without an end? (%s)", TP_NESTING_MAX,
-                        named[0]->name, chain);
+    return tp_error_set(
+        err, TP_ELIMIT,
+        "maps are nested deeper than %d: does '%s' call itself through map without an end? (%s)",
+        TP_NESTING_MAX, named[0]->name, chain);
 }
 
 /* The name of the function in which the agent runs outermost, when that is work of another process,
@@ -124,7 +128,8 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
 {
     const tp_slice *inside = c->owner ? tp_slice_of(c->owner->worker.current) : NULL;
     tp_job *parent = inside ? inside->job : NULL;
-    unsigned depth = c->owner && c->owner->worker.current ? c->owner->worker.current->terms->depth + 1 : 0;
+    unsigned depth =
+        c->owner && c->owner->worker.current ? c->owner->worker.current->terms->depth + 1 : 0;
     if (depth >= TP_NESTING_MAX)
         return refuse_depth(c->func, parent, name_outside(c->owner), err);
     tp_job *job = calloc(1, sizeof *job);
@@ -137,23 +142,24 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
     tp_ref_init(&job->ref, &job_type);
     job->engine = e;
     job->func = tp_ref_hold(c->func);
-    job->terms = (tp_terms){ .name = job->func->name,
-                             .executor = c->executor->type->name,
-                             .number = atomic_fetch_add_explicit(&e->n_jobs, 1, memory_order_relaxed) + 1,
-                             .image = c->image ? tp_ref_hold(c->image) : NULL,
-                             .discards = c->discard,
-                             .batch = c->batch,
-                             .splits = c->splits,
-                             .streams = c->streams,
-                             .returns = c->returns,
-                             .draws = c->draws,
-                             .has_leases = c->has_leases,
-                             .leases = c->leases,
-                             .is_limited = c->func->limit > 0,
-                             .depth = depth,
-                             .timeout_ns = c->timeout_ns,
-                             .recycle = c->recycle,
-                             .memory = c->memory };
+    job->terms =
+        (tp_terms){ .name = job->func->name,
+                    .executor = c->executor->type->name,
+                    .number = atomic_fetch_add_explicit(&e->n_jobs, 1, memory_order_relaxed) + 1,
+                    .image = c->image ? tp_ref_hold(c->image) : NULL,
+                    .discards = c->discard,
+                    .batch = c->batch,
+                    .splits = c->splits,
+                    .streams = c->streams,
+                    .returns = c->returns,
+                    .draws = c->draws,
+                    .has_leases = c->has_leases,
+                    .leases = c->leases,
+                    .is_limited = c->func->limit > 0,
+                    .depth = depth,
+                    .timeout_ns = c->timeout_ns,
+                    .recycle = c->recycle,
+                    .memory = c->memory };
     job->executor_data = c->executor_data ? tp_ref_hold(c->executor_data) : NULL;
     job->sites = c->sites;
     job->executor = c->executor;
@@ -191,7 +197,8 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
     e->jobs = job;
     uv_mutex_unlock(&e->lock);
     if (!parent) {
-        atomic_fetch_add_explicit(job->recorder ? &e->recorded : &e->unrecorded, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(job->recorder ? &e->recorded : &e->unrecorded, 1,
+                                  memory_order_relaxed);
         if (job->total > 0)
             atomic_fetch_add_explicit(&e->total, (uint64_t)job->total, memory_order_relaxed);
     }
@@ -206,7 +213,8 @@ void tp_job_close(tp_job *job)
         tp_job_cancel(job);
     uv_mutex_lock(&e->lock);
     tp_job_untell(job);
-    TP_ASSERT(tp_job_is_balanced(job) && (job->prev ? job->prev->next : e->jobs) == job && (!job->next || job->next->prev == job));
+    TP_ASSERT(tp_job_is_balanced(job) && (job->prev ? job->prev->next : e->jobs) == job &&
+              (!job->next || job->next->prev == job));
     *(job->prev ? &job->prev->next : &e->jobs) = job->next;
     if (job->next)
         job->next->prev = job->prev;
@@ -217,7 +225,8 @@ void tp_job_close(tp_job *job)
         if (job->total > 0)
             atomic_fetch_sub_explicit(&e->total, (uint64_t)job->total, memory_order_relaxed);
         atomic_fetch_sub_explicit(&e->delivered, job->delivered, memory_order_relaxed);
-        atomic_fetch_sub_explicit(job->recorder ? &e->recorded : &e->unrecorded, 1, memory_order_relaxed);
+        atomic_fetch_sub_explicit(job->recorder ? &e->recorded : &e->unrecorded, 1,
+                                  memory_order_relaxed);
     }
     tp_ref_drop(job);
 }
@@ -267,8 +276,8 @@ bool tp_job_is_idle(tp_job *job)
 {
     uv_mutex_lock(&job->engine->lock);
     bool reads_further = job->drained && job->read_ahead < job->window;
-    bool is_idle = job->is_cancelled ||
-                   (job->pushed == job->finished && (job->ended || (!reads_further && room(job) == 0)));
+    bool is_idle = job->is_cancelled || (job->pushed == job->finished &&
+                                         (job->ended || (!reads_further && room(job) == 0)));
     uv_mutex_unlock(&job->engine->lock);
     return is_idle;
 }
@@ -320,7 +329,10 @@ static int find_gaps(tp_range **gaps, tp_block *b, const tp_block *results)
             tp_range *gap = malloc(sizeof *gap);
             if (!gap)
                 return -1;
-            *gap = (tp_range){ .block = b, .offset = (uint32_t)(at - b->first), .count = (uint32_t)(until - at), .attempt = 1 };
+            *gap = (tp_range){ .block = b,
+                               .offset = (uint32_t)(at - b->first),
+                               .count = (uint32_t)(until - at),
+                               .attempt = 1 };
             *end = gap;
             end = &gap->next;
         }
@@ -605,5 +617,6 @@ bool tp_job_is_undecided(const tp_job *job, uint64_t max_ns)
 {
     /* Acquires: who sees that results were asked for also sees that the job was held back
      * before. */
-    return !job->terms.discards && !atomic_load_explicit(&job->is_asked, memory_order_acquire) && uv_hrtime() - job->opened_ns < max_ns;
+    return !job->terms.discards && !atomic_load_explicit(&job->is_asked, memory_order_acquire) &&
+           uv_hrtime() - job->opened_ns < max_ns;
 }

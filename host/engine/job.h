@@ -9,7 +9,8 @@
  * (TP_SLICE_NS), so the lock hardly matters.
  *
  * Invariants, which builds for tests check (host/base/invariant.h):
- *   - who takes an item finishes it, once (tp_job_finish), or gives it back; never one outside of the slice;
+ *   - who takes an item finishes it, once (tp_job_finish), or gives it back; never one outside of
+ * the slice;
  *   - pushed = queued + delayed + taken + finished, at any time the lock is free;
  *   - index i of the results is index i of the inputs. */
 #ifndef TP_JOB_H
@@ -69,7 +70,8 @@ struct tp_agent {
     tp_agent *next_resuming;         /* in tp_func.resuming */
 };
 
-int tp_agent_open(tp_agent *agent, tp_engine *engine, int index, tp_executor *executor, tp_error *err);
+int tp_agent_open(tp_agent *agent, tp_engine *engine, int index, tp_executor *executor,
+                  tp_error *err);
 void tp_agent_close(tp_agent *agent);
 
 /* Items that an agent has claimed of a job. The memory belongs to the agent and is not on its
@@ -113,7 +115,8 @@ typedef struct tp_recorder {
      * empty. Called by the thread that has run them, without the lock; it may wait, which slows
      * that thread down. -1 with err set when it can record neither these nor any later ones: the
      * job then ends with that error. */
-    int (*record)(struct tp_recorder *recorder, const tp_block *inputs, const tp_block *results, const tp_ran *ran, tp_error *err);
+    int (*record)(struct tp_recorder *recorder, const tp_block *inputs, const tp_block *results,
+                  const tp_ran *ran, tp_error *err);
 } tp_recorder;
 
 typedef struct tp_job_config {
@@ -128,7 +131,7 @@ typedef struct tp_job_config {
     tp_agent *owner;   /* the agent inside whose item the map was called, or NULL */
     bool ordered, keep_going /* failures do not end the job */, discard /* no results wanted */;
     uint64_t window;   /* items in flight at most; 0: TP_WINDOW_MAX */
-    size_t bytes;      /* inputs and results that wait, before the job holds back; 0: TP_BYTES_MAX */
+    size_t bytes; /* inputs and results that wait, before the job holds back; 0: TP_BYTES_MAX */
     /* reading an input ahead costs nothing and has no effects: the window may be filled at once */
     bool is_cheap;
     int64_t total;     /* inputs, -1 when not known */
@@ -155,7 +158,8 @@ typedef struct tp_job_counts {
 /* ---- the engine: what all jobs of a host share ---- */
 
 int tp_engine_open(tp_engine **out, tp_error *err);
-/* Do no items run, nor wait, that share the memory of this process? Then none will until the owner pushes some. Any thread. */
+/* Do no items run, nor wait, that share the memory of this process? Then none will until the owner
+ * pushes some. Any thread. */
 bool tp_engine_is_quiet(tp_engine *engine);
 void tp_engine_close(tp_engine *engine); /* accepts NULL; all jobs and agents must be gone */
 tp_trace *tp_engine_trace(tp_engine *engine);  /* the host's */
@@ -192,7 +196,8 @@ void tp_engine_counts(tp_engine *engine, uint64_t *delivered, uint64_t *total);
  * recorded? */
 bool tp_engine_records(tp_engine *engine);
 
-/* What the calling thread runs; NULL: nothing. Only for a signal handler that is about to end the process: it looks without the lock. */
+/* What the calling thread runs; NULL: nothing. Only for a signal handler that is about to end the
+ * process: it looks without the lock. */
 const tp_work *tp_engine_running_here(const tp_engine *engine);
 
 /* Any thread: how many of the executor's agents run items now. */
@@ -209,7 +214,8 @@ void tp_job_close(tp_job *job);
 /* How many inputs may be pushed now, by window, bytes and read-ahead. A paused job resumes. */
 uint64_t tp_job_room(tp_job *job);
 
-/* Hands over a block of inputs, which get the next indexes. Wakes workers. -1 when there is no memory to queue it: the job is cancelled then. */
+/* Hands over a block of inputs, which get the next indexes. Wakes workers. -1 when there is no
+ * memory to queue it: the job is cancelled then. */
 int tp_job_push(tp_job *job, tp_block *inputs);
 
 /* The same where some of the inputs have results already: `results` is a list of blocks in order,
@@ -223,10 +229,9 @@ uint64_t tp_job_pushed(const tp_job *job);
 /* No inputs come after those pushed. */
 void tp_job_end(tp_job *job);
 
-/* The next results, in order when the job is ordered; they are the caller's. If the job streams, the
- * values of an item (PART) come before its result. NULL when none is
- * ready: then the owner is taken to wait, and the job does not pause until it has been given some.
- * A paused job resumes. */
+/* The next results, in order when the job is ordered; they are the caller's. If the job streams,
+ * the values of an item (PART) come before its result. NULL when none is ready: then the owner is
+ * taken to wait, and the job does not pause until it has been given some. A paused job resumes. */
 tp_block *tp_job_next(tp_job *job);
 
 /* All inputs are in, and every result has been given out. */
@@ -284,7 +289,8 @@ bool tp_job_is_undecided(const tp_job *job, uint64_t max_ns);
 
 /* ---- the executors' side: all that an executor may do to a job ---- */
 
-/* With the lock held: claims a slice for agent, of jobs offered to `executor`. NULL when there is nothing to take now. */
+/* With the lock held: claims a slice for agent, of jobs offered to `executor`. NULL when there is
+ * nothing to take now. */
 tp_slice *tp_job_take_locked(tp_engine *engine, tp_executor *executor, tp_agent *agent);
 
 /* With the lock held: is there something for a worker of the executor to take? */
@@ -306,7 +312,8 @@ bool tp_job_leave_site(tp_job *job, uint64_t site);
 /* The agent's thread has died. In each of its slices the item that was running gets a failure, made
  * by `make_failure(user, slice)` (NULL: no memory), and the rest goes back; a slice whose items
  * were all over gets none. Any thread, once the agent's has ended. */
-void tp_job_lose(tp_agent *agent, tp_block *(*make_failure)(void *user, tp_slice *slice), void *user);
+void tp_job_lose(tp_agent *agent, tp_block *(*make_failure)(void *user, tp_slice *slice),
+                 void *user);
 
 /* Cancels every job of the executor, because of err, which is copied: nobody can run them. Jobs
  * that are opened later are tried anew. */
@@ -364,7 +371,8 @@ void tp_engine_come_back(tp_engine *engine);
 
 /* Sleeps until one of the n jobs has news after its `seen`, or work below one of them can be taken,
  * or a retry is due, or until deadline_ns (uv_hrtime). */
-void tp_job_sleep(tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, unsigned n, uint64_t deadline_ns);
+void tp_job_sleep(tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, unsigned n,
+                  uint64_t deadline_ns);
 
 /* Is the slice's job, or one that it is nested in, cancelled? With the lock held;
  * tp_sink.is_cancelled is the same without it. */

@@ -31,7 +31,8 @@ struct tp_job {
     uint64_t opened_ns;
 
     /* ---- the owner's own ---- */
-    tp_block *early;    /* results that came before their turn: a heap, the block with the lowest index first */
+    tp_block *early; /* results that came before their turn: a heap, the block with the lowest index
+                        first */
     uint64_t head;      /* index of the next result to give out */
     tp_block *fifo, **fifo_end; /* unordered jobs: results in the order in which they came */
     /* the next result, held back until the values that its item has given are taken; or NULL */
@@ -161,11 +162,12 @@ void tp_job_add_result(tp_job *job, tp_block *b);
 /* Marks one job as cancelled; the caller wakes its owner. */
 void tp_job_cancel_locked(tp_job *job);
 
-/* Locked, but not throughout. Wakes the owners of cancelled jobs. One that sleeps on a loop is woken without the lock: one owner at a time, since the list
- * may change. */
+/* Locked, but not throughout. Wakes the owners of cancelled jobs. One that sleeps on a loop is
+ * woken without the lock: one owner at a time, since the list may change. */
 void tp_engine_tell_cancelled(tp_engine *e);
 
-/* Is each input that was pushed in exactly one place? For TP_ASSERT: builds without assertions lack it. */
+/* Is each input that was pushed in exactly one place? For TP_ASSERT: builds without assertions lack
+ * it. */
 bool tp_job_is_balanced(const tp_job *job);
 
 /* ---- schedule.c ---- */

@@ -19,7 +19,8 @@ static uint64_t bits_of(double x)
 
 tp_key tp_key_of(tp_key key, uint64_t n)
 {
-    uint64_t a = key.half[0] + n * UINT64_C(0x9e3779b97f4a7c15), b = key.half[1] ^ n * UINT64_C(0xd1342543de82ef95);
+    uint64_t a = key.half[0] + n * UINT64_C(0x9e3779b97f4a7c15),
+             b = key.half[1] ^ n * UINT64_C(0xd1342543de82ef95);
     a = (a ^ a >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
     a = (a ^ a >> 27) * UINT64_C(0x94d049bb133111eb);
     b = (b ^ b >> 33) * UINT64_C(0xff51afd7ed558ccd);
@@ -40,11 +41,14 @@ tp_key tp_key_by_hand(double seed, double i)
     return tp_key_of(key, bits_of(i));
 }
 
-/* LuaJIT's generator: four linear feedback shift registers, of 63, 58, 55 and 47 bits (L'Ecuyer, "Tables of maximally equidistributed combined LFSR
- * generators", 1999). math.randomseed fills them from the seed, and drops ten numbers. */
+/* LuaJIT's generator: four linear feedback shift registers, of 63, 58, 55 and 47 bits (L'Ecuyer,
+ * "Tables of maximally equidistributed combined LFSR generators", 1999). math.randomseed fills them
+ * from the seed, and drops ten numbers. */
 static void seed_luajit(uint64_t state[4], double seed)
 {
-    static const int unused[] = { 1, 6, 9, 17 }; /* lowest bits of each register, of which one at least must be set above */
+    static const int unused[] = {
+        1, 6, 9, 17
+    }; /* lowest bits of each register, of which one at least must be set above */
     static const int q[] = { 31, 19, 24, 21 }, s[] = { 18, 28, 7, 8 };
     for (int i = 0; i < 4; i++) {
         double product = seed * 3.14159265358979323846;
@@ -56,7 +60,8 @@ static void seed_luajit(uint64_t state[4], double seed)
     for (int drop = 0; drop < 10; drop++)
         for (int i = 0; i < 4; i++) {
             uint64_t z = state[i];
-            state[i] = ((z << q[i] ^ z) >> (64 - unused[i] - s[i])) ^ (z & UINT64_MAX << unused[i]) << s[i];
+            state[i] = ((z << q[i] ^ z) >> (64 - unused[i] - s[i])) ^ (z & UINT64_MAX << unused[i])
+                                                                          << s[i];
         }
 }
 
@@ -86,7 +91,9 @@ tp_key tp_source_next(tp_source *source, bool is_stray)
 
 void tp_draws_open(tp_draws *draws, tp_key map, uint64_t first)
 {
-    *draws = (tp_draws){ .map = map, .first = (double)first, .at = -1, .seeded_at = -1, .started_at = -1 };
+    *draws = (tp_draws){
+        .map = map, .first = (double)first, .at = -1, .seeded_at = -1, .started_at = -1
+    };
 }
 
 tp_source *tp_draws_source(tp_draws *draws, int32_t at)

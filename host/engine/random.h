@@ -5,10 +5,12 @@
  * caller's maps and calls, an item's from its map's key and its index. So an item draws the same
  * numbers on any number of workers, on any executor, and at every attempt.
  *
- * The numbers themselves are drawn in Lua (lua/tidepool/engine/random.lua) and on devices (gpu/translate/builtins.lua): xoroshiro128++
- * (Blackman and Vigna, "Scrambled linear pseudorandom number generators", 2021), whose 128 bits of state are the item's key. What makes keys
- * is a pair of mixers of 64 bits, that of SplitMix64 (Steele, Lea and Flood, 2014, with Stafford's constants) and that of MurmurHash3
- * (Appleby, 2011). Both are bijections, so that no two items of a map have the same state. */
+ * The numbers themselves are drawn in Lua (lua/tidepool/engine/random.lua) and on devices
+ * (gpu/translate/builtins.lua): xoroshiro128++ (Blackman and Vigna, "Scrambled linear pseudorandom
+ * number generators", 2021), whose 128 bits of state are the item's key. What makes keys is a pair
+ * of mixers of 64 bits, that of SplitMix64 (Steele, Lea and Flood, 2014, with Stafford's constants)
+ * and that of MurmurHash3 (Appleby, 2011). Both are bijections, so that no two items of a map have
+ * the same state. */
 #ifndef TP_RANDOM_H
 #define TP_RANDOM_H
 
@@ -66,7 +68,8 @@ void tp_draws_open(tp_draws *draws, tp_key map, uint64_t first);
 /* The source from which maps inside the item at that offset get their keys. */
 tp_source *tp_draws_source(tp_draws *draws, int32_t at);
 
-/* The item at that offset has called math.randomseed(seed): its numbers are LuaJIT's from here on. */
+/* The item at that offset has called math.randomseed(seed): its numbers are LuaJIT's from here
+ * on. */
 void tp_draws_seed(tp_draws *draws, int32_t at, double seed);
 
 #endif

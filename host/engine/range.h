@@ -1,4 +1,5 @@
-/* range.h: consecutive inputs of a job that wait for somebody to take them, and heaps of such ranges.
+/* range.h: consecutive inputs of a job that wait for somebody to take them, and heaps of such
+ * ranges.
  *
  * A heap gives the range with the least key first: the key is the first input's index where inputs
  * are served in order, and a time where they wait for a retry. It allocates nothing but the ranges
@@ -18,7 +19,8 @@ typedef struct tp_range {
     uint32_t offset, count;
     uint32_t attempt; /* from 1 */
     uint32_t crashes; /* attempts before this one that ended with their worker's process */
-    uint32_t most;    /* a slice has so many of them at most, since a larger batch was torn; 0: as it likes */
+    uint32_t most; /* a slice has so many of them at most, since a larger batch was torn; 0: as it
+                      likes */
 } tp_range;
 
 /* The index of its first input in the job, from 0. */
@@ -30,7 +32,8 @@ static inline uint64_t tp_range_first(const tp_range *r)
 /* Puts r in the heap, whose root *heap is NULL when it is empty. In constant time. */
 void tp_range_push(tp_range **heap, tp_range *r, uint64_t key);
 
-/* Takes the range with the least key, which is *heap itself, out. In logarithmic time, over many calls. */
+/* Takes the range with the least key, which is *heap itself, out. In logarithmic time, over many
+ * calls. */
 tp_range *tp_range_pop(tp_range **heap);
 
 #endif

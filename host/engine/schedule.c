@@ -31,7 +31,8 @@ unsigned tp_job_takers(const tp_job *job)
 
 static bool is_left(const tp_job *job, uint64_t now)
 {
-    return job->left_ns && job->finished - job->skipped - job->delivered >= TP_READY_MIN && now - job->left_ns > TP_PAUSE_NS;
+    return job->left_ns && job->finished - job->skipped - job->delivered >= TP_READY_MIN &&
+           now - job->left_ns > TP_PAUSE_NS;
 }
 
 void tp_job_resume(tp_job *job, tp_wakes *w)
@@ -85,7 +86,8 @@ static bool take_permit(tp_agent *a, tp_func *f, const tp_job *job, uint64_t unt
     *end = a;
     /* In turn: the first in line takes the first permit that is free. */
     bool is_late = false;
-    while (f->limit && (f->running >= f->limit || f->resuming != a) && !tp_job_is_unwanted(job) && !is_late) {
+    while (f->limit && (f->running >= f->limit || f->resuming != a) && !tp_job_is_unwanted(job) &&
+           !is_late) {
         uint64_t now = until == UINT64_MAX ? 0 : uv_hrtime();
         is_late = now >= until;
         if (until == UINT64_MAX)
@@ -151,7 +153,8 @@ static bool sink_is_cancelled(const tp_work *w)
 static void sink_append(tp_work *w, tp_block *b)
 {
     tp_slice *s = (tp_slice *)w;
-    bool lacks_input = b->kind == TP_BLOCK_FAILURE && w->block->kind != TP_BLOCK_FAILURE && b->input.len == 0;
+    bool lacks_input = b->kind == TP_BLOCK_FAILURE && w->block->kind != TP_BLOCK_FAILURE &&
+                       b->input.len == 0;
     /* the failure of a cancelled job is not seen, and the strings that are pinned for the input may
      * be gone (core_pin.c) */
     if (lacks_input && !sink_is_cancelled(w))
@@ -431,11 +434,13 @@ static uint32_t slice_count(const tp_job *job, const tp_range *r, const tp_agent
     }
     const tp_executor_type *type = job->executor->type;
     uint32_t least = type->slice_min ? type->slice_min : 1;
-    const double item_ns = tp_agent_site(agent) >= 0 ? (double)job->func->site_ns[tp_agent_site(agent)] : job->item_ns;
+    const double item_ns =
+        tp_agent_site(agent) >= 0 ? (double)job->func->site_ns[tp_agent_site(agent)] : job->item_ns;
     if (item_ns <= 0)
         return least < r->count ? least : r->count;
     double wanted = (double)(type->slice_ns ? type->slice_ns : TP_SLICE_NS) / item_ns;
-    double small = wanted * TP_SMALL_NS / TP_SLICE_NS; /* what comes and goes at a higher price is to be worth it, too */
+    double small = wanted * TP_SMALL_NS /
+                   TP_SLICE_NS; /* what comes and goes at a higher price is to be worth it, too */
     double share = ceil((double)job->queued * share_of(job, agent, item_ns));
     if (wanted > share)
         wanted = share > small ? share : small;
@@ -483,7 +488,8 @@ static bool has_work(tp_engine *e, uint64_t now)
 bool tp_engine_is_stuck(tp_engine *e, const tp_agent *agent)
 {
     uv_mutex_lock(&e->lock);
-    bool is_stuck = !agent || atomic_load_explicit(&e->owner_waits, memory_order_relaxed) || agent->executor->type->capabilities & TP_BY_OWNER;
+    bool is_stuck = !agent || atomic_load_explicit(&e->owner_waits, memory_order_relaxed) ||
+                    agent->executor->type->capabilities & TP_BY_OWNER;
     for (const tp_slice *s = e->slices; s && is_stuck; s = s->next)
         is_stuck = s->agent->is_blocked;
     is_stuck = is_stuck && !has_work(e, uv_hrtime());
@@ -590,7 +596,8 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     }
     if (!agent->worker.current)
         agent->executor->looking--;
-    tp_work_open(&s->work, &agent->worker, &slice_sink, &job->terms, r->block, r->offset, r->count, r->attempt);
+    tp_work_open(&s->work, &agent->worker, &slice_sink, &job->terms, r->block, r->offset, r->count,
+                 r->attempt);
     s->job = tp_ref_hold(job);
     s->agent = agent;
     s->started_ns = now;
@@ -646,7 +653,9 @@ static uint64_t ask_to_share(tp_engine *e, const tp_executor *ex, uint64_t now)
     uint64_t when = 0;
     TP_ASSERT(tp_engine_is_locked(e));
     for (tp_slice *s = e->slices; s; s = s->next) {
-        if (s->job->executor != ex || (uint32_t)tp_work_running(&s->work) + 1 >= tp_work_end(&s->work) || s->job->func->limit == 1)
+        if (s->job->executor != ex ||
+            (uint32_t)tp_work_running(&s->work) + 1 >= tp_work_end(&s->work) ||
+            s->job->func->limit == 1)
             continue;
         uint64_t due = s->started_ns + TP_STUCK_NS;
         if (due <= now)

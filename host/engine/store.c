@@ -134,7 +134,8 @@ uint64_t tp_dict_get(tp_dict *d, const char *key, size_t len, tp_stored *value)
     return version;
 }
 
-int tp_dict_put(tp_dict *d, const char *key, size_t len, const tp_stored *value, uint64_t expected, bool *is_put, tp_error *err)
+int tp_dict_put(tp_dict *d, const char *key, size_t len, const tp_stored *value, uint64_t expected,
+                bool *is_put, tp_error *err)
 {
     uint64_t hash = hash_of(key, len);
     tp_stored old = { 0 };

@@ -1,4 +1,5 @@
-/* store.h: state that the script and all workers of a host share: dictionaries and queues of values.
+/* store.h: state that the script and all workers of a host share: dictionaries and queues of
+ * values.
  *
  * A value is a number, or a message of the codec, so that each reader gets a copy of its own. Each
  * store has a lock of its own, which is held for a few moves of memory, never with another lock and
@@ -33,7 +34,8 @@ uint64_t tp_dict_get(tp_dict *d, const char *key, size_t len, tp_stored *value);
 /* Sets the value of a key, if its version is `expected` (0: the key has none; TP_VERSION_ANY: in
  * any case). *is_put says whether it did; only then the value belongs to the dictionary. -1 when
  * out of memory. */
-int tp_dict_put(tp_dict *d, const char *key, size_t len, const tp_stored *value, uint64_t expected, bool *is_put, tp_error *err);
+int tp_dict_put(tp_dict *d, const char *key, size_t len, const tp_stored *value, uint64_t expected,
+                bool *is_put, tp_error *err);
 
 /* Adds to the number of a key, which is 0 when it has no value; *sum is the result. -1 when out of
  * memory, or when the value is no number (TP_EUSAGE). */

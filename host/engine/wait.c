@@ -62,7 +62,8 @@ void tp_job_end_wait(tp_agent *a, tp_job *const *jobs, unsigned n)
 }
 
 /* Locked. Is there a reason for an agent that waits for these jobs not to sleep? */
-static bool has_any(tp_engine *e, tp_agent *a, tp_job *const *jobs, const uint32_t *seen, unsigned n, uint64_t now)
+static bool has_any(tp_engine *e, tp_agent *a, tp_job *const *jobs, const uint32_t *seen,
+                    unsigned n, uint64_t now)
 {
     for (unsigned i = 0; i < n; i++)
         if (atomic_load_explicit(&jobs[i]->eventcount, memory_order_relaxed) != seen[i])
@@ -70,7 +71,8 @@ static bool has_any(tp_engine *e, tp_agent *a, tp_job *const *jobs, const uint32
     return tp_agent_pick_awaited(e, a, now) != NULL;
 }
 
-void tp_job_sleep(tp_agent *a, tp_job *const *jobs, const uint32_t *seen, unsigned n, uint64_t deadline_ns)
+void tp_job_sleep(tp_agent *a, tp_job *const *jobs, const uint32_t *seen, unsigned n,
+                  uint64_t deadline_ns)
 {
     tp_engine *e = a->engine;
     uv_mutex_lock(&e->lock);

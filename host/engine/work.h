@@ -172,9 +172,11 @@ static inline int32_t tp_work_running(const tp_work *w)
 }
 
 /* Notes an event about `count` items from that offset on (trace.h). The worker. */
-static inline void tp_work_note(const tp_work *w, tp_event_kind kind, uint32_t offset, uint32_t count)
+static inline void tp_work_note(const tp_work *w, tp_event_kind kind, uint32_t offset,
+                                uint32_t count)
 {
-    tp_trace_note(w->worker->trace, kind, w->worker->id, w->terms->number, w->block->first + offset, count);
+    tp_trace_note(w->worker->trace, kind, w->worker->id, w->terms->number, w->block->first + offset,
+                  count);
 }
 
 /* Makes the item at `at` the running one. */
@@ -194,7 +196,8 @@ static inline bool tp_work_is_asked_to_stop(const tp_work *w)
 void tp_work_open(tp_work *w, tp_worker *worker, const tp_sink *sink, const tp_terms *terms,
                   tp_block *block, uint32_t offset, uint32_t count, uint32_t attempt);
 
-/* The work is over: all of its results are with the sink, and the worker runs what it ran before. */
+/* The work is over: all of its results are with the sink, and the worker runs what it ran
+ * before. */
 void tp_work_close(tp_work *w);
 
 /* Gives the sink the results of the b->n items from that offset on, after all earlier ones. */

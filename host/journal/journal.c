@@ -63,7 +63,8 @@ static void read_holder(int fd, char *to, size_t size)
 static void write_holder(int fd)
 {
     char name[200];
-    int n = snprintf(name, sizeof name, "process %ld", (long)getpid()), command = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+    int n = snprintf(name, sizeof name, "process %ld", (long)getpid()),
+        command = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
     if (command >= 0) {
         size_t at = (size_t)n + 2;
         ssize_t more = read(command, name + at, sizeof name - at - 2);
@@ -93,18 +94,22 @@ static int take_lock(tp_journal *j, tp_error *err)
     for (;;) {
         int fd = open(j->lock_path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
         if (fd < 0)
-            return tp_error_set(err, TP_ESYS, "%.200s: cannot open %.200s: %s", j->path, j->lock_path, strerror(errno));
+            return tp_error_set(err, TP_ESYS, "%.200s: cannot open %.200s: %s", j->path,
+                                j->lock_path, strerror(errno));
         if (flock(fd, LOCK_EX | LOCK_NB)) {
             char holder[200];
             int why = errno;
             read_holder(fd, holder, sizeof holder);
             close(fd);
             if (why == EWOULDBLOCK)
-                return tp_error_set(err, TP_EUSAGE, "%.200s is in use by %s", j->path, holder[0] ? holder : "another process");
-            return tp_error_set(err, TP_ESYS, "cannot lock %.200s: %s", j->lock_path, strerror(why));
+                return tp_error_set(err, TP_EUSAGE, "%.200s is in use by %s", j->path,
+                                    holder[0] ? holder : "another process");
+            return tp_error_set(err, TP_ESYS, "cannot lock %.200s: %s", j->lock_path,
+                                strerror(why));
         }
         struct stat here, there;
-        if (fstat(fd, &here) == 0 && stat(j->lock_path, &there) == 0 && here.st_ino == there.st_ino && here.st_dev == there.st_dev) {
+        if (fstat(fd, &here) == 0 && stat(j->lock_path, &there) == 0 &&
+            here.st_ino == there.st_ino && here.st_dev == there.st_dev) {
             j->lock_fd = fd;
             write_holder(fd);
             return 0;
@@ -148,9 +153,13 @@ static int shrink(tp_journal *j, size_t written, tp_error *err)
     if (j->growth < j->cache_bytes / CHECKS)
         return 0;
     j->growth = 0;
-    snprintf(sql, sizeof sql, "delete from results where (select total(bytes) from results) > %llu and key in"
-             " (select key from (select key, sum(bytes) over (order by used desc, key) as with_newer from results) where with_newer > %llu);"
-             "pragma incremental_vacuum", (unsigned long long)j->cache_bytes, (unsigned long long)(j->cache_bytes - j->cache_bytes / CHECKS));
+    snprintf(sql, sizeof sql,
+             "delete from results where (select total(bytes) from results) > %llu and key in"
+             " (select key from (select key, sum(bytes) over (order by used desc, key) as "
+             "with_newer from results) where with_newer > %llu);"
+             "pragma incremental_vacuum",
+             (unsigned long long)j->cache_bytes,
+             (unsigned long long)(j->cache_bytes - j->cache_bytes / CHECKS));
     return tp_sqlite_run(j->writer, sql, "write to it", err);
 }
 
@@ -158,7 +167,8 @@ static int shrink(tp_journal *j, size_t written, tp_error *err)
 static void gather(tp_journal *j)
 {
     uint64_t until = uv_hrtime() + BATCH_NS, now;
-    while (!j->is_closing && !j->n_flushing && j->queue.len < BATCH_BYTES && (now = uv_hrtime()) < until)
+    while (!j->is_closing && !j->n_flushing && j->queue.len < BATCH_BYTES &&
+           (now = uv_hrtime()) < until)
         uv_cond_timedwait(&j->changed, &j->lock, until - now);
 }
 
@@ -234,7 +244,9 @@ const tp_ref_type tp_journal_type = { "tidepool.journal", close_journal };
 static int prepare(tp_journal *j, sqlite3_stmt **to, const char *sql, tp_error *err)
 {
     tp_sqlite *s = j->writer;
-    return s->prepare_v2(s->db, sql, -1, to, NULL) == SQLITE_OK ? 0 : tp_sqlite_fail(s, "write to it", err);
+    return s->prepare_v2(s->db, sql, -1, to, NULL) == SQLITE_OK
+               ? 0
+               : tp_sqlite_fail(s, "write to it", err);
 }
 
 int tp_journal_open(tp_journal **out, const char *path, uint64_t cache_bytes, tp_error *err)
@@ -257,10 +269,13 @@ int tp_journal_open(tp_journal **out, const char *path, uint64_t cache_bytes, tp
     sprintf(j->lock_path, "%s-lock", path);
     if (!cache_bytes && take_lock(j, err))
         goto out;
-    if (tp_sqlite_open(&j->owner, path, schema->what, true, err) || tp_schema_open(j->owner, schema, err) ||
-        tp_sqlite_open(&j->writer, path, schema->what, true, err) || tp_sqlite_run(j->writer, "pragma synchronous = normal", "open it", err))
+    if (tp_sqlite_open(&j->owner, path, schema->what, true, err) ||
+        tp_schema_open(j->owner, schema, err) ||
+        tp_sqlite_open(&j->writer, path, schema->what, true, err) ||
+        tp_sqlite_run(j->writer, "pragma synchronous = normal", "open it", err))
         goto out;
-    if (prepare(j, &j->insert, cache_bytes ? tp_row_insert_result : tp_row_insert, err) || (cache_bytes && prepare(j, &j->use, tp_row_use_result, err)))
+    if (prepare(j, &j->insert, cache_bytes ? tp_row_insert_result : tp_row_insert, err) ||
+        (cache_bytes && prepare(j, &j->use, tp_row_use_result, err)))
         goto out;
     j->has_lock = uv_mutex_init(&j->lock) == 0;
     j->has_changed = uv_cond_init(&j->changed) == 0;
@@ -332,7 +347,8 @@ static int enqueue(tp_journal *j, tp_buf *rows, uint64_t n, bool may_wait, tp_er
     return rc;
 }
 
-int tp_journal_record(tp_journal *j, row *head, int64_t map, const tp_block *inputs, const tp_block *results, const tp_ran *ran, tp_error *err)
+int tp_journal_record(tp_journal *j, row *head, int64_t map, const tp_block *inputs,
+                      const tp_block *results, const tp_ran *ran, tp_error *err)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);

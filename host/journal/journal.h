@@ -80,7 +80,8 @@ tp_recorder *tp_journal_map_recorder(tp_journal_map *map);
 /* Looks up a block of inputs that is about to be pushed to the job. Of those that are in the file,
  * the results are given in *known, for tp_job_push_known. Finds the identities of columns; those of
  * messages must be there already (tags). The owner. */
-int tp_journal_map_recall(tp_journal_map *map, tp_job *job, tp_block *inputs, tp_block **known, tp_error *err);
+int tp_journal_map_recall(tp_journal_map *map, tp_job *job, tp_block *inputs, tp_block **known,
+                          tp_error *err);
 
 const tp_journal_counts *tp_journal_map_counts(const tp_journal_map *map);
 

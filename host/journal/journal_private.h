@@ -8,7 +8,8 @@
 
 /* Puts these results of a map into the queue as rows; *head has its version and its run. See
  * tp_recorder. */
-int tp_journal_record(tp_journal *journal, row *head, int64_t map, const tp_block *inputs, const tp_block *results, const tp_ran *ran, tp_error *err);
+int tp_journal_record(tp_journal *journal, row *head, int64_t map, const tp_block *inputs,
+                      const tp_block *results, const tp_ran *ran, tp_error *err);
 
 /* A result with this key was found in a cache: notes that, so that it is not removed soon. Never
  * waits. The owner. */

@@ -39,13 +39,15 @@ static void free_map(tp_ref *ref)
 
 const tp_ref_type tp_journal_map_type = { "tidepool.journal_map", free_map };
 
-static int record(tp_recorder *recorder, const tp_block *inputs, const tp_block *results, const tp_ran *ran, tp_error *err)
+static int record(tp_recorder *recorder, const tp_block *inputs, const tp_block *results,
+                  const tp_ran *ran, tp_error *err)
 {
     tp_journal_map *m = (tp_journal_map *)recorder;
     row head = { .version = m->config.version, .run = m->config.run };
     tp_error ignored = { 0 };
     bool is_optional = m->config.is_optional || m->config.is_cache;
-    int rc = tp_journal_record(m->journal, &head, m->config.map, inputs, results, ran, is_optional ? &ignored : err);
+    int rc = tp_journal_record(m->journal, &head, m->config.map, inputs, results, ran,
+                               is_optional ? &ignored : err);
     return is_optional ? 0 : rc;
 }
 
@@ -76,7 +78,8 @@ const tp_error *tp_journal_map_trouble(const tp_journal_map *m)
     return m->trouble.code == TP_OK ? NULL : &m->trouble;
 }
 
-void tp_cache_key(const uint8_t function[TP_IDENTITY], const uint8_t input[TP_IDENTITY], uint8_t to[TP_IDENTITY])
+void tp_cache_key(const uint8_t function[TP_IDENTITY], const uint8_t input[TP_IDENTITY],
+                  uint8_t to[TP_IDENTITY])
 {
     uint8_t both[2 * TP_IDENTITY];
     memcpy(both, function, TP_IDENTITY);
@@ -91,7 +94,8 @@ static int explain(tp_journal_map *m, uint64_t index, tp_journal_reason reason, 
     m->counts.of[reason]++;
     if (reason == TP_JOURNAL_CHANGED) {
         int i = 0;
-        while (i < TP_JOURNAL_VERSIONS - 1 && m->counts.changed[i].n > 0 && m->counts.changed[i].version != version)
+        while (i < TP_JOURNAL_VERSIONS - 1 && m->counts.changed[i].n > 0 &&
+               m->counts.changed[i].version != version)
             i++;
         m->counts.changed[i].version = version;
         m->counts.changed[i].n++;
@@ -161,13 +165,15 @@ static bool follows(finding *f, uint64_t at)
 static tp_block *new_columns(const finding *f, uint64_t at, uint32_t columns, const uint8_t *types)
 {
     uint64_t left = f->end - at, expected = f->run < 8 ? 32 : 4 * (uint64_t)f->run;
-    tp_block *b = tp_block_new_columns((uint32_t)(left < expected ? left : expected), columns, types, 0);
+    tp_block *b =
+        tp_block_new_columns((uint32_t)(left < expected ? left : expected), columns, types, 0);
     if (b)
         b->first = at;
     return b;
 }
 
-/* A block for results of a map that stores them in the arrays of its option `returns`, or in columns. */
+/* A block for results of a map that stores them in the arrays of its option `returns`, or in
+ * columns. */
 static tp_block *new_promised(const finding *f, uint64_t at, const tp_returns *returns)
 {
     if (!returns->array[0])
@@ -193,8 +199,8 @@ static void store_number(void *column, uint8_t type, uint32_t k, double x)
 static bool fits(uint8_t type, double x)
 {
     static const double most[TP_TYPES] = {
-        [TP_INT8] = INT8_MAX, [TP_UINT8] = UINT8_MAX, [TP_INT16] = INT16_MAX, [TP_UINT16] = UINT16_MAX, [TP_INT32] = INT32_MAX,
-        [TP_UINT32] = UINT32_MAX,
+        [TP_INT8] = INT8_MAX,     [TP_UINT8] = UINT8_MAX, [TP_INT16] = INT16_MAX,
+        [TP_UINT16] = UINT16_MAX, [TP_INT32] = INT32_MAX, [TP_UINT32] = UINT32_MAX,
     };
     if (type == TP_DOUBLE || type == TP_FLOAT)
         return true;
@@ -202,8 +208,10 @@ static bool fits(uint8_t type, double x)
     return x <= most[type] && x >= (is_signed ? -most[type] - 1 : 0) && x == floor(x);
 }
 
-/* Reads the next value of a message into element k of a column. NULL when it is not what the column takes. */
-static const uint8_t *store_value(void *column, uint8_t type, uint32_t k, const uint8_t *p, const uint8_t *end)
+/* Reads the next value of a message into element k of a column. NULL when it is not what the column
+ * takes. */
+static const uint8_t *store_value(void *column, uint8_t type, uint32_t k, const uint8_t *p,
+                                  const uint8_t *end)
 {
     if (p == end)
         return NULL;
@@ -211,7 +219,11 @@ static const uint8_t *store_value(void *column, uint8_t type, uint32_t k, const 
     bool is_wide = type == TP_INT64 || type == TP_UINT64;
     if (is_wide != (tag == T_INT64 || tag == T_UINT64))
         return NULL;
-    size_t size = tag == T_INT8 ? 1 : tag == T_INT32 ? 4 : tag == T_DOUBLE || is_wide ? 8 : tag < T_SHORT ? 0 : 9;
+    size_t size = tag == T_INT8                ? 1
+                  : tag == T_INT32             ? 4
+                  : tag == T_DOUBLE || is_wide ? 8
+                  : tag < T_SHORT              ? 0
+                                               : 9;
     if (size > 8 || (size_t)(end - p) < size)
         return NULL;
     double x = tag;
@@ -240,7 +252,8 @@ static const uint8_t *encoded(const finding *f, sqlite3_stmt *from, int column, 
 {
     const uint8_t *p = f->s->column_blob(from, column);
     int n = f->s->column_bytes(from, column);
-    if (f->s->column_type(from, column) != SQLITE_BLOB || !p || n < 2 || p[0] != ENCODED_MESSAGE || !tp_message_is_plain(p + 1, (size_t)n - 1))
+    if (f->s->column_type(from, column) != SQLITE_BLOB || !p || n < 2 || p[0] != ENCODED_MESSAGE ||
+        !tp_message_is_plain(p + 1, (size_t)n - 1))
         return NULL;
     *len = (size_t)n - 1;
     return p + 1;
@@ -248,7 +261,8 @@ static const uint8_t *encoded(const finding *f, sqlite3_stmt *from, int column, 
 
 /* Adds the result in this column of the row as `returns` promises. 1: added; 0: it is something
  * else; -1: out of memory. */
-static int add_promised(finding *f, uint64_t at, sqlite3_stmt *from, int column, const tp_returns *returns)
+static int add_promised(finding *f, uint64_t at, sqlite3_stmt *from, int column,
+                        const tp_returns *returns)
 {
     if (!follows(f, at)) {
         tp_block *b = new_promised(f, at, returns);
@@ -283,7 +297,8 @@ static int add_promised(finding *f, uint64_t at, sqlite3_stmt *from, int column,
 /* Adds a result that is a message. */
 static int add_message(finding *f, uint64_t at, const uint8_t *message, size_t len)
 {
-    if (!follows(f, at) || f->open->kind != TP_BLOCK_VALUES || f->open->bytes.len > TP_BLOCK_BYTES_MAX) {
+    if (!follows(f, at) || f->open->kind != TP_BLOCK_VALUES ||
+        f->open->bytes.len > TP_BLOCK_BYTES_MAX) {
         tp_block *b = tp_block_new_values(TP_BLOCK_VALUES);
         if (!b)
             return -1;
@@ -350,7 +365,8 @@ static int add_result(finding *f, uint64_t at, sqlite3_stmt *from, int column)
     case SQLITE_FLOAT:
         return add_number(f, at, f->s->column_double(from, column));
     case SQLITE_TEXT:
-        return add_text(f, at, (const char *)f->s->column_text(from, column), (uint32_t)f->s->column_bytes(from, column));
+        return add_text(f, at, (const char *)f->s->column_text(from, column),
+                        (uint32_t)f->s->column_bytes(from, column));
     case SQLITE_BLOB:
         message = encoded(f, from, column, &len);
         return message ? add_message(f, at, message, len) : 0;
@@ -364,7 +380,8 @@ static int add_failure(finding *f, uint64_t at, sqlite3_stmt *from, int column)
     const uint8_t *message = f->s->column_blob(from, column);
     size_t len = (size_t)f->s->column_bytes(from, column);
     /* A failure that Lua raised has no field for a process's last words. */
-    if (!message || len < 2 || message[0] < TP_FAILURE_STDERR || message[0] > TP_FAILURE_FIELDS_N || !tp_message_is_plain(message, len))
+    if (!message || len < 2 || message[0] < TP_FAILURE_STDERR || message[0] > TP_FAILURE_FIELDS_N ||
+        !tp_message_is_plain(message, len))
         return 0;
     tp_block *b = tp_block_new_values(TP_BLOCK_FAILURE);
     if (!b || tp_block_reserve(b) || tp_buf_add(&b->bytes, message, len)) {
@@ -381,17 +398,26 @@ static int add_failure(finding *f, uint64_t at, sqlite3_stmt *from, int column)
 
 /* ---- looking up ---- */
 
-enum { COLUMN_ID, COLUMN_STATE, COLUMN_ATTEMPTS, COLUMN_VERSION, COLUMN_IDENTITY, COLUMN_RESULT, COLUMN_FAILURE };
+enum {
+    COLUMN_ID,
+    COLUMN_STATE,
+    COLUMN_ATTEMPTS,
+    COLUMN_VERSION,
+    COLUMN_IDENTITY,
+    COLUMN_RESULT,
+    COLUMN_FAILURE
+};
 
-static const char select_items[] =
-    "select id, state, attempts, version, identity, result, failure from items where id between ? and ? order by id";
+static const char select_items[] = "select id, state, attempts, version, identity, result, failure "
+                                   "from items where id between ? and ? order by id";
 
 /* Finds out, once, the last input that is in the file: later ones need not be looked for. */
 static int look(tp_journal_map *m, tp_sqlite *s, tp_error *err)
 {
     sqlite3_stmt *last;
     m->has_looked = true;
-    if (s->prepare_v2(s->db, "select max(id) from items where id between ? and ?", -1, &last, NULL) != SQLITE_OK)
+    if (s->prepare_v2(s->db, "select max(id) from items where id between ? and ?", -1, &last,
+                      NULL) != SQLITE_OK)
         return tp_sqlite_fail(s, "read it", err);
     s->bind_int64(last, 1, tp_item_id(m->config.map, 0));
     s->bind_int64(last, 2, tp_item_id(m->config.map + 1, 0) - 1);
@@ -405,14 +431,16 @@ static int look(tp_journal_map *m, tp_sqlite *s, tp_error *err)
 static bool is_same(const finding *f, sqlite3_stmt *from, const tp_tag *tag)
 {
     const void *identity = f->s->column_blob(from, COLUMN_IDENTITY);
-    return identity && f->s->column_bytes(from, COLUMN_IDENTITY) == TP_IDENTITY && memcmp(identity, tag->identity, TP_IDENTITY) == 0;
+    return identity && f->s->column_bytes(from, COLUMN_IDENTITY) == TP_IDENTITY &&
+           memcmp(identity, tag->identity, TP_IDENTITY) == 0;
 }
 
 /* The inputs from index `at` (from 0) to before `end` are in no file. -1: out of memory. */
 static int decide_new(finding *f, uint64_t at, uint64_t end)
 {
     for (; at < end; at++)
-        if (f->map->config.only_failed ? add_done(f, at) < 0 : explain(f->map, at + 1, TP_JOURNAL_NEW, 0))
+        if (f->map->config.only_failed ? add_done(f, at) < 0
+                                       : explain(f->map, at + 1, TP_JOURNAL_NEW, 0))
             return -1;
     return 0;
 }
@@ -462,14 +490,17 @@ static int find(finding *f, const tp_block *b, uint64_t first, tp_error *err)
         uint64_t next = (uint64_t)(s->column_int64(from, COLUMN_ID) - tp_item_id(m->config.map, 1));
         if (next < at || next >= f->end) { /* rows come in order, unless the file is damaged */
             s->reset(from);
-            return tp_error_set(err, TP_ESYS, "%.300s is damaged: its items are in no order", s->path);
+            return tp_error_set(err, TP_ESYS, "%.300s is damaged: its items are in no order",
+                                s->path);
         }
         memory = decide_new(f, at, next);
         if (memory == 0)
             memory = decide(f, next, from, &b->tags[next - first]);
         at = next + 1;
     }
-    rc = memory ? tp_error_oom(err, "journal") : rc == SQLITE_DONE ? 0 : tp_sqlite_fail(s, "read it", err);
+    rc = memory              ? tp_error_oom(err, "journal")
+         : rc == SQLITE_DONE ? 0
+                             : tp_sqlite_fail(s, "read it", err);
     s->reset(from);
     return rc == 0 && decide_new(f, at, f->end) ? tp_error_oom(err, "journal") : rc;
 }
@@ -491,7 +522,11 @@ static int identify(tp_journal_map *m, tp_block *b)
 
 /* ---- a cache ---- */
 
-enum { FOUND_RESULT, FOUND_USED, TOUCH_S = 60 /* a use is only noted when the one in the file is older than this */ };
+enum {
+    FOUND_RESULT,
+    FOUND_USED,
+    TOUCH_S = 60 /* a use is only noted when the one in the file is older than this */
+};
 
 static const char select_result[] = "select result, used from results where key = ?";
 
@@ -528,12 +563,14 @@ static int find_results(finding *f, tp_block *b, uint64_t first, tp_error *err)
     /* so that everything recorded before this map or call is found */
     if (first == 0 && trouble->code == TP_OK)
         tp_journal_flush(m->journal, trouble);
-    bool is_one = b->n == 1 || trouble->code != TP_OK || tp_sqlite_run(f->s, "begin", "read it", trouble);
+    bool is_one = b->n == 1 || trouble->code != TP_OK ||
+                  tp_sqlite_run(f->s, "begin", "read it", trouble);
     for (uint32_t k = 0; k < b->n && trouble->code == TP_OK; k++)
         if (find_result(f, first + k, &b->tags[k], trouble))
             break;
     if (!is_one)
-        tp_sqlite_run(f->s, "commit", "read it", trouble->code == TP_OK ? trouble : &(tp_error){ 0 });
+        tp_sqlite_run(f->s, "commit", "read it",
+                      trouble->code == TP_OK ? trouble : &(tp_error){ 0 });
     return trouble->code == TP_EMEMORY ? tp_error_oom(err, "cache") : 0;
 }
 
@@ -553,10 +590,15 @@ static tp_block *drop_empty(tp_block *list)
     return list;
 }
 
-int tp_journal_map_recall(tp_journal_map *m, tp_job *job, tp_block *b, tp_block **known, tp_error *err)
+int tp_journal_map_recall(tp_journal_map *m, tp_job *job, tp_block *b, tp_block **known,
+                          tp_error *err)
 {
     uint64_t first = tp_job_pushed(job);
-    finding f = { .map = m, .s = tp_journal_connection(m->journal), .job = job, .end = first + b->n, .known_end = &f.known };
+    finding f = { .map = m,
+                  .s = tp_journal_connection(m->journal),
+                  .job = job,
+                  .end = first + b->n,
+                  .known_end = &f.known };
     *known = NULL;
     if (b->kind == TP_BLOCK_FAILURE) /* the input could not be made: nothing of it is known */
         return 0;
@@ -572,7 +614,9 @@ int tp_journal_map_recall(tp_journal_map *m, tp_job *job, tp_block *b, tp_block 
     }
     if (!m->has_looked && look(m, f.s, err))
         return -1;
-    int rc = first < m->last ? find(&f, b, first, err) : decide_new(&f, first, f.end) ? tp_error_oom(err, "journal") : 0;
+    int rc = first < m->last                ? find(&f, b, first, err)
+             : decide_new(&f, first, f.end) ? tp_error_oom(err, "journal")
+                                            : 0;
     if (rc) {
         tp_block_free_list(f.known);
         return -1;

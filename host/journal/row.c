@@ -19,10 +19,14 @@ static bool is_text(const char *text, size_t len)
             return false;
         if (c < 0x80)
             continue;
-        int more = c >= 0xc2 && c < 0xe0 ? 1 : c >= 0xe0 && c < 0xf0 ? 2 : c >= 0xf0 && c < 0xf5 ? 3 : 0;
+        int more = c >= 0xc2 && c < 0xe0   ? 1
+                   : c >= 0xe0 && c < 0xf0 ? 2
+                   : c >= 0xf0 && c < 0xf5 ? 3
+                                           : 0;
         if (more == 0 || end - p < more)
             return false;
-        if ((c == 0xe0 && *p < 0xa0) || (c == 0xed && *p >= 0xa0) || (c == 0xf0 && *p < 0x90) || (c == 0xf4 && *p >= 0x90))
+        if ((c == 0xe0 && *p < 0xa0) || (c == 0xed && *p >= 0xa0) || (c == 0xf0 && *p < 0x90) ||
+            (c == 0xf4 && *p >= 0x90))
             return false;
         while (more--)
             if ((*p++ & 0xc0) != 0x80)
@@ -62,7 +66,8 @@ static int write_message(tp_buf *queue, cell *to, const uint8_t *message, size_t
 
 /* Makes the cell of an item of a block. 64-bit integers are stored as the file's integers; uint64
  * only when the reader will know the type. */
-static int write_item(tp_buf *queue, cell *to, const tp_block *b, uint32_t k, bool knows_type, tp_buf *scratch)
+static int write_item(tp_buf *queue, cell *to, const tp_block *b, uint32_t k, bool knows_type,
+                      tp_buf *scratch)
 {
     *to = (cell){ 0 };
     if (b->ends) {
@@ -70,7 +75,9 @@ static int write_item(tp_buf *queue, cell *to, const tp_block *b, uint32_t k, bo
         const uint8_t *message = tp_block_message(b, k, &len);
         return write_message(queue, to, message, len);
     }
-    if (b->columns == 1 && (b->type[0] == TP_INT64 || (knows_type && b->type[0] == TP_UINT64 && !(((const uint64_t *)b->column[0])[k] >> 63)))) {
+    if (b->columns == 1 &&
+        (b->type[0] == TP_INT64 ||
+         (knows_type && b->type[0] == TP_UINT64 && !(((const uint64_t *)b->column[0])[k] >> 63)))) {
         to->kind = CELL_INTEGER;
         to->as.integer = ((const int64_t *)b->column[0])[k];
         return 0;
@@ -78,7 +85,9 @@ static int write_item(tp_buf *queue, cell *to, const tp_block *b, uint32_t k, bo
     if (b->columns == 0)
         return 0;
     tp_buf_clear(scratch);
-    return tp_block_encode_item(b, k, scratch) ? -1 : write_message(queue, to, scratch->data, scratch->len);
+    return tp_block_encode_item(b, k, scratch)
+               ? -1
+               : write_message(queue, to, scratch->data, scratch->len);
 }
 
 /* The first two values of a failure's message, its kind and its text; and the whole message, if it
@@ -112,15 +121,19 @@ static int write_failure(tp_buf *queue, row *r, const tp_block *b)
     return tp_buf_add(queue, message, len);
 }
 
-int tp_row_write(tp_buf *queue, const row *head, const tp_block *inputs, uint32_t offset, const tp_block *results, uint32_t k, tp_buf *scratch)
+int tp_row_write(tp_buf *queue, const row *head, const tp_block *inputs, uint32_t offset,
+                 const tp_block *results, uint32_t k, tp_buf *scratch)
 {
     size_t begin = queue->len;
     row r = *head;
-    if (tp_buf_add(queue, &r, sizeof r) || (inputs->kind != TP_BLOCK_FAILURE && write_item(queue, &r.input, inputs, offset, false, scratch)))
+    if (tp_buf_add(queue, &r, sizeof r) ||
+        (inputs->kind != TP_BLOCK_FAILURE &&
+         write_item(queue, &r.input, inputs, offset, false, scratch)))
         goto fail;
     bool is_failure = results->kind == TP_BLOCK_FAILURE;
     r.state = is_failure ? ROW_FAILED : ROW_DONE;
-    if (is_failure ? write_failure(queue, &r, results) : write_item(queue, &r.result, results, k, true, scratch))
+    if (is_failure ? write_failure(queue, &r, results)
+                   : write_item(queue, &r.result, results, k, true, scratch))
         goto fail;
     if (!is_failure && r.result.kind == CELL_NULL && results->kind != TP_BLOCK_DONE)
         r.state = ROW_NOT_KEPT;
@@ -134,28 +147,34 @@ fail:
 /* ---- into the file ---- */
 
 const char tp_row_insert[] =
-    "insert or replace into items (id, state, attempts, started, duration, worker, run, version, identity, input, result, kind, message, failure)"
+    "insert or replace into items (id, state, attempts, started, duration, worker, run, version, "
+    "identity, input, result, kind, message, failure)"
     " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 const char tp_row_insert_result[] =
     "insert or replace into results (key, function, used, duration, input, result, bytes)"
-    " select ?9, ?8, ?4 + ?5, ?5, ?10, ?11, coalesce(length(cast(?10 as blob)), 0) + length(cast(?11 as blob)) + 100"
+    " select ?9, ?8, ?4 + ?5, ?5, ?10, ?11, coalesce(length(cast(?10 as blob)), 0) + "
+    "length(cast(?11 as blob)) + 100"
     " where ?2 = 'done' and ?9 is not null and ?11 is not null and ?14 is null";
 
 const char tp_row_use_result[] = "update results set used = ?4 where key = ?9 and ?14 is null";
 
-static const uint8_t *bind_cell(tp_sqlite *s, sqlite3_stmt *to, int at, const cell *c, const uint8_t *p)
+static const uint8_t *bind_cell(tp_sqlite *s, sqlite3_stmt *to, int at, const cell *c,
+                                const uint8_t *p)
 {
     switch (c->kind) {
     case CELL_NUMBER: s->bind_double(to, at, c->as.number); return p;
     case CELL_INTEGER: s->bind_int64(to, at, c->as.integer); return p;
-    case CELL_TEXT: s->bind_text(to, at, (const char *)p, (int)c->length, NULL); return p + c->length;
+    case CELL_TEXT:
+        s->bind_text(to, at, (const char *)p, (int)c->length, NULL);
+        return p + c->length;
     case CELL_BYTES: s->bind_blob(to, at, p, (int)c->length, NULL); return p + c->length;
     default: s->bind_null(to, at); return p;
     }
 }
 
-static const uint8_t *bind_string(tp_sqlite *s, sqlite3_stmt *to, int at, const uint8_t *p, uint32_t length)
+static const uint8_t *bind_string(tp_sqlite *s, sqlite3_stmt *to, int at, const uint8_t *p,
+                                  uint32_t length)
 {
     if (length == 0)
         s->bind_null(to, at);

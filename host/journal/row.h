@@ -20,7 +20,12 @@ typedef struct cell {
     union { double number; int64_t integer; } as;
 } cell;
 
-enum row_state { ROW_DONE, ROW_FAILED, ROW_NOT_KEPT, ROW_USED /* USED, in a cache: only note that the result was found */ };
+enum row_state {
+    ROW_DONE,
+    ROW_FAILED,
+    ROW_NOT_KEPT,
+    ROW_USED /* USED, in a cache: only note that the result was found */
+};
 
 /* The head of a row; behind it the bytes of its input, result, kind, message and failure. */
 typedef struct row {
@@ -38,7 +43,8 @@ typedef struct row {
 /* Appends the row of item k of `results`, whose input is item `offset` of `inputs`; fields that are
  * set in *head are copied. `scratch` is memory for messages. -1: out of memory, with the queue as
  * it was. */
-int tp_row_write(tp_buf *queue, const row *head, const tp_block *inputs, uint32_t offset, const tp_block *results, uint32_t k, tp_buf *scratch);
+int tp_row_write(tp_buf *queue, const row *head, const tp_block *inputs, uint32_t offset,
+                 const tp_block *results, uint32_t k, tp_buf *scratch);
 
 /* Statements for tp_row_bind: one inserts an item of a journal; one a result of a cache, under its
  * identity as the key; one notes that a result was found. */

@@ -8,14 +8,19 @@ static const char create_journal[] =
     "begin immediate;"
     "pragma application_id = 1414541418;" /* "TPlj" */
     "pragma user_version = 1;"
-    "create table runs (run integer primary key, started real, ended real, process integer, host text, program text);"
-    "create table maps (map integer primary key, name text unique, function text, program text, inputs integer, finished real);"
+    "create table runs (run integer primary key, started real, ended real, process integer, host "
+    "text, program text);"
+    "create table maps (map integer primary key, name text unique, function text, program text, "
+    "inputs integer, finished real);"
     "create table versions (version integer primary key, map integer, created real, identity blob);"
     "create table parts (version integer, position integer, name text, identity blob);"
-    "create table items (id integer primary key, state text, attempts integer, started real, duration real, worker integer, run integer,"
+    "create table items (id integer primary key, state text, attempts integer, started real, "
+    "duration real, worker integer, run integer,"
     " version integer, identity blob, input, result, kind text, message text, failure blob);"
-    "create view results as select maps.name as map, items.id & 1099511627775 as \"index\", items.state, items.attempts,"
-    " datetime(items.started, 'unixepoch') as started, items.duration, items.worker, runs.host, items.kind, items.message, items.input, items.result"
+    "create view results as select maps.name as map, items.id & 1099511627775 as \"index\", "
+    "items.state, items.attempts,"
+    " datetime(items.started, 'unixepoch') as started, items.duration, items.worker, runs.host, "
+    "items.kind, items.message, items.input, items.result"
     " from items join maps on maps.map = items.id >> 40 left join runs on runs.run = items.run;"
     "commit;";
 
@@ -25,29 +30,37 @@ static const char create_cache[] =
     "begin immediate;"
     "pragma application_id = 1414542179;" /* "TPcc" */
     "pragma user_version = 1;"
-    "create table if not exists functions (function integer primary key, name text, program text, identity blob unique);"
-    "create table if not exists results (key blob primary key, function integer, used real, duration real, input, result, bytes integer) without rowid;"
+    "create table if not exists functions (function integer primary key, name text, program text, "
+    "identity blob unique);"
+    "create table if not exists results (key blob primary key, function integer, used real, "
+    "duration real, input, result, bytes integer) without rowid;"
     "create index if not exists by_use on results (used, bytes);"
     "create index if not exists by_function on results (function);"
     "commit;";
 
 const tp_schema tp_schema_journal = { "journal", 1414541418, 1, "", create_journal };
-const tp_schema tp_schema_cache = { "cache", 1414542179, 1, "pragma auto_vacuum = incremental", create_cache };
+const tp_schema tp_schema_cache = { "cache", 1414542179, 1, "pragma auto_vacuum = incremental",
+                                    create_cache };
 
 int tp_schema_check(tp_sqlite *s, const tp_schema *schema, bool *is_empty, tp_error *err)
 {
     int64_t application, version, tables;
-    if (tp_sqlite_ask(s, "pragma application_id", &application, err) || tp_sqlite_ask(s, "pragma user_version", &version, err) ||
+    if (tp_sqlite_ask(s, "pragma application_id", &application, err) ||
+        tp_sqlite_ask(s, "pragma user_version", &version, err) ||
         tp_sqlite_ask(s, "select count(*) from sqlite_master", &tables, err))
         return -1;
     *is_empty = tables == 0 && application == 0;
     if (*is_empty)
         return 0;
     if (application != schema->application)
-        return tp_error_set(err, TP_EUSAGE, "%.300s is no %s, but an SQLite database of another program", s->path, schema->what);
+        return tp_error_set(err, TP_EUSAGE,
+                            "%.300s is no %s, but an SQLite database of another program", s->path,
+                            schema->what);
     if (version != schema->version)
-        return tp_error_set(err, TP_EUSAGE, "%.300s is a %s of version %lld, made by a newer Tidepool: this one reads version %lld", s->path,
-                            schema->what, (long long)version, (long long)schema->version);
+        return tp_error_set(
+            err, TP_EUSAGE,
+            "%.300s is a %s of version %lld, made by a newer Tidepool: this one reads version %lld",
+            s->path, schema->what, (long long)version, (long long)schema->version);
     return 0;
 }
 
@@ -58,7 +71,10 @@ int tp_schema_open(tp_sqlite *s, const tp_schema *schema, tp_error *err)
         return -1;
     if (is_empty && tp_sqlite_run(s, schema->prepare, "write to it", err))
         return -1;
-    if (tp_sqlite_run(s, "pragma journal_mode = wal; pragma synchronous = normal; pragma trusted_schema = off", "write to it", err))
+    if (tp_sqlite_run(
+            s,
+            "pragma journal_mode = wal; pragma synchronous = normal; pragma trusted_schema = off",
+            "write to it", err))
         return -1;
     return is_empty ? tp_sqlite_run(s, schema->create, "write to it", err) : 0;
 }

@@ -10,8 +10,25 @@
 #include <unistd.h>
 
 /* Constants of sqlite3.h. */
-enum { OPEN_READONLY = 1, OPEN_READWRITE = 2, OPEN_CREATE = 4, OPEN_URI = 0x40, OPEN_NOMUTEX = 0x8000 };
-enum { PERM = 3, BUSY = 5, LOCKED = 6, NOMEM = 7, READONLY = 8, IOERR = 10, CORRUPT = 11, FULL = 13, CANTOPEN = 14, NOTADB = 26 };
+enum {
+    OPEN_READONLY = 1,
+    OPEN_READWRITE = 2,
+    OPEN_CREATE = 4,
+    OPEN_URI = 0x40,
+    OPEN_NOMUTEX = 0x8000
+};
+enum {
+    PERM = 3,
+    BUSY = 5,
+    LOCKED = 6,
+    NOMEM = 7,
+    READONLY = 8,
+    IOERR = 10,
+    CORRUPT = 11,
+    FULL = 13,
+    CANTOPEN = 14,
+    NOTADB = 26
+};
 enum { LIMIT_LENGTH = 0 };
 
 enum {
@@ -24,7 +41,9 @@ static int load(tp_sqlite *s, tp_error *err)
 {
     s->library = dlopen("libsqlite3.so.0", RTLD_NOW | RTLD_LOCAL);
     if (!s->library)
-        return tp_error_set(err, TP_ESYS, "a %s needs SQLite (libsqlite3.so.0), which is not installed: on Debian, apt install libsqlite3-0",
+        return tp_error_set(err, TP_ESYS,
+                            "a %s needs SQLite (libsqlite3.so.0), which is not installed: on "
+                            "Debian, apt install libsqlite3-0",
                             s->what);
 #define LOAD(result, name, arguments) \
     *(void **)&s->name = dlsym(s->library, "sqlite3_" #name); \
@@ -41,19 +60,25 @@ int tp_sqlite_fail(tp_sqlite *s, const char *what, tp_error *err)
     const char *message = s->db ? s->errmsg(s->db) : "out of memory";
     switch (code & 0xff) {
     case NOTADB:
-        return tp_error_set(err, TP_EUSAGE, "%.300s is no %s: it is not an SQLite database", s->path, s->what);
+        return tp_error_set(err, TP_EUSAGE, "%.300s is no %s: it is not an SQLite database",
+                            s->path, s->what);
     case CORRUPT:
         return tp_error_set(err, TP_ESYS, "%.300s is damaged: %.100s", s->path, message);
     case FULL:
         return tp_error_set(err, TP_ESYS, "%.300s: cannot %s: the disk is full", s->path, what);
     case READONLY:
     case PERM:
-        return tp_error_set(err, TP_ESYS, "%.300s: cannot %s: it, or its folder, is read-only", s->path, what);
+        return tp_error_set(err, TP_ESYS, "%.300s: cannot %s: it, or its folder, is read-only",
+                            s->path, what);
     case BUSY:
     case LOCKED:
-        return tp_error_set(err, TP_ESYS, "%.300s: cannot %s: another program keeps it locked", s->path, what);
+        return tp_error_set(err, TP_ESYS, "%.300s: cannot %s: another program keeps it locked",
+                            s->path, what);
     case CANTOPEN:
-        return tp_error_set(err, TP_ESYS, "%.300s: cannot %s: the file cannot be opened (is its folder there, and writable?)", s->path, what);
+        return tp_error_set(
+            err, TP_ESYS,
+            "%.300s: cannot %s: the file cannot be opened (is its folder there, and writable?)",
+            s->path, what);
     case NOMEM:
         return tp_error_oom(err, s->what);
     default:
@@ -115,12 +140,14 @@ static int check_end(tp_sqlite *s, tp_error *err)
     if (tp_sqlite_ask(s, "pragma page_size", &page, err))
         return -1;
     snprintf(beside, sizeof beside, "%s-wal", s->path);
-    if (page > 0 && stat(s->path, &file) == 0 && file.st_size % page != 0 && (stat(beside, &log) || log.st_size == 0))
+    if (page > 0 && stat(s->path, &file) == 0 && file.st_size % page != 0 &&
+        (stat(beside, &log) || log.st_size == 0))
         return tp_error_set(err, TP_ESYS, "%.300s is damaged: its end has been cut off", s->path);
     return 0;
 }
 
-int tp_sqlite_open(tp_sqlite **out, const char *path, const char *what, bool may_write, tp_error *err)
+int tp_sqlite_open(tp_sqlite **out, const char *path, const char *what, bool may_write,
+                   tp_error *err)
 {
     int rc = -1;
     tp_sqlite *s = calloc(1, sizeof *s);
@@ -140,7 +167,8 @@ int tp_sqlite_open(tp_sqlite **out, const char *path, const char *what, bool may
     }
     /* A reader also opens the file for writing where it may: its connection, if it is the last,
      * removes the log beside the file. */
-    if (s->open_v2(path, &s->db, OPEN_READWRITE | (may_write ? OPEN_CREATE : 0) | OPEN_NOMUTEX, NULL) != SQLITE_OK) {
+    if (s->open_v2(path, &s->db, OPEN_READWRITE | (may_write ? OPEN_CREATE : 0) | OPEN_NOMUTEX,
+                   NULL) != SQLITE_OK) {
         tp_sqlite_fail(s, "open it", err);
         goto out;
     }
@@ -148,7 +176,8 @@ int tp_sqlite_open(tp_sqlite **out, const char *path, const char *what, bool may
     s->limit(s->db, LIMIT_LENGTH, VALUE_MAX);
     if (!can_read(s)) {
         int code = s->extended_errcode(s->db) & 0xff;
-        bool may_be_locked_out = !may_write && (code == CANTOPEN || code == READONLY || code == PERM);
+        bool may_be_locked_out = !may_write &&
+                                 (code == CANTOPEN || code == READONLY || code == PERM);
         if (!may_be_locked_out || open_immutable(s) != SQLITE_OK || !can_read(s)) {
             tp_sqlite_fail(s, may_write ? "open it" : "read it", err);
             goto out;
@@ -156,7 +185,8 @@ int tp_sqlite_open(tp_sqlite **out, const char *path, const char *what, bool may
     }
     if (check_end(s, err))
         goto out;
-    if (!may_write && tp_sqlite_run(s, "pragma query_only = on; pragma trusted_schema = off", "read it", err))
+    if (!may_write &&
+        tp_sqlite_run(s, "pragma query_only = on; pragma trusted_schema = off", "read it", err))
         goto out;
     *out = s;
     s = NULL;

@@ -17,30 +17,31 @@ typedef struct sqlite3_stmt sqlite3_stmt;
 enum { SQLITE_OK = 0, SQLITE_ROW = 100, SQLITE_DONE = 101 };
 enum { SQLITE_INTEGER = 1, SQLITE_FLOAT, SQLITE_TEXT, SQLITE_BLOB, SQLITE_NULL };
 
-#define TP_SQLITE_FUNCTIONS(X) \
-    X(int, open_v2, (const char *, sqlite3 **, int, const char *)) \
-    X(int, close_v2, (sqlite3 *)) \
-    X(int, exec, (sqlite3 *, const char *, int (*)(void *, int, char **, char **), void *, char **)) \
-    X(int, prepare_v2, (sqlite3 *, const char *, int, sqlite3_stmt **, const char **)) \
-    X(int, step, (sqlite3_stmt *)) \
-    X(int, reset, (sqlite3_stmt *)) \
-    X(int, finalize, (sqlite3_stmt *)) \
-    X(int, clear_bindings, (sqlite3_stmt *)) \
-    X(int, bind_null, (sqlite3_stmt *, int)) \
-    X(int, bind_double, (sqlite3_stmt *, int, double)) \
-    X(int, bind_int64, (sqlite3_stmt *, int, int64_t)) \
-    X(int, bind_text, (sqlite3_stmt *, int, const char *, int, void (*)(void *))) \
-    X(int, bind_blob, (sqlite3_stmt *, int, const void *, int, void (*)(void *))) \
-    X(int, column_count, (sqlite3_stmt *)) \
-    X(int, column_type, (sqlite3_stmt *, int)) \
-    X(double, column_double, (sqlite3_stmt *, int)) \
-    X(int64_t, column_int64, (sqlite3_stmt *, int)) \
-    X(const unsigned char *, column_text, (sqlite3_stmt *, int)) \
-    X(const void *, column_blob, (sqlite3_stmt *, int)) \
-    X(int, column_bytes, (sqlite3_stmt *, int)) \
-    X(const char *, errmsg, (sqlite3 *)) \
-    X(int, extended_errcode, (sqlite3 *)) \
-    X(int, busy_timeout, (sqlite3 *, int)) \
+#define TP_SQLITE_FUNCTIONS(X)                                                            \
+    X(int, open_v2, (const char *, sqlite3 **, int, const char *))                        \
+    X(int, close_v2, (sqlite3 *))                                                         \
+    X(int, exec,                                                                          \
+      (sqlite3 *, const char *, int (*)(void *, int, char **, char **), void *, char **)) \
+    X(int, prepare_v2, (sqlite3 *, const char *, int, sqlite3_stmt **, const char **))    \
+    X(int, step, (sqlite3_stmt *))                                                        \
+    X(int, reset, (sqlite3_stmt *))                                                       \
+    X(int, finalize, (sqlite3_stmt *))                                                    \
+    X(int, clear_bindings, (sqlite3_stmt *))                                              \
+    X(int, bind_null, (sqlite3_stmt *, int))                                              \
+    X(int, bind_double, (sqlite3_stmt *, int, double))                                    \
+    X(int, bind_int64, (sqlite3_stmt *, int, int64_t))                                    \
+    X(int, bind_text, (sqlite3_stmt *, int, const char *, int, void (*)(void *)))         \
+    X(int, bind_blob, (sqlite3_stmt *, int, const void *, int, void (*)(void *)))         \
+    X(int, column_count, (sqlite3_stmt *))                                                \
+    X(int, column_type, (sqlite3_stmt *, int))                                            \
+    X(double, column_double, (sqlite3_stmt *, int))                                       \
+    X(int64_t, column_int64, (sqlite3_stmt *, int))                                       \
+    X(const unsigned char *, column_text, (sqlite3_stmt *, int))                          \
+    X(const void *, column_blob, (sqlite3_stmt *, int))                                   \
+    X(int, column_bytes, (sqlite3_stmt *, int))                                           \
+    X(const char *, errmsg, (sqlite3 *))                                                  \
+    X(int, extended_errcode, (sqlite3 *))                                                 \
+    X(int, busy_timeout, (sqlite3 *, int))                                                \
     X(int, limit, (sqlite3 *, int, int))
 
 /* A connection: used by one thread at a time. */
@@ -57,7 +58,8 @@ typedef struct tp_sqlite {
 /* Opens the file for reading, or with `may_write` for writing too, and then makes it when it is
  * missing. Messages call it a `what`. -1 with err set: what is wrong with which file, or that the
  * library is missing and how to get it. */
-int tp_sqlite_open(tp_sqlite **out, const char *path, const char *what, bool may_write, tp_error *err);
+int tp_sqlite_open(tp_sqlite **out, const char *path, const char *what, bool may_write,
+                   tp_error *err);
 void tp_sqlite_close(tp_sqlite *s); /* accepts NULL */
 
 /* Sets err from the connection's last error: "run.db: cannot <what>: <why>". Returns -1. */

@@ -49,7 +49,8 @@ static int l_keep(lua_State *L)
     return 1;
 }
 
-/* core.executors() -> a list of the executors in their order: { name =, summary =, and true or false for each of TP_CAPABILITIES } */
+/* core.executors() -> a list of the executors in their order: { name =, summary =, and true or
+ * false for each of TP_CAPABILITIES } */
 static int l_executors(lua_State *L)
 {
     static const struct {
@@ -115,7 +116,8 @@ static int l_unique(lua_State *L)
 {
     char text[64];
     uint64_t n = atomic_fetch_add_explicit(&get_context(L)->host->numbers, 1, memory_order_relaxed);
-    snprintf(text, sizeof text, "%d.%llu.%llx", (int)getpid(), (unsigned long long)n, (unsigned long long)uv_hrtime());
+    snprintf(text, sizeof text, "%d.%llu.%llx", (int)getpid(), (unsigned long long)n,
+             (unsigned long long)uv_hrtime());
     lua_pushstring(L, text);
     return 1;
 }
@@ -179,7 +181,8 @@ static int forget_module(lua_State *L, const char *name)
     lua_pushnil(L);                                // error loaded nil
     lua_setfield(L, -2, name);                     // error loaded
     lua_getfield(L, -1, "table.new");              // error loaded new
-    if (!lua_isfunction(L, -1)) {                  // the one library of LuaJIT's that ours load and that is not open before
+    if (!lua_isfunction(
+            L, -1)) { // the one library of LuaJIT's that ours load and that is not open before
         lua_pushnil(L);
         lua_setfield(L, -3, "table.new");
     }
@@ -187,19 +190,21 @@ static int forget_module(lua_State *L, const char *name)
     return lua_error(L);
 }
 
-/* (whether to compile) -> whether it was so before. Raises in a finalizer, where LuaJIT lets nobody change that. */
+/* (whether to compile) -> whether it was so before. Raises in a finalizer, where LuaJIT lets nobody
+ * change that. */
 static int set_compiling(lua_State *L)
 {
     lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
     lua_getfield(L, -1, "jit");
     lua_getfield(L, -1, "status");
     lua_call(L, 0, 1);
-    luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | (lua_toboolean(L, 1) ? LUAJIT_MODE_ON : LUAJIT_MODE_OFF));
+    luaJIT_setmode(L, 0,
+                   LUAJIT_MODE_ENGINE | (lua_toboolean(L, 1) ? LUAJIT_MODE_ON : LUAJIT_MODE_OFF));
     return 1;
 }
 
-/* Switches the compiler on or off, and says whether it was on; where that is not possible it stays as it is. Raises nothing: who opens a module is to forget
- * it then. Upvalue 2 is set_compiling. */
+/* Switches the compiler on or off, and says whether it was on; where that is not possible it stays
+ * as it is. Raises nothing: who opens a module is to forget it then. Upvalue 2 is set_compiling. */
 static bool compile(lua_State *L, bool does)
 {
     lua_pushvalue(L, lua_upvalueindex(2));
@@ -221,7 +226,8 @@ static int open_module(lua_State *L)
     bool was_collecting = lua_gc(L, LUA_GCISRUNNING, 0);
     if (was_collecting)
         lua_gc(L, LUA_GCSTOP, 0);
-    /* Nor is what runs once worth compiling; and where LuaJIT has no memory for a trace, a call of a C function jumps to nowhere. */
+    /* Nor is what runs once worth compiling; and where LuaJIT has no memory for a trace, a call of
+     * a C function jumps to nowhere. */
     bool was_compiling = compile(L, false);
     lua_pushstring(L, m->name);
     int status = lua_pcall(L, 1, 1, 0);
@@ -327,7 +333,8 @@ int tp_lua_core_open_protected(struct lua_State *L, tp_host *host, tp_error *err
     if (status == 0)
         return 0;
     const char *why = lua_tostring(L, -1);
-    tp_error_set(err, status == LUA_ERRMEM ? TP_EMEMORY : TP_EUSAGE, "cannot open the Lua side: %s", why ? why : "unknown error");
+    tp_error_set(err, status == LUA_ERRMEM ? TP_EMEMORY : TP_EUSAGE, "cannot open the Lua side: %s",
+                 why ? why : "unknown error");
     lua_pop(L, 1);
     return -1;
 }

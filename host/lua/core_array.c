@@ -39,7 +39,9 @@ static int l_array_new(lua_State *L)
 {
     tp_array_view *view = check_view(L, 1);
     double size = luaL_checknumber(L, 2);
-    tp_array *a = size >= 0 && size < 0x1p46 ? tp_array_new(get_context(L)->host->arrays, (size_t)size, lua_toboolean(L, 3)) : NULL;
+    tp_array *a = size >= 0 && size < 0x1p46 ? tp_array_new(get_context(L)->host->arrays,
+                                                            (size_t)size, lua_toboolean(L, 3))
+                                             : NULL;
     if (a) {
         view->memory = a;
         view->data = a->data;
@@ -104,7 +106,8 @@ static int l_array_set_arrays(lua_State *L)
 static int l_array_sort(lua_State *L)
 {
     tp_array_view *view = check_view(L, 1);
-    lua_pushboolean(L, tp_sort(view->data, (size_t)view->length, (tp_type)luaL_checkinteger(L, 2)) == 0);
+    lua_pushboolean(
+        L, tp_sort(view->data, (size_t)view->length, (tp_type)luaL_checkinteger(L, 2)) == 0);
     return 1;
 }
 

@@ -87,7 +87,8 @@ static int open_pipes(command *c, int theirs[3])
     return 0;
 }
 
-static int spawn(command *c, const tp_host *host, char *const *words, const char *folder, const int theirs[3])
+static int spawn(command *c, const tp_host *host, char *const *words, const char *folder,
+                 const int theirs[3])
 {
     posix_spawnattr_t attributes;
     posix_spawn_file_actions_t actions;
@@ -107,7 +108,8 @@ static int spawn(command *c, const tp_host *host, char *const *words, const char
     posix_spawnattr_setsigmask(&attributes, &host->sigmask);
     c->has_group = !host->is_child;
     posix_spawnattr_setpgroup(&attributes, 0);
-    posix_spawnattr_setflags(&attributes, (c->has_group ? POSIX_SPAWN_SETPGROUP : 0) | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    posix_spawnattr_setflags(&attributes, (c->has_group ? POSIX_SPAWN_SETPGROUP : 0) |
+                                              POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
     for (int i = 0; i < 3 && rc == 0; i++)
         rc = posix_spawn_file_actions_adddup2(&actions, theirs[i], i);
     if (rc == 0 && folder)
@@ -121,7 +123,8 @@ static int spawn(command *c, const tp_host *host, char *const *words, const char
     return rc;
 }
 
-/* core.command.start(list of words, folder or nil, input or nil) -> command, or nil and why it cannot be started */
+/* core.command.start(list of words, folder or nil, input or nil) -> command, or nil and why it
+ * cannot be started */
 static int l_command_start(lua_State *L)
 {
     luaL_checktype(L, 1, LUA_TTABLE);
@@ -208,7 +211,8 @@ static int l_command_step(lua_State *L)
     feed(c);
     if (drain(c, OUT) || drain(c, ERR))
         return tp_codec_raise_memory(L);
-    if (c->pid > 0 && c->fd[OUT] < 0 && c->fd[ERR] < 0 && waitpid(c->pid, &c->status, WNOHANG) == c->pid) {
+    if (c->pid > 0 && c->fd[OUT] < 0 && c->fd[ERR] < 0 &&
+        waitpid(c->pid, &c->status, WNOHANG) == c->pid) {
         c->pid = 0;
         close_end(&c->fd[IN]);
     }
@@ -216,7 +220,8 @@ static int l_command_step(lua_State *L)
     return 1;
 }
 
-/* core.command.result(command) -> exit status or nil, number of the signal that ended it or nil, output, errors */
+/* core.command.result(command) -> exit status or nil, number of the signal that ended it or nil,
+ * output, errors */
 static int l_command_result(lua_State *L)
 {
     const command *c = luaL_checkudata(L, 1, COMMAND);

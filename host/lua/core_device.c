@@ -46,7 +46,10 @@ static int l_device_list(lua_State *L)
         set_text(L, "vendor", d->vendor);
         set_text(L, "version", d->version);
         set_text(L, "driver", d->driver);
-        set_text(L, "type", d->type & CL_DEVICE_TYPE_GPU ? "gpu" : d->type & CL_DEVICE_TYPE_CPU ? "cpu" : "accelerator");
+        set_text(L, "type",
+                 d->type & CL_DEVICE_TYPE_GPU   ? "gpu"
+                 : d->type & CL_DEVICE_TYPE_CPU ? "cpu"
+                                                : "accelerator");
         set_number(L, "compute_units", d->units);
         set_number(L, "memory", (double)d->memory);
         set_number(L, "max_buffer", (double)d->max_alloc);
@@ -81,13 +84,15 @@ static int l_device_leased(lua_State *L)
 static int l_device_is_stuck(lua_State *L)
 {
     tp_executor *ex = tp_host_executor(get_context(L)->host, tp_exec_opencl.name);
-    lua_pushboolean(L, tp_opencl_is_stuck(ex, (unsigned)luaL_checkinteger(L, 1) - 1, (uint64_t)(luaL_checknumber(L, 2) * 1e9)));
+    lua_pushboolean(L, tp_opencl_is_stuck(ex, (unsigned)luaL_checkinteger(L, 1) - 1,
+                                          (uint64_t)(luaL_checknumber(L, 2) * 1e9)));
     return 1;
 }
 
 /* ---- programs and kernels of maps ---- */
 
-/* core.program.new(device number, source, options, kernel name) -> program, or nil, a message, and the compiler's log */
+/* core.program.new(device number, source, options, kernel name) -> program, or nil, a message, and
+ * the compiler's log */
 static int l_program_new(lua_State *L)
 {
     tp_executor *ex = tp_host_executor(get_context(L)->host, tp_exec_opencl.name);
@@ -98,7 +103,8 @@ static int l_program_new(lua_State *L)
         return tp_core_push_message(L, &err);
     }
     unsigned device = (unsigned)luaL_checkinteger(L, 1) - 1;
-    const char *source = luaL_checkstring(L, 2), *options = luaL_checkstring(L, 3), *name = luaL_checkstring(L, 4);
+    const char *source = luaL_checkstring(L, 2), *options = luaL_checkstring(L, 3),
+               *name = luaL_checkstring(L, 4);
     tp_ref **box = tp_codec_push_box(L, &tp_program_type);
     tp_program *p = tp_opencl_open_program(ex, device, source, options, name, &log, &err);
     if (p) {
@@ -124,7 +130,8 @@ static void get_argument(lua_State *L, int t, tp_argument *a)
     a->kind = (tp_argument_kind)tp_core_get_number(L, t, "kind", 0);
     a->type = (tp_type)tp_core_get_number(L, t, "type", 0);
     a->index = (unsigned)tp_core_get_number(L, t, "index", 1) - 1;
-    a->size = a->kind == TP_ARG_ARRAY ? (size_t)tp_core_get_number(L, t, "bytes", 1) : tp_type_size(a->type);
+    a->size = a->kind == TP_ARG_ARRAY ? (size_t)tp_core_get_number(L, t, "bytes", 1)
+                                      : tp_type_size(a->type);
     double value = tp_core_get_number(L, t, "value", 0);
     if (a->type == TP_DOUBLE)
         a->value.f64 = value;
@@ -188,9 +195,10 @@ static void get_failures(lua_State *L, int t, tp_kernel *k)
     lua_pop(L, 1);
 }
 
-/* core.program.kernel { programs = { { device =, lanes =, program = }, ... }, arguments = { { kind =, type =, ... }, ... }, inputs =, outputs = lists of types,
- * booleans = { [output] = true }, failures = { { plain =, before =, after =, n = }, ... }, detail =, group =, has_rows =, is_foreign = } -> kernel: see
- * tp_kernel */
+/* core.program.kernel { programs = { { device =, lanes =, program = }, ... }, arguments = { { kind
+ * =, type =, ... }, ... }, inputs =, outputs = lists of types, booleans = { [output] = true },
+ * failures = { { plain =, before =, after =, n = }, ... }, detail =, group =, has_rows =,
+ * is_foreign = } -> kernel: see tp_kernel */
 static int l_program_kernel(lua_State *L)
 {
     luaL_checktype(L, 1, LUA_TTABLE);
@@ -312,7 +320,8 @@ static int l_buffer_new(lua_State *L)
     tp_queue *q = check_queue(L, 1);
     tp_array *a = lua_isnoneornil(L, 3) ? NULL : tp_core_check_memory(L, 3);
     size_t size = (size_t)luaL_checknumber(L, 2), offset = (size_t)luaL_optnumber(L, 4, 0);
-    luaL_argcheck(L, !a || (offset <= a->size && size <= a->size - offset), 2, "more bytes than the memory has");
+    luaL_argcheck(L, !a || (offset <= a->size && size <= a->size - offset), 2,
+                  "more bytes than the memory has");
     tp_error err = { 0 };
     tp_buffer *b;
     if (tp_buffer_open(&b, q, size, a, a ? (char *)a->data + offset : NULL, &err))
@@ -336,7 +345,8 @@ static tp_buffer *check_place(lua_State *L, int index, size_t size, size_t *at)
 {
     tp_buffer *b = tp_core_check_ref(L, index, &tp_buffer_type);
     *at = check_size(L, index + 1);
-    luaL_argcheck(L, *at <= b->size && size <= b->size - *at, index + 1, "more bytes than there are");
+    luaL_argcheck(L, *at <= b->size && size <= b->size - *at, index + 1,
+                  "more bytes than there are");
     return b;
 }
 
@@ -347,7 +357,8 @@ static char *check_transfer(lua_State *L, tp_buffer **b, size_t *at, size_t *siz
     size_t offset = check_size(L, 5);
     *size = check_size(L, 6);
     *b = check_place(L, 2, *size, at);
-    luaL_argcheck(L, offset <= a->size && *size <= a->size - offset, 6, "more bytes than there are");
+    luaL_argcheck(L, offset <= a->size && *size <= a->size - offset, 6,
+                  "more bytes than there are");
     return (char *)a->data + offset;
 }
 
@@ -358,7 +369,8 @@ static int l_buffer_read(lua_State *L)
     tp_buffer *b;
     char *to = check_transfer(L, &b, &at, &size);
     tp_error err = { 0 };
-    int rc = tp_buffer_read(check_queue(L, 1), b, at, to, size, (tp_type)luaL_checkinteger(L, 7), &err);
+    int rc =
+        tp_buffer_read(check_queue(L, 1), b, at, to, size, (tp_type)luaL_checkinteger(L, 7), &err);
     return push_true_or(L, rc, &err);
 }
 
@@ -413,13 +425,15 @@ static int l_launcher_time(lua_State *L)
 {
     double seconds;
     tp_error err = { 0 };
-    if (tp_launcher_time(check_queue(L, 1), tp_core_check_ref(L, 2, &tp_launcher_type), &seconds, &err))
+    if (tp_launcher_time(check_queue(L, 1), tp_core_check_ref(L, 2, &tp_launcher_type), &seconds,
+                         &err))
         return tp_core_push_message(L, &err);
     lua_pushnumber(L, seconds);
     return 1;
 }
 
-/* core.program.kernels(program) -> the names of its kernels with ";" between them, or nil and a message */
+/* core.program.kernels(program) -> the names of its kernels with ";" between them, or nil and a
+ * message */
 static int l_program_kernels(lua_State *L)
 {
     char names[4096];
@@ -495,11 +509,14 @@ static int l_launcher_launch(lua_State *L)
     tp_launcher *l = tp_core_check_ref(L, 2, &tp_launcher_type);
     tp_launch_range range = { 0 };
     range.dimensions = get_sizes(L, 3, range.global);
-    luaL_argcheck(L, get_sizes(L, 4, range.local) == range.dimensions, 4, "as many sizes as the global ones expected");
+    luaL_argcheck(L, get_sizes(L, 4, range.local) == range.dimensions, 4,
+                  "as many sizes as the global ones expected");
     if (!lua_isnoneornil(L, 6))
-        luaL_argcheck(L, get_sizes(L, 6, range.offset) == range.dimensions, 6, "as many offsets as sizes expected");
+        luaL_argcheck(L, get_sizes(L, 6, range.offset) == range.dimensions, 6,
+                      "as many offsets as sizes expected");
     luaL_checktype(L, 5, LUA_TTABLE);
-    luaL_argcheck(L, lua_objlen(L, 5) == l->n_parameters, 5, "an argument for each parameter expected");
+    luaL_argcheck(L, lua_objlen(L, 5) == l->n_parameters, 5,
+                  "an argument for each parameter expected");
     tp_launch_argument *arguments = lua_newuserdata(L, (l->n_parameters + 1) * sizeof *arguments);
     for (unsigned i = 0; i < l->n_parameters; i++) {
         tp_launch_argument *a = &arguments[i];

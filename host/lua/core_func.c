@@ -86,7 +86,8 @@ static void keep_outline(lua_State *L, unsigned flags, tp_buf *scratch)
 {
     const tp_image *image = tp_codec_to_ref(L, -1, &tp_image_type);
     lua_pushnil(L);                                 // image nil
-    if (image->message.len >= TP_IMAGE_LARGE && tp_encode_watch(L, 8) && tp_image_outline(L, 1, 8, flags, scratch)) {
+    if (image->message.len >= TP_IMAGE_LARGE && tp_encode_watch(L, 8) &&
+        tp_image_outline(L, 1, 8, flags, scratch)) {
         tp_ref **box = tp_codec_push_box(L, &tp_image_type);
         tp_image *outline = tp_image_new(scratch);
         if (!outline)
@@ -149,7 +150,8 @@ static int l_func_identity(lua_State *L)
     uint8_t id[TP_IDENTITY];
     tp_error err = { 0 };
     tp_codec_new_epoch(L);
-    if (tp_identity_of_values(L, 2, lua_gettop(L) - 1, lua_gettop(L) == 2 ? names : NULL, &ctx->scratch, id, &err))
+    if (tp_identity_of_values(L, 2, lua_gettop(L) - 1, lua_gettop(L) == 2 ? names : NULL,
+                              &ctx->scratch, id, &err))
         return tp_core_push_message(L, &err);
     lua_pushlstring(L, (const char *)id, sizeof id);
     return 1;

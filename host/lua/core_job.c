@@ -154,10 +154,10 @@ static void keep_captured(lua_State *L, job_box *box)
 /* core.job.open(func, image or kernel, executor name, options) -> job, or nil, a message and a kind
  * of failure. Options as in tp_job_config: total, window, bytes, ordered, keep_going, discard,
  * is_cheap, retries, crash_retries, timeout (in seconds), recycle, memory (in bytes), batch,
- * splits, streams, returns, leased (a list of device numbers, or nil). Others: fallback, an image that runs
- * when no device can; captured, what core.func.image returned with the image; reducer, see
- * tp_kernels_set_reducer; journal, from core.journal.map, or nil; is_inner, it is not the user's
- * map and draws no random numbers. */
+ * splits, streams, returns, leased (a list of device numbers, or nil). Others: fallback, an image
+ * that runs when no device can; captured, what core.func.image returned with the image; reducer,
+ * see tp_kernels_set_reducer; journal, from core.journal.map, or nil; is_inner, it is not the
+ * user's map and draws no random numbers. */
 static int l_job_open(lua_State *L)
 {
     context *ctx = get_context(L);
@@ -180,7 +180,9 @@ static int l_job_open(lua_State *L)
         return push_refusal(L, &err);
     }
     job_box *box = lua_newuserdata(L, sizeof *box);
-    *box = (job_box){ .encoding = tp_host_capabilities(ctx->host, ex->type) & TP_SHARES_MEMORY ? 0 : TP_ENCODE_COPIES };
+    *box = (job_box){ .encoding = tp_host_capabilities(ctx->host, ex->type) & TP_SHARES_MEMORY
+                                      ? 0
+                                      : TP_ENCODE_COPIES };
     luaL_getmetatable(L, JOB);
     lua_setmetatable(L, -2);
     box->waits_on = ctx->agent;
@@ -289,7 +291,8 @@ static int push_block(lua_State *L, job_box *box, tp_block *b)
 }
 
 /* Begins a block of inputs. Raises out of memory. */
-static tp_block *build_columns(lua_State *L, job_box *box, uint32_t capacity, uint32_t columns, const uint8_t *types, uint32_t text)
+static tp_block *build_columns(lua_State *L, job_box *box, uint32_t capacity, uint32_t columns,
+                               const uint8_t *types, uint32_t text)
 {
     luaL_argcheck(L, columns >= 1 && columns <= TP_COLUMNS_MAX, 3, "too many columns");
     tp_block_free(box->building);
@@ -304,7 +307,8 @@ static tp_block *build_columns(lua_State *L, job_box *box, uint32_t capacity, ui
 static int l_job_numbers(lua_State *L)
 {
     job_box *box = check_job(L, 1);
-    uint32_t capacity = (uint32_t)luaL_checkinteger(L, 2), columns = (uint32_t)luaL_checkinteger(L, 3);
+    uint32_t capacity = (uint32_t)luaL_checkinteger(L, 2),
+             columns = (uint32_t)luaL_checkinteger(L, 3);
     lua_pushlightuserdata(L, build_columns(L, box, capacity, columns, NULL, 0)->column[0]);
     return 1;
 }
@@ -346,7 +350,8 @@ static int l_job_push_columns(lua_State *L)
     return push_block(L, box, b);
 }
 
-/* core.job.push_arrays(job, n, memory, type, pointer, ...): n inputs whose columns lie in typed arrays, which are not copied */
+/* core.job.push_arrays(job, n, memory, type, pointer, ...): n inputs whose columns lie in typed
+ * arrays, which are not copied */
 static int l_job_push_arrays(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -376,7 +381,8 @@ static int l_job_push_arrays(lua_State *L)
 }
 
 /* Finds the identity of the item that is about to be added. 0, or -1 with err set. */
-static int tag_item(lua_State *L, job_box *box, int first, int n, const char *const *names, tp_error *err)
+static int tag_item(lua_State *L, job_box *box, int first, int n, const char *const *names,
+                    tp_error *err)
 {
     tp_block *b = box->building;
     if (!b->tags || b->n == box->tags_room) {
@@ -388,10 +394,12 @@ static int tag_item(lua_State *L, job_box *box, int first, int n, const char *co
         box->tags_room = room;
     }
     b->tags[b->n].attempts = 0;
-    return tp_identity_of_values(L, first, n, names, &get_context(L)->scratch, b->tags[b->n].identity, err);
+    return tp_identity_of_values(L, first, n, names, &get_context(L)->scratch,
+                                 b->tags[b->n].identity, err);
 }
 
-/* Encodes n stack values from `first` as one more item of the block that is being built. 0, or -1 with err set. */
+/* Encodes n stack values from `first` as one more item of the block that is being built. 0, or -1
+ * with err set. */
 static int add_item(lua_State *L, job_box *box, int first, int n, tp_error *err)
 {
     static const char *const names[] = { "argument 1", "argument 2", "argument 3",
@@ -401,9 +409,11 @@ static int add_item(lua_State *L, job_box *box, int first, int n, tp_error *err)
     tp_block *b = box->building;
     if (!b || tp_block_reserve(b))
         return tp_error_oom(err, "inputs");
-    if (tp_encode_with(L, first, n, n <= 6 ? names : NULL, box->encoding, box->captured, &b->bytes, err))
+    if (tp_encode_with(L, first, n, n <= 6 ? names : NULL, box->encoding, box->captured, &b->bytes,
+                       err))
         return -1;
-    if (box->journal && b->kind == TP_BLOCK_VALUES && tag_item(L, box, first, n, n <= 6 ? names : NULL, err)) {
+    if (box->journal && b->kind == TP_BLOCK_VALUES &&
+        tag_item(L, box, first, n, n <= 6 ? names : NULL, err)) {
         b->bytes.len = b->n ? b->ends[b->n - 1] : 0;
         return -1;
     }
@@ -417,7 +427,8 @@ enum { LIST_NS = 4 * 1000 * 1000, LOOK_BYTES = 16 * 1024, REFS_MAX = 64 };
  * references are kept short. */
 static bool is_full(const job_box *box)
 {
-    return box->building && (box->building->bytes.len > TP_BLOCK_BYTES_MAX || box->building->bytes.nrefs >= REFS_MAX);
+    return box->building && (box->building->bytes.len > TP_BLOCK_BYTES_MAX ||
+                             box->building->bytes.nrefs >= REFS_MAX);
 }
 
 /* core.job.add(job, ...) -> adds an input with these arguments: whether the block has room for
@@ -553,7 +564,8 @@ static int decode_item(lua_State *L, const job_box *box, const tp_block *b, uint
     const uint8_t *message = tp_block_message(b, k, &len);
     tp_error err;
     tp_error_clear(&err);
-    int n = tp_decode_with(L, message, len, b->bytes.refs, b->bytes.nrefs, b->is_foreign ? 0 : TP_DECODE_TRUSTED, box->captured, &err);
+    int n = tp_decode_with(L, message, len, b->bytes.refs, b->bytes.nrefs,
+                           b->is_foreign ? 0 : TP_DECODE_TRUSTED, box->captured, &err);
     if (n < 0)
         tp_codec_raise(L, &err);
     return n;
@@ -579,7 +591,8 @@ static int push_scalars(lua_State *L, const tp_block *b, uint32_t k)
 static tp_block *check_reading(lua_State *L, job_box *box)
 {
     tp_block *b = box->reading;
-    if (!b || (!b->ends && (b->columns == 0 || (b->type[0] != TP_MIXED && b->type[0] != TP_DOUBLE))))
+    if (!b ||
+        (!b->ends && (b->columns == 0 || (b->type[0] != TP_MIXED && b->type[0] != TP_DOUBLE))))
         luaL_error(L, "no block of values is being read");
     return b;
 }
@@ -604,7 +617,8 @@ static int l_job_input(lua_State *L)
     lua_pushboolean(L, m->len > 0);
     if (m->len == 0)
         return 1;
-    int n = tp_decode_with(L, m->data, m->len, m->refs, m->nrefs, TP_DECODE_TRUSTED, box->captured, &err);
+    int n = tp_decode_with(L, m->data, m->len, m->refs, m->nrefs, TP_DECODE_TRUSTED, box->captured,
+                           &err);
     return n < 0 ? tp_codec_raise(L, &err) : 1 + n;
 }
 
@@ -648,7 +662,8 @@ static int l_job_fill(lua_State *L)
 /* ---- waiting ---- */
 
 /* The agent waits for the jobs and runs items meanwhile. */
-static bool help(lua_State *L, context *ctx, tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, unsigned n, uint64_t deadline)
+static bool help(lua_State *L, context *ctx, tp_agent *agent, tp_job *const *jobs,
+                 const uint32_t *seen, unsigned n, uint64_t deadline)
 {
     /* In the owner's own state the agent is not the state's: it runs items in a state of its
      * own. */
@@ -660,9 +675,10 @@ static bool help(lua_State *L, context *ctx, tp_agent *agent, tp_job *const *job
     return has_run;
 }
 
-/* core.job.wait(job, seconds or nil, is_endless): waits until there may be results, room or the end that were
- * not there at the last core.job.next, or until so many seconds have passed. Runs the loop
- * meanwhile or, in a worker, items of the job. Raises "interrupted" after tp_host_interrupt. */
+/* core.job.wait(job, seconds or nil, is_endless): waits until there may be results, room or the end
+ * that were not there at the last core.job.next, or until so many seconds have passed. Runs the
+ * loop meanwhile or, in a worker, items of the job. Raises "interrupted" after
+ * tp_host_interrupt. */
 static int l_job_wait(lua_State *L)
 {
     context *ctx = get_context(L);
@@ -786,7 +802,8 @@ static int l_job_is_cancelled(lua_State *L)
     const tp_error *lost = tp_job_lost(box->job);
     if (!lost && !tp_job_is_starved(box->job))
         return 1;
-    lua_pushstring(L, tp_failure_kind_name(lost ? tp_failure_kind_of(lost->code, TP_KIND_RESOURCE) : TP_KIND_MEMORY));
+    lua_pushstring(L, tp_failure_kind_name(lost ? tp_failure_kind_of(lost->code, TP_KIND_RESOURCE)
+                                                : TP_KIND_MEMORY));
     lua_pushstring(L, lost ? lost->message : TP_NO_MEMORY);
     return 3;
 }
@@ -867,7 +884,8 @@ static int l_job_emit(lua_State *L)
     tp_work *w = ctx->agent ? tp_core_work(ctx) : NULL;
     if (!w || !w->terms->streams || !tp_vm_runs_on(ctx->agent->worker.vm, L))
         return 0;
-    static const char *const names[] = { "value 1", "value 2", "value 3", "value 4", "value 5", "value 6" };
+    static const char *const names[] = { "value 1", "value 2", "value 3",
+                                         "value 4", "value 5", "value 6" };
     tp_error err = { 0 };
     int n = lua_gettop(L);
     tp_block_free(ctx->emitting);

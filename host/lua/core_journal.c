@@ -13,7 +13,8 @@
 
 #define READER "tidepool.journal_reader"
 
-/* core.journal.open(path, cache_bytes or nil) -> journal, or cache of about so many bytes; or nil and a message */
+/* core.journal.open(path, cache_bytes or nil) -> journal, or cache of about so many bytes; or nil
+ * and a message */
 static int l_journal_open(lua_State *L)
 {
     tp_error err = { 0 };
@@ -38,7 +39,8 @@ static int l_journal_read(lua_State *L)
     *box = NULL;
     luaL_getmetatable(L, READER);
     lua_setmetatable(L, -2);
-    if (tp_sqlite_open(box, path, schema->what, false, &err) || tp_schema_check(*box, schema, &is_empty, &err))
+    if (tp_sqlite_open(box, path, schema->what, false, &err) ||
+        tp_schema_check(*box, schema, &is_empty, &err))
         return tp_core_push_message(L, &err);
     if (is_empty) {
         tp_error_set(&err, TP_EUSAGE, "%.300s is no %s: it is empty", path, schema->what);
@@ -58,7 +60,8 @@ static int l_reader_gc(lua_State *L)
 static tp_sqlite *check_connection(lua_State *L, int index)
 {
     tp_journal *journal = tp_codec_to_ref(L, index, &tp_journal_type);
-    tp_sqlite *s = journal ? tp_journal_connection(journal) : *(tp_sqlite **)luaL_checkudata(L, index, READER);
+    tp_sqlite *s = journal ? tp_journal_connection(journal)
+                           : *(tp_sqlite **)luaL_checkudata(L, index, READER);
     luaL_argcheck(L, s, index, "the file is closed");
     return s;
 }
@@ -102,10 +105,12 @@ static void push_row(lua_State *L, const asking *a, int n)
             lua_pushnumber(L, a->s->column_double(a->statement, i));
             break;
         case SQLITE_TEXT:
-            lua_pushlstring(L, (const char *)a->s->column_text(a->statement, i), (size_t)a->s->column_bytes(a->statement, i));
+            lua_pushlstring(L, (const char *)a->s->column_text(a->statement, i),
+                            (size_t)a->s->column_bytes(a->statement, i));
             break;
         case SQLITE_BLOB:
-            lua_pushlstring(L, a->s->column_blob(a->statement, i), (size_t)a->s->column_bytes(a->statement, i));
+            lua_pushlstring(L, a->s->column_blob(a->statement, i),
+                            (size_t)a->s->column_bytes(a->statement, i));
             break;
         default:
             lua_pushboolean(L, 0);
@@ -157,8 +162,8 @@ static int l_journal_query(lua_State *L)
     return err.code != TP_OK ? tp_core_push_message(L, &err) : 1;
 }
 
-/* core.journal.map(journal, map, version, run, options) -> map of a journal, for core.job. Options: keeps_failed, only_failed,
- * is_optional, explains. */
+/* core.journal.map(journal, map, version, run, options) -> map of a journal, for core.job. Options:
+ * keeps_failed, only_failed, is_optional, explains. */
 static int l_journal_map(lua_State *L)
 {
     tp_journal *journal = tp_core_check_ref(L, 1, &tp_journal_type);
@@ -243,7 +248,8 @@ static int l_cache_trouble(lua_State *L)
  * before, not kept; and for the changed ones a list of { version, how many } */
 static int l_journal_counts(lua_State *L)
 {
-    const tp_journal_counts *c = tp_journal_map_counts(tp_core_check_ref(L, 1, &tp_journal_map_type));
+    const tp_journal_counts *c =
+        tp_journal_map_counts(tp_core_check_ref(L, 1, &tp_journal_map_type));
     for (int i = 0; i < TP_JOURNAL_REASONS; i++)
         lua_pushnumber(L, (double)c->of[i]);
     lua_newtable(L);
@@ -263,10 +269,12 @@ static int l_journal_counts(lua_State *L)
 static int l_journal_reasons(lua_State *L)
 {
     size_t n;
-    const tp_journal_why *why = tp_journal_map_reasons(tp_core_check_ref(L, 1, &tp_journal_map_type), &n);
+    const tp_journal_why *why =
+        tp_journal_map_reasons(tp_core_check_ref(L, 1, &tp_journal_map_type), &n);
     lua_createtable(L, 3 * (int)n, 0);
     for (size_t i = 0; i < n; i++) {
-        const double values[] = { (double)why[i].index, (double)(why[i].reason + 1), (double)why[i].version };
+        const double values[] = { (double)why[i].index, (double)(why[i].reason + 1),
+                                  (double)why[i].version };
         for (int k = 0; k < 3; k++) {
             lua_pushnumber(L, values[k]);
             lua_rawseti(L, -2, 3 * (int)i + k + 1);
@@ -289,7 +297,9 @@ static int l_journal_flush(lua_State *L)
 /* core.journal.close(journal or map): drops the caller's reference */
 static int l_journal_close(lua_State *L)
 {
-    luaL_argcheck(L, tp_codec_to_ref(L, 1, &tp_journal_type) || tp_codec_to_ref(L, 1, &tp_journal_map_type), 1, "journal or map expected");
+    luaL_argcheck(
+        L, tp_codec_to_ref(L, 1, &tp_journal_type) || tp_codec_to_ref(L, 1, &tp_journal_map_type),
+        1, "journal or map expected");
     tp_ref **box = lua_touserdata(L, 1);
     tp_ref *r = *box;
     *box = NULL;

@@ -148,7 +148,9 @@ static const char *push_name(lua_State *L, int index, const lines *l, bool line)
     lua_rawgeti(L, -1, 1);
     if (lua_istable(L, -1))
         lua_rawgeti(L, -1, l->path);
-    const char *name = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : l->file ? "the file" : "standard input";
+    const char *name = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1)
+                       : l->file                      ? "the file"
+                                                      : "standard input";
     if (line) {
         char number[32];
         snprintf(number, sizeof number, "%llu", (unsigned long long)l->line);
@@ -169,7 +171,8 @@ static void push_errno(lua_State *L, int index, const lines *l, int error)
  * is searched only a few times; but not much beyond the limit. */
 static int make_room(lines *l)
 {
-    size_t open = l->used - l->at, left = open < l->limit ? l->limit - open + l->separator_len + 1 : 0;
+    size_t open = l->used - l->at,
+           left = open < l->limit ? l->limit - open + l->separator_len + 1 : 0;
     size_t want = open < left ? open : left;
     if (want < CHUNK)
         want = CHUNK;
@@ -303,7 +306,8 @@ static int add_record(lines *l, uint32_t at, uint32_t end, uint32_t first)
 /* Does the text begin at p? */
 static bool begins(const char *p, const char *end, const char *text, size_t len)
 {
-    return p < end && *p == *text && (size_t)(end - p) >= len && (len == 1 || memcmp(p, text, len) == 0);
+    return p < end && *p == *text && (size_t)(end - p) >= len &&
+           (len == 1 || memcmp(p, text, len) == 0);
 }
 
 /* Cuts the line that begins at l->at, as one field; *end is behind its separator. 1; 0 when its end
@@ -311,8 +315,9 @@ static bool begins(const char *p, const char *end, const char *text, size_t len)
 static int cut_line(lines *l, bool is_last, size_t *end)
 {
     size_t from = l->looked > l->at ? l->looked : l->at, left = l->used - from;
-    const char *p = l->separator_len == 1 ? memchr(l->bytes + from, *l->separator, left)
-                                          : memmem(l->bytes + from, left, l->separator, l->separator_len);
+    const char *p = l->separator_len == 1
+                        ? memchr(l->bytes + from, *l->separator, left)
+                        : memmem(l->bytes + from, left, l->separator, l->separator_len);
     size_t content = p ? (size_t)(p - l->bytes) : l->used;
     if (!p && (!is_last || l->at == l->used)) {
         l->looked = left >= l->separator_len ? l->used - l->separator_len + 1 : from;
@@ -325,7 +330,8 @@ static int cut_line(lines *l, bool is_last, size_t *end)
 /* The end of the field that begins at p, as it is written in the file. *quoted: it begins with a
  * quote. NULL when its end was not read yet; if nothing more can be read, its quote is not
  * closed. */
-static const char *find_field(const lines *l, const char *p, const char *end, bool is_last, bool *quoted)
+static const char *find_field(const lines *l, const char *p, const char *end, bool is_last,
+                              bool *quoted)
 {
     *quoted = p < end && *p == '"';
     if (*quoted) {
@@ -338,7 +344,8 @@ static const char *find_field(const lines *l, const char *p, const char *end, bo
         }
         p++;
     }
-    while (p < end && !begins(p, end, l->column, l->column_len) && !begins(p, end, l->separator, l->separator_len))
+    while (p < end && !begins(p, end, l->column, l->column_len) &&
+           !begins(p, end, l->separator, l->separator_len))
         p++;
     return p < end || is_last ? p : NULL;
 }
@@ -396,7 +403,8 @@ static int cut(lines *l, uint64_t most, bool is_last, const char **why)
         uint32_t first = l->n_fields;
         size_t end = l->used;
         int rc = l->column_len ? cut_record(l, is_last, &end) : cut_line(l, is_last, &end);
-        bool is_long = end - l->at > l->limit + l->separator_len, is_wrong = is_long || rc == UNCLOSED;
+        bool is_long = end - l->at > l->limit + l->separator_len,
+             is_wrong = is_long || rc == UNCLOSED;
         if (rc > 0 && !is_wrong)
             rc = add_record(l, (uint32_t)l->at, (uint32_t)end, first) ? -1 : 1;
         *why = rc < 0          ? TP_NO_MEMORY
@@ -476,14 +484,16 @@ static int advance(lua_State *L, int index, lines *l, uint64_t most, int wait_ms
  * whether to_number may still take it for a number. */
 static bool is_plain_number(const char *p, size_t n, double *number, bool *maybe)
 {
-    static const double powers[] = { 1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14 };
+    static const double powers[] = { 1,   1e1, 1e2,  1e3,  1e4,  1e5,  1e6, 1e7,
+                                     1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14 };
     const char *end = p + n;
     bool is_negative = p < end && *p == '-';
     p += is_negative;
     *maybe = p < end && *p >= '0' && *p <= '9' && n <= NUMBER_MAX;
     for (const char *q = p; *maybe && q < end; q++)
         *maybe = (*q >= '0' && *q <= '9') || *q == '.' || *q == 'e' || *q == '+' || *q == '-';
-    if (!*maybe || n > DIGITS_MAX || (*p == '0' && n > 1 && p[1] != '.') || (*p == '0' && is_negative))
+    if (!*maybe || n > DIGITS_MAX || (*p == '0' && n > 1 && p[1] != '.') ||
+        (*p == '0' && is_negative))
         return false; /* a leading zero with more digits behind it, or -0 */
     double mantissa = 0;
     unsigned behind = 0;
@@ -505,7 +515,8 @@ static bool is_plain_number(const char *p, size_t n, double *number, bool *maybe
 }
 
 /* Is the text a number? Calls to_number when the text is not a plain one. */
-static bool is_number(lua_State *L, int index, const lines *l, const char *text, size_t n, double *number)
+static bool is_number(lua_State *L, int index, const lines *l, const char *text, size_t n,
+                      double *number)
 {
     bool maybe;
     if (is_plain_number(text, n, number, &maybe))
@@ -552,7 +563,8 @@ static int push_record(lua_State *L, int index, const lines *l, const record *r)
  * memory. */
 static tp_block *make_block(lua_State *L, const lines *l, uint32_t from, uint32_t to)
 {
-    static const uint8_t types[TP_COLUMNS_MAX] = { TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED };
+    static const uint8_t types[TP_COLUMNS_MAX] = { TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED,
+                                                   TP_MIXED, TP_MIXED, TP_MIXED, TP_MIXED };
     const record *first = &l->records[from];
     uint32_t begin = first->at, length = l->records[to - 1].end - begin, n = to - from;
     tp_block *b = tp_block_new_columns(n, first->n, types, length);
@@ -565,7 +577,8 @@ static tp_block *make_block(lua_State *L, const lines *l, uint32_t from, uint32_
         tp_scalar *x = b->column[c];
         const span *f = l->fields + first->first + c;
         for (uint32_t k = 0; k < n; k++, f += first->n)
-            x[k] = (tp_scalar){ .as.string = { f->at - begin, f->length }, .kind = TP_SCALAR_STRING };
+            x[k] =
+                (tp_scalar){ .as.string = { f->at - begin, f->length }, .kind = TP_SCALAR_STRING };
     }
     return b;
 }
@@ -577,13 +590,15 @@ static void find_numbers(lua_State *L, int index, const lines *l, tp_block *b)
         tp_scalar *x = b->column[c];
         double number;
         for (uint32_t k = 0; k < b->n; k++)
-            if (is_number(L, index, l, b->text.bytes + x[k].as.string.at, x[k].as.string.length, &number))
+            if (is_number(L, index, l, b->text.bytes + x[k].as.string.at, x[k].as.string.length,
+                          &number))
                 x[k] = (tp_scalar){ .as.number = number, .kind = TP_SCALAR_NUMBER };
     }
 }
 
 /* Pushes the records from..to, which fit into columns, to the job. */
-static void push_columns(lua_State *L, int index, const lines *l, int job, uint32_t from, uint32_t to)
+static void push_columns(lua_State *L, int index, const lines *l, int job, uint32_t from,
+                         uint32_t to)
 {
     tp_block *b = make_block(L, l, from, to);
     tp_core_build(L, job, b);
@@ -632,7 +647,9 @@ static int push_records(lua_State *L, int index, const lines *l, int job)
     for (uint32_t from = 0, to; from < l->n_records; from = to) {
         uint32_t n = l->records[from].n;
         bool fits = !l->is_list && n <= TP_COLUMNS_MAX;
-        for (to = from + 1; to < l->n_records && (fits ? l->records[to].n == n : l->is_list || l->records[to].n > TP_COLUMNS_MAX);)
+        for (to = from + 1;
+             to < l->n_records &&
+             (fits ? l->records[to].n == n : l->is_list || l->records[to].n > TP_COLUMNS_MAX);)
             to++;
         if (fits)
             push_columns(L, index, l, job, from, to);
@@ -647,7 +664,10 @@ static int l_lines_check(lua_State *L)
 {
     const char *path = luaL_checkstring(L, 1);
     struct stat st;
-    int error = stat(path, &st) ? errno : S_ISDIR(st.st_mode) ? EISDIR : access(path, R_OK) ? errno : 0;
+    int error = stat(path, &st)       ? errno
+                : S_ISDIR(st.st_mode) ? EISDIR
+                : access(path, R_OK)  ? errno
+                                      : 0;
     if (!error)
         return 0;
     lua_pushstring(L, strerror(error));

@@ -42,7 +42,8 @@ static int l_loop_fd(lua_State *L)
     return 1;
 }
 
-/* core.loop.turn(seconds or nil, spins, is_endless): see tp_host_turn; is_endless: only what workers do can end it */
+/* core.loop.turn(seconds or nil, spins, is_endless): see tp_host_turn; is_endless: only what
+ * workers do can end it */
 static int l_loop_turn(lua_State *L)
 {
     context *ctx = get_context(L);

@@ -42,7 +42,8 @@ static void unpin(tp_ref *r)
     pin *l = (pin *)r;
     tp_pins *from = l->from;
     l->next = atomic_load_explicit(&from->dropped, memory_order_relaxed);
-    while (!atomic_compare_exchange_weak_explicit(&from->dropped, &l->next, l, memory_order_acq_rel, memory_order_relaxed))
+    while (!atomic_compare_exchange_weak_explicit(&from->dropped, &l->next, l, memory_order_acq_rel,
+                                                  memory_order_relaxed))
         ;
     atomic_fetch_sub_explicit(&from->held, 1, memory_order_release);
     tp_ref_drop(from);
@@ -66,7 +67,8 @@ void tp_core_take_back(lua_State *L, context *ctx)
 {
     if (!ctx->pins || !atomic_load_explicit(&ctx->pins->dropped, memory_order_relaxed))
         return;
-    for (pin *l = atomic_exchange_explicit(&ctx->pins->dropped, NULL, memory_order_acquire), *next; l; l = next) {
+    for (pin *l = atomic_exchange_explicit(&ctx->pins->dropped, NULL, memory_order_acquire), *next;
+         l; l = next) {
         next = l->next;
         luaL_unref(L, LUA_REGISTRYINDEX, l->anchor);
         free(l);
@@ -106,7 +108,8 @@ void tp_core_end_pins(context *ctx)
     uint64_t until = uv_hrtime() + END_NS;
     /* not in a forked child, which has no workers */
     bool are_cancelled = false, is_usable = tp_host_is_usable(ctx->host);
-    while (is_usable && atomic_load_explicit(&pins->held, memory_order_acquire) > 0 && uv_hrtime() < until) {
+    while (is_usable && atomic_load_explicit(&pins->held, memory_order_acquire) > 0 &&
+           uv_hrtime() < until) {
         if (!are_cancelled)
             tp_engine_cancel_of(ctx->host->engine, &ctx->listener->waiter);
         are_cancelled = true;

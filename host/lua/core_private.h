@@ -1,4 +1,5 @@
-/* core_private.h: what the files of the module "tidepool.core" share: core.c, core_*.c and luv.c, nobody else.
+/* core_private.h: what the files of the module "tidepool.core" share: core.c, core_*.c and luv.c,
+ * nobody else.
  *
  * Each file registers its functions, and core.c calls all of them to do so; none calls back into
  * core.c. core_private.c stands below the others. */
@@ -75,7 +76,8 @@ bool tp_core_is_interrupt(lua_State *L, int index);
 
 /* ---- core_pin.c ---- */
 
-/* Keeps the table on top alive for as long as the block lives, and pops it. Raises out of memory. */
+/* Keeps the table on top alive for as long as the block lives, and pops it. Raises out of
+ * memory. */
 void tp_core_pin(lua_State *L, context *ctx, tp_block *b);
 
 /* Frees the pins that were dropped. On the owner's thread. */

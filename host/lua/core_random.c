@@ -1,4 +1,5 @@
-/* core_random.c: where the random numbers of maps, calls and tasks come from, and math.randomseed. See engine/random.h. */
+/* core_random.c: where the random numbers of maps, calls and tasks come from, and math.randomseed.
+ * See engine/random.h. */
 #include "lua/core_private.h"
 
 #include "codec/codec.h"
@@ -120,7 +121,8 @@ static int l_random_go_back(lua_State *L)
     tp_work *w = tp_core_work(get_context(L));
     const aside *before = lua_touserdata(L, 1);
     w->draws = before->draws;
-    if (lua_toboolean(L, 2) && !before->is_changed && tp_standard_is_changed(L, tp_codec_standard(L)))
+    if (lua_toboolean(L, 2) && !before->is_changed &&
+        tp_standard_is_changed(L, tp_codec_standard(L)))
         tp_standard_adopt(L, tp_codec_standard(L));
     return 0;
 }

@@ -255,7 +255,8 @@ static void push_moved(lua_State *L, tp_moved moved, bool is_stuck)
 /* Waits in a worker; the item's permit is released meanwhile, and another worker may run in this
  * one's place. It wakes up now and then to see whether the item was cancelled, or whether nothing
  * can end the wait: then it gives true. */
-static bool block(lua_State *L, const context *ctx, tp_store_queue *q, bool for_room, uint64_t deadline)
+static bool block(lua_State *L, const context *ctx, tp_store_queue *q, bool for_room,
+                  uint64_t deadline)
 {
     enum { STEP_NS = 50 * 1000000, STUCK_STEPS = 40 };
     tp_engine *e = ctx->host->engine;
@@ -294,7 +295,8 @@ static int l_store_push(lua_State *L)
         return tp_core_push_message(L, &err);
     tp_moved moved;
     bool is_stuck = false;
-    while ((moved = tp_store_queue_put(q, &value)) == TP_NOT_YET && !is_stuck && ctx->agent && uv_hrtime() < deadline)
+    while ((moved = tp_store_queue_put(q, &value)) == TP_NOT_YET && !is_stuck && ctx->agent &&
+           uv_hrtime() < deadline)
         is_stuck = block(L, ctx, q, true, deadline);
     if (moved == TP_MOVED && box)
         *box = NULL;
@@ -302,7 +304,8 @@ static int l_store_push(lua_State *L)
     return 1;
 }
 
-/* core.store.take(queue, seconds or nil) -> "moved" and a value, "not yet", "closed" or "stuck": as core.store.push */
+/* core.store.take(queue, seconds or nil) -> "moved" and a value, "not yet", "closed" or "stuck": as
+ * core.store.push */
 static int l_store_take(lua_State *L)
 {
     const context *ctx = get_context(L);
@@ -311,7 +314,8 @@ static int l_store_take(lua_State *L)
     tp_stored value;
     tp_moved moved;
     bool is_stuck = false;
-    while ((moved = tp_store_queue_take(q, &value)) == TP_NOT_YET && !is_stuck && ctx->agent && uv_hrtime() < deadline)
+    while ((moved = tp_store_queue_take(q, &value)) == TP_NOT_YET && !is_stuck && ctx->agent &&
+           uv_hrtime() < deadline)
         is_stuck = block(L, ctx, q, false, deadline);
     push_moved(L, moved, is_stuck && moved == TP_NOT_YET);
     if (moved != TP_MOVED)
@@ -384,10 +388,13 @@ static int index_store(lua_State *L)
     return 1;
 }
 
-static void set_meta(lua_State *L, const tp_ref_type *type, const char *index, const char *newindex, const char *tostring)
+static void set_meta(lua_State *L, const tp_ref_type *type, const char *index, const char *newindex,
+                     const char *tostring)
 {
     tp_codec_ref_type(L, type);
-    const char *const names[][2] = { { "__index", index }, { "__newindex", newindex }, { "__tostring", tostring } };
+    const char *const names[][2] = { { "__index", index },
+                                     { "__newindex", newindex },
+                                     { "__tostring", tostring } };
     for (int i = 0; i < 3; i++) {
         lua_pushstring(L, names[i][1]);
         lua_pushcclosure(L, index_store, 1);

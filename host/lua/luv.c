@@ -65,7 +65,9 @@ static int skip_handle(lua_State *L, int nargs, int nresults, int flags)
 }
 
 static const luv_context not_luvs = { .call = skip_handle };
-static const luv_handle not_luvs_handle = { LUA_REFNIL, { LUA_NOREF, LUA_NOREF }, &not_luvs, { NULL } };
+static const luv_handle not_luvs_handle = {
+    LUA_REFNIL, { LUA_NOREF, LUA_NOREF }, &not_luvs, { NULL }
+};
 
 typedef struct hidden {
     uv_handle_t *handle;
@@ -84,7 +86,8 @@ static void count_handle(uv_handle_t *handle, void *user)
 {
     census *c = user;
     const tp_host *host = c->listener->host;
-    bool is_hosts = handle == (const uv_handle_t *)&host->wake_up || handle == (const uv_handle_t *)&host->timer;
+    bool is_hosts = handle == (const uv_handle_t *)&host->wake_up ||
+                    handle == (const uv_handle_t *)&host->timer;
     if (!is_hosts && handle->data && ((const luv_handle *)handle->data)->ctx == c->listener->luv) {
         c->n++;
         c->n_alive += uv_is_closing(handle) || (uv_is_active(handle) && uv_has_ref(handle));

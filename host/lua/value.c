@@ -134,7 +134,8 @@ static void push(lua_State *L, const place *at, const tp_value *v, int depth)
         lua_newtable(L);
         for (size_t i = 0; i < v->n; i++) {
             const tp_pair *pair = &v->as.pairs[i];
-            if (pair->key.kind == TP_NIL || (pair->key.kind == TP_NUMBER && pair->key.as.number != pair->key.as.number))
+            if (pair->key.kind == TP_NIL ||
+                (pair->key.kind == TP_NUMBER && pair->key.as.number != pair->key.as.number))
                 refuse(L, at, "the key of pair %d of a table is nil or nan", (int)i);
             push(L, at, &pair->key, depth + 1);
             push(L, at, &pair->value, depth + 1);
@@ -184,9 +185,11 @@ static const char *name_type(int type)
     }
 }
 
-static int read_value(lua_State *L, int index, tp_value *out, tp_arena *arena, const char **why, int depth);
+static int read_value(lua_State *L, int index, tp_value *out, tp_arena *arena, const char **why,
+                      int depth);
 
-static int read_table(lua_State *L, int t, tp_value *out, tp_arena *arena, const char **why, int depth)
+static int read_table(lua_State *L, int t, tp_value *out, tp_arena *arena, const char **why,
+                      int depth)
 {
     bool is_list;
     size_t n = count_pairs(L, t, &is_list);
@@ -221,7 +224,8 @@ static int read_table(lua_State *L, int t, tp_value *out, tp_arena *arena, const
     return 0;
 }
 
-static int read_value(lua_State *L, int index, tp_value *out, tp_arena *arena, const char **why, int depth)
+static int read_value(lua_State *L, int index, tp_value *out, tp_arena *arena, const char **why,
+                      int depth)
 {
     *why = NULL;
     switch (lua_type(L, index)) {
@@ -309,7 +313,9 @@ static int copy_value(tp_call *call, tp_value *to, const tp_value *from, int dep
         return tp_call_fail(call, "a result is nested too deep");
     if (from->kind == TP_BYTES || from->kind == TP_LIST || from->kind == TP_TABLE)
         if (from->n && !from->as.bytes)
-            return tp_call_fail(call, "tp_call_return: what a string, list or table consists of is NULL, with n > 0");
+            return tp_call_fail(
+                call,
+                "tp_call_return: what a string, list or table consists of is NULL, with n > 0");
     if (from->kind == TP_BYTES) {
         to->as.bytes = tp_arena_copy(&call->out, from->as.bytes, from->n);
         return to->as.bytes ? 0 : tp_call_fail(call, TP_NO_MEMORY);
@@ -323,7 +329,9 @@ static int copy_value(tp_call *call, tp_value *to, const tp_value *from, int dep
     if (!items)
         return tp_call_fail(call, TP_NO_MEMORY);
     for (size_t i = 0; i < n; i++) {
-        const tp_value *item = !is_table ? &from->as.items[i] : i % 2 ? &from->as.pairs[i / 2].value : &from->as.pairs[i / 2].key;
+        const tp_value *item = !is_table ? &from->as.items[i]
+                               : i % 2   ? &from->as.pairs[i / 2].value
+                                         : &from->as.pairs[i / 2].key;
         if (copy_value(call, &items[i], item, depth + 1))
             return -1;
     }

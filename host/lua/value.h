@@ -17,7 +17,8 @@ char *tp_arena_copy(tp_arena *arena, const char *bytes, size_t n); /* with a NUL
 void tp_arena_reset(tp_arena *arena);           /* empty again; some memory is kept */
 void tp_arena_free(tp_arena *arena);
 
-/* Pushes a value, which is element i of the program's array of that name (NULL: of none). Raises out of memory, and where it is nested too deep or no value. */
+/* Pushes a value, which is element i of the program's array of that name (NULL: of none). Raises
+ * out of memory, and where it is nested too deep or no value. */
 void tp_value_push(struct lua_State *L, const tp_value *value, const char *array, size_t i);
 
 /* Reads the value at index into *out; strings are copied into the arena. Raises nothing. -1 on

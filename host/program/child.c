@@ -204,7 +204,8 @@ static void publish_record(tp_child *c, const tp_wire_record *r)
 
 /* Writes a record with a message and the ids of its references. -1 with err set when the host does
  * not have one of these, or there is no memory. */
-static int put_message(tp_child *c, tp_block_kind kind, uint32_t at, bool may_retry, const uint8_t *bytes, size_t len, tp_ref *const *refs, uint32_t nrefs,
+static int put_message(tp_child *c, tp_block_kind kind, uint32_t at, bool may_retry,
+                       const uint8_t *bytes, size_t len, tp_ref *const *refs, uint32_t nrefs,
                        tp_error *err)
 {
     uint64_t refs_at = sizeof(tp_wire_record) + ((len + 7) & ~(size_t)7);
@@ -215,11 +216,14 @@ static int put_message(tp_child *c, tp_block_kind kind, uint32_t at, bool may_re
     if (len)
         memcpy(to + sizeof *r, bytes, len);
     for (uint32_t i = 0; i < nrefs; i++) {
-        uint32_t id = refs[i]->type == &tp_array_type ? ((const tp_array *)(const void *)refs[i])->id : 0;
+        uint32_t id =
+            refs[i]->type == &tp_array_type ? ((const tp_array *)(const void *)refs[i])->id : 0;
         while (id < c->nrefs && c->ref[id] != refs[i])
             id++;
         if (id == c->nrefs)
-            return tp_error_set(err, TP_ECODEC, "an object that only the worker process knows cannot travel from it");
+            return tp_error_set(
+                err, TP_ECODEC,
+                "an object that only the worker process knows cannot travel from it");
         memcpy(to + refs_at + 4 * i, &id, sizeof id);
     }
     r->kind = kind;
@@ -234,14 +238,19 @@ static int put_message(tp_child *c, tp_block_kind kind, uint32_t at, bool may_re
 
 /* ---- the sink ---- */
 
-static tp_block *sink_new_columns(tp_work *w, uint32_t capacity, uint32_t columns, const uint8_t *types, uint32_t text)
+static tp_block *sink_new_columns(tp_work *w, uint32_t capacity, uint32_t columns,
+                                  const uint8_t *types, uint32_t text)
 {
     tp_child *c = child_of(w);
     const tp_returns *returns = &w->terms->returns;
     bool in_place = columns > 0 && returns->columns > 0 && returns->array[0];
-    tp_block *b = in_place ? tp_returns_block(returns, w->block->first + w->at, 0)
-                : columns ? tp_block_new_borrowed(0, 0, columns) : tp_block_new_empty(TP_BLOCK_DONE, 0, 0);
-    tp_wire_record *r = b ? new_record(c, in_place ? sizeof *r : tp_wire_columns_size(capacity, columns, types, text)) : NULL;
+    tp_block *b = in_place  ? tp_returns_block(returns, w->block->first + w->at, 0)
+                  : columns ? tp_block_new_borrowed(0, 0, columns)
+                            : tp_block_new_empty(TP_BLOCK_DONE, 0, 0);
+    tp_wire_record *r =
+        b ? new_record(c,
+                       in_place ? sizeof *r : tp_wire_columns_size(capacity, columns, types, text))
+          : NULL;
     if (!r) {
         tp_block_free(b);
         return NULL;
@@ -292,10 +301,13 @@ static void sink_append(tp_work *w, tp_block *b)
     tp_error err = { 0 };
     /* a failure, since values are published one by one */
     const uint8_t *bytes = tp_block_message(b, 0, &len);
-    if (put_message(c, b->kind, at, b->may_retry, bytes, len, b->bytes.refs, b->bytes.nrefs, &err) == 0)
+    if (put_message(c, b->kind, at, b->may_retry, bytes, len, b->bytes.refs, b->bytes.nrefs,
+                    &err) == 0)
         return;
-    tp_block *other = tp_block_new_failure(tp_failure_kind_of(err.code, TP_KIND_CODEC), err.message, w->attempt, w->worker->index);
-    if (!other || put_message(c, TP_BLOCK_FAILURE, at, false, other->bytes.data, other->bytes.len, NULL, 0, NULL))
+    tp_block *other = tp_block_new_failure(tp_failure_kind_of(err.code, TP_KIND_CODEC), err.message,
+                                           w->attempt, w->worker->index);
+    if (!other || put_message(c, TP_BLOCK_FAILURE, at, false, other->bytes.data, other->bytes.len,
+                              NULL, 0, NULL))
         w->sink->starve(w);
     tp_block_free(other);
 }
@@ -306,7 +318,8 @@ static int sink_publish(tp_work *w, tp_error *err)
     tp_block *b = w->values;
     int rc = 0;
     if (b->kind == TP_BLOCK_VALUES) {
-        rc = put_message(c, TP_BLOCK_VALUES, w->at, false, b->bytes.data, b->bytes.len, b->bytes.refs, b->bytes.nrefs, err);
+        rc = put_message(c, TP_BLOCK_VALUES, w->at, false, b->bytes.data, b->bytes.len,
+                         b->bytes.refs, b->bytes.nrefs, err);
         tp_buf_clear(&b->bytes);
     } else if (c->done_at) {
         ((tp_wire_record *)(void *)(c->out.data + c->done_at))->n++;
@@ -341,7 +354,8 @@ static int sink_emit(tp_work *w, tp_block *b)
     tp_error err = { 0 };
     size_t len;
     const uint8_t *bytes = tp_block_message(b, 0, &len);
-    int rc = put_message(c, TP_BLOCK_PART, w->at, false, bytes, len, b->bytes.refs, b->bytes.nrefs, &err);
+    int rc = put_message(c, TP_BLOCK_PART, w->at, false, bytes, len, b->bytes.refs, b->bytes.nrefs,
+                         &err);
     tp_block_free(b);
     if (rc) {
         sink_starve(w);
@@ -417,7 +431,8 @@ static const tp_sink sink = {
 /* ---- requests ---- */
 
 /* Copies bytes of the request into a buffer, with references to what they refer to. */
-static int copy_message(tp_child *c, tp_buf *to, uint64_t at, uint64_t len, uint64_t refs_at, uint64_t nrefs)
+static int copy_message(tp_child *c, tp_buf *to, uint64_t at, uint64_t len, uint64_t refs_at,
+                        uint64_t nrefs)
 {
     const uint32_t *ids = (const uint32_t *)(const void *)(c->in.data + refs_at);
     if (tp_buf_add(to, c->in.data + at, len))
@@ -444,7 +459,8 @@ static tp_ref *make_ref(tp_child *c, const tp_wire_ref *r)
     tp_ref *made = NULL;
     if (copy_message(c, &message, r->bytes_at, r->bytes, r->refs_at, r->nrefs) == 0) {
         tp_image *packed = r->kind == TP_WIRE_PACKED ? tp_image_new(&message) : NULL;
-        made = r->kind == TP_WIRE_PACKED ? (packed ? &packed->ref : NULL) : tp_class_blob_new(name, &message, r->is_partial);
+        made = r->kind == TP_WIRE_PACKED ? (packed ? &packed->ref : NULL)
+                                         : tp_class_blob_new(name, &message, r->is_partial);
     }
     tp_buf_free(&message);
     return made;
@@ -480,7 +496,8 @@ static void return_array(void *user, const tp_array *a)
     tp_child *c = user;
     c->ref[a->id] = NULL;
     c->narrays--;
-    atomic_fetch_or_explicit(&c->control->returned[a->id / 64], (uint64_t)1 << a->id % 64, memory_order_relaxed);
+    atomic_fetch_or_explicit(&c->control->returned[a->id / 64], (uint64_t)1 << a->id % 64,
+                             memory_order_relaxed);
 }
 
 static int take_image(tp_child *c, const tp_wire_request *q)
@@ -488,7 +505,10 @@ static int take_image(tp_child *c, const tp_wire_request *q)
     if (!q->image_at)
         return 0;
     tp_buf message = { 0 };
-    tp_image *made = copy_message(c, &message, q->image_at, q->image_bytes, q->image_refs_at, q->image_nrefs) ? NULL : tp_image_new(&message);
+    tp_image *made =
+        copy_message(c, &message, q->image_at, q->image_bytes, q->image_refs_at, q->image_nrefs)
+            ? NULL
+            : tp_image_new(&message);
     tp_buf_free(&message);
     tp_ref_drop(c->image[q->image]);
     c->image[q->image] = made;
@@ -499,11 +519,16 @@ static int take_image(tp_child *c, const tp_wire_request *q)
 static int open_inputs(tp_child *c, const tp_wire_request *q, tp_block *b)
 {
     char *base = c->in.data;
-    *b = (tp_block){ .first = q->first, .n = q->n, .kind = (tp_block_kind)q->kind, .columns = q->columns, .capacity = q->is_foreign ? 0 : q->n };
+    *b = (tp_block){ .first = q->first,
+                     .n = q->n,
+                     .kind = (tp_block_kind)q->kind,
+                     .columns = q->columns,
+                     .capacity = q->is_foreign ? 0 : q->n };
     memcpy(b->type, q->type, sizeof b->type);
     for (uint32_t i = 0; i < q->columns; i++) {
         tp_ref *lender = q->lent[i] ? c->ref[q->lent[i] - 1] : NULL;
-        b->column[i] = (lender ? (char *)((tp_array *)(void *)lender)->data : base) + q->column_at[i];
+        b->column[i] = (lender ? (char *)((tp_array *)(void *)lender)->data : base) +
+                       q->column_at[i];
         if (lender && tp_buf_hold_ref(&b->bytes, lender))
             return -1;
     }
@@ -546,7 +571,9 @@ static uint64_t data_of_process(void)
     if (fd >= 0)
         close(fd);
     text[n > 0 ? n : 0] = '\0';
-    return sscanf(text, "%*u %*u %*u %*u %*u %lu", &data) == 1 ? (uint64_t)data * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
+    return sscanf(text, "%*u %*u %*u %*u %*u %lu", &data) == 1
+               ? (uint64_t)data * (uint64_t)sysconf(_SC_PAGESIZE)
+               : 0;
 }
 
 /* A crash for which errno is ENOMEM: native code was refused memory, which is blamed on the item.
@@ -555,7 +582,10 @@ static void note_death(void *user, int error)
 {
     tp_wire_out *control = ((tp_child *)user)->control;
     if (error == ENOMEM)
-        atomic_store_explicit(&control->refused, 1 + (uint32_t)atomic_load_explicit(&control->work.ctl[0], memory_order_relaxed), memory_order_relaxed);
+        atomic_store_explicit(
+            &control->refused,
+            1 + (uint32_t)atomic_load_explicit(&control->work.ctl[0], memory_order_relaxed),
+            memory_order_relaxed);
 }
 
 /* Do leftovers of other functions take half of the memory that the next items may have? Then these
@@ -574,9 +604,11 @@ static void limit_memory(tp_child *c, uint64_t memory)
 {
     struct rlimit limit;
     tp_wire_out *control = c->control;
-    tp_vm_limit(c->agent.worker.vm, memory ? c->lua_bytes + memory : 0, memory, &control->refused, &control->work.ctl[0]);
+    tp_vm_limit(c->agent.worker.vm, memory ? c->lua_bytes + memory : 0, memory, &control->refused,
+                &control->work.ctl[0]);
     errno = 0;
-    if (!HAS_NATIVE_LIMIT || c->data_bytes == 0 || memory == c->memory || getrlimit(RLIMIT_DATA, &limit))
+    if (!HAS_NATIVE_LIMIT || c->data_bytes == 0 || memory == c->memory ||
+        getrlimit(RLIMIT_DATA, &limit))
         return;
     c->memory = memory;
     if (memory && !c->notes_death)
@@ -592,8 +624,18 @@ static void limit_memory(tp_child *c, uint64_t memory)
 
 static void run_items(tp_child *c, const tp_wire_request *q, tp_block *inputs)
 {
-    tp_terms terms = { .name = c->in.data + q->name_at, .executor = tp_exec_processes.name, .image = c->image[q->image], .discards = q->discards,
-                       .batch = q->batch, .splits = q->splits, .streams = q->streams, .draws = q->draws, .depth = q->depth, .has_leases = q->has_leases, .is_limited = q->is_limited, .leases = q->leases };
+    tp_terms terms = { .name = c->in.data + q->name_at,
+                       .executor = tp_exec_processes.name,
+                       .image = c->image[q->image],
+                       .discards = q->discards,
+                       .batch = q->batch,
+                       .splits = q->splits,
+                       .streams = q->streams,
+                       .draws = q->draws,
+                       .depth = q->depth,
+                       .has_leases = q->has_leases,
+                       .is_limited = q->is_limited,
+                       .leases = q->leases };
     terms.returns.columns = q->returns;
     memcpy(terms.returns.type, q->returned, sizeof terms.returns.type);
     for (uint32_t i = 0; i < q->returns && q->result[i]; i++)
@@ -608,7 +650,8 @@ static void run_items(tp_child *c, const tp_wire_request *q, tp_block *inputs)
     tp_work_close(w);
     for (uint32_t i = 0; i < TP_COLUMNS_MAX; i++)
         tp_ref_drop(terms.returns.array[i]);
-    atomic_store_explicit(&c->control->will_leave, c->agent.worker.will_leave, memory_order_relaxed);
+    atomic_store_explicit(&c->control->will_leave, c->agent.worker.will_leave,
+                          memory_order_relaxed);
 }
 
 static void serve_request(tp_child *c)
@@ -710,7 +753,9 @@ int tp_child_serve(tp_child *c, tp_host *host, tp_error *err)
     tp_engine_set_permits(host->engine, &(tp_permits){ take_permit, release_permit, c });
     c->arrays = host->arrays;
     tp_array_pool_adopt(host->arrays, c->file, return_array, c);
-    if (tp_agent_open(&c->agent, host->engine, 1, tp_host_executor(host, tp_exec_processes.name), err) || tp_agent_open_vm(&c->agent, err)) {
+    if (tp_agent_open(&c->agent, host->engine, 1, tp_host_executor(host, tp_exec_processes.name),
+                      err) ||
+        tp_agent_open_vm(&c->agent, err)) {
         snprintf(c->control->message, sizeof c->control->message, "%s", err->message);
         take_turn(c, TP_WIRE_FAILED);
         return -1;
@@ -720,7 +765,8 @@ int tp_child_serve(tp_child *c, tp_host *host, tp_error *err)
     take_turn(c, TP_WIRE_READY);
     for (;;) {
         wait_for_host(c);
-        if (atomic_load_explicit(&((const tp_wire_in *)(const void *)c->in.data)->ending, memory_order_relaxed))
+        if (atomic_load_explicit(&((const tp_wire_in *)(const void *)c->in.data)->ending,
+                                 memory_order_relaxed))
             tp_vm_leave(c->agent.worker.vm);
         else
             serve_request(c);

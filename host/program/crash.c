@@ -53,7 +53,9 @@ static void put_scalar(tp_last_line *l, const tp_block *b, const tp_scalar *x)
 {
     switch (x->kind) {
     case TP_SCALAR_NUMBER: put_double(l, x->as.number); break;
-    case TP_SCALAR_STRING: put_string(l, b->text.bytes + x->as.string.at, x->as.string.length); break;
+    case TP_SCALAR_STRING:
+        put_string(l, b->text.bytes + x->as.string.at, x->as.string.length);
+        break;
     case TP_SCALAR_PINNED: put_string(l, x->as.pinned, x->pinned_length); break;
     case TP_SCALAR_TRUE: tp_last_line_put_text(l, "true"); break;
     case TP_SCALAR_FALSE: tp_last_line_put_text(l, "false"); break;
@@ -107,7 +109,8 @@ static void on_crash(int sig)
 {
     const int saved = errno;
     tp_last_line l = { .len = 0 };
-    const bool is_ours = tp_process.host && getpid() == tp_process.pid; /* no child's that an item has forked */
+    const bool is_ours = tp_process.host &&
+                         getpid() == tp_process.pid; /* no child's that an item has forked */
     const tp_work *w = is_ours ? tp_engine_running_here(tp_process.host->engine) : NULL;
     tp_last_line_put_text(&l, "tidepool: ");
     tp_last_line_put_text(&l, name_of(sig));

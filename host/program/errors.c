@@ -178,12 +178,15 @@ static void show_error(lua_State *L, const char *traceback)
         fflush(stdout);
         if (tp_process.session == TP_NO_SESSION)
             fputs("tidepool: ", stderr);
-        const bool coloured = (tp_process.session != TP_NO_SESSION || tp_process.colours == TP_ALWAYS) && tp_term_has_colours(STDERR_FILENO);
+        const bool coloured =
+            (tp_process.session != TP_NO_SESSION || tp_process.colours == TP_ALWAYS) &&
+            tp_term_has_colours(STDERR_FILENO);
         fputs(coloured ? "\033[31m" : "", stderr);
         tp_errors_print(text ? text : "", len);
         fputs(coloured ? "\033[0m" : "", stderr);
         /* A Failure's text has the worker's traceback; ours is where it was raised again. */
-        const char *title = text && strstr(text, "\nstack traceback:") ? "called from" : "stack traceback";
+        const char *title = text && strstr(text, "\nstack traceback:") ? "called from"
+                                                                       : "stack traceback";
         if (traceback && *traceback) {
             fprintf(stderr, "\n%s:", title);
             tp_errors_print(traceback, strlen(traceback));

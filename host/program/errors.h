@@ -12,10 +12,12 @@ struct lua_State;
 bool tp_errors_call(struct lua_State *L, int nargs, int nresults);
 
 /* Calls require(module)[name] with the nargs values on the top; otherwise as tp_errors_call. */
-bool tp_errors_call_module(struct lua_State *L, const char *module, const char *name, int nargs, int nresults);
+bool tp_errors_call_module(struct lua_State *L, const char *module, const char *name, int nargs,
+                           int nresults);
 
 /* The same, but raises errors instead of showing them. */
-void tp_errors_require(struct lua_State *L, const char *module, const char *name, int nargs, int nresults);
+void tp_errors_require(struct lua_State *L, const char *module, const char *name, int nargs,
+                       int nresults);
 
 /* Shows the error text on the top of the stack (as from a failed luaL_loadbuffer) and pops it. */
 void tp_errors_show(struct lua_State *L);

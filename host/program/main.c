@@ -1,7 +1,7 @@
 /* main.c: the `tidepool` binary from its start to its end.
  *
- * It is a drop-in for `luajit`, plus the commands `run`, `map`, `devices` and `help`. Only in this folder does the product print, exit, read
- * the environment or take signals.
+ * It is a drop-in for `luajit`, plus the commands `run`, `map`, `devices` and `help`. Only in this
+ * folder does the product print, exit, read the environment or take signals.
  *
  * Every way out goes through finish(): it stops the host, closes the state where that is safe,
  * checks that standard output was really written, and dies by the signal that ended the process,
@@ -62,7 +62,9 @@ static _Noreturn void finish(int code, bool close_state)
     if (close_state && L)
         tp_script_leave(L);
     if (tp_process.host)
-        at_rest = tp_host_stop(tp_process.host, STOP_MS) == 0 || tp_host_finish_leaving(tp_process.host, LEAVE_MS) || (!tp_process.signal && tp_host_finish_keeping(tp_process.host, KEEP_MS));
+        at_rest = tp_host_stop(tp_process.host, STOP_MS) == 0 ||
+                  tp_host_finish_leaving(tp_process.host, LEAVE_MS) ||
+                  (!tp_process.signal && tp_host_finish_keeping(tp_process.host, KEEP_MS));
     if (close_state && at_rest && L && !tp_process.host->is_running) {
         tp_process.L = NULL;
         lua_close(L);
@@ -134,7 +136,8 @@ static int pmain(lua_State *L)
     tp_script_set_arg(L, o);
     tp_script_report_modules(L, o);
     lua_settop(L, 0);
-    const bool is_fine = (o->no_env || tp_script_run_init(L)) && tp_script_greet(o) && tp_script_run_options(L, o) && tp_script_run_main(L, o);
+    const bool is_fine = (o->no_env || tp_script_run_init(L)) && tp_script_greet(o) &&
+                         tp_script_run_options(L, o) && tp_script_run_main(L, o);
     o->failed = !is_fine || !(o->is_left || tp_script_run_loop(L, o));
     return 0;
 }
@@ -212,8 +215,11 @@ static bool read_cache_size(tp_config *config)
     unsigned long long n = strtoull(text, &end, 10);
     const char *unit = *end ? strchr(units, *end) : NULL;
     unsigned shift = unit ? 10 * (unsigned)(unit - units + 1) : 0;
-    if (*text < '0' || *text > '9' || errno || (*end && (!unit || end[1])) || n << shift >> shift != n) {
-        fprintf(stderr, "tidepool: TIDEPOOL_CACHE_SIZE is a size as 64M or 1G, or 0 for no cache, not %s\n", text);
+    if (*text < '0' || *text > '9' || errno || (*end && (!unit || end[1])) ||
+        n << shift >> shift != n) {
+        fprintf(stderr,
+                "tidepool: TIDEPOOL_CACHE_SIZE is a size as 64M or 1G, or 0 for no cache, not %s\n",
+                text);
         return false;
     }
     config->cache_bytes = n << shift;
@@ -237,7 +243,8 @@ int main(int argc, char **argv)
 
     tp_output_open();
     const bool is_worker = argc == 2 && strcmp(argv[1], "--worker") == 0;
-    /* Freed memory is used again instead of being given back and faulted in anew, for blocks up to 32 MiB: see tp_vm_new_state. */
+    /* Freed memory is used again instead of being given back and faulted in anew, for blocks up to
+     * 32 MiB: see tp_vm_new_state. */
     mallopt(M_MMAP_THRESHOLD, 32 << 20);
     mallopt(M_TRIM_THRESHOLD, 32 << 20);
     if (is_worker)
@@ -247,7 +254,8 @@ int main(int argc, char **argv)
     if (wrong)
         return wrong;
     const char *workers = getenv("TIDEPOOL_WORKERS");
-    if (workers && *workers && !o.workers && tp_options_read_workers(&o, "TIDEPOOL_WORKERS", workers))
+    if (workers && *workers && !o.workers &&
+        tp_options_read_workers(&o, "TIDEPOOL_WORKERS", workers))
         return TP_EXIT_USAGE;
     if (o.watches && tp_watch_start(&o))
         return EXIT_FAILURE;

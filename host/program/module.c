@@ -157,7 +157,8 @@ int luaopen_tidepool(lua_State *L)
     lua_getglobal(L, "jit");
     lua_getfield(L, -1, "version_num");
     if (lua_tointeger(L, -1) < 20100)
-        return luaL_error(L, "tidepool needs LuaJIT 2.1, and this is %d", (int)lua_tointeger(L, -1));
+        return luaL_error(L, "tidepool needs LuaJIT 2.1, and this is %d",
+                          (int)lua_tointeger(L, -1));
     lua_getglobal(L, "vim");
     bool is_editor = lua_istable(L, -1);
     lua_settop(L, 0);

@@ -67,7 +67,9 @@ const char *tp_options_nearest(const char *word, const char *const *words)
 
 static int unknown_option(const char *word)
 {
-    static const char *const known[] = { "--workers", "--executor", "--progress", "--no-progress", "--journal", "--explain", "--log=tag", "--color", "--quiet", "--verbose", "--watch", "--help",
+    static const char *const known[] = { "--workers", "--executor", "--progress", "--no-progress",
+                                         "--journal", "--explain",  "--log=tag",  "--color",
+                                         "--quiet",   "--verbose",  "--watch",    "--help",
                                          "--version", NULL };
     const char *near = tp_options_nearest(word, known);
     if (!near)
@@ -81,7 +83,9 @@ static int unknown_option(const char *word)
 /* --color, --color=WHEN. Returns 1; -1 after saying what is wrong. */
 static int colour_option(tp_options *o, const char *when)
 {
-    static const char *const names[] = { [TP_AUTO] = "auto", [TP_ALWAYS] = "always", [TP_NEVER] = "never" };
+    static const char *const names[] = {
+        [TP_AUTO] = "auto", [TP_ALWAYS] = "always", [TP_NEVER] = "never"
+    };
     for (int i = TP_AUTO; i <= TP_NEVER; i++)
         if (strcmp(when, names[i]) == 0)
             return o->colours = (tp_colours)i, 1;
@@ -181,7 +185,8 @@ static int host_option(tp_options *o, int i)
         o->progress = word + sizeof progress - 1;
         if (is_progress_mode(o->progress))
             return 1;
-        usage("--progress is line, plain, json or off, not %s", *o->progress ? o->progress : "nothing");
+        usage("--progress is line, plain, json or off, not %s",
+              *o->progress ? o->progress : "nothing");
         return -1;
     }
     n = value_option(o, i, EXECUTOR_OPTION, &value);
@@ -236,7 +241,8 @@ bool tp_options_takes_next(const char *word)
     return strchr("eljpw", word[1]) && !word[2];
 }
 
-const char *const tp_options_commands[] = { "run", "map", "devices", "journal", "replay", "cache", "new", "help", NULL };
+const char *const tp_options_commands[] = { "run",   "map", "devices", "journal", "replay",
+                                            "cache", "new", "help",    NULL };
 
 /* argv[i] is the first word that is no option. */
 static int parse_command(tp_options *o, int i)
@@ -313,20 +319,24 @@ static int parse(tp_options *o)
 int tp_options_parse(tp_options *o)
 {
     const int wrong = parse(o);
-    const bool has_file = (o->command == SCRIPT || o->command == RUN) && o->script < o->argc && o->argv[o->script][0] != '-';
+    const bool has_file = (o->command == SCRIPT || o->command == RUN) && o->script < o->argc &&
+                          o->argv[o->script][0] != '-';
     if (!wrong && o->watches && (!has_file || o->interactive))
-        return usage("--watch needs a script: tidepool --watch FILE, or tidepool --watch run FILE%s", "");
+        return usage(
+            "--watch needs a script: tidepool --watch FILE, or tidepool --watch run FILE%s", "");
     return wrong;
 }
 
 /* Does the program end up in the interactive session? */
 bool tp_options_have_session(const tp_options *o)
 {
-    return o->command == SCRIPT && (o->interactive || (o->script == o->argc && !o->executes && !o->version && isatty(STDIN_FILENO)));
+    return o->command == SCRIPT && (o->interactive || (o->script == o->argc && !o->executes &&
+                                                       !o->version && isatty(STDIN_FILENO)));
 }
 
 /* Is the session the first thing to run, with no code of the user's before it? */
 bool tp_options_begin_with_session(const tp_options *o)
 {
-    return tp_options_have_session(o) && o->script == o->argc && !o->executes && !o->loads && (o->no_env || !getenv("LUA_INIT"));
+    return tp_options_have_session(o) && o->script == o->argc && !o->executes && !o->loads &&
+           (o->no_env || !getenv("LUA_INIT"));
 }

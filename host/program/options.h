@@ -14,7 +14,19 @@ typedef struct tp_options {
     char **argv;
     int script; /* index of the script, or of the command's subject; argc when there is none */
     int end;    /* the options end before this word: later ones are not looked at */
-    enum { SCRIPT, RUN, MAP, DEVICES, JOURNAL, REPLAY, CACHE, NEW, HELP, VERSION, BYTECODE } command; /* RUN to HELP are words of the command line */
+    enum {
+        SCRIPT,
+        RUN,
+        MAP,
+        DEVICES,
+        JOURNAL,
+        REPLAY,
+        CACHE,
+        NEW,
+        HELP,
+        VERSION,
+        BYTECODE
+    } command; /* RUN to HELP are words of the command line */
     bool interactive, version, executes, no_env, quiet, verbose, tagged;
     bool explains; /* --explain */
     bool watches;  /* --watch */
@@ -34,10 +46,12 @@ typedef struct tp_options {
 /* The words that are commands, from RUN to HELP; NULL ends them. */
 extern const char *const tp_options_commands[];
 
-/* Reads the words of o->argv; runs nothing. Returns 0, or the exit code after saying what is wrong. */
+/* Reads the words of o->argv; runs nothing. Returns 0, or the exit code after saying what is
+ * wrong. */
 int tp_options_parse(tp_options *o);
 
-/* Reads a number of workers, and says what is wrong with it in the name of `who`. Returns as tp_options_parse. */
+/* Reads a number of workers, and says what is wrong with it in the name of `who`. Returns as
+ * tp_options_parse. */
 int tp_options_read_workers(tp_options *o, const char *who, const char *value);
 
 /* Does the program end up in the interactive session? */

@@ -25,7 +25,8 @@ enum { UNKNOWN_ERROR = -1 /* the errno of a failed write that stdio has not kept
 void tp_output_open(void)
 {
     for (int fd = 0; fd <= 2; fd++)
-        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF && open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) != fd)
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF &&
+            open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) != fd)
             _exit(EXIT_FAILURE);
 }
 
@@ -42,7 +43,8 @@ static void note_write_error(void)
 void tp_output_write(void *user, int fd, const char *bytes, size_t len)
 {
     (void)user;
-    if (tp_term_write(fd == STDERR_FILENO ? stderr : stdout, bytes, len) < len && fd != STDERR_FILENO)
+    if (tp_term_write(fd == STDERR_FILENO ? stderr : stdout, bytes, len) < len &&
+        fd != STDERR_FILENO)
         note_write_error();
 }
 
@@ -58,7 +60,8 @@ int tp_output_flush(int code)
         return code;
     if (why == EPIPE && !tp_process.pipe_ignored)
         tp_signals_die_by(SIGPIPE);
-    fprintf(stderr, "tidepool: cannot write to standard output: %s\n", why == UNKNOWN_ERROR ? "an earlier write failed" : strerror(why));
+    fprintf(stderr, "tidepool: cannot write to standard output: %s\n",
+            why == UNKNOWN_ERROR ? "an earlier write failed" : strerror(why));
     return code ? code : EXIT_FAILURE;
 }
 

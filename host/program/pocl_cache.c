@@ -66,7 +66,8 @@ static int open_temporary(char *path, size_t size)
         return -1;
     if (mkdir(path, 0700) && errno != EEXIST)
         return -1;
-    if (lstat(path, &s) || !S_ISDIR(s.st_mode) || s.st_uid != geteuid() || s.st_mode & (S_IWGRP | S_IWOTH))
+    if (lstat(path, &s) || !S_ISDIR(s.st_mode) || s.st_uid != geteuid() ||
+        s.st_mode & (S_IWGRP | S_IWOTH))
         return -1;
     return probe(path);
 }
@@ -74,7 +75,8 @@ static int open_temporary(char *path, size_t size)
 void tp_caches_prepare(void)
 {
     char path[PATH_SIZE];
-    const char *given = getenv("POCL_CACHE_DIR"), *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME"), *wanted = given;
+    const char *given = getenv("POCL_CACHE_DIR"), *cache = getenv("XDG_CACHE_HOME"),
+               *home = getenv("HOME"), *wanted = given;
     if (given && !given[0]) { /* PoCL would end the process */
         unsetenv("POCL_CACHE_DIR");
         wanted = NULL;
@@ -97,7 +99,8 @@ void tp_caches_tell(const tp_cl *cl)
 {
     for (unsigned i = 0; moved.to[0] && i < cl->n; i++)
         if (strcmp(cl->devices[i].platform, "Portable Computing Language") == 0) {
-            fprintf(stderr, "tidepool: PoCL cannot keep its kernels in %s (%s); it does in %s\n", moved.from, moved.why, moved.to);
+            fprintf(stderr, "tidepool: PoCL cannot keep its kernels in %s (%s); it does in %s\n",
+                    moved.from, moved.why, moved.to);
             return;
         }
 }

@@ -1,8 +1,8 @@
 /* repl.c: the interactive session: reads lines, runs them, shows what they give.
  *
  * On a terminal lines are edited with libedit and kept in a history file; otherwise standard input
- * is read as it is. A chunk that is not finished goes on in the next line. What lines mean (locals that
- * last, expressions, completion, help) is lua/tidepool/program/session.lua's.
+ * is read as it is. A chunk that is not finished goes on in the next line. What lines mean (locals
+ * that last, expressions, completion, help) is lua/tidepool/program/session.lua's.
  *
  * Signals, error texts and the way out are main.c's. */
 #include "program/repl.h"
@@ -231,7 +231,8 @@ static int patience(lua_State *L)
 /* Waits for standard input; -1 with errno as poll does. */
 static int await_input(reader *r)
 {
-    struct pollfd waits[] = { { .fd = STDIN_FILENO, .events = POLLIN }, { .fd = tp_term_held_fd(), .events = POLLIN } };
+    struct pollfd waits[] = { { .fd = STDIN_FILENO, .events = POLLIN },
+                              { .fd = tp_term_held_fd(), .events = POLLIN } };
     for (;;) {
         const int ready = tp_signals_poll(waits, 2, patience(r->L));
         if (ready < 0 || waits[0].revents)
@@ -289,10 +290,12 @@ static void list_names(lua_State *L, int n)
         widest = lua_objlen(L, -1) > widest ? lua_objlen(L, -1) : widest;
         lua_pop(L, 1);
     }
-    const int width = tp_term_width(STDOUT_FILENO), columns = width / (int)(widest + 2) > 0 ? width / (int)(widest + 2) : 1;
+    const int width = tp_term_width(STDOUT_FILENO),
+              columns = width / (int)(widest + 2) > 0 ? width / (int)(widest + 2) : 1;
     for (int i = 1; i <= shown; i++) {
         lua_rawgeti(L, -1, i);
-        fprintf(stdout, "%s%-*s", i % columns == 1 || columns == 1 ? "\n" : "", (int)widest + 2, lua_tostring(L, -1));
+        fprintf(stdout, "%s%-*s", i % columns == 1 || columns == 1 ? "\n" : "", (int)widest + 2,
+                lua_tostring(L, -1));
         lua_pop(L, 1);
     }
     if (n > shown)
@@ -475,10 +478,11 @@ static void tell_stopped(void)
     if (!tp_process.delivered && !tp_process.total)
         return;
     if (tp_process.total)
-        snprintf(text, sizeof text, "[%llu of %llu results were delivered]\n", (unsigned long long)tp_process.delivered,
-                 (unsigned long long)tp_process.total);
+        snprintf(text, sizeof text, "[%llu of %llu results were delivered]\n",
+                 (unsigned long long)tp_process.delivered, (unsigned long long)tp_process.total);
     else
-        snprintf(text, sizeof text, "[%llu results were delivered]\n", (unsigned long long)tp_process.delivered);
+        snprintf(text, sizeof text, "[%llu results were delivered]\n",
+                 (unsigned long long)tp_process.delivered);
     tp_term_write(stdout, text, strlen(text));
     tp_process.delivered = tp_process.total = 0;
 }

@@ -6,8 +6,9 @@
 
 struct lua_State;
 
-/* Reads lines and runs them until the end of the input. With a terminal: editing and a history (true);
- * else plain reading. Errors are shown and the session goes on. Raises only when out of memory. */
+/* Reads lines and runs them until the end of the input. With a terminal: editing and a history
+ * (true); else plain reading. Errors are shown and the session goes on. Raises only when out of
+ * memory. */
 bool tp_repl_run(struct lua_State *L);
 
 #endif

@@ -30,7 +30,8 @@ static void print_version(bool as_luajit)
     else {
         char loader[300];
         tp_cl_describe_loader(getenv("TIDEPOOL_OPENCL"), loader, sizeof loader);
-        printf("Tidepool %s (%s, libuv %s, OpenCL loader: %s)\n", TP_VERSION, LUAJIT_VERSION, uv_version_string(), loader);
+        printf("Tidepool %s (%s, libuv %s, OpenCL loader: %s)\n", TP_VERSION, LUAJIT_VERSION,
+               uv_version_string(), loader);
     }
 }
 
@@ -145,7 +146,8 @@ void tp_script_set_arg(lua_State *L, const tp_options *o)
     lua_setglobal(L, "arg");
 }
 
-/* A loader of modules that finds none: it tells who watches which file is about to be loaded. Upvalue: the descriptor. */
+/* A loader of modules that finds none: it tells who watches which file is about to be loaded.
+ * Upvalue: the descriptor. */
 static int report_module(lua_State *L)
 {
     static const char *const paths[] = { "path", "cpath" };
@@ -226,7 +228,9 @@ static bool run_script(lua_State *L, tp_options *o)
     const bool from_stdin = strcmp(name, "-") == 0 && strcmp(o->argv[o->script - 1], "--") != 0;
     const int nargs = push_words(L, o, o->script + 1);
     const int status = from_stdin ? load_stdin(L) : luaL_loadfile(L, name);
-    const char *near = status == LUA_ERRFILE && !strpbrk(name, "./") ? tp_options_nearest(name, tp_options_commands) : NULL;
+    const char *near = status == LUA_ERRFILE && !strpbrk(name, "./")
+                           ? tp_options_nearest(name, tp_options_commands)
+                           : NULL;
     if (near) {
         lua_pushfstring(L, "%s (did you mean tidepool %s?)", lua_tostring(L, -1), near);
         lua_remove(L, -2);
@@ -243,15 +247,21 @@ static bool run_script(lua_State *L, tp_options *o)
  * when it was used wrongly, a line that says how. */
 static bool run_command(lua_State *L, tp_options *o)
 {
-    static const struct { const char *module, *name; } functions[] = {
-        [RUN] = { "tidepool.program.run", "main" },         [MAP] = { "tidepool.program.pipe", "main" },
-        [DEVICES] = { "tidepool.program.cli", "devices" },  [JOURNAL] = { "tidepool.program.journals", "main" },
-        [REPLAY] = { "tidepool.program.replay", "main" },   [CACHE] = { "tidepool.program.caches", "main" },
+    static const struct { const char *module, *name;
+    } functions[] = {
+        [RUN] = { "tidepool.program.run", "main" },
+        [MAP] = { "tidepool.program.pipe", "main" },
+        [DEVICES] = { "tidepool.program.cli", "devices" },
+        [JOURNAL] = { "tidepool.program.journals", "main" },
+        [REPLAY] = { "tidepool.program.replay", "main" },
+        [CACHE] = { "tidepool.program.caches", "main" },
         [NEW] = { "tidepool.program.new", "main" },
-        [HELP] = { "tidepool.program.cli", "help" },        [BYTECODE] = { "tidepool.program.cli", "bytecode" },
+        [HELP] = { "tidepool.program.cli", "help" },
+        [BYTECODE] = { "tidepool.program.cli", "bytecode" },
     };
     const int nargs = push_words(L, o, o->script);
-    if (!tp_errors_call_module(L, functions[o->command].module, functions[o->command].name, nargs, 2))
+    if (!tp_errors_call_module(L, functions[o->command].module, functions[o->command].name, nargs,
+                               2))
         return false;
     o->code = (int)lua_tointeger(L, -2);
     if (lua_isstring(L, -1))

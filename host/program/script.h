@@ -27,7 +27,8 @@ bool tp_script_run_loop(struct lua_State *L, const tp_options *o);
 /* The script's own state ends: has the instances of classes in it leave. */
 void tp_script_leave(struct lua_State *L);
 
-/* The global `arg`: arg[0] is the script, arg[1] its first argument, arg[-1] the word before the script. */
+/* The global `arg`: arg[0] is the script, arg[1] its first argument, arg[-1] the word before the
+ * script. */
 void tp_script_set_arg(struct lua_State *L, const tp_options *o);
 
 /* From here on who watches the script (watch.h) gets to know what it requires. */

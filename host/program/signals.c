@@ -152,7 +152,8 @@ static void begin_to_end(int sig)
  * session, since people press it several times. */
 static void press(bool is_late)
 {
-    static const char stuck[] = "\ntidepool: this line cannot be stopped; Ctrl-C again ends the session\n";
+    static const char stuck[] =
+        "\ntidepool: this line cannot be stopped; Ctrl-C again ends the session\n";
     enum { NOT_YET, ASKED, INSISTS, STUCK };
     if (is_late == (tp_process.interrupts == NOT_YET) && tp_process.interrupts != STUCK)
         return;
@@ -238,7 +239,8 @@ int tp_signals_note_death(void (*note)(void *user, int error), void *user)
 {
     static const int signals[] = { SIGSEGV, SIGBUS, SIGABRT };
     enum { STACK_BYTES = 64 << 10 };
-    struct sigaction action = { .sa_handler = on_death, .sa_flags = (int)(SA_ONSTACK | SA_RESETHAND) };
+    struct sigaction action = { .sa_handler = on_death,
+                                .sa_flags = (int)(SA_ONSTACK | SA_RESETHAND) };
     stack_t stack = { .ss_sp = malloc(STACK_BYTES), .ss_size = STACK_BYTES };
     if (!stack.ss_sp || sigaltstack(&stack, NULL)) {
         free(stack.ss_sp);

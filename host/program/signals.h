@@ -1,4 +1,5 @@
-/* signals.h: what a signal does to the process, and to a line of the session. Main thread only, but for worker processes. */
+/* signals.h: what a signal does to the process, and to a line of the session. Main thread only, but
+ * for worker processes. */
 #ifndef TP_SIGNALS_H
 #define TP_SIGNALS_H
 
@@ -25,7 +26,8 @@ void tp_signals_be_patient(unsigned ms);
 /* "tidepool: interrupted (12 of 100 results delivered)", once. Async-signal-safe. */
 void tp_signals_say_interrupted(void);
 
-/* Ends the process by sig's default action, so that the parent sees what happened. Async-signal-safe. */
+/* Ends the process by sig's default action, so that the parent sees what happened.
+ * Async-signal-safe. */
 _Noreturn void tp_signals_die_by(int sig);
 
 /* For worker processes: calls `note` with errno when SIGSEGV, SIGBUS or SIGABRT is about to end the

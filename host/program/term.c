@@ -171,8 +171,10 @@ static bool are_joined(void)
 {
     struct stat out, err;
     if (the.are_joined == 0)
-        the.are_joined = fstat(STDOUT_FILENO, &out) == 0 && fstat(STDERR_FILENO, &err) == 0 && out.st_dev == err.st_dev &&
-                         out.st_ino == err.st_ino ? 1 : -1;
+        the.are_joined = fstat(STDOUT_FILENO, &out) == 0 && fstat(STDERR_FILENO, &err) == 0 &&
+                                 out.st_dev == err.st_dev && out.st_ino == err.st_ino
+                             ? 1
+                             : -1;
     return the.are_joined > 0;
 }
 

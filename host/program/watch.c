@@ -1,7 +1,8 @@
 /* watch.c: --watch.
  *
- * The watching process has no Lua state and no threads: it looks at the files five times a second, which needs nothing that may be exhausted and sees
- * editors that replace a file as well as those that write to it. All signals that matter are blocked, and taken where it waits. */
+ * The watching process has no Lua state and no threads: it looks at the files five times a second,
+ * which needs nothing that may be exhausted and sees editors that replace a file as well as those
+ * that write to it. All signals that matter are blocked, and taken where it waits. */
 #include "program/watch.h"
 
 #include "program/errors.h"
@@ -52,7 +53,8 @@ static bool is_same(const struct seen *a, const struct seen *b)
     return a->inode == b->inode && a->size == b->size && a->sec == b->sec && a->nsec == b->nsec;
 }
 
-/* What the file is, as the child sees it before it reads it: it may be another one by the time that we look. */
+/* What the file is, as the child sees it before it reads it: it may be another one by the time that
+ * we look. */
 void tp_watch_report(int fd, const char *path)
 {
     const struct seen s = look(path);
@@ -78,7 +80,9 @@ static void add_line(watch *w, const char *line)
 {
     struct seen seen;
     int at = 0;
-    if (sscanf(line, "%llu %lld %lld %lld %n", &seen.inode, &seen.size, &seen.sec, &seen.nsec, &at) == 4 && at > 0)
+    if (sscanf(line, "%llu %lld %lld %lld %n", &seen.inode, &seen.size, &seen.sec, &seen.nsec,
+               &at) == 4 &&
+        at > 0)
         add_file(w, line + at, &seen);
 }
 
@@ -100,7 +104,8 @@ static void read_lines(watch *w)
     }
 }
 
-/* The file that has changed; NULL when none has. One that is gone is being written: it counts when it is back. */
+/* The file that has changed; NULL when none has. One that is gone is being written: it counts when
+ * it is back. */
 static const char *find_changed(watch *w)
 {
     const char *found = NULL;
@@ -226,7 +231,8 @@ int tp_watch_start(tp_options *o)
         sigaddset(&w.signals, signals[i]);
     sigprocmask(SIG_BLOCK, &w.signals, &w.before);
     const char *name = o->command == RUN ? strstr(o->argv[o->script], "::") : NULL;
-    char *path = name ? strndup(o->argv[o->script], (size_t)(name - o->argv[o->script])) : strdup(o->argv[o->script]);
+    char *path = name ? strndup(o->argv[o->script], (size_t)(name - o->argv[o->script]))
+                      : strdup(o->argv[o->script]);
     while (path) {
         int ends[2];
         while (w.n > 0)

@@ -4,8 +4,9 @@
 
 #include "program/options.h"
 
-/* Starts a child, in which it returns: from there on everything goes as without --watch. The process that calls it starts another one whenever
- * the script, or a file that it has required, has changed, and ends when a signal ends it. Call it before there are threads. Sets o->watch_fd, to
+/* Starts a child, in which it returns: from there on everything goes as without --watch. The
+ * process that calls it starts another one whenever the script, or a file that it has required, has
+ * changed, and ends when a signal ends it. Call it before there are threads. Sets o->watch_fd, to
  * which the child writes what it requires. -1 after saying why it cannot. */
 int tp_watch_start(tp_options *o);
 

@@ -1,6 +1,7 @@
 /* loop.c: the host's event loop: how its owner waits, and how others wake it.
  *
- * The loop is shared with what users put on it (luv). The host's own handles keep it alive only while the owner waits. */
+ * The loop is shared with what users put on it (luv). The host's own handles keep it alive only
+ * while the owner waits. */
 #include "runtime/runtime.h"
 
 #include <errno.h>
@@ -56,7 +57,8 @@ static int check_descriptors(tp_error *err)
     }
     for (int i = 0; i < n; i++)
         close(fds[i]);
-    return status ? tp_error_set(err, TP_ESYS, "cannot create an event loop: %s", strerror(status)) : 0;
+    return status ? tp_error_set(err, TP_ESYS, "cannot create an event loop: %s", strerror(status))
+                  : 0;
 }
 
 int tp_loop_open(tp_host *host, tp_error *err)
@@ -158,7 +160,8 @@ void tp_host_turn(tp_host *host, uint64_t deadline_ns, bool spins)
         until = now;
     else if (deadline_ns < until)
         until = deadline_ns;
-    while (now < until && atomic_load_explicit(&host->wakes, memory_order_acquire) == host->wakes_seen) {
+    while (now < until &&
+           atomic_load_explicit(&host->wakes, memory_order_acquire) == host->wakes_seen) {
         for (int i = 0; i < 8; i++)
             tp_relax();
         sched_yield();

@@ -37,11 +37,14 @@ static int copy_config(tp_config *to, const tp_config *from, tp_error *err)
     *to = (tp_config){ 0 };
     if (from) {
         if (from->size == 0 || from->size > sizeof *to)
-            return tp_error_set(err, TP_EUSAGE, "tp_config.size is %zu, which this version does not know", from->size);
+            return tp_error_set(err, TP_EUSAGE,
+                                "tp_config.size is %zu, which this version does not know",
+                                from->size);
         memcpy(to, from, from->size);
     }
     if (to->workers < 0 || to->workers > TP_WORKERS_MAX)
-        return tp_error_set(err, TP_EUSAGE, "tp_config.workers is %d: it must be 1 to %d, or 0 for the default",
+        return tp_error_set(err, TP_EUSAGE,
+                            "tp_config.workers is %d: it must be 1 to %d, or 0 for the default",
                             to->workers, TP_WORKERS_MAX);
     if (to->workers == 0) {
         unsigned n = tp_cpus();
@@ -53,8 +56,10 @@ static int copy_config(tp_config *to, const tp_config *from, tp_error *err)
 int tp_runtime_open(tp_host *host, const tp_config *config, tp_error *err)
 {
     bool has_lock = false;
-    if (copy_config(&host->config, config, err) || copy_text(&host->opencl, host->config.opencl, err) ||
-        copy_text(&host->cache_dir, host->config.cache_dir, err) || copy_text(&host->state_dir, host->config.state_dir, err) ||
+    if (copy_config(&host->config, config, err) ||
+        copy_text(&host->opencl, host->config.opencl, err) ||
+        copy_text(&host->cache_dir, host->config.cache_dir, err) ||
+        copy_text(&host->state_dir, host->config.state_dir, err) ||
         copy_text(&host->worker, host->config.worker, err))
         goto failed;
     host->config.opencl = host->opencl;
@@ -115,11 +120,15 @@ void tp_host_set_owner(tp_host *host)
 
 int tp_host_check_owner(const tp_host *host, tp_error *err)
 {
-    uv_thread_t self = uv_thread_self(), owner = atomic_load_explicit(&host->owner, memory_order_relaxed);
+    uv_thread_t self = uv_thread_self(),
+                owner = atomic_load_explicit(&host->owner, memory_order_relaxed);
     if (!uv_thread_equal(&self, &owner))
-        return tp_error_set(err, TP_ETHREAD, "called on a thread that is not the host's owner (the one that opened it, or has adopted it)");
+        return tp_error_set(err, TP_ETHREAD,
+                            "called on a thread that is not the host's owner (the one that opened "
+                            "it, or has adopted it)");
     if (!tp_host_is_usable(host))
-        return tp_error_set(err, TP_EUSAGE, "a host does not work in a forked child: open one there");
+        return tp_error_set(err, TP_EUSAGE,
+                            "a host does not work in a forked child: open one there");
     return 0;
 }
 
@@ -145,7 +154,8 @@ const tp_cl *tp_host_opencl(tp_host *host, tp_error *err)
  * worker itself. */
 static tp_executor *as_here(tp_host *host, tp_executor *found)
 {
-    if (!found || !host->is_child || !(found->type->capabilities & TP_RUNS_LUA) || found->type->capabilities & TP_ISOLATED)
+    if (!found || !host->is_child || !(found->type->capabilities & TP_RUNS_LUA) ||
+        found->type->capabilities & TP_ISOLATED)
         return found;
     return tp_host_executor_that(host, TP_RUNS_LUA | TP_ISOLATED);
 }

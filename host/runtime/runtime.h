@@ -28,12 +28,14 @@ typedef struct tp_listener {
     int step, due;
 } tp_listener;
 
-/* Made by tp_host_open, freed by tp_host_close; belongs to the thread that opened it but for what is said below. */
+/* Made by tp_host_open, freed by tp_host_close; belongs to the thread that opened it but for what
+ * is said below. */
 struct tp_host {
     /* Set by tp_host_open, read-only afterwards. */
     tp_config config;
     tp_engine *engine;
-    tp_executor *executors[TP_EXECUTORS_MAX + 1]; /* in the order of tp_executor_types; NULL-terminated */
+    tp_executor
+        *executors[TP_EXECUTORS_MAX + 1]; /* in the order of tp_executor_types; NULL-terminated */
     tp_array_pool *arrays;
     char *opencl, *cache_dir, *state_dir, *worker; /* copies of config's, or NULL */
     /* the folder of compiled programs; without a folder none are kept */
@@ -46,7 +48,8 @@ struct tp_host {
      * workers block more */
     sigset_t sigmask;
     uv_mutex_t print_lock;                        /* held around config.write */
-    /* Opens the Lua side in a worker's state (lua/core.c); raises. Called by vm.c, which must not know lua/core.c. */
+    /* Opens the Lua side in a worker's state (lua/core.c); raises. Called by vm.c, which must not
+     * know lua/core.c. */
     void (*open_state)(struct lua_State *L, struct tp_host *host, tp_agent *agent);
 
     /* written by the thread that becomes the owner, while no other call runs (tp_host_adopt).
@@ -125,8 +128,8 @@ unsigned tp_host_capabilities(const tp_host *host, const tp_executor_type *type)
 /* The first executor with these capabilities, or NULL. Any thread. */
 tp_executor *tp_host_executor_that(tp_host *host, unsigned capabilities);
 
-/* OpenCL and its devices, opened at the first call (which takes some 20 ms); NULL with err set when there is none, and tried again at the next call. Any
- * thread. */
+/* OpenCL and its devices, opened at the first call (which takes some 20 ms); NULL with err set when
+ * there is none, and tried again at the next call. Any thread. */
 const tp_cl *tp_host_opencl(tp_host *host, tp_error *err);
 
 /* Waits until the job has news after `seen`, or the host is interrupted, or until deadline_ns
@@ -144,7 +147,8 @@ void tp_host_hold_loop(tp_host *host, bool is_held);
 /* Does the loop have any active handle besides the host's own? Owner. */
 bool tp_host_is_alive(const tp_host *host);
 
-/* False in a child that this process has forked: nothing of the host may be used there. Any thread. */
+/* False in a child that this process has forked: nothing of the host may be used there. Any
+ * thread. */
 bool tp_host_is_usable(const tp_host *host);
 
 /* True once after each tp_host_interrupt. Owner. */

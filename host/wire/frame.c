@@ -96,7 +96,8 @@ void tp_wire_take_returned(tp_wire_given *given, tp_wire_out *out)
         if (bits)
             atomic_store_explicit(&out->returned[i], 0, memory_order_relaxed);
         for (uint32_t id = 64 * i; bits; id++, bits >>= 1)
-            if (bits & 1 && id < given->n && given->refs[id] && given->refs[id]->type == &tp_array_type)
+            if (bits & 1 && id < given->n && given->refs[id] &&
+                given->refs[id]->type == &tp_array_type)
                 forget(given, id);
     }
 }
@@ -137,12 +138,16 @@ static int give(writer *w, tp_ref *r)
         const tp_array *a = (const tp_array *)(const void *)r;
         made.kind = TP_WIRE_ARRAY;
         made.name_at = TP_WIRE_IN_BEGIN; /* arrays have no name */
-        made.place = (tp_array_place){ .at = (uint64_t)a->at, .size = a->size, .capacity = a->capacity, .address = (uintptr_t)a->data };
+        made.place = (tp_array_place){ .at = (uint64_t)a->at,
+                                       .size = a->size,
+                                       .capacity = a->capacity,
+                                       .address = (uintptr_t)a->data };
     } else {
         return tp_error_set(w->err, TP_ECODEC, "%s cannot travel to a worker process",
-                            r->type == &tp_array_type ? "a typed array of a class"
-                            : r->type == &tp_dict_type ? "a Dict"
-                            : r->type == &tp_store_queue_type ? "a Queue" : "an object of this process");
+                            r->type == &tp_array_type         ? "a typed array of a class"
+                            : r->type == &tp_dict_type        ? "a Dict"
+                            : r->type == &tp_store_queue_type ? "a Queue"
+                                                              : "an object of this process");
     }
     if (!tp_buf_reserve(&w->made, sizeof made))
         return tp_error_oom(w->err, "references");
@@ -202,10 +207,13 @@ static int put_strings(writer *w, tp_wire_request *q, const tp_block *b)
     for (uint32_t c = 0; c < b->columns; c++) {
         const tp_scalar *x = (const tp_scalar *)(const void *)(w->arena->data + q->column_at[c]);
         for (uint32_t i = 0; b->type[c] == TP_MIXED && i < q->n; i++)
-            text += x[i].kind == TP_SCALAR_STRING ? x[i].as.string.length : x[i].kind == TP_SCALAR_PINNED ? x[i].pinned_length : 0;
+            text += x[i].kind == TP_SCALAR_STRING   ? x[i].as.string.length
+                    : x[i].kind == TP_SCALAR_PINNED ? x[i].pinned_length
+                                                    : 0;
     }
     if (text > UINT32_MAX)
-        return tp_error_set(w->err, TP_EMEMORY, "out of memory: inputs of %.0f bytes at once", (double)text);
+        return tp_error_set(w->err, TP_EMEMORY, "out of memory: inputs of %.0f bytes at once",
+                            (double)text);
     q->text = text;
     q->text_at = reserve(w, text);
     if (!q->text_at)
@@ -237,8 +245,8 @@ static tp_array *array_of(const tp_block *b, const char *column, size_t size)
 {
     for (uint32_t i = 0; i < b->bytes.nrefs; i++) {
         tp_array *a = (tp_array *)(void *)b->bytes.refs[i];
-        if (a->ref.type == &tp_array_type && a->at >= 0 && a->size > COPIED_BYTES_MAX && column >= (char *)a->data &&
-            column + size <= (char *)a->data + a->size)
+        if (a->ref.type == &tp_array_type && a->at >= 0 && a->size > COPIED_BYTES_MAX &&
+            column >= (char *)a->data && column + size <= (char *)a->data + a->size)
             return a;
     }
     return NULL;
@@ -324,24 +332,43 @@ static void take_back(writer *w, const tp_wire_request *q)
     w->given->used[q->image] = 0;
 }
 
-int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work, uint32_t count, const tp_worker *worker, bool *in_place,
-                        tp_error *err)
+int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work, uint32_t count,
+                        const tp_worker *worker, bool *in_place, tp_error *err)
 {
     const tp_terms *t = work->terms;
     const tp_block *b = work->block;
     uint32_t offset = work->at;
-    writer w = { .arena = in, .given = given, .at = TP_WIRE_IN_BEGIN + rounded(sizeof(tp_wire_request)), .err = err };
+    writer w = { .arena = in,
+                 .given = given,
+                 .at = TP_WIRE_IN_BEGIN + rounded(sizeof(tp_wire_request)),
+                 .err = err };
     tp_wire_request q = {
-        .attempt = work->attempt, .worker = (uint32_t)worker->index, .discards = t->discards, .tags_lines = worker->tags_lines, .draws = t->draws,
-        .memory = t->memory, .depth = t->depth, .returns = t->returns.columns, .batch = t->batch, .splits = t->splits, .streams = t->streams, .has_leases = t->has_leases,
+        .attempt = work->attempt,
+        .worker = (uint32_t)worker->index,
+        .discards = t->discards,
+        .tags_lines = worker->tags_lines,
+        .draws = t->draws,
+        .memory = t->memory,
+        .depth = t->depth,
+        .returns = t->returns.columns,
+        .batch = t->batch,
+        .splits = t->splits,
+        .streams = t->streams,
+        .has_leases = t->has_leases,
         .is_limited = t->is_limited,
-        .leases = t->leases, .first = b->first + offset, .kind = b->kind, .n = count,
+        .leases = t->leases,
+        .first = b->first + offset,
+        .kind = b->kind,
+        .n = count,
     };
     memcpy(q.returned, t->returns.type, sizeof q.returned);
     if (tp_region_grow(in, w.at, err))
         return -1;
     q.name_at = put_text(&w, t->name);
-    int rc = !q.name_at || (b->kind == TP_BLOCK_COLUMNS ? put_columns(&w, &q, b, offset) : put_messages(&w, &q, b, offset)) ? -1 : 0;
+    int rc = !q.name_at || (b->kind == TP_BLOCK_COLUMNS ? put_columns(&w, &q, b, offset)
+                                                        : put_messages(&w, &q, b, offset))
+                 ? -1
+                 : 0;
     if (rc == 0)
         rc = put_image(&w, &q, t->image);
     if (rc == 0 && !t->discards)
@@ -378,7 +405,8 @@ static uint64_t column_size(uint32_t capacity, uint8_t type)
     return rounded((uint64_t)capacity * tp_block_element_size(type));
 }
 
-uint64_t tp_wire_columns_size(uint32_t capacity, uint32_t columns, const uint8_t *types, uint32_t text)
+uint64_t tp_wire_columns_size(uint32_t capacity, uint32_t columns, const uint8_t *types,
+                              uint32_t text)
 {
     uint64_t size = sizeof(tp_wire_record);
     for (uint32_t c = 0; c < columns; c++)
@@ -404,7 +432,8 @@ static bool wrong(tp_error *err, const char *what)
 
 /* Copies the head of the record at `from`. Does the record lie before `until`, and are its items
  * the next ones? */
-static bool read_head(const tp_wire_reader *r, uint64_t from, uint64_t until, tp_wire_record *head, tp_error *err)
+static bool read_head(const tp_wire_reader *r, uint64_t from, uint64_t until, tp_wire_record *head,
+                      tp_error *err)
 {
     if (from % 8 || until > r->size || from > until || until - from < sizeof *head)
         return wrong(err, "no record");
@@ -430,7 +459,8 @@ static bool check_scalars(tp_scalar *x, uint32_t n, uint32_t text)
     for (uint32_t i = 0; i < n; i++) {
         if (x[i].kind > TP_SCALAR_STRING)
             return false;
-        if (x[i].kind == TP_SCALAR_STRING && (x[i].as.string.at > text || x[i].as.string.length > text - x[i].as.string.at))
+        if (x[i].kind == TP_SCALAR_STRING &&
+            (x[i].as.string.at > text || x[i].as.string.length > text - x[i].as.string.at))
             return false;
         if (x[i].kind == TP_SCALAR_NUMBER && x[i].as.number != x[i].as.number)
             x[i].as.number = (double)NAN;
@@ -444,7 +474,8 @@ static bool is_expected(const tp_wire_record *head, const tp_terms *t)
     if (t->discards || head->columns == 0 || head->columns > TP_COLUMNS_MAX)
         return false;
     if (t->returns.columns)
-        return head->columns == t->returns.columns && memcmp(head->type, t->returns.type, head->columns) == 0;
+        return head->columns == t->returns.columns &&
+               memcmp(head->type, t->returns.type, head->columns) == 0;
     if (head->columns == 1 && head->type[0] == TP_DOUBLE)
         return true;
     for (uint32_t c = 0; c < head->columns; c++)
@@ -454,18 +485,22 @@ static bool is_expected(const tp_wire_record *head, const tp_terms *t)
 }
 
 /* Reads the first n items of a record of columns. */
-static bool read_columns(tp_wire_reader *r, tp_work *to, uint64_t from, const tp_wire_record *head, uint32_t n, tp_error *err)
+static bool read_columns(tp_wire_reader *r, tp_work *to, uint64_t from, const tp_wire_record *head,
+                         uint32_t n, tp_error *err)
 {
     const tp_terms *t = to->terms;
     if (!is_expected(head, t) || head->capacity < n)
         return wrong(err, "columns of another kind");
     bool is_mixed = head->type[0] == TP_MIXED;
     uint32_t text = is_mixed ? head->text.used : 0;
-    if (head->in_place ? !r->in_place
-                       : tp_wire_columns_size(head->capacity, head->columns, head->type, text) > head->size || (is_mixed && text > head->text.capacity))
+    if (head->in_place
+            ? !r->in_place
+            : tp_wire_columns_size(head->capacity, head->columns, head->type, text) > head->size ||
+                  (is_mixed && text > head->text.capacity))
         return wrong(err, "columns that are longer than their record");
-    tp_block *b = t->returns.columns && t->returns.array[0] ? tp_returns_block(&t->returns, to->block->first + r->first + r->at, n)
-                                                            : tp_block_new_columns(n, head->columns, head->type, text);
+    tp_block *b = t->returns.columns && t->returns.array[0]
+                      ? tp_returns_block(&t->returns, to->block->first + r->first + r->at, n)
+                      : tp_block_new_columns(n, head->columns, head->type, text);
     if (!b) {
         tp_error_oom(err, "results");
         return false;
@@ -489,12 +524,16 @@ static bool read_columns(tp_wire_reader *r, tp_work *to, uint64_t from, const tp
 }
 
 /* Copies the message of a record to the end of a block, and adds its references. */
-static bool read_message(const tp_wire_reader *r, tp_block *b, uint64_t from, const tp_wire_record *head, tp_error *err)
+static bool read_message(const tp_wire_reader *r, tp_block *b, uint64_t from,
+                         const tp_wire_record *head, tp_error *err)
 {
     uint64_t room = head->size - sizeof *head;
-    if (head->bytes > room || head->nrefs > TP_WIRE_REFS_MAX || rounded(head->bytes) + rounded(head->nrefs * 4) > room || head->bytes > TP_STRING_MAX * 2ull)
+    if (head->bytes > room || head->nrefs > TP_WIRE_REFS_MAX ||
+        rounded(head->bytes) + rounded(head->nrefs * 4) > room ||
+        head->bytes > TP_STRING_MAX * 2ull)
         return wrong(err, "a message that is longer than its record");
-    if (b->bytes.len + head->bytes > UINT32_MAX || tp_block_reserve(b) || tp_buf_add(&b->bytes, r->base + from + sizeof *head, head->bytes)) {
+    if (b->bytes.len + head->bytes > UINT32_MAX || tp_block_reserve(b) ||
+        tp_buf_add(&b->bytes, r->base + from + sizeof *head, head->bytes)) {
         tp_error_oom(err, "results");
         return false;
     }
@@ -513,7 +552,8 @@ static bool read_message(const tp_wire_reader *r, tp_block *b, uint64_t from, co
     return true;
 }
 
-static bool read_failure(tp_wire_reader *r, tp_work *to, uint64_t from, const tp_wire_record *head, tp_error *err)
+static bool read_failure(tp_wire_reader *r, tp_work *to, uint64_t from, const tp_wire_record *head,
+                         tp_error *err)
 {
     tp_block *b = head->n == 1 ? tp_block_new_empty_failure() : NULL;
     if (!b || !read_message(r, b, from, head, err)) {
@@ -527,7 +567,8 @@ static bool read_failure(tp_wire_reader *r, tp_work *to, uint64_t from, const tp
 
 /* Values that the running item has given go to the sink. When the sink wants no more, the work is
  * asked to stop. */
-static bool read_part(const tp_wire_reader *r, tp_work *to, uint64_t from, const tp_wire_record *head, tp_error *err)
+static bool read_part(const tp_wire_reader *r, tp_work *to, uint64_t from,
+                      const tp_wire_record *head, tp_error *err)
 {
     if (!to->terms->streams || head->n != 1)
         return wrong(err, "values of an item that gives none");
@@ -559,14 +600,17 @@ static void flush(tp_wire_reader *r, tp_work *to)
 
 /* Adds a record (a message, or that items are over) to the block that is being gathered. A message
  * with references is a block of its own. */
-static bool gather(tp_wire_reader *r, tp_work *to, uint64_t from, const tp_wire_record *head, tp_error *err)
+static bool gather(tp_wire_reader *r, tp_work *to, uint64_t from, const tp_wire_record *head,
+                   tp_error *err)
 {
     tp_block_kind kind = (tp_block_kind)head->kind;
     bool is_values = kind == TP_BLOCK_VALUES;
-    if (is_values == to->terms->discards || to->terms->returns.columns > 0 || (is_values && head->n != 1))
+    if (is_values == to->terms->discards || to->terms->returns.columns > 0 ||
+        (is_values && head->n != 1))
         if (is_values || !to->terms->discards)
             return wrong(err, "results of another kind");
-    if (r->open && (r->open->kind != kind || r->open->bytes.len > TP_BLOCK_BYTES_MAX || head->nrefs || r->open->bytes.nrefs))
+    if (r->open && (r->open->kind != kind || r->open->bytes.len > TP_BLOCK_BYTES_MAX ||
+                    head->nrefs || r->open->bytes.nrefs))
         flush(r, to);
     if (!r->open)
         r->open = tp_block_new_empty(kind, 0, 0);
@@ -613,14 +657,16 @@ bool tp_wire_read(tp_wire_reader *r, tp_work *to, uint64_t from, uint64_t until,
     return is_right;
 }
 
-bool tp_wire_read_open(tp_wire_reader *r, tp_work *to, uint64_t from, uint32_t running, tp_error *err)
+bool tp_wire_read_open(tp_wire_reader *r, tp_work *to, uint64_t from, uint32_t running,
+                       tp_error *err)
 {
     tp_wire_record head;
     if (from % 8 || from > r->size || r->size - from < sizeof head)
         return wrong(err, "no record");
     memcpy(&head, r->base + from, sizeof head);
     bool is_done = head.kind == TP_BLOCK_DONE && to->terms->discards;
-    if ((head.kind != TP_BLOCK_COLUMNS && !is_done) || head.at != r->at || head.size > r->size - from || running < r->at || running > r->count)
+    if ((head.kind != TP_BLOCK_COLUMNS && !is_done) || head.at != r->at ||
+        head.size > r->size - from || running < r->at || running > r->count)
         return wrong(err, "no record that is being filled in");
     if (running == r->at)
         return true;

@@ -163,8 +163,8 @@ void tp_wire_take_returned(tp_wire_given *given, tp_wire_out *out);
 /* Host: writes a request for these items, without publishing it. *in_place: results are stored in
  * the job's own arrays. -1 with TP_ECODEC when something in it cannot travel to a process,
  * TP_EMEMORY, or TP_ELIMIT when the worker was given too much and must be replaced first. */
-int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *w, uint32_t count, const tp_worker *worker, bool *in_place,
-                        tp_error *err);
+int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *w, uint32_t count,
+                        const tp_worker *worker, bool *in_place, tp_error *err);
 
 /* The request in the arena at `base`. */
 static inline const tp_wire_request *tp_wire_get_request(const char *base)
@@ -187,7 +187,8 @@ typedef struct tp_wire_record {
 } tp_wire_record;
 
 /* Bytes of a record of columns. */
-uint64_t tp_wire_columns_size(uint32_t capacity, uint32_t columns, const uint8_t *types, uint32_t text);
+uint64_t tp_wire_columns_size(uint32_t capacity, uint32_t columns, const uint8_t *types,
+                              uint32_t text);
 
 /* The offset of column c in the record; for c == columns that of the text. */
 uint64_t tp_wire_column_at(const tp_wire_record *r, uint32_t c);
@@ -212,6 +213,7 @@ bool tp_wire_read(tp_wire_reader *r, tp_work *to, uint64_t from, uint64_t until,
 
 /* The same for the open record of columns at `from`, of which the items before `running` are
  * done. */
-bool tp_wire_read_open(tp_wire_reader *r, tp_work *to, uint64_t from, uint32_t running, tp_error *err);
+bool tp_wire_read_open(tp_wire_reader *r, tp_work *to, uint64_t from, uint32_t running,
+                       tp_error *err);
 
 #endif

@@ -45,7 +45,8 @@ static int raise_fd(int fd)
 /* Opens a socket or a pipe: ends[0] stays here and does not block, ends[1] is the worker's. */
 static int open_pair(int ends[2], bool is_socket)
 {
-    if (is_socket ? socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) : pipe2(ends, O_CLOEXEC)) {
+    if (is_socket ? socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends)
+                  : pipe2(ends, O_CLOEXEC)) {
         ends[0] = ends[1] = -1;
         return -1;
     }
@@ -65,7 +66,8 @@ static int add_actions(posix_spawn_file_actions_t *actions, const int from[TP_PE
 {
     int rc = posix_spawn_file_actions_addopen(actions, 0, "/dev/null", O_RDONLY, 0);
     for (int fd = 1; fd < TP_PEER_FDS && rc == 0; fd++)
-        rc = from[fd] >= 0 ? posix_spawn_file_actions_adddup2(actions, from[fd], fd) : posix_spawn_file_actions_addclose(actions, fd);
+        rc = from[fd] >= 0 ? posix_spawn_file_actions_adddup2(actions, from[fd], fd)
+                           : posix_spawn_file_actions_addclose(actions, fd);
     return rc ? rc : posix_spawn_file_actions_addclosefrom_np(actions, TP_PEER_FDS);
 }
 
@@ -75,7 +77,8 @@ static int set_attributes(posix_spawnattr_t *attributes)
     sigset_t none, all;
     sigemptyset(&none);
     sigfillset(&all);
-    int rc = posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    int rc = posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK |
+                                                      POSIX_SPAWN_SETSIGDEF);
     rc = rc ? rc : posix_spawnattr_setpgroup(attributes, 0);
     rc = rc ? rc : posix_spawnattr_setsigmask(attributes, &none);
     return rc ? rc : posix_spawnattr_setsigdefault(attributes, &all);
@@ -105,17 +108,21 @@ static int spawn(tp_peer *p, const char *path, const int from[TP_PEER_FDS])
 
 int tp_peer_start(tp_peer *p, const char *path, const int shared[TP_PEER_SHARED], tp_error *err)
 {
-    int socket[2] = { -1, -1 }, standard[2][2] = { { -1, -1 }, { -1, -1 } }, copy[TP_PEER_SHARED] = { -1, -1, -1 };
+    int socket[2] = { -1, -1 }, standard[2][2] = { { -1, -1 }, { -1, -1 } },
+        copy[TP_PEER_SHARED] = { -1, -1, -1 };
     *p = (tp_peer){ .pidfd = -1, .socket = -1, .output = { -1, -1 }, .status = -1 };
     int rc = -1;
-    bool is_connected = open_pair(socket, true) == 0 && open_pair(standard[0], false) == 0 && open_pair(standard[1], false) == 0;
+    bool is_connected = open_pair(socket, true) == 0 && open_pair(standard[0], false) == 0 &&
+                        open_pair(standard[1], false) == 0;
     for (int i = 0; i < TP_PEER_SHARED && is_connected; i++)
         is_connected = shared[i] < 0 || (copy[i] = copy_fd(shared[i])) >= 0;
     if (!is_connected) {
         tp_error_set(err, TP_ESYS, "cannot connect a worker process: %s", strerror(errno));
         goto out;
     }
-    int why = spawn(p, path, (int[TP_PEER_FDS]){ -1, standard[0][1], standard[1][1], socket[1], copy[0], copy[1], copy[2] });
+    int why = spawn(p, path,
+                    (int[TP_PEER_FDS]){ -1, standard[0][1], standard[1][1], socket[1], copy[0],
+                                        copy[1], copy[2] });
     if (why) {
         tp_error_set(err, TP_ESYS, "cannot start a worker process, %s: %s", path, strerror(why));
         goto out;
@@ -151,7 +158,8 @@ bool tp_peer_find(char *path, size_t size)
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
         int n = snprintf(path, size, "%.*s%stidepool", folder, info.dli_fname, places[i]);
         struct stat s;
-        if (n > 0 && (size_t)n < size && stat(path, &s) == 0 && S_ISREG(s.st_mode) && access(path, X_OK) == 0)
+        if (n > 0 && (size_t)n < size && stat(path, &s) == 0 && S_ISREG(s.st_mode) &&
+            access(path, X_OK) == 0)
             return true;
     }
     return false;
@@ -239,10 +247,14 @@ static const char *name_of(int signal)
         int signal;
         const char *name;
     } names[] = {
-        { SIGSEGV, "SIGSEGV" }, { SIGABRT, "SIGABRT" }, { SIGBUS, "SIGBUS" }, { SIGILL, "SIGILL" }, { SIGFPE, "SIGFPE" }, { SIGTRAP, "SIGTRAP" },
-        { SIGSYS, "SIGSYS" }, { SIGKILL, "SIGKILL" }, { SIGTERM, "SIGTERM" }, { SIGINT, "SIGINT" }, { SIGQUIT, "SIGQUIT" }, { SIGHUP, "SIGHUP" },
-        { SIGPIPE, "SIGPIPE" }, { SIGALRM, "SIGALRM" }, { SIGUSR1, "SIGUSR1" }, { SIGUSR2, "SIGUSR2" }, { SIGXCPU, "SIGXCPU" }, { SIGXFSZ, "SIGXFSZ" },
-        { SIGPROF, "SIGPROF" }, { SIGVTALRM, "SIGVTALRM" }, { SIGIO, "SIGIO" }, { SIGPWR, "SIGPWR" }, { SIGSTKFLT, "SIGSTKFLT" },
+        { SIGSEGV, "SIGSEGV" }, { SIGABRT, "SIGABRT" },     { SIGBUS, "SIGBUS" },
+        { SIGILL, "SIGILL" },   { SIGFPE, "SIGFPE" },       { SIGTRAP, "SIGTRAP" },
+        { SIGSYS, "SIGSYS" },   { SIGKILL, "SIGKILL" },     { SIGTERM, "SIGTERM" },
+        { SIGINT, "SIGINT" },   { SIGQUIT, "SIGQUIT" },     { SIGHUP, "SIGHUP" },
+        { SIGPIPE, "SIGPIPE" }, { SIGALRM, "SIGALRM" },     { SIGUSR1, "SIGUSR1" },
+        { SIGUSR2, "SIGUSR2" }, { SIGXCPU, "SIGXCPU" },     { SIGXFSZ, "SIGXFSZ" },
+        { SIGPROF, "SIGPROF" }, { SIGVTALRM, "SIGVTALRM" }, { SIGIO, "SIGIO" },
+        { SIGPWR, "SIGPWR" },   { SIGSTKFLT, "SIGSTKFLT" },
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (names[i].signal == signal)

@@ -14,7 +14,13 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum { TP_PEER_SOCKET = 3, TP_PEER_IN, TP_PEER_OUT, TP_PEER_ARRAYS, TP_PEER_FDS /* descriptors of a worker process */ };
+enum {
+    TP_PEER_SOCKET = 3,
+    TP_PEER_IN,
+    TP_PEER_OUT,
+    TP_PEER_ARRAYS,
+    TP_PEER_FDS /* descriptors of a worker process */
+};
 enum { TP_PEER_SHARED = 3 /* how many, from TP_PEER_IN on */ };
 enum { TP_PEER_TAIL = 4096 }; /* so much of the end of its standard error is kept */
 

@@ -22,14 +22,18 @@ static int allocate(int fd, size_t size, tp_error *err)
     do {
         status = posix_fallocate(fd, 0, (off_t)size);
     } while (status == EINTR);
-    return status ? tp_error_set(err, TP_EMEMORY, "no memory to share with a worker process: %s", strerror(status)) : 0;
+    return status ? tp_error_set(err, TP_EMEMORY, "no memory to share with a worker process: %s",
+                                 strerror(status))
+                  : 0;
 }
 
 static int map(tp_region *a, size_t size, tp_error *err)
 {
-    void *data = a->data ? mremap(a->data, a->size, size, MREMAP_MAYMOVE) : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, a->fd, 0);
+    void *data = a->data ? mremap(a->data, a->size, size, MREMAP_MAYMOVE)
+                         : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, a->fd, 0);
     if (data == MAP_FAILED)
-        return tp_error_set(err, TP_EMEMORY, "no memory to share with a worker process: %s", strerror(errno));
+        return tp_error_set(err, TP_EMEMORY, "no memory to share with a worker process: %s",
+                            strerror(errno));
     a->data = data;
     a->size = size;
     return 0;
@@ -39,9 +43,11 @@ int tp_region_open(tp_region *a, size_t size, tp_error *err)
 {
     *a = (tp_region){ .fd = memfd_create("tidepool", MFD_CLOEXEC | MFD_ALLOW_SEALING) };
     if (a->fd < 0)
-        return tp_error_set(err, TP_ESYS, "no memory to share with a worker process: %s", strerror(errno));
+        return tp_error_set(err, TP_ESYS, "no memory to share with a worker process: %s",
+                            strerror(errno));
     if (allocate(a->fd, in_pages(size), err) || map(a, in_pages(size), err) ||
-        (fcntl(a->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) && tp_error_set(err, TP_ESYS, "cannot seal shared memory: %s", strerror(errno)))) {
+        (fcntl(a->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) &&
+         tp_error_set(err, TP_ESYS, "cannot seal shared memory: %s", strerror(errno)))) {
         tp_region_close(a);
         return -1;
     }
@@ -81,7 +87,8 @@ void tp_region_trim(tp_region *a, size_t keep)
 {
     keep = in_pages(keep);
     if (a->size > keep)
-        fallocate(a->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)keep, (off_t)(a->size - keep));
+        fallocate(a->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)keep,
+                  (off_t)(a->size - keep));
 }
 
 void tp_region_close(tp_region *a)

@@ -20,15 +20,18 @@ static bool has_news(tp_job *const *jobs, const uint32_t *seen, unsigned n)
     return false;
 }
 
-bool tp_exec_wait(tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, unsigned n, uint64_t deadline_ns)
+bool tp_exec_wait(tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, unsigned n,
+                  uint64_t deadline_ns)
 {
     bool has_run = false;
     tp_job_begin_wait(agent, jobs, n);
     /* After each return the caller looks at all n jobs. So, with several, small items are run one
      * after the other, for the time of a slice or as long as looking takes, whichever is more, but
      * not past the deadline. So thousands of calls take time in proportion to their number. */
-    uint64_t start = n > 1 ? uv_hrtime() : 0, slice_ns = start + (n > 1 ? TP_SLICE_NS : 0), look_ns = start + (uint64_t)n * LOOK_NS;
-    uint64_t until = look_ns < deadline_ns ? look_ns : deadline_ns, batch_ns = until > slice_ns ? until : slice_ns;
+    uint64_t start = n > 1 ? uv_hrtime() : 0, slice_ns = start + (n > 1 ? TP_SLICE_NS : 0),
+             look_ns = start + (uint64_t)n * LOOK_NS;
+    uint64_t until = look_ns < deadline_ns ? look_ns : deadline_ns,
+             batch_ns = until > slice_ns ? until : slice_ns;
     bool is_over = has_news(jobs, seen, n);
     while (!is_over) {
         tp_slice *slice = tp_job_take_awaited(agent);
@@ -53,7 +56,8 @@ bool tp_exec_wait(tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, un
 tp_agent *tp_host_agent(tp_host *host, tp_error *err)
 {
     if (!host->has_agent) {
-        if (tp_agent_open(&host->agent, host->engine, 0, tp_host_executor(host, tp_exec_inline.name), err))
+        if (tp_agent_open(&host->agent, host->engine, 0,
+                          tp_host_executor(host, tp_exec_inline.name), err))
             return NULL;
         if (tp_agent_open_vm(&host->agent, err)) {
             tp_agent_close(&host->agent);

@@ -29,12 +29,13 @@ enum {
     SPIN_NS = 100 * 1000,
     /* how often a supervisor checks whether the slice is still wanted, and which item runs */
     LOOK_MS = 5,
-    PATIENCE_NS = 20 * 1000 * 1000, /* after a cancellation an item has this long to end by itself */
+    PATIENCE_NS = 20 * 1000 *
+                  1000, /* after a cancellation an item has this long to end by itself */
     /* the same for an item that streams: it is told by the next value that it gives */
     STREAM_PATIENCE_NS = 1000 * 1000 * 1000,
-    START_S = 60,                  /* a new process that has said nothing for so long is ended */
+    START_S = 60,   /* a new process that has said nothing for so long is ended */
     STARTS_MAX = 3, /* so many processes in a row may die before they have begun anything */
-    LEAVE_S = 5, /* for what a process does before it ends, after it has run everything */
+    LEAVE_S = 5,    /* for what a process does before it ends, after it has run everything */
     FRAME_MAX = 1 << 20
 };
 
@@ -99,13 +100,15 @@ static void print_native(supervisor *s, int which, const char *bytes, size_t len
         tp_peer_keep_tail(&s->peer, bytes, len);
     while (len > 0) {
         const char *newline = memchr(bytes, '\n', len);
-        size_t n = newline ? (size_t)(newline + 1 - bytes) : len, room = sizeof s->line[which] - s->line_len[which];
+        size_t n = newline ? (size_t)(newline + 1 - bytes) : len,
+               room = sizeof s->line[which] - s->line_len[which];
         n = n < room ? n : room;
         memcpy(s->line[which] + s->line_len[which], bytes, n);
         s->line_len[which] += n;
         bytes += n;
         len -= n;
-        if (s->line[which][s->line_len[which] - 1] == '\n' || s->line_len[which] == sizeof s->line[which]) {
+        if (s->line[which][s->line_len[which] - 1] == '\n' ||
+            s->line_len[which] == sizeof s->line[which]) {
             tp_host_print(s->host, which + 1, s->line[which], s->line_len[which]);
             s->line_len[which] = 0;
         }
@@ -229,10 +232,12 @@ static int await_ready(supervisor *s, const char *path, tp_error *err)
             int code;
             tp_peer_kill(&s->peer);
             tp_peer_describe(&s->peer, how, sizeof how, &signal, &code);
-            return tp_error_set(err, TP_ESYS, "cannot start worker processes: %s --worker %s%s%s", path, how, *words ? ": " : "", words);
+            return tp_error_set(err, TP_ESYS, "cannot start worker processes: %s --worker %s%s%s",
+                                path, how, *words ? ": " : "", words);
         }
         if (uv_hrtime() > deadline || tp_engine_is_stopped(s->host->engine))
-            return tp_error_set(err, TP_ESYS, "cannot start worker processes: %s --worker does not answer", path);
+            return tp_error_set(err, TP_ESYS,
+                                "cannot start worker processes: %s --worker does not answer", path);
     }
     s->seen = 1;
     char version[sizeof c->version], message[sizeof c->message];
@@ -240,7 +245,9 @@ static int await_ready(supervisor *s, const char *path, tp_error *err)
     memcpy(message, c->message, sizeof message);
     version[sizeof version - 1] = message[sizeof message - 1] = '\0';
     if (c->layout != TP_WIRE_LAYOUT || strcmp(version, TP_VERSION) != 0)
-        return tp_error_set(err, TP_ESYS, "cannot start worker processes: %s is another build (%s; this is %s)", path, version, TP_VERSION);
+        return tp_error_set(err, TP_ESYS,
+                            "cannot start worker processes: %s is another build (%s; this is %s)",
+                            path, version, TP_VERSION);
     if (atomic_load_explicit(&c->state, memory_order_relaxed) != TP_WIRE_READY)
         return tp_error_set(err, TP_ESYS, "cannot start worker processes: %s", message);
     return 0;
@@ -257,8 +264,13 @@ static int start(const supervisor *s, started *p, const char *path, tp_error *er
         return -1;
     }
     tp_wire_in *in = (tp_wire_in *)(void *)p->in.data;
-    *in = (tp_wire_in){ .layout = TP_WIRE_LAYOUT, .host_pid = (int32_t)getpid(), .workers = (uint32_t)s->host->config.workers };
-    if (tp_peer_start(&p->peer, path, (int[TP_PEER_SHARED]){ p->in.fd, p->out.fd, tp_array_pool_file(s->host->arrays) }, err) == 0)
+    *in = (tp_wire_in){ .layout = TP_WIRE_LAYOUT,
+                        .host_pid = (int32_t)getpid(),
+                        .workers = (uint32_t)s->host->config.workers };
+    if (tp_peer_start(
+            &p->peer, path,
+            (int[TP_PEER_SHARED]){ p->in.fd, p->out.fd, tp_array_pool_file(s->host->arrays) },
+            err) == 0)
         return 0;
     tp_region_close(&p->in);
     tp_region_close(&p->out);
@@ -304,8 +316,10 @@ static int start_process(supervisor *s, tp_error *err)
     const char *path = program_of(s, found);
     started p = s->spare;
     if (!path)
-        return tp_error_set(err, TP_ESYS, "cannot start worker processes: the program `tidepool` is not where it was installed; TIDEPOOL_WORKER, or "
-                                          "tp_config.worker, can name it");
+        return tp_error_set(err, TP_ESYS,
+                            "cannot start worker processes: the program `tidepool` is not where it "
+                            "was installed; TIDEPOOL_WORKER, or "
+                            "tp_config.worker, can name it");
     if (p.peer.pid != 0 && tp_peer_has_ended(&s->spare.peer)) {
         end_spare(s);
         p = s->spare;
@@ -348,7 +362,9 @@ static bool wait_for_process(supervisor *s, int timeout_ms)
 {
     tp_peer *p = &s->peer;
     struct pollfd fds[] = {
-        { .fd = p->socket, .events = POLLIN }, { .fd = p->output[0], .events = POLLIN }, { .fd = p->output[1], .events = POLLIN },
+        { .fd = p->socket, .events = POLLIN },
+        { .fd = p->output[0], .events = POLLIN },
+        { .fd = p->output[1], .events = POLLIN },
         { .fd = p->pidfd, .events = POLLIN },
     };
     atomic_store(&control_of(s)->host_sleeps, 1);
@@ -381,7 +397,8 @@ static void spin(const supervisor *s)
 /* Ends an idle process, after it has done what it must. */
 static void dismiss(supervisor *s)
 {
-    if (s->peer.pid != 0 && atomic_load_explicit(&control_of(s)->will_leave, memory_order_relaxed)) {
+    if (s->peer.pid != 0 &&
+        atomic_load_explicit(&control_of(s)->will_leave, memory_order_relaxed)) {
         uint64_t until = uv_hrtime() + LEAVE_S * 1000000000ull;
         atomic_fetch_add_explicit(&s->host->leaving, 1, memory_order_relaxed);
         atomic_store_explicit(&in_of(s)->ending, 1, memory_order_relaxed);
@@ -433,7 +450,9 @@ static outcome await_outcome(supervisor *s, watch *of)
     spin(s);
     while (!has_turned(s)) {
         if (!wait_for_process(s, LOOK_MS)) {
-            bool is_done = has_turned(s) && atomic_load_explicit(&control_of(s)->state, memory_order_relaxed) == TP_WIRE_DONE;
+            bool is_done = has_turned(s) &&
+                           atomic_load_explicit(&control_of(s)->state, memory_order_relaxed) ==
+                               TP_WIRE_DONE;
             if (!is_done)
                 return DIED;
             break; /* the process has died while idle, which the next request will find */
@@ -451,7 +470,10 @@ static outcome await_outcome(supervisor *s, watch *of)
     if (atomic_load_explicit(&c->printed, memory_order_relaxed) != s->printed)
         read_socket(s);
     uint32_t state = atomic_load_explicit(&c->state, memory_order_relaxed);
-    return state == TP_WIRE_DONE ? DONE : state == TP_WIRE_FULL ? FULL : state == TP_WIRE_ASKS ? ASKS : GARBAGE;
+    return state == TP_WIRE_DONE   ? DONE
+           : state == TP_WIRE_FULL ? FULL
+           : state == TP_WIRE_ASKS ? ASKS
+                                   : GARBAGE;
 }
 
 /* The function that the process names in what it asks for; NULL when that is none. */
@@ -478,7 +500,8 @@ static outcome answer(supervisor *s, watch *of)
         bool has_permit = false;
         while (!has_permit) {
             uint64_t until = uv_hrtime() + LOOK_MS * 1000000ull;
-            has_permit = asked == TP_WIRE_TAKE ? tp_slice_take_permit_of(of->slice, f, until) : tp_slice_take_permit(of->slice, until);
+            has_permit = asked == TP_WIRE_TAKE ? tp_slice_take_permit_of(of->slice, f, until)
+                                               : tp_slice_take_permit(of->slice, until);
             if (has_permit && asked == TP_WIRE_TAKE)
                 s->permit_of = tp_ref_hold(f);
             outcome o = tp_peer_has_ended(&s->peer) ? DIED : look(s, of);
@@ -498,9 +521,11 @@ static outcome answer(supervisor *s, watch *of)
 static bool collect(supervisor *s, tp_work *w, tp_wire_reader *r, bool is_dead, tp_error *err)
 {
     tp_wire_out *c = control_of(s);
-    uint64_t until = atomic_load_explicit(&c->used, memory_order_acquire), open = atomic_load_explicit(&c->open, memory_order_relaxed);
+    uint64_t until = atomic_load_explicit(&c->used, memory_order_acquire),
+             open = atomic_load_explicit(&c->open, memory_order_relaxed);
     uint32_t item = running(s);
-    if (is_dead ? tp_region_follow(&s->out, s->out.size + 1, NULL), false : tp_region_follow(&s->out, until, err))
+    if (is_dead ? tp_region_follow(&s->out, s->out.size + 1, NULL),
+        false   : tp_region_follow(&s->out, until, err))
         return false;
     r->base = s->out.data;
     r->size = s->out.size;
@@ -513,7 +538,8 @@ static bool collect(supervisor *s, tp_work *w, tp_wire_reader *r, bool is_dead, 
 static void fail(supervisor *s, tp_work *w, tp_failure_kind kind, const char *message)
 {
     const tp_peer *p = &s->peer;
-    tp_block *b = tp_block_new_crash(kind, message, p->tail, p->tail_len, w->attempt, s->agent->worker.index);
+    tp_block *b =
+        tp_block_new_crash(kind, message, p->tail, p->tail_len, w->attempt, s->agent->worker.index);
     if (b) {
         b->may_retry = tp_failure_kind_may_retry(kind);
         b->is_crash = kind == TP_KIND_CRASH;
@@ -527,13 +553,16 @@ static double number_of(const tp_work *w)
 }
 
 /* Did the process die because memory ran out? Then `why` says how. */
-static bool had_no_memory(const supervisor *s, const tp_work *w, uint32_t first, const char *signal, int code, char *why, size_t size)
+static bool had_no_memory(const supervisor *s, const tp_work *w, uint32_t first, const char *signal,
+                          int code, char *why, size_t size)
 {
     *why = '\0';
     if (code == TP_CHILD_NO_MEMORY)
         return true;
     if (atomic_load_explicit(&control_of(s)->refused, memory_order_relaxed) == 1 + w->at - first) {
-        snprintf(why, size, ", when there was no memory for it (the option `memory` lets a worker of this function have %.4g MiB)",
+        snprintf(why, size,
+                 ", when there was no memory for it (the option `memory` lets a worker of this "
+                 "function have %.4g MiB)",
                  (double)w->terms->memory / (1 << 20));
         return w->terms->memory > 0;
     }
@@ -557,18 +586,21 @@ static void blame(supervisor *s, tp_work *w, uint32_t first, const char *garbage
     get_last_words(s, words);
     bool is_starved = !garbage && had_no_memory(s, w, first, signal, code, why, sizeof why);
     if (garbage)
-        snprintf(message, sizeof message, "worker process was ended during input %.0f: %s", number_of(w), garbage);
+        snprintf(message, sizeof message, "worker process was ended during input %.0f: %s",
+                 number_of(w), garbage);
     else if (code == TP_CHILD_NO_THREAD)
         snprintf(message, sizeof message, "worker thread ended during input %.0f", number_of(w));
     else
-        snprintf(message, sizeof message, "worker process %s during input %.0f%s%s%s", how, number_of(w), is_starved ? why : "", *words ? ": " : "", words);
+        snprintf(message, sizeof message, "worker process %s during input %.0f%s%s%s", how,
+                 number_of(w), is_starved ? why : "", *words ? ": " : "", words);
     fail(s, w, is_starved ? TP_KIND_MEMORY : TP_KIND_CRASH, message);
 }
 
 static void time_out(supervisor *s, tp_work *w)
 {
     char message[120];
-    snprintf(message, sizeof message, "input %.0f ran for more than %g s", number_of(w), (double)w->terms->timeout_ns * 1e-9);
+    snprintf(message, sizeof message, "input %.0f ran for more than %g s", number_of(w),
+             (double)w->terms->timeout_ns * 1e-9);
     fail(s, w, TP_KIND_TIMEOUT, message);
 }
 
@@ -634,7 +666,8 @@ static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error
         return true;
     }
     bool has_items = w->at < before + count;
-    if (o == DONE && is_right && has_items && atomic_load_explicit(&c->starved, memory_order_relaxed)) {
+    if (o == DONE && is_right && has_items &&
+        atomic_load_explicit(&c->starved, memory_order_relaxed)) {
         w->sink->starve(w);
         return true;
     }
@@ -651,11 +684,14 @@ static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error
         end_process(s);
         if (++s->deaths < STARTS_MAX)
             return true;
-        tp_error_set(err, TP_ESYS, "worker processes die before they begin anything (%u in a row)", s->deaths);
+        tp_error_set(err, TP_ESYS, "worker processes die before they begin anything (%u in a row)",
+                     s->deaths);
         return false;
     }
     s->deaths = 0;
-    const char *garbage = is_right && o != GARBAGE ? NULL : is_right ? "it has written nonsense where its turns are counted" : why.message;
+    const char *garbage = is_right && o != GARBAGE ? NULL
+                          : is_right ? "it has written nonsense where its turns are counted"
+                                     : why.message;
     uint32_t over = before;
     while (w->at < before + count && w->at >= over && !tp_work_tear(w, before + count)) {
         over = w->at + 1;

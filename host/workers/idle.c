@@ -30,7 +30,8 @@ unsigned tp_idle_offer(tp_idle *idle, unsigned n)
     TP_ASSERT(tp_engine_is_locked(idle->engine));
     atomic_fetch_add_explicit(&idle->offers, 1, memory_order_release);
     unsigned looking = idle->executor->looking > 0 ? (unsigned)idle->executor->looking : 0;
-    unsigned wanted = n > looking ? n - looking : 0, woken = wanted < idle->n_sleeping ? wanted : idle->n_sleeping;
+    unsigned wanted = n > looking ? n - looking : 0,
+             woken = wanted < idle->n_sleeping ? wanted : idle->n_sleeping;
     for (unsigned i = 0; i < woken; i++)
         uv_cond_signal(&idle->more);
     return wanted - woken;
@@ -105,7 +106,8 @@ unsigned tp_idle_stop(tp_idle *idle, uint64_t deadline_ns)
         uint64_t now = uv_hrtime();
         if (deadline_ns == UINT64_MAX)
             uv_cond_wait(&idle->ended, lock);
-        else if (now >= deadline_ns || uv_cond_timedwait(&idle->ended, lock, deadline_ns - now) == UV_ETIMEDOUT)
+        else if (now >= deadline_ns ||
+                 uv_cond_timedwait(&idle->ended, lock, deadline_ns - now) == UV_ETIMEDOUT)
             break;
     }
     return idle->alive;

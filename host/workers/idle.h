@@ -22,7 +22,8 @@ typedef struct tp_idle {
     unsigned n_sleeping, n_spinning;
     bool is_stopping;
 
-    _Atomic uint32_t offers; /* counts calls of tp_idle_offer; what a spinning thread watches (acquire/release) */
+    _Atomic uint32_t offers; /* counts calls of tp_idle_offer; what a spinning thread watches
+                                (acquire/release) */
 } tp_idle;
 
 /* `executor` must have its host. There are no threads yet. */

@@ -27,7 +27,8 @@ static int add_tagged(tp_buf *to, const char *bytes, size_t len, int worker, uin
     for (const char *end = bytes + len; bytes < end;) {
         const char *newline = memchr(bytes, '\n', (size_t)(end - bytes));
         const size_t n = (size_t)((newline ? newline + 1 : end) - bytes);
-        if (tp_buf_add(to, tag, (size_t)tag_len) || tp_buf_add(to, bytes, n) || (!newline && tp_buf_add(to, "\n", 1)))
+        if (tp_buf_add(to, tag, (size_t)tag_len) || tp_buf_add(to, bytes, n) ||
+            (!newline && tp_buf_add(to, "\n", 1)))
             return -1;
         bytes += n;
     }

@@ -15,7 +15,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SPIN_NS = 30 * 1000, STARTING_MAX = 8, BLOCKED_MAX = 1000 /* workers that others are made for, since they wait */, RETRY_NS = 1000 * 1000 * 1000 };
+enum {
+    SPIN_NS = 30 * 1000,
+    STARTING_MAX = 8,
+    BLOCKED_MAX = 1000 /* workers that others are made for, since they wait */,
+    RETRY_NS = 1000 * 1000 * 1000
+};
 
 /* A worker thread and what only that thread may use. Made by spawn, joined and freed by close. */
 typedef struct worker {
@@ -67,7 +72,9 @@ static bool reserve(pool *p)
 {
     TP_ASSERT(tp_engine_is_locked(p->engine));
     unsigned blocked = p->base.blocked < BLOCKED_MAX ? p->base.blocked : BLOCKED_MAX;
-    if (p->idle.is_stopping || n_serving(p) + p->n_reserved >= (unsigned)p->base.host->config.workers + blocked || p->n_starting >= STARTING_MAX)
+    if (p->idle.is_stopping ||
+        n_serving(p) + p->n_reserved >= (unsigned)p->base.host->config.workers + blocked ||
+        p->n_starting >= STARTING_MAX)
         return false;
     if (p->retry_ns && n_serving(p) > 0 && uv_hrtime() < p->retry_ns)
         return false;
@@ -113,7 +120,8 @@ static void spawn(pool *p)
         int rc = tp_thread_create(&w->thread, p->kind->stack_bytes, work, w);
         if (rc) {
             tp_agent_close(&w->agent);
-            tp_error_set(&err, TP_ESYS, "started %u of %u %s: %s", started, asked, p->kind->what, uv_strerror(rc));
+            tp_error_set(&err, TP_ESYS, "started %u of %u %s: %s", started, asked, p->kind->what,
+                         uv_strerror(rc));
         }
     }
     if (err.code == TP_OK) {
@@ -183,7 +191,8 @@ static tp_block *describe_end(void *user, tp_slice *slice)
     const tp_work *w = &slice->work;
     char message[80];
     (void)user;
-    snprintf(message, sizeof message, "worker thread ended during input %.0f", (double)(w->block->first + w->at + 1));
+    snprintf(message, sizeof message, "worker thread ended during input %.0f",
+             (double)(w->block->first + w->at + 1));
     return tp_block_new_failure(TP_KIND_CRASH, message, w->attempt, slice->agent->worker.index);
 }
 
@@ -255,7 +264,8 @@ static void work(void *arg)
     pthread_cleanup_pop(1);
 }
 
-int tp_pool_open(tp_executor **out, tp_host *host, const tp_executor_type *type, const tp_pool_kind *kind, tp_error *err)
+int tp_pool_open(tp_executor **out, tp_host *host, const tp_executor_type *type,
+                 const tp_pool_kind *kind, tp_error *err)
 {
     pool *p = calloc(1, sizeof *p);
     if (!p)

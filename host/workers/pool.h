@@ -24,7 +24,8 @@ typedef struct tp_pool_kind {
 
 /* Opens an executor of that type whose workers are a pool. The type's other operations are the
  * functions below. */
-int tp_pool_open(tp_executor **out, tp_host *host, const tp_executor_type *type, const tp_pool_kind *kind, tp_error *err);
+int tp_pool_open(tp_executor **out, tp_host *host, const tp_executor_type *type,
+                 const tp_pool_kind *kind, tp_error *err);
 void tp_pool_start(tp_executor *ex, unsigned n);
 
 /* How many threads run items, or will. The engine's lock is held. */

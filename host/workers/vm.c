@@ -23,7 +23,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CACHED_MAX = 64, TEXT_MIN = 4096, TEXT_OF_ITEM = 32, REFERENCES = 4 * CACHED_MAX, SMALL_HEAP_KIB = 4096 };
+enum {
+    CACHED_MAX = 64,
+    TEXT_MIN = 4096,
+    TEXT_OF_ITEM = 32,
+    REFERENCES = 4 * CACHED_MAX,
+    SMALL_HEAP_KIB = 4096
+};
 
 /* The results that a function is expected to have, judging by earlier ones: one number each, up to
  * so many scalars each, or anything. */
@@ -72,7 +78,9 @@ struct tp_vm {
     tp_worker *worker;
     lua_State *main; /* owned */
     lua_State *L;    /* where items run: main, or the coroutine that waits */
-    int pause, resume, restore, run_items, on_error, add_traceback, box, encode_failure, describe, specialise, read_integer, broken_promise, store, run_batch, finish_kept, leave, package; /* registry references */
+    int pause, resume, restore, run_items, on_error, add_traceback, box, encode_failure, describe,
+        specialise, read_integer, broken_promise, store, run_batch, finish_kept, leave,
+        package; /* registry references */
     loaded cache[CACHED_MAX];
     unsigned n_cached;
     uint64_t tick;
@@ -158,7 +166,8 @@ static void reserve_references(lua_State *L)
 void tp_vm_open_libraries(struct lua_State *L)
 {
     void *user;
-    tp_heap *heap = lua_getallocf(L, &user) == tp_heap_allocate ? user : NULL; /* NULL in sanitizer builds */
+    tp_heap *heap =
+        lua_getallocf(L, &user) == tp_heap_allocate ? user : NULL; /* NULL in sanitizer builds */
     /* LUA_PATH is the user's, not the embedder's; the host's paths come with each function. */
     lua_pushboolean(L, 1);
     lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");
@@ -198,7 +207,9 @@ static void ask_for_collection(limit *m)
 
 static void *refuse(const limit *m)
 {
-    atomic_store_explicit(m->refused, 1 + (uint32_t)atomic_load_explicit(m->item, memory_order_relaxed), memory_order_relaxed);
+    atomic_store_explicit(m->refused,
+                          1 + (uint32_t)atomic_load_explicit(m->item, memory_order_relaxed),
+                          memory_order_relaxed);
     return NULL;
 }
 
@@ -234,10 +245,12 @@ static int panic(lua_State *L)
 
 uint64_t tp_vm_used(const tp_vm *vm)
 {
-    return (uint64_t)lua_gc(vm->main, LUA_GCCOUNT, 0) * 1024 + (uint64_t)lua_gc(vm->main, LUA_GCCOUNTB, 0);
+    return (uint64_t)lua_gc(vm->main, LUA_GCCOUNT, 0) * 1024 +
+           (uint64_t)lua_gc(vm->main, LUA_GCCOUNTB, 0);
 }
 
-void tp_vm_limit(tp_vm *vm, uint64_t bytes, uint64_t shown, _Atomic uint32_t *refused, const _Atomic int32_t *item)
+void tp_vm_limit(tp_vm *vm, uint64_t bytes, uint64_t shown, _Atomic uint32_t *refused,
+                 const _Atomic int32_t *item)
 {
     limit *m = &vm->limit;
     if (m->bytes) {
@@ -247,7 +260,12 @@ void tp_vm_limit(tp_vm *vm, uint64_t bytes, uint64_t shown, _Atomic uint32_t *re
     }
     if (!bytes)
         return;
-    *m = (limit){ .L = vm->main, .bytes = bytes, .shown = shown, .used = tp_vm_used(vm), .refused = refused, .item = item };
+    *m = (limit){ .L = vm->main,
+                  .bytes = bytes,
+                  .shown = shown,
+                  .used = tp_vm_used(vm),
+                  .refused = refused,
+                  .item = item };
     if (m->used > bytes)
         m->bytes = m->used; /* it gets nothing more */
     set_ask_at(m);
@@ -276,7 +294,8 @@ static tp_block *open_values(run *r)
     tp_work *w = r->work;
     if (w->values && w->values->bytes.len <= TP_BLOCK_BYTES_MAX)
         return w->values;
-    tp_block *b = w->terms->discards ? tp_block_new_empty(TP_BLOCK_DONE, 0, 0) : tp_block_new_values(TP_BLOCK_VALUES);
+    tp_block *b = w->terms->discards ? tp_block_new_empty(TP_BLOCK_DONE, 0, 0)
+                                     : tp_block_new_values(TP_BLOCK_VALUES);
     if (b)
         tp_work_open_values(w, b);
     return b;
@@ -294,9 +313,12 @@ static int keep_results(run *r, lua_State *L, int first, int n, tp_error *err)
     if (!b || tp_block_reserve(b))
         return tp_error_oom(err, "results");
     r->only_numbers &= n == 1 && lua_type(L, first) == LUA_TNUMBER;
-    r->only_scalars &= r->only_numbers || (n <= TP_COLUMNS_MAX && tp_scalar_measure(L, first, n) >= 0);
-    static const char *const names[] = { "result 1", "result 2", "result 3", "result 4", "result 5", "result 6" };
-    if (tp_encode_with(L, first, n, n <= 6 ? names : NULL, sink->encoding, r->captured, &b->bytes, err))
+    r->only_scalars &= r->only_numbers ||
+                       (n <= TP_COLUMNS_MAX && tp_scalar_measure(L, first, n) >= 0);
+    static const char *const names[] = { "result 1", "result 2", "result 3",
+                                         "result 4", "result 5", "result 6" };
+    if (tp_encode_with(L, first, n, n <= 6 ? names : NULL, sink->encoding, r->captured, &b->bytes,
+                       err))
         return -1;
     tp_block_add(b);
     return sink->publish ? sink->publish(r->work, err) : 0;
@@ -385,15 +407,18 @@ static int encode_failure(lua_State *L)
     lua_pushinteger(L, (lua_Integer)f->run->work->attempt);
     lua_pushinteger(L, vm->worker->index);
     lua_pushnumber(L, (double)vm->limit.shown);
-    lua_call(L, 7, LUA_MULTRET);                     // f kind message value traceback attempt worker
+    lua_call(L, 7, LUA_MULTRET); // f kind message value traceback attempt worker
     f->block->may_retry = tp_failure_kind_may_retry(tp_failure_kind_named(lua_tostring(L, 2)));
     int n = lua_gettop(L) - 1;
     tp_captured *captured = push_captured(vm, L, f->run->work->terms->image);
-    if (tp_encode_with(L, 2, n, NULL, TP_ENCODE_ERROR_VALUE | f->run->work->sink->encoding, captured, &f->block->bytes, &err) && err.code != TP_EMEMORY) {
+    if (tp_encode_with(L, 2, n, NULL, TP_ENCODE_ERROR_VALUE | f->run->work->sink->encoding,
+                       captured, &f->block->bytes, &err) &&
+        err.code != TP_EMEMORY) {
         lua_pushnil(L);
         lua_replace(L, 4);                           // the value cannot travel: the message stays
         err = (tp_error){ 0 };
-        tp_encode_with(L, 2, n, NULL, TP_ENCODE_ERROR_VALUE | f->run->work->sink->encoding, captured, &f->block->bytes, &err);
+        tp_encode_with(L, 2, n, NULL, TP_ENCODE_ERROR_VALUE | f->run->work->sink->encoding,
+                       captured, &f->block->bytes, &err);
     }
     if (err.code != TP_OK)
         return tp_codec_raise(L, &err);
@@ -436,7 +461,8 @@ static tp_block *describe_failure(run *r, lua_State *L, tp_failure_kind kind)
         b = try_to_describe(&f, L);
     }
     if (!b) {
-        const char *message = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "error in error handling";
+        const char *message = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1)
+                                                             : "error in error handling";
         tp_failure_kind shown = tp_codec_is_memory_error(L, 0) ? TP_KIND_MEMORY : kind;
         b = tp_block_new_failure(shown, message, r->work->attempt, r->vm->worker->index);
         if (b)
@@ -446,7 +472,8 @@ static tp_block *describe_failure(run *r, lua_State *L, tp_failure_kind kind)
     return b;
 }
 
-/* Pops the error value at the top of L and makes it the failure of item work->at, which is over then (tp_work_fail). */
+/* Pops the error value at the top of L and makes it the failure of item work->at, which is over
+ * then (tp_work_fail). */
 static void fail_item(run *r, lua_State *L, tp_failure_kind kind)
 {
     tp_block *b = describe_failure(r, L, kind);
@@ -517,7 +544,8 @@ static int load_module(lua_State *L)
 {
     tp_vm *vm = lua_touserdata(L, lua_upvalueindex(1));
     int n = lua_gettop(L);
-    bool is_watched = vm->standard && !tp_standard_is_changed(L, vm->standard); /* NULL: the state is being opened */
+    bool is_watched = vm->standard && !tp_standard_is_changed(
+                                          L, vm->standard); /* NULL: the state is being opened */
     lua_pushvalue(L, lua_upvalueindex(2));
     lua_insert(L, 1);
     lua_call(L, n, LUA_MULTRET);
@@ -560,7 +588,13 @@ static void wrap_loaders(tp_vm *vm, lua_State *L)
  * kept. */
 static loaded decode_image(tp_vm *vm, lua_State *L, tp_image *image)
 {
-    loaded made = { .fn = LUA_NOREF, .error = LUA_NOREF, .specialised = LUA_NOREF, .changes = LUA_REFNIL, .setups = LUA_REFNIL, .captured = LUA_NOREF, .used = ++vm->tick };
+    loaded made = { .fn = LUA_NOREF,
+                    .error = LUA_NOREF,
+                    .specialised = LUA_NOREF,
+                    .changes = LUA_REFNIL,
+                    .setups = LUA_REFNIL,
+                    .captured = LUA_NOREF,
+                    .used = ++vm->tick };
     tp_error err = { 0 };
     const tp_buf *m = &image->message;
     take_back(vm, L);
@@ -657,7 +691,8 @@ static outputs outputs_of(const tp_terms *terms, const loaded *f)
 /* Pushes the specialised loop of f for inputs like those in `in` and these results. A function may
  * have several, by their signatures (block.h): for lists of doubles, for float arrays, ... Raises
  * out of memory. */
-static void push_specialised(tp_vm *vm, lua_State *L, loaded *f, const char *name, const tp_block *in, const outputs *out)
+static void push_specialised(tp_vm *vm, lua_State *L, loaded *f, const char *name,
+                             const tp_block *in, const outputs *out)
 {
     char signature[2 * TP_COLUMNS_MAX + 2], *p = signature;
     bool is_foreign = in->capacity == 0; /* the inputs lie in typed arrays of users */
@@ -736,7 +771,8 @@ static int push_arguments(run *r, lua_State *L, uint32_t at)
     tp_error_clear(&err);
     size_t len;
     const uint8_t *message = tp_block_message(b, at, &len);
-    int n = tp_decode_with(L, message, len, b->bytes.refs, b->bytes.nrefs, TP_DECODE_TRUSTED, r->captured, &err);
+    int n = tp_decode_with(L, message, len, b->bytes.refs, b->bytes.nrefs, TP_DECODE_TRUSTED,
+                           r->captured, &err);
     if (n < 0)
         tp_codec_raise(L, &err);
     return n;
@@ -750,7 +786,8 @@ static tp_block *new_output(const run *r, const outputs *out, uint32_t end, uint
     const tp_returns *returns = &w->terms->returns;
     bool has_columns = out->is_kept && (!out->is_promised || !returns->array[0]);
     if (w->sink->new_columns)
-        return w->sink->new_columns(r->work, end - w->at, out->is_kept ? out->columns : 0, out->type, text);
+        return w->sink->new_columns(r->work, end - w->at, out->is_kept ? out->columns : 0,
+                                    out->type, text);
     if (!out->is_kept)
         return tp_block_new_empty(TP_BLOCK_DONE, 0, 0);
     if (has_columns)
@@ -797,13 +834,17 @@ static void learn_shape(loaded *f, const tp_block *b)
 /* Makes a block for the results from item w->at on, which becomes the work's `numbers`. If n is not
  * negative, the item's own n results, from `first` on, are stored in it first. Raises out of
  * memory. */
-static void open_output(run *r, lua_State *L, const loaded *f, const outputs *out, int first, int n, uint32_t text)
+static void open_output(run *r, lua_State *L, const loaded *f, const outputs *out, int first, int n,
+                        uint32_t text)
 {
     tp_work *w = r->work;
     uint32_t items = r->end - w->at;
     uint64_t most = (uint64_t)items * (f->text + f->text / 4 + TEXT_OF_ITEM) + TEXT_MIN + text;
     bool has_text = out->columns > 0 && out->type[0] == TP_MIXED;
-    tp_block *b = new_output(r, out, r->end, !has_text ? 0 : most < TP_BLOCK_BYTES_MAX ? (uint32_t)most : TP_BLOCK_BYTES_MAX);
+    tp_block *b = new_output(r, out, r->end,
+                             !has_text                   ? 0
+                             : most < TP_BLOCK_BYTES_MAX ? (uint32_t)most
+                                                         : TP_BLOCK_BYTES_MAX);
     if (!b)
         tp_codec_raise_memory(L);
     for (int c = 0; n >= 0 && c < (int)out->columns; c++) {
@@ -870,7 +911,8 @@ static bool run_columns(run *r, lua_State *L)
         luaL_checkstack(L, n + 10, "too many results");
         for (int i = 1; i <= n; i++)
             lua_rawgeti(L, top + 1, i);              // results v1 .. vn
-        int64_t size = out.is_promised || n > TP_COLUMNS_MAX ? -1 : tp_scalar_measure(L, top + 2, n);
+        int64_t size = out.is_promised || n > TP_COLUMNS_MAX ? -1
+                                                             : tp_scalar_measure(L, top + 2, n);
         held = -1;
         if (size >= 0) {
             held = n;
@@ -1031,8 +1073,10 @@ static int run_items(lua_State *L)
     }
     bool may_change = f->may_change;
     r->captured = push_captured(r->vm, L, w->terms->image); /* stays on the stack, and so alive */
-    bool is_driven = w->block->kind == TP_BLOCK_COLUMNS && !w->terms->batch && !w->terms->streams && !may_change;
-    if (is_driven && (is_promised || w->terms->discards || f->shape != SHAPE_ANY) && run_columns(r, L))
+    bool is_driven = w->block->kind == TP_BLOCK_COLUMNS && !w->terms->batch && !w->terms->streams &&
+                     !may_change;
+    if (is_driven && (is_promised || w->terms->discards || f->shape != SHAPE_ANY) &&
+        run_columns(r, L))
         return 0;
     f = load(r->vm, L, w->terms->image);
     /* stays on the stack, since nested items may push f out of the cache */
@@ -1137,7 +1181,12 @@ static void end_in_error(run *r, lua_State *L, int status)
 void tp_vm_run(tp_vm *vm, tp_work *w)
 {
     lua_State *L = vm->L;
-    run r = { .vm = vm, .work = w, .end = tp_work_end(w), .begun = RUNS_NOTHING, .only_numbers = true, .only_scalars = true };
+    run r = { .vm = vm,
+              .work = w,
+              .end = tp_work_end(w),
+              .begun = RUNS_NOTHING,
+              .only_numbers = true,
+              .only_scalars = true };
     int outside = lua_gettop(L);
     bool is_nested = vm->is_running;
     if (is_nested && (vm->standard->applied || !is_as_expected(vm, L)))
@@ -1269,7 +1318,8 @@ int tp_vm_open(tp_worker *worker, tp_error *err)
     int status = lua_cpcall(vm->main, open_state, vm);
     if (status) {
         const char *why = lua_tostring(vm->main, -1);
-        tp_error_set(err, tp_codec_is_memory_error(vm->main, status) ? TP_EMEMORY : TP_ESYS, "cannot open a worker's Lua state: %s", why ? why : "unknown error");
+        tp_error_set(err, tp_codec_is_memory_error(vm->main, status) ? TP_EMEMORY : TP_ESYS,
+                     "cannot open a worker's Lua state: %s", why ? why : "unknown error");
         tp_vm_close(vm);
         return -1;
     }

@@ -27,7 +27,8 @@ void tp_vm_run(tp_vm *vm, tp_work *work);
 /* Limits the state's memory to `bytes`, of which it uses tp_vm_used() already; 0: no limit. Asking
  * for more raises "not enough memory" in the running item, and sets *refused to 1 + *item (both
  * relaxed; both must outlive the limit). `shown` is the limit that messages name. */
-void tp_vm_limit(tp_vm *vm, uint64_t bytes, uint64_t shown, _Atomic uint32_t *refused, const _Atomic int32_t *item);
+void tp_vm_limit(tp_vm *vm, uint64_t bytes, uint64_t shown, _Atomic uint32_t *refused,
+                 const _Atomic int32_t *item);
 
 /* Bytes that the state uses, garbage included. */
 uint64_t tp_vm_used(const tp_vm *vm);

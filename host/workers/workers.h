@@ -17,13 +17,15 @@ int tp_agent_open_vm(tp_agent *agent, tp_error *err);
  * in the host's `leaving` meanwhile. On the agent's thread, which runs nothing. */
 void tp_agent_leave(tp_agent *agent);
 
-/* The agent that runs items on the owner's thread; opened at its first use. NULL with err set. Owner. */
+/* The agent that runs items on the owner's thread; opened at its first use. NULL with err set.
+ * Owner. */
 tp_agent *tp_host_agent(tp_host *host, tp_error *err);
 
 /* Waits on the agent's own thread until one of the n jobs has news after its `seen`, or until
  * deadline_ns (uv_hrtime; UINT64_MAX: for ever). Meanwhile runs items of these jobs and of those
  * below them; a running item is not interrupted at the deadline, and one slice is run even when
  * that has passed. Returns whether any was. */
-bool tp_exec_wait(tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, unsigned n, uint64_t deadline_ns);
+bool tp_exec_wait(tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, unsigned n,
+                  uint64_t deadline_ns);
 
 #endif

@@ -175,7 +175,8 @@ function add(self, given, fn)
   return f
 end
 
---- A decorator: called with a function it gives a Function. app:func(fn) and app:func(options, fn) work too.
+--- A decorator: called with a function it gives a Function. app:func(fn) and app:func(options, fn)
+-- work too.
 ---@param given table|function
 ---@param fn function?
 ---@return tidepool.Function|fun(fn: function): tidepool.Function
@@ -232,9 +233,11 @@ local function add_class(self, given, methods)
   return class
 end
 
---- A class: functions that share what they have made once per worker. Like app:func a decorator: app:cls(options) { enter = , exit = , predict = }
---- or app:cls { ... }. What it gives makes instances, Model { path = "x" }, whose methods are Functions: one.predict:map(xs). In each worker that
---- runs one, `enter(self)` is called before its first method there, with the parameters as fields of `self`, and `exit(self)` when the worker ends.
+--- A class: functions that share what they have made once per worker. Like app:func a decorator:
+--- app:cls(options) { enter = , exit = , predict = } or app:cls { ... }. What it gives makes
+--- instances, Model { path = "x" }, whose methods are Functions: one.predict:map(xs). In each
+--- worker that runs one, `enter(self)` is called before its first method there, with the parameters
+--- as fields of `self`, and `exit(self)` when the worker ends.
 ---@param ... table  options of the functions, the methods by their names, or first the one and then the other
 ---@return tidepool.Class|fun(methods: table): tidepool.Class
 function App:cls(...)
@@ -271,7 +274,8 @@ local function add_entry(self, given, fn)
   return fn
 end
 
---- The entry point that `tidepool run` calls, and `tidepool FILE` after the file: app:main(fn), or app:main { name =, args = } (fn).
+--- The entry point that `tidepool run` calls, and `tidepool FILE` after the file: app:main(fn), or
+-- app:main { name =, args = } (fn).
 ---@param given table|function
 function App:main(given, extra)
   check.self(self, App, "app", "main", "...")
@@ -287,9 +291,10 @@ function App:main(given, extra)
   return function(fn) return add_entry(self, given, fn) end
 end
 
---- Has fn run in each worker before the first item there of a function of this app, once: for what a worker needs besides the values that
--- functions capture, as the settings of a module or a connection kept in one. Several run in their order. An error in it fails the inputs that
--- would have run; the next input tries again. In the script itself it does not run.
+--- Has fn run in each worker before the first item there of a function of this app, once: for what
+-- a worker needs besides the values that functions capture, as the settings of a module or a
+-- connection kept in one. Several run in their order. An error in it fails the inputs that would
+-- have run; the next input tries again. In the script itself it does not run.
 --
 --     app:setup(function() cjson.encode_number_precision(3) end)
 ---@param fn function  it travels as the functions of the app do

@@ -212,7 +212,8 @@ end
 
 -- ---- changed by several workers at once ----
 
--- By element type: the functions of host/base/atomic.h, whose calls LuaJIT compiles. Types of 8 and 16 bits have none.
+-- By element type: the functions of host/base/atomic.h, whose calls LuaJIT compiles. Types of 8 and
+-- 16 bits have none.
 local atomics, atomic_types = {}, {}
 
 local function open_atomics(name)
@@ -246,7 +247,8 @@ local function atomics_of(a, method, i, v)
   return of
 end
 
---- a[i] = a[i] + v in one step, between which nothing else comes: for counts and sums that several workers share. Elements of 32 bits and more.
+--- a[i] = a[i] + v in one step, between which nothing else comes: for counts and sums that several
+-- workers share. Elements of 32 bits and more.
 ---@param i integer
 ---@param v number|ffi.cdata*
 ---@return number|ffi.cdata* before  what the element was
@@ -255,7 +257,8 @@ function methods.add(a, i, v, extra)
   return atomics_of(a, "add", i, v).add(a.data + (i - 1), v)
 end
 
---- Sets a[i] to `new` if it is `old`, to the bit, in one step, as array:add. Else somebody else has come before: read it again.
+--- Sets a[i] to `new` if it is `old`, to the bit, in one step, as array:add. Else somebody else has
+-- come before: read it again.
 ---@param i integer
 ---@param old number|ffi.cdata*
 ---@param new number|ffi.cdata*
@@ -279,7 +282,8 @@ local function sum_of(a)
   return sums:total()
 end
 
---- The sum of all elements, as results:sum() makes it; 0 of none. Of 64-bit integers the exact one, if it fits into such an integer.
+--- The sum of all elements, as results:sum() makes it; 0 of none. Of 64-bit integers the exact one,
+-- if it fits into such an integer.
 ---@return number|ffi.cdata*
 function methods.sum(a, extra)
   check_call(a, "sum", extra, "no arguments")
@@ -312,22 +316,24 @@ local function find_extreme(a, is_before)
   return at
 end
 
---- The index of the least element, the first of equal ones; of the first NaN if there is one; nil of none.
+--- The index of the least element, the first of equal ones; of the first NaN if there is one; nil
+-- of none.
 ---@return integer?
 function methods.argmin(a, extra)
   check_call(a, "argmin", extra, "no arguments")
   return find_extreme(a, is_less)
 end
 
---- The index of the greatest element, the first of equal ones; of the first NaN if there is one; nil of none.
+--- The index of the greatest element, the first of equal ones; of the first NaN if there is one;
+-- nil of none.
 ---@return integer?
 function methods.argmax(a, extra)
   check_call(a, "argmax", extra, "no arguments")
   return find_extreme(a, is_more)
 end
 
---- The least element; NaN when one is, nil of none. With an index and a value: a[i] = math.min(a[i], v) in one step, as array:add; gives what the
---- element was.
+--- The least element; NaN when one is, nil of none. With an index and a value: a[i] =
+--- math.min(a[i], v) in one step, as array:add; gives what the element was.
 ---@param i integer?
 ---@param v (number|ffi.cdata*)?
 ---@return (number|ffi.cdata*)?
@@ -338,8 +344,8 @@ function methods.min(a, i, v, extra)
   return at and a[at]
 end
 
---- The greatest element; NaN when one is, nil of none. With an index and a value: a[i] = math.max(a[i], v) in one step, as array:add; gives what
---- the element was.
+--- The greatest element; NaN when one is, nil of none. With an index and a value: a[i] =
+--- math.max(a[i], v) in one step, as array:add; gives what the element was.
 ---@param i integer?
 ---@param v (number|ffi.cdata*)?
 ---@return (number|ffi.cdata*)?
@@ -619,7 +625,8 @@ local function of_rows(name, list, rows)
   return a
 end
 
---- A new typed array: of n zeros, or with the numbers of a list (or of another array); of a list of lists, a matrix.
+--- A new typed array: of n zeros, or with the numbers of a list (or of another array); of a list of
+-- lists, a matrix.
 ---@param name string    "double", "float", "int8", "uint8", ... "int64", "uint64"
 ---@param from number|table  how many, or a list, or { rows = r, columns = c } for a matrix
 ---@param value (number|ffi.cdata*)?  where there is no list: what all elements are (0)

@@ -175,8 +175,9 @@ function Call:done(extra)
   return core.job.is_settled(self.job)
 end
 
---- Removes it when it is queued; when it runs, its result is dropped and it is not tried again. get raises a failure of kind "cancelled" then. A call
---- that is done stays as it is. One of a batched function may still be run, with the others of its batch.
+--- Removes it when it is queued; when it runs, its result is dropped and it is not tried again. get
+--- raises a failure of kind "cancelled" then. A call that is done stays as it is. One of a batched
+--- function may still be run, with the others of its batch.
 function Call:cancel(extra)
   check.self(self, Call, "call", "cancel")
   check.no_more(extra, "call:cancel", "no arguments")
@@ -190,7 +191,8 @@ function Call:cancel(extra)
   self:_settle()
 end
 
---- Calls fn(call) once it is done, from the loop: in a task of its own, while somebody waits, at the latest at the script's end.
+--- Calls fn(call) once it is done, from the loop: in a task of its own, while somebody waits, at
+-- the latest at the script's end.
 ---@param fn function
 function Call:on_done(fn, extra)
   check.self(self, Call, "call", "on_done", "fn")

@@ -51,7 +51,8 @@ function cls.new(name, given, methods, setups)
   return setmetatable(class, Class)
 end
 
---- An instance with these parameters, which become the fields of `self` in each worker. Its methods are Functions: one.predict:map(xs).
+--- An instance with these parameters, which become the fields of `self` in each worker. Its methods
+-- are Functions: one.predict:map(xs).
 ---@param parameters table?
 ---@return tidepool.Instance
 function Class:__call(parameters, extra)

@@ -57,13 +57,15 @@ local function describe(words, result)
   return ("%s: %s%s"):format(words[1], how, last and ": " .. last or "")
 end
 
---- Runs a program with these words as its arguments, without a shell, and waits for it; in a task others go on meanwhile. It is killed, with all
--- that it has started in its process group, when the wait ends early: by Ctrl-C, when the task or the map is cancelled, when the script ends.
+--- Runs a program with these words as its arguments, without a shell, and waits for it; in a task
+-- others go on meanwhile. It is killed, with all that it has started in its process group, when the
+-- wait ends early: by Ctrl-C, when the task or the map is cancelled, when the script ends.
 --
 --     tidepool.command { "gzip", "-k", file }
 ---@param given table  the words; cwd: the folder that it runs in; stdin: what it reads (default: nothing); check = false: failing is no error
 ---@return { status: integer?, signal: integer?, stdout: string, stderr: string }  status: 0 is success; signal: the one that ended it. What fails
----   raises a failure whose `value` is this table, so that failure.status and failure.stderr are there, too
+---   raises a failure whose `value` is this table, so that failure.status and failure.stderr are
+--   there, too
 function command.run(given, extra)
   check.no_more(extra, "tidepool.command", "one table: the words of a command")
   if type(given) ~= "table" then check.fail("tidepool.command: expected a table with the words of a command, got %s", check.show(given)) end

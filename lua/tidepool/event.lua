@@ -18,8 +18,8 @@ future.extend(Event)
 
 local event = { Event = Event }
 
---- Something that is waited for until somebody says that it has happened: what a callback of luv's, or of a program that embeds Tidepool, says to
---- tasks.
+--- Something that is waited for until somebody says that it has happened: what a callback of luv's,
+--- or of a program that embeds Tidepool, says to tasks.
 ---@return tidepool.Event
 function event.new(extra)
   check.no_more(extra, "tidepool.event", "no arguments")

@@ -6,10 +6,10 @@ local core = require "tidepool.core"
 
 ---@class tidepool.Failure
 ---@field kind string  "error": the function raised; "codec": a value that cannot travel; "memory": there was none, or no more than `memory`
---- allows; "cancelled"; "crash": its worker process died, or its thread ended; "device": a device that could not run it; "halted": the map gave up,
---- as `halt` says; "usage": an input that is none, or maps nested too deep, which is not tried again; "resource": no worker could be started;
---- "timeout": it ran for longer than its function's `timeout`, or waiting
---- was given up
+--- allows; "cancelled"; "crash": its worker process died, or its thread ended; "device": a device
+--- that could not run it; "halted": the map gave up, as `halt` says; "usage": an input that is
+--- none, or maps nested too deep, which is not tried again; "resource": no worker could be started;
+--- "timeout": it ran for longer than its function's `timeout`, or waiting was given up
 ---@field message string  one readable text
 ---@field value any  the error value itself, when it can travel
 ---@field traceback string?  where it was raised, in the worker: the user's frames

@@ -205,7 +205,8 @@ local function open_cache(self)
   return self.options.cache and not core.is_worker and cache.open(self) or nil
 end
 
---- Starts a map over a source (inputs.lua). `settings` are checked call options; `more` are fields for core.job.open.
+--- Starts a map over a source (inputs.lua). `settings` are checked call options; `more` are fields
+-- for core.job.open.
 ---@return tidepool.Results
 function func.start(self, source, settings, more)
   if core.on_map then core.on_map(self) end -- see program/replay.lua
@@ -280,7 +281,8 @@ local function map_source(who, rows, given)
   return inputs.map(who, given, n), settings
 end
 
---- Runs over many inputs, one per position, zipped to the shortest; results in the order of the inputs.
+--- Runs over many inputs, one per position, zipped to the shortest; results in the order of the
+-- inputs.
 ---@param ... any  lists, iterators, ranges or other maps' Results; then options of the call
 ---@return tidepool.Results
 function methods.map(self, ...)
@@ -368,7 +370,8 @@ function methods.flat_map(self, ...)
     function() return inputs.steps("Function:flat_map", given, n) end)
 end
 
---- Starts a map now; its Results may be read later, or never: the script does not end before it is done.
+--- Starts a map now; its Results may be read later, or never: the script does not end before it is
+-- done.
 ---@param ... any  as for map
 ---@return tidepool.Results
 function methods.spawn_map(self, ...)
@@ -443,7 +446,8 @@ function methods.spawn(self, ...)
   return Call.new(open_call(self, ...), self)
 end
 
---- The same function under other options: a new handle. It shares the limit and the statistics unless it gives a limit or a name.
+--- The same function under other options: a new handle. It shares the limit and the statistics
+-- unless it gives a limit or a name.
 ---@param given table
 ---@return tidepool.Function
 function methods.with(self, given, extra)
@@ -463,7 +467,8 @@ function methods.with(self, given, extra)
   return other
 end
 
---- The OpenCL C that the function is on a device: generated from its Lua, with the Lua lines as comments, or the user's own.
+--- The OpenCL C that the function is on a device: generated from its Lua, with the Lua lines as
+-- comments, or the user's own.
 ---@return string
 function methods.opencl(self, extra)
   check.self(self, Function, "f", "opencl")
@@ -483,8 +488,8 @@ function methods.stats(self, extra)
   return stats
 end
 
---- Has the function's cache forget the result of the input with these arguments; without any those of all inputs, also those of what the function
---- was before it was changed.
+--- Has the function's cache forget the result of the input with these arguments; without any those
+--- of all inputs, also those of what the function was before it was changed.
 ---@param ... any  the arguments
 ---@return integer  how many results are forgotten
 function methods.forget(self, ...)

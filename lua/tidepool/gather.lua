@@ -156,7 +156,8 @@ function AsCompleted:__tostring()
   return ("tidepool.as_completed: %d running, %d to be taken"):format(self.n_pending, self.last - self.first + 1)
 end
 
---- Goes over calls, tasks, maps or events as they finish: for call in tidepool.as_completed(calls) do print(call:get()) end
+--- Goes over calls, tasks, maps or events as they finish: for call in tidepool.as_completed(calls)
+-- do print(call:get()) end
 ---@param calls table  a list
 ---@return tidepool.AsCompleted  an iterator, to which more can be added
 function gather.as_completed(calls, extra)

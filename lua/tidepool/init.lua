@@ -20,13 +20,15 @@ local tidepool = {
   App = app.new,
   is_failure = failure.is_failure,
   sleep = loop.sleep,
-  --- What stands for JSON's null, where a nil would leave no trace. It is cjson.null, too, and the same value in every worker. In an `if` it is true.
+  --- What stands for JSON's null, where a nil would leave no trace. It is cjson.null, too, and the
+  -- same value in every worker. In an `if` it is true.
   null = core.null,
 }
 
 -- These functions stand for those of modules, which are loaded when they are first used.
 
---- A new typed array: of n zeros, or with the numbers of a list (or of another array); of a list of lists, a matrix.
+--- A new typed array: of n zeros, or with the numbers of a list (or of another array); of a list of
+-- lists, a matrix.
 ---@param name string    "double", "float", "int8", "uint8", ... "int64", "uint64"
 ---@param from number|table  how many, or a list, or { rows = r, columns = c } for a matrix
 ---@param value (number|ffi.cdata*)?  where there is no list: what all elements are (0)
@@ -35,7 +37,8 @@ function tidepool.array(name, from, value, extra)
   return array.new(name, from, value, extra)
 end
 
---- The array that is kept in a file of NumPy's format .npy (numpy.save, array:save): a matrix where it has rows and columns.
+--- The array that is kept in a file of NumPy's format .npy (numpy.save, array:save): a matrix where
+-- it has rows and columns.
 ---@param path string
 ---@return tidepool.Array
 function tidepool.load_array(path, extra)
@@ -67,32 +70,34 @@ function tidepool.const(value, extra)
   return inputs.const(value, extra)
 end
 
---- A large constant: encoded here, once, and decoded once by each worker that uses it, however often it is captured or passed. data() gives the
---- value.
+--- A large constant: encoded here, once, and decoded once by each worker that uses it, however
+--- often it is captured or passed. data() gives the value.
 ---@param value any  as it is now: what is changed later is not seen by the workers
 ---@return tidepool.Shared
 function tidepool.share(value, extra)
   return share.new(value, extra)
 end
 
---- A dictionary that the script and all workers share, by reference: dict:get(k), put(k, v), add(k, n), update(k, fn), pop(k), #dict, dict:pairs().
---- Values are copies; typed arrays, Dicts and Queues in them stay the same ones.
+--- A dictionary that the script and all workers share, by reference: dict:get(k), put(k, v), add(k,
+--- n), update(k, fn), pop(k), #dict, dict:pairs(). Values are copies; typed arrays, Dicts and
+--- Queues in them stay the same ones.
 ---@param entries table?  what is in it first
 ---@return tidepool.Dict
 function tidepool.Dict(entries, extra)
   return store.new_dict(entries, extra)
 end
 
---- A queue that the script and all workers share, by reference: queue:put(v), get(), each(), close(), #queue. Each value is taken once; they are
---- copies.
+--- A queue that the script and all workers share, by reference: queue:put(v), get(), each(),
+--- close(), #queue. Each value is taken once; they are copies.
 ---@param given { capacity: integer? }?  how many values wait at most, before put waits; default: any number
 ---@return tidepool.Queue
 function tidepool.Queue(given, extra)
   return store.new_queue(given, extra)
 end
 
---- The lines of files, one after the other, as inputs of a map: f:map(tidepool.lines "big.log"). They come to the workers as they lie in the file,
--- so that the script itself makes no string of each; their indexes are their numbers. With `columns` f:starmap gets the fields of each as its
+--- The lines of files, one after the other, as inputs of a map: f:map(tidepool.lines "big.log").
+-- They come to the workers as they lie in the file, so that the script itself makes no string of
+-- each; their indexes are their numbers. With `columns` f:starmap gets the fields of each as its
 -- arguments, and a loop, or f:map, a list of them. Each map and each loop begins at the beginning.
 ---@param from string|table|file*  a path, a list of paths, or an open file, which is read from where it is
 ---@param given { separator: string?, columns: string?, limit: (string|number)? }?  what ends a line ("\n"); what separates fields, as "," does,
@@ -102,8 +107,9 @@ function tidepool.lines(from, given, extra)
   return lines.new(from, given, extra)
 end
 
---- Runs fn(...) as a task: at once up to the first place where it waits, and on from there while others wait. Inside of it everything that
---- waits lets the others go on, and, where that was some milliseconds ago, what starts something does too.
+--- Runs fn(...) as a task: at once up to the first place where it waits, and on from there while
+--- others wait. Inside of it everything that waits lets the others go on, and, where that was some
+--- milliseconds ago, what starts something does too.
 ---@param fn function
 ---@param ... any     its arguments
 ---@return tidepool.Task
@@ -111,7 +117,8 @@ function tidepool.async(fn, ...)
   return task.async(fn, ...)
 end
 
---- Something that is waited for until somebody says that it has happened, as a callback of luv's does: event:set(...), event:get().
+--- Something that is waited for until somebody says that it has happened, as a callback of luv's
+-- does: event:set(...), event:get().
 ---@return tidepool.Event
 function tidepool.event(extra)
   return event.new(extra)
@@ -132,7 +139,8 @@ function tidepool.wait(calls, given, extra)
   return gather.wait(calls, given, extra)
 end
 
---- Goes over calls, tasks, maps or events as they finish: for call in tidepool.as_completed(calls) do print(call:get()) end
+--- Goes over calls, tasks, maps or events as they finish: for call in tidepool.as_completed(calls)
+-- do print(call:get()) end
 ---@param calls table  a list
 ---@return tidepool.AsCompleted  an iterator, to which more can be added
 function tidepool.as_completed(calls, extra)
@@ -151,8 +159,9 @@ function tidepool.current(extra)
   return { index = index, attempt = attempt, function_name = function_name, worker = worker, executor = executor }
 end
 
---- A stream of random numbers of one's own: called like math.random, it gives the numbers that this seed and this i have, on every machine. In a
--- mapped function math.random is such a stream already, another one for each input. It travels as a copy, which goes on where the original was.
+--- A stream of random numbers of one's own: called like math.random, it gives the numbers that this
+-- seed and this i have, on every machine. In a mapped function math.random is such a stream
+-- already, another one for each input. It travels as a copy, which goes on where the original was.
 ---@param seed number  any number; the streams of two seeds are unrelated
 ---@param i number?    which of the seed's streams: any number, 0 when it is missing; neighbours are unrelated, too
 ---@return tidepool.Random  random() in [0, 1), random(m) from 1 to m, random(m, n) from m to n
@@ -160,15 +169,17 @@ function tidepool.random(seed, i)
   return stream.new(seed, i)
 end
 
---- Runs a program with these words as its arguments, without a shell, and waits for it; in a task others go on meanwhile:
---- tidepool.command { "gzip", "-k", file }. It is killed, with its process group, when the wait ends early.
+--- Runs a program with these words as its arguments, without a shell, and waits for it; in a task
+--- others go on meanwhile: tidepool.command { "gzip", "-k", file }. It is killed, with its process
+--- group, when the wait ends early.
 ---@param given table  the words; cwd: the folder that it runs in; stdin: what it reads; check = false: failing is no error
 ---@return { status: integer?, signal: integer?, stdout: string, stderr: string }  what fails raises a failure that has these fields
 function tidepool.command(given, extra)
   return command.run(given, extra)
 end
 
---- Makes a class known: tables with this metatable then travel to workers and back, with their methods.
+--- Makes a class known: tables with this metatable then travel to workers and back, with their
+-- methods.
 ---@param name string
 ---@param metatable table
 ---@return table metatable
@@ -194,9 +205,10 @@ function tidepool.now(extra)
   return core.loop.now()
 end
 
---- How many worker threads there may be. With a number: sets it, for the maps that follow. There may be more later, but not fewer than have started.
---- (`-w N` and TIDEPOOL_WORKERS say it from outside; without any of them it is the processors that this process may use, by its affinity mask and its
---- control group's quota.)
+--- How many worker threads there may be. With a number: sets it, for the maps that follow. There
+--- may be more later, but not fewer than have started. (`-w N` and TIDEPOOL_WORKERS say it from
+--- outside; without any of them it is the processors that this process may use, by its affinity
+--- mask and its control group's quota.)
 ---@param n integer?  1 to 1024
 ---@return integer
 function tidepool.workers(n, extra)
@@ -211,8 +223,9 @@ function tidepool.workers(n, extra)
   return most
 end
 
---- Runs until all tasks have ended, everything that was spawned is done, and luv has no active handle left that keeps a loop going (a server, a
---- timer), or uv.stop() was called; handles do not count once the script has called uv.run() itself. The binary does so at the end of a script.
+--- Runs until all tasks have ended, everything that was spawned is done, and luv has no active
+--- handle left that keeps a loop going (a server, a timer), or uv.stop() was called; handles do not
+--- count once the script has called uv.run() itself. The binary does so at the end of a script.
 ---@return table  the failures of calls and tasks that nobody has asked for
 function tidepool.loop(extra)
   check.no_more(extra, "tidepool.loop", "no arguments")

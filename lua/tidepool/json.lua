@@ -157,7 +157,8 @@ function json.list(t)
   return setmetatable(t, json.List)
 end
 
---- Marks a table as an object, so that it is written as {} also when its keys look like those of a list.
+--- Marks a table as an object, so that it is written as {} also when its keys look like those of a
+-- list.
 ---@generic T: table
 ---@param t T
 ---@return T

@@ -1,5 +1,5 @@
---- Arrays in files of NumPy's format .npy: a magic, a header that is a Python dictionary, and the elements.
--- (https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html)
+--- Arrays in files of NumPy's format .npy: a magic, a header that is a Python dictionary, and the
+-- elements. (https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html)
 
 local array = require "tidepool.array"
 local check = require "tidepool.base.check"

@@ -1,4 +1,5 @@
---- The options of functions and calls: one table each, from which checks, messages and documentation come.
+--- The options of functions and calls: one table each, from which checks, messages and
+-- documentation come.
 --
 -- A row: name, type (a key of `types`), help; `alias_of` for other spellings; `needs` names a
 -- capability (a field of tidepool.Executor) without which an executor cannot honour the option: it
@@ -343,8 +344,8 @@ local function check_needs(who, rows, given)
   end
 end
 
---- Checks given options against rows; gives a new table with aliases resolved. Raises usage errors that begin with `who` and
---- carry the user's position.
+--- Checks given options against rows; gives a new table with aliases resolved. Raises usage errors
+--- that begin with `who` and carry the user's position.
 ---@param who string  the function of ours that was called, for messages: "app:func"
 ---@param rows table  options.of_functions or options.of_calls
 ---@param given table

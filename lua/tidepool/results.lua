@@ -188,8 +188,9 @@ end
 ---@param job userdata    of core.job.open
 ---@param source table    of inputs.lua
 ---@param settings table  { name, total, executor, ordered, progress, return_exceptions, on_error, max_attempts, on_retry, open_reducer, is_single }:
----   open_reducer(op, total) gives the kernel that reduces on the device where the map runs, or nothing; reduce_there(fn, array) the results
----   of a map that gives the array's elements, reduced; nil where reduce folds in order; is_single: in floats
+---   open_reducer(op, total) gives the kernel that reduces on the device where the map runs, or
+---   nothing; reduce_there(fn, array) the results of a map that gives the array's elements,
+---   reduced; nil where reduce folds in order; is_single: in floats
 function results.new(job, source, settings)
   local self = setmetatable({
     job = job, source = source, settings = settings,
@@ -551,7 +552,8 @@ local function copy_scalars(lists, self)
   end
 end
 
---- All results: a list per return value, each with n. Raises the first failure, whose field results has what came before it.
+--- All results: a list per return value, each with n. Raises the first failure, whose field results
+-- has what came before it.
 ---@return table ...
 function Results:list()
   local total = self.source and self.source.total or self.total or 0
@@ -652,7 +654,8 @@ function Results:_collect(types, total)
   end
 end
 
---- All results as typed arrays, one per return value. A function with `returns` has written its results there already. Raises the first failure.
+--- All results as typed arrays, one per return value. A function with `returns` has written its
+-- results there already. Raises the first failure.
 ---@param ctype string?  the element type; default: what `returns` says, or "double"
 ---@return tidepool.Array ...
 function Results:array(ctype)
@@ -752,8 +755,9 @@ function Results:_add_up(who)
   return sums:total(), count
 end
 
---- The sum of all results, which are numbers; 0 of none. It is made of sums of 1,024 results, each of sixteen interleaved ones, so that it is closer
---- to the exact sum than a plain loop's, and the same whoever ran the map. On a device the groups are summed there, and only sums come back. The
+--- The sum of all results, which are numbers; 0 of none. It is made of sums of 1,024 results, each
+--- of sixteen interleaved ones, so that it is closer to the exact sum than a plain loop's, and the
+--- same whoever ran the map. On a device the groups are summed there, and only sums come back. The
 --- first failure is raised, here and below.
 ---@return number
 function Results:sum()
@@ -792,10 +796,12 @@ function Results:max()
   return self:_extreme("results:max", "max", -math.huge)
 end
 
---- fn(... fn(fn(init, result 1), result 2) ..., the last one): any values, in the order of the results; here, in plain Lua.
+--- fn(... fn(fn(init, result 1), result 2) ..., the last one): any values, in the order of the
+-- results; here, in plain Lua.
 ---
---- On a device fn runs there too, on two numbers at a time: first two results, then two of what it gave. So it must not matter in which order and
---- how grouped it meets the results, as with + or math.max; where it does, that is an error. `init` comes once.
+--- On a device fn runs there too, on two numbers at a time: first two results, then two of what it
+--- gave. So it must not matter in which order and how grouped it meets the results, as with + or
+--- math.max; where it does, that is an error. `init` comes once.
 ---@param fn fun(sum: any, ...): any
 ---@param init any
 function Results:reduce(fn, init)
@@ -902,8 +908,8 @@ function Results:_report()
   return self.final_failure
 end
 
---- Drops what is queued and stops what runs if it can; a loop over the results raises a failure of kind "cancelled". After the end it does
---- nothing.
+--- Drops what is queued and stops what runs if it can; a loop over the results raises a failure of
+--- kind "cancelled". After the end it does nothing.
 function Results:cancel()
   if self.place then forget_place(self) end
   if self.job then

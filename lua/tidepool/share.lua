@@ -1,4 +1,5 @@
---- Large constants: values that are encoded once, and decoded once by each worker that uses them. See tidepool.share.
+--- Large constants: values that are encoded once, and decoded once by each worker that uses them.
+-- See tidepool.share.
 
 local check = require "tidepool.base.check"
 local core = require "tidepool.core"
@@ -56,7 +57,8 @@ function share.new(value, extra)
   return self
 end
 
---- The value: in the script the one that was shared, in each worker one copy, which all of its inputs see.
+--- The value: in the script the one that was shared, in each worker one copy, which all of its
+-- inputs see.
 ---@return any
 function Shared:__call(extra)
   check.no_more(extra, "a shared value", "no arguments")

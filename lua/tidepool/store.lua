@@ -16,7 +16,8 @@ local store = {}
 ---@class tidepool.Dict
 local dict = {}
 
---- A queue of values that the script and all workers share: each comes out once, the first one first.
+--- A queue of values that the script and all workers share: each comes out once, the first one
+-- first.
 ---@class tidepool.Queue
 local queue = {}
 
@@ -111,7 +112,8 @@ local function put(who, self, key, value, version)
   return is_put
 end
 
---- Sets a key's value, to a copy of it as it is now. With { if_absent = true } only where the key has none. Gives whether it was put.
+--- Sets a key's value, to a copy of it as it is now. With { if_absent = true } only where the key
+-- has none. Gives whether it was put.
 ---@param key string|number|boolean
 ---@param value any
 ---@param given { if_absent: boolean? }?

@@ -22,8 +22,9 @@ local function is_callable(value)
   return type(value) == "function" or type(meta) == "table" and meta.__call ~= nil
 end
 
---- Runs fn(...) as a task: at once up to the first place where it waits, and on from there while others wait. Inside of it everything that
---- waits lets the others go on, and, where that was some milliseconds ago, what starts something does too.
+--- Runs fn(...) as a task: at once up to the first place where it waits, and on from there while
+--- others wait. Inside of it everything that waits lets the others go on, and, where that was some
+--- milliseconds ago, what starts something does too.
 ---@param fn function
 ---@param ... any     its arguments
 ---@return tidepool.Task
@@ -78,7 +79,8 @@ function Task:done(extra)
   return self:_settle()
 end
 
---- Raises a failure of kind "cancelled" inside the task, where it waits, or next does. One that has ended stays as it is.
+--- Raises a failure of kind "cancelled" inside the task, where it waits, or next does. One that has
+-- ended stays as it is.
 function Task:cancel(extra)
   check.self(self, Task, "task", "cancel")
   check.no_more(extra, "task:cancel", "no arguments")

@@ -1,4 +1,5 @@
---- Tasks: calls, maps and sleeps that yield inside tidepool.async, and what becomes of tasks at the end.
+--- Tasks: calls, maps and sleeps that yield inside tidepool.async, and what becomes of tasks at the
+-- end.
 
 local tidepool = require "tidepool"
 local support = require "tests.support"
@@ -1129,7 +1130,8 @@ describe("At a script's end", function()
 end)
 
 describe("A time that never comes", function()
-  -- In processes of their own: what waits for ever is ended by what else happens, and takes no processor time.
+  -- In processes of their own: what waits for ever is ended by what else happens, and takes no
+  -- processor time.
   local function check(code)
     local done = support.run_script("local SANITIZED = " .. tostring(support.sanitized) .. [[
 

@@ -16,8 +16,8 @@ function put(...) for i = 1, select("#", ...) do io.write(tostring((select(i, ..
 function hits(f) local s = f:stats() return s.hits .. "/" .. s.misses end
 ]]
 
---- Runs scripts one after the other in one folder with a cache of its own. Gives for each what it printed, its errors, its code, and the inputs that
---- it ran.
+--- Runs scripts one after the other in one folder with a cache of its own. Gives for each what it
+--- printed, its errors, its code, and the inputs that it ran.
 local function runs(...)
   local dir, all = support.temp_dir(), {}
   for i, script in ipairs { ... } do

@@ -9,7 +9,8 @@ local command = tidepool.command
 describe("tidepool.command", function()
   local app = tidepool.App "commands"
 
-  --- Is a process with that word in its command line there? (The word is put together, so that who looks is not found.)
+  --- Is a process with that word in its command line there? (The word is put together, so that who
+  -- looks is not found.)
   local function is_running(word)
     return command({ "pgrep", "-f", word:sub(1, -2) .. "[" .. word:sub(-1) .. "]", check = false }).status == 0
   end

@@ -1,4 +1,5 @@
---- gather, wait and as_completed, in the script, in tasks and in mapped functions, over calls, tasks and maps.
+--- gather, wait and as_completed, in the script, in tasks and in mapped functions, over calls,
+-- tasks and maps.
 
 local tidepool = require "tidepool"
 local support = require "tests.support"

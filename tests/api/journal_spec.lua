@@ -1,9 +1,11 @@
---- A map with a journal: run again, it does what is missing or has changed, and gives the rest from the file.
+--- A map with a journal: run again, it does what is missing or has changed, and gives the rest from
+-- the file.
 
 -- luacheck: ignore 113
 local support = require "tests.support"
 
---- A script with a function `f` that notes each input that it runs, and `put`, which prints results.
+--- A script with a function `f` that notes each input that it runs, and `put`, which prints
+-- results.
 local head = [[
   local tidepool = require "tidepool"
   local support = require "tests.support"
@@ -32,7 +34,8 @@ local function run_in(dir, script, options)
   return support.run_script(source, options)
 end
 
---- Runs versions of a script one after the other, on one journal. Gives for each what it printed, said on stderr, and which inputs it ran.
+--- Runs versions of a script one after the other, on one journal. Gives for each what it printed,
+-- said on stderr, and which inputs it ran.
 local function runs(...)
   local dir, all = support.temp_dir(), {}
   for i, script in ipairs { ... } do
@@ -378,7 +381,8 @@ describe("A journal", function()
     assert.truthy(done.err:find "^tidepool: f: went on without its journal: ", done.err)
   end)
 
-  --- A launcher that mounts something at the folder, for the program alone; nil without the right to.
+  --- A launcher that mounts something at the folder, for the program alone; nil without the right
+  -- to.
   local function mounting(options, at)
     if os.execute "unshare -rm true 2>/dev/null" ~= 0 then return nil end
     os.execute("mkdir -p " .. at)
@@ -475,7 +479,8 @@ describe("A journal", function()
     ]]
     local done = runs(script)
     local path = done.dir .. "/run.db"
-    -- A function (tag b6), a reference (c6), a table of four billion items, bytes that are none, and numbers in strange places.
+    -- A function (tag b6), a reference (c6), a table of four billion items, bytes that are none,
+    -- and numbers in strange places.
     for _, value in ipairs { "x'0101b6'",
       "x'0101c600000000'", "x'0101b2ffffffffffffffff'", "x'01'", "x'02ff'", "x''", "x'01ff'", "x'0101bc05000000'" } do
       sql(path, "update items set result = " .. value .. " where id & 1 = 0")

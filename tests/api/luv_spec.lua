@@ -54,7 +54,8 @@ describe("luv", function()
       local port = server:getsockname().port
       local map_is_done, echoed = false, 0
 
-      -- Each echo needs items of the map to be taken between; the map needs an echo before it goes on.
+      -- Each echo needs items of the map to be taken between; the map needs an echo before it goes
+      -- on.
       local function client()
         local socket = uv.new_tcp()
         await(socket.connect, socket, "127.0.0.1", port)

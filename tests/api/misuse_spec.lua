@@ -1,4 +1,5 @@
---- Calls that say something else than what was meant: an error at the caller's line, never a result that is silently another one.
+--- Calls that say something else than what was meant: an error at the caller's line, never a result
+-- that is silently another one.
 
 local tidepool = require "tidepool"
 local support = require "tests.support"

@@ -1,5 +1,6 @@
---- Every mistake of a user is one clear message with the user's own file and line, and changes nothing.
--- In these specs the wrong call stands on the line of the function that `mistake` is given.
+--- Every mistake of a user is one clear message with the user's own file and line, and changes
+-- nothing. In these specs the wrong call stands on the line of the function that `mistake` is
+-- given.
 
 local tidepool = require "tidepool"
 local support = require "tests.support"

@@ -1,4 +1,5 @@
---- A map with a journal that was left in the middle: what is run again is what is missing, and all is as if nothing had happened.
+--- A map with a journal that was left in the middle: what is run again is what is missing, and all
+-- is as if nothing had happened.
 
 -- luacheck: ignore 113
 local support = require "tests.support"
@@ -6,7 +7,8 @@ local tidepool = require "tidepool"
 
 local contains = support.contains
 
---- A script whose `counted` functions note what they run, and fail for the input that stands in the file `bad`.
+--- A script whose `counted` functions note what they run, and fail for the input that stands in the
+-- file `bad`.
 local head = [[
   local tidepool = require "tidepool"
   local support = require "tests.support"
@@ -36,8 +38,9 @@ local function run(dir, script, options)
   return { out = done.stdout, err = done.stderr, code = done.code, ran = ran, n = n }
 end
 
---- Runs a script without a journal, then with one and a bad input, then with it again. What the first and the last print is the same, and nothing has
---- run twice but the bad input. JOURNAL in it stands for the file. Gives the last two.
+--- Runs a script without a journal, then with one and a bad input, then with it again. What the
+--- first and the last print is the same, and nothing has run twice but the bad input. JOURNAL in it
+--- stands for the file. Gives the last two.
 local function resumed(script, bad, options)
   local dir = support.temp_dir()
   local whole = run(dir, (script:gsub("JOURNAL", "false")), options)
@@ -144,7 +147,8 @@ describe("The option halt of a map with a journal", function()
     ]]
     local first = run(dir, script:format(100, "run"))
     assert.equal("halted \n", first.out)
-    -- Failures of the file count, too: it is halted at the same place again, and has nothing to run but what was ahead of it.
+    -- Failures of the file count, too: it is halted at the same place again, and has nothing to run
+    -- but what was ahead of it.
     local kept = run(dir, script:format(100, "keep"))
     assert.equal("halted \n", kept.out)
     for x = 1, 30 do assert.is_nil(kept.ran[tostring(x)]) end

@@ -8,13 +8,13 @@
 #include <poll.h>
 
 /* Fails a test with the library's message. */
-#define OK(call)                                                                                                   \
-    do {                                                                                                           \
-        tp_error ok_err_ = { 0 };                                                                                  \
-        tp_error *e = &ok_err_;                                                                                    \
-        int ok_rc_ = (call);                                                                                       \
-        CHECK_STR("", e->message);                                                                                 \
-        CHECK_INT(0, ok_rc_);                                                                                      \
+#define OK(call)                   \
+    do {                           \
+        tp_error ok_err_ = { 0 };  \
+        tp_error *e = &ok_err_;    \
+        int ok_rc_ = (call);       \
+        CHECK_STR("", e->message); \
+        CHECK_INT(0, ok_rc_);      \
     } while (0)
 
 __attribute__((unused)) static tp_host *open_host(void)

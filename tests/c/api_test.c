@@ -15,11 +15,13 @@
 
 TEST(an_interrupt_ends_what_waits_and_may_be_forgotten)
 {
-    static const char code[] = "require('tidepool').App 'a':func(function(x) return x end):map({ 1, 2 }):list()";
+    static const char code[] =
+        "require('tidepool').App 'a':func(function(x) return x end):map({ 1, 2 }):list()";
     /* Results that are there need no wait, so that these must not be. */
-    static const char slow[] = "require('tidepool').App 'a':func(function()"
-                               "  local ffi = require 'ffi' ffi.cdef 'int usleep(unsigned)' ffi.C.usleep(500000)"
-                               "end):map({ 1 }):list()";
+    static const char slow[] =
+        "require('tidepool').App 'a':func(function()"
+        "  local ffi = require 'ffi' ffi.cdef 'int usleep(unsigned)' ffi.C.usleep(500000)"
+        "end):map({ 1 }):list()";
     tp_host *host = open_host();
     tp_error err = { 0 };
     tp_host_interrupt(host);
@@ -49,8 +51,9 @@ TEST(an_interrupt_ends_the_map_that_is_waited_for)
     for (int reads = 0; reads < 2; reads++) {
         tp_error err = { 0 };
         pthread_t thread;
-        OK(tp_map_doubles(&map, from_lua(host, "return function(x) require('tidepool').sleep(0.3) return x end"), (const double *[]){ x }, 1, 8,
-                          NULL, e));
+        OK(tp_map_doubles(
+            &map, from_lua(host, "return function(x) require('tidepool').sleep(0.3) return x end"),
+            (const double *[]){ x }, 1, 8, NULL, e));
         CHECK_INT(0, pthread_create(&thread, NULL, interrupt_soon, host));
         CHECK_INT(-1, reads ? tp_map_read_doubles(map, x, 8, &err) : tp_map_next(map, &r, &err));
         pthread_join(thread, NULL);
@@ -174,7 +177,8 @@ TEST(results_are_read_into_an_array)
     tp_map_close(map);
 
     err = (tp_error){ 0 };
-    OK(tp_map_doubles(&map, from_lua(host, "return function(x) return tostring(x) end"), columns, 1, 10, NULL, e));
+    OK(tp_map_doubles(&map, from_lua(host, "return function(x) return tostring(x) end"), columns, 1,
+                      10, NULL, e));
     CHECK_INT(TP_NEXT_FAILED, tp_map_read_doubles(map, y, 9, &err));
     CHECK_STR("the result of input 1 is not one number but string", err.message);
     CHECK_INT(TP_EUSAGE, err.code);
@@ -192,15 +196,18 @@ TEST(the_next_result_may_need_a_retry_however_long_it_is_delayed)
     for (int i = 0; i < N; i++)
         x[i] = i;
     for (size_t d = 0; d < sizeof delays / sizeof *delays; d++) {
-        tp_pair timing[] = { { tp_string("max"), tp_number(1) }, { tp_string("initial_delay"), tp_number(delays[d]) } };
+        tp_pair timing[] = { { tp_string("max"), tp_number(1) },
+                             { tp_string("initial_delay"), tp_number(delays[d]) } };
         tp_pair pair;
         tp_value options = option("retries", tp_table(timing, 2), &pair);
         tp_function *f;
         tp_map *map;
         tp_result r;
-        OK(tp_function_from_lua(&f, host, "flaky",
-                                "return function(x) if x % 7 == 0 and require('tidepool').current().attempt == 1 then error 'once' end return x end",
-                                &options, e));
+        OK(tp_function_from_lua(
+            &f, host, "flaky",
+            "return function(x) if x % 7 == 0 and require('tidepool').current().attempt == 1 then "
+            "error 'once' end return x end",
+            &options, e));
         OK(tp_map_doubles(&map, f, (const double *[]){ x }, 1, N, NULL, e));
         for (int i = 0; i < N; i++) {
             CHECK_INT(1, tp_map_next(map, &r, NULL));
@@ -223,7 +230,9 @@ TEST(the_next_result_is_computed_after_a_long_pause)
         x[i] = i;
     tp_map *map;
     tp_result r;
-    OK(tp_map_doubles(&map, from_lua(host, "return function(x) require('tidepool').sleep(0.002) return x end"), (const double *[]){ x }, 1, N, NULL, e));
+    OK(tp_map_doubles(
+        &map, from_lua(host, "return function(x) require('tidepool').sleep(0.002) return x end"),
+        (const double *[]){ x }, 1, N, NULL, e));
     for (int i = 0; i < N; i++) {
         CHECK_INT(1, tp_map_next(map, &r, NULL));
         CHECK(r.values[0].as.number == i);
@@ -237,12 +246,16 @@ TEST(the_next_result_is_computed_after_a_long_pause)
 TEST(a_nan_of_any_bits_is_a_nan)
 {
     tp_host *host = open_host();
-    union { uint64_t bits; double number; } x[] = { { 0xfffe800000000007 }, { 0x7ff8000000000001 }, { 0xffffffffffffffff } };
+    union {
+        uint64_t bits;
+        double number;
+    } x[] = { { 0xfffe800000000007 }, { 0x7ff8000000000001 }, { 0xffffffffffffffff } };
     double flat[3];
     memcpy(flat, x, sizeof flat);
     const double *columns[] = { flat };
     tp_map *map;
-    OK(tp_map_doubles(&map, from_lua(host, "return function(x) return type(x), x ~= x end"), columns, 1, 3, NULL, e));
+    OK(tp_map_doubles(&map, from_lua(host, "return function(x) return type(x), x ~= x end"),
+                      columns, 1, 3, NULL, e));
     tp_result r;
     for (int i = 0; i < 3; i++) {
         CHECK_INT(1, tp_map_next(map, &r, NULL));
@@ -257,7 +270,8 @@ TEST(byte_strings_keep_every_byte)
     tp_host *host = open_host();
     tp_map *map;
     const tp_span inputs[] = { { "a\0b", 3 }, { NULL, 0 }, { "\xff\n", 2 } };
-    OK(tp_map_bytes(&map, from_lua(host, "return function(s) return s .. '|', #s end"), inputs, 3, NULL, e));
+    OK(tp_map_bytes(&map, from_lua(host, "return function(s) return s .. '|', #s end"), inputs, 3,
+                    NULL, e));
     tp_result r;
     CHECK_INT(1, tp_map_next(map, &r, NULL));
     CHECK_INT(TP_BYTES, r.values[0].kind);
@@ -276,9 +290,12 @@ TEST(values_of_all_kinds_go_there_and_back)
     tp_host *host = open_host();
     tp_map *map;
     tp_value items[] = { tp_number(1), tp_string("two"), tp_boolean(1) };
-    tp_pair pairs[] = { { tp_string("list"), tp_list(items, 3) }, { tp_number(7), tp_number(-0.0) }, { tp_boolean(0), tp_nil() } };
+    tp_pair pairs[] = { { tp_string("list"), tp_list(items, 3) },
+                        { tp_number(7), tp_number(-0.0) },
+                        { tp_boolean(0), tp_nil() } };
     tp_value row[] = { tp_table(pairs, 3), tp_nil(), tp_list(NULL, 0), tp_boolean(0) };
-    OK(tp_map_values(&map, from_lua(host, "return function(...) return select('#', ...), ... end"), row, 4, 1, NULL, e));
+    OK(tp_map_values(&map, from_lua(host, "return function(...) return select('#', ...), ... end"),
+                     row, 4, 1, NULL, e));
     tp_result r;
     CHECK_INT(1, tp_map_next(map, &r, NULL));
     CHECK_INT(5, r.n);
@@ -304,14 +321,17 @@ TEST(a_result_that_does_not_reach_c_fails_by_name)
     tp_error err = { 0 };
     tp_result r;
     tp_value row[] = { tp_nil() };
-    OK(tp_map_values(&map, from_lua(host, "return function() return 1, { f = print } end"), row, 1, 1, NULL, e));
+    OK(tp_map_values(&map, from_lua(host, "return function() return 1, { f = print } end"), row, 1,
+                     1, NULL, e));
     CHECK_INT(-1, tp_map_next(map, &r, &err));
     CHECK_STR("result 2: a function does not reach C", err.message);
     CHECK_INT(TP_NO_INDEX, r.index);
     err = (tp_error){ 0 };
-    OK(tp_map_values(&map, from_lua(host, "return function() local t = {} t[1] = t return t end"), row, 1, 1, NULL, e));
+    OK(tp_map_values(&map, from_lua(host, "return function() local t = {} t[1] = t return t end"),
+                     row, 1, 1, NULL, e));
     CHECK_INT(-1, tp_map_next(map, &r, &err));
-    CHECK_STR("result 1: a table that is nested too deep, or in itself, does not reach C", err.message);
+    CHECK_STR("result 1: a table that is nested too deep, or in itself, does not reach C",
+              err.message);
     tp_host_close(host);
 }
 
@@ -331,7 +351,8 @@ TEST(no_inputs_give_no_results)
 
 /* ---- failures ---- */
 
-static const char fails_at_3[] = "return function(x)\n  if x == 3 then error { code = 7 } end\n  return x\nend";
+static const char fails_at_3[] =
+    "return function(x)\n  if x == 3 then error { code = 7 } end\n  return x\nend";
 
 TEST(a_failure_ends_the_map_at_its_place)
 {
@@ -371,7 +392,8 @@ TEST(with_return_exceptions_the_failure_is_a_result)
     tp_result r;
     tp_pair pair;
     tp_value options = option("return_exceptions", tp_boolean(1), &pair);
-    OK(tp_map_doubles(&map, from_lua(host, fails_at_3), (const double *[]){ x }, 1, 3, &options, e));
+    OK(tp_map_doubles(&map, from_lua(host, fails_at_3), (const double *[]){ x }, 1, 3, &options,
+                      e));
     CHECK_INT(1, tp_map_next(map, &r, NULL));
     CHECK(!r.failure);
     CHECK_INT(1, tp_map_next(map, &r, NULL));
@@ -389,7 +411,8 @@ TEST(a_message_is_cut_between_characters)
     for (int i = 0; i < 4; i++) {
         char code[100];
         tp_error err = { 0 };
-        int n = snprintf(code, sizeof code, "error(('x'):rep(%d) .. ('\xe2\x82\xac'):rep(400), 0)", i);
+        int n =
+            snprintf(code, sizeof code, "error(('x'):rep(%d) .. ('\xe2\x82\xac'):rep(400), 0)", i);
         CHECK_INT(-1, tp_host_run_string(host, code, (size_t)n, NULL, &err));
         size_t len = strlen(err.message);
         CHECK(len >= sizeof err.message - 4);
@@ -420,7 +443,9 @@ TEST(the_end_a_failure_a_misuse_and_a_timeout_are_told_apart)
     tp_error err;
     tp_map *map;
     tp_result r;
-    OK(tp_map_doubles(&map, from_lua(host, "return function(x) if x == 2 then error('two', 0) end return x end"), columns, 1, 3, NULL, e));
+    OK(tp_map_doubles(
+        &map, from_lua(host, "return function(x) if x == 2 then error('two', 0) end return x end"),
+        columns, 1, 3, NULL, e));
     CHECK_INT(TP_NEXT_REFUSED, tp_map_next(map, NULL, &err));
     CHECK_INT(TP_NEXT_RESULT, tp_map_next(map, &r, &err));
     for (int i = 0; i < 2; i++) {
@@ -456,7 +481,8 @@ TEST(options_are_a_line_each)
     tp_option_list o = tp_no_options();
     tp_option_number(&o, "concurrency_limit", 2);
     tp_option_string(&o, "executor", "inline");
-    OK(tp_function_from_lua(&f, host, "f", "return function(x) error('x') end", tp_option_table(&o), e));
+    OK(tp_function_from_lua(&f, host, "f", "return function(x) error('x') end", tp_option_table(&o),
+                            e));
     o = tp_no_options();
     tp_option_boolean(&o, "return_exceptions", 1);
     OK(tp_map_doubles(&map, f, columns, 1, 2, tp_option_table(&o), e));
@@ -489,11 +515,11 @@ TEST(code_is_run_and_called_by_name)
     tp_host *host;
     tp_config config = { .size = sizeof config, .workers = 2, .write = keep_line };
     OK(tp_host_open(&host, &config, e));
-    static const char code[] =
-        "local app = require('tidepool').App 'math'\n"
-        "half = app:func(function(x) print('half', x) return x / 2 end)\n"
-        "function add(a, b) return a + b, { 'sum' } end\n"
-        "app:main { name = 'go' } (function(x) local t = half:map({ x, x }):list() return t[1] + t[2] end)\n";
+    static const char code[] = "local app = require('tidepool').App 'math'\n"
+                               "half = app:func(function(x) print('half', x) return x / 2 end)\n"
+                               "function add(a, b) return a + b, { 'sum' } end\n"
+                               "app:main { name = 'go' } (function(x) local t = half:map({ x, x "
+                               "}):list() return t[1] + t[2] end)\n";
     OK(tp_host_run_string(host, code, strlen(code), NULL, e));
     tp_values out;
     tp_value args[] = { tp_number(3), tp_number(4) };
@@ -507,7 +533,8 @@ TEST(code_is_run_and_called_by_name)
     OK(tp_host_call(&out, host, NULL, args, 1, e));
     CHECK(out.items[0].as.number == 3);
     OK(tp_host_call(NULL, host, "half", args, 1, e));
-    OK(tp_host_call(&out, host, "table.concat", (tp_value[]){ tp_list(args, 2), tp_string("-") }, 2, e));
+    OK(tp_host_call(&out, host, "table.concat", (tp_value[]){ tp_list(args, 2), tp_string("-") }, 2,
+                    e));
     CHECK_STR("3-4", out.items[0].as.bytes);
     tp_function *f;
     tp_map *map;
@@ -521,9 +548,9 @@ TEST(code_is_run_and_called_by_name)
 
 TEST(nothing_that_lua_code_writes_reaches_the_files_of_the_program)
 {
-    static const char code[] =
-        "local function say(x) print('a') io.write('b\\n') io.stdout:write('c\\n') io.stderr:write('d\\n') return x end\n"
-        "say() require('tidepool').App('t'):func(say):map({ 1 }):list()\n";
+    static const char code[] = "local function say(x) print('a') io.write('b\\n') "
+                               "io.stdout:write('c\\n') io.stderr:write('d\\n') return x end\n"
+                               "say() require('tidepool').App('t'):func(say):map({ 1 }):list()\n";
     char path[] = "/tmp/tidepool_api_test_XXXXXX", found[10];
     int file = mkstemp(path), kept[2] = { dup(1), dup(2) };
     unlink(path);
@@ -531,7 +558,9 @@ TEST(nothing_that_lua_code_writes_reaches_the_files_of_the_program)
     dup2(file, 2);
     for (int is_kept = 0; is_kept < 2; is_kept++) {
         tp_host *host;
-        tp_config config = { .size = sizeof config, .workers = 2, .write = is_kept ? keep_line : NULL };
+        tp_config config = { .size = sizeof config,
+                             .workers = 2,
+                             .write = is_kept ? keep_line : NULL };
         OK(tp_host_open(&host, &config, e));
         OK(tp_host_run_string(host, code, strlen(code), NULL, e));
         tp_host_close(host);
@@ -575,9 +604,10 @@ TEST(names_that_are_not_there_or_not_clear_are_told)
     err = (tp_error){ 0 };
     CHECK_INT(-1, tp_host_call(NULL, host, NULL, NULL, 0, &err));
     CHECK_STR("there is no entry (app:main)", err.message);
-    static const char code[] = "for _, name in ipairs { 'a', 'b' } do\n"
-                               "  local app = require('tidepool').App(name)\n"
-                               "  app:func { name = 'f' } (function() end)\n  app:main(function() end)\nend";
+    static const char code[] =
+        "for _, name in ipairs { 'a', 'b' } do\n"
+        "  local app = require('tidepool').App(name)\n"
+        "  app:func { name = 'f' } (function() end)\n  app:main(function() end)\nend";
     OK(tp_host_run_string(host, code, strlen(code), NULL, e));
     tp_function *f;
     err = (tp_error){ 0 };
@@ -625,8 +655,11 @@ TEST(code_that_is_run_again_makes_its_apps_again)
     tp_values values;
     char code[200];
     for (int i = 1; i <= 50; i++) {
-        snprintf(code, sizeof code, "local app = require('tidepool').App 'job'\n"
-                                    "app:func { name = 'f' } (function() return %d end)\napp:main { name = 'm' } (function() end)", i);
+        snprintf(code, sizeof code,
+                 "local app = require('tidepool').App 'job'\n"
+                 "app:func { name = 'f' } (function() return %d end)\napp:main { name = 'm' } "
+                 "(function() end)",
+                 i);
         OK(tp_host_run_string(host, code, strlen(code), "=job", e));
     }
     OK(tp_function_find(&f, host, "f", e));
@@ -638,7 +671,8 @@ TEST(code_that_is_run_again_makes_its_apps_again)
     CHECK_INT(-1, tp_host_run_string(host, code, strlen(code), "=job", &err));
     OK(tp_function_find(&f, host, "f", e));
     /* Other code has Apps of its own. */
-    static const char other[] = "require('tidepool').App 'job':func { name = 'g' } (function() return 'g' end)";
+    static const char other[] =
+        "require('tidepool').App 'job':func { name = 'g' } (function() return 'g' end)";
     OK(tp_host_run_string(host, other, strlen(other), NULL, e));
     OK(tp_host_run_string(host, other, strlen(other), NULL, e));
     OK(tp_function_find(&f, host, "f", e));
@@ -693,7 +727,8 @@ TEST(a_c_function_fails_with_its_message)
     atomic_int calls = 0;
     tp_pair pair;
     tp_value options = option("return_exceptions", tp_boolean(1), &pair);
-    tp_value rows[] = { tp_string("no"), tp_number(-1), tp_number(2), tp_list((tp_value[]){ tp_nil() }, 0) };
+    tp_value rows[] = { tp_string("no"), tp_number(-1), tp_number(2),
+                        tp_list((tp_value[]){ tp_nil() }, 0) };
     OK(tp_function_from_c(&f, host, "scale", count_and_scale, &calls, NULL, e));
     OK(tp_map_values(&map, f, rows, 1, 4, &options, e));
     CHECK_INT(1, tp_map_next(map, &r, NULL));
@@ -923,7 +958,8 @@ TEST(a_host_whose_worker_does_not_rest_is_left_and_may_be_closed_later)
     tp_error err = { 0 };
     CHECK_INT(-1, tp_map_next(map, &r, &err));
     CHECK(*err.message && tp_map_failure(map));
-    CHECK(tp_map_doubles(&refused, other, (const double *[]){ x }, 1, 8, NULL, NULL) == -1 || tp_map_next(refused, &r, NULL) == -1);
+    CHECK(tp_map_doubles(&refused, other, (const double *[]){ x }, 1, 8, NULL, NULL) == -1 ||
+          tp_map_next(refused, &r, NULL) == -1);
     tp_map_close(map);
     tp_function_close(other);
     CHECK(atomic_load(&g.has_begun) <= 3); /* one a worker: what had not begun is not begun */
@@ -1037,13 +1073,13 @@ TEST(two_hosts_share_nothing)
 /* NULL, or what went wrong. */
 static void *map_in_own_state(void *user)
 {
-    static const char code[] =
-        "local tidepool = require 'tidepool'\n"
-        "local f = tidepool.App('t'):func(function(x) return x end)\n"
-        "local sum = 0\n"
-        "for _, y in tidepool.App('own'):func(function(x) return 2 * x end):map(tidepool.range(1000)) do sum = sum + y end\n"
-        "running = f:spawn_map(tidepool.range(math.huge))\n"
-        "return sum";
+    static const char code[] = "local tidepool = require 'tidepool'\n"
+                               "local f = tidepool.App('t'):func(function(x) return x end)\n"
+                               "local sum = 0\n"
+                               "for _, y in tidepool.App('own'):func(function(x) return 2 * x "
+                               "end):map(tidepool.range(1000)) do sum = sum + y end\n"
+                               "running = f:spawn_map(tidepool.range(math.huge))\n"
+                               "return sum";
     tp_error err = { 0 };
     tp_config config = { .size = sizeof config, .workers = 2 };
     for (int i = 0; i < 5; i++) {
@@ -1082,7 +1118,8 @@ TEST(a_state_may_be_closed_after_a_task_of_its_own)
 {
     static const char code[] = "local tidepool = require 'tidepool'\n"
                                "tidepool.async(function() tidepool.sleep(1000) end)\n"
-                               "local ok, why = pcall(tidepool.App('t'):func(function() error { code = 7 } end).remote, 1)\n"
+                               "local ok, why = pcall(tidepool.App('t'):func(function() error { "
+                               "code = 7 } end).remote, 1)\n"
                                "return ok";
     tp_host *host = open_host();
     lua_State *L = luaL_newstate();
@@ -1092,7 +1129,8 @@ TEST(a_state_may_be_closed_after_a_task_of_its_own)
     lua_close(L);
     double x[] = { 1 }, y[1];
     tp_map *map;
-    OK(tp_map_doubles(&map, from_lua(host, square), (const double *[]){ x }, 1, 1, NULL, e)); /* the host is as it was */
+    OK(tp_map_doubles(&map, from_lua(host, square), (const double *[]){ x }, 1, 1, NULL,
+                      e)); /* the host is as it was */
     OK(tp_map_read_doubles(map, y, 1, e));
     tp_host_close(host);
 }
@@ -1153,7 +1191,8 @@ static _Atomic int n_getenv;
 /* In the place of the C library's, for all that this program is made of. */
 char *getenv(const char *name)
 {
-    if (is_watching && strcmp(name, "LUA_PATH") != 0 && strcmp(name, "LUA_CPATH") != 0) /* LuaJIT asks for these, and drops the answer */
+    if (is_watching && strcmp(name, "LUA_PATH") != 0 &&
+        strcmp(name, "LUA_CPATH") != 0) /* LuaJIT asks for these, and drops the answer */
         n_getenv++;
     for (char **at = environ; at && *at; at++) {
         size_t len = strlen(name);
@@ -1171,7 +1210,8 @@ TEST(the_environment_is_not_read)
     double x[] = { 1, 2, 3 };
     tp_map *map;
     tp_result r;
-    OK(tp_map_doubles(&map, from_lua(host, "return function(x) return package.path end"), (const double *[]){ x }, 1, 3, NULL, e));
+    OK(tp_map_doubles(&map, from_lua(host, "return function(x) return package.path end"),
+                      (const double *[]){ x }, 1, 3, NULL, e));
     while (tp_map_next(map, &r, NULL) > 0)
         CHECK(!strstr(r.values[0].as.bytes, "/nowhere"));
     tp_host_close(host);
@@ -1207,7 +1247,8 @@ static void on_result(void *user, tp_map *map, tp_next status, const tp_result *
         s->ended++;
     } else {
         s->failed++;
-        snprintf(s->message, sizeof s->message, "%s: %s", tp_map_failure(map)->kind, tp_map_failure(map)->message);
+        snprintf(s->message, sizeof s->message, "%s: %s", tp_map_failure(map)->kind,
+                 tp_map_failure(map)->message);
     }
 }
 
@@ -1440,7 +1481,8 @@ TEST(results_come_back_in_a_libuv_loop)
     tp_map *maps[2];
     sink s[2] = { 0 };
     for (int i = 0; i < 2; i++) {
-        OK(tp_map_doubles(&maps[i], from_lua(host, square), (const double *[]){ x }, 1, 3, NULL, e));
+        OK(tp_map_doubles(&maps[i], from_lua(host, square), (const double *[]){ x }, 1, 3, NULL,
+                          e));
         OK(tp_map_on_result(maps[i], on_result, &s[i], e));
     }
     CHECK_INT(0, uv_run(&loop, UV_RUN_DEFAULT)); /* returns when both are over */
@@ -1519,7 +1561,8 @@ TEST(a_function_from_source_text_runs_on_a_device)
     tp_map *map;
     tp_error err = { 0 };
     OK(tp_function_from_lua(&f, host, "f", square, &options, e));
-    OK(tp_function_from_lua(&g, host, "f", "return function(x) return x + 10 end", &options, e)); /* of the same name */
+    OK(tp_function_from_lua(&g, host, "f", "return function(x) return x + 10 end", &options,
+                            e)); /* of the same name */
     int rc = tp_map_doubles(&map, f, columns, 1, 3, NULL, &err);
     if (rc)
         CHECK(strstr(err.message, "OpenCL")); /* there is no device here */

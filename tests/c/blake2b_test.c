@@ -1,5 +1,6 @@
-/* blake2b_test.c: BLAKE2b gives the hashes that others give: the example of RFC 7693 (appendix A), the first of the BLAKE2 authors' vectors with a key,
- * and, for lengths around its blocks, what Python's hashlib says. */
+/* blake2b_test.c: BLAKE2b gives the hashes that others give: the example of RFC 7693 (appendix A),
+ * the first of the BLAKE2 authors' vectors with a key, and, for lengths around its blocks, what
+ * Python's hashlib says. */
 #include "base/blake2b.h"
 #include "harness.h"
 
@@ -38,12 +39,16 @@ TEST(the_example_of_the_rfc)
     tp_blake2b_end(&b, out);
     for (size_t i = 0; i < sizeof out; i++)
         snprintf(text + 2 * i, 3, "%02x", out[i]);
-    CHECK_STR("ba80a53f981c4d0d6a2797b69f12f6e94c212f14685ac4b74b12bb6fdbffa2d17d87c5392aab792dc252d5de4533cc9518d38aa8dbf1925ab92386edd4009923", text);
+    CHECK_STR("ba80a53f981c4d0d6a2797b69f12f6e94c212f14685ac4b74b12bb6fdbffa2d17d87c5392aab792dc252"
+              "d5de4533cc9518d38aa8dbf1925ab92386edd4009923",
+              text);
 }
 
 TEST(the_authors_first_vector_with_a_key)
 {
-    check_hash("10ebb67700b1868efb4417987acf4690ae9d972fb7a590c2f02871799aaa4786b5e996e8f0f4eb981fc214b005f42d2ff4233499391653df7aefcbc13fc51568", 64, 64, 0);
+    check_hash("10ebb67700b1868efb4417987acf4690ae9d972fb7a590c2f02871799aaa4786b5e996e8f0f4eb981fc"
+               "214b005f42d2ff4233499391653df7aefcbc13fc51568",
+               64, 64, 0);
 }
 
 TEST(with_a_key_around_blocks)

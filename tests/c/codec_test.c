@@ -1,7 +1,8 @@
-/* codec_test.c: what travels, what is refused and how, and what bad bytes and failing allocations do.
+/* codec_test.c: what travels, what is refused and how, and what bad bytes and failing allocations
+ * do.
  *
- * Two Lua states play the host and the worker. Most tests are Lua: a chunk that returns values in one state, and a chunk that
- * receives them as `...` in the other and asserts. */
+ * Two Lua states play the host and the worker. Most tests are Lua: a chunk that returns values in
+ * one state, and a chunk that receives them as `...` in the other and asserts. */
 #include "codec/codec.h"
 #include "harness.h"
 
@@ -14,15 +15,15 @@
 #define countof(a) (sizeof(a) / sizeof *(a))
 
 /* A test with both states open, which must be closable after it. */
-#define CODEC_TEST(name)                                                                                           \
-    static void name##_open(void);                                                                                 \
-    TEST(name)                                                                                                     \
-    {                                                                                                              \
-        alarm(600);                                                                                                \
-        open_states();                                                                                             \
-        name##_open();                                                                                             \
-        close_states();                                                                                            \
-    }                                                                                                              \
+#define CODEC_TEST(name)           \
+    static void name##_open(void); \
+    TEST(name)                     \
+    {                              \
+        alarm(600);                \
+        open_states();             \
+        name##_open();             \
+        close_states();            \
+    }                              \
     static void name##_open(void)
 
 __attribute__((noreturn, format(printf, 1, 2)))
@@ -38,7 +39,8 @@ static void fail(const char *format, ...)
 
 /* ---- states ---- */
 
-/* An allocator over malloc, so that AddressSanitizer sees the Lua heap. It can fail the n-th allocation. */
+/* An allocator over malloc, so that AddressSanitizer sees the Lua heap. It can fail the n-th
+ * allocation. */
 struct heap {
     long fail_at; /* counts down to the allocation that fails; negative: none */
     size_t used, peak;
@@ -149,7 +151,8 @@ static int encode_top(lua_State *L, int n, unsigned flags, tp_error *err)
 }
 
 /* What `make` returns in one state, given to `check` in the other. */
-static void move(lua_State *from, lua_State *to, const char *make, const char *check, unsigned flags)
+static void move(lua_State *from, lua_State *to, const char *make, const char *check,
+                 unsigned flags)
 {
     tp_error err = { 0 };
     lua_settop(from, 0);
@@ -184,7 +187,9 @@ static void refuse(const char *make, const char *text)
     if (encode_top(A, lua_gettop(A), 0, &err) == 0)
         fail("was not refused: %s", make);
     CHECK(buf.len == 0 && buf.nrefs == 0);
-    const char *rest = strncmp(err.message, text, strlen(text)) == 0 ? err.message + strlen(text) : "?"; /* what to do instead, in brackets */
+    const char *rest = strncmp(err.message, text, strlen(text)) == 0
+                           ? err.message + strlen(text)
+                           : "?"; /* what to do instead, in brackets */
     if ((*rest && strncmp(rest, " (", 2) != 0) || err.code != TP_ECODEC)
         fail("got  %s\n    want %s", err.message, text);
     lua_settop(A, 0);
@@ -194,7 +199,8 @@ static void refuse(const char *make, const char *text)
 
 CODEC_TEST(plain_values)
 {
-    send("return nil, true, false, 0, 1, -1, 127, 128, -128, -129, 2^31, -2^31, 2^53+1, 1.5, 'x', nil",
+    send("return nil, true, false, 0, 1, -1, 127, 128, -128, -129, 2^31, -2^31, 2^53+1, 1.5, 'x', "
+         "nil",
          "local t = {...} assert(select('#', ...) == 16)\n"
          "assert(t[1] == nil and t[2] == true and t[3] == false)\n"
          "local want = {0, 1, -1, 127, 128, -128, -129, 2^31, -2^31, 2^53+1, 1.5, 'x'}\n"
@@ -209,14 +215,18 @@ CODEC_TEST(numbers_bit_for_bit)
     send("return -0, 0/0, 1/0, -1/0, 1e308, 5e-324, 0x1p-1022, 2^31-1, 2^31, -2^31-1",
          "local z, nan, inf, ninf, a, b, c, d, e, f = ...\n"
          "assert(1/z == -1/0) assert(nan ~= nan) assert(inf == 1/0) assert(ninf == -1/0)\n"
-         "assert(a == 1e308 and b == 5e-324 and c == 0x1p-1022 and d == 2147483647 and e == 2147483648 and f == -2147483649)");
-    const char *make = "math.randomseed(42) local t = {}\n"
-                       "for i = 1, 100000 do t[i] = (math.random() - .5) * 2 ^ math.random(-1000, 1000) end\n"
-                       "t[7] = -0 ";
+         "assert(a == 1e308 and b == 5e-324 and c == 0x1p-1022 and d == 2147483647 and e == "
+         "2147483648 and f == -2147483649)");
+    const char *make =
+        "math.randomseed(42) local t = {}\n"
+        "for i = 1, 100000 do t[i] = (math.random() - .5) * 2 ^ math.random(-1000, 1000) end\n"
+        "t[7] = -0 ";
     char code[512];
     snprintf(code, sizeof code, "%s return t", make);
     char check[512];
-    snprintf(check, sizeof check, "local r = ... %s for i = 1, 100000 do assert(r[i] == t[i], i) end assert(1/r[7] < 0)", make);
+    snprintf(check, sizeof check,
+             "local r = ... %s for i = 1, 100000 do assert(r[i] == t[i], i) end assert(1/r[7] < 0)",
+             make);
     send(code, check);
 }
 
@@ -231,18 +241,23 @@ CODEC_TEST(nan_of_other_bits_is_made_canonical)
 CODEC_TEST(strings)
 {
     const char *make = "local all = {} for i = 0, 255 do all[i + 1] = string.char(i) end\n"
-                       "local t = {'', '\\0', table.concat(all), '\\255\\254', ('y'):rep(31), ('z'):rep(32), ('ab'):rep(2^19)}\n";
+                       "local t = {'', '\\0', table.concat(all), '\\255\\254', ('y'):rep(31), "
+                       "('z'):rep(32), ('ab'):rep(2^19)}\n";
     char code[512], check[600];
     snprintf(code, sizeof code, "%s return t", make);
-    snprintf(check, sizeof check, "local r = ... %s for i = 1, 7 do assert(r[i] == t[i], i) end", make);
+    snprintf(check, sizeof check, "local r = ... %s for i = 1, 7 do assert(r[i] == t[i], i) end",
+             make);
     send(code, check);
-    send("return '\\27LJ\\2 looks like bytecode'", "assert(... == '\\27LJ\\2 looks like bytecode')");
+    send("return '\\27LJ\\2 looks like bytecode'",
+         "assert(... == '\\27LJ\\2 looks like bytecode')");
 }
 
 CODEC_TEST(long_string_is_sent_once)
 {
-    send("local s = ('x'):rep(2^20) local t = {} for i = 1, 100 do t[i] = s end t[s] = s return t, s",
-         "local t, s = ... for i = 1, 100 do assert(t[i] == s) end assert(t[s] == s and #s == 2^20)");
+    send("local s = ('x'):rep(2^20) local t = {} for i = 1, 100 do t[i] = s end t[s] = s return t, "
+         "s",
+         "local t, s = ... for i = 1, 100 do assert(t[i] == s) end assert(t[s] == s and #s == "
+         "2^20)");
     CHECK(buf.len < (1 << 20) + 2000);
 }
 
@@ -258,66 +273,83 @@ CODEC_TEST(too_long_string_is_refused)
 
 CODEC_TEST(tables)
 {
-    send("return {1, nil, 3, n = 5}, {[true] = 1, [1.5] = 2, [-1] = 3, [2^40] = 4, [''] = 5, ['\\0'] = 6, [0] = 7}, {}",
+    send("return {1, nil, 3, n = 5}, {[true] = 1, [1.5] = 2, [-1] = 3, [2^40] = 4, [''] = 5, "
+         "['\\0'] = 6, [0] = 7}, {}",
          "local a, b, c = ... assert(a[1] == 1 and a[2] == nil and a[3] == 3 and a.n == 5)\n"
-         "assert(b[true] == 1 and b[1.5] == 2 and b[-1] == 3 and b[2^40] == 4 and b[''] == 5 and b['\\0'] == 6 and b[0] == 7)\n"
+         "assert(b[true] == 1 and b[1.5] == 2 and b[-1] == 3 and b[2^40] == 4 and b[''] == 5 and "
+         "b['\\0'] == 6 and b[0] == 7)\n"
          "assert(next(c) == nil)");
     send("local k = {} return {[k] = k, [{}] = 1, [print] = 2}, k",
          "local t, k = ... assert(t[k] == k and t[print] == 2)");
 }
 
-/* All ways in which a table may keep its integer keys: array part, hash part, both, with holes, with [0]. */
+/* All ways in which a table may keep its integer keys: array part, hash part, both, with holes,
+ * with [0]. */
 CODEC_TEST(tables_of_all_shapes)
 {
-    const char *make =
-        "math.randomseed(7) local list = {}\n"
-        "for i = 1, 3000 do\n"
-        "  local t, kind = {}, i % 6\n"
-        "  if kind == 0 then t = {1, 2, 3, x = 1, y = 2, z = 3} elseif kind == 1 then t = {nil, 2, nil, 4}\n"
-        "  elseif kind == 2 then t = {[0] = 0, 1, 2} elseif kind == 3 then t = {1, 2, 3, 4, 5, 6, 7, 8, a = 1} end\n"
-        "  for j = 1, math.random(0, 40) do\n"
-        "    local k = math.random(4) == 1 and ('k' .. math.random(9)) or math.random(-1, i % 30 + 1)\n"
-        "    t[k] = math.random(3) > 1 and math.random(1000) or (math.random(2) == 1 and 's' or nil)\n"
-        "  end\n"
-        "  if kind == 5 then for j = 1, 20 do t[j] = j + .5 end for j = 1, math.random(0, 20) do t[j] = nil end end\n"
-        "  list[i] = t\n"
-        "end\n"
-        "local function same(a, b)\n"
-        "  for k, v in pairs(a) do if b[k] ~= v then return false end end\n"
-        "  for k, v in pairs(b) do if a[k] ~= v then return false end end\n"
-        "  return true\n"
-        "end\n";
+    const char *make = "math.randomseed(7) local list = {}\n"
+                       "for i = 1, 3000 do\n"
+                       "  local t, kind = {}, i % 6\n"
+                       "  if kind == 0 then t = {1, 2, 3, x = 1, y = 2, z = 3} elseif kind == 1 "
+                       "then t = {nil, 2, nil, 4}\n"
+                       "  elseif kind == 2 then t = {[0] = 0, 1, 2} elseif kind == 3 then t = {1, "
+                       "2, 3, 4, 5, 6, 7, 8, a = 1} end\n"
+                       "  for j = 1, math.random(0, 40) do\n"
+                       "    local k = math.random(4) == 1 and ('k' .. math.random(9)) or "
+                       "math.random(-1, i % 30 + 1)\n"
+                       "    t[k] = math.random(3) > 1 and math.random(1000) or (math.random(2) == "
+                       "1 and 's' or nil)\n"
+                       "  end\n"
+                       "  if kind == 5 then for j = 1, 20 do t[j] = j + .5 end for j = 1, "
+                       "math.random(0, 20) do t[j] = nil end end\n"
+                       "  list[i] = t\n"
+                       "end\n"
+                       "local function same(a, b)\n"
+                       "  for k, v in pairs(a) do if b[k] ~= v then return false end end\n"
+                       "  for k, v in pairs(b) do if a[k] ~= v then return false end end\n"
+                       "  return true\n"
+                       "end\n";
     char code[2048];
     snprintf(code, sizeof code, "%s return list", make);
     char check[2048];
-    snprintf(check, sizeof check, "local r = ... %s for i = 1, 3000 do assert(same(r[i], list[i]), i) end", make);
+    snprintf(check, sizeof check,
+             "local r = ... %s for i = 1, 3000 do assert(same(r[i], list[i]), i) end", make);
     send(code, check);
 }
 
 CODEC_TEST(cycles_and_shared_references)
 {
     send("local t = {} t.self = t return t", "local t = ... assert(t.self == t)");
-    send("local s = {} return s, s, {s, s}", "local a, b, c = ... assert(a == b and c[1] == a and c[2] == a)");
+    send("local s = {} return s, s, {s, s}",
+         "local a, b, c = ... assert(a == b and c[1] == a and c[2] == a)");
     send("local a, b = {}, {} a.b, b.a = b, a a[a] = b return {a, b, {a}}",
-         "local t = ... local a, b = t[1], t[2] assert(a.b == b and b.a == a and a[a] == b and t[3][1] == a)");
-    send("local t = {} for i = 1, 1000 do t[i] = {i} end for i = 1, 1000 do t[i].next = t[i % 1000 + 1] end return t",
-         "local t = ... for i = 1, 1000 do assert(t[i][1] == i and t[i].next == t[i % 1000 + 1]) end");
+         "local t = ... local a, b = t[1], t[2] assert(a.b == b and b.a == a and a[a] == b and "
+         "t[3][1] == a)");
+    send("local t = {} for i = 1, 1000 do t[i] = {i} end for i = 1, 1000 do t[i].next = t[i % 1000 "
+         "+ 1] end return t",
+         "local t = ... for i = 1, 1000 do assert(t[i][1] == i and t[i].next == t[i % 1000 + 1]) "
+         "end");
 }
 
 CODEC_TEST(cdata_numbers)
 {
     send("local ffi = require 'ffi' local s = ffi.new('struct { int64_t i; }', {77})\n"
-         "return -9223372036854775807LL-1, 18446744073709551615ULL, ffi.new('complex', 1, 2), ffi.new('int64_t', 5), s.i",
+         "return -9223372036854775807LL-1, 18446744073709551615ULL, ffi.new('complex', 1, 2), "
+         "ffi.new('int64_t', 5), s.i",
          "local ffi = require 'ffi' local a, b, c, d, e = ...\n"
          "assert(ffi.istype('int64_t', a) and a == -9223372036854775807LL-1)\n"
          "assert(ffi.istype('uint64_t', b) and b == 18446744073709551615ULL)\n"
          "assert(ffi.istype('complex', c) and c.re == 1 and c.im == 2)\n"
          "assert(ffi.istype('int64_t', d) and d == 5LL and e == 77LL)");
-    refuse("return {{x = require('ffi').new('int[4]')}}", "argument 1[1].x: a cdata<int [4]> cannot travel to a worker");
-    refuse("return require('ffi').cast('void *', 1)", "argument 1: a cdata<void *> cannot travel to a worker");
-    send("local ffi = require 'ffi' return ffi.typeof('int'), ffi.typeof('int64_t'), ffi.typeof('complex'), ffi.new('int', 5)",
+    refuse("return {{x = require('ffi').new('int[4]')}}",
+           "argument 1[1].x: a cdata<int [4]> cannot travel to a worker");
+    refuse("return require('ffi').cast('void *', 1)",
+           "argument 1: a cdata<void *> cannot travel to a worker");
+    send("local ffi = require 'ffi' return ffi.typeof('int'), ffi.typeof('int64_t'), "
+         "ffi.typeof('complex'), ffi.new('int', 5)",
          "local ffi = require 'ffi' local a, b, c, d = ...\n"
-         "assert(a == ffi.typeof('int') and b == ffi.typeof('int64_t') and c == ffi.typeof('complex'))\n"
+         "assert(a == ffi.typeof('int') and b == ffi.typeof('int64_t') and c == "
+         "ffi.typeof('complex'))\n"
          "assert(ffi.istype('int', d) and d == 5)");
 }
 
@@ -325,23 +357,30 @@ CODEC_TEST(cdata_numbers)
 
 CODEC_TEST(deep_nesting)
 {
-    const char *nest = "local function nest(n, make) local t = make() local x = t for i = 2, n do local u = make() u.x = t t = u end "
+    const char *nest = "local function nest(n, make) local t = make() local x = t for i = 2, n do "
+                       "local u = make() u.x = t t = u end "
                        "return t end ";
     char code[1024];
     snprintf(code, sizeof code, "%s return nest(10000, function() return {} end)", nest);
     send(code, "local t = ... local n = 1 while t.x do t = t.x n = n + 1 end assert(n == 10000)");
-    snprintf(code, sizeof code, "%s return nest(9999, function() local s = {} return {s, s} end)", nest);
-    send(code, "local t = ... local n = 1 while t.x do assert(t[1] == t[2]) t = t.x n = n + 1 end assert(n == 9999)");
+    snprintf(code, sizeof code, "%s return nest(9999, function() local s = {} return {s, s} end)",
+             nest);
+    send(code, "local t = ... local n = 1 while t.x do assert(t[1] == t[2]) t = t.x n = n + 1 end "
+               "assert(n == 9999)");
     snprintf(code, sizeof code, "%s return nest(10001, function() return {} end)", nest);
-    refuse(code, "argument 1: nested deeper than 10000 at .x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x...");
+    refuse(code,
+           "argument 1: nested deeper than 10000 at .x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x...");
     snprintf(code, sizeof code, "%s return nest(100000, function() return {} end)", nest);
-    refuse(code, "argument 1: nested deeper than 10000 at .x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x...");
+    refuse(code,
+           "argument 1: nested deeper than 10000 at .x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x...");
 }
 
 CODEC_TEST(deep_functions_and_keys)
 {
-    send("local f = function() return 0 end for i = 1, 5000 do local g = f f = function() return g end end return f",
-         "local f, n = ..., 0 while true do f = f() if f == 0 then break end n = n + 1 end assert(n == 5000)");
+    send("local f = function() return 0 end for i = 1, 5000 do local g = f f = function() return g "
+         "end end return f",
+         "local f, n = ..., 0 while true do f = f() if f == 0 then break end n = n + 1 end "
+         "assert(n == 5000)");
     send("local k = {} for i = 1, 9999 do k = {[k] = true} end return k",
          "local k, n = ..., 1 while next(k) do k = next(k) n = n + 1 end assert(n == 10000)");
 }
@@ -359,13 +398,18 @@ CODEC_TEST(refusals_shorten_long_paths)
 
 CODEC_TEST(refusals_name_the_path)
 {
-    refuse("return 1, {user = {socket = io.tmpfile()}}", "argument 2.user.socket: a userdata cannot travel to a worker");
+    refuse("return 1, {user = {socket = io.tmpfile()}}",
+           "argument 2.user.socket: a userdata cannot travel to a worker");
     refuse("return io.tmpfile()", "argument 1: a userdata cannot travel to a worker");
-    refuse("return {coroutine.create(print)}", "argument 1[1]: a coroutine cannot travel to a worker");
+    refuse("return {coroutine.create(print)}",
+           "argument 1[1]: a coroutine cannot travel to a worker");
     refuse("return {[1.5] = newproxy()}", "argument 1[1.5]: a userdata cannot travel to a worker");
-    refuse("return {['odd \"key\"\\n'] = newproxy()}", "argument 1[\"odd \\\"key\\\"\\010\"]: a userdata cannot travel to a worker");
-    refuse("return {[true] = newproxy()}", "argument 1[true]: a userdata cannot travel to a worker");
-    refuse("return {x = {[io.tmpfile()] = 1}}", "argument 1.x[userdata] (key): a userdata cannot travel to a worker");
+    refuse("return {['odd \"key\"\\n'] = newproxy()}",
+           "argument 1[\"odd \\\"key\\\"\\010\"]: a userdata cannot travel to a worker");
+    refuse("return {[true] = newproxy()}",
+           "argument 1[true]: a userdata cannot travel to a worker");
+    refuse("return {x = {[io.tmpfile()] = 1}}",
+           "argument 1.x[userdata] (key): a userdata cannot travel to a worker");
     refuse("local conn = io.tmpfile() return function() return conn end",
            "argument 1: upvalue \"conn\": a userdata cannot travel to a worker");
     refuse("local conn = {sock = io.tmpfile()} return {f = function() return conn end}",
@@ -385,25 +429,31 @@ CODEC_TEST(refusals_name_the_path)
     lua_setglobal(A, "null");
     lua_pushlightuserdata(B, NULL);
     lua_setglobal(B, "null");
-    send("return {a = null, null}", "local t = ... assert(t.a == null and t[1] == null and t.a ~= nil)");
+    send("return {a = null, null}",
+         "local t = ... assert(t.a == null and t[1] == null and t.a ~= nil)");
     send("return 'still works'", "assert(... == 'still works')");
 }
 
 CODEC_TEST(no_user_code_runs_while_encoding)
 {
     refuse("local function bad() error('user code ran') end\n"
-           "return setmetatable({x = 1}, {__index = bad, __pairs = bad, __len = bad, __newindex = bad, __gc = bad})",
+           "return setmetatable({x = 1}, {__index = bad, __pairs = bad, __len = bad, __newindex = "
+           "bad, __gc = bad})",
            "argument 1: a table with an unknown metatable cannot travel to a worker");
     send("local function bad() error('user code ran') end\n"
-         "local mt = {__index = bad, __len = bad, __newindex = bad, __metatable = 1, __eq = bad, __tostring = bad}\n"
+         "local mt = {__index = bad, __len = bad, __newindex = bad, __metatable = 1, __eq = bad, "
+         "__tostring = bad}\n"
          "class('Bad', mt, true) return {setmetatable({x = 1, 5, 6}, mt)}",
          "local t = ... assert(rawget(t[1], 'x') == 1 and rawget(t[1], 2) == 6)");
 }
 
 CODEC_TEST(error_values_lose_unknown_metatables)
 {
-    move(B, A, "local t = setmetatable({code = 5, why = {'a'}}, {__tostring = function() return 'pretty' end}) t.self = t return t",
-         "local t = ... assert(t.code == 5 and t.why[1] == 'a' and t.self == t and getmetatable(t) == nil)",
+    move(B, A,
+         "local t = setmetatable({code = 5, why = {'a'}}, {__tostring = function() return 'pretty' "
+         "end}) t.self = t return t",
+         "local t = ... assert(t.code == 5 and t.why[1] == 'a' and t.self == t and getmetatable(t) "
+         "== nil)",
          TP_ENCODE_ERROR_VALUE);
 }
 
@@ -415,14 +465,20 @@ CODEC_TEST(functions)
          "local f, g = ... assert(f(1, 2) == 3 and g(nil, nil, nil) == 3)");
     send("local n, s, t = 5, 'x', {1, 2} return function(x) return n + x, s, t[2] end",
          "local a, b, c = (...)(1) assert(a == 6 and b == 'x' and c == 2)");
-    send("local function fact(n) return n < 2 and 1 or n * fact(n - 1) end return fact", "assert((...)(10) == 3628800)");
-    send("local n = 0 local function inc() n = n + 1 end local function get() return n end return {inc = inc, get = get}, get",
+    send("local function fact(n) return n < 2 and 1 or n * fact(n - 1) end return fact",
+         "assert((...)(10) == 3628800)");
+    send("local n = 0 local function inc() n = n + 1 end local function get() return n end return "
+         "{inc = inc, get = get}, get",
          "local t, get = ... t.inc() t.inc() assert(t.get() == 2 and get == t.get)");
-    send("local even, odd function even(n) return n == 0 or odd(n - 1) end function odd(n) return n ~= 0 and even(n - 1) end\n"
-         "return even, odd", "local even, odd = ... assert(even(10) and odd(7) and not even(3))");
-    send("return function() return function() return debug.getinfo(1, 'S').short_src, debug.getinfo(1, 'l').currentline end end",
+    send("local even, odd function even(n) return n == 0 or odd(n - 1) end function odd(n) return "
+         "n ~= 0 and even(n - 1) end\n"
+         "return even, odd",
+         "local even, odd = ... assert(even(10) and odd(7) and not even(3))");
+    send("return function() return function() return debug.getinfo(1, 'S').short_src, "
+         "debug.getinfo(1, 'l').currentline end end",
          "local src, line = (...)()() assert(src == 'test' and line == 1, src)");
-    send("local f = function(x) local s = 0 for i = 1, x do s = s + i end return s end for i = 1, 300 do f(i) end return f",
+    send("local f = function(x) local s = 0 for i = 1, x do s = s + i end return s end for i = 1, "
+         "300 do f(i) end return f",
          "assert((...)(1000) == 500500)"); /* compiled by the JIT before it is sent */
     send("local a, b = 1, 2 local function f() return a end local function g() return b end\n"
          "local function setter(x) a = x end return {f, f}, g, setter",
@@ -431,7 +487,8 @@ CODEC_TEST(functions)
 
 CODEC_TEST(upvalue_shared_with_its_own_value)
 {
-    send("local t = {} local v local function f() return v end local function g(x) v = x end v = {f, g} t.f, t.g = f, g return t",
+    send("local t = {} local v local function f() return v end local function g(x) v = x end v = "
+         "{f, g} t.f, t.g = f, g return t",
          "local t = ... assert(t.f()[1] == t.f and t.f()[2] == t.g) t.g(3) assert(t.f() == 3)");
 }
 
@@ -450,42 +507,52 @@ CODEC_TEST(all_constants_in_bytecode)
          "  local function inner() return function() return one end end\n"
          "  return inner()()[1], t[2], t.y, a, b, c.im, d\nend",
          "local a, b, c, d, e, f, g = (...)()\n"
-         "assert(a == 'carried' and b == 2.5 and c == 'two' and d == 12345678901LL and e == 5ULL and f == 3 and g == 1e300)");
+         "assert(a == 'carried' and b == 2.5 and c == 'two' and d == 12345678901LL and e == 5ULL "
+         "and f == 3 and g == 1e300)");
 }
 
 /* ---- globals ---- */
 
 CODEC_TEST(globals_by_name)
 {
-    send("function helper(x) return other(x) + 1 end function other(x) return x * scale end scale = 10\n"
+    send("function helper(x) return other(x) + 1 end function other(x) return x * scale end scale "
+         "= 10\n"
          "return function(x) return helper(x) end",
          "assert((...)(2) == 21 and helper == nil and scale == nil)");
-    send("function fib(n) return n < 2 and n or fib(n - 1) + fib(n - 2) end return fib", "assert((...)(15) == 610 and fib == nil)");
+    send("function fib(n) return n < 2 and n or fib(n - 1) + fib(n - 2) end return fib",
+         "assert((...)(15) == 610 and fib == nil)");
     send("return function() return math.floor(2.5), string.rep('a', 3), type(print), _G ~= nil end",
          "local a, b, c, d = (...)() assert(a == 2 and b == 'aaa' and c == 'function' and d)");
     send("return function() return missing end", "assert((...)() == nil)");
     send("shadowed = print return function() return shadowed end", "assert((...)() == print)");
-    send("print = function() return 'mine' end return function() return print() end", "assert((...)() == 'mine')");
+    send("print = function() return 'mine' end return function() return print() end",
+         "assert((...)() == 'mine')");
 }
 
 CODEC_TEST(assignments_to_globals_stay_with_the_image)
 {
-    send("counter = 5 return function() counter = counter + 1 return counter end, function() return counter end",
-         "local inc, get = ... assert(inc() == 6 and inc() == 7 and get() == 7 and counter == nil)");
+    send(
+        "counter = 5 return function() counter = counter + 1 return counter end, function() return "
+        "counter end",
+        "local inc, get = ... assert(inc() == 6 and inc() == 7 and get() == 7 and counter == nil)");
     send("return function() fresh = 1 return fresh end", "assert((...)() == 1 and fresh == nil)");
     send("return function() return in_worker end", "assert((...)() == false)");
 }
 
 CODEC_TEST(sandbox_environments)
 {
-    send("local env = setmetatable({x = 5}, {__index = _G}) local f = function() return x, tostring(x) end setfenv(f, env)\n"
+    send("local env = setmetatable({x = 5}, {__index = _G}) local f = function() return x, "
+         "tostring(x) end setfenv(f, env)\n"
          "local g = setfenv(function() x = x + 1 end, env) return f, g",
          "local f, g = ... g() local a, b = f() assert(a == 6 and b == '6')");
-    send("local env = setmetatable({}, {__index = function(_, k) return k == 'y' and {k} or nil end})\n"
-         "return setfenv(function() return y[1] end, env)", "assert((...)() == 'y')");
+    send("local env = setmetatable({}, {__index = function(_, k) return k == 'y' and {k} or nil "
+         "end})\n"
+         "return setfenv(function() return y[1] end, env)",
+         "assert((...)() == 'y')");
     send("local env = setmetatable({}, {__index = function(_, k) error('undeclared ' .. k) end})\n"
          "return setfenv(function() return nothing end, env)", "assert((...)() == nil)");
-    send("local f = setfenv(function() return a end, {a = 1}) local g = setfenv(function() return a end, {a = 2}) return f, g",
+    send("local f = setfenv(function() return a end, {a = 1}) local g = setfenv(function() return "
+         "a end, {a = 2}) return f, g",
          "local f, g = ... assert(f() == 1 and g() == 2)");
 }
 
@@ -493,7 +560,8 @@ CODEC_TEST(sandbox_environments)
 CODEC_TEST(functions_travel_on)
 {
     lua_settop(A, 0);
-    send("base = 40 function add(x) return x + base end return function(x) return add(x) end", "kept = ...");
+    send("base = 40 function add(x) return x + base end return function(x) return add(x) end",
+         "kept = ...");
     move(B, A, "return kept", "base, add = nil, nil assert((...)(2) == 42)", 0);
 }
 
@@ -511,9 +579,12 @@ CODEC_TEST(bytecode_needs_trust)
 
 CODEC_TEST(builtins_travel_by_name)
 {
-    send("return print, string.rep, math, _G, require('bit').band, require('ffi'), require('ffi').new, require('jit.util'), {io.write}",
-         "local a, b, c, d, e, f, g, h, i = ... assert(a == print and b == string.rep and c == math and d == _G)\n"
-         "assert(e == bit.band and f == require 'ffi' and g == f.new and h == require 'jit.util' and i[1] == io.write)");
+    send("return print, string.rep, math, _G, require('bit').band, require('ffi'), "
+         "require('ffi').new, require('jit.util'), {io.write}",
+         "local a, b, c, d, e, f, g, h, i = ... assert(a == print and b == string.rep and c == "
+         "math and d == _G)\n"
+         "assert(e == bit.band and f == require 'ffi' and g == f.new and h == require 'jit.util' "
+         "and i[1] == io.write)");
     lua_settop(A, 0);
     run_with(A, "host = {f = function() end, t = {}, n = 1}", 0);
     lua_getglobal(A, "host");
@@ -521,28 +592,34 @@ CODEC_TEST(builtins_travel_by_name)
     run_with(B, "host = {f = function() return 'worker' end, t = {}, n = 2}", 0);
     lua_getglobal(B, "host");
     tp_codec_add_builtins(B, "tidepool.host", -1);
-    send("return host, host.f, host.t", "local h, f, t = ... assert(h == host and f == host.f and t == host.t)");
+    send("return host, host.f, host.t",
+         "local h, f, t = ... assert(h == host and f == host.f and t == host.t)");
 }
 
-static const char preload[] = "package.preload['vec'] = function(...)\n"
-                              "  local vec = {} vec.mt = {__index = vec} vec.__index = vec\n"
-                              "  function vec.new(x) return setmetatable({x = x}, vec.mt) end\n"
-                              "  function vec.plain(x) return setmetatable({x = x}, vec) end\n"
-                              "  function vec:get() return self.x end vec.where = in_worker\n"
-                              "  return vec\nend\n"
-                              "package.preload['util.data'] = function() return {1, 2, answer = 42} end\n";
+static const char preload[] =
+    "package.preload['vec'] = function(...)\n"
+    "  local vec = {} vec.mt = {__index = vec} vec.__index = vec\n"
+    "  function vec.new(x) return setmetatable({x = x}, vec.mt) end\n"
+    "  function vec.plain(x) return setmetatable({x = x}, vec) end\n"
+    "  function vec:get() return self.x end vec.where = in_worker\n"
+    "  return vec\nend\n"
+    "package.preload['util.data'] = function() return {1, 2, answer = 42} end\n";
 
 CODEC_TEST(modules_travel_by_name)
 {
     run_with(A, preload, 0);
     run_with(B, preload, 0);
     send("local vec = require 'vec' return function(x) return vec.new(x):get(), vec.where, vec end",
-         "local x, where, vec = (...)(3) assert(x == 3 and where == true and vec == package.loaded.vec)");
+         "local x, where, vec = (...)(3) assert(x == 3 and where == true and vec == "
+         "package.loaded.vec)");
     send("local vec = require 'vec' return vec.new(5), vec.plain(6), vec",
-         "local a, b, vec = ... assert(a:get() == 5 and b:get() == 6 and getmetatable(a) == vec.mt and getmetatable(b) == vec)");
-    send("local d = require 'util.data' return function() return d end", "assert((...)() == require 'util.data')");
+         "local a, b, vec = ... assert(a:get() == 5 and b:get() == 6 and getmetatable(a) == vec.mt "
+         "and getmetatable(b) == vec)");
+    send("local d = require 'util.data' return function() return d end",
+         "assert((...)() == require 'util.data')");
     tp_codec_new_epoch(A);
-    send("local vec = require 'vec' local get = vec.get return {vec, get}", "assert(({...})[1][1] == package.loaded.vec)");
+    send("local vec = require 'vec' local get = vec.get return {vec, get}",
+         "assert(({...})[1][1] == package.loaded.vec)");
 }
 
 CODEC_TEST(c_functions_of_modules)
@@ -560,14 +637,17 @@ CODEC_TEST(a_c_module)
     run_with(A, "ok = pcall(require, 'cjson')", 0);
     lua_getglobal(A, "ok");
     if (lua_toboolean(A, -1))
-        send("local json, encode = require 'cjson', require 'cjson'.encode return function(t) return json.decode(encode(t)) end, encode",
+        send("local json, encode = require 'cjson', require 'cjson'.encode return function(t) "
+             "return json.decode(encode(t)) end, encode",
              "local f, encode = ... assert(f({5})[1] == 5 and encode == require 'cjson'.encode)");
 }
 
 CODEC_TEST(module_that_does_not_load)
 {
     tp_error err = { 0 };
-    run_with(A, "package.loaded.db = {f = 1}  local db = require 'db' return function() return db end", 0);
+    run_with(A,
+             "package.loaded.db = {f = 1}  local db = require 'db' return function() return db end",
+             0);
     CHECK(encode_top(A, 1, 0, &err) == 0);
     run_with(B, "package.preload.db = function() error('no server', 0) end", 0);
     lua_settop(B, 0);
@@ -576,10 +656,12 @@ CODEC_TEST(module_that_does_not_load)
         fail("%s", err.message);
     CHECK(lua_gettop(B) == 0);
     err = (tp_error){ 0 };
-    CHECK(tp_decode(B, buf.data, buf.len, NULL, 0, 0, NULL, &err) == -1); /* without trust nothing is loaded */
+    CHECK(tp_decode(B, buf.data, buf.len, NULL, 0, 0, NULL, &err) ==
+          -1); /* without trust nothing is loaded */
 }
 
-/* Decodes what is in buf in B, after some code has run there. False when it cannot be, with an error that begins so. */
+/* Decodes what is in buf in B, after some code has run there. False when it cannot be, with an
+ * error that begins so. */
 static bool decodes(const char *module, const char *expected)
 {
     tp_error err = { 0 };
@@ -603,25 +685,36 @@ static int l_decode(lua_State *L)
 CODEC_TEST(module_that_has_not_loaded_is_tried_again)
 {
     tp_error err = { 0 };
-    run_with(A, "package.loaded.db = {f = 1}  local db = require 'db' return function() return db end", 0);
+    run_with(A,
+             "package.loaded.db = {f = 1}  local db = require 'db' return function() return db end",
+             0);
     CHECK(encode_top(A, 1, 0, &err) == 0);
     const char *text = "cannot load module \"db\" in a worker: no server";
     for (int i = 0; i < 2; i++)
-        CHECK(!decodes("package.preload.db = function() require 'net' end  package.preload.net = function() error('no server', 0) end", text));
+        CHECK(!decodes("package.preload.db = function() require 'net' end  package.preload.net = "
+                       "function() error('no server', 0) end",
+                       text));
     CHECK(decodes("package.preload.net = function() return {} end", text));
-    /* What is being loaded further out stays marked: a module that needs itself is still refused. */
+    /* What is being loaded further out stays marked: a module that needs itself is still
+     * refused. */
     lua_pushcfunction(B, l_decode);
     lua_setglobal(B, "decode");
     run_with(B,
-             "package.loaded.db, package.loaded.net = nil  package.preload.net = function() error('no server', 0) end\n"
-             "package.preload.outer = function() decode() return {select(2, pcall(require, 'outer'))} end\n"
-             "local why = require 'outer'[1]  assert(why:find 'loop', why)", 0);
+             "package.loaded.db, package.loaded.net = nil  package.preload.net = function() "
+             "error('no server', 0) end\n"
+             "package.preload.outer = function() decode() return {select(2, pcall(require, "
+             "'outer'))} end\n"
+             "local why = require 'outer'[1]  assert(why:find 'loop', why)",
+             0);
 }
 
 CODEC_TEST(why_the_module_of_a_name_does_not_load)
 {
     tp_error err = { 0 };
-    run_with(A, "package.loaded.geo = {area = string.gmatch('a', 'a')} return function() return 1 end, require('geo').area", 0);
+    run_with(A,
+             "package.loaded.geo = {area = string.gmatch('a', 'a')} return function() return 1 "
+             "end, require('geo').area",
+             0);
     CHECK(encode_top(A, 1, 0, &err) == 0);
     CHECK(!decodes("package.preload.geo = function() error('no maps', 0) end",
                    "cannot load module \"geo\" in a worker: no maps"));
@@ -629,9 +722,11 @@ CODEC_TEST(why_the_module_of_a_name_does_not_load)
     tp_buf_clear(&buf);
     run_with(A, "return setmetatable({}, S)", 0);
     CHECK(encode_top(A, 1, 0, &err) == 0);
-    CHECK(!decodes("", "class \"geo.S\" is not known in a worker: cannot load module \"geo\" in a worker: no maps"));
+    CHECK(!decodes("", "class \"geo.S\" is not known in a worker: cannot load module \"geo\" in a "
+                       "worker: no maps"));
     CHECK(!decodes("package.preload.geo = function() require 'geodesy' end",
-                   "class \"geo.S\" is not known in a worker: cannot load module \"geo\" in a worker: test:1: module 'geodesy' not found"));
+                   "class \"geo.S\" is not known in a worker: cannot load module \"geo\" in a "
+                   "worker: test:1: module 'geodesy' not found"));
 }
 
 CODEC_TEST(package_path_comes_along)
@@ -639,7 +734,9 @@ CODEC_TEST(package_path_comes_along)
     run_with(A, "package.loaded.onpath = {} package.path = '/nowhere/?.lua;' .. package.path", 0);
     run_with(B, "package.preload.onpath = function() seen = package.path return {} end", 0);
     tp_codec_new_epoch(A);
-    send("local m = require 'onpath' return m, m", "local a, b = ... assert(a == b and seen:match('^/nowhere/') and a == package.loaded.onpath)");
+    send("local m = require 'onpath' return m, m",
+         "local a, b = ... assert(a == b and seen:match('^/nowhere/') and a == "
+         "package.loaded.onpath)");
 }
 
 /* A module that was unloaded is a plain table again, and its address may be another object's. */
@@ -648,19 +745,23 @@ CODEC_TEST(unloaded_modules_are_forgotten)
     run_with(A, "m = {x = 1} package.loaded.gone = m", 0);
     run_with(B, "package.loaded.gone = {} package.loaded.back = {}", 0);
     send("return m, function() end", "assert((...) == package.loaded.gone)");
-    send("package.loaded.gone = nil return m, function() end", "assert((...).x == 1 and (...) ~= package.loaded.gone)");
-    send("package.loaded.back = m package.loaded.gone = {} return {function() end, m}", "assert((...)[2] == package.loaded.back)");
+    send("package.loaded.gone = nil return m, function() end",
+         "assert((...).x == 1 and (...) ~= package.loaded.gone)");
+    send("package.loaded.back = m package.loaded.gone = {} return {function() end, m}",
+         "assert((...)[2] == package.loaded.back)");
 }
 
 /* ---- classes ---- */
 
 CODEC_TEST(classes_by_name)
 {
-    const char *define = "P = {} P.__index = P function P:get() return self.x end class('app.P', P, false)";
+    const char *define =
+        "P = {} P.__index = P function P:get() return self.x end class('app.P', P, false)";
     run_with(A, define, 0);
     run_with(B, define, 0);
     send("local p = setmetatable({x = 4}, P) return p, {p, setmetatable({x = 5}, P)}, P",
-         "local p, t, class = ... assert(p:get() == 4 and t[1] == p and t[2]:get() == 5 and getmetatable(p) == P and class == P)");
+         "local p, t, class = ... assert(p:get() == 4 and t[1] == p and t[2]:get() == 5 and "
+         "getmetatable(p) == P and class == P)");
     run_with(A, "Q = {} class('Q', Q, false)", 0);
     tp_error err = { 0 };
     tp_buf_clear(&buf);
@@ -678,22 +779,27 @@ CODEC_TEST(classes_by_value)
 {
     run_with(A,
              "V = {} V.__index = V function V.new(x) return setmetatable({x = x}, V) end\n"
-             "function V:get() return self.x * factor end V.__add = function(a, b) return V.new(a.x + b.x) end factor = 10\n"
-             "class('V', V, true)", 0);
+             "function V:get() return self.x * factor end V.__add = function(a, b) return "
+             "V.new(a.x + b.x) end factor = 10\n"
+             "class('V', V, true)",
+             0);
     tp_codec_new_epoch(A);
     send("return V.new(1), {V.new(2), V.new(3)}",
-         "local a, t = ... assert(a:get() == 10 and (t[1] + t[2]):get() == 50 and getmetatable(a) == getmetatable(t[1]))\n"
+         "local a, t = ... assert(a:get() == 10 and (t[1] + t[2]):get() == 50 and getmetatable(a) "
+         "== getmetatable(t[1]))\n"
          "kept, kept_mt = a, getmetatable(a)");
     size_t first = buf.len;
     CHECK(first < 80 && buf.nrefs == 1); /* the definition is beside the bytes, once */
     send("return function(x) return V.new(x) end, V",
          "local f, V = ... assert(getmetatable(f(1)) == kept_mt and V == kept_mt)");
-    move(B, A, "return kept, kept + kept", "local a, b = ... assert(getmetatable(a) == V and b:get() == 20 and a:get() == 10)", 0);
+    move(B, A, "return kept, kept + kept",
+         "local a, b = ... assert(getmetatable(a) == V and b:get() == 20 and a:get() == 10)", 0);
     /* The class changes: carried by the next epoch's messages, into the same metatable. */
     run_with(A, "function V:twice() return self.x * 2 end V.get = nil", 0);
     send("return V.new(4)", "assert((...).twice == nil)");
     tp_codec_new_epoch(A);
-    send("return V.new(4)", "local v = ... assert(v:twice() == 8 and v.get == nil and getmetatable(v) == kept_mt and kept:twice() == 2)");
+    send("return V.new(4)", "local v = ... assert(v:twice() == 8 and v.get == nil and "
+                            "getmetatable(v) == kept_mt and kept:twice() == 2)");
     tp_ref *same = buf.refs[0];
     tp_ref_hold(same);
     tp_codec_new_epoch(A);
@@ -706,54 +812,72 @@ CODEC_TEST(classes_that_inherit)
 {
     run_with(A,
              "Base = {} Base.__index = Base function Base:hello() return 'base ' .. self.name end\n"
-             "Derived = setmetatable({}, {__index = Base}) Derived.__index = Derived function Derived:own() return 'own' end\n"
-             "class('Derived', Derived, true)", 0);
-    send("return setmetatable({name = 'n'}, Derived)", "local d = ... assert(d:hello() == 'base n' and d:own() == 'own')");
+             "Derived = setmetatable({}, {__index = Base}) Derived.__index = Derived function "
+             "Derived:own() return 'own' end\n"
+             "class('Derived', Derived, true)",
+             0);
+    send("return setmetatable({name = 'n'}, Derived)",
+         "local d = ... assert(d:hello() == 'base n' and d:own() == 'own')");
 }
 
 CODEC_TEST(classes_that_refer_to_each_other)
 {
-    run_with(A,
-             "X = {} X.__index = X Y = {} Y.__index = Y function X:y() return setmetatable({}, Y) end\n"
-             "function Y:x() return setmetatable({}, X) end class('X', X, true) class('Y', Y, true)", 0);
+    run_with(
+        A,
+        "X = {} X.__index = X Y = {} Y.__index = Y function X:y() return setmetatable({}, Y) end\n"
+        "function Y:x() return setmetatable({}, X) end class('X', X, true) class('Y', Y, true)",
+        0);
     for (int i = 0; i < 3; i++) {
         tp_codec_new_epoch(A);
         send("return setmetatable({}, X)",
-             "local x = ... X_ = X_ or getmetatable(x) assert(getmetatable(x) == X_ and getmetatable(x:y():x()) == X_)");
+             "local x = ... X_ = X_ or getmetatable(x) assert(getmetatable(x) == X_ and "
+             "getmetatable(x:y():x()) == X_)");
         send("return setmetatable({}, Y)",
-             "local y = ... Y_ = Y_ or getmetatable(y) assert(getmetatable(y) == Y_ and getmetatable(y:x()) == X_\n"
+             "local y = ... Y_ = Y_ or getmetatable(y) assert(getmetatable(y) == Y_ and "
+             "getmetatable(y:x()) == X_\n"
              "and getmetatable(y:x():y()) == Y_)");
     }
 }
 
-/* A worker passes on to another one what it knows, also where a class came inside of another one's definition. */
+/* A worker passes on to another one what it knows, also where a class came inside of another one's
+ * definition. */
 CODEC_TEST(classes_travel_on)
 {
-    run_with(A,
-             "X = {} X.__index = X Y = {} Y.__index = Y function X:y() return setmetatable({}, Y) end\n"
-             "function Y:x() return setmetatable({}, X) end class('X', X, true) class('Y', Y, true)", 0);
+    run_with(
+        A,
+        "X = {} X.__index = X Y = {} Y.__index = Y function X:y() return setmetatable({}, Y) end\n"
+        "function Y:x() return setmetatable({}, X) end class('X', X, true) class('Y', Y, true)",
+        0);
     send("return setmetatable({}, X)", "x = ... y = x:y()");
     struct heap heap;
     lua_State *other = new_state(&heap);
     move(B, other, "return y", "assert(getmetatable((...):x():y()) == getmetatable(...))", 0);
-    move(B, other, "return x, y", "local x, y = ... assert(getmetatable(x) == getmetatable(y:x()))", 0);
+    move(B, other, "return x, y", "local x, y = ... assert(getmetatable(x) == getmetatable(y:x()))",
+         0);
     lua_close(other);
     send("return setmetatable({}, Y)", "assert(getmetatable(...) == getmetatable(y))");
-    move(B, A, "return y, x", "local y, x = ... assert(getmetatable(y) == Y and getmetatable(x) == X)", 0);
+    move(B, A, "return y, x",
+         "local y, x = ... assert(getmetatable(y) == Y and getmetatable(x) == X)", 0);
 }
 
 CODEC_TEST(classes_with_instances_of_themselves)
 {
-    run_with(A, "Z = {} Z.__index = Z Z.zero = setmetatable({n = 0}, Z) function Z:get() return self.n, Z.zero end class('Z', Z, true)", 0);
+    run_with(A,
+             "Z = {} Z.__index = Z Z.zero = setmetatable({n = 0}, Z) function Z:get() return "
+             "self.n, Z.zero end class('Z', Z, true)",
+             0);
     send("return setmetatable({n = 1}, Z)",
-         "local n, zero = (...):get() assert(n == 1 and zero:get() == 0 and getmetatable(zero) == getmetatable(...))");
+         "local n, zero = (...):get() assert(n == 1 and zero:get() == 0 and getmetatable(zero) == "
+         "getmetatable(...))");
 }
 
 CODEC_TEST(classes_that_cannot_travel)
 {
-    refuse("local log = io.tmpfile() local C = {} C.__index = C function C.write() log:write() end class('C', C, true)\n"
-           "return {setmetatable({}, C)}",
-           "argument 1[1]: class \"C\".write: upvalue \"log\": a userdata cannot travel to a worker");
+    refuse(
+        "local log = io.tmpfile() local C = {} C.__index = C function C.write() log:write() end "
+        "class('C', C, true)\n"
+        "return {setmetatable({}, C)}",
+        "argument 1[1]: class \"C\".write: upvalue \"log\": a userdata cannot travel to a worker");
     send("return 1", "assert(... == 1)");
 }
 
@@ -809,11 +933,13 @@ CODEC_TEST(messages_one_after_the_other)
     }
     run_with(A, "return {thing(), io.tmpfile()}", 0);
     size_t len = buf.len;
-    CHECK(tp_encode(A, lua_gettop(A), 1, NULL, 0, &buf, &err) == -1 && buf.len == len && buf.nrefs == 10);
+    CHECK(tp_encode(A, lua_gettop(A), 1, NULL, 0, &buf, &err) == -1 && buf.len == len &&
+          buf.nrefs == 10);
     size_t at = 0, used;
     err = (tp_error){ 0 };
     for (int i = 0; i < 10; i++) {
-        CHECK(tp_decode(B, buf.data + at, buf.len - at, buf.refs, buf.nrefs, TP_DECODE_TRUSTED, &used, &err) == 1);
+        CHECK(tp_decode(B, buf.data + at, buf.len - at, buf.refs, buf.nrefs, TP_DECODE_TRUSTED,
+                        &used, &err) == 1);
         run_with(B, "local t = ... assert(t[1] == t[2] and type(t[3]) == 'userdata')", 1);
         at += used;
     }
@@ -850,13 +976,19 @@ CODEC_TEST(modules_may_use_the_codec_while_they_load)
     run_with(A, "package.loaded.nested = {}", 0);
     run_with(B,
              "package.preload.nested = function()\n"
-             "  for i = 1, 5 do local s = {} local t = roundtrip({s, s, s}) assert(t[1] == t[3]) end return {}\nend", 0);
-    send("local s = {} local m = package.loaded.nested return {s, s, {s, m, s}, m, function() return m, s end}",
-         "local t = ... assert(t[1] == t[2] and t[3][1] == t[1] and t[3][3] == t[1] and t[4] == t[3][2])\n"
+             "  for i = 1, 5 do local s = {} local t = roundtrip({s, s, s}) assert(t[1] == t[3]) "
+             "end return {}\nend",
+             0);
+    send("local s = {} local m = package.loaded.nested return {s, s, {s, m, s}, m, function() "
+         "return m, s end}",
+         "local t = ... assert(t[1] == t[2] and t[3][1] == t[1] and t[3][3] == t[1] and t[4] == "
+         "t[3][2])\n"
          "local m, s = t[5]() assert(m == t[4] and s == t[1])");
-    send("local env = setmetatable({}, {__index = function(_, k) local s = {} return roundtrip({s, s}) end})\n"
+    send("local env = setmetatable({}, {__index = function(_, k) local s = {} return roundtrip({s, "
+         "s}) end})\n"
          "local f = setfenv(function() return a, b end, env) local s = {} return {s, f, s}",
-         "local t = ... assert(t[1] == t[3]) local a, b = t[2]() assert(a ~= b and a[1] == a[2] and b[1] == b[2])");
+         "local t = ... assert(t[1] == t[3]) local a, b = t[2]() assert(a ~= b and a[1] == a[2] "
+         "and b[1] == b[2])");
 }
 
 /* ---- full frames and big values ---- */
@@ -881,27 +1013,33 @@ CODEC_TEST(a_full_frame_goes_on_in_another)
     lua_register(A, "roundtrip", l_roundtrip_in_a_full_frame);
     run_with(A,
              "local co = coroutine.wrap(function()\n"
-             "  local leaf = {} local t = {leaf = leaf} for i = 1, 9000 do t = {t, leaf, i, function() return leaf end} end\n"
+             "  local leaf = {} local t = {leaf = leaf} for i = 1, 9000 do t = {t, leaf, i, "
+             "function() return leaf end} end\n"
              "  local r = roundtrip(t) local leaf = r[2]\n"
-             "  for i = 9000, 1, -1 do assert(r[3] == i and r[2] == leaf and r[4]() == leaf) r = r[1] end\n"
+             "  for i = 9000, 1, -1 do assert(r[3] == i and r[2] == leaf and r[4]() == leaf) r = "
+             "r[1] end\n"
              "  assert(r.leaf == leaf)\n"
-             "end) co()", 0);
+             "end) co()",
+             0);
 }
 
 CODEC_TEST(big_values)
 {
-    send("local t = {} for i = 1, 1e6 do t[i] = i end return t", "local t = ... assert(#t == 1e6) for i = 1, 1e6 do assert(t[i] == i) end");
-    send("return ('0123456789'):rep(1e7)", "local s = ... assert(#s == 1e8 and s == ('0123456789'):rep(1e7))");
+    send("local t = {} for i = 1, 1e6 do t[i] = i end return t",
+         "local t = ... assert(#t == 1e6) for i = 1, 1e6 do assert(t[i] == i) end");
+    send("return ('0123456789'):rep(1e7)",
+         "local s = ... assert(#s == 1e8 and s == ('0123456789'):rep(1e7))");
     send("local t = {} for i = 1, 1e5 do t['key' .. i] = {i} end return t",
          "local t = ... for i = 1, 1e5 do assert(t['key' .. i][1] == i) end");
 }
 
 /* ---- bad bytes ---- */
 
-static const char rich[] =
-    "local s = {1, 2} local long = ('long'):rep(20)\n"
-    "return {id = 7, name = 'abc', v = {1, 2, 3}, runs = {1.5, 2, 3, 4, 5, 6, 7, 8, 9.25, 'x'}, s, s, neg = -5, big = 1e9,\n"
-    "  [long] = long, i = 5LL, u = 6ULL, c = 3i, p = print, m = math, o = thing(), nan = 0/0, t = true, f = false}, s, nil, long";
+static const char rich[] = "local s = {1, 2} local long = ('long'):rep(20)\n"
+                           "return {id = 7, name = 'abc', v = {1, 2, 3}, runs = {1.5, 2, 3, 4, 5, "
+                           "6, 7, 8, 9.25, 'x'}, s, s, neg = -5, big = 1e9,\n"
+                           "  [long] = long, i = 5LL, u = 6ULL, c = 3i, p = print, m = math, o = "
+                           "thing(), nan = 0/0, t = true, f = false}, s, nil, long";
 
 static void decode_bad(const uint8_t *bytes, size_t len)
 {
@@ -941,15 +1079,19 @@ CODEC_TEST(every_prefix_and_every_bit)
 CODEC_TEST(announced_sizes_allocate_nothing)
 {
     static const uint8_t messages[][10] = {
-        { 1, 0xb2, 0, 0, 0, 0x80, 0, 0, 0, 0 },         { 1, 0xb2, 0, 0, 0, 0, 0, 0, 0, 0x80 },
-        { 1, 0xb0, 0xff, 0xff, 0xff, 0x7f, 0, 0, 0, 0 }, { 255, 0, 0, 0, 0x80, 0, 0, 0, 0, 0 },
-        { 1, 0xb6, 0xb0, 0, 0, 0, 0x80, 0, 0, 0 },      { 1, 0xb2, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff },
+        { 1, 0xb2, 0, 0, 0, 0x80, 0, 0, 0, 0 },
+        { 1, 0xb2, 0, 0, 0, 0, 0, 0, 0, 0x80 },
+        { 1, 0xb0, 0xff, 0xff, 0xff, 0x7f, 0, 0, 0, 0 },
+        { 255, 0, 0, 0, 0x80, 0, 0, 0, 0, 0 },
+        { 1, 0xb6, 0xb0, 0, 0, 0, 0x80, 0, 0, 0 },
+        { 1, 0xb2, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff },
     };
     for (size_t i = 0; i < countof(messages); i++) {
         tp_error err = { 0 };
         size_t before = heaps[1].used;
         heaps[1].peak = before;
-        CHECK(tp_decode(B, messages[i], 10, NULL, 0, TP_DECODE_TRUSTED, NULL, &err) == -1 && err.code == TP_ECODEC);
+        CHECK(tp_decode(B, messages[i], 10, NULL, 0, TP_DECODE_TRUSTED, NULL, &err) == -1 &&
+              err.code == TP_ECODEC);
         CHECK(heaps[1].peak - before < 1024);
     }
     /* Tables in tables that each announce all the bytes that are left. */
@@ -971,21 +1113,26 @@ CODEC_TEST(copies_of_arrays_are_as_long_as_they_say)
         uint8_t type;
         uint64_t elements, columns;
         size_t bytes;
-    } wrong[] = { { 255, 0, 0, 0 }, { 0, 2, 0, 15 }, { 0, UINT64_MAX, 0, 16 }, { 0, UINT64_MAX / 8 + 1, 0, 16 }, { 2, 3, 2, 3 }, { 2, 4, UINT64_MAX, 4 } };
+    } wrong[] = { { 255, 0, 0, 0 },         { 0, 2, 0, 15 },
+                  { 0, UINT64_MAX, 0, 16 }, { 0, UINT64_MAX / 8 + 1, 0, 16 },
+                  { 2, 3, 2, 3 },           { 2, 4, UINT64_MAX, 4 } };
     for (size_t i = 0; i < countof(wrong); i++) {
         uint8_t message[64] = { 1, 0xd4, wrong[i].type };
         tp_error err = { 0 };
         memcpy(message + 3, &wrong[i].elements, 8);
         memcpy(message + 11, &wrong[i].columns, 8);
-        CHECK(tp_decode(B, message, 19 + wrong[i].bytes, NULL, 0, 0, NULL, &err) == -1 && err.code == TP_ECODEC);
+        CHECK(tp_decode(B, message, 19 + wrong[i].bytes, NULL, 0, 0, NULL, &err) == -1 &&
+              err.code == TP_ECODEC);
     }
 }
 
 CODEC_TEST(bad_keys_are_refused)
 {
     static const uint8_t nil_key[] = { 1, 0xb2, 0, 0, 0, 0, 1, 0, 0, 0, 0xa0, 1 };
-    static const uint8_t nan_key[] = { 1, 0xb2, 0, 0, 0, 0, 1, 0, 0, 0, 0xa5, 0, 0, 0, 0, 0, 0, 0xf8, 0xff, 1 };
-    static const uint8_t metatable[] = { 1, 0xb4, 0, 0, 0, 0, 0, 0, 0, 0, 0xb2, 0, 0, 0, 0, 0, 0, 0, 0 };
+    static const uint8_t nan_key[] = { 1,    0xb2, 0, 0, 0, 0, 1, 0,    0,    0,
+                                       0xa5, 0,    0, 0, 0, 0, 0, 0xf8, 0xff, 1 };
+    static const uint8_t metatable[] = { 1,    0xb4, 0, 0, 0, 0, 0, 0, 0, 0,
+                                         0xb2, 0,    0, 0, 0, 0, 0, 0, 0 };
     tp_error err = { 0 };
     CHECK(tp_decode(B, nil_key, sizeof nil_key, NULL, 0, 0, NULL, &err) == -1);
     CHECK(tp_decode(B, nan_key, sizeof nan_key, NULL, 0, 0, NULL, &err) == -1);
@@ -1012,13 +1159,16 @@ static int decode_protected(lua_State *L)
 {
     struct passage *p = lua_touserdata(L, 1);
     tp_error err = { 0 };
-    p->done = tp_decode(L, p->buf->data, p->buf->len, p->buf->refs, p->buf->nrefs, TP_DECODE_TRUSTED, NULL, &err) >= 0;
+    p->done = tp_decode(L, p->buf->data, p->buf->len, p->buf->refs, p->buf->nrefs,
+                        TP_DECODE_TRUSTED, NULL, &err) >= 0;
     return 0;
 }
 
 static const char rich_with_code[] =
-    "local s = {1, 2} local n = 0 K = {} K.__index = K function K:f() return s end class('K', K, true) gl = {}\n"
-    "local m = {} package.loaded.am = m return {s, s, setmetatable({}, K), function() n = n + 1 return gl, m, print end, thing(),\n"
+    "local s = {1, 2} local n = 0 K = {} K.__index = K function K:f() return s end class('K', K, "
+    "true) gl = {}\n"
+    "local m = {} package.loaded.am = m return {s, s, setmetatable({}, K), function() n = n + 1 "
+    "return gl, m, print end, thing(),\n"
     "  ('x'):rep(100), 5LL, {{{}}}, function() return n end}";
 
 /* Fails each allocation in turn. What failed may be done again, and succeeds in the end. */
@@ -1097,7 +1247,8 @@ static void open_without_memory(const char *before)
             fail("allocation %ld: %s", n, lua_tostring(L, -1));
         tp_codec_open(L);
         lua_settop(L, 0);
-        run_with(L, "return 5LL, require 'jit.util'.funcinfo", 0); /* libraries that the codec has loaded */
+        run_with(L, "return 5LL, require 'jit.util'.funcinfo",
+                 0); /* libraries that the codec has loaded */
         tp_error err = { 0 };
         tp_buf bytes = { 0 };
         if (tp_encode(L, 1, 2, NULL, 0, &bytes, &err))
@@ -1111,5 +1262,6 @@ CODEC_TEST(opening_without_memory)
 {
     open_without_memory("require 'ffi'");
     if (!getenv("TIDEPOOL_SANITIZER"))
-        open_without_memory(""); /* LuaJIT leaks its state of C types when that fails and is done again */
+        open_without_memory(
+            ""); /* LuaJIT leaks its state of C types when that fails and is done again */
 }

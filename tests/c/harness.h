@@ -7,11 +7,12 @@
  *         CHECK(signbit(decode(encode(-0.0))));
  *     }
  *
- * Each test runs in a process of its own, so that a crash or an exit costs one test. A failed CHECK ends its test. The program prints
- * `ok NAME` or `not ok NAME: why` per test, which scripts/run-tests counts, and exits with 0 when all passed.
- * A test that has not ended after HARNESS_LIMIT_S, or after what harness_watch allows it, has failed: where it stands and the stacks of its threads
- * are shown, and it is killed.
- * With names as arguments it runs only those, here in this process: for a debugger. */
+ * Each test runs in a process of its own, so that a crash or an exit costs one test. A failed CHECK
+ * ends its test. The program prints `ok NAME` or `not ok NAME: why` per test, which
+ * scripts/run-tests counts, and exits with 0 when all passed. A test that has not ended after
+ * HARNESS_LIMIT_S, or after what harness_watch allows it, has failed: where it stands and the
+ * stacks of its threads are shown, and it is killed. With names as arguments it runs only those,
+ * here in this process: for a debugger. */
 #ifndef TP_HARNESS_H
 #define TP_HARNESS_H
 
@@ -50,44 +51,47 @@ static harness_test *harness_first, **harness_last = &harness_first;
 static const char *harness_running; /* the test that this process runs */
 static harness_watched *harness_shared;
 
-#define TEST(test)                                                                                                 \
-    static void test(void);                                                                                        \
-    __attribute__((constructor)) static void harness_add_##test(void)                                              \
-    {                                                                                                              \
-        static harness_test self = { #test, test, NULL };                                                          \
-        *harness_last = &self;                                                                                     \
-        harness_last = &self.next;                                                                                 \
-    }                                                                                                              \
+#define TEST(test)                                                    \
+    static void test(void);                                           \
+    __attribute__((constructor)) static void harness_add_##test(void) \
+    {                                                                 \
+        static harness_test self = { #test, test, NULL };             \
+        *harness_last = &self;                                        \
+        harness_last = &self.next;                                    \
+    }                                                                 \
     static void test(void)
 
-#define CHECK(condition)                                                                                           \
-    do {                                                                                                           \
-        if (!(condition))                                                                                          \
-            harness_fail(__FILE__, __LINE__, #condition, "");                                                      \
+#define CHECK(condition)                                      \
+    do {                                                      \
+        if (!(condition))                                     \
+            harness_fail(__FILE__, __LINE__, #condition, ""); \
     } while (0)
 
 /* Whole numbers of any type that fits. */
-#define CHECK_INT(expected, actual)                                                                                \
-    do {                                                                                                           \
-        long long harness_e = (long long)(expected), harness_a = (long long)(actual);                              \
-        char harness_text[64];                                                                                     \
-        snprintf(harness_text, sizeof harness_text, " is %lld, not %lld", harness_a, harness_e);                   \
-        if (harness_e != harness_a)                                                                                \
-            harness_fail(__FILE__, __LINE__, #actual, harness_text);                                               \
+#define CHECK_INT(expected, actual)                                                              \
+    do {                                                                                         \
+        long long harness_e = (long long)(expected), harness_a = (long long)(actual);            \
+        char harness_text[64];                                                                   \
+        snprintf(harness_text, sizeof harness_text, " is %lld, not %lld", harness_a, harness_e); \
+        if (harness_e != harness_a)                                                              \
+            harness_fail(__FILE__, __LINE__, #actual, harness_text);                             \
     } while (0)
 
-#define CHECK_STR(expected, actual)                                                                                \
-    do {                                                                                                           \
-        const char *harness_e = (expected), *harness_a = (actual);                                                 \
-        char harness_text[1200];                                                                                   \
-        snprintf(harness_text, sizeof harness_text, " is \"%.550s\", not \"%.550s\"", harness_a, harness_e);       \
-        if (strcmp(harness_e, harness_a) != 0)                                                                     \
-            harness_fail(__FILE__, __LINE__, #actual, harness_text);                                               \
+#define CHECK_STR(expected, actual)                                                              \
+    do {                                                                                         \
+        const char *harness_e = (expected), *harness_a = (actual);                               \
+        char harness_text[1200];                                                                 \
+        snprintf(harness_text, sizeof harness_text, " is \"%.550s\", not \"%.550s\"", harness_a, \
+                 harness_e);                                                                     \
+        if (strcmp(harness_e, harness_a) != 0)                                                   \
+            harness_fail(__FILE__, __LINE__, #actual, harness_text);                             \
     } while (0)
 
-__attribute__((unused)) static _Noreturn void harness_fail(const char *file, int line, const char *what, const char *how)
+__attribute__((unused)) static _Noreturn void harness_fail(const char *file, int line,
+                                                           const char *what, const char *how)
 {
-    printf("not ok %s: %s:%d: %s%s\n", harness_running, file, line, what, *how ? how : " does not hold");
+    printf("not ok %s: %s:%d: %s%s\n", harness_running, file, line, what,
+           *how ? how : " does not hold");
     fflush(stdout);
     _exit(HARNESS_FAILED); /* whatever the test left behind is no further failure */
 }
@@ -119,9 +123,13 @@ static bool harness_wait(const harness_test *t, pid_t child, int *status)
     if (hangs) {
         char command[120];
         const char *what = harness_shared->what;
-        printf("not ok %s: %s%shad not ended after %ld s\n", t->name, what, *what ? " " : "", atomic_load(&harness_shared->limit_s));
+        printf("not ok %s: %s%shad not ended after %ld s\n", t->name, what, *what ? " " : "",
+               atomic_load(&harness_shared->limit_s));
         fflush(stdout);
-        snprintf(command, sizeof command, "exec timeout -k 5 60 gdb -p %ld -batch -ex 'thread apply all bt 40' </dev/null 2>&1", (long)child);
+        snprintf(
+            command, sizeof command,
+            "exec timeout -k 5 60 gdb -p %ld -batch -ex 'thread apply all bt 40' </dev/null 2>&1",
+            (long)child);
         if (system(command) != 0)
             printf("gdb has not shown its stacks\n");
         kill(child, SIGKILL);
@@ -137,7 +145,8 @@ static bool harness_run(const harness_test *t)
     int status = 0;
     fflush(stdout);
     if (!harness_shared) {
-        void *shared = mmap(NULL, sizeof *harness_shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        void *shared = mmap(NULL, sizeof *harness_shared, PROT_READ | PROT_WRITE,
+                            MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         if (shared == MAP_FAILED) {
             printf("not ok %s: no memory\n", t->name);
             return false;
@@ -158,7 +167,8 @@ static bool harness_run(const harness_test *t)
     if (!harness_wait(t, child, &status))
         return false;
     if (WIFSIGNALED(status))
-        printf("not ok %s: killed by signal %d (%s)\n", t->name, WTERMSIG(status), strsignal(WTERMSIG(status)));
+        printf("not ok %s: killed by signal %d (%s)\n", t->name, WTERMSIG(status),
+               strsignal(WTERMSIG(status)));
     else if (WEXITSTATUS(status) == 0)
         printf("ok %s\n", t->name);
     else if (WEXITSTATUS(status) != HARNESS_FAILED)

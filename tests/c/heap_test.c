@@ -1,4 +1,5 @@
-/* heap_test.c: the memory of Lua states: blocks keep what is written to them, whatever is taken, moved and given back around them. */
+/* heap_test.c: the memory of Lua states: blocks keep what is written to them, whatever is taken,
+ * moved and given back around them. */
 #include "harness.h"
 #include "base/heap.h"
 

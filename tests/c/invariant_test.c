@@ -1,4 +1,5 @@
-/* invariant_test.c: what the engine's jobs promise each other is checked in builds for tests, and costs nothing in the one that users run. */
+/* invariant_test.c: what the engine's jobs promise each other is checked in builds for tests, and
+ * costs nothing in the one that users run. */
 #include "harness.h"
 #include "engine/exec.h"
 
@@ -42,7 +43,12 @@ static void open_bench(bench *b)
     CHECK_INT(0, tp_agent_open(&b->agent, b->engine, 0, &b->executor, &err));
     b->func = tp_func_new("f", 0);
     CHECK(b->func);
-    tp_job_config config = { .func = b->func, .executor = &b->executor, .waiter = &b->waiter, .ordered = true, .discard = true, .total = ITEMS };
+    tp_job_config config = { .func = b->func,
+                             .executor = &b->executor,
+                             .waiter = &b->waiter,
+                             .ordered = true,
+                             .discard = true,
+                             .total = ITEMS };
     CHECK_INT(0, tp_job_open(&b->job, b->engine, &config, &err));
     CHECK_INT(0, tp_job_push(b->job, tp_block_new_empty(TP_BLOCK_DONE, 0, ITEMS)));
     tp_job_end(b->job);
@@ -72,7 +78,8 @@ static void give(tp_slice *s, uint32_t n)
     s->work.at += n;
 }
 
-/* Does that end a process? Asked only where there are assertions: elsewhere it would corrupt memory. */
+/* Does that end a process? Asked only where there are assertions: elsewhere it would corrupt
+ * memory. */
 static bool is_refused(void (*wrong)(bench *b))
 {
     int status = 0;

@@ -1,4 +1,5 @@
-/* job_test.c: jobs without workers: the test takes slices and finishes them itself, so that each step has its time. */
+/* job_test.c: jobs without workers: the test takes slices and finishes them itself, so that each
+ * step has its time. */
 #include "harness.h"
 #include "engine/exec.h"
 
@@ -46,7 +47,13 @@ static tp_job *open_job(unsigned n, tp_retries retries)
 {
     tp_error err = { 0 };
     tp_job *job;
-    tp_job_config config = { .func = func, .executor = &executor, .waiter = &waiter, .ordered = true, .keep_going = true, .is_cheap = true, .total = n,
+    tp_job_config config = { .func = func,
+                             .executor = &executor,
+                             .waiter = &waiter,
+                             .ordered = true,
+                             .keep_going = true,
+                             .is_cheap = true,
+                             .total = n,
                              .retries = retries };
     CHECK_INT(0, tp_job_open(&job, engine, &config, &err));
     for (unsigned i = 0; i < n; i++) {
@@ -156,7 +163,10 @@ TEST(a_job_whose_owner_waits_for_an_item_does_not_pause)
 TEST(a_job_whose_owner_waits_for_a_retry_does_not_pause)
 {
     setup();
-    tp_job *job = open_job(MANY, (tp_retries){ .max = 1, .initial_delay_s = 2e-9 * TP_PAUSE_NS, .backoff = 1, .max_delay_s = 10 });
+    tp_job *job = open_job(MANY, (tp_retries){ .max = 1,
+                                               .initial_delay_s = 2e-9 * TP_PAUSE_NS,
+                                               .backoff = 1,
+                                               .max_delay_s = 10 });
     tp_job_set_reading(job, true);
     CHECK_INT(0, run(1));
     CHECK_INT(0, next(job));
@@ -209,7 +219,8 @@ static void come_to_look(tp_job *job)
 
 TEST(a_paused_job_goes_on_whatever_its_owner_comes_back_for)
 {
-    static void (*const ways[])(tp_job *) = { come_by_next, come_by_room, come_to_list, come_to_look };
+    static void (*const ways[])(tp_job *) = { come_by_next, come_by_room, come_to_list,
+                                              come_to_look };
     setup();
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         tp_job *job = open_read();
@@ -219,7 +230,8 @@ TEST(a_paused_job_goes_on_whatever_its_owner_comes_back_for)
         ways[i](job);
         CHECK(offered > 0);
         int index = run(1);
-        for (int again = 0; index < 0 && again < 100; again++) { /* on a busy machine we may have been away for that long */
+        for (int again = 0; index < 0 && again < 100;
+             again++) { /* on a busy machine we may have been away for that long */
             ways[i](job);
             index = run(1);
         }
@@ -257,7 +269,9 @@ TEST(any_number_of_paused_jobs_do_not_hide_another)
 
 /* ---- memory ---- */
 
-enum { LARGE = TP_BYTES_MAX / sizeof(double) + 1 }; /* doubles of which one result is all that a job may hold */
+enum {
+    LARGE = TP_BYTES_MAX / sizeof(double) + 1
+}; /* doubles of which one result is all that a job may hold */
 
 TEST(a_job_with_large_results_goes_on_when_its_owner_takes_one)
 {
@@ -280,7 +294,8 @@ TEST(a_job_with_large_results_goes_on_when_its_owner_takes_one)
 TEST(a_job_with_large_results_runs_what_its_owner_waits_for)
 {
     setup();
-    tp_job *job = open_job(8, (tp_retries){ .max = 1, .initial_delay_s = 0.01, .backoff = 1, .max_delay_s = 1 });
+    tp_job *job = open_job(
+        8, (tp_retries){ .max = 1, .initial_delay_s = 0.01, .backoff = 1, .max_delay_s = 1 });
     for (int i = 0; i < 5; i++)
         fail(take());
     CHECK_INT(5, run(LARGE));
@@ -297,7 +312,8 @@ TEST(a_job_with_large_results_runs_what_its_owner_waits_for)
     tear_down();
 }
 
-/* Results that come in any order: slices are nested, so that they can be finished behind each other. */
+/* Results that come in any order: slices are nested, so that they can be finished behind each
+ * other. */
 TEST(results_are_given_out_in_order_in_whatever_order_they_come)
 {
     enum { N = 500, DEPTH = 40 };

@@ -1,8 +1,9 @@
-/* memory_test.c: an allocation that fails, whichever it is, and once or from then on, comes back as an error, or is made up for; nothing crashes, hangs or
- * leaks.
+/* memory_test.c: an allocation that fails, whichever it is, and once or from then on, comes back as
+ * an error, or is made up for; nothing crashes, hangs or leaks.
  *
- * The linker puts the functions below in the place of malloc and its like for the whole library, and in that of luaL_newstate, so that Lua's own
- * allocations fail too (see the Makefile). libuv keeps its own: it aborts where a loop cannot grow. */
+ * The linker puts the functions below in the place of malloc and its like for the whole library,
+ * and in that of luaL_newstate, so that Lua's own allocations fail too (see the Makefile). libuv
+ * keeps its own: it aborts where a loop cannot grow. */
 #include "harness.h"
 #include "base/heap.h"
 #include "runtime/runtime.h"
@@ -17,8 +18,10 @@
 static _Atomic long n_calls, fail_at; /* fail_at 0: none */
 static _Atomic bool is_lasting;       /* all after it fail too */
 static _Atomic bool uses_heap;        /* Lua states have the library's heap */
-static bool spares_lua;               /* what Lua states ask for does not fail, nor count: the host's own allocations are few, and each can be swept */
-static bool is_interpreted;            /* the states of the next session compile nothing; set while none is open */
+static bool spares_lua; /* what Lua states ask for does not fail, nor count: the host's own
+                           allocations are few, and each can be swept */
+static bool
+    is_interpreted; /* the states of the next session compile nothing; set while none is open */
 static _Thread_local bool is_spared, is_starved; /* nothing fails now; everything does */
 static _Atomic long n_starved, n_interpreted;
 
@@ -78,7 +81,8 @@ static void *allocate(void *user, void *p, size_t old, size_t size)
     return __real_realloc(p, size);
 }
 
-/* As a whole, as it is with LuaJIT's own allocator: an allocation that fails inside makes it crash. */
+/* As a whole, as it is with LuaJIT's own allocator: an allocation that fails inside makes it
+ * crash. */
 lua_State *__wrap_lua_newstate(lua_Alloc f, void *user)
 {
     if (uses_heap)
@@ -91,9 +95,10 @@ lua_State *__wrap_lua_newstate(lua_Alloc f, void *user)
     return L;
 }
 
-/* LuaJIT crashes when a table made in compiled code gets no memory (lj_err_mem under lj_tab_new1 in a trace; seen here at one of 17,000 allocations). The
- * product's heap asks twice; what stays out of memory can still meet it (tests/README.md). So that no sweep is red for it by chance, states only
- * interpret where the heap is not the product's or memory stays out. */
+/* LuaJIT crashes when a table made in compiled code gets no memory (lj_err_mem under lj_tab_new1 in
+ * a trace; seen here at one of 17,000 allocations). The product's heap asks twice; what stays out
+ * of memory can still meet it (tests/README.md). So that no sweep is red for it by chance, states
+ * only interpret where the heap is not the product's or memory stays out. */
 void __wrap_luaL_openlibs(lua_State *L)
 {
     __real_luaL_openlibs(L);
@@ -101,7 +106,8 @@ void __wrap_luaL_openlibs(lua_State *L)
         n_interpreted++;
 }
 
-/* While FFI is opened nothing fails that is not the heap's own; and with the heap everything that it asks for. */
+/* While FFI is opened nothing fails that is not the heap's own; and with the heap everything that
+ * it asks for. */
 bool __wrap_tp_heap_prepare(tp_heap *heap)
 {
     if (is_to_fail() || !__real_tp_heap_prepare(heap))
@@ -120,7 +126,8 @@ void __wrap_tp_heap_seal(tp_heap *heap)
         tp_heap_free(heap); /* the state takes each block from `allocate` */
 }
 
-/* What luaL_newstate does but for the allocator and the panic function: a panic ends the process, which is a red test. */
+/* What luaL_newstate does but for the allocator and the panic function: a panic ends the process,
+ * which is a red test. */
 lua_State *__wrap_luaL_newstate(void)
 {
     return __wrap_lua_newstate(NULL, NULL);
@@ -153,20 +160,25 @@ static const char *run_session(tp_error *err)
     }
     if (tp_host_open(&host, &config, err))
         return "";
-    if (tp_function_from_lua(&f, host, "double", "return function(x) return 2 * x end", &options, err) ||
-        tp_map_doubles(&map, f, (const double *[]){ x }, 1, N, NULL, err) || tp_map_read_doubles(map, y, N, err))
+    if (tp_function_from_lua(&f, host, "double", "return function(x) return 2 * x end", &options,
+                             err) ||
+        tp_map_doubles(&map, f, (const double *[]){ x }, 1, N, NULL, err) ||
+        tp_map_read_doubles(map, y, N, err))
         goto out;
     tp_map_close(map);
     for (int i = 0; i < N; i++)
         if (y[i] != 2 * i)
             wrong = "a double";
     if (tp_function_from_c(&f, host, "add", add, NULL, NULL, err) ||
-        tp_map_doubles(&map, f, (const double *[]){ x, x }, 2, N, NULL, err) || tp_map_read_doubles(map, y, N, err))
+        tp_map_doubles(&map, f, (const double *[]){ x, x }, 2, N, NULL, err) ||
+        tp_map_read_doubles(map, y, N, err))
         goto out;
     for (int i = 0; i < N; i++)
         if (y[i] != 2 * i)
             wrong = "a sum";
-    if (tp_function_from_lua(&f, host, "keep", "return function(t) return { t, 'text', key = t[1] } end", NULL, err) ||
+    if (tp_function_from_lua(&f, host, "keep",
+                             "return function(t) return { t, 'text', key = t[1] } end", NULL,
+                             err) ||
         tp_map_values(&map, f, values, 1, N, NULL, err))
         goto out;
     int n = 0, status;
@@ -185,24 +197,28 @@ out:
     return wrong;
 }
 
-/* A script: maps, starmaps, errors, what is retried, promised, nested and spawned, arrays there and back. It returns 0; an error that it raises is for want
- * of memory. */
+/* A script: maps, starmaps, errors, what is retried, promised, nested and spawned, arrays there and
+ * back. It returns 0; an error that it raises is for want of memory. */
 static const char script[] =
     "local tidepool = require 'tidepool'\n"
     "local app = tidepool.App 's'\n"
-    "local function check(is_right, what) if not is_right then error('wrong: ' .. what, 0) end end\n"
+    "local function check(is_right, what) if not is_right then error('wrong: ' .. what, 0) end "
+    "end\n"
     "local function check_error(e, field, value)\n"
     "  if not tidepool.is_failure(e) or e.kind == 'memory' then error(e, 0) end\n"
     "  check(e.kind == 'error', 'the kind ' .. e.kind .. ': ' .. tostring(e.message))\n"
-    "  check(e[field] == value, field .. ' of an error is ' .. tostring(e[field]) .. ', its message ' .. tostring(e.message))\n"
+    "  check(e[field] == value, field .. ' of an error is ' .. tostring(e[field]) .. ', its "
+    "message ' .. tostring(e.message))\n"
     "end\n"
     "local t = { 'text' }\n"
     "t.t = t\n"
     "local cyclic = app:func {} (function(x) return x + #t.t end)\n"
     "local done, e = pcall(function() return cyclic:map({ 1, 2 }):list() end)\n"
-    "check(done or not tidepool.is_failure(e) or e.kind == 'memory', 'an error is ' .. tostring(e))\n"
+    "check(done or not tidepool.is_failure(e) or e.kind == 'memory', 'an error is ' .. "
+    "tostring(e))\n"
     "if not done then error(e, 0) end\n"
-    "local f = app:func {} (function(x) if x == 3 then error { code = x } end return x * 2, tostring(x) end)\n"
+    "local f = app:func {} (function(x) if x == 3 then error { code = x } end return x * 2, "
+    "tostring(x) end)\n"
     "local n = 0\n"
     "for i, v, text in f:map { 1, 2, 4, 5 } do\n"
     "  check(text == tostring(v / 2), 'a text')\n"
@@ -214,12 +230,14 @@ static const char script[] =
     "check_error(e, 'code', 3)\n"
     "local pair = app:func {} (function(a, b) return { a, b } end)\n"
     "for i, v in pair:starmap { { 1, 2 }, { 3, 'x' } } do check(v[1] == i * 2 - 1, 'a field') end\n"
-    "local one = app:func { returns = 'double' } (function(x) if x == 2 then return 'x' end return x end)\n"
+    "local one = app:func { returns = 'double' } (function(x) if x == 2 then return 'x' end return "
+    "x end)\n"
     "local l = one:map({ 1, 2, 3 }, { return_exceptions = true }):list()\n"
     "check_error(l[2], 'message', 'it returned string, but returns = \"double\"')\n"
     "check(tidepool.is_failure(l[3]) or l[3] == 3, 'a number')\n"
     "check(one:map({ { 1 }, 3 }, { return_exceptions = true }):list().n == 2, 'a count')\n"
-    "local again = app:func { retries = { max = 2, initial_delay = 0 } } (function(x) error('no ' .. x, 0) end)\n"
+    "local again = app:func { retries = { max = 2, initial_delay = 0 } } (function(x) error('no ' "
+    ".. x, 0) end)\n"
     "local r = again:map({ 1 }, { return_exceptions = true }):list()\n"
     "check_error(r[1], 'message', 'no 1')\n"
     "local outer = app:func {} (function(x)\n"
@@ -228,7 +246,8 @@ static const char script[] =
     "end)\n"
     "check(outer:map({ 6, 7 }):list()[2] == 16, 'a nested result')\n"
     "local a = tidepool.array('double', { 1, 2, 3, 4 })\n"
-    "local sum = app:func { name = 'sum' } (function(b, k) return b:slice(1, k), b[k], tidepool.array('int32', k) end)\n"
+    "local sum = app:func { name = 'sum' } (function(b, k) return b:slice(1, k), b[k], "
+    "tidepool.array('int32', k) end)\n"
     "for i, part, x, made in sum:starmap { { a, 2 }, { a:copy(), 3 } } do\n"
     "  check(#part == i + 1 and x == i + 1 and #made == i + 1, 'an array')\n"
     "end\n"
@@ -283,7 +302,8 @@ static const char *run_script(tp_error *err)
 out:
     atomic_store(&fail_at, 0);
     if (tp_host_stop(host, 20000))
-        wrong = "workers do not come to rest"; /* closing the host waits for them: the harness shows where they are */
+        wrong = "workers do not come to rest"; /* closing the host waits for them: the harness shows
+                                                  where they are */
     if (L)
         tp_vm_close_state(L);
     if (tp_array_pool_live(host->arrays) > 0)
@@ -308,14 +328,16 @@ static void check_session(const char *(*run)(tp_error *err), long n, bool lasts)
     if (*wrong)
         printf("allocation %ld\n", n);
     CHECK_STR("", wrong);
-    if (err.code != TP_OK && (err.code != TP_EMEMORY || !strstr(err.message, "memory") || strstr(err.message, "wrong: "))) {
+    if (err.code != TP_OK && (err.code != TP_EMEMORY || !strstr(err.message, "memory") ||
+                              strstr(err.message, "wrong: "))) {
         printf("allocation %ld, code %d\n", n, err.code);
         CHECK_STR("... memory ...", err.message);
     }
 }
 
-/* Runs a session for each of its allocations, or for some hundred of them where it takes long; TIDEPOOL_TORTURE in the environment is
- * that number then (make torture), and TIDEPOOL_TORTURE_FROM the first. */
+/* Runs a session for each of its allocations, or for some hundred of them where it takes long;
+ * TIDEPOOL_TORTURE in the environment is that number then (make torture), and TIDEPOOL_TORTURE_FROM
+ * the first. */
 static void check_sessions(const char *(*run)(tp_error *err), bool lasts, long at_most)
 {
     tp_error err = { 0 };
@@ -339,7 +361,8 @@ TEST(each_allocation_of_a_session_may_fail)
     check_sessions(run_session, false, getenv("TIDEPOOL_SANITIZER") ? 500 : 1000000);
 }
 
-/* Where it waits for memory a session takes longer; every sixth allocation finds what every one does. */
+/* Where it waits for memory a session takes longer; every sixth allocation finds what every one
+ * does. */
 TEST(memory_may_run_out_at_any_allocation_of_a_session)
 {
     check_sessions(run_session, true, getenv("TIDEPOOL_SANITIZER") ? 300 : 1500);
@@ -352,7 +375,8 @@ TEST(the_same_with_the_heap_of_the_library)
     uses_heap = true;
     check_sessions(run_session, false, 1000);
     check_sessions(run_session, true, 200);
-    CHECK(n_starved > 0); /* FFI asked for memory that was not there, and was opened from what was set aside */
+    CHECK(n_starved >
+          0); /* FFI asked for memory that was not there, and was opened from what was set aside */
 }
 
 TEST(each_allocation_of_a_script_may_fail)
@@ -387,7 +411,8 @@ static int l_fail(lua_State *L)
     return 0;
 }
 
-/* What a call has given is not lost where there was no memory to take it: who asks again does not wait for ever. */
+/* What a call has given is not lost where there was no memory to take it: who asks again does not
+ * wait for ever. */
 static const char asking[] =
     "local tidepool = require 'tidepool'\n"
     "local fail = ...\n"

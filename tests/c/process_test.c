@@ -10,7 +10,8 @@ static void use_workers(tp_host *host)
 {
     double x[100] = { 0 }, y[100];
     tp_map *map;
-    OK(tp_map_doubles(&map, from_lua(host, "return function(x) return x end"), (const double *[]){ x }, 1, 100, NULL, e));
+    OK(tp_map_doubles(&map, from_lua(host, "return function(x) return x end"),
+                      (const double *[]){ x }, 1, 100, NULL, e));
     OK(tp_map_read_doubles(map, y, 100, e));
     tp_map_close(map);
 }
@@ -48,7 +49,8 @@ TEST(a_signal_that_the_program_blocks_is_its_own)
     sigset_t wanted;
     sigemptyset(&wanted);
     sigaddset(&wanted, SIGTERM);
-    CHECK_INT(0, pthread_sigmask(SIG_BLOCK, &wanted, NULL)); /* as servers do: libraries first, then the loop */
+    CHECK_INT(0, pthread_sigmask(SIG_BLOCK, &wanted,
+                                 NULL)); /* as servers do: libraries first, then the loop */
     int fd = signalfd(-1, &wanted, SFD_CLOEXEC);
     CHECK_INT(0, kill(getpid(), SIGTERM));
     struct pollfd p = { .fd = fd, .events = POLLIN };
@@ -59,13 +61,17 @@ TEST(a_signal_that_the_program_blocks_is_its_own)
 
 TEST(no_thread_but_the_programs_takes_signals)
 {
-    static const int never[] = { SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM, SIGCHLD, SIGWINCH, SIGIO };
+    static const int never[] = { SIGHUP,  SIGINT,  SIGQUIT, SIGTERM,  SIGUSR1,
+                                 SIGUSR2, SIGALRM, SIGCHLD, SIGWINCH, SIGIO };
     static const int always[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGPIPE };
     static const char find[] = "local d = require('tidepool').devices()[1] if d then"
-                               "  require('tidepool').App 'a':func({ gpu = true }, function(x) return x + 1 end):map({ 1, 2 }):list() end";
+                               "  require('tidepool').App 'a':func({ gpu = true }, function(x) "
+                               "return x + 1 end):map({ 1, 2 }):list() end";
     static const char record[] = "name = os.tmpname()"
-                                 " results = require('tidepool').App 'b':func(function(x) return x + 1 end):map({ 1, 2 }, { journal = name })";
-    static const char forget[] = "results:list() for _, more in ipairs { '', '-wal', '-shm' } do os.remove(name .. more) end";
+                                 " results = require('tidepool').App 'b':func(function(x) return x "
+                                 "+ 1 end):map({ 1, 2 }, { journal = name })";
+    static const char forget[] = "results:list() for _, more in ipairs { '', '-wal', '-shm' } do "
+                                 "os.remove(name .. more) end";
     tp_host *host = open_host();
     use_workers(host);
     OK(tp_host_run_string(host, find, strlen(find), "=find", e)); /* drivers have threads, too */
@@ -74,16 +80,20 @@ TEST(no_thread_but_the_programs_takes_signals)
     int n = 0;
     for (struct dirent *d; (d = readdir(tasks));) {
         char status[4096];
-        if (d->d_name[0] == '.' || atoi(d->d_name) == getpid() || !read_status(d->d_name, status, sizeof status))
+        if (d->d_name[0] == '.' || atoi(d->d_name) == getpid() ||
+            !read_status(d->d_name, status, sizeof status))
             continue;
         for (size_t i = 0; i < sizeof never / sizeof *never; i++)
             CHECK(blocks(mask_of(status), never[i]));
         /* A sanitizer's own thread blocks all; ThreadSanitizer's has no name of its own. */
         const char *sanitizer = getenv("TIDEPOOL_SANITIZER");
-        bool is_ours = !strstr(status, "Name:\tsanitizer") && !(sanitizer && strcmp(sanitizer, "tsan") == 0);
+        bool is_ours = !strstr(status, "Name:\tsanitizer") &&
+                       !(sanitizer && strcmp(sanitizer, "tsan") == 0);
         for (size_t i = 0; is_ours && i < sizeof always / sizeof *always; i++) {
             /* While it begins, a thread blocks all: the C library has it so. */
-            for (int k = 0; k < 30000 && blocks(mask_of(status), always[i]) && read_status(d->d_name, status, sizeof status); k++)
+            for (int k = 0; k < 30000 && blocks(mask_of(status), always[i]) &&
+                            read_status(d->d_name, status, sizeof status);
+                 k++)
                 usleep(1000);
             CHECK(!blocks(mask_of(status), always[i]));
         }
@@ -98,9 +108,11 @@ TEST(no_thread_but_the_programs_takes_signals)
 TEST(commands_of_workers_block_no_more_than_the_program_does)
 {
     static const char *const commands[] = {
-        "return function() local p = io.popen 'cat /proc/self/status' local s = p:read '*a' p:close() return s end",
+        "return function() local p = io.popen 'cat /proc/self/status' local s = p:read '*a' "
+        "p:close() return s end",
         "return function() local name = os.tmpname() os.execute('cat /proc/self/status >' .. name)"
-        "  local file = io.open(name) local s = file:read '*a' file:close() os.remove(name) return s end",
+        "  local file = io.open(name) local s = file:read '*a' file:close() os.remove(name) return "
+        "s end",
     };
     sigset_t one;
     sigemptyset(&one);
@@ -116,7 +128,9 @@ TEST(commands_of_workers_block_no_more_than_the_program_does)
         int status = tp_map_next(map, &r, &err);
         CHECK_STR("", err.message);
         CHECK_INT(1, status);
-        CHECK_INT(0, mask_of(r.values[0].as.bytes) & ~(1ull << (SIGUSR2 - 1))); /* dash takes all of them whatever it begins with */
+        CHECK_INT(
+            0, mask_of(r.values[0].as.bytes) &
+                   ~(1ull << (SIGUSR2 - 1))); /* dash takes all of them whatever it begins with */
         tp_map_close(map);
     }
     tp_host_close(host);

@@ -17,8 +17,10 @@ static void open_place(tp_program_store *place, char *path, size_t size)
     tp_error why = { 0 };
     unsigned char *program;
     size_t n;
-    CHECK_INT(TP_PROGRAM_STORE_NONE, tp_program_store_read(place, "what it depends on", &program, &n, &why));
-    CHECK_INT(TP_PROGRAM_STORE_FINE, tp_program_store_write(place, "what it depends on", "the program", 11, &why));
+    CHECK_INT(TP_PROGRAM_STORE_NONE,
+              tp_program_store_read(place, "what it depends on", &program, &n, &why));
+    CHECK_INT(TP_PROGRAM_STORE_FINE,
+              tp_program_store_write(place, "what it depends on", "the program", 11, &why));
     DIR *dir = opendir(folder);
     CHECK(dir);
     path[0] = 0;

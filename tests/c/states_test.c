@@ -24,7 +24,8 @@ static double run(lua_State *L, const char *code)
     return n;
 }
 
-static const char ticks[] = "require 'tidepool' local uv = require 'luv' n = 0 T = uv.new_timer() T:start(1, 1, function() n = n + 1 end)";
+static const char ticks[] = "require 'tidepool' local uv = require 'luv' n = 0 T = uv.new_timer() "
+                            "T:start(1, 1, function() n = n + 1 end)";
 
 TEST(a_state_closes_its_own_luv_handles_only)
 {
@@ -32,16 +33,19 @@ TEST(a_state_closes_its_own_luv_handles_only)
         tp_host *host = open_host();
         lua_State *L = open_state(host), *M = open_state(host);
         run(L, ticks);
-        run(M, "tidepool = require 'tidepool' uv = require 'luv'"
-               " local t = uv.new_timer() t:start(1, 0, function() t:close() end) tidepool.sleep(0.02)"
-               " idle = uv.new_timer() idle:start(3600000, 0, function() end) pipe = uv.new_pipe()");
+        run(M,
+            "tidepool = require 'tidepool' uv = require 'luv'"
+            " local t = uv.new_timer() t:start(1, 0, function() t:close() end) tidepool.sleep(0.02)"
+            " idle = uv.new_timer() idle:start(3600000, 0, function() end) pipe = uv.new_pipe()");
         CHECK_INT(2, run(M, "local k = 0 uv.walk(function() k = k + 1 end) return k"));
         CHECK_INT(1, run(L, "local k = 0 require 'luv'.walk(function() k = k + 1 end) return k"));
         if (with_files) /* under way when the state is closed */
-            run(M, "for i = 1, 50 do uv.fs_stat('/proc/self/status', function() error 'a closed state' end) end");
+            run(M, "for i = 1, 50 do uv.fs_stat('/proc/self/status', function() error 'a closed "
+                   "state' end) end");
         lua_close(M);
         double before = run(L, "assert(T:is_active() and not T:is_closing()) return n");
-        CHECK(run(L, "local n0 = n repeat require 'tidepool'.sleep(0.001) until n > n0 return n") > before);
+        CHECK(run(L, "local n0 = n repeat require 'tidepool'.sleep(0.001) until n > n0 return n") >
+              before);
         lua_close(L);
         tp_host_close(host);
     }
@@ -55,7 +59,8 @@ TEST(the_hosts_own_state_keeps_its_luv_handles)
     lua_State *M = open_state(host);
     run(M, "require 'tidepool' require 'luv'.new_timer()");
     lua_close(M);
-    static const char more[] = "function more() local n0 = n repeat require 'tidepool'.sleep(0.001) until n > n0 return T:is_active() end";
+    static const char more[] = "function more() local n0 = n repeat require "
+                               "'tidepool'.sleep(0.001) until n > n0 return T:is_active() end";
     OK(tp_host_run_string(host, more, sizeof more - 1, "=more", e));
     OK(tp_host_call(&v, host, "more", NULL, 0, e));
     CHECK_INT(1, v.items[0].as.boolean);
@@ -67,8 +72,10 @@ TEST(uv_run_waits_for_the_handles_of_its_own_state)
     tp_host *host = open_host();
     lua_State *L = open_state(host), *M = open_state(host);
     run(L, ticks);
-    CHECK_INT(7, run(M, "require 'tidepool' local uv = require 'luv' local t, fired = uv.new_timer()"
-                        " t:start(5, 0, function() fired = 7 t:close() end) uv.run() assert(not uv.loop_alive()) return fired"));
+    CHECK_INT(7,
+              run(M, "require 'tidepool' local uv = require 'luv' local t, fired = uv.new_timer()"
+                     " t:start(5, 0, function() fired = 7 t:close() end) uv.run() assert(not "
+                     "uv.loop_alive()) return fired"));
     CHECK(run(L, "return require 'luv'.loop_alive() and 1 or 0") == 1);
     lua_close(L); /* in the order in which they were opened, too */
     lua_close(M);
@@ -93,11 +100,13 @@ static void step_until(tp_host *host, lua_State *L, const char *code)
 
 TEST(a_step_drives_the_tasks_of_all_states)
 {
-    static const char tasks[] = "local tp = require 'tidepool' local f = tp.App 'a':func { name = 'f' } (function(x) return x end)"
-                                " n = 0"
-                                " tp.async(function() tp.sleep(0.002) local one = f:remote(1) n = n + one end)"
-                                " f:spawn(2):on_done(function(call) local two = call:get() n = n + two end)"
-                                " tp.async(function() tp.sleep(0) error 'nobody reads this' end)";
+    static const char tasks[] =
+        "local tp = require 'tidepool' local f = tp.App 'a':func { name = 'f' } (function(x) "
+        "return x end)"
+        " n = 0"
+        " tp.async(function() tp.sleep(0.002) local one = f:remote(1) n = n + one end)"
+        " f:spawn(2):on_done(function(call) local two = call:get() n = n + two end)"
+        " tp.async(function() tp.sleep(0) error 'nobody reads this' end)";
     char said[4096] = "";
     tp_host *host;
     tp_config config = { .size = sizeof config, .workers = 2, .write = note, .user = said };
@@ -120,12 +129,14 @@ TEST(what_a_state_waits_for_reaches_it_whoever_turned_the_loop)
 {
     tp_host *host = open_host();
     lua_State *L = open_state(host), *M = open_state(host);
-    static const char define[] = "tp = require 'tidepool' f = tp.App 'a':func { name = 'f' } (function(x) require 'tidepool'.sleep(x) return x end)";
+    static const char define[] = "tp = require 'tidepool' f = tp.App 'a':func { name = 'f' } "
+                                 "(function(x) require 'tidepool'.sleep(x) return x end)";
     run(L, define);
     run(M, define);
     for (int i = 0; i < 20; i++) {
         run(L, "task = tp.async(function() return f:remote(0.001) end)");
-        run(M, "tp.async(function() f:remote(0.004) end) tp.sleep(0.006)"); /* takes turns in which L's result comes */
+        run(M, "tp.async(function() f:remote(0.004) end) tp.sleep(0.006)"); /* takes turns in which
+                                                                               L's result comes */
         CHECK(run(L, "return task:get(60)") == 0.001);
     }
     lua_close(M);
@@ -133,9 +144,11 @@ TEST(what_a_state_waits_for_reaches_it_whoever_turned_the_loop)
     tp_host_close(host);
 }
 
-/* Strings that are too long to be copied are pinned, and read where they lie: in a state that may end before its host. */
-static const char long_strings[] = "ffi = require 'ffi' ffi.cdef 'int usleep(unsigned)' tp = require 'tidepool' app = tp.App 'a'"
-                              " strings = {} for i = 1, 64 do strings[i] = ('x'):rep(2^20 + i) end";
+/* Strings that are too long to be copied are pinned, and read where they lie: in a state that may
+ * end before its host. */
+static const char long_strings[] =
+    "ffi = require 'ffi' ffi.cdef 'int usleep(unsigned)' tp = require 'tidepool' app = tp.App 'a'"
+    " strings = {} for i = 1, 64 do strings[i] = ('x'):rep(2^20 + i) end";
 
 TEST(a_state_may_be_closed_while_workers_read_its_strings)
 {
@@ -155,7 +168,8 @@ TEST(an_item_may_fail_after_the_state_that_its_input_lies_in_was_closed)
     lua_State *M = open_state(host);
     run(M, long_strings);
     run(M, "begun = tp.array('int32', 1)"
-           " r = app:func(function(s) begun[1] = 1 for _ = 1, 15 do ffi.C.usleep(100000) end error 'no' end):map(strings)"
+           " r = app:func(function(s) begun[1] = 1 for _ = 1, 15 do ffi.C.usleep(100000) end error "
+           "'no' end):map(strings)"
            " repeat ffi.C.usleep(1000) until begun[1] == 1");
     lua_close(M); /* does not wait for all of what the items take */
     CHECK_INT(0, tp_host_stop(host, 60000));

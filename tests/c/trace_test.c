@@ -42,8 +42,10 @@ TEST(events_come_as_they_were_noted)
     CHECK_INT(2, tp_trace_read(&t, events, 4));
     CHECK(events[0].kind == TP_EVENT_TAKE && events[0].worker == 7 && events[0].job == 1);
     CHECK(events[0].first == (uint64_t)1 << 40 && events[0].count == 16);
-    CHECK(events[1].kind == TP_EVENT_FINISH && events[1].worker == UINT32_MAX && events[1].count == UINT64_MAX);
-    CHECK(before <= events[0].time_ns && events[0].time_ns <= events[1].time_ns && events[1].time_ns <= uv_hrtime());
+    CHECK(events[1].kind == TP_EVENT_FINISH && events[1].worker == UINT32_MAX &&
+          events[1].count == UINT64_MAX);
+    CHECK(before <= events[0].time_ns && events[0].time_ns <= events[1].time_ns &&
+          events[1].time_ns <= uv_hrtime());
     CHECK_INT(0, t.lost);
     tp_trace_close(&t);
 }
@@ -108,7 +110,8 @@ TEST(many_threads_write_while_one_reads)
 
 enum { ITEMS = 300, EVENTS = 4096 };
 
-static const char boom_at_7[] = "return function(x) if x == 7 then error 'seven' end return x * x end";
+static const char boom_at_7[] =
+    "return function(x) if x == 7 then error 'seven' end return x * x end";
 
 static tp_value option(const char *name, tp_value value, tp_pair *pair)
 {
@@ -183,7 +186,8 @@ TEST(workers_of_all_executors_have_ids_of_their_own)
     CHECK_INT(0, tp_host_open(&host, &config, &err));
     for (int i = 0; i < 3; i++) {
         const char *name = i == 0 ? "inline" : i == 1 ? "threads" : "opencl";
-        CHECK_INT(0, tp_agent_open(&agents[i], host->engine, 1, tp_host_executor(host, name), &err));
+        CHECK_INT(0,
+                  tp_agent_open(&agents[i], host->engine, 1, tp_host_executor(host, name), &err));
         CHECK(agents[i].worker.id > 0);
         for (int k = 0; k < i; k++)
             CHECK(agents[i].worker.id != agents[k].worker.id);

@@ -1,4 +1,5 @@
-/* wire_test.c: what a worker process says is checked: records that are right are read, and all others are none. */
+/* wire_test.c: what a worker process says is checked: records that are right are read, and all
+ * others are none. */
 #include "harness.h"
 #include "wire/frame.h"
 
@@ -8,7 +9,8 @@
 
 enum { ITEMS = 100, ROOM = 1 << 14 };
 
-/* A request of ITEMS items, the memory that a worker wrote its records to, and what the sink was given. */
+/* A request of ITEMS items, the memory that a worker wrote its records to, and what the sink was
+ * given. */
 typedef struct bench {
     tp_work work; /* first member */
     tp_terms terms;
@@ -37,7 +39,8 @@ static void open_bench(bench *b)
     b->inputs = (tp_block){ .n = ITEMS, .first = 1000 };
     b->results_end = &b->results;
     tp_work_open(&b->work, &b->worker, &sink, &b->terms, &b->inputs, 0, ITEMS, 1);
-    b->reader = (tp_wire_reader){ .base = b->out, .size = ROOM, .count = ITEMS, .given = &b->given };
+    b->reader =
+        (tp_wire_reader){ .base = b->out, .size = ROOM, .count = ITEMS, .given = &b->given };
 }
 
 static void close_bench(bench *b)
@@ -49,7 +52,11 @@ static void close_bench(bench *b)
 static tp_wire_record *add_message(bench *b, uint32_t kind, uint32_t at, const char *bytes)
 {
     tp_wire_record *r = (tp_wire_record *)(void *)(b->out + b->until);
-    *r = (tp_wire_record){ .kind = kind, .at = at, .n = 1, .bytes = strlen(bytes), .size = sizeof *r + ((strlen(bytes) + 7) & ~(size_t)7) };
+    *r = (tp_wire_record){ .kind = kind,
+                           .at = at,
+                           .n = 1,
+                           .bytes = strlen(bytes),
+                           .size = sizeof *r + ((strlen(bytes) + 7) & ~(size_t)7) };
     memcpy(r + 1, bytes, strlen(bytes));
     b->until += r->size;
     return r;
@@ -58,7 +65,9 @@ static tp_wire_record *add_message(bench *b, uint32_t kind, uint32_t at, const c
 static tp_wire_record *add_columns(bench *b, uint32_t at, uint32_t n, uint8_t type, uint32_t text)
 {
     tp_wire_record *r = (tp_wire_record *)(void *)(b->out + b->until);
-    *r = (tp_wire_record){ .kind = TP_BLOCK_COLUMNS, .at = at, .n = n, .capacity = n, .columns = 1, .type = { type } };
+    *r = (tp_wire_record){
+        .kind = TP_BLOCK_COLUMNS, .at = at, .n = n, .capacity = n, .columns = 1, .type = { type }
+    };
     r->text = (tp_text){ NULL, text, text };
     r->size = tp_wire_columns_size(n, 1, r->type, text);
     b->until += r->size;
@@ -193,7 +202,8 @@ TEST(results_are_in_their_place_only_where_that_was_asked_for)
         CHECK_INT(asked ? 3 : 0, b.work.at);
         check_results(&b);
         memcpy(&nan_bits, (double *)a->data + 1001, sizeof nan_bits);
-        CHECK(!asked || (b.results->column[0] == (double *)a->data + 1000 && nan_bits != 0xffffffffffffffffu));
+        CHECK(!asked || (b.results->column[0] == (double *)a->data + 1000 &&
+                         nan_bits != 0xffffffffffffffffu));
         close_bench(&b);
     }
     tp_ref_drop(a);

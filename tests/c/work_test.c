@@ -48,7 +48,11 @@ static void take_permit(tp_work *w)
     (void)w;
 }
 
-static const tp_sink by_hand = { .append = append, .starve = starve, .is_cancelled = is_cancelled, .release_permit = release_permit, .take_permit = take_permit };
+static const tp_sink by_hand = { .append = append,
+                                 .starve = starve,
+                                 .is_cancelled = is_cancelled,
+                                 .release_permit = release_permit,
+                                 .take_permit = take_permit };
 
 static tp_block *new_inputs(void)
 {
@@ -219,7 +223,8 @@ TEST(a_map_inside_of_such_work_is_run_and_lends_its_permit)
     run(&b,
         "return function(x)\n"
         "  local tidepool = require 'tidepool'\n"
-        "  local add = tidepool.App 'inner':func { executor = 'inline' } (function(y) return y + 1 end)\n"
+        "  local add = tidepool.App 'inner':func { executor = 'inline' } (function(y) return y + 1 "
+        "end)\n"
         "  local sums = add:map({ x, x }):list()\n"
         "  return sums[1] + sums[2] + 100 * tidepool.current().worker\n"
         "end",

@@ -15,8 +15,8 @@ local function write_file(path, contents)
   file:close()
 end
 
---- Runs a shell command in a new directory. $T is the binary, by its full path. `files` (name -> contents) are made first.
--- Nothing may take longer than four minutes: then the code is 124.
+--- Runs a shell command in a new directory. $T is the binary, by its full path. `files` (name ->
+-- contents) are made first. Nothing may take longer than four minutes: then the code is 124.
 ---@return { code: integer, stdout: string, stderr: string, dir: string }
 function shell.run(command, files)
   local dir = support.temp_dir()
@@ -37,7 +37,8 @@ function shell.script(source, words)
   return shell.run("$T " .. (words or "job.lua"), { ["job.lua"] = source })
 end
 
---- Fails unless the command ended with this code, this output and these errors (nil: not looked at; a string: equal).
+--- Fails unless the command ended with this code, this output and these errors (nil: not looked at;
+-- a string: equal).
 function shell.check(expected, command, files)
   local done = shell.run(command, files)
   local seen = {
@@ -49,7 +50,8 @@ function shell.check(expected, command, files)
   return done
 end
 
--- Terminals --------------------------------------------------------------------------------------------
+-- Terminals
+-- --------------------------------------------------------------------------------------------
 
 ---@class Terminal one tmux session with a shell in it; close it
 local Terminal = {}
@@ -96,7 +98,8 @@ local function wait_for(self, what, holds, level)
   error(("the terminal never showed %s but\n%s[end of the screen]\n%s"):format(what, self:screen(), state), level + 1)
 end
 
---- Waits until the screen shows the text. One that ends with ">" or ">>" ends with a prompt at which nothing is typed yet.
+--- Waits until the screen shows the text. One that ends with ">" or ">>" ends with a prompt at
+-- which nothing is typed yet.
 function Terminal:wait(text, level)
   local prompt = text:match "\n?(>+)$"
   return wait_for(self, ("%q"):format(text), function(screen)

@@ -19,7 +19,8 @@ local function back_here()
   core.device.list = real_devices
 end
 
---- tidepool.gpu as it is on a machine with these devices, until the end of the test, which calls back_here.
+--- tidepool.gpu as it is on a machine with these devices, until the end of the test, which calls
+-- back_here.
 local function gpu_with(devices, why)
   local real_gpu = package.loaded["tidepool.device.gpu"]
   core.device.list = function() return devices, why end
@@ -183,7 +184,8 @@ describe("a machine without OpenCL", function()
   end)
 end)
 
--- Drivers need not be registered with the loader: in containers NVIDIA's often is not. PoCL's library stands for one.
+-- Drivers need not be registered with the loader: in containers NVIDIA's often is not. PoCL's
+-- library stands for one.
 describe("a driver that the loader does not know", function()
   local pocl = ""
   for line in io.lines "/proc/self/maps" do pocl = line:match "%S*/libpocl%.so[^ ]*" or pocl end

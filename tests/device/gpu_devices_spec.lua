@@ -1,5 +1,6 @@
---- Several devices, devices that fail, and programs that are kept on disk. Each in a process of its own, with PoCL's processor counted twice, an
--- OpenCL that fails on purpose (tests/opencl/faults.c), or a cache of its own.
+--- Several devices, devices that fail, and programs that are kept on disk. Each in a process of its
+-- own, with PoCL's processor counted twice, an OpenCL that fails on purpose
+-- (tests/opencl/faults.c), or a cache of its own.
 
 local shell = require "tests.cli.shell"
 local support = require "tests.support"
@@ -230,7 +231,8 @@ describe("a program", function()
 
   --- Runs x + `by` in a process of its own with this cache.
   local function add(cache, by)
-    -- Without one of its own PoCL's cache would be in ours, or, where that is none, elsewhere, with a line that says so.
+    -- Without one of its own PoCL's cache would be in ours, or, where that is none, elsewhere, with
+    -- a line that says so.
     local done = run(("POCL_CACHE_DIR=${POCL_CACHE_DIR:-%s/pocl} XDG_CACHE_HOME=%s $T job.lua"):format(pocl_cache, cache), { ["job.lua"] = ([[
       local f = require "tidepool".App():func { gpu = "cpu", name = "f" } (function(x) return x + %d end)
       print(f:map({ 1 }):list()[1])
@@ -271,7 +273,8 @@ describe("a program", function()
     assert.equal("3\n", done.stdout)
   end)
 
-  -- PoCL takes such a folder for "no device", or for a program that does not compile; and none (an empty name) ends the process.
+  -- PoCL takes such a folder for "no device", or for a program that does not compile; and none (an
+  -- empty name) ends the process.
   on_pocl("needs no folder that PoCL can write", function()
     local job = { ["job.lua"] = "print(require 'tidepool'.App():func({ gpu = 'cpu' }, function(x) return x + 1 end):map({ 1, 2 }):list()[2])" }
     local function with(environment)

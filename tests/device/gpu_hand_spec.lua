@@ -1,5 +1,6 @@
---- Devices driven by hand: tidepool.gpu.device(), buffers, kernels and what they refuse; in the script, in workers, and on devices with memory of
--- their own, which tests/opencl/faults.c makes of PoCL's.
+--- Devices driven by hand: tidepool.gpu.device(), buffers, kernels and what they refuse; in the
+-- script, in workers, and on devices with memory of their own, which tests/opencl/faults.c makes of
+-- PoCL's.
 
 local ffi = require "ffi"
 local shell = require "tests.cli.shell"

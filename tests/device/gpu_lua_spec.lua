@@ -1,5 +1,6 @@
---- Lua as it is written, on devices: arguments that are missing, goto, several returns, functions as arguments, messages with numbers. Each
--- function is compared with plain Lua over 101 pairs of numbers, special ones among them, in the scalar and the vector form.
+--- Lua as it is written, on devices: arguments that are missing, goto, several returns, functions
+-- as arguments, messages with numbers. Each function is compared with plain Lua over 101 pairs of
+-- numbers, special ones among them, in the scalar and the vector form.
 
 package.path = "tests/?.lua;" .. package.path
 require "tidepool" -- first, as users do

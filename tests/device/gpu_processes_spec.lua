@@ -1,4 +1,5 @@
---- Devices in worker processes: a kernel that crashes its process, or never ends, costs the input that ran it.
+--- Devices in worker processes: a kernel that crashes its process, or never ends, costs the input
+-- that ran it.
 
 local assert = require "luassert"
 local support = require "tests.support"

@@ -1,5 +1,6 @@
---- Functions on OpenCL devices: what `gpu = ...` does to map, starmap, remote and their failures. That they keep the promises of all executors is
--- promises_spec.lua; what the translator makes of Lua is gpu_translate_spec.lua.
+--- Functions on OpenCL devices: what `gpu = ...` does to map, starmap, remote and their failures.
+-- That they keep the promises of all executors is promises_spec.lua; what the translator makes of
+-- Lua is gpu_translate_spec.lua.
 
 local ffi = require "ffi"
 local shell = require "tests.cli.shell"

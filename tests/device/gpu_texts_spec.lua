@@ -1,4 +1,5 @@
---- Functions for devices whose text is in no file: what was loaded with a name of its own is found again.
+--- Functions for devices whose text is in no file: what was loaded with a name of its own is found
+-- again.
 
 local shell = require "tests.cli.shell"
 local support = require "tests.support"

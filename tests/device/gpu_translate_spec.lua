@@ -1,4 +1,5 @@
--- gpu_translate_spec.lua: Lua functions as OpenCL C. What needs a device says "skipped: no OpenCL device" without one.
+-- gpu_translate_spec.lua: Lua functions as OpenCL C. What needs a device says "skipped: no OpenCL
+-- device" without one.
 
 local root = debug.getinfo(1, "S").source:match "^@(.*)tests/" or "./"
 package.path = root .. "tests/?.lua;" .. package.path
@@ -751,10 +752,11 @@ describe("translate: results on the device", function()
 end)
 
 ---------------------------------------------------------------------------------------------------
--- Random programs, typed by construction: functions of (x, y) that use each other, one main that returns all their results.
+-- Random programs, typed by construction: functions of (x, y) that use each other, one main that
+-- returns all their results.
 
--- Gives the text of a chunk that returns main when called with what it captures, which results must have the same bits, and
--- how many expressions and functions there are in it.
+-- Gives the text of a chunk that returns main when called with what it captures, which results must
+-- have the same bits, and how many expressions and functions there are in it.
 local function random_program(seed, functions)
     local state = seed % 2147483647 + 1
     local function rnd(n)
@@ -805,7 +807,8 @@ local function random_program(seed, functions)
         if k == 4 then return literal() end
         if k <= 11 then return ("(%s %s %s)"):format(num(d), pick_from { "+", "-", "*", "/", "+", "-", "*", "%" }, num(d)) end
         if k == 12 then return ("(- %s)"):format(num(d)) end
-        -- LuaJIT's interpreter rounds -0.5 up to 0, its compiler and the device to -0; adding 0 makes them agree.
+        -- LuaJIT's interpreter rounds -0.5 up to 0, its compiler and the device to -0; adding 0
+        -- makes them agree.
         if k == 13 then return ("(%s(%s) + 0)"):format(pick_from { "math.floor", "math.ceil", "math.abs", "abs" }, num(d)) end
         if k == 14 then return ("math.%s(%s, %s)"):format(pick_from { "max", "min" }, num(d), num(d)) end
         if k == 15 then return ("math.sqrt(math.abs(%s))"):format(num(d)) end
@@ -973,8 +976,8 @@ local function random_program(seed, functions)
 end
 
 describe("random programs", function()
-    -- TIDEPOOL_GPU_EXPRESSIONS: how many expressions and functions; TIDEPOOL_SEED: where to start. The device's compiler takes
-    -- about 10 ms for each: 10000 of them are for an idle machine.
+    -- TIDEPOOL_GPU_EXPRESSIONS: how many expressions and functions; TIDEPOOL_SEED: where to start.
+    -- The device's compiler takes about 10 ms for each: 10000 of them are for an idle machine.
     local wanted = tonumber(os.getenv "TIDEPOOL_GPU_EXPRESSIONS") or 1000
     local seed = tonumber(os.getenv "TIDEPOOL_SEED") or 1
 
@@ -1017,7 +1020,8 @@ describe("random programs", function()
     end)
 
     on_device("mean the same on the device", function()
-        -- The device compiler's optimiser takes five times as long as everything else; it is asked in the next test.
+        -- The device compiler's optimiser takes five times as long as everything else; it is asked
+        -- in the next test.
         check(seed, wanted, 40, { 1, 8 }, "-cl-opt-disable")
     end)
 

@@ -1,5 +1,6 @@
--- gpu_values_spec.lua: what Lua's operators, library functions, loops, indices and stores make of special values, on a device: the same as in
--- plain Lua. What needs a device says "skipped: no OpenCL device" without one.
+-- gpu_values_spec.lua: what Lua's operators, library functions, loops, indices and stores make of
+-- special values, on a device: the same as in plain Lua. What needs a device says "skipped: no
+-- OpenCL device" without one.
 
 local root = debug.getinfo(1, "S").source:match "^@(.*)tests/" or "./"
 package.path = root .. "tests/?.lua;" .. package.path
@@ -42,7 +43,8 @@ for _, a in ipairs(SPECIAL) do
     for _, b in ipairs(SPECIAL) do AS[#AS + 1], BS[#BS + 1] = a, b end
 end
 
--- The inputs and results of a run, of the chunk `text`, which returns a function, on the device in a form; `failed` are numbers of failures.
+-- The inputs and results of a run, of the chunk `text`, which returns a function, on the device in
+-- a form; `failed` are numbers of failures.
 local function run(fn, lanes, inputs, options)
     options = options or {}
     local t = translate(fn, { lanes = lanes, name = "f", inputs = options.inputs, returns = options.returns,
@@ -59,7 +61,8 @@ local function load(text, ...)
     return fn, function() return text end
 end
 
--- Compares each expression of a and b with plain Lua, in both forms. `allowed(expression)` ulp may lie between, or is_near says so.
+-- Compares each expression of a and b with plain Lua, in both forms. `allowed(expression)` ulp may
+-- lie between, or is_near says so.
 local PER_FUNCTION = 30
 local function compare(expressions, as, bs, is_near)
     local trouble = {}
@@ -141,7 +144,8 @@ describe("a library function on a device", function()
         end)
     end)
 
-    -- Drivers' functions convert to integers inside; what that makes of a constant NaN is decided by a compiler that may take anything.
+    -- Drivers' functions convert to integers inside; what that makes of a constant NaN is decided
+    -- by a compiler that may take anything.
     on_device("makes of special values that the compiler knows what plain Lua does", function()
         local list = {}
         for i, c in ipairs { "0/0", "1/0", "-1/0", "1e300" } do

@@ -1,5 +1,6 @@
---- Compiled programs on disk: taken only from where nobody else can have put them. Each run is a process of its own, with a cache and a key
--- of its own, and tells by an OpenCL that keeps a log (tests/opencl/faults.c) whether it compiled ("source") or took what was kept ("binary").
+--- Compiled programs on disk: taken only from where nobody else can have put them. Each run is a
+-- process of its own, with a cache and a key of its own, and tells by an OpenCL that keeps a log
+-- (tests/opencl/faults.c) whether it compiled ("source") or took what was kept ("binary").
 
 local bit = require "bit"
 local lfs = require "lfs"
@@ -53,7 +54,8 @@ describe("a program that is kept on disk", function()
     print(f:map({ 1, 2 }):list()[1])
   ]]
 
-  --- Runs x * 2 + `by` * 1.5 of 1 in a process of its own. Gives "source" or "binary", and what it said on standard error.
+  --- Runs x * 2 + `by` * 1.5 of 1 in a process of its own. Gives "source" or "binary", and what it
+  -- said on standard error.
   local function compute(home, by, options, environment)
     local log = support.temp_path()
     local done = run(("rm -f %s; POCL_CACHE_DIR=%s TIDEPOOL_OPENCL=%s FAULTS_LOG=%s XDG_CACHE_HOME=%s/cache XDG_STATE_HOME=%s/state %s $T %s job.lua")

@@ -1,4 +1,5 @@
---- A device that cannot be stopped: what was given up goes on there, and the session stays, and says so.
+--- A device that cannot be stopped: what was given up goes on there, and the session stays, and
+-- says so.
 
 local shell = require "tests.cli.shell"
 local support = require "tests.support"

@@ -1,4 +1,5 @@
--- `make install` (not stock: once is enough): what it puts on a machine is all that C and C++ programs, and stock luajit, need of Tidepool.
+-- `make install` (not stock: once is enough): what it puts on a machine is all that C and C++
+-- programs, and stock luajit, need of Tidepool.
 
 local lfs = require "lfs"
 local support = require "tests.support"
@@ -21,7 +22,8 @@ local function run(command)
   return output
 end
 
--- What stock luajit says at the end of a script that has left a call; before what is in the buffer of stdout, here.
+-- What stock luajit says at the end of a script that has left a call; before what is in the buffer
+-- of stdout, here.
 local dropped = "tidepool: the program has ended before 1 spawned call or map: what is to be waited for, tidepool.loop() waits for\n"
 
 local function read(path)
@@ -31,7 +33,8 @@ end
 --- Where programs find what was installed.
 local environment = ("export PKG_CONFIG_PATH=%s/lib/pkgconfig LD_LIBRARY_PATH=%s/lib; "):format(at, at)
 
---- Builds a program of examples/embed, or of another folder, with the compiler's warnings as errors; its path.
+--- Builds a program of examples/embed, or of another folder, with the compiler's warnings as
+-- errors; its path.
 local function build(name, packages, flags)
   local source = name:find "/" and name or "examples/embed/" .. name
   local program = root .. "/" .. name:match "([^./]+)%.%a+$"

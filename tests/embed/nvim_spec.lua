@@ -2,7 +2,8 @@
 
 local support = require "tests.support"
 
---- Runs Lua code in an editor without a screen; gives what it writes to its standard output, what stands in its messages, and its exit code.
+--- Runs Lua code in an editor without a screen; gives what it writes to its standard output, what
+-- stands in its messages, and its exit code.
 local function in_nvim(code, options)
   local dir = support.temp_dir()
   local file = assert(io.open(dir .. "/test.lua", "w"))
@@ -26,7 +27,8 @@ describe("in Neovim", function()
   end
 
   it("a map in a task goes on while the editor does", function()
-    -- The items wait for a file that a timer of the editor's makes: an editor that waited for them would never make it.
+    -- The items wait for a file that a timer of the editor's makes: an editor that waited for them
+    -- would never make it.
     local written, messages, exit = in_nvim [[
       local tidepool = require "tidepool"
       local gate, got = DIR .. "/gate", {}

@@ -23,7 +23,8 @@ static bool throws = false;
 
 static void thrower(void *, tp_map *, tp_next status, const tp_result *r)
 {
-    throw std::logic_error(status > 0 ? "from callback " + std::to_string(r->index) : "from the end");
+    throw std::logic_error(status > 0 ? "from callback " + std::to_string(r->index)
+                                      : "from the end");
 }
 
 static void count(void *, tp_map *, tp_next status, const tp_result *)
@@ -56,9 +57,12 @@ int main()
     tp_result r;
     double x[] = { 1, 2, 3 };
     const double *columns[] = { x };
-    if (tp_host_open(&host, &config, &err) || tp_function_from_lua(&f, host, "f", "return function(x) return x end", nullptr, &err) ||
-        tp_map_doubles(&map, f, columns, 1, 3, nullptr, &err) || tp_map_on_result(map, thrower, nullptr, &err) ||
-        tp_map_doubles(&other, f, columns, 1, 3, nullptr, &err) || tp_map_on_result(other, count, nullptr, &err))
+    if (tp_host_open(&host, &config, &err) ||
+        tp_function_from_lua(&f, host, "f", "return function(x) return x end", nullptr, &err) ||
+        tp_map_doubles(&map, f, columns, 1, 3, nullptr, &err) ||
+        tp_map_on_result(map, thrower, nullptr, &err) ||
+        tp_map_doubles(&other, f, columns, 1, 3, nullptr, &err) ||
+        tp_map_on_result(other, count, nullptr, &err))
         std::puts(err.message);
     for (int thrown = 0; thrown < 4 || n_ended == 0;) {
         try {
@@ -73,7 +77,8 @@ int main()
     for (const char *executor : { "threads", "inline" }) {
         tp_pair option = { tp_string("executor"), tp_string(executor) };
         tp_value options = tp_table(&option, 1);
-        if (tp_function_from_c(&g, host, executor, fail, nullptr, &options, &err) || tp_map_doubles(&map, g, columns, 1, 3, nullptr, &err))
+        if (tp_function_from_c(&g, host, executor, fail, nullptr, &options, &err) ||
+            tp_map_doubles(&map, g, columns, 1, 3, nullptr, &err))
             std::puts(err.message);
         tp_map_next(map, &r, &err);
         std::printf("%s: %s\n", std::strcmp(executor, "inline") ? "mapped" : executor, err.message);

@@ -12,7 +12,8 @@ describe("what C and Lua share", function()
     for i, c_type in ipairs(abi.c_types) do
       assert.equal(abi.view_struct_size, ffi.sizeof(ffi.typeof((abi.view_struct:gsub("%$", c_type)))), abi.types[i])
     end
-    -- That its members lie where C has them is what maps over strings, arrays and random numbers show.
+    -- That its members lie where C has them is what maps over strings, arrays and random numbers
+    -- show.
     local scalar = ffi.typeof(abi.scalar_struct)
     assert.equal(0, ffi.offsetof(scalar, "number"))
     assert.equal(0, ffi.offsetof(scalar, "pinned"))

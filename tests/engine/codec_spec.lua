@@ -1,4 +1,5 @@
---- What travels to a worker, seen through f:remote: functions with all they need, modules, handles; and what is refused.
+--- What travels to a worker, seen through f:remote: functions with all they need, modules, handles;
+-- and what is refused.
 
 local tidepool = require "tidepool"
 local support = require "tests.support"

@@ -1,4 +1,5 @@
---- Deaths of worker processes at each step of what they tell their host, and beside their inputs; what bounds a user's processes; clocks that jump.
+--- Deaths of worker processes at each step of what they tell their host, and beside their inputs;
+-- what bounds a user's processes; clocks that jump.
 --
 -- What a crash, a timeout and a limit cost is in processes_spec.lua.
 
@@ -17,7 +18,8 @@ local function tries_of(tries, x)
 end
 
 describe("A worker process that is killed", function()
-  --- In builds with assertions an item can have its process killed after so many steps (host/program/child.c).
+  --- In builds with assertions an item can have its process killed after so many steps
+  -- (host/program/child.c).
   local function arm(steps)
     local ffi = require "ffi"
     if not pcall(ffi.typeof, "tidepool_spec_arm") then

@@ -186,7 +186,8 @@ describe("A script ends", function()
 end)
 
 describe("Calls and maps that nobody reads", function()
-  -- Their work grows with their number. Where each was looked for among all, eight times as many took sixty times as long; the best of some runs.
+  -- Their work grows with their number. Where each was looked for among all, eight times as many
+  -- took sixty times as long; the best of some runs.
   it("end in a time that grows as their number does, also with callbacks", function()
     local output = support.output_of([[
       local tidepool = require "tidepool"

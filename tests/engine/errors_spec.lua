@@ -231,7 +231,8 @@ end
       return r()
     end)
     contains(failure.message, "stack overflow")
-    -- LuaJIT leaves a handler some 14 slots on a stack that has overflowed; where they end in a frame decides whether there is a traceback.
+    -- LuaJIT leaves a handler some 14 slots on a stack that has overflowed; where they end in a
+    -- frame decides whether there is a traceback.
     local _, lines = (failure.traceback or ""):gsub("\n", "")
     assert.is_true(lines < 30, failure.traceback)
   end)

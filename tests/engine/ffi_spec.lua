@@ -1,4 +1,5 @@
---- What a script has to do with C by the FFI is there in workers: declarations, libraries, functions, types and structs.
+--- What a script has to do with C by the FFI is there in workers: declarations, libraries,
+-- functions, types and structs.
 
 local ffi = require "ffi"
 local support = require "tests.support"

@@ -1,4 +1,5 @@
---- What a function is, for those who keep results by it: the same in every process, and something else as soon as what it does may differ.
+--- What a function is, for those who keep results by it: the same in every process, and something
+-- else as soon as what it does may differ.
 
 -- luacheck: ignore 113
 require "tidepool"

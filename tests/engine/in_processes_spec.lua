@@ -1,4 +1,5 @@
---- What functions on threads promise is kept by worker processes (not stock: it is the program that is run).
+--- What functions on threads promise is kept by worker processes (not stock: it is the program that
+-- is run).
 
 local assert = require "luassert"
 local support = require "tests.support"

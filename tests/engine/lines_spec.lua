@@ -25,7 +25,8 @@ local function plain(path)
   return list
 end
 
---- A text with lines of all kinds: empty ones, long ones, with zero bytes and carriage returns; longer than a few chunks.
+--- A text with lines of all kinds: empty ones, long ones, with zero bytes and carriage returns;
+-- longer than a few chunks.
 local function mixed_text(n)
   local random = tidepool.random(23)
   local lines = {}

@@ -1,4 +1,5 @@
---- map, for_each, spawn and what they give back. The promises (promises.lua) come first; here are the details.
+--- map, for_each, spawn and what they give back. The promises (promises.lua) come first; here are
+-- the details.
 
 local tidepool = require "tidepool"
 local support = require "tests.support"

@@ -1,5 +1,6 @@
---- Numbers, strings, booleans and nil side by side: they travel in columns (lua/tidepool/engine/mixed.lua), where nothing
--- may depend on what stands beside what, on where a block ends, or on what came before.
+--- Numbers, strings, booleans and nil side by side: they travel in columns
+-- (lua/tidepool/engine/mixed.lua), where nothing may depend on what stands beside what, on where a
+-- block ends, or on what came before.
 
 local tidepool = require "tidepool"
 local support = require "tests.support"

@@ -1,4 +1,5 @@
---- Worker processes: a crash, a hang or a death costs exactly the input that did it, and the rest goes on.
+--- Worker processes: a crash, a hang or a death costs exactly the input that did it, and the rest
+-- goes on.
 --
 -- What every executor promises is in tests/promises.lua. Here is what only processes can do.
 
@@ -34,7 +35,8 @@ local function die(how)
   else C.raise(how) end
 end
 
---- Runs inputs 1..n, of which some die as `deaths` says by their index; gives the results and failures by index.
+--- Runs inputs 1..n, of which some die as `deaths` says by their index; gives the results and
+-- failures by index.
 local function run_with(deaths, n, options)
   local f = app:func(options or {}, function(x)
     if deaths[x] then die(deaths[x]) end
@@ -1186,7 +1188,8 @@ describe("Worker processes", function()
     support.check_pool()
   end)
 
-  --- Sends `signal` to a random worker again and again while a map runs: each result is right, in its place, and there once.
+  --- Sends `signal` to a random worker again and again while a map runs: each result is right, in
+  -- its place, and there once.
   local function harass(signal, options, inputs, kills)
     local dir, over = support.temp_dir(), support.temp_path()
     options.name = "chaos"

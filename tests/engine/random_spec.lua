@@ -1,4 +1,5 @@
---- Random numbers. That each input has a stream of its own, on every executor, is in promises.lua; here is what that depends on, and must not.
+--- Random numbers. That each input has a stream of its own, on every executor, is in promises.lua;
+-- here is what that depends on, and must not.
 
 local ffi = require "ffi"
 local support = require "tests.support"

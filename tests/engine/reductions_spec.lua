@@ -101,7 +101,8 @@ if executors[3] then describe("a reduction on a device", function()
     return require("tidepool.results").of(results).n_partial
   end
 
-  --- What `reduce(results)` gives when at least one group was reduced on the device, and whether results of groups came back at all.
+  --- What `reduce(results)` gives when at least one group was reduced on the device, and whether
+  -- results of groups came back at all.
   local function on_device(f, reduce, ...)
     local value
     for _ = 1, 50 do -- whether a slice starts before it is known that the results are to be reduced is the machine's business

@@ -115,8 +115,8 @@ describe("A pool", function()
     local function launcher(processes)
       return ("setpriv --reuid=%d --clear-groups prlimit --nproc=%d"):format(nobody, processes)
     end
-    -- A copy where everybody may go: the tree may lie in a folder of root's. Tried as the test itself starts it: setpriv
-    -- alone would still hand on root's right to read every folder.
+    -- A copy where everybody may go: the tree may lie in a folder of root's. Tried as the test
+    -- itself starts it: setpriv alone would still hand on root's right to read every folder.
     local copy = support.temp_path()
     assert.equal(0, os.execute(("cp '%s' %s && chmod 755 %s"):format(support.binary, copy, copy)))
     if support.run_script("", { binary = copy, launcher = launcher(4) }).code ~= 0 then
@@ -149,7 +149,8 @@ describe("A pool", function()
     end
   end)
 
-  -- Stacks are of 64 MiB, so that a thread cannot start where there is less address space than that.
+  -- Stacks are of 64 MiB, so that a thread cannot start where there is less address space than
+  -- that.
   local limits = [[
     local ffi = require "ffi"
     ffi.cdef "typedef struct { unsigned long soft, hard; } as_limit; int getrlimit(int, as_limit *); int setrlimit(int, const as_limit *);"

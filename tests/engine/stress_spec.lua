@@ -1,4 +1,5 @@
---- Random programs against their serial meaning: tests/stress.lua; scripts/stress runs more of them. not stock
+--- Random programs against their serial meaning: tests/stress.lua; scripts/stress runs more of
+-- them. not stock
 
 local support = require "tests.support"
 

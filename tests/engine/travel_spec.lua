@@ -1,5 +1,6 @@
---- What a mapped function finds in a worker is what it finds in the script: modules under all their names, changed libraries, globals by computed
--- names; and what it changes in a worker is gone when the next input begins.
+--- What a mapped function finds in a worker is what it finds in the script: modules under all their
+-- names, changed libraries, globals by computed names; and what it changes in a worker is gone when
+-- the next input begins.
 
 -- luacheck: ignore 142 143
 local support = require "tests.support"
@@ -70,7 +71,8 @@ describe("A module that has not loaded in a worker", function()
   end)
 end)
 
---- A script's values of `values`, an expression list for each line, computed here and in a worker: both, as "here | there" lines.
+--- A script's values of `values`, an expression list for each line, computed here and in a worker:
+-- both, as "here | there" lines.
 local function both(prelude, ...)
   local parts = { [[local tidepool = require "tidepool" local app = tidepool.App "t"]], prelude }
   for _, values in ipairs { ... } do

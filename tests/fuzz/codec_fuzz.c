@@ -1,8 +1,8 @@
 /* codec_fuzz.c: hostile bytes into the decoder (libFuzzer).
  *
- * Decodes without trust. What comes out must encode again (or be refused), and decode again to the same: equal bytes, or where
- * the order of pairs differs, an equal value.
- * `make fuzz` builds and runs it. */
+ * Decodes without trust. What comes out must encode again (or be refused), and decode again to the
+ * same: equal bytes, or where the order of pairs differs, an equal value. `make fuzz` builds and
+ * runs it. */
 #include "codec/codec_state.h"
 
 #include <lauxlib.h>
@@ -14,13 +14,17 @@
 
 static const char seeds[] =
     "local s = {1, 2} local long = ('long'):rep(20)\n"
-    "return { 7, 'abc', {1, 2, 3}, {1.5, 2, 3, 4, 5, 6, 7, 8, 9.25, 'x'}, {s, s, {s}}, {[long] = long, n = -5, 1e9},\n"
-    "  5LL, 6ULL, 3i, print, math, 0/0, true, false, {{{{}}}}, setmetatable({1}, Class), Class, {Class, Class}, thing, {thing, thing},\n"
-    "  setmetatable({x = 1}, Value), refused, {refused, [refused] = 1, refused}, package.loaded.mod, {a = {b = {c = s, d = s}}, s} }";
+    "return { 7, 'abc', {1, 2, 3}, {1.5, 2, 3, 4, 5, 6, 7, 8, 9.25, 'x'}, {s, s, {s}}, {[long] = "
+    "long, n = -5, 1e9},\n"
+    "  5LL, 6ULL, 3i, print, math, 0/0, true, false, {{{{}}}}, setmetatable({1}, Class), Class, "
+    "{Class, Class}, thing, {thing, thing},\n"
+    "  setmetatable({x = 1}, Value), refused, {refused, [refused] = 1, refused}, "
+    "package.loaded.mod, {a = {b = {c = s, d = s}}, s} }";
 
 static const char same[] =
     "local ffi = require 'ffi'\n"
-    "local function number(a, b) return a == b and (a ~= 0 or 1 / a == 1 / b) or a ~= a and b ~= b end\n"
+    "local function number(a, b) return a == b and (a ~= 0 or 1 / a == 1 / b) or a ~= a and b ~= b "
+    "end\n"
     "local function same(a, b, seen)\n"
     "  if type(a) ~= type(b) then return false end\n"
     "  if type(a) == 'number' then return number(a, b) end\n"
@@ -38,7 +42,8 @@ static const char same[] =
     "  local count = 0\n"
     "  for k, v in next, a do\n"
     "    count = count + 1\n"
-    "    if type(k) ~= 'table' and type(k) ~= 'cdata' and type(k) ~= 'userdata' and not same(v, rawget(b, k), seen) then\n"
+    "    if type(k) ~= 'table' and type(k) ~= 'cdata' and type(k) ~= 'userdata' and not same(v, "
+    "rawget(b, k), seen) then\n"
     "      return false\n"
     "    end\n"
     "  end\n"
@@ -89,8 +94,11 @@ static lua_State *open_state(void)
     lua_State *L = lua_newstate(allocate, NULL);
     luaL_openlibs(L);
     tp_codec_open(L);
-    must(luaL_dostring(L, "jit.off()") == 0, "jit.off"); /* the JIT hides a pointer of its own from LeakSanitizer */
-    must(luaL_dostring(L, "Class = {} Value = {} package.loaded.mod = {1, 2} package.loaded.module = package.loaded.mod") == 0, "prelude");
+    must(luaL_dostring(L, "jit.off()") == 0,
+         "jit.off"); /* the JIT hides a pointer of its own from LeakSanitizer */
+    must(luaL_dostring(L, "Class = {} Value = {} package.loaded.mod = {1, 2} package.loaded.module "
+                          "= package.loaded.mod") == 0,
+         "prelude");
     lua_getglobal(L, "Class");
     tp_codec_add_class(L, "fuzz.Class", -1, false);
     lua_getglobal(L, "Value");
@@ -151,7 +159,9 @@ static int decode_and_encode(lua_State *L)
     size_t used = 0;
     int top = lua_gettop(L);
     int n = tp_decode(L, in->bytes, in->len, refs, 2, 0, &used, &err);
-    must(n >= 0 ? used <= in->len && lua_gettop(L) == top + n : err.code != TP_OK && lua_gettop(L) == top, "decode");
+    must(n >= 0 ? used <= in->len && lua_gettop(L) == top + n
+                : err.code != TP_OK && lua_gettop(L) == top,
+         "decode");
     if (n < 0 || tp_encode(L, top + 1, n, NULL, 0, &in->first, &err) < 0)
         return 0;
     /* What the encoder made is decoded with trust, and is the same. */
@@ -185,7 +195,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
     lua_pushlightuserdata(L, &in);
     if (lua_pcall(L, 1, 0, 0)) {
         const char *why = lua_tostring(L, -1);
-        must(why && (strstr(why, "not enough memory") || strstr(why, "stack overflow")), why ? why : "an error");
+        must(why && (strstr(why, "not enough memory") || strstr(why, "stack overflow")),
+             why ? why : "an error");
     }
     lua_settop(L, 0);
     tp_buf_free(&in.first);

@@ -1,8 +1,9 @@
 /* journal_fuzz.c: rows of a hostile database as the results of a map (libFuzzer).
  *
- * The first byte says what kind of map it is, the rest are rows: which input's, in which state, and what is in their columns. Whatever it is, what the map
- * is given are results of inputs that it has, each once and in order, and decoding them either gives values or an error.
- * `make fuzz` builds and runs it. */
+ * The first byte says what kind of map it is, the rest are rows: which input's, in which state, and
+ * what is in their columns. Whatever it is, what the map is given are results of inputs that it
+ * has, each once and in order, and decoding them either gives values or an error. `make fuzz`
+ * builds and runs it. */
 #include "codec/codec_state.h"
 #include "codec/identity.h"
 #include "codec/message.h"
@@ -79,8 +80,11 @@ static void open_journal(void)
     must(tp_journal_open(&journal, path, 0, &err) == 0, err.message);
     tp_sqlite *s = tp_journal_connection(journal);
     must(tp_sqlite_run(s, "pragma synchronous = off", "write to it", &err) == 0, err.message);
-    must(s->prepare_v2(s->db, "insert or replace into items (id, state, attempts, version, identity, result, failure) values (?, ?, ?, ?, ?, ?, ?)", -1,
-                       &insert, NULL) == SQLITE_OK, "the statement");
+    must(s->prepare_v2(s->db,
+                       "insert or replace into items (id, state, attempts, version, identity, "
+                       "result, failure) values (?, ?, ?, ?, ?, ?, ?)",
+                       -1, &insert, NULL) == SQLITE_OK,
+         "the statement");
     tp_block *b = new_inputs();
     tp_buf scratch = { 0 };
     for (uint32_t k = 0; k < ITEMS; k++)
@@ -203,7 +207,8 @@ typedef struct message {
     size_t len;
 } message;
 
-/* As results.lua has a block's values decoded that came from a file. What is a value can be encoded again. */
+/* As results.lua has a block's values decoded that came from a file. What is a value can be encoded
+ * again. */
 static int decode(lua_State *L)
 {
     const message *m = lua_touserdata(L, 1);
@@ -212,7 +217,8 @@ static int decode(lua_State *L)
     int top = lua_gettop(L), n = tp_decode(L, m->bytes, m->len, NULL, 0, 0, NULL, &err);
     must(n >= 0 ? lua_gettop(L) == top + n : err.code != TP_OK && lua_gettop(L) == top, "decode");
     for (int i = top + 1; n > 0 && i <= top + n; i++)
-        must(lua_type(L, i) != LUA_TFUNCTION && lua_type(L, i) != LUA_TTHREAD, "no code comes from a file");
+        must(lua_type(L, i) != LUA_TFUNCTION && lua_type(L, i) != LUA_TTHREAD,
+             "no code comes from a file");
     if (n >= 0)
         tp_encode(L, top + 1, n, NULL, 0, &again, &err);
     tp_buf_free(&again);
@@ -226,7 +232,8 @@ static void read_message(lua_State *L, const uint8_t *bytes, size_t len)
     lua_pushlightuserdata(L, &m);
     if (lua_pcall(L, 1, 0, 0)) {
         const char *why = lua_tostring(L, -1);
-        must(why && (strstr(why, "not enough memory") || strstr(why, "stack overflow")), why ? why : "an error");
+        must(why && (strstr(why, "not enough memory") || strstr(why, "stack overflow")),
+             why ? why : "an error");
     }
     lua_settop(L, 0);
 }
@@ -248,7 +255,9 @@ static void read_block(lua_State *L, const tp_block *b, const tp_terms *terms)
     for (uint32_t c = 0; b->kind == TP_BLOCK_COLUMNS && c < b->columns; c++)
         read_column(b, c);
     if (b->kind == TP_BLOCK_COLUMNS && terms->returns.columns)
-        must(b->columns == terms->returns.columns && memcmp(b->type, terms->returns.type, b->columns) == 0, "columns are what was promised");
+        must(b->columns == terms->returns.columns &&
+                 memcmp(b->type, terms->returns.type, b->columns) == 0,
+             "columns are what was promised");
     for (uint32_t k = 0; b->ends && k < b->n; k++) {
         size_t len;
         const uint8_t *bytes = tp_block_message(b, k, &len);
@@ -262,7 +271,11 @@ static void recall(lua_State *L, uint8_t kind)
     tp_error err = { 0 };
     tp_job job = { .pushed = FIRST, .terms = { .discards = kind % 16 == 1 } };
     job.terms.returns = returns[kind % 16 % (sizeof returns / sizeof *returns)];
-    tp_journal_map_config config = { .map = MAP, .version = VERSION, .run = 1, .keeps_failed = kind & KEEPS_FAILED, .only_failed = kind & ONLY_FAILED,
+    tp_journal_map_config config = { .map = MAP,
+                                     .version = VERSION,
+                                     .run = 1,
+                                     .keeps_failed = kind & KEEPS_FAILED,
+                                     .only_failed = kind & ONLY_FAILED,
                                      .explains = kind & EXPLAINS };
     tp_journal_map *map = tp_journal_map_new(journal, &config);
     tp_block *inputs = new_inputs(), *known = NULL;
@@ -272,7 +285,8 @@ static void recall(lua_State *L, uint8_t kind)
     must(rc == 0 || err.code == TP_ESYS, "only a damaged file is an error");
     must(rc == 0 || !known, "an error has no results");
     for (tp_block *b = known; b; b = b->next) {
-        must(b->n > 0 && b->first >= at && b->first + b->n <= FIRST + ITEMS, "results are of inputs that there are, each once");
+        must(b->n > 0 && b->first >= at && b->first + b->n <= FIRST + ITEMS,
+             "results are of inputs that there are, each once");
         at = b->first + b->n;
         read_block(L, b, &job.terms);
     }
@@ -291,7 +305,8 @@ static void recall(lua_State *L, uint8_t kind)
 /* Rows to start from: of each kind of map, with a value in each. */
 static void write_seeds(const char *to)
 {
-    static const char values[] = "return { 7.5, 'text', { 1, 2 }, 5LL, false, { x = { y = 'z' } } }";
+    static const char values[] =
+        "return { 7.5, 'text', { 1, 2 }, 5LL, false, { x = { y = 'z' } } }";
     lua_State *L = open_state();
     must(luaL_dostring(L, values) == 0, "values");
     for (int i = 1; i <= (int)lua_objlen(L, 1); i++)
@@ -304,7 +319,8 @@ static void write_seeds(const char *to)
             snprintf(path, sizeof path, "%s/seed-%d-%d", to, i, kind);
             FILE *f = fopen(path, "wb");
             if (f) {
-                const uint8_t head[] = { (uint8_t)kind | KEEPS_FAILED, 0, 0, 4, (uint8_t)(b.len + 1), 1 };
+                const uint8_t head[] = { (uint8_t)kind | KEEPS_FAILED, 0, 0, 4,
+                                         (uint8_t)(b.len + 1),         1 };
                 fwrite(head, 1, sizeof head, f);
                 fwrite(b.data, 1, b.len, f);
                 fclose(f);

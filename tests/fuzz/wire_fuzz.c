@@ -1,8 +1,8 @@
 /* wire_fuzz.c: what a hostile worker process may write where its records lie (libFuzzer).
  *
- * The first byte says what kind of job it is, the next one which item it says that it runs; the rest are the records. Whatever they are, the results that
- * the sink is given are of the items from the first on, each once.
- * `make fuzz` builds and runs it. */
+ * The first byte says what kind of job it is, the next one which item it says that it runs; the
+ * rest are the records. Whatever they are, the results that the sink is given are of the items from
+ * the first on, each once. `make fuzz` builds and runs it. */
 #include "wire/frame.h"
 
 #include <stdlib.h>
@@ -58,7 +58,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
     size_t size = (len - 2) & ~(size_t)7;
     char *out = malloc(size + 1);
     memcpy(out, bytes + 2, size);
-    tp_wire_reader r = { .base = out, .size = size, .count = ITEMS, .in_place = in_place, .given = &given };
+    tp_wire_reader r = {
+        .base = out, .size = size, .count = ITEMS, .in_place = in_place, .given = &given
+    };
     if (tp_wire_read(&r, &b.work, 0, size / 2 & ~(size_t)7, &err))
         tp_wire_read_open(&r, &b.work, size / 2 & ~(size_t)7, bytes[1], &err);
     if (b.work.at > ITEMS || b.next != FIRST + b.work.at)

@@ -1,14 +1,14 @@
-/* faults.c: an OpenCL that fails, or is another one, on purpose: loaded as TIDEPOOL_OPENCL, it passes everything on to the real loader, which it is
- * linked to, but for what the environment says:
- *   FAULTS_FROM=n       launches from the n-th on fail; with FAULTS_LATER those on every queue but the first
- *   FAULTS_COPIES=1     devices have memory of their own
- *   FAULTS_MEMORY=n     devices have n bytes of memory
- *   FAULTS_BUFFERS=n    buffers from the n-th on cannot be made
+/* faults.c: an OpenCL that fails, or is another one, on purpose: loaded as TIDEPOOL_OPENCL, it
+ * passes everything on to the real loader, which it is linked to, but for what the environment
+ * says: FAULTS_FROM=n       launches from the n-th on fail; with FAULTS_LATER those on every queue
+ * but the first FAULTS_COPIES=1     devices have memory of their own FAULTS_MEMORY=n     devices
+ * have n bytes of memory FAULTS_BUFFERS=n    buffers from the n-th on cannot be made
  *   FAULTS_NAMELESS=1   kernels know nothing of their parameters
  *   FAULTS_SLOW=n       launches on every queue but the first take n ns longer for each work item
  *   FAULTS_BUILD=1      programs do not compile; only for the first device when it is "first"
  *   FAULTS_LOG=path     each program that is made appends a line there: "source" or "binary"
- * faults_fail(n) lets the next n launches fail. faults_peak() is how many queues had work at the same time, at most; faults_items(i) how many work items queue i was given. */
+ * faults_fail(n) lets the next n launches fail. faults_peak() is how many queues had work at the
+ * same time, at most; faults_items(i) how many work items queue i was given. */
 #define CL_TARGET_OPENCL_VERSION 120
 #include <CL/cl.h>
 #include <dlfcn.h>
@@ -50,7 +50,8 @@ static void count_work(cl_command_queue queue, bool starts)
 {
     for (int i = 0; i < queues && i < QUEUES_MAX; i++)
         if (known[i] == queue && atomic_exchange(&has_work[i], starts) != starts) {
-            int now = atomic_fetch_add(&working, starts ? 1 : -1) + (starts ? 1 : -1), most = atomic_load(&peak);
+            int now = atomic_fetch_add(&working, starts ? 1 : -1) + (starts ? 1 : -1),
+                most = atomic_load(&peak);
             while (now > most && !atomic_compare_exchange_weak(&peak, &most, now))
                 ;
         }
@@ -65,7 +66,8 @@ static void note(const char *line)
     }
 }
 
-cl_int clGetDeviceInfo(cl_device_id device, cl_device_info what, size_t size, void *value, size_t *got)
+cl_int clGetDeviceInfo(cl_device_id device, cl_device_info what, size_t size, void *value,
+                       size_t *got)
 {
     const char *memory = getenv("FAULTS_MEMORY");
     cl_device_id none = NULL;
@@ -81,7 +83,8 @@ cl_int clGetDeviceInfo(cl_device_id device, cl_device_info what, size_t size, vo
     return REAL(clGetDeviceInfo)(device, what, size, value, got);
 }
 
-cl_command_queue clCreateCommandQueue(cl_context context, cl_device_id device, cl_command_queue_properties properties, cl_int *rc)
+cl_command_queue clCreateCommandQueue(cl_context context, cl_device_id device,
+                                      cl_command_queue_properties properties, cl_int *rc)
 {
     cl_command_queue queue = REAL(clCreateCommandQueue)(context, device, properties, rc);
     if (queues < QUEUES_MAX)
@@ -100,26 +103,31 @@ cl_mem clCreateBuffer(cl_context context, cl_mem_flags flags, size_t size, void 
     return REAL(clCreateBuffer)(context, flags, size, host, rc);
 }
 
-cl_program clCreateProgramWithSource(cl_context context, cl_uint n, const char **texts, const size_t *lengths, cl_int *rc)
+cl_program clCreateProgramWithSource(cl_context context, cl_uint n, const char **texts,
+                                     const size_t *lengths, cl_int *rc)
 {
     note("source\n");
     return REAL(clCreateProgramWithSource)(context, n, texts, lengths, rc);
 }
 
-cl_program clCreateProgramWithBinary(cl_context context, cl_uint n, const cl_device_id *devices, const size_t *lengths,
-                                     const unsigned char **binaries, cl_int *status, cl_int *rc)
+cl_program clCreateProgramWithBinary(cl_context context, cl_uint n, const cl_device_id *devices,
+                                     const size_t *lengths, const unsigned char **binaries,
+                                     cl_int *status, cl_int *rc)
 {
     note("binary\n");
     return REAL(clCreateProgramWithBinary)(context, n, devices, lengths, binaries, status, rc);
 }
 
-cl_int clGetKernelArgInfo(cl_kernel kernel, cl_uint i, cl_kernel_arg_info what, size_t size, void *value, size_t *got)
+cl_int clGetKernelArgInfo(cl_kernel kernel, cl_uint i, cl_kernel_arg_info what, size_t size,
+                          void *value, size_t *got)
 {
-    return getenv("FAULTS_NAMELESS") ? CL_KERNEL_ARG_INFO_NOT_AVAILABLE : REAL(clGetKernelArgInfo)(kernel, i, what, size, value, got);
+    return getenv("FAULTS_NAMELESS") ? CL_KERNEL_ARG_INFO_NOT_AVAILABLE
+                                     : REAL(clGetKernelArgInfo)(kernel, i, what, size, value, got);
 }
 
-cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint dims, const size_t *offset, const size_t *global,
-                              const size_t *local, cl_uint n, const cl_event *events, cl_event *event)
+cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint dims,
+                              const size_t *offset, const size_t *global, const size_t *local,
+                              cl_uint n, const cl_event *events, cl_event *event)
 {
     const char *from = getenv("FAULTS_FROM");
     if ((from || getenv("FAULTS_LATER")) && (!getenv("FAULTS_LATER") || queue != known[0]) &&
@@ -131,20 +139,24 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint 
     for (int i = 0; i < queues && i < QUEUES_MAX; i++)
         if (known[i] == queue)
             atomic_fetch_add(&items[i], (long)*global);
-    long slow_ns = getenv("FAULTS_SLOW") && queue != known[0] ? atol(getenv("FAULTS_SLOW")) * (long)*global : 0;
+    long slow_ns = getenv("FAULTS_SLOW") && queue != known[0]
+                       ? atol(getenv("FAULTS_SLOW")) * (long)*global
+                       : 0;
     nanosleep(&(struct timespec){ slow_ns / 1000000000, slow_ns % 1000000000 }, NULL);
-    return REAL(clEnqueueNDRangeKernel)(queue, kernel, dims, offset, global, local, n, events, event);
+    return REAL(clEnqueueNDRangeKernel)(queue, kernel, dims, offset, global, local, n, events,
+                                        event);
 }
 
-cl_int clEnqueueWriteBuffer(cl_command_queue queue, cl_mem mem, cl_bool blocks, size_t offset, size_t size, const void *from, cl_uint n,
-                            const cl_event *events, cl_event *event)
+cl_int clEnqueueWriteBuffer(cl_command_queue queue, cl_mem mem, cl_bool blocks, size_t offset,
+                            size_t size, const void *from, cl_uint n, const cl_event *events,
+                            cl_event *event)
 {
     count_work(queue, true);
     return REAL(clEnqueueWriteBuffer)(queue, mem, blocks, offset, size, from, n, events, event);
 }
 
-cl_int clBuildProgram(cl_program program, cl_uint n, const cl_device_id *devices, const char *options,
-                      void(CL_CALLBACK *done)(cl_program, void *), void *user)
+cl_int clBuildProgram(cl_program program, cl_uint n, const cl_device_id *devices,
+                      const char *options, void(CL_CALLBACK *done)(cl_program, void *), void *user)
 {
     const char *which = getenv("FAULTS_BUILD");
     if (which && (strcmp(which, "first") != 0 || devices[0] == first_device))

@@ -1,9 +1,11 @@
---- The benchmarks: that all of them run, and that their results are those of the serial loop. No figure is asserted. (not stock)
+--- The benchmarks: that all of them run, and that their results are those of the serial loop. No
+-- figure is asserted. (not stock)
 
 local cjson = require "cjson"
 local support = require "tests.support"
 
--- Bound before other specs may change the folder; the runner's own process starts in the repository's.
+-- Bound before other specs may change the folder; the runner's own process starts in the
+-- repository's.
 local run = ("%s --workers 2 bench/run.lua"):format(support.binary)
 
 --- Runs the benchmarks; gives the exit code, what they print and what --json writes.

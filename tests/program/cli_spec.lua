@@ -1,4 +1,5 @@
---- The command line: what luajit's users expect of it, exit codes, standard output, errors, and signals. (not stock: it is about the program)
+--- The command line: what luajit's users expect of it, exit codes, standard output, errors, and
+-- signals. (not stock: it is about the program)
 
 local shell = require "tests.cli.shell"
 local support = require "tests.support"
@@ -342,7 +343,8 @@ stack traceback:
   end)
 
   it("keeps a stack overflow's traceback short", function()
-    -- Whether LuaJIT has room left for a message handler, luajit's as well, depends on where in the last frame the stack ends.
+    -- Whether LuaJIT has room left for a message handler, luajit's as well, depends on where in the
+    -- last frame the stack ends.
     local short = 0
     for n = 0, 8 do
       local text = stderr_of("local function r() return 1 + r() end\n" .. ("local p = 1; "):rep(n) .. "r()")
@@ -450,10 +452,12 @@ describe("the end of a script", function()
   end)
 end)
 
--- ThreadSanitizer keeps signals back until the thread calls into libc, which a loop in Lua never does.
+-- ThreadSanitizer keeps signals back until the thread calls into libc, which a loop in Lua never
+-- does.
 local no_signals = support.binary:find "tsan" ~= nil
 
--- The script's shell sends the signal: one that this test started in the background would ignore SIGINT.
+-- The script's shell sends the signal: one that this test started in the background would ignore
+-- SIGINT.
 describe("a signal", function()
   if no_signals then
     pending "ThreadSanitizer delays signals"

@@ -1,4 +1,5 @@
---- JSON as tidepool.json reads and writes it: what every reader must accept, what every reader must refuse, and what RFC 8259 leaves open.
+--- JSON as tidepool.json reads and writes it: what every reader must accept, what every reader must
+-- refuse, and what RFC 8259 leaves open.
 
 local cjson = require "cjson"
 local tidepool = require "tidepool"

@@ -1,4 +1,5 @@
---- `tidepool map`: lines through a function; and `tidepool run --json`. (JSON itself: json_spec.lua)
+--- `tidepool map`: lines through a function; and `tidepool run --json`. (JSON itself:
+-- json_spec.lua)
 
 local cjson = require "cjson"
 require "tidepool"
@@ -317,7 +318,8 @@ describe("tidepool map, options as of GNU parallel:", function()
 end)
 
 describe("tidepool map --journal", function()
-  --- The files that a function notes its inputs in, and a job that fails for inputs that are in the file `bad`.
+  --- The files that a function notes its inputs in, and a job that fails for inputs that are in the
+  -- file `bad`.
   local noting = [[
     local tidepool = require "tidepool"
     tidepool.App "p":func { name = "f" } (function(x)

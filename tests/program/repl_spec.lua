@@ -1,4 +1,5 @@
---- The interactive session: on a terminal (by tmux) and on plain standard input. (not stock: it is about the program)
+--- The interactive session: on a terminal (by tmux) and on plain standard input. (not stock: it is
+-- about the program)
 
 local shell = require "tests.cli.shell"
 local support = require "tests.support"
@@ -208,7 +209,8 @@ describe("the session on a terminal", function()
     return
   end
   local terminal
-  -- ThreadSanitizer keeps signals back until the thread calls into libc, which a loop in Lua never does.
+  -- ThreadSanitizer keeps signals back until the thread calls into libc, which a loop in Lua never
+  -- does.
   local stops = support.binary:find "tsan" and pending or it
 
   local function open(command, environment)
@@ -408,7 +410,8 @@ describe("the session on a terminal", function()
 
   it("begins with a prompt whenever Ctrl-C comes while it starts", function()
     for i = 1, 3 do
-      -- From the moment when SIGHUP, SIGINT and SIGQUIT are caught: before, the program does not run yet (the shell catches SIGINT).
+      -- From the moment when SIGHUP, SIGINT and SIGQUIT are caught: before, the program does not
+      -- run yet (the shell catches SIGINT).
       open([[sh -c '(until grep -q "SigCgt.*[7f]$" /proc/$$/status; do :; done; kill -INT $$; kill -INT $$; sleep 0.00]] .. i
         .. [[; kill -INT $$; : >sent) & exec $T']])
       support.eventually("all signals", function() return support.read_file(terminal.dir .. "/sent") end)

@@ -1,4 +1,5 @@
---- `tidepool run`: which entry, its options, its help, and every wrong use of it. (not stock: it is about the program)
+--- `tidepool run`: which entry, its options, its help, and every wrong use of it. (not stock: it is
+-- about the program)
 
 local shell = require "tests.cli.shell"
 local support = require "tests.support"

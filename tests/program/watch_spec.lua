@@ -1,4 +1,5 @@
---- A script that is being written: `tidepool new`, and --watch. (not stock: it is about the program)
+--- A script that is being written: `tidepool new`, and --watch. (not stock: it is about the
+-- program)
 
 local shell = require "tests.cli.shell"
 local support = require "tests.support"
@@ -34,7 +35,8 @@ describe("tidepool new", function()
 end)
 
 describe("--watch", function()
-  --- Starts it in a directory of its own. Gives { dir, says(text): waits until it has said that, ends }.
+  --- Starts it in a directory of its own. Gives { dir, says(text): waits until it has said that,
+  -- ends }.
   local function watch(words, files)
     local dir = run("true", files).dir
     os.execute(("T=$(realpath %s); cd %s; exec </dev/null; $T --watch %s >.stdout 2>&1 & echo $! >%s/.pid"):format(

@@ -1,13 +1,15 @@
-/* fail.c: a library to preload (LD_PRELOAD) in which one call fails: the TORTURE_AT-th of its kind, and with TORTURE_LASTS all that follow it. The kinds,
- * TORTURE_KIND:
+/* fail.c: a library to preload (LD_PRELOAD) in which one call fails: the TORTURE_AT-th of its kind,
+ * and with TORTURE_LASTS all that follow it. The kinds, TORTURE_KIND:
  *
  *   memory   malloc, calloc and realloc, with ENOMEM
  *   maps     mmap, with ENOMEM
  *   threads  pthread_create, with EAGAIN
  *   calls    open, read, write, eventfd, epoll_create1, pipe2 and socketpair, with EIO or EMFILE
  *
- * Only calls of the program itself count, and threads and descriptors that libuv makes for it. What OpenCL drivers do when they have no memory is not ours;
- * libuv ends the process when a loop of its own cannot grow, has no pipe for signals, or cannot use its eventfd, which no kernel does. TORTURE_COUNT names a file that gets how many there were. */
+ * Only calls of the program itself count, and threads and descriptors that libuv makes for it. What
+ * OpenCL drivers do when they have no memory is not ours; libuv ends the process when a loop of its
+ * own cannot grow, has no pipe for signals, or cannot use its eventfd, which no kernel does.
+ * TORTURE_COUNT names a file that gets how many there were. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -47,7 +49,8 @@ static int find_regions(struct dl_phdr_info *info, size_t size, void *is_first)
     (void)size;
     *(bool *)is_first = false;
     for (int i = 0; to && i < info->dlpi_phnum; i++) {
-        uintptr_t begin = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr, end = begin + info->dlpi_phdr[i].p_memsz;
+        uintptr_t begin = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr,
+                  end = begin + info->dlpi_phdr[i].p_memsz;
         if (info->dlpi_phdr[i].p_type != PT_LOAD)
             continue;
         if (!to->begin || begin < to->begin)
@@ -85,15 +88,18 @@ __attribute__((destructor)) static void end(void)
 static bool is_to_fail(int what, bool counts_libuv, const void *caller)
 {
     uintptr_t p = (uintptr_t)caller;
-    bool is_ours = (p >= program.begin && p < program.end) || (counts_libuv && p >= libuv.begin && p < libuv.end);
+    bool is_ours = (p >= program.begin && p < program.end) ||
+                   (counts_libuv && p >= libuv.begin && p < libuv.end);
     if (what != kind || !is_ours)
         return false;
     long n = atomic_fetch_add(&n_calls, 1) + 1;
     return fail_at && (lasts ? n >= fail_at : n == fail_at);
 }
 
-#define FAILS(what, error) (is_to_fail(what, false, __builtin_return_address(0)) && (errno = (error), true))
-#define FAILS_IN_LIBUV(what, error) (is_to_fail(what, true, __builtin_return_address(0)) && (errno = (error), true))
+#define FAILS(what, error) \
+    (is_to_fail(what, false, __builtin_return_address(0)) && (errno = (error), true))
+#define FAILS_IN_LIBUV(what, error) \
+    (is_to_fail(what, true, __builtin_return_address(0)) && (errno = (error), true))
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
 void *malloc(size_t size)
@@ -113,12 +119,15 @@ void *realloc(void *p, size_t size)
 
 void *mmap(void *address, size_t size, int protection, int flags, int fd, off_t offset)
 {
-    return FAILS(MAPS, ENOMEM) ? MAP_FAILED : REAL(mmap)(address, size, protection, flags, fd, offset);
+    return FAILS(MAPS, ENOMEM) ? MAP_FAILED
+                               : REAL(mmap)(address, size, protection, flags, fd, offset);
 }
 
-int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*body)(void *), void *arg)
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*body)(void *),
+                   void *arg)
 {
-    return FAILS_IN_LIBUV(THREADS, EAGAIN) ? EAGAIN : REAL(pthread_create)(thread, attributes, body, arg);
+    return FAILS_IN_LIBUV(THREADS, EAGAIN) ? EAGAIN
+                                           : REAL(pthread_create)(thread, attributes, body, arg);
 }
 
 int open(const char *path, int flags, ...)

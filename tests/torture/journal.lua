@@ -58,7 +58,8 @@ local function start_anew()
   os.execute(("rm -f %s/run.db* %s/notes"):format(dir, dir))
 end
 
---- Runs the job, and kills it after so many seconds. Gives its exit code, what it said, and when it was over.
+--- Runs the job, and kills it after so many seconds. Gives its exit code, what it said, and when it
+-- was over.
 local function run(executor, wait)
   local limit = wait and ("timeout --foreground -s KILL %.4f "):format(wait) or ""
   local said = capture(("%s'%s' --quiet -w 2 --executor %s %s/job.lua %s %d 2>&1; echo \"code $?\""):format(

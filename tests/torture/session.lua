@@ -1,5 +1,6 @@
--- What scripts/torture runs: maps, starmaps, errors, arrays and, with "device", a map on one. Prints "wrong ..." when a result is, "done" at the end;
--- an error says what there was not enough of.
+-- What scripts/torture runs: maps, starmaps, errors, arrays and, with "device", a map on one.
+-- Prints "wrong ..." when a result is, "done" at the end; an error says what there was not enough
+-- of.
 local tidepool = require "tidepool"
 local app = tidepool.App "torture"
 

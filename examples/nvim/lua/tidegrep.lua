@@ -1,7 +1,9 @@
---- Searches the files of a project on all cores, with results as they come: an example of Tidepool in Neovim.
+--- Searches the files of a project on all cores, with results as they come: an example of Tidepool
+-- in Neovim.
 --
--- The search is a task on the editor's own loop: the editor goes on meanwhile. Where results come in, the editor's functions must not be called (see
--- :help vim.schedule), so that those are scheduled.
+-- The search is a task on the editor's own loop: the editor goes on meanwhile. Where results come
+-- in, the editor's functions must not be called (see :help vim.schedule), so that those are
+-- scheduled.
 
 local tidepool = require "tidepool"
 

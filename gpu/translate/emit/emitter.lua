@@ -78,8 +78,8 @@ function Emitter:mark(node)
 end
 
 ---------------------------------------------------------------------------------------------------
--- Types and values. A value is { c = text, kind =, varies =, literal = }; one of kind "maybe" has `cond` and `value` instead
--- of c.
+-- Types and values. A value is { c = text, kind =, varies =, literal = }; one of kind "maybe" has
+-- `cond` and `value` instead of c.
 
 function Emitter:type(kind, varies)
     if kind == "bool" then return varies and self.mask_type or "int" end

@@ -10,7 +10,8 @@ local function is_ours(source)
   return source:find("^=tidepool/") ~= nil
 end
 
---- The innermost frame of the user: debug.getinfo's source, short_src and currentline; nil when there is none.
+--- The innermost frame of the user: debug.getinfo's source, short_src and currentline; nil when
+-- there is none.
 ---@return table?
 function check.frame()
   local level = 2
@@ -48,7 +49,8 @@ function check.no_more(extra, who, takes)
   if extra ~= nil then check.fail("%s takes %s, but has got more: %s", who, takes, check.show(extra)) end
 end
 
---- How many edits (insert, delete, replace, swap of neighbours) turn a into b: the optimal string alignment distance.
+--- How many edits (insert, delete, replace, swap of neighbours) turn a into b: the optimal string
+-- alignment distance.
 local function distance(a, b)
   local before, last, row = {}, {}, {}
   for j = 0, #b do last[j] = j end

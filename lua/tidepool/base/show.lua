@@ -1,7 +1,8 @@
 -- show.lua: Lua values as text for people: at the prompt, in results of `tidepool run`, in error
 -- values.
 --
--- Never raises, whatever the value: metamethods of the user are called protected, and everything has a limit.
+-- Never raises, whatever the value: metamethods of the user are called protected, and everything
+-- has a limit.
 
 local core = require "tidepool.core"
 
@@ -78,7 +79,8 @@ local function own_text(value)
   return ok and type(text) == "string" and show.plain(text) or nil
 end
 
----A number as the shortest text that reads as the same number; whole ones below 2^53 with all of their digits.
+---A number as the shortest text that reads as the same number; whole ones below 2^53 with all of
+---their digits.
 ---@param x number
 ---@return string
 function show.number(x)
@@ -225,7 +227,8 @@ end
 local colours = { string = "\27[32m", number = "\27[36m", word = "\27[35m", rest = "\27[2m" }
 local words = { ["nil"] = true, ["true"] = true, ["false"] = true, null = true }
 
----The text of show.line with colours for a terminal: strings, numbers, nil and booleans; what was left out is dim.
+---The text of show.line with colours for a terminal: strings, numbers, nil and booleans; what was
+---left out is dim.
 ---@param text string
 ---@return string
 function show.coloured(text)

@@ -140,9 +140,11 @@ local function element_type(who, name)
   return ctype
 end
 
---- Memory of the device. For a typed array: with its elements; the array is then the buffer's own, which read and write mean when no other is
--- named, and where the device shares the host's memory it is not copied: until it is read, it belongs to the device. For an element type
--- with a number of elements, or with a list: zeros, or the list's numbers. The memory goes when nobody holds the buffer any more.
+--- Memory of the device. For a typed array: with its elements; the array is then the buffer's own,
+-- which read and write mean when no other is named, and where the device shares the host's memory
+-- it is not copied: until it is read, it belongs to the device. For an element type with a number
+-- of elements, or with a list: zeros, or the list's numbers. The memory goes when nobody holds the
+-- buffer any more.
 ---@param what tidepool.Array|string
 ---@param from (integer|table)?
 ---@return tidepool.Buffer
@@ -206,8 +208,9 @@ local function array_for(self, method, given)
   return given
 end
 
---- Waits for the kernels that were started before, and brings the elements into an array: the one given (as many as it has, from the element
--- `at` on), or the buffer's own, which it gives at each call again.
+--- Waits for the kernels that were started before, and brings the elements into an array: the one
+-- given (as many as it has, from the element `at` on), or the buffer's own, which it gives at each
+-- call again.
 ---@param into tidepool.Array?
 ---@param at integer?  default: 1
 ---@return tidepool.Array
@@ -220,8 +223,8 @@ function Buffer:read(into, at)
   return a
 end
 
---- Sets the elements, from `at` on, to those of an array or a list, of another buffer (on the device, without waiting), or to those of the
--- buffer's own array.
+--- Sets the elements, from `at` on, to those of an array or a list, of another buffer (on the
+-- device, without waiting), or to those of the buffer's own array.
 ---@param from (tidepool.Array|table|tidepool.Buffer)?
 ---@param at integer?  default: 1
 ---@return tidepool.Buffer self
@@ -288,8 +291,9 @@ local function view_of(self, method, at, ctype, length)
   return setmetatable(view, Buffer)
 end
 
---- The elements i to j, as a buffer that shares their memory. Kernels take it where the device allows buffers to begin there (every 128 bytes on
--- most); to read, write, copy and fill it may begin anywhere.
+--- The elements i to j, as a buffer that shares their memory. Kernels take it where the device
+-- allows buffers to begin there (every 128 bytes on most); to read, write, copy and fill it may
+-- begin anywhere.
 ---@param i integer
 ---@param j integer?  default: the last one
 ---@return tidepool.Buffer
@@ -442,9 +446,10 @@ local function new_kernel(self, who, text, given, place)
   return made
 end
 
---- A kernel of a source in OpenCL C, compiled for the device; with the compiler's complaints as an error that has the user's lines. It is then
--- called as kernel(global_size, ...): with a number of work items, or two or three in a list, which may also say `local_size`; and an
--- argument for each parameter.
+--- A kernel of a source in OpenCL C, compiled for the device; with the compiler's complaints as an
+-- error that has the user's lines. It is then called as kernel(global_size, ...): with a number of
+-- work items, or two or three in a list, which may also say `local_size`; and an argument for each
+-- parameter.
 ---@param text string
 ---@param given (string|table)?  the name of the kernel, or { name =, options =, defines =, include =, std =, file = }; default: the only one in it
 ---@return tidepool.Kernel
@@ -628,7 +633,8 @@ function Kernel:__call(global_size, ...)
   must_find_memory(("kernel '%s'"):format(self.name), core.launcher.launch, queue_of(self.device), made.launcher, global, group, arguments, offset)
 end
 
---- How many seconds its last call took on the device, for which it waits; nil when this thread has not called it.
+--- How many seconds its last call took on the device, for which it waits; nil when this thread has
+-- not called it.
 ---@return number?
 function Kernel:time()
   check.self(self, Kernel, "kernel", "time")

@@ -23,7 +23,8 @@ local NO_DEVICE = executors.fallback.name
 
 local found -- the devices once there are some
 
---- The devices, the best first: graphics cards with their own memory, others, accelerators, processors.
+--- The devices, the best first: graphics cards with their own memory, others, accelerators,
+-- processors.
 ---@return table    list of { name, platform, vendor, type, compute_units, memory, fp64, version, driver, number = as the C side counts }
 ---@return string?  why there are none
 function gpu.devices()
@@ -158,9 +159,10 @@ local function leased()
   return #list > 0 and { list[(worker - 1) % #list + 1] } or nil
 end
 
---- A device to drive by hand: with buffers and kernels of one's own. Without an argument, inside a function that has gpu = ... and an executor, it
--- is the device that is leased to the function: of several, each worker has its own. Elsewhere it is the best one. With an argument it is what
--- gpu = ... would take. nil where that ends with "threads" and no device is there.
+--- A device to drive by hand: with buffers and kernels of one's own. Without an argument, inside a
+-- function that has gpu = ... and an executor, it is the device that is leased to the function: of
+-- several, each worker has its own. Elsewhere it is the best one. With an argument it is what gpu =
+-- ... would take. nil where that ends with "threads" and no device is there.
 ---@param which (true|string|table)?
 ---@return tidepool.Device?
 function gpu.device(which)
@@ -496,7 +498,8 @@ function gpu.reducer(f, unit, types, reduce, total)
   return open_kernel(f, reducer)
 end
 
---- The OpenCL C of a function: for the device that it would run on, or, where there is none, in the form for graphics cards.
+--- The OpenCL C of a function: for the device that it would run on, or, where there is none, in the
+-- form for graphics cards.
 ---@param f tidepool.Function
 ---@return string
 function gpu.source(f)

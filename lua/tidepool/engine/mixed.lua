@@ -1,5 +1,5 @@
---- Columns of scalars: numbers, strings, booleans and nil side by side (TP_MIXED in host/codec/block.h), for
--- loops that LuaJIT compiles.
+--- Columns of scalars: numbers, strings, booleans and nil side by side (TP_MIXED in
+-- host/codec/block.h), for loops that LuaJIT compiles.
 
 local abi = require "tidepool.base.abi"
 local ffi = require "ffi"

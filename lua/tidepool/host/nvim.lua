@@ -1,6 +1,8 @@
---- In Neovim: the editor's loop drives the host, so that tasks go on while the editor does. host/program/module.c loads this.
+--- In Neovim: the editor's loop drives the host, so that tasks go on while the editor does.
+-- host/program/module.c loads this.
 --
--- Tasks are resumed inside callbacks of vim.loop, where most of the editor's functions must not be called: they use vim.schedule.
+-- Tasks are resumed inside callbacks of vim.loop, where most of the editor's functions must not be
+-- called: they use vim.schedule.
 
 local core = require "tidepool.core"
 local loop = require "tidepool.engine.loop"

@@ -9,13 +9,14 @@ local text = [==[
 -- NAME: what it does, in a line.
 --
 --   tidepool FILE 10 20 30         calls app:main below; tidepool run FILE --help shows its options
---   tidepool --watch FILE          runs it again whenever this file, or what it requires, is changed
+--   tidepool --watch FILE runs it again whenever this file, or what it requires, is changed
 
 local tidepool = require "tidepool"
 local app = tidepool.App "NAME"
 
--- The work of one input. It runs in parallel, in a Lua state of its own: it sees the locals and globals that it
--- names, as they are when a map starts. `retries`, `timeout` and others: help "retries" at the prompt of tidepool.
+-- The work of one input. It runs in parallel, in a Lua state of its own: it sees the locals and
+-- globals that it names, as they are when a map starts. `retries`, `timeout` and others: help
+-- "retries" at the prompt of tidepool.
 local work = app:func { retries = 1 } (function(x)
   return x * x
 end)

@@ -1,4 +1,5 @@
---- `tidepool map FILE::NAME`: lines of standard input through a function of an app, to lines of standard output, in order.
+--- `tidepool map FILE::NAME`: lines of standard input through a function of an app, to lines of
+-- standard output, in order.
 --
 -- Lines are read as they come (lines.lua), and results are written as they arrive: nothing waits
 -- for the end of the input, which may be endless. Each input gives one line of output (with

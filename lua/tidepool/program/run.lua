@@ -1,12 +1,15 @@
--- run.lua: `tidepool run FILE[::NAME] [--key value ...] [arguments]`, and what follows a plain script that has an entry.
+-- run.lua: `tidepool run FILE[::NAME] [--key value ...] [arguments]`, and what follows a plain
+-- script that has an entry.
 --
 -- Loads the file, picks one of the entries that it made with app:main (or a function of an app),
 -- converts the words of the command line to typed values, and calls it. A wrong use is exit code 2
 -- and one line; it is found before the entry runs, and a wrong NAME before the file does.
 --
--- The words are parsed here and not by Debian's lua-argparse: that module cannot accept options without a schema, takes "-5"
--- for an option, answers a mistake in several lines with exit code 1, takes 1.3 ms to load (this file: 0.4), and would be the only thing that the
--- binary needs beside itself. It would replace each_word and some 80 lines around it; not the rest (finding entries, types, ranges, lists, help).
+-- The words are parsed here and not by Debian's lua-argparse: that module cannot accept options
+-- without a schema, takes "-5" for an option, answers a mistake in several lines with exit code 1,
+-- takes 1.3 ms to load (this file: 0.4), and would be the only thing that the binary needs beside
+-- itself. It would replace each_word and some 80 lines around it; not the rest (finding entries,
+-- types, ranges, lists, help).
 
 local app = require "tidepool.app"
 local check = require "tidepool.base.check"
@@ -380,8 +383,8 @@ local function convert(option, text)
   return list
 end
 
--- Goes through the words: take_option(flag, value or nil, next word or nil) returns true when it used the next word;
--- take_argument(word) gets the others. "--" ends the options.
+-- Goes through the words: take_option(flag, value or nil, next word or nil) returns true when it
+-- used the next word; take_argument(word) gets the others. "--" ends the options.
 local function each_word(words, take_option, take_argument)
   local i, plain = 1, false
   while i <= #words do
@@ -729,7 +732,8 @@ local function catching_usage(fn, ...)
   return result or false
 end
 
----Runs a file with these words as its `...`; the apps that it makes stay. Returns true; or nil and what is wrong with its text.
+---Runs a file with these words as its `...`; the apps that it makes stay. Returns true; or nil and
+---what is wrong with its text.
 ---@return boolean? loaded, string? message
 function run.load(file, ...)
   local chunk, syntax_error = loadfile(file)

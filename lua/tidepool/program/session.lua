@@ -227,7 +227,8 @@ end
 
 -- ---- completion and help ----
 
---- Completes the end of a text: how many bytes of it are the beginning of a name, and the names that begin so.
+--- Completes the end of a text: how many bytes of it are the beginning of a name, and the names
+-- that begin so.
 ---@return integer length, table names
 function session.complete(text)
   return complete.complete(text, variable, { globals, kept, keywords })
