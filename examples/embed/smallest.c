@@ -19,8 +19,8 @@ int main(void)
     const double *columns[] = { x };
 
     if (tp_host_open(&host, NULL, &err) == 0 &&
-        tp_function_from_lua(&square, host, "square", "return function(x) return x * x end", NULL,
-                             &err) == 0 &&
+        tp_function_from_lua(&square, host, "square",
+                             "return function(x) return x * x end", NULL, &err) == 0 &&
         tp_map_doubles(&map, square, columns, 1, 4, NULL, &err) == 0 &&
         tp_map_read_doubles(map, y, 4, &err) == 0)
         for (int i = 0; i < 4; i++)
