@@ -1,8 +1,8 @@
 --- The random numbers of neighbouring inputs as one stream of 32-bit words on standard output, for
 -- batteries of statistical tests:
 --
---   build/tidepool bench/random_stream.lua [--inputs N] [--draws D] [--bytes B] | dieharder -a -g
---   200
+--   build/tidepool bench/random_stream.lua [--inputs N] [--draws D] [--bytes B] |
+--     dieharder -a -g 200
 --
 -- (Debian's package dieharder; PractRand's `RNG_test stdin32` reads it, too.) The words are those
 -- of maps over N inputs (100,000), each of which draws D numbers (8): the first draw of all inputs,

@@ -1,8 +1,8 @@
 -- Grid search with cross-validation: which k and which distance let a k-nearest-neighbours
 -- classifier read the most handwritten digits?
 --
---   tidepool run examples/digits.lua [--k 1,3,5] [--p 1,2] [--folds 5] [--workers N] [--journal
---   run.db]
+--   tidepool run examples/digits.lua [--k 1,3,5] [--p 1,2] [--folds 5] [--workers N]
+--                                   [--journal run.db]
 --
 -- With a journal it may be interrupted at any time: the same command goes on where it was. (Then
 -- the times say little.)

@@ -2,16 +2,15 @@
 -- device: it reads a captured typed array, the picture.
 --
 --   tidepool run examples/filter.lua [--image photo.png] [--radius 4] [--out filtered.png]
---   [--device any]
+--                                    [--device any]
 --
 -- Without --image it draws one, of --size pixels, with noise. Without a device, or with --device
 -- threads, worker threads run the same function.
 --
 -- test: --size 64 --radius 2 --out /dev/null
--- prints: 64 x 64 pixels in ... s on ...; noise of 12.6, then 4.8; at most ... from plain Lua:
--- /dev/null test: --size 64 --radius 2 --out /dev/null --device threads
--- prints: 64 x 64 pixels in ... s on threads; noise of 12.6, then 4.8; at most 0 from plain Lua:
--- /dev/null
+-- prints: 64 x 64 pixels in ... s on ...; noise of 12.6, then 4.8; at most ... from plain Lua: ...
+-- test: --size 64 --radius 2 --out /dev/null --device threads
+-- prints: 64 x 64 pixels in ... s on threads; noise of 12.6, then 4.8; at most 0 from ...
 
 local tidepool = require "tidepool"
 local picture = dofile(debug.getinfo(1, "S").source:match "^@(.*/)" .. "lib/picture.lua")

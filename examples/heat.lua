@@ -7,10 +7,9 @@
 -- Lua does it, on one thread.
 --
 -- test: --size 40 --steps 60 --out /dev/null
--- prints: 40 x 40 points, 60 steps in ... s on ...; mean 9.929; at most 0.0e+00 from plain Lua:
--- /dev/null test: --size 40 --steps 60 --out /dev/null --device none
--- prints: 40 x 40 points, 60 steps in ... s on one thread; mean 9.929; at most 0.0e+00 from plain
--- Lua: /dev/null
+-- prints: 40 x 40 points, 60 steps in ... s on ...; mean 9.929; at most 0.0e+00 from plain Lua: ...
+-- test: --size 40 --steps 60 --out /dev/null --device none
+-- prints: 40 x 40 points, 60 steps in ... s on one thread; mean 9.929; at most 0.0e+00 from ...
 
 local tidepool = require "tidepool"
 local picture = dofile(debug.getinfo(1, "S").source:match "^@(.*/)" .. "lib/picture.lua")

@@ -1,7 +1,7 @@
 -- The Mandelbrot set, by a plain Lua function on a device, as a picture.
 --
 --   tidepool run examples/mandelbrot.lua [--size 1024] [--iterations 256] [--out mandelbrot.png]
---   [--device any]
+--                                        [--device any]
 --
 -- Without a device, or with --device threads, worker threads run the same function: the pixels are
 -- the same.

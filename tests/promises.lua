@@ -8,9 +8,9 @@
 --   parallel   two inputs can run at the same time
 --   background inputs run while the caller does something else
 --   apart      functions run in Lua states of their own, which live on
---   lua functions are run by Lua, so that they may do anything: not numbers in, numbers out on a
---   device kill, isolated as in tidepool.Executor: a running item can be stopped; its crash is
---   survived
+--   lua        functions are run by Lua, so that they may do anything: not numbers in, numbers out
+--              on a device
+--   kill, isolated   as in tidepool.Executor: a running item can be stopped; its crash is survived
 --
 -- A new executor starts by passing this list (tests/promises_spec.lua finds it and asks).
 

@@ -8,10 +8,10 @@
 -- Nothing here knows OpenCL: infer.lua decides what a device cannot run.
 --
 -- Every node is a table with `tag` and `line`:
---   expressions Nil True False Number{value} Wide{text} String{value} Vararg Function{def} Table
+--   expressions  Nil True False Number{value} Wide{text} String{value} Vararg Function{def} Table
 --                Paren{expr} Name{name, var} Index{object, key} Call{callee, args} Method{object,
 --                name, args} Unop{op, expr} Binop{op, left, right} And{left, right} Or{left, right}
---   statements Local{vars, exprs} LocalFunction{var, def} Assign{targets, exprs} CallStat{call}
+--   statements   Local{vars, exprs} LocalFunction{var, def} Assign{targets, exprs} CallStat{call}
 --                Do{body} While{cond, body} Repeat{body, cond} If{clauses, orelse} Fornum{var,
 --                start, limit, step, body} Forin{vars, exprs, body} Return{exprs} Break Goto{name}
 --                Region{name, body}: a label, and what stands before it in its block

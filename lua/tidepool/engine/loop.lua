@@ -11,8 +11,8 @@
 -- A waiter is a table: wake(w) sets is_woken and makes w.task ready. Whatever can be waited for has
 -- the methods
 --   x:_settle()         does what there is to do without waiting; true when x is over
---   x:_watch(fn, arg) fn(arg), once, when there may be something new; gives an entry for
---   x:_unwatch(entry)
+--   x:_watch(fn, arg)   fn(arg), once, when there may be something new; gives an entry for
+--                       x:_unwatch(entry)
 --
 -- A task here is a table with thread, is_ready, is_daemon (nobody waits for its end), source (of
 -- its maps' random numbers), stop (an error that its next wait raises) and _end(fine, ...), which
