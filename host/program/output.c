@@ -52,6 +52,10 @@ void tp_output_write(void *user, int fd, const char *bytes, size_t len)
  * ends the process as SIGPIPE would have. */
 int tp_output_flush(int code)
 {
+    /* A write to a terminal that a signal has interrupted is marked as an error, but has lost
+     * nothing: stdio keeps the bytes, and writes them with the next ones. */
+    if (isatty(STDOUT_FILENO))
+        clearerr(stdout);
     errno = 0; /* an earlier error, from a print in the script, has left no errno */
     if (fflush(stdout) != 0 || ferror(stdout))
         note_write_error();
