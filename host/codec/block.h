@@ -9,6 +9,7 @@
 #define TP_BLOCK_H
 
 #include "base/array.h"
+#include "base/pairing.h"
 #include "codec/codec.h"
 
 typedef enum tp_block_kind {
@@ -65,9 +66,8 @@ typedef struct tp_tag {
 } tp_tag;
 
 typedef struct tp_block {
-    struct tp_block *next;  /* in the list that owns it */
-    struct tp_block *child; /* among results that wait for their turn (job.c): the first of those
-                               behind it; else NULL */
+    struct tp_block *next; /* in the list that owns it */
+    tp_pairing early;      /* among results that wait for their turn (job.c) */
     uint64_t first;        /* index of the first item in its job, from 0 */
     uint32_t n;            /* items */
     tp_block_kind kind;

@@ -7,15 +7,12 @@
  * always travels by value. */
 #include "codec/captured.h"
 
-#include "codec/codec.h"
-#include "codec/snapshot.h"
+#include "codec/codec_state.h"
 
 #include <lauxlib.h>
 #include <lua.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { TYPE_CDATA = 10 }; /* as in encode.c */
 
 typedef struct entry {
     const void *table;

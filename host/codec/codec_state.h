@@ -25,6 +25,7 @@
 #define APART __attribute__((noinline))
 
 enum { REACHING_MAX = 8 };
+enum { TYPE_CDATA = 10 }; /* lua_type of LuaJIT's cdata; lua.h has no name for it */
 enum { STACK_NEED = 16 }; /* Lua stack slots that one level of nesting may use */
 
 /* From the first depth on, each level checks that the C stack has room: a level takes up to 800

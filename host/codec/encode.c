@@ -19,7 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TYPE_CDATA = 10 }; /* lua_type of LuaJIT's cdata; lua.h has no name for it */
 enum { RUN_AFTER = 4 };   /* numbers in a row after which the rest of an array is packed */
 
 /* A message in the making. On the C stack: an error that jumps over it must not leak anything, so

@@ -59,8 +59,8 @@ static bool retry(tp_job *job, const tp_slice *s, const tp_block *failure)
     job->retried++;
     tp_range_push(&job->delayed, r, tp_deadline_after(delay));
     job->n_delayed++;
-    if (job->delayed->key < job->engine->next_due)
-        job->engine->next_due = job->delayed->key;
+    if (job->delayed->node.key < job->engine->next_due)
+        job->engine->next_due = job->delayed->node.key;
     return true;
 }
 

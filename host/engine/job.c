@@ -1,50 +1,17 @@
 /* job.c: the owner's side of a job: opening and closing, inputs, results in order, counts. */
 #include "engine/job_private.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Makes one pairing heap of two, ordered by the blocks' first indexes, as in range.c. It links the
- * blocks themselves, so that no result is lost for want of memory. */
-static tp_block *meld(tp_block *a, tp_block *b)
-{
-    if (!a || !b)
-        return a ? a : b;
-    if (b->first < a->first) {
-        tp_block *other = a;
-        a = b;
-        b = other;
-    }
-    b->next = a->child;
-    a->child = b;
-    return a;
-}
-
-/* Owner. Takes the block with the lowest index out of the heap of results that came before their
- * turn, which is not empty. */
+/* Owner. Takes the block with the lowest index out of the results that came before their turn;
+ * there must be some. */
 static tp_block *pop_early(tp_job *job)
 {
-    tp_block *least = job->early, *pairs = NULL;
-    for (tp_block *b = least->child; b;) {
-        tp_block *other = b->next, *after = other ? other->next : NULL;
-        b->next = NULL;
-        if (other)
-            other->next = NULL;
-        b = meld(b, other);
-        b->next = pairs;
-        pairs = b;
-        b = after;
-    }
-    job->early = NULL;
-    while (pairs) {
-        tp_block *b = pairs;
-        pairs = b->next;
-        b->next = NULL;
-        job->early = meld(job->early, b);
-    }
-    least->child = NULL;
-    return least;
+    tp_pairing *least = tp_pairing_pop(&job->early);
+    return (tp_block *)(void *)((char *)least - offsetof(tp_block, early));
 }
 
 static void free_job(tp_ref *ref) /* any thread, without the lock: this was the last owner */
@@ -431,7 +398,7 @@ static void place(tp_job *job, tp_block *b)
             *job->fifo_end = b;
             job->fifo_end = &b->next;
         } else {
-            job->early = meld(job->early, b);
+            tp_pairing_push(&job->early, &b->early, b->first);
         }
         b = next;
     }
@@ -446,7 +413,7 @@ static tp_block *pop(tp_job *job)
         job->fifo = b->next;
         if (!job->fifo)
             job->fifo_end = &job->fifo;
-    } else if (job->early && job->early->first == job->head) {
+    } else if (job->early && job->early->key == job->head) {
         b = pop_early(job);
     }
     return b;

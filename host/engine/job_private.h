@@ -31,8 +31,9 @@ struct tp_job {
     uint64_t opened_ns;
 
     /* ---- the owner's own ---- */
-    tp_block *early; /* results that came before their turn: a heap, the block with the lowest index
-                        first */
+    tp_pairing *early; /* results that came before their turn, the block with the lowest index
+                          first; linked by the blocks themselves, so that none is lost for want of
+                          memory */
     uint64_t head;      /* index of the next result to give out */
     tp_block *fifo, **fifo_end; /* unordered jobs: results in the order in which they came */
     /* the next result, held back until the values that its item has given are taken; or NULL */

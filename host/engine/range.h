@@ -8,13 +8,15 @@
 #ifndef TP_RANGE_H
 #define TP_RANGE_H
 
+#include "base/pairing.h"
 #include "codec/block.h"
+
+#include <stddef.h>
 
 /* Inputs of one block that wait to be taken, or that one slice has taken. */
 typedef struct tp_range {
-    /* in a heap: its first child, its next sibling; else free for the owner's use */
-    struct tp_range *child, *next;
-    uint64_t key;                  /* in a heap: what orders it */
+    tp_pairing node;       /* in a heap of ranges; the first member, so that a node is its range */
+    struct tp_range *next; /* in a list of the user's */
     tp_block *block;
     uint32_t offset, count;
     uint32_t attempt; /* from 1 */
@@ -29,11 +31,20 @@ static inline uint64_t tp_range_first(const tp_range *r)
     return r->block->first + r->offset;
 }
 
-/* Puts r in the heap, whose root *heap is NULL when it is empty. In constant time. */
-void tp_range_push(tp_range **heap, tp_range *r, uint64_t key);
+/* Puts r in the heap, whose root *heap is NULL when it is empty. */
+static inline void tp_range_push(tp_range **heap, tp_range *r, uint64_t key)
+{
+    tp_pairing *root = *heap ? &(*heap)->node : NULL;
+    tp_pairing_push(&root, &r->node, key);
+    *heap = (tp_range *)root;
+}
 
-/* Takes the range with the least key, which is *heap itself, out. In logarithmic time, over many
- * calls. */
-tp_range *tp_range_pop(tp_range **heap);
+/* Takes the range with the least key, which is *heap itself, out. */
+static inline tp_range *tp_range_pop(tp_range **heap)
+{
+    tp_pairing *root = &(*heap)->node, *least = tp_pairing_pop(&root);
+    *heap = (tp_range *)root;
+    return (tp_range *)least;
+}
 
 #endif

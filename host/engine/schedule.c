@@ -315,13 +315,13 @@ void tp_engine_promote_due(tp_engine *e, uint64_t now)
         return;
     e->next_due = UINT64_MAX;
     for (tp_job *j = e->jobs; j; j = j->next) {
-        while (j->delayed && j->delayed->key <= now) {
+        while (j->delayed && j->delayed->node.key <= now) {
             tp_range *r = tp_range_pop(&j->delayed);
             j->n_delayed -= r->count;
             tp_job_enqueue(j, r);
         }
-        if (j->delayed && j->delayed->key < e->next_due)
-            e->next_due = j->delayed->key;
+        if (j->delayed && j->delayed->node.key < e->next_due)
+            e->next_due = j->delayed->node.key;
     }
 }
 
@@ -577,7 +577,7 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
             part->count = n;
             r->offset += n;
             r->count -= n;
-            r->key = tp_range_first(r); /* it still comes before all others */
+            r->node.key = tp_range_first(r); /* it still comes before all others */
             job->queued -= n;
             job->func->queued -= n;
             r = part;

@@ -20,9 +20,9 @@ TEST(a_heap_gives_the_least_key_first)
     for (int i = 0; i < N; i++) {
         tp_range *least = heap, *r = tp_range_pop(&heap);
         CHECK(r == least);
-        CHECK(r->key >= last);
-        CHECK(!r->child && !r->next);
-        last = r->key;
+        CHECK(r->node.key >= last);
+        CHECK(!r->node.child && !r->node.next);
+        last = r->node.key;
     }
     CHECK(!heap);
 }
@@ -42,7 +42,7 @@ TEST(a_heap_keeps_its_order_while_ranges_come_and_go)
         tp_range *least = tp_range_pop(&heap);
         is_in[least - ranges] = false;
         for (size_t k = 0; k < N; k++)
-            CHECK(!is_in[k] || ranges[k].key >= least->key);
+            CHECK(!is_in[k] || ranges[k].node.key >= least->node.key);
     }
 }
 

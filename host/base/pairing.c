@@ -1,16 +1,15 @@
-/* range.c: a pairing heap of ranges (Fredman, Sedgewick, Sleator, Tarjan 1986). Inputs mostly come
- * in order, and then it costs as little as a list. */
-#include "engine/range.h"
+/* pairing.c: see pairing.h. */
+#include "base/pairing.h"
 
 #include <stddef.h>
 
 /* Makes one heap of two. Neither root may be in a list. */
-static tp_range *meld(tp_range *a, tp_range *b)
+static tp_pairing *meld(tp_pairing *a, tp_pairing *b)
 {
     if (!a || !b)
         return a ? a : b;
     if (b->key < a->key) {
-        tp_range *other = a;
+        tp_pairing *other = a;
         a = b;
         b = other;
     }
@@ -19,19 +18,19 @@ static tp_range *meld(tp_range *a, tp_range *b)
     return a;
 }
 
-void tp_range_push(tp_range **heap, tp_range *r, uint64_t key)
+void tp_pairing_push(tp_pairing **heap, tp_pairing *node, uint64_t key)
 {
-    r->child = r->next = NULL;
-    r->key = key;
-    *heap = meld(*heap, r);
+    node->child = node->next = NULL;
+    node->key = key;
+    *heap = meld(*heap, node);
 }
 
-tp_range *tp_range_pop(tp_range **heap)
+tp_pairing *tp_pairing_pop(tp_pairing **heap)
 {
-    tp_range *least = *heap, *pairs = NULL, *rest = NULL;
+    tp_pairing *least = *heap, *pairs = NULL, *rest = NULL;
     /* Two by two from the first to the last, then all of them from the last to the first. */
-    for (tp_range *r = least->child; r;) {
-        tp_range *a = r, *b = r->next;
+    for (tp_pairing *r = least->child; r;) {
+        tp_pairing *a = r, *b = r->next;
         r = b ? b->next : NULL;
         a->next = NULL;
         if (b)
@@ -41,7 +40,7 @@ tp_range *tp_range_pop(tp_range **heap)
         pairs = a;
     }
     while (pairs) {
-        tp_range *r = pairs;
+        tp_pairing *r = pairs;
         pairs = r->next;
         r->next = NULL;
         rest = meld(rest, r);
