@@ -167,29 +167,28 @@ static void push_errno(lua_State *L, int index, const lines *l, int error)
     lua_pushfstring(L, "cannot read %s: %s", name, strerror(error));
 }
 
-/* Makes room for a chunk, or, when a long line is still open, for as much again, so that the line
- * is searched only a few times; but not much beyond the limit. */
+/* Makes room for a chunk. The buffer is doubled when a long line fills it, but not much beyond the
+ * limit: it is moved a few times only, however few bytes each read brings. */
 static int make_room(lines *l)
 {
-    size_t open = l->used - l->at,
-           left = open < l->limit ? l->limit - open + l->separator_len + 1 : 0;
-    size_t want = open < left ? open : left;
-    if (want < CHUNK)
-        want = CHUNK;
-    if (l->room - l->used >= want)
+    if (l->room - l->used >= CHUNK)
         return 0;
+    size_t open = l->used - l->at;
     if (open > 0)
         memmove(l->bytes, l->bytes + l->at, open);
     l->looked -= l->at < l->looked ? l->at : l->looked;
     l->at = 0;
     l->used = open;
-    if (l->room - open >= want)
+    if (l->room - open >= CHUNK)
         return 0;
-    char *bytes = realloc(l->bytes, open + want);
+    size_t left = open < l->limit ? l->limit - open + l->separator_len + 1 : 0;
+    size_t more = open < left ? open : left;
+    size_t room = open + (more > CHUNK ? more : CHUNK);
+    char *bytes = realloc(l->bytes, room);
     if (!bytes)
         return -1;
     l->bytes = bytes;
-    l->room = open + want;
+    l->room = room;
     return 0;
 }
 
