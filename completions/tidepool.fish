@@ -45,6 +45,7 @@ complete -c tidepool -n "__fish_seen_subcommand_from map" -s 0 -d "inputs end in
 complete -c tidepool -n "__fish_seen_subcommand_from map" -l columns -x -d "fields are arguments"
 complete -c tidepool -n "__fish_seen_subcommand_from map" -l tag -d "inputs before results"
 complete -c tidepool -n "__fish_seen_subcommand_from map" -l results -x -a "(__fish_complete_directories)" -d "a file for each input"
+complete -c tidepool -n "__fish_seen_subcommand_from map" -l joblog -r -d "when each input ran, as GNU parallel writes it"
 
 complete -c tidepool -n $at_start -l version -d versions
 complete -c tidepool -n $at_start -l verbose -d "why device programs are not kept"

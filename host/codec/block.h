@@ -65,11 +65,21 @@ typedef struct tp_tag {
     uint32_t attempts;
 } tp_tag;
 
+/* How items were run. Times are of uv_hrtime. */
+typedef struct tp_ran {
+    uint64_t queued_ns;  /* when their inputs were handed over */
+    uint64_t started_ns; /* when the first of them was begun; the next one follows after its time */
+    double ns_per_item;
+    uint32_t attempt; /* from 1, in this run; 0: they were not run, since their results are known */
+    int32_t worker;   /* who ran them */
+} tp_ran;
+
 typedef struct tp_block {
     struct tp_block *next; /* in the list that owns it */
     tp_pairing early;      /* among results that wait for their turn (job.c) */
     uint64_t first;        /* index of the first item in its job, from 0 */
     uint32_t n;            /* items */
+    tp_ran ran;            /* of results; of inputs only queued_ns */
     tp_block_kind kind;
     uint32_t columns;  /* COLUMNS */
     uint32_t capacity; /* items that there is room for: in its own COLUMNS, in the ends of VALUES */

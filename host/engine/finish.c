@@ -143,12 +143,13 @@ static void give_back(tp_job *job, tp_slice *s, uint32_t done)
     free(r);
 }
 
-/* Locked. Updates the time that an item takes, from a slice that ran n of them. */
-static void learn(tp_job *job, const tp_slice *s, uint32_t n)
+/* Locked. Updates the time that an item takes, from a slice that ran n of them until `now`. */
+static void learn(tp_job *job, const tp_slice *s, uint32_t n, uint64_t now)
 {
     if (n == 0)
         return;
-    double ns = (double)(uv_hrtime() - s->started_ns) / n;
+    double ns = (double)(now - s->started_ns) / n;
+    tp_func_count(job->func, n, ns);
     if (ns < 0.1)
         ns = 0.1;
     job->item_ns = job->item_ns > 0 ? (job->item_ns + ns) / 2 : ns;
@@ -160,17 +161,28 @@ static void learn(tp_job *job, const tp_slice *s, uint32_t n)
     }
 }
 
+/* Notes in the slice's results how their items were run, until `now`. */
+static void note_times(const tp_slice *s, uint32_t done, uint64_t now)
+{
+    tp_ran ran = { .queued_ns = s->work.block->ran.queued_ns,
+                   .ns_per_item = (double)(now - s->started_ns) / (done ? done : 1),
+                   .attempt = s->work.attempt,
+                   .worker = s->agent->worker.index };
+    uint64_t first = s->work.block->first + s->work.offset;
+    for (tp_block *b = s->results; b; b = b->next) {
+        ran.started_ns = s->started_ns + (uint64_t)((double)(b->first - first) * ran.ns_per_item);
+        b->ran = ran;
+    }
+}
+
 /* Gives the slice's results to the recorder. When that fails, the job is given up. */
 static void record(const tp_slice *s)
 {
     tp_job *job = s->job;
-    uint32_t done = s->work.at - s->work.offset;
-    tp_ran ran = { .attempt = s->work.attempt,
-                   .worker = s->agent->worker.index,
-                   .ns_per_item = (uv_hrtime() - s->started_ns) / (done ? done : 1) };
     tp_error err;
     tp_error_clear(&err);
-    if (s->results && job->recorder->record(job->recorder, s->work.block, s->results, &ran, &err))
+    if (s->results && job->recorder->record(job->recorder, s->work.block, s->results,
+                                            &s->results->ran, &err))
         tp_job_give_up(job, &err);
 }
 
@@ -187,8 +199,12 @@ void tp_job_finish(tp_slice *s)
     tp_block *results = s->results;
     uint32_t done = s->work.at - s->work.offset;
     tp_work_note(&s->work, TP_EVENT_FINISH, s->work.offset, done);
-    if (job->recorder)
+    uint64_t now = uv_hrtime();
+    note_times(s, done, now);
+    if (job->recorder) {
         record(s);
+        now = uv_hrtime();
+    }
     uv_mutex_lock(&e->lock);
     /* The second condition fails when a slice is finished twice: the first time has taken it out of
      * the list. */
@@ -203,7 +219,7 @@ void tp_job_finish(tp_slice *s)
     job->running--;
     if (s->has_permit)
         job->func->running--;
-    learn(job, s, done);
+    learn(job, s, done, now);
     /* The inputs must outlive the loop below, which releases them item by item; one more `open`
      * keeps them. */
     inputs->open++;

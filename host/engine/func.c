@@ -1,6 +1,7 @@
 /* func.c: function identities and images. */
 #include "engine/func.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,6 +25,39 @@ tp_func *tp_func_new(const char *name, unsigned limit)
         return NULL;
     }
     return f;
+}
+
+void tp_func_count(tp_func *f, uint32_t n, double ns)
+{
+    tp_durations *d = &f->durations;
+    uint64_t whole = ns < 0x1p52 ? (uint64_t)ns : (uint64_t)1 << 52;
+    unsigned at = (unsigned)whole;
+    if (whole >= TP_DURATION_PARTS) {
+        unsigned exponent = 63 - (unsigned)__builtin_clzll(whole);
+        at = (exponent - 2) * TP_DURATION_PARTS +
+             (unsigned)(whole >> (exponent - 3) & (TP_DURATION_PARTS - 1));
+    }
+    d->n[at < TP_DURATIONS ? at : TP_DURATIONS - 1] += n;
+    d->count += n;
+    d->total_ns += ns * n;
+    if (ns > d->max_ns)
+        d->max_ns = ns;
+}
+
+double tp_durations_quantile(const tp_durations *d, double share)
+{
+    uint64_t wanted = (uint64_t)ceil(share * (double)d->count), seen = 0;
+    unsigned at = 0;
+    if (d->count == 0)
+        return 0;
+    while (at < TP_DURATIONS - 1 && seen + d->n[at] < wanted)
+        seen += d->n[at++];
+    double least = at, width = 1;
+    if (at >= TP_DURATION_PARTS) {
+        width = ldexp(1, (int)(at / TP_DURATION_PARTS) - 1);
+        least = (TP_DURATION_PARTS + at % TP_DURATION_PARTS) * width;
+    }
+    return fmin(least + width / 2, d->max_ns);
 }
 
 static void free_image(tp_ref *r)

@@ -14,6 +14,17 @@ struct lua_State;
 struct tp_job;
 struct tp_agent;
 
+/* How many items took how long: a bucket for each nanosecond below TP_DURATION_PARTS, and above
+ * for each of so many parts between a power of two and the next. The last one is for all longer
+ * times, from some two weeks on. */
+enum { TP_DURATION_PARTS = 8, TP_DURATIONS = 49 * TP_DURATION_PARTS };
+
+typedef struct tp_durations {
+    uint64_t n[TP_DURATIONS];
+    uint64_t count; /* their sum: attempts, also those that failed */
+    double total_ns, max_ns;
+} tp_durations;
+
 typedef struct tp_func {
     tp_ref ref;
 
@@ -30,12 +41,19 @@ typedef struct tp_func {
     double item_ns;                          /* what an item took lately; 0: not known */
     float site_ns[64]; /* the same per site, indexed by the bit number of tp_agent.site */
     uint64_t queued, active, done, failed;   /* items, for stats */
+    tp_durations durations;                  /* of attempts, for stats */
 } tp_func;
 
 extern const tp_ref_type tp_func_type;
 
 /* A new function identity with one owner. name is copied. NULL when out of memory. */
 tp_func *tp_func_new(const char *name, unsigned limit);
+
+/* n more items took ns each. With the engine's lock held. */
+void tp_func_count(tp_func *f, uint32_t n, double ns);
+
+/* The time in ns that this share of the items did not exceed, within 1 / 16 of it; 0 of none. */
+double tp_durations_quantile(const tp_durations *d, double share);
 
 typedef struct tp_image {
     tp_ref ref;

@@ -256,6 +256,7 @@ int tp_job_push(tp_job *job, tp_block *b)
     bool is_queued = r != NULL;
     b->first = job->pushed;
     b->open = b->n;
+    b->ran.queued_ns = uv_hrtime();
     tp_wakes w = { 0 };
     if (b->n == 0) {
         tp_block_free(b);
@@ -326,6 +327,7 @@ int tp_job_push_known(tp_job *job, tp_block *b, tp_block *results)
     tp_engine *e = job->engine;
     tp_range *gaps = NULL;
     b->first = job->pushed;
+    b->ran.queued_ns = uv_hrtime();
     for (tp_block *r = results; r; r = r->next)
         if (r->kind == TP_BLOCK_FAILURE && r->first - b->first < b->n)
             /* for lack of memory the failure does without its input */

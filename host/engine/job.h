@@ -100,13 +100,6 @@ typedef struct tp_retries {
     bool notify; /* failures that are retried are reported to the owner too, as TP_BLOCK_RETRY */
 } tp_retries;
 
-/* How items were run, for a recorder. */
-typedef struct tp_ran {
-    unsigned attempt;      /* from 1, in this run */
-    int worker;            /* who ran them */
-    uint64_t ns_per_item;
-} tp_ran;
-
 /* Records results as they come, before their owner can see them (the journal). Held by its jobs. */
 typedef struct tp_recorder {
     tp_ref ref;

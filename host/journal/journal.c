@@ -352,7 +352,7 @@ int tp_journal_record(tp_journal *j, row *head, int64_t map, const tp_block *inp
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    head->duration = (double)ran->ns_per_item * 1e-9;
+    head->duration = ran->ns_per_item * 1e-9;
     head->started = (double)now.tv_sec + (double)now.tv_nsec * 1e-9 - head->duration;
     head->worker = ran->worker;
     tp_buf rows = { 0 }, scratch = { 0 };

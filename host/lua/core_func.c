@@ -21,17 +21,26 @@ static int l_func_new(lua_State *L)
     return 1;
 }
 
-/* core.func.stats(func) -> queued, running, done, failed */
+/* core.func.stats(func) -> queued, running, done, failed; and of the durations of all attempts, in
+ * seconds: mean, median, 90th and 99th percentile, maximum (not before the first one is over) */
 static int l_func_stats(lua_State *L)
 {
     tp_func *f = tp_core_check_ref(L, 1, &tp_func_type);
     uv_mutex_t *lock = tp_engine_lock(get_context(L)->host->engine);
     uv_mutex_lock(lock);
     double counts[4] = { (double)f->queued, (double)f->active, (double)f->done, (double)f->failed };
+    tp_durations d = f->durations;
     uv_mutex_unlock(lock);
     for (int i = 0; i < 4; i++)
         lua_pushnumber(L, counts[i]);
-    return 4;
+    if (d.count == 0)
+        return 4;
+    lua_pushnumber(L, d.total_ns / (double)d.count * 1e-9);
+    lua_pushnumber(L, tp_durations_quantile(&d, 0.5) * 1e-9);
+    lua_pushnumber(L, tp_durations_quantile(&d, 0.9) * 1e-9);
+    lua_pushnumber(L, tp_durations_quantile(&d, 0.99) * 1e-9);
+    lua_pushnumber(L, d.max_ns * 1e-9);
+    return 9;
 }
 
 /* its address is the key, in the environment of a func, of a list with these places */

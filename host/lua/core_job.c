@@ -558,6 +558,28 @@ static int l_job_next(lua_State *L)
     return 6;
 }
 
+/* core.job.ran(job) -> how the items of the block that is being read were run: when their inputs
+ * were handed over and when the first of them was begun (in seconds of os.time's clock), seconds
+ * for each, the worker's number, attempts (0: they were not run). The next item follows each after
+ * its time. */
+static int l_job_ran(lua_State *L)
+{
+    job_box *box = check_job(L, 1);
+    if (!box->reading)
+        return luaL_error(L, "no block is being read");
+    const tp_ran *ran = &box->reading->ran;
+    uv_timeval64_t now;
+    uv_gettimeofday(&now);
+    double seconds = (double)now.tv_sec + now.tv_usec * 1e-6;
+    uint64_t clock = uv_hrtime();
+    lua_pushnumber(L, seconds - (double)(clock - ran->queued_ns) * 1e-9);
+    lua_pushnumber(L, seconds - (double)(clock - ran->started_ns) * 1e-9);
+    lua_pushnumber(L, ran->ns_per_item * 1e-9);
+    lua_pushinteger(L, ran->worker);
+    lua_pushinteger(L, ran->attempt);
+    return 5;
+}
+
 static int decode_item(lua_State *L, const job_box *box, const tp_block *b, uint32_t k)
 {
     size_t len;
@@ -918,6 +940,7 @@ static const luaL_Reg job_functions[] = {
     { "push_failure", l_job_push_failure },
     { "finish", l_job_finish },
     { "next", l_job_next },
+    { "ran", l_job_ran },
     { "item", l_job_item },
     { "input", l_job_input },
     { "fill", l_job_fill },

@@ -261,6 +261,7 @@ options.of_calls = {
   { "on_error", "function", "on_error(failure) gives the value that takes a failure's place" },
   { "halt", "halt",
     "when the map gives up, { failures = n } or { share = 0.1 }, or has enough, { success = n }; now = true: what runs is stopped too" },
+  { "times", "boolean", "keeps when each input was queued and run, for how long and by whom: results:times()" },
   { "journal", "journal", "a file in which results are kept, so that the same program, run again, does only what is missing" },
 }
 

@@ -187,7 +187,9 @@ end
 --- Opens the results of a running job.
 ---@param job userdata    of core.job.open
 ---@param source table    of inputs.lua
----@param settings table  { name, total, executor, ordered, progress, return_exceptions, on_error, max_attempts, on_retry, open_reducer, is_single }:
+---@param settings table  { name, total, executor, ordered, progress, return_exceptions, on_error, times, max_attempts, on_retry, open_reducer,
+---   is_single }:
+---   times is true, for results:times(), or a function in the place of Results._keep_times;
 ---   open_reducer(op, total) gives the kernel that reduces on the device where the map runs, or
 ---   nothing; reduce_there(fn, array) the results of a map that gives the array's elements,
 ---   reduced; nil where reduce folds in order; is_single: in floats
@@ -200,6 +202,7 @@ function results.new(job, source, settings)
     scalars = nil, text = nil, -- pointers to its columns of scalars, and their text
     is_reading = false, is_feeding = false, has_all_inputs = false, input_failure = nil, is_over = false,
   }, Results)
+  if settings.times then self.note_times = settings.times == true and Results._keep_times or settings.times end
   self.watch = progress.open(job, settings, settings.progress)
   self:_feed()
   return self
@@ -459,6 +462,7 @@ function Results:_advance(no_wait, is_reducing)
       end
     elseif kind == FAILURE then
       local f = self:_failure(first)
+      if self.note_times then self:note_times(first, 1, core.job.ran(job)) end
       self:_count(true)
       if self.settings.return_exceptions then return "failure", first, f end
       if self.settings.on_error then return "failure", first, self:_ask(self.settings.on_error, f) end
@@ -467,7 +471,10 @@ function Results:_advance(no_wait, is_reducing)
     elseif kind == RETRY then
       if self.settings.on_retry then self:_ask(self.settings.on_retry, self:_failure(first)) end
     else
-      if kind ~= PART then n = self:_count(false, n) end
+      if kind ~= PART then
+        n = self:_count(false, n)
+        if self.note_times then self:note_times(first, n, core.job.ran(job)) end
+      end
       self.first, self.n, self.k = first, n, 0
       self.columns, self.partials, self.scalars = nil, nil, nil
       self.is_numbers = false
@@ -484,6 +491,56 @@ function Results:_advance(no_wait, is_reducing)
       return "block"
     end
   end
+end
+
+-- What results:times() has of each item: the names, and the element types.
+local time_types = { queued = "double", started = "double", duration = "double", worker = "int32", attempts = "int32" }
+local UNKNOWN = 0 / 0
+local TIMES = 64 -- items that there is room for at first
+
+--- Makes room for the times of so many items. Those that have not been run have no times, a worker
+--- and attempts of 0.
+local function with_times(times, n)
+  if times and n <= times.duration.length then return times end
+  local old, larger = times and times.duration.length or 0, { n = times and times.n or 0 }
+  for name, ctype in pairs(time_types) do
+    local a = array.allocate(ctype, math.max(n, 2 * old, TIMES), false)
+    if old > 0 then ffi.copy(a.data, times[name].data, old * ffi.sizeof(array.c_name(ctype))) end
+    local data, empty = a.data, ctype == "double" and UNKNOWN or 0
+    for k = old, a.length - 1 do data[k] = empty end
+    larger[name] = a
+  end
+  return larger
+end
+
+--- Keeps how the n items from `first` on were run, as core.job.ran gives it.
+function Results:_keep_times(first, n, queued, started, duration, worker, attempts)
+  local times = with_times(self.kept_times, first + n - 1)
+  self.kept_times = times
+  times.n = math.max(times.n, first + n - 1)
+  if attempts == 0 then return end -- its result was known
+  local queued_at, started_at, durations = times.queued.data, times.started.data, times.duration.data
+  local workers, tried = times.worker.data, times.attempts.data
+  for k = 0, n - 1 do
+    local at = first + k - 1
+    queued_at[at], started_at[at], durations[at] = queued, started + k * duration, duration
+    workers[at], tried[at] = worker, attempts
+  end
+end
+
+--- How the inputs whose results have been handed out were run, of a map with the option times:
+-- typed arrays by the inputs' indexes. `queued` and `started` (of the last attempt) are in seconds
+-- of os.time's clock, as in a journal, and `duration` in seconds; `worker` is the number of
+-- tidepool.current().worker. Inputs so small that a worker takes several at once have their mean.
+-- One that was not run, since a journal or cache had its result, has NaN, and 0 attempts.
+---@return table  { queued, started, duration, worker, attempts }
+function Results:times()
+  if not self.settings.times then check.fail("results:times: the map of '%s' keeps no times: give it the option times = true", self.settings.name) end
+  local kept, times = self.kept_times, {}
+  for name, ctype in pairs(time_types) do
+    times[name] = kept and kept[name]:slice(1, kept.n):copy() or array.allocate(ctype, 0, false)
+  end
+  return times
 end
 
 --- Opens a block of columns: of scalars, of the types of `returns`, or of doubles.
@@ -940,7 +997,7 @@ function Results:__tostring()
   return ("tidepool.Results of %s: %d of %s done"):format(self.settings.name, p.done, p.total or "?")
 end
 
-for _, name in ipairs { "cancel", "done", "next", "progress" } do publish(name, 0) end
+for _, name in ipairs { "cancel", "done", "next", "progress", "times" } do publish(name, 0) end
 for _, name in ipairs { "get", "list", "max", "mean", "min", "sum" } do publish(name, 0, nil, true) end
 publish("array", 1, "type", true)
 publish("reduce", 2, "fn, init", true)

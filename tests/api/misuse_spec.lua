@@ -54,6 +54,7 @@ describe("An argument too many", function()
     ["results:cancel"] = function() return give:map({ 1 }):cancel(7) end,
     ["results:done"] = function() return give:map({ 1 }):done(7) end,
     ["results:progress"] = function() return give:map({ 1 }):progress(7) end,
+    ["results:times"] = function() return give:map({ 1 }):times(7) end,
     ["call:get"] = function() return give:spawn(1):get(1, 7) end,
     ["call:done"] = function() return give:spawn(1):done(7) end,
     ["call:cancel"] = function() return give:spawn(1):cancel(7) end,

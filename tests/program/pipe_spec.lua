@@ -282,6 +282,53 @@ describe("tidepool map, options as of GNU parallel:", function()
     mapped({ code = 1, stdout = "1\n", stderr = "" }, "(seq 5 | $T map --results out job.lua::square) 2>/dev/null; c=$?; cat out/1; exit $c")
   end)
 
+  it("--joblog writes a line for each input, as GNU parallel does", function()
+    local head = "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
+    --- The lines without what differs from run to run, which must look right.
+    local function lines_of(done)
+      contains(done.stdout, head)
+      local times = 0
+      local log = done.stdout:match(head .. "(.*)$"):gsub("\t:\t%d%d%d%d%d%d%d%d%d%d%.%d%d%d\t *%d+%.%d%d%d\t0\t", function()
+        times = times + 1
+        return " "
+      end)
+      return log, times
+    end
+    local log, n = lines_of(mapped({ stderr = "" }, "printf '10\\na\\\\b\\n11\\n' | $T map --joblog log job.lua::same; cat log"))
+    assert.same({ "1 2\t0\t0\tjob.lua::same 10\n2 3\t0\t0\tjob.lua::same a\\\\b\n3 2\t0\t0\tjob.lua::same 11\n", 3 }, { log, n })
+    -- a failure that ends it has its line, too, and the lines before it are there
+    log, n = lines_of(mapped({}, "seq 4 6 | $T map --joblog log job.lua::square 2>/dev/null; cat log"))
+    assert.same({ "1 2\t0\t0\tjob.lua::square 4\n2 0\t1\t0\tjob.lua::square 5\n", 2 }, { log, n })
+    log = lines_of(mapped({}, "seq 4 6 | $T map --json --keep-going --joblog log job.lua::square; cat log"))
+    assert.equal("1 2\t0\t0\tjob.lua::square 4\n2 0\t1\t0\tjob.lua::square 5\n3 2\t0\t0\tjob.lua::square 6\n", log)
+    log = lines_of(mapped({}, [[printf '1,"a\tb\nc"\n' | $T map --columns , --results out --joblog log job.lua::same; cat log]]))
+    assert.equal("1 7\t0\t0\tjob.lua::same 1\\ta\\tb\\nc\n", log)
+    -- what the journal had is not run, and has no line
+    log = lines_of(mapped({}, [[seq 2 | $T map --quiet --journal run.db job.lua::same >/dev/null
+      seq 3 | $T map --quiet --journal run.db --joblog log job.lua::same; cat log]]))
+    assert.equal("3 1\t0\t0\tjob.lua::same 3\n", log)
+  end)
+
+  it("--joblog says how worker processes have ended", function()
+    support.let_signals_kill()
+    local dies = [[
+      local ffi = require "ffi"
+      ffi.cdef "void _exit(int); int raise(int);"
+      require "tidepool".App "x":func { name = "f", executor = "processes", crash_retries = 0 } (function(x)
+        if x == 2 then ffi.C.raise(9) end
+        if x == 3 then ffi.C._exit(7) end
+        return x
+      end)]]
+    local done = check({}, "seq 3 | $T map --keep-going --joblog log dies.lua 2>/dev/null; cut -f 7- log", { ["dies.lua"] = dies })
+    assert.equal("1\nExitval\tSignal\tCommand\n0\t0\tdies.lua 1\n0\t9\tdies.lua 2\n7\t0\tdies.lua 3\n", done.stdout)
+  end)
+
+  it("--joblog says why it cannot write", function()
+    mapped({ code = 2, stdout = "", stderr = "tidepool: --joblog: a/b: No such file or directory\n" }, "echo 1 | $T map --joblog a/b job.lua::same")
+    mapped({ code = 1, stderr = "tidepool: cannot write /dev/full: No space left on device\n" }, "echo 1 | $T map --joblog /dev/full job.lua::same")
+    refused("map: --joblog needs a file", "$T map job.lua::kind --joblog")
+  end)
+
   it("--results takes no folder with files in it, unless there is a journal to go on with", function()
     mapped({ code = 2, stdout = "4\n",
       stderr = "tidepool: --results: out is not empty: give another folder, or --journal, with which a run goes on\n" },

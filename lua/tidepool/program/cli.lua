@@ -119,6 +119,8 @@ The first failure ends it, with exit code 1; a result with a line end in it is o
                  if it has some, instead of to standard output. An input that fails has
                  none (with --json: what --json writes of it). DIR is made; one that has
                  files in it is taken only with --journal, and written over
+  --joblog FILE  a line for each input, as GNU parallel's --joblog has them: number, start,
+                 seconds, bytes of the result, exit code (0; 1 where it failed), signal
   --journal FILE the same command, run again, does only what is missing: lines that are
                  new, that are others than before at their place, or that failed
   --retry-failed with --journal: the same input again, of which only what has failed before

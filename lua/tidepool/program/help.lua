@@ -74,7 +74,7 @@ local method_rows = {
   { "f:spawn(...)", "starts one call: a Call with get, done, cancel" },
   { "f:spawn_map(xs, ..., options?)", "starts a map now; its Results may be read later" },
   { "f:with(options)", "the same function under other options" },
-  { "f:stats()", "{ queued, running, done, failed }; of a cache hits, misses" },
+  { "f:stats()", "{ queued, running, done, failed, duration }; of a cache hits, misses" },
   { "f:forget(...)", "its cache forgets this input, or all of them" },
   { "f:opencl()", "the OpenCL C that it is on a device" },
 }
@@ -96,6 +96,7 @@ local class_rows = {
     { "results:reduce(fn, init)", "folds them, in their order" },
     { "results:cancel()", "stops the map" },
     { "results:done(), results:progress()", "counts, without waiting" },
+    { "results:times()", "when each input ran and for how long (option times)" },
   } },
   { call.Call, {
     { "call:get(timeout?)", "waits: the results, or the error" },

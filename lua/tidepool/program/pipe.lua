@@ -14,6 +14,7 @@ local failure = require "tidepool.failure"
 local ffi = require "ffi"
 local func = require "tidepool.func"
 local interpret = require "tidepool.base.interpret"
+local joblog = require "tidepool.program.joblog"
 local json = require "tidepool.json"
 local lines = require "tidepool.engine.inputs.lines"
 local options = require "tidepool.options"
@@ -23,7 +24,7 @@ local words = require "tidepool.program.words"
 
 local pipe = {}
 
-local FIRST = 64 -- lines of JSON, or lines that are tags, that are pushed at once,
+local FIRST = 64 -- lines of JSON, or lines whose text is kept, that are pushed at once,
 local ENOUGH = 2^20 -- or so many bytes of them
 
 ffi.cdef [[
@@ -63,13 +64,17 @@ local function push_json(job, count, line)
   return false, #line
 end
 
---- Pushes a line, or its fields, and keeps the text that is written before its result in `tags`, by
---- index. Returns as push_json does.
-local function tag_pusher(tags)
+--- Pushes a line, or its fields. Returns as push_json does.
+local function push_plain(job, _, ...)
+  return core.job.add(job, ...), 0
+end
+
+--- Pushes as `push` does, and keeps the text of the line, or of its fields, in `texts`, by index.
+local function keeper(texts, push)
   return function(job, count, ...)
-    local has_room = core.job.add(job, ...)
-    tags[count] = plain_line(...)
-    return has_room, #tags[count]
+    local has_room = push(job, count, ...)
+    texts[count] = plain_line(...)
+    return has_room, #texts[count]
   end
 end
 
@@ -101,7 +106,8 @@ end
 local function new_source(settings)
   local to_number = not settings.json and not settings.text and number_of or nil
   local reader = core.lines.open(0, settings.separator, settings.columns, settings.limit or lines.LIMIT, false, to_number)
-  local push = settings.json and push_json or settings.tags and tag_pusher(settings.tags)
+  local push = settings.json and push_json
+  if settings.texts then push = keeper(settings.texts, push or push_plain) end
   return lines.source_of(reader, function() io.stdout:flush() end, push and new_fill(push))
 end
 
@@ -111,9 +117,10 @@ end
 --- line ends.
 local function result_line(settings, index, ...)
   local line = plain_line(...)
-  if settings.tags then line = settings.tags[index] .. "\t" .. line end
+  local tag = settings.tag and settings.texts[index]
+  if tag then line = tag .. "\t" .. line end
   if not settings.results and line:find("\n", 1, true) then
-    error(settings.tags and settings.tags[index]:find("\n", 1, true) and "an input with a line end in it, written again, would be two lines"
+    error(tag and tag:find("\n", 1, true) and "an input with a line end in it, written again, would be two lines"
       or "a result with a line end in it would be two lines (--json writes it as one)", 0)
   end
   return line
@@ -159,7 +166,8 @@ end
 --- it.
 local function write(f, settings, index, ...)
   local line, failed = line_of(f, settings, index, ...)
-  if settings.tags then settings.tags[index] = nil end
+  if settings.log then settings.log:add(index, settings.texts[index], line or failed) end
+  if settings.texts then settings.texts[index] = nil end
   if line then
     put_line(settings, index, line)
   elseif not settings.keep_going then
@@ -287,15 +295,19 @@ end
 
 --- Skips a block of inputs that have not failed before; returns the index behind it.
 local function pass_over(results, settings)
-  if settings.tags then
-    for k = results.k, results.n - 1 do settings.tags[results.first + k] = nil end
+  if settings.texts then
+    for k = results.k, results.n - 1 do settings.texts[results.first + k] = nil end
   end
   results.k = results.n
 end
 
+--- Maps, and writes the results; returns how many have failed.
 local function map(f, settings)
-  local results = func.start(f, new_source(settings), { return_exceptions = settings.keep_going, journal = settings.journal }, {})
-  local is_plain = not (settings.json or settings.tags or settings.results)
+  local log = settings.log
+  local function note(_, ...) log:note(...) end
+  local results = func.start(f, new_source(settings),
+    { return_exceptions = settings.keep_going, journal = settings.journal, times = log and note }, {})
+  local is_plain = not (settings.json or settings.texts or settings.results)
   local failed = 0
   local function take(index, ...)
     if index == nil then return false end
@@ -310,6 +322,7 @@ local function map(f, settings)
     local what, index, value = results:_advance(true)
     if what == "later" then
       io.stdout:flush() -- so that the reader has everything so far while more is waited for
+      if log then log:flush() end
       what, index, value = results:_advance()
     end
     if what == "block" and results.is_done then
@@ -323,6 +336,18 @@ local function map(f, settings)
     end
   until not goes_on
   return failed
+end
+
+--- The same with a log: it also has the input whose failure ends the map.
+local function map_logged(f, settings)
+  local log = settings.log
+  local fine, result = pcall(map, f, settings)
+  local index = not fine and failure.is_failure(result) and result.index
+  if index and settings.texts[index] then log:add(index, settings.texts[index], result) end
+  local closed, why = pcall(log.close, log)
+  if not fine then error(result, 0) end
+  if not closed then error(why, 0) end
+  return result
 end
 
 -- ---- folders ----
@@ -369,6 +394,7 @@ local rows = {
   { "--columns", "columns", needs = 'what separates fields, like "," or "\\t"' },
   { "--tag", "tag" },
   { "--results", "results", needs = "a folder" },
+  { "--joblog", "joblog", needs = "a file" },
   { "-0", "nul" },
   { "--limit", "limit", needs = 'how long a line may be, like "64M"' },
 }
@@ -397,7 +423,7 @@ local function trouble_with(given)
       return ("--json and --%s are two %s: choose one"):format(other, other == "tag" and "forms of the output" or "meanings of the lines")
     end
   end
-  if given.tag then given.tags = {} end
+  if given.tag or given.joblog then given.texts = {} end
   if given.retry_failed then
     if not core.journal_default then return "--retry-failed needs --journal FILE, which says what has failed" end
     given.journal = { file = core.journal_default.file, only_failed = true }
@@ -418,7 +444,11 @@ function pipe.main(...)
   if not f then return code, problem end
   wrong = given.results and make_folder(given.results, core.journal_default)
   if wrong then return 2, "--results: " .. wrong end
-  local failed = map(f, given)
+  if given.joblog then
+    given.log, wrong = joblog.open(given.joblog, target)
+    if wrong then return 2, "--joblog: " .. wrong end
+  end
+  local failed = (given.log and map_logged or map)(f, given)
   if failed > 0 then return 1, ("%d failed"):format(failed) end
   return 0
 end
