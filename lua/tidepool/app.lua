@@ -14,6 +14,7 @@ local cls, instances = lazy "tidepool.cls", lazy "tidepool.engine.instances"
 ---@field setups table  list of { id, app, fn }
 local App = {}
 App.__index = App
+setmetatable(App, { __index = function(_, key) check.missing("an app", key, App) end })
 
 -- When a function captures an App, only the App's name travels: its functions may hold values that
 -- cannot.

@@ -75,12 +75,7 @@ end
 
 function Function.__index(self, key)
   local method = methods[key]
-  if method == nil and type(key) == "string" and #key >= 4 then
-    local names = {}
-    for name in pairs(methods) do names[#names + 1] = name end
-    local near = check.nearest(key, names)
-    if near then check.fail("%s has no method '%s' (did you mean '%s'?)", rawget(self, "name"), key, near) end
-  end
+  if method == nil then check.missing(rawget(self, "name"), key, methods) end
   return method
 end
 

@@ -237,6 +237,7 @@ core.add_builtins("tidepool", tidepool)
 -- tidepool.gpu is loaded when it is used.
 setmetatable(tidepool, { __index = function(_, key)
   if key == "gpu" then return require "tidepool.device.gpu" end
+  check.missing("tidepool", key, tidepool, "function")
 end })
 
 return tidepool

@@ -79,6 +79,23 @@ function check.nearest(name, names)
   return best
 end
 
+--- Raises when `key`, which is no member of an object, is nearly the name of one: "f has no method
+--- 'mapp' (did you mean 'map'?)". Other names may be asked for, as scripts do to see what there is.
+---@param what string      what the object is called
+---@param key any
+---@param members table    those that it has: name -> anything
+---@param kind string?     "method"
+function check.missing(what, key, members, kind)
+  if type(key) ~= "string" or key:find "^_" then return end
+  local names = {}
+  for name in pairs(members) do
+    -- short names are near to too many others: only their letters' case is taken for a slip
+    if #key >= 4 or type(name) == "string" and name:lower() == key:lower() then names[#names + 1] = name end
+  end
+  local near = check.nearest(key, names)
+  if near then check.fail("%s has no %s '%s' (did you mean '%s'?)", what, kind or "method", key, near) end
+end
+
 --- A value as a message shows it: short, and with its type unless that is obvious.
 ---@return string
 function check.show(value)
