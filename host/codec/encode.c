@@ -1724,6 +1724,17 @@ APART static int refuse_function(encoder *e, int top)
     return take_by_name(e);
 }
 
+/* Is the C function on the top one that coroutine.wrap has made? Its coroutine is its only upvalue.
+ */
+static bool is_wrap(lua_State *L)
+{
+    if (!lua_getupvalue(L, -1, 1))
+        return false;
+    bool is_thread = lua_isthread(L, -1);
+    lua_pop(L, 1);
+    return is_thread;
+}
+
 APART static int put_function(encoder *e)
 {
     const void *fn = lua_topointer(e->L, -1);
@@ -1736,7 +1747,8 @@ APART static int put_function(encoder *e)
     if (!k && lua_iscfunction(e->L, -1)) {
         k = find_field(e, fn);
         if (!k)
-            return refuse_type(e, "a C function that no loaded module has");
+            return refuse_type(e, is_wrap(e->L) ? "a coroutine (of coroutine.wrap)"
+                                                : "a C function that no loaded module has");
     }
     if (k)
         return put_known(e, k);

@@ -23,6 +23,7 @@ describe("What cannot travel", function()
     local lpeg = require "lpeg"
     refused(lpeg.P "a", "a userdata cannot travel to a worker (lpeg-pattern: make it inside of the function, or in app:setup)")
     refused(coroutine.create(print), "a coroutine cannot travel to a worker")
+    refused(coroutine.wrap(print), "a coroutine (of coroutine.wrap) cannot travel to a worker")
     local call = give:spawn(1)
     refused(call, "a Call cannot travel to a worker: pass what call:get() gives")
     local task = tidepool.async(function() end)
