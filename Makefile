@@ -193,7 +193,7 @@ $(BUILD)/obj/lua_modules.o: $(BUILD)/lua_modules.c $(BUILD)/stamp/flags
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
-$(BUILD)/lua_modules.c: scripts/embed $(LUA_SRC) $(ABI) $(BUILD)/stamp/lua
+$(BUILD)/lua_modules.c: scripts/embed scripts/templates.lua $(LUA_SRC) $(ABI) $(BUILD)/stamp/lua
 	scripts/embed $@ $(LUA_SRC) $(ABI)
 
 # What C and Lua share is written by a program that knows the headers, and the variant's macros.
