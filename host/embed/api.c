@@ -634,11 +634,11 @@ void tp_function_close(tp_function *function)
 
 /* ---- maps: inputs ---- */
 
-/* copy(pointer, map, first, count): copies doubles to the memory that core.job.numbers gave, column
+/* copy(address, map, first, count): copies doubles to the memory that core.job.numbers gave, column
  * after column, with canonical NaNs: to LuaJIT, NaNs with other bits are other values. */
 static int copy_doubles(lua_State *L)
 {
-    double *to = lua_touserdata(L, 1);
+    double *to = (double *)(uintptr_t)lua_tonumber(L, 1);
     const tp_map *map = lua_touserdata(L, 2);
     size_t first = (size_t)lua_tonumber(L, 3), count = (size_t)lua_tonumber(L, 4);
     for (size_t c = 0; c < map->width; c++) {

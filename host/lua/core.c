@@ -129,7 +129,15 @@ static int l_will_leave(lua_State *L)
     return 0;
 }
 
+/* core.where() -> tp_core_push_place */
+static int l_where(lua_State *L)
+{
+    tp_core_push_place(L);
+    return 1;
+}
+
 static const luaL_Reg functions[] = {
+    { "where", l_where },
     { "unique", l_unique },
     { "will_leave", l_will_leave },
     { "current", l_current },

@@ -22,6 +22,7 @@
 /* A job with the blocks that its owner is filling and reading. */
 typedef struct job_box {
     tp_job *job;        /* NULL once closed */
+    tp_job_counts counts; /* those at the end, of a closed one */
     tp_block *building; /* the block of inputs that is not pushed yet */
     tp_block *reading;  /* the block of results that is handed out item by item */
     uint32_t seen;      /* the eventcount when results were last looked for */
@@ -37,7 +38,15 @@ typedef struct job_box {
 
 static job_box *check_job(lua_State *L, int index)
 {
-    job_box *box = luaL_checkudata(L, index, JOB);
+    /* as luaL_checkudata, without looking for the name: it is called some twenty times in a map */
+    job_box *box = lua_touserdata(L, index);
+    bool is_job = box && lua_getmetatable(L, index);
+    if (is_job) {
+        is_job = lua_topointer(L, -1) == get_context(L)->job_metatable;
+        lua_pop(L, 1);
+    }
+    if (!is_job)
+        luaL_typerror(L, index, JOB);
     if (!box->job)
         luaL_argerror(L, index, "the job is closed");
     return box;
@@ -52,14 +61,22 @@ static void release(job_box *box)
     box->building = box->reading = NULL;
     tp_job *job = box->job;
     box->job = NULL;
-    if (job)
-        tp_job_close(job);
+    if (!job)
+        return;
+    tp_job_get_counts(job, &box->counts);
+    tp_job_close(job);
 }
 
 /* job:__gc, core.job.close(job): cancels what is not finished. */
 static int l_job_close(lua_State *L)
 {
-    release(luaL_checkudata(L, 1, JOB));
+    job_box *box = luaL_checkudata(L, 1, JOB);
+    release(box);
+    if (box->captured) {
+        box->captured = NULL;
+        lua_pushvalue(L, LUA_GLOBALSINDEX);
+        lua_setfenv(L, 1);
+    }
     if (!lua_isnone(L, lua_upvalueindex(1)))
         tp_core_take_back(L, get_context(L));
     return 0;
@@ -302,18 +319,18 @@ static tp_block *build_columns(lua_State *L, job_box *box, uint32_t capacity, ui
     return box->building;
 }
 
-/* core.job.numbers(job, capacity, columns) -> pointer to memory for the doubles of up to `capacity`
- * items, column after column; core.job.push_columns pushes them */
+/* core.job.numbers(job, capacity, columns) -> the address of memory for the doubles of up to
+ * `capacity` items, column after column; core.job.push_columns pushes them */
 static int l_job_numbers(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     uint32_t capacity = (uint32_t)luaL_checkinteger(L, 2),
              columns = (uint32_t)luaL_checkinteger(L, 3);
-    lua_pushlightuserdata(L, build_columns(L, box, capacity, columns, NULL, 0)->column[0]);
+    tp_core_push_address(L, build_columns(L, box, capacity, columns, NULL, 0)->column[0]);
     return 1;
 }
 
-/* core.job.columns(job, capacity, kinds, text) -> pointer to the pointers of the columns, and to
+/* core.job.columns(job, capacity, kinds, text) -> the addresses of the columns' pointers, and of
  * their tp_text of `text` bytes. There is room for up to `capacity` items, with a column for each
  * letter of `kinds` (TP_COLUMN_DOUBLES or TP_COLUMN_SCALARS); core.job.push_columns pushes them. */
 static int l_job_columns(lua_State *L)
@@ -326,8 +343,8 @@ static int l_job_columns(lua_State *L)
     for (size_t c = 0; c < columns && c < TP_COLUMNS_MAX; c++)
         types[c] = kinds[c] == TP_COLUMN_SCALARS ? TP_MIXED : TP_DOUBLE;
     tp_block *b = build_columns(L, box, capacity, (uint32_t)columns, types, text);
-    lua_pushlightuserdata(L, b->column);
-    lua_pushlightuserdata(L, &b->text);
+    tp_core_push_address(L, b->column);
+    tp_core_push_address(L, &b->text);
     return 2;
 }
 
@@ -537,8 +554,8 @@ static int l_job_finish(lua_State *L)
 
 /* core.job.next(job) -> kind, first, n, columns, mixed, text: the next block of results, which
  * core.job.item and core.job.fill read until the next call; nothing when none is ready. Kinds are
- * those of tp_block_kind; first counts from 1. For COLUMNS: a pointer to the columns' pointers; the
- * number of columns of scalars, 0 when they are of numbers; a pointer to their text. */
+ * those of tp_block_kind; first counts from 1. For COLUMNS: the address of the columns' pointers;
+ * the number of columns of scalars, 0 when they are of numbers; the address of their text. */
 static int l_job_next(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -552,9 +569,9 @@ static int l_job_next(lua_State *L)
     lua_pushinteger(L, b->kind);
     lua_pushnumber(L, (double)b->first + 1);
     lua_pushinteger(L, b->n);
-    lua_pushlightuserdata(L, b->column);
+    tp_core_push_address(L, b->column);
     lua_pushinteger(L, b->columns > 0 && b->type[0] == TP_MIXED ? (lua_Integer)b->columns : 0);
-    lua_pushlightuserdata(L, &b->text);
+    tp_core_push_address(L, &b->text);
     return 6;
 }
 
@@ -864,11 +881,14 @@ static void set_count(lua_State *L, const char *name, uint64_t n)
 }
 
 /* core.job.counts(job) -> a table of counts of inputs: pushed, finished, skipped (finished without
- * being run), failed, delivered, retried; and has_all: no more will come */
+ * being run), failed, delivered, retried; and has_all: no more will come. Of a closed job those
+ * that it had then. */
 static int l_job_counts(lua_State *L)
 {
-    tp_job_counts c;
-    tp_job_get_counts(check_job(L, 1)->job, &c);
+    job_box *box = luaL_checkudata(L, 1, JOB);
+    tp_job_counts c = box->counts;
+    if (box->job)
+        tp_job_get_counts(box->job, &c);
     lua_createtable(L, 0, 7);
     set_count(L, "pushed", c.pushed);
     set_count(L, "finished", c.finished);
@@ -974,6 +994,7 @@ void tp_core_register_job(lua_State *L)
         lua_pushcfunction(L, l_job_tostring);
         lua_setfield(L, -2, "__tostring");
     }
+    get_context(L)->job_metatable = lua_topointer(L, -1);
     lua_pop(L, 1);
     tp_core_register(L, "job", job_functions);
 }

@@ -71,6 +71,11 @@ double tp_core_get_number(lua_State *L, int t, const char *key, double otherwise
     return value;
 }
 
+void tp_core_push_address(lua_State *L, const void *p)
+{
+    lua_pushnumber(L, (double)(uintptr_t)p);
+}
+
 void *tp_core_check_ref(lua_State *L, int index, const tp_ref_type *type)
 {
     void *r = tp_codec_to_ref(L, index, type);
@@ -84,18 +89,19 @@ uint64_t tp_core_deadline_after(lua_State *L, int index)
     return lua_isnoneornil(L, index) ? UINT64_MAX : tp_deadline_after(luaL_checknumber(L, index));
 }
 
-/* Pushes the position of the user's code that runs, as in error messages: "job.lua:7: ", or "" when
- * only the library's own code runs. */
-static void push_place(lua_State *L)
+void tp_core_push_place(lua_State *L)
 {
     static const char ours[] = "=tidepool/";
     lua_Debug ar;
     for (int level = 0; lua_getstack(L, level, &ar); level++) {
         lua_getinfo(L, "Sl", &ar);
-        if (ar.currentline > 0 && strncmp(ar.source, ours, sizeof ours - 1) != 0) {
+        if (*ar.what == 'C' || strncmp(ar.source, ours, sizeof ours - 1) == 0)
+            continue;
+        if (ar.currentline > 0)
             lua_pushfstring(L, "%s:%d: ", ar.short_src, ar.currentline);
-            return;
-        }
+        else
+            lua_pushfstring(L, "%s: ", ar.short_src);
+        return;
     }
     lua_pushliteral(L, "");
 }
@@ -106,7 +112,7 @@ static const char interrupt_key = 0;
 void tp_lua_core_raise_interrupt(lua_State *L)
 {
     lua_pushlightuserdata(L, (void *)&interrupt_key);
-    push_place(L);
+    tp_core_push_place(L);
     lua_pushliteral(L, "interrupted");
     lua_concat(L, 2);
     lua_pushvalue(L, -1);

@@ -31,6 +31,7 @@ typedef struct context {
     tp_listener *listener; /* of the owner's state; NULL in a worker's */
     tp_buf scratch;  /* memory for core.func.image */
     tp_block *emitting; /* being encoded by core.job.emit, or left over when that raised; or NULL */
+    const void *job_metatable; /* of core_job.c's userdata; the registry keeps it */
     tp_pins *pins;   /* one reference; NULL until something was pinned */
     tp_source script;  /* the script's random numbers, for the maps that it starts */
     tp_source *source; /* that of maps started now: the script's, or that of the running task */
@@ -61,11 +62,19 @@ int tp_core_push_refusal(lua_State *L, const tp_error *err, tp_failure_kind othe
 bool tp_core_get_boolean(lua_State *L, int t, const char *key);
 double tp_core_get_number(lua_State *L, int t, const char *key, double otherwise);
 
+/* Pushes an address for ffi.cast, as a number: LuaJIT compiles a cast of that, but not of a light
+ * userdata. (Addresses of processes have 47 bits.) */
+void tp_core_push_address(lua_State *L, const void *p);
+
 /* The counted object at index; raises when it is not one of the type. */
 void *tp_core_check_ref(lua_State *L, int index, const tp_ref_type *type);
 
 /* The time (uv_hrtime) in so many seconds; UINT64_MAX for nil and none. */
 uint64_t tp_core_deadline_after(lua_State *L, int index);
+
+/* Pushes the position of the user's code that runs, as in error messages: "job.lua:7: ", or "" when
+ * only the library's own code runs. */
+void tp_core_push_place(lua_State *L);
 
 /* In the owner's state, after tp_host_interrupt: raises "interrupted" at the line of the user's
  * code that waits. */

@@ -37,6 +37,9 @@ Function.__identity = "raw"
 -- Per Function, the table that was its first argument in the last call, if it was one.
 local last_passed = setmetatable({}, { __mode = "kv" })
 
+-- The executor of each Function where Lua runs it, once it was asked for: options do not change.
+local lua_executors = setmetatable({}, { __mode = "k" })
+
 -- The last image of each Function, so that an unchanged function is not sent again.
 local images = setmetatable({}, { __mode = "k" })
 
@@ -134,6 +137,16 @@ local function leased_to(self)
   return numbers
 end
 
+--- The executor that runs the function where no device does.
+local function lua_executor(self)
+  local executor = lua_executors[self]
+  if not executor then
+    executor = options.executor(self.options, true)
+    lua_executors[self] = executor
+  end
+  return executor
+end
+
 --- What workers of that executor load of the function as it is now: its image, and the tables that
 --- it captures.
 local function encode(self, executor)
@@ -152,7 +165,7 @@ end
 local function open(self, more, kernel, unit, image)
   more.retries = self.options.retries
   local job, why, kind
-  local executor, batched = options.executor(self.options, true), self.options.batched
+  local executor, batched = lua_executor(self), self.options.batched
   if not image and (not kernel or unit.may_fall_back) then image, more.captured = encode(self, executor) end
   if kernel then
     more.fallback = image
@@ -200,16 +213,33 @@ local function open_cache(self)
   return self.options.cache and not core.is_worker and cache.open(self) or nil
 end
 
---- Starts a map over a source (inputs.lua). `settings` are checked call options; `more` are fields
--- for core.job.open.
+--- How results of a map on devices are reduced there: the setting `reducers` of results.new.
+local function reducers(self, unit, types)
+  local given = { open = function(reduce, count) return require("tidepool.device.gpu").reducer(self, unit, types, reduce, count) end }
+  if self.options.kernel then return given end
+  function given.there(reduce, values)
+    local same = func.new(require("tidepool.device.gpu").identity(), self.name, { gpu = self.options.gpu, precision = self.options.precision })
+    return func.start(same, inputs.map("results:reduce", { values }, 1), {}, { reduce = reduce, is_inner = true })
+  end
+  return given
+end
+
+local NOTHING = {}
+
+--- Starts a map over a source (inputs.lua). `settings` are checked call options; `special` may have
+--- discard, streams, is_kept, reduce and is_inner.
 ---@return tidepool.Results
-function func.start(self, source, settings, more)
+function func.start(self, source, settings, special)
   if core.on_map then core.on_map(self) end -- see program/replay.lua
-  more = more or {}
-  more.total = source.total
-  more.is_cheap = source.is_cheap
-  more.ordered = settings.ordered ~= false
-  more.keep_going = (settings.return_exceptions or settings.on_error or settings.ignore_exceptions) and true or false
+  special = special or NOTHING
+  -- with all fields that most maps set, so that the table need not grow
+  local more = {
+    total = source.total, is_cheap = source.is_cheap, ordered = settings.ordered ~= false,
+    keep_going = (settings.return_exceptions or settings.on_error or settings.ignore_exceptions) and true or false,
+    discard = special.discard, streams = special.streams, reduce = special.reduce, is_inner = special.is_inner, is_kept = special.is_kept,
+    bytes = source.bytes, retries = false, captured = false, leased = false, timeout = false, crash_retries = false, recycle = false,
+    memory = false,
+  }
   local retries, returns, arrays = self.options.retries, self.options.returns, nil
   local kernel, unit = open_kernel(self, source.types)
   if kernel then source.block = inputs.LARGEST_BLOCK end -- a launch costs as much as some thousand numbers
@@ -221,7 +251,7 @@ function func.start(self, source, settings, more)
   if may_be_columns and (wants_arrays or n_results > 1 or unit.result_types[1] ~= "double") then
     returns = unit.result_types
   end
-  local executor = options.executor(self.options, not kernel)
+  local executor = kernel and executors.of_kernels or lua_executor(self)
   if not executor.shares_memory then core.array.share() end
   if returns and not more.discard then more.returns, arrays = open_returns(returns, wants_arrays and source.total or nil) end
   if self.options.batched then source.wait, source.batch = self.options.batched.wait, self.options.batched.max end
@@ -234,7 +264,6 @@ function func.start(self, source, settings, more)
   -- a recorder reads an input after its item is over, and perhaps after the state is
   source.may_pin = executor.shares_memory and not kept
   more.window = settings.window or self.options.window or source.window
-  more.bytes = source.bytes
   more.journal = kept and kept.handle
   if more.reduce and unit then more.reducer = require("tidepool.device.gpu").reducer(self, unit, source.types, more.reduce, source.total) end
   local fine, job = pcall(open, self, more, kernel, unit)
@@ -242,27 +271,15 @@ function func.start(self, source, settings, more)
     if kept then kept:finish(false) end
     error(job, 0)
   end
-  local open_reducer, reduce_there, types = nil, nil, source.types
-  -- otherwise each result must be recorded or counted
-  if kernel and not more.discard and not kept and not halt then
-    function open_reducer(reduce, count) return require("tidepool.device.gpu").reducer(self, unit, types, reduce, count) end
-    if not self.options.kernel then
-      function reduce_there(reduce, values)
-        local same = func.new(require("tidepool.device.gpu").identity(), self.name, { gpu = self.options.gpu, precision = self.options.precision })
-        return func.start(same, inputs.map("results:reduce", { values }, 1), {}, { reduce = reduce, is_inner = true })
-      end
-    end
-  end
-  local opened = results.new(job, source, {
+  -- not where each result must be recorded or counted
+  local on_device = kernel and not more.discard and not kept and not halt and reducers(self, unit, source.types) or nil
+  return results.new(job, source, {
     name = self.name, return_exceptions = settings.return_exceptions or settings.ignore_exceptions, on_error = settings.on_error,
     max_attempts = 1 + (retries and retries.max or 0), on_retry = retries and retries.on, is_kept = more.is_kept,
     returns = not more.discard and returns or nil, arrays = arrays,
-    open_reducer = open_reducer, reduce_there = reduce_there, is_single = kernel and self.options.precision == "single",
-    progress = settings.progress, journal = kept, halt = halt, total = source.total, ordered = more.ordered, executor = executor,
-    times = settings.times,
+    reducers = on_device, is_single = kernel and self.options.precision == "single",
+    progress = settings.progress, journal = kept, halt = halt, ordered = more.ordered, executor = executor, times = settings.times,
   })
-  opened.total = source.total
-  return opened
 end
 
 --- The source and the options of a map, from the arguments of its call: inputs and, perhaps,
@@ -285,7 +302,7 @@ function methods.map(self, ...)
   local given = { n = select("#", ...), ... }
   check.self(self, Function, "f", "map", "inputs")
   local source, settings = map_source("Function:map", options.of_calls, given)
-  local started = func.start(self, source, settings, {})
+  local started = func.start(self, source, settings)
   started:_expect(check.where())
   return results.handle(started)
 end
@@ -301,7 +318,7 @@ function methods.starmap(self, items, given, extra)
     check.fail("Function:starmap: expected a list of argument lists, then options; got %s", check.show(given))
   end
   local settings = given and options.check("Function:starmap", options.of_calls, given) or {}
-  local started = func.start(self, inputs.starmap("Function:starmap", items), settings, {})
+  local started = func.start(self, inputs.starmap("Function:starmap", items), settings)
   started:_expect(check.where())
   return results.handle(started)
 end
@@ -324,7 +341,7 @@ end
 --- `source` a source of the same inputs.
 local function open_stream(self, who, settings, has_index, source, read)
   generator.check(who, self, settings)
-  if core.is_worker or options.executor(self.options, true).by_owner then
+  if core.is_worker or lua_executor(self).by_owner then
     return generator.of_coroutines(self.raw, read(), self.name, has_index, settings)
   end
   settings.window = settings.window or self.options.window or generator.WINDOW
@@ -403,7 +420,7 @@ end
 --- Adds a call of a batched function to the batch that is being gathered.
 local function gather(self, ...)
   note_passed(self, (...))
-  local image, captured = encode(self, options.executor(self.options, true))
+  local image, captured = encode(self, lua_executor(self))
   local many = gathered.of(self, image, function()
     local kept = open_cache(self)
     return open(self, { is_cheap = true, keep_going = true, journal = kept and kept.handle, captured = captured }, nil, nil, image)

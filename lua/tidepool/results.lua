@@ -77,12 +77,14 @@ end
 -- closed job.)
 local unread = {}
 local weak = { __mode = "k" }
+local spare = false -- an empty one of them, for the next place: most maps are read at once
 
 --- From here on the Results, which were made at `place`, should be read.
 function Results:_expect(place)
   local these = unread[place]
   if not these then
-    these = { name = self.settings.name, n = 0, left = setmetatable({}, weak) }
+    these = spare or { n = 0, left = setmetatable({}, weak) }
+    these.name, spare = self.settings.name, false
     unread[place] = these
   end
   self.place, these.n, these.left[self] = place, these.n + 1, true
@@ -91,10 +93,10 @@ end
 local function forget_place(self)
   local place = self.place
   local these = unread[place]
-  self.place = nil
+  self.place = false
   if not these then return end -- it was reported already
   these.n, these.left[self] = these.n - 1, nil
-  if these.n == 0 then unread[place] = nil end
+  if these.n == 0 then unread[place], spare = nil, these end
 end
 
 --- The report about n maps that were made at a place; `left`: the one that still exists.
@@ -187,23 +189,25 @@ end
 --- Opens the results of a running job.
 ---@param job userdata    of core.job.open
 ---@param source table    of inputs.lua
----@param settings table  { name, total, executor, ordered, progress, return_exceptions, on_error, times, max_attempts, on_retry, open_reducer,
----   is_single }:
+---@param settings table  { name, executor, ordered, progress, return_exceptions, on_error, times, max_attempts, on_retry, reducers, is_single }:
 ---   times is true, for results:times(), or a function in the place of Results._keep_times;
----   open_reducer(op, total) gives the kernel that reduces on the device where the map runs, or
----   nothing; reduce_there(fn, array) the results of a map that gives the array's elements,
+---   reducers.open(op, total) gives the kernel that reduces on the device where the map runs, or
+---   nothing; reducers.there(fn, array) the results of a map that gives the array's elements,
 ---   reduced; nil where reduce folds in order; is_single: in floats
 function results.new(job, source, settings)
   local self = setmetatable({
-    job = job, source = source, settings = settings,
+    job = job, source = source, settings = settings, total = source.total,
     -- the block that is being handed out; numbers: its column of doubles
-    k = 0, n = 0, first = 0, is_numbers = false, numbers = nil,
-    columns = nil, -- pointers to its columns, when `returns` gives their types
-    scalars = nil, text = nil, -- pointers to its columns of scalars, and their text
-    is_reading = false, is_feeding = false, has_all_inputs = false, input_failure = nil, is_over = false,
+    k = 0, n = 0, first = 0, is_numbers = false, numbers = false, is_done = false, is_part = false,
+    columns = false, -- pointers to its columns, when `returns` gives their types
+    scalars = false, text = false, -- pointers to its columns of scalars, and their text
+    partials = false, -- what a device has reduced
+    is_reading = false, is_feeding = false, has_all_inputs = false, input_failure = false, is_over = false,
+    -- set later; here so that the table need not grow
+    watch = false, feeder = false, place = false, closed_job = false, left_by = false, end_failure = false, note_times = false,
   }, Results)
   if settings.times then self.note_times = settings.times == true and Results._keep_times or settings.times end
-  self.watch = progress.open(job, settings, settings.progress)
+  self.watch = progress.open(job, settings, self.total, settings.progress)
   self:_feed()
   return self
 end
@@ -212,7 +216,7 @@ end
 --- the job stays open until the iterator returns. True when there was nothing to read.
 local function fill(self, source, job, room)
   self.feeder = loop.current() or "main"
-  local fine, done, why, is_idle = pcall(source.fill, job, room)
+  local fine, done, why, is_idle = pcall(source.fill, source, job, room)
   self.is_feeding = false
   if self.settings.journal then self.settings.journal:explain() end
   if self.job ~= job then
@@ -292,8 +296,7 @@ end
 function Results:_close(is_complete)
   local job = self.job
   if job then
-    self.counts = core.job.counts(job)
-    self.job = nil
+    self.job, self.closed_job = nil, job
     self.source = nil
     self.n, self.k = 0, 0
     self.is_over = true
@@ -476,7 +479,7 @@ function Results:_advance(no_wait, is_reducing)
         if self.note_times then self:note_times(first, n, core.job.ran(job)) end
       end
       self.first, self.n, self.k = first, n, 0
-      self.columns, self.partials, self.scalars = nil, nil, nil
+      self.columns, self.partials, self.scalars = false, false, false
       self.is_numbers = false
       self.is_done, self.is_part = kind == DONE, kind == PART
       if kind == COLUMNS then
@@ -609,6 +612,10 @@ local function copy_scalars(lists, self)
   end
 end
 
+local function close_lists(lists, n)
+  for _, list in ipairs(lists) do list.n = n end
+end
+
 --- All results: a list per return value, each with n. Raises the first failure, whose field results
 -- has what came before it.
 ---@return table ...
@@ -617,13 +624,10 @@ function Results:list()
   local lists = { new_table(math.min(total, 2 ^ 26), 1) }
   local n = 0
   if self.job then core.job.set_reading(self.job, false) end
-  local function close_lists()
-    for _, list in ipairs(lists) do list.n = n end
-  end
   while true do
     local fine, what, index, value = pcall(self._advance, self)
     if not fine then
-      close_lists()
+      close_lists(lists, n)
       if failure.is_failure(what) and not rawget(what, "results") then what.results = lists[1] end
       raise(what)
     elseif not what then
@@ -648,7 +652,7 @@ function Results:list()
       self.k = self.n
     end
   end
-  close_lists()
+  close_lists(lists, n)
   return unpack(lists)
 end
 
@@ -784,12 +788,12 @@ end
 --- Has a device reduce whole groups of the results that are still to come, if the map runs there.
 --- Raises when fn cannot run there.
 function Results:_reduce_on_device(op)
-  local prepare = self.settings.open_reducer
-  if not self.job or not prepare then return end
+  local reducers = self.settings.reducers
+  if not self.job or not reducers then return end
   local job = self.job
   -- the reducer may have to be compiled, and until then results would come one by one
   core.job.hold_back(job, true)
-  local fine, reducer = pcall(prepare, op, self.total)
+  local fine, reducer = pcall(reducers.open, op, self.total)
   if fine and reducer then core.job.set_reducer(job, reducer) end
   core.job.hold_back(job, false)
   if not fine then
@@ -863,10 +867,11 @@ end
 ---@param init any
 function Results:reduce(fn, init)
   if type(fn) ~= "function" then check.fail("results:reduce: expected a function, got %s", fn == nil and "nil" or check.a(type(fn))) end
-  if self.settings.reduce_there then
+  local reducers = self.settings.reducers
+  if reducers and reducers.there then
     self:_reduce_on_device(fn)
     local groups = reduce.new(self.settings.is_single, fn, function(values, each, each_partial)
-      self.settings.reduce_there(fn, values):_each_block("results:reduce", each, each_partial)
+      reducers.there(fn, values):_each_block("results:reduce", each, each_partial)
     end)
     self:_each_block("results:reduce", function(p, first, n) groups:add(p, first, n) end,
       function(p, first, n) groups:add_groups(p, first, n) end)
@@ -987,7 +992,7 @@ end
 --- Counts, without blocking: { total = inputs or nil, done, failed, running, taken, retried }.
 ---@return table
 function Results:progress()
-  local c = self.job and core.job.counts(self.job) or self.counts
+  local c = core.job.counts(self.job or self.closed_job)
   return { total = self.total or (c.has_all and c.pushed) or nil, done = c.finished - c.skipped, failed = c.failed,
     running = c.pushed - c.finished, taken = c.delivered, retried = c.retried }
 end

@@ -1,6 +1,8 @@
 --- Errors that blame the caller: positions in users' code, and the known name that is nearest to a
 --- misspelt one.
 
+local core = require "tidepool.core"
+
 local check = {}
 
 local getinfo = debug.getinfo
@@ -25,9 +27,7 @@ end
 --- "file:line: " of that frame, "" when there is none.
 ---@return string
 function check.where()
-  local info = check.frame()
-  if not info then return "" end
-  return info.currentline > 0 and ("%s:%d: "):format(info.short_src, info.currentline) or info.short_src .. ": "
+  return (core.where())
 end
 
 --- Raises unless `self` is an object of that class, as when a method is called with a dot.

@@ -12,10 +12,10 @@
 --              engine's default
 --   may_pin    those who run the items can read this process's memory (set by whoever starts the
 --              map)
---   fill(job, room) -> done, failure, is_idle   pushes up to `room` more inputs to the job, fewer
---              when reading takes long. done: these were the last ones; failure: the Failure that
---              ended them early, raised by the user's iterator or for an item that is no input;
---              is_idle: there was nothing to push now
+--   fill(source, job, room) -> done, failure, is_idle   pushes up to `room` more inputs to the job,
+--              fewer when reading takes long. done: these were the last ones; failure: the Failure
+--              that ended them early, raised by the user's iterator or for an item that is no
+--              input; is_idle: there was nothing to push now
 --
 -- While a source that is not cheap waits inside fill (in a task), others call its `flush`, so that
 -- the inputs read so far can be run, and set has_waited, so that fill returns after the next input.
@@ -248,6 +248,11 @@ local function is_list(value)
   return type(value) == "table" and not getmetatable(value)
 end
 
+--- A list that has the value at each index.
+local function endless_list(value)
+  return setmetatable({}, { __index = function() return value end })
+end
+
 --- The source of f:map(xs, ys, ...) for the first n values of `given`, zipped to the shortest.
 --- Raises usage errors in the name of `who`.
 function inputs.map(who, given, n)
@@ -260,7 +265,7 @@ function inputs.map(who, given, n)
   for c = 1, n do
     local value = given[c]
     if getmetatable(value) == Constant then
-      columns[c] = { list = setmetatable({}, { __index = function() return value.value end }) }
+      columns[c] = { list = endless_list(value.value) }
     elseif getmetatable(value) == Range and not value.at then
       columns[c] = { range = value }
       shortest = math.min(shortest, value.n)

@@ -31,15 +31,16 @@ end
 --- Begins to watch a map. `wanted` is the call's option. Returns a value for progress.close; nil
 --- when nobody wants to know.
 ---@param job userdata
----@param about table  { name, total, executor, ordered }
+---@param about table  { name, executor, ordered }
+---@param total integer?  how many inputs there are
 ---@param wanted boolean|function?
-function progress.open(job, about, wanted)
+function progress.open(job, about, total, wanted)
   local on = type(wanted) == "function" and wanted or nil
   if wanted == false or not (on or display) then return nil end
   local now = core.loop.now()
   opened = opened + 1
   local entry = {
-    job = job, about = about, on = on, serial = opened, started = now, looked = now, looked_done = 0, rate = nil,
+    job = job, about = about, total = total, on = on, serial = opened, started = now, looked = now, looked_done = 0, rate = nil,
     moved = now, seen = now, delivered = 0, next_plain = now + PATIENCE,
   }
   watched[entry] = true
@@ -66,7 +67,7 @@ local function state_of(entry, now, is_over, is_complete)
   if counts.delivered ~= entry.delivered or now - entry.seen > 1 then entry.delivered, entry.moved = counts.delivered, now end
   entry.seen = now
   measure(entry, done, now)
-  local total = about.total or (counts.has_all and counts.pushed) or nil
+  local total = entry.total or (counts.has_all and counts.pushed) or nil
   local state = {
     name = about.name, done = done, total = total, failed = counts.failed, retried = counts.retried, elapsed = now - entry.started,
     is_over = is_over or false, is_complete = is_complete or false, workers = core.workers(),

@@ -198,11 +198,11 @@ end
 
 local FIRST_BLOCK, LARGEST_BLOCK = 512, 16384
 
---- A source of columns of doubles: copy(pointer, map, first, count) copies them to the memory of
+--- A source of columns of doubles: copy(address, map, first, count) copies them to the memory of
 --- core.job.numbers.
 local function doubles(map, copy, width, n)
   local at, block = 0, FIRST_BLOCK
-  return { total = n, is_cheap = true, fill = function(job, room)
+  return { total = n, is_cheap = true, fill = function(_, job, room)
     local to = math.min(n, at + room)
     while at < to do
       local count = math.min(to - at, block)
@@ -219,7 +219,7 @@ end
 local function rows(map, push, n)
   local at = 0
   local source = { total = n, is_cheap = true, always_gives_way = true }
-  function source.fill(job, room)
+  function source.fill(_, job, room)
     local to = math.min(n, at + room)
     local deadline = columns.deadline(source)
     while at < to do

@@ -18,6 +18,9 @@ local indexed = {}
 local COLUMNS_MAX, DOUBLES, SCALARS = abi.COLUMNS_MAX, abi.column.DOUBLES, abi.column.SCALARS
 local LARGEST_BLOCK = columns.LARGEST_BLOCK
 local cast, numbers_type = ffi.cast, columns.numbers_type
+-- [m]: the kinds of m columns of numbers
+local ALL_DOUBLES = {}
+for m = 1, COLUMNS_MAX do ALL_DOUBLES[m] = DOUBLES:rep(m) end
 
 -- How many items, at least, are encoded one by one after one that must be; and how many must have
 -- fitted into columns before that, so that the number does not double.
@@ -75,7 +78,7 @@ end
 local function add_columns(self, job, to)
   local m, count = #self.columns, math.min(to - self.at + 1, self.block)
   local has_scalars = not self.only_numbers
-  local pointers, text = columns.open(job, count, has_scalars and table.concat(self.kinds) or self.all_doubles, has_scalars and self.text_per_item)
+  local pointers, text = columns.open(job, count, has_scalars and table.concat(self.kinds) or ALL_DOUBLES[m], has_scalars and self.text_per_item)
   self.only_numbers = true
   local k, pinned = count, has_scalars and may_pin(self) and {} or nil
   for c = 1, m do k = fill_column(self, c, k, pointers[c - 1], text, pinned) end
@@ -151,13 +154,13 @@ function indexed.new(given, n)
     total = n < math.huge and n or nil, is_cheap = true, block = columns.FIRST_BLOCK,
     columns = given, n = n, at = 1,
     -- the kinds of columns; no column of scalars is needed
-    kinds = {}, all_doubles = DOUBLES:rep(#given), only_numbers = true,
+    kinds = { DOUBLES }, only_numbers = true,
     text_per_item = columns.FIRST_TEXT,
     general = GENERAL_MIN, general_until = 0, -- how many items go one by one, and up to which one
     run = 0, -- how many items fitted into columns since the last one that did not
+    fill = fill, has_more = false, gives_way = false, -- 16 fields, with may_pin: one more takes twice the memory
   }
-  for c = 1, #given do self.kinds[c] = DOUBLES end
-  function self.fill(job, room) return fill(self, job, room) end
+  for c = 2, #given do self.kinds[c] = DOUBLES end
   return self
 end
 
@@ -171,7 +174,7 @@ local BORROWED_MAX = 2 ^ 30
 function indexed.borrow(arrays, n)
   local at, types = 1, {}
   for c, a in ipairs(arrays) do types[c] = a.ctype end
-  return { total = n, is_cheap = true, window = math.huge, types = types, fill = function(job, room)
+  return { total = n, is_cheap = true, window = math.huge, types = types, fill = function(_, job, room)
     while at <= n and room > 0 do
       local count = math.min(n - at + 1, room, BORROWED_MAX)
       local borrowed = {}

@@ -126,7 +126,7 @@ end
 function lines.source_of(reader, rest, fill)
   fill = fill or core.lines.fill
   local source = { is_cheap = true, bytes = WAITING }
-  function source.fill(job, room)
+  function source.fill(_, job, room)
     local counts = core.job.counts(job)
     local may_wait = counts.pushed == counts.delivered and not source.gives_way
     local n, is_over = fill(reader, job, room, 0)

@@ -152,15 +152,14 @@ end
 
 --- The source of a list of n lists of arguments.
 function spread.new(items, n)
-  local self = {
+  return {
     total = n, is_cheap = true, block = columns.FIRST_BLOCK,
     items = items, n = n, at = 1,
     general_until = 0, -- up to this one items go one by one
     -- scalars other than numbers were met; with so much text per item
     is_mixed = false, text_per_item = columns.FIRST_TEXT,
+    fill = fill, has_more = false, gives_way = false,
   }
-  function self.fill(job, room) return fill(self, job, room) end
-  return self
 end
 
 return spread

@@ -165,7 +165,7 @@ function stepped.new(step)
     return count, more, not fine and why or nil
   end
 
-  function source.fill(into, room)
+  function source.fill(_, into, room)
     job = into
     source.has_waited = false
     local until_s = now() + READ_S
