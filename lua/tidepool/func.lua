@@ -232,6 +232,7 @@ local NOTHING = {}
 function func.start(self, source, settings, special)
   if core.on_map then core.on_map(self) end -- see program/replay.lua
   special = special or NOTHING
+  if not special.is_inner then loop.give_way_in_task() end
   -- with all fields that most maps set, so that the table need not grow
   local more = {
     total = source.total, is_cheap = source.is_cheap, ordered = settings.ordered ~= false,
@@ -445,6 +446,7 @@ end
 function methods.remote(self, ...)
   check.self(self, Function, "f", "remote", "...")
   loop.check_wait()
+  loop.give_way_in_task()
   if is_gathered(self) then return Call.finish(gather(self, ...)) end
   return Call.wait(open_call(self, ...), self)
 end

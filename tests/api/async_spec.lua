@@ -758,6 +758,14 @@ describe("A task that starts one thing after the other", function()
   for name, start in pairs {
     spawn = function() return square:spawn(2) end,
     async = function() return tidepool.async(math.max, 4) end,
+    map = function()
+      local results = square:map { 2 }
+      return { get = function() return results:list()[1] end }
+    end,
+    spawn_map = function()
+      local call = square:spawn_map { 2 }
+      return { get = function() return call:list()[1] end }
+    end,
   } do
     it("by " .. name .. " lets others go on after some milliseconds", function()
       local ticks, is_over = 0, false
