@@ -94,9 +94,10 @@ describe("make install", function()
   end)
 
   it("and so are bindings of other languages, where those are there", function()
-    for _, example in ipairs { { "primes.py", "python3" } } do
-      if shell("command -v " .. example[2]) ~= "" then
-        assert.equal(promised(example[1]), run(("%s timeout 300 %s examples/embed/%s"):format(environment, example[2], example[1])))
+    for _, example in ipairs { { "primes.py", "python3" }, { "collatz.go", "go", " run" } } do
+      local name, program, words = example[1], example[2], example[3] or ""
+      if shell("command -v " .. program) ~= "" then
+        assert.equal(promised(name), run(("%s GOCACHE=%s/go timeout 600 %s%s examples/embed/%s"):format(environment, root, program, words, name)))
       end
     end
   end)
