@@ -461,42 +461,46 @@ void tp_codec_dump(lua_State *L)
     lua_pop(L, 1);                                                       /* bytecode */
 }
 
-/* The opcode of instruction number `at` of the function that the source compiles to. Raises when it
- * has fewer instructions. */
-static uint8_t opcode(lua_State *L, const char *source, uint32_t at)
+/* The opcode of an instruction, from a dump's bytes. */
+static uint8_t opcode(lua_State *L, const struct proto *pt, uint32_t at)
 {
-    if (luaL_loadbuffer(L, source, strlen(source), "=codec"))
+    if (pt->ncode <= at)
+        luaL_error(L, "tidepool does not know the bytecode of this version of LuaJIT");
+    bool is_little = *(const uint8_t *)&(uint16_t){ 1 };
+    return pt->code[at * 4 + (is_little ? 0 : 3)];
+}
+
+/* Finds the opcodes that the encoder looks for in a chunk that has all of them, compiled here. */
+static void probe_opcodes(lua_State *L, struct codec *c)
+{
+    static const char source[] =
+        "local a, b, c "                          /*  0 KNIL */
+        "a.x = b a[b] = c a[1] = b d = e "        /*  1 TSETS TSETV TSETB GGET GSET */
+        "for k in pairs(a) do end "               /*  6 GGET MOV CALL ISNEXT ITERN ITERL */
+        "for k in a, b, c do end "                /* 12 MOV MOV MOV JMP ITERC ITERL */
+        "return function() return a end";         /* the inner function comes first in a dump */
+    if (luaL_loadbuffer(L, source, sizeof source - 1, "=codec"))
         lua_error(L);
     tp_codec_dump(L);
     size_t len;
     const char *text = lua_tolstring(L, -1, &len);
     struct bytecode b;
-    struct proto pt;
+    struct proto inner, outer;
     bool stripped;
-    if (!tp_bytecode_open(&b, text, len, &stripped))
+    if (!tp_bytecode_open(&b, text, len, &stripped) || !tp_bytecode_next(&b, stripped, &inner) ||
+        !tp_bytecode_next(&b, stripped, &outer))
         luaL_error(L, "tidepool does not know the bytecode of this version of LuaJIT");
-    if (!tp_bytecode_next(&b, stripped, &pt) || pt.ncode <= at)
-        luaL_error(L, "tidepool does not know the bytecode of this version of LuaJIT");
-    bool is_little = *(const uint8_t *)&(uint16_t){ 1 };
-    uint8_t op = pt.code[at * 4 + (is_little ? 0 : 3)];
+    c->op.uget = opcode(L, &inner, 0);
+    c->op.tsets = opcode(L, &outer, 1);
+    c->op.tsetv = opcode(L, &outer, 2);
+    c->op.tsetb = opcode(L, &outer, 3);
+    c->op.gget = opcode(L, &outer, 4);
+    c->op.gset = opcode(L, &outer, 5);
+    c->patches.isnext = opcode(L, &outer, 9);
+    c->patches.itern = opcode(L, &outer, 10);
+    c->patches.jmp = opcode(L, &outer, 15);
+    c->patches.iterc = opcode(L, &outer, 16);
     lua_pop(L, 1);
-    return op;
-}
-
-/* Finds the opcodes that the encoder looks for by compiling functions that have them. */
-static void probe_opcodes(lua_State *L, struct codec *c)
-{
-    c->op.gget = opcode(L, "a = b", 0);
-    c->op.gset = opcode(L, "a = b", 1);
-    c->op.tsets = opcode(L, "local a, b a.x = b", 1);
-    c->op.tsetv = opcode(L, "local a, b a[b] = b", 1);
-    c->op.tsetb = opcode(L, "local a, b a[1] = b", 1);
-    c->op.uget = opcode(L, "local a return function() return a end",
-                        0); /* the inner function comes first in a dump */
-    c->patches.isnext = opcode(L, "local t for k in pairs(t) do end", 4);
-    c->patches.itern = opcode(L, "local t for k in pairs(t) do end", 5);
-    c->patches.jmp = opcode(L, "local a if a then a = 1 end", 2);
-    c->patches.iterc = opcode(L, "local f, s, c for k in f, s, c do end", 5);
 }
 
 int tp_codec_new_table(lua_State *L)
@@ -692,32 +696,41 @@ void tp_codec_push_ffi(lua_State *L, const struct codec *c, const char *name)
     lua_pop(L, 2);
 }
 
+/* Pushes the chunk of one of our modules. */
+static void load_ours(lua_State *L, const char *name, const char *chunkname)
+{
+    const tp_lua_module *m = tp_lua_modules;
+    while (strcmp(m->name, name) != 0)
+        m++;
+    if (luaL_loadbuffer(L, m->bytes, m->len, chunkname))
+        lua_error(L);
+}
+
+/* () -> the chunk of cdata_values.lua */
+static int load_values(lua_State *L)
+{
+    load_ours(L, "tidepool.base.cdata_values", "=tidepool.base.cdata_values");
+    return 1;
+}
+
 /* Must run before the libraries' functions are noted: it replaces some of them by its own. */
 static void open_cdata(lua_State *L, struct codec *c)
 {
-    c->cdata_of = c->cdata_new = c->array_of = c->array_new = LUA_REFNIL;
+    c->array_of = c->array_new = LUA_REFNIL;
     if (!push_library(L, c, "ffi"))
         return;
     lua_pop(L, 1);
-    const tp_lua_module *m = tp_lua_modules;
-    while (strcmp(m->name, "tidepool.base.cdata") != 0)
-        m++;
-    if (luaL_loadbuffer(L, m->bytes, m->len, "=tidepool.base.cdata"))
-        lua_error(L);
+    load_ours(L, "tidepool.base.cdata", "=tidepool.base.cdata");
     static const int kinds[] = { T_INT64, T_UINT64, T_COMPLEX, T_CTYPE, T_BYTES, T_SYMBOL, 0 };
     lua_pushcfunction(L, add_class);
+    lua_pushcfunction(L, load_values);
     for (size_t i = 0; i < countof(kinds); i++)
         lua_pushinteger(L, kinds[i]);
-    lua_call(L, 1 + countof(kinds), 1);                // functions
+    lua_call(L, 2 + countof(kinds), 1);                // functions
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->by_prefix);
     lua_pushvalue(L, -2);
     lua_rawseti(L, -2, 1); /* beside the names, since the registry must not grow here */
-    lua_pop(L, 1);
-    lua_getfield(L, -1, "make");
-    c->cdata_new = luaL_ref(L, LUA_REGISTRYINDEX);
-    lua_getfield(L, -1, "kind_of");
-    c->cdata_of = luaL_ref(L, LUA_REGISTRYINDEX);
-    lua_pop(L, 1);
+    lua_pop(L, 2);
 }
 
 /* LuaJIT loses integer keys of a table that runs out of memory while it grows (see

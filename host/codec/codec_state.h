@@ -113,8 +113,6 @@ struct codec {
     /* object of package.loaded -> its names there, ordered as by is_before; weak keys */
     int aliases;
     int require;  /* the function, or nil */
-    int cdata_of; /* of lua/tidepool/base/cdata.lua; nil without ffi */
-    int cdata_new;
     struct lately sent[LATELY], got[LATELY]; /* tp_codec_push_lately has their objects */
     unsigned next_sent, next_got;
     int array_of; /* see tp_codec_set_arrays; nil until it was called */
@@ -228,8 +226,8 @@ void tp_codec_push_refused(lua_State *L, const char *text, size_t len);
 /* The text of the stand-in on top; NULL if it is something else. */
 const char *tp_codec_refused(lua_State *L, size_t *len);
 
-/* Pushes a function of lua/tidepool/base/cdata.lua; nil without ffi. Needs three slots of the
- * stack. */
+/* Pushes a function of cdata.lua or cdata_values.lua in lua/tidepool/base; nil without ffi. Needs
+ * three slots of the stack. */
 void tp_codec_push_ffi(struct lua_State *L, const struct codec *c, const char *name);
 
 /* Pushes the weak list of the objects of `sent`, followed by those of `got`. */

@@ -759,7 +759,7 @@ APART static int get_cdata(decoder *d, int tag)
     size_t size = tag == T_COMPLEX ? 16 : 8;
     if (left(d) < size)
         return malformed(d, "no number");
-    lua_rawgeti(L, LUA_REGISTRYINDEX, decoder_codec(d)->cdata_new);
+    tp_codec_push_ffi(L, decoder_codec(d), "make");
     if (lua_isnil(L, -1))
         return tp_error_set(d->err, TP_ECODEC,
                             "a cdata cannot be made here: there is no ffi library");

@@ -505,7 +505,7 @@ APART static int put_cdata(encoder *e)
     const struct lately *array = is_identity(e) ? NULL : find_sent(L, c);
     if (array && (!(e->flags & TP_ENCODE_COPIES) || ((const tp_array *)array->memory)->at >= 0))
         return write_array(e, array);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, c->cdata_of);
+    tp_codec_push_ffi(L, c, "kind_of");
     if (lua_isnil(L, -1)) {
         lua_settop(L, top);
         return refuse_type(e, "a cdata");

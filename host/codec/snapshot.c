@@ -26,7 +26,7 @@ static uint64_t u64_at(const void *table, int at)
  * the end, since not all of the bytes before that field are initialised. */
 static int find_asize(lua_State *L)
 {
-    static const int sizes[] = { 0, 37, 1000, 3 };
+    static const int sizes[] = { 0, 37, 100, 3 };
     int found = 0;
     for (int at = TABLE_SIZE - 4; sizeof(void *) == 8 && at >= 8 && !found; at -= 4) {
         bool fits = true;
@@ -140,6 +140,11 @@ bool tp_snapshot_holds(const tp_snapshot *s, const tp_layout *layout, const void
         return false;
     return (array == 0 || memcmp(s->bytes, (const void *)(uintptr_t)head[2], array) == 0) &&
            memcmp(s->bytes + array, (const void *)(uintptr_t)head[3], node) == 0;
+}
+
+uint32_t tp_snapshot_places(const tp_snapshot *s)
+{
+    return s->table ? (uint32_t)s->head[1] + 1 : 0;
 }
 
 /* `size` must be a multiple of 8. */

@@ -79,10 +79,10 @@ static const void *type_metatable(lua_State *L, const tp_standard *s, int type)
     return mt;
 }
 
-/* Replaces the table on top by a copy. */
-static void copy_table(lua_State *L)
+/* Replaces the table on top by a copy, which is made with so many places. */
+static void copy_table(lua_State *L, int places)
 {
-    lua_newtable(L);             // table copy
+    lua_createtable(L, 0, places); // table copy
     lua_pushnil(L);
     while (lua_next(L, -3)) {    // table copy key value
         lua_pushvalue(L, -2);
@@ -157,11 +157,11 @@ void tp_standard_open(lua_State *L, tp_standard *s, const tp_layout *layout, int
         set_item(L, s->metatables, i);
         lua_pushvalue(L, -1);
         set_item(L, s->tables, i);
-        copy_table(L);                         // copy
+        look_again(s, i);
+        copy_table(L, (int)tp_snapshot_places(&s->seen[i])); // copy
         lua_pushvalue(L, -1);
         set_item(L, s->original, i);
         set_item(L, s->expected, i);
-        look_again(s, i);
     }
     s->n = (int)countof(names);
     for (int t = 0; t < TP_STANDARD_TYPES; t++) {
@@ -306,7 +306,7 @@ static void push_own_expected(lua_State *L, tp_standard *s, int i)
     lua_pop(L, 1);
     if (!is_original)
         return;
-    copy_table(L);
+    copy_table(L, 0);
     lua_pushvalue(L, -1);
     set_item(L, s->expected, i);
 }

@@ -149,6 +149,35 @@ static const luaL_Reg functions[] = {
     { NULL, NULL },
 };
 
+/* Fields of core that most scripts and workers never use: made when they are first read. */
+static const struct {
+    const char *name;
+    void (*open)(lua_State *L);
+} rare[] = {
+    { "device", tp_core_register_device },   { "program", tp_core_register_device },
+    { "queue", tp_core_register_device },    { "buffer", tp_core_register_device },
+    { "launcher", tp_core_register_device }, { "journal", tp_core_register_journal },
+    { "cache", tp_core_register_journal },   { "command", tp_core_register_command },
+    { "lines", tp_core_register_lines },
+};
+
+/* __index of core (core, name): makes one of `rare`. Upvalue 1 is the context. */
+static int open_rare(lua_State *L)
+{
+    const char *name = lua_tostring(L, 2);
+    for (size_t i = 0; name && i < sizeof rare / sizeof *rare; i++) {
+        if (strcmp(rare[i].name, name) == 0) {
+            lua_settop(L, 2);
+            lua_pushvalue(L, 1);
+            rare[i].open(L);
+            lua_replace(L, 1);
+            lua_rawget(L, 1);
+            return 1;
+        }
+    }
+    return 0;
+}
+
 /* package.preload["tidepool.core"]: upvalue 1 is the context */
 static int open_core(lua_State *L)
 {
@@ -160,11 +189,7 @@ static int open_core(lua_State *L)
     tp_core_register_job(L);
     tp_core_register_array(L);
     tp_core_register_random(L);
-    tp_core_register_device(L);
     tp_core_register_io(L);
-    tp_core_register_journal(L);
-    tp_core_register_command(L);
-    tp_core_register_lines(L);
     tp_core_register_loop(L);
     tp_core_register_store(L);
     tp_core_register_luv(L);
@@ -178,6 +203,16 @@ static int open_core(lua_State *L)
     lua_setfield(L, -2, "executor");
     lua_pushlightuserdata(L, NULL);
     lua_setfield(L, -2, "null");
+    /* what others set; they are read at each map, and would be looked for among the rare ones */
+    lua_pushboolean(L, 0);
+    lua_setfield(L, -2, "on_map");
+    lua_pushboolean(L, 0);
+    lua_setfield(L, -2, "journal_default");
+    lua_createtable(L, 0, 1);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_pushcclosure(L, open_rare, 1);
+    lua_setfield(L, -2, "__index");
+    lua_setmetatable(L, -2);
     return 1;
 }
 
@@ -222,7 +257,7 @@ static bool compile(lua_State *L, bool does)
     return was_on;
 }
 
-/* package.preload of an embedded module: upvalue 1 is its tp_lua_module, 2 is for `compile` */
+/* Upvalue 1 is an embedded module's tp_lua_module, 2 is for `compile`. */
 static int open_module(lua_State *L)
 {
     const tp_lua_module *m = lua_touserdata(L, lua_upvalueindex(1));
@@ -244,6 +279,23 @@ static int open_module(lua_State *L)
     if (was_collecting)
         lua_gc(L, LUA_GCRESTART, -1);
     return status ? forget_module(L, m->name) : 1;
+}
+
+/* __index of package.preload (table, name): the function that opens our module of that name. A
+ * hundred functions in the table would be a tenth of what a state takes. Upvalue 1 is for
+ * `compile`. */
+static int find_module(lua_State *L)
+{
+    const char *name = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : NULL;
+    for (const tp_lua_module *m = tp_lua_modules; name && m->name; m++) {
+        if (strcmp(m->name, name) == 0) {
+            lua_pushlightuserdata(L, (void *)m);
+            lua_pushvalue(L, lua_upvalueindex(1));
+            lua_pushcclosure(L, open_module, 2);
+            return 1;
+        }
+    }
+    return 0;
 }
 
 static int free_context(lua_State *L)
@@ -300,14 +352,13 @@ void tp_lua_core_open(struct lua_State *L, tp_host *host, tp_agent *agent)
         lua_pop(L, 1); /* workers have no loop to share */
     else
         tp_core_open_luv(L, -3);                 // loaded package preload
-    lua_pushcfunction(L, set_compiling);         // loaded package preload set_compiling
-    for (const tp_lua_module *m = tp_lua_modules; m->name; m++) {
-        lua_pushlightuserdata(L, (void *)m);
-        lua_pushvalue(L, -2);
-        lua_pushcclosure(L, open_module, 2);
-        lua_setfield(L, -3, m->name);
-    }
-    lua_pop(L, 1);                               // loaded package preload
+    /* a metatable that somebody gave package.preload is kept, and only gets an __index */
+    if (!lua_getmetatable(L, -1))
+        lua_createtable(L, 0, 1);                // loaded package preload meta
+    lua_pushcfunction(L, set_compiling);
+    lua_pushcclosure(L, find_module, 1);
+    lua_setfield(L, -2, "__index");
+    lua_setmetatable(L, -2);                     // loaded package preload
     if (!agent)
         install_coroutines(L);
     lua_pop(L, 3);
@@ -326,6 +377,7 @@ static int open_protected(lua_State *L)
     if (!lua_isnil(L, -1))
         return luaL_error(L, "the state has been given a host before");
     lua_settop(L, 1);
+    lua_gc(L, LUA_GCSTOP, 0); /* there is next to nothing to collect */
     tp_codec_open(L);
     tp_lua_core_open(L, lua_touserdata(L, 1), NULL);
     for (tp_listener *l = ((tp_host *)lua_touserdata(L, 1))->listeners; l; l = l->next)
@@ -337,7 +389,10 @@ static int open_protected(lua_State *L)
 
 int tp_lua_core_open_protected(struct lua_State *L, tp_host *host, tp_error *err)
 {
+    bool was_collecting = lua_gc(L, LUA_GCISRUNNING, 0);
     int status = lua_cpcall(L, open_protected, host);
+    if (was_collecting)
+        lua_gc(L, LUA_GCRESTART, -1);
     if (status == 0)
         return 0;
     const char *why = lua_tostring(L, -1);

@@ -30,10 +30,14 @@ void tp_core_register(lua_State *L, const char *name, const luaL_Reg *functions)
         set_functions(L, functions);
         return;
     }
-    lua_getfield(L, -1, name);
+    int n = 0;
+    while (functions[n].name)
+        n++;
+    lua_pushstring(L, name);
+    lua_rawget(L, -2);
     if (lua_isnil(L, -1)) {
         lua_pop(L, 1);
-        lua_newtable(L);
+        lua_createtable(L, 0, n);
         lua_pushvalue(L, -1);
         lua_setfield(L, -3, name);
     }

@@ -119,7 +119,7 @@ static int pmain(lua_State *L)
     }
     lua_gc(L, LUA_GCSTOP, 0);
     luaL_openlibs(L);
-    lua_gc(L, LUA_GCRESTART, 0);
+    lua_gc(L, LUA_GCRESTART, -1);
     lua_getglobal(L, "os");
     lua_pushcfunction(L, l_os_exit);
     lua_setfield(L, -2, "exit");

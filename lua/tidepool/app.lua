@@ -3,8 +3,8 @@
 local check = require "tidepool.base.check"
 local func = require "tidepool.func"
 local lazy = require "tidepool.base.lazy"
-local options = require "tidepool.options"
 
+local options = lazy "tidepool.options" -- most scripts give none
 local cls, instances = lazy "tidepool.cls", lazy "tidepool.engine.instances"
 
 ---@class tidepool.App
@@ -94,7 +94,7 @@ function app.new(name, defaults, extra)
   if defaults ~= nil and type(defaults) ~= "table" then
     check.fail("tidepool.App: the defaults must be a table of options, got %s", type(defaults))
   end
-  local checked = options.check("tidepool.App", options.of_functions, defaults or {})
+  local checked = defaults and next(defaults) ~= nil and options.check("tidepool.App", options.of_functions, defaults) or {}
   for _, option in ipairs { "name", "kernel", "with" } do
     if checked[option] ~= nil then check.fail("tidepool.App: option '%s' is of one function, not a default for all", option) end
   end
@@ -171,7 +171,8 @@ function add(self, given, fn)
     local info = debug.getinfo(fn, "S")
     name = info.what == "C" and "builtin" or ("%s:%d"):format(info.short_src, info.linedefined)
   end
-  local f = func.new(fn, name, options.merge("app:func", self.defaults, given), self.setups)
+  local merged = next(self.defaults) == nil and next(given) == nil and {} or options.merge("app:func", self.defaults, given)
+  local f = func.new(fn, name, merged, self.setups)
   self.functions[name] = f
   return f
 end
@@ -197,7 +198,7 @@ function App:func(...)
   if given ~= nil and (type(given) ~= "table" or getmetatable(given)) then
     check.fail("app:func: expected options or a function, got %s", check.a(type(given)))
   end
-  local checked = options.check("app:func", options.of_functions, given or {})
+  local checked = given and next(given) ~= nil and options.check("app:func", options.of_functions, given) or {}
   if checked.with and not checked.kernel then check.fail("app:func: option 'with' goes with `kernel`; a Lua function captures its upvalues") end
   if checked.kernel then
     if fn ~= nil then check.fail("app:func: a function is given twice: as `kernel`, in OpenCL C, and in Lua") end

@@ -9,8 +9,9 @@ local failure = require "tidepool.failure"
 local interpret = require "tidepool.base.interpret"
 local lazy = require "tidepool.base.lazy"
 local loop = require "tidepool.engine.loop"
-local options = require "tidepool.options"
 
+-- most scripts give no options
+local options = lazy "tidepool.options"
 local array, inputs, results = lazy "tidepool.array", lazy "tidepool.engine.inputs", lazy "tidepool.results"
 local batch, gathered = lazy "tidepool.engine.batch", lazy "tidepool.engine.gathered"
 local generator = lazy "tidepool.generator"
@@ -141,7 +142,7 @@ end
 local function lua_executor(self)
   local executor = lua_executors[self]
   if not executor then
-    executor = options.executor(self.options, true)
+    executor = next(self.options) == nil and executors.default or options.executor(self.options, true)
     lua_executors[self] = executor
   end
   return executor
@@ -285,11 +286,12 @@ end
 
 --- The source and the options of a map, from the arguments of its call: inputs and, perhaps,
 --- options at the end.
+---@param rows string  the options that there are: a field of options
 ---@param given table  with n
 local function map_source(who, rows, given)
   local settings, n = {}, math.max(given.n, 1)
-  if n > 1 and options.is_call_options(given[n], true) then
-    settings = options.check(who, rows, given[n])
+  if n > 1 and check.is_options(given[n], true) then
+    settings = options.check(who, options[rows], given[n])
     n = n - 1
   end
   return inputs.map(who, given, n), settings
@@ -302,7 +304,7 @@ end
 function methods.map(self, ...)
   local given = { n = select("#", ...), ... }
   check.self(self, Function, "f", "map", "inputs")
-  local source, settings = map_source("Function:map", options.of_calls, given)
+  local source, settings = map_source("Function:map", "of_calls", given)
   local started = func.start(self, source, settings)
   started:_expect(check.where())
   return results.handle(started)
@@ -331,7 +333,7 @@ function methods.for_each(self, ...)
   local given = { n = select("#", ...), ... }
   check.self(self, Function, "f", "for_each", "inputs")
   loop.check_wait()
-  local source, settings = map_source("Function:for_each", options.of_for_each, given)
+  local source, settings = map_source("Function:for_each", "of_for_each", given)
   local all = func.start(self, source, settings, { discard = true })
   all:_drain()
   local p = all:progress()
@@ -376,7 +378,7 @@ function methods.flat_map(self, ...)
   local given = { n = select("#", ...), ... }
   check.self(self, Function, "f", "flat_map", "inputs")
   local settings, n = {}, math.max(given.n, 1)
-  if n > 1 and options.is_call_options(given[n], true) then
+  if n > 1 and check.is_options(given[n], true) then
     settings = options.check("Function:flat_map", options.of_calls, given[n])
     n = n - 1
   end
@@ -391,7 +393,7 @@ end
 function methods.spawn_map(self, ...)
   local given = { n = select("#", ...), ... }
   check.self(self, Function, "f", "spawn_map", "inputs")
-  local source, settings = map_source("Function:spawn_map", options.of_calls, given)
+  local source, settings = map_source("Function:spawn_map", "of_calls", given)
   local started = func.start(self, source, settings, { is_kept = true })
   if started.job then loop.keep(started) end
   return results.handle(started)

@@ -256,7 +256,7 @@ end
 function gather.gather(...)
   local given, settings = { n = select("#", ...), ... }, {}
   local last = given[given.n]
-  if options.is_call_options(last, given.n > 1) then
+  if check.is_options(last, given.n > 1) then
     settings = options.check("tidepool.gather", options.of_gather, last)
     given[given.n] = nil
     given.n = given.n - 1

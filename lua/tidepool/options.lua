@@ -410,16 +410,4 @@ function options.merge(who, defaults, given)
   return merged
 end
 
---- Is the last argument of a call its options? A plain table whose keys are all strings, none of
---- them `n`. An empty table may be an empty list of inputs: `has_others` says that arguments before
---- it can be the inputs, and then it means no options (`options or {}`).
-function options.is_call_options(value, has_others)
-  if type(value) ~= "table" or getmetatable(value) or value.n ~= nil then return false end
-  if next(value) == nil then return has_others or false end
-  for key in pairs(value) do
-    if type(key) ~= "string" then return false end
-  end
-  return true
-end
-
 return options

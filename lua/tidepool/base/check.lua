@@ -49,6 +49,18 @@ function check.no_more(extra, who, takes)
   if extra ~= nil then check.fail("%s takes %s, but has got more: %s", who, takes, check.show(extra)) end
 end
 
+--- Is the last argument of a call its options? A plain table whose keys are all strings, none of
+--- them `n`. An empty table may be an empty list of inputs: `has_others` says that arguments before
+--- it can be the inputs, and then it means no options (`options or {}`).
+function check.is_options(value, has_others)
+  if type(value) ~= "table" or getmetatable(value) or value.n ~= nil then return false end
+  if next(value) == nil then return has_others or false end
+  for key in pairs(value) do
+    if type(key) ~= "string" then return false end
+  end
+  return true
+end
+
 --- How many edits (insert, delete, replace, swap of neighbours) turn a into b: the optimal string
 -- alignment distance.
 local function distance(a, b)

@@ -90,7 +90,7 @@ local function load_function(item)
     error(enough, 0)
   end
   local fine, loaded, problem = pcall(run.load, item.program)
-  core.on_map = nil
+  core.on_map = false
   if started then return started end
   if not fine then error(loaded, 0) end
   if not loaded then return nil, problem, 1 end
