@@ -12,13 +12,14 @@ enum { STACK_NEED = 16 }; /* Lua stack slots */
 
 /* The tables that are watched; their numbers are the same in all states. */
 static const char *const names[] = {
-    "_G", "package",   "package.loaders", "jit", "ffi",  "string",           "table", "math", "io",
-    "os", "coroutine", "debug",           "bit", "file", "string metatable",
+    "_G",    "package", "package.loaders", "package.preload", "jit",   "ffi", "string", "table",
+    "math",  "io",      "os",              "coroutine",       "debug", "bit", "file",
+    "string metatable",
 };
 
 /* Numbers of tables. Changes travel from LIBRARIES on; those to ffi (declaring a type, say) only
  * concern the C types of one state. */
-enum { GLOBALS, PACKAGE, LOADERS, JIT, FFI, LIBRARIES };
+enum { GLOBALS, PACKAGE, LOADERS, PRELOAD, JIT, FFI, LIBRARIES };
 
 static const char *const types[TP_STANDARD_TYPES] = { "nil",      "boolean", "number",  "string",
                                                       "function", "thread",  "userdata" };
@@ -118,11 +119,11 @@ static void push_named(lua_State *L, int i, int loaded)
         lua_pushliteral(L, "");
         push_metatable(L, -1);
         lua_remove(L, -2);
-    } else if (i == LOADERS) {
+    } else if (i == LOADERS || i == PRELOAD) {
         push(L, loaded);
         lua_getfield(L, -1, "package");
         if (lua_istable(L, -1))
-            lua_getfield(L, -1, "loaders");
+            lua_getfield(L, -1, i == LOADERS ? "loaders" : "preload");
         lua_replace(L, -3);
         lua_pop(L, 1);
     } else {

@@ -299,7 +299,8 @@ describe("What an item changes in its worker", function()
   local probe = app:func { name = "probe" } (function()
     local list = { tostring(debug.gethook()), type(string.format), type(table.concat), type(print), ("x"):upper(), package.path,
       tostring(getmetatable("").__unm), tostring(rawget(math, "extra")), tostring(io.output() == io.stdout), os.setlocale(), tostring((jit.status())),
-      tostring(debug.getmetatable(1)), tostring(#package.loaders), loadstring "return type(string)"() }
+      tostring(debug.getmetatable(1)), tostring(#package.loaders), loadstring "return type(string)"(),
+      tostring(package.preload.of_an_item) }
     return table.concat(list, " ")
   end)
 
@@ -318,6 +319,7 @@ describe("What an item changes in its worker", function()
     ["the thread's environment"] = function() setfenv(0, {}) end,
     ["numbers' metatable"] = function() debug.setmetatable(1, { __index = math }) end,
     ["the loaders"] = function() table.insert(package.loaders, 1, function() end) end,
+    ["a loader of one module"] = function() package.preload.of_an_item = print end,
     ["everything, with an error"] = function()
       string.format, table.concat, string.gsub, string.find, _G.type = nil, nil, nil, nil, nil -- luacheck: ignore
       error "broken"
