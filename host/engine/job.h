@@ -341,8 +341,8 @@ void tp_job_end_wait(tp_agent *agent, tp_job *const *jobs, unsigned n);
 tp_slice *tp_job_take_awaited(tp_agent *agent);
 
 /* The agent's item waits for something that others do, apart from jobs, and runs nothing meanwhile:
- * its permit is released, and another worker may be started in its worker's place. end_block takes
- * a permit again, for which it may have to wait. `endless`: the wait has no end of its own. */
+ * its permit is released, and another worker may be started in its worker's place. After end_block
+ * the caller takes a permit again. `endless`: the wait has no end of its own. */
 void tp_job_begin_block(tp_agent *agent, bool endless);
 void tp_job_end_block(tp_agent *agent);
 

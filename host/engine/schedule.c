@@ -228,8 +228,6 @@ void tp_job_end_block(tp_agent *a)
     a->is_blocked = false;
     a->executor->blocked -= s != NULL;
     uv_mutex_unlock(&a->engine->lock);
-    if (s)
-        tp_slice_take_permit(s, UINT64_MAX);
 }
 
 /* Waits until the item may give more values, or they are not wanted any more. Meanwhile its permit
@@ -252,6 +250,7 @@ static void await_reader(tp_slice *s, uint64_t index)
         uv_cond_timedwait(&job->taken, &e->lock, LOOK_NS);
     uv_mutex_unlock(&e->lock);
     tp_job_end_block(s->agent);
+    tp_slice_take_permit(s, UINT64_MAX);
 }
 
 static int sink_emit(tp_work *w, tp_block *b)

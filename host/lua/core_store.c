@@ -1,5 +1,5 @@
 /* core_store.c: dictionaries and queues that all states of a host share (engine/store.h); the codec
- * encodes and decodes their values. */
+ * encodes and decodes their values. In a worker process its host keeps them. */
 #include "lua/core_private.h"
 
 #include "base/deadline.h"
@@ -55,229 +55,246 @@ static void push_key_value(lua_State *L, const char *key, size_t len)
 
 /* ---- values ---- */
 
+/* Who keeps the stores of this process; NULL: it does. */
+static const tp_store_keeper *keeper_of(const context *ctx)
+{
+    return ctx->host->stores;
+}
+
 /* Makes a stored value of the Lua value at an index: a number, or a message. A pushed box owns the
  * message (nil for a number), and must be emptied when somebody else owns it. -1 with err set when
  * the value cannot travel. Raises out of memory. */
 static int pack(lua_State *L, int index, tp_stored *value, tp_ref ***box, tp_error *err)
 {
     static const char *const names[] = { "value" };
-    context *ctx = get_context(L);
+    const tp_store_keeper *keeper = keeper_of(get_context(L));
     *value = (tp_stored){ .number = lua_tonumber(L, index) };
     *box = NULL;
     if (lua_type(L, index) == LUA_TNUMBER) {
         lua_pushnil(L);
         return 0;
     }
-    tp_codec_new_epoch(L);
-    tp_buf_clear(&ctx->scratch);
-    if (tp_encode(L, index, 1, names, 0, &ctx->scratch, err))
-        return -1;
-    *box = tp_codec_push_box(L, &tp_image_type);
-    value->packed = tp_image_new(&ctx->scratch);
-    if (!value->packed)
+    tp_ref **made = tp_codec_push_box(L, &tp_image_type);
+    tp_image *image = tp_image_new(&(tp_buf){ 0 });
+    if (!image)
         tp_codec_raise_memory(L);
-    **box = &value->packed->ref;
+    *made = &image->ref;
+    tp_codec_new_epoch(L);
+    if (tp_encode(L, index, 1, names, keeper ? keeper->encoding : 0, &image->message, err))
+        return -1;
+    for (uint32_t i = 0; i < image->message.nrefs && !keeper; i++)
+        if (image->message.refs[i]->type == &tp_array_type)
+            tp_array_share((tp_array *)(void *)image->message.refs[i]); /* for worker processes */
+    *box = made;
+    value->packed = image;
     return 0;
 }
 
-/* Pushes the stored value, and frees it. Raises when it cannot be decoded in this state. */
-static void push_value(lua_State *L, tp_stored *value)
+/* Pushes the stored value, and frees it. -1 with err set when it cannot be decoded in this
+ * state. */
+static int push_value(lua_State *L, tp_stored *value, tp_error *err)
 {
     if (!value->packed) {
         lua_pushnumber(L, value->number);
-        return;
+        return 0;
     }
     tp_ref **box = tp_codec_push_box(L, &tp_image_type);
     const tp_buf *m = &value->packed->message;
-    tp_error err = { 0 };
     *box = &value->packed->ref;
-    if (tp_decode(L, m->data, m->len, m->refs, m->nrefs, TP_DECODE_TRUSTED, NULL, &err) < 0)
-        luaL_error(L, "%s", err.message);
+    value->packed = NULL;
+    int n = tp_decode(L, m->data, m->len, m->refs, m->nrefs,
+                      value->is_foreign ? 0 : TP_DECODE_TRUSTED, NULL, err);
+    if (n < 0)
+        return -1;
+    lua_settop(L, lua_gettop(L) - n + 1); /* one, if it is as it should be */
     lua_remove(L, -2);
+    return 0;
+}
+
+/* ---- operations ----
+ *
+ * Where one fails, these functions return nil and a message; out of memory is raised. */
+
+static tp_store *check_store(lua_State *L, const tp_ref_type *type)
+{
+    return tp_core_check_ref(L, 1, type);
+}
+
+/* pushes nil and the message; returns 2. Raises out of memory. */
+static int push_refusal(lua_State *L, const tp_error *err)
+{
+    return err->code == TP_EMEMORY ? tp_codec_raise_memory(L) : tp_core_push_message(L, err);
+}
+
+/* The operation has not taken the value that the box owns, or it has. */
+static void settle(tp_ref **box, const tp_store_op *op)
+{
+    if (box && !op->value.packed)
+        *box = NULL;
+}
+
+static int new_store(lua_State *L, tp_store_verb verb, double capacity, const tp_ref_type *type)
+{
+    tp_error err;
+    tp_error_clear(&err);
+    tp_store_op op = { .verb = verb, .number = capacity };
+    tp_ref **box = tp_codec_push_box(L, type);
+    if (tp_store_perform(NULL, keeper_of(get_context(L)), &op, &err))
+        return push_refusal(L, &err);
+    *box = (tp_ref *)(void *)op.made;
+    return 1;
 }
 
 /* ---- dictionaries ---- */
 
-static tp_dict *check_dict(lua_State *L)
-{
-    return tp_core_check_ref(L, 1, &tp_dict_type);
-}
-
 /* core.store.dict() -> a new dictionary */
 static int l_store_dict(lua_State *L)
 {
-    tp_error err = { 0 };
-    tp_dict *d;
-    tp_ref **box = tp_codec_push_box(L, &tp_dict_type);
-    if (tp_dict_open(&d, &err))
-        return tp_codec_raise_memory(L);
-    *box = (tp_ref *)(void *)d;
-    return 1;
+    return new_store(L, TP_STORE_NEW_DICT, 0, &tp_dict_type);
 }
 
 /* core.store.get(dict, key) -> version, value; 0 when there is none */
 static int l_store_get(lua_State *L)
 {
-    size_t len;
-    tp_stored value;
-    tp_dict *d = check_dict(L);
-    const char *key = push_key(L, 2, &len);
-    uint64_t version = tp_dict_get(d, key, len, &value);
-    lua_pushnumber(L, (double)version);
-    if (!version)
+    tp_error err;
+    tp_error_clear(&err);
+    tp_store *d = check_store(L, &tp_dict_type);
+    tp_store_op op = { .verb = TP_STORE_GET };
+    op.key = push_key(L, 2, &op.len);
+    if (tp_store_perform(d, NULL, &op, &err))
+        return push_refusal(L, &err);
+    lua_pushnumber(L, (double)op.version);
+    if (!op.version)
         return 1;
-    push_value(L, &value);
-    return 2;
+    return push_value(L, &op.value, &err) ? push_refusal(L, &err) : 2;
+}
+
+static uint64_t opt_version(lua_State *L, int index)
+{
+    return lua_isnoneornil(L, index) ? TP_VERSION_ANY : (uint64_t)luaL_checknumber(L, index);
 }
 
 /* core.store.put(dict, key, value, version or nil) -> whether it was put; or nil and a message.
  * With a version it is put only if the key has that version (0: has no value). */
 static int l_store_put(lua_State *L)
 {
-    size_t len;
-    tp_stored value;
     tp_ref **box;
-    tp_error err = { 0 };
-    bool is_put;
-    tp_dict *d = check_dict(L);
-    const char *key = push_key(L, 2, &len);
-    uint64_t expected = lua_isnoneornil(L, 4) ? TP_VERSION_ANY : (uint64_t)luaL_checknumber(L, 4);
-    if (pack(L, 3, &value, &box, &err))
-        return tp_core_push_message(L, &err);
-    if (tp_dict_put(d, key, len, &value, expected, &is_put, &err))
-        return tp_codec_raise_memory(L);
-    if (is_put && box)
-        *box = NULL;
-    lua_pushboolean(L, is_put);
+    tp_error err;
+    tp_error_clear(&err);
+    tp_store *d = check_store(L, &tp_dict_type);
+    tp_store_op op = { .verb = TP_STORE_PUT, .version = opt_version(L, 4) };
+    op.key = push_key(L, 2, &op.len);
+    if (pack(L, 3, &op.value, &box, &err) || tp_store_perform(d, NULL, &op, &err))
+        return push_refusal(L, &err);
+    settle(box, &op);
+    lua_pushboolean(L, op.is_done);
     return 1;
 }
 
 /* core.store.add(dict, key, number) -> the sum; or nil and a message */
 static int l_store_add(lua_State *L)
 {
-    size_t len;
-    tp_error err = { 0 };
-    double sum;
-    tp_dict *d = check_dict(L);
-    double by = luaL_checknumber(L, 3);
-    const char *key = push_key(L, 2, &len);
-    if (tp_dict_add(d, key, len, by, &sum, &err))
-        return err.code == TP_EMEMORY ? tp_codec_raise_memory(L) : tp_core_push_message(L, &err);
-    lua_pushnumber(L, sum);
+    tp_error err;
+    tp_error_clear(&err);
+    tp_store *d = check_store(L, &tp_dict_type);
+    tp_store_op op = { .verb = TP_STORE_ADD, .number = luaL_checknumber(L, 3) };
+    op.key = push_key(L, 2, &op.len);
+    if (tp_store_perform(d, NULL, &op, &err))
+        return push_refusal(L, &err);
+    lua_pushnumber(L, op.number);
     return 1;
 }
 
 /* core.store.pop(dict, key, version or nil) -> whether it was there, and the value */
 static int l_store_pop(lua_State *L)
 {
-    size_t len;
-    tp_stored value;
-    tp_dict *d = check_dict(L);
-    uint64_t expected = lua_isnoneornil(L, 3) ? TP_VERSION_ANY : (uint64_t)luaL_checknumber(L, 3);
-    const char *key = push_key(L, 2, &len);
-    bool is_taken = tp_dict_pop(d, key, len, expected, &value);
-    lua_pushboolean(L, is_taken);
-    if (!is_taken)
+    tp_error err;
+    tp_error_clear(&err);
+    tp_store *d = check_store(L, &tp_dict_type);
+    tp_store_op op = { .verb = TP_STORE_POP, .version = opt_version(L, 3) };
+    op.key = push_key(L, 2, &op.len);
+    if (tp_store_perform(d, NULL, &op, &err))
+        return push_refusal(L, &err);
+    lua_pushboolean(L, op.is_done);
+    if (!op.is_done)
         return 1;
-    push_value(L, &value);
-    return 2;
+    return push_value(L, &op.value, &err) ? push_refusal(L, &err) : 2;
 }
 
-typedef struct snapshot {
-    tp_entry *entries;
-    size_t n;
-} snapshot;
-
-static int free_snapshot(lua_State *L)
+static int free_op(lua_State *L)
 {
-    snapshot *s = lua_touserdata(L, 1);
-    tp_entries_free(s->entries, s->n);
-    *s = (snapshot){ 0 };
+    tp_store_op_clear(lua_touserdata(L, 1));
     return 0;
 }
 
-/* core.store.snapshot(dict) -> a list of all keys and values in turns, and the number of entries */
-static int l_store_snapshot(lua_State *L)
+/* core.store.list(dict) -> a list of all keys and values in turns, and the number of entries */
+static int l_store_list(lua_State *L)
 {
-    tp_error err = { 0 };
-    tp_dict *d = check_dict(L);
-    snapshot *s = lua_newuserdata(L, sizeof *s);
-    *s = (snapshot){ 0 };
+    tp_error err;
+    tp_error_clear(&err);
+    tp_store *d = check_store(L, &tp_dict_type);
+    tp_store_op *op = lua_newuserdata(L, sizeof *op);
+    *op = (tp_store_op){ .verb = TP_STORE_LIST };
     lua_createtable(L, 0, 1);
-    lua_pushcfunction(L, free_snapshot);
+    lua_pushcfunction(L, free_op);
     lua_setfield(L, -2, "__gc");
     lua_setmetatable(L, -2);
-    s->entries = tp_dict_snapshot(d, &s->n, &err);
-    if (err.code)
-        return tp_codec_raise_memory(L);
-    lua_createtable(L, (int)(2 * s->n), 0);
-    for (size_t i = 0; i < s->n; i++) {
-        tp_stored value = s->entries[i].value;
-        push_key_value(L, s->entries[i].key, s->entries[i].len);
+    if (tp_store_perform(d, NULL, op, &err))
+        return push_refusal(L, &err);
+    lua_createtable(L, (int)(2 * op->n), 0);
+    for (size_t i = 0; i < op->n; i++) {
+        push_key_value(L, op->entries[i].key, op->entries[i].len);
         lua_rawseti(L, -2, (int)(2 * i + 1));
-        s->entries[i].value.packed = NULL; /* push_value has it */
-        push_value(L, &value);
+        if (push_value(L, &op->entries[i].value, &err))
+            return push_refusal(L, &err);
         lua_rawseti(L, -2, (int)(2 * i + 2));
     }
-    lua_pushnumber(L, (double)s->n);
+    lua_pushnumber(L, (double)op->n);
     return 2;
 }
 
 /* ---- queues ---- */
 
-static tp_store_queue *check_queue(lua_State *L)
-{
-    return tp_core_check_ref(L, 1, &tp_store_queue_type);
-}
-
 /* core.store.queue(capacity, 0 for any number of values) -> a new queue */
 static int l_store_queue(lua_State *L)
 {
-    tp_error err = { 0 };
-    tp_store_queue *q;
-    uint64_t capacity = (uint64_t)fmin(luaL_checknumber(L, 1), 0x1p62);
-    tp_ref **box = tp_codec_push_box(L, &tp_store_queue_type);
-    if (tp_store_queue_open(&q, capacity, &err))
-        return tp_codec_raise_memory(L);
-    *box = (tp_ref *)(void *)q;
-    return 1;
+    double capacity = fmin(luaL_checknumber(L, 1), 0x1p62);
+    return new_store(L, TP_STORE_NEW_QUEUE, capacity, &tp_store_queue_type);
 }
 
-/* The results of putting and taking, by tp_moved. */
-static void push_moved(lua_State *L, tp_moved moved, bool is_stuck)
+static bool is_unwanted(void *user)
 {
-    static const char *const names[] = { "moved", "not yet", "closed" };
-    if (moved == TP_NO_ROOM)
-        tp_codec_raise_memory(L);
-    lua_pushstring(L, is_stuck ? "stuck" : names[moved]);
+    const tp_agent *a = user;
+    const tp_work *w = a->worker.current;
+    return tp_engine_is_stopped(a->engine) || (w && w->sink->is_cancelled(w));
 }
 
-/* Waits in a worker; the item's permit is released meanwhile, and another worker may run in this
- * one's place. It wakes up now and then to see whether the item was cancelled, or whether nothing
- * can end the wait: then it gives true. */
-static bool block(lua_State *L, const context *ctx, tp_store_queue *q, bool for_room,
-                  uint64_t deadline)
+/* Carries out PUSH or TAKE. A worker waits meanwhile, at most until the deadline, or until
+ * everything is stuck; the owner does not wait. Not 0 with err set when that fails. */
+static int move(lua_State *L, tp_store *q, tp_store_op *op, uint64_t deadline, tp_error *err)
 {
-    enum { STEP_NS = 50 * 1000000, STUCK_STEPS = 40 };
-    tp_engine *e = ctx->host->engine;
-    const tp_work *w = ctx->agent->worker.current;
-    bool is_unwanted = false, is_hopeless = false;
-    int stuck_for = 0;
-    tp_job_begin_block(ctx->agent, deadline == UINT64_MAX);
-    for (uint64_t now; (now = uv_hrtime()) < deadline && !is_unwanted && !is_hopeless;) {
-        tp_store_queue_wait(q, for_room, deadline - now < STEP_NS ? deadline - now : STEP_NS);
-        if (tp_store_queue_is_ready(q, for_room))
-            break;
-        is_unwanted = tp_engine_is_stopped(e) || (w && w->sink->is_cancelled(w));
-        is_hopeless = tp_job_is_hopeless(ctx->agent);
-        stuck_for = deadline == UINT64_MAX && tp_engine_is_stuck(e, ctx->agent) ? stuck_for + 1 : 0;
-        if (stuck_for == STUCK_STEPS)
-            tp_engine_give_up(e);
+    enum { LOOK_NS = 50 * 1000000 };
+    const context *ctx = get_context(L);
+    uint64_t now = uv_hrtime();
+    op->wait_ns = deadline == UINT64_MAX ? UINT64_MAX : deadline > now ? deadline - now : 0;
+    if (tp_store_perform(q, NULL, op, err))
+        return -1;
+    while (op->moved == TP_NOT_YET && ctx->agent && !keeper_of(ctx) && uv_hrtime() < deadline) {
+        tp_agent *a = ctx->agent;
+        op->moved = tp_store_await(q, op->verb == TP_STORE_PUSH, a, deadline, LOOK_NS, is_unwanted,
+                                   a);
+        if (a->worker.current)
+            a->worker.current->sink->take_permit(a->worker.current);
+        if (op->moved == TP_MOVED && tp_store_perform(q, NULL, op, err))
+            return -1;
     }
-    tp_job_end_block(ctx->agent);
-    if (is_unwanted)
-        luaL_error(L, "cancelled");
-    return is_hopeless;
+    return op->moved == TP_UNWANTED ? tp_error_set(err, TP_EUSAGE, "cancelled") : 0;
+}
+
+static void push_moved(lua_State *L, tp_moved moved)
+{
+    static const char *const names[] = { "moved", "not yet", "closed", "stuck" };
+    lua_pushstring(L, names[moved]);
 }
 
 /* core.store.push(queue, value, seconds or nil) -> "moved", "not yet", "closed" or "stuck"; or nil
@@ -285,57 +302,60 @@ static bool block(lua_State *L, const context *ctx, tp_store_queue *q, bool for_
  * does not wait. */
 static int l_store_push(lua_State *L)
 {
-    const context *ctx = get_context(L);
-    tp_store_queue *q = check_queue(L);
-    uint64_t deadline = tp_core_deadline_after(L, 3);
-    tp_stored value;
     tp_ref **box;
-    tp_error err = { 0 };
-    if (pack(L, 2, &value, &box, &err))
-        return tp_core_push_message(L, &err);
-    tp_moved moved;
-    bool is_stuck = false;
-    while ((moved = tp_store_queue_put(q, &value)) == TP_NOT_YET && !is_stuck && ctx->agent &&
-           uv_hrtime() < deadline)
-        is_stuck = block(L, ctx, q, true, deadline);
-    if (moved == TP_MOVED && box)
-        *box = NULL;
-    push_moved(L, moved, is_stuck && moved == TP_NOT_YET);
+    tp_error err;
+    tp_error_clear(&err);
+    tp_store *q = check_store(L, &tp_store_queue_type);
+    uint64_t deadline = tp_core_deadline_after(L, 3);
+    tp_store_op op = { .verb = TP_STORE_PUSH };
+    if (pack(L, 2, &op.value, &box, &err) || move(L, q, &op, deadline, &err))
+        return push_refusal(L, &err);
+    settle(box, &op);
+    push_moved(L, op.moved);
     return 1;
 }
 
-/* core.store.take(queue, seconds or nil) -> "moved" and a value, "not yet", "closed" or "stuck": as
- * core.store.push */
+/* core.store.take(queue, seconds or nil) -> "moved" and a value, "not yet", "closed" or "stuck"; or
+ * nil and a message: as core.store.push */
 static int l_store_take(lua_State *L)
 {
-    const context *ctx = get_context(L);
-    tp_store_queue *q = check_queue(L);
-    uint64_t deadline = tp_core_deadline_after(L, 2);
-    tp_stored value;
-    tp_moved moved;
-    bool is_stuck = false;
-    while ((moved = tp_store_queue_take(q, &value)) == TP_NOT_YET && !is_stuck && ctx->agent &&
-           uv_hrtime() < deadline)
-        is_stuck = block(L, ctx, q, false, deadline);
-    push_moved(L, moved, is_stuck && moved == TP_NOT_YET);
-    if (moved != TP_MOVED)
+    tp_error err;
+    tp_error_clear(&err);
+    tp_store *q = check_store(L, &tp_store_queue_type);
+    tp_store_op op = { .verb = TP_STORE_TAKE };
+    if (move(L, q, &op, tp_core_deadline_after(L, 2), &err))
+        return push_refusal(L, &err);
+    push_moved(L, op.moved);
+    if (op.moved != TP_MOVED)
         return 1;
-    push_value(L, &value);
-    return 2;
+    return push_value(L, &op.value, &err) ? push_refusal(L, &err) : 2;
+}
+
+/* An operation that gives `is_done` or `number`, which is pushed; or nil and a message. */
+static int ask(lua_State *L, tp_store *s, tp_store_verb verb)
+{
+    tp_error err;
+    tp_error_clear(&err);
+    tp_store_op op = { .verb = verb };
+    if (tp_store_perform(s, NULL, &op, &err))
+        return push_refusal(L, &err);
+    if (verb == TP_STORE_COUNT)
+        lua_pushnumber(L, op.number);
+    else
+        lua_pushboolean(L, op.is_done);
+    return 1;
 }
 
 /* core.store.close(queue) */
 static int l_store_close(lua_State *L)
 {
-    tp_store_queue_close(check_queue(L));
-    return 0;
+    return ask(L, check_store(L, &tp_store_queue_type), TP_STORE_CLOSE);
 }
 
 /* core.store.is_closed(queue) */
 static int l_store_is_closed(lua_State *L)
 {
-    lua_pushboolean(L, tp_store_queue_is_closed(check_queue(L)));
-    return 1;
+    return ask(L, check_store(L, &tp_store_queue_type), TP_STORE_IS_CLOSED);
 }
 
 /* core.store.is_stuck() -> is everything stuck, so that workers cannot go on? Called by the owner
@@ -353,13 +373,12 @@ static int l_store_is_stuck(lua_State *L)
 /* # of either */
 static int count(lua_State *L)
 {
-    tp_dict *d = tp_codec_to_ref(L, 1, &tp_dict_type);
-    lua_pushnumber(L, (double)(d ? tp_dict_count(d) : tp_store_queue_count(check_queue(L))));
-    return 1;
+    tp_store *s = tp_codec_to_ref(L, 1, &tp_dict_type);
+    return ask(L, s ? s : check_store(L, &tp_store_queue_type), TP_STORE_COUNT);
 }
 
-/* core.store.install(methods of dictionaries, methods of queues): sets where methods are looked
- * up */
+/* core.store.install(methods of dictionaries, methods of queues) -> the metatables of both: sets
+ * where methods are looked up */
 static int l_store_install(lua_State *L)
 {
     const tp_ref_type *const types[] = { &tp_dict_type, &tp_store_queue_type };
@@ -368,9 +387,8 @@ static int l_store_install(lua_State *L)
         tp_codec_ref_type(L, types[i]);
         lua_pushvalue(L, i + 1);
         lua_setfield(L, -2, "__index");
-        lua_pop(L, 1);
     }
-    return 0;
+    return 2;
 }
 
 /* (dict or queue, key): looks the method up in tidepool.store, which is loaded at its first use.
@@ -412,7 +430,7 @@ static const luaL_Reg store_functions[] = {
     { "put", l_store_put },
     { "add", l_store_add },
     { "pop", l_store_pop },
-    { "snapshot", l_store_snapshot },
+    { "list", l_store_list },
     { "queue", l_store_queue },
     { "push", l_store_push },
     { "take", l_store_take },

@@ -9,6 +9,7 @@
 #include "codec/message.h"
 #include "program/sanitized.h"
 #include "program/signals.h"
+#include "wire/ask.h"
 #include "wire/frame.h"
 #include "wire/peer.h"
 #include "workers/vm.h"
@@ -29,22 +30,26 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { ARRAYS_MAX = TP_WIRE_REFS_MAX / 4 };
+/* so many things that could be returned may be here */
+enum { RETURNED_MAX = TP_WIRE_REFS_MAX / 4 };
 enum { SPIN_NS = 60 * 1000, CONTROL_BYTES = (TP_WIRE_OUT_BEGIN + 4095) & ~4095 };
 
 struct tp_child {
     tp_agent agent;
     tp_array_pool *arrays;
     int socket, file; /* file: the descriptor of the host's arrays, or -1 */
-    tp_region in, out;
+    tp_region in, out, asks;
     /* the beginning of `out`, mapped a second time: its address stays the same when `out` grows */
     tp_wire_out *control;
     uint32_t seen;        /* the host's last turn that was noticed */
     uv_mutex_t print_lock; /* held around writes to the socket */
 
     /* ---- what the host has sent once ---- */
-    tp_ref *ref[TP_WIRE_REFS_MAX]; /* held here, except arrays; NULL: an array that was returned */
-    uint32_t nrefs, narrays;
+    /* held here, except what is returned; NULL: it was */
+    tp_ref *ref[TP_WIRE_REFS_MAX];
+    uint32_t nrefs, nreturned; /* nreturned: of those that are here, how many will be returned */
+    uint32_t many;             /* so many of them are worth collecting garbage */
+    tp_store_keeper stores;    /* the host */
     tp_image *image[TP_WIRE_IMAGES];
 
     /* ---- memory ---- */
@@ -216,10 +221,7 @@ static int put_message(tp_child *c, tp_block_kind kind, uint32_t at, bool may_re
     if (len)
         memcpy(to + sizeof *r, bytes, len);
     for (uint32_t i = 0; i < nrefs; i++) {
-        uint32_t id =
-            refs[i]->type == &tp_array_type ? ((const tp_array *)(const void *)refs[i])->id : 0;
-        while (id < c->nrefs && c->ref[id] != refs[i])
-            id++;
+        uint32_t id = tp_wire_id_of(refs[i], c->ref, c->nrefs);
         if (id == c->nrefs)
             return tp_error_set(
                 err, TP_ECODEC,
@@ -416,6 +418,8 @@ static void release_permit(void *user, const tp_func *f)
     ask_for_permit(user, TP_WIRE_RELEASE, f);
 }
 
+enum { ENCODING = TP_ENCODE_NO_CODE | TP_ENCODE_COPIES };
+
 static const tp_sink sink = {
     .append = sink_append,
     .emit = sink_emit,
@@ -425,39 +429,29 @@ static const tp_sink sink = {
     .take_permit = sink_take_permit,
     .new_columns = sink_new_columns,
     .publish = sink_publish,
-    .encoding = TP_ENCODE_NO_CODE | TP_ENCODE_COPIES,
+    .encoding = ENCODING,
 };
 
 /* ---- requests ---- */
 
-/* Copies bytes of the request into a buffer, with references to what they refer to. */
-static int copy_message(tp_child *c, tp_buf *to, uint64_t at, uint64_t len, uint64_t refs_at,
-                        uint64_t nrefs)
+static tp_ref *make_ref(tp_child *c, const tp_region *from, const tp_wire_ref *r)
 {
-    const uint32_t *ids = (const uint32_t *)(const void *)(c->in.data + refs_at);
-    if (tp_buf_add(to, c->in.data + at, len))
-        return -1;
-    for (uint64_t i = 0; i < nrefs; i++)
-        if (tp_buf_hold_ref(to, c->ref[ids[i]]))
-            return -1;
-    return 0;
-}
-
-static tp_ref *make_ref(tp_child *c, const tp_wire_ref *r)
-{
-    const char *name = c->in.data + r->name_at;
+    const char *name = from->data + r->name_at;
     if (r->kind == TP_WIRE_FUNC) {
         tp_func *f = tp_func_new(name, r->limit);
         return f ? &f->ref : NULL;
     }
     if (r->kind == TP_WIRE_ARRAY) {
         tp_array *a = tp_array_borrow(c->arrays, &r->place);
-        c->narrays += a != NULL;
         return a ? &a->ref : NULL;
     }
+    if (r->kind == TP_WIRE_DICT || r->kind == TP_WIRE_QUEUE)
+        return (tp_ref *)(void *)tp_store_new_far(
+            r->kind == TP_WIRE_DICT ? &tp_dict_type : &tp_store_queue_type, &c->stores, r->id);
     tp_buf message = { 0 };
     tp_ref *made = NULL;
-    if (copy_message(c, &message, r->bytes_at, r->bytes, r->refs_at, r->nrefs) == 0) {
+    if (tp_wire_copy_message(from, c->ref, &message, r->bytes_at, r->bytes, r->refs_at,
+                             r->nrefs) == 0) {
         tp_image *packed = r->kind == TP_WIRE_PACKED ? tp_image_new(&message) : NULL;
         made = r->kind == TP_WIRE_PACKED ? (packed ? &packed->ref : NULL)
                                          : tp_class_blob_new(name, &message, r->is_partial);
@@ -466,38 +460,56 @@ static tp_ref *make_ref(tp_child *c, const tp_wire_ref *r)
     return made;
 }
 
-static int take_given(tp_child *c, const tp_wire_request *q)
+static int take_given(tp_child *c, const tp_region *from, uint64_t at, uint64_t n)
 {
-    const tp_wire_ref *given = (const tp_wire_ref *)(const void *)(c->in.data + q->given_at);
-    for (uint64_t i = 0; i < q->given; i++) {
-        tp_ref *made = make_ref(c, &given[i]);
+    const tp_wire_ref *given = (const tp_wire_ref *)(const void *)(from->data + at);
+    for (uint64_t i = 0; i < n; i++) {
+        tp_ref *made = make_ref(c, from, &given[i]);
         if (!made)
             return -1;
         step(c);
-        c->ref[given[i].id] = made;
-        c->nrefs = given[i].id + 1;
+        uint32_t id = given[i].id;
+        c->nreturned += tp_wire_is_returned(given[i].kind);
+        c->ref[id] = made;
+        if (id >= c->nrefs)
+            c->nrefs = id + 1;
     }
     return 0;
 }
 
-/* An array is returned as soon as nobody here holds it. Those that came with the request are held
- * until it is over. */
-static void drop_given(tp_child *c, const tp_wire_request *q)
+/* An array or store is returned as soon as nobody here holds it. Those that came with the request
+ * or answer are held until it is over. */
+static void drop_given(tp_child *c, const tp_region *from, uint64_t at, uint64_t n)
 {
-    const tp_wire_ref *given = (const tp_wire_ref *)(const void *)(c->in.data + q->given_at);
-    for (uint64_t i = 0; i < q->given; i++)
-        if (given[i].kind == TP_WIRE_ARRAY)
+    const tp_wire_ref *given = (const tp_wire_ref *)(const void *)(from->data + at);
+    for (uint64_t i = 0; i < n; i++)
+        if (tp_wire_is_returned(given[i].kind))
             tp_ref_drop(c->ref[given[i].id]);
 }
 
-/* Tells the host that nobody here holds the array any more, see tp_array_pool_adopt. */
-static void return_array(void *user, const tp_array *a)
+/* Tells the host that nobody here holds it any more: see tp_store_keeper. */
+static void return_id(void *user, uint32_t id)
 {
     tp_child *c = user;
-    c->ref[a->id] = NULL;
-    c->narrays--;
-    atomic_fetch_or_explicit(&c->control->returned[a->id / 64], (uint64_t)1 << a->id % 64,
+    c->ref[id] = NULL;
+    c->nreturned--;
+    atomic_fetch_or_explicit(&c->control->returned[id / 64], (uint64_t)1 << id % 64,
                              memory_order_relaxed);
+}
+
+/* see tp_array_pool_adopt */
+static void return_array(void *user, const tp_array *a)
+{
+    return_id(user, a->id);
+}
+
+/* Garbage may hold much that the host cannot free until it is returned. */
+static void collect_returned(tp_child *c)
+{
+    if (c->nreturned <= c->many)
+        return;
+    tp_vm_collect(c->agent.worker.vm);
+    c->many = 2 * c->nreturned > RETURNED_MAX ? 2 * c->nreturned : RETURNED_MAX;
 }
 
 static int take_image(tp_child *c, const tp_wire_request *q)
@@ -506,7 +518,8 @@ static int take_image(tp_child *c, const tp_wire_request *q)
         return 0;
     tp_buf message = { 0 };
     tp_image *made =
-        copy_message(c, &message, q->image_at, q->image_bytes, q->image_refs_at, q->image_nrefs)
+        tp_wire_copy_message(&c->in, c->ref, &message, q->image_at, q->image_bytes,
+                             q->image_refs_at, q->image_nrefs)
             ? NULL
             : tp_image_new(&message);
     tp_buf_free(&message);
@@ -550,6 +563,44 @@ static void close_inputs(tp_block *b)
 {
     tp_buf_drop_refs(&b->bytes, 0);
     free(b->bytes.refs);
+}
+
+/* ---- stores ---- */
+
+/* Asks the host to do it. */
+static int ask_store(tp_child *c, uint32_t id, tp_store_op *op, tp_error *err)
+{
+    if (tp_wire_put_ask(&c->asks, id, op, c->ref, c->nrefs, err))
+        return -1;
+    /* the host may read all records now: none of them may be added to */
+    c->done_at = 0;
+    ask(c, TP_WIRE_PERFORM, 0);
+    const tp_wire_answer *a = tp_wire_see_answer(&c->asks);
+    if (!a || take_given(c, &c->asks, a->given_at, a->given))
+        _exit(TP_CHILD_NO_MEMORY); /* as with what comes with a request */
+    int rc = tp_wire_get_answer(&c->asks, c->ref, op, err);
+    drop_given(c, &c->asks, a->given_at, a->given);
+    return rc;
+}
+
+/* see tp_store_keeper */
+static int perform(void *user, uint32_t id, tp_store_op *op, tp_error *err)
+{
+    tp_child *c = user;
+    tp_error why;
+    tp_error_clear(&why);
+    collect_returned(c);
+    int rc = ask_store(c, id, op, &why);
+    if (rc && why.code == TP_ELIMIT) { /* garbage may have used up all ids */
+        tp_vm_collect(c->agent.worker.vm);
+        tp_error_clear(&why);
+        rc = ask_store(c, id, op, &why);
+    }
+    if (rc && why.code == TP_ELIMIT)
+        return tp_error_set(err, TP_ELIMIT,
+                            "a worker process can hold %d Dicts, Queues and arrays at once",
+                            TP_WIRE_REFS_MAX);
+    return rc ? tp_error_set(err, why.code, "%s", why.message) : 0;
 }
 
 /* ---- memory ---- */
@@ -671,7 +722,8 @@ static void serve_request(tp_child *c)
     c->used = TP_WIRE_OUT_BEGIN;
     c->done_at = 0;
     c->filling = NULL;
-    if (take_given(c, q) || take_image(c, q) || open_inputs(c, q, &inputs))
+    if (take_given(c, &c->in, q->given_at, q->given) || take_image(c, q) ||
+        open_inputs(c, q, &inputs))
         /* the host would not know which of its things have arrived here */
         _exit(TP_CHILD_NO_MEMORY);
     run_items(c, q, &inputs);
@@ -680,10 +732,8 @@ static void serve_request(tp_child *c)
     close_inputs(&inputs);
     tp_block_free_list(c->kept);
     c->kept = NULL;
-    drop_given(c, q);
-    /* garbage may hold arrays, which the host cannot free until they are returned */
-    if (c->narrays > ARRAYS_MAX)
-        tp_vm_collect(c->agent.worker.vm);
+    drop_given(c, &c->in, q->given_at, q->given);
+    collect_returned(c);
     if (c->out.size > TP_WIRE_KEPT && c->used <= TP_WIRE_KEPT)
         tp_region_trim(&c->out, TP_WIRE_KEPT);
 }
@@ -721,7 +771,8 @@ int tp_child_open(tp_child **out, tp_error *err)
         fcntl(fd, F_SETFD, FD_CLOEXEC);
     c->socket = TP_PEER_SOCKET;
     c->file = fcntl(TP_PEER_ARRAYS, F_GETFD) < 0 ? -1 : TP_PEER_ARRAYS;
-    if (tp_region_adopt(&c->in, TP_PEER_IN, err) || tp_region_adopt(&c->out, TP_PEER_OUT, err))
+    if (tp_region_adopt(&c->in, TP_PEER_IN, err) || tp_region_adopt(&c->out, TP_PEER_OUT, err) ||
+        tp_region_adopt(&c->asks, TP_PEER_ASKS, err))
         return -1;
     void *control = mmap(NULL, CONTROL_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, c->out.fd, 0);
     if (control == MAP_FAILED)
@@ -753,6 +804,9 @@ int tp_child_serve(tp_child *c, tp_host *host, tp_error *err)
     tp_engine_set_permits(host->engine, &(tp_permits){ take_permit, release_permit, c });
     c->arrays = host->arrays;
     tp_array_pool_adopt(host->arrays, c->file, return_array, c);
+    c->many = RETURNED_MAX;
+    c->stores = (tp_store_keeper){ perform, return_id, c, ENCODING };
+    host->stores = &c->stores;
     if (tp_agent_open(&c->agent, host->engine, 1, tp_host_executor(host, tp_exec_processes.name),
                       err) ||
         tp_agent_open_vm(&c->agent, err)) {

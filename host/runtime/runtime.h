@@ -37,6 +37,7 @@ struct tp_host {
     tp_executor
         *executors[TP_EXECUTORS_MAX + 1]; /* in the order of tp_executor_types; NULL-terminated */
     tp_array_pool *arrays;
+    const struct tp_store_keeper *stores; /* who keeps Dicts and Queues; NULL: this host does */
     char *opencl, *cache_dir, *state_dir, *worker; /* copies of config's, or NULL */
     /* the folder of compiled programs; without a folder none are kept */
     tp_program_store program_store;

@@ -2,7 +2,6 @@
 #include "wire/frame.h"
 
 #include "codec/message.h"
-#include "engine/store.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -11,169 +10,9 @@
 
 /* ---- writing a request ---- */
 
-typedef struct writer {
-    tp_region *arena;
-    tp_wire_given *given;
-    uint64_t at;
-    tp_buf made;  /* the tp_wire_refs of things that are given for the first time */
-    tp_error *err;
-} writer;
-
-static uint64_t rounded(uint64_t size)
-{
-    return (size + 7) & ~(uint64_t)7;
-}
-
-/* Room for `size` bytes; the offset is a multiple of 8, and 0 when there is no memory. */
-static uint64_t reserve(writer *w, uint64_t size)
-{
-    uint64_t at = w->at;
-    if (tp_region_grow(w->arena, at + rounded(size), w->err))
-        return 0;
-    w->at += rounded(size);
-    return at;
-}
-
-static uint64_t put(writer *w, const void *bytes, uint64_t size)
-{
-    uint64_t at = reserve(w, size);
-    if (at && size)
-        memcpy(w->arena->data + at, bytes, size);
-    return at;
-}
-
-static uint64_t put_text(writer *w, const char *text)
-{
-    return put(w, text, strlen(text) + 1);
-}
-
-static uint64_t put_refs(writer *w, tp_ref *const *refs, uint32_t n);
-
-/* The id of a thing that the worker was given, or -1. Looks at the last ones first. */
-static int64_t find(const tp_wire_given *g, const tp_ref *r)
-{
-    for (uint32_t i = g->n; i > 0; i--)
-        if (g->refs[i - 1] == r)
-            return i - 1;
-    return -1;
-}
-
-/* Adds a reference to those that the worker has. Gives its id, or -1 when there is none left. */
-static int64_t remember(tp_wire_given *g, tp_ref *r, tp_error *err)
-{
-    uint32_t id = g->least_free;
-    while (id < g->n && g->refs[id])
-        id++;
-    if (id == TP_WIRE_REFS_MAX)
-        return tp_error_set(err, TP_ELIMIT, "a worker process was given too much");
-    if (id == g->room) {
-        uint32_t room = g->room ? 2 * g->room : 16;
-        tp_ref **refs = realloc(g->refs, room * sizeof *refs);
-        if (!refs)
-            return tp_error_oom(err, "references");
-        g->refs = refs;
-        g->room = room;
-    }
-    g->refs[id] = tp_ref_hold(r);
-    g->least_free = id + 1;
-    if (id == g->n)
-        g->n++;
-    return id;
-}
-
-static void forget(tp_wire_given *g, uint32_t id)
-{
-    tp_ref_drop(g->refs[id]);
-    g->refs[id] = NULL;
-    if (id < g->least_free)
-        g->least_free = id;
-}
-
-void tp_wire_take_returned(tp_wire_given *given, tp_wire_out *out)
-{
-    for (uint32_t i = 0; i < TP_WIRE_REFS_MAX / 64; i++) {
-        uint64_t bits = atomic_load_explicit(&out->returned[i], memory_order_relaxed);
-        if (bits)
-            atomic_store_explicit(&out->returned[i], 0, memory_order_relaxed);
-        for (uint32_t id = 64 * i; bits; id++, bits >>= 1)
-            if (bits & 1 && id < given->n && given->refs[id] &&
-                given->refs[id]->type == &tp_array_type)
-                forget(given, id);
-    }
-}
-
-/* Writes a message that defines the thing or is the thing. -1 on failure. */
-static int put_definition(writer *w, tp_wire_ref *made, const tp_buf *message)
-{
-    made->bytes_at = put(w, message->data, message->len);
-    made->bytes = message->len;
-    made->nrefs = message->nrefs;
-    made->refs_at = put_refs(w, message->refs, message->nrefs);
-    return made->bytes_at && made->refs_at ? 0 : -1;
-}
-
-/* Tells the worker about the thing. -1 when it is of a kind that a process cannot be given. */
-static int give(writer *w, tp_ref *r)
-{
-    tp_wire_ref made = { 0 };
-    if (r->type == &tp_func_type) {
-        const tp_func *f = (const tp_func *)(const void *)r;
-        made.kind = TP_WIRE_FUNC;
-        made.limit = f->limit;
-        made.name_at = put_text(w, f->name);
-    } else if (r->type == &tp_class_blob_type) {
-        bool is_partial;
-        const tp_buf *message;
-        made.kind = TP_WIRE_CLASS;
-        made.name_at = put_text(w, tp_class_blob_read(r, &message, &is_partial));
-        made.is_partial = is_partial;
-        if (put_definition(w, &made, message))
-            return -1;
-    } else if (r->type == &tp_image_type) {
-        made.kind = TP_WIRE_PACKED;
-        made.name_at = put_text(w, "");
-        if (put_definition(w, &made, &((const tp_image *)(const void *)r)->message))
-            return -1;
-    } else if (r->type == &tp_array_type && ((const tp_array *)(const void *)r)->at >= 0) {
-        const tp_array *a = (const tp_array *)(const void *)r;
-        made.kind = TP_WIRE_ARRAY;
-        made.name_at = TP_WIRE_IN_BEGIN; /* arrays have no name */
-        made.place = (tp_array_place){ .at = (uint64_t)a->at,
-                                       .size = a->size,
-                                       .capacity = a->capacity,
-                                       .address = (uintptr_t)a->data };
-    } else {
-        return tp_error_set(w->err, TP_ECODEC, "%s cannot travel to a worker process",
-                            r->type == &tp_array_type         ? "a typed array of a class"
-                            : r->type == &tp_dict_type        ? "a Dict"
-                            : r->type == &tp_store_queue_type ? "a Queue"
-                                                              : "an object of this process");
-    }
-    if (!tp_buf_reserve(&w->made, sizeof made))
-        return tp_error_oom(w->err, "references");
-    int64_t id = made.name_at ? remember(w->given, r, w->err) : -1;
-    if (id < 0)
-        return -1;
-    made.id = made.place.id = (uint32_t)id;
-    return tp_buf_add(&w->made, &made, sizeof made); /* there is room for it */
-}
-
-/* Writes the ids of n references. Those that the worker does not have are given to it. */
-static uint64_t put_refs(writer *w, tp_ref *const *refs, uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i++)
-        if (find(w->given, refs[i]) < 0 && give(w, refs[i]))
-            return 0;
-    uint64_t at = reserve(w, n * sizeof(uint32_t));
-    uint32_t *ids = at ? (uint32_t *)(void *)(w->arena->data + at) : NULL;
-    for (uint32_t i = 0; at && i < n; i++)
-        ids[i] = (uint32_t)find(w->given, refs[i]);
-    return at;
-}
-
 /* Sets which of the worker's images the request is for; a new one is written, in place of the one
  * that was used longest ago. */
-static int put_image(writer *w, tp_wire_request *q, tp_image *image)
+static int put_image(tp_wire_writer *w, tp_wire_request *q, tp_image *image)
 {
     tp_wire_given *g = w->given;
     uint32_t oldest = 0;
@@ -187,10 +26,10 @@ static int put_image(writer *w, tp_wire_request *q, tp_image *image)
             oldest = i;
     }
     q->image = oldest;
-    q->image_at = put(w, image->message.data, image->message.len);
+    q->image_at = tp_wire_put(w, image->message.data, image->message.len);
     q->image_bytes = image->message.len;
     q->image_nrefs = image->message.nrefs;
-    q->image_refs_at = put_refs(w, image->message.refs, image->message.nrefs);
+    q->image_refs_at = tp_wire_put_refs(w, image->message.refs, image->message.nrefs);
     if (!q->image_at || !q->image_refs_at)
         return -1;
     tp_ref_drop(g->image[oldest]);
@@ -201,7 +40,7 @@ static int put_image(writer *w, tp_wire_request *q, tp_image *image)
 
 /* Writes the strings of columns of scalars: those in the block's text, and those that the block's
  * owner has pinned. */
-static int put_strings(writer *w, tp_wire_request *q, const tp_block *b)
+static int put_strings(tp_wire_writer *w, tp_wire_request *q, const tp_block *b)
 {
     uint64_t text = 0;
     for (uint32_t c = 0; c < b->columns; c++) {
@@ -215,7 +54,7 @@ static int put_strings(writer *w, tp_wire_request *q, const tp_block *b)
         return tp_error_set(w->err, TP_EMEMORY, "out of memory: inputs of %.0f bytes at once",
                             (double)text);
     q->text = text;
-    q->text_at = reserve(w, text);
+    q->text_at = tp_wire_reserve(w, text);
     if (!q->text_at)
         return -1;
     char *to = w->arena->data + q->text_at;
@@ -252,19 +91,7 @@ static tp_array *array_of(const tp_block *b, const char *column, size_t size)
     return NULL;
 }
 
-/* 1 + the id of the array, which is lent if it is not yet; 0 when that is not possible. */
-static uint32_t lend(writer *w, tp_array *a)
-{
-    int64_t id = find(w->given, &a->ref);
-    if (id < 0) {
-        if (give(w, &a->ref))
-            return 0;
-        id = find(w->given, &a->ref);
-    }
-    return 1 + (uint32_t)id;
-}
-
-static int put_columns(writer *w, tp_wire_request *q, const tp_block *b, uint32_t offset)
+static int put_columns(tp_wire_writer *w, tp_wire_request *q, const tp_block *b, uint32_t offset)
 {
     q->columns = b->columns;
     q->is_foreign = b->capacity == 0;
@@ -275,10 +102,10 @@ static int put_columns(writer *w, tp_wire_request *q, const tp_block *b, uint32_
         const char *column = (const char *)b->column[c] + offset * size;
         tp_array *a = b->type[c] == TP_MIXED ? NULL : array_of(b, column, q->n * size);
         if (a) {
-            q->lent[c] = lend(w, a);
+            q->lent[c] = 1 + (uint32_t)tp_wire_give(w, &a->ref); /* 0 when that fails */
             q->column_at[c] = (uint64_t)(column - (const char *)a->data);
         } else {
-            q->column_at[c] = put(w, column, q->n * size);
+            q->column_at[c] = tp_wire_put(w, column, q->n * size);
         }
         if (a ? !q->lent[c] : !q->column_at[c])
             return -1;
@@ -289,14 +116,14 @@ static int put_columns(writer *w, tp_wire_request *q, const tp_block *b, uint32_
 
 /* Writes the messages of the items and where each ends. The references are those of the whole
  * block, since any item may name any. */
-static int put_messages(writer *w, tp_wire_request *q, const tp_block *b, uint32_t offset)
+static int put_messages(tp_wire_writer *w, tp_wire_request *q, const tp_block *b, uint32_t offset)
 {
     uint32_t begin = offset ? b->ends[offset - 1] : 0;
     q->bytes = b->ends[offset + q->n - 1] - begin;
-    q->bytes_at = put(w, b->bytes.data + begin, q->bytes);
-    q->ends_at = put(w, b->ends + offset, q->n * sizeof *b->ends);
+    q->bytes_at = tp_wire_put(w, b->bytes.data + begin, q->bytes);
+    q->ends_at = tp_wire_put(w, b->ends + offset, q->n * sizeof *b->ends);
     q->nrefs = b->bytes.nrefs;
-    q->refs_at = put_refs(w, b->bytes.refs, b->bytes.nrefs);
+    q->refs_at = tp_wire_put_refs(w, b->bytes.refs, b->bytes.nrefs);
     if (!q->bytes_at || !q->ends_at || !q->refs_at)
         return -1;
     uint32_t *ends = (uint32_t *)(void *)(w->arena->data + q->ends_at);
@@ -306,30 +133,17 @@ static int put_messages(writer *w, tp_wire_request *q, const tp_block *b, uint32
 }
 
 /* Says where results are to be stored, if the job's arrays can all be lent. */
-static int put_returns(writer *w, tp_wire_request *q, const tp_returns *returns)
+static int put_returns(tp_wire_writer *w, tp_wire_request *q, const tp_returns *returns)
 {
     for (uint32_t c = 0; c < returns->columns; c++)
         if (!returns->array[c] || returns->array[c]->at < 0)
             return 0;
     for (uint32_t c = 0; c < returns->columns; c++) {
-        q->result[c] = lend(w, returns->array[c]);
+        q->result[c] = 1 + (uint32_t)tp_wire_give(w, &returns->array[c]->ref);
         if (!q->result[c])
             return -1;
     }
     return 0;
-}
-
-/* The request is not sent, so what it would have given was not given. */
-static void take_back(writer *w, const tp_wire_request *q)
-{
-    const tp_wire_ref *made = (const tp_wire_ref *)(const void *)w->made.data;
-    for (size_t i = 0; i < w->made.len / sizeof *made; i++)
-        forget(w->given, made[i].id);
-    if (!q->image_at)
-        return;
-    tp_ref_drop(w->given->image[q->image]);
-    w->given->image[q->image] = NULL;
-    w->given->used[q->image] = 0;
 }
 
 int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work, uint32_t count,
@@ -338,10 +152,10 @@ int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work
     const tp_terms *t = work->terms;
     const tp_block *b = work->block;
     uint32_t offset = work->at;
-    writer w = { .arena = in,
-                 .given = given,
-                 .at = TP_WIRE_IN_BEGIN + rounded(sizeof(tp_wire_request)),
-                 .err = err };
+    tp_wire_writer w = { .arena = in,
+                         .given = given,
+                         .at = TP_WIRE_IN_BEGIN + tp_wire_rounded(sizeof(tp_wire_request)),
+                         .err = err };
     tp_wire_request q = {
         .attempt = work->attempt,
         .worker = (uint32_t)worker->index,
@@ -364,7 +178,7 @@ int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work
     memcpy(q.returned, t->returns.type, sizeof q.returned);
     if (tp_region_grow(in, w.at, err))
         return -1;
-    q.name_at = put_text(&w, t->name);
+    q.name_at = tp_wire_put_text(&w, t->name);
     int rc = !q.name_at || (b->kind == TP_BLOCK_COLUMNS ? put_columns(&w, &q, b, offset)
                                                         : put_messages(&w, &q, b, offset))
                  ? -1
@@ -374,35 +188,23 @@ int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work
     if (rc == 0 && !t->discards)
         rc = put_returns(&w, &q, &t->returns);
     *in_place = q.result[0] != 0;
-    if (rc == 0) {
-        q.given = w.made.len / sizeof(tp_wire_ref);
-        q.given_at = put(&w, w.made.data, w.made.len);
-        rc = q.given_at ? 0 : -1;
+    rc = tp_wire_put_given(&w, &q.given_at, &q.given, rc);
+    if (rc && q.image_at) { /* nor was the image */
+        tp_ref_drop(given->image[q.image]);
+        given->image[q.image] = NULL;
+        given->used[q.image] = 0;
     }
-    if (rc)
-        take_back(&w, &q);
-    tp_buf_free(&w.made);
     q.size = w.at;
     if (rc == 0)
         memcpy(in->data + TP_WIRE_IN_BEGIN, &q, sizeof q);
     return rc;
 }
 
-void tp_wire_given_free(tp_wire_given *given)
-{
-    for (uint32_t i = 0; i < given->n; i++)
-        tp_ref_drop(given->refs[i]);
-    for (uint32_t i = 0; i < TP_WIRE_IMAGES; i++)
-        tp_ref_drop(given->image[i]);
-    free(given->refs);
-    *given = (tp_wire_given){ 0 };
-}
-
 /* ---- columns of records ---- */
 
 static uint64_t column_size(uint32_t capacity, uint8_t type)
 {
-    return rounded((uint64_t)capacity * tp_block_element_size(type));
+    return tp_wire_rounded((uint64_t)capacity * tp_block_element_size(type));
 }
 
 uint64_t tp_wire_columns_size(uint32_t capacity, uint32_t columns, const uint8_t *types,
@@ -411,7 +213,7 @@ uint64_t tp_wire_columns_size(uint32_t capacity, uint32_t columns, const uint8_t
     uint64_t size = sizeof(tp_wire_record);
     for (uint32_t c = 0; c < columns; c++)
         size += column_size(capacity, types[c]);
-    return size + rounded(text);
+    return size + tp_wire_rounded(text);
 }
 
 uint64_t tp_wire_column_at(const tp_wire_record *r, uint32_t c)
@@ -527,9 +329,10 @@ static bool read_columns(tp_wire_reader *r, tp_work *to, uint64_t from, const tp
 static bool read_message(const tp_wire_reader *r, tp_block *b, uint64_t from,
                          const tp_wire_record *head, tp_error *err)
 {
-    uint64_t room = head->size - sizeof *head;
+    uint64_t room = head->size - sizeof *head,
+             refs_at = sizeof *head + tp_wire_rounded(head->bytes);
     if (head->bytes > room || head->nrefs > TP_WIRE_REFS_MAX ||
-        rounded(head->bytes) + rounded(head->nrefs * 4) > room ||
+        tp_wire_rounded(head->bytes) + tp_wire_rounded(head->nrefs * 4) > room ||
         head->bytes > TP_STRING_MAX * 2ull)
         return wrong(err, "a message that is longer than its record");
     if (b->bytes.len + head->bytes > UINT32_MAX || tp_block_reserve(b) ||
@@ -539,7 +342,7 @@ static bool read_message(const tp_wire_reader *r, tp_block *b, uint64_t from,
     }
     for (uint64_t i = 0; i < head->nrefs; i++) {
         uint32_t id;
-        memcpy(&id, r->base + from + sizeof *head + rounded(head->bytes) + 4 * i, sizeof id);
+        memcpy(&id, r->base + from + refs_at + 4 * i, sizeof id);
         if (id >= r->given->n || !r->given->refs[id])
             return wrong(err, "a reference to nothing");
         if (tp_buf_hold_ref(&b->bytes, r->given->refs[id])) {

@@ -15,20 +15,15 @@
 
 #include "codec/block.h"
 #include "engine/work.h"
-#include "wire/region.h"
+#include "wire/give.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-enum {
-    TP_WIRE_REFS_MAX = 4096,  /* things that one worker process can be given by reference */
-    TP_WIRE_IMAGES = 64       /* functions that a worker process keeps */
-};
-
 /* How the other process lays out its memory. Both compare it first: a worker of another build is
  * not used. */
-#define TP_WIRE_LAYOUT (2u << 24 | sizeof(tp_work) << 12 | sizeof(tp_scalar) << 6 | sizeof(void *))
+#define TP_WIRE_LAYOUT (3u << 24 | sizeof(tp_work) << 12 | sizeof(tp_scalar) << 6 | sizeof(void *))
 
 typedef enum tp_wire_state {
     TP_WIRE_STARTING, /* it has not said anything yet */
@@ -46,7 +41,8 @@ typedef enum tp_wire_asked {
     /* to take a permit of the function `asked_of`, whose items it runs itself; it has one such
      * permit at most */
     TP_WIRE_TAKE,
-    TP_WIRE_RELEASE      /* to release that permit */
+    TP_WIRE_RELEASE,     /* to release that permit */
+    TP_WIRE_PERFORM      /* to do something to a store, see wire/ask.h */
 } tp_wire_asked;
 
 /* The beginning of `in`. */
@@ -80,9 +76,9 @@ typedef struct tp_wire_out {
     _Atomic uint64_t used;    /* records end here (release): what lies before it is published */
     /* where the record of columns begins that is being filled in, at `used`; 0: none */
     _Atomic uint64_t open;
-    /* a bit for each id of an array that the worker has returned. The host clears them while the
-     * worker rests */
-    _Atomic uint64_t returned[TP_WIRE_REFS_MAX / 64];
+    /* the ids of things that the worker has returned. The host clears them while the worker
+     * rests */
+    tp_wire_ids returned;
     uint32_t layout;
     char version[32], message[500];
     /* the work that runs in the worker; the host only looks at its `ctl` */
@@ -100,18 +96,6 @@ enum {
 };
 
 /* ---- requests ---- */
-
-typedef struct tp_wire_ref {
-    uint32_t id, kind;        /* TP_WIRE_FUNC, TP_WIRE_CLASS, TP_WIRE_PACKED, TP_WIRE_ARRAY */
-    uint32_t limit, is_partial;
-    uint64_t name_at;         /* a string with its NUL */
-    /* for a class the message that defines it; for a packed value its message */
-    uint64_t bytes_at, bytes;
-    uint64_t refs_at, nrefs;
-    tp_array_place place;     /* of an array, which the worker has until it returns it */
-} tp_wire_ref;
-
-enum { TP_WIRE_FUNC = 1, TP_WIRE_CLASS, TP_WIRE_PACKED, TP_WIRE_ARRAY };
 
 typedef struct tp_wire_request {
     uint64_t size;   /* where the request ends */
@@ -144,21 +128,6 @@ typedef struct tp_wire_request {
     uint32_t lent[TP_COLUMNS_MAX];
     uint64_t column_at[TP_COLUMNS_MAX], text_at, text, ends_at, bytes_at, bytes, refs_at, nrefs;
 } tp_wire_request;
-
-/* What a worker process was given by reference and which functions it has, as its host knows it.
- * All are held, so that no other object gets their addresses. */
-typedef struct tp_wire_given {
-    tp_ref **refs; /* by id; NULL: the id is free */
-    uint32_t n, room, least_free; /* no id below least_free is free */
-    tp_image *image[TP_WIRE_IMAGES];
-    uint64_t used[TP_WIRE_IMAGES], tick; /* when each was last used, in ticks */
-} tp_wire_given;
-
-void tp_wire_given_free(tp_wire_given *given);
-
-/* Host, while the worker rests: takes back the arrays that it has returned. Nothing else is ever
- * returned. */
-void tp_wire_take_returned(tp_wire_given *given, tp_wire_out *out);
 
 /* Host: writes a request for these items, without publishing it. *in_place: results are stored in
  * the job's own arrays. -1 with TP_ECODEC when something in it cannot travel to a process,
@@ -197,6 +166,7 @@ uint64_t tp_wire_column_at(const tp_wire_record *r, uint32_t c);
 typedef struct tp_wire_reader {
     const char *base;   /* of `out` */
     uint64_t size;      /* how much of it is mapped */
+    uint64_t from;      /* what lies before it was read */
     uint32_t first;     /* the request's first item, as an offset in its block */
     uint32_t count;     /* items of the request */
     uint32_t at;        /* the request says where results are stored */

@@ -109,7 +109,7 @@ static int spawn(tp_peer *p, const char *path, const int from[TP_PEER_FDS])
 int tp_peer_start(tp_peer *p, const char *path, const int shared[TP_PEER_SHARED], tp_error *err)
 {
     int socket[2] = { -1, -1 }, standard[2][2] = { { -1, -1 }, { -1, -1 } },
-        copy[TP_PEER_SHARED] = { -1, -1, -1 };
+        copy[TP_PEER_SHARED] = { -1, -1, -1, -1 };
     *p = (tp_peer){ .pidfd = -1, .socket = -1, .output = { -1, -1 }, .status = -1 };
     int rc = -1;
     bool is_connected = open_pair(socket, true) == 0 && open_pair(standard[0], false) == 0 &&
@@ -122,7 +122,7 @@ int tp_peer_start(tp_peer *p, const char *path, const int shared[TP_PEER_SHARED]
     }
     int why = spawn(p, path,
                     (int[TP_PEER_FDS]){ -1, standard[0][1], standard[1][1], socket[1], copy[0],
-                                        copy[1], copy[2] });
+                                        copy[1], copy[2], copy[3] });
     if (why) {
         tp_error_set(err, TP_ESYS, "cannot start a worker process, %s: %s", path, strerror(why));
         goto out;

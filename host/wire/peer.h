@@ -1,9 +1,9 @@
 /* peer.h: a worker process as its host sees it: started, watched, ended.
  *
  * The process is the program `tidepool --worker`. It has no descriptors but its own (TP_PEER_*):
- * /dev/null, two pipes for what native code writes, a socket, the link's memory, and the file of
- * the host's arrays, if there is one. It dies with the thread that started it, so the host leaves
- * none behind, however it ends. What the process does is not known here. */
+ * /dev/null, two pipes for what native code writes, a socket, the link's memory (three pieces), and
+ * the file of the host's arrays, if there is one. It dies with the thread that started it, so the
+ * host leaves none behind, however it ends. What the process does is not known here. */
 #ifndef TP_PEER_H
 #define TP_PEER_H
 
@@ -19,9 +19,10 @@ enum {
     TP_PEER_IN,
     TP_PEER_OUT,
     TP_PEER_ARRAYS,
+    TP_PEER_ASKS,
     TP_PEER_FDS /* descriptors of a worker process */
 };
-enum { TP_PEER_SHARED = 3 /* how many, from TP_PEER_IN on */ };
+enum { TP_PEER_SHARED = 4 /* how many, from TP_PEER_IN on */ };
 enum { TP_PEER_TAIL = 4096 }; /* so much of the end of its standard error is kept */
 
 typedef struct tp_peer {

@@ -1,10 +1,10 @@
 /* region.h: memory that two processes share: an unnamed memfd, which only grows, and its mapping in
  * this process.
  *
- * One process writes records into it and makes it larger; the other reads and follows. Seals keep
- * it from shrinking, so that neither side can take away memory that the other reads (a SIGBUS
- * there), and from further seals, so that neither can keep the other from growing it. All of its
- * size is backed by memory: when the system has none, growing fails with an error. */
+ * One process writes into it and makes it larger; the other reads and follows; or both take turns.
+ * Seals keep it from shrinking, so that neither side can take away memory that the other reads (a
+ * SIGBUS there), and from further seals, so that neither can keep the other from growing it. All of
+ * its size is backed by memory: when the system has none, growing fails with an error. */
 #ifndef TP_REGION_H
 #define TP_REGION_H
 

@@ -9,6 +9,7 @@
 #include "workers/workers.h"
 
 #include "base/invariant.h"
+#include "wire/ask.h"
 #include "wire/frame.h"
 #include "wire/peer.h"
 #include "workers/pool.h"
@@ -29,6 +30,7 @@ enum {
     SPIN_NS = 100 * 1000,
     /* how often a supervisor checks whether the slice is still wanted, and which item runs */
     LOOK_MS = 5,
+    REST_MS = 20, /* the same while its process waits for a queue, and the item may run for ever */
     PATIENCE_NS = 20 * 1000 *
                   1000, /* after a cancellation an item has this long to end by itself */
     /* the same for an item that streams: it is told by the next value that it gives */
@@ -42,7 +44,7 @@ enum {
 /* A process that was started; it may not have answered yet. */
 typedef struct started {
     tp_peer peer; /* pid 0: there is none */
-    tp_region in, out;
+    tp_region in, out, asks;
     uint64_t oom_kills; /* the system's counter when the process was started */
 } started;
 
@@ -53,7 +55,7 @@ typedef struct supervisor {
     started spare;    /* a second process, which takes the place of the first when that dies */
     bool wants_spare; /* a process had to be replaced, so that may happen again */
     tp_peer peer;
-    tp_region in, out;
+    tp_region in, out, asks;
     tp_wire_given given;
     uint32_t turn;    /* counts our turns */
     uint32_t seen;    /* the process's last turn that was noticed */
@@ -74,9 +76,11 @@ typedef struct supervisor {
 /* How a request ended. */
 typedef enum outcome { DONE, FULL, ASKS, DIED, TIMED_OUT, UNWANTED, GARBAGE } outcome;
 
-/* The supervisor's view of a request that is running. */
+/* The supervisor's view of a request that is running, or of a process that ends. */
 typedef struct watch {
-    tp_slice *slice;
+    tp_slice *slice; /* NULL: none, a process ends when it was idle */
+    tp_wire_reader *reader; /* of the request's records; NULL: the process ends */
+    uint64_t leave_until;   /* when such a process must have ended (uv_hrtime) */
     uint64_t item_since, unwanted_since; /* uv_hrtime; unwanted_since 0: it is wanted */
     uint32_t item; /* the running item */
 } watch;
@@ -199,6 +203,7 @@ static void end_process(supervisor *s)
     tp_peer_close(&s->peer);
     tp_region_close(&s->in);
     tp_region_close(&s->out);
+    tp_region_close(&s->asks);
     release_permit(s);
     tp_wire_given_free(&s->given);
     s->frame_len = 0;
@@ -253,14 +258,20 @@ static int await_ready(supervisor *s, const char *path, tp_error *err)
     return 0;
 }
 
+static void close_regions(started *p)
+{
+    tp_region_close(&p->in);
+    tp_region_close(&p->out);
+    tp_region_close(&p->asks);
+}
+
 /* Starts a process without waiting for its answer. */
 static int start(const supervisor *s, started *p, const char *path, tp_error *err)
 {
     *p = (started){ .oom_kills = tp_peer_oom_kills() };
-    if (tp_region_open(&p->in, TP_WIRE_SIZE, err))
-        return -1;
-    if (tp_region_open(&p->out, TP_WIRE_SIZE, err)) {
-        tp_region_close(&p->in);
+    if (tp_region_open(&p->in, TP_WIRE_SIZE, err) || tp_region_open(&p->out, TP_WIRE_SIZE, err) ||
+        tp_region_open(&p->asks, TP_WIRE_ASK_SIZE, err)) {
+        close_regions(p);
         return -1;
     }
     tp_wire_in *in = (tp_wire_in *)(void *)p->in.data;
@@ -269,11 +280,11 @@ static int start(const supervisor *s, started *p, const char *path, tp_error *er
                         .workers = (uint32_t)s->host->config.workers };
     if (tp_peer_start(
             &p->peer, path,
-            (int[TP_PEER_SHARED]){ p->in.fd, p->out.fd, tp_array_pool_file(s->host->arrays) },
+            (int[TP_PEER_SHARED]){ p->in.fd, p->out.fd, tp_array_pool_file(s->host->arrays),
+                                   p->asks.fd },
             err) == 0)
         return 0;
-    tp_region_close(&p->in);
-    tp_region_close(&p->out);
+    close_regions(p);
     return -1;
 }
 
@@ -284,8 +295,7 @@ static void end_spare(supervisor *s)
         return;
     tp_peer_kill(&p->peer);
     tp_peer_close(&p->peer);
-    tp_region_close(&p->in);
-    tp_region_close(&p->out);
+    close_regions(p);
 }
 
 /* The path of the program to start, found in the buffer `found` if it is not configured; NULL when
@@ -330,6 +340,7 @@ static int start_process(supervisor *s, tp_error *err)
     s->peer = p.peer;
     s->in = p.in;
     s->out = p.out;
+    s->asks = p.asks;
     s->oom_kills = p.oom_kills;
     s->turn = s->seen = s->printed = 0;
     s->items = 0;
@@ -394,38 +405,27 @@ static void spin(const supervisor *s)
     }
 }
 
-/* Ends an idle process, after it has done what it must. */
-static void dismiss(supervisor *s)
-{
-    if (s->peer.pid != 0 &&
-        atomic_load_explicit(&control_of(s)->will_leave, memory_order_relaxed)) {
-        uint64_t until = uv_hrtime() + LEAVE_S * 1000000000ull;
-        atomic_fetch_add_explicit(&s->host->leaving, 1, memory_order_relaxed);
-        atomic_store_explicit(&in_of(s)->ending, 1, memory_order_relaxed);
-        take_turn(s);
-        while (!has_turned(s) && uv_hrtime() < until && wait_for_process(s, LOOK_MS))
-            ;
-        atomic_fetch_sub_explicit(&s->host->leaving, 1, memory_order_relaxed);
-    }
-    end_process(s);
-}
-
 /* The item that the process says it is running, counted from the request's first. */
 static uint32_t running(const supervisor *s)
 {
     return (uint32_t)atomic_load_explicit(&control_of(s)->work.ctl[0], memory_order_relaxed);
 }
 
-static void open_watch(const supervisor *s, tp_slice *slice, watch *of)
+static void open_watch(const supervisor *s, tp_slice *slice, tp_wire_reader *reader, watch *of)
 {
-    *of = (watch){ .slice = slice, .item_since = uv_hrtime(), .item = running(s) };
+    *of = (watch){
+        .slice = slice, .reader = reader, .item_since = uv_hrtime(), .item = running(s)
+    };
 }
 
 /* Why the running item must be ended; DONE when it need not be. */
 static outcome look(const supervisor *s, watch *of)
 {
+    uint64_t now = uv_hrtime();
+    if (!of->reader)
+        return now > of->leave_until ? UNWANTED : DONE;
     tp_work *w = &of->slice->work;
-    uint64_t now = uv_hrtime(), limit = w->terms->timeout_ns;
+    uint64_t limit = w->terms->timeout_ns;
     if (running(s) != of->item) {
         of->item = running(s);
         of->item_since = now;
@@ -484,35 +484,181 @@ static tp_func *asked_of(const supervisor *s)
     return r && r->type == &tp_func_type ? (tp_func *)(void *)r : NULL;
 }
 
+/* Waits for a permit: the slice's own, or one of f. DONE when it has one, else why the request must
+ * end. */
+static outcome await_permit(supervisor *s, watch *of, tp_func *f)
+{
+    for (;;) {
+        uint64_t until = uv_hrtime() + LOOK_MS * 1000000ull;
+        bool has_permit = f ? tp_slice_take_permit_of(of->slice, f, until)
+                            : tp_slice_take_permit(of->slice, until);
+        if (has_permit && f)
+            s->permit_of = tp_ref_hold(f);
+        if (has_permit && !f)
+            s->has_released = false;
+        outcome o = tp_peer_has_ended(&s->peer) ? DIED : look(s, of);
+        if (has_permit || o != DONE)
+            return o;
+    }
+}
+
+/* ---- stores ---- */
+
+/* What a supervisor that waits for a queue looks at. */
+typedef struct wait {
+    supervisor *s;
+    watch *of;
+    outcome why; /* not DONE: the process must end, or has */
+} wait;
+
+static bool is_over(void *user)
+{
+    wait *w = user;
+    const tp_work *work = w->of->slice ? &w->of->slice->work : NULL;
+    w->why = tp_peer_has_ended(&w->s->peer) ? DIED : look(w->s, w->of);
+    return w->why != DONE || tp_engine_is_stopped(w->s->host->engine) ||
+           (w->of->reader && work->sink->is_cancelled(work));
+}
+
+/* A value that was taken out and cannot be given to the process goes back. */
+static void give_back(tp_store *store, tp_store_op *op)
+{
+    if (op->verb == TP_STORE_TAKE && op->moved == TP_MOVED)
+        tp_store_put_back(store, &op->value);
+    if (op->verb != TP_STORE_POP || !op->is_done)
+        return;
+    op->verb = TP_STORE_PUT;
+    op->version = 0;
+    tp_store_perform(store, NULL, op, NULL);
+}
+
+/* Waits for the queue as the process has asked, and does what it has asked for. Meanwhile the
+ * process has no permit. DONE, or why the request must end. */
+static outcome await_store(supervisor *s, watch *of, tp_store *queue, tp_store_op *op,
+                           tp_error *err)
+{
+    uint64_t now = uv_hrtime(), deadline = op->wait_ns < UINT64_MAX - now ? now + op->wait_ns
+                                                                          : UINT64_MAX;
+    tp_func *nested = s->permit_of ? tp_ref_hold(s->permit_of) : NULL;
+    bool has_own = of->slice && !s->has_released;
+    wait w = { s, of, DONE };
+    int rc = 0;
+    bool is_timed = of->reader && of->slice->work.terms->timeout_ns;
+    uint64_t look_ns = (is_timed ? LOOK_MS : REST_MS) * 1000000ull;
+    release_permit(s);
+    while (rc == 0 && w.why == DONE && op->moved == TP_NOT_YET && uv_hrtime() < deadline) {
+        op->moved = tp_store_await(queue, op->verb == TP_STORE_PUSH, s->agent, deadline, look_ns,
+                                   is_over, &w);
+        if (w.why == DONE && op->moved == TP_MOVED)
+            rc = tp_store_perform(queue, NULL, op, err);
+    }
+    s->has_released |= has_own;
+    /* what is taken for a process that is dead is not lost */
+    if (op->moved == TP_MOVED && tp_peer_has_ended(&s->peer)) {
+        give_back(queue, op);
+        w.why = DIED;
+    }
+    if (w.why == DONE && has_own)
+        w.why = await_permit(s, of, NULL);
+    if (w.why == DONE && nested)
+        w.why = await_permit(s, of, nested);
+    tp_ref_drop(nested);
+    return w.why;
+}
+
+static bool collect(supervisor *s, tp_work *w, tp_wire_reader *r, bool is_dead, tp_error *err);
+
+/* Writes the answer. When the process has been given too much, what it has returned is taken back
+ * first; records that name that are read before. -1 with err set when the records are wrong, or
+ * there is no memory. */
+static int put_answer(supervisor *s, watch *of, tp_store *store, tp_store_op *op,
+                      const tp_error *why, tp_error *err)
+{
+    tp_error refusal = { 0 };
+    _Atomic uint64_t *returned = control_of(s)->returned;
+    if (tp_wire_put_answer(&s->asks, &s->given, returned, op, why, &refusal) == 0)
+        return 0;
+    if (refusal.code == TP_ELIMIT) {
+        if (of->reader && !collect(s, &of->slice->work, of->reader, false, err))
+            return -1;
+        refusal.code = TP_OK;
+        returned = control_of(s)->returned; /* it may have moved */
+        tp_wire_take_returned(&s->given, returned);
+        if (tp_wire_put_answer(&s->asks, &s->given, returned, op, why, &refusal) == 0)
+            return 0;
+    }
+    give_back(store, op);
+    return tp_wire_put_answer(&s->asks, &s->given, returned, op, &refusal, err);
+}
+
+/* Does what the process asks for with a store. As `answer`. */
+static outcome serve_store(supervisor *s, watch *of, tp_error *err)
+{
+    tp_store_op op;
+    tp_store *store;
+    char *key;
+    tp_error why = { 0 };
+    outcome o = GARBAGE;
+    if (tp_wire_get_ask(&s->asks, &s->given, &op, &store, &key, err)) {
+        o = DONE;
+        if (tp_store_perform(store, NULL, &op, &why) == 0 && op.moved == TP_NOT_YET &&
+            op.wait_ns > 0)
+            o = await_store(s, of, store, &op, &why);
+        if (o == DONE)
+            o = put_answer(s, of, store, &op, &why, err) ? GARBAGE : ASKS;
+    }
+    tp_store_op_clear(&op);
+    free(key);
+    return o;
+}
+
 /* Does what the process asks for. ASKS: the process may go on; otherwise how the request ended.
  * While this waits for a permit, the process has none. */
-static outcome answer(supervisor *s, watch *of)
+static outcome answer(supervisor *s, watch *of, tp_error *err)
 {
+    uint32_t asked = atomic_load_explicit(&control_of(s)->asked, memory_order_relaxed);
+    if (asked == TP_WIRE_PERFORM)
+        return serve_store(s, of, err);
+    if (!of->reader)
+        return GARBAGE;
     tp_work *w = &of->slice->work;
     tp_func *f = asked_of(s);
-    uint32_t asked = atomic_load_explicit(&control_of(s)->asked, memory_order_relaxed);
+    outcome o = DONE;
     if (asked == TP_WIRE_RELEASE_OWN) {
         w->sink->release_permit(w);
         s->has_released = true;
     } else if (asked == TP_WIRE_RELEASE && f && f == s->permit_of) {
         release_permit(s);
-    } else if (asked == TP_WIRE_TAKE_OWN || (asked == TP_WIRE_TAKE && f && !s->permit_of)) {
-        bool has_permit = false;
-        while (!has_permit) {
-            uint64_t until = uv_hrtime() + LOOK_MS * 1000000ull;
-            has_permit = asked == TP_WIRE_TAKE ? tp_slice_take_permit_of(of->slice, f, until)
-                                               : tp_slice_take_permit(of->slice, until);
-            if (has_permit && asked == TP_WIRE_TAKE)
-                s->permit_of = tp_ref_hold(f);
-            outcome o = tp_peer_has_ended(&s->peer) ? DIED : look(s, of);
-            if (o != DONE)
-                return o;
-        }
-        s->has_released &= asked == TP_WIRE_TAKE;
+    } else if (asked == TP_WIRE_TAKE_OWN) {
+        o = await_permit(s, of, NULL);
+    } else if (asked == TP_WIRE_TAKE && f && !s->permit_of) {
+        o = await_permit(s, of, f);
     } else {
-        return GARBAGE;
+        o = GARBAGE;
     }
-    return ASKS;
+    return o == DONE ? ASKS : o;
+}
+
+/* Ends an idle process, after it has done what it must. */
+static void dismiss(supervisor *s)
+{
+    if (s->peer.pid != 0 &&
+        atomic_load_explicit(&control_of(s)->will_leave, memory_order_relaxed)) {
+        tp_error err = { 0 };
+        watch of = { .slice = (tp_slice *)(void *)s->agent->worker.current,
+                     .leave_until = uv_hrtime() + LEAVE_S * 1000000000ull };
+        outcome o = ASKS;
+        atomic_fetch_add_explicit(&s->host->leaving, 1, memory_order_relaxed);
+        atomic_store_explicit(&in_of(s)->ending, 1, memory_order_relaxed);
+        while (o == ASKS) {
+            take_turn(s);
+            o = await_outcome(s, &of);
+            if (o == ASKS)
+                o = answer(s, &of, &err);
+        }
+        atomic_fetch_sub_explicit(&s->host->leaving, 1, memory_order_relaxed);
+    }
+    end_process(s);
 }
 
 /* ---- requests ---- */
@@ -529,7 +675,9 @@ static bool collect(supervisor *s, tp_work *w, tp_wire_reader *r, bool is_dead, 
         return false;
     r->base = s->out.data;
     r->size = s->out.size;
-    if (!tp_wire_read(r, w, TP_WIRE_OUT_BEGIN, until, err))
+    uint64_t from = r->from;
+    r->from = until;
+    if (!tp_wire_read(r, w, from, until, err))
         return false;
     return !is_dead || open != until || tp_wire_read_open(r, w, open, item, err);
 }
@@ -611,9 +759,12 @@ static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error
     tp_work *w = &slice->work;
     tp_error why = { 0 };
     tp_wire_out *c = control_of(s);
-    tp_wire_reader r = { .count = count, .given = &s->given, .first = w->at };
+    tp_wire_reader r = { .count = count,
+                         .given = &s->given,
+                         .first = w->at,
+                         .from = TP_WIRE_OUT_BEGIN };
     s->peer.tail_len = 0; /* it is what earlier items have written */
-    tp_wire_take_returned(&s->given, c);
+    tp_wire_take_returned(&s->given, c->returned);
     if (tp_wire_put_request(&s->in, &s->given, w, count, &s->agent->worker, &r.in_place, &why)) {
         if (why.code == TP_ELIMIT)
             end_process(s);
@@ -632,16 +783,18 @@ static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error
     bool is_right = true;
     s->items += count;
     watch of;
-    open_watch(s, slice, &of);
+    open_watch(s, slice, &r, &of);
     do {
         take_turn(s);
         if (s->items > count) /* the first results of a process must not wait for this */
             start_spare(s);
         o = await_outcome(s, &of);
         if (o == ASKS)
-            o = answer(s, &of);
+            o = answer(s, &of, &why);
+        is_right = o != GARBAGE || why.code != TP_EMEMORY; /* that was our memory */
         if (o == FULL) {
             is_right = collect(s, w, &r, false, &why);
+            r.from = TP_WIRE_OUT_BEGIN;
             c = control_of(s);
             atomic_store_explicit(&c->used, TP_WIRE_OUT_BEGIN, memory_order_relaxed);
             atomic_store_explicit(&c->open, 0, memory_order_relaxed);
@@ -690,8 +843,9 @@ static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error
     }
     s->deaths = 0;
     const char *garbage = is_right && o != GARBAGE ? NULL
-                          : is_right ? "it has written nonsense where its turns are counted"
-                                     : why.message;
+                          : why.code == TP_OK
+                              ? "it has written nonsense where its turns are counted"
+                              : why.message;
     uint32_t over = before;
     while (w->at < before + count && w->at >= over && !tp_work_tear(w, before + count)) {
         over = w->at + 1;

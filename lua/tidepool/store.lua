@@ -35,8 +35,7 @@ end
 
 -- These look methods up until core.store.install has set where they are.
 store.dict_index, store.queue_index = methods_of("Dict", dict), methods_of("Queue", queue)
-core.store.install(dict, queue)
-store.Dict, store.Queue = getmetatable(core.store.dict()), getmetatable(core.store.queue(0)) -- what they are known by
+store.Dict, store.Queue = core.store.install(dict, queue) -- the metatables that they are known by
 
 function store.newindex(self, key)
   if tostring(self):find "Dict" then check.fail("a Dict has no fields: write dict:put(%s, value)", check.show(key)) end
@@ -72,7 +71,8 @@ end
 function store.new_dict(entries, extra)
   check.no_more(extra, "tidepool.Dict", "a table of entries")
   if entries ~= nil and type(entries) ~= "table" then check.fail("tidepool.Dict: expected a table of entries, got %s", check.a(type(entries))) end
-  local self = core.store.dict()
+  local self, why = core.store.dict()
+  if not self then check.fail("tidepool.Dict: %s", why) end
   for key, value in pairs(entries or {}) do self:put(key, value) end
   return self
 end
@@ -90,7 +90,9 @@ function store.new_queue(given, extra)
     end
     capacity = value
   end
-  return core.store.queue(capacity)
+  local self, why = core.store.queue(capacity)
+  if not self then check.fail("tidepool.Queue: %s", why) end
+  return self
 end
 
 -- ---- dictionaries ----
@@ -103,6 +105,7 @@ function dict:get(key, otherwise)
   check_key("dict:get", key)
   local version, value = core.store.get(self, key)
   if version == 0 then return otherwise end
+  if not version then check.fail("dict:get: %s", value) end
   return value
 end
 
@@ -152,6 +155,7 @@ function dict:update(key, fn, ...)
   if type(fn) ~= "function" then check.fail("dict:update: expected a function, got %s", fn == nil and "nil" or check.a(type(fn))) end
   while true do
     local version, value = core.store.get(self, key)
+    if not version then check.fail("dict:update: %s", value) end
     local new = fn(value, unpack(arguments, 1, n))
     if new ~= nil then
       if put("dict:update", self, key, new, version) then return new end
@@ -166,14 +170,16 @@ end
 ---@return any
 function dict:pop(key)
   check_key("dict:pop", key)
-  local _, value = core.store.pop(self, key)
+  local is_taken, value = core.store.pop(self, key)
+  if is_taken == nil then check.fail("dict:pop: %s", value) end
   return value
 end
 
 --- All entries as they are now, as a table of its own.
 ---@return table
 function dict:table()
-  local list, n = core.store.snapshot(self)
+  local list, n = core.store.list(self)
+  if not list then check.fail("dict:table: %s", n) end
   local entries = {}
   for i = 1, n do entries[list[2 * i - 1]] = list[2 * i] end
   return entries
@@ -198,15 +204,18 @@ local function await(who, move, seconds)
   if core.is_worker then
     local how, value = move(seconds)
     if how == "stuck" then check.fail("%s: this would wait for ever: all that could change the queue waits, too", who) end
+    if not how then check.fail("%s: %s", who, value) end
     return how, value
   end
   local deadline = seconds and core.loop.now() + seconds
   local how, value = move(0)
-  if how ~= "not yet" or seconds == 0 then return how, value end
-  loop.poll(function()
-    how, value = move(0)
-    return how ~= "not yet"
-  end, deadline, is_stuck)
+  if how == "not yet" and seconds ~= 0 then
+    loop.poll(function()
+      how, value = move(0)
+      return how ~= "not yet"
+    end, deadline, is_stuck)
+  end
+  if not how then check.fail("%s: %s", who, value) end
   return how, value
 end
 
@@ -217,11 +226,7 @@ end
 ---@return boolean
 function queue:put(value, seconds)
   check_value("queue:put", value)
-  local how = await("queue:put", function(for_s)
-    local moved, why = core.store.push(self, value, for_s)
-    if moved == nil then check.fail("queue:put: %s", why) end
-    return moved
-  end, seconds)
+  local how = await("queue:put", function(for_s) return core.store.push(self, value, for_s) end, seconds)
   if how == "closed" then check.fail "queue:put: the queue is closed" end
   return how == "moved"
 end

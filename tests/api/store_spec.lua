@@ -184,7 +184,7 @@ describe("A Queue", function()
   end)
 end)
 
-for _, executor in ipairs { "inline", "threads" } do
+for _, executor in ipairs { "inline", "threads", "processes" } do
   describe("On " .. executor, function()
     local app = tidepool.App("stores", { executor = executor })
 
@@ -226,105 +226,333 @@ for _, executor in ipairs { "inline", "threads" } do
   end)
 end
 
-describe("On threads a Queue", function()
-  local app = tidepool.App("queues", { executor = "threads" })
+for _, executor in ipairs { "threads", "processes" } do
+  describe("On " .. executor .. " a Queue", function()
+    local app = tidepool.App("queues", { executor = executor })
 
-  it("connects workers and the script, each value coming once", function()
-    local jobs, done = tidepool.Queue { capacity = 10 }, tidepool.Queue()
-    local work = app:func(function()
-      local n = 0
-      for x in jobs:each() do
-        done:put(x * x)
-        n = n + 1
+    it("connects workers and the script, each value coming once", function()
+      local jobs, done = tidepool.Queue { capacity = 10 }, tidepool.Queue()
+      local work = app:func(function()
+        local n = 0
+        for x in jobs:each() do
+          done:put(x * x)
+          n = n + 1
+        end
+        return n
+      end)
+      local workers = {}
+      for i = 1, 3 do workers[i] = work:spawn() end
+      for i = 1, 1000 do jobs:put(i) end
+      jobs:close()
+      local sum, n = 0, 0
+      for _ = 1, 1000 do sum = sum + done:get(60) end
+      for _, call in ipairs(workers) do n = n + call:get() end
+      assert.equal(1000, n)
+      assert.equal(1000 * 1001 * 2001 / 6, sum)
+    end)
+
+    it("lends the places of workers that wait: a pool of any size goes on, and a limit", function()
+      local q, n = tidepool.Queue(), support.workers() + 3
+      local get = app:func { concurrency_limit = 1 } (function() return q:get() end)
+      local put = app:func(function(x) q:put(x) end)
+      local calls = {}
+      for i = 1, n do calls[i] = get:spawn() end
+      put:for_each(tidepool.range(n))
+      local sum = 0
+      for _, call in ipairs(calls) do sum = sum + call:get() end
+      assert.equal(n * (n + 1) / 2, sum)
+      for i = 1, n do calls[i] = get:spawn() end
+      for i = 1, n do q:put(i) end
+      for _, call in ipairs(calls) do sum = sum - call:get() end
+      assert.equal(0, sum)
+    end)
+
+    it("is one clear error where all that could fill it waits, too", function()
+      local q = tidepool.Queue()
+      local get = app:func(function()
+        local v = q:get()
+        return v
+      end)
+      local failed = support.failure_of(function() get:map(tidepool.range(3)):list() end)
+      support.contains(failed.message, here, "queue:get: this would wait for ever: all that could change the queue waits, too")
+      q = tidepool.Queue()
+      q:put(4)
+      assert.equal(4, get:remote())
+    end)
+
+    it("wakes who waits when it is closed, and lets go who is cancelled", function()
+      local q, path = tidepool.Queue(), support.temp_path()
+      local note = support.note
+      local get = app:func(function()
+        note(path, "begun")
+        return tostring(q:get())
+      end)
+      local waiting, cancelled = get:spawn(), get:spawn()
+      support.eventually("both wait", function() return #support.notes(path) == 2 end)
+      cancelled:cancel()
+      assert.equal("cancelled", support.failure_of(function() cancelled:get() end).kind)
+      q:close()
+      assert.equal("nil", waiting:get())
+    end)
+
+    it("times out in workers", function()
+      local q = tidepool.Queue { capacity = 1 }
+      local get = app:func(function() return q:get(0.02) end)
+      assert.equal("timeout", support.failure_of(function() get:remote() end).value.kind)
+      q:put(1)
+      local put = app:func(function() return q:put(2, 0.02) end)
+      assert.is_false(put:remote())
+    end)
+
+    it("is filled by a map whose results wait meanwhile", function()
+      local q = tidepool.Queue()
+      local produce = app:func(function(i)
+        q:put(i)
+        return i
+      end)
+      local sum = 0
+      for i in produce:map(tidepool.range(200)) do
+        sum = sum + q:get()
+        if i == 20 then support.sleep(0.12) end -- longer than a loop may be away before its map pauses
       end
-      return n
+      assert.equal(200 * 201 / 2, sum)
     end)
-    local workers = {}
-    for i = 1, 3 do workers[i] = work:spawn() end
-    for i = 1, 1000 do jobs:put(i) end
-    jobs:close()
-    local sum, n = 0, 0
-    for _ = 1, 1000 do sum = sum + done:get(60) end
-    for _, call in ipairs(workers) do n = n + call:get() end
-    assert.equal(1000, n)
-    assert.equal(1000 * 1001 * 2001 / 6, sum)
   end)
-
-  it("lends the places of workers that wait: a pool of any size goes on, and a limit", function()
-    local q, n = tidepool.Queue(), support.workers() + 3
-    local get = app:func { concurrency_limit = 1 } (function() return q:get() end)
-    local put = app:func(function(x) q:put(x) end)
-    local calls = {}
-    for i = 1, n do calls[i] = get:spawn() end
-    put:for_each(tidepool.range(n))
-    local sum = 0
-    for _, call in ipairs(calls) do sum = sum + call:get() end
-    assert.equal(n * (n + 1) / 2, sum)
-    for i = 1, n do calls[i] = get:spawn() end
-    for i = 1, n do q:put(i) end
-    for _, call in ipairs(calls) do sum = sum - call:get() end
-    assert.equal(0, sum)
-  end)
-
-  it("is one clear error where all that could fill it waits, too", function()
-    local q = tidepool.Queue()
-    local get = app:func(function()
-      local v = q:get()
-      return v
-    end)
-    local failed = support.failure_of(function() get:map(tidepool.range(3)):list() end)
-    support.contains(failed.message, here, "queue:get: this would wait for ever: all that could change the queue waits, too")
-    q = tidepool.Queue()
-    q:put(4)
-    assert.equal(4, get:remote())
-  end)
-
-  it("wakes who waits when it is closed, and lets go who is cancelled", function()
-    local q, path = tidepool.Queue(), support.temp_path()
-    local note = support.note
-    local get = app:func(function()
-      note(path, "begun")
-      return tostring(q:get())
-    end)
-    local waiting, cancelled = get:spawn(), get:spawn()
-    support.eventually("both wait", function() return #support.notes(path) == 2 end)
-    cancelled:cancel()
-    assert.equal("cancelled", support.failure_of(function() cancelled:get() end).kind)
-    q:close()
-    assert.equal("nil", waiting:get())
-  end)
-
-  it("times out in workers", function()
-    local q = tidepool.Queue { capacity = 1 }
-    local get = app:func(function() return q:get(0.02) end)
-    assert.equal("timeout", support.failure_of(function() get:remote() end).value.kind)
-    q:put(1)
-    local put = app:func(function() return q:put(2, 0.02) end)
-    assert.is_false(put:remote())
-  end)
-
-  it("is filled by a map whose results wait meanwhile", function()
-    local q = tidepool.Queue()
-    local produce = app:func(function(i)
-      q:put(i)
-      return i
-    end)
-    local sum = 0
-    for i in produce:map(tidepool.range(200)) do
-      sum = sum + q:get()
-      if i == 20 then support.sleep(0.12) end -- longer than a loop may be away before its map pauses
-    end
-    assert.equal(200 * 201 / 2, sum)
-  end)
-end)
+end
 
 describe("On processes", function()
-  it("a Dict or Queue is refused by name", function()
-    local app = tidepool.App("refused", { executor = "processes" })
+  local app = tidepool.App("processes", { executor = "processes" })
+
+  --- For workers.
+  local function getpid()
+    local ffi = require "ffi"
+    if not pcall(ffi.typeof, "tidepool_spec_getpid") then
+      ffi.cdef "typedef int tidepool_spec_getpid; int getpid(void); int kill(int, int);"
+    end
+    return ffi.C.getpid()
+  end
+
+  it("stores in stores are the same ones everywhere, also those that workers make", function()
+    local d = tidepool.Dict()
+    local put = app:func(function(k)
+      local inner = require "tidepool".Dict { k = k }
+      d:put(k, inner)
+      d:put("list", { inner, { inner } })
+      return inner, d:get(k) == inner
+    end)
+    for k, inner, is_same in put:map(tidepool.range(3)) do
+      assert.is_true(is_same)
+      assert.equal(inner, d:get(k))
+      assert.equal(k, inner:get "k")
+    end
+    local list = d:get "list"
+    assert.equal(list[1], list[2][1])
+    d:put("q", tidepool.Queue())
+    app:func(function() d:get("q"):put("from a worker") end):remote()
+    assert.equal("from a worker", d:get("q"):get())
+  end)
+
+  it("keys and values come as they are, from one worker to another, too", function()
+    local d = tidepool.Dict()
+    app:func(function()
+      for k, v in pairs { [0] = "zero", [0.5] = -0.5, [true] = false, [""] = "", ["nul\0"] = 2 ^ 53, inf = math.huge, nan = 0 / 0 } do d:put(k, v) end
+      d:put("list", { 1, { a = "b" }, n = 3 })
+    end):remote()
+    local read = app:func(function()
+      local t = d:table()
+      return t, d:get "nan" ~= d:get "nan", #d, d:get("no", "other"), d:pop "inf"
+    end)
+    local t, is_nan, n, other, inf = read:remote()
+    assert.is_true(is_nan)
+    assert.same({ 8, "other", math.huge }, { n, other, inf })
+    assert.is_true(t.nan ~= t.nan)
+    t.nan = nil
+    assert.same({ [0] = "zero", [0.5] = -0.5, [true] = false, [""] = "", ["nul\0"] = 2 ^ 53, inf = math.huge, list = { 1, { a = "b" }, n = 3 } }, t)
+    assert.equal(7, #d)
+    assert.is_nil(d:get "inf")
+    d:put("large", ("x"):rep(3e6))
+    assert.equal(3e6, app:func(function()
+      local x = d:get "large"
+      d:put("larger", x .. x)
+      return #x
+    end):remote())
+    assert.equal(6e6, #d:get "larger")
+  end)
+
+  it("functions of the script come to workers, and those of workers stay there", function()
+    local d = tidepool.Dict { double = function(x) return 2 * x end }
+    assert.equal(42, app:func(function() return d:get "double"(21) end):remote())
+    local failed = support.failure_of(function() app:func(function() d:put("mine", function() end) end):remote() end)
+    support.contains(failed.message, here, "dict:put: value: a function cannot travel from a worker process")
+    assert.is_nil(d:get "mine")
+  end)
+
+  it("typed arrays in them are shared", function()
+    app:func(function() end):remote() -- from then on arrays lie where processes see them
+    local d, a = tidepool.Dict(), tidepool.array("double", { 1, 2, 3 })
+    d:put("a", { a })
+    assert.equal(2, app:func(function()
+      local x = d:get "a"[1]
+      x[1] = 10
+      d:put("own", require "tidepool".array("int32", { 7, 8 })) -- in the worker's memory: copied
+      return x[2]
+    end):remote())
+    assert.equal(10, a[1])
+    assert.equal(8, d:get "own"[2])
+  end)
+
+  it("a worker that dies within update leaves the key as it was, and is blamed", function()
+    local d = tidepool.Dict { n = 0 }
+    local f = app:func { crash_retries = 0 } (function(x)
+      d:update("n", function(n)
+        local pid = getpid()
+        if x == 3 then require "ffi".C.kill(pid, 9) end
+        return n + 1
+      end)
+    end)
+    local list = f:map(tidepool.range(6), { return_exceptions = true }):list()
+    for i = 1, 6 do assert.equal(i == 3, tidepool.is_failure(list[i])) end
+    assert.equal("crash", list[3].kind)
+    assert.equal(5, d:get "n")
+  end)
+
+  it("a worker that is killed while it waits takes nothing with it", function()
+    local q, pids = tidepool.Queue(), tidepool.Queue()
+    local get = app:func { crash_retries = 0 } (function()
+      pids:put(getpid())
+      return q:get()
+    end)
+    local call = get:spawn()
+    os.execute("kill -9 " .. pids:get(60))
+    assert.equal("crash", support.failure_of(function() call:get() end).kind)
+    q:put "still there"
+    assert.equal("still there", q:get(60))
+    q:put "for another"
+    assert.equal("for another", get:remote())
+  end)
+
+  it("a timeout ends a wait", function()
+    local q = tidepool.Queue()
+    local failed = support.failure_of(function() app:func { timeout = 0.05 } (function() return q:get() end):remote() end)
+    assert.equal("timeout", failed.kind)
+    q:put(1)
+    assert.equal(1, q:get(60))
+    support.check_pool()
+  end)
+
+  it("what an item waits for inside a map of its own is lent a permit, or is a clear error", function()
+    local q, d = tidepool.Queue(), tidepool.Dict()
+    local turn = app:func { concurrency_limit = 1 } (function(i)
+      if i == 2 then return q:put "come" end
+      d:put("waits", true)
+      return q:get()
+    end)
+    local outer = app:func(function() return turn:map({ 1 }):list()[1] end)
+    local call = outer:spawn()
+    support.eventually("it waits", function() return d:get "waits" end)
+    turn:remote(2)
+    assert.equal("come", call:get())
+    -- a worker process runs the items of such a map one after the other
+    local failed = support.failure_of(function() app:func(function() return turn:map({ 1, 2 }):list()[1] end):remote() end)
+    support.contains(tostring(failed), "this would wait for ever")
+  end)
+
+  it("classes use them when they end", function()
     local d, q = tidepool.Dict(), tidepool.Queue()
-    local failed = support.failure_of(function() app:func(function() return d end):remote() end)
-    support.contains(failed.message, "a Dict cannot travel to a worker process")
-    failed = support.failure_of(function() app:func(function(x) return x end):remote(q) end)
-    support.contains(failed.message, "a Queue cannot travel to a worker process")
+    local Model = app:cls { recycle = 1 } {
+      enter = function() d:add "enter" end,
+      exit = function()
+        d:add "exit"
+        q:put "left"
+      end,
+      run = function(_, x)
+        d:add "run"
+        return x
+      end,
+    }
+    local n = 0
+    -- more than there can be workers
+    for _ in Model {}.run:map(tidepool.range(60)) do n = n + 1 end
+    assert.equal(60, n)
+    assert.equal(60, d:get "run")
+    assert.equal("left", q:get(60))
+    assert.is_true(d:get "exit" >= 1)
+  end)
+
+  it("any number of them come and go in an item, of which it can hold thousands", function()
+    local make = app:func(function(n, is_held)
+      local list, new = {}, require "tidepool".Dict
+      for i = 1, n do
+        local d = new { i = i }
+        if is_held then list[i] = d end
+        if d:get "i" ~= i then error(i) end
+      end
+      return #list
+    end)
+    local n = support.times(20000)
+    assert.equal(0, make:remote(n))
+    -- results of a large slice that the host has not read when it takes back what was returned
+    local counts = tidepool.array("int32", 1)
+    local function now_and_then(t)
+      local x = t[1]
+      counts:add(1, 1)
+      for _ = 1, x % 1000 == 700 and 6000 or 0 do require "tidepool".Dict() end
+      if x % 50 > 0 then return x end
+      local q = require "tidepool".Queue()
+      q:put(x)
+      return q
+    end
+    local list, last = {}, 0
+    n = support.times(3000)
+    for i = 1, n do list[i] = { i } end
+    assert.equal(n, app:func(now_and_then):for_each(list).ok)
+    assert.equal(n, counts[1])
+    for i, x in app:func(now_and_then):map(list) do
+      last = last + 1
+      assert.same({ last, i }, { i, type(x) == "number" and x or x:get(0) })
+    end
+    assert.same({ n, 2 * n }, { last, counts[1] })
+    assert.equal(3000, make:remote(3000, true))
+    local failed = support.failure_of(function() make:remote(5000, true) end)
+    support.contains(failed.message, here, "a worker process can hold 4096 Dicts, Queues and arrays at once")
+    assert.equal(3000, make:remote(3000, true))
+  end)
+
+  it("operations between results leave these as they are", function()
+    local d, n = tidepool.Dict(), support.times(5000)
+    local kinds = {
+      [{ returns = "double" }] = function(x)
+        d:add "n"
+        return 2 * x
+      end,
+      [{}] = function(x)
+        d:add "n"
+        return { x }
+      end,
+      [{ retries = 0 }] = function(x)
+        d:add "n"
+        return 2 * x, tostring(x)
+      end,
+    }
+    for options, fn in pairs(kinds) do
+      d:put("n", 0)
+      local i = 0
+      for k, x in app:func(options)(fn):map(tidepool.range(n)) do
+        i = i + 1
+        assert.same({ i, i * 2 }, { k, type(x) == "table" and 2 * x[1] or x })
+      end
+      assert.same({ n, n }, { i, d:get "n" })
+    end
+    assert.equal(n, app:func(function() d:add "n" end):for_each(tidepool.range(n)).ok)
+    assert.equal(2 * n, d:get "n")
+    local sum = 0
+    for x in app:func(function(last)
+      for i = 1, last do
+        d:add "n"
+        coroutine.yield(i)
+      end
+    end):stream(n) do sum = sum + x end
+    assert.equal(n * (n + 1) / 2, sum)
+    assert.equal(3 * n, d:get "n")
   end)
 end)

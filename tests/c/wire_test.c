@@ -1,6 +1,7 @@
 /* wire_test.c: what a worker process says is checked: records that are right are read, and all
  * others are none. */
 #include "harness.h"
+#include "wire/ask.h"
 #include "wire/frame.h"
 
 #include <math.h>
@@ -210,7 +211,7 @@ TEST(results_are_in_their_place_only_where_that_was_asked_for)
     tp_array_pool_close(pool);
 }
 
-TEST(only_arrays_can_be_returned)
+TEST(only_arrays_and_stores_can_be_returned)
 {
     static const volatile char is_no_fork = 1;
     static tp_wire_out out;
@@ -224,7 +225,7 @@ TEST(only_arrays_can_be_returned)
     tp_wire_given given = { .refs = refs, .n = 3, .room = 3, .least_free = 3 };
     for (int i = 0; i < TP_WIRE_REFS_MAX / 64; i++)
         atomic_store(&out.returned[i], UINT64_MAX);
-    tp_wire_take_returned(&given, &out);
+    tp_wire_take_returned(&given, out.returned);
     CHECK(refs[0] == &f->ref && !refs[1] && !refs[2] && given.least_free == 1);
     CHECK(atomic_load(&out.returned[0]) == 0 && tp_array_pool_live(pool) == 0);
     tp_ref_drop(f);
@@ -266,5 +267,168 @@ TEST(no_byte_that_is_changed_does_harm)
         read_all(&b);
         check_results(&b);
         close_bench(&b);
+    }
+}
+
+/* ---- questions about stores ---- */
+
+/* What a host has given a worker: a dictionary, a queue and a function. The worker knows them by
+ * the same ids. */
+typedef struct asks {
+    tp_region region;
+    tp_wire_given given;
+    tp_ref *refs[16];
+    tp_wire_ids returned;
+} asks;
+
+static tp_store *make_store(tp_store_verb verb)
+{
+    tp_store_op op = { .verb = verb };
+    tp_error err = { 0 };
+    CHECK(tp_store_perform(NULL, NULL, &op, &err) == 0 && op.made);
+    return op.made;
+}
+
+static void open_asks(asks *a)
+{
+    tp_error err = { 0 };
+    memset(a, 0, sizeof *a);
+    CHECK(tp_region_open(&a->region, TP_WIRE_ASK_SIZE, &err) == 0);
+    a->refs[0] = (tp_ref *)(void *)make_store(TP_STORE_NEW_DICT);
+    a->refs[1] = (tp_ref *)(void *)make_store(TP_STORE_NEW_QUEUE);
+    a->refs[2] = &tp_func_new("f", 0)->ref;
+    a->given = (tp_wire_given){ .refs = a->refs, .n = 3, .room = 16, .least_free = 3 };
+}
+
+static void close_asks(asks *a)
+{
+    for (uint32_t i = 0; i < a->given.n; i++)
+        tp_ref_drop(a->refs[i]);
+    tp_region_close(&a->region);
+}
+
+/* As a supervisor does. False when the question is wrong. */
+static bool serve(asks *a, tp_error *why)
+{
+    tp_store_op op;
+    tp_store *store;
+    char *key;
+    tp_error err = { 0 };
+    bool is_right = tp_wire_get_ask(&a->region, &a->given, &op, &store, &key, why);
+    CHECK(is_right || why->code != TP_OK);
+    if (is_right) {
+        tp_store_perform(store, NULL, &op, why);
+        CHECK(tp_wire_put_answer(&a->region, &a->given, a->returned, &op, why, &err) == 0);
+    }
+    tp_store_op_clear(&op);
+    free(key);
+    return is_right;
+}
+
+static tp_stored value_of(const char *bytes, tp_ref *r)
+{
+    tp_buf message = { 0 };
+    CHECK(tp_buf_add(&message, bytes, strlen(bytes)) == 0);
+    CHECK(!r || tp_buf_hold_ref(&message, r) == 0);
+    return (tp_stored){ .packed = tp_image_new(&message) };
+}
+
+static void ask(asks *a, uint32_t store, tp_store_op *op)
+{
+    tp_error err = { 0 };
+    CHECK(tp_wire_put_ask(&a->region, store, op, a->refs, a->given.n, &err) == 0);
+    CHECK(serve(a, &err));
+    CHECK(tp_wire_see_answer(&a->region));
+    tp_stored own = op->value;
+    CHECK(tp_wire_get_answer(&a->region, a->refs, op, &err) == 0);
+    if (own.packed)
+        tp_ref_drop(own.packed);
+}
+
+TEST(a_question_about_a_store_and_its_answer_come_as_they_are)
+{
+    asks a;
+    open_asks(&a);
+    tp_store_op op = { .verb = TP_STORE_PUT,
+                       .key = "skey",
+                       .len = 4,
+                       .version = TP_VERSION_ANY,
+                       .value = value_of("message", a.refs[1]) };
+    ask(&a, 0, &op);
+    CHECK(op.is_done);
+    op = (tp_store_op){ .verb = TP_STORE_LIST };
+    ask(&a, 0, &op);
+    CHECK(op.n == 1 && op.entries[0].len == 4 && memcmp(op.entries[0].key, "skey", 4) == 0);
+    const tp_buf *m = &op.entries[0].value.packed->message;
+    CHECK(op.entries[0].value.is_foreign && m->len == 7);
+    CHECK(m->nrefs == 1 && m->refs[0] == a.refs[1]);
+    tp_store_op_clear(&op);
+    op = (tp_store_op){ .verb = TP_STORE_PUSH, .value = { .number = 5 } };
+    ask(&a, 1, &op);
+    op = (tp_store_op){ .verb = TP_STORE_COUNT };
+    ask(&a, 1, &op);
+    CHECK(op.number == 1);
+    op = (tp_store_op){ .verb = TP_STORE_TAKE };
+    ask(&a, 1, &op);
+    CHECK(op.moved == TP_MOVED && op.value.number == 5);
+    close_asks(&a);
+}
+
+TEST(what_is_wrong_in_a_question_is_seen)
+{
+    enum { CASES = 16 };
+    const uint64_t bits = 0xfffb000012345678; /* to LuaJIT, a value of another type */
+    for (int i = 0; i < CASES; i++) {
+        asks a;
+        open_asks(&a);
+        tp_error err = { 0 };
+        tp_store_op op = { .verb = TP_STORE_PUT,
+                           .key = "n12345678",
+                           .len = 9,
+                           .version = TP_VERSION_ANY,
+                           .value = value_of("message", a.refs[1]) };
+        CHECK(tp_wire_put_ask(&a.region, 0, &op, a.refs, 3, &err) == 0);
+        tp_wire_ask *q = (tp_wire_ask *)(void *)a.region.data;
+        char *key = a.region.data + q->key_at;
+        if (i == 1) q->size = 8;
+        if (i == 2) q->size = UINT64_MAX;
+        if (i == 3) q->verb = TP_STORE_VERBS;
+        if (i == 4) q->store = 1; /* a queue */
+        if (i == 5) q->store = 2; /* a function */
+        if (i == 6) q->store = 3; /* nothing */
+        if (i == 7) q->store = UINT32_MAX;
+        if (i == 8) q->len = UINT64_MAX - 8;
+        if (i == 9) q->key_at = UINT64_MAX - 7;
+        if (i == 10) *key = 'x';
+        if (i == 11) memcpy(key + 1, &bits, 8);
+        if (i == 12) q->value.bytes = q->size;
+        if (i == 13) q->value.nrefs = UINT64_MAX / 4 + 2;
+        if (i == 14) a.region.data[q->value.refs_at] = 3;
+        if (i == 15) q->value.bytes_at = 4;
+        CHECK(serve(&a, &err) == (i == 0));
+        tp_store_op_clear(&op);
+        close_asks(&a);
+    }
+}
+
+TEST(no_byte_of_a_question_that_is_changed_does_harm)
+{
+    uint64_t random = 88172645463325252u;
+    for (int round = 0; round < 20000; round++) {
+        asks a;
+        open_asks(&a);
+        tp_error err = { 0 };
+        tp_store_op op = { .verb = (tp_store_verb)(round % TP_STORE_VERBS),
+                           .key = "skey",
+                           .len = 4,
+                           .value = value_of("message", NULL) };
+        CHECK(tp_wire_put_ask(&a.region, round % 2, &op, a.refs, 3, &err) == 0);
+        for (int i = 0; i < 1 + round % 3; i++) {
+            random ^= random << 13, random ^= random >> 7, random ^= random << 17;
+            a.region.data[random % (sizeof(tp_wire_ask) + 24)] = (char)(random >> 32);
+        }
+        serve(&a, &err);
+        tp_store_op_clear(&op);
+        close_asks(&a);
     }
 }

@@ -82,6 +82,38 @@ describe("A worker process that is killed", function()
     end
   end)
 
+  it("at any step of asking for a store leaves it whole, and the others go on", function()
+    if not support.sanitized then return pending "a build with assertions" end
+    local repeated = 0
+    for steps = 1, 60 do
+      local d, q, tries = tidepool.Dict { n = 0, list = {} }, tidepool.Queue(), tidepool.array("int32", INPUTS)
+      q:put "first"
+      local f = app:func({ concurrency_limit = 2, crash_retries = 3 }, function(x)
+        if tries_of(tries, x) == 0 and x == 3 then arm(steps) end
+        d:add "n"
+        d:update("list", function(list)
+          list[#list + 1] = x
+          return list
+        end)
+        local inner = require "tidepool".Dict { x = x }
+        d:put(x, inner)
+        q:put(x)
+        q:get()
+        return d:get(x):get "x"
+      end)
+      local list = f:map(tidepool.range(INPUTS)):list()
+      for i = 1, INPUTS do assert.equal(i, list[i]) end
+      local again = tries:sum() - INPUTS
+      repeated = repeated + again
+      assert.is_true(again <= 1)
+      local n, seen = d:get "n", #d:get "list"
+      assert.is_true(n >= INPUTS and n <= INPUTS + again and seen >= INPUTS and seen <= n, ("after %d steps: %d, %d"):format(steps, n, seen))
+      assert.is_true(#q <= 1 + again)
+    end
+    assert.is_true(repeated >= 20, repeated .. " inputs that ran twice")
+    support.check_pool()
+  end)
+
   it("by a finalizer of what an earlier input has left fails no input that was over", function()
     local tries = tidepool.array("int32", 30)
     local f = app:func({ crash_retries = 1 }, function(x)
