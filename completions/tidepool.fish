@@ -29,6 +29,7 @@ complete -c tidepool -n $runs -l executor -x -a "threads processes inline" -d "w
 complete -c tidepool -n $runs -l progress -a "line plain json off" -d "progress of maps"
 complete -c tidepool -n $runs -l no-progress -d "no progress"
 complete -c tidepool -n $runs -l journal -r -d "where the results of maps are kept"
+complete -c tidepool -n $runs -l trace -r -d "what happens, for Perfetto"
 complete -c tidepool -n $runs -l explain -d "why each input runs, or does not"
 complete -c tidepool -n $runs -l log -x -a tag -d "names of workers before their lines"
 complete -c tidepool -n $runs -l color -a "always never auto" -d "colours at the prompt"

@@ -7,6 +7,7 @@
 #include "lua/core.h"
 #include "opencl/exec_opencl.h"
 #include "runtime/runtime.h"
+#include "trace/tracer.h"
 #include "workers/vm.h"
 #include "workers/workers.h"
 
@@ -55,6 +56,7 @@ int tp_host_open(tp_host **out, const tp_config *config, tp_error *err)
     if (tp_engine_open(&host->engine, err))
         goto no_engine;
     if (open_executors(host, err) ||
+        (host->config.trace && tp_tracer_open(&host->tracer, host, host->config.trace, err)) ||
         (host->config.loop && tp_attach(&host->attachment, host, host->config.loop, err))) {
         tp_host_free(host);
         return -1;
@@ -172,11 +174,18 @@ void tp_host_free(tp_host *host)
         tp_vm_close(host->agent.worker.vm);
         tp_agent_close(&host->agent);
     }
+    tp_host_end_trace(host);
     tp_engine_close(host->engine);
     tp_array_pool_close(host->arrays);
     tp_loop_close(host);
     tp_runtime_close(host);
     free(host);
+}
+
+void tp_host_end_trace(tp_host *host)
+{
+    tp_tracer_close(host->tracer, NULL); /* tp_config.write was told what is wrong */
+    host->tracer = NULL;
 }
 
 int tp_host_openlibs(tp_host *host, struct lua_State *L, tp_error *err)

@@ -176,6 +176,11 @@ typedef struct tp_config {
      * started when a function asks for processes. Default: the one that `make install` has put near
      * this library. Copied. */
     const char *worker;
+    /* A file to which everything that happens in the host is written, from tp_host_open to
+     * tp_host_close, in Chrome's trace format, for Perfetto (https://ui.perfetto.dev); compressed
+     * when its name ends in ".gz", which needs zlib. It costs a few percent. When the disk is full
+     * the host goes on, and `write` gets a line (fd 2). Default: none. Copied. */
+    const char *trace;
 } tp_config;
 
 /* Opens a host; the calling thread is its owner from now on. Worker threads start with the first

@@ -145,14 +145,72 @@ static tp_ready_kernel *get_kernel(tp_launch_queue *q, tp_program *p, tp_error *
     return oldest;
 }
 
-/* ---- memory ---- */
+/* ---- times ---- */
 
-/* Notes that bytes are copied for the launch that is being prepared. */
-static void note_copy(const tp_launch_queue *q, size_t bytes)
+/* While somebody listens, commands are measured, which the queue must be made for. It is empty
+ * between launches. Where no other can be made, the old one stays. */
+static void set_timed(tp_launch_queue *q, bool is_timed)
 {
-    tp_trace_note(q->work->worker->trace, TP_EVENT_COPY, q->work->worker->id,
-                  q->work->terms->number, 0, bytes);
+    const tp_cl *cl = q->open.cl;
+    cl_int rc;
+    if (q->is_timed == is_timed)
+        return;
+    cl_command_queue queue = cl->CreateCommandQueue(
+        q->open.context, q->open.device->id, is_timed ? CL_QUEUE_PROFILING_ENABLE : 0, &rc);
+    if (rc != CL_SUCCESS)
+        return;
+    cl->ReleaseCommandQueue(q->queue);
+    q->queue = queue;
+    q->is_timed = is_timed;
 }
+
+/* Where the command that is queued next leaves its event; NULL: nobody wants to know. */
+static cl_event *time_command(tp_launch_queue *q, tp_event_kind kind, uint64_t count)
+{
+    if (!q->is_timed || q->n_timed == TP_TIMED_MAX)
+        return NULL;
+    tp_timed_command *t = &q->timed[q->n_timed++];
+    *t = (tp_timed_command){ .kind = kind, .count = count, .queued_ns = uv_hrtime() };
+    return &t->event;
+}
+
+/* When a command was queued, began and ended, by the device's clock. */
+static bool read_times(const tp_launch_queue *q, cl_event event, cl_ulong times[3])
+{
+    static const cl_profiling_info what[] = { CL_PROFILING_COMMAND_QUEUED,
+                                              CL_PROFILING_COMMAND_START,
+                                              CL_PROFILING_COMMAND_END };
+    for (int i = 0; i < 3; i++)
+        if (q->open.cl->GetEventProfilingInfo(event, what[i], sizeof times[i], &times[i], NULL))
+            return false;
+    return times[0] <= times[1] && times[1] <= times[2];
+}
+
+/* All commands are over. Notes when they ran: the device's clock is aligned with the host's by the
+ * time at which each was queued. */
+static void note_times(tp_launch_queue *q)
+{
+    const tp_worker *worker = q->work->worker;
+    for (unsigned i = 0; i < q->n_timed; i++) {
+        const tp_timed_command *t = &q->timed[i];
+        cl_ulong times[3];
+        if (!t->event)
+            continue;
+        if (tp_trace_is_on(worker->trace) && read_times(q, t->event, times)) {
+            tp_event e = { .time_ns = t->queued_ns + (times[1] - times[0]),
+                           .kind = t->kind,
+                           .worker = worker->id,
+                           .job = q->work->terms->number,
+                           .first = times[2] - times[1],
+                           .count = t->count };
+            tp_trace_write(worker->trace, &e);
+        }
+        q->open.cl->ReleaseEvent(t->event);
+    }
+    q->n_timed = 0;
+}
+
+/* ---- memory ---- */
 
 /* Memory on the device for argument `slot`, with what is at `data`. Nothing is copied if the kernel
  * only writes it, or if it is_current: it is there since the last launch. */
@@ -183,8 +241,8 @@ static int map(tp_launch_queue *q, unsigned slot, cl_mem_flags flags, void *data
     *out = m->mem;
     if (flags & CL_MEM_WRITE_ONLY || is_current)
         return 0;
-    note_copy(q, size);
-    rc = cl->EnqueueWriteBuffer(q->queue, m->mem, CL_FALSE, 0, size, data, 0, NULL, NULL);
+    rc = cl->EnqueueWriteBuffer(q->queue, m->mem, CL_FALSE, 0, size, data, 0, NULL,
+                                time_command(q, TP_EVENT_COPY_IN, size));
     return rc == CL_SUCCESS ? 0 : fail(err, q, "copying to the device", rc);
 }
 
@@ -200,8 +258,8 @@ static int fetch(tp_launch_queue *q, cl_mem mem, void *data, size_t size, tp_err
         if (rc == CL_SUCCESS)
             rc = cl->EnqueueUnmapMemObject(q->queue, mem, mapped, 0, NULL, NULL);
     } else if (!d->is_unified) {
-        note_copy(q, size);
-        rc = cl->EnqueueReadBuffer(q->queue, mem, CL_FALSE, 0, size, data, 0, NULL, NULL);
+        rc = cl->EnqueueReadBuffer(q->queue, mem, CL_FALSE, 0, size, data, 0, NULL,
+                                   time_command(q, TP_EVENT_COPY_OUT, size));
     }
     return rc == CL_SUCCESS ? 0 : fail(err, q, "copying from the device", rc);
 }
@@ -261,7 +319,8 @@ static int start(tp_launch_queue *q, const tp_ready_kernel *e, const tp_kernel *
     size_t row = (items + rows - 1) / rows, local[] = { e->local, 1 };
     size_t global[] = { (row + e->local - 1) / e->local * e->local, rows };
     cl_int status = q->open.cl->EnqueueNDRangeKernel(q->queue, e->kernel, rows > 1 ? 2 : 1, NULL,
-                                                     global, local, 0, NULL, NULL);
+                                                     global, local, 0, NULL,
+                                                     time_command(q, TP_EVENT_KERNEL, n));
     return status == CL_SUCCESS ? 0 : fail(err, q, "starting the kernel", status);
 }
 
@@ -294,11 +353,10 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
     tp_ref_drop(q->uploaded);
     q->uploaded = NULL;
     cl_mem mems[TP_ARGUMENTS_MAX] = { 0 };
+    set_timed(q, tp_trace_is_on(q->work->worker->trace));
     int rc = 0;
     for (unsigned i = 0; i < k->n_arguments && rc == 0; i++)
         rc = pass_argument(q, e, k, i, items, is_uploaded, &mems[i], err);
-    const tp_work *w = items->work;
-    tp_work_note(w, TP_EVENT_LAUNCH, w->at, items->n);
     if (rc == 0)
         rc = start(q, e, k, items->n, lanes, err);
     for (unsigned i = 0; i < k->n_arguments && rc == 0; i++)
@@ -307,6 +365,7 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
     cl_int status = cl->Finish(q->queue);
     if (status != CL_SUCCESS && rc == 0)
         rc = fail(err, q, "running the kernel", status);
+    note_times(q);
     for (unsigned i = 0; i < k->n_arguments && is_unified; i++)
         if (mems[i])
             cl->ReleaseMemObject(mems[i]);
@@ -319,8 +378,10 @@ int tp_launch_run(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
 {
     if (k->is_writer)
         uv_mutex_lock(q->writing);
-    q->work = items->work;
+    const tp_work *w = q->work = items->work;
+    tp_work_note(w, TP_EVENT_BEGIN, w->at, items->n);
     int rc = launch(q, k, items, err);
+    tp_work_note(w, TP_EVENT_END, w->at, items->n);
     if (k->is_writer)
         uv_mutex_unlock(q->writing);
     return rc;

@@ -101,6 +101,15 @@ typedef struct tp_device_memory {
 
 enum { TP_READY_KERNELS_MAX = 16 };
 
+/* A command whose times are to be noted when it is over. */
+typedef struct tp_timed_command {
+    cl_event event;
+    tp_event_kind kind; /* COPY_IN, KERNEL or COPY_OUT */
+    uint64_t count, queued_ns; /* as of the event; when it was queued, by the host's clock */
+} tp_timed_command;
+
+enum { TP_TIMED_MAX = 64 }; /* further commands of a launch are not noted */
+
 /* A queue of a device, with the kernels and memory that its launches reuse. For one thread. */
 typedef struct tp_launch_queue {
     /* Read-only once opened. */
@@ -112,6 +121,9 @@ typedef struct tp_launch_queue {
     uint64_t launches;
     bool has_new; /* there are kernels whose programs were not stored on disk yet */
     const tp_work *work; /* of the launch that runs */
+    bool is_timed; /* somebody listens: the queue measures its commands */
+    unsigned n_timed;
+    tp_timed_command timed[TP_TIMED_MAX]; /* of the launch that runs */
     /* Where memory is copied: one buffer per argument, and the kernel (held) whose arrays are in
      * them. */
     tp_device_memory memory[TP_ARGUMENTS_MAX];

@@ -6,8 +6,13 @@
  * event in it, has been so slow that the ring has gone round, and drops its event. */
 #include "base/trace.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <uv.h>
+
+/* Names: a table with open addressing, never more than half full. */
+enum { NAMES_MAX = 1 << 15, NAME_SLOTS = 1 << 16 };
 
 /* All fields are atomic since a reader may look while a writer writes: the stamp tells it
  * afterwards. */
@@ -17,6 +22,10 @@ typedef struct slot {
 } slot;
 
 typedef struct tp_ring {
+    uv_mutex_t lock; /* around the names */
+    char *names[NAMES_MAX];     /* by their number, from 1 */
+    uint32_t by_text[NAME_SLOTS]; /* numbers, where the hash of the text says; 0: free */
+    uint32_t n_names;           /* the last number; 0 is none */
     uint64_t mask; /* of slots */
     _Atomic uint64_t n; /* events so far (relaxed: the stamp says which event a slot holds) */
     slot slots[];
@@ -30,8 +39,10 @@ int tp_trace_start(tp_trace *t, size_t capacity, tp_error *err)
         while (size < capacity)
             size *= 2;
         ring = calloc(1, sizeof *ring + size * sizeof *ring->slots);
-        if (!ring)
+        if (!ring || uv_mutex_init(&ring->lock)) {
+            free(ring);
             return tp_error_oom(err, "trace");
+        }
         ring->mask = size - 1;
         atomic_store_explicit(&t->ring, ring, memory_order_release);
     }
@@ -48,17 +59,35 @@ void tp_trace_stop(tp_trace *t)
 
 void tp_trace_close(tp_trace *t)
 {
-    free(atomic_load_explicit(&t->ring, memory_order_relaxed));
+    tp_ring *ring = atomic_load_explicit(&t->ring, memory_order_relaxed);
+    tp_track_name *track = atomic_load_explicit(&t->tracks, memory_order_relaxed);
+    if (ring) {
+        for (uint32_t i = 1; i <= ring->n_names; i++)
+            free(ring->names[i]);
+        uv_mutex_destroy(&ring->lock);
+    }
+    free(ring);
+    while (track) {
+        tp_track_name *next = track->next;
+        free(track);
+        track = next;
+    }
     *t = (tp_trace){ 0 };
 }
 
-void tp_trace_write(tp_trace *t, tp_event_kind kind, uint32_t worker, uint64_t job, uint64_t first,
-                    uint64_t count)
+void tp_trace_write_now(tp_trace *t, tp_event_kind kind, uint32_t worker, uint64_t job,
+                        uint64_t first, uint64_t count)
+{
+    tp_event e = { uv_hrtime(), kind, worker, job, first, count };
+    tp_trace_write(t, &e);
+}
+
+void tp_trace_write(tp_trace *t, const tp_event *e)
 {
     tp_ring *ring = atomic_load_explicit(&t->ring, memory_order_acquire);
     if (!ring)
         return; /* listening has only just begun */
-    uint64_t now = uv_hrtime(), n = atomic_fetch_add_explicit(&ring->n, 1, memory_order_relaxed);
+    uint64_t n = atomic_fetch_add_explicit(&ring->n, 1, memory_order_relaxed);
     slot *s = &ring->slots[n & ring->mask];
     uint64_t before = atomic_load_explicit(&s->stamp, memory_order_relaxed);
     if (before % 2 == 1 || before > 2 * n ||
@@ -67,11 +96,12 @@ void tp_trace_write(tp_trace *t, tp_event_kind kind, uint32_t worker, uint64_t j
         return;
     /* Release, each of them: whoever sees a field of this event also sees that its slot is
      * claimed. */
-    atomic_store_explicit(&s->time_ns, now, memory_order_release);
-    atomic_store_explicit(&s->what, (uint64_t)worker << 32 | (uint64_t)kind, memory_order_release);
-    atomic_store_explicit(&s->job, job, memory_order_release);
-    atomic_store_explicit(&s->first, first, memory_order_release);
-    atomic_store_explicit(&s->count, count, memory_order_release);
+    atomic_store_explicit(&s->time_ns, e->time_ns, memory_order_release);
+    atomic_store_explicit(&s->what, (uint64_t)e->worker << 32 | (uint64_t)e->kind,
+                          memory_order_release);
+    atomic_store_explicit(&s->job, e->job, memory_order_release);
+    atomic_store_explicit(&s->first, e->first, memory_order_release);
+    atomic_store_explicit(&s->count, e->count, memory_order_release);
     /* who sees this stamp sees all fields */
     atomic_store_explicit(&s->stamp, 2 * n + 2, memory_order_release);
 }
@@ -118,4 +148,83 @@ size_t tp_trace_read(tp_trace *t, tp_event *out, size_t max)
         t->next++;
     }
     return found;
+}
+
+/* ---- names ---- */
+
+static uint32_t hash(const char *text, size_t len) /* FNV-1a */
+{
+    uint32_t h = 2166136261u;
+    for (size_t i = 0; i < len; i++)
+        h = (h ^ (uint8_t)text[i]) * 16777619u;
+    return h;
+}
+
+/* With the lock held. */
+static uint32_t find_name(tp_ring *ring, const char *text, size_t len)
+{
+    uint32_t at = hash(text, len) % NAME_SLOTS;
+    for (; ring->by_text[at]; at = (at + 1) % NAME_SLOTS) {
+        const char *known = ring->names[ring->by_text[at]];
+        if (strncmp(known, text, len) == 0 && known[len] == '\0')
+            return ring->by_text[at];
+    }
+    char *copy = ring->n_names + 1 < NAMES_MAX ? malloc(len + 1) : NULL;
+    if (!copy)
+        return 0;
+    memcpy(copy, text, len);
+    copy[len] = '\0';
+    ring->by_text[at] = ++ring->n_names;
+    ring->names[ring->n_names] = copy;
+    return ring->n_names;
+}
+
+uint32_t tp_trace_name(tp_trace *t, const char *text, size_t len)
+{
+    tp_ring *ring = atomic_load_explicit(&t->ring, memory_order_acquire);
+    if (!ring)
+        return 0;
+    len = strnlen(text, len < TP_NAME_MAX ? len : TP_NAME_MAX);
+    uv_mutex_lock(&ring->lock);
+    uint32_t name = find_name(ring, text, len);
+    uv_mutex_unlock(&ring->lock);
+    return name;
+}
+
+const char *tp_trace_text(tp_trace *t, uint64_t name)
+{
+    tp_ring *ring = atomic_load_explicit(&t->ring, memory_order_acquire);
+    const char *text = "?";
+    if (!ring)
+        return text;
+    uv_mutex_lock(&ring->lock);
+    if (name > 0 && name <= ring->n_names)
+        text = ring->names[name];
+    uv_mutex_unlock(&ring->lock);
+    return text;
+}
+
+void tp_trace_add_track(tp_trace *t, uint32_t worker, const char *what, int index)
+{
+    tp_track_name *track = calloc(1, sizeof *track);
+    if (!track)
+        return;
+    track->worker = worker;
+    if (index > 0)
+        snprintf(track->text, sizeof track->text, "%.40s %d", what, index);
+    else
+        snprintf(track->text, sizeof track->text, "%s", what);
+    track->next = atomic_load_explicit(&t->tracks, memory_order_relaxed);
+    /* release: who sees the entry sees its text */
+    while (!atomic_compare_exchange_weak_explicit(&t->tracks, &track->next, track,
+                                                  memory_order_release, memory_order_relaxed))
+        ;
+}
+
+const char *tp_trace_track(tp_trace *t, uint32_t worker)
+{
+    const tp_track_name *track = atomic_load_explicit(&t->tracks, memory_order_acquire);
+    while (track && track->worker != worker)
+        track = track->next;
+    return track ? track->text : NULL;
 }

@@ -3,9 +3,10 @@
  * Mostly nobody listens: then an event costs one load and a branch that is never taken. While
  * somebody listens, each event is written by the thread on which it happens, without a lock or an
  * allocation; when the ring is full the oldest events are overwritten and counted as lost. What the
- * events mean is for their reader to say.
+ * events mean is for their reader to say (host/trace).
  *
- * Times are of one clock for all threads of the machine: uv_hrtime, in nanoseconds. */
+ * Times are of one clock for all threads and processes of the machine: uv_hrtime, in
+ * nanoseconds. */
 #ifndef TP_TRACE_H
 #define TP_TRACE_H
 
@@ -17,16 +18,39 @@
 #include <stdint.h>
 
 typedef enum tp_event_kind {
+    /* a map or call begins (count: the name of its function), inside an item of the job `first`
+     * (0: of none); it is over for its owner */
+    TP_EVENT_OPEN,
+    TP_EVENT_CLOSE,
     TP_EVENT_PUSH,   /* the owner has handed over `count` inputs from `first` on */
     TP_EVENT_TAKE,   /* a worker has claimed `count` items from `first` on */
     TP_EVENT_BEGIN,  /* a worker begins to run items from `first` on, `count` at most, in one go */
     TP_EVENT_END,    /* it stops after `count` of them; items of nested maps lie in between */
     TP_EVENT_FINISH, /* a worker has given back what it took: `count` of it have results */
-    TP_EVENT_WAIT,   /* a thread has nothing to do and sleeps; with a job: it waits for that job */
+    /* a thread has nothing to do and sleeps; with a job: it waits for that job. first: the address
+     * of its executor; count: why there is nothing to do (engine/reason.h) */
+    TP_EVENT_WAIT,
     TP_EVENT_WAKE,   /* it goes on */
     TP_EVENT_RETRY,  /* item `first` has failed, and is to be tried again */
-    TP_EVENT_LAUNCH, /* a kernel is started for `count` items from `first` on */
-    TP_EVENT_COPY    /* `count` bytes go to a device or come from it */
+    TP_EVENT_FAIL,   /* item `first` has failed for good */
+    TP_EVENT_CANCEL, /* the job is cancelled */
+    /* What a device has done, by its own clock: from time_ns on, for `first` nanoseconds. count:
+     * bytes that were copied to it or from it, or items */
+    TP_EVENT_COPY_IN,
+    TP_EVENT_KERNEL,
+    TP_EVENT_COPY_OUT,
+    TP_EVENT_PROCESS, /* the worker runs its items in the process `first` */
+    TP_EVENT_DEATH,   /* that process has died; count: a name that says how */
+    /* Of users' code, in the task `job` (0: in none). SPAN: count is its name, `first` how deep the
+     * Lua stack is there, as in SPAN_END */
+    TP_EVENT_SPAN,
+    TP_EVENT_SPAN_END,
+    TP_EVENT_MARK,       /* count is its name */
+    TP_EVENT_MARK_NUMBER, /* the same with a value: the bits of a double in `first` */
+    TP_EVENT_MARK_TEXT,   /* the same with a text: its name in `first` */
+    TP_EVENT_TASK,       /* a task begins (count: a name), and ends */
+    TP_EVENT_TASK_END,
+    TP_EVENTS
 } tp_event_kind;
 
 typedef struct tp_event {
@@ -38,11 +62,21 @@ typedef struct tp_event {
     uint64_t count;
 } tp_event;
 
+enum { TP_TRACK_TEXT = 64, TP_NAME_MAX = 200 };
+
+/* What a worker is called. Read-only once it is in the list, freed with it. */
+typedef struct tp_track_name {
+    struct tp_track_name *next;
+    uint32_t worker;
+    char text[TP_TRACK_TEXT];
+} tp_track_name;
+
 /* One per host. Zeroed it is closed. */
 typedef struct tp_trace {
     _Atomic bool is_on; /* relaxed: an event more or less at the ends does not matter */
     _Atomic(struct tp_ring *)
         ring; /* set once, before is_on (release); NULL: nobody has listened yet */
+    _Atomic(tp_track_name *) tracks; /* the newest first; entries are only added */
     /* ---- the reader's ---- */
     uint64_t next; /* number of the next event to read */
     uint64_t lost; /* events that nobody can read any more */
@@ -65,15 +99,40 @@ void tp_trace_close(tp_trace *t);
  * were read. */
 size_t tp_trace_read(tp_trace *t, tp_event *out, size_t max);
 
-void tp_trace_write(tp_trace *t, tp_event_kind kind, uint32_t worker, uint64_t job, uint64_t first,
-                    uint64_t count);
+void tp_trace_write(tp_trace *t, const tp_event *e);
 
-/* Something has happened. Any thread. */
+static inline bool tp_trace_is_on(tp_trace *t)
+{
+#ifdef TP_NO_TRACE /* to see what the places cost at which events are noted: bench/trace.lua */
+    return (void)t, false;
+#endif
+    return __builtin_expect(atomic_load_explicit(&t->is_on, memory_order_relaxed), 0);
+}
+
+/* Something happens now. Any thread. */
+void tp_trace_write_now(tp_trace *t, tp_event_kind kind, uint32_t worker, uint64_t job,
+                        uint64_t first, uint64_t count);
+
 static inline void tp_trace_note(tp_trace *t, tp_event_kind kind, uint32_t worker, uint64_t job,
                                  uint64_t first, uint64_t count)
 {
-    if (__builtin_expect(atomic_load_explicit(&t->is_on, memory_order_relaxed), 0))
-        tp_trace_write(t, kind, worker, job, first, count);
+    if (tp_trace_is_on(t))
+        tp_trace_write_now(t, kind, worker, job, first, count);
 }
+
+/* The number by which events name this text, of which TP_NAME_MAX bytes are kept: the same one for
+ * equal texts. 0, which stands for any text, when nobody has ever listened, when there is no
+ * memory, or when there are too many names. Takes a lock of its own. Any thread. */
+uint32_t tp_trace_name(tp_trace *t, const char *text, size_t len);
+
+/* The text of that number, "?" for 0 and what is none. Lives as long as the trace. Any thread. */
+const char *tp_trace_text(tp_trace *t, uint64_t name);
+
+/* A worker is called "WHAT INDEX", or WHAT where the index is 0, whether somebody listens or not;
+ * forgotten where there is no memory for it. Any thread. */
+void tp_trace_add_track(tp_trace *t, uint32_t worker, const char *what, int index);
+
+/* What it was called last; NULL: nothing. Any thread. */
+const char *tp_trace_track(tp_trace *t, uint32_t worker);
 
 #endif

@@ -343,6 +343,7 @@ int tp_agent_open(tp_agent *a, tp_engine *engine, int index, tp_executor *execut
         uv_cond_destroy(&a->cond);
         return tp_error_oom(err, "worker");
     }
+    tp_trace_add_track(&engine->trace, id, executor->type->name, index);
     return 0;
 }
 
@@ -395,6 +396,7 @@ void tp_job_cancel_locked(tp_job *job)
     if (job->is_cancelled)
         return;
     job->is_cancelled = true;
+    tp_trace_note(&job->engine->trace, TP_EVENT_CANCEL, job->owner_id, job->terms.number, 0, 0);
     while (job->queue) {
         tp_range *r = tp_job_dequeue(job);
         tp_job_skip(job, r->block, r->count);

@@ -102,6 +102,7 @@ static bool take_result(tp_job *job, const tp_slice *s, tp_block *b)
         f->active -= b->n;
         job->finished += b->n;
         if (b->kind == TP_BLOCK_FAILURE) {
+            tp_work_note(&s->work, TP_EVENT_FAIL, (uint32_t)(b->first - s->work.block->first), 1);
             f->failed++;
             is_news |= tp_job_count_failure(job, b);
         } else {

@@ -91,6 +91,17 @@ static const char *name_outside(const tp_agent *owner)
     return w && !tp_slice_of(w) ? w->terms->name : NULL;
 }
 
+static void note_open(const tp_job *job)
+{
+    tp_trace *trace = &job->engine->trace;
+    if (!tp_trace_is_on(trace))
+        return;
+    const char *name = job->func->name;
+    tp_trace_note(trace, TP_EVENT_OPEN, job->owner_id, job->terms.number,
+                  job->parent ? job->parent->terms.number : 0,
+                  tp_trace_name(trace, name, strlen(name)));
+}
+
 int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *err)
 {
     const tp_slice *inside = c->owner ? tp_slice_of(c->owner->worker.current) : NULL;
@@ -169,6 +180,7 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
         if (job->total > 0)
             atomic_fetch_add_explicit(&e->total, (uint64_t)job->total, memory_order_relaxed);
     }
+    note_open(job);
     *out = job;
     return 0;
 }
@@ -178,6 +190,7 @@ void tp_job_close(tp_job *job)
     tp_engine *e = job->engine;
     if (!tp_job_is_over(job))
         tp_job_cancel(job);
+    tp_trace_note(&e->trace, TP_EVENT_CLOSE, job->owner_id, job->terms.number, 0, 0);
     uv_mutex_lock(&e->lock);
     tp_job_untell(job);
     TP_ASSERT(tp_job_is_balanced(job) && (job->prev ? job->prev->next : e->jobs) == job &&
@@ -237,6 +250,70 @@ uint64_t tp_job_room(tp_job *job)
     uv_mutex_unlock(&job->engine->lock);
     tp_wakes_send(&w);
     return n;
+}
+
+/* Locked. */
+static tp_reason reason(const tp_job *job, uint64_t now, bool waits)
+{
+    if (job->is_cancelled || job->stop_at != UINT64_MAX)
+        return TP_REASON_NONE;
+    if (job->queue) {
+        tp_reason why = tp_job_queue_reason(job, now);
+        return why == TP_REASON_NONE ? TP_REASON_WORKERS : why;
+    }
+    if (job->n_delayed > 0 && job->running == 0)
+        return TP_REASON_RETRY;
+    if (job->ended)
+        return TP_REASON_NONE;
+    if (room(job) > 0 || job->read_ahead < job->window)
+        return TP_REASON_INPUTS;
+    /* The window is full: of results that the owner could take, or of later ones than that. */
+    return waits && job->finished < job->pushed ? TP_REASON_ORDER : TP_REASON_READER;
+}
+
+tp_reason tp_job_reason(tp_job *job, bool waits)
+{
+    uv_mutex_lock(&job->engine->lock);
+    tp_reason why = reason(job, uv_hrtime(), waits);
+    uv_mutex_unlock(&job->engine->lock);
+    return why;
+}
+
+tp_reason tp_engine_reason_locked(tp_engine *e, const tp_executor *ex)
+{
+    enum { JOBS_MAX = 64 }; /* that are looked at: the lock is not to be held for long */
+    uint64_t now = uv_hrtime();
+    tp_reason why = TP_REASON_NONE;
+    int n = 0;
+    for (const tp_job *j = e->jobs; j && why == TP_REASON_NONE && n < JOBS_MAX; j = j->next, n++)
+        if (j->executor == ex)
+            why = reason(j, now, !j->left_ns);
+    return why == TP_REASON_WORKERS ? TP_REASON_NONE : why;
+}
+
+void tp_engine_get_totals(tp_engine *e, tp_engine_totals *totals)
+{
+    *totals = (tp_engine_totals){ 0 };
+    uv_mutex_lock(&e->lock);
+    for (const tp_job *j = e->jobs; j; j = j->next) {
+        uint64_t waiting = j->queued + j->n_delayed;
+        totals->queued += waiting;
+        totals->running += j->pushed - j->finished - waiting;
+        totals->ready += j->finished > j->delivered + j->skipped
+                             ? j->finished - j->delivered - j->skipped
+                             : 0;
+        totals->bytes += j->bytes;
+    }
+    uv_mutex_unlock(&e->lock);
+}
+
+void tp_engine_note_jobs(tp_engine *e)
+{
+    /* The lock of the names is a leaf: nothing is called with it held. */
+    uv_mutex_lock(&e->lock);
+    for (const tp_job *j = e->jobs; j; j = j->next)
+        note_open(j);
+    uv_mutex_unlock(&e->lock);
 }
 
 bool tp_job_is_idle(tp_job *job)

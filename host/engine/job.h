@@ -16,6 +16,7 @@
 #ifndef TP_JOB_H
 #define TP_JOB_H
 
+#include "engine/reason.h"
 #include "engine/work.h"
 
 #include <uv.h>
@@ -193,6 +194,20 @@ bool tp_engine_records(tp_engine *engine);
  * process: it looks without the lock. */
 const tp_work *tp_engine_running_here(const tp_engine *engine);
 
+/* Sums over all jobs, nested ones too. */
+typedef struct tp_engine_totals {
+    uint64_t queued, running, ready; /* ready: results that nobody has taken yet */
+    uint64_t bytes;                  /* of inputs and results that wait */
+} tp_engine_totals;
+void tp_engine_get_totals(tp_engine *engine, tp_engine_totals *totals); /* any thread */
+
+/* Notes each job that there is as begun (TP_EVENT_OPEN), for somebody who has begun to listen. Any
+ * thread. */
+void tp_engine_note_jobs(tp_engine *engine);
+
+/* With the lock held: why workers of the executor have nothing to do. */
+tp_reason tp_engine_reason_locked(tp_engine *engine, const tp_executor *executor);
+
 /* Any thread: how many of the executor's agents run items now. */
 unsigned tp_engine_busy(tp_engine *engine, const tp_executor *executor);
 
@@ -265,6 +280,10 @@ tp_job *tp_job_collect(tp_engine *engine, tp_waiter *waiter);
 
 /* Would tp_job_collect find a job? */
 bool tp_job_can_collect(tp_engine *engine, const tp_waiter *waiter);
+
+/* Why nothing of the job can be begun. The owner, who is taken to be away with results unless it
+ * `waits`. */
+tp_reason tp_job_reason(tp_job *job, bool waits);
 
 /* Can nothing more happen in the job before its owner reads or pushes? */
 bool tp_job_is_idle(tp_job *job);

@@ -177,6 +177,9 @@ bool tp_job_is_balanced(const tp_job *job);
  * which wakes the next. */
 unsigned tp_job_takers(const tp_job *job);
 
+/* Why nothing of the job's queue can be taken; NONE: something can be, or it is empty. */
+tp_reason tp_job_queue_reason(const tp_job *job, uint64_t now);
+
 /* The owner is here; is away with results. `resume` wakes those who could run the job's items and
  * were not given any while it was paused. */
 void tp_job_come_back(tp_job *job, tp_wakes *w);

@@ -335,6 +335,15 @@ static bool can_take(const tp_job *job, uint64_t now)
     return job->bytes <= job->bytes_max || !has_ready || tp_range_first(job->queue) <= job->awaited;
 }
 
+tp_reason tp_job_queue_reason(const tp_job *job, uint64_t now)
+{
+    if (!job->queue)
+        return TP_REASON_NONE;
+    return !has_permit(job->func) ? TP_REASON_LIMIT
+           : !can_take(job, now)  ? TP_REASON_READER
+                                  : TP_REASON_NONE;
+}
+
 /* Locked. The next job to serve at one of these sites: one of the function with the fewest running
  * slices, and among its jobs likewise. */
 static tp_job *pick(tp_engine *e, const tp_executor *ex, uint64_t sites, uint64_t now)

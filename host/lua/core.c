@@ -192,6 +192,7 @@ static int open_core(lua_State *L)
     tp_core_register_io(L);
     tp_core_register_loop(L);
     tp_core_register_store(L);
+    tp_core_register_trace(L);
     tp_core_register_luv(L);
     tp_value_push_invoke(L);
     lua_setfield(L, -2, "invoke");

@@ -146,6 +146,7 @@ void tp_core_register_command(lua_State *L);
 void tp_core_register_lines(lua_State *L);
 void tp_core_register_loop(lua_State *L);
 void tp_core_register_store(lua_State *L);
+void tp_core_register_trace(lua_State *L);
 void tp_core_register_luv(lua_State *L);
 
 #endif

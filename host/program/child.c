@@ -10,6 +10,7 @@
 #include "program/sanitized.h"
 #include "program/signals.h"
 #include "wire/ask.h"
+#include "wire/events.h"
 #include "wire/frame.h"
 #include "wire/peer.h"
 #include "workers/vm.h"
@@ -32,6 +33,7 @@
 
 /* so many things that could be returned may be here */
 enum { RETURNED_MAX = TP_WIRE_REFS_MAX / 4 };
+enum { LONGEST = 1 << 20 /* bytes in a frame */, EVENTS = 1 << 12 /* of one request */ };
 enum { SPIN_NS = 60 * 1000, CONTROL_BYTES = (TP_WIRE_OUT_BEGIN + 4095) & ~4095 };
 
 struct tp_child {
@@ -65,6 +67,7 @@ struct tp_child {
     /* the block of the record at `used` that is being filled in, only for comparing; NULL: there is
      * none */
     tp_block *filling;
+    tp_buf events; /* memory for tell_events */
     /* blocks that the sink has taken, freed later: whoever gave them may look at them once more */
     tp_block *kept;
 };
@@ -159,10 +162,30 @@ static void take_turn(tp_child *c, tp_wire_state state)
         write_frame(c, 0, "", 0);
 }
 
+/* Listens to what happens here, or does not, as the host does. */
+static void follow_trace(tp_trace *trace, bool is_traced)
+{
+    if (is_traced && !tp_trace_is_on(trace))
+        tp_trace_start(trace, EVENTS, NULL); /* out of memory: then the host misses these events */
+    else if (!is_traced && tp_trace_is_on(trace))
+        tp_trace_stop(trace);
+}
+
+/* Sends the host what has happened since the last time. */
+static void tell_events(tp_child *c)
+{
+    tp_trace *trace = c->agent.worker.trace;
+    if (!tp_trace_is_on(trace))
+        return;
+    if (tp_wire_put_events(trace, &c->events) == 0 && c->events.len > 0 &&
+        c->events.len <= LONGEST)
+        write_frame(c, TP_WIRE_EVENTS, (const char *)c->events.data, c->events.len);
+    tp_buf_clear(&c->events);
+}
+
 /* tp_config.write */
 static void print(void *user, int fd, const char *bytes, size_t len)
 {
-    enum { LONGEST = 1 << 20 };
     for (; len > LONGEST; bytes += LONGEST, len -= LONGEST)
         write_frame(user, (uint32_t)fd, bytes, LONGEST);
     write_frame(user, (uint32_t)fd, bytes, len);
@@ -726,8 +749,10 @@ static void serve_request(tp_child *c)
         open_inputs(c, q, &inputs))
         /* the host would not know which of its things have arrived here */
         _exit(TP_CHILD_NO_MEMORY);
+    follow_trace(c->agent.worker.trace, q->is_traced);
     run_items(c, q, &inputs);
     step(c);
+    tell_events(c);
     c->has_run = true;
     close_inputs(&inputs);
     tp_block_free_list(c->kept);

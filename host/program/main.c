@@ -65,6 +65,8 @@ static _Noreturn void finish(int code, bool close_state)
         at_rest = tp_host_stop(tp_process.host, STOP_MS) == 0 ||
                   tp_host_finish_leaving(tp_process.host, LEAVE_MS) ||
                   (!tp_process.signal && tp_host_finish_keeping(tp_process.host, KEEP_MS));
+    if (tp_process.host)
+        tp_host_end_trace(tp_process.host);
     if (close_state && at_rest && L && !tp_process.host->is_running) {
         tp_process.L = NULL;
         lua_close(L);
@@ -274,6 +276,7 @@ int main(int argc, char **argv)
     config.cache_dir = tp_caches_own(path, sizeof path);
     config.state_dir = tp_caches_state(state, sizeof state);
     config.verbose = o.verbose;
+    config.trace = o.trace;
     config.worker = tp_is_set("TIDEPOOL_WORKER") ? getenv("TIDEPOOL_WORKER") : "/proc/self/exe";
     if (!read_cache_size(&config))
         return TP_EXIT_USAGE;

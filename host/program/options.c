@@ -103,8 +103,8 @@ static bool is_progress_mode(const char *mode)
 }
 
 /* The host's options that take a value, in the same word (--name=value) or in the next. */
-enum { EXECUTOR_OPTION, JOURNAL_OPTION, WORKERS_OPTION };
-static const char *const valued[] = { "--executor", "--journal", "--workers", NULL };
+enum { EXECUTOR_OPTION, JOURNAL_OPTION, TRACE_OPTION, WORKERS_OPTION };
+static const char *const valued[] = { "--executor", "--journal", "--trace", "--workers", NULL };
 
 /* Is argv[i] this option, alone or as "--name=value"? Then *value is its value, "nothing" when
  * there is none. Returns how many words it took; 0 when it is another option. */
@@ -119,6 +119,22 @@ static int value_option(const tp_options *o, int i, int which, const char **valu
     if (!*value || !**value)
         *value = "nothing";
     return *rest ? 1 : 2;
+}
+
+/* The same for an option whose value is a file. -1 after saying that there is none. */
+static int file_option(const tp_options *o, int i, int which, const char **file)
+{
+    const char *value;
+    char what[80];
+    const int n = value_option(o, i, which, &value);
+    if (n == 0)
+        return 0;
+    *file = value;
+    if (strcmp(value, "nothing") != 0)
+        return n;
+    snprintf(what, sizeof what, "%s needs a file, not %%s", valued[which]);
+    usage(what, value);
+    return -1;
 }
 
 /* Does an executor of that name run Lua functions? */
@@ -197,14 +213,12 @@ static int host_option(tp_options *o, int i)
         refuse_executor(value);
         return -1;
     }
-    n = value_option(o, i, JOURNAL_OPTION, &value);
-    if (n > 0) {
-        o->journal = value;
-        if (strcmp(value, "nothing") != 0)
-            return n;
-        usage("--journal needs a file, not %s", value);
-        return -1;
-    }
+    n = file_option(o, i, JOURNAL_OPTION, &o->journal);
+    if (n != 0)
+        return n;
+    n = file_option(o, i, TRACE_OPTION, &o->trace);
+    if (n != 0)
+        return n;
     n = value_option(o, i, WORKERS_OPTION, &value);
     if (n == 0 && strcmp(word, "-w") == 0) {
         value = o->argv[i + 1] && *o->argv[i + 1] ? o->argv[i + 1] : "nothing";

@@ -35,6 +35,7 @@ typedef struct tp_options {
     int workers; /* 0: the host's default */
     const char *executor; /* NULL: the host's default */
     const char *journal;  /* --journal; NULL: none */
+    const char *trace;    /* --trace; NULL: none */
     tp_colours colours;
     const char *progress; /* as the option says; NULL: chosen for the terminal */
     bool was_session; /* set by script.c */

@@ -60,12 +60,14 @@ int tp_runtime_open(tp_host *host, const tp_config *config, tp_error *err)
         copy_text(&host->opencl, host->config.opencl, err) ||
         copy_text(&host->cache_dir, host->config.cache_dir, err) ||
         copy_text(&host->state_dir, host->config.state_dir, err) ||
-        copy_text(&host->worker, host->config.worker, err))
+        copy_text(&host->worker, host->config.worker, err) ||
+        copy_text(&host->trace, host->config.trace, err))
         goto failed;
     host->config.opencl = host->opencl;
     host->config.cache_dir = host->cache_dir;
     host->config.state_dir = host->state_dir;
     host->config.worker = host->worker;
+    host->config.trace = host->trace;
     host->program_store = (tp_program_store){
         .folder = host->cache_dir,
         .secrets = host->state_dir ? host->state_dir : host->cache_dir,
@@ -93,6 +95,7 @@ failed:
     free(host->cache_dir);
     free(host->state_dir);
     free(host->worker);
+    free(host->trace);
     return -1;
 }
 
@@ -106,6 +109,7 @@ void tp_runtime_close(tp_host *host)
     free(host->cache_dir);
     free(host->state_dir);
     free(host->worker);
+    free(host->trace);
 }
 
 bool tp_host_is_usable(const tp_host *host)

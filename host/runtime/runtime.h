@@ -38,7 +38,7 @@ struct tp_host {
         *executors[TP_EXECUTORS_MAX + 1]; /* in the order of tp_executor_types; NULL-terminated */
     tp_array_pool *arrays;
     const struct tp_store_keeper *stores; /* who keeps Dicts and Queues; NULL: this host does */
-    char *opencl, *cache_dir, *state_dir, *worker; /* copies of config's, or NULL */
+    char *opencl, *cache_dir, *state_dir, *worker, *trace; /* copies of config's, or NULL */
     /* the folder of compiled programs; without a folder none are kept */
     tp_program_store program_store;
     /* Hooks of the program, or NULL: called before and after OpenCL is opened, on the thread that
@@ -61,6 +61,7 @@ struct tp_host {
     tp_cl *cl; /* NULL until it was asked for and could be opened */
 
     /* ---- the owner's ---- */
+    struct tp_tracer *tracer;         /* writes what happens to a file; NULL: nobody does */
     struct tp_api *api;               /* the C API's part; NULL until that is used */
     struct tp_attachment *attachment; /* to config.loop */
     /* keeps config.loop alive while it is referenced; NULL without such a loop */

@@ -161,6 +161,7 @@ int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work
         .worker = (uint32_t)worker->index,
         .discards = t->discards,
         .tags_lines = worker->tags_lines,
+        .is_traced = tp_trace_is_on(worker->trace),
         .draws = t->draws,
         .memory = t->memory,
         .depth = t->depth,

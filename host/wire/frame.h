@@ -23,7 +23,7 @@
 
 /* How the other process lays out its memory. Both compare it first: a worker of another build is
  * not used. */
-#define TP_WIRE_LAYOUT (3u << 24 | sizeof(tp_work) << 12 | sizeof(tp_scalar) << 6 | sizeof(void *))
+#define TP_WIRE_LAYOUT (4u << 24 | sizeof(tp_work) << 12 | sizeof(tp_scalar) << 6 | sizeof(void *))
 
 typedef enum tp_wire_state {
     TP_WIRE_STARTING, /* it has not said anything yet */
@@ -101,6 +101,7 @@ typedef struct tp_wire_request {
     uint64_t size;   /* where the request ends */
     uint32_t attempt, worker;
     uint32_t discards, tags_lines, has_leases, is_limited;
+    uint32_t is_traced; /* the host wants to know what happens (wire/events.h) */
     /* leases, has_leases, is_limited: as in tp_terms. Devices have the same numbers in all
      * processes of a machine */
     uint64_t leases;

@@ -10,6 +10,7 @@
 
 #include "base/invariant.h"
 #include "wire/ask.h"
+#include "wire/events.h"
 #include "wire/frame.h"
 #include "wire/peer.h"
 #include "workers/pool.h"
@@ -69,6 +70,7 @@ typedef struct supervisor {
     tp_func *permit_of;
     char frame[FRAME_MAX + 8]; /* the part of an output frame that has arrived */
     size_t frame_len;
+    tp_wire_events events; /* of the process */
     char line[2][4096]; /* unfinished lines that native code has written to descriptors 1 and 2 */
     size_t line_len[2];
 } supervisor;
@@ -135,13 +137,15 @@ static bool take_frames(supervisor *s)
     while (s->frame_len - at >= 8) {
         uint32_t head[2];
         memcpy(head, s->frame + at, sizeof head);
-        if (head[0] > 2 || head[1] > FRAME_MAX)
+        if (head[0] > TP_WIRE_EVENTS || head[1] > FRAME_MAX)
             return false;
         if (s->frame_len - at - 8 < head[1])
             break;
         if (head[0] == 2)
             tp_peer_keep_tail(&s->peer, s->frame + at + 8, head[1]);
-        if (head[0] > 0)
+        if (head[0] == TP_WIRE_EVENTS)
+            tp_wire_take_events(&s->events, s->frame + at + 8, head[1]);
+        else if (head[0] > 0)
             tp_host_print(s->host, (int)head[0], s->frame + at + 8, head[1]);
         at += 8 + head[1];
     }
@@ -189,6 +193,15 @@ static void release_permit(supervisor *s)
         tp_func_release_permit(s->host->engine, s->permit_of);
     tp_ref_drop(s->permit_of);
     s->permit_of = NULL;
+}
+
+/* Notes how the process has ended, or why it is being ended. */
+static void note_death(const supervisor *s, const char *how)
+{
+    tp_trace *trace = s->agent->worker.trace;
+    if (tp_trace_is_on(trace))
+        tp_trace_note(trace, TP_EVENT_DEATH, s->agent->worker.id, 0, (uint64_t)s->peer.pid,
+                      tp_trace_name(trace, how, strlen(how)));
 }
 
 /* Ends the process if it still runs, and frees all of it except how it ended. */
@@ -731,6 +744,7 @@ static void blame(supervisor *s, tp_work *w, uint32_t first, const char *garbage
     read_socket(s);
     read_output(s);
     tp_peer_describe(&s->peer, how, sizeof how, &signal, &code);
+    note_death(s, how);
     get_last_words(s, words);
     bool is_starved = !garbage && had_no_memory(s, w, first, signal, code, why, sizeof why);
     if (garbage)
@@ -749,6 +763,7 @@ static void time_out(supervisor *s, tp_work *w)
     char message[120];
     snprintf(message, sizeof message, "input %.0f ran for more than %g s", number_of(w),
              (double)w->terms->timeout_ns * 1e-9);
+    note_death(s, "was ended, since its input ran for too long");
     fail(s, w, TP_KIND_TIMEOUT, message);
 }
 
@@ -810,6 +825,7 @@ static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error
         is_right = collect(s, w, &r, o != DONE, &why);
     c = control_of(s);
     if (o == UNWANTED) {
+        note_death(s, "was ended, since its input is not wanted any more");
         end_process(s);
         return true;
     }
@@ -886,7 +902,15 @@ static int run_slice(void *state, tp_slice *slice, tp_error *err)
             dismiss(s);
             continue;
         }
-        if (!run_request(s, slice, recycle && left < count ? (uint32_t)left : count, err))
+        if (recycle && left < count)
+            count = (uint32_t)left;
+        s->events = (tp_wire_events){ s->agent->worker.trace, s->agent->worker.id,
+                                      (uint64_t)s->peer.pid, uv_hrtime() };
+        tp_trace_note(s->events.to, TP_EVENT_PROCESS, s->events.worker, 0, s->events.pid, 0);
+        tp_work_note(w, TP_EVENT_BEGIN, before, count);
+        bool can_go_on = run_request(s, slice, count, err);
+        tp_work_note(w, TP_EVENT_END, before, w->at - before);
+        if (!can_go_on)
             return -1;
         /* let others have the rest, which is sooner */
         if (w->is_torn || (w->at < end && w->at > before && s->peer.pid == 0))

@@ -77,7 +77,9 @@ void tp_idle_sleep(tp_idle *idle, const tp_worker *me)
     uint64_t until = tp_job_idle_until(idle->engine, idle->executor);
     idle->n_sleeping++;
     idle->executor->looking--;
-    tp_trace_note(me->trace, TP_EVENT_WAIT, me->id, 0, 0, 0);
+    if (tp_trace_is_on(me->trace))
+        tp_trace_note(me->trace, TP_EVENT_WAIT, me->id, 0, (uint64_t)(uintptr_t)idle->executor,
+                      tp_engine_reason_locked(idle->engine, idle->executor));
     if (until) {
         uint64_t now = uv_hrtime();
         uv_cond_timedwait(&idle->more, lock, until > now ? until - now : 1);

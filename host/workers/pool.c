@@ -96,7 +96,8 @@ static void miss(pool *p, const tp_error *err)
         tp_job_lose_all(p->engine, &p->base, err);
         return;
     }
-    if (!is_first)
+    /* a start that the end of the host interrupts is no miss */
+    if (!is_first || tp_engine_is_stopped(p->engine))
         return;
     char line[sizeof err->message + 16];
     int n = snprintf(line, sizeof line, "tidepool: %s\n", err->message);

@@ -4,6 +4,7 @@ local app = require "tidepool.app"
 local check = require "tidepool.base.check"
 local core = require "tidepool.core"
 local failure = require "tidepool.failure"
+local ffi = require "ffi"
 local interpret = require "tidepool.base.interpret"
 local lazy = require "tidepool.base.lazy"
 local loop = require "tidepool.engine.loop"
@@ -12,6 +13,8 @@ local array, gather, inputs, task = lazy "tidepool.array", lazy "tidepool.gather
 local event = lazy "tidepool.event"
 local command, lines = lazy "tidepool.command", lazy "tidepool.engine.inputs.lines"
 local share, store, stream = lazy "tidepool.share", lazy "tidepool.store", lazy "tidepool.stream"
+local trace = lazy "tidepool.trace"
+local is_traced = ffi.cast("const bool *", core.trace.flag())
 
 ---@class tidepool
 ---@field gpu { device: (fun(which: (true|string|table)?): tidepool.Device?), random: fun(seed: number, i: number, draw: number?): number }
@@ -221,6 +224,39 @@ function tidepool.workers(n, extra)
   local most, alive = core.workers(n)
   if most ~= n then check.fail("tidepool.workers: %d workers have started, so that %d is too few: call it before the first map", alive, n) end
   return most
+end
+
+--- Begins to write what happens to a file, in Chrome's trace format, which https://ui.perfetto.dev
+-- opens; one at a time. It ends with trace:stop(), or with the script. Compressed when the name
+-- ends in ".gz".
+---@param path string
+---@return tidepool.Trace
+function tidepool.trace(path, extra)
+  return trace.start(path, extra)
+end
+
+local function span(...)
+  return trace.span(...)
+end
+
+--- Calls fn(...), and gives what it returns; in a trace this is a box of that name, in the item, in
+-- the task or on the script's track. Without one it is the call alone.
+---@param name string
+---@param fn function
+---@param ... any  its arguments
+---@return any ...
+function tidepool.span(name, fn, ...)
+  if is_traced[0] or type(name) ~= "string" or type(fn) ~= "function" then return span(name, fn, ...) end
+  return fn(...)
+end
+interpret(span) -- not tidepool.span, which is compiled with what calls it
+
+--- A point in time, in a trace: with a number as its value a step of a curve of that name, with a
+-- string, or without a value, a mark where it happens. Without a trace it does nothing.
+---@param name string
+---@param value (number|string)?
+function tidepool.mark(name, value, extra)
+  return trace.mark(name, value, extra)
 end
 
 --- Runs until all tasks have ended, everything that was spawned is done, and luv has no active

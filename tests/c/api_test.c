@@ -93,6 +93,35 @@ TEST(an_older_and_shorter_config_is_taken)
     tp_host_close(host);
 }
 
+TEST(a_trace_of_the_config_is_written_until_the_host_is_closed)
+{
+    char path[] = "/tmp/tidepool-api-trace-XXXXXX", text[1 << 16];
+    tp_host *host;
+    tp_error err = { 0 };
+    tp_config config = { .size = sizeof config, .workers = 1, .trace = "/nowhere/at/all" };
+    CHECK_INT(-1, tp_host_open(&host, &config, &err));
+    CHECK_STR("cannot write the trace /nowhere/at/all: No such file or directory", err.message);
+    int fd = mkstemp(path);
+    CHECK(fd >= 0);
+    config.trace = path;
+    OK(tp_host_open(&host, &config, e));
+    tp_function *f = from_lua(host, square);
+    tp_map *map;
+    double x[] = { 1, 2, 3 };
+    OK(tp_map_doubles(&map, f, (const double *[]){ x }, 1, 3, NULL, e));
+    tp_result result;
+    while (tp_map_next(map, &result, &err) == 1)
+        ;
+    tp_host_close(host);
+    ssize_t n = read(fd, text, sizeof text - 1);
+    CHECK(n > 0);
+    text[n] = '\0';
+    close(fd);
+    unlink(path);
+    CHECK(strncmp(text, "[\n{", 3) == 0 && strcmp(text + n - 3, "\n]\n") == 0);
+    CHECK(strstr(text, "\"name\":\"f #1"));
+}
+
 TEST(an_executor_of_the_config_must_be_one)
 {
     tp_host *host;

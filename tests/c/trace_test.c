@@ -3,7 +3,9 @@
 #include "runtime/runtime.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <uv.h>
 
 enum { WRITERS = 4, EACH = 20000 };
@@ -195,4 +197,45 @@ TEST(workers_of_all_executors_have_ids_of_their_own)
     for (int i = 0; i < 3; i++)
         tp_agent_close(&agents[i]);
     tp_host_close(host);
+}
+
+TEST(texts_have_numbers)
+{
+    tp_trace t = { 0 };
+    char text[300];
+    CHECK_INT(0, tp_trace_name(&t, "early", 5)); /* nobody has ever listened */
+    CHECK_STR("?", tp_trace_text(&t, 1));
+    CHECK_INT(0, tp_trace_start(&t, 4, NULL));
+    uint32_t one = tp_trace_name(&t, "one", 3), two = tp_trace_name(&t, "twofold", 3);
+    CHECK(one > 0 && two > 0 && one != two);
+    CHECK_INT(one, tp_trace_name(&t, "one", 3));
+    CHECK_STR("two", tp_trace_text(&t, two));
+    CHECK_STR("?", tp_trace_text(&t, 0));
+    CHECK_STR("?", tp_trace_text(&t, UINT64_MAX));
+    memset(text, 'x', sizeof text); /* longer ones are cut */
+    uint32_t cut = tp_trace_name(&t, text, sizeof text);
+    CHECK_INT(TP_NAME_MAX, strlen(tp_trace_text(&t, cut)));
+    uint32_t last = 1;
+    for (int i = 0; i < 40000; i++) { /* there is a most */
+        int len = snprintf(text, sizeof text, "name %d", i);
+        uint32_t name = tp_trace_name(&t, text, (size_t)len);
+        CHECK(name == 0 || strcmp(text, tp_trace_text(&t, name)) == 0);
+        last = name;
+    }
+    CHECK_INT(0, last);
+    CHECK_INT(one, tp_trace_name(&t, "one", 3));
+    tp_trace_close(&t);
+}
+
+TEST(workers_are_called_what_they_were_called_last)
+{
+    tp_trace t = { 0 };
+    CHECK(!tp_trace_track(&t, 1));
+    tp_trace_add_track(&t, 1, "threads", 3);
+    tp_trace_add_track(&t, 2, "device", 0);
+    CHECK_STR("threads 3", tp_trace_track(&t, 1));
+    tp_trace_add_track(&t, 1, "other", 3);
+    CHECK_STR("other 3", tp_trace_track(&t, 1));
+    CHECK_STR("device", tp_trace_track(&t, 2));
+    tp_trace_close(&t);
 }

@@ -2,11 +2,13 @@
  * others are none. */
 #include "harness.h"
 #include "wire/ask.h"
+#include "wire/events.h"
 #include "wire/frame.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <uv.h>
 
 enum { ITEMS = 100, ROOM = 1 << 14 };
 
@@ -431,4 +433,78 @@ TEST(no_byte_of_a_question_that_is_changed_does_harm)
         tp_store_op_clear(&op);
         close_asks(&a);
     }
+}
+
+/* ---- events ---- */
+
+enum { EVENTS = 256 };
+
+/* What a process would send of two marks and a map. */
+static void fill_events(tp_buf *bytes)
+{
+    tp_trace child = { 0 };
+    CHECK_INT(0, tp_trace_start(&child, EVENTS, NULL));
+    tp_trace_note(&child, TP_EVENT_BEGIN, 1, 0, 0, 1); /* the request's: its host knows */
+    tp_trace_note(&child, TP_EVENT_OPEN, 1, 7, 0, tp_trace_name(&child, "inner", 5));
+    tp_trace_note(&child, TP_EVENT_BEGIN, 1, 7, 0, 1);
+    tp_trace_note(&child, TP_EVENT_MARK_TEXT, 1, 0, tp_trace_name(&child, "text", 4),
+                  tp_trace_name(&child, "mark", 4));
+    tp_trace_note(&child, TP_EVENT_END, 1, 7, 0, 1);
+    CHECK_INT(0, tp_wire_put_events(&child, bytes));
+    tp_trace_close(&child);
+}
+
+TEST(events_of_a_process_become_those_of_its_worker)
+{
+    tp_trace host = { 0 };
+    tp_buf bytes = { 0 };
+    tp_event got[EVENTS];
+    CHECK_INT(0, tp_trace_start(&host, EVENTS, NULL));
+    fill_events(&bytes);
+    tp_wire_events of = { &host, 5, 1234, 0 };
+    tp_wire_take_events(&of, (char *)bytes.data, bytes.len);
+    CHECK_INT(4, tp_trace_read(&host, got, EVENTS));
+    CHECK(got[0].kind == TP_EVENT_OPEN && got[0].worker == 5);
+    CHECK_INT((uint64_t)1234 << 32 | 7, got[0].job);
+    CHECK_STR("inner", tp_trace_text(&host, got[0].count));
+    CHECK(got[2].kind == TP_EVENT_MARK_TEXT && got[2].job == 0);
+    CHECK_STR("mark", tp_trace_text(&host, got[2].count));
+    CHECK_STR("text", tp_trace_text(&host, got[2].first));
+    CHECK(got[0].time_ns <= got[3].time_ns);
+    /* nobody listens any more */
+    tp_trace_stop(&host);
+    tp_wire_take_events(&of, (char *)bytes.data, bytes.len);
+    CHECK_INT(0, tp_trace_read(&host, got, EVENTS));
+    tp_buf_free(&bytes);
+    tp_trace_close(&host);
+}
+
+TEST(no_bytes_in_the_place_of_events_do_harm)
+{
+    tp_trace host = { 0 };
+    tp_buf bytes = { 0 };
+    tp_event got[EVENTS];
+    CHECK_INT(0, tp_trace_start(&host, EVENTS, NULL));
+    fill_events(&bytes);
+    tp_wire_events of = { &host, 5, 1234, 0 };
+    for (size_t i = 0; i < bytes.len; i++)
+        for (int change = 1; change < 256; change += 37) {
+            char *copy = malloc(bytes.len); /* of its exact size, for AddressSanitizer */
+            memcpy(copy, bytes.data, bytes.len);
+            copy[i] = (char)(copy[i] + change);
+            tp_wire_take_events(&of, copy, bytes.len);
+            free(copy);
+            size_t n = tp_trace_read(&host, got, EVENTS);
+            for (size_t k = 0; k < n; k++)
+                CHECK(got[k].worker == 5 && got[k].kind < TP_EVENTS &&
+                      got[k].time_ns <= uv_hrtime());
+        }
+    for (size_t len = 0; len < bytes.len; len++) {
+        char *copy = malloc(len + 1);
+        memcpy(copy, bytes.data, len);
+        tp_wire_take_events(&of, copy, len);
+        free(copy);
+    }
+    tp_buf_free(&bytes);
+    tp_trace_close(&host);
 }

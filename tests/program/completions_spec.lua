@@ -105,7 +105,7 @@ describe("the help, the manual page and the completions", function()
 
   it("name the same options", function()
     local all = in_help "'' map devices"
-    assert.equal(34, #all)
+    assert.equal(35, #all)
     assert.same(all, options_in(support.read_file "completions/_tidepool":gsub("%-%[", "["), "'%*?(%-%-?%a[%a-]*)"))
     local page = support.read_file "man/tidepool.1":match "\n%.SH OPTIONS(.*)\n%.SH THE SESSION":gsub("\\%-", "-")
     page = page:gsub("\n[^.][^\n]*", "")
@@ -118,7 +118,7 @@ describe("the help, the manual page and the completions", function()
     assert.same(in_help "''", options_in(bash "tidepool -" .. ",", "(%-[^,]+),"))
     assert.same(in_help "'' map", options_in(bash "tidepool map --" .. "," .. bash "tidepool -" .. ",", "(%-[^,]+),"))
     assert.same({ "--color", "--executor", "--explain", "--help", "--journal", "--json", "--log", "--no-progress", "--progress", "--quiet",
-      "--workers" }, options_in(bash "tidepool run --" .. ",", "(%-[^,]+),"))
+      "--trace", "--workers" }, options_in(bash "tidepool run --" .. ",", "(%-[^,]+),"))
   end)
 end)
 

@@ -32,9 +32,10 @@ local describe, show = lazy "tidepool.base.describe", lazy "tidepool.base.show"
 local loop = {}
 
 -- Locals, so that a session ends properly whatever its user does to the globals.
-local pairs, ipairs, tostring, table = pairs, ipairs, tostring, table
+local pairs, ipairs, tostring, table, getinfo = pairs, ipairs, tostring, table, debug.getinfo
 
 local now, is_worker = core.loop.now, core.is_worker
+local is_traced = ffi.cast("const bool *", core.trace.flag())
 local here, pass = coroutines.here, coroutines.pass
 
 -- Starting a task inside a task takes C stack, so below this depth tasks start later.
@@ -141,8 +142,16 @@ local function wake(waiter)
 end
 loop.wake = wake
 
+--- For a trace: the task, which is to run fn, begins.
+local function note_task(task, fn)
+  local info = type(fn) == "function" and getinfo(fn, "S")
+  task.number = n_started
+  core.trace.task(task.number, info and ("task %s:%d"):format(info.short_src, info.linedefined) or "task")
+end
+
 local function end_task(task, ...)
   coroutines.remove(task.thread)
+  if task.number then core.trace.task(task.number) end
   if alive[task] then
     alive[task] = nil
     n_alive = n_alive - 1
@@ -179,6 +188,7 @@ function loop.start(task, is_later, fn, ...)
     n_started = n_started + 1
     alive[task] = n_started
     n_alive = n_alive + 1
+    if is_traced[0] then note_task(task, fn) end
   end
   if is_later or nested >= NESTED_MAX then
     local n, arguments = select("#", ...), { ... }

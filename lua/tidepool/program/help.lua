@@ -60,6 +60,9 @@ local module_rows = {
   { "tidepool.class(name, metatable)", "objects with that metatable may travel" },
   { "tidepool.devices()", "the OpenCL devices that option gpu can name" },
   { "tidepool.gpu.device(which?)", "a device to drive by hand: buffers and kernels of one's own" },
+  { "tidepool.trace(path)", "writes what happens to a file for Perfetto; trace:stop()" },
+  { "tidepool.span(name, fn, ...)", "calls fn(...): a box of that name in a trace" },
+  { "tidepool.mark(name, value?)", "a point in a trace, or of a curve in it" },
   { "tidepool.workers(n?), tidepool.now()", "how many workers there may be; seconds on a clock" },
 }
 
@@ -155,6 +158,9 @@ local lazy_class_rows = {
     { "queue:get(timeout?)", "waits for the first value; nil when the queue is closed and empty" },
     { "queue:each()", "for value in queue:each() do: until it is closed" },
     { "queue:close(), queue:is_closed(), #queue", "nothing more goes in; how many are there" },
+  } },
+  { "tidepool.trace", "Trace", {
+    { "trace:stop()", "ends the file; nil and why when not all could be written" },
   } },
   { "tidepool.generator", "Stream", {
     { "for v in f:stream(x) do", "the values, as they come" },

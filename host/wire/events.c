@@ -1,0 +1,98 @@
+/* events.c: events of a worker process, on their way to the trace of its host. */
+#include "wire/events.h"
+
+#include <string.h>
+#include <uv.h>
+
+/* The head of an event; its names follow, as bytes. */
+typedef struct head {
+    tp_event event;
+    uint32_t name, text; /* lengths of the names that `count` and `first` are; 0: they are none */
+} head;
+
+/* Which of its numbers are names, in an event of that kind. */
+static bool has_name(tp_event_kind kind)
+{
+    return kind == TP_EVENT_OPEN || kind == TP_EVENT_SPAN || kind == TP_EVENT_MARK ||
+           kind == TP_EVENT_MARK_NUMBER || kind == TP_EVENT_MARK_TEXT;
+}
+
+static bool has_text(tp_event_kind kind)
+{
+    return kind == TP_EVENT_MARK_TEXT;
+}
+
+/* Does the event belong to a job? Others are of users' code. */
+static bool has_job(tp_event_kind kind)
+{
+    return kind <= TP_EVENT_CANCEL;
+}
+
+/* The host sees by itself what becomes of the request's items, and how the process waits. */
+static bool is_wanted(const tp_event *e)
+{
+    switch (e->kind) {
+    case TP_EVENT_OPEN:
+    case TP_EVENT_CLOSE:
+    case TP_EVENT_PUSH:
+    case TP_EVENT_BEGIN:
+    case TP_EVENT_END:
+    case TP_EVENT_RETRY:
+    case TP_EVENT_FAIL: return e->job > 0;
+    case TP_EVENT_SPAN:
+    case TP_EVENT_SPAN_END:
+    case TP_EVENT_MARK:
+    case TP_EVENT_MARK_NUMBER:
+    case TP_EVENT_MARK_TEXT: return true;
+    default: return false;
+    }
+}
+
+int tp_wire_put_events(tp_trace *trace, tp_buf *out)
+{
+    tp_event events[64];
+    size_t n;
+    while ((n = tp_trace_read(trace, events, 64)) > 0)
+        for (size_t i = 0; i < n; i++) {
+            head h = { .event = events[i] };
+            if (!is_wanted(&h.event))
+                continue;
+            const char *name = has_name(h.event.kind) ? tp_trace_text(trace, h.event.count) : "";
+            const char *text = has_text(h.event.kind) ? tp_trace_text(trace, h.event.first) : "";
+            h.name = (uint32_t)strlen(name);
+            h.text = (uint32_t)strlen(text);
+            if (tp_buf_add(out, &h, sizeof h) || tp_buf_add(out, name, h.name) ||
+                tp_buf_add(out, text, h.text))
+                return -1;
+        }
+    return 0;
+}
+
+void tp_wire_take_events(tp_wire_events *of, const char *bytes, size_t len)
+{
+    uint64_t now = uv_hrtime();
+    head h;
+    for (size_t at = 0; len - at >= sizeof h; at += h.name + h.text) {
+        memcpy(&h, bytes + at, sizeof h);
+        at += sizeof h;
+        tp_event *e = &h.event;
+        if (h.name > TP_NAME_MAX || h.text > TP_NAME_MAX || h.name + h.text > len - at)
+            return;
+        if (!is_wanted(e))
+            continue;
+        e->worker = of->worker;
+        /* of the same clock, but who knows */
+        e->time_ns = e->time_ns < of->last_ns ? of->last_ns : e->time_ns > now ? now : e->time_ns;
+        of->last_ns = e->time_ns;
+        if (has_job(e->kind))
+            e->job = of->pid << 32 | (e->job & UINT32_MAX);
+        else
+            e->job = 0;
+        if (has_name(e->kind))
+            e->count = tp_trace_name(of->to, bytes + at, h.name);
+        if (has_text(e->kind))
+            e->first = tp_trace_name(of->to, bytes + at + h.name, h.text);
+        if (tp_trace_is_on(of->to))
+            tp_trace_write(of->to, e);
+    }
+}

@@ -1,0 +1,27 @@
+/* events.h: what a worker process tells its host of its items while that is being traced: events
+ * (base/trace.h) as bytes, in frames of their own on the socket. */
+#ifndef TP_EVENTS_H
+#define TP_EVENTS_H
+
+#include "base/buf.h"
+#include "base/trace.h"
+
+enum { TP_WIRE_EVENTS = 3 }; /* the number of such frames, where those of output have 1 and 2 */
+
+/* Child: reads the trace's events, and appends those that its host wants to `out`; the job 0 is
+ * the request's. -1 when out of memory. */
+int tp_wire_put_events(tp_trace *trace, tp_buf *out);
+
+/* How the host sees the events of a process. */
+typedef struct tp_wire_events {
+    tp_trace *to;
+    uint32_t worker;
+    uint64_t pid;
+    uint64_t last_ns; /* the last one's time; none is taken to be earlier */
+} tp_wire_events;
+
+/* Host: notes the events in these bytes as the worker's own. What is wrong in them is left out: the
+ * process may have written anything. */
+void tp_wire_take_events(tp_wire_events *of, const char *bytes, size_t len);
+
+#endif
