@@ -1,6 +1,8 @@
 /* array.c: the memory of typed arrays, and the pool of what is free. */
 #include "base/array.h"
 
+#include "base/mapping.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -273,8 +275,7 @@ bool tp_array_share(tp_array *a)
     if (!data)
         return false;
     copy_pages(data, a->data, a->capacity);
-    if (mremap(data, a->capacity, a->capacity, MREMAP_MAYMOVE | MREMAP_FIXED, a->data) ==
-        MAP_FAILED) {
+    if (tp_map_move(data, a->capacity, a->capacity, a->data, pool->file, at) == MAP_FAILED) {
         /* What was there may be gone already. */
         if (map_private(a->data, a->capacity))
             copy_pages(a->data, data, a->capacity);

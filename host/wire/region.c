@@ -1,6 +1,8 @@
 /* region.c: memory that two processes share. See region.h. */
 #include "wire/region.h"
 
+#include "base/mapping.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -29,7 +31,7 @@ static int allocate(int fd, size_t size, tp_error *err)
 
 static int map(tp_region *a, size_t size, tp_error *err)
 {
-    void *data = a->data ? mremap(a->data, a->size, size, MREMAP_MAYMOVE)
+    void *data = a->data ? tp_map_move(a->data, a->size, size, NULL, a->fd, 0)
                          : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, a->fd, 0);
     if (data == MAP_FAILED)
         return tp_error_set(err, TP_EMEMORY, "no memory to share with a worker process: %s",
