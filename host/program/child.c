@@ -765,9 +765,15 @@ static void serve_request(tp_child *c)
 
 /* ---- the start and the end of the process ---- */
 
-/* Makes this process end with the thread that has started it; that thread may be gone already. */
+/* Makes this process end with the thread that has started it; that thread may be gone already. The
+ * commands that the process starts know no such thing. So the pipe TP_PEER_LIFE sends SIGKILL to
+ * the process's group when its other end is closed; it is passed on to commands, since it must last
+ * as long as one of them does. Where that is not possible, commands outlive a killed host. */
 static int follow_parent(pid_t host, tp_error *err)
 {
+    if (fcntl(TP_PEER_LIFE, F_SETOWN, -getpid()) == 0 &&
+        fcntl(TP_PEER_LIFE, F_SETSIG, SIGKILL) == 0)
+        fcntl(TP_PEER_LIFE, F_SETFL, O_ASYNC | O_NONBLOCK);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     return getppid() == host ? 0 : tp_error_set(err, TP_ESYS, "the host is gone");
 }
@@ -793,7 +799,7 @@ int tp_child_open(tp_child **out, tp_error *err)
     if (!c || uv_mutex_init(&c->print_lock))
         return tp_error_oom(err, "worker process");
     for (int fd = TP_PEER_SOCKET; fd < TP_PEER_FDS; fd++)
-        fcntl(fd, F_SETFD, FD_CLOEXEC);
+        fcntl(fd, F_SETFD, fd == TP_PEER_LIFE ? 0 : FD_CLOEXEC);
     c->socket = TP_PEER_SOCKET;
     c->file = fcntl(TP_PEER_ARRAYS, F_GETFD) < 0 ? -1 : TP_PEER_ARRAYS;
     if (tp_region_adopt(&c->in, TP_PEER_IN, err) || tp_region_adopt(&c->out, TP_PEER_OUT, err) ||

@@ -54,6 +54,20 @@ static int open_pair(int ends[2], bool is_socket)
     return ends[1] < 0 || fcntl(ends[0], F_SETFL, O_NONBLOCK) ? -1 : 0;
 }
 
+/* Opens the pipe that ends with us: ends[0] stays here, and is the one that is written to. */
+static int open_life(int ends[2])
+{
+    int ours;
+    if (pipe2(ends, O_CLOEXEC)) {
+        ends[0] = ends[1] = -1;
+        return -1;
+    }
+    ours = ends[1];
+    ends[1] = raise_fd(ends[0]);
+    ends[0] = ours;
+    return ends[1] < 0 ? -1 : 0;
+}
+
 static void close_fd(int *fd)
 {
     if (*fd >= 0)
@@ -108,12 +122,12 @@ static int spawn(tp_peer *p, const char *path, const int from[TP_PEER_FDS])
 
 int tp_peer_start(tp_peer *p, const char *path, const int shared[TP_PEER_SHARED], tp_error *err)
 {
-    int socket[2] = { -1, -1 }, standard[2][2] = { { -1, -1 }, { -1, -1 } },
+    int socket[2] = { -1, -1 }, standard[2][2] = { { -1, -1 }, { -1, -1 } }, life[2] = { -1, -1 },
         copy[TP_PEER_SHARED] = { -1, -1, -1, -1 };
-    *p = (tp_peer){ .pidfd = -1, .socket = -1, .output = { -1, -1 }, .status = -1 };
+    *p = (tp_peer){ .pidfd = -1, .socket = -1, .output = { -1, -1 }, .life = -1, .status = -1 };
     int rc = -1;
     bool is_connected = open_pair(socket, true) == 0 && open_pair(standard[0], false) == 0 &&
-                        open_pair(standard[1], false) == 0;
+                        open_pair(standard[1], false) == 0 && open_life(life) == 0;
     for (int i = 0; i < TP_PEER_SHARED && is_connected; i++)
         is_connected = shared[i] < 0 || (copy[i] = copy_fd(shared[i])) >= 0;
     if (!is_connected) {
@@ -122,7 +136,7 @@ int tp_peer_start(tp_peer *p, const char *path, const int shared[TP_PEER_SHARED]
     }
     int why = spawn(p, path,
                     (int[TP_PEER_FDS]){ -1, standard[0][1], standard[1][1], socket[1], copy[0],
-                                        copy[1], copy[2], copy[3] });
+                                        copy[1], copy[2], copy[3], life[1] });
     if (why) {
         tp_error_set(err, TP_ESYS, "cannot start a worker process, %s: %s", path, strerror(why));
         goto out;
@@ -133,11 +147,13 @@ int tp_peer_start(tp_peer *p, const char *path, const int shared[TP_PEER_SHARED]
     p->socket = socket[0];
     p->output[0] = standard[0][0];
     p->output[1] = standard[1][0];
-    socket[0] = standard[0][0] = standard[1][0] = -1;
+    p->life = life[0];
+    socket[0] = standard[0][0] = standard[1][0] = life[0] = -1;
     rc = 0;
 out:
     for (int i = 0; i < 2; i++) {
         close_fd(&socket[i]);
+        close_fd(&life[i]);
         close_fd(&standard[0][i]);
         close_fd(&standard[1][i]);
     }
@@ -191,6 +207,13 @@ bool tp_peer_has_ended(tp_peer *p)
     return p->has_ended || info.si_pid != 0;
 }
 
+bool tp_peer_is_stopped(const tp_peer *p)
+{
+    siginfo_t info = { .si_pid = 0 };
+    return waitid(P_PID, (id_t)p->pid, &info, WSTOPPED | WNOHANG | WNOWAIT) == 0 &&
+           info.si_pid != 0;
+}
+
 void tp_peer_kill(tp_peer *p)
 {
     if (p->pid == 0 || p->has_ended)
@@ -208,6 +231,7 @@ void tp_peer_close(tp_peer *p)
     close_fd(&p->socket);
     close_fd(&p->output[0]);
     close_fd(&p->output[1]);
+    close_fd(&p->life);
     p->pid = 0;
 }
 

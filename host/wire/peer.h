@@ -1,9 +1,10 @@
 /* peer.h: a worker process as its host sees it: started, watched, ended.
  *
  * The process is the program `tidepool --worker`. It has no descriptors but its own (TP_PEER_*):
- * /dev/null, two pipes for what native code writes, a socket, the link's memory (three pieces), and
- * the file of the host's arrays, if there is one. It dies with the thread that started it, so the
- * host leaves none behind, however it ends. What the process does is not known here. */
+ * /dev/null, two pipes for what native code writes, a socket, the link's memory (three pieces), the
+ * file of the host's arrays, if there is one, and a pipe that ends with the host. It dies with the
+ * thread that started it, and the commands that it has started with the host, so the host leaves
+ * none behind, however it ends. What the process does is not known here. */
 #ifndef TP_PEER_H
 #define TP_PEER_H
 
@@ -20,6 +21,7 @@ enum {
     TP_PEER_OUT,
     TP_PEER_ARRAYS,
     TP_PEER_ASKS,
+    TP_PEER_LIFE,
     TP_PEER_FDS /* descriptors of a worker process */
 };
 enum { TP_PEER_SHARED = 4 /* how many, from TP_PEER_IN on */ };
@@ -32,6 +34,9 @@ typedef struct tp_peer {
     int pidfd;
     int socket;     /* a stream of wake-up bytes and of what the process prints; does not block */
     int output[2];  /* where its descriptors 1 and 2 can be read; they do not block */
+    /* the end of a pipe to which nothing is ever written. When it is closed, which the host's death
+     * does, the system kills the process's group: the process asks for that (child.c) */
+    int life;
     char tail[TP_PEER_TAIL]; /* the end of what came out of output[1] */
     size_t tail_len;
     bool has_ended; /* the process has ended and been reaped: */
@@ -48,6 +53,9 @@ bool tp_peer_find(char *path, size_t size);
 
 /* Has the process ended? Does not wait. */
 bool tp_peer_has_ended(tp_peer *p);
+
+/* Has a signal stopped the process? Does not wait. */
+bool tp_peer_is_stopped(const tp_peer *p);
 
 /* Kills the process and its process group, and waits for it. Its descriptors stay open, since
  * something may still be in them. */

@@ -37,7 +37,8 @@ enum {
     /* the same for an item that streams: it is told by the next value that it gives */
     STREAM_PATIENCE_NS = 1000 * 1000 * 1000,
     START_S = 60,   /* a new process that has said nothing for so long is ended */
-    STARTS_MAX = 3, /* so many processes in a row may die before they have begun anything */
+    /* so many processes in a row may die before they have begun anything: somebody may kill them */
+    STARTS_MAX = 10,
     LEAVE_S = 5,    /* for what a process does before it ends, after it has run everything */
     FRAME_MAX = 1 << 20
 };
@@ -237,17 +238,19 @@ static void get_last_words(const supervisor *s, char words[TP_PEER_TAIL + 1])
     words[end - line] = '\0';
 }
 
-/* Waits until the new process is ready. */
+/* Waits until the new process is ready. One that was stopped meanwhile is ended: nobody else
+ * would end it, since it runs nothing that has a timeout. */
 static int await_ready(supervisor *s, const char *path, tp_error *err)
 {
     uint64_t deadline = uv_hrtime() + START_S * 1000000000ull;
     tp_wire_out *c = control_of(s);
     while (atomic_load_explicit(&c->turn, memory_order_acquire) == 0) {
-        if (!wait_for_process(s, 100)) {
+        if (!wait_for_process(s, LOOK_MS) || tp_peer_is_stopped(&s->peer)) {
             const char *signal;
             char how[64], words[TP_PEER_TAIL + 1];
             get_last_words(s, words);
             int code;
+            s->deaths++;
             tp_peer_kill(&s->peer);
             tp_peer_describe(&s->peer, how, sizeof how, &signal, &code);
             return tp_error_set(err, TP_ESYS, "cannot start worker processes: %s --worker %s%s%s",
@@ -333,7 +336,8 @@ static void start_spare(supervisor *s)
         start(s, &s->spare, path, &err);
 }
 
-static int start_process(supervisor *s, tp_error *err)
+/* Starts a process, or takes the spare one, and waits until it is ready. */
+static int try_to_start(supervisor *s, tp_error *err)
 {
     char found[4096];
     const char *path = program_of(s, found);
@@ -362,6 +366,20 @@ static int start_process(supervisor *s, tp_error *err)
         return -1;
     }
     return 0;
+}
+
+/* The same, again when the process dies meanwhile. */
+static int start_process(supervisor *s, tp_error *err)
+{
+    unsigned deaths;
+    do {
+        deaths = s->deaths;
+        *err = (tp_error){ 0 };
+        if (try_to_start(s, err) == 0)
+            return 0;
+    } while (s->deaths > deaths && s->deaths < STARTS_MAX &&
+             !tp_engine_is_stopped(s->host->engine));
+    return -1;
 }
 
 /* ---- turns ---- */
