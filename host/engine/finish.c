@@ -149,7 +149,7 @@ static void learn(tp_job *job, const tp_slice *s, uint32_t n, uint64_t now)
 {
     if (n == 0)
         return;
-    double ns = (double)(now - s->started_ns) / n;
+    double ns = (double)(s->ran_ns ? s->ran_ns : now - s->started_ns) / n;
     tp_func_count(job->func, n, ns);
     if (ns < 0.1)
         ns = 0.1;

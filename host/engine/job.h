@@ -84,6 +84,9 @@ struct tp_slice {
     tp_agent *agent;
     uv_thread_t thread; /* that claimed it */
     uint64_t started_ns;
+    /* how long its items ran, where that is much less than the slice took; 0: as long. The
+     * agent's */
+    uint64_t ran_ns;
     bool has_more; /* when it was claimed there was work for one more worker */
     struct tp_range *range; /* the items; owned by the engine */
     tp_slice *next, *prev;  /* in the engine's list; engine's lock */

@@ -7,12 +7,26 @@
 
 /* ---- how much there is to do ---- */
 
+/* What a slice of the job should take. */
+static double slice_ns_of(const tp_job *job)
+{
+    const tp_executor_type *type = job->executor->type;
+    return (double)(type->slice_ns ? type->slice_ns : TP_SLICE_NS);
+}
+
+/* Work below this is not worth one more worker: the more a slice costs beside its items, the more
+ * work that is. */
+static double small_ns_of(const tp_job *job)
+{
+    return slice_ns_of(job) * TP_SMALL_NS / TP_SLICE_NS;
+}
+
 unsigned tp_job_takers(const tp_job *job)
 {
     if (job->queued == 0)
         return 0;
     double ns = (double)job->queued * job->item_ns;
-    double n = job->item_ns > 0 && ns > TP_SMALL_NS ? 1 + ns / TP_SLICE_NS : 1;
+    double n = job->item_ns > 0 && ns > small_ns_of(job) ? 1 + ns / TP_SLICE_NS : 1;
     return n < (double)job->queued ? (unsigned)n : (unsigned)job->queued;
 }
 
@@ -446,9 +460,7 @@ static uint32_t slice_count(const tp_job *job, const tp_range *r, const tp_agent
         tp_agent_site(agent) >= 0 ? (double)job->func->site_ns[tp_agent_site(agent)] : job->item_ns;
     if (item_ns <= 0)
         return least < r->count ? least : r->count;
-    double wanted = (double)(type->slice_ns ? type->slice_ns : TP_SLICE_NS) / item_ns;
-    double small = wanted * TP_SMALL_NS /
-                   TP_SLICE_NS; /* what comes and goes at a higher price is to be worth it, too */
+    double wanted = slice_ns_of(job) / item_ns, small = small_ns_of(job) / item_ns;
     double share = ceil((double)job->queued * share_of(job, agent, item_ns));
     if (wanted > share)
         wanted = share > small ? share : small;
@@ -460,7 +472,8 @@ static uint32_t slice_count(const tp_job *job, const tp_range *r, const tp_agent
     /* equal parts: a small rest would not be worth the cost of a launch */
     if (tp_agent_site(agent) >= 0)
         wanted = ceil(r->count / fmax(round(r->count / wanted), 1));
-    if (wanted >= r->count)
+    /* nor would it be worth a turn of its own */
+    if (wanted >= 0.75 * r->count)
         return r->count;
     uint32_t n = (uint32_t)wanted, grain = type->slice_grain;
     if (grain && n > grain)
@@ -542,7 +555,7 @@ void tp_engine_come_back(tp_engine *e)
 static bool has_more(const tp_engine *e, const tp_job *job)
 {
     if (job->queued && has_permit(job->func) &&
-        (job->item_ns <= 0 || (double)job->queued * job->item_ns > TP_SMALL_NS))
+        (job->item_ns <= 0 || (double)job->queued * job->item_ns > small_ns_of(job)))
         return true;
     for (const tp_func *f = e->ready_first; f; f = f->next_ready)
         if (f != job->func && has_permit(f))
@@ -609,6 +622,7 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     s->job = tp_ref_hold(job);
     s->agent = agent;
     s->started_ns = now;
+    s->ran_ns = 0;
     s->thread = uv_thread_self();
     s->has_more = has_more(e, job);
     s->range = r;

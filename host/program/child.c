@@ -104,7 +104,7 @@ static void wait_for_host(tp_child *c)
     const tp_wire_in *in = (const tp_wire_in *)(const void *)c->in.data;
     uint64_t until = uv_hrtime() + SPIN_NS;
     while (uv_hrtime() < until) {
-        for (int i = 0; i < 16; i++) {
+        for (int i = 0; i < 4; i++) {
             if (atomic_load_explicit(&in->turn, memory_order_acquire) != c->seen)
                 goto out;
             tp_relax();
@@ -719,7 +719,9 @@ static void run_items(tp_child *c, const tp_wire_request *q, tp_block *inputs)
     tp_work *w = &c->control->work;
     tp_work_open(w, &c->agent.worker, &sink, &terms, inputs, 0, inputs->n, q->attempt);
     limit_memory(c, q->memory);
+    uint64_t begun = uv_hrtime();
     tp_vm_run(c->agent.worker.vm, w);
+    atomic_store_explicit(&c->control->ran_ns, uv_hrtime() - begun, memory_order_relaxed);
     tp_vm_limit(c->agent.worker.vm, 0, 0, NULL, NULL);
     tp_work_close(w);
     for (uint32_t i = 0; i < TP_COLUMNS_MAX; i++)

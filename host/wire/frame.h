@@ -72,6 +72,7 @@ typedef struct tp_wire_out {
     _Atomic uint32_t refused;
     _Atomic uint32_t will_leave; /* not 0: it must do something before it ends */
     _Atomic uint32_t asked, asked_of; /* tp_wire_asked; the id of the function */
+    _Atomic uint64_t ran_ns;  /* how long the items of the last request ran */
     _Atomic uint64_t printed; /* counts writes to the socket */
     _Atomic uint64_t used;    /* records end here (release): what lies before it is published */
     /* where the record of columns begins that is being filled in, at `used`; 0: none */
