@@ -901,7 +901,7 @@ describe("Worker processes", function()
     local file = io.open "/etc/passwd"
     local fds = own(f:remote())
     file:close()
-    for fd = 0, 7 do assert.is_true(fds[fd], "descriptor " .. fd) end
+    for fd = 0, 8 do assert.is_true(fds[fd], "descriptor " .. fd) end
     local foreign = app:func(function()
       local pipe = io.popen "ls -l /proc/$PPID/fd"
       local text = pipe:read "*a"
