@@ -785,8 +785,8 @@ static void time_out(supervisor *s, tp_work *w)
     fail(s, w, TP_KIND_TIMEOUT, message);
 }
 
-/* Notes how long the request's items ran: so that the way there and back does not count, which takes
- * longer than many small items. */
+/* Notes how long the request's items ran: so that the way there and back does not count, which
+ * takes longer than many small items. */
 static void note_time(const supervisor *s, tp_slice *slice, uint64_t sent_ns)
 {
     uint64_t ran_ns = atomic_load_explicit(&control_of(s)->ran_ns, memory_order_relaxed),

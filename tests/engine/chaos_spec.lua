@@ -20,7 +20,8 @@ describe("Worker processes, and hosts, that are killed or stopped at random", fu
         return what .. (((what == "megabytes=" or what == "gone_s=" or not support.sanitized) and n or math.ceil(n / 10)))
       end)
       local dir = support.temp_dir()
-      local status = os.execute(("timeout -k 5 500 %s --workers 4 tests/torture/chaos.lua %s %s >%s/out 2>&1 </dev/null"):format(support.binary, name, few, dir))
+      local command = "timeout -k 5 500 %s --workers 4 tests/torture/chaos.lua %s %s >%s/out 2>&1 </dev/null"
+      local status = os.execute(command:format(support.binary, name, few, dir))
       local output = support.read_file(dir .. "/out")
       assert.is_truthy(output:find("^" .. name .. ": [^\n]*\n$"), output)
       assert.equal(0, status)
