@@ -192,6 +192,7 @@ static void show_error(lua_State *L, const char *traceback)
             tp_errors_print(traceback, strlen(traceback));
         }
         fputc('\n', stderr);
+        tp_term_resume(true);
     }
     lua_pop(L, 1);
 }

@@ -21,7 +21,9 @@ enum {
     /* bytes that are held while a line is edited; more than that is written at once */
     HELD_MAX = 1 << 20,
     /* a bottom line that was not updated for so long is outdated: its map has been left, perhaps */
-    OLD_MS = 1000
+    OLD_MS = 1000,
+    /* how long others wait for the main thread to end a line that it has begun */
+    PATIENCE_MS = 250
 };
 
 static const char eraser[] = "\r\033[K";
@@ -36,6 +38,11 @@ static struct {
     signed char is_terminal[3];
     signed char are_joined; /* the same for whether stdout and stderr are one file */
     bool is_amid; /* somebody has begun a line, and the cursor is in it */
+    /* the main thread has begun one, or is about to write: others wait, if they are patient */
+    bool main_is_amid;
+    bool is_impatient;  /* it left one open for too long once: nobody waits any more */
+    pthread_t main;     /* valid while main_is_amid */
+    pthread_cond_t line_ended;
     volatile sig_atomic_t is_shown;
     /* see tp_term_prompt */
     void (*leave)(void *arg); /* NULL: no line is edited */
@@ -43,7 +50,9 @@ static struct {
     char *held;
     size_t held_len;
     int held_fd; /* an eventfd */
-} the = { .lock = PTHREAD_MUTEX_INITIALIZER, .held_fd = -1 };
+} the = { .lock = PTHREAD_MUTEX_INITIALIZER,
+          .line_ended = PTHREAD_COND_INITIALIZER,
+          .held_fd = -1 };
 
 static long long now_ms(void)
 {
@@ -124,13 +133,16 @@ void tp_term_hide(void)
         the.leave(the.leave_arg);
     pthread_mutex_lock(&the.lock);
     erase();
+    the.main_is_amid = true;
+    the.main = pthread_self();
     pthread_mutex_unlock(&the.lock);
 }
 
 void tp_term_resume(bool at_line_start)
 {
     pthread_mutex_lock(&the.lock);
-    the.is_amid = !at_line_start;
+    the.is_amid = the.main_is_amid = !at_line_start;
+    pthread_cond_broadcast(&the.line_ended);
     if (now_ms() - the.since_ms < OLD_MS)
         draw();
     pthread_mutex_unlock(&the.lock);
@@ -166,6 +178,23 @@ void tp_term_unlock(FILE *file, size_t len)
     funlockfile(file);
 }
 
+/* A script writes a line in several calls: what other threads write comes behind it, unless it does
+ * not end soon. */
+static void await_main_line(void)
+{
+    if (!the.main_is_amid || the.is_impatient || pthread_equal(the.main, pthread_self()))
+        return;
+    const long long until = now_ms() + PATIENCE_MS;
+    const struct timespec deadline = { until / 1000, until % 1000 * 1000000 };
+    int status = 0;
+    while (the.main_is_amid && !the.is_impatient && status == 0)
+        status = pthread_cond_clockwait(&the.line_ended, &the.lock, CLOCK_MONOTONIC, &deadline);
+    if (status != 0 && the.main_is_amid) {
+        the.is_impatient = true;
+        pthread_cond_broadcast(&the.line_ended);
+    }
+}
+
 /* Are stdout and stderr the same pipe or file? Found out once. */
 static bool are_joined(void)
 {
@@ -183,7 +212,10 @@ size_t tp_term_write(FILE *file, const char *bytes, size_t len)
     if (len == 0)
         return 0;
     pthread_mutex_lock(&the.lock);
-    const bool to_terminal = is_terminal(file), was_shown = the.is_shown;
+    const bool to_terminal = is_terminal(file);
+    if (to_terminal)
+        await_main_line();
+    const bool was_shown = the.is_shown;
     size_t n = len;
     if (!(to_terminal && the.leave && hold(bytes, len))) {
         erase();
@@ -192,8 +224,10 @@ size_t tp_term_write(FILE *file, const char *bytes, size_t len)
         tp_term_lock(file, len);
         n = fwrite_unlocked(bytes, 1, len, file);
         tp_term_unlock(file, len);
-        if (to_terminal)
+        if (to_terminal) {
             the.is_amid = bytes[len - 1] != '\n';
+            the.main_is_amid = false;
+        }
         if (was_shown) {
             fflush(file);
             draw();

@@ -25,7 +25,8 @@ void tp_term_lock(FILE *file, size_t len);
 void tp_term_unlock(FILE *file, size_t len);
 
 /* As fwrite, but above the bottom line, which is not shown while the last text written has not
- * ended its line. Any thread. */
+ * ended its line. On a terminal it waits a little for the end of a line that the main thread has
+ * begun. Any thread. */
 size_t tp_term_write(FILE *file, const char *bytes, size_t len);
 
 /* Between tp_term_prompt(leave, arg) and tp_term_prompt(NULL, NULL) a line is edited at a prompt,

@@ -226,6 +226,15 @@ describe("the progress line on a terminal", function()
     contains(screen, "worker 40\n", "file 40\n")
   end)
 
+  it("goes on above a line that the script has begun and does not end", function()
+    open(script(8, 0.05, [[
+      local loud = app:func { name = "loud" } (function(x) print("worker " .. x) return x end)
+      io.write "waiting: "
+      loud:for_each(tidepool.range(n))
+      print "over"]]))
+    contains(terminal:wait "[ended 0]", "worker 1\n", "worker 8\n", "over\n")
+  end)
+
   it("is gone when an error or Ctrl-C ends the script", function()
     open(script(100, 0.05, 'for i in nap:map(tidepool.range(n), { return_exceptions = true }) do if i == 40 then error("mine", 0) end end'))
     terminal:wait "busy"
