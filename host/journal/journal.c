@@ -24,7 +24,7 @@ enum {
 struct tp_journal {
     tp_ref ref; /* owners: the Lua state, each map */
 
-    /* Set by tp_journal_open, read-only afterwards. */
+    /* Set by tp_journal_open, read-only until it is shut (by the thread of its last user). */
     char *path, *lock_path;
     int lock_fd;
     uint64_t cache_bytes; /* 0: it is a journal */
@@ -45,7 +45,8 @@ struct tp_journal {
     tp_buf queue;
     uint64_t n_recorded, n_written; /* rows */
     unsigned n_flushing; /* threads that wait for n_written to reach what they recorded */
-    bool is_closing;
+    unsigned n_users; /* those who need it open: whoever opened or entered it, each map */
+    bool is_closing, is_shut;
     tp_error error; /* why nothing can be written any more */
 };
 
@@ -205,9 +206,9 @@ static void run(void *arg)
 
 /* ---- opening and closing ---- */
 
-static void close_journal(tp_ref *ref)
+/* Writes what is in the queue, and closes the file. */
+static void shut(tp_journal *j)
 {
-    tp_journal *j = (tp_journal *)ref;
     if (j->has_thread) {
         uv_mutex_lock(&j->lock);
         j->is_closing = true;
@@ -224,10 +225,19 @@ static void close_journal(tp_ref *ref)
         j->owner->finalize(j->select);
     /* closing the last connection moves what is beside the file into it */
     tp_sqlite_close(j->owner);
+    j->owner = NULL;
     if (j->lock_fd >= 0) {
         unlink(j->lock_path);
         close(j->lock_fd);
     }
+}
+
+/* Nobody holds it any more; who left it without tp_journal_leave has left it open. */
+static void free_journal(tp_ref *ref)
+{
+    tp_journal *j = (tp_journal *)ref;
+    if (!j->is_shut)
+        shut(j);
     if (j->has_changed)
         uv_cond_destroy(&j->changed);
     if (j->has_lock)
@@ -238,7 +248,33 @@ static void close_journal(tp_ref *ref)
     free(j);
 }
 
-const tp_ref_type tp_journal_type = { "tidepool.journal", close_journal };
+bool tp_journal_enter(tp_journal *j)
+{
+    uv_mutex_lock(&j->lock);
+    while (j->n_users == 0 && !j->is_shut)
+        uv_cond_wait(&j->changed, &j->lock);
+    bool is_open = j->n_users > 0;
+    j->n_users += is_open;
+    uv_mutex_unlock(&j->lock);
+    return is_open;
+}
+
+void tp_journal_leave(tp_journal *j)
+{
+    uv_mutex_lock(&j->lock);
+    TP_ASSERT(j->n_users > 0);
+    bool is_last = --j->n_users == 0;
+    uv_mutex_unlock(&j->lock);
+    if (!is_last)
+        return;
+    shut(j);
+    uv_mutex_lock(&j->lock);
+    j->is_shut = true;
+    uv_cond_broadcast(&j->changed);
+    uv_mutex_unlock(&j->lock);
+}
+
+const tp_ref_type tp_journal_type = { "tidepool.journal", free_journal };
 
 /* Prepares a statement on the writer's connection. */
 static int prepare(tp_journal *j, sqlite3_stmt **to, const char *sql, tp_error *err)
@@ -258,6 +294,7 @@ int tp_journal_open(tp_journal **out, const char *path, uint64_t cache_bytes, tp
         return tp_error_oom(err, schema->what);
     tp_ref_init(&j->ref, &tp_journal_type);
     j->lock_fd = -1;
+    j->n_users = 1;
     j->cache_bytes = cache_bytes;
     j->growth = UINT64_MAX;
     j->path = strdup(path);

@@ -26,9 +26,17 @@ typedef struct tp_journal_map tp_journal_map;
 extern const tp_ref_type tp_journal_type, tp_journal_map_type;
 
 /* Opens the file, and makes it when it is missing. cache_bytes 0: a journal, which other processes
- * cannot open meanwhile; else a cache of about that many bytes. One owner. -1 with err set: it is
- * no journal, another process has it, ... */
+ * cannot open meanwhile; else a cache of about that many bytes. One owner, and one user. -1 with
+ * err set: it is no journal, another process has it, ... */
 int tp_journal_open(tp_journal **out, const char *path, uint64_t cache_bytes, tp_error *err);
+
+/* Who has opened a journal uses it, and so does each of its maps, from tp_journal_map_new to its
+ * end, which may be a worker's: an item may be running when its map is given up. When the last user
+ * leaves, the file is closed, and free for other processes; then only tp_journal_enter may be
+ * called. Enter: one more user; false, with the file closed, when it has none any more. Leave: any
+ * thread that uses it. */
+bool tp_journal_enter(tp_journal *journal);
+void tp_journal_leave(tp_journal *journal);
 
 /* The connection of the owner's thread, for occasional questions. The owner's thread. */
 tp_sqlite *tp_journal_connection(tp_journal *journal);
@@ -70,8 +78,8 @@ typedef struct tp_journal_map_config {
     bool explains;       /* reasons are kept, for tp_journal_map_reasons */
 } tp_journal_map_config;
 
-/* A map of a journal, or a function's part of a cache; a recorder for jobs. One owner. NULL when
- * out of memory. */
+/* A map of a journal, or a function's part of a cache; a recorder for jobs. One owner. The caller
+ * uses the journal, and so does the map from here on. NULL when out of memory. */
 tp_journal_map *tp_journal_map_new(tp_journal *journal, const tp_journal_map_config *config);
 
 /* The same as a recorder, for its job to hold. */

@@ -14,7 +14,7 @@ struct tp_journal_map {
     tp_recorder recorder; /* first member; owners: the Lua state, its job */
 
     /* Set by tp_journal_map_new, read-only afterwards. */
-    tp_journal *journal; /* held */
+    tp_journal *journal; /* held, and used */
     tp_journal_map_config config;
 
     /* ---- the owner's ---- */
@@ -33,6 +33,7 @@ static void free_map(tp_ref *ref)
     tp_journal_map *m = (tp_journal_map *)ref;
     free(m->reasons);
     tp_buf_free(&m->scratch);
+    tp_journal_leave(m->journal);
     tp_ref_drop(m->journal);
     free(m);
 }
@@ -56,6 +57,8 @@ tp_journal_map *tp_journal_map_new(tp_journal *journal, const tp_journal_map_con
     tp_journal_map *m = calloc(1, sizeof *m);
     if (!m)
         return NULL;
+    bool is_open = tp_journal_enter(journal);
+    TP_ASSERT(is_open); /* the caller uses it */
     tp_ref_init(&m->recorder.ref, &tp_journal_map_type);
     m->recorder.record = record;
     m->journal = tp_ref_hold(journal);

@@ -294,6 +294,20 @@ static int l_journal_flush(lua_State *L)
     return 1;
 }
 
+/* core.journal.enter(journal) -> whether it is open: then the caller uses it until it leaves */
+static int l_journal_enter(lua_State *L)
+{
+    lua_pushboolean(L, tp_journal_enter(tp_core_check_ref(L, 1, &tp_journal_type)));
+    return 1;
+}
+
+/* core.journal.leave(journal): for who has opened or entered it; its last user closes the file */
+static int l_journal_leave(lua_State *L)
+{
+    tp_journal_leave(tp_core_check_ref(L, 1, &tp_journal_type));
+    return 0;
+}
+
 /* core.journal.close(journal or map): drops the caller's reference */
 static int l_journal_close(lua_State *L)
 {
@@ -332,6 +346,8 @@ static const luaL_Reg journal_functions[] = {
     { "counts", l_journal_counts },
     { "reasons", l_journal_reasons },
     { "flush", l_journal_flush },
+    { "enter", l_journal_enter },
+    { "leave", l_journal_leave },
     { "close", l_journal_close },
     { "values", l_journal_values },
     { NULL, NULL },

@@ -682,6 +682,7 @@ static int l_lines_fill(lua_State *L)
     uint64_t room = (uint64_t)luaL_checknumber(L, 3), n = 0;
     int wait_ms = (int)luaL_checkinteger(L, 4);
     size_t bytes = 0;
+    luaL_argcheck(L, room > 0, 3, "there is no room");
     do {
         if (advance(L, 1, l, room - n, n > 0 ? 0 : wait_ms)) {
             if (n == 0)

@@ -36,7 +36,7 @@ local function words_of(given)
       words[key] = tostring(value)
     elseif not fields[key] then
       local near = type(key) == "string" and check.nearest(key, { "cwd", "stdin", "check" })
-      check.fail("tidepool.command: unknown option %s%s", type(key) == "string" and "'" .. key .. "'" or check.show(key),
+      check.fail("tidepool.command: unknown option %s%s", check.key(key),
         near and (" (did you mean '%s'?)"):format(near) or "; there are: cwd, stdin, check")
     elseif type(value) ~= fields[key] then
       check.fail("tidepool.command: option '%s' must be %s, got %s", key, check.a(fields[key]), check.show(value))

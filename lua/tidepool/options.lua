@@ -58,6 +58,11 @@ local BATCH, WAIT_S, BATCH_MAX = 64, 0.005, 2 ^ 20
 
 local types
 
+local function names_in_order(names)
+  table.sort(names)
+  return table.concat(names, ", ")
+end
+
 --- What is wrong with the fields of a table; `fields` has their types, by name or as in `types`.
 --- nil when nothing is.
 local function trouble_with(v, fields)
@@ -67,7 +72,7 @@ local function trouble_with(v, fields)
       local names = {}
       for name in pairs(fields) do names[#names + 1] = name end
       local near = check.nearest(tostring(key), names)
-      return ("has no field %s%s"):format(check.show(key), near and ("; did you mean %q?"):format(near) or "")
+      return ("has no field %s%s"):format(check.key(key), near and (" (did you mean '%s'?)"):format(near) or "; there are: " .. names_in_order(names))
     end
     of = types[of] or of
     if not of[2](value) then return ("%s must be %s, got %s"):format(key, of[1], check.show(value)) end
@@ -358,7 +363,7 @@ function options.check(who, rows, given)
     if not row then
       if refused[name] then check.fail("%s: option '%s' %s", who, name, refused[name]) end
       local near = check.nearest(tostring(name), names_of(rows))
-      check.fail("%s: unknown option %s%s", who, type(name) == "string" and "'" .. name .. "'" or check.show(name),
+      check.fail("%s: unknown option %s%s", who, check.key(name),
         near and (" (did you mean '%s'?)"):format(near) or "; there are: " .. table.concat(names_of(rows), ", "))
     end
     local real = row.alias_of and row_of(rows, row.alias_of) or row

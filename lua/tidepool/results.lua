@@ -242,8 +242,13 @@ local function feed_on(self, source, job)
       self.is_feeding = false
       return core.job.close(job)
     end
+    local room = core.job.room(job)
+    if room == 0 then -- whoever takes results goes on
+      self.is_feeding = false
+      return
+    end
     source.has_more = false
-    fill(self, source, job, core.job.room(job))
+    fill(self, source, job, room)
     if self.job ~= job or self.has_all_inputs or not source.has_more then return end
     self.is_feeding = true
     loop.sleep(0)
@@ -286,7 +291,7 @@ function Results:_feed()
   source.has_more = false
   local is_idle = fill(self, source, job, room)
   if source.gives_way and source.has_more and self.job == job and not self.has_all_inputs then
-    self.is_feeding = true
+    self.is_feeding, self.feeder = true, false -- the task that is started here
     loop.start({ is_daemon = true, _end = ignore }, true, feed_on, self, source, job)
   end
   return not is_idle
@@ -978,6 +983,7 @@ function Results:cancel()
     self.k, self.n = 0, 0
     self.is_cancelled = true
     core.job.cancel(self.job)
+    if self.settings.journal then self.settings.journal:leave() end
   end
 end
 

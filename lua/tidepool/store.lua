@@ -38,7 +38,9 @@ store.dict_index, store.queue_index = methods_of("Dict", dict), methods_of("Queu
 store.Dict, store.Queue = core.store.install(dict, queue) -- the metatables that they are known by
 
 function store.newindex(self, key)
-  if tostring(self):find "Dict" then check.fail("a Dict has no fields: write dict:put(%s, value)", check.show(key)) end
+  if tostring(self):find "Dict" then
+    check.fail("a Dict has no fields: write dict:put(%s, value)", type(key) == "string" and ("%q"):format(key) or check.show(key))
+  end
   check.fail "a Queue has no fields: write queue:put(value)"
 end
 
@@ -84,7 +86,7 @@ function store.new_queue(given, extra)
   if given ~= nil and type(given) ~= "table" then check.fail("tidepool.Queue: expected options, as { capacity = 10 }, got %s", check.show(given)) end
   local capacity = 0
   for key, value in pairs(given or {}) do
-    if key ~= "capacity" then check.fail("tidepool.Queue: unknown option %s; there is: capacity", check.show(key)) end
+    if key ~= "capacity" then check.fail("tidepool.Queue: unknown option %s; there is: capacity", check.key(key)) end
     if type(value) ~= "number" or value < 1 or value % 1 ~= 0 or value == math.huge then
       check.fail("tidepool.Queue: option 'capacity' must be an integer of at least 1, got %s", check.show(value))
     end
@@ -126,7 +128,7 @@ function dict:put(key, value, given)
   check_value("dict:put", value)
   if given ~= nil and type(given) ~= "table" then check.fail("dict:put: expected options, as { if_absent = true }, got %s", check.show(given)) end
   for name in pairs(given or {}) do
-    if name ~= "if_absent" then check.fail("dict:put: unknown option %s; there is: if_absent", check.show(name)) end
+    if name ~= "if_absent" then check.fail("dict:put: unknown option %s; there is: if_absent", check.key(name)) end
   end
   return put("dict:put", self, key, value, given and given.if_absent and 0 or nil)
 end
@@ -139,7 +141,7 @@ function dict:add(key, n)
   check_key("dict:add", key)
   if n ~= nil and type(n) ~= "number" then check.fail("dict:add: expected a number, got %s", check.show(n)) end
   local sum, why = core.store.add(self, key, n or 1)
-  if not sum then check.fail("dict:add: key %s: %s", check.show(key), why) end
+  if not sum then check.fail("dict:add: key %s: %s", check.key(key), why) end
   return sum
 end
 

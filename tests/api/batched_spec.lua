@@ -435,7 +435,7 @@ describe("The option batched", function()
       assert.is_false(fine)
       support.contains(tostring(why), text)
     end
-    fails({ most = 3 }, 'has no field the string "most"')
+    fails({ most = 3 }, "has no field 'most'")
     fails({ max = 0 }, "max must be an integer of at least 1")
     fails(0.5, "max must be an integer of at least 1")
     fails({ wait = -1 }, "wait must be a number of seconds")

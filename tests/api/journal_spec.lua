@@ -358,6 +358,33 @@ describe("A journal", function()
     assert.truthy(done.stdout:find "\n1 \n$", done.stdout)
   end)
 
+  it("may be used again at once by whoever has used it, also while an item of a map that was given up runs", function()
+    local done = runs [[
+      local again = "DIR/again"
+      local f = app:func(function(x) while x == 2 do local file = io.open(again) if file then break end end return x end)
+      local results = f:map({ 1, 2, 3, 4 }, { journal = { file = file, name = "a" } })
+      put(results())
+      results:cancel()
+      local g = app:func(function(x) return 2 * x end)
+      put(g:map({ 1, 2 }, { journal = { file = file, name = "b" } }):sum())
+      put(g:map({ 1, 2 }, { journal = { file = file:gsub("/run.db$", "/./run.db"), name = "a" } }):sum())
+      io.open(again, "w"):close()
+    ]]
+    assert.same({ "1 1 \n6 \n6 \n", 0 }, { done.out, done.code }, done.err)
+  end)
+
+  it("has the name of a map free again once its loop was left, and one file by all of its paths", function()
+    local done = runs [[
+      local f = app:func(function(x) return x end)
+      for i in f:map({ 1, 2, 3 }, { journal = { file = file, name = "a" } }) do if i == 3 then break end end
+      put(f:map({ 1, 2, 3 }, { journal = { file = file, name = "a" } }):sum())
+      local a, b = f:map({ 1 }, { journal = file }), f:map({ 1 }, { journal = (file:gsub("/run.db$", "/./run.db")) })
+      put(a:sum() + b:sum())
+    ]]
+    assert.same({ "6 \n2 \n", 0 }, { done.out, done.code }, done.err)
+    assert.truthy(done.err:find "tidepool: a: all 3 from run.db", done.err)
+  end)
+
   it("can be optional: then the map goes on without it, and says so", function()
     local done = runs { simple:format "{ file = file, optional = true }", before = write "no database, and more than sixteen bytes of it" }
     assert.same({ "6 \n", 0 }, { done.out, done.code })

@@ -214,6 +214,16 @@ describe("tidepool.lines", function()
     assert.equal(6, tidepool.async(function() return inner:map(tidepool.lines(path)):sum() end):get())
   end)
 
+  it("gives a task all lines, also when there are more than the window takes", function()
+    local path = file_of(("line\n"):rep(70000))
+    local count = app:func(function() return 1 end)
+    assert.equal(70000, tidepool.async(function() return count:map(tidepool.lines(path)):sum() end):get())
+    path = file_of(("1\n"):rep(50))
+    for _, window in ipairs { 1, 2, 7 } do
+      assert.equal(50, #tidepool.async(function() return (same:map(tidepool.lines(path), { window = window }):list()) end):get())
+    end
+  end)
+
   it("is bounded by the window, and lets lines of a pipe through as they come", function()
     local path = support.temp_path()
     os.execute("mkfifo " .. path)

@@ -119,6 +119,12 @@ function check.show(value)
   return tostring(value)
 end
 
+--- A name, or another key, as a message shows it: 'x', or 7.
+---@return string
+function check.key(value)
+  return type(value) == "string" and #value <= 40 and not value:find "%c" and "'" .. value .. "'" or (check.show(value):gsub("^the string ", ""))
+end
+
 --- "a table", "an integer": the name of a type with its article.
 function check.a(name)
   return (name:find("^[aeio]") and "an " or "a ") .. name

@@ -35,6 +35,7 @@ local function give_up(name, path, why)
 end
 
 function Part.explain() end
+function Part.leave() end
 
 --- Called when a map is over: from here on what it has recorded is in the file.
 function Part:finish()

@@ -20,8 +20,9 @@ ffi.cdef [[
 -- The program's options --explain and --quiet.
 local explains, is_quiet = false, false
 
--- Open files, by their path: { path, handle, run, n_open = running maps, taken = names in use };
--- and, also by path, how many maps have asked for a name, which is kept when the file is closed.
+-- By the path that a file really has (path_key): { path, handle, run, taken = the maps with it, by
+-- their names, as long as somebody has them }; the file is open while one of its maps is, which is
+-- asked by core.journal.enter. And, also by that, how many maps have asked for a name.
 local opened, asked = {}, {}
 
 --- Sets what the program's options say: a file for maps of the script that name none, or nil
@@ -33,7 +34,7 @@ end
 
 --- The path in a form that SQLite takes for a file.
 function journal.plain_path(path)
-  return path:find "^:" and "./" .. path or path
+  return (path:find "^:" or path:find "^file:") and "./" .. path or path
 end
 
 --- Bytes as SQL writes them.
@@ -74,34 +75,63 @@ local function ask(j, ...)
   return journal.ask(j.handle, ...)
 end
 
-local function open(path)
-  local j = opened[path]
-  if not j then
-    local handle, why = core.journal.open(journal.plain_path(path))
-    if not handle then error(why, 0) end
-    j = { path = path, handle = handle, n_open = 0, taken = {} }
-    ask(j, "insert into runs (started, process, host, program) values (?, ?, ?, ?)", os.time(), process_number(), host_name(), program())
-    j.run = ask(j, "select last_insert_rowid()")[1][1]
-    opened[path] = j
-    asked[path] = asked[path] or {}
-  end
-  return j
+--- The path that the system finds for a path; nil when there is nothing.
+local function real_path(path)
+  local found = ffi.C.tidepool_realpath(path, nil)
+  if found == nil then return nil end
+  local text = ffi.string(found)
+  ffi.C.tidepool_free(found)
+  return text
 end
 
---- Closes the file when no map uses it any more.
-local function close(j)
-  opened[j.path] = nil
-  core.journal.query(j.handle, "update runs set ended = ? where run = ?", os.time(), j.run)
-  core.journal.close(j.handle)
+--- The same for a file that need not be there.
+local function path_key(path)
+  local folder, name = path:match "^(.*/)([^/]*)$"
+  local found = real_path(path)
+  if found then return found end
+  found = real_path(folder or ".")
+  return found and ("%s/%s"):format(found, name or path) or path
+end
+
+--- The journal with that path, which the caller then uses (core.journal.leave).
+local function open(path)
+  local key = path_key(path)
+  local j = opened[key]
+  if j and core.journal.enter(j.handle) then
+    local fine, why = core.journal.flush(j.handle) -- so that what earlier maps have recorded is found
+    if fine then return j end
+    core.journal.leave(j.handle)
+    error(why, 0)
+  end
+  local handle, why = core.journal.open(journal.plain_path(path))
+  if not handle then error(why, 0) end
+  j = { path = path, handle = handle, taken = setmetatable({}, { __mode = "v" }) }
+  local fine, problem = pcall(function()
+    ask(j, "insert into runs (started, process, host, program) values (?, ?, ?, ?)", os.time(), process_number(), host_name(), program())
+    j.run = ask(j, "select last_insert_rowid()")[1][1]
+  end)
+  if not fine then
+    core.journal.leave(handle)
+    error(problem, 0)
+  end
+  opened[key] = j
+  asked[key] = asked[key] or {}
+  j.asked = asked[key]
+  return j
 end
 
 --- The map's name in the file: the user's, or the function's with a count of its maps.
 local function name_of(j, given, function_name)
   local name = given
   if not name then
-    local n = (asked[j.path][function_name] or 0) + 1
-    asked[j.path][function_name] = n
+    local n = (j.asked[function_name] or 0) + 1
+    j.asked[function_name] = n
     name = n == 1 and function_name or ("%s#%d"):format(function_name, n)
+  end
+  if j.taken[name] then
+    -- perhaps by a loop that was left early
+    collectgarbage()
+    collectgarbage()
   end
   if j.taken[name] then error(("a map called '%s' is running with it already: give one of them another name"):format(name), 0) end
   return name
@@ -119,12 +149,8 @@ end
 function journal.program_file(fn)
   local script = type(arg) == "table" and arg[0]
   for _, path in ipairs { type(script) == "string" and script or "", debug.getinfo(fn, "S").source:match "^@(.*)" } do
-    local found = ffi.C.tidepool_realpath(path, nil)
-    if found ~= nil then
-      local text = ffi.string(found)
-      ffi.C.tidepool_free(found)
-      return text
-    end
+    local found = real_path(path)
+    if found then return found end
   end
 end
 
@@ -169,11 +195,12 @@ Map.__index = Map
 --- (`tidepool map --retry-failed`) only inputs that have failed before are run.
 ---@param who string  for messages: "Function:map"
 function journal.open(who, f, spec, total)
+  local j
   local fine, result = pcall(function()
     local parts, why = identity.parts(f.raw, f.setups)
     if not parts then error(("%s: %s"):format(f.name, why), 0) end
     journal.add_options(parts, f.options)
-    local j = open(spec.file)
+    j = open(spec.file)
     local name = name_of(j, spec.name, f.name)
     local map, version = find_rows(j, name, f, parts, total)
     local settings = {
@@ -183,12 +210,11 @@ function journal.open(who, f, spec, total)
       journal = j, name = name, parts = parts, number = map, version = version, is_optional = spec.optional, only_failed = spec.only_failed,
     }, Map)
     self.handle = core.journal.map(j.handle, map, version, j.run, settings)
-    j.taken[name] = true
-    j.n_open = j.n_open + 1
+    j.taken[name] = self
     return self
   end)
+  if j then core.journal.leave(j.handle) end
   if fine then return result end
-  if opened[spec.file] and opened[spec.file].n_open == 0 then close(opened[spec.file]) end
   if not spec.optional then check.fail("%s: option 'journal': %s", who, failure.is_failure(result) and result.message or tostring(result)) end
   if not is_quiet then core.io.warn(("tidepool: %s: goes on without its journal: %s\n"):format(f.name, tostring(result))) end
 end
@@ -261,6 +287,12 @@ function Map:explain()
   if #lines > 0 then core.io.warn(table.concat(lines)) end
 end
 
+--- The map is given up: from here on another one may have its name.
+function Map:leave()
+  local taken = self.journal.taken
+  if taken[self.name] == self then taken[self.name] = nil end
+end
+
 --- Called when the map is over: from here on what was recorded is in the file. Raises when
 --- something could not be written.
 function Map:finish(is_complete)
@@ -272,11 +304,10 @@ function Map:finish(is_complete)
     return account(self)
   end)
   if fine and is_complete then core.journal.query(j.handle, "update maps set finished = ? where map = ?", os.time(), self.number) end
+  core.journal.query(j.handle, "update runs set ended = ? where run = ?", os.time(), j.run)
   core.journal.close(self.handle)
   self.handle = nil
-  j.taken[self.name] = nil
-  j.n_open = j.n_open - 1
-  if j.n_open == 0 then close(j) end
+  self:leave()
   if told and line and not is_quiet then core.io.warn("tidepool: " .. line .. "\n") end
   if fine then return end
   if not self.is_optional then error(failure.new { kind = abi.kind.RESOURCE, message = why, function_name = self.name, attempts = 0 }, 0) end
