@@ -53,30 +53,35 @@ static void set_item(lua_State *L, int ref, int i)
     lua_pop(L, 1);
 }
 
+/* Makes s->samples. The values are made in L, where running out of memory is an error. */
+static void open_samples(lua_State *L, tp_standard *s)
+{
+    s->samples = lua_newthread(L);
+    s->samples_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushnil(L); /* in the order of `types` */
+    lua_pushboolean(L, 1);
+    lua_pushnumber(L, 0);
+    lua_pushliteral(L, "");
+    lua_getglobal(L, "require");
+    lua_pushthread(L);
+    lua_pushlightuserdata(L, NULL);
+    lua_xmove(L, s->samples, TP_STANDARD_TYPES);
+}
+
 /* Pushes some value of the type. */
 static void push_sample(lua_State *L, const tp_standard *s, int type)
 {
-    switch (type) {
-    case 0: lua_pushnil(L); break;
-    case 1: lua_pushboolean(L, 1); break;
-    case 2: lua_pushnumber(L, 0); break;
-    case 3: lua_pushliteral(L, ""); break;
-    case 4: push(L, s->function); break;
-    case 5: lua_pushthread(L); break;
-    default: lua_pushlightuserdata(L, NULL);
-    }
+    lua_pushvalue(s->samples, type + 1);
+    lua_xmove(s->samples, L, 1);
 }
 
 /* The metatable of a type; NULL when it has none. */
-static const void *type_metatable(lua_State *L, const tp_standard *s, int type)
+static const void *type_metatable(const tp_standard *s, int type)
 {
-    const void *mt = NULL;
-    push_sample(L, s, type);
-    if (lua_getmetatable(L, -1)) {
-        mt = lua_topointer(L, -1);
-        lua_pop(L, 1);
-    }
-    lua_pop(L, 1);
+    if (!lua_getmetatable(s->samples, type + 1))
+        return NULL;
+    const void *mt = lua_topointer(s->samples, -1);
+    lua_pop(s->samples, 1);
     return mt;
 }
 
@@ -143,8 +148,7 @@ void tp_standard_open(lua_State *L, tp_standard *s, const tp_layout *layout, int
     s->metatables = new_table(L);
     s->types = new_table(L);
     s->list = s->undo = s->changes = LUA_REFNIL;
-    lua_getglobal(L, "require");
-    s->function = luaL_ref(L, LUA_REGISTRYINDEX);
+    open_samples(L, s);
     for (int i = 0; i < (int)countof(names); i++) {
         push_named(L, i, loaded);              // table
         if (!lua_istable(L, -1)) {
@@ -185,13 +189,13 @@ void tp_standard_close(tp_standard *s)
     s->n = 0;
 }
 
-bool tp_standard_is_changed(lua_State *L, const tp_standard *s)
+bool tp_standard_is_changed(const tp_standard *s)
 {
     for (int i = 0; i < s->n; i++)
         if (!is_as_seen(s, i))
             return true;
     for (int t = 0; t < TP_STANDARD_TYPES; t++)
-        if (type_metatable(L, s, t) != s->type[t])
+        if (type_metatable(s, t) != s->type[t])
             return true;
     return false;
 }
@@ -326,7 +330,7 @@ static void set_one(lua_State *L, tp_standard *s, bool is_expected)
             lua_pushnil(L);
         lua_setmetatable(L, -2);
         if (is_expected) {
-            s->type[t] = type_metatable(L, s, t);
+            s->type[t] = type_metatable(s, t);
             if (lua_istable(L, where + 2))
                 lua_pushvalue(L, where + 2);
             else
@@ -551,7 +555,7 @@ static void push_differences(lua_State *L, const tp_standard *s)
 
 void tp_standard_pause(lua_State *L, tp_standard *s)
 {
-    if (tp_standard_is_changed(L, s)) {
+    if (tp_standard_is_changed(s)) {
         push_differences(L, s);
         tp_standard_restore(L, s);
     } else {
@@ -581,7 +585,7 @@ void tp_standard_push_changes(lua_State *L, tp_standard *s)
     for (int i = LIBRARIES; i < s->n; i++)
         is_as_before &= is_as_seen(s, i);
     for (int t = 0; t < TP_STANDARD_TYPES; t++)
-        is_as_before &= type_metatable(L, s, t) == s->type[t];
+        is_as_before &= type_metatable(s, t) == s->type[t];
     if (is_as_before) {
         push(L, s->changes);
         return;
@@ -605,7 +609,7 @@ void tp_standard_push_changes(lua_State *L, tp_standard *s)
     for (int i = LIBRARIES; i < s->n; i++)
         look_again(s, i);
     for (int t = 0; t < TP_STANDARD_TYPES; t++)
-        s->type[t] = type_metatable(L, s, t);
+        s->type[t] = type_metatable(s, t);
 }
 
 void tp_standard_add_globals(lua_State *L, const tp_standard *s)

@@ -39,7 +39,10 @@ typedef struct tp_standard {
     int types;
     int list, undo;         /* the list that is applied, and the changes that undo it */
     int changes;            /* what tp_standard_push_changes returned last */
-    int function;           /* some function */
+    int samples_ref;        /* the coroutine below */
+    /* A coroutine whose stack has a value of each type, from 1: they are asked for their metatables
+     * after each slice of items. */
+    struct lua_State *samples;
 } tp_standard;
 
 /* Looks at the standard libraries as they are now. `loaded` is package.loaded's index in the
@@ -54,7 +57,7 @@ void tp_standard_settle(struct lua_State *L, tp_standard *s);
 void tp_standard_close(tp_standard *s);
 
 /* Does anything differ from what is expected? Takes about 0.2 us. Raises nothing. */
-bool tp_standard_is_changed(struct lua_State *L, const tp_standard *s);
+bool tp_standard_is_changed(const tp_standard *s);
 
 /* Undoes everything that differs from what is expected. Raises on out of memory; then it may be
  * tried again. */

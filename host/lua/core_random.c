@@ -110,7 +110,7 @@ static int l_random_set_aside(lua_State *L)
         return 0;
     aside *before = lua_newuserdata(L, sizeof *before);
     before->draws = w->draws;
-    before->is_changed = tp_standard_is_changed(L, tp_codec_standard(L));
+    before->is_changed = tp_standard_is_changed(tp_codec_standard(L));
     tp_draws_seed(&w->draws, tp_work_running(w), 0);
     return 1;
 }
@@ -122,7 +122,7 @@ static int l_random_go_back(lua_State *L)
     const aside *before = lua_touserdata(L, 1);
     w->draws = before->draws;
     if (lua_toboolean(L, 2) && !before->is_changed &&
-        tp_standard_is_changed(L, tp_codec_standard(L)))
+        tp_standard_is_changed(tp_codec_standard(L)))
         tp_standard_adopt(L, tp_codec_standard(L));
     return 0;
 }

@@ -525,7 +525,7 @@ static void take_back(tp_vm *vm, lua_State *L)
         lua_rawgeti(L, LUA_REGISTRYINDEX, vm->set_hook);
         lua_call(L, 0, 0);
     }
-    if (tp_standard_is_changed(L, vm->standard))
+    if (tp_standard_is_changed(vm->standard))
         tp_standard_restore(L, vm->standard);
     if (*vm->marks) {
         lua_rawgeti(L, LUA_REGISTRYINDEX, vm->take_back);
@@ -535,7 +535,7 @@ static void take_back(tp_vm *vm, lua_State *L)
 
 static bool is_as_expected(tp_vm *vm, lua_State *L)
 {
-    return !lua_gethookmask(L) && !*vm->marks && !tp_standard_is_changed(L, vm->standard);
+    return !lua_gethookmask(L) && !*vm->marks && !tp_standard_is_changed(vm->standard);
 }
 
 /* Every loader of a module is called through this function: what a module changes in standard
@@ -544,12 +544,12 @@ static int load_module(lua_State *L)
 {
     tp_vm *vm = lua_touserdata(L, lua_upvalueindex(1));
     int n = lua_gettop(L);
-    bool is_watched = vm->standard && !tp_standard_is_changed(
-                                          L, vm->standard); /* NULL: the state is being opened */
+    /* NULL: the state is being opened */
+    bool is_watched = vm->standard && !tp_standard_is_changed(vm->standard);
     lua_pushvalue(L, lua_upvalueindex(2));
     lua_insert(L, 1);
     lua_call(L, n, LUA_MULTRET);
-    if (is_watched && tp_standard_is_changed(L, vm->standard))
+    if (is_watched && tp_standard_is_changed(vm->standard))
         tp_standard_adopt(L, vm->standard);
     return lua_gettop(L);
 }
@@ -623,7 +623,7 @@ static loaded decode_image(tp_vm *vm, lua_State *L, tp_image *image)
         made.captured = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_settop(L, at - 1);
     w->draws = before;
-    if (tp_standard_is_changed(L, vm->standard))
+    if (tp_standard_is_changed(vm->standard))
         tp_standard_adopt(L, vm->standard);
     return made;
 }
@@ -657,7 +657,7 @@ static void set_up(tp_vm *vm, lua_State *L, tp_image *image)
     lua_rawgeti(L, LUA_REGISTRYINDEX, setups);
     lua_call(L, 1, 0);
     w->draws = before;
-    if (tp_standard_is_changed(L, vm->standard))
+    if (tp_standard_is_changed(vm->standard))
         tp_standard_adopt(L, vm->standard);
     /* again, since nested items may have pushed it out of the cache */
     loaded *f = load(vm, L, image);
