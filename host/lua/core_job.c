@@ -89,10 +89,67 @@ static int l_job_tostring(lua_State *L)
     return 1;
 }
 
-static tp_retries get_retries(lua_State *L, int t)
+/* The options of core.job.open. Their names are strings in a table, so that they need not be looked
+ * for among all strings of the state at each map and call. */
+#define OPTIONS(X)                                                                               \
+    X(fallback) X(journal) X(ordered) X(keep_going) X(discard) X(is_cheap) X(window) X(bytes)    \
+    X(total) X(retries) X(crash_retries) X(batch) X(splits) X(streams) X(recycle) X(memory)      \
+    X(timeout) X(returns) X(leased) X(reducer) X(is_inner) X(captured)
+
+enum {
+#define NUMBER(name) OPTION_##name,
+    OPTIONS(NUMBER)
+#undef NUMBER
+};
+
+/* its address is the key of the table of names in the registry */
+static const char options_key = 0;
+
+static void register_options(lua_State *L)
 {
-    tp_retries r = { .crashes = (unsigned)tp_core_get_number(L, t, "crash_retries", 0) };
-    lua_getfield(L, t, "retries");
+    static const char *const names[] = {
+#define NAME(name) #name,
+        OPTIONS(NAME)
+#undef NAME
+    };
+    lua_pushlightuserdata(L, (void *)&options_key);
+    lua_createtable(L, sizeof names / sizeof *names, 0);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        lua_pushstring(L, names[i]);
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+    lua_rawset(L, LUA_REGISTRYINDEX);
+}
+
+/* Stack of core.job.open: its four arguments, the table of names. */
+enum { ARGUMENT_OPTIONS = 4, OPTION_NAMES };
+
+static void push_option(lua_State *L, int option)
+{
+    lua_rawgeti(L, OPTION_NAMES, option + 1);
+    lua_rawget(L, ARGUMENT_OPTIONS);
+}
+
+static bool get_flag(lua_State *L, int option)
+{
+    push_option(L, option);
+    bool value = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return value;
+}
+
+static double get_number(lua_State *L, int option, double otherwise)
+{
+    push_option(L, option);
+    double value = lua_isnumber(L, -1) ? lua_tonumber(L, -1) : otherwise;
+    lua_pop(L, 1);
+    return value;
+}
+
+static tp_retries get_retries(lua_State *L)
+{
+    tp_retries r = { .crashes = (unsigned)get_number(L, OPTION_crash_retries, 0) };
+    push_option(L, OPTION_retries);
     if (lua_istable(L, -1)) {
         int at = lua_gettop(L);
         r.max = (unsigned)tp_core_get_number(L, at, "max", 0);
@@ -109,10 +166,10 @@ static tp_retries get_retries(lua_State *L, int t)
 }
 
 /* Option `returns`: { columns = { type number, ... }, memory = { memory, ... } or nil } */
-static tp_returns get_returns(lua_State *L, int t)
+static tp_returns get_returns(lua_State *L)
 {
     tp_returns r = { 0 };
-    lua_getfield(L, t, "returns");
+    push_option(L, OPTION_returns);
     if (lua_istable(L, -1)) {
         lua_getfield(L, -1, "columns");              // returns columns
         lua_getfield(L, -2, "memory");               // returns columns memory
@@ -134,9 +191,9 @@ static tp_returns get_returns(lua_State *L, int t)
 }
 
 /* Option `leased`: a list of the numbers of devices, or nil. */
-static bool get_devices(lua_State *L, int t, uint64_t *devices)
+static bool get_devices(lua_State *L, uint64_t *devices)
 {
-    lua_getfield(L, t, "leased");
+    push_option(L, OPTION_leased);
     bool is_given = lua_istable(L, -1);
     for (int i = 1, n = is_given ? (int)lua_objlen(L, -1) : 0; i <= n; i++) {
         lua_rawgeti(L, -1, i);
@@ -153,10 +210,10 @@ static int push_refusal(lua_State *L, const tp_error *err)
     return tp_core_push_refusal(L, err, err->code == TP_ESYS ? TP_KIND_RESOURCE : TP_KIND_USAGE);
 }
 
-/* Stack: box, with the options at 4. Stores the option `captured`. */
+/* Stack: box. Stores the option `captured`. */
 static void keep_captured(lua_State *L, job_box *box)
 {
-    lua_getfield(L, 4, "captured");
+    push_option(L, OPTION_captured);
     box->captured = tp_captured_at(L, -1);
     if (box->captured) {
         lua_createtable(L, 1, 0);
@@ -183,9 +240,12 @@ static int l_job_open(lua_State *L)
     tp_kernel *kernel = tp_codec_to_ref(L, 2, &tp_kernel_type);
     luaL_argcheck(L, image || kernel, 2, "image or kernel expected");
     const char *name = luaL_checkstring(L, 3);
-    luaL_checktype(L, 4, LUA_TTABLE);
+    luaL_checktype(L, ARGUMENT_OPTIONS, LUA_TTABLE);
+    lua_settop(L, ARGUMENT_OPTIONS);
+    lua_pushlightuserdata(L, (void *)&options_key);
+    lua_rawget(L, LUA_REGISTRYINDEX);
     if (!image) {
-        lua_getfield(L, 4, "fallback");
+        push_option(L, OPTION_fallback);
         /* the options keep it alive */
         image = lua_isnil(L, -1) ? NULL : tp_codec_to_ref(L, -1, &tp_image_type);
         lua_pop(L, 1);
@@ -208,12 +268,12 @@ static int l_job_open(lua_State *L)
         if (!box->waits_on)
             return push_refusal(L, &err);
     }
-    lua_getfield(L, 4, "journal");
+    push_option(L, OPTION_journal);
     /* the options keep it alive until the job does */
     box->journal = lua_isnil(L, -1) ? NULL : tp_core_check_ref(L, -1, &tp_journal_map_type);
     lua_pop(L, 1);
     uint64_t leases = 0;
-    bool has_leases = get_devices(L, 4, &leases);
+    bool has_leases = get_devices(L, &leases);
     tp_job_config config = {
         .func = tp_core_check_ref(L, 1, &tp_func_type),
         .image = image,
@@ -222,29 +282,29 @@ static int l_job_open(lua_State *L)
         .fallback = kernel && image ? tp_host_executor_that(ctx->host, TP_RUNS_LUA) : NULL,
         .waiter = box->waits_on ? &box->waits_on->waiter : &ctx->listener->waiter,
         .owner = ctx->agent,
-        .ordered = tp_core_get_boolean(L, 4, "ordered"),
-        .keep_going = tp_core_get_boolean(L, 4, "keep_going"),
-        .discard = tp_core_get_boolean(L, 4, "discard"),
-        .is_cheap = tp_core_get_boolean(L, 4, "is_cheap"),
-        .window = (uint64_t)fmin(tp_core_get_number(L, 4, "window", 0), 0x1p62),
-        .bytes = (size_t)tp_core_get_number(L, 4, "bytes", 0),
-        .total = (int64_t)tp_core_get_number(L, 4, "total", -1),
-        .retries = get_retries(L, 4),
-        .batch = (uint32_t)tp_core_get_number(L, 4, "batch", 0),
-        .splits = tp_core_get_boolean(L, 4, "splits"),
-        .streams = tp_core_get_boolean(L, 4, "streams"),
-        .recycle = (uint64_t)fmin(tp_core_get_number(L, 4, "recycle", 0), 0x1p62),
-        .memory = (uint64_t)fmin(tp_core_get_number(L, 4, "memory", 0), 0x1p62),
-        .timeout_ns = (uint64_t)ceil(fmin(tp_core_get_number(L, 4, "timeout", 0), 1e9) * 1e9),
-        .returns = get_returns(L, 4),
+        .ordered = get_flag(L, OPTION_ordered),
+        .keep_going = get_flag(L, OPTION_keep_going),
+        .discard = get_flag(L, OPTION_discard),
+        .is_cheap = get_flag(L, OPTION_is_cheap),
+        .window = (uint64_t)fmin(get_number(L, OPTION_window, 0), 0x1p62),
+        .bytes = (size_t)get_number(L, OPTION_bytes, 0),
+        .total = (int64_t)get_number(L, OPTION_total, -1),
+        .retries = get_retries(L),
+        .batch = (uint32_t)get_number(L, OPTION_batch, 0),
+        .splits = get_flag(L, OPTION_splits),
+        .streams = get_flag(L, OPTION_streams),
+        .recycle = (uint64_t)fmin(get_number(L, OPTION_recycle, 0), 0x1p62),
+        .memory = (uint64_t)fmin(get_number(L, OPTION_memory, 0), 0x1p62),
+        .timeout_ns = (uint64_t)ceil(fmin(get_number(L, OPTION_timeout, 0), 1e9) * 1e9),
+        .returns = get_returns(L),
         .recorder = box->journal ? tp_journal_map_recorder(box->journal) : NULL,
         .has_leases = has_leases,
         .leases = leases,
     };
-    lua_getfield(L, 4, "reducer");
+    push_option(L, OPTION_reducer);
     tp_kernel *reducer = lua_isnil(L, -1) ? NULL : tp_codec_to_ref(L, -1, &tp_kernel_type);
     lua_pop(L, 1);
-    if (!tp_core_get_boolean(L, 4, "is_inner"))
+    if (!get_flag(L, OPTION_is_inner))
         config.draws = tp_source_next(tp_core_source(ctx), false);
     tp_kernels *kernels = kernel ? tp_kernels_new(kernel) : NULL;
     if (kernel && !kernels)
@@ -996,5 +1056,6 @@ void tp_core_register_job(lua_State *L)
     }
     get_context(L)->job_metatable = lua_topointer(L, -1);
     lua_pop(L, 1);
+    register_options(L);
     tp_core_register(L, "job", job_functions);
 }

@@ -409,7 +409,12 @@ end
 local function open_call(self, ...)
   note_passed(self, (...))
   local kept = open_cache(self)
-  local job = open(self, { total = 1, is_cheap = true, ordered = true, journal = kept and kept.handle }, open_kernel(self))
+  -- with all fields that `open` sets, so that the table need not grow
+  local more = {
+    total = 1, is_cheap = true, ordered = true, journal = kept and kept.handle, retries = false, captured = false, leased = false,
+    timeout = false, crash_retries = false, recycle = false, memory = false,
+  }
+  local job = open(self, more, open_kernel(self))
   local has_room, why, kind = core.job.add(job, ...)
   if has_room == nil then
     core.job.close(job)
