@@ -566,7 +566,10 @@ local function element(inst, node, flow, wide, is_written)
         kind = "num"
     end
     inst:capture("array", base)
-    if is_written then inst.captured["array" .. base.key].is_written = true end
+    if is_written then
+        inst.captured["array" .. base.key].is_written = true
+        inst.stores[node] = true
+    end
     local index, varies = expr(inst, node.key, flow)
     numeric(inst, node, index, "an index")
     inst.codes[node] = inst:failure("index", node, ("index of '%s'"):format(base.path), inst.captured["array" .. base.key])
@@ -1440,7 +1443,7 @@ function Program:instance(caller, at, wanted)
         program = self, fn = wanted.fn, def = wanted.def, name = wanted.name, inputs = wanted.inputs, outer = wanted.outer,
         simd = wanted.simd, without = wanted.without, states = {}, labels = {},
         vars = {}, types = {}, varies = {}, statics = {}, loops = {}, loop_varies = {}, fornum = {}, has_loops = false,
-        calls = {}, codes = {}, ends = {}, updates = {}, assigns = {}, is_parameter = {}, called_at = caller.def and at.line,
+        calls = {}, codes = {}, stores = {}, ends = {}, updates = {}, assigns = {}, is_parameter = {}, called_at = caller.def and at.line,
         lists = {}, captures = {}, captured = {}, can_fail = false, draws = false,
     }, Instance)
     self.by_key[wanted.key] = inst

@@ -249,6 +249,8 @@ function func.start(self, source, settings, special)
   -- too.
   local wants_arrays = returns ~= nil or source.types ~= nil
   local n_results = unit and #unit.result_types or 0
+  local is_new = unit and unit.is_new -- drivers compile, or go on to, when a kernel is first launched
+  if is_new then unit.is_new = false end
   local may_be_columns = n_results >= 1 and n_results <= abi.COLUMNS_MAX and not unit.has_boolean
   if may_be_columns and (wants_arrays or n_results > 1 or unit.result_types[1] ~= "double") then
     returns = unit.result_types
@@ -281,6 +283,7 @@ function func.start(self, source, settings, special)
     returns = not more.discard and returns or nil, arrays = arrays,
     reducers = on_device, is_single = kernel and self.options.precision == "single",
     progress = settings.progress, journal = kept, halt = halt, ordered = more.ordered, executor = executor, times = settings.times,
+    is_compiling = is_new,
   })
 end
 

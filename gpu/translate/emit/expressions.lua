@@ -76,6 +76,19 @@ local function place_of(self, node, index, length)
     return index.kind == "num" and ("(long)%s - 1"):format(i) or ("%s - 1"):format(i), self.inst.simd and #self.chain > 1 and check or nil
 end
 
+-- Calls the function that reads or writes elements of all lanes, where many places share it; gives
+-- the call's text. `value`: what is written.
+local function shared_access(self, node, entry, index, value)
+    local array, length = self.unit:capture_name(entry)
+    local bad = self:temp "m"
+    local name = self.unit:access(entry, self.inst.types[node], value ~= nil)
+    local i = bare(self:as(index, "num", true))
+    self:line("%s %s = %s;", self.mask_type, bad, self:mask() or "-1")
+    self.uses_shared = true
+    return ("%s(%s, %s, %s, %s&%s, %d, status, detail)"):format(name, array, length, i, value and bare(value) .. ", " or "", bad,
+        self.inst.codes[node]), bad
+end
+
 -- An element of a captured array. The index is checked: an element (or lane) of the map whose index
 -- is wrong fails.
 local function element(self, node)
@@ -85,7 +98,13 @@ local function element(self, node)
     local index = self:expr(node.key)
     local c_type = self:type(kind, false)
     local t
-    if index.varies then
+    if index.varies and self.unit:is_shared(entry, false) then
+        local call, bad = shared_access(self, node, entry, index)
+        t = self:temp "t"
+        self:line("%s %s = %s;", self:type(kind, true), t, call)
+        self:kill(bad, 1, #self.chain)
+        return { c = t, kind = kind, varies = true }
+    elseif index.varies then
         local at, lanes = places_of_lanes(self, node, index, length), {}
         for k = 0, self.lanes - 1 do lanes[k + 1] = ("(%s)%s[%s.s%x]"):format(c_type, array, at, k) end
         t = self:temp "t"
@@ -343,4 +362,5 @@ function Emitter:condition(node)
     return { c = value.kind == "nil" and "0" or "1", kind = "bool", varies = false }
 end
 
-return { by_tag = expression, places_of_lanes = places_of_lanes, place_of = place_of, compare = compare }
+return { by_tag = expression, places_of_lanes = places_of_lanes, place_of = place_of, shared_access = shared_access,
+         compare = compare }

@@ -6,6 +6,7 @@ local expressions = require "tidepool.translate.emit.expressions"
 
 local Emitter, C_ELEMENT, literal, bare = emitter.Emitter, emitter.C_ELEMENT, emitter.literal, emitter.bare
 local places_of_lanes, place_of, compare = expressions.places_of_lanes, expressions.place_of, expressions.compare
+local shared_access = expressions.shared_access
 
 local statement = {}
 
@@ -178,8 +179,16 @@ local function store_element(self, node, value)
         self:line("%s[%s] = %s;", array, at, self.unit:stored(value.c, value.kind, entry.ctype, 1))
         return
     end
+    index = { c = self:as(index, "num", true), kind = "num", varies = true }
+    if self.unit:is_shared(entry, true) then
+        local c = self.unit:stored(self:as(value, value.kind, true), value.kind, entry.ctype, self.lanes)
+        local call, bad = shared_access(self, node, entry, index, c)
+        self:line("%s;", call)
+        self:kill(bad, 1, #self.chain)
+        return
+    end
     -- One lane after the other, so that the last one's value stays, as in Lua.
-    local at, t = places_of_lanes(self, node, { c = self:as(index, "num", true), kind = "num", varies = true }, length), self:temp "t"
+    local at, t = places_of_lanes(self, node, index, length), self:temp "t"
     local mask = self:mask()
     self:line("%s%d %s = %s;", C_ELEMENT[entry.ctype], self.lanes, t,
         self.unit:stored(self:as(value, value.kind, true), value.kind, entry.ctype, self.lanes))

@@ -4,6 +4,7 @@
 local builtins = require "tidepool.translate.builtins"
 local calls = require "tidepool.translate.emit.calls"
 local emitter = require "tidepool.translate.emit.emitter"
+local infer = require "tidepool.translate.infer"
 require "tidepool.translate.emit.statements"
 
 local Emitter, C_ELEMENT, identifier, bare = emitter.Emitter, emitter.C_ELEMENT, emitter.identifier, emitter.bare
@@ -60,6 +61,67 @@ function Unit:capture_parameters(entry, list)
     end
 end
 
+-- From so many places on that read (or write) elements of one array in all lanes, they share a
+-- function. PoCL compiles 30 ms at each place that has the code itself, and 3 ms at one that calls
+-- it, which costs up to twice as much time when it runs.
+local MANY = 12
+
+-- Counts the places that read and write elements in all lanes.
+function Unit:count_places(inst)
+    for node in pairs(inst.simd and inst.codes or {}) do
+        local is_written = inst.stores[node] ~= nil
+        if node.tag == "Index" and (is_written or inst.varies[node.key]) then
+            local entry = inst.captured["array" .. infer.static_of(inst, node.object).key]
+            local counts = self.places[is_written]
+            counts[entry] = (counts[entry] or 0) + 1
+        end
+    end
+end
+
+function Unit:is_shared(entry, is_written)
+    return (self.places[is_written][entry] or 0) >= MANY
+end
+
+-- The name of the function that reads (or writes) elements of the array in all lanes that its mask
+-- has. It leaves in the mask the lanes whose index was wrong.
+function Unit:access(entry, kind, is_written)
+    local names = self.accesses[is_written]
+    if names[entry] then return names[entry] end
+    local lanes, real = self.lanes, self.real .. self.lanes
+    local element = C_ELEMENT[entry.ctype]
+    local result = (kind == "int" and "int" or self.real) .. lanes
+    local name = self:function_name(("lua_%s_%s"):format(is_written and "write" or "read", identifier(entry.static.path)))
+    self:helper("lua_is_index", lanes)
+    local text = {
+        ("static __attribute__((noinline)) %s %s(__global %s%s *array, long length, %s i, %s%s *mask, long code, long%d *status, %s *detail)")
+            :format(is_written and "void" or result, name, entry.is_written and "" or "const ", element, real,
+                is_written and ("%s%d value, "):format(element, lanes) or "", self.mask_type, lanes, real),
+        "{",
+        ("    %s bad = *mask & ~lua_is_index%d(i, (%s)length);"):format(self.mask_type, lanes, self.real),
+        "    if (any(bad)) {",
+        ("        *status = select(*status, (long%d)(code), %s);"):format(lanes, self.single and ("convert_long%d(bad)"):format(lanes) or "bad"),
+        "        *detail = select(*detail, i, bad);",
+        "    }",
+        ("    %s good = *mask & ~bad;"):format(self.mask_type),
+        ("    int%d at = select((int%d)(0), convert_int%d(i - %s), %s);"):format(lanes, lanes, lanes, self.single and "1.0f" or "1.0",
+            self.single and "good" or ("convert_int%d(good)"):format(lanes)),
+        "    *mask = bad;",
+    }
+    local read = {}
+    for k = 0, lanes - 1 do
+        if is_written then
+            text[#text + 1] = ("    if (good.s%x) array[at.s%x] = value.s%x;"):format(k, k, k)
+        else
+            read[k + 1] = ("(%s)array[at.s%x]"):format(kind == "int" and "int" or self.real, k)
+        end
+    end
+    if not is_written then text[#text + 1] = ("    return (%s)(%s);"):format(result, table.concat(read, ", ")) end
+    text[#text + 1] = "}\n"
+    self.functions[#self.functions + 1] = table.concat(text, "\n")
+    names[entry] = name
+    return name
+end
+
 -- A name for a function that no other one has.
 function Unit:function_name(name)
     self.function_count[name] = (self.function_count[name] or 0) + 1
@@ -108,7 +170,8 @@ function Unit:instance(inst)
     if inst.simd and e.uses_result and e.lines[#e.lines] ~= "    return r1;" then e:line("return r1;") end
     local head = {}
     local result = inst.results[1] and e:type(inst.results[1].kind, inst.simd) or "void"
-    head[1] = ("static %s %s(%s)\n{"):format(result, self.function_names[inst],
+    -- PoCL would put the function into the kernel, and handle each of its calls there.
+    head[1] = ("static %s%s %s(%s)\n{"):format(e.uses_shared and "__attribute__((noinline)) " or "", result, self.function_names[inst],
         #parameters > 0 and table.concat(parameters, ", ") or "void")
     if e.uses_m0 and not takes_mask then head[#head + 1] = ("    %s m0 = -1;"):format(self.mask_type) end
     if e.uses_result then head[#head + 1] = ("    %s r1 = 0;"):format(result) end

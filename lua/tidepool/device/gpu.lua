@@ -10,6 +10,8 @@ local check = require "tidepool.base.check"
 local core = require "tidepool.core"
 local executors = require "tidepool.engine.executors"
 local failure = require "tidepool.failure"
+local progress = require "tidepool.engine.progress"
+local show = require "tidepool.base.show"
 
 local gpu = { random = require "tidepool.translate.random" }
 
@@ -256,12 +258,18 @@ local function show_log(log)
   return (log or ""):gsub("%z", ""):gsub("%s+$", "")
 end
 
+--- core.program.new for a device, which may take seconds; a terminal shows it.
+local function build(f, d, source, options, kernel)
+  local text = show.plain(("%s: compiling for %s"):format(f.name, d.name), true)
+  return progress.during(text, core.program.new, d.number, source, options, kernel)
+end
+
 --- Compiles a user's OpenCL C for these devices.
 local function compile_kernel(f, devices)
   local given = f.options.kernel
   local made, why = require("tidepool.translate.kernel").read(given.text, given.with, given.file, given.line)
   if not made then fail_kernel(f, "%s", why) end
-  local unit = { programs = {}, translations = {}, inputs = numbers_of(made.inputs), outputs = numbers_of(made.outputs), made = made,
+  local unit = { is_new = true, programs = {}, translations = {}, inputs = numbers_of(made.inputs), outputs = numbers_of(made.outputs), made = made,
     result_types = {}, booleans = {}, is_foreign = true, source = made.source }
   for i, output in ipairs(made.outputs) do
     unit.result_types[i], unit.booleans[i] = output.ctype, output.ctype == "bool"
@@ -283,7 +291,7 @@ local function compile_kernel(f, devices)
   end
   for i, d in ipairs(devices) do
     if made.needs_double and not d.fp64 then fail_kernel(f, "%s has no doubles; use float", d.name) end
-    local program, message, log = core.program.new(d.number, made.source, BUILD_OPTIONS:gsub(" %-w", ""), made.kernel)
+    local program, message, log = build(f, d, made.source, BUILD_OPTIONS:gsub(" %-w", ""), made.kernel)
     if program then
       unit.programs[#unit.programs + 1] = { device = d.number, lanes = 1, program = program }
     elseif i == #devices and #unit.programs == 0 then
@@ -299,7 +307,7 @@ local function compile(f, devices, types, reduce)
   if f.options.kernel then return compile_kernel(f, devices) end
   check_types(f, "input", types)
   check_types(f, "result", f.options.returns)
-  local by_lanes, unit = {}, { programs = {}, translations = {} }
+  local by_lanes, unit = {}, { is_new = true, programs = {}, translations = {} }
   for i, d in ipairs(devices) do
     local lanes = f.options.precision == "single" and d.lanes_float or d.lanes_double
     local made = by_lanes[lanes]
@@ -311,7 +319,7 @@ local function compile(f, devices, types, reduce)
     if made.needs_double and not d.fp64 then
       return nil, ('%s has no doubles; with precision = "single", and float arrays, it can run this function'):format(d.name)
     end
-    local program, why, log = core.program.new(d.number, made.source, BUILD_OPTIONS, made.kernel)
+    local program, why, log = build(f, d, made.source, BUILD_OPTIONS, made.kernel)
     if program then
       unit.programs[#unit.programs + 1] = { device = d.number, lanes = made.lanes, program = program }
     elseif i == #devices and #unit.programs == 0 then

@@ -31,7 +31,7 @@ end
 --- Begins to watch a map. `wanted` is the call's option. Returns a value for progress.close; nil
 --- when nobody wants to know.
 ---@param job userdata
----@param about table  { name, executor, ordered }
+---@param about table  { name, executor, ordered, is_compiling }; is_compiling: before the first result a device compiles
 ---@param total integer?  how many inputs there are
 ---@param wanted boolean|function?
 function progress.open(job, about, total, wanted)
@@ -45,6 +45,20 @@ function progress.open(job, about, total, wanted)
   }
   watched[entry] = true
   return entry
+end
+
+--- Calls work(...), which may take seconds before there is a map to watch; meanwhile the line on a
+--- terminal is `text`. Gives what work gives.
+---@param text string
+---@param work function
+function progress.during(text, work, ...)
+  if not display or display.mode ~= "line" then return work(...) end
+  display.line(text)
+  local function after(...)
+    display.line ""
+    return ...
+  end
+  return after(work(...))
 end
 
 --- Updates the rate with what was done since the last update.
@@ -61,6 +75,7 @@ end
 --- The table that users' callbacks get.
 local function state_of(entry, now, is_over, is_complete)
   local counts, about = core.job.counts(entry.job), entry.about
+  local is_compiling = about.is_compiling and counts.finished == 0
   -- Inputs that were dropped at the end are not done.
   local done = is_over and not is_complete and counts.delivered or counts.finished - counts.skipped
   -- While nobody looked, nobody waited, so that time does not count as stuck.
@@ -71,6 +86,7 @@ local function state_of(entry, now, is_over, is_complete)
   local state = {
     name = about.name, done = done, total = total, failed = counts.failed, retried = counts.retried, elapsed = now - entry.started,
     is_over = is_over or false, is_complete = is_complete or false, workers = core.workers(),
+    is_compiling = is_compiling or nil,
   }
   if is_over then
     state.busy, state.rate = 0, done / math.max(state.elapsed, 1e-9)
@@ -132,7 +148,7 @@ local function full_text(s, executor, columns)
     per_second(s.rate),
     s.eta and s.eta < 360000 and "eta " .. clock(s.eta) or false,
     s.failed > 0 and ("%.0f failed"):format(s.failed) or false,
-    busy_text(s, executor) or false,
+    s.is_compiling and "compiling" or busy_text(s, executor) or false,
     s.waiting_for and ("waiting for #%.0f (%.0f s)"):format(s.waiting_for, s.waiting) or false,
   }
   local function text()
