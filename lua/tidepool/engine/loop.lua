@@ -68,6 +68,8 @@ local watched, n_watched = {}, 0                   -- key of a job -> entries { 
 local owned, others = { first = 1, last = 0, n = 0 }, { first = 1, last = 0, n = 0 }
 local timers = {} -- a heap of { due, waiter, at }, the earliest first
 local last_turn = 0
+local is_turning = false -- does a turn run now (or has one raised)?
+local resumed_at = 0 -- when a task was last resumed, or begun, outside of a turn
 local has_more_news = false -- are there jobs with news that the last turn has not reached?
 local has_luv = false
 -- has the script called uv.run itself; has it called uv.stop since
@@ -172,6 +174,7 @@ local function resume(task, ...)
   local source_before = source
   source = task.source
   core.random.enter(source)
+  if not is_turning then resumed_at = now() end
   local fine, why = coroutine.resume(task.thread, ...)
   source = source_before
   core.random.enter(source)
@@ -406,9 +409,8 @@ local function are_stuck()
   return true
 end
 
---- One turn: waits for something to happen, at most until `deadline`, and lets everything go on
---- that can. True when nothing can happen any more.
-local function turn(deadline)
+--- See turn.
+local function take_turn(deadline)
   if is_worker then
     if owned.n == 0 then return true end
     help(deadline and math.max(0, deadline - now()))
@@ -447,6 +449,16 @@ local function turn(deadline)
   show_problems()
   tidy()
   return false
+end
+
+--- One turn: waits for something to happen, at most until `deadline`, and lets everything go on
+--- that can. True when nothing can happen any more.
+local function turn(deadline)
+  local before = is_turning
+  is_turning = true
+  local is_over = take_turn(deadline)
+  is_turning = before
+  return is_over
 end
 
 --- For loops of embedders, which drive ours: does what there is to do, without waiting.
@@ -517,7 +529,10 @@ local function block(waiter, deadline)
   if obstacle then return nil, obstacle end
   while not waiter.is_woken do
     local fine, result = pcall(turn, deadline)
-    if not fine then return nil, result end
+    if not fine then
+      is_turning = false
+      return nil, result
+    end
     if waiter.is_woken then break end
     if deadline and now() >= deadline then
       waiter.is_woken = true
@@ -567,16 +582,28 @@ end
 --- Lets others go on, if it is time to.
 function loop.give_way()
   if is_worker or is_quiet() or not is_late() then return end
-  local _, obstacle = who_waits()
+  local task, obstacle = who_waits()
   if obstacle then return end
-  local woken, why = block({}, 0)
-  if woken == nil then error(why, 0) end
+  if not task then
+    local woken, why = block({}, 0)
+    if woken == nil then error(why, 0) end
+    return
+  end
+  make_ready(task)
+  pass()
+  if task.stop then
+    local why = task.stop
+    task.stop = nil
+    error(why, 0)
+  end
 end
 
 --- The same, but only inside a task: for code that starts something, which must not wait in the
---- script itself.
+--- script itself. A task that the script has begun just now goes on: others can only do so when the
+--- script waits.
 function loop.give_way_in_task()
-  if n_alive > 0 and here() then loop.give_way() end
+  if n_alive == 0 or not is_turning and now() - resumed_at < PATIENCE_S then return end
+  if here() then loop.give_way() end
 end
 
 --- Waits for so long.
