@@ -25,6 +25,13 @@ for _, executor in ipairs { "inline", "threads", "processes" } do
       for _ in count:stream(0) do assert.is_true(false) end
     end)
 
+    it("is no function to map or call: that is an error which says what reads it", function()
+      for _, start in ipairs { function() return count:remote(3) end, function() return count:map({ 3 }):list() end } do
+        local failed = support.failure_of(start)
+        support.contains(failed.message, here, "attempt to yield", "(f:stream(...) and f:flat_map(xs) read what a function yields)")
+      end
+    end)
+
     it("gives several values at a time, of any kind", function()
       local pairs_of = app:func(function(t)
         for _, k in ipairs { "a", "b" } do coroutine.yield(k, t[k], nil, { k }) end

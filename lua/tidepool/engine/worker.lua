@@ -166,7 +166,9 @@ function worker.describe(kind, is_raised, raised, traceback, attempt, index, lim
       if not is_outer then value = rawget(value, "message") end
     end
   end
-  return kind, message_of(value), value, traceback and traceback_of(traceback), attempt, index
+  local message = message_of(value)
+  if message:find("attempt to yield", 1, true) then message = message .. " (f:stream(...) and f:flat_map(xs) read what a function yields)" end
+  return kind, message, value, traceback and traceback_of(traceback), attempt, index
 end
 
 local set_up = {} -- the ids of setups that have run in this state
