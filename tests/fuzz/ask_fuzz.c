@@ -17,6 +17,13 @@ static tp_ref *make_store(tp_store_verb verb)
     return (tp_ref *)(void *)op.made;
 }
 
+/* What was put in may be the store itself, which would never be freed. */
+static void take_out(tp_store *s, tp_store_op op)
+{
+    if (tp_store_perform(s, NULL, &op, NULL) == 0)
+        tp_store_op_clear(&op);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
 {
     tp_region region;
@@ -36,6 +43,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
             abort();
     }
     tp_store_op_clear(&op);
+    take_out((tp_store *)(void *)refs[1], (tp_store_op){ .verb = TP_STORE_TAKE });
+    if (key)
+        take_out((tp_store *)(void *)refs[0], (tp_store_op){ .verb = TP_STORE_POP,
+                                                             .key = key,
+                                                             .len = op.len,
+                                                             .version = TP_VERSION_ANY });
     free(key);
     for (uint32_t i = 0; i < given.n; i++)
         tp_ref_drop(refs[i]);
