@@ -14,7 +14,7 @@ local tidepool = require "tidepool"
 
 local workloads = {
   "w1", "w1_variants", "w2", "w3", "w4", "w5", "w6", "w7", "w9", "w10", "processes", "lines", "random", "atomic", "share", "batched",
-  "stream", "store", "journal", "gpu", "peers",
+  "waiting", "stream", "store", "journal", "gpu", "peers",
 }
 
 local usage = [[

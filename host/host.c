@@ -6,6 +6,7 @@
 #include "executors.h"
 #include "lua/core.h"
 #include "opencl/exec_opencl.h"
+#include "runtime/own_loop.h"
 #include "runtime/runtime.h"
 #include "trace/tracer.h"
 #include "workers/vm.h"
@@ -16,6 +17,7 @@
 enum {
     REST_MS = 50,  /* for an idle thread to end */
     LEAVE_MS = 6000, /* for what workers do before they end; processes may take 5 s for it */
+    DRAIN_MS = 2000, /* for items on the owner's thread that wait beside each other */
     KEEP_MS = 5000 /* for writing compiled programs, when a state with our module is closed */
 };
 
@@ -165,13 +167,17 @@ void tp_host_free(tp_host *host)
     /* before anything else is closed: workers read strings of the state that closes here
      * (TP_SCALAR_PINNED) */
     stop_executors(host, UINT64_MAX);
-    if (host->has_agent)
+    if (host->has_agent) {
+        tp_exec_drain(&host->agent, uv_hrtime() + (uint64_t)DRAIN_MS * 1000000);
+        tp_job_lose(&host->agent, NULL, NULL); /* what even then does not end */
         tp_agent_leave(&host->agent);
+    }
     tp_api_close(host->api);
     for (int i = 0; host->executors[i]; i++)
         host->executors[i]->type->close(host->executors[i]);
     if (host->has_agent) {
         tp_vm_close(host->agent.worker.vm);
+        tp_own_loop_close(&host->agent);
         tp_agent_close(&host->agent);
     }
     tp_host_end_trace(host);

@@ -11,10 +11,11 @@ local function has_all(abilities, needs)
   return true
 end
 
-for _, executor in ipairs(executors.list) do
-  describe("On the executor " .. executor.name, function()
-    local app = tidepool.App("promises", executor.runs_lua and { executor = executor.name } or { gpu = true })
-    local case = { executor = executor.name, has_traceback = executor.runs_lua }
+--- Asks an executor for all that it must keep. `defaults` are options of all functions.
+local function ask(executor, says, defaults)
+  describe(says, function()
+    local app = tidepool.App("promises", defaults)
+    local case = { executor = executor.name, has_traceback = executor.runs_lua, at_once = defaults.concurrent_inputs }
     if executor.runs_kernels and #tidepool.devices() == 0 then
       pending "no OpenCL device"
       return
@@ -30,4 +31,12 @@ for _, executor in ipairs(executors.list) do
       end
     end
   end)
+end
+
+for _, executor in ipairs(executors.list) do
+  ask(executor, "On the executor " .. executor.name, executor.runs_lua and { executor = executor.name } or { gpu = true })
+  -- the same promises where a worker runs many inputs at once
+  if executor.interleaves then
+    ask(executor, "With concurrent_inputs on the executor " .. executor.name, { executor = executor.name, concurrent_inputs = 16 })
+  end
 end

@@ -180,16 +180,23 @@ void tp_job_untell(tp_job *job)
     job->is_told = false;
 }
 
+void tp_agent_wake(tp_agent *a)
+{
+    uv_cond_signal(&a->cond);
+    if (a->bell)
+        uv_async_send(a->bell);
+}
+
 void tp_engine_wake_helpers(tp_engine *e)
 {
     for (tp_agent *a = e->helpers; a; a = a->next_helper)
-        uv_cond_signal(&a->cond);
+        tp_agent_wake(a);
 }
 
 void tp_func_wake_resuming(tp_func *f)
 {
     if (f->resuming && f->running < f->limit)
-        uv_cond_signal(&f->resuming->cond);
+        tp_agent_wake(f->resuming->agent);
 }
 
 /* ---- items that are over; locked ---- */
@@ -306,11 +313,8 @@ bool tp_engine_records(tp_engine *e)
 
 unsigned tp_engine_busy(tp_engine *e, const tp_executor *executor)
 {
-    unsigned n = 0;
     uv_mutex_lock(&e->lock);
-    for (const tp_slice *s = e->slices; s; s = s->next)
-        /* slices inside another one belong to an agent that waits: it counts once */
-        n += !s->work.outer && s->agent->executor == executor;
+    unsigned n = executor->busy;
     uv_mutex_unlock(&e->lock);
     return n;
 }
@@ -326,7 +330,10 @@ const tp_work *tp_engine_running_here(const tp_engine *e)
 
 static void wake_agent(tp_waiter *w)
 {
-    uv_cond_signal(&((tp_agent *)((char *)w - offsetof(tp_agent, waiter)))->cond);
+    tp_agent *a = (tp_agent *)((char *)w - offsetof(tp_agent, waiter));
+    uv_mutex_lock(&a->engine->lock); /* for `bell` */
+    tp_agent_wake(a);
+    uv_mutex_unlock(&a->engine->lock);
 }
 
 int tp_agent_open(tp_agent *a, tp_engine *engine, int index, tp_executor *executor, tp_error *err)
@@ -356,6 +363,8 @@ void tp_agent_close(tp_agent *a)
         tp_buf_free(&s->work.lines.begun[1]);
         free(s);
     }
+    TP_ASSERT(!a->bell && a->n_open == 0);
+    free(a->open);
     tp_buf_free(&a->worker.tagged);
     uv_cond_destroy(&a->cond);
 }
@@ -397,6 +406,7 @@ void tp_job_cancel_locked(tp_job *job)
         return;
     job->is_cancelled = true;
     tp_trace_note(&job->engine->trace, TP_EVENT_CANCEL, job->owner_id, job->terms.number, 0, 0);
+    atomic_fetch_add_explicit(&job->engine->cancels, 1, memory_order_relaxed);
     while (job->queue) {
         tp_range *r = tp_job_dequeue(job);
         tp_job_skip(job, r->block, r->count);
@@ -408,8 +418,8 @@ void tp_job_cancel_locked(tp_job *job)
         uv_cond_broadcast(&job->taken);
     TP_ASSERT(tp_job_is_balanced(job));
     atomic_fetch_add_explicit(&job->eventcount, 1, memory_order_release);
-    for (tp_agent *a = job->func->resuming; a; a = a->next_resuming)
-        uv_cond_signal(&a->cond);
+    for (tp_slice *s = job->func->resuming; s; s = s->next_resuming)
+        tp_agent_wake(s->agent);
 }
 
 void tp_engine_tell_cancelled(tp_engine *e)

@@ -20,7 +20,9 @@
     X(TP_RUNS_KERNELS, 16, "runs_kernels")                                                 \
     X(TP_BY_OWNER, 32,                                                                     \
       "by_owner") /* has no workers: the owner of a job runs its items while it waits */   \
-    X(TP_BOUNDS_MEMORY, 64, "bounds_memory") /* can bound the memory of an item */
+    X(TP_BOUNDS_MEMORY, 64, "bounds_memory") /* can bound the memory of an item */         \
+    X(TP_INTERLEAVES, 128,                                                                 \
+      "interleaves") /* a worker can run several items at once, which wait as coroutines */
 
 enum tp_capability {
 #define TP_CAPABILITY(flag, bit, name) flag = bit,
@@ -58,6 +60,8 @@ struct tp_executor {
     /* engine's lock: workers that are awake without work, and so will see new work without being
      * woken */
     int looking;
+    /* engine's lock: agents that have items of its */
+    unsigned busy;
     /* engine's lock: workers whose items wait for something that others do (tp_job_begin_block);
      * other workers may be started in their place */
     unsigned blocked;

@@ -215,8 +215,19 @@ void tp_job_finish(tp_slice *s)
     *(s->prev ? &s->prev->next : &e->slices) = s->next;
     if (s->next)
         s->next->prev = s->prev;
-    if (!agent->worker.current)
+    if (s->is_outermost && --agent->n_outermost == 0) {
         agent->executor->looking++;
+        agent->executor->busy--;
+    }
+    if (s->is_in_line)
+        tp_slice_leave_line(s, job->func);
+    if (job->terms.concurrent) {
+        agent->n_open--;
+        if (!s->is_lent)
+            tp_agent_uncount_open(agent, s);
+    } else if (agent->n_open > 0) {
+        tp_agent_end_level(agent, &s->work);
+    }
     job->running--;
     if (s->has_permit)
         job->func->running--;
@@ -273,6 +284,17 @@ bool tp_job_leave_site(tp_job *job, uint64_t site)
     return has_others || falls_back;
 }
 
+/* A slice of the agent's; NULL: it has none. */
+static tp_slice *find_open(tp_agent *agent)
+{
+    uv_mutex_lock(&agent->engine->lock);
+    tp_slice *s = agent->engine->slices;
+    while (s && s->agent != agent)
+        s = s->next;
+    uv_mutex_unlock(&agent->engine->lock);
+    return s;
+}
+
 void tp_job_lose(tp_agent *agent, tp_block *(*make_failure)(void *user, tp_slice *slice),
                  void *user)
 {
@@ -285,6 +307,11 @@ void tp_job_lose(tp_agent *agent, tp_block *(*make_failure)(void *user, tp_slice
                 failed = w->at;
                 tp_work_fail(w, make_failure(user, s));
             } while (w->terms->batch && w->at > failed && w->at < end);
+        tp_job_finish(s);
+    }
+    /* items that waited beside the one that ran go to other workers: they were not at fault */
+    for (tp_slice *s; (s = find_open(agent));) {
+        tp_work_enter(&s->work);
         tp_job_finish(s);
     }
 }

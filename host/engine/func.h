@@ -12,7 +12,7 @@
 
 struct lua_State;
 struct tp_job;
-struct tp_agent;
+struct tp_slice;
 
 /* How many items took how long: a bucket for each nanosecond below TP_DURATION_PARTS, and above
  * for each of so many parts between a power of two and the next. The last one is for all longer
@@ -35,8 +35,9 @@ typedef struct tp_func {
     /* ---- guarded by the engine's lock (engine.c, schedule.c) ---- */
     struct tp_func *next_ready, *prev_ready; /* in the engine's ring of functions that have work */
     struct tp_job *ready_first, *ready_last; /* its jobs with inputs to take, next to serve first */
-    /* agents whose items have waited for others and now wait in line for a permit */
-    struct tp_agent *resuming;
+    /* slices whose items have waited for others and now wait in line for a permit */
+    struct tp_slice *resuming;
+    bool has_blocked; /* it was said that one of its items keeps others waiting (concurrent) */
     unsigned running;                        /* permits in use */
     double item_ns;                          /* what an item took lately; 0: not known */
     float site_ns[64]; /* the same per site, indexed by the bit number of tp_agent.site */

@@ -129,6 +129,7 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
                     .batch = c->batch,
                     .splits = c->splits,
                     .streams = c->streams,
+                    .concurrent = c->concurrent,
                     .returns = c->returns,
                     .draws = c->draws,
                     .has_leases = c->has_leases,

@@ -62,13 +62,24 @@ struct tp_agent {
     uv_cond_t cond;   /* with the engine's lock */
 
     tp_slice *spare;   /* memory for slices, free to use, linked by `next`; its own */
+    struct tp_own_loop *own_loop; /* its own: where items that wait do so (runtime/own_loop.h) */
+    /* its own: the jobs that tp_job_sleep is to watch while the agent takes turns of its loop */
+    tp_job *const *watched;
+    const uint32_t *watched_seen;
+    unsigned n_watched;
+    uint32_t cancels_seen; /* its own: see tp_agent_sees_cancels */
 
     /* ---- guarded by the engine's lock ---- */
     /* it is between tp_job_begin_block and tp_job_end_block, in a wait without an end of its own */
     bool is_blocked;
     bool is_hopeless;                /* see tp_engine_give_up */
     tp_agent *next_helper;           /* in the engine's list of agents that sleep for nested jobs */
-    tp_agent *next_resuming;         /* in tp_func.resuming */
+    unsigned n_outermost;   /* slices that it did not begin inside of another one's item */
+    unsigned n_open;        /* slices whose items wait beside each other; its own may read it */
+    struct tp_open *open;   /* how many those are by function: an array of n_kinds; owned */
+    unsigned n_kinds;
+    /* wakes the agent from a turn of its own loop; NULL: it has none. Set by its own thread */
+    uv_async_t *bell;
 };
 
 int tp_agent_open(tp_agent *agent, tp_engine *engine, int index, tp_executor *executor,
@@ -94,6 +105,14 @@ struct tp_slice {
     bool is_permitted;      /* the slice also has a permit from tp_permits; the agent's */
     tp_block *results, **results_end; /* what the sink has taken so far; the agent's */
     uint64_t emitted; /* how many values its item has given; engine's lock */
+    bool is_outermost; /* counts in agent->n_outermost; engine's lock */
+
+    /* ---- of an item that waits beside others (tp_terms.concurrent); engine's lock ---- */
+    const void *level; /* who takes the slices of jobs that it waits for: see tp_agent_helper_id */
+    bool is_lent;      /* it does not count as open: it waits for what others must do */
+    bool is_blocked;   /* so does an agent's (tp_agent.is_blocked) */
+    bool is_in_line;   /* in func->resuming */
+    tp_slice *next_resuming; /* in tp_func.resuming */
 };
 
 typedef struct tp_retries {
@@ -137,6 +156,7 @@ typedef struct tp_job_config {
     uint32_t batch; /* see tp_terms */
     bool splits;    /* see tp_terms */
     bool streams;   /* see tp_terms; at most `window` values wait, too */
+    uint32_t concurrent; /* see tp_terms */
     tp_returns returns;
     tp_recorder *recorder; /* held by the job; NULL: nothing is recorded */
     tp_key draws;      /* the key from which its items draw their random numbers */
@@ -384,10 +404,38 @@ bool tp_job_is_hopeless(tp_agent *agent);
 /* The owner waits for workers, so all paused jobs resume (is_left in schedule.c). */
 void tp_engine_come_back(tp_engine *engine);
 
-/* Sleeps until one of the n jobs has news after its `seen`, or work below one of them can be taken,
- * or a retry is due, or until deadline_ns (uv_hrtime). */
+/* Sleeps until one of the n jobs has news after its `seen`, or the agent can take work, or a retry
+ * is due, or until deadline_ns (uv_hrtime). With `wait`, that is called without the lock to sleep
+ * until a time (UINT64_MAX: no time), or until the agent is woken (tp_agent.bell). Then an agent of
+ * a pool looks for any work, not only that below the jobs. */
 void tp_job_sleep(tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, unsigned n,
-                  uint64_t deadline_ns);
+                  uint64_t deadline_ns, void (*wait)(tp_agent *agent, uint64_t until_ns));
+
+/* ---- items that wait beside each other (tp_terms.concurrent); on the agent's own thread ---- */
+
+/* Sets what wakes the agent while it waits in a loop of its own; NULL: nothing any more. */
+void tp_agent_set_bell(tp_agent *agent, uv_async_t *bell);
+
+/* What the agent runs now, an item that waits beside others or a callback, waits for the job: the
+ * agent takes the job's items while it takes turns. */
+void tp_slice_wait_for(tp_agent *agent, tp_job *job);
+
+/* The open item waits for what others do: it gives up its permit and, if `is_lent`, its place
+ * among the open items; `endless`: the wait has no end of its own. Then it comes back for both:
+ * false when it must wait for a permit, for which it is in line. Then it is asked again when the
+ * agent was woken. */
+void tp_slice_give_way(tp_work *w, bool is_lent, bool endless);
+bool tp_slice_come_back(tp_work *w);
+
+/* Was any job of the engine cancelled since the agent last asked? */
+bool tp_agent_sees_cancels(tp_agent *agent);
+
+/* Says, once for each function, that one of its items keeps others waiting: true the first time. */
+bool tp_slice_note_blocking(tp_work *w);
+
+/* The slice that this work is part of; NULL when the work is of no job in this process. Any
+ * thread. */
+tp_slice *tp_slice_of(tp_work *w);
 
 /* Is the slice's job, or one that it is nested in, cancelled? With the lock held;
  * tp_sink.is_cancelled is the same without it. */

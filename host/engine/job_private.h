@@ -1,5 +1,5 @@
-/* job_private.h: what the engine's files (engine.c, schedule.c, finish.c, wait.c and job.c) share
- * about a job, and nobody else sees. job.h has the contract.
+/* job_private.h: what the engine's files (engine.c, open.c, schedule.c, finish.c, wait.c and job.c)
+ * share about a job, and nobody else sees. job.h has the contract.
  *
  * Everything below that is not marked otherwise is guarded by engine->lock; functions whose comment
  * says "locked" are called with it held. Wake-ups are decided under the lock and done after it. */
@@ -102,6 +102,7 @@ struct tp_engine {
     tp_trace trace;
     _Atomic uint64_t n_jobs;   /* relaxed: numbers for jobs */
     _Atomic uint32_t n_agents; /* relaxed: ids for their workers */
+    _Atomic uint32_t cancels;  /* written under the lock: how often jobs were cancelled */
 };
 
 /* Whom to wake once the lock is released. */
@@ -137,6 +138,7 @@ void tp_job_untell(tp_job *job);
 
 /* Wakes the agents that sleep for nested jobs, to look again; and the first in line for a permit of
  * the function. */
+void tp_agent_wake(tp_agent *a);
 void tp_engine_wake_helpers(tp_engine *e);
 void tp_func_wake_resuming(tp_func *f);
 
@@ -171,7 +173,25 @@ void tp_engine_tell_cancelled(tp_engine *e);
  * it. */
 bool tp_job_is_balanced(const tp_job *job);
 
+/* ---- open.c; locked ---- */
+
+/* What a job's `helper` is while this agent waits for it: a value that differs between the items
+ * that the agent has begun, one inside the other. */
+const void *tp_agent_helper_id(const tp_agent *agent);
+
+/* Of a slice whose item waits beside others: one more, one fewer is open. How many of the job's
+ * function are, at the level at which the agent would take one more? */
+void tp_agent_count_open(tp_agent *a, const tp_slice *s);
+void tp_agent_uncount_open(tp_agent *a, const tp_slice *s);
+unsigned tp_agent_count_of(const tp_agent *a, const tp_job *job);
+
+/* The items that wait at the level `from`, which is over, go on at that where the agent is now. */
+void tp_agent_end_level(tp_agent *a, const void *from);
+
 /* ---- schedule.c ---- */
+
+/* The slice leaves the line for a permit of its function. */
+void tp_slice_leave_line(tp_slice *s, tp_func *f);
 
 /* How many workers to wake for what is queued: by the time it takes where that is known, else one,
  * which wakes the next. */
@@ -189,9 +209,8 @@ void tp_job_resume(tp_job *job, tp_wakes *w);
 /* Retries whose time has come go back to their queue; sets engine->next_due. */
 void tp_engine_promote_due(tp_engine *e, uint64_t now);
 
-/* What a job's `helper` is while this agent waits for it: a value that differs between the items
- * that the agent has begun, one inside the other. */
-const void *tp_agent_helper_id(const tp_agent *agent);
+/* Could the agent, which has open items and takes turns, take work now? */
+bool tp_agent_can_take(tp_engine *e, const tp_agent *agent, uint64_t now);
 
 /* The next job that a waiting agent should serve: one that it waits for, when its own executor runs
  * that job or the job has no workers; else one below those, for its executor. */
@@ -199,9 +218,5 @@ tp_job *tp_agent_pick_awaited(tp_engine *e, const tp_agent *agent, uint64_t now)
 
 /* The agent's site as a number, an index of site_ns; -1: none. Any thread. */
 int tp_agent_site(const tp_agent *agent);
-
-/* The slice that this work is part of; NULL when the work is of no job in this process. Any
- * thread. */
-tp_slice *tp_slice_of(tp_work *w);
 
 #endif

@@ -88,20 +88,43 @@ static void free_permit(tp_engine *e, tp_func *f, tp_wakes *w)
     }
 }
 
-/* Locked. Takes a permit of f for the agent, which works for `job`; waits in line for it until
- * `until`. False when it got none. */
-static bool take_permit(tp_agent *a, tp_func *f, const tp_job *job, uint64_t until)
+/* Locked. */
+static void enter_line(tp_slice *s, tp_func *f)
 {
-    TP_ASSERT(tp_engine_is_locked(a->engine));
-    tp_agent **end = &f->resuming;
+    tp_slice **end = &f->resuming;
     while (*end)
         end = &(*end)->next_resuming;
-    a->next_resuming = NULL;
-    *end = a;
-    /* In turn: the first in line takes the first permit that is free. */
+    s->next_resuming = NULL;
+    *end = s;
+    s->is_in_line = true;
+}
+
+void tp_slice_leave_line(tp_slice *s, tp_func *f)
+{
+    tp_slice **at = &f->resuming;
+    while (*at != s)
+        at = &(*at)->next_resuming;
+    *at = s->next_resuming;
+    s->is_in_line = false;
+    tp_func_wake_resuming(f);
+}
+
+/* Locked. Must the slice, which is in line, wait longer for a permit of f? In turn: the first in
+ * line takes the first permit that is free. */
+static bool must_wait(const tp_slice *s, const tp_func *f)
+{
+    return f->limit && (f->running >= f->limit || f->resuming != s) && !tp_job_is_unwanted(s->job);
+}
+
+/* Locked. Takes a permit of f for the slice; waits in line for it until `until`. False when it got
+ * none. */
+static bool take_permit(tp_slice *s, tp_func *f, uint64_t until)
+{
+    tp_agent *a = s->agent;
+    TP_ASSERT(tp_engine_is_locked(a->engine));
+    enter_line(s, f);
     bool is_late = false;
-    while (f->limit && (f->running >= f->limit || f->resuming != a) && !tp_job_is_unwanted(job) &&
-           !is_late) {
+    while (must_wait(s, f) && !is_late) {
         uint64_t now = until == UINT64_MAX ? 0 : uv_hrtime();
         is_late = now >= until;
         if (until == UINT64_MAX)
@@ -109,12 +132,8 @@ static bool take_permit(tp_agent *a, tp_func *f, const tp_job *job, uint64_t unt
         else if (!is_late)
             uv_cond_timedwait(&a->cond, &a->engine->lock, until - now);
     }
-    tp_agent **at = &f->resuming;
-    while (*at != a)
-        at = &(*at)->next_resuming;
-    *at = a->next_resuming;
     f->running += !is_late;
-    tp_func_wake_resuming(f);
+    tp_slice_leave_line(s, f);
     return !is_late;
 }
 
@@ -131,7 +150,7 @@ bool tp_slice_take_permit(tp_slice *s, uint64_t until)
 {
     tp_engine *e = s->agent->engine;
     uv_mutex_lock(&e->lock);
-    s->has_permit = s->has_permit || take_permit(s->agent, s->job->func, s->job, until);
+    s->has_permit = s->has_permit || take_permit(s, s->job->func, until);
     bool has = s->has_permit;
     uv_mutex_unlock(&e->lock);
     return has;
@@ -141,7 +160,7 @@ bool tp_slice_take_permit_of(tp_slice *s, tp_func *f, uint64_t until)
 {
     tp_engine *e = s->agent->engine;
     uv_mutex_lock(&e->lock);
-    bool is_taken = take_permit(s->agent, f, s->job, until);
+    bool is_taken = take_permit(s, f, until);
     uv_mutex_unlock(&e->lock);
     return is_taken;
 }
@@ -242,6 +261,63 @@ void tp_job_end_block(tp_agent *a)
     a->is_blocked = false;
     a->executor->blocked -= s != NULL;
     uv_mutex_unlock(&a->engine->lock);
+}
+
+/* ---- items that wait beside each other ---- */
+
+void tp_slice_wait_for(tp_agent *a, tp_job *job)
+{
+    const tp_slice *s = tp_slice_of(a->worker.current);
+    bool is_item = s && s->job->terms.concurrent;
+    uv_mutex_lock(&job->engine->lock);
+    job->helper = is_item ? s->level : tp_agent_helper_id(a);
+    uv_mutex_unlock(&job->engine->lock);
+}
+
+void tp_slice_give_way(tp_work *w, bool is_lent, bool endless)
+{
+    tp_slice *s = (tp_slice *)w;
+    tp_wakes after = { 0 };
+    uv_mutex_lock(&s->agent->engine->lock);
+    release_permit(s, &after);
+    if (is_lent && !s->is_lent)
+        tp_agent_uncount_open(s->agent, s);
+    s->is_lent |= is_lent;
+    s->is_blocked = endless;
+    uv_mutex_unlock(&s->agent->engine->lock);
+    tp_wakes_send(&after);
+}
+
+bool tp_slice_come_back(tp_work *w)
+{
+    tp_slice *s = (tp_slice *)w;
+    tp_func *f = s->job->func;
+    uv_mutex_lock(&s->agent->engine->lock);
+    s->is_blocked = false;
+    if (!s->has_permit && !s->is_in_line)
+        enter_line(s, f);
+    if (s->is_in_line && !must_wait(s, f)) {
+        f->running++;
+        s->has_permit = true;
+        tp_slice_leave_line(s, f);
+    }
+    bool is_back = s->has_permit;
+    if (is_back && s->is_lent) {
+        s->is_lent = false;
+        tp_agent_count_open(s->agent, s);
+    }
+    uv_mutex_unlock(&s->agent->engine->lock);
+    return is_back;
+}
+
+bool tp_slice_note_blocking(tp_work *w)
+{
+    const tp_slice *s = (tp_slice *)w;
+    uv_mutex_lock(&s->agent->engine->lock);
+    bool is_first = !s->job->func->has_blocked;
+    s->job->func->has_blocked = true;
+    uv_mutex_unlock(&s->agent->engine->lock);
+    return is_first;
 }
 
 /* Waits until the item may give more values, or they are not wanted any more. Meanwhile its permit
@@ -358,9 +434,17 @@ tp_reason tp_job_queue_reason(const tp_job *job, uint64_t now)
                                   : TP_REASON_NONE;
 }
 
+/* Locked. May the agent begin one more item of the job, beside those that it has open? */
+static bool has_place(const tp_agent *agent, const tp_job *job)
+{
+    return !job->terms.concurrent || agent->n_open < job->terms.concurrent ||
+           tp_agent_count_of(agent, job) < job->terms.concurrent;
+}
+
 /* Locked. The next job to serve at one of these sites: one of the function with the fewest running
- * slices, and among its jobs likewise. */
-static tp_job *pick(tp_engine *e, const tp_executor *ex, uint64_t sites, uint64_t now)
+ * slices, and among its jobs likewise. `agent` would serve it; NULL: some agent. */
+static tp_job *pick(tp_engine *e, const tp_executor *ex, uint64_t sites, uint64_t now,
+                    const tp_agent *agent)
 {
     tp_job *best = NULL;
     TP_ASSERT(tp_engine_is_locked(e));
@@ -372,7 +456,8 @@ static tp_job *pick(tp_engine *e, const tp_executor *ex, uint64_t sites, uint64_
          * of loops that were left */
         int looked = 0;
         for (tp_job *j = f->ready_first; j && looked < 64; j = j->next_ready) {
-            if (j->executor != ex || (j->sites && !(j->sites & sites)) || !can_take(j, now))
+            if (j->executor != ex || (j->sites && !(j->sites & sites)) || !can_take(j, now) ||
+                (agent && !has_place(agent, j)))
                 continue;
             looked++;
             if (!candidate || j->running < candidate->running)
@@ -386,11 +471,6 @@ static tp_job *pick(tp_engine *e, const tp_executor *ex, uint64_t sites, uint64_
             break;
     }
     return best;
-}
-
-const void *tp_agent_helper_id(const tp_agent *agent)
-{
-    return agent->worker.current ? (const void *)agent->worker.current : agent;
 }
 
 /* Locked. Was the job started by an item of a job that this helper waits for, or further below such
@@ -413,13 +493,25 @@ tp_job *tp_agent_pick_awaited(tp_engine *e, const tp_agent *agent, uint64_t now)
         for (tp_job *j = has_permit(f) ? f->ready_first : NULL; j; j = j->next_ready) {
             bool is_ours = j->executor == agent->executor;
             if (j->helper == helper) {
-                if ((is_ours || j->executor->type->capabilities & TP_BY_OWNER) && can_take(j, now))
+                if ((is_ours || j->executor->type->capabilities & TP_BY_OWNER) &&
+                    can_take(j, now) && has_place(agent, j))
                     return j;
-            } else if (!below && goes_below && is_ours && is_below(j, helper) && can_take(j, now)) {
+            } else if (!below && goes_below && is_ours && is_below(j, helper) &&
+                       can_take(j, now) && has_place(agent, j)) {
                 below = j;
             }
         }
     return below;
+}
+
+bool tp_agent_can_take(tp_engine *e, const tp_agent *agent, uint64_t now)
+{
+    if (e->is_stopped)
+        return false;
+    bool takes_any = !agent->worker.current &&
+                     !(agent->executor->type->capabilities & TP_BY_OWNER);
+    return tp_agent_pick_awaited(e, agent, now) ||
+           (takes_any && pick(e, agent->executor, agent->site, now, agent));
 }
 
 int tp_agent_site(const tp_agent *agent)
@@ -448,7 +540,7 @@ static double share_of(const tp_job *job, const tp_agent *agent, double item_ns)
  * time. */
 static uint32_t slice_count(const tp_job *job, const tp_range *r, const tp_agent *agent)
 {
-    if (job->terms.streams)
+    if (job->terms.streams || job->terms.concurrent)
         return 1;
     if (job->terms.batch) {
         uint32_t most = r->most && r->most < job->terms.batch ? r->most : job->terms.batch;
@@ -485,7 +577,7 @@ bool tp_job_can_take_locked(tp_engine *e, const tp_executor *ex)
 {
     /* After tp_engine_stop nothing can be taken. If this said yes, a worker would try again and
      * again without releasing the lock, and tp_engine_stop waits for that. */
-    return !e->is_stopped && pick(e, ex, UINT64_MAX, uv_hrtime()) != NULL;
+    return !e->is_stopped && pick(e, ex, UINT64_MAX, uv_hrtime(), NULL) != NULL;
 }
 
 void tp_engine_set_waiting(tp_engine *e, bool waiting)
@@ -512,7 +604,7 @@ bool tp_engine_is_stuck(tp_engine *e, const tp_agent *agent)
     bool is_stuck = !agent || atomic_load_explicit(&e->owner_waits, memory_order_relaxed) ||
                     agent->executor->type->capabilities & TP_BY_OWNER;
     for (const tp_slice *s = e->slices; s && is_stuck; s = s->next)
-        is_stuck = s->agent->is_blocked;
+        is_stuck = s->agent->is_blocked || s->is_blocked;
     is_stuck = is_stuck && !has_work(e, uv_hrtime());
     uv_mutex_unlock(&e->lock);
     return is_stuck;
@@ -581,7 +673,9 @@ static tp_slice *new_slice(tp_agent *agent)
 static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
 {
     tp_slice *s = job ? new_slice(agent) : NULL;
-    if (job && !s) { /* only a nested job can be without memory: the agent already runs a slice */
+    /* Only a nested job can be without memory: the agent already runs a slice. An agent with items
+     * open tries again later, when one of their slices may be free. */
+    if (job && !s && agent->n_open == 0) {
         job->is_starved = true;
         tp_job_cancel_locked(job);
         tp_engine_wake_helpers(e);
@@ -615,8 +709,12 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
         job->drained = true; /* the owner could read further ahead */
         atomic_fetch_add_explicit(&job->eventcount, 1, memory_order_release);
     }
-    if (!agent->worker.current)
+    s->is_outermost = !agent->worker.current;
+    if (s->is_outermost && agent->n_outermost++ == 0) {
         agent->executor->looking--;
+        agent->executor->busy++;
+    }
+    s->level = tp_agent_helper_id(agent);
     tp_work_open(&s->work, &agent->worker, &slice_sink, &job->terms, r->block, r->offset, r->count,
                  r->attempt);
     s->job = tp_ref_hold(job);
@@ -629,6 +727,11 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     s->has_permit = true;
     s->is_permitted = false;
     s->emitted = 0;
+    s->is_lent = s->is_blocked = s->is_in_line = false;
+    if (job->terms.concurrent) {
+        agent->n_open++;
+        tp_agent_count_open(agent, s);
+    }
     s->results = NULL;
     s->results_end = &s->results;
     s->prev = NULL;
@@ -647,7 +750,7 @@ tp_slice *tp_job_take_locked(tp_engine *e, tp_executor *ex, tp_agent *agent)
     if (e->is_stopped)
         return NULL;
     tp_engine_promote_due(e, now);
-    return take(e, pick(e, ex, agent->site, now), agent, now);
+    return take(e, pick(e, ex, agent->site, now, agent), agent, now);
 }
 
 tp_slice *tp_job_take_awaited(tp_agent *agent)

@@ -61,25 +61,51 @@ void tp_job_end_wait(tp_agent *a, tp_job *const *jobs, unsigned n)
         a->worker.current->sink->take_permit(a->worker.current);
 }
 
-/* Locked. Is there a reason for an agent that waits for these jobs not to sleep? */
+/* Locked. Is there a reason for an agent that waits for these jobs not to sleep? `is_open`: nor for
+ * its items that wait beside each other. */
 static bool has_any(tp_engine *e, tp_agent *a, tp_job *const *jobs, const uint32_t *seen,
-                    unsigned n, uint64_t now)
+                    unsigned n, bool is_open, uint64_t now)
 {
     for (unsigned i = 0; i < n; i++)
         if (atomic_load_explicit(&jobs[i]->eventcount, memory_order_relaxed) != seen[i])
             return true;
-    return tp_agent_pick_awaited(e, a, now) != NULL;
+    if (!is_open)
+        return tp_agent_pick_awaited(e, a, now) != NULL;
+    return a->waiter.news_first ||
+           atomic_load_explicit(&e->cancels, memory_order_relaxed) != a->cancels_seen ||
+           tp_agent_can_take(e, a, now);
+}
+
+/* Locked, but not throughout. Sleeps until a time (0: none), or until the agent is woken. */
+static void sleep_until(tp_agent *a, uint64_t now, uint64_t until,
+                        void (*wait)(tp_agent *agent, uint64_t until_ns))
+{
+    uv_mutex_t *lock = &a->engine->lock;
+    if (wait) {
+        uv_mutex_unlock(lock);
+        wait(a, until ? until : UINT64_MAX);
+        uv_mutex_lock(lock);
+    } else if (until) {
+        uv_cond_timedwait(&a->cond, lock, until > now ? until - now : 1);
+    } else {
+        uv_cond_wait(&a->cond, lock);
+    }
 }
 
 void tp_job_sleep(tp_agent *a, tp_job *const *jobs, const uint32_t *seen, unsigned n,
-                  uint64_t deadline_ns)
+                  uint64_t deadline_ns, void (*wait)(tp_agent *agent, uint64_t until_ns))
 {
     tp_engine *e = a->engine;
     uv_mutex_lock(&e->lock);
     uint64_t now = uv_hrtime();
     tp_engine_promote_due(e, now);
-    if (now < deadline_ns && !has_any(e, a, jobs, seen, n, now)) {
+    if (now < deadline_ns && !has_any(e, a, jobs, seen, n, wait != NULL, now)) {
         uint64_t until = deadline_ns == UINT64_MAX ? 0 : deadline_ns;
+        if (wait) {
+            uint64_t due = tp_job_idle_until(e, a->executor);
+            if (due && (!until || due < until))
+                until = due;
+        }
         for (unsigned i = 0; i < n; i++) {
             jobs[i]->is_awaited = true;
             if (i > 0 && jobs[i]->executor == jobs[i - 1]->executor)
@@ -92,10 +118,7 @@ void tp_job_sleep(tp_agent *a, tp_job *const *jobs, const uint32_t *seen, unsign
         e->helpers = a;
         uint64_t number = n > 0 ? jobs[0]->terms.number : 0;
         tp_trace_note(&e->trace, TP_EVENT_WAIT, a->worker.id, number, 0, 0);
-        if (until)
-            uv_cond_timedwait(&a->cond, &e->lock, until > now ? until - now : 1);
-        else
-            uv_cond_wait(&a->cond, &e->lock);
+        sleep_until(a, now, until, wait);
         tp_trace_note(&e->trace, TP_EVENT_WAKE, a->worker.id, number, 0, 0);
         tp_agent **at = &e->helpers;
         while (*at != a)

@@ -104,6 +104,19 @@ bool tp_work_recover(tp_work *w)
     return w->at < tp_work_end(w);
 }
 
+void tp_work_leave(tp_work *w)
+{
+    TP_ASSERT(w->worker->current == w);
+    w->worker->current = w->outer;
+}
+
+void tp_work_enter(tp_work *w)
+{
+    TP_ASSERT(w->worker->current != w);
+    w->outer = w->worker->current;
+    w->worker->current = w;
+}
+
 void tp_work_close(tp_work *w)
 {
     TP_ASSERT(w->worker->current == w && !w->numbers);

@@ -51,6 +51,9 @@ typedef struct tp_terms {
     bool splits;
     /* its items give values while they run (tp_sink.emit), and each slice is one item */
     bool streams;
+    /* a worker may have so many of its items open at once, as coroutines that wait, each in a
+     * slice of its own; 0: one after the other */
+    uint32_t concurrent;
     tp_returns returns;
     tp_key draws;     /* the key from which the items draw their random numbers */
     bool has_leases;  /* leases given for this function are used by default: */
@@ -144,6 +147,10 @@ typedef struct tp_worker_type {
 
     /* Writes whole lines, or the unfinished rest of one, to descriptor 1 or 2. */
     void (*write)(tp_worker *worker, int fd, const char *bytes, size_t len);
+
+    /* The work of an item that waited beside others (tp_terms.concurrent) is over. It is the
+     * worker's current one, and may be gone when this returns. NULL where there are none. */
+    void (*end)(tp_worker *worker, tp_work *w);
 } tp_worker_type;
 
 /* Who runs work. Belongs to its thread. */
@@ -155,6 +162,7 @@ struct tp_worker {
     bool tags_lines;      /* lines say which worker and item wrote them */
     struct tp_vm *vm; /* its Lua state, opened by its own thread; NULL for one that runs no Lua */
     tp_work *current;     /* the innermost work that it runs */
+    unsigned n_waiting; /* works whose items have begun, as coroutines, and are not over */
     bool will_leave; /* its Lua code has something to do before the state is closed (tp_vm_leave) */
     tp_buf tagged;        /* memory for lines with their tags (lines.c) */
 };
@@ -199,6 +207,10 @@ void tp_work_open(tp_work *w, tp_worker *worker, const tp_sink *sink, const tp_t
 /* The work is over: all of its results are with the sink, and the worker runs what it ran
  * before. */
 void tp_work_close(tp_work *w);
+
+/* Work of an item that waits: the worker runs what it ran before. Or it goes on with it. */
+void tp_work_leave(tp_work *w);
+void tp_work_enter(tp_work *w);
 
 /* Gives the sink the results of the b->n items from that offset on, after all earlier ones. */
 void tp_work_append(tp_work *w, tp_block *b, uint32_t offset);

@@ -187,6 +187,7 @@ static int open_core(lua_State *L)
     tp_core_register(L, NULL, functions);
     tp_core_register_func(L);
     tp_core_register_job(L);
+    tp_core_register_item(L);
     tp_core_register_array(L);
     tp_core_register_random(L);
     tp_core_register_io(L);
@@ -349,8 +350,8 @@ void tp_lua_core_open(struct lua_State *L, tp_host *host, tp_agent *agent)
     lua_pushvalue(L, -1);
     lua_pushcclosure(L, open_core, 1);
     lua_setfield(L, -3, "tidepool.core");            // loaded package preload ctx
-    if (agent)
-        lua_pop(L, 1); /* workers have no loop to share */
+    if (agent && host->is_child)
+        lua_pop(L, 1); /* its items run one after the other: it has no loop to share */
     else
         tp_core_open_luv(L, -3);                 // loaded package preload
     /* a metatable that somebody gave package.preload is kept, and only gets an __index */
@@ -361,7 +362,7 @@ void tp_lua_core_open(struct lua_State *L, tp_host *host, tp_agent *agent)
     lua_setfield(L, -2, "__index");
     lua_setmetatable(L, -2);                     // loaded package preload
     if (!agent)
-        install_coroutines(L);
+        install_coroutines(L); /* worker.lua does so in a worker */
     lua_pop(L, 3);
 }
 

@@ -67,6 +67,14 @@ static void release(job_box *box)
     tp_job_close(job);
 }
 
+/* A job that the owner itself runs was cancelled: its items that wait beside each other end now,
+ * since the owner may not wait again. */
+static void end_waits(const context *ctx, const job_box *box)
+{
+    if (!ctx->agent && box->waits_on && box->waits_on->worker.n_waiting > 0)
+        tp_vm_turn(box->waits_on->worker.vm, 0);
+}
+
 /* job:__gc, core.job.close(job): cancels what is not finished. */
 static int l_job_close(lua_State *L)
 {
@@ -77,8 +85,10 @@ static int l_job_close(lua_State *L)
         lua_pushvalue(L, LUA_GLOBALSINDEX);
         lua_setfenv(L, 1);
     }
-    if (!lua_isnone(L, lua_upvalueindex(1)))
+    if (!lua_isnone(L, lua_upvalueindex(1))) {
+        end_waits(get_context(L), box);
         tp_core_take_back(L, get_context(L));
+    }
     return 0;
 }
 
@@ -94,7 +104,7 @@ static int l_job_tostring(lua_State *L)
 #define OPTIONS(X)                                                                               \
     X(fallback) X(journal) X(ordered) X(keep_going) X(discard) X(is_cheap) X(window) X(bytes)    \
     X(total) X(retries) X(crash_retries) X(batch) X(splits) X(streams) X(recycle) X(memory)      \
-    X(timeout) X(returns) X(leased) X(reducer) X(is_inner) X(captured)
+    X(timeout) X(returns) X(leased) X(reducer) X(is_inner) X(captured) X(concurrent)
 
 enum {
 #define NUMBER(name) OPTION_##name,
@@ -228,10 +238,10 @@ static void keep_captured(lua_State *L, job_box *box)
 /* core.job.open(func, image or kernel, executor name, options) -> job, or nil, a message and a kind
  * of failure. Options as in tp_job_config: total, window, bytes, ordered, keep_going, discard,
  * is_cheap, retries, crash_retries, timeout (in seconds), recycle, memory (in bytes), batch,
- * splits, streams, returns, leased (a list of device numbers, or nil). Others: fallback, an image
- * that runs when no device can; captured, what core.func.image returned with the image; reducer,
- * see tp_kernels_set_reducer; journal, from core.journal.map, or nil; is_inner, it is not the
- * user's map and draws no random numbers. */
+ * splits, streams, concurrent, returns, leased (a list of device numbers, or nil). Others:
+ * fallback, an image that runs when no device can; captured, what core.func.image returned with
+ * the image; reducer, see tp_kernels_set_reducer; journal, from core.journal.map, or nil; is_inner,
+ * it is not the user's map and draws no random numbers. */
 static int l_job_open(lua_State *L)
 {
     context *ctx = get_context(L);
@@ -293,6 +303,7 @@ static int l_job_open(lua_State *L)
         .batch = (uint32_t)get_number(L, OPTION_batch, 0),
         .splits = get_flag(L, OPTION_splits),
         .streams = get_flag(L, OPTION_streams),
+        .concurrent = (uint32_t)get_number(L, OPTION_concurrent, 0),
         .recycle = (uint64_t)fmin(get_number(L, OPTION_recycle, 0), 0x1p62),
         .memory = (uint64_t)fmin(get_number(L, OPTION_memory, 0), 0x1p62),
         .timeout_ns = (uint64_t)ceil(fmin(get_number(L, OPTION_timeout, 0), 1e9) * 1e9),
@@ -876,7 +887,8 @@ static int l_job_is_idle(lua_State *L)
 static int l_job_collect(lua_State *L)
 {
     context *ctx = get_context(L);
-    tp_job *job = tp_job_collect(ctx->host->engine, &ctx->listener->waiter);
+    tp_waiter *waiter = ctx->agent ? &ctx->agent->waiter : &ctx->listener->waiter;
+    tp_job *job = tp_job_collect(ctx->host->engine, waiter);
     if (!job)
         return 0;
     lua_pushlightuserdata(L, job);
@@ -930,7 +942,9 @@ static int l_job_stop(lua_State *L)
 
 static int l_job_cancel(lua_State *L)
 {
-    tp_job_cancel(check_job(L, 1)->job);
+    const job_box *box = check_job(L, 1);
+    tp_job_cancel(box->job);
+    end_waits(get_context(L), box);
     return 0;
 }
 

@@ -5,6 +5,7 @@
 #include "codec/codec.h"
 
 #include "base/deadline.h"
+#include "runtime/own_loop.h"
 #include "runtime/runtime.h"
 #include "workers/workers.h"
 
@@ -43,11 +44,15 @@ static int l_loop_fd(lua_State *L)
 }
 
 /* core.loop.turn(seconds or nil, spins, is_endless): see tp_host_turn; is_endless: only what
- * workers do can end it */
+ * workers do can end it. In a worker: see tp_own_loop_turn. */
 static int l_loop_turn(lua_State *L)
 {
     context *ctx = get_context(L);
     uint64_t deadline = tp_core_deadline_after(L, 1);
+    if (ctx->agent) {
+        tp_own_loop_turn(ctx->agent, deadline);
+        return 0;
+    }
     if (ctx->host->turned != ctx->listener) {
         ctx->host->turned = ctx->listener;
         /* the turn in which this state's waiter was woken may have been taken by another state */
@@ -91,7 +96,9 @@ static int l_loop_is_alive(lua_State *L)
  * again? */
 static int l_loop_is_running(lua_State *L)
 {
-    lua_pushboolean(L, get_context(L)->host->is_running);
+    const context *ctx = get_context(L);
+    const tp_own_loop *own = ctx->agent ? ctx->agent->own_loop : NULL;
+    lua_pushboolean(L, ctx->agent ? own && own->is_running : ctx->host->is_running);
     return 1;
 }
 
@@ -99,7 +106,8 @@ static int l_loop_is_running(lua_State *L)
  * before the loop waits and may make a task ready. */
 static int l_loop_stop(lua_State *L)
 {
-    uv_stop(&get_context(L)->host->loop);
+    const context *ctx = get_context(L);
+    uv_stop(ctx->agent ? &ctx->agent->own_loop->loop : &ctx->host->loop);
     return 0;
 }
 

@@ -137,6 +137,7 @@ bool tp_core_has_luv_work(lua_State *L, const context *ctx);
 
 void tp_core_register_func(lua_State *L);
 void tp_core_register_job(lua_State *L);
+void tp_core_register_item(lua_State *L);
 void tp_core_register_array(lua_State *L);
 void tp_core_register_random(lua_State *L);
 void tp_core_register_device(lua_State *L);

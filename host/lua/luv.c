@@ -1,6 +1,7 @@
 /* luv.c: lets the module luv, when users load it, run on the host's own loop. */
 #include "lua/core_private.h"
 
+#include "runtime/own_loop.h"
 #include "runtime/runtime.h"
 
 #include <dlfcn.h>
@@ -74,9 +75,36 @@ typedef struct hidden {
     void *data;
 } hidden;
 
+/* The loop that a state's luv is on: the host's, or a worker's own. */
+typedef struct place {
+    uv_loop_t *loop;
+    const uv_handle_t *own[2]; /* handles that are not luv's */
+    const void **luv;
+    bool is_shared; /* other states may have luv there, too */
+} place;
+
+/* False in a worker without a loop. */
+static bool find_place(const context *ctx, place *p)
+{
+    tp_listener *l = ctx->listener;
+    tp_own_loop *own = ctx->agent ? ctx->agent->own_loop : NULL;
+    if (l)
+        *p = (place){ .loop = &l->host->loop,
+                      .own = { (const uv_handle_t *)&l->host->wake_up,
+                               (const uv_handle_t *)&l->host->timer },
+                      .luv = &l->luv,
+                      .is_shared = l->host->n_luv != 1 };
+    else if (own)
+        *p = (place){ .loop = &own->loop,
+                      .own = { (const uv_handle_t *)&own->bell,
+                               (const uv_handle_t *)&own->timer },
+                      .luv = &own->luv };
+    return l || own;
+}
+
 /* A walk over the loop's handles. */
 typedef struct census {
-    const tp_listener *listener;
+    const place *at;
     size_t n, n_alive; /* the state's handles; those of them that keep the loop alive */
     hidden *others;    /* the handles of others are hidden here; NULL: they are only counted */
     size_t n_others;
@@ -85,10 +113,8 @@ typedef struct census {
 static void count_handle(uv_handle_t *handle, void *user)
 {
     census *c = user;
-    const tp_host *host = c->listener->host;
-    bool is_hosts = handle == (const uv_handle_t *)&host->wake_up ||
-                    handle == (const uv_handle_t *)&host->timer;
-    if (!is_hosts && handle->data && ((const luv_handle *)handle->data)->ctx == c->listener->luv) {
+    bool is_hosts = handle == c->at->own[0] || handle == c->at->own[1];
+    if (!is_hosts && handle->data && ((const luv_handle *)handle->data)->ctx == *c->at->luv) {
         c->n++;
         c->n_alive += uv_is_closing(handle) || (uv_is_active(handle) && uv_has_ref(handle));
         return;
@@ -100,10 +126,10 @@ static void count_handle(uv_handle_t *handle, void *user)
     c->n_others++;
 }
 
-static census count_handles(tp_listener *l)
+static census count_handles(const place *at)
 {
-    census c = { .listener = l };
-    uv_walk(&l->host->loop, count_handle, &c);
+    census c = { .at = at };
+    uv_walk(at->loop, count_handle, &c);
     return c;
 }
 
@@ -134,22 +160,24 @@ static size_t count_requests(lua_State *L, bool is_cancelled)
 
 bool tp_core_has_luv_work(lua_State *L, const context *ctx)
 {
-    tp_listener *l = ctx->listener;
-    if (!l->luv || !tp_host_is_alive(l->host))
+    place at;
+    if (!find_place(ctx, &at) || !*at.luv || !uv_loop_alive(at.loop))
         return false;
-    return l->host->n_luv == 1 || count_handles(l).n_alive > 0 || count_requests(L, false) > 0;
+    return !at.is_shared || count_handles(&at).n_alive > 0 || count_requests(L, false) > 0;
 }
 
 /* core.loop.apart(fn, ...): calls fn, which walks over luv's handles, with the handles of other
  * states hidden. fn must not run the loop. */
 static int l_loop_apart(lua_State *L)
 {
-    tp_listener *l = get_context(L)->listener;
-    census c = count_handles(l);
+    place at;
+    if (!find_place(get_context(L), &at))
+        return luaL_error(L, "there is no loop");
+    census c = count_handles(&at);
     c.others = lua_newuserdata(L, (c.n_others + 1) * sizeof *c.others);
     lua_insert(L, 1);
     c.n_others = 0;
-    uv_walk(&l->host->loop, count_handle, &c);
+    uv_walk(at.loop, count_handle, &c);
     int status = lua_pcall(L, lua_gettop(L) - 2, 0, 0);
     for (size_t i = 0; i < c.n_others; i++)
         c.others[i].handle->data = c.others[i].data;
@@ -160,15 +188,17 @@ static int l_loop_apart(lua_State *L)
  * handles must be closing. Other things on the loop go on meanwhile. */
 static int l_loop_run_out(lua_State *L)
 {
-    tp_listener *l = get_context(L)->listener;
-    if (!l->luv)
+    context *ctx = get_context(L);
+    place at;
+    if (!find_place(ctx, &at) || !*at.luv)
         return 0;
     count_requests(L, true);
-    uv_loop_t *loop = &l->host->loop;
-    while (count_handles(l).n > 0 || (loop->active_reqs.count > 0 && count_requests(L, false) > 0))
-        uv_run(loop, UV_RUN_ONCE);
-    l->luv = NULL;
-    l->host->n_luv--;
+    while (count_handles(&at).n > 0 ||
+           (at.loop->active_reqs.count > 0 && count_requests(L, false) > 0))
+        uv_run(at.loop, UV_RUN_ONCE);
+    *at.luv = NULL;
+    if (ctx->listener)
+        ctx->host->n_luv--;
     return 0;
 }
 
@@ -187,11 +217,17 @@ static bool share_loop(const char *path, context *ctx)
     *(void **)&set_callback = dlsym(lib, "luv_set_callback");
     *(void **)&get_luv = dlsym(lib, "luv_context");
     bool can_share = set_loop && set_callback && get_luv;
-    if (can_share) {
-        set_loop(ctx->main, &ctx->host->loop);
+    place at;
+    tp_error err = { 0 };
+    /* a worker without a loop of its own has luv as it is */
+    if (ctx->agent && can_share)
+        can_share = tp_own_loop_open(ctx->agent, &err) == 0;
+    if (can_share && find_place(ctx, &at)) {
+        set_loop(ctx->main, at.loop);
         set_callback(ctx->main, call_back);
-        ctx->host->n_luv += ctx->listener->luv == NULL;
-        ctx->listener->luv = get_luv(ctx->main);
+        if (ctx->listener)
+            ctx->host->n_luv += *at.luv == NULL;
+        *at.luv = get_luv(ctx->main);
     }
     dlclose(lib); /* package.loadlib keeps it loaded */
     return can_share;

@@ -43,9 +43,7 @@ static void close_handle(uv_handle_t *handle, void *unused)
         uv_close(handle, NULL);
 }
 
-/* libuv aborts the process when it gets only some of the descriptors that a loop needs: this checks
- * that there are enough. */
-static int check_descriptors(tp_error *err)
+int tp_loop_check_descriptors(tp_error *err)
 {
     int fds[LOOP_DESCRIPTORS], n = 0, status = 0;
     while (n < LOOP_DESCRIPTORS && status == 0) {
@@ -63,7 +61,7 @@ static int check_descriptors(tp_error *err)
 
 int tp_loop_open(tp_host *host, tp_error *err)
 {
-    if (check_descriptors(err))
+    if (tp_loop_check_descriptors(err))
         return -1;
     int status = uv_loop_init(&host->loop);
     if (status)

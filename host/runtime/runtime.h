@@ -105,6 +105,10 @@ void tp_runtime_close(tp_host *host);
 /* loop.c: the loop with the host's own handles. Closing it closes all other handles on it.
  * Owner. */
 int tp_loop_open(tp_host *host, tp_error *err);
+
+/* libuv aborts the process when it gets only some of the descriptors that a loop needs: this checks
+ * that there are enough. Any thread. */
+int tp_loop_check_descriptors(tp_error *err);
 void tp_loop_close(tp_host *host);
 
 /* A listener for the state L; NULL out of memory. Owner. */

@@ -15,7 +15,15 @@ static void write_lines(tp_worker *worker, int fd, const char *bytes, size_t len
     tp_host_print(((tp_agent *)worker)->executor->host, fd, bytes, len);
 }
 
-static const tp_worker_type at_home = { .open_state = open_state, .write = write_lines };
+static void end_work(tp_worker *worker, tp_work *w)
+{
+    (void)worker;
+    tp_job_finish(tp_slice_of(w));
+}
+
+static const tp_worker_type at_home = { .open_state = open_state,
+                                        .write = write_lines,
+                                        .end = end_work };
 
 void tp_agent_leave(tp_agent *agent)
 {

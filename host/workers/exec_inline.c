@@ -6,11 +6,15 @@
  * jobs below it, itself. */
 #include "workers/workers.h"
 
+#include "runtime/own_loop.h"
 #include "workers/vm.h"
 
 #include <stdlib.h>
 
-enum { LOOK_NS = 5000 }; /* how long the caller's Lua code takes to look at one job */
+enum {
+    LOOK_NS = 5000, /* how long the caller's Lua code takes to look at one job */
+    INTERRUPT_NS = 50 * 1000000
+};
 
 static bool has_news(tp_job *const *jobs, const uint32_t *seen, unsigned n)
 {
@@ -18,6 +22,44 @@ static bool has_news(tp_job *const *jobs, const uint32_t *seen, unsigned n)
         if (tp_job_eventcount(jobs[i]) != seen[i])
             return true;
     return false;
+}
+
+bool tp_exec_run(tp_agent *agent, tp_slice *slice)
+{
+    tp_error err = { 0 };
+    tp_vm *vm = agent->worker.vm;
+    bool is_open = slice->work.terms->concurrent && !agent->executor->host->is_child &&
+                   tp_own_loop_open(agent, &err) == 0;
+    if (is_open)
+        return !tp_vm_begin(vm, &slice->work);
+    tp_vm_run(vm, &slice->work);
+    return true;
+}
+
+void tp_exec_drain(tp_agent *agent, uint64_t deadline_ns)
+{
+    enum { STEP_NS = 20 * 1000000 };
+    for (uint64_t now; agent->worker.n_waiting > 0 && (now = uv_hrtime()) < deadline_ns;)
+        tp_vm_turn(agent->worker.vm, now + STEP_NS);
+}
+
+/* While the agent waits for jobs: goes on with items that wait beside each other. */
+static void take_turn(tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, unsigned n,
+                      uint64_t deadline_ns)
+{
+    agent->watched = jobs;
+    agent->watched_seen = seen;
+    agent->n_watched = n;
+    tp_vm_turn(agent->worker.vm, deadline_ns);
+    agent->n_watched = 0;
+}
+
+/* Has the owner, whose agent this is, been interrupted? */
+static bool is_interrupted(const tp_agent *agent)
+{
+    const tp_host *host = agent->executor->host;
+    return agent == &host->agent &&
+           atomic_load_explicit(&host->is_interrupted, memory_order_relaxed);
 }
 
 bool tp_exec_wait(tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, unsigned n,
@@ -32,21 +74,33 @@ bool tp_exec_wait(tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, un
              look_ns = start + (uint64_t)n * LOOK_NS;
     uint64_t until = look_ns < deadline_ns ? look_ns : deadline_ns,
              batch_ns = until > slice_ns ? until : slice_ns;
+    uint64_t turn_ns = 0; /* when items that wait are to go on, even though there is work */
     bool is_over = has_news(jobs, seen, n);
     while (!is_over) {
         tp_slice *slice = tp_job_take_awaited(agent);
         if (slice) {
-            tp_vm_run(agent->worker.vm, &slice->work);
-            tp_job_finish(slice);
+            if (tp_exec_run(agent, slice))
+                tp_job_finish(slice);
             has_run = true;
         }
         uint64_t now = uv_hrtime();
         if (slice && now < batch_ns)
             continue;
+        if (agent->worker.n_waiting > 0 && (now >= turn_ns || !slice)) {
+            /* an interrupt does not wake the owner here, so it looks now and then */
+            uint64_t look = agent == &agent->executor->host->agent ? now + INTERRUPT_NS
+                                                                   : UINT64_MAX;
+            uint64_t end_ns = slice ? 0 : deadline_ns < look ? deadline_ns : look;
+            take_turn(agent, jobs, seen, n, end_ns);
+            turn_ns = uv_hrtime() + TP_TURN_NS;
+            has_run |= has_news(jobs, seen, n);
+            if (is_interrupted(agent))
+                break;
+        } else if (!slice && now < deadline_ns) {
+            tp_job_sleep(agent, jobs, seen, n, deadline_ns, NULL);
+        }
         if (now >= deadline_ns)
             break;
-        if (!slice)
-            tp_job_sleep(agent, jobs, seen, n, deadline_ns);
         is_over = has_news(jobs, seen, n);
     }
     tp_job_end_wait(agent, jobs, n);
@@ -98,7 +152,7 @@ static void close_executor(tp_executor *ex)
 const tp_executor_type tp_exec_inline = {
     .name = "inline",
     .summary = "the caller itself, one item after the other",
-    .capabilities = TP_SHARES_MEMORY | TP_RUNS_LUA | TP_BY_OWNER,
+    .capabilities = TP_SHARES_MEMORY | TP_RUNS_LUA | TP_BY_OWNER | TP_INTERLEAVES,
     .open = open_executor,
     .start = start_workers,
     .stop = stop_workers,

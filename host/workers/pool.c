@@ -6,9 +6,11 @@
 
 #include "base/invariant.h"
 #include "base/thread.h"
+#include "runtime/own_loop.h"
 #include "workers/idle.h"
 #include "workers/lines.h"
 #include "workers/vm.h"
+#include "workers/workers.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -163,13 +165,24 @@ static int serve(worker *w, tp_error *err)
     TP_ASSERT(p->n_starting > 0);
     p->n_starting--;
     p->base.looking++;
+    uint64_t turn_ns = 0; /* when items that wait are to go on, even though there is work */
     while (!p->idle.is_stopping && rc == 0) {
         tp_slice *slice = tp_job_take_locked(p->engine, &p->base, &w->agent);
-        if (slice) {
-            pass_on(p, slice);
+        if (slice || w->agent.worker.n_waiting > 0) {
+            if (slice)
+                pass_on(p, slice);
             uv_mutex_unlock(lock);
-            rc = p->kind->run(w->state, slice, err);
-            tp_job_finish(slice);
+            if (!slice) /* an item that waits may have begun jobs that only it can run */
+                slice = tp_job_take_awaited(&w->agent);
+            if (slice)
+                rc = p->kind->run(w->state, slice, err);
+            if (slice && rc != TP_POOL_GOES_ON)
+                tp_job_finish(slice);
+            rc = rc < 0 ? rc : 0;
+            if (w->agent.worker.n_waiting > 0 && (!slice || uv_hrtime() >= turn_ns)) {
+                p->kind->turn(w->state, slice ? 0 : UINT64_MAX);
+                turn_ns = uv_hrtime() + TP_TURN_NS;
+            }
             uv_mutex_lock(lock);
         } else if (!tp_idle_spin(&p->idle)) {
             /* While the lock was released, by tp_idle_spin, work may have come. */
@@ -333,6 +346,7 @@ void tp_pool_close(tp_executor *ex)
         worker *w = p->workers;
         p->workers = w->next;
         tp_vm_close(w->left);
+        tp_own_loop_close(&w->agent);
         tp_agent_close(&w->agent);
         free(w);
     }

@@ -7,6 +7,8 @@
 
 #include "runtime/runtime.h"
 
+enum { TP_POOL_GOES_ON = 1 };
+
 /* One static const table per kind. Its functions are called on the worker's thread. */
 typedef struct tp_pool_kind {
     const char *what; /* "worker threads" */
@@ -15,9 +17,13 @@ typedef struct tp_pool_kind {
     /* Makes the worker's state, which is passed to the others. */
     int (*open)(void **state, tp_agent *agent, tp_error *err);
 
-    /* Runs the slice, which is the agent's current one; the pool finishes it. -1 with err set when
-     * the worker cannot go on. */
+    /* Runs the slice, which is the agent's current one; the pool finishes it, unless this returns
+     * TP_POOL_GOES_ON. -1 with err set when the worker cannot go on. */
     int (*run)(void *state, tp_slice *slice, tp_error *err);
+
+    /* Goes on with items that wait beside each other, until a time or until there is other work;
+     * NULL for workers that have none. */
+    void (*turn)(void *state, uint64_t deadline_ns);
 
     void (*close)(void *state);
 } tp_pool_kind;

@@ -22,6 +22,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <uv.h>
 
 enum {
     CACHED_MAX = 64,
@@ -79,8 +80,8 @@ struct tp_vm {
     lua_State *main; /* owned */
     lua_State *L;    /* where items run: main, or the coroutine that waits */
     int pause, resume, restore, run_items, on_error, add_traceback, box, encode_failure, describe,
-        specialise, read_integer, broken_promise, store, run_batch, finish_kept, leave,
-        package; /* registry references */
+        specialise, read_integer, broken_promise, store, run_batch, finish_kept, leave, begin_item,
+        begin, keep, reset, turn, package; /* registry references */
     loaded cache[CACHED_MAX];
     unsigned n_cached;
     uint64_t tick;
@@ -91,6 +92,7 @@ struct tp_vm {
     int set_hook;      /* reference: debug.sethook */
     int set_up;        /* reference: worker.lua's function that runs setups */
     bool is_running;   /* an item is running */
+    const tp_work *beginning; /* whose item is to begin as a coroutine, and has not yet; or NULL */
     bool wants_collection; /* memory ran out: collect before the next item */
     limit limit;       /* `bytes` is 0 when there is no limit */
     int collected_kib; /* memory in use after the last forced collection, see restart_collector */
@@ -1042,10 +1044,10 @@ static void set_pause(lua_State *L)
     lua_gc(L, LUA_GCSETSTEPMUL, 200);
 }
 
-/* (run): runs items until the work is over or one raises. */
-static int run_items(lua_State *L)
+/* Makes the state ready for the function of the run's work: loads it, applies its changes to
+ * standard libraries, runs what is to run before it. Raises when that cannot be done. */
+static loaded *prepare(run *r, lua_State *L)
 {
-    run *r = lua_touserdata(L, 1);
     tp_work *w = r->work;
     /* again, since an error may have left `load` */
     tp_draws_open(&w->draws, w->terms->draws, w->block->first);
@@ -1063,14 +1065,23 @@ static int run_items(lua_State *L)
         lua_rawgeti(L, LUA_REGISTRYINDEX, f->error);
         forget(r->vm, f); /* so that the next item tries again: a module may load then */
         *f = r->vm->cache[--r->vm->n_cached];
-        return lua_error(L);
+        lua_error(L);
     }
-    bool is_promised = w->terms->returns.columns > 0;
     if (f->setups != LUA_REFNIL) {
         tp_work_begin_item(r->work);
         set_up(r->vm, L, w->terms->image);
         f = load(r->vm, L, w->terms->image);
     }
+    return f;
+}
+
+/* (run): runs items until the work is over or one raises. */
+static int run_items(lua_State *L)
+{
+    run *r = lua_touserdata(L, 1);
+    tp_work *w = r->work;
+    loaded *f = prepare(r, L);
+    bool is_promised = w->terms->returns.columns > 0;
     bool may_change = f->may_change;
     r->captured = push_captured(r->vm, L, w->terms->image); /* stays on the stack, and so alive */
     bool is_driven = w->block->kind == TP_BLOCK_COLUMNS && !w->terms->batch && !w->terms->streams &&
@@ -1178,45 +1189,204 @@ static void end_in_error(run *r, lua_State *L, int status)
         lua_pop(L, 1);
 }
 
+/* What the state was doing when it is to run something else. */
+typedef struct scope {
+    int outside, top;
+    bool is_nested;
+} scope;
+
+/* Raises nothing, nor does the next one. */
+static scope open_scope(tp_vm *vm, lua_State *L)
+{
+    scope s = { .outside = lua_gettop(L), .is_nested = vm->is_running };
+    if (s.is_nested && (vm->standard->applied || !is_as_expected(vm, L)))
+        call_protected(vm, L, vm->pause, 0, 2);
+    s.top = lua_gettop(L);
+    vm->is_running = true;
+    return s;
+}
+
+static void close_scope(tp_vm *vm, lua_State *L, const scope *s)
+{
+    vm->is_running = s->is_nested;
+    if (s->top > s->outside)
+        call_protected(vm, L, vm->resume, 2, 0);
+    lua_settop(L, s->outside);
+}
+
+static run run_of(tp_vm *vm, tp_work *w)
+{
+    return (run){ .vm = vm,
+                  .work = w,
+                  .end = tp_work_end(w),
+                  .begun = RUNS_NOTHING,
+                  .only_numbers = true,
+                  .only_scalars = true };
+}
+
 void tp_vm_run(tp_vm *vm, tp_work *w)
 {
     lua_State *L = vm->L;
-    run r = { .vm = vm,
-              .work = w,
-              .end = tp_work_end(w),
-              .begun = RUNS_NOTHING,
-              .only_numbers = true,
-              .only_scalars = true };
-    int outside = lua_gettop(L);
-    bool is_nested = vm->is_running;
-    if (is_nested && (vm->standard->applied || !is_as_expected(vm, L)))
-        call_protected(vm, L, vm->pause, 0, 2);
-    int top = lua_gettop(L);
-    vm->is_running = true;
+    run r = run_of(vm, w);
+    scope s = open_scope(vm, L);
     if (w->block->kind == TP_BLOCK_FAILURE)
         tp_work_pass_failure(w);
     while (w->at < r.end && !tp_work_is_asked_to_stop(w)) {
         lua_rawgeti(L, LUA_REGISTRYINDEX, vm->on_error);
         lua_rawgeti(L, LUA_REGISTRYINDEX, vm->run_items);
         lua_pushlightuserdata(L, &r);
-        int status = lua_pcall(L, 1, 0, top + 1);
+        int status = lua_pcall(L, 1, 0, s.top + 1);
         if (status == 0)
             break;
         end_in_error(&r, L, status);
-        lua_settop(L, top);
-        if (!is_nested) /* so that no module is being loaded now */
+        lua_settop(L, s.top);
+        if (!s.is_nested) /* so that no module is being loaded now */
             tp_codec_forget_loading(L, 0);
     }
-    lua_settop(L, top);
+    lua_settop(L, s.top);
     if (!is_as_expected(vm, L))
         call_protected(vm, L, vm->restore, 0, 0);
     if (w->has_kept)
         finish_kept(vm, L);
-    vm->is_running = is_nested;
-    if (top > outside)
-        call_protected(vm, L, vm->resume, 2, 0);
-    lua_settop(L, outside);
+    close_scope(vm, L, &s);
     tp_lines_end(vm->worker, w);
+}
+
+/* ---- items that wait beside each other: engine/loop.lua resumes them ---- */
+
+/* (run): begins the item of the run's work as a coroutine. */
+static int begin_item(lua_State *L)
+{
+    run *r = lua_touserdata(L, 1);
+    tp_work *w = r->work;
+    prepare(r, L);
+    tp_work_begin_item(w);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, r->vm->begin);
+    lua_pushlightuserdata(L, w);
+    r->captured = push_captured(r->vm, L, w->terms->image);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, r->vm->on_error);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, load(r->vm, L, w->terms->image)->fn);
+    int n = push_arguments(r, L, w->at); // begin work captured on_error fn args
+    begin(r, w->at, 1);
+    tp_work_leave(w);
+    lua_call(L, 4 + n, 0);
+    return 0;
+}
+
+bool tp_vm_begin(tp_vm *vm, tp_work *w)
+{
+    lua_State *L = vm->L;
+    run r = run_of(vm, w);
+    if (w->block->kind == TP_BLOCK_FAILURE)
+        tp_work_pass_failure(w);
+    if (w->at >= r.end || tp_work_is_asked_to_stop(w))
+        return false;
+    scope s = open_scope(vm, L);
+    vm->beginning = w;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->on_error);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->begin_item);
+    lua_pushlightuserdata(L, &r);
+    int status = lua_pcall(L, 1, 0, s.top + 1);
+    bool has_begun = vm->beginning == NULL; /* then the work may be over, and gone */
+    vm->beginning = NULL;
+    if (!has_begun) {
+        if (vm->worker->current != w)
+            tp_work_enter(w);
+        end_in_error(&r, L, status);
+        tp_lines_end(vm->worker, w);
+    }
+    lua_settop(L, s.top);
+    if (!has_begun && !s.is_nested)
+        tp_codec_forget_loading(L, 0);
+    if (!is_as_expected(vm, L))
+        call_protected(vm, L, vm->restore, 0, 0);
+    close_scope(vm, L, &s);
+    return has_begun;
+}
+
+void tp_vm_turn(tp_vm *vm, uint64_t deadline_ns)
+{
+    enum { NO_MEMORY_MS = 1 };
+    lua_State *L = vm->L;
+    scope s = open_scope(vm, L);
+    uint64_t now = uv_hrtime();
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->turn);
+    if (deadline_ns == UINT64_MAX)
+        lua_pushnil(L);
+    else
+        lua_pushnumber(L, deadline_ns > now ? (double)(deadline_ns - now) * 1e-9 : 0);
+    if (lua_pcall(L, 1, 0, 0))
+        uv_sleep(NO_MEMORY_MS);
+    lua_settop(L, s.top);
+    close_scope(vm, L, &s);
+}
+
+void tp_vm_enter_item(tp_vm *vm, tp_work *w)
+{
+    if (vm->beginning == w) {
+        vm->beginning = NULL;
+        vm->worker->n_waiting++;
+    }
+    tp_work_enter(w);
+}
+
+int tp_vm_leave_item(tp_vm *vm, lua_State *L, tp_work *w)
+{
+    tp_work_leave(w);
+    if (!vm->standard->applied && is_as_expected(vm, L))
+        return 0;
+    tp_standard_pause(L, vm->standard);
+    take_back(vm, L);
+    return 2;
+}
+
+/* (run, ...): stores the results of its item */
+static int keep_values(lua_State *L)
+{
+    keep_item(lua_touserdata(L, 1), L, 2, lua_gettop(L) - 1);
+    return 0;
+}
+
+/* (vm): the item that ran is over */
+static int reset_libraries(lua_State *L)
+{
+    tp_vm *vm = lua_touserdata(L, 1);
+    take_back(vm, L); /* first: what there is when a list is undone counts as expected */
+    lua_pushnil(L);
+    tp_standard_apply(L, vm->standard);
+    return 0;
+}
+
+void tp_vm_keep_item(tp_vm *vm, lua_State *L, tp_work *w, int captured, int fine)
+{
+    run r = run_of(vm, w);
+    int status = 0;
+    r.captured = tp_captured_at(L, captured);
+    r.begun = w->at;
+    end(&r, w->at + 1);
+    if (lua_toboolean(L, fine)) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, vm->keep);
+        lua_insert(L, fine + 1);
+        lua_pushlightuserdata(L, &r);
+        lua_insert(L, fine + 2);                      // .. fine keep run values
+        status = lua_pcall(L, lua_gettop(L) - fine - 1, 0, 0);
+    } else {
+        lua_settop(L, fine + 1);
+        /* an error that is not in the box was raised by nobody: memory ran out, or the stack */
+        vm->wants_collection |= lua_type(L, -1) == LUA_TSTRING;
+    }
+    vm->wants_collection |= status == LUA_ERRMEM;
+    if (status || !lua_toboolean(L, fine))
+        fail_item(&r, L, status == LUA_ERRMEM ? TP_KIND_MEMORY : TP_KIND_ERROR);
+    if (vm->standard->applied || !is_as_expected(vm, L))
+        call_protected(vm, L, vm->reset, 0, 0);
+}
+
+void tp_vm_end_item(tp_vm *vm, tp_work *w)
+{
+    tp_lines_end(vm->worker, w);
+    vm->worker->n_waiting--;
+    vm->worker->type->end(vm->worker, w);
 }
 
 lua_State *tp_vm_enter(tp_vm *vm, lua_State *L)
@@ -1248,6 +1418,8 @@ static const struct {
     { "run_batch", offsetof(tp_vm, run_batch) },
     { "finish_kept", offsetof(tp_vm, finish_kept) },
     { "leave", offsetof(tp_vm, leave) },
+    { "begin", offsetof(tp_vm, begin) },
+    { "turn", offsetof(tp_vm, turn) },
 };
 
 /* (vm): opens everything that a worker's state needs before it runs users' code. */
@@ -1294,6 +1466,12 @@ static int open_state(lua_State *L)
     vm->encode_failure = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pushcfunction(L, run_items);
     vm->run_items = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushcfunction(L, begin_item);
+    vm->begin_item = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushcfunction(L, keep_values);
+    vm->keep = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushcfunction(L, reset_libraries);
+    vm->reset = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pushcfunction(L, take_back_protected);
     vm->restore = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pushcfunction(L, pause_protected);

@@ -24,6 +24,27 @@ void tp_vm_close(tp_vm *vm);
  * closes the work. */
 void tp_vm_run(tp_vm *vm, tp_work *work);
 
+/* Begins the only item of the work, which is the worker's `current`, as a coroutine, and runs it up
+ * to its first wait. From then on it is not current, tp_vm_turn goes on with it, and the worker's
+ * type is told of its end, which may be now. False when it has not begun: then it has failed, or is
+ * asked to stop, and the caller closes the work. Raises nothing. */
+bool tp_vm_begin(tp_vm *vm, tp_work *work);
+
+/* Goes on with such items (worker->n_waiting) where something has happened, and waits for that
+ * until deadline_ns (uv_hrtime; UINT64_MAX: for ever) or until there is other work. Raises
+ * nothing. */
+void tp_vm_turn(tp_vm *vm, uint64_t deadline_ns);
+
+/* For those who resume such items. enter: the work becomes current. leave: it is not any more;
+ * changes to standard libraries are set aside as values for tp_standard_resume, which are pushed: 2
+ * or none. keep: the item is over, with `fine` (an index of L), below the values that it has
+ * returned, or its error; the captured tables of its function are at `captured`. Its results are
+ * stored. end: the work is over. Only `leave` raises, out of memory. */
+void tp_vm_enter_item(tp_vm *vm, tp_work *work);
+int tp_vm_leave_item(tp_vm *vm, struct lua_State *L, tp_work *work);
+void tp_vm_keep_item(tp_vm *vm, struct lua_State *L, tp_work *work, int captured, int fine);
+void tp_vm_end_item(tp_vm *vm, tp_work *work);
+
 /* Limits the state's memory to `bytes`, of which it uses tp_vm_used() already; 0: no limit. Asking
  * for more raises "not enough memory" in the running item, and sets *refused to 1 + *item (both
  * relaxed; both must outlive the limit). `shown` is the limit that messages name. */

@@ -43,6 +43,9 @@ end
 --- Makes a class of checked options and methods; `setups` is the app's.
 ---@return tidepool.Class
 function cls.new(name, given, methods, setups)
+  if given.concurrent_inputs then
+    check.fail("%s: option 'concurrent_inputs' is for app:func: the inputs of a class share its `self`, one after the other", name)
+  end
   local class = { name = name, methods = {}, options = given, cores = {}, setups = setups }
   for key, method in pairs(methods) do
     class.methods[key] = method

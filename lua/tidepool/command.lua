@@ -16,10 +16,10 @@ local signals = { [1] = "HUP", [2] = "INT", [3] = "QUIT", [4] = "ILL", [6] = "AB
 --- Waits until the program is over. A worker waits for the program's pipes, since nothing else can
 --- go on there; elsewhere others go on meanwhile.
 local function wait(running)
-  local pause = FIRST_PAUSE
-  while not core.command.step(running, core.is_worker and LONGEST_PAUSE or 0) do
+  local pause, blocks = FIRST_PAUSE, core.is_worker and not loop.is_in_task()
+  while not core.command.step(running, blocks and LONGEST_PAUSE or 0) do
     -- not 0, so that it checks whether the item was cancelled
-    loop.sleep(core.is_worker and 1e-6 or pause)
+    loop.sleep(blocks and 1e-6 or pause)
     pause = math.min(pause * 1.3, LONGEST_PAUSE)
   end
 end

@@ -23,7 +23,9 @@ local event = { Event = Event }
 ---@return tidepool.Event
 function event.new(extra)
   check.no_more(extra, "tidepool.event", "no arguments")
-  if core.is_worker then check.fail "tidepool.event: a mapped function has no loop whose callbacks could set it" end
+  if core.is_worker and not loop.is_in_task() then
+    check.fail "tidepool.event: a mapped function has no loop whose callbacks could set it, unless it has option concurrent_inputs"
+  end
   return setmetatable(future.init {}, Event)
 end
 

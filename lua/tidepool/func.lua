@@ -56,6 +56,12 @@ function func.new(raw, name, given, setups, of)
     check.fail("%s: option 'batched' is for functions that Lua runs; with option 'gpu' alone a function is translated, and devices run many "
       .. "inputs at once anyway", name)
   end
+  if given.concurrent_inputs and given.batched then
+    check.fail("%s: options 'concurrent_inputs' and 'batched' exclude each other: a batch is one call with many inputs", name)
+  elseif given.concurrent_inputs and given.gpu then
+    check.fail("%s: option 'concurrent_inputs' is for functions that wait in Lua; while one waits for its device, nothing else can run in its "
+      .. "worker: without 'gpu' it could", name)
+  end
   if func.drives(f) then require("tidepool.device.gpu").add_driver(f) end
   return f
 end
@@ -166,7 +172,7 @@ end
 local function open(self, more, kernel, unit, image)
   more.retries = self.options.retries
   local job, why, kind
-  local executor, batched = lua_executor(self), self.options.batched
+  local executor, batched, concurrent = lua_executor(self), self.options.batched, self.options.concurrent_inputs
   if not image and (not kernel or unit.may_fall_back) then image, more.captured = encode(self, executor) end
   if kernel then
     more.fallback = image
@@ -175,6 +181,7 @@ local function open(self, more, kernel, unit, image)
     more.leased = leased_to(self)
     more.timeout, more.crash_retries = self.options.timeout, self.options.crash_retries or CRASH_RETRIES
     more.recycle, more.memory = self.options.recycle, self.options.memory
+    more.concurrent = concurrent and concurrent > 1 and concurrent or nil
     if batched then more.batch, more.splits = batched.max, batched.split ~= false end
     job, why, kind = core.job.open(self.core, image, executor.name, more)
   end

@@ -173,6 +173,9 @@ require "tidepool.base.interpret"(take, begin, give, next_value)
 --- Raises for options that Function:stream and flat_map cannot have.
 function generator.check(who, f, settings)
   if f.options.batched then check.fail("%s: '%s' is batched: it gives lists, all at once", who, f.name) end
+  if f.options.concurrent_inputs then
+    check.fail("%s: '%s' has option 'concurrent_inputs': one worker runs many of its inputs, of which none can wait for its reader", who, f.name)
+  end
   if f.options.gpu and not f.options.executor then check.fail("%s: '%s' runs on a device, which gives its results all at once", who, f.name) end
   for _, option in ipairs { "journal", "halt" } do
     if settings[option] then check.fail("%s: option '%s' is not for values that come while a function runs", who, option) end

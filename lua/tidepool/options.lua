@@ -86,6 +86,7 @@ types = {
   ["boolean"] = { "true or false", function(v) return type(v) == "boolean" end },
   ["function"] = { "a function", function(v) return type(v) == "function" end },
   ["count"] = { "an integer of at least 1", function(v) return is_integer(v, 1) end },
+  ["places"] = { "an integer from 1 to 100000", function(v) return is_integer(v, 1) and v <= 1e5 end },
   ["integer"] = { "an integer of at least 0", function(v) return is_integer(v, 0) end },
   ["seconds"] = { "a number of seconds, 0 or more", function(v) return type(v) == "number" and v >= 0 end },
   ["factor"] = { "a number of at least 1", function(v) return type(v) == "number" and v >= 1 and v < math.huge end },
@@ -194,6 +195,7 @@ types = {
 
 -- What a capability of executors means, for messages.
 local abilities = {
+  interleaves = "can run several inputs in one worker, as coroutines",
   kill = "can stop what runs by force", isolated = "survives the crash of an item", bounds_memory = "bounds the memory of an item",
 }
 
@@ -251,6 +253,9 @@ options.of_functions = offered {
   { "max_inputs", alias_of = "recycle" },
   { "batched", "batched",
     "is called with lists, one per argument, of up to `max` inputs (64), single calls too, after `wait` seconds (0.005) of fewer; returns lists" },
+  { "concurrent_inputs", "places", "a worker runs up to so many of its inputs at once, which wait beside each other as coroutines: "
+    .. "tidepool.sleep, calls and maps, events, luv's sockets and timers; default: 1, one after the other", needs = "interleaves" },
+  { "max_concurrent_inputs", alias_of = "concurrent_inputs" },
   { "returns", "returns", "the element types of what it returns: results go straight into typed arrays" },
   { "cache", "cache", "keeps results by function and input, for all scripts and runs: in the user's cache, or in a file" },
   { "window", "count", "inputs that are read ahead, queued, running or finished but not taken yet, together at most; default: 65536" },

@@ -274,7 +274,7 @@ function Results:_feed()
   local room = core.job.room(job)
   if room == 0 then return false end
   self.is_feeding = true
-  if not source.is_cheap and loop.is_in_task() then
+  if not source.is_cheap and not core.is_worker and loop.is_in_task() then
     loop.start({ is_daemon = true, _end = ignore }, false, fill, self, source, job, room)
     if self.is_feeding and not source.has_waited then
       if not source.batch then

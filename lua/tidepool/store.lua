@@ -203,7 +203,7 @@ end
 --- loop goes on in between.
 local function await(who, move, seconds)
   check_seconds(who, seconds)
-  if core.is_worker then
+  if core.is_worker and not loop.is_in_task() then
     local how, value = move(seconds)
     if how == "stuck" then check.fail("%s: this would wait for ever: all that could change the queue waits, too", who) end
     if not how then check.fail("%s: %s", who, value) end

@@ -47,7 +47,7 @@ end
 
 --- The task that runs in the coroutine itself.
 function coroutines.task_of(thread)
-  return tasks[thread]
+  return thread and tasks[thread]
 end
 
 --- The task that runs here, nil when there is none or it is not known; and the coroutine that

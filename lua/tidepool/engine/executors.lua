@@ -14,6 +14,7 @@ local executors = {}
 ---@field isolated boolean       it survives the crash of an item
 ---@field bounds_memory boolean  it can bound the memory of an item
 ---@field shares_memory boolean  items run in this process
+---@field interleaves boolean    a worker can run several items at once, which wait as coroutines
 ---@field runs_lua boolean       it runs Lua functions: users may name it
 ---@field runs_kernels boolean   it runs kernels on devices
 ---@field by_owner boolean       it has no workers: the caller runs its items while it waits

@@ -6,7 +6,10 @@
 -- then run on top of it on the C stack, and it could not go on before they do. Where a task cannot
 -- yield (coroutines.lua), waiting is refused.
 --
--- In a worker's state there are no tasks, and a turn runs items of the jobs that are waited for.
+-- In a worker's state an item of a function with the option concurrent_inputs is a task, with a
+-- field `work`; loop.turn_items resumes these, and callbacks of luv's, on a loop of the worker's
+-- own. Elsewhere in a worker there are no tasks, and a turn runs items of the jobs that are waited
+-- for.
 --
 -- A waiter is a table: wake(w) sets is_woken and makes w.task ready. Whatever can be waited for has
 -- the methods
@@ -50,16 +53,22 @@ local TIDY_SHARE = 50
 
 -- loop.poll waits so long between two tries, at first and at most; and after so long without any
 -- progress it is certain that nothing can end the wait.
+local BLOCKED_S = 0.3 -- an item that runs for so long without a wait keeps others waiting
 local POLL_MIN_S, POLL_MAX_S, STUCK_S = 0.0001, 0.002, 2
 
 -- Stands for infinity: a time that is never reached. Sleeping for ever is allowed, unlike waiting
 -- for something that never comes, which is an error.
 local FOR_EVER_S = 1e15
 
-local tidy -- defined below
+local tidy, show_problems -- defined below
 
 local alive, n_alive = {}, 0 -- tasks that have not ended, except daemons: task -> number
 local n_started, nested = 0, 0
+-- In a worker: items that are tasks, and how many; those that wait in line for a permit; and the
+-- entries of jobs that tasks wait for, by key.
+local items, n_items, lining, asked = {}, 0, {}, {}
+-- what a turn has begun and not done, for want of memory; is one going on, or has ended like that
+local unfired, sees_cancels, is_unfinished
 local source -- of the running task, for the random numbers of its maps; nil: the script's
 local ready, first, last = {}, 1, 0                -- tasks to resume, in order
 local watched, n_watched = {}, 0                   -- key of a job -> entries { key, fn, arg }
@@ -139,8 +148,8 @@ end
 
 local function wake(waiter)
   if waiter.is_woken then return end
+  if waiter.task then make_ready(waiter.task) end -- first: it may run out of memory
   waiter.is_woken = true
-  if waiter.task then make_ready(waiter.task) end
 end
 loop.wake = wake
 
@@ -169,7 +178,47 @@ local function run(task, fn, ...)
   return end_task(task, xpcall(fn, trouble, ...))
 end
 
+--- The item has run, up to a wait or its end. If that has kept others in its worker waiting for
+--- long, that is said, once for each function.
+local function tell_blocking(task)
+  local seconds = now() - task.resumed_at
+  if seconds < BLOCKED_S or n_items < 2 then return end
+  local is_first, index, name, worker = core.item.note_blocking(task.work)
+  if not is_first then return end
+  core.io.warn(("tidepool: input %d of '%s' blocked the loop of worker %d for %.0f ms; its other inputs (%d) could not go on: "
+    .. "with concurrent_inputs, inputs wait by tidepool.sleep, calls, events and luv\n"):format(index, show.plain(name, true), worker,
+    seconds * 1000, n_items - 1))
+end
+
+--- An item goes on.
+local function resume_item(task, ...)
+  local work, before = task.work, task.changes
+  task.changes, task.resumed_at = false, now()
+  if not before then
+    core.item.enter(work)
+  else
+    local fine, why = pcall(core.item.enter, work, before[1], before[2])
+    if not fine then
+      core.item.enter(work)
+      task.stop = why
+    end
+  end
+  if not task.has_entered then
+    task.has_entered = true
+    n_items = n_items + 1
+  end
+  local _, why = coroutine.resume(task.thread, ...)
+  -- Nothing but an error that cannot be caught ends the thread like this, see below.
+  if not task.is_over and coroutine.status(task.thread) == "dead" then task:_end(false, why) end
+  if not task.is_over then
+    local fine, list, applied = pcall(core.item.leave, work)
+    if not fine then task.stop = list elseif list ~= nil or applied ~= nil then task.changes = { list, applied } end
+    tell_blocking(task)
+  end
+end
+
 local function resume(task, ...)
+  if task.work then return resume_item(task, ...) end
   nested = nested + 1
   local source_before = source
   source = task.source
@@ -217,13 +266,21 @@ function Callback:_end(fine, why)
 end
 
 --- Runs a callback of luv's in a task of its own. Nobody has a handle of it, so its error is shown
---- at once.
+--- at once. In a worker whose item runs the loop itself (uv.run), it is a plain call.
 local function call_back(fn, ...)
+  if is_worker and not core.loop.is_running() then
+    local fine, why = xpcall(fn, trouble, ...)
+    if not fine then
+      problems[#problems + 1] = why
+      show_problems()
+    end
+    return
+  end
   if core.loop.is_running() then core.loop.stop() end
   loop.start(setmetatable({ source = core.random.source(true) }, Callback), false, fn, ...)
 end
 
-local function show_problems()
+function show_problems()
   while problems[1] do
     local problem = table.remove(problems, 1)
     n_problems = n_problems + 1
@@ -284,10 +341,61 @@ local function fire(key)
   end
 end
 
+local function fire_all(entries)
+  while entries[1] do
+    local entry = entries[1]
+    if entry.key then entry.fn(entry.arg) end
+    table.remove(entries, 1)
+    if entry.key then
+      entry.key = nil
+      entry.task.n_asked = entry.task.n_asked - 1
+    end
+  end
+  unfired = entries.next
+end
+
+--- The same for `asked`. What is left over when memory runs out is fired in the next turn.
+local function fire_asked(key)
+  local entries = asked[key]
+  if not entries then return end
+  asked[key] = nil
+  entries.next, unfired = unfired, entries
+  fire_all(entries)
+end
+
+--- loop.watch for a task in a worker.
+local function ask(key, job, task, fn, arg)
+  local entry = { key = key, job = job, task = task, fn = fn, arg = arg }
+  local entries = asked[key] or {}
+  entries[#entries + 1] = entry
+  asked[key] = entries
+  task.n_asked = (task.n_asked or 0) + 1
+  core.item.wait_for(job)
+  if not core.job.await(job) then fire_asked(key) end
+  return entry
+end
+
+local function leave_asked(entry)
+  local key = entry.key
+  if not key then return end
+  entry.key = nil
+  entry.task.n_asked = entry.task.n_asked - 1
+  local entries = asked[key]
+  for i, other in ipairs(entries or {}) do
+    if other == entry then table.remove(entries, i) break end
+  end
+  if entries and not entries[1] then
+    asked[key] = nil
+    core.job.unawait(entry.job)
+  end
+end
+
 --- Calls fn(arg), once, when the job has news since it was last looked at; at once when it has some
 --- already.
 function loop.watch(job, fn, arg)
   local key, is_owned = core.job.key(job)
+  local task = is_worker and here()
+  if task then return ask(key, job, task, fn, arg) end
   local entries = watched[key]
   if not entries or not entries.queue then -- the latter: there was no memory to put it into a queue
     entries = { key = key, job = job, queue = false, at = 0 } -- keeps the job alive
@@ -308,6 +416,7 @@ function loop.watch(job, fn, arg)
 end
 
 function loop.unwatch(entry)
+  if entry.task then return leave_asked(entry) end
   local entries = entry.key and watched[entry.key]
   if not entries then return end
   for i, other in ipairs(entries) do
@@ -322,6 +431,7 @@ end
 
 --- The job has news that the engine does not know about.
 function loop.notify(job)
+  if is_worker and next(asked) then fire_asked((core.job.key(job))) end
   if n_watched > 0 then fire((core.job.key(job))) end
 end
 
@@ -409,6 +519,16 @@ local function are_stuck()
   return true
 end
 
+--- Wakes those whose time has come.
+local function run_timers()
+  while timers[1] and timers[1].due <= last_turn do
+    local waiter = timers[1].waiter
+    waiter.is_late = true
+    make_ready(waiter.task) -- may run out of memory: then it is still there the next time
+    remove_timer(timers[1])
+  end
+end
+
 --- See turn.
 local function take_turn(deadline)
   if is_worker then
@@ -439,12 +559,7 @@ local function take_turn(deadline)
     key = not has_more_news and core.job.collect()
   end
   last_turn = now()
-  while timers[1] and timers[1].due <= last_turn do
-    local waiter = timers[1].waiter
-    remove_timer(timers[1])
-    waiter.is_late = true
-    make_ready(waiter.task)
-  end
+  run_timers()
   run_ready()
   show_problems()
   tidy()
@@ -459,6 +574,54 @@ local function turn(deadline)
   local is_over = take_turn(deadline)
   is_turning = before
   return is_over
+end
+
+--- One turn of a worker's own loop, for items that wait beside each other.
+---@param seconds number?  how long to wait at most for something to happen
+function loop.turn_items(seconds)
+  if is_unfinished then
+    -- memory has run out in the last turn: any item may have been about to be resumed
+    for task in pairs(items) do
+      if task.has_entered then make_ready(task) end
+    end
+  end
+  is_unfinished = true
+  last_turn = now()
+  local limit = has_more_news and 0 or seconds and last_turn + seconds or math.huge
+  if timers[1] then limit = math.min(limit, timers[1].due) end
+  if first <= last or unfired or sees_cancels then limit = 0 end
+  core.loop.turn(limit < math.huge and math.max(0, limit - last_turn) or nil)
+  last_turn, has_more_news = now(), false
+  while unfired do fire_all(unfired) end
+  local key = core.job.collect()
+  while key do
+    fire_asked(key)
+    has_more_news = is_late()
+    key = not has_more_news and core.job.collect()
+  end
+  for i = #lining, 1, -1 do
+    local task = lining[i]
+    if core.item.come_back(task.work) then
+      make_ready(task)
+      table.remove(lining, i)
+      task.is_in_line = false
+    end
+  end
+  sees_cancels = core.item.sees_cancels() or sees_cancels
+  if sees_cancels then
+    for task in pairs(items) do
+      if task.has_entered and not task.stop and core.item.is_unwanted(task.work) then
+        local why = failure.new { kind = abi.kind.CANCELLED, message = "the input was cancelled", attempts = 0 }
+        if task.waiter then wake(task.waiter) end
+        task.stop = why
+      end
+    end
+    sees_cancels = false
+  end
+  run_timers()
+  run_ready()
+  show_problems()
+  is_unfinished = false
 end
 
 --- For loops of embedders, which drive ours: does what there is to do, without waiting.
@@ -483,21 +646,33 @@ end
 
 -- ---- waiting ----
 
+--- An item that has given way waits for its permit, and takes its place again.
+local function come_back(task)
+  if core.item.come_back(task.work) then return end
+  lining[#lining + 1] = task
+  task.is_in_line = true
+  repeat pass() until not task.is_in_line
+end
+
 --- Inside a task: yields until the waiter is woken.
 local function block_task(task, waiter, deadline)
   if not waiter.is_woken and not task.stop then
     waiter.task, task.waiter = task, waiter
     local timer = deadline and add_timer(deadline, waiter)
+    -- while an item waits for jobs, others may have its permit
+    local gives_way = task.work and (task.n_asked or 0) > 0 and not task.is_away
+    if gives_way then core.item.give_way(task.work, false, false) end
     -- again and again, since others may resume a coroutine too
     repeat pass() until waiter.is_woken or waiter.is_late or task.stop
     if timer then remove_timer(timer) end
     waiter.task, task.waiter = nil, nil
+    if gives_way then come_back(task) end
   end
   local was_woken = waiter.is_woken or false
   waiter.is_woken = true -- whoever still has it wakes nobody
   if task.stop then
     local why = task.stop
-    task.stop = nil
+    if not task.work then task.stop = nil end -- an item that is not wanted is not to wait again
     return nil, why
   end
   return was_woken
@@ -508,9 +683,9 @@ end
 local function who_waits()
   local task, stuck_in = here()
   if task and not stuck_in then return task end
-  if not is_worker and (task or nested > 0 or core.loop.is_running()) then
-    return nil, ("%sin a task nothing can wait %s, which cannot let the others go on: wait before it, or after"):format(check.where(),
-      coroutines.obstacle(stuck_in))
+  if task or not is_worker and (nested > 0 or core.loop.is_running()) then
+    return nil, ("%sin %s nothing can wait %s, which cannot let the others go on: wait before it, or after"):format(check.where(),
+      is_worker and "an input of a function with concurrent_inputs" or "a task", coroutines.obstacle(stuck_in))
   end
 end
 
@@ -545,9 +720,15 @@ local function block(waiter, deadline)
 end
 loop.block = block
 
+--- Is it this thread that waits, and nothing goes on meanwhile but what it waits for?
+local function blocks()
+  if is_worker then return not here() end
+  return is_quiet()
+end
+
 --- Waits for news of the job, or for so many seconds. May return early.
 function loop.wait(job, seconds)
-  if is_worker or is_quiet() then
+  if blocks() then
     apart(core.job.wait, job, watcher(seconds), seconds == nil)
     return tidy()
   end
@@ -562,7 +743,7 @@ end
 ---@return boolean
 function loop.await(x, deadline)
   while not x:_settle() do
-    if x.job and (is_worker or is_quiet()) then
+    if x.job and blocks() then
       local left = deadline and deadline - now()
       if left and left <= 0 then return false end
       apart(core.job.wait, x.job, watcher(left), left == nil)
@@ -613,7 +794,7 @@ function loop.sleep(seconds, extra)
   if type(seconds) ~= "number" or not (seconds >= 0) then
     check.fail("tidepool.sleep: expected a number of seconds, 0 or more, got %s", check.show(seconds))
   end
-  if is_worker then
+  if is_worker and not here() then
     core.loop.sleep(seconds)
     return tidy()
   end
@@ -906,7 +1087,13 @@ local n_polls = 0
 --- anything here can for a while, it raises.
 function loop.poll(try, deadline, is_stuck)
   local step, stuck_since = POLL_MIN_S, nil
+  local task = is_worker and here()
+  if task and not task.work then task = nil end
   if not deadline then n_polls = n_polls + 1 end
+  if task then
+    task.is_away = true
+    core.item.give_way(task.work, true, not deadline)
+  end
   local fine, result = pcall(function()
     while not try() do
       local time = now()
@@ -925,8 +1112,52 @@ function loop.poll(try, deadline, is_stuck)
     return true
   end)
   if not deadline then n_polls = n_polls - 1 end
+  if task then
+    task.is_away = nil
+    come_back(task)
+  end
   if not fine then error(result, 0) end
   return result
+end
+
+-- ---- items that wait beside each other, in a worker ----
+
+local Item = {}
+Item.__index = Item
+
+--- The item is over: its results or its error are kept, and what it has spawned is waited for.
+function Item:_end(fine, ...)
+  if self.is_over then return end
+  self.is_over = true
+  tell_blocking(self)
+  core.item.keep(self.work, self.captured, fine, ...)
+  coroutines.remove(self.thread)
+  items[self] = nil
+  n_items = n_items - 1
+  core.item.close(self.work)
+end
+
+local function end_item(task, ...)
+  if slices[task.work] then loop.finish_kept(task.work) end
+  return task:_end(...)
+end
+
+local function run_item(task, on_error, fn, ...)
+  return end_item(task, xpcall(fn, on_error, ...))
+end
+
+--- Begins an item as a task. `captured` are the captured tables of its function; on_error is the
+--- handler that makes what core.item.keep takes for an error.
+function loop.begin_item(work, captured, on_error, fn, ...)
+  local was_unfinished = is_unfinished
+  is_unfinished = true
+  -- with all fields, so that setting one takes no memory
+  local task = setmetatable({ work = work, captured = captured, thread = coroutine.create(run_item), has_entered = false, is_over = false,
+    is_ready = false, is_away = false, is_in_line = false, n_asked = 0, resumed_at = 0, changes = false, stop = false, waiter = false }, Item)
+  coroutines.add(task.thread, task)
+  items[task] = true
+  resume(task, task, on_error, fn, ...)
+  is_unfinished = was_unfinished
 end
 
 -- ---- luv ----
@@ -961,25 +1192,31 @@ function loop.share(luv)
   luv.loop_alive = core.loop.is_alive
 
   --- As luv's: "default" until no handle and no task is left, "once", "nowait".
+  local run_loop = luv.run
   function luv.run(mode)
+    -- an item that does not wait beside others runs the loop itself
+    if is_worker and not here() and n_items == 0 then return run_loop(mode) end
     if mode ~= nil and mode ~= "default" and mode ~= "once" and mode ~= "nowait" then
       check.fail('uv.run: expected "default", "once" or "nowait", got %s', check.show(mode))
     elseif is_inside() then
       check.fail("uv.run: the loop runs already; in a task or a callback there is no need to run it")
     end
     runs_luv, stops_luv = true, false
+    local go_round = is_worker and loop.turn_items or turn
     if mode == "nowait" or mode == "once" then
-      turn(mode == "nowait" and 0 or nil)
+      go_round(mode == "nowait" and 0 or nil)
     else
       while not stops_luv and (core.loop.is_alive() or n_alive > 0) do
-        if turn() then break end
+        if go_round() then break end
       end
     end
     return core.loop.is_alive()
   end
 
+  local stop_loop = luv.stop
   function luv.stop()
     stops_luv = true
+    if is_worker then stop_loop() end
   end
 
 end

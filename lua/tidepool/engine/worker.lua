@@ -3,6 +3,7 @@
 
 local abi = require "tidepool.base.abi"
 local core = require "tidepool.core"
+local coroutines = require "tidepool.engine.coroutines" -- before coroutine.yield is replaced
 
 local worker = {}
 
@@ -105,11 +106,15 @@ io.input = watch(io.input, "input", io.input) -- luacheck: globals io.input
 
 -- In an item that streams, what the function itself yields is a value; coroutines of its own yield
 -- as usual.
-local yield = coroutine.yield
+local yield, running = coroutine.yield, coroutine.running
 function coroutine.yield(...) -- luacheck: globals coroutine.yield
   if core.job.emit(...) then return end
+  if coroutines.task_of(running()) then
+    error("attempt to yield outside a coroutine: an input waits by tidepool.sleep, tidepool.event, calls and maps", 2)
+  end
   return yield(...)
 end
+coroutines.install()
 jit.off(coroutine.yield) -- as interpret.lua says
 
 local set_locale = os.setlocale
@@ -191,6 +196,9 @@ function worker.leave()
   local instances = package.loaded["tidepool.engine.instances"]
   if instances then instances.leave() end
 end
+
+--- Items that wait beside each other: see loop.lua.
+worker.begin, worker.turn = lazy("tidepool.engine.loop", "begin_item"), lazy("tidepool.engine.loop", "turn_items")
 
 --- Runs the items of a batch: see batch.lua.
 worker.run_batch = lazy("tidepool.engine.batch", "run")
