@@ -79,7 +79,7 @@ BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(BENCH_SRC))
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all compile_commands lib module docs install install-module install-cli uninstall tests fuzzers test demo lint check torture asan tsan bench soak fuzz clean help FORCE
+.PHONY: all compile_commands lib module docs install install-module install-cli uninstall tests fuzzers test demo lint check torture asan tsan bench peers soak fuzz clean help FORCE
 
 all: $(BINARY) $(if $(VARIANT),,lib module) ## build the program, the libraries and the Lua module (default)
 
@@ -121,6 +121,11 @@ tsan: ## run all tests under ThreadSanitizer
 
 bench: all $(BENCHES) ## print the speed figures
 	$(BINARY) --workers 2 bench/run.lua --json $(BUILD)/bench.json
+
+peers: all ## print what worker processes cost, beside joblib, concurrent.futures and Ray, which pip installs below build/
+	python3 -m venv $(BUILD)/peers
+	$(BUILD)/peers/bin/pip install -q joblib ray
+	PEERS_PYTHON=$(BUILD)/peers/bin/python3 $(BINARY) --workers 2 bench/run.lua processes
 
 # Past its time only when something hangs.
 soak: all ## do at random all that there is for SECONDS (60), and see whether anything grows; then serve clients, and see how long a timer waits

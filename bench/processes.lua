@@ -1,6 +1,7 @@
 --- W11: what worker processes cost beside worker threads: the same functions over the same inputs,
 -- the floor being threads. And how long it takes to replace one that has died, to end what runs for
--- too long or is not wanted any more, and what one takes of memory.
+-- too long or is not wanted any more, and what one takes of memory. P3: what others take for the
+-- same calls, where they are installed; `make peers` installs them below build/.
 
 local ffi = require "ffi"
 local tidepool = require "tidepool"
@@ -128,4 +129,50 @@ return function(bench)
   local rollup = "/proc/" .. pid:remote() .. "/smaps_rollup"
   bench.figure { id = "W11", what = "private memory of a worker process", unit = "MiB", at_most = 3, is_right = true,
     figure = (bench.kib(rollup, "Private_Clean") + bench.kib(rollup, "Private_Dirty")) / 1024 }
+
+  -- ---- others ----
+
+  -- What others take for the same calls in two processes (bench/peers/processes.py), where they are
+  -- installed. Tidepool's time is measured in turns with each.
+  local python = os.getenv "PEERS_PYTHON" or "python3"
+  local script = (arg[0]:match "^(.*)/[^/]*$" or ".") .. "/peers/processes.py"
+  local function seconds_of(name, workload, count)
+    local seconds, sum = bench.capture(("%s %s %s %s %d 2>&1"):format(python, script, name, workload, count)):match "(%d+%.%d+) (%d+)%s*$"
+    return tonumber(seconds), tonumber(sum)
+  end
+  local square = processes:func(function(x) return x * x end)
+  local enrich = processes:func(function(r)
+    r.total = r.v[1] + r.v[2] + r.v[3] + r.id
+    return r
+  end)
+  local workloads = {
+    { name = "numbers", own = function(inputs) return square:map(inputs):list() end, value = function(y) return y end },
+    { name = "records", own = function(inputs) return enrich:map(inputs):list() end, value = function(r) return r.total + #r.name end },
+    { name = "calls", value = function(y) return y end, own = function(inputs)
+      local list = {}
+      for i, x in ipairs(inputs) do list[i] = square:remote(x) end
+      return list
+    end },
+  }
+  for _, workload in ipairs(workloads) do
+    for _, peer in ipairs { "joblib", "futures", "ray" } do
+      local count = workload.name == "calls" and bench.size(100, 10) or bench.size(peer == "joblib" and 50000 or 5000, 100)
+      if seconds_of(peer, workload.name, 10) then
+        local inputs, theirs, ours, ratios = {}, {}, {}, {}
+        for i = 1, count do inputs[i] = workload.name == "records" and { id = i, name = "record " .. i, v = { 1, 2, 3 } } or i end
+        workload.own(inputs)
+        for k = 1, bench.size(3, 1) do
+          local seconds, expected = seconds_of(peer, workload.name, count)
+          local start, sum = tidepool.now(), 0
+          local list = workload.own(inputs)
+          ours[k], theirs[k] = tidepool.now() - start, seconds
+          ratios[k] = theirs[k] / ours[k]
+          for i = 1, count do sum = sum + workload.value(list[i]) end
+          if sum ~= expected then error(("%s, %s: the results are wrong: %s instead of %s"):format(peer, workload.name, expected, sum), 0) end
+        end
+        bench.figure { id = "P3", what = workload.name .. ": " .. peer, unit = "us a call", figure = bench.median(theirs) / count * 1e6,
+          floor = bench.median(ours) / count * 1e6, floor_is = "Tidepool", ratio = bench.median(ratios), is_right = true }
+      end
+    end
+  end
 end

@@ -9,11 +9,12 @@
 -- closed. All results are compared with what they must be.
 --
 -- Between rounds, with the garbage collected, it looks at the process: resident memory,
--- descriptors, threads, and the Lua heap of the script's state and of the workers'. What grows has
+-- descriptors, mappings, threads, child processes, and the Lua heap of the script's state and of the workers'. What grows has
 -- higher valleys in the last third of the run than in the middle one.
 
 local ffi = require "ffi"
 local tidepool = require "tidepool"
+local lfs = require "lfs"
 local support = require "tests.support"
 
 local seconds, seed = tonumber(arg[1]) or 60, tonumber(arg[2]) or os.time()
@@ -22,7 +23,12 @@ local sleep, now = support.sleep, support.now
 local DELAYS = { 0.001, 0.003, 0.01, 0.03, 0.06, 0.09, 0.12, 0.3, 1 }
 
 -- How much the valleys of the thirds may differ.
-local SLACK = { rss = 6, heap = 0.1, workers = 0.3, fds = 0, threads = 0 } -- MiB, MiB, MiB
+-- (There may be spare processes, each with eight descriptors and two or three mappings.)
+local SPARES = support.workers()
+local SLACK = {
+  rss = 6, heap = 0.1, workers = 0.3, -- MiB
+  fds = 8 * SPARES, maps = 40 + 3 * SPARES, children = SPARES, threads = 0,
+}
 
 local function pick(list)
   return list[math.random(#list)]
@@ -34,6 +40,19 @@ end
 
 local function expect(condition, ...)
   if not condition then error(("wrong: " .. ("%s "):rep(select("#", ...))):format(...), 2) end
+end
+
+ffi.cdef "int kill(int, int); int getpid(void);"
+
+--- Ids of the processes that this one has started and that still exist, by id.
+local function children()
+  local list, n = {}, 0
+  for thread in lfs.dir "/proc/self/task" do
+    for pid in (support.read_file("/proc/self/task/" .. thread .. "/children") or ""):gmatch "%d+" do
+      list[tonumber(pid)], n = true, n + 1
+    end
+  end
+  return list, n
 end
 
 -- ---- functions of a round ----
@@ -56,7 +75,7 @@ local function random_function(app)
   local f = app:func({
     retries = plan.retries and { max = 1, initial_delay = plan.delay, jitter = math.random() / 2 } or nil,
     concurrency_limit = chance(25) and math.random(3) or nil,
-    executor = chance(15) and "inline" or "threads",
+    executor = chance(15) and "inline" or chance(20) and "processes" or "threads",
     window = chance(25) and math.random(2, 40) or nil,
   }, function(x) return work(every, is_hopeless, x), x % 5 == 0 and { x } or nil end)
   return f, plan
@@ -200,6 +219,47 @@ function acts.strings(app)
   end
 end
 
+--- In processes: some crash, few never end, all others give what they must.
+function acts.deaths(app)
+  local crashes, hangs = pick { 3, 7, 40 }, chance(10) and 11 or 0
+  local options = { executor = "processes", crash_retries = math.random(0, 1), timeout = hangs > 0 and 3 or nil, recycle = chance(20) and 5 or nil }
+  local f = app:func(options, function(x)
+    if x % crashes == 1 then require("ffi").cast("int *", 0)[0] = 1 end
+    while x == hangs do end
+    return 3 * x, ("s"):rep(x * 100)
+  end)
+  for i, value, text in f:map(tidepool.range(60), { return_exceptions = true }) do
+    local kind = i % crashes == 1 and "crash" or i == hangs and "timeout" or nil
+    if kind then
+      expect(tidepool.is_failure(value) and value.kind == kind, i, tostring(value))
+    else
+      expect(value == 3 * i and #text == 100 * i, i, tostring(value))
+    end
+  end
+end
+
+--- In processes: what runs is cancelled, or killed from outside.
+function acts.ended(app)
+  local pids = tidepool.array("int32", 64)
+  local f = app:func({ executor = "processes", crash_retries = 1000 }, function(x, is_endless)
+    local c = require "ffi"
+    if not pcall(c.typeof, "tidepool_soak_pid") then c.cdef "typedef int tidepool_soak_pid; int getpid(void);" end
+    pids[x] = c.C.getpid()
+    while is_endless do end
+    return x
+  end)
+  if chance(50) then
+    local results = f:spawn_map({ 1, 2, 3 }, { true, true, true })
+    tidepool.sleep(math.random() / 20)
+    results:cancel()
+    return
+  end
+  for i, value in f:map(tidepool.range(64), function() return false end) do
+    expect(i == value, i, tostring(value))
+    if chance(5) and children()[pids[i]] then ffi.C.kill(pids[i], 9) end
+  end
+end
+
 local devices = #tidepool.devices()
 
 function acts.device(app)
@@ -229,6 +289,7 @@ local scripts = {
   "local f = require 'tidepool'.App():func(function(x) return x end) for i, v in f:map { 1, 2, 3 } do assert(i == v) end",
   "local f = require 'tidepool'.App():func(function(x) error 'no' end) assert(not pcall(f.remote, f, 1))",
   "local f = require 'tidepool'.App():func(function(x) return x end) local r = f:map(require 'tidepool'.range(1, 1 / 0)) r:next() r:next()",
+  "local f = require 'tidepool'.App():func { executor = 'processes' } (function(x) return x end) for i, v in f:map { 1, 2, 3 } do assert(i == v) end",
   "local t = require 'tidepool' local f = t.App():func(function(x) return x end) t.async(function() f:remote(1) end):get() f:spawn(2)",
 }
 
@@ -288,6 +349,8 @@ end)
 local function sample()
   for _ = 1, 3 do collectgarbage() end
   local s = support.held()
+  s.children = select(2, children())
+  s.maps = select(2, support.read_file("/proc/self/maps"):gsub("\n", ""))
   s.heap = collectgarbage "count" / 1024
   local heaps = {}
   for _, worker, heap in heap_of:map(tidepool.range(4 * support.workers())) do heaps[worker] = heap end
@@ -320,8 +383,9 @@ while now() - began < seconds do
   end
   if now() - reported > 30 then
     local s = samples[#samples]
-    local line = "soak: %4.0f s, %5d rounds: %.1f MiB, %d descriptors, %d threads, Lua heap %.2f MiB, workers' at most %.2f MiB"
-    print(line:format(now() - began, rounds, s.rss, s.fds, s.threads, s.heap, s.workers))
+    local line = "soak: %4.0f s, %5d rounds: %.1f MiB, %d descriptors, %d mappings, %d threads, %d children, " ..
+      "Lua heap %.2f MiB, workers' at most %.2f MiB"
+    print(line:format(now() - began, rounds, s.rss, s.fds, s.maps, s.threads, s.children, s.heap, s.workers))
     reported = now()
   end
 end
@@ -337,10 +401,10 @@ end
 -- runs: until then memory that grows says nothing.
 local WARM_S = 300
 local has_grown = false
-for _, name in ipairs { "rss", "fds", "threads", "heap", "workers" } do
+for _, name in ipairs { "rss", "fds", "maps", "threads", "children", "heap", "workers" } do
   local middle, last = valley(samples, name, n / 3, 2 * n / 3), valley(samples, name, 2 * n / 3, n)
   local grows = last - middle > SLACK[name]
-  local says_much = seconds >= WARM_S or name == "fds" or name == "threads"
+  local says_much = seconds >= WARM_S or name == "fds" or name == "threads" or name == "children"
   has_grown = has_grown or (grows and says_much)
   local verdict = not grows and "" or says_much and "  GROWS" or "  (grows; too short to say)"
   local line = "soak: %-8s first %8.2f, middle third %8.2f, last third %8.2f%s"

@@ -314,6 +314,27 @@ function support.held()
   }
 end
 
+--- A control group whose processes may use so many MiB together; nil where none can be made.
+-- { tasks = the file that a process's id is written to, remove = removes the group once it is
+-- empty }
+function support.memory_group(mib)
+  local pipe = io.popen([[
+    for root in /sys/fs/cgroup/memory /sys/fs/cgroup; do
+      group=$root/tidepool-spec-$$
+      mkdir $group || continue
+      for limit in memory.limit_in_bytes memory.memsw.limit_in_bytes memory.max memory.swap.max; do
+        [ ! -e $group/$limit ] || echo ]] .. mib * 2 ^ 20 .. [[ > $group/$limit
+      done
+      for tasks in tasks cgroup.procs; do
+        if [ -e $group/memory.usage_in_bytes -o -e $group/memory.max ] && [ -w $group/$tasks ]; then echo $group $tasks; exit; fi
+      done
+      rmdir $group
+    done 2>/dev/null]])
+  local group, tasks = pipe:read("*a"):match "(%S+) (%S+)"
+  pipe:close()
+  return group and { tasks = group .. "/" .. tasks, remove = function() os.execute("rmdir " .. group) end }
+end
+
 --- MiB of memory that could be had.
 function support.memory_available()
   return tonumber(support.read_file("/proc/meminfo"):match "MemAvailable:%s*(%d+)") / 1024

@@ -250,9 +250,10 @@ static int await_ready(supervisor *s, const char *path, tp_error *err)
             char how[64], words[TP_PEER_TAIL + 1];
             get_last_words(s, words);
             int code;
-            s->deaths++;
             tp_peer_kill(&s->peer);
             tp_peer_describe(&s->peer, how, sizeof how, &signal, &code);
+            /* one that ends by itself will do so again */
+            s->deaths += signal && strcmp(signal, "SIGKILL") == 0 ? 1 : STARTS_MAX / 2;
             return tp_error_set(err, TP_ESYS, "cannot start worker processes: %s --worker %s%s%s",
                                 path, how, *words ? ": " : "", words);
         }

@@ -522,6 +522,30 @@ describe("A limit to memory", function()
       end, "option 'memory' must be a size like \"256M\"")
     end
   end)
+
+  it("of the system's is told from a kill", function()
+    local group = not support.sanitized and support.memory_group(200)
+    if not group then return pending "no control group for memory can be made here" end
+    local out = support.run_script([[
+      local tidepool = require "tidepool"
+      local f = tidepool.App("x"):func { executor = "processes" } (function(x)
+        local c = require "ffi"
+        c.cdef "void *malloc(size_t); void *memset(void *, int, size_t); int raise(int);"
+        if x == 2 then
+          for _ = 1, 1000 do c.C.memset(c.C.malloc(1e6), 1, 1e6) end
+        elseif x == 3 then
+          c.C.raise(9)
+        end
+        return x
+      end)
+      for _, y in f:map({ 1, 2, 3, 4 }, { return_exceptions = true }) do
+        print(tidepool.is_failure(y) and y.kind .. " " .. y.message or y)
+      end
+    ]], { setup = ("echo $$ > %s"):format(group.tasks), workers = 1 })
+    group.remove()
+    assert.equal("1\nmemory worker process was killed by SIGKILL during input 2: the system had no memory left\n" ..
+      "crash worker process was killed by SIGKILL during input 3\n4\n", out.stdout)
+  end)
 end)
 
 describe("Typed arrays in processes", function()
@@ -682,16 +706,17 @@ describe("Typed arrays in processes", function()
   it("that a thread is using meanwhile are copies, and shared once it is done", function()
     local out = support.run_script([[
       local tidepool = require "tidepool"
-      local a, flag = tidepool.array("double", 1e5), tidepool.array("int64", 1)
+      local a, flag = tidepool.array("double", 1e5), tidepool.array("int64", 2)
       local app = tidepool.App "x"
       local holds = app:func { executor = "threads" } (function()
         a[1] = 1
+        flag:add(2, 1)
         while flag:add(1, 0) == 0 do tidepool.sleep(0.001) end
         a[2] = a[2] + 1
       end)
       local writes = app:func { executor = "processes" } (function() a[3] = 3 return a[1] end)
       local call = holds:spawn()
-      while a[1] == 0 do tidepool.sleep(0.001) end
+      while flag:add(2, 0) == 0 do tidepool.sleep(0.001) end
       print(writes:remote(), a[3])
       flag:add(1, 1)
       call:get()

@@ -23,6 +23,7 @@ ffi.cdef "int kill(int, int); int getpid(void); int usleep(unsigned);"
 
 local settings = {
   inputs = 20000, kills = 1000, stops = 200, megabytes = 40, large_kills = 100, function_kills = 300, hosts = 100, gone_s = 1,
+  pace = 1, -- how many times as long it waits between kills: sanitizers' builds are slow
   seed = os.time() % 1000000,
 }
 local SIGKILL, SIGSTOP = 9, 19
@@ -79,7 +80,7 @@ local function under_fire(signal, times, pause_us, round)
   local sent, pipe = 0, uv.new_pipe()
   round(0)
   local killer = assert(uv.spawn(binary, {
-    args = { arg[0], "harass", tostring(ffi.C.getpid()), tostring(signal), tostring(pause_us), tostring(settings.seed) },
+    args = { arg[0], "harass", tostring(ffi.C.getpid()), tostring(signal), tostring(pause_us * settings.pace), tostring(settings.seed) },
     stdio = { nil, pipe, 2 },
   }, function() end))
   pipe:read_start(function(_, bytes) sent = sent + (bytes and #bytes or 0) end)
@@ -136,7 +137,7 @@ function cases.kill()
 end
 
 function cases.stop()
-  local f = app:func({ timeout = 0.1, retries = { max = 1000, initial_delay = 0 } }, small)
+  local f = app:func({ timeout = 0.1 * settings.pace, retries = { max = 1000, initial_delay = 0 } }, small)
   local stops, rounds = under_fire(SIGSTOP, settings.stops, 20000, function() map_small(f) end)
   return ("%d maps of %d inputs, %d processes stopped"):format(rounds, settings.inputs, stops)
 end
