@@ -346,7 +346,7 @@ static int try_to_start(supervisor *s, tp_error *err)
     if (!path)
         return tp_error_set(err, TP_ESYS,
                             "cannot start worker processes: the program `tidepool` is not where it "
-                            "was installed; TIDEPOOL_WORKER, or "
+                            "was installed; TIDEPOOL_WORKER, or in C "
                             "tp_config.worker, can name it");
     if (p.peer.pid != 0 && tp_peer_has_ended(&s->spare.peer)) {
         end_spare(s);
