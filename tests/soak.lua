@@ -397,14 +397,14 @@ if n < 9 then
   print "soak: too short to see whether anything grows"
   os.exit(0)
 end
--- Pools, heaps and compiled code fill for some minutes, more so the fewer rounds a loaded machine
--- runs: until then memory that grows says nothing.
-local WARM_S = 300
+-- Pools, heaps and compiled code fill for some minutes, and on a loaded machine for some hundred
+-- rounds: until then memory that grows says nothing.
+local WARM_S, WARM_ROUNDS = 300, 400
 local has_grown = false
 for _, name in ipairs { "rss", "fds", "maps", "threads", "children", "heap", "workers" } do
   local middle, last = valley(samples, name, n / 3, 2 * n / 3), valley(samples, name, 2 * n / 3, n)
   local grows = last - middle > SLACK[name]
-  local says_much = seconds >= WARM_S or name == "fds" or name == "threads" or name == "children"
+  local says_much = (seconds >= WARM_S and rounds >= WARM_ROUNDS) or name == "fds" or name == "threads" or name == "children"
   has_grown = has_grown or (grows and says_much)
   local verdict = not grows and "" or says_much and "  GROWS" or "  (grows; too short to say)"
   local line = "soak: %-8s first %8.2f, middle third %8.2f, last third %8.2f%s"
