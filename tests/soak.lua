@@ -6,7 +6,8 @@
 -- Rounds of tasks: maps with limits, errors and retries whose delays go from 1 ms to 1 s, loops
 -- that are slow, left or cancelled, nested maps (also too deep ones), typed arrays, reductions,
 -- calls, iterators that raise, devices, worker processes that crash, hang, are cancelled and
--- killed, and hosts that are opened, used through the C API and closed. All results are compared with what they must be.
+-- killed, and hosts that are opened, used through the C API and closed. All results are compared
+-- with what they must be.
 --
 -- Between rounds, with the garbage collected, it looks at the process: resident memory,
 -- descriptors, mappings, threads, child processes, and the Lua heap of the script's state and of

@@ -247,22 +247,53 @@ void tp_peer_keep_tail(tp_peer *p, const char *bytes, size_t len)
     p->tail_len += len - over;
 }
 
-uint64_t tp_peer_oom_kills(void)
+/* Reads the beginning of a file, as text. */
+static void read_text(const char *path, char *text, size_t size)
 {
-    static const char field[] = "\noom_kill ";
-    char text[16 << 10];
-    int fd = open("/proc/vmstat", O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
     size_t len = 0;
-    for (ssize_t n = fd < 0 ? 0 : 1; n > 0 && len < sizeof text - 1; len += (size_t)n) {
-        n = read(fd, text + len, sizeof text - 1 - len);
+    for (ssize_t n = fd < 0 ? 0 : 1; n > 0 && len < size - 1; len += (size_t)n) {
+        n = read(fd, text + len, size - 1 - len);
         if (n < 0)
             n = 0;
     }
     if (fd >= 0)
         close(fd);
     text[len] = '\0';
+}
+
+/* The number of kills in such a file. False when it has none. */
+static bool read_kills(const char *path, uint64_t *kills)
+{
+    static const char field[] = "\noom_kill ";
+    char text[16 << 10];
+    read_text(path, text, sizeof text);
     const char *at = strstr(text, field);
-    return at ? strtoull(at + sizeof field - 1, NULL, 10) : 0;
+    *kills = at ? strtoull(at + sizeof field - 1, NULL, 10) : 0;
+    return at != NULL;
+}
+
+uint64_t tp_peer_oom_kills(void)
+{
+    char groups[4096], path[4096 + 64], *rest = NULL;
+    uint64_t kills = 0;
+    read_text("/proc/self/cgroup", groups, sizeof groups);
+    /* NUMBER:CONTROLLERS:PATH, where cgroups of version 2 have no controllers there */
+    for (char *line = strtok_r(groups, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+        const char *controllers = strchr(line, ':');
+        const char *name = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (!name)
+            continue;
+        if (name == controllers + 1)
+            snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.events.local", name + 1);
+        else
+            snprintf(path, sizeof path, "/sys/fs/cgroup/memory%s/memory.oom_control", name + 1);
+        bool is_memory = name == controllers + 1 || strncmp(controllers, ":memory:", 8) == 0;
+        if (is_memory && read_kills(path, &kills))
+            return kills;
+    }
+    read_kills("/proc/vmstat", &kills);
+    return kills;
 }
 
 static const char *name_of(int signal)

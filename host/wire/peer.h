@@ -68,8 +68,9 @@ void tp_peer_close(tp_peer *p);
 /* Keeps the end of what the process has written to descriptor 2. */
 void tp_peer_keep_tail(tp_peer *p, const char *bytes, size_t len);
 
-/* How many processes the system has killed so far because memory ran out; 0 when it does not say.
- * If this grew, a process that died of SIGKILL is taken for one of them. */
+/* How many processes the system has killed so far because memory ran out, of our control group if
+ * it says that, else of all; 0 when it does not say. If this grew, a process that died of SIGKILL
+ * is taken for one of them. */
 uint64_t tp_peer_oom_kills(void);
 
 /* How the process ended, in words that follow its name: "was killed by SIGSEGV", "exited with code

@@ -19,7 +19,7 @@ local ffi = require "ffi"
 local uv = require "luv"
 local tidepool = require "tidepool"
 
-ffi.cdef "int kill(int, int); int getpid(void); int usleep(unsigned);"
+ffi.cdef "int kill(int, int); int getpid(void); int usleep(unsigned); int prctl(int, ...);"
 
 local settings = {
   inputs = 20000, kills = 1000, stops = 200, megabytes = 40, large_kills = 100, function_kills = 300, hosts = 100, gone_s = 1,
@@ -57,6 +57,8 @@ end
 -- killed itself. Writes a byte for each. A child that is stopped before it has become another
 -- program would hold up posix_spawn in its parent, which nobody can help: those are not stopped.
 local function harass(pid, signal, pause_us)
+  local PR_SET_PDEATHSIG = 1
+  ffi.C.prctl(PR_SET_PDEATHSIG, ffi.cast("long", SIGKILL))
   io.stdout:setvbuf "no"
   while uv.os_getppid() == pid do
     local children = {}
@@ -85,14 +87,17 @@ local function under_fire(signal, times, pause_us, round)
   }, function() end))
   pipe:read_start(function(_, bytes) sent = sent + (bytes and #bytes or 0) end)
   local k = 0
-  repeat
-    k = k + 1
-    round(k)
-    tidepool.sleep(0) -- the loop reads the pipe
-  until sent >= times
+  local fine, why = pcall(function()
+    repeat
+      k = k + 1
+      round(k)
+      tidepool.sleep(0) -- the loop reads the pipe
+    until sent >= times
+  end)
   killer:kill(SIGKILL)
   killer:close()
   pipe:close()
+  if not fine then error(why, 0) end
   return sent, k
 end
 
