@@ -176,13 +176,15 @@ static void note_times(const tp_slice *s, uint32_t done, uint64_t now)
     }
 }
 
-/* Gives the slice's results to the recorder. When that fails, the job is given up. */
+/* Gives the slice's results to the recorder. When that fails, the job is given up. Those of a
+ * cancelled job may have come of the cancellation: of a map inside of the item, say, that was
+ * cancelled with it. */
 static void record(const tp_slice *s)
 {
     tp_job *job = s->job;
     tp_error err;
     tp_error_clear(&err);
-    if (s->results && job->recorder->record(job->recorder, s->work.block, s->results,
+    if (s->results && !tp_job_is_cancelled(job) && job->recorder->record(job->recorder, s->work.block, s->results,
                                             &s->results->ran, &err))
         tp_job_give_up(job, &err);
 }

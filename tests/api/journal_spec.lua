@@ -373,6 +373,36 @@ describe("A journal", function()
     assert.same({ "1 1 \n6 \n6 \n", 0 }, { done.out, done.code }, done.err)
   end)
 
+  it("does not keep what came of it that a map was cancelled", function()
+    local script = [[
+      tidepool.workers(1)
+      local began, quick = "DIR/began", "DIR/quick"
+      local inner = app:func(function(seconds) return (pcall(tidepool.sleep, seconds)) end)
+      local f = app:func(function(x)
+        if x == 1 then return x end
+        note(began, "")
+        local seconds = io.open(quick) and 0 or 30
+        if x == 2 then return (pcall(tidepool.sleep, seconds)) end
+        return inner:map({ seconds }):list()[1]
+      end)
+      local results = f:map({ 1, tonumber(os.getenv "SECOND") }, { journal = file })
+      put(results())
+      while not io.open(began) do tidepool.sleep(0.01) end
+      if not io.open(quick) then
+        results:cancel()
+        put(f:remote(1))
+        note(quick, "")
+      else
+        put(results())
+      end
+    ]]
+    for second = 2, 3 do
+      local setup = "export SECOND=" .. second
+      local first, again = runs({ script, setup = setup }, { script, setup = setup })
+      assert.same({ "1 1 \n1 \n", "1 1 \n2 true \n" }, { first.out, again.out }, first.err .. again.err)
+    end
+  end)
+
   it("has the name of a map free again once its loop was left, and one file by all of its paths", function()
     local done = runs [[
       local f = app:func(function(x) return x end)
