@@ -592,7 +592,7 @@ local c_aliases = {
 function array.check_type(who, name)
   if numbers[name] then return end
   local near = c_aliases[name] or (type(name) == "string" and check.nearest(name, array.types))
-  check.fail("%s: unknown element type %s%s; there are %s", who, check.show(name), near and (" (did you mean %q?)"):format(near) or "",
+  check.fail("%s: unknown element type %s%s; there are %s", who, check.key(name), near and (" (did you mean %q?)"):format(near) or "",
     known_types())
 end
 

@@ -89,7 +89,7 @@ function Instance:__index(key)
   local class, parameters = made_of.class, made_of.parameters
   if class.cores[key] then
     local f = func.new(instances.bind(self, key), class.name .. "." .. key, class.options, class.setups, class.cores[key])
-    f.method = class.methods[key]
+    f.method, f.instance = class.methods[key], self
     of = of or {}
     functions[self] = of
     of[key] = f

@@ -74,7 +74,7 @@ function command.run(given, extra)
   local running, why = core.command.start(words, given.cwd, given.stdin)
   if not running then
     local where = given.cwd and (" in %s"):format(given.cwd) or ""
-    error(failure.new { kind = abi.kind.ERROR, attempts = 1, message = ("%s: cannot be started%s: %s"):format(words[1], where, why),
+    error(failure.new { kind = abi.kind.ERROR, attempts = 1, message = ("%s%s: cannot be started%s: %s"):format(check.where(), words[1], where, why),
       value = { stdout = "", stderr = why } }, 0)
   end
   local fine, trouble = pcall(wait, running)

@@ -103,9 +103,13 @@ local function read_line(path, number)
   return text
 end
 
---- f(xs):map() is a mistake of people who come from other libraries: so the first call of a
---- Function looks at the caller's line.
+--- The first call of a Function looks for mistakes of people who come from other libraries:
+--- f(xs):map(), for which it looks at the caller's line, and one:method(x).
 local function first_call(self, ...)
+  if self.instance and rawequal((...), self.instance) then
+    local method = self.name:match "[^.]*$"
+    check.fail("%s: a method of an instance is called with a dot: write one.%s(...)", self.name, method)
+  end
   local frame = type((...)) == "table" and check.frame()
   local path = frame and frame.source:match "^@(.*)"
   local text = path and read_line(path, frame.currentline)

@@ -189,7 +189,7 @@ end
 function tidepool.class(name, metatable, extra)
   check.no_more(extra, "tidepool.class", "(name, metatable)")
   if type(name) ~= "string" or name == "" then check.fail("tidepool.class: expected a name, got %s", check.show(name)) end
-  if type(metatable) ~= "table" then check.fail("tidepool.class: expected a metatable, got %s", check.a(type(metatable))) end
+  if type(metatable) ~= "table" then check.fail("tidepool.class: expected a metatable, got %s", check.show(metatable)) end
   core.add_class(name, metatable, true)
   return metatable
 end

@@ -171,6 +171,8 @@ describe("A class", function()
   end)
 
   it("says what is wrong where it is used", function()
+    local one = Model { path = "x" }
+    support.mistake(function() one:predict(1) end, "Model.predict: a method of an instance is called with a dot: write one.predict(...)")
     support.mistake(function() return Model.predict end, "Model.predict is a method of instances", "one.predict")
     support.mistake(function() Model "x" end, "Model: expected a table of parameters", 'got the string "x"')
     support.mistake(function() Model { predict = 1 } end, "Model: the parameter 'predict' has the name of a method")

@@ -38,8 +38,9 @@ describe("tidepool.command", function()
     f = failure_of(function() command { "sh", "-c", "kill -9 $$" } end)
     contains(f.message, "sh: ended by signal 9 (SIGKILL)")
     assert.equal(9, f.signal)
-    contains(failure_of(function() command { "no-such-program" } end).message, "no-such-program: cannot be started: No such file")
-    contains(failure_of(function() command { "ls", cwd = "/no/such" } end).message, "ls: cannot be started in /no/such")
+    contains(failure_of(function() command { "no-such-program" } end).message, "command_spec.lua:",
+      " no-such-program: cannot be started: No such file")
+    contains(failure_of(function() command { "ls", cwd = "/no/such" } end).message, "command_spec.lua:", " ls: cannot be started in /no/such")
     assert.equal(1, command({ "false", check = false }).status)
   end)
 
