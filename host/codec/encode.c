@@ -1310,6 +1310,7 @@ static int put_contents(encoder *e, const void *table)
             return 0;
         }
     }
+    write_u32(e->base + head + 5, 0); /* an identity that is a part has no pairs */
     int part = is_identity(e) ? put_part(e) : 0;
     if (part != 0)
         return part < 0 ? -1 : 0;

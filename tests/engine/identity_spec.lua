@@ -71,6 +71,24 @@ describe("The identity of a function", function()
     assert.truthy(next(seen):find('upvalue "keys"', 1, true))
   end)
 
+  it("does not depend on what was in the memory that it is computed in", function()
+    local core = require "tidepool.core"
+    local app = require "tidepool".App "x"
+    local decorated, one = app:func(function(x) return x end), app:cls { work = function(self) return self.x end } { x = 1 }
+    local ids, file = {}, support.temp_path()
+    local function note()
+      for _, value in ipairs { decorated, one, one.work, { one } } do ids[#ids + 1] = core.func.identity("argument", value) end
+    end
+    note()
+    -- the identities of inputs come to lie where those strings have been
+    app:func(function() end):map({ ("x"):rep(1000), ("y"):rep(1000), {} }, { journal = file }):list()
+    for size = 1, 200 do core.func.identity("argument", { ("x"):rep(size), ("y"):rep(size) }) end
+    note()
+    app:func(function() end):map({ ("z"):rep(1000), one }, { journal = { file = file, name = "one" } }):list()
+    note()
+    for i = 1, 4 do assert.same({ ids[i], ids[i] }, { ids[i + 4], ids[i + 8] }) end
+  end)
+
   it("does not change as the function runs and is compiled", function()
     local after = everything .. "for i = 1, 300 do fn(i) end decorated(1) show(fn)"
     assert.equal("", differences(everything .. "show(fn)", after))
