@@ -184,8 +184,11 @@ static void record(const tp_slice *s)
     tp_job *job = s->job;
     tp_error err;
     tp_error_clear(&err);
-    if (s->results && !tp_job_is_cancelled(job) && job->recorder->record(job->recorder, s->work.block, s->results,
-                                            &s->results->ran, &err))
+    uv_mutex_lock(&job->engine->lock);
+    bool is_wanted = !tp_job_is_unwanted(job);
+    uv_mutex_unlock(&job->engine->lock);
+    if (is_wanted && s->results &&
+        job->recorder->record(job->recorder, s->work.block, s->results, &s->results->ran, &err))
         tp_job_give_up(job, &err);
 }
 
