@@ -373,6 +373,15 @@ describe("A journal", function()
     assert.same({ "1 1 \n6 \n6 \n", 0 }, { done.out, done.code }, done.err)
   end)
 
+  it("finds the results of an app that sets up its workers again", function()
+    local script = [[
+      app:setup(function() ready = 1 end)
+      put(app:func { name = "f" } (counted(function(x) return ready + x end)):map({ 1, 2 }, { journal = file }):sum())
+    ]]
+    local first, again = runs(script, script)
+    assert.same({ "5 \n", "5 \n", "" }, { first.out, again.out, again.ran }, again.err)
+  end)
+
   it("does not keep what came of it that a map was cancelled", function()
     local script = [[
       tidepool.workers(1)

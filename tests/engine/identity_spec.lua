@@ -159,7 +159,7 @@ describe("The identity of a function", function()
   end)
 
   it("has what an app sets up in workers", function()
-    local script = "show(function(x) return x end, { function() Rate = %d end })"
+    local script = "show(function(x) return x end, { { fn = function() Rate = %d end } })"
     assert.equal("setup 1", differences(script:format(1), script:format(2)))
   end)
 

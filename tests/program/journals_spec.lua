@@ -130,10 +130,12 @@ describe("tidepool replay", function()
     ran({ stdout = "4\tsquare of 2\n" }, "$T replay run.db square '#2'")
     replayed({ stdout = "40\tsquare of 2\n", stderr = [[
 tidepool: square #2: square(2) of job.lua
+tidepool: square #2: the function, or what it captures, is not as it was for run.db
 tidepool: square #2: in run.db it gave 4, "square of 2"
 ]] }, "sed -i 's/x \\* x/x * 20/' job.lua && $T replay run.db 2 --executor inline")
     replayed({ stdout = "9\tsquare of 3\n", stderr = [[
 tidepool: square #3: square(3) of job.lua
+tidepool: square #3: the function, or what it captures, is not as it was for run.db
 tidepool: square #3: in run.db it failed: error: job.lua:4: three
 ]] }, "sed -i /three/d job.lua && $T replay run.db 3")
   end)
@@ -141,6 +143,18 @@ tidepool: square #3: in run.db it failed: error: job.lua:4: three
   it("raises the function's error, with its traceback", function()
     local done = ran({ code = 1, stdout = "" }, "$T replay run.db 3")
     assert.truthy(done.stderr:find "^tidepool: square #3: square%(3%) of [^\n]*\ntidepool: [^\n]*/job.lua:4: three\nstack traceback:\n", done.stderr)
+  end)
+
+  it("compares numbers as `returns` keeps them, and tells that an instance has other parameters", function()
+    local script = [[
+      local app = require "tidepool".App "p"
+      local whole = app:func { name = "whole", returns = "int64" } (function(x) return x end)
+      local Model = app:cls { plus = function(self, x) return (self.p or 0) + x end }
+      app:main(function() whole:map({ 7 }):list() Model { p = 5 }.plus:map({ 1 }):list() end)
+    ]]
+    local done = ran({ stdout = "7LL\n1\n" }, "$T replay run.db whole 1; $T replay run.db Model.plus 1", script)
+    contains(done.stderr, "whole #1: the same as in run.db\n", "Model.plus #1: the function, or what it captures, is not as it was for run.db\n",
+      "Model.plus #1: in run.db it gave 6\n")
   end)
 
   it("works from any folder, and has done what setups do", function()

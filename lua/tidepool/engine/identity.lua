@@ -52,7 +52,7 @@ end
 --- The parts of a function: a list of { name, 16 bytes }, in the order in which differences should
 --- be named. Or nil and a message, when a part cannot travel.
 ---@param fn function
----@param setups table?  functions that run before it
+---@param setups table?  what runs before it, of app:setup: { { fn = }, ... }
 ---@return table?, string?
 function identity.parts(fn, setups)
   local parts, trouble, seen = {}, nil, {}
@@ -80,7 +80,7 @@ function identity.parts(fn, setups)
     local value = read(env, name)
     if value ~= nil and value ~= fn then add_value(('global "%s"'):format(name), value) end
   end
-  for i, setup in ipairs(setups or {}) do add(("setup %d"):format(i), core.func.identity("setup", setup)) end
+  for i, setup in ipairs(setups or {}) do add(("setup %d"):format(i), core.func.identity("setup", setup.fn)) end
   add_required(globals, strings, add, seen)
   if trouble then return nil, trouble end
   return parts

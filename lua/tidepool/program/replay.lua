@@ -7,10 +7,13 @@
 -- then.
 
 local app = require "tidepool.app"
+local array = require "tidepool.array"
 local cli = require "tidepool.program.cli"
 local core = require "tidepool.core"
 local describe = require "tidepool.base.describe"
 local func = require "tidepool.func"
+local identity = require "tidepool.engine.identity"
+local journal = require "tidepool.engine.journal"
 local journals = require "tidepool.program.journals"
 local json = require "tidepool.json"
 local run = require "tidepool.program.run"
@@ -21,8 +24,8 @@ local replay = {}
 
 -- ---- the input ----
 
-local item_sql = ("select state, kind, message, %s, %s from items where id = (? << 40) + ?"):format(journals.columns "input",
-  journals.columns "result")
+local item_sql = ("select state, kind, message, %s, %s, (select hex(identity) from versions where version = items.version) "
+  .. "from items where id = (? << 40) + ?"):format(journals.columns "input", journals.columns "result")
 
 local function names_of(maps)
   local names = {}
@@ -57,7 +60,7 @@ local function find(reader, name, index)
   if not map[4] then return nil, ("%s does not say which program map '%s' is of"):format(reader.path, map[2]) end
   return {
     map = tostring(map[2]), index = index, function_name = tostring(map[3]), program = tostring(map[4]),
-    state = row[1], kind = row[2], message = row[3], input = input, result = journals.values(row[6], row[7]),
+    state = row[1], kind = row[2], message = row[3], input = input, result = journals.values(row[6], row[7]), version = row[8],
   }
 end
 
@@ -100,6 +103,28 @@ local function load_function(item)
   if #found > 1 then return nil, ("%s has several functions '%s'"):format(item.program, name), 1 end
   return nil, ("%s makes no function '%s' when it is loaded%s"):format(item.program, name,
     has_entry() and ": one that is made in app:main cannot be run again" or ""), 1
+end
+
+--- Says so when the function is not what it was: it has been changed, or is of an instance with
+--- other parameters, or captures what the script sets later.
+local function compare(item, f, path)
+  local parts = identity.parts(f.raw, f.setups)
+  if not parts then return end
+  journal.add_options(parts, f.options)
+  local id = journal.identity_of(parts):gsub(".", function(c) return ("%02X"):format(c:byte()) end)
+  if id ~= item.version then
+    core.io.warn(("tidepool: %s #%d: the function, or what it captures, is not as it was for %s\n"):format(show.plain(item.map, true), item.index,
+      path:match "[^/]*$"))
+  end
+end
+
+--- The results as `returns` has them kept.
+local function as_kept(f, results)
+  for c, name in ipairs(f.options.returns or {}) do
+    local fine, value = pcall(function() return array.new(name, { results[c] })[1] end)
+    if fine then results[c] = value end
+  end
+  return results
 end
 
 -- ---- the command ----
@@ -152,7 +177,7 @@ end
 local function run_item(item, f, path, as_json)
   for _, setup in ipairs(f.setups or {}) do setup.fn() end
   if not as_json then
-    print_results(item, path, pack(func.single(f)(unpack(item.input, 1, item.input.n))))
+    print_results(item, path, as_kept(f, pack(func.single(f)(unpack(item.input, 1, item.input.n)))))
     return 0
   end
   local started = core.loop.now()
@@ -162,7 +187,7 @@ local function run_item(item, f, path, as_json)
     print_json(item, nil, seconds, describe.message(outcome[2]))
     return 1
   end
-  print_json(item, pack(unpack(outcome, 2, outcome.n)), seconds)
+  print_json(item, as_kept(f, pack(unpack(outcome, 2, outcome.n))), seconds)
   return 0
 end
 
@@ -179,6 +204,7 @@ local function main(path, name, index, as_json)
   local f, code
   f, problem, code = load_function(item)
   if not f then return code, problem end
+  if not as_json then compare(item, f, path) end
   return run_item(item, f, path, as_json)
 end
 
