@@ -36,10 +36,14 @@ static int copy_config(tp_config *to, const tp_config *from, tp_error *err)
 {
     *to = (tp_config){ 0 };
     if (from) {
-        if (from->size == 0 || from->size > sizeof *to)
+        if (from->size == 0)
             return tp_error_set(err, TP_EUSAGE,
-                                "tp_config.size is %zu, which this version does not know",
-                                from->size);
+                                "tp_config.size is 0: it must be sizeof(tp_config)");
+        if (from->size > sizeof *to)
+            return tp_error_set(err, TP_EUSAGE,
+                                "tp_config.size is %zu, but %zu in this version of the library: "
+                                "it must be sizeof(tp_config), and the header not be newer",
+                                from->size, sizeof *to);
         memcpy(to, from, from->size);
     }
     if (to->workers < 0 || to->workers > TP_WORKERS_MAX)

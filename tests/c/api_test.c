@@ -82,6 +82,9 @@ TEST(a_config_of_another_version_is_refused)
     CHECK_INT(-1, tp_host_open(&host, &config, &err));
     CHECK_INT(TP_EUSAGE, err.code);
     CHECK(strstr(err.message, "tp_config.size"));
+    config.size = 0;
+    CHECK(tp_host_open(&host, &config, &err) != 0);
+    CHECK(strstr(err.message, "tp_config.size is 0: it must be sizeof(tp_config)"));
     CHECK(!host);
 }
 
