@@ -272,12 +272,46 @@ static tp_reason reason(const tp_job *job, uint64_t now, bool waits)
     return waits && job->finished < job->pushed ? TP_REASON_ORDER : TP_REASON_READER;
 }
 
-tp_reason tp_job_reason(tp_job *job, bool waits)
+enum { LOOKED_AT_MAX = 256 }; /* jobs or slices: the lock is not to be held for long */
+
+/* Locked. The slice of the job that was begun first: its items are below the others', or it hangs
+ * in one. */
+static void find_oldest(const tp_job *job, tp_job_state *state)
 {
+    int n = 0;
+    for (tp_slice *s = job->engine->slices; s && n < LOOKED_AT_MAX; s = s->next, n++)
+        if (s->job == job && (!state->since_ns || s->started_ns < state->since_ns)) {
+            int32_t running = tp_work_running(&s->work);
+            state->since_ns = s->started_ns;
+            state->oldest = s->work.block->first + (uint32_t)(running > 0 ? running : 0);
+        }
+}
+
+/* Locked. */
+static void find_inside(const tp_job *job, tp_job_state *state)
+{
+    const tp_func *f = NULL;
+    int n = 0;
+    state->maps = job->inside;
+    for (const tp_job *j = job->inside ? job->engine->jobs : NULL; j && n < LOOKED_AT_MAX;
+         j = j->next, n++) {
+        if (j->parent != job || (f && j->func != f))
+            continue;
+        f = j->func;
+        state->inside_done += j->finished - j->skipped;
+        state->inside_total += j->total > 0 ? (uint64_t)j->total : j->pushed;
+    }
+    snprintf(state->inside, sizeof state->inside, "%s", f ? f->name : "");
+}
+
+void tp_job_get_state(tp_job *job, tp_job_state *state)
+{
+    *state = (tp_job_state){ .limit = job->func->limit };
     uv_mutex_lock(&job->engine->lock);
-    tp_reason why = reason(job, uv_hrtime(), waits);
+    state->reason = reason(job, uv_hrtime(), !job->left_ns);
+    find_oldest(job, state);
+    find_inside(job, state);
     uv_mutex_unlock(&job->engine->lock);
-    return why;
 }
 
 tp_reason tp_engine_reason_locked(tp_engine *e, const tp_executor *ex)

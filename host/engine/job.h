@@ -304,9 +304,19 @@ tp_job *tp_job_collect(tp_engine *engine, tp_waiter *waiter);
 /* Would tp_job_collect find a job? */
 bool tp_job_can_collect(tp_engine *engine, const tp_waiter *waiter);
 
-/* Why nothing of the job can be begun. The owner, who is taken to be away with results unless it
- * `waits`. */
-tp_reason tp_job_reason(tp_job *job, bool waits);
+/* What the job is doing, for its owner to show. */
+typedef struct tp_job_state {
+    tp_reason reason; /* why nothing of it can be begun */
+    unsigned limit;   /* of its function; 0: none */
+    /* the item that has been running for longest, and since when (uv_hrtime); 0: none runs */
+    uint64_t oldest, since_ns;
+    /* of maps inside of its items: how many are open, and of those of one function its name (a
+     * copy), how many inputs are done, and of how many that are known so far */
+    unsigned maps;
+    char inside[64];
+    uint64_t inside_done, inside_total;
+} tp_job_state;
+void tp_job_get_state(tp_job *job, tp_job_state *state);
 
 /* Can nothing more happen in the job before its owner reads or pushes? */
 bool tp_job_is_idle(tp_job *job);

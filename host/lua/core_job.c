@@ -975,6 +975,49 @@ static int l_job_counts(lua_State *L)
     return 1;
 }
 
+static const char *name_of_reason(tp_reason reason)
+{
+    switch (reason) {
+    case TP_REASON_INPUTS: return "inputs";
+    case TP_REASON_READER: return "reader";
+    case TP_REASON_ORDER: return "order";
+    case TP_REASON_LIMIT: return "limit";
+    case TP_REASON_RETRY: return "retry";
+    case TP_REASON_WORKERS:
+    case TP_REASON_NONE: break;
+    }
+    return NULL;
+}
+
+/* core.job.state(job) -> why nothing of it is begun ("inputs", "reader", "order", "limit", "retry")
+ * or nil; its function's limit or nil; the index of the item that has been running for longest or
+ * nil, and for how many seconds; how many maps are open in its items, and of those of one function
+ * its name, how many inputs are done and of how many */
+static int l_job_state(lua_State *L)
+{
+    tp_job_state s;
+    tp_job_get_state(check_job(L, 1)->job, &s);
+    lua_pushstring(L, name_of_reason(s.reason)); /* nil for NULL */
+    lua_pushnil(L);
+    lua_pushnil(L);
+    lua_pushnil(L);
+    if (s.limit) {
+        lua_pushinteger(L, (lua_Integer)s.limit);
+        lua_replace(L, -4);
+    }
+    if (s.since_ns) {
+        lua_pushnumber(L, (double)s.oldest + 1);
+        lua_replace(L, -3);
+        lua_pushnumber(L, (double)(uv_hrtime() - s.since_ns) * 1e-9);
+        lua_replace(L, -2);
+    }
+    lua_pushinteger(L, (lua_Integer)s.maps);
+    lua_pushstring(L, s.inside);
+    lua_pushnumber(L, (double)s.inside_done);
+    lua_pushnumber(L, (double)s.inside_total);
+    return 8;
+}
+
 /* core.job.is_settled(job) -> do all inputs that were pushed so far have their results? */
 static int l_job_is_settled(lua_State *L)
 {
@@ -1054,6 +1097,7 @@ static const luaL_Reg job_functions[] = {
     { "stop", l_job_stop },
     { "cancel", l_job_cancel },
     { "counts", l_job_counts },
+    { "state", l_job_state },
     { "is_settled", l_job_is_settled },
     { "busy", l_job_busy },
     { "emit", l_job_emit },

@@ -438,12 +438,13 @@ function Results:_advance(no_wait, is_reducing)
     raise(self.end_failure)
   end
   if not no_wait then loop.check_wait() end
+  local has_waited = false
   while true do
     local job = self.job
     local has_fed = self:_feed()
     -- the iterator of the inputs has cancelled this map
     if self.job ~= job then return self:_advance(no_wait) end
-    if self.watch then progress.step() end
+    if self.watch then progress.step(has_waited) end
     -- a callback of the user's has cancelled it
     if self.job ~= job then return self:_advance(no_wait) end
     if self.k < self.n then return "block" end -- or has read some of it
@@ -466,6 +467,7 @@ function Results:_advance(no_wait, is_reducing)
         if no_wait then return "later" end
         self:_check_wait()
         self:_wait(job)
+        has_waited = true
         if self.job ~= job or self.k < self.n then return self:_advance() end
       end
     elseif kind == FAILURE then

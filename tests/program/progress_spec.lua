@@ -69,6 +69,53 @@ describe("a function as the option progress", function()
     support.check_pool()
   end)
 
+  --- The states that a map of f over `inputs` has until it is over; `read` reads it.
+  local function states_of(f, inputs, given, read)
+    local states = {}
+    given.progress = function(s) if not s.is_over then states[#states + 1] = s end end
+    local results = f:map(inputs, given)
+    if read then read(results) else results:list() end
+    return states
+  end
+
+  --- Some of the states have this value in this field.
+  local function has(states, field, value)
+    local seen = {}
+    for _, s in ipairs(states) do
+      if s[field] == value then return s end
+      seen[#seen + 1] = tostring(s[field])
+    end
+    assert(false, field .. " was " .. table.concat(seen, ", "))
+  end
+
+  it("gets what the map waits for", function()
+    local one = app:func { name = "one", concurrency_limit = 1 } (function() tidepool.sleep(0.15) end)
+    assert.equal(1, has(states_of(one, { 1, 2, 3, 4 }, {}), "waits_for", "limit").limit)
+    local n, same = 0, app:func { name = "same" } (function(x) return x end)
+    local function slowly()
+      n = n + 1
+      tidepool.sleep(0.12)
+      return n < 6 and n or nil
+    end
+    assert.is_true(has(states_of(same, slowly, {}), "waits_for", "inputs").waits_since >= 0)
+    has(states_of(same, tidepool.range(30), { window = 8 }, function(results)
+      for _ in results do tidepool.sleep(0.03) end
+    end), "waits_for", "reader")
+    local again = app:func { name = "again", retries = { max = 1, initial_delay = 0.5 } } (function()
+      if tidepool.current().attempt == 1 then error "again" end
+    end)
+    has(states_of(again, { 1 }, {}), "waits_for", "retry")
+  end)
+
+  it("gets the maps inside of its inputs", function()
+    local inner = app:func { name = "inner" } (function(x) tidepool.sleep(0.05) return x end)
+    local outer = app:func { name = "outer" } (function() return inner:map(tidepool.range(10)):sum() end)
+    local seen
+    for _, s in ipairs(states_of(outer, { 1 }, {})) do seen = seen or s.inside and s.inside.done > 0 and s.inside end
+    assert.same({ "inner", 10, 1 }, { seen.name, seen.total, seen.maps })
+    assert.is_true(seen.done <= 10)
+  end)
+
   it("may map itself", function()
     local sums = {}
     slow:map({ 1, 3 }, { progress = function() sums[#sums + 1] = slow:remote(7) end }):list()
@@ -205,6 +252,33 @@ describe("the progress line on a terminal", function()
       nap:map(tidepool.range(n), { return_exceptions = true }):list()]]))
     assert.truthy(terminal:wait "|":find "other %d+/40 %d+%% | nap %d+/40 %d+%%")
     contains(terminal:wait "[ended 0]", "nap: 40 done", "other: 40 done")
+  end)
+
+  it("says what a map waits for, and shows the maps in its inputs", function()
+    open(script(6, 0.8, [[
+      local one = app:func { name = "one", concurrency_limit = 1 } (function(x) sleep(0.5) return x end)
+      one:map(tidepool.range(8)):list()
+      local inner = app:func { name = "inner" } (function(x) sleep(0.3) return x end)
+      app:func { name = "outer" } (function() return inner:map(tidepool.range(20)):sum() end):map({ 1, 2 }):list()]]))
+    assert.truthy(terminal:wait "limit 1":find "one %d/8 %d+%% ")
+    assert.truthy(terminal:wait "2 maps":find "outer 0/2 0%% [^\n]*%(2 maps, inner %d+/40%)")
+    terminal:wait "[ended 0]"
+  end)
+
+  it("shows which input runs for long, and fits 40 columns", function()
+    open(script(1, 0.05, [[
+      local other = app:func { name = "a_name_that_is_rather_long" } (function(x) sleep(0.5) return x end)
+      other:spawn_map(tidepool.range(8))
+      for _ in nap:map { 1, -14, 5, 6, 7 } do end]]))
+    os.execute(terminal.tmux .. "resize-window -x 40 -y 50")
+    support.eventually("two maps fit", function()
+      local line = terminal:screen():match "[^\n]*nap [^\n]*"
+      return line and #line < 40 and line:find "^a_name%. %d/8 %d+%% | nap %d/5 %d+%%$"
+    end)
+    terminal:wait "#2 runs for 0:1"
+    assert.truthy(terminal:screen():find "nap 4/5 80%% [^\n]*#2 runs for 0:1%d\n")
+    for line in terminal:screen():gmatch "[^\n]+" do assert.is_true(#line < 40 or line:find "done in" ~= nil, line) end
+    terminal:wait "[ended 0]"
   end)
 
   it("is not torn by what the script and its workers print", function()

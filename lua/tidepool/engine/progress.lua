@@ -14,7 +14,11 @@ local INTERVAL = 0.1 -- seconds between two updates
 local PATIENCE = 0.5 -- a map that takes less time gets no line
 local PLAIN_INTERVAL = 1 -- seconds between two lines of a log
 local STUCK = 2 -- an item that holds up the others for so long is named
-local SMOOTHING = 3 -- seconds over which the rate is averaged
+local OLD = 10 -- an input that runs for so long is shown
+local SMOOTHING = 3 -- seconds over which the rate is averaged,
+local SMOOTHED = 10 -- or so many inputs, where they take longer
+local REASON = 1 -- what a map waits for is shown when it has waited for so long
+local READY = 0.75 -- of the inputs in flight: when so many are done, they wait for the reader
 local BAR = 10
 
 -- The maps that are watched. Weak, since a map that was left in the middle of its loop must be
@@ -67,13 +71,27 @@ local function measure(entry, done, now)
   if elapsed < INTERVAL / 2 then return end
   local rate = (done - entry.looked_done) / elapsed
   -- In the first seconds all count alike; later the older ones fade.
-  local weight = math.max(1 - math.exp(-elapsed / SMOOTHING), elapsed / (now - entry.started))
+  local horizon = math.max(SMOOTHING, done > 0 and SMOOTHED * (now - entry.started) / done or 0)
+  local weight = math.max(1 - math.exp(-elapsed / horizon), elapsed / (now - entry.started))
   entry.rate = entry.rate and entry.rate + (rate - entry.rate) * weight or rate
   entry.looked, entry.looked_done = now, done
 end
 
+--- Adds to the state what the map waits for (`waits`: somebody waits for results, so it is not the
+--- reader that is slow), which of its inputs has been running for long, and the maps in its inputs.
+local function add_reasons(entry, state, counts, now, waits)
+  local reason, limit, oldest, seconds, maps, inside, inside_done, inside_total = core.job.state(entry.job)
+  local ready, in_flight = counts.finished - counts.skipped - counts.delivered, counts.pushed - counts.delivered
+  if not waits and in_flight >= 2 and ready >= READY * in_flight then reason = "reader" end
+  if reason ~= entry.reason then entry.reason, entry.reason_since = reason, now end
+  state.waits_for, state.waits_since = reason, reason and now - entry.reason_since
+  state.limit = limit
+  if seconds and seconds >= OLD then state.oldest, state.oldest_seconds = oldest, seconds end
+  if maps > 0 and inside ~= "" then state.inside = { name = inside, done = inside_done, total = inside_total, maps = maps } end
+end
+
 --- The table that users' callbacks get.
-local function state_of(entry, now, is_over, is_complete)
+local function state_of(entry, now, waits, is_over, is_complete)
   local counts, about = core.job.counts(entry.job), entry.about
   local is_compiling = about.is_compiling and counts.finished == 0
   -- Inputs that were dropped at the end are not done.
@@ -93,6 +111,7 @@ local function state_of(entry, now, is_over, is_complete)
     return state
   end
   state.busy, state.rate = core.job.busy(entry.job), entry.rate or 0
+  add_reasons(entry, state, counts, now, waits)
   if total and state.rate > 0 then state.eta = (total - done) / state.rate end
   if about.ordered and done > counts.delivered and now - entry.moved >= STUCK then
     state.waiting_for, state.waiting = counts.delivered + 1, now - entry.moved
@@ -138,9 +157,30 @@ local function busy_text(s, executor)
   return ("%d/%d busy"):format(math.min(s.busy, s.workers), s.workers)
 end
 
+--- Why the map waits: "waits for inputs", "window full: reader", "limit 5", "waits to retry".
+local function reason_text(s)
+  if not s.waits_for or s.waits_since < REASON then return nil end
+  return s.waits_for == "inputs" and "waits for inputs" or s.waits_for == "reader" and "window full: reader"
+    or s.waits_for == "limit" and ("limit %d"):format(s.limit) or s.waits_for == "retry" and "waits to retry" or nil
+end
+
+--- "#17 runs for 0:42", or which one the others wait for.
+local function item_text(s)
+  if s.oldest then return ("#%.0f runs for %s"):format(s.oldest, clock(s.oldest_seconds)) end
+  return s.waiting_for and ("waiting for #%.0f (%.0f s)"):format(s.waiting_for, s.waiting) or nil
+end
+
+--- The maps in its inputs: "(inner 45/100)", "(3 maps of inner: 45/100)".
+local function inside_text(s)
+  local of = s.inside
+  if not of then return nil end
+  return (of.maps > 1 and ("(%d maps, %s %.0f/%.0f)"):format(of.maps, plain_name(of.name), of.done, of.total)
+    or ("(%s %.0f/%.0f)"):format(plain_name(of.name), of.done, of.total))
+end
+
 --- Everything about one map, in at most so many columns. When that is too little, the least
---- important parts are left out first (the bar, the busy workers, the rate, the time left). Without
---- `columns` all but the bar.
+--- important parts are left out first (the bar, the maps inside, the busy workers, the rate, why it
+--- waits, the time left, which input it waits for). Without `columns` all but the bar.
 local function full_text(s, executor, columns)
   local parts = {
     count_text(s),
@@ -149,27 +189,42 @@ local function full_text(s, executor, columns)
     s.eta and s.eta < 360000 and "eta " .. clock(s.eta) or false,
     s.failed > 0 and ("%.0f failed"):format(s.failed) or false,
     s.is_compiling and "compiling" or busy_text(s, executor) or false,
-    s.waiting_for and ("waiting for #%.0f (%.0f s)"):format(s.waiting_for, s.waiting) or false,
+    reason_text(s) or false,
+    item_text(s) or false,
+    inside_text(s) or false,
   }
   local function text()
     local shown = {}
     for _, part in ipairs(parts) do shown[#shown + 1] = part or nil end
     return table.concat(shown, " ")
   end
-  for _, i in ipairs { 2, 6, 3, 4 } do
+  for _, i in ipairs { 2, 9, 6, 3, 7, 4, 8 } do
     if not columns or #text() < columns then break end
     parts[i] = false
   end
   return text()
 end
 
---- The line for several maps.
-local function short_text(states)
-  local parts = {}
-  for i, s in ipairs(states) do
-    parts[i] = count_text(s) .. (s.failed > 0 and (" %.0f failed"):format(s.failed) or "")
+--- The line for several maps. Where the columns are too few, their names are cut, and then those
+--- behind the first ones are only counted.
+local function short_text(states, columns)
+  local function text(longest, n)
+    local parts = {}
+    for i = 1, n do
+      local s = states[i]
+      local cut = #s.name > longest and s.name:sub(1, longest) .. "." or s.name
+      parts[i] = count_text({ name = cut, done = s.done, total = s.total }) .. (s.failed > 0 and (" %.0f failed"):format(s.failed) or "")
+    end
+    if n < #states then parts[n + 1] = ("%d more"):format(#states - n) end
+    return table.concat(parts, " | ")
   end
-  return table.concat(parts, " | ")
+  for n = #states, 1, -1 do
+    for _, longest in ipairs { math.huge, 6, 2 } do
+      local line = text(longest, n)
+      if #line < columns then return line end
+    end
+  end
+  return text(2, 1)
 end
 
 local function json_string(text)
@@ -195,7 +250,7 @@ end
 
 local function draw_line(states, executor)
   if #states == 0 then return display.line "" end
-  if #states > 1 then return display.line(short_text(states)) end
+  if #states > 1 then return display.line(short_text(states, display.width())) end
   display.line(full_text(states[1], executor, display.width()))
 end
 
@@ -206,11 +261,11 @@ local function in_order()
   return entries
 end
 
-local function look(now)
+local function look(now, waits)
   local states, executor = {}, nil
   for _, entry in ipairs(in_order()) do
     if watched[entry] then -- a user's callback may have ended another map
-      local s = state_of(entry, now)
+      local s = state_of(entry, now, waits)
       if entry.on then
         watched[entry] = nil -- a callback that raises is not called again
         entry.on(s)
@@ -231,11 +286,12 @@ local function look(now)
 end
 
 --- Updates the display when it is time to. Raises what a user's callback raises.
-function progress.step()
+---@param waits boolean?  somebody waits now
+function progress.step(waits)
   local now = core.loop.now()
   if now < next_look or is_looking then return end
   is_looking = true
-  local fine, why = pcall(look, now)
+  local fine, why = pcall(look, now, waits)
   is_looking = false
   next_look = core.loop.now() + INTERVAL
   if not fine then error(why, 0) end
@@ -244,7 +300,7 @@ end
 -- Whoever waits updates the display meanwhile, and returns early for that.
 loop.set_watcher(function(seconds)
   if next(watched) == nil then return seconds end
-  progress.step()
+  progress.step(true)
   return seconds and math.min(seconds, INTERVAL) or INTERVAL
 end)
 
@@ -253,7 +309,7 @@ end)
 function progress.close(entry, is_complete)
   watched[entry] = nil
   entry.is_closed = true
-  local s = state_of(entry, core.loop.now(), true, is_complete)
+  local s = state_of(entry, core.loop.now(), false, true, is_complete)
   if entry.on then return entry.on(s) end
   if s.elapsed < PATIENCE then return end
   if display.mode == "line" and not entry.was_shown then return end
