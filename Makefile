@@ -53,7 +53,7 @@ LDLIBS   += $(LUAJIT) -luv -ldl -lm -lpthread
 # ---- files ----
 
 # Sources lie in folders of any depth. host/program/ is the program's own, and what a stock luajit lacks of it (module.c).
-MODULE_ONLY := host/program/module.c host/program/pocl_cache.c
+MODULE_ONLY := host/program/module.c host/program/pocl_cache.c host/program/engine_token.c
 BINARY_SRC  := $(filter-out host/program/module.c,$(sort $(shell find host/program -name "*.c")))
 LIB_SRC     := $(filter-out host/program/%,$(sort $(shell find host gpu -name "*.c")))
 TEST_SRC    := $(wildcard tests/c/*_test.c)

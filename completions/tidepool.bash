@@ -13,7 +13,7 @@ _tidepool() {
     before=${COMP_WORDS[COMP_CWORD - 1]}
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
-            run | map | devices | journal | replay | cache | new | help) command=${COMP_WORDS[i]}; break ;;
+            run | map | devices | journal | replay | cache | new | engine | worker | help) command=${COMP_WORDS[i]}; break ;;
         esac
     done
     COMPREPLY=()
@@ -32,22 +32,28 @@ _tidepool() {
         --journal | --joblog | --trace) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
         --results) [[ $command = map ]] && compopt -o filenames && mapfile -t COMPREPLY < <(compgen -d -- "$word") && return ;;
         --columns | --halt | --limit) [[ $command = map ]] && return ;;
-        --executor) COMPREPLY=($(compgen -W 'threads processes inline' -- "$word")); return ;;
-        -e) return ;;
+        --executor) COMPREPLY=($(compgen -W 'threads processes inline cluster' -- "$word")); return ;;
+        -e | --listen) return ;;
+        --engine) COMPREPLY=($(compgen -W 'nats://127.0.0.1:4222' -- "$word")); return ;;
+        --dir) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$word"); return ;;
     esac
     if [[ $command = help ]]; then
-        COMPREPLY=($(compgen -W 'run map devices journal replay cache new' -- "$word"))
+        COMPREPLY=($(compgen -W 'run map devices journal replay cache new engine worker' -- "$word"))
     elif [[ $word = -* ]]; then
-        local options='-w --workers --executor --progress --progress= --no-progress --journal --trace --explain --log=tag --color --color= --quiet --help'
+        local options='-w --workers --executor --engine --progress --progress= --no-progress --journal --trace --explain --log=tag --color --color= --quiet --help'
         case $command in
             run) options+=' --json' ;;
             map) options+=' --json --text --keep-going --halt --retry-failed --columns -0 --limit --tag --results --joblog' ;;
             devices | journal | replay | cache) options='--json --help' ;;
             new) options='--help' ;;
+            engine) options='--listen --dir --coordinator --help' ;;
+            worker) options='-w --workers --engine --help' ;;
             *) options+=' --verbose --watch --version -e -h -p -l -i -v -E -j -O -b' ;;
         esac
         COMPREPLY=($(compgen -W "$options" -- "$word"))
         [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} = *= ]] && compopt -o nospace
+    elif [[ $command = engine ]]; then
+        COMPREPLY=($(compgen -W 'up status token down' -- "$word"))
     elif [[ $command = journal || $command = replay || $command = cache ]]; then
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$word"; [[ $command = journal && $before != journal ]] && compgen -W failures -- "$word"
@@ -55,7 +61,7 @@ _tidepool() {
     else
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -d -- "$word"; compgen -f -X '!*.lua' -- "$word"
-            [[ $command ]] || compgen -W 'run map devices journal replay cache new help' -- "$word")
+            [[ $command ]] || compgen -W 'run map devices journal replay cache new engine worker help' -- "$word")
     fi
 }
 

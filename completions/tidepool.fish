@@ -1,8 +1,8 @@
 # Completion of tidepool's command line for fish.
 
-set -l commands run map devices journal replay cache new help
+set -l commands run map devices journal replay cache new engine worker help
 set -l at_start "not __fish_seen_subcommand_from $commands"
-set -l runs "not __fish_seen_subcommand_from devices journal replay cache new help"
+set -l runs "not __fish_seen_subcommand_from devices journal replay cache new engine worker help"
 
 # Scripts, and after FILE:: the names that the file's app may have, as its text shows them.
 function __tidepool_targets
@@ -19,13 +19,15 @@ end
 
 complete -c tidepool -n $at_start -a "$commands"
 complete -c tidepool -n "__fish_seen_subcommand_from run map" -f -a "(__tidepool_targets)"
-complete -c tidepool -n "__fish_seen_subcommand_from help" -f -a "run map devices journal replay cache new"
+complete -c tidepool -n "__fish_seen_subcommand_from help" -f -a "run map devices journal replay cache new engine worker"
 complete -c tidepool -n "__fish_seen_subcommand_from journal" -a failures
 complete -c tidepool -n "__fish_seen_subcommand_from cache" -a forget
-complete -c tidepool -n "__fish_seen_subcommand_from new" -f
+complete -c tidepool -n "__fish_seen_subcommand_from new worker" -f
+complete -c tidepool -n "__fish_seen_subcommand_from engine" -f -a "up status token down"
 
 complete -c tidepool -n $runs -s w -l workers -x -a "1 2 4 8 16" -d "worker threads"
-complete -c tidepool -n $runs -l executor -x -a "threads processes inline" -d "who runs functions that name none"
+complete -c tidepool -n $runs -l executor -x -a "threads processes inline cluster" -d "who runs functions that name none"
+complete -c tidepool -n "not __fish_seen_subcommand_from devices journal replay cache new engine help" -l engine -x -a "nats://127.0.0.1:4222" -d "the engine of a cluster"
 complete -c tidepool -n $runs -l progress -a "line plain json off" -d "progress of maps"
 complete -c tidepool -n $runs -l no-progress -d "no progress"
 complete -c tidepool -n $runs -l journal -r -d "where the results of maps are kept"
@@ -47,6 +49,10 @@ complete -c tidepool -n "__fish_seen_subcommand_from map" -l columns -x -d "fiel
 complete -c tidepool -n "__fish_seen_subcommand_from map" -l tag -d "inputs before results"
 complete -c tidepool -n "__fish_seen_subcommand_from map" -l results -x -a "(__fish_complete_directories)" -d "a file for each input"
 complete -c tidepool -n "__fish_seen_subcommand_from map" -l joblog -r -d "when each input ran, as GNU parallel writes it"
+
+complete -c tidepool -n "__fish_seen_subcommand_from engine" -l listen -x -a "127.0.0.1:4222" -d "its address"
+complete -c tidepool -n "__fish_seen_subcommand_from engine" -l dir -x -a "(__fish_complete_directories)" -d "where its files are"
+complete -c tidepool -n "__fish_seen_subcommand_from engine" -l coordinator -d "the token of scripts"
 
 complete -c tidepool -n $at_start -l version -d versions
 complete -c tidepool -n $at_start -l verbose -d "why device programs are not kept"

@@ -5,7 +5,7 @@
 #include <stddef.h>
 
 /* The default first. */
-#define EXECUTORS(X) X(threads) X(processes) X(inline) X(opencl)
+#define EXECUTORS(X) X(threads) X(processes) X(inline) X(cluster) X(opencl)
 
 #define DECLARE(name) extern const tp_executor_type tp_exec_##name;
 EXECUTORS(DECLARE)

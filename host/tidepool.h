@@ -163,7 +163,7 @@ typedef struct tp_config {
      * programs are not kept. Copied. */
     const char *cache_dir;
     const char *executor; /* of functions that do not name one, as their option `executor`:
-                             "threads", "processes" or "inline"; default: "threads" */
+                             "threads", "processes", "inline" or "cluster"; default: "threads" */
     /* A folder of the same kind for the key that authenticates kept programs, so that a program
      * which somebody else has put into cache_dir is not run. Default: cache_dir. Copied. */
     const char *state_dir;
@@ -181,6 +181,9 @@ typedef struct tp_config {
      * when its name ends in ".gz", which needs zlib. It costs a few percent. When the disk is full
      * the host goes on, and `write` gets a line (fd 2). Default: none. Copied. */
     const char *trace;
+    /* Where the engine of a cluster is, "nats://127.0.0.1:4222", and the token of a coordinator,
+     * for functions that the executor "cluster" runs. Default: there is no cluster. Copied. */
+    const char *engine, *token;
 } tp_config;
 
 /* Opens a host; the calling thread is its owner from now on. Worker threads start with the first

@@ -23,6 +23,14 @@ void tp_sigmask_set(const sigset_t *mask, sigset_t *before)
     pthread_sigmask(SIG_SETMASK, mask, before);
 }
 
+void tp_sigmask_block_pipe(void)
+{
+    sigset_t pipe;
+    sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe, NULL);
+}
+
 void tp_sigmask_get(sigset_t *mask)
 {
     pthread_sigmask(SIG_SETMASK, NULL, mask);

@@ -12,6 +12,9 @@ void tp_sigmask_block(sigset_t *before);
 /* Gives the calling thread that mask; *before, which may be NULL, gets the mask so far. */
 void tp_sigmask_set(const sigset_t *mask, sigset_t *before);
 
+/* Blocks SIGPIPE, too: for a thread whose libraries write to sockets that others may close. */
+void tp_sigmask_block_pipe(void);
+
 /* The calling thread's mask. */
 void tp_sigmask_get(sigset_t *mask);
 

@@ -76,7 +76,9 @@ enum {
      * defined */
     TP_ENCODE_NO_CODE = 4,
     /* for readers that share only the file of typed arrays with us: other arrays are copied */
-    TP_ENCODE_COPIES = 8
+    TP_ENCODE_COPIES = 8,
+    /* with TP_ENCODE_COPIES, for readers on other machines: all arrays are copied */
+    TP_ENCODE_ELEMENTS = 16
 };
 
 /* Encodes the n stack values first, first+1, ... and appends them to out: a count, then the values.

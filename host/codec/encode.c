@@ -463,7 +463,8 @@ static int put_array(encoder *e, struct codec *c, int top)
     if (is_identity(e))
         return put_elements(e, (const tp_array *)r, (tp_type)lua_tointeger(L, -4), numbers) < 0 ? -1
                                                                                                 : 1;
-    if (e->flags & TP_ENCODE_COPIES && !tp_array_share((tp_array *)r))
+    if (e->flags & TP_ENCODE_COPIES &&
+        (e->flags & TP_ENCODE_ELEMENTS || !tp_array_share((tp_array *)r)))
         return put_copy(e, (const tp_array *)r, (tp_type)lua_tointeger(L, -4), numbers, top) < 0
                    ? -1
                    : 1;
@@ -503,7 +504,8 @@ APART static int put_cdata(encoder *e)
     struct codec *c = e->c;
     int top = lua_gettop(L), rc = -1;
     const struct lately *array = is_identity(e) ? NULL : find_sent(L, c);
-    if (array && (!(e->flags & TP_ENCODE_COPIES) || ((const tp_array *)array->memory)->at >= 0))
+    if (array && !(e->flags & TP_ENCODE_ELEMENTS) &&
+        (!(e->flags & TP_ENCODE_COPIES) || ((const tp_array *)array->memory)->at >= 0))
         return write_array(e, array);
     tp_codec_push_ffi(L, c, "kind_of");
     if (lua_isnil(L, -1)) {

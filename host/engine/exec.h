@@ -22,7 +22,9 @@
       "by_owner") /* has no workers: the owner of a job runs its items while it waits */   \
     X(TP_BOUNDS_MEMORY, 64, "bounds_memory") /* can bound the memory of an item */         \
     X(TP_INTERLEAVES, 128,                                                                 \
-      "interleaves") /* a worker can run several items at once, which wait as coroutines */
+      "interleaves") /* a worker can run several items at once, which wait as coroutines */\
+    X(TP_STREAMS, 256, "streams") /* takes values that an item gives while it runs */      \
+    X(TP_FAR, 512, "far") /* items run on other machines, which share nothing with us */
 
 enum tp_capability {
 #define TP_CAPABILITY(flag, bit, name) flag = bit,

@@ -122,7 +122,7 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
     job->func = tp_ref_hold(c->func);
     job->terms =
         (tp_terms){ .name = job->func->name,
-                    .executor = c->executor->type->name,
+                    .executor = c->executor_name ? c->executor_name : c->executor->type->name,
                     .number = atomic_fetch_add_explicit(&e->n_jobs, 1, memory_order_relaxed) + 1,
                     .image = c->image ? tp_ref_hold(c->image) : NULL,
                     .discards = c->discard,
@@ -136,6 +136,7 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
                     .leases = c->leases,
                     .is_limited = c->func->limit > 0,
                     .depth = depth,
+                    .base = c->base,
                     .timeout_ns = c->timeout_ns,
                     .recycle = c->recycle,
                     .memory = c->memory };
@@ -154,6 +155,7 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
     job->bytes_max = c->bytes ? c->bytes : TP_BYTES_MAX;
     job->read_ahead = job->is_cheap ? job->window : c->batch > 8 ? 2 * (uint64_t)c->batch : 16;
     job->retries = c->retries;
+    job->attempt = c->attempt ? c->attempt : 1;
     for (uint32_t i = 0; i < job->terms.returns.columns; i++)
         if (job->terms.returns.array[i])
             tp_ref_hold(job->terms.returns.array[i]);
@@ -385,7 +387,7 @@ int tp_job_push(tp_job *job, tp_block *b)
             tp_job_cancel_locked(job); /* without a range no worker could ever take these inputs */
         free(r);
     } else {
-        *r = (tp_range){ .block = b, .count = b->n, .attempt = 1 };
+        *r = (tp_range){ .block = b, .count = b->n, .attempt = job->attempt };
         tp_job_enqueue(job, r);
         w.executor = job->executor;
         w.takers = tp_job_takers(job);
@@ -399,7 +401,7 @@ int tp_job_push(tp_job *job, tp_block *b)
 
 /* Of a block of inputs, the items that have no result in `results`, as ranges linked by `next`. -1
  * when out of memory. */
-static int find_gaps(tp_range **gaps, tp_block *b, const tp_block *results)
+static int find_gaps(const tp_job *job, tp_range **gaps, tp_block *b, const tp_block *results)
 {
     tp_range **end = gaps;
     uint64_t at = b->first;
@@ -412,7 +414,7 @@ static int find_gaps(tp_range **gaps, tp_block *b, const tp_block *results)
             *gap = (tp_range){ .block = b,
                                .offset = (uint32_t)(at - b->first),
                                .count = (uint32_t)(until - at),
-                               .attempt = 1 };
+                               .attempt = job->attempt };
             *end = gap;
             end = &gap->next;
         }
@@ -444,7 +446,7 @@ int tp_job_push_known(tp_job *job, tp_block *b, tp_block *results)
         if (r->kind == TP_BLOCK_FAILURE && r->first - b->first < b->n)
             /* for lack of memory the failure does without its input */
             tp_block_encode_item(b, (uint32_t)(r->first - b->first), &r->input);
-    int rc = find_gaps(&gaps, b, results);
+    int rc = find_gaps(job, &gaps, b, results);
     tp_wakes w = { 0 };
     b->open = b->n + 1; /* one more, so that the block lives until this function is done with it */
     tp_trace_note(&e->trace, TP_EVENT_PUSH, job->owner_id, job->terms.number, b->first, b->n);

@@ -162,6 +162,10 @@ typedef struct tp_job_config {
     tp_key draws;      /* the key from which its items draw their random numbers */
     bool has_leases;   /* see tp_terms */
     uint64_t leases;
+    uint64_t base;     /* see tp_terms */
+    /* tp_terms.executor, alive as long as the job; NULL: the name of `executor` */
+    const char *executor_name;
+    unsigned attempt;  /* the number of its items' first attempt; 0: 1 */
 } tp_job_config;
 
 typedef struct tp_job_counts {

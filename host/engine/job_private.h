@@ -25,6 +25,7 @@ struct tp_job {
     tp_job *parent; /* the job in whose item it was started; held; or NULL */
     bool ordered, keep_going, is_cheap;
     uint64_t window;
+    unsigned attempt; /* the first one's number */
     size_t bytes_max;
     tp_retries retries;
     int64_t total;

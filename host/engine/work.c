@@ -26,7 +26,7 @@ void tp_work_open(tp_work *w, tp_worker *worker, const tp_sink *sink, const tp_t
                     .at = offset,
                     .outer = worker->current,
                     .lines = w->lines };
-    tp_draws_open(&w->draws, terms->draws, block->first);
+    tp_draws_open(&w->draws, terms->draws, terms->base + block->first);
     atomic_init(&w->ctl[0], (int32_t)offset);
     worker->current = w;
 }

@@ -111,9 +111,10 @@ static void keep_outline(lua_State *L, unsigned flags, tp_buf *scratch)
 }
 
 /* core.func.image(fn, package.path, package.cpath, list of setups or nil, name, last image or nil,
- * func, whether typed arrays are copied) -> image, its captured tables for core.job.open (nil: it
- * has none), and true if it is the last image, which was known without encoding; or nil, a message
- * and the kind of failure: what the function captures that cannot travel */
+ * func, whether typed arrays are copied, or even those that lie in the host's file) -> image, its
+ * captured tables for core.job.open (nil: it has none), and true if it is the last image, which was
+ * known without encoding; or nil, a message and the kind of failure: what the function captures
+ * that cannot travel */
 static int l_func_image(lua_State *L)
 {
     context *ctx = get_context(L);
@@ -121,7 +122,8 @@ static int l_func_image(lua_State *L)
     tp_error err = { 0 };
     tp_codec_new_epoch(L);
     tp_core_check_ref(L, 7, &tp_func_type);
-    unsigned flags = lua_toboolean(L, 8) ? TP_ENCODE_COPIES : 0;
+    unsigned flags = (lua_toboolean(L, 8) ? TP_ENCODE_COPIES : 0) |
+                     (lua_toboolean(L, 9) ? TP_ENCODE_ELEMENTS : 0);
     lua_settop(L, 7);
     push_kept(L);                                   // ... tables image outline
     if (is_same_outline(L, flags, &ctx->scratch)) {

@@ -267,9 +267,10 @@ static int l_job_open(lua_State *L)
         return push_refusal(L, &err);
     }
     job_box *box = lua_newuserdata(L, sizeof *box);
-    *box = (job_box){ .encoding = tp_host_capabilities(ctx->host, ex->type) & TP_SHARES_MEMORY
-                                      ? 0
-                                      : TP_ENCODE_COPIES };
+    unsigned abilities = tp_host_capabilities(ctx->host, ex->type);
+    *box = (job_box){ .encoding = abilities & TP_SHARES_MEMORY ? 0
+                                  : abilities & TP_FAR ? TP_ENCODE_COPIES | TP_ENCODE_ELEMENTS
+                                                       : TP_ENCODE_COPIES };
     luaL_getmetatable(L, JOB);
     lua_setmetatable(L, -2);
     box->waits_on = ctx->agent;
@@ -455,7 +456,7 @@ static int l_job_push_arrays(lua_State *L)
         return tp_codec_raise_memory(L);
     for (int c = 0; c < columns; c++) {
         tp_array *memory = tp_core_check_memory(L, 3 + 3 * c);
-        if (box->encoding & TP_ENCODE_COPIES)
+        if (box->encoding & TP_ENCODE_COPIES && !(box->encoding & TP_ENCODE_ELEMENTS))
             tp_array_share(memory); /* else its elements are copied */
         if (tp_block_own(b, &memory->ref)) {
             tp_block_free(b);

@@ -699,7 +699,7 @@ static void limit_memory(tp_child *c, uint64_t memory)
 static void run_items(tp_child *c, const tp_wire_request *q, tp_block *inputs)
 {
     tp_terms terms = { .name = c->in.data + q->name_at,
-                       .executor = tp_exec_processes.name,
+                       .executor = c->in.data + q->executor_at,
                        .image = c->image[q->image],
                        .discards = q->discards,
                        .batch = q->batch,

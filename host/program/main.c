@@ -7,7 +7,9 @@
  * checks that standard output was really written, and dies by the signal that ended the process,
  * if one did. */
 #include "host.h"
+#include "program/cluster_worker.h"
 #include "program/crash.h"
+#include "program/engine.h"
 #include "program/errors.h"
 #include "program/options.h"
 #include "program/output.h"
@@ -259,6 +261,16 @@ int main(int argc, char **argv)
     if (workers && *workers && !o.workers &&
         tp_options_read_workers(&o, "TIDEPOOL_WORKERS", workers))
         return TP_EXIT_USAGE;
+    const char *engine = getenv("TIDEPOOL_ENGINE");
+    if (engine && *engine && !o.engine &&
+        tp_options_read_engine(&o, "TIDEPOOL_ENGINE", engine))
+        return TP_EXIT_USAGE;
+    char token[TP_TOKEN_TEXT];
+    o.token = o.engine ? tp_engine_find_token(o.command != WORKER, token) : NULL;
+    if (o.command == ENGINE)
+        return tp_engine_main(&o);
+    if (o.command == WORKER)
+        return tp_cluster_worker_main(&o);
     if (o.watches && tp_watch_start(&o))
         return EXIT_FAILURE;
     tp_process.thread = pthread_self();
@@ -272,6 +284,8 @@ int main(int argc, char **argv)
     config.workers = o.workers;
     config.tag_lines = o.tagged;
     config.executor = o.executor;
+    config.engine = o.engine;
+    config.token = o.token;
     config.opencl = getenv("TIDEPOOL_OPENCL");
     config.cache_dir = tp_caches_own(path, sizeof path);
     config.state_dir = tp_caches_state(state, sizeof state);

@@ -7,6 +7,7 @@
  * fetches it (core.printed). */
 #include "host.h"
 #include "codec/codec.h"
+#include "program/engine.h"
 #include "program/pocl_cache.h"
 #include "lua/core.h"
 
@@ -131,6 +132,10 @@ static module *open_module(lua_State *L, bool is_editor)
         .state_dir = tp_caches_state(state, sizeof state),
         .worker = getenv("TIDEPOOL_WORKER"),
     };
+    char token[TP_TOKEN_TEXT];
+    const char *engine = getenv("TIDEPOOL_ENGINE");
+    config.engine = engine && *engine ? engine : NULL;
+    config.token = config.engine ? tp_engine_find_token(true, token) : NULL;
     if (tp_host_open(&m->host, &config, &err))
         luaL_error(L, "tidepool: %s", err.message);
     return m;

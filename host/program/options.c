@@ -68,6 +68,7 @@ const char *tp_options_nearest(const char *word, const char *const *words)
 static int unknown_option(const char *word)
 {
     static const char *const known[] = { "--workers", "--executor", "--progress", "--no-progress",
+                                         "--engine",
                                          "--journal", "--explain",  "--log=tag",  "--color",
                                          "--quiet",   "--verbose",  "--watch",    "--help",
                                          "--version", NULL };
@@ -103,8 +104,9 @@ static bool is_progress_mode(const char *mode)
 }
 
 /* The host's options that take a value, in the same word (--name=value) or in the next. */
-enum { EXECUTOR_OPTION, JOURNAL_OPTION, TRACE_OPTION, WORKERS_OPTION };
-static const char *const valued[] = { "--executor", "--journal", "--trace", "--workers", NULL };
+enum { EXECUTOR_OPTION, JOURNAL_OPTION, TRACE_OPTION, WORKERS_OPTION, ENGINE_OPTION };
+static const char *const valued[] = { "--executor", "--journal", "--trace",
+                                      "--workers",  "--engine",  NULL };
 
 /* Is argv[i] this option, alone or as "--name=value"? Then *value is its value, "nothing" when
  * there is none. Returns how many words it took; 0 when it is another option. */
@@ -178,6 +180,20 @@ int tp_options_read_workers(tp_options *o, const char *who, const char *value)
     return TP_EXIT_USAGE;
 }
 
+int tp_options_read_engine(tp_options *o, const char *who, const char *value)
+{
+    static const char scheme[] = "nats://";
+    char what[200];
+    if (strncmp(value, scheme, sizeof scheme - 1) == 0 && value[sizeof scheme - 1] &&
+        !strpbrk(value, " @,")) {
+        o->engine = value;
+        return 0;
+    }
+    snprintf(what, sizeof what, "%s is a URL as nats://127.0.0.1:4222, not %.100s", who, value);
+    usage("%s", what);
+    return TP_EXIT_USAGE;
+}
+
 /* Recognises one of the host's own options at argv[i], which `run` and `map` accept anywhere.
  * Returns how many words it took; 0 when it is none of them; -1 after saying what is wrong. */
 static int host_option(tp_options *o, int i)
@@ -219,6 +235,13 @@ static int host_option(tp_options *o, int i)
     n = file_option(o, i, TRACE_OPTION, &o->trace);
     if (n != 0)
         return n;
+    n = value_option(o, i, ENGINE_OPTION, &value);
+    if (n > 0) {
+        if (tp_options_read_engine(o, "--engine", value))
+            return -1;
+        o->executor = o->executor ? o->executor : "cluster";
+        return n;
+    }
     n = value_option(o, i, WORKERS_OPTION, &value);
     if (n == 0 && strcmp(word, "-w") == 0) {
         value = o->argv[i + 1] && *o->argv[i + 1] ? o->argv[i + 1] : "nothing";
@@ -256,7 +279,8 @@ bool tp_options_takes_next(const char *word)
 }
 
 const char *const tp_options_commands[] = { "run",   "map", "devices", "journal", "replay",
-                                            "cache", "new", "help",    NULL };
+                                            "cache", "new", "engine",  "worker",
+                                            "help",  NULL };
 
 /* argv[i] is the first word that is no option. */
 static int parse_command(tp_options *o, int i)

@@ -23,6 +23,8 @@ typedef struct tp_options {
         REPLAY,
         CACHE,
         NEW,
+        ENGINE,
+        WORKER,
         HELP,
         VERSION,
         BYTECODE
@@ -36,6 +38,8 @@ typedef struct tp_options {
     const char *executor; /* NULL: the host's default */
     const char *journal;  /* --journal; NULL: none */
     const char *trace;    /* --trace; NULL: none */
+    const char *engine;   /* --engine, or from the environment; NULL: none */
+    const char *token;    /* for the engine, set by main.c; NULL: none */
     tp_colours colours;
     const char *progress; /* as the option says; NULL: chosen for the terminal */
     bool was_session; /* set by script.c */
@@ -54,6 +58,9 @@ int tp_options_parse(tp_options *o);
 /* Reads a number of workers, and says what is wrong with it in the name of `who`. Returns as
  * tp_options_parse. */
 int tp_options_read_workers(tp_options *o, const char *who, const char *value);
+
+/* Reads the URL of an engine in the same way. */
+int tp_options_read_engine(tp_options *o, const char *who, const char *value);
 
 /* Does the program end up in the interactive session? */
 bool tp_options_have_session(const tp_options *o);

@@ -65,13 +65,17 @@ int tp_runtime_open(tp_host *host, const tp_config *config, tp_error *err)
         copy_text(&host->cache_dir, host->config.cache_dir, err) ||
         copy_text(&host->state_dir, host->config.state_dir, err) ||
         copy_text(&host->worker, host->config.worker, err) ||
-        copy_text(&host->trace, host->config.trace, err))
+        copy_text(&host->trace, host->config.trace, err) ||
+        copy_text(&host->engine_url, host->config.engine, err) ||
+        copy_text(&host->token, host->config.token, err))
         goto failed;
     host->config.opencl = host->opencl;
     host->config.cache_dir = host->cache_dir;
     host->config.state_dir = host->state_dir;
     host->config.worker = host->worker;
     host->config.trace = host->trace;
+    host->config.engine = host->engine_url;
+    host->config.token = host->token;
     host->program_store = (tp_program_store){
         .folder = host->cache_dir,
         .secrets = host->state_dir ? host->state_dir : host->cache_dir,
@@ -100,6 +104,8 @@ failed:
     free(host->state_dir);
     free(host->worker);
     free(host->trace);
+    free(host->engine_url);
+    free(host->token);
     return -1;
 }
 
@@ -114,6 +120,8 @@ void tp_runtime_close(tp_host *host)
     free(host->state_dir);
     free(host->worker);
     free(host->trace);
+    free(host->engine_url);
+    free(host->token);
 }
 
 bool tp_host_is_usable(const tp_host *host)
@@ -162,10 +170,13 @@ const tp_cl *tp_host_opencl(tp_host *host, tp_error *err)
  * worker itself. */
 static tp_executor *as_here(tp_host *host, tp_executor *found)
 {
-    if (!found || !host->is_child || !(found->type->capabilities & TP_RUNS_LUA) ||
-        found->type->capabilities & TP_ISOLATED)
+    const unsigned own = TP_RUNS_LUA | TP_ISOLATED;
+    if (!found || !host->is_child || !(found->type->capabilities & TP_RUNS_LUA))
         return found;
-    return tp_host_executor_that(host, TP_RUNS_LUA | TP_ISOLATED);
+    for (int i = 0; host->executors[i]; i++)
+        if ((host->executors[i]->type->capabilities & (own | TP_FAR)) == own)
+            return host->executors[i];
+    return found;
 }
 
 tp_executor *tp_host_executor(tp_host *host, const char *name)

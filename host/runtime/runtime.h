@@ -38,7 +38,8 @@ struct tp_host {
         *executors[TP_EXECUTORS_MAX + 1]; /* in the order of tp_executor_types; NULL-terminated */
     tp_array_pool *arrays;
     const struct tp_store_keeper *stores; /* who keeps Dicts and Queues; NULL: this host does */
-    char *opencl, *cache_dir, *state_dir, *worker, *trace; /* copies of config's, or NULL */
+    /* copies of config's, or NULL */
+    char *opencl, *cache_dir, *state_dir, *worker, *trace, *engine_url, *token;
     /* the folder of compiled programs; without a folder none are kept */
     tp_program_store program_store;
     /* Hooks of the program, or NULL: called before and after OpenCL is opened, on the thread that

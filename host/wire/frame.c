@@ -172,7 +172,7 @@ int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work
         .has_leases = t->has_leases,
         .is_limited = t->is_limited,
         .leases = t->leases,
-        .first = b->first + offset,
+        .first = t->base + b->first + offset,
         .kind = b->kind,
         .n = count,
     };
@@ -180,10 +180,11 @@ int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work
     if (tp_region_grow(in, w.at, err))
         return -1;
     q.name_at = tp_wire_put_text(&w, t->name);
-    int rc = !q.name_at || (b->kind == TP_BLOCK_COLUMNS ? put_columns(&w, &q, b, offset)
-                                                        : put_messages(&w, &q, b, offset))
-                 ? -1
-                 : 0;
+    q.executor_at = tp_wire_put_text(&w, t->executor ? t->executor : "");
+    int rc = q.name_at && q.executor_at ? 0 : -1;
+    if (rc == 0)
+        rc = b->kind == TP_BLOCK_COLUMNS ? put_columns(&w, &q, b, offset)
+                                         : put_messages(&w, &q, b, offset);
     if (rc == 0)
         rc = put_image(&w, &q, t->image);
     if (rc == 0 && !t->discards)
@@ -365,6 +366,7 @@ static bool read_failure(tp_wire_reader *r, tp_work *to, uint64_t from, const tp
         return wrong(err, "a failure of several items");
     }
     b->may_retry = head->may_retry != 0;
+    b->is_crash = head->is_crash != 0;
     tp_work_append(to, b, r->first + r->at);
     return true;
 }

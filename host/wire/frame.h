@@ -106,7 +106,7 @@ typedef struct tp_wire_request {
     /* leases, has_leases, is_limited: as in tp_terms. Devices have the same numbers in all
      * processes of a machine */
     uint64_t leases;
-    uint64_t name_at;
+    uint64_t name_at, executor_at; /* texts: tp_terms.name and executor */
     tp_key draws;
     uint64_t memory; /* tp_terms.memory */
     uint32_t depth, returns, batch, splits, streams;
@@ -150,6 +150,7 @@ typedef struct tp_wire_record {
     uint32_t kind;     /* tp_block_kind */
     uint32_t at, n; /* its items: the first one, counted from the request's first, and how many */
     uint32_t capacity, columns, may_retry;
+    uint32_t is_crash; /* tp_block.is_crash, in results of a cluster */
     uint32_t in_place; /* COLUMNS: the record has none, they were stored where the request says */
     uint8_t type[TP_COLUMNS_MAX];
     tp_text text;      /* COLUMNS of scalars; `bytes` is only meaningful in the worker */

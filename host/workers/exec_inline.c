@@ -152,7 +152,8 @@ static void close_executor(tp_executor *ex)
 const tp_executor_type tp_exec_inline = {
     .name = "inline",
     .summary = "the caller itself, one item after the other",
-    .capabilities = TP_SHARES_MEMORY | TP_RUNS_LUA | TP_BY_OWNER | TP_INTERLEAVES,
+    .capabilities =
+        TP_SHARES_MEMORY | TP_RUNS_LUA | TP_STREAMS | TP_BY_OWNER | TP_INTERLEAVES,
     .open = open_executor,
     .start = start_workers,
     .stop = stop_workers,

@@ -729,7 +729,7 @@ static void fail(supervisor *s, tp_work *w, tp_failure_kind kind, const char *me
 
 static double number_of(const tp_work *w)
 {
-    return (double)(w->block->first + w->at + 1);
+    return (double)(w->terms->base + w->block->first + w->at + 1);
 }
 
 /* Did the process die because memory ran out? Then `why` says how. */
@@ -998,7 +998,7 @@ static void start_workers(tp_executor *ex, unsigned n)
 const tp_executor_type tp_exec_processes = {
     .name = "processes",
     .summary = "worker processes",
-    .capabilities = TP_CAN_KILL | TP_ISOLATED | TP_RUNS_LUA | TP_BOUNDS_MEMORY,
+    .capabilities = TP_CAN_KILL | TP_ISOLATED | TP_RUNS_LUA | TP_BOUNDS_MEMORY | TP_STREAMS,
     .slice_ns = SLICE_NS,
     .open = open_executor,
     .start = start_workers,

@@ -56,7 +56,7 @@ static int open_executor(tp_executor **out, tp_host *host, tp_error *err)
 const tp_executor_type tp_exec_threads = {
     .name = "threads",
     .summary = "worker threads",
-    .capabilities = TP_SHARES_MEMORY | TP_RUNS_LUA | TP_INTERLEAVES,
+    .capabilities = TP_SHARES_MEMORY | TP_RUNS_LUA | TP_STREAMS | TP_INTERLEAVES,
     .open = open_executor,
     .start = tp_pool_start,
     .stop = tp_pool_stop,

@@ -161,9 +161,9 @@ end
 --- What workers of that executor load of the function as it is now: its image, and the tables that
 --- it captures.
 local function encode(self, executor)
-  if not executor.shares_memory then core.array.share() end
+  if not (executor.shares_memory or executor.far) then core.array.share() end
   local image, captured, is_known = core.func.image(self.raw, package.path, package.cpath, self.setups and self.setups[1] and self.setups, self.name,
-    images[self], self.core, not executor.shares_memory)
+    images[self], self.core, not executor.shares_memory, executor.far)
   if not image then
     error(failure.new { kind = is_known, message = check.where() .. captured, function_name = self.name, attempts = 0 }, 0)
   end
@@ -267,7 +267,7 @@ function func.start(self, source, settings, special)
     returns = unit.result_types
   end
   local executor = kernel and executors.of_kernels or lua_executor(self)
-  if not executor.shares_memory then core.array.share() end
+  if not (executor.shares_memory or executor.far) then core.array.share() end
   if returns and not more.discard then more.returns, arrays = open_returns(returns, wants_arrays and source.total or nil) end
   if self.options.batched then source.wait, source.batch = self.options.batched.wait, self.options.batched.max end
   local halt, survives = settings.halt, more.keep_going
@@ -360,6 +360,11 @@ local function open_stream(self, who, settings, has_index, source, read)
   generator.check(who, self, settings)
   if core.is_worker or lua_executor(self).by_owner then
     return generator.of_coroutines(self.raw, read(), self.name, has_index, settings)
+  end
+  local executor = lua_executor(self)
+  if not executor.streams then
+    check.fail("%s: %s, on %q, gives no values while it runs: that needs %s", who, self.name, executor.name,
+      executors.in_words(executors.that("runs_lua", "streams")))
   end
   settings.window = settings.window or self.options.window or generator.WINDOW
   settings.journal = false

@@ -386,6 +386,9 @@ function options.check(who, rows, given)
   if result.kernel and result.executor then
     check.fail("%s: options 'kernel' and 'executor' exclude each other: OpenCL C runs on a device", who)
   end
+  if result.gpu and result.executor and executors.named(result.executor).far then
+    check.fail("%s: options 'gpu' and 'executor' together lend the function a device of this machine, which %q has not", who, result.executor)
+  end
   check_needs(who, rows, result)
   return result
 end

@@ -94,11 +94,11 @@ describe("A mistake", function()
         print(options.executor { timeout = 1 }.name, options.executor { memory = 5 }.name, options.executor {}.name,
           options.executor { gpu = true }.name)]]
       assert.equal([[
-app:func: option 'timeout' needs an executor that can stop what runs by force: "processes" or "rooms", not "threads"
-app:func: option 'timeout' needs an executor that can stop what runs by force: "processes" or "rooms", not "opencl"
-app:func: option 'memory' needs an executor that bounds the memory of an item: "processes" or "islands", not "rooms"
-app:func: option 'executor' must be "threads", "processes", "inline", "rooms" or "islands", got the string "nowhere"
-app:func: option 'timeout' needs an executor that can stop what runs by force: "processes" or "rooms", not "inline"
+app:func: option 'timeout' needs an executor that can stop what runs by force: "processes", "cluster" or "rooms", not "threads"
+app:func: option 'timeout' needs an executor that can stop what runs by force: "processes", "cluster" or "rooms", not "opencl"
+app:func: option 'memory' needs an executor that bounds the memory of an item: "processes", "cluster" or "islands", not "rooms"
+app:func: option 'executor' must be "threads", "processes", "inline", "cluster", "rooms" or "islands", got the string "nowhere"
+app:func: option 'timeout' needs an executor that can stop what runs by force: "processes", "cluster" or "rooms", not "inline"
 processes	processes	threads	opencl
 ]], said)
     end)

@@ -32,15 +32,18 @@ end
 
 describe("completion in bash", function()
   it("knows commands, scripts and options", function()
-    assert.equal("cache,devices,help,job.lua,journal,map,new,replay,run,with space.lua", bash "tidepool ")
+    assert.equal("cache,devices,engine,help,job.lua,journal,map,new,replay,run,with space.lua,worker", bash "tidepool ")
     assert.equal("run", bash "tidepool ru")
     assert.equal("job.lua", bash "tidepool run j")
-    assert.equal("cache,devices,journal,map,new,replay,run", bash "tidepool help ")
+    assert.equal("cache,devices,engine,journal,map,new,replay,run,worker", bash "tidepool help ")
     assert.equal("notes.txt", bash "tidepool journal n")
     assert.equal("failures", bash "tidepool journal notes.txt f")
     assert.equal("--help,--json", bash "tidepool replay --")
     assert.equal("forget", bash "tidepool cache f")
     assert.equal("--help,--json", bash "tidepool devices --")
+    assert.equal("down,status,token,up", bash "tidepool engine ")
+    assert.equal("--coordinator,--dir,--help,--listen", bash "tidepool engine --")
+    assert.equal("--engine,--help,--workers", bash "tidepool worker --")
     local names = {}
     for i, one in ipairs(executors.that "runs_lua") do names[i] = one.name end
     table.sort(names)
@@ -104,8 +107,8 @@ describe("the help, the manual page and the completions", function()
   end
 
   it("name the same options", function()
-    local all = in_help "'' map devices"
-    assert.equal(35, #all)
+    local all = in_help "'' map devices engine"
+    assert.equal(39, #all)
     assert.same(all, options_in(support.read_file "completions/_tidepool":gsub("%-%[", "["), "'%*?(%-%-?%a[%a-]*)"))
     local page = support.read_file "man/tidepool.1":match "\n%.SH OPTIONS(.*)\n%.SH THE SESSION":gsub("\\%-", "-")
     page = page:gsub("\n[^.][^\n]*", "")
@@ -117,8 +120,8 @@ describe("the help, the manual page and the completions", function()
     assert.same(all, options_in(page, "[ ,](%-%-?%a[%a-]*)"))
     assert.same(in_help "''", options_in(bash "tidepool -" .. ",", "(%-[^,]+),"))
     assert.same(in_help "'' map", options_in(bash "tidepool map --" .. "," .. bash "tidepool -" .. ",", "(%-[^,]+),"))
-    assert.same({ "--color", "--executor", "--explain", "--help", "--journal", "--json", "--log", "--no-progress", "--progress", "--quiet",
-      "--trace", "--workers" }, options_in(bash "tidepool run --" .. ",", "(%-[^,]+),"))
+    assert.same({ "--color", "--engine", "--executor", "--explain", "--help", "--journal", "--json", "--log", "--no-progress", "--progress",
+      "--quiet", "--trace", "--workers" }, options_in(bash "tidepool run --" .. ",", "(%-[^,]+),"))
   end)
 end)
 

@@ -17,6 +17,8 @@ local executors = {}
 ---@field interleaves boolean    a worker can run several items at once, which wait as coroutines
 ---@field runs_lua boolean       it runs Lua functions: users may name it
 ---@field runs_kernels boolean   it runs kernels on devices
+---@field streams boolean        it takes values that an item gives while it runs
+---@field far boolean            items run on other machines, which share nothing with this one
 ---@field by_owner boolean       it has no workers: the caller runs its items while it waits
 
 --- All of them, in their order.

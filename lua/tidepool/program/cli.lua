@@ -11,7 +11,9 @@ Usage: tidepool [options] [script [arguments]]
        tidepool cache [FILE] [forget [FUNCTION]] [--json]
        tidepool devices [--json]
        tidepool new NAME
-       tidepool help [run|map|journal|replay|cache|devices|new]
+       tidepool engine up|status|token|down
+       tidepool worker --engine URL
+       tidepool help [run|map|journal|replay|cache|devices|new|engine|worker]
 
 Runs Lua scripts as luajit does, with require "tidepool" built in: Lua functions
 over many inputs in parallel. A script that makes an app:main has it called after it,
@@ -35,6 +37,8 @@ Options of Tidepool:
                  processor that the process may use, by affinity and quota)
   -w N           the same
   --executor E   who runs functions that name no executor: EXECUTORS
+  --engine URL   the engine of a cluster, nats://127.0.0.1:4222, whose workers then run
+                 functions that name no executor (default: TIDEPOOL_ENGINE)
   --progress[=M] progress of maps: line (on a terminal), plain, json, or off
   --no-progress  the same as --progress=off
   --journal FILE keeps the results of maps, so that the same command, run again, does
@@ -180,6 +184,39 @@ Usage: tidepool new NAME
 
 Makes NAME.lua, a script to start from: an app, a function that runs in parallel, and an
 app:main that maps it over the arguments. A file that is there is left as it is.
+]==]
+
+topics.engine = [==[
+Usage: tidepool engine up [--listen 127.0.0.1:4222]
+       tidepool engine status
+       tidepool engine token [--coordinator]
+       tidepool engine down
+
+The engine of a cluster: a NATS server with JetStream, on this machine, which carries work
+from scripts (tidepool --engine URL) to workers (tidepool worker --engine URL). `up` makes
+its configuration and tokens, starts it and says what to run next; `status` lists the
+workers; `token` shows the token of workers (TIDEPOOL_TOKEN on their machines), a secret;
+`down` ends it. What is under way goes on after the next `up`.
+
+  --listen ADDRESS   127.0.0.1:PORT; by default the port of the last time, or 4222
+  --dir FOLDER       where its files are (default: TIDEPOOL_ENGINE_DIR, or tidepool/engine in
+                     XDG_STATE_HOME, ~/.local/state)
+  --coordinator      the token of scripts: who has it can run anything on all workers
+
+Needs nats-server and libsodium; scripts and workers need libnats and libsodium (Debian:
+apt install nats-server libnats3.4 libsodium23).
+]==]
+
+topics.worker = [==[
+Usage: tidepool worker --engine URL [-w N]
+
+Runs work of the cluster whose engine is at URL (default: TIDEPOOL_ENGINE), N items at once
+(default: as -w of tidepool), in worker processes of this machine, for scripts of the same
+build of Tidepool. TIDEPOOL_TOKEN is the token that `tidepool engine token` shows; on the
+engine's machine it is found by itself.
+
+Workers may come and go at any time. SIGTERM and Ctrl-C end one when what it runs is over,
+after 30 s at most; a second one ends it at once. What it has not finished runs elsewhere.
 ]==]
 
 topics.help = overview

@@ -1,0 +1,1119 @@
+/* exec_cluster.c: the coordinator of a cluster: an executor whose items run on other machines.
+ *
+ * One thread, the carrier, takes slices for many agents, its flights: one for each chunk that may
+ * be under way. A flight's chunk is published as signed work (parcel.h), and the flight waits for
+ * its result; the engine sees a worker that takes long. The names on the server are in protocol.h.
+ *
+ * The carrier is the truth, the server only carries. A chunk without a result is asked for again
+ * and again: where its result is stored it is taken from there, else the work is published again.
+ * The server refuses what it has already, and a flight takes the first result of its chunk, so that
+ * lost messages, a restarted server and one without its disk cost time and nothing else. */
+#include "cluster/exec_cluster.h"
+
+#include "base/blake2b.h"
+#include "base/sigmask.h"
+#include "base/thread.h"
+#include "cluster/blobs.h"
+#include "cluster/nats.h"
+#include "cluster/parcel.h"
+#include "cluster/protocol.h"
+#include "cluster/sign.h"
+#include "runtime/runtime.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    FLIGHTS = 256,       /* chunks in flight at most; a power of two */
+    FLIGHTS_LEAST = 4,   /* before any worker has shown itself */
+    WORKERS_MAX = 1024,
+    SLICE_NS = 10 * 1000 * 1000, /* what a chunk costs the server is to be a small part of it */
+    LOOK_NS = 20 * 1000 * 1000, /* how often it is seen whether chunks are still wanted */
+    CHECK_NS = 2000 * 1000 * 1000, /* a chunk without a result is asked for after this time, */
+    CHECK_MAX_S = 16,              /* then after twice that, up to this */
+    RETRY_NS = 200 * 1000 * 1000,  /* what the server has not taken is sent again after this */
+    GONE_S = 5, /* a worker that has not shown itself for so long is gone */
+    ALONE_S = 4, /* nobody is there for so long: the user is told */
+    IMAGES = 64,
+    ENSURE_TRIES = 20,
+    ASK_MS = 3000,
+    FLUSH_MS = 1000,
+    STACK_BYTES = 1 << 20,
+    /* after so many deaths of workers with it a chunk is run alone, and as small as can be; and
+     * then it is not run any more */
+    DEATHS_ALONE = 2,
+    DEATHS_MAX = 5,
+    SENDINGS = 50 /* a chunk that was given back so often fails */
+};
+
+/* A function's image as bytes. */
+typedef struct image {
+    tp_image *of; /* held; NULL: the place is free */
+    uint64_t used;
+    uint8_t digest[TP_DIGEST_BYTES];
+    uint64_t size;
+    tp_buf bytes; /* of a small one */
+    bool is_stored;
+    unsigned users; /* flights */
+    tp_parcel_refs refs;
+} image;
+
+typedef struct flight {
+    tp_agent agent;
+    bool is_open;
+    tp_slice *slice; /* NULL: it is idle */
+    bool is_narrow; /* its chunks are as small as can be, since workers have died with them */
+    unsigned deaths; /* of workers that ran this chunk */
+    uint32_t count; /* items of the chunk that is in flight; 0: none is */
+    uint64_t chunk;
+    uint32_t sending;
+    tp_buf message; /* to publish again: signature, head, payload */
+    image *image;
+    tp_parcel_refs refs;
+    uint64_t check_ns, patience_ns; /* when it is asked for next, and how long after that again */
+    uint64_t held_ns; /* when a worker has last said that it has the chunk; 0: none has */
+    char ack[TP_SUBJECT_MAX]; /* where that worker's delivery is acknowledged */
+} flight;
+
+/* A worker as it has shown itself. */
+typedef struct worker {
+    char id[TP_ID_TEXT];
+    uint64_t seen_ns;
+    unsigned slots;
+    bool is_same; /* of our build */
+    char host[64], build[100];
+} worker;
+
+typedef struct cluster {
+    tp_executor base;
+    tp_engine *engine;
+    tp_nats nats;
+
+    uv_mutex_t lock;
+    uv_cond_t ended;
+    /* ---- guarded by the lock ---- */
+    bool is_running, is_stopping, has_ended;
+
+    uv_thread_t thread; /* the owner's; joined by stop */
+    bool is_joined;
+
+    /* ---- the carrier's own ---- */
+    tp_signer signer;
+    tp_build build;
+    uint8_t session[TP_ID_BYTES];
+    char session_hex[TP_ID_TEXT], inbox[80];
+    bool is_connected, has_lost; /* has_lost: the server is away */
+    uint64_t lost_ns, alone_ns;  /* since when; 0: not */
+    bool has_said;               /* that nobody is there */
+    uint64_t turns;              /* counts chunks */
+    uint64_t purged;             /* groups of results that were removed */
+    uint64_t used;               /* counts uses of images */
+    unsigned n_flights, in_flight; /* that were opened; that have a slice */
+    flight *flights;                 /* FLIGHTS of them, made with the carrier */
+    image images[IMAGES];
+    tp_parcel_refs funcs; /* held while the session lasts, since workers know them by address */
+    worker *workers; /* WORKERS_MAX of them, made with the carrier */
+    unsigned n_workers;
+    uint64_t look_ns;
+} cluster;
+
+static cluster *of(tp_executor *ex)
+{
+    return (cluster *)(void *)ex;
+}
+
+static bool is_stopping(cluster *c)
+{
+    uv_mutex_lock(&c->lock);
+    bool stops = c->is_stopping;
+    uv_mutex_unlock(&c->lock);
+    return stops;
+}
+
+static void say(cluster *c, const char *text)
+{
+    tp_host_print(c->base.host, 2, text, strlen(text));
+}
+
+/* ---- the server ---- */
+
+static bool is_error(const tp_nats_event *e)
+{
+    static const char error[] = "\"error\"";
+    return !e || e->status != 0 || memmem(e->data, e->len, error, sizeof error - 1) != NULL;
+}
+
+static bool has_code(const tp_nats_event *e, const char *code)
+{
+    return e && e->status == 0 && memmem(e->data, e->len, code, strlen(code)) != NULL;
+}
+
+/* Asks the server to make something, unless it is there. 10058: there, made by another version. */
+static bool make(cluster *c, const char *subject, const char *body)
+{
+    tp_nats_event *e = tp_nats_ask(&c->nats, subject, body, strlen(body), ASK_MS);
+    bool is_made = !is_error(e) || has_code(e, "10058");
+    tp_nats_free(&c->nats, e);
+    return is_made;
+}
+
+static bool make_stream(cluster *c, const char *name, const char *subjects, const char *retention)
+{
+    char subject[TP_SUBJECT_MAX], body[700];
+    snprintf(subject, sizeof subject, "$JS.API.STREAM.CREATE.%s", name);
+    snprintf(body, sizeof body,
+             "{\"name\":\"%s\",\"subjects\":[\"%s\"],\"retention\":\"%s\",\"max_consumers\":-1,"
+             "\"max_msgs\":-1,\"max_bytes\":-1,\"max_age\":%llu,\"max_msgs_per_subject\":1,"
+             "\"max_msg_size\":-1,\"storage\":\"file\",\"discard\":\"new\","
+             "\"discard_new_per_subject\":true,\"num_replicas\":1,\"allow_direct\":true}",
+             name, subjects, retention, 72ull * 3600 * 1000000000);
+    return make(c, subject, body);
+}
+
+/* Makes the streams and our build's consumer where they are missing. A server that is being
+ * restarted meanwhile is only a delay. */
+static int ensure(cluster *c, tp_error *err)
+{
+    char subject[TP_SUBJECT_MAX], body[700];
+    snprintf(subject, sizeof subject, "$JS.API.CONSUMER.DURABLE.CREATE." TP_STREAM_W ".P_%s",
+             c->build.hex);
+    snprintf(body, sizeof body,
+             "{\"stream_name\":\"" TP_STREAM_W "\",\"config\":{\"durable_name\":\"P_%s\","
+             "\"deliver_policy\":\"all\",\"ack_policy\":\"explicit\",\"ack_wait\":%llu,"
+             "\"max_deliver\":-1,\"filter_subject\":\"" TP_SUBJECT_W "%s.>\","
+             "\"replay_policy\":\"instant\",\"max_waiting\":%d,\"max_ack_pending\":%d}}",
+             c->build.hex, TP_ACK_WAIT_S * 1000000000ull, c->build.hex, 20000, 100000);
+    for (int i = 0; i < ENSURE_TRIES && !is_stopping(c); i++) {
+        if (make_stream(c, TP_STREAM_W, TP_SUBJECT_W ">", "workqueue") &&
+            make_stream(c, TP_STREAM_R, TP_SUBJECT_R "*.*.*.*", "limits") &&
+            make_stream(c, TP_STREAM_B, TP_SUBJECT_B ">", "limits") && make(c, subject, body))
+            return 0;
+        uv_sleep(250);
+    }
+    return tp_error_set(err, TP_ESYS,
+                        "the engine at %.200s keeps no work: is it a NATS server with JetStream, "
+                        "and may this token make streams? (`tidepool engine up` starts one that "
+                        "can)",
+                        c->base.host->config.engine);
+}
+
+static int open_session(cluster *c, tp_error *err)
+{
+    const tp_config *config = &c->base.host->config;
+    char subject[TP_SUBJECT_MAX];
+    if (!config->engine)
+        return tp_error_set(err, TP_EUSAGE,
+                            "the executor \"cluster\" needs an engine: `tidepool engine up` starts "
+                            "one, and --engine URL or TIDEPOOL_ENGINE says where it is");
+    if (!config->token)
+        return tp_error_set(err, TP_EUSAGE,
+                            "there is no token for the engine at %.200s: TIDEPOOL_TOKEN is to be "
+                            "what `tidepool engine token --coordinator` shows where it runs",
+                            config->engine);
+    if (tp_signer_open(&c->signer, config->token, true, err))
+        return -1;
+    tp_build_get(&c->build);
+    tp_signer_random(&c->signer, c->session, sizeof c->session);
+    tp_to_hex(c->session_hex, c->session, sizeof c->session);
+    /* others cannot guess it */
+    snprintf(c->inbox, sizeof c->inbox, TP_INBOX_COORDINATOR ".%s", c->session_hex);
+    if (tp_nats_connect(&c->nats, config->engine, "tidepool", TP_USER_COORDINATOR,
+                        c->signer.password, TP_INBOX_COORDINATOR, err))
+        return -1;
+    const struct {
+        const char *begin, *middle, *end;
+    } subjects[] = { { c->inbox, "", ".>" },
+                     { TP_SUBJECT_R, c->session_hex, ".>" },
+                     { TP_SUBJECT_HB, "", "*" },
+                     { TP_SUBJECT_Q, c->session_hex, "" } };
+    for (int i = 0; i < 4; i++) {
+        snprintf(subject, sizeof subject, "%s%s%s", subjects[i].begin, subjects[i].middle,
+                 subjects[i].end);
+        if (tp_nats_subscribe(&c->nats, subject, err))
+            goto failed;
+    }
+    if (ensure(c, err))
+        goto failed;
+    tp_nats_publish(&c->nats, TP_SUBJECT_CTL "all", NULL, "hello", 5);
+    c->is_connected = true;
+    c->has_lost = c->has_said = false;
+    c->alone_ns = uv_hrtime();
+    c->turns = c->purged = 0;
+    c->n_workers = 0;
+    return 0;
+failed:
+    tp_nats_disconnect(&c->nats);
+    return -1;
+}
+
+static void purge(cluster *c, const char *stream, const char *filter)
+{
+    char subject[TP_SUBJECT_MAX], body[TP_SUBJECT_MAX + 20];
+    snprintf(subject, sizeof subject, "$JS.API.STREAM.PURGE.%s", stream);
+    snprintf(body, sizeof body, "{\"filter\":\"%s\"}", filter);
+    tp_nats_publish(&c->nats, subject, NULL, body, strlen(body));
+}
+
+static void close_session(cluster *c)
+{
+    char text[TP_SUBJECT_MAX];
+    if (!c->is_connected)
+        return;
+    snprintf(text, sizeof text, TP_SUBJECT_CTL "%s", c->session_hex);
+    tp_nats_publish(&c->nats, text, NULL, "over", 4);
+    snprintf(text, sizeof text, TP_SUBJECT_R "%s.>", c->session_hex);
+    purge(c, TP_STREAM_R, text);
+    snprintf(text, sizeof text, TP_SUBJECT_B "%s.>", c->session_hex);
+    purge(c, TP_STREAM_B, text);
+    tp_nats_flush(&c->nats, FLUSH_MS);
+    tp_nats_disconnect(&c->nats);
+    c->is_connected = false;
+    for (int i = 0; i < IMAGES; i++)
+        c->images[i].is_stored = false;
+}
+
+/* ---- workers ---- */
+
+/* A worker shows itself: "BUILD SLOTS HOST TEXT". */
+static void see_worker(cluster *c, const char *id, const char *data, size_t len)
+{
+    char text[256], build[TP_ID_TEXT + 1], host[64];
+    unsigned slots;
+    int at = 0;
+    snprintf(text, sizeof text, "%.*s", (int)(len < 200 ? len : 200), data);
+    if (strlen(id) >= TP_ID_TEXT ||
+        sscanf(text, "%32s %u %63s %n", build, &slots, host, &at) != 3 || at == 0)
+        return;
+    worker *w = NULL;
+    uint64_t now = uv_hrtime();
+    for (unsigned i = 0; i < c->n_workers && !w; i++)
+        if (strcmp(c->workers[i].id, id) == 0)
+            w = &c->workers[i];
+    for (unsigned i = 0; i < c->n_workers && !w; i++)
+        if (now - c->workers[i].seen_ns > GONE_S * 1000000000ull)
+            w = &c->workers[i];
+    if (!w && c->n_workers < WORKERS_MAX)
+        w = &c->workers[c->n_workers++];
+    if (!w)
+        return;
+    *w = (worker){ .seen_ns = now, .slots = slots < 1024 ? slots : 1024 };
+    w->is_same = strcmp(build, c->build.hex) == 0;
+    snprintf(w->id, sizeof w->id, "%s", id);
+    snprintf(w->host, sizeof w->host, "%s", host);
+    snprintf(w->build, sizeof w->build, "%.90s", text + at);
+}
+
+/* How many slots there are now; *other is a worker of another build, if there is one. */
+static unsigned count_slots(const cluster *c, uint64_t now, const worker **other)
+{
+    unsigned slots = 0;
+    *other = NULL;
+    for (unsigned i = 0; i < c->n_workers; i++) {
+        const worker *w = &c->workers[i];
+        if (now - w->seen_ns > GONE_S * 1000000000ull)
+            continue;
+        if (w->is_same)
+            slots += w->slots;
+        else
+            *other = w;
+    }
+    return slots;
+}
+
+/* ---- chunks ---- */
+
+static uint32_t least_count(const tp_work *w)
+{
+    return w->terms->batch ? w->terms->batch : 1;
+}
+
+static void name_result(const cluster *c, const flight *l, const char *before, char *to)
+{
+    snprintf(to, TP_SUBJECT_MAX, "%s" TP_SUBJECT_R "%s.%llu.%llu.%u", before, c->session_hex,
+             (unsigned long long)(l->chunk / TP_GROUP_CHUNKS), (unsigned long long)l->chunk,
+             l->sending);
+}
+
+static void forget_chunk(flight *l)
+{
+    l->count = 0;
+    l->held_ns = 0;
+    if (l->image)
+        l->image->users--;
+    l->image = NULL;
+    tp_buf_clear(&l->message);
+    tp_parcel_refs_free(&l->refs);
+}
+
+static void free_image(image *i)
+{
+    tp_ref_drop(i->of);
+    tp_buf_free(&i->bytes);
+    tp_parcel_refs_free(&i->refs);
+    *i = (image){ 0 };
+}
+
+/* The image as bytes, stored at the server when it is large. */
+static image *find_image(cluster *c, tp_image *of_function, tp_error *err)
+{
+    image *i = NULL, *oldest = NULL;
+    for (int k = 0; k < IMAGES && !i; k++) {
+        image *one = &c->images[k];
+        if (one->of == of_function)
+            i = one;
+        else if (one->users == 0 && (!oldest || one->used < oldest->used))
+            oldest = one;
+    }
+    if (!i && !oldest) {
+        tp_error_set(err, TP_ELIMIT, "too many functions at once on the cluster");
+        return NULL;
+    }
+    if (i && (i->bytes.len > 0 || i->is_stored)) {
+        i->used = ++c->used;
+        return i;
+    }
+    if (!i) {
+        i = oldest;
+        free_image(i);
+    }
+    tp_parcel_refs_free(&i->refs);
+    if (tp_parcel_put_image(of_function, &i->bytes, &i->refs, err)) {
+        free_image(i);
+        return NULL;
+    }
+    i->of = i->of ? i->of : tp_ref_hold(of_function);
+    i->size = i->bytes.len;
+    i->used = ++c->used;
+    tp_blake2b_hash(i->digest, sizeof i->digest, i->bytes.data, i->bytes.len);
+    if (i->size <= TP_IMAGE_INLINE)
+        return i;
+    int rc = tp_blob_put(&c->nats, c->session_hex, i->digest, i->bytes.data, i->size, err);
+    tp_buf_free(&i->bytes);
+    i->is_stored = rc == 0;
+    return rc ? NULL : i;
+}
+
+static void publish(cluster *c, flight *l, uint64_t now)
+{
+    char subject[TP_SUBJECT_MAX], reply[TP_SUBJECT_MAX];
+    snprintf(subject, sizeof subject, TP_SUBJECT_W "%s.%s.%llu.%u", c->build.hex, c->session_hex,
+             (unsigned long long)l->chunk, l->sending);
+    snprintf(reply, sizeof reply, "%s.w.%llu.%u", c->inbox, (unsigned long long)l->chunk,
+             l->sending);
+    tp_nats_publish(&c->nats, subject, reply, l->message.data, l->message.len);
+    l->check_ns = now + l->patience_ns;
+}
+
+/* Holds the function while the session lasts. */
+static int keep_func(cluster *c, tp_ref *f, tp_error *err)
+{
+    for (uint32_t i = c->funcs.n; i > 0; i--)
+        if (c->funcs.refs[i - 1] == f)
+            return 0;
+    if (c->funcs.n == c->funcs.room) {
+        uint32_t room = c->funcs.room ? 2 * c->funcs.room : 16;
+        tp_ref **refs = realloc(c->funcs.refs, room * sizeof(tp_ref *));
+        if (!refs)
+            return tp_error_oom(err, "functions");
+        c->funcs.refs = refs;
+        c->funcs.room = room;
+    }
+    c->funcs.refs[c->funcs.n++] = tp_ref_hold(f);
+    return 0;
+}
+
+static int keep_funcs(cluster *c, const tp_parcel_refs *refs, tp_error *err)
+{
+    for (uint32_t i = 0; i < refs->n; i++)
+        if (refs->refs[i]->type == &tp_func_type && keep_func(c, refs->refs[i], err))
+            return -1;
+    return 0;
+}
+
+/* Makes the message for the next items of the flight's slice. */
+static int seal(cluster *c, flight *l, tp_error *err)
+{
+    tp_work *w = &l->slice->work;
+    tp_buf payload = { 0 };
+    tp_sealed head = { .magic = TP_SEALED_MAGIC };
+    uint32_t count = tp_work_end(w) - w->at;
+    /* a permit is for one item, and a worker runs several at once */
+    if (w->terms->is_limited || l->is_narrow)
+        count = count < least_count(w) ? count : least_count(w);
+    image *i = find_image(c, w->terms->image, err);
+    if (!i)
+        return -1;
+    tp_task task = { .count = count,
+                     .image_size = i->size,
+                     .is_alone = l->deaths >= DEATHS_ALONE };
+    memcpy(task.image, i->digest, sizeof task.image);
+    int rc = tp_parcel_put_task(&task, w, tp_job_func(l->slice->job),
+                                i->bytes.len ? &i->bytes : NULL, &payload, &l->refs, err);
+    if (rc == 0 && payload.len > TP_PAYLOAD_MAX)
+        rc = tp_error_set(err, TP_ELIMIT, "an input of more than 1 GiB");
+    rc = rc ? rc : keep_funcs(c, &l->refs, err);
+    rc = rc ? rc : keep_funcs(c, &i->refs, err);
+    if (rc == 0) {
+        memcpy(head.key, c->signer.public_key, sizeof head.key);
+        memcpy(head.build, c->build.id, sizeof head.build);
+        memcpy(head.session, c->session, sizeof head.session);
+        head.chunk = l->chunk;
+        head.sending = l->sending;
+        head.size = payload.len;
+        head.is_blob = payload.len > TP_INLINE_BYTES;
+        tp_blake2b_hash(head.digest, sizeof head.digest, payload.data, payload.len);
+        if (head.is_blob)
+            rc = tp_blob_put(&c->nats, c->session_hex, head.digest, payload.data, payload.len, err);
+    }
+    uint8_t signature[TP_SIGNATURE_BYTES];
+    tp_buf_clear(&l->message);
+    if (rc == 0) {
+        tp_signer_sign(&c->signer, signature, &head, sizeof head);
+        if (tp_buf_add(&l->message, signature, sizeof signature) ||
+            tp_buf_add(&l->message, &head, sizeof head) ||
+            (!head.is_blob && tp_buf_add(&l->message, payload.data, payload.len)))
+            rc = tp_error_oom(err, "work");
+    }
+    tp_buf_free(&payload);
+    if (rc) {
+        tp_parcel_refs_free(&l->refs);
+        return -1;
+    }
+    l->count = task.count;
+    l->image = i;
+    i->users++;
+    return 0;
+}
+
+static void end_slice(cluster *c, flight *l)
+{
+    tp_slice *s = l->slice;
+    forget_chunk(l);
+    l->slice = NULL;
+    l->is_narrow = false;
+    c->in_flight--;
+    tp_job_finish(s);
+}
+
+/* The next item fails. */
+static void fail(flight *l, tp_failure_kind kind, const char *message)
+{
+    tp_work *w = &l->slice->work;
+    tp_block *b =
+        tp_block_new_failure(kind, message, w->attempt, l->agent.worker.index);
+    if (b)
+        b->may_retry = tp_failure_kind_may_retry(kind);
+    tp_work_fail(w, b);
+}
+
+/* Sends the next items of the flight's slice, or ends it. */
+static void advance(cluster *c, flight *l)
+{
+    tp_work *w = &l->slice->work;
+    forget_chunk(l);
+    if (w->block->kind == TP_BLOCK_FAILURE && w->at < tp_work_end(w))
+        tp_work_pass_failure(w);
+    while (w->at < tp_work_end(w) && !tp_work_is_asked_to_stop(w) && !w->sink->is_cancelled(w)) {
+        tp_error err = { 0 };
+        l->chunk = c->turns++ * FLIGHTS + (uint64_t)(l - c->flights);
+        l->sending = 1;
+        l->deaths = 0;
+        l->patience_ns = CHECK_NS;
+        if (seal(c, l, &err) == 0) {
+            publish(c, l, uv_hrtime());
+            return;
+        }
+        fail(l, tp_failure_kind_of(err.code, TP_KIND_CODEC), err.message);
+    }
+    end_slice(c, l);
+}
+
+/* The chunk must be run anew, by another worker. */
+static void send_again(cluster *c, flight *l)
+{
+    tp_error err = { 0 };
+    uint32_t sending = l->sending + 1;
+    if (sending > SENDINGS) {
+        fail(l, TP_KIND_RESOURCE, "the cluster could not carry it: its workers gave it back again "
+                                  "and again");
+        advance(c, l);
+        return;
+    }
+    if (l->image)
+        l->image->is_stored = false; /* it may be gone, too */
+    forget_chunk(l);
+    l->sending = sending;
+    if (seal(c, l, &err)) {
+        fail(l, tp_failure_kind_of(err.code, TP_KIND_CODEC), err.message);
+        advance(c, l);
+        return;
+    }
+    publish(c, l, uv_hrtime());
+}
+
+/* The worker that ran the chunk is dead, or cut off. */
+static void lose(cluster *c, flight *l)
+{
+    tp_work *w = &l->slice->work;
+    tp_nats_publish(&c->nats, l->ack, NULL, "+TERM", 5);
+    l->deaths++;
+    /* of several items nobody knows which it was */
+    if (l->deaths >= DEATHS_ALONE && l->count > least_count(w)) {
+        l->is_narrow = true;
+        advance(c, l);
+    } else if (l->deaths < DEATHS_MAX) {
+        send_again(c, l);
+    } else {
+        for (uint32_t end = w->at + l->count; w->at < end;) {
+            char message[120];
+            snprintf(message, sizeof message, "input %.0f: %d workers of the cluster died with it",
+                     (double)(w->terms->base + w->block->first + w->at + 1), DEATHS_MAX);
+            fail(l, TP_KIND_CRASH, message);
+        }
+        advance(c, l);
+    }
+}
+
+/* ---- results ---- */
+
+static flight *flight_of(cluster *c, unsigned long long chunk, unsigned sending)
+{
+    flight *l = &c->flights[chunk % FLIGHTS];
+    return l->slice && l->count && l->chunk == chunk && l->sending == sending ? l : NULL;
+}
+
+/* Gives records to the slice. They come from elsewhere: nothing is believed. */
+static void read_records(cluster *c, flight *l, const void *bytes, size_t len)
+{
+    tp_work *w = &l->slice->work;
+    uint32_t count = l->count, before = w->at;
+    tp_error why = { 0 };
+    /* an aligned copy, with all that the records may refer to */
+    char *copy = malloc(len + 8);
+    uint32_t n = l->refs.n + l->image->refs.n;
+    tp_ref **refs = malloc((n + 1) * sizeof(tp_ref *));
+    if (!copy || !refs) {
+        free(copy);
+        free(refs);
+        w->sink->starve(w);
+        end_slice(c, l);
+        return;
+    }
+    memcpy(copy, bytes, len);
+    if (l->refs.n)
+        memcpy(refs, l->refs.refs, l->refs.n * sizeof(tp_ref *));
+    if (l->image->refs.n)
+        memcpy(refs + l->refs.n, l->image->refs.refs, l->image->refs.n * sizeof(tp_ref *));
+    tp_wire_given given = { .refs = refs, .n = n };
+    tp_wire_reader r = {
+        .base = copy, .size = len, .first = before, .count = count, .given = &given
+    };
+    bool is_right = tp_wire_read(&r, w, 0, len, &why);
+    free(copy);
+    free(refs);
+    if (!is_right && why.code == TP_EMEMORY) {
+        w->sink->starve(w);
+        end_slice(c, l);
+        return;
+    }
+    if (is_right && w->at < before + count) {
+        is_right = false;
+        tp_error_set(&why, TP_EUSAGE, "it has sent fewer results than it had inputs");
+    }
+    if (!is_right && w->at < before + count) {
+        char message[700];
+        snprintf(message, sizeof message, "a worker of the cluster cannot be used: %s",
+                 why.message);
+        fail(l, TP_KIND_CRASH, message);
+    }
+    advance(c, l);
+}
+
+static void take_answer(cluster *c, flight *l, const char *data, size_t len)
+{
+    tp_answer a = { 0 };
+    tp_error err = { 0 };
+    if (len >= sizeof a)
+        memcpy(&a, data, sizeof a);
+    const char *bytes = data + sizeof a;
+    if (len < sizeof a || a.size > TP_PAYLOAD_MAX || (!a.is_blob && a.size != len - sizeof a))
+        a.kind = 0;
+    if (a.kind == TP_ANSWER_DONE && a.is_blob) {
+        tp_buf blob = { 0 };
+        char filter[TP_SUBJECT_MAX], hex[2 * TP_DIGEST_BYTES + 1];
+        if (tp_blob_get(&c->nats, c->session_hex, a.digest, a.size, &blob, &err)) {
+            tp_buf_free(&blob);
+            send_again(c, l);
+            return;
+        }
+        tp_to_hex(hex, a.digest, TP_DIGEST_BYTES);
+        snprintf(filter, sizeof filter, TP_SUBJECT_B "%s.%s.>", c->session_hex, hex);
+        read_records(c, l, blob.data, blob.len);
+        tp_buf_free(&blob);
+        purge(c, TP_STREAM_B, filter);
+    } else if (a.kind == TP_ANSWER_DONE) {
+        read_records(c, l, bytes, a.size);
+    } else if (a.kind == TP_ANSWER_BACK) {
+        send_again(c, l);
+    } else if (a.kind == TP_ANSWER_REFUSED) {
+        tp_error_set(&err, TP_EUSAGE, "a worker of the cluster refuses the work: %.*s",
+                     (int)(a.size < 300 ? a.size : 300), bytes);
+        tp_job_give_up(l->slice->job, &err);
+        end_slice(c, l);
+    } else {
+        fail(l, TP_KIND_CRASH, "a worker of the cluster cannot be used: it has sent no result");
+        advance(c, l);
+    }
+}
+
+/* What items have printed on a worker: the descriptor, the host's name with a NUL, whole lines. */
+static void take_output(cluster *c, const char *data, size_t len)
+{
+    const char *end = data + len;
+    const char *nul = len > 2 ? memchr(data + 1, '\0', len - 1) : NULL;
+    if (!nul || (*data != '1' && *data != '2') || nul - data > 64)
+        return;
+    int fd = *data - '0', name = (int)(nul - data - 1);
+    const char *p = nul + 1;
+    if (!c->base.host->config.tag_lines) {
+        tp_host_print(c->base.host, fd, p, (size_t)(end - p));
+        return;
+    }
+    while (p < end) {
+        const char *newline = memchr(p, '\n', (size_t)(end - p));
+        size_t n = newline ? (size_t)(newline + 1 - p) : (size_t)(end - p);
+        char *line = malloc(n + 80);
+        if (line) {
+            int tag = snprintf(line, 80, "%.*s ", name, data + 1);
+            memcpy(line + tag, p, n);
+            tp_host_print(c->base.host, fd, line, n + (size_t)tag);
+        }
+        free(line);
+        p += n;
+    }
+}
+
+/* A worker says which chunks it has. */
+static void take_held(cluster *c, const char *data, size_t len)
+{
+    uint64_t now = uv_hrtime();
+    char *text = strndup(data, len), *rest = text;
+    for (char *line; text && (line = strsep(&rest, "\n"));) {
+        unsigned long long chunk;
+        unsigned sending;
+        int at = 0;
+        flight *l = sscanf(line, "%llu %u %n", &chunk, &sending, &at) == 2 && at > 0
+                      ? flight_of(c, chunk, sending)
+                      : NULL;
+        /* nothing but an acknowledgement may be published for it */
+        if (!l || strncmp(line + at, "$JS.ACK." TP_STREAM_W ".", 9 + strlen(TP_STREAM_W)) != 0)
+            continue;
+        l->held_ns = now;
+        snprintf(l->ack, sizeof l->ack, "%s", line + at);
+    }
+    free(text);
+}
+
+/* A worker asks whether this session is alive. */
+static void answer_question(cluster *c, const tp_nats_event *e)
+{
+    struct {
+        uint8_t signature[TP_SIGNATURE_BYTES];
+        tp_alive alive;
+    } a = { .alive = { .magic = TP_ALIVE_MAGIC } };
+    if (e->len != TP_ID_BYTES || !*e->reply)
+        return;
+    memcpy(a.alive.build, c->build.id, TP_ID_BYTES);
+    memcpy(a.alive.session, c->session, TP_ID_BYTES);
+    memcpy(a.alive.nonce, e->data, TP_ID_BYTES);
+    tp_signer_sign(&c->signer, a.signature, &a.alive, sizeof a.alive);
+    tp_nats_publish(&c->nats, e->reply, NULL, &a, sizeof a);
+}
+
+/* The server has taken work, or has it already, or not. */
+static void take_acknowledgement(cluster *c, flight *l, const tp_nats_event *e)
+{
+    if (e->status == 0 && (!is_error(e) || has_code(e, "10077")))
+        return;
+    l->patience_ns = CHECK_NS;
+    l->check_ns = uv_hrtime() + RETRY_NS;
+    (void)c;
+}
+
+/* Asks for the result of a chunk, in case it was missed. */
+static void check(cluster *c, flight *l, uint64_t now)
+{
+    char subject[TP_SUBJECT_MAX], reply[TP_SUBJECT_MAX];
+    name_result(c, l, "$JS.API.DIRECT.GET." TP_STREAM_R ".", subject);
+    snprintf(reply, sizeof reply, "%s.g.%llu.%u", c->inbox, (unsigned long long)l->chunk,
+             l->sending);
+    tp_nats_publish(&c->nats, subject, reply, "", 0);
+    if (l->patience_ns < CHECK_MAX_S * 1000000000ull)
+        l->patience_ns *= 2;
+    l->check_ns = now + l->patience_ns;
+}
+
+/* The answer to `check`. */
+static void take_check(cluster *c, flight *l, const tp_nats_event *e)
+{
+    if (e->status == 0) {
+        take_answer(c, l, e->data, e->len);
+        return;
+    }
+    if (e->status == 503) {
+        tp_error err = { 0 };
+        if (ensure(c, &err))
+            return; /* it is tried again at the next check */
+    }
+    publish(c, l, uv_hrtime());
+}
+
+static void take_event(cluster *c, const tp_nats_event *e)
+{
+    unsigned long long group, chunk;
+    unsigned sending;
+    char what;
+    size_t inbox = strlen(c->inbox), r = strlen(TP_SUBJECT_R), s = strlen(c->session_hex);
+    if (e->kind == TP_NATS_LOST) {
+        c->has_lost = true;
+        c->lost_ns = uv_hrtime();
+    } else if (e->kind == TP_NATS_BACK) {
+        tp_error err = { 0 };
+        c->has_lost = false;
+        ensure(c, &err); /* its disk may be another one */
+        uint64_t now = uv_hrtime();
+        for (unsigned i = 0; i < c->n_flights; i++)
+            if (c->flights[i].count) {
+                c->flights[i].held_ns = c->flights[i].held_ns ? now : 0; /* they are back, too */
+                c->flights[i].patience_ns = CHECK_NS / 2;
+                check(c, &c->flights[i], now);
+            }
+    }
+    if (e->kind != TP_NATS_MESSAGE)
+        return;
+    if (strncmp(e->subject, c->inbox, inbox) == 0) {
+        flight *l = sscanf(e->subject + inbox, ".%c.%llu.%u", &what, &chunk, &sending) == 3
+                      ? flight_of(c, chunk, sending)
+                      : NULL;
+        if (l && what == 'w')
+            take_acknowledgement(c, l, e);
+        else if (l && what == 'g')
+            take_check(c, l, e);
+    } else if (strncmp(e->subject, TP_SUBJECT_R, r) == 0) {
+        const char *rest = strlen(e->subject) > r + s ? e->subject + r + s : "";
+        if (strcmp(rest, ".out") == 0) {
+            take_output(c, e->data, e->len);
+        } else if (strcmp(rest, ".held") == 0) {
+            take_held(c, e->data, e->len);
+        } else if (sscanf(rest, ".%llu.%llu.%u", &group, &chunk, &sending) == 3) {
+            flight *l = flight_of(c, chunk, sending);
+            if (l)
+                take_answer(c, l, e->data, e->len);
+        }
+    } else if (strncmp(e->subject, TP_SUBJECT_HB, strlen(TP_SUBJECT_HB)) == 0) {
+        see_worker(c, e->subject + strlen(TP_SUBJECT_HB), e->data, e->len);
+    } else {
+        answer_question(c, e);
+    }
+}
+
+/* ---- the carrier ---- */
+
+/* Ends the slices that nobody wants any more. */
+static void look(cluster *c, uint64_t now)
+{
+    char subject[TP_SUBJECT_MAX], text[40];
+    if (now < c->look_ns)
+        return;
+    c->look_ns = now + LOOK_NS;
+    for (unsigned i = 0; i < c->n_flights; i++) {
+        flight *l = &c->flights[i];
+        if (!l->slice || !l->slice->work.sink->is_cancelled(&l->slice->work))
+            continue;
+        snprintf(subject, sizeof subject, TP_SUBJECT_CTL "%s", c->session_hex);
+        snprintf(text, sizeof text, "cancel %llu", (unsigned long long)l->chunk);
+        tp_nats_publish(&c->nats, subject, NULL, text, strlen(text));
+        end_slice(c, l);
+    }
+}
+
+static void check_all(cluster *c, uint64_t now)
+{
+    for (unsigned i = 0; i < c->n_flights && !c->has_lost; i++) {
+        flight *l = &c->flights[i];
+        if (l->count && now >= l->check_ns)
+            check(c, l, now);
+        if (l->count && l->held_ns && now > l->held_ns + TP_HELD_S * 1000000000ull)
+            lose(c, l);
+    }
+}
+
+/* Removes groups of results of which none is awaited any more. */
+static void purge_done(cluster *c)
+{
+    uint64_t first = c->turns * FLIGHTS;
+    char filter[TP_SUBJECT_MAX];
+    for (unsigned i = 0; i < c->n_flights; i++)
+        if (c->flights[i].count && c->flights[i].chunk < first)
+            first = c->flights[i].chunk;
+    for (; c->purged < first / TP_GROUP_CHUNKS && !c->has_lost; c->purged++) {
+        snprintf(filter, sizeof filter, TP_SUBJECT_R "%s.%llu.>", c->session_hex,
+                 (unsigned long long)c->purged);
+        purge(c, TP_STREAM_R, filter);
+    }
+}
+
+static flight *idle_flight(cluster *c, unsigned most)
+{
+    for (unsigned i = 0; i < most; i++) {
+        flight *l = &c->flights[i];
+        if (!l->is_open) {
+            tp_error err = { 0 };
+            if (tp_agent_open(&l->agent, c->engine, (int)i + 1, &c->base, &err))
+                return NULL;
+            l->agent.worker.tags_lines = c->base.host->config.tag_lines;
+            l->is_open = true;
+            c->n_flights = i + 1;
+        }
+        if (!l->slice)
+            return l;
+    }
+    return NULL;
+}
+
+/* Is there anything that nobody has taken yet? */
+static bool has_work(cluster *c)
+{
+    uv_mutex_lock(tp_engine_lock(c->engine));
+    bool has = tp_job_can_take_locked(c->engine, &c->base);
+    uv_mutex_unlock(tp_engine_lock(c->engine));
+    return has;
+}
+
+/* Gives idle flights work, as many as the workers have use for. */
+static void fill(cluster *c, uint64_t now)
+{
+    const worker *other;
+    unsigned most = 2 * count_slots(c, now, &other);
+    most = most < FLIGHTS_LEAST ? FLIGHTS_LEAST : most > FLIGHTS ? FLIGHTS : most;
+    for (flight *l; (l = idle_flight(c, most));) {
+        uv_mutex_lock(tp_engine_lock(c->engine));
+        l->slice = tp_job_take_locked(c->engine, &c->base, &l->agent);
+        uv_mutex_unlock(tp_engine_lock(c->engine));
+        if (!l->slice)
+            break;
+        c->in_flight++;
+        advance(c, l);
+    }
+}
+
+/* While chunks wait: is nobody there to run them? */
+static void look_for_workers(cluster *c, uint64_t now)
+{
+    const worker *other;
+    char text[500];
+    tp_error err = { 0 };
+    if (c->has_lost && now - c->lost_ns > ALONE_S * 1000000000ull && !c->has_said) {
+        c->has_said = true;
+        snprintf(text, sizeof text,
+                 "tidepool: the engine at %.200s is away; the work goes on when it is back\n",
+                 c->base.host->config.engine);
+        say(c, text);
+    }
+    if (c->in_flight == 0 || c->has_lost || count_slots(c, now, &other) > 0) {
+        c->alone_ns = now;
+        c->has_said &= c->has_lost;
+        return;
+    }
+    if (now - c->alone_ns < ALONE_S * 1000000000ull)
+        return;
+    if (other) {
+        tp_error_set(&err, TP_EUSAGE,
+                     "no worker of the cluster is of this build (%s): that on %s is %s",
+                     c->build.text, other->host, other->build);
+        tp_job_lose_all(c->engine, &c->base, &err);
+        c->alone_ns = now;
+    } else if (!c->has_said) {
+        c->has_said = true;
+        snprintf(text, sizeof text,
+                 "tidepool: no worker is at %.200s yet: `tidepool worker --engine %.200s` starts "
+                 "one\n",
+                 c->base.host->config.engine, c->base.host->config.engine);
+        say(c, text);
+    }
+}
+
+static uint64_t until(cluster *c, uint64_t now)
+{
+    uv_mutex_lock(tp_engine_lock(c->engine));
+    uint64_t due = tp_job_idle_until(c->engine, &c->base);
+    uv_mutex_unlock(tp_engine_lock(c->engine));
+    uint64_t when = c->in_flight ? now + LOOK_NS : now + 1000000000ull;
+    /* what is asked to share is looked at as often as all else */
+    return due > now && due < when ? due : when;
+}
+
+/* The server has refused us, and will again: the token is another engine's. */
+static void give_up(cluster *c)
+{
+    tp_error err = { 0 };
+    tp_error_set(&err, TP_ESYS, "the engine at %.200s does not let us in any more",
+                 c->base.host->config.engine);
+    tp_nats_disconnect(&c->nats);
+    c->is_connected = false;
+    tp_job_lose_all(c->engine, &c->base, &err);
+    for (unsigned i = 0; i < c->n_flights; i++)
+        if (c->flights[i].slice)
+            end_slice(c, &c->flights[i]);
+}
+
+static void serve(cluster *c)
+{
+    while (!is_stopping(c)) {
+        if (!c->is_connected && has_work(c)) {
+            tp_error err = { 0 };
+            if (open_session(c, &err) && !is_stopping(c))
+                tp_job_lose_all(c->engine, &c->base, &err);
+        }
+        uint64_t now = uv_hrtime();
+        if (c->is_connected) {
+            fill(c, now);
+            look(c, now);
+            check_all(c, now);
+            purge_done(c);
+            look_for_workers(c, now);
+        }
+        tp_nats_event *e = tp_nats_take(&c->nats, c->is_connected ? until(c, now) : UINT64_MAX);
+        for (int i = 0; e && i < 64; i++) {
+            bool is_closed = e->kind == TP_NATS_CLOSED;
+            take_event(c, e);
+            tp_nats_free(&c->nats, e);
+            if (is_closed && c->is_connected)
+                give_up(c);
+            e = i < 63 ? tp_nats_take(&c->nats, 0) : NULL;
+        }
+    }
+}
+
+static void carry(void *user)
+{
+    cluster *c = user;
+    /* threads of the client library inherit it: a server that goes away is an error there */
+    tp_sigmask_block_pipe();
+    serve(c);
+    for (unsigned i = 0; i < c->n_flights; i++)
+        if (c->flights[i].slice)
+            end_slice(c, &c->flights[i]);
+    close_session(c);
+    uv_mutex_lock(&c->lock);
+    c->has_ended = true;
+    uv_cond_broadcast(&c->ended);
+    uv_mutex_unlock(&c->lock);
+}
+
+/* ---- the executor ---- */
+
+static int open_executor(tp_executor **out, tp_host *host, tp_error *err)
+{
+    cluster *c = calloc(1, sizeof *c);
+    if (!c)
+        return tp_error_oom(err, "cluster");
+    c->base.type = &tp_exec_cluster;
+    c->base.host = host;
+    c->engine = host->engine;
+    if (tp_nats_open(&c->nats, err))
+        goto no_nats;
+    if (uv_mutex_init(&c->lock))
+        goto no_lock;
+    if (uv_cond_init(&c->ended))
+        goto no_cond;
+    *out = &c->base;
+    return 0;
+no_cond:
+    uv_mutex_destroy(&c->lock);
+no_lock:
+    tp_error_oom(err, "cluster");
+    tp_nats_close(&c->nats);
+no_nats:
+    free(c);
+    return -1;
+}
+
+static void start(tp_executor *ex, unsigned n)
+{
+    cluster *c = of(ex);
+    tp_error err = { 0 };
+    (void)n;
+    uv_mutex_lock(&c->lock);
+    bool is_new = !c->is_running && !c->is_stopping;
+    if (is_new && !c->flights)
+        c->flights = calloc(FLIGHTS, sizeof *c->flights);
+    if (is_new && !c->workers)
+        c->workers = calloc(WORKERS_MAX, sizeof *c->workers);
+    if (is_new && (!c->flights || !c->workers))
+        tp_error_oom(&err, "cluster");
+    else if (is_new && tp_thread_create(&c->thread, STACK_BYTES, carry, c))
+        tp_error_set(&err, TP_ESYS, "cannot start a thread for the cluster");
+    else
+        c->is_running |= is_new;
+    uv_mutex_unlock(&c->lock);
+    if (err.code)
+        tp_job_lose_all(c->engine, ex, &err);
+    else
+        tp_nats_wake(&c->nats);
+}
+
+static int stop(tp_executor *ex, uint64_t deadline_ns)
+{
+    cluster *c = of(ex);
+    uv_mutex_lock(&c->lock);
+    c->is_stopping = true;
+    uv_mutex_unlock(&c->lock);
+    tp_nats_wake(&c->nats);
+    uv_mutex_lock(&c->lock);
+    while (c->is_running && !c->has_ended) {
+        uint64_t now = uv_hrtime();
+        if (now >= deadline_ns ||
+            uv_cond_timedwait(&c->ended, &c->lock,
+                              deadline_ns == UINT64_MAX ? 1000000000ull : deadline_ns - now))
+            if (deadline_ns != UINT64_MAX)
+                break;
+    }
+    bool is_over = !c->is_running || c->has_ended;
+    uv_mutex_unlock(&c->lock);
+    if (is_over && c->is_running && !c->is_joined) {
+        uv_thread_join(&c->thread);
+        c->is_joined = true;
+    }
+    return is_over ? 0 : -1;
+}
+
+static void close_executor(tp_executor *ex)
+{
+    cluster *c = of(ex);
+    for (unsigned i = 0; i < c->n_flights; i++) {
+        tp_agent_close(&c->flights[i].agent);
+        tp_buf_free(&c->flights[i].message);
+    }
+    for (int i = 0; i < IMAGES; i++)
+        free_image(&c->images[i]);
+    tp_parcel_refs_free(&c->funcs);
+    free(c->flights);
+    free(c->workers);
+    uv_cond_destroy(&c->ended);
+    uv_mutex_destroy(&c->lock);
+    tp_nats_close(&c->nats);
+    free(c);
+}
+
+const tp_executor_type tp_exec_cluster = {
+    .name = "cluster",
+    .summary = "workers on other machines",
+    .capabilities = TP_CAN_KILL | TP_ISOLATED | TP_RUNS_LUA | TP_BOUNDS_MEMORY | TP_FAR,
+    .slice_ns = SLICE_NS,
+    .open = open_executor,
+    .start = start,
+    .stop = stop,
+    .close = close_executor,
+};

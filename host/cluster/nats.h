@@ -1,0 +1,133 @@
+/* nats.h: a connection to a NATS server, and what comes in on it, in one queue.
+ *
+ * The client library (libnats.so.3.4) is loaded at the first connection and never linked, so that
+ * a program without a cluster neither needs it nor takes longer to start. The part of its
+ * interface that is used is declared here. Its own threads only add to the queue; one thread of
+ * ours takes from it, and makes all calls but tp_nats_wake. */
+#ifndef TP_NATS_H
+#define TP_NATS_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <uv.h>
+
+typedef struct __natsOptions natsOptions;
+typedef struct __natsConnection natsConnection;
+typedef struct __natsSubscription natsSubscription;
+typedef struct __natsMsg natsMsg;
+typedef void (*natsMsgHandler)(natsConnection *, natsSubscription *, natsMsg *, void *);
+typedef void (*natsConnectionHandler)(natsConnection *, void *);
+typedef void (*natsErrHandler)(natsConnection *, natsSubscription *, int, void *);
+
+#define TP_NATS_FUNCTIONS(X)                                                                    \
+    X(const char *, Status_GetText, (int))                                                      \
+    X(int, Options_Create, (natsOptions **))                                                    \
+    X(void, Options_Destroy, (natsOptions *))                                                   \
+    X(int, Options_SetURL, (natsOptions *, const char *))                                       \
+    X(int, Options_SetName, (natsOptions *, const char *))                                      \
+    X(int, Options_SetUserInfo, (natsOptions *, const char *, const char *))                    \
+    X(int, Options_SetTimeout, (natsOptions *, int64_t))                                        \
+    X(int, Options_SetMaxReconnect, (natsOptions *, int))                                       \
+    X(int, Options_SetReconnectWait, (natsOptions *, int64_t))                                  \
+    X(int, Options_SetPingInterval, (natsOptions *, int64_t))                                   \
+    X(int, Options_SetMaxPingsOut, (natsOptions *, int))                                        \
+    X(int, Options_SetSendAsap, (natsOptions *, bool))                                          \
+    X(int, Options_SetCustomInboxPrefix, (natsOptions *, const char *))                         \
+    X(int, Options_SetDisconnectedCB, (natsOptions *, natsConnectionHandler, void *))           \
+    X(int, Options_SetReconnectedCB, (natsOptions *, natsConnectionHandler, void *))            \
+    X(int, Options_SetClosedCB, (natsOptions *, natsConnectionHandler, void *))                 \
+    X(int, Options_SetErrorHandler, (natsOptions *, natsErrHandler, void *))                    \
+    X(int, Connection_Connect, (natsConnection **, natsOptions *))                              \
+    X(int, Connection_FlushTimeout, (natsConnection *, int64_t))                                \
+    X(void, Connection_Close, (natsConnection *))                                               \
+    X(void, Connection_Destroy, (natsConnection *))                                             \
+    X(int, Connection_PublishRequest,                                                           \
+      (natsConnection *, const char *, const char *, const void *, int))                        \
+    X(int, Connection_Publish, (natsConnection *, const char *, const void *, int))             \
+    X(int, Connection_Request,                                                                  \
+      (natsMsg **, natsConnection *, const char *, const void *, int, int64_t))                 \
+    X(int, Connection_Subscribe,                                                                \
+      (natsSubscription **, natsConnection *, const char *, natsMsgHandler, void *))            \
+    X(int, Subscription_SetPendingLimits, (natsSubscription *, int, int))                       \
+    X(int, Subscription_SetOnCompleteCB, (natsSubscription *, void (*)(void *), void *))        \
+    X(void, Subscription_Destroy, (natsSubscription *))                                         \
+    X(const char *, Msg_GetSubject, (const natsMsg *))                                          \
+    X(const char *, Msg_GetReply, (const natsMsg *))                                            \
+    X(const char *, Msg_GetData, (const natsMsg *))                                             \
+    X(int, Msg_GetDataLength, (const natsMsg *))                                                \
+    X(int, MsgHeader_Get, (natsMsg *, const char *, const char **))                             \
+    X(void, Msg_Destroy, (natsMsg *))
+
+enum { TP_NATS_SUBSCRIPTIONS = 4 };
+
+/* What has come in. */
+typedef enum tp_nats_kind { TP_NATS_MESSAGE, TP_NATS_LOST, TP_NATS_BACK, TP_NATS_CLOSED }
+    tp_nats_kind;
+
+typedef struct tp_nats_event {
+    struct tp_nats_event *next;
+    tp_nats_kind kind;
+    natsMsg *message; /* of TP_NATS_MESSAGE; what follows lies in it */
+    const char *subject, *reply; /* reply: "" when there is none */
+    const char *data;
+    size_t len;
+    int status; /* of a message of the server's own: 404, 408, 503, ...; 0: none */
+} tp_nats_event;
+
+typedef struct tp_nats {
+    void *library;
+    natsConnection *connection; /* NULL: there is none. The taker's own */
+    natsSubscription *subscriptions[TP_NATS_SUBSCRIPTIONS];
+    int n_subscriptions;
+
+    uv_mutex_t lock;
+    uv_cond_t more;
+    /* ---- guarded by the lock ---- */
+    tp_nats_event *first, **last;
+    bool is_woken;
+    unsigned live; /* the connection and its subscriptions, as long as the library may call us */
+#define TP_NATS_FIELD(result, name, arguments) result (*name) arguments;
+    TP_NATS_FUNCTIONS(TP_NATS_FIELD)
+#undef TP_NATS_FIELD
+} tp_nats;
+
+/* Makes the queue; nothing is loaded or connected yet. */
+int tp_nats_open(tp_nats *n, tp_error *err);
+
+/* Loads the library and connects as that user, and stays connected from then on, through restarts
+ * of the server. `inbox` is the prefix of subjects for answers. Blocks for some seconds at most. -1
+ * with err set: what is missing, or why the server at `url` cannot be used. */
+int tp_nats_connect(tp_nats *n, const char *url, const char *name, const char *user,
+                    const char *password, const char *inbox, tp_error *err);
+
+/* Messages on this subject come into the queue from now on. */
+int tp_nats_subscribe(tp_nats *n, const char *subject, tp_error *err);
+
+/* Takes the next event, for which it waits until deadline_ns (uv_hrtime). NULL: none has come, or
+ * tp_nats_wake was called. The event is the caller's, for tp_nats_free. */
+tp_nats_event *tp_nats_take(tp_nats *n, uint64_t deadline_ns);
+void tp_nats_free(tp_nats *n, tp_nats_event *e); /* accepts NULL */
+
+/* Ends the wait of tp_nats_take, or its next one. Any thread. */
+void tp_nats_wake(tp_nats *n);
+
+/* Publishes; `reply` may be NULL. What cannot be sent is dropped: whoever needs to know waits for
+ * an answer. While there is no connection messages are kept for the next one, up to some MiB. */
+void tp_nats_publish(tp_nats *n, const char *subject, const char *reply, const void *data,
+                     size_t len);
+
+/* Publishes and waits for the answer. NULL when none has come in time, or nobody is there to give
+ * one. */
+tp_nats_event *tp_nats_ask(tp_nats *n, const char *subject, const void *data, size_t len,
+                           int64_t timeout_ms);
+
+/* Waits until the server has what was published, but no longer than that. */
+void tp_nats_flush(tp_nats *n, int64_t timeout_ms);
+
+/* Closes the connection and drops what has come in on it. It may be connected again. */
+void tp_nats_disconnect(tp_nats *n);
+void tp_nats_close(tp_nats *n);
+
+#endif

@@ -1,0 +1,527 @@
+/* parcel.c: work and results as bytes. See parcel.h. */
+#include "cluster/parcel.h"
+
+#include "base/blake2b.h"
+#include "codec/message.h"
+#include "engine/store.h"
+#include "runtime/runtime.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    WORK_BYTES_MAX = 16 << 20, /* items are added to a payload until it has this size */
+    RECORDS_ALIGN = 8
+};
+
+/* ---- definitions ---- */
+
+void tp_parcel_refs_free(tp_parcel_refs *refs)
+{
+    for (uint32_t i = 0; i < refs->n; i++)
+        tp_ref_drop(refs->refs[i]);
+    free(refs->refs);
+    *refs = (tp_parcel_refs){ 0 };
+}
+
+static int add_ref(tp_parcel_refs *refs, tp_ref *r, tp_error *err)
+{
+    if (refs->n == TP_WIRE_REFS_MAX / 2)
+        return tp_error_set(err, TP_ELIMIT, "work refers to too many functions and classes");
+    if (refs->n == refs->room) {
+        uint32_t room = refs->room ? 2 * refs->room : 8;
+        tp_ref **more = realloc(refs->refs, room * sizeof(tp_ref *));
+        if (!more)
+            return tp_error_oom(err, "references");
+        refs->refs = more;
+        refs->room = room;
+    }
+    refs->refs[refs->n++] = tp_ref_hold(r);
+    return 0;
+}
+
+static int64_t find(const tp_parcel_refs *refs, const tp_ref *r)
+{
+    for (uint32_t i = 0; i < refs->n; i++)
+        if (refs->refs[i] == r)
+            return i;
+    return -1;
+}
+
+/* ---- writing ---- */
+
+enum { DEFINED_FUNC = 1, DEFINED_CLASS, DEFINED_PACKED };
+
+/* The head of a definition; behind it the name, and the message with its references. */
+typedef struct definition {
+    uint64_t size; /* with this head */
+    uint64_t id;   /* of a function: the same for the same one, in a session */
+    uint32_t kind, limit, is_partial, name; /* name: its length, without a NUL */
+    uint64_t bytes;
+    uint32_t nrefs, pad;
+} definition;
+
+static int put(tp_buf *out, const void *bytes, size_t n, tp_error *err)
+{
+    return n && tp_buf_add(out, bytes, n) ? tp_error_oom(err, "work") : 0;
+}
+
+static int define(tp_buf *out, tp_parcel_refs *refs, tp_ref *r, tp_error *err);
+
+/* Defines those of the references that are not yet. */
+static int define_all(tp_buf *out, tp_parcel_refs *refs, tp_ref *const *of, uint32_t n,
+                      tp_error *err)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (find(refs, of[i]) < 0 && define(out, refs, of[i], err))
+            return -1;
+    return 0;
+}
+
+static int put_numbers(tp_buf *out, const tp_parcel_refs *refs, tp_ref *const *of, uint32_t n,
+                       tp_error *err)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t number = (uint32_t)find(refs, of[i]);
+        if (put(out, &number, sizeof number, err))
+            return -1;
+    }
+    return 0;
+}
+
+static int define(tp_buf *out, tp_parcel_refs *refs, tp_ref *r, tp_error *err)
+{
+    definition d = { .size = sizeof d };
+    const tp_buf *message = NULL;
+    const char *name = "";
+    if (r->type == &tp_func_type) {
+        const tp_func *f = (const tp_func *)(const void *)r;
+        d.kind = DEFINED_FUNC;
+        d.limit = f->limit;
+        /* it is held while the session lasts, see tp_parcel_put_task */
+        d.id = (uint64_t)(uintptr_t)f;
+        name = f->name;
+    } else if (r->type == &tp_class_blob_type) {
+        bool is_partial;
+        d.kind = DEFINED_CLASS;
+        name = tp_class_blob_read(r, &message, &is_partial);
+        d.is_partial = is_partial;
+    } else if (r->type == &tp_image_type) {
+        d.kind = DEFINED_PACKED;
+        message = &((const tp_image *)(const void *)r)->message;
+    } else {
+        return tp_error_set(err, TP_ECODEC, "%s cannot travel to a worker of the cluster",
+                            r->type == &tp_array_type         ? "a typed array of a class"
+                            : r->type == &tp_dict_type        ? "a Dict"
+                            : r->type == &tp_store_queue_type ? "a Queue"
+                                                              : "an object of this process");
+    }
+    d.name = (uint32_t)strlen(name);
+    d.bytes = message ? message->len : 0;
+    d.nrefs = message ? message->nrefs : 0;
+    d.size += d.name + d.bytes + d.nrefs * sizeof(uint32_t);
+    if (message && define_all(out, refs, message->refs, message->nrefs, err))
+        return -1;
+    if (put(out, &d, sizeof d, err) || put(out, name, d.name, err))
+        return -1;
+    if (message && (put(out, message->data, message->len, err) ||
+                    put_numbers(out, refs, message->refs, message->nrefs, err)))
+        return -1;
+    return add_ref(refs, r, err);
+}
+
+/* A section: its length and its bytes. */
+static int put_section(tp_buf *out, const tp_buf *section, tp_error *err)
+{
+    uint64_t size = section->len;
+    return put(out, &size, sizeof size, err) || put(out, section->data, section->len, err) ? -1
+                                                                                           : 0;
+}
+
+/* A message with the numbers of its references. */
+static int put_message(tp_buf *out, const tp_parcel_refs *refs, const void *bytes, uint64_t len,
+                       tp_ref *const *of, uint32_t n, tp_error *err)
+{
+    uint64_t numbers = n;
+    return put(out, &len, sizeof len, err) || put(out, bytes, len, err) ||
+                   put(out, &numbers, sizeof numbers, err) || put_numbers(out, refs, of, n, err)
+               ? -1
+               : 0;
+}
+
+int tp_parcel_put_image(const tp_image *image, tp_buf *out, tp_parcel_refs *refs, tp_error *err)
+{
+    const tp_buf *m = &image->message;
+    tp_buf definitions = { 0 };
+    int rc = define_all(&definitions, refs, m->refs, m->nrefs, err);
+    rc = rc ? rc : put_section(out, &definitions, err);
+    rc = rc ? rc : put_message(out, refs, m->data, m->len, m->refs, m->nrefs, err);
+    tp_buf_free(&definitions);
+    return rc;
+}
+
+/* Writes up to *count items, and where each ends. */
+static int put_items(tp_buf *bytes, tp_buf *ends, const tp_work *w, uint32_t *count, tp_error *err)
+{
+    uint32_t n = 0;
+    while (n < *count && bytes->len < WORK_BYTES_MAX) {
+        size_t len = 0;
+        const uint8_t *message =
+            w->block->ends ? tp_block_message(w->block, w->at + n, &len) : NULL;
+        if (message ? len && tp_buf_add(bytes, message, len)
+                    : tp_block_encode_item(w->block, w->at + n, bytes))
+            return tp_error_oom(err, "work");
+        if (bytes->len > UINT32_MAX)
+            return tp_error_set(err, TP_ELIMIT, "an input of more than 4 GiB");
+        uint32_t end = (uint32_t)bytes->len;
+        if (put(ends, &end, sizeof end, err))
+            return -1;
+        n++;
+    }
+    *count = n;
+    return 0;
+}
+
+int tp_parcel_put_task(tp_task *task, const tp_work *w, const tp_func *func, const tp_buf *image,
+                       tp_buf *out, tp_parcel_refs *refs, tp_error *err)
+{
+    const tp_terms *t = w->terms;
+    tp_buf definitions = { 0 }, bytes = { 0 }, ends = { 0 };
+    bool has_messages = w->block->kind == TP_BLOCK_VALUES;
+    tp_ref *const *of = has_messages ? w->block->bytes.refs : NULL;
+    uint32_t nrefs = has_messages ? w->block->bytes.nrefs : 0;
+    task->base = w->block->first + w->at + t->base;
+    task->draws = t->draws;
+    task->timeout_ns = t->timeout_ns;
+    task->memory = t->memory;
+    task->recycle = t->recycle;
+    task->attempt = w->attempt;
+    task->discards = t->discards;
+    task->batch = t->batch;
+    task->splits = t->splits;
+    task->tags_lines = w->worker->tags_lines;
+    task->returns = t->returns.columns;
+    memcpy(task->returned, t->returns.type, sizeof task->returned);
+    task->has_image = image != NULL;
+    tp_ref *self = (tp_ref *)(uintptr_t)&func->ref;
+    int rc = define_all(&definitions, refs, of, nrefs, err);
+    if (rc == 0 && find(refs, self) < 0)
+        rc = define(&definitions, refs, self, err);
+    task->func = rc ? 0 : (uint32_t)find(refs, self);
+    rc = rc ? rc : put_items(&bytes, &ends, w, &task->count, err);
+    uint64_t name = strlen(t->name) + 1;
+    rc = rc ? rc : put(out, task, sizeof *task, err);
+    rc = rc ? rc : put(out, &name, sizeof name, err);
+    rc = rc ? rc : put(out, t->name, name, err);
+    rc = rc ? rc : put_section(out, &definitions, err);
+    rc = rc ? rc : put_section(out, &ends, err);
+    rc = rc ? rc : put_message(out, refs, bytes.data, bytes.len, of, nrefs, err);
+    if (rc == 0 && image)
+        rc = put_section(out, image, err);
+    tp_buf_free(&definitions);
+    tp_buf_free(&bytes);
+    tp_buf_free(&ends);
+    return rc;
+}
+
+/* ---- reading ---- */
+
+/* A definition that was read before. */
+typedef struct tp_known_one {
+    struct tp_known_one *next;
+    uint8_t digest[TP_ID_BYTES];
+    tp_ref *ref; /* held */
+} known_one;
+
+void tp_known_free(tp_known *known)
+{
+    while (known->first) {
+        known_one *one = known->first;
+        known->first = one->next;
+        tp_ref_drop(one->ref);
+        free(one);
+    }
+}
+
+typedef struct cursor {
+    const uint8_t *p, *end;
+    tp_error *err;
+} cursor;
+
+static int damaged(cursor *c)
+{
+    return tp_error_set(c->err, TP_ECODEC, "damaged work");
+}
+
+static uint64_t left(const cursor *c)
+{
+    return (uint64_t)(c->end - c->p);
+}
+
+/* The next n bytes; NULL when there are fewer. */
+static const uint8_t *get(cursor *c, uint64_t n)
+{
+    const uint8_t *at = c->p;
+    if (n > left(c)) {
+        damaged(c);
+        return NULL;
+    }
+    c->p += n;
+    return at;
+}
+
+static int get_section(cursor *c, cursor *section)
+{
+    uint64_t size;
+    const uint8_t *p = get(c, sizeof size);
+    if (!p)
+        return -1;
+    memcpy(&size, p, sizeof size);
+    p = get(c, size);
+    *section = (cursor){ p, p + size, c->err };
+    return p ? 0 : -1;
+}
+
+/* Adds the references with the next n numbers to a message. */
+static int get_numbers(cursor *c, const tp_parcel_refs *refs, uint64_t n, tp_buf *to)
+{
+    const uint8_t *p = n <= TP_WIRE_REFS_MAX ? get(c, n * sizeof(uint32_t)) : NULL;
+    if (!p)
+        return damaged(c);
+    for (uint64_t i = 0; i < n; i++) {
+        uint32_t number;
+        memcpy(&number, p + i * sizeof number, sizeof number);
+        if (number >= refs->n)
+            return damaged(c);
+        if (tp_buf_hold_ref(to, refs->refs[number]))
+            return tp_error_oom(c->err, "work");
+    }
+    return 0;
+}
+
+static int get_message(cursor *c, const tp_parcel_refs *refs, tp_buf *to)
+{
+    cursor bytes;
+    uint64_t n;
+    if (get_section(c, &bytes))
+        return -1;
+    const uint8_t *p = get(c, sizeof n);
+    if (!p)
+        return -1;
+    memcpy(&n, p, sizeof n);
+    if (left(&bytes) && tp_buf_add(to, bytes.p, left(&bytes)))
+        return tp_error_oom(c->err, "work");
+    return get_numbers(c, refs, n, to);
+}
+
+/* Makes what the definition says. NULL with err set. */
+static tp_ref *make(cursor *c, const definition *d, const tp_parcel_refs *refs)
+{
+    const char *name = (const char *)get(c, d->name);
+    const uint8_t *bytes = get(c, d->bytes);
+    tp_buf message = { 0 };
+    char *text = name && d->name < 1 << 16 ? strndup(name, d->name) : NULL;
+    tp_ref *made = NULL;
+    if (!text || !bytes)
+        damaged(c);
+    else if (d->bytes && tp_buf_add(&message, bytes, d->bytes))
+        tp_error_oom(c->err, "work");
+    else if (get_numbers(c, refs, d->nrefs, &message) == 0) {
+        if (d->kind == DEFINED_FUNC) {
+            tp_func *f = tp_func_new(text, d->limit);
+            made = f ? &f->ref : NULL;
+        } else if (d->kind == DEFINED_CLASS) {
+            made = tp_class_blob_new(text, &message, d->is_partial != 0);
+        } else if (d->kind == DEFINED_PACKED) {
+            tp_image *packed = tp_image_new(&message);
+            made = packed ? &packed->ref : NULL;
+        } else {
+            damaged(c);
+        }
+        if (!made)
+            tp_error_oom(c->err, "work"); /* unless something was said before */
+    }
+    free(text);
+    tp_buf_free(&message);
+    return made;
+}
+
+/* Reads definitions until the end. Functions and classes that do not depend on others are looked up
+ * among those that are known. */
+static int get_definitions(cursor *c, tp_parcel_refs *refs, tp_known *known)
+{
+    while (left(c)) {
+        definition d;
+        uint8_t digest[TP_ID_BYTES];
+        const uint8_t *begin = get(c, sizeof d);
+        if (!begin)
+            return -1;
+        memcpy(&d, begin, sizeof d);
+        if (d.size < sizeof d || d.size - sizeof d > left(c))
+            return damaged(c);
+        cursor inside = { c->p, begin + d.size, c->err };
+        c->p = begin + d.size;
+        known_one *one = NULL;
+        bool is_kept = d.nrefs == 0 && d.kind != DEFINED_PACKED;
+        if (is_kept) {
+            tp_blake2b_hash(digest, sizeof digest, begin, d.size);
+            for (one = known->first; one; one = one->next)
+                if (memcmp(one->digest, digest, sizeof digest) == 0)
+                    break;
+        }
+        tp_ref *made = one ? tp_ref_hold(one->ref) : make(&inside, &d, refs);
+        int rc = made ? add_ref(refs, made, c->err) : -1;
+        if (rc == 0 && is_kept && !one) {
+            one = malloc(sizeof *one);
+            if (one) { /* else it is another one next time, of which the user sees little */
+                memcpy(one->digest, digest, sizeof digest);
+                one->ref = tp_ref_hold(made);
+                one->next = known->first;
+                known->first = one;
+            }
+        }
+        tp_ref_drop(made);
+        if (rc)
+            return -1;
+    }
+    return 0;
+}
+
+int tp_parcel_get_image(tp_image **image, tp_parcel_refs *refs, tp_known *known,
+                        const uint8_t *bytes, size_t len, tp_error *err)
+{
+    cursor c = { bytes, bytes + len, err }, definitions;
+    tp_buf message = { 0 };
+    *image = NULL;
+    if (get_section(&c, &definitions) == 0 && get_definitions(&definitions, refs, known) == 0 &&
+        get_message(&c, refs, &message) == 0) {
+        *image = tp_image_new(&message);
+        if (!*image)
+            tp_error_oom(err, "work");
+    }
+    tp_buf_free(&message);
+    return *image ? 0 : -1;
+}
+
+int tp_parcel_get_task(tp_task *task, const char **name, tp_block **items, const uint8_t **image,
+                       tp_parcel_refs *refs, tp_known *known, const uint8_t *bytes, size_t len,
+                       tp_error *err)
+{
+    cursor c = { bytes, bytes + len, err }, text, definitions, ends;
+    *items = NULL;
+    *image = NULL;
+    const uint8_t *head = get(&c, sizeof *task);
+    if (!head)
+        return -1;
+    memcpy(task, head, sizeof *task);
+    if (get_section(&c, &text) || get_section(&c, &definitions) || get_section(&c, &ends) ||
+        get_definitions(&definitions, refs, known))
+        return -1;
+    if (left(&text) == 0 || text.end[-1] != '\0' || task->count == 0 ||
+        left(&ends) != (uint64_t)task->count * sizeof(uint32_t) || task->func >= refs->n ||
+        refs->refs[task->func]->type != &tp_func_type || task->returns > TP_COLUMNS_MAX)
+        return damaged(&c);
+    *name = (const char *)text.p;
+    tp_block *b = tp_block_new_values(TP_BLOCK_VALUES);
+    if (!b)
+        return tp_error_oom(err, "work");
+    int rc = get_message(&c, refs, &b->bytes);
+    uint32_t before = 0;
+    for (uint32_t i = 0; rc == 0 && i < task->count; i++) {
+        uint32_t end;
+        memcpy(&end, ends.p + i * sizeof end, sizeof end);
+        if (end < before || end > b->bytes.len)
+            rc = damaged(&c);
+        else if (tp_block_reserve(b))
+            rc = tp_error_oom(err, "work");
+        else
+            b->ends[b->n++] = before = end;
+    }
+    cursor follows = { 0 };
+    if (rc == 0 && task->has_image) {
+        rc = get_section(&c, &follows);
+        if (rc == 0 && left(&follows) != task->image_size)
+            rc = damaged(&c);
+        *image = follows.p;
+    }
+    if (rc) {
+        tp_block_free(b);
+        return -1;
+    }
+    *items = b;
+    return 0;
+}
+
+/* ---- results ---- */
+
+static uint64_t rounded(uint64_t n)
+{
+    return (n + RECORDS_ALIGN - 1) & ~(uint64_t)(RECORDS_ALIGN - 1);
+}
+
+/* Adds n bytes and zeros up to the next multiple of 8. */
+static int put_padded(tp_buf *out, const void *bytes, uint64_t n, tp_error *err)
+{
+    static const char zeros[RECORDS_ALIGN] = { 0 };
+    return put(out, bytes, n, err) || put(out, zeros, rounded(n) - n, err) ? -1 : 0;
+}
+
+static int put_columns(tp_buf *out, const tp_block *b, uint32_t at, tp_error *err)
+{
+    tp_wire_record r = { .kind = b->kind, .at = at, .n = b->n, .capacity = b->n,
+                         .columns = b->columns };
+    memcpy(r.type, b->type, sizeof r.type);
+    r.text.used = r.text.capacity = b->text.used;
+    r.size = tp_wire_columns_size(b->n, b->columns, b->type, b->text.used);
+    int rc = put(out, &r, sizeof r, err);
+    for (uint32_t c = 0; rc == 0 && c < b->columns; c++)
+        rc = put_padded(out, b->column[c], b->n * tp_block_element_size(b->type[c]), err);
+    return rc ? rc : put_padded(out, b->text.bytes, b->text.used, err);
+}
+
+/* The message of one item, or of a failure. */
+static int put_record(tp_buf *out, const tp_block *b, uint32_t k, uint32_t at,
+                      const tp_parcel_refs *refs, const tp_parcel_refs *more, tp_error *err)
+{
+    size_t len = b->bytes.len;
+    const uint8_t *bytes = b->ends ? tp_block_message(b, k, &len) : b->bytes.data;
+    uint64_t nrefs = b->bytes.nrefs;
+    tp_wire_record r = { .kind = b->kind, .at = at, .n = 1, .may_retry = b->may_retry,
+                         .is_crash = b->is_crash, .bytes = len, .nrefs = nrefs };
+    r.size = sizeof r + rounded(len) + rounded(nrefs * sizeof(uint32_t));
+    int rc = put(out, &r, sizeof r, err);
+    rc = rc ? rc : put_padded(out, bytes, len, err);
+    for (uint64_t i = 0; rc == 0 && i < nrefs; i++) {
+        int64_t number = find(refs, b->bytes.refs[i]);
+        if (number < 0) {
+            number = find(more, b->bytes.refs[i]);
+            number = number < 0 ? -1 : number + refs->n;
+        }
+        uint32_t as = (uint32_t)number;
+        rc = number < 0 ? tp_error_set(err, TP_ECODEC,
+                                       "an object that only the worker knows cannot travel from it")
+                        : put(out, &as, sizeof as, err);
+    }
+    uint64_t spare = rounded(nrefs * sizeof(uint32_t)) - nrefs * sizeof(uint32_t);
+    return rc ? rc : put(out, &(uint64_t){ 0 }, spare, err);
+}
+
+int tp_parcel_put_result(tp_buf *out, const tp_block *b, uint32_t at, const tp_parcel_refs *refs,
+                         const tp_parcel_refs *more, tp_error *err)
+{
+    size_t before = out->len;
+    int rc = 0;
+    if (b->kind == TP_BLOCK_COLUMNS) {
+        rc = put_columns(out, b, at, err);
+    } else if (b->kind == TP_BLOCK_DONE) {
+        tp_wire_record r = { .size = sizeof r, .kind = b->kind, .at = at, .n = b->n };
+        rc = put(out, &r, sizeof r, err);
+    } else {
+        for (uint32_t k = 0; rc == 0 && k < b->n; k++)
+            rc = put_record(out, b, k, at + k, refs, more, err);
+    }
+    if (rc)
+        out->len = before;
+    return rc;
+}

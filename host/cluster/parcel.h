@@ -1,0 +1,133 @@
+/* parcel.h: what a coordinator and the workers of its cluster send each other, as bytes.
+ *
+ * Both are of the same build (tp_build), on machines of one kind, so that structs travel as they
+ * are. Work is signed: a signature, a tp_sealed, and behind it the payload whose hash is in there,
+ * or nothing when the payload is too large for a message and lies in the stream of blobs. A worker
+ * looks at nothing else before both are verified. Results are not signed: they are records as
+ * worker processes write them (wire/frame.h), and read as hostile.
+ *
+ * A payload of work is a tp_task, the function's name, definitions, the items, and the image if it
+ * is small. Definitions are what messages refer to (functions, classes, packed values); they are
+ * numbered, those of the image behind those of the work, and results refer to these numbers. */
+#ifndef TP_PARCEL_H
+#define TP_PARCEL_H
+
+#include "engine/work.h"
+#include "wire/frame.h"
+
+enum {
+    TP_ID_BYTES = 16,  /* of a build and of a session */
+    TP_ID_TEXT = 2 * TP_ID_BYTES + 1,
+    TP_DIGEST_BYTES = 32,
+    TP_INLINE_BYTES = 200 << 10, /* larger payloads go as blobs */
+    TP_IMAGE_INLINE = 16 << 10,  /* larger images go as blobs, once */
+    TP_BLOB_PIECE = 256 << 10,
+    TP_PAYLOAD_MAX = 1 << 30
+};
+
+/* What this process is built of: its version, LuaJIT, our Lua modules, how structs lie in memory.
+ * Only processes with the same build understand each other. `text` is for people. */
+typedef struct tp_build {
+    uint8_t id[TP_ID_BYTES];
+    char hex[TP_ID_TEXT];
+    char text[80];
+} tp_build;
+
+void tp_build_get(tp_build *build);
+
+/* The head of a message of work; signed. */
+typedef struct tp_sealed {
+    char magic[8];
+    uint8_t key[32]; /* the public one of who has signed it */
+    uint8_t build[TP_ID_BYTES], session[TP_ID_BYTES];
+    uint64_t chunk; /* its number in the session */
+    uint32_t sending; /* how often it was sent anew, from 1 */
+    uint32_t is_blob;
+    uint64_t size; /* of the payload */
+    uint8_t digest[TP_DIGEST_BYTES];
+} tp_sealed;
+
+#define TP_SEALED_MAGIC "TPWORK1"
+
+/* What a live coordinator signs to show that it is one; `nonce` is the asker's. */
+typedef struct tp_alive {
+    char magic[8];
+    uint8_t build[TP_ID_BYTES], session[TP_ID_BYTES], nonce[TP_ID_BYTES];
+} tp_alive;
+
+#define TP_ALIVE_MAGIC "TPLIVE1"
+
+/* The head of a result. */
+typedef struct tp_answer {
+    uint32_t kind, is_blob;
+    uint64_t size;
+    uint8_t digest[TP_DIGEST_BYTES]; /* of a blob */
+} tp_answer;
+
+typedef enum tp_answer_kind {
+    TP_ANSWER_DONE = 1, /* records of results */
+    TP_ANSWER_BACK,     /* it is not, or not all of it was, run here: it must be sent anew */
+    TP_ANSWER_REFUSED   /* a text: why this worker runs nothing of this coordinator's */
+} tp_answer_kind;
+
+/* The head of a payload. */
+typedef struct tp_task {
+    uint64_t base; /* the index of its first item */
+    tp_key draws;
+    uint64_t timeout_ns, memory, recycle;
+    uint32_t attempt, discards, batch, splits, tags_lines, returns;
+    uint8_t returned[TP_COLUMNS_MAX];
+    uint32_t count; /* items */
+    uint32_t func;  /* the number of the definition of the function that is called */
+    uint8_t image[TP_DIGEST_BYTES];
+    uint64_t image_size;
+    uint32_t has_image; /* the image's bytes follow */
+    uint32_t is_alone; /* workers have died with it: nothing else may run beside it */
+} tp_task;
+
+/* Things that messages refer to, in the order of their numbers; held. Zeroed: none. */
+typedef struct tp_parcel_refs {
+    tp_ref **refs;
+    uint32_t n, room;
+} tp_parcel_refs;
+
+void tp_parcel_refs_free(tp_parcel_refs *refs);
+
+/* ---- the coordinator ---- */
+
+/* An image as bytes. -1 with err set when something in it cannot travel to another machine. */
+int tp_parcel_put_image(const tp_image *image, tp_buf *out, tp_parcel_refs *refs, tp_error *err);
+
+/* A payload for up to task->count items of the work, from w->at on; fewer when they are many bytes:
+ * task->count says how many. `func` is the function's; `image` the bytes of its image when they are
+ * to follow, else NULL. */
+int tp_parcel_put_task(tp_task *task, const tp_work *w, const tp_func *func, const tp_buf *image,
+                       tp_buf *out, tp_parcel_refs *refs, tp_error *err);
+
+/* ---- a worker ---- */
+
+/* Where definitions are looked up by the hash of their bytes, so that the same function stays the
+ * same in all work of a session. Zeroed: empty. */
+typedef struct tp_known {
+    struct tp_known_one *first;
+} tp_known;
+
+void tp_known_free(tp_known *known);
+
+/* Reads the definitions and the message of an image. */
+int tp_parcel_get_image(tp_image **image, tp_parcel_refs *refs, tp_known *known,
+                        const uint8_t *bytes, size_t len, tp_error *err);
+
+/* Reads a payload: `name` lies in its bytes, `items` is a new block of VALUES; *image is where the
+ * image's bytes begin when they follow, else NULL. Nothing is believed of the lengths in it. */
+int tp_parcel_get_task(tp_task *task, const char **name, tp_block **items, const uint8_t **image,
+                       tp_parcel_refs *refs, tp_known *known, const uint8_t *bytes, size_t len,
+                       tp_error *err);
+
+/* Adds a block of results as records (wire/frame.h). `at` is the offset of its first item; `refs`
+ * are the work's definitions and `more` its image's. -1 with err set when it refers to anything
+ * else, or there is no memory; out is as it was. */
+int tp_parcel_put_result(tp_buf *out, const tp_block *b, uint32_t at, const tp_parcel_refs *refs,
+                         const tp_parcel_refs *more, tp_error *err);
+
+#endif

@@ -1,0 +1,46 @@
+/* protocol.h: the names that a coordinator and its workers use on a NATS server.
+ *
+ * Streams, made by the coordinator when they are missing:
+ *   W  tp1.d.w.BUILD.SESSION.CHUNK.SENDING     work: a queue, each message once
+ *   R  tp1.d.r.SESSION.GROUP.CHUNK.SENDING     results: the first one counts
+ *   B  tp1.d.b.SESSION.DIGEST.PIECE            large payloads in pieces
+ * BUILD (tp_build) and SESSION (a coordinator's, by chance) are hexadecimal. Workers pull work of
+ * their own build only, by the consumer P_BUILD.
+ *
+ * Not kept: tp1.d.r.SESSION.out (what items print), tp1.d.r.SESSION.held (what a worker has, in
+ * lines "CHUNK SENDING ACK": the last is where it is acknowledged), tp1.d.hb.WORKER (it is there),
+ * tp1.d.q.SESSION (is its coordinator alive?), tp1.d.ctl.SESSION ("cancel CHUNK", "over") and
+ * tp1.d.ctl.all ("hello": workers show themselves at once). */
+#ifndef TP_PROTOCOL_H
+#define TP_PROTOCOL_H
+
+#define TP_STREAM_W "TP1_d_W"
+#define TP_STREAM_R "TP1_d_R"
+#define TP_STREAM_B "TP1_d_B"
+
+#define TP_SUBJECT_W "tp1.d.w."
+#define TP_SUBJECT_R "tp1.d.r."
+#define TP_SUBJECT_B "tp1.d.b."
+#define TP_SUBJECT_HB "tp1.d.hb."
+#define TP_SUBJECT_Q "tp1.d.q."
+#define TP_SUBJECT_CTL "tp1.d.ctl."
+
+/* Prefixes of inboxes, for answers; the users that the server knows */
+#define TP_INBOX_COORDINATOR "_TPC"
+#define TP_INBOX_WORKER "_TPW"
+#define TP_USER_COORDINATOR "coordinator"
+#define TP_USER_WORKER "worker"
+
+enum {
+    /* results are removed from R in groups of so many numbers, of which a coordinator uses one for
+     * each of 256 flights in turn */
+    TP_GROUP_CHUNKS = 256 * 1000,
+    /* work that no worker has answered for, nor said that it still runs, goes to another */
+    TP_ACK_WAIT_S = 10,
+    TP_HEARTBEAT_MS = 1000,
+    /* a chunk that its worker has not named for so long goes to another: the worker is dead */
+    TP_HELD_S = 4,
+    TP_SUBJECT_MAX = 256
+};
+
+#endif

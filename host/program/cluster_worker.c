@@ -1,0 +1,1011 @@
+/* cluster_worker.c: `tidepool worker`: takes chunks of work from the engine of a cluster and runs
+ * them in worker processes of this machine. cluster/protocol.h has the names on the server,
+ * cluster/exec_cluster.c the other side.
+ *
+ * One thread does everything here but run items. Each session (a coordinator's process) has a host
+ * of its own, so that nothing of one is left for another. A chunk is a job of that host: what
+ * worker processes do for a script on this machine they do for it here.
+ *
+ * What comes in is looked at only after its signature and the digest of its payload were verified,
+ * and only of a session whose coordinator has shown that it lives, by signing a number that this
+ * process has made up for it: what was recorded earlier is not run again. */
+#include "program/cluster_worker.h"
+
+#include "base/blake2b.h"
+#include "base/cpus.h"
+#include "cluster/blobs.h"
+#include "cluster/exec_cluster.h"
+#include "cluster/nats.h"
+#include "cluster/parcel.h"
+#include "cluster/protocol.h"
+#include "cluster/sign.h"
+#include "host.h"
+#include "program/process.h"
+#include "runtime/runtime.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    PULLS = 8,
+    PULL_MS = 2000,
+    LOOK_MS = 200,       /* how often time is looked at */
+    ALIVE_MS = 5000,     /* how often a session is asked whether it lives, */
+    ALIVE_TRIES = 5,     /* how often a question is repeated, after so long, before it is dead */
+    ALIVE_AGAIN_MS = 3000,
+    PROGRESS_MS = TP_ACK_WAIT_S * 1000 / 4,
+    AGAIN_MS = 2000,     /* a result that the server has not acknowledged is sent again */
+    SHORT_NS = 50 * 1000 * 1000, /* chunks that take less are fetched ahead */
+    GRACE_MS = 30000,    /* for what runs when the worker is asked to leave */
+    IMAGES = 64,
+    CANCELLED = 1024,    /* cancelled chunks that are remembered, in case they come yet */
+    WAIT_MS = 100 /* a chunk that finds no free slot for so long goes to another worker */
+};
+
+typedef struct image {
+    tp_image *of; /* NULL: the place is free */
+    uint8_t digest[TP_DIGEST_BYTES];
+    uint64_t used;
+    unsigned users; /* chunks */
+    tp_parcel_refs refs;
+} image;
+
+typedef struct session {
+    struct session *next;
+    tp_waiter waiter; /* wakes the thread when a job of the host has news */
+    struct node *node;
+    uint8_t id[TP_ID_BYTES], nonce[TP_ID_BYTES];
+    char hex[TP_ID_TEXT];
+    bool is_alive; /* it has answered once */
+    unsigned tries; /* questions without an answer; 0: none is open */
+    uint64_t ask_ms; /* when it is asked next */
+    tp_host *host; /* NULL until its first chunk runs */
+    tp_known known;
+    image images[IMAGES];
+    uint64_t used;
+} session;
+
+typedef enum chunk_state {
+    WAITING,  /* until its session has shown that it is alive */
+    QUEUED,   /* until there is a slot */
+    RUNNING,
+    ANSWERED  /* until the server has the result */
+} chunk_state;
+
+typedef struct chunk {
+    struct chunk *next;
+    session *session;
+    chunk_state state;
+    uint64_t number, begun_ns;
+    uint32_t sending;
+    bool is_alone; /* nothing else may run beside it */
+    tp_buf payload; /* QUEUED: of a large one */
+    char ack[TP_SUBJECT_MAX]; /* where it is acknowledged */
+    tp_buf message; /* WAITING: what came, without the signature; ANSWERED: the answer */
+    tp_job *job;    /* RUNNING */
+    image *image;
+    tp_parcel_refs refs;
+    tp_buf records;
+    uint32_t at, count;
+    uint64_t queued_ms, progress_ms, again_ms;
+} chunk;
+
+typedef struct pull {
+    unsigned left; /* messages that may come yet */
+    uint64_t until_ms;
+} pull;
+
+typedef struct node {
+    const tp_options *options;
+    tp_nats nats;
+    tp_signer signer;
+    tp_build build;
+    char id[TP_ID_TEXT], inbox[80], host_name[64];
+    unsigned slots;
+    session *sessions;
+    chunk *chunks;
+    pull pulls[PULLS];
+    uint64_t heartbeat_ms, pull_ms, held_ms;
+    double chunk_ns; /* what chunks take lately */
+    uint64_t dropped; /* messages that were no work for us */
+    struct {
+        session *session;
+        uint64_t chunk;
+    } cancelled[CANCELLED];
+    unsigned n_cancelled;
+    bool is_leaving, is_lost, is_refused;
+    uint64_t leave_ms;
+} node;
+
+/* Set by a signal. */
+static volatile sig_atomic_t asked_to_leave;
+
+static uint64_t now_ms(void)
+{
+    return uv_hrtime() / 1000000;
+}
+
+static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static void say(const char *format, ...)
+{
+    char text[800];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    fprintf(stderr, "tidepool worker: %s\n", text);
+}
+
+/* ---- answers ---- */
+
+static void acknowledge(node *n, const chunk *k, const char *how)
+{
+    tp_nats_publish(&n->nats, k->ack, NULL, how, strlen(how));
+}
+
+static void name_result(const chunk *k, char *to)
+{
+    snprintf(to, TP_SUBJECT_MAX, TP_SUBJECT_R "%s.%llu.%llu.%u", k->session->hex,
+             (unsigned long long)(k->number / TP_GROUP_CHUNKS), (unsigned long long)k->number,
+             k->sending);
+}
+
+static void send_answer(node *n, chunk *k)
+{
+    char subject[TP_SUBJECT_MAX], reply[TP_SUBJECT_MAX];
+    name_result(k, subject);
+    snprintf(reply, sizeof reply, "%s.a.%s.%llu.%u", n->inbox, k->session->hex,
+             (unsigned long long)k->number, k->sending);
+    tp_nats_publish(&n->nats, subject, reply, k->message.data, k->message.len);
+    k->again_ms = now_ms() + AGAIN_MS;
+}
+
+static void drop_image(chunk *k)
+{
+    if (k->image)
+        k->image->users--;
+    k->image = NULL;
+}
+
+/* The chunk is over, with this answer, which stays until the server has it. */
+static void answer(node *n, chunk *k, tp_answer_kind kind, const void *bytes, size_t len)
+{
+    tp_answer a = { .kind = kind, .size = len };
+    tp_error err = { 0 };
+    if (k->job)
+        tp_job_close(k->job);
+    k->job = NULL;
+    drop_image(k);
+    tp_parcel_refs_free(&k->refs);
+    if (len > TP_INLINE_BYTES) {
+        a.is_blob = 1;
+        tp_blake2b_hash(a.digest, sizeof a.digest, bytes, len);
+        if (tp_blob_put(&n->nats, k->session->hex, a.digest, bytes, len, &err))
+            a = (tp_answer){ .kind = TP_ANSWER_BACK };
+        len = 0;
+    }
+    tp_buf_clear(&k->message);
+    if (tp_buf_add(&k->message, &a, sizeof a) || (len && tp_buf_add(&k->message, bytes, len))) {
+        /* no memory: as if this worker had not been there */
+        a = (tp_answer){ .kind = TP_ANSWER_BACK };
+        tp_buf_clear(&k->message);
+        tp_buf_add(&k->message, &a, sizeof a);
+    }
+    tp_buf_free(&k->records);
+    tp_buf_free(&k->payload);
+    k->state = ANSWERED;
+    send_answer(n, k);
+}
+
+static void free_chunk(chunk *k)
+{
+    if (k->job)
+        tp_job_close(k->job);
+    drop_image(k);
+    tp_parcel_refs_free(&k->refs);
+    tp_buf_free(&k->message);
+    tp_buf_free(&k->payload);
+    tp_buf_free(&k->records);
+    free(k);
+}
+
+/* Takes the chunk off the list and frees it. */
+static void forget(node *n, chunk *k)
+{
+    chunk **at = &n->chunks;
+    while (*at != k)
+        at = &(*at)->next;
+    *at = k->next;
+    free_chunk(k);
+}
+
+static chunk *find_chunk(const node *n, const session *s, uint64_t number)
+{
+    chunk *k = n->chunks;
+    while (k && (k->session != s || k->number != number))
+        k = k->next;
+    return k;
+}
+
+/* ---- sessions ---- */
+
+static session *find_session(const node *n, const char *hex)
+{
+    session *s = n->sessions;
+    while (s && strcmp(s->hex, hex) != 0)
+        s = s->next;
+    return s;
+}
+
+static void ask_session(node *n, session *s)
+{
+    char subject[TP_SUBJECT_MAX], reply[TP_SUBJECT_MAX];
+    if (s->tries == 0)
+        tp_signer_random(&n->signer, s->nonce, sizeof s->nonce);
+    s->tries++;
+    s->ask_ms = now_ms() + ALIVE_AGAIN_MS;
+    snprintf(subject, sizeof subject, TP_SUBJECT_Q "%s", s->hex);
+    snprintf(reply, sizeof reply, "%s.s.%s", n->inbox, s->hex);
+    tp_nats_publish(&n->nats, subject, reply, s->nonce, sizeof s->nonce);
+}
+
+static void wake(tp_waiter *w)
+{
+    session *s = (session *)(void *)((char *)w - offsetof(session, waiter));
+    tp_nats_wake(&s->node->nats);
+}
+
+static session *open_session(node *n, const uint8_t *id, const char *hex)
+{
+    session *s = calloc(1, sizeof *s);
+    if (!s)
+        return NULL;
+    memcpy(s->id, id, sizeof s->id);
+    snprintf(s->hex, sizeof s->hex, "%s", hex);
+    s->node = n;
+    s->waiter.wake = wake;
+    s->next = n->sessions;
+    n->sessions = s;
+    ask_session(n, s);
+    return s;
+}
+
+static void free_image(image *i)
+{
+    tp_ref_drop(i->of);
+    tp_parcel_refs_free(&i->refs);
+    *i = (image){ 0 };
+}
+
+/* Its coordinator is gone: what there is of it is not wanted any more. */
+static void close_session(node *n, session *s)
+{
+    for (chunk *k = n->chunks, *next; k; k = next) {
+        next = k->next;
+        if (k->session == s) {
+            acknowledge(n, k, "+TERM");
+            forget(n, k);
+        }
+    }
+    for (unsigned i = 0; i < CANCELLED; i++)
+        if (n->cancelled[i].session == s)
+            n->cancelled[i].session = NULL;
+    session **at = &n->sessions;
+    while (*at != s)
+        at = &(*at)->next;
+    *at = s->next;
+    for (int i = 0; i < IMAGES; i++)
+        free_image(&s->images[i]);
+    tp_known_free(&s->known);
+    tp_host_close(s->host);
+    free(s);
+}
+
+/* tp_config.write of a session's host. Any thread of its; the client library takes calls from
+ * several. */
+static void print(void *user, int fd, const char *bytes, size_t len)
+{
+    enum { MOST = 512 << 10 };
+    session *s = user;
+    node *n = s->node;
+    char subject[TP_SUBJECT_MAX];
+    size_t name = strlen(n->host_name) + 1;
+    snprintf(subject, sizeof subject, TP_SUBJECT_R "%s.out", s->hex);
+    for (; len > 0;) {
+        size_t part = len < MOST ? len : MOST;
+        char *message = malloc(1 + name + part);
+        if (!message)
+            return;
+        message[0] = (char)('0' + fd);
+        memcpy(message + 1, n->host_name, name);
+        memcpy(message + 1 + name, bytes, part);
+        tp_nats_publish(&n->nats, subject, NULL, message, 1 + name + part);
+        free(message);
+        bytes += part;
+        len -= part;
+    }
+}
+
+static int open_host(node *n, session *s, bool tags_lines, tp_error *err)
+{
+    tp_config config = {
+        .size = sizeof config,
+        .workers = (int)n->slots,
+        .write = print,
+        .user = s,
+        .tag_lines = tags_lines,
+        .worker = tp_is_set("TIDEPOOL_WORKER") ? getenv("TIDEPOOL_WORKER") : "/proc/self/exe",
+    };
+    return tp_host_open(&s->host, &config, err);
+}
+
+/* ---- chunks ---- */
+
+/* The image with that digest, whose bytes are at `bytes`, or else in the stream of blobs. */
+static image *find_image(node *n, session *s, const tp_task *task, const uint8_t *bytes,
+                         tp_error *err)
+{
+    image *oldest = NULL;
+    for (int k = 0; k < IMAGES; k++) {
+        image *one = &s->images[k];
+        if (one->of && memcmp(one->digest, task->image, TP_DIGEST_BYTES) == 0) {
+            one->used = ++s->used;
+            return one;
+        }
+        if (one->users == 0 && (!oldest || one->used < oldest->used))
+            oldest = one;
+    }
+    uint8_t found[TP_DIGEST_BYTES];
+    tp_buf blob = { 0 };
+    size_t len = task->image_size;
+    if (!oldest || len > TP_PAYLOAD_MAX) {
+        tp_error_set(err, TP_ELIMIT, "too many functions at once");
+        return NULL;
+    }
+    if (!bytes && tp_blob_get(&n->nats, s->hex, task->image, len, &blob, err)) {
+        tp_buf_free(&blob);
+        return NULL;
+    }
+    bytes = bytes ? bytes : blob.data;
+    tp_blake2b_hash(found, sizeof found, bytes, len);
+    free_image(oldest);
+    if (memcmp(found, task->image, sizeof found) != 0)
+        tp_error_set(err, TP_ECODEC, "damaged work");
+    else if (tp_parcel_get_image(&oldest->of, &oldest->refs, &s->known, bytes, len, err) == 0) {
+        memcpy(oldest->digest, task->image, sizeof oldest->digest);
+        oldest->used = ++s->used;
+    }
+    tp_buf_free(&blob);
+    if (!oldest->of) {
+        free_image(oldest);
+        return NULL;
+    }
+    return oldest;
+}
+
+static int start_job(chunk *k, const tp_task *task, tp_block *items, tp_error *err)
+{
+    session *s = k->session;
+    tp_job_config config = {
+        .func = (tp_func *)(void *)k->refs.refs[task->func],
+        .image = k->image->of,
+        .executor = tp_host_executor_that(s->host, TP_RUNS_LUA | TP_ISOLATED),
+        .waiter = &s->waiter,
+        .ordered = true,
+        .keep_going = true,
+        .discard = task->discards,
+        .total = task->count,
+        .timeout_ns = task->timeout_ns,
+        .recycle = task->recycle,
+        .memory = task->memory,
+        .batch = task->batch,
+        .splits = task->splits,
+        .returns = { .columns = task->returns },
+        .draws = task->draws,
+        .base = task->base,
+        .executor_name = tp_exec_cluster.name,
+        .attempt = task->attempt,
+    };
+    memcpy(config.returns.type, task->returned, sizeof task->returned);
+    if (tp_job_open(&k->job, s->host->engine, &config, err)) {
+        tp_block_free(items);
+        return -1;
+    }
+    k->count = task->count;
+    if (tp_job_push(k->job, items))
+        return tp_error_oom(err, "work");
+    tp_job_end(k->job);
+    return 0;
+}
+
+/* Adds a line of TP_SUBJECT_R SESSION.held. */
+static void add_name(const chunk *k, tp_buf *text)
+{
+    char line[TP_SUBJECT_MAX + 64];
+    int len = snprintf(line, sizeof line, "%llu %u %s\n", (unsigned long long)k->number,
+                       k->sending, k->ack);
+    tp_buf_add(text, line, (size_t)len); /* without memory it is named the next time */
+}
+
+static void send_names(node *n, const session *s, tp_buf *text)
+{
+    char subject[TP_SUBJECT_MAX];
+    snprintf(subject, sizeof subject, TP_SUBJECT_R "%s.held", s->hex);
+    if (text->len)
+        tp_nats_publish(&n->nats, subject, NULL, text->data, text->len);
+    tp_buf_free(text);
+}
+
+static tp_sealed head_of(const chunk *k)
+{
+    tp_sealed head;
+    memcpy(&head, k->message.data, sizeof head);
+    return head;
+}
+
+/* Where the chunk's payload is; it is `head_of(k).size` long. */
+static const uint8_t *payload_of(const chunk *k)
+{
+    return head_of(k).is_blob ? k->payload.data : k->message.data + sizeof(tp_sealed);
+}
+
+/* A chunk whose message was verified, and whose session is alive, waits for a slot. */
+static void enqueue(node *n, chunk *k)
+{
+    tp_sealed head = head_of(k);
+    tp_error err = { 0 };
+    tp_task task;
+    k->state = QUEUED;
+    k->queued_ms = now_ms();
+    if (head.is_blob &&
+        tp_blob_get(&n->nats, k->session->hex, head.digest, head.size, &k->payload, &err)) {
+        answer(n, k, TP_ANSWER_BACK, "", 0); /* the coordinator stores it anew */
+    } else if (head.size >= sizeof task) {
+        memcpy(&task, payload_of(k), sizeof task);
+        k->is_alone = task.is_alone != 0;
+    }
+}
+
+/* Begins a queued chunk. */
+static void begin(node *n, chunk *k)
+{
+    session *s = k->session;
+    tp_task task;
+    tp_error err = { 0 };
+    tp_block *items = NULL;
+    const char *name;
+    const uint8_t *image_bytes = NULL;
+    k->state = RUNNING;
+    k->begun_ns = uv_hrtime();
+    /* first: its items may be the end of this process */
+    tp_buf text = { 0 };
+    add_name(k, &text);
+    send_names(n, s, &text);
+    int rc = tp_parcel_get_task(&task, &name, &items, &image_bytes, &k->refs, &s->known,
+                                payload_of(k), head_of(k).size, &err);
+    if (rc == 0 && !s->host)
+        rc = open_host(n, s, task.tags_lines != 0, &err);
+    if (rc == 0) {
+        k->image = find_image(n, s, &task, image_bytes, &err);
+        rc = k->image ? 0 : -1;
+    }
+    if (k->image)
+        k->image->users++;
+    if (rc)
+        tp_block_free(items);
+    else
+        rc = start_job(k, &task, items, &err);
+    tp_buf_free(&k->payload);
+    if (rc && err.code == TP_ESYS && !image_bytes && !k->image) {
+        answer(n, k, TP_ANSWER_BACK, "", 0);
+    } else if (rc) {
+        char why[600];
+        snprintf(why, sizeof why, "%s: %s", n->host_name, err.message);
+        answer(n, k, TP_ANSWER_REFUSED, why, strlen(why));
+    }
+}
+
+/* The rest of its items fail, with this text. */
+static void fail_rest(chunk *k, tp_failure_kind kind, const char *text)
+{
+    for (; k->at < k->count; k->at++) {
+        tp_block *b = tp_block_new_failure(kind, text, 1, 1);
+        if (!b || tp_parcel_put_result(&k->records, b, k->at, &k->refs, &k->image->refs, NULL)) {
+            tp_block_free(b);
+            return;
+        }
+        tp_block_free(b);
+    }
+}
+
+static void take_result(chunk *k, tp_block *b)
+{
+    tp_error err = { 0 };
+    uint32_t n = b->n;
+    if (tp_parcel_put_result(&k->records, b, k->at, &k->refs, &k->image->refs, &err) == 0) {
+        k->at += n;
+    } else {
+        uint32_t count = k->count;
+        k->count = k->at + n;
+        fail_rest(k, tp_failure_kind_of(err.code, TP_KIND_CODEC), err.message);
+        k->count = count;
+    }
+    tp_block_free(b);
+}
+
+/* Takes what the chunk's job has given. */
+static void collect(node *n, chunk *k)
+{
+    bool has_more;
+    do {
+        tp_job_unawait(k->job);
+        uint32_t seen = tp_job_eventcount(k->job);
+        for (tp_block *b; (b = tp_job_next(k->job));)
+            take_result(k, b);
+        if (tp_job_is_over(k->job)) {
+            const tp_error *why = tp_job_lost(k->job);
+            if (k->at < k->count)
+                fail_rest(k, TP_KIND_RESOURCE,
+                          why ? why->message : "not enough memory on a worker of the cluster");
+            double took = (double)(uv_hrtime() - k->begun_ns);
+            n->chunk_ns = n->chunk_ns > 0 ? 0.8 * n->chunk_ns + 0.2 * took : took;
+            answer(n, k, TP_ANSWER_DONE, k->records.data, k->records.len);
+            return;
+        }
+        has_more = !tp_job_await(k->job, seen);
+    } while (has_more);
+}
+
+/* Begins queued chunks as far as there are slots, in their order. Those that find none go back, so
+ * that they run where there are some. */
+static void begin_queued(node *n, uint64_t now)
+{
+    unsigned running = 0;
+    bool has_alone = false;
+    for (const chunk *k = n->chunks; k; k = k->next) {
+        running += k->state == RUNNING;
+        has_alone |= k->state == RUNNING && k->is_alone;
+    }
+    for (chunk *k = n->chunks; k; k = k->next) {
+        if (k->state != QUEUED)
+            continue;
+        if (running < n->slots && !has_alone && !(k->is_alone && running > 0)) {
+            begin(n, k);
+            if (k->state == RUNNING)
+                collect(n, k); /* so that it wakes us */
+            running += k->state == RUNNING;
+            has_alone = k->is_alone;
+        } else if (k->is_alone) {
+            has_alone = true; /* its turn comes when what runs is over */
+        } else if (now >= k->queued_ms + WAIT_MS) {
+            n->chunk_ns = 2 * SHORT_NS; /* chunks are not that short any more */
+            answer(n, k, TP_ANSWER_BACK, "", 0);
+        }
+    }
+}
+
+/* ---- what comes in ---- */
+
+static void drop(node *n, const tp_nats_event *e, const char *why)
+{
+    n->dropped++;
+    say("dropped a message: %s (%llu so far)", why, (unsigned long long)n->dropped);
+    if (strncmp(e->reply, "$JS.ACK.", 8) == 0)
+        tp_nats_publish(&n->nats, e->reply, NULL, "+TERM", 5);
+}
+
+/* What is wrong with a message of work; NULL: it is what its coordinator has sent. */
+static const char *trouble_with(const node *n, const tp_nats_event *e, tp_sealed *head)
+{
+    uint8_t digest[TP_DIGEST_BYTES];
+    char subject[TP_SUBJECT_MAX], hex[TP_ID_TEXT];
+    size_t begin = TP_SIGNATURE_BYTES + sizeof *head;
+    if (e->len < begin)
+        return "it is too short";
+    memcpy(head, e->data + TP_SIGNATURE_BYTES, sizeof *head);
+    if (memcmp(head->magic, TP_SEALED_MAGIC, sizeof head->magic) != 0)
+        return "it is no work";
+    if (memcmp(head->key, n->signer.public_key, sizeof head->key) != 0)
+        return "it is signed with another key than this worker's token names";
+    if (!tp_signer_verify(&n->signer, (const uint8_t *)e->data, head, sizeof *head))
+        return "its signature is wrong";
+    if (memcmp(head->build, n->build.id, sizeof head->build) != 0)
+        return "it is of another build";
+    tp_to_hex(hex, head->session, sizeof head->session);
+    snprintf(subject, sizeof subject, TP_SUBJECT_W "%s.%s.%llu.%u", n->build.hex, hex,
+             (unsigned long long)head->chunk, head->sending);
+    if (strcmp(subject, e->subject) != 0)
+        return "it is not where it was sent to";
+    if (head->size > TP_PAYLOAD_MAX || e->len - begin != (head->is_blob ? 0 : head->size))
+        return "it is longer or shorter than it says";
+    tp_blake2b_hash(digest, sizeof digest, e->data + begin, e->len - begin);
+    if (!head->is_blob && memcmp(digest, head->digest, sizeof digest) != 0)
+        return "its payload is not what was signed";
+    return NULL;
+}
+
+static bool is_cancelled(const node *n, const session *s, uint64_t number)
+{
+    for (unsigned i = 0; i < CANCELLED; i++)
+        if (n->cancelled[i].session == s && n->cancelled[i].chunk == number)
+            return true;
+    return false;
+}
+
+static void take_work(node *n, const tp_nats_event *e)
+{
+    tp_sealed head;
+    char hex[TP_ID_TEXT];
+    const char *trouble = trouble_with(n, e, &head);
+    if (trouble) {
+        drop(n, e, trouble);
+        return;
+    }
+    tp_to_hex(hex, head.session, sizeof head.session);
+    session *s = find_session(n, hex);
+    chunk *k = s ? find_chunk(n, s, head.chunk) : NULL;
+    /* not wanted any more, or sent anew since */
+    if (s && (is_cancelled(n, s, head.chunk) || (k && k->sending > head.sending))) {
+        tp_nats_publish(&n->nats, e->reply, NULL, "+TERM", 5);
+        return;
+    }
+    if (k && k->sending == head.sending) { /* the server thinks that it was lost */
+        snprintf(k->ack, sizeof k->ack, "%s", e->reply);
+        return;
+    }
+    if (k) /* sent anew: nobody waits for the first one any more */
+        forget(n, k);
+    s = s ? s : open_session(n, head.session, hex);
+    k = s ? calloc(1, sizeof *k) : NULL;
+    if (!k || tp_buf_add(&k->message, e->data + TP_SIGNATURE_BYTES,
+                         e->len - TP_SIGNATURE_BYTES)) {
+        free(k);
+        tp_nats_publish(&n->nats, e->reply, NULL, "-NAK", 4);
+        return;
+    }
+    k->session = s;
+    k->number = head.chunk;
+    k->sending = head.sending;
+    snprintf(k->ack, sizeof k->ack, "%s", e->reply);
+    k->progress_ms = now_ms() + PROGRESS_MS;
+    chunk **end = &n->chunks;
+    while (*end)
+        end = &(*end)->next;
+    *end = k;
+    if (n->is_leaving)
+        answer(n, k, TP_ANSWER_BACK, "", 0);
+    else if (s->is_alive)
+        enqueue(n, k);
+}
+
+static void take_alive(node *n, session *s, const tp_nats_event *e)
+{
+    struct {
+        uint8_t signature[TP_SIGNATURE_BYTES];
+        tp_alive alive;
+    } a;
+    if (e->len != sizeof a)
+        return; /* nobody is there (503), or nonsense */
+    memcpy(&a, e->data, sizeof a);
+    if (!tp_signer_verify(&n->signer, a.signature, &a.alive, sizeof a.alive) ||
+        memcmp(a.alive.magic, TP_ALIVE_MAGIC, sizeof a.alive.magic) != 0 ||
+        memcmp(a.alive.session, s->id, TP_ID_BYTES) != 0 ||
+        memcmp(a.alive.build, n->build.id, TP_ID_BYTES) != 0 || s->tries == 0 ||
+        memcmp(a.alive.nonce, s->nonce, TP_ID_BYTES) != 0) {
+        drop(n, e, "it is no answer of that coordinator's");
+        return;
+    }
+    s->tries = 0;
+    s->ask_ms = now_ms() + ALIVE_MS;
+    bool is_new = !s->is_alive;
+    s->is_alive = true;
+    for (chunk *k = n->chunks; k && is_new; k = k->next)
+        if (k->session == s && k->state == WAITING)
+            enqueue(n, k);
+}
+
+static void take_control(node *n, const char *whose, const char *data, size_t len)
+{
+    char text[40];
+    unsigned long long number;
+    snprintf(text, sizeof text, "%.*s", (int)(len < 39 ? len : 39), data);
+    if (strcmp(whose, "all") == 0) {
+        n->heartbeat_ms = n->pull_ms = 0;
+        for (int i = 0; i < PULLS; i++)
+            n->pulls[i].left = 0; /* they may have been lost, when there was no consumer */
+        return;
+    }
+    session *s = find_session(n, whose);
+    if (s && strcmp(text, "over") == 0) {
+        close_session(n, s);
+    } else if (s && sscanf(text, "cancel %llu", &number) == 1) {
+        unsigned at = n->n_cancelled++ % CANCELLED;
+        n->cancelled[at].session = s;
+        n->cancelled[at].chunk = number;
+        chunk *k = find_chunk(n, s, number);
+        if (k) {
+            acknowledge(n, k, "+TERM");
+            forget(n, k);
+        }
+    }
+}
+
+/* The server has a result, or had one already. */
+static void take_acknowledgement(node *n, const char *rest, const tp_nats_event *e)
+{
+    static const char error[] = "\"error\"", there[] = "10077";
+    char hex[TP_ID_TEXT];
+    unsigned long long number;
+    unsigned sending;
+    if (sscanf(rest, "%32[0-9a-f].%llu.%u", hex, &number, &sending) != 3)
+        return;
+    session *s = find_session(n, hex);
+    chunk *k = s ? find_chunk(n, s, number) : NULL;
+    if (!k || k->state != ANSWERED || k->sending != sending || e->status != 0 || e->len == 0 ||
+        (memmem(e->data, e->len, error, sizeof error - 1) &&
+         !memmem(e->data, e->len, there, sizeof there - 1)))
+        return;
+    acknowledge(n, k, "+ACK");
+    forget(n, k);
+}
+
+/* The server says that a pull is over. */
+static void take_status(node *n, int i, const tp_nats_event *e)
+{
+    if (i >= 0 && i < PULLS)
+        n->pulls[i].left = 0;
+    if (e->status == 503)
+        n->pull_ms = now_ms() + LOOK_MS; /* there is no stream yet */
+}
+
+/* Work comes with its own subject. The server serves the oldest pull first. */
+static void take_pulled(node *n, const tp_nats_event *e)
+{
+    pull *oldest = NULL;
+    for (int i = 0; i < PULLS; i++)
+        if (n->pulls[i].left && (!oldest || n->pulls[i].until_ms < oldest->until_ms))
+            oldest = &n->pulls[i];
+    if (oldest)
+        oldest->left--;
+    if (strncmp(e->reply, "$JS.ACK.", 8) == 0)
+        take_work(n, e);
+}
+
+static void take_event(node *n, const tp_nats_event *e)
+{
+    size_t inbox = strlen(n->inbox), ctl = strlen(TP_SUBJECT_CTL);
+    if (e->kind == TP_NATS_LOST)
+        n->is_lost = true;
+    if (e->kind == TP_NATS_CLOSED)
+        n->is_refused = true;
+    if (e->kind == TP_NATS_BACK) {
+        n->is_lost = false;
+        n->heartbeat_ms = n->pull_ms = 0;
+        for (int i = 0; i < PULLS; i++)
+            n->pulls[i].left = 0;
+        for (chunk *k = n->chunks; k; k = k->next)
+            if (k->state == ANSWERED)
+                send_answer(n, k);
+    }
+    if (e->kind != TP_NATS_MESSAGE)
+        return;
+    if (strncmp(e->subject, TP_SUBJECT_CTL, ctl) == 0) {
+        take_control(n, e->subject + ctl, e->data, e->len);
+    } else if (strncmp(e->subject, n->inbox, inbox) == 0) {
+        const char *rest = e->subject + inbox;
+        if (strncmp(rest, ".p.", 3) == 0) {
+            take_status(n, atoi(rest + 3), e);
+        } else if (strncmp(rest, ".a.", 3) == 0) {
+            take_acknowledgement(n, rest + 3, e);
+        } else if (strncmp(rest, ".s.", 3) == 0) {
+            session *s = find_session(n, rest + 3);
+            if (s)
+                take_alive(n, s, e);
+        }
+    } else {
+        take_pulled(n, e);
+    }
+}
+
+/* ---- what is done from time to time ---- */
+
+static void show_self(node *n, uint64_t now)
+{
+    char subject[TP_SUBJECT_MAX], text[256];
+    if (now < n->heartbeat_ms)
+        return;
+    n->heartbeat_ms = now + TP_HEARTBEAT_MS;
+    snprintf(subject, sizeof subject, TP_SUBJECT_HB "%s", n->id);
+    snprintf(text, sizeof text, "%s %u %s %s", n->build.hex, n->is_leaving ? 0 : n->slots,
+             n->host_name, n->build.text);
+    tp_nats_publish(&n->nats, subject, NULL, text, strlen(text));
+}
+
+/* Tells the coordinators which of their chunks are here, so that they notice when this process is
+ * dead. */
+static void name_chunks(node *n, uint64_t now)
+{
+    if (now < n->held_ms)
+        return;
+    n->held_ms = now + TP_HEARTBEAT_MS;
+    for (session *s = n->sessions; s; s = s->next) {
+        tp_buf text = { 0 };
+        for (chunk *k = n->chunks; k; k = k->next)
+            if (k->session == s && k->state >= RUNNING)
+                add_name(k, &text);
+        send_names(n, s, &text);
+    }
+}
+
+/* Asks for as many chunks as there are slots for. */
+static void pull_work(node *n, uint64_t now)
+{
+    char subject[TP_SUBJECT_MAX], reply[TP_SUBJECT_MAX], body[80];
+    unsigned has = 0, most = n->slots + (n->chunk_ns < SHORT_NS ? n->slots : 0);
+    int free_one = -1;
+    if (n->is_leaving || n->is_lost || now < n->pull_ms)
+        return;
+    for (chunk *k = n->chunks; k; k = k->next)
+        has += k->state == ANSWERED ? 0 : k->is_alone ? most : 1;
+    for (int i = 0; i < PULLS; i++) {
+        if (n->pulls[i].left && now >= n->pulls[i].until_ms)
+            n->pulls[i].left = 0;
+        has += n->pulls[i].left;
+        if (!n->pulls[i].left)
+            free_one = i;
+    }
+    if (has >= most || free_one < 0)
+        return;
+    n->pulls[free_one] = (pull){ most - has, now + PULL_MS + LOOK_MS };
+    snprintf(subject, sizeof subject, "$JS.API.CONSUMER.MSG.NEXT." TP_STREAM_W ".P_%s",
+             n->build.hex);
+    snprintf(reply, sizeof reply, "%s.p.%d", n->inbox, free_one);
+    snprintf(body, sizeof body, "{\"batch\":%u,\"expires\":%d000000}", most - has, PULL_MS);
+    tp_nats_publish(&n->nats, subject, reply, body, strlen(body));
+}
+
+static void look_at_chunks(node *n, uint64_t now)
+{
+    for (chunk *k = n->chunks, *next; k; k = next) {
+        next = k->next;
+        if (k->state == RUNNING)
+            collect(n, k);
+        if (now >= k->progress_ms) {
+            acknowledge(n, k, "+WPI");
+            k->progress_ms = now + PROGRESS_MS;
+        }
+        if (k->state == ANSWERED && now >= k->again_ms && !n->is_lost)
+            send_answer(n, k);
+    }
+}
+
+static void look_at_sessions(node *n, uint64_t now)
+{
+    for (session *s = n->sessions, *next; s && !n->is_lost; s = next) {
+        next = s->next;
+        if (now < s->ask_ms)
+            continue;
+        if (s->tries >= ALIVE_TRIES)
+            close_session(n, s);
+        else
+            ask_session(n, s);
+    }
+}
+
+/* Is there nothing left to wait for? After the grace time what runs goes back. */
+static bool has_left(node *n, uint64_t now)
+{
+    if (!n->is_leaving) {
+        n->is_leaving = true;
+        n->leave_ms = now + GRACE_MS;
+        n->heartbeat_ms = 0;
+        say("leaves when what runs is over (at most %d s)", GRACE_MS / 1000);
+        for (chunk *k = n->chunks; k; k = k->next)
+            if (k->state < RUNNING)
+                answer(n, k, TP_ANSWER_BACK, "", 0);
+    }
+    bool is_late = now >= n->leave_ms || asked_to_leave > 1;
+    for (chunk *k = n->chunks; k && is_late; k = k->next)
+        if (k->state != ANSWERED)
+            answer(n, k, TP_ANSWER_BACK, "", 0);
+    return !n->chunks || (is_late && (n->is_lost || now >= n->leave_ms + AGAIN_MS));
+}
+
+static void serve(node *n)
+{
+    while (!n->is_refused) {
+        uint64_t now = now_ms();
+        if (asked_to_leave && has_left(n, now))
+            return;
+        show_self(n, now);
+        look_at_chunks(n, now);
+        begin_queued(n, now);
+        look_at_sessions(n, now);
+        name_chunks(n, now);
+        pull_work(n, now);
+        tp_nats_event *e = tp_nats_take(&n->nats, uv_hrtime() + LOOK_MS * 1000000ull);
+        for (int i = 0; e && i < 64; i++) {
+            take_event(n, e);
+            tp_nats_free(&n->nats, e);
+            e = i < 63 ? tp_nats_take(&n->nats, 0) : NULL;
+        }
+    }
+}
+
+/* ---- the process ---- */
+
+static void on_signal(int sig)
+{
+    (void)sig;
+    asked_to_leave = asked_to_leave < 2 ? asked_to_leave + 1 : 2;
+}
+
+static int open_node(node *n, const tp_options *o, tp_error *err)
+{
+    uint8_t id[TP_ID_BYTES];
+    if (!o->engine)
+        return tp_error_set(err, TP_EUSAGE,
+                            "says for which engine: --engine nats://HOST:4222, or TIDEPOOL_ENGINE");
+    if (!o->token)
+        return tp_error_set(err, TP_EUSAGE,
+                            "there is no token: TIDEPOOL_TOKEN is to be what `tidepool engine "
+                            "token` shows on the engine's machine");
+    if (tp_signer_open(&n->signer, o->token, false, err))
+        return -1;
+    tp_build_get(&n->build);
+    tp_signer_random(&n->signer, id, sizeof id);
+    tp_to_hex(n->id, id, sizeof id);
+    snprintf(n->inbox, sizeof n->inbox, TP_INBOX_WORKER ".%s", n->id);
+    if (gethostname(n->host_name, sizeof n->host_name - 1) || !*n->host_name)
+        snprintf(n->host_name, sizeof n->host_name, "worker");
+    n->slots = o->workers ? (unsigned)o->workers : tp_cpus();
+    char subject[TP_SUBJECT_MAX];
+    snprintf(subject, sizeof subject, "%s.>", n->inbox);
+    return tp_nats_open(&n->nats, err) ||
+                   tp_nats_connect(&n->nats, o->engine, n->host_name, TP_USER_WORKER,
+                                   n->signer.password, TP_INBOX_WORKER, err) ||
+                   tp_nats_subscribe(&n->nats, subject, err) ||
+                   tp_nats_subscribe(&n->nats, TP_SUBJECT_CTL "*", err)
+               ? -1
+               : 0;
+}
+
+int tp_cluster_worker_main(const tp_options *o)
+{
+    static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
+    struct sigaction action = { .sa_handler = on_signal };
+    tp_error err = { 0 };
+    if (o->script < o->argc) {
+        bool is_asked = strcmp(o->argv[o->script], "--help") == 0;
+        if (!is_asked)
+            fprintf(stderr, "tidepool worker: it does not know %.100s\n", o->argv[o->script]);
+        fprintf(is_asked ? stdout : stderr,
+                "usage: tidepool worker --engine URL [-w N]   (see tidepool help worker)\n");
+        return is_asked ? EXIT_SUCCESS : TP_EXIT_USAGE;
+    }
+    node *n = calloc(1, sizeof *n);
+    signal(SIGPIPE, SIG_IGN);
+    if (!n || open_node(n, o, &err)) {
+        fprintf(stderr, "tidepool worker: %s\n", n ? err.message : "not enough memory");
+        free(n);
+        return err.code == TP_EUSAGE ? TP_EXIT_USAGE : EXIT_FAILURE;
+    }
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+        sigaction(signals[i], &action, NULL);
+    say("ready for work of %s (%u at once)", o->engine, n->slots);
+    serve(n);
+    while (n->sessions)
+        close_session(n, n->sessions);
+    tp_nats_flush(&n->nats, 1000);
+    tp_nats_close(&n->nats);
+    if (n->is_refused)
+        say("the engine at %s does not let this worker in any more", o->engine);
+    const int code = n->is_refused ? EXIT_FAILURE : EXIT_SUCCESS;
+    free(n);
+    return code;
+}

@@ -1,0 +1,233 @@
+--- Clusters (not stock: workers and scripts are the program): the engine's command, what scripts
+-- see of workers elsewhere, and what they are told when something is wrong.
+
+local lfs = require "lfs"
+local support = require "tests.support"
+local cluster = require "tests.support_cluster"
+
+local contains = support.contains
+
+describe("tidepool engine", function()
+  if not cluster.is_possible() then
+    pending "nats-server is not installed"
+    return
+  end
+
+  it("starts a server for one user, shows it, and ends it", function()
+    local own = cluster.up()
+    finally(function() own:down() end)
+    contains(own:engine "up", "runs already", own.url, "tidepool worker --engine " .. own.url)
+    local said, status = own:engine "status"
+    contains(said, own.url, "0 workers")
+    assert.equal(0, status)
+    for _, name in ipairs { "nats.conf", "worker.token", "coordinator.token" } do
+      assert.equal("rw-------", lfs.attributes(own.dir .. "/" .. name, "permissions"))
+    end
+    local worker, coordinator = own:engine "token", own:engine "token --coordinator"
+    assert.is_truthy(worker:find "^tpw1%.%x+%.%x+\n$" and coordinator:find "^tpc1%.%x+%.%x+\n$")
+    own:worker(3)
+    contains(own:engine "status", "3 at once", "Tidepool")
+    assert.equal(0, select(2, own:engine "down"))
+    said, status = own:engine "status"
+    assert.equal(1, status)
+    contains(said, "No engine")
+    own:up_again() -- with the same port and the same tokens
+    contains(own:engine "status", own.url)
+    assert.equal(worker, (own:engine "token"))
+  end)
+
+  it("says what is wrong with a wrong use", function()
+    local dir = support.temp_dir()
+    local function engine(words)
+      local pipe = io.popen(("%s engine %s --dir %s 2>&1; echo $?"):format(support.binary, words, dir))
+      local text = pipe:read "*a"
+      pipe:close()
+      return text
+    end
+    contains(engine "", "what is it to do?", "\n2\n")
+    contains(engine "fly", "up, status, token or down, not fly", "\n2\n")
+    contains(engine "up --listen 0.0.0.0:4222", "127.0.0.1 only", "ssh -L", "\n2\n")
+    contains(engine "up --listen x", "127.0.0.1:PORT, not x", "\n2\n")
+    contains(engine "up --fast", "does not know --fast", "\n2\n")
+    contains(engine "token", "there is no engine", "\n1\n")
+    contains(engine "down", "no engine of", "\n1\n")
+  end)
+end)
+
+describe("a script on a cluster", function()
+  if not cluster.is_possible() then return end
+  local own
+
+  setup(function()
+    own = cluster.up()
+    own:worker(2)
+    own:worker(1)
+  end)
+  teardown(function() own:down() end)
+
+  --- Runs a script that must succeed in silence; gives what it printed.
+  local function output_of(source, options)
+    local done = own:run('local tidepool = require "tidepool"\nlocal app = tidepool.App "job"\n' .. source, options)
+    assert.same({ code = 0, stderr = "" }, { code = done.code or ("signal " .. tostring(done.signal)), stderr = done.stderr })
+    return done.stdout
+  end
+
+  it("has its functions run by the workers when they name no executor, and by others when they do", function()
+    assert.equal("1\tcluster\n2\tinline\n", output_of [[
+      local function where(x) return x, tidepool.current().executor end
+      print(app:func(where):remote(1))
+      print(app:func({ executor = "inline" }, where):remote(2))]])
+  end)
+
+  it("gets large inputs, captured values and results, whole", function()
+    assert.equal("ok\n", output_of [[
+      local big, list = ("x"):rep(3e6), {}
+      for i = 1, 2e5 do list[i] = i * 1.5 end
+      local f = app:func(function(text) return #text + #big + list[2e5], (text .. big):sub(1, 2500000) end)
+      for i, n, text in f:map { ("a"):rep(1e6), ("b"):rep(2e6), "c" } do
+        local input = ({ ("a"):rep(1e6), ("b"):rep(2e6), "c" })[i]
+        assert(n == #input + 3e6 + 3e5 and text == (input .. big):sub(1, 2500000))
+      end
+      print "ok"]])
+  end)
+
+  it("gives and gets typed arrays as copies", function()
+    assert.equal("1\t10\t2\n55\t110\n6\n", output_of [[
+      local xs = tidepool.array("double", 10)
+      for i = 1, 10 do xs[i] = i end
+      local f = app:func(function(a) a[2] = 20 return a, a[1] end)
+      local copy, first = f:remote(xs)
+      print(first, #copy, xs[2])
+      local sum = app:func(function(a) local s = 0 for i = 1, #a do s = s + a[i] + xs[i] * 0 end return s end)
+      local twice = app:func { returns = "double" } (function(x) return 2 * x end):map(xs):array()
+      print(sum:remote(xs), sum:remote(twice))
+      print(app:func(function() return xs[1] + xs[2] + xs[3] end):remote())]])
+  end)
+
+  it("sees what workers print, with their hosts where that is asked for", function()
+    local source = [[app:func(function(x) print("line " .. x) io.stderr:write("words\n") return x end):map({ 1, 2, 3 }):list()]]
+    local done = own:run('local app = require "tidepool".App "job"\n' .. source)
+    assert.equal(0, done.code)
+    for i = 1, 3 do contains(done.stdout, "line " .. i .. "\n") end
+    contains(done.stderr, "words\nwords\nwords\n")
+    local host = io.popen("uname -n"):read "*l"
+    done = own:run('local app = require "tidepool".App "job"\n' .. source, { flags = { "--engine", own.url, "--log=tag" } })
+    assert.is_truthy(done.stdout:find(host:gsub("%p", "%%%0") .. " w%d #1| line 1\n"), done.stdout)
+  end)
+
+  it("runs no more items at once than a limit says, over all workers", function()
+    local path = support.temp_path()
+    output_of(([[
+      local f = app:func { concurrency_limit = 2 } (function(path)
+        local support = require "tests.support"
+        support.note(path, "+")
+        support.sleep(0.01)
+        support.note(path, "-")
+      end)
+      local inputs = {}
+      for i = 1, 40 do inputs[i] = %q end
+      f:for_each(inputs)]]):format(path), { setup = "cd " .. lfs.currentdir() })
+    assert.equal(80, #support.notes(path))
+    local most = support.most_at_once(path)
+    assert.is_true(most >= 1 and most <= 2, tostring(most))
+  end)
+
+  it("is told by name what a cluster cannot do", function()
+    local done = own:run [[
+      local tidepool = require "tidepool"
+      local app = tidepool.App "job"
+      local function complain(...)
+        local _, why = pcall(...)
+        print((tostring(why):gsub("^[^:]*:%d+: ", "")))
+      end
+      local f = app:func { name = "f" } (function(x) return x end)
+      complain(f.stream, f, 1)
+      complain(f.remote, f, tidepool.Dict())
+      complain(f.remote, f, tidepool.Queue())
+      complain(app.func, app, { gpu = true, executor = "cluster" }, print)
+      print(f:remote(5))]]
+    assert.equal("", done.stderr)
+    contains(done.stdout, 'f, on "cluster", gives no values while it runs', 'a Dict cannot travel to a worker of the cluster',
+      'a Queue cannot travel to a worker of the cluster', "lend the function a device of this machine", "\n5\n")
+  end)
+
+  it("keeps what it has in a journal, as on this machine", function()
+    local journal = support.temp_path()
+    local source = ('local f = app:func { name = "f" } (function(x) return x * 2 end) print(unpack(f:map({ 1, 2, 3 }, { journal = %q }):list()))')
+      :format(journal)
+    assert.equal("2\t4\t6\n", own:run('local app = require "tidepool".App "job"\n' .. source).stdout)
+    local done = own:run('local app = require "tidepool".App "job"\n' .. source)
+    assert.equal("2\t4\t6\n", done.stdout)
+    contains(done.stderr, "3")
+  end)
+
+  it("ends at once what runs on workers when it fails or is over", function()
+    local path = support.temp_path()
+    local done = own:run(([[
+      local app = require "tidepool".App "job"
+      local f = app:func(function(x)
+        if x == 1 then require "tests.support".wait_for(%q) error "no" end
+        local file = io.open(%q, "w")
+        file:close()
+        while true do end
+      end)
+      print(select(2, pcall(function() return f:map({ 1, 2 }):list() end)))
+      print(app:func(function(x) return x + 1 end):remote(1))]]):format(path, path), { setup = "cd " .. lfs.currentdir() })
+    contains(done.stdout, "no", "\n2\n")
+    -- all three slots are free again
+    local dir = support.temp_dir()
+    assert.equal("3\n", output_of(([[
+      local support = require "tests.support"
+      local meet = app:func(function(me)
+        support.note("%s/" .. me, "here")
+        for i = 1, 3 do support.wait_for("%s/" .. i) end
+        return me
+      end)
+      print(#meet:map({ 1, 2, 3 }):list())]]):format(dir, dir), { setup = "cd " .. lfs.currentdir() }))
+  end)
+end)
+
+describe("a script without what a cluster needs", function()
+  local function said(flags, environment)
+    local done = support.run_script([[
+      local app = require "tidepool".App "job"
+      print(select(2, pcall(function() return app:func { executor = "cluster" } (function(x) return x end):map({ 1 }):list() end)))
+      print(app:func { executor = "inline" } (function(x) return x end):remote(3))]],
+      { flags = flags, setup = "unset TIDEPOOL_ENGINE TIDEPOOL_TOKEN\nexport TIDEPOOL_ENGINE_DIR=/nowhere\n" .. (environment or "") })
+    assert.same({ 0, "" }, { done.code, done.stderr })
+    contains(done.stdout, "\n3\n")
+    return done.stdout
+  end
+  local token = ("tpc1.%s.%s"):format(("0"):rep(64), ("1"):rep(64))
+
+  it("is told what to do", function()
+    contains(said {}, "needs an engine", "tidepool engine up", "--engine URL")
+    contains(said { "--engine", "nats://127.0.0.1:9" }, "no token", "TIDEPOOL_TOKEN")
+    contains(said({ "--engine", "nats://127.0.0.1:9" }, "export TIDEPOOL_TOKEN=" .. token), "no engine at nats://127.0.0.1:9")
+    local function with(text) return said({ "--engine", "nats://127.0.0.1:9" }, "export TIDEPOOL_TOKEN=" .. text) end
+    contains(with(token:gsub("tpc1", "tpw1")), "a worker's, and this needs a coordinator's")
+    contains(with "secret", "none that `tidepool engine token` has shown")
+  end)
+
+  it("is told by the engine that its token is another's", function()
+    if not cluster.is_possible() then return pending "nats-server is not installed" end
+    local own = cluster.up()
+    finally(function() own:down() end)
+    contains(said({ "--engine", own.url }, "export TIDEPOOL_TOKEN=" .. token), "refuses the token")
+  end)
+
+  it("is told so as a worker, too", function()
+    local function worker(words, environment)
+      local pipe = io.popen(("env -u TIDEPOOL_ENGINE -u TIDEPOOL_TOKEN TIDEPOOL_ENGINE_DIR=/nowhere %s %s worker %s 2>&1; echo $?"):format(
+        environment or "", support.binary, words))
+      local text = pipe:read "*a"
+      pipe:close()
+      return text
+    end
+    contains(worker "", "--engine nats://HOST:4222", "\n2\n")
+    contains(worker "--engine nats://127.0.0.1:9", "no token", "\n2\n")
+    contains(worker "x", "does not know x", "\n2\n")
+    contains(worker("--engine nats://127.0.0.1:9", "TIDEPOOL_TOKEN=" .. token), "a coordinator's, and this needs a worker's", "\n2\n")
+    contains(worker("--engine nats://127.0.0.1:9", "TIDEPOOL_TOKEN=" .. token:gsub("tpc1", "tpw1")), "no engine at", "\n1\n")
+  end)
+end)

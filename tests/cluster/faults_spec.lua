@@ -1,0 +1,245 @@
+--- What can go wrong in a cluster (not stock: it is the program): whatever dies, is restarted or
+-- comes late, each input has its one result, right and in order.
+
+local lfs = require "lfs"
+local support = require "tests.support"
+local cluster = require "tests.support_cluster"
+
+local contains = support.contains
+
+-- Maps N inputs, each of which takes MS milliseconds, notes in the file PATH that some of it is
+-- done, and says what has failed. BODY is run by the inputs before that.
+local map = [[
+  local ffi = require "ffi"
+  ffi.cdef "int getpid(void);"
+  require "tests.support".note("PATH.pid", ffi.C.getpid())
+  local tidepool = require "tidepool"
+  local app = tidepool.App "job"
+  local f = app:func { name = "f", crash_retries = 0 } (function(x)
+    local support = require "tests.support"
+    local ffi = require "ffi"
+    if not pcall(ffi.typeof, "tidepool_faults") then
+      ffi.cdef "typedef int tidepool_faults; int kill(int, int); int getpid(void); int getppid(void);"
+    end
+    BODY
+    support.sleep(MS / 1000)
+    return x * 2
+  end)
+  local inputs = {}
+  for i = 1, N do inputs[i] = i end
+  local n, failed = 0, {}
+  for i, value in f:map(inputs, { return_exceptions = true }) do
+    n = n + 1
+    assert(i == n, "out of order")
+    if type(value) == "number" then assert(value == 2 * i, "wrong") else failed[#failed + 1] = i .. ":" .. value.kind end
+    if n == 20 then require "tests.support".note("PATH", "begun") end
+  end
+  print(n, table.concat(failed, " "))]]
+
+describe("a map on a cluster", function()
+  if not cluster.is_possible() then
+    pending "nats-server is not installed"
+    return
+  end
+  local own
+
+  before_each(function() own = cluster.up() end)
+  after_each(function() own:down() end)
+
+  --- Starts the map. `begun()` waits until some of it is done.
+  local function start(n, ms, body)
+    local path = support.temp_path()
+    local source = map:gsub("N do", n .. " do"):gsub("MS", ms):gsub("PATH", path):gsub("BODY", body or "")
+    local script = own:start(source)
+    function script.kill()
+      os.execute("kill -KILL " .. support.read_file(path .. ".pid"))
+    end
+    function script.begun()
+      support.eventually("the map has begun", function() return support.read_file(path) end)
+    end
+    return script
+  end
+
+  local function is_right(script, n, failed)
+    local said, status, errors = script.done()
+    assert.same({ n .. "\t" .. (failed or "") .. "\n", 0 }, { said, status }, errors)
+    return errors
+  end
+
+  it("waits for workers, and says so, and uses those that come in the middle", function()
+    local script = start(200, 5)
+    support.eventually("it says that nobody is there", function()
+      return (support.read_file(script.dir .. "/err") or ""):find("no worker is at " .. own.url, 1, true)
+    end)
+    own:worker(1)
+    script.begun()
+    own:worker(2)
+    is_right(script, 200)
+  end)
+
+  it("loses only the input whose worker process dies", function()
+    own:worker(2)
+    is_right(start(100, 1, "if x == 33 or x == 66 then ffi.C.kill(ffi.C.getpid(), 9) end"), 100, "33:crash 66:crash")
+  end)
+
+  it("goes on when a worker is killed with all that it runs", function()
+    local first = own:worker(2)
+    own:worker(1)
+    local script = start(400, 10)
+    script.begun()
+    own:kill(first, "KILL")
+    is_right(script, 400)
+  end)
+
+  it("goes on when a worker leaves, which ends what it has begun", function()
+    local first = own:worker(2)
+    own:worker(1)
+    local script = start(300, 10)
+    script.begun()
+    own:kill(first, "TERM")
+    support.eventually("the worker has ended", function() return not own:is_alive(first) end)
+    is_right(script, 300)
+    contains(own:said(first), "leaves when what runs is over")
+  end)
+
+  it("takes the first result when a worker was only stopped, and comes back with a second one", function()
+    local first = own:worker(1)
+    own:worker(1)
+    local script = start(60, 100)
+    script.begun()
+    own:kill(first, "STOP")
+    support.sleep(6)
+    own:kill(first, "CONT")
+    is_right(script, 60)
+  end)
+
+  it("goes on when the server is killed and started again", function()
+    own:worker(2)
+    local script = start(400, 10)
+    script.begun()
+    own:kill_server()
+    own:up_again()
+    is_right(script, 400)
+  end)
+
+  it("goes on when the server is started again without its disk", function()
+    own:worker(2)
+    local script = start(400, 10)
+    script.begun()
+    own:kill_server()
+    os.execute("rm -rf " .. own.dir .. "/streams")
+    own:up_again()
+    is_right(script, 400)
+  end)
+
+  it("blames the one input that kills its workers, after five of them", function()
+    local is_over = false
+    local function keep_workers()
+      local alive = 0
+      for _, worker in ipairs(own.workers) do
+        if own:is_alive(worker) then alive = alive + 1 end
+      end
+      for _ = alive + 1, 2 do own:worker(1) end
+    end
+    keep_workers()
+    local script = start(60, 1, "if x == 31 then ffi.C.kill(ffi.C.getppid(), 9) support.sleep(60) end")
+    support.eventually("the map is over", function()
+      keep_workers()
+      is_over = (support.read_file(script.dir .. "/status") or ""):find "\n"
+      return is_over
+    end, 240)
+    is_right(script, 60, "31:crash")
+    -- at most two more died while nobody knew yet which of several inputs it was
+    assert.is_true(#own.workers >= 7 and #own.workers <= 9, #own.workers)
+  end)
+
+  it("is forgotten by the workers when its script is killed", function()
+    own:worker(1)
+    local path = support.temp_path()
+    local script = start(10, 1, ([[support.note(%q, "runs") while true do end]]):format(path))
+    support.eventually("it runs", function() return support.read_file(path) end)
+    script.kill()
+    local done = own:run [[print(require "tidepool".App("job"):func(function(x) return x end):remote(4))]]
+    assert.equal("4\n", done.stdout)
+  end)
+end)
+
+describe("a cluster's worker", function()
+  if not cluster.is_possible() then return end
+  local own
+
+  setup(function() own = cluster.up() end)
+  teardown(function() own:down() end)
+
+  it("is refused by name when it is of another build", function()
+    local other = support.temp_path()
+    local text = support.read_file(support.binary)
+    support.write_file(other, (text:gsub("0%.1%.0", "0.1.9")))
+    os.execute("chmod +x " .. other)
+    local worker = own:worker(1, other)
+    local path = support.temp_path()
+    local done = own:run(([[
+      local f = require "tidepool".App("job"):func(function(x) require "tests.support".note(%q, "ran") return x end)
+      print(select(2, pcall(f.remote, f, 1)))]]):format(path), { setup = "cd " .. lfs.currentdir() })
+    contains(done.stdout, "no worker of the cluster is of this build (Tidepool 0.1.0", io.popen("uname -n"):read "*l" .. " is Tidepool 0.1.9")
+    assert.is_nil(support.read_file(path))
+    own:kill(worker, "KILL")
+  end)
+
+  --- The build, as workers show it.
+  local function build_of(worker)
+    local said = own:speak("coordinator", "SUB tp1.d.hb.* 1\r\n")
+    return assert(said:match "tp1%.d%.hb%.%x+ 1 %d+\r?\n(%x+) ", said .. own:said(worker))
+  end
+
+  it("drops what was not signed by its coordinator, and goes on", function()
+    local worker = own:worker(1)
+    local source = [[print(require "tidepool".App("job"):func(function(x) return x end):remote(4))]]
+    assert.equal("4\n", own:run(source).stdout) -- the streams are there now
+    local session, build = ("ab"):rep(16), build_of(worker)
+    local function send(number, bytes)
+      own:speak("coordinator", cluster.publish(("tp1.d.w.%s.%s.%d.1"):format(build, session, number), bytes))
+    end
+    send(1, "rubbish")
+    send(2, ("\0"):rep(2000))
+    local key = own:engine "token":match "%.%x+%.(%x+)":gsub("%x%x", function(byte) return string.char(tonumber(byte, 16)) end)
+    send(3, ("\0"):rep(64) .. "TPWORK1\0" .. key .. ("\0"):rep(2000))
+    support.eventually("all three were dropped", function() return own:said(worker):find("3 so far", 1, true) end)
+    contains(own:said(worker), "it is too short", "it is no work", "its signature is wrong")
+    assert.equal("4\n", own:run(source).stdout)
+    own:kill(worker, "KILL")
+  end)
+
+  it("cannot publish work, nor listen to others, nor do anything with streams", function()
+    local said = own:speak("worker", table.concat {
+      cluster.publish("tp1.d.w.x.y.1.1", "work"), cluster.publish("tp1.d.ctl.all", "hello"), "SUB tp1.d.r.> 1\r\n", "SUB _TPC.> 2\r\n",
+      cluster.publish("$JS.API.STREAM.DELETE.TP1_d_W", ""), cluster.publish("$JS.API.STREAM.PURGE.TP1_d_R", "") })
+    for _, subject in ipairs { "tp1.d.w.x.y.1.1", "tp1.d.ctl.all", "tp1.d.r.>", "_TPC.>", "$JS.API.STREAM.DELETE.TP1_d_W",
+      "$JS.API.STREAM.PURGE.TP1_d_R" } do
+      assert.is_truthy(said:find(("Permissions Violation for [SP]%%l+ to %q"):format((subject:gsub("%p", "%%%0")))), said)
+    end
+    contains(own:speak("coordinator", cluster.publish("$JS.API.STREAM.DELETE.TP1_d_W", "")), "Permissions Violation")
+  end)
+
+  it("is not believed when its result is rubbish", function()
+    local worker = own:worker(1)
+    local build = build_of(worker)
+    own:kill(worker, "KILL")
+    local script = own:start [[
+      print(select(2, pcall(function()
+        return require "tidepool".App("job"):func({ name = "f", crash_retries = 0 }, function(x) return x end):map({ 1 }):list()
+      end)))]]
+    -- this spec is the worker that pulls it
+    local session
+    local pull = ("SUB _TPW.spec.> 1\r\nPUB $JS.API.CONSUMER.MSG.NEXT.TP1_d_W.P_%s _TPW.spec.p 11\r\n{\"batch\":1}\r\n"):format(build)
+    support.eventually("the work is there", function()
+      session = own:speak("worker", pull):match "MSG tp1%.d%.w%.%x+%.(%x+)%.0%.1 "
+      return session
+    end)
+    local head = "\1\0\0\0\0\0\0\0\8\0\0\0\0\0\0\0" .. ("\0"):rep(32)
+    own:speak("worker", cluster.publish(("tp1.d.r.%s.0.0.1"):format(session), head .. ("\255"):rep(8)))
+    local said, status = script.done()
+    assert.equal(0, status)
+    contains(said, "a worker of the cluster cannot be used", "nonsense")
+  end)
+end)

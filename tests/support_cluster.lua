@@ -1,0 +1,150 @@
+--- An engine and workers of a spec's own: a NATS server on a free port of the loopback address,
+-- with its files in a folder of the spec's, and what ends all of it.
+
+local support = require "tests.support"
+
+local cluster = {}
+
+local Cluster = {}
+Cluster.__index = Cluster
+
+local function capture(command)
+  local pipe = assert(io.popen(command .. " 2>&1; echo $?"))
+  local text = pipe:read "*a"
+  pipe:close()
+  local before, status = text:match "^(.-)(%d+)\n$"
+  return before, tonumber(status)
+end
+
+--- Is there a server to be started? (Specs are pending without one.)
+function cluster.is_possible()
+  local _, status = capture "command -v nats-server /usr/sbin/nats-server >/dev/null"
+  return status == 0
+end
+
+--- Starts an engine. What it and its workers print goes to files in its folder.
+function cluster.up()
+  local self = setmetatable({ dir = support.temp_dir() .. "/engine", workers = {} }, Cluster)
+  math.randomseed(tonumber(support.read_file "/proc/self/stat":match "^%d+") + os.time())
+  local said, status
+  for _ = 1, 20 do -- the port may be taken
+    self.port = math.random(20000, 30000)
+    said, status = self:engine("up --listen 127.0.0.1:" .. self.port)
+    if status == 0 then break end
+    support.sleep(0.1)
+  end
+  if status ~= 0 then error(said) end
+  self.url = "nats://127.0.0.1:" .. self.port
+  -- also when the spec ends early, or is killed
+  os.execute(("setsid sh -c 'while kill -0 %s; do sleep 1; done; kill -KILL $(cat %s/nats.pid)' >/dev/null 2>&1 </dev/null &"):format(
+    support.read_file "/proc/self/stat":match "^%d+", self.dir))
+  self.guard = newproxy(true)
+  getmetatable(self.guard).__gc = function() self:down() end
+  return self
+end
+
+--- tidepool engine WORDS -> what it printed, its exit code
+function Cluster:engine(words)
+  return capture(("%s engine %s --dir %s"):format(support.binary, words, self.dir))
+end
+
+function Cluster:environment()
+  return ("TIDEPOOL_ENGINE_DIR=%s TIDEPOOL_ENGINE=%s "):format(self.dir, self.url)
+end
+
+--- Starts a worker with so many slots (1). Gives a handle for `kill`.
+---@param binary? string  another program than the one under test
+---@param environment? string
+function Cluster:worker(slots, binary, environment)
+  local worker = { log = support.temp_path() }
+  local pid = capture(("env %s %s %s worker -w %d </dev/null >%s 2>&1 & echo $!"):format(self:environment(), environment or "",
+    binary or support.binary, slots or 1, worker.log))
+  worker.pid = assert(tonumber(pid:match "^(%d+)"), pid)
+  self.workers[#self.workers + 1] = worker
+  support.eventually("a worker is ready", function() return self:said(worker):find("ready", 1, true) end)
+  return worker
+end
+
+--- What a worker has printed.
+function Cluster:said(worker)
+  return support.read_file(worker.log) or ""
+end
+
+function Cluster:kill(worker, signal)
+  capture(("kill -%s %d"):format(signal, worker.pid))
+end
+
+--- Does the process run? Nobody may have taken note of its end yet.
+local function runs(pid)
+  local status = pid and support.read_file("/proc/" .. pid .. "/stat")
+  return status ~= nil and not status:find "%) [ZX]"
+end
+
+function Cluster:is_alive(worker)
+  return runs(worker.pid)
+end
+
+--- SIGKILL for the server; the engine can be started again at once.
+function Cluster:kill_server()
+  local pid = (support.read_file(self.dir .. "/nats.pid") or ""):match "^%d+"
+  if not pid then return end
+  os.execute(("kill -KILL %s 2>/dev/null"):format(pid))
+  support.eventually("the server has ended", function() return not runs(pid) end)
+end
+
+function Cluster:up_again()
+  support.eventually("the engine is up again", function()
+    local _, status = self:engine "up"
+    return status == 0
+  end)
+end
+
+--- Runs a script on the cluster, as support.run_script.
+function Cluster:run(source, options)
+  options = options or {}
+  options.setup = ("export %s\n%s"):format(self:environment(), options.setup or "")
+  options.flags = options.flags or { "--engine", self.url, "--no-progress" }
+  return support.run_script(source, options)
+end
+
+--- Starts a script that goes on by itself. `done()` waits for its end and gives what it printed and
+--- its exit code.
+function Cluster:start(source)
+  local dir = support.temp_dir()
+  support.write_file(dir .. "/job.lua", source)
+  support.write_file(dir .. "/start", ("timeout -k 5 240 %s --engine %s --no-progress %s/job.lua </dev/null >%s/out 2>%s/err; echo $? >%s/status\n")
+    :format(support.binary, self.url, dir, dir, dir, dir))
+  os.execute(("env %s sh %s/start >/dev/null 2>&1 &"):format(self:environment(), dir))
+  return {
+    dir = dir,
+    done = function()
+      support.eventually("a script ends", function() return (support.read_file(dir .. "/status") or ""):find "\n" end, 260)
+      return support.read_file(dir .. "/out"), tonumber(support.read_file(dir .. "/status")), support.read_file(dir .. "/err")
+    end,
+  }
+end
+
+--- Speaks with the server as the user of that role ("worker", "coordinator"): sends lines of its
+--- protocol, and gives what it has said within a second after that. BYTES in the lines stand for
+--- their own lengths.
+function Cluster:speak(role, lines)
+  local token = support.read_file(("%s/%s.token"):format(self.dir, role))
+  local dir = support.temp_dir()
+  support.write_file(dir .. "/say", ('CONNECT {"verbose":false,"user":"%s","pass":"%s"}\r\n%sPING\r\n'):format(role, token:match "%.(%x+)%.", lines))
+  return (capture(("timeout 20 bash -c 'exec 3<>/dev/tcp/127.0.0.1/%d; cat %s/say >&3; timeout 3 cat <&3'; true"):format(self.port, dir)))
+end
+
+--- A line of the server's protocol that publishes.
+function cluster.publish(subject, bytes)
+  return ("PUB %s %d\r\n%s\r\n"):format(subject, #bytes, bytes)
+end
+
+function Cluster:down()
+  if self.is_down then return end
+  self.is_down = true
+  for _, worker in ipairs(self.workers) do self:kill(worker, "KILL") end
+  self:engine "down"
+  self:kill_server()
+end
+
+return cluster
