@@ -157,6 +157,7 @@ function Device:run(built, inputs, range)
             reads[#reads + 1] = { value[0], n * size, data }
         elseif kind == "array" then
             local array = argument.read()
+            if argument.is_list then array = opencl.array(argument.ctype, array) end
             value = buffer(array.data, math.max(array.n, 1) * size, USE_HOST)
         elseif kind == "first" or kind == "count" then
             value = ffi.new("uint64_t[1]", range[kind])

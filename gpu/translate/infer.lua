@@ -7,9 +7,9 @@
 --     counters), "bool", "nil"; "k" is a whole literal, which becomes what it meets; "maybe" is a
 --     number or false, as `c and x` gives, which only `or` and conditions can take;
 --   * what varies between the lanes of a vector. In the scalar form (one lane) nothing does;
---   * what is captured: numbers and typed arrays become arguments of the kernel, read anew at each
---     call; functions, booleans and nil are baked in, and remembered so that a change is noticed
---     (Program.baked);
+--   * what is captured: numbers, typed arrays, and plain tables as lists of numbers become
+--     arguments of the kernel, read anew at each call; functions, booleans and nil are baked in,
+--     and remembered so that a change is noticed (Program.baked);
 --   * that every local has a value, or is known to have none (nil), where it is read: parameters
 --     that are given nothing are nil, and what is made of that (`k = k or 2`, `if not s then`) is
 --     known here;
@@ -59,6 +59,33 @@ function infer.array_type(value)
     if kind ~= "table" and kind ~= "userdata" and kind ~= "cdata" then return end
     local ok, ctype, n, data = pcall(function() return value.ctype, value.n or #value, value.data end)
     if ok and ARRAY_TYPES[ctype] and type(n) == "number" and data ~= nil then return ctype end
+end
+
+---Whether a value is a plain list of numbers: 1 to n, at least one, without holes. It may have
+---fields beside them.
+function infer.is_list(value)
+    if type(value) ~= "table" or debug.getmetatable(value) ~= nil then return false end
+    local n, count = #value, 0
+    for key, each in next, value do
+        if type(key) == "number" then
+            if type(each) ~= "number" or key < 1 or key > n or key ~= math.floor(key) then return false end
+            count = count + 1
+        end
+    end
+    return n > 0 and count == n
+end
+
+---The list of the numbers that a list of plain tables has at this key; nil where one has none.
+function infer.column(value, key)
+    if type(value) ~= "table" or debug.getmetatable(value) ~= nil then return end
+    local list, count = {}, 0
+    for at, each in next, value do
+        if type(at) == "number" then
+            if type(each) ~= "table" or debug.getmetatable(each) ~= nil or type(each[key]) ~= "number" then return end
+            list[at], count = each[key], count + 1
+        end
+    end
+    return infer.is_list(list) and #list == count and list or nil
 end
 
 ---------------------------------------------------------------------------------------------------
@@ -182,6 +209,30 @@ function static_of(inst, node)
 end
 infer.static_of = static_of
 
+-- The captured array or list of whose elements an indexing is one, and the node of the index: of
+-- `list[i].x` they are the list of the x, and i. nil when it is another one.
+local function source_of(inst, node)
+    local base = static_of(inst, node.object)
+    if base then return base, node.key end
+    local row, field = node.object, node.key
+    while row.tag == "Paren" do row = row.expr end
+    local list = row.tag == "Index" and (field.tag == "String" or field.tag == "Number") and static_of(inst, row.object)
+    if not list or list.nested or type(list.value) ~= "table" or infer.array_type(list.value) then return end
+    local made, key = inst.columns[node], field.value
+    if not made then
+        local function read() return infer.column(list.read(), key) end
+        made = { path = type(key) == "string" and ("%s[...].%s"):format(list.path, key) or ("%s[...][%.14g]"):format(list.path, key),
+                 key = ("%s[].%s %s"):format(list.key, type(key), key), value = read(), read = read }
+        inst.columns[node] = made
+        if not made.value then
+            refuse(inst, node, "not every element of '%s' is a plain table with a number '%s', or they do not count from 1 without holes", list.path,
+                tostring(key))
+        end
+    end
+    return made, row.key
+end
+infer.source_of = source_of
+
 local NEVER_NIL = { Number = true, True = true, False = true, String = true, Unop = true, Binop = true, Function = true, Table = true }
 
 -- Is an expression known to be nil (true), or known not to be (false)? nil when neither. inst.flow
@@ -198,7 +249,7 @@ local function nil_of(inst, node)
         bake(inst, static)
         return true
     end
-    if tag == "Index" then return false end
+    if tag == "Index" then return end -- reading it fails where there is no element
     local var = variable_of(inst, node)
     if not inst.is_settled then inst.states[node] = inst.flow.assigned[var] end
     local state = inst.states[node]
@@ -530,17 +581,20 @@ local function array_advice(static)
             .. "for i = 1, n do a[i] = %s[i - 1] end"):format(path)
     end
     if type(value) ~= "table" then return "capture a typed array: tidepool.array(\"double\", n)" end
+    if debug.getmetatable(value) ~= nil then return "it has a metatable, which does not exist on a device; capture a plain list or a typed array" end
     local first = value[1]
     if type(value[0]) == "number" then
         return ("its elements count from 0, and a typed array's from 1: local a = tidepool.array(\"double\", %d) "
             .. "for i = 1, #a do a[i] = %s[i - 1] end"):format(#value + 1, path)
     elseif type(first) == "table" and type(first[1]) == "number" then
-        return ("a typed array has no rows; put them one after the other: local a = tidepool.array(\"double\", #%s * %d), with element j of row i in "
-            .. "a[(i - 1) * %d + j]"):format(path, #first, #first)
+        return ("only a row's constant index can be read; put them one after the other: local a = tidepool.array(\"double\", #%s * %d), "
+            .. "with element j of row i in a[(i - 1) * %d + j]"):format(path, #first, #first)
     elseif type(first) == "table" then
-        return "capture a typed array of numbers for each of the fields that are used"
+        return ("read the fields where they are needed: %s[i].x"):format(path)
     elseif first ~= nil and type(first) ~= "number" then
         return ("its elements are %ss, and only numbers have arrays there"):format(type(first))
+    elseif first ~= nil then
+        return "its numbers do not count from 1 without holes, or there are others beside them"
     end
     return ("capture a typed array instead: tidepool.array(\"double\", %s)"):format(path)
 end
@@ -548,12 +602,12 @@ end
 -- An element of a captured array. `wide`: 64-bit integers are allowed, because tonumber is around
 -- it, or because it is stored to (`is_written`).
 local function element(inst, node, flow, wide, is_written)
-    local base = static_of(inst, node.object)
+    local base, key = source_of(inst, node)
     if not base then
         expr(inst, node.object, flow)
-        refuse(inst, node, "an index into a number; only captured typed arrays have elements")
+        refuse(inst, node, "an index into a number; only captured typed arrays and lists have elements")
     end
-    local ctype = not base.nested and infer.array_type(base.value)
+    local ctype = not base.nested and (infer.array_type(base.value) or infer.is_list(base.value) and "double")
     if not ctype then
         refuse(inst, node, "'%s' is a %s, indexed with something computed here; %s", base.path, base.nested and "function" or type(base.value),
             array_advice(base))
@@ -570,7 +624,7 @@ local function element(inst, node, flow, wide, is_written)
         inst.captured["array" .. base.key].is_written = true
         inst.stores[node] = true
     end
-    local index, varies = expr(inst, node.key, flow)
+    local index, varies = expr(inst, key, flow)
     numeric(inst, node, index, "an index")
     inst.codes[node] = inst:failure("index", node, ("index of '%s'"):format(base.path), inst.captured["array" .. base.key])
     fails(inst, flow, varies)
@@ -618,8 +672,18 @@ function expression.Unop(inst, node, flow)
         return "bool", (condition(inst, node.expr, flow))
     elseif node.op == "#" then
         local static = static_of(inst, node.expr)
-        if not static or static.nested or not infer.array_type(static.value) then
-            refuse(inst, node, "'#'; only captured typed arrays have a length")
+        local is_array = static and not static.nested and infer.array_type(static.value)
+        if static and not static.nested and type(static.value) == "table" and not is_array and debug.getmetatable(static.value) == nil then
+            local function read()
+                local value = static.read()
+                return type(value) == "table" and #value or nil
+            end
+            local length = { path = "#" .. static.path, key = "#" .. static.key, value = read(), read = read }
+            inst.lengths[node] = length
+            inst:capture("number", length)
+            return "num", false
+        elseif not is_array then
+            refuse(inst, node, "'#'; only captured typed arrays and lists have a length")
         end
         inst:capture("array", static)
         return "long", false
@@ -913,7 +977,7 @@ local function update_of(inst, target, value)
             end
         end
         local found = false
-        local children = tag == "Call" and node.args or { node.left or node.expr or node.key, node.right }
+        local children = tag == "Call" and node.args or tag == "Index" and { node.key, node.object } or { node.left or node.expr, node.right }
         for _, child in ipairs(children) do found = visit(child) or found end
         if not found then return false end
         update.path[node] = true
@@ -1368,7 +1432,9 @@ function Instance:capture(kind, static)
     local program = self.program
     local entry = program.captured[key]
     if not entry then
-        entry = { kind = kind, static = static, key = key, ctype = kind == "array" and infer.array_type(static.value) or nil }
+        local ctype = kind == "array" and infer.array_type(static.value) or nil
+        entry = { kind = kind, static = static, key = key, ctype = ctype, is_list = kind == "array" and not ctype }
+        if entry.is_list then entry.ctype = program.real end
         program.captured[key] = entry
         program.captures[#program.captures + 1] = entry
     end
@@ -1443,8 +1509,8 @@ function Program:instance(caller, at, wanted)
         program = self, fn = wanted.fn, def = wanted.def, name = wanted.name, inputs = wanted.inputs, outer = wanted.outer,
         simd = wanted.simd, without = wanted.without, states = {}, labels = {},
         vars = {}, types = {}, varies = {}, statics = {}, loops = {}, loop_varies = {}, fornum = {}, has_loops = false,
-        calls = {}, codes = {}, stores = {}, ends = {}, updates = {}, assigns = {}, is_parameter = {}, called_at = caller.def and at.line,
-        lists = {}, captures = {}, captured = {}, can_fail = false, draws = false,
+        calls = {}, codes = {}, stores = {}, columns = {}, lengths = {}, ends = {}, updates = {}, assigns = {}, is_parameter = {},
+        called_at = caller.def and at.line, lists = {}, captures = {}, captured = {}, can_fail = false, draws = false,
     }, Instance)
     self.by_key[wanted.key] = inst
     self.settling[wanted.def] = true
@@ -1477,13 +1543,13 @@ end
 ---Analyses a function. Raises { refusal = message }, or { is_scalar = true } when it can be done in
 ---the scalar form only.
 ---@param value function
----@param options { name: string?, lanes: integer, inputs: string[]?, text_of: function?, combine: function? }
+---@param options { name: string?, lanes: integer, real: "double"|"float", inputs: string[]?, text_of: function?, combine: function? }
 ---@param is_simd boolean? all functions have lanes, also those in which nothing differs between them
 ---@return table program with .root, .combiner, .instances (callees first), .captures, .failures, .baked
 function infer.program(value, options, is_simd)
     local program = setmetatable({
-        name = options.name, text_of = options.text_of, lanes = options.lanes, is_simd = is_simd or false, functions = {}, by_key = {},
-        settling = {}, instances = {},
+        name = options.name, text_of = options.text_of, lanes = options.lanes, real = options.real, is_simd = is_simd or false,
+        functions = {}, by_key = {}, settling = {}, instances = {},
         captures = {}, captured = {}, failures = {}, failure_codes = {}, baked = {},
     }, Program)
     local fn = function_of(program, value, options.name)

@@ -34,6 +34,7 @@ local translate = {}
 ---@field index integer? which input or output
 ---@field name string? the captured value, as it is written in Lua
 ---@field is_written boolean? of an array: elements are assigned to
+---@field is_list boolean? `read` gives a plain list, of which an array of `ctype` has to be made
 ---@field read (fun(): any)? for number, array and length: the value as of now; read it again for each call
 
 ---@class tidepool.gpu.Translation
@@ -113,6 +114,15 @@ local function checked_read(entry)
             return value
         end
     end
+    if entry.is_list then
+        return function()
+            local value = read()
+            if not infer.is_list(value) then
+                error(("'%s' is no list of numbers without holes now; it was one when the function was translated"):format(static.path), 0)
+            end
+            return value
+        end
+    end
     return function()
         local value = read()
         local ctype = infer.array_type(value)
@@ -122,6 +132,11 @@ local function checked_read(entry)
         end
         return value
     end
+end
+
+-- The number of elements of a captured array or list.
+local function length_of(entry, value)
+    return not entry.is_list and value.n or #value
 end
 
 local function arguments_of(inputs, outputs, program, real, has_details)
@@ -139,11 +154,9 @@ local function arguments_of(inputs, outputs, program, real, has_details)
         if entry.kind == "number" then
             list[#list + 1] = { kind = "number", ctype = real, name = name, read = read }
         else
-            list[#list + 1] = { kind = "array", ctype = entry.ctype, name = name, read = read, is_written = entry.is_written }
-            list[#list + 1] = { kind = "length", ctype = "int64", name = name, read = function()
-                local array = read()
-                return array.n or #array
-            end }
+            list[#list + 1] = { kind = "array", ctype = entry.ctype, name = name, read = read, is_written = entry.is_written,
+                               is_list = entry.is_list }
+            list[#list + 1] = { kind = "length", ctype = "int64", name = name, read = function() return length_of(entry, read()) end }
         end
     end
     return list
@@ -192,7 +205,8 @@ function Translation:describe(number, detail)
     if failure.kind ~= "index" then return failure.message end
     local static = failure.array.static
     local ok, array = pcall(static.read)
-    local n = ok and infer.array_type(array) and (array.n or #array)
+    local has_length = ok and (infer.array_type(array) or failure.array.is_list and infer.is_list(array))
+    local n = has_length and length_of(failure.array, array)
     local bounds = n and (" (1 to %d)"):format(n) or ""
     local where = ("%s:%d: "):format(failure.file, failure.line)
     if not detail then return ("%sindex of '%s' is out of range%s, or not a whole number"):format(where, static.path, bounds) end
@@ -219,8 +233,7 @@ function Translation:texts()
             end
         elseif failure.kind == "index" then
             local static = failure.array.static
-            local array = static.read()
-            text.n = array.n or #array
+            text.n = length_of(failure.array, static.read())
             text.before = ("%s:%d: index "):format(failure.file, failure.line)
             text.after = (" of '%s' is out of range (1 to %d)"):format(static.path, text.n)
             text.plain = (" of '%s' is not a whole number (1 to %d)"):format(static.path, text.n)
@@ -243,7 +256,7 @@ function translate.translate(fn, options)
     local name = options.name
     local function analyse()
         return pcall(infer.program, fn, {
-            name = name, lanes = lanes, inputs = options.inputs, text_of = options.text_of,
+            name = name, lanes = lanes, real = real, inputs = options.inputs, text_of = options.text_of,
             combine = type(options.reduce) == "function" and options.reduce or nil,
         })
     end

@@ -92,10 +92,11 @@ end
 -- An element of a captured array. The index is checked: an element (or lane) of the map whose index
 -- is wrong fails.
 local function element(self, node)
-    local entry = self.inst.captured["array" .. infer.static_of(self.inst, node.object).key]
+    local static, key = infer.source_of(self.inst, node)
+    local entry = self.inst.captured["array" .. static.key]
     local array, length = self.unit:capture_name(entry)
     local kind = self.inst.types[node]
-    local index = self:expr(node.key)
+    local index = self:expr(key)
     local c_type = self:type(kind, false)
     local t
     if index.varies and self.unit:is_shared(entry, false) then
@@ -129,6 +130,8 @@ function expression.Unop(self, node)
         local value = self:condition(node.expr)
         return { c = ("(%s%s)"):format(value.varies and "~" or "!", value.c), kind = "bool", varies = value.varies }
     elseif node.op == "#" then
+        local number = self.inst.lengths[node]
+        if number then return { c = self.unit:capture_name(self.inst.captured["number" .. number.key]), kind = "num", varies = false } end
         local static = infer.static_of(self.inst, node.expr)
         local _, length = self.unit:capture_name(self.inst.captured["array" .. static.key])
         return { c = length, kind = "long", varies = false }

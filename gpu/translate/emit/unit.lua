@@ -70,8 +70,10 @@ local MANY = 12
 function Unit:count_places(inst)
     for node in pairs(inst.simd and inst.codes or {}) do
         local is_written = inst.stores[node] ~= nil
-        if node.tag == "Index" and (is_written or inst.varies[node.key]) then
-            local entry = inst.captured["array" .. infer.static_of(inst, node.object).key]
+        local static, key = nil, nil
+        if node.tag == "Index" then static, key = infer.source_of(inst, node) end
+        if static and (is_written or inst.varies[key]) then
+            local entry = inst.captured["array" .. static.key]
             local counts = self.places[is_written]
             counts[entry] = (counts[entry] or 0) + 1
         end

@@ -354,7 +354,7 @@ local function read(f, argument)
   if not argument.read then return nil end
   local fine, value = pcall(argument.read)
   if not fine then check.fail("%s: %s", f.name, value) end
-  return value
+  return argument.is_list and array.new(argument.ctype, value) or value
 end
 
 --- One argument of a kernel as core.program.kernel takes it.

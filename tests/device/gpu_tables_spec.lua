@@ -1,0 +1,161 @@
+--- Plain tables that a function on a device captures: lists of numbers with a computed index,
+--- fields of lists of records, and their lengths. Each function is compared with plain Lua over 101
+--- pairs of numbers, special ones among them, in the scalar and the vector form.
+
+package.path = "tests/?.lua;" .. package.path
+local tidepool = require "tidepool" -- first, as users do
+local opencl = require "support_opencl"
+local translate = require "tidepool.translate.translate".translate
+
+local device, no_device = opencl.open()
+local assert_ = getfenv(0).assert -- `assert` is busted's here
+
+local function on_device(what, test)
+  if device then it(what, test) else pending(("%s -- skipped: %s"):format(what, no_device)) end
+end
+
+local function same(what, ...)
+  local functions = { ... }
+  on_device(what, function()
+    for i, fn in ipairs(functions) do
+      for _, lanes in ipairs { 1, 2, 8 } do
+        local made = translate(fn, { lanes = lanes, name = "f" .. i, inputs = { "double", "double" } })
+        local trouble = device:difference(fn, {}, made)
+        assert(not trouble, ("function %d: %s"):format(i, trouble))
+      end
+    end
+  end)
+end
+
+local SPECIAL = { 0, -0.0, 1, -1, 1e300, 5e-324, 2 ^ 53 + 2, 1 / 0, -1 / 0, 0 / 0, name = "special" }
+local PERMUTATION = {}
+for i = 1, 256 do PERMUTATION[i] = (i * 167 + 13) % 256 end
+local settings = { weights = { 0.25, 0.5, 0.25 }, scale = 3 }
+local bodies = { { x = 1, y = 2, mass = 1e300, name = "sun" }, { x = 0, y = -0.0, mass = 0 / 0 }, { x = -3.5, y = 1 / 0, mass = 1 } }
+local points = { { 1, 2 }, { 3, 4, 5 }, { 5, 6 } }
+
+local function whole(v, n) return v - v == 0 and math.floor(math.abs(v)) % n + 1 or 1 end
+
+describe("a list of numbers", function()
+  same("is read with a computed index",
+    function(x, y) return SPECIAL[whole(x, 10)], SPECIAL[whole(y, 10)] end,
+    function(x, y)
+      local p, s = PERMUTATION, 0
+      for i = 1, 4 do s = s + p[(p[whole(x, 256)] + i) % 256 + 1] end
+      return s * y
+    end,
+    function(x, y)
+      local s = 0
+      for i = 1, #settings.weights do s = s + settings.weights[i] * (x + i) * settings.scale end
+      return s + #settings.weights, y
+    end)
+
+  same("is passed to helpers", function(x, y)
+    local function pick(list, at) return list[at] + #list end
+    return pick(settings.weights, whole(x, 3)) + pick(PERMUTATION, whole(y, 256))
+  end)
+
+  on_device("has no other elements: what plain Lua makes of nil is an error that names the index", function()
+    local f = translate(function(x) return SPECIAL[x] or 7 end, { name = "f", lanes = 8, inputs = { "double" } })
+    local built = device:build(f)
+    local xs = { 1, 10, 0, 11, 1.5, -1, 0 / 0, 1 / 0, 5e-324, 2 ^ 32 + 1 }
+    local outputs, failed, details = device:run(built, { xs })
+    device:release(built)
+    for i, x in ipairs(xs) do
+      assert.are.equal(i > 2, failed[i - 1] ~= 0)
+      if i > 2 then
+        local said = f:describe(failed[i - 1], f.detail_output and outputs[1][i - 1] or details[i - 1])
+        local shown = x ~= x and "nan" or ("%.14g"):format(x)
+        assert.truthy(said:find("index %-?" .. shown:gsub("%p", "%%%0") .. " of 'SPECIAL' is .*%(1 to 10%)"), said)
+      end
+    end
+    -- nor is it known that they are not nil
+    local g = translate(function(x) if SPECIAL[x] == nil then return 1 end return 2 end, { name = "g", lanes = 1, inputs = { "double" } })
+    built = device:build(g)
+    outputs, failed = device:run(built, { { 1, 11 } })
+    device:release(built)
+    assert.are.equal(2, outputs[1][0])
+    assert.are.equal(0, failed[0])
+    assert.are_not.equal(0, failed[1])
+  end)
+
+  on_device("is read anew at each map", function()
+    local list = { 1, 2, 3 }
+    local function double(x) return list[x] * 2 end
+    local f = tidepool.App("lists"):func { gpu = true } (double)
+    assert.are.same({ 2, 4, 6, n = 3 }, f:map({ 1, 2, 3 }):list())
+    list[2], list[4] = 10, 5
+    assert.are.same({ 20, 10, n = 2 }, f:map({ 2, 4 }):list())
+    list = { 7 }
+    assert.are.same({ 14, n = 1 }, f:map({ 1 }):list())
+    local fine, message = pcall(function() return f:map({ 1, 2 }):list() end)
+    assert.is_false(fine)
+    assert.truthy(tostring(message):find("index 2 of 'list' is out of range %(1 to 1%)"), tostring(message))
+    list[1] = "x"
+    fine, message = pcall(function() return f:map({ 1 }):list() end)
+    assert.is_false(fine)
+    assert.truthy(tostring(message):find "'list' is no list of numbers", tostring(message))
+  end)
+
+  on_device("is a list of floats in single precision", function()
+    local list = { 0.1, 2, 3 }
+    local f = tidepool.App("lists"):func { gpu = true, precision = "single" } (function(x) return list[x] end)
+    local got = f:map({ 1, 2 }):list()
+    assert.are.equal(require("ffi").new("float", 0.1), got[1])
+    assert.are.equal(2, got[2])
+  end)
+end)
+
+describe("a list of records", function()
+  same("has its fields read",
+    function(x, y) return bodies[whole(x, 3)].x, bodies[whole(y, 3)].mass end,
+    function(x, y)
+      local s, t = 0, 0
+      for j = 1, #bodies do
+        local dx, dy = bodies[j].x - x, bodies[j].y - y
+        s, t = s + dx * dx, t + dy
+      end
+      return s, t
+    end,
+    function(x, y) return points[whole(x, 3)][2] * y + (points)[whole(y, 3)][1] end)
+
+  on_device("is read anew at each map", function()
+    local list = { { v = 1 }, { v = 2 } }
+    local f = tidepool.App("lists"):func { gpu = true } (function(x) return list[x].v + #list end)
+    assert.are.same({ 3, 4, n = 2 }, f:map({ 1, 2 }):list())
+    list[1].v = 5
+    list[3] = { v = 9 }
+    assert.are.same({ 8, 12, n = 2 }, f:map({ 1, 3 }):list())
+    list[2] = {}
+    local fine, message = pcall(function() return f:map({ 1 }):list() end)
+    assert.is_false(fine)
+    assert.truthy(tostring(message):find("'list[...].v' is no list of numbers", 1, true), tostring(message))
+  end)
+end)
+
+describe("a table that is no such list is refused by name", function()
+  local from_0, holes, mixed, more = { [0] = 1, 2, 3 }, { 1, 2, nil, 4 }, { 1, "two", 3 }, { 1, 2, [2.5] = 3 }
+  local empty, proxy, few = {}, setmetatable({ 1, 2 }, { __index = function() return 0 end }), { { x = 1 }, { y = 2 } }
+  for _, case in ipairs {
+    { function(x) return from_0[x] end, "from_0.*count from 0" }, { function(x) return holes[x] end, "'holes' is a table" },
+    { function(x) return mixed[x] end, "'mixed' is a table" }, { function(x) return more[x] end, "'more' is a table.*without holes" },
+    { function(x) return empty[x] end, "'empty' is a table" }, { function(x) return proxy[x] end, "'proxy' is a table.*metatable" },
+    { function(x) return few[x].x end, "not every element of 'few' is a plain table with a number 'x'" },
+    { function(x) return bodies[x].name end, "not every element of 'bodies' is a plain table with a number 'name'" },
+    { function(x) local b = bodies[x] return b.x end, "'bodies' is a table.*bodies%[i%]%.x" },
+    { function(x) return points[1][x] + points[x][x] end, "'points' is a table.*put them one after the other" },
+    { function(x) SPECIAL[x] = 1 return x end, "assignment to an element or field of 'SPECIAL'" },
+    { function(x) bodies[x].x = 1 return x end, "assignment to an element or field" },
+    { function(x) return #proxy + x end, "'#'; only captured typed arrays and lists" },
+  } do
+    it(case[2], function()
+      for _, lanes in ipairs { 1, 8 } do
+        local fine, message = pcall(translate, case[1], { name = "f", lanes = lanes, inputs = { "double" } })
+        assert.is_false(fine)
+        assert.truthy(message:find "^tests/device/gpu_tables_spec.lua:%d+: gpu function 'f': ", message)
+        assert.truthy(message:find(case[2]), message)
+      end
+    end)
+  end
+  assert_(empty and holes and mixed and more)
+end)
