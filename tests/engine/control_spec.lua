@@ -73,6 +73,12 @@ describe("Leaving a map", function()
     assert.same({ "1" }, support.notes(dir .. "/started"))
   end)
 
+  -- Less is fine: what earlier specs have dropped is closed meanwhile.
+  local function holds_no_more(before, after)
+    assert.is_true(after.fds <= before.fds, after.fds .. " descriptors, before: " .. before.fds)
+    assert.is_true(after.threads <= before.threads, after.threads .. " threads, before: " .. before.threads)
+  end
+
   it("by dropping it, 1,000 times, leaks neither memory nor files nor threads", function()
     local function drop(times)
       for _ = 1, times do
@@ -85,8 +91,7 @@ describe("Leaving a map", function()
     local before = support.held()
     drop(support.times(1000))
     local after = support.held()
-    assert.equal(before.fds, after.fds)
-    assert.equal(before.threads, after.threads)
+    holds_no_more(before, after)
     if not support.sanitized then assert.is_true(after.rss - before.rss < 10, after.rss - before.rss .. " MiB more") end
   end)
 
@@ -109,8 +114,7 @@ describe("Leaving a map", function()
     local before = support.held()
     leave(support.times(1000))
     local after = support.held()
-    assert.equal(before.fds, after.fds)
-    assert.equal(before.threads, after.threads)
+    holds_no_more(before, after)
     if not support.sanitized then assert.is_true(after.rss - before.rss < 10, after.rss - before.rss .. " MiB more") end
   end)
 end)
