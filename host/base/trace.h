@@ -50,6 +50,10 @@ typedef enum tp_event_kind {
     TP_EVENT_MARK_TEXT,   /* the same with a text: its name in `first` */
     TP_EVENT_TASK,       /* a task begins (count: a name), and ends */
     TP_EVENT_TASK_END,
+    /* item `first` begins, to wait beside others of its worker, and is over. Its spans and marks
+     * name it as a task: tp_trace_item */
+    TP_EVENT_ITEM,
+    TP_EVENT_ITEM_END,
     TP_EVENTS
 } tp_event_kind;
 
@@ -107,6 +111,12 @@ static inline bool tp_trace_is_on(tp_trace *t)
     return (void)t, false;
 #endif
     return __builtin_expect(atomic_load_explicit(&t->is_on, memory_order_relaxed), 0);
+}
+
+/* The number by which events name an item of the job as a task. */
+static inline uint64_t tp_trace_item(uint64_t job, uint64_t item)
+{
+    return 1ull << 63 | job << 40 | (item & 0xffffffffff);
 }
 
 /* Something happens now. Any thread. */

@@ -48,10 +48,14 @@ static int l_trace_flag(lua_State *L)
     return 1;
 }
 
-/* Notes an event of this state's thread. */
+/* Notes an event of this state's thread. In an item that waits beside others `task` 0 stands for
+ * it. */
 static void note(lua_State *L, tp_event_kind kind, uint64_t task, uint64_t first, uint64_t count)
 {
     const context *ctx = get_context(L);
+    const tp_work *w = ctx->agent ? ctx->agent->worker.current : NULL;
+    if (task == 0 && w && w->terms->concurrent)
+        task = tp_trace_item(w->terms->number, w->block->first + w->at);
     tp_trace_note(tp_engine_trace(ctx->host->engine), kind, ctx->agent ? ctx->agent->worker.id : 0,
                   task, first, count);
 }

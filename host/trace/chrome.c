@@ -55,6 +55,7 @@ typedef struct track {
     uint32_t worker;     /* 0: the script */
     uint64_t task;       /* not 0: it is a task's */
     uint32_t task_name;
+    uint64_t item;       /* a task: it is that item of a map, from 1; 0: none */
     bool is_shown;       /* a task: its beginning is written; others: so is its name */
     uint64_t begun_ns;   /* a task: when it began */
     uint64_t pid, tid;
@@ -586,40 +587,53 @@ static int add_device(tp_chrome *c, track *t, const tp_event *e, tp_buf *out)
                is_kernel ? "items" : "bytes", (unsigned long long)e->count);
 }
 
-static int add_task(tp_chrome *c, const tp_event *e)
+/* A task begins: one of the script's, or an item that waits beside others (item 0: none). */
+static int add_task(tp_chrome *c, uint64_t number, uint32_t name, uint64_t item, uint64_t time_ns)
 {
-    track **at = find_task(c, e->job), *t = *at;
+    track **at = find_task(c, number), *t = *at;
     if (t)
         return 0;
     t = calloc(1, sizeof *t);
     if (!t)
         return -1;
-    t->task = e->job;
-    t->task_name = (uint32_t)e->count;
-    t->begun_ns = e->time_ns;
+    t->task = number;
+    t->task_name = name;
+    t->item = item;
+    t->begun_ns = time_ns;
     *at = t;
     return 0;
 }
 
-static int show_task(tp_chrome *c, track *t, tp_buf *out)
+/* A beginning or an end of the task's own box. */
+static int put_task(tp_chrome *c, char phase, const track *t, uint64_t time_ns, tp_buf *out)
 {
     quoted q;
+    char name[sizeof q.text + 32];
+    const char *quoted_name = quote_name(c, &q, t->task_name);
+    if (t->item)
+        snprintf(name, sizeof name, "%s #%llu", quoted_name, (unsigned long long)t->item);
+    else
+        snprintf(name, sizeof name, "%s", quoted_name);
+    return put_async(c, phase, "task", t->task, name, time_ns, out);
+}
+
+static int show_task(tp_chrome *c, track *t, tp_buf *out)
+{
     if (t->is_shown)
         return 0;
     t->is_shown = true;
-    return put_async(c, 'b', "task", t->task, quote_name(c, &q, t->task_name), t->begun_ns, out);
+    return put_task(c, 'b', t, t->begun_ns, out);
 }
 
 /* Ends a task's track, and frees it. */
 static int end_task(tp_chrome *c, track **at, uint64_t time_ns, tp_buf *out)
 {
     track *t = *at;
-    quoted q;
     int rc = time_ns - t->begun_ns >= SMALL_NS ? show_task(c, t, out) : 0;
     if (rc == 0)
         rc = close_boxes(c, t, 0, time_ns, out);
     if (rc == 0 && t->is_shown)
-        rc = put_async(c, 'e', "task", t->task, quote_name(c, &q, t->task_name), time_ns, out);
+        rc = put_task(c, 'e', t, time_ns, out);
     *at = t->next;
     free_track(t);
     return rc;
@@ -699,7 +713,8 @@ int tp_chrome_add(tp_chrome *c, const tp_event *e, tp_buf *out)
     if (e->time_ns > c->last_ns)
         c->last_ns = e->time_ns;
     track *t = NULL;
-    if (e->kind != TP_EVENT_TASK && e->kind != TP_EVENT_TASK_END) {
+    if (e->kind != TP_EVENT_TASK && e->kind != TP_EVENT_TASK_END && e->kind != TP_EVENT_ITEM &&
+        e->kind != TP_EVENT_ITEM_END) {
         t = track_of(c, e->worker, out);
         if (!t)
             return -1;
@@ -742,9 +757,13 @@ int tp_chrome_add(tp_chrome *c, const tp_event *e, tp_buf *out)
     case TP_EVENT_MARK_TEXT:
         t = users_track(c, e, t, out);
         return t ? add_mark(c, t, e, out) : -1;
-    case TP_EVENT_TASK: return add_task(c, e);
+    case TP_EVENT_TASK: return add_task(c, e->job, (uint32_t)e->count, 0, e->time_ns);
+    case TP_EVENT_ITEM:
+        return add_task(c, tp_trace_item(e->job, e->first), name_of(c, e->job), e->first + 1,
+                        e->time_ns);
     case TP_EVENT_TASK_END:
-        task = find_task(c, e->job);
+    case TP_EVENT_ITEM_END:
+        task = find_task(c, e->kind == TP_EVENT_TASK_END ? e->job : tp_trace_item(e->job, e->first));
         return *task ? end_task(c, task, e->time_ns, out) : 0;
     case TP_EVENT_TAKE:
     case TP_EVENT_FINISH:

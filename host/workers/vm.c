@@ -108,6 +108,7 @@ typedef struct run {
     /* offset of the first of the items that are being run in one go, see `begin`; RUNS_NOTHING:
      * none */
     uint32_t begun;
+    bool is_beside; /* its item waits beside others: engine/loop.lua resumes it */
     bool only_numbers, only_scalars; /* each result encoded so far was one number; was scalars */
 } run;
 
@@ -731,14 +732,15 @@ static void push_specialised(tp_vm *vm, lua_State *L, loaded *f, const char *nam
 static void begin(run *r, uint32_t offset, uint32_t count)
 {
     r->begun = offset;
-    tp_work_note(r->work, TP_EVENT_BEGIN, offset, count);
+    tp_work_note(r->work, r->is_beside ? TP_EVENT_ITEM : TP_EVENT_BEGIN, offset, count);
 }
 
 /* Notes that the items before that offset are over, if any were begun. */
 static void end(run *r, uint32_t until)
 {
     if (r->begun != RUNS_NOTHING)
-        tp_work_note(r->work, TP_EVENT_END, r->begun, until - r->begun);
+        tp_work_note(r->work, r->is_beside ? TP_EVENT_ITEM_END : TP_EVENT_END, r->begun,
+                     until - r->begun);
     r->begun = RUNS_NOTHING;
 }
 
@@ -1267,6 +1269,7 @@ static int begin_item(lua_State *L)
     lua_rawgeti(L, LUA_REGISTRYINDEX, r->vm->on_error);
     lua_rawgeti(L, LUA_REGISTRYINDEX, load(r->vm, L, w->terms->image)->fn);
     int n = push_arguments(r, L, w->at); // begin work captured on_error fn args
+    r->is_beside = true;
     begin(r, w->at, 1);
     tp_work_leave(w);
     lua_call(L, 4 + n, 0);
@@ -1363,6 +1366,7 @@ void tp_vm_keep_item(tp_vm *vm, lua_State *L, tp_work *w, int captured, int fine
     int status = 0;
     r.captured = tp_captured_at(L, captured);
     r.begun = w->at;
+    r.is_beside = true;
     end(&r, w->at + 1);
     if (lua_toboolean(L, fine)) {
         lua_rawgeti(L, LUA_REGISTRYINDEX, vm->keep);

@@ -108,6 +108,29 @@ describe("A trace", function()
     assert.equal(2, #t:all { ph = "b", name = function(name) return name:find "^task .*job%.lua:%d+$" end })
   end)
 
+  it("has items that wait beside each other as tasks, with their own spans", function()
+    local t = traced([[
+      local f = app:func { name = "f", concurrent_inputs = 10 } (function(x)
+        tidepool.span("outer", function()
+          tidepool.sleep(0.002 * (x % 3))
+          tidepool.span("inner", tidepool.sleep, 0.002)
+        end)
+        if x == 7 then error "seven" end
+        return x
+      end)
+      f:map(tidepool.range(20), { return_exceptions = true }):list()]])
+    assert.equal(0, #t:all { cat = "items" })
+    for i = 1, 20 do
+      local began = t:one { cat = "task", ph = "b", name = "f #" .. i }
+      local ended = t:one { cat = "task", ph = "e", name = "f #" .. i }
+      assert.equal(began.id, ended.id)
+      for _, name in ipairs { "outer", "inner" } do
+        local b, e = t:one { ph = "b", name = name, id = began.id }, t:one { ph = "e", name = name, id = began.id }
+        assert.is_true(began.ts <= b.ts and b.ts + 2000 <= e.ts + 1 and e.ts <= ended.ts, name .. " of " .. i)
+      end
+    end
+  end)
+
   it("has failures, retries, deaths and the processes that come in their places, cancelled maps", function()
     support.let_signals_kill()
     local t = traced([[
