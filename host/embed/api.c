@@ -1091,16 +1091,21 @@ static void dispatch(tp_map *map, uint64_t until_ns)
     g.is_done = true;
 }
 
-static void dispatch_all(tp_api *api)
+/* Did it call Lua code, or callbacks? */
+static bool dispatch_all(tp_api *api)
 {
     uint64_t until_ns = uv_hrtime() + PATIENCE_NS;
+    bool has_run = false;
     for (tp_map *map = api->maps; map; map = api->cursor) {
         api->cursor = map->next;
         if (map->callback && (map->is_due || map->is_inline || !map->job ||
-                              tp_job_eventcount(map->job) != map->seen))
+                              tp_job_eventcount(map->job) != map->seen)) {
+            has_run = true;
             dispatch(map, until_ns);
+        }
     }
     api->cursor = NULL;
+    return has_run;
 }
 
 static void take_due(lua_State *L, void *user)
@@ -1122,7 +1127,12 @@ int tp_api_step(tp_api *api, tp_error *err)
     int rc = enter(&f, err);
     if (rc)
         api->has_failed = f.status != 0;
-    dispatch_all(api);
+    /* what was run there may have begun what goes on in a later turn: the rest of inputs, tasks */
+    if (dispatch_all(api)) {
+        f.fn = "due";
+        if (enter(&f, NULL))
+            api->due_ns = 0;
+    }
     return rc;
 }
 

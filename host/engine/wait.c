@@ -27,8 +27,12 @@ tp_job *tp_job_collect(tp_engine *e, tp_waiter *w)
 {
     uv_mutex_lock(&e->lock);
     tp_job *job = w->news_first;
-    if (job)
+    if (job) {
+        /* since it was told, it may have looked and asked for what comes next */
+        bool is_awaited = job->is_awaited;
         tp_job_untell(job);
+        job->is_awaited = is_awaited;
+    }
     uv_mutex_unlock(&e->lock);
     return job;
 }

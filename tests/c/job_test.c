@@ -19,9 +19,12 @@ static void start(tp_executor *ex, unsigned n)
 static const tp_executor_type by_hand = { .name = "by hand", .start = start };
 static tp_executor executor = { .type = &by_hand };
 
+static unsigned wakes;
+
 static void wake(tp_waiter *w)
 {
     (void)w;
+    wakes++;
 }
 
 static tp_waiter waiter = { .wake = wake };
@@ -115,6 +118,29 @@ static int next(tp_job *job)
     int index = b ? (int)b->first : -1;
     tp_block_free(b);
     return index;
+}
+
+/* ---- waiting ---- */
+
+/* The owner is told of a result, takes it before it looks who was told, and asks for the next one:
+ * that it looks then takes nothing of this back. (A program that polls a host hung so.) */
+TEST(asked_again_before_it_is_collected)
+{
+    setup();
+    tp_job *job = open_job(3, (tp_retries){ 0 });
+    CHECK(tp_job_await(job, tp_job_eventcount(job)));
+    wakes = 0;
+    for (int i = 0; i < 3; i++) {
+        CHECK_INT(i, run(1));
+        CHECK_INT(i + 1, (int)wakes);
+        uint32_t seen = tp_job_eventcount(job);
+        CHECK_INT(i, next(job));
+        CHECK(tp_job_await(job, seen));
+        CHECK(tp_job_collect(engine, &waiter) == job);
+        CHECK(tp_job_collect(engine, &waiter) == NULL);
+    }
+    tp_job_close(job);
+    tear_down();
 }
 
 /* ---- the pause ---- */

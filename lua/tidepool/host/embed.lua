@@ -320,4 +320,7 @@ function embed.turn()
   return loop.due()
 end
 
+--- The seconds until `turn` must be called again, as it returns them.
+embed.due = loop.due
+
 return embed
