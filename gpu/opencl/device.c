@@ -116,7 +116,7 @@ static void free_queue(tp_ref *r)
     free(q);
 }
 
-const tp_ref_type tp_queue_type = { "tidepool.queue", free_queue };
+const tp_ref_type tp_queue_type = { "tidepool.device_queue", free_queue };
 
 int tp_queue_open(tp_queue **out, tp_executor *ex, unsigned device, tp_error *err)
 {
