@@ -176,18 +176,26 @@ static void note_times(const tp_slice *s, uint32_t done, uint64_t now)
     }
 }
 
-/* Gives the slice's results to the recorder. When that fails, the job is given up. Those of a
- * cancelled job may have come of the cancellation: of a map inside of the item, say, that was
- * cancelled with it. */
+/* May the results have come of the job's being cancelled? An item finds that out where it waits,
+ * and so do maps inside of it, which are cancelled with it. What happens on other machines is not
+ * known. */
+static bool may_come_of_cancel(const tp_slice *s)
+{
+    tp_job *job = s->job;
+    uv_mutex_lock(&job->engine->lock);
+    bool is_wanted = !tp_job_is_unwanted(job);
+    bool is_far = job->executor->type->capabilities & TP_FAR;
+    uv_mutex_unlock(&job->engine->lock);
+    return !is_wanted && (s->work.may_know_cancel || is_far);
+}
+
+/* Gives the slice's results to the recorder. When that fails, the job is given up. */
 static void record(const tp_slice *s)
 {
     tp_job *job = s->job;
     tp_error err;
     tp_error_clear(&err);
-    uv_mutex_lock(&job->engine->lock);
-    bool is_wanted = !tp_job_is_unwanted(job);
-    uv_mutex_unlock(&job->engine->lock);
-    if (is_wanted && s->results &&
+    if (s->results && !may_come_of_cancel(s) &&
         job->recorder->record(job->recorder, s->work.block, s->results, &s->results->ran, &err))
         tp_job_give_up(job, &err);
 }

@@ -104,7 +104,7 @@ static void note_open(const tp_job *job)
 
 int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *err)
 {
-    const tp_slice *inside = c->owner ? tp_slice_of(c->owner->worker.current) : NULL;
+    tp_slice *inside = c->owner ? tp_slice_of(c->owner->worker.current) : NULL;
     tp_job *parent = inside ? inside->job : NULL;
     unsigned depth =
         c->owner && c->owner->worker.current ? c->owner->worker.current->terms->depth + 1 : 0;
@@ -117,6 +117,8 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
         free(job);
         return tp_error_oom(err, "job");
     }
+    if (inside)
+        inside->work.may_know_cancel = true;
     tp_ref_init(&job->ref, &job_type);
     job->engine = e;
     job->func = tp_ref_hold(c->func);

@@ -123,6 +123,9 @@ struct tp_work {
     uint32_t offset, count;
     uint32_t attempt; /* from 1 */
     tp_work *outer;   /* what the worker was running when it began this; NULL: nothing */
+    /* its items were told that their job is cancelled, or have opened jobs, which are cancelled with
+     * it. The worker's */
+    bool may_know_cancel;
     bool has_kept;    /* its items have spawned calls that must be over before the work is */
     /* its worker has died in a batch: the items without results go back, to be run in halves */
     bool is_torn;
@@ -187,6 +190,14 @@ static inline void tp_work_note(const tp_work *w, tp_event_kind kind, uint32_t o
 {
     tp_trace_note(w->worker->trace, kind, w->worker->id, w->terms->number, w->block->first + offset,
                   count);
+}
+
+/* For where an item waits: is its job cancelled? It is told so. */
+static inline bool tp_work_tell_cancelled(tp_work *w)
+{
+    bool is = w->sink->is_cancelled(w);
+    w->may_know_cancel |= is;
+    return is;
 }
 
 /* Makes the item at `at` the running one. */

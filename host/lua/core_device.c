@@ -278,9 +278,9 @@ static int push_true_or(lua_State *L, int rc, const tp_error *err)
 static bool is_given_up(void *user)
 {
     const context *ctx = user;
-    const tp_work *w = tp_core_work(ctx);
+    tp_work *w = tp_core_work(ctx);
     if (ctx->agent)
-        return w && w->sink->is_cancelled(w);
+        return w && tp_work_tell_cancelled(w);
     return tp_host_take_interrupt(ctx->host);
 }
 

@@ -78,8 +78,7 @@ static int l_item_sees_cancels(lua_State *L)
 /* core.item.is_unwanted(work) -> was its job cancelled? */
 static int l_item_is_unwanted(lua_State *L)
 {
-    const tp_work *w = lua_touserdata(L, 1);
-    lua_pushboolean(L, w->sink->is_cancelled(w));
+    lua_pushboolean(L, tp_work_tell_cancelled(lua_touserdata(L, 1)));
     return 1;
 }
 

@@ -26,9 +26,9 @@ static int l_loop_sleep(lua_State *L)
     enum { STEP_NS = 50 * 1000000 };
     context *ctx = get_context(L);
     uint64_t deadline = tp_core_deadline_after(L, 1);
-    const tp_work *w = tp_core_work(ctx);
+    tp_work *w = tp_core_work(ctx);
     for (uint64_t now; (now = uv_hrtime()) < deadline;) {
-        if (w && w->sink->is_cancelled(w))
+        if (w && tp_work_tell_cancelled(w))
             return luaL_error(L, "cancelled");
         uint64_t ns = deadline - now < STEP_NS ? deadline - now : STEP_NS;
         nanosleep(&(struct timespec){ .tv_nsec = (long)ns }, NULL);

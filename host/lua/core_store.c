@@ -265,8 +265,8 @@ static int l_store_queue(lua_State *L)
 static bool is_unwanted(void *user)
 {
     const tp_agent *a = user;
-    const tp_work *w = a->worker.current;
-    return tp_engine_is_stopped(a->engine) || (w && w->sink->is_cancelled(w));
+    tp_work *w = a->worker.current;
+    return tp_engine_is_stopped(a->engine) || (w && tp_work_tell_cancelled(w));
 }
 
 /* Carries out PUSH or TAKE. A worker waits meanwhile, at most until the deadline, or until

@@ -546,10 +546,10 @@ typedef struct wait {
 static bool is_over(void *user)
 {
     wait *w = user;
-    const tp_work *work = w->of->slice ? &w->of->slice->work : NULL;
+    tp_work *work = w->of->slice ? &w->of->slice->work : NULL;
     w->why = tp_peer_has_ended(&w->s->peer) ? DIED : look(w->s, w->of);
     return w->why != DONE || tp_engine_is_stopped(w->s->host->engine) ||
-           (w->of->reader && work->sink->is_cancelled(work));
+           (w->of->reader && tp_work_tell_cancelled(work));
 }
 
 /* A value that was taken out and cannot be given to the process goes back. */
