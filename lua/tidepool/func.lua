@@ -106,7 +106,8 @@ end
 --- The first call of a Function looks for mistakes of people who come from other libraries:
 --- f(xs):map(), for which it looks at the caller's line, and one:method(x).
 local function first_call(self, ...)
-  if self.instance and rawequal((...), self.instance) then
+  local instance = rawget(self, "instance")
+  if instance and rawequal((...), instance) then
     local method = self.name:match "[^.]*$"
     check.fail("%s: a method of an instance is called with a dot: write one.%s(...)", self.name, method)
   end
