@@ -123,8 +123,8 @@ struct tp_work {
     uint32_t offset, count;
     uint32_t attempt; /* from 1 */
     tp_work *outer;   /* what the worker was running when it began this; NULL: nothing */
-    /* its items were told that their job is cancelled, or have opened jobs, which are cancelled with
-     * it. The worker's */
+    /* its items were told that their job is cancelled, or have opened jobs, which are cancelled
+     * with it. The worker's */
     bool may_know_cancel;
     bool has_kept;    /* its items have spawned calls that must be over before the work is */
     /* its worker has died in a batch: the items without results go back, to be run in halves */

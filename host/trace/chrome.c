@@ -763,7 +763,8 @@ int tp_chrome_add(tp_chrome *c, const tp_event *e, tp_buf *out)
                         e->time_ns);
     case TP_EVENT_TASK_END:
     case TP_EVENT_ITEM_END:
-        task = find_task(c, e->kind == TP_EVENT_TASK_END ? e->job : tp_trace_item(e->job, e->first));
+        task = find_task(c, e->kind == TP_EVENT_ITEM_END ? tp_trace_item(e->job, e->first)
+                                                         : e->job);
         return *task ? end_task(c, task, e->time_ns, out) : 0;
     case TP_EVENT_TAKE:
     case TP_EVENT_FINISH:

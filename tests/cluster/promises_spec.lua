@@ -12,7 +12,8 @@ describe("On a cluster", function()
     own:worker(2)
     own:worker(2)
     local log = support.temp_path()
-    os.execute(("%s timeout -k 5 600 %s /usr/bin/busted -o TAP --filter 'On the executor cluster' tests/promises_spec.lua tests/engine/lines_spec.lua >%s 2>&1")
+    os.execute(("%s timeout -k 5 600 %s /usr/bin/busted -o TAP --filter 'n the executor cluster' " ..
+      "tests/promises_spec.lua tests/engine/lines_spec.lua >%s 2>&1")
       :format(own:environment(), support.binary, log))
     local text = support.read_file(log)
     local n, passed = tonumber(text:match "\n1%.%.(%d+)"), 0
