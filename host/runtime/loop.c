@@ -24,7 +24,7 @@ static void wake_loop(tp_waiter *w)
     uv_async_send(&host->wake_up);
 }
 
-static void on_wake_up(uv_async_t *handle)
+static void on_bell(uv_async_t *handle)
 {
     (void)handle; /* all it has to do is make uv_run return */
 }
@@ -43,7 +43,9 @@ static void close_handle(uv_handle_t *handle, void *unused)
         uv_close(handle, NULL);
 }
 
-int tp_loop_check_descriptors(tp_error *err)
+/* libuv aborts the process when it gets only some of the descriptors that a loop needs: this checks
+ * that there are enough. */
+static int check_descriptors(tp_error *err)
 {
     int fds[LOOP_DESCRIPTORS], n = 0, status = 0;
     while (n < LOOP_DESCRIPTORS && status == 0) {
@@ -59,29 +61,52 @@ int tp_loop_check_descriptors(tp_error *err)
                   : 0;
 }
 
-int tp_loop_open(tp_host *host, tp_error *err)
+int tp_loop_init(uv_loop_t *loop, uv_async_t *bell, uv_timer_t *timer, tp_error *err)
 {
-    if (tp_loop_check_descriptors(err))
+    if (check_descriptors(err))
         return -1;
-    int status = uv_loop_init(&host->loop);
+    int status = uv_loop_init(loop);
     if (status)
         return tp_error_set(err, TP_ESYS, "cannot create an event loop: %s", uv_strerror(status));
-    status = uv_async_init(&host->loop, &host->wake_up, on_wake_up);
+    status = uv_async_init(loop, bell, on_bell);
     if (status) {
-        uv_loop_close(&host->loop);
+        uv_loop_close(loop);
         return tp_error_set(err, TP_ESYS, "cannot create a wake-up: %s", uv_strerror(status));
     }
-    uv_timer_init(&host->loop, &host->timer);
-    uv_unref((uv_handle_t *)&host->wake_up);
-    uv_unref((uv_handle_t *)&host->timer);
+    uv_timer_init(loop, timer);
+    uv_unref((uv_handle_t *)bell);
+    uv_unref((uv_handle_t *)timer);
     return 0;
+}
+
+void tp_loop_end(uv_loop_t *loop)
+{
+    uv_walk(loop, close_handle, NULL);
+    uv_run(loop, UV_RUN_DEFAULT);
+    uv_loop_close(loop);
+}
+
+void tp_loop_run(uv_loop_t *loop, uv_async_t *bell, uv_timer_t *timer, uv_run_mode mode,
+                 uint64_t wait_ns)
+{
+    if (mode == UV_RUN_ONCE && wait_ns != UINT64_MAX) {
+        uv_update_time(loop);
+        uv_timer_start(timer, on_timer, (wait_ns + 999999) / 1000000, 0);
+    }
+    uv_ref((uv_handle_t *)bell); /* a loop that nothing keeps alive would not wait */
+    uv_run(loop, mode);
+    uv_unref((uv_handle_t *)bell);
+    uv_timer_stop(timer);
+}
+
+int tp_loop_open(tp_host *host, tp_error *err)
+{
+    return tp_loop_init(&host->loop, &host->wake_up, &host->timer, err);
 }
 
 void tp_loop_close(tp_host *host)
 {
-    uv_walk(&host->loop, close_handle, NULL);
-    uv_run(&host->loop, UV_RUN_DEFAULT);
-    uv_loop_close(&host->loop);
+    tp_loop_end(&host->loop);
     while (host->listeners) {
         tp_listener *l = host->listeners;
         host->listeners = l->next;
@@ -121,21 +146,15 @@ void tp_host_unlisten(tp_listener *l)
 static void run_once(tp_host *host, uint64_t now, uint64_t deadline_ns)
 {
     uv_run_mode mode = deadline_ns > now ? UV_RUN_ONCE : UV_RUN_NOWAIT;
-    if (mode == UV_RUN_ONCE && deadline_ns != UINT64_MAX) {
-        uv_update_time(&host->loop);
-        uv_timer_start(&host->timer, on_timer, (deadline_ns - now + 999999) / 1000000, 0);
-    }
-    uv_ref((uv_handle_t *)&host->wake_up); /* a loop that nothing keeps alive would not wait */
     host->is_running = true;
     tp_trace *trace = tp_engine_trace(host->engine);
     if (mode == UV_RUN_ONCE)
         tp_trace_note(trace, TP_EVENT_WAIT, 0, 0, 0, 0);
-    uv_run(&host->loop, mode);
+    tp_loop_run(&host->loop, &host->wake_up, &host->timer, mode,
+                deadline_ns == UINT64_MAX ? UINT64_MAX : deadline_ns - now);
     if (mode == UV_RUN_ONCE)
         tp_trace_note(trace, TP_EVENT_WAKE, 0, 0, 0, 0);
     host->is_running = false;
-    uv_unref((uv_handle_t *)&host->wake_up);
-    uv_timer_stop(&host->timer);
 }
 
 void tp_host_hold_loop(tp_host *host, bool is_held)

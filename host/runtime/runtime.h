@@ -106,11 +106,19 @@ void tp_runtime_close(tp_host *host);
 /* loop.c: the loop with the host's own handles. Closing it closes all other handles on it.
  * Owner. */
 int tp_loop_open(tp_host *host, tp_error *err);
-
-/* libuv aborts the process when it gets only some of the descriptors that a loop needs: this checks
- * that there are enough. Any thread. */
-int tp_loop_check_descriptors(tp_error *err);
 void tp_loop_close(tp_host *host);
+
+/* The parts of a host's loop, and of an agent's own (own_loop.h). A loop, with a bell that makes it
+ * return, and a timer; neither keeps it alive. TP_ESYS when it cannot be had. */
+int tp_loop_init(uv_loop_t *loop, uv_async_t *bell, uv_timer_t *timer, tp_error *err);
+
+/* Closes all handles that are on the loop, and the loop. */
+void tp_loop_end(uv_loop_t *loop);
+
+/* Runs the loop until something happens, in the mode UV_RUN_ONCE for wait_ns at most (UINT64_MAX:
+ * for ever). */
+void tp_loop_run(uv_loop_t *loop, uv_async_t *bell, uv_timer_t *timer, uv_run_mode mode,
+                 uint64_t wait_ns);
 
 /* A listener for the state L; NULL out of memory. Owner. */
 tp_listener *tp_host_listen(tp_host *host, struct lua_State *L);
