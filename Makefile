@@ -12,7 +12,8 @@ VARIANT      ?=
 FUZZ_SECONDS ?= 60
 SECONDS      ?= 60
 PREFIX       ?= /usr/local
-LUA_LIBDIR   ?= $(DESTDIR)$(PREFIX)/lib/lua/5.1
+LIBDIR       ?= $(PREFIX)/lib
+LUA_LIBDIR   ?= $(DESTDIR)$(LIBDIR)/lua/5.1
 DESTDIR      ?=
 
 # The version is TP_VERSION of host/tidepool.h; its first number is the library's soname.
@@ -28,6 +29,7 @@ CC    := $(if $(filter default,$(origin CC)),$(if $(filter asan fuzz,$(VARIANT))
 LUAJIT_CFLAGS := $(shell pkg-config --cflags luajit)
 LUAJIT_SHARED := $(shell pkg-config --libs luajit)
 LUAJIT_STATIC := $(shell pkg-config --variable=libdir luajit)/libluajit-5.1.a
+UV_STATIC     := $(shell pkg-config --variable=libdir libuv)/libuv_a.a
 SANITIZED     := -O1 -fno-omit-frame-pointer
 
 # TP_MALLOC_STATE: Lua states take their memory from malloc, where LeakSanitizer sees it.
@@ -43,7 +45,8 @@ WARNINGS := -Wall -Wextra -Wshadow $(if $(CI),-Werror)
 # _GNU_SOURCE is empty, so that a file may define it too.
 CPPFLAGS += -D_GNU_SOURCE= -Ihost -Igpu $(LUAJIT_CFLAGS)
 # Exceptions: what a C++ program throws passes through, and what is marked with `cleanup` is tidied up then.
-CFLAGS   += -std=c11 -g $(MODE) -fPIC -fvisibility=hidden -fexceptions $(WARNINGS)
+# Paths in what is built are from the root of the tree, wherever that lies: equal sources give equal files.
+CFLAGS   += -std=c11 -g -ffile-prefix-map=$(CURDIR)=. $(MODE) -fPIC -fvisibility=hidden -fexceptions $(WARNINGS)
 
 # C modules that a script requires (cjson, luv) find the Lua API in the binary: -Wl,-E. ThreadSanitizer's suppressions go by
 # library, so there LuaJIT is one.
@@ -79,11 +82,11 @@ BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(BENCH_SRC))
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all compile_commands lib module docs install install-module install-cli uninstall tests fuzzers test demo lint check torture asan tsan bench peers soak fuzz clean help FORCE
+.PHONY: all binary compile_commands deb dist lib module docs install install-module install-cli uninstall tests fuzzers test demo lint check torture asan tsan bench peers soak fuzz clean help FORCE
 
 all: $(BINARY) $(if $(VARIANT),,lib module) ## build the program, the libraries and the Lua module (default)
 
-lib: $(LIB) $(SHARED) $(BUILD)/tidepool.pc ## build the C library, build/libtidepool.a and .so
+lib: $(LIB) $(SHARED) ## build the C library, build/libtidepool.a and .so
 module: $(MODULE) ## build the module for stock luajit and Neovim, build/module/tidepool.so
 docs: $(BUILD)/reference.md ## write the reference of the Lua API, build/reference.md
 tests: all $(TESTS) $(BENCHES)
@@ -136,19 +139,24 @@ fuzz: ## run each fuzz target for FUZZ_SECONDS (60)
 	$(MAKE) VARIANT=fuzz fuzzers
 	scripts/fuzz $(FUZZ_SECONDS)
 
-install: all docs install-cli ## install under PREFIX (/usr/local), below DESTDIR if given
-	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin include lib/pkgconfig lib/lua/5.1 share/tidepool)
+install: all docs install-cli ## install under PREFIX (/usr/local), libraries in LIBDIR (PREFIX/lib), below DESTDIR if given
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin include share/tidepool) $(addprefix $(DESTDIR)$(LIBDIR)/,pkgconfig cmake/tidepool) $(LUA_LIBDIR)
 	install $(BINARY) $(DESTDIR)$(PREFIX)/bin/tidepool
 	install -m 644 host/tidepool.h $(DESTDIR)$(PREFIX)/include/tidepool.h
-	install -m 644 $(LIB) $(DESTDIR)$(PREFIX)/lib/libtidepool.a
-	install -m 644 $(SHARED) $(DESTDIR)$(PREFIX)/lib/$(notdir $(SHARED))
-	ln -sf $(notdir $(SHARED)) $(DESTDIR)$(PREFIX)/lib/$(SONAME)
-	ln -sf $(SONAME) $(DESTDIR)$(PREFIX)/lib/libtidepool.so
-	install -m 644 $(BUILD)/tidepool.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/tidepool.pc
+	install -m 644 $(LIB) $(DESTDIR)$(LIBDIR)/libtidepool.a
+	install -m 644 $(SHARED) $(DESTDIR)$(LIBDIR)/$(notdir $(SHARED))
+	ln -sf $(notdir $(SHARED)) $(DESTDIR)$(LIBDIR)/$(SONAME)
+	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libtidepool.so
+	$(call relocatable,scripts/tidepool.pc.in) >$(DESTDIR)$(LIBDIR)/pkgconfig/tidepool.pc
+	$(call relocatable,scripts/tidepool-config.cmake.in) >$(DESTDIR)$(LIBDIR)/cmake/tidepool/tidepool-config.cmake
+	$(call relocatable,scripts/tidepool-config-version.cmake.in) >$(DESTDIR)$(LIBDIR)/cmake/tidepool/tidepool-config-version.cmake
 	install -m 644 $(MODULE) $(LUA_LIBDIR)/tidepool.so
 	install -m 644 $(BUILD)/reference.md $(DESTDIR)$(PREFIX)/share/tidepool/reference.md
 	for file in $(filter lua/%,$(LUA_SRC)); do install -D -m 644 $$file $(DESTDIR)$(PREFIX)/share/tidepool/$$file || exit 1; done
 	install -m 644 $(ABI) $(DESTDIR)$(PREFIX)/share/tidepool/$(ABI:$(BUILD)/%=%)
+
+# A file that lies in LIBDIR/pkgconfig (or, one deeper, LIBDIR/cmake/tidepool), which finds the prefix by the way up from LIBDIR.
+relocatable = sed 's|@VERSION@|$(VERSION)|; s|@SONAME@|$(SONAME)|; s|@UP@|'$$(realpath -m --relative-to=$(LIBDIR) $(PREFIX))'|' $(1)
 
 # What belongs to the program alone: its manual page, and completions for shells.
 install-cli: all
@@ -164,10 +172,32 @@ install-module: module
 	install -m 644 $(MODULE) $(LUA_LIBDIR)/tidepool.so
 
 uninstall: ## remove what install has put there
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/tidepool include/tidepool.h lib/pkgconfig/tidepool.pc lib/lua/5.1/tidepool.so \
-	    lib/libtidepool.a lib/libtidepool.so lib/$(SONAME) lib/$(notdir $(SHARED)) share/man/man1/tidepool.1 \
+	rm -f $(addprefix $(DESTDIR)$(LIBDIR)/,pkgconfig/tidepool.pc libtidepool.a libtidepool.so $(SONAME) $(notdir $(SHARED))) \
+	    $(LUA_LIBDIR)/tidepool.so $(addprefix $(DESTDIR)$(PREFIX)/,bin/tidepool include/tidepool.h share/man/man1/tidepool.1 \
 	    share/bash-completion/completions/tidepool share/zsh/site-functions/_tidepool share/fish/vendor_completions.d/tidepool.fish)
-	rm -rf $(DESTDIR)$(PREFIX)/share/tidepool
+	rm -rf $(DESTDIR)$(PREFIX)/share/tidepool $(DESTDIR)$(LIBDIR)/cmake/tidepool
+
+# ---- what others install ----
+
+PACKAGE := tidepool-$(VERSION)
+
+dist: ## write build/tidepool-VERSION.tar.gz: the sources of HEAD, which build without git
+	@mkdir -p build
+	git archive --prefix=$(PACKAGE)/ HEAD | gzip -9n >build/$(PACKAGE).tar.gz
+
+deb: dist ## build Debian's packages of HEAD, build/deb/*.deb (needs debhelper)
+	rm -rf build/deb
+	mkdir -p build/deb
+	tar -xzf build/$(PACKAGE).tar.gz -C build/deb
+	cp build/$(PACKAGE).tar.gz build/deb/tidepool_$(VERSION).orig.tar.gz
+	cd build/deb/$(PACKAGE) && dpkg-buildpackage -us -uc -b
+
+binary: $(BUILD)/portable/tidepool ## build a program for copying to other machines, build/portable/tidepool: it needs the C library and its libgcc_s only
+
+# libuv whole and exported, so that a module for it (luv) uses this one.
+$(BUILD)/portable/tidepool: $(BIN_OBJ) $(LIB_OBJ) $(BUILD)/stamp/sources
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(BIN_OBJ) $(LIB_OBJ) -Wl,-E $(LUAJIT_STATIC) -Wl,--whole-archive $(UV_STATIC) -Wl,--no-whole-archive -ldl -lm -lpthread -lrt
 
 clean: ## remove everything that was built
 	rm -rf build
@@ -226,14 +256,8 @@ $(MODULE): $(MOD_OBJ) $(LIB_OBJ) $(BUILD)/stamp/sources
 	objcopy --keep-global-symbol=luaopen_tidepool --wildcard --weaken-symbol='lua_*' --weaken-symbol='luaL_*' --weaken-symbol='luaJIT_*' $(@D)/all.o
 	$(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $(@D)/all.o -luv -ldl -lm -lpthread
 
-$(BUILD)/tidepool.pc: scripts/tidepool.pc.in $(BUILD)/stamp/flags $(BUILD)/stamp/version
-	sed 's|@VERSION@|$(VERSION)|' $< >$@
-
 $(BUILD)/reference.md: scripts/reference $(LUA_SRC) $(MODULE)
 	scripts/reference $@
-
-$(BUILD)/stamp/version: FORCE
-	$(call stamp,$(VERSION))
 
 $(BINARY): $(BIN_OBJ) $(LIB_OBJ) $(BUILD)/stamp/sources
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(BIN_OBJ) $(LIB_OBJ) $(LDLIBS)

@@ -1,4 +1,5 @@
---- Gives the bytecode of a chunk back what LuaJIT's dump loses: the room that tables are made with.
+--- Gives the bytecode of a chunk back what LuaJIT's dump loses: the room that tables are made with;
+-- and the same bytes each time: a dump has a template's keys in their table's order, a random one.
 --
 -- A constructor like { job = job, k = 0 } copies a template, which has a place for each key.
 -- LuaJIT's bytecode writer leaves out those keys of a template whose value is not a constant, so
@@ -129,6 +130,7 @@ local function complete(template, keys)
       template.keys[key], template.pairs[template.n] = true, key .. uleb(VALUE.NIL)
     end
   end
+  table.sort(template.pairs)
   template.text = uleb(CONSTANT.TABLE) .. uleb(template.array) .. uleb(template.n) .. template.values .. table.concat(template.pairs)
 end
 

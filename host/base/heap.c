@@ -117,11 +117,12 @@ static void link_span(span **list, span *s)
 
 static span *add_span(tp_heap *heap)
 {
+    char *memory = mmap(NULL, SPAN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return NULL;
     span *s = malloc(sizeof *s);
-    char *memory = s ? mmap(NULL, SPAN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-                     : MAP_FAILED;
-    if (memory == MAP_FAILED) {
-        free(s);
+    if (!s) {
+        munmap(memory, SPAN);
         return NULL;
     }
     *s = (span){ .memory = memory,

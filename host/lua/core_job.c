@@ -408,7 +408,7 @@ static int l_job_numbers(lua_State *L)
 static int l_job_columns(lua_State *L)
 {
     job_box *box = check_job(L, 1);
-    uint8_t types[TP_COLUMNS_MAX];
+    uint8_t types[TP_COLUMNS_MAX] = { 0 };
     size_t columns;
     uint32_t capacity = (uint32_t)luaL_checkinteger(L, 2), text = (uint32_t)luaL_checkinteger(L, 4);
     const char *kinds = luaL_checklstring(L, 3, &columns);

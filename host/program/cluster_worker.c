@@ -821,7 +821,7 @@ static void show_self(node *n, uint64_t now)
         return;
     n->heartbeat_ms = now + TP_HEARTBEAT_MS;
     snprintf(subject, sizeof subject, TP_SUBJECT_HB "%s", n->id);
-    snprintf(text, sizeof text, "%s %u %s %s", n->build.hex, n->is_leaving ? 0 : n->slots,
+    snprintf(text, sizeof text, "%s %u %s %s", n->build.hex, n->is_leaving ? 0u : n->slots,
              n->host_name, n->build.text);
     tp_nats_publish(&n->nats, subject, NULL, text, strlen(text));
 }

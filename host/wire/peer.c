@@ -164,7 +164,8 @@ out:
 
 bool tp_peer_find(char *path, size_t size)
 {
-    static const char *const places[] = { "", "../", "../bin/", "../../bin/", "../../../bin/" };
+    static const char *const places[] = { "",           "../",           "../bin/",
+                                          "../../bin/", "../../../bin/", "../../../../bin/" };
     static const char here; /* its address lies in this file */
     Dl_info info;
     if (!dladdr(&here, &info) || !info.dli_fname)

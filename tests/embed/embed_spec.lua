@@ -59,6 +59,8 @@ it("the version stands in one place", function()
   assert.matches("^%d+%.%d+%.%d+$", version)
   assert.equal(version, require("tidepool")._VERSION)
   assert.matches("## " .. version, read "CHANGELOG.md", 1, true)
+  assert.matches("^tidepool %(" .. version:gsub("%.", "%%.") .. "%-%d+%)", read "debian/changelog")
+  assert.matches("\nPackage: libtidepool" .. version:match "^%d+" .. "\n", read "debian/control")
   assert.is_truthy(lfs.attributes "LICENSE")
 end)
 
@@ -75,6 +77,8 @@ describe("make install", function()
     assert.equal(([[
 ./bin/tidepool
 ./include/tidepool.h
+./lib/cmake/tidepool/tidepool-config-version.cmake
+./lib/cmake/tidepool/tidepool-config.cmake
 ./lib/libtidepool.a
 ./lib/libtidepool.so
 ./lib/libtidepool.so.%s
@@ -116,6 +120,53 @@ describe("make install", function()
     run(("%scc examples/embed/smallest.c -o %s $(pkg-config --cflags tidepool) %s/lib/libtidepool.a " ..
       "$(pkg-config --static --libs tidepool | sed s/-ltidepool//)"):format(environment, program, at))
     assert.equal(promised "smallest.c", run(program))
+  end)
+
+  it("and CMake finds it, and refuses it to who needs a newer one", function()
+    if shell "command -v cmake" == "" then return end
+    local folder = root .. "/cmake"
+    local function configure(version)
+      run("mkdir -p " .. folder)
+      local file = assert(io.open(folder .. "/CMakeLists.txt", "w"))
+      file:write(([[
+cmake_minimum_required(VERSION 3.13)
+project(smallest C)
+find_package(tidepool %s REQUIRED)
+add_executable(smallest %s/examples/embed/smallest.c)
+target_link_libraries(smallest tidepool::tidepool)
+]]):format(version, lfs.currentdir()))
+      file:close()
+      return shell(("cmake -S %s -B %s/build -DCMAKE_PREFIX_PATH=%s"):format(folder, folder, at))
+    end
+    local output, fine = configure "99.0"
+    assert.is_false(fine)
+    assert.matches("version: 0", output, 1, true)
+    output, fine = configure ""
+    assert(fine, output)
+    run(("cmake --build %s/build"):format(folder))
+    assert.equal(promised "smallest.c", run(folder .. "/build/smallest"))
+  end)
+
+  it("and libraries may lie in a folder of their own, as Debian has it", function()
+    local there = root .. "/multiarch"
+    run(("make -s install DESTDIR=%s PREFIX=/usr LIBDIR=/usr/lib/some-arch"):format(there))
+    for name, folder in pairs { includedir = "/usr/include", libdir = "/usr/lib/some-arch" } do
+      local said = run(("PKG_CONFIG_PATH=%s/usr/lib/some-arch/pkgconfig pkg-config --variable=%s tidepool"):format(there, name))
+      assert.equal(run("realpath " .. there .. folder), run("realpath " .. said))
+    end
+    assert.equal(4, run([[env -u TIDEPOOL_WORKER LUA_CPATH="]] .. there .. [[/usr/lib/some-arch/lua/5.1/?.so;;" luajit -e '
+      local app = require("tidepool").App "x"
+      print(app:func { executor = "processes" } (function(x) return x * x end)(2))']]) + 0)
+    run(("make -s uninstall DESTDIR=%s PREFIX=/usr LIBDIR=/usr/lib/some-arch"):format(there))
+    assert.equal("", run(("find %s -type f -o -type l"):format(there)))
+  end)
+
+  it("and sources in another folder, without git, give the same files byte by byte", function()
+    local copy = root .. "/sources"
+    run(("mkdir %s && tar -c --exclude=./build --exclude=./.git . | tar -x -C %s && make -s -C %s -j2 all docs"):format(copy, copy, copy))
+    for _, file in ipairs { "tidepool", "module/tidepool.so", "libtidepool.a", "reference.md" } do
+      assert.equal("", shell(("cmp build/%s %s/build/%s"):format(file, copy, file)))
+    end
   end)
 
   it("and a server answers from its own loop, many clients at once", function()
