@@ -29,9 +29,11 @@ static bool is_stored(const tp_nats_event *e)
 }
 
 int tp_blob_put(tp_nats *n, const char *session, const uint8_t *digest, const void *bytes,
-                size_t len, tp_error *err)
+                size_t len, const tp_between *between, tp_error *err)
 {
     for (size_t at = 0, piece = 0; at < len; at += TP_BLOB_PIECE, piece++) {
+        if (between)
+            between->call(between->user);
         char subject[TP_SUBJECT_MAX];
         size_t size = len - at < TP_BLOB_PIECE ? len - at : TP_BLOB_PIECE;
         bool is_done = false;
@@ -49,10 +51,12 @@ int tp_blob_put(tp_nats *n, const char *session, const uint8_t *digest, const vo
 }
 
 int tp_blob_get(tp_nats *n, const char *session, const uint8_t *digest, size_t len, tp_buf *out,
-                tp_error *err)
+                const tp_between *between, tp_error *err)
 {
     uint8_t found[TP_DIGEST_BYTES];
     for (size_t at = 0, piece = 0; at < len; at += TP_BLOB_PIECE, piece++) {
+        if (between)
+            between->call(between->user);
         char subject[TP_SUBJECT_MAX];
         size_t size = len - at < TP_BLOB_PIECE ? len - at : TP_BLOB_PIECE;
         bool is_done = false, is_full = false;

@@ -112,9 +112,13 @@ typedef struct cluster {
     unsigned n_flights, in_flight; /* that were opened; that have a slice */
     flight *flights;                 /* FLIGHTS of them, made with the carrier */
     image images[IMAGES];
+    uint8_t modules_digest[TP_DIGEST_BYTES];
+    uint64_t modules_size; /* of the host's bundle as it was stored last; 0: it was not */
     tp_parcel_refs funcs; /* held while the session lasts, since workers know them by address */
     worker *workers; /* WORKERS_MAX of them, made with the carrier */
     unsigned n_workers;
+    tp_nats_event *later, **later_end; /* have come while a payload was on its way */
+    bool is_behind; /* more has come than was looked at */
     uint64_t look_ns;
 } cluster;
 
@@ -137,6 +141,26 @@ static void say(cluster *c, const char *text)
 }
 
 /* ---- the server ---- */
+
+/* The next event. NULL: none has come until then. */
+static tp_nats_event *take(cluster *c, uint64_t deadline_ns)
+{
+    tp_nats_event *e = c->later;
+    if (!e)
+        return tp_nats_take(&c->nats, deadline_ns);
+    c->later = e->next;
+    if (!c->later)
+        c->later_end = &c->later;
+    return e;
+}
+
+static void disconnect(cluster *c)
+{
+    while (c->later)
+        tp_nats_free(&c->nats, take(c, 0));
+    tp_nats_disconnect(&c->nats);
+    c->is_connected = false;
+}
 
 static bool is_error(const tp_nats_event *e)
 {
@@ -267,10 +291,10 @@ static void close_session(cluster *c)
     snprintf(text, sizeof text, TP_SUBJECT_B "%s.>", c->session_hex);
     purge(c, TP_STREAM_B, text);
     tp_nats_flush(&c->nats, FLUSH_MS);
-    tp_nats_disconnect(&c->nats);
-    c->is_connected = false;
+    disconnect(c);
     for (int i = 0; i < IMAGES; i++)
         c->images[i].is_stored = false;
+    c->modules_size = 0;
 }
 
 /* ---- workers ---- */
@@ -319,6 +343,85 @@ static unsigned count_slots(const cluster *c, uint64_t now, const worker **other
             *other = w;
     }
     return slots;
+}
+
+/* ---- what workers say beside their results ---- */
+
+static flight *flight_of(cluster *c, unsigned long long chunk, unsigned sending)
+{
+    flight *l = &c->flights[chunk % FLIGHTS];
+    return l->slice && l->count && l->chunk == chunk && l->sending == sending ? l : NULL;
+}
+
+/* A worker says which chunks it has. */
+static void take_held(cluster *c, const char *data, size_t len)
+{
+    uint64_t now = uv_hrtime();
+    char *text = strndup(data, len), *rest = text;
+    for (char *line; text && (line = strsep(&rest, "\n"));) {
+        unsigned long long chunk;
+        unsigned sending;
+        int at = 0;
+        flight *l = sscanf(line, "%llu %u %n", &chunk, &sending, &at) == 2 && at > 0
+                      ? flight_of(c, chunk, sending)
+                      : NULL;
+        /* nothing but an acknowledgement may be published for it */
+        if (!l || strncmp(line + at, "$JS.ACK." TP_STREAM_W ".", 9 + strlen(TP_STREAM_W)) != 0)
+            continue;
+        l->held_ns = now;
+        snprintf(l->ack, sizeof l->ack, "%s", line + at);
+    }
+    free(text);
+}
+
+/* A worker asks whether this session is alive. */
+static void answer_question(cluster *c, const tp_nats_event *e)
+{
+    struct {
+        uint8_t signature[TP_SIGNATURE_BYTES];
+        tp_alive alive;
+    } a = { .alive = { .magic = TP_ALIVE_MAGIC } };
+    if (e->len != TP_ID_BYTES || !*e->reply)
+        return;
+    memcpy(a.alive.build, c->build.id, TP_ID_BYTES);
+    memcpy(a.alive.session, c->session, TP_ID_BYTES);
+    memcpy(a.alive.nonce, e->data, TP_ID_BYTES);
+    tp_signer_sign(&c->signer, a.signature, &a.alive, sizeof a.alive);
+    tp_nats_publish(&c->nats, e->reply, NULL, &a, sizeof a);
+}
+
+/* Is it one of these messages? Then it has been taken. */
+static bool take_sign(cluster *c, const tp_nats_event *e)
+{
+    size_t r = strlen(TP_SUBJECT_R), s = strlen(c->session_hex);
+    if (e->kind != TP_NATS_MESSAGE)
+        return false;
+    if (strncmp(e->subject, TP_SUBJECT_HB, strlen(TP_SUBJECT_HB)) == 0)
+        see_worker(c, e->subject + strlen(TP_SUBJECT_HB), e->data, e->len);
+    else if (strncmp(e->subject, TP_SUBJECT_Q, strlen(TP_SUBJECT_Q)) == 0)
+        answer_question(c, e);
+    else if (strncmp(e->subject, TP_SUBJECT_R, r) == 0 && strlen(e->subject) > r + s &&
+             strcmp(e->subject + r + s, ".held") == 0)
+        take_held(c, e->data, e->len);
+    else
+        return false;
+    return true;
+}
+
+/* A tp_between: while a large payload is on its way workers get to know that this process is alive,
+ * and are known to be. All else is taken later. */
+static void hear(void *user)
+{
+    cluster *c = user;
+    for (tp_nats_event *e; (e = tp_nats_take(&c->nats, 0));) {
+        if (take_sign(c, e)) {
+            tp_nats_free(&c->nats, e);
+            continue;
+        }
+        e->next = NULL;
+        *c->later_end = e;
+        c->later_end = &e->next;
+    }
 }
 
 /* ---- chunks ---- */
@@ -388,7 +491,8 @@ static image *find_image(cluster *c, tp_image *of_function, tp_error *err)
     tp_blake2b_hash(i->digest, sizeof i->digest, i->bytes.data, i->bytes.len);
     if (i->size <= TP_IMAGE_INLINE)
         return i;
-    int rc = tp_blob_put(&c->nats, c->session_hex, i->digest, i->bytes.data, i->size, err);
+    int rc = tp_blob_put(&c->nats, c->session_hex, i->digest, i->bytes.data, i->size,
+                         &(tp_between){ hear, c }, err);
     tp_buf_free(&i->bytes);
     i->is_stored = rc == 0;
     return rc ? NULL : i;
@@ -431,6 +535,25 @@ static int keep_funcs(cluster *c, const tp_parcel_refs *refs, tp_error *err)
     return 0;
 }
 
+/* Stores the script's modules when there are more than were stored. */
+static int store_modules(cluster *c, tp_error *err)
+{
+    tp_buf bytes = { 0 };
+    int rc = tp_bundle_copy(&c->base.host->bundle, c->modules_size, &bytes);
+    if (rc > 0) {
+        tp_blake2b_hash(c->modules_digest, sizeof c->modules_digest, bytes.data, bytes.len);
+        c->modules_size = bytes.len;
+        rc = tp_blob_put(&c->nats, c->session_hex, c->modules_digest, bytes.data, bytes.len,
+                         &(tp_between){ hear, c }, err);
+        if (rc)
+            c->modules_size = 0;
+    } else if (rc) {
+        tp_error_oom(err, "modules");
+    }
+    tp_buf_free(&bytes);
+    return rc;
+}
+
 /* Makes the message for the next items of the flight's slice. */
 static int seal(cluster *c, flight *l, tp_error *err)
 {
@@ -442,12 +565,14 @@ static int seal(cluster *c, flight *l, tp_error *err)
     if (w->terms->is_limited || l->is_narrow)
         count = count < least_count(w) ? count : least_count(w);
     image *i = find_image(c, w->terms->image, err);
-    if (!i)
+    if (!i || store_modules(c, err))
         return -1;
     tp_task task = { .count = count,
                      .image_size = i->size,
+                     .modules_size = c->modules_size,
                      .is_alone = l->deaths >= DEATHS_ALONE };
     memcpy(task.image, i->digest, sizeof task.image);
+    memcpy(task.modules, c->modules_digest, sizeof task.modules);
     int rc = tp_parcel_put_task(&task, w, tp_job_func(l->slice->job),
                                 i->bytes.len ? &i->bytes : NULL, &payload, &l->refs, err);
     if (rc == 0 && payload.len > TP_PAYLOAD_MAX)
@@ -464,7 +589,8 @@ static int seal(cluster *c, flight *l, tp_error *err)
         head.is_blob = payload.len > TP_INLINE_BYTES;
         tp_blake2b_hash(head.digest, sizeof head.digest, payload.data, payload.len);
         if (head.is_blob)
-            rc = tp_blob_put(&c->nats, c->session_hex, head.digest, payload.data, payload.len, err);
+            rc = tp_blob_put(&c->nats, c->session_hex, head.digest, payload.data, payload.len,
+                             &(tp_between){ hear, c }, err);
     }
     uint8_t signature[TP_SIGNATURE_BYTES];
     tp_buf_clear(&l->message);
@@ -542,6 +668,7 @@ static void send_again(cluster *c, flight *l)
     }
     if (l->image)
         l->image->is_stored = false; /* it may be gone, too */
+    c->modules_size = 0;
     forget_chunk(l);
     l->sending = sending;
     if (seal(c, l, &err)) {
@@ -576,12 +703,6 @@ static void lose(cluster *c, flight *l)
 }
 
 /* ---- results ---- */
-
-static flight *flight_of(cluster *c, unsigned long long chunk, unsigned sending)
-{
-    flight *l = &c->flights[chunk % FLIGHTS];
-    return l->slice && l->count && l->chunk == chunk && l->sending == sending ? l : NULL;
-}
 
 /* Gives records to the slice. They come from elsewhere: nothing is believed. */
 static void read_records(cluster *c, flight *l, const void *bytes, size_t len)
@@ -642,7 +763,8 @@ static void take_answer(cluster *c, flight *l, const char *data, size_t len)
     if (a.kind == TP_ANSWER_DONE && a.is_blob) {
         tp_buf blob = { 0 };
         char filter[TP_SUBJECT_MAX], hex[2 * TP_DIGEST_BYTES + 1];
-        if (tp_blob_get(&c->nats, c->session_hex, a.digest, a.size, &blob, &err)) {
+        if (tp_blob_get(&c->nats, c->session_hex, a.digest, a.size, &blob,
+                        &(tp_between){ hear, c }, &err)) {
             tp_buf_free(&blob);
             send_again(c, l);
             return;
@@ -694,43 +816,6 @@ static void take_output(cluster *c, const char *data, size_t len)
     }
 }
 
-/* A worker says which chunks it has. */
-static void take_held(cluster *c, const char *data, size_t len)
-{
-    uint64_t now = uv_hrtime();
-    char *text = strndup(data, len), *rest = text;
-    for (char *line; text && (line = strsep(&rest, "\n"));) {
-        unsigned long long chunk;
-        unsigned sending;
-        int at = 0;
-        flight *l = sscanf(line, "%llu %u %n", &chunk, &sending, &at) == 2 && at > 0
-                      ? flight_of(c, chunk, sending)
-                      : NULL;
-        /* nothing but an acknowledgement may be published for it */
-        if (!l || strncmp(line + at, "$JS.ACK." TP_STREAM_W ".", 9 + strlen(TP_STREAM_W)) != 0)
-            continue;
-        l->held_ns = now;
-        snprintf(l->ack, sizeof l->ack, "%s", line + at);
-    }
-    free(text);
-}
-
-/* A worker asks whether this session is alive. */
-static void answer_question(cluster *c, const tp_nats_event *e)
-{
-    struct {
-        uint8_t signature[TP_SIGNATURE_BYTES];
-        tp_alive alive;
-    } a = { .alive = { .magic = TP_ALIVE_MAGIC } };
-    if (e->len != TP_ID_BYTES || !*e->reply)
-        return;
-    memcpy(a.alive.build, c->build.id, TP_ID_BYTES);
-    memcpy(a.alive.session, c->session, TP_ID_BYTES);
-    memcpy(a.alive.nonce, e->data, TP_ID_BYTES);
-    tp_signer_sign(&c->signer, a.signature, &a.alive, sizeof a.alive);
-    tp_nats_publish(&c->nats, e->reply, NULL, &a, sizeof a);
-}
-
 /* The server has taken work, or has it already, or not. */
 static void take_acknowledgement(cluster *c, flight *l, const tp_nats_event *e)
 {
@@ -775,6 +860,8 @@ static void take_event(cluster *c, const tp_nats_event *e)
     unsigned sending;
     char what;
     size_t inbox = strlen(c->inbox), r = strlen(TP_SUBJECT_R), s = strlen(c->session_hex);
+    if (take_sign(c, e))
+        return;
     if (e->kind == TP_NATS_LOST) {
         c->has_lost = true;
         c->lost_ns = uv_hrtime();
@@ -804,17 +891,11 @@ static void take_event(cluster *c, const tp_nats_event *e)
         const char *rest = strlen(e->subject) > r + s ? e->subject + r + s : "";
         if (strcmp(rest, ".out") == 0) {
             take_output(c, e->data, e->len);
-        } else if (strcmp(rest, ".held") == 0) {
-            take_held(c, e->data, e->len);
         } else if (sscanf(rest, ".%llu.%llu.%u", &group, &chunk, &sending) == 3) {
             flight *l = flight_of(c, chunk, sending);
             if (l)
                 take_answer(c, l, e->data, e->len);
         }
-    } else if (strncmp(e->subject, TP_SUBJECT_HB, strlen(TP_SUBJECT_HB)) == 0) {
-        see_worker(c, e->subject + strlen(TP_SUBJECT_HB), e->data, e->len);
-    } else {
-        answer_question(c, e);
     }
 }
 
@@ -844,7 +925,7 @@ static void check_all(cluster *c, uint64_t now)
         flight *l = &c->flights[i];
         if (l->count && now >= l->check_ns)
             check(c, l, now);
-        if (l->count && l->held_ns && now > l->held_ns + TP_HELD_S * 1000000000ull)
+        if (l->count && !c->is_behind && l->held_ns && now > l->held_ns + TP_HELD_S * 1000000000ull)
             lose(c, l);
     }
 }
@@ -960,8 +1041,7 @@ static void give_up(cluster *c)
     tp_error err = { 0 };
     tp_error_set(&err, TP_ESYS, "the engine at %.200s does not let us in any more",
                  c->base.host->config.engine);
-    tp_nats_disconnect(&c->nats);
-    c->is_connected = false;
+    disconnect(c);
     tp_job_lose_all(c->engine, &c->base, &err);
     for (unsigned i = 0; i < c->n_flights; i++)
         if (c->flights[i].slice)
@@ -984,14 +1064,16 @@ static void serve(cluster *c)
             purge_done(c);
             look_for_workers(c, now);
         }
-        tp_nats_event *e = tp_nats_take(&c->nats, c->is_connected ? until(c, now) : UINT64_MAX);
+        tp_nats_event *e = take(c, c->is_connected ? until(c, now) : UINT64_MAX);
+        c->is_behind = e != NULL;
         for (int i = 0; e && i < 64; i++) {
             bool is_closed = e->kind == TP_NATS_CLOSED;
             take_event(c, e);
             tp_nats_free(&c->nats, e);
             if (is_closed && c->is_connected)
                 give_up(c);
-            e = i < 63 ? tp_nats_take(&c->nats, 0) : NULL;
+            e = i < 63 ? take(c, 0) : NULL;
+            c->is_behind = e != NULL || i == 63;
         }
     }
 }
@@ -1022,6 +1104,7 @@ static int open_executor(tp_executor **out, tp_host *host, tp_error *err)
     c->base.type = &tp_exec_cluster;
     c->base.host = host;
     c->engine = host->engine;
+    c->later_end = &c->later;
     if (tp_nats_open(&c->nats, err))
         goto no_nats;
     if (uv_mutex_init(&c->lock))

@@ -81,6 +81,8 @@ typedef struct tp_task {
     uint32_t func;  /* the number of the definition of the function that is called */
     uint8_t image[TP_DIGEST_BYTES];
     uint64_t image_size;
+    uint8_t modules[TP_DIGEST_BYTES];
+    uint64_t modules_size; /* of the script's modules (base/bundle.h), a blob; 0: there are none */
     uint32_t has_image; /* the image's bytes follow */
     uint32_t is_alone; /* workers have died with it: nothing else may run beside it */
 } tp_task;

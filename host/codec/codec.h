@@ -151,6 +151,10 @@ int tp_decode_image(struct lua_State *L, const uint8_t *bytes, size_t len, tp_re
  * module when an array arrives. Raises on out of memory. */
 void tp_codec_set_arrays(struct lua_State *L, int of, int make);
 
+/* The registry may have a text under this key: where the state is, for errors of messages that need
+ * something which is not there, in place of "in a worker". */
+#define TP_CODEC_PLACE "tidepool.place"
+
 /* Raises LuaJIT's own out-of-memory error (TP_NO_MEMORY), without allocating. Does not return; for
  * `return tp_codec_raise_memory(L)`. */
 int tp_codec_raise_memory(struct lua_State *L) __attribute__((noreturn));

@@ -201,6 +201,17 @@ static void set_paths(decoder *d)
 
 enum { NOT_FOUND = -2 };
 
+static const char in_worker[] = "in a worker";
+
+/* Where this state is, in words. */
+static const char *place_of(const decoder *d)
+{
+    lua_getfield(d->L, LUA_REGISTRYINDEX, TP_CODEC_PLACE);
+    const char *place = lua_tostring(d->L, -1);
+    lua_pop(d->L, 1); /* the registry keeps it */
+    return place ? place : in_worker;
+}
+
 /* Does require's error say that there is no such module, rather than that it does not load? */
 static bool says_not_found(const char *why, size_t why_len, const char *name, size_t len)
 {
@@ -220,6 +231,13 @@ static void refuse_module(decoder *d, const char *name, size_t len)
             d->err, TP_ECODEC,
             "the editor (module \"%.*s\") is not in workers: use it in the task that runs the map",
             n, name);
+    else if (place_of(d) != in_worker)
+        tp_error_set(d->err, TP_ECODEC,
+                     "module \"%.*s\" is not to be found %s: C modules, and what is installed, "
+                     "must be on the workers' machines (the script's own Lua files travel; what "
+                     "it has put into package.preload and package.loaders does not: do that in "
+                     "app:setup, and require it inside of the function)",
+                     n, name, place_of(d));
     else
         tp_error_set(d->err, TP_ECODEC,
                      "module \"%.*s\" is not to be found in a worker: package.path and "
@@ -265,8 +283,8 @@ static int push_module(decoder *d, const char *name, size_t len)
     if (rc == NOT_FOUND)
         refuse_module(d, name, len);
     else
-        tp_error_set(d->err, TP_ECODEC, "cannot load module \"%.*s\" in a worker: %s",
-                     (int)(len < 100 ? len : 100), name,
+        tp_error_set(d->err, TP_ECODEC, "cannot load module \"%.*s\" %s: %s",
+                     (int)(len < 100 ? len : 100), name, place_of(d),
                      why ? why : "(an error that is not a string)");
     lua_pop(L, 1);
     return rc;
@@ -355,9 +373,10 @@ APART static int get_module(decoder *d)
         return -1;
     if (field && !index_by(d->L, field, field_len)) {
         lua_pop(d->L, 1);
-        return tp_error_set(d->err, TP_ECODEC, "module \"%.*s\" has no \"%.*s\" in a worker",
+        return tp_error_set(d->err, TP_ECODEC, "module \"%.*s\" has no \"%.*s\" %s",
                             (int)(len < 100 ? len : 100), name,
-                            (int)(field_len < 100 ? field_len : 100), field);
+                            (int)(field_len < 100 ? field_len : 100), field,
+                            place_of(d));
     }
     return 0;
 }
@@ -394,8 +413,9 @@ APART static int get_builtin(decoder *d)
     tp_error why = { 0 };
     if (push_by_require(d, name, len, &why) == 0)
         return 0;
-    return tp_error_set(d->err, TP_ECODEC, "nothing is known as \"%.*s\" in a worker%s%s",
-                        (int)(len < 100 ? len : 100), name, why.code ? ": " : "", why.message);
+    return tp_error_set(d->err, TP_ECODEC, "nothing is known as \"%.*s\" %s%s%s",
+                        (int)(len < 100 ? len : 100), name, place_of(d), why.code ? ": " : "",
+                        why.message);
 }
 
 /* ---- classes ---- */
@@ -427,8 +447,9 @@ APART static int get_class(decoder *d)
     if (!k)
         k = tp_codec_find_class(c, name, len);
     if (!k)
-        return tp_error_set(d->err, TP_ECODEC, "class \"%.*s\" is not known in a worker%s%s",
-                            (int)(len < 100 ? len : 100), name, why.code ? ": " : "", why.message);
+        return tp_error_set(d->err, TP_ECODEC, "class \"%.*s\" is not known %s%s%s",
+                            (int)(len < 100 ? len : 100), name, place_of(d), why.code ? ": " : "",
+                        why.message);
     push_class(d, k);
     return 0;
 }

@@ -158,7 +158,7 @@ static const struct {
     { "queue", tp_core_register_device },    { "buffer", tp_core_register_device },
     { "launcher", tp_core_register_device }, { "journal", tp_core_register_journal },
     { "cache", tp_core_register_journal },   { "command", tp_core_register_command },
-    { "lines", tp_core_register_lines },
+    { "lines", tp_core_register_lines },     { "modules", tp_core_register_modules },
 };
 
 /* __index of core (core, name): makes one of `rare`. Upvalue 1 is the context. */
@@ -347,6 +347,8 @@ void tp_lua_core_open(struct lua_State *L, tp_host *host, tp_agent *agent)
     }
     lua_pushvalue(L, -1);
     tp_core_open_random(L, ctx);
+    lua_pushvalue(L, -1);
+    tp_core_open_modules(L, host, lua_gettop(L) - 3);
     lua_pushvalue(L, -1);
     lua_pushcclosure(L, open_core, 1);
     lua_setfield(L, -3, "tidepool.core");            // loaded package preload ctx

@@ -123,6 +123,12 @@ tp_source *tp_core_source(const context *ctx);
  * it was seeded before. */
 void tp_core_open_random(lua_State *L, context *ctx);
 
+/* ---- core_modules.c ---- */
+
+/* Pops the context. Where the host has a file of modules: inserts a loader of those into
+ * package.loaders; `package` is the index of that table. */
+void tp_core_open_modules(lua_State *L, const tp_host *host, int package);
+
 /* ---- luv.c ---- */
 
 /* Pops the context. Inserts a loader for "luv" before the third of package.loaders; `package` is
@@ -149,5 +155,6 @@ void tp_core_register_loop(lua_State *L);
 void tp_core_register_store(lua_State *L);
 void tp_core_register_trace(lua_State *L);
 void tp_core_register_luv(lua_State *L);
+void tp_core_register_modules(lua_State *L);
 
 #endif

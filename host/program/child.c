@@ -833,7 +833,10 @@ void tp_child_configure(tp_child *c, tp_config *config)
 
 int tp_child_serve(tp_child *c, tp_host *host, tp_error *err)
 {
+    const tp_wire_in *in = (const tp_wire_in *)(const void *)c->in.data;
     host->is_child = true;
+    memcpy(host->modules, in->modules, sizeof in->modules);
+    memcpy(host->place, in->place, sizeof in->place);
     tp_engine_set_permits(host->engine, &(tp_permits){ take_permit, release_permit, c });
     c->arrays = host->arrays;
     tp_array_pool_adopt(host->arrays, c->file, return_array, c);

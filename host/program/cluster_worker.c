@@ -24,11 +24,13 @@
 #include "runtime/runtime.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 enum {
@@ -43,6 +45,7 @@ enum {
     SHORT_NS = 50 * 1000 * 1000, /* chunks that take less are fetched ahead */
     GRACE_MS = 30000,    /* for what runs when the worker is asked to leave */
     IMAGES = 64,
+    MODULES = 16, /* bundles of modules that are kept for the next session with the same ones */
     CANCELLED = 1024,    /* cancelled chunks that are remembered, in case they come yet */
     WAIT_MS = 100 /* a chunk that finds no free slot for so long goes to another worker */
 };
@@ -68,7 +71,19 @@ typedef struct session {
     tp_known known;
     image images[IMAGES];
     uint64_t used;
+    /* Its processes find modules in the file behind this descriptor, which is another one when
+     * there are more of them. -1: there is no host yet */
+    int modules;
+    uint64_t modules_size;
 } session;
+
+/* A bundle of a script's modules (base/bundle.h) in a file without a name. */
+typedef struct kept_modules {
+    uint64_t size; /* 0: the place is free */
+    uint8_t digest[TP_DIGEST_BYTES];
+    uint64_t used;
+    int fd;
+} kept_modules;
 
 typedef enum chunk_state {
     WAITING,  /* until its session has shown that it is alive */
@@ -107,6 +122,8 @@ typedef struct node {
     tp_build build;
     char id[TP_ID_TEXT], inbox[80], host_name[64];
     unsigned slots;
+    kept_modules modules[MODULES];
+    uint64_t modules_used;
     session *sessions;
     chunk *chunks;
     pull pulls[PULLS];
@@ -141,12 +158,74 @@ static void say(const char *format, ...)
     fprintf(stderr, "tidepool worker: %s\n", text);
 }
 
-/* ---- answers ---- */
+/* ---- signs of life ---- */
 
 static void acknowledge(node *n, const chunk *k, const char *how)
 {
     tp_nats_publish(&n->nats, k->ack, NULL, how, strlen(how));
 }
+
+static void show_self(node *n, uint64_t now)
+{
+    char subject[TP_SUBJECT_MAX], text[256];
+    if (now < n->heartbeat_ms)
+        return;
+    n->heartbeat_ms = now + TP_HEARTBEAT_MS;
+    snprintf(subject, sizeof subject, TP_SUBJECT_HB "%s", n->id);
+    snprintf(text, sizeof text, "%s %u %s %s", n->build.hex, n->is_leaving ? 0u : n->slots,
+             n->host_name, n->build.text);
+    tp_nats_publish(&n->nats, subject, NULL, text, strlen(text));
+}
+
+/* Adds a line of TP_SUBJECT_R SESSION.held. */
+static void add_name(const chunk *k, tp_buf *text)
+{
+    char line[TP_SUBJECT_MAX + 64];
+    int len = snprintf(line, sizeof line, "%llu %u %s\n", (unsigned long long)k->number,
+                       k->sending, k->ack);
+    tp_buf_add(text, line, (size_t)len); /* without memory it is named the next time */
+}
+
+static void send_names(node *n, const session *s, tp_buf *text)
+{
+    char subject[TP_SUBJECT_MAX];
+    snprintf(subject, sizeof subject, TP_SUBJECT_R "%s.held", s->hex);
+    if (text->len)
+        tp_nats_publish(&n->nats, subject, NULL, text->data, text->len);
+    tp_buf_free(text);
+}
+
+/* Tells the coordinators which of their chunks are here, so that they notice when this process is
+ * dead. */
+static void name_chunks(node *n, uint64_t now)
+{
+    if (now < n->held_ms)
+        return;
+    n->held_ms = now + TP_HEARTBEAT_MS;
+    for (session *s = n->sessions; s; s = s->next) {
+        tp_buf text = { 0 };
+        for (chunk *k = n->chunks; k; k = k->next)
+            if (k->session == s && k->state >= RUNNING)
+                add_name(k, &text);
+        send_names(n, s, &text);
+    }
+}
+
+/* A tp_between: others see that this process is alive, and has what it has. */
+static void stay(void *user)
+{
+    node *n = user;
+    uint64_t now = now_ms();
+    show_self(n, now);
+    name_chunks(n, now);
+    for (chunk *k = n->chunks; k; k = k->next)
+        if (now >= k->progress_ms) {
+            acknowledge(n, k, "+WPI");
+            k->progress_ms = now + PROGRESS_MS;
+        }
+}
+
+/* ---- answers ---- */
 
 static void name_result(const chunk *k, char *to)
 {
@@ -185,7 +264,8 @@ static void answer(node *n, chunk *k, tp_answer_kind kind, const void *bytes, si
     if (len > TP_INLINE_BYTES) {
         a.is_blob = 1;
         tp_blake2b_hash(a.digest, sizeof a.digest, bytes, len);
-        if (tp_blob_put(&n->nats, k->session->hex, a.digest, bytes, len, &err))
+        if (tp_blob_put(&n->nats, k->session->hex, a.digest, bytes, len,
+                        &(tp_between){ stay, n }, &err))
             a = (tp_answer){ .kind = TP_ANSWER_BACK };
         len = 0;
     }
@@ -268,6 +348,7 @@ static session *open_session(node *n, const uint8_t *id, const char *hex)
     memcpy(s->id, id, sizeof s->id);
     snprintf(s->hex, sizeof s->hex, "%s", hex);
     s->node = n;
+    s->modules = -1;
     s->waiter.wake = wake;
     s->next = n->sessions;
     n->sessions = s;
@@ -303,6 +384,8 @@ static void close_session(node *n, session *s)
         free_image(&s->images[i]);
     tp_known_free(&s->known);
     tp_host_close(s->host);
+    if (s->modules >= 0)
+        close(s->modules);
     free(s);
 }
 
@@ -341,7 +424,80 @@ static int open_host(node *n, session *s, bool tags_lines, tp_error *err)
         .tag_lines = tags_lines,
         .worker = tp_is_set("TIDEPOOL_WORKER") ? getenv("TIDEPOOL_WORKER") : "/proc/self/exe",
     };
-    return tp_host_open(&s->host, &config, err);
+    s->modules = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (s->modules < 0)
+        return tp_error_set(err, TP_ESYS, "cannot open /dev/null: %s", strerror(errno));
+    if (tp_host_open(&s->host, &config, err)) {
+        close(s->modules);
+        s->modules = -1;
+        return -1;
+    }
+    snprintf(s->host->modules, sizeof s->host->modules, "/proc/%ld/fd/%d", (long)getpid(),
+             s->modules);
+    snprintf(s->host->place, sizeof s->host->place, "on %s", n->host_name);
+    return 0;
+}
+
+/* ---- modules ---- */
+
+/* Gets the modules of the task, and keeps them in a place that was not used for the longest time.
+ * NULL with err set: they cannot be had. */
+static kept_modules *fetch_modules(node *n, session *s, const tp_task *task, tp_error *err)
+{
+    kept_modules *m = &n->modules[0];
+    tp_buf bytes = { 0 };
+    for (int i = 1; i < MODULES; i++)
+        if (n->modules[i].used < m->used)
+            m = &n->modules[i];
+    if (task->modules_size > TP_PAYLOAD_MAX) {
+        tp_error_set(err, TP_ELIMIT, "too many modules");
+        return NULL;
+    }
+    if (tp_blob_get(&n->nats, s->hex, task->modules, task->modules_size, &bytes,
+                    &(tp_between){ stay, n }, err)) {
+        tp_buf_free(&bytes);
+        return NULL;
+    }
+    int fd = memfd_create("tidepool modules", MFD_CLOEXEC);
+    for (size_t at = 0; fd >= 0 && at < bytes.len;) {
+        ssize_t done = write(fd, bytes.data + at, bytes.len - at);
+        if (done < 0 && errno != EINTR) {
+            close(fd);
+            fd = -1;
+        }
+        at += done > 0 ? (size_t)done : 0;
+    }
+    tp_buf_free(&bytes);
+    if (fd < 0) {
+        tp_error_oom(err, "modules");
+        return NULL;
+    }
+    if (m->size)
+        close(m->fd);
+    *m = (kept_modules){ .size = task->modules_size, .fd = fd };
+    memcpy(m->digest, task->modules, sizeof m->digest);
+    return m;
+}
+
+/* From now on the session's processes find the modules of the task. A bundle only grows, so that of
+ * two the larger one is good for both tasks. */
+static int take_modules(node *n, session *s, const tp_task *task, tp_error *err)
+{
+    kept_modules *m = NULL;
+    if (task->modules_size <= s->modules_size)
+        return 0;
+    for (int i = 0; i < MODULES && !m; i++)
+        if (n->modules[i].size == task->modules_size &&
+            memcmp(n->modules[i].digest, task->modules, TP_DIGEST_BYTES) == 0)
+            m = &n->modules[i];
+    m = m ? m : fetch_modules(n, s, task, err);
+    if (!m)
+        return -1;
+    m->used = ++n->modules_used;
+    if (dup3(m->fd, s->modules, O_CLOEXEC) < 0)
+        return tp_error_set(err, TP_ESYS, "cannot take modules: %s", strerror(errno));
+    s->modules_size = m->size;
+    return 0;
 }
 
 /* ---- chunks ---- */
@@ -367,7 +523,8 @@ static image *find_image(node *n, session *s, const tp_task *task, const uint8_t
         tp_error_set(err, TP_ELIMIT, "too many functions at once");
         return NULL;
     }
-    if (!bytes && tp_blob_get(&n->nats, s->hex, task->image, len, &blob, err)) {
+    if (!bytes && tp_blob_get(&n->nats, s->hex, task->image, len, &blob, &(tp_between){ stay, n },
+                              err)) {
         tp_buf_free(&blob);
         return NULL;
     }
@@ -423,24 +580,6 @@ static int start_job(chunk *k, const tp_task *task, tp_block *items, tp_error *e
     return 0;
 }
 
-/* Adds a line of TP_SUBJECT_R SESSION.held. */
-static void add_name(const chunk *k, tp_buf *text)
-{
-    char line[TP_SUBJECT_MAX + 64];
-    int len = snprintf(line, sizeof line, "%llu %u %s\n", (unsigned long long)k->number,
-                       k->sending, k->ack);
-    tp_buf_add(text, line, (size_t)len); /* without memory it is named the next time */
-}
-
-static void send_names(node *n, const session *s, tp_buf *text)
-{
-    char subject[TP_SUBJECT_MAX];
-    snprintf(subject, sizeof subject, TP_SUBJECT_R "%s.held", s->hex);
-    if (text->len)
-        tp_nats_publish(&n->nats, subject, NULL, text->data, text->len);
-    tp_buf_free(text);
-}
-
 static tp_sealed head_of(const chunk *k)
 {
     tp_sealed head;
@@ -463,7 +602,8 @@ static void enqueue(node *n, chunk *k)
     k->state = QUEUED;
     k->queued_ms = now_ms();
     if (head.is_blob &&
-        tp_blob_get(&n->nats, k->session->hex, head.digest, head.size, &k->payload, &err)) {
+        tp_blob_get(&n->nats, k->session->hex, head.digest, head.size, &k->payload,
+                    &(tp_between){ stay, n }, &err)) {
         answer(n, k, TP_ANSWER_BACK, "", 0); /* the coordinator stores it anew */
     } else if (head.size >= sizeof task) {
         memcpy(&task, payload_of(k), sizeof task);
@@ -490,6 +630,8 @@ static void begin(node *n, chunk *k)
                                 payload_of(k), head_of(k).size, &err);
     if (rc == 0 && !s->host)
         rc = open_host(n, s, task.tags_lines != 0, &err);
+    rc = rc ? rc : take_modules(n, s, &task, &err);
+    bool is_gone = rc && err.code == TP_ESYS; /* what the task needs is not where it was stored */
     if (rc == 0) {
         k->image = find_image(n, s, &task, image_bytes, &err);
         rc = k->image ? 0 : -1;
@@ -501,7 +643,7 @@ static void begin(node *n, chunk *k)
     else
         rc = start_job(k, &task, items, &err);
     tp_buf_free(&k->payload);
-    if (rc && err.code == TP_ESYS && !image_bytes && !k->image) {
+    if (is_gone || (rc && err.code == TP_ESYS && !image_bytes && !k->image)) {
         answer(n, k, TP_ANSWER_BACK, "", 0);
     } else if (rc) {
         char why[600];
@@ -814,34 +956,6 @@ static void take_event(node *n, const tp_nats_event *e)
 
 /* ---- what is done from time to time ---- */
 
-static void show_self(node *n, uint64_t now)
-{
-    char subject[TP_SUBJECT_MAX], text[256];
-    if (now < n->heartbeat_ms)
-        return;
-    n->heartbeat_ms = now + TP_HEARTBEAT_MS;
-    snprintf(subject, sizeof subject, TP_SUBJECT_HB "%s", n->id);
-    snprintf(text, sizeof text, "%s %u %s %s", n->build.hex, n->is_leaving ? 0u : n->slots,
-             n->host_name, n->build.text);
-    tp_nats_publish(&n->nats, subject, NULL, text, strlen(text));
-}
-
-/* Tells the coordinators which of their chunks are here, so that they notice when this process is
- * dead. */
-static void name_chunks(node *n, uint64_t now)
-{
-    if (now < n->held_ms)
-        return;
-    n->held_ms = now + TP_HEARTBEAT_MS;
-    for (session *s = n->sessions; s; s = s->next) {
-        tp_buf text = { 0 };
-        for (chunk *k = n->chunks; k; k = k->next)
-            if (k->session == s && k->state >= RUNNING)
-                add_name(k, &text);
-        send_names(n, s, &text);
-    }
-}
-
 /* Asks for as many chunks as there are slots for. */
 static void pull_work(node *n, uint64_t now)
 {
@@ -875,10 +989,6 @@ static void look_at_chunks(node *n, uint64_t now)
         next = k->next;
         if (k->state == RUNNING)
             collect(n, k);
-        if (now >= k->progress_ms) {
-            acknowledge(n, k, "+WPI");
-            k->progress_ms = now + PROGRESS_MS;
-        }
         if (k->state == ANSWERED && now >= k->again_ms && !n->is_lost)
             send_answer(n, k);
     }
@@ -922,11 +1032,10 @@ static void serve(node *n)
         uint64_t now = now_ms();
         if (asked_to_leave && has_left(n, now))
             return;
-        show_self(n, now);
+        stay(n);
         look_at_chunks(n, now);
         begin_queued(n, now);
         look_at_sessions(n, now);
-        name_chunks(n, now);
         pull_work(n, now);
         tp_nats_event *e = tp_nats_take(&n->nats, uv_hrtime() + LOOK_MS * 1000000ull);
         for (int i = 0; e && i < 64; i++) {

@@ -59,7 +59,7 @@ static int copy_config(tp_config *to, const tp_config *from, tp_error *err)
 
 int tp_runtime_open(tp_host *host, const tp_config *config, tp_error *err)
 {
-    bool has_lock = false;
+    bool has_lock = false, has_bundle = false;
     if (copy_config(&host->config, config, err) ||
         copy_text(&host->opencl, host->config.opencl, err) ||
         copy_text(&host->cache_dir, host->config.cache_dir, err) ||
@@ -89,12 +89,15 @@ int tp_runtime_open(tp_host *host, const tp_config *config, tp_error *err)
         goto failed;
     }
     has_lock = uv_mutex_init(&host->print_lock) == 0;
-    if (!has_lock || uv_mutex_init(&host->cl_lock)) {
+    has_bundle = tp_bundle_open(&host->bundle) == 0;
+    if (!has_lock || !has_bundle || uv_mutex_init(&host->cl_lock)) {
         tp_error_set(err, TP_ESYS, "cannot create a lock");
         goto failed;
     }
     return 0;
 failed:
+    if (has_bundle)
+        tp_bundle_close(&host->bundle);
     if (has_lock)
         uv_mutex_destroy(&host->print_lock);
     if (host->fork_mark)
@@ -112,6 +115,7 @@ failed:
 void tp_runtime_close(tp_host *host)
 {
     tp_cl_close(host->cl);
+    tp_bundle_close(&host->bundle);
     uv_mutex_destroy(&host->print_lock);
     uv_mutex_destroy(&host->cl_lock);
     munmap((void *)host->fork_mark, 1);

@@ -2,6 +2,7 @@
 #ifndef TP_RUNTIME_H
 #define TP_RUNTIME_H
 
+#include "base/bundle.h"
 #include "engine/exec.h"
 #include "opencl/cl.h"
 #include "opencl/program_store.h"
@@ -42,6 +43,10 @@ struct tp_host {
     char *opencl, *cache_dir, *state_dir, *worker, *trace, *engine_url, *token;
     /* the folder of compiled programs; without a folder none are kept */
     tp_program_store program_store;
+    tp_bundle bundle; /* modules of the script's, for workers on other machines */
+    /* Set before anything runs. In a worker of a cluster: a file with such modules, which its
+     * processes look for there first, and where that is, in words; else empty. */
+    char modules[100], place[100];
     /* Hooks of the program, or NULL: called before and after OpenCL is opened, on the thread that
      * opens it. */
     void (*before_opencl)(void);

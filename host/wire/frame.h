@@ -23,7 +23,7 @@
 
 /* How the other process lays out its memory. Both compare it first: a worker of another build is
  * not used. */
-#define TP_WIRE_LAYOUT (4u << 24 | sizeof(tp_work) << 12 | sizeof(tp_scalar) << 6 | sizeof(void *))
+#define TP_WIRE_LAYOUT (5u << 24 | sizeof(tp_work) << 12 | sizeof(tp_scalar) << 6 | sizeof(void *))
 
 typedef enum tp_wire_state {
     TP_WIRE_STARTING, /* it has not said anything yet */
@@ -58,6 +58,7 @@ typedef struct tp_wire_in {
     _Atomic uint32_t ending;
     /* in builds with assertions, not 0: the worker kills itself after so many steps (child.c) */
     uint32_t dies_in;
+    char modules[100], place[100]; /* those of tp_host */
 } tp_wire_in;
 
 /* The beginning of `out`. Atomics are relaxed unless stated otherwise. */
@@ -90,7 +91,7 @@ typedef struct tp_wire_out {
 enum { TP_CHILD_NO_MEMORY = 124, TP_CHILD_NO_THREAD = 125 };
 
 enum {
-    TP_WIRE_IN_BEGIN = 64,     /* where the request begins */
+    TP_WIRE_IN_BEGIN = 256,    /* where the request begins */
     TP_WIRE_OUT_BEGIN = (sizeof(tp_wire_out) + 63) & ~63, /* where the records begin */
     TP_WIRE_SIZE = 256 << 10,  /* bytes of a new arena */
     TP_WIRE_KEPT = 8 << 20     /* bytes of its memory that an arena keeps after it was larger */

@@ -295,6 +295,8 @@ static int start(const supervisor *s, started *p, const char *path, tp_error *er
     *in = (tp_wire_in){ .layout = TP_WIRE_LAYOUT,
                         .host_pid = (int32_t)getpid(),
                         .workers = (uint32_t)s->host->config.workers };
+    memcpy(in->modules, s->host->modules, sizeof in->modules);
+    memcpy(in->place, s->host->place, sizeof in->place);
     if (tp_peer_start(
             &p->peer, path,
             (int[TP_PEER_SHARED]){ p->in.fd, p->out.fd, tp_array_pool_file(s->host->arrays),

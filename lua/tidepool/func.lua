@@ -14,7 +14,7 @@ local loop = require "tidepool.engine.loop"
 local options = lazy "tidepool.options"
 local array, inputs, results = lazy "tidepool.array", lazy "tidepool.engine.inputs", lazy "tidepool.results"
 local batch, gathered = lazy "tidepool.engine.batch", lazy "tidepool.engine.gathered"
-local generator = lazy "tidepool.generator"
+local generator, own_modules = lazy "tidepool.generator", lazy "tidepool.engine.own_modules"
 local cache, journal, share = lazy "tidepool.engine.cache", lazy "tidepool.engine.journal", lazy "tidepool.share"
 
 ---@class tidepool.Function
@@ -162,7 +162,7 @@ end
 --- What workers of that executor load of the function as it is now: its image, and the tables that
 --- it captures.
 local function encode(self, executor)
-  if not (executor.shares_memory or executor.far) then core.array.share() end
+  if executor.far then own_modules.collect(self.raw, self.setups) elseif not executor.shares_memory then core.array.share() end
   local image, captured, is_known = core.func.image(self.raw, package.path, package.cpath, self.setups and self.setups[1] and self.setups, self.name,
     images[self], self.core, not executor.shares_memory, executor.far)
   if not image then

@@ -132,6 +132,49 @@ describe("a script on a cluster", function()
     assert.is_true(most >= 1 and most <= 2, tostring(most))
   end)
 
+  --- A folder with these files, in which workers do not run.
+  local function folder_with(files)
+    local dir = support.temp_dir()
+    lfs.mkdir(dir .. "/lib")
+    for name, text in pairs(files) do support.write_file(dir .. "/" .. name, text) end
+    return dir
+  end
+
+  it("brings its own modules along, as they are at the moment, also those that only a function requires", function()
+    local dir = folder_with {
+      ["lib/one.lua"] = 'local two = require "lib.two" return { twice = function(x) return two.add(x, x) end }',
+      ["lib/two.lua"] = "return { add = function(a, b) return a + b end }",
+      ["lib/late.lua"] = 'local one = require("lib.one")\nreturn function(x)\n  if not x then error "no x" end\n  return one.twice(x) + 1\nend',
+    }
+    local source = [[
+      local one = require "lib.one"
+      local function late(x) return require "lib.late" (x) end
+      local twice, more = app:func(function(x) return one.twice(x) end), app:func(function(x) return late(x) end)
+      print(twice:remote(4), more:remote(4))
+      local _, why = pcall(more.remote, more)
+      print((tostring(why):gsub("\n.*", "")))
+      print(select("#", unpack(twice:map({ 1, 2, 3 }):list())))]]
+    assert.equal("8\t9\n./lib/late.lua:3: no x\n3\n", output_of(source, { setup = "cd " .. dir }))
+    support.write_file(dir .. "/lib/two.lua", "return { add = function(a, b) return a + b + 100 end }")
+    assert.equal("108\t109\n./lib/late.lua:3: no x\n3\n", output_of(source, { setup = "cd " .. dir }))
+  end)
+
+  it("is told which module is missing on which host", function()
+    local dir = folder_with {}
+    -- the part before "-" does not count for the name of its C function
+    assert(os.execute(("cp %s %s/own-lfs.so"):format(assert(package.searchpath("lfs", package.cpath)), dir)) == 0)
+    local said = output_of([[
+      package.cpath = "./?.so;" .. package.cpath
+      local own = require "own-lfs"
+      local captures, requires = app:func(function() return own.currentdir() end), app:func(function() return require "own-lfs" end)
+      local none = app:func(function() return require "lib.none" end)
+      for _, f in ipairs { captures, requires, none } do print(select(2, pcall(f.remote, f))) end
+      print(app:func(function(x) return x end):remote(4))]], { setup = "cd " .. dir })
+    local host = io.popen("uname -n"):read "*l"
+    contains(said, ('module "own-lfs" is not to be found on %s: C modules, and what is installed, must be on the workers\' machines'):format(host),
+      ("'own-lfs' is looked for on %s, where"):format(host), ("'lib.none' is looked for on %s, where"):format(host), "\n4\n")
+  end)
+
   it("is told by name what a cluster cannot do", function()
     local done = own:run [[
       local tidepool = require "tidepool"
