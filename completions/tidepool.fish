@@ -53,6 +53,8 @@ complete -c tidepool -n "__fish_seen_subcommand_from map" -l joblog -r -d "when 
 complete -c tidepool -n "__fish_seen_subcommand_from engine" -l listen -x -a "127.0.0.1:4222" -d "its address"
 complete -c tidepool -n "__fish_seen_subcommand_from engine" -l dir -x -a "(__fish_complete_directories)" -d "where its files are"
 complete -c tidepool -n "__fish_seen_subcommand_from engine" -l coordinator -d "the token of scripts"
+complete -c tidepool -n "__fish_seen_subcommand_from engine" -l for -x -d "a token for one machine"
+complete -c tidepool -n "__fish_seen_subcommand_from engine" -l revoke -x -d "ends such a token"
 
 complete -c tidepool -n $at_start -l version -d versions
 complete -c tidepool -n $at_start -l verbose -d "why device programs are not kept"

@@ -181,8 +181,9 @@ typedef struct tp_config {
      * when its name ends in ".gz", which needs zlib. It costs a few percent. When the disk is full
      * the host goes on, and `write` gets a line (fd 2). Default: none. Copied. */
     const char *trace;
-    /* Where the engine of a cluster is, "nats://127.0.0.1:4222", and the token of a coordinator,
-     * for functions that the executor "cluster" runs. Default: there is no cluster. Copied. */
+    /* Where the engine of a cluster is, "nats://127.0.0.1:4222", or over TLS "tls://HOST:4222",
+     * and the token of a coordinator, for functions that the executor "cluster" runs. Default:
+     * there is no cluster. Copied. */
     const char *engine, *token;
 } tp_config;
 

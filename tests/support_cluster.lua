@@ -23,18 +23,19 @@ function cluster.is_possible()
 end
 
 --- Starts an engine. What it and its workers print goes to files in its folder.
-function cluster.up()
+---@param address? string  where it listens; "127.0.0.1"
+function cluster.up(address)
   local self = setmetatable({ dir = support.temp_dir() .. "/engine", workers = {} }, Cluster)
   math.randomseed(tonumber(support.read_file "/proc/self/stat":match "^%d+") + os.time())
   local said, status
   for _ = 1, 20 do -- the port may be taken
     self.port = math.random(20000, 30000)
-    said, status = self:engine("up --listen 127.0.0.1:" .. self.port)
+    said, status = self:engine(("up --listen %s:%d"):format(address or "127.0.0.1", self.port))
     if status == 0 then break end
     support.sleep(0.1)
   end
   if status ~= 0 then error(said) end
-  self.url = "nats://127.0.0.1:" .. self.port
+  self.url = (address and "tls" or "nats") .. "://127.0.0.1:" .. self.port
   -- also when the spec ends early, or is killed
   os.execute(("setsid sh -c 'while kill -0 %s; do sleep 1; done; kill -KILL $(cat %s/nats.pid)' >/dev/null 2>&1 </dev/null &"):format(
     support.read_file "/proc/self/stat":match "^%d+", self.dir))
@@ -124,14 +125,29 @@ function Cluster:start(source)
   }
 end
 
---- Speaks with the server as the user of that role ("worker", "coordinator"): sends lines of its
---- protocol, and gives what it has said within a second after that. BYTES in the lines stand for
---- their own lengths.
+--- The user whose token is in the file of that role ("worker", "coordinator"): name and password.
+function Cluster:user(role)
+  local password = support.read_file(("%s/%s.token"):format(self.dir, role)):match "%.(%x+)%."
+  return support.read_file(self.dir .. "/nats.conf"):match('user: "([^"]+)", password: "' .. password), password
+end
+
+--- Where a worker with that token gets answers: a prefix of subjects.
+function Cluster:inbox(role)
+  return "_TPW." .. self:user(role):match "%x+$"
+end
+
+--- Speaks with the server as the user of that role: sends lines of its protocol, and gives what it
+-- has said within some seconds after that.
 function Cluster:speak(role, lines)
-  local token = support.read_file(("%s/%s.token"):format(self.dir, role))
-  local dir = support.temp_dir()
-  support.write_file(dir .. "/say", ('CONNECT {"verbose":false,"user":"%s","pass":"%s"}\r\n%sPING\r\n'):format(role, token:match "%.(%x+)%.", lines))
-  return (capture(("timeout 20 bash -c 'exec 3<>/dev/tcp/127.0.0.1/%d; cat %s/say >&3; timeout 3 cat <&3'; true"):format(self.port, dir)))
+  local user, password = self:user(role)
+  return self:say(('CONNECT {"verbose":false,"user":"%s","pass":"%s"}\r\n%sPING\r\n'):format(user, password, lines))
+end
+
+--- Sends that to the server, and gives what it has said within some seconds.
+function Cluster:say(text)
+  local path = support.temp_path()
+  support.write_file(path, text)
+  return (capture(("timeout 20 bash -c 'exec 3<>/dev/tcp/127.0.0.1/%d; cat %s >&3; timeout 3 cat <&3'; true"):format(self.port, path)))
 end
 
 --- A line of the server's protocol that publishes.

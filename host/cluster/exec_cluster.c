@@ -242,8 +242,7 @@ static int open_session(cluster *c, tp_error *err)
     tp_to_hex(c->session_hex, c->session, sizeof c->session);
     /* others cannot guess it */
     snprintf(c->inbox, sizeof c->inbox, TP_INBOX_COORDINATOR ".%s", c->session_hex);
-    if (tp_nats_connect(&c->nats, config->engine, "tidepool", TP_USER_COORDINATOR,
-                        c->signer.password, TP_INBOX_COORDINATOR, err))
+    if (tp_nats_connect(&c->nats, config->engine, "tidepool", &c->signer, err))
         return -1;
     const struct {
         const char *begin, *middle, *end;

@@ -1,6 +1,8 @@
 /* nats.c: loads the NATS client library, connects, and queues what comes in. See nats.h. */
 #include "cluster/nats.h"
 
+#include "cluster/certificate.h"
+
 #include <dlfcn.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +15,9 @@ enum {
     LOOK_NS = 50 * 1000 * 1000,
     /* natsStatus of nats.h */
     NO_SERVER = 6,
-    AUTH_FAILED = 11
+    HAS_NO_TLS = 8,
+    AUTH_FAILED = 11,
+    TLS_FAILED = 29
 };
 
 /* how long its threads may take to leave us alone after a connection was closed */
@@ -138,40 +142,46 @@ static void on_error(natsConnection *connection, natsSubscription *s, int status
 
 /* ---- called by the taker ---- */
 
+static bool is_secure(const char *url)
+{
+    return strncmp(url, "tls://", 6) == 0;
+}
+
+/* Over TLS, to the engine of who has this key and to nobody else. */
+static int set_secure(tp_nats *n, natsOptions *o, const tp_signer *who)
+{
+    char pem[TP_PEM_MAX];
+    tp_certificate_trusted(pem, who->public_key);
+    int rc = n->Options_SetSecure(o, true);
+    rc = rc ? rc : n->Options_SetCATrustedCertificates(o, pem);
+    return rc ? rc : n->Options_SetExpectedHostname(o, TP_ENGINE_NAME);
+}
+
 static int set_options(tp_nats *n, natsOptions *o, const char *url, const char *name,
-                       const char *user, const char *password, const char *inbox)
+                       const tp_signer *who)
 {
     int rc = n->Options_SetURL(o, url);
     rc = rc ? rc : n->Options_SetName(o, name);
-    rc = rc ? rc : n->Options_SetUserInfo(o, user, password);
+    rc = rc ? rc : n->Options_SetUserInfo(o, who->user, who->password);
+    rc = rc || !is_secure(url) ? rc : set_secure(n, o, who);
     rc = rc ? rc : n->Options_SetTimeout(o, CONNECT_MS);
     rc = rc ? rc : n->Options_SetMaxReconnect(o, -1);
     rc = rc ? rc : n->Options_SetReconnectWait(o, RECONNECT_MS);
     rc = rc ? rc : n->Options_SetPingInterval(o, PING_MS);
     rc = rc ? rc : n->Options_SetMaxPingsOut(o, PINGS_OUT);
     rc = rc ? rc : n->Options_SetSendAsap(o, true);
-    rc = rc ? rc : n->Options_SetCustomInboxPrefix(o, inbox);
+    rc = rc ? rc : n->Options_SetCustomInboxPrefix(o, who->inbox);
     rc = rc ? rc : n->Options_SetDisconnectedCB(o, on_lost, n);
     rc = rc ? rc : n->Options_SetReconnectedCB(o, on_back, n);
     rc = rc ? rc : n->Options_SetClosedCB(o, on_closed, n);
     return rc ? rc : n->Options_SetErrorHandler(o, on_error, n);
 }
 
-int tp_nats_connect(tp_nats *n, const char *url, const char *name, const char *user,
-                    const char *password, const char *inbox, tp_error *err)
+/* Says why the engine at `url` cannot be used. */
+static int say_why(const tp_nats *n, const char *url, int rc, tp_error *err)
 {
-    natsOptions *o = NULL;
-    if (load(n, err))
-        return -1;
-    int rc = n->Options_Create(&o);
-    rc = rc ? rc : set_options(n, o, url, name, user, password, inbox);
-    n->live = 1;
-    rc = rc ? rc : n->Connection_Connect(&n->connection, o);
-    n->Options_Destroy(o);
-    if (rc == 0)
-        return 0;
-    n->connection = NULL;
-    n->live = 0;
+    const char *rest = strstr(url, "://");
+    rest = rest ? rest + 3 : url;
     if (rc == NO_SERVER)
         return tp_error_set(err, TP_ESYS,
                             "there is no engine at %.200s: `tidepool engine up` starts one", url);
@@ -180,8 +190,38 @@ int tp_nats_connect(tp_nats *n, const char *url, const char *name, const char *u
                             "the engine at %.200s refuses the token: `tidepool engine token` shows "
                             "that of the engine that runs",
                             url);
+    if (rc == HAS_NO_TLS)
+        return tp_error_set(err, TP_EUSAGE, "the engine at %.200s has no TLS: try nats://%.200s",
+                            url, rest);
+    if (rc == TLS_FAILED && !is_secure(url))
+        return tp_error_set(err, TP_EUSAGE, "the engine at %.200s wants TLS: try tls://%.200s", url,
+                            rest);
+    if (rc == TLS_FAILED)
+        return tp_error_set(err, TP_EUSAGE,
+                            "the engine at %.200s is not that of the token: its certificate is of "
+                            "another key (`tidepool engine token` shows the token of the engine "
+                            "that runs)",
+                            url);
     return tp_error_set(err, TP_ESYS, "cannot connect to the engine at %.200s: %.100s", url,
                         n->Status_GetText(rc));
+}
+
+int tp_nats_connect(tp_nats *n, const char *url, const char *name, const tp_signer *who,
+                    tp_error *err)
+{
+    natsOptions *o = NULL;
+    if (load(n, err))
+        return -1;
+    int rc = n->Options_Create(&o);
+    rc = rc ? rc : set_options(n, o, url, name, who);
+    n->live = 1;
+    rc = rc ? rc : n->Connection_Connect(&n->connection, o);
+    n->Options_Destroy(o);
+    if (rc == 0)
+        return 0;
+    n->connection = NULL;
+    n->live = 0;
+    return say_why(n, url, rc, err);
 }
 
 int tp_nats_subscribe(tp_nats *n, const char *subject, tp_error *err)

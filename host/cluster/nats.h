@@ -8,6 +8,7 @@
 #define TP_NATS_H
 
 #include "base/error.h"
+#include "cluster/sign.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -28,6 +29,9 @@ typedef void (*natsErrHandler)(natsConnection *, natsSubscription *, int, void *
     X(int, Options_SetURL, (natsOptions *, const char *))                                       \
     X(int, Options_SetName, (natsOptions *, const char *))                                      \
     X(int, Options_SetUserInfo, (natsOptions *, const char *, const char *))                    \
+    X(int, Options_SetSecure, (natsOptions *, bool))                                            \
+    X(int, Options_SetCATrustedCertificates, (natsOptions *, const char *))                     \
+    X(int, Options_SetExpectedHostname, (natsOptions *, const char *))                          \
     X(int, Options_SetTimeout, (natsOptions *, int64_t))                                        \
     X(int, Options_SetMaxReconnect, (natsOptions *, int))                                       \
     X(int, Options_SetReconnectWait, (natsOptions *, int64_t))                                  \
@@ -96,11 +100,12 @@ typedef struct tp_nats {
 /* Makes the queue; nothing is loaded or connected yet. */
 int tp_nats_open(tp_nats *n, tp_error *err);
 
-/* Loads the library and connects as that user, and stays connected from then on, through restarts
- * of the server. `inbox` is the prefix of subjects for answers. Blocks for some seconds at most. -1
- * with err set: what is missing, or why the server at `url` cannot be used. */
-int tp_nats_connect(tp_nats *n, const char *url, const char *name, const char *user,
-                    const char *password, const char *inbox, tp_error *err);
+/* Loads the library and connects as who has that token, and stays connected from then on, through
+ * restarts of the server. With a URL tls://... only over TLS, and only to the engine of that token
+ * (cluster/certificate.h). Blocks for some seconds at most. -1 with err set: what is missing, or
+ * why the server at `url` cannot be used. */
+int tp_nats_connect(tp_nats *n, const char *url, const char *name, const tp_signer *who,
+                    tp_error *err);
 
 /* Messages on this subject come into the queue from now on. */
 int tp_nats_subscribe(tp_nats *n, const char *subject, tp_error *err);

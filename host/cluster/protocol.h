@@ -25,7 +25,8 @@
 #define TP_SUBJECT_Q "tp1.d.q."
 #define TP_SUBJECT_CTL "tp1.d.ctl."
 
-/* Prefixes of inboxes, for answers; the users that the server knows */
+/* Prefixes of inboxes, for answers, and the users that the server knows; both of workers go on with
+ * what is the token's own (cluster/sign.h) */
 #define TP_INBOX_COORDINATOR "_TPC"
 #define TP_INBOX_WORKER "_TPW"
 #define TP_USER_COORDINATOR "coordinator"

@@ -1,6 +1,9 @@
 /* sign.c: loads libsodium, reads and makes tokens, signs and verifies. See sign.h. */
 #include "cluster/sign.h"
 
+#include "base/blake2b.h"
+#include "cluster/protocol.h"
+
 #include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
@@ -48,6 +51,22 @@ bool tp_from_hex(uint8_t *to, const char *text, size_t n)
     return true;
 }
 
+static void name_user(tp_signer *s, const uint8_t password[TP_KEY_BYTES])
+{
+    enum { BYTES = 6 };
+    uint8_t hash[BYTES];
+    char hex[2 * BYTES + 1];
+    tp_blake2b_hash(hash, sizeof hash, password, TP_KEY_BYTES);
+    tp_to_hex(hex, hash, sizeof hash);
+    if (s->is_coordinator) {
+        snprintf(s->user, sizeof s->user, "%s", TP_USER_COORDINATOR);
+        snprintf(s->inbox, sizeof s->inbox, "%s", TP_INBOX_COORDINATOR);
+    } else {
+        snprintf(s->user, sizeof s->user, TP_USER_WORKER "-%s", hex);
+        snprintf(s->inbox, sizeof s->inbox, TP_INBOX_WORKER ".%s", hex);
+    }
+}
+
 int tp_signer_open(tp_signer *s, const char *token, bool is_coordinator, tp_error *err)
 {
     enum { HEX = 2 * TP_KEY_BYTES };
@@ -67,6 +86,7 @@ int tp_signer_open(tp_signer *s, const char *token, bool is_coordinator, tp_erro
     if (tp_signer_load(s, err))
         return -1;
     memcpy(s->password, token + 5, HEX);
+    name_user(s, password);
     if (is_coordinator)
         s->crypto_sign_seed_keypair(s->public_key, s->secret, key);
     else
@@ -74,22 +94,28 @@ int tp_signer_open(tp_signer *s, const char *token, bool is_coordinator, tp_erro
     return 0;
 }
 
-int tp_signer_make(tp_signer *s, char coordinator[TP_TOKEN_TEXT], char worker[TP_TOKEN_TEXT],
-                   tp_error *err)
+int tp_signer_make(tp_signer *s, char coordinator[TP_TOKEN_TEXT], tp_error *err)
 {
-    uint8_t bytes[3][TP_KEY_BYTES];
-    char hex[4][2 * TP_KEY_BYTES + 1];
+    uint8_t bytes[2][TP_KEY_BYTES];
+    char hex[2][2 * TP_KEY_BYTES + 1];
     if (tp_signer_load(s, err))
         return -1;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 2; i++) {
         s->randombytes_buf(bytes[i], TP_KEY_BYTES);
         tp_to_hex(hex[i], bytes[i], TP_KEY_BYTES);
     }
-    s->crypto_sign_seed_keypair(s->public_key, s->secret, bytes[2]);
-    tp_to_hex(hex[3], s->public_key, TP_KEY_BYTES);
-    snprintf(coordinator, TP_TOKEN_TEXT, "tpc1.%s.%s", hex[0], hex[2]);
-    snprintf(worker, TP_TOKEN_TEXT, "tpw1.%s.%s", hex[1], hex[3]);
-    return 0;
+    snprintf(coordinator, TP_TOKEN_TEXT, "tpc1.%s.%s", hex[0], hex[1]);
+    return tp_signer_open(s, coordinator, true, err);
+}
+
+void tp_signer_make_worker(const tp_signer *s, char worker[TP_TOKEN_TEXT])
+{
+    uint8_t password[TP_KEY_BYTES];
+    char hex[2][2 * TP_KEY_BYTES + 1];
+    s->randombytes_buf(password, sizeof password);
+    tp_to_hex(hex[0], password, sizeof password);
+    tp_to_hex(hex[1], s->public_key, TP_KEY_BYTES);
+    snprintf(worker, TP_TOKEN_TEXT, "tpw1.%s.%s", hex[0], hex[1]);
 }
 
 void tp_signer_random(const tp_signer *s, void *bytes, size_t n)

@@ -6,7 +6,11 @@
  * coordinator's has the secret key with which it signs; a worker's the public key of the
  * coordinators that it takes work from. As text, which is a secret:
  *
- *     tpc1.PASSWORD.SEED      tpw1.PASSWORD.PUBLIC      (64 hexadecimal digits each) */
+ *     tpc1.PASSWORD.SEED      tpw1.PASSWORD.PUBLIC      (64 hexadecimal digits each)
+ *
+ * An engine may have several tokens for workers, each with a password of its own. Which user of
+ * the server one is, and where it gets answers, where no other user may listen, follows from its
+ * password. */
 #ifndef TP_SIGN_H
 #define TP_SIGN_H
 
@@ -17,6 +21,7 @@
 
 enum {
     TP_KEY_BYTES = 32,
+    TP_USER_TEXT = 32,
     TP_SIGNATURE_BYTES = 64,
     TP_TOKEN_TEXT = 5 + 2 * (2 * TP_KEY_BYTES) + 2 /* characters, with the NUL */
 };
@@ -35,6 +40,7 @@ typedef struct tp_signer {
     void *library;
     bool is_coordinator;
     char password[2 * TP_KEY_BYTES + 1];
+    char user[TP_USER_TEXT], inbox[TP_USER_TEXT]; /* a prefix of subjects */
     uint8_t public_key[TP_KEY_BYTES];
     uint8_t secret[2 * TP_KEY_BYTES]; /* of a coordinator */
 #define TP_SODIUM_FIELD(result, name, arguments) result (*name) arguments;
@@ -48,9 +54,11 @@ int tp_signer_load(tp_signer *s, tp_error *err);
 /* Reads a token of that role, loading libsodium. -1 with err set, which does not quote it. */
 int tp_signer_open(tp_signer *s, const char *token, bool is_coordinator, tp_error *err);
 
-/* Makes the two tokens of a new engine. */
-int tp_signer_make(tp_signer *s, char coordinator[TP_TOKEN_TEXT], char worker[TP_TOKEN_TEXT],
-                   tp_error *err);
+/* Makes the coordinator's token of a new engine, loading libsodium. */
+int tp_signer_make(tp_signer *s, char coordinator[TP_TOKEN_TEXT], tp_error *err);
+
+/* Makes a token for workers; `s` is the coordinator's. */
+void tp_signer_make_worker(const tp_signer *s, char worker[TP_TOKEN_TEXT]);
 
 /* Fills with bytes that nobody can guess. */
 void tp_signer_random(const tp_signer *s, void *bytes, size_t n);

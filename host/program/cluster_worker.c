@@ -20,6 +20,7 @@
 #include "cluster/protocol.h"
 #include "cluster/sign.h"
 #include "host.h"
+#include "program/engine.h"
 #include "program/process.h"
 #include "runtime/runtime.h"
 
@@ -1069,15 +1070,14 @@ static int open_node(node *n, const tp_options *o, tp_error *err)
     tp_build_get(&n->build);
     tp_signer_random(&n->signer, id, sizeof id);
     tp_to_hex(n->id, id, sizeof id);
-    snprintf(n->inbox, sizeof n->inbox, TP_INBOX_WORKER ".%s", n->id);
+    snprintf(n->inbox, sizeof n->inbox, "%s.%s", n->signer.inbox, n->id);
     if (gethostname(n->host_name, sizeof n->host_name - 1) || !*n->host_name)
         snprintf(n->host_name, sizeof n->host_name, "worker");
     n->slots = o->workers ? (unsigned)o->workers : tp_cpus();
     char subject[TP_SUBJECT_MAX];
     snprintf(subject, sizeof subject, "%s.>", n->inbox);
     return tp_nats_open(&n->nats, err) ||
-                   tp_nats_connect(&n->nats, o->engine, n->host_name, TP_USER_WORKER,
-                                   n->signer.password, TP_INBOX_WORKER, err) ||
+                   tp_nats_connect(&n->nats, o->engine, n->host_name, &n->signer, err) ||
                    tp_nats_subscribe(&n->nats, subject, err) ||
                    tp_nats_subscribe(&n->nats, TP_SUBJECT_CTL "*", err)
                ? -1
@@ -1104,6 +1104,7 @@ int tp_cluster_worker_main(const tp_options *o)
         free(n);
         return err.code == TP_EUSAGE ? TP_EXIT_USAGE : EXIT_FAILURE;
     }
+    tp_engine_hide_token(); /* from what the items run */
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
         sigaction(signals[i], &action, NULL);
     say("ready for work of %s (%u at once)", o->engine, n->slots);

@@ -1,16 +1,19 @@
 /* engine.c: `tidepool engine up`, `status`, `token` and `down`: a NATS server for the cluster of
- * one user, on the loopback address, with its configuration, tokens and streams in a folder. */
+ * one user, with its configuration, tokens and streams in a folder. On the loopback address
+ * without TLS, on all others with it. */
 #include "program/engine.h"
 
 #include "base/folder.h"
+#include "cluster/certificate.h"
 #include "cluster/nats.h"
 #include "cluster/parcel.h"
 #include "cluster/protocol.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
+#include <netdb.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,9 +27,11 @@ enum { START_MS = 20000, END_MS = 20000, LOOK_MS = 20, LISTEN_MS = 1500, PORT = 
 
 typedef struct engine {
     char folder[3000];
+    char address[INET6_ADDRSTRLEN]; /* where it listens, as 127.0.0.1, 0.0.0.0 or :: */
     int port;
-    bool has_port; /* it was given */
+    bool has_listen; /* it was given */
     bool is_coordinators; /* token --coordinator */
+    const char *whose, *revoked; /* token --for NAME, --revoke NAME */
     const char *command;
 } engine;
 
@@ -39,8 +44,8 @@ static int fail(const char *format, const char *what)
 }
 
 static const char usage_text[] =
-    "usage: tidepool engine up [--listen 127.0.0.1:4222] | status | token [--coordinator] | down "
-    "[--dir FOLDER]   (see tidepool help engine)\n";
+    "usage: tidepool engine up [--listen 127.0.0.1:4222] | status | token [--coordinator | "
+    "--for NAME | --revoke NAME] | down [--dir FOLDER]   (see tidepool help engine)\n";
 
 static int usage(const char *format, const char *what)
 {
@@ -110,19 +115,63 @@ static pid_t running(const engine *e)
     return n > 0 && memmem(words, (size_t)n, config, strlen(config)) ? (pid_t)pid : 0;
 }
 
-static bool answers(int port)
+/* Is that an address of this machine alone? */
+static bool is_loopback(const char *address)
 {
-    char info[5] = { 0 };
-    struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return strncmp(address, "127.", 4) == 0 || strcmp(address, "::1") == 0;
+}
+
+/* The address at which this machine reaches its own engine. */
+static const char *near_address(const engine *e)
+{
+    if (strcmp(e->address, "0.0.0.0") == 0)
+        return "127.0.0.1";
+    return strcmp(e->address, "::") == 0 ? "::1" : e->address;
+}
+
+/* A URL of the engine, with that host. */
+static char *url_of(const engine *e, const char *host, char url[300])
+{
+    bool has_colons = strchr(host, ':') != NULL;
+    snprintf(url, 300, "%s://%s%s%s:%d", is_loopback(e->address) ? "nats" : "tls",
+             has_colons ? "[" : "", host, has_colons ? "]" : "", e->port);
+    return url;
+}
+
+/* Does a NATS server answer there? *version is what it says to be, if it says that. */
+static bool answers(const engine *e, char version[32])
+{
+    char info[1000] = "", port[12];
+    struct addrinfo hints = { .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV,
+                              .ai_socktype = SOCK_STREAM },
+                    *to = NULL;
     struct timeval patience = { .tv_sec = 2 };
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    snprintf(port, sizeof port, "%d", e->port);
+    if (getaddrinfo(near_address(e), port, &hints, &to))
+        return false;
+    int fd = socket(to->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    bool does = fd >= 0 && connect(fd, (struct sockaddr *)&to, sizeof to) == 0 &&
-                recv(fd, info, 4, MSG_WAITALL) == 4 && memcmp(info, "INFO", 4) == 0;
+    ssize_t n = fd >= 0 && connect(fd, to->ai_addr, to->ai_addrlen) == 0
+                    ? recv(fd, info, sizeof info - 1, 0)
+                    : 0;
+    freeaddrinfo(to);
     if (fd >= 0)
         close(fd);
-    return does;
+    info[n > 0 ? n : 0] = '\0';
+    const char *at = strstr(info, "\"version\":\"");
+    if (!at || sscanf(at, "\"version\":\"%31[^\"]", version) != 1)
+        strcpy(version, "?");
+    return strncmp(info, "INFO", 4) == 0;
+}
+
+/* Has the server holes that its makers have published and closed since (https://advisories.nats.io,
+ * as of 2026-11: the last are closed in these)? */
+static bool has_holes(const char *version)
+{
+    unsigned major = 0, minor = 0, patch = 0;
+    if (sscanf(version, "%u.%u.%u", &major, &minor, &patch) != 3 || major > 2)
+        return false;
+    return minor < 14 ? minor != 12 || patch < 12 : minor == 14 && patch < 3;
 }
 
 static const char *find_server(char path[4096])
@@ -144,13 +193,14 @@ static const char *find_server(char path[4096])
  * servers before 2.10.27 let such users into other accounts (CVE-2025-30215). */
 static const char config_format[] =
     "# Written by `tidepool engine up`, and written again by the next one.\n"
-    "listen: \"127.0.0.1:%d\"\n"
+    "listen: \"%s\"\n"
     "server_name: \"tidepool\"\n"
     "pid_file: \"%s/nats.pid\"\n"
     "log_file: \"%s/nats.log\"\n"
     "ping_interval: \"5s\"\n"
     "ping_max: 2\n"
     "jetstream { store_dir: \"%s/streams\" }\n"
+    "%s"
     "accounts {\n"
     "  TIDEPOOL {\n"
     "    jetstream: enabled\n"
@@ -166,39 +216,118 @@ static const char config_format[] =
     "          \"$JS.API.DIRECT.GET." TP_STREAM_R ".>\", \"$JS.API.DIRECT.GET." TP_STREAM_B
     ".>\"] }\n"
     "        subscribe: { allow: [\"_TPC.>\", \"tp1.d.r.>\", \"tp1.d.hb.*\", \"tp1.d.q.*\"] } } }\n"
-    "      { user: \"" TP_USER_WORKER "\", password: \"%.64s\", permissions: {\n"
-    "        publish: { allow: [\"tp1.d.r.>\", \"tp1.d.b.>\", \"tp1.d.hb.*\", \"tp1.d.q.*\",\n"
-    "          \"$JS.API.CONSUMER.MSG.NEXT." TP_STREAM_W ".*\", \"$JS.ACK." TP_STREAM_W ".>\",\n"
-    "          \"$JS.API.DIRECT.GET." TP_STREAM_B ".>\"] }\n"
-    "        subscribe: { allow: [\"_TPW.>\", \"tp1.d.ctl.*\"] } } }\n"
+    "%s"
     "    ]\n"
     "  }\n"
     "}\n";
 
-static int write_config(const engine *e, const char *coordinator, const char *worker)
+/* A user for each token of workers: its name, its password and its inbox. */
+static const char worker_format[] =
+    "      { user: \"%s\", password: \"%.64s\", permissions: {\n"
+    "        publish: { allow: [\"tp1.d.r.>\", \"tp1.d.b.>\", \"tp1.d.hb.*\", \"tp1.d.q.*\",\n"
+    "          \"$JS.API.CONSUMER.MSG.NEXT." TP_STREAM_W ".*\", \"$JS.ACK." TP_STREAM_W ".>\",\n"
+    "          \"$JS.API.DIRECT.GET." TP_STREAM_B ".>\"] }\n"
+    "        subscribe: { allow: [\"%s.>\", \"tp1.d.ctl.*\"] } } }\n";
+
+static const char tls_format[] = "tls { cert_file: \"%s/server.pem\", key_file: \"%s/server.key\", "
+                                 "timeout: 10 }\n";
+
+/* The file with the workers' token of that name; NULL: the one without a name. */
+static char *token_file(const char *name, char file[200])
+{
+    snprintf(file, 200, name ? "worker-%s.token" : "worker.token", name);
+    return file;
+}
+
+/* Adds the user of the token in that file, if there is one. */
+static int add_user(const engine *e, const char *file, FILE *to)
+{
+    char token[TP_TOKEN_TEXT];
+    tp_signer s;
+    tp_error err = { 0 };
+    if (!read_line(e, file, token, sizeof token))
+        return 0;
+    if (tp_signer_open(&s, token, false, &err))
+        return fail("%s", err.message);
+    fprintf(to, worker_format, s.user, s.password, s.inbox);
+    return 0;
+}
+
+/* The users of all tokens of workers, as text. NULL after saying what is wrong. */
+static char *write_users(const engine *e)
 {
     char *text = NULL;
+    size_t len, name;
+    FILE *to = open_memstream(&text, &len);
+    DIR *folder = opendir(e->folder);
+    int rc = to && folder ? add_user(e, "worker.token", to) : fail("cannot read %s", e->folder);
+    for (struct dirent *one; rc == 0 && (one = readdir(folder));)
+        if (strncmp(one->d_name, "worker-", 7) == 0 && (name = strlen(one->d_name)) > 6 &&
+            strcmp(one->d_name + name - 6, ".token") == 0)
+            rc = add_user(e, one->d_name, to);
+    if (folder)
+        closedir(folder);
+    if (to && fclose(to))
+        rc = fail("%s", "not enough memory");
+    if (rc == 0)
+        return text;
+    free(text);
+    return NULL;
+}
+
+/* Where it listens, as text for people and for the server. */
+static char *listen_of(const engine *e, char text[100])
+{
+    snprintf(text, 100, strchr(e->address, ':') ? "[%s]:%d" : "%s:%d", e->address, e->port);
+    return text;
+}
+
+/* Writes nats.conf. `s` is the coordinator's. */
+static int write_config(const engine *e, const tp_signer *s)
+{
+    char *users = write_users(e), *text = NULL, *tls = NULL, address[100];
     const char *f = e->folder;
-    int n = asprintf(&text, config_format, e->port, f, f, f, coordinator + 5, worker + 5);
-    int rc = n < 0 ? -1 : write_file(e, "nats.conf", text);
+    if (!users)
+        return -1;
+    if (!is_loopback(e->address) && asprintf(&tls, tls_format, f, f) < 0)
+        tls = NULL;
+    int n = asprintf(&text, config_format, listen_of(e, address), f, f, f, tls ? tls : "",
+                     s->password, users);
+    int rc = n < 0 || (!is_loopback(e->address) && !tls) ? fail("%s", "not enough memory")
+                                                         : write_file(e, "nats.conf", text);
     free(n < 0 ? NULL : text);
+    free(users);
+    free(tls);
     return rc;
 }
 
-static int find_tokens(const engine *e, char coordinator[TP_TOKEN_TEXT],
-                       char worker[TP_TOKEN_TEXT])
+/* What the server shows to clients when it listens for other machines: new with each start. */
+static int write_certificate(const engine *e, const tp_signer *s)
 {
-    tp_signer s;
+    char pem[TP_PEM_MAX], key[TP_PEM_MAX];
+    tp_certificate_make(s, pem, key);
+    return write_file(e, "server.pem", pem) || write_file(e, "server.key", key);
+}
+
+/* The engine's coordinator. Tokens that are missing are made if `makes`. */
+static int find_tokens(const engine *e, bool makes, tp_signer *s)
+{
+    char text[TP_TOKEN_TEXT];
     tp_error err = { 0 };
-    if (read_line(e, "coordinator.token", coordinator, TP_TOKEN_TEXT) &&
-        read_line(e, "worker.token", worker, TP_TOKEN_TEXT))
-        return tp_signer_open(&s, coordinator, true, &err) ||
-                       tp_signer_open(&s, worker, false, &err)
-                   ? fail("%s", err.message)
-                   : 0;
-    if (tp_signer_make(&s, coordinator, worker, &err))
+    if (read_line(e, "coordinator.token", text, sizeof text)) {
+        if (tp_signer_open(s, text, true, &err))
+            return fail("%s", err.message);
+    } else if (!makes) {
+        return fail("there is no engine in %s: `tidepool engine up` makes one", e->folder);
+    } else if (tp_signer_make(s, text, &err)) {
         return fail("%s", err.message);
-    return write_file(e, "coordinator.token", coordinator) || write_file(e, "worker.token", worker);
+    } else if (write_file(e, "coordinator.token", text)) {
+        return EXIT_FAILURE;
+    }
+    if (!makes || read_line(e, "worker.token", text, sizeof text))
+        return 0;
+    tp_signer_make_worker(s, text);
+    return write_file(e, "worker.token", text);
 }
 
 static pid_t start_server(const engine *e, const char *server)
@@ -233,36 +362,81 @@ static void show_last_lines(const engine *e, const char *name)
         fclose(file);
 }
 
-static int show_next(const engine *e, const char *how)
+static void warn_of_holes(const engine *e, const char *version)
 {
-    bool is_default = getenv("TIDEPOOL_ENGINE_DIR") == NULL;
-    char folder[4096];
-    is_default = tp_engine_folder(folder, sizeof folder) && strcmp(folder, e->folder) == 0;
+    if (!is_loopback(e->address) && has_holes(version))
+        fprintf(stderr,
+                "tidepool engine: warning: nats-server %s has known holes, which 2.12.12 and "
+                "2.14.3 have not (https://advisories.nats.io): only machines that you trust should "
+                "reach this address\n",
+                version);
+}
+
+static int show_next(const engine *e, const char *how, const char *version)
+{
+    char folder[4096], url[300], far[300], name[256] = "HOST";
+    bool is_default = tp_engine_folder(folder, sizeof folder) &&
+                      strcmp(folder, e->folder) == 0 && !getenv("TIDEPOOL_ENGINE_DIR");
     const char *with = is_default ? "" : "TIDEPOOL_ENGINE_DIR=";
-    printf("The engine %s at nats://127.0.0.1:%d (its files are in %s).\n\n"
+    const char *where = is_default ? "" : e->folder, *space = is_default ? "" : " ";
+    url_of(e, near_address(e), url);
+    printf("The engine %s at %s (its files are in %s).\n\n"
            "Next, in another terminal:\n"
-           "    %s%s%stidepool worker --engine nats://127.0.0.1:%d\n"
+           "    %s%s%stidepool worker --engine %s\n"
            "and here:\n"
-           "    %s%s%stidepool run --engine nats://127.0.0.1:%d FILE\n",
-           how, e->port, e->folder, with, is_default ? "" : e->folder, is_default ? "" : " ",
-           e->port, with, is_default ? "" : e->folder, is_default ? "" : " ", e->port);
+           "    %s%s%stidepool run --engine %s FILE\n",
+           how, url, e->folder, with, where, space, url, with, where, space, url);
+    if (!is_loopback(e->address)) {
+        gethostname(name, sizeof name - 1);
+        bool is_any = strcmp(e->address, near_address(e)) != 0;
+        printf("and on other machines, with TIDEPOOL_TOKEN=... as `tidepool engine token` shows "
+               "it:\n"
+               "    tidepool worker --engine %s\n",
+               url_of(e, is_any ? name : e->address, far));
+    }
+    warn_of_holes(e, version);
     return EXIT_SUCCESS;
 }
 
-/* The port that the engine was started with. */
-static bool read_port(engine *e)
+/* "127.0.0.1:4222", "[::]:4222", or a port. False when it is none. */
+static bool read_address(const char *text, char address[INET6_ADDRSTRLEN], int *port)
+{
+    uint8_t bytes[16];
+    char host[INET6_ADDRSTRLEN] = "127.0.0.1", *end;
+    const char *digits = strrchr(text, ':');
+    if (digits) {
+        bool has_brackets = *text == '[' && digits > text && digits[-1] == ']';
+        size_t len = (size_t)(digits - text) - (has_brackets ? 2 : 0);
+        if (len >= sizeof host)
+            return false;
+        memcpy(host, text + has_brackets, len);
+        host[len] = '\0';
+        if (strcmp(host, "localhost") == 0)
+            strcpy(host, "127.0.0.1");
+        if (inet_pton(has_brackets ? AF_INET6 : AF_INET, host, bytes) != 1)
+            return false;
+    }
+    digits = digits ? digits + 1 : text;
+    long number = *digits >= '0' && *digits <= '9' ? strtol(digits, &end, 10) : 0;
+    if (number <= 0 || number > 65535 || *end)
+        return false;
+    strcpy(address, host);
+    *port = (int)number;
+    return true;
+}
+
+/* Where the engine was started to listen. */
+static bool read_listen(engine *e)
 {
     char text[100];
-    if (!read_line(e, "port", text, sizeof text))
-        return false;
-    e->port = atoi(text);
-    return e->port > 0;
+    return read_line(e, "listen", text, sizeof text) && read_address(text, e->address, &e->port);
 }
 
 static int up(engine *e)
 {
-    char coordinator[TP_TOKEN_TEXT], worker[TP_TOKEN_TEXT], path[4096], text[32];
-    int port = e->port;
+    char path[4096], text[101], version[32];
+    engine wanted = *e;
+    tp_signer s;
     if (strpbrk(e->folder, "\"\\\n"))
         return fail("the folder %s has quotes or line ends in its name", e->folder);
     tp_error err = { 0 };
@@ -272,27 +446,25 @@ static int up(engine *e)
     close(folder);
     /* one that is about to end, or to start, is waited for */
     for (int ms = 0; running(e) && ms < START_MS; ms += LOOK_MS) {
-        read_port(e);
-        if (e->has_port && port != e->port)
-            return fail("it runs already, on another port: `%s` ends it", "tidepool engine down");
-        if (answers(e->port))
-            return show_next(e, "runs already");
+        read_listen(e);
+        if (e->has_listen && (wanted.port != e->port || strcmp(wanted.address, e->address) != 0))
+            return fail("it runs already, at another address: `%s` ends it",
+                        "tidepool engine down");
+        if (answers(e, version))
+            return show_next(e, "runs already", version);
         usleep(LOOK_MS * 1000);
     }
-    if (!e->has_port && read_port(e))
-        port = e->port;
-    e->port = port;
+    if (!e->has_listen)
+        read_listen(e);
     const char *server = find_server(path);
     if (!server)
         return fail("%s is not installed: on Debian, apt install nats-server", "nats-server");
-    if (answers(e->port)) {
-        snprintf(text, sizeof text, "%d", e->port);
-        return fail("another server listens on port %s: --listen 127.0.0.1:PORT takes another one",
-                    text);
-    }
-    snprintf(text, sizeof text, "%d\n", e->port);
-    if (find_tokens(e, coordinator, worker) || write_config(e, coordinator, worker) ||
-        write_file(e, "port", text))
+    listen_of(e, text);
+    if (answers(e, version))
+        return fail("another server listens on %s: --listen ADDRESS:PORT takes another port", text);
+    strcat(text, "\n");
+    if (find_tokens(e, true, &s) || (!is_loopback(e->address) && write_certificate(e, &s)) ||
+        write_config(e, &s) || write_file(e, "listen", text))
         return EXIT_FAILURE;
     char log[4096];
     unlink(path_of(e, "nats.log", log));
@@ -301,8 +473,8 @@ static int up(engine *e)
     for (int ms = 0; pid > 0 && ms < START_MS; ms += LOOK_MS) {
         if (waitpid(pid, NULL, WNOHANG) == pid)
             break;
-        if (running(e) == pid && answers(e->port))
-            return show_next(e, "runs");
+        if (running(e) == pid && answers(e, version))
+            return show_next(e, "runs", version);
         usleep(LOOK_MS * 1000);
     }
     show_last_lines(e, "start.log");
@@ -326,11 +498,69 @@ static int down(engine *e)
     return fail("%s does not end", "nats-server");
 }
 
-static int token(const engine *e)
+/* How often the server has read its configuration again. */
+static int count_reloads(const engine *e)
 {
-    char text[TP_TOKEN_TEXT];
-    if (!read_line(e, e->is_coordinators ? "coordinator.token" : "worker.token", text, sizeof text))
+    char path[4096], line[1000];
+    int n = 0;
+    FILE *file = fopen(path_of(e, "nats.log", path), "re");
+    while (file && fgets(line, sizeof line, file))
+        n += strstr(line, "Reloaded server configuration") != NULL;
+    if (file)
+        fclose(file);
+    return n;
+}
+
+/* Has a server that runs take note of tokens that are new, or gone. */
+static int reload(engine *e, const tp_signer *s)
+{
+    pid_t pid = running(e);
+    if (!pid || !read_listen(e))
+        return 0;
+    int before = count_reloads(e);
+    if (write_config(e, s))
+        return EXIT_FAILURE;
+    kill(pid, SIGHUP);
+    for (int ms = 0; ms < END_MS; ms += LOOK_MS) {
+        if (count_reloads(e) > before)
+            return 0;
+        usleep(LOOK_MS * 1000);
+    }
+    return fail("%s does not read its configuration again", "nats-server");
+}
+
+static int end_token(engine *e)
+{
+    char path[4096], file[200];
+    tp_signer s;
+    if (find_tokens(e, false, &s))
+        return EXIT_FAILURE;
+    if (unlink(path_of(e, token_file(e->revoked, file), path)))
+        return fail("there is no token for %s", e->revoked);
+    if (reload(e, &s))
+        return EXIT_FAILURE;
+    printf("The token for %s is worth nothing any more.\n", e->revoked);
+    return EXIT_SUCCESS;
+}
+
+static int token(engine *e)
+{
+    char text[TP_TOKEN_TEXT], file[200];
+    tp_signer s;
+    if (e->revoked)
+        return end_token(e);
+    bool is_there =
+        read_line(e, e->is_coordinators ? "coordinator.token" : token_file(e->whose, file), text,
+                  sizeof text);
+    if (!is_there && !e->whose)
         return fail("there is no engine in %s: `tidepool engine up` makes one", e->folder);
+    if (!is_there) {
+        if (find_tokens(e, false, &s))
+            return EXIT_FAILURE;
+        tp_signer_make_worker(&s, text);
+        if (write_file(e, file, text) || reload(e, &s))
+            return EXIT_FAILURE;
+    }
     puts(text);
     return EXIT_SUCCESS;
 }
@@ -339,18 +569,17 @@ static int token(const engine *e)
 static int list_workers(const engine *e)
 {
     enum { WORKERS = 1024 };
-    char text[TP_TOKEN_TEXT], url[100], (*seen)[TP_ID_TEXT] = calloc(WORKERS, TP_ID_TEXT);
+    char text[TP_TOKEN_TEXT], url[300], (*seen)[TP_ID_TEXT] = calloc(WORKERS, TP_ID_TEXT);
     tp_signer s;
     tp_nats n;
     tp_error err = { 0 };
     unsigned count = 0, slots = 0;
-    snprintf(url, sizeof url, "nats://127.0.0.1:%d", e->port);
+    url_of(e, near_address(e), url);
     signal(SIGPIPE, SIG_IGN);
     if (!seen || !read_line(e, "coordinator.token", text, sizeof text) ||
         tp_signer_open(&s, text, true, &err) || tp_nats_open(&n, &err))
         return fail("%s", err.message);
-    if (tp_nats_connect(&n, url, "tidepool", TP_USER_COORDINATOR, s.password, TP_INBOX_COORDINATOR,
-                        &err) ||
+    if (tp_nats_connect(&n, url, "tidepool", &s, &err) ||
         tp_nats_subscribe(&n, TP_SUBJECT_HB "*", &err))
         return fail("%s", err.message);
     tp_nats_publish(&n, TP_SUBJECT_CTL "all", NULL, "hello", 5);
@@ -384,40 +613,28 @@ static int list_workers(const engine *e)
 
 static int status(engine *e)
 {
+    char url[300], version[32];
     pid_t pid = running(e);
-    if (!pid || !read_port(e)) {
+    if (!pid || !read_listen(e)) {
         printf("No engine of %s runs.\n", e->folder);
         return EXIT_FAILURE;
     }
-    printf("The engine runs at nats://127.0.0.1:%d (process %ld, files in %s).\n", e->port,
-           (long)pid, e->folder);
+    answers(e, version);
+    printf("The engine runs at %s (nats-server %s, process %ld, files in %s).\n",
+           url_of(e, near_address(e), url), version, (long)pid, e->folder);
     fflush(stdout);
+    warn_of_holes(e, version);
     return list_workers(e);
 }
 
 /* ---- words ---- */
 
-/* "127.0.0.1:4222", or "localhost:4222", or a port. 0, or the exit code. */
-static int read_listen(engine *e, const char *text)
+/* Is that a name for a token? It is part of a file's. */
+static bool is_name(const char *text)
 {
-    static const char *const names[] = { "127.0.0.1:", "localhost:", "" };
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        size_t len = strlen(names[i]);
-        char *end;
-        if (strncmp(text, names[i], len) != 0)
-            continue;
-        long port = strtol(text + len, &end, 10);
-        if (text[len] >= '0' && text[len] <= '9' && !*end && port > 0 && port < 65536) {
-            e->port = (int)port;
-            e->has_port = true;
-            return 0;
-        }
-    }
-    if (strchr(text, ':'))
-        return usage("it listens on 127.0.0.1 only, not on %s: it has no TLS yet, so others reach "
-                     "it through a tunnel (ssh -L 4222:127.0.0.1:4222 HOST)",
-                     text);
-    return usage("--listen needs 127.0.0.1:PORT, not %s", text);
+    static const char fine[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
+    size_t len = strlen(text);
+    return len > 0 && len < 100 && strspn(text, fine) == len;
 }
 
 int tp_engine_main(const tp_options *o)
@@ -425,8 +642,8 @@ int tp_engine_main(const tp_options *o)
     static const struct {
         const char *name;
         int (*run)(engine *e);
-    } commands[] = { { "up", up }, { "status", status }, { "down", down }, { "token", NULL } };
-    engine e = { .port = PORT };
+    } commands[] = { { "up", up }, { "status", status }, { "down", down }, { "token", token } };
+    engine e = { .address = "127.0.0.1", .port = PORT };
     if (!tp_engine_folder(e.folder, sizeof e.folder))
         *e.folder = '\0';
     for (int i = o->script; i < o->argc; i++) {
@@ -439,9 +656,16 @@ int tp_engine_main(const tp_options *o)
                 return usage("the folder's name is too long%s", "");
             i++;
         } else if (strcmp(word, "--listen") == 0 && next) {
-            int wrong = read_listen(&e, next);
-            if (wrong)
-                return wrong;
+            if (!read_address(next, e.address, &e.port))
+                return usage("--listen needs ADDRESS:PORT, as 127.0.0.1:4222 or 0.0.0.0:4222, "
+                             "not %s",
+                             next);
+            e.has_listen = true;
+            i++;
+        } else if ((strcmp(word, "--for") == 0 || strcmp(word, "--revoke") == 0) && next) {
+            if (!is_name(next))
+                return usage("a token's name has letters, digits and -_. only, not as %s", next);
+            *(strcmp(word, "--for") == 0 ? &e.whose : &e.revoked) = next;
             i++;
         } else if (strcmp(word, "--coordinator") == 0) {
             e.is_coordinators = true;
@@ -465,6 +689,6 @@ int tp_engine_main(const tp_options *o)
     }
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         if (strcmp(e.command, commands[i].name) == 0)
-            return commands[i].run ? commands[i].run(&e) : token(&e);
+            return commands[i].run(&e);
     return usage("it can be up, status, token or down, not %s", e.command);
 }

@@ -17,4 +17,8 @@ bool tp_engine_folder(char *path, size_t size);
  * `text` gets; NULL when there is none. */
 const char *tp_engine_find_token(bool is_coordinator, char text[TP_TOKEN_TEXT]);
 
+/* Takes TIDEPOOL_TOKEN out of the environment, which commands and worker processes would inherit,
+ * and overwrites what /proc shows of it. What tp_engine_find_token gave is not to be used then. */
+void tp_engine_hide_token(void);
+
 #endif

@@ -38,3 +38,12 @@ const char *tp_engine_find_token(bool is_coordinator, char text[TP_TOKEN_TEXT])
     text[strcspn(text, "\n")] = '\0';
     return text;
 }
+
+void tp_engine_hide_token(void)
+{
+    char *given = getenv("TIDEPOOL_TOKEN");
+    if (!given)
+        return;
+    memset(given, 'x', strlen(given));
+    unsetenv("TIDEPOOL_TOKEN");
+}

@@ -182,14 +182,17 @@ int tp_options_read_workers(tp_options *o, const char *who, const char *value)
 
 int tp_options_read_engine(tp_options *o, const char *who, const char *value)
 {
-    static const char scheme[] = "nats://";
+    static const char *const schemes[] = { "nats://", "tls://" };
     char what[200];
-    if (strncmp(value, scheme, sizeof scheme - 1) == 0 && value[sizeof scheme - 1] &&
-        !strpbrk(value, " @,")) {
-        o->engine = value;
-        return 0;
+    for (int i = 0; i < 2; i++) {
+        size_t len = strlen(schemes[i]);
+        if (strncmp(value, schemes[i], len) == 0 && value[len] && !strpbrk(value, " @,")) {
+            o->engine = value;
+            return 0;
+        }
     }
-    snprintf(what, sizeof what, "%s is a URL as nats://127.0.0.1:4222, not %.100s", who, value);
+    snprintf(what, sizeof what,
+             "%s is a URL as nats://127.0.0.1:4222, or tls://HOST:4222, not %.100s", who, value);
     usage("%s", what);
     return TP_EXIT_USAGE;
 }

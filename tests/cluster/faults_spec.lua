@@ -231,7 +231,8 @@ describe("a cluster's worker", function()
       end)))]]
     -- this spec is the worker that pulls it
     local session
-    local pull = ("SUB _TPW.spec.> 1\r\nPUB $JS.API.CONSUMER.MSG.NEXT.TP1_d_W.P_%s _TPW.spec.p 11\r\n{\"batch\":1}\r\n"):format(build)
+    local inbox = own:inbox "worker"
+    local pull = ("SUB %s.spec.> 1\r\nPUB $JS.API.CONSUMER.MSG.NEXT.TP1_d_W.P_%s %s.spec.p 11\r\n{\"batch\":1}\r\n"):format(inbox, build, inbox)
     support.eventually("the work is there", function()
       session = own:speak("worker", pull):match "MSG tp1%.d%.w%.%x+%.(%x+)%.0%.1 "
       return session

@@ -264,7 +264,7 @@ describe("the command line's own options", function()
     for words, message in pairs {
       ["-q"] = "unknown option -q",
       ["--frobnicate"] = "unknown option --frobnicate (try: tidepool --help)",
-      ["--engine 4222 x.lua"] = "--engine is a URL as nats://127.0.0.1:4222, not 4222",
+      ["--engine 4222 x.lua"] = "--engine is a URL as nats://127.0.0.1:4222, or tls://HOST:4222, not 4222",
       ["--worker 4 x.lua"] = "unknown option --worker (did you mean --workers?)",
       ["--verison"] = "unknown option --verison (did you mean --version?)",
       ["--log x.lua"] = "unknown option --log (did you mean --log=tag?)",

@@ -187,9 +187,9 @@ app:main that maps it over the arguments. A file that is there is left as it is.
 ]==]
 
 topics.engine = [==[
-Usage: tidepool engine up [--listen 127.0.0.1:4222]
+Usage: tidepool engine up [--listen ADDRESS:PORT]
        tidepool engine status
-       tidepool engine token [--coordinator]
+       tidepool engine token [--coordinator | --for NAME | --revoke NAME]
        tidepool engine down
 
 The engine of a cluster: a NATS server with JetStream, on this machine, which carries work
@@ -198,10 +198,15 @@ its configuration and tokens, starts it and says what to run next; `status` list
 workers; `token` shows the token of workers (TIDEPOOL_TOKEN on their machines), a secret;
 `down` ends it. What is under way goes on after the next `up`.
 
-  --listen ADDRESS   127.0.0.1:PORT; by default the port of the last time, or 4222
+  --listen ADDRESS   where it listens, as 127.0.0.1:4222 (at first), 0.0.0.0:4222 or [::]:4222;
+                     by default as the last time. Other machines reach it over TLS only, as
+                     tls://HOST:4222; who has its tokens trusts it, and no other engine
   --dir FOLDER       where its files are (default: TIDEPOOL_ENGINE_DIR, or tidepool/engine in
                      XDG_STATE_HOME, ~/.local/state)
   --coordinator      the token of scripts: who has it can run anything on all workers
+  --for NAME         a token of workers for one machine, or a few: made when it is first asked
+                     for. Others cannot listen to what they are sent
+  --revoke NAME      ends the token that --for NAME has made, and the workers that have it
 
 Needs nats-server and libsodium; scripts and workers need libnats and libsodium (Debian:
 apt install nats-server libnats3.4 libsodium23).
