@@ -1,12 +1,14 @@
 --- A cluster on this machine: what one chunk of work costs, through a NATS server.
 --
---     build/tidepool bench/cluster.lua [N]
+--     build/tidepool bench/cluster.lua [N [TPF]]
 --
--- Starts a server and two workers of its own. With TPF=path of the prototype (proto-nats/tpf) it
--- runs that beside it, on a server with the same settings, in turns: chunks of 1 KiB, one item
--- each, and one chunk in flight.
+-- Starts a server and two workers of its own, with a slot each: chunks of 1 KiB, one item each;
+-- items that sleep for 10 ms, and how much longer than a second 200 of them take; calls one after
+-- the other. With TPF, the path of the prototype's program (proto-nats/tpf), that runs beside
+-- it, on a server with the same settings, in turns. Five rounds, and the median of each figure.
 
 local n = tonumber(arg[1]) or 2000
+local tpf = arg[2]
 local root = arg[0]:match "^(.*)/bench/[^/]*$" or "."
 package.path = root .. "/?.lua;" .. package.path
 local cluster = require "tests.support_cluster"
@@ -26,6 +28,15 @@ local measure = [[
   local begun = uv.hrtime()
   f:map(inputs):list()
   local rate = n / ((uv.hrtime() - begun) * 1e-9)
+  local work = app:func(function()
+    local ffi = require "ffi"
+    if not pcall(ffi.typeof, "bench_sleep") then ffi.cdef "typedef int bench_sleep; int usleep(unsigned);" end
+    ffi.C.usleep(10000)
+  end)
+  work:for_each(tidepool.range(100))
+  begun = uv.hrtime()
+  work:for_each(tidepool.range(200))
+  local longer = ((uv.hrtime() - begun) * 1e-9 - 1) * 100
   local g, times = app:func(function(x) return x end), {}
   for i = 1, 200 + n / 4 do
     local at = uv.hrtime()
@@ -33,21 +44,38 @@ local measure = [[
     if i > 200 then times[#times + 1] = (uv.hrtime() - at) * 1e-3 end
   end
   table.sort(times)
-  print(("%.0f %.0f %.0f"):format(rate, times[math.ceil(#times / 2)], times[math.ceil(#times * 0.99)]))]]
+  print(("%.0f %.1f %.0f %.0f"):format(rate, longer, times[math.ceil(#times / 2)], times[math.ceil(#times * 0.99)]))]]
 
 local own = cluster.up()
 own:worker(1)
 own:worker(1)
 
+local figures = {}
+
+--- Keeps figures of a round, to print their medians.
+local function keep(who, ...)
+  figures[who] = figures[who] or {}
+  for i, figure in ipairs { ... } do
+    figures[who][i] = figures[who][i] or {}
+    table.insert(figures[who][i], tonumber(figure))
+  end
+end
+
+local function median(list)
+  table.sort(list)
+  return list[math.ceil(#list / 2)]
+end
+
 local function ours()
   local done = own:run((measure:gsub("N\n", n .. "\n", 1)))
   if done.stderr ~= "" then error(done.stderr) end
-  local rate, p50, p99 = done.stdout:match "(%S+) (%S+) (%S+)"
-  print(("tidepool   %6s chunks/s   remote: p50 %5s us, p99 %5s us"):format(rate, p50, p99))
+  local rate, longer, p50, p99 = done.stdout:match "(%S+) (%S+) (%S+) (%S+)"
+  print(("tidepool   %6s chunks/s   remote: p50 %5s us, p99 %5s us   10 ms: %s %% longer"):format(rate, p50, p99, longer))
+  keep("tidepool", rate, p50, longer)
 end
 
 -- The prototype on a server without users: a coordinator and two workers.
-local function theirs(tpf)
+local function theirs()
   local dir, port = support.temp_dir(), own.port + 1
   local function sh(command, ...)
     local pipe = io.popen(("cd %s; "):format(dir) .. command:format(...))
@@ -66,13 +94,21 @@ local function theirs(tpf)
     return said
   end
   local many, one = coord(n, 0), coord(math.floor(n / 4), 1)
-  print(("prototype  %6s chunks/s   one in flight: p50 %5s us, p99 %5s us"):format(many:match "chunks_per_s=(%d+)" or many,
-    one:match "lat_p50_us=(%d+)" or one, one:match "lat_p99_us=(%d+)"))
+  local rate, p50, p99 = many:match "chunks_per_s=(%d+)" or many, one:match "lat_p50_us=(%d+)" or one, one:match "lat_p99_us=(%d+)"
+  print(("prototype  %6s chunks/s   one in flight: p50 %5s us, p99 %5s us"):format(rate, p50, p99))
+  keep("prototype", rate, p50)
   sh("kill %s", server)
 end
 
-for _ = 1, 3 do
+for _ = 1, 5 do
   ours()
-  if os.getenv "TPF" then theirs(os.getenv "TPF") end
+  if tpf then theirs() end
 end
 own:down()
+local t, p = figures.tidepool, figures.prototype
+print(("medians: %.0f chunks/s, remote %.0f us, 10 ms: %.1f %% longer"):format(median(t[1]), median(t[2]), median(t[3])))
+if p then
+  local rate, round = median(p[1]), median(p[2])
+  print(("prototype: %.0f chunks/s, %.0f us: %.2f x its chunks, %.2f x its round trip"):format(rate, round,
+    median(t[1]) / rate, median(t[2]) / round))
+end

@@ -28,6 +28,10 @@ enum {
     FLIGHTS = 256,       /* chunks in flight at most; a power of two */
     FLIGHTS_LEAST = 4,   /* before any worker has shown itself */
     WORKERS_MAX = 1024,
+    /* So many chunks are in flight that one takes about so long from when it is sent to its result:
+     * then workers never wait for the next one, and what is sent later does not wait for long. But
+     * there are at least two for each slot. */
+    IN_FLIGHT_NS = 10 * 1000 * 1000,
     SLICE_NS = 10 * 1000 * 1000, /* what a chunk costs the server is to be a small part of it */
     LOOK_NS = 20 * 1000 * 1000, /* how often it is seen whether chunks are still wanted */
     CHECK_NS = 2000 * 1000 * 1000, /* a chunk without a result is asked for after this time, */
@@ -71,6 +75,7 @@ typedef struct flight {
     tp_buf message; /* to publish again: signature, head, payload */
     image *image;
     tp_parcel_refs refs;
+    uint64_t sent_ns;
     uint64_t check_ns, patience_ns; /* when it is asked for next, and how long after that again */
     uint64_t held_ns; /* when a worker has last said that it has the chunk; 0: none has */
     char ack[TP_SUBJECT_MAX]; /* where that worker's delivery is acknowledged */
@@ -110,6 +115,7 @@ typedef struct cluster {
     uint64_t purged;             /* groups of results that were removed */
     uint64_t used;               /* counts uses of images */
     unsigned n_flights, in_flight; /* that were opened; that have a slice */
+    double window; /* how many may have a slice, if that is more than two for each slot */
     flight *flights;                 /* FLIGHTS of them, made with the carrier */
     image images[IMAGES];
     uint8_t modules_digest[TP_DIGEST_BYTES];
@@ -263,6 +269,7 @@ static int open_session(cluster *c, tp_error *err)
     c->has_lost = c->has_said = false;
     c->alone_ns = uv_hrtime();
     c->turns = c->purged = 0;
+    c->window = 0;
     c->n_workers = 0;
     return 0;
 failed:
@@ -646,7 +653,8 @@ static void advance(cluster *c, flight *l)
         l->deaths = 0;
         l->patience_ns = CHECK_NS;
         if (seal(c, l, &err) == 0) {
-            publish(c, l, uv_hrtime());
+            l->sent_ns = uv_hrtime();
+            publish(c, l, l->sent_ns);
             return;
         }
         fail(l, tp_failure_kind_of(err.code, TP_KIND_CODEC), err.message);
@@ -750,6 +758,26 @@ static void read_records(cluster *c, flight *l, const void *bytes, size_t len)
     advance(c, l);
 }
 
+/* A result of the flight has come. */
+static void adapt_window(cluster *c, const flight *l)
+{
+    uint64_t took = uv_hrtime() - l->sent_ns;
+    if (took > IN_FLIGHT_NS)
+        c->window -= c->window > 1 ? 0.5 : 0;
+    else if (took < IN_FLIGHT_NS / 2 && c->in_flight + 1 >= c->window && c->window < FLIGHTS)
+        c->window += 0.5;
+}
+
+/* The length of the names of chunks that follow an answer (see tp_answer). */
+static size_t names_in(const char *data, size_t len)
+{
+    tp_answer a;
+    if (len < sizeof a)
+        return 0;
+    memcpy(&a, data, sizeof a);
+    return a.names <= len - sizeof a ? a.names : 0;
+}
+
 static void take_answer(cluster *c, flight *l, const char *data, size_t len)
 {
     tp_answer a = { 0 };
@@ -757,6 +785,8 @@ static void take_answer(cluster *c, flight *l, const char *data, size_t len)
     if (len >= sizeof a)
         memcpy(&a, data, sizeof a);
     const char *bytes = data + sizeof a;
+    len -= names_in(data, len);
+    adapt_window(c, l);
     if (len < sizeof a || a.size > TP_PAYLOAD_MAX || (!a.is_blob && a.size != len - sizeof a))
         a.kind = 0;
     if (a.kind == TP_ANSWER_DONE && a.is_blob) {
@@ -891,6 +921,8 @@ static void take_event(cluster *c, const tp_nats_event *e)
         if (strcmp(rest, ".out") == 0) {
             take_output(c, e->data, e->len);
         } else if (sscanf(rest, ".%llu.%llu.%u", &group, &chunk, &sending) == 3) {
+            size_t names = names_in(e->data, e->len);
+            take_held(c, e->data + e->len - names, names);
             flight *l = flight_of(c, chunk, sending);
             if (l)
                 take_answer(c, l, e->data, e->len);
@@ -976,7 +1008,10 @@ static void fill(cluster *c, uint64_t now)
 {
     const worker *other;
     unsigned most = 2 * count_slots(c, now, &other);
-    most = most < FLIGHTS_LEAST ? FLIGHTS_LEAST : most > FLIGHTS ? FLIGHTS : most;
+    if (c->window < most)
+        c->window = most;
+    most = c->window < FLIGHTS_LEAST ? FLIGHTS_LEAST : (unsigned)c->window;
+    most = most > FLIGHTS ? FLIGHTS : most;
     for (flight *l; (l = idle_flight(c, most));) {
         uv_mutex_lock(tp_engine_lock(c->engine));
         l->slice = tp_job_take_locked(c->engine, &c->base, &l->agent);

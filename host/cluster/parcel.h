@@ -57,10 +57,11 @@ typedef struct tp_alive {
 
 #define TP_ALIVE_MAGIC "TPLIVE1"
 
-/* The head of a result. */
+/* The head of a result. Behind the result follow lines as in TP_SUBJECT_R SESSION.held: what the
+ * worker begins now. */
 typedef struct tp_answer {
     uint32_t kind, is_blob;
-    uint64_t size;
+    uint64_t size, names; /* names: the length of these lines */
     uint8_t digest[TP_DIGEST_BYTES]; /* of a blob */
 } tp_answer;
 

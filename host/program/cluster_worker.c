@@ -35,7 +35,7 @@
 #include <unistd.h>
 
 enum {
-    PULLS = 8,
+    PULLS = 64,
     PULL_MS = 2000,
     LOOK_MS = 200,       /* how often time is looked at */
     ALIVE_MS = 5000,     /* how often a session is asked whether it lives, */
@@ -43,7 +43,9 @@ enum {
     ALIVE_AGAIN_MS = 3000,
     PROGRESS_MS = TP_ACK_WAIT_S * 1000 / 4,
     AGAIN_MS = 2000,     /* a result that the server has not acknowledged is sent again */
-    SHORT_NS = 50 * 1000 * 1000, /* chunks that take less are fetched ahead */
+    SHORT_NS = 50 * 1000 * 1000, /* chunks that take less are fetched ahead: one for each slot, */
+    AHEAD_NS = 4 * 1000 * 1000,  /* or more, up to what takes so long */
+    AHEAD_MAX = 16,              /* for each slot */
     GRACE_MS = 30000,    /* for what runs when the worker is asked to leave */
     IMAGES = 64,
     MODULES = 16, /* bundles of modules that are kept for the next session with the same ones */
@@ -100,6 +102,7 @@ typedef struct chunk {
     uint64_t number, begun_ns;
     uint32_t sending;
     bool is_alone; /* nothing else may run beside it */
+    bool is_named; /* its coordinator was told that it is about to run */
     tp_buf payload; /* QUEUED: of a large one */
     char ack[TP_SUBJECT_MAX]; /* where it is acknowledged */
     tp_buf message; /* WAITING: what came, without the signature; ANSWERED: the answer */
@@ -252,11 +255,23 @@ static void drop_image(chunk *k)
     k->image = NULL;
 }
 
+/* The chunk that begins when k is over, if it is of the same session; NULL: none does. */
+static chunk *next_after(const node *n, const chunk *k)
+{
+    for (chunk *next = n->chunks; next; next = next->next)
+        if (next != k && (next->state == QUEUED || (next->state == RUNNING && next->is_alone)))
+            return next->session == k->session && !next->is_alone && next->state == QUEUED ? next
+                                                                                          : NULL;
+    return NULL;
+}
+
 /* The chunk is over, with this answer, which stays until the server has it. */
 static void answer(node *n, chunk *k, tp_answer_kind kind, const void *bytes, size_t len)
 {
     tp_answer a = { .kind = kind, .size = len };
     tp_error err = { 0 };
+    tp_buf names = { 0 };
+    chunk *next = k->state == RUNNING && !n->is_leaving ? next_after(n, k) : NULL;
     if (k->job)
         tp_job_close(k->job);
     k->job = NULL;
@@ -270,13 +285,20 @@ static void answer(node *n, chunk *k, tp_answer_kind kind, const void *bytes, si
             a = (tp_answer){ .kind = TP_ANSWER_BACK };
         len = 0;
     }
+    if (next && !next->is_named) {
+        add_name(next, &names);
+        next->is_named = names.len > 0;
+    }
+    a.names = names.len;
     tp_buf_clear(&k->message);
-    if (tp_buf_add(&k->message, &a, sizeof a) || (len && tp_buf_add(&k->message, bytes, len))) {
+    if (tp_buf_add(&k->message, &a, sizeof a) || (len && tp_buf_add(&k->message, bytes, len)) ||
+        (names.len && tp_buf_add(&k->message, names.data, names.len))) {
         /* no memory: as if this worker had not been there */
         a = (tp_answer){ .kind = TP_ANSWER_BACK };
         tp_buf_clear(&k->message);
         tp_buf_add(&k->message, &a, sizeof a);
     }
+    tp_buf_free(&names);
     tp_buf_free(&k->records);
     tp_buf_free(&k->payload);
     k->state = ANSWERED;
@@ -624,9 +646,11 @@ static void begin(node *n, chunk *k)
     k->state = RUNNING;
     k->begun_ns = uv_hrtime();
     /* first: its items may be the end of this process */
-    tp_buf text = { 0 };
-    add_name(k, &text);
-    send_names(n, s, &text);
+    if (!k->is_named) {
+        tp_buf text = { 0 };
+        add_name(k, &text);
+        send_names(n, s, &text);
+    }
     int rc = tp_parcel_get_task(&task, &name, &items, &image_bytes, &k->refs, &s->known,
                                 payload_of(k), head_of(k).size, &err);
     if (rc == 0 && !s->host)
@@ -730,6 +754,46 @@ static void begin_queued(node *n, uint64_t now)
             answer(n, k, TP_ANSWER_BACK, "", 0);
         }
     }
+}
+
+/* How many chunks may be here, besides those that were answered. */
+static unsigned most_chunks(const node *n)
+{
+    double ahead = n->chunk_ns > 0 ? AHEAD_NS / n->chunk_ns : 1;
+    if (n->chunk_ns >= SHORT_NS)
+        return n->slots;
+    ahead = ahead < 1 ? 1 : ahead > AHEAD_MAX ? AHEAD_MAX : ahead;
+    return n->slots + (unsigned)(n->slots * ahead);
+}
+
+/* Asks for as many chunks as there is room for, with the acknowledgement of one (`ack`), or else by
+ * itself. False: there is no room, or it is not the time. */
+static bool pull_work(node *n, uint64_t now, const char *ack)
+{
+    char subject[TP_SUBJECT_MAX], reply[TP_SUBJECT_MAX], body[80];
+    unsigned has = 0, most = most_chunks(n);
+    int free_one = -1;
+    if (n->is_leaving || n->is_lost || now < n->pull_ms)
+        return false;
+    for (chunk *k = n->chunks; k; k = k->next)
+        has += k->state == ANSWERED ? 0 : k->is_alone ? most : 1;
+    for (int i = 0; i < PULLS; i++) {
+        if (n->pulls[i].left && now >= n->pulls[i].until_ms)
+            n->pulls[i].left = 0;
+        has += n->pulls[i].left;
+        if (!n->pulls[i].left)
+            free_one = i;
+    }
+    if (has >= most || free_one < 0)
+        return false;
+    n->pulls[free_one] = (pull){ most - has, now + PULL_MS + LOOK_MS };
+    snprintf(subject, sizeof subject, "$JS.API.CONSUMER.MSG.NEXT." TP_STREAM_W ".P_%s",
+             n->build.hex);
+    snprintf(reply, sizeof reply, "%s.p.%d", n->inbox, free_one);
+    snprintf(body, sizeof body, "%s{\"batch\":%u,\"expires\":%d000000}", ack ? "+NXT " : "",
+             most - has, PULL_MS);
+    tp_nats_publish(&n->nats, ack ? ack : subject, reply, body, strlen(body));
+    return true;
 }
 
 /* ---- what comes in ---- */
@@ -893,7 +957,8 @@ static void take_acknowledgement(node *n, const char *rest, const tp_nats_event 
         (memmem(e->data, e->len, error, sizeof error - 1) &&
          !memmem(e->data, e->len, there, sizeof there - 1)))
         return;
-    acknowledge(n, k, "+ACK");
+    if (!pull_work(n, now_ms(), k->ack))
+        acknowledge(n, k, "+ACK");
     forget(n, k);
 }
 
@@ -957,33 +1022,6 @@ static void take_event(node *n, const tp_nats_event *e)
 
 /* ---- what is done from time to time ---- */
 
-/* Asks for as many chunks as there are slots for. */
-static void pull_work(node *n, uint64_t now)
-{
-    char subject[TP_SUBJECT_MAX], reply[TP_SUBJECT_MAX], body[80];
-    unsigned has = 0, most = n->slots + (n->chunk_ns < SHORT_NS ? n->slots : 0);
-    int free_one = -1;
-    if (n->is_leaving || n->is_lost || now < n->pull_ms)
-        return;
-    for (chunk *k = n->chunks; k; k = k->next)
-        has += k->state == ANSWERED ? 0 : k->is_alone ? most : 1;
-    for (int i = 0; i < PULLS; i++) {
-        if (n->pulls[i].left && now >= n->pulls[i].until_ms)
-            n->pulls[i].left = 0;
-        has += n->pulls[i].left;
-        if (!n->pulls[i].left)
-            free_one = i;
-    }
-    if (has >= most || free_one < 0)
-        return;
-    n->pulls[free_one] = (pull){ most - has, now + PULL_MS + LOOK_MS };
-    snprintf(subject, sizeof subject, "$JS.API.CONSUMER.MSG.NEXT." TP_STREAM_W ".P_%s",
-             n->build.hex);
-    snprintf(reply, sizeof reply, "%s.p.%d", n->inbox, free_one);
-    snprintf(body, sizeof body, "{\"batch\":%u,\"expires\":%d000000}", most - has, PULL_MS);
-    tp_nats_publish(&n->nats, subject, reply, body, strlen(body));
-}
-
 static void look_at_chunks(node *n, uint64_t now)
 {
     for (chunk *k = n->chunks, *next; k; k = next) {
@@ -1037,7 +1075,7 @@ static void serve(node *n)
         look_at_chunks(n, now);
         begin_queued(n, now);
         look_at_sessions(n, now);
-        pull_work(n, now);
+        pull_work(n, now, NULL);
         tp_nats_event *e = tp_nats_take(&n->nats, uv_hrtime() + LOOK_MS * 1000000ull);
         for (int i = 0; e && i < 64; i++) {
             take_event(n, e);
