@@ -356,7 +356,8 @@ static void push_named(lua_State *L, const struct codec *c)
 }
 
 /* Stack: name object, with the table of the prefix's builtins at prefix + 1. Makes the object known
- * as prefix and name; pops both. */
+ * as prefix and name; pops both. It is kept alive, also when another one gets its name (a module
+ * that is loaded again): what is known is known by its address. */
 static void add_builtin(lua_State *L, struct codec *c, int prefix)
 {
     const void *object = tp_codec_identity(L, -1);
@@ -369,6 +370,9 @@ static void add_builtin(lua_State *L, struct codec *c, int prefix)
         lua_rawseti(L, -2, index);
         lua_pushvalue(L, -3);
         lua_rawseti(L, -2, index + 1);
+        lua_pushvalue(L, -2);
+        lua_pushboolean(L, 1);
+        lua_rawset(L, -3);
         lua_pop(L, 1);
         if ((!k || k->kind != CLASS) && tp_codec_add_known(c, object, BUILTIN, index) < 0)
             tp_codec_raise_memory(L);

@@ -163,6 +163,20 @@ describe("The identity of a function", function()
     assert.equal("setup 1", differences(script:format(1), script:format(2)))
   end)
 
+  it("is its own also where a function lay that had a name, of a module that was loaded again", function()
+    local core = require "tidepool.core"
+    for _ = 1, 3 do
+      core.add_builtins("reloaded", { f = function() return 0 end, g = function() return 0 end, h = function() return 0 end })
+      collectgarbage()
+      collectgarbage()
+      local expected = core.func.identity("fn", function() return 1 end)
+      for _ = 1, 10000 do
+        local fn = function() return 1 end
+        assert.equal(expected, core.func.identity("fn", fn))
+      end
+    end
+  end)
+
   it("is refused with the reason where a part cannot travel", function()
     local thread = coroutine.create(print)
     local parts, why = identity.parts(function() return thread end)
