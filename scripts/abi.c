@@ -137,7 +137,6 @@ static const number limits[] = {
     { "KERNEL_COLUMNS_MAX", TP_KERNEL_COLUMNS_MAX },
     { "KERNEL_ARGUMENTS_MAX", TP_ARGUMENTS_MAX },
     { "KERNEL_FAILURES_MAX", TP_FAILURES_MAX },
-    { "WORK_CTL", offsetof(tp_work, ctl) },
 };
 
 static const number types[] = {

@@ -4,6 +4,15 @@
 
 #include <string.h>
 
+/* What journals of the same version did not have from the beginning: of each start of a map in a
+ * run, what its items drew random numbers from and where they ran; of a method's version, the
+ * parameters of its instance. */
+#define ADDED                                                                                     \
+    "create table if not exists starts (map integer, run integer, executor text, stream blob, "   \
+    "primary key (map, run)) without rowid;"                                                      \
+    "create table if not exists instances (version integer primary key, identity blob, "          \
+    "parameters blob);"
+
 static const char create_journal[] =
     "begin immediate;"
     "pragma application_id = 1414541418;" /* "TPlj" */
@@ -22,7 +31,7 @@ static const char create_journal[] =
     " datetime(items.started, 'unixepoch') as started, items.duration, items.worker, runs.host, "
     "items.kind, items.message, items.input, items.result"
     " from items join maps on maps.map = items.id >> 40 left join runs on runs.run = items.run;"
-    "commit;";
+    ADDED "commit;";
 
 /* `used`: about when the result was written or last found; `bytes`: about what it takes in the
  * file. */
@@ -38,9 +47,9 @@ static const char create_cache[] =
     "create index if not exists by_function on results (function);"
     "commit;";
 
-const tp_schema tp_schema_journal = { "journal", 1414541418, 1, "", create_journal };
+const tp_schema tp_schema_journal = { "journal", 1414541418, 1, "", create_journal, ADDED };
 const tp_schema tp_schema_cache = { "cache", 1414542179, 1, "pragma auto_vacuum = incremental",
-                                    create_cache };
+                                    create_cache, "" };
 
 int tp_schema_check(tp_sqlite *s, const tp_schema *schema, bool *is_empty, tp_error *err)
 {
@@ -76,5 +85,5 @@ int tp_schema_open(tp_sqlite *s, const tp_schema *schema, tp_error *err)
             "pragma journal_mode = wal; pragma synchronous = normal; pragma trusted_schema = off",
             "write to it", err))
         return -1;
-    return is_empty ? tp_sqlite_run(s, schema->create, "write to it", err) : 0;
+    return tp_sqlite_run(s, is_empty ? schema->create : schema->add, "write to it", err);
 }

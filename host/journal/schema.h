@@ -19,6 +19,7 @@ typedef struct tp_schema {
     int64_t version;     /* its user_version; other versions cannot be read */
     const char *prepare; /* statements that an empty file needs first */
     const char *create;  /* statements that then make it such a file */
+    const char *add;     /* statements that add what an older file does not have */
 } tp_schema;
 
 extern const tp_schema tp_schema_journal, tp_schema_cache;

@@ -98,6 +98,21 @@ static int l_workers(lua_State *L)
     return 2;
 }
 
+/* core.replace(library, name, fn): makes fn that function of a standard library, also for functions
+ * that travel, before the script has changed any */
+static int l_replace(lua_State *L)
+{
+    const char *library = luaL_checkstring(L, 1);
+    lua_settop(L, 3);
+    lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
+    lua_getfield(L, -1, library);
+    lua_pushvalue(L, 3);
+    lua_setfield(L, -2, luaL_checkstring(L, 2));
+    tp_codec_add_builtins(L, library, lua_gettop(L));
+    tp_standard_settle(L, tp_codec_standard(L));
+    return 0;
+}
+
 /* core.add_builtins(name, table), core.add_class(name, metatable, by_value): see codec.h */
 static int l_add_builtins(lua_State *L)
 {
@@ -145,6 +160,7 @@ static const luaL_Reg functions[] = {
     { "executors", l_executors },
     { "workers", l_workers },
     { "add_builtins", l_add_builtins },
+    { "replace", l_replace },
     { "add_class", l_add_class },
     { NULL, NULL },
 };
@@ -201,6 +217,9 @@ static int open_core(lua_State *L)
     lua_setfield(L, -2, "version");
     lua_pushboolean(L, get_context(L)->agent != NULL);
     lua_setfield(L, -2, "is_worker");
+    /* the state runs items: a worker's does, and a script's while it replays one */
+    lua_pushboolean(L, get_context(L)->agent != NULL);
+    lua_setfield(L, -2, "in_item");
     lua_pushstring(L, get_context(L)->host->config.executor);
     lua_setfield(L, -2, "executor");
     lua_pushlightuserdata(L, NULL);
@@ -208,6 +227,8 @@ static int open_core(lua_State *L)
     /* what others set; they are read at each map, and would be looked for among the rare ones */
     lua_pushboolean(L, 0);
     lua_setfield(L, -2, "on_map");
+    lua_pushboolean(L, 0);
+    lua_setfield(L, -2, "on_instance");
     lua_pushboolean(L, 0);
     lua_setfield(L, -2, "journal_default");
     lua_createtable(L, 0, 1);

@@ -338,6 +338,28 @@ static int l_journal_values(lua_State *L)
     return n < 0 ? tp_core_push_message(L, &err) : n + 1;
 }
 
+/* core.journal.pack(value) -> the value as bytes for core.journal.values; nil when a file cannot
+ * keep it */
+static int l_journal_pack(lua_State *L)
+{
+    context *ctx = get_context(L);
+    tp_error err = { 0 };
+    lua_settop(L, 1);
+    tp_codec_new_epoch(L);
+    tp_buf_clear(&ctx->scratch);
+    if (tp_buf_add(&ctx->scratch, "\1", 1))
+        return tp_codec_raise_memory(L);
+    const unsigned flags = TP_ENCODE_NO_CODE | TP_ENCODE_COPIES | TP_ENCODE_ELEMENTS;
+    if (tp_encode(L, 1, 1, NULL, flags, &ctx->scratch, &err) || ctx->scratch.nrefs > 0)
+        return 0;
+    lua_pushlstring(L, (const char *)ctx->scratch.data, ctx->scratch.len);
+    /* what is read from a file is not trusted: is it enough? */
+    bool is_enough = tp_decode(L, ctx->scratch.data + 1, ctx->scratch.len - 1, NULL, 0, 0, NULL,
+                               &err) == 1;
+    lua_settop(L, 2);
+    return is_enough ? 1 : 0;
+}
+
 static const luaL_Reg journal_functions[] = {
     { "open", l_journal_open },
     { "read", l_journal_read },
@@ -350,6 +372,7 @@ static const luaL_Reg journal_functions[] = {
     { "leave", l_journal_leave },
     { "close", l_journal_close },
     { "values", l_journal_values },
+    { "pack", l_journal_pack },
     { NULL, NULL },
 };
 

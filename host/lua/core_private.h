@@ -20,6 +20,12 @@
 
 typedef struct tp_pins tp_pins; /* core_pin.c */
 
+/* What an input of a journal draws from that the script's state runs again (core.random.replay). */
+typedef struct tp_replay {
+    tp_draws draws; /* first member, as in a tp_work */
+    int32_t at;     /* the offset of the item that runs: 0 */
+} tp_replay;
+
 /* What the functions of one state share: a userdata in the state's registry, which is their first
  * upvalue. Only the state's own thread uses it. */
 typedef struct context {
@@ -33,6 +39,7 @@ typedef struct context {
     tp_block *emitting; /* being encoded by core.job.emit, or left over when that raised; or NULL */
     const void *job_metatable; /* of core_job.c's userdata; the registry keeps it */
     tp_pins *pins;   /* one reference; NULL until something was pinned */
+    tp_replay *replay; /* the registry keeps it; NULL: this is no replay */
     tp_source script;  /* the script's random numbers, for the maps that it starts */
     tp_source *source; /* that of maps started now: the script's, or that of the running task */
 } context;

@@ -8,6 +8,8 @@
 #include "workers/workers.h"
 
 #include <lauxlib.h>
+#include <stddef.h>
+#include <string.h>
 
 /* What an item was drawing from, and whether standard libraries were changed, while the item is set
  * aside. */
@@ -16,10 +18,19 @@ typedef struct aside {
     bool is_changed;
 } aside;
 
-tp_source *tp_core_source(const context *ctx)
+/* What the running item draws from, and its offset there; NULL outside an item. */
+static tp_draws *running_draws(const context *ctx, int32_t *at)
 {
     tp_work *w = tp_core_work(ctx);
-    return w ? tp_draws_source(&w->draws, tp_work_running(w)) : ctx->source;
+    *at = w ? tp_work_running(w) : 0;
+    return w ? &w->draws : ctx->replay ? &ctx->replay->draws : NULL;
+}
+
+tp_source *tp_core_source(const context *ctx)
+{
+    int32_t at;
+    tp_draws *draws = running_draws(ctx, &at);
+    return draws ? tp_draws_source(draws, at) : ctx->source;
 }
 
 /* core.random.source(is_stray) -> a source for a task that starts. Stray tasks start at no certain
@@ -42,12 +53,52 @@ static int l_random_enter(lua_State *L)
     return 0;
 }
 
-/* core.random.streams() -> pointer to the pointer to the tp_draws of the running work, which is
- * NULL outside an item; only in a worker's state */
+/* core.random.streams() -> pointer to the pointer to the tp_draws of the running work, or of the
+ * replay, which is NULL outside an item; and how many bytes behind it there is the offset of the
+ * running item, an int32_t */
 static int l_random_streams(lua_State *L)
 {
-    lua_pushlightuserdata(L, &get_context(L)->agent->worker.current);
+    context *ctx = get_context(L);
+    if (ctx->agent)
+        lua_pushlightuserdata(L, &ctx->agent->worker.current);
+    else
+        lua_pushlightuserdata(L, &ctx->replay);
+    lua_pushinteger(L, ctx->agent ? offsetof(tp_work, ctl) : offsetof(tp_replay, at));
+    return 2;
+}
+
+/* core.random.next() -> the key of the map that is started next, as 16 bytes */
+static int l_random_next(lua_State *L)
+{
+    tp_source next = *tp_core_source(get_context(L));
+    tp_key key = tp_source_next(&next, false);
+    lua_pushlstring(L, (const char *)&key, sizeof key);
     return 1;
+}
+
+static const char replay_key = 0; /* its address is the key of the tp_replay in the registry */
+
+/* core.random.replay(key of a map, as 16 bytes, index from 1): from here on the script's state
+ * draws, and starts maps, as that input does; without arguments: no more */
+static int l_random_replay(lua_State *L)
+{
+    context *ctx = get_context(L);
+    ctx->replay = NULL;
+    if (lua_isnoneornil(L, 1))
+        return 0;
+    size_t len;
+    const char *bytes = luaL_checklstring(L, 1, &len);
+    double index = luaL_checknumber(L, 2);
+    tp_key key;
+    luaL_argcheck(L, len == sizeof key, 1, "a key expected");
+    memcpy(&key, bytes, sizeof key);
+    lua_pushlightuserdata(L, (void *)&replay_key);
+    tp_replay *replay = lua_newuserdata(L, sizeof *replay);
+    *replay = (tp_replay){ 0 };
+    tp_draws_open(&replay->draws, key, (uint64_t)index - 1);
+    lua_rawset(L, LUA_REGISTRYINDEX);
+    ctx->replay = replay;
+    return 0;
 }
 
 /* core.random.stream(seed, i) -> the state of a stream made by hand, as four int32 */
@@ -65,9 +116,10 @@ static int l_randomseed(lua_State *L)
 {
     context *ctx = get_context(L);
     double seed = luaL_checknumber(L, 1);
-    tp_work *w = tp_core_work(ctx);
-    if (w) {
-        tp_draws_seed(&w->draws, tp_work_running(w), seed);
+    int32_t at;
+    tp_draws *draws = running_draws(ctx, &at);
+    if (draws) {
+        tp_draws_seed(draws, at, seed);
         return 0;
     }
     *ctx->source = tp_source_new(tp_key_of_seed(seed));
@@ -105,23 +157,25 @@ void tp_core_open_random(lua_State *L, context *ctx)
  * code in between, and changes to standard libraries are not blamed on the item. */
 static int l_random_set_aside(lua_State *L)
 {
-    tp_work *w = tp_core_work(get_context(L));
-    if (!w)
+    int32_t at;
+    tp_draws *draws = running_draws(get_context(L), &at);
+    if (!draws)
         return 0;
     aside *before = lua_newuserdata(L, sizeof *before);
-    before->draws = w->draws;
+    before->draws = *draws;
     before->is_changed = tp_standard_is_changed(tp_codec_standard(L));
-    tp_draws_seed(&w->draws, tp_work_running(w), 0);
+    tp_draws_seed(draws, at, 0);
     return 1;
 }
 
 /* core.random.go_back(aside, whether changes to standard libraries are kept) */
 static int l_random_go_back(lua_State *L)
 {
-    tp_work *w = tp_core_work(get_context(L));
+    int32_t at;
+    const context *ctx = get_context(L);
     const aside *before = lua_touserdata(L, 1);
-    w->draws = before->draws;
-    if (lua_toboolean(L, 2) && !before->is_changed &&
+    *running_draws(ctx, &at) = before->draws;
+    if (ctx->agent && lua_toboolean(L, 2) && !before->is_changed &&
         tp_standard_is_changed(tp_codec_standard(L)))
         tp_standard_adopt(L, tp_codec_standard(L));
     return 0;
@@ -133,6 +187,8 @@ static const luaL_Reg random_functions[] = {
     { "source", l_random_source },
     { "enter", l_random_enter },
     { "streams", l_random_streams },
+    { "next", l_random_next },
+    { "replay", l_random_replay },
     { "stream", l_random_stream },
     { NULL, NULL },
 };

@@ -68,7 +68,9 @@ function Class:__call(parameters, extra)
     if self.methods[key] ~= nil then check.fail("%s: the parameter '%s' has the name of a method", self.name, tostring(key)) end
     own[key] = value
   end
-  return setmetatable({ _id = core.unique(), _made_of = { class = self, parameters = own } }, Instance)
+  local instance = setmetatable({ _id = core.unique(), _made_of = { class = self, parameters = own } }, Instance)
+  if core.on_instance then core.on_instance(instance) end -- see program/replay.lua
+  return instance
 end
 
 function Class:__index(key)

@@ -211,19 +211,19 @@ local function open_returns(returns, total)
 end
 
 --- The map's part of its journal, from journal.open; nil when it has none.
-local function open_journal(self, settings, more, total)
+local function open_journal(self, settings, more, total, executor)
   if more.is_inner or settings.journal == false then return nil end
-  if settings.journal and core.is_worker then
+  if settings.journal and core.in_item then
     check.fail("%s: option 'journal': a map inside of a mapped function has none: the outermost map keeps what its items give", self.name)
   end
-  local spec = settings.journal or (not core.is_worker and core.journal_default)
-  return spec and journal.open(self.name, self, spec, total) or nil
+  local spec = settings.journal or (not core.in_item and core.journal_default)
+  return spec and journal.open(self.name, self, spec, total, executor.name) or nil
 end
 
 --- The function's part of its cache, from cache.open; nil when it has none. Maps inside mapped
 --- functions have none.
 local function open_cache(self)
-  return self.options.cache and not core.is_worker and cache.open(self) or nil
+  return self.options.cache and not core.in_item and cache.open(self) or nil
 end
 
 --- How results of a map on devices are reduced there: the setting `reducers` of results.new.
@@ -276,7 +276,7 @@ function func.start(self, source, settings, special)
     check.fail("%s: option 'halt' counts failures that are not raised: give return_exceptions, on_error or, to for_each, ignore_exceptions too",
       self.name)
   end
-  local kept = open_journal(self, settings, more, source.total) or not (more.is_inner or more.discard) and open_cache(self) or nil
+  local kept = open_journal(self, settings, more, source.total, executor) or not (more.is_inner or more.discard) and open_cache(self) or nil
   -- a recorder reads an input after its item is over, and perhaps after the state is
   source.may_pin = executor.shares_memory and not kept
   more.window = settings.window or self.options.window or source.window
@@ -504,7 +504,8 @@ function methods.with(self, given, extra)
     check.fail("Function:with: option 'executor': '%s' is OpenCL C, which only devices run", self.name)
   end
   local merged = options.merge("Function:with", self.options, changed)
-  local other = func.new(self.raw, merged.name or self.name, merged, self.setups)
+  local other = func.new(self.raw, changed.name or self.name, merged, self.setups)
+  other.method, other.instance = rawget(self, "method"), rawget(self, "instance")
   if changed.concurrency_limit == nil and changed.name == nil then other.core = self.core end
   return other
 end
@@ -541,7 +542,7 @@ end
 function methods.forget(self, ...)
   check.self(self, Function, "f", "forget", "...")
   if not self.options.cache then check.fail("Function:forget: '%s' has no option cache", self.name) end
-  if core.is_worker then check.fail("Function:forget: only the script can do that") end
+  if core.in_item then check.fail("Function:forget: only the script can do that") end
   return cache.forget(self, select("#", ...), ...)
 end
 

@@ -217,7 +217,7 @@ end
 function tidepool.workers(n, extra)
   check.no_more(extra, "tidepool.workers", "how many there may be")
   if n == nil then return (core.workers()) end
-  if core.is_worker then check.fail "tidepool.workers: only the script can set the number of workers" end
+  if core.in_item then check.fail "tidepool.workers: only the script can set the number of workers" end
   if type(n) ~= "number" or n < 1 or n > 1024 or n % 1 ~= 0 then
     check.fail("tidepool.workers: expected a whole number from 1 to 1024, got %s", check.show(n))
   end

@@ -29,7 +29,7 @@ end
 ---@param ... any     its arguments
 ---@return tidepool.Task
 function task.async(fn, ...)
-  if core.is_worker then check.fail "tidepool.async: a mapped function has no loop to run tasks on; use map or spawn" end
+  if core.in_item then check.fail "tidepool.async: a mapped function has no loop to run tasks on; use map or spawn" end
   if not is_callable(fn) then check.fail("tidepool.async: expected a function, got %s", check.show(fn)) end
   loop.give_way_in_task()
   local self = setmetatable(future.init { fn = fn }, Task)

@@ -26,7 +26,7 @@ end
 function trace.start(path, extra)
   check.no_more(extra, "tidepool.trace", "the path of a file")
   if type(path) ~= "string" or path == "" then check.fail("tidepool.trace: expected the path of a file, got %s", check.show(path)) end
-  if core.is_worker then check.fail "tidepool.trace: only the script can trace; what its workers run is in its trace" end
+  if core.in_item then check.fail "tidepool.trace: only the script can trace; what its workers run is in its trace" end
   local fine, why = core.trace.start(path)
   if not fine then check.fail("tidepool.trace: %s", why) end
   return setmetatable({ path = path }, Trace)

@@ -195,6 +195,10 @@ describe("A class", function()
     assert.equal("tidepool.Class: Model", tostring(Model))
     assert.equal("tidepool.Instance of Model", tostring(Model {}))
     assert.equal(5, app.functions["Model.predict"]:remote(5))
+    local named = app:cls { name = "Named" } { get = function() return tidepool.current().function_name end }
+    local get = named {}.get:with { retries = 1 }
+    assert.equal("tidepool.Function: Named.get", tostring(get))
+    assert.equal("Named.get", get:remote())
   end)
 
   it("is what tidepool run calls", function()

@@ -145,16 +145,141 @@ tidepool: square #3: in run.db it failed: error: job.lua:4: three
     assert.truthy(done.stderr:find "^tidepool: square #3: square%(3%) of [^\n]*\ntidepool: [^\n]*/job.lua:4: three\nstack traceback:\n", done.stderr)
   end)
 
-  it("compares numbers as `returns` keeps them, and tells that an instance has other parameters", function()
+  it("compares numbers as `returns` keeps them", function()
+    local script = [[
+      local whole = require "tidepool".App "p":func { name = "whole", returns = "int64" } (function(x) return x end)
+      whole:map({ 7 }):list()
+    ]]
+    contains(ran({ stdout = "7LL\n" }, "$T replay run.db 1", script).stderr, "whole #1: the same as in run.db\n")
+  end)
+
+  --- Replays inputs, as "f 1 2 g#2 1" names them, of a script that was run with these options: each
+  --- must give what it gave.
+  local function same(options, inputs, script)
+    local command, map = { "$T --quiet --journal run.db " .. options .. " job.lua" }, nil
+    local expected = {}
+    for word in inputs:gmatch "%S+" do
+      if word:find "^%d+$" then
+        command[#command + 1] = ("$T replay run.db '%s' %s 2>&1 | tail -n 1"):format(map, word)
+        expected[#expected + 1] = ("tidepool: %s #%s: the same as in run.db\n"):format(map, word)
+      else
+        map = word
+      end
+    end
+    check({ stdout = table.concat(expected), stderr = "" }, table.concat(command, "; "), { ["job.lua"] = script })
+  end
+
+  -- Whatever draws in an input, or is known of it: kept in locals, in maps and calls below it,
+  -- after a seed of its own, in a setup, in enter, at a second attempt.
+  local drawing = [[
+    local tidepool = require "tidepool"
+    local app = tidepool.App "p"
+    local random, seed = math.random, math.randomseed
+    local at_load = random() + math.random()
+    local below = app:func { name = "below" } (function() return math.random() end)
+    app:setup(function() string.drawn = math.random() end)
+    local f = app:func { name = "f", retries = 1 } (function(x)
+      local current = tidepool.current()
+      local mapped = below:map({ 1, 2 }):list()
+      if x == 2 and current.attempt == 1 then error "again" end
+      local own, dice, called = random(), math.random(6), below:spawn(1):get()
+      if x == 3 then seed(5) end
+      return at_load, string.drawn, mapped[1], mapped[2], own, dice, called, math.random(2, 3), below:remote(1), current.index, current.attempt,
+        current.function_name, current.executor, current.worker
+    end)
+    local waits = app:func { name = "waits", concurrent_inputs = 3 } (function(x)
+      tidepool.sleep(0.001)
+      return x, math.random(), tidepool.current().index
+    end)
+    local Model = app:cls {
+      enter = function(self) self.drawn, self.below = math.random(), below:remote(1) end,
+      get = function(self, x) return self.p and self.p[1], self.drawn, self.below, math.random(), x end,
+    }
+    app:main(function()
+      random()
+      below:map({ 1 }):list()
+      f:map({ 1, 2, 3 }):list()
+      seed(os.time())
+      f:starmap({ { 7, 8 }, { 9 } }):list()
+      waits:map({ 1, 2, 3, 4 }):list()
+      local one = Model { p = { "deep" } }
+      one.get:map({ 1, 2 }):list()
+      Model { p = tidepool.array("double", { 7 }) }.get:with { retries = 1 }:map({ 1 }):list()
+    end)
+  ]]
+
+  it("draws the numbers that the input drew, and knows of it what it knew", function()
+    same("", "below 1 f 1 2 3 f#2 1 2 waits 1 4 Model.get 1 2 Model.get#2 1", drawing)
+    same("--executor processes", "below 1 f 1 2 3 f#2 2 Model.get 2 Model.get#2 1", drawing:gsub("waits:map", "-- %0"))
+    same("--executor inline", "f 3 f#2 1 Model.get 1", drawing)
+  end)
+
+  it("draws what a line of tidepool map drew, and what each of several runs drew", function()
+    local files = { ["job.lua"] = drawing .. "math.randomseed(os.getenv 'SEED')\n" }
+    check({ stdout = ("tidepool: f #%d: the same as in run.db\n"):rep(3):format(1, 2, 3), stderr = "" }, [[
+      seq 2 | SEED=1 $T map job.lua::f --quiet --journal run.db >/dev/null; seq 3 | SEED=2 $T map job.lua::f --quiet --journal run.db >/dev/null
+      for i in 1 2 3; do SEED=3 $T replay run.db $i 2>&1 | tail -n 1; done]], files)
+    -- a map of one name twice in one run
+    local twice = [[
+      local f = require "tidepool".App "p":func { name = "f" } (function(x) return x, math.random() end)
+      for i = 1, 2 do
+        local kept = f:map({ 1 }, { journal = "run.db" })
+        if i == 1 then f:map({ 1, 2 }, { journal = { file = "run.db", name = "n" } }):list() end
+        f:map({ 1, 3 }, { journal = { file = "run.db", name = "n" } }):list()
+        kept:list()
+      end
+    ]]
+    same("", "f 1 n 1 2", twice)
+  end)
+
+  it("draws what the device drew", function()
+    same("--executor threads", "d 1 2", [[
+      local app = require "tidepool".App "p"
+      local d = app:func { name = "d", gpu = true } (function(x) return x + math.random() end)
+      app:main(function() d:map({ 1, 2 }):list() end)
+    ]])
+  end)
+
+  it("makes a method's instance with the parameters that it had, or takes the program's own", function()
     local script = [[
       local app = require "tidepool".App "p"
-      local whole = app:func { name = "whole", returns = "int64" } (function(x) return x end)
-      local Model = app:cls { plus = function(self, x) return (self.p or 0) + x end }
-      app:main(function() whole:map({ 7 }):list() Model { p = 5 }.plus:map({ 1 }):list() end)
+      local Model = app:cls { plus = function(self, x) return (self.p or 0) + (self.f and self.f() or 0) + x end }
+      local early = Model { f = function() return 100 end }
+      app:main(function()
+        Model { p = 5 }.plus:map({ 1 }):list()
+        early.plus:map({ 1 }):list()
+        Model { f = function() return 200 end }.plus:map({ 1 }):list()
+      end)
     ]]
-    local done = ran({ stdout = "7LL\n1\n" }, "$T replay run.db whole 1; $T replay run.db Model.plus 1", script)
-    contains(done.stderr, "whole #1: the same as in run.db\n", "Model.plus #1: the function, or what it captures, is not as it was for run.db\n",
-      "Model.plus #1: in run.db it gave 6\n")
+    same("", "Model.plus 1 Model.plus#2 1", script)
+    local done = ran({ code = 1, stdout = "" }, "$T replay run.db Model.plus#3 1", script)
+    contains(done.stderr, "run.db could not keep the parameters of the Model that map 'Model.plus#3' was of, and the program makes none with these "
+      .. "when it is loaded, so input 1 cannot be run again\n")
+    -- also when the class has been changed meanwhile
+    done = ran({ stdout = "16\n" }, "sed -i 's/ + x/ + 10 + x/' job.lua && $T replay run.db Model.plus 1", script)
+    contains(done.stderr, "the function, or what it captures, is not as it was for run.db\n", "#1: in run.db it gave 6\n")
+  end)
+
+  it("refuses what a worker refuses", function()
+    local script = [[
+      local tidepool = require "tidepool"
+      local exit = os.exit
+      local app = tidepool.App "p"
+      local f = app:func { name = "f" } (function(x)
+        if x == 1 then exit(3) elseif x == 2 then tidepool.async(print) else tidepool.workers(7) end
+      end)
+      app:main(function() f:map({ 1, 2, 3 }, { return_exceptions = true }):list() end)
+    ]]
+    for i, message in ipairs {
+      "os.exit(3) called in a worker", "tidepool.async: a mapped function has no loop", "tidepool.workers: only the script",
+    } do
+      contains(ran({ code = 1, stdout = "" }, "$T replay run.db " .. i, script).stderr, "job.lua:5: " .. message)
+    end
+  end)
+
+  it("says that the file does not have what is drawn from, where an older Tidepool has written it", function()
+    contains(ran({ stdout = "4\tsquare of 2\n" }, "sqlite3 run.db 'drop table starts' && $T replay run.db 2").stderr,
+      "square #2: run.db does not say which random numbers it drew: an older Tidepool has written it\n", "square #2: the same as in run.db\n")
   end)
 
   it("works from any folder, and has done what setups do", function()

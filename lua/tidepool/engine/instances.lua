@@ -20,7 +20,7 @@ local function message_of(why)
   return require("tidepool.base.describe").message(why)
 end
 
---- Makes the `self` of an instance by enter(self). In a worker random numbers are set aside
+--- Makes the `self` of an instance by enter(self). In an item random numbers are set aside
 --- meanwhile, since it is chance which item comes first, and its changes to standard libraries are
 --- kept.
 local function make(instance)
@@ -32,7 +32,7 @@ local function make(instance)
   living[id] = one
   local enter = class.methods.enter
   if enter then
-    local before = core.is_worker and core.random.set_aside()
+    local before = core.random.set_aside()
     local fine, why = pcall(enter, self)
     if before then core.random.go_back(before, fine) end
     if not fine then

@@ -20,6 +20,8 @@ ffi.cdef [[
 -- The program's options --explain and --quiet.
 local explains, is_quiet = false, false
 
+local PARAMETERS_MAX = 2 ^ 26 -- bytes of an instance's parameters, with more they are not kept
+
 -- By the path that a file really has (path_key): { path, handle, run, taken = the maps with it, by
 -- their names, as long as somebody has them }; the file is open while one of its maps is, which is
 -- asked by core.journal.enter. And, also by that, how many maps have asked for a name.
@@ -161,30 +163,64 @@ function journal.identity_of(parts)
   return core.func.identity("function", table.concat(ids, "\0"))
 end
 
---- The numbers of the map and of its function's version in the file; made when they are new.
-local function find_rows(j, name, f, parts, total)
+--- The identity of an instance's parameters, and their bytes, if a file can keep them.
+---@param instance tidepool.Instance
+---@return string? identity, string? bytes
+function journal.parameters_of(instance)
+  local parameters = rawget(instance, "_made_of").parameters
+  local bytes = core.journal.pack(parameters)
+  return core.func.identity("parameters", parameters), bytes and #bytes <= PARAMETERS_MAX and bytes or nil
+end
+
+--- Notes with which parameters the instance was made whose method the version is.
+local function add_instance(j, version, instance)
+  if ask(j, "select 1 from instances where version = ?", version)[1] then return end
+  local id, bytes = journal.parameters_of(instance)
+  ask(j, "insert into instances values (?, cast(? as blob), cast(? as blob))", version, id, bytes)
+end
+
+--- Notes what the items of a map that starts now draw random numbers from, and where they run.
+--- Returns the number of the run: another one when the run has had the map before.
+local function add_start(j, map, executor)
+  local run = j.run
+  if ask(j, "select 1 from starts where map = ? and run = ?", map, run)[1] then
+    ask(j, "insert into runs (started, process, host, program) select ?, process, host, program from runs where run = ?", os.time(), run)
+    run = ask(j, "select last_insert_rowid()")[1][1]
+  end
+  ask(j, "insert into starts values (?, ?, ?, " .. journal.hex(core.random.next()) .. ")", map, run, executor)
+  return run
+end
+
+--- The numbers of the map, of its function's version, and of its run in the file; made when they
+--- are new.
+local function find_rows(j, name, f, parts, total, executor)
   local id = journal.hex(journal.identity_of(parts))
   ask(j, "begin immediate")
-  local fine, map, version = pcall(function()
+  local fine, map, version, run = pcall(function()
     local path = journal.program_file(f.raw)
     ask(j, "insert or ignore into maps (name, function) values (?, ?)", name, f.name)
     ask(j, "update maps set function = ?, program = ?, inputs = ?, finished = null where name = ?", f.name, path, total, name)
     local m = ask(j, "select map from maps where name = ?", name)[1][1]
+    local r = add_start(j, m, executor)
     local v = ask(j, "select version from versions where map = ? and identity = " .. id, m)[1]
-    if v then return m, v[1] end
+    if v then
+      if f.instance then add_instance(j, v[1], f.instance) end
+      return m, v[1], r
+    end
     ask(j, "insert into versions (map, created, identity) values (?, ?, " .. id .. ")", m, os.time())
     local new = ask(j, "select last_insert_rowid()")[1][1]
     for i, part in ipairs(parts) do
       ask(j, "insert into parts (version, position, name, identity) values (?, ?, ?, " .. journal.hex(part[2]) .. ")", new, i, part[1])
     end
-    return m, new
+    if f.instance then add_instance(j, new, f.instance) end
+    return m, new, r
   end)
   if not fine then
     core.journal.query(j.handle, "rollback")
     error(map, 0)
   end
   ask(j, "commit")
-  return map, version
+  return map, version, run
 end
 
 local Map = {}
@@ -194,7 +230,8 @@ Map.__index = Map
 --- part of the journal, or nil when it is optional and cannot be opened. With only_failed in `spec`
 --- (`tidepool map --retry-failed`) only inputs that have failed before are run.
 ---@param who string  for messages: "Function:map"
-function journal.open(who, f, spec, total)
+---@param executor string  on which it is started
+function journal.open(who, f, spec, total, executor)
   local j
   local fine, result = pcall(function()
     local parts, why = identity.parts(f.raw, f.setups)
@@ -202,14 +239,15 @@ function journal.open(who, f, spec, total)
     journal.add_options(parts, f.options)
     j = open(spec.file)
     local name = name_of(j, spec.name, f.name)
-    local map, version = find_rows(j, name, f, parts, total)
+    local map, version, run = find_rows(j, name, f, parts, total, executor)
     local settings = {
       keeps_failed = spec.failed == "keep", only_failed = spec.only_failed, is_optional = spec.optional, explains = explains,
     }
     local self = setmetatable({
-      journal = j, name = name, parts = parts, number = map, version = version, is_optional = spec.optional, only_failed = spec.only_failed,
+      journal = j, name = name, parts = parts, number = map, version = version, run = run, is_optional = spec.optional,
+      only_failed = spec.only_failed,
     }, Map)
-    self.handle = core.journal.map(j.handle, map, version, j.run, settings)
+    self.handle = core.journal.map(j.handle, map, version, run, settings)
     j.taken[name] = self
     return self
   end)
@@ -304,7 +342,7 @@ function Map:finish(is_complete)
     return account(self)
   end)
   if fine and is_complete then core.journal.query(j.handle, "update maps set finished = ? where map = ?", os.time(), self.number) end
-  core.journal.query(j.handle, "update runs set ended = ? where run = ?", os.time(), j.run)
+  core.journal.query(j.handle, "update runs set ended = ? where run = ?", os.time(), self.run)
   core.journal.close(self.handle)
   self.handle = nil
   self:leave()

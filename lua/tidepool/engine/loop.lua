@@ -809,7 +809,7 @@ end
 
 --- Calls fn(x) in a later turn, once x is over.
 function loop.on_done(who, x, fn)
-  if is_worker then check.fail("%s: a mapped function has no loop that could call back; use get", who) end
+  if core.in_item then check.fail("%s: a mapped function has no loop that could call back; use get", who) end
   if type(fn) ~= "function" then check.fail("%s: expected a function, got %s", who, check.show(fn)) end
   loop.start(setmetatable({}, Callback), true, function()
     loop.await(x)

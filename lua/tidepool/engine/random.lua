@@ -65,10 +65,11 @@ local function step_luajit(u)
   return tonumber(band(bxor(z0, z1, z2, z3), 0xfffffffffffffLL)) * 0x1p-52
 end
 
---- math.random for a worker's state; `outside` is LuaJIT's own.
-function random.of_worker(outside)
-  local streams = ffi.cast(ffi.typeof("$ *", draws_type), core.random.streams())
-  local ctl_offset = abi.WORK_CTL
+--- math.random for a state that runs items: a worker's, or the script's that replays one; `outside`
+--- is LuaJIT's own.
+function random.of_items(outside)
+  local address, ctl_offset = core.random.streams()
+  local streams = ffi.cast(ffi.typeof("$ *", draws_type), address)
   local int32_pointer, byte_pointer = ffi.typeof "int32_t *", ffi.typeof "char *"
 
   -- Sets the state for the item at that offset, as tp_key_of does.
@@ -85,7 +86,7 @@ function random.of_worker(outside)
 
   local function draw()
     local draws = streams[0]
-    if draws == nil then return outside() end -- a finalizer that runs while the state is closed
+    if draws == nil then return outside() end -- in a worker: a finalizer that runs at its end
     local at = ffi.cast(int32_pointer, ffi.cast(byte_pointer, draws) + ctl_offset)[0]
     if draws.at ~= at then
       if draws.seeded_at == at then return step_luajit(draws.luajit) end

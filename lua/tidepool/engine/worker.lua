@@ -59,7 +59,7 @@ end
 local outside = math.random
 local draw
 local function first_draw(...)
-  draw = require "tidepool.engine.random".of_worker(outside)
+  draw = require "tidepool.engine.random".of_items(outside)
   return draw(...)
 end
 jit.off(first_draw) -- see interpret.lua

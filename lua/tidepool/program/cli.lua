@@ -153,7 +153,8 @@ its prints, its traceback and a debugger's breakpoints are where they belong. MA
 name that tidepool journal shows; it may be missing where there is only one.
 
 The program that the map was in is loaded, but its app:main is not called. A script that
-starts the map while it is loaded is left there. The journal stays as it is.
+starts the map while it is loaded is left there. Random numbers, tidepool.current() and
+the parameters of a method's instance are those of the run. The journal stays as it is.
 
   --json    input, result or error, and whether it is the same as in the journal ("same")
 ]==]

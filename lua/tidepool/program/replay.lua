@@ -5,6 +5,10 @@
 -- The program is loaded as for `tidepool map`, without calling its entry. If the script starts the
 -- map while it is being loaded, the rest of it is not run: what the function captures exists by
 -- then.
+--
+-- The input has the random numbers and the tidepool.current() that it had: the journal says what
+-- its map drew from. math.random is replaced for that before the program is loaded, since the
+-- program may keep it in a local.
 
 local app = require "tidepool.app"
 local array = require "tidepool.array"
@@ -16,6 +20,7 @@ local identity = require "tidepool.engine.identity"
 local journal = require "tidepool.engine.journal"
 local journals = require "tidepool.program.journals"
 local json = require "tidepool.json"
+local random = require "tidepool.engine.random"
 local run = require "tidepool.program.run"
 local show = require "tidepool.base.show"
 local words = require "tidepool.program.words"
@@ -24,8 +29,29 @@ local replay = {}
 
 -- ---- the input ----
 
-local item_sql = ("select state, kind, message, %s, %s, (select hex(identity) from versions where version = items.version) "
-  .. "from items where id = (? << 40) + ?"):format(journals.columns "input", journals.columns "result")
+local item_sql = ("select state, kind, message, %s, %s, (select hex(identity) from versions where version = items.version), "
+  .. "attempts, worker, run, version from items where id = (? << 40) + ?"):format(journals.columns "input", journals.columns "result")
+
+local function text_or_nil(value)
+  return type(value) == "string" and value or nil
+end
+
+--- Adds where the input ran and what it drew from (executor, stream), and of a method's input
+--- (is_of_instance) the parameters of the instance: their identity, and themselves, where the
+--- file has them. A file of an older Tidepool has none of that.
+local function add_surroundings(reader, item, map, started_in, version)
+  if not reader:ask("select 1 from sqlite_master where name = 'starts'")[1] then return end
+  local start = reader:ask("select executor, stream from starts where map = ? and run = ?", map, started_in or nil)[1]
+  if start then
+    local stream = text_or_nil(start[2])
+    item.executor, item.stream = text_or_nil(start[1]), stream and #stream == 16 and stream or nil
+  end
+  local instance = reader:ask("select identity, parameters from instances where version = ?", version or nil)[1]
+  if not instance then return end
+  item.is_of_instance, item.parameters_id = true, text_or_nil(instance[1])
+  local values = instance[2] and journals.values("blob", instance[2])
+  item.parameters = values and type(values[1]) == "table" and values[1] or nil
+end
 
 local function names_of(maps)
   local names = {}
@@ -47,7 +73,8 @@ local function choose_map(reader, name)
 end
 
 --- What the file has about an input: { map, index, function_name, program, state, kind, message,
---- input, result }. Or nil and what is wrong.
+--- input, result, version, attempt, worker } and what add_surroundings adds. Or nil and what is
+--- wrong.
 local function find(reader, name, index)
   local map, problem = choose_map(reader, name)
   if not map then return nil, problem end
@@ -58,10 +85,13 @@ local function find(reader, name, index)
     return nil, ("%s could not keep input %d of map '%s', so it cannot be run again"):format(reader.path, index, map[2])
   end
   if not map[4] then return nil, ("%s does not say which program map '%s' is of"):format(reader.path, map[2]) end
-  return {
+  local item = {
     map = tostring(map[2]), index = index, function_name = tostring(map[3]), program = tostring(map[4]),
     state = row[1], kind = row[2], message = row[3], input = input, result = journals.values(row[6], row[7]), version = row[8],
+    attempt = tonumber(row[9] or nil) or 1, worker = tonumber(row[10] or nil) or 0,
   }
+  add_surroundings(reader, item, map[1], row[11], row[12])
+  return item
 end
 
 -- ---- the function ----
@@ -84,29 +114,51 @@ local function has_entry()
 end
 
 --- Loads the program and returns the function: the one that starts a map of this name while the
---- program loads, or the one that the apps have then. Or nil, what is wrong, and the exit code.
+--- program loads, or the one that the apps have then; and the instances that were made. Or nil,
+--- what is wrong, and the exit code.
 local function load_function(item)
-  local enough, started = {}, nil
+  local enough, started, instances = {}, nil, {}
+  core.on_instance = function(instance) instances[#instances + 1] = instance end
   core.on_map = function(f)
     if f.name ~= item.function_name then return end
     started = f
     error(enough, 0)
   end
   local fine, loaded, problem = pcall(run.load, item.program)
-  core.on_map = false
-  if started then return started end
+  core.on_map, core.on_instance = false, false
+  if started then return started, instances end
   if not fine then error(loaded, 0) end
   if not loaded then return nil, problem, 1 end
   local found = functions_named(item.function_name)
-  if #found == 1 then return found[1] end
+  if #found == 1 then return found[1], instances end
   local name = show.plain(item.function_name, true)
   if #found > 1 then return nil, ("%s has several functions '%s'"):format(item.program, name), 1 end
   return nil, ("%s makes no function '%s' when it is loaded%s"):format(item.program, name,
     has_entry() and ": one that is made in app:main cannot be run again" or ""), 1
 end
 
---- Says so when the function is not what it was: it has been changed, or is of an instance with
---- other parameters, or captures what the script sets later.
+--- The same method of the instance that the input was run with: one with these parameters that the
+--- program has made, or one that is made of the journal's. Or nil and what is wrong.
+local function method_of_instance(item, f, instances, path)
+  if not f.instance or not item.is_of_instance then return f end
+  local class = rawget(f.instance, "_made_of").class
+  local key
+  for name, method in pairs(class.methods) do
+    if method == f.method then key = name end
+  end
+  table.insert(instances, 1, f.instance)
+  for _, instance in ipairs(instances) do
+    if rawget(instance, "_made_of").class == class and journal.parameters_of(instance) == item.parameters_id then
+      return instance == f.instance and f or instance[key]
+    end
+  end
+  if item.parameters then return class(item.parameters)[key] end
+  return nil, ("%s could not keep the parameters of the %s that map '%s' was of, and the program makes none with these when it is loaded, "
+    .. "so input %d cannot be run again"):format(path, class.name, show.plain(item.map, true), item.index)
+end
+
+--- Says so when the function is not what it was: it has been changed, or captures what the script
+--- sets later.
 local function compare(item, f, path)
   local parts = identity.parts(f.raw, f.setups)
   if not parts then return end
@@ -172,10 +224,25 @@ local function print_results(item, path, results)
     or before(item, path)))
 end
 
+--- From here on random numbers and tidepool.current() are the input's.
+local function begin(item, f, path)
+  core.in_item = true
+  core.current = function() return item.index, item.attempt, f.name, item.worker, item.executor or core.executor end
+  if item.stream then
+    core.random.replay(item.stream, item.index)
+  else
+    core.io.warn(("tidepool: %s #%d: %s does not say which random numbers it drew: an older Tidepool has written it\n"):format(
+      show.plain(item.map, true), item.index, path:match "[^/]*$"))
+  end
+  local aside = core.random.set_aside()
+  for _, setup in ipairs(f.setups or {}) do setup.fn() end
+  if aside then core.random.go_back(aside, true) end
+end
+
 --- Runs the input; returns the exit code. Without --json an error is raised as it is, with its
 --- traceback.
 local function run_item(item, f, path, as_json)
-  for _, setup in ipairs(f.setups or {}) do setup.fn() end
+  begin(item, f, path)
   if not as_json then
     print_results(item, path, as_kept(f, pack(func.single(f)(unpack(item.input, 1, item.input.n)))))
     return 0
@@ -191,6 +258,17 @@ local function run_item(item, f, path, as_json)
   return 0
 end
 
+--- Has math.random and os.exit do in the input what they do in a worker, and otherwise what they
+--- did.
+local function replace_functions()
+  local exit = os.exit
+  core.replace("math", "random", random.of_items(math.random))
+  core.replace("os", "exit", function(code, ...)
+    if core.in_item then error(("os.exit(%s) called in a worker"):format(code == nil and "" or tostring(code)), 2) end
+    return exit(code, ...)
+  end)
+end
+
 local function main(path, name, index, as_json)
   local reader, why = journals.open(path)
   if not reader then return 1, why end
@@ -201,9 +279,11 @@ local function main(path, name, index, as_json)
     core.io.warn(("tidepool: %s #%d: %s(%s) of %s\n"):format(show.plain(item.map, true), item.index, show.plain(item.function_name, true),
       journals.text(item.input), show.plain(item.program, true)))
   end
-  local f, code
-  f, problem, code = load_function(item)
-  if not f then return code, problem end
+  replace_functions()
+  local f, instances, code = load_function(item)
+  if not f then return code, instances end
+  f, problem = method_of_instance(item, f, instances, path)
+  if not f then return 1, problem end
   if not as_json then compare(item, f, path) end
   return run_item(item, f, path, as_json)
 end
