@@ -6,6 +6,11 @@ _tidepool_names() {
         -e 's/^ *\(local  *\)\{0,1\}\([A-Za-z_][A-Za-z0-9_]*\) *= *[A-Za-z_][A-Za-z0-9_]*:func.*/\2/p' "$1" 2>/dev/null
 }
 
+# The names of the user's jobs.
+_tidepool_jobs() {
+    tidepool jobs 2>/dev/null | sed -n 's/^\([^ ]*-[0-9]*\) .*/\1/p'
+}
+
 _tidepool() {
     local word line before command= i file
     line=${COMP_LINE:0:COMP_POINT}
@@ -13,7 +18,7 @@ _tidepool() {
     before=${COMP_WORDS[COMP_CWORD - 1]}
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
-            run | map | devices | journal | replay | cache | new | engine | worker | help) command=${COMP_WORDS[i]}; break ;;
+            run | map | devices | journal | replay | cache | new | engine | worker | jobs | attach | cancel | help) command=${COMP_WORDS[i]}; break ;;
         esac
     done
     COMPREPLY=()
@@ -38,20 +43,22 @@ _tidepool() {
         --dir) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$word"); return ;;
     esac
     if [[ $command = help ]]; then
-        COMPREPLY=($(compgen -W 'run map devices journal replay cache new engine worker' -- "$word"))
+        COMPREPLY=($(compgen -W 'run map devices journal replay cache new engine worker jobs attach cancel' -- "$word"))
     elif [[ $word = -* ]]; then
-        local options='-w --workers --executor --engine --progress --progress= --no-progress --journal --trace --explain --log=tag --color --color= --quiet --help'
+        local options='-w --workers --executor --engine --progress --progress= --no-progress --journal --trace --explain --detach --log=tag --color --color= --quiet --help'
         case $command in
             run) options+=' --json' ;;
             map) options+=' --json --text --keep-going --halt --retry-failed --columns -0 --limit --tag --results --joblog' ;;
             devices | journal | replay | cache) options='--json --help' ;;
-            new) options='--help' ;;
+            new | jobs | attach | cancel) options='--help' ;;
             engine) options='--listen --dir --coordinator --for --revoke --help' ;;
             worker) options='-w --workers --engine --help' ;;
             *) options+=' --verbose --watch --version -e -h -p -l -i -v -E -j -O -b' ;;
         esac
         COMPREPLY=($(compgen -W "$options" -- "$word"))
         [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} = *= ]] && compopt -o nospace
+    elif [[ $command = attach || $command = cancel ]]; then
+        COMPREPLY=($(compgen -W "$(_tidepool_jobs)" -- "$word"))
     elif [[ $command = engine ]]; then
         COMPREPLY=($(compgen -W 'up status token down' -- "$word"))
     elif [[ $command = journal || $command = replay || $command = cache ]]; then
@@ -61,7 +68,7 @@ _tidepool() {
     else
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -d -- "$word"; compgen -f -X '!*.lua' -- "$word"
-            [[ $command ]] || compgen -W 'run map devices journal replay cache new engine worker help' -- "$word")
+            [[ $command ]] || compgen -W 'run map devices journal replay cache new engine worker jobs attach cancel help' -- "$word")
     fi
 }
 

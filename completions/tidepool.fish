@@ -1,8 +1,8 @@
 # Completion of tidepool's command line for fish.
 
-set -l commands run map devices journal replay cache new engine worker help
+set -l commands run map devices journal replay cache new engine worker jobs attach cancel help
 set -l at_start "not __fish_seen_subcommand_from $commands"
-set -l runs "not __fish_seen_subcommand_from devices journal replay cache new engine worker help"
+set -l runs "not __fish_seen_subcommand_from devices journal replay cache new engine worker jobs attach cancel help"
 
 # Scripts, and after FILE:: the names that the file's app may have, as its text shows them.
 function __tidepool_targets
@@ -19,19 +19,21 @@ end
 
 complete -c tidepool -n $at_start -a "$commands"
 complete -c tidepool -n "__fish_seen_subcommand_from run map" -f -a "(__tidepool_targets)"
-complete -c tidepool -n "__fish_seen_subcommand_from help" -f -a "run map devices journal replay cache new engine worker"
+complete -c tidepool -n "__fish_seen_subcommand_from help" -f -a "run map devices journal replay cache new engine worker jobs attach cancel"
 complete -c tidepool -n "__fish_seen_subcommand_from journal" -a failures
 complete -c tidepool -n "__fish_seen_subcommand_from cache" -a forget
-complete -c tidepool -n "__fish_seen_subcommand_from new worker" -f
+complete -c tidepool -n "__fish_seen_subcommand_from new worker jobs attach cancel" -f
+complete -c tidepool -n "__fish_seen_subcommand_from attach cancel" -a "(tidepool jobs 2>/dev/null | string match -r '^\S*-\d+(?= )')"
 complete -c tidepool -n "__fish_seen_subcommand_from engine" -f -a "up status token down"
 
 complete -c tidepool -n $runs -s w -l workers -x -a "1 2 4 8 16" -d "worker threads"
 complete -c tidepool -n $runs -l executor -x -a "threads processes inline cluster" -d "who runs functions that name none"
-complete -c tidepool -n "not __fish_seen_subcommand_from devices journal replay cache new engine help" -l engine -x -a "nats://127.0.0.1:4222" -d "the engine of a cluster"
+complete -c tidepool -n "not __fish_seen_subcommand_from devices journal replay cache new engine jobs attach cancel help" -l engine -x -a "nats://127.0.0.1:4222" -d "the engine of a cluster"
 complete -c tidepool -n $runs -l progress -a "line plain json off" -d "progress of maps"
 complete -c tidepool -n $runs -l no-progress -d "no progress"
 complete -c tidepool -n $runs -l journal -r -d "where the results of maps are kept"
 complete -c tidepool -n $runs -l trace -r -d "what happens, for Perfetto"
+complete -c tidepool -n $runs -l detach -d "in the background"
 complete -c tidepool -n $runs -l explain -d "why each input runs, or does not"
 complete -c tidepool -n $runs -l log -x -a tag -d "names of workers before their lines"
 complete -c tidepool -n $runs -l color -a "always never auto" -d "colours at the prompt"

@@ -11,6 +11,7 @@
 #include "program/crash.h"
 #include "program/engine.h"
 #include "program/errors.h"
+#include "program/jobs.h"
 #include "program/options.h"
 #include "program/output.h"
 #include "program/pocl_cache.h"
@@ -254,7 +255,15 @@ int main(int argc, char **argv)
     if (is_worker)
         return tp_worker_main();
     become_child_of_init();
+    /* parsing takes words away */
+    char **words = calloc((size_t)argc + 1, sizeof *words);
+    if (!words)
+        return cannot_start("not enough memory");
+    memcpy(words, argv, (size_t)argc * sizeof *words);
     const int wrong = argc > 0 ? tp_options_parse(&o) : TP_EXIT_USAGE;
+    if (!wrong && o.detaches)
+        return tp_jobs_detach(words, o.argv[o.script]);
+    free(words);
     if (wrong)
         return wrong;
     const char *workers = getenv("TIDEPOOL_WORKERS");
@@ -271,6 +280,12 @@ int main(int argc, char **argv)
         return tp_engine_main(&o);
     if (o.command == WORKER)
         return tp_cluster_worker_main(&o);
+    if (o.command == JOBS)
+        return tp_jobs_list(&o);
+    if (o.command == ATTACH)
+        return tp_jobs_attach(&o);
+    if (o.command == CANCEL)
+        return tp_jobs_cancel(&o);
     if (o.watches && tp_watch_start(&o))
         return EXIT_FAILURE;
     tp_process.thread = pthread_self();

@@ -68,7 +68,7 @@ const char *tp_options_nearest(const char *word, const char *const *words)
 static int unknown_option(const char *word)
 {
     static const char *const known[] = { "--workers", "--executor", "--progress", "--no-progress",
-                                         "--engine",
+                                         "--engine",  "--detach",
                                          "--journal", "--explain",  "--log=tag",  "--color",
                                          "--quiet",   "--verbose",  "--watch",    "--help",
                                          "--version", NULL };
@@ -206,6 +206,8 @@ static int host_option(tp_options *o, int i)
     int n;
     if (strcmp(word, "--quiet") == 0)
         return o->quiet = true, 1;
+    if (strcmp(word, "--detach") == 0)
+        return o->detaches = true, 1;
     if (strcmp(word, "--explain") == 0)
         return o->explains = true, 1;
     if (strcmp(word, "--log=tag") == 0)
@@ -283,7 +285,7 @@ bool tp_options_takes_next(const char *word)
 
 const char *const tp_options_commands[] = { "run",   "map", "devices", "journal", "replay",
                                             "cache", "new", "engine",  "worker",
-                                            "help",  NULL };
+                                            "jobs",  "attach", "cancel", "help",  NULL };
 
 /* argv[i] is the first word that is no option. */
 static int parse_command(tp_options *o, int i)
@@ -365,6 +367,10 @@ int tp_options_parse(tp_options *o)
     if (!wrong && o->watches && (!has_file || o->interactive))
         return usage(
             "--watch needs a script: tidepool --watch FILE, or tidepool --watch run FILE%s", "");
+    if (!wrong && o->detaches && (!has_file || o->interactive || o->watches))
+        return usage("--detach needs a script: tidepool --detach FILE, or tidepool run --detach "
+                     "FILE%s",
+                     "");
     return wrong;
 }
 

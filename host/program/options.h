@@ -25,6 +25,9 @@ typedef struct tp_options {
         NEW,
         ENGINE,
         WORKER,
+        JOBS,
+        ATTACH,
+        CANCEL,
         HELP,
         VERSION,
         BYTECODE
@@ -32,6 +35,7 @@ typedef struct tp_options {
     bool interactive, version, executes, no_env, quiet, verbose, tagged;
     bool explains; /* --explain */
     bool watches;  /* --watch */
+    bool detaches; /* --detach */
     int watch_fd;  /* where the paths of required files go (watch.h); 0: nowhere */
     bool loads; /* -l */
     int workers; /* 0: the host's default */

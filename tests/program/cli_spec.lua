@@ -307,7 +307,8 @@ stack traceback:
   it("is one line when the script is missing or is not Lua", function()
     check({ code = 1, stderr = "tidepool: cannot open none.lua: No such file or directory\n" }, "$T none.lua")
     check({ code = 1, stderr = "tidepool: cannot open rnu: No such file or directory (did you mean tidepool run?)\n" }, "$T rnu job.lua")
-    for _, word in ipairs { "ab", "m", "foo", "job", "filter" } do -- no misspelt commands
+    check({ code = 1, stderr = "tidepool: cannot open job: No such file or directory (did you mean tidepool jobs?)\n" }, "$T job")
+    for _, word in ipairs { "ab", "m", "foo", "filter" } do -- no misspelt commands
       check({ code = 1, stderr = "tidepool: cannot open " .. word .. ": No such file or directory\n" }, "$T " .. word)
     end
     check({ code = 1, stderr = "tidepool: job.lua:1: '=' expected near 'is'\n" }, "$T job.lua", { ["job.lua"] = "this is" })

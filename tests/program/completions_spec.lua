@@ -32,10 +32,11 @@ end
 
 describe("completion in bash", function()
   it("knows commands, scripts and options", function()
-    assert.equal("cache,devices,engine,help,job.lua,journal,map,new,replay,run,with space.lua,worker", bash "tidepool ")
+    assert.equal("attach,cache,cancel,devices,engine,help,job.lua,jobs,journal,map,new,replay,run,with space.lua,worker", bash "tidepool ")
     assert.equal("run", bash "tidepool ru")
     assert.equal("job.lua", bash "tidepool run j")
-    assert.equal("cache,devices,engine,journal,map,new,replay,run,worker", bash "tidepool help ")
+    assert.equal("attach,cache,cancel,devices,engine,jobs,journal,map,new,replay,run,worker", bash "tidepool help ")
+    assert.equal("--help", bash "tidepool cancel -")
     assert.equal("notes.txt", bash "tidepool journal n")
     assert.equal("failures", bash "tidepool journal notes.txt f")
     assert.equal("--help,--json", bash "tidepool replay --")
@@ -108,7 +109,7 @@ describe("the help, the manual page and the completions", function()
 
   it("name the same options", function()
     local all = in_help "'' map devices engine"
-    assert.equal(41, #all)
+    assert.equal(42, #all)
     assert.same(all, options_in(support.read_file "completions/_tidepool":gsub("%-%[", "["), "'%*?(%-%-?%a[%a-]*)"))
     local page = support.read_file "man/tidepool.1":match "\n%.SH OPTIONS(.*)\n%.SH THE SESSION":gsub("\\%-", "-")
     page = page:gsub("\n[^.][^\n]*", "")
@@ -120,8 +121,8 @@ describe("the help, the manual page and the completions", function()
     assert.same(all, options_in(page, "[ ,](%-%-?%a[%a-]*)"))
     assert.same(in_help "''", options_in(bash "tidepool -" .. ",", "(%-[^,]+),"))
     assert.same(in_help "'' map", options_in(bash "tidepool map --" .. "," .. bash "tidepool -" .. ",", "(%-[^,]+),"))
-    assert.same({ "--color", "--engine", "--executor", "--explain", "--help", "--journal", "--json", "--log", "--no-progress", "--progress",
-      "--quiet", "--trace", "--workers" }, options_in(bash "tidepool run --" .. ",", "(%-[^,]+),"))
+    assert.same({ "--color", "--detach", "--engine", "--executor", "--explain", "--help", "--journal", "--json", "--log", "--no-progress",
+      "--progress", "--quiet", "--trace", "--workers" }, options_in(bash "tidepool run --" .. ",", "(%-[^,]+),"))
   end)
 end)
 

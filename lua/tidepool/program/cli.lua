@@ -13,7 +13,9 @@ Usage: tidepool [options] [script [arguments]]
        tidepool new NAME
        tidepool engine up|status|token|down
        tidepool worker --engine URL
-       tidepool help [run|map|journal|replay|cache|devices|new|engine|worker]
+       tidepool jobs
+       tidepool attach|cancel JOB
+       tidepool help [run|map|journal|replay|cache|devices|new|engine|worker|jobs|attach|cancel]
 
 Runs Lua scripts as luajit does, with require "tidepool" built in: Lua functions
 over many inputs in parallel. A script that makes an app:main has it called after it,
@@ -49,6 +51,8 @@ Options of Tidepool:
   --log=tag      lines that workers print begin with worker and input: w3 #17|
   --color[=WHEN] colours at the prompt: always, never, or auto (the default: on a
                  terminal where NO_COLOR is not set)
+  --detach       runs the script in the background, and prints the job's name, for
+                 tidepool jobs, attach and cancel
   --quiet        no banner, no progress or interruption line
   --verbose      says why compiled device programs are not kept, or not taken from where
                  they are; before the script or command: behind it, it is the script's
@@ -225,6 +229,23 @@ Workers may come and go at any time. SIGTERM and Ctrl-C end one when what it run
 after 30 s at most; a second one ends it at once. What it has not finished runs elsewhere.
 ]==]
 
+topics.jobs = [==[
+Usage: tidepool run --detach FILE
+       tidepool jobs
+       tidepool attach JOB
+       tidepool cancel JOB
+
+--detach runs a script in the background, also when this terminal is closed, and prints the
+name of the job: the script's, and a number. `jobs` lists your jobs on this machine, how each
+does or has ended, when it began, how long it took and what it is. `attach` shows what a job
+has written, and what it writes until it ends, and exits with its code; Ctrl-C leaves the job
+running. `cancel` ends it as Ctrl-C in its terminal would; after 10 s it kills it.
+
+With --journal FILE the same command, run again, does what a job that was cancelled or killed
+has left. Jobs that have ended are forgotten a week later.
+]==]
+
+topics.attach, topics.cancel = topics.jobs, topics.jobs
 topics.help = overview
 
 ---`tidepool help [COMMAND]` and `--help`.
