@@ -60,7 +60,7 @@ _tidepool() {
     elif [[ $command = attach || $command = cancel ]]; then
         COMPREPLY=($(compgen -W "$(_tidepool_jobs)" -- "$word"))
     elif [[ $command = engine ]]; then
-        COMPREPLY=($(compgen -W 'up status token down' -- "$word"))
+        COMPREPLY=($(compgen -W 'up status token gc down' -- "$word"))
     elif [[ $command = journal || $command = replay || $command = cache ]]; then
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$word"; [[ $command = journal && $before != journal ]] && compgen -W failures -- "$word"

@@ -24,7 +24,7 @@ complete -c tidepool -n "__fish_seen_subcommand_from journal" -a failures
 complete -c tidepool -n "__fish_seen_subcommand_from cache" -a forget
 complete -c tidepool -n "__fish_seen_subcommand_from new worker jobs attach cancel" -f
 complete -c tidepool -n "__fish_seen_subcommand_from attach cancel" -a "(tidepool jobs 2>/dev/null | string match -r '^\S*-\d+(?= )')"
-complete -c tidepool -n "__fish_seen_subcommand_from engine" -f -a "up status token down"
+complete -c tidepool -n "__fish_seen_subcommand_from engine" -f -a "up status token gc down"
 
 complete -c tidepool -n $runs -s w -l workers -x -a "1 2 4 8 16" -d "worker threads"
 complete -c tidepool -n $runs -l executor -x -a "threads processes inline cluster" -d "who runs functions that name none"

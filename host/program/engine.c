@@ -1,5 +1,5 @@
-/* engine.c: `tidepool engine up`, `status`, `token` and `down`: a NATS server for the cluster of
- * one user, with its configuration, tokens and streams in a folder. On the loopback address
+/* engine.c: `tidepool engine up`, `status`, `token`, `gc` and `down`: a NATS server for the cluster
+ * of one user, with its configuration, tokens and streams in a folder. On the loopback address
  * without TLS, on all others with it. */
 #include "program/engine.h"
 
@@ -8,6 +8,7 @@
 #include "cluster/nats.h"
 #include "cluster/parcel.h"
 #include "cluster/protocol.h"
+#include "program/engine_gc.h"
 
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -45,7 +46,7 @@ static int fail(const char *format, const char *what)
 
 static const char usage_text[] =
     "usage: tidepool engine up [--listen 127.0.0.1:4222] | status | token [--coordinator | "
-    "--for NAME | --revoke NAME] | down [--dir FOLDER]   (see tidepool help engine)\n";
+    "--for NAME | --revoke NAME] | gc | down [--dir FOLDER]   (see tidepool help engine)\n";
 
 static int usage(const char *format, const char *what)
 {
@@ -206,12 +207,17 @@ static const char config_format[] =
     "    jetstream: enabled\n"
     "    users: [\n"
     "      { user: \"" TP_USER_COORDINATOR "\", password: \"%.64s\", permissions: {\n"
-    "        publish: { allow: [\"tp1.d.w.>\", \"tp1.d.b.>\", \"tp1.d.ctl.*\", \"_TPW.>\",\n"
+    "        publish: { allow: [\"tp1.d.w.>\", \"tp1.d.b.>\", \"tp1.d.ctl.*\", \"tp1.d.q.*\", "
+    "\"_TPW.>\", \"_TPC.>\",\n"
     "          \"$JS.ACK." TP_STREAM_W ".>\",\n"
     "          \"$JS.API.STREAM.CREATE." TP_STREAM_W "\", \"$JS.API.STREAM.CREATE." TP_STREAM_R
     "\", \"$JS.API.STREAM.CREATE." TP_STREAM_B "\",\n"
     "          \"$JS.API.STREAM.PURGE." TP_STREAM_R "\", \"$JS.API.STREAM.PURGE." TP_STREAM_B
     "\",\n"
+    "          \"$JS.API.STREAM.PURGE." TP_STREAM_W "\", \"$JS.API.STREAM.INFO." TP_STREAM_W
+    "\", \"$JS.API.STREAM.INFO." TP_STREAM_R "\", \"$JS.API.STREAM.INFO." TP_STREAM_B "\",\n"
+    "          \"$JS.API.CONSUMER.NAMES." TP_STREAM_W "\", \"$JS.API.CONSUMER.DELETE." TP_STREAM_W
+    ".*\",\n"
     "          \"$JS.API.CONSUMER.DURABLE.CREATE." TP_STREAM_W ".*\",\n"
     "          \"$JS.API.DIRECT.GET." TP_STREAM_R ".>\", \"$JS.API.DIRECT.GET." TP_STREAM_B
     ".>\"] }\n"
@@ -565,22 +571,31 @@ static int token(engine *e)
     return EXIT_SUCCESS;
 }
 
+/* Connects as a coordinator. 0, or the exit code after saying why not. */
+static int connect_to(const engine *e, tp_nats *n, tp_signer *s)
+{
+    char text[TP_TOKEN_TEXT], url[300];
+    tp_error err = { 0 };
+    url_of(e, near_address(e), url);
+    signal(SIGPIPE, SIG_IGN);
+    if (!read_line(e, "coordinator.token", text, sizeof text) ||
+        tp_signer_open(s, text, true, &err) || tp_nats_open(n, &err))
+        return fail("%s", err.message);
+    return tp_nats_connect(n, url, "tidepool", s, &err) ? fail("%s", err.message) : 0;
+}
+
 /* Lists the workers that show themselves. */
 static int list_workers(const engine *e)
 {
     enum { WORKERS = 1024 };
-    char text[TP_TOKEN_TEXT], url[300], (*seen)[TP_ID_TEXT] = calloc(WORKERS, TP_ID_TEXT);
+    char (*seen)[TP_ID_TEXT] = calloc(WORKERS, TP_ID_TEXT);
     tp_signer s;
     tp_nats n;
     tp_error err = { 0 };
     unsigned count = 0, slots = 0;
-    url_of(e, near_address(e), url);
-    signal(SIGPIPE, SIG_IGN);
-    if (!seen || !read_line(e, "coordinator.token", text, sizeof text) ||
-        tp_signer_open(&s, text, true, &err) || tp_nats_open(&n, &err))
-        return fail("%s", err.message);
-    if (tp_nats_connect(&n, url, "tidepool", &s, &err) ||
-        tp_nats_subscribe(&n, TP_SUBJECT_HB "*", &err))
+    if (!seen || connect_to(e, &n, &s))
+        return EXIT_FAILURE;
+    if (tp_nats_subscribe(&n, TP_SUBJECT_HB "*", &err))
         return fail("%s", err.message);
     tp_nats_publish(&n, TP_SUBJECT_CTL "all", NULL, "hello", 5);
     uint64_t until = uv_hrtime() + LISTEN_MS * 1000000ull;
@@ -627,6 +642,19 @@ static int status(engine *e)
     return list_workers(e);
 }
 
+static int gc(engine *e)
+{
+    tp_signer s;
+    tp_nats n;
+    if (!running(e) || !read_listen(e))
+        return fail("no engine of %s runs", e->folder);
+    if (connect_to(e, &n, &s))
+        return EXIT_FAILURE;
+    int code = tp_engine_gc(&n, &s);
+    tp_nats_close(&n);
+    return code;
+}
+
 /* ---- words ---- */
 
 /* Is that a name for a token? It is part of a file's. */
@@ -642,7 +670,8 @@ int tp_engine_main(const tp_options *o)
     static const struct {
         const char *name;
         int (*run)(engine *e);
-    } commands[] = { { "up", up }, { "status", status }, { "down", down }, { "token", token } };
+    } commands[] = { { "up", up }, { "status", status }, { "down", down }, { "token", token },
+                   { "gc", gc } };
     engine e = { .address = "127.0.0.1", .port = PORT };
     if (!tp_engine_folder(e.folder, sizeof e.folder))
         *e.folder = '\0';
@@ -690,5 +719,5 @@ int tp_engine_main(const tp_options *o)
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         if (strcmp(e.command, commands[i].name) == 0)
             return commands[i].run(&e);
-    return usage("it can be up, status, token or down, not %s", e.command);
+    return usage("it can be up, status, token, gc or down, not %s", e.command);
 }

@@ -45,12 +45,36 @@ describe("tidepool engine", function()
       return text
     end
     contains(engine "", "what is it to do?", "\n2\n")
-    contains(engine "fly", "up, status, token or down, not fly", "\n2\n")
+    contains(engine "fly", "up, status, token, gc or down, not fly", "\n2\n")
     contains(engine "up --listen example.org:4222", "ADDRESS:PORT", "not example.org:4222", "\n2\n")
     contains(engine "up --listen x", "ADDRESS:PORT, as 127.0.0.1:4222", "not x", "\n2\n")
     contains(engine "up --fast", "does not know --fast", "\n2\n")
     contains(engine "token", "there is no engine", "\n1\n")
     contains(engine "down", "no engine of", "\n1\n")
+  end)
+end)
+
+describe("what a killed script has left", function()
+  if not cluster.is_possible() then return end
+
+  it("is removed by tidepool engine gc, and nothing of a script that runs", function()
+    local own = cluster.up()
+    finally(function() own:down() end)
+    own:worker(2)
+    local path = support.temp_path()
+    own:start(([[
+      local support, ffi = require "tests.support", require "ffi"
+      ffi.cdef "int getpid(void);"
+      local f = require "tidepool".App "job":func(function(x) if x == 1 then return 1 end while true do end end)
+      for i in f:map { 1, 2 } do support.note(%q, ffi.C.getpid()) end]]):format(path))
+    support.eventually("the map has begun", function() return support.read_file(path) end)
+    contains(own:engine "gc", "Removed: 0 messages of 0 scripts", "1 script that runs")
+    os.execute("kill -KILL " .. support.read_file(path))
+    contains(own:engine "gc", "of 1 script that is gone, 1 consumer", "0 scripts that run")
+    contains(own:engine "gc", "Removed: 0 messages", "0 scripts that run")
+    assert.equal("4\n", own:run [[print(require "tidepool".App "job":func(function(x) return x end):remote(4))]].stdout)
+    own:engine "down"
+    contains(own:engine "gc", "no engine of")
   end)
 end)
 

@@ -42,7 +42,7 @@ describe("completion in bash", function()
     assert.equal("--help,--json", bash "tidepool replay --")
     assert.equal("forget", bash "tidepool cache f")
     assert.equal("--help,--json", bash "tidepool devices --")
-    assert.equal("down,status,token,up", bash "tidepool engine ")
+    assert.equal("down,gc,status,token,up", bash "tidepool engine ")
     assert.equal("--coordinator,--dir,--for,--help,--listen,--revoke", bash "tidepool engine --")
     assert.equal("--engine,--help,--workers", bash "tidepool worker --")
     local names = {}

@@ -11,7 +11,7 @@ Usage: tidepool [options] [script [arguments]]
        tidepool cache [FILE] [forget [FUNCTION]] [--json]
        tidepool devices [--json]
        tidepool new NAME
-       tidepool engine up|status|token|down
+       tidepool engine up|status|token|gc|down
        tidepool worker --engine URL
        tidepool jobs
        tidepool attach|cancel JOB
@@ -195,13 +195,15 @@ topics.engine = [==[
 Usage: tidepool engine up [--listen ADDRESS:PORT]
        tidepool engine status
        tidepool engine token [--coordinator | --for NAME | --revoke NAME]
+       tidepool engine gc
        tidepool engine down
 
 The engine of a cluster: a NATS server with JetStream, on this machine, which carries work
 from scripts (tidepool --engine URL) to workers (tidepool worker --engine URL). `up` makes
 its configuration and tokens, starts it and says what to run next; `status` lists the
 workers; `token` shows the token of workers (TIDEPOOL_TOKEN on their machines), a secret;
-`down` ends it. What is under way goes on after the next `up`.
+`gc` removes what scripts that were killed have left on the server, which goes by itself
+after three days; `down` ends it. What is under way goes on after the next `up`.
 
   --listen ADDRESS   where it listens, as 127.0.0.1:4222 (at first), 0.0.0.0:4222 or [::]:4222;
                      by default as the last time. Other machines reach it over TLS only, as
