@@ -18,6 +18,7 @@
 -- out, so that emit.lua can write everything that has passed.
 
 local abi = require "tidepool.base.abi"
+local lower = require "tidepool.translate.lower"
 local source = require "tidepool.translate.source"
 local builtins = require "tidepool.translate.builtins"
 
@@ -48,7 +49,7 @@ Program.__index = Program
 local function refuse(inst, at, format, ...)
     local program = inst.program
     local inside = inst.fn.name ~= program.name and inst.fn.name and (" in '%s':"):format(inst.fn.name) or ""
-    error({ refusal = ("%s:%d: gpu function%s:%s %s"):format(inst.fn.source.file, at.line,
+    error({ refusal = ("%s:%d: gpu function%s:%s %s"):format((at.source or inst.fn.source).file, at.line,
         program.name and (" '%s'"):format(program.name) or "", inside, format:format(...)) }, 0)
 end
 
@@ -242,7 +243,7 @@ local function nil_of(inst, node)
     if tag == "Paren" then return nil_of(inst, node.expr) end
     if tag == "Nil" then return true end
     if NEVER_NIL[tag] then return false end
-    if tag ~= "Name" and tag ~= "Index" then return end
+    if tag ~= "Name" and tag ~= "Index" and tag ~= "Fixed" then return end
     local static = static_of(inst, node)
     if static then
         if static.nested or static.value ~= nil then return false end
@@ -454,7 +455,10 @@ local function assigned_in(node)
                 end
             end
             for key, child in pairs(part) do
-                if type(child) == "table" and key ~= "var" and key ~= "vars" and key ~= "def" and key ~= "assigns" then visit(child) end
+                if type(child) == "table" and key ~= "var" and key ~= "vars" and key ~= "def" and key ~= "assigns" and key ~= "static"
+                    and key ~= "source" then
+                    visit(child)
+                end
             end
         end
         visit(node)
@@ -583,15 +587,7 @@ local function array_advice(static)
     if type(value) ~= "table" then return "capture a typed array: tidepool.array(\"double\", n)" end
     if debug.getmetatable(value) ~= nil then return "it has a metatable, which does not exist on a device; capture a plain list or a typed array" end
     local first = value[1]
-    if type(value[0]) == "number" then
-        return ("its elements count from 0, and a typed array's from 1: local a = tidepool.array(\"double\", %d) "
-            .. "for i = 1, #a do a[i] = %s[i - 1] end"):format(#value + 1, path)
-    elseif type(first) == "table" and type(first[1]) == "number" then
-        return ("only a row's constant index can be read; put them one after the other: local a = tidepool.array(\"double\", #%s * %d), "
-            .. "with element j of row i in a[(i - 1) * %d + j]"):format(path, #first, #first)
-    elseif type(first) == "table" then
-        return ("read the fields where they are needed: %s[i].x"):format(path)
-    elseif first ~= nil and type(first) ~= "number" then
+    if first ~= nil and type(first) ~= "number" then
         return ("its elements are %ss, and only numbers have arrays there"):format(type(first))
     elseif first ~= nil then
         return "its numbers do not count from 1 without holes, or there are others beside them"
@@ -629,6 +625,15 @@ local function element(inst, node, flow, wide, is_written)
     inst.codes[node] = inst:failure("index", node, ("index of '%s'"):format(base.path), inst.captured["array" .. base.key])
     fails(inst, flow, varies)
     return kind, varies
+end
+
+function expression.Fixed(inst, node) return captured(inst, node, node.static) end
+
+-- An element of a room. Its index is in range: lower.lua has seen to it.
+function expression.Cell(inst, node, flow)
+    expr(inst, node.index, flow)
+    local known = inst.vars[node.var]
+    return known.kind, known.varies
 end
 
 function expression.Index(inst, node, flow)
@@ -849,7 +854,7 @@ local function call_error(inst, node, flow)
     if level and not (level.tag == "Number" and (level.value == 0 or level.value == 1)) then
         refuse(inst, level, "error at this level; only 0 and 1 are known on a device")
     end
-    local prefix = (not level or level.value == 1) and ("%s:%d: "):format(inst.fn.source.file, node.line) or ""
+    local prefix = (not level or level.value == 1) and ("%s:%d: "):format((node.source or inst.fn.source).file, node.line) or ""
     local code, detail = message_failure(inst, node, text, flow, "error", prefix)
     inst.calls[node] = { special = "error", code = code, detail = detail }
     fails(inst, flow, false)
@@ -860,7 +865,7 @@ local function call_assert(inst, node, flow)
     local cond = node.args[1]
     if not cond then refuse(inst, node, "assert needs an argument") end
     local varies = condition(inst, cond, flow)
-    local prefix = ASSERT_TELLS_LINE and ("%s:%d: "):format(inst.fn.source.file, node.line) or ""
+    local prefix = ASSERT_TELLS_LINE and ("%s:%d: "):format((node.source or inst.fn.source).file, node.line) or ""
     local text = node.args[2] or { tag = "String", line = node.line, value = "assertion failed!" }
     local code, detail = message_failure(inst, node, text, flow, "assert", prefix)
     inst.calls[node] = { special = "assert", code = code, detail = detail }
@@ -947,6 +952,7 @@ local function is_same(inst, a, b)
     while b.tag == "Paren" do b = b.expr end
     if a.tag ~= b.tag then return false end
     if a.tag == "Name" then return a.var == b.var and a.name == b.name end
+    if a.tag == "Fixed" then return a.static.key == b.static.key end
     if a.tag == "Number" or a.tag == "String" then return a.value == b.value end
     if a.tag == "Binop" then return a.op == b.op and is_same(inst, a.left, b.left) and is_same(inst, a.right, b.right) end
     if a.tag == "Unop" then return a.op == b.op and is_same(inst, a.expr, b.expr) end
@@ -1209,6 +1215,24 @@ function statement.Assign(inst, node, flow)
     return true
 end
 
+-- A private array. Its lanes differ, as far as anybody knows.
+function statement.Room(inst, node, flow)
+    local known = declare(inst, flow, node.var)
+    known.room = node.size
+    if inst.simd then known.varies = true end
+    flow.assigned[node.var] = true
+    return true
+end
+
+function statement.Put(inst, node, flow)
+    expr(inst, node.index, flow)
+    local name = ("an element of '%s'"):format(node.var.name)
+    local kind = storable(inst, node.value, (expr(inst, node.value, flow)), name)
+    if kind == "k" or kind == "long" then kind = "num" end
+    widen(inst, node, node.var, kind, inst.simd)
+    return true
+end
+
 function statement.CallStat(inst, node, flow)
     inst.assigns[node] = as_update(inst, node)
     if inst.assigns[node] then return statement.Assign(inst, inst.assigns[node], flow) end
@@ -1450,7 +1474,7 @@ function Instance:failure(kind, node, text, array)
     if not code then
         code = #program.failures + 1
         if code > FAILURES_MAX then refuse(self, node, "more than %d different ways to fail", FAILURES_MAX) end
-        program.failures[code] = { kind = kind, line = node.line, message = text, file = self.fn.source.file, array = array }
+        program.failures[code] = { kind = kind, line = node.line, message = text, file = (node.source or self.fn.source).file, array = array }
         program.failure_codes[key] = code
     end
     return code
@@ -1553,8 +1577,15 @@ function infer.program(value, options, is_simd)
         captures = {}, captured = {}, failures = {}, failure_codes = {}, baked = {},
     }, Program)
     local fn = function_of(program, value, options.name)
-    local def = fn.def
     local top = { program = program, fn = fn }
+    if not fn.def.is_vararg then
+        local def = lower.def(program, fn, options, infer, function(called, name, at)
+            return function_of(program, called, name, at and { inst = top, at = at })
+        end)
+        fn = setmetatable({ def = def }, { __index = fn })
+        top.fn = fn
+    end
+    local def = fn.def
     if def.is_vararg then refuse(top, def, "'...'; there are no variable arguments on a device, name the parameters") end
     local kinds = options.inputs or {}
     if #kinds > #def.params then

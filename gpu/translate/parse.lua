@@ -8,7 +8,8 @@
 -- Nothing here knows OpenCL: infer.lua decides what a device cannot run.
 --
 -- Every node is a table with `tag` and `line`:
---   expressions  Nil True False Number{value} Wide{text} String{value} Vararg Function{def} Table
+--   expressions  Nil True False Number{value} Wide{text} String{value} Vararg Function{def}
+--                Table{items: key, value}
 --                Paren{expr} Name{name, var} Index{object, key} Call{callee, args} Method{object,
 --                name, args} Unop{op, expr} Binop{op, left, right} And{left, right} Or{left, right}
 --   statements   Local{vars, exprs} LocalFunction{var, def} Assign{targets, exprs} CallStat{call}
@@ -310,22 +311,21 @@ local function arguments(p)
 end
 
 function table_constructor(p)
-    local node = { tag = "Table", line = p.line }
+    local node = { tag = "Table", line = p.line, items = {} }
     expect(p, "{")
     while p.kind ~= "}" do
+        local item = {}
         if accept(p, "[") then
-            expression(p, 0)
+            item.key = expression(p, 0)
             expect(p, "]")
             expect(p, "=")
-            expression(p, 0)
-        else
-            -- `name = value`, or a value that starts with that name.
-            if p.kind == "name" and p.text:find("^%s*=[^=]", p.at) then
-                advance(p)
-                advance(p)
-            end
-            expression(p, 0)
+        elseif p.kind == "name" and p.text:find("^%s*=[^=]", p.at) then
+            item.key = { tag = "String", line = p.line, value = p.value }
+            advance(p)
+            advance(p)
         end
+        item.value = expression(p, 0)
+        node.items[#node.items + 1] = item
         if not (accept(p, ",") or accept(p, ";")) then break end
     end
     expect(p, "}")

@@ -68,7 +68,7 @@ function Emitter:name(var)
 end
 
 function Emitter:mark(node)
-    local source = self.inst.fn.source
+    local source = node.source or self.inst.fn.source
     if self.marked ~= node.line then
         local text = (source.lines[node.line] or ""):gsub("^%s+", ""):gsub("[\\%s]+$", "")
         self:line("// %d: %s", node.line, text)

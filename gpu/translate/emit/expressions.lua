@@ -119,6 +119,42 @@ local function element(self, node)
     return { c = t, kind = kind, varies = false }
 end
 
+function expression.Fixed(self, node) return captured(self, node.static) end
+
+-- The type of one lane of a variable that differs between lanes.
+function Emitter:lane_type(kind)
+    return (self:type(kind, true):gsub("%d+$", ""))
+end
+
+-- An index into a room. It is in range for lanes that are on; for others it must be one, too.
+function Emitter:room_place(index, size)
+    if index.literal then return ("%d"):format(math.max(0, math.min(index.literal, size - 1))) end
+    return ("min((uint)(%s), %du)"):format(bare(index.c), size - 1)
+end
+
+-- The same for all lanes.
+function Emitter:room_places(index, size)
+    local at = self:temp "k"
+    self:line("uint%d %s = min(convert_uint%d(%s), (uint%d)(%du));", self.lanes, at, self.lanes, bare(index.c), self.lanes, size - 1)
+    return at
+end
+
+function expression.Cell(self, node)
+    local known = self.inst.vars[node.var]
+    local kind, name = known.kind, self.names[node.var]
+    if not kind then return { c = "0", kind = "num", varies = false } end
+    local index = self:expr(node.index)
+    local t = self:temp "t"
+    if not index.varies then
+        self:line("%s %s = %s[%s];", self:type(kind, known.varies), t, name, self:room_place(index, known.room))
+        return { c = t, kind = kind, varies = known.varies }
+    end
+    local at, lanes = self:room_places(index, known.room), {}
+    for k = 0, self.lanes - 1 do lanes[k + 1] = ("((%s *)%s)[%s.s%x * %d + %d]"):format(self:lane_type(kind), name, at, k, self.lanes, k) end
+    self:line("%s %s = (%s)(%s);", self:type(kind, true), t, self:type(kind, true), table.concat(lanes, ", "))
+    return { c = t, kind = kind, varies = true }
+end
+
 function expression.Index(self, node)
     local static = infer.static_of(self.inst, node)
     if static then return captured(self, static) end

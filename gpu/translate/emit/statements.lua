@@ -18,7 +18,7 @@ local function has_more_work(list, from)
         local tag = node.tag
         if tag == "While" or tag == "Repeat" or tag == "Fornum" or tag == "Call" then return true end
         for key, child in pairs(node) do
-            if key ~= "var" and key ~= "vars" and type(child) == "table" and works(child) then return true end
+            if key ~= "var" and key ~= "vars" and key ~= "static" and key ~= "source" and type(child) == "table" and works(child) then return true end
         end
         return false
     end
@@ -223,6 +223,33 @@ function statement.Assign(self, node)
         else
             self:line("%s = %s;", name, bare(texts[i]))
         end
+    end
+end
+
+function statement.Room(self, node)
+    local known = self.inst.vars[node.var]
+    if not known.kind then return end
+    self:line("%s %s[%d] = { 0 };", self:type(known.kind, known.varies), self:declare(node.var), node.size)
+end
+
+function statement.Put(self, node)
+    local known, name = self.inst.vars[node.var], self.names[node.var]
+    local value = self:expr(node.value)
+    local index = self:expr(node.index)
+    local c = self:as(value, known.kind, known.varies)
+    local mask = self:mask()
+    if not index.varies then
+        local cell = ("%s[%s]"):format(name, self:room_place(index, known.room))
+        if mask and self.inst.simd then c = ("select(%s, %s, %s)"):format(cell, bare(c), self:mask_for(known.kind, mask)) end
+        self:line("%s = %s;", cell, bare(c))
+        return
+    end
+    local at, t = self:room_places(index, known.room), self:temp "t"
+    self:line("%s %s = %s;", self:type(known.kind, true), t, bare(c))
+    for k = 0, self.lanes - 1 do
+        self:line("%s((%s *)%s)[%s.s%x * %d + %d] = %s.s%x;", mask and ("if (%s.s%x) "):format(mask, k) or "", self:lane_type(known.kind), name,
+            at, k,
+            self.lanes, k, t, k)
     end
 end
 
