@@ -7,6 +7,7 @@
 #include "program/child.h"
 
 #include "codec/message.h"
+#include "program/profile.h"
 #include "program/sanitized.h"
 #include "program/signals.h"
 #include "wire/ask.h"
@@ -181,6 +182,21 @@ static void tell_events(tp_child *c)
         c->events.len <= LONGEST)
         write_frame(c, TP_WIRE_EVENTS, (const char *)c->events.data, c->events.len);
     tp_buf_clear(&c->events);
+}
+
+/* tp_profile_open's: sends samples, which are whole lines. */
+static void send_samples(void *user, const char *bytes, size_t len)
+{
+    while (len > 0) {
+        size_t part = len < LONGEST ? len : LONGEST;
+        while (part > 0 && bytes[part - 1] != '\n')
+            part--;
+        if (part == 0)
+            return;
+        write_frame(user, TP_WIRE_SAMPLES, bytes, part);
+        bytes += part;
+        len -= part;
+    }
 }
 
 /* tp_config.write */
@@ -755,6 +771,7 @@ static void serve_request(tp_child *c)
     run_items(c, q, &inputs);
     step(c);
     tell_events(c);
+    tp_profile_send();
     c->has_run = true;
     close_inputs(&inputs);
     tp_block_free_list(c->kept);
@@ -843,6 +860,8 @@ int tp_child_serve(tp_child *c, tp_host *host, tp_error *err)
     c->many = RETURNED_MAX;
     c->stores = (tp_store_keeper){ perform, return_id, c, ENCODING };
     host->stores = &c->stores;
+    if (in->is_sampled && tp_profile_open(NULL, send_samples, c, NULL) == 0)
+        tp_profile_follow(host);
     if (tp_agent_open(&c->agent, host->engine, 1, tp_host_executor(host, tp_exec_processes.name),
                       err) ||
         tp_agent_open_vm(&c->agent, err)) {

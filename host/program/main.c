@@ -16,6 +16,7 @@
 #include "program/output.h"
 #include "program/pocl_cache.h"
 #include "program/process.h"
+#include "program/profile.h"
 #include "program/sanitized.h"
 #include "program/script.h"
 #include "program/signals.h"
@@ -70,8 +71,10 @@ static _Noreturn void finish(int code, bool close_state)
                   (!tp_process.signal && tp_host_finish_keeping(tp_process.host, KEEP_MS));
     if (tp_process.host)
         tp_host_end_trace(tp_process.host);
+    tp_profile_write();
     if (close_state && at_rest && L && !tp_process.host->is_running) {
         tp_process.L = NULL;
+        tp_profile_leave(L);
         lua_close(L);
         tp_host *host = tp_process.host;
         tp_process.host = NULL;
@@ -309,6 +312,8 @@ int main(int argc, char **argv)
     config.worker = tp_is_set("TIDEPOOL_WORKER") ? getenv("TIDEPOOL_WORKER") : "/proc/self/exe";
     if (!read_cache_size(&config))
         return TP_EXIT_USAGE;
+    if (o.profile && tp_profile_open(o.profile, NULL, NULL, &err))
+        return cannot_start(err.message);
     tp_host *host = NULL;
     if (tp_host_open(&host, &config, &err) != 0)
         return cannot_start(err.message);
@@ -319,6 +324,8 @@ int main(int argc, char **argv)
     tp_process.L = new_state();
     if (!tp_process.L)
         return cannot_start("not enough memory");
+    tp_profile_follow(host);
+    tp_profile_enter(tp_process.L, NULL);
     if (lua_cpcall(tp_process.L, pmain, &o) != 0) {
         tp_errors_show(tp_process.L);
         o.failed = true;

@@ -69,6 +69,7 @@ static int unknown_option(const char *word)
 {
     static const char *const known[] = { "--workers", "--executor", "--progress", "--no-progress",
                                          "--engine",  "--detach",
+                                         "--trace",   "--profile",
                                          "--journal", "--explain",  "--log=tag",  "--color",
                                          "--quiet",   "--verbose",  "--watch",    "--help",
                                          "--version", NULL };
@@ -104,9 +105,16 @@ static bool is_progress_mode(const char *mode)
 }
 
 /* The host's options that take a value, in the same word (--name=value) or in the next. */
-enum { EXECUTOR_OPTION, JOURNAL_OPTION, TRACE_OPTION, WORKERS_OPTION, ENGINE_OPTION };
-static const char *const valued[] = { "--executor", "--journal", "--trace",
-                                      "--workers",  "--engine",  NULL };
+enum {
+    EXECUTOR_OPTION,
+    JOURNAL_OPTION,
+    TRACE_OPTION,
+    PROFILE_OPTION,
+    WORKERS_OPTION,
+    ENGINE_OPTION
+};
+static const char *const valued[] = { "--executor", "--journal", "--trace", "--profile",
+                                      "--workers", "--engine", NULL };
 
 /* Is argv[i] this option, alone or as "--name=value"? Then *value is its value, "nothing" when
  * there is none. Returns how many words it took; 0 when it is another option. */
@@ -238,6 +246,9 @@ static int host_option(tp_options *o, int i)
     if (n != 0)
         return n;
     n = file_option(o, i, TRACE_OPTION, &o->trace);
+    if (n != 0)
+        return n;
+    n = file_option(o, i, PROFILE_OPTION, &o->profile);
     if (n != 0)
         return n;
     n = value_option(o, i, ENGINE_OPTION, &value);

@@ -1,5 +1,5 @@
 /* signals.c: SIGINT, SIGTERM, SIGHUP, SIGQUIT, and the last words of worker processes. Here and in
- * crash.c are the program's only signal handlers.
+ * crash.c are the program's only signal handlers, but for that of profile.c.
  *
  * The first signal asks the program to end, or the session's line to stop. The second one ends the
  * program. */

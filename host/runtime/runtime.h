@@ -29,6 +29,16 @@ typedef struct tp_listener {
     int step, due;
 } tp_listener;
 
+/* Who wants to know what the host's Lua states run (program/profile.h). */
+typedef struct tp_sampler {
+    /* A worker's state was opened; it is about to be closed. Both on its thread: that of a thread
+     * which C code has ended does not leave. */
+    void (*enter)(struct lua_State *L, const tp_worker *worker);
+    void (*leave)(struct lua_State *L);
+    /* What a worker process has sampled, or something else that it has sent. Any thread. */
+    void (*take)(const char *samples, size_t len);
+} tp_sampler;
+
 /* Made by tp_host_open, freed by tp_host_close; belongs to the thread that opened it but for what
  * is said below. */
 struct tp_host {
@@ -51,6 +61,8 @@ struct tp_host {
      * opens it. */
     void (*before_opencl)(void);
     void (*after_opencl)(const tp_cl *cl);
+    /* set by the program before the first worker is opened; NULL: nobody samples */
+    const tp_sampler *sampler;
     /* that of the thread which opened the host; commands that items run begin with it, since
      * workers block more */
     sigset_t sigmask;

@@ -6,7 +6,9 @@
 #include "base/buf.h"
 #include "base/trace.h"
 
-enum { TP_WIRE_EVENTS = 3 }; /* the number of such frames, where those of output have 1 and 2 */
+/* The numbers of such frames, and of those with samples (tp_sampler), where those of output have 1
+ * and 2. */
+enum { TP_WIRE_EVENTS = 3, TP_WIRE_SAMPLES = 4 };
 
 /* Child: reads the trace's events, and appends those that its host wants to `out`; the job 0 is
  * the request's. -1 when out of memory. */

@@ -59,6 +59,7 @@ typedef struct tp_wire_in {
     /* in builds with assertions, not 0: the worker kills itself after so many steps (child.c) */
     uint32_t dies_in;
     char modules[100], place[100]; /* those of tp_host */
+    uint32_t is_sampled; /* the host wants samples of what is run: frames TP_WIRE_SAMPLES */
 } tp_wire_in;
 
 /* The beginning of `out`. Atomics are relaxed unless stated otherwise. */

@@ -31,11 +31,18 @@ void tp_agent_leave(tp_agent *agent)
     atomic_fetch_add_explicit(&host->leaving, 1, memory_order_relaxed);
     tp_vm_leave(agent->worker.vm);
     atomic_fetch_sub_explicit(&host->leaving, 1, memory_order_relaxed);
+    if (host->sampler)
+        host->sampler->leave(tp_vm_state(agent->worker.vm));
 }
 
 int tp_agent_open_vm(tp_agent *agent, tp_error *err)
 {
+    const tp_host *host = agent->executor->host;
     agent->worker.type = &at_home;
-    agent->worker.tags_lines = agent->executor->host->config.tag_lines;
-    return tp_vm_open(&agent->worker, err);
+    agent->worker.tags_lines = host->config.tag_lines;
+    if (tp_vm_open(&agent->worker, err))
+        return -1;
+    if (host->sampler)
+        host->sampler->enter(tp_vm_state(agent->worker.vm), &agent->worker);
+    return 0;
 }

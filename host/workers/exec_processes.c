@@ -138,7 +138,7 @@ static bool take_frames(supervisor *s)
     while (s->frame_len - at >= 8) {
         uint32_t head[2];
         memcpy(head, s->frame + at, sizeof head);
-        if (head[0] > TP_WIRE_EVENTS || head[1] > FRAME_MAX)
+        if (head[0] > TP_WIRE_SAMPLES || head[1] > FRAME_MAX)
             return false;
         if (s->frame_len - at - 8 < head[1])
             break;
@@ -146,7 +146,10 @@ static bool take_frames(supervisor *s)
             tp_peer_keep_tail(&s->peer, s->frame + at + 8, head[1]);
         if (head[0] == TP_WIRE_EVENTS)
             tp_wire_take_events(&s->events, s->frame + at + 8, head[1]);
-        else if (head[0] > 0)
+        else if (head[0] == TP_WIRE_SAMPLES) {
+            if (s->host->sampler)
+                s->host->sampler->take(s->frame + at + 8, head[1]);
+        } else if (head[0] > 0)
             tp_host_print(s->host, (int)head[0], s->frame + at + 8, head[1]);
         at += 8 + head[1];
     }
@@ -294,7 +297,8 @@ static int start(const supervisor *s, started *p, const char *path, tp_error *er
     tp_wire_in *in = (tp_wire_in *)(void *)p->in.data;
     *in = (tp_wire_in){ .layout = TP_WIRE_LAYOUT,
                         .host_pid = (int32_t)getpid(),
-                        .workers = (uint32_t)s->host->config.workers };
+                        .workers = (uint32_t)s->host->config.workers,
+                        .is_sampled = s->host->sampler != NULL };
     memcpy(in->modules, s->host->modules, sizeof in->modules);
     memcpy(in->place, s->host->place, sizeof in->place);
     if (tp_peer_start(

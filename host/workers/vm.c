@@ -1400,6 +1400,11 @@ lua_State *tp_vm_enter(tp_vm *vm, lua_State *L)
     return before;
 }
 
+lua_State *tp_vm_state(const tp_vm *vm)
+{
+    return vm->main;
+}
+
 bool tp_vm_runs_on(const tp_vm *vm, const lua_State *L)
 {
     return vm->L == L;

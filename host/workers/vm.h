@@ -61,6 +61,9 @@ void tp_vm_collect(tp_vm *vm);
  * they ran on before, to be set again with this function. */
 struct lua_State *tp_vm_enter(tp_vm *vm, struct lua_State *L);
 
+/* The main thread of its state. */
+struct lua_State *tp_vm_state(const tp_vm *vm);
+
 /* Is L the thread on which the state runs items, and not a coroutine of an item's? */
 bool tp_vm_runs_on(const tp_vm *vm, const struct lua_State *L);
 

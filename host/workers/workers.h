@@ -10,7 +10,7 @@ extern const tp_executor_type tp_exec_inline;  /* exec_inline.c */
 extern const tp_executor_type tp_exec_processes; /* exec_processes.c */
 
 /* at_home.c: opens the agent's Lua state (agent->worker.vm), bound to the host of the agent's
- * executor. On the agent's thread. */
+ * executor, and has the host's sampler told. On the agent's thread. */
 int tp_agent_open_vm(tp_agent *agent, tp_error *err);
 
 /* Must be called before that state is closed: does what has to be done in it (tp_vm_leave), counted

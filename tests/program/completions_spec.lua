@@ -109,7 +109,7 @@ describe("the help, the manual page and the completions", function()
 
   it("name the same options", function()
     local all = in_help "'' map devices engine"
-    assert.equal(42, #all)
+    assert.equal(43, #all)
     assert.same(all, options_in(support.read_file "completions/_tidepool":gsub("%-%[", "["), "'%*?(%-%-?%a[%a-]*)"))
     local page = support.read_file "man/tidepool.1":match "\n%.SH OPTIONS(.*)\n%.SH THE SESSION":gsub("\\%-", "-")
     page = page:gsub("\n[^.][^\n]*", "")
@@ -121,8 +121,8 @@ describe("the help, the manual page and the completions", function()
     assert.same(all, options_in(page, "[ ,](%-%-?%a[%a-]*)"))
     assert.same(in_help "''", options_in(bash "tidepool -" .. ",", "(%-[^,]+),"))
     assert.same(in_help "'' map", options_in(bash "tidepool map --" .. "," .. bash "tidepool -" .. ",", "(%-[^,]+),"))
-    assert.same({ "--color", "--detach", "--engine", "--executor", "--explain", "--help", "--journal", "--json", "--log", "--no-progress",
-      "--progress", "--quiet", "--trace", "--workers" }, options_in(bash "tidepool run --" .. ",", "(%-[^,]+),"))
+    assert.same({ "--color", "--detach", "--engine", "--executor", "--explain", "--help", "--journal", "--json", "--log",
+      "--no-progress", "--profile", "--progress", "--quiet", "--trace", "--workers" }, options_in(bash "tidepool run --" .. ",", "(%-[^,]+),"))
   end)
 end)
 
