@@ -18,7 +18,7 @@ local ffi = require "ffi"
 local lazy = require "tidepool.base.lazy"
 local new_table = require "table.new"
 
-local npy, reduce = lazy "tidepool.npy", lazy "tidepool.engine.reduce"
+local image, npy, reduce = lazy "tidepool.image", lazy "tidepool.npy", lazy "tidepool.engine.reduce"
 
 local array = {}
 
@@ -401,6 +401,17 @@ end
 function methods.save(a, path, extra)
   check_call(a, "save", extra, "a path", "path")
   npy.save(a, path)
+  return a
+end
+
+--- Writes a matrix as a picture in grey, a pixel for each element: a PNG file. Elements of uint8
+-- are as bright as they are, 0 to 255; others from the least (black) to the greatest (white), and
+-- what is not finite is black. Needs libpng.
+---@param path string
+---@return tidepool.Array a
+function methods.image(a, path, extra)
+  check_call(a, "image", extra, "a path", "path")
+  image.write(a, path)
   return a
 end
 

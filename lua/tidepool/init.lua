@@ -12,6 +12,7 @@ local loop = require "tidepool.engine.loop"
 local array, gather, inputs, task = lazy "tidepool.array", lazy "tidepool.gather", lazy "tidepool.engine.inputs", lazy "tidepool.task"
 local event = lazy "tidepool.event"
 local command, lines = lazy "tidepool.command", lazy "tidepool.engine.inputs.lines"
+local plot = lazy "tidepool.plot"
 local share, store, stream = lazy "tidepool.share", lazy "tidepool.store", lazy "tidepool.stream"
 local trace = lazy "tidepool.trace"
 local is_traced = ffi.cast("const bool *", core.trace.flag())
@@ -257,6 +258,15 @@ interpret(span) -- not tidepool.span, which is compiled with what calls it
 ---@param value (number|string)?
 function tidepool.mark(name, value, extra)
   return trace.mark(name, value, extra)
+end
+
+--- Prints a small chart: ys over xs, or over 1, 2, ...; with lines between neighbours where the xs
+-- rise from one to the next, else as points. With braille characters where the environment says
+-- UTF-8 (LC_ALL, LC_CTYPE, LANG). What is not finite is left out.
+---@param xs number[]|tidepool.Array|tidepool.Results  without ys: these
+---@param ys (number[]|tidepool.Array|tidepool.Results)?  as many
+function tidepool.plot(xs, ys, extra)
+  plot.print(xs, ys, extra)
 end
 
 --- Runs until all tasks have ended, everything that was spawned is done, and luv has no active

@@ -7,6 +7,7 @@ local core = require "tidepool.core"
 local failure = require "tidepool.failure"
 local ffi = require "ffi"
 local interpret = require "tidepool.base.interpret"
+local lazy = require "tidepool.base.lazy"
 local loop = require "tidepool.engine.loop"
 local mixed = require "tidepool.engine.mixed"
 
@@ -15,6 +16,8 @@ local double_pointer = ffi.typeof "const double *"
 local progress = require "tidepool.engine.progress"
 local reduce = require "tidepool.engine.reduce"
 local new_table = require "table.new"
+
+local plot = lazy "tidepool.plot"
 
 -- The kinds of blocks that core.job.next gives.
 local COLUMNS, FAILURE, RETRY = abi.block.COLUMNS, abi.block.FAILURE, abi.block.RETRY
@@ -894,6 +897,21 @@ function Results:reduce(fn, init)
   return sum
 end
 
+--- Prints how the results are spread: a bar for each of n ranges of the same width, as long as
+--- there are results in it, with braille characters where the environment says UTF-8. Results must
+--- be numbers; those that are not finite are only counted. The first failure is raised.
+---@param n integer?  1 to 200; default: 10
+function Results:histogram(n)
+  n = plot.check_bins(n)
+  local a, count
+  self:_each_block("results:histogram", function(p, first, m)
+    a = a and with_room(a, first + m - 1) or array.allocate("double", math.max(self.total or 0, m), false)
+    copy_elements(a, first, m, p)
+    count = first + m - 1
+  end)
+  plot.histogram(a and a:slice(1, count), n)
+end
+
 --- Reads to the end without keeping results. Failures are raised or, with return_exceptions,
 --- counted.
 function Results:_drain()
@@ -1013,6 +1031,7 @@ end
 for _, name in ipairs { "cancel", "done", "next", "progress", "times" } do publish(name, 0) end
 for _, name in ipairs { "get", "list", "max", "mean", "min", "sum" } do publish(name, 0, nil, true) end
 publish("array", 1, "type", true)
+publish("histogram", 1, "n", true)
 publish("reduce", 2, "fn, init", true)
 for name in pairs(Results) do
   if not name:find "^_" and not rawget(methods, name) then error(("Results:%s is not published"):format(name)) end
