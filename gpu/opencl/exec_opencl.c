@@ -115,7 +115,7 @@ static void serve(void *arg)
             keep_programs(w);
             continue;
         }
-        tp_idle_sleep(&p->idle, &w->agent.worker);
+        tp_idle_sleep(&p->idle, &w->agent, UINT64_MAX);
     }
     p->base.looking--;
     keep_programs(w);

@@ -48,6 +48,15 @@ typedef struct tp_executor_type {
     /* There is work for up to n more takers. Called without the lock, any thread; never blocks. */
     void (*start)(tp_executor *ex, unsigned n);
 
+    /* The host's owner does workers' part of the work between begin_assist and end_assist: begins
+     * what is queued on behalf of workers that sleep, and with each `assist` looks whether that is
+     * over. `waits`: it does so again and again, since it waits for jobs; else it has pushed items
+     * and does so once. `comes_back`: it will soon do it again. They block for as long as a lock
+     * does. All three NULL where workers run the items themselves. */
+    void (*begin_assist)(tp_executor *ex, bool waits);
+    void (*assist)(tp_executor *ex);
+    void (*end_assist)(tp_executor *ex, bool comes_back);
+
     /* Asks all workers to end once nothing runs, waits for them until the deadline (uv_hrtime;
      * UINT64_MAX: for ever). 0 when all have ended, -1 when some still run; may be called again. */
     int (*stop)(tp_executor *ex, uint64_t deadline_ns);
@@ -64,6 +73,9 @@ struct tp_executor {
     int looking;
     /* engine's lock: agents that have items of its */
     unsigned busy;
+    /* engine's lock: the host's owner begins little work itself (begin_assist), or else a worker
+     * looks soon. So nobody need be woken for that. Set by the executor */
+    bool defers;
     /* engine's lock: workers whose items wait for something that others do (tp_job_begin_block);
      * other workers may be started in their place */
     unsigned blocked;

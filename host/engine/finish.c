@@ -153,7 +153,11 @@ static void learn(tp_job *job, const tp_slice *s, uint32_t n, uint64_t now)
     tp_func_count(job->func, n, ns);
     if (ns < 0.1)
         ns = 0.1;
-    job->item_ns = job->item_ns > 0 ? (job->item_ns + ns) / 2 : ns;
+    /* of a slice as short as this, much is what any slice takes: that its items take longer than
+     * was thought is hardly news */
+    double length = ns * n / TP_SMALL_NS;
+    double weight = ns > job->item_ns && length < 1 ? length * length : 1;
+    job->item_ns = job->item_ns > 0 ? job->item_ns + weight * (ns - job->item_ns) / 2 : ns;
     job->func->item_ns = job->item_ns;
     int site = tp_agent_site(s->agent);
     if (site >= 0) {

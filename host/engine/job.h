@@ -74,6 +74,8 @@ struct tp_agent {
     bool is_blocked;
     bool is_hopeless;                /* see tp_engine_give_up */
     tp_agent *next_helper;           /* in the engine's list of agents that sleep for nested jobs */
+    tp_agent *next_asleep;           /* in the list of agents that have nothing to do (tp_idle) */
+    bool is_asleep;                  /* it is in that list */
     unsigned n_outermost;   /* slices that it did not begin inside of another one's item */
     unsigned n_open;        /* slices whose items wait beside each other; its own may read it */
     struct tp_open *open;   /* how many those are by function: an array of n_kinds; owned */

@@ -195,7 +195,7 @@ void tp_agent_end_level(tp_agent *a, const void *from);
 void tp_slice_leave_line(tp_slice *s, tp_func *f);
 
 /* How many workers to wake for what is queued: by the time it takes where that is known, else one,
- * which wakes the next. */
+ * which wakes the next; none where the owner sees to it (tp_executor.defers). */
 unsigned tp_job_takers(const tp_job *job);
 
 /* Why nothing of the job's queue can be taken; NONE: something can be, or it is empty. */

@@ -26,7 +26,10 @@ unsigned tp_job_takers(const tp_job *job)
     if (job->queued == 0)
         return 0;
     double ns = (double)job->queued * job->item_ns;
-    double n = job->item_ns > 0 && ns > small_ns_of(job) ? 1 + ns / TP_SLICE_NS : 1;
+    bool is_small = ns <= small_ns_of(job);
+    if (job->item_ns > 0 && is_small && job->executor->defers && !job->parent)
+        return 0;
+    double n = job->item_ns > 0 && !is_small ? 1 + ns / TP_SLICE_NS : 1;
     return n < (double)job->queued ? (unsigned)n : (unsigned)job->queued;
 }
 

@@ -376,7 +376,11 @@ static int push_block(lua_State *L, job_box *box, tp_block *b)
         tp_job_give_up(box->job, &err);
         return 0;
     }
-    return tp_job_push_known(box->job, b, known) ? tp_codec_raise_memory(L) : 0;
+    if (tp_job_push_known(box->job, b, known))
+        return tp_codec_raise_memory(L);
+    if (!box->waits_on)
+        tp_host_assist(box->job);
+    return 0;
 }
 
 /* Begins a block of inputs. Raises out of memory. */

@@ -170,22 +170,62 @@ bool tp_host_is_alive(const tp_host *host)
     return uv_loop_alive(&host->loop) != 0;
 }
 
+/* What the owner does for workers: see tp_executor_type. */
+static void begin_assist(tp_executor *ex, bool waits)
+{
+    if (ex && ex->type->begin_assist)
+        ex->type->begin_assist(ex, waits);
+}
+
+static void assist(tp_executor *ex)
+{
+    if (ex && ex->type->assist)
+        ex->type->assist(ex);
+}
+
+static void end_assist(tp_executor *ex, bool comes_back)
+{
+    if (ex && ex->type->end_assist)
+        ex->type->end_assist(ex, comes_back);
+}
+
+/* The executor whose workers the owner can help; NULL: none. */
+static tp_executor *assisted(const tp_host *host)
+{
+    tp_executor *const *ex = host->executors;
+    while (*ex && !(*ex)->type->assist)
+        ex++;
+    return *ex;
+}
+
+void tp_host_assist(tp_job *job)
+{
+    tp_executor *ex = tp_job_executor(job);
+    begin_assist(ex, false);
+    assist(ex);
+    end_assist(ex, true);
+}
+
 void tp_host_turn(tp_host *host, uint64_t deadline_ns, bool spins)
 {
+    tp_executor *ex = spins ? assisted(host) : NULL;
     uint64_t now = uv_hrtime(), until = now + SPIN_NS;
     if (!spins || deadline_ns <= now)
         until = now;
     else if (deadline_ns < until)
         until = deadline_ns;
+    begin_assist(ex, true);
     while (now < until &&
            atomic_load_explicit(&host->wakes, memory_order_acquire) == host->wakes_seen) {
         for (int i = 0; i < 8; i++)
             tp_relax();
+        assist(ex);
         sched_yield();
         now = uv_hrtime();
     }
     bool is_news = atomic_load_explicit(&host->wakes, memory_order_acquire) != host->wakes_seen ||
                    atomic_load_explicit(&host->is_interrupted, memory_order_relaxed);
+    end_assist(ex, is_news);
     run_once(host, now, is_news ? 0 : deadline_ns);
     host->wakes_seen = atomic_load_explicit(&host->wakes, memory_order_acquire);
 }
@@ -194,15 +234,21 @@ void tp_host_wait(tp_host *host, tp_job *job, uint32_t seen, uint64_t deadline_n
 {
     /* The answer of a short call comes within microseconds, that of a small launch on a device
      * within fifty. The loop below yields the processor, in case the worker needs it. */
+    tp_executor *ex = tp_job_executor(job);
     uint64_t until = uv_hrtime() + SPIN_NS;
+    begin_assist(ex, true);
     do {
         for (int i = 0; i < 8; i++) {
-            if (tp_job_eventcount(job) != seen)
+            if (tp_job_eventcount(job) != seen) {
+                end_assist(ex, true);
                 return;
+            }
             tp_relax();
+            assist(ex);
         }
         sched_yield();
     } while (uv_hrtime() < until);
+    end_assist(ex, false);
     for (;;) {
         uint64_t now = uv_hrtime();
         if (now >= deadline_ns || atomic_load_explicit(&host->is_interrupted, memory_order_relaxed))

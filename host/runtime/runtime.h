@@ -168,6 +168,10 @@ const tp_cl *tp_host_opencl(tp_host *host, tp_error *err);
  * (uv_hrtime; UINT64_MAX: for ever). Runs the loop meanwhile. Owner. */
 void tp_host_wait(tp_host *host, tp_job *job, uint32_t seen, uint64_t deadline_ns);
 
+/* The owner has pushed inputs, and goes on with something else: begins what it would begin while it
+ * waits, and nobody was woken for (tp_executor.defers). Owner. */
+void tp_host_assist(tp_job *job);
+
 /* One turn of the loop: waits until a waiter was woken since the last turn, or something else
  * happened on the loop, or the host is interrupted, or until deadline_ns. `spins`: jobs are
  * awaited, so their news should be noticed at once. Owner. */

@@ -40,6 +40,7 @@ enum {
     /* so many processes in a row may die before they have begun anything: somebody may kill them */
     STARTS_MAX = 10,
     LEAVE_S = 5,    /* for what a process does before it ends, after it has run everything */
+    LENT_BYTES_MAX = 1 << 20, /* more is for the supervisor to copy, not for the owner */
     FRAME_MAX = 1 << 20
 };
 
@@ -50,7 +51,27 @@ typedef struct started {
     uint64_t oom_kills; /* the system's counter when the process was started */
 } started;
 
-/* A process and its link. The supervisor's own, but the process writes `out.data`. */
+/* The supervisor's view of a request that is running, or of a process that ends. */
+typedef struct watch {
+    tp_slice *slice; /* NULL: none, a process ends when it was idle */
+    tp_wire_reader *reader; /* of the request's records; NULL: the process ends */
+    uint64_t leave_until;   /* when such a process must have ended (uv_hrtime) */
+    uint64_t item_since, unwanted_since; /* uv_hrtime; unwanted_since 0: it is wanted */
+    uint32_t item; /* the running item */
+} watch;
+
+/* Items that a process is running. */
+typedef struct request {
+    bool is_open;     /* else it is over, and nothing below means anything */
+    uint32_t number;  /* the turn with which it began */
+    uint32_t before, count; /* its items, as offsets in their block */
+    uint64_t sent_ns;
+    tp_wire_reader reader;
+    watch watch;
+} request;
+
+/* A process and its link. The supervisor's own, or the owner's while that acts for it (pool.h); but
+ * the process writes `out.data`. */
 typedef struct supervisor {
     tp_agent *agent;
     tp_host *host;
@@ -59,6 +80,8 @@ typedef struct supervisor {
     tp_peer peer;
     tp_region in, out, asks;
     tp_wire_given given;
+    request request;
+    bool is_lent;     /* the owner acts: no process may be started by its thread */
     uint32_t turn;    /* counts our turns */
     uint32_t seen;    /* the process's last turn that was noticed */
     uint32_t printed; /* its counter of writes when its socket was last read */
@@ -78,15 +101,6 @@ typedef struct supervisor {
 
 /* How a request ended. */
 typedef enum outcome { DONE, FULL, ASKS, DIED, TIMED_OUT, UNWANTED, GARBAGE } outcome;
-
-/* The supervisor's view of a request that is running, or of a process that ends. */
-typedef struct watch {
-    tp_slice *slice; /* NULL: none, a process ends when it was idle */
-    tp_wire_reader *reader; /* of the request's records; NULL: the process ends */
-    uint64_t leave_until;   /* when such a process must have ended (uv_hrtime) */
-    uint64_t item_since, unwanted_since; /* uv_hrtime; unwanted_since 0: it is wanted */
-    uint32_t item; /* the running item */
-} watch;
 
 static tp_wire_out *control_of(const supervisor *s)
 {
@@ -336,7 +350,7 @@ static void start_spare(supervisor *s)
     char found[4096];
     const char *path = program_of(s, found);
     tp_error err = { 0 };
-    if (!s->wants_spare || s->spare.peer.pid != 0)
+    if (!s->wants_spare || s->spare.peer.pid != 0 || s->is_lent)
         return;
     s->wants_spare = false;
     if (path)
@@ -508,7 +522,9 @@ static outcome await_outcome(supervisor *s, watch *of)
     if (atomic_load_explicit(&c->printed, memory_order_relaxed) != s->printed)
         read_socket(s);
     uint32_t state = atomic_load_explicit(&c->state, memory_order_relaxed);
+    /* the owner has seen DONE, and does not wait because it says something else now */
     return state == TP_WIRE_DONE   ? DONE
+           : s->is_lent            ? GARBAGE
            : state == TP_WIRE_FULL ? FULL
            : state == TP_WIRE_ASKS ? ASKS
                                    : GARBAGE;
@@ -801,25 +817,33 @@ static void note_time(const supervisor *s, tp_slice *slice, uint64_t sent_ns)
     slice->ran_ns += ran_ns < most_ns ? ran_ns : most_ns;
 }
 
-/* Has the process run up to `count` items from w->at on, and gives their results to the sink. False
- * with err set when the worker cannot go on. */
-static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error *err)
+/* Has the process begin up to `count` items from w->at on: opens the request. What cannot be sent
+ * fails at once. */
+static void begin_request(supervisor *s, tp_slice *slice, uint32_t count)
 {
     tp_work *w = &slice->work;
     tp_error why = { 0 };
     tp_wire_out *c = control_of(s);
-    tp_wire_reader r = { .count = count,
-                         .given = &s->given,
-                         .first = w->at,
-                         .from = TP_WIRE_OUT_BEGIN };
+    request *q = &s->request;
+    s->events = (tp_wire_events){ s->agent->worker.trace, s->agent->worker.id,
+                                  (uint64_t)s->peer.pid, uv_hrtime() };
+    tp_trace_note(s->events.to, TP_EVENT_PROCESS, s->events.worker, 0, s->events.pid, 0);
+    tp_work_note(w, TP_EVENT_BEGIN, w->at, count);
+    *q = (request){ .number = s->turn + 1, .before = w->at, .count = count };
+    q->reader = (tp_wire_reader){ .count = count,
+                                  .given = &s->given,
+                                  .first = w->at,
+                                  .from = TP_WIRE_OUT_BEGIN };
     s->peer.tail_len = 0; /* it is what earlier items have written */
     tp_wire_take_returned(&s->given, c->returned);
-    if (tp_wire_put_request(&s->in, &s->given, w, count, &s->agent->worker, &r.in_place, &why)) {
+    if (tp_wire_put_request(&s->in, &s->given, w, count, &s->agent->worker, &q->reader.in_place,
+                            &why)) {
         if (why.code == TP_ELIMIT)
             end_process(s);
         else
             fail(s, w, tp_failure_kind_of(why.code, TP_KIND_CODEC), why.message);
-        return true;
+        tp_work_note(w, TP_EVENT_END, q->before, w->at - q->before);
+        return;
     }
     atomic_store_explicit(&c->used, TP_WIRE_OUT_BEGIN, memory_order_relaxed);
     atomic_store_explicit(&c->open, 0, memory_order_relaxed);
@@ -827,24 +851,36 @@ static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error
     atomic_store_explicit(&c->refused, 0, memory_order_relaxed);
     atomic_store_explicit(&c->work.ctl[0], 0, memory_order_relaxed);
     atomic_store_explicit(&c->work.ctl[1], 0, memory_order_relaxed);
-    uint32_t request = s->turn + 1, before = w->at;
+    s->items += count;
+    open_watch(s, slice, &q->reader, &q->watch);
+    q->sent_ns = q->watch.item_since;
+    q->is_open = true;
+    take_turn(s);
+}
+
+/* Waits until the open request is over, and gives its results to the sink. False with err set when
+ * the worker cannot go on. */
+static bool end_request(supervisor *s, tp_slice *slice, tp_error *err)
+{
+    tp_work *w = &slice->work;
+    tp_error why = { 0 };
+    tp_wire_out *c;
+    request *q = &s->request;
+    tp_wire_reader *r = &q->reader;
+    uint32_t before = q->before, count = q->count;
     outcome o;
     bool is_right = true;
-    s->items += count;
-    watch of;
-    open_watch(s, slice, &r, &of);
-    uint64_t sent_ns = of.item_since;
-    do {
-        take_turn(s);
+    q->is_open = false;
+    for (;;) {
         if (s->items > count) /* the first results of a process must not wait for this */
             start_spare(s);
-        o = await_outcome(s, &of);
+        o = await_outcome(s, &q->watch);
         if (o == ASKS)
-            o = answer(s, &of, &why);
+            o = answer(s, &q->watch, &why);
         is_right = o != GARBAGE || why.code != TP_EMEMORY; /* that was our memory */
         if (o == FULL) {
-            is_right = collect(s, w, &r, false, &why);
-            r.from = TP_WIRE_OUT_BEGIN;
+            is_right = collect(s, w, r, false, &why);
+            r->from = TP_WIRE_OUT_BEGIN;
             c = control_of(s);
             atomic_store_explicit(&c->used, TP_WIRE_OUT_BEGIN, memory_order_relaxed);
             atomic_store_explicit(&c->open, 0, memory_order_relaxed);
@@ -852,12 +888,15 @@ static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error
                 atomic_store_explicit(&c->work.ctl[1], 1, memory_order_relaxed);
             /* some of the item's time went to waiting for the reader of its values */
             if (w->terms->streams)
-                of.item_since = uv_hrtime();
+                q->watch.item_since = uv_hrtime();
         }
-    } while ((o == FULL || o == ASKS) && is_right);
+        if ((o != FULL && o != ASKS) || !is_right)
+            break;
+        take_turn(s);
+    }
     release_permit(s); /* if the process has not released it */
     if (is_right && o != GARBAGE && o != UNWANTED)
-        is_right = collect(s, w, &r, o != DONE, &why);
+        is_right = collect(s, w, r, o != DONE, &why);
     c = control_of(s);
     if (o == UNWANTED) {
         note_death(s, "was ended, since its input is not wanted any more");
@@ -881,11 +920,11 @@ static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error
     }
     if (o == DONE && is_right) {
         s->deaths = 0;
-        note_time(s, slice, sent_ns);
+        note_time(s, slice, q->sent_ns);
         return true;
     }
     /* the process was dead already, or died before it began */
-    if (o == DIED && atomic_load_explicit(&c->begun, memory_order_relaxed) != request) {
+    if (o == DIED && atomic_load_explicit(&c->begun, memory_order_relaxed) != q->number) {
         end_process(s);
         if (++s->deaths < STARTS_MAX)
             return true;
@@ -913,6 +952,25 @@ static bool run_request(supervisor *s, tp_slice *slice, uint32_t count, tp_error
     return true;
 }
 
+/* Makes sure that there is a process, with the slice's permit and items left. -1 with err set when
+ * there can be none. */
+static int prepare(supervisor *s, tp_slice *slice, tp_error *err)
+{
+    uint64_t recycle = slice->work.terms->recycle;
+    if (recycle && s->items >= recycle)
+        dismiss(s);
+    if (s->peer.pid == 0) {
+        if (start_process(s, err))
+            return -1;
+        s->wants_spare = true;
+    }
+    if (s->has_released) { /* released by a process that is gone */
+        s->has_released = false;
+        tp_slice_take_permit(slice, UINT64_MAX);
+    }
+    return 0;
+}
+
 static int run_slice(void *state, tp_slice *slice, tp_error *err)
 {
     supervisor *s = state;
@@ -922,37 +980,60 @@ static int run_slice(void *state, tp_slice *slice, tp_error *err)
         return 0;
     }
     uint32_t end = tp_work_end(w);
-    while (w->at < end && !tp_work_is_asked_to_stop(w)) {
-        if (s->peer.pid == 0) {
-            if (start_process(s, err))
+    while (s->request.is_open || (w->at < end && !tp_work_is_asked_to_stop(w))) {
+        if (!s->request.is_open) {
+            if (prepare(s, slice, err))
                 return tp_engine_is_stopped(s->host->engine) ? 0 : -1;
-            s->wants_spare = true;
+            uint64_t left = w->terms->recycle ? w->terms->recycle - s->items : UINT64_MAX;
+            begin_request(s, slice, end - w->at < left ? end - w->at : (uint32_t)left);
         }
-        if (s->has_released) { /* released by a process that is gone */
-            s->has_released = false;
-            tp_slice_take_permit(slice, UINT64_MAX);
+        uint32_t before = s->request.before;
+        if (s->request.is_open) {
+            bool can_go_on = end_request(s, slice, err);
+            tp_work_note(w, TP_EVENT_END, before, w->at - before);
+            if (!can_go_on)
+                return -1;
         }
-        uint32_t before = w->at, count = end - w->at;
-        uint64_t recycle = w->terms->recycle, left = recycle > s->items ? recycle - s->items : 0;
-        if (recycle && left == 0) {
-            dismiss(s);
-            continue;
-        }
-        if (recycle && left < count)
-            count = (uint32_t)left;
-        s->events = (tp_wire_events){ s->agent->worker.trace, s->agent->worker.id,
-                                      (uint64_t)s->peer.pid, uv_hrtime() };
-        tp_trace_note(s->events.to, TP_EVENT_PROCESS, s->events.worker, 0, s->events.pid, 0);
-        tp_work_note(w, TP_EVENT_BEGIN, before, count);
-        bool can_go_on = run_request(s, slice, count, err);
-        tp_work_note(w, TP_EVENT_END, before, w->at - before);
-        if (!can_go_on)
-            return -1;
         /* let others have the rest, which is sooner */
         if (w->is_torn || (w->at < end && w->at > before && s->peer.pid == 0))
             break;
     }
     return 0;
+}
+
+/* ---- on the owner's thread ---- */
+
+static bool begin_slice(void *state, tp_slice *slice)
+{
+    supervisor *s = state;
+    const tp_work *w = &slice->work;
+    if (w->block->kind == TP_BLOCK_FAILURE || s->peer.pid == 0 || s->has_released ||
+        w->terms->recycle || w->terms->streams || tp_block_size(w->block) > LENT_BYTES_MAX)
+        return false;
+    begin_request(s, slice, w->count);
+    return s->request.is_open;
+}
+
+static bool is_request_over(void *state)
+{
+    const supervisor *s = state;
+    return has_turned(s) && atomic_load_explicit(&control_of(s)->state, memory_order_relaxed) ==
+                                TP_WIRE_DONE;
+}
+
+static bool end_slice(void *state, tp_slice *slice)
+{
+    supervisor *s = state;
+    const tp_work *w = &slice->work;
+    tp_error err = { 0 }; /* is not set: the process lives */
+    uint32_t before = s->request.before;
+    if (atomic_load_explicit(&control_of(s)->used, memory_order_relaxed) > LENT_BYTES_MAX)
+        return false;
+    s->is_lent = true;
+    end_request(s, slice, &err);
+    s->is_lent = false;
+    tp_work_note(w, TP_EVENT_END, before, w->at - before);
+    return w->at == tp_work_end(w) || tp_work_is_asked_to_stop(w) || w->is_torn;
 }
 
 /* ---- the executor ---- */
@@ -987,6 +1068,9 @@ static const tp_pool_kind processes = {
     .open = open_supervisor,
     .run = run_slice,
     .close = close_supervisor,
+    .begin = begin_slice,
+    .is_over = is_request_over,
+    .end = end_slice,
 };
 
 static int open_executor(tp_executor **out, tp_host *host, tp_error *err)
@@ -1008,6 +1092,9 @@ const tp_executor_type tp_exec_processes = {
     .slice_ns = SLICE_NS,
     .open = open_executor,
     .start = start_workers,
+    .begin_assist = tp_pool_begin_assist,
+    .assist = tp_pool_assist,
+    .end_assist = tp_pool_end_assist,
     .stop = tp_pool_stop,
     .close = tp_pool_close,
 };

@@ -10,19 +10,47 @@ int tp_idle_open(tp_idle *idle, tp_executor *executor, uint64_t spin_ns, tp_erro
     idle->executor = executor;
     idle->engine = executor->host->engine;
     idle->spin_ns = spin_ns;
-    if (uv_cond_init(&idle->more))
-        return tp_error_set(err, TP_ESYS, "cannot create a condition variable");
-    if (uv_cond_init(&idle->ended)) {
-        uv_cond_destroy(&idle->more);
-        return tp_error_set(err, TP_ESYS, "cannot create a condition variable");
-    }
-    return 0;
+    return uv_cond_init(&idle->ended)
+               ? tp_error_set(err, TP_ESYS, "cannot create a condition variable")
+               : 0;
 }
 
 void tp_idle_close(tp_idle *idle)
 {
-    uv_cond_destroy(&idle->more);
     uv_cond_destroy(&idle->ended);
+}
+
+void tp_idle_add(tp_idle *idle, tp_agent *a)
+{
+    TP_ASSERT(tp_engine_is_locked(idle->engine) && !a->is_asleep);
+    a->next_asleep = idle->asleep;
+    idle->asleep = a;
+    idle->n_sleeping++;
+    a->is_asleep = true;
+}
+
+void tp_idle_remove(tp_idle *idle, tp_agent *a)
+{
+    TP_ASSERT(tp_engine_is_locked(idle->engine));
+    tp_agent **at = &idle->asleep;
+    if (!a->is_asleep)
+        return;
+    while (*at != a)
+        at = &(*at)->next_asleep;
+    *at = a->next_asleep;
+    idle->n_sleeping--;
+    a->is_asleep = false;
+}
+
+/* Wakes the agent that went to sleep last. False: none sleeps. */
+static bool wake_one(tp_idle *idle)
+{
+    tp_agent *a = idle->asleep;
+    if (!a)
+        return false;
+    tp_idle_remove(idle, a);
+    uv_cond_signal(&a->cond);
+    return true;
 }
 
 unsigned tp_idle_offer(tp_idle *idle, unsigned n)
@@ -33,19 +61,14 @@ unsigned tp_idle_offer(tp_idle *idle, unsigned n)
     unsigned wanted = n > looking ? n - looking : 0,
              woken = wanted < idle->n_sleeping ? wanted : idle->n_sleeping;
     for (unsigned i = 0; i < woken; i++)
-        uv_cond_signal(&idle->more);
+        wake_one(idle);
     return wanted - woken;
 }
 
 bool tp_idle_pass_on(tp_idle *idle)
 {
     TP_ASSERT(tp_engine_is_locked(idle->engine));
-    if (idle->executor->looking > 0)
-        return true;
-    if (idle->n_sleeping == 0)
-        return false;
-    uv_cond_signal(&idle->more);
-    return true;
+    return idle->executor->looking > 0 || wake_one(idle);
 }
 
 bool tp_idle_spin(tp_idle *idle)
@@ -70,24 +93,27 @@ bool tp_idle_spin(tp_idle *idle)
     return is_offered;
 }
 
-void tp_idle_sleep(tp_idle *idle, const tp_worker *me)
+void tp_idle_sleep(tp_idle *idle, tp_agent *me, uint64_t until)
 {
     TP_ASSERT(idle->executor->looking > 0);
     uv_mutex_t *lock = tp_engine_lock(idle->engine);
-    uint64_t until = tp_job_idle_until(idle->engine, idle->executor);
-    idle->n_sleeping++;
+    uint64_t due = tp_job_idle_until(idle->engine, idle->executor);
+    if (due && due < until)
+        until = due;
+    tp_idle_add(idle, me);
     idle->executor->looking--;
-    if (tp_trace_is_on(me->trace))
-        tp_trace_note(me->trace, TP_EVENT_WAIT, me->id, 0, (uint64_t)(uintptr_t)idle->executor,
+    tp_trace *trace = me->worker.trace;
+    if (tp_trace_is_on(trace))
+        tp_trace_note(trace, TP_EVENT_WAIT, me->worker.id, 0, (uint64_t)(uintptr_t)idle->executor,
                       tp_engine_reason_locked(idle->engine, idle->executor));
-    if (until) {
+    if (until != UINT64_MAX) {
         uint64_t now = uv_hrtime();
-        uv_cond_timedwait(&idle->more, lock, until > now ? until - now : 1);
+        uv_cond_timedwait(&me->cond, lock, until > now ? until - now : 1);
     } else {
-        uv_cond_wait(&idle->more, lock);
+        uv_cond_wait(&me->cond, lock);
     }
-    tp_trace_note(me->trace, TP_EVENT_WAKE, me->id, 0, 0, 0);
-    idle->n_sleeping--;
+    tp_trace_note(trace, TP_EVENT_WAKE, me->worker.id, 0, 0, 0);
+    tp_idle_remove(idle, me);
     idle->executor->looking++;
 }
 
@@ -103,7 +129,8 @@ unsigned tp_idle_stop(tp_idle *idle, uint64_t deadline_ns)
     uv_mutex_t *lock = tp_engine_lock(idle->engine);
     TP_ASSERT(tp_engine_is_locked(idle->engine));
     idle->is_stopping = true;
-    uv_cond_broadcast(&idle->more);
+    while (wake_one(idle))
+        ;
     while (idle->alive > 0) {
         uint64_t now = uv_hrtime();
         if (deadline_ns == UINT64_MAX)

@@ -14,11 +14,13 @@ typedef struct tp_idle {
     tp_engine *engine;
     uint64_t spin_ns;
 
-    uv_cond_t more;  /* with the engine's lock: idle threads sleep on it */
     uv_cond_t ended; /* with the engine's lock: tp_idle_stop waits on it */
 
     /* ---- guarded by the engine's lock ---- */
     unsigned alive; /* threads that may still use something of the executor */
+    /* those that sleep, the last one that went to sleep first: its memory is most likely still in a
+     * cache. Each sleeps on its agent's `cond` */
+    tp_agent *asleep;
     unsigned n_sleeping, n_spinning;
     bool is_stopping;
 
@@ -45,8 +47,14 @@ bool tp_idle_pass_on(tp_idle *idle);
  * already. Releases the lock meanwhile. */
 bool tp_idle_spin(tp_idle *idle);
 
-/* Sleeps until there may be work. Releases the lock meanwhile. */
-void tp_idle_sleep(tp_idle *idle, const tp_worker *me);
+/* Sleeps until there may be work, or until a time (uv_hrtime; UINT64_MAX: no time). Releases the
+ * lock meanwhile. */
+void tp_idle_sleep(tp_idle *idle, tp_agent *me, uint64_t until);
+
+/* Is the agent among those that are woken when there is work? tp_idle_sleep adds it and removes it.
+ * Others may do so meanwhile, without waking it, to act in its place. */
+void tp_idle_add(tp_idle *idle, tp_agent *agent);
+void tp_idle_remove(tp_idle *idle, tp_agent *agent); /* does nothing when it is not */
 
 /* One of the threads that `alive` counts has ended. */
 void tp_idle_end(tp_idle *idle);

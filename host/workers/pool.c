@@ -13,6 +13,7 @@
 #include "workers/workers.h"
 
 #include <pthread.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,9 @@ enum {
     SPIN_NS = 30 * 1000,
     STARTING_MAX = 8,
     BLOCKED_MAX = 1000 /* workers that others are made for, since they wait */,
+    LOOKERS_MAX = 2, /* one more runs while the owner takes the results of the other */
+    LOOK_NS = 2 * 1000 * 1000,      /* how often a worker looks for what the owner leaves: */
+    ASSISTED_NS = 500 * 1000 * 1000, /* until the owner has not waited for so long */
     RETRY_NS = 1000 * 1000 * 1000
 };
 
@@ -38,6 +42,10 @@ typedef struct worker {
 
     /* ---- guarded by the engine's lock ---- */
     struct worker *next; /* in pool->workers */
+    /* The owner acts for it (see `lookers`): on this slice. While `is_here` only the owner touches
+     * that and the worker's state. is_handed: from now on the worker's thread must */
+    bool is_lent, is_handed;
+    tp_slice *slice;
     bool has_ended;      /* it is not counted as alive and does not touch anything any more */
     /* the Lua state of a thread that was ended from inside (pthread_exit in a C function): closed
      * with the pool */
@@ -56,9 +64,19 @@ typedef struct pool {
     unsigned n_reserved; /* threads that are being made */
     unsigned n_starting; /* those, and threads that have not looked for work yet */
     unsigned n_ending;   /* threads that run nothing any more but still exist */
+    /* those that sleep, but not for ever, and can be lent to the owner, or are */
+    worker *lookers[LOOKERS_MAX];
+    unsigned n_lookers;
+    bool is_here;         /* the owner is between begin_assist and end_assist */
+    uint32_t visits;      /* counts calls of begin_assist */
+    uint64_t assisted_ns; /* when it last waited */
     /* a thread could not be made while others run: no new try before this time; 0: no such failure
      * since one was made */
     uint64_t retry_ns;
+
+    /* ---- the owner's own ---- */
+    worker *mine[LOOKERS_MAX]; /* while `is_here`: the workers that are lent to it */
+    unsigned n_mine;
 } pool;
 
 static void work(void *arg);
@@ -141,11 +159,40 @@ static void spawn(pool *p)
     }
 }
 
-/* Locked. A worker has found work: wakes or makes another one if there is more. Releases the lock
- * while it makes a thread. */
-static void pass_on(pool *p, const tp_slice *s)
+/* Locked. */
+static void begin_looking(worker *w)
 {
-    if (!s->has_more || tp_idle_pass_on(&p->idle))
+    pool *p = w->pool;
+    p->lookers[p->n_lookers++] = w;
+    p->base.defers = true;
+}
+
+/* Locked. Does nothing when it does not look. */
+static void end_looking(worker *w)
+{
+    pool *p = w->pool;
+    for (unsigned i = 0; i < p->n_lookers; i++)
+        if (p->lookers[i] == w)
+            p->lookers[i] = p->lookers[--p->n_lookers];
+    p->base.defers = p->n_lookers > 0;
+}
+
+/* Locked. A worker may have been woken: if it is one that looks, it may have something else to do
+ * from now on. */
+static void note_woken(pool *p)
+{
+    for (unsigned i = p->n_lookers; i-- > 0;)
+        if (!p->lookers[i]->is_lent && !p->lookers[i]->agent.is_asleep)
+            end_looking(p->lookers[i]);
+}
+
+/* Locked. There is work for one more worker: wakes or makes one. Releases the lock while it makes a
+ * thread. */
+static void pass_on(pool *p)
+{
+    bool is_passed = tp_idle_pass_on(&p->idle);
+    note_woken(p);
+    if (is_passed)
         return;
     /* two, so that a large pool starts up quickly */
     for (int i = 0; i < 2 && reserve(p); i++) {
@@ -153,6 +200,70 @@ static void pass_on(pool *p, const tp_slice *s)
         spawn(p);
         uv_mutex_lock(tp_engine_lock(p->engine));
     }
+}
+
+/* ---- the owner's help ----
+ *
+ * Where workers are processes, their threads only hand items over and take results back. For a
+ * little work the way from the owner to such a thread, to the process, back to the thread and to
+ * the owner takes longer than the work, the more so where there are fewer processors than threads
+ * that spin. So an owner that waits acts for workers that sleep, which are lent to it. What the
+ * owner has begun and does not wait for any more goes on at the worker's own thread: at once when
+ * the owner says so (end_assist), else when that thread has looked twice without the owner having
+ * been there in between. Only workers that look are lent. */
+
+/* Locked. Should a worker that has nothing to do be the one that looks: does the owner assist? */
+static bool wants_looker(const pool *p)
+{
+    /* when somebody listens, what happens is noted by the threads of workers */
+    return p->assisted_ns && p->n_lookers < LOOKERS_MAX &&
+           uv_hrtime() - p->assisted_ns < ASSISTED_NS &&
+           !tp_trace_is_on(tp_engine_trace(p->engine));
+}
+
+/* Locked. Sleeps until there may be work, or the worker's thread is needed. True when there may be
+ * work that nobody was woken for. */
+static bool rest(worker *w)
+{
+    pool *p = w->pool;
+    bool looks = wants_looker(p);
+    if (looks)
+        begin_looking(w);
+    tp_idle_sleep(&p->idle, &w->agent, looks ? uv_hrtime() + LOOK_NS : UINT64_MAX);
+    if (!w->is_lent)
+        end_looking(w);
+    return looks;
+}
+
+/* Locked. Must the thread of the worker, which is lent, wait, since the owner sees to the slice?
+ * `seen` is what `visits` was when it last looked. */
+static bool is_seen_to(const worker *w, uint32_t seen)
+{
+    const pool *p = w->pool;
+    return !w->is_handed && (p->is_here || (!p->idle.is_stopping && p->visits != seen));
+}
+
+/* Locked. The worker is lent: waits until its thread must go on with the slice, which this returns,
+ * or until it is not lent any more: NULL. */
+static tp_slice *await_return(worker *w)
+{
+    pool *p = w->pool;
+    uint32_t seen = p->visits - 1;
+    p->base.looking--;
+    while (w->is_lent && is_seen_to(w, seen)) {
+        seen = p->visits;
+        uv_cond_timedwait(&w->agent.cond, tp_engine_lock(p->engine), LOOK_NS);
+    }
+    end_looking(w);
+    if (!w->is_lent) {
+        tp_idle_remove(&p->idle, &w->agent);
+        p->base.looking++;
+        return NULL;
+    }
+    tp_slice *slice = w->slice;
+    w->slice = NULL;
+    w->is_lent = w->is_handed = false;
+    return slice;
 }
 
 /* Takes slices until the pool stops, or the worker cannot go on. */
@@ -165,12 +276,19 @@ static int serve(worker *w, tp_error *err)
     TP_ASSERT(p->n_starting > 0);
     p->n_starting--;
     p->base.looking++;
+    bool has_looked = false; /* see `rest` */
     uint64_t turn_ns = 0; /* when items that wait are to go on, even though there is work */
-    while (!p->idle.is_stopping && rc == 0) {
-        tp_slice *slice = tp_job_take_locked(p->engine, &p->base, &w->agent);
+    while ((!p->idle.is_stopping && rc == 0) || w->is_lent) {
+        bool is_lent = w->is_lent;
+        tp_slice *slice = is_lent ? await_return(w)
+                                  : tp_job_take_locked(p->engine, &p->base, &w->agent);
+        has_looked |= is_lent;
         if (slice || w->agent.worker.n_waiting > 0) {
-            if (slice)
-                pass_on(p, slice);
+            /* also a little: nobody was woken for what was there while it looked */
+            if (slice && (slice->has_more ||
+                          (has_looked && tp_job_can_take_locked(p->engine, &p->base))))
+                pass_on(p);
+            has_looked = false;
             uv_mutex_unlock(lock);
             if (!slice) /* an item that waits may have begun jobs that only it can run */
                 slice = tp_job_take_awaited(&w->agent);
@@ -184,18 +302,125 @@ static int serve(worker *w, tp_error *err)
                 turn_ns = uv_hrtime() + TP_TURN_NS;
             }
             uv_mutex_lock(lock);
-        } else if (!tp_idle_spin(&p->idle)) {
+        } else if (wants_looker(p) || !tp_idle_spin(&p->idle)) {
             /* While the lock was released, by tp_idle_spin, work may have come. */
             if (tp_job_can_take_locked(p->engine, &p->base))
                 continue;
             if (!p->idle.is_stopping)
-                tp_idle_sleep(&p->idle, &w->agent.worker);
+                has_looked = rest(w);
         }
     }
     if (rc)
         p->base.looking--;
     uv_mutex_unlock(lock);
     return rc;
+}
+
+/* Locked. The thread of the worker, which is lent, must go on with the slice. */
+static void hand_over(worker *w)
+{
+    w->is_handed = true;
+    end_looking(w);
+    uv_cond_signal(&w->agent.cond);
+}
+
+/* Locked. Takes the next slice on behalf of the worker, which is lent, and begins it; when there is
+ * none, the worker is not lent any more. */
+static void begin_next(worker *w)
+{
+    pool *p = w->pool;
+    TP_ASSERT(p->is_here && w->is_lent && !w->slice);
+    p->base.looking++; /* as if it were awake */
+    tp_slice *slice = tp_job_take_locked(p->engine, &p->base, &w->agent);
+    if (!slice) {
+        p->base.looking--;
+        w->is_lent = false; /* it still looks */
+        tp_idle_add(&p->idle, &w->agent);
+        return;
+    }
+    w->slice = slice;
+    slice->thread = w->thread;
+    if (slice->has_more)
+        pass_on(p);
+    uv_mutex_unlock(tp_engine_lock(p->engine));
+    bool is_begun = p->kind->begin(w->state, slice);
+    uv_mutex_lock(tp_engine_lock(p->engine));
+    if (!is_begun)
+        hand_over(w);
+}
+
+/* Locked. Which workers are lent to the owner, which is here. */
+static void count_mine(pool *p)
+{
+    p->n_mine = 0;
+    for (unsigned i = 0; i < p->n_lookers; i++)
+        if (p->lookers[i]->is_lent)
+            p->mine[p->n_mine++] = p->lookers[i];
+}
+
+/* Locked. Begins what is queued, for workers that look and are not lent yet. */
+static void borrow(pool *p)
+{
+    for (unsigned i = p->n_lookers; i-- > 0;) {
+        worker *w = p->lookers[i];
+        if (w->is_lent || !w->agent.is_asleep || !tp_job_can_take_locked(p->engine, &p->base))
+            continue;
+        tp_idle_remove(&p->idle, &w->agent);
+        w->is_lent = true;
+        begin_next(w); /* releases the lock: `lookers` may change */
+        i = i < p->n_lookers ? i : p->n_lookers;
+    }
+    count_mine(p);
+}
+
+void tp_pool_begin_assist(tp_executor *ex, bool waits)
+{
+    pool *p = (pool *)ex;
+    uv_mutex_lock(tp_engine_lock(p->engine));
+    if (waits)
+        p->assisted_ns = uv_hrtime();
+    p->visits++;
+    p->is_here = true;
+    borrow(p);
+    uv_mutex_unlock(tp_engine_lock(p->engine));
+}
+
+/* Ends what is over of the worker's slice, and begins the next one. */
+static void go_on(worker *w)
+{
+    pool *p = w->pool;
+    bool is_over = p->kind->end(w->state, w->slice);
+    if (is_over)
+        tp_job_finish(w->slice);
+    uv_mutex_lock(tp_engine_lock(p->engine));
+    if (is_over) {
+        p->base.looking--; /* it has counted as awake since the slice was finished */
+        w->slice = NULL;
+        begin_next(w);
+    } else {
+        hand_over(w);
+    }
+    count_mine(p);
+    uv_mutex_unlock(tp_engine_lock(p->engine));
+}
+
+void tp_pool_assist(tp_executor *ex)
+{
+    pool *p = (pool *)ex;
+    for (unsigned i = p->n_mine; i-- > 0;)
+        if (i < p->n_mine && p->kind->is_over(p->mine[i]->state))
+            go_on(p->mine[i]);
+}
+
+void tp_pool_end_assist(tp_executor *ex, bool comes_back)
+{
+    pool *p = (pool *)ex;
+    uv_mutex_lock(tp_engine_lock(p->engine));
+    p->is_here = false;
+    for (unsigned i = 0; i < p->n_mine && !comes_back; i++)
+        hand_over(p->mine[i]);
+    p->n_mine = 0;
+    uv_mutex_unlock(tp_engine_lock(p->engine));
 }
 
 /* The failure of an item whose thread has ended while it ran. For tp_job_lose; `user` is not
@@ -307,6 +532,7 @@ void tp_pool_start(tp_executor *ex, unsigned n)
     pool *p = (pool *)ex;
     uv_mutex_lock(tp_engine_lock(p->engine));
     bool is_reserved = tp_idle_offer(&p->idle, n) > 0 && reserve(p);
+    note_woken(p);
     uv_mutex_unlock(tp_engine_lock(p->engine));
     if (is_reserved)
         spawn(p);
@@ -333,6 +559,8 @@ int tp_pool_stop(tp_executor *ex, uint64_t deadline_ns)
 {
     pool *p = (pool *)ex;
     uv_mutex_lock(tp_engine_lock(p->engine));
+    for (unsigned i = 0; i < p->n_lookers; i++) /* those that are lent do not count as asleep */
+        uv_cond_signal(&p->lookers[i]->agent.cond);
     unsigned alive = tp_idle_stop(&p->idle, deadline_ns);
     uv_mutex_unlock(tp_engine_lock(p->engine));
     join_ended(p);

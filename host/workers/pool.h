@@ -26,6 +26,15 @@ typedef struct tp_pool_kind {
     void (*turn)(void *state, uint64_t deadline_ns);
 
     void (*close)(void *state);
+
+    /* Where a worker's thread only watches what runs elsewhere, the host's owner can do that in its
+     * place; else all three NULL. On the owner's thread: begins the slice without waiting, or
+     * returns false; is what was begun over? Then ends that: false when the slice is not over, and
+     * the worker's thread must go on. That calls `run` with the slice, whether it was begun or
+     * not. */
+    bool (*begin)(void *state, tp_slice *slice);
+    bool (*is_over)(void *state);
+    bool (*end)(void *state, tp_slice *slice);
 } tp_pool_kind;
 
 /* Opens an executor of that type whose workers are a pool. The type's other operations are the
@@ -33,6 +42,11 @@ typedef struct tp_pool_kind {
 int tp_pool_open(tp_executor **out, tp_host *host, const tp_executor_type *type,
                  const tp_pool_kind *kind, tp_error *err);
 void tp_pool_start(tp_executor *ex, unsigned n);
+
+/* See tp_executor_type. */
+void tp_pool_begin_assist(tp_executor *ex, bool waits);
+void tp_pool_assist(tp_executor *ex);
+void tp_pool_end_assist(tp_executor *ex, bool comes_back);
 
 /* How many threads run items, or will. The engine's lock is held. */
 unsigned tp_pool_alive(tp_executor *ex);

@@ -1204,3 +1204,113 @@ describe("Worker processes", function()
     assert.equal("processes", g:remote())
   end)
 end)
+
+-- The script's own thread hands a little work to processes itself, once it is known to be little.
+describe("A little work", function()
+  --- Has f run so often that the script hands its inputs over itself.
+  local function warm(f, ...)
+    for _ = 1, 200 do f:remote(...) end
+  end
+
+  --- Computes until `is_true()`, without a wait. False when that takes too long.
+  local function compute_until(is_true)
+    local deadline = tidepool.now() + 60
+    while not is_true() do
+      if tidepool.now() > deadline then return false end
+    end
+    return true
+  end
+
+  --- Does whatever its argument says: adds, dies, spins for ever or for so many seconds, fails.
+  local function obey(what)
+    if what == "die" then require("ffi").cast("int *", 0)[0] = 1 end
+    if what == "fail" then error "told to" end
+    if type(what) == "string" then while true do end end
+    if what < 1 then
+      local until_then = os.clock() + what
+      while os.clock() < until_then do end
+    end
+    return what + 1
+  end
+
+  it("that dies, hangs or fails costs the input that did it, and no other an attempt", function()
+    local f = app:func({ timeout = 2, crash_retries = 0 }, obey)
+    for _ = 1, 2 do
+      warm(f, 1)
+      assert.equal("crash", failure_of(f.remote, f, "die").kind)
+      warm(f, 1)
+      local failure = failure_of(f.remote, f, "hang")
+      assert.same({ "timeout", 1 }, { failure.kind, failure.attempts })
+      warm(f, 1)
+      contains(failure_of(f.remote, f, "fail").message, "told to")
+      warm(f, 1)
+      local got = collect(f:map({ 1, 2, "die", 4, 5 }, { return_exceptions = true }))
+      assert.same({ 2, 3, 5, 6 }, { got[1], got[2], got[4], got[5] })
+      assert.same({ "crash", 3, 1 }, { got[3].kind, got[3].index, got[3].attempts })
+    end
+    support.check_pool()
+  end)
+
+  it("goes on while the script computes, and is ended in time", function()
+    local f = app:func({ timeout = 2 }, obey)
+    for _ = 1, 2 do
+      warm(f, 1)
+      local calls = {}
+      for i = 1, 50 do calls[i] = f:spawn(i) end
+      for i = 1, 50 do assert.is_true(compute_until(function() return calls[i]:done() end)) end
+      for i = 1, 50 do assert.equal(i + 1, calls[i]:get()) end
+      warm(f, 1)
+      local call = f:spawn "hang"
+      assert.is_true(compute_until(function() return call:done() end))
+      assert.equal("timeout", failure_of(call.get, call).kind)
+    end
+  end)
+
+  it("does not wait for what takes longer than was thought", function()
+    local f = app:func(obey)
+    warm(f, 1)
+    local long, short = f:spawn(0.5), f:spawn(1)
+    assert.is_true(compute_until(function() return short:done() end))
+    assert.is_false(long:done())
+    assert.equal(2, short:get())
+    warm(f, 1)
+    long, short = f:spawn(0.5), f:spawn(1)
+    assert.equal(2, short:get())
+    assert.same({ 1.5, 1.5 }, { long:get(), f:remote(0.5) })
+  end)
+
+  it("that is cancelled is ended, and so is what a script leaves", function()
+    local f = app:func(obey)
+    warm(f, 1)
+    local call = f:spawn "hang"
+    call:cancel()
+    assert.equal("cancelled", failure_of(call.get, call).kind)
+    warm(f, 1)
+    local out = support.run_script([[
+      local tidepool = require "tidepool"
+      local f = tidepool.App("x", { executor = "processes" }):func(function(x)
+        while x == "hang" do end
+        return x
+      end)
+      for i = 1, 200 do assert(f:remote(i) == i) end
+      f:spawn "hang"
+      print "left"
+      os.exit(0)
+    ]], { workers = 2 })
+    assert.equal("left\n", out.stdout)
+    assert.equal(0, out.code)
+  end)
+
+  it("in large pieces, of any kind, comes back whole", function()
+    local f = app:func(function(x) return x end)
+    warm(f, 1)
+    for _ = 1, 20 do
+      local n = math.random(1, 5000)
+      local list = f:map(numbers(n)):list()
+      for i = 1, n do assert.equal(i, list[i]) end
+      local text = ("x"):rep(math.random(1, 3000000))
+      assert.equal(text, f:remote(text))
+      assert.same({ { n } }, { f:remote { n } })
+    end
+  end)
+end)
