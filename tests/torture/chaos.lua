@@ -26,7 +26,7 @@ local settings = {
   pace = 1, -- how many times as long it waits between kills: sanitizers' builds are slow
   seed = os.time() % 1000000,
 }
-local SIGKILL, SIGSTOP = 9, 19
+local SIGKILL, SIGCONT, SIGSTOP = 9, 18, 19
 
 local binary = uv.exepath()
 
@@ -51,6 +51,14 @@ local function lives(pid)
   return read_file("/proc/" .. pid .. "/stat"):match "%) (%a)" or "gone"
 end
 
+local function children_of(pid)
+  local list = {}
+  for _, task in ipairs(entries(("/proc/%d/task"):format(pid))) do
+    for child in read_file(("/proc/%d/task/%s/children"):format(pid, task)):gmatch "%d+" do list[#list + 1] = child end
+  end
+  return list
+end
+
 -- ---- who kills: a process of its own ----
 
 --- Sends the signal to a random child of `pid`, of whatever age, again and again, until it is
@@ -62,12 +70,10 @@ local function harass(pid, signal, pause_us)
   io.stdout:setvbuf "no"
   while uv.os_getppid() == pid do
     local children = {}
-    for _, task in ipairs(entries(("/proc/%d/task"):format(pid))) do
-      for child in read_file(("/proc/%d/task/%s/children"):format(pid, task)):gmatch "%d+" do
-        local is_own = tonumber(child) == ffi.C.getpid()
-        local may_be = signal == SIGKILL or read_file("/proc/" .. child .. "/comm"):find "worker"
-        if not is_own and may_be and not ("ZXTgone"):find(lives(child)) then children[#children + 1] = tonumber(child) end
-      end
+    for _, child in ipairs(children_of(pid)) do
+      local is_own = tonumber(child) == ffi.C.getpid()
+      local may_be = signal == SIGKILL or read_file("/proc/" .. child .. "/comm"):find "worker"
+      if not is_own and may_be and not ("ZXTgone"):find(lives(child)) then children[#children + 1] = tonumber(child) end
     end
     local child = children[math.random(math.max(1, #children))]
     if child and ffi.C.kill(child, signal) == 0 then io.stdout:write "." end
@@ -144,6 +150,8 @@ end
 function cases.stop()
   local f = app:func({ timeout = 0.1 * settings.pace, retries = { max = 1000, initial_delay = 0 } }, small)
   local stops, rounds = under_fire(SIGSTOP, settings.stops, 20000, function() map_small(f) end)
+  -- One that was stopped at rest would hold up the next case, whose inputs have no timeout.
+  for _, child in ipairs(children_of(ffi.C.getpid())) do ffi.C.kill(tonumber(child), SIGCONT) end
   return ("%d maps of %d inputs, %d processes stopped"):format(rounds, settings.inputs, stops)
 end
 
