@@ -139,6 +139,17 @@ describe("a script on a cluster", function()
     assert.is_truthy(done.stdout:find(host:gsub("%p", "%%%0") .. " w%d #1| line 1\n"), done.stdout)
   end)
 
+  it("says how far a map is, how many workers are busy, and on how many hosts", function()
+    local done = own:run([[
+      local f = require "tidepool".App "job":func { name = "f" } (function(x) require "tests.support".sleep(0.4) return x end)
+      f:map(require "tidepool".range(24)):list()]], { setup = "cd " .. lfs.currentdir(), flags = { "--engine", own.url, "--progress=plain" } })
+    contains(done.stderr, "/3 busy on 1 host", "f: 24 done")
+    done = own:run([[
+      local f = require "tidepool".App "job":func { name = "f" } (function(x) require "tests.support".sleep(0.4) return x end)
+      f:map(require "tidepool".range(12)):list()]], { setup = "cd " .. lfs.currentdir(), flags = { "--engine", own.url, "--progress=json" } })
+    contains(done.stderr, '"workers":3,"hosts":1,"over":')
+  end)
+
   it("runs no more items at once than a limit says, over all workers", function()
     local path = support.temp_path()
     output_of(([[
