@@ -25,10 +25,14 @@ local app = { App = App, Inner = Inner }
 -- The text of the chunk "=stdin" that a session runs, see session.lua.
 local session_text
 
+-- Where the last Function or class was made, and how many of them there: { source, line, maker,
+-- n }.
+local last = {}
+
 --- Sets the text of the chunk that a session runs. lines_of reads it where it would open a file
 --- otherwise.
 function app.set_session_text(text)
-  session_text = text
+  session_text, last = text, {}
 end
 
 -- App -> its number, in the order of creation.
@@ -131,16 +135,36 @@ local function lines_of(source)
   return lines
 end
 
+--- Notes that a Function (or a class) was made there.
+local function note_made(position, maker)
+  if last.source ~= position.source or last.line ~= position.currentline or last.maker ~= maker then
+    last = { source = position.source, line = position.currentline, maker = maker, n = 0 }
+  end
+  last.n = last.n + 1
+end
+
+--- The name that the next of the calls on a line is assigned to: "a" or "b" in
+--- `a, b = app:func(f), app:func(g)`; nil when that cannot be seen. `places` are where they begin.
+local function name_on(line, places, position, maker)
+  local is_same = last.source == position.source and last.line == position.currentline and last.maker == maker
+  local before = line:sub(1, places[(is_same and last.n or 0) % #places + 1] - 1):gsub("%b()", "()"):gsub("%b{}", "{}")
+  local names, values = before:match "([%a_][%w_.%s,]*)=([^=]*)$"
+  if not names then return nil end
+  local _, index = values:gsub(",", "")
+  for name in names:gmatch "[^,]+" do
+    if index == 0 then return name:match "([%w_]+)%s*$" end
+    index = index - 1
+  end
+end
+
 --- The name of the variable to which the result of app:func, or of another `maker`, is assigned
 --- according to the source: `local evaluate = app:func`; nil when that cannot be seen.
 local function variable_name(position, maker)
-  local call = ":%s*" .. maker .. "%f[^%w_]"
   local lines = lines_of(position.source)
   for number = position.currentline, math.max(1, position.currentline - 30), -1 do
-    local line = lines[number]
-    local name = line and line:match("([%a_][%w_.]*)%s*=%s*[^=]-" .. call)
-    if name then return name:match "[^.]*$" end
-    if line and line:find(call) then return nil end
+    local line, places = lines[number] or "", {}
+    for at in line:gmatch("():%s*" .. maker .. "%f[^%w_]") do places[#places + 1] = at end
+    if places[1] then return name_on(line, places, position, maker) end
   end
 end
 
@@ -171,6 +195,7 @@ function add(self, given, fn)
     local info = debug.getinfo(fn, "S")
     name = info.what == "C" and "builtin" or ("%s:%d"):format(info.short_src, info.linedefined)
   end
+  if frame then note_made(frame, "func") end
   local merged = next(self.defaults) == nil and next(given) == nil and {} or options.merge("app:func", self.defaults, given)
   local f = func.new(fn, name, merged, self.setups)
   self.functions[name] = f
@@ -229,7 +254,9 @@ local function add_class(self, given, methods)
     check.fail("app:cls: with option 'gpu' alone functions are translated, but methods use self; with an executor, too, they drive the device "
       .. "themselves")
   end
-  local class = cls.new(given.name or variable_name(check.frame(), "cls") or "class", merged, methods, self.setups)
+  local frame = check.frame()
+  local class = cls.new(given.name or variable_name(frame, "cls") or "class", merged, methods, self.setups)
+  note_made(frame, "cls")
   local plain = class {}
   for _, name in ipairs(cls.names(class)) do self.functions[class.name .. "." .. name] = plain[name] end
   return class

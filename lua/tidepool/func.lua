@@ -239,12 +239,21 @@ end
 
 local NOTHING = {}
 
+--- Refuses options of a call that contradict each other.
+local function check_settings(self, settings)
+  if settings.on_error and settings.return_exceptions then
+    check.fail("%s: options 'on_error' and 'return_exceptions' exclude each other: with the first a value takes a failure's place, with the "
+      .. "second the failure itself", self.name)
+  end
+end
+
 --- Starts a map over a source (inputs.lua). `settings` are checked call options; `special` may have
 --- discard, streams, is_kept, reduce and is_inner.
 ---@return tidepool.Results
 function func.start(self, source, settings, special)
   if core.on_map then core.on_map(self) end -- see program/replay.lua
   special = special or NOTHING
+  check_settings(self, settings)
   if not special.is_inner then loop.give_way_in_task() end
   -- with all fields that most maps set, so that the table need not grow
   local more = {
@@ -358,6 +367,7 @@ end
 --- Opens a stream of f's values. `read` returns a function that gives the inputs one by one,
 --- `source` a source of the same inputs.
 local function open_stream(self, who, settings, has_index, source, read)
+  check_settings(self, settings)
   generator.check(who, self, settings)
   if core.is_worker or lua_executor(self).by_owner then
     return generator.of_coroutines(self.raw, read(), self.name, has_index, settings)

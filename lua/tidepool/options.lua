@@ -268,7 +268,7 @@ options.of_calls = {
   { "order_outputs", alias_of = "ordered" },
   { "window", "count", "as the function's option" },
   { "progress", "progress", "false: not on the progress line; or a function that gets { done, total, failed, rate, ... } meanwhile and at the end" },
-  { "on_error", "function", "on_error(failure) gives the value that takes a failure's place" },
+  { "on_error", "function", "on_error(failure) gives the one value that takes a failure's place; not together with return_exceptions" },
   { "halt", "halt",
     "when the map gives up, { failures = n } or { share = 0.1 }, or has enough, { success = n }; now = true: what runs is stopped too" },
   { "times", "boolean", "keeps when each input was queued and run, for how long and by whom: results:times()" },

@@ -395,11 +395,17 @@ function Results:_count(failed, n)
   return n
 end
 
+--- Drops what has not been read of the open block.
+function Results:_drop_block()
+  self.dropped = (self.dropped or 0) + self.n - self.k
+  self.k, self.n = 0, 0
+end
+
 --- The map gives up: the running items are finished, and then `why` is raised. The open block is
 --- dropped.
 function Results:_halt(why)
   self.halted = why
-  self.k, self.n = 0, 0
+  self:_drop_block()
 end
 
 --- The end of a map that has given up: running items are stopped, or waited for.
@@ -1000,7 +1006,7 @@ end
 function Results:cancel()
   if self.place then forget_place(self) end
   if self.job then
-    self.k, self.n = 0, 0
+    self:_drop_block()
     self.is_cancelled = true
     core.job.cancel(self.job)
     if self.settings.journal then self.settings.journal:leave() end
@@ -1015,12 +1021,13 @@ function Results:done()
   return counts.has_all and counts.finished == counts.pushed
 end
 
---- Counts, without blocking: { total = inputs or nil, done, failed, running, taken, retried }.
+--- Counts, without blocking: { total = inputs or nil, done, failed, running, taken, retried };
+--- `taken` are results that the reader has got.
 ---@return table
 function Results:progress()
   local c = core.job.counts(self.job or self.closed_job)
   return { total = self.total or (c.has_all and c.pushed) or nil, done = c.finished - c.skipped, failed = c.failed,
-    running = c.pushed - c.finished, taken = c.delivered, retried = c.retried }
+    running = c.pushed - c.finished, taken = c.delivered - (self.n - self.k) - (self.dropped or 0), retried = c.retried }
 end
 
 function Results:__tostring()

@@ -162,6 +162,17 @@ describe("map", function()
       assert.same({ 3, 4 }, codes)
     end)
 
+    it("is refused beside return_exceptions, and its first value counts", function()
+      local both = { on_error = print, return_exceptions = true }
+      for _, name in ipairs { "map", "starmap", "for_each", "spawn_map", "flat_map" } do
+        local fine, why = pcall(picky[name], picky, { { 1 } }, both)
+        assert.is_false(fine)
+        assert.matches("map_spec.lua:%d+: picky: options 'on_error' and 'return_exceptions' exclude each other", tostring(why))
+      end
+      local _, first, second = picky:map({ 3 }, { on_error = function() return 1, 2 end }):next()
+      assert.same({ 1, nil }, { first, second })
+    end)
+
     it("ends the map when on_error raises", function()
       local fails = app:func(function(x)
         if x == 2 then error "two" end
@@ -227,6 +238,18 @@ describe("Results", function()
     assert.equal(1, progress.failed)
     assert.equal(3, results:list().n)
     assert.is_true(results:done())
+  end)
+
+  it("count as taken what was read of them", function()
+    local results = square:map(tidepool.range(5000))
+    for i in results do
+      if i == 3 then break end
+    end
+    assert.equal(3, results:progress().taken)
+    results:next()
+    assert.equal(4, results:progress().taken)
+    results:cancel()
+    assert.equal(4, results:progress().taken)
   end)
 
   it("do not know the total of an endless source", function()

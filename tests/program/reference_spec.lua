@@ -18,6 +18,8 @@ describe("the reference", function()
       assert.is_truthy(text:find("\n" .. heading .. "\n", 1, true), heading)
     end
     assert.is_truthy(text:find("| `concurrency_limit` | count |", 1, true))
+    -- an annotation that goes on in the next lines
+    assert.is_truthy(text:find('as "," does, where a field may be in quotes as CSV has it; how long a line may be ("16M")', 1, true))
     assert.is_nil(text:find "### %w+:_")
     local help, n = require "tidepool.program.help", 0
     for line in text:gmatch "[^\n]+" do

@@ -59,6 +59,24 @@ describe("the session on standard input that is no terminal", function()
   end)
 
   it("names functions by the variables that they are assigned to", function()
+    local several = [[
+      local app = require 'tidepool'.App 'r'
+      local function x(y, z) return y, z end
+      local t = {}
+      for _ = 1, 2 do
+        local a, b = app:func(function(y, z) return y, z end), app:func(x)
+        local c, d = 1, app:func { retries = 1 } (x)
+        local M, N = app:cls { get = x }, app:cls { get = x }
+        local e, g, h = app:func { name = 'own' } (x), app:func(x), app:func { retries = 1 } (x)
+        t.i, t.j = app:func(x), app:func(x)
+        local s = { k = app:func(x), l = app:func(x) }
+        if x then y = app:func(x) end
+        print(a.name, b.name, d.name, M.name, N.name, e.name, g.name, h.name, t.i.name, t.j.name, s.k.name, s.l.name, y.name)
+      end
+    ]]
+    check({ stdout = ("a b d M N own g h i j k l y\n"):gsub(" ", "\t"):rep(2), stderr = "" }, "$T job.lua", { ["job.lua"] = several })
+    session({ stdout = '"a"  "b"\n', stderr = "" }, {
+      "app = tidepool.App 'r'", "c = app:func(print)", "a, b = app:func(print), app:func(print)", "a.name, b.name" })
     session({ stdout = "tidepool.Function: twice\ntidepool.Function: g\n", stderr = "" }, {
       "tidepool = require 'tidepool'", "app = tidepool.App 'r'", "twice = app:func(function(x) return 2 * x end)", "twice",
       "local g = app:func {", "  retries = 2,", "} (function(x) return x end)", "g",
@@ -188,11 +206,19 @@ stack traceback:
       "app = tidepool.App('r', { retries = 2 })", "f = app:func { name = 'ff' } (function(a, b, ...) end)",
       ":help f", "help(tidepool)", "help(app)", "help(f:map {})", "help(print)", "help(nil)", "help { 1 }" })
     assert.equal(3, select(2, done.stdout:gsub("Type Lua", "")))
-    contains(done.stdout, "retries: an option of functions. How often", 'There is no option or method "nonesuch"',
+    contains(done.stdout, "retries: an option of functions (app:func, app:cls, f:with, tidepool.App). How", 'There is no option or method "nonesuch"',
       "f:map(xs, ys, ..., options?)", "results:sum()", "string.format: a function of", "tidepool.async(fn, ...)", "a:slice(i, j)",
       "ff: function(a, b, ...)  stdin:1",
       "retries={max=2}", "f:starmap(lists, options?)", "tidepool.range(n)", "app:main(options)", "results:list()", "print: a function of", "nil: nil",
       "table: {1}")
+    done = session({ stderr = "" }, {
+      "help 'n'", "help 'timeout'", "help 'ignore_exceptions'", "help 'buffer'", "help 'random'", "help 'capacity'", "help(tidepool.gpu)",
+      "help(tidepool.gpu.device)", "help(tidepool.Dict().put)",
+    })
+    contains(done.stdout, "n: an option of tidepool.wait.", "timeout: an option of functions (", "timeout: an option of tidepool.wait.",
+      "ignore_exceptions: an option of for_each. Failures", "device:buffer(array)", "buffer:read(into?, at?)", "tidepool.random(seed, i?)",
+      "tidepool.gpu.random(seed, i, draw?)", "tidepool.Queue { capacity = }", "tidepool.gpu.device(which?)", "dict:put(key, value")
+    assert.is_nil(done.stdout:find("standard library", 1, true), done.stdout)
     done = check({ stderr = "" }, "$T --quiet -i job.lua <input",
       { ["job.lua"] = "-- Adds one.\n-- That is all.\nfunction add(x)\n  return x + 1\nend", input = "help(add)\n" })
     assert.equal("-- Adds one.\n-- That is all.\nfunction(x)  job.lua:3\n", done.stdout)
@@ -600,9 +626,18 @@ describe("the session on a terminal", function()
     open()
     terminal:line("tidepool = require 'tidepool' app = tidepool.App 'r' f = app:func(error) a = tidepool.array('double', 2)", "2)\n>")
     terminal:line("list = f:map({ 1 }, { return_exceptions = true }):list()", "list()\n>")
+    terminal:line("Model = app:cls { predict = print } one = Model {}", "{}\n>")
     for _, case in ipairs {
       { "a:sl", "a:slice" }, { "a.ct", "a.ctype" }, { "list[1].mess", "list[1].message" },
-      { "f:map({}):pro", "f:map({}):progress" },
+      { "f:map({}):pro", "f:map({}):progress" }, { "f:map{ 'a}', 1 }:pro", "f:map{ 'a}', 1 }:progress" }, { "f:map {1}:pro", "f:map {1}:progress" },
+      { "tidepool.array('double', 2):sl", "tidepool.array('double', 2):slice" }, { "a:copy():sl", "a:copy():slice" },
+      { "tidepool.gpu.dev", "tidepool.gpu.device" }, { "tidepool.gpu.device():kernel_", "tidepool.gpu.device():kernel_file" },
+      { "tidepool.gpu.device():buffer(a):fi", "tidepool.gpu.device():buffer(a):fill" },
+      { "tidepool.App 'x':incl", "tidepool.App 'x':include" }, { "app:func{}(print):spawn_", "app:func{}(print):spawn_map" },
+      { "Model{}.pre", "Model{}.predict" }, { "Model {}.predict:flat", "Model {}.predict:flat_map" },
+      { "one.predict:map{}:pro", "one.predict:map{}:progress" },
+      { "tidepool.Dict():upd", "tidepool.Dict():update" }, { "tidepool.Queue{}:is_", "tidepool.Queue{}:is_closed" },
+      { "tidepool.event():on", "tidepool.event():on_done" }, { "f:stream(1):can", "f:stream(1):cancel" }, { "(a):sl", "(a):slice" },
       { "f:spawn(1):on", "f:spawn(1):on_done" }, { "('x'):form", "('x'):format" }, { "f.opt", "f.options" },
       { "help 'return_", "'return_exceptions" },
       { ":help retr", ":help retries" }, { "require 'tidep", "require 'tidepool" }, { "app:func(print):spawn_", "app:func(print):spawn_map" },

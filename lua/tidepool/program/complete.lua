@@ -12,6 +12,7 @@ local func = require "tidepool.func"
 local options = require "tidepool.options"
 local results = require "tidepool.results"
 local task = require "tidepool.task"
+local tidepool = require "tidepool"
 
 local complete = {}
 
@@ -45,9 +46,12 @@ local function field_tables(value)
   if array.type_of(value) then return { array.methods, { ctype = true, data = true, rows = true, columns = true } } end
   local found = {}
   local mt = getmetatable(value)
-  local cls = package.loaded["tidepool.cls"]
+  local cls, gpu = package.loaded["tidepool.cls"], package.loaded["tidepool.device.gpu"]
+  if gpu and value == gpu then return { { device = gpu.device, random = gpu.random } } end
   if cls and mt == cls.Instance then return { rawget(value, "_made_of").class.cores, rawget(value, "_made_of").parameters } end
   if cls and mt == cls.Class then return { { name = true } } end
+  local device = package.loaded["tidepool.device.device"]
+  if device and mt == device.Buffer then return { device.Buffer } end
   if type(value) == "table" then found[1] = public[mt] or value end
   if func.is_function(value) then found[2] = func.methods end
   if failure.is_failure(value) and type(rawget(value, "value")) == "table" then found[2] = rawget(value, "value") end
@@ -63,57 +67,109 @@ end
 -- ---- the value before the name ----
 
 local function instance(class) return setmetatable({}, class) end
-local some_results = results.handle(instance(results.Results))
+local function instance_of(module, name) return instance(require(module)[name]) end
+local some_results, some_function, some_array = results.handle(instance(results.Results)), instance(func.Function), array.new("double", 0)
 
--- What our functions return.
+-- What our functions return: a value of that kind, or a function that makes one.
 local gives = {
   [func.methods.map] = some_results, [func.methods.starmap] = some_results, [func.methods.spawn_map] = some_results,
-  [func.methods.spawn] = instance(call.Call), [func.methods.with] = instance(func.Function), [app.App.func] = instance(func.Function),
-  [app.new] = instance(app.App), [task.async] = instance(task.Task), [array.new] = array.new("double", 0),
-  [results.methods.array] = array.new("double", 0),
+  [func.methods.spawn] = instance(call.Call), [func.methods.with] = some_function, [app.App.func] = some_function, [some_function] = some_function,
+  [func.methods.stream] = function() return instance_of("tidepool.generator", "Stream") end,
+  [func.methods.flat_map] = function() return instance_of("tidepool.generator", "Stream") end,
+  [app.App.cls] = function() return instance_of("tidepool.cls", "Class") end,
+  [tidepool.App] = instance(app.App), [tidepool.async] = instance(task.Task), [tidepool.event] = instance(event.Event),
+  [tidepool.array] = some_array, [tidepool.load_array] = some_array, [results.methods.array] = some_array,
+  [tidepool.as_completed] = function() return instance_of("tidepool.gather", "AsCompleted") end,
+  [tidepool.Dict] = function() return instance_of("tidepool.store", "Dict") end,
+  [tidepool.Queue] = function() return instance_of("tidepool.store", "Queue") end,
+  [tidepool.trace] = function() return instance_of("tidepool.trace", "Trace") end,
 }
+for _, name in ipairs { "copy", "map", "reshape", "row", "slice" } do gives[array.methods[name]] = some_array end
+
+--- What a call of a value returns; nil when that is not known.
+local function result_of(value)
+  local cls, gpu, device = package.loaded["tidepool.cls"], package.loaded["tidepool.device.gpu"], package.loaded["tidepool.device.device"]
+  if cls and type(value) == "table" and getmetatable(value) == cls.Class then
+    return setmetatable({ _made_of = { class = { cores = rawget(value, "cores") or {} }, parameters = {} } }, cls.Instance)
+  end
+  if gpu and value == gpu.device then return instance_of("tidepool.device.device", "Device") end
+  if device and value == device.Device.buffer then return instance(device.Buffer) end
+  if device and (value == device.Device.kernel or value == device.Device.kernel_file) then return instance(device.Kernel) end
+  local made = value ~= nil and gives[value]
+  if type(made) == "function" then return made() end
+  return made or nil
+end
 
 --- The field of a value; nil when there is none, or it cannot be known.
 local function field(value, name)
+  local cls = package.loaded["tidepool.cls"]
+  if value == tidepool and name == "gpu" then return require "tidepool.device.gpu" end
   for _, fields in ipairs(field_tables(value)) do
     local found = rawget(fields, name)
-    if found ~= nil then return type(value) == "table" and public[getmetatable(value)] == fields and rawget(value, name) or found end
+    if found ~= nil and cls and fields ~= value and getmetatable(value) == cls.Instance then
+      return rawget(value, "_made_of").class.cores[name] and some_function or found
+    elseif found ~= nil then
+      return type(value) == "table" and public[getmetatable(value)] == fields and rawget(value, name) or found
+    end
   end
 end
 
---- The value at the end of the text: "a.b", "a[1]:map(xs)", '("text")'. variable(name) gives the
---- values of names.
+--- The text with what stands in quotes blotted out, so that brackets there do not count.
+local function blotted(text)
+  local quote, at, out = nil, 1, {}
+  while at <= #text do
+    local c = text:sub(at, at)
+    if quote and c == "\\" then
+      out[#out + 1] = at < #text and "__" or "_"
+      at = at + 1
+    else
+      out[#out + 1] = (not quote or c == quote) and c or "_"
+      if c == quote then quote = nil elseif not quote and (c == '"' or c == "'") then quote = c end
+    end
+    at = at + 1
+  end
+  return table.concat(out)
+end
+
+--- The value at the end of the text: "a.b", "a[1]:map(xs)", "f:map { 1 }", '("text")'.
+--- variable(name) gives the values of names.
 local function value_at(text, variable)
-  local steps = {}
+  local steps, clean = {}, blotted(text)
+  local root
   while true do
-    local head, key = text:match "^(.-)%[(%d+)%]$"
-    if not head then head, key = text:match "^(.-)%[[\"']([^\"'%]]*)[\"']%]$" end
+    local head, key = clean:match "^(.-)%[(%d+)%]$"
+    if not head then head = clean:match "^(.-)%[(['\"])[^'\"]*%2%]$" end
     if head then
-      steps[#steps + 1] = { index = tonumber(key) or key }
-    elseif text:find "%b()$" then
-      if text:find "^.-%([\"'].*[\"']%)$" and not text:match "^(.-)%b()$":find "[%w_%])]$" then
-        steps.root = string
+      steps[#steps + 1] = { index = tonumber(key) or text:sub(#head + 3, -3) }
+    elseif clean:find "%b()$" then
+      head = clean:match "^(.-)%b()$"
+      if not head:find "[%w_%])}'\"]$" then
+        local inside = text:sub(#head + 2, -2)
+        if inside:find "^%s*[\"'].*[\"']%s*$" then root = string else root = value_at(inside, variable) end
         break
       end
-      head = text:match "^(.-)%b()$"
+      steps[#steps + 1] = { is_call = true }
+    elseif clean:find "%b{}$" or clean:find "[%w_%])]%s*(['\"])[^'\"]*%1$" then
+      head = clean:match "^(.-)%s*%b{}$" or clean:match "^(.-)%s*(['\"])[^'\"]*%2$"
+      if not head:find "[%w_%])]$" then return nil end
       steps[#steps + 1] = { is_call = true }
     else
       local name
-      head, name = text:match "^(.-)[.:]([%a_][%w_]*)$"
+      head, name = clean:match "^(.-)[.:]([%a_][%w_]*)$"
       if not head or head == "" or head:find "[%s.]$" then
-        name = text:match "([%a_][%w_]*)$"
-        steps.root = name and variable(name)
+        name = clean:match "([%a_][%w_]*)$"
+        root = name and variable(name)
         break
       end
       steps[#steps + 1] = { field = name }
     end
-    text = head
+    clean, text = clean:sub(1, #head), text:sub(1, #head)
   end
-  local value = steps.root
+  local value = root
   for i = #steps, 1, -1 do
     local step = steps[i]
     if value == nil then return nil end
-    if step.is_call then value = gives[value]
+    if step.is_call then value = result_of(value)
     elseif step.field then value = field(value, step.field)
     else value = type(value) == "table" and rawget(value, step.index) or nil end
   end
@@ -204,7 +260,7 @@ function complete.complete(text, variable, names)
     return #path, sorted(found)
   end
   local head, sep, prefix = text:match "^(.*)([.:])([%w_]*)$"
-  if head and head:find "[%w_%])]$" then
+  if head and head:find "[%w_%])}\"']$" then
     local value = value_at(head, variable)
     for _, fields in ipairs(value ~= nil and field_tables(value) or {}) do
       for name, each in next, fields do

@@ -61,6 +61,7 @@ local module_rows = {
   { "tidepool.devices()", "the OpenCL devices that option gpu can name" },
   { "tidepool.gpu.device(which?)", "a device to drive by hand: buffers and kernels of one's own" },
   { "tidepool.plot(xs, ys?)", "prints a small chart of numbers" },
+  { "tidepool.gpu.random(seed, i, draw?)", "a random number in a function for devices: of stream i" },
   { "tidepool.trace(path)", "writes what happens to a file for Perfetto; trace:stop()" },
   { "tidepool.span(name, fn, ...)", "calls fn(...): a box of that name in a trace" },
   { "tidepool.mark(name, value?)", "a point in a trace, or of a curve in it" },
@@ -236,15 +237,32 @@ local function wrapped(text)
   return table.concat(lines, "\n  ")
 end
 
---- The rows about a function or method of that name.
+--- The class of a row of lazy_class_rows, if its module is loaded.
+local function class_of(row)
+  local module = globals.package and globals.package.loaded[row[1]]
+  return module and module[row[2]] or nil
+end
+
+--- The module tidepool.gpu, if it is loaded.
+local function loaded_gpu()
+  return globals.package and globals.package.loaded["tidepool.device.gpu"]
+end
+
+--- The rows about a function or method of that name, about the methods of what has that name
+--- ("buffer"), or about what takes a field of that name ("capacity").
 local function rows_named(name)
   local found = {}
   local all = { module_rows, method_rows, array_rows }
   for _, class in ipairs(class_rows) do all[#all + 1] = class[2] end
   for _, class in ipairs(lazy_class_rows) do all[#all + 1] = class[3] end
-  for _, rows in ipairs(all) do
-    for _, row in ipairs(rows) do
-      if row[1]:find("[.:]" .. name .. "%f[^%w_]") then found[#found + 1] = row end
+  for _, pattern in ipairs { "[.:]" .. name .. "%f[^%w_]", "^" .. name .. "[:.(]", "[{ ]" .. name .. " =" } do
+    for _, rows in ipairs(all) do
+      for _, row in ipairs(rows) do
+        if row[1]:find(pattern) and not found[row] then
+          found[#found + 1] = row
+          found[row] = true
+        end
+      end
     end
   end
   return found
@@ -253,8 +271,15 @@ end
 --- The name of a function: "string.format" for the standard library, "map" for one of ours; nil for
 --- others. And whether it is ours.
 local function known_name(fn)
-  for _, of in ipairs { globals.package and globals.package.loaded.tidepool or {}, func.methods, array.methods, app.App, results.methods,
-    call.Call, task.Task } do
+  local all, gpu = { globals.package and globals.package.loaded.tidepool or {}, func.methods, array.methods, app.App, results.methods }, loaded_gpu()
+  for _, class in ipairs(class_rows) do all[#all + 1] = class[1] end
+  for _, class in ipairs(lazy_class_rows) do
+    local found = class_of(class)
+    all[#all + 1] = found
+    if found and type(found.__index) == "table" then all[#all + 1] = found.__index end
+  end
+  if gpu then all[#all + 1] = { device = gpu.device, random = gpu.random } end
+  for _, of in ipairs(all) do
     for name, each in next, of do
       if each == fn and type(name) == "string" then return name, true end
     end
@@ -299,22 +324,36 @@ local function describe_function(fn)
   return #comment > 0 and table.concat(comment, "\n") .. "\n" .. text or text
 end
 
-local function describe_option(rows, row)
-  local where = rows == options.of_functions and "an option of functions" or rows == options.of_lines and "an option of tidepool.lines"
-    or rows == options.of_kernels and "an option of device:kernel" or "an option of map, starmap and spawn_map"
+-- Where options are allowed.
+local places = {
+  { options.of_functions, "an option of functions (app:func, app:cls, f:with, tidepool.App)" },
+  { options.of_calls, "an option of map, starmap, spawn_map, flat_map and for_each" },
+  { options.of_for_each, "an option of for_each" },
+  { options.of_lines, "an option of tidepool.lines" },
+  { options.of_gather, "an option of tidepool.gather" },
+  { options.of_wait, "an option of tidepool.wait" },
+  { options.of_kernels, "an option of device:kernel and device:kernel_file" },
+}
+
+local function describe_option(row, where)
   if row.alias_of then return ("%s: the same as %s"):format(row[1], row.alias_of) end
   return wrapped(("%s: %s. %s%s."):format(row[1], where, row[3]:sub(1, 1):upper(), row[3]:sub(2)))
 end
 
 --- About a name: options first, then functions and methods.
 local function describe_name(name)
-  for _, rows in ipairs { options.of_functions, options.of_for_each, options.of_lines, options.of_kernels } do
-    for _, row in ipairs(rows) do
-      if row[1] == name then return describe_option(rows, row) end
+  local texts, seen = {}, {}
+  for _, place in ipairs(places) do
+    for _, row in ipairs(place[1]) do
+      if row[1] == name and not seen[row] then
+        texts[#texts + 1] = describe_option(row, place[2])
+        seen[row] = true
+      end
     end
   end
   local rows = name:find "^[%w_]+$" and rows_named(name) or {}
-  if #rows > 0 then return lines_of(rows) end
+  if #rows > 0 then texts[#texts + 1] = lines_of(rows) end
+  if #texts > 0 then return table.concat(texts, "\n") end
   return ("There is no option or method %q. help() says what else there is."):format(name)
 end
 
@@ -325,6 +364,7 @@ function help.text(...)
   if select("#", ...) == 0 or value == help.show then return overview end
   if type(value) == "string" then return describe_name(value) end
   if value ~= nil and globals.package and value == globals.package.loaded.tidepool then return lines_of(module_rows) end
+  if value ~= nil and value == loaded_gpu() then return lines_of(rows_named "gpu") end
   if func.is_function(value) then
     return ("%s: %s\n%s\n%s"):format(value.name, describe_function(value.raw), "options: " .. show.value(value.options), lines_of(method_rows))
   elseif type(value) == "function" then
@@ -337,8 +377,7 @@ function help.text(...)
     if mt == class[1] then return tostring(value) .. "\n" .. lines_of(class[2]) end
   end
   for _, class in ipairs(lazy_class_rows) do
-    local module = globals.package and globals.package.loaded[class[1]]
-    if mt ~= nil and module and mt == module[class[2]] then return tostring(value) .. "\n" .. lines_of(class[3]) end
+    if mt ~= nil and mt == class_of(class) then return tostring(value) .. "\n" .. lines_of(class[3]) end
   end
   return ("%s: %s"):format(type(value), show.value(value, { depth = 2, items = 20 }))
 end
