@@ -443,8 +443,9 @@ static void push_call(lua_State *L, void *user)
         tp_value_push(L, &f->args[i], "args", i);
 }
 
-/* Reads the stack values from `first` on as results. Raises. */
-static tp_value *read_values(lua_State *L, int first, size_t *n, tp_arena *arena)
+/* Reads the stack values from `first` on as results. When one does not reach C it gives NULL, with
+ * a message as the only value on the stack. Raises out of memory. */
+static tp_value *try_values(lua_State *L, int first, size_t *n, tp_arena *arena)
 {
     int count = lua_gettop(L) - first + 1;
     tp_value *values = tp_arena_take(arena, (size_t)count * sizeof *values);
@@ -458,9 +459,18 @@ static tp_value *read_values(lua_State *L, int first, size_t *n, tp_arena *arena
         if (!why)
             tp_codec_raise_memory(L);
         lua_pushfstring(L, "result %d: %s does not reach C", i + 1, why);
-        lua_error(L);
+        return NULL;
     }
     *n = (size_t)count;
+    return values;
+}
+
+/* The same; raises the message. */
+static tp_value *read_values(lua_State *L, int first, size_t *n, tp_arena *arena)
+{
+    tp_value *values = try_values(L, first, n, arena);
+    if (!values)
+        lua_error(L);
     return values;
 }
 
@@ -809,13 +819,21 @@ static void take_step(lua_State *L, void *user)
     if (f->status != TP_STEP_RESULT && f->status != TP_STEP_FAILURE)
         return;
     tp_arena_reset(&map->arena);
-    map->result = (tp_result){ .index = (size_t)lua_tonumber(L, 2) - 1 };
-    if (f->status == TP_STEP_FAILURE) {
-        read_failure(L, f->base.api, &map->item_failure, &map->arena);
-        map->result.failure = &map->item_failure;
-    } else {
-        map->result.values = read_values(L, 3, &map->result.n, &map->arena);
+    double index = lua_tonumber(L, 2);
+    map->result = (tp_result){ .index = (size_t)index - 1 };
+    if (f->status == TP_STEP_RESULT) {
+        map->result.values = try_values(L, 3, &map->result.n, &map->arena);
+        if (map->result.values)
+            return;
+        lua_rawgeti(L, LUA_REGISTRYINDEX, f->base.api->embed); // message embed
+        lua_getfield(L, -1, "refuse");
+        push_results(L, user);
+        lua_pushnumber(L, index);
+        lua_pushvalue(L, 1);                               // message embed refuse results index message
+        lua_call(L, 3, 1);                                 // message embed failure
     }
+    read_failure(L, f->base.api, &map->item_failure, &map->arena);
+    map->result.failure = &map->item_failure;
 }
 
 /* The map has failed and is over. After an interrupt its Results are still open, and are closed

@@ -181,7 +181,7 @@ static const char *name_type(int type)
     case LUA_TTHREAD: return "a coroutine";
     case LUA_TUSERDATA:
     case LUA_TLIGHTUSERDATA: return "a userdata";
-    default: return "a cdata";
+    default: return "a cdata, as a 64-bit integer is,";
     }
 }
 

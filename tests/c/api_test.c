@@ -355,15 +355,36 @@ TEST(a_result_that_does_not_reach_c_fails_by_name)
     tp_value row[] = { tp_nil() };
     OK(tp_map_values(&map, from_lua(host, "return function() return 1, { f = print } end"), row, 1,
                      1, NULL, e));
-    CHECK_INT(-1, tp_map_next(map, &r, &err));
-    CHECK_STR("result 2: a function does not reach C", err.message);
+    CHECK_INT(TP_NEXT_FAILED, tp_map_next(map, &r, &err));
+    CHECK_STR("input 1: result 2: a function does not reach C", err.message);
+    CHECK_INT(TP_ELUA, err.code);
     CHECK_INT(TP_NO_INDEX, r.index);
+    CHECK_INT(0, tp_map_failure(map)->index);
+    CHECK_STR("codec", tp_map_failure(map)->kind);
     err = (tp_error){ 0 };
     OK(tp_map_values(&map, from_lua(host, "return function() local t = {} t[1] = t return t end"),
                      row, 1, 1, NULL, e));
     CHECK_INT(-1, tp_map_next(map, &r, &err));
-    CHECK_STR("result 1: a table that is nested too deep, or in itself, does not reach C",
+    CHECK_STR("input 1: result 1: a table that is nested too deep, or in itself, does not reach C",
               err.message);
+
+    /* where failures are results, it is one of them, and the map goes on */
+    tp_pair pair;
+    tp_value options = option("return_exceptions", tp_boolean(1), &pair),
+             rows[] = { tp_number(1), tp_number(2), tp_number(3) };
+    OK(tp_map_values(&map,
+                     from_lua(host, "return function(x) return x == 2 and 5LL or x end"), rows, 1,
+                     3, &options, e));
+    for (int i = 0; i < 3; i++) {
+        CHECK_INT(TP_NEXT_RESULT, tp_map_next(map, &r, &err));
+        CHECK_INT(i, r.index);
+        CHECK((r.failure != NULL) == (i == 1));
+        if (r.failure) {
+            CHECK_STR("result 1: a cdata, as a 64-bit integer is, does not reach C", r.failure->message);
+            CHECK_INT(1, r.failure->index);
+        }
+    }
+    CHECK_INT(TP_NEXT_END, tp_map_next(map, &r, &err));
     tp_host_close(host);
 }
 

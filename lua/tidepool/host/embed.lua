@@ -272,6 +272,13 @@ function embed.step(r, seconds)
   return embed.step(r, seconds)
 end
 
+--- The failure of an input whose result C cannot have. Raises it where failures end the map.
+function embed.refuse(r, index, message)
+  local refused = failure.new { kind = abi.kind.CODEC, message = message, index = index, function_name = r.settings.name, attempts = 1 }
+  if not r.settings.return_exceptions then error(refused, 0) end
+  return refused
+end
+
 local doubles_type = ffi.typeof "double *"
 
 local function fail_at(i, format, ...)
