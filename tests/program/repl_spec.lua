@@ -83,6 +83,23 @@ describe("the session on standard input that is no terminal", function()
     })
   end)
 
+  it("goes on with a journaled map that was left, when it is typed again; a script has another one", function()
+    local text = [[
+      tidepool = require 'tidepool'
+      f = tidepool.App 'r':func { name = 'f' } (function(x) if x == 0 then error 'zero' end return x end)
+      for i in f:map(tidepool.range(10)) do if i == 2 then break end end
+      print((pcall(function() f:map({ 1, 2, 0 }):list() end)))
+      print(f:map(tidepool.range(10)):sum())
+      print(f:map(tidepool.range(3)):sum())
+      held = f:map(tidepool.range(4)) held:next()
+      print(f:map(tidepool.range(5)):sum())
+    ]]
+    local show = "; sqlite3 run.db 'select name, inputs from maps'"
+    check({ stdout = "false\n55\n6\n15\nf|10\nf#2|3\nf#3|4\nf#4|5\n", }, "$T --quiet --journal run.db -i <input" .. show, { input = text })
+    check({ stdout = "false\n55\n6\n15\nf|10\nf#2|3\nf#3|10\nf#4|3\nf#5|4\nf#6|5\n" }, "$T --quiet --journal run.db job.lua" .. show,
+      { ["job.lua"] = text })
+  end)
+
   it("shows a failure in a list as one line, and alone with its traceback", function()
     local done = session({ stderr = "" }, { "tidepool = require 'tidepool'",
       "f = tidepool.App 'r':func(function(x) return x == 2 and error 'no' or x end)",

@@ -24,7 +24,8 @@ local PARAMETERS_MAX = 2 ^ 26 -- bytes of an instance's parameters, with more th
 
 -- By the path that a file really has (path_key): { path, handle, run, taken = the maps with it, by
 -- their names, as long as somebody has them }; the file is open while one of its maps is, which is
--- asked by core.journal.enter. And, also by that, how many maps have asked for a name.
+-- asked by core.journal.enter. And, also by that, for each function: how many of its maps have
+-- asked for a name, and whether the last one came to its end ({ n, is_complete }).
 local opened, asked = {}, {}
 
 --- Sets what the program's options say: a file for maps of the script that name none, or nil
@@ -122,21 +123,34 @@ local function open(path)
   return j
 end
 
---- The map's name in the file: the user's, or the function's with a count of its maps.
-local function name_of(j, given, function_name)
-  local name = given
-  if not name then
-    local n = (j.asked[function_name] or 0) + 1
-    j.asked[function_name] = n
-    name = n == 1 and function_name or ("%s#%d"):format(function_name, n)
-  end
+local function nth_name(function_name, n)
+  return n == 1 and function_name or ("%s#%d"):format(function_name, n)
+end
+
+--- Has somebody the map of that name?
+local function is_taken(j, name)
   if j.taken[name] then
-    -- perhaps by a loop that was left early
+    -- perhaps only a loop that was left early
     collectgarbage()
     collectgarbage()
   end
-  if j.taken[name] then error(("a map called '%s' is running with it already: give one of them another name"):format(name), 0) end
-  return name
+  return j.taken[name] ~= nil
+end
+
+--- The map's name in the file: the user's, or the function's with a count of its maps. At the
+--- prompt a map that was interrupted gives its name to the next one, which goes on with it. Returns
+--- also the function's entry in j.asked.
+local function name_of(j, given, function_name)
+  local name, entry = given, nil
+  if not name then
+    entry = j.asked[function_name] or { n = 0, is_complete = true }
+    j.asked[function_name] = entry
+    if entry.is_complete or not core.in_session or is_taken(j, nth_name(function_name, entry.n)) then entry.n = entry.n + 1 end
+    entry.is_complete = false
+    name = nth_name(function_name, entry.n)
+  end
+  if is_taken(j, name) then error(("a map called '%s' is running with it already: give one of them another name"):format(name), 0) end
+  return name, entry
 end
 
 --- Adds those options of a function that affect its results to its parts.
@@ -238,14 +252,14 @@ function journal.open(who, f, spec, total, executor)
     if not parts then error(("%s: %s"):format(f.name, why), 0) end
     journal.add_options(parts, f.options)
     j = open(spec.file)
-    local name = name_of(j, spec.name, f.name)
+    local name, count = name_of(j, spec.name, f.name)
     local map, version, run = find_rows(j, name, f, parts, total, executor)
     local settings = {
       keeps_failed = spec.failed == "keep", only_failed = spec.only_failed, is_optional = spec.optional, explains = explains,
     }
     local self = setmetatable({
       journal = j, name = name, parts = parts, number = map, version = version, run = run, is_optional = spec.optional,
-      only_failed = spec.only_failed,
+      only_failed = spec.only_failed, asked = count, function_name = f.name,
     }, Map)
     self.handle = core.journal.map(j.handle, map, version, run, settings)
     j.taken[name] = self
@@ -341,6 +355,7 @@ function Map:finish(is_complete)
     self:explain()
     return account(self)
   end)
+  if self.asked and nth_name(self.function_name, self.asked.n) == self.name then self.asked.is_complete = is_complete end
   if fine and is_complete then core.journal.query(j.handle, "update maps set finished = ? where map = ?", os.time(), self.number) end
   core.journal.query(j.handle, "update runs set ended = ? where run = ?", os.time(), self.run)
   core.journal.close(self.handle)

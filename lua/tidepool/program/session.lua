@@ -260,6 +260,7 @@ end
 
 --- Makes the session's globals.
 function session.open()
+  core.in_session = true
   if rawget(globals, "tidepool") == nil then globals.tidepool = require "tidepool" end
   if rawget(globals, "help") == nil then globals.help = help.show end
 end
