@@ -825,11 +825,11 @@ static void take_step(lua_State *L, void *user)
         map->result.values = try_values(L, 3, &map->result.n, &map->arena);
         if (map->result.values)
             return;
-        lua_rawgeti(L, LUA_REGISTRYINDEX, f->base.api->embed); // message embed
-        lua_getfield(L, -1, "refuse");
+        lua_rawgeti(L, LUA_REGISTRYINDEX, f->base.api->embed);
+        lua_getfield(L, -1, "refuse");                     // message embed refuse
         push_results(L, user);
         lua_pushnumber(L, index);
-        lua_pushvalue(L, 1);                               // message embed refuse results index message
+        lua_pushvalue(L, 1);
         lua_call(L, 3, 1);                                 // message embed failure
     }
     read_failure(L, f->base.api, &map->item_failure, &map->arena);

@@ -380,7 +380,8 @@ TEST(a_result_that_does_not_reach_c_fails_by_name)
         CHECK_INT(i, r.index);
         CHECK((r.failure != NULL) == (i == 1));
         if (r.failure) {
-            CHECK_STR("result 1: a cdata, as a 64-bit integer is, does not reach C", r.failure->message);
+            CHECK_STR("result 1: a cdata, as a 64-bit integer is, does not reach C",
+                      r.failure->message);
             CHECK_INT(1, r.failure->index);
         }
     }
