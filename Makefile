@@ -165,6 +165,7 @@ install-cli: all
 	install -m 644 completions/tidepool.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/tidepool
 	install -m 644 completions/_tidepool $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_tidepool
 	install -m 644 completions/tidepool.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/tidepool.fish
+	install -D -m 644 deploy/tidepool-worker@.service $(DESTDIR)$(PREFIX)/lib/systemd/system/tidepool-worker@.service
 
 # What luarocks runs.
 install-module: module
@@ -174,7 +175,8 @@ install-module: module
 uninstall: ## remove what install has put there
 	rm -f $(addprefix $(DESTDIR)$(LIBDIR)/,pkgconfig/tidepool.pc libtidepool.a libtidepool.so $(SONAME) $(notdir $(SHARED))) \
 	    $(LUA_LIBDIR)/tidepool.so $(addprefix $(DESTDIR)$(PREFIX)/,bin/tidepool include/tidepool.h share/man/man1/tidepool.1 \
-	    share/bash-completion/completions/tidepool share/zsh/site-functions/_tidepool share/fish/vendor_completions.d/tidepool.fish)
+	    share/bash-completion/completions/tidepool share/zsh/site-functions/_tidepool share/fish/vendor_completions.d/tidepool.fish \
+	    lib/systemd/system/tidepool-worker@.service)
 	rm -rf $(DESTDIR)$(PREFIX)/share/tidepool $(DESTDIR)$(LIBDIR)/cmake/tidepool
 
 # ---- what others install ----

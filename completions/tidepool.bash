@@ -38,7 +38,7 @@ _tidepool() {
         --results) [[ $command = map ]] && compopt -o filenames && mapfile -t COMPREPLY < <(compgen -d -- "$word") && return ;;
         --columns | --halt | --limit) [[ $command = map ]] && return ;;
         --executor) COMPREPLY=($(compgen -W 'threads processes inline cluster' -- "$word")); return ;;
-        -e | --listen | --for | --revoke) return ;;
+        -e | --listen | --monitor | --for | --revoke | --hosts | --idle-exit | --grace) return ;;
         --engine) COMPREPLY=($(compgen -W 'nats://127.0.0.1:4222' -- "$word")); return ;;
         --dir) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$word"); return ;;
     esac
@@ -51,8 +51,8 @@ _tidepool() {
             map) options+=' --json --text --keep-going --halt --retry-failed --columns -0 --limit --tag --results --joblog' ;;
             devices | journal | replay | cache) options='--json --help' ;;
             new | jobs | attach | cancel) options='--help' ;;
-            engine) options='--listen --dir --coordinator --for --revoke --help' ;;
-            worker) options='-w --workers --engine --help' ;;
+            engine) options='--listen --monitor --dir --coordinator --for --revoke --help' ;;
+            worker) options='-w --workers --engine --hosts --idle-exit --grace --help' ;;
             *) options+=' --verbose --watch --version -e -h -p -l -i -v -E -j -O -b' ;;
         esac
         COMPREPLY=($(compgen -W "$options" -- "$word"))

@@ -54,7 +54,11 @@ complete -c tidepool -n "__fish_seen_subcommand_from map" -l results -x -a "(__f
 complete -c tidepool -n "__fish_seen_subcommand_from map" -l joblog -r -d "when each input ran, as GNU parallel writes it"
 
 complete -c tidepool -n "__fish_seen_subcommand_from engine" -l listen -x -a "127.0.0.1:4222" -d "its address"
+complete -c tidepool -n "__fish_seen_subcommand_from engine" -l monitor -x -a "127.0.0.1:8222" -d "where it tells about itself"
 complete -c tidepool -n "__fish_seen_subcommand_from engine" -l dir -x -a "(__fish_complete_directories)" -d "where its files are"
+complete -c tidepool -n "__fish_seen_subcommand_from worker" -l hosts -x -a "(__fish_print_hostnames)" -d "machines where ssh starts them"
+complete -c tidepool -n "__fish_seen_subcommand_from worker" -l idle-exit -x -d "ends after so long without work"
+complete -c tidepool -n "__fish_seen_subcommand_from worker" -l grace -x -d "for what it runs when it is to leave"
 complete -c tidepool -n "__fish_seen_subcommand_from engine" -l coordinator -d "the token of scripts"
 complete -c tidepool -n "__fish_seen_subcommand_from engine" -l for -x -d "a token for one machine"
 complete -c tidepool -n "__fish_seen_subcommand_from engine" -l revoke -x -d "ends such a token"

@@ -24,8 +24,9 @@ end
 
 --- Starts an engine. What it and its workers print goes to files in its folder.
 ---@param address? string  where it listens; "127.0.0.1"
-function cluster.up(address)
-  local self = setmetatable({ dir = support.temp_dir() .. "/engine", workers = {} }, Cluster)
+---@param prefix? string  what the engine's commands, and scripts, are run by: "ip netns exec NAME"
+function cluster.up(address, prefix)
+  local self = setmetatable({ dir = support.temp_dir() .. "/engine", workers = {}, prefix = prefix or "" }, Cluster)
   math.randomseed(tonumber(support.read_file "/proc/self/stat":match "^%d+") + os.time())
   local said, status
   for _ = 1, 20 do -- the port may be taken
@@ -35,7 +36,7 @@ function cluster.up(address)
     support.sleep(0.1)
   end
   if status ~= 0 then error(said) end
-  self.url = (address and "tls" or "nats") .. "://127.0.0.1:" .. self.port
+  self.url = ("%s://%s:%d"):format(address and "tls" or "nats", prefix and address or "127.0.0.1", self.port)
   -- also when the spec ends early, or is killed
   os.execute(("setsid sh -c 'while kill -0 %s; do sleep 1; done; kill -KILL $(cat %s/nats.pid)' >/dev/null 2>&1 </dev/null &"):format(
     support.read_file "/proc/self/stat":match "^%d+", self.dir))
@@ -46,7 +47,7 @@ end
 
 --- tidepool engine WORDS -> what it printed, its exit code
 function Cluster:engine(words)
-  return capture(("%s engine %s --dir %s"):format(support.binary, words, self.dir))
+  return capture(("%s %s engine %s --dir %s"):format(self.prefix, support.binary, words, self.dir))
 end
 
 function Cluster:environment()
@@ -56,10 +57,12 @@ end
 --- Starts a worker with so many slots (1). Gives a handle for `kill`.
 ---@param binary? string  another program than the one under test
 ---@param environment? string
-function Cluster:worker(slots, binary, environment)
+---@param words? string  more options
+---@param prefix? string  what it is run by
+function Cluster:worker(slots, binary, environment, words, prefix)
   local worker = { log = support.temp_path() }
-  local pid = capture(("env %s %s %s worker -w %d </dev/null >%s 2>&1 & echo $!"):format(self:environment(), environment or "",
-    binary or support.binary, slots or 1, worker.log))
+  local pid = capture(("%s env %s %s %s worker -w %d %s </dev/null >%s 2>&1 & echo $!"):format(prefix or "", self:environment(), environment or "",
+    binary or support.binary, slots or 1, words or "", worker.log))
   worker.pid = assert(tonumber(pid:match "^(%d+)"), pid)
   self.workers[#self.workers + 1] = worker
   support.eventually("a worker is ready", function() return self:said(worker):find("ready", 1, true) end)
@@ -110,16 +113,18 @@ end
 
 --- Starts a script that goes on by itself. `done()` waits for its end and gives what it printed and
 --- its exit code.
-function Cluster:start(source)
+---@param seconds? integer  how long it may take: 240
+function Cluster:start(source, seconds)
+  seconds = seconds or 240
   local dir = support.temp_dir()
   support.write_file(dir .. "/job.lua", source)
-  support.write_file(dir .. "/start", ("timeout -k 5 240 %s --engine %s --no-progress %s/job.lua </dev/null >%s/out 2>%s/err; echo $? >%s/status\n")
-    :format(support.binary, self.url, dir, dir, dir, dir))
-  os.execute(("env %s sh %s/start >/dev/null 2>&1 &"):format(self:environment(), dir))
+  support.write_file(dir .. "/start", ("timeout -k 5 %d %s --engine %s --no-progress %s/job.lua </dev/null >%s/out 2>%s/err; echo $? >%s/status\n")
+    :format(seconds, support.binary, self.url, dir, dir, dir, dir))
+  os.execute(("%s env %s sh %s/start >/dev/null 2>&1 &"):format(self.prefix, self:environment(), dir))
   return {
     dir = dir,
     done = function()
-      support.eventually("a script ends", function() return (support.read_file(dir .. "/status") or ""):find "\n" end, 260)
+      support.eventually("a script ends", function() return (support.read_file(dir .. "/status") or ""):find "\n" end, seconds + 20)
       return support.read_file(dir .. "/out"), tonumber(support.read_file(dir .. "/status")), support.read_file(dir .. "/err")
     end,
   }

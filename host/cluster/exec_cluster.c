@@ -33,7 +33,6 @@ enum {
      * there are at least two for each slot. */
     IN_FLIGHT_NS = 10 * 1000 * 1000,
     SLICE_NS = 10 * 1000 * 1000, /* what a chunk costs the server is to be a small part of it */
-    COUNT_NS = 500 * 1000 * 1000, /* how often workers are counted */
     LOOK_NS = 20 * 1000 * 1000, /* how often it is seen whether chunks are still wanted */
     CHECK_NS = 2000 * 1000 * 1000, /* a chunk without a result is asked for after this time, */
     CHECK_MAX_S = 16,              /* then after twice that, up to this */
@@ -100,7 +99,6 @@ typedef struct cluster {
     uv_cond_t ended;
     /* ---- guarded by the lock ---- */
     bool is_running, is_stopping, has_ended;
-    unsigned slots, hosts; /* of the workers that there are, as the carrier has counted them */
 
     uv_thread_t thread; /* the owner's; joined by stop */
     bool is_joined;
@@ -126,7 +124,6 @@ typedef struct cluster {
     worker *workers; /* WORKERS_MAX of them, made with the carrier */
     unsigned n_workers;
     tp_nats_event *later, **later_end; /* have come while a payload was on its way */
-    uint64_t count_ns; /* when workers are counted next */
     bool is_behind; /* more has come than was looked at */
     uint64_t look_ns;
 } cluster;
@@ -326,10 +323,8 @@ static void see_worker(cluster *c, const char *id, const char *data, size_t len)
     for (unsigned i = 0; i < c->n_workers && !w; i++)
         if (now - c->workers[i].seen_ns > GONE_S * 1000000000ull)
             w = &c->workers[i];
-    if (!w && c->n_workers < WORKERS_MAX) {
+    if (!w && c->n_workers < WORKERS_MAX)
         w = &c->workers[c->n_workers++];
-        c->count_ns = 0;
-    }
     if (!w)
         return;
     *w = (worker){ .seen_ns = now, .slots = slots < 1024 ? slots : 1024 };
@@ -354,28 +349,6 @@ static unsigned count_slots(const cluster *c, uint64_t now, const worker **other
             *other = w;
     }
     return slots;
-}
-
-/* Counts the workers for others, from time to time. */
-static void count_workers(cluster *c, uint64_t now)
-{
-    const worker *other;
-    unsigned hosts = 0, slots = count_slots(c, now, &other);
-    if (now < c->count_ns)
-        return;
-    c->count_ns = now + COUNT_NS;
-    for (unsigned i = 0; i < c->n_workers; i++) {
-        const worker *w = &c->workers[i];
-        bool is_new = w->is_same && now - w->seen_ns <= GONE_S * 1000000000ull;
-        for (unsigned k = 0; k < i && is_new; k++)
-            is_new = !c->workers[k].is_same || strcmp(c->workers[k].host, w->host) != 0 ||
-                     now - c->workers[k].seen_ns > GONE_S * 1000000000ull;
-        hosts += is_new;
-    }
-    uv_mutex_lock(&c->lock);
-    c->slots = slots;
-    c->hosts = hosts;
-    uv_mutex_unlock(&c->lock);
 }
 
 /* ---- what workers say beside their results ---- */
@@ -1119,7 +1092,6 @@ static void serve(cluster *c)
         }
         uint64_t now = uv_hrtime();
         if (c->is_connected) {
-            count_workers(c, now);
             fill(c, now);
             look(c, now);
             check_all(c, now);
@@ -1252,16 +1224,6 @@ static void close_executor(tp_executor *ex)
     free(c);
 }
 
-static unsigned count(tp_executor *ex, unsigned *machines)
-{
-    cluster *c = of(ex);
-    uv_mutex_lock(&c->lock);
-    unsigned slots = c->slots;
-    *machines = c->hosts;
-    uv_mutex_unlock(&c->lock);
-    return slots;
-}
-
 const tp_executor_type tp_exec_cluster = {
     .name = "cluster",
     .summary = "workers on other machines",
@@ -1271,5 +1233,4 @@ const tp_executor_type tp_exec_cluster = {
     .start = start,
     .stop = stop,
     .close = close_executor,
-    .count = count,
 };

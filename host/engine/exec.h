@@ -63,10 +63,6 @@ typedef struct tp_executor_type {
 
     /* Frees it; all workers must have ended. */
     void (*close)(tp_executor *ex);
-
-    /* How many items others run for it at once now, and on how many machines. Any thread. NULL: as
-     * many as the host has workers, on this one. */
-    unsigned (*count)(tp_executor *ex, unsigned *machines);
 } tp_executor_type;
 
 struct tp_executor {

@@ -113,22 +113,6 @@ static int l_replace(lua_State *L)
     return 0;
 }
 
-/* core.places(name of an executor) -> how many items it has run at once, and on how many machines;
- * without the second: on this one. In the owner's state */
-static int l_places(lua_State *L)
-{
-    tp_host *host = get_context(L)->host;
-    tp_executor *ex = tp_host_executor(host, luaL_checkstring(L, 1));
-    unsigned machines;
-    if (!ex || !ex->type->count) {
-        lua_pushinteger(L, host->config.workers);
-        return 1;
-    }
-    lua_pushinteger(L, (lua_Integer)ex->type->count(ex, &machines));
-    lua_pushinteger(L, (lua_Integer)machines);
-    return 2;
-}
-
 /* core.add_builtins(name, table), core.add_class(name, metatable, by_value): see codec.h */
 static int l_add_builtins(lua_State *L)
 {
@@ -175,7 +159,6 @@ static const luaL_Reg functions[] = {
     { "keep", l_keep },
     { "executors", l_executors },
     { "workers", l_workers },
-    { "places", l_places },
     { "add_builtins", l_add_builtins },
     { "replace", l_replace },
     { "add_class", l_add_class },

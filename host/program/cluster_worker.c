@@ -21,6 +21,7 @@
 #include "cluster/sign.h"
 #include "host.h"
 #include "program/engine.h"
+#include "program/hosts.h"
 #include "program/process.h"
 #include "runtime/runtime.h"
 
@@ -46,7 +47,7 @@ enum {
     SHORT_NS = 50 * 1000 * 1000, /* chunks that take less are fetched ahead: one for each slot, */
     AHEAD_NS = 4 * 1000 * 1000,  /* or more, up to what takes so long */
     AHEAD_MAX = 16,              /* for each slot */
-    GRACE_MS = 30000,    /* for what runs when the worker is asked to leave */
+    GRACE_S = 30,        /* for what runs when the worker is asked to leave; --grace */
     IMAGES = 64,
     MODULES = 16, /* bundles of modules that are kept for the next session with the same ones */
     CANCELLED = 1024,    /* cancelled chunks that are remembered, in case they come yet */
@@ -141,6 +142,8 @@ typedef struct node {
     unsigned n_cancelled;
     bool is_leaving, is_lost, is_refused;
     uint64_t leave_ms;
+    uint64_t grace_ms, idle_ms; /* --grace, --idle-exit; idle_ms 0: it never leaves by itself */
+    uint64_t busy_ms; /* when it last had something to do */
 } node;
 
 /* Set by a signal. */
@@ -1051,9 +1054,9 @@ static bool has_left(node *n, uint64_t now)
 {
     if (!n->is_leaving) {
         n->is_leaving = true;
-        n->leave_ms = now + GRACE_MS;
+        n->leave_ms = now + n->grace_ms;
         n->heartbeat_ms = 0;
-        say("leaves when what runs is over (at most %d s)", GRACE_MS / 1000);
+        say("leaves when what runs is over (at most %d s)", (int)(n->grace_ms / 1000));
         for (chunk *k = n->chunks; k; k = k->next)
             if (k->state < RUNNING)
                 answer(n, k, TP_ANSWER_BACK, "", 0);
@@ -1071,6 +1074,12 @@ static void serve(node *n)
         uint64_t now = now_ms();
         if (asked_to_leave && has_left(n, now))
             return;
+        if (n->chunks || n->is_lost)
+            n->busy_ms = now;
+        if (n->idle_ms && now >= n->busy_ms + n->idle_ms && !asked_to_leave) {
+            say("had nothing to do for %d s", (int)(n->idle_ms / 1000));
+            asked_to_leave = 1;
+        }
         stay(n);
         look_at_chunks(n, now);
         begin_queued(n, now);
@@ -1093,9 +1102,9 @@ static void on_signal(int sig)
     asked_to_leave = asked_to_leave < 2 ? asked_to_leave + 1 : 2;
 }
 
-static int open_node(node *n, const tp_options *o, tp_error *err)
+/* What a worker needs, here or on another machine. */
+static int check_engine(const tp_options *o, tp_error *err)
 {
-    uint8_t id[TP_ID_BYTES];
     if (!o->engine)
         return tp_error_set(err, TP_EUSAGE,
                             "says for which engine: --engine nats://HOST:4222, or TIDEPOOL_ENGINE");
@@ -1103,6 +1112,12 @@ static int open_node(node *n, const tp_options *o, tp_error *err)
         return tp_error_set(err, TP_EUSAGE,
                             "there is no token: TIDEPOOL_TOKEN is to be what `tidepool engine "
                             "token` shows on the engine's machine");
+    return 0;
+}
+
+static int open_node(node *n, const tp_options *o, tp_error *err)
+{
+    uint8_t id[TP_ID_BYTES];
     if (tp_signer_open(&n->signer, o->token, false, err))
         return -1;
     tp_build_get(&n->build);
@@ -1122,26 +1137,85 @@ static int open_node(node *n, const tp_options *o, tp_error *err)
                : 0;
 }
 
+/* What the words of `tidepool worker` say that are not options of the host. */
+typedef struct words {
+    const char *hosts;
+    long grace_s, idle_s; /* idle_s 0: it never leaves by itself */
+} words;
+
+static int usage(const char *format, const char *what)
+{
+    fprintf(stderr, "tidepool worker: ");
+    fprintf(stderr, format, what);
+    fputs("\nusage: tidepool worker --engine URL [-w N] [--hosts A,B,...] [--idle-exit SECONDS] "
+          "[--grace SECONDS]   (see tidepool help worker)\n",
+          stderr);
+    return TP_EXIT_USAGE;
+}
+
+/* Is `word` the option `name`, with its value in the same word or in the next? */
+static const char *value_of(const char *name, const char *word, const char *next, int *taken)
+{
+    size_t len = strlen(name);
+    if (strncmp(word, name, len) != 0 || (word[len] && word[len] != '='))
+        return NULL;
+    *taken = word[len] ? 1 : 2;
+    return word[len] ? word + len + 1 : next ? next : "nothing";
+}
+
+/* 0, or the exit code after saying what is wrong; -1: help was asked for, and given. */
+static int read_words(const tp_options *o, words *w)
+{
+    enum { SECONDS_MAX = 1000000 };
+    for (int i = o->script, taken = 1; i < o->argc; i += taken) {
+        const char *word = o->argv[i], *next = o->argv[i + 1], *value;
+        long *seconds = &w->grace_s;
+        if (strcmp(word, "--help") == 0) {
+            puts("usage: tidepool worker --engine URL [-w N] [--hosts A,B,...] "
+                 "[--idle-exit SECONDS] [--grace SECONDS]   (see tidepool help worker)");
+            return -1;
+        }
+        if ((value = value_of("--hosts", word, next, &taken))) {
+            w->hosts = value;
+            continue;
+        }
+        if ((value = value_of("--idle-exit", word, next, &taken)))
+            seconds = &w->idle_s;
+        else if (!(value = value_of("--grace", word, next, &taken)))
+            return usage("it does not know %.100s", word);
+        char *end;
+        *seconds = *value >= '0' && *value <= '9' ? strtol(value, &end, 10) : -1;
+        if (*seconds < 0 || *end || *seconds > SECONDS_MAX)
+            return usage(seconds == &w->idle_s ? "--idle-exit is a number of seconds, not %.100s"
+                                               : "--grace is a number of seconds, not %.100s",
+                         value);
+    }
+    return 0;
+}
+
 int tp_cluster_worker_main(const tp_options *o)
 {
     static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
     struct sigaction action = { .sa_handler = on_signal };
+    words w = { .grace_s = GRACE_S };
     tp_error err = { 0 };
-    if (o->script < o->argc) {
-        bool is_asked = strcmp(o->argv[o->script], "--help") == 0;
-        if (!is_asked)
-            fprintf(stderr, "tidepool worker: it does not know %.100s\n", o->argv[o->script]);
-        fprintf(is_asked ? stdout : stderr,
-                "usage: tidepool worker --engine URL [-w N]   (see tidepool help worker)\n");
-        return is_asked ? EXIT_SUCCESS : TP_EXIT_USAGE;
-    }
-    node *n = calloc(1, sizeof *n);
+    int rc = read_words(o, &w);
+    if (rc)
+        return rc < 0 ? EXIT_SUCCESS : rc;
     signal(SIGPIPE, SIG_IGN);
+    rc = check_engine(o, &err);
+    if (rc == 0 && w.hosts)
+        return tp_hosts_main(o, w.hosts, w.grace_s == GRACE_S ? -1 : w.grace_s, w.idle_s);
+    node *n = rc ? NULL : calloc(1, sizeof *n);
     if (!n || open_node(n, o, &err)) {
-        fprintf(stderr, "tidepool worker: %s\n", n ? err.message : "not enough memory");
+        fprintf(stderr, "tidepool worker: %s\n",
+                err.code ? err.message : "not enough memory");
         free(n);
         return err.code == TP_EUSAGE ? TP_EXIT_USAGE : EXIT_FAILURE;
     }
+    n->grace_ms = (uint64_t)w.grace_s * 1000;
+    n->idle_ms = (uint64_t)w.idle_s * 1000;
+    n->busy_ms = now_ms();
     tp_engine_hide_token(); /* from what the items run */
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
         sigaction(signals[i], &action, NULL);

@@ -31,6 +31,7 @@ typedef struct engine {
     char address[INET6_ADDRSTRLEN]; /* where it listens, as 127.0.0.1, 0.0.0.0 or :: */
     int port;
     bool has_listen; /* it was given */
+    char monitor[100]; /* up --monitor ADDRESS:PORT; "": nowhere */
     bool is_coordinators; /* token --coordinator */
     const char *whose, *revoked; /* token --for NAME, --revoke NAME */
     const char *command;
@@ -45,8 +46,9 @@ static int fail(const char *format, const char *what)
 }
 
 static const char usage_text[] =
-    "usage: tidepool engine up [--listen 127.0.0.1:4222] | status | token [--coordinator | "
-    "--for NAME | --revoke NAME] | gc | down [--dir FOLDER]   (see tidepool help engine)\n";
+    "usage: tidepool engine up [--listen 127.0.0.1:4222] [--monitor ADDRESS:PORT] | status | "
+    "token [--coordinator | --for NAME | --revoke NAME] | gc | down [--dir FOLDER]   (see "
+    "tidepool help engine)\n";
 
 static int usage(const char *format, const char *what)
 {
@@ -201,7 +203,7 @@ static const char config_format[] =
     "ping_interval: \"5s\"\n"
     "ping_max: 2\n"
     "jetstream { store_dir: \"%s/streams\" }\n"
-    "%s"
+    "%s%s"
     "accounts {\n"
     "  TIDEPOOL {\n"
     "    jetstream: enabled\n"
@@ -291,13 +293,15 @@ static char *listen_of(const engine *e, char text[100])
 /* Writes nats.conf. `s` is the coordinator's. */
 static int write_config(const engine *e, const tp_signer *s)
 {
-    char *users = write_users(e), *text = NULL, *tls = NULL, address[100];
+    char *users = write_users(e), *text = NULL, *tls = NULL, address[100], http[120] = "";
     const char *f = e->folder;
     if (!users)
         return -1;
     if (!is_loopback(e->address) && asprintf(&tls, tls_format, f, f) < 0)
         tls = NULL;
-    int n = asprintf(&text, config_format, listen_of(e, address), f, f, f, tls ? tls : "",
+    if (*e->monitor)
+        snprintf(http, sizeof http, "http: \"%s\"\n", e->monitor);
+    int n = asprintf(&text, config_format, listen_of(e, address), f, f, f, tls ? tls : "", http,
                      s->password, users);
     int rc = n < 0 || (!is_loopback(e->address) && !tls) ? fail("%s", "not enough memory")
                                                          : write_file(e, "nats.conf", text);
@@ -435,6 +439,8 @@ static bool read_address(const char *text, char address[INET6_ADDRSTRLEN], int *
 static bool read_listen(engine *e)
 {
     char text[100];
+    if (!read_line(e, "monitor", e->monitor, sizeof e->monitor))
+        *e->monitor = '\0';
     return read_line(e, "listen", text, sizeof text) && read_address(text, e->address, &e->port);
 }
 
@@ -462,6 +468,7 @@ static int up(engine *e)
     }
     if (!e->has_listen)
         read_listen(e);
+    strcpy(e->monitor, wanted.monitor);
     const char *server = find_server(path);
     if (!server)
         return fail("%s is not installed: on Debian, apt install nats-server", "nats-server");
@@ -470,7 +477,8 @@ static int up(engine *e)
         return fail("another server listens on %s: --listen ADDRESS:PORT takes another port", text);
     strcat(text, "\n");
     if (find_tokens(e, true, &s) || (!is_loopback(e->address) && write_certificate(e, &s)) ||
-        write_config(e, &s) || write_file(e, "listen", text))
+        write_config(e, &s) || write_file(e, "listen", text) ||
+        write_file(e, "monitor", e->monitor))
         return EXIT_FAILURE;
     char log[4096];
     unlink(path_of(e, "nats.log", log));
@@ -629,6 +637,7 @@ static int list_workers(const engine *e)
 static int status(engine *e)
 {
     char url[300], version[32];
+    tp_build build;
     pid_t pid = running(e);
     if (!pid || !read_listen(e)) {
         printf("No engine of %s runs.\n", e->folder);
@@ -637,6 +646,9 @@ static int status(engine *e)
     answers(e, version);
     printf("The engine runs at %s (nats-server %s, process %ld, files in %s).\n",
            url_of(e, near_address(e), url), version, (long)pid, e->folder);
+    tp_build_get(&build);
+    printf("Work for workers of this build waits at the consumer P_%s of " TP_STREAM_W ".\n",
+           build.hex);
     fflush(stdout);
     warn_of_holes(e, version);
     return list_workers(e);
@@ -690,6 +702,12 @@ int tp_engine_main(const tp_options *o)
                              "not %s",
                              next);
             e.has_listen = true;
+            i++;
+        } else if (strcmp(word, "--monitor") == 0 && next) {
+            engine monitor = { .port = 0 };
+            if (!read_address(next, monitor.address, &monitor.port))
+                return usage("--monitor needs ADDRESS:PORT, as 127.0.0.1:8222, not %s", next);
+            listen_of(&monitor, e.monitor);
             i++;
         } else if ((strcmp(word, "--for") == 0 || strcmp(word, "--revoke") == 0) && next) {
             if (!is_name(next))

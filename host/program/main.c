@@ -264,10 +264,11 @@ int main(int argc, char **argv)
         return cannot_start("not enough memory");
     memcpy(words, argv, (size_t)argc * sizeof *words);
     const int wrong = argc > 0 ? tp_options_parse(&o) : TP_EXIT_USAGE;
-    const int code = wrong || !o.detaches ? wrong : tp_jobs_detach(words, o.argv[o.script]);
+    if (!wrong && o.detaches)
+        return tp_jobs_detach(words, o.argv[o.script]);
     free(words);
-    if (wrong || o.detaches)
-        return code;
+    if (wrong)
+        return wrong;
     const char *workers = getenv("TIDEPOOL_WORKERS");
     if (workers && *workers && !o.workers &&
         tp_options_read_workers(&o, "TIDEPOOL_WORKERS", workers))

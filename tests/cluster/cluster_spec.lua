@@ -32,6 +32,12 @@ describe("tidepool engine", function()
     assert.equal(1, status)
     contains(said, "No engine")
     own:up_again() -- with the same port and the same tokens
+    local port = own.port % 1000 + 31000
+    own:engine "down"
+    contains(own:engine("up --monitor 127.0.0.1:" .. port), "The engine runs")
+    own:engine "token --for one" -- which has the server read its configuration again
+    local ask = [[timeout 20 bash -c 'exec 3<>/dev/tcp/127.0.0.1/%d; printf "GET /jsz?streams=1 HTTP/1.0\r\n\r\n" >&3; cat <&3']]
+    contains(io.popen(ask:format(port)):read "*a", "200 OK")
     contains(own:engine "status", own.url)
     assert.equal(worker, (own:engine "token"))
   end)
@@ -137,17 +143,6 @@ describe("a script on a cluster", function()
     local host = io.popen("uname -n"):read "*l"
     done = own:run('local app = require "tidepool".App "job"\n' .. source, { flags = { "--engine", own.url, "--log=tag" } })
     assert.is_truthy(done.stdout:find(host:gsub("%p", "%%%0") .. " w%d #1| line 1\n"), done.stdout)
-  end)
-
-  it("says how far a map is, how many workers are busy, and on how many hosts", function()
-    local done = own:run([[
-      local f = require "tidepool".App "job":func { name = "f" } (function(x) require "tests.support".sleep(0.4) return x end)
-      f:map(require "tidepool".range(24)):list()]], { setup = "cd " .. lfs.currentdir(), flags = { "--engine", own.url, "--progress=plain" } })
-    contains(done.stderr, "/3 busy on 1 host", "f: 24 done")
-    done = own:run([[
-      local f = require "tidepool".App "job":func { name = "f" } (function(x) require "tests.support".sleep(0.4) return x end)
-      f:map(require "tidepool".range(12)):list()]], { setup = "cd " .. lfs.currentdir(), flags = { "--engine", own.url, "--progress=json" } })
-    contains(done.stderr, '"workers":3,"hosts":1,"over":')
   end)
 
   it("runs no more items at once than a limit says, over all workers", function()

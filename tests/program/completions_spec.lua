@@ -43,8 +43,8 @@ describe("completion in bash", function()
     assert.equal("forget", bash "tidepool cache f")
     assert.equal("--help,--json", bash "tidepool devices --")
     assert.equal("down,gc,status,token,up", bash "tidepool engine ")
-    assert.equal("--coordinator,--dir,--for,--help,--listen,--revoke", bash "tidepool engine --")
-    assert.equal("--engine,--help,--workers", bash "tidepool worker --")
+    assert.equal("--coordinator,--dir,--for,--help,--listen,--monitor,--revoke", bash "tidepool engine --")
+    assert.equal("--engine,--grace,--help,--hosts,--idle-exit,--workers", bash "tidepool worker --")
     local names = {}
     for i, one in ipairs(executors.that "runs_lua") do names[i] = one.name end
     table.sort(names)
@@ -108,8 +108,8 @@ describe("the help, the manual page and the completions", function()
   end
 
   it("name the same options", function()
-    local all = in_help "'' map devices engine"
-    assert.equal(43, #all)
+    local all = in_help "'' map devices engine worker"
+    assert.equal(47, #all)
     assert.same(all, options_in(support.read_file "completions/_tidepool":gsub("%-%[", "["), "'%*?(%-%-?%a[%a-]*)"))
     local page = support.read_file "man/tidepool.1":match "\n%.SH OPTIONS(.*)\n%.SH THE SESSION":gsub("\\%-", "-")
     page = page:gsub("\n[^.][^\n]*", "")

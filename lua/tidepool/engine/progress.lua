@@ -101,10 +101,9 @@ local function state_of(entry, now, waits, is_over, is_complete)
   entry.seen = now
   measure(entry, done, now)
   local total = entry.total or (counts.has_all and counts.pushed) or nil
-  local workers, hosts = core.places(about.executor.name)
   local state = {
     name = about.name, done = done, total = total, failed = counts.failed, retried = counts.retried, elapsed = now - entry.started,
-    is_over = is_over or false, is_complete = is_complete or false, workers = workers, hosts = hosts,
+    is_over = is_over or false, is_complete = is_complete or false, workers = core.workers(),
     is_compiling = is_compiling or nil,
   }
   if is_over then
@@ -154,9 +153,8 @@ local function bar(s)
 end
 
 local function busy_text(s, executor)
-  if executor.by_owner or s.hosts == 0 then return nil end
-  local text = ("%d/%d busy"):format(math.min(s.busy, s.workers), s.workers)
-  return s.hosts and text .. (" on %d host%s"):format(s.hosts, s.hosts == 1 and "" or "s") or text
+  if executor.by_owner then return nil end
+  return ("%d/%d busy"):format(math.min(s.busy, s.workers), s.workers)
 end
 
 --- Why the map waits: "waits for inputs", "window full: reader", "limit 5", "waits to retry".
@@ -235,10 +233,9 @@ end
 
 local function json_text(s)
   local function number(value, format) return value and (format or "%.0f"):format(value) or "null" end
-  return ('{"name":%s,"done":%s,"total":%s,"failed":%s,"rate":%s,"eta":%s,"elapsed":%s,"busy":%s,"workers":%s,%s"over":%s}'):format(
+  return ('{"name":%s,"done":%s,"total":%s,"failed":%s,"rate":%s,"eta":%s,"elapsed":%s,"busy":%s,"workers":%s,"over":%s}'):format(
     json_string(s.name), number(s.done), number(s.total), number(s.failed), number(s.rate, "%.3f"), number(s.eta, "%.1f"),
-    number(s.elapsed, "%.3f"), number(s.busy), number(s.workers), s.hosts and ('"hosts":%d,'):format(s.hosts) or "",
-    tostring(s.is_over))
+    number(s.elapsed, "%.3f"), number(s.busy), number(s.workers), tostring(s.is_over))
 end
 
 local function summary(s)

@@ -194,7 +194,7 @@ app:main that maps it over the arguments. A file that is there is left as it is.
 ]==]
 
 topics.engine = [==[
-Usage: tidepool engine up [--listen ADDRESS:PORT]
+Usage: tidepool engine up [--listen ADDRESS:PORT] [--monitor ADDRESS:PORT]
        tidepool engine status
        tidepool engine token [--coordinator | --for NAME | --revoke NAME]
        tidepool engine gc
@@ -210,6 +210,8 @@ after three days; `down` ends it. What is under way goes on after the next `up`.
   --listen ADDRESS   where it listens, as 127.0.0.1:4222 (at first), 0.0.0.0:4222 or [::]:4222;
                      by default as the last time. Other machines reach it over TLS only, as
                      tls://HOST:4222; who has its tokens trusts it, and no other engine
+  --monitor ADDRESS  where the server answers questions about itself over HTTP, to anybody, as
+                     127.0.0.1:8222 (for KEDA, or for who watches it); by default nowhere
   --dir FOLDER       where its files are (default: TIDEPOOL_ENGINE_DIR, or tidepool/engine in
                      XDG_STATE_HOME, ~/.local/state)
   --coordinator      the token of scripts: who has it can run anything on all workers
@@ -222,7 +224,7 @@ apt install nats-server libnats3.4 libsodium23).
 ]==]
 
 topics.worker = [==[
-Usage: tidepool worker --engine URL [-w N]
+Usage: tidepool worker --engine URL [-w N] [--hosts A,B,...]
 
 Runs work of the cluster whose engine is at URL (default: TIDEPOOL_ENGINE), N items at once
 (default: as -w of tidepool), in worker processes of this machine, for scripts of the same
@@ -231,6 +233,13 @@ engine's machine it is found by itself.
 
 Workers may come and go at any time. SIGTERM and Ctrl-C end one when what it runs is over,
 after 30 s at most; a second one ends it at once. What it has not finished runs elsewhere.
+
+  --hosts A,B,...      on these machines instead, by ssh, which is to work without questions;
+                       nothing is installed there, and what is missing is said. They leave when
+                       this process does. An engine on this machine alone (nats://127.0.0.1:...)
+                       is reached through the same connections
+  --idle-exit SECONDS  ends when it has had nothing to do for so long
+  --grace SECONDS      how long what it runs may take when it is asked to leave (default: 30)
 ]==]
 
 topics.jobs = [==[
