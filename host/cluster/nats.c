@@ -23,23 +23,25 @@ enum {
 /* how long its threads may take to leave us alone after a connection was closed */
 static const uint64_t CLOSE_NS = 5ull * 1000 * 1000 * 1000;
 
-static const char library[] = "libnats.so.3.4";
+/* of Debian 12 and 13; what we call, and the numbers of natsStatus, are the same in both */
+static const char *const libraries[] = { "libnats.so.3.4", "libnats.so.3.10" };
 
 static int load(tp_nats *n, tp_error *err)
 {
     if (n->library)
         return 0;
     /* never unloaded: its threads outlive connections */
-    n->library = dlopen(library, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    for (size_t i = 0; !n->library && i < sizeof libraries / sizeof *libraries; i++)
+        n->library = dlopen(libraries[i], RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (!n->library)
         return tp_error_set(err, TP_ESYS,
-                            "a cluster needs the NATS client library (%s), which is not "
-                            "installed: on Debian, apt install libnats3.4",
-                            library);
+                            "a cluster needs the NATS client library (%s or %s), which is not "
+                            "installed: apt install libnats3.4 on Debian 12, libnats3.10 on 13",
+                            libraries[0], libraries[1]);
 #define LOAD(result, name, arguments)                                                        \
     *(void **)&n->name = dlsym(n->library, "nats" #name);                                    \
     if (!n->name)                                                                            \
-        return tp_error_set(err, TP_ESYS, "%s is too old: it has no nats" #name, library);
+        return tp_error_set(err, TP_ESYS, "the NATS client library is too old: no nats" #name);
     TP_NATS_FUNCTIONS(LOAD)
 #undef LOAD
     return 0;

@@ -1,6 +1,6 @@
 /* nats.h: a connection to a NATS server, and what comes in on it, in one queue.
  *
- * The client library (libnats.so.3.4) is loaded at the first connection and never linked, so that
+ * The client library (libnats) is loaded at the first connection and never linked, so that
  * a program without a cluster neither needs it nor takes longer to start. The part of its
  * interface that is used is declared here. Its own threads only add to the queue; one thread of
  * ours takes from it, and makes all calls but tp_nats_wake. */
