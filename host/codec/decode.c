@@ -225,13 +225,22 @@ static bool says_not_found(const char *why, size_t why_len, const char *name, si
 /* Sets the error: a module of the script is not found in a worker, and what to do about it. */
 static void refuse_module(decoder *d, const char *name, size_t len)
 {
+    static const struct {
+        const char *module, *what;
+    } of_program[] = { { "vim", "the editor" }, { "love", "the game" }, { "ngx", "nginx" } };
     int n = (int)(len < 100 ? len : 100);
-    if (len >= 3 && memcmp(name, "vim", 3) == 0 && (len == 3 || name[3] == '.'))
-        tp_error_set(
-            d->err, TP_ECODEC,
-            "the editor (module \"%.*s\") is not in workers: use it in the task that runs the map",
-            n, name);
-    else if (place_of(d) != in_worker)
+    for (size_t i = 0; i < sizeof of_program / sizeof *of_program; i++) {
+        size_t size = strlen(of_program[i].module);
+        if (len >= size && memcmp(name, of_program[i].module, size) == 0 &&
+            (len == size || name[size] == '.')) {
+            tp_error_set(d->err, TP_ECODEC,
+                         "%s (module \"%.*s\") is not in workers: use it in the task that runs "
+                         "the map",
+                         of_program[i].what, n, name);
+            return;
+        }
+    }
+    if (place_of(d) != in_worker)
         tp_error_set(d->err, TP_ECODEC,
                      "module \"%.*s\" is not to be found %s: C modules, and what is installed, "
                      "must be on the workers' machines (the script's own Lua files travel; what "

@@ -269,6 +269,13 @@ function tidepool.plot(xs, ys, extra)
   plot.print(xs, ys, extra)
 end
 
+--- Lets tasks, callbacks and luv's handles go on as far as they can without waiting: for a program
+-- with a loop of its own, such as a game, once a round.
+function tidepool.step(extra)
+  check.no_more(extra, "tidepool.step", "no arguments")
+  loop.step_of_script()
+end
+
 --- Runs until all tasks have ended, everything that was spawned is done, and luv has no active
 --- handle left that keeps a loop going (a server, a timer), or uv.stop() was called; handles do not
 --- count once the script has called uv.run() itself. The binary does so at the end of a script.

@@ -28,6 +28,29 @@ local function until_true(what, condition)
   end)
 end
 
+describe("tidepool.step()", function()
+  it("lets a task go on, again and again, and never waits", function()
+    local dir = support.temp_dir()
+    local call = gate:spawn(dir .. "/file", 7)
+    local got
+    tidepool.async(function() got = call:get() end)
+    for _ = 1, 100 do tidepool.step() end -- it would wait for ever in the first
+    assert.is_nil(got)
+    note(dir .. "/file")
+    support.eventually("the task has got the result", function()
+      tidepool.step()
+      return got == 7
+    end)
+  end)
+
+  it("is refused where the loop runs already, and where there is none", function()
+    tidepool.async(function()
+      contains(mistake(function() tidepool.step() end), "the loop runs already; in a task, tidepool.sleep(0) lets the others go on")
+    end):get()
+    contains(failure_of(function() return app:func(function() tidepool.step() end):remote() end).message, "a mapped function has no loop of its own")
+  end)
+end)
+
 describe("A task", function()
   it("that starts a map of large values lets others go on while they are read", function()
     local results, core = require "tidepool.results", require "tidepool.core"

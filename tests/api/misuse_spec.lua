@@ -34,6 +34,7 @@ describe("An argument too many", function()
     ["tidepool.current"] = function() return tidepool.current(7) end,
     ["tidepool.now"] = function() return tidepool.now(7) end,
     ["tidepool.workers"] = function() return tidepool.workers(2, 7) end,
+    ["tidepool.step"] = function() return tidepool.step(7) end,
     ["tidepool.loop"] = function() return tidepool.loop(7) end,
     ["app:func"] = function() return app:func({}, print, 7) end,
     ["app:func { options }"] = function() return app:func {} (print, 7) end,

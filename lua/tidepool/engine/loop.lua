@@ -629,6 +629,13 @@ function loop.step()
   turn(0)
 end
 
+--- The same for a loop in the script itself.
+function loop.step_of_script()
+  if is_worker then check.fail("tidepool.step: a mapped function has no loop of its own") end
+  if is_inside() then check.fail("tidepool.step: the loop runs already; in a task, tidepool.sleep(0) lets the others go on") end
+  turn(0)
+end
+
 --- Is there anything that goes on while somebody waits: tasks, callbacks, luv's handles?
 function loop.is_busy()
   return n_alive > 0 or n_watched > 0 or timers[1] ~= nil or first <= last or has_more_news or (has_luv and core.loop.is_alive())

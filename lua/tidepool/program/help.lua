@@ -53,6 +53,7 @@ local module_rows = {
   { "tidepool.wait(list, options?)", "waits for n of them: the finished and the rest" },
   { "tidepool.as_completed(list)", "iterates over them as they finish" },
   { "tidepool.sleep(seconds)", "waits, and lets the others go on" },
+  { "tidepool.step()", "lets others go on without waiting: once a round of your own loop" },
   { "tidepool.loop()", "runs until all tasks and spawned calls are done" },
   { "tidepool.command { words }", "runs a program: { status, stdout, stderr }, or a failure" },
   { "tidepool.current()", "inside a function: which item runs" },
