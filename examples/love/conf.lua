@@ -1,3 +1,4 @@
+-- luacheck: globals love
 function love.conf(t)
   t.window.title = "terrain"
   t.window.width, t.window.height = 512, 384

@@ -8,6 +8,8 @@
 --
 -- prints: 48 tiles, drawn as they came
 
+-- luacheck: globals love
+
 local tidepool = require "tidepool"
 local app = tidepool.App "terrain"
 
