@@ -166,6 +166,8 @@ int luaopen_tidepool(lua_State *L)
                           (int)lua_tointeger(L, -1));
     lua_getglobal(L, "vim");
     bool is_editor = lua_istable(L, -1);
+    lua_getglobal(L, "ngx");
+    bool is_nginx = lua_istable(L, -1);
     lua_settop(L, 0);
     module *m = open_module(L, is_editor);        // module
     tp_error err = { 0 };
@@ -189,6 +191,10 @@ int luaopen_tidepool(lua_State *L)
         require(L, "tidepool.host.nvim");
         lua_pop(L, 1);
     } else {
+        if (is_nginx) {
+            require(L, "tidepool.host.nginx");
+            lua_pop(L, 1);
+        }
         require(L, "tidepool.engine.loop");
         lua_getfield(L, -1, "tell_at_end");
         lua_call(L, 0, 0);

@@ -11,12 +11,19 @@
 -- function that calls back (string.gsub, table.sort, require). Where one of these is missing,
 -- waiting is refused.
 
+local core = require "tidepool.core"
 local interpret = require "tidepool.base.interpret"
 
 local coroutines = {}
 
-local resume, status, wrap, yield = coroutine.resume, coroutine.status, coroutine.wrap, coroutine.yield
-local running, is_yieldable = coroutine.running, coroutine.isyieldable
+--- LuaJIT's own function: nginx puts others in the place of some, which schedule requests, and
+--- keeps these beside them.
+local function own(name)
+  return coroutine["_" .. name] or coroutine[name]
+end
+
+local resume, status, wrap, yield = own "resume", own "status", own "wrap", own "yield"
+local running, is_yieldable = coroutine.running, core.loop.is_yieldable -- nginx drops coroutine.isyieldable
 local getinfo, getupvalue = debug.getinfo, debug.getupvalue
 local error, pcall, type, xpcall = error, pcall, type, xpcall
 
@@ -138,11 +145,13 @@ end
 
 interpret(come_back, go_on, resume_within, give)
 
+--- What the loop runs tasks with.
+coroutines.create, coroutines.resume, coroutines.status = own "create", resume_within, status_within
+
 --- Replaces the library's functions by ours, except those that somebody else has replaced already.
 function coroutines.install()
   local library = package.loaded.coroutine
-  local own = { resume = resume_within, status = status_within, wrap = wrap_within }
-  for name, function_within in pairs(own) do
+  for name, function_within in pairs { resume = resume_within, status = status_within, wrap = wrap_within } do
     if getinfo(library[name], "S").what == "C" then library[name] = function_within end
   end
 end

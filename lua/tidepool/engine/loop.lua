@@ -55,6 +55,8 @@ local TIDY_SHARE = 50
 -- progress it is certain that nothing can end the wait.
 local BLOCKED_S = 0.3 -- an item that runs for so long without a wait keeps others waiting
 local POLL_MIN_S, POLL_MAX_S, STUCK_S = 0.0001, 0.002, 2
+-- How much longer each pause (loop.set_pause) of a wait is than the one before, and at most.
+local PAUSE_MIN_S, PAUSE_MAX_S = 0.001, 0.005
 
 -- Stands for infinity: a time that is never reached. Sleeping for ever is allowed, unlike waiting
 -- for something that never comes, which is an error.
@@ -84,6 +86,7 @@ local has_luv = false
 -- has the script called uv.run itself; has it called uv.stop since
 local runs_luv, stops_luv = false, false
 local watcher = function(seconds) return seconds end -- see loop.set_watcher
+local can_pause, pause -- see loop.set_pause
 -- errors of callbacks that are to be shown; and how many were shown
 local problems, n_problems = {}, 0
 
@@ -207,9 +210,9 @@ local function resume_item(task, ...)
     task.has_entered = true
     n_items = n_items + 1
   end
-  local _, why = coroutine.resume(task.thread, ...)
+  local _, why = coroutines.resume(task.thread, ...)
   -- Nothing but an error that cannot be caught ends the thread like this, see below.
-  if not task.is_over and coroutine.status(task.thread) == "dead" then task:_end(false, why) end
+  if not task.is_over and coroutines.status(task.thread) == "dead" then task:_end(false, why) end
   if not task.is_over then
     local fine, list, applied = pcall(core.item.leave, work)
     if not fine then task.stop = list elseif list ~= nil or applied ~= nil then task.changes = { list, applied } end
@@ -224,13 +227,13 @@ local function resume(task, ...)
   source = task.source
   core.random.enter(source)
   if not is_turning then resumed_at = now() end
-  local fine, why = coroutine.resume(task.thread, ...)
+  local fine, why = coroutines.resume(task.thread, ...)
   source = source_before
   core.random.enter(source)
   nested = nested - 1
   -- Only an error that cannot be caught (the stack was full in the handler) ends a thread like
   -- this. A thread that somebody else has resumed is left alone.
-  if not fine and coroutines.task_of(task.thread) and coroutine.status(task.thread) == "dead" then end_task(task, false, { value = why }) end
+  if not fine and coroutines.task_of(task.thread) and coroutines.status(task.thread) == "dead" then end_task(task, false, { value = why }) end
 end
 
 --- Runs fn(...) as a task, up to its first wait; with is_later in a later turn.
@@ -244,7 +247,7 @@ function loop.start(task, is_later, fn, ...)
   end
   if is_later or nested >= NESTED_MAX then
     local n, arguments = select("#", ...), { ... }
-    task.thread = coroutine.create(function()
+    task.thread = coroutines.create(function()
       -- it was cancelled before it began
       if task.stop then return end_task(task, false, { value = task.stop }) end
       return run(task, fn, unpack(arguments, 1, n))
@@ -252,7 +255,7 @@ function loop.start(task, is_later, fn, ...)
     coroutines.add(task.thread, task)
     make_ready(task)
   else
-    task.thread = coroutine.create(run)
+    task.thread = coroutines.create(run)
     coroutines.add(task.thread, task)
     resume(task, task, fn, ...)
   end
@@ -447,6 +450,13 @@ end
 --- long to wait at most. It may raise.
 function loop.set_watcher(fn)
   watcher = fn
+end
+
+--- For a program that runs our caller in a coroutine of its own, among others (nginx's requests):
+--- fn(seconds) lets these go on for so long, and is called instead of blocking the thread wherever
+--- may() is true.
+function loop.set_pause(may, fn)
+  can_pause, pause = may, fn
 end
 
 --- Is there nothing that could go on while somebody waits?
@@ -709,8 +719,9 @@ local function block(waiter, deadline)
   local task, obstacle = who_waits()
   if task then return block_task(task, waiter, deadline) end
   if obstacle then return nil, obstacle end
+  local pauses, step = can_pause and can_pause(), 0
   while not waiter.is_woken do
-    local fine, result = pcall(turn, deadline)
+    local fine, result = pcall(turn, pauses and 0 or deadline)
     if not fine then
       is_turning = false
       return nil, result
@@ -722,6 +733,10 @@ local function block(waiter, deadline)
     elseif result then
       return nil, check.where() .. "this would wait for ever: nothing is left that could end it"
     end
+    if pauses then
+      step = math.min(step + PAUSE_MIN_S, PAUSE_MAX_S)
+      pause(deadline and math.max(PAUSE_MIN_S, math.min(step, deadline - now())) or step)
+    end
   end
   return true
 end
@@ -730,7 +745,7 @@ loop.block = block
 --- Is it this thread that waits, and nothing goes on meanwhile but what it waits for?
 local function blocks()
   if is_worker then return not here() end
-  return is_quiet()
+  return is_quiet() and not (can_pause and can_pause())
 end
 
 --- Waits for news of the job, or for so many seconds. May return early.
@@ -1159,7 +1174,7 @@ function loop.begin_item(work, captured, on_error, fn, ...)
   local was_unfinished = is_unfinished
   is_unfinished = true
   -- with all fields, so that setting one takes no memory
-  local task = setmetatable({ work = work, captured = captured, thread = coroutine.create(run_item), has_entered = false, is_over = false,
+  local task = setmetatable({ work = work, captured = captured, thread = coroutines.create(run_item), has_entered = false, is_over = false,
     is_ready = false, is_away = false, is_in_line = false, n_asked = 0, resumed_at = 0, changes = false, stop = false, waiter = false }, Item)
   coroutines.add(task.thread, task)
   items[task] = true
