@@ -132,6 +132,16 @@ describe("in Neovim", function()
     assert.equal(0, exit)
   end)
 
+  it(":checkhealth tidepool says what works", function()
+    local written = in_nvim [[
+      vim.cmd "checkhealth tidepool"
+      out(table.concat(vim.api.nvim_buf_get_lines(0, 0, -1, true), "\n"))
+    ]]
+    assert.matches("version %d+%.%d+%.%d+, LuaJIT", written)
+    assert.matches("OK:? threads run functions", written)
+    assert.matches("OK:? worker processes run functions", written)
+  end)
+
   it("the example plugin fills the quickfix list", function()
     local written, messages = in_nvim [[
       vim.cmd "runtime plugin/tidegrep.vim"
@@ -146,6 +156,7 @@ describe("in Neovim", function()
       until_true(function() return again:done() end)
       out(again:get(), vim.fn.getqflist({ title = 1 }).title)
     ]]
-    assert.equal("02.txt 2 3 a needle2 here\n30 tidegrep nothing\n", written .. messages)
+    assert.equal("02.txt 2 3 a needle2 here\n30 tidegrep nothing\n", written)
+    assert.matches("tidegrep: 30 lines", messages)
   end)
 end)

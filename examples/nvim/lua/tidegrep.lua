@@ -38,6 +38,11 @@ local function files_of(directory)
   return vim.tbl_filter(function(path) return vim.fn.isdirectory(path) == 0 end, vim.fn.globpath(directory, "**/*", true, true))
 end
 
+--- Shows how far it is, where the editor shows messages.
+local function show(text)
+  vim.schedule(function() vim.api.nvim_echo({ { text } }, false, {}) end)
+end
+
 --- Looks for a Lua pattern in all files of a directory; the quickfix list fills as they are found.
 ---@param pattern string
 ---@param directory string?  default: the current one
@@ -47,13 +52,18 @@ function tidegrep.grep(pattern, directory)
   local paths = files_of(vim.fn.fnamemodify(directory or ".", ":p"):gsub("/$", ""))
   vim.fn.setqflist({}, " ", { title = "tidegrep " .. pattern })
   running = tidepool.async(function()
-    local count = 0
-    for _, found in search:map(paths, function() return pattern end) do
+    local count, shown = 0, tidepool.now()
+    for i, found in search:map(paths, tidepool.const(pattern)) do
       count = count + #found
+      if tidepool.now() - shown > 0.1 then
+        shown = tidepool.now()
+        show(("tidegrep: %d of %d files, %d lines"):format(i, #paths, count))
+      end
       if #found > 0 then
         vim.schedule(function() vim.fn.setqflist(found, "a") end)
       end
     end
+    show(("tidegrep: %d lines"):format(count))
     return count
   end)
   return running
