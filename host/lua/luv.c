@@ -133,6 +133,13 @@ static census count_handles(const place *at)
     return c;
 }
 
+/* Has this request of a file's been done at once, without a callback? luv keeps those of a folder's
+ * entries (uv.fs_scandir) as long as somebody may read them. */
+static bool is_done(const uv_req_t *request)
+{
+    return request->type == UV_FS && !((const uv_fs_t *)request)->cb;
+}
+
 /* How many of luv's requests are under way in this state: luv keeps them in the registry until they
  * are over. `is_cancelled`: tries to cancel them. */
 static size_t count_requests(lua_State *L, bool is_cancelled)
@@ -145,11 +152,13 @@ static size_t count_requests(lua_State *L, bool is_cancelled)
     lua_pushnil(L);
     while (lua_next(L, LUA_REGISTRYINDEX)) {         // req work key value
         if (lua_type(L, -1) == LUA_TUSERDATA && lua_getmetatable(L, -1)) {
-            bool is_request = lua_rawequal(L, -1, -5);
-            if (is_request || lua_rawequal(L, -1, -4))
+            uv_req_t *request = lua_rawequal(L, -1, -5) ? lua_touserdata(L, -2) : NULL;
+            if (request && is_done(request))
+                request = NULL;
+            else if (request || lua_rawequal(L, -1, -4))
                 n++;
-            if (is_request && is_cancelled)
-                uv_cancel(lua_touserdata(L, -2));
+            if (request && is_cancelled)
+                uv_cancel(request);
             lua_pop(L, 1);
         }
         lua_pop(L, 1);

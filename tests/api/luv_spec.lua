@@ -168,6 +168,13 @@ describe("luv", function()
     ]])
   end)
 
+  it("a folder whose entries are kept does not matter at the end", function()
+    prints("true\n", [[
+      entries = require("luv").fs_scandir("DIR")
+      print(entries ~= nil)
+    ]])
+  end)
+
   it("files can be read in tasks", function()
     prints("directory\tfile\nhello\n", [[
       tidepool.async(function()
