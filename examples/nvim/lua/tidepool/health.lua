@@ -23,7 +23,11 @@ function M.check()
   try("threads", { executor = "threads" })
   try("worker processes", { executor = "processes" }, { "TIDEPOOL_WORKER names the program `tidepool`, of the same build" })
   local devices = tidepool.devices()
-  if devices[1] then ok("device: " .. devices[1].name) else warn("no OpenCL device, for functions with gpu", { "apt install pocl-opencl-icd ocl-icd-libopencl1" }) end
+  if devices[1] then
+    ok("device: " .. devices[1].name)
+  else
+    warn("no OpenCL device, for functions with gpu", { "apt install pocl-opencl-icd ocl-icd-libopencl1" })
+  end
 end
 
 return M
