@@ -1,6 +1,6 @@
---- nginx (not stock): what waits in a request lets others go on. scripts/check-nginx tries a real one,
--- whose LuaJIT excludes Debian's; here a script plays its part: coroutines that ngx.sleep yields from,
--- and a coroutine library of its own.
+--- nginx (not stock): what waits in a request lets others go on. scripts/check-nginx tries a real
+-- one, whose LuaJIT excludes Debian's; here a script plays its part: coroutines that ngx.sleep
+-- yields from, and a coroutine library of its own.
 
 local support = require "tests.support"
 
