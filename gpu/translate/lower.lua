@@ -313,7 +313,7 @@ local function declare(L, at, name, size)
         end
         emit(L, node_at(L, at, "Room", { var = var, size = size }))
     else
-        emit(L, node_at(L, at, "Local", { vars = { var }, exprs = {} }))
+        emit(L, node_at(L, at, "Local", { vars = { var }, exprs = L.zero and { number(L, at, 0) } or {} }))
     end
     return var
 end
@@ -508,7 +508,7 @@ function copy(L, at, to, value)
                 line = at.line })) end
         end
         if storage.list and not storage.list.is_fixed then
-            write_var(L, at, storage.list.first, to.at, number(L, at, 1))
+            write_var(L, at, storage.list.first, to.at, number(L, at, static.value[0] ~= nil and 0 or 1))
             write_var(L, at, storage.list.last, to.at, number(L, at, #static.value))
         end
     elseif value.t == "scalar" then
@@ -668,15 +668,19 @@ local function truth_of(L, node)
             end
         elseif right.tag == "Nil" then
             local name = type_of(L, left)
+            local value = name == "table" and peek(L, left)
+            if value and (value.t == "element" or value.may_be_nil) then return end
             if name == "table" or name == "function" or name == "nil" then return (name == "nil") == (node.op == "==") end
         end
     elseif tag == "Name" or tag == "Index" then
         local name = type_of(L, node)
+        local value = name == "table" and peek(L, node)
+        if value and (value.t == "element" or value.may_be_nil) then return end
         if name == "table" or name == "function" or name == "userdata" or name == "cdata" then return true end
         if name == "nil" then return false end
         if name == "boolean" then
-            local value = peek(L, node)
-            return value.node.static and value.node.static.value
+            local static = peek(L, node).node.static
+            return static and static.value
         end
     end
 end
@@ -842,8 +846,68 @@ function index_value(L, at, base, key)
     return scalar(node_at(L, at, "Index", { object = base.node or node_at(L, at, "Nil", {}), key = key }))
 end
 
--- The scalar's node, of an expression that must be one.
+-- Is the index one of an element that there is? A condition.
+local function is_within(L, at, key, first, last)
+    return all_of(L, at, { binop(L, at, ">=", key, first), binop(L, at, "<=", key, last), is_whole(L, at, key) })
+end
+
+-- Whether a captured list has an element: a condition, since it may be nil.
+local function has_element(L, at, static, key)
+    local value = static.value
+    return is_within(L, at, key, number(L, at, value[0] ~= nil and 0 or 1), node_at(L, at, "Unop", { op = "#", expr = fixed(L, at, static) }))
+end
+
+-- Of an expression that is an element of a list, with an index that is computed: whether there is
+-- one, a condition, and its value, which has no meaning where there is none. nil of others.
+local function presence(L, node)
+    while node.tag == "Paren" do node = node.expr end
+    if node.tag == "Name" then
+        local value = name_value(L, node)
+        if value.t == "element" then return has_element(L, node, value.static, value.index), value end
+        -- a local that is declared without a value
+        local known = node.var and lookup(L, node.var)
+        if known and known.flag then return name_of(L, node, known.flag), value end
+        if known and known.may_be_nil and not L.nilable[node.var] then
+            L.nilable[node.var] = true
+            note_change(L)
+        end
+        return
+    end
+    if node.tag ~= "Index" or node.key.tag == "String" then return end
+    local known = peek(L, node.object)
+    if not known or node.key.tag == "Number" and known.t ~= "object" then return end
+    if known.t == "object" and known.storage.list then
+        local key = hold(L, node, expr_scalar(L, node.key, "an index"), "index")
+        local element = known.storage.list.element
+        return is_within(L, node, key, first_of(L, node, known), last_of(L, node, known)),
+            value_of(L, node, element, hold(L, node, room_index(L, node, known, key), "at"))
+    elseif known.t == "static" and (L.infer.is_list(known.static.value) or from_zero(known.static.value)
+        or is_list_of_tables(known.static.value)) then
+        local key = hold(L, node, expr_scalar(L, node.key, "an index"), "index")
+        return has_element(L, node, known.static, key), static_element(L, node, known.static, key)
+    elseif known.t == "element" and matrix_of(known.static.value) then
+        local form = matrix_of(known.static.value)
+        local key = hold(L, node, expr_scalar(L, node.key, "an index"), "index")
+        local value, lines = lower.aside(L, function() return cell_of_matrix(L, node, known, key) end)
+        local last = derived(known.static, ("#%s[...]"):format(known.static.path), "columns", function(now)
+            local again = matrix_of(now)
+            return again.columns + again.row_from - 1
+        end)
+        return is_within(L, node, key, number(L, node, form.row_from), fixed(L, node, last)), value, lines
+    end
+end
+
+-- The scalar's node, of an expression that must be one. Of a condition only the truth is wanted.
 function expr_scalar(L, node, what)
+    if what == "a condition" then
+        local is_there, value, lines = presence(L, node)
+        if is_there then
+            for _, line in ipairs(lines or {}) do emit(L, line) end
+            return value.t == "scalar" and not is_number(value.node) and not lines and all_of(L, node, { is_there, value.node }) or is_there
+        end
+        if node.tag == "Paren" then return expr_scalar(L, node.expr, what) end
+        if node.tag == "And" or node.tag == "Or" then return lower.logical(L, node, true).node end
+    end
     local value = expr(L, node)
     if value.t == "scalar" then return value.node end
     if value.t == "static" then return fixed(L, node, value.static) end
@@ -873,6 +937,7 @@ local function aside(L, evaluate)
     L.out = outer
     return result, list
 end
+lower.aside = aside
 
 local function is_boolean(node)
     local tag = node.tag
@@ -935,7 +1000,13 @@ function expression.Paren(L, node)
     if value.t ~= "scalar" or is_stable(value.node) then return value end
     return scalar(node_at(L, node, "Paren", { expr = value.node }))
 end
-function expression.Name(L, node) return name_value(L, node) end
+function expression.Name(L, node)
+    local known = node.var and lookup(L, node.var)
+    if known and known.flag then
+        check(L, node, name_of(L, node, known.flag), { ("'%s' is nil"):format(node.name) })
+    end
+    return name_value(L, node)
+end
 function expression.Function(L, node)
     return { t = "function", def = node.def, scope = L.scope, fn = L.context.fn, name = L.context.name or "function" }
 end
@@ -1001,8 +1072,16 @@ function expression.Table(L, node)
     local storage = new_storage(L, node, class, name or "table")
     local place = object(storage)
     if storage.list and not storage.list.is_fixed then
-        write_var(L, node, storage.list.first, nil, number(L, node, 1))
-        write_var(L, node, storage.list.last, nil, number(L, node, at_index))
+        local low, high, count = at_index > 0 and 1 or math.huge, at_index > 0 and at_index or -math.huge, at_index
+        for _, each in ipairs(given) do
+            if type(each.key) == "number" and (each.key < 1 or each.key > at_index) then
+                low, high, count = math.min(low, each.key), math.max(high, each.key), count + 1
+            end
+        end
+        if count == 0 then low, high = 1, 0 end
+        if count ~= high - low + 1 then refuse(L, node, "a list with holes; on a device its elements follow one another") end
+        write_var(L, node, storage.list.first, nil, number(L, node, low))
+        write_var(L, node, storage.list.last, nil, number(L, node, high))
     end
     for _, each in ipairs(given) do
         if each.value.t == "function" then refuse(L, node, "a function in a table; on a device call it by its name") end
@@ -1056,6 +1135,10 @@ end
 function expression.Binop(L, node)
     local truth = truth_of(L, node)
     if truth ~= nil then return scalar(node_at(L, node, truth and "True" or "False", {})) end
+    if (node.op == "==" or node.op == "~=") and (node.left.tag == "Nil" or node.right.tag == "Nil") then
+        local is_there, _, lines = presence(L, node.left.tag == "Nil" and node.right or node.left)
+        if is_there and not lines then return scalar(node.op == "~=" and is_there or node_at(L, node, "Unop", { op = "not", expr = is_there })) end
+    end
     local left = expr(L, node.left)
     local right
     if left.t == "scalar" then
@@ -1105,6 +1188,9 @@ function expression.Unop(L, node)
     end
     local truth = truth_of(L, node)
     if truth ~= nil then return scalar(node_at(L, node, truth and "True" or "False", {})) end
+    if node.op == "not" then
+        return scalar(node_at(L, node, "Unop", { op = "not", expr = expr_scalar(L, node.expr, "a condition") }))
+    end
     local value = expr(L, node.expr)
     if value.t == "scalar" then return scalar(node_at(L, node, "Unop", { op = node.op, expr = value.node })) end
     local meta = node.op == "-" and meta_of(value)
@@ -1116,7 +1202,12 @@ end
 -- `c and x or y`, where x or y is a table or needs statements.
 local function choice(L, node, left)
     local cond = expr_scalar(L, left.left, "a condition")
-    local first, first_lines = aside(L, function() return expr(L, left.right) end)
+    local first, first_lines = aside(L, function()
+        local is_there, element, lines = presence(L, left.right)
+        if not is_there or element.t ~= "scalar" then return expr(L, left.right) end
+        local other, other_lines = aside(L, function() return expr_scalar(L, node.right, "a value") end)
+        return scalar((chosen(L, node, is_there, element.node, lines or {}, other, other_lines)))
+    end)
     local second, second_lines = aside(L, function() return expr(L, node.right) end)
     if first.t ~= "scalar" or second.t ~= "scalar" then
         if first.t == "scalar" or second.t == "scalar" then refuse(L, node, "a table or a number; a value has one type on a device") end
@@ -1131,35 +1222,59 @@ local function choice(L, node, left)
     end)))
 end
 
-function expression.And(L, node)
-    local truth = truth_of(L, node.left)
-    if truth ~= nil then return expr(L, truth and node.right or node.left) end
-    local left = expr_scalar(L, node.left, "a condition")
-    local right, lines = aside(L, function() return expr_scalar(L, node.right, "a condition") end)
-    if #lines == 0 then return scalar(node_at(L, node, "And", { op = "and", left = left, right = right })) end
-    -- Only the truth is wanted: of numbers the value would be lost.
-    local no = node_at(L, node, "False", {})
-    local is_true = is_boolean(right) and right or node_at(L, node, "Unop", { op = "not", expr = node_at(L, node, "Unop", { op = "not",
-        expr = right }) })
-    return scalar((chosen(L, node, left, is_true, lines, no, {})))
+-- `a and b` or `a or b` whose value is wanted, where b needs statements.
+local function second_value(L, node, left, right, lines)
+    local var = new_local(L, "value", node, true)
+    emit(L, node_at(L, node, "Local", { vars = { var }, exprs = { left } }))
+    lines[#lines + 1] = node_at(L, node, "Assign", { targets = { name_of(L, node, var) }, exprs = { right } })
+    local cond = name_of(L, node, var)
+    emit(L, if_statement(L, node, node.tag == "And" and cond or node_at(L, node, "Unop", { op = "not", expr = cond }), lines))
+    return scalar(name_of(L, node, var))
 end
 
-function expression.Or(L, node)
-    local truth = truth_of(L, node.left)
-    if truth ~= nil then return expr(L, truth and node.left or node.right) end
-    local first = node.left
-    while first.tag == "Paren" do first = first.expr end
-    if first.tag == "And" and truth_of(L, first.left) == nil and not is_boolean(first) then
-        return choice(L, node, first)
+-- The same where only the truth is wanted.
+local function second_truth(L, node, left, right, lines)
+    if not is_boolean(right) then
+        right = node_at(L, node, "Unop", { op = "not", expr = node_at(L, node, "Unop", { op = "not", expr = right }) })
     end
-    local left = expr_scalar(L, node.left, "a condition")
-    local right, lines = aside(L, function() return expr_scalar(L, node.right, "a condition") end)
-    if #lines == 0 then return scalar(node_at(L, node, "Or", { op = "or", left = left, right = right })) end
-    local yes = node_at(L, node, "True", {})
-    local is_true = is_boolean(right) and right or node_at(L, node, "Unop", { op = "not", expr = node_at(L, node, "Unop", { op = "not",
-        expr = right }) })
-    return scalar((chosen(L, node, left, yes, {}, is_true, lines)))
+    if node.tag == "And" then return scalar((chosen(L, node, left, right, lines, node_at(L, node, "False", {}), {}))) end
+    return scalar((chosen(L, node, left, node_at(L, node, "True", {}), {}, right, lines)))
 end
+
+-- `a and b` or `a or b`. `is_condition`: only the truth is wanted.
+local function logical(L, node, is_condition)
+    local op = node.tag == "And" and "and" or "or"
+    local what = is_condition and "a condition" or "a value"
+    local truth = truth_of(L, node.left)
+    if truth ~= nil then
+        local chosen_side = truth == (op == "and") and node.right or node.left
+        return is_condition and scalar(expr_scalar(L, chosen_side, what)) or expr(L, chosen_side)
+    end
+    if op == "or" and not is_condition then
+        local first = node.left
+        while first.tag == "Paren" do first = first.expr end
+        if first.tag == "And" and truth_of(L, first.left) == nil and not is_boolean(first) then return choice(L, node, first) end
+        -- `list[i] or 0`: where there is an element, its value
+        local is_there, element, element_lines = presence(L, node.left)
+        if is_there and element.t == "scalar" then
+            local other, other_lines = aside(L, function() return expr_scalar(L, node.right, "a value") end)
+            if #other_lines == 0 and not element_lines then
+                local either = node_at(L, node, "And", { op = "and", left = is_there, right = element.node })
+                return scalar(node_at(L, node, "Or", { op = "or", left = either, right = other }))
+            end
+            return scalar((chosen(L, node, is_there, element.node, element_lines or {}, other, other_lines)))
+        end
+    end
+    -- The left side of `and` is a value only where it is false.
+    local left = expr_scalar(L, node.left, op == "and" and "a condition" or what)
+    local right, lines = aside(L, function() return expr_scalar(L, node.right, what) end)
+    if #lines > 0 then return (is_condition and second_truth or second_value)(L, node, left, right, lines) end
+    return scalar(node_at(L, node, node.tag, { op = op, left = left, right = right }))
+end
+lower.logical = logical
+
+function expression.And(L, node) return logical(L, node, false) end
+function expression.Or(L, node) return logical(L, node, false) end
 
 function expression.Call(L, node)
     local values = call_values(L, node)
@@ -1614,6 +1729,12 @@ end
 local function bind(L, at, var, value)
     if value and value.t ~= "scalar" and not var.assigned then return bind_table(L, at, L.scope, var, value) end
     local class = variable_class(L, var)
+    local may_be_nil = var.assigned and (not value or value.t == "scalar" and value.node.tag == "Nil")
+    local flag
+    if may_be_nil and L.nilable[var] then
+        flag = new_local(L, "has " .. var.name, at, true)
+        emit(L, node_at(L, at, "Local", { vars = { flag }, exprs = { node_at(L, at, "False", {}) } }))
+    end
     if value and value.t ~= "scalar" and not class then
         if value.t == "function" or value.t == "static" and type(value.static.value) ~= "table" then
             refuse(L, at, "'%s' is assigned to; a name has one function or array on a device", var.name)
@@ -1624,8 +1745,10 @@ local function bind(L, at, var, value)
         note_change(L)
     end
     if class then
+        L.zero = flag ~= nil
         local storage = new_storage(L, at, class, var.name)
-        L.scope.vars[var] = object(storage)
+        L.zero = false
+        L.scope.vars[var] = { t = "object", storage = storage, flag = flag, may_be_nil = may_be_nil, of = var }
         if value and value.t ~= "scalar" then
             copy(L, at, L.scope.vars[var], value)
             if value.t == "object" and value.is_named then note_copy(L, at, value, L.scope.vars[var]) end
@@ -1634,6 +1757,11 @@ local function bind(L, at, var, value)
     end
     local new = new_local(L, var.name, at, var.assigned)
     local node = value and value.node or nil
+    if flag then
+        L.scope.vars[var] = { t = "variable", var = new, of = var, flag = flag, may_be_nil = true }
+        emit(L, node_at(L, at, "Local", { vars = { new }, exprs = { L.booleans[var] and node_at(L, at, "False", {}) or number(L, at, 0) } }))
+        return
+    end
     if not var.assigned then
         if node and node.tag == "Nil" then
             L.scope.vars[var] = value
@@ -1645,7 +1773,7 @@ local function bind(L, at, var, value)
         if node and node.tag ~= "Nil" then widen_range(L, var, node) end
         new.range = L.ranges[var] or nil
     end
-    L.scope.vars[var] = { t = "variable", var = new, of = var, class = not var.assigned and value and value.class or nil }
+    L.scope.vars[var] = { t = "variable", var = new, of = var, class = not var.assigned and value and value.class or nil, may_be_nil = may_be_nil }
     emit(L, node_at(L, at, "Local", { vars = { new }, exprs = node and node.tag ~= "Nil" and { node } or {} }))
 end
 
@@ -1804,6 +1932,16 @@ local function store(L, at, target, value)
     if target.is_unknown then return end
     if target.variable then
         local known = target.variable
+        local is_nil = value.t == "scalar" and value.node.tag == "Nil"
+        if known.flag then
+            local is_there = node_at(L, at, is_nil and "False" or "True", {})
+            emit(L, node_at(L, at, "Assign", { targets = { name_of(L, at, known.flag) }, exprs = { is_there } }))
+            if is_nil then return end
+        end
+        if known.may_be_nil and value.t == "scalar" and is_boolean(value.node) and not L.booleans[known.of] then
+            L.booleans[known.of] = true
+            note_change(L)
+        end
         if known.t == "variable" then
             if value.t ~= "scalar" then
                 if known.is_parameter then
@@ -2214,7 +2352,8 @@ end
 function lower.def(program, fn, options, infer, find_function)
     local L = {
         program = program, fn = fn, name = options.name, infer = infer, sites = {}, variables = {}, ranges = {}, widened = {}, choices = {},
-            results = {}, copied = {},
+            results = {}, copied = {}, nilable = {},
+        booleans = {},
         function_of = find_function,
     }
     L.context = { fn = fn, name = options.name }

@@ -142,6 +142,13 @@ describe("a record", function()
     local b = x > 0 or count() or y > 0
     while count() == (x > 100) and s.n < 9 do s.n = s.n + 1 end
     return s.n, a, b
+  end, function(x, y)
+    local s = { n = 1 }
+    local function next_(v) s.n = s.n + 1 return v * s.n end
+    local a, b = x or next_(y), x > y and next_(x) or next_(y)
+    local c = x and next_(3)
+    if x > 0 and next_(x) or y > 0 or next_(y) then s.n = s.n + 5 end
+    return a, b, c, s.n
   end)
 end)
 
@@ -216,7 +223,17 @@ describe("a list", function()
   same("counts from 0, from 2, or downwards",
     function(x, y) local t = {} for i = 0, 4 do t[i] = x + i end return t[0] + t[4] * y, #t end,
     function(x, y) local t = {} for i = 2, 6 do t[i] = x * i end return t[2] - t[6] + y end,
-    function(x, y) local t = {} for i = 5, 1, -1 do t[i] = x - i end return t[1] * t[5] + y, #t end)
+    function(x, y) local t = {} for i = 5, 1, -1 do t[i] = x - i end return t[1] * t[5] + y, #t end,
+    function(x, y) local t = { [1] = x, [2] = y } for i = 1, 2 do t[i] = t[i] * i end return t[1], t[2], #t end,
+    function(x, y)
+      local row = { [0] = 1 }
+      for n = 1, 5 do
+        local next_ = { [0] = 1 }
+        for k = 1, n do next_[k] = (row[k - 1] or 0) + (row[k] or 0) end
+        row = next_
+      end
+      return row[2] * x, row[5] + y
+    end)
 
   same("holds booleans", function(x, y)
     local t = {}
@@ -319,6 +336,84 @@ describe("a captured table", function()
       for i, row in ipairs(grid) do for j, v in ipairs(row) do s = s + v * i * j end end
       return s + weight(stars[whole(x, 2)])
     end)
+end)
+
+describe("what may be nil can be asked for", function()
+  local list, rows = { 1, 2, 3 }, { { 1, 2 }, { 3, 4 } }
+  same("as an element of a list",
+    function(x, y)
+      local t = {}
+      for i = 1, 3 do t[i] = x * i end
+      return (t[whole(y, 6)] or 7) + x, t[whole(x, 6)] == nil, t[x] or y
+    end,
+    function(x, y) local p = { v = x } return list[whole(y, 6)] or p.v, zero[whole(x, 4) - 1] or y, list[x] ~= nil end,
+    function(x, y) local row = rows[whole(x, 4) - 1] return row and row[whole(y, 4) - 1] or -1 end,
+    function(x, y)
+      local s = 0
+      for i = 0, 3 do
+        local row = rows[i]
+        if row then s = s + row[1] * x end
+        if not rows[i] then s = s + y end
+      end
+      return s
+    end,
+    function(x, y)
+      local seen, n = {}, 0
+      for i = 1, 8 do
+        local k = whole(i * x + y, 5)
+        if k == #seen + 1 and not seen[k] then
+          seen[k] = true
+          n = n + 1
+        end
+      end
+      return n, seen[2] and true or false
+    end)
+
+  same("as a local that is declared without a value",
+    function(x, y)
+      local best, d = nil, math.huge
+      for i = 1, #rows do
+        local v = math.abs(rows[i][1] - x)
+        if v < d then best, d = i, v end
+      end
+      return best or 0, best == nil, d + y
+    end,
+    function(x, y)
+      local hit
+      for i = 1, 4 do
+        local p = { v = x * i, n = i }
+        if p.v > y and (not hit or p.v < hit.v) then hit = p end
+      end
+      if not hit then return -1, 0 end
+      return hit.v, hit.n
+    end,
+    function(x, y)
+      local found
+      local t = { x, y }
+      for i = 1, 2 do if t[i] > 1 then found = true end end
+      if found then return 1 end
+      return 0
+    end,
+    function(x, y)
+      local t, last = { x, y }, nil
+      if x > y then last = t[1] end
+      if last ~= nil then last = last * 2 end
+      if x > 3 then last = nil end
+      return last or t[2]
+    end)
+
+  it("and is an error where it is used without asking", function()
+    if not device then return end
+    local f = translate(function(x) local t, v = { x }, nil if x > 1 then v = t[1] end if v == nil and x < 0 then return 0 end return v + 1 end,
+      { name = "f", lanes = 8, inputs = { "double" } })
+    local built = device:build(f)
+    local outputs, failed = device:run(built, { { 2, -1, 0 } })
+    device:release(built)
+    assert.equal(3, outputs[1][0])
+    assert.equal(0, outputs[1][1])
+    assert.same({ 0, 0 }, { failed[0], failed[1] })
+    assert.truthy(f:describe(failed[2]):find("gpu_records_spec.lua:%d+: 'v' is nil"))
+  end)
 end)
 
 describe("a table that a device cannot have is refused", function()

@@ -439,14 +439,22 @@ end
 --- What a job on devices runs; nil when f's option says that threads do it.
 ---@param f tidepool.Function
 ---@param types string[]?  the element types of the inputs, when they are typed arrays
+---@param given fun(enough: integer): integer?  how many arguments each input has at most, when that is known and they are no typed arrays
 ---@return userdata? kernel
 ---@return table? unit  { result_types, has_boolean, may_fall_back: threads run the function when no device can }
-function gpu.kernel(f, types)
+function gpu.kernel(f, types, given)
   local devices = gpu.match(f.options.gpu, f.name)
   if not devices and f.options.kernel then check.fail("%s: OpenCL C cannot run on threads, and no other device of its gpu = ... is there", f.name) end
   if not devices then return nil end
   -- As in Lua, arguments beyond the parameters are dropped.
   if types and not f.options.kernel then types = { unpack(types, 1, math.min(#types, debug.getinfo(f.raw, "u").nparams)) } end
+  -- Parameters that are given nothing are nil, which the translation has to know.
+  local wanted = not f.options.kernel and debug.getinfo(f.raw, "u").nparams
+  local count = wanted and not types and given and given(wanted)
+  if count and count < wanted then
+    types = {}
+    for i = 1, count do types[i] = f.options.precision == "single" and "float" or "double" end
+  end
   local spec = f.options.gpu
   local may_fall_back = type(spec) == "table" and spec[#spec] == NO_DEVICE and not f.options.kernel
   local usable, complaint = is_usable(f, devices)
@@ -496,6 +504,10 @@ function gpu.reducer(f, unit, types, reduce, total)
   if f.options.kernel or unit.has_boolean or unit.is_writer or (is_few and type(reduce) == "string") then return nil end
   local devices = gpu.match(f.options.gpu, f.name)
   if types then types = { unpack(types, 1, #unit.inputs) } end
+  if not types and #unit.inputs < debug.getinfo(f.raw, "u").nparams then
+    types = {}
+    for i, input in ipairs(unit.made.inputs) do types[i] = input.ctype end
+  end
   -- too few to reduce on the device; but a function that cannot run there is still refused
   if is_few then
     translate(f, devices[1], types, reduce)
