@@ -54,6 +54,9 @@ typedef enum tp_event_kind {
      * name it as a task: tp_trace_item */
     TP_EVENT_ITEM,
     TP_EVENT_ITEM_END,
+    /* such an item has run for `count` nanoseconds without a wait, so that the other items of its
+     * worker could not go on */
+    TP_EVENT_BLOCKED,
     TP_EVENTS
 } tp_event_kind;
 

@@ -518,6 +518,11 @@ void tp_engine_set_permits(tp_engine *e, const tp_permits *permits)
     e->permits = *permits;
 }
 
+void tp_engine_note_cancel(tp_engine *e)
+{
+    atomic_fetch_add_explicit(&e->cancels, 1, memory_order_relaxed);
+}
+
 bool tp_engine_is_stopped(tp_engine *e)
 {
     uv_mutex_lock(&e->lock);

@@ -239,9 +239,12 @@ void tp_job_finish(tp_slice *s)
     if (s->is_in_line)
         tp_slice_leave_line(s, job->func);
     if (job->terms.concurrent) {
-        agent->n_open--;
-        if (!s->is_lent)
+        if (s->is_lent)
+            agent->n_lent--;
+        else
             tp_agent_uncount_open(agent, s);
+        if (--agent->n_open == 0)
+            agent->apart = 0;
     } else if (agent->n_open > 0) {
         tp_agent_end_level(agent, &s->work);
     }

@@ -34,6 +34,7 @@ static void free_job(tp_ref *ref) /* any thread, without the lock: this was the 
     tp_ref_drop(job->executor_data);
     tp_ref_drop(job->recorder);
     tp_ref_drop(job->parent);
+    free(job->outside);
     free(job->lost);
     free(job);
 }
@@ -83,9 +84,13 @@ static int refuse_depth(const tp_func *f, const tp_job *parent, const char *outs
 
 /* The name of the function in which the agent runs outermost, when that is work of another process,
  * which has no job here; else NULL. */
-static const char *name_outside(const tp_agent *owner)
+static const char *name_outside(const tp_agent *owner, const tp_job *parent)
 {
     tp_work *w = owner->worker.current;
+    while (parent && parent->parent)
+        parent = parent->parent;
+    if (parent && parent->outside)
+        return parent->outside;
     while (w && w->outer)
         w = w->outer;
     return w && !tp_slice_of(w) ? w->terms->name : NULL;
@@ -109,7 +114,7 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
     unsigned depth =
         c->owner && c->owner->worker.current ? c->owner->worker.current->terms->depth + 1 : 0;
     if (depth >= TP_NESTING_MAX)
-        return refuse_depth(c->func, parent, name_outside(c->owner), err);
+        return refuse_depth(c->func, parent, name_outside(c->owner, parent), err);
     tp_job *job = calloc(1, sizeof *job);
     if (!job)
         return tp_error_oom(err, "job");
@@ -150,6 +155,9 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
     job->waiter = c->waiter;
     job->parent = parent ? tp_ref_hold(parent) : NULL;
     job->owner_id = c->owner ? c->owner->worker.id : 0;
+    job->place = c->owner && c->owner->worker.current ? c->owner->worker.current->place : 0;
+    if (job->place && !parent) /* where there is no memory, one name is missing in a message */
+        job->outside = strdup(c->owner->worker.current->terms->name);
     job->ordered = c->ordered;
     job->keep_going = c->keep_going;
     job->is_cheap = c->is_cheap;

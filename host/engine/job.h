@@ -78,6 +78,11 @@ struct tp_agent {
     bool is_asleep;                  /* it is in that list */
     unsigned n_outermost;   /* slices that it did not begin inside of another one's item */
     unsigned n_open;        /* slices whose items wait beside each other; its own may read it */
+    unsigned n_lent;        /* those of them that do not count as open */
+    /* so many items may be open at most, since the worker that had them beside others has died;
+     * 0: as many as their functions say */
+    unsigned apart;
+    bool is_full;           /* see tp_agent_set_full */
     struct tp_open *open;   /* how many those are by function: an array of n_kinds; owned */
     unsigned n_kinds;
     /* wakes the agent from a turn of its own loop; NULL: it has none. Set by its own thread */
@@ -443,11 +448,25 @@ void tp_slice_wait_for(tp_agent *agent, tp_job *job);
 void tp_slice_give_way(tp_work *w, bool is_lent, bool endless);
 bool tp_slice_come_back(tp_work *w);
 
+/* The worker of the open item has died, and nobody knows whether it was this item's fault: at most
+ * `n` such items will be open in its next worker. How many were it this time? 0: it did not
+ * matter. */
+void tp_slice_set_apart(tp_slice *slice, uint32_t n);
+uint32_t tp_slice_apart(const tp_slice *slice);
+
+/* The agent begins nothing more until its open items are over, since its worker is to be replaced
+ * then. Meanwhile another one may be started. */
+void tp_agent_set_full(tp_agent *agent, bool is_full);
+
+/* Something that is no job of the engine's was cancelled: an item in a worker process. */
+void tp_engine_note_cancel(tp_engine *engine);
+
 /* Was any job of the engine cancelled since the agent last asked? */
 bool tp_agent_sees_cancels(tp_agent *agent);
 
-/* Says, once for each function, that one of its items keeps others waiting: true the first time. */
-bool tp_slice_note_blocking(tp_work *w);
+/* Notes that the open item has run for so long without a wait, so that others in its worker could
+ * not go on. True for the first one of its function. */
+bool tp_slice_note_blocking(tp_work *w, uint64_t ns);
 
 /* The slice that this work is part of; NULL when the work is of no job in this process. Any
  * thread. */

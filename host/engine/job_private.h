@@ -30,6 +30,9 @@ struct tp_job {
     tp_retries retries;
     int64_t total;
     uint64_t opened_ns;
+    uint32_t place; /* tp_work.place of the item in which it was started */
+    char *outside;  /* where that is not 0 and there is no parent: the name of the item's function;
+                       owned. NULL: unknown */
 
     /* ---- the owner's own ---- */
     tp_pairing *early; /* results that came before their turn, the block with the lowest index

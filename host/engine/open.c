@@ -80,6 +80,28 @@ void tp_agent_end_level(tp_agent *a, const void *from)
             j->helper = to;
 }
 
+void tp_slice_set_apart(tp_slice *s, uint32_t n)
+{
+    s->range->most = n;
+}
+
+uint32_t tp_slice_apart(const tp_slice *s)
+{
+    return s->range->most;
+}
+
+void tp_agent_set_full(tp_agent *a, bool is_full)
+{
+    if (a->is_full == is_full)
+        return;
+    uv_mutex_lock(&a->engine->lock);
+    a->is_full = is_full;
+    a->executor->blocked += is_full ? 1 : -1;
+    uv_mutex_unlock(&a->engine->lock);
+    if (is_full)
+        a->executor->type->start(a->executor, 1);
+}
+
 bool tp_agent_sees_cancels(tp_agent *a)
 {
     uint32_t n = atomic_load_explicit(&a->engine->cancels, memory_order_relaxed);

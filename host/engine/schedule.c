@@ -272,8 +272,10 @@ void tp_slice_wait_for(tp_agent *a, tp_job *job)
 {
     const tp_slice *s = tp_slice_of(a->worker.current);
     bool is_item = s && s->job->terms.concurrent;
+    /* in a worker process such an item is of no slice, and was begun outside of any */
+    bool is_far = !s && a->worker.current && a->worker.current->terms->concurrent;
     uv_mutex_lock(&job->engine->lock);
-    job->helper = is_item ? s->level : tp_agent_helper_id(a);
+    job->helper = is_item ? s->level : is_far ? a : tp_agent_helper_id(a);
     uv_mutex_unlock(&job->engine->lock);
 }
 
@@ -283,8 +285,10 @@ void tp_slice_give_way(tp_work *w, bool is_lent, bool endless)
     tp_wakes after = { 0 };
     uv_mutex_lock(&s->agent->engine->lock);
     release_permit(s, &after);
-    if (is_lent && !s->is_lent)
+    if (is_lent && !s->is_lent) {
         tp_agent_uncount_open(s->agent, s);
+        s->agent->n_lent++;
+    }
     s->is_lent |= is_lent;
     s->is_blocked = endless;
     uv_mutex_unlock(&s->agent->engine->lock);
@@ -307,15 +311,18 @@ bool tp_slice_come_back(tp_work *w)
     bool is_back = s->has_permit;
     if (is_back && s->is_lent) {
         s->is_lent = false;
+        s->agent->n_lent--;
         tp_agent_count_open(s->agent, s);
     }
     uv_mutex_unlock(&s->agent->engine->lock);
     return is_back;
 }
 
-bool tp_slice_note_blocking(tp_work *w)
+bool tp_slice_note_blocking(tp_work *w, uint64_t ns)
 {
     const tp_slice *s = (tp_slice *)w;
+    tp_trace_note(w->worker->trace, TP_EVENT_BLOCKED, w->worker->id, w->terms->number,
+                  w->block->first + (uint32_t)tp_work_running(w), ns);
     uv_mutex_lock(&s->agent->engine->lock);
     bool is_first = !s->job->func->has_blocked;
     s->job->func->has_blocked = true;
@@ -381,6 +388,9 @@ static const tp_sink slice_sink = {
     .is_cancelled = sink_is_cancelled,
     .release_permit = sink_release_permit,
     .take_permit = sink_take_permit,
+    .give_way = tp_slice_give_way,
+    .come_back = tp_slice_come_back,
+    .note_blocking = tp_slice_note_blocking,
 };
 
 tp_slice *tp_slice_of(tp_work *w)
@@ -440,8 +450,16 @@ tp_reason tp_job_queue_reason(const tp_job *job, uint64_t now)
 /* Locked. May the agent begin one more item of the job, beside those that it has open? */
 static bool has_place(const tp_agent *agent, const tp_job *job)
 {
-    return !job->terms.concurrent || agent->n_open < job->terms.concurrent ||
-           tp_agent_count_of(agent, job) < job->terms.concurrent;
+    unsigned n = agent->n_open, apart = job->terms.concurrent ? job->queue->most : 0;
+    if (agent->is_full)
+        return false;
+    if (n == 0 || !job->terms.concurrent)
+        return true;
+    if (agent->apart && (!apart || agent->apart < apart))
+        apart = agent->apart;
+    if (apart && n - agent->n_lent >= apart)
+        return false;
+    return n < job->terms.concurrent || tp_agent_count_of(agent, job) < job->terms.concurrent;
 }
 
 /* Locked. The next job to serve at one of these sites: one of the function with the fewest running
@@ -731,7 +749,11 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     s->is_permitted = false;
     s->emitted = 0;
     s->is_lent = s->is_blocked = s->is_in_line = false;
+    s->work.place = job->place;
+    tp_worker_show(&agent->worker);
     if (job->terms.concurrent) {
+        if (r->most && (!agent->apart || r->most < agent->apart))
+            agent->apart = r->most;
         agent->n_open++;
         tp_agent_count_open(agent, s);
     }

@@ -96,6 +96,8 @@ typedef struct tp_store_keeper {
     int (*perform)(void *user, uint32_t id, tp_store_op *op, tp_error *err);
     /* Nobody here holds the stand-in any more. */
     void (*drop)(void *user, uint32_t id);
+    /* Is everything stuck where it is kept? See tp_engine_is_stuck. */
+    bool (*is_stuck)(void *user);
     void *user;
     unsigned encoding; /* flags for tp_encode when values are encoded for it */
 } tp_store_keeper;

@@ -108,6 +108,7 @@ void tp_work_leave(tp_work *w)
 {
     TP_ASSERT(w->worker->current == w);
     w->worker->current = w->outer;
+    tp_worker_show(w->worker);
 }
 
 void tp_work_enter(tp_work *w)
@@ -115,6 +116,7 @@ void tp_work_enter(tp_work *w)
     TP_ASSERT(w->worker->current != w);
     w->outer = w->worker->current;
     w->worker->current = w;
+    tp_worker_show(w->worker);
 }
 
 void tp_work_close(tp_work *w)
@@ -122,4 +124,5 @@ void tp_work_close(tp_work *w)
     TP_ASSERT(w->worker->current == w && !w->numbers);
     tp_work_flush(w);
     w->worker->current = w->outer;
+    tp_worker_show(w->worker);
 }

@@ -101,6 +101,14 @@ typedef struct tp_sink {
                              uint32_t text);
     int (*publish)(tp_work *w, tp_error *err);
 
+    /* For works of items that wait beside others (tp_terms.concurrent). `end`: see tp_worker_type;
+     * NULL for a slice's. The others: see tp_slice_give_way, tp_slice_come_back and
+     * tp_slice_note_blocking. */
+    void (*end)(tp_work *w);
+    void (*give_way)(tp_work *w, bool is_lent, bool endless);
+    bool (*come_back)(tp_work *w);
+    bool (*note_blocking)(tp_work *w, uint64_t ns);
+
     unsigned encoding; /* flags for tp_encode when results are encoded */
 } tp_sink;
 
@@ -122,6 +130,9 @@ struct tp_work {
     tp_block *block; /* the inputs; alive while the work is */
     uint32_t offset, count;
     uint32_t attempt; /* from 1 */
+    /* in a worker process: the place (wire/frame.h) of the item that waits beside others which this
+     * is, or which has begun the map that this is of; 0: none */
+    uint32_t place;
     tp_work *outer;   /* what the worker was running when it began this; NULL: nothing */
     /* its items were told that their job is cancelled, or have opened jobs, which are cancelled
      * with it. The worker's */
@@ -154,7 +165,7 @@ typedef struct tp_worker_type {
     void (*write)(tp_worker *worker, int fd, const char *bytes, size_t len);
 
     /* The work of an item that waited beside others (tp_terms.concurrent) is over. It is the
-     * worker's current one, and may be gone when this returns. NULL where there are none. */
+     * worker's current one, and may be gone when this returns. */
     void (*end)(tp_worker *worker, tp_work *w);
 } tp_worker_type;
 
@@ -168,6 +179,9 @@ struct tp_worker {
     struct tp_vm *vm; /* its Lua state, opened by its own thread; NULL for one that runs no Lua */
     tp_work *current;     /* the innermost work that it runs */
     unsigned n_waiting; /* works whose items have begun, as coroutines, and are not over */
+    /* where it shows the `place` of its current work, for those who find it dead (relaxed); NULL:
+     * nowhere */
+    _Atomic int32_t *shown;
     bool will_leave; /* its Lua code has something to do before the state is closed (tp_vm_leave) */
     tp_buf tagged;        /* memory for lines with their tags (lines.c) */
 };
@@ -198,6 +212,15 @@ static inline bool tp_work_tell_cancelled(tp_work *w)
     bool is = w->sink->is_cancelled(w);
     w->may_know_cancel |= is;
     return is;
+}
+
+/* Shows which place the worker's current work belongs to. */
+static inline void tp_worker_show(const tp_worker *worker)
+{
+    if (worker->shown)
+        atomic_store_explicit(worker->shown,
+                              worker->current ? (int32_t)worker->current->place : 0,
+                              memory_order_relaxed);
 }
 
 /* Makes the item at `at` the running one. */

@@ -373,10 +373,7 @@ void tp_lua_core_open(struct lua_State *L, tp_host *host, tp_agent *agent)
     lua_pushvalue(L, -1);
     lua_pushcclosure(L, open_core, 1);
     lua_setfield(L, -3, "tidepool.core");            // loaded package preload ctx
-    if (agent && host->is_child)
-        lua_pop(L, 1); /* its items run one after the other: it has no loop to share */
-    else
-        tp_core_open_luv(L, -3);                 // loaded package preload
+    tp_core_open_luv(L, -3);                     // loaded package preload
     /* a metatable that somebody gave package.preload is kept, and only gets an __index */
     if (!lua_getmetatable(L, -1))
         lua_createtable(L, 0, 1);                // loaded package preload meta

@@ -33,10 +33,12 @@ static int l_item_leave(lua_State *L)
 }
 
 /* core.item.keep(work, captured tables of its function, whether it was fine, results or error): the
- * item is over */
+ * item is over. Does nothing when it has a result already. */
 static int l_item_keep(lua_State *L)
 {
-    tp_vm_keep_item(get_vm(L), L, lua_touserdata(L, 1), 2, 3);
+    tp_work *w = lua_touserdata(L, 1);
+    if (w->at < tp_work_end(w))
+        tp_vm_keep_item(get_vm(L), L, w, 2, 3);
     return 0;
 }
 
@@ -58,13 +60,15 @@ static int l_item_wait_for(lua_State *L)
  * tp_slice_give_way */
 static int l_item_give_way(lua_State *L)
 {
-    tp_slice_give_way(lua_touserdata(L, 1), lua_toboolean(L, 2), lua_toboolean(L, 3));
+    tp_work *w = lua_touserdata(L, 1);
+    w->sink->give_way(w, lua_toboolean(L, 2), lua_toboolean(L, 3));
     return 0;
 }
 
 static int l_item_come_back(lua_State *L)
 {
-    lua_pushboolean(L, tp_slice_come_back(lua_touserdata(L, 1)));
+    tp_work *w = lua_touserdata(L, 1);
+    lua_pushboolean(L, w->sink->come_back(w));
     return 1;
 }
 
@@ -82,15 +86,15 @@ static int l_item_is_unwanted(lua_State *L)
     return 1;
 }
 
-/* core.item.note_blocking(work) -> true, for the first item of its function; and its index, the
- * function's name and the worker's number */
+/* core.item.note_blocking(work, seconds) -> true, for the first item of its function; and its
+ * index, the function's name and the worker's number: see tp_slice_note_blocking */
 static int l_item_note_blocking(lua_State *L)
 {
     tp_work *w = lua_touserdata(L, 1);
-    if (!tp_slice_note_blocking(w))
+    if (!w->sink->note_blocking(w, (uint64_t)(luaL_checknumber(L, 2) * 1e9)))
         return 0;
     lua_pushboolean(L, true);
-    lua_pushnumber(L, (double)w->block->first + tp_work_running(w) + 1);
+    lua_pushnumber(L, (double)(w->terms->base + w->block->first) + tp_work_running(w) + 1);
     lua_pushstring(L, w->terms->name);
     lua_pushinteger(L, w->worker->index);
     return 4;

@@ -358,13 +358,17 @@ static int l_store_is_closed(lua_State *L)
     return ask(L, check_store(L, &tp_store_queue_type), TP_STORE_IS_CLOSED);
 }
 
-/* core.store.is_stuck() -> is everything stuck, so that workers cannot go on? Called by the owner
- * when it waits for workers; paused jobs resume. */
+/* core.store.is_stuck() -> is everything stuck, so that workers cannot go on? When the owner asks,
+ * it waits for workers, and paused jobs resume. */
 static int l_store_is_stuck(lua_State *L)
 {
-    tp_engine *e = get_context(L)->host->engine;
-    tp_engine_come_back(e);
-    lua_pushboolean(L, tp_engine_is_stuck(e, NULL));
+    const context *ctx = get_context(L);
+    tp_engine *e = ctx->host->engine;
+    const tp_store_keeper *keeper = keeper_of(ctx);
+    if (!ctx->agent)
+        tp_engine_come_back(e);
+    lua_pushboolean(L, keeper ? keeper->is_stuck(keeper->user)
+                              : tp_engine_is_stuck(e, ctx->agent));
     return 1;
 }
 

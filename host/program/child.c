@@ -10,6 +10,7 @@
 #include "program/profile.h"
 #include "program/sanitized.h"
 #include "program/signals.h"
+#include "runtime/own_loop.h"
 #include "wire/ask.h"
 #include "wire/events.h"
 #include "wire/frame.h"
@@ -21,6 +22,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +38,16 @@
 enum { RETURNED_MAX = TP_WIRE_REFS_MAX / 4 };
 enum { LONGEST = 1 << 20 /* bytes in a frame */, EVENTS = 1 << 12 /* of one request */ };
 enum { SPIN_NS = 60 * 1000, CONTROL_BYTES = (TP_WIRE_OUT_BEGIN + 4095) & ~4095 };
+
+/* An item that waits beside others (tp_terms.concurrent), from its request to its end. */
+typedef struct open_item {
+    tp_work work; /* first member */
+    tp_terms terms; /* with an image and arrays that are held, and names that are owned */
+    tp_block input; /* once the item has begun, only which one it is */
+    bool is_unwanted;
+    bool has_given_way; /* the host was told so */
+    struct open_item *next;
+} open_item;
 
 struct tp_child {
     tp_agent agent;
@@ -60,6 +72,13 @@ struct tp_child {
     uint64_t memory;      /* how much more the last request's items were allowed; 0: no limit */
     bool has_run;         /* a request was run */
     bool notes_death;
+
+    /* ---- items that wait beside each other ---- */
+    open_item *items;
+    uint64_t items_memory; /* how much they may have; 0: no limit */
+    bool has_news;         /* something was published since they went on */
+    uv_poll_t wakes;       /* on the agent's own loop: what the host sends to wake us */
+    bool has_wakes;
 
     /* ---- the request that runs ---- */
     uint64_t used;       /* a copy of control->used */
@@ -218,7 +237,7 @@ static void drop_filling(tp_child *c)
 
 /* Room for one more record of that size; if there is none, the host must first take the records
  * that there are. NULL when out of memory. */
-static tp_wire_record *new_record(tp_child *c, uint64_t size)
+static tp_wire_record *new_record(tp_child *c, uint32_t place, uint64_t size)
 {
     size = (size + 7) & ~(uint64_t)7;
     drop_filling(c);
@@ -232,7 +251,7 @@ static tp_wire_record *new_record(tp_child *c, uint64_t size)
     if (c->used + size > c->out.size && tp_region_grow(&c->out, c->used + size, NULL))
         return NULL;
     tp_wire_record *r = (tp_wire_record *)(void *)(c->out.data + c->used);
-    *r = (tp_wire_record){ .size = size };
+    *r = (tp_wire_record){ .size = size, .place = place };
     return r;
 }
 
@@ -241,6 +260,7 @@ static void publish_record(tp_child *c, const tp_wire_record *r)
 {
     step(c);
     c->used += r->size;
+    c->has_news = true;
     atomic_store_explicit(&c->control->used, c->used, memory_order_release);
     step(c);
     drop_filling(c);
@@ -248,12 +268,12 @@ static void publish_record(tp_child *c, const tp_wire_record *r)
 
 /* Writes a record with a message and the ids of its references. -1 with err set when the host does
  * not have one of these, or there is no memory. */
-static int put_message(tp_child *c, tp_block_kind kind, uint32_t at, bool may_retry,
-                       const uint8_t *bytes, size_t len, tp_ref *const *refs, uint32_t nrefs,
-                       tp_error *err)
+static int put_message(tp_child *c, const tp_work *w, tp_block_kind kind, uint32_t at,
+                       bool may_retry, const uint8_t *bytes, size_t len, tp_ref *const *refs,
+                       uint32_t nrefs, tp_error *err)
 {
     uint64_t refs_at = sizeof(tp_wire_record) + ((len + 7) & ~(size_t)7);
-    tp_wire_record *r = new_record(c, refs_at + 4 * (uint64_t)nrefs);
+    tp_wire_record *r = new_record(c, w->place, refs_at + 4 * (uint64_t)nrefs);
     if (!r)
         return tp_error_oom(err, "results");
     char *to = (char *)r;
@@ -289,7 +309,7 @@ static tp_block *sink_new_columns(tp_work *w, uint32_t capacity, uint32_t column
                   : columns ? tp_block_new_borrowed(0, 0, columns)
                             : tp_block_new_empty(TP_BLOCK_DONE, 0, 0);
     tp_wire_record *r =
-        b ? new_record(c,
+        b ? new_record(c, w->place,
                        in_place ? sizeof *r : tp_wire_columns_size(capacity, columns, types, text))
           : NULL;
     if (!r) {
@@ -342,13 +362,13 @@ static void sink_append(tp_work *w, tp_block *b)
     tp_error err = { 0 };
     /* a failure, since values are published one by one */
     const uint8_t *bytes = tp_block_message(b, 0, &len);
-    if (put_message(c, b->kind, at, b->may_retry, bytes, len, b->bytes.refs, b->bytes.nrefs,
+    if (put_message(c, w, b->kind, at, b->may_retry, bytes, len, b->bytes.refs, b->bytes.nrefs,
                     &err) == 0)
         return;
     tp_block *other = tp_block_new_failure(tp_failure_kind_of(err.code, TP_KIND_CODEC), err.message,
                                            w->attempt, w->worker->index);
-    if (!other || put_message(c, TP_BLOCK_FAILURE, at, false, other->bytes.data, other->bytes.len,
-                              NULL, 0, NULL))
+    if (!other || put_message(c, w, TP_BLOCK_FAILURE, at, false, other->bytes.data,
+                              other->bytes.len, NULL, 0, NULL))
         w->sink->starve(w);
     tp_block_free(other);
 }
@@ -359,14 +379,14 @@ static int sink_publish(tp_work *w, tp_error *err)
     tp_block *b = w->values;
     int rc = 0;
     if (b->kind == TP_BLOCK_VALUES) {
-        rc = put_message(c, TP_BLOCK_VALUES, w->at, false, b->bytes.data, b->bytes.len,
+        rc = put_message(c, w, TP_BLOCK_VALUES, w->at, false, b->bytes.data, b->bytes.len,
                          b->bytes.refs, b->bytes.nrefs, err);
         tp_buf_clear(&b->bytes);
-    } else if (c->done_at) {
+    } else if (c->done_at && !w->place) {
         ((tp_wire_record *)(void *)(c->out.data + c->done_at))->n++;
     } else {
         uint64_t at = c->used;
-        tp_wire_record *r = new_record(c, sizeof *r);
+        tp_wire_record *r = new_record(c, w->place, sizeof *r);
         rc = r ? 0 : tp_error_oom(err, "results");
         if (r) {
             at = c->used;
@@ -374,7 +394,7 @@ static int sink_publish(tp_work *w, tp_error *err)
             r->at = w->at;
             r->n = 1;
             publish_record(c, r);
-            c->done_at = at;
+            c->done_at = w->place ? 0 : at;
         }
     }
     b->n = 0;
@@ -384,7 +404,9 @@ static int sink_publish(tp_work *w, tp_error *err)
 
 static void sink_starve(tp_work *w)
 {
-    atomic_store_explicit(&child_of(w)->control->starved, 1, memory_order_relaxed);
+    tp_child *c = child_of(w);
+    atomic_store_explicit(&c->control->starved, 1 + w->place, memory_order_relaxed);
+    c->has_news = true;
     atomic_store_explicit(&w->ctl[1], 1, memory_order_relaxed);
 }
 
@@ -395,8 +417,8 @@ static int sink_emit(tp_work *w, tp_block *b)
     tp_error err = { 0 };
     size_t len;
     const uint8_t *bytes = tp_block_message(b, 0, &len);
-    int rc = put_message(c, TP_BLOCK_PART, w->at, false, bytes, len, b->bytes.refs, b->bytes.nrefs,
-                         &err);
+    int rc = put_message(c, w, TP_BLOCK_PART, w->at, false, bytes, len, b->bytes.refs,
+                         b->bytes.nrefs, &err);
     tp_block_free(b);
     if (rc) {
         sink_starve(w);
@@ -421,6 +443,14 @@ static void ask(tp_child *c, tp_wire_asked what, uint32_t of)
     atomic_store_explicit(&c->control->asked_of, of, memory_order_relaxed);
     take_turn(c, TP_WIRE_ASKS);
     wait_for_host(c);
+}
+
+/* The same for a question. */
+static bool ask_whether(tp_child *c, tp_wire_asked what, uint32_t of)
+{
+    ask(c, what, of);
+    const tp_wire_in *in = (const tp_wire_in *)(const void *)c->in.data;
+    return atomic_load_explicit(&in->answer, memory_order_relaxed) != 0;
 }
 
 /* The permit is held by the host, and what the item waits for is run here. */
@@ -468,6 +498,68 @@ static const tp_sink sink = {
     .take_permit = sink_take_permit,
     .new_columns = sink_new_columns,
     .publish = sink_publish,
+    .encoding = ENCODING,
+};
+
+/* ---- the sink of items that wait beside each other ---- */
+
+static bool item_is_cancelled(const tp_work *w)
+{
+    return ((const open_item *)(const void *)w)->is_unwanted;
+}
+
+/* The host must know only where that can matter to others. */
+static void item_give_way(tp_work *w, bool is_lent, bool endless)
+{
+    tp_child *c = child_of(w);
+    if (!is_lent && !endless && !w->terms->is_limited)
+        return;
+    ((open_item *)(void *)w)->has_given_way = true;
+    atomic_store_explicit(&c->control->flags, (uint32_t)is_lent | (uint32_t)endless << 1,
+                          memory_order_relaxed);
+    ask(c, TP_WIRE_GIVE_WAY, w->place);
+}
+
+static bool item_come_back(tp_work *w)
+{
+    open_item *o = (open_item *)(void *)w;
+    o->has_given_way = o->has_given_way && !ask_whether(child_of(w), TP_WIRE_COME_BACK, w->place);
+    return !o->has_given_way;
+}
+
+static void item_release_permit(tp_work *w)
+{
+    item_give_way(w, false, false);
+}
+
+/* Where nothing else of this process can go on meanwhile. */
+static void item_take_permit(tp_work *w)
+{
+    while (!item_come_back(w))
+        uv_sleep(1);
+}
+
+static bool item_note_blocking(tp_work *w, uint64_t ns)
+{
+    tp_child *c = child_of(w);
+    atomic_store_explicit(&c->control->number, ns, memory_order_relaxed);
+    return ask_whether(c, TP_WIRE_NOTE_BLOCKING, w->place);
+}
+
+static void end_item(tp_work *w);
+
+static const tp_sink item_sink = {
+    .append = sink_append,
+    .starve = sink_starve,
+    .is_cancelled = item_is_cancelled,
+    .release_permit = item_release_permit,
+    .take_permit = item_take_permit,
+    .new_columns = sink_new_columns,
+    .publish = sink_publish,
+    .end = end_item,
+    .give_way = item_give_way,
+    .come_back = item_come_back,
+    .note_blocking = item_note_blocking,
     .encoding = ENCODING,
 };
 
@@ -642,6 +734,12 @@ static int perform(void *user, uint32_t id, tp_store_op *op, tp_error *err)
     return rc ? tp_error_set(err, why.code, "%s", why.message) : 0;
 }
 
+/* see tp_store_keeper */
+static bool is_stuck(void *user)
+{
+    return ask_whether(user, TP_WIRE_IS_STUCK, 0);
+}
+
 /* ---- memory ---- */
 
 /* No native limit in sanitizer builds, whose own memory would count. */
@@ -671,18 +769,18 @@ static uint64_t data_of_process(void)
 static void note_death(void *user, int error)
 {
     tp_wire_out *control = ((tp_child *)user)->control;
+    int32_t place = atomic_load_explicit(&control->shown, memory_order_relaxed),
+            item = atomic_load_explicit(&control->work.ctl[0], memory_order_relaxed);
     if (error == ENOMEM)
-        atomic_store_explicit(
-            &control->refused,
-            1 + (uint32_t)atomic_load_explicit(&control->work.ctl[0], memory_order_relaxed),
-            memory_order_relaxed);
+        atomic_store_explicit(&control->refused, 1 + (uint32_t)(place ? place : item),
+                              memory_order_relaxed);
 }
 
 /* Do leftovers of other functions take half of the memory that the next items may have? Then these
  * need a new process. */
 static bool is_crowded(tp_child *c, uint64_t memory)
 {
-    if (!c->has_run || memory == 0 || memory == c->memory)
+    if (!c->has_run || memory == 0 || memory == c->memory || c->items)
         return false;
     if (tp_vm_used(c->agent.worker.vm) - c->lua_bytes > memory / 2)
         tp_vm_collect(c->agent.worker.vm);
@@ -690,12 +788,13 @@ static bool is_crowded(tp_child *c, uint64_t memory)
            (HAS_NATIVE_LIMIT && data_of_process() > c->data_bytes + memory / 2 + LEFT_OVER);
 }
 
-static void limit_memory(tp_child *c, uint64_t memory)
+/* `item` says whose fault it is when memory runs out. */
+static void limit_memory(tp_child *c, uint64_t memory, const _Atomic int32_t *item)
 {
     struct rlimit limit;
     tp_wire_out *control = c->control;
     tp_vm_limit(c->agent.worker.vm, memory ? c->lua_bytes + memory : 0, memory, &control->refused,
-                &control->work.ctl[0]);
+                item);
     errno = 0;
     if (!HAS_NATIVE_LIMIT || c->data_bytes == 0 || memory == c->memory ||
         getrlimit(RLIMIT_DATA, &limit))
@@ -712,7 +811,8 @@ static void limit_memory(tp_child *c, uint64_t memory)
 
 /* ---- running ---- */
 
-static void run_items(tp_child *c, const tp_wire_request *q, tp_block *inputs)
+/* What the request says, with the arrays for results held. The names are the arena's. */
+static tp_terms open_terms(tp_child *c, const tp_wire_request *q)
 {
     tp_terms terms = { .name = c->in.data + q->name_at,
                        .executor = c->in.data + q->executor_at,
@@ -721,6 +821,7 @@ static void run_items(tp_child *c, const tp_wire_request *q, tp_block *inputs)
                        .batch = q->batch,
                        .splits = q->splits,
                        .streams = q->streams,
+                       .concurrent = q->place ? q->concurrent : 0,
                        .draws = q->draws,
                        .depth = q->depth,
                        .has_leases = q->has_leases,
@@ -732,18 +833,190 @@ static void run_items(tp_child *c, const tp_wire_request *q, tp_block *inputs)
         terms.returns.array[i] = tp_ref_hold((tp_array *)(void *)c->ref[q->result[i] - 1]);
     c->agent.worker.index = (int)q->worker;
     c->agent.worker.tags_lines = q->tags_lines;
+    return terms;
+}
+
+static void close_terms(tp_terms *terms)
+{
+    for (uint32_t i = 0; i < TP_COLUMNS_MAX; i++)
+        tp_ref_drop(terms->returns.array[i]);
+}
+
+/* As many bytes as the items that wait may have; a limit of their own if there are none. */
+static void limit_items(tp_child *c)
+{
+    tp_vm_limit(c->agent.worker.vm, 0, 0, NULL, NULL);
+    if (c->items)
+        limit_memory(c, c->items_memory, &c->control->shown);
+}
+
+static void run_items(tp_child *c, const tp_wire_request *q, tp_block *inputs)
+{
+    tp_terms terms = open_terms(c, q);
     tp_work *w = &c->control->work;
     tp_work_open(w, &c->agent.worker, &sink, &terms, inputs, 0, inputs->n, q->attempt);
-    limit_memory(c, q->memory);
+    tp_worker_show(&c->agent.worker);
+    limit_memory(c, q->memory, &c->control->work.ctl[0]);
     uint64_t begun = uv_hrtime();
     tp_vm_run(c->agent.worker.vm, w);
     atomic_store_explicit(&c->control->ran_ns, uv_hrtime() - begun, memory_order_relaxed);
-    tp_vm_limit(c->agent.worker.vm, 0, 0, NULL, NULL);
     tp_work_close(w);
-    for (uint32_t i = 0; i < TP_COLUMNS_MAX; i++)
-        tp_ref_drop(terms.returns.array[i]);
+    limit_items(c);
+    close_terms(&terms);
     atomic_store_explicit(&c->control->will_leave, c->agent.worker.will_leave,
                           memory_order_relaxed);
+}
+
+/* ---- items that wait beside each other ---- */
+
+static void free_item(tp_child *c, open_item *o)
+{
+    open_item **at = &c->items;
+    while (*at && *at != o)
+        at = &(*at)->next;
+    if (*at)
+        *at = o->next;
+    for (int i = 0; i < 2; i++)
+        tp_buf_free(&o->work.lines.begun[i]);
+    close_terms(&o->terms);
+    tp_ref_drop(o->terms.image);
+    free((char *)(uintptr_t)o->terms.name);
+    free((char *)(uintptr_t)o->terms.executor);
+    free(o);
+    if (!c->items)
+        limit_items(c);
+}
+
+/* see tp_sink */
+static void end_item(tp_work *w)
+{
+    tp_child *c = child_of(w);
+    tp_work_close(w);
+    free_item(c, (open_item *)(void *)w);
+}
+
+/* Something was sent to wake us. */
+static void take_wakes(uv_poll_t *handle, int status, int events)
+{
+    /* `data` is NULL, so that luv takes it for none of its handles */
+    const void *at = (const char *)handle - offsetof(tp_child, wakes);
+    const tp_child *c = at;
+    char bytes[64];
+    (void)status, (void)events;
+    ssize_t n = recv(c->socket, bytes, sizeof bytes, MSG_DONTWAIT);
+    if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN))
+        end_with_host();
+}
+
+/* Opens the loop on which items wait; the host's turn ends a wait there. */
+static int open_loop(tp_child *c)
+{
+    tp_error err = { 0 };
+    if (c->has_wakes)
+        return 0;
+    if (tp_own_loop_open(&c->agent, &err) ||
+        uv_poll_init(&c->agent.own_loop->loop, &c->wakes, c->socket))
+        return -1;
+    c->has_wakes = true;
+    uv_poll_start(&c->wakes, UV_READABLE, take_wakes);
+    uv_unref((uv_handle_t *)&c->wakes);
+    /* as the rest of this file expects it */
+    fcntl(c->socket, F_SETFL, fcntl(c->socket, F_GETFL) & ~O_NONBLOCK);
+    return 0;
+}
+
+/* Begins the item of the request, and runs it up to its first wait. */
+static void begin_item(tp_child *c, const tp_wire_request *q, const tp_block *input)
+{
+    tp_worker *worker = &c->agent.worker;
+    open_item *o = open_loop(c) ? NULL : calloc(1, sizeof *o);
+    if (o) {
+        o->terms = open_terms(c, q);
+        tp_ref_hold(o->terms.image);
+        o->terms.name = strdup(o->terms.name);
+        o->terms.executor = strdup(o->terms.executor);
+        o->input = *input;
+    }
+    if (!o || !o->terms.name || !o->terms.executor) {
+        atomic_store_explicit(&c->control->starved, 1 + q->place, memory_order_relaxed);
+        if (o)
+            free_item(c, o);
+        return;
+    }
+    /* the largest of their limits; none when one of them has none */
+    if (!c->items || !q->memory || (c->items_memory && q->memory > c->items_memory))
+        c->items_memory = q->memory;
+    o->next = c->items;
+    c->items = o;
+    tp_work_open(&o->work, worker, &item_sink, &o->terms, &o->input, 0, 1, q->attempt);
+    o->work.place = q->place;
+    tp_worker_show(worker);
+    limit_items(c);
+    bool has_begun = tp_vm_begin(worker->vm, &o->work);
+    if (!has_begun) {
+        end_item(&o->work);
+        return;
+    }
+    for (o = c->items; o && o->work.place != q->place; o = o->next)
+        ;
+    if (o) /* it is not over: its arguments lie in the arena, and are not needed any more */
+        o->input = (tp_block){ .first = input->first, .n = 1, .kind = input->kind };
+}
+
+/* The item is not wanted any more: it is told so where it waits. */
+static void stop_item(tp_child *c, uint32_t place)
+{
+    for (open_item *o = c->items; o; o = o->next)
+        o->is_unwanted |= o->work.place == place;
+    tp_engine_note_cancel(c->agent.engine);
+}
+
+/* May the item of a map that was begun here, which was taken, be run now? Its function's permit may
+ * be the host's. */
+static bool may_run(tp_child *c, tp_slice *s)
+{
+    const tp_func *f = tp_job_func(s->job);
+    for (uint32_t id = 0; f->limit && id < c->nrefs; id++)
+        if (c->ref[id] == &f->ref)
+            return s->is_permitted = ask_whether(c, TP_WIRE_TRY_TAKE, id);
+    return true;
+}
+
+/* Runs items of maps that items have begun. False when there are none. */
+static bool run_nested(tp_child *c)
+{
+    tp_agent *a = &c->agent;
+    uv_mutex_lock(tp_engine_lock(a->engine));
+    tp_slice *s = tp_job_take_locked(a->engine, a->executor, a);
+    uv_mutex_unlock(tp_engine_lock(a->engine));
+    if (!s)
+        return false;
+    if (!may_run(c, s))
+        uv_sleep(1); /* it goes back; one of our items may have the permit, and release it */
+    else
+        tp_exec_run(a, s); /* true: here no items of these wait beside others */
+    tp_job_finish(s);
+    return true;
+}
+
+/* Lets the items go on until there is news, or the host wants the turn. */
+static void go_on(tp_child *c)
+{
+    tp_wire_in *in = (tp_wire_in *)(void *)c->in.data;
+    c->has_news = false;
+    while (c->items && !c->has_news) {
+        bool has_run = run_nested(c);
+        atomic_store(&c->control->worker_sleeps, 1);
+        bool is_poked = atomic_load(&in->poked);
+        tp_vm_turn(c->agent.worker.vm, has_run || is_poked ? 0 : UINT64_MAX);
+        atomic_store_explicit(&c->control->worker_sleeps, 0, memory_order_relaxed);
+        if (is_poked)
+            break;
+    }
+    tell_events(c);
+    tp_block_free_list(c->kept);
+    c->kept = NULL;
+    collect_returned(c);
 }
 
 static void serve_request(tp_child *c)
@@ -760,7 +1033,6 @@ static void serve_request(tp_child *c)
     step(c);
     atomic_store_explicit(&c->control->begun, c->seen, memory_order_relaxed);
     step(c);
-    c->used = TP_WIRE_OUT_BEGIN;
     c->done_at = 0;
     c->filling = NULL;
     if (take_given(c, &c->in, q->given_at, q->given) || take_image(c, q) ||
@@ -768,7 +1040,10 @@ static void serve_request(tp_child *c)
         /* the host would not know which of its things have arrived here */
         _exit(TP_CHILD_NO_MEMORY);
     follow_trace(c->agent.worker.trace, q->is_traced);
-    run_items(c, q, &inputs);
+    if (q->place)
+        begin_item(c, q, &inputs);
+    else
+        run_items(c, q, &inputs);
     step(c);
     tell_events(c);
     tp_profile_send();
@@ -858,7 +1133,7 @@ int tp_child_serve(tp_child *c, tp_host *host, tp_error *err)
     c->arrays = host->arrays;
     tp_array_pool_adopt(host->arrays, c->file, return_array, c);
     c->many = RETURNED_MAX;
-    c->stores = (tp_store_keeper){ perform, return_id, c, ENCODING };
+    c->stores = (tp_store_keeper){ perform, return_id, is_stuck, c, ENCODING };
     host->stores = &c->stores;
     if (in->is_sampled && tp_profile_open(NULL, send_samples, c, NULL) == 0)
         tp_profile_follow(host);
@@ -872,13 +1147,20 @@ int tp_child_serve(tp_child *c, tp_host *host, tp_error *err)
     c->lua_bytes = tp_vm_used(c->agent.worker.vm);
     c->data_bytes = data_of_process();
     take_turn(c, TP_WIRE_READY);
+    c->agent.worker.shown = &c->control->shown;
     for (;;) {
         wait_for_host(c);
-        if (atomic_load_explicit(&((const tp_wire_in *)(const void *)c->in.data)->ending,
-                                 memory_order_relaxed))
-            tp_vm_leave(c->agent.worker.vm);
-        else
-            serve_request(c);
+        const tp_wire_in *in = (const tp_wire_in *)(const void *)c->in.data;
+        c->used = TP_WIRE_OUT_BEGIN; /* the host has taken all records */
+        c->done_at = 0;
+        switch (atomic_load_explicit(&in->wish, memory_order_relaxed)) {
+        case TP_WIRE_LEAVE: tp_vm_leave(c->agent.worker.vm); break;
+        case TP_WIRE_GO_ON: go_on(c); break;
+        case TP_WIRE_STOP:
+            stop_item(c, atomic_load_explicit(&in->stopped, memory_order_relaxed));
+            break;
+        default: serve_request(c);
+        }
         take_turn(c, TP_WIRE_DONE);
     }
 }

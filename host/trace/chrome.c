@@ -507,7 +507,9 @@ static int put_instant(tp_chrome *c, track *t, const tp_event *e, const char *na
 {
     quoted q, d;
     char item[96] = "";
-    if (e->job && e->kind != TP_EVENT_CANCEL && e->kind < TP_EVENT_COPY_IN)
+    bool is_of_item = (e->kind != TP_EVENT_CANCEL && e->kind < TP_EVENT_COPY_IN) ||
+                      e->kind == TP_EVENT_BLOCKED;
+    if (e->job && is_of_item)
         snprintf(item, sizeof item, ",\"map\":%llu,\"item\":%llu", (unsigned long long)e->job,
                  (unsigned long long)e->first + 1);
     return put(out,
@@ -719,6 +721,7 @@ int tp_chrome_add(tp_chrome *c, const tp_event *e, tp_buf *out)
         if (!t)
             return -1;
     }
+    char text[80];
     job *j = NULL;
     track **task;
     box b = { .begun_ns = e->time_ns, .job = e->job, .first = e->first, .count = e->count };
@@ -741,6 +744,10 @@ int tp_chrome_add(tp_chrome *c, const tp_event *e, tp_buf *out)
     case TP_EVENT_RETRY:
         return put_instant(c, t, e, "retry", "it has failed, and is tried again", out);
     case TP_EVENT_FAIL: return put_instant(c, t, e, "failure", "it has failed", out);
+    case TP_EVENT_BLOCKED:
+        snprintf(text, sizeof text, "it has kept others waiting for %.0f ms",
+                 (double)e->count * 1e-6);
+        return put_instant(c, t, e, "blocked", text, out);
     case TP_EVENT_CANCEL: return put_instant(c, t, e, "cancel", "a map is cancelled", out);
     case TP_EVENT_COPY_IN:
     case TP_EVENT_KERNEL:

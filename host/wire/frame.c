@@ -147,7 +147,7 @@ static int put_returns(tp_wire_writer *w, tp_wire_request *q, const tp_returns *
 }
 
 int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work, uint32_t count,
-                        const tp_worker *worker, bool *in_place, tp_error *err)
+                        const tp_worker *worker, uint32_t place, bool *in_place, tp_error *err)
 {
     const tp_terms *t = work->terms;
     const tp_block *b = work->block;
@@ -159,6 +159,8 @@ int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work
     tp_wire_request q = {
         .attempt = work->attempt,
         .worker = (uint32_t)worker->index,
+        .place = place,
+        .concurrent = t->concurrent,
         .discards = t->discards,
         .tags_lines = worker->tags_lines,
         .is_traced = tp_trace_is_on(worker->trace),
@@ -234,9 +236,8 @@ static bool wrong(tp_error *err, const char *what)
     return false;
 }
 
-/* Copies the head of the record at `from`. Does the record lie before `until`, and are its items
- * the next ones? */
-static bool read_head(const tp_wire_reader *r, uint64_t from, uint64_t until, tp_wire_record *head,
+/* Copies the head of the record at `from`. Does the record lie before `until`? */
+static bool copy_head(const tp_wire_reader *r, uint64_t from, uint64_t until, tp_wire_record *head,
                       tp_error *err)
 {
     if (from % 8 || until > r->size || from > until || until - from < sizeof *head)
@@ -244,6 +245,15 @@ static bool read_head(const tp_wire_reader *r, uint64_t from, uint64_t until, tp
     memcpy(head, r->base + from, sizeof *head);
     if (head->size % 8 || head->size < sizeof *head || head->size > until - from)
         return wrong(err, "a record that is longer than all of them");
+    return true;
+}
+
+/* The same; are its items the next ones, too? */
+static bool read_head(const tp_wire_reader *r, uint64_t from, uint64_t until, tp_wire_record *head,
+                      tp_error *err)
+{
+    if (!copy_head(r, from, until, head, err))
+        return false;
     if (head->at != r->at || head->n == 0 || head->n > r->count - r->at)
         return wrong(err, "results of other items");
     return true;
@@ -450,6 +460,20 @@ static bool gather(tp_wire_reader *r, tp_work *to, uint64_t from, const tp_wire_
     if (is_values)
         return read_message(r, r->open, from, head, err);
     r->open->n += head->n;
+    return true;
+}
+
+bool tp_wire_find_place(const tp_wire_reader *r, uint64_t from, uint64_t until, uint32_t *place,
+                        uint64_t *end, tp_error *err)
+{
+    tp_wire_record head;
+    for (*end = from; *end < until; *end += head.size) {
+        if (!copy_head(r, *end, until, &head, err))
+            return false;
+        if (*end > from && head.place != *place)
+            break;
+        *place = head.place;
+    }
     return true;
 }
 

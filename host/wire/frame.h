@@ -7,6 +7,11 @@
  * published counts even if the worker dies. Offsets are from the beginning of the arena, and
  * multiples of 8.
  *
+ * A request can also be one item that waits beside others (tp_terms.concurrent): it has a place, a
+ * number from 1 that the host chooses, and the worker is done with the request when the item waits
+ * or is over. The host then lets it go on with all such items (TP_WIRE_GO_ON), until it has news or
+ * the host wants the turn (`poked`); records say by their place whose results they have.
+ *
  * The worker trusts the host. The host trusts nothing in the worker's memory, since users' code may
  * write anywhere there: it copies before it checks, and a record that is wrong in any respect is
  * ignored, with all after it. */
@@ -30,14 +35,29 @@ typedef enum tp_wire_state {
     TP_WIRE_READY,    /* waits for the first request */
     TP_WIRE_ASKS,     /* it asks the host for something: `asked` */
     TP_WIRE_FULL, /* there is no room for more records: the host must take those that there are */
-    TP_WIRE_DONE,     /* the request is over */
+    TP_WIRE_DONE,     /* what the host has asked for is done; or the host is to look */
     TP_WIRE_FAILED    /* it could not begin: `message` says why */
 } tp_wire_state;
+
+/* What the host's turn means, unless the worker has asked for something or was full. */
+typedef enum tp_wire_wish {
+    TP_WIRE_REQUEST,
+    TP_WIRE_GO_ON, /* to let items that wait beside each other go on */
+    TP_WIRE_STOP,  /* to end the item at the place `stopped` where it waits */
+    TP_WIRE_LEAVE  /* to do what must be done before it ends */
+} tp_wire_wish;
 
 /* What a worker can ask its host for. It waits until the host has done it. */
 typedef enum tp_wire_asked {
     TP_WIRE_RELEASE_OWN, /* to release the item's permit, while it waits for others */
     TP_WIRE_TAKE_OWN,    /* to take a permit for it again */
+    /* for the item at the place `asked_of`: see tp_slice_give_way (`flags`: 1 is_lent, 2 endless),
+     * tp_slice_come_back, and tp_slice_note_blocking (`number`: the nanoseconds) */
+    TP_WIRE_GIVE_WAY,
+    TP_WIRE_COME_BACK,
+    TP_WIRE_NOTE_BLOCKING,
+    TP_WIRE_IS_STUCK, /* see tp_engine_is_stuck */
+    TP_WIRE_TRY_TAKE, /* TAKE, if that is possible without a wait */
     /* to take a permit of the function `asked_of`, whose items it runs itself; it has one such
      * permit at most */
     TP_WIRE_TAKE,
@@ -53,9 +73,11 @@ typedef struct tp_wire_in {
     uint32_t layout;
     int32_t host_pid;
     uint32_t workers; /* of the host, at most */
-    /* not 0: this turn is no request; the worker does what it must before it ends. Relaxed: `turn`
-     * makes it visible */
-    _Atomic uint32_t ending;
+    /* Relaxed: `turn` makes these visible. tp_wire_wish; a place; the answer to what was asked:
+     * not 0 for yes */
+    _Atomic uint32_t wish, stopped, answer;
+    /* not 0: the host wants the turn; sequentially consistent, with worker_sleeps */
+    _Atomic uint32_t poked;
     /* in builds with assertions, not 0: the worker kills itself after so many steps (child.c) */
     uint32_t dies_in;
     char modules[100], place[100]; /* those of tp_host */
@@ -69,11 +91,16 @@ typedef struct tp_wire_out {
     /* whether that side sleeps, so that a byte must wake it; sequentially consistent */
     _Atomic uint32_t worker_sleeps, host_sleeps;
     _Atomic uint32_t begun;   /* the number of the host's turn whose request was begun */
-    _Atomic uint32_t starved; /* not 0: there was no memory even for a failure */
-    /* 1 + the item, counted from the request's first, that was last refused memory; 0: none */
+    /* not 0: there was no memory even for a failure: 1 + the item's place */
+    _Atomic uint32_t starved;
+    /* 1 + the item, counted from the request's first, that was last refused memory; 0: none. While
+     * items wait beside each other: 1 + its place */
     _Atomic uint32_t refused;
+    _Atomic int32_t shown; /* the place whose item runs; 0: none of these */
     _Atomic uint32_t will_leave; /* not 0: it must do something before it ends */
-    _Atomic uint32_t asked, asked_of; /* tp_wire_asked; the id of the function */
+    /* tp_wire_asked; the id of the function, or a place; see there */
+    _Atomic uint32_t asked, asked_of, flags;
+    _Atomic uint64_t number;
     _Atomic uint64_t ran_ns;  /* how long the items of the last request ran */
     _Atomic uint64_t printed; /* counts writes to the socket */
     _Atomic uint64_t used;    /* records end here (release): what lies before it is published */
@@ -103,6 +130,7 @@ enum {
 typedef struct tp_wire_request {
     uint64_t size;   /* where the request ends */
     uint32_t attempt, worker;
+    uint32_t place, concurrent; /* of an item that waits beside others; place 0: none */
     uint32_t discards, tags_lines, has_leases, is_limited;
     uint32_t is_traced; /* the host wants to know what happens (wire/events.h) */
     /* leases, has_leases, is_limited: as in tp_terms. Devices have the same numbers in all
@@ -133,11 +161,11 @@ typedef struct tp_wire_request {
     uint64_t column_at[TP_COLUMNS_MAX], text_at, text, ends_at, bytes_at, bytes, refs_at, nrefs;
 } tp_wire_request;
 
-/* Host: writes a request for these items, without publishing it. *in_place: results are stored in
- * the job's own arrays. -1 with TP_ECODEC when something in it cannot travel to a process,
+/* Host: writes a request for these items, or for one at a place, without publishing it. *in_place:
+ * results are stored in the job's own arrays. -1 with TP_ECODEC when something in it cannot travel to a process,
  * TP_EMEMORY, or TP_ELIMIT when the worker was given too much and must be replaced first. */
 int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *w, uint32_t count,
-                        const tp_worker *worker, bool *in_place, tp_error *err);
+                        const tp_worker *worker, uint32_t place, bool *in_place, tp_error *err);
 
 /* The request in the arena at `base`. */
 static inline const tp_wire_request *tp_wire_get_request(const char *base)
@@ -153,6 +181,7 @@ typedef struct tp_wire_record {
     uint32_t at, n; /* its items: the first one, counted from the request's first, and how many */
     uint32_t capacity, columns, may_retry;
     uint32_t is_crash; /* tp_block.is_crash, in results of a cluster */
+    uint32_t place;    /* whose results these are: of a request's item at a place; 0: of others */
     uint32_t in_place; /* COLUMNS: the record has none, they were stored where the request says */
     uint8_t type[TP_COLUMNS_MAX];
     tp_text text;      /* COLUMNS of scalars; `bytes` is only meaningful in the worker */
@@ -180,6 +209,11 @@ typedef struct tp_wire_reader {
     /* a block of VALUES that more can be added to; the sink gets it when it is flushed */
     tp_block *open;
 } tp_wire_reader;
+
+/* The record at `from` and those after it that are of the same place: *place, and where they end.
+ * False with err set when there is no such record before `until`. */
+bool tp_wire_find_place(const tp_wire_reader *r, uint64_t from, uint64_t until, uint32_t *place,
+                        uint64_t *end, tp_error *err);
 
 /* Reads the records from `from` to `until` and gives their results to the work's sink. False with
  * err set when something is wrong in them or there is no memory; the results before that were

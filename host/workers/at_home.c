@@ -18,7 +18,11 @@ static void write_lines(tp_worker *worker, int fd, const char *bytes, size_t len
 static void end_work(tp_worker *worker, tp_work *w)
 {
     (void)worker;
-    tp_job_finish(tp_slice_of(w));
+    tp_slice *slice = tp_slice_of(w);
+    if (slice)
+        tp_job_finish(slice);
+    else
+        w->sink->end(w);
 }
 
 static const tp_worker_type at_home = { .open_state = open_state,

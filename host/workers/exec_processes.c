@@ -5,10 +5,16 @@
  * results. When the process dies, or the supervisor has ended it because an item ran for too long
  * or is not wanted any more, that costs only the item that was running: results of earlier items
  * were published, later items were not begun and go back to the engine. The running item is known
- * for certain: it is the first without a result. */
+ * for certain: it is the first without a result.
+ *
+ * Items that wait beside each other (tp_terms.concurrent) are slices of their own. Each has a place
+ * in the process, which runs one of them at a time and shows which. When the process dies or is
+ * ended, that one is to blame, and the others go back to the engine. If none ran, those that were
+ * there run again with fewer beside them, until one is alone. */
 #include "workers/workers.h"
 
 #include "base/invariant.h"
+#include "runtime/own_loop.h"
 #include "wire/ask.h"
 #include "wire/events.h"
 #include "wire/frame.h"
@@ -24,6 +30,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+/* why a process was ended, for traces */
+#define OVERTIME "was ended, since its input ran for too long"
+#define UNNEEDED "was ended, since its input is not wanted any more"
+
 enum {
     STACK_BYTES = 256 << 10,
     /* longer than for threads: waking a process and being woken takes some 100 us */
@@ -36,6 +46,11 @@ enum {
                   1000, /* after a cancellation an item has this long to end by itself */
     /* the same for an item that streams: it is told by the next value that it gives */
     STREAM_PATIENCE_NS = 1000 * 1000 * 1000,
+    /* an item that waits and is told to end has this long to do so */
+    TOLD_PATIENCE_NS = 1000 * 1000 * 1000,
+    /* so long a supervisor waits for a process whose item does not wait: then its slice goes
+     * back */
+    TURN_PATIENCE_MS = 50,
     START_S = 60,   /* a new process that has said nothing for so long is ended */
     /* so many processes in a row may die before they have begun anything: somebody may kill them */
     STARTS_MAX = 10,
@@ -54,8 +69,8 @@ typedef struct started {
 /* The supervisor's view of a request that is running, or of a process that ends. */
 typedef struct watch {
     tp_slice *slice; /* NULL: none, a process ends when it was idle */
-    tp_wire_reader *reader; /* of the request's records; NULL: the process ends */
-    uint64_t leave_until;   /* when such a process must have ended (uv_hrtime) */
+    tp_wire_reader *reader; /* of the request's records; NULL: there is no request */
+    uint64_t leave_until;   /* when a process that ends must have done so (uv_hrtime); else 0 */
     uint64_t item_since, unwanted_since; /* uv_hrtime; unwanted_since 0: it is wanted */
     uint32_t item; /* the running item */
 } watch;
@@ -69,6 +84,14 @@ typedef struct request {
     tp_wire_reader reader;
     watch watch;
 } request;
+
+/* Where the process has an item that waits beside others. */
+typedef struct place {
+    tp_slice *slice; /* NULL: it is free */
+    bool in_place;   /* its results are stored in the job's own arrays */
+    bool is_late;    /* it has run for too long */
+    uint64_t begun_ns, over_ns, told_ns; /* over_ns: since when it is to end; told_ns: and knows */
+} place;
 
 /* A process and its link. The supervisor's own, or the owner's while that acts for it (pool.h); but
  * the process writes `out.data`. */
@@ -90,6 +113,14 @@ typedef struct supervisor {
     uint64_t oom_kills; /* see `started` */
     unsigned deaths;  /* how many processes in a row died without having begun anything */
     bool has_released; /* the slice's permit was released */
+    /* ---- items that wait beside each other ---- */
+    place *places; /* place i + 1 */
+    unsigned n_places, n_open;
+    uint32_t beginning; /* the place of the request that the process has not answered; 0: none */
+    uint32_t culprit;   /* the place for whose sake the process must be ended; 0: none */
+    bool is_away;       /* the process has the turn, and lets them go on */
+    bool is_poked;      /* and was asked for it */
+    tp_wire_reader away; /* of their records */
     /* held: the function of which the process has a permit besides the slice's */
     tp_func *permit_of;
     char frame[FRAME_MAX + 8]; /* the part of an output frame that has arrived */
@@ -222,7 +253,18 @@ static void note_death(const supervisor *s, const char *how)
                       tp_trace_name(trace, how, strlen(how)));
 }
 
-/* Ends the process if it still runs, and frees all of it except how it ended. */
+static void time_out(supervisor *s, tp_work *w);
+static void finish_place(supervisor *s, place *p);
+
+/* Has the item failed for having run for too long? One that has not been told so, since another one
+ * did not let the process go on, has not. */
+static bool is_out(const place *p)
+{
+    return p->is_late && p->told_ns;
+}
+
+/* Ends the process if it still runs, and frees all of it except how it ended. Items that it has at
+ * places go back, but those that have run for too long. */
 static void end_process(supervisor *s)
 {
     if (s->peer.pid == 0)
@@ -238,6 +280,16 @@ static void end_process(supervisor *s)
     release_permit(s);
     tp_wire_given_free(&s->given);
     s->frame_len = 0;
+    s->is_away = s->is_poked = false;
+    uint32_t late = s->culprit && s->places[s->culprit - 1].is_late ? s->culprit : 0;
+    s->beginning = s->culprit = 0;
+    for (uint32_t i = 0; s->n_open > 0 && i < s->n_places; i++) {
+        place *p = &s->places[i];
+        if (p->slice && (is_out(p) || i + 1 == late))
+            time_out(s, &p->slice->work);
+        if (p->slice)
+            finish_place(s, p);
+    }
 }
 
 static bool wait_for_process(supervisor *s, int timeout_ms);
@@ -410,9 +462,8 @@ static bool has_turned(const supervisor *s)
     return atomic_load_explicit(&control_of(s)->turn, memory_order_acquire) != s->seen;
 }
 
-static void take_turn(supervisor *s)
+static void wake_process(supervisor *s)
 {
-    atomic_store(&in_of(s)->turn, ++s->turn);
     if (atomic_exchange(&control_of(s)->worker_sleeps, 0)) {
         char byte = 0;
         while (send(s->peer.socket, &byte, 1, MSG_NOSIGNAL) < 0 && errno == EINTR)
@@ -420,19 +471,29 @@ static void take_turn(supervisor *s)
     }
 }
 
+static void take_turn(supervisor *s)
+{
+    atomic_store(&in_of(s)->turn, ++s->turn);
+    wake_process(s);
+}
+
 /* Sleeps until the process does something, or for that time. False when it has ended. */
 static bool wait_for_process(supervisor *s, int timeout_ms)
 {
     tp_peer *p = &s->peer;
+    tp_own_loop *own = s->agent->own_loop;
     struct pollfd fds[] = {
         { .fd = p->socket, .events = POLLIN },
         { .fd = p->output[0], .events = POLLIN },
         { .fd = p->output[1], .events = POLLIN },
         { .fd = p->pidfd, .events = POLLIN },
+        { .fd = own ? uv_backend_fd(&own->loop) : -1, .events = POLLIN },
     };
     atomic_store(&control_of(s)->host_sleeps, 1);
     if (atomic_load(&control_of(s)->turn) == s->seen)
         poll(fds, sizeof fds / sizeof *fds, timeout_ms);
+    if (fds[4].revents) /* the agent was woken */
+        tp_loop_run(&own->loop, &own->bell, &own->timer, UV_RUN_NOWAIT, 0);
     atomic_store_explicit(&control_of(s)->host_sleeps, 0, memory_order_relaxed);
     if (fds[0].revents)
         read_socket(s);
@@ -470,12 +531,59 @@ static void open_watch(const supervisor *s, tp_slice *slice, tp_wire_reader *rea
     };
 }
 
+/* The place with that number, if there is an item at it. */
+static place *find_place(const supervisor *s, uint32_t number)
+{
+    place *p = number > 0 && number <= s->n_places ? &s->places[number - 1] : NULL;
+    return p && p->slice ? p : NULL;
+}
+
+/* The place whose item the process says it is running. */
+static uint32_t shown(const supervisor *s)
+{
+    return (uint32_t)atomic_load_explicit(&control_of(s)->shown, memory_order_relaxed);
+}
+
+/* May the item not go on, which has had this time to end? One that waits must first be told. While
+ * another one runs it cannot even be told that. */
+static bool is_overdue(const supervisor *s, const place *p, uint64_t now)
+{
+    bool runs = shown(s) == (uint32_t)(p - s->places) + 1;
+    return now - (p->told_ns ? p->told_ns : p->over_ns) >
+           (uint64_t)(runs ? PATIENCE_NS : TOLD_PATIENCE_NS);
+}
+
+/* Notes which items that wait beside each other are to end. Not DONE, with the culprit set: one of
+ * them does not end, so the process must. */
+static outcome look_at_places(supervisor *s, uint64_t now)
+{
+    bool sees_cancels = s->n_open > 0 && tp_agent_sees_cancels(s->agent);
+    for (uint32_t i = 0; s->n_open > 0 && i < s->n_places; i++) {
+        place *p = &s->places[i];
+        tp_work *w = p->slice ? &p->slice->work : NULL;
+        if (!w)
+            continue;
+        if (!p->over_ns) {
+            uint64_t limit = w->terms->timeout_ns;
+            p->is_late = limit && now - p->begun_ns >= limit;
+            if (p->is_late || (sees_cancels && tp_work_tell_cancelled(w)))
+                p->over_ns = now;
+        }
+        if (p->over_ns && is_overdue(s, p, now)) {
+            s->culprit = i + 1;
+            return p->is_late ? TIMED_OUT : UNWANTED;
+        }
+    }
+    return DONE;
+}
+
 /* Why the running item must be ended; DONE when it need not be. */
-static outcome look(const supervisor *s, watch *of)
+static outcome look(supervisor *s, watch *of)
 {
     uint64_t now = uv_hrtime();
-    if (!of->reader)
-        return now > of->leave_until ? UNWANTED : DONE;
+    outcome o = look_at_places(s, now);
+    if (o != DONE || !of->reader)
+        return o == DONE && of->leave_until && now > of->leave_until ? UNWANTED : o;
     tp_work *w = &of->slice->work;
     uint64_t limit = w->terms->timeout_ns;
     if (running(s) != of->item) {
@@ -493,6 +601,24 @@ static outcome look(const supervisor *s, watch *of)
     else if (now - of->unwanted_since > (w->terms->streams ? STREAM_PATIENCE_NS : PATIENCE_NS))
         return UNWANTED;
     return DONE;
+}
+
+/* What the process's turn means. */
+static outcome see_turn(supervisor *s)
+{
+    tp_wire_out *c = control_of(s);
+    s->seen++;
+    if (atomic_load_explicit(&c->turn, memory_order_acquire) != s->seen)
+        return GARBAGE;
+    if (atomic_load_explicit(&c->printed, memory_order_relaxed) != s->printed)
+        read_socket(s);
+    uint32_t state = atomic_load_explicit(&c->state, memory_order_relaxed);
+    /* the owner has seen DONE, and does not wait because it says something else now */
+    return state == TP_WIRE_DONE   ? DONE
+           : s->is_lent            ? GARBAGE
+           : state == TP_WIRE_FULL ? FULL
+           : state == TP_WIRE_ASKS ? ASKS
+                                   : GARBAGE;
 }
 
 /* Waits until the process takes a turn. */
@@ -514,20 +640,8 @@ static outcome await_outcome(supervisor *s, watch *of)
             return o;
         start_spare(s);
     }
-    s->seen++;
     s->waited_ns = uv_hrtime() - begun;
-    tp_wire_out *c = control_of(s);
-    if (atomic_load_explicit(&c->turn, memory_order_acquire) != s->seen)
-        return GARBAGE;
-    if (atomic_load_explicit(&c->printed, memory_order_relaxed) != s->printed)
-        read_socket(s);
-    uint32_t state = atomic_load_explicit(&c->state, memory_order_relaxed);
-    /* the owner has seen DONE, and does not wait because it says something else now */
-    return state == TP_WIRE_DONE   ? DONE
-           : s->is_lent            ? GARBAGE
-           : state == TP_WIRE_FULL ? FULL
-           : state == TP_WIRE_ASKS ? ASKS
-                                   : GARBAGE;
+    return see_turn(s);
 }
 
 /* The function that the process names in what it asks for; NULL when that is none. */
@@ -571,7 +685,7 @@ static bool is_over(void *user)
     tp_work *work = w->of->slice ? &w->of->slice->work : NULL;
     w->why = tp_peer_has_ended(&w->s->peer) ? DIED : look(w->s, w->of);
     return w->why != DONE || tp_engine_is_stopped(w->s->host->engine) ||
-           (w->of->reader && tp_work_tell_cancelled(work));
+           (work && !w->of->leave_until && tp_work_tell_cancelled(work));
 }
 
 /* A value that was taken out and cannot be given to the process goes back. */
@@ -594,10 +708,10 @@ static outcome await_store(supervisor *s, watch *of, tp_store *queue, tp_store_o
     uint64_t now = uv_hrtime(), deadline = op->wait_ns < UINT64_MAX - now ? now + op->wait_ns
                                                                           : UINT64_MAX;
     tp_func *nested = s->permit_of ? tp_ref_hold(s->permit_of) : NULL;
-    bool has_own = of->slice && !s->has_released;
+    bool has_own = of->slice && of->slice->has_permit;
     wait w = { s, of, DONE };
     int rc = 0;
-    bool is_timed = of->reader && of->slice->work.terms->timeout_ns;
+    bool is_timed = of->slice && of->slice->work.terms->timeout_ns;
     uint64_t look_ns = (is_timed ? LOOK_MS : REST_MS) * 1000000ull;
     release_permit(s);
     while (rc == 0 && w.why == DONE && op->moved == TP_NOT_YET && uv_hrtime() < deadline) {
@@ -622,6 +736,13 @@ static outcome await_store(supervisor *s, watch *of, tp_store *queue, tp_store_o
 
 static bool collect(supervisor *s, tp_work *w, tp_wire_reader *r, bool is_dead, tp_error *err);
 
+/* Gives everything published since the last call to those whose results it is. */
+static bool collect_of(supervisor *s, watch *of, tp_error *err)
+{
+    return of->reader ? collect(s, &of->slice->work, of->reader, false, err)
+                      : collect(s, NULL, &s->away, false, err);
+}
+
 /* Writes the answer. When the process has been given too much, what it has returned is taken back
  * first; records that name that are read before. -1 with err set when the records are wrong, or
  * there is no memory. */
@@ -633,7 +754,7 @@ static int put_answer(supervisor *s, watch *of, tp_store *store, tp_store_op *op
     if (tp_wire_put_answer(&s->asks, &s->given, returned, op, why, &refusal) == 0)
         return 0;
     if (refusal.code == TP_ELIMIT) {
-        if (of->reader && !collect(s, &of->slice->work, of->reader, false, err))
+        if (!of->leave_until && !collect_of(s, of, err))
             return -1;
         refusal.code = TP_OK;
         returned = control_of(s)->returned; /* it may have moved */
@@ -666,6 +787,32 @@ static outcome serve_store(supervisor *s, watch *of, tp_error *err)
     return o;
 }
 
+/* Answers a question. */
+static void say(const supervisor *s, bool yes)
+{
+    atomic_store_explicit(&in_of(s)->answer, yes, memory_order_relaxed);
+}
+
+/* Does what the process asks for in the name of an item that waits beside others. */
+static outcome answer_place(supervisor *s, uint32_t asked)
+{
+    tp_wire_out *c = control_of(s);
+    uint32_t flags = atomic_load_explicit(&c->flags, memory_order_relaxed);
+    place *p = find_place(s, atomic_load_explicit(&c->asked_of, memory_order_relaxed));
+    if (asked == TP_WIRE_IS_STUCK)
+        say(s, tp_engine_is_stuck(s->host->engine, s->agent));
+    else if (!p)
+        return GARBAGE;
+    else if (asked == TP_WIRE_GIVE_WAY)
+        tp_slice_give_way(&p->slice->work, flags & 1, flags & 2);
+    else if (asked == TP_WIRE_COME_BACK)
+        say(s, tp_slice_come_back(&p->slice->work));
+    else
+        say(s, tp_slice_note_blocking(&p->slice->work,
+                                      atomic_load_explicit(&c->number, memory_order_relaxed)));
+    return ASKS;
+}
+
 /* Does what the process asks for. ASKS: the process may go on; otherwise how the request ended.
  * While this waits for a permit, the process has none. */
 static outcome answer(supervisor *s, watch *of, tp_error *err)
@@ -673,12 +820,20 @@ static outcome answer(supervisor *s, watch *of, tp_error *err)
     uint32_t asked = atomic_load_explicit(&control_of(s)->asked, memory_order_relaxed);
     if (asked == TP_WIRE_PERFORM)
         return serve_store(s, of, err);
-    if (!of->reader)
+    if (of->leave_until)
+        return GARBAGE;
+    if (asked >= TP_WIRE_GIVE_WAY && asked <= TP_WIRE_IS_STUCK)
+        return answer_place(s, asked);
+    if (!of->slice)
         return GARBAGE;
     tp_work *w = &of->slice->work;
     tp_func *f = asked_of(s);
     outcome o = DONE;
-    if (asked == TP_WIRE_RELEASE_OWN) {
+    if (asked == TP_WIRE_TRY_TAKE && f && !s->permit_of) {
+        bool has = tp_slice_take_permit_of(of->slice, f, 0);
+        s->permit_of = has ? tp_ref_hold(f) : NULL;
+        say(s, has);
+    } else if (asked == TP_WIRE_RELEASE_OWN) {
         w->sink->release_permit(w);
         s->has_released = true;
     } else if (asked == TP_WIRE_RELEASE && f && f == s->permit_of) {
@@ -703,7 +858,7 @@ static void dismiss(supervisor *s)
                      .leave_until = uv_hrtime() + LEAVE_S * 1000000000ull };
         outcome o = ASKS;
         atomic_fetch_add_explicit(&s->host->leaving, 1, memory_order_relaxed);
-        atomic_store_explicit(&in_of(s)->ending, 1, memory_order_relaxed);
+        atomic_store_explicit(&in_of(s)->wish, TP_WIRE_LEAVE, memory_order_relaxed);
         while (o == ASKS) {
             take_turn(s);
             o = await_outcome(s, &of);
@@ -716,6 +871,59 @@ static void dismiss(supervisor *s)
 }
 
 /* ---- requests ---- */
+
+/* The item at the place is over, or goes back. */
+static void finish_place(supervisor *s, place *p)
+{
+    tp_slice *slice = p->slice;
+    tp_work *w = &slice->work;
+    p->slice = NULL;
+    s->n_open--;
+    s->agent->worker.n_waiting--;
+    tp_work_note(w, TP_EVENT_ITEM_END, w->offset, w->at - w->offset);
+    tp_work_enter(w);
+    tp_job_finish(slice);
+    if (s->n_open == 0)
+        tp_agent_set_full(s->agent, false);
+}
+
+/* Gives results that have come to the items of places; to w what is of none. */
+static bool read_records(supervisor *s, tp_work *w, tp_wire_reader *r, uint64_t from,
+                         uint64_t until, tp_error *err)
+{
+    while (from < until) {
+        uint32_t number = 0;
+        uint64_t end;
+        if (!tp_wire_find_place(r, from, until, &number, &end, err))
+            return false;
+        place *p = find_place(s, number);
+        if (number ? !p : !w) {
+            tp_error_set(err, TP_EUSAGE, "it has written nonsense where its results lie: results "
+                                         "of no item");
+            return false;
+        }
+        if (!p) {
+            if (!tp_wire_read(r, w, from, end, err))
+                return false;
+        } else if (is_out(p)) {
+            time_out(s, &p->slice->work);
+        } else {
+            tp_work *of = &p->slice->work;
+            tp_wire_reader one = { .base = r->base,
+                                   .size = r->size,
+                                   .first = of->at,
+                                   .count = 1,
+                                   .in_place = p->in_place,
+                                   .given = r->given };
+            if (!tp_wire_read(&one, of, from, end, err))
+                return false;
+        }
+        if (p)
+            finish_place(s, p);
+        from = end;
+    }
+    return true;
+}
 
 /* Gives the sink everything published since the last call. */
 static bool collect(supervisor *s, tp_work *w, tp_wire_reader *r, bool is_dead, tp_error *err)
@@ -731,9 +939,10 @@ static bool collect(supervisor *s, tp_work *w, tp_wire_reader *r, bool is_dead, 
     r->size = s->out.size;
     uint64_t from = r->from;
     r->from = until;
-    if (!tp_wire_read(r, w, from, until, err))
+    if (w && s->n_open == 0 ? !tp_wire_read(r, w, from, until, err)
+                            : !read_records(s, w, r, from, until, err))
         return false;
-    return !is_dead || open != until || tp_wire_read_open(r, w, open, item, err);
+    return !w || !is_dead || open != until || tp_wire_read_open(r, w, open, item, err);
 }
 
 /* The next item has failed with its process, not by an error of its own. */
@@ -755,13 +964,13 @@ static double number_of(const tp_work *w)
 }
 
 /* Did the process die because memory ran out? Then `why` says how. */
-static bool had_no_memory(const supervisor *s, const tp_work *w, uint32_t first, const char *signal,
+static bool had_no_memory(const supervisor *s, const tp_work *w, uint32_t item, const char *signal,
                           int code, char *why, size_t size)
 {
     *why = '\0';
     if (code == TP_CHILD_NO_MEMORY)
         return true;
-    if (atomic_load_explicit(&control_of(s)->refused, memory_order_relaxed) == 1 + w->at - first) {
+    if (atomic_load_explicit(&control_of(s)->refused, memory_order_relaxed) == 1 + item) {
         snprintf(why, size,
                  ", when there was no memory for it (the option `memory` lets a worker of this "
                  "function have %.4g MiB)",
@@ -775,8 +984,8 @@ static bool had_no_memory(const supervisor *s, const tp_work *w, uint32_t first,
 }
 
 /* The process has died. The item that ran, which is the first without a result, gets the failure.
- * `first` is the offset of the request's first item. */
-static void blame(supervisor *s, tp_work *w, uint32_t first, const char *garbage)
+ * `item` is its number for the process: in its request, or its place. */
+static void blame(supervisor *s, tp_work *w, uint32_t item, const char *garbage)
 {
     char how[64], words[TP_PEER_TAIL + 1], message[TP_PEER_TAIL + 300], why[160];
     const char *signal;
@@ -787,7 +996,7 @@ static void blame(supervisor *s, tp_work *w, uint32_t first, const char *garbage
     tp_peer_describe(&s->peer, how, sizeof how, &signal, &code);
     note_death(s, how);
     get_last_words(s, words);
-    bool is_starved = !garbage && had_no_memory(s, w, first, signal, code, why, sizeof why);
+    bool is_starved = !garbage && had_no_memory(s, w, item, signal, code, why, sizeof why);
     if (garbage)
         snprintf(message, sizeof message, "worker process was ended during input %.0f: %s",
                  number_of(w), garbage);
@@ -804,9 +1013,279 @@ static void time_out(supervisor *s, tp_work *w)
     char message[120];
     snprintf(message, sizeof message, "input %.0f ran for more than %g s", number_of(w),
              (double)w->terms->timeout_ns * 1e-9);
-    note_death(s, "was ended, since its input ran for too long");
     fail(s, w, TP_KIND_TIMEOUT, message);
 }
+
+static int die_out(supervisor *s, tp_error *err)
+{
+    unsigned deaths = s->deaths;
+    s->deaths = 0;
+    return tp_error_set(err, TP_ESYS,
+                        "worker processes die before they begin anything (%u in a row)", deaths);
+}
+
+/* ---- items that wait beside each other ---- */
+
+/* The process must be ended, or has died, and runs no request, or is not at fault with that. Who
+ * is: the culprit that was found, the item that is shown as running, the one that was to begin, or
+ * the only one. When nobody knows, each of them may be it. */
+static void lose_places(supervisor *s, outcome o, const char *why)
+{
+    tp_error err = { 0 };
+    const tp_wire_out *c = control_of(s);
+    bool was_begun = s->beginning &&
+                     atomic_load_explicit(&c->begun, memory_order_relaxed) == s->turn;
+    uint32_t guilty = s->culprit ? s->culprit : shown(s);
+    const char *garbage = o != GARBAGE ? NULL
+                          : why && *why ? why
+                                        : "it has written nonsense where its turns are counted";
+    if (o != GARBAGE && s->is_away)
+        collect(s, NULL, &s->away, false, &err); /* what was published counts */
+    if (!find_place(s, guilty))
+        guilty = was_begun && find_place(s, s->beginning) ? s->beginning : 0;
+    unsigned n = s->n_open - (s->beginning && !was_begun && find_place(s, s->beginning));
+    s->deaths += o == DIED && s->beginning && !was_begun;
+    if (o == TIMED_OUT || o == UNWANTED)
+        note_death(s, o == TIMED_OUT ? OVERTIME : UNNEEDED);
+    for (uint32_t i = 0; i < s->n_places; i++) {
+        place *p = &s->places[i];
+        bool is_known = guilty > 0, is_new = i + 1 == s->beginning && !was_begun;
+        uint32_t apart = p->slice ? tp_slice_apart(p->slice) : 0;
+        if (!p->slice || is_out(p) || o == TIMED_OUT || o == UNWANTED || is_new)
+            continue;
+        if (i + 1 == guilty || (!is_known && (n == 1 || apart == 1)))
+            blame(s, &p->slice->work, i + 1, garbage);
+        else if (!is_known)
+            tp_slice_set_apart(p->slice, (apart && apart < n ? apart : n) / 2 + (!apart && n % 2));
+    }
+    end_process(s);
+}
+
+/* The host's turn is over. */
+static void hand_over(supervisor *s, tp_wire_wish wish)
+{
+    tp_wire_out *c = control_of(s);
+    s->away = (tp_wire_reader){ .given = &s->given, .from = TP_WIRE_OUT_BEGIN };
+    s->culprit = 0;
+    s->is_away = true;
+    s->is_poked = false;
+    atomic_store_explicit(&in_of(s)->poked, 0, memory_order_relaxed);
+    atomic_store_explicit(&c->used, TP_WIRE_OUT_BEGIN, memory_order_relaxed);
+    atomic_store_explicit(&c->open, 0, memory_order_relaxed);
+    atomic_store_explicit(&in_of(s)->wish, wish, memory_order_relaxed);
+    take_turn(s);
+}
+
+/* The process has done what it was to do, or gives the turn back. */
+static void come_back(supervisor *s)
+{
+    uint32_t starved = atomic_exchange_explicit(&control_of(s)->starved, 0, memory_order_relaxed);
+    place *p = find_place(s, starved ? starved - 1 : 0);
+    s->is_away = false;
+    s->beginning = 0;
+    s->deaths = 0;
+    if (!p)
+        return;
+    p->slice->work.sink->starve(&p->slice->work);
+    finish_place(s, p);
+}
+
+/* While the process has the turn: waits for it, but not beyond a time, and does what it asks
+ * for. */
+static void attend(supervisor *s, uint64_t until_ns)
+{
+    tp_error err = { 0 };
+    uint64_t now = uv_hrtime(), ms = until_ns > now ? (until_ns - now) / 1000000 + 1 : 0;
+    outcome o = DONE;
+    if (!has_turned(s) && !wait_for_process(s, ms < LOOK_MS ? (int)ms : LOOK_MS) &&
+        !has_turned(s))
+        o = DIED;
+    if (o == DONE && has_turned(s)) {
+        place *p = find_place(s, shown(s));
+        watch of = { .slice = p ? p->slice : NULL };
+        o = see_turn(s);
+        if (o == ASKS) {
+            if (p)
+                tp_work_enter(&p->slice->work);
+            o = answer(s, &of, &err);
+            if (p)
+                tp_work_leave(&p->slice->work);
+            if (o == ASKS)
+                take_turn(s);
+        } else if (o != GARBAGE && !collect(s, NULL, &s->away, false, &err)) {
+            o = GARBAGE;
+        } else if (o == FULL) {
+            hand_over(s, TP_WIRE_GO_ON);
+        } else if (o == DONE) {
+            come_back(s);
+        }
+        o = o == ASKS || o == FULL ? DONE : o;
+    }
+    if (o == DONE)
+        o = look_at_places(s, uv_hrtime());
+    if (o != DONE)
+        lose_places(s, o, err.message);
+}
+
+/* Asks the process for the turn. */
+static void poke(supervisor *s)
+{
+    if (s->is_poked || !s->is_away)
+        return;
+    s->is_poked = true;
+    atomic_store(&in_of(s)->poked, 1);
+    wake_process(s);
+}
+
+/* Waits until the host has the turn, or there is no process. False when an item of the process
+ * takes too long over it. */
+static bool get_turn(supervisor *s)
+{
+    uint64_t until = uv_hrtime() + TURN_PATIENCE_MS * 1000000ull;
+    while (s->is_away && uv_hrtime() < until) {
+        poke(s);
+        attend(s, until);
+    }
+    return !s->is_away;
+}
+
+/* Lets the items go on. Those that are to end are told so. */
+static void give_turn(supervisor *s)
+{
+    for (uint32_t i = 0; i < s->n_places && !s->is_away; i++) {
+        place *p = &s->places[i];
+        if (!p->slice || !p->over_ns || p->told_ns)
+            continue;
+        p->told_ns = uv_hrtime();
+        atomic_store_explicit(&in_of(s)->stopped, i + 1, memory_order_relaxed);
+        hand_over(s, TP_WIRE_STOP);
+        while (s->is_away)
+            attend(s, UINT64_MAX);
+    }
+    if (s->n_open > 0 && !s->is_away)
+        hand_over(s, TP_WIRE_GO_ON);
+}
+
+/* A free place for the slice; 0 when out of memory. */
+static uint32_t take_place(supervisor *s, tp_slice *slice, bool in_place)
+{
+    uint32_t i = 0;
+    while (i < s->n_places && s->places[i].slice)
+        i++;
+    if (i == s->n_places) {
+        unsigned n = s->n_places ? 2 * s->n_places : 16;
+        place *more = realloc(s->places, n * sizeof *more);
+        if (!more)
+            return 0;
+        memset(more + s->n_places, 0, (n - s->n_places) * sizeof *more);
+        s->places = more;
+        s->n_places = n;
+    }
+    s->places[i] = (place){ .slice = slice, .in_place = in_place, .begun_ns = uv_hrtime() };
+    s->n_open++;
+    s->agent->worker.n_waiting++;
+    return i + 1;
+}
+
+/* The place that take_place would give; 0: it would have to make some. */
+static uint32_t next_place(const supervisor *s)
+{
+    uint32_t i = 0;
+    while (i < s->n_places && s->places[i].slice)
+        i++;
+    return i + 1;
+}
+
+/* Begins the slice's item in the process, which runs it up to its first wait. The result is for the
+ * pool. */
+static int begin_at_place(supervisor *s, tp_slice *slice, tp_error *err)
+{
+    tp_work *w = &slice->work;
+    tp_error why = { 0 };
+    bool in_place = false;
+    uint64_t recycle = w->terms->recycle;
+    if (tp_work_is_asked_to_stop(w) || !get_turn(s))
+        return 0;
+    if (recycle && s->items >= recycle && s->n_open == 0)
+        dismiss(s);
+    if (s->deaths >= STARTS_MAX)
+        return die_out(s, err);
+    if (s->peer.pid == 0) {
+        if (start_process(s, err))
+            return tp_engine_is_stopped(s->host->engine) ? 0 : -1;
+        s->wants_spare = true;
+    }
+    if (tp_own_loop_open(s->agent, err))
+        return -1;
+    s->agent->own_loop->loop.data = s;
+    if (s->n_open == 0) {
+        s->peer.tail_len = 0;
+        s->events = (tp_wire_events){ s->agent->worker.trace, s->agent->worker.id,
+                                      (uint64_t)s->peer.pid, uv_hrtime() };
+        tp_trace_note(s->events.to, TP_EVENT_PROCESS, s->events.worker, 0, s->events.pid, 0);
+        atomic_store_explicit(&control_of(s)->refused, 0, memory_order_relaxed);
+    }
+    tp_wire_take_returned(&s->given, control_of(s)->returned);
+    if (tp_wire_put_request(&s->in, &s->given, w, 1, &s->agent->worker, next_place(s), &in_place,
+                            &why)) {
+        if (why.code != TP_ELIMIT)
+            fail(s, w, tp_failure_kind_of(why.code, TP_KIND_CODEC), why.message);
+        else if (s->n_open > 0) /* it goes back, until there is another process */
+            tp_agent_set_full(s->agent, true);
+        else
+            end_process(s);
+        return 0;
+    }
+    uint32_t number = take_place(s, slice, in_place);
+    if (!number) {
+        w->sink->starve(w);
+        return 0;
+    }
+    s->beginning = number;
+    s->items++;
+    tp_work_note(w, TP_EVENT_ITEM, w->at, 1);
+    tp_work_leave(w);
+    hand_over(s, TP_WIRE_REQUEST);
+    uint64_t begun = uv_hrtime();
+    spin(s);
+    while (s->is_away)
+        attend(s, UINT64_MAX);
+    s->waited_ns = uv_hrtime() - begun;
+    start_spare(s);
+    if (recycle && s->items >= recycle && s->n_open > 0)
+        tp_agent_set_full(s->agent, true);
+    return TP_POOL_GOES_ON;
+}
+
+/* see tp_job_sleep */
+static void wait_for_news(tp_agent *agent, uint64_t until_ns)
+{
+    supervisor *s = agent->own_loop->loop.data;
+    uint64_t now = uv_hrtime(), ms = until_ns > now ? (until_ns - now) / 1000000 + 1 : 0;
+    wait_for_process(s, ms < LOOK_MS ? (int)ms : LOOK_MS);
+}
+
+/* see tp_pool_kind */
+static void turn(void *state, uint64_t deadline_ns)
+{
+    supervisor *s = state;
+    uint64_t now = uv_hrtime(), look_ns = now + LOOK_MS * 1000000ull;
+    give_turn(s);
+    if (s->n_open == 0)
+        return;
+    if (deadline_ns > now && !has_turned(s))
+        tp_job_sleep(s->agent, NULL, NULL, 0, deadline_ns < look_ns ? deadline_ns : look_ns,
+                     wait_for_news);
+    attend(s, 0);
+    for (uint32_t i = 0; i < s->n_places && s->is_away && !s->is_poked; i++) {
+        const place *p = &s->places[i];
+        /* it is to be told to end, or may have a permit now */
+        if (p->slice && (p->slice->is_in_line || (p->over_ns && !p->told_ns)))
+            poke(s);
+    }
+}
+
+/* ---- requests of items one after the other ---- */
 
 /* Notes how long the request's items ran: so that the way there and back does not count, which
  * takes longer than many small items. */
@@ -836,7 +1315,8 @@ static void begin_request(supervisor *s, tp_slice *slice, uint32_t count)
                                   .from = TP_WIRE_OUT_BEGIN };
     s->peer.tail_len = 0; /* it is what earlier items have written */
     tp_wire_take_returned(&s->given, c->returned);
-    if (tp_wire_put_request(&s->in, &s->given, w, count, &s->agent->worker, &q->reader.in_place,
+    if (tp_wire_put_request(&s->in, &s->given, w, count, &s->agent->worker, 0,
+                            &q->reader.in_place,
                             &why)) {
         if (why.code == TP_ELIMIT)
             end_process(s);
@@ -855,6 +1335,8 @@ static void begin_request(supervisor *s, tp_slice *slice, uint32_t count)
     open_watch(s, slice, &q->reader, &q->watch);
     q->sent_ns = q->watch.item_since;
     q->is_open = true;
+    atomic_store_explicit(&in_of(s)->wish, TP_WIRE_REQUEST, memory_order_relaxed);
+    s->culprit = 0;
     take_turn(s);
 }
 
@@ -898,8 +1380,12 @@ static bool end_request(supervisor *s, tp_slice *slice, tp_error *err)
     if (is_right && o != GARBAGE && o != UNWANTED)
         is_right = collect(s, w, r, o != DONE, &why);
     c = control_of(s);
+    if (o != DONE && (s->culprit || find_place(s, shown(s)))) {
+        lose_places(s, o, why.message);
+        return true;
+    }
     if (o == UNWANTED) {
-        note_death(s, "was ended, since its input is not wanted any more");
+        note_death(s, UNNEEDED);
         end_process(s);
         return true;
     }
@@ -926,11 +1412,7 @@ static bool end_request(supervisor *s, tp_slice *slice, tp_error *err)
     /* the process was dead already, or died before it began */
     if (o == DIED && atomic_load_explicit(&c->begun, memory_order_relaxed) != q->number) {
         end_process(s);
-        if (++s->deaths < STARTS_MAX)
-            return true;
-        tp_error_set(err, TP_ESYS, "worker processes die before they begin anything (%u in a row)",
-                     s->deaths);
-        return false;
+        return ++s->deaths < STARTS_MAX || die_out(s, err) == 0;
     }
     s->deaths = 0;
     const char *garbage = is_right && o != GARBAGE ? NULL
@@ -940,10 +1422,11 @@ static bool end_request(supervisor *s, tp_slice *slice, tp_error *err)
     uint32_t over = before;
     while (w->at < before + count && w->at >= over && !tp_work_tear(w, before + count)) {
         over = w->at + 1;
-        if (o == TIMED_OUT)
+        if (o == TIMED_OUT) {
+            note_death(s, OVERTIME);
             time_out(s, w);
-        else
-            blame(s, w, before, garbage);
+        } else
+            blame(s, w, w->at - before, garbage);
         /* one item has failed; of a batch all that were called together fail */
         if (!w->terms->batch)
             break;
@@ -957,7 +1440,7 @@ static bool end_request(supervisor *s, tp_slice *slice, tp_error *err)
 static int prepare(supervisor *s, tp_slice *slice, tp_error *err)
 {
     uint64_t recycle = slice->work.terms->recycle;
-    if (recycle && s->items >= recycle)
+    if (recycle && s->items >= recycle && s->n_open == 0)
         dismiss(s);
     if (s->peer.pid == 0) {
         if (start_process(s, err))
@@ -979,12 +1462,17 @@ static int run_slice(void *state, tp_slice *slice, tp_error *err)
         tp_work_pass_failure(w);
         return 0;
     }
+    if (w->terms->concurrent)
+        return begin_at_place(s, slice, err);
+    if (!get_turn(s))
+        return 0;
     uint32_t end = tp_work_end(w);
     while (s->request.is_open || (w->at < end && !tp_work_is_asked_to_stop(w))) {
         if (!s->request.is_open) {
             if (prepare(s, slice, err))
                 return tp_engine_is_stopped(s->host->engine) ? 0 : -1;
-            uint64_t left = w->terms->recycle ? w->terms->recycle - s->items : UINT64_MAX;
+            uint64_t recycle = w->terms->recycle,
+                     left = recycle > s->items ? recycle - s->items : UINT64_MAX;
             begin_request(s, slice, end - w->at < left ? end - w->at : (uint32_t)left);
         }
         uint32_t before = s->request.before;
@@ -1008,7 +1496,8 @@ static bool begin_slice(void *state, tp_slice *slice)
     supervisor *s = state;
     const tp_work *w = &slice->work;
     if (w->block->kind == TP_BLOCK_FAILURE || s->peer.pid == 0 || s->has_released ||
-        w->terms->recycle || w->terms->streams || tp_block_size(w->block) > LENT_BYTES_MAX)
+        w->terms->recycle || w->terms->streams || w->terms->concurrent ||
+        tp_block_size(w->block) > LENT_BYTES_MAX)
         return false;
     begin_request(s, slice, w->count);
     return s->request.is_open;
@@ -1057,8 +1546,11 @@ static int open_supervisor(void **state, tp_agent *agent, tp_error *err)
 static void close_supervisor(void *state)
 {
     supervisor *s = state;
+    while (s->n_open > 0)
+        turn(s, UINT64_MAX);
     dismiss(s);
     end_spare(s);
+    free(s->places);
     free(s);
 }
 
@@ -1067,6 +1559,7 @@ static const tp_pool_kind processes = {
     .stack_bytes = STACK_BYTES,
     .open = open_supervisor,
     .run = run_slice,
+    .turn = turn,
     .close = close_supervisor,
     .begin = begin_slice,
     .is_over = is_request_over,
@@ -1088,7 +1581,8 @@ static void start_workers(tp_executor *ex, unsigned n)
 const tp_executor_type tp_exec_processes = {
     .name = "processes",
     .summary = "worker processes",
-    .capabilities = TP_CAN_KILL | TP_ISOLATED | TP_RUNS_LUA | TP_BOUNDS_MEMORY | TP_STREAMS,
+    .capabilities = TP_CAN_KILL | TP_ISOLATED | TP_RUNS_LUA | TP_BOUNDS_MEMORY | TP_STREAMS |
+                    TP_INTERLEAVES,
     .slice_ns = SLICE_NS,
     .open = open_executor,
     .start = start_workers,

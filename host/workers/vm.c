@@ -81,7 +81,7 @@ struct tp_vm {
     lua_State *L;    /* where items run: main, or the coroutine that waits */
     int pause, resume, restore, run_items, on_error, add_traceback, box, encode_failure, describe,
         specialise, read_integer, broken_promise, store, run_batch, finish_kept, leave, begin_item,
-        begin, keep, reset, turn, package; /* registry references */
+        begin, keep, reset, turn, package, collect; /* registry references */
     loaded cache[CACHED_MAX];
     unsigned n_cached;
     uint64_t tick;
@@ -1313,13 +1313,18 @@ void tp_vm_turn(tp_vm *vm, uint64_t deadline_ns)
     lua_State *L = vm->L;
     scope s = open_scope(vm, L);
     uint64_t now = uv_hrtime();
+    if (vm->wants_collection)
+        call_protected(vm, L, vm->collect, 0, 0);
+    vm->wants_collection = false;
     lua_rawgeti(L, LUA_REGISTRYINDEX, vm->turn);
     if (deadline_ns == UINT64_MAX)
         lua_pushnil(L);
     else
         lua_pushnumber(L, deadline_ns > now ? (double)(deadline_ns - now) * 1e-9 : 0);
-    if (lua_pcall(L, 1, 0, 0))
+    if (lua_pcall(L, 1, 0, 0)) {
+        vm->wants_collection = true;
         uv_sleep(NO_MEMORY_MS);
+    }
     lua_settop(L, s.top);
     close_scope(vm, L, &s);
 }
@@ -1384,6 +1389,9 @@ void tp_vm_keep_item(tp_vm *vm, lua_State *L, tp_work *w, int captured, int fine
         fail_item(&r, L, status == LUA_ERRMEM ? TP_KIND_MEMORY : TP_KIND_ERROR);
     if (vm->standard->applied || !is_as_expected(vm, L))
         call_protected(vm, L, vm->reset, 0, 0);
+    if (vm->wants_collection) /* others go on before the next turn */
+        call_protected(vm, L, vm->collect, 0, 0);
+    vm->wants_collection = false;
 }
 
 void tp_vm_end_item(tp_vm *vm, tp_work *w)
@@ -1483,6 +1491,8 @@ static int open_state(lua_State *L)
     vm->reset = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pushcfunction(L, take_back_protected);
     vm->restore = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushcfunction(L, collect);
+    vm->collect = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pushcfunction(L, pause_protected);
     vm->pause = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pushcfunction(L, resume_protected);

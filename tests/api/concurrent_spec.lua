@@ -6,7 +6,7 @@ local tidepool = require "tidepool"
 
 local contains, failure_of, note = support.contains, support.failure_of, support.note
 
-for _, executor in ipairs { "threads", "inline" } do
+for _, executor in ipairs { "threads", "inline", "processes" } do
   describe("On " .. executor .. " a function with concurrent_inputs", function()
     local app = tidepool.App("concurrent", { executor = executor })
 
@@ -436,14 +436,15 @@ describe("A function with concurrent_inputs", function()
   end)
 
   it("ends when Ctrl-C comes while all wait", function()
-    for _, executor in ipairs { "threads", "inline" } do
+    for _, executor in ipairs { "threads", "inline", "processes" } do
       local done = support.run_script(([[
         local tidepool = require "tidepool"
         local ffi = require "ffi"
         ffi.cdef "int getpid(void); int kill(int, int);"
-        local app = tidepool.App("x", { executor = %q })
+        local app, script = tidepool.App("x", { executor = %q }), ffi.C.getpid()
         local f = app:func { concurrent_inputs = 10 } (function(x)
-          if x == 20 then ffi.C.kill(ffi.C.getpid(), 2) end
+          pcall(ffi.cdef, "int getpid(void); int kill(int, int);")
+          if x == 20 then ffi.C.kill(script, 2) end
           tidepool.sleep(x > 15 and 3600 or 0)
         end)
         f:for_each(tidepool.range(40))
@@ -455,12 +456,172 @@ describe("A function with concurrent_inputs", function()
     end
   end)
 
+  describe("in processes", function()
+    local far = tidepool.App("concurrent", { executor = "processes" })
+
+    --- Kills the process that calls it. (Under a sanitizer a wrong address would be its report.)
+    local function die()
+      local ffi = require "ffi"
+      pcall(ffi.cdef, "int getpid(void); int kill(int, int);")
+      ffi.C.kill(ffi.C.getpid(), 9)
+    end
+
+    --- A list of results of which those at `culprits` (index -> kind) failed, and no other was run
+    --- more often than its attempts say.
+    local function check(list, culprits)
+      for i = 1, list.n do
+        if culprits[i] then
+          assert.equal(culprits[i], tidepool.is_failure(list[i]) and list[i].kind, tostring(list[i]))
+          contains(list[i].message, "input " .. i)
+        else
+          assert.equal(1, list[i], "input " .. i .. ": " .. tostring(list[i]))
+        end
+      end
+    end
+
+    it("blames a crash on the input that ran, however many wait beside it", function()
+      local f = far:func { concurrent_inputs = 20, crash_retries = 0 } (function(x)
+        local attempt = tidepool.current().attempt
+        tidepool.sleep(0.02)
+        if x == 7 then die() end
+        tidepool.sleep(0.02)
+        return attempt
+      end)
+      local list = f:map(tidepool.range(40), { return_exceptions = true }):list()
+      check(list, { [7] = "crash" })
+      assert.equal(1, list[7].attempts)
+      list = f:with({ crash_retries = 2 }):map(tidepool.range(40), { return_exceptions = true }):list()
+      check(list, { [7] = "crash" })
+      assert.equal(3, list[7].attempts)
+    end)
+
+    it("finds the input whose process dies while all wait, at no other's cost", function()
+      local f = far:func { concurrent_inputs = 20 } (function(x)
+        local attempt = tidepool.current().attempt
+        if x == 7 then require "luv".new_timer():start(10, 0, die) end
+        tidepool.sleep(0.05)
+        return attempt
+      end)
+      local list = f:map(tidepool.range(40), { return_exceptions = true }):list()
+      check(list, { [7] = "crash" })
+      assert.equal(2, list[7].attempts)
+    end)
+
+    it("stops what runs for too long where it waits, or with its worker, and lets the others go on", function()
+      local f = far:func { concurrent_inputs = 20, timeout = 0.5 } (function(x)
+        local attempt = tidepool.current().attempt
+        if x == 3 then tidepool.sleep(3600) end
+        if x == 5 then while true do pcall(tidepool.sleep, 3600) end end
+        if x == 6 then while true do end end -- luacheck: ignore
+        if x == 9 then os.execute "sleep 3600" end
+        tidepool.sleep(0.01)
+        return attempt
+      end)
+      check(f:map(tidepool.range(40), { return_exceptions = true }):list(), { [3] = "timeout", [5] = "timeout", [6] = "timeout", [9] = "timeout" })
+    end)
+
+    it("ends hundreds of inputs that are late in one go", function()
+      local f = far:func { concurrent_inputs = 100, timeout = 0.2 } (function() tidepool.sleep(3600) end)
+      local n = 0
+      for _, failure in f:map(tidepool.range(300), { return_exceptions = true }) do
+        assert.equal("timeout", failure.kind)
+        n = n + 1
+      end
+      assert.equal(300, n)
+    end)
+
+    it("says whose memory has run out", function()
+      local f = far:func { concurrent_inputs = 10, memory = "48M" } (function(x)
+        tidepool.sleep(0.005)
+        local t = {}
+        for i = 1, x == 4 and 1e9 or 0 do t[i] = ("x"):rep(1000) .. i end
+        tidepool.sleep(0.005)
+        return 1 + #t
+      end)
+      local list = f:map(tidepool.range(20), { return_exceptions = true }):list()
+      for i = 1, 20 do
+        if i == 4 then assert.equal("memory", list[i].kind) else assert.equal(1, list[i]) end
+      end
+    end)
+
+    it("replaces a worker after so many inputs, once those that it has are over", function()
+      local f = far:func { concurrent_inputs = 4, recycle = 10 } (function()
+        local ffi = require "ffi"
+        pcall(ffi.cdef, "int getpid(void);")
+        tidepool.sleep(0.001)
+        return ffi.C.getpid()
+      end)
+      local runs = {}
+      for _, pid in f:map(tidepool.range(100)) do runs[pid] = (runs[pid] or 0) + 1 end
+      for _, n in pairs(runs) do assert.is_true(n <= 10) end
+    end)
+
+    it("goes on with other functions beside inputs that wait, and their deaths are their own", function()
+      local queue = tidepool.Queue()
+      local take = far:func { concurrent_inputs = 50 } (function() return queue:get() end)
+      local results = take:map(tidepool.range(50))
+      local plain = far:func { crash_retries = 0 } (function(x)
+        if x == 7 then die() end
+        return 1
+      end)
+      check(plain:map(tidepool.range(20), { return_exceptions = true }):list(), { [7] = "crash" })
+      far:func(function(x) queue:put(x) end):for_each(tidepool.range(50))
+      assert.equal(50 * 51 / 2, results:sum())
+    end)
+
+    it("loses nothing when processes are killed at any time", function()
+      local ffi, pids = require "ffi", tidepool.Dict()
+      pcall(ffi.cdef, "int kill(int, int);")
+      local f = far:func { concurrent_inputs = 30, crash_retries = 10000 } (function(x)
+        local c = require "ffi"
+        pcall(c.cdef, "int getpid(void);")
+        pids:put(c.C.getpid(), true)
+        for _ = 1, x % 3 do tidepool.sleep(0.001 * (x % 7)) end
+        return x
+      end)
+      local results, is_over, killed = f:map(tidepool.range(600)), false, 0
+      local killer = tidepool.async(function()
+        while not is_over and killed < 30 do
+          for pid in pids:pairs() do
+            ffi.C.kill(pid, 9)
+            pids:pop(pid)
+            killed = killed + 1
+          end
+          tidepool.sleep(0.02)
+        end
+      end)
+      tidepool.async(function()
+        local n = 0
+        for i, x in results do
+          n = n + 1
+          assert(i == n and x == n)
+        end
+        is_over = true
+        assert.equal(600, n)
+      end):get()
+      killer:get()
+      assert.is_true(killed > 0)
+    end)
+  end)
+
+  it("does not take a busy script for one that nothing can come from", function()
+    local done = support.run_script([[
+      local tidepool = require "tidepool"
+      for _, executor in ipairs { "threads", "processes" } do
+        local app, queue = tidepool.App("x", { executor = executor }), tidepool.Queue()
+        local call = app:func { concurrent_inputs = 4 } (function() return queue:get() end):spawn()
+        local until_then = os.clock() + 2.5
+        while os.clock() < until_then do end
+        queue:put(5)
+        print(call:get())
+      end
+    ]], { seconds = 60 })
+    assert.equal("5\n5\n", done.stdout)
+  end)
+
   it("refuses what makes no sense with it, by its name", function()
     local function refused(expected, fn) contains(support.mistake(fn), expected) end
     local function f() end
-    refused('option \'concurrent_inputs\' needs an executor that can run several inputs in one worker, as coroutines: "threads" or "inline", '
-      .. 'not "processes"', function() app:func({ concurrent_inputs = 4, executor = "processes" }, f) end)
-    refused("no executor can do what options", function() app:func({ concurrent_inputs = 4, timeout = 1 }, f) end)
     refused("options 'concurrent_inputs' and 'batched' exclude each other", function() app:func({ concurrent_inputs = 4, batched = 8 }, f) end)
     refused("option 'concurrent_inputs' needs an executor", function() app:func({ concurrent_inputs = 4, gpu = true }, f) end)
     refused("option 'concurrent_inputs' is for functions that wait in Lua",

@@ -186,7 +186,7 @@ end
 local function tell_blocking(task)
   local seconds = now() - task.resumed_at
   if seconds < BLOCKED_S or n_items < 2 then return end
-  local is_first, index, name, worker = core.item.note_blocking(task.work)
+  local is_first, index, name, worker = core.item.note_blocking(task.work, seconds)
   if not is_first then return end
   core.io.warn(("tidepool: input %d of '%s' blocked the loop of worker %d for %.0f ms; its other inputs (%d) could not go on: "
     .. "with concurrent_inputs, inputs wait by tidepool.sleep, calls, events and luv\n"):format(index, show.plain(name, true), worker,
@@ -1147,12 +1147,18 @@ end
 local Item = {}
 Item.__index = Item
 
+local NO_MEMORY = "not enough memory"
+
 --- The item is over: its results or its error are kept, and what it has spawned is waited for.
 function Item:_end(fine, ...)
   if self.is_over then return end
   self.is_over = true
-  tell_blocking(self)
-  core.item.keep(self.work, self.captured, fine, ...)
+  -- Each of these may find no memory, and the item must end nevertheless: it is over for good now.
+  pcall(tell_blocking, self)
+  if not pcall(core.item.keep, self.work, self.captured, fine, ...) then
+    collectgarbage()
+    pcall(core.item.keep, self.work, self.captured, false, NO_MEMORY)
+  end
   coroutines.remove(self.thread)
   items[self] = nil
   n_items = n_items - 1
