@@ -25,12 +25,32 @@ local LEFT_S, LOOKS = 0.05, 7
 
 local function ignore() end
 
-local function watch(weak)
+local UNREAD = "nobody reads these values any more"
+
+--- Ends a coroutine that has yielded: raises in it, so that its pcalls end. It has called the
+--- library's yield, so only a hook can do that, which is run at the next instruction anywhere.
+local function stop(thread)
+  if coroutine.status(thread) ~= "suspended" then return end
+  local running, sethook = coroutine.running, debug.sethook
+  local hook, mask, count = debug.gethook()
+  sethook(function()
+    if running() ~= thread then return end
+    sethook()
+    error(UNREAD, 2)
+  end, "", 1)
+  coroutine.resume(thread)
+  sethook(hook, mask, count)
+end
+require "tidepool.base.interpret"(stop)
+
+--- Looks whether somebody still has the stream weak[1]. `at` has its coroutine, if it is one.
+local function watch(weak, at)
   local seconds = LEFT_S
   for _ = 1, LOOKS do
     loop.sleep(seconds)
     local self = weak[1]
-    if not self or self.is_over then return end
+    if not self then return at.thread and stop(at.thread) end
+    if self.is_over then return end
     local is_read = self.is_waiting or core.loop.now() - self.asked_at < seconds
     self = nil -- luacheck: ignore 311
     if is_read then
@@ -42,29 +62,36 @@ local function watch(weak)
   end
 end
 
+local function look_after(self)
+  self.asked_at = core.loop.now()
+  loop.start({ is_daemon = true, _end = ignore }, true, watch, setmetatable({ self }, { __mode = "v" }), self.at)
+end
+
 --- A stream that reads the Results of a job which streams.
 function generator.of_results(own, name, has_index)
-  local self = setmetatable({ own = own, name = name, has_index = has_index, asked_at = core.loop.now() }, Stream)
-  loop.start({ is_daemon = true, _end = ignore }, true, watch, setmetatable({ self }, { __mode = "v" }))
+  local self = setmetatable({ own = own, name = name, has_index = has_index, at = {} }, Stream)
+  look_after(self)
   return self
 end
 
 --- A stream of fn's values for each of the inputs that step() gives, as coroutines here.
 ---@param settings table  { return_exceptions, on_error }
 function generator.of_coroutines(fn, step, name, has_index, settings)
-  return setmetatable({ fn = fn, step = step, index = 0, name = name, has_index = has_index, settings = settings }, Stream)
+  local self = setmetatable({ fn = fn, step = step, index = 0, name = name, has_index = has_index, settings = settings, at = {} }, Stream)
+  if not core.is_worker then look_after(self) end
+  return self
 end
 
 local function close(self)
-  self.is_over, self.thread = true, nil
+  self.is_over, self.at.thread = true, nil
 end
 
 --- The outcome of one step of the stream's coroutine: "value", index, ...; "failure", index, what
 --- takes its place; or "end".
 local function take(self, fine, ...)
-  if fine and coroutine.status(self.thread) == "suspended" then return "value", self.index, ... end
-  local thread = self.thread
-  self.thread = nil
+  local thread = self.at.thread
+  if fine and coroutine.status(thread) == "suspended" then return "value", self.index, ... end
+  self.at.thread = nil
   if fine then return "end" end
   local value = (...)
   local settings = self.settings
@@ -83,12 +110,12 @@ local function begin(self, has, ...)
     return nil
   end
   self.index = self.index + 1
-  self.thread = coroutine.create(self.fn)
-  return take(self, coroutine.resume(self.thread, ...))
+  self.at.thread = coroutine.create(self.fn)
+  return take(self, coroutine.resume(self.at.thread, ...))
 end
 
 local function step_coroutine(self)
-  if self.thread then return take(self, coroutine.resume(self.thread)) end
+  if self.at.thread then return take(self, coroutine.resume(self.at.thread)) end
   return begin(self, self.step())
 end
 
@@ -116,7 +143,6 @@ local give
 
 local function next_value(self)
   if self.is_over then return nil end
-  if self.fn then return give(self, step_coroutine(self)) end
   self.is_waiting = true
   local function done(fine, ...)
     self.is_waiting, self.asked_at = false, core.loop.now()
@@ -124,7 +150,7 @@ local function next_value(self)
     self.is_over = true
     error((...), 0)
   end
-  return done(pcall(step_results, self))
+  return done(pcall(self.fn and step_coroutine or step_results, self))
 end
 
 function give(self, what, index, ...)
@@ -157,7 +183,9 @@ function Stream:cancel(extra)
   check.self(self, Stream, "stream", "cancel")
   check.no_more(extra, "stream:cancel", "no arguments")
   if self.is_over then return end
+  local thread = self.at.thread
   close(self)
+  if thread then stop(thread) end
   if self.own then
     self.own:cancel()
     self.own:_close()

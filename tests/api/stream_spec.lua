@@ -183,6 +183,40 @@ for _, executor in ipairs { "inline", "threads", "processes" } do
       for i, sum in ipairs(tidepool.gather(tasks)) do assert.equal(100 * i * (100 * i + 1) / 2, sum) end
     end)
 
+    it("is stopped by cancel and by leaving its loop, whatever it catches, and hooks are as before", function()
+      local path = support.temp_path()
+      local stubborn = app:func(function(n)
+        for _ = 1, n do
+          local fine, why = pcall(function()
+            while true do coroutine.yield(1) end
+          end)
+          note(path, tostring(fine) .. " " .. tostring(why))
+        end
+      end)
+      local function ends(n)
+        local deadline = tidepool.now() + HANG_S
+        while #notes(path) < n and tidepool.now() < deadline do tidepool.sleep(0.01) end
+        assert.equal(n, #notes(path))
+        support.contains(notes(path)[n], "false", "nobody reads these values any more")
+      end
+      local stream, hook = stubborn:stream(1), function() end
+      assert.equal(1, stream())
+      debug.sethook(hook, "", 1000000)
+      stream:cancel()
+      assert.equal(hook, (debug.gethook()))
+      debug.sethook()
+      ends(1)
+      for v in stubborn:stream(1) do
+        if v == 1 then break end
+      end
+      ends(2)
+      -- one that goes on after its error has no reader any more
+      stream = stubborn:stream(3)
+      assert.equal(1, stream())
+      stream:cancel()
+      assert.is_nil(stream())
+    end)
+
     if executor ~= "inline" then
       it("does not run ahead by more than its window, and gives values while it runs", function()
         local path = support.temp_path()
