@@ -1150,7 +1150,7 @@ int tp_child_serve(tp_child *c, tp_host *host, tp_error *err)
     c->agent.worker.shown = &c->control->shown;
     for (;;) {
         wait_for_host(c);
-        const tp_wire_in *in = (const tp_wire_in *)(const void *)c->in.data;
+        in = (const tp_wire_in *)(const void *)c->in.data; /* it may have moved */
         c->used = TP_WIRE_OUT_BEGIN; /* the host has taken all records */
         c->done_at = 0;
         switch (atomic_load_explicit(&in->wish, memory_order_relaxed)) {

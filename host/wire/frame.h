@@ -162,8 +162,9 @@ typedef struct tp_wire_request {
 } tp_wire_request;
 
 /* Host: writes a request for these items, or for one at a place, without publishing it. *in_place:
- * results are stored in the job's own arrays. -1 with TP_ECODEC when something in it cannot travel to a process,
- * TP_EMEMORY, or TP_ELIMIT when the worker was given too much and must be replaced first. */
+ * results are stored in the job's own arrays. -1 with TP_ECODEC when something in it cannot travel
+ * to a process, TP_EMEMORY, or TP_ELIMIT when the worker was given too much and must be replaced
+ * first. */
 int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *w, uint32_t count,
                         const tp_worker *worker, uint32_t place, bool *in_place, tp_error *err);
 
