@@ -1,11 +1,12 @@
 --- What a batched function is worth whose batch of 64 costs as much as one input: its inputs one by
--- one, in a map, and in calls of many tasks.
+-- one, in a map, and in calls of many tasks. That is 64 times as fast at best, less what the calls
+-- themselves cost the script; issue 16 wants 50.
 
 local tidepool = require "tidepool"
 
 return function(bench)
   local app = tidepool.App "bench"
-  local n, cost_s = bench.size(6400, 256), 0.0005
+  local n, cost_s = bench.size(640, 128), 0.01
   local function wait(x)
     tidepool.sleep(cost_s)
     return x
@@ -21,7 +22,7 @@ return function(bench)
   end
   for _, how in ipairs { "a map", "single calls of tasks" } do
     bench.compare {
-      id = "BAT", what = ("batches of 64, %s"):format(how), unit = "us", per = n,
+      id = "BAT", what = ("batches of 64, %s"):format(how), unit = "us", per = n, rounds = 3, at_least_speedup = 50,
       sum = function(sum) return sum == n * (n + 1) / 2 end,
       floor_is = "one by one", floor = map(single),
       run = how == "a map" and map(batched) or function()
