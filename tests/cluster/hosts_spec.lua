@@ -139,7 +139,7 @@ end)
 describe("hosts in network namespaces", function()
   if not cluster.is_possible() then return end
   local net, own = "tp" .. support.read_file "/proc/self/stat":match "^%d+", nil
-  local try = "ip netns add NET && ip -n NET link add b type bridge && ip -n NET link add v type veth peer name w"
+  local try = "ip netns add NET && ip -n NET link add try0 type bridge && ip -n NET link add try1 type veth peer name try2"
   local is_possible = works(("(%s)"):format(try:gsub("NET", net)))
   capture("ip netns del " .. net)
   if not is_possible then
