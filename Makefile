@@ -226,6 +226,9 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/stamp/flags
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
+# Its text is in the object.
+$(BUILD)/obj/host/trace/report_page.o: host/trace/page.html
+
 $(BUILD)/obj/lua_modules.o: $(BUILD)/lua_modules.c $(BUILD)/stamp/flags
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<

@@ -34,7 +34,7 @@ _tidepool() {
     esac
     case $before in
         -w | --workers) COMPREPLY=($(compgen -W '1 2 4 8 16' -- "$word")); return ;;
-        --journal | --joblog | --trace | --profile) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
+        --journal | --joblog | --trace | --report | --profile) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
         --results) [[ $command = map ]] && compopt -o filenames && mapfile -t COMPREPLY < <(compgen -d -- "$word") && return ;;
         --columns | --halt | --limit) [[ $command = map ]] && return ;;
         --executor) COMPREPLY=($(compgen -W 'threads processes inline cluster' -- "$word")); return ;;
@@ -45,7 +45,7 @@ _tidepool() {
     if [[ $command = help ]]; then
         COMPREPLY=($(compgen -W 'run map devices journal replay cache new engine worker jobs attach cancel' -- "$word"))
     elif [[ $word = -* ]]; then
-        local options='-w --workers --executor --engine --progress --progress= --no-progress --journal --trace --profile --explain --detach --log=tag --color --color= --quiet --help'
+        local options='-w --workers --executor --engine --progress --progress= --no-progress --journal --trace --report --profile --explain --detach --log=tag --color --color= --quiet --help'
         case $command in
             run) options+=' --json' ;;
             map) options+=' --json --text --keep-going --halt --retry-failed --columns -0 --limit --tag --results --joblog' ;;

@@ -35,6 +35,7 @@ complete -c tidepool -n $runs -l journal -r -d "where the results of maps are ke
 complete -c tidepool -n $runs -l trace -r -d "what happens, for Perfetto"
 complete -c tidepool -n $runs -l detach -d "in the background"
 complete -c tidepool -n $runs -l profile -r -d "which functions the time goes to"
+complete -c tidepool -n $runs -l report -r -d "a page about the run"
 complete -c tidepool -n $runs -l explain -d "why each input runs, or does not"
 complete -c tidepool -n $runs -l log -x -a tag -d "names of workers before their lines"
 complete -c tidepool -n $runs -l color -a "always never auto" -d "colours at the prompt"

@@ -58,7 +58,10 @@ int tp_host_open(tp_host **out, const tp_config *config, tp_error *err)
     if (tp_engine_open(&host->engine, err))
         goto no_engine;
     if (open_executors(host, err) ||
-        (host->config.trace && tp_tracer_open(&host->tracer, host, host->config.trace, err)) ||
+        (host->config.trace &&
+         tp_tracer_begin_trace(&host->tracer, host, host->config.trace, err)) ||
+        (host->config.report &&
+         tp_tracer_begin_report(&host->tracer, host, host->config.report, err)) ||
         (host->config.loop && tp_attach(&host->attachment, host, host->config.loop, err))) {
         tp_host_free(host);
         return -1;
@@ -190,7 +193,7 @@ void tp_host_free(tp_host *host)
 
 void tp_host_end_trace(tp_host *host)
 {
-    tp_tracer_close(host->tracer, NULL); /* tp_config.write was told what is wrong */
+    tp_tracer_close(host->tracer);
     host->tracer = NULL;
 }
 

@@ -22,7 +22,8 @@ bool tp_host_finish_leaving(tp_host *host, unsigned timeout_ms);
  * milliseconds. True when all workers have come to rest. Owner. */
 bool tp_host_finish_keeping(tp_host *host, unsigned timeout_ms);
 
-/* Ends the file of tp_config.trace or tidepool.trace, if one is being written. Owner. */
+/* Ends the files of tp_config.trace, tidepool.trace and tp_config.report that are being written.
+ * Owner. */
 void tp_host_end_trace(tp_host *host);
 
 #endif

@@ -185,6 +185,11 @@ typedef struct tp_config {
      * and the token of a coordinator, for functions that the executor "cluster" runs. Default:
      * there is no cluster. Copied. */
     const char *engine, *token;
+    /* A file to which tp_host_close writes what has happened as a page of HTML for people: when
+     * each worker ran what, which items took longest, and what bounded the run, in words. It needs
+     * nothing else, also no network. The file is made by tp_host_open; otherwise as `trace`.
+     * Default: none. Copied. */
+    const char *report;
 } tp_config;
 
 /* Opens a host; the calling thread is its owner from now on. Worker threads start with the first

@@ -82,6 +82,17 @@ void tp_trace_write_now(tp_trace *t, tp_event_kind kind, uint32_t worker, uint64
     tp_trace_write(t, &e);
 }
 
+void tp_trace_input(tp_trace *t, uint32_t worker, const char *text)
+{
+    size_t len = strnlen(text, TP_INPUT_TEXT);
+    for (size_t at = 0; at < len; at += 3 * sizeof(uint64_t)) {
+        uint64_t part[3] = { 0 };
+        size_t left = len - at;
+        memcpy(part, text + at, left < sizeof part ? left : sizeof part);
+        tp_trace_note(t, TP_EVENT_INPUT, worker, part[0], part[1], part[2]);
+    }
+}
+
 void tp_trace_write(tp_trace *t, const tp_event *e)
 {
     tp_ring *ring = atomic_load_explicit(&t->ring, memory_order_acquire);

@@ -27,12 +27,14 @@ typedef enum tp_event_kind {
     TP_EVENT_BEGIN,  /* a worker begins to run items from `first` on, `count` at most, in one go */
     TP_EVENT_END,    /* it stops after `count` of them; items of nested maps lie in between */
     TP_EVENT_FINISH, /* a worker has given back what it took: `count` of it have results */
-    /* a thread has nothing to do and sleeps; with a job: it waits for that job. first: the address
-     * of its executor; count: why there is nothing to do (engine/reason.h) */
+    /* a thread sleeps. first 0: it waits for the job, if there is one. Else a worker has nothing to
+     * do: first is the address of its executor; count: why that is (engine/reason.h); job: because
+     * of which, or 0 */
     TP_EVENT_WAIT,
     TP_EVENT_WAKE,   /* it goes on */
-    TP_EVENT_RETRY,  /* item `first` has failed, and is to be tried again */
-    TP_EVENT_FAIL,   /* item `first` has failed for good */
+    /* item `first` has failed, and is to be tried again; count: the name of its message */
+    TP_EVENT_RETRY,
+    TP_EVENT_FAIL,   /* the same, for good */
     TP_EVENT_CANCEL, /* the job is cancelled */
     /* What a device has done, by its own clock: from time_ns on, for `first` nanoseconds. count:
      * bytes that were copied to it or from it, or items */
@@ -57,6 +59,19 @@ typedef enum tp_event_kind {
     /* such an item has run for `count` nanoseconds without a wait, so that the other items of its
      * worker could not go on */
     TP_EVENT_BLOCKED,
+    /* Of the item that the worker has ended last, if it took long: its input, as a text of at most
+     * TP_INPUT_TEXT bytes. `job`, `first` and `count` are the bytes, and so are those of the next
+     * events of this kind and worker */
+    TP_EVENT_INPUT,
+    /* an item that waits beside others, `first`, has kept its worker for that long without waiting:
+     * count is TP_STEP_MIN_NS at least, the part of it on a processor in the lower 32 bits, both in
+     * microseconds (tp_trace_step) */
+    TP_EVENT_STEP,
+    /* a function of the name `count` was made ready for workers, in `first` nanoseconds; job: how
+     * many bytes that gave. Of those, `job` come from a value that it captures: its name in
+     * `first` */
+    TP_EVENT_ENCODE,
+    TP_EVENT_CAPTURED,
     TP_EVENTS
 } tp_event_kind;
 
@@ -69,7 +84,13 @@ typedef struct tp_event {
     uint64_t count;
 } tp_event;
 
-enum { TP_TRACK_TEXT = 64, TP_NAME_MAX = 200 };
+enum {
+    TP_TRACK_TEXT = 64,
+    TP_NAME_MAX = 200,
+    TP_INPUT_TEXT = 96,            /* bytes of an input's text */
+    TP_INPUT_MIN_NS = 1000 * 1000, /* of the items whose inputs are noted */
+    TP_STEP_MIN_NS = 5 * 1000 * 1000
+};
 
 /* What a worker is called. Read-only once it is in the list, freed with it. */
 typedef struct tp_track_name {
@@ -121,6 +142,14 @@ static inline uint64_t tp_trace_item(uint64_t job, uint64_t item)
 {
     return 1ull << 63 | job << 40 | (item & 0xffffffffff);
 }
+
+static inline uint64_t tp_trace_step(uint64_t ns, uint64_t on_processor_ns)
+{
+    return ns / 1000 << 32 | (uint32_t)(on_processor_ns / 1000);
+}
+
+/* Notes that text, of at most TP_INPUT_TEXT bytes, as TP_EVENT_INPUT. The thread of the worker. */
+void tp_trace_input(tp_trace *t, uint32_t worker, const char *text);
 
 /* Something happens now. Any thread. */
 void tp_trace_write_now(tp_trace *t, tp_event_kind kind, uint32_t worker, uint64_t job,

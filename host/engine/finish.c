@@ -3,9 +3,11 @@
 #include "engine/job_private.h"
 
 #include "base/deadline.h"
+#include "codec/glance.h"
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #ifdef TP_ASSERTS
 /* Does each finished item of the slice have exactly one result, in order, and no other item any? */
@@ -81,6 +83,19 @@ void tp_job_add_result(tp_job *job, tp_block *b)
     job->done_end = &b->next;
 }
 
+/* Locked. Notes an event about the item of that failure, with its message. */
+static void note_failure(const tp_slice *s, tp_event_kind kind, const tp_block *b)
+{
+    char message[TP_NAME_MAX];
+    tp_trace *trace = &s->job->engine->trace;
+    if (!tp_trace_is_on(trace))
+        return;
+    tp_glance_item(b, 0, message, sizeof message);
+    /* the lock of the names is a leaf */
+    tp_work_note(&s->work, kind, (uint32_t)(b->first - s->work.block->first),
+                 tp_trace_name(trace, message, strlen(message)));
+}
+
 /* Locked. Counts a block of results and hands it to the owner. True when the owner can use it
  * now. */
 static bool take_result(tp_job *job, const tp_slice *s, tp_block *b)
@@ -89,7 +104,7 @@ static bool take_result(tp_job *job, const tp_slice *s, tp_block *b)
     tp_func *f = job->func;
     if (b->kind == TP_BLOCK_FAILURE && !job->is_cancelled && retry(job, s, b)) {
         f->active--;
-        tp_work_note(&s->work, TP_EVENT_RETRY, (uint32_t)(b->first - s->work.block->first), 1);
+        note_failure(s, TP_EVENT_RETRY, b);
         if (!job->retries.notify) {
             tp_block_free(b);
             return false;
@@ -102,7 +117,7 @@ static bool take_result(tp_job *job, const tp_slice *s, tp_block *b)
         f->active -= b->n;
         job->finished += b->n;
         if (b->kind == TP_BLOCK_FAILURE) {
-            tp_work_note(&s->work, TP_EVENT_FAIL, (uint32_t)(b->first - s->work.block->first), 1);
+            note_failure(s, TP_EVENT_FAIL, b);
             f->failed++;
             is_news |= tp_job_count_failure(job, b);
         } else {
@@ -180,6 +195,17 @@ static void note_times(const tp_slice *s, uint32_t done, uint64_t now)
     }
 }
 
+/* Notes the input of a slice that was one item which took long. */
+static void note_input(const tp_slice *s, uint32_t done, uint64_t now)
+{
+    char text[TP_INPUT_TEXT + 1];
+    const tp_work *w = &s->work;
+    if (done != 1 || now - s->started_ns < TP_INPUT_MIN_NS)
+        return;
+    tp_glance_item(w->block, w->offset, text, sizeof text);
+    tp_trace_input(w->worker->trace, w->worker->id, text);
+}
+
 /* May the results have come of the job's being cancelled? An item finds that out where it waits,
  * and so do maps inside of it, which are cancelled with it. What happens on other machines is not
  * known. */
@@ -219,6 +245,8 @@ void tp_job_finish(tp_slice *s)
     tp_work_note(&s->work, TP_EVENT_FINISH, s->work.offset, done);
     uint64_t now = uv_hrtime();
     note_times(s, done, now);
+    if (tp_trace_is_on(&e->trace))
+        note_input(s, done, now);
     if (job->recorder) {
         record(s);
         now = uv_hrtime();

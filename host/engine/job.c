@@ -278,8 +278,8 @@ static tp_reason reason(const tp_job *job, uint64_t now, bool waits)
         return TP_REASON_RETRY;
     if (job->ended)
         return TP_REASON_NONE;
-    if (room(job) > 0 || job->read_ahead < job->window)
-        return TP_REASON_INPUTS;
+    if (room(job) > 0 || job->read_ahead < job->window) /* an owner who is away gives none */
+        return waits ? TP_REASON_INPUTS : TP_REASON_READER;
     /* The window is full: of results that the owner could take, or of later ones than that. */
     return waits && job->finished < job->pushed ? TP_REASON_ORDER : TP_REASON_READER;
 }
@@ -326,15 +326,31 @@ void tp_job_get_state(tp_job *job, tp_job_state *state)
     uv_mutex_unlock(&job->engine->lock);
 }
 
-tp_reason tp_engine_reason_locked(tp_engine *e, const tp_executor *ex)
+uint64_t tp_job_number(const tp_job *job)
+{
+    return job->terms.number;
+}
+
+unsigned tp_job_limit(const tp_job *job)
+{
+    return job->func->limit;
+}
+
+tp_reason tp_engine_reason_locked(tp_engine *e, const tp_executor *ex, const tp_job **of)
 {
     enum { JOBS_MAX = 64 }; /* that are looked at: the lock is not to be held for long */
     uint64_t now = uv_hrtime();
     tp_reason why = TP_REASON_NONE;
     int n = 0;
-    for (const tp_job *j = e->jobs; j && why == TP_REASON_NONE && n < JOBS_MAX; j = j->next, n++)
-        if (j->executor == ex)
-            why = reason(j, now, !j->left_ns);
+    if (of)
+        *of = NULL;
+    for (const tp_job *j = e->jobs; j && why == TP_REASON_NONE && n < JOBS_MAX; j = j->next, n++) {
+        if (j->executor != ex)
+            continue;
+        why = reason(j, now, !j->left_ns);
+        if (of && why != TP_REASON_NONE && why != TP_REASON_WORKERS)
+            *of = j;
+    }
     return why == TP_REASON_WORKERS ? TP_REASON_NONE : why;
 }
 

@@ -239,8 +239,14 @@ void tp_engine_get_totals(tp_engine *engine, tp_engine_totals *totals); /* any t
  * thread. */
 void tp_engine_note_jobs(tp_engine *engine);
 
-/* With the lock held: why workers of the executor have nothing to do. */
-tp_reason tp_engine_reason_locked(tp_engine *engine, const tp_executor *executor);
+/* With the lock held: why workers of the executor have nothing to do, and because of which job;
+ * *of is NULL when it is TP_REASON_NONE. `of` may be NULL. */
+tp_reason tp_engine_reason_locked(tp_engine *engine, const tp_executor *executor,
+                                  const tp_job **of);
+
+/* With the lock held: its number and its function's limit. */
+uint64_t tp_job_number(const tp_job *job);
+unsigned tp_job_limit(const tp_job *job);
 
 /* Any thread: how many of the executor's agents run items now. */
 unsigned tp_engine_busy(tp_engine *engine, const tp_executor *executor);

@@ -7,6 +7,8 @@
 #include "engine/func.h"
 
 #include <lauxlib.h>
+#include <string.h>
+#include <uv.h>
 
 /* core.func.new(name, limit) -> func */
 static int l_func_new(lua_State *L)
@@ -110,6 +112,63 @@ static void keep_outline(lua_State *L, unsigned flags, tp_buf *scratch)
     keep(L);
 }
 
+/* How many bytes the value on top takes in a message; 0: it cannot travel. */
+static size_t measure(lua_State *L, tp_buf *scratch)
+{
+    tp_error err = { 0 };
+    tp_buf_clear(scratch);
+    return tp_encode(L, lua_gettop(L), 1, NULL, 0, scratch, &err) ? 0 : scratch->len;
+}
+
+/* Which value that the function at 1 captures, as an upvalue or a global, is the largest? Notes it
+ * for the function of that name. Changes nothing on the stack. */
+static void note_captured(lua_State *L, uint32_t name, tp_buf *scratch)
+{
+    tp_trace *trace = tp_engine_trace(get_context(L)->host->engine);
+    const char *largest = NULL, *captured;
+    size_t most = 0, size;
+    int top = lua_gettop(L);
+    for (int i = 1; (captured = lua_getupvalue(L, 1, i)) != NULL; i++) {
+        size = measure(L, scratch);
+        if (size > most)
+            most = size, largest = captured; /* the function has the string */
+        lua_settop(L, top);
+    }
+    tp_codec_inspect(L, 1, scratch);                // globals strings
+    lua_getfenv(L, 1);                              // globals strings env
+    for (size_t i = 1; i <= lua_objlen(L, top + 1); i++) {
+        lua_rawgeti(L, top + 1, (int)i);
+        captured = lua_tostring(L, -1);
+        lua_rawget(L, top + 3);                     // globals strings env value
+        size = measure(L, scratch);
+        if (captured && size > most)
+            most = size, largest = captured; /* so has the list, and it is the function's, too */
+        lua_settop(L, top + 3);
+    }
+    lua_settop(L, top);
+    if (largest)
+        tp_trace_note(trace, TP_EVENT_CAPTURED, 0, most,
+                      tp_trace_name(trace, largest, strlen(largest)), name);
+}
+
+/* Stack: as l_func_image has it. Notes that the image, of so many bytes, has been made since
+ * then. */
+static void note_image(lua_State *L, uint64_t since_ns, size_t bytes)
+{
+    enum { LARGE = 64 << 10 };
+    context *ctx = get_context(L);
+    tp_trace *trace = tp_engine_trace(ctx->host->engine);
+    size_t len;
+    if (!tp_trace_is_on(trace))
+        return;
+    const char *text = luaL_checklstring(L, 5, &len);
+    uint32_t name = tp_trace_name(trace, text, len);
+    tp_trace_note(trace, TP_EVENT_ENCODE, ctx->agent ? ctx->agent->worker.id : 0, bytes,
+                  uv_hrtime() - since_ns, name);
+    if (bytes >= LARGE && lua_isnoneornil(L, 6)) /* its first image */
+        note_captured(L, name, &ctx->scratch);
+}
+
 /* core.func.image(fn, package.path, package.cpath, list of setups or nil, name, last image or nil,
  * func, whether typed arrays are copied, or even those that lie in the host's file) -> image, its
  * captured tables for core.job.open (nil: it has none), and true if it is the last image, which was
@@ -120,6 +179,7 @@ static int l_func_image(lua_State *L)
     context *ctx = get_context(L);
     luaL_checktype(L, 1, LUA_TFUNCTION);
     tp_error err = { 0 };
+    uint64_t since = uv_hrtime();
     tp_codec_new_epoch(L);
     tp_core_check_ref(L, 7, &tp_func_type);
     unsigned flags = (lua_toboolean(L, 8) ? TP_ENCODE_COPIES : 0) |
@@ -127,6 +187,7 @@ static int l_func_image(lua_State *L)
     lua_settop(L, 7);
     push_kept(L);                                   // ... tables image outline
     if (is_same_outline(L, flags, &ctx->scratch)) {
+        note_image(L, since, 0);
         lua_pushvalue(L, 6);
         lua_pushvalue(L, 8);
         lua_pushboolean(L, 1);
@@ -135,6 +196,7 @@ static int l_func_image(lua_State *L)
     int is_new = tp_image_encode(L, 1, luaL_checkstring(L, 5), 8, flags, &ctx->scratch, &err);
     if (is_new < 0)
         return tp_core_push_refusal(L, &err, TP_KIND_CODEC);
+    size_t bytes = ctx->scratch.len;
     tp_image *last = lua_isnoneornil(L, 6) ? NULL : tp_codec_to_ref(L, 6, &tp_image_type);
     if (last && tp_image_is(last, &ctx->scratch)) {
         lua_pushvalue(L, 6);
@@ -148,6 +210,7 @@ static int l_func_image(lua_State *L)
         *box = &image->ref;
     }
     keep_outline(L, flags, &ctx->scratch);
+    note_image(L, since, bytes);
     lua_pushvalue(L, 8);
     return 2;
 }

@@ -16,10 +16,10 @@ static int l_trace_start(lua_State *L)
         tp_error_set(&err, TP_EUSAGE, "the file's name has a zero byte in it");
     else if (!tp_host_is_usable(host))
         tp_error_set(&err, TP_EUSAGE, "Tidepool is not usable after fork, in the child");
-    else if (host->tracer)
+    else if (tp_tracer_path(host->tracer))
         tp_error_set(&err, TP_EUSAGE, "%s is being written, and one at a time is possible",
                      tp_tracer_path(host->tracer));
-    else if (tp_tracer_open(&host->tracer, host, path, &err) == 0)
+    else if (tp_tracer_begin_trace(&host->tracer, host, path, &err) == 0)
         return lua_pushboolean(L, 1), 1;
     return tp_core_push_message(L, &err);
 }
@@ -29,12 +29,10 @@ static int l_trace_start(lua_State *L)
 static int l_trace_stop(lua_State *L)
 {
     tp_host *host = get_context(L)->host;
-    tp_tracer *t = host->tracer;
     tp_error err = { 0 };
-    host->tracer = NULL;
-    if (!t || !tp_host_is_usable(host))
+    if (!tp_tracer_path(host->tracer) || !tp_host_is_usable(host))
         return 0;
-    if (tp_tracer_close(t, &err))
+    if (tp_tracer_end_trace(&host->tracer, &err))
         return tp_core_push_message(L, &err);
     lua_pushboolean(L, 1);
     return 1;

@@ -309,6 +309,7 @@ int main(int argc, char **argv)
     config.state_dir = tp_caches_state(state, sizeof state);
     config.verbose = o.verbose;
     config.trace = o.trace;
+    config.report = o.report;
     config.worker = tp_is_set("TIDEPOOL_WORKER") ? getenv("TIDEPOOL_WORKER") : "/proc/self/exe";
     if (!read_cache_size(&config))
         return TP_EXIT_USAGE;

@@ -69,7 +69,7 @@ static int unknown_option(const char *word)
 {
     static const char *const known[] = { "--workers", "--executor", "--progress", "--no-progress",
                                          "--engine",  "--detach",
-                                         "--trace",   "--profile",
+                                         "--trace",   "--profile",  "--report",
                                          "--journal", "--explain",  "--log=tag",  "--color",
                                          "--quiet",   "--verbose",  "--watch",    "--help",
                                          "--version", NULL };
@@ -110,11 +110,12 @@ enum {
     JOURNAL_OPTION,
     TRACE_OPTION,
     PROFILE_OPTION,
+    REPORT_OPTION,
     WORKERS_OPTION,
     ENGINE_OPTION
 };
 static const char *const valued[] = { "--executor", "--journal", "--trace", "--profile",
-                                      "--workers", "--engine", NULL };
+                                      "--report",   "--workers", "--engine", NULL };
 
 /* Is argv[i] this option, alone or as "--name=value"? Then *value is its value, "nothing" when
  * there is none. Returns how many words it took; 0 when it is another option. */
@@ -249,6 +250,9 @@ static int host_option(tp_options *o, int i)
     if (n != 0)
         return n;
     n = file_option(o, i, PROFILE_OPTION, &o->profile);
+    if (n != 0)
+        return n;
+    n = file_option(o, i, REPORT_OPTION, &o->report);
     if (n != 0)
         return n;
     n = value_option(o, i, ENGINE_OPTION, &value);

@@ -43,6 +43,7 @@ typedef struct tp_options {
     const char *journal;  /* --journal; NULL: none */
     const char *trace;    /* --trace; NULL: none */
     const char *profile;  /* --profile; NULL: none */
+    const char *report;   /* --report; NULL: none */
     const char *engine;   /* --engine, or from the environment; NULL: none */
     const char *token;    /* for the engine, set by main.c; NULL: none */
     tp_colours colours;

@@ -66,6 +66,7 @@ int tp_runtime_open(tp_host *host, const tp_config *config, tp_error *err)
         copy_text(&host->state_dir, host->config.state_dir, err) ||
         copy_text(&host->worker, host->config.worker, err) ||
         copy_text(&host->trace, host->config.trace, err) ||
+        copy_text(&host->report, host->config.report, err) ||
         copy_text(&host->engine_url, host->config.engine, err) ||
         copy_text(&host->token, host->config.token, err))
         goto failed;
@@ -74,6 +75,7 @@ int tp_runtime_open(tp_host *host, const tp_config *config, tp_error *err)
     host->config.state_dir = host->state_dir;
     host->config.worker = host->worker;
     host->config.trace = host->trace;
+    host->config.report = host->report;
     host->config.engine = host->engine_url;
     host->config.token = host->token;
     host->program_store = (tp_program_store){
@@ -107,6 +109,7 @@ failed:
     free(host->state_dir);
     free(host->worker);
     free(host->trace);
+    free(host->report);
     free(host->engine_url);
     free(host->token);
     return -1;
@@ -124,6 +127,7 @@ void tp_runtime_close(tp_host *host)
     free(host->state_dir);
     free(host->worker);
     free(host->trace);
+    free(host->report);
     free(host->engine_url);
     free(host->token);
 }

@@ -50,7 +50,7 @@ struct tp_host {
     tp_array_pool *arrays;
     const struct tp_store_keeper *stores; /* who keeps Dicts and Queues; NULL: this host does */
     /* copies of config's, or NULL */
-    char *opencl, *cache_dir, *state_dir, *worker, *trace, *engine_url, *token;
+    char *opencl, *cache_dir, *state_dir, *worker, *trace, *report, *engine_url, *token;
     /* the folder of compiled programs; without a folder none are kept */
     tp_program_store program_store;
     tp_bundle bundle; /* modules of the script's, for workers on other machines */
@@ -79,7 +79,7 @@ struct tp_host {
     tp_cl *cl; /* NULL until it was asked for and could be opened */
 
     /* ---- the owner's ---- */
-    struct tp_tracer *tracer;         /* writes what happens to a file; NULL: nobody does */
+    struct tp_tracer *tracer;         /* writes what happens to files; NULL: nobody does */
     struct tp_api *api;               /* the C API's part; NULL until that is used */
     struct tp_attachment *attachment; /* to config.loop */
     /* keeps config.loop alive while it is referenced; NULL without such a loop */

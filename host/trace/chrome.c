@@ -7,6 +7,7 @@
  * sooner than that are left out. */
 #include "trace/chrome.h"
 
+#include "base/json.h"
 #include "engine/reason.h"
 
 #include <math.h>
@@ -105,21 +106,6 @@ __attribute__((format(printf, 2, 3))) static int put(tp_buf *out, const char *fo
     return 0;
 }
 
-/* How many bytes the character at s has in UTF-8; 0: it is none. */
-static int utf8_length(const unsigned char *s)
-{
-    int n = s[0] < 0x80 ? 1 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
-    if (s[0] >= 0x80 && (s[0] < 0xc2 || s[0] > 0xf4))
-        return 0;
-    for (int i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
-        (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
-        return 0;
-    return n;
-}
-
 /* Memory for a text as it stands between the quotes of a string of JSON. */
 typedef struct quoted {
     char text[6 * TP_NAME_MAX + 8];
@@ -127,22 +113,8 @@ typedef struct quoted {
 
 static const char *quote(quoted *q, const char *text)
 {
-    /* cppcheck-suppress ctuuninitvar; it is written here */
-    char *to = q->text, *end = to + sizeof q->text - 8;
-    for (const unsigned char *s = (const unsigned char *)text; *s && to < end;) {
-        int n = utf8_length(s);
-        if (n == 0) {
-            to += sprintf(to, "\\ufffd");
-            s++;
-        } else if (n == 1 && (*s < 0x20 || *s == '"' || *s == '\\' || *s == 0x7f)) {
-            to += sprintf(to, "\\u%04x", *s++);
-        } else {
-            memcpy(to, s, (size_t)n);
-            to += n;
-            s += n;
-        }
-    }
-    *to = '\0';
+    char *end = tp_json_escape(q->text, text, strnlen(text, TP_NAME_MAX));
+    *end = '\0';
     return q->text;
 }
 
@@ -742,8 +714,9 @@ int tp_chrome_add(tp_chrome *c, const tp_event *e, tp_buf *out)
         return open_box(t, &b);
     case TP_EVENT_WAKE: return end_kind(c, t, e, WAIT, out);
     case TP_EVENT_RETRY:
-        return put_instant(c, t, e, "retry", "it has failed, and is tried again", out);
-    case TP_EVENT_FAIL: return put_instant(c, t, e, "failure", "it has failed", out);
+        return put_instant(c, t, e, "retry", tp_trace_text(c->trace, e->count), out);
+    case TP_EVENT_FAIL:
+        return put_instant(c, t, e, "failure", tp_trace_text(c->trace, e->count), out);
     case TP_EVENT_BLOCKED:
         snprintf(text, sizeof text, "it has kept others waiting for %.0f ms",
                  (double)e->count * 1e-6);
@@ -775,6 +748,10 @@ int tp_chrome_add(tp_chrome *c, const tp_event *e, tp_buf *out)
         return *task ? end_task(c, task, e->time_ns, out) : 0;
     case TP_EVENT_TAKE:
     case TP_EVENT_FINISH:
+    case TP_EVENT_INPUT:
+    case TP_EVENT_STEP:
+    case TP_EVENT_ENCODE:
+    case TP_EVENT_CAPTURED:
     case TP_EVENTS: break;
     }
     return 0;
@@ -845,7 +822,7 @@ int tp_chrome_explain(tp_chrome *c, uint64_t time_ns, const void *group, uint64_
     for (uint32_t i = 1; i < c->n_workers; i++) {
         track *t = c->workers[i];
         box *b = t && t->n > 0 ? &t->boxes[t->n - 1] : NULL;
-        if (!b || b->kind != WAIT || b->job || b->first != (uint64_t)(uintptr_t)group)
+        if (!b || b->kind != WAIT || b->first != (uint64_t)(uintptr_t)group)
             continue;
         /* The worker may have gone on already, which is to be read: so this waits for the next
          * look. */

@@ -14,6 +14,7 @@
 enum { SYNC_FLUSH = 2, CHUNK = 1 << 20 };
 
 struct tp_trace_file {
+    const char *what; /* "trace" */
     char *path;
     int fd;      /* -1: it is zlib's */
     off_t len;   /* what is in it for certain */
@@ -29,7 +30,7 @@ static int fail(tp_trace_file *f, tp_error *err)
 {
     const char *why = errno ? strerror(errno) : "zlib has failed";
     f->failed = true;
-    return tp_error_set(err, TP_ESYS, "cannot write the trace %s: %s", f->path, why);
+    return tp_error_set(err, TP_ESYS, "cannot write the %s %s: %s", f->what, f->path, why);
 }
 
 static int load(tp_trace_file *f, tp_error *err)
@@ -37,7 +38,7 @@ static int load(tp_trace_file *f, tp_error *err)
     f->library = dlopen("libz.so.1", RTLD_NOW | RTLD_LOCAL);
     if (!f->library)
         return tp_error_set(err, TP_ESYS,
-                            "a trace whose name ends in .gz needs zlib (libz.so.1), which is not "
+                            "a file whose name ends in .gz needs zlib (libz.so.1), which is not "
                             "installed: on Debian, apt install zlib1g");
     *(void **)&f->gzdopen = dlsym(f->library, "gzdopen");
     *(void **)&f->gzwrite = dlsym(f->library, "gzwrite");
@@ -54,13 +55,14 @@ static bool ends_in_gz(const char *path)
     return len > 3 && strcmp(path + len - 3, ".gz") == 0;
 }
 
-int tp_trace_file_open(tp_trace_file **out, const char *path, tp_error *err)
+int tp_trace_file_open(tp_trace_file **out, const char *what, const char *path, tp_error *err)
 {
     int rc = -1;
     tp_trace_file *f = calloc(1, sizeof *f);
     if (!f)
         return tp_error_oom(err, "trace");
     f->fd = -1;
+    f->what = what;
     f->path = strdup(path);
     if (!f->path) {
         tp_error_oom(err, "trace");

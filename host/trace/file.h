@@ -8,8 +8,9 @@
 
 typedef struct tp_trace_file tp_trace_file;
 
-/* Makes the file, or empties it. One that is to be compressed needs zlib, which is loaded here. */
-int tp_trace_file_open(tp_trace_file **out, const char *path, tp_error *err);
+/* Makes the file, or empties it. One that is to be compressed needs zlib, which is loaded here.
+ * what: "trace" or "report", for messages; it must outlive the file. */
+int tp_trace_file_open(tp_trace_file **out, const char *what, const char *path, tp_error *err);
 
 /* Appends these bytes, whole: when it fails, none of them are in the file, if that is a plain file
  * and not compressed. After a failure it does nothing. */

@@ -10,6 +10,7 @@
 #include "runtime/runtime.h"
 #include "trace/chrome.h"
 #include "trace/file.h"
+#include "trace/report.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,56 +28,80 @@ enum {
     STACK_BYTES = 256 << 10
 };
 
+/* One of the files. */
+typedef struct output {
+    const char *what; /* "trace", "report" */
+    char *path;
+    tp_trace_file *file; /* NULL: it is not being written */
+    tp_error error;      /* the first one; nothing is written after it */
+} output;
+
 struct tp_tracer {
-    /* Set by tp_tracer_open, read-only afterwards. */
+    /* Set by open_tracer, read-only afterwards. */
     tp_host *host;
     tp_trace *trace;
-    uv_thread_t thread;
-    char *path;
 
     uv_mutex_t lock;
     uv_cond_t cond; /* is_ending has changed */
     bool is_ending; /* guarded by lock */
 
     /* ---- the thread's own, and the owner's when there is no thread ---- */
-    tp_trace_file *file;
-    tp_chrome *chrome;
-    tp_buf out; /* not written yet */
+    output to_trace, to_report;
+    tp_chrome *chrome; /* NULL: there is no trace */
+    tp_report *report; /* NULL: no report */
+    tp_buf out;        /* of the trace, not written yet */
     uint64_t explained_ns, counted_ns, flushed_ns, lost;
     tp_event events[BATCH];
-    tp_error error; /* the first one; nothing is written after it */
+
+    /* ---- the owner's ---- */
+    uv_thread_t thread;
+    bool has_thread;
 };
 
-/* Says, once, that the trace ends here. */
-static void fail(tp_tracer *t, const tp_error *err)
+/* Says, once, that the file ends here. */
+static void fail(tp_tracer *t, output *to, const tp_error *err)
 {
     char line[sizeof err->message + 64];
-    if (t->error.code != TP_OK)
+    if (to->error.code != TP_OK)
         return;
-    t->error = *err;
+    to->error = *err;
     int n = snprintf(line, sizeof line, "tidepool: %s (it ends there; the script goes on)\n",
                      err->message);
     tp_host_print(t->host, 2, line, (size_t)n);
 }
 
-static void write_out(tp_tracer *t)
+static void write_out(tp_tracer *t, output *to, tp_buf *out)
 {
     tp_error err = { 0 };
-    if (t->error.code == TP_OK && tp_trace_file_write(t->file, t->out.data, t->out.len, &err))
-        fail(t, &err);
-    tp_buf_clear(&t->out);
+    if (to->error.code == TP_OK && tp_trace_file_write(to->file, out->data, out->len, &err))
+        fail(t, to, &err);
+    tp_buf_clear(out);
 }
 
-/* What was appended: 0, or -1 when there was no memory. */
-static void check(tp_tracer *t, int rc)
+static void starve(tp_tracer *t, output *to)
 {
     tp_error err = { 0 };
-    if (rc) {
-        tp_error_oom(&err, "trace");
-        fail(t, &err);
-    }
+    tp_error_oom(&err, to->what);
+    fail(t, to, &err);
+}
+
+/* What was appended to the trace: 0, or -1 when there was no memory. */
+static void check(tp_tracer *t, int rc)
+{
+    if (rc)
+        starve(t, &t->to_trace);
     if (t->out.len >= FULL)
-        write_out(t);
+        write_out(t, &t->to_trace, &t->out);
+}
+
+/* The same for what was added to the report. */
+static void check_report(tp_tracer *t, int rc)
+{
+    if (rc == 0)
+        return;
+    starve(t, &t->to_report);
+    tp_report_free(t->report);
+    t->report = NULL;
 }
 
 /* The memory of the process in MiB; 0: not known. */
@@ -101,6 +126,10 @@ static void count(tp_tracer *t, uint64_t now)
     double values[] = { (double)totals.queued, (double)totals.running, (double)totals.ready };
     double bytes = (double)totals.bytes / (1 << 20), memory = resident();
     tp_chrome *c = t->chrome;
+    if (t->report)
+        tp_report_count(t->report, now, &totals, memory);
+    if (!c)
+        return;
     check(t, tp_chrome_count(c, now, "inputs", inputs, values, 3, &t->out));
     check(t, tp_chrome_count(c, now, "waiting inputs and results", mib, &bytes, 1, &t->out));
     if (memory > 0)
@@ -113,12 +142,20 @@ static void explain(tp_tracer *t)
     tp_engine *e = t->host->engine;
     for (int i = 0; t->host->executors[i]; i++) {
         tp_executor *ex = t->host->executors[i];
+        const tp_job *of;
         uv_mutex_lock(tp_engine_lock(e));
         uint64_t now = uv_hrtime();
-        tp_reason why = tp_engine_reason_locked(e, ex);
+        tp_reason why = tp_engine_reason_locked(e, ex, &of);
+        uint64_t job = of ? tp_job_number(of) : 0;
+        unsigned limit = of ? tp_job_limit(of) : 0;
         uv_mutex_unlock(tp_engine_lock(e));
-        check(t, tp_chrome_explain(t->chrome, now, ex, why, &t->out));
+        if (t->chrome)
+            check(t, tp_chrome_explain(t->chrome, now, ex, why, &t->out));
+        if (t->report)
+            check_report(t, tp_report_explain(t->report, now, ex, why, job, limit));
     }
+    if (t->report)
+        tp_report_look(t->report, t->explained_ns);
 }
 
 static void drain(tp_tracer *t)
@@ -126,18 +163,31 @@ static void drain(tp_tracer *t)
     for (size_t n = BATCH; n == BATCH;) {
         n = tp_trace_read(t->trace, t->events, BATCH);
         if (t->trace->lost > t->lost) {
-            check(t, tp_chrome_lose(t->chrome, t->trace->lost - t->lost, &t->out));
+            if (t->chrome)
+                check(t, tp_chrome_lose(t->chrome, t->trace->lost - t->lost, &t->out));
+            if (t->report)
+                check_report(t, tp_report_lose(t->report, t->trace->lost - t->lost));
             t->lost = t->trace->lost;
             tp_engine_note_jobs(t->host->engine);
         }
-        for (size_t i = 0; i < n; i++)
+        for (size_t i = 0; t->chrome && i < n; i++)
             check(t, tp_chrome_add(t->chrome, &t->events[i], &t->out));
+        for (size_t i = 0; t->report && i < n; i++)
+            check_report(t, tp_report_add(t->report, &t->events[i]));
     }
+}
+
+static void flush(tp_tracer *t, uint64_t now)
+{
+    tp_error err = { 0 };
+    check(t, tp_chrome_show(t->chrome, now, &t->out));
+    write_out(t, &t->to_trace, &t->out);
+    if (t->to_trace.error.code == TP_OK && tp_trace_file_flush(t->to_trace.file, &err))
+        fail(t, &t->to_trace, &err);
 }
 
 static void turn(tp_tracer *t)
 {
-    tp_error err = { 0 };
     uint64_t now = uv_hrtime();
     drain(t);
     if (now - t->explained_ns >= EXPLAIN_NS) {
@@ -148,12 +198,9 @@ static void turn(tp_tracer *t)
         t->counted_ns = now;
         count(t, now);
     }
-    if (now - t->flushed_ns >= FLUSH_NS) {
+    if (t->chrome && now - t->flushed_ns >= FLUSH_NS) {
         t->flushed_ns = now;
-        check(t, tp_chrome_show(t->chrome, now, &t->out));
-        write_out(t);
-        if (t->error.code == TP_OK && tp_trace_file_flush(t->file, &err))
-            fail(t, &err);
+        flush(t, now);
     }
 }
 
@@ -171,86 +218,215 @@ static void serve(void *arg)
     uv_mutex_unlock(&t->lock);
 }
 
-/* Frees what tp_tracer_open has made. */
-static void free_tracer(tp_tracer *t)
-{
-    tp_trace_file_close(t->file, NULL);
-    tp_chrome_free(t->chrome);
-    tp_buf_free(&t->out);
-    free(t->path);
-    free(t);
-}
+/* ---- its life: the owner's ---- */
 
-int tp_tracer_open(tp_tracer **out, tp_host *host, const char *path, tp_error *err)
+static int open_tracer(tp_tracer **out, tp_host *host, tp_error *err)
 {
     tp_tracer *t = calloc(1, sizeof *t);
     if (!t)
         return tp_error_oom(err, "trace");
     t->host = host;
     t->trace = tp_engine_trace(host->engine);
-    t->path = strdup(path);
-    t->chrome = tp_chrome_new(t->trace, uv_hrtime());
-    if (!t->path || !t->chrome || tp_chrome_begin(t->chrome, &t->out)) {
-        tp_error_oom(err, "trace");
-        goto no_locks;
-    }
-    if (tp_trace_file_open(&t->file, path, err))
-        goto no_locks;
+    t->to_trace.what = "trace";
+    t->to_report.what = "report";
     if (uv_mutex_init(&t->lock)) {
         tp_error_set(err, TP_ESYS, "cannot create a lock");
-        goto no_locks;
+        goto no_lock;
     }
     if (uv_cond_init(&t->cond)) {
         tp_error_set(err, TP_ESYS, "cannot create a condition variable");
         goto no_cond;
     }
-    if (tp_trace_start(t->trace, EVENTS, err))
-        goto no_trace;
-    tp_engine_note_jobs(host->engine);
-    int rc = tp_thread_create(&t->thread, STACK_BYTES, serve, t);
-    if (rc) {
-        tp_trace_stop(t->trace);
-        tp_error_set(err, TP_ESYS, "cannot start the thread that writes the trace: %s",
-                     uv_strerror(rc));
-        goto no_trace;
-    }
     *out = t;
     return 0;
-no_trace:
-    uv_cond_destroy(&t->cond);
 no_cond:
     uv_mutex_destroy(&t->lock);
-no_locks:
-    free_tracer(t);
+no_lock:
+    free(t);
     return -1;
 }
 
-const char *tp_tracer_path(const tp_tracer *t)
+static int start_thread(tp_tracer *t, tp_error *err)
 {
-    return t->path;
+    t->is_ending = false;
+    int rc = tp_thread_create(&t->thread, STACK_BYTES, serve, t);
+    t->has_thread = rc == 0;
+    return rc == 0 ? 0
+                   : tp_error_set(err, TP_ESYS, "cannot start the thread that writes the trace: %s",
+                                  uv_strerror(rc));
 }
 
-int tp_tracer_close(tp_tracer *t, tp_error *err)
+static void stop_thread(tp_tracer *t)
 {
-    tp_error why = { 0 };
-    if (!t)
-        return 0;
-    tp_trace_stop(t->trace);
+    if (!t->has_thread)
+        return;
     uv_mutex_lock(&t->lock);
     t->is_ending = true;
     uv_cond_signal(&t->cond);
     uv_mutex_unlock(&t->lock);
     uv_thread_join(&t->thread);
-    drain(t);
-    count(t, uv_hrtime());
-    check(t, tp_chrome_end(t->chrome, uv_hrtime(), &t->out));
-    write_out(t);
-    if (tp_trace_file_close(t->file, &why) && t->error.code == TP_OK)
-        fail(t, &why);
-    t->file = NULL;
-    int rc = t->error.code == TP_OK ? 0 : tp_error_set(err, t->error.code, "%s", t->error.message);
+    t->has_thread = false;
+}
+
+/* Opens the file of an output, which is not being written. */
+static int open_output(output *to, const char *path, tp_error *err)
+{
+    free(to->path);
+    to->error = (tp_error){ 0 };
+    to->path = strdup(path);
+    if (!to->path)
+        return tp_error_oom(err, to->what);
+    return tp_trace_file_open(&to->file, to->what, path, err);
+}
+
+/* -1 with err set when not all could be written. */
+static int close_output(tp_tracer *t, output *to, tp_error *err)
+{
+    tp_error why = { 0 };
+    if (!to->file)
+        return 0;
+    if (tp_trace_file_close(to->file, &why) && to->error.code == TP_OK)
+        fail(t, to, &why);
+    to->file = NULL;
+    return to->error.code == TP_OK ? 0 : tp_error_set(err, to->error.code, "%s", to->error.message);
+}
+
+static void free_tracer(tp_tracer *t)
+{
+    tp_trace_file_close(t->to_trace.file, NULL);
+    tp_trace_file_close(t->to_report.file, NULL);
+    free(t->to_trace.path);
+    free(t->to_report.path);
+    tp_chrome_free(t->chrome);
+    tp_report_free(t->report);
+    tp_buf_free(&t->out);
     uv_cond_destroy(&t->cond);
     uv_mutex_destroy(&t->lock);
-    free_tracer(t);
+    free(t);
+}
+
+/* Begins a trace or a report: the thread, which reads for the other one, stops meanwhile. */
+static int begin(tp_tracer **in_out, tp_host *host, bool is_report, const char *path,
+                 tp_error *err)
+{
+    tp_tracer *t = *in_out;
+    if (!t && open_tracer(&t, host, err))
+        return -1;
+    stop_thread(t);
+    if (*in_out)
+        drain(t);
+    uint64_t now = uv_hrtime();
+    if (open_output(is_report ? &t->to_report : &t->to_trace, path, err))
+        goto failed;
+    if (is_report)
+        t->report = tp_report_new(t->trace, now, (unsigned)host->config.workers);
+    else
+        t->chrome = tp_chrome_new(t->trace, now);
+    if ((is_report && !t->report) || (!is_report && !t->chrome) ||
+        (!is_report && tp_chrome_begin(t->chrome, &t->out))) {
+        tp_error_oom(err, is_report ? "report" : "trace");
+        goto failed;
+    }
+    if (!*in_out && tp_trace_start(t->trace, EVENTS, err))
+        goto failed;
+    if (start_thread(t, err)) {
+        if (!*in_out)
+            tp_trace_stop(t->trace);
+        goto failed;
+    }
+    tp_engine_note_jobs(host->engine);
+    *in_out = t;
+    return 0;
+failed:
+    if (!*in_out) {
+        free_tracer(t);
+        return -1;
+    }
+    /* the other one goes on */
+    output *to = is_report ? &t->to_report : &t->to_trace;
+    tp_trace_file_close(to->file, NULL);
+    to->file = NULL;
+    if (is_report) {
+        tp_report_free(t->report);
+        t->report = NULL;
+    } else {
+        tp_chrome_free(t->chrome);
+        t->chrome = NULL;
+    }
+    start_thread(t, NULL);
+    return -1;
+}
+
+int tp_tracer_begin_trace(tp_tracer **t, tp_host *host, const char *path, tp_error *err)
+{
+    return begin(t, host, false, path, err);
+}
+
+int tp_tracer_begin_report(tp_tracer **t, tp_host *host, const char *path, tp_error *err)
+{
+    return begin(t, host, true, path, err);
+}
+
+const char *tp_tracer_path(const tp_tracer *t)
+{
+    return t && t->chrome ? t->to_trace.path : NULL;
+}
+
+/* Without the thread. */
+static int end_trace(tp_tracer *t, tp_error *err)
+{
+    if (!t->chrome)
+        return 0;
+    check(t, tp_chrome_end(t->chrome, uv_hrtime(), &t->out));
+    write_out(t, &t->to_trace, &t->out);
+    tp_chrome_free(t->chrome);
+    t->chrome = NULL;
+    return close_output(t, &t->to_trace, err);
+}
+
+static void end_report(tp_tracer *t)
+{
+    tp_error err = { 0 };
+    tp_buf page = { 0 };
+    if (t->report) {
+        check_report(t, tp_report_end(t->report, uv_hrtime(), &page));
+        write_out(t, &t->to_report, &page);
+    }
+    tp_buf_free(&page);
+    close_output(t, &t->to_report, &err); /* tp_config.write was told */
+}
+
+int tp_tracer_end_trace(tp_tracer **of, tp_error *err)
+{
+    tp_tracer *t = *of;
+    bool is_last = t && !t->report;
+    if (!t)
+        return 0;
+    if (is_last)
+        tp_trace_stop(t->trace);
+    stop_thread(t);
+    drain(t);
+    count(t, uv_hrtime());
+    int rc = end_trace(t, err);
+    if (is_last) {
+        free_tracer(t);
+        *of = NULL;
+    } else {
+        start_thread(t, NULL);
+    }
     return rc;
+}
+
+void tp_tracer_close(tp_tracer *t)
+{
+    tp_error err = { 0 };
+    if (!t)
+        return;
+    tp_trace_stop(t->trace);
+    stop_thread(t);
+    drain(t);
+    count(t, uv_hrtime());
+    end_trace(t, &err); /* tp_config.write was told what is wrong */
+    end_report(t);
+    free_tracer(t);
 }

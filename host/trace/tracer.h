@@ -1,4 +1,5 @@
-/* tracer.h: `--trace`: a thread that writes what happens in a host to a file, as it happens. */
+/* tracer.h: `--trace` and `--report`: a thread that reads what happens in a host, as it happens,
+ * and writes it to a file, or adds it up for a page. */
 #ifndef TP_TRACER_H
 #define TP_TRACER_H
 
@@ -7,15 +8,21 @@
 
 typedef struct tp_tracer tp_tracer;
 
-/* Begins to write to the file (chrome.h). One at a time for a host. The host must outlive it. When
- * the file cannot be written to the end, tp_config.write is told so, once. Owner. */
-int tp_tracer_open(tp_tracer **out, tp_host *host, const char *path, tp_error *err);
+/* Each of these begins to write a file: a trace, for viewers (chrome.h), or a report, which is
+ * written at its end (report.h). *t is the host's tracer, made by the first of them (NULL before).
+ * One of each at a time. The host must outlive it. When a file cannot be written to the end,
+ * tp_config.write is told so, once. Owner. */
+int tp_tracer_begin_trace(tp_tracer **t, tp_host *host, const char *path, tp_error *err);
+int tp_tracer_begin_report(tp_tracer **t, tp_host *host, const char *path, tp_error *err);
 
-/* The file's path. */
+/* The path of the trace that is being written; NULL: none is. Accepts NULL. */
 const char *tp_tracer_path(const tp_tracer *t);
 
-/* Writes what is left and ends the file. -1 with err set when not all of it could be written, then
- * or before. Accepts NULL. Owner. */
-int tp_tracer_close(tp_tracer *t, tp_error *err);
+/* Writes what is left of the trace and ends its file. -1 with err set when not all of it could be
+ * written, then or before. *t becomes NULL when nothing else is written. Owner. */
+int tp_tracer_end_trace(tp_tracer **t, tp_error *err);
+
+/* Ends all files. Accepts NULL. Owner. */
+void tp_tracer_close(tp_tracer *t);
 
 #endif

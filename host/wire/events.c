@@ -14,7 +14,8 @@ typedef struct head {
 static bool has_name(tp_event_kind kind)
 {
     return kind == TP_EVENT_OPEN || kind == TP_EVENT_SPAN || kind == TP_EVENT_MARK ||
-           kind == TP_EVENT_MARK_NUMBER || kind == TP_EVENT_MARK_TEXT;
+           kind == TP_EVENT_MARK_NUMBER || kind == TP_EVENT_MARK_TEXT || kind == TP_EVENT_RETRY ||
+           kind == TP_EVENT_FAIL;
 }
 
 static bool has_text(tp_event_kind kind)

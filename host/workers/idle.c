@@ -103,9 +103,12 @@ void tp_idle_sleep(tp_idle *idle, tp_agent *me, uint64_t until)
     tp_idle_add(idle, me);
     idle->executor->looking--;
     tp_trace *trace = me->worker.trace;
-    if (tp_trace_is_on(trace))
-        tp_trace_note(trace, TP_EVENT_WAIT, me->worker.id, 0, (uint64_t)(uintptr_t)idle->executor,
-                      tp_engine_reason_locked(idle->engine, idle->executor));
+    if (tp_trace_is_on(trace)) {
+        const tp_job *of;
+        tp_reason why = tp_engine_reason_locked(idle->engine, idle->executor, &of);
+        tp_trace_note(trace, TP_EVENT_WAIT, me->worker.id, of ? tp_job_number(of) : 0,
+                      (uint64_t)(uintptr_t)idle->executor, why);
+    }
     if (until != UINT64_MAX) {
         uint64_t now = uv_hrtime();
         uv_cond_timedwait(&me->cond, lock, until > now ? until - now : 1);

@@ -22,6 +22,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <uv.h>
 
 enum {
@@ -96,6 +97,9 @@ struct tp_vm {
     bool wants_collection; /* memory ran out: collect before the next item */
     limit limit;       /* `bytes` is 0 when there is no limit */
     int collected_kib; /* memory in use after the last forced collection, see restart_collector */
+    /* when the item that waits beside others has gone on, and the thread's time on a processor
+     * then, while somebody traces; 0: none has */
+    uint64_t step_ns, step_processor_ns;
 };
 
 /* Work that is being run in the state. */
@@ -1329,8 +1333,32 @@ void tp_vm_turn(tp_vm *vm, uint64_t deadline_ns)
     close_scope(vm, L, &s);
 }
 
+static uint64_t on_processor_ns(void)
+{
+    struct timespec t = { 0 };
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* An item that waits beside others goes on, or waits: notes how long it has kept the worker. */
+static void note_step(tp_vm *vm, const tp_work *w, bool begins)
+{
+    if (!tp_trace_is_on(vm->worker->trace)) {
+        vm->step_ns = 0;
+        return;
+    }
+    uint64_t now = uv_hrtime(), on_processor = on_processor_ns();
+    if (!begins && vm->step_ns && now - vm->step_ns >= TP_STEP_MIN_NS)
+        tp_trace_note(vm->worker->trace, TP_EVENT_STEP, vm->worker->id, w->terms->number,
+                      w->block->first + w->offset,
+                      tp_trace_step(now - vm->step_ns, on_processor - vm->step_processor_ns));
+    vm->step_ns = begins ? now : 0;
+    vm->step_processor_ns = on_processor;
+}
+
 void tp_vm_enter_item(tp_vm *vm, tp_work *w)
 {
+    note_step(vm, w, true);
     if (vm->beginning == w) {
         vm->beginning = NULL;
         vm->worker->n_waiting++;
@@ -1340,6 +1368,7 @@ void tp_vm_enter_item(tp_vm *vm, tp_work *w)
 
 int tp_vm_leave_item(tp_vm *vm, lua_State *L, tp_work *w)
 {
+    note_step(vm, w, false);
     tp_work_leave(w);
     if (!vm->standard->applied && is_as_expected(vm, L))
         return 0;
@@ -1372,6 +1401,7 @@ void tp_vm_keep_item(tp_vm *vm, lua_State *L, tp_work *w, int captured, int fine
     r.captured = tp_captured_at(L, captured);
     r.begun = w->at;
     r.is_beside = true;
+    note_step(vm, w, false);
     end(&r, w->at + 1);
     if (lua_toboolean(L, fine)) {
         lua_rawgeti(L, LUA_REGISTRYINDEX, vm->keep);

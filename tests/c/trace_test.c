@@ -1,6 +1,10 @@
 /* trace_test.c: the ring of events, and what a host notes in it. */
 #include "harness.h"
+
+#include "codec/glance.h"
+#include "codec/message.h"
 #include "runtime/runtime.h"
+#include "trace/report.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -16,6 +20,73 @@ static const tp_event *find(const tp_event *events, size_t n, tp_event_kind kind
         if (events[i].kind == kind)
             return &events[i];
     return NULL;
+}
+
+/* Of a generator of its own, so that a failure can be repeated. */
+static uint64_t next_random(uint64_t *state)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return *state >> 33;
+}
+
+TEST(a_report_stays_small_however_much_runs)
+{
+    enum { WORKERS = 5, ITEMS = 400000 };
+    uint64_t now[WORKERS + 1] = { 0 }, state = 1;
+    tp_trace t = { 0 };
+    tp_buf page = { 0 };
+    CHECK_INT(0, tp_trace_start(&t, 4, NULL));
+    for (int w = 1; w <= WORKERS; w++)
+        tp_trace_add_track(&t, (uint32_t)w, "threads", w);
+    tp_report *r = tp_report_new(&t, 0, WORKERS);
+    tp_event open = { 1, TP_EVENT_OPEN, 0, 1, 0, tp_trace_name(&t, "f", 1) };
+    CHECK_INT(0, tp_report_add(r, &open));
+    for (uint64_t i = 0; i < ITEMS; i++) {
+        uint32_t w = 1 + (uint32_t)(i % WORKERS);
+        /* none of them short, so that the first coarse drawing joins nothing */
+        uint64_t begun = now[w] + next_random(&state) % 100000;
+        now[w] = begun + 1000000 + next_random(&state) % 20000000;
+        tp_event begin = { begun, TP_EVENT_BEGIN, w, 1, i, 1 };
+        tp_event end = { now[w], TP_EVENT_END, w, 1, i, 1 };
+        tp_event input = { now[w], TP_EVENT_INPUT, w, 0x4141414141414141,
+                           0x4242424242424242, 0x43 };
+        CHECK(tp_report_add(r, &begin) == 0 && tp_report_add(r, &end) == 0 &&
+              tp_report_add(r, &input) == 0);
+    }
+    tp_event close = { now[1], TP_EVENT_CLOSE, 0, 1, 0, 0 };
+    CHECK_INT(0, tp_report_add(r, &close));
+    CHECK_INT(0, tp_report_end(r, now[1], &page));
+    CHECK(page.len < 2000000);
+    CHECK_INT(0, tp_buf_add(&page, "", 1));
+    CHECK(strstr((const char *)page.data, "\"items\":400000"));
+    CHECK(strstr((const char *)page.data, "\"input\":\"AAAAAAAABBBBBBBBC\""));
+    tp_buf_free(&page);
+    tp_report_free(r);
+    tp_trace_close(&t);
+}
+
+TEST(values_are_shown_in_short_and_whatever_the_bytes_are)
+{
+    static const uint8_t values[] = {
+        6, 7, T_INT8, 0xff, T_TRUE, T_SHORT + 3, 'a', '"', '\n', T_TABLE, 2, 0, 0, 0, 1, 0, 0, 0,
+        1, 2, T_SHORT + 1, 'k', T_NIL, T_FUNC
+    };
+    char text[32];
+    tp_glance_message(values, sizeof values, text, sizeof text);
+    CHECK_STR("7, -1, true, \"a\\\"\\n\", {1, 2,...", text);
+    tp_glance_message((const uint8_t *)"\1\5", 2, text, sizeof text);
+    CHECK_STR("5", text);
+    for (size_t len = 0; len < sizeof values; len++) /* cut off anywhere */
+        tp_glance_message(values, len, text, sizeof text);
+    uint64_t state = 1;
+    for (int i = 0; i < 200000; i++) {
+        uint8_t bytes[40];
+        size_t len = next_random(&state) % sizeof bytes;
+        for (size_t k = 0; k < len; k++)
+            bytes[k] = (uint8_t)(next_random(&state) % (k % 3 ? 256 : 3));
+        tp_glance_message(bytes, len, text, 8 + next_random(&state) % 24);
+        CHECK(strlen(text) < sizeof text);
+    }
 }
 
 TEST(nothing_is_written_while_nobody_listens)
@@ -152,7 +223,9 @@ TEST(a_map_leaves_what_happens_to_its_items)
     uint64_t pushed = 0, taken = 0, finished = 0, run = 0, begun = 0;
     for (size_t i = 0; i < got; i++) {
         const tp_event *e = &events[i];
-        CHECK(e->kind == TP_EVENT_WAIT || e->kind == TP_EVENT_WAKE || e->job == 1);
+        /* from INPUT on `job` is something else */
+        CHECK(e->kind == TP_EVENT_WAIT || e->kind == TP_EVENT_WAKE || e->kind >= TP_EVENT_INPUT ||
+              e->job == 1);
         CHECK(e->worker <= 2);
         if (e->kind == TP_EVENT_PUSH) {
             CHECK(e->worker == 0 && e->first == pushed);

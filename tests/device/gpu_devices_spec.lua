@@ -342,3 +342,18 @@ describe("OpenCL", function()
     assert.same({ "source", "binary" }, programs())
   end)
 end)
+
+describe("a report", function()
+  on_pocl("says that copies dominate, where they do", function()
+    local done = run(faulty() .. "FAULTS_COPIES=1 $T --report r.html job.lua", { ["job.lua"] = [[
+      local tidepool = require "tidepool"
+      local numbers = tidepool.array("double", 4000000)
+      local f = tidepool.App():func { name = "f", gpu = true } (function(i) return numbers[i] + 1 end)
+      for i = 1, 3 do
+        numbers[1] = i
+        f:map(tidepool.range(1000)):sum()
+      end]] })
+    assert.same({ code = 0, stderr = "" }, { code = done.code, stderr = done.stderr })
+    contains(support.read_file(done.dir .. "/r.html"), '"kind":"copies"', "Copies dominate on the device", " MiB there and back")
+  end)
+end)

@@ -50,6 +50,8 @@ Options of Tidepool:
                  when the name ends in .gz
   --profile FILE which functions the time goes to, in all workers: a flame graph when the
                  name ends in .svg or .html, else folded stacks
+  --report FILE  writes, at the end, a page of HTML: a time line of the workers, the slowest
+                 inputs, and in words what bounds the run
   --log=tag      lines that workers print begin with worker and input: w3 #17|
   --color[=WHEN] colours at the prompt: always, never, or auto (the default: on a
                  terminal where NO_COLOR is not set)
@@ -137,7 +139,7 @@ The first failure ends it, with exit code 1; a result with a line end in it is o
                  new, that are others than before at their place, or that failed
   --retry-failed with --journal: the same input again, of which only what has failed before
                  runs, and is written
-  -w N, --progress, --trace, --profile, --quiet, ...      as for any script
+  -w N, --progress, --trace, --report, --profile, --quiet, ...      as for any script
 ]==]
 
 topics.journal = [==[

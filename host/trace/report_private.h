@@ -1,0 +1,140 @@
+/* report_private.h: what report.c adds up and findings.c and report_page.c read. */
+#ifndef TP_REPORT_PRIVATE_H
+#define TP_REPORT_PRIVATE_H
+
+#include "engine/reason.h"
+#include "trace/report.h"
+
+enum {
+    REASONS = TP_REASON_WORKERS + 1,
+    FUNCTIONS_MAX = 200, /* that are told apart; the last one stands for all others */
+    GROUPS_MAX = 16,
+    BINS = 30,           /* of histograms: 1, 2 and 5 times powers of ten, from 100 ns on */
+    SLOWEST = 20,
+    SAMPLES_MAX = 1000,  /* of the counters */
+    BOXES_MAX = 12000,   /* that are drawn */
+    LANES = 8            /* of a worker: boxes inside of others, or beside them */
+};
+
+/* A long item. */
+typedef struct tp_report_item {
+    uint64_t index, begun_ns, ns;
+    uint32_t worker, function;
+    char input[TP_INPUT_TEXT + 1];
+} tp_report_item;
+
+/* The end of a map, at which workers had nothing to do because of one long item. */
+typedef struct tp_report_tail {
+    uint64_t idle_ns, span_ns, best_ns; /* best: the longest items first */
+    uint64_t items;
+    tp_report_item item;
+} tp_report_tail;
+
+/* What is known of all maps and calls of a function. */
+typedef struct tp_report_function {
+    uint32_t name;
+    int group; /* of the workers that run it; -1: not known */
+    uint64_t maps, pushed, items, failures, retries;
+    uint64_t busy_ns, self_ns, max_ns; /* self: without the items of nested maps inside */
+    uint64_t bins[BINS];
+    unsigned open;      /* maps that are open now */
+    uint64_t opened_ns; /* when the first one was */
+    uint64_t since_ns, active_ns; /* while one is: since then; altogether */
+    uint64_t unread_ns; /* while no item is left to run, but results are to be read */
+    double idle_ns[REASONS]; /* of workers, summed up, by why they waited */
+    unsigned limit;
+    uint64_t limited_ns; /* how long as many items ran as the limit allows */
+    tp_report_tail tail;
+    uint64_t encodings, encode_ns, encode_bytes /* the most */, captured_bytes;
+    uint32_t captured; /* a name */
+    uint64_t copies, copied_bytes, copy_ns, kernels, kernel_ns;
+    uint64_t steps, blocked_ns, longest_ns; /* of items that wait beside others */
+    uint64_t longest;                       /* the item of that step */
+    uint32_t message; /* of the first failure; 0: none */
+} tp_report_function;
+
+/* Workers of the same executor. */
+typedef struct tp_report_group {
+    char name[TP_TRACK_TEXT];
+    unsigned workers;
+    bool is_owner; /* they run in the script's thread */
+} tp_report_group;
+
+typedef enum tp_report_kind { REPORT_ITEMS, REPORT_SPAN, REPORT_WAIT } tp_report_kind;
+
+typedef struct tp_report_box {
+    uint64_t begun_ns, ended_ns, first, count;
+    uint32_t of;  /* a function, a name, a reason */
+    uint8_t kind, lane;
+    bool is_joined;
+    char *input; /* NULL: none */
+} tp_report_box;
+
+typedef struct tp_report_track {
+    uint32_t worker;
+    int group;
+    struct tp_report_open *open; /* one inside the other */
+    unsigned n_open, room;
+    unsigned n_beside;  /* items that wait beside others */
+    uint32_t lanes;     /* taken by them, as bits */
+    uint64_t seen_ns; /* its first event */
+    uint64_t busy_since_ns, busy_ns;
+    tp_report_box *boxes;
+    unsigned n_boxes, box_room;
+    int last[LANES];    /* the last box of each lane; -1: none */
+    /* an item that has ended, whose input may follow */
+    bool is_pending;
+    uint64_t pending_ns; /* how long it took */
+    tp_report_box pending;
+    char input[TP_INPUT_TEXT + 24 + 1];
+    unsigned input_len;
+} tp_report_track;
+
+typedef struct tp_report_sample {
+    uint64_t time_ns, queued, running, ready;
+    double mib, memory;
+} tp_report_sample;
+
+struct tp_report {
+    tp_trace *trace;
+    uint64_t start_ns, end_ns, last_ns, lost;
+    double processor_s; /* that the process had used when it began; at the end: since then */
+    unsigned processors, workers; /* workers: of a kind, at most */
+    tp_report_function functions[FUNCTIONS_MAX];
+    unsigned n_functions;
+    tp_report_group groups[GROUPS_MAX];
+    int n_groups;
+    tp_report_track **tracks; /* by their workers' ids; NULL: not seen yet */
+    uint32_t n_tracks;
+    struct tp_report_job *jobs[1024];
+    struct tp_report_beside *beside[1024];
+    unsigned open;      /* maps of the script that are open now */
+    uint64_t since_ns, active_ns;
+    uint64_t explained_ns;
+    unsigned deaths, cancelled;
+    tp_report_item slowest[SLOWEST]; /* the slowest first */
+    unsigned n_slowest;
+    unsigned n_boxes;
+    uint64_t fine_ns; /* boxes shorter than this are joined */
+    tp_report_sample samples[SAMPLES_MAX];
+    unsigned n_samples, skip, skipped; /* of so many times one is kept */
+};
+
+/* How many workers run the function; 0: none has. */
+static inline unsigned tp_report_workers(const tp_report *r, const tp_report_function *f)
+{
+    return f->group >= 0 ? r->groups[f->group].workers : 0;
+}
+
+/* Appends the findings, as a list of JSON: {"kind", "function", "text", "advice", "weight"}, the
+ * most important first. -1 when out of memory. */
+int tp_report_find(const tp_report *r, tp_buf *out);
+
+/* Appends the page. */
+int tp_report_write(const tp_report *r, tp_buf *out);
+
+/* Appends text; the second, a text as a string of JSON. -1 when out of memory. */
+__attribute__((format(printf, 2, 3))) int tp_report_put(tp_buf *out, const char *format, ...);
+int tp_report_quote(tp_buf *out, const char *text);
+
+#endif
