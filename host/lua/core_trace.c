@@ -56,6 +56,8 @@ static void note(lua_State *L, tp_event_kind kind, uint64_t task, uint64_t first
         task = tp_trace_item(w->terms->number, w->block->first + w->at);
     tp_trace_note(tp_engine_trace(ctx->host->engine), kind, ctx->agent ? ctx->agent->worker.id : 0,
                   task, first, count);
+    if (ctx->host->noted)
+        ctx->host->noted(ctx->host->noting);
 }
 
 /* The string at the index as the name of an event. */

@@ -88,6 +88,7 @@ struct tp_child {
      * none */
     tp_block *filling;
     tp_buf events; /* memory for tell_events */
+    uint64_t told_ns; /* when that was done last */
     /* blocks that the sink has taken, freed later: whoever gave them may look at them once more */
     tp_block *kept;
 };
@@ -197,6 +198,7 @@ static void tell_events(tp_child *c)
     tp_trace *trace = c->agent.worker.trace;
     if (!tp_trace_is_on(trace))
         return;
+    c->told_ns = uv_hrtime();
     if (tp_wire_put_events(trace, &c->events) == 0 && c->events.len > 0 &&
         c->events.len <= LONGEST)
         write_frame(c, TP_WIRE_EVENTS, (const char *)c->events.data, c->events.len);
@@ -216,6 +218,15 @@ static void send_samples(void *user, const char *bytes, size_t len)
         bytes += part;
         len -= part;
     }
+}
+
+/* tp_host.noted: what long items note is told while they run. */
+static void tell_some_events(void *noting)
+{
+    enum { PAUSE_NS = 100 * 1000 * 1000 };
+    tp_child *c = noting;
+    if (uv_hrtime() - c->told_ns >= PAUSE_NS)
+        tell_events(c);
 }
 
 /* tp_config.write */
@@ -1127,6 +1138,8 @@ int tp_child_serve(tp_child *c, tp_host *host, tp_error *err)
 {
     const tp_wire_in *in = (const tp_wire_in *)(const void *)c->in.data;
     host->is_child = true;
+    host->noted = tell_some_events;
+    host->noting = c;
     memcpy(host->modules, in->modules, sizeof in->modules);
     memcpy(host->place, in->place, sizeof in->place);
     tp_engine_set_permits(host->engine, &(tp_permits){ take_permit, release_permit, c });

@@ -61,6 +61,9 @@ struct tp_host {
      * opens it. */
     void (*before_opencl)(void);
     void (*after_opencl)(const tp_cl *cl);
+    /* Called, with `noting`, when users' code has noted an event: on the thread of the worker. */
+    void (*noted)(void *noting);
+    void *noting;
     /* set by the program before the first worker is opened; NULL: nobody samples */
     const tp_sampler *sampler;
     /* that of the thread which opened the host; commands that items run begin with it, since

@@ -99,11 +99,11 @@ static int group_of(tp_report *r, uint32_t worker)
     const char *name = worker ? tp_trace_track(r->trace, worker) : NULL;
     if (!name)
         return -1;
-    size_t len = strlen(name);
-    while (len > 0 && name[len - 1] >= '0' && name[len - 1] <= '9')
-        len--;
-    while (len > 0 && name[len - 1] == ' ')
-        len--;
+    size_t len = strlen(name), digits = 0;
+    while (digits < len && name[len - 1 - digits] >= '0' && name[len - 1 - digits] <= '9')
+        digits++;
+    if (digits > 0 && digits < len && name[len - 1 - digits] == ' ') /* a device may be an "X2" */
+        len -= digits + 1;
     for (int i = 0; i < r->n_groups; i++)
         if (strncmp(r->groups[i].name, name, len) == 0 && r->groups[i].name[len] == '\0')
             return i;

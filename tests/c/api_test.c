@@ -96,17 +96,23 @@ TEST(an_older_and_shorter_config_is_taken)
     tp_host_close(host);
 }
 
-TEST(a_trace_of_the_config_is_written_until_the_host_is_closed)
+TEST(a_trace_and_a_report_of_the_config_are_written_until_the_host_is_closed)
 {
-    char path[] = "/tmp/tidepool-api-trace-XXXXXX", text[1 << 16];
+    char path[] = "/tmp/tidepool-api-trace-XXXXXX", text[1 << 17];
+    char page[] = "/tmp/tidepool-api-report-XXXXXX";
     tp_host *host;
     tp_error err = { 0 };
     tp_config config = { .size = sizeof config, .workers = 1, .trace = "/nowhere/at/all" };
     CHECK_INT(-1, tp_host_open(&host, &config, &err));
     CHECK_STR("cannot write the trace /nowhere/at/all: No such file or directory", err.message);
-    int fd = mkstemp(path);
-    CHECK(fd >= 0);
+    config.trace = NULL;
+    config.report = "/nowhere/at/all";
+    CHECK_INT(-1, tp_host_open(&host, &config, &err));
+    CHECK_STR("cannot write the report /nowhere/at/all: No such file or directory", err.message);
+    int fd = mkstemp(path), page_fd = mkstemp(page);
+    CHECK(fd >= 0 && page_fd >= 0);
     config.trace = path;
+    config.report = page;
     OK(tp_host_open(&host, &config, e));
     tp_function *f = from_lua(host, square);
     tp_map *map;
@@ -123,6 +129,13 @@ TEST(a_trace_of_the_config_is_written_until_the_host_is_closed)
     unlink(path);
     CHECK(strncmp(text, "[\n{", 3) == 0 && strcmp(text + n - 3, "\n]\n") == 0);
     CHECK(strstr(text, "\"name\":\"f #1"));
+    n = read(page_fd, text, sizeof text - 1);
+    CHECK(n > 0);
+    text[n] = '\0';
+    close(page_fd);
+    unlink(page);
+    CHECK(strncmp(text, "<!DOCTYPE html>", 15) == 0);
+    CHECK(strstr(text, "\"items\":3,") && strcmp(text + n - 8, "</html>\n") == 0);
 }
 
 TEST(an_executor_of_the_config_must_be_one)

@@ -50,8 +50,8 @@ local function boxes(data, name)
 end
 
 --- The findings by their kinds, and their kinds as a text. Those of all runs whose workers are busy
---- are left out, unless they are asked for; and those that explain little, which a machine with much
---- else to do may cause.
+--- are left out, unless they are asked for; so are those that explain little, as a busy machine
+--- may cause them.
 local function findings(data, with_workers)
   local kinds, list = {}, {}
   for _, f in ipairs(data.findings) do
@@ -190,6 +190,14 @@ describe("A report", function()
     end
     data = report(source .. "\nerror 'oops'", { code = 1, stderr = "not looked at" })
     assert.equal(10, by_name(data, "f").items)
+  end)
+
+  it("is written by tidepool map, too", function()
+    local done = shell.run("seq 30 | $T map job.lua::f --report r.html", { ["job.lua"] = head .. [[
+      app:func { name = "f" } (function(x) return x + 1 end)]] })
+    assert.same({ 0, "" }, { done.code, done.stderr })
+    local data = support.read_file(done.dir .. "/r.html"):match '<script type="application/json" id="data">\n(.-)</script>'
+    assert.equal(30, by_name(cjson.decode(data), "f").items)
   end)
 
   it("says what is wrong with its file", function()

@@ -108,6 +108,26 @@ describe("A trace", function()
     assert.equal(2, #t:all { ph = "b", name = function(name) return name:find "^task .*job%.lua:%d+$" end })
   end)
 
+  it("has what an item in a process notes while the item runs", function()
+    local _, done = traced [[
+      local path = "DIR/trace.json"
+      local f = app:func { name = "f", executor = "processes" } (function()
+        tidepool.span("early", busy, 0.15)
+        tidepool.mark "after it"
+        for _ = 1, 600 do
+          ffi.C.usleep(100000)
+          local file = io.open(path)
+          local text = file:read "*a"
+          file:close()
+          if text:find '"early"' then return true end
+          tidepool.mark "again"
+        end
+        return false
+      end)
+      print(f:remote())]]
+    assert.equal("true\n", done.stdout)
+  end)
+
   it("has items that wait beside each other as tasks, with their own spans", function()
     local t = traced([[
       local f = app:func { name = "f", concurrent_inputs = 10 } (function(x)

@@ -122,7 +122,8 @@ describe("the help, the manual page and the completions", function()
     assert.same(in_help "''", options_in(bash "tidepool -" .. ",", "(%-[^,]+),"))
     assert.same(in_help "'' map", options_in(bash "tidepool map --" .. "," .. bash "tidepool -" .. ",", "(%-[^,]+),"))
     assert.same({ "--color", "--detach", "--engine", "--executor", "--explain", "--help", "--journal", "--json", "--log",
-      "--no-progress", "--profile", "--progress", "--quiet", "--report", "--trace", "--workers" }, options_in(bash "tidepool run --" .. ",", "(%-[^,]+),"))
+      "--no-progress", "--profile", "--progress", "--quiet", "--report", "--trace",
+      "--workers" }, options_in(bash "tidepool run --" .. ",", "(%-[^,]+),"))
   end)
 end)
 
