@@ -359,7 +359,7 @@ static inline tp_value tp_table(const tp_pair *pairs, size_t n)
 
 enum { TP_OPTIONS_MAX = 32 };
 
-/* Options by their names, a line each; README.md has them:
+/* Options by their names, a line each; docs/functions.md has them:
  *
  *     tp_option_list o = tp_no_options();
  *     tp_option_number(&o, "retries", 3);
@@ -424,7 +424,7 @@ TP_API const tp_value *tp_value_field(const tp_value *table, const char *name);
 /* What an input of a map, or Lua code that was run, failed with. */
 typedef struct tp_failure {
     const char *kind;      /* "error": Lua code raised, or a C function failed; "codec", "memory",
-                              "timeout", "crash", "cancelled", ...: see README.md */
+                              "timeout", "crash", "cancelled", ...: see docs/functions.md */
     const char *message;   /* with the user's file and line in front where there is one */
     const char *traceback; /* the user's frames; "" when there is none */
     const char *text;      /* all of it as one readable text, of several lines */
@@ -473,7 +473,7 @@ typedef struct tp_function tp_function;
 
 /* A function from Lua source: a chunk that returns it, as "return function(x) return x * x end".
  * The chunk is run at once; everything that is passed is copied. `options` is NULL or a table value
- * with options of app:func: concurrency_limit, retries, executor, window, ...; see README.md. */
+ * with options of app:func: concurrency_limit, retries, ...: see docs/functions.md. */
 TP_API int tp_function_from_lua(tp_function **out, tp_host *host, const char *name,
                                 const char *source, const tp_value *options, tp_error *err);
 

@@ -2,7 +2,7 @@
  * input, so that the same program, run again, does only what is missing. In a cache functions find
  * the results of inputs that any program has given them before.
  *
- * A journal is one SQLite file (the schema is in schema.c, and in the README), for one process at a
+ * A journal is one SQLite file (the schema: schema.c, and docs/journal.md), for one process at a
  * time. Results come from the threads that ran the items: they are put in a queue, and a thread of
  * the journal's own writes them some ten times a second, in one transaction each. When the queue is
  * full, recording waits: so a slow disk holds the map back, but neither its owner nor the loop.

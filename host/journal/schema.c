@@ -1,4 +1,4 @@
-/* schema.c: the tables of a journal's file, and of a cache's. The README describes them for other
+/* schema.c: the tables of a journal's file, and of a cache's. docs/journal.md has them for other
  * programs. */
 #include "journal/schema.h"
 

@@ -1,6 +1,6 @@
 --- Sixty numeric functions as people write them (sixty.lua): which of them a device runs as they
---- are, each compared with plain Lua over many inputs, in the vector and the scalar form. README.md
---- says how many run, and the first of these specs whether that is true.
+--- are, each compared with plain Lua over many inputs, in the vector and the scalar form.
+--- docs/devices.md says how many run, and the first of these specs whether that is true.
 
 package.path = "tests/?.lua;tests/device/?.lua;" .. package.path
 require "tidepool" -- first, as users do
@@ -59,10 +59,10 @@ end
 describe("of sixty functions", function()
   it("there are sixty", function() assert.equal(60, #sixty) end)
 
-  it("the README says how many run", function()
+  it("docs/devices.md says how many run", function()
     local runs = #sixty
     for _ in pairs(REFUSED) do runs = runs - 1 end
-    local file = assert(io.open "README.md")
+    local file = assert(io.open "docs/devices.md")
     local said = file:read("*a"):match "(%d+) of sixty"
     file:close()
     assert.equal(runs, tonumber(said))

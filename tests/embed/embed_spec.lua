@@ -85,6 +85,7 @@ describe("make install", function()
 ./lib/libtidepool.so.%s
 ./lib/lua/5.1/tidepool.so
 ./lib/pkgconfig/tidepool.pc
+./lib/systemd/system/tidepool-worker@.service
 ]]):format(version:match "^%d+", version), paths)
     assert.equal("opt\n", run("ls -A " .. destdir))
     assert.equal(version, read "host/tidepool.h":match 'TP_VERSION "(.-)"')
@@ -111,7 +112,7 @@ describe("make install", function()
   end)
 
   it("and the program of README.md is the smallest of them", function()
-    local shown = read "README.md":match "\n## Embedding\n.-```c\n(.-)```"
+    local shown = read "README.md":match "\n```c\n(.-)```"
     assert.equal(read "examples/embed/smallest.c":match "%*/\n(.*)$", shown)
   end)
 
