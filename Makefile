@@ -82,13 +82,15 @@ BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(BENCH_SRC))
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all binary compile_commands deb dist lib module docs install install-module install-cli uninstall tests fuzzers test demo lint check torture asan tsan bench peers soak fuzz clean help FORCE
+.PHONY: all binary compile_commands deb dist lib module docs install install-module install-cli uninstall tests fuzzers test demo lint check torture asan tsan bench peers site soak fuzz clean help FORCE
 
 all: $(BINARY) $(if $(VARIANT),,lib module) ## build the program, the libraries and the Lua module (default)
 
 lib: $(LIB) $(SHARED) ## build the C library, build/libtidepool.a and .so
 module: $(MODULE) ## build the module for stock luajit and Neovim, build/module/tidepool.so
 docs: $(BUILD)/reference.md ## write the reference of the Lua API, build/reference.md
+site: docs ## write the documentation as static HTML, build/site (needs pandoc)
+	scripts/site/make $(BUILD)/site
 tests: all $(TESTS) $(BENCHES)
 fuzzers: $(FUZZERS)
 
