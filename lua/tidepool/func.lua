@@ -239,6 +239,12 @@ end
 
 local NOTHING = {}
 
+--- Refuses a call that would not read what the function yields, where its options say that it does.
+local function check_yields(self)
+  if not self.options.yields then return end
+  check.fail("%s yields its values (option 'yields'): f:stream(...) reads those of one call, f:flat_map(xs) those of many", self.name)
+end
+
 --- Refuses options of a call that contradict each other.
 local function check_settings(self, settings)
   if settings.on_error and settings.return_exceptions then
@@ -254,6 +260,7 @@ function func.start(self, source, settings, special)
   if core.on_map then core.on_map(self) end -- see program/replay.lua
   special = special or NOTHING
   check_settings(self, settings)
+  if not special.streams then check_yields(self) end
   if not special.is_inner then loop.give_way_in_task() end
   -- with all fields that most maps set, so that the table need not grow
   local more = {
@@ -437,6 +444,7 @@ end
 
 --- Opens a job of one call.
 local function open_call(self, ...)
+  check_yields(self)
   note_passed(self, (...))
   local kept = open_cache(self)
   -- with all fields that `open` sets, so that the table need not grow
@@ -458,6 +466,7 @@ end
 
 --- Adds a call of a batched function to the batch that is being gathered.
 local function gather(self, ...)
+  check_yields(self)
   note_passed(self, (...))
   local image, captured = encode(self, lua_executor(self))
   local many = gathered.of(self, image, function()

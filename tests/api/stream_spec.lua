@@ -345,6 +345,24 @@ for _, executor in ipairs { "inline", "threads", "processes" } do
   end)
 end
 
+describe("A function with the option yields", function()
+  it("is read by stream and flat_map, and refused where its values would be lost", function()
+    local contains, mistake = support.contains, support.mistake
+    local counts = tidepool.App("streams"):func { name = "counts", yields = true } (function(n) for i = 1, n do coroutine.yield(i) end end)
+    local got = {}
+    for v in counts:stream(2) do got[#got + 1] = v end
+    for i, v in counts:flat_map { 1, 2 } do got[#got + 1] = 10 * i + v end
+    assert.same({ 1, 2, 11, 21, 22 }, got)
+    local says = "counts yields its values (option 'yields'): f:stream(...) reads those of one call, f:flat_map(xs) those of many"
+    contains(mistake(function() counts:map { 1 } end), says)
+    contains(mistake(function() counts:starmap { { 1 } } end), says)
+    contains(mistake(function() counts:for_each { 1 } end), says)
+    contains(mistake(function() counts:spawn_map { 1 } end), says)
+    contains(mistake(function() counts:remote(1) end), says)
+    contains(mistake(function() counts:spawn(1) end), says)
+  end)
+end)
+
 describe("On processes a generator", function()
   local app = tidepool.App("dying", { executor = "processes" })
 
