@@ -82,7 +82,7 @@ describe("an engine", function()
     local allowed = { ["CONSUMER.NAMES.TP1_d_W"] = true, ["CONSUMER.DELETE.TP1_d_W.x"] = true, ["STREAM.INFO.TP1_d_W"] = true,
       ["STREAM.INFO.TP1_d_R"] = true, ["STREAM.INFO.TP1_d_B"] = true }
     refuses("coordinator", with({
-      "tp1.d.r.x.1.1.1", "tp1.d.hb.x", "_TPC.x", "_INBOX.x", "$SYS.REQ.SERVER.PING", "$JS.API.STREAM.CREATE.other",
+      "tp1.d.r.x.1.1.1", "tp1.d.hb.x", "_INBOX.x", "$SYS.REQ.SERVER.PING", "$JS.API.STREAM.CREATE.other",
       "$JS.API.STREAM.PURGE.other", "$JS.API.CONSUMER.DURABLE.CREATE.other.x", "$JS.API.CONSUMER.DURABLE.CREATE.TP1_d_R.x",
       "$JS.API.CONSUMER.MSG.NEXT.TP1_d_W.x", "$JS.API.DIRECT.GET.TP1_d_W" }, allowed),
       { ">", "_TPW.>", "_INBOX.>", "tp1.>", "tp1.d.w.>", "tp1.d.b.>", "tp1.d.ctl.*", "$JS.>", "$JS.API.>", "$JS.ACK.>", "$SYS.>" })
