@@ -1,6 +1,6 @@
---- Sixty numeric functions as people write them (sixty.lua): which of them a device runs as they
---- are, each compared with plain Lua over many inputs, in the vector and the scalar form.
---- docs/devices.md says how many run, and the first of these specs whether that is true.
+--- Sixty numeric functions as people write them (sixty.lua; not stock: the same code runs there):
+--- which of them a device runs as they are, each compared with plain Lua over many inputs, in the
+--- vector and the scalar form. docs/devices.md says how many run, and a spec whether that is true.
 
 package.path = "tests/?.lua;tests/device/?.lua;" .. package.path
 require "tidepool" -- first, as users do

@@ -1,6 +1,6 @@
--- gpu_values_spec.lua: what Lua's operators, library functions, loops, indices and stores make of
--- special values, on a device: the same as in plain Lua. What needs a device says "skipped: no
--- OpenCL device" without one.
+-- On a device (not stock: the same code runs there): what Lua's operators, library functions, loops,
+-- indices and stores make of special values is the same as in plain Lua. What needs a device says
+-- "skipped: no OpenCL device" without one.
 
 local root = debug.getinfo(1, "S").source:match "^@(.*)tests/" or "./"
 package.path = root .. "tests/?.lua;" .. package.path
