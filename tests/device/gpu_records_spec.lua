@@ -1,6 +1,6 @@
 --- Tables that a function on a device makes (not stock: the same code runs there): records, objects
---- of classes, and lists of a size that is known when it is translated. Each function is compared with plain Lua over 101 pairs of
---- numbers, special ones among them, in the scalar and the vector form.
+--- of classes, and lists of a size that is known when it is translated. Each function is compared
+--- with plain Lua over 101 pairs of numbers, special ones among them, in both forms.
 
 package.path = "tests/?.lua;" .. package.path
 require "tidepool" -- first, as users do

@@ -1,4 +1,4 @@
--- On a device (not stock: the same code runs there): what Lua's operators, library functions, loops,
+-- On a device (not stock: the same code runs there): what Lua's operators, functions, loops,
 -- indices and stores make of special values is the same as in plain Lua. What needs a device says
 -- "skipped: no OpenCL device" without one.
 
