@@ -52,7 +52,7 @@ TEST(an_interrupt_ends_the_map_that_is_waited_for)
         tp_error err = { 0 };
         pthread_t thread;
         OK(tp_map_doubles(
-            &map, from_lua(host, "return function(x) require('tidepool').sleep(0.3) return x end"),
+            &map, from_lua(host, "return function(x) require('tidepool').sleep(60) return x end"),
             (const double *[]){ x }, 1, 8, NULL, e));
         CHECK_INT(0, pthread_create(&thread, NULL, interrupt_soon, host));
         CHECK_INT(-1, reads ? tp_map_read_doubles(map, x, 8, &err) : tp_map_next(map, &r, &err));
