@@ -8,6 +8,7 @@ local cluster = {}
 local Cluster = {}
 Cluster.__index = Cluster
 
+--- Runs a shell command -> what it printed, of both kinds, and its exit code.
 local function capture(command)
   local pipe = assert(io.popen(command .. " 2>&1; echo $?"))
   local text = pipe:read "*a"
@@ -15,6 +16,8 @@ local function capture(command)
   local before, status = text:match "^(.-)(%d+)\n$"
   return before, tonumber(status)
 end
+
+cluster.capture = capture
 
 --- Is there a server to be started? (Specs are pending without one.)
 function cluster.is_possible()

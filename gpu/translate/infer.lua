@@ -124,6 +124,22 @@ local function bake(inst, static)
     return static
 end
 
+-- The host's value behind a name that is no local of the function `fn`: an upvalue's or a global's.
+function infer.static_outside(fn, name)
+    local index = fn.source.upvalues[name]
+    if index then
+        local value = fn.value
+        local function read()
+            local _, now = debug.getupvalue(value, index)
+            return now
+        end
+        return { path = name, key = tostring(debug.upvalueid(value, index)), value = read(), read = read }
+    end
+    local env = fn.env
+    local function read() return env[name] end
+    return { path = name, key = tostring(env) .. "." .. name, value = read(), read = read, is_global = true }
+end
+
 local static_of
 
 local function static_name(inst, node)
@@ -137,19 +153,7 @@ local function static_name(inst, node)
         end
         return
     end
-    local fn = inst.fn
-    local index = fn.source.upvalues[node.name]
-    if index then
-        local value = fn.value
-        local function read()
-            local _, now = debug.getupvalue(value, index)
-            return now
-        end
-        return { path = node.name, key = tostring(debug.upvalueid(value, index)), value = read(), read = read }
-    end
-    local env, name = fn.env, node.name
-    local function read() return env[name] end
-    return { path = name, key = tostring(env) .. "." .. name, value = read(), read = read, is_global = true }
+    return infer.static_outside(inst.fn, node.name)
 end
 
 local function static_index(inst, node)

@@ -562,26 +562,9 @@ local function bind_table(L, at, scope, var, value)
     scope.vars[var] = value
 end
 
--- The host's value behind a name that is no local.
-local function static_name(L, node)
-    local fn = L.context.fn
-    local index = fn.source.upvalues[node.name]
-    if index then
-        local value = fn.value
-        local function read()
-            local _, now = debug.getupvalue(value, index)
-            return now
-        end
-        return { path = node.name, key = tostring(debug.upvalueid(value, index)), value = read(), read = read }
-    end
-    local env, name = fn.env, node.name
-    local function read() return env[name] end
-    return { path = name, key = tostring(env) .. "." .. name, value = read(), read = read, is_global = true }
-end
-
 local function name_value(L, node)
     local known = node.var and lookup(L, node.var)
-    if not known then return of_static(L, node, static_name(L, node)) end
+    if not known then return of_static(L, node, L.infer.static_outside(L.context.fn, node.name)) end
     if known.t == "variable" then
         local value = scalar(name_of(L, node, known.var), known.class)
         value.variable = known.of.assigned and not known.is_parameter and known.of or nil
@@ -1620,6 +1603,18 @@ local function callee_of(L, node)
     refuse(L, node, "the method ':%s', which %s", node.name, meta and "its class has not" or "a table without a metatable has not")
 end
 
+-- The values of a call that gives `count` results: it is made once, and they are locals.
+local function values_of_call(L, node, made, count)
+    if count < 2 then return { scalar(made) } end
+    local vars, list = {}, {}
+    for i = 1, count do
+        vars[i] = new_local(L, "t", node)
+        list[i] = scalar(name_of(L, node, vars[i]))
+    end
+    emit(L, node_at(L, node, "Local", { vars = vars, exprs = { made } }))
+    return list
+end
+
 function call_values(L, node)
     local callee, first, base = callee_of(L, node)
     if not callee then -- a method of a string or a typed array
@@ -1649,28 +1644,12 @@ function call_values(L, node)
         local builtin = builtins.find(fn)
         if builtin or debug.getinfo(fn, "S").what ~= "Lua" then
             local made = node_at(L, node, "Call", { callee = fixed(L, node, callee.static), args = nodes_of(L, node, values, fn) })
-            local count = builtin and builtin.results and #builtin.results or 1
-            if count < 2 then return { scalar(made) } end
-            local vars, list = {}, {}
-            for i = 1, count do
-                vars[i] = new_local(L, "t", node)
-                list[i] = scalar(name_of(L, node, vars[i]))
-            end
-            emit(L, node_at(L, node, "Local", { vars = vars, exprs = { made } }))
-            return list
+            return values_of_call(L, node, made, builtin and builtin.results and #builtin.results or 1)
         end
         local about = L.function_of(fn, callee.static.path, node)
         if not has_tables and not lower.touches(L, about, about.def) then
             local made = node_at(L, node, "Call", { callee = fixed(L, node, callee.static), args = nodes_of(L, node, values) })
-            local count = lower.results_of(about.def)
-            if count < 2 then return { scalar(made) } end
-            local vars, list = {}, {}
-            for i = 1, count do
-                vars[i] = new_local(L, "t", node)
-                list[i] = scalar(name_of(L, node, vars[i]))
-            end
-            emit(L, node_at(L, node, "Local", { vars = vars, exprs = { made } }))
-            return list
+            return values_of_call(L, node, made, lower.results_of(about.def))
         end
     end
     return inline(L, node, callee, values)

@@ -143,6 +143,10 @@ static double rate(const tp_report *r, const tp_report_function *f)
                           : 0;
 }
 
+/* what helps where results are read slowly */
+static const char for_reader[] = "Do in the function what the script does with each result, or "
+                                 "take results together: :list(), :sum(), :array().";
+
 static void find_waits(findings *all, const tp_report_function *f)
 {
     const tp_report *r = all->r;
@@ -168,8 +172,7 @@ static void find_waits(findings *all, const tp_report_function *f)
             "and %s could give %s a second. They waited for the reader %s of the time.",
             amount(&a, (double)f->items / active), workers_of(&b, n), amount(&c, rate(r, f)),
             percent(&d, share));
-        SAY(to->advice, "Do in the function what the script does with each result, or take results "
-                        "together: :list(), :sum(), :array().");
+        SAY(to->advice, "%s", for_reader);
     }
     if (share < WAITED && f->active_ns >= ACTIVE_MIN_NS &&
         (double)f->unread_ns >= 0.5 * (double)f->active_ns) {
@@ -179,8 +182,7 @@ static void find_waits(findings *all, const tp_report_function *f)
             "The results are read slowly: for %s, %s of the time, all inputs were done and the "
             "script still took results.",
             seconds(&a, (double)f->unread_ns * 1e-9), percent(&b, share));
-        SAY(to->advice, "Do in the function what the script does with each result, or take results "
-                        "together: :list(), :sum(), :array().");
+        SAY(to->advice, "%s", for_reader);
     }
     share = waited(r, f, TP_REASON_ORDER);
     if (share >= WAITED) {

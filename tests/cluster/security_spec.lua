@@ -4,16 +4,8 @@
 local support = require "tests.support"
 local cluster = require "tests.support_cluster"
 
-local contains = support.contains
+local capture, contains = cluster.capture, support.contains
 local once = [[print(require "tidepool".App("job"):func(function(x) return x end):remote(4))]]
-
---- Runs a command -> what it printed, its exit code
-local function capture(command)
-  local pipe = io.popen(command .. " 2>&1; echo $?")
-  local text, status = pipe:read "*a":match "^(.-)(%d+)\n$"
-  pipe:close()
-  return text, tonumber(status)
-end
 
 local function has(command)
   return select(2, capture("command -v " .. command)) == 0
