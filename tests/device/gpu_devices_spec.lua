@@ -1,6 +1,6 @@
 --- Several devices, devices that fail, and programs that are kept on disk. Each in a process of its
--- own, with PoCL's processor counted twice, an OpenCL that fails on purpose
--- (tests/opencl/faults.c), or a cache of its own.
+-- own (not stock: it is the program), with PoCL's processor counted twice, an OpenCL that fails on
+-- purpose (tests/opencl/faults.c), or a cache of its own.
 
 local shell = require "tests.cli.shell"
 local support = require "tests.support"

@@ -1,6 +1,7 @@
---- Compiled programs on disk: taken only from where nobody else can have put them. Each run is a
--- process of its own, with a cache and a key of its own, and tells by an OpenCL that keeps a log
--- (tests/opencl/faults.c) whether it compiled ("source") or took what was kept ("binary").
+--- Compiled programs on disk (not stock: scripts of the program): taken only from where nobody else
+-- can have put them. Each run is a process of its own, with a cache and a key of its own, and tells
+-- by an OpenCL that keeps a log (tests/opencl/faults.c) whether it compiled ("source") or took what
+-- was kept ("binary").
 
 local bit = require "bit"
 local lfs = require "lfs"

@@ -1,4 +1,5 @@
---- How a script ends: promptly, with the right exit code, whatever still runs.
+--- How a script ends: promptly, with the right exit code, whatever still runs (not stock:
+-- it is the program that runs them).
 
 local support = require "tests.support"
 
