@@ -633,7 +633,7 @@ end
 
 function expression.Fixed(inst, node) return captured(inst, node, node.static) end
 
--- An element of a room. Its index is in range: lower.lua has seen to it.
+-- An element of a room. Its index is in range: lower/places.lua has seen to it.
 function expression.Cell(inst, node, flow)
     expr(inst, node.index, flow)
     local known = inst.vars[node.var]

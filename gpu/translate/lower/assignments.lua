@@ -1,0 +1,361 @@
+-- assignments.lua: locals, and assignments to them, to fields and to elements.
+
+local calls = require "tidepool.translate.lower.calls"
+local classes = require "tidepool.translate.lower.classes"
+local elements = require "tidepool.translate.lower.elements"
+local expressions = require "tidepool.translate.lower.expressions"
+local facts = require "tidepool.translate.lower.facts"
+local library = require "tidepool.translate.lower.library"
+local nodes = require "tidepool.translate.lower.nodes"
+local places = require "tidepool.translate.lower.places"
+local ranges = require "tidepool.translate.lower.ranges"
+local scopes = require "tidepool.translate.lower.scopes"
+local walk = require "tidepool.translate.lower.walk"
+
+local extend, find, make_list, make_table, new_class = classes.extend, classes.find, classes.make_list, classes.make_table, classes.new_class
+local note_change, note_variable = classes.note_change, classes.note_variable
+local is_inside, is_rough, joined, open_loop, range_of = ranges.is_inside, ranges.is_rough, ranges.joined, ranges.open_loop, ranges.range_of
+local all_of, binop, emit, error_statement, fixed, hold = nodes.all_of, nodes.binop, nodes.emit, nodes.error_statement, nodes.fixed, nodes.hold
+local hold_value, is_boolean, is_number, is_stable = nodes.hold_value, nodes.is_boolean, nodes.is_number, nodes.is_stable
+local is_whole, name_of, new_local, node_at, number = nodes.is_whole, nodes.name_of, nodes.new_local, nodes.node_at, nodes.number
+local refuse, scalar = nodes.refuse, nodes.scalar
+local ROOM_MAX, first_of, last_of, new_storage = places.ROOM_MAX, places.first_of, places.last_of, places.new_storage
+local note_copy, note_mutation, object, room_index = places.note_copy, places.note_mutation, places.object, places.room_index
+local copy, place_in = elements.copy, elements.place_in
+local bind_table, lookup = scopes.bind_table, scopes.lookup
+local peek = facts.peek
+local expr, statement = walk.expr, walk.statement
+local expr_scalar = expressions.expr_scalar
+local append_place, times_here = library.append_place, library.times_here
+local expr_list, mark_named = calls.expr_list, calls.mark_named
+
+-- The class of a variable that is assigned tables.
+local function variable_class(L, var)
+    return L.variables[var]
+end
+
+local function widen_range(L, var, node)
+    local known = L.ranges[var]
+    local range = node and range_of(L, node) or false
+    if known == nil then
+        L.ranges[var] = range
+        note_change(L)
+    elseif known then
+        local wider = range and joined(known, range) or false
+        if wider and wider[1] == known[1] and wider[2] == known[2] and wider[3] == known[3] then return end
+        L.widened[var] = (L.widened[var] or 0) + 1
+        if L.widened[var] > 6 then wider = false end
+        L.ranges[var] = wider
+        note_change(L)
+    end
+end
+
+-- Declares a local with a value, which may be missing.
+local function bind(L, at, var, value)
+    if value and value.t ~= "scalar" and not var.assigned then return bind_table(L, at, L.scope, var, value) end
+    local class = variable_class(L, var)
+    local may_be_nil = var.assigned and (not value or value.t == "scalar" and value.node.tag == "Nil")
+    local flag
+    if may_be_nil and L.nilable[var] then
+        flag = new_local(L, "has " .. var.name, at, true)
+        emit(L, node_at(L, at, "Local", { vars = { flag }, exprs = { node_at(L, at, "False", {}) } }))
+    end
+    if value and value.t ~= "scalar" and not class then
+        if value.t == "function" or value.t == "static" and type(value.static.value) ~= "table" then
+            refuse(L, at, "'%s' is assigned to; a name has one function or array on a device", var.name)
+        end
+        class = new_class()
+        class.is_table = true
+        L.variables[var] = class
+        note_change(L)
+    end
+    if class then
+        L.zero = flag ~= nil
+        local storage = new_storage(L, at, class, var.name)
+        L.zero = false
+        L.scope.vars[var] = { t = "object", storage = storage, flag = flag, may_be_nil = may_be_nil, of = var }
+        if value and value.t ~= "scalar" then
+            copy(L, at, L.scope.vars[var], value)
+            if value.t == "object" and value.is_named then note_copy(L, at, value, L.scope.vars[var]) end
+        end
+        return
+    end
+    local new = new_local(L, var.name, at, var.assigned)
+    local node = value and value.node or nil
+    if flag then
+        L.scope.vars[var] = { t = "variable", var = new, of = var, flag = flag, may_be_nil = true }
+        emit(L, node_at(L, at, "Local", { vars = { new }, exprs = { L.booleans[var] and node_at(L, at, "False", {}) or number(L, at, 0) } }))
+        return
+    end
+    if not var.assigned then
+        if node and node.tag == "Nil" then
+            L.scope.vars[var] = value
+            return
+        end
+        new.range = node and range_of(L, node)
+        new.is_number = node and is_number(node)
+    else
+        if node and node.tag ~= "Nil" then widen_range(L, var, node) end
+        new.range = L.ranges[var] or nil
+    end
+    L.scope.vars[var] = { t = "variable", var = new, of = var, class = not var.assigned and value and value.class or nil, may_be_nil = may_be_nil }
+    emit(L, node_at(L, at, "Local", { vars = { new }, exprs = node and node.tag ~= "Nil" and { node } or {} }))
+end
+
+function statement.Local(L, node)
+    local values = mark_named(node.exprs, expr_list(L, node.exprs, node.vars))
+    if #node.vars > 1 then
+        for i, value in ipairs(values) do
+            if value.t == "scalar" and not is_stable(value.node) then
+                values[i] = hold_value(L, node, value, node.vars[i] and node.vars[i].name)
+            end
+        end
+    end
+    for i, var in ipairs(node.vars) do bind(L, node, var, values[i]) end
+end
+
+function statement.LocalFunction(L, node)
+    L.scope.vars[node.var] = { t = "function", def = node.def, scope = L.scope, fn = L.context.fn, name = node.var.name }
+end
+
+local function is_same(a, b)
+    while a.tag == "Paren" do a = a.expr end
+    while b.tag == "Paren" do b = b.expr end
+    if a.tag ~= b.tag then return false end
+    if a.tag == "Name" then return a.var == b.var and a.name == b.name end
+    if a.tag == "Number" or a.tag == "String" then return a.value == b.value end
+    if a.tag == "Binop" then return a.op == b.op and is_same(a.left, b.left) and is_same(a.right, b.right) end
+    return a.tag == "Index" and is_same(a.object, b.object) and is_same(a.key, b.key)
+end
+
+local function is_permutation(node)
+    if #node.targets ~= #node.exprs then return false end
+    for _, target in ipairs(node.targets) do
+        local found = false
+        for _, each in ipairs(node.exprs) do found = found or is_same(target, each) end
+        if not found then return false end
+    end
+    return true
+end
+
+-- The place that an assignment to an element writes to; nil where the next round knows it. Makes
+-- room for a new last (or first) element.
+local function place_to_write(L, at, base, key)
+    note_mutation(L, at, base)
+    local class = find(base.storage.class)
+    local is_constant = key.tag == "String" or key.tag == "Number"
+    if is_constant and not (class.has_list and key.tag == "Number") then
+        if key.tag == "Number" and class.grows and key.value == math.floor(key.value) and key.value >= 0 then
+            -- an element of a list that is written one by one
+            make_list(L, class)
+        else
+            return (place_in(L, at, base, key, false))
+        end
+    end
+    class = make_list(L, class)
+    local list = base.storage.list
+    local range = range_of(L, key)
+    local within = class.count and is_inside(range, 1, class.count)
+    if not within then
+        if not class.grows then
+            class.grows = true
+            note_change(L)
+        end
+        local precise = range and not is_rough(key) and range
+        if precise then
+            if precise[1] < 0 then
+                L.refusal = L.refusal or { at, "an index of '%s' that may be %g; lists on a device count from 0 or 1", base.storage.name, precise[1] }
+            elseif precise[2] - precise[1] > ROOM_MAX then
+                L.refusal = L.refusal or { at, "an index of '%s' from %g to %g; a list has at most %d elements on a device", base.storage.name,
+                    precise[1],
+                    precise[2], ROOM_MAX }
+            else
+                extend(L, class, math.min(1, math.floor(precise[1])), math.floor(precise[2]))
+            end
+        else
+            local loop = open_loop(key)
+            if loop and class.to < 1 and not class.count then
+                L.refusal = L.refusal or { at, "'%s' is filled by the loop of line %d, whose limit is not known before it runs; "
+                    .. "give the loop a constant limit",
+                    base.storage.name, loop }
+            end
+            -- Each write makes the list longer by one element at most.
+            local times = times_here(L, at, base.storage.root, true)
+            if times then
+                base.storage.counted = (base.storage.counted or 0) + times
+                local counted = (class.count or 0) + base.storage.counted
+                if counted > (class.counted or 0) then
+                    class.counted = counted
+                    note_change(L)
+                end
+            elseif class.to < 1 and not class.counted and not class.appended and not class.count then
+                L.refusal = L.refusal or { at, "the size of '%s' is not known before it runs: nothing bounds this index; "
+                    .. "fill it by a loop with a constant limit", base.storage.name }
+            end
+        end
+    end
+    if not list then return end
+    if within and list.is_fixed then return object(list.element, hold(L, at, room_index(L, at, base, key), "at")) end
+    if list.is_fixed then return end
+    key = hold(L, at, key, "index")
+    local first, last = hold(L, at, first_of(L, at, base), "first"), hold(L, at, last_of(L, at, base), "last")
+    local top = number(L, at, list.from + list.count - 1)
+    local function clause(cond, var)
+        return node_at(L, at, "Clause", { cond = cond, body = var and { base.at and node_at(L, at, "Put", { var = var, index = base.at, value = key })
+            or node_at(L, at, "Assign", { targets = { name_of(L, at, var) }, exprs = { key } }) } or {} })
+    end
+    local one = number(L, at, 1)
+    local is_empty = binop(L, at, "<", last, first)
+    local begins = clause(all_of(L, at, { is_empty, is_whole(L, at, key), binop(L, at, ">=", key, number(L, at, list.from)), binop(L, at, "<=",
+        key, top) }),
+        list.first)
+    begins.body[2] = clause(nil, list.last).body[1]
+    emit(L, node_at(L, at, "If", { clauses = {
+        clause(all_of(L, at, { binop(L, at, ">=", key, first), binop(L, at, "<=", key, last), is_whole(L, at, key) })),
+        clause(all_of(L, at, { binop(L, at, "==", key, binop(L, at, "+", last, one)), binop(L, at, "<=", key, top),
+            binop(L, at, ">=", last, first) }), list.last),
+        begins,
+        clause(all_of(L, at, { binop(L, at, "==", key, binop(L, at, "-", first, one)), binop(L, at, ">=", key, number(L, at, list.from)) }),
+            list.first),
+    }, orelse = { error_statement(L, at, { "index ", (" of '%s' would leave a hole, or is beyond its %d elements; "
+        .. "on a device a list has neither"):format(
+        base.storage.name, list.from + list.count - 1) }, key) } }))
+    return object(list.element, hold(L, at, room_index(L, at, base, key), "at"))
+end
+
+-- An index that is the length of the same list plus one.
+local function is_append(L, target, base)
+    local key = target.key
+    while key.tag == "Paren" do key = key.expr end
+    if key.tag ~= "Binop" or key.op ~= "+" or key.right.tag ~= "Number" or key.right.value ~= 1 then return false end
+    if key.left.tag ~= "Unop" or key.left.op ~= "#" then return false end
+    local list = peek(L, key.left.expr)
+    return base.t == "object" and list ~= nil and list.t == "object" and list.storage == base.storage and list.at == base.at
+end
+
+local function is_last(L, target, base)
+    local key = target.key
+    while key.tag == "Paren" do key = key.expr end
+    local list = key.tag == "Unop" and key.op == "#" and peek(L, key.expr)
+    return list and base.t == "object" and list.t == "object" and list.storage == base.storage and list.at == base.at
+end
+
+-- Assigns a value to a target whose table and index were evaluated.
+local function store(L, at, target, value)
+    if target.is_unknown then return end
+    if target.variable then
+        local known = target.variable
+        local is_nil = value.t == "scalar" and value.node.tag == "Nil"
+        if known.flag then
+            local is_there = node_at(L, at, is_nil and "False" or "True", {})
+            emit(L, node_at(L, at, "Assign", { targets = { name_of(L, at, known.flag) }, exprs = { is_there } }))
+            if is_nil then return end
+        end
+        if known.may_be_nil and value.t == "scalar" and is_boolean(value.node) and not L.booleans[known.of] then
+            L.booleans[known.of] = true
+            note_change(L)
+        end
+        if known.t == "variable" then
+            if value.t ~= "scalar" then
+                if known.is_parameter then
+                    refuse(L, at, "a table is assigned to the parameter '%s', which is a number; use another local", known.of.name)
+                end
+                if value.t == "function" or value.t == "static" and type(value.static.value) ~= "table" then
+                    refuse(L, at, "'%s' is assigned to; a name has one function or array on a device", known.of.name)
+                end
+                L.variables[known.of] = L.variables[known.of] or new_class()
+                L.variables[known.of].is_table = true
+                note_change(L)
+                return
+            end
+            if value.node.tag ~= "Nil" then widen_range(L, known.of, value.node) end
+            emit(L, node_at(L, at, "Assign", { targets = { name_of(L, at, known.var) }, exprs = { value.node } }))
+            return
+        end
+        copy(L, at, known, value)
+        if value.t == "object" and value.is_named then note_copy(L, at, value, known) end
+        return
+    end
+    if target.array then
+        if value.t ~= "scalar" then refuse(L, at, "an element of '%s' that is no number", target.array.path) end
+        emit(L, node_at(L, at, "Assign", { targets = { node_at(L, at, "Index", { object = fixed(L, at, target.array), key = target.key }) },
+            exprs = { value.node } }))
+        return
+    end
+    if target.is_last and value.t == "scalar" and value.node.tag == "Nil" then
+        library.remove(L, at, { target.base })
+        return
+    end
+    local place
+    if target.is_append then
+        note_mutation(L, at, target.base)
+        place = append_place(L, at, target.base)
+    else
+        place = place_to_write(L, at, target.base, target.key)
+    end
+    if value.t ~= "scalar" then
+        local class = find(target.base.storage.class)
+        local field = class.fields[target.key and class.has_list and target.key.tag ~= "String" and "*" or target.key and target.key.value or "*"]
+        if field and not find(field).is_table then
+            find(field).is_table = true
+            note_change(L)
+        end
+    end
+    if not place then return end
+    copy(L, at, place, value)
+    if value.t == "object" and value.is_named then note_copy(L, at, value, place) end
+end
+
+function statement.Assign(L, node)
+    local targets = {}
+    local swaps = is_permutation(node)
+    for i, target in ipairs(node.targets) do
+        if target.tag == "Name" then
+            local known = target.var and lookup(L, target.var)
+            if not known or known.t ~= "variable" and known.t ~= "object" then
+                refuse(L, target, "assignment to '%s', which is not a local of this function; GPU functions share no state, return the value",
+                    target.name)
+            end
+            targets[i] = { variable = known }
+        else
+            local base = expr(L, target.object)
+            if base.t == "object" then
+                local made = { base = base, is_append = is_append(L, target, base), is_last = is_last(L, target, base) }
+                if not made.is_append and not made.is_last then
+                    made.key = (target.key.tag == "String" or target.key.tag == "Number") and target.key
+                        or hold(L, target, expr_scalar(L, target.key, "an index"), "index")
+                elseif made.is_last then
+                    made.key = hold(L, target, expr_scalar(L, target.key, "an index"), "index")
+                end
+                targets[i] = made
+            elseif base.t == "static" and L.infer.array_type(base.static.value) and #node.targets == 1 and target.key.tag ~= "String" then
+                targets[i] = { array = base.static, key = expr_scalar(L, target.key, "an index") }
+            else
+                note_variable(L, base)
+                if base.class then
+                    make_table(L, base.class, target.key)
+                    targets[i] = { is_unknown = true }
+                    goto next_target
+                end
+                refuse(L, target, "assignment to an element or field of '%s'; GPU functions share no state but typed arrays, return the value",
+                    base.static and base.static.path or "something computed")
+            end
+        end
+        ::next_target::
+    end
+    local values = expr_list(L, node.exprs, node.targets)
+    if not swaps then mark_named(node.exprs, values) end
+    if #targets > 1 then
+        for i, value in ipairs(values) do
+            if value.t == "scalar" then
+                values[i] = hold_value(L, node, value)
+            elseif value.t == "object" then
+                local kept = object(new_storage(L, node, value.storage.class, "t"))
+                copy(L, node, kept, value)
+                values[i] = kept
+            end
+        end
+    end
+    -- The last one first, as LuaJIT does.
+    for i = #targets, 1, -1 do store(L, node, targets[i], values[i] or scalar(node_at(L, node, "Nil", {}))) end
+end

@@ -1,0 +1,191 @@
+-- calls.lua: finds out what is called and evaluates its arguments.
+
+local builtins = require "tidepool.translate.builtins"
+local classes = require "tidepool.translate.lower.classes"
+local functions = require "tidepool.translate.lower.functions"
+local inlining = require "tidepool.translate.lower.inlining"
+local library = require "tidepool.translate.lower.library"
+local nodes = require "tidepool.translate.lower.nodes"
+local ranges = require "tidepool.translate.lower.ranges"
+local statics = require "tidepool.translate.lower.statics"
+local walk = require "tidepool.translate.lower.walk"
+
+local calls = {}
+
+local find = classes.find
+local range_of = ranges.range_of
+local emit, fixed, hold_value, is_stable, name_of = nodes.emit, nodes.fixed, nodes.hold_value, nodes.is_stable, nodes.name_of
+local new_local, node_at, refuse, scalar = nodes.new_local, nodes.node_at, nodes.refuse, nodes.scalar
+local of_static, static_field, static_function = statics.of_static, statics.static_field, statics.static_function
+local expr, expression = walk.expr, walk.expression
+local results_of, touches = functions.results_of, functions.touches
+local inline = inlining.inline
+
+local call_values
+
+-- The metatable of a table, a value of the host; nil when it has none.
+local function meta_of(value)
+    if value.t == "object" then
+        local meta = find(value.storage.class).meta
+        return meta and meta.value
+    elseif value.t == "static" and type(value.static.value) == "table" then
+        return debug.getmetatable(value.static.value)
+    elseif value.t == "element" then
+        return debug.getmetatable(value.example.value)
+    end
+end
+calls.meta_of = meta_of
+
+function expression.Call(L, node)
+    local values = call_values(L, node)
+    if not values[1] then refuse(L, node, "a call that returns nothing, used as a value") end
+    return values[1]
+end
+
+expression.Method = expression.Call
+
+local function hold_values(L, at, values)
+    for i, value in ipairs(values) do values[i] = hold_value(L, at, value) end
+    return values
+end
+
+-- The values of an expression list, with all of the last call's. `names`: of what they are given
+-- to.
+local function expr_list(L, exprs, names)
+    local list, marks = {}, {}
+    for i, node in ipairs(exprs) do
+        if i == #exprs and (node.tag == "Call" or node.tag == "Method") then
+            marks[#list + 1] = #L.out
+            for _, value in ipairs(call_values(L, node)) do list[#list + 1] = value end
+        else
+            marks[i] = #L.out
+            L.naming = node.tag == "Table" and names and names[i] and names[i].name or nil
+            list[i] = expr(L, node)
+        end
+    end
+    -- What was evaluated before statements of later ones is kept from them.
+    local last = #L.out
+    for i = #exprs, 1, -1 do
+        local value = list[i]
+        local mark = marks[i + 1]
+        if mark and value and value.t == "scalar" and last > mark and not is_stable(value.node) then
+            local var = new_local(L, "t", exprs[i])
+            var.range = range_of(L, value.node)
+            table.insert(L.out, mark + 1, node_at(L, exprs[i], "Local", { vars = { var }, exprs = { value.node } }))
+            list[i] = scalar(name_of(L, exprs[i], var), value.class)
+            last = last + 1
+        end
+    end
+    return list
+end
+calls.expr_list = expr_list
+
+local function nodes_of(L, at, values, fn)
+    local list = {}
+    for i, value in ipairs(values) do
+        if value.t ~= "scalar" and (fn == error or fn == assert and i == 2) then
+            refuse(L, at, "the message of %s must be a string that is known beforehand, with at most one number that is computed here",
+                fn == error and "error" or "assert")
+        end
+        if value.t == "object" or value.t == "element" then refuse(L, at, "a table as an argument of a library function; pass its fields") end
+        list[i] = value.t == "scalar" and value.node or value.t == "static" and fixed(L, at, value.static)
+        if not list[i] then refuse(L, at, "a function as an argument of a library function") end
+    end
+    return list
+end
+
+-- Which function is called, and the values before its arguments.
+local function callee_of(L, node)
+    if node.tag == "Call" then
+        local callee = expr(L, node.callee)
+        if callee.t == "static" and type(callee.static.value) == "table" then
+            local meta = debug.getmetatable(callee.static.value)
+            local handler = meta and rawget(meta, "__call")
+            if type(handler) == "function" then return static_function(callee.static.path, handler), { callee } end
+        end
+        return callee, {}
+    end
+    local object_ = expr(L, node.object)
+    local path = ("%s"):format(node.name)
+    if object_.t == "static" and type(object_.static.value) == "table" then
+        local method = object_.static.value[node.name]
+        if method ~= nil then return of_static(L, node, static_field(object_.static, node.name)), { object_ } end
+    end
+    local meta = meta_of(object_)
+    local index = meta and rawget(meta, "__index")
+    local method = type(index) == "table" and index[node.name]
+    if type(method) == "function" then
+        return { t = "static", static = { path = path, key = tostring(index) .. "." .. path, value = method,
+            read = function() return index[node.name] end } },
+            { object_ }
+    end
+    if object_.t == "scalar" or object_.t == "static" then return nil, nil, object_ end
+    refuse(L, node, "the method ':%s', which %s", node.name, meta and "its class has not" or "a table without a metatable has not")
+end
+
+-- The values of a call that gives `count` results: it is made once, and they are locals.
+local function values_of_call(L, node, made, count)
+    if count < 2 then return { scalar(made) } end
+    local vars, list = {}, {}
+    for i = 1, count do
+        vars[i] = new_local(L, "t", node)
+        list[i] = scalar(name_of(L, node, vars[i]))
+    end
+    emit(L, node_at(L, node, "Local", { vars = vars, exprs = { made } }))
+    return list
+end
+
+function call_values(L, node)
+    local callee, first, base = callee_of(L, node)
+    if not callee then -- a method of a string or a typed array
+        local args = nodes_of(L, node, expr_list(L, node.args))
+        local target = base.t == "static" and fixed(L, node, base.static) or base.node
+        return { scalar(node_at(L, node, "Method", { object = target, name = node.name, args = args })) }
+    end
+    if callee.t == "scalar" or callee.t == "static" and type(callee.static.value) ~= "function" then
+        local static = callee.static or callee.node.static
+        local value = static and static.value
+        refuse(L, node, "a call of %s", static and ("'%s', which is %s"):format(static.path, value == nil and "nil" or "a " .. type(value))
+            or "something that is computed; only functions with a name can be called")
+    elseif callee.t ~= "function" and callee.t ~= "static" then
+        refuse(L, node, "a call of a table")
+    end
+    local values = expr_list(L, node.args)
+    for i, value in ipairs(values) do first[#first + 1] = value values[i] = nil end
+    values = first
+    local fn = callee.static and callee.static.value
+    if callee.t == "static" and library.functions[fn] then return library.functions[fn](L, node, hold_values(L, node, values)) end
+    local has_tables = callee.t == "function"
+    for _, value in ipairs(values) do
+        has_tables = has_tables or value.t == "object" or value.t == "element" or value.t == "function"
+            or value.t == "static" and type(value.static.value) == "table" and not L.infer.array_type(value.static.value)
+    end
+    if callee.t == "static" then
+        local builtin = builtins.find(fn)
+        if builtin or debug.getinfo(fn, "S").what ~= "Lua" then
+            local made = node_at(L, node, "Call", { callee = fixed(L, node, callee.static), args = nodes_of(L, node, values, fn) })
+            return values_of_call(L, node, made, builtin and builtin.results and #builtin.results or 1)
+        end
+        local about = L.function_of(fn, callee.static.path, node)
+        if not has_tables and not touches(L, about, about.def) then
+            local made = node_at(L, node, "Call", { callee = fixed(L, node, callee.static), args = nodes_of(L, node, values) })
+            return values_of_call(L, node, made, results_of(about.def))
+        end
+    end
+    return inline(L, node, callee, values)
+end
+calls.call_values = call_values
+
+-- Marks tables that go on being reached by their own name.
+function calls.mark_named(exprs, values)
+    for i, node in ipairs(exprs) do
+        while node.tag == "Paren" do node = node.expr end
+        local value = values[i]
+        if value and value.t == "object" and (node.tag == "Name" or node.tag == "Index") then
+            values[i] = { t = "object", storage = value.storage, at = value.at, is_named = true }
+        end
+    end
+    return values
+end
+
+return calls

@@ -1,0 +1,115 @@
+-- classes.lua: what is known of tables that must be laid out alike.
+--
+-- A class: is_table; fields by key, with those of a list's elements at "*"; order of the keys;
+-- meta: the metatable, a Static. Of a list: has_list; from, to: the indexes that are written;
+-- counted: elements that are written at indexes that nobody knows; appended: elements that are
+-- added at its end; count: elements of its constructor; grows: not always as many.
+
+local classes = {}
+
+local function new_class() return { fields = {}, order = {} } end
+classes.new_class = new_class
+
+local function find(class)
+    while class.same do class = class.same end
+    return class
+end
+classes.find = find
+
+local function note_change(L) L.changed = true end
+classes.note_change = note_change
+
+local function field_class(L, class, key)
+    class = find(class)
+    if class.has_list and type(key) == "number" then key = "*" end
+    local field = class.fields[key]
+    if not field then
+        field = new_class()
+        class.fields[key] = field
+        class.order[#class.order + 1] = key
+        class.is_table = true
+        note_change(L)
+    end
+    return find(field)
+end
+classes.field_class = field_class
+
+local unify
+
+-- Makes the class that of a list: whole numbers are computed keys.
+local function make_list(L, class)
+    class = find(class)
+    if class.has_list then return class end
+    class.has_list, class.is_table, class.from, class.to = true, true, 1, 0
+    note_change(L)
+    local order = {}
+    for _, key in ipairs(class.order) do
+        if type(key) == "number" then
+            local field = class.fields[key]
+            class.fields[key] = nil
+            class.from, class.to = math.min(class.from, key), math.max(class.to, key)
+            if class.fields["*"] then unify(L, class.fields["*"], field) else class.fields["*"] = field end
+        else
+            order[#order + 1] = key
+        end
+    end
+    class.order = order
+    class.fields["*"] = class.fields["*"] or new_class()
+    return class
+end
+classes.make_list = make_list
+
+function unify(L, a, b)
+    a, b = find(a), find(b)
+    if a == b then return a end
+    note_change(L)
+    if b.has_list then make_list(L, a) elseif a.has_list then make_list(L, b) end
+    b.same = a
+    a.is_table = a.is_table or b.is_table
+    a.meta = a.meta or b.meta
+    a.grows = a.grows or b.grows
+    if a.count and b.count and a.count ~= b.count then a.grows = true end
+    a.count = a.count or b.count
+    if b.has_list then a.from, a.to = math.min(a.from, b.from), math.max(a.to, b.to) end
+    if b.appended then a.appended = math.max(a.appended or 0, b.appended) end
+    if b.counted then a.counted = math.max(a.counted or 0, b.counted) end
+    for key, field in pairs(b.fields) do
+        if a.fields[key] then
+            unify(L, a.fields[key], field)
+        else
+            a.fields[key] = field
+            if key ~= "*" then a.order[#a.order + 1] = key end
+        end
+    end
+    return a
+end
+classes.unify = unify
+
+-- The class is that of a table, since it is indexed with this key.
+function classes.make_table(L, class, key)
+    class = find(class)
+    if not class.is_table then
+        class.is_table = true
+        note_change(L)
+    end
+    if key.tag == "String" or key.tag == "Number" then field_class(L, class, key.value) else make_list(L, class) end
+end
+
+-- The variable is a table's, since it is indexed.
+function classes.note_variable(L, value)
+    local var = value.variable
+    if not var then return end
+    if not L.variables[var] then
+        L.variables[var] = new_class()
+        note_change(L)
+    end
+    value.class = L.variables[var]
+end
+
+function classes.extend(L, class, from, to)
+    class = find(class)
+    if from < class.from then class.from = from note_change(L) end
+    if to > class.to then class.to = to note_change(L) end
+end
+
+return classes

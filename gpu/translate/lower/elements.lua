@@ -1,0 +1,166 @@
+-- elements.lua: reads fields and elements, and copies tables.
+
+local classes = require "tidepool.translate.lower.classes"
+local nodes = require "tidepool.translate.lower.nodes"
+local places = require "tidepool.translate.lower.places"
+local statics = require "tidepool.translate.lower.statics"
+
+local elements = {}
+
+local extend, field_class, find, make_list, make_table = classes.extend, classes.field_class, classes.find, classes.make_list, classes.make_table
+local note_change, note_variable, unify = classes.note_change, classes.note_variable, classes.unify
+local emit, fixed, hold, name_of, new_local, node_at = nodes.emit, nodes.fixed, nodes.hold, nodes.name_of, nodes.new_local, nodes.node_at
+local number, refuse, scalar = nodes.number, nodes.refuse, nodes.scalar
+local check_index, first_of, last_of, object, room_index = places.check_index, places.first_of, places.last_of, places.object, places.room_index
+local value_of, write_var = places.value_of, places.write_var
+local cell_of_matrix, derived, of_static, static_element = statics.cell_of_matrix, statics.derived, statics.of_static, statics.static_element
+local static_field = statics.static_field
+
+local copy
+
+-- Copies a list: its bounds and elements.
+local function copy_list(L, at, to, from)
+    local list = to.storage.list
+    local first, last = hold(L, at, first_of(L, at, from)), hold(L, at, last_of(L, at, from))
+    if not list.is_fixed then
+        write_var(L, at, list.first, to.at, first)
+        write_var(L, at, list.last, to.at, last)
+    end
+    local var, outer = new_local(L, "i", at), L.out
+    local source = from.storage.list
+    local class = find(source.class)
+    var.range = { class.from, class.to, true }
+    L.out = {}
+    local key = name_of(L, at, var)
+    copy(L, at, object(list.element, room_index(L, at, to, key)), value_of(L, at, source.element, room_index(L, at, from, key)))
+    local body = L.out
+    L.out = outer
+    emit(L, node_at(L, at, "Fornum", { var = var, start = first, limit = last, body = body }))
+end
+
+local index_value
+
+-- Copies a value to a place. Classes of both are made alike.
+function copy(L, at, to, value)
+    local storage = to.storage
+    if value.t ~= "scalar" then
+        for _, alias in ipairs(storage.aliases or {}) do
+            if alias.scope.is_open and not L.copied[alias.var] then
+                L.copied[alias.var] = true
+                note_change(L)
+            end
+        end
+    end
+    if value.t == "object" then
+        unify(L, storage.class, value.storage.class)
+        if not storage.fields then return end -- the next round knows
+        for key, field in pairs(storage.fields) do
+            local source = value.storage.fields[key]
+            if source then copy(L, at, object(field, to.at), value_of(L, at, source, value.at)) end
+        end
+        if storage.list and value.storage.list then copy_list(L, at, to, value) end
+    elseif value.t == "static" or value.t == "element" then
+        local static = value.t == "static" and value.static or value.example
+        if type(static.value) ~= "table" then refuse(L, at, "'%s' is a %s, which cannot be put into a table here", static.path,
+            type(static.value)) end
+        local keys = {}
+        for key, each in pairs(static.value) do
+            if type(key) == "string" or type(key) == "number" then
+                if type(each) == "number" or type(each) == "boolean" or type(each) == "table" then keys[#keys + 1] = key end
+            end
+        end
+        table.sort(keys, function(a, b) return tostring(a) < tostring(b) end)
+        for _, key in ipairs(keys) do
+            local field = field_class(L, storage.class, key)
+            local target = storage.fields and storage.fields[key] and object(storage.fields[key], to.at)
+            if storage.list and type(key) == "number" then
+                extend(L, storage.class, key, key)
+                if key >= storage.list.from and key < storage.list.from + storage.list.count then
+                    target = object(storage.list.element, room_index(L, at, to, number(L, at, key)))
+                end
+            end
+            if type(static.value[key]) == "table" then field.is_table = true end
+            if target then copy(L, at, target, index_value(L, at, value, { tag = type(key) == "number" and "Number" or "String", value = key,
+                line = at.line })) end
+        end
+        if storage.list and not storage.list.is_fixed then
+            write_var(L, at, storage.list.first, to.at, number(L, at, static.value[0] ~= nil and 0 or 1))
+            write_var(L, at, storage.list.last, to.at, number(L, at, #static.value))
+        end
+    elseif value.t == "scalar" then
+        if find(storage.class).is_table then
+            if value.node.tag == "Nil" then return end
+            refuse(L, at, "'%s' is a table in one place and a number in another", storage.name)
+        end
+        write_var(L, at, storage.var, to.at, value.node)
+    else
+        refuse(L, at, "a function in a table; on a device call it by its name")
+    end
+end
+elements.copy = copy
+
+-- Which element of a table an expression is: its storage and index; nil in a round that does not
+-- know it yet. `is_read`: it must be there.
+local function place_in(L, at, place, key, is_read)
+    local storage = place.storage
+    local constant = (key.tag == "String" or key.tag == "Number") and key.value
+    local class = find(storage.class)
+    if constant and not (class.has_list and type(constant) == "number") then
+        field_class(L, class, constant)
+        local field = storage.fields and storage.fields[constant]
+        return field and object(field, place.at)
+    end
+    if key.tag == "String" then return end
+    make_list(L, class)
+    local list = storage.list
+    if not list then return end
+    key = hold(L, at, key, "index")
+    if is_read then check_index(L, at, place, key) end
+    return object(list.element, hold(L, at, room_index(L, at, place, key), "at")), key
+end
+elements.place_in = place_in
+
+function index_value(L, at, base, key)
+    local constant = (key.tag == "String" or key.tag == "Number") and key.value
+    if base.t == "static" then
+        local static = base.static
+        local is_array = L.infer.array_type(static.value)
+        if constant ~= false and not (is_array and type(constant) == "number") then
+            if type(static.value) ~= "table" and not is_array then
+                refuse(L, at, "'%s' is a %s, which has no fields", static.path, type(static.value))
+            end
+            return of_static(L, at, static_field(static, constant))
+        end
+        if is_array or type(static.value) ~= "table" then return scalar(node_at(L, at, "Index", { object = fixed(L, at, static), key = key })) end
+        return static_element(L, at, static, key)
+    elseif base.t == "element" then
+        if constant == false then return cell_of_matrix(L, at, base, key) end
+        local example = type(base.example.value) == "table" and base.example.value[constant]
+        if type(example) == "table" then
+            local list = derived(base.static, ("%s[...].%s"):format(base.static.path, constant), "all " .. tostring(constant), function(value)
+                local all = {}
+                for i = 1, #value do all[i] = value[i][constant] end
+                return all
+            end)
+            return { t = "element", static = list, index = base.index, example = { path = list.path .. "[...]", value = example } }
+        end
+        return scalar(node_at(L, at, "Index", { object = node_at(L, at, "Index", { object = fixed(L, at, base.static), key = base.index }),
+            key = key }))
+    elseif base.t == "object" then
+        local place = place_in(L, at, base, key, true)
+        if not place then
+            local known = find(base.storage.class)
+            return scalar(number(L, at, 1), known.fields[known.has_list and key.tag ~= "String" and "*" or constant])
+        end
+        return value_of(L, at, place.storage, place.at)
+    end
+    note_variable(L, base)
+    if base.class then -- an element that is a table, as is seen here
+        make_table(L, base.class, key)
+        return scalar(number(L, at, 1), find(base.class).fields[constant or "*"])
+    end
+    return scalar(node_at(L, at, "Index", { object = base.node or node_at(L, at, "Nil", {}), key = key }))
+end
+elements.index_value = index_value
+
+return elements

@@ -1,0 +1,101 @@
+-- facts.lua: what is known of an expression without evaluating anything: its type, its truth, the
+-- table that it stands for.
+
+local nodes = require "tidepool.translate.lower.nodes"
+local places = require "tidepool.translate.lower.places"
+local scopes = require "tidepool.translate.lower.scopes"
+local statics = require "tidepool.translate.lower.statics"
+
+local facts = {}
+
+local is_number, scalar = nodes.is_number, nodes.scalar
+local object = places.object
+local of_static, static_field = statics.of_static, statics.static_field
+local name_value = scopes.name_value
+
+-- What an expression stands for, if that is known without evaluating anything.
+local function peek(L, node)
+    if node.tag == "Paren" then return peek(L, node.expr) end
+    if node.tag == "Name" then return name_value(L, node) end
+    if node.tag == "Nil" then return scalar(node) end
+    if node.tag == "Index" and (node.key.tag == "String" or node.key.tag == "Number") then
+        local base = peek(L, node.object)
+        if base and base.t == "static" and type(base.static.value) == "table" then return of_static(L, node, static_field(base.static,
+            node.key.value)) end
+        if base and base.t == "object" then
+            local field = base.storage.fields[node.key.value]
+            if field and field.fields then return object(field, base.at) end
+        end
+    end
+end
+facts.peek = peek
+
+-- The type() of what an expression stands for, where it is known.
+local function type_of(L, node)
+    local value = peek(L, node)
+    if not value then return end
+    if value.t == "object" or value.t == "element" then return "table" end
+    if value.t == "function" then return "function" end
+    if value.t == "static" then return type(value.static.value) end
+    if value.node.tag == "Nil" then return "nil" end
+    if value.node.tag == "Fixed" then
+        L.program.baked[value.node.static.key] = value.node.static
+        return type(value.node.static.value)
+    end
+    if is_number(value.node) then return "number" end
+end
+
+-- The string that an expression is known to be.
+local function string_of(L, node)
+    if node.tag == "String" then return node.value end
+    local value = (node.tag == "Name" or node.tag == "Index") and peek(L, node)
+    local static = value and value.t == "scalar" and value.node.tag == "Fixed" and value.node.static
+    if not static or type(static.value) ~= "string" then return end
+    L.program.baked[static.key] = static
+    return static.value
+end
+
+local function truth_of(L, node)
+    local tag = node.tag
+    if tag == "Paren" then return truth_of(L, node.expr) end
+    if tag == "True" or tag == "Number" or tag == "String" then return true end
+    if tag == "False" or tag == "Nil" then return false end
+    if tag == "Unop" and node.op == "not" then
+        local truth = truth_of(L, node.expr)
+        if truth ~= nil then return not truth end
+    elseif tag == "And" or tag == "Or" then
+        local left, right = truth_of(L, node.left), truth_of(L, node.right)
+        if left == (tag == "Or") then return left end
+        if left ~= nil then return right end
+    elseif tag == "Binop" and (node.op == "==" or node.op == "~=") then
+        local left, right = node.left, node.right
+        local text, other = string_of(L, left), string_of(L, right)
+        if text and other then return (text == other) == (node.op == "==") end
+        if left.tag == "String" or left.tag == "Nil" then left, right = right, left end
+        if right.tag == "String" and left.tag == "Call" and #left.args == 1 then
+            local callee = peek(L, left.callee)
+            if callee and callee.t == "static" and callee.static.value == type then
+                local name = type_of(L, left.args[1])
+                if name then return (name == right.value) == (node.op == "==") end
+            end
+        elseif right.tag == "Nil" then
+            local name = type_of(L, left)
+            local value = name == "table" and peek(L, left)
+            if value and (value.t == "element" or value.may_be_nil) then return end
+            if name == "table" or name == "function" or name == "nil" then return (name == "nil") == (node.op == "==") end
+        end
+    elseif tag == "Name" or tag == "Index" then
+        local name = type_of(L, node)
+        local value = name == "table" and peek(L, node)
+        if value and (value.t == "element" or value.may_be_nil) then return end
+        if name == "table" or name == "function" or name == "userdata" or name == "cdata" then return true end
+        if name == "nil" then return false end
+        if name == "boolean" then
+            local static = peek(L, node).node.static
+            return static and static.value
+        end
+    end
+end
+facts.truth_of = truth_of
+
+return facts

@@ -1,0 +1,99 @@
+-- functions.lua: what is known of a function before it is called: its text, its results, and
+-- whether there are tables in it.
+
+local builtins = require "tidepool.translate.builtins"
+local statics = require "tidepool.translate.lower.statics"
+
+local functions = {}
+
+local from_zero, is_list_of_tables = statics.from_zero, statics.is_list_of_tables
+
+-- A name as it is written: a.b.c
+local function path_of(node)
+    if node.tag == "Name" then return node.name end
+    if node.tag == "Index" and node.key.tag == "String" then return ("%s.%s"):format(path_of(node.object), node.key.value) end
+    return "?"
+end
+
+-- Does the function have to be put in the place of its calls, since there are tables in it?
+local function touches(L, fn, def, seen)
+    seen = seen or {}
+    if seen[def] then return false end
+    seen[def] = true
+    local function static_of(node)
+        if node.tag == "Paren" then return static_of(node.expr) end
+        if node.tag == "Name" then
+            if node.var and not fn.outside[node.var.def] then return end
+            local index = fn.source.upvalues[node.name]
+            if index then
+                local _, value = debug.getupvalue(fn.value, index)
+                return value, true
+            end
+            return fn.env[node.name], true
+        elseif node.tag == "Index" and (node.key.tag == "String" or node.key.tag == "Number") then
+            local base, is_known = static_of(node.object)
+            if is_known and type(base) == "table" then return base[node.key.value], true end
+        end
+    end
+    local function visit(node)
+        local tag = node.tag
+        if tag == "Table" or tag == "Forin" then return true end
+        if tag == "Method" and node.object.tag ~= "String" and node.object.tag ~= "Paren" then
+            local value, is_known = static_of(node.object)
+            if not is_known or type(value) == "table" and not L.infer.array_type(value) then return true end
+        elseif tag == "Index" then
+            local value, is_known = static_of(node.object)
+            local is_computed = node.key.tag ~= "String" and node.key.tag ~= "Number"
+            if is_known and is_computed and type(value) == "table" and not L.infer.array_type(value) and not L.infer.is_list(value)
+                and (from_zero(value) or is_list_of_tables(value)) then
+                return true
+            end
+        elseif tag == "Call" then
+            local value, is_known = static_of(node.callee)
+            if is_known and type(value) == "function" and not builtins.find(value) and debug.getinfo(value, "S").what == "Lua" then
+                local is_found, callee = pcall(L.function_of, value, path_of(node.callee))
+                if is_found and touches(L, callee, callee.def, seen) then return true end
+            end
+        end
+        for key, child in pairs(node) do
+            if type(child) == "table" and key ~= "var" and key ~= "vars" and key ~= "names" and key ~= "params" and key ~= "outer"
+                and key ~= "assigns" then
+                if visit(child) then return true end
+            end
+        end
+        return false
+    end
+    return visit(def.body)
+end
+functions.touches = touches
+
+-- The function of a static, and what is known about its text.
+function functions.function_of(L, at, value)
+    local fn = L.function_of(value.static.value, value.static.path, at)
+    return { t = "function", def = fn.def, fn = fn, name = value.static.path, static = value.static }
+end
+
+-- How many results a function returns everywhere; 1 when it differs.
+function functions.results_of(def)
+    local least
+    local function visit(list)
+        for _, node in ipairs(list) do
+            if node.tag == "Return" then
+                local last = node.exprs[#node.exprs]
+                local count = (last and (last.tag == "Call" or last.tag == "Method")) and 1 or #node.exprs
+                if last and last.tag == "Call" and #node.exprs > 1 then count = #node.exprs end
+                least = math.min(least or count, count)
+            end
+            for key, child in pairs(node) do
+                if type(child) == "table" and (key == "body" or key == "orelse") then visit(child) end
+                if key == "clauses" then
+                    for _, clause in ipairs(child) do visit(clause.body) end
+                end
+            end
+        end
+    end
+    visit(def.body)
+    return least or 0
+end
+
+return functions

@@ -1,0 +1,75 @@
+-- inlining.lua: puts functions in the place of their calls.
+
+local functions = require "tidepool.translate.lower.functions"
+local nodes = require "tidepool.translate.lower.nodes"
+local scopes = require "tidepool.translate.lower.scopes"
+local walk = require "tidepool.translate.lower.walk"
+
+local inlining = {}
+
+local emit, hold_value, name_of, new_local, node_at = nodes.emit, nodes.hold_value, nodes.name_of, nodes.new_local, nodes.node_at
+local refuse, scalar = nodes.refuse, nodes.scalar
+local bind_table, close_scope = scopes.bind_table, scopes.close_scope
+local block = walk.block
+local function_of = functions.function_of
+
+local INLINED_MAX = 2000   -- calls that are put in place
+
+-- Puts the function in the place of its call; gives its results.
+function inlining.inline(L, at, callee, values)
+    if callee.t == "static" then callee = function_of(L, at, callee) end
+    if callee.static then L.program.baked[callee.static.key] = callee.static end
+    local def = callee.def
+    if def.is_vararg then refuse(L, at, "'%s' takes variable arguments ('...'); name its parameters", callee.name) end
+    local context = L.context
+    while context do
+        if context.def == def then refuse(L, at, "'%s' calls itself; there is no recursion on a device, use a loop", callee.name) end
+        context = context.caller
+    end
+    L.inlined = L.inlined + 1
+    if L.inlined > INLINED_MAX then refuse(L, at, "more than %d calls of functions with tables", INLINED_MAX) end
+    -- Parameters are made where the call is.
+    local scope = { vars = {}, storages = {}, outer = callee.scope, is_open = true }
+    local bound = scope.vars
+    for i, param in ipairs(def.params) do
+        local value = values[i] or scalar(node_at(L, at, "Nil", {}))
+        if not param.assigned then
+            if value.t == "scalar" then
+                bound[param] = hold_value(L, at, value, param.name)
+            else
+                bind_table(L, at, scope, param, value)
+            end
+        elseif value.t == "scalar" then
+            local var = new_local(L, param.name, at, true)
+            emit(L, node_at(L, at, "Local", { vars = { var }, exprs = value.node.tag ~= "Nil" and { value.node } or {} }))
+            bound[param] = { t = "variable", var = var, of = param, is_parameter = true }
+        else
+            refuse(L, at, "'%s' assigns to its parameter '%s', which is given a table; use another local", callee.name, param.name)
+        end
+    end
+    local outer_context, outer_out = L.context, L.out
+    L.context = { fn = callee.fn, def = def, name = callee.name, caller = outer_context, returns = { values = {} }, depth = #L.loops,
+        serial = L.serial }
+    scope.back = L.scope
+    L.scope = scope
+    local declared = {}
+    L.context.declared = declared
+    L.out = {}
+    block(L, def.body, true)
+    local body, returns = L.out, L.context.returns
+    L.out, L.scope = outer_out, scope
+    close_scope(L)
+    L.context = outer_context
+    for i, value in ipairs(returns.values) do
+        if value.t == "result" then returns.values[i] = scalar(name_of(L, at, value.var)) end
+    end
+    for _, line in ipairs(declared) do emit(L, line) end
+    if returns.label then
+        emit(L, node_at(L, at, "Region", { name = returns.label, body = body }))
+    else
+        for _, line in ipairs(body) do emit(L, line) end
+    end
+    return returns.values
+end
+
+return inlining

@@ -1,0 +1,152 @@
+-- nodes.lua: makes the nodes of the new tree, and refuses what has none.
+--
+-- New nodes, for infer.lua: Room{var, size} declares an array of a local's elements; Cell{var,
+-- index} reads one, and Put{var, index, value} writes one; their index counts from 0 and is
+-- checked. Fixed{static} is a value of the host. `source` of a node: the text that it is in, where
+-- that is not the function's own.
+
+local builtins = require "tidepool.translate.builtins"
+local ranges = require "tidepool.translate.lower.ranges"
+
+local nodes = {}
+
+local is_rough, open_loop, range_of = ranges.is_rough, ranges.open_loop, ranges.range_of
+
+function nodes.refuse(L, at, format, ...)
+    local fn = at.source and { source = at.source } or L.context and L.context.fn or L.fn
+    local name = L.context and L.context.name
+    local inside = name and name ~= L.name and (" in '%s':"):format(name) or ""
+    error({ refusal = ("%s:%d: gpu function%s:%s %s"):format((fn.source or at.source).file, at.line, L.name and (" '%s'"):format(L.name) or "",
+        inside,
+        format:format(...)) }, 0)
+end
+
+local function node_at(L, at, tag, fields)
+    fields.tag, fields.line = tag, at.line
+    fields.source = L.context.fn ~= L.fn and L.context.fn.source or at.source
+    return fields
+end
+nodes.node_at = node_at
+
+local function emit(L, node)
+    L.out[#L.out + 1] = node
+    return node
+end
+nodes.emit = emit
+
+local function new_local(L, name, at, assigned)
+    return { name = name, line = at.line, def = L.def, assigned = assigned or false }
+end
+nodes.new_local = new_local
+
+local function name_of(L, at, var) return node_at(L, at, "Name", { name = var.name, var = var }) end
+nodes.name_of = name_of
+
+local function number(L, at, value)
+    return node_at(L, at, "Number", { value = value })
+end
+nodes.number = number
+
+local function binop(L, at, op, left, right) return node_at(L, at, "Binop", { op = op, left = left, right = right }) end
+nodes.binop = binop
+
+local function fixed(L, at, static) return node_at(L, at, "Fixed", { static = static, name = static.path }) end
+nodes.fixed = fixed
+
+local function library(L, at, path, fn)
+    return fixed(L, at, { path = path, key = path, value = fn, read = function() return fn end })
+end
+
+local function all_of(L, at, list)
+    local node = list[1]
+    for i = 2, #list do node = node_at(L, at, "And", { op = "and", left = node, right = list[i] }) end
+    return node
+end
+nodes.all_of = all_of
+
+local function is_whole(L, at, node)
+    return binop(L, at, "==", node, node_at(L, at, "Call", { callee = library(L, at, "math.floor", math.floor), args = { node } }))
+end
+nodes.is_whole = is_whole
+
+-- Is it the same whenever it is evaluated, and cheap?
+local function is_stable(node)
+    return node.tag == "Number" or node.tag == "Fixed" or node.tag == "Nil" or node.tag == "True" or node.tag == "False" or node.tag == "String"
+        or (node.tag == "Name" and node.var and not node.var.assigned)
+end
+nodes.is_stable = is_stable
+
+local function hold(L, at, node, name)
+    if is_stable(node) then return node end
+    local var = new_local(L, name or "t", at)
+    var.range, var.is_rough, var.loop = range_of(L, node), is_rough(node), open_loop(node)
+    emit(L, node_at(L, at, "Local", { vars = { var }, exprs = { node } }))
+    return name_of(L, at, var)
+end
+nodes.hold = hold
+
+-- The same for a value, if it is no table. `class`: of a place that may turn out to hold a table.
+function nodes.hold_value(L, at, value, name)
+    if value.t ~= "scalar" then return value end
+    return { t = "scalar", node = hold(L, at, value.node, name), class = value.class }
+end
+
+local function error_statement(L, at, text, detail)
+    local message = node_at(L, at, "String", { value = ("%s:%d: %s"):format((at.source or L.context.fn.source).file, at.line, text[1]) })
+    if detail then
+        message = binop(L, at, "..", message, binop(L, at, "..", detail, node_at(L, at, "String", { value = text[2] })))
+    end
+    return node_at(L, at, "CallStat", { call = node_at(L, at, "Call", { callee = library(L, at, "error", error), args = { message, number(L, at,
+        0) } }) })
+end
+nodes.error_statement = error_statement
+
+-- Fails unless the condition holds.
+function nodes.check(L, at, condition, text, detail)
+    emit(L, node_at(L, at, "If", { clauses = { node_at(L, at, "Clause", {
+        cond = node_at(L, at, "Unop", { op = "not", expr = condition }), body = { error_statement(L, at, text, detail) } }) } }))
+end
+
+function nodes.scalar(node, class) return { t = "scalar", node = node, class = class } end
+
+local NUMBERS = { ["+"] = true, ["-"] = true, ["*"] = true, ["/"] = true, ["%"] = true, ["^"] = true }
+
+function nodes.is_number(node)
+    local tag = node.tag
+    if tag == "Number" or tag == "Unop" and node.op == "-" or tag == "Binop" and NUMBERS[node.op] then return true end
+    if tag == "Name" then return node.var and (node.var.is_number or node.var.range ~= nil) end
+    if tag == "Fixed" then return type(node.static.value) == "number" end
+    if tag == "Call" then return node.callee.static and builtins.find(node.callee.static.value) ~= nil end
+    return false
+end
+
+-- Is the index one of an element that there is? A condition.
+function nodes.is_within(L, at, key, first, last)
+    return all_of(L, at, { binop(L, at, ">=", key, first), binop(L, at, "<=", key, last), is_whole(L, at, key) })
+end
+
+-- Runs `evaluate` with statements going into a list of their own; gives its result and the list.
+function nodes.aside(L, evaluate)
+    local outer = L.out
+    L.out = {}
+    local result = evaluate()
+    local list = L.out
+    L.out = outer
+    return result, list
+end
+
+local function is_boolean(node)
+    local tag = node.tag
+    if tag == "Paren" then return is_boolean(node.expr) end
+    if tag == "True" or tag == "False" or tag == "Unop" and node.op == "not" then return true end
+    if tag == "Binop" then return not NUMBERS[node.op] and node.op ~= ".." end
+    if tag == "And" or tag == "Or" then return is_boolean(node.left) and is_boolean(node.right) end
+    return false
+end
+nodes.is_boolean = is_boolean
+
+function nodes.if_statement(L, at, cond, body, orelse)
+    return node_at(L, at, "If", { clauses = { node_at(L, at, "Clause", { cond = cond, body = body }) }, orelse = orelse })
+end
+
+return nodes

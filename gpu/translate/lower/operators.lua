@@ -1,0 +1,92 @@
+-- operators.lua: evaluates operators, also those of metatables.
+
+local calls = require "tidepool.translate.lower.calls"
+local classes = require "tidepool.translate.lower.classes"
+local expressions = require "tidepool.translate.lower.expressions"
+local facts = require "tidepool.translate.lower.facts"
+local inlining = require "tidepool.translate.lower.inlining"
+local nodes = require "tidepool.translate.lower.nodes"
+local places = require "tidepool.translate.lower.places"
+local statics = require "tidepool.translate.lower.statics"
+local walk = require "tidepool.translate.lower.walk"
+
+local find, make_list = classes.find, classes.make_list
+local binop, fixed, hold, node_at, number, refuse = nodes.binop, nodes.fixed, nodes.hold, nodes.node_at, nodes.number, nodes.refuse
+local scalar = nodes.scalar
+local last_of = places.last_of
+local derived, matrix_of, static_function = statics.derived, statics.matrix_of, statics.static_function
+local truth_of = facts.truth_of
+local expr, expression = walk.expr, walk.expression
+local after, expr_scalar, presence = expressions.after, expressions.expr_scalar, expressions.presence
+local inline = inlining.inline
+local meta_of = calls.meta_of
+
+local METAMETHODS = { ["+"] = "__add", ["-"] = "__sub", ["*"] = "__mul", ["/"] = "__div", ["%"] = "__mod", ["^"] = "__pow", ["<"] = "__lt",
+                      ["<="] = "__le" }
+
+function expression.Binop(L, node)
+    local truth = truth_of(L, node)
+    if truth ~= nil then return scalar(node_at(L, node, truth and "True" or "False", {})) end
+    if (node.op == "==" or node.op == "~=") and (node.left.tag == "Nil" or node.right.tag == "Nil") then
+        local is_there, _, lines = presence(L, node.left.tag == "Nil" and node.right or node.left)
+        if is_there and not lines then return scalar(node.op == "~=" and is_there or node_at(L, node, "Unop", { op = "not", expr = is_there })) end
+    end
+    local left = expr(L, node.left)
+    local right
+    if left.t == "scalar" then
+        local kept
+        kept, right = after(L, node, left.node, function() return expr(L, node.right) end)
+        left = scalar(kept)
+    else
+        right = expr(L, node.right)
+    end
+    if left.t == "scalar" and right.t == "scalar" then return scalar(binop(L, node, node.op, left.node, right.node)) end
+    local op, a, b = node.op, left, right
+    if op == ">" or op == ">=" then op, a, b = op == ">" and "<" or "<=", right, left end
+    local event = METAMETHODS[op]
+    local one, other = meta_of(a), meta_of(b)
+    local handler = event and (one and rawget(one, event) or other and rawget(other, event))
+    if type(handler) ~= "function" then
+        refuse(L, node, "'%s' of a table%s", node.op, event and (", whose metatable has no function '%s'"):format(event) or "; compare its fields")
+    end
+    return inline(L, node, static_function(event, handler), { a, b })[1]
+end
+
+function expression.Unop(L, node)
+    if node.op == "#" then
+        local value = expr(L, node.expr)
+        if value.t == "object" then
+            local class = find(value.storage.class)
+            if class.has_list and value.storage.list then
+                local list = value.storage.list
+                if list.is_fixed then return scalar(number(L, node, list.length)) end
+                local last = hold(L, node, last_of(L, node, value), "length")
+                if last.var then last.var.range = { 0, class.to, true } end
+                return scalar(last)
+            end
+            if class.grows then make_list(L, class) return scalar(number(L, node, 0)) end
+            return scalar(number(L, node, class.count or 0))
+        elseif value.t == "element" then
+            local form = matrix_of(value.static.value)
+            if not form then refuse(L, node, "'#' of an element of '%s', which are not as long as each other", value.static.path) end
+            return scalar(fixed(L, node, derived(value.static, ("#%s[...]"):format(value.static.path), "columns", function(now)
+                local again = matrix_of(now)
+                return again.columns + again.row_from - 1
+            end)))
+        elseif value.t == "static" then
+            return scalar(node_at(L, node, "Unop", { op = "#", expr = fixed(L, node, value.static) }))
+        end
+        return scalar(node_at(L, node, "Unop", { op = "#", expr = value.node }))
+    end
+    local truth = truth_of(L, node)
+    if truth ~= nil then return scalar(node_at(L, node, truth and "True" or "False", {})) end
+    if node.op == "not" then
+        return scalar(node_at(L, node, "Unop", { op = "not", expr = expr_scalar(L, node.expr, "a condition") }))
+    end
+    local value = expr(L, node.expr)
+    if value.t == "scalar" then return scalar(node_at(L, node, "Unop", { op = node.op, expr = value.node })) end
+    local meta = node.op == "-" and meta_of(value)
+    local handler = meta and rawget(meta, "__unm")
+    if type(handler) ~= "function" then refuse(L, node, "'%s' of a table", node.op) end
+    return inline(L, node, static_function("__unm", handler), { value })[1]
+end

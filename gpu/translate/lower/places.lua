@@ -1,0 +1,151 @@
+-- places.lua: where tables lie: storage, which is a tree of locals as a class says.
+--
+-- Storage is { class, var } for a number; with `fields` for a table, and `list` = { from, to,
+-- element, count } for a list. `size`: of the room that it is, in the elements of lists around it.
+-- A place is { t = "object", storage, at = index into its rooms }.
+
+local classes = require "tidepool.translate.lower.classes"
+local nodes = require "tidepool.translate.lower.nodes"
+local ranges = require "tidepool.translate.lower.ranges"
+
+local places = {}
+
+local find = classes.find
+local is_inside, range_of = ranges.is_inside, ranges.range_of
+local all_of, binop, check, emit, is_whole, name_of = nodes.all_of, nodes.binop, nodes.check, nodes.emit, nodes.is_whole, nodes.name_of
+local new_local, node_at, number, refuse, scalar = nodes.new_local, nodes.node_at, nodes.number, nodes.refuse, nodes.scalar
+
+local ROOM_MAX = 4096      -- elements of all lists of a function
+places.ROOM_MAX = ROOM_MAX
+
+local function declare(L, at, name, size)
+    local var = new_local(L, name, at, true)
+    if size then
+        L.room = L.room + size
+        if L.room > ROOM_MAX then
+            refuse(L, at, "'%s': the lists of this function would have more than %d elements; capture a typed array (tidepool.array)", name, ROOM_MAX)
+        end
+        emit(L, node_at(L, at, "Room", { var = var, size = size }))
+    else
+        emit(L, node_at(L, at, "Local", { vars = { var }, exprs = L.zero and { number(L, at, 0) } or {} }))
+    end
+    return var
+end
+
+local function new_storage(L, at, class, name, size, parent)
+    class = find(class)
+    local storage = { class = class, name = name, size = size, loops = #L.loops, at = at, is_alive = true, line = at.line }
+    storage.parent, storage.root = parent, parent and parent.root or storage
+    L.serial = L.serial + 1
+    storage.serial = L.serial
+    if not parent then L.scope.storages[#L.scope.storages + 1] = storage end
+    if not class.is_table then
+        storage.var = declare(L, at, name, size)
+        return storage
+    end
+    storage.fields = {}
+    for _, key in ipairs(class.order) do
+        storage.fields[key] = new_storage(L, at, class.fields[key], type(key) == "number" and ("%s[%d]"):format(name, key) or name .. "."
+            .. tostring(key),
+            size, storage)
+    end
+    if class.has_list then
+        local to = math.max(class.to >= 1 and class.to or class.counted or 0, class.count or 0)
+        local count = math.max(1, to + (class.appended or 0) - class.from + 1)
+        local list = { class = class, from = class.from, count = count, is_fixed = not class.grows and class.count ~= nil, length = class.count }
+        storage.list = list
+        if not list.is_fixed then
+            list.first = declare(L, at, "first of " .. name, size)
+            list.last = declare(L, at, "last of " .. name, size)
+        end
+        list.element = new_storage(L, at, class.fields["*"], name .. "[...]", (size or 1) * count, storage)
+    end
+    return storage
+end
+places.new_storage = new_storage
+
+local function read_var(L, at, var, index)
+    if index then return node_at(L, at, "Cell", { var = var, index = index }) end
+    return name_of(L, at, var)
+end
+
+function places.write_var(L, at, var, index, value)
+    if index then
+        emit(L, node_at(L, at, "Put", { var = var, index = index, value = value }))
+    else
+        emit(L, node_at(L, at, "Assign", { targets = { name_of(L, at, var) }, exprs = { value } }))
+    end
+end
+
+local function object(storage, index)
+    return { t = "object", storage = storage, at = index }
+end
+places.object = object
+
+-- What a place holds: a table, or a number.
+function places.value_of(L, at, storage, index)
+    if storage.fields then return object(storage, index) end
+    return scalar(read_var(L, at, storage.var, index), storage.class)
+end
+
+-- The first and the last index of a list.
+local function first_of(L, at, place)
+    local list = place.storage.list
+    return list.is_fixed and number(L, at, 1) or read_var(L, at, list.first, place.at)
+end
+places.first_of = first_of
+
+local function last_of(L, at, place)
+    local list = place.storage.list
+    return list.is_fixed and number(L, at, list.length) or read_var(L, at, list.last, place.at)
+end
+places.last_of = last_of
+
+-- The index into the rooms of a list's elements.
+function places.room_index(L, at, place, key)
+    local list = place.storage.list
+    local index = key.tag == "Number" and number(L, at, key.value - list.from) or list.from == 0 and key
+        or binop(L, at, "-", key, number(L, at, list.from))
+    if not place.at then return index end
+    return binop(L, at, "+", binop(L, at, "*", place.at, number(L, at, list.count)), index)
+end
+
+-- Refuses a change of a table of which there is a copy that would have to change, too.
+function places.note_mutation(L, at, place)
+    local storage = place.storage
+    while storage do
+        storage.mutated = storage.mutated or at.line
+        for _, other in ipairs(storage.copies or {}) do
+            if other.is_target or other.storage.root.is_alive then
+                refuse(L, at, "a change of '%s', which is also '%s' since line %d; on a device these are two tables, copy its fields into a new one",
+                    storage.name, other.storage.name, other.line)
+            end
+        end
+        storage = storage.parent
+    end
+end
+
+-- Notes that the table was copied to a place, and can still be reached where it was.
+function places.note_copy(L, at, from, to)
+    local source, target = from.storage, to.storage
+    if source == target then return end
+    local changed = source.root.loops < #L.loops and (source.mutated or target.root == target and target.mutated)
+    if changed then
+        refuse(L, at, "'%s' is put into '%s', and changed in line %d; on a device these are two tables, put a new one there", source.name,
+            target.name, changed)
+    end
+    source.copies, target.copies = source.copies or {}, target.copies or {}
+    table.insert(source.copies, { storage = target, line = at.line, is_target = true })
+    table.insert(target.copies, { storage = source, line = at.line })
+end
+
+-- Checks that a list has an element with this index; nothing when that is known.
+function places.check_index(L, at, place, key)
+    local list = place.storage.list
+    if list.is_fixed and is_inside(range_of(L, key), 1, list.length) then return end
+    check(L, at, all_of(L, at, { binop(L, at, ">=", key, first_of(L, at, place)), binop(L, at, "<=", key, last_of(L, at, place)), is_whole(L, at,
+        key) }),
+        { "index ", (" of '%s' has no element, or is not a whole number"):format(place.storage.name) }, key)
+end
+
+return places

@@ -1,0 +1,63 @@
+-- scopes.lua: which names stand for what, and where tables end to live.
+
+local elements = require "tidepool.translate.lower.elements"
+local nodes = require "tidepool.translate.lower.nodes"
+local places = require "tidepool.translate.lower.places"
+local statics = require "tidepool.translate.lower.statics"
+
+local scopes = {}
+
+local name_of, scalar = nodes.name_of, nodes.scalar
+local new_storage, note_copy, object = places.new_storage, places.note_copy, places.object
+local of_static = statics.of_static
+local copy = elements.copy
+
+local function lookup(L, var)
+    local scope = L.scope
+    while scope do
+        local known = scope.vars[var]
+        if known then return known end
+        scope = scope.outer
+    end
+end
+scopes.lookup = lookup
+
+function scopes.open_scope(L, outer)
+    L.scope = { vars = {}, storages = {}, outer = outer or L.scope, back = L.scope, is_open = true }
+end
+
+function scopes.close_scope(L)
+    for _, storage in ipairs(L.scope.storages) do storage.is_alive = false end
+    L.scope.is_open = false
+    L.scope = L.scope.back
+end
+
+-- Lets a local, which nothing assigns to, stand for a table. Where the table's place gets another
+-- one while the local lives (L.copied), the local is a copy.
+function scopes.bind_table(L, at, scope, var, value)
+    if value.t == "object" and L.copied[var] then
+        local storage = new_storage(L, at, value.storage.class, var.name)
+        copy(L, at, object(storage), value)
+        note_copy(L, at, value, object(storage))
+        value = object(storage)
+    elseif value.t == "object" then
+        local storage = value.storage
+        storage.aliases = storage.aliases or {}
+        table.insert(storage.aliases, { var = var, scope = scope })
+    end
+    scope.vars[var] = value
+end
+
+function scopes.name_value(L, node)
+    local known = node.var and lookup(L, node.var)
+    if not known then return of_static(L, node, L.infer.static_outside(L.context.fn, node.name)) end
+    if known.t == "variable" then
+        local value = scalar(name_of(L, node, known.var), known.class)
+        value.variable = known.of.assigned and not known.is_parameter and known.of or nil
+        return value
+    end
+    if known.t == "scalar" then return scalar(known.node, known.class) end
+    return known
+end
+
+return scopes

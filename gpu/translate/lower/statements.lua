@@ -1,0 +1,135 @@
+-- statements.lua: blocks, conditions, calls whose values nobody wants, and returns. `is_tail`:
+-- nothing of the function comes behind the statement.
+
+local calls = require "tidepool.translate.lower.calls"
+local classes = require "tidepool.translate.lower.classes"
+local elements = require "tidepool.translate.lower.elements"
+local expressions = require "tidepool.translate.lower.expressions"
+local facts = require "tidepool.translate.lower.facts"
+local nodes = require "tidepool.translate.lower.nodes"
+local places = require "tidepool.translate.lower.places"
+local walk = require "tidepool.translate.lower.walk"
+
+local find, new_class = classes.find, classes.new_class
+local aside, emit, hold_value, if_statement, name_of = nodes.aside, nodes.emit, nodes.hold_value, nodes.if_statement, nodes.name_of
+local new_local, node_at, refuse = nodes.new_local, nodes.node_at, nodes.refuse
+local new_storage, note_copy, object = places.new_storage, places.note_copy, places.object
+local copy = elements.copy
+local truth_of = facts.truth_of
+local block, scoped, statement = walk.block, walk.scoped, walk.statement
+local expr_scalar = expressions.expr_scalar
+local call_values, expr_list, mark_named = calls.call_values, calls.expr_list, calls.mark_named
+
+function statement.CallStat(L, node)
+    local values = call_values(L, node.call)
+    for _, value in ipairs(values) do
+        local made = value.t == "scalar" and value.node
+        if made and (made.tag == "Call" or made.tag == "Method") then emit(L, node_at(L, node, "CallStat", { call = made })) end
+    end
+end
+
+function statement.Do(L, node, is_tail)
+    local _, body = aside(L, function() scoped(L, node.body, is_tail) end)
+    emit(L, node_at(L, node, "Do", { body = body }))
+end
+
+local function clauses(L, node, first, is_tail)
+    local clause = node.clauses[first]
+    if not clause then
+        if node.orelse then scoped(L, node.orelse, is_tail) end
+        return
+    end
+    local truth = truth_of(L, clause.cond)
+    if truth == false then return clauses(L, node, first + 1, is_tail) end
+    if truth then return scoped(L, clause.body, is_tail) end
+    local cond = expr_scalar(L, clause.cond, "a condition")
+    local _, body = aside(L, function() scoped(L, clause.body, false) end)
+    local has_more = node.clauses[first + 1] or node.orelse
+    local _, orelse = aside(L, function() if has_more then clauses(L, node, first + 1, false) end end)
+    emit(L, if_statement(L, clause, cond, body, has_more and orelse or nil))
+end
+
+statement["If"] = function(L, node, is_tail) clauses(L, node, 1, is_tail) end
+
+function statement.Region(L, node)
+    local _, body = aside(L, function() block(L, node.body) end)
+    emit(L, node_at(L, node, "Region", { name = node.name, body = body }))
+end
+
+function statement.Goto(L, node) emit(L, node_at(L, node, "Goto", { name = node.name })) end
+
+statement["Return"] = function(L, node, is_tail)
+    local context = L.context
+    local values = mark_named(node.exprs, expr_list(L, node.exprs))
+    local returns = context.returns
+    -- Was the table made in this call, which ends here?
+    local function is_own(value) return value.storage.root.serial > context.serial end
+    if not returns then -- the whole function's
+        local list = {}
+        for i, value in ipairs(values) do
+            if value.t ~= "scalar" then
+                refuse(L, node, "result %d is a %s; on a device results are numbers and booleans, return its fields", i,
+                    value.t == "function" and "function" or "table")
+            end
+            list[i] = value.node
+        end
+        emit(L, node_at(L, node, "Return", { exprs = list }))
+        return
+    end
+    if is_tail and not returns.label then
+        -- What is returned may be the callee's own, or its caller's: the names of the callee end
+        -- here.
+        for i, value in ipairs(values) do
+            values[i] = hold_value(L, node, value, context.name)
+            if value.is_named and is_own(value) then
+                values[i] = object(value.storage, value.at)
+            end
+        end
+        returns.values = values
+        return
+    end
+    if not returns.label then
+        L.labels = L.labels + 1
+        returns.label = ("end of %s %d"):format(context.name or "function", L.labels)
+    end
+    for i, value in ipairs(values) do
+        local known = returns.values[i]
+        if not known then
+            local key = context.def
+            L.results[key] = L.results[key] or {}
+            local _, lines = aside(L, function()
+                if value.t == "scalar" and not L.results[key][i] then
+                    local var = new_local(L, "result of " .. (context.name or "a function"), node, true)
+                    emit(L, node_at(L, node, "Local", { vars = { var }, exprs = {} }))
+                    known = { t = "result", var = var }
+                elseif value.t == "function" then
+                    refuse(L, node, "a function as a result; on a device functions are called by their name")
+                else
+                    L.results[key][i] = L.results[key][i] or new_class()
+                    find(L.results[key][i]).is_table = true
+                    local loops = L.loops
+                    L.loops = {}
+                    for k = 1, context.depth do L.loops[k] = loops[k] end
+                    known = object(new_storage(L, node, L.results[key][i], context.name or "result"))
+                    L.loops = loops
+                end
+            end)
+            for _, line in ipairs(lines) do context.declared[#context.declared + 1] = line end
+            returns.values[i] = known
+        end
+        if known.var and not known.storage then
+            if value.t ~= "scalar" then refuse(L, node, "result %d of '%s' is a number in one place and a table in another", i, context.name
+                or "the function") end
+            emit(L, node_at(L, node, "Assign", { targets = { name_of(L, node, known.var) }, exprs = { value.node } }))
+        else
+            if value.t == "scalar" and value.node.tag ~= "Nil" then
+                refuse(L, node, "result %d of '%s' is a table in one place and a number in another", i, context.name or "the function")
+            end
+            copy(L, node, known, value)
+            if value.is_named and not is_own(value) then
+                note_copy(L, node, value, known)
+            end
+        end
+    end
+    emit(L, node_at(L, node, "Goto", { name = returns.label }))
+end

@@ -1,0 +1,50 @@
+-- walk.lua: the way over the tree: who evaluates an expression, and a block's statements, by their
+-- tags.
+--
+-- The tables `expression` and `statement` are filled by the files that know the tags.
+
+local facts = require "tidepool.translate.lower.facts"
+local scopes = require "tidepool.translate.lower.scopes"
+
+local walk = {}
+
+local close_scope, open_scope = scopes.close_scope, scopes.open_scope
+local truth_of = facts.truth_of
+
+local expression, statement = {}, {}
+walk.expression, walk.statement = expression, statement
+
+function walk.expr(L, node)
+    return expression[node.tag](L, node)
+end
+
+-- Is it an `if` of which is known that a clause is run that returns?
+local function surely_returns(L, node)
+    if node.tag ~= "If" then return false end
+    for _, clause in ipairs(node.clauses) do
+        local truth = truth_of(L, clause.cond)
+        local last = clause.body[#clause.body]
+        if truth then return last ~= nil and last.tag == "Return" end
+        if truth == nil then return false end
+    end
+    local last = node.orelse and node.orelse[#node.orelse]
+    return last ~= nil and last.tag == "Return"
+end
+
+local function block(L, list, is_tail)
+    for i, node in ipairs(list) do
+        local ends = node.tag == "Return" or node.tag == "Break" or node.tag == "Goto" or surely_returns(L, node)
+        statement[node.tag](L, node, is_tail and (i == #list or ends))
+        if ends then break end
+    end
+end
+walk.block = block
+
+-- A block with a scope of its own.
+function walk.scoped(L, list, is_tail)
+    open_scope(L)
+    block(L, list, is_tail)
+    close_scope(L)
+end
+
+return walk
