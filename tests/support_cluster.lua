@@ -106,6 +106,16 @@ function Cluster:up_again()
   end)
 end
 
+--- Starts the server again with so many bytes for what it keeps, until the next `up`.
+function Cluster:limit(bytes)
+  self:kill_server()
+  local path = self.dir .. "/nats.conf"
+  local text = support.read_file(path):gsub("jetstream { ", ("jetstream { max_file_store: %d, "):format(bytes))
+  support.write_file(path, text)
+  os.execute(("setsid nats-server -c %s >/dev/null 2>&1 </dev/null &"):format(path))
+  support.eventually("the server is up again", function() return select(2, self:engine "status") == 0 end)
+end
+
 --- Runs a script on the cluster, as support.run_script.
 function Cluster:run(source, options)
   options = options or {}

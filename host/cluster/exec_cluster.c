@@ -39,6 +39,7 @@ enum {
     RETRY_NS = 200 * 1000 * 1000,  /* what the server has not taken is sent again after this */
     GONE_S = 5, /* a worker that has not shown itself for so long is gone */
     ALONE_S = 4, /* nobody is there for so long: the user is told */
+    SILENT_MAX = 12, /* so often the server has said nothing to a payload: it never will */
     IMAGES = 64,
     ENSURE_TRIES = 20,
     ASK_MS = 3000,
@@ -58,21 +59,33 @@ typedef struct image {
     uint8_t digest[TP_DIGEST_BYTES];
     uint64_t size;
     tp_buf bytes; /* of a small one */
+    tp_blob blob; /* of one that is stored */
     bool is_stored;
     unsigned users; /* flights */
     tp_parcel_refs refs;
 } image;
 
+/* What the server has no room for. */
+typedef enum shortage {
+    NO_SHORTAGE,
+    REFUSED, /* the chunk's message, which is sent again and again */
+    WAITING  /* its payload: there is no chunk until there is room */
+} shortage;
+
 typedef struct flight {
     tp_agent agent;
     bool is_open;
     tp_slice *slice; /* NULL: it is idle */
+    shortage shortage; /* set by set_shortage */
     bool is_narrow; /* its chunks are as small as can be, since workers have died with them */
     unsigned deaths; /* of workers that ran this chunk */
     uint32_t count; /* items of the chunk that is in flight; 0: none is */
     uint64_t chunk;
     uint32_t sending;
     tp_buf message; /* to publish again: signature, head, payload */
+    bool is_taken;  /* the server has said that it has the message */
+    tp_blob blob;   /* its payload there, if that is large, until a worker has fetched it */
+    tp_buf direct;  /* of a result that comes in pieces */
     image *image;
     tp_parcel_refs refs;
     uint64_t sent_ns;
@@ -115,11 +128,19 @@ typedef struct cluster {
     uint64_t purged;             /* groups of results that were removed */
     uint64_t used;               /* counts uses of images */
     unsigned n_flights, in_flight; /* that were opened; that have a slice */
+    unsigned n_short; /* flights with a shortage */
+    bool is_emptied;  /* the first of them was tried with nothing else of ours at the server */
+    bool has_said_full;
+    uint64_t retry_ns, short_ns; /* when they are tried again; since when nothing was taken, or 0 */
+    tp_nats_stored trouble; /* why a payload was not stored, */
+    unsigned silent;        /* how often it was silence, one after the other, */
+    tp_error why;           /* and what is to be said of it */
     double window; /* how many may have a slice, if that is more than two for each slot */
     flight *flights;                 /* FLIGHTS of them, made with the carrier */
     image images[IMAGES];
     uint8_t modules_digest[TP_DIGEST_BYTES];
     uint64_t modules_size; /* of the host's bundle as it was stored last; 0: it was not */
+    tp_blob modules;
     tp_parcel_refs funcs; /* held while the session lasts, since workers know them by address */
     worker *workers; /* WORKERS_MAX of them, made with the carrier */
     unsigned n_workers;
@@ -271,6 +292,9 @@ static int open_session(cluster *c, tp_error *err)
     c->turns = c->purged = 0;
     c->window = 0;
     c->n_workers = 0;
+    c->n_short = c->silent = 0;
+    c->is_emptied = c->has_said_full = false;
+    c->short_ns = 0;
     return 0;
 failed:
     tp_nats_disconnect(&c->nats);
@@ -285,6 +309,29 @@ static void purge(cluster *c, const char *stream, const char *filter)
     tp_nats_publish(&c->nats, subject, NULL, body, strlen(body));
 }
 
+/* The payload is not needed at the server any more. */
+static void drop_blob(cluster *c, tp_blob *b)
+{
+    tp_blob_remove(&c->nats, b);
+    tp_blob_free(b);
+}
+
+/* Removes all that this session has at the server. */
+static void remove_all(cluster *c)
+{
+    char filter[TP_SUBJECT_MAX];
+    for (int i = 0; i < IMAGES; i++) {
+        drop_blob(c, &c->images[i].blob);
+        c->images[i].is_stored = false;
+    }
+    drop_blob(c, &c->modules);
+    c->modules_size = 0;
+    snprintf(filter, sizeof filter, TP_SUBJECT_R "%s.>", c->session_hex);
+    purge(c, TP_STREAM_R, filter);
+    snprintf(filter, sizeof filter, TP_SUBJECT_B "%s.>", c->session_hex);
+    purge(c, TP_STREAM_B, filter);
+}
+
 static void close_session(cluster *c)
 {
     char text[TP_SUBJECT_MAX];
@@ -292,15 +339,9 @@ static void close_session(cluster *c)
         return;
     snprintf(text, sizeof text, TP_SUBJECT_CTL "%s", c->session_hex);
     tp_nats_publish(&c->nats, text, NULL, "over", 4);
-    snprintf(text, sizeof text, TP_SUBJECT_R "%s.>", c->session_hex);
-    purge(c, TP_STREAM_R, text);
-    snprintf(text, sizeof text, TP_SUBJECT_B "%s.>", c->session_hex);
-    purge(c, TP_STREAM_B, text);
+    remove_all(c);
     tp_nats_flush(&c->nats, FLUSH_MS);
     disconnect(c);
-    for (int i = 0; i < IMAGES; i++)
-        c->images[i].is_stored = false;
-    c->modules_size = 0;
 }
 
 /* ---- workers ---- */
@@ -375,6 +416,7 @@ static void take_held(cluster *c, const char *data, size_t len)
         if (!l || strncmp(line + at, "$JS.ACK." TP_STREAM_W ".", 9 + strlen(TP_STREAM_W)) != 0)
             continue;
         l->held_ns = now;
+        drop_blob(c, &l->blob); /* it has that */
         snprintf(l->ack, sizeof l->ack, "%s", line + at);
     }
     free(text);
@@ -432,6 +474,23 @@ static void hear(void *user)
 
 /* ---- chunks ---- */
 
+/* Stores the payload of a message that is too large for one. On failure c->trouble says why. */
+static int store(cluster *c, tp_blob *b, const void *bytes, tp_error *err)
+{
+    c->trouble = tp_blob_put(&c->nats, c->session_hex, b, bytes, &(tp_between){ hear, c }, err);
+    c->silent = c->trouble == TP_NATS_SILENT ? c->silent + 1 : 0;
+    if (c->trouble == TP_NATS_STORED)
+        return 0;
+    drop_blob(c, b); /* the part that it has takes others' room */
+    return -1;
+}
+
+static void set_shortage(cluster *c, flight *l, shortage what)
+{
+    c->n_short += (what != NO_SHORTAGE) - (l->shortage != NO_SHORTAGE);
+    l->shortage = what;
+}
+
 static uint32_t least_count(const tp_work *w)
 {
     return w->terms->batch ? w->terms->batch : 1;
@@ -444,10 +503,14 @@ static void name_result(const cluster *c, const flight *l, const char *before, c
              l->sending);
 }
 
-static void forget_chunk(flight *l)
+static void forget_chunk(cluster *c, flight *l)
 {
+    drop_blob(c, &l->blob);
+    set_shortage(c, l, NO_SHORTAGE);
     l->count = 0;
     l->held_ns = 0;
+    l->is_taken = false;
+    tp_buf_free(&l->direct);
     if (l->image)
         l->image->users--;
     l->image = NULL;
@@ -459,6 +522,7 @@ static void free_image(image *i)
 {
     tp_ref_drop(i->of);
     tp_buf_free(&i->bytes);
+    tp_blob_free(&i->blob);
     tp_parcel_refs_free(&i->refs);
     *i = (image){ 0 };
 }
@@ -497,8 +561,9 @@ static image *find_image(cluster *c, tp_image *of_function, tp_error *err)
     tp_blake2b_hash(i->digest, sizeof i->digest, i->bytes.data, i->bytes.len);
     if (i->size <= TP_IMAGE_INLINE)
         return i;
-    int rc = tp_blob_put(&c->nats, c->session_hex, i->digest, i->bytes.data, i->size,
-                         &(tp_between){ hear, c }, err);
+    tp_blob_free(&i->blob);
+    i->blob = tp_blob_of(i->digest, i->size);
+    int rc = store(c, &i->blob, i->bytes.data, err);
     tp_buf_free(&i->bytes);
     i->is_stored = rc == 0;
     return rc ? NULL : i;
@@ -549,8 +614,9 @@ static int store_modules(cluster *c, tp_error *err)
     if (rc > 0) {
         tp_blake2b_hash(c->modules_digest, sizeof c->modules_digest, bytes.data, bytes.len);
         c->modules_size = bytes.len;
-        rc = tp_blob_put(&c->nats, c->session_hex, c->modules_digest, bytes.data, bytes.len,
-                         &(tp_between){ hear, c }, err);
+        tp_blob_free(&c->modules);
+        c->modules = tp_blob_of(c->modules_digest, bytes.len);
+        rc = store(c, &c->modules, bytes.data, err);
         if (rc)
             c->modules_size = 0;
     } else if (rc) {
@@ -560,7 +626,8 @@ static int store_modules(cluster *c, tp_error *err)
     return rc;
 }
 
-/* Makes the message for the next items of the flight's slice. */
+/* Makes the message for the next items of the flight's slice. On failure c->trouble says whether it
+ * was the server's. */
 static int seal(cluster *c, flight *l, tp_error *err)
 {
     tp_work *w = &l->slice->work;
@@ -570,6 +637,7 @@ static int seal(cluster *c, flight *l, tp_error *err)
     /* a permit is for one item, and a worker runs several at once */
     if (w->terms->is_limited || l->is_narrow)
         count = count < least_count(w) ? count : least_count(w);
+    c->trouble = TP_NATS_STORED;
     image *i = find_image(c, w->terms->image, err);
     if (!i || store_modules(c, err))
         return -1;
@@ -594,9 +662,10 @@ static int seal(cluster *c, flight *l, tp_error *err)
         head.size = payload.len;
         head.is_blob = payload.len > TP_INLINE_BYTES;
         tp_blake2b_hash(head.digest, sizeof head.digest, payload.data, payload.len);
+        drop_blob(c, &l->blob);
+        l->blob = tp_blob_of(head.digest, payload.len);
         if (head.is_blob)
-            rc = tp_blob_put(&c->nats, c->session_hex, head.digest, payload.data, payload.len,
-                             &(tp_between){ hear, c }, err);
+            rc = store(c, &l->blob, payload.data, err);
     }
     uint8_t signature[TP_SIGNATURE_BYTES];
     tp_buf_clear(&l->message);
@@ -609,6 +678,7 @@ static int seal(cluster *c, flight *l, tp_error *err)
     }
     tp_buf_free(&payload);
     if (rc) {
+        drop_blob(c, &l->blob);
         tp_parcel_refs_free(&l->refs);
         return -1;
     }
@@ -621,7 +691,7 @@ static int seal(cluster *c, flight *l, tp_error *err)
 static void end_slice(cluster *c, flight *l)
 {
     tp_slice *s = l->slice;
-    forget_chunk(l);
+    forget_chunk(c, l);
     l->slice = NULL;
     l->is_narrow = false;
     c->in_flight--;
@@ -639,11 +709,28 @@ static void fail(flight *l, tp_failure_kind kind, const char *message)
     tp_work_fail(w, b);
 }
 
+/* Publishes the flight's chunk, or has it wait until the server has room, or is back. -1 with err
+ * set: the chunk cannot be sent. */
+static int launch(cluster *c, flight *l, tp_error *err)
+{
+    set_shortage(c, l, NO_SHORTAGE);
+    if (seal(c, l, err) == 0) {
+        publish(c, l, uv_hrtime());
+        return 0;
+    }
+    if (c->trouble == TP_NATS_STORED || c->trouble == TP_NATS_REFUSED ||
+        c->silent > SILENT_MAX || (c->trouble == TP_NATS_NOWHERE && ensure(c, err)))
+        return -1;
+    c->why = *err;
+    set_shortage(c, l, WAITING);
+    return 0;
+}
+
 /* Sends the next items of the flight's slice, or ends it. */
 static void advance(cluster *c, flight *l)
 {
     tp_work *w = &l->slice->work;
-    forget_chunk(l);
+    forget_chunk(c, l);
     if (w->block->kind == TP_BLOCK_FAILURE && w->at < tp_work_end(w))
         tp_work_pass_failure(w);
     while (w->at < tp_work_end(w) && !tp_work_is_asked_to_stop(w) && !w->sink->is_cancelled(w)) {
@@ -652,11 +739,9 @@ static void advance(cluster *c, flight *l)
         l->sending = 1;
         l->deaths = 0;
         l->patience_ns = CHECK_NS;
-        if (seal(c, l, &err) == 0) {
-            l->sent_ns = uv_hrtime();
-            publish(c, l, l->sent_ns);
+        l->sent_ns = uv_hrtime();
+        if (launch(c, l, &err) == 0)
             return;
-        }
         fail(l, tp_failure_kind_of(err.code, TP_KIND_CODEC), err.message);
     }
     end_slice(c, l);
@@ -676,14 +761,12 @@ static void send_again(cluster *c, flight *l)
     if (l->image)
         l->image->is_stored = false; /* it may be gone, too */
     c->modules_size = 0;
-    forget_chunk(l);
+    forget_chunk(c, l);
     l->sending = sending;
-    if (seal(c, l, &err)) {
+    if (launch(c, l, &err)) {
         fail(l, tp_failure_kind_of(err.code, TP_KIND_CODEC), err.message);
         advance(c, l);
-        return;
     }
-    publish(c, l, uv_hrtime());
 }
 
 /* The worker that ran the chunk is dead, or cut off. */
@@ -787,22 +870,30 @@ static void take_answer(cluster *c, flight *l, const char *data, size_t len)
     const char *bytes = data + sizeof a;
     len -= names_in(data, len);
     adapt_window(c, l);
-    if (len < sizeof a || a.size > TP_PAYLOAD_MAX || (!a.is_blob && a.size != len - sizeof a))
+    if (len < sizeof a || a.size > TP_PAYLOAD_MAX ||
+        (a.where == TP_ANSWER_HERE && a.size != len - sizeof a))
         a.kind = 0;
-    if (a.kind == TP_ANSWER_DONE && a.is_blob) {
-        tp_buf blob = { 0 };
-        char filter[TP_SUBJECT_MAX], hex[2 * TP_DIGEST_BYTES + 1];
-        if (tp_blob_get(&c->nats, c->session_hex, a.digest, a.size, &blob,
-                        &(tp_between){ hear, c }, &err)) {
+    if (a.kind == TP_ANSWER_DONE && a.where != TP_ANSWER_HERE) {
+        tp_buf blob = { 0 }, direct = l->direct;
+        tp_error ignored = { 0 };
+        tp_blob b = tp_blob_of_result(a.digest, a.size, l->chunk, l->sending);
+        l->direct = (tp_buf){ 0 };
+        /* of one that came in pieces there are those that the server had room for */
+        int rc = tp_blob_get(&c->nats, c->session_hex, &b, &blob, &(tp_between){ hear, c },
+                             a.where == TP_ANSWER_BLOB ? &err : &ignored);
+        if (a.where != TP_ANSWER_BLOB) {
             tp_buf_free(&blob);
-            send_again(c, l);
-            return;
+            blob = direct;
+            direct = (tp_buf){ 0 };
+            rc = tp_blob_check(&b, &blob, &err);
         }
-        tp_to_hex(hex, a.digest, TP_DIGEST_BYTES);
-        snprintf(filter, sizeof filter, TP_SUBJECT_B "%s.%s.>", c->session_hex, hex);
-        read_records(c, l, blob.data, blob.len);
+        tp_buf_free(&direct);
+        drop_blob(c, &b);
+        if (rc == 0)
+            read_records(c, l, blob.data, blob.len);
+        else
+            send_again(c, l);
         tp_buf_free(&blob);
-        purge(c, TP_STREAM_B, filter);
     } else if (a.kind == TP_ANSWER_DONE) {
         read_records(c, l, bytes, a.size);
     } else if (a.kind == TP_ANSWER_BACK) {
@@ -816,6 +907,24 @@ static void take_answer(cluster *c, flight *l, const char *data, size_t len)
         fail(l, TP_KIND_CRASH, "a worker of the cluster cannot be used: it has sent no result");
         advance(c, l);
     }
+}
+
+/* A piece of a result for which the server has no room: "+" asks for the next one. */
+static void take_piece(cluster *c, const tp_nats_event *e)
+{
+    tp_direct head;
+    if (e->len < sizeof head || strncmp(e->reply, TP_INBOX_WORKER ".", sizeof TP_INBOX_WORKER) != 0)
+        return;
+    memcpy(&head, e->data, sizeof head);
+    flight *l = flight_of(c, head.chunk, head.sending);
+    size_t len = e->len - sizeof head;
+    if (!l || head.at > l->direct.len || head.at + len > TP_PAYLOAD_MAX)
+        return;
+    if (head.at == 0)
+        tp_buf_clear(&l->direct); /* also another worker's */
+    bool is_new = head.at == l->direct.len;
+    if (!is_new || tp_buf_add(&l->direct, e->data + sizeof head, len) == 0)
+        tp_nats_publish(&c->nats, e->reply, NULL, "+", 1);
 }
 
 /* What items have printed on a worker: the descriptor, the host's name with a NUL, whole lines. */
@@ -848,11 +957,25 @@ static void take_output(cluster *c, const char *data, size_t len)
 /* The server has taken work, or has it already, or not. */
 static void take_acknowledgement(cluster *c, flight *l, const tp_nats_event *e)
 {
-    if (e->status == 0 && (!is_error(e) || has_code(e, "10077")))
+    char why[120];
+    tp_nats_stored stored = tp_nats_is_stored(e, why, sizeof why);
+    if (stored == TP_NATS_STORED) {
+        l->is_taken = true;
+        set_shortage(c, l, NO_SHORTAGE);
+        c->is_emptied = c->has_said_full = false;
+        c->short_ns = 0;
         return;
+    }
+    if (stored == TP_NATS_FULL && !l->is_taken) {
+        c->why = (tp_error){ 0 };
+        tp_error_set(&c->why, TP_ELIMIT,
+                     "the engine has no room for %zu bytes of work: its server says \"%s\" "
+                     "(max_file_store in its configuration)",
+                     l->message.len, why);
+        set_shortage(c, l, REFUSED);
+    }
     l->patience_ns = CHECK_NS;
     l->check_ns = uv_hrtime() + RETRY_NS;
-    (void)c;
 }
 
 /* Asks for the result of a chunk, in case it was missed. */
@@ -920,12 +1043,16 @@ static void take_event(cluster *c, const tp_nats_event *e)
         const char *rest = strlen(e->subject) > r + s ? e->subject + r + s : "";
         if (strcmp(rest, ".out") == 0) {
             take_output(c, e->data, e->len);
+        } else if (strcmp(rest, ".piece") == 0) {
+            take_piece(c, e);
         } else if (sscanf(rest, ".%llu.%llu.%u", &group, &chunk, &sending) == 3) {
             size_t names = names_in(e->data, e->len);
             take_held(c, e->data + e->len - names, names);
             flight *l = flight_of(c, chunk, sending);
             if (l)
                 take_answer(c, l, e->data, e->len);
+            else if (strncmp(e->reply, TP_INBOX_WORKER ".", sizeof TP_INBOX_WORKER) == 0)
+                tp_nats_publish(&c->nats, e->reply, NULL, "{}", 2); /* nobody waits for it */
         }
     }
 }
@@ -959,6 +1086,97 @@ static void check_all(cluster *c, uint64_t now)
         if (l->count && !c->is_behind && l->held_ns && now > l->held_ns + TP_HELD_S * 1000000000ull)
             lose(c, l);
     }
+}
+
+/* How many messages there are in that stream. -1: the server does not say. */
+static long long count_messages(cluster *c, const char *stream)
+{
+    static const char begin[] = "\"messages\":";
+    char subject[TP_SUBJECT_MAX];
+    snprintf(subject, sizeof subject, "$JS.API.STREAM.INFO.%s", stream);
+    tp_nats_event *e = tp_nats_ask(&c->nats, subject, "", 0, ASK_MS);
+    const char *at = e ? memmem(e->data, e->len, begin, sizeof begin - 1) : NULL;
+    long long n = -1;
+    char digits[24];
+    if (at) {
+        at += sizeof begin - 1;
+        size_t len = (size_t)(e->data + e->len - at);
+        snprintf(digits, sizeof digits, "%.*s", (int)(len < 20 ? len : 20), at);
+        n = strtoll(digits, NULL, 10);
+    }
+    tp_nats_free(&c->nats, e);
+    return n;
+}
+
+/* No chunk is under way: makes all the room that this session can make. */
+static void empty(cluster *c)
+{
+    for (unsigned i = 0; i < c->n_flights; i++)
+        if (c->flights[i].shortage == REFUSED) {
+            forget_chunk(c, &c->flights[i]);
+            set_shortage(c, &c->flights[i], WAITING);
+        }
+    remove_all(c);
+    c->is_emptied = true;
+}
+
+/* The chunk was refused while nothing else of ours was at the server: it never fits, unless there
+ * is anything of others. */
+static void despair(cluster *c, flight *l, uint64_t now)
+{
+    char text[500];
+    empty(c);
+    if (c->why.code == TP_ELIMIT &&
+        count_messages(c, TP_STREAM_W) + count_messages(c, TP_STREAM_R) +
+                count_messages(c, TP_STREAM_B) == 0) {
+        forget_chunk(c, l);
+        fail(l, TP_KIND_RESOURCE, c->why.message);
+        c->is_emptied = false;
+        advance(c, l);
+    } else if (c->why.code == TP_ELIMIT && now > c->short_ns + ALONE_S * 1000000000ull &&
+               !c->has_said_full) {
+        c->has_said_full = true;
+        snprintf(text, sizeof text,
+                 "tidepool: the engine at %.200s is full, and not of this script's: the work goes "
+                 "on when there is room (`tidepool engine gc` removes what killed scripts left)\n",
+                 c->base.host->config.engine);
+        say(c, text);
+    }
+}
+
+/* Sends what the server had no room for, the first chunk first. */
+static void retry_short(cluster *c, uint64_t now)
+{
+    if (c->n_short == 0 || c->has_lost || now < c->retry_ns)
+        return;
+    c->short_ns = c->short_ns ? c->short_ns : now;
+    flight *first = NULL;
+    bool has_chunks = false;
+    for (unsigned i = 0; i < c->n_flights; i++) {
+        flight *l = &c->flights[i];
+        has_chunks |= l->slice && l->shortage == NO_SHORTAGE;
+        if (l->shortage != NO_SHORTAGE && (!first || l->chunk < first->chunk))
+            first = l;
+    }
+    if (!has_chunks && c->is_emptied)
+        despair(c, first, now);
+    else if (!has_chunks)
+        empty(c);
+    for (bool is_sent = true; is_sent && c->n_short > 0;) {
+        tp_error err = { 0 };
+        first = NULL;
+        for (unsigned i = 0; i < c->n_flights; i++)
+            if (c->flights[i].shortage == WAITING &&
+                (!first || c->flights[i].chunk < first->chunk))
+                first = &c->flights[i];
+        is_sent = first && !c->is_emptied; /* then that one alone */
+        if (first && launch(c, first, &err)) {
+            fail(first, tp_failure_kind_of(err.code, TP_KIND_CODEC), err.message);
+            advance(c, first);
+        }
+        is_sent &= first && first->shortage == NO_SHORTAGE;
+    }
+    c->retry_ns = uv_hrtime() + RETRY_NS;
 }
 
 /* Removes groups of results of which none is awaited any more. */
@@ -1012,7 +1230,7 @@ static void fill(cluster *c, uint64_t now)
         c->window = most;
     most = c->window < FLIGHTS_LEAST ? FLIGHTS_LEAST : (unsigned)c->window;
     most = most > FLIGHTS ? FLIGHTS : most;
-    for (flight *l; (l = idle_flight(c, most));) {
+    for (flight *l; c->n_short == 0 && (l = idle_flight(c, most));) {
         uv_mutex_lock(tp_engine_lock(c->engine));
         l->slice = tp_job_take_locked(c->engine, &c->base, &l->agent);
         uv_mutex_unlock(tp_engine_lock(c->engine));
@@ -1095,6 +1313,7 @@ static void serve(cluster *c)
             fill(c, now);
             look(c, now);
             check_all(c, now);
+            retry_short(c, now);
             purge_done(c);
             look_for_workers(c, now);
         }
@@ -1212,9 +1431,11 @@ static void close_executor(tp_executor *ex)
     for (unsigned i = 0; i < c->n_flights; i++) {
         tp_agent_close(&c->flights[i].agent);
         tp_buf_free(&c->flights[i].message);
+        tp_blob_free(&c->flights[i].blob);
     }
     for (int i = 0; i < IMAGES; i++)
         free_image(&c->images[i]);
+    tp_blob_free(&c->modules);
     tp_parcel_refs_free(&c->funcs);
     free(c->flights);
     free(c->workers);

@@ -4,6 +4,7 @@
 #include "cluster/certificate.h"
 
 #include <dlfcn.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -299,6 +300,54 @@ tp_nats_event *tp_nats_ask(tp_nats *n, const char *subject, const void *data, si
         n->Connection_Request(&m, n->connection, subject, data, (int)len, timeout_ms))
         return NULL;
     return event_of(n, m);
+}
+
+static bool says(const tp_nats_event *e, const char *text)
+{
+    return memmem(e->data, e->len, text, strlen(text)) != NULL;
+}
+
+tp_nats_stored tp_nats_is_stored(const tp_nats_event *e, char *why, size_t size)
+{
+    /* insufficient resources, storage or memory; an account's limit */
+    static const char *const full[] = { "10023", "10047", "10028", "10002" };
+    static const char said[] = "\"description\":\"";
+    snprintf(why, size, "it gives no answer");
+    if (!e || e->status != 0 || e->len == 0)
+        return e && e->status == 503 ? TP_NATS_NOWHERE : TP_NATS_SILENT;
+    if (!says(e, "\"error\""))
+        return TP_NATS_STORED;
+    const char *begin = memmem(e->data, e->len, said, sizeof said - 1);
+    begin = begin ? begin + sizeof said - 1 : e->data;
+    const char *end = memchr(begin, '"', (size_t)(e->data + e->len - begin));
+    end = end ? end : e->data + e->len;
+    snprintf(why, size, "%.*s", (int)(end - begin < 100 ? end - begin : 100), begin);
+    if (says(e, "\"err_code\":10077")) /* a limit of the stream's: one a subject, or its size */
+        return says(e, "per subject") ? TP_NATS_STORED : TP_NATS_FULL;
+    for (size_t i = 0; i < sizeof full / sizeof *full; i++) {
+        char code[30];
+        snprintf(code, sizeof code, "\"err_code\":%s", full[i]);
+        if (says(e, code))
+            return TP_NATS_FULL;
+    }
+    return TP_NATS_REFUSED;
+}
+
+uint64_t tp_nats_sequence(tp_nats *n, const tp_nats_event *e)
+{
+    static const char name[] = "\"seq\":";
+    const char *said;
+    char digits[24];
+    if (!e || !e->message)
+        return 0;
+    if (n->MsgHeader_Get(e->message, "Nats-Sequence", &said) == 0)
+        return strtoull(said, NULL, 10);
+    const char *at = e->len < 1000 ? memmem(e->data, e->len, name, sizeof name - 1) : NULL;
+    if (!at)
+        return 0;
+    at += sizeof name - 1;
+    snprintf(digits, sizeof digits, "%.*s", (int)(e->data + e->len - at), at);
+    return strtoull(digits, NULL, 10);
 }
 
 void tp_nats_flush(tp_nats *n, int64_t timeout_ms)

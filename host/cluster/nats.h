@@ -128,6 +128,22 @@ void tp_nats_publish(tp_nats *n, const char *subject, const char *reply, const v
 tp_nats_event *tp_nats_ask(tp_nats *n, const char *subject, const void *data, size_t len,
                            int64_t timeout_ms);
 
+/* What a server says of a message that was published to a stream. */
+typedef enum tp_nats_stored {
+    TP_NATS_STORED, /* it is kept, or was kept already */
+    TP_NATS_FULL,   /* there is no room; also said of one that is kept already */
+    TP_NATS_SILENT, /* nothing: the server is away */
+    TP_NATS_NOWHERE, /* there is no stream for it */
+    TP_NATS_REFUSED
+} tp_nats_stored;
+
+/* `e` may be NULL: none has come. `why` is what the server says when the message is not kept. */
+tp_nats_stored tp_nats_is_stored(const tp_nats_event *e, char *why, size_t size);
+
+/* Where in its stream a message is: one that the server has just stored, or has read from there (a
+ * direct get). 0: it does not say. */
+uint64_t tp_nats_sequence(tp_nats *n, const tp_nats_event *e);
+
 /* Waits until the server has what was published, but no longer than that. */
 void tp_nats_flush(tp_nats *n, int64_t timeout_ms);
 

@@ -19,7 +19,8 @@ enum {
     TP_ID_BYTES = 16,  /* of a build and of a session */
     TP_ID_TEXT = 2 * TP_ID_BYTES + 1,
     TP_DIGEST_BYTES = 32,
-    TP_INLINE_BYTES = 200 << 10, /* larger payloads go as blobs */
+    TP_INLINE_BYTES = 200 << 10, /* larger payloads of work go as blobs, */
+    TP_RESULT_INLINE = 32 << 10, /* and larger results, which can be removed one by one there */
     TP_IMAGE_INLINE = 16 << 10,  /* larger images go as blobs, once */
     TP_BLOB_PIECE = 256 << 10,
     TP_PAYLOAD_MAX = 1 << 30
@@ -60,10 +61,23 @@ typedef struct tp_alive {
 /* The head of a result. Behind the result follow lines as in TP_SUBJECT_R SESSION.held: what the
  * worker begins now. */
 typedef struct tp_answer {
-    uint32_t kind, is_blob;
+    uint32_t kind, where;
     uint64_t size, names; /* names: the length of these lines */
-    uint8_t digest[TP_DIGEST_BYTES]; /* of a blob */
+    uint8_t digest[TP_DIGEST_BYTES]; /* of a result that is elsewhere */
 } tp_answer;
+
+/* Where the result of an answer is. */
+typedef enum tp_answer_where {
+    TP_ANSWER_HERE,  /* behind the head */
+    TP_ANSWER_BLOB,  /* in the stream of blobs */
+    TP_ANSWER_DIRECT /* there was no room: it was sent to the coordinator, in pieces */
+} tp_answer_where;
+
+/* The head of such a piece; its bytes follow. */
+typedef struct tp_direct {
+    uint64_t chunk, at;
+    uint32_t sending, pad;
+} tp_direct;
 
 typedef enum tp_answer_kind {
     TP_ANSWER_DONE = 1, /* records of results */

@@ -44,6 +44,7 @@ enum {
     ALIVE_AGAIN_MS = 3000,
     PROGRESS_MS = TP_ACK_WAIT_S * 1000 / 4,
     AGAIN_MS = 2000,     /* a result that the server has not acknowledged is sent again */
+    PIECE_MS = 1000,     /* how long a coordinator may take for a piece of one */
     SHORT_NS = 50 * 1000 * 1000, /* chunks that take less are fetched ahead: one for each slot, */
     AHEAD_NS = 4 * 1000 * 1000,  /* or more, up to what takes so long */
     AHEAD_MAX = 16,              /* for each slot */
@@ -110,7 +111,8 @@ typedef struct chunk {
     tp_job *job;    /* RUNNING */
     image *image;
     tp_parcel_refs refs;
-    tp_buf records;
+    tp_buf records; /* ANSWERED: of a large result, while it is nowhere yet (is_unsent) */
+    bool is_unsent;
     uint32_t at, count;
     uint64_t queued_ms, progress_ms, again_ms;
 } chunk;
@@ -268,26 +270,10 @@ static chunk *next_after(const node *n, const chunk *k)
     return NULL;
 }
 
-/* The chunk is over, with this answer, which stays until the server has it. */
-static void answer(node *n, chunk *k, tp_answer_kind kind, const void *bytes, size_t len)
+/* Writes and sends the answer, with the name of the chunk that begins now (NULL: none does). */
+static void write_answer(node *n, chunk *k, tp_answer a, const void *bytes, size_t len, chunk *next)
 {
-    tp_answer a = { .kind = kind, .size = len };
-    tp_error err = { 0 };
     tp_buf names = { 0 };
-    chunk *next = k->state == RUNNING && !n->is_leaving ? next_after(n, k) : NULL;
-    if (k->job)
-        tp_job_close(k->job);
-    k->job = NULL;
-    drop_image(k);
-    tp_parcel_refs_free(&k->refs);
-    if (len > TP_INLINE_BYTES) {
-        a.is_blob = 1;
-        tp_blake2b_hash(a.digest, sizeof a.digest, bytes, len);
-        if (tp_blob_put(&n->nats, k->session->hex, a.digest, bytes, len,
-                        &(tp_between){ stay, n }, &err))
-            a = (tp_answer){ .kind = TP_ANSWER_BACK };
-        len = 0;
-    }
     if (next && !next->is_named) {
         add_name(next, &names);
         next->is_named = names.len > 0;
@@ -304,8 +290,68 @@ static void answer(node *n, chunk *k, tp_answer_kind kind, const void *bytes, si
     tp_buf_free(&names);
     tp_buf_free(&k->records);
     tp_buf_free(&k->payload);
-    k->state = ANSWERED;
+    k->is_unsent = false;
     send_answer(n, k);
+}
+
+/* Sends a large result to its coordinator itself, piece by piece. */
+static bool send_pieces(node *n, const chunk *k)
+{
+    char subject[TP_SUBJECT_MAX];
+    snprintf(subject, sizeof subject, TP_SUBJECT_R "%s.piece", k->session->hex);
+    for (size_t at = 0; at < k->records.len; at += TP_BLOB_PIECE) {
+        size_t size = k->records.len - at < TP_BLOB_PIECE ? k->records.len - at : TP_BLOB_PIECE;
+        tp_direct head = { .chunk = k->number, .at = at, .sending = k->sending };
+        tp_buf piece = { 0 };
+        bool is_taken = false;
+        stay(n);
+        if (tp_buf_add(&piece, &head, sizeof head) == 0 &&
+            tp_buf_add(&piece, k->records.data + at, size) == 0) {
+            tp_nats_event *e = tp_nats_ask(&n->nats, subject, piece.data, piece.len, PIECE_MS);
+            is_taken = e && e->status == 0 && e->len == 1 && *e->data == '+';
+            tp_nats_free(&n->nats, e);
+        }
+        tp_buf_free(&piece);
+        if (!is_taken)
+            return false;
+    }
+    return true;
+}
+
+/* A large result goes into the stream of blobs; or, where there is no room, to the coordinator.
+ * When that does not take it either, it is tried again later. */
+static void deliver(node *n, chunk *k, chunk *next)
+{
+    tp_answer a = { .kind = TP_ANSWER_DONE, .where = TP_ANSWER_BLOB, .size = k->records.len };
+    tp_error err = { 0 };
+    k->is_unsent = true;
+    k->again_ms = now_ms() + AGAIN_MS;
+    tp_blake2b_hash(a.digest, sizeof a.digest, k->records.data, k->records.len);
+    tp_blob b = tp_blob_of_result(a.digest, k->records.len, k->number, k->sending);
+    if (tp_blob_put(&n->nats, k->session->hex, &b, k->records.data, &(tp_between){ stay, n },
+                    &err) != TP_NATS_STORED) {
+        a.where = TP_ANSWER_DIRECT;
+    }
+    tp_blob_free(&b);
+    if (a.where == TP_ANSWER_BLOB || send_pieces(n, k))
+        write_answer(n, k, a, "", 0, next);
+}
+
+/* The chunk is over, with this answer, which stays until the server has it. Large ones are
+ * k->records. */
+static void answer(node *n, chunk *k, tp_answer_kind kind, const void *bytes, size_t len)
+{
+    chunk *next = k->state == RUNNING && !n->is_leaving ? next_after(n, k) : NULL;
+    if (k->job)
+        tp_job_close(k->job);
+    k->job = NULL;
+    drop_image(k);
+    tp_parcel_refs_free(&k->refs);
+    k->state = ANSWERED;
+    if (len > TP_RESULT_INLINE)
+        deliver(n, k, next);
+    else
+        write_answer(n, k, (tp_answer){ .kind = kind, .size = len }, bytes, len, next);
 }
 
 static void free_chunk(chunk *k)
@@ -479,8 +525,10 @@ static kept_modules *fetch_modules(node *n, session *s, const tp_task *task, tp_
         tp_error_set(err, TP_ELIMIT, "too many modules");
         return NULL;
     }
-    if (tp_blob_get(&n->nats, s->hex, task->modules, task->modules_size, &bytes,
-                    &(tp_between){ stay, n }, err)) {
+    tp_blob b = tp_blob_of(task->modules, task->modules_size);
+    int rc = tp_blob_get(&n->nats, s->hex, &b, &bytes, &(tp_between){ stay, n }, err);
+    tp_blob_free(&b);
+    if (rc) {
         tp_buf_free(&bytes);
         return NULL;
     }
@@ -549,8 +597,10 @@ static image *find_image(node *n, session *s, const tp_task *task, const uint8_t
         tp_error_set(err, TP_ELIMIT, "too many functions at once");
         return NULL;
     }
-    if (!bytes && tp_blob_get(&n->nats, s->hex, task->image, len, &blob, &(tp_between){ stay, n },
-                              err)) {
+    tp_blob b = tp_blob_of(task->image, len);
+    int rc = bytes ? 0 : tp_blob_get(&n->nats, s->hex, &b, &blob, &(tp_between){ stay, n }, err);
+    tp_blob_free(&b);
+    if (rc) {
         tp_buf_free(&blob);
         return NULL;
     }
@@ -625,11 +675,14 @@ static void enqueue(node *n, chunk *k)
     tp_sealed head = head_of(k);
     tp_error err = { 0 };
     tp_task task;
+    tp_blob b = tp_blob_of(head.digest, head.size);
     k->state = QUEUED;
     k->queued_ms = now_ms();
-    if (head.is_blob &&
-        tp_blob_get(&n->nats, k->session->hex, head.digest, head.size, &k->payload,
-                    &(tp_between){ stay, n }, &err)) {
+    int rc = head.is_blob ? tp_blob_get(&n->nats, k->session->hex, &b, &k->payload,
+                                        &(tp_between){ stay, n }, &err)
+                          : 0;
+    tp_blob_free(&b);
+    if (rc) {
         answer(n, k, TP_ANSWER_BACK, "", 0); /* the coordinator stores it anew */
     } else if (head.size >= sizeof task) {
         memcpy(&task, payload_of(k), sizeof task);
@@ -945,20 +998,23 @@ static void take_control(node *n, const char *whose, const char *data, size_t le
     }
 }
 
-/* The server has a result, or had one already. */
+/* The server has a result, or had one already; or its coordinator has it. */
 static void take_acknowledgement(node *n, const char *rest, const tp_nats_event *e)
 {
-    static const char error[] = "\"error\"", there[] = "10077";
-    char hex[TP_ID_TEXT];
+    char hex[TP_ID_TEXT], why[120];
     unsigned long long number;
     unsigned sending;
     if (sscanf(rest, "%32[0-9a-f].%llu.%u", hex, &number, &sending) != 3)
         return;
     session *s = find_session(n, hex);
     chunk *k = s ? find_chunk(n, s, number) : NULL;
-    if (!k || k->state != ANSWERED || k->sending != sending || e->status != 0 || e->len == 0 ||
-        (memmem(e->data, e->len, error, sizeof error - 1) &&
-         !memmem(e->data, e->len, there, sizeof there - 1)))
+    if (!k || k->state != ANSWERED || k->is_unsent || k->sending != sending)
+        return;
+    tp_nats_stored stored = tp_nats_is_stored(e, why, sizeof why);
+    /* its coordinator has had it all the same, or answers to the next one */
+    if (stored == TP_NATS_FULL)
+        k->again_ms = now_ms() + LOOK_MS;
+    if (stored != TP_NATS_STORED)
         return;
     if (!pull_work(n, now_ms(), k->ack))
         acknowledge(n, k, "+ACK");
@@ -1000,7 +1056,7 @@ static void take_event(node *n, const tp_nats_event *e)
         for (int i = 0; i < PULLS; i++)
             n->pulls[i].left = 0;
         for (chunk *k = n->chunks; k; k = k->next)
-            if (k->state == ANSWERED)
+            if (k->state == ANSWERED && !k->is_unsent)
                 send_answer(n, k);
     }
     if (e->kind != TP_NATS_MESSAGE)
@@ -1031,7 +1087,11 @@ static void look_at_chunks(node *n, uint64_t now)
         next = k->next;
         if (k->state == RUNNING)
             collect(n, k);
-        if (k->state == ANSWERED && now >= k->again_ms && !n->is_lost)
+        if (k->state != ANSWERED || now < k->again_ms || n->is_lost)
+            continue;
+        if (k->is_unsent)
+            deliver(n, k, NULL);
+        else
             send_answer(n, k);
     }
 }

@@ -215,7 +215,7 @@ static const char config_format[] =
     "          \"$JS.API.STREAM.CREATE." TP_STREAM_W "\", \"$JS.API.STREAM.CREATE." TP_STREAM_R
     "\", \"$JS.API.STREAM.CREATE." TP_STREAM_B "\",\n"
     "          \"$JS.API.STREAM.PURGE." TP_STREAM_R "\", \"$JS.API.STREAM.PURGE." TP_STREAM_B
-    "\",\n"
+    "\", \"$JS.API.STREAM.MSG.DELETE." TP_STREAM_B "\",\n"
     "          \"$JS.API.STREAM.PURGE." TP_STREAM_W "\", \"$JS.API.STREAM.INFO." TP_STREAM_W
     "\", \"$JS.API.STREAM.INFO." TP_STREAM_R "\", \"$JS.API.STREAM.INFO." TP_STREAM_B "\",\n"
     "          \"$JS.API.CONSUMER.NAMES." TP_STREAM_W "\", \"$JS.API.CONSUMER.DELETE." TP_STREAM_W

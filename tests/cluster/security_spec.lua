@@ -72,7 +72,8 @@ describe("an engine", function()
   it("lets a script neither use other streams, nor speak for workers, nor listen to them", function()
     -- `tidepool engine gc`, which is a script too, removes what dead scripts have left
     local allowed = { ["CONSUMER.NAMES.TP1_d_W"] = true, ["CONSUMER.DELETE.TP1_d_W.x"] = true, ["STREAM.INFO.TP1_d_W"] = true,
-      ["STREAM.INFO.TP1_d_R"] = true, ["STREAM.INFO.TP1_d_B"] = true }
+      ["STREAM.INFO.TP1_d_R"] = true, ["STREAM.INFO.TP1_d_B"] = true,
+      ["STREAM.MSG.DELETE.TP1_d_B"] = true }
     refuses("coordinator", with({
       "tp1.d.r.x.1.1.1", "tp1.d.hb.x", "_INBOX.x", "$SYS.REQ.SERVER.PING", "$JS.API.STREAM.CREATE.other",
       "$JS.API.STREAM.PURGE.other", "$JS.API.CONSUMER.DURABLE.CREATE.other.x", "$JS.API.CONSUMER.DURABLE.CREATE.TP1_d_R.x",
