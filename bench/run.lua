@@ -13,8 +13,8 @@ local harness = require "harness"
 local tidepool = require "tidepool"
 
 local workloads = {
-  "w1", "w1_variants", "w2", "w3", "w4", "w5", "w6", "w7", "w9", "w10", "processes", "lines", "random", "atomic", "share", "batched",
-  "waiting", "stream", "store", "journal", "gpu", "peers",
+  "w1", "w1_variants", "w2", "w3", "w4", "w5", "w6", "w7", "w9", "w10", "processes", "lines", "garbage", "random", "atomic", "share",
+  "batched", "waiting", "stream", "store", "journal", "gpu", "peers",
 }
 
 local usage = [[

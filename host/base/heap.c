@@ -15,9 +15,14 @@
 enum {
     CHUNK = 16 << 10,
     SPAN = 512 << 10,
-    SMALL_MAX = 96,
-    STEP = 16, /* sizes are multiples of this */
-    CLASSES = SMALL_MAX / STEP,
+    /* Sizes of blocks: multiples of STEP up to FINE_MAX, then few and coarse, as each size costs
+     * an idle state a chunk that is begun. Lines of text are of such sizes. */
+    STEP = 16,
+    FINE_MAX = 96,
+    COARSE = 64,
+    SMALL_MAX = 192,
+    FINE_CLASSES = FINE_MAX / STEP,
+    CLASSES = FINE_CLASSES + SMALL_MAX / COARSE - FINE_MAX / COARSE,
     RESERVE = 2 * CHUNK,
     /* spans without a used chunk that are kept: a collection may free most of a heap that is soon
      * as large again */
@@ -62,12 +67,14 @@ struct tp_heap {
 
 static unsigned class_of(size_t size)
 {
-    return (unsigned)(size + STEP - 1) / STEP - 1;
+    return size <= FINE_MAX ? (unsigned)(size + STEP - 1) / STEP - 1
+                            : FINE_CLASSES + (unsigned)(size - 1) / COARSE - FINE_MAX / COARSE;
 }
 
 static uint32_t size_of_class(unsigned kind)
 {
-    return (kind + 1) * STEP;
+    return kind < FINE_CLASSES ? (kind + 1) * STEP
+                               : (FINE_MAX / COARSE + 1 + kind - FINE_CLASSES) * COARSE;
 }
 
 static void free_spans(span *s)

@@ -1041,13 +1041,16 @@ static void restart_collector(tp_vm *vm, lua_State *L)
     }
 }
 
-/* In a small heap much of a collection's time goes to the libraries' objects, so it may grow to
- * four times its size before the next collection; a large one to twice its size, which is LuaJIT's
- * default. An item may have changed both settings. */
+/* A collection of a small heap costs what marking the libraries' objects costs, so such a heap may
+ * grow to 2.5 times its size before the next one; a large one to twice its size, which is LuaJIT's
+ * default. Not to more: what is dead and not yet swept makes the table of strings outgrow the
+ * processor's caches, and its chains long (with 4 times, a function that makes many short strings
+ * took twice as long). The steps are five times LuaJIT's, so that a collection is soon over, while
+ * what it touches is in the caches. bench/garbage.lua compares. An item may have changed both. */
 static void set_pause(lua_State *L)
 {
-    lua_gc(L, LUA_GCSETPAUSE, lua_gc(L, LUA_GCCOUNT, 0) < SMALL_HEAP_KIB ? 400 : 200);
-    lua_gc(L, LUA_GCSETSTEPMUL, 200);
+    lua_gc(L, LUA_GCSETPAUSE, lua_gc(L, LUA_GCCOUNT, 0) < SMALL_HEAP_KIB ? 250 : 200);
+    lua_gc(L, LUA_GCSETSTEPMUL, 1000);
 }
 
 /* Makes the state ready for the function of the run's work: loads it, applies its changes to

@@ -37,7 +37,7 @@ static bool is_whole(int i, size_t n)
 
 static size_t random_size(void)
 {
-    return 1 + random_below(random_below(50) ? 130 : 70000);
+    return 1 + random_below(random_below(50) ? 260 : 70000);
 }
 
 TEST(blocks_keep_their_bytes)
@@ -84,7 +84,7 @@ TEST(memory_is_given_back)
     long before = resident();
     const char *sanitizer = getenv("TIDEPOOL_SANITIZER");
     bool is_tsan = sanitizer && strcmp(sanitizer, "tsan") == 0;
-    for (size_t size = 16; size <= 96; size += 16) {
+    for (size_t size = 16; size <= 192; size += 16) {
         for (int i = 0; i < N; i++) {
             p[i] = tp_heap_allocate(heap, NULL, 0, size);
             CHECK(p[i]);
