@@ -137,8 +137,8 @@ function Function:__call(...)
 end
 
 --- The kernel that runs the function on devices, if it asks for some; see gpu.kernel.
-local function open_kernel(self, types, given)
-  if self.options.gpu and not self.options.executor then return require("tidepool.device.gpu").kernel(self, types, given) end
+local function open_kernel(self, types, inputs_of)
+  if self.options.gpu and not self.options.executor then return require("tidepool.device.gpu").kernel(self, types, inputs_of) end
 end
 
 --- The numbers of the devices that the function drives by hand; nil when it does not.
@@ -271,7 +271,7 @@ function func.start(self, source, settings, special)
     memory = false,
   }
   local retries, returns, arrays = self.options.retries, self.options.returns, nil
-  local kernel, unit = open_kernel(self, source.types, source.given)
+  local kernel, unit = open_kernel(self, source.types, source)
   if kernel then source.block = inputs.LARGEST_BLOCK end -- a launch costs as much as some thousand numbers
   -- A device gives columns of numbers in any case; where the inputs are arrays, the results are
   -- too.
@@ -452,8 +452,7 @@ local function open_call(self, ...)
     total = 1, is_cheap = true, ordered = true, journal = kept and kept.handle, retries = false, captured = false, leased = false,
     timeout = false, crash_retries = false, recycle = false, memory = false,
   }
-  local n = select("#", ...)
-  local job = open(self, more, open_kernel(self, nil, function() return n end))
+  local job = open(self, more, open_kernel(self, nil, select("#", ...)))
   local has_room, why, kind = core.job.add(job, ...)
   if has_room == nil then
     core.job.close(job)

@@ -10,6 +10,7 @@ local check = require "tidepool.base.check"
 local core = require "tidepool.core"
 local executors = require "tidepool.engine.executors"
 local failure = require "tidepool.failure"
+local inputs = require "tidepool.engine.inputs"
 local progress = require "tidepool.engine.progress"
 local show = require "tidepool.base.show"
 
@@ -439,10 +440,10 @@ end
 --- What a job on devices runs; nil when f's option says that threads do it.
 ---@param f tidepool.Function
 ---@param types string[]?  the element types of the inputs, when they are typed arrays
----@param given fun(enough: integer): integer?  how many arguments each input has at most, when that is known and they are no typed arrays
+---@param inputs_of table|integer?  the source of the inputs, or how many arguments the only one has; of typed arrays it does not matter
 ---@return userdata? kernel
 ---@return table? unit  { result_types, has_boolean, may_fall_back: threads run the function when no device can }
-function gpu.kernel(f, types, given)
+function gpu.kernel(f, types, inputs_of)
   local devices = gpu.match(f.options.gpu, f.name)
   if not devices and f.options.kernel then check.fail("%s: OpenCL C cannot run on threads, and no other device of its gpu = ... is there", f.name) end
   if not devices then return nil end
@@ -450,7 +451,8 @@ function gpu.kernel(f, types, given)
   if types and not f.options.kernel then types = { unpack(types, 1, math.min(#types, debug.getinfo(f.raw, "u").nparams)) } end
   -- Parameters that are given nothing are nil, which the translation has to know.
   local wanted = not f.options.kernel and debug.getinfo(f.raw, "u").nparams
-  local count = wanted and not types and given and given(wanted)
+  local count = wanted and not types and inputs_of
+  if type(count) == "table" then count = inputs.count_arguments(count, wanted) end
   if count and count < wanted then
     types = {}
     for i = 1, count do types[i] = f.options.precision == "single" and "float" or "double" end

@@ -8,8 +8,8 @@
 --   patience   after how many seconds it is asked again when it was idle
 --   batch, wait   of a batched function (set by whoever starts the map): how many inputs a block
 --              must have, and for how long they are waited for
---   given      a function: how many arguments each input has at most, where that is known; those
---              beyond its argument need not be counted
+--   arguments  how many each input has, where that is known and neither columns nor items (of
+--              indexed.lua and spread.lua) tell it
 --   bytes      how much of inputs and results may wait before no more are read, if it is not the
 --              engine's default
 --   may_pin    those who run the items can read this process's memory (set by whoever starts the
@@ -284,16 +284,12 @@ function inputs.map(who, given, n)
     end
   end
   if #arrays == n and n <= abi.COLUMNS_MAX then return indexed.borrow(arrays, shortest) end
-  if columns then
-    local source = indexed.new(columns, shortest)
-    source.given = function() return n end
-    return source
-  end
+  if columns then return indexed.new(columns, shortest) end
   local steps = {}
   for c = 1, n do steps[c] = stepper(given[c], who, c) end
   if n == 1 then return stepped.new(steps[1]) end
   local source = zipped(steps)
-  source.given = function() return n end
+  source.arguments = n
   return source
 end
 
@@ -305,20 +301,7 @@ function inputs.starmap(who, items)
     if not items.columns then check.fail('%s: these lines are not cut into fields: tidepool.lines(path, { columns = "," })', who) end
     return lines.source(items, true)
   end
-  if items ~= nil and is_list(items) then
-    local n = length_of(items, who, 1)
-    local source = spread.new(items, n)
-    function source.given(enough)
-      local most = 0
-      for i = 1, n do
-        local tuple = items[i]
-        if most >= enough or type(tuple) ~= "table" then return enough end
-        most = math.max(most, tuple.n or #tuple)
-      end
-      return most
-    end
-    return source
-  end
+  if items ~= nil and is_list(items) then return spread.new(items, length_of(items, who, 1)) end
   local step, i = stepper(items, who, 1), 0
   return stepped.new(function()
     local has, item = step()
@@ -328,6 +311,22 @@ function inputs.starmap(who, items)
     if ended then error(ended, 0) end
     return true, unpack(item, 1, item.n or #item)
   end)
+end
+
+-- ---- for devices ----
+
+--- How many arguments each input of a source has at most; nil where that is not known. Those beyond
+--- `enough` need not be counted.
+function inputs.count_arguments(source, enough)
+  if source.columns then return #source.columns end
+  if not source.items then return source.arguments end
+  local most = 0
+  for i = 1, source.n do
+    local tuple = source.items[i]
+    if most >= enough or type(tuple) ~= "table" then return enough end
+    most = math.max(most, tuple.n or #tuple)
+  end
+  return most
 end
 
 return inputs
