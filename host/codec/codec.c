@@ -12,7 +12,8 @@
 
 /* references in the registry that are made when the codec is opened, with some to spare */
 enum { REFERENCES = 40 };
-enum { NAMES_ROOM = 750 }; /* for the names of the standard libraries' fields and of our own */
+enum { NAMES_ROOM = 750 }; /* for the builtins of the standard libraries and most of our own */
+enum { GLOBALS_ROOM = 64 }; /* for the names of global functions and of libraries */
 
 static const char codec_key, work_key; /* their addresses are the keys in the registry */
 
@@ -339,15 +340,16 @@ void tp_codec_new_epoch(lua_State *L)
 
 /* ---- builtins ---- */
 
-/* Stack: prefix -> prefix named: the table of builtins whose names begin with the prefix. */
-static void push_named(lua_State *L, const struct codec *c)
+/* Stack: prefix -> prefix named: the table of builtins whose names begin with the prefix. A new one
+ * has so many places. */
+static void push_named(lua_State *L, const struct codec *c, int places)
 {
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->by_prefix);   // prefix all
     lua_pushvalue(L, -2);
     lua_rawget(L, -2);                                 // prefix all named
     if (lua_isnil(L, -1)) {
         lua_pop(L, 1);
-        lua_newtable(L);
+        lua_createtable(L, 0, places);
         lua_pushvalue(L, -3);
         lua_pushvalue(L, -2);
         lua_rawset(L, -4);
@@ -365,19 +367,36 @@ static void add_builtin(lua_State *L, struct codec *c, int prefix)
     if (!k || k->kind != BUILTIN) {
         lua_rawgeti(L, LUA_REGISTRYINDEX, c->names);   // name object names
         int index = c->nnames + 1;
-        c->nnames += 2;
+        c->nnames += 3;
         lua_pushvalue(L, prefix);
         lua_rawseti(L, -2, index);
         lua_pushvalue(L, -3);
         lua_rawseti(L, -2, index + 1);
         lua_pushvalue(L, -2);
-        lua_pushboolean(L, 1);
-        lua_rawset(L, -3);
+        lua_rawseti(L, -2, index + 2);
         lua_pop(L, 1);
         if ((!k || k->kind != CLASS) && tp_codec_add_known(c, object, BUILTIN, index) < 0)
             tp_codec_raise_memory(L);
     }
     lua_rawset(L, prefix + 1);
+}
+
+/* Is the value on top one that add_library makes known? */
+static bool is_wanted(lua_State *L, bool functions_only)
+{
+    return functions_only ? lua_type(L, -1) == LUA_TFUNCTION : tp_codec_is_object(L, -1);
+}
+
+/* How many fields of the table on top are wanted. */
+static int count_wanted(lua_State *L, bool functions_only)
+{
+    int n = 0;
+    lua_pushnil(L);
+    while (lua_next(L, -2)) {
+        n += is_wanted(L, functions_only);
+        lua_pop(L, 1);
+    }
+    return n;
 }
 
 /* Makes the table on top known as `name`, and its fields as `prefix` (which ends with a dot) and
@@ -386,20 +405,19 @@ static void add_library(lua_State *L, struct codec *c, const char *name, const c
                         bool functions_only)
 {
     luaL_checkstack(L, STACK_NEED, "builtins");
-    int table = lua_gettop(L);
+    int table = lua_gettop(L), places = count_wanted(L, functions_only);
     const char *dot = strrchr(name, '.'), *last = dot ? dot + 1 : name;
     lua_pushlstring(L, name, (size_t)(last - name));
-    push_named(L, c);
+    push_named(L, c, 1);
     lua_pushstring(L, last);
     lua_pushvalue(L, table);
     add_builtin(L, c, table + 1);
     lua_settop(L, table);
     lua_pushstring(L, prefix);
-    push_named(L, c);
+    push_named(L, c, places);
     lua_pushnil(L);
     while (lua_next(L, table)) { /* table prefix named key value */
-        bool wanted = functions_only ? lua_type(L, -1) == LUA_TFUNCTION : tp_codec_is_object(L, -1);
-        if (wanted && lua_type(L, -2) == LUA_TSTRING) {
+        if (is_wanted(L, functions_only) && lua_type(L, -2) == LUA_TSTRING) {
             lua_pushvalue(L, -2);
             lua_insert(L, -2);   /* table prefix named key key value */
             add_builtin(L, c, table + 1);
@@ -657,6 +675,9 @@ static void open_builtins(lua_State *L, struct codec *c)
         "string", "table", "math",     "io",      "os",      "coroutine", "debug",
         "bit",    "jit",   "jit.util", "jit.opt", "package", "ffi",
     };
+    lua_pushliteral(L, "");
+    push_named(L, c, GLOBALS_ROOM);
+    lua_pop(L, 2);
     lua_pushvalue(L, LUA_GLOBALSINDEX);
     add_library(L, c, "_G", "", true);
     lua_pop(L, 1);

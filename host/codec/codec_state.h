@@ -49,7 +49,8 @@ struct known {
     const void *object; /* tp_codec_identity; NULL: an empty place of the hash table */
     enum kind kind;
     /* an index in `names`: for a MODULE one of its names; for a FIELD that of its module, then the
-     * field; for a BUILTIN the prefix, then the rest. For a CLASS an index in codec.classes */
+     * field; for a BUILTIN the prefix, then the rest, then the object itself, which is kept alive
+     * by that. For a CLASS an index in codec.classes */
     int index;
 };
 

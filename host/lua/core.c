@@ -63,15 +63,16 @@ static int l_executors(lua_State *L)
     };
     const tp_host *host = get_context(L)->host;
     tp_executor *const *executors = host->executors;
+    const int n = (int)(sizeof capabilities / sizeof *capabilities);
     lua_newtable(L);                                     // list
     for (int i = 0; executors[i]; i++) {
         const tp_executor_type *type = executors[i]->type;
-        lua_newtable(L);                                 // list one
+        lua_createtable(L, 0, 2 + n);                    // list one
         lua_pushstring(L, type->name);
         lua_setfield(L, -2, "name");
         lua_pushstring(L, type->summary);
         lua_setfield(L, -2, "summary");
-        for (size_t k = 0; k < sizeof capabilities / sizeof *capabilities; k++) {
+        for (int k = 0; k < n; k++) {
             lua_pushboolean(L, (tp_host_capabilities(host, type) & capabilities[k].flag) != 0);
             lua_setfield(L, -2, capabilities[k].name);
         }
@@ -165,11 +166,16 @@ static const luaL_Reg functions[] = {
     { NULL, NULL },
 };
 
-/* Fields of core that most scripts and workers never use: made when they are first read. */
+/* Fields of core that are made when they are first read: no state uses all of them, and an idle
+ * worker next to none. */
 static const struct {
     const char *name;
     void (*open)(lua_State *L);
-} rare[] = {
+} on_demand[] = {
+    { "job", tp_core_register_job },         { "func", tp_core_register_func },
+    { "value", tp_core_register_func },      { "item", tp_core_register_item },
+    { "array", tp_core_register_array },     { "random", tp_core_register_random },
+    { "store", tp_core_register_store },     { "trace", tp_core_register_trace },
     { "device", tp_core_register_device },   { "program", tp_core_register_device },
     { "queue", tp_core_register_device },    { "buffer", tp_core_register_device },
     { "launcher", tp_core_register_device }, { "journal", tp_core_register_journal },
@@ -177,15 +183,15 @@ static const struct {
     { "lines", tp_core_register_lines },     { "modules", tp_core_register_modules },
 };
 
-/* __index of core (core, name): makes one of `rare`. Upvalue 1 is the context. */
-static int open_rare(lua_State *L)
+/* __index of core (core, name): makes one of `on_demand`. Upvalue 1 is the context. */
+static int open_group(lua_State *L)
 {
     const char *name = lua_tostring(L, 2);
-    for (size_t i = 0; name && i < sizeof rare / sizeof *rare; i++) {
-        if (strcmp(rare[i].name, name) == 0) {
+    for (size_t i = 0; name && i < sizeof on_demand / sizeof *on_demand; i++) {
+        if (strcmp(on_demand[i].name, name) == 0) {
             lua_settop(L, 2);
             lua_pushvalue(L, 1);
-            rare[i].open(L);
+            on_demand[i].open(L);
             lua_replace(L, 1);
             lua_rawget(L, 1);
             return 1;
@@ -201,16 +207,10 @@ static int open_core(lua_State *L)
     lua_pop(L, 1); /* the metatable, which the registry keeps */
     lua_createtable(L, 0, 40);
     tp_core_register(L, NULL, functions);
-    tp_core_register_func(L);
-    tp_core_register_job(L);
-    tp_core_register_item(L);
-    tp_core_register_array(L);
-    tp_core_register_random(L);
     tp_core_register_io(L);
     tp_core_register_loop(L);
-    tp_core_register_store(L);
-    tp_core_register_trace(L);
     tp_core_register_luv(L);
+    tp_core_open_store(L);
     tp_value_push_invoke(L);
     lua_setfield(L, -2, "invoke");
     lua_pushstring(L, TP_VERSION);
@@ -224,7 +224,7 @@ static int open_core(lua_State *L)
     lua_setfield(L, -2, "executor");
     lua_pushlightuserdata(L, NULL);
     lua_setfield(L, -2, "null");
-    /* what others set; they are read at each map, and would be looked for among the rare ones */
+    /* what others set; they are read at each map, and would be looked for in on_demand */
     lua_pushboolean(L, 0);
     lua_setfield(L, -2, "on_map");
     lua_pushboolean(L, 0);
@@ -233,7 +233,7 @@ static int open_core(lua_State *L)
     lua_setfield(L, -2, "journal_default");
     lua_createtable(L, 0, 1);
     lua_pushvalue(L, lua_upvalueindex(1));
-    lua_pushcclosure(L, open_rare, 1);
+    lua_pushcclosure(L, open_group, 1);
     lua_setfield(L, -2, "__index");
     lua_setmetatable(L, -2);
     return 1;
@@ -257,15 +257,16 @@ static int forget_module(lua_State *L, const char *name)
 }
 
 /* (whether to compile) -> whether it was so before. Raises in a finalizer, where LuaJIT lets nobody
- * change that. */
+ * change that. Setting what is so already would take as long. */
 static int set_compiling(lua_State *L)
 {
     lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
     lua_getfield(L, -1, "jit");
     lua_getfield(L, -1, "status");
     lua_call(L, 0, 1);
-    luaJIT_setmode(L, 0,
-                   LUAJIT_MODE_ENGINE | (lua_toboolean(L, 1) ? LUAJIT_MODE_ON : LUAJIT_MODE_OFF));
+    if (lua_toboolean(L, -1) != lua_toboolean(L, 1))
+        luaJIT_setmode(
+            L, 0, LUAJIT_MODE_ENGINE | (lua_toboolean(L, 1) ? LUAJIT_MODE_ON : LUAJIT_MODE_OFF));
     return 1;
 }
 

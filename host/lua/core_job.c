@@ -1111,12 +1111,11 @@ static const luaL_Reg job_functions[] = {
 
 void tp_core_register_job(lua_State *L)
 {
-    if (luaL_newmetatable(L, JOB)) {
-        lua_pushcfunction(L, l_job_close);
-        lua_setfield(L, -2, "__gc");
-        lua_pushcfunction(L, l_job_tostring);
-        lua_setfield(L, -2, "__tostring");
-    }
+    luaL_newmetatable(L, JOB); /* it may be there: without memory this is done in part, and again */
+    lua_pushcfunction(L, l_job_close);
+    lua_setfield(L, -2, "__gc");
+    lua_pushcfunction(L, l_job_tostring);
+    lua_setfield(L, -2, "__tostring");
     get_context(L)->job_metatable = lua_topointer(L, -1);
     lua_pop(L, 1);
     register_options(L);

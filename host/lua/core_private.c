@@ -35,14 +35,16 @@ void tp_core_register(lua_State *L, const char *name, const luaL_Reg *functions)
         n++;
     lua_pushstring(L, name);
     lua_rawget(L, -2);
-    if (lua_isnil(L, -1)) {
+    bool is_new = lua_isnil(L, -1);
+    if (is_new) {
         lua_pop(L, 1);
         lua_createtable(L, 0, n);
-        lua_pushvalue(L, -1);
-        lua_setfield(L, -3, name);
     }
     set_functions(L, functions);
-    lua_pop(L, 1);
+    if (is_new) /* last: what there was no memory for is made anew when it is read again */
+        lua_setfield(L, -2, name);
+    else
+        lua_pop(L, 1);
 }
 
 int tp_core_push_message(lua_State *L, const tp_error *err)

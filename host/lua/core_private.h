@@ -136,6 +136,11 @@ void tp_core_open_random(lua_State *L, context *ctx);
  * package.loaders; `package` is the index of that table. */
 void tp_core_open_modules(lua_State *L, const tp_host *host, int package);
 
+/* ---- core_store.c ---- */
+
+/* Makes the metatables of Dicts and Queues, which messages bring. */
+void tp_core_open_store(lua_State *L);
+
 /* ---- luv.c ---- */
 
 /* Pops the context. Inserts a loader for "luv" before the third of package.loaders; `package` is

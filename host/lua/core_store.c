@@ -444,9 +444,13 @@ static const luaL_Reg store_functions[] = {
     { NULL, NULL },
 };
 
-void tp_core_register_store(lua_State *L)
+void tp_core_open_store(lua_State *L)
 {
     set_meta(L, &tp_dict_type, "dict_index", "newindex", "dict_tostring");
     set_meta(L, &tp_store_queue_type, "queue_index", "newindex", "queue_tostring");
+}
+
+void tp_core_register_store(lua_State *L)
+{
     tp_core_register(L, "store", store_functions);
 }

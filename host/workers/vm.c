@@ -399,6 +399,57 @@ static tp_captured *push_captured(tp_vm *vm, lua_State *L, const tp_image *image
     return tp_captured_at(L, -1);
 }
 
+/* Pushes the fields of a failure that has only a message: all but its kind and the message are nil,
+ * or the run's. */
+static void push_failure(const run *r, lua_State *L, tp_failure_kind kind, const char *message)
+{
+    lua_pushstring(L, tp_failure_kind_name(kind));
+    lua_pushstring(L, message);
+    lua_pushnil(L);
+    lua_pushnil(L);
+    lua_pushinteger(L, (lua_Integer)r->work->attempt);
+    lua_pushinteger(L, r->vm->worker->index);
+}
+
+/* The same for work that ran out of memory. */
+static void push_no_memory(const run *r, lua_State *L)
+{
+    char why[160] = TP_NO_MEMORY;
+    if (r->vm->limit.shown)
+        snprintf(why, sizeof why,
+                 TP_NO_MEMORY ": the option `memory` lets a worker of this function have %.4g MiB",
+                 (double)r->vm->limit.shown / (1 << 20));
+    push_failure(r, L, TP_KIND_MEMORY, why);
+}
+
+/* Stack: value traceback. Pushes the fields of a failure that a function has raised. */
+static void push_raised(const run *r, lua_State *L, tp_failure_kind kind)
+{
+    int top = lua_gettop(L);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, r->vm->describe);
+    lua_pushstring(L, tp_failure_kind_name(kind));
+    lua_pushvalue(L, top - 1);
+    lua_pushvalue(L, top);
+    lua_pushinteger(L, (lua_Integer)r->work->attempt);
+    lua_pushinteger(L, r->vm->worker->index);
+    lua_call(L, 5, LUA_MULTRET);
+    if (lua_gettop(L) == top)
+        push_no_memory(r, L);
+}
+
+/* Stack: value traceback. Pushes the fields of a failure that is a text of the host's. */
+static void push_hosts(const run *r, lua_State *L, tp_failure_kind kind)
+{
+    lua_pushvalue(L, -2);
+    bool is_memory = tp_codec_is_memory_error(L, 0);
+    lua_pop(L, 1);
+    const char *text = lua_tostring(L, -2);
+    if (is_memory)
+        push_no_memory(r, L);
+    else
+        push_failure(r, L, kind, text ? text : "unknown error");
+}
+
 /* (failing, is raised, value, traceback): describes the error and encodes it into the block. */
 static int encode_failure(lua_State *L)
 {
@@ -407,14 +458,14 @@ static int encode_failure(lua_State *L)
     tp_error err = { 0 };
     if (f->collects)
         lua_gc(L, LUA_GCCOLLECT, 0);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->describe);
-    lua_insert(L, 2);
-    lua_pushstring(L, tp_failure_kind_name(f->kind));
-    lua_insert(L, 3);                                // f describe kind raised value traceback
-    lua_pushinteger(L, (lua_Integer)f->run->work->attempt);
-    lua_pushinteger(L, vm->worker->index);
-    lua_pushnumber(L, (double)vm->limit.shown);
-    lua_call(L, 7, LUA_MULTRET); // f kind message value traceback attempt worker
+    bool is_raised = lua_toboolean(L, 2);
+    lua_remove(L, 2);                                // f value traceback
+    if (is_raised)
+        push_raised(f->run, L, f->kind);
+    else
+        push_hosts(f->run, L, f->kind);
+    lua_remove(L, 2);
+    lua_remove(L, 2);                    // f kind message value traceback attempt worker
     f->block->may_retry = tp_failure_kind_may_retry(tp_failure_kind_named(lua_tostring(L, 2)));
     int n = lua_gettop(L) - 1;
     tp_captured *captured = push_captured(vm, L, f->run->work->terms->image);

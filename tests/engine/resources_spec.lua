@@ -25,6 +25,21 @@ describe("Memory", function()
     end
   end)
 
+  -- What a thread costs that has nothing to do: bench/w6.lua measures all of it.
+  it("of a worker that runs plain functions has few modules of ours", function()
+    local done = support.run_script [[
+      local tidepool = require "tidepool"
+      local names = tidepool.App "idle":func(function()
+        local list = {}
+        for name in pairs(package.loaded) do list[#list + 1] = name:match "^tidepool.*" end
+        table.sort(list)
+        return table.concat(list, " ")
+      end)
+      print((names:remote()))
+    ]]
+    assert.equal("tidepool.base.interpret tidepool.core tidepool.engine.coroutines tidepool.engine.worker\n", done.stdout)
+  end)
+
   it("that a retry finds again is not lost", function()
     local f = app:func { retries = 1 } (function(x)
       if tidepool.current().attempt == 1 then return #("x"):rep(2 ^ 31 - 1) end

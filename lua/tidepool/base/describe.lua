@@ -1,5 +1,7 @@
 --- Texts for error values: the message, and the part of a traceback that is the user's.
 
+local abi = require "tidepool.base.abi"
+local core = require "tidepool.core"
 local failure = require "tidepool.failure"
 local show = require "tidepool.base.show"
 
@@ -44,6 +46,27 @@ function describe.traceback(text)
   end
   if n_lua == 0 then return nil end
   return "stack traceback:\n" .. table.concat(lines, "\n", 1, n_lua)
+end
+
+--- (kind, error value that a function has raised, traceback, attempt, worker) -> the fields of a
+--- failure, in the order of TP_FAILURE_FIELDS (host/codec/message.h); nothing when memory ran out.
+function describe.failure(kind, raised, traceback, attempt, index)
+  local value = describe.value(raised)
+  -- a function, or a module of ours, may have caught that error and raised it again
+  if core.loop.is_memory_error(value) then return end
+  if failure.is_failure(value) then
+    local own, is_outer = rawget(value, "kind"), rawget(value, "index") ~= nil
+    -- What a device could not do for a function that drives it is not the function's error. A
+    -- mistake in the program, such as maps that are nested too deep, keeps its kind through all
+    -- calls around it.
+    if own == abi.kind.USAGE or (own == abi.kind.DEVICE and not is_outer) then
+      kind = own
+      if not is_outer then value = rawget(value, "message") end
+    end
+  end
+  local message = describe.message(value)
+  if message:find("attempt to yield", 1, true) then message = message .. " (f:stream(...) and f:flat_map(xs) read what a function yields)" end
+  return kind, message, value, traceback and describe.traceback(traceback), attempt, index
 end
 
 return describe

@@ -38,6 +38,7 @@ local loop = {}
 local pairs, ipairs, tostring, table, getinfo = pairs, ipairs, tostring, table, debug.getinfo
 
 local now, is_worker = core.loop.now, core.is_worker
+local item = is_worker and core.item -- made now: items must end where there is no memory, too
 local is_traced = ffi.cast("const bool *", core.trace.flag())
 local here, pass = coroutines.here, coroutines.pass
 
@@ -186,7 +187,7 @@ end
 local function tell_blocking(task)
   local seconds = now() - task.resumed_at
   if seconds < BLOCKED_S or n_items < 2 then return end
-  local is_first, index, name, worker = core.item.note_blocking(task.work, seconds)
+  local is_first, index, name, worker = item.note_blocking(task.work, seconds)
   if not is_first then return end
   core.io.warn(("tidepool: input %d of '%s' blocked the loop of worker %d for %.0f ms; its other inputs (%d) could not go on: "
     .. "with concurrent_inputs, inputs wait by tidepool.sleep, calls, events and luv\n"):format(index, show.plain(name, true), worker,
@@ -198,11 +199,11 @@ local function resume_item(task, ...)
   local work, before = task.work, task.changes
   task.changes, task.resumed_at = false, now()
   if not before then
-    core.item.enter(work)
+    item.enter(work)
   else
-    local fine, why = pcall(core.item.enter, work, before[1], before[2])
+    local fine, why = pcall(item.enter, work, before[1], before[2])
     if not fine then
-      core.item.enter(work)
+      item.enter(work)
       task.stop = why
     end
   end
@@ -214,7 +215,7 @@ local function resume_item(task, ...)
   -- Nothing but an error that cannot be caught ends the thread like this, see below.
   if not task.is_over and coroutines.status(task.thread) == "dead" then task:_end(false, why) end
   if not task.is_over then
-    local fine, list, applied = pcall(core.item.leave, work)
+    local fine, list, applied = pcall(item.leave, work)
     if not fine then task.stop = list elseif list ~= nil or applied ~= nil then task.changes = { list, applied } end
     tell_blocking(task)
   end
@@ -373,7 +374,7 @@ local function ask(key, job, task, fn, arg)
   entries[#entries + 1] = entry
   asked[key] = entries
   task.n_asked = (task.n_asked or 0) + 1
-  core.item.wait_for(job)
+  item.wait_for(job)
   if not core.job.await(job) then fire_asked(key) end
   return entry
 end
@@ -611,16 +612,16 @@ function loop.turn_items(seconds)
   end
   for i = #lining, 1, -1 do
     local task = lining[i]
-    if core.item.come_back(task.work) then
+    if item.come_back(task.work) then
       make_ready(task)
       table.remove(lining, i)
       task.is_in_line = false
     end
   end
-  sees_cancels = core.item.sees_cancels() or sees_cancels
+  sees_cancels = item.sees_cancels() or sees_cancels
   if sees_cancels then
     for task in pairs(items) do
-      if task.has_entered and not task.stop and core.item.is_unwanted(task.work) then
+      if task.has_entered and not task.stop and item.is_unwanted(task.work) then
         local why = failure.new { kind = abi.kind.CANCELLED, message = "the input was cancelled", attempts = 0 }
         if task.waiter then wake(task.waiter) end
         task.stop = why
@@ -665,7 +666,7 @@ end
 
 --- An item that has given way waits for its permit, and takes its place again.
 local function come_back(task)
-  if core.item.come_back(task.work) then return end
+  if item.come_back(task.work) then return end
   lining[#lining + 1] = task
   task.is_in_line = true
   repeat pass() until not task.is_in_line
@@ -678,7 +679,7 @@ local function block_task(task, waiter, deadline)
     local timer = deadline and add_timer(deadline, waiter)
     -- while an item waits for jobs, others may have its permit
     local gives_way = task.work and (task.n_asked or 0) > 0 and not task.is_away
-    if gives_way then core.item.give_way(task.work, false, false) end
+    if gives_way then item.give_way(task.work, false, false) end
     -- again and again, since others may resume a coroutine too
     repeat pass() until waiter.is_woken or waiter.is_late or task.stop
     if timer then remove_timer(timer) end
@@ -1114,7 +1115,7 @@ function loop.poll(try, deadline, is_stuck)
   if not deadline then n_polls = n_polls + 1 end
   if task then
     task.is_away = true
-    core.item.give_way(task.work, true, not deadline)
+    item.give_way(task.work, true, not deadline)
   end
   local fine, result = pcall(function()
     while not try() do
@@ -1147,22 +1148,20 @@ end
 local Item = {}
 Item.__index = Item
 
-local NO_MEMORY = "not enough memory"
-
 --- The item is over: its results or its error are kept, and what it has spawned is waited for.
 function Item:_end(fine, ...)
   if self.is_over then return end
   self.is_over = true
   -- Each of these may find no memory, and the item must end nevertheless: it is over for good now.
   pcall(tell_blocking, self)
-  if not pcall(core.item.keep, self.work, self.captured, fine, ...) then
+  if not pcall(item.keep, self.work, self.captured, fine, ...) then
     collectgarbage()
-    pcall(core.item.keep, self.work, self.captured, false, NO_MEMORY)
+    pcall(item.keep, self.work, self.captured, false, abi.NO_MEMORY)
   end
   coroutines.remove(self.thread)
   items[self] = nil
   n_items = n_items - 1
-  core.item.close(self.work)
+  item.close(self.work)
 end
 
 local function end_item(task, ...)

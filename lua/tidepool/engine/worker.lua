@@ -1,7 +1,6 @@
 --- What is different in a worker's state: it prints through the host, os.exit is an error,
 --- finalizers are quiet; and the functions that vm.c calls.
 
-local abi = require "tidepool.base.abi"
 local core = require "tidepool.core"
 local coroutines = require "tidepool.engine.coroutines" -- before coroutine.yield is replaced
 
@@ -15,7 +14,7 @@ local function lazy(module, name)
     return fn(...)
   end
 end
-local message_of, traceback_of = lazy("tidepool.base.describe", "message"), lazy("tidepool.base.describe", "traceback")
+local message_of = lazy("tidepool.base.describe", "message")
 local function one_line(text) return require "tidepool.base.show".plain(text, true) end
 
 print = core.io.print
@@ -147,34 +146,8 @@ function jit.on(...) -- luacheck: globals jit.on
   return jit_on(...)
 end
 
---- (kind, whether the function raised it, error value, traceback, attempt, worker, bytes that the
---- worker may use, or 0) -> the fields of a failure, in the order of TP_FAILURE_FIELDS
---- (host/codec/message.h). An error that no function raised is a text of the host's.
-function worker.describe(kind, is_raised, raised, traceback, attempt, index, limit)
-  local function no_memory()
-    local why = limit > 0 and (abi.NO_MEMORY .. ": the option `memory` lets a worker of this function have %.4g MiB"):format(limit / 2 ^ 20)
-    return abi.kind.MEMORY, why or abi.NO_MEMORY, nil, nil, attempt, index
-  end
-  if not is_raised and raised == abi.NO_MEMORY then return no_memory() end
-  if not is_raised then return kind, tostring(raised), nil, nil, attempt, index end
-  local value = require "tidepool.base.describe".value(raised)
-  -- A function, or a module of ours, may have caught that error and raised it again.
-  if core.loop.is_memory_error(value) then return no_memory() end
-  local failure = package.loaded["tidepool.failure"]
-  if failure and failure.is_failure(value) then
-    local own, is_outer = rawget(value, "kind"), rawget(value, "index") ~= nil
-    -- What a device could not do for a function that drives it is not the function's error. A
-    -- mistake in the program, such as maps that are nested too deep, keeps its kind through all
-    -- calls around it.
-    if own == abi.kind.USAGE or (own == abi.kind.DEVICE and not is_outer) then
-      kind = own
-      if not is_outer then value = rawget(value, "message") end
-    end
-  end
-  local message = message_of(value)
-  if message:find("attempt to yield", 1, true) then message = message .. " (f:stream(...) and f:flat_map(xs) read what a function yields)" end
-  return kind, message, value, traceback and traceback_of(traceback), attempt, index
-end
+--- The fields of a failure: see base/describe.lua.
+worker.describe = lazy("tidepool.base.describe", "failure")
 
 local set_up = {} -- the ids of setups that have run in this state
 
