@@ -233,8 +233,9 @@ local function combine(k, a, b)
     return ("%s%s(%s, %s)"):format(COMBINE[k.reduce], k.width, a, b)
 end
 
--- Reduces the first result of the element (or elements) at `offset` into the variable `to`.
-local function add_element(k, offset, to)
+-- Reduces the first result of the element (or elements) at `offset` into the variable `to`, inside a
+-- loop. With `is_first` it becomes the variable's value, outside of one.
+local function add_element(k, offset, to, is_first)
     local unit, first, args = k.unit, k.outputs[1], {}
     for i, input in ipairs(k.inputs) do
         args[i] = k:argument(input, k.simd and ("vload%d(0, in_%d + %s)"):format(k.lanes, input.index, offset)
@@ -243,17 +244,42 @@ local function add_element(k, offset, to)
     k:add_arguments(args, offset)
     k:call(args)
     if k.root.can_fail then
-        k:line(k.simd and "if (any(status != 0)) { bad = 1; break; }" or "if (status) { bad = 1; break; }")
+        k:line("if (%s) { bad = 1;%s }", k.simd and "any(status != 0)" or "status", is_first and "" or " break;")
     end
     local value = "y1"
     if first.ctype ~= unit.real then value = unit:stored(value, first.kind, first.ctype, k.lanes) end
     if first.ctype ~= unit.real or first.kind ~= "num" then value = ("convert_%s%s(%s)"):format(unit.real, k.width, value) end
-    if unit.program.combiner then
+    if is_first then
+        k:line("%s = %s;", to, value)
+    elseif unit.program.combiner then
         k:line("%s z = %s;", unit.real .. k.width, value)
-        k:line("if (j == 0) %s = z; else %s = %s;", to, to, combine(k, to, "z"))
+        k:line("%s = %s;", to, combine(k, to, "z"))
     else
         k:line("%s = %s;", to, combine(k, to, value))
     end
+end
+
+-- The loop over a group's elements, from the first ones of `at` on, LANES at a time. `add(offset,
+-- is_first)` writes what is done with those. A user's function begins with two elements, not with a
+-- number of ours; those before the loop stand in front of it: with a condition inside, PoCL 6 and
+-- LLVM 19 end the process ("Instruction Combining did not reach a fixpoint", pocl issue 1608).
+local function add_group(k, depth, add)
+    local begins = 0
+    k.depth = depth
+    if k.unit.program.combiner then
+        begins = LANES
+        k:line("{")
+        k.depth = depth + 1
+        add("at", true)
+        k.depth = depth
+        k:line("}")
+    end
+    k:line("for (ulong j = %d; j < %d%s; j += %d) {", begins, GROUP, begins > 0 and k.root.can_fail and " && !bad" or "", LANES)
+    k.depth = depth + 1
+    add("at + j", false)
+    k.depth = depth
+    k:line("}")
+    k.depth = 1
 end
 
 -- The vector form: a work item has a whole group, whose lanes are in the vectors a1..; then these
@@ -266,15 +292,13 @@ local function reduce_in_lanes(k)
     k:line("ulong at = first + group * %d;", GROUP)
     k:line("int bad = 0;")
     for p = 1, parts do k:line("%s%d a%d = %s;", unit.real, lanes, p, START[k.reduce] or "0") end
-    k:line("for (ulong j = 0; j < %d; j += %d) {", GROUP, LANES)
-    k.depth = 2
-    for p = 1, parts do
-        if parts > 1 then k:line("{") end
-        add_element(k, ("at + j + %d"):format((p - 1) * lanes), "a" .. p)
-        if parts > 1 then k:line("}") end
-    end
-    k.depth = 1
-    k:line("}")
+    add_group(k, 1, function(offset, is_first)
+        for p = 1, parts do
+            if parts > 1 then k:line("{") end
+            add_element(k, ("%s + %d"):format(offset, (p - 1) * lanes), "a" .. p, is_first)
+            if parts > 1 then k:line("}") end
+        end
+    end)
     while parts > 1 do
         parts = parts / 2
         for p = 1, parts do k:line("a%d = %s;", p, combine(k, "a" .. p, "a" .. (p + parts))) end
@@ -302,11 +326,7 @@ local function reduce_in_items(k)
     k:line("int bad = 0;")
     k:line("if (group < count) {")
     k:line("    ulong at = first + group * %d + lane;", GROUP)
-    k:line("    for (ulong j = 0; j < %d; j += %d) {", GROUP, LANES)
-    k.depth = 3
-    add_element(k, "at + j", "a")
-    k.depth = 1
-    k:line("    }")
+    add_group(k, 2, function(offset, is_first) add_element(k, offset, "a", is_first) end)
     k:line("}")
     k:line("sums[here] = a;")
     k:line("bads[here] = bad;")
