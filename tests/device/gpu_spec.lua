@@ -500,16 +500,29 @@ describe("a function in OpenCL C", function()
   end)
 
   on_device("that wants more local memory than the device has fails with kind device", function()
-    local f = app:func { kernel = [[
+    local greedy = [[
       __kernel void f(__global const double *x, __global double *y, int n) {
         __local float all[1 << 24];
         all[get_local_id(0)] = x[0];
         barrier(CLK_LOCAL_MEM_FENCE);
         if (get_global_id(0) < n) y[get_global_id(0)] = all[0];
-      }]] }
+      }]]
+    if not tidepool.devices()[1].driver:find "^[56]%." then
+      local f = app:func { kernel = greedy }
+      local failure = failure_of(f.remote, f, 1)
+      assert.equal("device", failure.kind)
+      contains(failure.message, "65536 KiB of __local memory are over the device's ")
+      return
+    end
+    -- PoCL 5 and 6 do not tell how much a kernel wants, and abort: it costs the input of a worker
+    -- process.
+    local f = app:func { executor = "processes" } (function(x)
+      local device = tidepool.gpu.device()
+      device:kernel(greedy)(1, device:buffer("double", { x }), device:buffer("double", 1), 1)
+    end)
     local failure = failure_of(f.remote, f, 1)
-    assert.equal("device", failure.kind)
-    contains(failure.message, "65536 KiB of __local memory are over the device's ")
+    assert.equal("crash", failure.kind)
+    contains(failure.stderr, "local memory")
   end)
 
   on_device("takes and gives integers of all widths, and booleans", function()

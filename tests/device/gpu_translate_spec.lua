@@ -13,7 +13,7 @@ local lua_assert = getfenv(0).assert   -- `assert` is busted's here
 local ffi = require "ffi"
 local bit = require "bit"
 local opencl = require "support_opencl"
-require "tidepool" -- first, as users do: it puts functions of its own into `math`, which the translator knows by what they are
+local tidepool = require "tidepool" -- first, as users do: it puts functions of its own into `math`, which the translator knows by what they are
 local parse = require "tidepool.translate.parse"
 local source = require "tidepool.translate.source"
 local translate = require "tidepool.translate.translate".translate
@@ -334,10 +334,17 @@ describe("math.random", function()
         end,
     }
 
+    -- PoCL 6 on LLVM 19 ends the process over some programs with vectors of two ("Instruction
+    -- Combining did not reach a fixpoint", pocl issue 1608, mended in PoCL 7).
+    local widths = { 1, 2, 8 }
+    for _, d in ipairs(tidepool.devices()) do
+        if d.driver:find "^6%." then widths = { 1, 4, 8, 16 } end
+    end
+
     on_device("draws the same with one element at a time and with lanes, whatever the conditions", function()
         for number, fn in ipairs(programs) do
             local expected, expected_failed
-            for _, lanes in ipairs { 1, 2, 8 } do
+            for _, lanes in ipairs(widths) do
                 local built = device:build(translate(fn, { lanes = lanes, name = "f" }))
                 local outputs, failed = device:run(built, { XS, YS })
                 device:release(built)

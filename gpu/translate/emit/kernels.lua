@@ -233,8 +233,8 @@ local function combine(k, a, b)
     return ("%s%s(%s, %s)"):format(COMBINE[k.reduce], k.width, a, b)
 end
 
--- Reduces the first result of the element (or elements) at `offset` into the variable `to`, inside a
--- loop. With `is_first` it becomes the variable's value, outside of one.
+-- Reduces the first result of the element (or elements) at `offset` into the variable `to`, inside
+-- a loop. With `is_first` it becomes the variable's value, outside of one.
 local function add_element(k, offset, to, is_first)
     local unit, first, args = k.unit, k.outputs[1], {}
     for i, input in ipairs(k.inputs) do
