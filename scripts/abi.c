@@ -72,10 +72,10 @@ _Static_assert(sizeof MEMBER(tp_draws, luajit) == 4 * sizeof(int64_t), "LuaJIT's
 
 /* "$" stands for the type of an element. */
 static const field view_fields[] = {
-    FIELD_AS(tp_array_view, data, "$ *", "data"),
+    FIELD_AS(tp_array_view, data, "$ *", "elements"),
     FIELD(tp_array_view, length, "length"),
     FIELD(tp_array_view, columns, "columns"),
-    FIELD_AS(tp_array_view, memory, "void *", "memory"),
+    FIELD_AS(tp_array_view, memory, "uint8_t *", "memory"),
 };
 
 /* What Lua finds by adding to a pointer: the draws are the beginning of work, and the running
@@ -137,6 +137,9 @@ static const number limits[] = {
     { "KERNEL_COLUMNS_MAX", TP_KERNEL_COLUMNS_MAX },
     { "KERNEL_ARGUMENTS_MAX", TP_ARGUMENTS_MAX },
     { "KERNEL_FAILURES_MAX", TP_FAILURES_MAX },
+    /* where in an array's memory, as Lua sees it, one notes that elements change */
+    { "ARRAY_TOUCHED", offsetof(tp_array, is_touched) },
+    { "ARRAY_EXPOSED", offsetof(tp_array, is_exposed) },
 };
 
 static const number types[] = {

@@ -42,6 +42,7 @@ typedef struct pool {
     tp_engine *engine;
     tp_idle idle;       /* of its threads */
     uv_mutex_t writing; /* see tp_launch_queue_open */
+    tp_copies copies;   /* of arrays, on its devices */
 
     uv_mutex_t lock; /* taken before the engine's lock, and before the host's print_lock */
     /* ---- guarded by lock ---- */
@@ -145,7 +146,7 @@ static int start_worker(pool *p, const tp_open_device *open, int index, tp_error
     }
     w->agent.site = (uint64_t)1 << open->index;
     tp_trace_add_track(tp_engine_trace(p->engine), w->agent.worker.id, open->device->name, index);
-    if (tp_launch_queue_open(&w->runner.queue, open, &p->writing, err)) {
+    if (tp_launch_queue_open(&w->runner.queue, open, &p->writing, &p->copies, err)) {
         tp_agent_close(&w->agent);
         free(w);
         return -1;
@@ -311,10 +312,14 @@ static int open_executor(tp_executor **out, tp_host *host, tp_error *err)
         goto no_lock;
     if (uv_mutex_init(&p->writing))
         goto no_writing;
+    if (tp_copies_open(&p->copies, tp_engine_trace(p->engine), err))
+        goto no_copies;
     if (tp_idle_open(&p->idle, &p->base, SPIN_NS, err) == 0) {
         *out = &p->base;
         return 0;
     }
+    tp_copies_close(&p->copies);
+no_copies:
     uv_mutex_destroy(&p->writing);
 no_writing:
     uv_mutex_destroy(&p->lock);
@@ -376,6 +381,7 @@ static void close_executor(tp_executor *ex)
         if (p->lost[i] && p->is_done[i](p->lost[i]))
             tp_ref_drop(p->lost[i]);
     tp_program_cache_close(&p->programs);
+    tp_copies_close(&p->copies);
     for (unsigned i = 0; i < TP_DEVICES_MAX; i++)
         if (p->contexts[i])
             cl->ReleaseContext(p->contexts[i]);

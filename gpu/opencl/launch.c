@@ -1,7 +1,8 @@
 /* launch.c: launches: a kernel over many items, with what is reused from one launch to the next.
  *
  * A device that shares the host's memory works on columns where they lie. Elsewhere each argument
- * has a buffer on the device, and columns are copied there and back. */
+ * has a buffer on the device, and columns are copied there and back; captured arrays have copies
+ * that stay there (copies.c). */
 #include "opencl/launch.h"
 
 #include <stdlib.h>
@@ -48,11 +49,12 @@ tp_kernel *tp_kernel_new(void)
 /* ---- what a queue reuses ---- */
 
 int tp_launch_queue_open(tp_launch_queue *q, const tp_open_device *open, uv_mutex_t *writing,
-                         tp_error *err)
+                         tp_copies *copies, tp_error *err)
 {
     cl_int rc;
     q->open = *open;
     q->writing = writing;
+    q->copies = copies;
     q->queue = open->cl->CreateCommandQueue(open->context, open->device->id, 0, &rc);
     return rc == CL_SUCCESS ? 0 : tp_cl_fail(err, open->device, "making a queue", rc);
 }
@@ -68,7 +70,6 @@ void tp_launch_queue_close(tp_launch_queue *q)
     for (int i = 0; i < TP_ARGUMENTS_MAX; i++)
         if (q->memory[i].mem)
             cl->ReleaseMemObject(q->memory[i].mem);
-    tp_ref_drop(q->uploaded);
     cl->ReleaseCommandQueue(q->queue);
 }
 
@@ -213,9 +214,9 @@ static void note_times(tp_launch_queue *q)
 /* ---- memory ---- */
 
 /* Memory on the device for argument `slot`, with what is at `data`. Nothing is copied if the kernel
- * only writes it, or if it is_current: it is there since the last launch. */
+ * only writes it. */
 static int map(tp_launch_queue *q, unsigned slot, cl_mem_flags flags, void *data, size_t size,
-                bool is_current, cl_mem *out, tp_error *err)
+               cl_mem *out, tp_error *err)
 {
     const tp_cl *cl = q->open.cl;
     cl_context context = q->open.context;
@@ -236,10 +237,9 @@ static int map(tp_launch_queue *q, unsigned slot, cl_mem_flags flags, void *data
             return fail(err, q, "allocating memory", rc);
         }
         m->capacity = size + size / 4;
-        is_current = false;
     }
     *out = m->mem;
-    if (flags & CL_MEM_WRITE_ONLY || is_current)
+    if (flags & CL_MEM_WRITE_ONLY)
         return 0;
     rc = cl->EnqueueWriteBuffer(q->queue, m->mem, CL_FALSE, 0, size, data, 0, NULL,
                                 time_command(q, TP_EVENT_COPY_IN, size));
@@ -264,12 +264,75 @@ static int fetch(tp_launch_queue *q, cl_mem mem, void *data, size_t size, tp_err
     return rc == CL_SUCCESS ? 0 : fail(err, q, "copying from the device", rc);
 }
 
+/* ---- copies of arrays ---- */
+
+static tp_mover mover_of(const tp_launch_queue *q)
+{
+    return (tp_mover){ .queue = q->queue,
+                       .device = q->open.index,
+                       .worker = q->work->worker->id,
+                       .job = q->work->terms->number };
+}
+
+static size_t place_in_array(const tp_argument *a)
+{
+    return (size_t)((const char *)a->data - (const char *)a->array->data);
+}
+
+/* The captured array's memory on the device. A device of its own memory keeps a copy, for other
+ * launches and maps; where there is no room for one the array is copied for this launch alone. */
+static int map_array(tp_launch_queue *q, unsigned slot, const tp_argument *a, cl_mem *out,
+                     tp_error *err)
+{
+    cl_mem_flags flags = a->is_written ? CL_MEM_READ_WRITE : CL_MEM_READ_ONLY;
+    tp_mover mover = mover_of(q);
+    if (q->open.device->is_unified)
+        return map(q, slot, flags, a->data, a->size, out, err);
+    tp_copy *copy = tp_copies_take(q->copies, &q->open, a->array, place_in_array(a), a->size);
+    if (copy) {
+        q->taken[slot] = copy;
+        *out = tp_copy_memory(copy);
+        return tp_copies_bring(q->copies, copy, 0, a->size, &mover, err);
+    }
+    /* others may be ahead of the array */
+    if (tp_copies_bring_home(q->copies, a->array, place_in_array(a), a->size, &mover, err))
+        return -1;
+    return map(q, slot, flags, a->data, a->size, out, err);
+}
+
+/* The kernel has changed the array of argument `slot`. */
+static int note_written(tp_launch_queue *q, unsigned slot, const tp_argument *a, tp_error *err)
+{
+    tp_mover mover = mover_of(q);
+    tp_copy *copy = q->taken[slot];
+    if (!copy)
+        tp_array_touch(a->array); /* it is in host memory */
+    else if (tp_copies_note_written(q->copies, copy, 0, a->size))
+        return tp_copies_fetch(q->copies, copy, 0, a->size, &mover, err);
+    return 0;
+}
+
+int tp_launch_bring_home(tp_launch_queue *q, const tp_kernel *k, tp_error *err)
+{
+    int rc = 0;
+    tp_mover mover = q ? mover_of(q) : (tp_mover){ 0 };
+    for (unsigned i = 0; i < k->n_arguments; i++) {
+        const tp_argument *a = &k->arguments[i];
+        /* who has copies of it; none: then nothing is ahead */
+        tp_array_keeper *keeper =
+            a->is_written ? atomic_load_explicit(&a->array->keeper, memory_order_acquire) : NULL;
+        if (keeper && tp_copies_bring_home((tp_copies *)keeper, a->array, place_in_array(a),
+                                           a->size, &mover, err))
+            rc = -1;
+    }
+    return rc;
+}
+
 /* ---- launches ---- */
 
 /* Sets argument i of the kernel. *mem is its memory if it is a buffer. */
 static int pass_argument(tp_launch_queue *q, const tp_ready_kernel *e, const tp_kernel *k,
-                         unsigned i, const tp_launch_items *items, bool is_uploaded, cl_mem *mem,
-                         tp_error *err)
+                         unsigned i, const tp_launch_items *items, cl_mem *mem, tp_error *err)
 {
     const tp_argument *a = &k->arguments[i];
     const tp_work *w = items->work;
@@ -286,23 +349,18 @@ static int pass_argument(tp_launch_queue *q, const tp_ready_kernel *e, const tp_
     case TP_ARG_INDEX: size = sizeof(cl_ulong), value = &index; break;
     case TP_ARG_VALUE: size = a->size, value = &a->value; break;
     case TP_ARG_INPUT:
-        rc = map(q, i, CL_MEM_READ_ONLY, items->inputs[a->index], items->n * width, false, mem,
-                  err);
+        rc = map(q, i, CL_MEM_READ_ONLY, items->inputs[a->index], items->n * width, mem, err);
         break;
     case TP_ARG_OUTPUT:
-        rc = map(q, i, CL_MEM_WRITE_ONLY, items->outputs[a->index], count * width, false, mem,
-                  err);
+        rc = map(q, i, CL_MEM_WRITE_ONLY, items->outputs[a->index], count * width, mem, err);
         break;
     case TP_ARG_FAILED:
-        rc = map(q, i, CL_MEM_WRITE_ONLY, items->failed, count, false, mem, err);
+        rc = map(q, i, CL_MEM_WRITE_ONLY, items->failed, count, mem, err);
         break;
     case TP_ARG_DETAILS:
-        rc = map(q, i, CL_MEM_WRITE_ONLY, items->details, count * width, false, mem, err);
+        rc = map(q, i, CL_MEM_WRITE_ONLY, items->details, count * width, mem, err);
         break;
-    case TP_ARG_ARRAY:
-        rc = map(q, i, a->is_written ? CL_MEM_READ_WRITE : CL_MEM_READ_ONLY, a->data, a->size,
-                  is_uploaded && !a->is_written, mem, err);
-        break;
+    case TP_ARG_ARRAY: rc = map_array(q, i, a, mem, err); break;
     }
     if (rc)
         return -1;
@@ -324,24 +382,42 @@ static int start(tp_launch_queue *q, const tp_ready_kernel *e, const tp_kernel *
     return status == CL_SUCCESS ? 0 : fail(err, q, "starting the kernel", status);
 }
 
-/* Copies what the kernel wrote through argument `a` into host memory. */
-static int fetch_argument(tp_launch_queue *q, const tp_kernel *k, const tp_argument *a,
+/* Copies what the kernel wrote through argument i into host memory, but for arrays of which the
+ * device keeps copies. */
+static int fetch_argument(tp_launch_queue *q, const tp_kernel *k, unsigned i,
                           const tp_launch_items *items, cl_mem mem, tp_error *err)
 {
+    const tp_argument *a = &k->arguments[i];
     size_t count = items->n / k->group;
     if (a->kind == TP_ARG_OUTPUT)
         return fetch(q, mem, items->outputs[a->index], count * tp_type_size(a->type), err);
     if (a->kind == TP_ARG_FAILED)
         return fetch(q, mem, items->failed, count, err);
-    if (a->kind == TP_ARG_DETAILS)
-        return fetch(q, mem, items->details, count * tp_type_size(a->type), err);
-    return a->is_written ? fetch(q, mem, a->data, a->size, err) : 0;
+    return a->is_written && !q->taken[i] ? fetch(q, mem, a->data, a->size, err) : 0;
+}
+
+/* The details of failures, when the launch is over: most launches have no failure. */
+static int fetch_details(tp_launch_queue *q, const tp_kernel *k, const tp_launch_items *items,
+                         const cl_mem *mems, tp_error *err)
+{
+    size_t count = items->n / k->group, at = 0;
+    const uint8_t *failed = items->failed;
+    while (at < count && !failed[at])
+        at++;
+    for (unsigned i = 0; at < count && i < k->n_arguments; i++) {
+        const tp_argument *a = &k->arguments[i];
+        if (a->kind == TP_ARG_DETAILS &&
+            fetch(q, mems[i], items->details, count * tp_type_size(a->type), err))
+            return -1;
+    }
+    cl_int status = at < count ? q->open.cl->Finish(q->queue) : CL_SUCCESS;
+    return status == CL_SUCCESS ? 0 : fail(err, q, "copying from the device", status);
 }
 
 static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items, tp_error *err)
 {
     const tp_cl *cl = q->open.cl;
-    bool is_unified = q->open.device->is_unified, is_uploaded = q->uploaded == k;
+    bool is_unified = q->open.device->is_unified;
     unsigned lanes = k->lanes[q->open.index];
     tp_ready_kernel *e = get_kernel(q, k->programs[q->open.index], err);
     if (!e)
@@ -349,28 +425,31 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
     if (lanes < k->group && e->local % (k->group / lanes))
         return tp_error_set(err, TP_ESYS, "%s: its work groups are too small for reductions",
                             q->open.device->name);
-    /* If the launch fails half way, the buffers do not hold the arrays of any kernel. */
-    tp_ref_drop(q->uploaded);
-    q->uploaded = NULL;
     cl_mem mems[TP_ARGUMENTS_MAX] = { 0 };
     set_timed(q, tp_trace_is_on(q->work->worker->trace));
     int rc = 0;
     for (unsigned i = 0; i < k->n_arguments && rc == 0; i++)
-        rc = pass_argument(q, e, k, i, items, is_uploaded, &mems[i], err);
+        rc = pass_argument(q, e, k, i, items, &mems[i], err);
     if (rc == 0)
         rc = start(q, e, k, items->n, lanes, err);
     for (unsigned i = 0; i < k->n_arguments && rc == 0; i++)
-        rc = fetch_argument(q, k, &k->arguments[i], items, mems[i], err);
+        rc = fetch_argument(q, k, i, items, mems[i], err);
     /* also after a failure, so that nothing uses host memory any more: see tp_launch_run */
     cl_int status = cl->Finish(q->queue);
     if (status != CL_SUCCESS && rc == 0)
         rc = fail(err, q, "running the kernel", status);
+    if (rc == 0 && k->n_failures > 0)
+        rc = fetch_details(q, k, items, mems, err);
     note_times(q);
     for (unsigned i = 0; i < k->n_arguments && is_unified; i++)
         if (mems[i])
             cl->ReleaseMemObject(mems[i]);
-    if (rc == 0 && !is_unified)
-        q->uploaded = tp_ref_hold(k);
+    for (unsigned i = 0; i < k->n_arguments; i++) {
+        if (rc == 0 && k->arguments[i].is_written)
+            rc = note_written(q, i, &k->arguments[i], err);
+        tp_copies_give_back(q->copies, q->taken[i]);
+        q->taken[i] = NULL;
+    }
     return rc;
 }
 

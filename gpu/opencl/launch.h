@@ -7,6 +7,7 @@
 #define TP_LAUNCH_H
 
 #include "engine/job.h"
+#include "opencl/copies.h"
 #include "opencl/program_cache.h"
 
 /* Every device takes arguments of 1,024 bytes together; most are pointers. More inputs or outputs
@@ -116,6 +117,7 @@ typedef struct tp_launch_queue {
     tp_open_device open;
     cl_command_queue queue;
     uv_mutex_t *writing; /* see tp_launch_queue_open */
+    tp_copies *copies;   /* the executor's */
 
     tp_ready_kernel kernels[TP_READY_KERNELS_MAX];
     uint64_t launches;
@@ -124,10 +126,10 @@ typedef struct tp_launch_queue {
     bool is_timed; /* somebody listens: the queue measures its commands */
     unsigned n_timed;
     tp_timed_command timed[TP_TIMED_MAX]; /* of the launch that runs */
-    /* Where memory is copied: one buffer per argument, and the kernel (held) whose arrays are in
-     * them. */
+    /* Where memory is copied, by argument: a buffer, and the copy of an array that the launch which
+     * runs uses. */
     tp_device_memory memory[TP_ARGUMENTS_MAX];
-    tp_kernel *uploaded;
+    tp_copy *taken[TP_ARGUMENTS_MAX];
 } tp_launch_queue;
 
 /* The items of one launch, n of them from work->at on, and host memory for it: a column per input
@@ -140,10 +142,10 @@ typedef struct tp_launch_items {
     void *failed, *details;
 } tp_launch_items;
 
-/* Opens a zeroed queue. All queues of an executor share `writing`: it is held by launches that
- * change arrays where memory is copied, and no other lock is held with it. */
+/* Opens a zeroed queue. All queues of an executor share `copies` and `writing`, which is held by
+ * launches that change arrays; no other lock is held with it but that of the copies. */
 int tp_launch_queue_open(tp_launch_queue *q, const tp_open_device *open, uv_mutex_t *writing,
-                         tp_error *err);
+                         tp_copies *copies, tp_error *err);
 
 /* Frees all that the queue holds. Nothing may run on it. */
 void tp_launch_queue_close(tp_launch_queue *q);
@@ -151,8 +153,13 @@ void tp_launch_queue_close(tp_launch_queue *q);
 /* Stores the programs of kernels that have run on disk (tp_program_store). */
 void tp_launch_queue_keep(tp_launch_queue *q);
 
-/* Runs the kernel over the items and waits for it; then its outputs are in host memory. -1 with err
- * set when the device could not run it. Nothing uses the host memory any more in either case. */
+/* Runs the kernel over the items and waits for it; then its outputs are in host memory, but not
+ * what it has written to arrays: that is on the device until it is brought home. -1 with err set
+ * when the device could not run it. Nothing uses the host memory any more in either case. */
 int tp_launch_run(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items, tp_error *err);
+
+/* Brings home what launches of the kernel have written to arrays, on any device. `q`: a queue to do
+ * it with, which has launched for the work that runs; NULL: none. */
+int tp_launch_bring_home(tp_launch_queue *q, const tp_kernel *k, tp_error *err);
 
 #endif

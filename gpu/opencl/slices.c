@@ -52,6 +52,13 @@ void tp_kernels_set_reducer(tp_kernels *k, tp_kernel *reducer)
         atomic_store_explicit(&k->reducer, tp_ref_hold(reducer), memory_order_release);
 }
 
+void tp_kernels_bring_home(tp_kernels *k)
+{
+    tp_error ignored = { 0 }; /* items that still run say it */
+    if (k->kernel->is_writer)
+        tp_launch_bring_home(NULL, k->kernel, &ignored);
+}
+
 /* ---- columns ---- */
 
 /* Makes room for `size` bytes, page-aligned. -1 when out of memory. */
@@ -377,10 +384,19 @@ static int64_t open_inputs(tp_slice_runner *r, const tp_work *w, const tp_kernel
 
 /* ---- running ---- */
 
-/* Runs up to n items from w->at on. -1 with err set when the device could not: then none of them
- * has a result. */
-static int run_part(tp_slice_runner *r, tp_work *w, tp_kernel *k, uint32_t n, tp_error *err)
+/* If the job's last items have run now, brings home what its launches have written to arrays. */
+static int settle(tp_slice_runner *r, tp_slice *s, const tp_kernel *k, tp_error *err)
 {
+    if (!k->is_writer || !tp_job_settle(s))
+        return 0;
+    return tp_launch_bring_home(&r->queue, k, err);
+}
+
+/* Runs up to n items of the slice from w->at on. -1 with err set when the device could not: then
+ * none of them has a result. */
+static int run_part(tp_slice_runner *r, tp_slice *s, tp_kernel *k, uint32_t n, tp_error *err)
+{
+    tp_work *w = &s->work;
     void *inputs[TP_KERNEL_COLUMNS_MAX];
     output out = { 0 };
     char why[200] = "";
@@ -398,6 +414,13 @@ static int run_part(tp_slice_runner *r, tp_work *w, tp_kernel *k, uint32_t n, tp
         if (tp_launch_run(&r->queue, k, &items, err)) {
             tp_block_free(out.numbers);
             return -1;
+        }
+        /* before the results can be seen */
+        if (w->at + count == tp_work_end(w) && settle(r, s, k, err)) {
+            tp_block_free(out.numbers);
+            for (uint32_t i = 0; i < count; i++)
+                fail_item(w, TP_KIND_DEVICE, err->message);
+            return 0;
         }
         for (unsigned c = 0; k->is_foreign && c < k->n_outputs; c++)
             tp_make_canonical(k->output_type[c], out.column[c], count);
@@ -432,9 +455,10 @@ static void hand_over_sums(tp_slice_runner *r, tp_work *w, const tp_kernel *redu
 
 /* As run_part, for n items in whole groups, where only the reducer's numbers are wanted. A group in
  * which an element fails is run again by k, which finds the element. */
-static int run_groups(tp_slice_runner *r, tp_work *w, tp_kernel *k, tp_kernel *reducer, uint32_t n,
+static int run_groups(tp_slice_runner *r, tp_slice *s, tp_kernel *k, tp_kernel *reducer, uint32_t n,
                       tp_error *err)
 {
+    tp_work *w = &s->work;
     void *inputs[TP_KERNEL_COLUMNS_MAX], *sums;
     char why[200] = "";
     int64_t ready = open_inputs(r, w, reducer, n, inputs, why, sizeof why);
@@ -442,7 +466,7 @@ static int run_groups(tp_slice_runner *r, tp_work *w, tp_kernel *k, tp_kernel *r
         return tp_error_oom(err, "the inputs of a launch");
     uint32_t groups = (uint32_t)ready / TP_GROUP;
     if (groups == 0)
-        return run_part(r, w, k, TP_GROUP, err);
+        return run_part(r, s, k, TP_GROUP, err);
     if (reserve(&r->sums, groups * sizeof(double)) || reserve(&r->sums_failed, groups))
         return tp_error_oom(err, "the results of a launch");
     sums = r->sums.data;
@@ -458,7 +482,7 @@ static int run_groups(tp_slice_runner *r, tp_work *w, tp_kernel *k, tp_kernel *r
             ;
         if (end > at)
             hand_over_sums(r, w, reducer, at, end - at);
-        else if (run_part(r, w, k, TP_GROUP, err))
+        else if (run_part(r, s, k, TP_GROUP, err))
             return -1;
         else
             end = at + 1;
@@ -492,22 +516,26 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
         uint32_t before = (uint32_t)((w->block->first + w->at) % TP_GROUP);
         tp_kernel *reducer = may_reduce ? reducer_of(kernels) : NULL;
         if (reducer && before == 0 && n >= TP_GROUP) {
-            may_reduce = run_groups(r, w, k, reducer, n / TP_GROUP * TP_GROUP, &err) == 0;
+            may_reduce = run_groups(r, s, k, reducer, n / TP_GROUP * TP_GROUP, &err) == 0;
             continue; /* what the reducer could not run is run one by one */
         }
         if (reducer && n > TP_GROUP - before)
             n = TP_GROUP - before;
-        if (run_part(r, w, k, n, &err) == 0)
+        if (run_part(r, s, k, n, &err) == 0)
             continue;
         if (n > PART_MIN) { /* there may be memory for fewer */
             most = n / 2;
             continue;
         }
-        if (tp_job_leave_site(s->job, s->agent->site))
-            break; /* other sites take the rest */
+        /* what earlier launches have written must be there for those who take the rest */
+        bool may_leave = !k->is_writer || tp_launch_bring_home(&r->queue, k, &err) == 0;
+        if (may_leave && tp_job_leave_site(s->job, s->agent->site))
+            break;
         for (uint32_t i = 0; i < n; i++)
             fail_item(w, TP_KIND_DEVICE, err.message);
     }
+    tp_error ignored = { 0 }; /* whose items have run has no failure any more */
+    settle(r, s, k, &ignored);
 }
 
 void tp_slices_close(tp_slice_runner *r)

@@ -23,6 +23,9 @@ tp_kernels *tp_kernels_new(tp_kernel *kernel);
  * (TP_BLOCK_PARTIALS); other results may still come one by one. Only the first call counts. */
 void tp_kernels_set_reducer(tp_kernels *k, tp_kernel *reducer);
 
+/* Brings home what the job's launches have left on devices, for its owner, who has closed it. */
+void tp_kernels_bring_home(tp_kernels *k);
+
 /* Host memory that is reused from launch to launch. */
 typedef struct tp_staging {
     void *data;

@@ -58,7 +58,8 @@ end
 function infer.array_type(value)
     local kind = type(value)
     if kind ~= "table" and kind ~= "userdata" and kind ~= "cdata" then return end
-    local ok, ctype, n, data = pcall(function() return value.ctype, value.n or #value, value.data end)
+    -- who asks an array for `data` may write to it; tests have arrays that have nothing else
+    local ok, ctype, n, data = pcall(function() return value.ctype, value.n or #value, value.elements or value.data end)
     if ok and ARRAY_TYPES[ctype] and type(n) == "number" and data ~= nil then return ctype end
 end
 

@@ -452,6 +452,9 @@ static void free_array(tp_ref *r)
 {
     tp_array *a = (tp_array *)r;
     tp_array_pool *pool = a->pool;
+    tp_array_keeper *keeper = atomic_load_explicit(&a->keeper, memory_order_acquire);
+    if (keeper && *pool->fork_mark) /* a forked child has no devices */
+        keeper->forget(keeper, a);
     atomic_fetch_sub_explicit(&pool->live, a->capacity, memory_order_relaxed);
     if (pool->borrows && a->at >= 0) {
         pool->returned(pool->user, a);
@@ -478,7 +481,7 @@ tp_array *tp_array_new(tp_array_pool *pool, size_t size, bool zeroed)
         if (zeroed)
             memset(a->data, 0, size);
     } else {
-        a = malloc(sizeof *a);
+        a = calloc(1, sizeof *a);
         if (!a)
             return NULL;
         a->data = map(pool, a, capacity);
@@ -493,6 +496,8 @@ tp_array *tp_array_new(tp_array_pool *pool, size_t size, bool zeroed)
     }
     atomic_fetch_add_explicit(&pool->live, a->capacity, memory_order_relaxed);
     tp_ref_init(&a->ref, &tp_array_type);
+    atomic_store_explicit(&a->is_touched, 0, memory_order_relaxed);
+    atomic_store_explicit(&a->is_exposed, 0, memory_order_relaxed);
     a->size = size;
     return a;
 }

@@ -86,8 +86,23 @@ size_t tp_array_pool_live(const tp_array_pool *pool);
  * will be. Any thread. */
 int tp_array_pool_file(tp_array_pool *pool);
 
+struct tp_array;
+
+/* Somebody who keeps copies of arrays elsewhere: see tp_array.keeper. `forget` is called when
+ * nobody holds the array any more, by whoever dropped it. */
+typedef struct tp_array_keeper {
+    void (*forget)(struct tp_array_keeper *keeper, struct tp_array *a);
+} tp_array_keeper;
+
 typedef struct tp_array {
     tp_ref ref;
+    /* An element may have been changed since the keeper last looked. Written by everybody who sets
+     * elements, after the element: also by Lua (lua/tidepool/array.lua), with a plain store, so
+     * that the order is that of the processor's stores. */
+    _Atomic uint8_t is_touched;
+    /* Elements may be changed at any time without that being said: somebody has a pointer to them
+     * (array.data), another process has the memory, or a device. Never taken back. */
+    _Atomic uint8_t is_exposed;
     /* Read-only; the bytes are the users' to share, without a lock: that is what arrays are for. */
     tp_array_pool *pool;
     void *data; /* aligned to 4096 bytes */
@@ -97,7 +112,33 @@ typedef struct tp_array {
     _Atomic int64_t at;
     uint32_t id; /* of a borrowed array: the host's id for it */
     struct tp_array *next; /* in the pool, when nobody holds it; guarded by the pool's lock */
+    /* Who has copies of it on devices, or NULL; set once by the keeper (release), taken back when
+     * the keeper ends and nobody else runs. */
+    tp_array_keeper *_Atomic keeper;
+    /* ---- the keeper's, under its lock ---- */
+    void *copies;     /* the first of them */
+    uint64_t version; /* how often is_touched was found set */
 } tp_array;
+
+/* Somebody may change elements from now on whenever they like. Any thread. */
+static inline void tp_array_expose(tp_array *a)
+{
+    atomic_store_explicit(&a->is_exposed, 1, memory_order_relaxed);
+}
+
+/* Elements were changed. Any thread, after the change. */
+static inline void tp_array_touch(tp_array *a)
+{
+    atomic_store_explicit(&a->is_touched, 1, memory_order_release);
+}
+
+/* A map begins that reads the array: what somebody may have changed without a word counts as
+ * changed. Any thread. */
+static inline void tp_array_look(tp_array *a)
+{
+    if (atomic_load_explicit(&a->is_exposed, memory_order_relaxed))
+        tp_array_touch(a);
+}
 
 /* An array as scripts have it: an FFI struct for each element type. `memory` is held; NULL: there
  * is none yet. */

@@ -332,6 +332,20 @@ bool tp_job_leave_site(tp_job *job, uint64_t site)
     return has_others || falls_back;
 }
 
+bool tp_job_settle(tp_slice *slice)
+{
+    tp_job *job = slice->job;
+    uv_mutex_lock(&job->engine->lock);
+    slice->is_settled = true;
+    bool is_last = !job->queue && !job->delayed &&
+                   (job->ended || job->total < 0 || job->pushed >= (uint64_t)job->total);
+    for (const tp_slice *s = job->engine->slices; s && is_last; s = s->next)
+        is_last = s->job != job || s->is_settled;
+    is_last = is_last || tp_job_is_unwanted(job);
+    uv_mutex_unlock(&job->engine->lock);
+    return is_last;
+}
+
 /* A slice of the agent's; NULL: it has none. */
 static tp_slice *find_open(tp_agent *agent)
 {

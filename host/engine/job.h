@@ -113,6 +113,7 @@ struct tp_slice {
     tp_block *results, **results_end; /* what the sink has taken so far; the agent's */
     uint64_t emitted; /* how many values its item has given; engine's lock */
     bool is_outermost; /* counts in agent->n_outermost; engine's lock */
+    bool is_settled;   /* see tp_job_settle; engine's lock */
 
     /* ---- of an item that waits beside others (tp_terms.concurrent); engine's lock ---- */
     const void *level; /* who takes the slices of jobs that it waits for: see tp_agent_helper_id */
@@ -370,6 +371,12 @@ void tp_job_finish(tp_slice *slice);
 /* The job cannot run at this site: no more slices of it are taken there. False when it was the last
  * site and there is no fallback. */
 bool tp_job_leave_site(tp_job *job, uint64_t site);
+
+/* The slice's items have run, and what they have done besides their results has yet to be brought
+ * to where others see it. True when the caller is to do that for the whole job, before it finishes
+ * the slice: because no other slice of it is left that has not said the same, and no input is left
+ * to run; or because the job is cancelled. Of two slices that end at once the later one is told. */
+bool tp_job_settle(tp_slice *slice);
 
 /* The agent's thread has died. In each of its slices the item that was running gets a failure, made
  * by `make_failure(user, slice)` (NULL: no memory), and the rest goes back; a slice whose items

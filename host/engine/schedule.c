@@ -748,7 +748,7 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     s->has_permit = true;
     s->is_permitted = false;
     s->emitted = 0;
-    s->is_lent = s->is_blocked = s->is_in_line = false;
+    s->is_lent = s->is_blocked = s->is_in_line = s->is_settled = false;
     s->work.place = job->place;
     tp_worker_show(&agent->worker);
     if (job->terms.concurrent) {

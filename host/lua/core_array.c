@@ -108,6 +108,7 @@ static int l_array_sort(lua_State *L)
     tp_array_view *view = check_view(L, 1);
     lua_pushboolean(
         L, tp_sort(view->data, (size_t)view->length, (tp_type)luaL_checkinteger(L, 2)) == 0);
+    tp_array_touch(view->memory);
     return 1;
 }
 

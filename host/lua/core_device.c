@@ -144,6 +144,7 @@ static void get_argument(lua_State *L, int t, tp_argument *a)
         lua_getfield(L, t, "memory");
         a->array = tp_ref_hold(tp_core_check_memory(L, lua_gettop(L)));
         a->data = (char *)a->array->data + (size_t)tp_core_get_number(L, t, "offset", 0);
+        tp_array_look(a->array);
         a->is_written = tp_core_get_boolean(L, t, "is_written");
         lua_pop(L, 1);
     }
@@ -326,6 +327,8 @@ static int l_buffer_new(lua_State *L)
     tp_buffer *b;
     if (tp_buffer_open(&b, q, size, a, a ? (char *)a->data + offset : NULL, &err))
         return tp_core_push_message(L, &err);
+    if (b->array)
+        tp_array_expose(a); /* kernels may write to it at any time */
     tp_codec_push_ref(L, &b->ref);
     lua_pushboolean(L, b->array != NULL);
     tp_ref_drop(b);
@@ -371,6 +374,7 @@ static int l_buffer_read(lua_State *L)
     tp_error err = { 0 };
     int rc =
         tp_buffer_read(check_queue(L, 1), b, at, to, size, (tp_type)luaL_checkinteger(L, 7), &err);
+    tp_array_touch(tp_core_check_memory(L, 4));
     return push_true_or(L, rc, &err);
 }
 

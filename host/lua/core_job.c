@@ -67,6 +67,13 @@ static void release(job_box *box)
     tp_job_close(job);
 }
 
+/* What a job on devices runs, held; NULL for another job. */
+static tp_kernels *hold_kernels(const job_box *box)
+{
+    tp_ref *data = box->job ? tp_job_executor_data(box->job) : NULL;
+    return data && data->type == &tp_kernels_type ? tp_ref_hold(data) : NULL;
+}
+
 /* A job that the owner itself runs was cancelled: its items that wait beside each other end now,
  * since the owner may not wait again. */
 static void end_waits(const context *ctx, const job_box *box)
@@ -79,13 +86,18 @@ static void end_waits(const context *ctx, const job_box *box)
 static int l_job_close(lua_State *L)
 {
     job_box *box = luaL_checkudata(L, 1, JOB);
+    bool is_finalizer = lua_isnone(L, lua_upvalueindex(1));
+    tp_kernels *kernels = is_finalizer ? NULL : hold_kernels(box);
     release(box);
+    if (kernels && tp_host_is_usable(get_context(L)->host))
+        tp_kernels_bring_home(kernels);
+    tp_ref_drop(kernels);
     if (box->captured) {
         box->captured = NULL;
         lua_pushvalue(L, LUA_GLOBALSINDEX);
         lua_setfenv(L, 1);
     }
-    if (!lua_isnone(L, lua_upvalueindex(1))) {
+    if (!is_finalizer) {
         end_waits(get_context(L), box);
         tp_core_take_back(L, get_context(L));
     }
@@ -460,6 +472,7 @@ static int l_job_push_arrays(lua_State *L)
         return tp_codec_raise_memory(L);
     for (int c = 0; c < columns; c++) {
         tp_array *memory = tp_core_check_memory(L, 3 + 3 * c);
+        tp_array_look(memory);
         if (box->encoding & TP_ENCODE_COPIES && !(box->encoding & TP_ENCODE_ELEMENTS))
             tp_array_share(memory); /* else its elements are copied */
         if (tp_block_own(b, &memory->ref)) {

@@ -132,7 +132,8 @@ static int describe(tp_wire_writer *w, tp_wire_ref *made, const tp_ref *r)
         if (put_definition(w, made, &((const tp_image *)(const void *)r)->message))
             return -1;
     } else if (r->type == &tp_array_type) {
-        const tp_array *a = (const tp_array *)(const void *)r;
+        tp_array *a = (tp_array *)(void *)r;
+        tp_array_expose(a); /* the process may write to it */
         made->kind = TP_WIRE_ARRAY;
         made->place = (tp_array_place){ .at = (uint64_t)a->at,
                                         .size = a->size,

@@ -49,12 +49,22 @@ local is_real = { double = true, float = true }
 local type_of = {}
 
 ---@class tidepool.Array
----@field data ffi.cdata*  pointer to the first element, 0-based and not checked
+---@field data ffi.cdata*  pointer to the first element, 0-based and not checked; from then on each map copies the array to devices anew
 ---@field ctype string     the element type
 ---@field rows integer      how many rows it has; 0: it is no matrix
 ---@field columns integer   how many elements a row has; 0: it is no matrix
 local methods = {}
 array.methods = methods
+
+-- Where in an array's memory one notes that elements were changed, after the change, and that
+-- somebody may change them at any time (tp_array): devices keep copies of arrays. The struct's
+-- `elements` are what users know as `data`.
+local TOUCHED, EXPOSED = abi.ARRAY_TOUCHED, abi.ARRAY_EXPOSED
+
+local function touch(a)
+  a.memory[TOUCHED] = 1
+end
+array.touch = touch
 
 --- Raises unless a method was called on an array, with no more arguments than it takes.
 local function check_call(a, method, extra, takes, arguments)
@@ -118,8 +128,9 @@ end
 function methods.fill(a, v, extra)
   check_call(a, "fill", extra, "a number", "number")
   if not is_number(v) then check.fail("array:fill: expected a number, got %s", check.show(v)) end
-  local data = a.data
+  local data = a.elements
   for k = 0, a.length - 1 do data[k] = v end
+  touch(a)
   return a
 end
 
@@ -128,7 +139,7 @@ end
 function methods.copy(a, extra)
   check_call(a, "copy", extra, "no arguments")
   local b = allocate_like(a)
-  ffi.copy(b.data, a.data, a.length * sizes[a.ctype])
+  ffi.copy(b.elements, a.elements, a.length * sizes[a.ctype])
   return b
 end
 
@@ -254,7 +265,9 @@ end
 ---@return number|ffi.cdata* before  what the element was
 function methods.add(a, i, v, extra)
   check_call(a, "add", extra, "(index, value)", "index, value")
-  return atomics_of(a, "add", i, v).add(a.data + (i - 1), v)
+  local before = atomics_of(a, "add", i, v).add(a.elements + (i - 1), v)
+  touch(a)
+  return before
 end
 
 --- Sets a[i] to `new` if it is `old`, to the bit, in one step, as array:add. Else somebody else has
@@ -266,7 +279,9 @@ end
 function methods.compare_and_swap(a, i, old, new, extra)
   check_call(a, "compare_and_swap", extra, "(index, old, new)", "index, old, new")
   atomics_of(a, "compare_and_swap", i, old)
-  return atomics_of(a, "compare_and_swap", i, new).swap(a.data + (i - 1), old, new) ~= 0
+  local is_done = atomics_of(a, "compare_and_swap", i, new).swap(a.elements + (i - 1), old, new) ~= 0
+  touch(a)
+  return is_done
 end
 
 local function is_wide(a) return a.ctype == "int64" or a.ctype == "uint64" end
@@ -288,7 +303,7 @@ end
 function methods.sum(a, extra)
   check_call(a, "sum", extra, "no arguments")
   if not is_wide(a) then return sum_of(a) end
-  local sum, data = a.ctype == "int64" and 0LL or 0ULL, a.data
+  local sum, data = a.ctype == "int64" and 0LL or 0ULL, a.elements
   for k = 0, a.length - 1 do sum = sum + data[k] end
   return sum
 end
@@ -339,7 +354,11 @@ end
 ---@return (number|ffi.cdata*)?
 function methods.min(a, i, v, extra)
   check_call(a, "min", extra, "nothing, or (index, value)", "")
-  if i ~= nil or v ~= nil then return atomics_of(a, "min", i, v).min(a.data + (i - 1), v) end
+  if i ~= nil or v ~= nil then
+    local before = atomics_of(a, "min", i, v).min(a.elements + (i - 1), v)
+    touch(a)
+    return before
+  end
   local at = find_extreme(a, is_less)
   return at and a[at]
 end
@@ -351,7 +370,11 @@ end
 ---@return (number|ffi.cdata*)?
 function methods.max(a, i, v, extra)
   check_call(a, "max", extra, "nothing, or (index, value)", "")
-  if i ~= nil or v ~= nil then return atomics_of(a, "max", i, v).max(a.data + (i - 1), v) end
+  if i ~= nil or v ~= nil then
+    local before = atomics_of(a, "max", i, v).max(a.elements + (i - 1), v)
+    touch(a)
+    return before
+  end
   local at = find_extreme(a, is_more)
   return at and a[at]
 end
@@ -386,7 +409,7 @@ function methods.map(a, fn, ctype, extra)
   end
   if ctype ~= nil then array.check_type("array:map", ctype) end
   local b = allocate_like(a, ctype)
-  local data = b.data
+  local data = b.elements
   for i = 1, a.length do
     local y = fn(a[i])
     if not is_number(y) then check.fail("array:map: the function has returned %s for element %d", y == nil and "nothing" or check.show(y), i) end
@@ -418,18 +441,18 @@ end
 --- One element; the index must be valid. See bits.lua about NaNs.
 local load = {}
 function load.double(a, key)
-  local words = cast(words_pointer, a.data)
+  local words = cast(words_pointer, a.elements)
   local at = 2 * (key - 1)
   if band(words[at + 1], DOUBLE_EXPONENT) == DOUBLE_EXPONENT then return bits.special_double(words[at + 1], words[at]) end
-  return a.data[key - 1]
+  return a.elements[key - 1]
 end
 function load.float(a, key)
-  local word = cast(words_pointer, a.data)[key - 1]
+  local word = cast(words_pointer, a.elements)[key - 1]
   if band(word, FLOAT_EXPONENT) == FLOAT_EXPONENT then return bits.special_float(word) end
-  return a.data[key - 1]
+  return a.elements[key - 1]
 end
 local function load_integer(a, key)
-  return a.data[key - 1]
+  return a.elements[key - 1]
 end
 
 -- ---- arithmetic ----
@@ -475,7 +498,7 @@ local function arithmetic(operator)
     end
     local b = array.allocate(result_type(x, y), a.length, false)
     b.columns = math.max(x_type and x.columns or 0, y_type and y.columns or 0)
-    loop_of(("%s %s %s"):format(x_type and "x[i]" or "x", operator, y_type and "y[i]" or "y"))(b.data, b.length, x, y)
+    loop_of(("%s %s %s"):format(x_type and "x[i]" or "x", operator, y_type and "y[i]" or "y"))(b.elements, b.length, x, y)
     return b
   end
 end
@@ -504,6 +527,10 @@ local function metatype(name)
         return load_element(a, key)
       end
       if key == "ctype" then return name end
+      if key == "data" then
+        a.memory[EXPOSED] = 1
+        return a.elements
+      end
       if key == "rows" then return a.columns > 0 and a.length / a.columns or 0 end
       if type(key) == "table" then return a:at(key[1], key[2], key[3]) end
       return methods[key]
@@ -514,7 +541,8 @@ local function metatype(name)
       if not is_number(value) then
         check.fail("array element %d must be a number, got %s", key, check.show(value))
       end
-      a.data[key - 1] = value
+      a.elements[key - 1] = value
+      a.memory[TOUCHED] = 1
     end,
     __len = function(a) return a.length end,
     __gc = core.array.drop,
@@ -614,7 +642,7 @@ local function set_elements(a, first, list, n, what)
     if not is_number(x) then
       check.fail("tidepool.array: element %d of %s is %s, not a number", i, what, x == nil and "nil" or check.show(x))
     end
-    a.data[first + i - 2] = x
+    a.elements[first + i - 2] = x
   end
 end
 
@@ -690,7 +718,7 @@ core.array.set_arrays(function(value)
   local name = array.type_of(value)
   if not name then return nil end
   local memory, start = core.array.memory(value.memory)
-  return memory, numbers[name], tonumber(ffi.cast("char *", value.data) - ffi.cast("char *", start)), value.length, value.columns
+  return memory, numbers[name], tonumber(ffi.cast("char *", value.elements) - ffi.cast("char *", start)), value.length, value.columns
 end, function(memory, number, offset, n, columns)
   local name = array.types[number + 1]
   -- a worker may be given one array after the other without making any itself

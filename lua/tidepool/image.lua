@@ -32,7 +32,7 @@ end
 --- (white); what is not finite is black.
 local function pixels_of(a)
   local n = a.length
-  if a.ctype == "uint8" then return a.data end
+  if a.ctype == "uint8" then return a.elements end
   local pixels = ffi.new("uint8_t[?]", n)
   local least, most = math.huge, -math.huge
   for k = 1, n do

@@ -18,7 +18,7 @@ local types = { b1 = "uint8" } -- its booleans are bytes of 0 and 1
 for name, code in pairs(codes) do types[code] = name end
 
 local function bytes_of(a)
-  return ffi.cast("uint8_t *", a.data), a.length * ffi.sizeof(array.c_name(a.ctype))
+  return ffi.cast("uint8_t *", a.elements), a.length * ffi.sizeof(array.c_name(a.ctype))
 end
 
 --- Opens a file; an error is raised as the caller's of `who`.
@@ -75,7 +75,7 @@ local function transpose(a, rows, columns)
   local b = array.allocate(a.ctype, a.length, false)
   local width = ffi.sizeof(array.c_name(a.ctype))
   for i = 0, rows - 1 do
-    for j = 0, columns - 1 do ffi.copy(b.data + (i * columns + j), a.data + (j * rows + i), width) end
+    for j = 0, columns - 1 do ffi.copy(b.elements + (i * columns + j), a.elements + (j * rows + i), width) end
   end
   return b
 end

@@ -524,8 +524,8 @@ local function with_times(times, n)
   local old, larger = times and times.duration.length or 0, { n = times and times.n or 0 }
   for name, ctype in pairs(time_types) do
     local a = array.allocate(ctype, math.max(n, 2 * old, TIMES), false)
-    if old > 0 then ffi.copy(a.data, times[name].data, old * ffi.sizeof(array.c_name(ctype))) end
-    local data, empty = a.data, ctype == "double" and UNKNOWN or 0
+    if old > 0 then ffi.copy(a.elements, times[name].elements, old * ffi.sizeof(array.c_name(ctype))) end
+    local data, empty = a.elements, ctype == "double" and UNKNOWN or 0
     for k = old, a.length - 1 do data[k] = empty end
     larger[name] = a
   end
@@ -538,8 +538,8 @@ function Results:_keep_times(first, n, queued, started, duration, worker, attemp
   self.kept_times = times
   times.n = math.max(times.n, first + n - 1)
   if attempts == 0 then return end -- its result was known
-  local queued_at, started_at, durations = times.queued.data, times.started.data, times.duration.data
-  local workers, tried = times.worker.data, times.attempts.data
+  local queued_at, started_at, durations = times.queued.elements, times.started.elements, times.duration.elements
+  local workers, tried = times.worker.elements, times.attempts.elements
   for k = 0, n - 1 do
     local at = first + k - 1
     queued_at[at], started_at[at], durations[at] = queued, started + k * duration, duration
@@ -680,7 +680,7 @@ end
 
 --- Copies n elements of `from` to the array's elements first..; the types may differ.
 local function copy_elements(a, first, n, from)
-  local data = a.data + (first - 1)
+  local data = a.elements + (first - 1)
   for k = 0, n - 1 do data[k] = from[k] end
 end
 
@@ -688,7 +688,7 @@ end
 local function with_room(a, n)
   if n <= a.length then return a end
   local larger = array.allocate(a.ctype, math.max(n, 2 * a.length), false)
-  ffi.copy(larger.data, a.data, a.length * ffi.sizeof(array.c_name(a.ctype)))
+  ffi.copy(larger.elements, a.elements, a.length * ffi.sizeof(array.c_name(a.ctype)))
   return larger
 end
 
@@ -705,7 +705,7 @@ function Results:_collect(types, total)
     if not what then return arrays, n end
     if what == "failure" then
       if type(value) ~= "number" then raise(value) end
-      target(1, index).data[index - 1] = value
+      target(1, index).elements[index - 1] = value
       n = math.max(n, index)
     else
       local first, count = self.first, self.n
@@ -722,7 +722,7 @@ function Results:_collect(types, total)
               self:_close()
               check.fail("results:array holds numbers, but result %d is %s", first + k, values[c] == nil and "nil" or check.show(values[c]))
             end
-            target(c, n).data[first + k - 1] = values[c]
+            target(c, n).elements[first + k - 1] = values[c]
           end
         end
       end
@@ -744,7 +744,7 @@ function Results:array(ctype)
       local what, index, value = self:_advance()
       if what == "failure" then
         if type(value) ~= "number" then raise(value) end
-        ready[1].data[index - 1] = value
+        ready[1].elements[index - 1] = value
       end
       self.k = self.n
     until not what

@@ -1,14 +1,19 @@
 /* faults.c: an OpenCL that fails, or is another one, on purpose: loaded as TIDEPOOL_OPENCL, it
  * passes everything on to the real loader, which it is linked to, but for what the environment
- * says: FAULTS_FROM=n       launches from the n-th on fail; with FAULTS_LATER those on every queue
- * but the first FAULTS_COPIES=1     devices have memory of their own FAULTS_MEMORY=n     devices
- * have n bytes of memory FAULTS_BUFFERS=n    buffers from the n-th on cannot be made
+ * says:
+ *   FAULTS_FROM=n       launches from the n-th on fail; with FAULTS_LATER those on every queue but
+ *                       the first
+ *   FAULTS_COPIES=1     devices have memory of their own
+ *   FAULTS_MEMORY=n     devices have n bytes of memory
+ *   FAULTS_BUFFERS=n    buffers from the n-th on cannot be made
  *   FAULTS_NAMELESS=1   kernels know nothing of their parameters
  *   FAULTS_SLOW=n       launches on every queue but the first take n ns longer for each work item
  *   FAULTS_BUILD=1      programs do not compile; only for the first device when it is "first"
  *   FAULTS_LOG=path     each program that is made appends a line there: "source" or "binary"
- * faults_fail(n) lets the next n launches fail. faults_peak() is how many queues had work at the
- * same time, at most; faults_items(i) how many work items queue i was given. */
+ * faults_fail(n) lets the next n launches fail, faults_fail_reads(n) the next n copies from a
+ * device. faults_moved(i) is how many bytes were copied to devices (0), from them (1) and between
+ * their buffers (2) so far, faults_moves(i) in how many commands. faults_peak() is how many queues
+ * had work at the same time, at most; faults_items(i) how many work items queue i was given. */
 #define CL_TARGET_OPENCL_VERSION 120
 #include <CL/cl.h>
 #include <dlfcn.h>
@@ -29,7 +34,29 @@ static _Atomic bool has_work[QUEUES_MAX];
 static _Atomic(cl_device_id) first_device;
 
 static _Atomic long items[QUEUES_MAX];
-static _Atomic int failing; /* the next launches */
+static _Atomic int failing, failing_reads; /* the next ones */
+static _Atomic long moved[3], moves[3]; /* bytes and commands: to devices, from them, between */
+
+static void count_move(int way, size_t size)
+{
+    atomic_fetch_add(&moved[way], (long)size);
+    atomic_fetch_add(&moves[way], 1);
+}
+
+double faults_moved(int way)
+{
+    return (double)atomic_load(&moved[way]);
+}
+
+double faults_moves(int way)
+{
+    return (double)atomic_load(&moves[way]);
+}
+
+void faults_fail_reads(int n)
+{
+    atomic_store(&failing_reads, n);
+}
 
 void faults_fail(int n)
 {
@@ -152,7 +179,26 @@ cl_int clEnqueueWriteBuffer(cl_command_queue queue, cl_mem mem, cl_bool blocks, 
                             cl_event *event)
 {
     count_work(queue, true);
+    count_move(0, size);
     return REAL(clEnqueueWriteBuffer)(queue, mem, blocks, offset, size, from, n, events, event);
+}
+
+cl_int clEnqueueReadBuffer(cl_command_queue queue, cl_mem mem, cl_bool blocks, size_t offset,
+                           size_t size, void *to, cl_uint n, const cl_event *events,
+                           cl_event *event)
+{
+    if (atomic_load(&failing_reads) > 0 && atomic_fetch_sub(&failing_reads, 1) > 0)
+        return CL_OUT_OF_RESOURCES;
+    count_move(1, size);
+    return REAL(clEnqueueReadBuffer)(queue, mem, blocks, offset, size, to, n, events, event);
+}
+
+cl_int clEnqueueCopyBuffer(cl_command_queue queue, cl_mem from, cl_mem to, size_t from_at,
+                           size_t to_at, size_t size, cl_uint n, const cl_event *events,
+                           cl_event *event)
+{
+    count_move(2, size);
+    return REAL(clEnqueueCopyBuffer)(queue, from, to, from_at, to_at, size, n, events, event);
 }
 
 cl_int clBuildProgram(cl_program program, cl_uint n, const cl_device_id *devices,

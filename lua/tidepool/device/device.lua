@@ -130,7 +130,7 @@ local char_pointer = ffi.typeof "char *"
 --- Where an array's elements lie: its memory, their offset there in bytes, and their size in bytes.
 local function place_of(a)
   local memory, start = core.array.memory(a.memory)
-  return memory, tonumber(ffi.cast(char_pointer, a.data) - ffi.cast(char_pointer, start)), a.length * ffi.sizeof(array.c_name(a.ctype))
+  return memory, tonumber(ffi.cast(char_pointer, a.elements) - ffi.cast(char_pointer, start)), a.length * ffi.sizeof(array.c_name(a.ctype))
 end
 
 --- Checks an element type; C's names are accepted, too.

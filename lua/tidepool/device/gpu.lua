@@ -368,7 +368,7 @@ local function show_argument(argument, value)
   local cast = require("ffi").cast
   local _, start = core.array.memory(value.memory)
   one.memory, one.array, one.is_written = value.memory, value, argument.is_written
-  one.offset = tonumber(cast(void_pointer, value.data) - cast(void_pointer, start))
+  one.offset = tonumber(cast(void_pointer, value.elements) - cast(void_pointer, start))
   one.bytes = math.max(value.length, 1) * require("ffi").sizeof(array.c_name(value.ctype))
   return one
 end

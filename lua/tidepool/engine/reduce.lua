@@ -205,7 +205,7 @@ local function reduce_raw(self)
   self.raw = nil
   local a = array.allocate(self.is_single and "float" or "double", #raw * GROUP, false)
   for i, one in ipairs(raw) do
-    local data = a.data + (i - 1) * GROUP
+    local data = a.elements + (i - 1) * GROUP
     for k = 0, GROUP - 1 do data[k] = one.values[k] end
   end
   local again = reduce.new(self.is_single, self.combine)

@@ -181,7 +181,7 @@ function indexed.borrow(arrays, n)
       for _, a in ipairs(arrays) do
         borrowed[#borrowed + 1] = a.memory
         borrowed[#borrowed + 1] = array.number(a.ctype)
-        borrowed[#borrowed + 1] = a.data + (at - 1)
+        borrowed[#borrowed + 1] = a.elements + (at - 1)
       end
       core.job.push_arrays(job, count, unpack(borrowed))
       at, room = at + count, room - count

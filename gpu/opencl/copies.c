@@ -1,0 +1,524 @@
+/* copies.c: the copies of typed arrays on devices: made, brought up to date, brought home, and
+ * given up.
+ *
+ * A copy that bytes are being moved to or from is busy: others wait until it is not. The lock is
+ * never held while bytes are moved. */
+#include "opencl/copies.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct tp_copy {
+    /* Read-only once made. */
+    tp_array *array; /* not held: the copy goes with it */
+    tp_open_device open;
+    size_t at, size; /* the bytes of the array that it has */
+    cl_mem mem;
+    /* ---- guarded by tp_copies.lock ---- */
+    tp_copy *of_array;    /* the next one of the same array */
+    tp_copy *next, *prev; /* in tp_copies */
+    unsigned users;
+    bool is_busy;
+    tp_parts valid, ahead;
+    uint32_t worker; /* the last one that used it, for traces */
+};
+
+enum { SHARE_OF_MEMORY = 4 /* copies leave that part of a device's memory to others: a quarter */ };
+
+/* ---- parts ---- */
+
+/* Room for one more; false when out of memory. */
+static bool grow(tp_parts *s)
+{
+    if (s->n < s->capacity)
+        return true;
+    unsigned capacity = s->capacity ? 2 * s->capacity : 4;
+    tp_part *list = realloc(s->list, capacity * sizeof *list);
+    if (!list)
+        return false;
+    s->list = list;
+    s->capacity = capacity;
+    return true;
+}
+
+static void free_parts(tp_parts *s)
+{
+    free(s->list);
+    *s = (tp_parts){ 0 };
+}
+
+static bool add_part(tp_parts *s, size_t from, size_t to)
+{
+    if (from >= to)
+        return true;
+    if (!grow(s))
+        return false;
+    unsigned i = 0, k;
+    while (i < s->n && s->list[i].to < from)
+        i++;
+    for (k = i; k < s->n && s->list[k].from <= to; k++) { /* those that it touches */
+        from = s->list[k].from < from ? s->list[k].from : from;
+        to = s->list[k].to > to ? s->list[k].to : to;
+    }
+    memmove(s->list + i + 1, s->list + k, (s->n - k) * sizeof *s->list);
+    s->list[i] = (tp_part){ from, to };
+    s->n = s->n - (k - i) + 1;
+    return true;
+}
+
+/* When there is no memory for both halves of a part that is cut, the second is lost, which for
+ * `valid` only means to copy it again. `ahead` is made ready for that before (grow). */
+static void remove_part(tp_parts *s, size_t from, size_t to)
+{
+    for (unsigned i = 0; i < s->n;) {
+        tp_part *one = &s->list[i];
+        if (one->to <= from || one->from >= to) {
+            i++;
+        } else if (one->from < from && one->to > to) {
+            tp_part rest = { to, one->to };
+            one->to = from;
+            if (grow(s)) {
+                memmove(s->list + i + 2, s->list + i + 1, (s->n - i - 1) * sizeof *s->list);
+                s->list[i + 1] = rest;
+                s->n++;
+            }
+            return;
+        } else if (one->from < from) {
+            one->to = from;
+            i++;
+        } else if (one->to > to) {
+            one->from = to;
+            i++;
+        } else {
+            memmove(one, one + 1, (s->n - i - 1) * sizeof *one);
+            s->n--;
+        }
+    }
+}
+
+/* The first part of from..to-1 that is in the list (`is_in`) or is not; false when there is
+ * none. */
+static bool find_part(const tp_parts *s, bool is_in, size_t from, size_t to, tp_part *found)
+{
+    for (unsigned i = 0; i < s->n && from < to; i++) {
+        const tp_part *one = &s->list[i];
+        if (one->to <= from)
+            continue;
+        if (is_in) {
+            *found = (tp_part){ one->from > from ? one->from : from, one->to < to ? one->to : to };
+            return found->from < found->to;
+        }
+        if (one->from > from) {
+            *found = (tp_part){ from, one->from < to ? one->from : to };
+            return true;
+        }
+        from = one->to;
+    }
+    *found = (tp_part){ from, to };
+    return !is_in && from < to;
+}
+
+/* Valid is what is ahead, and nothing else. */
+static void invalidate(tp_copy *copy)
+{
+    copy->valid.n = 0;
+    for (unsigned i = 0; i < copy->ahead.n; i++)
+        add_part(&copy->valid, copy->ahead.list[i].from, copy->ahead.list[i].to);
+}
+
+/* ---- lists; all of this section: locked ---- */
+
+static void append(tp_copies *c, tp_copy *copy)
+{
+    copy->next = NULL;
+    copy->prev = c->last;
+    if (c->last)
+        c->last->next = copy;
+    else
+        c->first = copy;
+    c->last = copy;
+}
+
+static void detach(tp_copies *c, tp_copy *copy)
+{
+    if (copy->prev)
+        copy->prev->next = copy->next;
+    else
+        c->first = copy->next;
+    if (copy->next)
+        copy->next->prev = copy->prev;
+    else
+        c->last = copy->prev;
+}
+
+/* Takes the copy out of all lists. Nobody uses it. */
+static void take_out(tp_copies *c, tp_copy *copy)
+{
+    tp_array *a = copy->array;
+    tp_copy *before = a->copies;
+    detach(c, copy);
+    c->bytes[copy->open.index] -= copy->size;
+    if (before == copy) {
+        a->copies = copy->of_array;
+    } else {
+        while (before->of_array != copy)
+            before = before->of_array;
+        before->of_array = copy->of_array;
+    }
+    /* last, since the array may be freed then */
+    if (!a->copies)
+        atomic_store_explicit(&a->keeper, NULL, memory_order_release);
+}
+
+static void await(tp_copies *c, const tp_copy *copy)
+{
+    while (copy->is_busy)
+        uv_cond_wait(&c->changed, &c->lock);
+}
+
+/* Looks whether elements were changed since the last look. */
+static void look(tp_array *a)
+{
+    if (!atomic_exchange_explicit(&a->is_touched, 0, memory_order_seq_cst))
+        return;
+    a->version++;
+    for (tp_copy *copy = a->copies; copy; copy = copy->of_array)
+        invalidate(copy);
+}
+
+static tp_copy *find_copy(const tp_array *a, unsigned device, size_t at, size_t size)
+{
+    for (tp_copy *copy = a->copies; copy; copy = copy->of_array)
+        if (copy->open.index == device && copy->at == at && copy->size == size)
+            return copy;
+    return NULL;
+}
+
+/* The copy on that device that was used longest ago and can be given up, out of all lists; NULL:
+ * there is none. */
+static tp_copy *give_up(tp_copies *c, unsigned device)
+{
+    for (tp_copy *copy = c->first; copy; copy = copy->next)
+        if (copy->open.index == device && !copy->users && !copy->is_busy && !copy->ahead.n) {
+            take_out(c, copy);
+            return copy;
+        }
+    return NULL;
+}
+
+/* ---- ---- */
+
+static void free_copy(tp_copy *copy)
+{
+    if (!copy)
+        return;
+    if (copy->mem)
+        copy->open.cl->ReleaseMemObject(copy->mem);
+    free_parts(&copy->valid);
+    free_parts(&copy->ahead);
+    free(copy);
+}
+
+static void forget(tp_array_keeper *keeper, tp_array *a)
+{
+    tp_copies *c = (tp_copies *)keeper;
+    tp_copy *copy, *list = NULL;
+    uv_mutex_lock(&c->lock);
+    while ((copy = a->copies)) {
+        if (copy->is_busy) {
+            await(c, copy);
+            continue;
+        }
+        take_out(c, copy);
+        copy->next = list;
+        list = copy;
+    }
+    uv_mutex_unlock(&c->lock);
+    while (list) {
+        copy = list->next;
+        free_copy(list);
+        list = copy;
+    }
+}
+
+int tp_copies_open(tp_copies *c, tp_trace *trace, tp_error *err)
+{
+    *c = (tp_copies){ .keeper = { forget }, .trace = trace };
+    if (uv_mutex_init(&c->lock))
+        return tp_error_set(err, TP_ESYS, "cannot create a lock");
+    if (uv_cond_init(&c->changed)) {
+        uv_mutex_destroy(&c->lock);
+        return tp_error_set(err, TP_ESYS, "cannot create a condition variable");
+    }
+    return 0;
+}
+
+void tp_copies_close(tp_copies *c)
+{
+    while (c->first) {
+        tp_copy *copy = c->first;
+        take_out(c, copy);
+        free_copy(copy);
+    }
+    for (int i = 0; i < TP_DEVICES_MAX; i++)
+        if (c->queues[i])
+            c->cl->ReleaseCommandQueue(c->queues[i]);
+    uv_cond_destroy(&c->changed);
+    uv_mutex_destroy(&c->lock);
+}
+
+/* Makes memory for a copy, in the place of others where it is short; NULL: there is none. */
+static cl_mem allocate(tp_copies *c, const tp_open_device *open, size_t size)
+{
+    const tp_cl_device *d = open->device;
+    uint64_t most = d->memory - d->memory / SHARE_OF_MEMORY;
+    if (size > d->max_alloc)
+        return NULL;
+    for (;;) {
+        cl_int rc = CL_MEM_OBJECT_ALLOCATION_FAILURE;
+        cl_mem mem = NULL;
+        uv_mutex_lock(&c->lock);
+        uint64_t used = c->bytes[open->index] +
+                        atomic_load_explicit(open->reserved, memory_order_relaxed);
+        uv_mutex_unlock(&c->lock);
+        if (used + size <= most) /* a multiple of the word size */
+            mem = open->cl->CreateBuffer(open->context, CL_MEM_READ_WRITE, size + 4, NULL, &rc);
+        if (rc == CL_SUCCESS)
+            return mem;
+        uv_mutex_lock(&c->lock);
+        tp_copy *old = give_up(c, open->index);
+        uv_mutex_unlock(&c->lock);
+        if (!old)
+            return NULL;
+        free_copy(old);
+    }
+}
+
+tp_copy *tp_copies_take(tp_copies *c, const tp_open_device *open, tp_array *a, size_t at,
+                        size_t size)
+{
+    tp_copy *made = NULL;
+    for (;;) {
+        uv_mutex_lock(&c->lock);
+        look(a);
+        tp_copy *copy = find_copy(a, open->index, at, size);
+        if (copy) {
+            detach(c, copy);
+        } else if (made) {
+            copy = made;
+            made = NULL;
+            copy->of_array = a->copies;
+            a->copies = copy;
+            atomic_store_explicit(&a->keeper, &c->keeper, memory_order_release);
+            c->bytes[open->index] += size;
+        }
+        if (copy) {
+            append(c, copy);
+            copy->users++;
+        }
+        uv_mutex_unlock(&c->lock);
+        if (copy) {
+            free_copy(made); /* another thread was faster */
+            return copy;
+        }
+        made = calloc(1, sizeof *made);
+        if (!made)
+            return NULL;
+        *made = (tp_copy){ .array = a, .open = *open, .at = at, .size = size };
+        made->mem = allocate(c, open, size);
+        if (!made->mem) {
+            free_copy(made);
+            return NULL;
+        }
+    }
+}
+
+void tp_copies_give_back(tp_copies *c, tp_copy *copy)
+{
+    if (!copy)
+        return;
+    uv_mutex_lock(&c->lock);
+    copy->users--;
+    uv_mutex_unlock(&c->lock);
+}
+
+cl_mem tp_copy_memory(const tp_copy *copy)
+{
+    return copy->mem;
+}
+
+/* ---- moving bytes ---- */
+
+/* Locked. The queue for moving bytes of the copy; NULL with err set. */
+static cl_command_queue queue_for(tp_copies *c, const tp_copy *copy, const tp_mover *m,
+                                  tp_error *err)
+{
+    const tp_open_device *o = &copy->open;
+    cl_int rc = CL_SUCCESS;
+    if (m->queue && m->device == o->index)
+        return m->queue;
+    if (!c->queues[o->index]) {
+        cl_command_queue made = o->cl->CreateCommandQueue(o->context, o->device->id, 0, &rc);
+        if (rc != CL_SUCCESS) {
+            tp_cl_fail(err, o->device, "making a queue", rc);
+            return NULL;
+        }
+        c->queues[o->index] = made;
+        c->cl = o->cl;
+    }
+    return c->queues[o->index];
+}
+
+/* Moves bytes, which takes from `began` until now, by the host's clock. */
+static int move(tp_copies *c, const tp_copy *copy, cl_command_queue queue, bool is_home,
+                tp_part part, const tp_mover *m, tp_error *err)
+{
+    const tp_cl *cl = copy->open.cl;
+    char *host = (char *)copy->array->data + copy->at + part.from;
+    size_t size = part.to - part.from;
+    uint64_t began = uv_hrtime();
+    cl_int rc = is_home ? cl->EnqueueReadBuffer(queue, copy->mem, CL_TRUE, part.from, size, host, 0,
+                                                NULL, NULL)
+                        : cl->EnqueueWriteBuffer(queue, copy->mem, CL_TRUE, part.from, size, host,
+                                                 0, NULL, NULL);
+    if (rc != CL_SUCCESS)
+        return tp_cl_fail(err, copy->open.device,
+                          is_home ? "copying from the device" : "copying to the device", rc);
+    if (tp_trace_is_on(c->trace)) {
+        tp_event e = { .time_ns = began,
+                       .kind = is_home ? TP_EVENT_COPY_OUT : TP_EVENT_COPY_IN,
+                       .worker = m->worker ? m->worker : copy->worker,
+                       .job = m->job,
+                       .first = uv_hrtime() - began,
+                       .count = size };
+        tp_trace_write(c->trace, &e);
+    }
+    return 0;
+}
+
+/* Locked, and meanwhile not; the copy is not busy. Brings home what is ahead of its bytes
+ * from..to-1; with `all` everything there. */
+static int fetch(tp_copies *c, tp_copy *copy, size_t from, size_t to, bool all, const tp_mover *m,
+                 tp_error *err)
+{
+    int rc = 0;
+    tp_part part;
+    cl_command_queue queue = queue_for(c, copy, m, err);
+    if (!queue)
+        return -1;
+    copy->is_busy = true;
+    while (rc == 0 && from < to && (all || find_part(&copy->ahead, true, from, to, &part))) {
+        if (all)
+            part = (tp_part){ from, to };
+        if (!grow(&copy->ahead)) { /* it may be cut in two */
+            rc = tp_error_oom(err, "what a device has written");
+            break;
+        }
+        uv_mutex_unlock(&c->lock);
+        rc = move(c, copy, queue, true, part, m, err);
+        uv_mutex_lock(&c->lock);
+        if (rc == 0) {
+            remove_part(&copy->ahead, part.from, part.to);
+            from = part.to;
+        }
+    }
+    copy->is_busy = false;
+    uv_cond_broadcast(&c->changed);
+    return rc;
+}
+
+/* Locked, and meanwhile not. The same for all copies of the array but `but`. While it waits, copies
+ * may come and go, so it begins again after each. */
+static int fetch_others(tp_copies *c, tp_array *a, const tp_copy *but, size_t at, size_t size,
+                        const tp_mover *m, tp_error *err)
+{
+    tp_copy *copy = a->copies;
+    while (copy) {
+        size_t from = at > copy->at ? at - copy->at : 0,
+               to = at + size > copy->at ? at + size - copy->at : 0;
+        tp_part part;
+        to = to < copy->size ? to : copy->size;
+        if (copy == but || !find_part(&copy->ahead, true, from, to, &part)) {
+            copy = copy->of_array;
+            continue;
+        }
+        if (copy->is_busy)
+            await(c, copy);
+        else if (fetch(c, copy, from, to, false, m, err))
+            return -1;
+        copy = a->copies;
+    }
+    return 0;
+}
+
+int tp_copies_bring(tp_copies *c, tp_copy *copy, size_t from, size_t to, const tp_mover *m,
+                    tp_error *err)
+{
+    int rc = 0;
+    tp_part part;
+    uv_mutex_lock(&c->lock);
+    copy->worker = m->worker;
+    for (;;) {
+        await(c, copy);
+        if (!find_part(&copy->valid, false, from, to, &part))
+            break;
+        /* The copy is not busy meanwhile: others may wait for it while this waits for theirs. */
+        rc = fetch_others(c, copy->array, copy, copy->at + part.from, part.to - part.from, m, err);
+        cl_command_queue queue = rc ? NULL : queue_for(c, copy, m, err);
+        if (!queue) {
+            rc = -1;
+            break;
+        }
+        if (copy->is_busy)
+            continue;
+        uint64_t version = copy->array->version;
+        copy->is_busy = true;
+        uv_mutex_unlock(&c->lock);
+        rc = move(c, copy, queue, false, part, m, err);
+        uv_mutex_lock(&c->lock);
+        copy->is_busy = false;
+        uv_cond_broadcast(&c->changed);
+        if (rc)
+            break;
+        /* If elements were changed meanwhile, the copy is as good as any for this launch. */
+        if (version == copy->array->version)
+            add_part(&copy->valid, part.from, part.to);
+        from = part.to;
+    }
+    uv_mutex_unlock(&c->lock);
+    return rc;
+}
+
+int tp_copies_note_written(tp_copies *c, tp_copy *copy, size_t from, size_t to)
+{
+    uv_mutex_lock(&c->lock);
+    bool is_noted = add_part(&copy->ahead, from, to);
+    add_part(&copy->valid, from, to);
+    for (tp_copy *each = copy->array->copies; each; each = each->of_array)
+        if (each != copy && each->at < copy->at + to && each->at + each->size > copy->at + from) {
+            size_t first = copy->at + from > each->at ? copy->at + from - each->at : 0;
+            remove_part(&each->valid, first, copy->at + to - each->at);
+            remove_part(&each->ahead, first, copy->at + to - each->at);
+        }
+    uv_mutex_unlock(&c->lock);
+    return is_noted ? 0 : -1;
+}
+
+int tp_copies_fetch(tp_copies *c, tp_copy *copy, size_t from, size_t to, const tp_mover *m,
+                    tp_error *err)
+{
+    uv_mutex_lock(&c->lock);
+    await(c, copy);
+    int rc = fetch(c, copy, from, to, true, m, err);
+    uv_mutex_unlock(&c->lock);
+    return rc;
+}
+
+int tp_copies_bring_home(tp_copies *c, tp_array *a, size_t at, size_t size, const tp_mover *m,
+                         tp_error *err)
+{
+    uv_mutex_lock(&c->lock);
+    int rc = fetch_others(c, a, NULL, at, size, m, err);
+    uv_mutex_unlock(&c->lock);
+    return rc;
+}

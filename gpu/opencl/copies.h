@@ -1,0 +1,85 @@
+/* copies.h: the copies that devices with memory of their own have of typed arrays.
+ *
+ * A copy is of a part of an array, on one device. It knows which of its bytes are as in the array
+ * (valid), and which are newer than there (ahead): those that a kernel has written and nobody has
+ * brought home yet. Of each byte at most one copy is ahead. A copy goes with its array, or when its
+ * device's memory is wanted for another one.
+ *
+ * Whoever sets elements says so after that (tp_array_touch). It is looked at whenever a copy is
+ * taken: from then on none of the array's copies is valid but for what is ahead. */
+#ifndef TP_COPIES_H
+#define TP_COPIES_H
+
+#include "base/array.h"
+#include "base/trace.h"
+#include "opencl/cl.h"
+
+#include <uv.h>
+
+/* Bytes from..to-1 of something: a sorted list of ranges that do not touch. */
+typedef struct tp_part {
+    size_t from, to;
+} tp_part;
+
+typedef struct tp_parts {
+    tp_part *list; /* owned */
+    unsigned n, capacity;
+} tp_parts;
+
+typedef struct tp_copy tp_copy;
+
+/* The copies of all devices of an executor. Any thread. */
+typedef struct tp_copies {
+    tp_array_keeper keeper; /* first member */
+    tp_trace *trace;        /* read-only once opened */
+    /* Taken with no other lock held but tp_launch_queue.writing. */
+    uv_mutex_t lock;
+    uv_cond_t changed; /* a copy is not busy any more */
+    /* ---- guarded by lock ---- */
+    tp_copy *first, *last; /* those used last come last */
+    uint64_t bytes[TP_DEVICES_MAX];
+    /* for what is brought home by somebody who has no queue there; NULL: not made yet */
+    cl_command_queue queues[TP_DEVICES_MAX];
+    const tp_cl *cl; /* NULL: there are no queues */
+} tp_copies;
+
+/* Who moves bytes, for traces: a worker's id, and the number of the job that they are for. */
+typedef struct tp_mover {
+    cl_command_queue queue; /* NULL: none of the device's */
+    unsigned device;        /* whose queue it is */
+    uint32_t worker;
+    uint64_t job;
+} tp_mover;
+
+int tp_copies_open(tp_copies *c, tp_trace *trace, tp_error *err);
+
+/* Frees all copies. No thread may use one. */
+void tp_copies_close(tp_copies *c);
+
+/* The copy of the array's bytes at..at+size-1 on that device, made if there is none, for one more
+ * user; nothing of it need be valid. NULL when the device has no room for it. The caller owns the
+ * array until it gives the copy back. */
+tp_copy *tp_copies_take(tp_copies *c, const tp_open_device *open, tp_array *a, size_t at,
+                        size_t size);
+void tp_copies_give_back(tp_copies *c, tp_copy *copy);
+
+cl_mem tp_copy_memory(const tp_copy *copy);
+
+/* Makes the copy's bytes from..to-1 valid: what is not is copied there, and what is ahead on other
+ * devices is brought home before. Blocks. */
+int tp_copies_bring(tp_copies *c, tp_copy *copy, size_t from, size_t to, const tp_mover *mover,
+                    tp_error *err);
+
+/* Its bytes from..to-1 have been written on the device: they are ahead. -1 when out of memory: then
+ * they are not, and must be brought home at once (tp_copies_fetch). */
+int tp_copies_note_written(tp_copies *c, tp_copy *copy, size_t from, size_t to);
+
+/* Copies the copy's bytes from..to-1 to the array, whatever is known of them. Blocks. */
+int tp_copies_fetch(tp_copies *c, tp_copy *copy, size_t from, size_t to, const tp_mover *mover,
+                    tp_error *err);
+
+/* Copies what is ahead anywhere of the array's bytes at..at+size-1 to the array. Blocks. */
+int tp_copies_bring_home(tp_copies *c, tp_array *a, size_t at, size_t size, const tp_mover *mover,
+                         tp_error *err);
+
+#endif
