@@ -39,6 +39,10 @@ enum {
     RETRY_NS = 200 * 1000 * 1000,  /* what the server has not taken is sent again after this */
     GONE_S = 5, /* a worker that has not shown itself for so long is gone */
     ALONE_S = 4, /* nobody is there for so long: the user is told */
+    /* results stay at the server until a journal surely has them: for so long after they were read,
+     * large ones also until there are so many */
+    KEEP_NS = 2000 * 1000 * 1000,
+    READ_MAX = 256,
     SILENT_MAX = 12, /* so often the server has said nothing to a payload: it never will */
     IMAGES = 64,
     ENSURE_TRIES = 20,
@@ -125,7 +129,13 @@ typedef struct cluster {
     uint64_t lost_ns, alone_ns;  /* since when; 0: not */
     bool has_said;               /* that nobody is there */
     uint64_t turns;              /* counts chunks */
-    uint64_t purged;             /* groups of results that were removed */
+    uint64_t purged;             /* groups of results that were removed; */
+    uint64_t purge_until, purge_ns; /* those before this one are to be, at this time (0: none) */
+    struct {
+        tp_blob blob;
+        uint64_t due_ns;
+    } read[READ_MAX]; /* large results that were read and are to be removed, in the order of that */
+    unsigned n_read, first_read;
     uint64_t used;               /* counts uses of images */
     unsigned n_flights, in_flight; /* that were opened; that have a slice */
     unsigned n_short; /* flights with a shortage */
@@ -265,7 +275,7 @@ static int open_session(cluster *c, tp_error *err)
     if (tp_signer_open(&c->signer, config->token, true, err))
         return -1;
     tp_build_get(&c->build);
-    tp_signer_random(&c->signer, c->session, sizeof c->session);
+    memcpy(c->session, c->base.host->session, sizeof c->session);
     tp_to_hex(c->session_hex, c->session, sizeof c->session);
     /* others cannot guess it */
     snprintf(c->inbox, sizeof c->inbox, TP_INBOX_COORDINATOR ".%s", c->session_hex);
@@ -289,7 +299,6 @@ static int open_session(cluster *c, tp_error *err)
     c->is_connected = true;
     c->has_lost = c->has_said = false;
     c->alone_ns = uv_hrtime();
-    c->turns = c->purged = 0;
     c->window = 0;
     c->n_workers = 0;
     c->n_short = c->silent = 0;
@@ -316,10 +325,21 @@ static void drop_blob(cluster *c, tp_blob *b)
     tp_blob_free(b);
 }
 
+/* Removes large results that were read long enough before `now`. */
+static void drop_read(cluster *c, uint64_t now)
+{
+    while (c->n_read > 0 && (now >= c->read[c->first_read].due_ns || c->n_read == READ_MAX)) {
+        drop_blob(c, &c->read[c->first_read].blob);
+        c->first_read = (c->first_read + 1) % READ_MAX;
+        c->n_read--;
+    }
+}
+
 /* Removes all that this session has at the server. */
 static void remove_all(cluster *c)
 {
     char filter[TP_SUBJECT_MAX];
+    drop_read(c, UINT64_MAX);
     for (int i = 0; i < IMAGES; i++) {
         drop_blob(c, &c->images[i].blob);
         c->images[i].is_stored = false;
@@ -474,6 +494,20 @@ static void hear(void *user)
 
 /* ---- chunks ---- */
 
+/* A large result was read. */
+static void leave_blob(cluster *c, const flight *l, tp_blob *b)
+{
+    if (!tp_job_recorder(l->slice->job)) {
+        drop_blob(c, b);
+        return;
+    }
+    unsigned at = (c->first_read + c->n_read++) % READ_MAX;
+    c->read[at].blob = *b;
+    c->read[at].due_ns = uv_hrtime() + KEEP_NS;
+    *b = (tp_blob){ 0 };
+    drop_read(c, uv_hrtime());
+}
+
 /* Stores the payload of a message that is too large for one. On failure c->trouble says why. */
 static int store(cluster *c, tp_blob *b, const void *bytes, tp_error *err)
 {
@@ -482,6 +516,7 @@ static int store(cluster *c, tp_blob *b, const void *bytes, tp_error *err)
     if (c->trouble == TP_NATS_STORED)
         return 0;
     drop_blob(c, b); /* the part that it has takes others' room */
+    drop_read(c, UINT64_MAX);
     return -1;
 }
 
@@ -648,7 +683,8 @@ static int seal(cluster *c, flight *l, tp_error *err)
     memcpy(task.image, i->digest, sizeof task.image);
     memcpy(task.modules, c->modules_digest, sizeof task.modules);
     int rc = tp_parcel_put_task(&task, w, tp_job_func(l->slice->job),
-                                i->bytes.len ? &i->bytes : NULL, &payload, &l->refs, err);
+                                tp_job_recorder(l->slice->job), i->bytes.len ? &i->bytes : NULL,
+                                &payload, &l->refs, err);
     if (rc == 0 && payload.len > TP_PAYLOAD_MAX)
         rc = tp_error_set(err, TP_ELIMIT, "an input of more than 1 GiB");
     rc = rc ? rc : keep_funcs(c, &l->refs, err);
@@ -851,14 +887,20 @@ static void adapt_window(cluster *c, const flight *l)
         c->window += 0.5;
 }
 
-/* The length of the names of chunks that follow an answer (see tp_answer). */
-static size_t names_in(const char *data, size_t len)
+/* The length of the names of chunks that follow an answer, and that of its ticket (see
+ * tp_answer). */
+static size_t names_in(const char *data, size_t len, size_t *ticket)
 {
     tp_answer a;
+    *ticket = 0;
     if (len < sizeof a)
         return 0;
     memcpy(&a, data, sizeof a);
-    return a.names <= len - sizeof a ? a.names : 0;
+    len -= sizeof a;
+    if (a.names > len)
+        return 0;
+    *ticket = a.ticket <= len - a.names ? a.ticket : 0;
+    return a.names;
 }
 
 static void take_answer(cluster *c, flight *l, const char *data, size_t len)
@@ -868,7 +910,8 @@ static void take_answer(cluster *c, flight *l, const char *data, size_t len)
     if (len >= sizeof a)
         memcpy(&a, data, sizeof a);
     const char *bytes = data + sizeof a;
-    len -= names_in(data, len);
+    size_t ticket, names = names_in(data, len, &ticket);
+    len -= names + ticket;
     adapt_window(c, l);
     if (len < sizeof a || a.size > TP_PAYLOAD_MAX ||
         (a.where == TP_ANSWER_HERE && a.size != len - sizeof a))
@@ -888,7 +931,7 @@ static void take_answer(cluster *c, flight *l, const char *data, size_t len)
             rc = tp_blob_check(&b, &blob, &err);
         }
         tp_buf_free(&direct);
-        drop_blob(c, &b);
+        leave_blob(c, l, &b);
         if (rc == 0)
             read_records(c, l, blob.data, blob.len);
         else
@@ -1046,7 +1089,7 @@ static void take_event(cluster *c, const tp_nats_event *e)
         } else if (strcmp(rest, ".piece") == 0) {
             take_piece(c, e);
         } else if (sscanf(rest, ".%llu.%llu.%u", &group, &chunk, &sending) == 3) {
-            size_t names = names_in(e->data, e->len);
+            size_t ticket, names = names_in(e->data, e->len, &ticket);
             take_held(c, e->data + e->len - names, names);
             flight *l = flight_of(c, chunk, sending);
             if (l)
@@ -1180,14 +1223,21 @@ static void retry_short(cluster *c, uint64_t now)
 }
 
 /* Removes groups of results of which none is awaited any more. */
-static void purge_done(cluster *c)
+static void purge_done(cluster *c, uint64_t now)
 {
     uint64_t first = c->turns * FLIGHTS;
     char filter[TP_SUBJECT_MAX];
     for (unsigned i = 0; i < c->n_flights; i++)
         if (c->flights[i].count && c->flights[i].chunk < first)
             first = c->flights[i].chunk;
-    for (; c->purged < first / TP_GROUP_CHUNKS && !c->has_lost; c->purged++) {
+    if (c->purge_ns == 0 && c->purged < first / TP_GROUP_CHUNKS) {
+        c->purge_until = first / TP_GROUP_CHUNKS;
+        c->purge_ns = now + KEEP_NS;
+    }
+    if (now < c->purge_ns || c->has_lost)
+        return;
+    c->purge_ns = 0;
+    for (; c->purged < c->purge_until; c->purged++) {
         snprintf(filter, sizeof filter, TP_SUBJECT_R "%s.%llu.>", c->session_hex,
                  (unsigned long long)c->purged);
         purge(c, TP_STREAM_R, filter);
@@ -1314,7 +1364,8 @@ static void serve(cluster *c)
             look(c, now);
             check_all(c, now);
             retry_short(c, now);
-            purge_done(c);
+            purge_done(c, now);
+            drop_read(c, now);
             look_for_workers(c, now);
         }
         tp_nats_event *e = take(c, c->is_connected ? until(c, now) : UINT64_MAX);
@@ -1436,6 +1487,8 @@ static void close_executor(tp_executor *ex)
     for (int i = 0; i < IMAGES; i++)
         free_image(&c->images[i]);
     tp_blob_free(&c->modules);
+    for (int i = 0; i < READ_MAX; i++)
+        tp_blob_free(&c->read[i].blob);
     tp_parcel_refs_free(&c->funcs);
     free(c->flights);
     free(c->workers);

@@ -18,7 +18,8 @@ enum {
     NO_SERVER = 6,
     HAS_NO_TLS = 8,
     AUTH_FAILED = 11,
-    TLS_FAILED = 29
+    TLS_FAILED = 29,
+    NO_RESPONDERS = 34
 };
 
 /* how long its threads may take to leave us alone after a connection was closed */
@@ -296,10 +297,15 @@ tp_nats_event *tp_nats_ask(tp_nats *n, const char *subject, const void *data, si
                            int64_t timeout_ms)
 {
     natsMsg *m = NULL;
-    if (!n->connection ||
-        n->Connection_Request(&m, n->connection, subject, data, (int)len, timeout_ms))
-        return NULL;
-    return event_of(n, m);
+    int rc = n->connection ? n->Connection_Request(&m, n->connection, subject, data, (int)len,
+                                                   timeout_ms)
+                           : -1;
+    if (rc == 0)
+        return event_of(n, m);
+    tp_nats_event *e = rc == NO_RESPONDERS ? calloc(1, sizeof *e) : NULL;
+    if (e)
+        e->status = 503;
+    return e;
 }
 
 static bool says(const tp_nats_event *e, const char *text)

@@ -123,8 +123,8 @@ void tp_nats_wake(tp_nats *n);
 void tp_nats_publish(tp_nats *n, const char *subject, const char *reply, const void *data,
                      size_t len);
 
-/* Publishes and waits for the answer. NULL when none has come in time, or nobody is there to give
- * one. */
+/* Publishes and waits for the answer. NULL when none has come in time; one with the status 503 when
+ * nobody is there to give one. */
 tp_nats_event *tp_nats_ask(tp_nats *n, const char *subject, const void *data, size_t len,
                            int64_t timeout_ms);
 

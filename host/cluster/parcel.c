@@ -183,11 +183,32 @@ static int put_items(tp_buf *bytes, tp_buf *ends, const tp_work *w, uint32_t *co
     return 0;
 }
 
-int tp_parcel_put_task(tp_task *task, const tp_work *w, const tp_func *func, const tp_buf *image,
-                       tp_buf *out, tp_parcel_refs *refs, tp_error *err)
+/* The ticket of the work's next `count` items; nothing when they have none. */
+static int put_ticket(tp_buf *out, const tp_work *w, uint32_t count, const tp_recorder *recorder,
+                      tp_error *err)
 {
     const tp_terms *t = w->terms;
-    tp_buf definitions = { 0 }, bytes = { 0 }, ends = { 0 };
+    if (!recorder || recorder->map == 0 || !w->block->tags)
+        return 0;
+    tp_ticket ticket = { .map = recorder->map,
+                         .version = recorder->version,
+                         .first = w->block->first + w->at,
+                         .count = count,
+                         .discards = t->discards,
+                         .returns = t->returns.columns };
+    memcpy(ticket.returned, t->returns.type, sizeof ticket.returned);
+    int rc = put(out, &ticket, sizeof ticket, err);
+    for (uint32_t i = 0; rc == 0 && i < count; i++)
+        rc = put(out, w->block->tags[w->at + i].identity, TP_IDENTITY_BYTES, err);
+    return rc;
+}
+
+int tp_parcel_put_task(tp_task *task, const tp_work *w, const tp_func *func,
+                       const tp_recorder *recorder, const tp_buf *image, tp_buf *out,
+                       tp_parcel_refs *refs, tp_error *err)
+{
+    const tp_terms *t = w->terms;
+    tp_buf definitions = { 0 }, bytes = { 0 }, ends = { 0 }, ticket = { 0 };
     bool has_messages = w->block->kind == TP_BLOCK_VALUES;
     tp_ref *const *of = has_messages ? w->block->bytes.refs : NULL;
     uint32_t nrefs = has_messages ? w->block->bytes.nrefs : 0;
@@ -210,10 +231,12 @@ int tp_parcel_put_task(tp_task *task, const tp_work *w, const tp_func *func, con
         rc = define(&definitions, refs, self, err);
     task->func = rc ? 0 : (uint32_t)find(refs, self);
     rc = rc ? rc : put_items(&bytes, &ends, w, &task->count, err);
+    rc = rc ? rc : put_ticket(&ticket, w, task->count, recorder, err);
     uint64_t name = strlen(t->name) + 1;
     rc = rc ? rc : put(out, task, sizeof *task, err);
     rc = rc ? rc : put(out, &name, sizeof name, err);
     rc = rc ? rc : put(out, t->name, name, err);
+    rc = rc ? rc : put_section(out, &ticket, err);
     rc = rc ? rc : put_section(out, &definitions, err);
     rc = rc ? rc : put_section(out, &ends, err);
     rc = rc ? rc : put_message(out, refs, bytes.data, bytes.len, of, nrefs, err);
@@ -222,6 +245,7 @@ int tp_parcel_put_task(tp_task *task, const tp_work *w, const tp_func *func, con
     tp_buf_free(&definitions);
     tp_buf_free(&bytes);
     tp_buf_free(&ends);
+    tp_buf_free(&ticket);
     return rc;
 }
 
@@ -405,24 +429,26 @@ int tp_parcel_get_image(tp_image **image, tp_parcel_refs *refs, tp_known *known,
 }
 
 int tp_parcel_get_task(tp_task *task, const char **name, tp_block **items, const uint8_t **image,
-                       tp_parcel_refs *refs, tp_known *known, const uint8_t *bytes, size_t len,
-                       tp_error *err)
+                       tp_buf *ticket, tp_parcel_refs *refs, tp_known *known,
+                       const uint8_t *bytes, size_t len, tp_error *err)
 {
-    cursor c = { bytes, bytes + len, err }, text, definitions, ends;
+    cursor c = { bytes, bytes + len, err }, text, tickets, definitions, ends;
     *items = NULL;
     *image = NULL;
     const uint8_t *head = get(&c, sizeof *task);
     if (!head)
         return -1;
     memcpy(task, head, sizeof *task);
-    if (get_section(&c, &text) || get_section(&c, &definitions) || get_section(&c, &ends) ||
-        get_definitions(&definitions, refs, known))
+    if (get_section(&c, &text) || get_section(&c, &tickets) || get_section(&c, &definitions) ||
+        get_section(&c, &ends) || get_definitions(&definitions, refs, known))
         return -1;
     if (left(&text) == 0 || text.end[-1] != '\0' || task->count == 0 ||
         left(&ends) != (uint64_t)task->count * sizeof(uint32_t) || task->func >= refs->n ||
         refs->refs[task->func]->type != &tp_func_type || task->returns > TP_COLUMNS_MAX)
         return damaged(&c);
     *name = (const char *)text.p;
+    if (left(&tickets) && tp_buf_add(ticket, tickets.p, left(&tickets)))
+        return tp_error_oom(err, "work");
     tp_block *b = tp_block_new_values(TP_BLOCK_VALUES);
     if (!b)
         return tp_error_oom(err, "work");

@@ -12,6 +12,7 @@
 #ifndef TP_PARCEL_H
 #define TP_PARCEL_H
 
+#include "engine/job.h"
 #include "engine/work.h"
 #include "wire/frame.h"
 
@@ -23,7 +24,8 @@ enum {
     TP_RESULT_INLINE = 32 << 10, /* and larger results, which can be removed one by one there */
     TP_IMAGE_INLINE = 16 << 10,  /* larger images go as blobs, once */
     TP_BLOB_PIECE = 256 << 10,
-    TP_PAYLOAD_MAX = 1 << 30
+    TP_PAYLOAD_MAX = 1 << 30,
+    TP_IDENTITY_BYTES = 16
 };
 
 /* What this process is built of: its version, LuaJIT, our Lua modules, how structs lie in memory.
@@ -58,11 +60,21 @@ typedef struct tp_alive {
 
 #define TP_ALIVE_MAGIC "TPLIVE1"
 
-/* The head of a result. Behind the result follow lines as in TP_SUBJECT_R SESSION.held: what the
- * worker begins now. */
+/* What items of a map with a journal are called there. Their identities follow, each of
+ * TP_IDENTITY_BYTES. It goes to the worker and comes back with the result, so that another process
+ * can read that when the coordinator is dead (leftover.h). */
+typedef struct tp_ticket {
+    int64_t map, version;
+    uint64_t first; /* index of the first item in its map, from 0 */
+    uint32_t count, discards, returns, pad;
+    uint8_t returned[TP_COLUMNS_MAX];
+} tp_ticket;
+
+/* The head of a result. Behind the result follow its ticket, and lines as in TP_SUBJECT_R
+ * SESSION.held: what the worker begins now. */
 typedef struct tp_answer {
     uint32_t kind, where;
-    uint64_t size, names; /* names: the length of these lines */
+    uint64_t size, ticket, names; /* ticket, names: the lengths of these */
     uint8_t digest[TP_DIGEST_BYTES]; /* of a result that is elsewhere */
 } tp_answer;
 
@@ -117,9 +129,10 @@ int tp_parcel_put_image(const tp_image *image, tp_buf *out, tp_parcel_refs *refs
 
 /* A payload for up to task->count items of the work, from w->at on; fewer when they are many bytes:
  * task->count says how many. `func` is the function's; `image` the bytes of its image when they are
- * to follow, else NULL. */
-int tp_parcel_put_task(tp_task *task, const tp_work *w, const tp_func *func, const tp_buf *image,
-                       tp_buf *out, tp_parcel_refs *refs, tp_error *err);
+ * to follow, else NULL; `recorder` the job's, or NULL. */
+int tp_parcel_put_task(tp_task *task, const tp_work *w, const tp_func *func,
+                       const tp_recorder *recorder, const tp_buf *image, tp_buf *out,
+                       tp_parcel_refs *refs, tp_error *err);
 
 /* ---- a worker ---- */
 
@@ -136,10 +149,11 @@ int tp_parcel_get_image(tp_image **image, tp_parcel_refs *refs, tp_known *known,
                         const uint8_t *bytes, size_t len, tp_error *err);
 
 /* Reads a payload: `name` lies in its bytes, `items` is a new block of VALUES; *image is where the
- * image's bytes begin when they follow, else NULL. Nothing is believed of the lengths in it. */
+ * image's bytes begin when they follow, else NULL. The ticket is added to *ticket. Nothing is
+ * believed of the lengths in it. */
 int tp_parcel_get_task(tp_task *task, const char **name, tp_block **items, const uint8_t **image,
-                       tp_parcel_refs *refs, tp_known *known, const uint8_t *bytes, size_t len,
-                       tp_error *err);
+                       tp_buf *ticket, tp_parcel_refs *refs, tp_known *known,
+                       const uint8_t *bytes, size_t len, tp_error *err);
 
 /* Adds a block of results as records (wire/frame.h). `at` is the offset of its first item; `refs`
  * are the work's definitions and `more` its image's. -1 with err set when it refers to anything

@@ -703,6 +703,11 @@ tp_func *tp_job_func(const tp_job *job)
     return job->func;
 }
 
+const tp_recorder *tp_job_recorder(const tp_job *job)
+{
+    return job->recorder;
+}
+
 tp_ref *tp_job_executor_data(const tp_job *job)
 {
     return job->executor_data;

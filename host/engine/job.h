@@ -134,6 +134,9 @@ typedef struct tp_retries {
 /* Records results as they come, before their owner can see them (the journal). Held by its jobs. */
 typedef struct tp_recorder {
     tp_ref ref;
+    /* The map in the file, and the version of its function there, for results that come in another
+     * way than by `record`; map 0: none do. Read-only. */
+    int64_t map, version;
 
     /* Records that items of `inputs` have these results: a list of blocks in order, which may be
      * empty. Called by the thread that has run them, without the lock; it may wait, which slows
@@ -341,6 +344,7 @@ bool tp_job_is_idle(tp_job *job);
 
 tp_executor *tp_job_executor(const tp_job *job);
 tp_func *tp_job_func(const tp_job *job);
+const tp_recorder *tp_job_recorder(const tp_job *job); /* NULL: nothing is recorded */
 const tp_terms *tp_job_terms(const tp_job *job);
 tp_ref *tp_job_executor_data(const tp_job *job);
 

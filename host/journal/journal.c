@@ -414,6 +414,30 @@ int tp_journal_record(tp_journal *j, row *head, int64_t map, const tp_block *inp
     return rc;
 }
 
+int tp_journal_restore(tp_journal *j, int64_t map, int64_t version, int64_t run,
+                       const tp_block *items, const tp_block *results, tp_error *err)
+{
+    char sql[300];
+    int64_t n;
+    const tp_ran ran = { .attempt = 1 };
+    row head = { .version = version, .run = run };
+    if (map <= 0 || map > INT32_MAX || items->first >> (TP_INDEX_BITS - 1))
+        return tp_error_set(err, TP_EUSAGE, "results of no map");
+    snprintf(sql, sizeof sql, "select count(*) from versions where version = %lld and map = %lld",
+             (long long)version, (long long)map);
+    if (tp_sqlite_ask(tp_journal_connection(j), sql, &n, err))
+        return -1;
+    if (n == 0)
+        return 0;
+    snprintf(sql, sizeof sql,
+             "select count(*) from items where id between %lld and %lld and state = 'done'",
+             (long long)tp_item_id(map, items->first + 1),
+             (long long)tp_item_id(map, items->first + items->n));
+    if (tp_sqlite_ask(tp_journal_connection(j), sql, &n, err))
+        return -1;
+    return n >= items->n ? 0 : tp_journal_record(j, &head, map, items, results, &ran, err);
+}
+
 void tp_journal_touch(tp_journal *j, const uint8_t key[16])
 {
     row r = { .state = ROW_USED, .started = (double)time(NULL), .has_identity = true };

@@ -41,6 +41,12 @@ void tp_journal_leave(tp_journal *journal);
 /* The connection of the owner's thread, for occasional questions. The owner's thread. */
 tp_sqlite *tp_journal_connection(tp_journal *journal);
 
+/* Records results of a map that were found elsewhere: those of items whose process is dead. `items`
+ * has their indexes and identities, and no values; what the file has of them already stays. The
+ * owner. */
+int tp_journal_restore(tp_journal *journal, int64_t map, int64_t version, int64_t run,
+                       const tp_block *items, const tp_block *results, tp_error *err);
+
 /* Waits until everything recorded so far is in the file. -1 with err set when something could not
  * be written. Any thread. */
 int tp_journal_flush(tp_journal *journal, tp_error *err);

@@ -61,6 +61,8 @@ tp_journal_map *tp_journal_map_new(tp_journal *journal, const tp_journal_map_con
     TP_ASSERT(is_open); /* the caller uses it */
     tp_ref_init(&m->recorder.ref, &tp_journal_map_type);
     m->recorder.record = record;
+    m->recorder.map = config->is_cache ? 0 : config->map;
+    m->recorder.version = config->version;
     m->journal = tp_ref_hold(journal);
     m->config = *config;
     return m;

@@ -6,12 +6,13 @@
 
 /* What journals of the same version did not have from the beginning: of each start of a map in a
  * run, what its items drew random numbers from and where they ran; of a method's version, the
- * parameters of its instance. */
+ * parameters of its instance; sessions on a cluster, where results may be that are not here. */
 #define ADDED                                                                                     \
     "create table if not exists starts (map integer, run integer, executor text, stream blob, "   \
     "primary key (map, run)) without rowid;"                                                      \
     "create table if not exists instances (version integer primary key, identity blob, "          \
-    "parameters blob);"
+    "parameters blob);"                                                                           \
+    "create table if not exists sessions (session text primary key, engine text);"
 
 static const char create_journal[] =
     "begin immediate;"

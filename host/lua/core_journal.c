@@ -2,6 +2,8 @@
 #include "lua/core_private.h"
 
 #include "base/folder.h"
+#include "cluster/leftover.h"
+#include "cluster/sign.h"
 #include "codec/codec.h"
 #include "codec/identity.h"
 #include "journal/journal.h"
@@ -294,6 +296,49 @@ static int l_journal_flush(lua_State *L)
     return 1;
 }
 
+typedef struct restoring {
+    tp_journal *journal;
+    int64_t run;
+} restoring;
+
+static int restore(void *user, const tp_ticket *t, const tp_block *items, const tp_block *results,
+                   tp_error *err)
+{
+    restoring *r = user;
+    return tp_journal_restore(r->journal, t->map, t->version, r->run, items, results, err);
+}
+
+/* core.journal.restore(journal, run, session) -> whether the session on the cluster is over; or nil
+ * and a message. What it has left there is recorded then. */
+static int l_journal_restore(lua_State *L)
+{
+    const tp_config *config = &get_context(L)->host->config;
+    tp_error err = { 0 };
+    restoring r = { .journal = (tp_journal *)tp_core_check_ref(L, 1, &tp_journal_type),
+                    .run = (int64_t)luaL_checknumber(L, 2) };
+    size_t len;
+    const char *session = luaL_checklstring(L, 3, &len);
+    luaL_argcheck(L, len == TP_ID_TEXT - 1 && strspn(session, "0123456789abcdef") == len, 3,
+                  "no session");
+    int rc = config->engine && config->token
+                 ? tp_leftover_read(config->engine, config->token, session, restore, &r, &err)
+                 : tp_error_set(&err, TP_EUSAGE, "there is no engine");
+    if (rc < 0)
+        return tp_core_push_message(L, &err);
+    lua_pushboolean(L, rc == 0);
+    return 1;
+}
+
+/* core.journal.session() -> the name of this host's session on a cluster, and its engine or nil */
+static int l_journal_session(lua_State *L)
+{
+    char hex[TP_ID_TEXT];
+    tp_to_hex(hex, get_context(L)->host->session, TP_ID_BYTES);
+    lua_pushstring(L, hex);
+    lua_pushstring(L, get_context(L)->host->config.engine); /* nil for NULL */
+    return 2;
+}
+
 /* core.journal.enter(journal) -> whether it is open: then the caller uses it until it leaves */
 static int l_journal_enter(lua_State *L)
 {
@@ -368,6 +413,8 @@ static const luaL_Reg journal_functions[] = {
     { "counts", l_journal_counts },
     { "reasons", l_journal_reasons },
     { "flush", l_journal_flush },
+    { "restore", l_journal_restore },
+    { "session", l_journal_session },
     { "enter", l_journal_enter },
     { "leave", l_journal_leave },
     { "close", l_journal_close },

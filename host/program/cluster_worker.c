@@ -41,6 +41,7 @@ enum {
     LOOK_MS = 200,       /* how often time is looked at */
     ALIVE_MS = 5000,     /* how often a session is asked whether it lives, */
     ALIVE_TRIES = 5,     /* how often a question is repeated, after so long, before it is dead */
+    KEPT_TRIES = 20,     /* or, where its results may be read when it is dead, so often */
     ALIVE_AGAIN_MS = 3000,
     PROGRESS_MS = TP_ACK_WAIT_S * 1000 / 4,
     AGAIN_MS = 2000,     /* a result that the server has not acknowledged is sent again */
@@ -70,6 +71,7 @@ typedef struct session {
     uint8_t id[TP_ID_BYTES], nonce[TP_ID_BYTES];
     char hex[TP_ID_TEXT];
     bool is_alive; /* it has answered once */
+    bool is_kept;  /* somebody will read its results even when it is dead */
     unsigned tries; /* questions without an answer; 0: none is open */
     uint64_t ask_ms; /* when it is asked next */
     tp_host *host; /* NULL until its first chunk runs */
@@ -113,6 +115,7 @@ typedef struct chunk {
     tp_parcel_refs refs;
     tp_buf records; /* ANSWERED: of a large result, while it is nowhere yet (is_unsent) */
     bool is_unsent;
+    tp_buf ticket; /* see parcel.h */
     uint32_t at, count;
     uint64_t queued_ms, progress_ms, again_ms;
 } chunk;
@@ -279,8 +282,10 @@ static void write_answer(node *n, chunk *k, tp_answer a, const void *bytes, size
         next->is_named = names.len > 0;
     }
     a.names = names.len;
+    a.ticket = a.kind == TP_ANSWER_DONE ? k->ticket.len : 0;
     tp_buf_clear(&k->message);
     if (tp_buf_add(&k->message, &a, sizeof a) || (len && tp_buf_add(&k->message, bytes, len)) ||
+        (a.ticket && tp_buf_add(&k->message, k->ticket.data, k->ticket.len)) ||
         (names.len && tp_buf_add(&k->message, names.data, names.len))) {
         /* no memory: as if this worker had not been there */
         a = (tp_answer){ .kind = TP_ANSWER_BACK };
@@ -363,6 +368,7 @@ static void free_chunk(chunk *k)
     tp_buf_free(&k->message);
     tp_buf_free(&k->payload);
     tp_buf_free(&k->records);
+    tp_buf_free(&k->ticket);
     free(k);
 }
 
@@ -707,8 +713,9 @@ static void begin(node *n, chunk *k)
         add_name(k, &text);
         send_names(n, s, &text);
     }
-    int rc = tp_parcel_get_task(&task, &name, &items, &image_bytes, &k->refs, &s->known,
-                                payload_of(k), head_of(k).size, &err);
+    int rc = tp_parcel_get_task(&task, &name, &items, &image_bytes, &k->ticket, &k->refs,
+                                &s->known, payload_of(k), head_of(k).size, &err);
+    s->is_kept |= k->ticket.len > 0;
     if (rc == 0 && !s->host)
         rc = open_host(n, s, task.tags_lines != 0, &err);
     rc = rc ? rc : take_modules(n, s, &task, &err);
@@ -1102,7 +1109,7 @@ static void look_at_sessions(node *n, uint64_t now)
         next = s->next;
         if (now < s->ask_ms)
             continue;
-        if (s->tries >= ALIVE_TRIES)
+        if (s->tries >= (s->is_kept ? KEPT_TRIES : ALIVE_TRIES))
             close_session(n, s);
         else
             ask_session(n, s);

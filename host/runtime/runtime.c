@@ -84,6 +84,7 @@ int tp_runtime_open(tp_host *host, const tp_config *config, tp_error *err)
         .limit = host->config.cache_bytes ? host->config.cache_bytes : KEPT_BYTES,
     };
     tp_host_set_owner(host);
+    uv_random(NULL, NULL, host->session, sizeof host->session, 0, NULL);
     tp_sigmask_get(&host->sigmask);
     host->fork_mark = new_fork_mark();
     if (!host->fork_mark) {

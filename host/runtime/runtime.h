@@ -57,6 +57,7 @@ struct tp_host {
     /* Set before anything runs. In a worker of a cluster: a file with such modules, which its
      * processes look for there first, and where that is, in words; else empty. */
     char modules[100], place[100];
+    uint8_t session[16]; /* of a coordinator, by chance: nobody can guess it */
     /* Hooks of the program, or NULL: called before and after OpenCL is opened, on the thread that
      * opens it. */
     void (*before_opencl)(void);

@@ -237,6 +237,21 @@ local function find_rows(j, name, f, parts, total, executor)
   return map, version, run
 end
 
+--- Takes what earlier runs have left on the cluster: results of items that ended while, or after,
+--- their script died. Then notes this script's session there. One that cannot be asked now is asked
+--- the next time.
+local function take_leftovers(j, run)
+  local own, engine = core.journal.session()
+  local has = false
+  for _, row in ipairs(ask(j, "select session from sessions where engine = ?", engine)) do
+    has = has or row[1] == own
+    if row[1] ~= own and core.journal.restore(j.handle, run, row[1]) then ask(j, "delete from sessions where session = ?", row[1]) end
+  end
+  if not has then ask(j, "insert into sessions values (?, ?)", own, engine) end
+  local fine, why = core.journal.flush(j.handle)
+  if not fine then error(why, 0) end
+end
+
 local Map = {}
 Map.__index = Map
 
@@ -254,6 +269,7 @@ function journal.open(who, f, spec, total, executor)
     j = open(spec.file)
     local name, count = name_of(j, spec.name, f.name)
     local map, version, run = find_rows(j, name, f, parts, total, executor)
+    if executor == "cluster" then take_leftovers(j, run) end
     local settings = {
       keeps_failed = spec.failed == "keep", only_failed = spec.only_failed, is_optional = spec.optional, explains = explains,
     }
