@@ -863,10 +863,11 @@ static void keep_held(run *r, lua_State *L, int first, int n, bool is_promised)
     tp_error err = { 0 };
     if (is_promised) {
         lua_rawgeti(L, LUA_REGISTRYINDEX, r->vm->broken_promise);
+        lua_rawgeti(L, LUA_REGISTRYINDEX, load(r->vm, L, w->terms->image)->fn);
         lua_pushvalue(L, first - 1);
         lua_pushlightuserdata(L, (void *)w->terms->returns.type);
         lua_pushinteger(L, (lua_Integer)w->terms->returns.columns);
-        lua_call(L, 3, 1);
+        lua_call(L, 4, 1);
         fail_item(r, L, TP_KIND_ERROR);
     } else if (keep_results(r, L, first, n, &err)) {
         lua_pushstring(L, err.message);
@@ -1003,12 +1004,13 @@ static int store_results(run *r, lua_State *L, int first, int n)
     w->numbers = b; /* the work owns the block; ctl[0] says that the item is not over */
     w->numbers_at = w->at;
     lua_rawgeti(L, LUA_REGISTRYINDEX, r->vm->store);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, load(r->vm, L, w->terms->image)->fn);
     lua_pushlightuserdata(L, b->column);
     lua_pushlightuserdata(L, (void *)returns->type);
     lua_pushinteger(L, (lua_Integer)returns->columns);
     for (int i = 0; i < n; i++)
         lua_pushvalue(L, first + i);
-    lua_call(L, 3 + n, 1); // nil, or the error value
+    lua_call(L, 4 + n, 1); // nil, or the error value
     bool is_stored = lua_isnil(L, -1);
     tp_work_close_numbers(w, w->at + is_stored);
     return is_stored ? 0 : -1;

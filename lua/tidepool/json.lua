@@ -45,7 +45,7 @@ local function refuse(path, what)
       break
     end
   end
-  error(("%s has no form in JSON%s"):format(what, #steps > 0 and " (at " .. table.concat(steps):gsub("^%.", "") .. ")" or ""), 0)
+  check.fail("%s has no form in JSON%s", what, #steps > 0 and " (at " .. table.concat(steps):gsub("^%.", "") .. ")" or "")
 end
 
 local function number_text(x, path)
@@ -154,6 +154,7 @@ end
 ---@param t T
 ---@return T
 function json.list(t)
+  if type(t) ~= "table" then check.fail("json.list: expected a table, got %s", check.show(t)) end
   return setmetatable(t, json.List)
 end
 
@@ -163,6 +164,7 @@ end
 ---@param t T
 ---@return T
 function json.object(t)
+  if type(t) ~= "table" then check.fail("json.object: expected a table, got %s", check.show(t)) end
   return setmetatable(t, json.Object)
 end
 
@@ -285,6 +287,7 @@ end
 --- The value of a JSON text: true and the value, or false and what is wrong.
 ---@return boolean fine, any value
 function json.decode(text)
+  if type(text) ~= "string" then check.fail("json.decode: expected a string, got %s", check.show(text)) end
   local fine, value, at = pcall(read, text, 1, 0)
   if fine then
     at = skip(text, at)

@@ -257,7 +257,8 @@ options.of_functions = offered {
     .. "tidepool.sleep, calls and maps, events, luv's sockets and timers; default: 1, one after the other", needs = "interleaves" },
   { "max_concurrent_inputs", alias_of = "concurrent_inputs" },
   { "yields", "boolean", "it gives its values while it runs, by coroutine.yield: f:stream and f:flat_map read them, other calls are refused" },
-  { "returns", "returns", "the element types of what it returns: results go straight into typed arrays" },
+  { "returns", "returns", "the element types of what it returns: results go straight into typed arrays, converted as there: "
+    .. "fractions are cut, an int8 of 300 is 44" },
   { "cache", "cache", "keeps results by function and input, for all scripts and runs: in the user's cache, or in a file" },
   { "window", "count", "inputs that are read ahead, queued, running or finished but not taken yet, together at most; default: 65536" },
 }

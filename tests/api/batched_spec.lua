@@ -101,7 +101,8 @@ for _, executor in ipairs { "inline", "threads", "processes" } do
       end)
       local failed = support.failure_of(function() wrong:map(numbers(5)):array() end)
       assert.equal(3, failed.index)
-      support.contains(failed.message, "it returned string, but returns = \"float\"")
+      local info = debug.getinfo(wrong.raw, "S")
+      assert.equal(("%s:%d: it returned string, but returns = \"float\""):format(info.short_src, info.linedefined), failed.message)
     end)
 
     it("fails for those inputs only that fail alone", function()

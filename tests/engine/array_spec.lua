@@ -501,8 +501,10 @@ for _, executor in ipairs { "threads", "inline" } do
       for i, r in f:map(tidepool.array("double", { 1, 2, 3, 4, 5, 6, 7, 8 }), { return_exceptions = true }) do
         got[i] = tidepool.is_failure(r) and r.message or r
       end
-      assert.matches('returned string, but returns = "double"', got[3])
-      assert.matches('returned nothing, but returns = "double"', got[5])
+      local info = debug.getinfo(f.raw, "S")
+      local place = ("%s:%d: it returned "):format(info.short_src, info.linedefined)
+      assert.equal(place .. 'string, but returns = "double"', got[3])
+      assert.equal(place .. 'nothing, but returns = "double"', got[5])
       assert.matches("seven", got[7])
       got[3], got[5], got[7] = 0, 0, 0
       assert.same({ 1, 2, 0, 4, 0, 6, 0, 8 }, got)

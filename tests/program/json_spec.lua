@@ -193,8 +193,18 @@ describe("JSON", function()
     } do
       local fine, why = pcall(json.encode, value)
       assert.is_false(fine)
-      assert.equal((what:gsub("'", '"')), why)
+      assert.equal((what:gsub("'", '"')), (why:gsub("^" .. support.file() .. ":%d+: ", "")))
     end
+    local encoded = tidepool.App "json":func(function(x)
+      local text = json.encode { a = { [{}] = x } }
+      return text
+    end)
+    local info = debug.getinfo(encoded.raw, "S")
+    local why = support.failure_of(encoded.remote, encoded, 1).message
+    assert.equal(("%s:%d: a key that is a table has no form in JSON (at a)"):format(info.short_src, info.linedefined + 1), why)
+    support.mistake(function() return json.decode(nil), 1 end, "json.decode: expected a string, got nil")
+    support.mistake(function() return json.list "x", 1 end, "json.list: expected a table, got the string")
+    support.mistake(function() return json.object(), 1 end, "json.object: expected a table, got nil")
     assert.equal("[[1],[1]]", (function() local one = { 1 } return json.encode { one, one } end)())
   end)
 

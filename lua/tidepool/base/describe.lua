@@ -28,6 +28,14 @@ function describe.message(value)
   return (text:gsub("^(%(error object is a .*)%)$", "%1, which cannot travel)"))
 end
 
+--- "file:line: " of where a function of the user's begins; "" for one in C, or of ours.
+---@return string
+function describe.place_of(fn)
+  local info = debug.getinfo(fn, "S")
+  if info.what == "C" or info.source:find "^[=@]tidepool/" then return "" end
+  return ("%s:%d: "):format(info.short_src, info.linedefined)
+end
+
 --- The user's frames of a traceback. Our frames are left out, as are C functions next to them and
 --- at both ends.
 ---@return string?

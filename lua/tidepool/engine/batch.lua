@@ -7,18 +7,12 @@
 local lazy = require "tidepool.base.lazy"
 
 local array = lazy "tidepool.array"
+local describe = lazy "tidepool.base.describe"
 
 local batch = {}
 
 local function pack(...)
   return { n = select("#", ...), ... }
-end
-
---- "file:line: " of a function of the user's.
-local function place_of(fn)
-  local info = debug.getinfo(fn, "S")
-  if info.what == "C" or info.source:find "^[=@]tidepool/" then return "" end
-  return ("%s:%d: "):format(info.short_src, info.linedefined)
 end
 
 --- The number of a result's elements; nil when it is no list.
@@ -36,7 +30,7 @@ local function trouble_with(fn, name, results, n)
       local what = value == nil and "nil" or "a " .. type(value)
       if length then what = ("a list of %d"):format(length) end
       return ("%s'%s' is batched: it was called with lists of %d and has to return lists of %d, but its result %d is %s"):format(
-        place_of(fn), name, n, n, c, what)
+        describe.place_of(fn), name, n, n, c, what)
     end
   end
 end

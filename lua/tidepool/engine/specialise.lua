@@ -160,24 +160,25 @@ function specialise.read_integer(column, at, is_signed)
   return ffi.cast(pointer_to(is_signed and INT64 or UINT64), column)[at]
 end
 
---- (results { n = ... }, type numbers, count) -> { an error value }, which says why these are not
---- what `returns` promises.
-function specialise.broken_promise(held, numbers, count)
+--- (function, results { n = ... }, type numbers, count) -> { an error value }, which says why these
+--- are not what `returns` promises. The function is over, so its beginning is the place.
+function specialise.broken_promise(fn, held, numbers, count)
   numbers = ffi.cast("uint8_t *", numbers)
   local promised, given = {}, {}
   for c = 1, count do promised[c] = abi.types[numbers[c - 1] + 1] end
   for c = 1, held.n do given[c] = held[c] == nil and "nil" or type(held[c]) end
-  return { ("it returned %s, but returns = %s"):format(held.n == 0 and "nothing" or table.concat(given, ", "),
+  local place = require "tidepool.base.describe".place_of(fn)
+  return { ("%sit returned %s, but returns = %s"):format(place, held.n == 0 and "nothing" or table.concat(given, ", "),
     count == 1 and ("%q"):format(promised[1]) or '{ "' .. table.concat(promised, '", "') .. '" }') }
 end
 
---- (columns, type numbers, count, results...): stores the results of one item; returns { an error
---- value } when they are not what was promised.
-function specialise.store(columns, numbers, count, ...)
+--- (function, columns, type numbers, count, results...): stores the results of one item; returns
+--- { an error value } when they are not what was promised.
+function specialise.store(fn, columns, numbers, count, ...)
   local held = { n = select("#", ...), ... }
   local is_right = held.n == count
   for c = 1, count do is_right = is_right and type(held[c]) == "number" end
-  if not is_right then return specialise.broken_promise(held, numbers, count) end
+  if not is_right then return specialise.broken_promise(fn, held, numbers, count) end
   columns, numbers = ffi.cast("void **", columns), ffi.cast("uint8_t *", numbers)
   for c = 1, count do ffi.cast(pointer_to(numbers[c - 1]), columns[c - 1])[0] = held[c] end
   return nil
