@@ -22,10 +22,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#include <uv.h>
 
 enum {
     KEY_SIZE = 32,
@@ -105,17 +105,6 @@ static bool write_all(int fd, const void *from, size_t n)
     return true;
 }
 
-static int fill_random(void *to, size_t n)
-{
-    for (size_t at = 0; at < n;) {
-        ssize_t got = getrandom((char *)to + at, n - at, 0);
-        if (got < 0 && errno != EINTR)
-            return -1;
-        at += got > 0 ? (size_t)got : 0;
-    }
-    return 0;
-}
-
 static void show_hex(char *to, const uint8_t *bytes, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -126,7 +115,7 @@ static void show_hex(char *to, const uint8_t *bytes, size_t n)
 static int make_temporary(int folder, char name[FILE_NAME_SIZE])
 {
     uint8_t random[12];
-    if (fill_random(random, sizeof random))
+    if (uv_random(NULL, NULL, random, sizeof random, 0, NULL))
         return -1;
     memcpy(name, temporary, sizeof temporary - 1);
     show_hex(name + sizeof temporary - 1, random, sizeof random);
@@ -157,7 +146,7 @@ static tp_program_store_status make_key(int folder, const char *path, uint8_t *k
 {
     char name[FILE_NAME_SIZE];
     uint8_t made[KEY_SIZE];
-    int fd = fill_random(made, sizeof made) ? -1 : make_temporary(folder, name);
+    int fd = uv_random(NULL, NULL, made, sizeof made, 0, NULL) ? -1 : make_temporary(folder, name);
     bool is_made = fd >= 0 && write_all(fd, made, sizeof made) && fsync(fd) == 0;
     is_made = is_made && (linkat(folder, name, folder, key_name, 0) == 0 || errno == EEXIST);
     int code = errno;

@@ -126,23 +126,11 @@ static bool is_strict(void)
     return n != 1 || mode == '2';
 }
 
-/* Sealed against shrinking and against further seals, so that no process that has the file can take
- * away memory that another one has mapped. */
-static int open_file(void)
-{
-    int fd = is_strict() ? -1 : memfd_create("tidepool-arrays", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd >= 0 && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL)) {
-        close(fd);
-        return -1;
-    }
-    return fd;
-}
-
 /* Locked. The file, made at its first use; -1: there can be none. */
 static int file_of(tp_array_pool *pool)
 {
     if (pool->file == NO_FILE_YET)
-        pool->file = open_file();
+        pool->file = is_strict() ? -1 : tp_memory_file_open("tidepool-arrays");
     return pool->file;
 }
 
@@ -220,8 +208,7 @@ static void give_back(tp_array_pool *pool, const tp_array *a)
 {
     munmap(a->data, a->capacity);
     if (a->at >= 0 && *pool->fork_mark)
-        fallocate(pool->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)a->at,
-                  (off_t)a->capacity);
+        tp_memory_file_clear(pool->file, (uint64_t)a->at, a->capacity);
 }
 
 static bool shares(const tp_array_pool *pool)

@@ -1,8 +1,27 @@
-/* mapping.c: moving a mapping of shared memory. See mapping.h. */
+/* mapping.c: memory that processes share. See mapping.h. */
 #include "base/mapping.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/types.h>
+#include <unistd.h>
+
+int tp_memory_file_open(const char *name)
+{
+    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) == 0)
+        return fd;
+    int why = errno;
+    close(fd);
+    errno = why;
+    return -1;
+}
+
+void tp_memory_file_clear(int fd, uint64_t at, uint64_t size)
+{
+    fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)size);
+}
 
 void *tp_map_move(void *data, size_t size, size_t wanted, void *where, int fd, int64_t at)
 {

@@ -1,9 +1,19 @@
-/* mapping.h: moving a mapping of shared memory. */
+/* mapping.h: memory that is a file without a name, so that processes can share it, and moving what
+ * is mapped of it. */
 #ifndef TP_MAPPING_H
 #define TP_MAPPING_H
 
 #include <stddef.h>
 #include <stdint.h>
+
+/* A file in memory, of length 0, that is gone when its last descriptor and mapping are. `name` is
+ * seen in /proc only. Sealed against shrinking and against further seals, so that no process that
+ * has the file can take away memory that another one has mapped. Not inherited by programs that
+ * this one starts. -1 with errno: there is none. */
+int tp_memory_file_open(const char *name);
+
+/* Gives the memory of a part of the file back to the system; it reads as zeros from then on. */
+void tp_memory_file_clear(int fd, uint64_t at, uint64_t size);
 
 /* Moves the mapping of `size` bytes at `data`, which shows the file `fd` from the offset `at` on,
  * to `where` (NULL: wherever there is room), and makes it show `wanted` bytes. Gives the new

@@ -1,6 +1,7 @@
 /* journal.c: the file, its lock and the thread that writes to it. */
 #include "journal/journal_private.h"
 
+#include "base/command.h"
 #include "base/thread.h"
 
 #include <errno.h>
@@ -63,25 +64,10 @@ static void read_holder(int fd, char *to, size_t size)
 /* Writes this process's name into its lock's file, for others that find it locked. */
 static void write_holder(int fd)
 {
-    char name[200];
-    int n = snprintf(name, sizeof name, "process %ld", (long)getpid()),
-        command = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
-    if (command >= 0) {
-        size_t at = (size_t)n + 2;
-        ssize_t more = read(command, name + at, sizeof name - at - 2);
-        close(command);
-        if (more > 1) {
-            memcpy(name + n, " (", 2);
-            for (char *p = name + at; p < name + at + more; p++)
-                if ((unsigned char)*p < ' ' || *p == 127)
-                    /* a space between words, and in place of control characters, which a terminal
-                     * would obey */
-                    *p = ' ';
-            at += (size_t)more - (name[at + (size_t)more - 1] == ' ');
-            name[at] = ')';
-            n = (int)at + 1;
-        }
-    }
+    char name[200], command[160];
+    int n = tp_command(command, sizeof command)
+                ? snprintf(name, sizeof name, "process %ld (%s)", (long)getpid(), command)
+                : snprintf(name, sizeof name, "process %ld", (long)getpid());
     if (ftruncate(fd, 0) || pwrite(fd, name, (size_t)n, 0) < 0)
         return; /* then the file has no name in it */
 }

@@ -13,6 +13,7 @@
 
 #include "base/blake2b.h"
 #include "base/cpus.h"
+#include "base/mapping.h"
 #include "cluster/blobs.h"
 #include "cluster/exec_cluster.h"
 #include "cluster/nats.h"
@@ -32,7 +33,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 enum {
@@ -538,7 +538,7 @@ static kept_modules *fetch_modules(node *n, session *s, const tp_task *task, tp_
         tp_buf_free(&bytes);
         return NULL;
     }
-    int fd = memfd_create("tidepool modules", MFD_CLOEXEC);
+    int fd = tp_memory_file_open("tidepool modules");
     for (size_t at = 0; fd >= 0 && at < bytes.len;) {
         ssize_t done = write(fd, bytes.data + at, bytes.len - at);
         if (done < 0 && errno != EINTR) {

@@ -2,6 +2,7 @@
  * as JSON. */
 #include "trace/report_private.h"
 
+#include "base/command.h"
 #include "tidepool.h"
 
 #include <inttypes.h>
@@ -105,20 +106,10 @@ static int put_samples(const tp_report *r, tp_buf *out)
     return tp_report_put(out, "]");
 }
 
-/* The words of the command that runs, as the system has them. */
 static int put_command(tp_buf *out)
 {
     char words[300];
-    FILE *file = fopen("/proc/self/cmdline", "re");
-    size_t n = file ? fread(words, 1, sizeof words - 1, file) : 0;
-    if (file)
-        fclose(file);
-    while (n > 0 && words[n - 1] == '\0')
-        n--;
-    for (size_t i = 0; i < n; i++)
-        if (words[i] == '\0')
-            words[i] = ' ';
-    words[n] = '\0';
+    tp_command(words, sizeof words);
     return tp_report_quote(out, words);
 }
 

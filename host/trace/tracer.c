@@ -15,7 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <uv.h>
 
 enum {
     EVENTS = 1 << 16, /* that the ring holds */
@@ -107,14 +107,8 @@ static void check_report(tp_tracer *t, int rc)
 /* The memory of the process in MiB; 0: not known. */
 static double resident(void)
 {
-    unsigned long long pages = 0;
-    FILE *file = fopen("/proc/self/statm", "re");
-    if (!file)
-        return 0;
-    if (fscanf(file, "%*u %llu", &pages) != 1)
-        pages = 0;
-    fclose(file);
-    return (double)pages * (double)sysconf(_SC_PAGESIZE) / (1 << 20);
+    size_t bytes = 0;
+    return uv_resident_set_memory(&bytes) ? 0 : (double)bytes / (1 << 20);
 }
 
 static void count(tp_tracer *t, uint64_t now)

@@ -43,13 +43,11 @@ static int map(tp_region *a, size_t size, tp_error *err)
 
 int tp_region_open(tp_region *a, size_t size, tp_error *err)
 {
-    *a = (tp_region){ .fd = memfd_create("tidepool", MFD_CLOEXEC | MFD_ALLOW_SEALING) };
+    *a = (tp_region){ .fd = tp_memory_file_open("tidepool") };
     if (a->fd < 0)
         return tp_error_set(err, TP_ESYS, "no memory to share with a worker process: %s",
                             strerror(errno));
-    if (allocate(a->fd, in_pages(size), err) || map(a, in_pages(size), err) ||
-        (fcntl(a->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) &&
-         tp_error_set(err, TP_ESYS, "cannot seal shared memory: %s", strerror(errno)))) {
+    if (allocate(a->fd, in_pages(size), err) || map(a, in_pages(size), err)) {
         tp_region_close(a);
         return -1;
     }
@@ -89,8 +87,7 @@ void tp_region_trim(tp_region *a, size_t keep)
 {
     keep = in_pages(keep);
     if (a->size > keep)
-        fallocate(a->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)keep,
-                  (off_t)(a->size - keep));
+        tp_memory_file_clear(a->fd, keep, a->size - keep);
 }
 
 void tp_region_close(tp_region *a)
