@@ -24,6 +24,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A question about a Dict or Queue that waits for a value or for room. */
+typedef struct question {
+    struct question *next;
+    tp_store_op op;
+    tp_ref *store;
+    char *key;
+    char reply[TP_SUBJECT_MAX];
+    uint64_t deadline_ns;
+} question;
+
+/* An answer to one, in case the question comes again since that was lost. */
+typedef struct answered {
+    uint8_t id[TP_ID_BYTES];
+    tp_buf bytes;
+} answered;
+
 enum {
     FLIGHTS = 256,       /* chunks in flight at most; a power of two */
     FLIGHTS_LEAST = 4,   /* before any worker has shown itself */
@@ -43,6 +59,9 @@ enum {
      * large ones also until there are so many */
     KEEP_NS = 2000 * 1000 * 1000,
     READ_MAX = 256,
+    ANSWERED_MAX = 1024, /* answers about stores that are kept, */
+    ANSWERED_BYTES = 64 << 20, /* or fewer, when they take so much */
+    QUESTION_NS = 1000 * 1000 * 1000, /* what a question may wait at most: it is asked again */
     SILENT_MAX = 12, /* so often the server has said nothing to a payload: it never will */
     IMAGES = 64,
     ENSURE_TRIES = 20,
@@ -136,6 +155,10 @@ typedef struct cluster {
         uint64_t due_ns;
     } read[READ_MAX]; /* large results that were read and are to be removed, in the order of that */
     unsigned n_read, first_read;
+    question *questions;
+    answered answered[ANSWERED_MAX];
+    uint64_t n_answered, answered_bytes;
+    tp_store_names stores;
     uint64_t used;               /* counts uses of images */
     unsigned n_flights, in_flight; /* that were opened; that have a slice */
     unsigned n_short; /* flights with a shortage */
@@ -615,7 +638,7 @@ static void publish(cluster *c, flight *l, uint64_t now)
     l->check_ns = now + l->patience_ns;
 }
 
-/* Holds the function while the session lasts. */
+/* Holds the function or store while the session lasts. */
 static int keep_func(cluster *c, tp_ref *f, tp_error *err)
 {
     for (uint32_t i = c->funcs.n; i > 0; i--)
@@ -633,12 +656,37 @@ static int keep_func(cluster *c, tp_ref *f, tp_error *err)
     return 0;
 }
 
+static bool is_store(const tp_ref *r)
+{
+    return r->type == &tp_dict_type || r->type == &tp_store_queue_type;
+}
+
 static int keep_funcs(cluster *c, const tp_parcel_refs *refs, tp_error *err)
 {
     for (uint32_t i = 0; i < refs->n; i++)
-        if (refs->refs[i]->type == &tp_func_type && keep_func(c, refs->refs[i], err))
+        if ((refs->refs[i]->type == &tp_func_type || is_store(refs->refs[i])) &&
+            keep_func(c, refs->refs[i], err))
             return -1;
     return 0;
+}
+
+/* see tp_store_names */
+static uint64_t id_of(void *user, tp_ref *r)
+{
+    return is_store(r) && keep_func(user, r, NULL) == 0 ? (uint64_t)(uintptr_t)r : 0;
+}
+
+/* Nothing is believed of the id. */
+static tp_ref *store_of(void *user, uint64_t id, bool is_queue)
+{
+    cluster *c = user;
+    for (uint32_t i = 0; i < c->funcs.n; i++) {
+        tp_ref *r = c->funcs.refs[i];
+        if ((uint64_t)(uintptr_t)r == id && is_store(r) &&
+            is_queue == (r->type == &tp_store_queue_type))
+            return tp_ref_hold(r);
+    }
+    return NULL;
 }
 
 /* Stores the script's modules when there are more than were stored. */
@@ -970,6 +1018,102 @@ static void take_piece(cluster *c, const tp_nats_event *e)
         tp_nats_publish(&c->nats, e->reply, NULL, "+", 1);
 }
 
+/* ---- Dicts and Queues ---- */
+
+static void free_question(question *q)
+{
+    tp_store_op_clear(&q->op);
+    tp_ref_drop(q->store);
+    free(q->key);
+    free(q);
+}
+
+static void drop_answered(cluster *c, answered *a)
+{
+    c->answered_bytes -= a->bytes.len;
+    tp_buf_free(&a->bytes);
+}
+
+/* Answers the question, and keeps the answer. */
+static void answer_store(cluster *c, const char *reply, const tp_store_op *op, const tp_error *why)
+{
+    answered *a = &c->answered[c->n_answered++ % ANSWERED_MAX];
+    tp_error err = { 0 }, ignored = { 0 };
+    drop_answered(c, a);
+    if (tp_answer_put(&a->bytes, op, why, &c->stores, &err)) {
+        tp_buf_clear(&a->bytes);
+        tp_answer_put(&a->bytes, op, &err, &c->stores, &ignored);
+    }
+    tp_blake2b_hash(a->id, sizeof a->id, reply, strlen(reply));
+    c->answered_bytes += a->bytes.len;
+    tp_nats_publish(&c->nats, reply, NULL, a->bytes.data, a->bytes.len);
+    for (uint64_t i = c->n_answered; c->answered_bytes > ANSWERED_BYTES &&
+                                     i < c->n_answered + ANSWERED_MAX - 1; i++)
+        drop_answered(c, &c->answered[i % ANSWERED_MAX]);
+}
+
+/* Does what the question asks for, if that need not wait. */
+static bool try_question(cluster *c, question *q)
+{
+    tp_error why = { 0 };
+    int rc = tp_store_perform((tp_store *)(void *)q->store, NULL, &q->op, &why);
+    if (rc == 0 && q->op.moved == TP_NOT_YET && uv_hrtime() < q->deadline_ns)
+        return false;
+    answer_store(c, q->reply, &q->op, &why);
+    return true;
+}
+
+static void take_question(cluster *c, const tp_nats_event *e)
+{
+    uint8_t id[TP_ID_BYTES];
+    tp_error err = { 0 };
+    if (strncmp(e->reply, TP_INBOX_WORKER ".", sizeof TP_INBOX_WORKER) != 0 ||
+        strlen(e->reply) >= TP_SUBJECT_MAX)
+        return;
+    tp_blake2b_hash(id, sizeof id, e->reply, strlen(e->reply));
+    for (int i = 0; i < ANSWERED_MAX; i++) {
+        const answered *a = &c->answered[i];
+        if (a->bytes.len && memcmp(a->id, id, sizeof id) == 0) {
+            tp_nats_publish(&c->nats, e->reply, NULL, a->bytes.data, a->bytes.len);
+            return;
+        }
+    }
+    for (const question *q = c->questions; q; q = q->next)
+        if (strcmp(q->reply, e->reply) == 0)
+            return;
+    question *q = calloc(1, sizeof *q);
+    if (!q)
+        return; /* it is asked again */
+    snprintf(q->reply, sizeof q->reply, "%s", e->reply);
+    if (tp_question_get(e->data, e->len, &q->op, &q->store, &q->key, &c->stores, &err)) {
+        answer_store(c, q->reply, &q->op, &err);
+        free_question(q);
+        return;
+    }
+    q->deadline_ns = uv_hrtime() + (q->op.wait_ns < QUESTION_NS ? q->op.wait_ns : QUESTION_NS);
+    if (try_question(c, q)) {
+        free_question(q);
+        return;
+    }
+    question **end = &c->questions; /* who has asked first is answered first */
+    while (*end)
+        end = &(*end)->next;
+    *end = q;
+}
+
+static void try_questions(cluster *c)
+{
+    for (question **at = &c->questions; *at;) {
+        question *q = *at;
+        if (try_question(c, q)) {
+            *at = q->next;
+            free_question(q);
+        } else {
+            at = &q->next;
+        }
+    }
+}
+
 /* What items have printed on a worker: the descriptor, the host's name with a NUL, whole lines. */
 static void take_output(cluster *c, const char *data, size_t len)
 {
@@ -1088,6 +1232,8 @@ static void take_event(cluster *c, const tp_nats_event *e)
             take_output(c, e->data, e->len);
         } else if (strcmp(rest, ".piece") == 0) {
             take_piece(c, e);
+        } else if (strcmp(rest, ".ask") == 0) {
+            take_question(c, e);
         } else if (sscanf(rest, ".%llu.%llu.%u", &group, &chunk, &sending) == 3) {
             size_t ticket, names = names_in(e->data, e->len, &ticket);
             take_held(c, e->data + e->len - names, names);
@@ -1364,6 +1510,7 @@ static void serve(cluster *c)
             look(c, now);
             check_all(c, now);
             retry_short(c, now);
+            try_questions(c);
             purge_done(c, now);
             drop_read(c, now);
             look_for_workers(c, now);
@@ -1409,6 +1556,7 @@ static int open_executor(tp_executor **out, tp_host *host, tp_error *err)
     c->base.host = host;
     c->engine = host->engine;
     c->later_end = &c->later;
+    c->stores = (tp_store_names){ id_of, store_of, c };
     if (tp_nats_open(&c->nats, err))
         goto no_nats;
     if (uv_mutex_init(&c->lock))
@@ -1487,6 +1635,12 @@ static void close_executor(tp_executor *ex)
     for (int i = 0; i < IMAGES; i++)
         free_image(&c->images[i]);
     tp_blob_free(&c->modules);
+    for (question *q = c->questions, *next; q; q = next) {
+        next = q->next;
+        free_question(q);
+    }
+    for (int i = 0; i < ANSWERED_MAX; i++)
+        tp_buf_free(&c->answered[i].bytes);
     for (int i = 0; i < READ_MAX; i++)
         tp_blob_free(&c->read[i].blob);
     tp_parcel_refs_free(&c->funcs);

@@ -51,12 +51,12 @@ static int64_t find(const tp_parcel_refs *refs, const tp_ref *r)
 
 /* ---- writing ---- */
 
-enum { DEFINED_FUNC = 1, DEFINED_CLASS, DEFINED_PACKED };
+enum { DEFINED_FUNC = 1, DEFINED_CLASS, DEFINED_PACKED, DEFINED_DICT, DEFINED_QUEUE };
 
 /* The head of a definition; behind it the name, and the message with its references. */
 typedef struct definition {
     uint64_t size; /* with this head */
-    uint64_t id;   /* of a function: the same for the same one, in a session */
+    uint64_t id;   /* of a function or store: the same for the same one, in a session */
     uint32_t kind, limit, is_partial, name; /* name: its length, without a NUL */
     uint64_t bytes;
     uint32_t nrefs, pad;
@@ -110,12 +110,13 @@ static int define(tp_buf *out, tp_parcel_refs *refs, tp_ref *r, tp_error *err)
     } else if (r->type == &tp_image_type) {
         d.kind = DEFINED_PACKED;
         message = &((const tp_image *)(const void *)r)->message;
+    } else if (r->type == &tp_dict_type || r->type == &tp_store_queue_type) {
+        d.kind = r->type == &tp_dict_type ? DEFINED_DICT : DEFINED_QUEUE;
+        d.id = (uint64_t)(uintptr_t)r; /* held as functions are */
     } else {
         return tp_error_set(err, TP_ECODEC, "%s cannot travel to a worker of the cluster",
-                            r->type == &tp_array_type         ? "a typed array of a class"
-                            : r->type == &tp_dict_type        ? "a Dict"
-                            : r->type == &tp_store_queue_type ? "a Queue"
-                                                              : "an object of this process");
+                            r->type == &tp_array_type ? "a typed array of a class"
+                                                      : "an object of this process");
     }
     d.name = (uint32_t)strlen(name);
     d.bytes = message ? message->len : 0;
@@ -340,7 +341,8 @@ static int get_message(cursor *c, const tp_parcel_refs *refs, tp_buf *to)
 }
 
 /* Makes what the definition says. NULL with err set. */
-static tp_ref *make(cursor *c, const definition *d, const tp_parcel_refs *refs)
+static tp_ref *make(cursor *c, const definition *d, const tp_parcel_refs *refs,
+                    const tp_known *known)
 {
     const char *name = (const char *)get(c, d->name);
     const uint8_t *bytes = get(c, d->bytes);
@@ -360,6 +362,8 @@ static tp_ref *make(cursor *c, const definition *d, const tp_parcel_refs *refs)
         } else if (d->kind == DEFINED_PACKED) {
             tp_image *packed = tp_image_new(&message);
             made = packed ? &packed->ref : NULL;
+        } else if ((d->kind == DEFINED_DICT || d->kind == DEFINED_QUEUE) && known->stores) {
+            made = known->stores->store_of(known->stores->user, d->id, d->kind == DEFINED_QUEUE);
         } else {
             damaged(c);
         }
@@ -394,7 +398,7 @@ static int get_definitions(cursor *c, tp_parcel_refs *refs, tp_known *known)
                 if (memcmp(one->digest, digest, sizeof digest) == 0)
                     break;
         }
-        tp_ref *made = one ? tp_ref_hold(one->ref) : make(&inside, &d, refs);
+        tp_ref *made = one ? tp_ref_hold(one->ref) : make(&inside, &d, refs, known);
         int rc = made ? add_ref(refs, made, c->err) : -1;
         if (rc == 0 && is_kept && !one) {
             one = malloc(sizeof *one);

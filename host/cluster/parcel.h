@@ -12,6 +12,7 @@
 #ifndef TP_PARCEL_H
 #define TP_PARCEL_H
 
+#include "cluster/question.h"
 #include "engine/job.h"
 #include "engine/work.h"
 #include "wire/frame.h"
@@ -140,6 +141,7 @@ int tp_parcel_put_task(tp_task *task, const tp_work *w, const tp_func *func,
  * same in all work of a session. Zeroed: empty. */
 typedef struct tp_known {
     struct tp_known_one *first;
+    const tp_store_names *stores; /* NULL: there are none */
 } tp_known;
 
 void tp_known_free(tp_known *known);

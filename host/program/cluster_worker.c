@@ -53,6 +53,8 @@ enum {
     IMAGES = 64,
     MODULES = 16, /* bundles of modules that are kept for the next session with the same ones */
     CANCELLED = 1024,    /* cancelled chunks that are remembered, in case they come yet */
+    QUESTION_MS = 2000,  /* a question without an answer is asked again */
+    QUESTION_NS = 200 * 1000 * 1000, /* how long one may wait for a value or for room */
     WAIT_MS = 100 /* a chunk that finds no free slot for so long goes to another worker */
 };
 
@@ -63,6 +65,29 @@ typedef struct image {
     unsigned users; /* chunks */
     tp_parcel_refs refs;
 } image;
+
+/* A question about a Dict or Queue, on the stack of the thread that waits for its answer. */
+typedef struct question {
+    struct question *next;
+    uint64_t number;
+    tp_buf bytes, answer;
+    uint64_t sent_ms; /* 0: it was not */
+    bool has_answer;
+} question;
+
+/* Stand-ins for what the coordinator keeps. */
+typedef struct far_stores {
+    tp_store_keeper keeper;
+    tp_store_names names;
+    uv_mutex_t lock;
+    uv_cond_t answered;
+    /* ---- guarded by the lock ---- */
+    uint64_t *ids; /* the coordinator's, by ours */
+    uint32_t n, room;
+    question *questions;
+    uint64_t asked; /* counts them */
+    bool is_over;
+} far_stores;
 
 typedef struct session {
     struct session *next;
@@ -76,6 +101,7 @@ typedef struct session {
     uint64_t ask_ms; /* when it is asked next */
     tp_host *host; /* NULL until its first chunk runs */
     tp_known known;
+    far_stores stores;
     image images[IMAGES];
     uint64_t used;
     /* Its processes find modules in the file behind this descriptor, which is another one when
@@ -418,11 +444,172 @@ static void wake(tp_waiter *w)
     tp_nats_wake(&s->node->nats);
 }
 
+/* ---- Dicts and Queues ---- */
+
+/* see tp_store_names. Any thread. */
+static uint64_t id_of(void *user, tp_ref *r)
+{
+    session *s = user;
+    bool is_store = r->type == &tp_dict_type || r->type == &tp_store_queue_type;
+    tp_store *store = is_store ? (tp_store *)(void *)r : NULL;
+    if (!store || tp_store_keeper_of(store) != &s->stores.keeper)
+        return 0;
+    uv_mutex_lock(&s->stores.lock);
+    uint64_t id = s->stores.ids[tp_store_id(store)];
+    uv_mutex_unlock(&s->stores.lock);
+    return id;
+}
+
+/* The stand-in for the store with that id. Any thread. */
+static tp_ref *store_of(void *user, uint64_t id, bool is_queue)
+{
+    session *s = user;
+    far_stores *f = &s->stores;
+    uint32_t i = 0;
+    uv_mutex_lock(&f->lock);
+    while (i < f->n && f->ids[i] != id)
+        i++;
+    if (i == f->n && f->n == f->room) {
+        uint32_t room = f->room ? 2 * f->room : 16;
+        uint64_t *ids = realloc(f->ids, room * sizeof *ids);
+        f->ids = ids ? ids : f->ids;
+        f->room = ids ? room : f->room;
+    }
+    bool has_room = i < f->room;
+    if (has_room && i == f->n)
+        f->ids[f->n++] = id;
+    uv_mutex_unlock(&f->lock);
+    return has_room ? (tp_ref *)(void *)tp_store_new_far(
+                          is_queue ? &tp_store_queue_type : &tp_dict_type, &f->keeper, i)
+                    : NULL;
+}
+
+/* Has this process's own thread ask, and waits for the answer. False: the session is over. */
+static bool await_answer(session *s, question *q)
+{
+    far_stores *f = &s->stores;
+    uv_mutex_lock(&f->lock);
+    q->number = ++f->asked;
+    q->next = f->questions;
+    f->questions = q;
+    uv_mutex_unlock(&f->lock);
+    tp_nats_wake(&s->node->nats);
+    uv_mutex_lock(&f->lock);
+    while (!q->has_answer && !f->is_over)
+        uv_cond_wait(&f->answered, &f->lock);
+    question **at = &f->questions;
+    while (*at != q)
+        at = &(*at)->next;
+    *at = q->next;
+    bool has = q->has_answer;
+    uv_mutex_unlock(&f->lock);
+    return has;
+}
+
+/* see tp_store_keeper. The thread of the supervisor whose process asks. */
+static int perform(void *user, uint32_t id, tp_store_op *op, tp_error *err)
+{
+    session *s = user;
+    question q = { 0 };
+    uint64_t store = 0, wait_ns = op->wait_ns;
+    if (op->verb != TP_STORE_NEW_DICT && op->verb != TP_STORE_NEW_QUEUE) {
+        uv_mutex_lock(&s->stores.lock);
+        store = s->stores.ids[id];
+        uv_mutex_unlock(&s->stores.lock);
+    }
+    op->wait_ns = wait_ns < QUESTION_NS ? wait_ns : QUESTION_NS;
+    int rc = tp_question_put(&q.bytes, store, op, &s->stores.names, err);
+    if (rc == 0 && !await_answer(s, &q))
+        rc = tp_error_set(err, TP_ESYS, "the script is gone that keeps it");
+    else if (rc == 0)
+        rc = tp_answer_get(q.answer.data, q.answer.len, op, &s->stores.names, err);
+    op->wait_ns = wait_ns;
+    tp_buf_free(&q.bytes);
+    tp_buf_free(&q.answer);
+    return rc;
+}
+
+/* see tp_store_keeper: the coordinator holds it until the session is over */
+static void drop_store(void *user, uint32_t id)
+{
+    (void)user, (void)id;
+}
+
+/* see tp_store_keeper */
+static bool is_stuck(void *user)
+{
+    (void)user;
+    return false;
+}
+
+/* Publishes the questions that are new, or have no answer yet. */
+static void send_questions(node *n, session *s, uint64_t now)
+{
+    char subject[TP_SUBJECT_MAX], reply[TP_SUBJECT_MAX];
+    snprintf(subject, sizeof subject, TP_SUBJECT_R "%s.ask", s->hex);
+    uv_mutex_lock(&s->stores.lock);
+    for (question *q = s->stores.questions; q; q = q->next) {
+        if (q->has_answer || (q->sent_ms && now < q->sent_ms + QUESTION_MS))
+            continue;
+        q->sent_ms = now;
+        snprintf(reply, sizeof reply, "%s.q.%s.%llu", n->inbox, s->hex,
+                 (unsigned long long)q->number);
+        tp_nats_publish(&n->nats, subject, reply, q->bytes.data, q->bytes.len);
+    }
+    uv_mutex_unlock(&s->stores.lock);
+}
+
+static void take_store_answer(node *n, const char *rest, const tp_nats_event *e)
+{
+    char hex[TP_ID_TEXT];
+    unsigned long long number;
+    if (e->status != 0 || sscanf(rest, "%32[0-9a-f].%llu", hex, &number) != 2)
+        return;
+    session *s = find_session(n, hex);
+    if (!s)
+        return;
+    uv_mutex_lock(&s->stores.lock);
+    question *q = s->stores.questions;
+    while (q && q->number != number)
+        q = q->next;
+    if (q && !q->has_answer && tp_buf_add(&q->answer, e->data, e->len) == 0) {
+        q->has_answer = true;
+        uv_cond_broadcast(&s->stores.answered);
+    }
+    uv_mutex_unlock(&s->stores.lock);
+}
+
+/* Ends all waits for answers. */
+static void end_questions(session *s)
+{
+    uv_mutex_lock(&s->stores.lock);
+    s->stores.is_over = true;
+    uv_cond_broadcast(&s->stores.answered);
+    uv_mutex_unlock(&s->stores.lock);
+}
+
+static int open_stores(session *s)
+{
+    far_stores *f = &s->stores;
+    if (uv_mutex_init(&f->lock))
+        return -1;
+    if (uv_cond_init(&f->answered)) {
+        uv_mutex_destroy(&f->lock);
+        return -1;
+    }
+    f->keeper = (tp_store_keeper){ perform, drop_store, is_stuck, s, 0 };
+    f->names = (tp_store_names){ id_of, store_of, s };
+    s->known.stores = &f->names;
+    return 0;
+}
+
 static session *open_session(node *n, const uint8_t *id, const char *hex)
 {
     session *s = calloc(1, sizeof *s);
-    if (!s)
+    if (!s || open_stores(s)) {
+        free(s);
         return NULL;
+    }
     memcpy(s->id, id, sizeof s->id);
     snprintf(s->hex, sizeof s->hex, "%s", hex);
     s->node = n;
@@ -444,6 +631,7 @@ static void free_image(image *i)
 /* Its coordinator is gone: what there is of it is not wanted any more. */
 static void close_session(node *n, session *s)
 {
+    end_questions(s);
     for (chunk *k = n->chunks, *next; k; k = next) {
         next = k->next;
         if (k->session == s) {
@@ -464,6 +652,9 @@ static void close_session(node *n, session *s)
     tp_host_close(s->host);
     if (s->modules >= 0)
         close(s->modules);
+    uv_cond_destroy(&s->stores.answered);
+    uv_mutex_destroy(&s->stores.lock);
+    free(s->stores.ids);
     free(s);
 }
 
@@ -513,6 +704,7 @@ static int open_host(node *n, session *s, bool tags_lines, tp_error *err)
     snprintf(s->host->modules, sizeof s->host->modules, "/proc/%ld/fd/%d", (long)getpid(),
              s->modules);
     snprintf(s->host->place, sizeof s->host->place, "on %s", n->host_name);
+    s->host->stores = &s->stores.keeper;
     return 0;
 }
 
@@ -1076,6 +1268,8 @@ static void take_event(node *n, const tp_nats_event *e)
             take_status(n, atoi(rest + 3), e);
         } else if (strncmp(rest, ".a.", 3) == 0) {
             take_acknowledgement(n, rest + 3, e);
+        } else if (strncmp(rest, ".q.", 3) == 0) {
+            take_store_answer(n, rest + 3, e);
         } else if (strncmp(rest, ".s.", 3) == 0) {
             session *s = find_session(n, rest + 3);
             if (s)
@@ -1151,6 +1345,8 @@ static void serve(node *n)
         look_at_chunks(n, now);
         begin_queued(n, now);
         look_at_sessions(n, now);
+        for (session *s = n->sessions; s && !n->is_lost; s = s->next)
+            send_questions(n, s, now);
         pull_work(n, now, NULL);
         tp_nats_event *e = tp_nats_take(&n->nats, uv_hrtime() + LOOK_MS * 1000000ull);
         for (int i = 0; e && i < 64; i++) {

@@ -691,8 +691,12 @@ static bool is_over(void *user)
 /* A value that was taken out and cannot be given to the process goes back. */
 static void give_back(tp_store *store, tp_store_op *op)
 {
-    if (op->verb == TP_STORE_TAKE && op->moved == TP_MOVED)
+    if (op->verb == TP_STORE_TAKE && op->moved == TP_MOVED && !tp_store_keeper_of(store)) {
         tp_store_put_back(store, &op->value);
+    } else if (op->verb == TP_STORE_TAKE && op->moved == TP_MOVED) {
+        op->verb = TP_STORE_PUSH; /* as the last one: others may have taken more since */
+        tp_store_perform(store, NULL, op, NULL);
+    }
     if (op->verb != TP_STORE_POP || !op->is_done)
         return;
     op->verb = TP_STORE_PUT;
@@ -708,15 +712,19 @@ static outcome await_store(supervisor *s, watch *of, tp_store *queue, tp_store_o
     uint64_t now = uv_hrtime(), deadline = op->wait_ns < UINT64_MAX - now ? now + op->wait_ns
                                                                           : UINT64_MAX;
     tp_func *nested = s->permit_of ? tp_ref_hold(s->permit_of) : NULL;
-    bool has_own = of->slice && of->slice->has_permit;
+    bool is_far = tp_store_keeper_of(queue); /* then it waits there, a while for each call */
+    bool has_own = !is_far && of->slice && of->slice->has_permit;
     wait w = { s, of, DONE };
     int rc = 0;
     bool is_timed = of->slice && of->slice->work.terms->timeout_ns;
     uint64_t look_ns = (is_timed ? LOOK_MS : REST_MS) * 1000000ull;
     release_permit(s);
     while (rc == 0 && w.why == DONE && op->moved == TP_NOT_YET && uv_hrtime() < deadline) {
-        op->moved = tp_store_await(queue, op->verb == TP_STORE_PUSH, s->agent, deadline, look_ns,
-                                   is_over, &w);
+        if (is_far)
+            op->moved = is_over(&w) ? TP_UNWANTED : TP_MOVED;
+        else
+            op->moved = tp_store_await(queue, op->verb == TP_STORE_PUSH, s->agent, deadline,
+                                       look_ns, is_over, &w);
         if (w.why == DONE && op->moved == TP_MOVED)
             rc = tp_store_perform(queue, NULL, op, err);
     }
@@ -776,7 +784,7 @@ static outcome serve_store(supervisor *s, watch *of, tp_error *err)
     outcome o = GARBAGE;
     if (tp_wire_get_ask(&s->asks, &s->given, &op, &store, &key, err)) {
         o = DONE;
-        if (tp_store_perform(store, NULL, &op, &why) == 0 && op.moved == TP_NOT_YET &&
+        if (tp_store_perform(store, s->host->stores, &op, &why) == 0 && op.moved == TP_NOT_YET &&
             op.wait_ns > 0)
             o = await_store(s, of, store, &op, &why);
         if (o == DONE)

@@ -1,0 +1,35 @@
+/* question.h: what items on a cluster ask of Dicts and Queues, which their coordinator keeps, and
+ * the answers, as bytes. Both are of the same build, as in parcel.h; both read them as hostile. */
+#ifndef TP_QUESTION_H
+#define TP_QUESTION_H
+
+#include "engine/store.h"
+
+enum { TP_QUESTION_MAX = 900 << 10 /* bytes; more does not fit into a message */ };
+
+/* How stores are named. Values may refer to them, and to nothing else. */
+typedef struct tp_store_names {
+    uint64_t (*id_of)(void *user, tp_ref *r); /* 0: it is no store, or not that keeper's */
+    /* The store with that id, held; NULL: there is none. */
+    tp_ref *(*store_of)(void *user, uint64_t id, bool is_queue);
+    void *user;
+} tp_store_names;
+
+/* What is to be done, to the store with that id (0: to none). -1 with err set: it cannot travel. */
+int tp_question_put(tp_buf *out, uint64_t store, const tp_store_op *op,
+                    const tp_store_names *names, tp_error *err);
+
+/* Reads that. What `op` gets is its own; its key is freed with *key. *store is held; NULL for
+ * operations of no store. -1 with err set when anything is wrong. */
+int tp_question_get(const void *bytes, size_t len, tp_store_op *op, tp_ref **store, char **key,
+                    const tp_store_names *names, tp_error *err);
+
+/* What came of it: `op`, or `why` when its code is not 0. -1 with err set: it cannot travel. */
+int tp_answer_put(tp_buf *out, const tp_store_op *op, const tp_error *why,
+                  const tp_store_names *names, tp_error *err);
+
+/* Reads that. -1 with err set: the operation has failed, or anything is wrong. */
+int tp_answer_get(const void *bytes, size_t len, tp_store_op *op, const tp_store_names *names,
+                  tp_error *err);
+
+#endif
