@@ -167,6 +167,7 @@ static const number scalars[] = {
     { "NUMBER", TP_SCALAR_NUMBER },
     { "STRING", TP_SCALAR_STRING },
     { "PINNED", TP_SCALAR_PINNED },
+    { "SHARED", TP_SCALAR_SHARED },
 };
 
 /* By the names that gpu/translate/translate.lua gives arguments; `number` and `length` are

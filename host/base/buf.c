@@ -11,9 +11,9 @@ uint8_t *tp_buf_reserve(tp_buf *b, size_t n)
     if (n > SIZE_MAX / 2 - b->len)
         return NULL;
     size_t cap = b->cap * 2 > 128 ? b->cap * 2 : 128;
-    if (cap < b->len + n)
+    if (cap < b->len + n || b->home) /* a home grows as it sees fit */
         cap = b->len + n;
-    uint8_t *data = realloc(b->data, cap);
+    uint8_t *data = b->home ? b->home->grow(b->home, b->len, &cap) : realloc(b->data, cap);
     if (!data)
         return NULL;
     b->data = data;
@@ -48,7 +48,8 @@ void tp_buf_free(tp_buf *b)
 {
     tp_buf_drop_refs(b, 0);
     free(b->refs);
-    free(b->data);
+    if (!b->home)
+        free(b->data);
     *b = (tp_buf){ 0 };
 }
 

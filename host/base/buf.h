@@ -7,6 +7,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Memory for a buffer's bytes that is not malloc's. */
+typedef struct tp_buf_home {
+    /* Makes room for *cap bytes, of which the first `len` are the buffer's present ones; says in
+     * *cap for how many it is. Gives where they are now, or NULL when out of memory. */
+    uint8_t *(*grow)(struct tp_buf_home *home, size_t len, size_t *cap);
+} tp_buf_home;
+
 /* A message, or several one after the other. Zero-initialised is empty. Not shared between threads
  * while it grows. */
 typedef struct tp_buf {
@@ -14,6 +21,7 @@ typedef struct tp_buf {
     size_t len, cap;
     tp_ref **refs; /* each holds one reference */
     uint32_t nrefs, refcap;
+    tp_buf_home *home; /* whose memory `data` is; NULL: malloc's */
 } tp_buf;
 
 /* Makes room for n more bytes; returns where they go (not yet counted in len), or NULL when out of

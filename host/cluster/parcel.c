@@ -537,12 +537,37 @@ static int put_record(tp_buf *out, const tp_block *b, uint32_t k, uint32_t at,
     return rc ? rc : put(out, &(uint64_t){ 0 }, spare, err);
 }
 
+/* One item that is not a message, as one. */
+static int put_encoded(tp_buf *out, const tp_block *b, uint32_t at, tp_error *err)
+{
+    tp_wire_record r = { .kind = TP_BLOCK_VALUES, .at = at, .n = 1 };
+    size_t begin = out->len;
+    if (put(out, &r, sizeof r, err))
+        return -1;
+    if (tp_block_encode_item(b, 0, out))
+        return tp_error_oom(err, "work");
+    r.bytes = out->len - begin - sizeof r;
+    r.size = sizeof r + rounded(r.bytes);
+    memcpy(out->data + begin, &r, sizeof r);
+    uint64_t spare = r.size - sizeof r - r.bytes;
+    return put(out, &(uint64_t){ 0 }, spare, err);
+}
+
+/* Has the block a string that is not in its own text? */
+static bool has_shared(const tp_block *b)
+{
+    return b->columns > 0 && b->type[0] == TP_MIXED && b->n == 1 &&
+           ((const tp_scalar *)b->column[0])->kind == TP_SCALAR_SHARED;
+}
+
 int tp_parcel_put_result(tp_buf *out, const tp_block *b, uint32_t at, const tp_parcel_refs *refs,
                          const tp_parcel_refs *more, tp_error *err)
 {
     size_t before = out->len;
     int rc = 0;
-    if (b->kind == TP_BLOCK_COLUMNS) {
+    if (b->kind == TP_BLOCK_COLUMNS && has_shared(b)) {
+        rc = put_encoded(out, b, at, err);
+    } else if (b->kind == TP_BLOCK_COLUMNS) {
         rc = put_columns(out, b, at, err);
     } else if (b->kind == TP_BLOCK_DONE) {
         tp_wire_record r = { .size = sizeof r, .kind = b->kind, .at = at, .n = b->n };

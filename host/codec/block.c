@@ -101,7 +101,7 @@ size_t tp_block_size(const tp_block *b)
     size_t item = b->columns ? 0 : sizeof *b->ends;
     for (uint32_t c = 0; c < b->columns; c++)
         item += tp_block_element_size(b->type[c]);
-    return sizeof *b + b->bytes.cap + b->input.cap + b->text.used + b->capacity * item;
+    return sizeof *b + b->held + b->bytes.cap + b->input.cap + b->text.used + b->capacity * item;
 }
 
 tp_block *tp_block_new_empty_failure(void)
@@ -190,9 +190,9 @@ static uint8_t *write_string(uint8_t *p, const char *bytes, uint32_t len)
 
 static uint32_t length_of(const tp_scalar *x)
 {
-    return x->kind == TP_SCALAR_STRING   ? x->as.string.length
-           : x->kind == TP_SCALAR_PINNED ? x->pinned_length
-                                         : 0;
+    return x->kind == TP_SCALAR_STRING                                    ? x->as.string.length
+           : x->kind == TP_SCALAR_PINNED || x->kind == TP_SCALAR_SHARED ? x->pinned_length
+                                                                          : 0;
 }
 
 static uint8_t *write_scalar(uint8_t *p, const tp_block *b, const tp_scalar *x)
@@ -201,7 +201,8 @@ static uint8_t *write_scalar(uint8_t *p, const tp_block *b, const tp_scalar *x)
     case TP_SCALAR_NUMBER: return write_number(p, x->as.number);
     case TP_SCALAR_STRING:
         return write_string(p, b->text.bytes + x->as.string.at, x->as.string.length);
-    case TP_SCALAR_PINNED: return write_string(p, x->as.pinned, x->pinned_length);
+    case TP_SCALAR_PINNED:
+    case TP_SCALAR_SHARED: return write_string(p, x->as.pinned, x->pinned_length);
     default:
         *p++ = x->kind == TP_SCALAR_TRUE ? T_TRUE : x->kind == TP_SCALAR_FALSE ? T_FALSE : T_NIL;
         return p;

@@ -32,7 +32,11 @@ typedef enum tp_scalar_kind {
     TP_SCALAR_ABSENT, /* the item has fewer values than there are columns */
     TP_SCALAR_NIL, TP_SCALAR_FALSE, TP_SCALAR_TRUE, TP_SCALAR_NUMBER, TP_SCALAR_STRING,
     /* a long string in the owner's Lua state, pinned there while the block lives */
-    TP_SCALAR_PINNED
+    TP_SCALAR_PINNED,
+    /* the same in memory that the block owns and another process can write to, so that it may
+     * change while it is read: who makes a Lua string of it makes another one of that, or the
+     * string's hash might not be that of its bytes */
+    TP_SCALAR_SHARED
 } tp_scalar_kind;
 
 typedef struct tp_scalar {
@@ -97,6 +101,7 @@ typedef struct tp_block {
     /* FAILURE: the message of the item's arguments; empty: not known, as for an item that could not
      * be made */
     tp_buf input;
+    size_t held;     /* bytes of memory elsewhere that can only be used again without the block */
     tp_tag *tags;    /* inputs of jobs whose results are recorded: one per item; else NULL */
 } tp_block;
 

@@ -242,11 +242,13 @@ static int grow(encoder *e, size_t n)
     if (used + n > UINT32_MAX - b->len) /* offsets are 32 bits */
         return refuse(e, TP_ECODEC, "a message over the limit of %u bytes cannot travel",
                       (unsigned)UINT32_MAX);
-    uint8_t *base = tp_buf_reserve(b, used + n);
-    if (!base)
+    b->len += used; /* for this call: what was written is kept */
+    uint8_t *p = tp_buf_reserve(b, n);
+    b->len -= used;
+    if (!p)
         return refuse_memory(e);
-    e->base = base;
-    e->p = base + used;
+    e->base = p - used;
+    e->p = p;
     e->end = b->data + b->cap;
     return 0;
 }

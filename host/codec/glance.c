@@ -254,7 +254,8 @@ static void show_scalar(glance *g, const tp_block *b, const tp_scalar *s)
     case TP_SCALAR_STRING:
         put_string(g, b->text.bytes + s->as.string.at, s->as.string.length);
         break;
-    case TP_SCALAR_PINNED: put_string(g, s->as.pinned, s->pinned_length); break;
+    case TP_SCALAR_PINNED:
+    case TP_SCALAR_SHARED: put_string(g, s->as.pinned, s->pinned_length); break;
     }
 }
 

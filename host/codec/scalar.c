@@ -58,6 +58,11 @@ void tp_scalar_push(lua_State *L, const tp_block *b, const tp_scalar *from)
     case TP_SCALAR_PINNED:
         lua_pushlstring(L, from->as.pinned, from->pinned_length);
         break;
+    case TP_SCALAR_SHARED: /* see there */
+        lua_pushlstring(L, from->as.pinned, from->pinned_length);
+        lua_pushlstring(L, lua_tostring(L, -1), from->pinned_length);
+        lua_remove(L, -2);
+        break;
     case TP_SCALAR_FALSE:
     case TP_SCALAR_TRUE:
         lua_pushboolean(L, from->kind == TP_SCALAR_TRUE);

@@ -15,7 +15,7 @@
     X(TP_CAN_KILL, 1, "kill")     /* can stop any running item by force: timeouts */       \
     X(TP_ISOLATED, 2, "isolated") /* survives a crash of an item */                        \
     X(TP_SHARES_MEMORY, 4,                                                                 \
-      "shares_memory") /* items run in this process: its strings may be pinned for them */ \
+      "shares_memory") /* items run in this process, and see its memory */ \
     X(TP_RUNS_LUA, 8, "runs_lua")                                                          \
     X(TP_RUNS_KERNELS, 16, "runs_kernels")                                                 \
     X(TP_BY_OWNER, 32,                                                                     \

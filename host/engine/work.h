@@ -110,6 +110,8 @@ typedef struct tp_sink {
     bool (*note_blocking)(tp_work *w, uint64_t ns);
 
     unsigned encoding; /* flags for tp_encode when results are encoded */
+    /* where messages are encoded that are for `publish` or `emit`; NULL: anywhere */
+    tp_buf_home *(*home)(tp_work *w);
 } tp_sink;
 
 /* Unfinished lines that an item has written (workers/lines.c). All zero: none. */

@@ -1069,6 +1069,8 @@ static int l_job_emit(lua_State *L)
     tp_block *b = ctx->emitting = tp_block_new_values(TP_BLOCK_PART); /* the encoder may raise */
     if (!b || tp_block_reserve(b))
         return tp_codec_raise_memory(L);
+    if (w->sink->home)
+        b->bytes.home = w->sink->home(w);
     if (tp_encode_with(L, 1, n, n <= 6 ? names : NULL, w->sink->encoding, NULL, &b->bytes, &err))
         return err.code == TP_EMEMORY ? tp_codec_raise_memory(L) : luaL_error(L, "%s", err.message);
     tp_block_add(b);

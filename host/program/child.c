@@ -82,6 +82,8 @@ struct tp_child {
 
     /* ---- the request that runs ---- */
     uint64_t used;       /* a copy of control->used */
+    uint64_t from, until; /* where records may be: a copy of what the host has said */
+    tp_buf_home home;    /* messages of results are encoded where their records will be */
     /* where the last record is, if it counts items without results; 0: it does not */
     uint64_t done_at;
     /* the block of the record at `used` that is being filled in, only for comparing; NULL: there is
@@ -246,20 +248,71 @@ static void drop_filling(tp_child *c)
     c->filling = NULL;
 }
 
-/* Room for one more record of that size; if there is none, the host must first take the records
- * that there are. NULL when out of memory. */
-static tp_wire_record *new_record(tp_child *c, uint32_t place, uint64_t size)
+/* The host has taken all records, and said where the next ones go; control->used is the same. */
+static void take_room(tp_child *c)
 {
-    size = (size + 7) & ~(uint64_t)7;
+    const tp_wire_in *in = (const tp_wire_in *)(const void *)c->in.data;
+    c->used = c->from = atomic_load_explicit(&in->records_from, memory_order_relaxed);
+    c->until = atomic_load_explicit(&in->records_until, memory_order_relaxed);
+}
+
+/* Where the room for records ends, for one of that size: few large ones may make it larger. */
+static uint64_t end_of_room(const tp_child *c, uint64_t size)
+{
+    return c->until                                                    ? c->until
+           : size >= TP_WIRE_HELD_LEAST && c->out.size < TP_WIRE_KEPT ? TP_WIRE_KEPT
+                                                                       : c->out.size;
+}
+
+/* Makes room at `used` for a record of that size; if there is none, the host must first take the
+ * records that there are. `kept` bytes that were written behind the new record's head go with it.
+ * -1 when out of memory. */
+static int make_room(tp_child *c, uint64_t size, size_t kept)
+{
+    uint64_t before = c->used;
     drop_filling(c);
     step(c);
     c->done_at = 0;
-    if (c->used + size > c->out.size && c->used > TP_WIRE_OUT_BEGIN) {
+    while (c->used + size > end_of_room(c, size) && (c->used > c->from || c->until)) {
         take_turn(c, TP_WIRE_FULL);
         wait_for_host(c);
-        c->used = TP_WIRE_OUT_BEGIN; /* control->used is the same now: the host has set it */
+        take_room(c);
     }
     if (c->used + size > c->out.size && tp_region_grow(&c->out, c->used + size, NULL))
+        return -1;
+    if (kept && c->used != before)
+        memmove(c->out.data + c->used + sizeof(tp_wire_record),
+                c->out.data + before + sizeof(tp_wire_record), kept);
+    return 0;
+}
+
+/* Where the message of the next record goes. */
+static uint8_t *message_place(const tp_child *c)
+{
+    return (uint8_t *)c->out.data + c->used + sizeof(tp_wire_record);
+}
+
+/* see tp_buf_home */
+static uint8_t *grow_message(tp_buf_home *home, size_t len, size_t *cap)
+{
+    tp_child *c = (tp_child *)(void *)((char *)home - offsetof(tp_child, home));
+    if (make_room(c, sizeof(tp_wire_record) + *cap, len))
+        return NULL;
+    uint64_t end = c->until && c->until < c->out.size ? c->until : c->out.size;
+    *cap = end - c->used - sizeof(tp_wire_record);
+    return message_place(c);
+}
+
+static tp_buf_home *sink_home(tp_work *w)
+{
+    return &child_of(w)->home;
+}
+
+/* A new record of that size, as make_room. NULL when out of memory. */
+static tp_wire_record *new_record(tp_child *c, uint32_t place, uint64_t size, size_t kept)
+{
+    size = (size + 7) & ~(uint64_t)7;
+    if (make_room(c, size, kept))
         return NULL;
     tp_wire_record *r = (tp_wire_record *)(void *)(c->out.data + c->used);
     *r = (tp_wire_record){ .size = size, .place = place };
@@ -277,18 +330,20 @@ static void publish_record(tp_child *c, const tp_wire_record *r)
     drop_filling(c);
 }
 
-/* Writes a record with a message and the ids of its references. -1 with err set when the host does
- * not have one of these, or there is no memory. */
+/* Writes a record with a message, if it is not there already, and the ids of its references. -1
+ * with err set when the host does not have one of these, or there is no memory. */
 static int put_message(tp_child *c, const tp_work *w, tp_block_kind kind, uint32_t at,
                        bool may_retry, const uint8_t *bytes, size_t len, tp_ref *const *refs,
                        uint32_t nrefs, tp_error *err)
 {
     uint64_t refs_at = sizeof(tp_wire_record) + ((len + 7) & ~(size_t)7);
-    tp_wire_record *r = new_record(c, w->place, refs_at + 4 * (uint64_t)nrefs);
+    bool is_there = bytes == message_place(c);
+    tp_wire_record *r =
+        new_record(c, w->place, refs_at + 4 * (uint64_t)nrefs, is_there ? len : 0);
     if (!r)
         return tp_error_oom(err, "results");
     char *to = (char *)r;
-    if (len)
+    if (len && !is_there)
         memcpy(to + sizeof *r, bytes, len);
     for (uint32_t i = 0; i < nrefs; i++) {
         uint32_t id = tp_wire_id_of(refs[i], c->ref, c->nrefs);
@@ -321,7 +376,8 @@ static tp_block *sink_new_columns(tp_work *w, uint32_t capacity, uint32_t column
                             : tp_block_new_empty(TP_BLOCK_DONE, 0, 0);
     tp_wire_record *r =
         b ? new_record(c, w->place,
-                       in_place ? sizeof *r : tp_wire_columns_size(capacity, columns, types, text))
+                       in_place ? sizeof *r : tp_wire_columns_size(capacity, columns, types, text),
+                       0)
           : NULL;
     if (!r) {
         tp_block_free(b);
@@ -393,11 +449,13 @@ static int sink_publish(tp_work *w, tp_error *err)
         rc = put_message(c, w, TP_BLOCK_VALUES, w->at, false, b->bytes.data, b->bytes.len,
                          b->bytes.refs, b->bytes.nrefs, err);
         tp_buf_clear(&b->bytes);
+        b->bytes.data = NULL; /* the next message goes elsewhere */
+        b->bytes.cap = 0;
     } else if (c->done_at && !w->place) {
         ((tp_wire_record *)(void *)(c->out.data + c->done_at))->n++;
     } else {
         uint64_t at = c->used;
-        tp_wire_record *r = new_record(c, w->place, sizeof *r);
+        tp_wire_record *r = new_record(c, w->place, sizeof *r, 0);
         rc = r ? 0 : tp_error_oom(err, "results");
         if (r) {
             at = c->used;
@@ -437,7 +495,7 @@ static int sink_emit(tp_work *w, tp_block *b)
     }
     take_turn(c, TP_WIRE_FULL);
     wait_for_host(c);
-    c->used = TP_WIRE_OUT_BEGIN;
+    take_room(c);
     return tp_work_is_asked_to_stop(w) ? -1 : 0;
 }
 
@@ -510,6 +568,7 @@ static const tp_sink sink = {
     .new_columns = sink_new_columns,
     .publish = sink_publish,
     .encoding = ENCODING,
+    .home = sink_home,
 };
 
 /* ---- the sink of items that wait beside each other ---- */
@@ -572,6 +631,7 @@ static const tp_sink item_sink = {
     .come_back = item_come_back,
     .note_blocking = item_note_blocking,
     .encoding = ENCODING,
+    .home = sink_home,
 };
 
 /* ---- requests ---- */
@@ -1064,7 +1124,9 @@ static void serve_request(tp_child *c)
     c->kept = NULL;
     drop_given(c, &c->in, q->given_at, q->given);
     collect_returned(c);
-    if (c->out.size > TP_WIRE_KEPT && c->used <= TP_WIRE_KEPT)
+    const tp_wire_in *in = (const tp_wire_in *)(const void *)c->in.data;
+    uint64_t held = atomic_load_explicit(&in->held, memory_order_relaxed);
+    if (c->out.size > TP_WIRE_KEPT && c->used <= TP_WIRE_KEPT && held <= TP_WIRE_KEPT)
         tp_region_trim(&c->out, TP_WIRE_KEPT);
 }
 
@@ -1146,6 +1208,7 @@ int tp_child_serve(tp_child *c, tp_host *host, tp_error *err)
     c->arrays = host->arrays;
     tp_array_pool_adopt(host->arrays, c->file, return_array, c);
     c->many = RETURNED_MAX;
+    c->home.grow = grow_message;
     c->stores = (tp_store_keeper){ perform, return_id, is_stuck, c, ENCODING };
     host->stores = &c->stores;
     if (in->is_sampled && tp_profile_open(NULL, send_samples, c, NULL) == 0)
@@ -1164,7 +1227,7 @@ int tp_child_serve(tp_child *c, tp_host *host, tp_error *err)
     for (;;) {
         wait_for_host(c);
         in = (const tp_wire_in *)(const void *)c->in.data; /* it may have moved */
-        c->used = TP_WIRE_OUT_BEGIN; /* the host has taken all records */
+        take_room(c);
         c->done_at = 0;
         switch (atomic_load_explicit(&in->wish, memory_order_relaxed)) {
         case TP_WIRE_LEAVE: tp_vm_leave(c->agent.worker.vm); break;

@@ -75,6 +75,23 @@ static int put_strings(tp_wire_writer *w, tp_wire_request *q, const tp_block *b)
     return 0;
 }
 
+uint32_t tp_wire_fitting(const tp_work *w, uint32_t count, uint64_t most)
+{
+    const tp_block *b = w->block;
+    uint64_t bytes = 0;
+    if (b->bytes.nrefs == 0 || b->kind != TP_BLOCK_COLUMNS) /* nothing is pinned */
+        return count;
+    for (uint32_t i = 0; i < count; i++)
+        for (uint32_t c = 0; c < b->columns; c++) {
+            const tp_scalar *x = (const tp_scalar *)b->column[c] + w->at + i;
+            if (b->type[c] == TP_MIXED && x->kind == TP_SCALAR_PINNED)
+                bytes += x->pinned_length;
+            if (bytes > most)
+                return i;
+        }
+    return count;
+}
+
 /* For fewer bytes a mapping does not pay. */
 enum { COPIED_BYTES_MAX = 32 << 10 };
 
@@ -243,6 +260,7 @@ static bool copy_head(const tp_wire_reader *r, uint64_t from, uint64_t until, tp
     if (from % 8 || until > r->size || from > until || until - from < sizeof *head)
         return wrong(err, "no record");
     memcpy(head, r->base + from, sizeof *head);
+    atomic_signal_fence(memory_order_seq_cst); /* the worker may change it: it is not read again */
     if (head->size % 8 || head->size < sizeof *head || head->size > until - from)
         return wrong(err, "a record that is longer than all of them");
     return true;
@@ -463,6 +481,25 @@ static bool gather(tp_wire_reader *r, tp_work *to, uint64_t from, const tp_wire_
     return true;
 }
 
+/* A result that is one long string stays where it is, if it can be held there: then its block. */
+static tp_block *hold_string(const tp_wire_reader *r, const tp_work *to, uint64_t from,
+                             const tp_wire_record *head)
+{
+    uint8_t begin[2 + sizeof(uint32_t)]; /* one value, a string of that length */
+    uint32_t len;
+    if (!r->held || head->kind != TP_BLOCK_VALUES || head->n != 1 || head->nrefs ||
+        head->bytes < sizeof begin + r->held->least || head->bytes > head->size - sizeof *head ||
+        to->terms->discards || to->terms->returns.columns > 0)
+        return NULL;
+    memcpy(begin, r->base + from + sizeof *head, sizeof begin);
+    atomic_signal_fence(memory_order_seq_cst);
+    memcpy(&len, begin + 2, sizeof len);
+    if (begin[0] != 1 || begin[1] != T_STRING || len != head->bytes - sizeof begin ||
+        len > TP_STRING_MAX)
+        return NULL;
+    return tp_wire_hold(r->held, from, from + head->size, from + sizeof *head + sizeof begin, len);
+}
+
 bool tp_wire_find_place(const tp_wire_reader *r, uint64_t from, uint64_t until, uint32_t *place,
                         uint64_t *end, tp_error *err)
 {
@@ -485,7 +522,11 @@ bool tp_wire_read(tp_wire_reader *r, tp_work *to, uint64_t from, uint64_t until,
         is_right = read_head(r, from, until, &head, err);
         if (!is_right)
             break;
-        if (head.kind == TP_BLOCK_VALUES || head.kind == TP_BLOCK_DONE) {
+        tp_block *held = hold_string(r, to, from, &head);
+        if (held) {
+            flush(r, to);
+            tp_work_append(to, held, r->first + r->at);
+        } else if (head.kind == TP_BLOCK_VALUES || head.kind == TP_BLOCK_DONE) {
             is_right = gather(r, to, from, &head, err);
         } else {
             flush(r, to);

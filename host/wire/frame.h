@@ -21,6 +21,7 @@
 #include "codec/block.h"
 #include "engine/work.h"
 #include "wire/give.h"
+#include "wire/held.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -28,7 +29,7 @@
 
 /* How the other process lays out its memory. Both compare it first: a worker of another build is
  * not used. */
-#define TP_WIRE_LAYOUT (5u << 24 | sizeof(tp_work) << 12 | sizeof(tp_scalar) << 6 | sizeof(void *))
+#define TP_WIRE_LAYOUT (6u << 24 | sizeof(tp_work) << 12 | sizeof(tp_scalar) << 6 | sizeof(void *))
 
 typedef enum tp_wire_state {
     TP_WIRE_STARTING, /* it has not said anything yet */
@@ -82,6 +83,10 @@ typedef struct tp_wire_in {
     uint32_t dies_in;
     char modules[100], place[100]; /* those of tp_host */
     uint32_t is_sampled; /* the host wants samples of what is run: frames TP_WIRE_SAMPLES */
+    /* relaxed, as above: where the next records go, see tp_wire_room. They begin there with each
+     * request, and after TP_WIRE_FULL; one that does not fit there makes it full again, and then
+     * there is no end */
+    _Atomic uint64_t records_from, records_until, held;
 } tp_wire_in;
 
 /* The beginning of `out`. Atomics are relaxed unless stated otherwise. */
@@ -119,8 +124,8 @@ typedef struct tp_wire_out {
 enum { TP_CHILD_NO_MEMORY = 124, TP_CHILD_NO_THREAD = 125 };
 
 enum {
-    TP_WIRE_IN_BEGIN = 256,    /* where the request begins */
-    TP_WIRE_OUT_BEGIN = (sizeof(tp_wire_out) + 63) & ~63, /* where the records begin */
+    TP_WIRE_IN_BEGIN = (sizeof(tp_wire_in) + 63) & ~63, /* where the request begins */
+    TP_WIRE_OUT_BEGIN = (sizeof(tp_wire_out) + 63) & ~63, /* records begin there or behind it */
     TP_WIRE_SIZE = 256 << 10,  /* bytes of a new arena */
     TP_WIRE_KEPT = 8 << 20     /* bytes of its memory that an arena keeps after it was larger */
 };
@@ -168,6 +173,10 @@ typedef struct tp_wire_request {
 int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *w, uint32_t count,
                         const tp_worker *worker, uint32_t place, bool *in_place, tp_error *err);
 
+/* How many of the next `count` items have together at most so many bytes in long strings, which are
+ * pinned and copied into the request. */
+uint32_t tp_wire_fitting(const tp_work *w, uint32_t count, uint64_t most);
+
 /* The request in the arena at `base`. */
 static inline const tp_wire_request *tp_wire_get_request(const char *base)
 {
@@ -207,6 +216,7 @@ typedef struct tp_wire_reader {
     uint32_t at;        /* the request says where results are stored */
     bool in_place;      /* the request said where results are to be written */
     const tp_wire_given *given;
+    tp_wire_held *held; /* where long strings can stay; NULL: all of them are copied */
     /* a block of VALUES that more can be added to; the sink gets it when it is flushed */
     tp_block *open;
 } tp_wire_reader;

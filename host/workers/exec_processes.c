@@ -56,6 +56,7 @@ enum {
     STARTS_MAX = 10,
     LEAVE_S = 5,    /* for what a process does before it ends, after it has run everything */
     LENT_BYTES_MAX = 1 << 20, /* more is for the supervisor to copy, not for the owner */
+    REQUEST_BYTES_MAX = 4 << 20, /* of long strings, which are copied into a request */
     FRAME_MAX = 1 << 20
 };
 
@@ -103,6 +104,8 @@ typedef struct supervisor {
     tp_peer peer;
     tp_region in, out, asks;
     tp_wire_given given;
+    tp_wire_held held; /* of the process's results */
+    bool is_cramped;   /* the process has found no room even for one record */
     request request;
     bool is_lent;     /* the owner acts: no process may be started by its thread */
     uint32_t turn;    /* counts our turns */
@@ -279,6 +282,7 @@ static void end_process(supervisor *s)
     tp_region_close(&s->asks);
     release_permit(s);
     tp_wire_given_free(&s->given);
+    tp_wire_held_close(&s->held);
     s->frame_len = 0;
     s->is_away = s->is_poked = false;
     uint32_t late = s->culprit && s->places[s->culprit - 1].is_late ? s->culprit : 0;
@@ -364,6 +368,7 @@ static int start(const supervisor *s, started *p, const char *path, tp_error *er
     *in = (tp_wire_in){ .layout = TP_WIRE_LAYOUT,
                         .host_pid = (int32_t)getpid(),
                         .workers = (uint32_t)s->host->config.workers,
+                        .records_from = TP_WIRE_OUT_BEGIN,
                         .is_sampled = s->host->sampler != NULL };
     memcpy(in->modules, s->host->modules, sizeof in->modules);
     memcpy(in->place, s->host->place, sizeof in->place);
@@ -431,6 +436,8 @@ static int try_to_start(supervisor *s, tp_error *err)
     s->in = p.in;
     s->out = p.out;
     s->asks = p.asks;
+    s->held = (tp_wire_held){ .fd = s->out.fd, .least = TP_WIRE_HELD_LEAST };
+    s->is_cramped = false;
     s->oom_kills = p.oom_kills;
     s->turn = s->seen = s->printed = 0;
     s->items = 0;
@@ -460,6 +467,22 @@ static int start_process(supervisor *s, tp_error *err)
 static bool has_turned(const supervisor *s)
 {
     return atomic_load_explicit(&control_of(s)->turn, memory_order_acquire) != s->seen;
+}
+
+/* Says where the process's next records go, once the ones that there are were read. Gives the
+ * offset. */
+static uint64_t give_room(supervisor *s)
+{
+    tp_wire_in *in = in_of(s);
+    tp_wire_out *c = control_of(s);
+    tp_wire_room room = tp_wire_find_room(&s->held, TP_WIRE_OUT_BEGIN, s->is_cramped);
+    s->is_cramped = false;
+    atomic_store_explicit(&in->records_from, room.from, memory_order_relaxed);
+    atomic_store_explicit(&in->records_until, room.until, memory_order_relaxed);
+    atomic_store_explicit(&in->held, room.held, memory_order_relaxed);
+    atomic_store_explicit(&c->used, room.from, memory_order_relaxed);
+    atomic_store_explicit(&c->open, 0, memory_order_relaxed);
+    return room.from;
 }
 
 static void wake_process(supervisor *s)
@@ -922,7 +945,8 @@ static bool read_records(supervisor *s, tp_work *w, tp_wire_reader *r, uint64_t 
                                    .first = of->at,
                                    .count = 1,
                                    .in_place = p->in_place,
-                                   .given = r->given };
+                                   .given = r->given,
+                                   .held = r->held };
             if (!tp_wire_read(&one, of, from, end, err))
                 return false;
         }
@@ -947,6 +971,7 @@ static bool collect(supervisor *s, tp_work *w, tp_wire_reader *r, bool is_dead, 
     r->size = s->out.size;
     uint64_t from = r->from;
     r->from = until;
+    s->is_cramped = until == from;
     if (w && s->n_open == 0 ? !tp_wire_read(r, w, from, until, err)
                             : !read_records(s, w, r, from, until, err))
         return false;
@@ -1072,14 +1097,12 @@ static void lose_places(supervisor *s, outcome o, const char *why)
 /* The host's turn is over. */
 static void hand_over(supervisor *s, tp_wire_wish wish)
 {
-    tp_wire_out *c = control_of(s);
-    s->away = (tp_wire_reader){ .given = &s->given, .from = TP_WIRE_OUT_BEGIN };
+    s->away =
+        (tp_wire_reader){ .given = &s->given, .held = &s->held, .from = give_room(s) };
     s->culprit = 0;
     s->is_away = true;
     s->is_poked = false;
     atomic_store_explicit(&in_of(s)->poked, 0, memory_order_relaxed);
-    atomic_store_explicit(&c->used, TP_WIRE_OUT_BEGIN, memory_order_relaxed);
-    atomic_store_explicit(&c->open, 0, memory_order_relaxed);
     atomic_store_explicit(&in_of(s)->wish, wish, memory_order_relaxed);
     take_turn(s);
 }
@@ -1312,6 +1335,9 @@ static void begin_request(supervisor *s, tp_slice *slice, uint32_t count)
     tp_error why = { 0 };
     tp_wire_out *c = control_of(s);
     request *q = &s->request;
+    uint32_t fitting = w->terms->batch ? count : tp_wire_fitting(w, count, REQUEST_BYTES_MAX);
+    if (fitting < count)
+        count = fitting > 0 ? fitting : 1;
     s->events = (tp_wire_events){ s->agent->worker.trace, s->agent->worker.id,
                                   (uint64_t)s->peer.pid, uv_hrtime() };
     tp_trace_note(s->events.to, TP_EVENT_PROCESS, s->events.worker, 0, s->events.pid, 0);
@@ -1319,8 +1345,8 @@ static void begin_request(supervisor *s, tp_slice *slice, uint32_t count)
     *q = (request){ .number = s->turn + 1, .before = w->at, .count = count };
     q->reader = (tp_wire_reader){ .count = count,
                                   .given = &s->given,
-                                  .first = w->at,
-                                  .from = TP_WIRE_OUT_BEGIN };
+                                  .held = &s->held,
+                                  .first = w->at };
     s->peer.tail_len = 0; /* it is what earlier items have written */
     tp_wire_take_returned(&s->given, c->returned);
     if (tp_wire_put_request(&s->in, &s->given, w, count, &s->agent->worker, 0,
@@ -1333,8 +1359,7 @@ static void begin_request(supervisor *s, tp_slice *slice, uint32_t count)
         tp_work_note(w, TP_EVENT_END, q->before, w->at - q->before);
         return;
     }
-    atomic_store_explicit(&c->used, TP_WIRE_OUT_BEGIN, memory_order_relaxed);
-    atomic_store_explicit(&c->open, 0, memory_order_relaxed);
+    q->reader.from = give_room(s);
     atomic_store_explicit(&c->starved, 0, memory_order_relaxed);
     atomic_store_explicit(&c->refused, 0, memory_order_relaxed);
     atomic_store_explicit(&c->work.ctl[0], 0, memory_order_relaxed);
@@ -1370,10 +1395,8 @@ static bool end_request(supervisor *s, tp_slice *slice, tp_error *err)
         is_right = o != GARBAGE || why.code != TP_EMEMORY; /* that was our memory */
         if (o == FULL) {
             is_right = collect(s, w, r, false, &why);
-            r->from = TP_WIRE_OUT_BEGIN;
+            r->from = give_room(s);
             c = control_of(s);
-            atomic_store_explicit(&c->used, TP_WIRE_OUT_BEGIN, memory_order_relaxed);
-            atomic_store_explicit(&c->open, 0, memory_order_relaxed);
             if (tp_work_is_asked_to_stop(w))
                 atomic_store_explicit(&c->work.ctl[1], 1, memory_order_relaxed);
             /* some of the item's time went to waiting for the reader of its values */
@@ -1505,7 +1528,8 @@ static bool begin_slice(void *state, tp_slice *slice)
     const tp_work *w = &slice->work;
     if (w->block->kind == TP_BLOCK_FAILURE || s->peer.pid == 0 || s->has_released ||
         w->terms->recycle || w->terms->streams || w->terms->concurrent ||
-        tp_block_size(w->block) > LENT_BYTES_MAX)
+        tp_block_size(w->block) > LENT_BYTES_MAX ||
+        tp_wire_fitting(w, w->count, LENT_BYTES_MAX) < w->count)
         return false;
     begin_request(s, slice, w->count);
     return s->request.is_open;

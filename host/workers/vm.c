@@ -303,6 +303,8 @@ static tp_block *open_values(run *r)
         return w->values;
     tp_block *b = w->terms->discards ? tp_block_new_empty(TP_BLOCK_DONE, 0, 0)
                                      : tp_block_new_values(TP_BLOCK_VALUES);
+    if (b && w->sink->home)
+        b->bytes.home = w->sink->home(w);
     if (b)
         tp_work_open_values(w, b);
     return b;

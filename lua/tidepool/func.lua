@@ -294,7 +294,7 @@ function func.start(self, source, settings, special)
   end
   local kept = open_journal(self, settings, more, source.total, executor) or not (more.is_inner or more.discard) and open_cache(self) or nil
   -- a recorder reads an input after its item is over, and perhaps after the state is
-  source.may_pin = executor.shares_memory and not kept
+  source.may_pin = not executor.far and not kept
   more.window = settings.window or self.options.window or source.window
   more.journal = kept and kept.handle
   if more.reduce and unit then more.reducer = require("tidepool.device.gpu").reducer(self, unit, source.types, more.reduce, source.total) end

@@ -4,6 +4,7 @@
  * Two Lua states play the host and the worker. Most tests are Lua: a chunk that returns values in
  * one state, and a chunk that receives them as `...` in the other and asserts. */
 #include "codec/codec.h"
+#include "codec/scalar.h"
 #include "harness.h"
 
 #include <lauxlib.h>
@@ -1264,4 +1265,36 @@ CODEC_TEST(opening_without_memory)
     if (!getenv("TIDEPOOL_SANITIZER"))
         open_without_memory(
             ""); /* LuaJIT leaks its state of C types when that fails and is done again */
+}
+
+/* ---- memory that others write to ---- */
+
+/* A string is made of bytes that another process changes meanwhile. Equal strings must still be
+ * the same one. */
+CODEC_TEST(a_string_of_memory_that_changes_is_the_string_of_its_bytes)
+{
+    enum { LENGTH = 40000, TIMES = 2000 };
+    volatile char *memory =
+        mmap(NULL, LENGTH, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(memory != MAP_FAILED);
+    pid_t parent = getpid(), other = fork();
+    CHECK(other >= 0);
+    if (other == 0) {
+        for (unsigned i = 0; i % 1000000 || getppid() == parent; i++)
+            memory[0] = (char)i;
+        _exit(0);
+    }
+    const tp_scalar x = { .kind = TP_SCALAR_SHARED,
+                          .as.pinned = (const char *)(uintptr_t)memory,
+                          .pinned_length = LENGTH };
+    int different = 0;
+    for (int i = 0; i < TIMES; i++) {
+        tp_scalar_push(A, NULL, &x);
+        lua_pushlstring(A, lua_tostring(A, -1), LENGTH);
+        different += !lua_rawequal(A, -1, -2);
+        lua_settop(A, 0);
+    }
+    kill(other, SIGKILL);
+    waitpid(other, NULL, 0);
+    CHECK_INT(0, different);
 }

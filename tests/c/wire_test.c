@@ -1,5 +1,6 @@
 /* wire_test.c: what a worker process says is checked: records that are right are read, and all
  * others are none. */
+#include "codec/message.h"
 #include "harness.h"
 #include "wire/ask.h"
 #include "wire/events.h"
@@ -248,6 +249,119 @@ TEST(a_record_that_was_being_filled_in_counts_up_to_the_item_that_ran)
     CHECK(!tp_wire_read_open(&b.reader, &b.work, ROOM - 8, 4, &err));
     CHECK(!tp_wire_read_open(&b.reader, &b.work, UINT64_MAX - 7, 4, &err));
     close_bench(&b);
+}
+
+/* A record with a string of `len` 'x', whose message says that it has `said`. */
+static void add_string(bench *b, uint32_t at, uint8_t count, uint8_t tag, uint32_t len,
+                       uint32_t said)
+{
+    uint32_t bytes = 6 + len;
+    tp_wire_record *r = (tp_wire_record *)(void *)(b->out + b->until);
+    *r = (tp_wire_record){ .kind = TP_BLOCK_VALUES, .at = at, .n = 1, .bytes = bytes,
+                           .size = sizeof *r + tp_wire_rounded(bytes) };
+    char *to = (char *)(r + 1);
+    to[0] = (char)count;
+    to[1] = (char)tag;
+    memcpy(to + 2, &said, sizeof said);
+    memset(to + 6, 'x', len);
+    b->until += r->size;
+}
+
+/* Puts the records into memory that can be held, and reads them there. */
+static bool read_held(bench *b, tp_region *region, tp_wire_held *held)
+{
+    tp_error err = { 0 };
+    CHECK(tp_region_open(region, ROOM, &err) == 0);
+    memcpy(region->data, b->out, b->until);
+    *held = (tp_wire_held){ .fd = region->fd, .least = 100 };
+    b->reader.base = region->data;
+    b->reader.size = region->size;
+    b->reader.held = held;
+    return read_all(b);
+}
+
+TEST(a_long_string_stays_where_it_is_until_its_block_is_freed)
+{
+    static bench b;
+    tp_region region;
+    tp_wire_held held;
+    open_bench(&b);
+    add_string(&b, 0, 1, T_STRING, 99, 99);
+    uint64_t from = b.until;
+    add_string(&b, 1, 1, T_STRING, 1000, 1000);
+    uint64_t second = b.until;
+    add_string(&b, 2, 1, T_STRING, 2000, 2000);
+    CHECK(read_held(&b, &region, &held));
+    CHECK_INT(3, b.work.at);
+    check_results(&b);
+    tp_block *last = b.results->next->next;
+    const tp_scalar *x = last->column[0];
+    CHECK(b.results->kind == TP_BLOCK_VALUES && last->kind == TP_BLOCK_COLUMNS && !last->next);
+    CHECK(x->kind == TP_SCALAR_SHARED && x->pinned_length == 2000 &&
+          tp_block_size(last) > 2000);
+    region.data[second + sizeof(tp_wire_record) + 6] = 'y';
+    CHECK(x->as.pinned[0] == 'y' && x->as.pinned[1999] == 'x'); /* it was not copied */
+    tp_wire_room room = tp_wire_find_room(&held, 64, false);
+    CHECK(room.from == b.until && room.until == 0 && room.held == b.until);
+    /* the process is gone */
+    tp_wire_held_close(&held);
+    tp_region_close(&region);
+    CHECK(x->as.pinned[0] == 'y' && x->as.pinned[1999] == 'x');
+    CHECK(from < second);
+    close_bench(&b);
+}
+
+TEST(records_go_where_nothing_is_held)
+{
+    enum { MIB = 1 << 20 };
+    tp_region region;
+    tp_error err = { 0 };
+    CHECK(tp_region_open(&region, 64, &err) == 0);
+    tp_wire_held held = { .fd = region.fd, .least = 100 };
+    tp_wire_room room = tp_wire_find_room(&held, 64, false);
+    CHECK(room.from == 64 && room.until == 0 && room.held == 0);
+    tp_block *first = tp_wire_hold(&held, 64, 2 * MIB, 100, 1000);
+    tp_block *second = tp_wire_hold(&held, 2 * MIB, 3 * MIB, 2 * MIB, 1000);
+    CHECK(first && second && first->held == 2 * MIB - 64);
+    room = tp_wire_find_room(&held, 64, false);
+    CHECK(room.from == 3 * MIB && room.until == 0 && room.held == 3 * MIB);
+    tp_block_free(first);
+    room = tp_wire_find_room(&held, 64, false);
+    CHECK(room.from == 64 && room.until == 2 * MIB && room.held == 3 * MIB);
+    room = tp_wire_find_room(&held, 64, true);
+    CHECK(room.from == 3 * MIB && room.until == 0 && room.held == 3 * MIB);
+    tp_block_free(second);
+    room = tp_wire_find_room(&held, 64, true);
+    CHECK(room.from == 64 && room.until == 0 && room.held == 0);
+    CHECK(!tp_wire_hold(&held, UINT64_MAX - MIB, UINT64_MAX, UINT64_MAX - MIB, 1000));
+    tp_block *many[TP_WIRE_HELD_MAX];
+    for (uint64_t i = 0; i < TP_WIRE_HELD_MAX; i++)
+        CHECK(many[i] = tp_wire_hold(&held, 64 * (i + 1), 64 * (i + 2), 64 * (i + 1), 8));
+    CHECK(!tp_wire_hold(&held, MIB, 2 * MIB, MIB, 8));
+    for (uint64_t i = 0; i < TP_WIRE_HELD_MAX; i++)
+        tp_block_free(many[i]);
+    many[0] = tp_wire_hold(&held, MIB, 2 * MIB, MIB, 8);
+    CHECK(many[0] && held.n == 1);
+    tp_block_free(many[0]);
+    tp_wire_held_close(&held);
+    tp_region_close(&region);
+}
+
+TEST(what_is_not_just_a_long_string_is_copied)
+{
+    for (int i = 0; i < 5; i++) {
+        static bench b;
+        tp_region region;
+        tp_wire_held held;
+        open_bench(&b);
+        add_string(&b, 0, i == 0 ? 2 : 1, i == 1 ? T_STRING | SHARED : i == 2 ? T_TABLE : T_STRING,
+                   1000, i == 3 ? 1001 : i == 4 ? 999 : 1000);
+        CHECK(read_held(&b, &region, &held));
+        CHECK(b.results->kind == TP_BLOCK_VALUES && b.results->is_foreign && held.n == 0);
+        tp_wire_held_close(&held);
+        tp_region_close(&region);
+        close_bench(&b);
+    }
 }
 
 TEST(no_byte_that_is_changed_does_harm)

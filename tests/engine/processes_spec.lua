@@ -902,6 +902,58 @@ describe("What runs in processes", function()
     assert.is_true(got[3] == ("c"):rep(800000))
   end)
 
+  it("keeps the strings that it has given until they are read, whatever its process does next", function()
+    local lengths = { 3000000, 40000, 20, 700000, 33000, 300000, 100000 }
+    local function make(salt, i) return (salt .. i .. ","):rep(math.ceil(lengths[i % #lengths + 1] / 4)) end
+    local f = app:func(function(salt, i, how)
+      if how == "die" and tidepool.current().attempt == 1 then die "null" end
+      if i % 9 == 0 then return make(salt, i), i end
+      if i % 10 == 0 then return { make(salt, i), make("t", i) } end
+      return make(salt, i)
+    end)
+    local n = 30
+    local function check(salt, i, value, second)
+      if i % 9 == 0 then assert.equal(i, second) end
+      if i % 10 == 0 and i % 9 ~= 0 then
+        assert.is_true(value[2] == make("t", i), i)
+        value = value[1]
+      end
+      assert.is_true(value == make(salt, i), i)
+    end
+    local hows = {}
+    for i = 1, n do hows[i] = i % 11 == 0 and "die" or "" end
+    local function salts(salt)
+      local list = {}
+      for i = 1, n do list[i] = salt end
+      return list
+    end
+    -- three maps that are read by turns, so that each has results that wait
+    local maps = {}
+    for k, salt in ipairs { "a", "b", "c" } do
+      maps[k] = f:map(salts(salt), numbers(n), k == 2 and hows or salts "")
+      check(salt, 1, select(2, maps[k]:next()))
+    end
+    for i = 2, n do
+      for k, salt in ipairs { "a", "b", "c" } do check(salt, i, select(2, maps[k]:next())) end
+    end
+  end)
+
+  it("takes long strings that are too much for one request, and tells which one failed", function()
+    local list = {}
+    for i = 1, 24 do list[i] = ("%02d"):format(i):rep(2 ^ 19) end
+    local f = app:func(function(s, x)
+      if s:sub(-2) == "17" then error("no", 0) end
+      return #s + x
+    end)
+    f:map(numbers(3000), numbers(3000)) -- as if its items took no time
+    local got = collect(f:map(list, numbers(24), { return_exceptions = true }))
+    for i = 1, 24 do
+      if i ~= 17 then assert.equal(2 ^ 20 + i, got[i]) end
+    end
+    assert.same({ "error", "no", 17 }, { got[17].kind, got[17].message, got[17].index })
+    assert.is_true(got[17].input[1] == list[17] and got[17].input[2] == 17)
+  end)
+
   it("writes results where `returns` says", function()
     local f = app:func({ returns = { "double", "int32" } }, function(x) return x / 2, x end)
     local halves, same = f:map(tidepool.range(5000)):array()

@@ -12,7 +12,7 @@
 --              indexed.lua and spread.lua) tell it
 --   bytes      how much of inputs and results may wait before no more are read, if it is not the
 --              engine's default
---   may_pin    those who run the items can read this process's memory (set by whoever starts the
+--   may_pin    those who take the items read this process's memory (set by whoever starts the
 --              map)
 --   fill(source, job, room) -> done, failure, is_idle   pushes up to `room` more inputs to the job,
 --              fewer when reading takes long. done: these were the last ones; failure: the Failure

@@ -10,7 +10,7 @@ local mixed = { scalars = ffi.typeof(abi.scalar_struct .. " *"), text = ffi.type
 
 local kinds = abi.scalar
 local ABSENT, NIL, FALSE, TRUE = kinds.ABSENT, kinds.NIL, kinds.FALSE, kinds.TRUE
-local NUMBER, STRING, PINNED = kinds.NUMBER, kinds.STRING, kinds.PINNED
+local NUMBER, STRING, PINNED, SHARED = kinds.NUMBER, kinds.STRING, kinds.PINNED, kinds.SHARED
 local LONGEST, LONGEST_PINNED = abi.TEXT_STRING_MAX, abi.STRING_MAX
 
 --- Can a column of scalars hold x?
@@ -32,6 +32,10 @@ local function load(element, text)
   if kind == TRUE then return true end
   if kind == FALSE then return false end
   if kind == PINNED then return string_of(element.pinned, element.pinned_length) end
+  if kind == SHARED then -- see there
+    local length = element.pinned_length
+    return string_of(string_of(element.pinned, length), length)
+  end
   return nil
 end
 mixed.load = load

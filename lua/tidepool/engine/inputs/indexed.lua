@@ -42,8 +42,9 @@ local function copy_range(range, first, n, p)
   return n
 end
 
---- May long strings be pinned instead of copied? Only within one process, and not in a worker,
---- whose state may be closed while others still read them.
+--- May long strings be pinned instead of copied? Only where threads of this process take the inputs
+--- (those of worker processes copy them to where these read them), and not in a worker, whose state
+--- may be closed while others still read them.
 local function may_pin(self)
   return self.may_pin and not core.is_worker
 end
