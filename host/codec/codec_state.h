@@ -152,7 +152,8 @@ enum {
     USES_GLOBALS = 1,
     /* writes a field of a standard library, or calls a function that changes its state */
     SETS_LIBRARY = 2,
-    SETS_UPVALUE = 4  /* writes a field of a table that is an upvalue */
+    SETS_UPVALUE = 4, /* writes a field of a table that is an upvalue */
+    NAMES_GLOBALS = 8 /* asks by another way for all globals: require "_G", debug.getfenv */
 };
 
 static inline uint32_t tp_codec_slot(const void *object, uint32_t size)

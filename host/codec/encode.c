@@ -1486,12 +1486,15 @@ static unsigned uses_of_store(const struct codec *c, const struct proto *pt, uin
  * USES_*. */
 static unsigned add_globals(lua_State *L, const struct codec *c, struct proto *pt)
 {
+    static const char *const globals[] = { "_G", "getfenv", NULL };
     static const char *const io[] = { "io", NULL }, *const defaults[] = { "output", "input", NULL };
     static const char *const changing[] = { "sethook",    "setlocale",  "setpause",
                                             "setstepmul", "randomseed", NULL };
     unsigned uses = has_string(pt, changing) || (has_string(pt, io) && has_string(pt, defaults))
                         ? SETS_LIBRARY
                         : 0;
+    if (has_string(pt, globals))
+        uses |= NAMES_GLOBALS;
     for (uint32_t i = 0; i < pt->ncode; i++) {
         uint32_t ins = instruction(pt, i);
         uint8_t op = ins & 0xff;
@@ -1629,6 +1632,7 @@ static int put_globals(encoder *e)
     unsigned uses = (unsigned)lua_tointeger(L, -1);
     lua_pop(L, 1);
     e->uses |= uses;
+    e->reaches_globals |= (uses & NAMES_GLOBALS) != 0;
     if (!(uses & USES_GLOBALS))
         return put_tag(e, T_NIL);
     lua_getfenv(L, -2); /* fn record env */

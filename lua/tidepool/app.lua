@@ -1,6 +1,7 @@
 --- Apps: groups of functions with common options, and the entry points that `tidepool run` calls.
 
 local check = require "tidepool.base.check"
+local core = require "tidepool.core"
 local func = require "tidepool.func"
 local lazy = require "tidepool.base.lazy"
 
@@ -322,8 +323,9 @@ end
 
 --- Has fn run in each worker before the first item there of a function of this app, once: for what
 -- a worker needs besides the values that functions capture, as the settings of a module or a
--- connection kept in one. Several run in their order. An error in it fails the inputs that would
--- have run; the next input tries again. In the script itself it does not run.
+-- connection kept in one. All functions of the app see what it puts into modules, globals, and the
+-- script's variables and tables. Several run in their order. An error in it fails the inputs that
+-- would have run; the next input tries again. In the script itself it does not run.
 --
 --     app:setup(function() cjson.encode_number_precision(3) end)
 ---@param fn function  it travels as the functions of the app do
@@ -332,7 +334,8 @@ function App:setup(fn)
   check.self(self, App, "app", "setup", "fn")
   if type(fn) ~= "function" then check.fail("app:setup: expected a function, got %s", fn == nil and "nil" or check.a(type(fn))) end
   local setup = { app = self.name, fn = fn }
-  setup.id = tostring(setup)
+  -- Workers know it by this for as long as they live; its address may be another's by then.
+  setup.id = ("%s %.9f"):format(tostring(setup), core.loop.now())
   self.setups[#self.setups + 1] = setup
   return fn
 end

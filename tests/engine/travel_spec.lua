@@ -86,7 +86,8 @@ end
 describe("Globals that a function does not name", function()
   it("are found by what asks for them by computed names", function()
     local prelude = [[factor = 3 local G = _G local get = loadstring function by_name(name) return rawget(_G, name) end]]
-    assert.equal(("3 | 3 \n"):rep(9), both(prelude, "_G.factor", "_G['fac' .. 'tor']", "getfenv().factor", "rawget(_G, 'fac' .. 'tor')",
+    assert.equal(("3 | 3 \n"):rep(12), both(prelude, "package.loaded._G['fac' .. 'tor']", "require '_G'.factor",
+      "debug.getfenv(function() end)['fac' .. 'tor']", "_G.factor", "_G['fac' .. 'tor']", "getfenv().factor", "rawget(_G, 'fac' .. 'tor')",
       "loadstring 'return factor'()", "G.factor", "get 'return factor'()", "by_name 'factor'",
       "assert(load(function() local t = x x = nil return t and 'return factor' end))()"))
   end)
@@ -396,6 +397,52 @@ describe("app:setup", function()
     for _, f in ipairs { first, second } do f:map(tidepool.range(100)):list() end
     assert.is_true(#support.notes(path) <= support.workers())
     assert.is_nil(string.prepared)
+  end)
+
+  it("leaves what it sets to all functions of the app: globals, variables, tables, also deep ones", function()
+    assert.equal(("open 1 3 4 nil 1 \n"):rep(9), support.output_of([[
+      local tidepool = require "tidepool"
+      local app = tidepool.App "kept"
+      local connection, settings, shared = nil, { deep = { old = 1 } }, { runs = 0 }
+      local function connect() connection = "open" settings.deep.old = nil end
+      app:setup(function()
+        connect()
+        settings.deep[1], of_setup = 1, 3
+        require "cjson".of_setup = 4
+        shared.runs = shared.runs + 1
+      end)
+      local function look()
+        return connection, settings.deep[1], of_setup, require "cjson".of_setup, settings.deep.old, shared.runs
+      end
+      local f, g = app:func(look), app:func { name = "g" } (function(x) return look(x) end)
+      local function show(...)
+        for i = 1, 6 do io.write(tostring((select(i, ...))), " ") end
+        print()
+      end
+      show(f:remote())
+      for _, a, b, c, d, e, i in f:map { 1, 2 } do show(a, b, c, d, e, i) end
+      show(g:remote())
+      for _, a, b, c, d, e, i in g:map { 1, 2 } do show(a, b, c, d, e, i) end
+      -- What it may reach besides is left alone: functions and apps, and what modules keep.
+      local other = tidepool.App "other"
+      other:setup(function() connect() settings.deep[1], of_setup, shared.f = 1, 3, f shared.runs = 1 end)
+      for i = 1, 3 do show(other:func(function() return look() end):remote()) end
+    ]], { workers = 1 }))
+  end)
+
+  it("runs for each app, though an earlier one that is gone may have had its address", function()
+    assert.equal("0\n", support.output_of([[
+      local tidepool = require "tidepool"
+      local wrong = 0
+      for i = 1, 60 do
+        local app = tidepool.App "short"
+        app:setup(loadstring("of_setup = " .. i))
+        if app:func(function() return of_setup end):remote() ~= i then wrong = wrong + 1 end
+        app = nil
+        collectgarbage()
+      end
+      print(wrong)
+    ]], { workers = 1 }))
   end)
 
   it("runs before nested maps' items too, and several run in their order", function()

@@ -14,7 +14,6 @@ local function lazy(module, name)
     return fn(...)
   end
 end
-local message_of = lazy("tidepool.base.describe", "message")
 local function one_line(text) return require "tidepool.base.show".plain(text, true) end
 
 print = core.io.print
@@ -149,20 +148,8 @@ end
 --- The fields of a failure: see base/describe.lua.
 worker.describe = lazy("tidepool.base.describe", "failure")
 
-local set_up = {} -- the ids of setups that have run in this state
-
---- (list of setups): runs those that have not run in this state. Raises the first error, with the
---- name of its app.
-function worker.set_up(setups)
-  for i = 1, #setups do
-    local setup = setups[i]
-    if not set_up[setup.id] then
-      local fine, why = pcall(setup.fn)
-      if not fine then error(("setup of app '%s': %s"):format(setup.app, message_of(why)), 0) end
-      set_up[setup.id] = true
-    end
-  end
-end
+--- (list of setups): runs those that have not run in this state.
+worker.set_up = lazy("tidepool.engine.setups", "run")
 
 --- Called before the state is closed: instances of classes leave.
 function worker.leave()
