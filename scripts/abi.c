@@ -7,6 +7,7 @@
 #include "base/array.h"
 #include "base/atomic.h"
 #include "base/failure.h"
+#include "base/lua_modules.h"
 #include "codec/block.h"
 #include "codec/message.h"
 #include "embed/api.h"
@@ -258,6 +259,8 @@ int main(void)
     printf("}\n\n-- What is raised where there is no memory, by LuaJIT too.\nabi.NO_MEMORY = "
            "\"%s\"\n\n",
            TP_NO_MEMORY);
+    printf("-- How the names of our chunks begin, behind the \"=\".\nabi.CHUNKS = \"%s\"\n\n",
+           TP_LUA_CHUNKS);
     print_numbers("type", types, countof(types));
     print_numbers("block", blocks, countof(blocks));
     print_numbers("scalar", scalars, countof(scalars));

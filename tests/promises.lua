@@ -875,7 +875,7 @@ promise("a failure's text names message, input, function, worker, attempt and pl
   local _, _, err = collect(f:map { 1, 2 })
   local text = tostring(err)
   contains(text, "this is bad", "in input 2 of map 'careful'", "attempt 1 of 1", "promises.lua:")
-  assert.is_nil(text:find("tidepool/", 1, true), "frames of the library in: " .. text)
+  assert.is_nil(text:find("[tidepool]/", 1, true), "frames of the library in: " .. text)
 end, "lua")
 
 promise("stats count what is done and failed", function(case)

@@ -754,7 +754,8 @@ static void open_cdata(lua_State *L, struct codec *c)
     lua_pushcfunction(L, load_values);
     for (size_t i = 0; i < countof(kinds); i++)
         lua_pushinteger(L, kinds[i]);
-    lua_call(L, 2 + countof(kinds), 1);                // functions
+    lua_pushliteral(L, "=" TP_LUA_CHUNKS);
+    lua_call(L, 3 + countof(kinds), 1);                // functions
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->by_prefix);
     lua_pushvalue(L, -2);
     lua_rawseti(L, -2, 1); /* beside the names, since the registry must not grow here */

@@ -3,6 +3,7 @@
 #include "lua/core_private.h"
 
 #include "base/deadline.h"
+#include "base/lua_modules.h"
 #include "codec/codec.h"
 #include "lua/core.h"
 
@@ -97,11 +98,10 @@ uint64_t tp_core_deadline_after(lua_State *L, int index)
 
 void tp_core_push_place(lua_State *L)
 {
-    static const char ours[] = "=tidepool/";
     lua_Debug ar;
     for (int level = 0; lua_getstack(L, level, &ar); level++) {
         lua_getinfo(L, "Sl", &ar);
-        if (*ar.what == 'C' || strncmp(ar.source, ours, sizeof ours - 1) == 0)
+        if (*ar.what == 'C' || tp_lua_is_ours(ar.source))
             continue;
         if (ar.currentline > 0)
             lua_pushfstring(L, "%s:%d: ", ar.short_src, ar.currentline);

@@ -378,7 +378,7 @@ static bool render(lua_State *L)
     const tp_lua_module *m = tp_lua_modules;
     while (m->name && strcmp(m->name, module) != 0)
         m++;
-    if (!m->name || luaL_loadbuffer(L, m->bytes, m->len, "=tidepool/program/flame.lua") ||
+    if (!m->name || luaL_loadbuffer(L, m->bytes, m->len, "=" TP_LUA_CHUNKS "program/flame.lua") ||
         lua_pcall(L, 0, 1, 0))
         return false;
     lua_getfield(L, -1, "render");

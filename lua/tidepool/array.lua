@@ -476,7 +476,7 @@ local loops = {}
 
 local function loop_of(expression)
   if not loops[expression] then
-    loops[expression] = loadstring(("local out, n, x, y = ... for i = 1, n do out[i - 1] = %s end"):format(expression), "=tidepool/array")
+    loops[expression] = loadstring(("local out, n, x, y = ... for i = 1, n do out[i - 1] = %s end"):format(expression), "=" .. abi.CHUNKS .. "array")
   end
   return loops[expression]
 end

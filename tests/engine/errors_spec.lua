@@ -34,6 +34,19 @@ describe("An error in a mapped function", function()
 
   after_each(function() support.check_pool() end)
 
+  it("names a user's file in a folder named tidepool, too", function()
+    local text = [[
+      local app = ...
+      local function inner(x) error("bad " .. x) end
+      return app:func(function(x) inner(x) return 1 end), app:func { batched = { max = 2 } } (function() return 1 end)
+    ]]
+    local f, wrong = assert(loadstring(text, "@tidepool/job.lua"))(tidepool.App "folder")
+    local _, err = pcall(f.remote, f, 7)
+    assert.equal("tidepool/job.lua:2: bad 7", err.message)
+    contains(err.traceback, "tidepool/job.lua:2: in function", "tidepool/job.lua:3: in function")
+    contains(tostring(select(2, pcall(wrong.remote, wrong, 7))), "tidepool/job.lua:3: ")
+  end)
+
   it("names its place, and the traceback names the erroring line", function()
     local line = debug.getinfo(1, "l").currentline + 1
     local failure = failure_from(function() error("boom") end)

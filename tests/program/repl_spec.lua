@@ -448,7 +448,7 @@ describe("the session on a terminal", function()
       local screen = terminal:press("C-c", "\n>")
       contains(screen:match("\ngo " .. i .. "\n(.*)"), "stdin:1: interrupted\nstack traceback:\n        stdin:1: in")
     end
-    assert.is_nil(terminal:screen():find("tidepool/", 1, true))
+    assert.is_nil(terminal:screen():find("[tidepool]/", 1, true))
   end)
 
   it("begins with a prompt whenever Ctrl-C comes while it starts", function()

@@ -1,13 +1,14 @@
 --- For the codec: what the script has declared to the FFI; what a cdata is and how to make one is
 --- in cdata_values.lua, which is loaded when the first one travels. Run once per state, before
 --- users' code and without require; its arguments are a function that registers a class, one that
---- loads cdata_values.lua, and the kinds: tags of host/codec/message.h, and 0 for none of them.
+--- loads cdata_values.lua, the kinds: tags of host/codec/message.h, and 0 for none of them; and how the
+--- names of our chunks begin.
 --
 -- C types have no names that another state knows; what the other state gets are the texts that made
 -- them. So ffi.cdef, ffi.typeof, ffi.metatype and ffi.load are wrapped to record their arguments.
 -- Our own declarations are not recorded, since every state has them.
 
-local add_class, load_values, INT64, UINT64, COMPLEX, CTYPE, BYTES, SYMBOL, NONE = ...
+local add_class, load_values, INT64, UINT64, COMPLEX, CTYPE, BYTES, SYMBOL, NONE, OURS = ...
 local ffi = require "ffi"
 
 local typeof, tostring, pcall = ffi.typeof, tostring, pcall
@@ -16,6 +17,10 @@ local find, gsub, concat = string.find, string.gsub, table.concat
 local type, tonumber, select, error, getinfo, rawget, next = type, tonumber, select, error, debug.getinfo, rawget, next
 
 local functions -- what the codec calls
+
+local function is_ours(source)
+  return find(source, OURS, 1, true) == 1
+end
 
 -- ---- what was declared ----
 
@@ -45,7 +50,7 @@ function ffi.cdef(text, ...)
   -- another state's declaration is made again, by a module of the script, say
   if brought[text] then return end
   give(pcall(cdef, text))
-  if not find(getinfo(2, "S").source, "^=tidepool/") then note(text) end
+  if not is_ours(getinfo(2, "S").source) then note(text) end
 end
 
 local function note_type(text, ct)
@@ -74,7 +79,7 @@ function ffi.metatype(ct, mt)
   local result = give(pcall(metatype, ct, mt))
   number = tonumber(result)
   if type(ct) == "string" then note_type(ct, result) end
-  local name = not find(getinfo(2, "S").source, "^=tidepool/") and functions.name_of(result)
+  local name = not is_ours(getinfo(2, "S").source) and functions.name_of(result)
   if name then
     metatables[number] = mt
     add_class("ctype " .. name, mt)

@@ -1,15 +1,19 @@
 --- Errors that blame the caller: positions in users' code, and the known name that is nearest to a
 --- misspelt one.
 
+local abi = require "tidepool.base.abi"
 local core = require "tidepool.core"
 
 local check = {}
 
 local getinfo = debug.getinfo
 
---- Is a frame ours, judging by the name of its chunk?
-local function is_ours(source)
-  return source:find("^=tidepool/") ~= nil
+local OURS = "=" .. abi.CHUNKS
+
+--- Is a chunk ours, by its name (the field `source` of debug.getinfo)?
+---@return boolean
+function check.is_ours(source)
+  return source:sub(1, #OURS) == OURS
 end
 
 --- The innermost frame of the user: debug.getinfo's source, short_src and currentline; nil when
@@ -19,7 +23,7 @@ function check.frame()
   local level = 2
   while true do
     local info = getinfo(level, "Sl")
-    if not info or (info.what ~= "C" and not is_ours(info.source)) then return info end
+    if not info or (info.what ~= "C" and not check.is_ours(info.source)) then return info end
     level = level + 1
   end
 end

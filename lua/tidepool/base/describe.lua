@@ -1,18 +1,30 @@
 --- Texts for error values: the message, and the part of a traceback that is the user's.
 
 local abi = require "tidepool.base.abi"
+local check = require "tidepool.base.check"
 local core = require "tidepool.core"
 local failure = require "tidepool.failure"
 local show = require "tidepool.base.show"
 
 local describe = {}
 
+-- As a pattern: how the positions of our own code begin.
+local OURS = abi.CHUNKS:gsub("%p", "%%%0")
+local IN_SPECIALISED, IN_OURS = "^" .. OURS .. "specialised:%d+: (.*)", "^" .. OURS .. "[%w_./]+:%d+: "
+local FRAME = "^\t" .. OURS
+
 --- The error value, without the position of our own code that a builtin has put before its message.
 ---@param value any
 ---@return any
 function describe.value(value)
   if type(value) ~= "string" then return value end
-  return value:match "^tidepool/specialised:%d+: (.*)" or value:match "^tidepool/[%w_./]+:%d+: (bad argument #.*)" or value
+  return value:match(IN_SPECIALISED) or value:match(IN_OURS .. "(bad argument #.*)") or value
+end
+
+--- The text without the position of our own code that it begins with, if it does.
+---@return string
+function describe.without_place(text)
+  return (text:gsub(IN_OURS, ""))
 end
 
 --- A readable text for any error value of a worker. Since a value that cannot travel does not
@@ -32,7 +44,7 @@ end
 ---@return string
 function describe.place_of(fn)
   local info = debug.getinfo(fn, "S")
-  if info.what == "C" or info.source:find "^[=@]tidepool/" then return "" end
+  if info.what == "C" or check.is_ours(info.source) then return "" end
   return ("%s:%d: "):format(info.short_src, info.linedefined)
 end
 
@@ -42,7 +54,7 @@ end
 function describe.traceback(text)
   local lines, n_lua, has_ours = {}, 0, true -- n_lua: lines up to the last frame in Lua; has_ours: there are frames of ours behind that
   for line in text:gmatch "[^\n]+" do
-    if line:find("^\ttidepool/") then
+    if line:find(FRAME) then
       has_ours = true
     elseif line:find("^\t%[C%]") then
       lines[#lines + 1] = line

@@ -150,7 +150,7 @@ function specialise.make(fn, name, signature)
     CASTS = each(#ins, "cast(in_types[#], ins[# - 1]), cast(ctl_type, ins[# - 1]), ", "") .. "in_text, "
       .. each(#outs, "cast(out_types[#], outs[# - 1]) - base, ", "") .. "out_text",
   })
-  local chunk = assert(loadstring(text, "=tidepool/specialised"))
+  local chunk = assert(loadstring(text, "=" .. abi.CHUNKS .. "specialised"))
   return chunk(fn, select, type, ffi.cast, ffi.typeof "int32_t *", ffi.typeof "void **", mixed.text, in_types, out_types,
     require "bit".band, require "tidepool.base.bits", mixed.load, mixed.store)
 end

@@ -45,7 +45,7 @@ function embed.explain(raised)
   if core.loop.is_interrupt(raised) then return abi.kind.CANCELLED, "interrupted", "", "interrupted", nil, 0, nil end
   if core.loop.is_memory_error(raised) then return abi.kind.MEMORY, abi.NO_MEMORY, "", abi.NO_MEMORY, nil, 0, nil end
   -- our own position is of no use to others
-  local message = describe.message(raised):gsub("^tidepool/[%w_/]+%.lua:%d+: ", "")
+  local message = describe.without_place(describe.message(raised))
   return abi.kind.USAGE, message, "", message, nil, 0, nil
 end
 

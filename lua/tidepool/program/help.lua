@@ -3,6 +3,7 @@
 local app = require "tidepool.app"
 local array = require "tidepool.array"
 local call = require "tidepool.call"
+local check = require "tidepool.base.check"
 local failure = require "tidepool.failure"
 local func = require "tidepool.func"
 local options = require "tidepool.options"
@@ -301,7 +302,7 @@ local function describe_function(fn)
   local name, is_ours = known_name(fn)
   local rows = is_ours and rows_named(name) or {}
   if #rows > 0 then return lines_of(rows) end
-  if info.what == "C" or name and info.source:find "^=tidepool/" then
+  if info.what == "C" or name and check.is_ours(info.source) then
     return name and name .. ": a function of the standard library" or tostring(fn)
   end
   local names = {}
