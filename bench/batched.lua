@@ -1,6 +1,6 @@
 --- What a batched function is worth whose batch of 64 costs as much as one input: its inputs one by
 -- one, in a map, and in calls of many tasks. That is 64 times as fast at best, less what the calls
--- themselves cost the script; issue 16 wants 50.
+-- themselves cost the script; 50 is wanted.
 
 local tidepool = require "tidepool"
 

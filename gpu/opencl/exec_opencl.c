@@ -145,7 +145,8 @@ static int start_worker(pool *p, const tp_open_device *open, int index, tp_error
         return -1;
     }
     w->agent.site = (uint64_t)1 << open->index;
-    tp_trace_add_track(tp_engine_trace(p->engine), w->agent.worker.id, open->device->name, index);
+    tp_trace_add_track(tp_engine_trace(p->engine), w->agent.worker.id, open->device->name, index,
+                       false);
     if (tp_launch_queue_open(&w->runner.queue, open, &p->writing, &p->copies, err)) {
         tp_agent_close(&w->agent);
         free(w);

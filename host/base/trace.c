@@ -215,12 +215,13 @@ const char *tp_trace_text(tp_trace *t, uint64_t name)
     return text;
 }
 
-void tp_trace_add_track(tp_trace *t, uint32_t worker, const char *what, int index)
+void tp_trace_add_track(tp_trace *t, uint32_t worker, const char *what, int index, bool is_owner)
 {
     tp_track_name *track = calloc(1, sizeof *track);
     if (!track)
         return;
     track->worker = worker;
+    track->is_owner = is_owner;
     if (index > 0)
         snprintf(track->text, sizeof track->text, "%.40s %d", what, index);
     else
@@ -232,10 +233,22 @@ void tp_trace_add_track(tp_trace *t, uint32_t worker, const char *what, int inde
         ;
 }
 
-const char *tp_trace_track(tp_trace *t, uint32_t worker)
+static const tp_track_name *find_track(tp_trace *t, uint32_t worker)
 {
     const tp_track_name *track = atomic_load_explicit(&t->tracks, memory_order_acquire);
     while (track && track->worker != worker)
         track = track->next;
+    return track;
+}
+
+const char *tp_trace_track(tp_trace *t, uint32_t worker)
+{
+    const tp_track_name *track = find_track(t, worker);
     return track ? track->text : NULL;
+}
+
+bool tp_trace_is_owner(tp_trace *t, uint32_t worker)
+{
+    const tp_track_name *track = find_track(t, worker);
+    return track && track->is_owner;
 }

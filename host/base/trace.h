@@ -96,6 +96,7 @@ enum {
 typedef struct tp_track_name {
     struct tp_track_name *next;
     uint32_t worker;
+    bool is_owner; /* the host's owner itself works under that name */
     char text[TP_TRACK_TEXT];
 } tp_track_name;
 
@@ -171,10 +172,13 @@ uint32_t tp_trace_name(tp_trace *t, const char *text, size_t len);
 const char *tp_trace_text(tp_trace *t, uint64_t name);
 
 /* A worker is called "WHAT INDEX", or WHAT where the index is 0, whether somebody listens or not;
- * forgotten where there is no memory for it. Any thread. */
-void tp_trace_add_track(tp_trace *t, uint32_t worker, const char *what, int index);
+ * forgotten where there is no memory for it. is_owner: no thread of its own runs its items, but the
+ * host's owner. Any thread. */
+void tp_trace_add_track(tp_trace *t, uint32_t worker, const char *what, int index, bool is_owner);
 
 /* What it was called last; NULL: nothing. Any thread. */
 const char *tp_trace_track(tp_trace *t, uint32_t worker);
+/* and whether it is the owner */
+bool tp_trace_is_owner(tp_trace *t, uint32_t worker);
 
 #endif

@@ -350,7 +350,8 @@ int tp_agent_open(tp_agent *a, tp_engine *engine, int index, tp_executor *execut
         uv_cond_destroy(&a->cond);
         return tp_error_oom(err, "worker");
     }
-    tp_trace_add_track(&engine->trace, id, executor->type->name, index);
+    tp_trace_add_track(&engine->trace, id, executor->type->name, index,
+                       executor->type->capabilities & TP_BY_OWNER);
     return 0;
 }
 

@@ -1,6 +1,6 @@
 /* exec.h: the seam between jobs and those who run them.
  *
- * An executor is a static table of four operations and its capabilities, with a struct of its own
+ * An executor is a static table of operations and its capabilities, with a struct of its own
  * that begins with tp_executor. What it may do to a job stands in job.h under "the executors'
  * side". Workers pull slices, so that back-pressure, slicing and balance are the same for all
  * executors. */

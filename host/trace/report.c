@@ -111,7 +111,7 @@ static int group_of(tp_report *r, uint32_t worker)
         return -1;
     tp_report_group *g = &r->groups[r->n_groups];
     memcpy(g->name, name, len);
-    g->is_owner = strcmp(g->name, "inline") == 0;
+    g->is_owner = tp_trace_is_owner(r->trace, worker);
     return r->n_groups++;
 }
 

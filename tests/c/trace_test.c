@@ -37,7 +37,7 @@ TEST(a_report_stays_small_however_much_runs)
     tp_buf page = { 0 };
     CHECK_INT(0, tp_trace_start(&t, 4, NULL));
     for (int w = 1; w <= WORKERS; w++)
-        tp_trace_add_track(&t, (uint32_t)w, "threads", w);
+        tp_trace_add_track(&t, (uint32_t)w, "threads", w, false);
     tp_report *r = tp_report_new(&t, 0, WORKERS);
     tp_event open = { 1, TP_EVENT_OPEN, 0, 1, 0, tp_trace_name(&t, "f", 1) };
     CHECK_INT(0, tp_report_add(r, &open));
@@ -304,11 +304,12 @@ TEST(workers_are_called_what_they_were_called_last)
 {
     tp_trace t = { 0 };
     CHECK(!tp_trace_track(&t, 1));
-    tp_trace_add_track(&t, 1, "threads", 3);
-    tp_trace_add_track(&t, 2, "device", 0);
+    tp_trace_add_track(&t, 1, "threads", 3, false);
+    tp_trace_add_track(&t, 2, "device", 0, true);
     CHECK_STR("threads 3", tp_trace_track(&t, 1));
-    tp_trace_add_track(&t, 1, "other", 3);
+    tp_trace_add_track(&t, 1, "other", 3, false);
     CHECK_STR("other 3", tp_trace_track(&t, 1));
     CHECK_STR("device", tp_trace_track(&t, 2));
+    CHECK(tp_trace_is_owner(&t, 2) && !tp_trace_is_owner(&t, 1) && !tp_trace_is_owner(&t, 3));
     tp_trace_close(&t);
 }
