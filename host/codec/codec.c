@@ -13,7 +13,7 @@
 /* references in the registry that are made when the codec is opened, with some to spare */
 enum { REFERENCES = 40 };
 enum { NAMES_ROOM = 750 }; /* for the builtins of the standard libraries and most of our own */
-enum { GLOBALS_ROOM = 64 }; /* for the names of global functions and of libraries */
+enum { FFI_FUNCTIONS = 0 }; /* the item of `names` that is the table of cdata.lua's functions */
 
 static const char codec_key, work_key; /* their addresses are the keys in the registry */
 
@@ -340,63 +340,104 @@ void tp_codec_new_epoch(lua_State *L)
 
 /* ---- builtins ---- */
 
-/* Stack: prefix -> prefix named: the table of builtins whose names begin with the prefix. A new one
- * has so many places. */
-static void push_named(lua_State *L, const struct codec *c, int places)
+/* The place in such a table where the index of the builtin of that name is, or where it belongs.
+ * LuaJIT has each string once, so addresses tell them apart. */
+static uint32_t *name_slot(lua_State *L, uint32_t *table, uint32_t size, int names,
+                           const char *prefix, const char *rest)
 {
-    lua_rawgeti(L, LUA_REGISTRYINDEX, c->by_prefix);   // prefix all
-    lua_pushvalue(L, -2);
-    lua_rawget(L, -2);                                 // prefix all named
-    if (lua_isnil(L, -1)) {
-        lua_pop(L, 1);
-        lua_createtable(L, 0, places);
-        lua_pushvalue(L, -3);
-        lua_pushvalue(L, -2);
-        lua_rawset(L, -4);
+    uintptr_t both = (uintptr_t)prefix + 31 * (uintptr_t)rest;
+    uint32_t i = tp_codec_slot((const void *)both, size);
+    for (; table[i]; i = (i + 1) & (size - 1)) {
+        lua_rawgeti(L, names, (int)table[i]);
+        lua_rawgeti(L, names, (int)table[i] + 1);
+        bool is_it = lua_tostring(L, -2) == prefix && lua_tostring(L, -1) == rest;
+        lua_pop(L, 2);
+        if (is_it)
+            break;
     }
-    lua_remove(L, -2);                                 // prefix named
+    return &table[i];
 }
 
-/* Stack: name object, with the table of the prefix's builtins at prefix + 1. Makes the object known
- * as prefix and name; pops both. It is kept alive, also when another one gets its name (a module
- * that is loaded again): what is known is known by its address. */
+/* Is the object at an index the builtin of that index in `names`? */
+static bool is_builtin(lua_State *L, int names, uint32_t index, int object)
+{
+    if (!index)
+        return false;
+    lua_rawgeti(L, names, (int)index + 2);
+    bool is = lua_rawequal(L, -1, object);
+    lua_pop(L, 1);
+    return is;
+}
+
+/* Makes room in by_name for one more builtin. */
+static void reserve_name(lua_State *L, struct codec *c, int names)
+{
+    if ((c->nnamed + 1) * 2 <= c->named_size)
+        return;
+    uint32_t size = c->named_size ? 2 * c->named_size : 512;
+    uint32_t *table = calloc(size, sizeof *table);
+    if (!table)
+        tp_codec_raise_memory(L);
+    for (uint32_t i = 0; i < c->named_size; i++) {
+        if (!c->by_name[i])
+            continue;
+        lua_rawgeti(L, names, (int)c->by_name[i]);
+        lua_rawgeti(L, names, (int)c->by_name[i] + 1);
+        *name_slot(L, table, size, names, lua_tostring(L, -2), lua_tostring(L, -1)) =
+            c->by_name[i];
+        lua_pop(L, 2);
+    }
+    free(c->by_name);
+    c->by_name = table;
+    c->named_size = size;
+}
+
+/* Stack: rest object, and the prefix of the name at an index. Makes the object known by that name;
+ * pops both. It is kept alive, also when another one gets its name (a module that is loaded again):
+ * what is known is known by its address. */
 static void add_builtin(lua_State *L, struct codec *c, int prefix)
 {
     const void *object = tp_codec_identity(L, -1);
     struct known *k = tp_codec_find_known(c, object);
-    if (!k || k->kind != BUILTIN) {
-        lua_rawgeti(L, LUA_REGISTRYINDEX, c->names);   // name object names
+    lua_rawgeti(L, LUA_REGISTRYINDEX, c->names);       // rest object names
+    int names = lua_gettop(L);
+    reserve_name(L, c, names);
+    uint32_t *slot = name_slot(L, c->by_name, c->named_size, names, lua_tostring(L, prefix),
+                               lua_tostring(L, names - 2));
+    if (!is_builtin(L, names, *slot, names - 1)) {
         int index = c->nnames + 1;
         c->nnames += 3;
         lua_pushvalue(L, prefix);
-        lua_rawseti(L, -2, index);
-        lua_pushvalue(L, -3);
-        lua_rawseti(L, -2, index + 1);
-        lua_pushvalue(L, -2);
-        lua_rawseti(L, -2, index + 2);
-        lua_pop(L, 1);
-        if ((!k || k->kind != CLASS) && tp_codec_add_known(c, object, BUILTIN, index) < 0)
-            tp_codec_raise_memory(L);
+        lua_rawseti(L, names, index);
+        lua_pushvalue(L, names - 2);
+        lua_rawseti(L, names, index + 1);
+        lua_pushvalue(L, names - 1);
+        lua_rawseti(L, names, index + 2);
+        c->nnamed += !*slot;
+        *slot = (uint32_t)index;
     }
-    lua_rawset(L, prefix + 1);
+    if ((!k || (k->kind != BUILTIN && k->kind != CLASS)) &&
+        tp_codec_add_known(c, object, BUILTIN, (int)*slot) < 0)
+        tp_codec_raise_memory(L);
+    lua_settop(L, names - 3);
 }
 
-/* Is the value on top one that add_library makes known? */
-static bool is_wanted(lua_State *L, bool functions_only)
+bool tp_codec_push_builtin(lua_State *L, const struct codec *c, const char *name, size_t dot,
+                           size_t len)
 {
-    return functions_only ? lua_type(L, -1) == LUA_TFUNCTION : tp_codec_is_object(L, -1);
-}
-
-/* How many fields of the table on top are wanted. */
-static int count_wanted(lua_State *L, bool functions_only)
-{
-    int n = 0;
-    lua_pushnil(L);
-    while (lua_next(L, -2)) {
-        n += is_wanted(L, functions_only);
-        lua_pop(L, 1);
-    }
-    return n;
+    if (!c->named_size)
+        return false;
+    int top = lua_gettop(L);
+    lua_pushlstring(L, name, dot);
+    lua_pushlstring(L, name + dot, len - dot);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, c->names);       // prefix rest names
+    uint32_t index = *name_slot(L, c->by_name, c->named_size, top + 3, lua_tostring(L, top + 1),
+                                lua_tostring(L, top + 2));
+    if (index)
+        lua_rawgeti(L, top + 3, (int)index + 2);
+    lua_replace(L, top + 1);
+    lua_settop(L, index ? top + 1 : top);
+    return index != 0;
 }
 
 /* Makes the table on top known as `name`, and its fields as `prefix` (which ends with a dot) and
@@ -405,21 +446,20 @@ static void add_library(lua_State *L, struct codec *c, const char *name, const c
                         bool functions_only)
 {
     luaL_checkstack(L, STACK_NEED, "builtins");
-    int table = lua_gettop(L), places = count_wanted(L, functions_only);
+    int table = lua_gettop(L);
     const char *dot = strrchr(name, '.'), *last = dot ? dot + 1 : name;
     lua_pushlstring(L, name, (size_t)(last - name));
-    push_named(L, c, 1);
     lua_pushstring(L, last);
     lua_pushvalue(L, table);
     add_builtin(L, c, table + 1);
     lua_settop(L, table);
     lua_pushstring(L, prefix);
-    push_named(L, c, places);
     lua_pushnil(L);
-    while (lua_next(L, table)) { /* table prefix named key value */
-        if (is_wanted(L, functions_only) && lua_type(L, -2) == LUA_TSTRING) {
+    while (lua_next(L, table)) { /* table prefix key value */
+        bool wanted = functions_only ? lua_type(L, -1) == LUA_TFUNCTION : tp_codec_is_object(L, -1);
+        if (wanted && lua_type(L, -2) == LUA_TSTRING) {
             lua_pushvalue(L, -2);
-            lua_insert(L, -2);   /* table prefix named key key value */
+            lua_insert(L, -2);   /* table prefix key key value */
             add_builtin(L, c, table + 1);
         } else {
             lua_pop(L, 1);
@@ -447,11 +487,14 @@ static int codec_gc(lua_State *L)
     }
     free(c->classes);
     free(c->known);
+    free(c->by_name);
     tp_snapshot_free(&c->seen_loaded);
     tp_standard_close(&c->standard);
     tp_modules_close(&c->modules);
     c->classes = NULL; /* finalizers of other objects in a closing state may still use the codec */
     c->known = NULL;
+    c->by_name = NULL;
+    c->nnamed = c->named_size = 0;
     c->nclasses = c->class_room = 0;
     c->nknown = c->known_size = 0;
     return 0;
@@ -548,7 +591,6 @@ static void open_tables(lua_State *L, struct codec *c)
 {
     lua_createtable(L, NAMES_ROOM, 0);
     c->names = luaL_ref(L, LUA_REGISTRYINDEX);
-    c->by_prefix = tp_codec_new_table(L);
     c->mts = tp_codec_new_table(L);
 
     push_weak_table(L, "k");
@@ -675,9 +717,6 @@ static void open_builtins(lua_State *L, struct codec *c)
         "string", "table", "math",     "io",      "os",      "coroutine", "debug",
         "bit",    "jit",   "jit.util", "jit.opt", "package", "ffi",
     };
-    lua_pushliteral(L, "");
-    push_named(L, c, GLOBALS_ROOM);
-    lua_pop(L, 2);
     lua_pushvalue(L, LUA_GLOBALSINDEX);
     add_library(L, c, "_G", "", true);
     lua_pop(L, 1);
@@ -716,8 +755,8 @@ static int add_class(lua_State *L)
 
 void tp_codec_push_ffi(lua_State *L, const struct codec *c, const char *name)
 {
-    lua_rawgeti(L, LUA_REGISTRYINDEX, c->by_prefix);
-    lua_rawgeti(L, -1, 1);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, c->names);
+    lua_rawgeti(L, -1, FFI_FUNCTIONS);
     if (lua_istable(L, -1))
         lua_getfield(L, -1, name);
     lua_insert(L, -3);
@@ -756,9 +795,9 @@ static void open_cdata(lua_State *L, struct codec *c)
         lua_pushinteger(L, kinds[i]);
     lua_pushliteral(L, "=" TP_LUA_CHUNKS);
     lua_call(L, 3 + countof(kinds), 1);                // functions
-    lua_rawgeti(L, LUA_REGISTRYINDEX, c->by_prefix);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, c->names);
     lua_pushvalue(L, -2);
-    lua_rawseti(L, -2, 1); /* beside the names, since the registry must not grow here */
+    lua_rawseti(L, -2, FFI_FUNCTIONS); /* here, since the registry must not grow */
     lua_pop(L, 2);
 }
 

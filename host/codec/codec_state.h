@@ -82,6 +82,10 @@ enum { LATELY = 8 };
 struct codec {
     struct known *known; /* open addressing, a power of two of places, at most half full */
     uint32_t nknown, known_size;
+    /* the builtins' indexes in `names` by what they are called, in the same way; 0: empty. Of
+     * several with one name it has the last. A name is two strings: the part up to a dot, "math.",
+     * or "", and the rest */
+    uint32_t *by_name, nnamed, named_size;
     struct class *classes;
     int nclasses, class_room;
     unsigned epoch, scanned_epoch; /* the epoch in which package.loaded was last scanned */
@@ -104,9 +108,6 @@ struct codec {
     int names;    /* the array of names that known.index refers to; it has nnames */
     int nnames;
     int nstandard; /* the first of them: names of the standard libraries, which every state has */
-    /* the part of a builtin's name up to its last dot, or "" -> { the rest of the name -> builtin
-     * } */
-    int by_prefix;
     int mts;      /* array of the classes' metatables */
     int dumps;    /* Lua function -> { bytecode, USES_*, names of globals read... }; weak keys */
     int env_mt;   /* metatable of decoded functions' environments: __index = the state's globals */
@@ -234,6 +235,11 @@ void tp_codec_push_ffi(struct lua_State *L, const struct codec *c, const char *n
 
 /* Pushes the weak list of the objects of `sent`, followed by those of `got`. */
 void tp_codec_push_lately(struct lua_State *L);
+
+/* Pushes the builtin of a name of `len` bytes, of which `dot` are up to and with a dot, or 0; false,
+ * with nothing pushed, when there is none. Needs five slots of the stack. */
+bool tp_codec_push_builtin(struct lua_State *L, const struct codec *c, const char *name,
+                           size_t dot, size_t len);
 
 /* The reference in the registry of a new table. */
 int tp_codec_new_table(lua_State *L);

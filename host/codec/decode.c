@@ -397,28 +397,15 @@ APART static int get_builtin(decoder *d)
     const char *name = get_bytes(d, &len);
     if (!name)
         return -1;
-    lua_rawgeti(L, LUA_REGISTRYINDEX, decoder_codec(d)->by_prefix); // all
     /* the last dot first, since a field's name may have dots */
     for (size_t dot = len <= BUILTIN_NAME_MAX ? len : 0;; dot--) {
         if (dot > 0 && name[dot - 1] != '.')
             continue;
-        lua_pushlstring(L, name, dot);
-        lua_rawget(L, -2);                              // all named
-        if (lua_istable(L, -1)) {
-            lua_pushlstring(L, name + dot, len - dot);
-            lua_rawget(L, -2);
-            if (!lua_isnil(L, -1)) {
-                lua_replace(L, -3);
-                lua_pop(L, 1);
-                return 0;
-            }
-            lua_pop(L, 1);
-        }
-        lua_pop(L, 1);
+        if (tp_codec_push_builtin(L, decoder_codec(d), name, dot, len))
+            return 0;
         if (dot == 0)
             break;
     }
-    lua_pop(L, 1);
     tp_error why = { 0 };
     if (push_by_require(d, name, len, &why) == 0)
         return 0;

@@ -142,9 +142,9 @@ bool tp_snapshot_holds(const tp_snapshot *s, const tp_layout *layout, const void
            memcmp(s->bytes + array, (const void *)(uintptr_t)head[3], node) == 0;
 }
 
-uint32_t tp_snapshot_places(const tp_snapshot *s)
+uint32_t tp_layout_places(const tp_layout *layout, const void *table)
 {
-    return s->table ? (uint32_t)s->head[1] + 1 : 0;
+    return layout->hmask ? u32_at(table, layout->hmask) + 1 : 0;
 }
 
 /* `size` must be a multiple of 8. */

@@ -40,8 +40,8 @@ void tp_snapshot_take(tp_snapshot *s, const tp_layout *layout, const void *table
  * meanwhile: a new object at an old one's address looks the same. */
 bool tp_snapshot_holds(const tp_snapshot *s, const tp_layout *layout, const void *table);
 
-/* How many places the hash part has of the table that the snapshot is of; 0 when there is none. */
-uint32_t tp_snapshot_places(const tp_snapshot *s);
+/* How many places a table's hash part has; 0 when the layout is not known. */
+uint32_t tp_layout_places(const tp_layout *layout, const void *table);
 
 /* A hash of the table's own memory. If it is the same later, nothing was written to the table
  * meanwhile, under the same condition. Takes some 20 ns for a small table, a fifth of asking for

@@ -163,7 +163,7 @@ void tp_standard_open(lua_State *L, tp_standard *s, const tp_layout *layout, int
         lua_pushvalue(L, -1);
         set_item(L, s->tables, i);
         look_again(s, i);
-        copy_table(L, (int)tp_snapshot_places(&s->seen[i])); // copy
+        copy_table(L, (int)tp_layout_places(layout, s->table[i])); // copy
         lua_pushvalue(L, -1);
         set_item(L, s->original, i);
         set_item(L, s->expected, i);

@@ -145,6 +145,13 @@ static int l_will_leave(lua_State *L)
     return 0;
 }
 
+/* core.is_yieldable() -> may the running coroutine yield, as coroutine.isyieldable */
+static int l_is_yieldable(lua_State *L)
+{
+    lua_pushboolean(L, lua_isyieldable(L));
+    return 1;
+}
+
 /* core.where() -> tp_core_push_place */
 static int l_where(lua_State *L)
 {
@@ -154,6 +161,7 @@ static int l_where(lua_State *L)
 
 static const luaL_Reg functions[] = {
     { "where", l_where },
+    { "is_yieldable", l_is_yieldable },
     { "unique", l_unique },
     { "will_leave", l_will_leave },
     { "current", l_current },
@@ -176,6 +184,7 @@ static const struct {
     { "value", tp_core_register_func },      { "item", tp_core_register_item },
     { "array", tp_core_register_array },     { "random", tp_core_register_random },
     { "store", tp_core_register_store },     { "trace", tp_core_register_trace },
+    { "loop", tp_core_register_loop },       { "luv", tp_core_register_luv },
     { "device", tp_core_register_device },   { "program", tp_core_register_device },
     { "queue", tp_core_register_device },    { "buffer", tp_core_register_device },
     { "launcher", tp_core_register_device }, { "journal", tp_core_register_journal },
@@ -208,8 +217,6 @@ static int open_core(lua_State *L)
     lua_createtable(L, 0, 40);
     tp_core_register(L, NULL, functions);
     tp_core_register_io(L);
-    tp_core_register_loop(L);
-    tp_core_register_luv(L);
     tp_core_open_store(L);
     tp_value_push_invoke(L);
     lua_setfield(L, -2, "invoke");

@@ -92,13 +92,6 @@ static int l_loop_is_alive(lua_State *L)
     return 1;
 }
 
-/* core.loop.is_yieldable() -> may the running coroutine yield, as coroutine.isyieldable */
-static int l_loop_is_yieldable(lua_State *L)
-{
-    lua_pushboolean(L, lua_isyieldable(L));
-    return 1;
-}
-
 /* core.loop.is_running() -> is the loop running around this call, so that it cannot be run
  * again? */
 static int l_loop_is_running(lua_State *L)
@@ -200,7 +193,6 @@ static const luaL_Reg loop_functions[] = {
     { "is_memory_error", l_loop_is_memory_error },
     { "is_alive", l_loop_is_alive },
     { "is_running", l_loop_is_running },
-    { "is_yieldable", l_loop_is_yieldable },
     { "stop", l_loop_stop },
     { "drive", l_loop_drive },
     { NULL, NULL },

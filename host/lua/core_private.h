@@ -1,8 +1,8 @@
 /* core_private.h: what the files of the module "tidepool.core" share: core.c, core_*.c and luv.c,
  * nobody else.
  *
- * Each file registers its functions, and core.c calls all of them to do so; none calls back into
- * core.c. core_private.c stands below the others. */
+ * Each file registers its functions when core.c calls it to do so: when the module is opened, or
+ * when the file's part of it is first read. None calls back into core.c. core_private.c stands below the others. */
 #ifndef TP_CORE_PRIVATE_H
 #define TP_CORE_PRIVATE_H
 

@@ -11,9 +11,9 @@
 
 static const char callback_key[] = "tidepool.core.callback", closer_key[] = "tidepool.core.closer";
 
-/* core.loop.set_callback(fn, closer): luv's callbacks are called as fn(callback, ...); fn nil: not
+/* core.luv.set_callback(fn, closer): luv's callbacks are called as fn(callback, ...); fn nil: not
  * at all. The closer is kept alive as long as the state. */
-static int l_loop_set_callback(lua_State *L)
+static int l_luv_set_callback(lua_State *L)
 {
     lua_settop(L, 2);
     lua_setfield(L, LUA_REGISTRYINDEX, closer_key);
@@ -175,9 +175,9 @@ bool tp_core_has_luv_work(lua_State *L, const context *ctx)
     return !at.is_shared || count_handles(&at).n_alive > 0 || count_requests(L, false) > 0;
 }
 
-/* core.loop.apart(fn, ...): calls fn, which walks over luv's handles, with the handles of other
+/* core.luv.apart(fn, ...): calls fn, which walks over luv's handles, with the handles of other
  * states hidden. fn must not run the loop. */
-static int l_loop_apart(lua_State *L)
+static int l_luv_apart(lua_State *L)
 {
     place at;
     if (!find_place(get_context(L), &at))
@@ -193,9 +193,9 @@ static int l_loop_apart(lua_State *L)
     return status ? lua_error(L) : 0;
 }
 
-/* core.loop.run_out(): takes turns of the loop until luv has nothing left in this state. Its
+/* core.luv.run_out(): takes turns of the loop until luv has nothing left in this state. Its
  * handles must be closing. Other things on the loop go on meanwhile. */
-static int l_loop_run_out(lua_State *L)
+static int l_luv_run_out(lua_State *L)
 {
     context *ctx = get_context(L);
     place at;
@@ -303,14 +303,14 @@ void tp_core_open_luv(lua_State *L, int package)
     lua_pop(L, 1);
 }
 
-static const luaL_Reg loop_functions[] = {
-    { "set_callback", l_loop_set_callback },
-    { "apart", l_loop_apart },
-    { "run_out", l_loop_run_out },
+static const luaL_Reg luv_functions[] = {
+    { "set_callback", l_luv_set_callback },
+    { "apart", l_luv_apart },
+    { "run_out", l_luv_run_out },
     { NULL, NULL },
 };
 
 void tp_core_register_luv(lua_State *L)
 {
-    tp_core_register(L, "loop", loop_functions);
+    tp_core_register(L, "luv", luv_functions);
 }

@@ -23,7 +23,7 @@ local function own(name)
 end
 
 local resume, status, wrap, yield = own "resume", own "status", own "wrap", own "yield"
-local running, is_yieldable = coroutine.running, core.loop.is_yieldable -- nginx drops coroutine.isyieldable
+local running, is_yieldable = coroutine.running, core.is_yieldable -- nginx drops coroutine.isyieldable
 local getinfo, getupvalue = debug.getinfo, debug.getupvalue
 local error, pcall, type, xpcall = error, pcall, type, xpcall
 

@@ -1196,22 +1196,22 @@ function loop.share(luv)
   -- When the state is closed, finalizers of cdata run before those of userdata. luv's own finalizer
   -- would free handles that are still closing.
   local closer = ffi.gc(ffi.new "char[1]", function()
-    core.loop.set_callback(function(fn, handle) fn(handle) end)
-    core.loop.apart(walk, function(handle)
+    core.luv.set_callback(function(fn, handle) fn(handle) end)
+    core.luv.apart(walk, function(handle)
       if not handle:is_closing() then handle:close() end
     end)
-    core.loop.set_callback(nil)
-    core.loop.run_out()
+    core.luv.set_callback(nil)
+    core.luv.run_out()
   end)
-  core.loop.set_callback(call_back, closer)
+  core.luv.set_callback(call_back, closer)
 
   --- As luv's: fn(handle) for each handle of this state, even if several states have luv on one
   --- loop.
   function luv.walk(fn)
     local handles = {}
-    core.loop.set_callback(function(_, handle) handles[#handles + 1] = handle end, closer)
-    local fine, why = pcall(core.loop.apart, walk, fn)
-    core.loop.set_callback(call_back, closer)
+    core.luv.set_callback(function(_, handle) handles[#handles + 1] = handle end, closer)
+    local fine, why = pcall(core.luv.apart, walk, fn)
+    core.luv.set_callback(call_back, closer)
     if not fine then error(why, 2) end
     for _, handle in ipairs(handles) do call_back(fn, handle) end
   end
