@@ -401,8 +401,7 @@ static tp_captured *push_captured(tp_vm *vm, lua_State *L, const tp_image *image
     return tp_captured_at(L, -1);
 }
 
-/* Pushes the fields of a failure that has only a message: all but its kind and the message are nil,
- * or the run's. */
+/* Pushes the fields of a failure without an error value and a traceback. */
 static void push_failure(const run *r, lua_State *L, tp_failure_kind kind, const char *message)
 {
     lua_pushstring(L, tp_failure_kind_name(kind));
@@ -413,7 +412,7 @@ static void push_failure(const run *r, lua_State *L, tp_failure_kind kind, const
     lua_pushinteger(L, r->vm->worker->index);
 }
 
-/* The same for work that ran out of memory. */
+/* Pushes the fields of the failure of an item for which there was no memory. */
 static void push_no_memory(const run *r, lua_State *L)
 {
     char why[160] = TP_NO_MEMORY;
@@ -424,7 +423,7 @@ static void push_no_memory(const run *r, lua_State *L)
     push_failure(r, L, TP_KIND_MEMORY, why);
 }
 
-/* Stack: value traceback. Pushes the fields of a failure that a function has raised. */
+/* Stack: value traceback. Pushes the fields of the failure that a function has raised. */
 static void push_raised(const run *r, lua_State *L, tp_failure_kind kind)
 {
     int top = lua_gettop(L);
@@ -439,7 +438,8 @@ static void push_raised(const run *r, lua_State *L, tp_failure_kind kind)
         push_no_memory(r, L);
 }
 
-/* Stack: value traceback. Pushes the fields of a failure that is a text of the host's. */
+/* Stack: value traceback. Pushes the fields of a failure that no function has raised: the value is
+ * a text of LuaJIT's or of ours. */
 static void push_hosts(const run *r, lua_State *L, tp_failure_kind kind)
 {
     lua_pushvalue(L, -2);

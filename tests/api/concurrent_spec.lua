@@ -142,7 +142,7 @@ for _, executor in ipairs { "threads", "inline", "processes" } do
       assert.equal(3, failure.index)
       contains(failure.message, "concurrent_spec.lua:", "no 3")
       contains(failure.traceback, "concurrent_spec.lua:")
-      assert.is_nil(failure.traceback:find("tidepool/", 1, true))
+      assert.is_nil(failure.traceback:find("[tidepool]/", 1, true))
       assert.same({ 3, n = 1 }, failure.input)
       failure = failure_of(function()
         local function down() return 1 + down() end

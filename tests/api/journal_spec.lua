@@ -531,7 +531,7 @@ describe("A journal", function()
       local done = run_in(dir, script, { flags = { "--quiet" } })
       local is_told = done.code == 1 and done.stderr:find "run.db is damaged: " and done.stderr:find "job.lua:%d+: in main chunk"
       assert.truthy(is_told or (done.code == 0 and done.stderr == ""), ("page %d: %s %s"):format(page, tostring(done.code), done.stderr))
-      assert.is_nil(done.stderr:find("tidepool/", 1, true), done.stderr)
+      assert.is_nil(done.stderr:find("[tidepool]/", 1, true), done.stderr)
       if is_told then n_told = n_told + 1 end
     end
     assert.is_true(n_told >= 3, n_told)

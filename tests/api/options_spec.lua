@@ -315,7 +315,7 @@ local f = app:func { concurency_limit = 5 } (function(x) return x end)
 ]]
     assert.equal(1, done.code)
     contains(done.stderr, "job.lua:3: ", "concurency_limit", "concurrency_limit")
-    assert.is_nil(done.stderr:find("tidepool/", 1, true), done.stderr)
+    assert.is_nil(done.stderr:find("[tidepool]/", 1, true), done.stderr)
   end)
 
   it("found inside a worker names the worker's line", function()

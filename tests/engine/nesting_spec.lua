@@ -37,7 +37,7 @@ describe("Nested maps", function()
     contains(done.stderr, ":7: in function")
     contains(done.stderr, ":4: in function")
     assert.is_nil(done.stderr:find("[C]", 1, true), done.stderr)
-    assert.is_nil(done.stderr:find("tidepool/", 1, true), done.stderr)
+    assert.is_nil(done.stderr:find("[tidepool]/", 1, true), done.stderr)
   end)
 
   it("to depth 6 finish with the right result", function()
