@@ -31,6 +31,7 @@ bool tp_codec_is_memory_error(lua_State *L, int status)
     if (!why || strcmp(why, TP_NO_MEMORY) == 0)
         return why != NULL;
     /* the FFI puts its caller's position before the text: here a line of ours */
-    return strncmp(why, TP_LUA_CHUNKS, sizeof TP_LUA_CHUNKS - 1) == 0 && len >= sizeof after_place &&
+    return strncmp(why, TP_LUA_CHUNKS, sizeof TP_LUA_CHUNKS - 1) == 0 &&
+           len >= sizeof after_place &&
            strcmp(why + len - (sizeof after_place - 1), after_place) == 0;
 }

@@ -236,8 +236,8 @@ void tp_codec_push_ffi(struct lua_State *L, const struct codec *c, const char *n
 /* Pushes the weak list of the objects of `sent`, followed by those of `got`. */
 void tp_codec_push_lately(struct lua_State *L);
 
-/* Pushes the builtin of a name of `len` bytes, of which `dot` are up to and with a dot, or 0; false,
- * with nothing pushed, when there is none. Needs five slots of the stack. */
+/* Pushes the builtin of a name of `len` bytes, the first `dot` of which end with a dot, or are
+ * none; false, with nothing pushed, when there is no such one. Needs five slots of the stack. */
 bool tp_codec_push_builtin(struct lua_State *L, const struct codec *c, const char *name,
                            size_t dot, size_t len);
 

@@ -2,7 +2,8 @@
  * nobody else.
  *
  * Each file registers its functions when core.c calls it to do so: when the module is opened, or
- * when the file's part of it is first read. None calls back into core.c. core_private.c stands below the others. */
+ * when the file's part of it is first read. None calls back into core.c. core_private.c stands
+ * below the others. */
 #ifndef TP_CORE_PRIVATE_H
 #define TP_CORE_PRIVATE_H
 

@@ -1,8 +1,8 @@
 --- For the codec: what the script has declared to the FFI; what a cdata is and how to make one is
 --- in cdata_values.lua, which is loaded when the first one travels. Run once per state, before
 --- users' code and without require; its arguments are a function that registers a class, one that
---- loads cdata_values.lua, the kinds: tags of host/codec/message.h, and 0 for none of them; and how the
---- names of our chunks begin.
+--- loads cdata_values.lua, the kinds (tags of host/codec/message.h, and 0 for none of them) and how
+--- the names of our chunks begin.
 --
 -- C types have no names that another state knows; what the other state gets are the texts that made
 -- them. So ffi.cdef, ffi.typeof, ffi.metatype and ffi.load are wrapped to record their arguments.
