@@ -24,9 +24,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A question about a Dict or Queue that waits for a value or for room. */
+/* A question about a Dict, a Queue or a permit that waits for a value, for room or for one. */
 typedef struct question {
     struct question *next;
+    tp_permit_op permit; /* with a `func` it is one for a permit */
     tp_store_op op;
     tp_ref *store;
     char *key;
@@ -109,6 +110,7 @@ typedef struct flight {
     bool is_taken;  /* the server has said that it has the message */
     tp_blob blob;   /* its payload there, if that is large, until a worker has fetched it */
     tp_buf direct;  /* of a result that comes in pieces */
+    tp_parcel_refs permits; /* functions of which its item has a permit, since it calls them */
     image *image;
     tp_parcel_refs refs;
     uint64_t sent_ns;
@@ -156,6 +158,7 @@ typedef struct cluster {
     } read[READ_MAX]; /* large results that were read and are to be removed, in the order of that */
     unsigned n_read, first_read;
     question *questions;
+    unsigned n_questions; /* items that wait: others are sent beside them */
     answered answered[ANSWERED_MAX];
     uint64_t n_answered, answered_bytes;
     tp_store_names stores;
@@ -569,6 +572,9 @@ static void forget_chunk(cluster *c, flight *l)
     l->held_ns = 0;
     l->is_taken = false;
     tp_buf_free(&l->direct);
+    for (uint32_t i = 0; i < l->permits.n; i++)
+        tp_func_release_permit(c->engine, (tp_func *)(void *)l->permits.refs[i]);
+    tp_parcel_refs_free(&l->permits);
     if (l->image)
         l->image->users--;
     l->image = NULL;
@@ -798,6 +804,12 @@ static void fail(flight *l, tp_failure_kind kind, const char *message)
 static int launch(cluster *c, flight *l, tp_error *err)
 {
     set_shortage(c, l, NO_SHORTAGE);
+    /* a worker has died whose item had given up its permit */
+    if (l->slice->work.terms->is_limited && !tp_slice_take_permit(l->slice, 0)) {
+        c->why = (tp_error){ 0 };
+        set_shortage(c, l, WAITING);
+        return 0;
+    }
     if (seal(c, l, err) == 0) {
         publish(c, l, uv_hrtime());
         return 0;
@@ -1034,16 +1046,13 @@ static void drop_answered(cluster *c, answered *a)
     tp_buf_free(&a->bytes);
 }
 
-/* Answers the question, and keeps the answer. */
-static void answer_store(cluster *c, const char *reply, const tp_store_op *op, const tp_error *why)
+/* Gives the answer, and keeps it: `bytes` is empty then. */
+static void give_answer(cluster *c, const char *reply, tp_buf *bytes)
 {
     answered *a = &c->answered[c->n_answered++ % ANSWERED_MAX];
-    tp_error err = { 0 }, ignored = { 0 };
     drop_answered(c, a);
-    if (tp_answer_put(&a->bytes, op, why, &c->stores, &err)) {
-        tp_buf_clear(&a->bytes);
-        tp_answer_put(&a->bytes, op, &err, &c->stores, &ignored);
-    }
+    a->bytes = *bytes;
+    *bytes = (tp_buf){ 0 };
     tp_blake2b_hash(a->id, sizeof a->id, reply, strlen(reply));
     c->answered_bytes += a->bytes.len;
     tp_nats_publish(&c->nats, reply, NULL, a->bytes.data, a->bytes.len);
@@ -1052,9 +1061,86 @@ static void answer_store(cluster *c, const char *reply, const tp_store_op *op, c
         drop_answered(c, &c->answered[i % ANSWERED_MAX]);
 }
 
+static void answer_store(cluster *c, const char *reply, const tp_store_op *op, const tp_error *why)
+{
+    tp_buf bytes = { 0 };
+    tp_error err = { 0 }, ignored = { 0 };
+    if (tp_answer_put(&bytes, op, why, &c->stores, &err)) {
+        tp_buf_clear(&bytes);
+        tp_answer_put(&bytes, op, &err, &c->stores, &ignored);
+    }
+    give_answer(c, reply, &bytes);
+}
+
+static tp_func *func_of(const cluster *c, uint64_t id)
+{
+    for (uint32_t i = 0; i < c->funcs.n; i++)
+        if ((uint64_t)(uintptr_t)c->funcs.refs[i] == id &&
+            c->funcs.refs[i]->type == &tp_func_type)
+            return (tp_func *)(void *)c->funcs.refs[i];
+    return NULL;
+}
+
+/* Takes a permit for the flight's item: that of its own function, which it has given up while it
+ * waits, or one more. */
+static bool take_permit(flight *l, tp_func *f)
+{
+    tp_parcel_refs *p = &l->permits;
+    if (f == tp_job_func(l->slice->job) && !l->slice->has_permit)
+        return tp_slice_take_permit(l->slice, 0);
+    if (p->n == p->room) {
+        uint32_t room = p->room ? 2 * p->room : 4;
+        tp_ref **refs = realloc(p->refs, room * sizeof(tp_ref *));
+        if (!refs)
+            return false;
+        p->refs = refs;
+        p->room = room;
+    }
+    if (!tp_slice_take_permit_of(l->slice, f, 0))
+        return false;
+    p->refs[p->n++] = tp_ref_hold(&f->ref);
+    return true;
+}
+
+static void release_permit(cluster *c, flight *l, tp_func *f)
+{
+    tp_parcel_refs *p = &l->permits;
+    uint32_t i = 0;
+    while (i < p->n && p->refs[i] != &f->ref)
+        i++;
+    if (i < p->n) {
+        tp_func_release_permit(c->engine, f);
+        tp_ref_drop(&f->ref);
+        p->refs[i] = p->refs[--p->n];
+    } else if (f == tp_job_func(l->slice->job)) {
+        l->slice->work.sink->release_permit(&l->slice->work);
+    }
+}
+
+/* The same for permits. Who asks for a chunk that is over gets what it wants, which is nothing any
+ * more. */
+static bool try_permit(cluster *c, const question *q)
+{
+    tp_func *f = func_of(c, q->permit.func);
+    flight *l = flight_of(c, q->permit.chunk, (unsigned)q->permit.sending);
+    bool takes = q->permit.verb == TP_PERMIT_TAKE, has = true;
+    if (f && l && takes)
+        has = take_permit(l, f);
+    else if (f && l)
+        release_permit(c, l, f);
+    if (!has && uv_hrtime() < q->deadline_ns)
+        return false;
+    tp_buf bytes = { 0 };
+    if (tp_permit_answer_put(&bytes, has, NULL) == 0)
+        give_answer(c, q->reply, &bytes);
+    return true;
+}
+
 /* Does what the question asks for, if that need not wait. */
 static bool try_question(cluster *c, question *q)
 {
+    if (q->permit.func)
+        return try_permit(c, q);
     tp_error why = { 0 };
     int rc = tp_store_perform((tp_store *)(void *)q->store, NULL, &q->op, &why);
     if (rc == 0 && q->op.moved == TP_NOT_YET && uv_hrtime() < q->deadline_ns)
@@ -1085,12 +1171,17 @@ static void take_question(cluster *c, const tp_nats_event *e)
     if (!q)
         return; /* it is asked again */
     snprintf(q->reply, sizeof q->reply, "%s", e->reply);
-    if (tp_question_get(e->data, e->len, &q->op, &q->store, &q->key, &c->stores, &err)) {
+    uint64_t wait_ns;
+    if (tp_permit_get(e->data, e->len, &q->permit) && q->permit.func) {
+        wait_ns = q->permit.wait_ns;
+    } else if (tp_question_get(e->data, e->len, &q->op, &q->store, &q->key, &c->stores, &err)) {
         answer_store(c, q->reply, &q->op, &err);
         free_question(q);
         return;
+    } else {
+        wait_ns = q->op.wait_ns;
     }
-    q->deadline_ns = uv_hrtime() + (q->op.wait_ns < QUESTION_NS ? q->op.wait_ns : QUESTION_NS);
+    q->deadline_ns = uv_hrtime() + (wait_ns < QUESTION_NS ? wait_ns : QUESTION_NS);
     if (try_question(c, q)) {
         free_question(q);
         return;
@@ -1099,6 +1190,7 @@ static void take_question(cluster *c, const tp_nats_event *e)
     while (*end)
         end = &(*end)->next;
     *end = q;
+    c->n_questions++;
 }
 
 static void try_questions(cluster *c)
@@ -1107,6 +1199,7 @@ static void try_questions(cluster *c)
         question *q = *at;
         if (try_question(c, q)) {
             *at = q->next;
+            c->n_questions--;
             free_question(q);
         } else {
             at = &q->next;
@@ -1425,6 +1518,7 @@ static void fill(cluster *c, uint64_t now)
     if (c->window < most)
         c->window = most;
     most = c->window < FLIGHTS_LEAST ? FLIGHTS_LEAST : (unsigned)c->window;
+    most += c->n_questions;
     most = most > FLIGHTS ? FLIGHTS : most;
     for (flight *l; c->n_short == 0 && (l = idle_flight(c, most));) {
         uv_mutex_lock(tp_engine_lock(c->engine));
@@ -1556,7 +1650,7 @@ static int open_executor(tp_executor **out, tp_host *host, tp_error *err)
     c->base.host = host;
     c->engine = host->engine;
     c->later_end = &c->later;
-    c->stores = (tp_store_names){ id_of, store_of, c };
+    c->stores = (tp_store_names){ id_of, store_of, NULL, c };
     if (tp_nats_open(&c->nats, err))
         goto no_nats;
     if (uv_mutex_init(&c->lock))

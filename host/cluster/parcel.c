@@ -357,6 +357,8 @@ static tp_ref *make(cursor *c, const definition *d, const tp_parcel_refs *refs,
         if (d->kind == DEFINED_FUNC) {
             tp_func *f = tp_func_new(text, d->limit);
             made = f ? &f->ref : NULL;
+            if (f && d->limit > 0 && known->stores && known->stores->note_func)
+                known->stores->note_func(known->stores->user, f, d->id);
         } else if (d->kind == DEFINED_CLASS) {
             made = tp_class_blob_new(text, &message, d->is_partial != 0);
         } else if (d->kind == DEFINED_PACKED) {

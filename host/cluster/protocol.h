@@ -10,7 +10,7 @@
  * Not kept: tp1.d.r.SESSION.out (what items print), tp1.d.r.SESSION.held (what a worker has, in
  * lines "CHUNK SENDING ACK": the last is where it is acknowledged), tp1.d.r.SESSION.piece (of a
  * result for which B has no room; the answer "+" asks for the next), tp1.d.r.SESSION.ask (about a
- * Dict or Queue, see question.h), tp1.d.hb.WORKER (it is there),
+ * Dict, Queue or permit, see question.h), tp1.d.hb.WORKER (it is there),
  * tp1.d.q.SESSION (is its coordinator alive?), tp1.d.ctl.SESSION ("cancel CHUNK", "over") and
  * tp1.d.ctl.all ("hello": workers show themselves at once). */
 #ifndef TP_PROTOCOL_H

@@ -124,6 +124,47 @@ int tp_answer_put(tp_buf *out, const tp_store_op *op, const tp_error *why,
     return rc ? rc : check_size(out, err);
 }
 
+/* ---- permits ---- */
+
+int tp_permit_put(tp_buf *out, const tp_permit_op *op, tp_error *err)
+{
+    const head h = { .store = op->func,
+                     .version = op->chunk,
+                     .made = op->sending,
+                     .wait_ns = op->wait_ns,
+                     .verb = (uint32_t)op->verb };
+    return put(out, &h, sizeof h, err);
+}
+
+bool tp_permit_get(const void *bytes, size_t len, tp_permit_op *op)
+{
+    head h = { 0 };
+    if (len == sizeof h)
+        memcpy(&h, bytes, sizeof h);
+    if (h.verb != TP_PERMIT_TAKE && h.verb != TP_PERMIT_RELEASE)
+        return false;
+    *op = (tp_permit_op){ .verb = (tp_permit_verb)h.verb,
+                          .func = h.store,
+                          .chunk = h.version,
+                          .sending = h.made,
+                          .wait_ns = h.wait_ns };
+    return true;
+}
+
+int tp_permit_answer_put(tp_buf *out, bool has, tp_error *err)
+{
+    const head h = { .is_done = has, .verb = TP_PERMIT_TAKE };
+    return put(out, &h, sizeof h, err);
+}
+
+bool tp_permit_answer_get(const void *bytes, size_t len)
+{
+    head h = { 0 };
+    if (len == sizeof h)
+        memcpy(&h, bytes, sizeof h);
+    return h.verb == TP_PERMIT_TAKE && h.is_done;
+}
+
 /* ---- reading ---- */
 
 typedef struct cursor {

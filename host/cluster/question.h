@@ -1,5 +1,6 @@
-/* question.h: what items on a cluster ask of Dicts and Queues, which their coordinator keeps, and
- * the answers, as bytes. Both are of the same build, as in parcel.h; both read them as hostile. */
+/* question.h: what items on a cluster ask of Dicts, Queues and permits, which their coordinator
+ * keeps, and the answers, as bytes. Both are of the same build, as in parcel.h; both read them as
+ * hostile. */
 #ifndef TP_QUESTION_H
 #define TP_QUESTION_H
 
@@ -12,8 +13,29 @@ typedef struct tp_store_names {
     uint64_t (*id_of)(void *user, tp_ref *r); /* 0: it is no store, or not that keeper's */
     /* The store with that id, held; NULL: there is none. */
     tp_ref *(*store_of)(void *user, uint64_t id, bool is_queue);
+    /* Of a worker: a function with a limit has that id. It is held as long as this is used. */
+    void (*note_func)(void *user, const tp_func *f, uint64_t id);
     void *user;
 } tp_store_names;
+
+/* Beside what is done to stores: a permit of a function is taken, or released, for a chunk. */
+typedef enum tp_permit_verb {
+    TP_PERMIT_TAKE = TP_STORE_VERBS,
+    TP_PERMIT_RELEASE
+} tp_permit_verb;
+
+typedef struct tp_permit_op {
+    tp_permit_verb verb;
+    uint64_t func; /* its definition's id */
+    uint64_t chunk, sending;
+    uint64_t wait_ns;
+} tp_permit_op;
+
+int tp_permit_put(tp_buf *out, const tp_permit_op *op, tp_error *err);
+bool tp_permit_get(const void *bytes, size_t len, tp_permit_op *op); /* false: it is none */
+/* Whether there was one; and reads that. */
+int tp_permit_answer_put(tp_buf *out, bool has, tp_error *err);
+bool tp_permit_answer_get(const void *bytes, size_t len);
 
 /* What is to be done, to the store with that id (0: to none). -1 with err set: it cannot travel. */
 int tp_question_put(tp_buf *out, uint64_t store, const tp_store_op *op,

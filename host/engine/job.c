@@ -144,6 +144,7 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
                     .is_limited = c->func->limit > 0,
                     .depth = depth,
                     .base = c->base,
+                    .part = { c->part[0], c->part[1] },
                     .timeout_ns = c->timeout_ns,
                     .recycle = c->recycle,
                     .memory = c->memory };

@@ -173,7 +173,7 @@ typedef struct tp_job_config {
     tp_key draws;      /* the key from which its items draw their random numbers */
     bool has_leases;   /* see tp_terms */
     uint64_t leases;
-    uint64_t base;     /* see tp_terms */
+    uint64_t base, part[2]; /* see tp_terms */
     /* tp_terms.executor, alive as long as the job; NULL: the name of `executor` */
     const char *executor_name;
     unsigned attempt;  /* the number of its items' first attempt; 0: 1 */
@@ -217,6 +217,15 @@ typedef struct tp_permits {
 /* Sets where permits come from for items that agents run while they wait. Before the first job;
  * copied. */
 void tp_engine_set_permits(tp_engine *engine, const tp_permits *permits);
+
+/* Permits that a host on another machine hands out, for items of a part of a job there
+ * (tp_terms.part): of a function that such an item calls. `take` waits for a fraction of a second;
+ * `release` may wait for an answer. Any thread. */
+typedef struct tp_far_permits {
+    bool (*take)(void *user, const uint64_t part[2], const tp_func *f, bool may_wait);
+    void (*release)(void *user, const uint64_t part[2], const tp_func *f);
+    void *user;
+} tp_far_permits;
 
 bool tp_engine_is_stopped(tp_engine *engine);
 

@@ -60,8 +60,9 @@ typedef struct tp_terms {
     uint64_t leases;  /* these, as bits whose meaning their giver knows (core_device.c) */
     bool is_limited;     /* the function has a limit, so items that wait release their permits */
     unsigned depth;      /* how many maps are around this one */
-    /* what users count before the first item: its items are a part of those of a job elsewhere */
+    /* what users count before the first item: its items are a part of those of a job elsewhere, */
     uint64_t base;
+    uint64_t part[2]; /* and what that part is called there */
     /* bytes that a worker may use for it; 0: no limit. Enforced as timeout_ns is */
     uint64_t memory;
     /* a worker is replaced after so many items; 0: never. Enforced as timeout_ns is */

@@ -78,12 +78,18 @@ typedef struct question {
 /* Stand-ins for what the coordinator keeps. */
 typedef struct far_stores {
     tp_store_keeper keeper;
+    tp_far_permits permits;
     tp_store_names names;
     uv_mutex_t lock;
     uv_cond_t answered;
     /* ---- guarded by the lock ---- */
     uint64_t *ids; /* the coordinator's, by ours */
     uint32_t n, room;
+    struct far_func {
+        const tp_func *func;
+        uint64_t id;
+    } *funcs; /* with a limit, and the coordinator's ids of them */
+    uint32_t n_funcs;
     question *questions;
     uint64_t asked; /* counts them */
     bool is_over;
@@ -529,6 +535,52 @@ static int perform(void *user, uint32_t id, tp_store_op *op, tp_error *err)
     return rc;
 }
 
+/* see tp_store_names: the function is one of tp_known */
+static void note_func(void *user, const tp_func *func, uint64_t id)
+{
+    far_stores *f = &((session *)user)->stores;
+    uv_mutex_lock(&f->lock);
+    struct far_func *funcs = realloc(f->funcs, (f->n_funcs + 1) * sizeof *funcs);
+    if (funcs) { /* else its limit is this machine's */
+        f->funcs = funcs;
+        funcs[f->n_funcs++] = (struct far_func){ func, id };
+    }
+    uv_mutex_unlock(&f->lock);
+}
+
+/* Asks for a permit, or gives it back. True: there is one; or the chunk is not wanted any more. */
+static bool ask_permit(session *s, tp_permit_verb verb, const uint64_t part[2], const tp_func *func,
+                       uint64_t wait_ns)
+{
+    far_stores *f = &s->stores;
+    question q = { 0 };
+    tp_permit_op op = {
+        .verb = verb, .chunk = part[0], .sending = part[1], .wait_ns = wait_ns
+    };
+    uv_mutex_lock(&f->lock);
+    for (uint32_t i = 0; i < f->n_funcs; i++)
+        if (f->funcs[i].func == func)
+            op.func = f->funcs[i].id;
+    uv_mutex_unlock(&f->lock);
+    if (op.func == 0 || tp_permit_put(&q.bytes, &op, NULL))
+        return true;
+    bool has = !await_answer(s, &q) || tp_permit_answer_get(q.answer.data, q.answer.len);
+    tp_buf_free(&q.bytes);
+    tp_buf_free(&q.answer);
+    return has;
+}
+
+/* see tp_far_permits */
+static bool take_permit(void *user, const uint64_t part[2], const tp_func *f, bool may_wait)
+{
+    return ask_permit(user, TP_PERMIT_TAKE, part, f, may_wait ? QUESTION_NS : 0);
+}
+
+static void release_permit(void *user, const uint64_t part[2], const tp_func *f)
+{
+    ask_permit(user, TP_PERMIT_RELEASE, part, f, 0);
+}
+
 /* see tp_store_keeper: the coordinator holds it until the session is over */
 static void drop_store(void *user, uint32_t id)
 {
@@ -598,7 +650,8 @@ static int open_stores(session *s)
         return -1;
     }
     f->keeper = (tp_store_keeper){ perform, drop_store, is_stuck, s, 0 };
-    f->names = (tp_store_names){ id_of, store_of, s };
+    f->names = (tp_store_names){ id_of, store_of, note_func, s };
+    f->permits = (tp_far_permits){ take_permit, release_permit, s };
     s->known.stores = &f->names;
     return 0;
 }
@@ -655,6 +708,7 @@ static void close_session(node *n, session *s)
     uv_cond_destroy(&s->stores.answered);
     uv_mutex_destroy(&s->stores.lock);
     free(s->stores.ids);
+    free(s->stores.funcs);
     free(s);
 }
 
@@ -705,6 +759,7 @@ static int open_host(node *n, session *s, bool tags_lines, tp_error *err)
              s->modules);
     snprintf(s->host->place, sizeof s->host->place, "on %s", n->host_name);
     s->host->stores = &s->stores.keeper;
+    s->host->permits = &s->stores.permits;
     return 0;
 }
 
@@ -839,6 +894,7 @@ static int start_job(chunk *k, const tp_task *task, tp_block *items, tp_error *e
         .returns = { .columns = task->returns },
         .draws = task->draws,
         .base = task->base,
+        .part = { k->number, k->sending },
         .executor_name = tp_exec_cluster.name,
         .attempt = task->attempt,
     };
@@ -983,11 +1039,25 @@ static void collect(node *n, chunk *k)
     } while (has_more);
 }
 
+/* How many items wait for what others do: others run in their place. */
+static unsigned count_blocked(const node *n)
+{
+    unsigned blocked = 0;
+    for (const session *s = n->sessions; s; s = s->next) {
+        if (!s->host)
+            continue;
+        uv_mutex_lock(tp_engine_lock(s->host->engine));
+        blocked += tp_host_executor_that(s->host, TP_RUNS_LUA | TP_ISOLATED)->blocked;
+        uv_mutex_unlock(tp_engine_lock(s->host->engine));
+    }
+    return blocked;
+}
+
 /* Begins queued chunks as far as there are slots, in their order. Those that find none go back, so
  * that they run where there are some. */
 static void begin_queued(node *n, uint64_t now)
 {
-    unsigned running = 0;
+    unsigned running = 0, slots = n->slots + count_blocked(n);
     bool has_alone = false;
     for (const chunk *k = n->chunks; k; k = k->next) {
         running += k->state == RUNNING;
@@ -996,7 +1066,7 @@ static void begin_queued(node *n, uint64_t now)
     for (chunk *k = n->chunks; k; k = k->next) {
         if (k->state != QUEUED)
             continue;
-        if (running < n->slots && !has_alone && !(k->is_alone && running > 0)) {
+        if (running < slots && !has_alone && !(k->is_alone && running > 0)) {
             begin(n, k);
             if (k->state == RUNNING)
                 collect(n, k); /* so that it wakes us */
@@ -1026,7 +1096,7 @@ static unsigned most_chunks(const node *n)
 static bool pull_work(node *n, uint64_t now, const char *ack)
 {
     char subject[TP_SUBJECT_MAX], reply[TP_SUBJECT_MAX], body[80];
-    unsigned has = 0, most = most_chunks(n);
+    unsigned has = 0, most = most_chunks(n) + count_blocked(n);
     int free_one = -1;
     if (n->is_leaving || n->is_lost || now < n->pull_ms)
         return false;

@@ -49,6 +49,7 @@ struct tp_host {
         *executors[TP_EXECUTORS_MAX + 1]; /* in the order of tp_executor_types; NULL-terminated */
     tp_array_pool *arrays;
     const struct tp_store_keeper *stores; /* who keeps Dicts and Queues; NULL: this host does */
+    const tp_far_permits *permits; /* who else counts them; NULL: nobody does */
     /* copies of config's, or NULL */
     char *opencl, *cache_dir, *state_dir, *worker, *trace, *report, *engine_url, *token;
     /* the folder of compiled programs; without a folder none are kept */

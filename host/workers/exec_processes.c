@@ -126,6 +126,7 @@ typedef struct supervisor {
     tp_wire_reader away; /* of their records */
     /* held: the function of which the process has a permit besides the slice's */
     tp_func *permit_of;
+    uint64_t permit_part[2]; /* tp_terms.part of the item that has it */
     char frame[FRAME_MAX + 8]; /* the part of an output frame that has arrived */
     size_t frame_len;
     tp_wire_events events; /* of the process */
@@ -239,10 +240,33 @@ static void read_output(supervisor *s)
 
 /* ---- the life of a process ---- */
 
+/* Permits of functions that other machines run, too; without any there is always one. */
+static bool take_far(const supervisor *s, const tp_terms *of, const tp_func *f, bool may_wait)
+{
+    const tp_far_permits *p = s->host->permits;
+    return !p || f->limit == 0 || p->take(p->user, of->part, f, may_wait);
+}
+
+static void release_far(const supervisor *s, const uint64_t part[2], const tp_func *f)
+{
+    const tp_far_permits *p = s->host->permits;
+    if (p && f->limit > 0)
+        p->release(p->user, part, f);
+}
+
+/* The process has a permit of the function, which its item calls. */
+static void note_permit(supervisor *s, const tp_terms *of, tp_func *f)
+{
+    s->permit_of = tp_ref_hold(f);
+    memcpy(s->permit_part, of->part, sizeof s->permit_part);
+}
+
 static void release_permit(supervisor *s)
 {
-    if (s->permit_of)
+    if (s->permit_of) {
         tp_func_release_permit(s->host->engine, s->permit_of);
+        release_far(s, s->permit_part, s->permit_of);
+    }
     tp_ref_drop(s->permit_of);
     s->permit_of = NULL;
 }
@@ -679,15 +703,28 @@ static tp_func *asked_of(const supervisor *s)
  * end. */
 static outcome await_permit(supervisor *s, watch *of, tp_func *f)
 {
-    for (;;) {
+    const tp_terms *terms = of->slice->work.terms;
+    const tp_func *limited = f ? f : tp_job_func(of->slice->job);
+    for (bool has_far = false;;) {
         uint64_t until = uv_hrtime() + LOOK_MS * 1000000ull;
-        bool has_permit = f ? tp_slice_take_permit_of(of->slice, f, until)
-                            : tp_slice_take_permit(of->slice, until);
+        /* First that of all machines: then there is one here, too. Meanwhile others run, which may
+         * have those that there are. */
+        if (!has_far && s->host->permits && f) {
+            tp_job_begin_block(s->agent, false);
+            has_far = take_far(s, terms, limited, true);
+            tp_job_end_block(s->agent);
+        } else if (!has_far) {
+            has_far = take_far(s, terms, limited, true);
+        }
+        bool has_permit = has_far && (f ? tp_slice_take_permit_of(of->slice, f, until)
+                                        : tp_slice_take_permit(of->slice, until));
         if (has_permit && f)
-            s->permit_of = tp_ref_hold(f);
+            note_permit(s, terms, f);
         if (has_permit && !f)
             s->has_released = false;
         outcome o = tp_peer_has_ended(&s->peer) ? DIED : look(s, of);
+        if (has_far && !has_permit && o != DONE)
+            release_far(s, terms->part, limited);
         if (has_permit || o != DONE)
             return o;
     }
@@ -736,20 +773,27 @@ static outcome await_store(supervisor *s, watch *of, tp_store *queue, tp_store_o
                                                                           : UINT64_MAX;
     tp_func *nested = s->permit_of ? tp_ref_hold(s->permit_of) : NULL;
     bool is_far = tp_store_keeper_of(queue); /* then it waits there, a while for each call */
-    bool has_own = !is_far && of->slice && of->slice->has_permit;
+    bool has_own = of->slice && of->slice->has_permit;
     wait w = { s, of, DONE };
     int rc = 0;
     bool is_timed = of->slice && of->slice->work.terms->timeout_ns;
     uint64_t look_ns = (is_timed ? LOOK_MS : REST_MS) * 1000000ull;
     release_permit(s);
+    if (has_own)
+        release_far(s, of->slice->work.terms->part, tp_job_func(of->slice->job));
     while (rc == 0 && w.why == DONE && op->moved == TP_NOT_YET && uv_hrtime() < deadline) {
-        if (is_far)
-            op->moved = is_over(&w) ? TP_UNWANTED : TP_MOVED;
-        else
+        if (is_far && is_over(&w)) {
+            op->moved = TP_UNWANTED;
+        } else if (is_far) {
+            tp_job_begin_block(s->agent, false);
+            rc = tp_store_perform(queue, NULL, op, err);
+            tp_job_end_block(s->agent);
+        } else {
             op->moved = tp_store_await(queue, op->verb == TP_STORE_PUSH, s->agent, deadline,
                                        look_ns, is_over, &w);
-        if (w.why == DONE && op->moved == TP_MOVED)
-            rc = tp_store_perform(queue, NULL, op, err);
+            if (w.why == DONE && op->moved == TP_MOVED)
+                rc = tp_store_perform(queue, NULL, op, err);
+        }
     }
     s->has_released |= has_own;
     /* what is taken for a process that is dead is not lost */
@@ -861,11 +905,17 @@ static outcome answer(supervisor *s, watch *of, tp_error *err)
     tp_func *f = asked_of(s);
     outcome o = DONE;
     if (asked == TP_WIRE_TRY_TAKE && f && !s->permit_of) {
-        bool has = tp_slice_take_permit_of(of->slice, f, 0);
-        s->permit_of = has ? tp_ref_hold(f) : NULL;
+        bool has_far = take_far(s, w->terms, f, false);
+        bool has = has_far && tp_slice_take_permit_of(of->slice, f, 0);
+        if (has)
+            note_permit(s, w->terms, f);
+        else if (has_far)
+            release_far(s, w->terms->part, f);
         say(s, has);
     } else if (asked == TP_WIRE_RELEASE_OWN) {
         w->sink->release_permit(w);
+        if (!s->has_released)
+            release_far(s, w->terms->part, tp_job_func(of->slice->job));
         s->has_released = true;
     } else if (asked == TP_WIRE_RELEASE && f && f == s->permit_of) {
         release_permit(s);

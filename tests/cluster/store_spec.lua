@@ -64,6 +64,20 @@ describe("On a cluster", function()
       print(n, sum, q:is_closed() and "closed")]])
   end)
 
+  it("items that wait for a Queue let those run that fill it", function()
+    assert.equal("820\n", run [[
+      local q = tidepool.Queue()
+      local take, put = app:func(function() return q:get() end), app:func(function(x) q:put(x) end)
+      local takers, putters, sum = {}, {}, 0
+      for i = 1, 40 do takers[i] = take:spawn() end
+      for i = 1, 40 do putters[i] = put:spawn(i) end
+      for i = 1, 40 do
+        sum = sum + takers[i]:get()
+        putters[i]:get()
+      end
+      print(sum)]])
+  end)
+
   it("items make Dicts and Queues, and put them into others", function()
     assert.equal("7\tnil\t1\n", run [[
       local d = tidepool.Dict()
