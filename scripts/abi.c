@@ -76,6 +76,7 @@ static const field view_fields[] = {
     FIELD_AS(tp_array_view, data, "$ *", "elements"),
     FIELD(tp_array_view, length, "length"),
     FIELD(tp_array_view, columns, "columns"),
+    FIELD(tp_array_view, planes, "planes"),
     FIELD_AS(tp_array_view, memory, "uint8_t *", "memory"),
 };
 

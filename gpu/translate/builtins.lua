@@ -226,6 +226,26 @@ int e = 0;
         return ("static inline %s %%s($R i, %s n)"):format(form.single and "$I" or "$L", form.single and "float" or "double"),
             "return (i >= #1) & (i <= n) & (i == lua_floor$S(i));", "lua_floor"
     end,
+    lua_is_whole = function(form)
+        if form.lanes == 1 then return "static inline int %s($R i)", "return i == lua_floor(i) && isfinite(i);", "lua_floor" end
+        return ("static inline %s %%s($R i)"):format(form.single and "$I" or "$L"), "return (i == lua_floor$S(i)) & isfinite(i);", "lua_floor"
+    end,
+    -- The index, of 1 to n, that a whole number is when they begin again at the other side.
+    lua_wrap = function(form)
+        return ("static inline $R %%s($R i, %s n)"):format(form.single and "float" or "double"), "return lua_mod$S(i - #1, ($R)(n)) + #1;", "lua_mod"
+    end,
+    -- The same for integers; most are not further away than once around.
+    lua_wrap_long = function(form)
+        local is_outside = form.lanes == 1 and "i < 0 || i >= n" or "any((i < 0) | (i >= n))"
+        return "static inline $L %s($L i, long n)", ([[
+i -= 1;
+    i = i < 0 ? i + n : i >= n ? i - n : i;
+    if (%s) {
+        i %%= ($L)(n);
+        i = i < 0 ? i + n : i;
+    }
+    return i + 1;]]):format(is_outside)
+    end,
     -- Integers as LuaJIT stores numbers into them on x86: what does not fit into an int32 is -2^31
     -- (int8 to uint16 get the low bits of that: 0), what does not fit into an int64 is -2^63; a
     -- uint32 is the low half of an int64.

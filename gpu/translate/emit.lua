@@ -48,7 +48,7 @@ function emit.program(program, options)
         program = program, lanes = options.lanes, single = single, real = single and "float" or "double",
         mask_type = (single and "int" or "long") .. options.lanes, helpers = {}, prelude = {}, functions = {},
         function_names = {}, function_count = {}, capture_names = {}, taken = {}, has_detail = options.has_detail,
-        has_details = options.has_details, places = { [true] = {}, [false] = {} }, accesses = { [true] = {}, [false] = {} },
+        has_details = options.has_details, places = { [true] = {}, [false] = {} }, accesses = { [true] = {}, [false] = {} }, loads = {},
     }, Unit)
     for _, inst in ipairs(program.instances) do
         if inst.is_used then unit:count_places(inst) end

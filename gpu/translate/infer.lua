@@ -4,8 +4,9 @@
 -- arguments: the function itself first, then its helper functions. For each instance a walk over
 -- the tree is repeated until nothing changes; it finds
 --   * types: "num" (double or float), "int" (int32, from bit.* and integer arrays), "long" (loop
---     counters), "bool", "nil"; "k" is a whole literal, which becomes what it meets; "maybe" is a
---     number or false, as `c and x` gives, which only `or` and conditions can take;
+--     counters, indexes of a grid), "bool", "nil"; "k" is a whole literal, which becomes what it
+--     meets; "maybe" is a number or false, as `c and x` gives, which only `or` and conditions can
+--     take;
 --   * what varies between the lanes of a vector. In the scalar form (one lane) nothing does;
 --   * what is captured: numbers, typed arrays, and plain tables as lists of numbers become
 --     arguments of the kernel, read anew at each call; functions, booleans and nil are baked in,
@@ -35,6 +36,8 @@ local ARRAY_TYPES = {
     double = "num", float = "num", uint32 = "num", int32 = "int", int16 = "int", int8 = "int", uint16 = "int", uint8 = "int",
     int64 = "wide", uint64 = "wide",
 }
+-- Of inputs only: the indexes of a grid.
+local PLACE_TYPES = { plane = "long", row = "long", column = "long" }
 local NUMERIC = { num = true, int = true, long = true, k = true }
 local INSTANCES_MAX, FAILURES_MAX = 500, abi.KERNEL_FAILURES_MAX
 
@@ -532,7 +535,89 @@ end
 function expression.Function(inst, node)
     refuse(inst, node, "a function as a value; give it a name with `local function` and call it")
 end
-function expression.Method(inst, node)
+local DIMENSIONS = { [2] = { "row", "column" }, [3] = { "plane", "row", "column" } }
+
+-- Which element "a:at(y, x, border)" reads, for inst.places: { sizes = the captured numbers of the
+-- dimensions; indexes, codes: the nodes of the indexes, and the failures of those that may be
+-- wrong; mode = "clamp", "wrap" or "number"; border = the node of that number }. How many
+-- dimensions the array has is baked in.
+local function place_of(inst, node, flow)
+    local base = static_of(inst, node.object)
+    local path = base.path
+    local function field(name)
+        local function read() return base.read()[name] end
+        return { path = path .. "." .. name, key = base.key .. "." .. name, value = read(), read = read }
+    end
+    local function dimensions() return base.read().columns == 0 and 1 or base.read().planes > 0 and 3 or 2 end
+    local count = bake(inst, { path = path .. " (its dimensions)", key = base.key .. " dimensions", value = dimensions(), read = dimensions }).value
+    if count == 1 then refuse(inst, node, "'%s' has no rows: %s:reshape(rows, columns) gives it some", path, path) end
+    local names, border = DIMENSIONS[count], node.args[count + 1]
+    if #node.args < count or #node.args > count + 1 then
+        refuse(inst, node, "'%s:at' with %d argument%s; it takes (%s, border)", path, #node.args, #node.args == 1 and "" or "s",
+            table.concat(names, ", "))
+    end
+    local rows, columns, planes = field "rows", field "columns", field "planes"
+    local made = { sizes = count == 3 and { planes, rows, columns } or { rows, columns }, indexes = node.args, codes = {} }
+    if border and nil_of(inst, border) ~= true then
+        local text = string_of(inst, border)
+        if text and text ~= "clamp" and text ~= "wrap" then
+            refuse(inst, border, "\"%s\"; what is beyond the border is \"clamp\", \"wrap\" or a number", text)
+        end
+        made.mode, made.border = text or "number", not text and border or nil
+    end
+    for i, size in ipairs(made.sizes) do
+        inst:capture("number", size)
+        made.sizes[i] = inst.captured["number" .. size.key]
+    end
+    local where = ("%s:%d: array:at: "):format((node.source or inst.fn.source).file, node.line)
+    for i, name in ipairs(names) do
+        local kind, varies = expr(inst, node.args[i], flow)
+        numeric(inst, node.args[i], kind, "an index")
+        made.varies = made.varies or varies
+        if not made.mode or kind == "num" then
+            local pieces = { where .. (made.mode and name or "there is no " .. name) .. " ", { format = "%.14g" } }
+            pieces.detail = pieces[2]
+            if made.mode then
+                pieces[3] = " is not a whole number"
+            else
+                pieces[3] = " in "
+                if count == 3 then
+                    pieces[#pieces + 1] = { format = "%d", static = planes }
+                    pieces[#pieces + 1] = " planes of "
+                end
+                pieces[#pieces + 1] = { format = "%d", static = rows }
+                pieces[#pieces + 1] = " rows of "
+                pieces[#pieces + 1] = { format = "%d", static = columns }
+                pieces[#pieces + 1] = " columns"
+            end
+            made.codes[i] = inst:failure("message", node, ("%s of '%s' %s"):format(name, base.key, made.mode or ""))
+            inst.program.failures[made.codes[i]].pieces = pieces
+            fails(inst, flow, varies)
+        end
+    end
+    return made, base
+end
+
+-- An element of a matrix: a:at(y, x, border).
+local function matrix_element(inst, node, flow)
+    local made, base = place_of(inst, node, flow)
+    local ctype = infer.array_type(base.value)
+    local kind = ARRAY_TYPES[ctype]
+    if kind == "wide" then refuse(inst, node, "'%s' holds %s, which is not a Lua number", base.path, ctype) end
+    inst:capture("array", base)
+    made.array, made.kind = inst.captured["array" .. base.key], kind
+    if made.border then
+        local border, varies = expr(inst, made.border, flow)
+        numeric(inst, made.border, border, "what is beyond the border")
+        kind, made.varies = join(kind, border) or "num", made.varies or varies
+    end
+    inst.places[node] = made
+    return kind, made.varies or false
+end
+
+function expression.Method(inst, node, flow)
+    local matrix = node.name == "at" and static_of(inst, node.object)
+    if matrix and not matrix.nested and infer.array_type(matrix.value) then return matrix_element(inst, node, flow) end
     local static = UPDATES[node.name] and static_of(inst, node.object)
     if static and not static.nested and infer.array_type(static.value) then
         refuse(inst, node, "what '%s:%s' gives; on a device it is a statement that gives nothing", static.path, node.name)
@@ -670,9 +755,9 @@ function expression.Binop(inst, node, flow)
     numeric(inst, node.left, a, what)
     numeric(inst, node.right, b, what)
     if COMPARE[op] then return "bool", varies end
-    -- A loop counter plus or minus a small number stays an integer, which is exact, and cheap as an
-    -- index.
-    if (op == "+" or op == "-") and a == "long" and is_small(node.right) then return "long", varies end
+    -- A loop counter, or an index of a grid, plus or minus another one or a small number stays an
+    -- integer, which is exact, and cheap as an index.
+    if (op == "+" or op == "-") and a == "long" and (b == "long" or is_small(node.right)) then return "long", varies end
     if op == "+" and b == "long" and is_small(node.left) then return "long", varies end
     return "num", varies
 end
@@ -1537,7 +1622,7 @@ function Program:instance(caller, at, wanted)
     inst = setmetatable({
         program = self, fn = wanted.fn, def = wanted.def, name = wanted.name, inputs = wanted.inputs, outer = wanted.outer,
         simd = wanted.simd, without = wanted.without, states = {}, labels = {},
-        vars = {}, types = {}, varies = {}, statics = {}, loops = {}, loop_varies = {}, fornum = {}, has_loops = false,
+        vars = {}, types = {}, varies = {}, statics = {}, loops = {}, places = {}, loop_varies = {}, fornum = {}, has_loops = false,
         calls = {}, codes = {}, stores = {}, columns = {}, lengths = {}, ends = {}, updates = {}, assigns = {}, is_parameter = {},
         called_at = caller.def and at.line, lists = {}, captures = {}, captured = {}, can_fail = false, draws = false,
     }, Instance)
@@ -1599,7 +1684,7 @@ function infer.program(value, options, is_simd)
     local inputs = {}
     for i, var in ipairs(def.params) do
         if options.inputs and not kinds[i] then break end
-        local kind = kinds[i] == "bool" and "bool" or ARRAY_TYPES[kinds[i] or "double"]
+        local kind = kinds[i] == "bool" and "bool" or PLACE_TYPES[kinds[i]] or ARRAY_TYPES[kinds[i] or "double"]
         if not kind or kind == "wide" then refuse(top, def, "inputs of type %s; use double or int32", tostring(kinds[i])) end
         inputs[i] = { var = var, kind = kind, varies = options.lanes > 1 }
     end

@@ -15,7 +15,8 @@ local translate = {}
 ---@field lanes 1|2|4|8|16|nil elements per work item; 1, the default, is the form for GPUs, 8 (single: 16) that for CPUs, which some updates of
 ---   elements cannot have
 ---@field inputs string[]? storage type of each input ("double", "float", "int32" ... "uint8", "bool"); by default one
----   real number for each parameter
+---   real number for each parameter; or they are the indexes of a grid, which the kernel computes:
+---   "row", "column", or "plane", "row", "column"
 ---@field returns string[]? storage type of each result, by default "double" ("float" in single precision), or "bool"
 ---@field text_of? fun(chunkname: string): string|string[]? texts of chunks that the host kept
 ---@field reduce "sum"|"min"|"max"|function|nil the kernel gives what this makes of the first results of each 1,024 elements; all of
@@ -31,6 +32,7 @@ local translate = {}
 ---   that failed are written: the index that was none, where no output holds it; number: real
 ---   (double or float); array: buffer of at least one element; length: long, its number of elements
 ---@field ctype string type of the value or of the buffer's elements
+---@field shape "rows"|"columns"|nil the value is that of the grid
 ---@field index integer? which input or output
 ---@field name string? the captured value, as it is written in Lua
 ---@field is_written boolean? of an array: elements are assigned to
@@ -51,12 +53,14 @@ local translate = {}
 ---@field needs_double boolean whether the device must have fp64
 ---@field is_reducer boolean made for `reduce`
 ---@field has_rows boolean its work items may lie in rows
+---@field has_places boolean it computes its inputs, which are the indexes of a grid
 local Translation = {}
 Translation.__index = Translation
 
 local LANES = { [1] = true, [2] = true, [4] = true, [8] = true, [16] = true }
 local STORAGE = { double = true, float = true, int32 = true, int16 = true, int8 = true, uint32 = true, uint16 = true,
-                  uint8 = true, bool = true }
+                  uint8 = true, bool = true, plane = true, row = true, column = true }
+local PLACES = { plane = true, row = true, column = true }
 
 local function check_options(options)
     local precision, lanes = options.precision or "double", options.lanes or 1
@@ -139,13 +143,22 @@ local function length_of(entry, value)
     return not entry.is_list and value.n or #value
 end
 
+-- Are the inputs the indexes of a grid?
+local function are_places(inputs) return inputs[1] ~= nil and PLACES[inputs[1].ctype] ~= nil end
+
 local function arguments_of(inputs, outputs, program, real, has_details)
     local list = { { kind = "first", ctype = "uint64" }, { kind = "count", ctype = "uint64" } }
+    local has_places = are_places(inputs)
     if program.root.draws then
         for half = 1, 2 do list[#list + 1] = { kind = "key", index = half, ctype = "uint64" } end
-        list[#list + 1] = { kind = "index", ctype = "uint64" }
     end
-    for i, input in ipairs(inputs) do list[#list + 1] = { kind = "input", index = i, ctype = input.ctype, name = input.name } end
+    if program.root.draws or has_places then list[#list + 1] = { kind = "index", ctype = "uint64" } end
+    if has_places then
+        for _, name in ipairs { "rows", "columns" } do list[#list + 1] = { kind = "length", ctype = "int64", shape = name } end
+    end
+    for i, input in ipairs(has_places and {} or inputs) do
+        list[#list + 1] = { kind = "input", index = i, ctype = input.ctype, name = input.name }
+    end
     for i, output in ipairs(outputs) do list[#list + 1] = { kind = "output", index = i, ctype = output.ctype } end
     if program.root.can_fail then list[#list + 1] = { kind = "failed", ctype = "uint8" } end
     if has_details then list[#list + 1] = { kind = "details", ctype = real } end
@@ -304,7 +317,7 @@ function translate.translate(fn, options)
         source = text, kernel = kernel, lanes = lanes, precision = precision, inputs = inputs, outputs = outputs,
         arguments = arguments_of(inputs, outputs, program, real, has_details), can_fail = root.can_fail, failures = program.failures,
         baked = program.baked, detail_output = detail_output, needs_double = needs_double, is_reducer = options.reduce ~= nil,
-        has_rows = not options.reduce,
+        has_rows = not options.reduce, has_places = are_places(inputs),
     }, Translation)
 end
 

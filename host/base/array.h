@@ -145,6 +145,7 @@ static inline void tp_array_look(tp_array *a)
 typedef struct tp_array_view {
     void *data; /* the first element */
     double length, columns; /* elements in all, and in a row; 0: it is no matrix */
+    double planes; /* how many matrices one behind the other it is; 0: it is none, or one */
     tp_array *memory;
 } tp_array_view;
 

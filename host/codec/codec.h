@@ -145,10 +145,10 @@ int tp_decode_image(struct lua_State *L, const uint8_t *bytes, size_t len, tp_re
 
 /* Sets the functions, at the stack indexes `of` and `make`, that recognise and make typed arrays
  * (lua/tidepool/array.lua). of(cdata) returns the memory (a tp_ref, as light userdata), the element
- * type's number, the offset in bytes, the number of elements and of columns (0: no matrix); or nil
- * for other cdata. make(memory, type, offset, elements, columns) returns an array that holds the
- * memory; memory nil: an array with memory of its own. A state in which they were not set loads the
- * module when an array arrives. Raises on out of memory. */
+ * type's number, the offset in bytes, the number of elements, of columns (0: no matrix) and of
+ * planes (0: none); or nil for other cdata. make(memory, type, offset, elements, columns, planes)
+ * returns an array that holds the memory; memory nil: an array with memory of its own. A state in
+ * which they were not set loads the module when an array arrives. Raises on out of memory. */
 void tp_codec_set_arrays(struct lua_State *L, int of, int make);
 
 /* The registry may have a text under this key: where the state is, for errors of messages that need

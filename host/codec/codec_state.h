@@ -73,8 +73,40 @@ struct lately {
     const void *object; /* the cdata's lua_topointer; NULL: an empty place */
     tp_ref *memory;     /* the array's memory; not held: only looked at while the object is alive */
     uint8_t type;
-    uint64_t offset, elements, columns;
+    uint64_t offset, elements, shape;
 };
+
+/* The shape of an array as messages have it: its columns; or, of one with planes, these and the
+ * columns, each below 2^31. */
+enum { SHAPE_BITS = 31 };
+#define SHAPE_HAS_PLANES (UINT64_C(1) << 63)
+
+static inline uint64_t pack_shape(double columns, double planes)
+{
+    if (planes == 0)
+        return (uint64_t)columns;
+    return SHAPE_HAS_PLANES | (uint64_t)planes << SHAPE_BITS | (uint64_t)columns;
+}
+
+static inline uint64_t columns_of_shape(uint64_t shape)
+{
+    return shape & SHAPE_HAS_PLANES ? shape & ((UINT64_C(1) << SHAPE_BITS) - 1) : shape;
+}
+
+static inline uint64_t planes_of_shape(uint64_t shape)
+{
+    return shape & SHAPE_HAS_PLANES ? (shape & ~SHAPE_HAS_PLANES) >> SHAPE_BITS : 0;
+}
+
+/* Can an array of so many elements have it? */
+static inline bool fits_shape(uint64_t shape, uint64_t elements)
+{
+    uint64_t columns = columns_of_shape(shape), planes = planes_of_shape(shape);
+    if (!(shape & SHAPE_HAS_PLANES))
+        return columns == 0 || elements % columns == 0;
+    return columns > 0 && planes > 0 && planes < UINT64_C(1) << SHAPE_BITS &&
+           elements % (columns * planes) == 0;
+}
 
 enum { LATELY = 8 };
 

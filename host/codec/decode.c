@@ -839,7 +839,7 @@ static bool push_got(lua_State *L, const struct codec *c, const struct lately *a
     for (int i = 0; i < LATELY; i++) {
         const struct lately *b = &c->got[i];
         if (b->memory != a->memory || b->type != a->type || b->offset != a->offset ||
-            b->elements != a->elements || b->columns != a->columns)
+            b->elements != a->elements || b->shape != a->shape)
             continue;
         tp_codec_push_lately(L);
         lua_rawgeti(L, -1, LATELY + i + 1);
@@ -871,7 +871,7 @@ static bool is_array(const decoder *d, uint32_t index, int type, const uint64_t 
     size_t size = tp_type_size((tp_type)type);
     return numbers[0] <= memory->size && numbers[0] % size == 0 &&
            numbers[1] <= (memory->size - numbers[0]) / size &&
-           (numbers[2] == 0 || numbers[1] % numbers[2] == 0);
+           fits_shape(numbers[2], numbers[1]);
 }
 
 APART static int get_array(decoder *d)
@@ -893,7 +893,7 @@ APART static int get_array(decoder *d)
                         .type = (uint8_t)type,
                         .offset = numbers[0],
                         .elements = numbers[1],
-                        .columns = numbers[2] };
+                        .shape = numbers[2] };
     if (push_got(L, c, &a))
         return 0;
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->array_new);
@@ -901,8 +901,9 @@ APART static int get_array(decoder *d)
     lua_pushinteger(L, type);
     lua_pushnumber(L, (double)numbers[0]);
     lua_pushnumber(L, (double)numbers[1]);
-    lua_pushnumber(L, (double)numbers[2]);
-    lua_call(L, 5, 1);
+    lua_pushnumber(L, (double)columns_of_shape(numbers[2]));
+    lua_pushnumber(L, (double)planes_of_shape(numbers[2]));
+    lua_call(L, 6, 1);
     int at = (int)(c->next_got++ % LATELY);
     c->got[at] = (struct lately){ 0 };
     tp_codec_push_lately(L);
@@ -925,7 +926,7 @@ APART static int get_elements(decoder *d)
     memcpy(numbers, d->p, sizeof numbers);
     d->p += sizeof numbers;
     size_t size = tp_type_size((tp_type)type);
-    if (numbers[0] > left(d) / size || (numbers[1] && numbers[0] % numbers[1]))
+    if (numbers[0] > left(d) / size || !fits_shape(numbers[1], numbers[0]))
         return malformed(d, "an array that is longer than all");
     if (open_arrays(d) < 0)
         return -1;
@@ -934,8 +935,9 @@ APART static int get_elements(decoder *d)
     lua_pushinteger(L, type);
     lua_pushinteger(L, 0);
     lua_pushnumber(L, (double)numbers[0]);
-    lua_pushnumber(L, (double)numbers[1]);
-    lua_call(L, 5, 1);
+    lua_pushnumber(L, (double)columns_of_shape(numbers[1]));
+    lua_pushnumber(L, (double)planes_of_shape(numbers[1]));
+    lua_call(L, 6, 1);
     const tp_array_view *view = lua_topointer(L, -1);
     size *= numbers[0];
     if (size)

@@ -362,7 +362,7 @@ static inline int put_string(encoder *e, int index)
     return 0;
 }
 
-/* Writes a typed array's tag, type, length and columns, and makes room for `elements` more
+/* Writes a typed array's tag, type, length and shape, and makes room for `elements` more
  * bytes. */
 static int put_shape(encoder *e, uint8_t tag, tp_type type, const uint64_t numbers[3],
                      size_t elements)
@@ -421,7 +421,7 @@ static int put_copy(encoder *e, const tp_array *memory, tp_type type, const uint
 
 static int write_array(encoder *e, const struct lately *a)
 {
-    uint64_t numbers[3] = { a->offset, a->elements, a->columns };
+    uint64_t numbers[3] = { a->offset, a->elements, a->shape };
     if (room(e, 5 + 1 + sizeof numbers) < 0 || put_memory(e, a->memory) < 0)
         return -1;
     *e->p++ = a->type;
@@ -456,24 +456,22 @@ static int put_array(encoder *e, struct codec *c, int top)
     if (lua_isnil(L, -1))
         return 0;
     lua_pushvalue(L, top);
-    lua_call(L, 1, 5); /* memory, type, offset, elements, columns */
-    tp_ref *r = lua_touserdata(L, -5);
+    lua_call(L, 1, 6); /* memory, type, offset, elements, columns, planes */
+    tp_ref *r = lua_touserdata(L, -6);
     if (!r)
         return 0;
-    uint64_t numbers[3] = { (uint64_t)lua_tonumber(L, -3), (uint64_t)lua_tonumber(L, -2),
-                            (uint64_t)lua_tonumber(L, -1) };
+    tp_type type = (tp_type)lua_tointeger(L, -5);
+    uint64_t numbers[3] = { (uint64_t)lua_tonumber(L, -4), (uint64_t)lua_tonumber(L, -3),
+                            pack_shape(lua_tonumber(L, -2), lua_tonumber(L, -1)) };
     if (is_identity(e))
-        return put_elements(e, (const tp_array *)r, (tp_type)lua_tointeger(L, -4), numbers) < 0 ? -1
-                                                                                                : 1;
+        return put_elements(e, (const tp_array *)r, type, numbers) < 0 ? -1 : 1;
     if (e->flags & TP_ENCODE_COPIES &&
         (e->flags & TP_ENCODE_ELEMENTS || !tp_array_share((tp_array *)r)))
-        return put_copy(e, (const tp_array *)r, (tp_type)lua_tointeger(L, -4), numbers, top) < 0
-                   ? -1
-                   : 1;
+        return put_copy(e, (const tp_array *)r, type, numbers, top) < 0 ? -1 : 1;
     int at = (int)(c->next_sent++ % LATELY);
     struct lately *a = &c->sent[at];
     *a = (struct lately){
-        lua_topointer(L, top), r, (uint8_t)lua_tointeger(L, -4), numbers[0], numbers[1], numbers[2]
+        lua_topointer(L, top), r, (uint8_t)type, numbers[0], numbers[1], numbers[2]
     };
     tp_codec_push_lately(L);
     lua_pushvalue(L, top);

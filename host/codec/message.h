@@ -34,7 +34,7 @@ enum tag {
     T_BACK,    /* u32 offset of something shared */
     T_UPBACK,  /* in a function only: u32 offset of a shared upvalue */
     T_ARRAY,   /* u32 index of a reference: the memory; u8 type, u64 offset in bytes, u64 elements,
-                  u64 columns */
+                  u64 shape (see codec_state.h) */
     T_NULL,    /* the light userdata that points nowhere: tidepool.null, and cjson.null */
 
     /* From here on: even tags, and tag | SHARED where a T_BACK or T_UPBACK refers to it. */
@@ -59,7 +59,7 @@ enum tag {
     T_BYTES = 0xce,    /* the same for the type of a cdata; u32 length, its bytes */
     T_SYMBOL = 0xd0,   /* two values: the name of a function of C, and its library */
     T_LIBRARY = 0xd2,  /* two values: the name of a library of C, and whether it is global */
-    T_ELEMENTS = 0xd4  /* a typed array as a copy: u8 type, u64 elements, u64 columns, and the
+    T_ELEMENTS = 0xd4  /* a typed array as a copy: u8 type, u64 elements, u64 shape, and the
                           elements' bytes */
 };
 

@@ -461,7 +461,7 @@ static int l_job_push_arrays(lua_State *L)
 {
     job_box *box = check_job(L, 1);
     int columns = (lua_gettop(L) - 2) / 3;
-    luaL_argcheck(L, columns >= 1 && columns <= TP_COLUMNS_MAX, 3, "too many columns");
+    luaL_argcheck(L, columns <= TP_COLUMNS_MAX, 3, "too many columns");
     for (int c = 0; c < columns; c++) {
         tp_core_check_memory(L, 3 + 3 * c);
         luaL_checkinteger(L, 4 + 3 * c);

@@ -6,8 +6,9 @@
 -- its finalizer, and then given memory by one call of the host, so that nothing leaks when Lua runs
 -- out of memory in between.
 --
--- A matrix is an array that knows how many columns it has; its rows lie one after the other.
--- Everything that takes arrays takes a matrix's elements in that order.
+-- A matrix is an array that knows how many columns it has; its rows lie one after the other. With
+-- planes it is several matrices, one behind the other. Everything that takes arrays takes the
+-- elements in that order.
 
 local abi = require "tidepool.base.abi"
 local bit = require "bit"
@@ -18,7 +19,7 @@ local ffi = require "ffi"
 local lazy = require "tidepool.base.lazy"
 local new_table = require "table.new"
 
-local image, npy, reduce = lazy "tidepool.image", lazy "tidepool.npy", lazy "tidepool.engine.reduce"
+local grid, image, npy, reduce = lazy "tidepool.grid", lazy "tidepool.image", lazy "tidepool.npy", lazy "tidepool.engine.reduce"
 
 local array = {}
 
@@ -30,7 +31,7 @@ for i, name in ipairs(array.types) do c_names[name] = abi.c_types[i] end
 
 local words_pointer = ffi.typeof "const int32_t *"
 local int64, uint64 = ffi.typeof "int64_t", ffi.typeof "uint64_t"
-local cast, band, floor = ffi.cast, bit.band, math.floor
+local cast, band, floor, max = ffi.cast, bit.band, math.floor, math.max
 local DOUBLE_EXPONENT, FLOAT_EXPONENT = bits.DOUBLE_EXPONENT, bits.FLOAT_EXPONENT
 
 -- By type name: the ctype of arrays, the type's number, the bytes of an element, the ctype of
@@ -51,8 +52,9 @@ local type_of = {}
 ---@class tidepool.Array
 ---@field data ffi.cdata*  pointer to the first element, 0-based and not checked; from then on each map copies the array to devices anew
 ---@field ctype string     the element type
----@field rows integer      how many rows it has; 0: it is no matrix
+---@field rows integer      how many rows it has, of three dimensions a plane; 0: it is no matrix
 ---@field columns integer   how many elements a row has; 0: it is no matrix
+---@field planes integer    of three dimensions: how many planes it has; else 0
 local methods = {}
 array.methods = methods
 
@@ -78,7 +80,16 @@ local function is_whole(x)
   return type(x) == "number" and x % 1 == 0
 end
 
-local function check_shape(who, rows, columns)
+-- The most of a dimension, where there are three.
+local SIDE_MAX = 2 ^ 31 - 1
+
+local function check_shape(who, rows, columns, planes)
+  if planes ~= nil and (not is_whole(planes) or planes < 1 or planes > SIDE_MAX) then
+    check.fail("%s: the number of planes must be a whole number of at least 1, got %s", who, check.show(planes))
+  end
+  if planes ~= nil and is_whole(rows) and is_whole(columns) and (rows < 1 or rows > SIDE_MAX or columns > SIDE_MAX) then
+    check.fail("%s: a plane has 1 to %d rows and columns, not %s and %s", who, SIDE_MAX, check.show(rows), check.show(columns))
+  end
   if not is_whole(rows) or rows < 0 then check.fail("%s: the number of rows must be a whole number, got %s", who, check.show(rows)) end
   if not is_whole(columns) or columns < 1 then
     check.fail("%s: the number of columns must be a whole number of at least 1, got %s", who, check.show(columns))
@@ -88,7 +99,7 @@ end
 --- A new array with the same shape, of the same or another element type, with undefined elements.
 local function allocate_like(a, ctype)
   local b = array.allocate(ctype or a.ctype, a.length, false)
-  b.columns = a.columns
+  b.columns, b.planes = a.columns, a.planes
   return b
 end
 
@@ -143,13 +154,16 @@ function methods.copy(a, extra)
   return b
 end
 
---- The elements as a list with n; of a matrix a list of such lists, its rows.
+--- The elements as a list with n; of a matrix a list of such lists, its rows; with planes a list of
+--- these.
 ---@return table
 function methods.list(a, extra)
   check_call(a, "list", extra, "no arguments")
-  local n = a.columns > 0 and a.rows or a.length
+  local n = a.planes > 0 and a.planes or a.columns > 0 and a.rows or a.length
   local list = new_table(n, 1)
-  for i = 1, n do list[i] = a.columns > 0 and a:row(i):list() or a[i] end
+  for i = 1, n do
+    list[i] = a.planes > 0 and a:plane(i):list() or a.columns > 0 and a:row(i):list() or a[i]
+  end
   list.n = n
   return list
 end
@@ -167,58 +181,147 @@ function methods.each(a, extra)
   return next_element, a, 0
 end
 
--- ---- rows and columns ----
+-- ---- rows, columns and planes ----
 
-local function check_place(a, method, i, j)
+local function shape_text(a)
+  local text = ("%d rows of %d columns"):format(a.rows, a.columns)
+  return a.planes > 0 and ("%d planes of %s"):format(a.planes, text) or text
+end
+
+--- Raises because there is no row (or column, or plane) i.
+local function no_place(a, method, what, i)
+  check.fail("array:%s: there is no %s %s in %s", method, what, check.show(i), shape_text(a))
+end
+
+local function check_rows(a, method)
   if a.columns == 0 then check.fail("array:%s: the array has no rows: a:reshape(rows, columns) gives it some", method) end
-  if not (is_whole(i) and i >= 1 and i <= a.rows) or not (is_whole(j) and j >= 1 and j <= a.columns) then
-    check.fail("array:%s: there is no element %s, %s in %d rows of %d columns", method, check.show(i), check.show(j), a.rows, a.columns)
+end
+
+--- Is it an array with planes? (Methods may be called on anything.)
+local function has_planes(a) return type(a) == "cdata" and a.planes > 0 end
+
+--- The index of an element; z counts where there are planes.
+local function index_of(a, method, z, y, x)
+  local rows, columns, planes = a.rows, a.columns, a.planes
+  if planes == 0 then
+    z = 1
+  elseif not (type(z) == "number" and z >= 1 and z <= planes and floor(z) == z) then
+    no_place(a, method, "plane", z)
   end
+  if not (type(y) == "number" and y >= 1 and y <= rows and floor(y) == y) then no_place(a, method, "row", y) end
+  if not (type(x) == "number" and x >= 1 and x <= columns and floor(x) == x) then no_place(a, method, "column", x) end
+  return ((z - 1) * rows + y - 1) * columns + x
 end
 
---- Element j of row i of a matrix.
----@param i integer
----@param j integer
+--- Where the border puts index i of n: an index; nil where there is nothing.
+local function at_border(a, what, i, n, border)
+  if not is_whole(i) then check.fail("array:at: %s %s is not a whole number", what, check.show(i)) end
+  if i >= 1 and i <= n then return i end
+  if is_number(border) then return nil end
+  if n == 0 then no_place(a, "at", what, i) end
+  if border == "wrap" then return (i - 1) % n + 1 end
+  return i < 1 and 1 or n
+end
+
+local function element_at(a, z, y, x, border)
+  if border == nil then return a[index_of(a, "at", z, y, x)] end
+  if border ~= "clamp" and border ~= "wrap" and not is_number(border) then
+    check.fail('array:at: what is beyond the border is "clamp", "wrap" or a number, got %s', check.show(border))
+  end
+  local rows, columns = a.rows, a.columns
+  z = a.planes == 0 and 1 or at_border(a, "plane", z, a.planes, border)
+  y, x = at_border(a, "row", y, rows, border), at_border(a, "column", x, columns, border)
+  if not z or not y or not x then return border end
+  return a[((z - 1) * rows + y - 1) * columns + x]
+end
+
+--- The element in row y and column x of a matrix; with planes, in plane z: a:at(z, y, x). Behind
+--- them, what is beyond the border: "clamp" takes the nearest element, "wrap" begins again at the
+--- other side, a number stands for all. Without it a place that there is not is an error.
+---@param y integer
+---@param x integer
+---@param border ("clamp"|"wrap"|number)?  with planes the column
+---@param fourth ("clamp"|"wrap"|number)?  with planes the border
 ---@return number|ffi.cdata*
-function methods.at(a, i, j, extra)
-  check_call(a, "at", extra, "(row, column)", "row, column")
-  check_place(a, "at", i, j)
-  return a[(i - 1) * a.columns + j]
+function methods.at(a, y, x, border, fourth, extra)
+  if has_planes(a) then
+    check_call(a, "at", extra, "(plane, row, column, border)")
+    return element_at(a, y, x, border, fourth)
+  end
+  check_call(a, "at", fourth, "(row, column, border)", "row, column")
+  check_rows(a, "at")
+  return element_at(a, 1, y, x, border)
 end
 
---- Sets element j of row i of a matrix.
----@param i integer
----@param j integer
----@param v number|ffi.cdata*
-function methods.set(a, i, j, v, extra)
-  check_call(a, "set", extra, "(row, column, value)", "row, column, value")
-  check_place(a, "set", i, j)
-  a[(i - 1) * a.columns + j] = v
+--- Sets the element in row y and column x of a matrix; with planes, a:set(z, y, x, v).
+---@param y integer
+---@param x integer
+---@param v number|ffi.cdata*  with planes the column
+---@param fourth (number|ffi.cdata*)?  with planes the value
+function methods.set(a, y, x, v, fourth, extra)
+  if has_planes(a) then
+    check_call(a, "set", extra, "(plane, row, column, value)")
+    a[index_of(a, "set", y, x, v)] = fourth
+    return
+  end
+  check_call(a, "set", fourth, "(row, column, value)", "row, column, value")
+  check_rows(a, "set")
+  a[index_of(a, "set", 1, y, x)] = v
 end
 
---- Row i of a matrix: a view.
----@param i integer
+--- Row y of a matrix; with planes a:row(z, y): a view.
+---@param y integer
+---@param x integer?  with planes the row
 ---@return tidepool.Array
-function methods.row(a, i, extra)
-  check_call(a, "row", extra, "its number", "number")
-  check_place(a, "row", i, 1)
-  return a:slice((i - 1) * a.columns + 1, i * a.columns)
+function methods.row(a, y, x, extra)
+  local first
+  if has_planes(a) then
+    check_call(a, "row", extra, "(plane, row)")
+    first = index_of(a, "row", y, x, 1)
+  else
+    check_call(a, "row", x, "its number", "number")
+    check_rows(a, "row")
+    first = index_of(a, "row", 1, y, 1)
+  end
+  return a:slice(first, first + a.columns - 1)
 end
 
---- The same elements as a matrix of so many rows and columns: a view.
----@param rows integer
----@param columns integer
+--- Plane z of an array that has some: a matrix, which is a view.
+---@param z integer
 ---@return tidepool.Array
-function methods.reshape(a, rows, columns, extra)
-  check_call(a, "reshape", extra, "(rows, columns)", "rows, columns")
-  check_shape("array:reshape", rows, columns)
-  if rows * columns ~= a.length then
-    check.fail("array:reshape: %d rows of %d columns are %.0f elements, but the array has %d", rows, columns, rows * columns, a.length)
+function methods.plane(a, z, extra)
+  check_call(a, "plane", extra, "its number", "number")
+  if a.planes == 0 then check.fail("array:plane: the array has no planes: a:reshape(planes, rows, columns) gives it some") end
+  local first = index_of(a, "plane", z, 1, 1)
+  return a:slice(first, first + a.rows * a.columns - 1):reshape(a.rows, a.columns)
+end
+
+--- The same elements as a matrix of so many rows and columns, or as planes of them: a view.
+---@param rows integer|table  or the planes, where there are three numbers; or a grid
+---@param columns integer?
+---@param third integer?  the columns, where there are three numbers
+---@return tidepool.Array
+function methods.reshape(a, rows, columns, third, extra)
+  check_call(a, "reshape", extra, "(rows, columns), (planes, rows, columns) or a grid", "rows, columns")
+  local planes
+  if third ~= nil then planes, rows, columns = rows, columns, third end
+  if grid.is(rows) then planes, rows, columns = rows.planes, rows.rows, rows.columns end
+  check_shape("array:reshape", rows, columns, planes)
+  if rows * columns * (planes or 1) ~= a.length then
+    local of = planes and ("%d planes of "):format(planes) or ""
+    check.fail("array:reshape: %s%d rows of %d columns are %.0f elements, but the array has %d", of, rows, columns, rows * columns * (planes or 1),
+      a.length)
   end
   local view = constructors[a.ctype]()
   core.array.hold(view, a, 0)
-  view.length, view.columns = a.length, columns
+  view.length, view.columns, view.planes = a.length, columns, planes or 0
   return view
+end
+
+--- Gives an array the shape of a grid, if there is one and it has as many elements; returns it.
+function array.shaped(a, shape)
+  if shape and shape.n == a.length then a.columns, a.planes = shape.columns, shape.planes or 0 end
+  return a
 end
 
 -- ---- changed by several workers at once ----
@@ -492,12 +595,14 @@ local function arithmetic(operator)
         check.fail("array %s: expected an array or a number on the %s, got %s", operator, k == 1 and "left" or "right", check.show(v))
       end
     end
-    if x_type and y_type and (x.length ~= y.length or (x.columns ~= y.columns and x.columns > 0 and y.columns > 0)) then
-      local function shape(v) return v.columns > 0 and ("%d rows of %d columns"):format(v.rows, v.columns) or ("%d elements"):format(v.length) end
+    local are_shaped = x_type and y_type and x.columns > 0 and y.columns > 0
+    if x_type and y_type and (x.length ~= y.length or are_shaped and (x.columns ~= y.columns or x.planes ~= y.planes)) then
+      local function shape(v) return v.columns > 0 and shape_text(v) or ("%d elements"):format(v.length) end
       check.fail("array %s: %s on the left, %s on the right", operator, shape(x), shape(y))
     end
     local b = array.allocate(result_type(x, y), a.length, false)
-    b.columns = math.max(x_type and x.columns or 0, y_type and y.columns or 0)
+    local shaped = x_type and x.columns > 0 and x or y_type and y
+    if shaped then b.columns, b.planes = shaped.columns, shaped.planes end
     loop_of(("%s %s %s"):format(x_type and "x[i]" or "x", operator, y_type and "y[i]" or "y"))(b.elements, b.length, x, y)
     return b
   end
@@ -518,6 +623,13 @@ local function elements_text(a)
   return first_of(a.length, function(i) return tostring(a[i]) end)
 end
 
+-- A loop that LuaJIT has compiled for a name that is no field, a[name], comes to __index for all
+-- names: it does not look again whether the struct has the field.
+local fields = {
+  elements = function(a) return a.elements end, length = function(a) return a.length end, columns = function(a) return a.columns end,
+  planes = function(a) return a.planes end, memory = function(a) return a.memory end,
+}
+
 local function metatype(name)
   local load_element = load[name] or load_integer
   return {
@@ -531,12 +643,17 @@ local function metatype(name)
         a.memory[EXPOSED] = 1
         return a.elements
       end
-      if key == "rows" then return a.columns > 0 and a.length / a.columns or 0 end
-      if type(key) == "table" then return a:at(key[1], key[2], key[3]) end
-      return methods[key]
+      if key == "rows" then return a.columns > 0 and a.length / a.columns / max(a.planes, 1) or 0 end
+      if type(key) == "table" then return a:at(unpack(key, 1, max(#key, 2))) end
+      local method = methods[key]
+      if method == nil and fields[key] then return fields[key](a) end
+      return method
     end,
     __newindex = function(a, key, value)
-      if type(key) == "table" then return a:set(key[1], key[2], value, key[3]) end
+      if type(key) == "table" then
+        if a.planes > 0 then return a:set(key[1], key[2], key[3], value, key[4]) end
+        return a:set(key[1], key[2], value, key[3])
+      end
       if type(key) ~= "number" or not (key >= 1 and key <= a.length and floor(key) == key) then wrong_index(a, key) end
       if not is_number(value) then
         check.fail("array element %d must be a number, got %s", key, check.show(value))
@@ -552,8 +669,10 @@ local function metatype(name)
     __unm = function(a) return a * -1 end,
     __tostring = function(a)
       if a.columns == 0 then return ("tidepool.array(%q, %d) { %s }"):format(name, a.length, elements_text(a)) end
-      return ("tidepool.array(%q, { rows = %d, columns = %d }) { %s }"):format(name, a.rows, a.columns,
-        first_of(a.rows, function(i) return "{ " .. elements_text(a:row(i)) .. " }" end))
+      local function rows_text(m) return first_of(m.rows, function(i) return "{ " .. elements_text(m:row(i)) .. " }" end) end
+      if a.planes == 0 then return ("tidepool.array(%q, { rows = %d, columns = %d }) { %s }"):format(name, a.rows, a.columns, rows_text(a)) end
+      return ("tidepool.array(%q, { planes = %d, rows = %d, columns = %d }) { %s }"):format(name, a.planes, a.rows, a.columns,
+        first_of(a.planes, function(i) return "{ " .. rows_text(a:plane(i)) .. " }" end))
     end,
   }
 end
@@ -664,23 +783,45 @@ local function of_rows(name, list, rows)
   return a
 end
 
+--- Makes an array with planes from a list of lists of rows.
+local function of_planes(name, list, n)
+  local a
+  for i = 1, n do
+    if type(list[i]) ~= "table" then check.fail("tidepool.array: plane %d is %s, but the first has rows", i, check.show(list[i])) end
+    local plane = of_rows(name, list[i], list[i].n or #list[i])
+    if not a then
+      check_shape("tidepool.array", plane.rows, plane.columns, n)
+      a = array.allocate(name, n * plane.length, false)
+      a.columns, a.planes = plane.columns, n
+    end
+    if plane.columns ~= a.columns or plane.rows ~= a.rows then
+      check.fail("tidepool.array: plane %d has %s, but the first has %d rows of %d columns", i, shape_text(plane), a.rows, a.columns)
+    end
+    ffi.copy(a.elements + (i - 1) * plane.length, plane.elements, plane.length * sizes[name])
+  end
+  return a
+end
+
 --- A new typed array: of n zeros, or with the numbers of a list (or of another array); of a list of
--- lists, a matrix.
+-- lists, a matrix; of a list of such lists, one with planes.
 ---@param name string    "double", "float", "int8", "uint8", ... "int64", "uint64"
----@param from number|table  how many, or a list, or { rows = r, columns = c } for a matrix
+---@param from number|table  how many, or a list, or a shape: { rows = r, columns = c }, with planes = p for three dimensions, or a grid
 ---@param value (number|ffi.cdata*)?  where there is no list: what all elements are (0)
 ---@return tidepool.Array
 function array.new(name, from, value, extra)
   check.no_more(extra, "tidepool.array", "(type, number of elements or list, value)")
   array.check_type("tidepool.array", name)
-  local rows, columns
-  if type(from) == "table" and (from.rows ~= nil or from.columns ~= nil) then
-    rows, columns = from.rows, from.columns
-    for key in pairs(from) do
-      if key ~= "rows" and key ~= "columns" then check.fail("tidepool.array: a shape is { rows =, columns = }, and has no %s", check.show(key)) end
+  local columns, planes
+  if type(from) == "table" and not array.type_of(from) and (from.rows ~= nil or from.columns ~= nil) then
+    local rows
+    rows, columns, planes = from.rows, from.columns, from.planes
+    for key in pairs(grid.is(from) and {} or from) do
+      if key ~= "rows" and key ~= "columns" and key ~= "planes" then
+        check.fail("tidepool.array: a shape is { rows =, columns = }, or { planes =, rows =, columns = }, and has no %s", check.show(key))
+      end
     end
-    check_shape("tidepool.array", rows, columns)
-    from = rows * columns
+    check_shape("tidepool.array", rows, columns, planes)
+    from = rows * columns * (planes or 1)
   end
   if type(from) == "number" then
     if from < 0 or from % 1 ~= 0 or from > 2 ^ 45 then
@@ -688,7 +829,7 @@ function array.new(name, from, value, extra)
     end
     if value ~= nil and not is_number(value) then check.fail("tidepool.array: expected a number for all elements, got %s", check.show(value)) end
     local a = array.allocate(name, from, value == nil)
-    a.columns = columns or 0
+    a.columns, a.planes = columns or 0, planes or 0
     return value == nil and a or a:fill(value)
   end
   if value ~= nil then check.fail("tidepool.array takes a value where it is told how many elements there are, and has got a list") end
@@ -699,8 +840,9 @@ function array.new(name, from, value, extra)
   elseif type(from) ~= "table" then
     check.fail("tidepool.array: expected a number of elements or a list, got %s", check.show(from))
   end
-  local n = from.n or #from
-  if type(from[1]) == "table" or array.type_of(from[1]) then return of_rows(name, from, n) end
+  local n, first = from.n or #from, from[1]
+  if type(first) == "table" and type(first[1]) == "table" then return of_planes(name, from, n) end
+  if type(first) == "table" or array.type_of(first) then return of_rows(name, from, n) end
   local a = array.allocate(name, n, false)
   set_elements(a, 1, from, n, "the list")
   return a
@@ -718,14 +860,15 @@ core.array.set_arrays(function(value)
   local name = array.type_of(value)
   if not name then return nil end
   local memory, start = core.array.memory(value.memory)
-  return memory, numbers[name], tonumber(ffi.cast("char *", value.elements) - ffi.cast("char *", start)), value.length, value.columns
-end, function(memory, number, offset, n, columns)
+  return memory, numbers[name], tonumber(ffi.cast("char *", value.elements) - ffi.cast("char *", start)), value.length, value.columns,
+    value.planes
+end, function(memory, number, offset, n, columns, planes)
   local name = array.types[number + 1]
   -- a worker may be given one array after the other without making any itself
   if memory and core.array.bytes() > collect_at then collect() end
   local a = memory and constructors[name]() or array.allocate(name, n, false)
   if memory then core.array.hold(a, memory, offset) end
-  a.length, a.columns = n, columns
+  a.length, a.columns, a.planes = n, columns, planes
   return a
 end)
 

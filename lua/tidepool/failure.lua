@@ -14,6 +14,7 @@ local core = require "tidepool.core"
 ---@field value any  the error value itself, when it can travel
 ---@field traceback string?  where it was raised, in the worker: the user's frames
 ---@field index integer?  which input, from 1
+---@field place table?  of a map over a grid: { y, x }, or { z, y, x }
 ---@field attempts integer  how often it was tried
 ---@field input table?  the arguments that it was tried with, a list with n: a copy of them
 ---@field stderr string?  of one whose worker process died: the last 4 KiB that it had written to its standard error
@@ -61,7 +62,9 @@ end
 local function describe(self)
   local out = { rawget(self, "message") }
   if self.index then
-    out[2] = ("in input %d of map '%s'"):format(self.index, self.function_name or "?")
+    local place = rawget(self, "place")
+    place = place and (" (%s)"):format(table.concat(place, ", ")) or ""
+    out[2] = ("in input %d%s of map '%s'"):format(self.index, place, self.function_name or "?")
     if self.attempts ~= 0 then -- 0: it never ran
       local attempts, most = self.attempts or 1, self.max_attempts
       -- not after a crash: attempts that a death has ended are not limited by `most`

@@ -137,8 +137,8 @@ function Function:__call(...)
 end
 
 --- The kernel that runs the function on devices, if it asks for some; see gpu.kernel.
-local function open_kernel(self, types, inputs_of)
-  if self.options.gpu and not self.options.executor then return require("tidepool.device.gpu").kernel(self, types, inputs_of) end
+local function open_kernel(self, types, inputs_of, shape)
+  if self.options.gpu and not self.options.executor then return require("tidepool.device.gpu").kernel(self, types, inputs_of, shape) end
 end
 
 --- The numbers of the devices that the function drives by hand; nil when it does not.
@@ -197,13 +197,14 @@ local function open(self, more, kernel, unit, image)
 end
 
 --- What core.job.open needs for `returns`: the types and, when it is known how many results there
---- will be, arrays for them. Also returns the arrays.
-local function open_returns(returns, total)
+--- will be, arrays for them, with the shape of a grid that the inputs may be. Also returns the
+--- arrays.
+local function open_returns(returns, total, shape)
   local columns, memory, arrays = {}, {}, {}
   for c, name in ipairs(returns) do
     columns[c] = array.number(name)
     if total then
-      arrays[c] = array.allocate(name, total, false)
+      arrays[c] = array.shaped(array.allocate(name, total, false), shape)
       memory[c] = arrays[c].memory
     end
   end
@@ -227,8 +228,8 @@ local function open_cache(self)
 end
 
 --- How results of a map on devices are reduced there: the setting `reducers` of results.new.
-local function reducers(self, unit, types)
-  local given = { open = function(reduce, count) return require("tidepool.device.gpu").reducer(self, unit, types, reduce, count) end }
+local function reducers(self, unit, types, shape)
+  local given = { open = function(reduce, count) return require("tidepool.device.gpu").reducer(self, unit, types, reduce, count, shape) end }
   if self.options.kernel then return given end
   function given.there(reduce, values)
     local same = func.new(require("tidepool.device.gpu").identity(), self.name, { gpu = self.options.gpu, precision = self.options.precision })
@@ -271,11 +272,14 @@ function func.start(self, source, settings, special)
     memory = false,
   }
   local retries, returns, arrays = self.options.retries, self.options.returns, nil
-  local kernel, unit = open_kernel(self, source.types, source)
+  -- what records inputs has to see them
+  local is_recorded = self.options.cache or settings.journal ~= false and (settings.journal or core.journal_default)
+  local kernel, unit = open_kernel(self, source.types, source, source.is_grid and not is_recorded and source.shape or nil)
+  if unit and unit.has_places then source = inputs.places(source.shape) end
   if kernel then source.block = inputs.LARGEST_BLOCK end -- a launch costs as much as some thousand numbers
-  -- A device gives columns of numbers in any case; where the inputs are arrays, the results are
-  -- too.
-  local wants_arrays = returns ~= nil or source.types ~= nil
+  -- A device gives columns of numbers in any case; where the inputs are arrays or places of one,
+  -- the results are too.
+  local wants_arrays = returns ~= nil or source.types ~= nil or kernel and source.shape ~= nil
   local n_results = unit and #unit.result_types or 0
   local is_new = unit and unit.is_new -- drivers compile, or go on to, when a kernel is first launched
   if is_new then unit.is_new = false end
@@ -285,7 +289,7 @@ function func.start(self, source, settings, special)
   end
   local executor = kernel and executors.of_kernels or lua_executor(self)
   if not (executor.shares_memory or executor.far) then core.array.share() end
-  if returns and not more.discard then more.returns, arrays = open_returns(returns, wants_arrays and source.total or nil) end
+  if returns and not more.discard then more.returns, arrays = open_returns(returns, wants_arrays and source.total or nil, source.shape) end
   if self.options.batched then source.wait, source.batch = self.options.batched.wait, self.options.batched.max end
   local halt, survives = settings.halt, more.keep_going
   if halt and (halt.failures or halt.share) and not survives then
@@ -297,21 +301,23 @@ function func.start(self, source, settings, special)
   source.may_pin = not executor.far and not kept
   more.window = settings.window or self.options.window or source.window
   more.journal = kept and kept.handle
-  if more.reduce and unit then more.reducer = require("tidepool.device.gpu").reducer(self, unit, source.types, more.reduce, source.total) end
+  if more.reduce and unit then
+    more.reducer = require("tidepool.device.gpu").reducer(self, unit, source.types, more.reduce, source.total, source.shape)
+  end
   local fine, job = pcall(open, self, more, kernel, unit)
   if not fine then
     if kept then kept:finish(false) end
     error(job, 0)
   end
   -- not where each result must be recorded or counted
-  local on_device = kernel and not more.discard and not kept and not halt and reducers(self, unit, source.types) or nil
+  local on_device = kernel and not more.discard and not kept and not halt and reducers(self, unit, source.types, source.shape) or nil
   return results.new(job, source, {
     name = self.name, return_exceptions = settings.return_exceptions or settings.ignore_exceptions, on_error = settings.on_error,
     max_attempts = 1 + (retries and retries.max or 0), on_retry = retries and retries.on, is_kept = more.is_kept,
     returns = not more.discard and returns or nil, arrays = arrays,
     reducers = on_device, is_single = kernel and self.options.precision == "single",
     progress = settings.progress, journal = kept, halt = halt, ordered = more.ordered, executor = executor, times = settings.times,
-    is_compiling = is_new,
+    is_compiling = is_new, shape = source.shape, has_places = source.has_places,
   })
 end
 

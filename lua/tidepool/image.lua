@@ -51,6 +51,7 @@ end
 --- Writes the matrix.
 function image.write(a, path)
   if a.columns == 0 then check.fail "array:image: the array has no rows: a:reshape(rows, columns) gives it some" end
+  if a.planes > 0 then check.fail "array:image: a picture is a matrix, and the array has planes: a:plane(z):image(path)" end
   if type(path) ~= "string" then check.fail("array:image: expected a path, got %s", check.show(path)) end
   if path:find "%z" then check.fail "array:image: the path has a zero byte in it" end
   if a.rows < 1 or a.rows > SIDE_MAX or a.columns > SIDE_MAX then

@@ -10,7 +10,7 @@ local lazy = require "tidepool.base.lazy"
 local loop = require "tidepool.engine.loop"
 
 local array, gather, inputs, task = lazy "tidepool.array", lazy "tidepool.gather", lazy "tidepool.engine.inputs", lazy "tidepool.task"
-local event = lazy "tidepool.event"
+local event, grid = lazy "tidepool.event", lazy "tidepool.grid"
 local command, lines = lazy "tidepool.command", lazy "tidepool.engine.inputs.lines"
 local plot = lazy "tidepool.plot"
 local share, store, stream = lazy "tidepool.share", lazy "tidepool.store", lazy "tidepool.stream"
@@ -32,9 +32,9 @@ local tidepool = {
 -- These functions stand for those of modules, which are loaded when they are first used.
 
 --- A new typed array: of n zeros, or with the numbers of a list (or of another array); of a list of
--- lists, a matrix.
+-- lists, a matrix; of a list of such lists, one with planes.
 ---@param name string    "double", "float", "int8", "uint8", ... "int64", "uint64"
----@param from number|table  how many, or a list, or { rows = r, columns = c } for a matrix
+---@param from number|table  how many, or a list, or a shape: { rows = r, columns = c }, with planes = p for three dimensions, or a grid
 ---@param value (number|ffi.cdata*)?  where there is no list: what all elements are (0)
 ---@return tidepool.Array
 function tidepool.array(name, from, value, extra)
@@ -42,7 +42,7 @@ function tidepool.array(name, from, value, extra)
 end
 
 --- The array that is kept in a file of NumPy's format .npy (numpy.save, array:save): a matrix where
--- it has rows and columns.
+-- it has rows and columns; with planes where it has three dimensions.
 ---@param path string
 ---@return tidepool.Array
 function tidepool.load_array(path, extra)
@@ -56,6 +56,18 @@ end
 ---@return table
 function tidepool.range(from, to, step, extra)
   return inputs.range(from, to, step, extra)
+end
+
+--- The places of a matrix of so many rows and columns, row by row, as inputs:
+--- f:map(tidepool.grid(h, w)) calls f(y, x), from f(1, 1) to f(h, w), and its results' array() is
+--- such a matrix. With three numbers, planes, rows and columns: f(z, y, x). It is a shape for
+--- tidepool.array, too.
+---@param rows integer
+---@param columns integer
+---@param third integer?
+---@return tidepool.Grid
+function tidepool.grid(rows, columns, third, extra)
+  return grid.new(rows, columns, third, extra)
 end
 
 --- The three values of a generic for, as one input: tidepool.iter(pairs(t)).

@@ -32,6 +32,7 @@ end
 function npy.save(a, path)
   local code = codes[a.ctype]
   local shape = a.columns > 0 and ("%d, %d"):format(a.rows, a.columns) or ("%d,"):format(a.length)
+  if a.planes > 0 then shape = ("%d, %s"):format(a.planes, shape) end
   local header = ("{'descr': '%s%s', 'fortran_order': False, 'shape': (%s), }"):format(code:find "1$" and "|" or "<", code, shape)
   header = header .. (" "):rep(-(#MAGIC + 4 + #header + 1) % 64) .. "\n"
   local file = open("array:save", path, "wb")
@@ -69,13 +70,17 @@ local function swap(a)
   end
 end
 
---- Transposes a matrix that lies in the file column by column. Elements are copied as bytes, since
---- foreign NaNs must not become Lua values.
-local function transpose(a, rows, columns)
+--- Turns an array of which the first index changes fastest in the file. Elements are copied as
+--- bytes, since foreign NaNs must not become Lua values.
+local function transpose(a, planes, rows, columns)
   local b = array.allocate(a.ctype, a.length, false)
   local width = ffi.sizeof(array.c_name(a.ctype))
-  for i = 0, rows - 1 do
-    for j = 0, columns - 1 do ffi.copy(b.elements + (i * columns + j), a.elements + (j * rows + i), width) end
+  for z = 0, planes - 1 do
+    for i = 0, rows - 1 do
+      for j = 0, columns - 1 do
+        ffi.copy(b.elements + ((z * rows + i) * columns + j), a.elements + ((j * rows + i) * planes + z), width)
+      end
+    end
   end
   return b
 end
@@ -93,7 +98,7 @@ local function read(file)
     sizes[#sizes + 1] = tonumber(n)
     count = count * tonumber(n)
   end
-  if #sizes > 2 then return nil, ("it has %d dimensions; an array has one, a matrix two"):format(#sizes) end
+  if #sizes > 3 then return nil, ("it has %d dimensions; an array has three at most"):format(#sizes) end
   local a = array.allocate(types[code], count, false)
   local data, size = bytes_of(a)
   for at = 0, size - 1, PART do
@@ -103,9 +108,10 @@ local function read(file)
     ffi.copy(data + at, part, want)
   end
   if order == ">" then swap(a) end
-  if #sizes < 2 or sizes[2] == 0 then return a end
-  if is_fortran == "True" then a = transpose(a, sizes[1], sizes[2]) end
-  a.columns = sizes[2]
+  if #sizes < 2 or sizes[#sizes] == 0 or #sizes == 3 and count == 0 then return a end
+  local columns, rows, planes = sizes[#sizes], sizes[#sizes - 1], #sizes == 3 and sizes[1] or 0
+  if is_fortran == "True" then a = transpose(a, math.max(planes, 1), rows, columns) end
+  a.columns, a.planes = columns, planes
   return a
 end
 

@@ -17,7 +17,7 @@ local progress = require "tidepool.engine.progress"
 local reduce = require "tidepool.engine.reduce"
 local new_table = require "table.new"
 
-local plot = lazy "tidepool.plot"
+local grid, plot = lazy "tidepool.grid", lazy "tidepool.plot"
 
 -- The kinds of blocks that core.job.next gives.
 local COLUMNS, FAILURE, RETRY = abi.block.COLUMNS, abi.block.FAILURE, abi.block.RETRY
@@ -333,7 +333,11 @@ end
 
 --- The failure whose block is being read.
 function Results:_failure(index)
-  return failure.of_job(self.job, { index = index, function_name = self.settings.name, max_attempts = self.settings.max_attempts })
+  local settings = self.settings
+  local place = settings.shape and { grid.place(settings.shape, index) } or nil
+  local f = failure.of_job(self.job, { index = index, function_name = settings.name, max_attempts = settings.max_attempts, place = place })
+  if settings.has_places then f.input = { n = #place, unpack(place) } end
+  return f
 end
 
 --- The failure that says why nothing more comes although there are inputs left.
@@ -732,7 +736,8 @@ function Results:_collect(types, total)
 end
 
 --- All results as typed arrays, one per return value. A function with `returns` has written its
--- results there already. Raises the first failure.
+-- results there already. Of the places of a grid they are matrices of its shape. Raises the first
+-- failure.
 ---@param ctype string?  the element type; default: what `returns` says, or "double"
 ---@return tidepool.Array ...
 function Results:array(ctype)
@@ -755,6 +760,7 @@ function Results:array(ctype)
   if #arrays == 0 then arrays[1] = array.allocate(types[1], 0, false) end
   for c, a in ipairs(arrays) do
     if a.length ~= n then arrays[c] = n > 0 and a:slice(1, n) or array.allocate(a.ctype, 0, false) end
+    array.shaped(arrays[c], self.settings.shape)
   end
   return unpack(arrays)
 end

@@ -119,6 +119,70 @@ local function element(self, node)
     return { c = t, kind = kind, varies = false }
 end
 
+-- One index of an element of a matrix, along a dimension of `size` elements: its position, from 0,
+-- and whether it is within the bounds. The position always is, whatever the index, so that reading
+-- there is safe. `code`: the failure of a wrong index; nil where there is none.
+local function position(self, index, size, mode, code, varies)
+    local is_real = index.kind == "num"
+    local kind = is_real and "num" or "long"
+    local one_lane, wide = self:type(kind, false), self:type(kind, varies)
+    local i, n, one = self:temp "i", self:temp "n", is_real and number_text(1, self.single) or "1"
+    self:line("%s %s = %s;", wide, i, bare(self:as(index, kind, varies)))
+    self:line("%s %s = (%s)%s;", one_lane, n, one_lane, self.unit:capture_name(size))
+    local inside = ("(%s >= %s %s %s <= %s)"):format(i, one, varies and "&" or "&&", i, n)
+    if varies then inside = ("((%s >= %s) & (%s <= %s))"):format(i, one, i, n) end
+    if varies and self.single and not is_real then inside = ("convert_%s(%s)"):format(self.mask_type, inside) end
+    if code then
+        local right = inside
+        if mode then
+            right = ("%s(%s)"):format(self:need("lua_is_whole", varies), i)
+        elseif is_real then
+            right = ("%s(%s, %s)"):format(self:need("lua_is_index", varies), i, n)
+        end
+        local bad = varies and self:temp "m" or nil
+        if varies then self:line("%s %s = %s;", self.mask_type, bad, bare(self:masked("~" .. right))) end
+        self:open(varies and "if (any(%s)) {" or "if (!%s) {", bad or right)
+        self:fail(("%d"):format(code), bad, self:as({ c = i, kind = kind, varies = varies }, "num", varies))
+        self:close()
+    end
+    if mode == "wrap" then self:line("%s = %s(%s, %s);", i, self:need(is_real and "lua_wrap" or "lua_wrap_long", varies), i, n) end
+    local least = is_real and "fmax(fmin(%s, %s), %s) - %s" or "max(min(%s, %s), %s) - %s"
+    local p = least:format(i, varies and ("(%s)(%s)"):format(wide, n) or n, varies and ("(%s)(%s)"):format(wide, one) or is_real and one or "1L", one)
+    local k = self:temp "k"
+    if varies then
+        self:line("int%d %s = convert_int%d(%s);", self.lanes, k, self.lanes, p)
+    else
+        self:line("long %s = (long)(%s);", k, p)
+    end
+    return k, inside
+end
+
+-- An element of a matrix: a:at(y, x, border).
+function expression.Method(self, node)
+    local made, varies = self.inst.places[node], self.inst.varies[node]
+    local kind, places, inside = self.inst.types[node], {}, {}
+    for i, index in ipairs(made.indexes) do
+        if not made.sizes[i] then break end
+        places[i], inside[i] = position(self, self:expr(index), made.sizes[i], made.mode, made.codes[i], varies)
+    end
+    local border = made.border and self:as(self:expr(made.border), kind, varies)
+    local integer = varies and "int" or "long"
+    local at = places[1]
+    for i = 2, #places do
+        at = ("%s * (%s)%s + %s"):format(i > 2 and ("(%s)"):format(at) or at, integer, self.unit:capture_name(made.sizes[i]), places[i])
+    end
+    local array, t = self.unit:capture_name(made.array), self:temp "t"
+    if varies then
+        local read = ("%s(%s, %s)"):format(self.unit:load(made.array, made.kind), array, at)
+        self:line("%s %s = %s;", self:type(kind, true), t, self:as({ c = read, kind = made.kind, varies = true }, kind, true))
+        if border then self:line("%s = select(%s, %s, %s);", t, bare(border), t, self:mask_for(kind, table.concat(inside, " & "))) end
+    else
+        local read = ("(%s)%s[%s]"):format(self:type(kind, false), array, at)
+        self:line("%s %s = %s;", self:type(kind, false), t, border and ("%s ? %s : %s"):format(table.concat(inside, " && "), read, border) or read)
+    end
+    return { c = t, kind = kind, varies = varies }
+end
+
 function expression.Fixed(self, node) return captured(self, node.static) end
 
 -- The type of one lane of a variable that differs between lanes.

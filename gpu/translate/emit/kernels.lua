@@ -9,6 +9,8 @@ local calls = require "tidepool.translate.emit.calls"
 local emitter = require "tidepool.translate.emit.emitter"
 
 local C_ELEMENT = emitter.C_ELEMENT
+-- The variables of a grid's indexes, from 0.
+local PLACES = { plane = "grid_z", row = "grid_y", column = "grid_x" }
 local GROUP, LANES = abi.GROUP, abi.LANES
 
 -- From so many elements per launch on (4 MiB of doubles), results are written past the processor's
@@ -26,6 +28,7 @@ Kernel.__index = Kernel
 local function new_kernel(unit, inputs, outputs)
     local simd = unit.lanes > 1
     return setmetatable({ unit = unit, root = unit.program.root, inputs = inputs, outputs = outputs, simd = simd,
+        has_places = inputs[1] ~= nil and PLACES[inputs[1].ctype] ~= nil, is_deep = inputs[1] ~= nil and inputs[1].ctype == "plane",
         lanes = unit.lanes, width = simd and tostring(unit.lanes) or "", depth = 1, body = {} }, Kernel)
 end
 
@@ -45,9 +48,13 @@ function Kernel:parameters(results)
     local unit, root = self.unit, self.root
     local list = { "ulong first", "ulong count" }
     if root.draws then
-        for _, parameter in ipairs { "ulong key_0", "ulong key_1", "ulong index" } do list[#list + 1] = parameter end
+        for _, parameter in ipairs { "ulong key_0", "ulong key_1" } do list[#list + 1] = parameter end
     end
-    for _, input in ipairs(self.inputs) do
+    if root.draws or self.has_places then list[#list + 1] = "ulong index" end
+    if self.has_places then
+        for _, parameter in ipairs { "long rows", "long columns" } do list[#list + 1] = parameter end
+    end
+    for _, input in ipairs(self.has_places and {} or self.inputs) do
         list[#list + 1] = ("__global const %s *in_%d"):format(C_ELEMENT[input.ctype], input.index)
     end
     for i, c_type in ipairs(results) do list[#list + 1] = ("__global %s *out_%d"):format(c_type, i) end
@@ -90,6 +97,28 @@ function Kernel:add_arguments(args, at, lanes_left)
         self:line("%s", self.unit:open_draws(at, lanes_left))
         args[#args + 1] = "draws"
     end
+end
+
+-- Declares the indexes of the grid, from 0, that belong to the element (or elements) at `at`.
+-- `lanes_left`: how many elements there are, where these may be fewer than lanes.
+function Kernel:find_places(at, lanes_left)
+    local wide, lanes = self:type "long", {}
+    for k = 0, self.lanes - 1 do lanes[k + 1] = k end
+    local step = self.simd and ("(%s)(%s)"):format(wide, table.concat(lanes, ", ")) or "0"
+    if lanes_left then step = ("min(%s, (%s)(%s - 1))"):format(step, wide, lanes_left) end
+    self:line("long item = (long)(index + %s), item_row = item / columns;", at)
+    self:line("%s grid_x = item %% columns + %s;", wide, step)
+    self:line("%s grid_y = (%s)(item_row%s);", wide, wide, self.is_deep and " % rows" or "")
+    if self.is_deep then self:line("%s grid_z = (%s)(item_row / rows);", wide, wide) end
+    if not self.simd then return end
+    local function carry(from, size, to)
+        self:line("for (%s over = %s >= %s; any(over); over = %s >= %s) {", wide, from, size, from, size)
+        self:line("    %s -= over & (%s)(%s);", from, wide, size)
+        self:line("    %s -= over; // a lane that is on is -1", to)
+        self:line("}")
+    end
+    carry("grid_x", "columns", "grid_y")
+    if self.is_deep then carry("grid_y", "rows", "grid_z") end
 end
 
 -- Writes the call of the function; its first result is y1.
@@ -202,9 +231,14 @@ function kernels.map(unit, name, inputs, outputs)
     for i, output in ipairs(outputs) do results[i] = C_ELEMENT[output.ctype] end
     local parameters = k:parameters(results)
     find_elements(k)
+    if k.has_places then k:find_places("at", k.simd and "lanes") end
     for i, input in ipairs(inputs) do
-        load(k, i, input)
-        args[i] = k:argument(input, "x" .. i)
+        if k.has_places then
+            args[i] = PLACES[input.ctype] .. " + 1"
+        else
+            load(k, i, input)
+            args[i] = k:argument(input, "x" .. i)
+        end
     end
     k:add_arguments(args, "at", "lanes")
     if k.simd and unit.program.has_updates then table.insert(args, 1, mask_of_elements(k)) end
@@ -237,9 +271,14 @@ end
 -- a loop. With `is_first` it becomes the variable's value, outside of one.
 local function add_element(k, offset, to, is_first)
     local unit, first, args = k.unit, k.outputs[1], {}
+    if k.has_places then k:find_places(offset) end
     for i, input in ipairs(k.inputs) do
-        args[i] = k:argument(input, k.simd and ("vload%d(0, in_%d + %s)"):format(k.lanes, input.index, offset)
-            or ("in_%d[%s]"):format(input.index, offset))
+        if k.has_places then
+            args[i] = PLACES[input.ctype] .. " + 1"
+        else
+            args[i] = k:argument(input, k.simd and ("vload%d(0, in_%d + %s)"):format(k.lanes, input.index, offset)
+                or ("in_%d[%s]"):format(input.index, offset))
+        end
     end
     k:add_arguments(args, offset)
     k:call(args)

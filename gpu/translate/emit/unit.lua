@@ -124,6 +124,33 @@ function Unit:access(entry, kind, is_written)
     return name
 end
 
+-- The name of the function that reads the elements of the array at the positions of all lanes,
+-- which are within its bounds. Neighbours are read at once, and so is an element that all lanes
+-- want.
+function Unit:load(entry, kind)
+    local names = self.loads
+    if names[entry] then return names[entry] end
+    local lanes, element = self.lanes, C_ELEMENT[entry.ctype]
+    local one = kind == "int" and "int" or self.real
+    local order, read = {}, {}
+    for k = 0, lanes - 1 do
+        order[k + 1], read[k + 1] = k, ("(%s)array[at.s%x]"):format(one, k)
+    end
+    local name = self:function_name("lua_load_" .. identifier(entry.static.path))
+    self.functions[#self.functions + 1] = table.concat({
+        ("static %s%d %s(__global %s%s *array, int%d at)"):format(one, lanes, name, entry.is_written and "" or "const ", element, lanes),
+        "{",
+        ("    int%d apart = at - (int%d)(at.s0);"):format(lanes, lanes),
+        ("    if (all(apart == (int%d)(%s))) return convert_%s%d(vload%d(0, array + at.s0));"):format(lanes, table.concat(order, ", "), one, lanes,
+            lanes),
+        ("    if (all(apart == 0)) return (%s%d)((%s)array[at.s0]);"):format(one, lanes, one),
+        ("    return (%s%d)(%s);"):format(one, lanes, table.concat(read, ", ")),
+        "}\n",
+    }, "\n")
+    names[entry] = name
+    return name
+end
+
 -- A name for a function that no other one has.
 function Unit:function_name(name)
     self.function_count[name] = (self.function_count[name] or 0) + 1

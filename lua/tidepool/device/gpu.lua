@@ -329,7 +329,8 @@ local function compile(f, devices, types, reduce)
   end
   local first = unit.translations[1]
   unit.made, unit.source = first, first.source
-  unit.inputs, unit.outputs = numbers_of(first.inputs), numbers_of(first.outputs)
+  unit.inputs, unit.outputs = numbers_of(first.has_places and {} or first.inputs), numbers_of(first.outputs)
+  unit.types, unit.has_places = types, first.has_places
   for _, argument in ipairs(first.arguments) do unit.is_writer = unit.is_writer or argument.is_written end
   unit.result_types, unit.booleans = {}, {}
   for i, output in ipairs(first.outputs) do
@@ -350,8 +351,10 @@ end
 local void_pointer = require("ffi").typeof "char *"
 local GROUP = abi.GROUP
 
---- The current value of what a kernel's argument captures; nil when it captures nothing.
-local function read(f, argument)
+--- The current value of what a kernel's argument captures, or of the grid's shape; nil when it is
+--- neither.
+local function read(f, argument, shape)
+  if argument.shape then return shape[argument.shape] end
   if not argument.read then return nil end
   local fine, value = pcall(argument.read)
   if not fine then check.fail("%s: %s", f.name, value) end
@@ -404,11 +407,12 @@ local function place_of(f)
 end
 
 --- A kernel of the unit with the captured values as they are now: the last kernel if they have not
---- changed. A kernel with arrays is not kept, since their elements may have changed.
-local function open_kernel(f, unit)
+--- changed. A kernel with arrays is not kept, since their elements may have changed. `shape`: the
+--- grid whose places it computes.
+local function open_kernel(f, unit, shape)
   local made, values, is_same, has_arrays = unit.made, {}, unit.kernel ~= nil, false
   for i, argument in ipairs(made.arguments) do
-    values[i] = read(f, argument)
+    values[i] = read(f, argument, shape)
     is_same = is_same and is_identical(values[i], unit.values[i])
     has_arrays = has_arrays or argument.kind == "array"
   end
@@ -441,9 +445,10 @@ end
 ---@param f tidepool.Function
 ---@param types string[]?  the element types of the inputs, when they are typed arrays
 ---@param inputs_of table|integer?  the source of the inputs, or how many arguments the only one has; of typed arrays it does not matter
+---@param shape tidepool.Grid?  the inputs are its places, which the kernel can compute: then the unit has_places
 ---@return userdata? kernel
 ---@return table? unit  { result_types, has_boolean, may_fall_back: threads run the function when no device can }
-function gpu.kernel(f, types, inputs_of)
+function gpu.kernel(f, types, inputs_of, shape)
   local devices = gpu.match(f.options.gpu, f.name)
   if not devices and f.options.kernel then check.fail("%s: OpenCL C cannot run on threads, and no other device of its gpu = ... is there", f.name) end
   if not devices then return nil end
@@ -451,14 +456,19 @@ function gpu.kernel(f, types, inputs_of)
   if types and not f.options.kernel then types = { unpack(types, 1, math.min(#types, debug.getinfo(f.raw, "u").nparams)) } end
   -- Parameters that are given nothing are nil, which the translation has to know.
   local wanted = not f.options.kernel and debug.getinfo(f.raw, "u").nparams
+  local spec = f.options.gpu
+  local may_fall_back = type(spec) == "table" and spec[#spec] == NO_DEVICE and not f.options.kernel
+  local has_places = shape and wanted and wanted > 0 and not may_fall_back -- threads would need them
+  if has_places then
+    types = shape.planes and { "plane", "row", "column" } or { "row", "column" }
+    types = { unpack(types, 1, math.min(wanted, #types)) }
+  end
   local count = wanted and not types and inputs_of
   if type(count) == "table" then count = inputs.count_arguments(count, wanted) end
   if count and count < wanted then
     types = {}
     for i = 1, count do types[i] = f.options.precision == "single" and "float" or "double" end
   end
-  local spec = f.options.gpu
-  local may_fall_back = type(spec) == "table" and spec[#spec] == NO_DEVICE and not f.options.kernel
   local usable, complaint = is_usable(f, devices)
   if not usable and may_fall_back then return nil end
   if not usable then error(failure.new { kind = abi.kind.DEVICE, message = check.where() .. complaint }, 0) end
@@ -466,7 +476,7 @@ function gpu.kernel(f, types, inputs_of)
   if not unit and may_fall_back then return nil end
   if not unit then check.fail("%s: %s", f.name, why) end
   unit.may_fall_back = may_fall_back
-  return open_kernel(f, unit), unit
+  return open_kernel(f, unit, has_places and shape), unit
 end
 
 local identity
@@ -495,8 +505,9 @@ end
 ---@param types string[]?  as for gpu.kernel
 ---@param reduce string|function
 ---@param total integer?  results, when that is known
+---@param shape tidepool.Grid?  as for gpu.kernel
 ---@return userdata?
-function gpu.reducer(f, unit, types, reduce, total)
+function gpu.reducer(f, unit, types, reduce, total, shape)
   if type(reduce) == "function" and #unit.result_types > 1 then
     check.fail("results:reduce: %s gives %d results, and on a device the function of reduce takes two numbers; loop over the results instead",
       f.name, #unit.result_types)
@@ -506,6 +517,7 @@ function gpu.reducer(f, unit, types, reduce, total)
   if f.options.kernel or unit.has_boolean or unit.is_writer or (is_few and type(reduce) == "string") then return nil end
   local devices = gpu.match(f.options.gpu, f.name)
   if types then types = { unpack(types, 1, #unit.inputs) } end
+  if unit.has_places then types = unit.types end
   if not types and #unit.inputs < debug.getinfo(f.raw, "u").nparams then
     types = {}
     for i, input in ipairs(unit.made.inputs) do types[i] = input.ctype end
@@ -517,7 +529,7 @@ function gpu.reducer(f, unit, types, reduce, total)
   end
   local reducer, why = unit_of(f, devices, types, reduce)
   if not reducer then check.fail("%s: %s", f.name, why) end
-  return open_kernel(f, reducer)
+  return open_kernel(f, reducer, shape)
 end
 
 --- The OpenCL C of a function: for the device that it would run on, or, where there is none, in the

@@ -10,6 +10,8 @@
 --              must have, and for how long they are waited for
 --   arguments  how many each input has, where that is known and neither columns nor items (of
 --              indexed.lua and spread.lua) tell it
+--   shape      a Grid whose places the inputs begin with; nil when they are others
+--   is_grid    the inputs are only these places; has_places: they are left to devices to compute
 --   bytes      how much of inputs and results may wait before no more are read, if it is not the
 --              engine's default
 --   may_pin    those who take the items read this process's memory (set by whoever starts the
@@ -30,6 +32,7 @@
 local abi = require "tidepool.base.abi"
 local array = require "tidepool.array"
 local check = require "tidepool.base.check"
+local grid = require "tidepool.grid"
 local indexed = require "tidepool.engine.inputs.indexed"
 local lazy = require "tidepool.base.lazy"
 local spread = require "tidepool.engine.inputs.spread"
@@ -40,6 +43,7 @@ local lines = lazy "tidepool.engine.inputs.lines"
 local inputs = {}
 
 inputs.LARGEST_BLOCK = require "tidepool.engine.inputs.columns".LARGEST_BLOCK
+inputs.places = indexed.places
 
 -- ---- a range ----
 
@@ -69,11 +73,40 @@ function Range:__call()
   local k = self.at or 0
   if k >= self.n then return nil end
   self.at = k + 1
-  return self.from + k * self.step
+  return indexed.range_value(self, k)
 end
 
 function Range:__tostring()
   return ("tidepool.range(%s, %s, %s)"):format(self.from, self.to, self.step)
+end
+
+-- ---- grids ----
+
+local function is_same_shape(a, b) return a.rows == b.rows and a.columns == b.columns and a.planes == b.planes end
+
+--- The inputs of a map with a range for each index of a grid in the place of the grid: a list, how
+--- many they are, which input each belongs to, and the grid whose places they are, if there is one.
+local function without_grids(given, n)
+  local has_grids = false
+  for c = 1, n do has_grids = has_grids or grid.is(given[c]) end
+  if not has_grids then return given, n end
+  local list, positions, m = {}, {}, 0
+  local shape, is_one = nil, true
+  for c = 1, n do
+    local value = given[c]
+    if grid.is(value) then
+      is_one = is_one and is_same_shape(shape or value, value)
+      shape = value
+      for _, axis in ipairs(grid.axes(value)) do
+        m = m + 1
+        list[m], positions[m] = setmetatable({ from = 1, step = 1, n = value.n, every = axis.every, count = axis.count }, Range), c
+      end
+    else
+      m = m + 1
+      list[m], positions[m] = value, c
+    end
+  end
+  return list, m, positions, is_one and shape or nil
 end
 
 -- ---- iterators ----
@@ -202,6 +235,9 @@ local function stepper(value, who, position)
   end
   if is_results(value) then return step_of_results(value, who, position) end
   if is_lines(value) then return lines.stepper(value) end
+  if grid.is(value) then
+    check.fail("%s: input %d is a grid, whose places are the arguments of a map: f:map(tidepool.grid(rows, columns))", who, position)
+  end
   if is_callable(value) then return function() return has_value(value()) end end
   if type(value) == "table" or array.type_of(value) then
     local i, n = 0, type(value) == "table" and length_of(value, who, position) or #value
@@ -229,11 +265,13 @@ end
 --- A function that gives the inputs of a map one by one: true and the arguments, or false at the
 --- end. For maps that are run where they are read.
 function inputs.steps(who, given, n)
+  local list, m, positions = without_grids(given, n)
   local steps = {}
+  given, n = list, m
   for c = 1, n do
     local value = given[c]
-    if getmetatable(value) == Range and not value.at then value = inputs.range(value.from, value.to, value.step) end
-    steps[c] = stepper(value, who, c)
+    if getmetatable(value) == Range and not value.at and not value.every then value = inputs.range(value.from, value.to, value.step) end
+    steps[c] = stepper(value, who, positions and positions[c] or c)
   end
   return function()
     local values = {}
@@ -261,6 +299,8 @@ function inputs.map(who, given, n)
   local triple = parts_of_triples[given[1]]
   if triple then check.fail("%s: input 1 is one value of three that go over pairs: write tidepool.iter(%s)", who, triple) end
   if n == 1 and is_lines(given[1]) then return lines.source(given[1]) end
+  local positions, shape
+  given, n, positions, shape = without_grids(given, n)
   local columns, shortest, arrays, is_endless = {}, math.huge, {}, true
   for c = 1, n do is_endless = is_endless and getmetatable(given[c]) == Constant end
   if is_endless then check.fail("%s: all inputs are constants: one of them must say how many there are", who) end
@@ -277,16 +317,22 @@ function inputs.map(who, given, n)
       shortest = math.min(shortest, value.length)
     elseif type(value) == "table" and not is_callable(value) and getmetatable(value) ~= Iterator then
       columns[c] = { list = value }
-      shortest = math.min(shortest, length_of(value, who, c))
+      shortest = math.min(shortest, length_of(value, who, positions and positions[c] or c))
     else
       columns = nil
       break
     end
   end
   if #arrays == n and n <= abi.COLUMNS_MAX then return indexed.borrow(arrays, shortest) end
-  if columns then return indexed.new(columns, shortest) end
+  if columns then
+    local source = indexed.new(columns, shortest)
+    if shape and shape.n == shortest then
+      source.shape, source.is_grid = shape, n == (shape.planes and 3 or 2) -- there is nothing else
+    end
+    return source
+  end
   local steps = {}
-  for c = 1, n do steps[c] = stepper(given[c], who, c) end
+  for c = 1, n do steps[c] = stepper(given[c], who, positions and positions[c] or c) end
   if n == 1 then return stepped.new(steps[1]) end
   local source = zipped(steps)
   source.arguments = n

@@ -84,7 +84,7 @@ local gives = {
   [tidepool.Queue] = function() return instance_of("tidepool.store", "Queue") end,
   [tidepool.trace] = function() return instance_of("tidepool.trace", "Trace") end,
 }
-for _, name in ipairs { "copy", "map", "reshape", "row", "slice" } do gives[array.methods[name]] = some_array end
+for _, name in ipairs { "copy", "map", "plane", "reshape", "row", "slice" } do gives[array.methods[name]] = some_array end
 
 --- What a call of a value returns; nil when that is not known.
 local function result_of(value)

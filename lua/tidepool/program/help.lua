@@ -38,6 +38,7 @@ Start with:
 local module_rows = {
   { "tidepool.App(name?, defaults?)", "a group of functions" },
   { "tidepool.range(n), (from, to, step?)", "numbers as inputs" },
+  { "tidepool.grid(rows, columns), (planes, ...)", "places as inputs: f(y, x); a shape of arrays" },
   { "tidepool.iter(pairs(t))", "an iterator as inputs" },
   { "tidepool.lines(path or paths, options?)", "lines of files as inputs" },
   { "tidepool.const(value)", "the same value with every input" },
@@ -212,8 +213,9 @@ local array_rows = {
   { "a:save(path)", "a file for NumPy: .npy" },
   { "a:image(path)", "a matrix as a picture in grey: .png" },
   { "a:reshape(rows, columns)", "the same memory as a matrix" },
-  { "a:at(i, j), a:set(i, j, v)", "an element of a matrix; so are a[{ i, j }]" },
-  { "a:row(i), a.rows, a.columns", "a row of a matrix, a view; how many there are" },
+  { "a:at(y, x, border?), a:set(y, x, v)", "an element of a matrix; so are a[{ y, x }]" },
+  { "a:row(y), a:plane(z)", "a row of a matrix, or a plane: a view" },
+  { "a.rows, a.columns, a.planes", "how many there are" },
   { "a.ctype, a.data", "the element type; the FFI pointer, 0-based" },
 }
 

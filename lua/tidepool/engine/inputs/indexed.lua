@@ -36,8 +36,19 @@ local function copy_numbers(list, first, n, p)
   return n
 end
 
+--- Number k of a range, from 0. In one whose numbers repeat (an index of a grid), each comes
+--- `every` times in a row, and after `count` of them it begins again.
+function indexed.range_value(range, k)
+  if range.every then k = math.floor(k / range.every) % range.count end
+  return range.from + k * range.step
+end
+
 local function copy_range(range, first, n, p)
-  local from, step = range.from, range.step
+  local from, step, every, count = range.from, range.step, range.every, range.count
+  if every then
+    for k = 0, n - 1 do p[k] = from + math.floor((first - 1 + k) / every) % count * step end
+    return n
+  end
   for k = 0, n - 1 do p[k] = from + (first - 1 + k) * step end
   return n
 end
@@ -98,7 +109,7 @@ local function encode_items(self, job, to)
   for i = self.at, to do
     for c = 1, m do
       local column = self.columns[c]
-      if column.range then values[c] = column.range.from + (i - 1) * column.range.step else values[c] = column.list[i] end
+      if column.range then values[c] = indexed.range_value(column.range, i - 1) else values[c] = column.list[i] end
     end
     local has_room, why, kind = core.job.add(job, unpack(values, 1, m))
     if has_room == nil then return nil, why, kind, i end
@@ -165,7 +176,7 @@ function indexed.new(given, n)
   return self
 end
 
--- The most items of one block of arrays.
+-- The most items of one block of arrays, or of a grid.
 local BORROWED_MAX = 2 ^ 30
 
 --- The source of typed arrays, zipped. They are not copied, and the workers can have all of them at
@@ -185,6 +196,20 @@ function indexed.borrow(arrays, n)
         borrowed[#borrowed + 1] = a.elements + (at - 1)
       end
       core.job.push_arrays(job, count, unpack(borrowed))
+      at, room = at + count, room - count
+    end
+    return at > n
+  end }
+end
+
+--- The source of a grid's places for devices, which compute them: blocks of items without values.
+---@param shape tidepool.Grid
+function indexed.places(shape)
+  local at, n = 1, shape.n
+  return { total = n, is_cheap = true, window = math.huge, shape = shape, has_places = true, fill = function(_, job, room)
+    while at <= n and room > 0 do
+      local count = math.min(n - at + 1, room, BORROWED_MAX)
+      core.job.push_arrays(job, count)
       at, room = at + count, room - count
     end
     return at > n
