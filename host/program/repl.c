@@ -7,6 +7,7 @@
  * Signals, error texts and the way out are main.c's. */
 #include "program/repl.h"
 
+#include "base/folder.h"
 #include "program/errors.h"
 #include "program/process.h"
 #include "program/signals.h"
@@ -25,7 +26,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #include <wchar.h>
 
@@ -371,14 +371,13 @@ static char *make_history_path(void)
         len = asprintf(&path, "%s/.local/state/tidepool/history", home);
     if (len < 0)
         return NULL;
-    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-        *slash = '\0';
-        if (mkdir(path, 0700) != 0 && errno != EEXIST) {
-            free(path);
-            return NULL;
-        }
-        *slash = '/';
+    char *slash = strrchr(path, '/');
+    *slash = '\0';
+    if (tp_folder_make(path)) {
+        free(path);
+        return NULL;
     }
+    *slash = '/';
     return path;
 }
 
