@@ -81,6 +81,17 @@ static bool is_own(const char *name)
     return strncmp(name, "tidepool", 8) == 0 && (name[8] == '\0' || name[8] == '.');
 }
 
+/* Does that standard library differ between states, so that standard.c does not send its changes?
+ * Functions that the script adds to one travel all the same. */
+static bool is_states(const char *name)
+{
+    static const char *const names[] = { "ffi", "jit", "package" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i]) == 0)
+            return true;
+    return false;
+}
+
 /* Makes room for one more module. Raises when there is none. */
 static void reserve(lua_State *L, tp_modules *m)
 {
@@ -113,7 +124,7 @@ static void list_modules(lua_State *L, struct codec *c)
         const struct known *k = lua_istable(L, -1) ? tp_codec_find_known(c, lua_topointer(L, -1))
                                                    : NULL;
         bool is_one = lua_istable(L, -1) && lua_type(L, -2) == LUA_TSTRING &&
-                      (!k || k->kind != BUILTIN);
+                      (!k || k->kind != BUILTIN || is_states(lua_tostring(L, -2)));
         if (is_one && !is_own(lua_tostring(L, -2))) {
             reserve(L, m);
             lua_pushvalue(L, -2);
@@ -193,18 +204,22 @@ bool tp_modules_next(lua_State *L, const struct codec *c, int *i)
 void tp_modules_add(lua_State *L, const struct codec *c, int list)
 {
     int module = lua_gettop(L), n = (int)lua_objlen(L, list);
+    int number = tp_standard_number(&c->standard, lua_topointer(L, module));
     luaL_checkstack(L, STACK_NEED, "modules");
+    int where = module + 1;
+    if (number >= 0)
+        lua_pushinteger(L, number);
+    else
+        lua_pushvalue(L, module);
     lua_pushnil(L);
-    while (lua_next(L, module)) {                     // name module key value
+    while (lua_next(L, module)) {                     // name module where key value
         if (lua_type(L, -2) == LUA_TSTRING && lua_isfunction(L, -1) &&
-            tp_modules_is_scripts(L, c)) {
-            lua_pushvalue(L, module);
-            lua_rawseti(L, list, ++n);
-            lua_pushvalue(L, -2);
-            lua_rawseti(L, list, ++n);
-            lua_pushvalue(L, -1);
-            lua_rawseti(L, list, ++n);
-        }
+            tp_modules_is_scripts(L, c) &&
+            !tp_standard_has(L, &c->standard, where, lua_gettop(L) - 1))
+            for (int i = 0; i < 3; i++) {
+                lua_pushvalue(L, where + i);
+                lua_rawseti(L, list, ++n);
+            }
         lua_pop(L, 1);
     }
     lua_settop(L, module - 2);

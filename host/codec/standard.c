@@ -647,6 +647,14 @@ bool tp_standard_has(lua_State *L, const tp_standard *s, int where, int key)
     return has;
 }
 
+int tp_standard_number(const tp_standard *s, const void *table)
+{
+    for (int i = 0; i < s->n; i++)
+        if (s->table[i] == table)
+            return i;
+    return -1;
+}
+
 void tp_standard_push_name(lua_State *L, int where, int key)
 {
     int i = lua_type(L, where) == LUA_TNUMBER ? (int)lua_tointeger(L, where) : -1;

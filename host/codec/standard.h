@@ -86,6 +86,9 @@ void tp_standard_push_changes(struct lua_State *L, tp_standard *s);
 /* Stack: list. Adds the globals that differ from those that the state had at first. */
 void tp_standard_add_globals(struct lua_State *L, const tp_standard *s);
 
+/* The number of that table; -1 when it is none of those. */
+int tp_standard_number(const tp_standard *s, const void *table);
+
 /* Did the state have, at first, something at the place that a triple's `where` and key (at these
  * indexes) name? False for a module's. */
 bool tp_standard_has(struct lua_State *L, const tp_standard *s, int where, int key);

@@ -162,6 +162,23 @@ describe("What a script has changed in standard libraries", function()
     ]], "x:wrap(), string.wrap(x), math.half(5), math.floor(1.5), os.tmpname, -x"))
   end)
 
+  it("is what it has added to libraries that differ between states, whatever items do to them", function()
+    assert.equal(("1 2 3 nil\n"):rep(3), support.output_of([[
+      local tidepool = require "tidepool"
+      local ffi = require "ffi"
+      function ffi.one() return 1 end
+      function jit.two() return 2 end
+      function package.three() return 3 end
+      local app = tidepool.App "t"
+      local f = app:func(function() return ffi.one(), jit.two(), package.three(), ffi.four end)
+      local g = app:func(function() ffi.one, jit.two, ffi.four = nil, nil, 4 end)
+      for _ = 1, 3 do
+        print((("%d %d %d %s"):format(f:remote())))
+        g:remote()
+      end
+    ]], { workers = 1 }))
+  end)
+
   it("are metatables of types", function()
     assert.equal("3 | 3 \n", both("debug.setmetatable(1, { __index = math })", "(9):sqrt()"))
   end)

@@ -51,6 +51,10 @@ local Range = {}
 Range.__index = Range
 inputs.Range = Range -- the name by which ranges travel
 
+local function check_number(value)
+  if type(value) ~= "number" then check.fail("tidepool.range: expected numbers (from, to, step), got %s", check.show(value)) end
+end
+
 --- Numbers from..to in steps, lazily; `to` may be infinite.
 ---@param from number  or the count when it is the only argument: 1..from
 ---@param to number?
@@ -59,10 +63,11 @@ inputs.Range = Range -- the name by which ranges travel
 function inputs.range(from, to, step, extra)
   check.no_more(extra, "tidepool.range", "(from, to, step)")
   if to == nil then from, to = 1, from end
-  step = step or 1
-  if type(from) ~= "number" or type(to) ~= "number" or type(step) ~= "number" then
-    check.fail("tidepool.range: expected numbers, got %s, %s, %s", type(from), type(to), type(step))
-  elseif step == 0 or step ~= step or from ~= from or to ~= to then
+  if step == nil then step = 1 end
+  check_number(from)
+  check_number(to)
+  check_number(step)
+  if step == 0 or step ~= step or from ~= from or to ~= to then
     check.fail("tidepool.range: the step must not be 0, and nothing may be nan")
   end
   return setmetatable({ from = from, to = to, step = step, n = math.max(0, math.floor((to - from) / step) + 1) }, Range)
