@@ -425,11 +425,13 @@ describe("app:setup", function()
       app:setup(function()
         connect()
         settings.deep[1], of_setup = 1, 3
+        settings.deep.whole, shared.deep, settings.deep = settings, settings.deep, settings.deep
         require "cjson".of_setup = 4
         shared.runs = shared.runs + 1
       end)
       local function look()
-        return connection, settings.deep[1], of_setup, require "cjson".of_setup, settings.deep.old, shared.runs
+        local is_whole = settings.deep.whole == settings and shared.deep == settings.deep
+        return connection, is_whole and settings.deep[1], of_setup, require "cjson".of_setup, settings.deep.old, shared.runs
       end
       local f, g = app:func(look), app:func { name = "g" } (function(x) return look(x) end)
       local function show(...)
@@ -442,7 +444,11 @@ describe("app:setup", function()
       for _, a, b, c, d, e, i in g:map { 1, 2 } do show(a, b, c, d, e, i) end
       -- What it may reach besides is left alone: functions and apps, and what modules keep.
       local other = tidepool.App "other"
-      other:setup(function() connect() settings.deep[1], of_setup, shared.f = 1, 3, f shared.runs = 1 end)
+      other:setup(function()
+        connect()
+        settings.deep[1], of_setup, shared.f, shared.runs = 1, 3, f, 1
+        settings.deep.whole, shared.deep = settings, settings.deep
+      end)
       for i = 1, 3 do show(other:func(function() return look() end):remote()) end
     ]], { workers = 1 }))
   end)
@@ -485,6 +491,15 @@ describe("app:setup", function()
     end
     support.note(path, "there")
     assert.equal(3, (f:remote(3)))
+  end)
+
+  it("may not call the app's functions, which wait for it", function()
+    local app = tidepool.App "round"
+    local f = app:func { name = "f" } (function(x) return x end)
+    app:setup(function() f:remote(1) end)
+    local _, failure = pcall(f.remote, f, 1)
+    support.contains(failure.message, "setup of app 'round' calls a function of that app, which needs it first")
+    assert.is_true(#failure.message < 1000, failure.message)
   end)
 
   it("is refused by name when it is no function or cannot travel", function()

@@ -14,10 +14,12 @@ local getfenv, getmetatable, rawequal, rawget, rawset, unpack = getfenv, getmeta
 
 local setups = {}
 
--- Objects and their fields that are looked at; what a setup changes in others stays in its image.
-local MOST = 200000
+-- Fields of one table, and of all, that are looked at: what a setup changes in others stays in its
+-- image.
+local MOST_IN_TABLE, MOST = 200000, 1000000
 
 local changes_of = {} -- by the id of a setup that has run in this state: the list of its changes
+local runs = {} -- the ids of those that run
 
 --- What is the state's, and so the same in all images: modules, their functions and the tables in
 --- them; and of those the tables that are ours.
@@ -68,13 +70,13 @@ local function extended(way, step)
 end
 
 --- All functions and tables of the image that the function can reach: { object, way to it, what it
---- has }. Objects of our classes (apps, functions) look after themselves.
+--- has, unless that is too much }. Objects of our classes (apps, functions) look after themselves.
 local function look(fn)
   local states, ours = find_states()
   local found, left = {}, MOST
   local function add(object, way)
     local kind = type(object)
-    if (kind ~= "function" and kind ~= "table") or states[object] or left == 0 then return end
+    if (kind ~= "function" and kind ~= "table") or states[object] then return end
     if kind == "function" and getinfo(object, "S").what == "C" then return end
     if kind == "table" and ours[getmetatable(object)] then return end
     states[object] = true
@@ -90,10 +92,12 @@ local function look(fn)
       end
       add(getfenv(object), extended(way, false))
     else
+      local n = 0
+      for _ in next, object do n = n + 1 end
+      if n > MOST_IN_TABLE or n > left then return end
+      left = left - n
       has.n = nil
       for key, value in next, object do
-        left = left - 1
-        if left <= 0 then return end
         has[key] = value
         if type(key) ~= "table" and type(key) ~= "function" then add(value, extended(way, { key })) end
       end
@@ -101,26 +105,30 @@ local function look(fn)
     one.has = has
   end
   add(fn, {})
-  for at = 1, MOST do -- the list grows meanwhile
-    if not found[at] or left <= 0 then break end
+  local at = 1
+  while found[at] do -- the list grows meanwhile
     look_into(found[at])
+    at = at + 1
   end
   return found
 end
 
---- What is different now: a list of { way to the function or table, variable or key, value }.
+--- What is different now: a list of { way to the function or table, variable or key, value }. A
+--- value that is one of the image's objects is given by the way to it, as `at`.
 local function differences(found)
-  local changes = {}
+  local changes, ways = {}, {}
+  for _, each in ipairs(found) do ways[each.object] = each.way end
   for _, each in ipairs(found) do
     local object, has = each.object, each.has
-    local function note(key, value) changes[#changes + 1] = { way = each.way, key = key, value = value } end
-    if not has then break end -- there was too much to look at
-    if type(object) == "function" then
+    local function note(key, value)
+      changes[#changes + 1] = { way = each.way, key = key, value = value, at = value ~= nil and ways[value] or nil }
+    end
+    if has and type(object) == "function" then
       for i = 1, has.n do
         local _, value = getupvalue(object, i)
         if not rawequal(value, has[i]) then note(i, value) end
       end
-    else
+    elseif has then
       for key, value in next, object do
         if not rawequal(value, has[key]) then note(key, value) end
       end
@@ -133,12 +141,18 @@ local function differences(found)
 end
 
 local function repeat_changes(fn, changes)
-  for _, change in ipairs(changes) do
-    local object = follow(fn, change.way)
+  local objects, values = {}, {} -- all are found before one changes, which may lie on the way
+  for i, change in ipairs(changes) do
+    objects[i] = follow(fn, change.way)
+    values[i] = change.value
+    if change.at then values[i] = follow(fn, change.at) end
+  end
+  for i, change in ipairs(changes) do
+    local object = objects[i]
     if type(object) == "function" then
-      setupvalue(object, change.key, change.value)
+      setupvalue(object, change.key, values[i])
     elseif type(object) == "table" then
-      rawset(object, change.key, change.value)
+      rawset(object, change.key, values[i])
     end
   end
 end
@@ -151,8 +165,11 @@ function setups.run(list)
     if changes then
       repeat_changes(setup.fn, changes)
     else
+      if runs[setup.id] then error(("setup of app '%s' calls a function of that app, which needs it first"):format(setup.app), 0) end
       local before = look(setup.fn)
+      runs[setup.id] = true
       local fine, why = pcall(setup.fn)
+      runs[setup.id] = nil
       if not fine then error(("setup of app '%s': %s"):format(setup.app, describe.message(why)), 0) end
       changes_of[setup.id] = differences(before)
     end
