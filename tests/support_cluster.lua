@@ -106,14 +106,17 @@ function Cluster:up_again()
   end)
 end
 
---- Starts the server again with so many bytes for what it keeps, until the next `up`.
-function Cluster:limit(bytes)
+--- Starts the server again with so many bytes for what it keeps, until the next `up`; and with
+--- `more` in its configuration.
+function Cluster:limit(bytes, more)
   self:kill_server()
   local path = self.dir .. "/nats.conf"
-  local text = support.read_file(path):gsub("jetstream { ", ("jetstream { max_file_store: %d, "):format(bytes))
+  local text = (more or "") .. support.read_file(path):gsub("jetstream { ", ("jetstream { max_file_store: %d, "):format(bytes))
   support.write_file(path, text)
   os.execute(("setsid nats-server -c %s >/dev/null 2>&1 </dev/null &"):format(path))
-  support.eventually("the server is up again", function() return select(2, self:engine "status") == 0 end)
+  support.eventually("the server is up again", function()
+    return select(2, capture(("bash -c 'exec 3<>/dev/tcp/127.0.0.1/%d'"):format(self.port))) == 0
+  end)
 end
 
 --- Runs a script on the cluster, as support.run_script.

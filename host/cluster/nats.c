@@ -221,6 +221,14 @@ int tp_nats_connect(tp_nats *n, const char *url, const char *name, const tp_sign
     n->live = 1;
     rc = rc ? rc : n->Connection_Connect(&n->connection, o);
     n->Options_Destroy(o);
+    int64_t most = rc == 0 ? n->Connection_GetMaxPayload(n->connection) : 0;
+    if (rc == 0 && most < TP_NATS_PAYLOAD) {
+        tp_nats_disconnect(n);
+        return tp_error_set(err, TP_EUSAGE,
+                            "the engine at %.200s takes messages of at most %lld bytes, and %d are "
+                            "needed (max_payload in its configuration)",
+                            url, (long long)most, TP_NATS_PAYLOAD);
+    }
     if (rc == 0)
         return 0;
     n->connection = NULL;

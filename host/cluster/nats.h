@@ -45,6 +45,7 @@ typedef void (*natsErrHandler)(natsConnection *, natsSubscription *, int, void *
     X(int, Options_SetErrorHandler, (natsOptions *, natsErrHandler, void *))                    \
     X(int, Connection_Connect, (natsConnection **, natsOptions *))                              \
     X(int, Connection_FlushTimeout, (natsConnection *, int64_t))                                \
+    X(int64_t, Connection_GetMaxPayload, (natsConnection *))                                    \
     X(void, Connection_Close, (natsConnection *))                                               \
     X(void, Connection_Destroy, (natsConnection *))                                             \
     X(int, Connection_PublishRequest,                                                           \
@@ -64,7 +65,10 @@ typedef void (*natsErrHandler)(natsConnection *, natsSubscription *, int, void *
     X(int, MsgHeader_Get, (natsMsg *, const char *, const char **))                             \
     X(void, Msg_Destroy, (natsMsg *))
 
-enum { TP_NATS_SUBSCRIPTIONS = 4 };
+enum {
+    TP_NATS_SUBSCRIPTIONS = 4,
+    TP_NATS_PAYLOAD = 1000 * 1000 /* bytes that a message may have: a server must take as many */
+};
 
 /* What has come in. */
 typedef enum tp_nats_kind { TP_NATS_MESSAGE, TP_NATS_LOST, TP_NATS_BACK, TP_NATS_CLOSED }

@@ -205,6 +205,41 @@ describe("a script on a cluster", function()
       ("'own-lfs' is looked for on %s, where"):format(host), ("'lib.none' is looked for on %s, where"):format(host), "\n4\n")
   end)
 
+  it("draws the random numbers, and has classes and reductions, as on this machine", function()
+    local source = [[
+      local tidepool = require "tidepool"
+      local app = tidepool.App "job"
+      local roll = app:func(function(x) return x + math.random() + math.random(100) end)
+      local nested = app:func(function(x) return roll:map({ x, x + 1 }):sum() end)
+      local shake = app:func { batched = 4 } (function(xs) for i = 1, #xs do xs[i] = math.random() end return xs end)
+      math.randomseed(42)
+      local texts = {}
+      for _, f in ipairs { roll, nested, shake } do
+        for _, value in f:map(tidepool.range(20)) do texts[#texts + 1] = ("%.17g"):format(value) end
+      end
+      local again = app:func { retries = 2 } (function(x)
+        local draw = math.random()
+        if tidepool.current().attempt < 2 then error "again" end
+        return draw
+      end)
+      for _, value in again:map { 1, 2, 3 } do texts[#texts + 1] = ("%.17g"):format(value) end
+      local Model = app:cls {
+        enter = function(self) self.entered = (self.entered or 0) + 1 end,
+        predict = function(self, x) return x * self.factor + self.entered end,
+      }
+      local two, three = Model { factor = 2 }, Model { factor = 3 }
+      texts[#texts + 1] = two.predict:map(tidepool.range(30)):sum() .. " " .. three.predict:remote(4)
+      local use = app:func(function(x) return two.predict(x) + Model { factor = 5 }.predict(x) end)
+      texts[#texts + 1] = use:map({ 1, 2 }):sum()
+      local r = roll:map(tidepool.range(1000))
+      texts[#texts + 1] = ("%.10g %.10g"):format(r:min(), app:func(function(x) return x, -x end):map(tidepool.range(50)):max())
+      texts[#texts + 1] = ("%.10g"):format(roll:map(tidepool.range(100)):reduce(function(a, b) return a + b end, 0))
+      print(table.concat(texts, "\n"))]]
+    local there = own:run(source)
+    assert.same({ "", 0 }, { there.stderr, there.code })
+    assert.equal(support.output_of(source), there.stdout)
+  end)
+
   it("is told by name what a cluster cannot do", function()
     local done = own:run [[
       local tidepool = require "tidepool"

@@ -108,4 +108,12 @@ describe("a cluster whose server may keep 4 MB", function()
     local said, status = script.done()
     assert.same({ "8\n", 0 }, { said, status })
   end)
+
+  it("is not used when it takes small messages only", function()
+    own:limit(1e9, "max_payload: 100000\n")
+    local done = own:run [[
+      local f = require "tidepool".App("job"):func(function(x) return x end)
+      print(select(2, pcall(f.remote, f, 1)))]]
+    contains(done.stdout, "takes messages of at most 100000 bytes, and 1000000 are needed (max_payload in its configuration)")
+  end)
 end)
