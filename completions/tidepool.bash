@@ -45,7 +45,7 @@ _tidepool() {
     if [[ $command = help ]]; then
         COMPREPLY=($(compgen -W 'run map devices journal replay cache new engine worker jobs attach cancel' -- "$word"))
     elif [[ $word = -* ]]; then
-        local options='-w --workers --executor --engine --progress --progress= --no-progress --journal --trace --report --profile --explain --detach --log=tag --color --color= --quiet --help'
+        local options='-w --workers --executor --engine --progress --progress= --no-progress --journal --trace --report --dashboard --profile --explain --detach --log=tag --color --color= --quiet --help'
         case $command in
             run) options+=' --json' ;;
             map) options+=' --json --text --keep-going --halt --retry-failed --columns -0 --limit --tag --results --joblog' ;;

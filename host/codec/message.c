@@ -185,6 +185,44 @@ bool tp_message_is_plain(const uint8_t *bytes, size_t len)
     return p == end && left == 0;
 }
 
+/* A string's tag and what is behind it, which ends before `end`. */
+static bool read_string(const uint8_t *p, const uint8_t *end, const char **text, size_t *len)
+{
+    if (p < end && *p >= T_SHORT && *p < T_NIL) {
+        *len = *p - T_SHORT;
+        *text = (const char *)p + 1;
+    } else if (end - p >= 5 && (*p & ~SHARED) == T_STRING) {
+        *len = read_u32(p + 1);
+        *text = (const char *)p + 5;
+    } else {
+        return false;
+    }
+    return *len <= (size_t)((const char *)end - *text);
+}
+
+bool tp_message_text(const uint8_t *bytes, size_t message_len, uint32_t index, const char **text,
+                     size_t *len)
+{
+    const uint8_t *end = bytes + message_len;
+    uint32_t count = 0;
+    const uint8_t *p = read_count(bytes, end, &count);
+    if (!p || index >= count)
+        return false;
+    for (int64_t left = index; left > 0;) {
+        if (p >= end)
+            return false;
+        uint8_t tag = *p++;
+        int64_t values, size = size_behind(tag, p, (size_t)(end - p), &values);
+        if (size < 0 || size > end - p)
+            return false;
+        p += size;
+        left += values - 1;
+    }
+    if (end - p >= 5 && *p == T_BACK && read_u32(p + 1) < message_len) /* met before */
+        p = bytes + read_u32(p + 1);
+    return read_string(p, end, text, len);
+}
+
 enum tag tp_message_single(const uint8_t *bytes, size_t message_len, double *number,
                            const char **text, size_t *len)
 {

@@ -104,6 +104,11 @@ bool tp_message_is_plain(const uint8_t *bytes, size_t len);
 enum tag tp_message_single(const uint8_t *bytes, size_t message_len, double *number,
                            const char **text, size_t *len);
 
+/* The value at that index, from 0, if it is a string: `*len` bytes at `*text`, in the message.
+ * False where it is none, or cannot be found without decoding the message. */
+bool tp_message_text(const uint8_t *bytes, size_t message_len, uint32_t index, const char **text,
+                     size_t *len);
+
 /* Reads the first n values of one of our own messages into `to`. Gives how many of them are numbers
  * before the first that is not; *other then says what that is ("a string"). */
 unsigned tp_decode_numbers(const uint8_t *bytes, size_t len, double *to, unsigned n,

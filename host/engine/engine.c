@@ -286,6 +286,7 @@ void tp_engine_close(tp_engine *e)
     TP_ASSERT(!e->jobs && !e->slices && !e->helpers && !e->ready_first);
     uv_mutex_destroy(&e->lock);
     tp_trace_close(&e->trace);
+    free(e->failures);
     free(e);
 }
 
@@ -487,6 +488,22 @@ void tp_engine_cancel_of(tp_engine *e, const tp_waiter *waiter)
 void tp_job_cancel(tp_job *job)
 {
     cancel_all(job->engine, job);
+}
+
+bool tp_engine_cancel_job(tp_engine *e, uint64_t number)
+{
+    uv_mutex_lock(&e->lock);
+    tp_job *job = e->jobs;
+    while (job && job->terms.number != number)
+        job = job->next;
+    if (job)
+        tp_ref_hold(job);
+    uv_mutex_unlock(&e->lock);
+    if (!job)
+        return false;
+    tp_job_cancel(job);
+    tp_ref_drop(job);
+    return true;
 }
 
 void tp_job_starve(tp_job *job)

@@ -90,6 +90,7 @@ static void note_failure(const tp_slice *s, tp_event_kind kind, const tp_block *
     tp_trace *trace = &s->job->engine->trace;
     if (!tp_trace_is_on(trace))
         return;
+    tp_engine_keep_failure(s->job->engine, s, b, kind == TP_EVENT_RETRY);
     tp_glance_item(b, 0, message, sizeof message);
     /* the lock of the names is a leaf */
     tp_work_note(&s->work, kind, (uint32_t)(b->first - s->work.block->first),

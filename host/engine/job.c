@@ -287,6 +287,13 @@ static tp_reason reason(const tp_job *job, uint64_t now, bool waits)
 
 enum { LOOKED_AT_MAX = 256 }; /* jobs or slices: the lock is not to be held for long */
 
+/* Locked. The slice's item that runs, as a hint. */
+static uint64_t running_of(const tp_slice *s)
+{
+    int32_t running = tp_work_running(&s->work);
+    return s->work.block->first + (uint32_t)(running > 0 ? running : 0);
+}
+
 /* Locked. The slice of the job that was begun first: its items are below the others', or it hangs
  * in one. */
 static void find_oldest(const tp_job *job, tp_job_state *state)
@@ -294,9 +301,8 @@ static void find_oldest(const tp_job *job, tp_job_state *state)
     int n = 0;
     for (tp_slice *s = job->engine->slices; s && n < LOOKED_AT_MAX; s = s->next, n++)
         if (s->job == job && (!state->since_ns || s->started_ns < state->since_ns)) {
-            int32_t running = tp_work_running(&s->work);
             state->since_ns = s->started_ns;
-            state->oldest = s->work.block->first + (uint32_t)(running > 0 ? running : 0);
+            state->oldest = running_of(s);
         }
 }
 
@@ -353,6 +359,58 @@ tp_reason tp_engine_reason_locked(tp_engine *e, const tp_executor *ex, const tp_
             *of = j;
     }
     return why == TP_REASON_WORKERS ? TP_REASON_NONE : why;
+}
+
+/* Locked. */
+static void view(const tp_job *job, uint64_t now, tp_job_view *to)
+{
+    uint64_t waiting = job->queued + job->n_delayed;
+    *to = (tp_job_view){ .number = job->terms.number,
+                         .parent = job->parent ? job->parent->terms.number : 0,
+                         .opened_ns = job->opened_ns,
+                         .executor = job->executor->type->name,
+                         .total = job->total,
+                         .waiting = waiting,
+                         .running = job->pushed - job->finished - waiting,
+                         .finished = job->finished - job->skipped,
+                         .failed = job->failed,
+                         .retried = job->retried,
+                         .skipped = job->skipped,
+                         .reason = reason(job, now, !job->left_ns),
+                         .limit = job->func->limit,
+                         .is_cancelled = job->is_cancelled };
+    snprintf(to->name, sizeof to->name, "%s", job->func->name);
+}
+
+unsigned tp_engine_list_jobs(tp_engine *e, tp_job_view *to, unsigned max, uint64_t *others)
+{
+    unsigned n = 0;
+    uint64_t now = uv_hrtime();
+    *others = 0;
+    uv_mutex_lock(&e->lock);
+    for (int nested = 0; nested < 2; nested++)
+        for (const tp_job *j = e->jobs; j; j = j->next)
+            if ((j->parent != NULL) != nested)
+                continue;
+            else if (n < max)
+                view(j, now, &to[n++]);
+            else
+                ++*others;
+    uv_mutex_unlock(&e->lock);
+    return n;
+}
+
+unsigned tp_engine_list_running(tp_engine *e, tp_run_view *to, unsigned max)
+{
+    unsigned n = 0;
+    uv_mutex_lock(&e->lock);
+    for (const tp_slice *s = e->slices; s && n < max; s = s->next)
+        if (!(s->job->executor->type->capabilities & TP_ISOLATED))
+            to[n++] = (tp_run_view){ .worker = s->agent->worker.id,
+                                     .job = s->job->terms.number,
+                                     .item = running_of(s) };
+    uv_mutex_unlock(&e->lock);
+    return n;
 }
 
 void tp_engine_get_totals(tp_engine *e, tp_engine_totals *totals)

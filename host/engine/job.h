@@ -36,6 +36,7 @@ enum {
     /* a loop that has not asked for results for this long may have been left by its script */
     TP_PAUSE_NS = 80 * 1000000,
     TP_READY_MIN = 8, /* so many results must wait for such a loop before its job pauses */
+    TP_VIEW_NAME = 64,
     TP_NESTING_MAX = 200,        /* how deep maps may be nested, the outermost one included */
     TP_WINDOW_MAX = 1 << 16,     /* the window where the user gives none, in items */
     /* bytes of inputs and results that a job lets wait before it holds back, unless configured
@@ -247,6 +248,51 @@ typedef struct tp_engine_totals {
     uint64_t bytes;                  /* of inputs and results that wait */
 } tp_engine_totals;
 void tp_engine_get_totals(tp_engine *engine, tp_engine_totals *totals); /* any thread */
+
+/* What is known of a job that has an owner. */
+typedef struct tp_job_view {
+    uint64_t number, parent /* 0: none */, opened_ns;
+    char name[TP_VIEW_NAME]; /* of its function; a long one is cut */
+    const char *executor;    /* the name of a type: it lives for ever */
+    int64_t total;           /* inputs, -1 when not known */
+    uint64_t waiting, running, finished, failed, retried, skipped; /* items */
+    tp_reason reason;        /* why nothing of it can be begun */
+    unsigned limit;          /* of its function; 0: none */
+    bool is_cancelled;
+} tp_job_view;
+
+/* Up to `max` of them, the newest first; those of the script itself before those inside of items,
+ * where there are more. Gives how many; *others counts those that it left out. Any thread. */
+unsigned tp_engine_list_jobs(tp_engine *engine, tp_job_view *to, unsigned max, uint64_t *others);
+
+/* An item that runs. */
+typedef struct tp_run_view {
+    uint32_t worker; /* its id */
+    uint64_t job, item;
+} tp_run_view;
+
+/* Up to `max` of the items that run in this process, one for each slice; gives how many. Any
+ * thread. */
+unsigned tp_engine_list_running(tp_engine *engine, tp_run_view *to, unsigned max);
+
+/* Cancels the job of that number, as its owner could. False: there is none any more. Any thread. */
+bool tp_engine_cancel_job(tp_engine *engine, uint64_t number);
+
+/* An item that has failed, for people to read: long texts are cut. */
+typedef struct tp_failure_view {
+    uint64_t time_ns, job, item;
+    uint32_t worker; /* its id */
+    unsigned attempt;
+    bool is_retried;
+    char name[TP_VIEW_NAME], kind[16], message[600], traceback[2400]; /* "": not known */
+} tp_failure_view;
+
+/* Begins to keep what failures say, or ends it. Any thread, as the next one. */
+int tp_engine_watch_failures(tp_engine *engine, bool is_watched, tp_error *err);
+
+/* Takes up to `max` failures that were kept since the last time; gives how many. Where many fail
+ * between two calls only the first ones are kept. */
+unsigned tp_engine_take_failures(tp_engine *engine, tp_failure_view *to, unsigned max);
 
 /* Notes each job that there is as begun (TP_EVENT_OPEN), for somebody who has begun to listen. Any
  * thread. */

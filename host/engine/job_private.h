@@ -107,6 +107,7 @@ struct tp_engine {
     _Atomic uint64_t n_jobs;   /* relaxed: numbers for jobs */
     _Atomic uint32_t n_agents; /* relaxed: ids for their workers */
     _Atomic uint32_t cancels;  /* written under the lock: how often jobs were cancelled */
+    struct tp_failures *failures; /* the lock; NULL: nobody wants to know what they say */
 };
 
 /* Whom to wake once the lock is released. */
@@ -176,6 +177,11 @@ void tp_engine_tell_cancelled(tp_engine *e);
 /* Is each input that was pushed in exactly one place? For TP_ASSERT: builds without assertions lack
  * it. */
 bool tp_job_is_balanced(const tp_job *job);
+
+/* ---- failures.c ---- */
+
+/* Locked. The item of that failure has failed; who watches failures gets to know. */
+void tp_engine_keep_failure(tp_engine *e, const tp_slice *s, const tp_block *b, bool is_retried);
 
 /* ---- open.c; locked ---- */
 

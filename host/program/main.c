@@ -9,6 +9,7 @@
 #include "host.h"
 #include "program/cluster_worker.h"
 #include "program/crash.h"
+#include "program/dashboard.h"
 #include "program/engine.h"
 #include "program/errors.h"
 #include "program/jobs.h"
@@ -69,6 +70,7 @@ static _Noreturn void finish(int code, bool close_state)
         at_rest = tp_host_stop(tp_process.host, STOP_MS) == 0 ||
                   tp_host_finish_leaving(tp_process.host, LEAVE_MS) ||
                   (!tp_process.signal && tp_host_finish_keeping(tp_process.host, KEEP_MS));
+    tp_dashboard_close();
     if (tp_process.host)
         tp_host_end_trace(tp_process.host);
     tp_profile_write();
@@ -242,6 +244,16 @@ static int cannot_start(const char *why)
     return EXIT_FAILURE;
 }
 
+/* The address is all that there is of it, so that --quiet does not hide it. */
+static int open_dashboard(tp_host *host, unsigned port, tp_error *err)
+{
+    const char *address;
+    if (tp_dashboard_open(host, port, &address, err))
+        return -1;
+    fprintf(stderr, "tidepool: the dashboard is at %s\n", address);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     tp_options o = { .argc = argc, .argv = argv };
@@ -319,6 +331,8 @@ int main(int argc, char **argv)
     if (tp_host_open(&host, &config, &err) != 0)
         return cannot_start(err.message);
     tp_process.host = host;
+    if (o.dashboard && open_dashboard(host, o.port, &err))
+        return cannot_start(err.message);
     tp_process.host->before_opencl = tp_caches_prepare;
     if (!o.quiet)
         tp_process.host->after_opencl = tp_caches_tell;

@@ -70,6 +70,7 @@ static int unknown_option(const char *word)
     static const char *const known[] = { "--workers", "--executor", "--progress", "--no-progress",
                                          "--engine",  "--detach",
                                          "--trace",   "--profile",  "--report",
+                                         "--dashboard",
                                          "--journal", "--explain",  "--log=tag",  "--color",
                                          "--quiet",   "--verbose",  "--watch",    "--help",
                                          "--version", NULL };
@@ -145,6 +146,33 @@ static int file_option(const tp_options *o, int i, int which, const char **file)
         return n;
     snprintf(what, sizeof what, "%s needs a file, not %%s", valued[which]);
     usage(what, value);
+    return -1;
+}
+
+static bool is_number(const char *word)
+{
+    return word && *word && strspn(word, "0123456789") == strlen(word);
+}
+
+/* --dashboard, --dashboard=PORT, --dashboard PORT: the next word is a port if it is a number.
+ * Otherwise as file_option. */
+static int dashboard_option(tp_options *o, int i)
+{
+    static const char name[] = "--dashboard";
+    enum { PORT_MAX = 65535, DIGITS_MAX = 5 };
+    const char *rest = o->argv[i] + sizeof name - 1, *port = rest + 1;
+    if (strncmp(o->argv[i], name, sizeof name - 1) != 0 || (*rest && *rest != '='))
+        return 0;
+    o->dashboard = true;
+    if (!*rest)
+        port = o->argv[i + 1];
+    if (!*rest && !is_number(port))
+        return 1;
+    o->port = is_number(port) && strlen(port) <= DIGITS_MAX ? (unsigned)atoi(port) : PORT_MAX + 1;
+    if (o->port <= PORT_MAX)
+        return *rest ? 1 : 2;
+    usage("--dashboard takes a port from 1 to 65535, or none for any that is free, not %s",
+          *port ? port : "nothing");
     return -1;
 }
 
@@ -255,6 +283,9 @@ static int host_option(tp_options *o, int i)
     n = file_option(o, i, REPORT_OPTION, &o->report);
     if (n != 0)
         return n;
+    n = dashboard_option(o, i);
+    if (n != 0)
+        return n;
     n = value_option(o, i, ENGINE_OPTION, &value);
     if (n > 0) {
         if (tp_options_read_engine(o, "--engine", value))
@@ -289,9 +320,11 @@ static int take_host_options(tp_options *o, int i)
     return 0;
 }
 
-/* Does this option take an argument in the next word? */
-bool tp_options_takes_next(const char *word)
+/* Does this option take an argument in the next word, which is that one? */
+bool tp_options_takes_next(const char *word, const char *next)
 {
+    if (strcmp(word, "--dashboard") == 0)
+        return is_number(next);
     for (const char *const *name = valued; *name; name++)
         if (strcmp(word, *name) == 0)
             return true;
@@ -360,7 +393,7 @@ static int parse(tp_options *o)
         }
         if (!strchr("eljObivEp", word[1]) || (strchr("ivE", word[1]) && word[2]))
             return usage("unknown option %s", word);
-        if (tp_options_takes_next(word) && ++i >= o->argc)
+        if (tp_options_takes_next(word, o->argv[i + 1]) && ++i >= o->argc)
             return usage("%s needs an argument", word);
         o->interactive |= word[1] == 'i';
         o->version |= word[1] == 'v';

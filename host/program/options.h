@@ -44,6 +44,8 @@ typedef struct tp_options {
     const char *trace;    /* --trace; NULL: none */
     const char *profile;  /* --profile; NULL: none */
     const char *report;   /* --report; NULL: none */
+    bool dashboard;       /* --dashboard, */
+    unsigned port;        /* and its port; 0: any */
     const char *engine;   /* --engine, or from the environment; NULL: none */
     const char *token;    /* for the engine, set by main.c; NULL: none */
     tp_colours colours;
@@ -74,8 +76,8 @@ bool tp_options_have_session(const tp_options *o);
 /* Is the session the first thing to run, with no code of the user's before it? */
 bool tp_options_begin_with_session(const tp_options *o);
 
-/* Does this option take an argument in the next word? */
-bool tp_options_takes_next(const char *word);
+/* Does this option take an argument in the next word, which is that one? */
+bool tp_options_takes_next(const char *word, const char *next);
 
 /* The word in the list (which ends with NULL) that is most like this one. NULL when none has more
  * than two letters in common with it. */

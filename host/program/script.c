@@ -102,7 +102,7 @@ bool tp_script_run_options(lua_State *L, const tp_options *o)
     for (int i = 1; i < o->end; i++) {
         const char *word = o->argv[i], *argument = word + 2, *name;
         bool fine = true;
-        if (tp_options_takes_next(word))
+        if (tp_options_takes_next(word, o->argv[i + 1]))
             argument = o->argv[++i];
         if (word[1] == '-' || word[1] == 'w')
             continue; /* an option of the host's, which tp_options_parse has read */

@@ -15,6 +15,7 @@
 
 enum {
     FINE_NS = 20 * 1000,
+    KEEP_S = 60, /* what a live page shows of the past */
     JOINED = 8, /* a joined box is at most so many times `fine_ns` long */
     LISTS = 1024,
     NESTING_MAX = 1000
@@ -25,28 +26,17 @@ typedef struct tp_report_job {
     struct tp_report_job *next;
     uint64_t number;
     uint32_t function;
-    bool is_of_script, is_closed;
+    bool is_of_script, is_closed, is_cancelled;
     unsigned running; /* boxes of its items */
-    uint64_t begun_ns /* its first item; 0: none yet */, items, busy_ns;
+    uint64_t opened_ns, begun_ns /* its first item; 0: none yet */, items, failures, busy_ns;
     /* the last end of an item, and the last one of another worker; 0: none */
     uint64_t ended_ns, other_ns;
     uint32_t ended_by;
     tp_report_item last; /* the item that ended last, if it was alone in its box */
 } job;
 
-typedef struct tp_report_open {
-    tp_report_kind kind;
-    uint64_t begun_ns, job, first, count, inside_ns;
-    uint32_t of;       /* of a wait: a reason */
-    uint32_t function; /* of a wait for work: because of which; UINT32_MAX: of none */
-} open_box;
-
-/* An item that waits beside others. */
-typedef struct tp_report_beside {
-    struct tp_report_beside *next;
-    uint64_t number, begun_ns;
-    uint8_t lane; /* LANES: it is not drawn */
-} beside;
+typedef tp_report_open open_box;
+typedef tp_report_beside beside;
 
 static uint64_t hash(uint64_t number)
 {
@@ -188,6 +178,44 @@ static void join_again(tp_report *r, tp_report_track *t)
     t->n_boxes = n;
 }
 
+/* Forgets the track's boxes that ended before that. */
+static void forget(tp_report *r, tp_report_track *t, uint64_t before_ns)
+{
+    unsigned n = 0;
+    for (int i = 0; i < LANES; i++)
+        t->last[i] = -1;
+    for (unsigned i = 0; i < t->n_boxes; i++) {
+        if (t->boxes[i].ended_ns < before_ns) {
+            free(t->boxes[i].input);
+            continue;
+        }
+        t->boxes[n] = t->boxes[i];
+        t->last[t->boxes[n].lane] = (int)n;
+        n++;
+    }
+    r->n_boxes -= t->n_boxes - n;
+    t->n_boxes = n;
+}
+
+/* Makes room for boxes. */
+static void thin_out(tp_report *r)
+{
+    unsigned most = r->keep_ns ? r->boxes_max / 4 * 3 : r->boxes_max - 1;
+    if (r->keep_ns && r->last_ns > r->keep_ns) {
+        for (uint32_t i = 0; i < r->n_tracks; i++)
+            if (r->tracks[i])
+                forget(r, r->tracks[i], r->last_ns - r->keep_ns);
+        if (r->n_boxes < r->boxes_max / 4 && r->fine_ns > FINE_NS)
+            r->fine_ns /= 2;
+    }
+    for (int tries = 0; r->n_boxes > most && tries < 40; tries++) {
+        r->fine_ns *= 2;
+        for (uint32_t i = 0; i < r->n_tracks; i++)
+            if (r->tracks[i])
+                join_again(r, r->tracks[i]);
+    }
+}
+
 /* Keeps a box, and with it its input. */
 static int draw(tp_report *r, tp_report_track *t, tp_report_box *b)
 {
@@ -198,12 +226,8 @@ static int draw(tp_report *r, tp_report_track *t, tp_report_box *b)
         join(&t->boxes[last], b);
         return 0;
     }
-    for (int tries = 0; r->n_boxes >= BOXES_MAX && tries < 40; tries++) {
-        r->fine_ns *= 2;
-        for (uint32_t i = 0; i < r->n_tracks; i++)
-            if (r->tracks[i])
-                join_again(r, r->tracks[i]);
-    }
+    if (r->n_boxes >= r->boxes_max)
+        thin_out(r);
     if (t->n_boxes == t->box_room) {
         unsigned room = t->box_room ? 2 * t->box_room : 16;
         tp_report_box *boxes = realloc(t->boxes, room * sizeof *boxes);
@@ -296,6 +320,15 @@ static void end_job(tp_report *r, job **at)
 {
     job *j = *at;
     look_at_tail(r, j);
+    if (j->is_of_script)
+        r->recent[r->n_recent++ % RECENT_MAX] =
+            (tp_report_recent){ .number = j->number,
+                                .opened_ns = j->opened_ns,
+                                .ended_ns = r->last_ns,
+                                .items = j->items,
+                                .failures = j->failures,
+                                .function = j->function,
+                                .is_cancelled = j->is_cancelled };
     *at = j->next;
     free(j);
 }
@@ -311,6 +344,7 @@ static int end_items(tp_report *r, tp_report_track *t, tp_report_box *b, uint64_
         f->group = t->group;
     if (b->count > 0) {
         double each = (double)ns / (double)b->count;
+        t->items += b->count;
         f->items += b->count;
         f->busy_ns += ns;
         f->self_ns += ns > inside_ns ? ns - inside_ns : 0;
@@ -486,7 +520,12 @@ static int add_beside(tp_report *r, tp_report_track *t, const tp_event *e)
         lane++;
     if (lane < LANES)
         t->lanes |= 1u << lane;
-    *b = (beside){ .number = number, .begun_ns = e->time_ns, .lane = lane };
+    *b = (beside){ .number = number,
+                   .begun_ns = e->time_ns,
+                   .item = e->first,
+                   .worker = e->worker,
+                   .lane = lane };
+    function_of_job(r, e->job, &b->function);
     *at = b;
     t->n_beside++;
     begin_busy(t, e->time_ns);
@@ -524,6 +563,7 @@ static int add_open(tp_report *r, const tp_event *e)
         return -1;
     *j = (job){ .next = *list,
                 .number = e->job,
+                .opened_ns = e->time_ns,
                 .function = function_of(r, (uint32_t)e->count),
                 .is_of_script = e->worker == 0 };
     *list = j;
@@ -558,25 +598,41 @@ static void close_job(tp_report *r, job **at, uint64_t time_ns)
 static void add_failure(tp_report *r, const tp_event *e)
 {
     tp_report_function *f = function_of_job(r, e->job, NULL);
+    job *j = *find_job(r, e->job);
     if (e->kind == TP_EVENT_RETRY)
         f->retries++;
     else
         f->failures++;
+    if (j)
+        j->failures += e->kind == TP_EVENT_FAIL;
     if (!f->message)
         f->message = (uint32_t)e->count;
 }
 
-static void add_device(tp_report *r, const tp_event *e)
+static void add_device(tp_report *r, tp_report_track *t, const tp_event *e)
 {
     tp_report_function *f = function_of_job(r, e->job, NULL);
     if (e->kind == TP_EVENT_KERNEL) {
         f->kernels++;
         f->kernel_ns += e->first;
+        t->kernels++;
+        t->kernel_ns += e->first;
     } else {
         f->copies++;
         f->copy_ns += e->first;
         f->copied_bytes += e->count;
+        t->copies++;
+        t->copy_ns += e->first;
+        t->copied_bytes += e->count;
     }
+}
+
+static void add_cancel(tp_report *r, const tp_event *e)
+{
+    job *j = *find_job(r, e->job);
+    r->cancelled++;
+    if (j)
+        j->is_cancelled = true;
 }
 
 static void add_step(tp_report *r, const tp_event *e)
@@ -640,6 +696,7 @@ int tp_report_add(tp_report *r, const tp_event *e)
         return 0;
     case TP_EVENT_BEGIN:
         b.kind = REPORT_ITEMS;
+        function_of_job(r, e->job, &b.of);
         begin_busy(t, e->time_ns);
         begin_item(r, e->job, e->time_ns);
         return push(t, &b);
@@ -654,11 +711,16 @@ int tp_report_add(tp_report *r, const tp_event *e)
     case TP_EVENT_WAKE: return pop_kind(r, t, REPORT_WAIT, e);
     case TP_EVENT_RETRY:
     case TP_EVENT_FAIL: add_failure(r, e); return 0;
-    case TP_EVENT_CANCEL: r->cancelled++; return 0;
-    case TP_EVENT_DEATH: r->deaths++; return 0;
+    case TP_EVENT_CANCEL: add_cancel(r, e); return 0;
+    case TP_EVENT_PROCESS: t->process = e->first; return 0;
+    case TP_EVENT_DEATH:
+        r->deaths++;
+        if (t->process == e->first)
+            t->process = 0;
+        return 0;
     case TP_EVENT_COPY_IN:
     case TP_EVENT_KERNEL:
-    case TP_EVENT_COPY_OUT: add_device(r, e); return 0;
+    case TP_EVENT_COPY_OUT: add_device(r, t, e); return 0;
     case TP_EVENT_SPAN:
     case TP_EVENT_SPAN_END: return add_span(r, t, e);
     case TP_EVENT_ITEM: return add_beside(r, t, e);
@@ -688,6 +750,11 @@ void tp_report_count(tp_report *r, uint64_t time_ns, const tp_engine_totals *tot
                                                      .ready = totals->ready,
                                                      .mib = (double)totals->bytes / (1 << 20),
                                                      .memory = memory };
+}
+
+void tp_report_fail(tp_report *r, const tp_failure_view *failure)
+{
+    r->failures[r->n_failures++ % FAILURES_MAX] = *failure;
 }
 
 int tp_report_explain(tp_report *r, uint64_t time_ns, const void *group, uint64_t reason,
@@ -763,7 +830,7 @@ int tp_report_lose(tp_report *r, uint64_t n)
 
 /* ---- its life ---- */
 
-tp_report *tp_report_new(tp_trace *trace, uint64_t start_ns, unsigned workers)
+tp_report *tp_report_new(tp_trace *trace, uint64_t start_ns, unsigned workers, bool is_live)
 {
     tp_report *r = calloc(1, sizeof *r);
     if (!r)
@@ -772,8 +839,10 @@ tp_report *tp_report_new(tp_trace *trace, uint64_t start_ns, unsigned workers)
     r->start_ns = r->last_ns = r->explained_ns = start_ns;
     r->processors = tp_cpus();
     r->workers = workers;
-    r->processor_s = processor_s();
+    r->processor_begun_s = processor_s();
     r->fine_ns = FINE_NS;
+    r->boxes_max = is_live ? LIVE_BOXES_MAX : BOXES_MAX;
+    r->keep_ns = is_live ? KEEP_S * 1000000000ull : 0;
     r->skip = 1;
     return r;
 }
@@ -809,6 +878,40 @@ void tp_report_free(tp_report *r)
 int tp_report_end(tp_report *r, uint64_t now_ns, tp_buf *out)
 {
     r->end_ns = now_ns;
-    r->processor_s = processor_s() - r->processor_s;
+    r->processor_s = processor_s() - r->processor_begun_s;
     return close_all(r, now_ns) || tp_report_write(r, out) ? -1 : 0;
+}
+
+/* What has not ended counts until now. */
+static int catch_up(tp_report *r, uint64_t now_ns)
+{
+    enum { SETTLED_NS = 50 * 1000000 }; /* by then an item's input has followed */
+    for (unsigned i = 0; i < r->n_functions; i++) {
+        tp_report_function *f = &r->functions[i];
+        if (f->open > 0 && now_ns > f->since_ns) {
+            f->active_ns += now_ns - f->since_ns;
+            f->since_ns = now_ns;
+        }
+    }
+    if (r->open > 0 && now_ns > r->since_ns) {
+        r->active_ns += now_ns - r->since_ns;
+        r->since_ns = now_ns;
+    }
+    for (uint32_t i = 0; i < r->n_tracks; i++) {
+        tp_report_track *t = r->tracks[i];
+        if (t && t->busy_since_ns && now_ns > t->busy_since_ns) {
+            t->busy_ns += now_ns - t->busy_since_ns;
+            t->busy_since_ns = now_ns;
+        }
+        if (t && t->is_pending && t->pending.ended_ns + SETTLED_NS < now_ns && settle(r, t))
+            return -1;
+    }
+    return 0;
+}
+
+int tp_report_snapshot(tp_report *r, uint64_t now_ns, const tp_report_now *now, tp_buf *out)
+{
+    r->end_ns = now_ns;
+    r->processor_s = processor_s() - r->processor_begun_s;
+    return catch_up(r, now_ns) || tp_report_put_live(r, now, out) ? -1 : 0;
 }

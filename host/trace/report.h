@@ -4,7 +4,8 @@
  * them up. Its memory goes with the workers, functions and maps that are open, not with how long
  * the run takes: what is drawn becomes coarser when there is much of it. At the end it writes one
  * HTML file with all that it needs (page.html), with the sums in it as JSON; what bounds the run is
- * said in words there (findings.c). */
+ * said in words there (findings.c). A live one gives those sums at any time, for the same page:
+ * `--dashboard`. */
 #ifndef TP_REPORT_H
 #define TP_REPORT_H
 
@@ -14,9 +15,10 @@
 
 typedef struct tp_report tp_report;
 
-/* Events of this trace from `start_ns` on, of a host that may have so many workers of a kind. NULL
- * when out of memory. The trace must outlive it. */
-tp_report *tp_report_new(tp_trace *trace, uint64_t start_ns, unsigned workers);
+/* Events of this trace from `start_ns` on, of a host that may have so many workers of a kind. A
+ * live one is drawn again and again, and its time line has the last minute. NULL when out of
+ * memory. The trace must outlive it. */
+tp_report *tp_report_new(tp_trace *trace, uint64_t start_ns, unsigned workers, bool is_live);
 void tp_report_free(tp_report *r); /* accepts NULL */
 
 /* One more event. -1 when out of memory, as do the next ones. */
@@ -28,6 +30,9 @@ int tp_report_lose(tp_report *r, uint64_t n);
 /* How much there is at a time; memory: of the process, in MiB. */
 void tp_report_count(tp_report *r, uint64_t time_ns, const tp_engine_totals *totals, double memory);
 
+/* An item has failed, and that is what its failure says. */
+void tp_report_fail(tp_report *r, const tp_failure_view *failure);
+
 /* From here on the workers of this group that wait for work (TP_EVENT_WAIT, whose `first` it is) do
  * so for that reason, because of a job of that number (0: of none), whose function has that limit.
  * After all groups comes tp_report_look. */
@@ -37,5 +42,20 @@ void tp_report_look(tp_report *r, uint64_t time_ns);
 
 /* What is open ends here; then the page is appended. Once. */
 int tp_report_end(tp_report *r, uint64_t now_ns, tp_buf *out);
+
+/* The maps that there are now (tp_engine_list_jobs), and the items that run. */
+typedef struct tp_report_now {
+    const tp_job_view *jobs;
+    const tp_run_view *running;
+    unsigned n_jobs, n_running;
+    uint64_t others;
+} tp_report_now;
+
+/* Appends what the page shows, as it is now: one JSON object. -1 when out of memory. */
+int tp_report_snapshot(tp_report *r, uint64_t now_ns, const tp_report_now *now, tp_buf *out);
+
+/* Appends a page without data, which shows the snapshots that come as events from "events", beside
+ * its own address. */
+int tp_report_put_live_page(tp_buf *out);
 
 #endif

@@ -4,6 +4,7 @@
 
 #include "base/command.h"
 #include "tidepool.h"
+#include "trace/memory.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -77,19 +78,172 @@ static int put_box(const tp_report *r, const tp_report_box *b, tp_buf *out)
     return tp_report_put(out, "]");
 }
 
-static int put_track(const tp_report *r, const tp_report_track *t, bool is_first, tp_buf *out)
+static int put_name(const tp_report *r, uint32_t worker, tp_buf *out)
 {
     char name[TP_TRACK_TEXT];
-    const char *known = t->worker ? tp_trace_track(r->trace, t->worker) : "script";
-    snprintf(name, sizeof name, "worker %u", t->worker);
-    if (tp_report_put(out, "%s\n{\"worker\":%u,\"busy\":%.9g,\"name\":", is_first ? "" : ",",
-                      t->worker, (double)t->busy_ns * 1e-9) ||
-        tp_report_quote(out, known ? known : name) || tp_report_put(out, ",\"boxes\":["))
+    const char *known = worker ? tp_trace_track(r->trace, worker) : "script";
+    snprintf(name, sizeof name, "worker %u", worker);
+    return tp_report_quote(out, known ? known : name);
+}
+
+/* Of several items that the worker has begun in one go, the one that runs, where that is known. */
+static void find_running(const tp_report_now *now, const tp_report_track *t,
+                         const tp_report_open *o, uint64_t *first, uint64_t *count)
+{
+    *first = o->first;
+    *count = o->count;
+    for (unsigned i = 0; i < now->n_running && o->count > 1; i++) {
+        const tp_run_view *run = &now->running[i];
+        if (run->worker == t->worker && run->job == o->job && run->item - o->first < o->count) {
+            *first = run->item;
+            *count = 1;
+        }
+    }
+}
+
+/* What the track does now, the outermost first: [kind, what, begun, lane, first, count] each. */
+static int put_open(const tp_report *r, const tp_report_now *now, const tp_report_track *t,
+                    tp_buf *out)
+{
+    unsigned lane = 0;
+    uint64_t first, count;
+    if (tp_report_put(out, ",\"open\":["))
+        return -1;
+    for (unsigned i = 0; i < t->n_open; i++) {
+        const tp_report_open *o = &t->open[i];
+        find_running(now, t, o, &first, &count);
+        if (tp_report_put(out, "%s[%u,", i ? "," : "", (unsigned)o->kind) ||
+            (o->kind == REPORT_SPAN ? tp_report_quote(out, tp_trace_text(r->trace, o->of))
+                                    : tp_report_put(out, "%u", o->of)) ||
+            tp_report_put(out, ",%.7f,%u,%" PRIu64 ",%" PRIu64 "]", at(r, o->begun_ns),
+                          lane < LANES ? lane : LANES - 1, first + 1, count))
+            return -1;
+        lane += o->kind != REPORT_WAIT;
+    }
+    return tp_report_put(out, "]");
+}
+
+static int put_device(const tp_report_track *t, tp_buf *out)
+{
+    if (t->kernels == 0 && t->copies == 0)
+        return 0;
+    return tp_report_put(out,
+                         ",\"device\":{\"kernels\":%" PRIu64 ",\"kernel_seconds\":%.9g,"
+                         "\"copies\":%" PRIu64 ",\"bytes\":%" PRIu64 ",\"copy_seconds\":%.9g}",
+                         t->kernels, (double)t->kernel_ns * 1e-9, t->copies, t->copied_bytes,
+                         (double)t->copy_ns * 1e-9);
+}
+
+/* Of a live page: the process, and what runs now. */
+static int put_present(const tp_report *r, const tp_report_now *now, const tp_report_track *t,
+                       tp_buf *out)
+{
+    if (t->process &&
+        tp_report_put(out, ",\"process\":%" PRIu64 ",\"memory\":%.6g", t->process,
+                      tp_process_mib((unsigned)t->process)))
+        return -1;
+    return put_open(r, now, t, out);
+}
+
+static int put_track(const tp_report *r, const tp_report_now *now, const tp_report_track *t,
+                     bool is_first, tp_buf *out)
+{
+    uint64_t from = r->keep_ns && r->end_ns > r->keep_ns ? r->end_ns - r->keep_ns : 0;
+    bool is_next = false;
+    if (tp_report_put(out, "%s\n{\"worker\":%u,\"busy\":%.9g,\"items\":%" PRIu64 ",\"name\":",
+                      is_first ? "" : ",", t->worker, (double)t->busy_ns * 1e-9, t->items) ||
+        put_name(r, t->worker, out) || put_device(t, out) ||
+        (now && put_present(r, now, t, out)) || tp_report_put(out, ",\"boxes\":["))
         return -1;
     for (unsigned i = 0; i < t->n_boxes; i++)
-        if ((i > 0 && tp_report_put(out, ",")) || put_box(r, &t->boxes[i], out))
-            return -1;
+        if (t->boxes[i].ended_ns >= from) {
+            if ((is_next && tp_report_put(out, ",")) || put_box(r, &t->boxes[i], out))
+                return -1;
+            is_next = true;
+        }
     return tp_report_put(out, "]}");
+}
+
+/* The failures whose texts are kept, the newest first. */
+static int put_failures(const tp_report *r, tp_buf *out)
+{
+    uint64_t n = r->n_failures < FAILURES_MAX ? r->n_failures : FAILURES_MAX;
+    if (tp_report_put(out, ",\n\"failed\":["))
+        return -1;
+    for (uint64_t i = 0; i < n; i++) {
+        uint64_t number = r->n_failures - 1 - i;
+        const tp_failure_view *f = &r->failures[number % FAILURES_MAX];
+        if (tp_report_put(out,
+                          "%s\n{\"number\":%" PRIu64 ",\"at\":%.9g,\"map\":%" PRIu64
+                          ",\"index\":%" PRIu64 ",\"attempt\":%u,\"retried\":%s,\"function\":",
+                          i ? "," : "", number, at(r, f->time_ns), f->job, f->item + 1, f->attempt,
+                          f->is_retried ? "true" : "false") ||
+            tp_report_quote(out, f->name) || tp_report_put(out, ",\"worker\":") ||
+            put_name(r, f->worker, out) || tp_report_put(out, ",\"kind\":") ||
+            tp_report_quote(out, f->kind) || tp_report_put(out, ",\"message\":") ||
+            tp_report_quote(out, f->message) || tp_report_put(out, ",\"traceback\":") ||
+            tp_report_quote(out, f->traceback) || tp_report_put(out, "}"))
+            return -1;
+    }
+    return tp_report_put(out, "]");
+}
+
+/* ---- of a live page ---- */
+
+static int put_maps(const tp_report *r, const tp_report_now *now, tp_buf *out)
+{
+    if (tp_report_put(out, ",\n\"more_maps\":%" PRIu64 ",\"open_maps\":[", now->others))
+        return -1;
+    for (unsigned i = 0; i < now->n_jobs; i++) {
+        const tp_job_view *j = &now->jobs[i];
+        if (tp_report_put(out,
+                          "%s\n{\"number\":%" PRIu64 ",\"parent\":%" PRIu64
+                          ",\"opened\":%.9g,\"executor\":\"%s\",\"total\":%" PRId64
+                          ",\"waiting\":%" PRIu64 ",\"running\":%" PRIu64 ",\"done\":%" PRIu64
+                          ",\"failures\":%" PRIu64 ",\"retries\":%" PRIu64
+                          ",\"reason\":%d,\"limit\":%u,\"cancelled\":%s,\"function\":",
+                          i ? "," : "", j->number, j->parent, at(r, j->opened_ns), j->executor,
+                          j->total, j->waiting, j->running, j->finished, j->failed, j->retried,
+                          (int)j->reason, j->limit, j->is_cancelled ? "true" : "false") ||
+            tp_report_quote(out, j->name) || tp_report_put(out, "}"))
+            return -1;
+    }
+    return tp_report_put(out, "]");
+}
+
+static int put_recent(const tp_report *r, tp_buf *out)
+{
+    uint64_t n = r->n_recent < RECENT_MAX ? r->n_recent : RECENT_MAX;
+    if (tp_report_put(out, ",\n\"ended_maps\":["))
+        return -1;
+    for (uint64_t i = 0; i < n; i++) {
+        const tp_report_recent *m = &r->recent[(r->n_recent - 1 - i) % RECENT_MAX];
+        uint32_t name = r->functions[m->function].name;
+        if (tp_report_put(out,
+                          "%s\n{\"number\":%" PRIu64 ",\"opened\":%.9g,\"ended\":%.9g,"
+                          "\"done\":%" PRIu64 ",\"failures\":%" PRIu64
+                          ",\"cancelled\":%s,\"function\":",
+                          i ? "," : "", m->number, at(r, m->opened_ns), at(r, m->ended_ns),
+                          m->items, m->failures, m->is_cancelled ? "true" : "false") ||
+            tp_report_quote(out, tp_trace_text(r->trace, name)) || tp_report_put(out, "}"))
+            return -1;
+    }
+    return tp_report_put(out, "]");
+}
+
+/* Items that wait beside others: [worker, function, begun, lane, index] each. */
+static int put_beside(const tp_report *r, tp_buf *out)
+{
+    enum { MOST = 200 };
+    unsigned n = 0, lists = sizeof r->beside / sizeof *r->beside;
+    if (tp_report_put(out, ",\n\"beside\":["))
+        return -1;
+    for (unsigned i = 0; i < lists; i++)
+        for (const tp_report_beside *b = r->beside[i]; b && n < MOST; b = b->next, n++)
+            if (tp_report_put(out, "%s[%u,%u,%.7f,%u,%" PRIu64 "]", n ? "," : "", b->worker,
+                              b->function, at(r, b->begun_ns), (unsigned)b->lane, b->item + 1))
+                return -1;
+    return tp_report_put(out, "]");
 }
 
 static int put_samples(const tp_report *r, tp_buf *out)
@@ -155,7 +309,7 @@ static int put_summary(const tp_report *r, tp_buf *out)
                          r->processor_s);
 }
 
-static int put_data(const tp_report *r, tp_buf *out)
+static int put_data(const tp_report *r, const tp_report_now *now, tp_buf *out)
 {
     if (put_summary(r, out) || tp_report_put(out, ",\n\"findings\":") || tp_report_find(r, out) ||
         tp_report_put(out, ",\n\"functions\":["))
@@ -168,29 +322,48 @@ static int put_data(const tp_report *r, tp_buf *out)
     for (unsigned i = 0; i < r->n_slowest; i++)
         if (tp_report_put(out, i ? ",\n" : "\n") || put_slowest(r, &r->slowest[i], out))
             return -1;
-    if (tp_report_put(out, "]") || put_samples(r, out) || tp_report_put(out, ",\n\"tracks\":["))
+    if (tp_report_put(out, "]") || put_failures(r, out) || put_samples(r, out) ||
+        (now && (tp_report_put(out, ",\n\"live\":true") || put_maps(r, now, out) ||
+                 put_recent(r, out) || put_beside(r, out))) ||
+        tp_report_put(out, ",\n\"tracks\":["))
         return -1;
     bool is_first = true;
     for (uint32_t i = 0; i < r->n_tracks; i++) {
         const tp_report_track *t = r->tracks[i];
-        if (!t || (t->n_boxes == 0 && t->busy_ns == 0))
+        if (!t || (t->n_boxes == 0 && t->busy_ns == 0 && !(now && t->n_open > 0)))
             continue;
-        if (put_track(r, t, is_first, out))
+        if (put_track(r, now, t, is_first, out))
             return -1;
         is_first = false;
     }
     return tp_report_put(out, "]}\n");
 }
 
-int tp_report_write(const tp_report *r, tp_buf *out)
+int tp_report_put_live(const tp_report *r, const tp_report_now *now, tp_buf *out)
+{
+    return put_data(r, now, out);
+}
+
+/* Appends the page: up to where its data belong, or from there on. */
+static int put_page(tp_buf *out, bool is_rest)
 {
     static const char word[] = "DATA\n";
     const char *page = tp_report_page, *place = strstr(page, word);
     if (!place)
-        return tp_buf_add(out, page, strlen(page));
+        return is_rest ? 0 : tp_buf_add(out, page, strlen(page));
     const char *rest = place + sizeof word - 1;
-    return tp_buf_add(out, page, (size_t)(place - page)) || put_data(r, out) ||
-                   tp_buf_add(out, rest, strlen(rest))
+    return is_rest ? tp_buf_add(out, rest, strlen(rest))
+                   : tp_buf_add(out, page, (size_t)(place - page));
+}
+
+int tp_report_write(const tp_report *r, tp_buf *out)
+{
+    return put_page(out, false) || put_data(r, NULL, out) || put_page(out, true) ? -1 : 0;
+}
+
+int tp_report_put_live_page(tp_buf *out)
+{
+    return put_page(out, false) || tp_report_put(out, "{\"live\":true}\n") || put_page(out, true)
                ? -1
                : 0;
 }

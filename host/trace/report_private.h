@@ -13,6 +13,9 @@ enum {
     SLOWEST = 20,
     SAMPLES_MAX = 1000,  /* of the counters */
     BOXES_MAX = 12000,   /* that are drawn */
+    LIVE_BOXES_MAX = 1500, /* the same of a page that is drawn again and again, */
+    FAILURES_MAX = 20,     /* the last ones, whose texts are kept */
+    RECENT_MAX = 10,       /* maps that are over, which a live page shows */
     LANES = 8            /* of a worker: boxes inside of others, or beside them */
 };
 
@@ -29,6 +32,13 @@ typedef struct tp_report_tail {
     uint64_t items;
     tp_report_item item;
 } tp_report_tail;
+
+/* A map of the script's that is over. */
+typedef struct tp_report_recent {
+    uint64_t number, opened_ns, ended_ns, items, failures;
+    uint32_t function;
+    bool is_cancelled; /* it was, or it was left before its end */
+} tp_report_recent;
 
 /* What is known of all maps and calls of a function. */
 typedef struct tp_report_function {
@@ -62,6 +72,22 @@ typedef struct tp_report_group {
 
 typedef enum tp_report_kind { REPORT_ITEMS, REPORT_SPAN, REPORT_WAIT } tp_report_kind;
 
+/* A box that has no end yet. */
+typedef struct tp_report_open {
+    tp_report_kind kind;
+    uint64_t begun_ns, job, first, count, inside_ns;
+    uint32_t of;       /* of items: a function; of a span: a name; of a wait: a reason */
+    uint32_t function; /* of a wait for work: because of which; UINT32_MAX: of none */
+} tp_report_open;
+
+/* An item that waits beside others. */
+typedef struct tp_report_beside {
+    struct tp_report_beside *next;
+    uint64_t number, begun_ns, item;
+    uint32_t worker, function;
+    uint8_t lane; /* LANES: it is not drawn */
+} tp_report_beside;
+
 typedef struct tp_report_box {
     uint64_t begun_ns, ended_ns, first, count;
     uint32_t of;  /* a function, a name, a reason */
@@ -73,12 +99,14 @@ typedef struct tp_report_box {
 typedef struct tp_report_track {
     uint32_t worker;
     int group;
-    struct tp_report_open *open; /* one inside the other */
+    tp_report_open *open; /* one inside the other */
     unsigned n_open, room;
     unsigned n_beside;  /* items that wait beside others */
     uint32_t lanes;     /* taken by them, as bits */
     uint64_t seen_ns; /* its first event */
-    uint64_t busy_since_ns, busy_ns;
+    uint64_t busy_since_ns, busy_ns, items;
+    uint64_t process; /* in which it runs its items; 0: in this one */
+    uint64_t copies, copied_bytes, copy_ns, kernels, kernel_ns; /* of a device's */
     tp_report_box *boxes;
     unsigned n_boxes, box_room;
     int last[LANES];    /* the last box of each lane; -1: none */
@@ -98,7 +126,10 @@ typedef struct tp_report_sample {
 struct tp_report {
     tp_trace *trace;
     uint64_t start_ns, end_ns, last_ns, lost;
-    double processor_s; /* that the process had used when it began; at the end: since then */
+    uint64_t keep_ns; /* boxes that ended longer ago are forgotten; 0: none are */
+    unsigned boxes_max;
+    double processor_begun_s; /* that the process had used when it began; */
+    double processor_s;       /* and from then until the page was last written */
     unsigned processors, workers; /* workers: of a kind, at most */
     tp_report_function functions[FUNCTIONS_MAX];
     unsigned n_functions;
@@ -108,6 +139,9 @@ struct tp_report {
     uint32_t n_tracks;
     struct tp_report_job *jobs[1024];
     struct tp_report_beside *beside[1024];
+    tp_failure_view failures[FAILURES_MAX]; /* a ring */
+    tp_report_recent recent[RECENT_MAX];    /* a ring */
+    uint64_t n_failures, n_recent;          /* that were ever put in */
     unsigned open;      /* maps of the script that are open now */
     uint64_t since_ns, active_ns;
     uint64_t explained_ns;
@@ -132,6 +166,9 @@ int tp_report_find(const tp_report *r, tp_buf *out);
 
 /* Appends the page. */
 int tp_report_write(const tp_report *r, tp_buf *out);
+
+/* Appends what the page is made of, with what happens now: tp_report_snapshot. */
+int tp_report_put_live(const tp_report *r, const tp_report_now *now, tp_buf *out);
 
 /* Appends text; the second, a text as a string of JSON. -1 when out of memory. */
 __attribute__((format(printf, 2, 3))) int tp_report_put(tp_buf *out, const char *format, ...);

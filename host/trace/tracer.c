@@ -24,6 +24,9 @@ enum {
     EXPLAIN_NS = 10 * 1000000, /* between two looks why workers wait */
     COUNT_NS = 50 * 1000000, /* between two values of the counters */
     FLUSH_NS = 200 * 1000000,
+    SHOW_NS = 500 * 1000000, /* between two looks of those who watch */
+    SHOWN_JOBS = 64,
+    SHOWN_RUNNING = 256,
     FULL = 256 << 10, /* bytes that are written at once */
     STACK_BYTES = 256 << 10
 };
@@ -49,8 +52,10 @@ struct tp_tracer {
     output to_trace, to_report;
     tp_chrome *chrome; /* NULL: there is no trace */
     tp_report *report; /* NULL: no report */
-    tp_buf out;        /* of the trace, not written yet */
-    uint64_t explained_ns, counted_ns, flushed_ns, lost;
+    tp_report *shown;  /* the same for those who watch; NULL: nobody can */
+    tp_live live;
+    tp_buf out; /* of the trace, not written yet */
+    uint64_t explained_ns, counted_ns, flushed_ns, shown_ns, lost;
     tp_event events[BATCH];
 
     /* ---- the owner's ---- */
@@ -104,11 +109,39 @@ static void check_report(tp_tracer *t, int rc)
     t->report = NULL;
 }
 
+/* The same for those who watch: they are shown nothing more. */
+static void check_shown(tp_tracer *t, int rc)
+{
+    static const char line[] =
+        "tidepool: out of memory: the dashboard shows nothing more (the script goes on)\n";
+    if (rc == 0)
+        return;
+    tp_host_print(t->host, 2, line, sizeof line - 1);
+    tp_report_free(t->shown);
+    t->shown = NULL;
+}
+
 /* The memory of the process in MiB; 0: not known. */
 static double resident(void)
 {
     size_t bytes = 0;
     return uv_resident_set_memory(&bytes) ? 0 : (double)bytes / (1 << 20);
+}
+
+/* Gives the pages what failures say. */
+static void take_failures(tp_tracer *t)
+{
+    tp_failure_view failures[4];
+    unsigned n;
+    if (!t->report && !t->shown)
+        return;
+    while ((n = tp_engine_take_failures(t->host->engine, failures, 4)) > 0)
+        for (unsigned i = 0; i < n; i++) {
+            if (t->report)
+                tp_report_fail(t->report, &failures[i]);
+            if (t->shown)
+                tp_report_fail(t->shown, &failures[i]);
+        }
 }
 
 static void count(tp_tracer *t, uint64_t now)
@@ -122,6 +155,9 @@ static void count(tp_tracer *t, uint64_t now)
     tp_chrome *c = t->chrome;
     if (t->report)
         tp_report_count(t->report, now, &totals, memory);
+    if (t->shown)
+        tp_report_count(t->shown, now, &totals, memory);
+    take_failures(t);
     if (!c)
         return;
     check(t, tp_chrome_count(c, now, "inputs", inputs, values, 3, &t->out));
@@ -147,9 +183,13 @@ static void explain(tp_tracer *t)
             check(t, tp_chrome_explain(t->chrome, now, ex, why, &t->out));
         if (t->report)
             check_report(t, tp_report_explain(t->report, now, ex, why, job, limit));
+        if (t->shown)
+            check_shown(t, tp_report_explain(t->shown, now, ex, why, job, limit));
     }
     if (t->report)
         tp_report_look(t->report, t->explained_ns);
+    if (t->shown)
+        tp_report_look(t->shown, t->explained_ns);
 }
 
 static void drain(tp_tracer *t)
@@ -161,6 +201,8 @@ static void drain(tp_tracer *t)
                 check(t, tp_chrome_lose(t->chrome, t->trace->lost - t->lost, &t->out));
             if (t->report)
                 check_report(t, tp_report_lose(t->report, t->trace->lost - t->lost));
+            if (t->shown)
+                check_shown(t, tp_report_lose(t->shown, t->trace->lost - t->lost));
             t->lost = t->trace->lost;
             tp_engine_note_jobs(t->host->engine);
         }
@@ -168,6 +210,8 @@ static void drain(tp_tracer *t)
             check(t, tp_chrome_add(t->chrome, &t->events[i], &t->out));
         for (size_t i = 0; t->report && i < n; i++)
             check_report(t, tp_report_add(t->report, &t->events[i]));
+        for (size_t i = 0; t->shown && i < n; i++)
+            check_shown(t, tp_report_add(t->shown, &t->events[i]));
     }
 }
 
@@ -178,6 +222,26 @@ static void flush(tp_tracer *t, uint64_t now)
     write_out(t, &t->to_trace, &t->out);
     if (t->to_trace.error.code == TP_OK && tp_trace_file_flush(t->to_trace.file, &err))
         fail(t, &t->to_trace, &err);
+}
+
+/* Shows what happens now to those who watch. */
+static void show(tp_tracer *t, uint64_t now)
+{
+    tp_buf json = { 0 };
+    tp_engine *e = t->host->engine;
+    tp_job_view *jobs = calloc(SHOWN_JOBS, sizeof *jobs);
+    tp_run_view *running = calloc(SHOWN_RUNNING, sizeof *running);
+    tp_report_now present = { .jobs = jobs, .running = running };
+    if (jobs)
+        present.n_jobs = tp_engine_list_jobs(e, jobs, SHOWN_JOBS, &present.others);
+    if (running)
+        present.n_running = tp_engine_list_running(e, running, SHOWN_RUNNING);
+    take_failures(t);
+    if (tp_report_snapshot(t->shown, now, &present, &json) == 0)
+        t->live.show(t->live.user, (const char *)json.data, json.len);
+    tp_buf_free(&json); /* out of memory: there is a next time */
+    free(running);
+    free(jobs);
 }
 
 static void turn(tp_tracer *t)
@@ -191,6 +255,10 @@ static void turn(tp_tracer *t)
     if (now - t->counted_ns >= COUNT_NS) {
         t->counted_ns = now;
         count(t, now);
+    }
+    if (t->shown && now - t->shown_ns >= SHOW_NS && t->live.is_watched(t->live.user)) {
+        t->shown_ns = now;
+        show(t, now);
     }
     if (t->chrome && now - t->flushed_ns >= FLUSH_NS) {
         t->flushed_ns = now;
@@ -293,14 +361,66 @@ static void free_tracer(tp_tracer *t)
     free(t->to_report.path);
     tp_chrome_free(t->chrome);
     tp_report_free(t->report);
+    tp_report_free(t->shown);
     tp_buf_free(&t->out);
     uv_cond_destroy(&t->cond);
     uv_mutex_destroy(&t->lock);
     free(t);
 }
 
-/* Begins a trace or a report: the thread, which reads for the other one, stops meanwhile. */
-static int begin(tp_tracer **in_out, tp_host *host, bool is_report, const char *path,
+typedef enum aim { TO_TRACE, TO_REPORT, TO_SHOW } aim;
+
+/* Without the thread. Makes what the aim needs; `path` is of its file. */
+static int begin_aim(tp_tracer *t, aim to, const char *path, const tp_live *live, tp_error *err)
+{
+    uint64_t now = uv_hrtime();
+    unsigned workers = (unsigned)t->host->config.workers;
+    switch (to) {
+    case TO_TRACE:
+        if (open_output(&t->to_trace, path, err))
+            return -1;
+        t->chrome = tp_chrome_new(t->trace, now);
+        return t->chrome && tp_chrome_begin(t->chrome, &t->out) == 0 ? 0
+                                                                     : tp_error_oom(err, "trace");
+    case TO_REPORT:
+        if (open_output(&t->to_report, path, err))
+            return -1;
+        t->report = tp_report_new(t->trace, now, workers, false);
+        return t->report ? 0 : tp_error_oom(err, "report");
+    case TO_SHOW:
+        t->live = *live;
+        t->shown = tp_report_new(t->trace, now, workers, true);
+        return t->shown ? 0 : tp_error_oom(err, "dashboard");
+    }
+    return -1;
+}
+
+/* The same: takes it away, without writing anything. */
+static void forget_aim(tp_tracer *t, aim to)
+{
+    output *file = to == TO_TRACE ? &t->to_trace : to == TO_REPORT ? &t->to_report : NULL;
+    if (file) {
+        tp_trace_file_close(file->file, NULL);
+        file->file = NULL;
+    }
+    if (to == TO_TRACE) {
+        tp_chrome_free(t->chrome);
+        t->chrome = NULL;
+    } else {
+        tp_report **report = to == TO_REPORT ? &t->report : &t->shown;
+        tp_report_free(*report);
+        *report = NULL;
+    }
+}
+
+/* Failures are kept as long as there is a page for them. */
+static int watch_failures(tp_tracer *t, tp_error *err)
+{
+    return tp_engine_watch_failures(t->host->engine, t->report || t->shown, err);
+}
+
+/* Begins one of them: the thread, which reads for the others, stops meanwhile. */
+static int begin(tp_tracer **in_out, tp_host *host, aim to, const char *path, const tp_live *live,
                  tp_error *err)
 {
     tp_tracer *t = *in_out;
@@ -309,18 +429,8 @@ static int begin(tp_tracer **in_out, tp_host *host, bool is_report, const char *
     stop_thread(t);
     if (*in_out)
         drain(t);
-    uint64_t now = uv_hrtime();
-    if (open_output(is_report ? &t->to_report : &t->to_trace, path, err))
+    if (begin_aim(t, to, path, live, err) || (to != TO_TRACE && watch_failures(t, err)))
         goto failed;
-    if (is_report)
-        t->report = tp_report_new(t->trace, now, (unsigned)host->config.workers);
-    else
-        t->chrome = tp_chrome_new(t->trace, now);
-    if ((is_report && !t->report) || (!is_report && !t->chrome) ||
-        (!is_report && tp_chrome_begin(t->chrome, &t->out))) {
-        tp_error_oom(err, is_report ? "report" : "trace");
-        goto failed;
-    }
     if (!*in_out && tp_trace_start(t->trace, EVENTS, err))
         goto failed;
     if (start_thread(t, err)) {
@@ -332,33 +442,28 @@ static int begin(tp_tracer **in_out, tp_host *host, bool is_report, const char *
     *in_out = t;
     return 0;
 failed:
-    if (!*in_out) {
+    forget_aim(t, to);
+    watch_failures(t, NULL);
+    if (*in_out)
+        start_thread(t, NULL); /* the others go on */
+    else
         free_tracer(t);
-        return -1;
-    }
-    /* the other one goes on */
-    output *to = is_report ? &t->to_report : &t->to_trace;
-    tp_trace_file_close(to->file, NULL);
-    to->file = NULL;
-    if (is_report) {
-        tp_report_free(t->report);
-        t->report = NULL;
-    } else {
-        tp_chrome_free(t->chrome);
-        t->chrome = NULL;
-    }
-    start_thread(t, NULL);
     return -1;
 }
 
 int tp_tracer_begin_trace(tp_tracer **t, tp_host *host, const char *path, tp_error *err)
 {
-    return begin(t, host, false, path, err);
+    return begin(t, host, TO_TRACE, path, NULL, err);
 }
 
 int tp_tracer_begin_report(tp_tracer **t, tp_host *host, const char *path, tp_error *err)
 {
-    return begin(t, host, true, path, err);
+    return begin(t, host, TO_REPORT, path, NULL, err);
+}
+
+int tp_tracer_begin_live(tp_tracer **t, tp_host *host, const tp_live *live, tp_error *err)
+{
+    return begin(t, host, TO_SHOW, NULL, live, err);
 }
 
 const char *tp_tracer_path(const tp_tracer *t)
@@ -366,7 +471,7 @@ const char *tp_tracer_path(const tp_tracer *t)
     return t && t->chrome ? t->to_trace.path : NULL;
 }
 
-/* Without the thread. */
+/* These three without the thread. */
 static int end_trace(tp_tracer *t, tp_error *err)
 {
     if (!t->chrome)
@@ -390,25 +495,57 @@ static void end_report(tp_tracer *t)
     close_output(t, &t->to_report, &err); /* tp_config.write was told */
 }
 
-int tp_tracer_end_trace(tp_tracer **of, tp_error *err)
+static void end_live(tp_tracer *t)
 {
-    tp_tracer *t = *of;
-    bool is_last = t && !t->report;
-    if (!t)
-        return 0;
+    if (t->shown)
+        show(t, uv_hrtime());
+    tp_report_free(t->shown);
+    t->shown = NULL;
+}
+
+/* Nothing reads for it from here on until go_on; what has happened was read. */
+static void halt(tp_tracer *t, bool is_last)
+{
     if (is_last)
         tp_trace_stop(t->trace);
     stop_thread(t);
     drain(t);
     count(t, uv_hrtime());
-    int rc = end_trace(t, err);
+}
+
+static void go_on(tp_tracer **of, bool is_last)
+{
+    tp_tracer *t = *of;
+    watch_failures(t, NULL);
     if (is_last) {
         free_tracer(t);
         *of = NULL;
     } else {
         start_thread(t, NULL);
     }
+}
+
+int tp_tracer_end_trace(tp_tracer **of, tp_error *err)
+{
+    tp_tracer *t = *of;
+    bool is_last = t && !t->report && !t->shown;
+    if (!t)
+        return 0;
+    halt(t, is_last);
+    int rc = end_trace(t, err);
+    go_on(of, is_last);
     return rc;
+}
+
+void tp_tracer_end_live(tp_tracer **of)
+{
+    tp_tracer *t = *of;
+    bool is_last = t && !t->report && !t->chrome;
+    if (!t || !t->shown)
+        return;
+    halt(t, is_last);
+    end_live(t);
+    go_on(of, is_last);
 }
 
 void tp_tracer_close(tp_tracer *t)
@@ -416,11 +553,9 @@ void tp_tracer_close(tp_tracer *t)
     tp_error err = { 0 };
     if (!t)
         return;
-    tp_trace_stop(t->trace);
-    stop_thread(t);
-    drain(t);
-    count(t, uv_hrtime());
+    halt(t, true);
     end_trace(t, &err); /* tp_config.write was told what is wrong */
     end_report(t);
-    free_tracer(t);
+    end_live(t);
+    go_on(&t, true);
 }

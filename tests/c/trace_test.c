@@ -38,7 +38,7 @@ TEST(a_report_stays_small_however_much_runs)
     CHECK_INT(0, tp_trace_start(&t, 4, NULL));
     for (int w = 1; w <= WORKERS; w++)
         tp_trace_add_track(&t, (uint32_t)w, "threads", w, false);
-    tp_report *r = tp_report_new(&t, 0, WORKERS);
+    tp_report *r = tp_report_new(&t, 0, WORKERS, false);
     tp_event open = { 1, TP_EVENT_OPEN, 0, 1, 0, tp_trace_name(&t, "f", 1) };
     CHECK_INT(0, tp_report_add(r, &open));
     for (uint64_t i = 0; i < ITEMS; i++) {

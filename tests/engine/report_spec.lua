@@ -101,6 +101,11 @@ describe("A report", function()
       for _, b in ipairs(data.tracks[1].boxes) do spans = spans + (b[1] == 1 and b[2] == "outside" and 1 or 0) end
       assert.same({ "script", 1 }, { data.tracks[1].name, spans })
       contains(findings(data).failures.text, "1 of 21 inputs failed", "seven")
+      local failed = data.failed[1]
+      assert.same({ 1, "f", 7, 1, "error", false }, { #data.failed, failed["function"], failed.index, failed.attempt, failed.kind, failed.retried })
+      contains(failed.message, "job.lua:", "seven")
+      contains(failed.traceback, "traceback", "job.lua:")
+      contains(failed.worker, executor)
     end
   end)
 

@@ -109,7 +109,7 @@ describe("the help, the manual page and the completions", function()
 
   it("name the same options", function()
     local all = in_help "'' map devices engine worker"
-    assert.equal(48, #all)
+    assert.equal(49, #all)
     assert.same(all, options_in(support.read_file "completions/_tidepool":gsub("%-%[", "["), "'%*?(%-%-?%a[%a-]*)"))
     local page = support.read_file "man/tidepool.1":match "\n%.SH OPTIONS(.*)\n%.SH THE SESSION":gsub("\\%-", "-")
     page = page:gsub("\n[^.][^\n]*", "")
@@ -121,7 +121,7 @@ describe("the help, the manual page and the completions", function()
     assert.same(all, options_in(page, "[ ,](%-%-?%a[%a-]*)"))
     assert.same(in_help "''", options_in(bash "tidepool -" .. ",", "(%-[^,]+),"))
     assert.same(in_help "'' map", options_in(bash "tidepool map --" .. "," .. bash "tidepool -" .. ",", "(%-[^,]+),"))
-    assert.same({ "--color", "--detach", "--engine", "--executor", "--explain", "--help", "--journal", "--json", "--log",
+    assert.same({ "--color", "--dashboard", "--detach", "--engine", "--executor", "--explain", "--help", "--journal", "--json", "--log",
       "--no-progress", "--profile", "--progress", "--quiet", "--report", "--trace",
       "--workers" }, options_in(bash "tidepool run --" .. ",", "(%-[^,]+),"))
   end)

@@ -52,6 +52,9 @@ Options of Tidepool:
                  name ends in .svg or .html, else folded stacks
   --report FILE  writes, at the end, a page of HTML: a time line of the workers, the slowest
                  inputs, and in words what bounds the run
+  --dashboard[=PORT]
+                 shows, at an address that it prints, what happens while it does: maps, with
+                 a button that cancels them, workers, failures; until the script ends
   --log=tag      lines that workers print begin with worker and input: w3 #17|
   --color[=WHEN] colours at the prompt: always, never, or auto (the default: on a
                  terminal where NO_COLOR is not set)
