@@ -1107,6 +1107,22 @@ describe("Worker processes", function()
     assert.equal("2\nstarted started started started ", out.stdout)
   end)
 
+  it("that somebody kills again and again while they start are no reason to give up soon", function()
+    local dir = support.temp_dir()
+    local worker = dir .. "/worker"
+    support.write_file(worker, ([[#!/bin/sh
+      echo >> DIR/starts
+      [ $(wc -l < DIR/starts) -gt 25 ] || kill -9 $$
+      exec %s --worker
+    ]]):gsub("DIR", dir):format(support.binary))
+    local out = support.run_script([[
+      local f = require "tidepool".App("x"):func { executor = "processes" } (function(x) return x + 1 end)
+      print(f:remote(1))
+    ]], { setup = "chmod +x " .. worker .. "; export TIDEPOOL_WORKER=" .. worker, workers = 1 })
+    assert.equal("", out.stderr)
+    assert.equal("2\n", out.stdout)
+  end)
+
   it("that are fewer than wanted, for want of descriptors or processes, do the work, or that is one clear error", function()
     local script = [[
       local tidepool = require "tidepool"
