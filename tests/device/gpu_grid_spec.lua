@@ -100,6 +100,17 @@ describe("An element of a matrix on a device", function()
     end)
   end)
 
+  on_device("is the same, whether the lanes want neighbours, one element or any", function()
+    local plain, small = m:slice(1), tidepool.array("int16", 55)
+    for k = 1, 55 do small[k] = -k end
+    same(tidepool.grid(5, 11), function(y, x)
+      local k = (y - 1) * 11 + x
+      local sum = 0
+      for i = 1, 11 do sum = sum + plain[(y - 1) * 11 + i] * plain[(i % 5) * 11 + x] end
+      return sum, plain[k], plain[56 - k], plain[7], plain[k * 7 % 55 + 1], small[k] + small[k * 3 % 55 + 1]
+    end)
+  end)
+
   on_device("is of the matrix as it is when the map starts", function()
     local now = tidepool.array("double", { { 1, 2, 3 }, { 4, 5, 6 } })
     local f = app:func(function(y, x) return now:at(y, x, -1) end)

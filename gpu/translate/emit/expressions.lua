@@ -106,10 +106,9 @@ local function element(self, node)
         self:kill(bad, 1, #self.chain)
         return { c = t, kind = kind, varies = true }
     elseif index.varies then
-        local at, lanes = places_of_lanes(self, node, index, length), {}
-        for k = 0, self.lanes - 1 do lanes[k + 1] = ("(%s)%s[%s.s%x]"):format(c_type, array, at, k) end
+        local at = places_of_lanes(self, node, index, length)
         t = self:temp "t"
-        self:line("%s %s = (%s)(%s);", self:type(kind, true), t, self:type(kind, true), table.concat(lanes, ", "))
+        self:line("%s %s = %s(%s, %s);", self:type(kind, true), t, self.unit:load(entry, kind), array, at)
         return { c = t, kind = kind, varies = true }
     end
     local at, check = place_of(self, node, index, length)
@@ -119,62 +118,103 @@ local function element(self, node)
     return { c = t, kind = kind, varies = false }
 end
 
--- One index of an element of a matrix, along a dimension of `size` elements: its position, from 0,
--- and whether it is within the bounds. The position always is, whatever the index, so that reading
--- there is safe. `code`: the failure of a wrong index; nil where there is none.
-local function position(self, index, size, mode, code, varies)
-    local is_real = index.kind == "num"
+-- What is known of one index of an element of a matrix, along a dimension of `size` elements: { k =
+-- its position, from 0; inside = whether it is within the bounds; right = whether it is none that
+-- fails, where `is_checked`; i = the index itself, of that kind; varies }. The position is always
+-- within the bounds, whatever the index, so that reading there is safe.
+local function measure(self, index, size, mode, is_checked)
+    local varies, is_real = index.varies, index.kind == "num"
     local kind = is_real and "num" or "long"
     local one_lane, wide = self:type(kind, false), self:type(kind, varies)
     local i, n, one = self:temp "i", self:temp "n", is_real and number_text(1, self.single) or "1"
     self:line("%s %s = %s;", wide, i, bare(self:as(index, kind, varies)))
     self:line("%s %s = (%s)%s;", one_lane, n, one_lane, self.unit:capture_name(size))
-    local inside = ("(%s >= %s %s %s <= %s)"):format(i, one, varies and "&" or "&&", i, n)
-    if varies then inside = ("((%s >= %s) & (%s <= %s))"):format(i, one, i, n) end
-    if varies and self.single and not is_real then inside = ("convert_%s(%s)"):format(self.mask_type, inside) end
-    if code then
-        local right = inside
-        if mode then
-            right = ("%s(%s)"):format(self:need("lua_is_whole", varies), i)
-        elseif is_real then
-            right = ("%s(%s, %s)"):format(self:need("lua_is_index", varies), i, n)
-        end
-        local bad = varies and self:temp "m" or nil
-        if varies then self:line("%s %s = %s;", self.mask_type, bad, bare(self:masked("~" .. right))) end
-        self:open(varies and "if (any(%s)) {" or "if (!%s) {", bad or right)
-        self:fail(("%d"):format(code), bad, self:as({ c = i, kind = kind, varies = varies }, "num", varies))
-        self:close()
+    local made = { i = i, kind = kind, varies = varies, k = self:temp "k" }
+    made.inside = (varies and "((%s >= %s) & (%s <= %s))" or "(%s >= %s && %s <= %s)"):format(i, one, i, n)
+    if varies and self.single and not is_real then made.inside = ("convert_%s(%s)"):format(self.mask_type, made.inside) end
+    if is_checked then
+        made.right = mode and ("%s(%s)"):format(self:need("lua_is_whole", varies), i)
+            or is_real and ("%s(%s, %s)"):format(self:need("lua_is_index", varies), i, n) or made.inside
     end
-    if mode == "wrap" then self:line("%s = %s(%s, %s);", i, self:need(is_real and "lua_wrap" or "lua_wrap_long", varies), i, n) end
-    local least = is_real and "fmax(fmin(%s, %s), %s) - %s" or "max(min(%s, %s), %s) - %s"
-    local p = least:format(i, varies and ("(%s)(%s)"):format(wide, n) or n, varies and ("(%s)(%s)"):format(wide, one) or is_real and one or "1L", one)
-    local k = self:temp "k"
+    if mode == "wrap" then i = ("%s(%s, %s)"):format(self:need(is_real and "lua_wrap" or "lua_wrap_long", varies), i, n) end
+    local most, least = n, is_real and one or "1L"
+    if varies then most, least = ("(%s)(%s)"):format(wide, n), ("(%s)(%s)"):format(wide, one) end
+    local p = (is_real and "fmax(fmin(%s, %s), %s) - %s" or "max(min(%s, %s), %s) - %s"):format(i, most, least, one)
     if varies then
-        self:line("int%d %s = convert_int%d(%s);", self.lanes, k, self.lanes, p)
+        self:line("int%d %s = convert_int%d(%s);", self.lanes, made.k, self.lanes, p)
     else
-        self:line("long %s = (long)(%s);", k, p)
+        self:line("long %s = (long)(%s);", made.k, p)
     end
-    return k, inside
+    return made
+end
+
+-- The same for a parameter, which is measured once, where the function begins: `wrong` is the mask
+-- of the lanes whose index is wrong, and `has_wrong` whether there is one. nil for other indexes.
+local function measure_parameter(self, node, size, mode, is_checked)
+    while node.tag == "Paren" do node = node.expr end
+    local var = node.tag == "Name" and not infer.static_of(self.inst, node) and node.var
+    local known = var and self.inst.is_parameter[var] and not var.assigned and self.inst.vars[var]
+    if not known or not known.varies or not self.names[var] or self.inst.states[node] == "nil" then return nil end
+    self.measured[var] = self.measured[var] or {}
+    local of = self.measured[var]
+    local key = size.key .. (mode or "")
+    if not of[key] then
+        local indent = self.indent
+        self.indent = 1
+        local made, lines = self:aside(function()
+            local made = measure(self, self:expr(node), size, mode, is_checked)
+            if is_checked then
+                made.wrong, made.has_wrong = self:temp "m", self:temp "b"
+                self:line("%s %s = ~%s;", self.mask_type, made.wrong, made.right)
+                self:line("int %s = any(%s);", made.has_wrong, made.wrong)
+            end
+            return made
+        end)
+        self.indent, of[key] = indent, made
+        for _, line in ipairs(lines) do self.prologue[#self.prologue + 1] = line end
+    end
+    return of[key]
+end
+
+-- Fails for the lanes whose index is wrong.
+local function check_measured(self, made, code)
+    local detail = self:as({ c = made.i, kind = made.kind, varies = made.varies }, "num", made.varies)
+    if not made.varies then
+        self:open("if (!%s) {", made.right)
+        self:fail(("%d"):format(code), nil, detail)
+        self:close()
+        return
+    end
+    if made.has_wrong then self:open("if (%s) {", made.has_wrong) end
+    local bad = self:temp "m"
+    self:line("%s %s = %s;", self.mask_type, bad, bare(self:masked(made.wrong or "~" .. made.right)))
+    self:open("if (any(%s)) {", bad)
+    self:fail(("%d"):format(code), bad, detail)
+    self:close()
+    if made.has_wrong then self:close() end
 end
 
 -- An element of a matrix: a:at(y, x, border).
 function expression.Method(self, node)
-    local made, varies = self.inst.places[node], self.inst.varies[node]
-    local kind, places, inside = self.inst.types[node], {}, {}
-    for i, index in ipairs(made.indexes) do
-        if not made.sizes[i] then break end
-        places[i], inside[i] = position(self, self:expr(index), made.sizes[i], made.mode, made.codes[i], varies)
+    local place, varies = self.inst.places[node], self.inst.varies[node]
+    local kind, integer = self.inst.types[node], varies and "int" or "long"
+    local at, inside, is_one = nil, {}, true
+    for i, size in ipairs(place.sizes) do
+        local index, code = place.indexes[i], place.codes[i]
+        local made = measure_parameter(self, index, size, place.mode, code ~= nil)
+            or measure(self, self:expr(index), size, place.mode, code ~= nil)
+        if code then check_measured(self, made, code) end
+        is_one = is_one and not made.varies
+        local k = varies and not made.varies and ("(int)%s"):format(made.k) or made.k
+        at = at and ("%s * (%s)%s + %s"):format(i > 2 and "(" .. at .. ")" or at, integer, self.unit:capture_name(size), k) or k
+        inside[i] = varies and not made.varies and ("(%s)(%s ? -1 : 0)"):format(self.mask_type, made.inside) or made.inside
     end
-    local border = made.border and self:as(self:expr(made.border), kind, varies)
-    local integer = varies and "int" or "long"
-    local at = places[1]
-    for i = 2, #places do
-        at = ("%s * (%s)%s + %s"):format(i > 2 and ("(%s)"):format(at) or at, integer, self.unit:capture_name(made.sizes[i]), places[i])
-    end
-    local array, t = self.unit:capture_name(made.array), self:temp "t"
+    local border = place.border and self:as(self:expr(place.border), kind, varies)
+    local array, t = self.unit:capture_name(place.array), self:temp "t"
     if varies then
-        local read = ("%s(%s, %s)"):format(self.unit:load(made.array, made.kind), array, at)
-        self:line("%s %s = %s;", self:type(kind, true), t, self:as({ c = read, kind = made.kind, varies = true }, kind, true))
+        if is_one then at = ("(int%d)(%s)"):format(self.lanes, at) end
+        local read = ("%s(%s, %s)"):format(self.unit:load(place.array, place.kind), array, at)
+        self:line("%s %s = %s;", self:type(kind, true), t, self:as({ c = read, kind = place.kind, varies = true }, kind, true))
         if border then self:line("%s = select(%s, %s, %s);", t, bare(border), t, self:mask_for(kind, table.concat(inside, " & "))) end
     else
         local read = ("(%s)%s[%s]"):format(self:type(kind, false), array, at)

@@ -84,46 +84,6 @@ function Unit:is_shared(entry, is_written)
     return (self.places[is_written][entry] or 0) >= MANY
 end
 
--- The name of the function that reads (or writes) elements of the array in all lanes that its mask
--- has. It leaves in the mask the lanes whose index was wrong.
-function Unit:access(entry, kind, is_written)
-    local names = self.accesses[is_written]
-    if names[entry] then return names[entry] end
-    local lanes, real = self.lanes, self.real .. self.lanes
-    local element = C_ELEMENT[entry.ctype]
-    local result = (kind == "int" and "int" or self.real) .. lanes
-    local name = self:function_name(("lua_%s_%s"):format(is_written and "write" or "read", identifier(entry.static.path)))
-    self:helper("lua_is_index", lanes)
-    local text = {
-        ("static __attribute__((noinline)) %s %s(__global %s%s *array, long length, %s i, %s%s *mask, long code, long%d *status, %s *detail)")
-            :format(is_written and "void" or result, name, entry.is_written and "" or "const ", element, real,
-                is_written and ("%s%d value, "):format(element, lanes) or "", self.mask_type, lanes, real),
-        "{",
-        ("    %s bad = *mask & ~lua_is_index%d(i, (%s)length);"):format(self.mask_type, lanes, self.real),
-        "    if (any(bad)) {",
-        ("        *status = select(*status, (long%d)(code), %s);"):format(lanes, self.single and ("convert_long%d(bad)"):format(lanes) or "bad"),
-        "        *detail = select(*detail, i, bad);",
-        "    }",
-        ("    %s good = *mask & ~bad;"):format(self.mask_type),
-        ("    int%d at = select((int%d)(0), convert_int%d(i - %s), %s);"):format(lanes, lanes, lanes, self.single and "1.0f" or "1.0",
-            self.single and "good" or ("convert_int%d(good)"):format(lanes)),
-        "    *mask = bad;",
-    }
-    local read = {}
-    for k = 0, lanes - 1 do
-        if is_written then
-            text[#text + 1] = ("    if (good.s%x) array[at.s%x] = value.s%x;"):format(k, k, k)
-        else
-            read[k + 1] = ("(%s)array[at.s%x]"):format(kind == "int" and "int" or self.real, k)
-        end
-    end
-    if not is_written then text[#text + 1] = ("    return (%s)(%s);"):format(result, table.concat(read, ", ")) end
-    text[#text + 1] = "}\n"
-    self.functions[#self.functions + 1] = table.concat(text, "\n")
-    names[entry] = name
-    return name
-end
-
 -- The name of the function that reads the elements of the array at the positions of all lanes,
 -- which are within its bounds. Neighbours are read at once, and so is an element that all lanes
 -- want.
@@ -151,6 +111,39 @@ function Unit:load(entry, kind)
     return name
 end
 
+-- The name of the function that reads (or writes) elements of the array in all lanes that its mask
+-- has. It leaves in the mask the lanes whose index was wrong.
+function Unit:access(entry, kind, is_written)
+    local names = self.accesses[is_written]
+    if names[entry] then return names[entry] end
+    local lanes, real = self.lanes, self.real .. self.lanes
+    local element = C_ELEMENT[entry.ctype]
+    local result = (kind == "int" and "int" or self.real) .. lanes
+    local name = self:function_name(("lua_%s_%s"):format(is_written and "write" or "read", identifier(entry.static.path)))
+    self:helper("lua_is_index", lanes)
+    local text = {
+        ("static __attribute__((noinline)) %s %s(__global %s%s *array, long length, %s i, %s%s *mask, long code, long%d *status, %s *detail)")
+            :format(is_written and "void" or result, name, entry.is_written and "" or "const ", element, real,
+                is_written and ("%s%d value, "):format(element, lanes) or "", self.mask_type, lanes, real),
+        "{",
+        ("    %s bad = *mask & ~lua_is_index%d(i, (%s)length);"):format(self.mask_type, lanes, self.real),
+        "    if (any(bad)) {",
+        ("        *status = select(*status, (long%d)(code), %s);"):format(lanes, self.single and ("convert_long%d(bad)"):format(lanes) or "bad"),
+        "        *detail = select(*detail, i, bad);",
+        "    }",
+        ("    %s good = *mask & ~bad;"):format(self.mask_type),
+        ("    int%d at = select((int%d)(0), convert_int%d(i - %s), %s);"):format(lanes, lanes, lanes, self.single and "1.0f" or "1.0",
+            self.single and "good" or ("convert_int%d(good)"):format(lanes)),
+        "    *mask = bad;",
+    }
+    for k = 0, is_written and lanes - 1 or -1 do text[#text + 1] = ("    if (good.s%x) array[at.s%x] = value.s%x;"):format(k, k, k) end
+    if not is_written then text[#text + 1] = ("    return %s(array, at);"):format(self:load(entry, kind)) end
+    text[#text + 1] = "}\n"
+    self.functions[#self.functions + 1] = table.concat(text, "\n")
+    names[entry] = name
+    return name
+end
+
 -- A name for a function that no other one has.
 function Unit:function_name(name)
     self.function_count[name] = (self.function_count[name] or 0) + 1
@@ -162,7 +155,7 @@ function Unit:instance(inst)
     local e = setmetatable({
         unit = self, inst = inst, lanes = self.lanes, real = self.real, single = self.single, mask_type = self.mask_type,
         lines = {}, indent = 1, temps = 0, used = {}, names = {}, levels = {}, loops = {}, regions = {},
-        chain = { { name = "m0", full = true, kills = 0 } },
+        chain = { { name = "m0", full = true, kills = 0 } }, prologue = {}, measured = {},
     }, Emitter)
     self.function_names[inst] = self:function_name("lua_" .. (inst.name and identifier(inst.name) or "main"))
     local parameters = {}
@@ -195,7 +188,9 @@ function Unit:instance(inst)
         table.insert(parameters, 1, self.mask_type .. " m0")
         e.chain[1].full = false
     end
+    local begin = #e.lines
     if not e:block(inst.def.body) and inst.results[1] then e:leave() end
+    for i, line in ipairs(e.prologue) do table.insert(e.lines, begin + i, line) end
     if inst.simd and e.uses_result and e.lines[#e.lines] ~= "    return r1;" then e:line("return r1;") end
     local head = {}
     local result = inst.results[1] and e:type(inst.results[1].kind, inst.simd) or "void"

@@ -1,0 +1,61 @@
+--- The product of two matrices and a blur of 5x5, as translated Lua functions that read elements of
+--- arrays (a:at(y, x), and a[i] with the index computed), beside Numba's loops over all processors.
+---
+---   build/tidepool bench/grid.lua [NAME]
+---
+--- NAME: only rows in whose names it is. $TIDEPOOL_PYTHON is the python3 that has Numba; without it
+--- its column is empty. Times are the best of seven, after one run that compiles; Numba's process
+--- runs beside each row, in turns.
+
+local tidepool = require "tidepool"
+
+local app = tidepool.App("grid", { gpu = true })
+local N, SIDE, ROUNDS = 512, 1024, 7
+local floor = math.floor
+
+local a, b = tidepool.array("double", tidepool.grid(N, N)), tidepool.array("double", tidepool.grid(N, N))
+for k = 1, N * N do a[k], b[k] = k * 7 % 13 / 13, k * 5 % 11 / 11 end
+local photo = tidepool.array("double", tidepool.grid(SIDE, SIDE))
+for k = 1, #photo do photo[k] = k * 7919 % 256 end
+
+local rows = {
+  { "product, a:at(y, x)", "product", tidepool.grid(N, N), function(y, x)
+    local sum = 0
+    for k = 1, N do sum = sum + a:at(y, k) * b:at(k, x) end
+    return sum
+  end },
+  { "product, a[i]", "product", tidepool.range(N * N), function(i)
+    local row, column, sum = floor((i - 1) / N), (i - 1) % N + 1, 0
+    for k = 1, N do sum = sum + a[row * N + k] * b[(k - 1) * N + column] end
+    return sum
+  end },
+  { "blur, a:at(y, x, \"clamp\")", "blur", tidepool.grid(SIDE, SIDE), function(y, x)
+    local sum = 0
+    for j = -2, 2 do
+      for i = -2, 2 do sum = sum + photo:at(y + j, x + i, "clamp") end
+    end
+    return sum / 25
+  end },
+}
+
+--- Milliseconds of Numba's loop; nil where there is none.
+local function numba(what)
+  local path = arg[0]:match "^(.*)/[^/]*$" .. "/peers/grid_numba.py"
+  local done = tidepool.command { os.getenv "TIDEPOOL_PYTHON" or "python3", path, what }
+  return done.status == 0 and tonumber(done.stdout) or nil
+end
+
+for _, row in ipairs(rows) do
+  local name, what, inputs, fn = unpack(row)
+  if name:find(arg[1] or "", 1, true) then
+    local f, best, theirs = app:func(fn), math.huge, math.huge
+    f:map(inputs):array()
+    for _ = 1, ROUNDS do
+      local start = tidepool.now()
+      f:map(inputs):array()
+      best = math.min(best, (tidepool.now() - start) * 1e3)
+      theirs = math.min(theirs, numba(what) or math.huge)
+    end
+    print(("%-26s %8.1f ms%s"):format(name, best, theirs < math.huge and ("   Numba %8.1f ms"):format(theirs) or ""))
+  end
+end
