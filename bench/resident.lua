@@ -51,3 +51,13 @@ measure("the same when the array was changed before", function() large[1] = 2; l
 local out = tidepool.array("double", 2 ^ 23)
 local write = app:func(function(x) out[x] = 2 * x end)
 measure("1 M items that write to an array of 64 MiB", function() write:for_each(tidepool.range(1e6)) end)
+
+local xs = tidepool.array("double", 1e7, 2)
+local f = app:func(function(x) return x + 1 end)
+local g = app:func(function(x) return 2 * x end)
+local h = app:func(function(x) return x - 3 end)
+measure("three maps of 10 M doubles, with arrays in between", function() xs[1] = 3; h:map(g:map(f:map(xs):array()):array()):array() end)
+measure("with buffers in between", function() xs[1] = 3; h:map(g:map(f:map(xs):buffer()):buffer()):array() end)
+measure("each over the other's results", function() xs[1] = 3; h:map(g:map(f:map(xs))):array() end)
+measure("the same, of an array that was not changed", function() h:map(g:map(f:map(xs))):array() end)
+measure("its sum", function() h:map(g:map(f:map(xs))):sum() end)

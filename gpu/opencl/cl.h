@@ -25,7 +25,8 @@
                     X(ReleaseKernel) X(SetKernelArg) X(GetKernelInfo) X(GetKernelArgInfo)          \
                         X(GetKernelWorkGroupInfo) X(EnqueueFillBuffer) X(EnqueueCopyBuffer)        \
                             X(CreateSubBuffer) X(Flush) X(GetEventInfo) X(GetEventProfilingInfo)   \
-                                X(RetainEvent) X(ReleaseEvent) X(EnqueueNDRangeKernel)             \
+                                X(RetainMemObject) X(RetainEvent) X(ReleaseEvent)                  \
+                                X(EnqueueNDRangeKernel)                                            \
                                     X(EnqueueWriteBuffer) X(EnqueueReadBuffer) X(EnqueueMapBuffer) \
                                         X(EnqueueUnmapMemObject) X(Finish)
 

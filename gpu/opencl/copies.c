@@ -20,6 +20,7 @@ struct tp_copy {
     unsigned users;
     bool is_busy;
     tp_parts valid, ahead;
+    tp_type foreign; /* see tp_copies_note_written */
     uint32_t worker; /* the last one that used it, for traces */
 };
 
@@ -149,6 +150,17 @@ static void detach(tp_copies *c, tp_copy *copy)
         copy->next->prev = copy->prev;
     else
         c->last = copy->prev;
+}
+
+/* Puts a new copy into all lists. */
+static void link_copy(tp_copies *c, tp_copy *copy)
+{
+    tp_array *a = copy->array;
+    copy->of_array = a->copies;
+    a->copies = copy;
+    atomic_store_explicit(&a->keeper, &c->keeper, memory_order_release);
+    c->bytes[copy->open.index] += copy->size;
+    append(c, copy);
 }
 
 /* Takes the copy out of all lists. Nobody uses it. */
@@ -304,18 +316,14 @@ tp_copy *tp_copies_take(tp_copies *c, const tp_open_device *open, tp_array *a, s
         tp_copy *copy = find_copy(a, open->index, at, size);
         if (copy) {
             detach(c, copy);
+            append(c, copy);
         } else if (made) {
             copy = made;
             made = NULL;
-            copy->of_array = a->copies;
-            a->copies = copy;
-            atomic_store_explicit(&a->keeper, &c->keeper, memory_order_release);
-            c->bytes[open->index] += size;
+            link_copy(c, copy);
         }
-        if (copy) {
-            append(c, copy);
+        if (copy)
             copy->users++;
-        }
         uv_mutex_unlock(&c->lock);
         if (copy) {
             free_copy(made); /* another thread was faster */
@@ -324,7 +332,9 @@ tp_copy *tp_copies_take(tp_copies *c, const tp_open_device *open, tp_array *a, s
         made = calloc(1, sizeof *made);
         if (!made)
             return NULL;
-        *made = (tp_copy){ .array = a, .open = *open, .at = at, .size = size };
+        *made = (tp_copy){
+            .array = a, .open = *open, .at = at, .size = size, .foreign = TP_TYPES
+        };
         made->mem = allocate(c, open, size);
         if (!made->mem) {
             free_copy(made);
@@ -384,6 +394,8 @@ static int move(tp_copies *c, const tp_copy *copy, cl_command_queue queue, bool 
     if (rc != CL_SUCCESS)
         return tp_cl_fail(err, copy->open.device,
                           is_home ? "copying from the device" : "copying to the device", rc);
+    if (is_home && copy->foreign != TP_TYPES)
+        tp_make_canonical(copy->foreign, host, size / tp_type_size(copy->foreign));
     if (tp_trace_is_on(c->trace)) {
         tp_event e = { .time_ns = began,
                        .kind = is_home ? TP_EVENT_COPY_OUT : TP_EVENT_COPY_IN,
@@ -489,19 +501,68 @@ int tp_copies_bring(tp_copies *c, tp_copy *copy, size_t from, size_t to, const t
     return rc;
 }
 
-int tp_copies_note_written(tp_copies *c, tp_copy *copy, size_t from, size_t to)
+/* Locked. No other copy of the array has these bytes any more. */
+static void outdate_others(tp_copy *copy, size_t from, size_t to)
 {
-    uv_mutex_lock(&c->lock);
-    bool is_noted = add_part(&copy->ahead, from, to);
-    add_part(&copy->valid, from, to);
     for (tp_copy *each = copy->array->copies; each; each = each->of_array)
         if (each != copy && each->at < copy->at + to && each->at + each->size > copy->at + from) {
             size_t first = copy->at + from > each->at ? copy->at + from - each->at : 0;
             remove_part(&each->valid, first, copy->at + to - each->at);
             remove_part(&each->ahead, first, copy->at + to - each->at);
         }
+}
+
+int tp_copies_note_written(tp_copies *c, tp_copy *copy, size_t from, size_t to, bool is_home,
+                           tp_type foreign)
+{
+    bool is_noted = true;
+    uv_mutex_lock(&c->lock);
+    copy->foreign = foreign;
+    if (is_home)
+        remove_part(&copy->ahead, from, to);
+    else
+        is_noted = add_part(&copy->ahead, from, to);
+    add_part(&copy->valid, from, to);
+    outdate_others(copy, from, to);
     uv_mutex_unlock(&c->lock);
     return is_noted ? 0 : -1;
+}
+
+int tp_copies_adopt(tp_copies *c, const tp_open_device *open, tp_array *a, cl_mem mem, tp_type type,
+                    tp_error *err)
+{
+    tp_copy *old = NULL;
+    tp_copy *made = calloc(1, sizeof *made);
+    if (!made)
+        return tp_error_oom(err, "a device's buffer");
+    *made = (tp_copy){ .array = a, .open = *open, .size = a->size };
+    uv_mutex_lock(&c->lock);
+    tp_copy *copy = find_copy(a, open->index, 0, a->size);
+    /* Its own was given up, when it had been brought home, and a map made another one since. */
+    if (copy && copy->mem != mem && !copy->users && !copy->is_busy) {
+        take_out(c, copy);
+        old = copy;
+        copy = NULL;
+    }
+    if (!copy) {
+        open->cl->RetainMemObject(mem);
+        made->mem = mem;
+        copy = made;
+        made = NULL;
+        link_copy(c, copy);
+    }
+    bool is_noted = copy->mem == mem && add_part(&copy->ahead, 0, a->size) &&
+                    add_part(&copy->valid, 0, a->size);
+    outdate_others(copy, 0, a->size);
+    copy->foreign = type;
+    bool is_other = copy->mem != mem;
+    uv_mutex_unlock(&c->lock);
+    free(made);
+    free_copy(old);
+    if (is_other)
+        return tp_error_set(err, TP_ESYS, "%s: a map that still runs has the buffer",
+                            open->device->name);
+    return is_noted ? 0 : tp_error_oom(err, "a device's buffer");
 }
 
 int tp_copies_fetch(tp_copies *c, tp_copy *copy, size_t from, size_t to, const tp_mover *m,
@@ -521,4 +582,18 @@ int tp_copies_bring_home(tp_copies *c, tp_array *a, size_t at, size_t size, cons
     int rc = fetch_others(c, a, NULL, at, size, m, err);
     uv_mutex_unlock(&c->lock);
     return rc;
+}
+
+int tp_copies_bring_part_home(tp_array *a, const void *data, size_t size, tp_error *err)
+{
+    static const tp_mover nobody;
+    /* Whoever has copies; NULL: then there are none. */
+    tp_array_keeper *keeper = atomic_load_explicit(&a->keeper, memory_order_acquire);
+    size_t at = (size_t)((const char *)data - (const char *)a->data);
+    return keeper ? tp_copies_bring_home((tp_copies *)keeper, a, at, size, &nobody, err) : 0;
+}
+
+int tp_copies_bring_array_home(tp_array *a, tp_error *err)
+{
+    return tp_copies_bring_part_home(a, a->data, a->size, err);
 }

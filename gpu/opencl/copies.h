@@ -70,9 +70,18 @@ cl_mem tp_copy_memory(const tp_copy *copy);
 int tp_copies_bring(tp_copies *c, tp_copy *copy, size_t from, size_t to, const tp_mover *mover,
                     tp_error *err);
 
-/* Its bytes from..to-1 have been written on the device: they are ahead. -1 when out of memory: then
- * they are not, and must be brought home at once (tp_copies_fetch). */
-int tp_copies_note_written(tp_copies *c, tp_copy *copy, size_t from, size_t to);
+/* Its bytes from..to-1 have been written on the device: they are ahead; or, with is_home, they are
+ * in the array, too. `foreign`: elements of that type may have NaNs of any bits, which are made
+ * canonical when they come home; TP_TYPES: no. -1 when out of memory: then they are not ahead, and
+ * must be brought home at once (tp_copies_fetch). */
+int tp_copies_note_written(tp_copies *c, tp_copy *copy, size_t from, size_t to, bool is_home,
+                           tp_type foreign);
+
+/* Makes the memory of a script's buffer the copy of all of that array, which nobody else knows, on
+ * the device: all of it is ahead. To be done again whenever others may have written there. `type`
+ * is that of its elements. */
+int tp_copies_adopt(tp_copies *c, const tp_open_device *open, tp_array *a, cl_mem mem, tp_type type,
+                    tp_error *err);
 
 /* Copies the copy's bytes from..to-1 to the array, whatever is known of them. Blocks. */
 int tp_copies_fetch(tp_copies *c, tp_copy *copy, size_t from, size_t to, const tp_mover *mover,
@@ -81,5 +90,10 @@ int tp_copies_fetch(tp_copies *c, tp_copy *copy, size_t from, size_t to, const t
 /* Copies what is ahead anywhere of the array's bytes at..at+size-1 to the array. Blocks. */
 int tp_copies_bring_home(tp_copies *c, tp_array *a, size_t at, size_t size, const tp_mover *mover,
                          tp_error *err);
+
+/* The same for whoever owns the array and knows of no device: of all of it, or of `size` bytes from
+ * `data` on. */
+int tp_copies_bring_array_home(tp_array *a, tp_error *err);
+int tp_copies_bring_part_home(tp_array *a, const void *data, size_t size, tp_error *err);
 
 #endif

@@ -248,6 +248,43 @@ int tp_buffer_open(tp_buffer **out, tp_queue *q, size_t size, tp_array *array, v
     return 0;
 }
 
+int tp_buffer_of_array(tp_buffer **out, tp_queue *q, tp_array *array, tp_error *err)
+{
+    const tp_open_device *o = &q->open;
+    tp_copies *copies = tp_opencl_copies(q->executor);
+    tp_mover mover = { .queue = q->queue, .device = o->index };
+    if (settle(q, err))
+        return -1;
+    tp_copy *copy = tp_copies_take(copies, o, array, 0, array->size);
+    if (!copy)
+        return tp_copies_bring_array_home(array, err)
+                   ? -1
+                   : tp_buffer_open(out, q, array->size, array, array->data, err);
+    tp_buffer *b = calloc(1, sizeof *b);
+    int rc = b ? tp_copies_bring(copies, copy, 0, array->size, &mover, err)
+               : tp_error_oom(err, "a device's buffer");
+    if (rc == 0) {
+        tp_ref_init(&b->ref, &tp_buffer_type);
+        b->open = *o;
+        b->size = array->size;
+        b->mem = tp_copy_memory(copy);
+        o->cl->RetainMemObject(b->mem);
+        atomic_fetch_add_explicit(o->reserved, b->size, memory_order_relaxed);
+        *out = b;
+    } else {
+        free(b);
+    }
+    tp_copies_give_back(copies, copy);
+    return rc;
+}
+
+int tp_buffer_present(tp_queue *q, tp_buffer *b, tp_array *array, tp_type type, tp_error *err)
+{
+    if (tp_queue_finish(q, err))
+        return -1;
+    return tp_copies_adopt(tp_opencl_copies(q->executor), &q->open, array, b->mem, type, err);
+}
+
 int tp_buffer_slice(tp_buffer **out, tp_buffer *b, size_t at, size_t size, tp_error *err)
 {
     if (b->whole)

@@ -86,6 +86,14 @@ int tp_queue_finish(tp_queue *q, tp_error *err);
 int tp_buffer_open(tp_buffer **out, tp_queue *q, size_t size, tp_array *array, void *data,
                    tp_error *err);
 
+/* Makes a buffer of the device's copy of an array, which is brought up to date: the results of a
+ * map, which nobody else knows. */
+int tp_buffer_of_array(tp_buffer **out, tp_queue *q, tp_array *array, tp_error *err);
+
+/* Makes the buffer's memory the device's copy of an array that nobody else knows, after the queue's
+ * commands have run: maps over that array then read the buffer. */
+int tp_buffer_present(tp_queue *q, tp_buffer *b, tp_array *array, tp_type type, tp_error *err);
+
 /* `size` bytes of a buffer from `at` on, as a buffer that shares its memory. */
 int tp_buffer_slice(tp_buffer **out, tp_buffer *b, size_t at, size_t size, tp_error *err);
 

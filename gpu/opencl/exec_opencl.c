@@ -253,6 +253,11 @@ int tp_opencl_open(tp_executor *ex, unsigned device, tp_open_device *out, tp_err
     return rc;
 }
 
+tp_copies *tp_opencl_copies(tp_executor *ex)
+{
+    return &((pool *)ex)->copies;
+}
+
 void tp_opencl_lose(tp_executor *ex, unsigned device, tp_ref *queue, bool (*is_done)(tp_ref *queue))
 {
     pool *p = (pool *)ex;

@@ -34,4 +34,7 @@ void tp_opencl_lose(tp_executor *ex, unsigned device, tp_ref *queue,
  * `stop`, when workers without work store new programs. Any thread. */
 void tp_opencl_finish_keeping(tp_executor *ex, uint64_t deadline_ns);
 
+/* The copies of arrays that the devices of the executor have. */
+tp_copies *tp_opencl_copies(tp_executor *ex);
+
 #endif

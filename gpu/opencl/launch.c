@@ -300,6 +300,70 @@ static int map_array(tp_launch_queue *q, unsigned slot, const tp_argument *a, cl
     return map(q, slot, flags, a->data, a->size, out, err);
 }
 
+/* A column of a launch, which may lie in an array: then the device keeps it in its copy of the
+ * whole array, of which only what launches have needed is there. */
+static int map_column(tp_launch_queue *q, unsigned slot, tp_array *array, void *data, size_t size,
+                      bool is_output, cl_mem *out, tp_error *err)
+{
+    const tp_cl *cl = q->open.cl;
+    cl_mem_flags flags = is_output ? CL_MEM_WRITE_ONLY : CL_MEM_READ_ONLY;
+    tp_mover mover = mover_of(q);
+    if (q->open.device->is_unified || !array || size == 0)
+        return map(q, slot, flags, data, size, out, err);
+    size_t at = (size_t)((char *)data - (char *)array->data);
+    tp_copy *copy = tp_copies_take(q->copies, &q->open, array, 0, array->size);
+    if (!copy) {
+        if (!is_output && tp_copies_bring_home(q->copies, array, at, size, &mover, err))
+            return -1;
+        return map(q, slot, flags, data, size, out, err);
+    }
+    q->taken[slot] = copy;
+    if (!is_output && tp_copies_bring(q->copies, copy, at, at + size, &mover, err))
+        return -1;
+    cl_int rc;
+    cl_buffer_region region = { at, size };
+    cl_mem part = cl->CreateSubBuffer(tp_copy_memory(copy), CL_MEM_READ_WRITE,
+                                      CL_BUFFER_CREATE_TYPE_REGION, &region, &rc);
+    if (rc == CL_SUCCESS) {
+        *out = q->column[slot] = part;
+        return 0;
+    }
+    if (map(q, slot, CL_MEM_WRITE_ONLY, data, size, out, err)) /* memory, and nothing is copied */
+        return -1;
+    rc = is_output ? CL_SUCCESS
+                   : cl->EnqueueCopyBuffer(q->queue, tp_copy_memory(copy), *out, at, 0, size, 0,
+                                           NULL, NULL);
+    return rc == CL_SUCCESS ? 0 : fail(err, q, "copying on the device", rc);
+}
+
+/* The launch has been started: what it gives through argument `slot` goes to where it is kept. */
+static int keep_output(tp_launch_queue *q, unsigned slot, tp_array *array, const void *data,
+                       size_t size, cl_mem mem, tp_error *err)
+{
+    if (!q->taken[slot] || q->column[slot])
+        return 0;
+    size_t at = (size_t)((const char *)data - (const char *)array->data);
+    cl_int rc = q->open.cl->EnqueueCopyBuffer(q->queue, mem, tp_copy_memory(q->taken[slot]), 0, at,
+                                              size, 0, NULL, NULL);
+    return rc == CL_SUCCESS ? 0 : fail(err, q, "copying on the device", rc);
+}
+
+/* The launch is over, and what it gives through argument `slot` is in the device's copy of the
+ * array, and in the array itself unless it stays there. */
+static int note_output(tp_launch_queue *q, const tp_kernel *k, unsigned slot, tp_array *array,
+                       const void *data, size_t size, bool stays, tp_error *err)
+{
+    tp_mover mover = mover_of(q);
+    tp_type foreign = k->is_foreign ? k->arguments[slot].type : TP_TYPES;
+    tp_copy *copy = q->taken[slot];
+    if (!copy)
+        return 0;
+    size_t at = (size_t)((const char *)data - (const char *)array->data);
+    if (tp_copies_note_written(q->copies, copy, at, at + size, !stays, foreign))
+        return tp_copies_fetch(q->copies, copy, at, at + size, &mover, err);
+    return 0;
+}
+
 /* The kernel has changed the array of argument `slot`. */
 static int note_written(tp_launch_queue *q, unsigned slot, const tp_argument *a, tp_error *err)
 {
@@ -307,7 +371,7 @@ static int note_written(tp_launch_queue *q, unsigned slot, const tp_argument *a,
     tp_copy *copy = q->taken[slot];
     if (!copy)
         tp_array_touch(a->array); /* it is in host memory */
-    else if (tp_copies_note_written(q->copies, copy, 0, a->size))
+    else if (tp_copies_note_written(q->copies, copy, 0, a->size, false, TP_TYPES))
         return tp_copies_fetch(q->copies, copy, 0, a->size, &mover, err);
     return 0;
 }
@@ -349,10 +413,12 @@ static int pass_argument(tp_launch_queue *q, const tp_ready_kernel *e, const tp_
     case TP_ARG_INDEX: size = sizeof(cl_ulong), value = &index; break;
     case TP_ARG_VALUE: size = a->size, value = &a->value; break;
     case TP_ARG_INPUT:
-        rc = map(q, i, CL_MEM_READ_ONLY, items->inputs[a->index], items->n * width, mem, err);
+        rc = map_column(q, i, items->input_arrays[a->index], items->inputs[a->index],
+                        items->n * width, false, mem, err);
         break;
     case TP_ARG_OUTPUT:
-        rc = map(q, i, CL_MEM_WRITE_ONLY, items->outputs[a->index], count * width, mem, err);
+        rc = map_column(q, i, items->output_arrays[a->index], items->outputs[a->index],
+                        count * width, true, mem, err);
         break;
     case TP_ARG_FAILED:
         rc = map(q, i, CL_MEM_WRITE_ONLY, items->failed, count, mem, err);
@@ -389,8 +455,13 @@ static int fetch_argument(tp_launch_queue *q, const tp_kernel *k, unsigned i,
 {
     const tp_argument *a = &k->arguments[i];
     size_t count = items->n / k->group;
-    if (a->kind == TP_ARG_OUTPUT)
-        return fetch(q, mem, items->outputs[a->index], count * tp_type_size(a->type), err);
+    if (a->kind == TP_ARG_OUTPUT) {
+        void *to = items->outputs[a->index];
+        size_t size = count * tp_type_size(a->type);
+        if (keep_output(q, i, items->output_arrays[a->index], to, size, mem, err))
+            return -1;
+        return q->taken[i] && items->stays ? 0 : fetch(q, mem, to, size, err);
+    }
     if (a->kind == TP_ARG_FAILED)
         return fetch(q, mem, items->failed, count, err);
     return a->is_written && !q->taken[i] ? fetch(q, mem, a->data, a->size, err) : 0;
@@ -445,10 +516,17 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
         if (mems[i])
             cl->ReleaseMemObject(mems[i]);
     for (unsigned i = 0; i < k->n_arguments; i++) {
-        if (rc == 0 && k->arguments[i].is_written)
-            rc = note_written(q, i, &k->arguments[i], err);
+        const tp_argument *a = &k->arguments[i];
+        if (rc == 0 && a->is_written)
+            rc = note_written(q, i, a, err);
+        if (rc == 0 && a->kind == TP_ARG_OUTPUT)
+            rc = note_output(q, k, i, items->output_arrays[a->index], items->outputs[a->index],
+                             items->n / k->group * tp_type_size(a->type), items->stays, err);
+        if (q->column[i])
+            cl->ReleaseMemObject(q->column[i]);
         tp_copies_give_back(q->copies, q->taken[i]);
         q->taken[i] = NULL;
+        q->column[i] = NULL;
     }
     return rc;
 }

@@ -130,6 +130,9 @@ typedef struct tp_launch_queue {
      * runs uses. */
     tp_device_memory memory[TP_ARGUMENTS_MAX];
     tp_copy *taken[TP_ARGUMENTS_MAX];
+    /* the part of the copy that is the launch's column; NULL where the device allows none to begin
+     * there: then it is copied to `memory`, or from there */
+    cl_mem column[TP_ARGUMENTS_MAX];
 } tp_launch_queue;
 
 /* The items of one launch, n of them from work->at on, and host memory for it: a column per input
@@ -140,6 +143,10 @@ typedef struct tp_launch_items {
     uint32_t n;
     void *const *inputs, *const *outputs;
     void *failed, *details;
+    /* the arrays that columns lie in; NULL for one that lies elsewhere */
+    tp_array *const *input_arrays, *const *output_arrays;
+    /* outputs in arrays are left on the device, ahead of those (tp_copies) */
+    bool stays;
 } tp_launch_items;
 
 /* Opens a zeroed queue. All queues of an executor share `copies` and `writing`, which is held by

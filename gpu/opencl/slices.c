@@ -59,6 +59,16 @@ void tp_kernels_bring_home(tp_kernels *k)
         tp_launch_bring_home(NULL, k->kernel, &ignored);
 }
 
+int tp_kernels_want_results(tp_kernels *k, const tp_returns *returns, tp_error *err)
+{
+    if (atomic_load_explicit(&k->stays, memory_order_relaxed))
+        atomic_store_explicit(&k->stays, false, memory_order_relaxed);
+    for (uint32_t c = 0; c < returns->columns; c++)
+        if (returns->array[c] && tp_copies_bring_array_home(returns->array[c], err))
+            return -1;
+    return 0;
+}
+
 /* ---- columns ---- */
 
 /* Makes room for `size` bytes, page-aligned. -1 when out of memory. */
@@ -126,6 +136,33 @@ static void fail_item(tp_work *w, tp_failure_kind kind, const char *message)
     tp_work_fail(w, b);
 }
 
+/* ---- arrays ---- */
+
+/* The array that column c of the block lies in; NULL: it lies elsewhere. */
+static tp_array *array_of(const tp_block *b, unsigned c)
+{
+    const char *column = b->column[c];
+    for (size_t i = 0; i < b->bytes.nrefs; i++) {
+        tp_array *a = (tp_array *)(void *)b->bytes.refs[i];
+        const char *start = a->ref.type == &tp_array_type ? a->data : NULL;
+        if (start && column >= start && column < start + a->size)
+            return a;
+    }
+    return NULL;
+}
+
+/* Brings n items' inputs from w->at on to where the host sees them. */
+static int bring_inputs_home(const tp_work *w, uint32_t n, tp_error *err)
+{
+    const tp_block *b = w->block;
+    for (uint32_t c = 0; b->kind == TP_BLOCK_COLUMNS && c < b->columns; c++)
+        if (array_of(b, c) && tp_copies_bring_part_home(array_of(b, c),
+                                                        element(b->type[c], b->column[c], w->at),
+                                                        n * tp_type_size(b->type[c]), err))
+            return -1;
+    return 0;
+}
+
 /* ---- results ---- */
 
 /* What a launch writes to, and which results are made of it. */
@@ -134,6 +171,7 @@ typedef struct output {
     bool is_discarded;
     tp_block *numbers; /* a block for the results, when they are numbers and no array takes them */
     void *column[TP_KERNEL_COLUMNS_MAX];
+    tp_array *array[TP_KERNEL_COLUMNS_MAX]; /* that it lies in, or NULL */
     const void *details; /* see tp_kernel */
 } output;
 
@@ -163,6 +201,7 @@ static int open_output(tp_slice_runner *r, output *o, tp_work *w, const tp_kerne
         tp_type type = k->output_type[c];
         if (is_array) {
             size_t first = (size_t)(w->block->first + w->at);
+            o->array[c] = returns->array[c];
             o->column[c] = element(type, returns->array[c]->data, first);
         } else if (o->numbers) {
             o->numbers->type[c] = (uint8_t)type;
@@ -270,19 +309,25 @@ static void fail_element(tp_work *w, const tp_kernel *k, const output *o, uint32
     fail_item(w, TP_KIND_ERROR, message);
 }
 
+/* The first of n elements that has failed; n: none. */
+static uint32_t find_failed(const uint8_t *failed, uint32_t n)
+{
+    uint32_t i = 0;
+    while (i < n && !failed[i])
+        i++;
+    return i;
+}
+
 /* Gives the sink the results of n elements, from item w->at on: blocks of good ones, and failures
  * in between. */
 static void hand_over(tp_work *w, const tp_kernel *k, output *o, const uint8_t *failed, uint32_t n)
 {
     uint32_t at = 0;
+    tp_error ignored = { 0 }; /* then the failures have other inputs */
+    if (failed && find_failed(failed, n) < n)
+        bring_inputs_home(w, n, &ignored); /* failures have their inputs */
     while (at < n) {
-        const uint8_t *bad = failed;
-        uint32_t end = n;
-        for (uint32_t i = at; bad && i < n; i++)
-            if (bad[i]) {
-                end = i;
-                break;
-            }
+        uint32_t end = failed ? at + find_failed(failed + at, n - at) : n;
         if (end > at) {
             bool is_all = at == 0 && end == n;
             tp_block *b = is_all && o->numbers ? o->numbers : new_results(o, k, at, end - at);
@@ -348,10 +393,11 @@ static const char *name_scalar(uint32_t kind)
     return kind == TP_SCALAR_NIL ? "nil" : "a boolean";
 }
 
-/* Makes the inputs of n items from w->at on into columns of the kernel's types. Gives how many
- * items it made: fewer when one is wrong, and `why` says how. -1 when out of memory. */
+/* Makes the inputs of n items from w->at on into columns of the kernel's types; those that are used
+ * where they lie may lie in arrays. Gives how many items it made: fewer when one is wrong, and
+ * `why` says how. -1 with err set when it cannot. */
 static int64_t open_inputs(tp_slice_runner *r, const tp_work *w, const tp_kernel *k, uint32_t n,
-                           void **columns, char *why, size_t size)
+                           void **columns, tp_array **arrays, char *why, size_t size, tp_error *err)
 {
     const tp_block *b = w->block;
     bool is_numbers = b->kind == TP_BLOCK_COLUMNS;
@@ -362,10 +408,13 @@ static int64_t open_inputs(tp_slice_runner *r, const tp_work *w, const tp_kernel
     for (unsigned c = 0; c < k->n_inputs; c++) {
         if (is_numbers && b->type[c] == k->input_type[c]) {
             columns[c] = element(b->type[c], b->column[c], w->at);
+            arrays[c] = array_of(b, c);
             continue;
         }
-        if (reserve(&r->input[c], n * tp_type_size(k->input_type[c])))
+        if (is_numbers && b->type[c] != TP_MIXED && bring_inputs_home(w, n, err))
             return -1;
+        if (reserve(&r->input[c], n * tp_type_size(k->input_type[c])))
+            return tp_error_oom(err, "the inputs of a launch");
         columns[c] = r->input[c].data;
         if (is_numbers && b->type[c] == TP_MIXED) {
             const tp_scalar *from = (const tp_scalar *)b->column[c] + w->at;
@@ -398,11 +447,13 @@ static int run_part(tp_slice_runner *r, tp_slice *s, tp_kernel *k, uint32_t n, t
 {
     tp_work *w = &s->work;
     void *inputs[TP_KERNEL_COLUMNS_MAX];
+    tp_array *arrays[TP_KERNEL_COLUMNS_MAX] = { 0 };
+    tp_kernels *kernels = (tp_kernels *)tp_job_executor_data(s->job);
     output out = { 0 };
     char why[200] = "";
-    int64_t ready = open_inputs(r, w, k, n, inputs, why, sizeof why);
+    int64_t ready = open_inputs(r, w, k, n, inputs, arrays, why, sizeof why, err);
     if (ready < 0)
-        return tp_error_oom(err, "the inputs of a launch");
+        return -1;
     if (ready > 0) {
         uint32_t count = (uint32_t)ready;
         if (reserve(&r->failed, count) || reserve(&r->details, count * tp_type_size(k->details)) ||
@@ -410,7 +461,17 @@ static int run_part(tp_slice_runner *r, tp_slice *s, tp_kernel *k, uint32_t n, t
             tp_block_free(out.numbers);
             return tp_error_oom(err, "the results of a launch");
         }
-        tp_launch_items items = { w, count, inputs, out.column, r->failed.data, r->details.data };
+        tp_launch_items items = {
+            .work = w,
+            .n = count,
+            .inputs = inputs,
+            .outputs = out.column,
+            .failed = r->failed.data,
+            .details = r->details.data,
+            .input_arrays = arrays,
+            .output_arrays = out.array,
+            .stays = atomic_load_explicit(&kernels->stays, memory_order_relaxed),
+        };
         if (tp_launch_run(&r->queue, k, &items, err)) {
             tp_block_free(out.numbers);
             return -1;
@@ -422,7 +483,7 @@ static int run_part(tp_slice_runner *r, tp_slice *s, tp_kernel *k, uint32_t n, t
                 fail_item(w, TP_KIND_DEVICE, err->message);
             return 0;
         }
-        for (unsigned c = 0; k->is_foreign && c < k->n_outputs; c++)
+        for (unsigned c = 0; k->is_foreign && !items.stays && c < k->n_outputs; c++)
             tp_make_canonical(k->output_type[c], out.column[c], count);
         out.details = r->details.data;
         hand_over(w, k, &out, k->n_failures ? r->failed.data : NULL, count);
@@ -460,10 +521,11 @@ static int run_groups(tp_slice_runner *r, tp_slice *s, tp_kernel *k, tp_kernel *
 {
     tp_work *w = &s->work;
     void *inputs[TP_KERNEL_COLUMNS_MAX], *sums;
+    tp_array *arrays[TP_KERNEL_COLUMNS_MAX] = { 0 }, *no_array = NULL;
     char why[200] = "";
-    int64_t ready = open_inputs(r, w, reducer, n, inputs, why, sizeof why);
+    int64_t ready = open_inputs(r, w, reducer, n, inputs, arrays, why, sizeof why, err);
     if (ready < 0)
-        return tp_error_oom(err, "the inputs of a launch");
+        return -1;
     uint32_t groups = (uint32_t)ready / TP_GROUP;
     if (groups == 0)
         return run_part(r, s, k, TP_GROUP, err);
@@ -471,8 +533,14 @@ static int run_groups(tp_slice_runner *r, tp_slice *s, tp_kernel *k, tp_kernel *
         return tp_error_oom(err, "the results of a launch");
     sums = r->sums.data;
     memset(r->sums_failed.data, 0, groups);
-    tp_launch_items items = { w, groups * TP_GROUP, inputs, &sums, r->sums_failed.data,
-                              r->details.data };
+    tp_launch_items items = { .work = w,
+                              .n = groups * TP_GROUP,
+                              .inputs = inputs,
+                              .outputs = &sums,
+                              .failed = r->sums_failed.data,
+                              .details = r->details.data,
+                              .input_arrays = arrays,
+                              .output_arrays = &no_array };
     if (tp_launch_run(&r->queue, reducer, &items, err))
         return -1;
     tp_make_canonical(reducer->output_type[0], r->sums.data, groups);
@@ -493,6 +561,22 @@ static int run_groups(tp_slice_runner *r, tp_slice *s, tp_kernel *k, tp_kernel *
 static tp_kernel *reducer_of(const tp_kernels *k)
 {
     return atomic_load_explicit(&k->reducer, memory_order_acquire);
+}
+
+/* What launches have left on devices must be there for those who take the rest of the job, who may
+ * be threads: they write results to the arrays and say nothing of it. */
+static int prepare_to_leave(tp_slice_runner *r, tp_slice *s, tp_error *err)
+{
+    tp_kernels *kernels = (tp_kernels *)tp_job_executor_data(s->job);
+    const tp_returns *returns = &s->work.terms->returns;
+    if (kernels->kernel->is_writer && tp_launch_bring_home(&r->queue, kernels->kernel, err))
+        return -1;
+    if (tp_kernels_want_results(kernels, returns, err))
+        return -1;
+    for (uint32_t c = 0; c < returns->columns; c++)
+        if (returns->array[c])
+            tp_array_touch(returns->array[c]);
+    return 0;
 }
 
 void tp_slices_run(tp_slice_runner *r, tp_slice *s)
@@ -527,9 +611,7 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
             most = n / 2;
             continue;
         }
-        /* what earlier launches have written must be there for those who take the rest */
-        bool may_leave = !k->is_writer || tp_launch_bring_home(&r->queue, k, &err) == 0;
-        if (may_leave && tp_job_leave_site(s->job, s->agent->site))
+        if (prepare_to_leave(r, s, &err) == 0 && tp_job_leave_site(s->job, s->agent->site))
             break;
         for (uint32_t i = 0; i < n; i++)
             fail_item(w, TP_KIND_DEVICE, err.message);

@@ -12,6 +12,9 @@ typedef struct tp_kernels {
     /* held; NULL: each result is wanted by itself. Set once, by the owner (release; workers
      * acquire) */
     tp_kernel *_Atomic reducer;
+    /* results that go to arrays are left on the device, until the owner has asked for one of them.
+     * Taken back by the owner (relaxed: what was left there is brought home for it) */
+    _Atomic bool stays;
 } tp_kernels;
 
 extern const tp_ref_type tp_kernels_type;
@@ -23,8 +26,12 @@ tp_kernels *tp_kernels_new(tp_kernel *kernel);
  * (TP_BLOCK_PARTIALS); other results may still come one by one. Only the first call counts. */
 void tp_kernels_set_reducer(tp_kernels *k, tp_kernel *reducer);
 
-/* Brings home what the job's launches have left on devices, for its owner, who has closed it. */
+/* Brings home what the job's launches have written to arrays, for its owner, who has closed it. */
 void tp_kernels_bring_home(tp_kernels *k);
+
+/* The owner wants the job's results in host memory: the launches bring them there from now on, and
+ * those that stayed on devices are brought. -1 with err set when that fails. */
+int tp_kernels_want_results(tp_kernels *k, const tp_returns *returns, tp_error *err);
 
 /* Host memory that is reused from launch to launch. */
 typedef struct tp_staging {

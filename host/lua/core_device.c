@@ -335,6 +335,37 @@ static int l_buffer_new(lua_State *L)
     return 2;
 }
 
+/* core.buffer.of_array(queue, memory) -> buffer, or nil and a message: see tp_buffer_of_array */
+static int l_buffer_of_array(lua_State *L)
+{
+    tp_buffer *b;
+    tp_error err = { 0 };
+    if (tp_buffer_of_array(&b, check_queue(L, 1), tp_core_check_memory(L, 2), &err))
+        return tp_core_push_message(L, &err);
+    tp_codec_push_ref(L, &b->ref);
+    tp_ref_drop(b);
+    return 1;
+}
+
+/* core.buffer.present(queue, buffer, memory, type) -> true, or nil and a message: see
+ * tp_buffer_present */
+static int l_buffer_present(lua_State *L)
+{
+    tp_error err = { 0 };
+    int rc = tp_buffer_present(check_queue(L, 1), tp_core_check_ref(L, 2, &tp_buffer_type),
+                               tp_core_check_memory(L, 3), (tp_type)luaL_checkinteger(L, 4), &err);
+    return push_true_or(L, rc, &err);
+}
+
+/* core.buffer.bring_home(memory) -> true, or nil and a message: the array's elements are in host
+ * memory */
+static int l_buffer_bring_home(lua_State *L)
+{
+    tp_error err = { 0 };
+    int rc = tp_copies_bring_array_home(tp_core_check_memory(L, 1), &err);
+    return push_true_or(L, rc, &err);
+}
+
 static size_t check_size(lua_State *L, int index)
 {
     lua_Number x = luaL_checknumber(L, index);
@@ -568,6 +599,9 @@ static const luaL_Reg queue_functions[] = {
 
 static const luaL_Reg buffer_functions[] = {
     { "new", l_buffer_new },
+    { "of_array", l_buffer_of_array },
+    { "present", l_buffer_present },
+    { "bring_home", l_buffer_bring_home },
     { "read", l_buffer_read },
     { "write", l_buffer_write },
     { "copy", l_buffer_copy },

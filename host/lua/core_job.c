@@ -34,6 +34,9 @@ typedef struct job_box {
     /* the agent that runs items while this job is waited for; NULL: the host's loop runs
      * meanwhile */
     tp_agent *waits_on;
+    /* Of a job whose results may stay on devices; the job's own. NULL: they do not. */
+    tp_kernels *kernels;
+    bool is_staying; /* the owner wants them to stay there: see l_job_stay */
 } job_box;
 
 static job_box *check_job(lua_State *L, int index)
@@ -116,7 +119,7 @@ static int l_job_tostring(lua_State *L)
 #define OPTIONS(X)                                                                               \
     X(fallback) X(journal) X(ordered) X(keep_going) X(discard) X(is_cheap) X(window) X(bytes)    \
     X(total) X(retries) X(crash_retries) X(batch) X(splits) X(streams) X(recycle) X(memory)      \
-    X(timeout) X(returns) X(leased) X(reducer) X(is_inner) X(captured) X(concurrent)
+    X(stays) X(timeout) X(returns) X(leased) X(reducer) X(is_inner) X(captured) X(concurrent)
 
 enum {
 #define NUMBER(name) OPTION_##name,
@@ -253,7 +256,8 @@ static void keep_captured(lua_State *L, job_box *box)
  * splits, streams, concurrent, returns, leased (a list of device numbers, or nil). Others:
  * fallback, an image that runs when no device can; captured, what core.func.image returned with
  * the image; reducer, see tp_kernels_set_reducer; journal, from core.journal.map, or nil; is_inner,
- * it is not the user's map and draws no random numbers. */
+ * it is not the user's map and draws no random numbers; stays, results may be left on devices
+ * (tp_kernels). */
 static int l_job_open(lua_State *L)
 {
     context *ctx = get_context(L);
@@ -335,6 +339,10 @@ static int l_job_open(lua_State *L)
         return tp_codec_raise_memory(L);
     if (kernels && reducer)
         tp_kernels_set_reducer(kernels, reducer);
+    if (kernels && get_flag(L, OPTION_stays)) {
+        atomic_store_explicit(&kernels->stays, true, memory_order_relaxed);
+        box->kernels = kernels; /* the job holds them */
+    }
     config.executor_data = (tp_ref *)kernels;
     int rc = tp_job_open(&box->job, ctx->host->engine, &config, &err);
     tp_ref_drop(kernels);
@@ -653,6 +661,10 @@ static int l_job_next(lua_State *L)
     tp_block_free(box->reading);
     box->reading = tp_job_next(box->job);
     tp_block *b = box->reading;
+    tp_error err = { 0 };
+    if (box->kernels && !box->is_staying &&
+        tp_kernels_want_results(box->kernels, &tp_job_terms(box->job)->returns, &err))
+        return luaL_error(L, "%s", err.message);
     if (!b)
         return 0;
     lua_pushinteger(L, b->kind);
@@ -662,6 +674,14 @@ static int l_job_next(lua_State *L)
     lua_pushinteger(L, b->columns > 0 && b->type[0] == TP_MIXED ? (lua_Integer)b->columns : 0);
     tp_core_push_address(L, &b->text);
     return 6;
+}
+
+/* core.job.stay(job): results that are read from now on may stay where they are: arrays have them
+ * when they were brought home (core.buffer.bring_home) */
+static int l_job_stay(lua_State *L)
+{
+    check_job(L, 1)->is_staying = true;
+    return 0;
 }
 
 /* core.job.ran(job) -> how the items of the block that is being read were run: when their inputs
@@ -1097,6 +1117,7 @@ static const luaL_Reg job_functions[] = {
     { "push_failure", l_job_push_failure },
     { "finish", l_job_finish },
     { "next", l_job_next },
+    { "stay", l_job_stay },
     { "ran", l_job_ran },
     { "item", l_job_item },
     { "input", l_job_input },

@@ -136,9 +136,12 @@ function Function:__call(...)
   return self.raw(...)
 end
 
---- The kernel that runs the function on devices, if it asks for some; see gpu.kernel.
-local function open_kernel(self, types, inputs_of, shape)
-  if self.options.gpu and not self.options.executor then return require("tidepool.device.gpu").kernel(self, types, inputs_of, shape) end
+--- The kernel that runs the function on devices, or `only` on that one, if it asks for some; see
+--- gpu.kernel.
+local function open_kernel(self, types, inputs_of, shape, only)
+  if self.options.gpu and not self.options.executor then
+    return require("tidepool.device.gpu").kernel(self, types, inputs_of, shape, only)
+  end
 end
 
 --- The numbers of the devices that the function drives by hand; nil when it does not.
@@ -228,8 +231,9 @@ local function open_cache(self)
 end
 
 --- How results of a map on devices are reduced there: the setting `reducers` of results.new.
-local function reducers(self, unit, types, shape)
-  local given = { open = function(reduce, count) return require("tidepool.device.gpu").reducer(self, unit, types, reduce, count, shape) end }
+local function reducers(self, unit, types, shape, only)
+  local given = {}
+  function given.open(reduce, count) return require("tidepool.device.gpu").reducer(self, unit, types, reduce, count, shape, only) end
   if self.options.kernel then return given end
   function given.there(reduce, values)
     local same = func.new(require("tidepool.device.gpu").identity(), self.name, { gpu = self.options.gpu, precision = self.options.precision })
@@ -268,13 +272,13 @@ function func.start(self, source, settings, special)
     total = source.total, is_cheap = source.is_cheap, ordered = settings.ordered ~= false,
     keep_going = (settings.return_exceptions or settings.on_error or settings.ignore_exceptions) and true or false,
     discard = special.discard, streams = special.streams, reduce = special.reduce, is_inner = special.is_inner, is_kept = special.is_kept,
-    bytes = source.bytes, retries = false, captured = false, leased = false, timeout = false, crash_retries = false, recycle = false,
+    bytes = source.bytes, stays = false, retries = false, captured = false, leased = false, timeout = false, crash_retries = false, recycle = false,
     memory = false,
   }
   local retries, returns, arrays = self.options.retries, self.options.returns, nil
   -- what records inputs has to see them
   local is_recorded = self.options.cache or settings.journal ~= false and (settings.journal or core.journal_default)
-  local kernel, unit = open_kernel(self, source.types, source, source.is_grid and not is_recorded and source.shape or nil)
+  local kernel, unit = open_kernel(self, source.types, source, source.is_grid and not is_recorded and source.shape or nil, source.device)
   if unit and unit.has_places then source = inputs.places(source.shape) end
   if kernel then source.block = inputs.LARGEST_BLOCK end -- a launch costs as much as some thousand numbers
   -- A device gives columns of numbers in any case; where the inputs are arrays or places of one,
@@ -299,10 +303,12 @@ function func.start(self, source, settings, special)
   local kept = open_journal(self, settings, more, source.total, executor) or not (more.is_inner or more.discard) and open_cache(self) or nil
   -- a recorder reads an input after its item is over, and perhaps after the state is
   source.may_pin = not executor.far and not kept
+  source.comes_home = kept ~= nil
+  more.stays = kernel and arrays and not kept
   more.window = settings.window or self.options.window or source.window
   more.journal = kept and kept.handle
   if more.reduce and unit then
-    more.reducer = require("tidepool.device.gpu").reducer(self, unit, source.types, more.reduce, source.total, source.shape)
+    more.reducer = reducers(self, unit, source.types, source.shape, source.device).open(more.reduce, source.total)
   end
   local fine, job = pcall(open, self, more, kernel, unit)
   if not fine then
@@ -310,28 +316,39 @@ function func.start(self, source, settings, special)
     error(job, 0)
   end
   -- not where each result must be recorded or counted
-  local on_device = kernel and not more.discard and not kept and not halt and reducers(self, unit, source.types, source.shape) or nil
+  local on_device = kernel and not more.discard and not kept and not halt and reducers(self, unit, source.types, source.shape, source.device) or nil
   return results.new(job, source, {
     name = self.name, return_exceptions = settings.return_exceptions or settings.ignore_exceptions, on_error = settings.on_error,
     max_attempts = 1 + (retries and retries.max or 0), on_retry = retries and retries.on, is_kept = more.is_kept,
-    returns = not more.discard and returns or nil, arrays = arrays,
+    returns = not more.discard and returns or nil, arrays = arrays, stays = more.stays, device = unit and unit.device,
     reducers = on_device, is_single = kernel and self.options.precision == "single",
     progress = settings.progress, journal = kept, halt = halt, ordered = more.ordered, executor = executor, times = settings.times,
     is_compiling = is_new, shape = source.shape, has_places = source.has_places,
   })
 end
 
+--- Is one of the inputs of a kind that may be on a device: a buffer, or Results?
+local function may_be_resident(self, given, n)
+  local has_buffers = package.loaded["tidepool.device.device"] ~= nil
+  for c = 1, n do
+    local value = given[c]
+    if type(value) == "userdata" and self.options.gpu or has_buffers and type(value) == "table" and getmetatable(value) then return true end
+  end
+  return false
+end
+
 --- The source and the options of a map, from the arguments of its call: inputs and, perhaps,
 --- options at the end.
 ---@param rows string  the options that there are: a field of options
 ---@param given table  with n
-local function map_source(who, rows, given)
+local function map_source(self, who, rows, given)
   local settings, n = {}, math.max(given.n, 1)
   if n > 1 and check.is_options(given[n], true) then
     settings = options.check(who, options[rows], given[n])
     n = n - 1
   end
-  return inputs.map(who, given, n), settings
+  local source = may_be_resident(self, given, n) and require("tidepool.device.resident").source(who, self, given, n)
+  return source or inputs.map(who, given, n), settings
 end
 
 --- Runs over many inputs, one per position, zipped to the shortest; results in the order of the
@@ -341,7 +358,7 @@ end
 function methods.map(self, ...)
   local given = { n = select("#", ...), ... }
   check.self(self, Function, "f", "map", "inputs")
-  local source, settings = map_source("Function:map", "of_calls", given)
+  local source, settings = map_source(self, "Function:map", "of_calls", given)
   local started = func.start(self, source, settings)
   started:_expect(check.where())
   return results.handle(started)
@@ -370,7 +387,7 @@ function methods.for_each(self, ...)
   local given = { n = select("#", ...), ... }
   check.self(self, Function, "f", "for_each", "inputs")
   loop.check_wait()
-  local source, settings = map_source("Function:for_each", "of_for_each", given)
+  local source, settings = map_source(self, "Function:for_each", "of_for_each", given)
   local all = func.start(self, source, settings, { discard = true })
   all:_drain()
   local p = all:progress()
@@ -436,7 +453,7 @@ end
 function methods.spawn_map(self, ...)
   local given = { n = select("#", ...), ... }
   check.self(self, Function, "f", "spawn_map", "inputs")
-  local source, settings = map_source("Function:spawn_map", "of_calls", given)
+  local source, settings = map_source(self, "Function:spawn_map", "of_calls", given)
   local started = func.start(self, source, settings, { is_kept = true })
   if started.job then loop.keep(started) end
   return results.handle(started)

@@ -749,7 +749,7 @@ function Results:array(ctype)
       local what, index, value = self:_advance()
       if what == "failure" then
         if type(value) ~= "number" then raise(value) end
-        ready[1].elements[index - 1] = value
+        ready[1][index] = value
       end
       self.k = self.n
     until not what
@@ -763,6 +763,39 @@ function Results:array(ctype)
     array.shaped(arrays[c], self.settings.shape)
   end
   return unpack(arrays)
+end
+
+--- All results as buffers of the device where the map ran, one per return value: what is there
+-- stays there, and further maps read it there. Raises the first failure. For functions with gpu =
+-- ... whose results are numbers in arrays: those with `returns`, or with typed arrays or buffers as
+-- inputs. (A map over the results of another map on devices needs no buffers in between:
+-- g:map(f:map(xs)).)
+---@return tidepool.Buffer ...
+function Results:buffer()
+  local settings, ready, job = self.settings, self.settings.arrays, self.job
+  if not (ready and settings.device) then
+    check.fail("results:buffer: %s %s", settings.name, settings.device and "gives no arrays: that takes arrays or buffers as inputs, or `returns` "
+      .. "and a list, and results that are numbers" or "does not run on a device (gpu = ...)")
+  end
+  local replaced, buffers = {}, {}
+  if job then
+    core.job.set_reading(job, false)
+    core.job.stay(job)
+  end
+  repeat
+    local what, index, value = self:_advance()
+    if what == "failure" and type(value) ~= "number" then raise(value) end
+    if what == "failure" then replaced[index] = value end
+    self.k = self.n
+  until not what
+  if next(replaced) then
+    local fine, why = core.buffer.bring_home(ready[1].memory)
+    if not fine then raise(failure.new { kind = abi.kind.DEVICE, message = check.where() .. "results:buffer: " .. why }) end
+    for index, value in pairs(replaced) do ready[1][index] = value end
+  end
+  local device = require "tidepool.device.device"
+  for c, a in ipairs(ready) do buffers[c] = device.of_array(require("tidepool.device.gpu").open_device(settings.device), a) end
+  return unpack(buffers)
 end
 
 -- ---- reductions ----
@@ -1044,6 +1077,7 @@ end
 for _, name in ipairs { "cancel", "done", "next", "progress", "times" } do publish(name, 0) end
 for _, name in ipairs { "get", "list", "max", "mean", "min", "sum" } do publish(name, 0, nil, true) end
 publish("array", 1, "type", true)
+publish("buffer", 0, nil, true)
 publish("histogram", 1, "n", true)
 publish("reduce", 2, "fn, init", true)
 for name in pairs(Results) do

@@ -248,3 +248,266 @@ describe("An array that a kernel writes to, on a device with memory of its own",
     end
   ]])
 end)
+
+describe("Maps over what is on a device with memory of its own", function()
+  local CHAIN = [[
+    local n = 1000000
+    local xs = numbers(n)
+    local f = app:func { name = "f" } (function(x) return x + 1 end)
+    local g = app:func { name = "g" } (function(x) return x * 2 end)
+    local h = app:func { name = "h" } (function(x) return x - 3 end)
+    local function check(a)
+      for i = 1, n do assert(a[i] == (i + 1) * 2 - 3, i) end
+    end
+    -- in arrays of n doubles: what went there, and what came back
+    local function moves(what, run)
+      moved()
+      check(run())
+      print(what, (moved():gsub("%S+", function(number) return ("%.1f"):format(number / n) end)))
+    end
+  ]]
+
+  on_card("move the input once and the result once, three maps in a row", [[
+buffers	1.0 1.0 0.0
+again	0.0 1.0 0.0
+changed	1.0 1.0 0.0
+maps of maps	0.0 1.0 0.0
+changed	1.0 1.0 0.0
+arrays	0.0 3.0 0.0
+]], CHAIN .. [[
+    local function by_buffers() return h:map(g:map(f:map(xs):buffer()):buffer()):array() end
+    local function by_maps() return h:map(g:map(f:map(xs))):array() end
+    moves("buffers", by_buffers)
+    moves("again", by_buffers)
+    xs[1] = 1
+    moves("changed", by_buffers)
+    moves("maps of maps", by_maps)
+    xs:fill(0)
+    for i = 1, n do xs[i] = i end
+    moves("changed", by_maps)
+    moves("arrays", function() return h:map(g:map(f:map(xs):array()):array()):array() end)
+  ]])
+
+  on_card("reduce it there", "0\n", CHAIN .. [[
+    local b = f:map(xs):buffer()
+    moved()
+    local sum = n * (n + 1) / 2
+    assert(b:sum() == sum + n and b:mean() == sum / n + 1 and b:min() == 2 and b:max() == n + 1 and b:reduce(math.max, 0) == n + 1)
+    assert(g:map(b):sum() == 2 * (sum + n) and g:map(f:map(xs)):min() == 4)
+    -- results that come before the reducer is there come one by one: that is the machine's business
+    print(math.floor(moved():match "%S+" / n))
+    local one = tidepool.gpu.device():buffer("int32", { 5, -3 })
+    assert(one:sum() == 2 and one:min() == -3 and tidepool.gpu.device():buffer("double", 0):sum() == 0)
+    assert(tidepool.gpu.device():buffer("double", 0):max() == nil)
+  ]])
+
+  on_card("read buffers that kernels by hand have written, and parts of them, and give such", "", [[
+    local device = tidepool.gpu.device()
+    local n = 5000
+    local b = device:buffer("int32", n)
+    local count = device:kernel "__kernel void count(__global int *b, int by) { b[get_global_id(0)] = get_global_id(0) * by; }"
+    local f = app:func { returns = "int32" } (function(x) return x + 1 end)
+    local g = app:func(function(x, y) return x + y end)
+    local wide = app:func(function(x) return x + 1 end)
+    for by = 1, 3 do
+      count(n, b, by)
+      local a = f:map(b):array()
+      for i = 1, n do assert(a[i] == (i - 1) * by + 1, i) end
+      local other = numbers(n)
+      local sum = g:map(b:slice(11, 20), other):array()
+      assert(#sum == 10)
+      for i = 1, 10 do assert(sum[i] == (i + 9) * by + i) end
+      local made = f:map(f:map(b)):buffer()
+      assert(made.ctype == "int32" and #made:read() == n)
+      count(n, made, -by)
+      assert(made:read()[11] == -10 * by and f:map(made):array()[11] == 1 - 10 * by)
+      for i, v in wide:map(made:as "uint32") do assert(v == (i > 1 and 2 ^ 32 or 0) - (i - 1) * by + 1) end
+    end
+  ]])
+
+  on_card("give the results of a plain loop, whatever reads them", "", [[
+    local f = app:func(function(x) return x * 1.5 end)
+    local g = app:func(function(x) return x + 0.25 end)
+    for _, n in ipairs { 1, 2, 1000, 1023, 1025, 65537, 100003 } do
+      local xs = numbers(n)
+      local function check(list)
+        for i = 1, n do assert(list[i] == i * 1.5 + 0.25, i) end
+      end
+      check(g:map(f:map(xs)):list())
+      check(g:map(f:map(xs), { window = 777 }):array())
+      check(g:map(f:map(xs, { window = 333 }):buffer()):list())
+      local seen = {}
+      for i, v in g:map(f:map(xs)) do seen[i] = v end
+      check(seen)
+      seen = {}
+      local r = g:map(f:map(xs))
+      for i, v in r do
+        seen[i] = v
+        if i == math.ceil(n / 2) then break end
+      end
+      check(r:array())
+      tidepool.async(function() check(g:map(f:map(xs)):array()) end):get()
+      check(tidepool.App():func(function() return g:map(f:map(xs)):list() end):remote())
+      check(g:map(f:map(xs):buffer()):buffer():read())
+      assert(g:for_each(f:map(xs)).ok == n)
+      check(g:spawn_map(f:map(xs)):list())
+    end
+  ]])
+
+  on_card("say what fails, with its input; then all goes on", "", [[
+    local n = 20000
+    local xs = numbers(n)
+    local f = app:func { name = "f" } (function(x)
+      if x == 15000 then error("in f") end
+      return x + 1
+    end)
+    local g = app:func { name = "g" } (function(x)
+      if x == 12001 then error("in g") end
+      return x * 2
+    end)
+    local list = g:map(f:map(tidepool.array("double", { 12000, 7 })):buffer(), { return_exceptions = true }):list()
+    assert(list[2] == 16 and list[1].message:find("job.lua:%d+: in g") and list[1].input[1] == 12001, tostring(list[1]))
+    local fine, why = pcall(function() return g:map(f:map(xs)):list() end)
+    assert(not fine and why.message:find "in g" and why.index == 12000 and why.input[1] == 12001, tostring(why))
+    local h = app:func { name = "h" } (function(x) return x * 2 end)
+    local k = 0
+    fine, why = pcall(function()
+      for i, v in h:map(f:map(xs)) do
+        k = i
+        assert(v == 2 * (i + 1))
+      end
+    end)
+    assert(not fine and k == 14999 and tostring(why):find "in f", k .. " " .. tostring(why))
+    fine, why = pcall(function() return f:map(xs):buffer() end)
+    assert(not fine and why.index == 15000 and why.message:find "in f", tostring(why))
+    local b = f:map(xs, { on_error = function(e) return -e.index end }):buffer()
+    local back = b:read()
+    for i = 1, n do assert(back[i] == (i == 15000 and -15000 or i + 1), i) end
+    assert(h:map(b):array()[15000] == -30000)
+  ]])
+
+  on_card("fail with kind device when the device does, and are right afterwards", "device\n", [[
+    local n = 50000
+    local f = app:func { name = "f" } (function(x) return x + 1 end)
+    local b = f:map(numbers(n)):buffer()
+    faults.faults_fail(1000)
+    local fine, why = pcall(function() return f:map(b):array() end)
+    assert(not fine)
+    print(why.kind)
+    fine, why = pcall(function() return f:map(f:map(b)):buffer() end)
+    assert(not fine and why.kind, tostring(why))
+    faults.faults_fail(0)
+    faults.faults_fail_reads(1000)
+    fine, why = pcall(function() return f:map(f:map(b)):list() end)
+    assert(not fine and tostring(why):find("copying from the device failed", 1, true), tostring(why))
+    faults.faults_fail_reads(0)
+    local a = f:map(f:map(b)):array()
+    for i = 1, n do assert(a[i] == i + 3) end
+  ]])
+
+  on_card("are right when threads have taken over the rest from a device that failed", "", [[
+    local n = 300000
+    local xs = numbers(n)
+    local tried = tidepool.array("int32", n)
+    for _, options in ipairs { { gpu = { "cpu", "threads" }, retries = 1 }, { gpu = { "cpu:2", "threads" }, retries = 1 } } do
+      local f = app:func(options) (function(x)
+        tried[x] = tried[x] + 1
+        if x % 1000 == 0 and tried[x] == 1 then error("try again") end
+        return 3 * x
+      end)
+      local g = app:func(function(x) return x + 1 end)
+      for when = 1, 3 do
+        tried:fill(0)
+        local results = f:map(xs)
+        if when == 1 then faults.faults_fail(1000) end
+        tidepool.sleep(0.002 * when)
+        faults.faults_fail(1000)
+        local b = results:buffer()
+        faults.faults_fail(0)
+        local a = g:map(b):array()
+        for i = 1, n do assert(a[i] == 3 * i + 1, i) end
+      end
+    end
+  ]], "POCL_DEVICES='pthread pthread'")
+
+  on_card("share it between two devices", "", [[
+    local n = 200000
+    local xs = numbers(n)
+    local f = app:func { gpu = "cpu:2", name = "f" } (function(x) return x + 1 end)
+    for _ = 1, 5 do
+      local a = f:map(f:map(f:map(xs))):array()
+      for i = 1, n do assert(a[i] == i + 3, i) end
+      local b = f:map(f:map(xs)):buffer()
+      assert(b.device.number == 1 or b.device.number == 2)
+      a = f:map(b):array()
+      for i = 1, n do assert(a[i] == i + 3, i) end
+      assert(b:sum() == n * (n + 1) / 2 + 2 * n)
+    end
+  ]], "POCL_DEVICES='pthread pthread'")
+
+  on_card("give memory back", "true\n", [[
+    local f = app:func(function(x) return x + 1 end)
+    local xs = numbers(20000)
+    local kept
+    for i = 1, 200 do -- 160 KB each, on a device that has 1 MiB
+      kept = f:map(f:map(xs):buffer()):buffer()
+      if i % 4 == 0 then collectgarbage() end
+    end
+    print(kept:read()[20000] == 20002)
+  ]], "FAULTS_MEMORY=1048576")
+
+  on_card("are kept in a cache by their elements", "4\t4\n", [[
+    local f = app:func(function(x) return x + 1 end)
+    local g = app:func { cache = os.tmpname() } (function(x) return x * 2 end)
+    local first = g:map(f:map(numbers(4)):buffer()):list()
+    local again = g:map(f:map(numbers(4)):buffer())
+    local list = again:list()
+    for i = 1, 4 do assert(first[i] == 2 * (i + 1) and list[i] == first[i]) end
+    print(#first, #list)
+  ]])
+
+  on_card("are refused where they cannot be, at the user's line", [[
+job.lua:N: Function:map: input 1 is a buffer of CARD, and plain does not run on devices; buffer:read() gives an array
+job.lua:N: Function:map: input 1 is a buffer of CARD, and either may run elsewhere (its gpu ends with "threads"); buffer:read() gives an array
+job.lua:N: Function:map: input 2 is a table: beside a buffer there can be typed arrays and other buffers
+job.lua:N: results:buffer: plain does not run on a device (gpu = ...)
+job.lua:N: results:buffer: f gives no arrays: that takes arrays or buffers as inputs, or `returns` and a list, and results that are numbers
+job.lua:N: results:buffer: these results have been read; keep what results:list() gives to go over them again
+]], [[
+    local b = tidepool.gpu.device():buffer("double", { 1, 2 })
+    local plain = tidepool.App():func { name = "plain" } (function(x) return x end)
+    local either = tidepool.App():func { name = "either", gpu = { "cpu", "threads" } } (function(x) return x end)
+    local f = app:func { name = "f" } (function(x, y) return x end)
+    local read = f:map(tidepool.array("double", 2), tidepool.array("double", 2))
+    read:list()
+    local on_threads, of_lists = plain:map { 1 }, f:map({ 1 }, { 2 })
+    for _, wrong in ipairs {
+      function() plain:map(b) end,
+      function() either:map(b) end,
+      function() f:map(b, { 1, 2 }) end,
+      function() on_threads:buffer() end,
+      function() of_lists:buffer() end,
+      function() read:buffer() end,
+    } do
+      local _, why = pcall(wrong)
+      why = tostring(why):match "[^\n]*":gsub("^.-job.lua:%d+", "job.lua:N")
+      print((why:gsub("buffer of .-, and", "buffer of CARD, and")))
+    end
+    assert(on_threads:list()[1] == 1 and of_lists:list()[1] == 1)
+  ]])
+end)
+
+describe("Maps over buffers of a device that shares the host's memory", function()
+  if not is_pocl then return pending "read and give them (no OpenCL device of PoCL)" end
+  it("read and give them", function()
+    local app, device = tidepool.App("shared", { gpu = "cpu" }), tidepool.gpu.device "cpu"
+    local f = app:func(function(x) return x + 1 end)
+    local b = device:buffer("double", { 1, 2, 3 })
+    assert.same({ 2, 3, 4, n = 3 }, f:map(b):list())
+    local made = f:map(f:map(b)):buffer()
+    assert.same({ 3, 4, 5, n = 3 }, made:read():list())
+    made:fill(7)
+    assert.equal(21, made:sum())
+    assert.equal(16, f:map(made:slice(1, 2)):sum())
+  end)
+end)

@@ -100,6 +100,7 @@ end
 ---@field length integer   elements
 ---@field memory userdata   core's buffer; this one may be a part of it, `start` bytes after its beginning
 ---@field start integer
+---@field shadow tidepool.Array?  by which maps know its elements, where memory is not the host's
 local Buffer = {}
 
 --- The elements are on the device. Code that seems to read or set one would get nil, or be lost, so
@@ -315,6 +316,76 @@ function Buffer:as(ctype)
   check.self(self, Buffer, "buffer", "as", "ctype")
   ctype = element_type("buffer:as", ctype)
   return view_of(self, "as", 0, ctype, math.floor(self.length * size_of(self.ctype) / size_of(ctype)))
+end
+
+-- ---- buffers in maps ----
+
+--- The buffer of an array that nobody else knows: a map's results. The device's copy of it becomes
+--- the buffer's memory.
+---@param self tidepool.Device
+---@param a tidepool.Array
+---@return tidepool.Buffer
+function device.of_array(self, a)
+  if a.length == 0 then return self:buffer(a.ctype, 0) end
+  if self.unified then return self:buffer(a) end
+  local handle = must_find_memory("results:buffer", core.buffer.of_array, queue_of(self), a.memory)
+  local made = { device = self, ctype = a.ctype, length = a.length, handle = handle, memory = handle, start = 0, shadow = a }
+  return setmetatable(made, Buffer)
+end
+
+--- The array by which a map knows the buffer's elements, after the kernels that this thread has
+--- started have run. Where memory is the host's it is the buffer's own array; elsewhere one that
+--- nobody else knows, `shadow`, of which the device has the elements.
+function Buffer:_as_input(who)
+  if self.device.unified or self.length == 0 then return self:read() end
+  if self.memory ~= self.handle then return self:copy():_as_input(who) end -- a part of another one
+  if not self.shadow then self.shadow = array.allocate(self.ctype, self.length, false) end
+  must(who, core.buffer.present(queue_of(self.device), self.handle, self.shadow.memory, array.number(self.ctype)))
+  return self.shadow
+end
+
+--- The results of a map that gives the buffer's elements, on its device.
+local function elements_of(self, method)
+  local func, gpu = require "tidepool.func", require "tidepool.device.gpu"
+  local f = func.new(gpu.identity(), "buffer:" .. method, { gpu = self.device, precision = not self.device.fp64 and "single" or nil })
+  return f:map(self)
+end
+
+--- The sum of the elements, added on the device as results:sum() adds; 0 of none.
+---@return number
+function Buffer:sum()
+  check.self(self, Buffer, "buffer", "sum")
+  return elements_of(self, "sum"):sum()
+end
+
+--- Their mean; nil of none.
+---@return number?
+function Buffer:mean()
+  check.self(self, Buffer, "buffer", "mean")
+  return elements_of(self, "mean"):mean()
+end
+
+--- The least element; NaN when one is, nil of none.
+---@return number?
+function Buffer:min()
+  check.self(self, Buffer, "buffer", "min")
+  return elements_of(self, "min"):min()
+end
+
+--- The greatest element; NaN when one is, nil of none.
+---@return number?
+function Buffer:max()
+  check.self(self, Buffer, "buffer", "max")
+  return elements_of(self, "max"):max()
+end
+
+--- fn(... fn(fn(init, element 1), element 2) ..., the last one), on the device: see results:reduce.
+---@param fn fun(a: number, b: number): number
+---@param init number?
+---@return number?
+function Buffer:reduce(fn, init)
+  check.self(self, Buffer, "buffer", "reduce", "fn, init")
+  return elements_of(self, "reduce"):reduce(fn, init)
 end
 
 -- ---- kernels ----

@@ -23,6 +23,7 @@ local MAKERS = { nvidia = "nvidia", amd = "advanced micro devices", intel = "int
 
 -- The word for "no device": the executor of that name does the work instead.
 local NO_DEVICE = executors.fallback.name
+gpu.NO_DEVICE = NO_DEVICE
 
 local found -- the devices once there are some
 
@@ -111,6 +112,7 @@ end
 ---@param who string
 ---@return table? list of devices
 function gpu.match(spec, who)
+  if type(spec) == "table" and spec.number then return { spec } end -- a buffer's own device
   local devices, why = gpu.devices()
   local few = 0 -- how many there are, when more are asked for
   for _, word in ipairs(spec == true and { "any" } or type(spec) == "string" and { spec } or spec) do
@@ -134,6 +136,8 @@ local function open_device(row)
   if not opened[row.number] then opened[row.number] = require("tidepool.device.device").new(row) end
   return opened[row.number]
 end
+
+gpu.open_device = open_device
 
 local drivers = setmetatable({}, { __mode = "k" }) -- functions that drive devices, and their option `gpu`
 
@@ -378,7 +382,7 @@ end
 
 --- The compiled form of f, or of its reducer, for these devices, compiled at its first use; nil and
 --- why when the devices cannot run it.
-local function unit_of(f, devices, types, reduce)
+local function unit_of(f, devices, types, reduce, only)
   local units = compiled[f]
   if not units then
     units = { reducers = setmetatable({}, { __mode = "k" }) }
@@ -388,7 +392,7 @@ local function unit_of(f, devices, types, reduce)
     units.reducers[reduce] = units.reducers[reduce] or {}
     units = units.reducers[reduce]
   end
-  local key = f.options.kernel and "" or table.concat(types or {}, " ")
+  local key = (f.options.kernel and "" or table.concat(types or {}, " ")) .. (only and "@" .. only.number or "")
   local why
   if not units[key] or not is_current(units[key]) then units[key], why = compile(f, devices, types, reduce) end
   return units[key], why
@@ -446,10 +450,12 @@ end
 ---@param types string[]?  the element types of the inputs, when they are typed arrays
 ---@param inputs_of table|integer?  the source of the inputs, or how many arguments the only one has; of typed arrays it does not matter
 ---@param shape tidepool.Grid?  the inputs are its places, which the kernel can compute: then the unit has_places
+---@param only tidepool.Device?  the one of f's devices that is to run it
 ---@return userdata? kernel
----@return table? unit  { result_types, has_boolean, may_fall_back: threads run the function when no device can }
-function gpu.kernel(f, types, inputs_of, shape)
+---@return table? unit  { result_types, has_boolean, device: the first that runs it, may_fall_back: threads run the function when no device can }
+function gpu.kernel(f, types, inputs_of, shape, only)
   local devices = gpu.match(f.options.gpu, f.name)
+  if only then devices = { only } end
   if not devices and f.options.kernel then check.fail("%s: OpenCL C cannot run on threads, and no other device of its gpu = ... is there", f.name) end
   if not devices then return nil end
   -- As in Lua, arguments beyond the parameters are dropped.
@@ -472,10 +478,10 @@ function gpu.kernel(f, types, inputs_of, shape)
   local usable, complaint = is_usable(f, devices)
   if not usable and may_fall_back then return nil end
   if not usable then error(failure.new { kind = abi.kind.DEVICE, message = check.where() .. complaint }, 0) end
-  local unit, why = unit_of(f, devices, types)
+  local unit, why = unit_of(f, devices, types, nil, only)
   if not unit and may_fall_back then return nil end
   if not unit then check.fail("%s: %s", f.name, why) end
-  unit.may_fall_back = may_fall_back
+  unit.may_fall_back, unit.device = may_fall_back and not only, devices[1]
   return open_kernel(f, unit, has_places and shape), unit
 end
 
@@ -506,8 +512,9 @@ end
 ---@param reduce string|function
 ---@param total integer?  results, when that is known
 ---@param shape tidepool.Grid?  as for gpu.kernel
+---@param only tidepool.Device?  as for gpu.kernel
 ---@return userdata?
-function gpu.reducer(f, unit, types, reduce, total, shape)
+function gpu.reducer(f, unit, types, reduce, total, shape, only)
   if type(reduce) == "function" and #unit.result_types > 1 then
     check.fail("results:reduce: %s gives %d results, and on a device the function of reduce takes two numbers; loop over the results instead",
       f.name, #unit.result_types)
@@ -515,7 +522,7 @@ function gpu.reducer(f, unit, types, reduce, total, shape)
   if type(reduce) == "function" then reduce = with_text(reduce) end
   local is_few = total and total < GROUP
   if f.options.kernel or unit.has_boolean or unit.is_writer or (is_few and type(reduce) == "string") then return nil end
-  local devices = gpu.match(f.options.gpu, f.name)
+  local devices = only and { only } or gpu.match(f.options.gpu, f.name)
   if types then types = { unpack(types, 1, #unit.inputs) } end
   if unit.has_places then types = unit.types end
   if not types and #unit.inputs < debug.getinfo(f.raw, "u").nparams then
@@ -527,7 +534,7 @@ function gpu.reducer(f, unit, types, reduce, total, shape)
     translate(f, devices[1], types, reduce)
     return nil
   end
-  local reducer, why = unit_of(f, devices, types, reduce)
+  local reducer, why = unit_of(f, devices, types, reduce, only)
   if not reducer then check.fail("%s: %s", f.name, why) end
   return open_kernel(f, reducer, shape)
 end

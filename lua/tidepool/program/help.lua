@@ -99,6 +99,7 @@ local class_rows = {
     { "for i, a, b in results do", "the index, and what the function returned" },
     { "results:list(), results:get()", "all of them, a list per return value, with n" },
     { "results:array(ctype?)", "all of them as typed arrays" },
+    { "results:buffer()", "all of them as buffers of the device where they are; f:map(buffer) reads one there" },
     { "results:next()", "one step by hand" },
     { "results:sum(), :mean(), :min(), :max()", "of all of them" },
     { "results:histogram(n?)", "prints how they are spread: n bars" },
@@ -190,6 +191,8 @@ local lazy_class_rows = {
     { "buffer:copy()", "a new buffer with the same elements" },
     { "buffer:slice(i, j?)", "the elements i to j, as a buffer that shares their memory" },
     { "buffer:as(ctype)", "the same memory as elements of another type" },
+    { "buffer:sum(), :mean(), :min(), :max()", "of its elements, on the device" },
+    { "buffer:reduce(fn, init)", "folds them there" },
   } },
   { "tidepool.device.device", "Kernel", {
     { "kernel(global_size, ...)", "starts it, with an argument for each parameter" },

@@ -30,7 +30,7 @@ local function now()
 end
 
 --- The Failure that ends the inputs early, made of what was raised while they were read.
-local function trouble(value)
+function stepped.trouble(value)
   if failure.is_failure(value) and value.phase == "input" then return value end
   return failure.new { kind = failure.kind_of(value), phase = "input", attempts = 1, value = describe.value(value),
     message = describe.message(value),
@@ -159,7 +159,7 @@ function stepped.new(step)
         more = accept(step())
         count = count + 1
       until not more or count >= room or source.has_waited or ((count < 64 or count % 16 == 0) and is_late(count, until_s))
-    end, trouble)
+    end, stepped.trouble)
     learn()
     column.close(job)
     return count, more, not fine and why or nil
