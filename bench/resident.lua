@@ -61,3 +61,10 @@ measure("with buffers in between", function() xs[1] = 3; h:map(g:map(f:map(xs):b
 measure("each over the other's results", function() xs[1] = 3; h:map(g:map(f:map(xs))):array() end)
 measure("the same, of an array that was not changed", function() h:map(g:map(f:map(xs))):array() end)
 measure("its sum", function() h:map(g:map(f:map(xs))):sum() end)
+
+local device = tidepool.gpu.device()
+local twice = device:kernel "__kernel void twice(__global const float *a, __global float *b) { size_t i = get_global_id(0); b[i] = 2 * a[i]; }"
+for _, n in ipairs { 1000000, 1000003 } do
+  local a, b = device:buffer("float", n), device:buffer("float", n)
+  measure(("a kernel by hand over %d work items"):format(n), function() twice(n, a, b); device:wait() end)
+end

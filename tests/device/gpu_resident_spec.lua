@@ -497,6 +497,26 @@ job.lua:N: results:buffer: these results have been read; keep what results:list(
   ]])
 end)
 
+describe("A kernel by hand, over a number of work items that no group divides", function()
+  on_card("has groups that suit the device, unless the source could tell", "64\n1\n1\n", [[
+    ffi.cdef "int faults_group(void);"
+    local device, n = tidepool.gpu.device(), 100003
+    local to = device:buffer("int32", n)
+    local plain = device:kernel "__kernel void plain(__global int *to, int by) { size_t i = get_global_id(0); to[i] += (int)i * by; }"
+    local whole = device:kernel "__kernel void whole(__global int *to, int by) { to[get_global_id(0)] += (int)get_global_size(0) * by; }"
+    plain(n, to, 2)
+    print(faults.faults_group())
+    assert(plain:time() > 0)
+    whole(n, to, 3)
+    print(faults.faults_group())
+    plain({ n - 1, offset = 1 }, to, 1)
+    local a = to:read()
+    for i = 1, n do assert(a[i] == (i - 1) * (i == 1 and 2 or 3) + 3 * n, i) end
+    plain({ n, local_size = 1 }, to, 0)
+    print(faults.faults_group())
+  ]])
+end)
+
 describe("Maps over buffers of a device that shares the host's memory", function()
   if not is_pocl then return pending "read and give them (no OpenCL device of PoCL)" end
   it("read and give them", function()

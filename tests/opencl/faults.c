@@ -13,7 +13,8 @@
  * faults_fail(n) lets the next n launches fail, faults_fail_reads(n) the next n copies from a
  * device. faults_moved(i) is how many bytes were copied to devices (0), from them (1) and between
  * their buffers (2) so far, faults_moves(i) in how many commands. faults_peak() is how many queues
- * had work at the same time, at most; faults_items(i) how many work items queue i was given. */
+ * had work at the same time, at most; faults_items(i) how many work items queue i was given;
+ * faults_group() the size of the last launch's groups. */
 #define CL_TARGET_OPENCL_VERSION 120
 #include <CL/cl.h>
 #include <dlfcn.h>
@@ -35,6 +36,7 @@ static _Atomic(cl_device_id) first_device;
 
 static _Atomic long items[QUEUES_MAX];
 static _Atomic int failing, failing_reads; /* the next ones */
+static _Atomic int group; /* work items of the last launch's groups, in the first dimension */
 static _Atomic long moved[3], moves[3]; /* bytes and commands: to devices, from them, between */
 
 static void count_move(int way, size_t size)
@@ -66,6 +68,11 @@ void faults_fail(int n)
 long faults_items(int queue)
 {
     return atomic_load(&items[queue]);
+}
+
+int faults_group(void)
+{
+    return atomic_load(&group);
 }
 
 int faults_peak(void)
@@ -163,6 +170,7 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint 
     if (atomic_load(&failing) > 0 && atomic_fetch_sub(&failing, 1) > 0)
         return CL_OUT_OF_RESOURCES;
     count_work(queue, true);
+    atomic_store(&group, local ? (int)*local : 0);
     for (int i = 0; i < queues && i < QUEUES_MAX; i++)
         if (known[i] == queue)
             atomic_fetch_add(&items[i], (long)*global);

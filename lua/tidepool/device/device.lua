@@ -598,6 +598,29 @@ local function choose_group(self, made, global)
   return group
 end
 
+-- Work items from which on it is worth a second launch that groups are not tiny; and the words of a
+-- source that could tell the two launches from one.
+local SPLIT_MIN, SMALL_GROUP = 16384, 16
+local telling = { "get_global_size", "get_global_offset", "get_group", "get_num_groups", "get_local", "linear", "local", "barrier", "work_group",
+  "sub_group", "enqueue" }
+
+--- May a call be two launches, of which the second has the work items that fill no group?
+local function can_split(self)
+  for _, word in ipairs(telling) do
+    if self.text:find(word, 1, true) or self.flags:find(word, 1, true) then return false end
+  end
+  return true
+end
+
+--- How many of so many work items, as for 1,000,003, are to be launched apart, so that the others
+--- have groups that suit the device; 0: none.
+local function count_rest(self, made, global, group)
+  local n = global[1]
+  if #global > 1 or n < SPLIT_MIN or group[1] >= SMALL_GROUP or made.largest < SMALL_GROUP or not can_split(self) then return 0 end
+  local largest = choose_group(self, made, { 2 ^ 30 })[1]
+  return n % largest
+end
+
 local function check_group(self, made, global, given)
   local group = sizes_of(self, "local_size", given)
   local items = 1
@@ -701,7 +724,16 @@ function Kernel:__call(global_size, ...)
     if size == 0 then return end
   end
   local group = wanted and check_group(self, made, global, wanted) or choose_group(self, made, global)
-  must_find_memory(("kernel '%s'"):format(self.name), core.launcher.launch, queue_of(self.device), made.launcher, global, group, arguments, offset)
+  local function launch(size, by, from)
+    must_find_memory(("kernel '%s'"):format(self.name), core.launcher.launch, queue_of(self.device), made.launcher, size, by, arguments, from)
+  end
+  local rest = wanted and 0 or offset and 0 or count_rest(self, made, global, group)
+  if rest == 0 then return launch(global, group, offset) end
+  -- the few first, so that the time of the last launch is nearly that of both; one by one on a
+  -- processor, where compilers make new code for each size of groups
+  local most = { global[1] - rest }
+  launch({ rest }, { self.device.type == "cpu" and 1 or rest }, most)
+  launch(most, choose_group(self, made, most))
 end
 
 --- How many seconds its last call took on the device, for which it waits; nil when this thread has
