@@ -127,10 +127,11 @@ tsan: ## run all tests under ThreadSanitizer
 bench: all $(BENCHES) ## print the speed figures
 	$(BINARY) --workers 2 bench/run.lua --json $(BUILD)/bench.json
 
-peers: all ## print what worker processes cost, beside joblib, concurrent.futures and Ray, which pip installs below build/
+peers: all ## print what worker processes and a cluster cost, beside joblib, concurrent.futures, Ray and Dask, which pip installs below build/
 	python3 -m venv $(BUILD)/peers
-	$(BUILD)/peers/bin/pip install -q joblib ray
+	$(BUILD)/peers/bin/pip install -q joblib ray distributed
 	PEERS_PYTHON=$(BUILD)/peers/bin/python3 $(BINARY) --workers 2 bench/run.lua processes
+	PEERS_PYTHON=$(BUILD)/peers/bin/python3 $(BINARY) bench/cluster.lua
 
 # Past its time only when something hangs.
 soak: all ## do at random all that there is for SECONDS (60), and see whether anything grows; then serve clients, and see how long a timer waits
@@ -285,7 +286,7 @@ $(BUILD)/fuzzers/%: $(BUILD)/obj/tests/fuzz/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(LDFLAGS) -fsanitize=fuzzer -o $@ $< $(LIB) $(LDLIBS)
 
-# Programs that measure; nothing of ours is in them. Always by gcc: OpenMP for clang is another package.
+# Programs that measure; no code of ours is in them. Always by gcc: OpenMP for clang is another package.
 $(BUILD)/bench/%: bench/%.c $(BUILD)/stamp/flags
 	@mkdir -p $(@D)
 	gcc $(CPPFLAGS) -std=c11 $(if $(findstring gpu,$<),-O3,-O2) $(WARNINGS) -fopenmp -o $@ $< $(LUAJIT) -ldl -lm -lpthread

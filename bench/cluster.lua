@@ -5,7 +5,10 @@
 -- Starts a server and two workers of its own, with a slot each: chunks of 1 KiB, one item each;
 -- items that sleep for 10 ms, and how much longer than a second 200 of them take; calls one after
 -- the other. With TPF, the path of the prototype's program (proto-nats/tpf), that runs beside
--- it, on a server with the same settings, in turns. Five rounds, and the median of each figure.
+-- it, on a server with the same settings, in turns, and so do Ray, Dask and joblib where
+-- PEERS_PYTHON (python3) has them (`make peers` installs them): the same texts in two processes of
+-- this machine.
+-- Five rounds, and the median of each figure.
 
 local n = tonumber(arg[1]) or 2000
 local tpf = arg[2]
@@ -100,9 +103,28 @@ local function theirs()
   sh("kill %s", server)
 end
 
+--- One of those that run Python functions (bench/peers/cluster.py). False: it is not installed.
+local function peer(name)
+  local pipe = io.popen(("%s %s/bench/peers/cluster.py %s %d 2>&1"):format(os.getenv "PEERS_PYTHON" or "python3", root, name, math.floor(n / 4)))
+  local text = pipe:read "*a"
+  pipe:close()
+  local rate, p50, p99 = text:match "(%d+) (%d+) (%d+)%s*$"
+  if not rate then
+    print(("%-10s is not there: %s"):format(name, text:match "([^\n]*)%s*$"))
+    return false
+  end
+  print(("%-10s %6s calls/s    one at a time: p50 %5s us, p99 %5s us"):format(name, rate, p50, p99))
+  keep(name, rate, p50)
+  return true
+end
+
+local peers = { "ray", "dask", "joblib" }
 for _ = 1, 5 do
   ours()
   if tpf then theirs() end
+  for i = #peers, 1, -1 do
+    if not peer(peers[i]) then table.remove(peers, i) end
+  end
 end
 own:down()
 local t, p = figures.tidepool, figures.prototype
@@ -111,4 +133,9 @@ if p then
   local rate, round = median(p[1]), median(p[2])
   print(("prototype: %.0f chunks/s, %.0f us: %.2f x its chunks, %.2f x its round trip"):format(rate, round,
     median(t[1]) / rate, median(t[2]) / round))
+end
+for _, name in ipairs(peers) do
+  local rate, round = median(figures[name][1]), median(figures[name][2])
+  print(("%s: %.0f calls/s, %.0f us: we do %.1f x its calls, in %.2f x its round trip"):format(name, rate, round, median(t[1]) / rate,
+    median(t[2]) / round))
 end

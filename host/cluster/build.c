@@ -18,7 +18,8 @@ void tp_build_get(tp_build *build)
     static const char machine[] = "another machine";
 #endif
     tp_blake2b hash;
-    uint32_t layout[] = { TP_WIRE_LAYOUT, sizeof(tp_task), sizeof(tp_sealed), 0x01020304 };
+    uint32_t layout[] = { TP_WIRE_LAYOUT, sizeof(tp_task), sizeof(tp_sealed), sizeof(tp_answer),
+                          0x01020304 };
     tp_blake2b_begin(&hash, TP_ID_BYTES, NULL, 0);
     tp_blake2b_add(&hash, TP_VERSION, sizeof TP_VERSION);
     tp_blake2b_add(&hash, LUAJIT_VERSION, sizeof LUAJIT_VERSION);

@@ -4,6 +4,10 @@
  * be under way. A flight's chunk is published as signed work (parcel.h), and the flight waits for
  * its result; the engine sees a worker that takes long. The names on the server are in protocol.h.
  *
+ * Work that is short and small does not go by way of the server's streams: a worker says in its
+ * answers how many chunks it takes directly, and gets them, and answers directly. That is a message
+ * there and one back. What is lost on the way is sent again, by way of the streams.
+ *
  * The carrier is the truth, the server only carries. A chunk without a result is asked for again
  * and again: where its result is stored it is taken from there, else the work is published again.
  * The server refuses what it has already, and a flight takes the first result of its chunk, so that
@@ -42,9 +46,10 @@ typedef struct answered {
 } answered;
 
 enum {
-    FLIGHTS = 256,       /* chunks in flight at most; a power of two */
+    FLIGHTS = 32768,     /* chunks in flight at most; their memory is used as it is needed */
     FLIGHTS_LEAST = 4,   /* before any worker has shown itself */
-    WORKERS_MAX = 1024,
+    WORKERS_MAX = 32768, /* a power of two; likewise */
+    OFFERS_MAX = 4096,   /* of one worker */
     /* So many chunks are in flight that one takes about so long from when it is sent to its result:
      * then workers never wait for the next one, and what is sent later does not wait for long. But
      * there are at least two for each slot. */
@@ -54,6 +59,7 @@ enum {
     CHECK_NS = 2000 * 1000 * 1000, /* a chunk without a result is asked for after this time, */
     CHECK_MAX_S = 16,              /* then after twice that, up to this */
     RETRY_NS = 200 * 1000 * 1000,  /* what the server has not taken is sent again after this */
+    SIGN_NS = 1500 * 1000 * 1000, /* nothing is sent directly to who has not shown itself since */
     GONE_S = 5, /* a worker that has not shown itself for so long is gone */
     ALONE_S = 4, /* nobody is there for so long: the user is told */
     /* results stay at the server until a journal surely has them: for so long after they were read,
@@ -98,7 +104,6 @@ typedef enum shortage {
 
 typedef struct flight {
     tp_agent agent;
-    bool is_open;
     tp_slice *slice; /* NULL: it is idle */
     shortage shortage; /* set by set_shortage */
     bool is_narrow; /* its chunks are as small as can be, since workers have died with them */
@@ -113,6 +118,8 @@ typedef struct flight {
     tp_parcel_refs permits; /* functions of which its item has a permit, since it calls them */
     image *image;
     tp_parcel_refs refs;
+    struct worker *taker; /* whom it was sent to directly; NULL: it went by way of the stream */
+    bool has_begun; /* of use in lose_worker only */
     uint64_t sent_ns;
     uint64_t check_ns, patience_ns; /* when it is asked for next, and how long after that again */
     uint64_t held_ns; /* when a worker has last said that it has the chunk; 0: none has */
@@ -121,11 +128,15 @@ typedef struct flight {
 
 /* A worker as it has shown itself. */
 typedef struct worker {
-    char id[TP_ID_TEXT];
+    char id[TP_ID_TEXT]; /* "": the place was never used */
     uint64_t seen_ns;
     unsigned slots;
     bool is_same; /* of our build */
     char host[64], build[100];
+    char inbox[TP_SUBJECT_MAX / 2]; /* where it takes work directly */
+    unsigned offers; /* how many chunks it takes directly, with `out`, those that it has now */
+    unsigned out;
+    unsigned place; /* in the list of those with offers */
 } worker;
 
 typedef struct cluster {
@@ -171,6 +182,7 @@ typedef struct cluster {
     tp_nats_stored trouble; /* why a payload was not stored, */
     unsigned silent;        /* how often it was silence, one after the other, */
     tp_error why;           /* and what is to be said of it */
+    unsigned idle[FLIGHTS], n_idle; /* those that were opened and have none */
     double window; /* how many may have a slice, if that is more than two for each slot */
     flight *flights;                 /* FLIGHTS of them, made with the carrier */
     image images[IMAGES];
@@ -178,10 +190,17 @@ typedef struct cluster {
     uint64_t modules_size; /* of the host's bundle as it was stored last; 0: it was not */
     tp_blob modules;
     tp_parcel_refs funcs; /* held while the session lasts, since workers know them by address */
-    worker *workers; /* WORKERS_MAX of them, made with the carrier */
-    unsigned n_workers;
+    worker *workers; /* WORKERS_MAX places, made with the carrier; by their ids (find_worker) */
+    worker **known, **offering; /* those that there are; those of them with offers */
+    unsigned n_known, n_offering;
+    const worker *other; /* one of another build; NULL: there is none */
+    unsigned slots;  /* of workers of our build; */
+    unsigned queued; /* of those that take nothing directly; */
+    unsigned offers; /* of the others */
+    uint64_t count_ns; /* when these are counted anew; offers are always right */
     tp_nats_event *later, **later_end; /* have come while a payload was on its way */
     bool is_behind; /* more has come than was looked at */
+    uint64_t streams_ns; /* they are not looked for before that */
     uint64_t look_ns;
 } cluster;
 
@@ -326,7 +345,10 @@ static int open_session(cluster *c, tp_error *err)
     c->has_lost = c->has_said = false;
     c->alone_ns = uv_hrtime();
     c->window = 0;
-    c->n_workers = 0;
+    for (unsigned i = 0; i < c->n_known; i++)
+        *c->known[i] = (worker){ 0 };
+    c->n_known = c->n_offering = c->offers = 0;
+    c->count_ns = 0;
     c->n_short = c->silent = 0;
     c->is_emptied = c->has_said_full = false;
     c->short_ns = 0;
@@ -392,50 +414,109 @@ static void close_session(cluster *c)
 
 /* ---- workers ---- */
 
-/* A worker shows itself: "BUILD SLOTS HOST TEXT". */
-static void see_worker(cluster *c, const char *id, const char *data, size_t len)
+static bool is_gone(const worker *w, uint64_t now)
 {
-    char text[256], build[TP_ID_TEXT + 1], host[64];
-    unsigned slots;
-    int at = 0;
-    snprintf(text, sizeof text, "%.*s", (int)(len < 200 ? len : 200), data);
-    if (strlen(id) >= TP_ID_TEXT ||
-        sscanf(text, "%32s %u %63s %n", build, &slots, host, &at) != 3 || at == 0)
-        return;
-    worker *w = NULL;
-    uint64_t now = uv_hrtime();
-    for (unsigned i = 0; i < c->n_workers && !w; i++)
-        if (strcmp(c->workers[i].id, id) == 0)
-            w = &c->workers[i];
-    for (unsigned i = 0; i < c->n_workers && !w; i++)
-        if (now - c->workers[i].seen_ns > GONE_S * 1000000000ull)
-            w = &c->workers[i];
-    if (!w && c->n_workers < WORKERS_MAX)
-        w = &c->workers[c->n_workers++];
-    if (!w)
-        return;
-    *w = (worker){ .seen_ns = now, .slots = slots < 1024 ? slots : 1024 };
-    w->is_same = strcmp(build, c->build.hex) == 0;
-    snprintf(w->id, sizeof w->id, "%s", id);
-    snprintf(w->host, sizeof w->host, "%s", host);
-    snprintf(w->build, sizeof w->build, "%.90s", text + at);
+    return now > w->seen_ns + GONE_S * 1000000000ull;
 }
 
-/* How many slots there are now; *other is a worker of another build, if there is one. */
-static unsigned count_slots(const cluster *c, uint64_t now, const worker **other)
+/* The worker with that id. With `adds` a place for one that is new, which has no id yet: a free
+ * one, or that of one that is gone. NULL: there is none. */
+static worker *find_worker(cluster *c, const char *id, bool adds)
 {
-    unsigned slots = 0;
-    *other = NULL;
-    for (unsigned i = 0; i < c->n_workers; i++) {
-        const worker *w = &c->workers[i];
-        if (now - w->seen_ns > GONE_S * 1000000000ull)
-            continue;
-        if (w->is_same)
-            slots += w->slots;
-        else
-            *other = w;
+    uint64_t now = adds ? uv_hrtime() : 0;
+    worker *room = NULL;
+    char digits[8]; /* of what is random */
+    snprintf(digits, sizeof digits, "%s", id);
+    unsigned long at = strtoul(digits, NULL, 16);
+    for (unsigned i = 0; i < WORKERS_MAX; i++) {
+        worker *w = &c->workers[(at + i) % WORKERS_MAX];
+        if (!*w->id)
+            return room ? room : adds ? w : NULL;
+        if (strcmp(w->id, id) == 0)
+            return w;
+        if (adds && !room && w->out == 0 && is_gone(w, now))
+            room = w;
     }
-    return slots;
+    return room;
+}
+
+/* The worker takes so many chunks directly. */
+static void set_offers(cluster *c, worker *w, unsigned offers)
+{
+    offers = offers < OFFERS_MAX ? offers : OFFERS_MAX;
+    if (w->offers == 0 && offers > 0) {
+        w->place = c->n_offering;
+        c->offering[c->n_offering++] = w;
+        c->count_ns = 0;
+    } else if (w->offers > 0 && offers == 0) {
+        worker *last = c->offering[--c->n_offering];
+        last->place = w->place;
+        c->offering[w->place] = last;
+        c->count_ns = 0;
+    }
+    c->offers += offers - w->offers;
+    w->offers = offers;
+}
+
+/* A worker shows itself: "BUILD SLOTS HOST INBOX TEXT". */
+static void see_worker(cluster *c, const char *id, const char *data, size_t len)
+{
+    char text[400], build[TP_ID_TEXT + 1], host[64], inbox[TP_SUBJECT_MAX / 2];
+    unsigned slots;
+    int at = 0;
+    snprintf(text, sizeof text, "%.*s", (int)(len < 399 ? len : 399), data);
+    if (!*id || strlen(id) >= TP_ID_TEXT ||
+        sscanf(text, "%32s %u %63s %127s %n", build, &slots, host, inbox, &at) != 4 || at == 0)
+        return;
+    worker *w = find_worker(c, id, true);
+    if (!w)
+        return;
+    slots = slots < 1024 ? slots : 1024;
+    if (strcmp(w->id, id) != 0) {
+        if (!*w->id)
+            c->known[c->n_known++] = w;
+        set_offers(c, w, 0);
+        *w = (worker){ .is_same = strcmp(build, c->build.hex) == 0 };
+        snprintf(w->id, sizeof w->id, "%s", id);
+        snprintf(w->host, sizeof w->host, "%s", host);
+        snprintf(w->build, sizeof w->build, "%.90s", text + at);
+        /* nothing but inboxes of workers, and no wildcards: it says where we publish */
+        if (strncmp(inbox, TP_INBOX_WORKER ".", strlen(TP_INBOX_WORKER) + 1) == 0 &&
+            inbox[strspn(inbox, "_.abcdefghijklmnopqrstuvwxyzTPW0123456789")] == '\0')
+            snprintf(w->inbox, sizeof w->inbox, "%s", inbox);
+        c->count_ns = 0;
+    }
+    if (w->slots != slots)
+        c->count_ns = 0;
+    w->slots = slots;
+    w->seen_ns = uv_hrtime();
+    if (slots == 0) /* it leaves */
+        set_offers(c, w, 0);
+}
+
+/* Counts slots, now and then. */
+static void count_slots(cluster *c, uint64_t now)
+{
+    if (now < c->count_ns)
+        return;
+    c->count_ns = now + LOOK_NS;
+    c->slots = c->queued = 0;
+    c->other = NULL;
+    for (unsigned i = 0; i < c->n_known; i++) {
+        worker *w = c->known[i];
+        if (is_gone(w, now)) {
+            set_offers(c, w, 0);
+            continue;
+        }
+        if (!w->is_same) {
+            c->other = w;
+            continue;
+        }
+        c->slots += w->slots;
+        if (w->offers == 0)
+            c->queued += w->slots;
+    }
+    c->count_ns = now + LOOK_NS;
 }
 
 /* ---- what workers say beside their results ---- */
@@ -458,12 +539,13 @@ static void take_held(cluster *c, const char *data, size_t len)
         flight *l = sscanf(line, "%llu %u %n", &chunk, &sending, &at) == 2 && at > 0
                       ? flight_of(c, chunk, sending)
                       : NULL;
-        /* nothing but an acknowledgement may be published for it */
-        if (!l || strncmp(line + at, "$JS.ACK." TP_STREAM_W ".", 9 + strlen(TP_STREAM_W)) != 0)
+        /* nothing but an acknowledgement may be published for it, or nothing */
+        if (!l || (line[at] != '-' &&
+                   strncmp(line + at, "$JS.ACK." TP_STREAM_W ".", 9 + strlen(TP_STREAM_W)) != 0))
             continue;
         l->held_ns = now;
         drop_blob(c, &l->blob); /* it has that */
-        snprintf(l->ack, sizeof l->ack, "%s", line + at);
+        snprintf(l->ack, sizeof l->ack, "%s", line[at] == '-' ? "" : line + at);
     }
     free(text);
 }
@@ -564,8 +646,19 @@ static void name_result(const cluster *c, const flight *l, const char *before, c
              l->sending);
 }
 
+/* It is not, or no more, where it was sent to directly. */
+static void leave_taker(flight *l)
+{
+    if (!l->taker)
+        return;
+    l->taker->out--;
+    l->taker = NULL;
+    l->held_ns = 0;
+}
+
 static void forget_chunk(cluster *c, flight *l)
 {
+    leave_taker(l);
     drop_blob(c, &l->blob);
     set_shortage(c, l, NO_SHORTAGE);
     l->count = 0;
@@ -633,15 +726,53 @@ static image *find_image(cluster *c, tp_image *of_function, tp_error *err)
     return rc ? NULL : i;
 }
 
+/* Publishes the chunk in the stream. */
 static void publish(cluster *c, flight *l, uint64_t now)
 {
     char subject[TP_SUBJECT_MAX], reply[TP_SUBJECT_MAX];
+    leave_taker(l);
     snprintf(subject, sizeof subject, TP_SUBJECT_W "%s.%s.%llu.%u", c->build.hex, c->session_hex,
              (unsigned long long)l->chunk, l->sending);
     snprintf(reply, sizeof reply, "%s.w.%llu.%u", c->inbox, (unsigned long long)l->chunk,
              l->sending);
     tp_nats_publish(&c->nats, subject, reply, l->message.data, l->message.len);
     l->check_ns = now + l->patience_ns;
+}
+
+/* Who of those that take work directly has the least to do; NULL: nobody has room. */
+static worker *choose_worker(cluster *c, uint64_t now)
+{
+    worker *best = NULL;
+    for (unsigned i = 0; i < c->n_offering; i++) {
+        worker *w = c->offering[i];
+        if (w->out < w->offers && now < w->seen_ns + SIGN_NS &&
+            (!best || (uint64_t)w->out * best->offers < (uint64_t)best->out * w->offers))
+            best = w;
+    }
+    return best;
+}
+
+/* Sends a chunk: directly if it is small, not sent before, and somebody takes it. What a journal
+ * records stays at the server until it is recorded, also when this process dies. */
+static void dispatch(cluster *c, flight *l)
+{
+    char subject[TP_SUBJECT_MAX];
+    uint64_t now = uv_hrtime();
+    bool is_possible = l->sending == 1 && l->message.len <= TP_DIRECT_BYTES && l->blob.size == 0 &&
+                       !tp_job_recorder(l->slice->job);
+    worker *w = is_possible && !c->has_lost ? choose_worker(c, now) : NULL;
+    if (l->sending == 1)
+        l->sent_ns = now;
+    if (!w) {
+        publish(c, l, now);
+        return;
+    }
+    l->taker = w;
+    w->out++;
+    l->ack[0] = '\0';
+    l->check_ns = now + l->patience_ns;
+    snprintf(subject, sizeof subject, "%s.d", w->inbox);
+    tp_nats_publish(&c->nats, subject, NULL, l->message.data, l->message.len);
 }
 
 /* Holds the function or store while the session lasts. */
@@ -753,9 +884,10 @@ static int seal(cluster *c, flight *l, tp_error *err)
         head.is_blob = payload.len > TP_INLINE_BYTES;
         tp_blake2b_hash(head.digest, sizeof head.digest, payload.data, payload.len);
         drop_blob(c, &l->blob);
-        l->blob = tp_blob_of(head.digest, payload.len);
-        if (head.is_blob)
+        if (head.is_blob) {
+            l->blob = tp_blob_of(head.digest, payload.len);
             rc = store(c, &l->blob, payload.data, err);
+        }
     }
     uint8_t signature[TP_SIGNATURE_BYTES];
     tp_buf_clear(&l->message);
@@ -785,6 +917,7 @@ static void end_slice(cluster *c, flight *l)
     l->slice = NULL;
     l->is_narrow = false;
     c->in_flight--;
+    c->idle[c->n_idle++] = (unsigned)(l - c->flights);
     tp_job_finish(s);
 }
 
@@ -811,7 +944,7 @@ static int launch(cluster *c, flight *l, tp_error *err)
         return 0;
     }
     if (seal(c, l, err) == 0) {
-        publish(c, l, uv_hrtime());
+        dispatch(c, l);
         return 0;
     }
     if (c->trouble == TP_NATS_STORED || c->trouble == TP_NATS_REFUSED ||
@@ -835,7 +968,6 @@ static void advance(cluster *c, flight *l)
         l->sending = 1;
         l->deaths = 0;
         l->patience_ns = CHECK_NS;
-        l->sent_ns = uv_hrtime();
         if (launch(c, l, &err) == 0)
             return;
         fail(l, tp_failure_kind_of(err.code, TP_KIND_CODEC), err.message);
@@ -865,11 +997,12 @@ static void send_again(cluster *c, flight *l)
     }
 }
 
-/* The worker that ran the chunk is dead, or cut off. */
+/* The worker that had the chunk is dead, or cut off. */
 static void lose(cluster *c, flight *l)
 {
     tp_work *w = &l->slice->work;
-    tp_nats_publish(&c->nats, l->ack, NULL, "+TERM", 5);
+    if (*l->ack)
+        tp_nats_publish(&c->nats, l->ack, NULL, "+TERM", 5);
     l->deaths++;
     /* of several items nobody knows which it was */
     if (l->deaths >= DEATHS_ALONE && l->count > least_count(w)) {
@@ -886,6 +1019,26 @@ static void lose(cluster *c, flight *l)
         }
         advance(c, l);
     }
+}
+
+/* A worker that took work directly is dead. It runs that in its order, so many chunks at once as it
+ * has slots: only these may be why it died. */
+static void lose_worker(cluster *c, const worker *dead)
+{
+    for (unsigned i = 0; i < c->n_flights; i++) {
+        flight *l = &c->flights[i];
+        unsigned before = 0;
+        for (unsigned k = 0; k < c->n_flights && l->taker == dead; k++)
+            before += c->flights[k].taker == dead && c->flights[k].chunk < l->chunk;
+        l->has_begun = l->taker == dead && before < dead->slots;
+    }
+    for (unsigned i = 0; i < c->n_flights; i++)
+        if (c->flights[i].taker != dead)
+            continue;
+        else if (c->flights[i].has_begun)
+            lose(c, &c->flights[i]);
+        else
+            send_again(c, &c->flights[i]);
 }
 
 /* ---- results ---- */
@@ -941,6 +1094,8 @@ static void read_records(cluster *c, flight *l, const void *bytes, size_t len)
 static void adapt_window(cluster *c, const flight *l)
 {
     uint64_t took = uv_hrtime() - l->sent_ns;
+    if (l->taker)
+        return;
     if (took > IN_FLIGHT_NS)
         c->window -= c->window > 1 ? 0.5 : 0;
     else if (took < IN_FLIGHT_NS / 2 && c->in_flight + 1 >= c->window && c->window < FLIGHTS)
@@ -963,6 +1118,20 @@ static size_t names_in(const char *data, size_t len, size_t *ticket)
     return a.names;
 }
 
+/* An answer says what else its worker takes directly. */
+static void take_offers(cluster *c, flight *l, const tp_answer *a)
+{
+    char id[TP_ID_TEXT];
+    worker *w = l->taker;
+    leave_taker(l);
+    if (!w) {
+        tp_to_hex(id, a->worker, sizeof a->worker);
+        w = find_worker(c, id, false);
+    }
+    if (w && w->is_same && *w->inbox)
+        set_offers(c, w, a->offers);
+}
+
 static void take_answer(cluster *c, flight *l, const char *data, size_t len)
 {
     tp_answer a = { 0 };
@@ -973,6 +1142,7 @@ static void take_answer(cluster *c, flight *l, const char *data, size_t len)
     size_t ticket, names = names_in(data, len, &ticket);
     len -= names + ticket;
     adapt_window(c, l);
+    take_offers(c, l, &a);
     if (len < sizeof a || a.size > TP_PAYLOAD_MAX ||
         (a.where == TP_ANSWER_HERE && a.size != len - sizeof a))
         a.kind = 0;
@@ -1278,12 +1448,43 @@ static void take_check(cluster *c, flight *l, const tp_nats_event *e)
         take_answer(c, l, e->data, e->len);
         return;
     }
-    if (e->status == 503) {
-        tp_error err = { 0 };
-        if (ensure(c, &err))
-            return; /* it is tried again at the next check */
+    /* it is there, or its worker seems to be dead: then it is lost in a while, not now */
+    uint64_t now = uv_hrtime();
+    if (l->taker && (now < l->held_ns + TP_HELD_S * 1000000000ull ||
+                      l->taker->seen_ns < l->sent_ns))
+        return;
+    publish(c, l, now);
+}
+
+/* The answer to what was sent directly. */
+static void take_direct(cluster *c, const tp_nats_event *e)
+{
+    tp_answer a;
+    if (e->len < sizeof a)
+        return;
+    memcpy(&a, e->data, sizeof a);
+    flight *l = flight_of(c, a.chunk, a.sending);
+    if (l)
+        take_answer(c, l, e->data, e->len);
+}
+
+/* There is no stream for something that was published: makes what is missing, and looks what has
+ * become of all work. */
+static void find_streams(cluster *c)
+{
+    tp_error err = { 0 };
+    uint64_t now = uv_hrtime();
+    if (now < c->streams_ns)
+        return;
+    ensure(c, &err);
+    c->streams_ns = uv_hrtime() + RETRY_NS;
+    for (unsigned i = 0; i < c->n_flights; i++) {
+        flight *l = &c->flights[i];
+        if (l->count && !l->taker && l->check_ns > c->streams_ns) {
+            l->patience_ns = CHECK_NS;
+            l->check_ns = c->streams_ns;
+        }
     }
-    publish(c, l, uv_hrtime());
 }
 
 static void take_event(cluster *c, const tp_nats_event *e)
@@ -1302,16 +1503,24 @@ static void take_event(cluster *c, const tp_nats_event *e)
         c->has_lost = false;
         ensure(c, &err); /* its disk may be another one */
         uint64_t now = uv_hrtime();
-        for (unsigned i = 0; i < c->n_flights; i++)
-            if (c->flights[i].count) {
-                c->flights[i].held_ns = c->flights[i].held_ns ? now : 0; /* they are back, too */
-                c->flights[i].patience_ns = CHECK_NS / 2;
-                check(c, &c->flights[i], now);
-            }
+        for (unsigned i = 0; i < c->n_known; i++) /* they are back, too */
+            if (!is_gone(c->known[i], c->lost_ns))
+                c->known[i]->seen_ns = now;
+        for (unsigned i = 0; i < c->n_flights; i++) {
+            flight *l = &c->flights[i];
+            if (!l->count)
+                continue;
+            leave_taker(l); /* what it has answered may be lost */
+            l->held_ns = l->held_ns ? now : 0;
+            l->patience_ns = CHECK_NS / 2;
+            check(c, l, now);
+        }
     }
     if (e->kind != TP_NATS_MESSAGE)
         return;
-    if (strncmp(e->subject, c->inbox, inbox) == 0) {
+    if (!*e->subject) {
+        find_streams(c);
+    } else if (strncmp(e->subject, c->inbox, inbox) == 0) {
         flight *l = sscanf(e->subject + inbox, ".%c.%llu.%u", &what, &chunk, &sending) == 3
                       ? flight_of(c, chunk, sending)
                       : NULL;
@@ -1327,6 +1536,8 @@ static void take_event(cluster *c, const tp_nats_event *e)
             take_piece(c, e);
         } else if (strcmp(rest, ".ask") == 0) {
             take_question(c, e);
+        } else if (strcmp(rest, ".direct") == 0) {
+            take_direct(c, e);
         } else if (sscanf(rest, ".%llu.%llu.%u", &group, &chunk, &sending) == 3) {
             size_t ticket, names = names_in(e->data, e->len, &ticket);
             take_held(c, e->data + e->len - names, names);
@@ -1342,12 +1553,9 @@ static void take_event(cluster *c, const tp_nats_event *e)
 /* ---- the carrier ---- */
 
 /* Ends the slices that nobody wants any more. */
-static void look(cluster *c, uint64_t now)
+static void end_unwanted(cluster *c)
 {
     char subject[TP_SUBJECT_MAX], text[40];
-    if (now < c->look_ns)
-        return;
-    c->look_ns = now + LOOK_NS;
     for (unsigned i = 0; i < c->n_flights; i++) {
         flight *l = &c->flights[i];
         if (!l->slice || !l->slice->work.sink->is_cancelled(&l->slice->work))
@@ -1365,7 +1573,14 @@ static void check_all(cluster *c, uint64_t now)
         flight *l = &c->flights[i];
         if (l->count && now >= l->check_ns)
             check(c, l, now);
-        if (l->count && !c->is_behind && l->held_ns && now > l->held_ns + TP_HELD_S * 1000000000ull)
+        if (!l->count || c->is_behind)
+            continue;
+        uint64_t sign_ns = l->taker ? l->taker->seen_ns : l->held_ns;
+        if (!sign_ns || now < sign_ns + TP_HELD_S * 1000000000ull)
+            continue;
+        if (l->taker)
+            lose_worker(c, l->taker);
+        else
             lose(c, l);
     }
 }
@@ -1483,22 +1698,33 @@ static void purge_done(cluster *c, uint64_t now)
     }
 }
 
+/* What need not be done at once. */
+static void look(cluster *c, uint64_t now)
+{
+    if (now < c->look_ns)
+        return;
+    c->look_ns = now + LOOK_NS;
+    end_unwanted(c);
+    check_all(c, now);
+    purge_done(c, now);
+}
+
+/* A flight without a slice, the last of the idle ones. NULL: there may be no more. */
 static flight *idle_flight(cluster *c, unsigned most)
 {
-    for (unsigned i = 0; i < most; i++) {
-        flight *l = &c->flights[i];
-        if (!l->is_open) {
-            tp_error err = { 0 };
-            if (tp_agent_open(&l->agent, c->engine, (int)i + 1, &c->base, &err))
-                return NULL;
-            l->agent.worker.tags_lines = c->base.host->config.tag_lines;
-            l->is_open = true;
-            c->n_flights = i + 1;
-        }
-        if (!l->slice)
-            return l;
-    }
-    return NULL;
+    tp_error err = { 0 };
+    if (c->in_flight >= most)
+        return NULL;
+    if (c->n_idle > 0)
+        return &c->flights[c->idle[c->n_idle - 1]];
+    unsigned i = c->n_flights;
+    flight *l = &c->flights[i];
+    if (i == FLIGHTS || tp_agent_open(&l->agent, c->engine, (int)i + 1, &c->base, &err))
+        return NULL;
+    l->agent.worker.tags_lines = c->base.host->config.tag_lines;
+    c->n_flights++;
+    c->idle[c->n_idle++] = i;
+    return l;
 }
 
 /* Is there anything that nobody has taken yet? */
@@ -1513,19 +1739,22 @@ static bool has_work(cluster *c)
 /* Gives idle flights work, as many as the workers have use for. */
 static void fill(cluster *c, uint64_t now)
 {
-    const worker *other;
-    unsigned most = 2 * count_slots(c, now, &other);
-    if (c->window < most)
-        c->window = most;
-    most = c->window < FLIGHTS_LEAST ? FLIGHTS_LEAST : (unsigned)c->window;
+    count_slots(c, now);
+    if (c->window < 2 * c->slots)
+        c->window = 2 * c->slots;
+    unsigned most = c->window < FLIGHTS_LEAST ? FLIGHTS_LEAST : (unsigned)c->window;
+    if (c->offers > 0)
+        most = c->offers + 2 * c->queued;
+    if (most < 2 * c->slots)
+        most = 2 * c->slots;
     most += c->n_questions;
-    most = most > FLIGHTS ? FLIGHTS : most;
     for (flight *l; c->n_short == 0 && (l = idle_flight(c, most));) {
         uv_mutex_lock(tp_engine_lock(c->engine));
         l->slice = tp_job_take_locked(c->engine, &c->base, &l->agent);
         uv_mutex_unlock(tp_engine_lock(c->engine));
         if (!l->slice)
             break;
+        c->n_idle--;
         c->in_flight++;
         advance(c, l);
     }
@@ -1534,7 +1763,6 @@ static void fill(cluster *c, uint64_t now)
 /* While chunks wait: is nobody there to run them? */
 static void look_for_workers(cluster *c, uint64_t now)
 {
-    const worker *other;
     char text[500];
     tp_error err = { 0 };
     if (c->has_lost && now - c->lost_ns > ALONE_S * 1000000000ull && !c->has_said) {
@@ -1544,17 +1772,17 @@ static void look_for_workers(cluster *c, uint64_t now)
                  c->base.host->config.engine);
         say(c, text);
     }
-    if (c->in_flight == 0 || c->has_lost || count_slots(c, now, &other) > 0) {
+    if (c->in_flight == 0 || c->has_lost || c->slots > 0) {
         c->alone_ns = now;
         c->has_said &= c->has_lost;
         return;
     }
     if (now - c->alone_ns < ALONE_S * 1000000000ull)
         return;
-    if (other) {
+    if (c->other) {
         tp_error_set(&err, TP_EUSAGE,
                      "no worker of the cluster is of this build (%s): that on %s is %s",
-                     c->build.text, other->host, other->build);
+                     c->build.text, c->other->host, c->other->build);
         tp_job_lose_all(c->engine, &c->base, &err);
         c->alone_ns = now;
     } else if (!c->has_said) {
@@ -1602,10 +1830,8 @@ static void serve(cluster *c)
         if (c->is_connected) {
             fill(c, now);
             look(c, now);
-            check_all(c, now);
             retry_short(c, now);
             try_questions(c);
-            purge_done(c, now);
             drop_read(c, now);
             look_for_workers(c, now);
         }
@@ -1680,7 +1906,11 @@ static void start(tp_executor *ex, unsigned n)
         c->flights = calloc(FLIGHTS, sizeof *c->flights);
     if (is_new && !c->workers)
         c->workers = calloc(WORKERS_MAX, sizeof *c->workers);
-    if (is_new && (!c->flights || !c->workers))
+    if (is_new && !c->known)
+        c->known = calloc(WORKERS_MAX, sizeof *c->known);
+    if (is_new && !c->offering)
+        c->offering = calloc(WORKERS_MAX, sizeof *c->offering);
+    if (is_new && (!c->flights || !c->workers || !c->known || !c->offering))
         tp_error_oom(&err, "cluster");
     else if (is_new && tp_thread_create(&c->thread, STACK_BYTES, carry, c))
         tp_error_set(&err, TP_ESYS, "cannot start a thread for the cluster");
@@ -1740,6 +1970,8 @@ static void close_executor(tp_executor *ex)
     tp_parcel_refs_free(&c->funcs);
     free(c->flights);
     free(c->workers);
+    free(c->known);
+    free(c->offering);
     uv_cond_destroy(&c->ended);
     uv_mutex_destroy(&c->lock);
     tp_nats_close(&c->nats);

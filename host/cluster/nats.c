@@ -1,12 +1,23 @@
-/* nats.c: loads the NATS client library, connects, and queues what comes in. See nats.h. */
+/* nats.c: loads the NATS client library, connects, and is the loop that its connection lives in.
+ * See nats.h.
+ *
+ * The library is told that it is in somebody's event loop. Then it neither reads nor writes by
+ * itself: it says which socket is to be watched for what (attach and the functions behind it), and
+ * turn() calls it when there is something to do. */
 #include "cluster/nats.h"
 
 #include "cluster/certificate.h"
+#include "cluster/protocol.h"
 
 #include <dlfcn.h>
+#include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
 
 enum {
     CONNECT_MS = 5000,
@@ -14,6 +25,9 @@ enum {
     PING_MS = 5000, /* with two that are not answered, a dead server is noticed after 10 s */
     PINGS_OUT = 2,
     LOOK_NS = 50 * 1000 * 1000,
+    WRITE_BYTES = 16 << 10,   /* so much is written though more may be published at once, and */
+    USED_BYTES = 128 << 10, /* so much of used messages is kept at most */
+    WAIT_BYTES = 512 << 10, /* with so much that was not written who publishes waits */
     /* natsStatus of nats.h */
     NO_SERVER = 6,
     HAS_NO_TLS = 8,
@@ -22,8 +36,9 @@ enum {
     NO_RESPONDERS = 34
 };
 
-/* how long its threads may take to leave us alone after a connection was closed */
-static const uint64_t CLOSE_NS = 5ull * 1000 * 1000 * 1000;
+/* how long its threads may take to leave us alone after a connection was closed; how long a server
+ * may take nothing before what is published for it is lost */
+static const uint64_t CLOSE_NS = 5ull * 1000 * 1000 * 1000, WAIT_NS = 10ull * 1000 * 1000 * 1000;
 
 /* of Debian 12 and 13; what we call, and the numbers of natsStatus, are the same in both */
 static const char *const libraries[] = { "libnats.so.3.4", "libnats.so.3.10" };
@@ -46,32 +61,94 @@ static int load(tp_nats *n, tp_error *err)
         return tp_error_set(err, TP_ESYS, "the NATS client library is too old: no nats" #name);
     TP_NATS_FUNCTIONS(LOAD)
 #undef LOAD
+    *(void **)&n->Connection_ProcessCloseEvent =
+        dlsym(n->library, "natsConnection_ProcessCloseEvent");
     return 0;
 }
 
 int tp_nats_open(tp_nats *n, tp_error *err)
 {
-    *n = (tp_nats){ 0 };
+    *n = (tp_nats){ .socket = -1 };
     n->last = &n->first;
-    if (uv_mutex_init(&n->lock))
-        return tp_error_oom(err, "cluster");
-    if (uv_cond_init(&n->more)) {
-        uv_mutex_destroy(&n->lock);
+    n->later_end = &n->later;
+    n->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (n->wake_fd < 0)
+        return tp_error_set(err, TP_ESYS, "cannot open an eventfd: %s", strerror(errno));
+    if (uv_mutex_init(&n->lock)) {
+        close(n->wake_fd);
         return tp_error_oom(err, "cluster");
     }
     return 0;
 }
 
-/* ---- called by the library's threads ---- */
+/* ---- called by any thread ---- */
+
+/* There is something to see for the taker; the lock is held. */
+static void rouse_locked(tp_nats *n)
+{
+    const uint64_t one = 1;
+    if (n->is_sleeping && write(n->wake_fd, &one, sizeof one) == sizeof one)
+        n->is_sleeping = false; /* once is enough */
+}
 
 static void add(tp_nats *n, tp_nats_event *e)
 {
     uv_mutex_lock(&n->lock);
     *n->last = e;
     n->last = &e->next;
-    uv_cond_signal(&n->more);
+    rouse_locked(n);
     uv_mutex_unlock(&n->lock);
 }
+
+/* ---- what the library says of its socket; it holds the connection's lock ---- */
+
+static int attach(void **user, void *loop, natsConnection *connection, int socket)
+{
+    tp_nats *n = loop;
+    (void)connection;
+    *user = n;
+    uv_mutex_lock(&n->lock);
+    n->socket = socket;
+    n->wants_write = false;
+    rouse_locked(n);
+    uv_mutex_unlock(&n->lock);
+    return 0;
+}
+
+/* Reading is over when the connection is: then the socket is closed, by us from libnats 3.10 on. */
+static int change_reading(void *user, bool is_on)
+{
+    tp_nats *n = user;
+    if (is_on)
+        return 0;
+    uv_mutex_lock(&n->lock);
+    int old = n->socket;
+    n->socket = -1;
+    n->wants_write = false;
+    rouse_locked(n);
+    uv_mutex_unlock(&n->lock);
+    if (old >= 0 && n->Connection_ProcessCloseEvent)
+        n->Connection_ProcessCloseEvent(&old);
+    return 0;
+}
+
+static int change_writing(void *user, bool is_on)
+{
+    tp_nats *n = user;
+    uv_mutex_lock(&n->lock);
+    n->wants_write = is_on && n->socket >= 0;
+    if (n->wants_write)
+        rouse_locked(n);
+    uv_mutex_unlock(&n->lock);
+    return 0;
+}
+
+static int detach(void *user)
+{
+    return change_reading(user, false);
+}
+
+/* ---- called by the library's threads ---- */
 
 static tp_nats_event *event_of(tp_nats *n, natsMsg *m)
 {
@@ -91,14 +168,6 @@ static tp_nats_event *event_of(tp_nats *n, natsMsg *m)
     if (n->MsgHeader_Get(m, "Status", &status) == 0)
         e->status = atoi(status);
     return e;
-}
-
-static void on_message(natsConnection *connection, natsSubscription *s, natsMsg *m, void *user)
-{
-    (void)connection, (void)s;
-    tp_nats_event *e = event_of(user, m);
-    if (e)
-        add(user, e);
 }
 
 static void add_change(tp_nats *n, tp_nats_kind kind)
@@ -122,20 +191,16 @@ static void on_back(natsConnection *connection, void *user)
     add_change(user, TP_NATS_BACK);
 }
 
-static void release(void *user)
-{
-    tp_nats *n = user;
-    uv_mutex_lock(&n->lock);
-    n->live--;
-    uv_cond_signal(&n->more);
-    uv_mutex_unlock(&n->lock);
-}
-
+/* The last that is heard of a connection. */
 static void on_closed(natsConnection *connection, void *user)
 {
+    tp_nats *n = user;
     (void)connection;
-    add_change(user, TP_NATS_CLOSED);
-    release(user);
+    add_change(n, TP_NATS_CLOSED);
+    uv_mutex_lock(&n->lock);
+    n->is_live = false;
+    rouse_locked(n);
+    uv_mutex_unlock(&n->lock);
 }
 
 /* Without a handler the library prints them. */
@@ -175,6 +240,7 @@ static int set_options(tp_nats *n, natsOptions *o, const char *url, const char *
     rc = rc ? rc : n->Options_SetMaxPingsOut(o, PINGS_OUT);
     rc = rc ? rc : n->Options_SetSendAsap(o, true);
     rc = rc ? rc : n->Options_SetCustomInboxPrefix(o, who->inbox);
+    rc = rc ? rc : n->Options_SetEventLoop(o, n, attach, change_reading, change_writing, detach);
     rc = rc ? rc : n->Options_SetDisconnectedCB(o, on_lost, n);
     rc = rc ? rc : n->Options_SetReconnectedCB(o, on_back, n);
     rc = rc ? rc : n->Options_SetClosedCB(o, on_closed, n);
@@ -214,71 +280,173 @@ int tp_nats_connect(tp_nats *n, const char *url, const char *name, const tp_sign
                     tp_error *err)
 {
     natsOptions *o = NULL;
+    uint8_t random[16];
+    char hex[2 * sizeof random + 1], subject[TP_NATS_INBOX + 2];
     if (load(n, err))
         return -1;
     int rc = n->Options_Create(&o);
     rc = rc ? rc : set_options(n, o, url, name, who);
-    n->live = 1;
+    n->taker = uv_thread_self();
+    n->is_live = true;
     rc = rc ? rc : n->Connection_Connect(&n->connection, o);
     n->Options_Destroy(o);
-    int64_t most = rc == 0 ? n->Connection_GetMaxPayload(n->connection) : 0;
-    if (rc == 0 && most < TP_NATS_PAYLOAD) {
+    if (rc) {
+        n->connection = NULL;
+        n->is_live = false;
+        return say_why(n, url, rc, err);
+    }
+    const int64_t most = n->Connection_GetMaxPayload(n->connection);
+    if (most < TP_NATS_PAYLOAD) {
         tp_nats_disconnect(n);
         return tp_error_set(err, TP_EUSAGE,
                             "the engine at %.200s takes messages of at most %lld bytes, and %d are "
                             "needed (max_payload in its configuration)",
                             url, (long long)most, TP_NATS_PAYLOAD);
     }
-    if (rc == 0)
+    tp_signer_random(who, random, sizeof random);
+    tp_to_hex(hex, random, sizeof random);
+    snprintf(n->inbox, sizeof n->inbox, "%s.%s", who->inbox, hex);
+    snprintf(subject, sizeof subject, "%s.*", n->inbox);
+    if (tp_nats_subscribe(n, subject, err) == 0)
         return 0;
-    n->connection = NULL;
-    n->live = 0;
-    return say_why(n, url, rc, err);
+    tp_nats_disconnect(n);
+    return -1;
 }
 
 int tp_nats_subscribe(tp_nats *n, const char *subject, tp_error *err)
 {
     natsSubscription *s = NULL;
     int rc = n->n_subscriptions < TP_NATS_SUBSCRIPTIONS
-                 ? n->Connection_Subscribe(&s, n->connection, subject, on_message, n)
+                 ? n->Connection_SubscribeSync(&s, n->connection, subject)
                  : 0;
     if (!s)
         return tp_error_set(err, TP_ESYS, "cannot subscribe to %.100s: %.100s", subject,
                             n->Status_GetText(rc));
     n->Subscription_SetPendingLimits(s, -1, -1);
-    uv_mutex_lock(&n->lock);
-    n->live++;
-    uv_mutex_unlock(&n->lock);
-    if (n->Subscription_SetOnCompleteCB(s, release, n))
-        release(n);
     n->subscriptions[n->n_subscriptions++] = s;
     return 0;
 }
 
-tp_nats_event *tp_nats_take(tp_nats *n, uint64_t deadline_ns)
+/* Writes what was published, as far as the socket takes it now. */
+static void write_out(tp_nats *n)
 {
     uv_mutex_lock(&n->lock);
-    while (!n->first && !n->is_woken) {
-        uint64_t now = uv_hrtime();
-        if (now >= deadline_ns || uv_cond_timedwait(&n->more, &n->lock, deadline_ns - now))
-            break;
-    }
-    tp_nats_event *e = n->first;
-    if (e) {
-        n->first = e->next;
-        if (!n->first)
-            n->last = &n->first;
-    } else {
-        n->is_woken = false;
-    }
+    bool wants_write = n->wants_write;
     uv_mutex_unlock(&n->lock);
+    /* with nothing to write the library would take the connection for lost */
+    if (wants_write && n->Connection_Buffered(n->connection) > 0)
+        n->Connection_ProcessWriteEvent(n->connection);
+}
+
+/* Reads and writes what there is, and else waits until there is something, but no longer than that;
+ * also for tp_nats_wake, if `may_wake`. */
+static void turn(tp_nats *n, uint64_t deadline_ns, bool may_wake)
+{
+    if (n->connection)
+        write_out(n);
+    uint64_t now = deadline_ns ? uv_hrtime() : 0;
+    uint64_t left = deadline_ns > now ? deadline_ns - now : 0;
+    struct timespec time = { (time_t)(left / 1000000000), (long)(left % 1000000000) };
+    uv_mutex_lock(&n->lock);
+    struct pollfd fds[] = {
+        { .fd = n->wake_fd, .events = POLLIN },
+        { .fd = n->socket, .events = (short)(n->wants_write ? POLLIN | POLLOUT : POLLIN) },
+    };
+    if (n->first || (n->is_woken && may_wake))
+        time = (struct timespec){ 0 };
+    else
+        n->is_sleeping = left > 0;
+    uv_mutex_unlock(&n->lock);
+    int ready = ppoll(fds, 2, &time, NULL);
+    uv_mutex_lock(&n->lock);
+    n->is_sleeping = false;
+    uv_mutex_unlock(&n->lock);
+    uint64_t count;
+    if (ready > 0 && fds[0].revents && read(n->wake_fd, &count, sizeof count) < 0)
+        ready = 0; /* it was emptied by nobody else, so this does not happen */
+    if (ready > 0 && (fds[1].revents & ~POLLOUT) && n->connection)
+        n->Connection_ProcessReadEvent(n->connection);
+}
+
+static tp_nats_event *first_of(tp_nats_event **first, tp_nats_event ***last)
+{
+    tp_nats_event *e = *first;
+    if (e) {
+        *first = e->next;
+        if (!*first)
+            *last = first;
+        e->next = NULL;
+    }
     return e;
+}
+
+/* The server says that nobody is there who answers what has that reply, if that is known. */
+static tp_nats_event *nobody(const char *reply)
+{
+    tp_nats_event *e = calloc(1, sizeof *e);
+    if (!e)
+        return NULL;
+    e->subject = reply;
+    e->reply = e->data = "";
+    e->status = 503;
+    return e;
+}
+
+/* What has been read, or happened. */
+static tp_nats_event *next_event(tp_nats *n)
+{
+    uv_mutex_lock(&n->lock);
+    tp_nats_event *e = first_of(&n->first, &n->last);
+    uv_mutex_unlock(&n->lock);
+    for (int i = 0; i < n->n_subscriptions && !e; i++) {
+        natsMsg *m = NULL;
+        uint64_t queued = 0;
+        if (n->Subscription_QueuedMsgs(n->subscriptions[i], &queued) || queued == 0)
+            continue;
+        int rc = n->Subscription_NextMsg(&m, n->subscriptions[i], 0);
+        if (rc == 0)
+            e = event_of(n, m);
+        else if (rc == NO_RESPONDERS) /* the library keeps the message */
+            e = nobody(i == 0 ? n->reply : "");
+    }
+    return e;
+}
+
+tp_nats_event *tp_nats_take(tp_nats *n, uint64_t deadline_ns)
+{
+    tp_nats_event *e = first_of(&n->later, &n->later_end);
+    bool is_over = false;
+    while (!e && !(e = next_event(n)) && !is_over) {
+        uv_mutex_lock(&n->lock);
+        is_over = n->is_woken;
+        n->is_woken = false;
+        uv_mutex_unlock(&n->lock);
+        is_over = is_over || deadline_ns == 0 || uv_hrtime() >= deadline_ns;
+        turn(n, is_over ? 0 : deadline_ns, true);
+    }
+    if (e && n->connection && n->Connection_Buffered(n->connection) >= WRITE_BYTES)
+        write_out(n);
+    return e;
+}
+
+/* Frees the messages that are not needed any more. The library has a thread for that, which the
+ * first of several wakes. */
+static void free_messages(tp_nats *n)
+{
+    for (unsigned i = 0; i < n->n_used; i++)
+        n->Msg_Destroy(n->used[i]);
+    n->n_used = 0;
+    n->used_bytes = 0;
 }
 
 void tp_nats_free(tp_nats *n, tp_nats_event *e)
 {
-    if (e && e->message)
-        n->Msg_Destroy(e->message);
+    if (e && e->message) {
+        n->used[n->n_used++] = e->message;
+        n->used_bytes += e->len;
+        if (n->n_used == TP_NATS_USED || n->used_bytes > USED_BYTES)
+            free_messages(n);
+    }
     free(e);
 }
 
@@ -286,7 +454,7 @@ void tp_nats_wake(tp_nats *n)
 {
     uv_mutex_lock(&n->lock);
     n->is_woken = true;
-    uv_cond_signal(&n->more);
+    rouse_locked(n);
     uv_mutex_unlock(&n->lock);
 }
 
@@ -299,21 +467,55 @@ void tp_nats_publish(tp_nats *n, const char *subject, const char *reply, const v
         n->Connection_PublishRequest(n->connection, subject, reply, data, (int)len);
     else
         n->Connection_Publish(n->connection, subject, data, (int)len);
+    uv_thread_t self = uv_thread_self();
+    if (!uv_thread_equal(&self, &n->taker))
+        return;
+    /* so that what waits for a slow server does not grow without limit; while the connection is
+     * lost the library keeps it, up to a limit of its own */
+    uint64_t until = 0;
+    while (n->Connection_Buffered(n->connection) > WAIT_BYTES) {
+        uv_mutex_lock(&n->lock);
+        bool is_lost = n->socket < 0;
+        uv_mutex_unlock(&n->lock);
+        uint64_t now = uv_hrtime();
+        until = until ? until : now + WAIT_NS;
+        if (is_lost || now >= until)
+            return;
+        turn(n, now + LOOK_NS, false);
+    }
+}
+
+void tp_nats_push(tp_nats *n)
+{
+    if (n->connection)
+        write_out(n);
 }
 
 tp_nats_event *tp_nats_ask(tp_nats *n, const char *subject, const void *data, size_t len,
                            int64_t timeout_ms)
 {
-    natsMsg *m = NULL;
-    int rc = n->connection ? n->Connection_Request(&m, n->connection, subject, data, (int)len,
-                                                   timeout_ms)
-                           : -1;
-    if (rc == 0)
-        return event_of(n, m);
-    tp_nats_event *e = rc == NO_RESPONDERS ? calloc(1, sizeof *e) : NULL;
-    if (e)
-        e->status = 503;
-    return e;
+    uint64_t until = uv_hrtime() + (uint64_t)timeout_ms * 1000000;
+    if (!n->connection)
+        return NULL;
+    snprintf(n->reply, sizeof n->reply, "%s.%llu", n->inbox, (unsigned long long)++n->asked);
+    tp_nats_publish(n, subject, n->reply, data, len);
+    for (;;) {
+        tp_nats_event *e = next_event(n);
+        if (!e && uv_hrtime() >= until)
+            return NULL;
+        if (!e) {
+            turn(n, until, false);
+            continue;
+        }
+        if (e->kind == TP_NATS_MESSAGE && strcmp(e->subject, n->reply) == 0)
+            return e;
+        if (e->kind == TP_NATS_MESSAGE && strncmp(e->subject, n->inbox, strlen(n->inbox)) == 0) {
+            tp_nats_free(n, e); /* of a question that was given up */
+            continue;
+        }
+        *n->later_end = e;
+        n->later_end = &e->next;
+    }
 }
 
 static bool says(const tp_nats_event *e, const char *text)
@@ -366,14 +568,15 @@ uint64_t tp_nats_sequence(tp_nats *n, const tp_nats_event *e)
 
 void tp_nats_flush(tp_nats *n, int64_t timeout_ms)
 {
-    if (n->connection)
-        n->Connection_FlushTimeout(n->connection, timeout_ms);
+    /* nobody is there: the server says so itself, and has read all before */
+    tp_nats_free(n, tp_nats_ask(n, TP_SUBJECT_Q "flush", "", 0, timeout_ms));
 }
 
 void tp_nats_disconnect(tp_nats *n)
 {
     if (!n->connection)
         return;
+    write_out(n);
     n->Connection_Close(n->connection);
     for (int i = 0; i < n->n_subscriptions; i++)
         n->Subscription_Destroy(n->subscriptions[i]);
@@ -381,17 +584,21 @@ void tp_nats_disconnect(tp_nats *n)
     n->Connection_Destroy(n->connection);
     n->connection = NULL;
     uint64_t until = uv_hrtime() + CLOSE_NS;
-    uv_mutex_lock(&n->lock);
-    while (n->live > 0 && uv_hrtime() < until)
-        uv_cond_timedwait(&n->more, &n->lock, LOOK_NS);
-    uv_mutex_unlock(&n->lock);
+    for (bool is_live = true; is_live && uv_hrtime() < until;) {
+        uv_mutex_lock(&n->lock);
+        is_live = n->is_live;
+        uv_mutex_unlock(&n->lock);
+        if (is_live)
+            turn(n, uv_hrtime() + LOOK_NS, false);
+    }
     for (tp_nats_event *e; (e = tp_nats_take(n, 0));)
         tp_nats_free(n, e);
+    free_messages(n);
 }
 
 void tp_nats_close(tp_nats *n)
 {
     tp_nats_disconnect(n);
-    uv_cond_destroy(&n->more);
+    close(n->wake_fd);
     uv_mutex_destroy(&n->lock);
 }

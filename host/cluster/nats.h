@@ -2,8 +2,12 @@
  *
  * The client library (libnats) is loaded at the first connection and never linked, so that
  * a program without a cluster neither needs it nor takes longer to start. The part of its
- * interface that is used is declared here. Its own threads only add to the queue; one thread of
- * ours takes from it, and makes all calls but tp_nats_wake. */
+ * interface that is used is declared here.
+ *
+ * One thread of ours, the taker, makes all calls but tp_nats_publish and tp_nats_wake. It also
+ * reads and writes the socket, in tp_nats_take: no message comes by way of another thread, and what
+ * is published while the taker is busy is one write. The library's own threads connect again after
+ * the connection was lost, and look whether the server lives. */
 #ifndef TP_NATS_H
 #define TP_NATS_H
 
@@ -18,9 +22,12 @@ typedef struct __natsOptions natsOptions;
 typedef struct __natsConnection natsConnection;
 typedef struct __natsSubscription natsSubscription;
 typedef struct __natsMsg natsMsg;
-typedef void (*natsMsgHandler)(natsConnection *, natsSubscription *, natsMsg *, void *);
 typedef void (*natsConnectionHandler)(natsConnection *, void *);
 typedef void (*natsErrHandler)(natsConnection *, natsSubscription *, int, void *);
+/* How the library tells a loop which socket it is to watch, and for what. */
+typedef int (*natsEvLoop_Attach)(void **, void *, natsConnection *, int);
+typedef int (*natsEvLoop_Change)(void *, bool);
+typedef int (*natsEvLoop_Detach)(void *);
 
 #define TP_NATS_FUNCTIONS(X)                                                                    \
     X(const char *, Status_GetText, (int))                                                      \
@@ -43,20 +50,23 @@ typedef void (*natsErrHandler)(natsConnection *, natsSubscription *, int, void *
     X(int, Options_SetReconnectedCB, (natsOptions *, natsConnectionHandler, void *))            \
     X(int, Options_SetClosedCB, (natsOptions *, natsConnectionHandler, void *))                 \
     X(int, Options_SetErrorHandler, (natsOptions *, natsErrHandler, void *))                    \
+    X(int, Options_SetEventLoop,                                                                \
+      (natsOptions *, void *, natsEvLoop_Attach, natsEvLoop_Change, natsEvLoop_Change,          \
+       natsEvLoop_Detach))                                                                      \
     X(int, Connection_Connect, (natsConnection **, natsOptions *))                              \
-    X(int, Connection_FlushTimeout, (natsConnection *, int64_t))                                \
     X(int64_t, Connection_GetMaxPayload, (natsConnection *))                                    \
+    X(void, Connection_ProcessReadEvent, (natsConnection *))                                    \
+    X(void, Connection_ProcessWriteEvent, (natsConnection *))                                   \
+    X(int, Connection_Buffered, (natsConnection *))                                             \
     X(void, Connection_Close, (natsConnection *))                                               \
     X(void, Connection_Destroy, (natsConnection *))                                             \
     X(int, Connection_PublishRequest,                                                           \
       (natsConnection *, const char *, const char *, const void *, int))                        \
     X(int, Connection_Publish, (natsConnection *, const char *, const void *, int))             \
-    X(int, Connection_Request,                                                                  \
-      (natsMsg **, natsConnection *, const char *, const void *, int, int64_t))                 \
-    X(int, Connection_Subscribe,                                                                \
-      (natsSubscription **, natsConnection *, const char *, natsMsgHandler, void *))            \
+    X(int, Connection_SubscribeSync, (natsSubscription **, natsConnection *, const char *))     \
     X(int, Subscription_SetPendingLimits, (natsSubscription *, int, int))                       \
-    X(int, Subscription_SetOnCompleteCB, (natsSubscription *, void (*)(void *), void *))        \
+    X(int, Subscription_QueuedMsgs, (natsSubscription *, uint64_t *))                           \
+    X(int, Subscription_NextMsg, (natsMsg **, natsSubscription *, int64_t))                     \
     X(void, Subscription_Destroy, (natsSubscription *))                                         \
     X(const char *, Msg_GetSubject, (const natsMsg *))                                          \
     X(const char *, Msg_GetReply, (const natsMsg *))                                            \
@@ -66,7 +76,9 @@ typedef void (*natsErrHandler)(natsConnection *, natsSubscription *, int, void *
     X(void, Msg_Destroy, (natsMsg *))
 
 enum {
-    TP_NATS_SUBSCRIPTIONS = 4,
+    TP_NATS_SUBSCRIPTIONS = 5,
+    TP_NATS_INBOX = 80,
+    TP_NATS_USED = 64,
     TP_NATS_PAYLOAD = 1000 * 1000 /* bytes that a message may have: a server must take as many */
 };
 
@@ -81,21 +93,36 @@ typedef struct tp_nats_event {
     const char *subject, *reply; /* reply: "" when there is none */
     const char *data;
     size_t len;
-    int status; /* of a message of the server's own: 404, 408, 503, ...; 0: none */
+    /* of a message of the server's own: 404, 408, ...; 0: none. 503: nobody is there who answers
+     * what was published; the subject is "", since the library does not say what that was */
+    int status;
 } tp_nats_event;
 
 typedef struct tp_nats {
     void *library;
-    natsConnection *connection; /* NULL: there is none. The taker's own */
+    void (*Connection_ProcessCloseEvent)(int *); /* NULL: this version closes sockets itself */
+
+    /* ---- the taker's own ---- */
+    natsConnection *connection; /* NULL: there is none. Others only publish on it */
     natsSubscription *subscriptions[TP_NATS_SUBSCRIPTIONS];
     int n_subscriptions;
+    tp_nats_event *later, **later_end; /* have come while an answer was waited for */
+    char inbox[TP_NATS_INBOX];         /* answers to tp_nats_ask come here; */
+    char reply[TP_NATS_INBOX + 24];    /* to the last one, here */
+    uint64_t asked;
+    natsMsg *used[TP_NATS_USED]; /* to be freed */
+    unsigned n_used;
+    size_t used_bytes;
+    uv_thread_t taker;
 
     uv_mutex_t lock;
-    uv_cond_t more;
+    int wake_fd; /* an eventfd: readable when is_sleeping was set and there is something to see */
     /* ---- guarded by the lock ---- */
-    tp_nats_event *first, **last;
-    bool is_woken;
-    unsigned live; /* the connection and its subscriptions, as long as the library may call us */
+    tp_nats_event *first, **last; /* changes of the connection */
+    bool is_woken, is_sleeping;
+    int socket;              /* -1: none is to be watched */
+    bool wants_write;        /* there is something to write */
+    bool is_live;            /* the library may call us */
 #define TP_NATS_FIELD(result, name, arguments) result (*name) arguments;
     TP_NATS_FUNCTIONS(TP_NATS_FIELD)
 #undef TP_NATS_FIELD
@@ -122,10 +149,14 @@ void tp_nats_free(tp_nats *n, tp_nats_event *e); /* accepts NULL */
 /* Ends the wait of tp_nats_take, or its next one. Any thread. */
 void tp_nats_wake(tp_nats *n);
 
-/* Publishes; `reply` may be NULL. What cannot be sent is dropped: whoever needs to know waits for
- * an answer. While there is no connection messages are kept for the next one, up to some MiB. */
+/* Publishes: it is sent with the next tp_nats_take at the latest; `reply` may be NULL. Any thread,
+ * while the taker does not disconnect. What cannot be sent is dropped: whoever needs to know waits
+ * for an answer. While there is no connection messages are kept for the next, up to some MiB. */
 void tp_nats_publish(tp_nats *n, const char *subject, const char *reply, const void *data,
                      size_t len);
+
+/* Sends now what was published, and not only with what is published after it. */
+void tp_nats_push(tp_nats *n);
 
 /* Publishes and waits for the answer. NULL when none has come in time; one with the status 503 when
  * nobody is there to give one. */

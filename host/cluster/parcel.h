@@ -23,6 +23,7 @@ enum {
     TP_DIGEST_BYTES = 32,
     TP_INLINE_BYTES = 200 << 10, /* larger payloads of work go as blobs, */
     TP_RESULT_INLINE = 32 << 10, /* and larger results, which can be removed one by one there */
+    TP_DIRECT_BYTES = 32 << 10,  /* larger work always goes by way of a stream */
     TP_IMAGE_INLINE = 16 << 10,  /* larger images go as blobs, once */
     TP_BLOB_PIECE = 256 << 10,
     TP_PAYLOAD_MAX = 1 << 30,
@@ -77,6 +78,10 @@ typedef struct tp_answer {
     uint32_t kind, where;
     uint64_t size, ticket, names; /* ticket, names: the lengths of these */
     uint8_t digest[TP_DIGEST_BYTES]; /* of a result that is elsewhere */
+    uint64_t chunk; /* what it is the answer to */
+    uint32_t sending;
+    uint32_t offers; /* so many chunks of this session the worker takes directly, in its inbox */
+    uint8_t worker[TP_ID_BYTES];
 } tp_answer;
 
 /* Where the result of an answer is. */

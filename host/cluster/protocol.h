@@ -7,10 +7,14 @@
  * BUILD (tp_build) and SESSION (a coordinator's, by chance) are hexadecimal. Workers pull work of
  * their own build only, by the consumer P_BUILD.
  *
+ * Short chunks go directly, which is not kept: to INBOX.d of a worker that has said in an answer
+ * that it takes some, and the answers to tp1.d.r.SESSION.direct (INBOX: see tp1.d.hb.WORKER).
+ *
  * Not kept: tp1.d.r.SESSION.out (what items print), tp1.d.r.SESSION.held (what a worker has, in
- * lines "CHUNK SENDING ACK": the last is where it is acknowledged), tp1.d.r.SESSION.piece (of a
- * result for which B has no room; the answer "+" asks for the next), tp1.d.r.SESSION.ask (about a
- * Dict, Queue or permit, see question.h), tp1.d.hb.WORKER (it is there),
+ * lines "CHUNK SENDING ACK": the last is where it is acknowledged; "-": nowhere),
+ * tp1.d.r.SESSION.piece (of a result for which B has no room; the answer "+" asks for the next),
+ * tp1.d.r.SESSION.ask (about a Dict, Queue or permit, see question.h), tp1.d.hb.WORKER (it is
+ * there, and takes answers and direct work in INBOX),
  * tp1.d.q.SESSION (is its coordinator alive?), tp1.d.ctl.SESSION ("cancel CHUNK", "over") and
  * tp1.d.ctl.all ("hello": workers show themselves at once). */
 #ifndef TP_PROTOCOL_H
@@ -35,9 +39,9 @@
 #define TP_USER_WORKER "worker"
 
 enum {
-    /* results are removed from R in groups of so many numbers, of which a coordinator uses one for
-     * each of 256 flights in turn */
-    TP_GROUP_CHUNKS = 256 * 1000,
+    /* results are removed from R in groups of so many numbers, of which a coordinator uses one of
+     * 32,768 for each chunk */
+    TP_GROUP_CHUNKS = 32768 * 1000,
     /* work that no worker has answered for, nor said that it still runs, goes to another */
     TP_ACK_WAIT_S = 10,
     TP_HEARTBEAT_MS = 1000,

@@ -49,6 +49,7 @@ enum {
     SHORT_NS = 50 * 1000 * 1000, /* chunks that take less are fetched ahead: one for each slot, */
     AHEAD_NS = 4 * 1000 * 1000,  /* or more, up to what takes so long */
     AHEAD_MAX = 16,              /* for each slot */
+    BUSY_MS = 500,       /* a session that has had no work for so long has no part of the offers */
     GRACE_S = 30,        /* for what runs when the worker is asked to leave; --grace */
     IMAGES = 64,
     MODULES = 16, /* bundles of modules that are kept for the next session with the same ones */
@@ -103,6 +104,7 @@ typedef struct session {
     char hex[TP_ID_TEXT];
     bool is_alive; /* it has answered once */
     bool is_kept;  /* somebody will read its results even when it is dead */
+    uint64_t busy_ms; /* when it has last had work */
     unsigned tries; /* questions without an answer; 0: none is open */
     uint64_t ask_ms; /* when it is asked next */
     tp_host *host; /* NULL until its first chunk runs */
@@ -128,7 +130,8 @@ typedef enum chunk_state {
     WAITING,  /* until its session has shown that it is alive */
     QUEUED,   /* until there is a slot */
     RUNNING,
-    ANSWERED  /* until the server has the result */
+    ANSWERED, /* until the server has the result */
+    OVER      /* to be forgotten */
 } chunk_state;
 
 typedef struct chunk {
@@ -138,9 +141,11 @@ typedef struct chunk {
     uint64_t number, begun_ns;
     uint32_t sending;
     bool is_alone; /* nothing else may run beside it */
-    bool is_named; /* its coordinator was told that it is about to run */
+    bool is_named; /* its coordinator was told that it is about to run, or knows */
+    bool is_direct; /* it did not come by way of the stream */
+    bool is_short;  /* it was run, and that took little */
     tp_buf payload; /* QUEUED: of a large one */
-    char ack[TP_SUBJECT_MAX]; /* where it is acknowledged */
+    char ack[TP_SUBJECT_MAX]; /* where it is acknowledged; "": nowhere */
     tp_buf message; /* WAITING: what came, without the signature; ANSWERED: the answer */
     tp_job *job;    /* RUNNING */
     image *image;
@@ -162,6 +167,7 @@ typedef struct node {
     tp_nats nats;
     tp_signer signer;
     tp_build build;
+    uint8_t id_bytes[TP_ID_BYTES];
     char id[TP_ID_TEXT], inbox[80], host_name[64];
     unsigned slots;
     kept_modules modules[MODULES];
@@ -204,20 +210,26 @@ static void say(const char *format, ...)
 
 /* ---- signs of life ---- */
 
+static void acknowledge_at(node *n, const char *ack, const char *how)
+{
+    if (*ack)
+        tp_nats_publish(&n->nats, ack, NULL, how, strlen(how));
+}
+
 static void acknowledge(node *n, const chunk *k, const char *how)
 {
-    tp_nats_publish(&n->nats, k->ack, NULL, how, strlen(how));
+    acknowledge_at(n, k->ack, how);
 }
 
 static void show_self(node *n, uint64_t now)
 {
-    char subject[TP_SUBJECT_MAX], text[256];
+    char subject[TP_SUBJECT_MAX], text[400];
     if (now < n->heartbeat_ms)
         return;
     n->heartbeat_ms = now + TP_HEARTBEAT_MS;
     snprintf(subject, sizeof subject, TP_SUBJECT_HB "%s", n->id);
-    snprintf(text, sizeof text, "%s %u %s %s", n->build.hex, n->is_leaving ? 0u : n->slots,
-             n->host_name, n->build.text);
+    snprintf(text, sizeof text, "%s %u %s %s %s", n->build.hex, n->is_leaving ? 0u : n->slots,
+             n->host_name, n->inbox, n->build.text);
     tp_nats_publish(&n->nats, subject, NULL, text, strlen(text));
 }
 
@@ -226,7 +238,7 @@ static void add_name(const chunk *k, tp_buf *text)
 {
     char line[TP_SUBJECT_MAX + 64];
     int len = snprintf(line, sizeof line, "%llu %u %s\n", (unsigned long long)k->number,
-                       k->sending, k->ack);
+                       k->sending, *k->ack ? k->ack : "-");
     tp_buf_add(text, line, (size_t)len); /* without memory it is named the next time */
 }
 
@@ -249,7 +261,7 @@ static void name_chunks(node *n, uint64_t now)
     for (session *s = n->sessions; s; s = s->next) {
         tp_buf text = { 0 };
         for (chunk *k = n->chunks; k; k = k->next)
-            if (k->session == s && k->state >= RUNNING)
+            if (k->session == s && (k->state == RUNNING || k->state == ANSWERED))
                 add_name(k, &text);
         send_names(n, s, &text);
     }
@@ -263,7 +275,7 @@ static void stay(void *user)
     show_self(n, now);
     name_chunks(n, now);
     for (chunk *k = n->chunks; k; k = k->next)
-        if (now >= k->progress_ms) {
+        if (now >= k->progress_ms && k->state != OVER) {
             acknowledge(n, k, "+WPI");
             k->progress_ms = now + PROGRESS_MS;
         }
@@ -276,6 +288,15 @@ static void name_result(const chunk *k, char *to)
     snprintf(to, TP_SUBJECT_MAX, TP_SUBJECT_R "%s.%llu.%llu.%u", k->session->hex,
              (unsigned long long)(k->number / TP_GROUP_CHUNKS), (unsigned long long)k->number,
              k->sending);
+}
+
+/* Sends the answer to what came directly, which nobody acknowledges. */
+static void send_directly(node *n, chunk *k)
+{
+    char subject[TP_SUBJECT_MAX];
+    snprintf(subject, sizeof subject, TP_SUBJECT_R "%s.direct", k->session->hex);
+    tp_nats_publish(&n->nats, subject, NULL, k->message.data, k->message.len);
+    k->state = OVER;
 }
 
 static void send_answer(node *n, chunk *k)
@@ -295,6 +316,28 @@ static void drop_image(chunk *k)
     k->image = NULL;
 }
 
+/* How many chunks may be here, besides those that were answered. */
+static unsigned most_chunks(const node *n)
+{
+    double ahead = n->chunk_ns > 0 ? AHEAD_NS / n->chunk_ns : 1;
+    if (n->chunk_ns >= SHORT_NS)
+        return n->slots;
+    ahead = ahead < 1 ? 1 : ahead > AHEAD_MAX ? AHEAD_MAX : ahead;
+    return n->slots + (unsigned)(n->slots * ahead);
+}
+
+/* How many chunks of a session may come directly: none while they take long, since what is lost on
+ * the way, or with its worker, is run again. Those that have work share. */
+static unsigned offers(const node *n)
+{
+    unsigned sessions = 0;
+    const uint64_t now = now_ms();
+    for (const session *s = n->sessions; s; s = s->next)
+        sessions += now < s->busy_ms + BUSY_MS;
+    unsigned most = most_chunks(n) / (sessions ? sessions : 1);
+    return n->is_leaving || n->chunk_ns >= SHORT_NS ? 0 : most ? most : 1;
+}
+
 /* The chunk that begins when k is over, if it is of the same session; NULL: none does. */
 static chunk *next_after(const node *n, const chunk *k)
 {
@@ -309,6 +352,10 @@ static chunk *next_after(const node *n, const chunk *k)
 static void write_answer(node *n, chunk *k, tp_answer a, const void *bytes, size_t len, chunk *next)
 {
     tp_buf names = { 0 };
+    a.chunk = k->number;
+    a.sending = k->sending;
+    a.offers = offers(n);
+    memcpy(a.worker, n->id_bytes, sizeof a.worker);
     if (next && !next->is_named) {
         add_name(next, &names);
         next->is_named = names.len > 0;
@@ -328,7 +375,10 @@ static void write_answer(node *n, chunk *k, tp_answer a, const void *bytes, size
     tp_buf_free(&k->records);
     tp_buf_free(&k->payload);
     k->is_unsent = false;
-    send_answer(n, k);
+    if (k->is_direct && k->is_short && a.where == TP_ANSWER_HERE)
+        send_directly(n, k);
+    else
+        send_answer(n, k);
 }
 
 /* Sends a large result to its coordinator itself, piece by piece. */
@@ -379,6 +429,7 @@ static void deliver(node *n, chunk *k, chunk *next)
 static void answer(node *n, chunk *k, tp_answer_kind kind, const void *bytes, size_t len)
 {
     chunk *next = k->state == RUNNING && !n->is_leaving ? next_after(n, k) : NULL;
+    k->is_short = k->state == RUNNING && uv_hrtime() - k->begun_ns < SHORT_NS;
     if (k->job)
         tp_job_close(k->job);
     k->job = NULL;
@@ -417,7 +468,7 @@ static void forget(node *n, chunk *k)
 static chunk *find_chunk(const node *n, const session *s, uint64_t number)
 {
     chunk *k = n->chunks;
-    while (k && (k->session != s || k->number != number))
+    while (k && (k->session != s || k->number != number || k->state == OVER))
         k = k->next;
     return k;
 }
@@ -955,12 +1006,15 @@ static void begin(node *n, chunk *k)
     const uint8_t *image_bytes = NULL;
     k->state = RUNNING;
     k->begun_ns = uv_hrtime();
+    s->busy_ms = now_ms();
     /* first: its items may be the end of this process */
     if (!k->is_named) {
         tp_buf text = { 0 };
         add_name(k, &text);
         send_names(n, s, &text);
     }
+    if (!k->is_direct)
+        tp_nats_push(&n->nats);
     int rc = tp_parcel_get_task(&task, &name, &items, &image_bytes, &k->ticket, &k->refs,
                                 &s->known, payload_of(k), head_of(k).size, &err);
     s->is_kept |= k->ticket.len > 0;
@@ -1081,16 +1135,6 @@ static void begin_queued(node *n, uint64_t now)
     }
 }
 
-/* How many chunks may be here, besides those that were answered. */
-static unsigned most_chunks(const node *n)
-{
-    double ahead = n->chunk_ns > 0 ? AHEAD_NS / n->chunk_ns : 1;
-    if (n->chunk_ns >= SHORT_NS)
-        return n->slots;
-    ahead = ahead < 1 ? 1 : ahead > AHEAD_MAX ? AHEAD_MAX : ahead;
-    return n->slots + (unsigned)(n->slots * ahead);
-}
-
 /* Asks for as many chunks as there is room for, with the acknowledgement of one (`ack`), or else by
  * itself. False: there is no room, or it is not the time. */
 static bool pull_work(node *n, uint64_t now, const char *ack)
@@ -1101,7 +1145,7 @@ static bool pull_work(node *n, uint64_t now, const char *ack)
     if (n->is_leaving || n->is_lost || now < n->pull_ms)
         return false;
     for (chunk *k = n->chunks; k; k = k->next)
-        has += k->state == ANSWERED ? 0 : k->is_alone ? most : 1;
+        has += k->state >= ANSWERED ? 0 : k->is_alone ? most : 1;
     for (int i = 0; i < PULLS; i++) {
         if (n->pulls[i].left && now >= n->pulls[i].until_ms)
             n->pulls[i].left = 0;
@@ -1132,7 +1176,8 @@ static void drop(node *n, const tp_nats_event *e, const char *why)
 }
 
 /* What is wrong with a message of work; NULL: it is what its coordinator has sent. */
-static const char *trouble_with(const node *n, const tp_nats_event *e, tp_sealed *head)
+static const char *trouble_with(const node *n, const tp_nats_event *e, bool is_direct,
+                                tp_sealed *head)
 {
     uint8_t digest[TP_DIGEST_BYTES];
     char subject[TP_SUBJECT_MAX], hex[TP_ID_TEXT];
@@ -1151,7 +1196,7 @@ static const char *trouble_with(const node *n, const tp_nats_event *e, tp_sealed
     tp_to_hex(hex, head->session, sizeof head->session);
     snprintf(subject, sizeof subject, TP_SUBJECT_W "%s.%s.%llu.%u", n->build.hex, hex,
              (unsigned long long)head->chunk, head->sending);
-    if (strcmp(subject, e->subject) != 0)
+    if (!is_direct && strcmp(subject, e->subject) != 0)
         return "it is not where it was sent to";
     if (head->size > TP_PAYLOAD_MAX || e->len - begin != (head->is_blob ? 0 : head->size))
         return "it is longer or shorter than it says";
@@ -1169,11 +1214,11 @@ static bool is_cancelled(const node *n, const session *s, uint64_t number)
     return false;
 }
 
-static void take_work(node *n, const tp_nats_event *e)
+static void take_work(node *n, const tp_nats_event *e, bool is_direct)
 {
     tp_sealed head;
     char hex[TP_ID_TEXT];
-    const char *trouble = trouble_with(n, e, &head);
+    const char *trouble = trouble_with(n, e, is_direct, &head);
     if (trouble) {
         drop(n, e, trouble);
         return;
@@ -1183,11 +1228,13 @@ static void take_work(node *n, const tp_nats_event *e)
     chunk *k = s ? find_chunk(n, s, head.chunk) : NULL;
     /* not wanted any more, or sent anew since */
     if (s && (is_cancelled(n, s, head.chunk) || (k && k->sending > head.sending))) {
-        tp_nats_publish(&n->nats, e->reply, NULL, "+TERM", 5);
+        acknowledge_at(n, e->reply, "+TERM");
         return;
     }
-    if (k && k->sending == head.sending) { /* the server thinks that it was lost */
-        snprintf(k->ack, sizeof k->ack, "%s", e->reply);
+    if (k && k->sending == head.sending) { /* somebody thinks that it was lost */
+        if (!is_direct)
+            snprintf(k->ack, sizeof k->ack, "%s", e->reply);
+        k->is_direct &= is_direct;
         return;
     }
     if (k) /* sent anew: nobody waits for the first one any more */
@@ -1197,13 +1244,15 @@ static void take_work(node *n, const tp_nats_event *e)
     if (!k || tp_buf_add(&k->message, e->data + TP_SIGNATURE_BYTES,
                          e->len - TP_SIGNATURE_BYTES)) {
         free(k);
-        tp_nats_publish(&n->nats, e->reply, NULL, "-NAK", 4);
+        acknowledge_at(n, e->reply, "-NAK");
         return;
     }
     k->session = s;
     k->number = head.chunk;
     k->sending = head.sending;
-    snprintf(k->ack, sizeof k->ack, "%s", e->reply);
+    k->is_direct = k->is_named = is_direct;
+    if (!is_direct)
+        snprintf(k->ack, sizeof k->ack, "%s", e->reply);
     k->progress_ms = now_ms() + PROGRESS_MS;
     chunk **end = &n->chunks;
     while (*end)
@@ -1285,18 +1334,28 @@ static void take_acknowledgement(node *n, const char *rest, const tp_nats_event 
         k->again_ms = now_ms() + LOOK_MS;
     if (stored != TP_NATS_STORED)
         return;
-    if (!pull_work(n, now_ms(), k->ack))
+    if (!*k->ack || !pull_work(n, now_ms(), k->ack))
         acknowledge(n, k, "+ACK");
     forget(n, k);
 }
 
 /* The server says that a pull is over. */
-static void take_status(node *n, int i, const tp_nats_event *e)
+static void take_status(node *n, int i)
 {
     if (i >= 0 && i < PULLS)
         n->pulls[i].left = 0;
-    if (e->status == 503)
-        n->pull_ms = now_ms() + LOOK_MS; /* there is no stream yet */
+}
+
+/* There is no stream yet for something that was published; or a coordinator is dead that was asked
+ * whether it lives. */
+static void wait_for_streams(node *n)
+{
+    for (const session *s = n->sessions; s; s = s->next)
+        if (s->tries)
+            return;
+    n->pull_ms = now_ms() + LOOK_MS;
+    for (int i = 0; i < PULLS; i++)
+        n->pulls[i].left = 0;
 }
 
 /* Work comes with its own subject. The server serves the oldest pull first. */
@@ -1309,7 +1368,7 @@ static void take_pulled(node *n, const tp_nats_event *e)
     if (oldest)
         oldest->left--;
     if (strncmp(e->reply, "$JS.ACK.", 8) == 0)
-        take_work(n, e);
+        take_work(n, e, false);
 }
 
 static void take_event(node *n, const tp_nats_event *e)
@@ -1330,12 +1389,16 @@ static void take_event(node *n, const tp_nats_event *e)
     }
     if (e->kind != TP_NATS_MESSAGE)
         return;
-    if (strncmp(e->subject, TP_SUBJECT_CTL, ctl) == 0) {
+    if (!*e->subject) {
+        wait_for_streams(n);
+    } else if (strncmp(e->subject, TP_SUBJECT_CTL, ctl) == 0) {
         take_control(n, e->subject + ctl, e->data, e->len);
     } else if (strncmp(e->subject, n->inbox, inbox) == 0) {
         const char *rest = e->subject + inbox;
         if (strncmp(rest, ".p.", 3) == 0) {
-            take_status(n, atoi(rest + 3), e);
+            take_status(n, atoi(rest + 3));
+        } else if (strcmp(rest, ".d") == 0) {
+            take_work(n, e, true);
         } else if (strncmp(rest, ".a.", 3) == 0) {
             take_acknowledgement(n, rest + 3, e);
         } else if (strncmp(rest, ".q.", 3) == 0) {
@@ -1364,6 +1427,8 @@ static void look_at_chunks(node *n, uint64_t now)
             deliver(n, k, NULL);
         else
             send_answer(n, k);
+        if (k->state == OVER)
+            forget(n, k);
     }
 }
 
@@ -1394,7 +1459,7 @@ static bool has_left(node *n, uint64_t now)
     }
     bool is_late = now >= n->leave_ms || asked_to_leave > 1;
     for (chunk *k = n->chunks; k && is_late; k = k->next)
-        if (k->state != ANSWERED)
+        if (k->state < ANSWERED)
             answer(n, k, TP_ANSWER_BACK, "", 0);
     return !n->chunks || (is_late && (n->is_lost || now >= n->leave_ms + AGAIN_MS));
 }
@@ -1450,12 +1515,11 @@ static int check_engine(const tp_options *o, tp_error *err)
 
 static int open_node(node *n, const tp_options *o, tp_error *err)
 {
-    uint8_t id[TP_ID_BYTES];
     if (tp_signer_open(&n->signer, o->token, false, err))
         return -1;
     tp_build_get(&n->build);
-    tp_signer_random(&n->signer, id, sizeof id);
-    tp_to_hex(n->id, id, sizeof id);
+    tp_signer_random(&n->signer, n->id_bytes, sizeof n->id_bytes);
+    tp_to_hex(n->id, n->id_bytes, sizeof n->id_bytes);
     snprintf(n->inbox, sizeof n->inbox, "%s.%s", n->signer.inbox, n->id);
     if (gethostname(n->host_name, sizeof n->host_name - 1) || !*n->host_name)
         snprintf(n->host_name, sizeof n->host_name, "worker");

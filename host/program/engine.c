@@ -613,15 +613,15 @@ static int list_workers(const engine *e)
             tp_nats_free(&n, m);
             continue;
         }
-        char line[256], host[64];
+        char line[400], host[64];
         const char *id = m->subject + strlen(TP_SUBJECT_HB);
         unsigned has = 0, i = 0;
         int at = 0;
-        snprintf(line, sizeof line, "%.*s", (int)(m->len < 200 ? m->len : 200), m->data);
+        snprintf(line, sizeof line, "%.*s", (int)(m->len < 399 ? m->len : 399), m->data);
         while (i < count && strcmp(seen[i], id) != 0)
             i++;
         if (i == count && count < WORKERS && strlen(id) < TP_ID_TEXT &&
-            sscanf(line, "%*s %u %63s %n", &has, host, &at) == 2 && at) {
+            sscanf(line, "%*s %u %63s %*s %n", &has, host, &at) == 2 && at) {
             strcpy(seen[count++], id);
             slots += has;
             printf("worker on %s: %u at once (%s)\n", host, has, line + at);
