@@ -108,7 +108,7 @@ local function peer(name)
   local pipe = io.popen(("%s %s/bench/peers/cluster.py %s %d 2>&1"):format(os.getenv "PEERS_PYTHON" or "python3", root, name, math.floor(n / 4)))
   local text = pipe:read "*a"
   pipe:close()
-  local rate, p50, p99 = text:match "(%d+) (%d+) (%d+)%s*$"
+  local rate, p50, p99 = ("\n" .. text):match "\n(%d+) (%d+) (%d+)\n"
   if not rate then
     print(("%-10s is not there: %s"):format(name, text:match "([^\n]*)%s*$"))
     return false

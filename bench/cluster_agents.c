@@ -29,7 +29,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { READ_BYTES = 256 << 10, LOOK_MS = 5, PULL_MS = 2000, AGAIN_MS = 200, ALIVE_MS = 5000 };
+enum { READ_BYTES = 256 << 10, LOOK_MS = 5, AGAIN_MS = 200, ALIVE_BEATS = 5 };
 
 typedef enum agent_state { IDLE, ASKING, WORKING, ANSWERING } agent_state;
 
@@ -51,7 +51,7 @@ typedef struct agent {
 } agent;
 
 static const char *user, *password, *inbox, *build;
-static uint64_t work_ms;
+static uint64_t work_ms, beat_ms = TP_BEAT_MS;
 static int poller;
 static long done, pulls, asked, refused, given_back;
 static volatile sig_atomic_t is_over;
@@ -123,9 +123,10 @@ static void flush(agent *a)
 static void show(agent *a, uint64_t now)
 {
     char subject[TP_SUBJECT_MAX];
-    a->show_ms = now + TP_HEARTBEAT_MS;
+    a->show_ms = now + beat_ms;
     snprintf(subject, sizeof subject, TP_SUBJECT_HB "%s", a->name);
-    say(a, subject, "", "%s 1 agent%d %s.%s pretended", build, a->id, inbox, a->name);
+    say(a, subject, "", "%s 1 agent%d %s.%s %u pretended", build, a->id, inbox, a->name,
+        (unsigned)beat_ms);
 }
 
 /* Asks for a chunk; with `ack` as the acknowledgement of one. */
@@ -133,18 +134,18 @@ static void pull(agent *a, const char *ack)
 {
     char subject[TP_SUBJECT_MAX], reply[TP_SUBJECT_MAX];
     a->state = IDLE;
-    a->pull_ms = now_ms() + PULL_MS + AGAIN_MS;
+    a->pull_ms = now_ms() + 2 * beat_ms + AGAIN_MS;
     pulls++;
     snprintf(subject, sizeof subject, "$JS.API.CONSUMER.MSG.NEXT." TP_STREAM_W ".P_%s", build);
     snprintf(reply, sizeof reply, "%s.%s.p", inbox, a->name);
-    say(a, ack ? ack : subject, reply, "%s{\"batch\":1,\"expires\":%d000000}", ack ? "+NXT " : "",
-        PULL_MS);
+    say(a, ack ? ack : subject, reply, "%s{\"batch\":1,\"expires\":%llu000000}", ack ? "+NXT " : "",
+        2ull * beat_ms);
 }
 
 static void name_chunk(agent *a, uint64_t now)
 {
     char subject[TP_SUBJECT_MAX];
-    a->name_ms = now + TP_HEARTBEAT_MS;
+    a->name_ms = now + beat_ms;
     snprintf(subject, sizeof subject, TP_SUBJECT_R "%s.held", a->session);
     say(a, subject, "", "%llu %u %s\n", a->chunk, a->sending, a->ack);
 }
@@ -198,7 +199,7 @@ static void take_work(agent *a, const char *reply, const char *data, size_t len,
     char session[TP_ID_TEXT];
     for (int i = 0; i < TP_ID_BYTES; i++)
         snprintf(session + 2 * i, 3, "%02x", head.session[i]);
-    bool is_known = strcmp(session, a->session) == 0 && now < a->alive_ms + ALIVE_MS;
+    bool is_known = strcmp(session, a->session) == 0 && now < a->alive_ms + ALIVE_BEATS * beat_ms;
     strcpy(a->session, session);
     snprintf(a->ack, sizeof a->ack, "%s", reply);
     a->chunk = head.chunk;
@@ -218,6 +219,8 @@ static void take(agent *a, const char *subject, const char *reply, const char *d
     if (strncmp(subject, TP_SUBJECT_W, strlen(TP_SUBJECT_W)) == 0) {
         take_work(a, reply, data, len, now);
     } else if (strncmp(subject, inbox, strlen(inbox)) != 0) {
+        if (len > 5 && len < 20 && memcmp(data, "beat ", 5) == 0)
+            beat_ms = (uint64_t)atol(data + 5); /* the rest of the line is "\r\n" */
         if (len == 5 && memcmp(data, "hello", 5) == 0)
             a->show_ms = a->pull_ms = now; /* there was no consumer */
     } else if (*what == 's' && a->state == ASKING) {
@@ -308,7 +311,7 @@ static void open_agent(agent *a, int id, int port)
                      id, user, password, inbox, a->name);
     add(&a->out, text, (size_t)n);
     /* not all at the same moment */
-    a->show_ms = now_ms() + (uint64_t)(id * 7919 % TP_HEARTBEAT_MS);
+    a->show_ms = now_ms() + (uint64_t)(id * 7919 % TP_BEAT_MS);
     show(a, now_ms());
     pull(a, NULL);
     flush(a);

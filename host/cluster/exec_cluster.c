@@ -59,8 +59,9 @@ enum {
     CHECK_NS = 2000 * 1000 * 1000, /* a chunk without a result is asked for after this time, */
     CHECK_MAX_S = 16,              /* then after twice that, up to this */
     RETRY_NS = 200 * 1000 * 1000,  /* what the server has not taken is sent again after this */
-    SIGN_NS = 1500 * 1000 * 1000, /* nothing is sent directly to who has not shown itself since */
-    GONE_S = 5, /* a worker that has not shown itself for so long is gone */
+    GONE_BEATS = 5, /* a worker that has not shown itself for so long is gone */
+    BEATS_A_SECOND = 2000, /* of all workers together, which beat more slowly when they are more */
+    BEAT_AGAIN_S = 10, /* they are reminded of that, */
     ALONE_S = 4, /* nobody is there for so long: the user is told */
     /* results stay at the server until a journal surely has them: for so long after they were read,
      * large ones also until there are so many */
@@ -197,6 +198,7 @@ typedef struct cluster {
     unsigned slots;  /* of workers of our build; */
     unsigned queued; /* of those that take nothing directly; */
     unsigned offers; /* of the others */
+    uint64_t beat_ms, beat_ns; /* how often they beat; when they are reminded of that */
     uint64_t count_ns; /* when these are counted anew; offers are always right */
     tp_nats_event *later, **later_end; /* have come while a payload was on its way */
     bool is_behind; /* more has come than was looked at */
@@ -348,6 +350,7 @@ static int open_session(cluster *c, tp_error *err)
     for (unsigned i = 0; i < c->n_known; i++)
         *c->known[i] = (worker){ 0 };
     c->n_known = c->n_offering = c->offers = 0;
+    c->beat_ms = TP_BEAT_MS;
     c->count_ns = 0;
     c->n_short = c->silent = 0;
     c->is_emptied = c->has_said_full = false;
@@ -414,9 +417,15 @@ static void close_session(cluster *c)
 
 /* ---- workers ---- */
 
-static bool is_gone(const worker *w, uint64_t now)
+/* So many beats of a worker in nanoseconds. */
+static uint64_t beats(const cluster *c, unsigned n)
 {
-    return now > w->seen_ns + GONE_S * 1000000000ull;
+    return n * c->beat_ms * 1000000ull;
+}
+
+static bool is_gone(const cluster *c, const worker *w, uint64_t now)
+{
+    return now > w->seen_ns + beats(c, GONE_BEATS);
 }
 
 /* The worker with that id. With `adds` a place for one that is new, which has no id yet: a free
@@ -434,7 +443,7 @@ static worker *find_worker(cluster *c, const char *id, bool adds)
             return room ? room : adds ? w : NULL;
         if (strcmp(w->id, id) == 0)
             return w;
-        if (adds && !room && w->out == 0 && is_gone(w, now))
+        if (adds && !room && w->out == 0 && is_gone(c, w, now))
             room = w;
     }
     return room;
@@ -458,20 +467,24 @@ static void set_offers(cluster *c, worker *w, unsigned offers)
     w->offers = offers;
 }
 
-/* A worker shows itself: "BUILD SLOTS HOST INBOX TEXT". */
+/* A worker shows itself: "BUILD SLOTS HOST INBOX BEAT TEXT", and will again after BEAT ms. */
 static void see_worker(cluster *c, const char *id, const char *data, size_t len)
 {
     char text[400], build[TP_ID_TEXT + 1], host[64], inbox[TP_SUBJECT_MAX / 2];
-    unsigned slots;
+    unsigned slots, beat_ms;
     int at = 0;
     snprintf(text, sizeof text, "%.*s", (int)(len < 399 ? len : 399), data);
     if (!*id || strlen(id) >= TP_ID_TEXT ||
-        sscanf(text, "%32s %u %63s %127s %n", build, &slots, host, inbox, &at) != 4 || at == 0)
+        sscanf(text, "%32s %u %63s %127s %u %n", build, &slots, host, inbox, &beat_ms, &at) != 5 ||
+        at == 0)
         return;
     worker *w = find_worker(c, id, true);
     if (!w)
         return;
     slots = slots < 1024 ? slots : 1024;
+    beat_ms = beat_ms < TP_BEAT_MAX_MS ? beat_ms : TP_BEAT_MAX_MS;
+    if (beat_ms > c->beat_ms) /* another coordinator has asked for that */
+        c->beat_ms = beat_ms;
     if (strcmp(w->id, id) != 0) {
         if (!*w->id)
             c->known[c->n_known++] = w;
@@ -494,20 +507,38 @@ static void see_worker(cluster *c, const char *id, const char *data, size_t len)
         set_offers(c, w, 0);
 }
 
+/* With so many workers, how often shall they show themselves? They never do it more often again:
+ * some may not have heard of it. */
+static void set_beat(cluster *c, unsigned alive, uint64_t now)
+{
+    char text[40];
+    uint64_t ms = (uint64_t)alive * 1000 / BEATS_A_SECOND;
+    ms = ms < TP_BEAT_MAX_MS ? ms : TP_BEAT_MAX_MS;
+    bool is_more = ms > c->beat_ms + c->beat_ms / 4;
+    if (!is_more && (c->beat_ms == TP_BEAT_MS || now < c->beat_ns))
+        return;
+    c->beat_ms = is_more ? ms : c->beat_ms;
+    c->beat_ns = now + BEAT_AGAIN_S * 1000000000ull;
+    int len = snprintf(text, sizeof text, "beat %llu", (unsigned long long)c->beat_ms);
+    tp_nats_publish(&c->nats, TP_SUBJECT_CTL "all", NULL, text, (size_t)len);
+}
+
 /* Counts slots, now and then. */
 static void count_slots(cluster *c, uint64_t now)
 {
     if (now < c->count_ns)
         return;
     c->count_ns = now + LOOK_NS;
+    unsigned alive = 0;
     c->slots = c->queued = 0;
     c->other = NULL;
     for (unsigned i = 0; i < c->n_known; i++) {
         worker *w = c->known[i];
-        if (is_gone(w, now)) {
+        if (is_gone(c, w, now)) {
             set_offers(c, w, 0);
             continue;
         }
+        alive++;
         if (!w->is_same) {
             c->other = w;
             continue;
@@ -516,6 +547,7 @@ static void count_slots(cluster *c, uint64_t now)
         if (w->offers == 0)
             c->queued += w->slots;
     }
+    set_beat(c, alive, now);
     c->count_ns = now + LOOK_NS;
 }
 
@@ -745,7 +777,7 @@ static worker *choose_worker(cluster *c, uint64_t now)
     worker *best = NULL;
     for (unsigned i = 0; i < c->n_offering; i++) {
         worker *w = c->offering[i];
-        if (w->out < w->offers && now < w->seen_ns + SIGN_NS &&
+        if (w->out < w->offers && now < w->seen_ns + beats(c, 3) / 2 &&
             (!best || (uint64_t)w->out * best->offers < (uint64_t)best->out * w->offers))
             best = w;
     }
@@ -1450,7 +1482,7 @@ static void take_check(cluster *c, flight *l, const tp_nats_event *e)
     }
     /* it is there, or its worker seems to be dead: then it is lost in a while, not now */
     uint64_t now = uv_hrtime();
-    if (l->taker && (now < l->held_ns + TP_HELD_S * 1000000000ull ||
+    if (l->taker && (now < l->held_ns + beats(c, TP_HELD_BEATS) ||
                       l->taker->seen_ns < l->sent_ns))
         return;
     publish(c, l, now);
@@ -1504,7 +1536,7 @@ static void take_event(cluster *c, const tp_nats_event *e)
         ensure(c, &err); /* its disk may be another one */
         uint64_t now = uv_hrtime();
         for (unsigned i = 0; i < c->n_known; i++) /* they are back, too */
-            if (!is_gone(c->known[i], c->lost_ns))
+            if (!is_gone(c, c->known[i], c->lost_ns))
                 c->known[i]->seen_ns = now;
         for (unsigned i = 0; i < c->n_flights; i++) {
             flight *l = &c->flights[i];
@@ -1576,7 +1608,7 @@ static void check_all(cluster *c, uint64_t now)
         if (!l->count || c->is_behind)
             continue;
         uint64_t sign_ns = l->taker ? l->taker->seen_ns : l->held_ns;
-        if (!sign_ns || now < sign_ns + TP_HELD_S * 1000000000ull)
+        if (!sign_ns || now < sign_ns + beats(c, TP_HELD_BEATS))
             continue;
         if (l->taker)
             lose_worker(c, l->taker);

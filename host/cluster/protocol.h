@@ -16,7 +16,8 @@
  * tp1.d.r.SESSION.ask (about a Dict, Queue or permit, see question.h), tp1.d.hb.WORKER (it is
  * there, and takes answers and direct work in INBOX),
  * tp1.d.q.SESSION (is its coordinator alive?), tp1.d.ctl.SESSION ("cancel CHUNK", "over") and
- * tp1.d.ctl.all ("hello": workers show themselves at once). */
+ * tp1.d.ctl.all ("hello": workers show themselves at once; "beat MS": how often they do, and name
+ * what they have: a coordinator that sees thousands of them asks for less of that). */
 #ifndef TP_PROTOCOL_H
 #define TP_PROTOCOL_H
 
@@ -44,9 +45,12 @@ enum {
     TP_GROUP_CHUNKS = 32768 * 1000,
     /* work that no worker has answered for, nor said that it still runs, goes to another */
     TP_ACK_WAIT_S = 10,
-    TP_HEARTBEAT_MS = 1000,
-    /* a chunk that its worker has not named for so long goes to another: the worker is dead */
-    TP_HELD_S = 4,
+    TP_BEAT_MS = 1000,
+    TP_BEAT_MAX_MS = 10 * 1000,
+    /* what was said of it is good for so long, if nobody says it again */
+    TP_BEAT_KEPT_MS = 60 * 1000,
+    /* a chunk that its worker has not named for so many beats goes to another: that one is dead */
+    TP_HELD_BEATS = 4,
     TP_SUBJECT_MAX = 256
 };
 

@@ -37,9 +37,9 @@
 
 enum {
     PULLS = 64,
-    PULL_MS = 2000,
+    PULL_BEATS = 2,
     LOOK_MS = 200,       /* how often time is looked at */
-    ALIVE_MS = 5000,     /* how often a session is asked whether it lives, */
+    ALIVE_BEATS = 5,     /* how often a session is asked whether it lives, */
     ALIVE_TRIES = 5,     /* how often a question is repeated, after so long, before it is dead */
     KEPT_TRIES = 20,     /* or, where its results may be read when it is dead, so often */
     ALIVE_AGAIN_MS = 3000,
@@ -176,6 +176,7 @@ typedef struct node {
     chunk *chunks;
     pull pulls[PULLS];
     uint64_t heartbeat_ms, pull_ms, held_ms;
+    uint64_t beat_ms, beat_until_ms; /* how often it shows itself, and how long that holds */
     double chunk_ns; /* what chunks take lately */
     uint64_t dropped; /* messages that were no work for us */
     struct {
@@ -226,10 +227,11 @@ static void show_self(node *n, uint64_t now)
     char subject[TP_SUBJECT_MAX], text[400];
     if (now < n->heartbeat_ms)
         return;
-    n->heartbeat_ms = now + TP_HEARTBEAT_MS;
+    n->heartbeat_ms = now + n->beat_ms;
     snprintf(subject, sizeof subject, TP_SUBJECT_HB "%s", n->id);
-    snprintf(text, sizeof text, "%s %u %s %s %s", n->build.hex, n->is_leaving ? 0u : n->slots,
-             n->host_name, n->inbox, n->build.text);
+    snprintf(text, sizeof text, "%s %u %s %s %u %s", n->build.hex,
+             n->is_leaving ? 0u : n->slots, n->host_name, n->inbox, (unsigned)n->beat_ms,
+             n->build.text);
     tp_nats_publish(&n->nats, subject, NULL, text, strlen(text));
 }
 
@@ -257,7 +259,7 @@ static void name_chunks(node *n, uint64_t now)
 {
     if (now < n->held_ms)
         return;
-    n->held_ms = now + TP_HEARTBEAT_MS;
+    n->held_ms = now + n->beat_ms;
     for (session *s = n->sessions; s; s = s->next) {
         tp_buf text = { 0 };
         for (chunk *k = n->chunks; k; k = k->next)
@@ -1155,12 +1157,13 @@ static bool pull_work(node *n, uint64_t now, const char *ack)
     }
     if (has >= most || free_one < 0)
         return false;
-    n->pulls[free_one] = (pull){ most - has, now + PULL_MS + LOOK_MS };
+    const uint64_t pull_ms = PULL_BEATS * n->beat_ms;
+    n->pulls[free_one] = (pull){ most - has, now + pull_ms + LOOK_MS };
     snprintf(subject, sizeof subject, "$JS.API.CONSUMER.MSG.NEXT." TP_STREAM_W ".P_%s",
              n->build.hex);
     snprintf(reply, sizeof reply, "%s.p.%d", n->inbox, free_one);
-    snprintf(body, sizeof body, "%s{\"batch\":%u,\"expires\":%d000000}", ack ? "+NXT " : "",
-             most - has, PULL_MS);
+    snprintf(body, sizeof body, "%s{\"batch\":%u,\"expires\":%llu000000}", ack ? "+NXT " : "",
+             most - has, (unsigned long long)pull_ms);
     tp_nats_publish(&n->nats, ack ? ack : subject, reply, body, strlen(body));
     return true;
 }
@@ -1282,7 +1285,7 @@ static void take_alive(node *n, session *s, const tp_nats_event *e)
         return;
     }
     s->tries = 0;
-    s->ask_ms = now_ms() + ALIVE_MS;
+    s->ask_ms = now_ms() + ALIVE_BEATS * n->beat_ms;
     bool is_new = !s->is_alive;
     s->is_alive = true;
     for (chunk *k = n->chunks; k && is_new; k = k->next)
@@ -1295,6 +1298,12 @@ static void take_control(node *n, const char *whose, const char *data, size_t le
     char text[40];
     unsigned long long number;
     snprintf(text, sizeof text, "%.*s", (int)(len < 39 ? len : 39), data);
+    if (strcmp(whose, "all") == 0 && sscanf(text, "beat %llu", &number) == 1) {
+        n->beat_ms = number < TP_BEAT_MS ? TP_BEAT_MS : number;
+        n->beat_ms = n->beat_ms < TP_BEAT_MAX_MS ? n->beat_ms : TP_BEAT_MAX_MS;
+        n->beat_until_ms = now_ms() + TP_BEAT_KEPT_MS;
+        return;
+    }
     if (strcmp(whose, "all") == 0) {
         n->heartbeat_ms = n->pull_ms = 0;
         for (int i = 0; i < PULLS; i++)
@@ -1476,6 +1485,8 @@ static void serve(node *n)
             say("had nothing to do for %d s", (int)(n->idle_ms / 1000));
             asked_to_leave = 1;
         }
+        if (now > n->beat_until_ms)
+            n->beat_ms = TP_BEAT_MS;
         stay(n);
         look_at_chunks(n, now);
         begin_queued(n, now);
@@ -1613,6 +1624,7 @@ int tp_cluster_worker_main(const tp_options *o)
     n->grace_ms = (uint64_t)w.grace_s * 1000;
     n->idle_ms = (uint64_t)w.idle_s * 1000;
     n->busy_ms = now_ms();
+    n->beat_ms = TP_BEAT_MS;
     tp_engine_hide_token(); /* from what the items run */
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
         sigaction(signals[i], &action, NULL);

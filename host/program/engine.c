@@ -621,7 +621,7 @@ static int list_workers(const engine *e)
         while (i < count && strcmp(seen[i], id) != 0)
             i++;
         if (i == count && count < WORKERS && strlen(id) < TP_ID_TEXT &&
-            sscanf(line, "%*s %u %63s %*s %n", &has, host, &at) == 2 && at) {
+            sscanf(line, "%*s %u %63s %*s %*s %n", &has, host, &at) == 2 && at) {
             strcpy(seen[count++], id);
             slots += has;
             printf("worker on %s: %u at once (%s)\n", host, has, line + at);

@@ -145,6 +145,34 @@ describe("a script on a cluster", function()
     assert.is_truthy(done.stdout:find(host:gsub("%p", "%%%0") .. " w%d #1| line 1\n"), done.stdout)
   end)
 
+  it("sends short work to a worker directly, beside the server's streams", function()
+    local stored = ("SUB _TPC.spec.> 1\r\nPUB $JS.API.STREAM.INFO.TP1_d_W _TPC.spec.1 0\r\n\r\n")
+    local function count() return tonumber(own:speak("coordinator", stored):match '"last_seq":(%d+)') or 0 end
+    local before = count()
+    own:run [[
+      local f = require "tidepool".App "job":func(function(x) return -x end)
+      for i = 1, 400 do assert(f:remote(i) == -i) end]]
+    local n = count() - before
+    assert.is_true(n > 0 and n < 400, n)
+  end)
+
+  it("has workers show themselves less often when they are thousands", function()
+    local script = own:start [[
+      local app = require "tidepool".App "job"
+      app:func(function() require "tests.support".sleep(12) end):remote()
+      print "done"]]
+    local shown = {}
+    for i = 1, 4000 do shown[i] = cluster.publish(("tp1.d.hb.%032x"):format(i * 7919), "x 1 agent _TPW.x 1000 pretended") end
+    local beat
+    support.eventually("they are asked for that", function()
+      own:speak("worker", table.concat(shown))
+      beat = own:speak("coordinator", "SUB tp1.d.hb.* 1\r\n"):match "\n%x+ %d+ %S+ %S+ (%d+) Tidepool"
+      return beat and tonumber(beat) > 1000
+    end, 60)
+    assert.equal(2000, math.floor(tonumber(beat) / 100) * 100)
+    assert.equal("done\n", (script.done()))
+  end)
+
   it("runs no more items at once than a limit says, over all workers", function()
     local path = support.temp_path()
     output_of(([[
