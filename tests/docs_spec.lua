@@ -144,16 +144,25 @@ describe("The documentation", function()
     assert(lines <= 250, "README.md has " .. lines .. " lines")
   end)
 
+  it("has a link from the README to every page", function()
+    local text, missing = support.read_file "README.md", {}
+    for _, page in ipairs(pages) do
+      if page ~= "README.md" and not text:find("](" .. page, 1, true) then missing[#missing + 1] = page end
+    end
+    assert.same({}, missing)
+  end)
+
   it("names every option of functions and of maps, and every kind of failure", function()
     local options, abi = require "tidepool.options", require "tidepool.base.abi"
     local text, missing = support.read_file "docs/functions.md", {}
-    for _, rows in ipairs { options.of_functions, options.of_calls } do
+    for _, rows in ipairs { options.of_functions, options.of_calls, options.of_for_each } do
       for _, row in ipairs(rows) do
         if not text:find("[`{ ]" .. row[1] .. "[` =]") then missing[#missing + 1] = row[1] end
       end
     end
-    for _, kind in pairs(abi.kind) do
-      if not text:find('"' .. kind .. '"', 1, true) then missing[#missing + 1] = "kind " .. kind end
+    text = support.read_file "docs/errors.md"
+    for _, kind in pairs(abi.kind) do -- each has a row in the table
+      if not text:find('\n| `"' .. kind .. '"` |', 1, true) then missing[#missing + 1] = "kind " .. kind end
     end
     table.sort(missing)
     assert.same({}, missing)
