@@ -86,8 +86,11 @@ int tp_region_follow(tp_region *a, size_t size, tp_error *err)
 void tp_region_trim(tp_region *a, size_t keep)
 {
     keep = in_pages(keep);
-    if (a->size > keep)
-        tp_memory_file_clear(a->fd, keep, a->size - keep);
+    if (a->size <= keep)
+        return;
+    tp_memory_file_clear(a->fd, keep, a->size - keep);
+    munmap(a->data + keep, a->size - keep);
+    a->size = keep; /* who wants more lets it grow, which backs it with memory again */
 }
 
 void tp_region_close(tp_region *a)

@@ -31,7 +31,7 @@ int tp_region_grow(tp_region *a, size_t size, tp_error *err);
 int tp_region_follow(tp_region *a, size_t size, tp_error *err);
 
 /* The writer: gives the memory behind the first `keep` bytes back to the system, with its
- * contents. */
+ * contents. To use it again, let it grow. */
 void tp_region_trim(tp_region *a, size_t keep);
 
 /* Does nothing when zeroed, or closed already. */

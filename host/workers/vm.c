@@ -72,6 +72,7 @@ typedef struct limit {
     uint64_t low;       /* the least that was in use since a collection was last requested */
     /* a collection is requested when so much is in use: half way from `low` to the limit */
     uint64_t ask_at;
+    bool has_refused; /* since a collection was last asked for by should_collect */
     _Atomic uint32_t *refused;
     const _Atomic int32_t *item;
 } limit;
@@ -212,8 +213,9 @@ static void ask_for_collection(limit *m)
     set_ask_at(m);
 }
 
-static void *refuse(const limit *m)
+static void *refuse(limit *m)
 {
+    m->has_refused = true;
     atomic_store_explicit(m->refused,
                           1 + (uint32_t)atomic_load_explicit(m->item, memory_order_relaxed),
                           memory_order_relaxed);
@@ -261,6 +263,7 @@ void tp_vm_limit(tp_vm *vm, uint64_t bytes, uint64_t shown, _Atomic uint32_t *re
 {
     limit *m = &vm->limit;
     if (m->bytes) {
+        vm->wants_collection |= m->has_refused;
         lua_setallocf(vm->main, m->allocate, m->user);
         lua_atpanic(vm->main, m->panic);
         vm->limit = (limit){ 0 };
@@ -291,6 +294,16 @@ void tp_vm_collect(tp_vm *vm)
 {
     if (lua_cpcall(vm->main, collect, NULL))
         lua_pop(vm->main, 1);
+}
+
+/* Has memory run out since this was last asked? Then what the items have left is to be collected,
+ * or it would count against the next ones. An item may have caught that error, or been told of it
+ * by a coroutine as of any other. */
+static bool should_collect(tp_vm *vm)
+{
+    bool should = vm->wants_collection || vm->limit.has_refused;
+    vm->wants_collection = vm->limit.has_refused = false;
+    return should;
 }
 
 /* ---- results ---- */
@@ -1116,10 +1129,8 @@ static loaded *prepare(run *r, lua_State *L)
     /* again, since an error may have left `load` */
     tp_draws_open(&w->draws, w->terms->draws, w->block->first);
     restart_collector(r->vm, L);
-    if (r->vm->wants_collection) {
-        r->vm->wants_collection = false;
+    if (should_collect(r->vm))
         lua_gc(L, LUA_GCCOLLECT, 0);
-    }
     set_pause(L);
     loaded *f = load(r->vm, L, w->terms->image);
     lua_rawgeti(L, LUA_REGISTRYINDEX, f->changes);
@@ -1375,9 +1386,8 @@ void tp_vm_turn(tp_vm *vm, uint64_t deadline_ns)
     lua_State *L = vm->L;
     scope s = open_scope(vm, L);
     uint64_t now = uv_hrtime();
-    if (vm->wants_collection)
+    if (should_collect(vm))
         call_protected(vm, L, vm->collect, 0, 0);
-    vm->wants_collection = false;
     lua_rawgeti(L, LUA_REGISTRYINDEX, vm->turn);
     if (deadline_ns == UINT64_MAX)
         lua_pushnil(L);
@@ -1477,9 +1487,8 @@ void tp_vm_keep_item(tp_vm *vm, lua_State *L, tp_work *w, int captured, int fine
         fail_item(&r, L, status == LUA_ERRMEM ? TP_KIND_MEMORY : TP_KIND_ERROR);
     if (vm->standard->applied || !is_as_expected(vm, L))
         call_protected(vm, L, vm->reset, 0, 0);
-    if (vm->wants_collection) /* others go on before the next turn */
+    if (should_collect(vm)) /* others go on before the next turn */
         call_protected(vm, L, vm->collect, 0, 0);
-    vm->wants_collection = false;
 }
 
 void tp_vm_end_item(tp_vm *vm, tp_work *w)

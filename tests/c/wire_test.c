@@ -9,6 +9,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <uv.h>
 
 enum { ITEMS = 100, ROOM = 1 << 14 };
@@ -278,6 +279,29 @@ static bool read_held(bench *b, tp_region *region, tp_wire_held *held)
     b->reader.size = region->size;
     b->reader.held = held;
     return read_all(b);
+}
+
+/* Bytes of memory behind the file of a region. */
+static long long backed(const tp_region *region)
+{
+    struct stat s;
+    CHECK(fstat(region->fd, &s) == 0);
+    return (long long)s.st_blocks * 512;
+}
+
+TEST(a_region_that_was_trimmed_and_grows_again_has_memory)
+{
+    tp_region region;
+    tp_error err = { 0 };
+    CHECK(tp_region_open(&region, 1 << 20, &err) == 0);
+    memset(region.data, 1, 1 << 20);
+    tp_region_trim(&region, 1 << 16);
+    CHECK_INT(1 << 16, (long long)region.size);
+    CHECK_INT(1 << 16, backed(&region));
+    CHECK(tp_region_grow(&region, 1 << 19, &err) == 0);
+    CHECK(backed(&region) >= 1 << 19);
+    CHECK(region.data[(1 << 16) - 1] == 1 && region.data[1 << 16] == 0);
+    tp_region_close(&region);
 }
 
 TEST(a_long_string_stays_where_it_is_until_its_block_is_freed)

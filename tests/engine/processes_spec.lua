@@ -213,6 +213,21 @@ describe("A crash", function()
     support.check_pool()
   end)
 
+  it("of memory, caught by the function, costs no later input anything", function()
+    local f = app:func({ crash_retries = 0, memory = "16M" }, function(x)
+      if x % 2 == 1 then return #("x"):rep(2 ^ 20) end
+      pcall(coroutine.wrap(function()
+        local t = {}
+        for i = 1, 1e9 do t[i] = { i } end
+        return t
+      end))
+      return x
+    end)
+    local got, n = collect(f:map(numbers(40), { return_exceptions = true }))
+    assert.equal(40, n)
+    for i = 1, 40 do assert.equal(i % 2 == 1 and 2 ^ 20 or i, got[i]) end
+  end)
+
   it("of coroutines in coroutines, which nothing bounds, is contained", function()
     local f = app:func({ crash_retries = 0, memory = "64M" }, function(x)
       if x == 2 then
