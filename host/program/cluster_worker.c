@@ -1430,12 +1430,12 @@ static void look_at_chunks(node *n, uint64_t now)
         next = k->next;
         if (k->state == RUNNING)
             collect(n, k);
-        if (k->state != ANSWERED || now < k->again_ms || n->is_lost)
-            continue;
-        if (k->is_unsent)
-            deliver(n, k, NULL);
-        else
-            send_answer(n, k);
+        if (k->state == ANSWERED && now >= k->again_ms && !n->is_lost) {
+            if (k->is_unsent)
+                deliver(n, k, NULL);
+            else
+                send_answer(n, k);
+        }
         if (k->state == OVER)
             forget(n, k);
     }
