@@ -424,7 +424,7 @@ TP_API const tp_value *tp_value_field(const tp_value *table, const char *name);
 /* What an input of a map, or Lua code that was run, failed with. */
 typedef struct tp_failure {
     const char *kind;      /* "error": Lua code raised, or a C function failed; "codec", "memory",
-                              "timeout", "crash", "cancelled", ...: see docs/functions.md */
+                              "timeout", "crash", "cancelled", ...: see docs/errors.md */
     const char *message;   /* with the user's file and line in front where there is one */
     const char *traceback; /* the user's frames; "" when there is none */
     const char *text;      /* all of it as one readable text, of several lines */
