@@ -262,6 +262,15 @@ describe("a function with many of them", function()
     contains(select(2, pcall(f.map, f, unpack(lists))), "wide has 65 inputs; a function on a device has at most 64")
   end)
 
+  on_device("refuses a captured array of more elements than it can count", function()
+    local big = tidepool.array("uint8", 2 ^ 31) -- memory that nobody touches
+    local f = app:func(function(x) return big[x] end)
+    support.mistake(function() local r = f:map({ 1 }) return r end,
+      "the array 'big' has 2147483648 elements, and one that is captured has at most 2^31 - 1 on a device: capture a slice of it")
+    big = big:slice(1, 10)
+    assert.equal(0, f:remote(1))
+  end)
+
   on_device("captures many numbers and arrays", function()
     local numbers, arrays = {}, {}
     for i = 1, 80 do numbers["k" .. i] = i end

@@ -410,6 +410,8 @@ local function place_of(f)
   return ("%s:%d: %s: "):format(info.short_src, info.linedefined, f.name)
 end
 
+local POSITIONS_MAX = 2 ^ 31 - 1 -- elements of an array that is read by an index: translated code counts them with 32 bits
+
 --- A kernel of the unit with the captured values as they are now: the last kernel if they have not
 --- changed. A kernel with arrays is not kept, since their elements may have changed. `shape`: the
 --- grid whose places it computes.
@@ -419,6 +421,10 @@ local function open_kernel(f, unit, shape)
     values[i] = read(f, argument, shape)
     is_same = is_same and is_identical(values[i], unit.values[i])
     has_arrays = has_arrays or argument.kind == "array"
+    if argument.kind == "array" and not unit.is_foreign and values[i].length > POSITIONS_MAX then
+      check.fail("%s: the array '%s' has %d elements, and one that is captured has at most 2^31 - 1 on a device: capture a slice of it", f.name,
+        argument.name, values[i].length)
+    end
   end
   if is_same then return unit.kernel end
   local arguments = {}
