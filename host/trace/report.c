@@ -135,12 +135,22 @@ static tp_report_track *track_of(tp_report *r, uint32_t worker)
 
 /* ---- what is drawn ---- */
 
+static bool is_short(const tp_report_box *b, uint64_t fine_ns)
+{
+    return b->ended_ns - b->begun_ns < fine_ns;
+}
+
+/* Are they so near that one box may stand for both? `b` is after `a`. */
+static bool is_near(const tp_report_box *a, const tp_report_box *b, uint64_t fine_ns)
+{
+    return b->begun_ns < a->ended_ns + fine_ns && b->ended_ns < a->begun_ns + JOINED * fine_ns;
+}
+
 static bool is_like(const tp_report_box *a, const tp_report_box *b, uint64_t fine_ns)
 {
     return a->kind == b->kind && (a->kind == REPORT_ITEMS || a->of == b->of) &&
-           (a->is_joined || a->ended_ns - a->begun_ns < fine_ns) &&
-           (b->is_joined || b->ended_ns - b->begun_ns < fine_ns) &&
-           b->begun_ns < a->ended_ns + fine_ns && b->ended_ns < a->begun_ns + JOINED * fine_ns;
+           (a->is_joined || is_short(a, fine_ns)) && (b->is_joined || is_short(b, fine_ns)) &&
+           is_near(a, b, fine_ns);
 }
 
 /* `a` becomes the box of both; they are on the same lane, `b` after it. */
@@ -159,6 +169,18 @@ static void join(tp_report_box *a, tp_report_box *b)
     a->input = b->input = NULL;
 }
 
+/* Which of two boxes that are near and not alike is too short to be seen beside the other, and is
+ * left out: rather a wait than items. NULL: both are to be seen. */
+static tp_report_box *pick_unseen(tp_report_box *a, tp_report_box *b, uint64_t fine_ns)
+{
+    bool is_a = is_short(a, fine_ns), is_b = is_short(b, fine_ns);
+    if (is_a && is_b)
+        return a->kind != REPORT_ITEMS && b->kind == REPORT_ITEMS ? a : b;
+    return is_a ? a : is_b ? b : NULL;
+}
+
+/* Joins and leaves out what is finer than fine_ns by now. Of what stays on a lane, each box goes
+ * on by about fine_ns, so that with a fine_ns of all the time one is left. */
 static void join_again(tp_report *r, tp_report_track *t)
 {
     unsigned n = 0;
@@ -169,6 +191,15 @@ static void join_again(tp_report *r, tp_report_track *t)
         int last = t->last[b->lane];
         if (last >= 0 && is_like(&t->boxes[last], b, r->fine_ns)) {
             join(&t->boxes[last], b);
+            continue;
+        }
+        tp_report_box *unseen = last >= 0 && is_near(&t->boxes[last], b, r->fine_ns)
+                                    ? pick_unseen(&t->boxes[last], b, r->fine_ns)
+                                    : NULL;
+        if (unseen) {
+            free(unseen->input);
+            if (unseen != b)
+                t->boxes[last] = *b;
             continue;
         }
         t->boxes[n] = *b;
@@ -208,7 +239,7 @@ static void thin_out(tp_report *r)
         if (r->n_boxes < r->boxes_max / 4 && r->fine_ns > FINE_NS)
             r->fine_ns /= 2;
     }
-    for (int tries = 0; r->n_boxes > most && tries < 40; tries++) {
+    while (r->n_boxes > most && r->fine_ns <= r->last_ns) {
         r->fine_ns *= 2;
         for (uint32_t i = 0; i < r->n_tracks; i++)
             if (r->tracks[i])
@@ -216,18 +247,24 @@ static void thin_out(tp_report *r)
     }
 }
 
-/* Keeps a box, and with it its input. */
+/* Keeps a box, and with it its input, or leaves it out where there is no room. */
 static int draw(tp_report *r, tp_report_track *t, tp_report_box *b)
 {
     int last = b->lane < LANES ? t->last[b->lane] : -1;
-    if (b->lane >= LANES)
+    if (b->lane >= LANES) {
+        free(b->input);
         return 0;
+    }
     if (last >= 0 && is_like(&t->boxes[last], b, r->fine_ns)) {
         join(&t->boxes[last], b);
         return 0;
     }
     if (r->n_boxes >= r->boxes_max)
         thin_out(r);
+    if (r->n_boxes >= r->boxes_max) { /* more workers than boxes */
+        free(b->input);
+        return 0;
+    }
     if (t->n_boxes == t->box_room) {
         unsigned room = t->box_room ? 2 * t->box_room : 16;
         tp_report_box *boxes = realloc(t->boxes, room * sizeof *boxes);
