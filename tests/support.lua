@@ -206,11 +206,33 @@ function support.run_script(source, options)
   }
 end
 
---- Runs a script that must succeed in silence; returns what it printed.
-function support.output_of(source, options)
-  local done = support.run_script(source, options)
+--- What a script printed that must have succeeded in silence.
+---@param done table  as run_script gives it
+function support.printed(done)
   assert.same({ code = 0, stderr = "" }, { code = done.code or ("signal " .. tostring(done.signal)), stderr = done.stderr })
   return done.stdout
+end
+
+--- Runs a script that must succeed in silence; returns what it printed.
+function support.output_of(source, options)
+  return support.printed(support.run_script(source, options))
+end
+
+--- Runs specs in the program, in a process of their own; all must pass.
+---@param words string  options of the program
+---@param path string   the file of specs, behind what options busted has
+function support.pass_specs(words, path)
+  local dir = support.temp_dir()
+  local status = os.execute(("timeout 600 %s %s /usr/bin/busted -o TAP %s >%s/out 2>&1 </dev/null"):format(support.binary, words, path, dir))
+  local output = support.read_file(dir .. "/out")
+  if status ~= 0 then
+    local failed = {}
+    for line in output:gmatch "[^\n]+" do
+      if line:find "^not ok" then failed[#failed + 1] = line end
+    end
+    assert(false, #failed > 0 and table.concat(failed, "\n") or output)
+  end
+  return output
 end
 
 -- What comes out

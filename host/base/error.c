@@ -1,6 +1,8 @@
 /* error.c: filling a tp_error. */
 #include "base/error.h"
 
+#include "base/text.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -15,11 +17,7 @@ int tp_error_set(tp_error *err, tp_code code, const char *format, ...)
     int n = vsnprintf(err->message, sizeof err->message, format, args);
     va_end(args);
     if (n >= (int)sizeof err->message) {
-        size_t end = sizeof err->message - 4;
-        /* do not cut in the middle of a UTF-8 character */
-        while (end > 0 && (err->message[end] & 0xc0) == 0x80)
-            end--;
-        strcpy(err->message + end, "...");
+        strcpy(err->message + tp_text_cut(err->message, sizeof err->message - 4), "...");
     }
     return -1;
 }

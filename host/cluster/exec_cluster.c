@@ -361,14 +361,6 @@ failed:
     return -1;
 }
 
-static void purge(cluster *c, const char *stream, const char *filter)
-{
-    char subject[TP_SUBJECT_MAX], body[TP_SUBJECT_MAX + 20];
-    snprintf(subject, sizeof subject, "$JS.API.STREAM.PURGE.%s", stream);
-    snprintf(body, sizeof body, "{\"filter\":\"%s\"}", filter);
-    tp_nats_publish(&c->nats, subject, NULL, body, strlen(body));
-}
-
 /* The payload is not needed at the server any more. */
 static void drop_blob(cluster *c, tp_blob *b)
 {
@@ -398,9 +390,9 @@ static void remove_all(cluster *c)
     drop_blob(c, &c->modules);
     c->modules_size = 0;
     snprintf(filter, sizeof filter, TP_SUBJECT_R "%s.>", c->session_hex);
-    purge(c, TP_STREAM_R, filter);
+    tp_nats_purge(&c->nats, TP_STREAM_R, filter);
     snprintf(filter, sizeof filter, TP_SUBJECT_B "%s.>", c->session_hex);
-    purge(c, TP_STREAM_B, filter);
+    tp_nats_purge(&c->nats, TP_STREAM_B, filter);
 }
 
 static void close_session(cluster *c)
@@ -1726,7 +1718,7 @@ static void purge_done(cluster *c, uint64_t now)
     for (; c->purged < c->purge_until; c->purged++) {
         snprintf(filter, sizeof filter, TP_SUBJECT_R "%s.%llu.>", c->session_hex,
                  (unsigned long long)c->purged);
-        purge(c, TP_STREAM_R, filter);
+        tp_nats_purge(&c->nats, TP_STREAM_R, filter);
     }
 }
 

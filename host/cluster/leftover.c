@@ -180,10 +180,9 @@ static bool is_dead(reader *r)
 
 static void purge(reader *r, const char *stream, const char *subjects)
 {
-    char subject[TP_SUBJECT_MAX], body[TP_SUBJECT_MAX];
-    snprintf(subject, sizeof subject, "$JS.API.STREAM.PURGE.%s", stream);
-    snprintf(body, sizeof body, "{\"filter\":\"%s%s.>\"}", subjects, r->session);
-    tp_nats_publish(&r->nats, subject, NULL, body, strlen(body));
+    char filter[TP_SUBJECT_MAX];
+    snprintf(filter, sizeof filter, "%s%s.>", subjects, r->session);
+    tp_nats_purge(&r->nats, stream, filter);
 }
 
 int tp_leftover_read(const char *engine, const char *token, const char session[TP_ID_TEXT],

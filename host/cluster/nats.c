@@ -485,6 +485,14 @@ void tp_nats_publish(tp_nats *n, const char *subject, const char *reply, const v
     }
 }
 
+void tp_nats_purge(tp_nats *n, const char *stream, const char *filter)
+{
+    char subject[TP_SUBJECT_MAX], body[TP_SUBJECT_MAX + 20];
+    snprintf(subject, sizeof subject, "$JS.API.STREAM.PURGE.%s", stream);
+    snprintf(body, sizeof body, "{\"filter\":\"%s\"}", filter);
+    tp_nats_publish(n, subject, NULL, body, strlen(body));
+}
+
 void tp_nats_push(tp_nats *n)
 {
     if (n->connection)

@@ -155,6 +155,9 @@ void tp_nats_wake(tp_nats *n);
 void tp_nats_publish(tp_nats *n, const char *subject, const char *reply, const void *data,
                      size_t len);
 
+/* Has the server remove the stream's messages whose subjects are as `filter`, without waiting. */
+void tp_nats_purge(tp_nats *n, const char *stream, const char *filter);
+
 /* Sends now what was published, and not only with what is published after it. */
 void tp_nats_push(tp_nats *n);
 

@@ -1,6 +1,7 @@
 /* glance.c: reads as much of a message as fits into a short text. */
 #include "codec/glance.h"
 
+#include "base/text.h"
 #include "codec/message.h"
 
 #include <ctype.h>
@@ -208,8 +209,7 @@ static void finish(glance *g)
     if (g->is_full) {
         if (g->used > g->room - 3)
             g->used = g->room - 3;
-        while (g->used > 0 && ((unsigned char)g->to[g->used] & 0xc0) == 0x80)
-            g->used--; /* not within a character */
+        g->used = tp_text_cut(g->to, g->used);
         memcpy(g->to + g->used, "...", 3);
         g->used += 3;
     }

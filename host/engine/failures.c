@@ -2,6 +2,7 @@
  * are kept, so that a map of which every item fails pays for a few. */
 #include "engine/job_private.h"
 
+#include "base/text.h"
 #include "codec/message.h"
 
 #include <stdio.h>
@@ -57,10 +58,7 @@ static void copy_text(const tp_block *b, tp_failure_field field, char *to, size_
             to[i] = ' ';
     if (len < size || !is_text)
         return;
-    used = size - 4;
-    while (used > 0 && ((unsigned char)to[used] & 0xc0) == 0x80)
-        used--; /* not within a character */
-    memcpy(to + used, "...", 4);
+    memcpy(to + tp_text_cut(to, size - 4), "...", 4);
 }
 
 void tp_engine_keep_failure(tp_engine *e, const tp_slice *s, const tp_block *b, bool is_retried)

@@ -19,12 +19,10 @@ describe("On a cluster", function()
   teardown(function() own:down() end)
 
   local function run(body)
-    local done = own:run([[
+    return support.printed(own:run([[
       local tidepool = require "tidepool"
       local app = tidepool.App "job"
-      ]] .. body, { seconds = 120 })
-    assert.same({ "", 0 }, { done.stderr, done.code })
-    return done.stdout
+      ]] .. body, { seconds = 120 }))
   end
 
   it("a Dict counts what items of all workers add", function()
