@@ -306,10 +306,16 @@ void tp_engine_counts(tp_engine *e, uint64_t *delivered, uint64_t *total)
     *total = atomic_load_explicit(&e->total, memory_order_relaxed);
 }
 
+bool tp_engine_has_recorded(tp_engine *e)
+{
+    return atomic_load_explicit(&e->has_recorded, memory_order_relaxed);
+}
+
 bool tp_engine_records(tp_engine *e)
 {
-    return atomic_load_explicit(&e->recorded, memory_order_relaxed) &&
-           !atomic_load_explicit(&e->unrecorded, memory_order_relaxed);
+    bool is_some = atomic_load_explicit(&e->recorded, memory_order_relaxed) ||
+                   tp_engine_has_recorded(e);
+    return is_some && !atomic_load_explicit(&e->unrecorded, memory_order_relaxed);
 }
 
 unsigned tp_engine_busy(tp_engine *e, const tp_executor *executor)

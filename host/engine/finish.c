@@ -226,9 +226,12 @@ static void record(const tp_slice *s)
     tp_job *job = s->job;
     tp_error err;
     tp_error_clear(&err);
-    if (s->results && !may_come_of_cancel(s) &&
-        job->recorder->record(job->recorder, s->work.block, s->results, &s->results->ran, &err))
+    if (!s->results || may_come_of_cancel(s))
+        return;
+    if (job->recorder->record(job->recorder, s->work.block, s->results, &s->results->ran, &err))
         tp_job_give_up(job, &err);
+    else
+        atomic_store_explicit(&job->engine->has_recorded, true, memory_order_relaxed);
 }
 
 void tp_job_finish(tp_slice *s)

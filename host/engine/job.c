@@ -525,6 +525,7 @@ int tp_job_push_known(tp_job *job, tp_block *b, tp_block *results)
         return tp_job_push(job, b);
     tp_engine *e = job->engine;
     tp_range *gaps = NULL;
+    atomic_store_explicit(&e->has_recorded, true, memory_order_relaxed);
     b->first = job->pushed;
     b->ran.queued_ns = uv_hrtime();
     for (tp_block *r = results; r; r = r->next)

@@ -235,8 +235,11 @@ bool tp_engine_is_stopped(tp_engine *engine);
 void tp_engine_counts(tp_engine *engine, uint64_t *delivered, uint64_t *total);
 
 /* Any thread, and signal handlers: are there such jobs, and are the results of all of them
- * recorded? */
+ * recorded? When there are none now: were results of earlier ones? */
 bool tp_engine_records(tp_engine *engine);
+
+/* Any thread, and signal handlers: was a result of any job recorded, or found where it was? */
+bool tp_engine_has_recorded(tp_engine *engine);
 
 /* What the calling thread runs; NULL: nothing. Only for a signal handler that is about to end the
  * process: it looks without the lock. */

@@ -103,6 +103,7 @@ struct tp_engine {
     _Atomic uint64_t delivered, total; /* relaxed; sums over jobs without a parent */
     /* relaxed; how many jobs without a parent have a recorder, and how many have none */
     _Atomic uint32_t recorded, unrecorded;
+    _Atomic bool has_recorded; /* relaxed; results were recorded, or found where they were */
     tp_trace trace;
     _Atomic uint64_t n_jobs;   /* relaxed: numbers for jobs */
     _Atomic uint32_t n_agents; /* relaxed: ids for their workers */

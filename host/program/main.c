@@ -79,6 +79,7 @@ static _Noreturn void finish(int code, bool close_state)
         tp_profile_leave(L);
         lua_close(L);
         tp_host *host = tp_process.host;
+        tp_signals_note_records();
         tp_process.host = NULL;
         tp_host_close(host);
     }

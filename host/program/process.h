@@ -30,9 +30,10 @@ typedef struct tp_process {
     pid_t pid;             /* that of main; a forked child has another one */
     timer_t timer;         /* sends alarm_signal() when patience ends */
     bool has_timer, quiet;
-    /* option --journal, or all maps that ran when the signal came were recorded: no result is
-     * lost */
+    /* option --journal, or all maps that ran when the signal came, or before, were recorded: no
+     * result is lost */
     bool has_journal;
+    bool has_recorded; /* results were recorded before the signal came */
     tp_colours colours;    /* option --color */
     bool speaks_json;      /* option --progress=json: the last line is JSON, too */
     /* SIGPIPE was ignored when we started: a reader that goes away is an error then */

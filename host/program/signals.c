@@ -41,20 +41,23 @@ void tp_signals_be_patient(unsigned ms)
 }
 
 /* Builds "tidepool: interrupted (12 of 100 results delivered)", and how to go on. The part in
- * brackets only if there was a map. */
+ * brackets only if there was a map just then. */
 static void put_interrupted(tp_last_line *l)
 {
+    const bool has_map = tp_process.delivered || tp_process.total;
     tp_last_line_put_text(l, tp_term_eraser());
     tp_last_line_put_text(l, "tidepool: interrupted");
-    if (!tp_process.delivered && !tp_process.total)
+    if (!has_map && !(tp_process.has_journal && tp_process.has_recorded))
         return;
-    tp_last_line_put_text(l, " (");
-    tp_last_line_put_number(l, tp_process.delivered);
-    if (tp_process.total) {
-        tp_last_line_put_text(l, " of ");
-        tp_last_line_put_number(l, tp_process.total);
+    if (has_map) {
+        tp_last_line_put_text(l, " (");
+        tp_last_line_put_number(l, tp_process.delivered);
+        if (tp_process.total) {
+            tp_last_line_put_text(l, " of ");
+            tp_last_line_put_number(l, tp_process.total);
+        }
+        tp_last_line_put_text(l, " results delivered)");
     }
-    tp_last_line_put_text(l, " results delivered)");
     if (!tp_process.has_journal) {
         tp_last_line_put_text(l, "; --journal FILE keeps them for the next run");
     } else if (tp_process.total <= tp_process.delivered) {
@@ -135,12 +138,18 @@ static void interrupt_lua(lua_Hook hook)
         lua_sethook(tp_process.L, hook, LUA_MASKCALL | LUA_MASKRET | LUA_MASKCOUNT, 1);
 }
 
+void tp_signals_note_records(void)
+{
+    tp_process.has_journal |= tp_engine_records(tp_process.host->engine);
+    tp_process.has_recorded |= tp_engine_has_recorded(tp_process.host->engine);
+}
+
 static void begin_to_end(int sig)
 {
     tp_process.signal = sig;
     if (tp_process.host) {
         tp_host_counts(tp_process.host, &tp_process.delivered, &tp_process.total);
-        tp_process.has_journal |= tp_engine_records(tp_process.host->engine);
+        tp_signals_note_records();
     }
     interrupt_lua(raise_interrupted);
     tp_signals_be_patient(TP_PATIENCE_MS);

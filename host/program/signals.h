@@ -26,6 +26,10 @@ void tp_signals_be_patient(unsigned ms);
 /* "tidepool: interrupted (12 of 100 results delivered)", once. Async-signal-safe. */
 void tp_signals_say_interrupted(void);
 
+/* Notes what the host has recorded, for that line: when a signal came, or the host is about to be
+ * closed. Async-signal-safe. */
+void tp_signals_note_records(void);
+
 /* Ends the process by sig's default action, so that the parent sees what happened.
  * Async-signal-safe. */
 _Noreturn void tp_signals_die_by(int sig);

@@ -573,6 +573,32 @@ describe("The host program", function()
     contains(support.run_script(cached, { workers = 2 }).stderr, command)
   end)
 
+  it("says how to go on after Ctrl-C between maps, too, where something was kept", function()
+    local script = [[
+      local tidepool = require "tidepool"
+      local f = tidepool.App("t"):func { OPTION } (function(x) return x end)
+      if arg[1] ~= "first" then f:map({ 1, 2, 3 }, { MAP }):list() end
+      local ffi = require "ffi"
+      ffi.cdef "int raise(int);"
+      ffi.C.raise(2)
+      print "goes on"
+    ]]
+    local function says(after, options)
+      local text = script:gsub("OPTION", options.func or ""):gsub("MAP", options.map or "")
+      local done = support.run_script(text, { workers = 2, flags = options.flags, args = options.args })
+      assert.same({ 2, after }, { done.signal, done.stderr:match "([^\n]*)\n$" })
+    end
+    local command = "tidepool: interrupted; run the same command again to go on"
+    local flags = { "--journal", support.temp_dir() .. "/run.db" }
+    says("tidepool: interrupted", { flags = flags, args = { "first" } })
+    says(command, { flags = flags })
+    says(command, { flags = flags }) -- all three are found
+    says(command, { map = "journal = 'DIR/run.db'" })
+    says(command, { func = "cache = 'DIR/kept.db'" })
+    says("tidepool: interrupted", {})
+    says('{"interrupted":true,"delivered":0,"total":null,"kept":true}', { map = "journal = 'DIR/run.db'", flags = { "--progress=json" } })
+  end)
+
   it("is ended by Ctrl-C during a map, with one line that says how far it got (C10)", function()
     local done = signalled "INT"
     assert.equal(2, done.signal)
