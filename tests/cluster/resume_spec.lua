@@ -11,11 +11,13 @@ describe("a map with a journal on a cluster", function()
   end
   local own
 
-  setup(function()
-    own = cluster.up()
-    own:worker(2)
-  end)
+  setup(function() own = cluster.up() end)
   teardown(function() own:down() end)
+
+  --- Waits for the end of a worker that is to leave when what it runs is over.
+  local function await_end(worker)
+    support.eventually("the worker has left", function() return not own:is_alive(worker) end)
+  end
 
   local function lines_of(path)
     local lines = {}
@@ -23,20 +25,24 @@ describe("a map with a journal on a cluster", function()
     return lines
   end
 
-  --- Starts a map whose inputs note in a file that they run, kills the script after some results,
-  --- and waits until workers have nothing of it left. Then runs it again. Each input has run once.
+  --- Starts a map whose inputs note in a file that they run. When some are done and two are
+  --- running, which wait for that, kills the script, and has its worker leave, which lets the two
+  --- finish. Then runs it again, with another worker. Each input has run once.
   ---@param result string  an expression of x, which is checked
   local function survives(result, options)
     local dir = support.temp_dir()
-    local ran, journal = dir .. "/ran", dir .. "/run.db"
+    local ran, journal, killed = dir .. "/ran", dir .. "/run.db", dir .. "/killed"
+    local worker = own:worker(2)
     local source = ([[
       local ffi = require "ffi"
       ffi.cdef "int getpid(void);"
       require "tests.support".note(%q, ffi.C.getpid())
       local tidepool = require "tidepool"
       local f = tidepool.App "job":func { name = "f" %s } (function(x)
-        require "tests.support".note(%q, x)
-        require "tests.support".sleep(0.1)
+        local support = require "tests.support"
+        support.note(%q, x)
+        support.sleep(0.02)
+        if x > 12 then support.wait_for(%q) end
         return %s
       end)
       local n = 0
@@ -44,20 +50,20 @@ describe("a map with a journal on a cluster", function()
         n = n + 1
         assert(x == n and value == %s, "wrong")
       end
-      print(n)]]):format(dir .. "/pid", options or "", ran, result, journal, result)
+      print(n)]]):format(dir .. "/pid", options or "", ran, killed, result, journal, result)
     local script = own:start(source)
-    support.eventually("some of it is done", function() return #lines_of(ran) >= 8 end)
+    support.eventually("two inputs wait for the end of their script", function() return #lines_of(ran) == 14 end)
     os.execute("kill -KILL " .. support.read_file(dir .. "/pid"):match "%d+")
     script.done()
-    local before, since = -1, 0
-    support.eventually("the workers have nothing left of it", function()
-      local n = #lines_of(ran)
-      since = n == before and since + 1 or 0
-      before = n
-      return since == 40
-    end)
+    own:kill(worker, "TERM")
+    support.note(killed, "yes")
+    await_end(worker)
+    local before = #lines_of(ran)
     assert.is_true(before < 24, "it was over already")
+    worker = own:worker(2)
     local said, status, errors = own:start(source).done()
+    own:kill(worker, "TERM")
+    await_end(worker)
     assert.same({ "24\n", 0 }, { said, status }, errors)
     local times = lines_of(ran)
     table.sort(times)

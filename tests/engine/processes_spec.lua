@@ -1127,7 +1127,7 @@ describe("Worker processes", function()
     local worker = dir .. "/worker"
     support.write_file(worker, ([[#!/bin/sh
       echo >> DIR/starts
-      [ $(wc -l < DIR/starts) -gt 25 ] || kill -9 $$
+      [ $(wc -l < DIR/starts) -gt 15 ] || kill -9 $$
       exec %s --worker
     ]]):gsub("DIR", dir):format(support.binary))
     local out = support.run_script([[
