@@ -539,8 +539,9 @@ local DIMENSIONS = { [2] = { "row", "column" }, [3] = { "plane", "row", "column"
 
 -- Which element "a:at(y, x, border)" reads, for inst.places: { sizes = the captured numbers of the
 -- dimensions; indexes, codes: the nodes of the indexes, and the failures of those that may be
--- wrong; mode = "clamp", "wrap" or "number"; border = the node of that number }. How many
--- dimensions the array has is baked in.
+-- wrong; modes = for each index "clamp", "wrap", "number" or false: it must be within the bounds;
+-- border = the node of that number }. How many dimensions the array has is baked in; so is, where
+-- that matters, whether it has no rows: then no row is the nearest one.
 local function place_of(inst, node, flow)
     local base = static_of(inst, node.object)
     local path = base.path
@@ -557,13 +558,19 @@ local function place_of(inst, node, flow)
             table.concat(names, ", "))
     end
     local rows, columns, planes = field "rows", field "columns", field "planes"
-    local made = { sizes = count == 3 and { planes, rows, columns } or { rows, columns }, indexes = node.args, codes = {} }
+    local made = { sizes = count == 3 and { planes, rows, columns } or { rows, columns }, indexes = node.args, codes = {}, modes = {} }
+    local mode = false
     if border and nil_of(inst, border) ~= true then
         local text = string_of(inst, border)
         if text and text ~= "clamp" and text ~= "wrap" then
             refuse(inst, border, "\"%s\"; what is beyond the border is \"clamp\", \"wrap\" or a number", text)
         end
-        made.mode, made.border = text or "number", not text and border or nil
+        mode, made.border = text or "number", not text and border or nil
+    end
+    local has_none = false
+    if mode == "clamp" or mode == "wrap" then
+        local function is_empty() return base.read().rows == 0 end
+        has_none = bake(inst, { path = path .. " (whether it has rows)", key = base.key .. " is empty", value = is_empty(), read = is_empty }).value
     end
     for i, size in ipairs(made.sizes) do
         inst:capture("number", size)
@@ -574,10 +581,12 @@ local function place_of(inst, node, flow)
         local kind, varies = expr(inst, node.args[i], flow)
         numeric(inst, node.args[i], kind, "an index")
         made.varies = made.varies or varies
-        if not made.mode or kind == "num" then
-            local pieces = { where .. (made.mode and name or "there is no " .. name) .. " ", { format = "%.14g" } }
+        local has_border = mode and not (has_none and name == "row")
+        made.modes[i] = has_border and mode
+        if not has_border or kind == "num" then
+            local pieces = { where .. (has_border and name or "there is no " .. name) .. " ", { format = "%.14g" } }
             pieces.detail = pieces[2]
-            if made.mode then
+            if has_border then
                 pieces[3] = " is not a whole number"
             else
                 pieces[3] = " in "
@@ -590,7 +599,7 @@ local function place_of(inst, node, flow)
                 pieces[#pieces + 1] = { format = "%d", static = columns }
                 pieces[#pieces + 1] = " columns"
             end
-            made.codes[i] = inst:failure("message", node, ("%s of '%s' %s"):format(name, base.key, made.mode or ""))
+            made.codes[i] = inst:failure("message", node, ("%s of '%s' %s"):format(name, base.key, has_border and mode or ""))
             inst.program.failures[made.codes[i]].pieces = pieces
             fails(inst, flow, varies)
         end

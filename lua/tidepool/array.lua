@@ -215,10 +215,10 @@ end
 
 --- Where the border puts index i of n: an index; nil where there is nothing.
 local function at_border(a, what, i, n, border)
+  if n == 0 and not is_number(border) then no_place(a, "at", what, i) end
   if not is_whole(i) then check.fail("array:at: %s %s is not a whole number", what, check.show(i)) end
   if i >= 1 and i <= n then return i end
   if is_number(border) then return nil end
-  if n == 0 then no_place(a, "at", what, i) end
   if border == "wrap" then return (i - 1) % n + 1 end
   return i < 1 and 1 or n
 end

@@ -133,6 +133,24 @@ describe("An element of a matrix on a device", function()
     } do
       contains(error_of(function() app:func(fn):map(tidepool.grid(5, 11)):list() end), "gpu_grid_spec.lua:", "array:at: " .. text)
     end
+    local empty = tidepool.array("double", 0):reshape(0, 3)
+    for text, fn in pairs {
+      ["there is no row 2 in 0 rows of 3 columns"] = function(y) return empty:at(y + 1, 1, "clamp") end,
+      ["there is no row -9 in 0 rows of 3 columns"] = function(y, x) return empty:at(y - 10, x * 100, "wrap") end,
+      ["there is no row 0.5 in 0 rows of 3 columns"] = function(y, x) return empty:at(y / 2, x, "wrap") end,
+      ["column 0.5 is not a whole number"] = function(y, x) return empty:at(y, x / 2, 4) end,
+    } do
+      for _, gpu in ipairs { { "cpu" }, { "no such device", "threads" } } do -- the same there
+        contains(error_of(function() app:func { gpu = gpu } (fn):map(tidepool.grid(5, 11)):list() end), "array:at: " .. text)
+      end
+    end
+    same(tidepool.grid(2, 3), function(y, x) return empty:at(y, x, -3) + y end)
+    -- it is looked at anew at each map
+    local now = empty
+    local f = app:func(function(y, x) return now:at(y, x, "clamp") end)
+    contains(error_of(function() f:map(tidepool.grid(2, 2)):list() end), "there is no row 1 in 0 rows")
+    now = m
+    assert.equal(m:at(2, 2), f:map(tidepool.grid(2, 2)):list()[4])
     local plain = m:slice(1)
     for text, fn in pairs {
       ["\"mirror\"; what is beyond the border is"] = function(y, x) return m:at(y, x, "mirror") end,

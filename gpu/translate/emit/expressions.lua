@@ -200,9 +200,8 @@ function expression.Method(self, node)
     local kind, integer = self.inst.types[node], varies and "int" or "long"
     local at, inside, is_one = nil, {}, true
     for i, size in ipairs(place.sizes) do
-        local index, code = place.indexes[i], place.codes[i]
-        local made = measure_parameter(self, index, size, place.mode, code ~= nil)
-            or measure(self, self:expr(index), size, place.mode, code ~= nil)
+        local index, code, mode = place.indexes[i], place.codes[i], place.modes[i]
+        local made = measure_parameter(self, index, size, mode, code ~= nil) or measure(self, self:expr(index), size, mode, code ~= nil)
         if code then check_measured(self, made, code) end
         is_one = is_one and not made.varies
         local k = varies and not made.varies and ("(int)%s"):format(made.k) or made.k

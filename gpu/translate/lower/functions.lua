@@ -35,9 +35,26 @@ local function touches(L, fn, def, seen)
             if is_known and type(base) == "table" then return base[node.key.value], true end
         end
     end
+    -- Is the expression an element of a captured list, which may be nil: has it a computed index?
+    local function may_be_nil(node)
+        while node.tag == "Paren" do node = node.expr end
+        if node.tag ~= "Index" or node.key.tag == "String" or node.key.tag == "Number" then return false end
+        local value, is_known = static_of(node.object)
+        return is_known and L.infer.is_list(value)
+    end
+    -- Does the node ask whether such an element is there?
+    local function asks(node)
+        local tag = node.tag
+        if tag == "And" or tag == "Or" then return may_be_nil(node.left) or may_be_nil(node.right) end
+        if tag == "Unop" then return node.op == "not" and may_be_nil(node.expr) end
+        if tag == "Binop" and (node.op == "==" or node.op == "~=") then
+            return node.right.tag == "Nil" and may_be_nil(node.left) or node.left.tag == "Nil" and may_be_nil(node.right)
+        end
+        return node.cond ~= nil and may_be_nil(node.cond) -- of a statement
+    end
     local function visit(node)
         local tag = node.tag
-        if tag == "Table" or tag == "Forin" then return true end
+        if tag == "Table" or tag == "Forin" or asks(node) then return true end
         if tag == "Method" and node.object.tag ~= "String" and node.object.tag ~= "Paren" then
             local value, is_known = static_of(node.object)
             if not is_known or type(value) == "table" and not L.infer.array_type(value) then return true end
