@@ -17,7 +17,7 @@
 enum {
     REST_MS = 50,  /* for an idle thread to end */
     LEAVE_MS = 6000, /* for what workers do before they end; processes may take 5 s for it */
-    DRAIN_MS = 2000, /* for items on the owner's thread that wait beside each other */
+    DRAIN_MS = 2000, /* for items with `concurrent_inputs` on the owner's thread */
     KEEP_MS = 5000 /* for writing compiled programs, when a state with our module is closed */
 };
 
@@ -172,7 +172,7 @@ void tp_host_free(tp_host *host)
     stop_executors(host, UINT64_MAX);
     if (host->has_agent) {
         tp_exec_drain(&host->agent, uv_hrtime() + (uint64_t)DRAIN_MS * 1000000);
-        tp_job_lose(&host->agent, NULL, NULL); /* what even then does not end */
+        tp_job_lose(&host->agent, NULL, NULL); /* items that have not ended by then */
         tp_agent_leave(&host->agent);
     }
     tp_api_close(host->api);

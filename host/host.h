@@ -14,8 +14,9 @@ void tp_host_free(tp_host *host);
  * code must stay in memory. */
 bool tp_host_free_within(tp_host *host, unsigned timeout_ms);
 
-/* After tp_host_stop: gives workers that still have something to do before they end (the `exit` of
- * classes) up to that many milliseconds. True when all workers have come to rest. Owner. */
+/* After tp_host_stop: gives workers that still have something to do before they end (the `exit`
+ * methods of classes) up to that many milliseconds. True when all workers have come to rest.
+ * Owner. */
 bool tp_host_finish_leaving(tp_host *host, unsigned timeout_ms);
 
 /* After tp_host_stop: gives workers that are only writing compiled programs to disk up to that many

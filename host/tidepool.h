@@ -12,8 +12,8 @@
  *     double x[] = { 1, 2, 3 };
  *     const double *columns[] = { x };
  *     if (tp_host_open(&host, NULL, &err) == 0
- *         && tp_function_from_lua(&square, host, "square", "return function(x) return x * x end",
- * NULL, &err) == 0
+ *         && tp_function_from_lua(&square, host, "square",
+ *                                 "return function(x) return x * x end", NULL, &err) == 0
  *         && tp_map_doubles(&map, square, columns, 1, 3, NULL, &err) == 0) {
  *         while (tp_map_next(map, &r, &err) == TP_NEXT_RESULT)
  *             printf("%zu: %g\n", r.index, r.values[0].as.number);
@@ -58,18 +58,19 @@
  * may block.
  *
  * What the library asks of the process: nothing. It never exits, prints, reads the environment,
- * installs signal handlers, or keeps writable statics. Its threads, and those of OpenCL drivers,
- * block all signals but SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGPIPE, SIGPROF, SIGSEGV, SIGSYS and
- * SIGTRAP, so that no other signal that is meant for the process comes to them. Commands that Lua
- * code starts there (os.execute, io.popen) have the mask that the thread had which opened the host,
- * what C code starts there that of the worker. The owner's thread should have a stack of 256 KiB at
- * least. What is nested too deep for it to be encoded or decoded is refused. Lua code that recurses
- * through C functions (string.gsub or table.sort with a function that does so again) gets LuaJIT's
- * "stack overflow" only where there are 64 MiB, as workers have. What Lua code prints, or writes to
- * io.stdout and io.stderr, goes to tp_config.write. Only when a function asks for an OpenCL device
- * is the system's loader opened, which does as it likes. Of the libraries below, libuv aborts where
- * the kernel takes back what a loop has (epoll_ctl fails), and LuaJIT exits where it may not make
- * its machine code executable.
+ * installs signal handlers, or keeps writable statics. Its threads, and those that OpenCL drivers
+ * make, block all signals but SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGPIPE, SIGPROF, SIGSEGV, SIGSYS
+ * and SIGTRAP, so that no other signal that is meant for the process comes to them. Commands that
+ * Lua code starts on such a thread (os.execute, io.popen) get the signal mask of the thread that
+ * opened the host; programs that C code starts there inherit the worker's mask. The owner's thread
+ * should have a stack of 256 KiB at least. What is nested too deep for it to be encoded or decoded
+ * is refused. Lua code that recurses through C functions (string.gsub or table.sort with a function
+ * that does so again) gets LuaJIT's "stack overflow" only where there are 64 MiB, as workers have.
+ * What Lua code prints, or writes to io.stdout and io.stderr, goes to tp_config.write. The system's
+ * OpenCL loader, whose behaviour is not Tidepool's, is opened only when a function asks for a
+ * device. Two libraries underneath can end the process: libuv aborts when the kernel refuses what
+ * an event loop needs (epoll_ctl fails), and LuaJIT exits when it may not make its machine code
+ * executable.
  *
  * C++ exceptions. A tp_map_callback may throw: the exception comes out of the tp_host_step that
  * called it, the host stays usable, and the next step goes on with the next result. (With
@@ -181,14 +182,14 @@ typedef struct tp_config {
      * when its name ends in ".gz", which needs zlib. It costs a few percent. When the disk is full
      * the host goes on, and `write` gets a line (fd 2). Default: none. Copied. */
     const char *trace;
-    /* Where the engine of a cluster is, "nats://127.0.0.1:4222", or over TLS "tls://HOST:4222",
-     * and the token of a coordinator, for functions that the executor "cluster" runs. Default:
-     * there is no cluster. Copied. */
+    /* The address of a cluster's engine (its NATS server), "nats://127.0.0.1:4222", or over TLS
+     * "tls://HOST:4222", and a coordinator's token for it (docs/cluster.md), for functions that the
+     * executor "cluster" runs. Default: there is no cluster. Copied. */
     const char *engine, *token;
     /* A file to which tp_host_close writes what has happened as a page of HTML for people: when
-     * each worker ran what, which items took longest, and what bounded the run, in words. It needs
-     * nothing else, also no network. The file is made by tp_host_open; otherwise as `trace`.
-     * Default: none. Copied. */
+     * each worker ran what, which items took longest, and what bounded the run, in words. The page
+     * is self-contained and needs no network. The file is made by tp_host_open; costs and a full
+     * disk are as for `trace`. Default: none. Copied. */
     const char *report;
 } tp_config;
 
@@ -225,9 +226,9 @@ TP_API int tp_host_adopt(tp_host *host, tp_error *err);
 TP_API int tp_host_stop(tp_host *host, unsigned timeout_ms);
 
 /* Makes `require "tidepool"` work in L, a LuaJIT state of the caller's, bound to this host. L must
- * be of the owner's thread, have its standard libraries open, and be closed before the host. Of
- * several states each has its own tasks, and its own handles of luv: uv.run and uv.walk see those
- * only, and closing a state closes them. */
+ * be of the owner's thread, have its standard libraries open, and be closed before the host. Each
+ * state that has the host has its own tasks and its own luv handles: its uv.run and uv.walk see
+ * only those, and closing the state closes them. */
 TP_API int tp_host_openlibs(tp_host *host, struct lua_State *L, tp_error *err);
 
 /* Any thread, also a signal handler; accepts NULL. Ends the wait that the owner is in, or else its
@@ -256,10 +257,10 @@ TP_API int tp_host_fd(tp_host *host);
 TP_API int tp_host_timeout(tp_host *host);
 
 /* Does what there is to do, without waiting: lets tasks go on (tidepool.async in Lua code that was
- * run, also in states with tp_host_openlibs), and calls callbacks with results that have come.
- * Failures of tasks that nobody reads are lines for tp_config.write. -1 for TP_ETHREAD and TP_EBUSY
- * (called from inside itself), and when tp_host_interrupt was called. With tp_config.loop it need
- * not be called. */
+ * run, also in states with tp_host_openlibs), and calls callbacks with results that have come. A
+ * task's failure that nobody reads is written as a line to tp_config.write. -1 for TP_ETHREAD and
+ * TP_EBUSY (called from inside itself), and when tp_host_interrupt was called. With tp_config.loop
+ * it need not be called. */
 TP_API int tp_host_step(tp_host *host, tp_error *err);
 
 /* ---- values ---- */
@@ -459,9 +460,9 @@ typedef struct tp_values {
 } tp_values;
 
 /* Calls a Lua function by its name, here and now, as Lua code would: an entry (app:main) of that
- * name, a decorated function, or a global function (also "table.concat"). NULL is the only entry
- * there is. args are read before it returns; out may be NULL. Blocks for as long as the function
- * takes. */
+ * name, a decorated function, or a global function (also "table.concat"). With name NULL: the only
+ * entry; an error when there are several. args are read before it returns; out may be NULL. Blocks
+ * for as long as the function takes. */
 TP_API int tp_host_call(tp_values *out, tp_host *host, const char *name, const tp_value *args,
                         size_t n, tp_error *err);
 
@@ -478,7 +479,8 @@ TP_API int tp_function_from_lua(tp_function **out, tp_host *host, const char *na
                                 const char *source, const tp_value *options, tp_error *err);
 
 /* A function by its name: one that Lua code has decorated (or "app.name" where several apps have
- * one), or one that was made by the functions here, until that handle is closed. Another handle. */
+ * one), or one that was made by the functions here, until that handle is closed. *out is a new
+ * handle, to be closed on its own. */
 TP_API int tp_function_find(tp_function **out, tp_host *host, const char *name, tp_error *err);
 
 /* One call of a registered C function, which takes its results. */
@@ -486,9 +488,9 @@ typedef struct tp_call tp_call;
 
 /* A registered C function. Runs on worker threads, several at once, so that it must be thread-safe
  * (with executor = "inline" on the owner's); `in` are the n arguments of one input, valid while it
- * runs. Returns 0; what is not 0, or tp_call_fail, is a failure of the input. It may not call
- * anything of Tidepool but tp_call_return, tp_call_fail and what is for any thread; it may not jump
- * out; see above for what it throws. */
+ * runs. Returns 0; what is not 0, or tp_call_fail, is a failure of the input. It may call
+ * tp_call_return, tp_call_fail and the functions marked "any thread", and nothing else of
+ * Tidepool's; it must not longjmp out. For C++ exceptions see the top of this file. */
 typedef int (*tp_c_function)(void *user, tp_call *call, const tp_value *in, size_t n);
 
 /* Sets the results of the call, which are copied. 0, or -1 when that is not possible (out of
@@ -514,9 +516,10 @@ TP_API void tp_function_close(tp_function *function);
 /* A function running over inputs. The inputs stay the caller's: they are read while the map runs,
  * and must stay as they are until it is over or closed; a map of one input has read it when this
  * returns. `options` is NULL or a table value with what f:map takes: return_exceptions, ordered,
- * window. On success *out is the caller's, to be closed with tp_map_close. Does not block: some
- * milliseconds of values are read here, the others in the steps of the loop, some milliseconds
- * each; but a single value takes as long as it takes. Work starts now. */
+ * window. On success *out is the caller's, to be closed with tp_map_close. Does not block: this
+ * reads inputs for some milliseconds, and later steps of the loop read the rest, for some
+ * milliseconds each. (A single input is read in one piece, however long that takes.) Work starts
+ * now. */
 typedef struct tp_map tp_map;
 
 /* n inputs of `width` numbers each (1 to 8): input i is columns[0][i], columns[1][i], ... The array
@@ -560,8 +563,8 @@ typedef enum tp_next {
  * for it. With TP_NEXT_RESULT *out is filled in. */
 TP_API tp_next tp_map_next(tp_map *map, tp_result *out, tp_error *err);
 
-/* The same, but waits at most so long. 0: does not wait; then a function with executor = "inline"
- * makes no progress, since it only runs while somebody waits. */
+/* The same, but waits at most timeout_ms milliseconds. 0: does not wait; then a function with
+ * executor = "inline" makes no progress, since it only runs while somebody waits. */
 TP_API tp_next tp_map_next_timeout(tp_map *map, tp_result *out, unsigned timeout_ms, tp_error *err);
 
 /* Waits for all (remaining) results, which must be numbers: out[i] is that of input i. TP_NEXT_END

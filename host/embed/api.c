@@ -2,7 +2,8 @@
  *
  * A map from C is a map from Lua (tidepool.embed calls Function and Results), so that it means
  * exactly the same. The state is made when it is first needed, and is entered by `enter` only:
- * protected, never twice at once, on the owner's thread. */
+ * protected, never twice at once, on the owner's thread. Comments of C functions that Lua calls
+ * begin with their arguments and results, as in `(map, i) -> arguments`. */
 #include "embed/api.h"
 
 #include "base/deadline.h"
@@ -82,10 +83,10 @@ struct tp_api {
     closed_list closed_functions, closed_maps;
     tp_map *current;         /* the map whose callback runs; NULL when the callback has closed it */
     unsigned n_callbacks;    /* maps with a callback that are not over */
-    bool is_inside;          /* Lua code is running */
+    bool is_inside;          /* Lua code of this state is running */
     uint64_t due_ns; /* when the next step is due; UINT64_MAX: only when something happens */
 
-    tp_arena values;         /* of tp_host_call */
+    tp_arena values;         /* what tp_host_call returned last */
     tp_arena failure_arena;
     tp_failure failure;
     bool has_failed;
@@ -93,8 +94,8 @@ struct tp_api {
 
 /* ---- entering Lua ---- */
 
-/* One call into the state: embed.lua's function `fn` is called, with arguments from `push`; `take`
- * reads its results. Both get the frame as light userdata. */
+/* One call into the state: embed.lua's function `fn` is called with what `push` pushes, and `take`
+ * reads its results. The frame begins the caller's own struct, which both get as `frame`. */
 typedef struct frame {
     tp_api *api;
     const char *fn;
@@ -142,7 +143,7 @@ static void read_failure(lua_State *L, tp_api *api, tp_failure *to, tp_arena *ar
     lua_settop(L, error);
 }
 
-/* (frame) */
+/* (frame): calls embed.lua's function for it. */
 static int call_body(lua_State *L)
 {
     frame *f = lua_touserdata(L, 1);
@@ -182,7 +183,8 @@ static tp_code code_of(const char *kind)
     }
 }
 
-/* -1. What a wrong use is about stands in its text. */
+/* Sets err from the failure; returns -1. The text of a usage error names its input itself, so that
+ * no "input 3: " is put before it. */
 static int describe(tp_error *err, const tp_failure *failure)
 {
     const tp_code code = code_of(failure->kind);
@@ -236,7 +238,7 @@ static int enter(frame *f, tp_error *err)
     return describe(err, f->failure);
 }
 
-/* The same for functions of the host itself, whose failure is the host's. */
+/* The same for functions that take the host: the failure is kept for tp_host_failure. */
 static int enter_host(frame *f, tp_error *err)
 {
     tp_api *api = f->api;
@@ -644,8 +646,9 @@ void tp_function_close(tp_function *function)
 
 /* ---- maps: inputs ---- */
 
-/* copy(address, map, first, count): copies doubles to the memory that core.job.numbers gave, column
- * after column, with canonical NaNs: to LuaJIT, NaNs with other bits are other values. */
+/* (address, map, first, count): copies `count` inputs from input `first` on to the memory that
+ * core.job.numbers gave, column after column. NaNs are made canonical, since LuaJIT reads NaNs with
+ * other bits as values of other types. */
 static int copy_doubles(lua_State *L)
 {
     double *to = (double *)(uintptr_t)lua_tonumber(L, 1);
@@ -659,7 +662,7 @@ static int copy_doubles(lua_State *L)
     return 0;
 }
 
-/* push(map, i) -> the arguments of input i */
+/* (map, i) -> the arguments of input i, from 0 */
 static int push_input(lua_State *L)
 {
     const tp_map *map = lua_touserdata(L, 1);
@@ -1058,7 +1061,7 @@ int tp_map_on_result(tp_map *map, tp_map_callback callback, void *user, tp_error
     return 0;
 }
 
-/* Exists while callbacks of a map are called. */
+/* A scope around the calls of a map's callback, so that end_giving runs even when one throws. */
 typedef struct giving {
     tp_api *api;
     bool is_done; /* still false at the end of the scope: a callback has thrown */
@@ -1083,7 +1086,7 @@ static void dispatch(tp_map *map, uint64_t until_ns)
     bool is_first = true;
     api->current = map;
     for (; api->current == map && map->callback; is_first = false) {
-        /* the next maps want their turn */
+        /* other maps' callbacks must get their turn, too */
         if (!is_first && (map->is_inline || uv_hrtime() >= until_ns)) {
             map->is_due = true;
             uv_async_send(&api->host->wake_up);
@@ -1109,7 +1112,7 @@ static void dispatch(tp_map *map, uint64_t until_ns)
     g.is_done = true;
 }
 
-/* Did it call Lua code, or callbacks? */
+/* Calls the callbacks of all maps that have something to give. True when any was called. */
 static bool dispatch_all(tp_api *api)
 {
     uint64_t until_ns = uv_hrtime() + PATIENCE_NS;
@@ -1145,7 +1148,8 @@ int tp_api_step(tp_api *api, tp_error *err)
     int rc = enter(&f, err);
     if (rc)
         api->has_failed = f.status != 0;
-    /* what was run there may have begun what goes on in a later turn: the rest of inputs, tasks */
+    /* A callback may have begun something that continues in a later turn (tasks, reading the rest
+     * of the inputs): ask again when the next step is due. */
     if (dispatch_all(api)) {
         f.fn = "due";
         if (enter(&f, NULL))
@@ -1165,7 +1169,8 @@ uint64_t tp_api_due(const tp_api *api)
         return UINT64_MAX;
     for (const tp_map *map = api->maps; map; map = map->next)
         if (map->callback && map->job && tp_job_eventcount(map->job) != map->seen)
-            /* the turn in which this state's waiter was woken was taken by another state */
+            /* the map has news, but the turn of the loop that said so was taken by another Lua
+             * state */
             return 0;
     return api->due_ns;
 }
