@@ -1,4 +1,5 @@
-/* array.c: the memory of typed arrays, and the pool of what is free. */
+/* array.c: the memory of typed arrays, and the pool of what is free. "Locked" functions are called
+ * with pool->lock held. */
 #include "base/array.h"
 
 #include "base/mapping.h"
@@ -21,9 +22,12 @@
 
 enum {
     PAGE = 4096,
-    HUGE_PAGE = 2 << 20,       /* larger arrays ask for huge pages: fewer faults */
-    KEPT_BYTES_MAX = 1 << 30,   /* free memory that is kept: as much as waits for the collector */
-    OWNED_BYTES_MAX = 256 << 20, /* how much of it the system may not take; of the file it cannot */
+    /* arrays of this size and more ask for huge pages, which cost fewer page faults */
+    HUGE_PAGE = 2 << 20,
+    KEPT_BYTES_MAX = 1 << 30,   /* free private memory that a pool keeps at most */
+    /* Beyond this much the system may take back free private memory (MADV_FREE). It cannot do so
+     * with pages of the file, so a pool whose arrays lie there keeps no more than this. */
+    OWNED_BYTES_MAX = 256 << 20,
     /* the file grows by this much at a time; pages that were never written take no memory */
     FILE_STEP = 1 << 30,
     /* small arrays are cut from chunks that are mapped at once: a process may have 65,530
@@ -40,8 +44,9 @@ typedef struct mapping {
 
 struct tp_array_pool {
     _Atomic size_t live; /* bytes; relaxed: only a count */
-    _Atomic bool shares; /* arrays that are made lie in the file; set once (relaxed: sooner or later
-                            is the same) */
+    /* new arrays are placed in the file; set once. Relaxed: an array made meanwhile may be
+     * private */
+    _Atomic bool shares;
     const volatile char *fork_mark;
     bool (*is_quiet)(void *user); /* see tp_array_pool_open */
     void *quiet_user;
@@ -55,9 +60,9 @@ struct tp_array_pool {
     size_t chunk_left;
     int64_t chunk_at;
 
-    /* ---- only in a worker process; its thread's ---- */
+    /* ---- only in a worker process; touched by its one thread ---- */
     bool borrows;
-    int lent; /* the host's file */
+    int lent; /* the descriptor of the host's file */
     void (*returned)(void *user, const tp_array *a);
     void *user;
     mapping mappings[MAPPINGS_MAX];
@@ -232,7 +237,7 @@ static void *map_private(void *where, size_t capacity)
     return data == MAP_FAILED ? NULL : data;
 }
 
-/* Its memory: NULL when there is none. */
+/* Maps memory for the array and sets a->at. NULL when out of memory. */
 static void *map(tp_array_pool *pool, tp_array *a, size_t capacity)
 {
     int64_t at = -1;
@@ -263,7 +268,7 @@ bool tp_array_share(tp_array *a)
         return false;
     copy_pages(data, a->data, a->capacity);
     if (tp_map_move(data, a->capacity, a->capacity, a->data, pool->file, at) == MAP_FAILED) {
-        /* What was there may be gone already. */
+        /* The failed mremap may have unmapped the array's own memory: map it again. */
         if (map_private(a->data, a->capacity))
             copy_pages(a->data, data, a->capacity);
         munmap(data, a->capacity);
@@ -338,7 +343,8 @@ static void keep(tp_array_pool *pool, tp_array *a)
     bool is_much = pool->kept + a->capacity > OWNED_BYTES_MAX;
     uv_mutex_unlock(&pool->lock);
     if (is_much && a->at < 0)
-        madvise(a->data, a->capacity, MADV_FREE); /* until it is written again */
+        /* the system may take these pages until they are written again */
+        madvise(a->data, a->capacity, MADV_FREE);
     uv_mutex_lock(&pool->lock);
     a->next = pool->free;
     pool->free = a;

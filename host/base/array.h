@@ -67,13 +67,14 @@ void tp_make_canonical(tp_type type, void *column, size_t n);
 /* Where freed memory waits to be used again. One per host; any thread. */
 typedef struct tp_array_pool tp_array_pool;
 
-/* In a forked child *fork_mark is 0 (tp_host.fork_mark): arrays made there are private to it.
- * is_quiet(user) says whether no other thread of the process can write to an array now, nor until
- * the caller has returned; see tp_array_share. */
+/* *fork_mark is 1, and 0 in a forked child, where the kernel has cleared its page
+ * (tp_host.fork_mark): arrays made there are private to it. is_quiet(user) says whether no other
+ * thread of the process can write to an array now, nor until the caller has returned; see
+ * tp_array_share. */
 int tp_array_pool_open(tp_array_pool **out, const volatile char *fork_mark,
                        bool (*is_quiet)(void *user), void *user, tp_error *err);
 
-/* From now on arrays that are made lie in the file. Any thread. */
+/* From now on new arrays are placed in the file. Any thread. */
 void tp_array_pool_share(tp_array_pool *pool);
 
 /* Accepts NULL. No array of it may be left. */
@@ -88,8 +89,8 @@ int tp_array_pool_file(tp_array_pool *pool);
 
 struct tp_array;
 
-/* Somebody who keeps copies of arrays elsewhere: see tp_array.keeper. `forget` is called when
- * nobody holds the array any more, by whoever dropped it. */
+/* Whoever keeps copies of arrays elsewhere (on devices, gpu/opencl/copies.c): see tp_array.keeper.
+ * `forget` is called when nobody holds the array any more, on the thread that dropped it last. */
 typedef struct tp_array_keeper {
     void (*forget)(struct tp_array_keeper *keeper, struct tp_array *a);
 } tp_array_keeper;
@@ -100,8 +101,9 @@ typedef struct tp_array {
      * elements, after the element: also by Lua (lua/tidepool/array.lua), with a plain store, so
      * that the order is that of the processor's stores. */
     _Atomic uint8_t is_touched;
-    /* Elements may be changed at any time without that being said: somebody has a pointer to them
-     * (array.data), another process has the memory, or a device. Never taken back. */
+    /* Elements may be changed at any time without is_touched being set: somebody has a pointer to
+     * them (array.data), or another process or a device has the memory. Set by tp_array_expose,
+     * never cleared. */
     _Atomic uint8_t is_exposed;
     /* Read-only; the bytes are the users' to share, without a lock: that is what arrays are for. */
     tp_array_pool *pool;
@@ -132,8 +134,8 @@ static inline void tp_array_touch(tp_array *a)
     atomic_store_explicit(&a->is_touched, 1, memory_order_release);
 }
 
-/* A map begins that reads the array: what somebody may have changed without a word counts as
- * changed. Any thread. */
+/* Called when a map begins that reads the array: if it is exposed, it may have been changed
+ * silently, so it counts as touched. Any thread. */
 static inline void tp_array_look(tp_array *a)
 {
     if (atomic_load_explicit(&a->is_exposed, memory_order_relaxed))

@@ -11,7 +11,7 @@ uint8_t *tp_buf_reserve(tp_buf *b, size_t n)
     if (n > SIZE_MAX / 2 - b->len)
         return NULL;
     size_t cap = b->cap * 2 > 128 ? b->cap * 2 : 128;
-    if (cap < b->len + n || b->home) /* a home grows as it sees fit */
+    if (cap < b->len + n || b->home) /* a home decides itself by how much it grows */
         cap = b->len + n;
     uint8_t *data = b->home ? b->home->grow(b->home, b->len, &cap) : realloc(b->data, cap);
     if (!data)

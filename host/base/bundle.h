@@ -1,8 +1,8 @@
 /* bundle.h: Lua modules as bytes: those of a script's own files, for workers on other machines.
  *
- * A bundle only grows, by entries one behind the other: the lengths of the name and of the path
- * (with their NULs), the source's size, and these three. So of two states of one the longer has all
- * that the other has. */
+ * A bundle is a sequence of entries: the length of the name and of the path (each with its NUL),
+ * the size of the source, then name, path and source themselves. It only grows, so of two copies of
+ * one bundle the longer has all that the shorter has. */
 #ifndef TP_BUNDLE_H
 #define TP_BUNDLE_H
 
@@ -23,11 +23,12 @@ void tp_bundle_close(tp_bundle *b);
 int tp_bundle_add(tp_bundle *b, const char *name, const char *path, const char *source,
                   size_t size);
 
-/* When the bundle is longer than `len`: puts a copy of it into `out`, and gives 1; 0: it is not;
- * -1 out of memory. */
+/* When the bundle is longer than `len` bytes: puts a copy of it into `out` and returns 1. 0: it is
+ * not longer; -1: out of memory. Any thread. */
 int tp_bundle_copy(tp_bundle *b, size_t len, tp_buf *out);
 
-/* Finds a module in the bytes of a bundle. Nothing is believed of the lengths in them. */
+/* Finds a module in the bytes of a bundle. The bytes may be hostile: each length in them is
+ * checked. Any thread. */
 bool tp_bundle_find(const char *bytes, size_t len, const char *name, const char **path,
                     const char **source, size_t *size);
 

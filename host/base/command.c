@@ -1,4 +1,4 @@
-/* command.c: the command that runs. See command.h. */
+/* command.c: the command line of this process. See command.h. */
 #include "base/command.h"
 
 #include <fcntl.h>

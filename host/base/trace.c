@@ -1,9 +1,10 @@
-/* trace.c: the ring of events: many threads write, one reads.
+/* trace.c: the ring of events: many threads write, one reads. "Locked" functions are called with
+ * the ring's lock held.
  *
  * An event gets a number, and with it a slot: the number modulo the capacity. The slot's `stamp`
  * says which event is in it: 2 n + 1 while event n is being written, 2 n + 2 once it is whole. So a
- * writer claims the slot by setting the stamp, one at a time; who finds it claimed, or with a later
- * event in it, has been so slow that the ring has gone round, and drops its event. */
+ * writer claims a slot by setting its stamp. A writer that finds the slot claimed, or a later event
+ * in it, has been so slow that the ring has gone round meanwhile; it drops its event. */
 #include "base/trace.h"
 
 #include <stdio.h>
@@ -22,7 +23,7 @@ typedef struct slot {
 } slot;
 
 typedef struct tp_ring {
-    uv_mutex_t lock; /* around the names */
+    uv_mutex_t lock; /* around the names and their table */
     char *names[NAMES_MAX];     /* by their number, from 1 */
     uint32_t by_text[NAME_SLOTS]; /* numbers, where the hash of the text says; 0: free */
     uint32_t n_names;           /* the last number; 0 is none */
@@ -171,7 +172,8 @@ static uint32_t hash(const char *text, size_t len) /* FNV-1a */
     return h;
 }
 
-/* With the lock held. */
+/* Locked. The number of the text, which gets one if it has none; 0: no memory, or too many
+ * names. */
 static uint32_t find_name(tp_ring *ring, const char *text, size_t len)
 {
     uint32_t at = hash(text, len) % NAME_SLOTS;

@@ -17,9 +17,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* What each kind means, and what its fields `job`, `first` and `count` hold where that differs from
+ * tp_event. A "name" in a field is a number of tp_trace_name. Two kinds under one comment are a
+ * beginning and its end. */
 typedef enum tp_event_kind {
-    /* a map or call begins (count: the name of its function), inside an item of the job `first`
-     * (0: of none); it is over for its owner */
+    /* a map or call is opened (count: the name of its function), inside an item of the job number
+     * `first` (0: inside of none); its owner has closed it */
     TP_EVENT_OPEN,
     TP_EVENT_CLOSE,
     TP_EVENT_PUSH,   /* the owner has handed over `count` inputs from `first` on */
@@ -27,11 +30,11 @@ typedef enum tp_event_kind {
     TP_EVENT_BEGIN,  /* a worker begins to run items from `first` on, `count` at most, in one go */
     TP_EVENT_END,    /* it stops after `count` of them; items of nested maps lie in between */
     TP_EVENT_FINISH, /* a worker has given back what it took: `count` of it have results */
-    /* a thread sleeps. first 0: it waits for the job, if there is one. Else a worker has nothing to
-     * do: first is the address of its executor; count: why that is (engine/reason.h); job: because
-     * of which, or 0 */
+    /* a thread goes to sleep. With first 0 it waits for `job`, if that is not 0. Otherwise it is a
+     * worker with nothing to do: first is the address of its executor, count why there is nothing
+     * (engine/reason.h), job the job that is the cause, or 0 */
     TP_EVENT_WAIT,
-    TP_EVENT_WAKE,   /* it goes on */
+    TP_EVENT_WAKE,   /* it wakes up */
     /* item `first` has failed, and is to be tried again; count: the name of its message */
     TP_EVENT_RETRY,
     TP_EVENT_FAIL,   /* the same, for good */
@@ -43,33 +46,33 @@ typedef enum tp_event_kind {
     TP_EVENT_COPY_OUT,
     TP_EVENT_PROCESS, /* the worker runs its items in the process `first` */
     TP_EVENT_DEATH,   /* that process has died; count: a name that says how */
-    /* Of users' code, in the task `job` (0: in none). SPAN: count is its name, `first` how deep the
-     * Lua stack is there, as in SPAN_END */
+    /* The following are noted by users' code (tidepool.span, mark); job: the number of the task
+     * that it runs in, 0: none. A span begins and ends: count is its name (0 in SPAN_END), first
+     * the depth of the Lua stack there */
     TP_EVENT_SPAN,
     TP_EVENT_SPAN_END,
-    TP_EVENT_MARK,       /* count is its name */
+    TP_EVENT_MARK,       /* a mark; count is its name */
     TP_EVENT_MARK_NUMBER, /* the same with a value: the bits of a double in `first` */
     TP_EVENT_MARK_TEXT,   /* the same with a text: its name in `first` */
-    TP_EVENT_TASK,       /* a task begins (count: a name), and ends */
+    TP_EVENT_TASK,       /* a task, whose number is `job`, begins (count: its name) and ends */
     TP_EVENT_TASK_END,
-    /* item `first` begins, to wait beside others of its worker, and is over. Its spans and marks
-     * name it as a task: tp_trace_item */
+    /* item `first` of a job with `concurrent_inputs` begins, and is over. Its spans and marks name
+     * it as if it were a task: tp_trace_item */
     TP_EVENT_ITEM,
     TP_EVENT_ITEM_END,
     /* such an item has run for `count` nanoseconds without a wait, so that the other items of its
      * worker could not go on */
     TP_EVENT_BLOCKED,
-    /* Of the item that the worker has ended last, if it took long: its input, as a text of at most
-     * TP_INPUT_TEXT bytes. `job`, `first` and `count` are the bytes, and so are those of the next
-     * events of this kind and worker */
+    /* The input of the item that the worker ended last, if that took TP_INPUT_MIN_NS: a text of at
+     * most TP_INPUT_TEXT bytes, 24 of them in `job`, `first` and `count` of this event, and more in
+     * the next events of this kind and worker */
     TP_EVENT_INPUT,
-    /* an item that waits beside others, `first`, has kept its worker for that long without waiting:
-     * count is TP_STEP_MIN_NS at least, the part of it on a processor in the lower 32 bits, both in
-     * microseconds (tp_trace_step) */
+    /* item `first` of a job with `concurrent_inputs` has kept its worker for TP_STEP_MIN_NS or
+     * longer without waiting. count: how long in the upper 32 bits, its processor time in the lower
+     * ones, both in microseconds (tp_trace_step) */
     TP_EVENT_STEP,
-    /* a function of the name `count` was made ready for workers, in `first` nanoseconds; job: how
-     * many bytes that gave. Of those, `job` come from a value that it captures: its name in
-     * `first` */
+    /* the function with the name `count` was encoded for workers in `first` nanoseconds, into `job`
+     * bytes; of these, `job` bytes come from the captured value with the name `first` */
     TP_EVENT_ENCODE,
     TP_EVENT_CAPTURED,
     TP_EVENTS
@@ -88,7 +91,7 @@ enum {
     TP_TRACK_TEXT = 64,
     TP_NAME_MAX = 200,
     TP_INPUT_TEXT = 96,            /* bytes of an input's text */
-    TP_INPUT_MIN_NS = 1000 * 1000, /* of the items whose inputs are noted */
+    TP_INPUT_MIN_NS = 1000 * 1000, /* how long an item must take for its input to be noted */
     TP_STEP_MIN_NS = 5 * 1000 * 1000
 };
 
