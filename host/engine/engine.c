@@ -446,7 +446,7 @@ void tp_engine_tell_cancelled(tp_engine *e)
     }
 }
 
-/* Wakes the owner of one cancelled job. Locked, but not throughout. */
+/* Wakes the owner of one cancelled job. Locked; releases the lock while it wakes. */
 static void tell_cancelled(tp_job *job)
 {
     tp_engine *e = job->engine;
@@ -465,7 +465,8 @@ static void cancel_all(tp_engine *e, tp_job *root)
     uv_mutex_lock(&e->lock);
     if (root)
         tp_job_cancel_locked(root); /* root itself: a job that its owner has closed is in no list */
-    /* no job is below it: with thousands of maps, going through all of them would take long */
+    /* Nothing is nested in it, so the list of all jobs need not be searched: there may be
+     * thousands. */
     if (root && root->inside == 0) {
         tell_cancelled(root);
     } else {

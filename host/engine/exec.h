@@ -38,21 +38,23 @@ typedef struct tp_executor_type {
     const char *name; /* as users write it */
     const char *summary; /* who runs the functions, for help texts: "worker threads" */
     unsigned capabilities;
-    uint64_t slice_ns;  /* what a slice should take; 0: TP_SLICE_NS */
+    uint64_t slice_ns;  /* how long a slice should run; 0: TP_SLICE_NS */
     uint32_t slice_min; /* items below which a slice is not worth its costs; 0: one */
     uint32_t slice_grain; /* a slice ends at a multiple of this, where possible; 0: anywhere */
 
     /* Creates it; starts no threads yet. The executor is the host's. */
     int (*open)(tp_executor **out, struct tp_host *host, tp_error *err);
 
-    /* There is work for up to n more takers. Called without the lock, any thread; never blocks. */
+    /* There is work for up to n more agents: wakes or starts them. Called without the lock, any
+     * thread; never blocks. */
     void (*start)(tp_executor *ex, unsigned n);
 
-    /* The host's owner does workers' part of the work between begin_assist and end_assist: begins
-     * what is queued on behalf of workers that sleep, and with each `assist` looks whether that is
-     * over. `waits`: it does so again and again, since it waits for jobs; else it has pushed items
-     * and does so once. `comes_back`: it will soon do it again. They block for as long as a lock
-     * does. All three NULL where workers run the items themselves. */
+    /* For executors whose threads only supervise processes: between begin_assist and end_assist the
+     * host's owner acts for threads that sleep (workers/pool.c). begin_assist starts what is
+     * queued; each `assist` looks whether that is over. `waits`: the owner waits for jobs and will
+     * call `assist` again and again; else it has only pushed items and calls it once. `comes_back`:
+     * it will call begin_assist again soon. They block for as long as a lock does. All three are
+     * NULL where workers run the items themselves. */
     void (*begin_assist)(tp_executor *ex, bool waits);
     void (*assist)(tp_executor *ex);
     void (*end_assist)(tp_executor *ex, bool comes_back);
@@ -73,8 +75,8 @@ struct tp_executor {
     int looking;
     /* engine's lock: agents that have items of its */
     unsigned busy;
-    /* engine's lock: the host's owner begins little work itself (begin_assist), or else a worker
-     * looks soon. So nobody need be woken for that. Set by the executor */
+    /* engine's lock: nobody need be woken for a little work (TP_SMALL_NS), since the host's owner
+     * begins it itself (begin_assist) or a worker will look for it soon. Set by the executor */
     bool defers;
     /* engine's lock: workers whose items wait for something that others do (tp_job_begin_block);
      * other workers may be started in their place */

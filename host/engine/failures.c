@@ -43,7 +43,7 @@ unsigned tp_engine_take_failures(tp_engine *e, tp_failure_view *to, unsigned max
     return n;
 }
 
-/* That value of a failure's message, cut where it is too long; "" where it is no string. */
+/* Copies a field of a failure's message to `to`, cut to `size`; "" when it is no string. */
 static void copy_text(const tp_block *b, tp_failure_field field, char *to, size_t size)
 {
     const char *text;

@@ -41,7 +41,7 @@ static bool retry(tp_job *job, const tp_slice *s, const tp_block *failure)
     uint32_t crashes = s->range->crashes;
     bool may_retry = failure->is_crash ? crashes < t->crashes
                                        : failure->may_retry && w->attempt - crashes <= t->max;
-    /* its values have been handed out: it cannot be run again */
+    /* the owner has been given values of this attempt (streams): it cannot be run again */
     if (!may_retry || failure->first > job->stop_at || s->emitted > 0)
         return false;
     tp_range *r = malloc(sizeof *r);
@@ -169,8 +169,8 @@ static void learn(tp_job *job, const tp_slice *s, uint32_t n, uint64_t now)
     tp_func_count(job->func, n, ns);
     if (ns < 0.1)
         ns = 0.1;
-    /* of a slice as short as this, much is what any slice takes: that its items take longer than
-     * was thought is hardly news */
+    /* In a short slice the fixed cost of any slice is much of its time. So when items seem slower
+     * than was known, a slice below TP_SMALL_NS counts less, by the square of its length. */
     double length = ns * n / TP_SMALL_NS;
     double weight = ns > job->item_ns && length < 1 ? length * length : 1;
     job->item_ns = job->item_ns > 0 ? job->item_ns + weight * (ns - job->item_ns) / 2 : ns;
@@ -207,9 +207,9 @@ static void note_input(const tp_slice *s, uint32_t done, uint64_t now)
     tp_trace_input(w->worker->trace, w->worker->id, text);
 }
 
-/* May the results have come of the job's being cancelled? An item finds that out where it waits,
- * and so do maps inside of it, which are cancelled with it. What happens on other machines is not
- * known. */
+/* May the results be a consequence of the job's cancellation, so that they must not be recorded? An
+ * item may notice it where it waits, and so may maps inside of it, which are cancelled too. For
+ * items on other machines nobody knows, so: yes. */
 static bool may_come_of_cancel(const tp_slice *s)
 {
     tp_job *job = s->job;
@@ -350,7 +350,7 @@ bool tp_job_settle(tp_slice *slice)
     return is_last;
 }
 
-/* A slice of the agent's; NULL: it has none. */
+/* A slice of the agent's that is not finished; NULL: it has none. */
 static tp_slice *find_open(tp_agent *agent)
 {
     uv_mutex_lock(&agent->engine->lock);
@@ -382,7 +382,7 @@ void tp_job_lose(tp_agent *agent, tp_block *(*make_failure)(void *user, tp_slice
     }
 }
 
-/* Locked. */
+/* Locked. Cancels the job because of err, unless that has happened before. */
 static void give_up(tp_job *job, const tp_error *err)
 {
     job->lost = malloc(sizeof *job->lost);

@@ -37,12 +37,13 @@ typedef struct tp_func {
     struct tp_job *ready_first, *ready_last; /* its jobs with inputs to take, next to serve first */
     /* slices whose items have waited for others and now wait in line for a permit */
     struct tp_slice *resuming;
-    bool has_blocked; /* it was said that one of its items keeps others waiting (concurrent) */
+    /* users were told that an item of it blocks others of its worker (`concurrent_inputs`) */
+    bool has_blocked;
     unsigned running;                        /* permits in use */
     double item_ns;                          /* what an item took lately; 0: not known */
     float site_ns[64]; /* the same per site, indexed by the bit number of tp_agent.site */
-    uint64_t queued, active, done, failed;   /* items, for stats */
-    tp_durations durations;                  /* of attempts, for stats */
+    uint64_t queued, active, done, failed;   /* counts of items; for Function:stats */
+    tp_durations durations;                  /* of single attempts; for Function:stats */
 } tp_func;
 
 extern const tp_ref_type tp_func_type;
@@ -50,7 +51,7 @@ extern const tp_ref_type tp_func_type;
 /* A new function identity with one owner. name is copied. NULL when out of memory. */
 tp_func *tp_func_new(const char *name, unsigned limit);
 
-/* n more items took ns each. With the engine's lock held. */
+/* n more items took ns each, in nanoseconds. With the engine's lock held. */
 void tp_func_count(tp_func *f, uint32_t n, double ns);
 
 /* The time in ns that this share of the items did not exceed, within 1 / 16 of it; 0 of none. */
@@ -70,12 +71,12 @@ enum {
 };
 
 /* Encodes what a worker needs to call the Lua function at index of L into `message`, which is the
- * caller's. The values at index, index + 1, ... are the function, package.path and package.cpath
- * (so that `require` finds the same modules in a worker), and the list of what is to be run there
- * before it (App:setup). The message has TP_IMAGE_VALUES values: these, and those that
- * tp_encode_image adds; it also explains `tables` and the result. -1 with err set when the function
- * cannot travel; `name` names it in the text. `flags` may be TP_ENCODE_COPIES. May raise out of
- * memory. */
+ * caller's. On the thread of L. The values at index, index + 1, ... are the function, package.path
+ * and package.cpath (so that `require` finds the same modules in a worker), and the list of what is
+ * to be run there before it (App:setup). The message has TP_IMAGE_VALUES values: these, and those
+ * that tp_encode_image adds; it also explains `tables` and the result. -1 with err set when the
+ * function cannot travel; `name` names it in the text. `flags` may be TP_ENCODE_COPIES. May raise
+ * out of memory. */
 int tp_image_encode(struct lua_State *L, int index, const char *name, int tables, unsigned flags,
                     tp_buf *message, tp_error *err);
 

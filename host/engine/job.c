@@ -225,10 +225,10 @@ void tp_job_close(tp_job *job)
     tp_ref_drop(job);
 }
 
-/* Locked. Less room than this counts as none. Otherwise, with a full window, inputs would come in
- * blocks as small as the results just taken, and their results again, for ever (the silly window
- * syndrome of RFC 813). It is the inputs of one slice, but at most about a sixteenth of the
- * window. */
+/* Locked. The least number of inputs that may be pushed at once; less room than this counts as
+ * none. Otherwise, with a full window, inputs would come in blocks as small as the results just
+ * taken, and their results again, for ever (the silly window syndrome of RFC 813). It is the inputs
+ * of one slice, but at most about a sixteenth of the window. */
 static uint64_t least_room(const tp_job *job, uint64_t limit)
 {
     if (job->terms.batch) /* room for a whole batch */
@@ -237,7 +237,7 @@ static uint64_t least_room(const tp_job *job, uint64_t limit)
     return n < 1 ? 1 : n < (double)(limit / 16) ? (uint64_t)n : limit / 16 + 1;
 }
 
-/* Locked. */
+/* Locked. How many inputs may be pushed now. */
 static uint64_t room(const tp_job *job)
 {
     bool is_full = job->bytes > job->bytes_max && job->queued > 0;
@@ -266,7 +266,7 @@ uint64_t tp_job_room(tp_job *job)
     return n;
 }
 
-/* Locked. */
+/* Locked. Why nothing of the job can be begun. `waits`: its owner waits for results. */
 static tp_reason reason(const tp_job *job, uint64_t now, bool waits)
 {
     if (job->is_cancelled || job->stop_at != UINT64_MAX)
@@ -279,23 +279,26 @@ static tp_reason reason(const tp_job *job, uint64_t now, bool waits)
         return TP_REASON_RETRY;
     if (job->ended)
         return TP_REASON_NONE;
-    if (room(job) > 0 || job->read_ahead < job->window) /* an owner who is away gives none */
+    /* inputs are missing; an owner who is away pushes none */
+    if (room(job) > 0 || job->read_ahead < job->window)
         return waits ? TP_REASON_INPUTS : TP_REASON_READER;
-    /* The window is full: of results that the owner could take, or of later ones than that. */
+    /* The window is full: with results that the owner could take, or with results behind one that
+     * is not there yet. */
     return waits && job->finished < job->pushed ? TP_REASON_ORDER : TP_REASON_READER;
 }
 
-enum { LOOKED_AT_MAX = 256 }; /* jobs or slices: the lock is not to be held for long */
+/* jobs or slices that are looked at, so that the lock is not held for long */
+enum { LOOKED_AT_MAX = 256 };
 
-/* Locked. The slice's item that runs, as a hint. */
+/* Locked. The index of the item that the slice runs now; a hint. */
 static uint64_t running_of(const tp_slice *s)
 {
     int32_t running = tp_work_running(&s->work);
     return s->work.block->first + (uint32_t)(running > 0 ? running : 0);
 }
 
-/* Locked. The slice of the job that was begun first: its items are below the others', or it hangs
- * in one. */
+/* Locked. Fills in state->oldest and since_ns from the slice that was begun first: its items have
+ * the lowest indexes, or it is stuck in one. */
 static void find_oldest(const tp_job *job, tp_job_state *state)
 {
     int n = 0;
@@ -306,7 +309,7 @@ static void find_oldest(const tp_job *job, tp_job_state *state)
         }
 }
 
-/* Locked. */
+/* Locked. Fills in what `state` says of maps inside of the job's items. */
 static void find_inside(const tp_job *job, tp_job_state *state)
 {
     const tp_func *f = NULL;
@@ -345,7 +348,7 @@ unsigned tp_job_limit(const tp_job *job)
 
 tp_reason tp_engine_reason_locked(tp_engine *e, const tp_executor *ex, const tp_job **of)
 {
-    enum { JOBS_MAX = 64 }; /* that are looked at: the lock is not to be held for long */
+    enum { JOBS_MAX = 64 }; /* so many are looked at, so that the lock is not held for long */
     uint64_t now = uv_hrtime();
     tp_reason why = TP_REASON_NONE;
     int n = 0;
@@ -361,7 +364,7 @@ tp_reason tp_engine_reason_locked(tp_engine *e, const tp_executor *ex, const tp_
     return why == TP_REASON_WORKERS ? TP_REASON_NONE : why;
 }
 
-/* Locked. */
+/* Locked. Describes the job in *to. */
 static void view(const tp_job *job, uint64_t now, tp_job_view *to)
 {
     uint64_t waiting = job->queued + job->n_delayed;
@@ -530,11 +533,12 @@ int tp_job_push_known(tp_job *job, tp_block *b, tp_block *results)
     b->ran.queued_ns = uv_hrtime();
     for (tp_block *r = results; r; r = r->next)
         if (r->kind == TP_BLOCK_FAILURE && r->first - b->first < b->n)
-            /* for lack of memory the failure does without its input */
+            /* without memory for it the failure has no input */
             tp_block_encode_item(b, (uint32_t)(r->first - b->first), &r->input);
     int rc = find_gaps(job, &gaps, b, results);
     tp_wakes w = { 0 };
-    b->open = b->n + 1; /* one more, so that the block lives until this function is done with it */
+    /* one more than its inputs, so that the block lives until the end of this function */
+    b->open = b->n + 1;
     tp_trace_note(&e->trace, TP_EVENT_PUSH, job->owner_id, job->terms.number, b->first, b->n);
     uv_mutex_lock(&e->lock);
     job->pushed += b->n;
@@ -626,8 +630,8 @@ static bool is_result(const tp_block *b)
     return b->kind != TP_BLOCK_RETRY && b->kind != TP_BLOCK_PART;
 }
 
-/* Owner, locked. Takes values that the item at head has given (in an unordered job, any item); NULL
- * when there are none. They come before the item's result, since they were there before it. */
+/* Owner, locked. Takes values that the item at `head` has given (tp_sink.emit; in an unordered job
+ * any item's); NULL when there are none. They are handed out before the item's result. */
 static tp_block *take_part(tp_job *job)
 {
     tp_block **at = &job->parts;
@@ -668,8 +672,8 @@ tp_block *tp_job_next(tp_job *job)
     atomic_store_explicit(&job->is_asked, true, memory_order_relaxed);
     tp_job_come_back(job, &w);
     if (b) {
-        /* taking these results may bring the bytes below the limit, and moves `awaited` on: more
-         * may be begun */
+        /* taking these results may bring `bytes` below the limit, and moves `awaited` on: more
+         * items may be begun */
         if (job->bytes > job->bytes_max)
             tp_job_resume(job, &w);
         tp_job_go_away(job);
@@ -679,7 +683,7 @@ tp_block *tp_job_next(tp_job *job)
             job->head += b->n;
             job->delivered += b->n;
             job->head_taken = 0;
-            if (job->terms.streams) /* now another item is at head */
+            if (job->terms.streams) /* the values of the next item can be taken now */
                 uv_cond_broadcast(&job->taken);
         }
     }
@@ -729,7 +733,7 @@ void tp_job_get_counts(tp_job *job, tp_job_counts *c)
 {
     tp_wakes w = { 0 };
     uv_mutex_lock(&job->engine->lock);
-    /* asking for counts shows that the owner is alive; he still has results to read */
+    /* the owner asks for counts, so it has not left its loop, although it has results to read */
     if (job->left_ns) {
         tp_job_come_back(job, &w);
         tp_job_go_away(job);
@@ -789,8 +793,8 @@ void tp_job_hold_back(tp_job *job, bool held_back)
 
 bool tp_job_is_undecided(const tp_job *job, uint64_t max_ns)
 {
-    /* Acquires: who sees that results were asked for also sees that the job was held back
-     * before. */
+    /* Acquire: whoever sees that results were asked for (is_asked) also sees an earlier
+     * is_held_back. */
     return !job->terms.discards && !atomic_load_explicit(&job->is_asked, memory_order_acquire) &&
            uv_hrtime() - job->opened_ns < max_ns;
 }

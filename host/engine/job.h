@@ -5,8 +5,8 @@
  * The job knows nothing of Lua or of how an executor works.
  *
  * One lock, the engine's, guards all of it. It is held for some tens of nanoseconds per slice, and
- * never while Lua runs, memory of users is copied or a thread is woken. A slice takes some 100 us
- * (TP_SLICE_NS), so the lock hardly matters.
+ * never while Lua runs, memory of users is copied or a thread is woken. A slice runs for some 100
+ * us (TP_SLICE_NS), so threads hardly ever wait for it.
  *
  * Invariants, which builds for tests check (host/base/invariant.h):
  *   - who takes an item finishes it, once (tp_job_finish), or gives it back; never one outside of
@@ -51,7 +51,8 @@ struct tp_waiter {
     tp_job *news_first, *news_last;
 };
 
-/* Who runs items of jobs: a worker thread, or the owner's own thread. Belongs to its thread. */
+/* Who takes slices and has them run: a worker thread, a supervisor of a process, a device's thread,
+ * or the owner's own thread. Belongs to its thread, except for the fields marked below. */
 struct tp_agent {
     tp_worker worker; /* its worker; `type` is set by whoever opens a Lua state for it */
     tp_waiter waiter; /* wakes it while it waits for a nested job */
@@ -64,7 +65,7 @@ struct tp_agent {
 
     tp_slice *spare;   /* memory for slices, free to use, linked by `next`; its own */
     struct tp_own_loop *own_loop; /* its own: where items that wait do so (runtime/own_loop.h) */
-    /* its own: the jobs that tp_job_sleep is to watch while the agent takes turns of its loop */
+    /* its own: the jobs whose news ends a turn of its loop, see tp_job_sleep */
     tp_job *const *watched;
     const uint32_t *watched_seen;
     unsigned n_watched;
@@ -80,11 +81,12 @@ struct tp_agent {
     unsigned n_outermost;   /* slices that it did not begin inside of another one's item */
     unsigned n_open;        /* slices whose items wait beside each other; its own may read it */
     unsigned n_lent;        /* those of them that do not count as open */
-    /* so many items may be open at most, since the worker that had them beside others has died;
-     * 0: as many as their functions say */
+    /* how many items may be open at most, after a worker has died with several open and nobody
+     * knows which was at fault (tp_slice_set_apart); 0: as many as `concurrent_inputs` allows */
     unsigned apart;
     bool is_full;           /* see tp_agent_set_full */
-    struct tp_open *open;   /* how many those are by function: an array of n_kinds; owned */
+    /* the open items counted by function (open.c): an array of n_kinds; owned */
+    struct tp_open *open;
     unsigned n_kinds;
     /* wakes the agent from a turn of its own loop; NULL: it has none. Set by its own thread */
     uv_async_t *bell;
@@ -103,8 +105,8 @@ struct tp_slice {
     tp_agent *agent;
     uv_thread_t thread; /* that claimed it */
     uint64_t started_ns;
-    /* how long its items ran, where that is much less than the slice took; 0: as long. The
-     * agent's */
+    /* how long its items ran, where that is much less than the slice took (it went to a process and
+     * back); 0: as long as the slice. The agent's */
     uint64_t ran_ns;
     bool has_more; /* when it was claimed there was work for one more worker */
     struct tp_range *range; /* the items; owned by the engine */
@@ -160,7 +162,8 @@ typedef struct tp_job_config {
     bool ordered, keep_going /* failures do not end the job */, discard /* no results wanted */;
     uint64_t window;   /* items in flight at most; 0: TP_WINDOW_MAX */
     size_t bytes; /* inputs and results that wait, before the job holds back; 0: TP_BYTES_MAX */
-    /* reading an input ahead costs nothing and has no effects: the window may be filled at once */
+    /* reading inputs ahead costs nothing and has no side effects (as of a list): the window may be
+     * filled at once */
     bool is_cheap;
     int64_t total;     /* inputs, -1 when not known */
     tp_retries retries;
@@ -191,8 +194,8 @@ typedef struct tp_job_counts {
 /* ---- the engine: what all jobs of a host share ---- */
 
 int tp_engine_open(tp_engine **out, tp_error *err);
-/* Do no items run, nor wait, that share the memory of this process? Then none will until the owner
- * pushes some. Any thread. */
+/* True when no item that shares the memory of this process runs or waits; then none will run until
+ * the owner pushes some. Any thread. */
 bool tp_engine_is_quiet(tp_engine *engine);
 void tp_engine_close(tp_engine *engine); /* accepts NULL; all jobs and agents must be gone */
 tp_trace *tp_engine_trace(tp_engine *engine);  /* the host's */
@@ -241,8 +244,8 @@ bool tp_engine_records(tp_engine *engine);
 /* Any thread, and signal handlers: was a result of any job recorded, or found where it was? */
 bool tp_engine_has_recorded(tp_engine *engine);
 
-/* What the calling thread runs; NULL: nothing. Only for a signal handler that is about to end the
- * process: it looks without the lock. */
+/* The work that the calling thread runs; NULL: none. Only for a signal handler that is about to end
+ * the process, since it reads without the lock. */
 const tp_work *tp_engine_running_here(const tp_engine *engine);
 
 /* Sums over all jobs, nested ones too. */
@@ -297,8 +300,7 @@ int tp_engine_watch_failures(tp_engine *engine, bool is_watched, tp_error *err);
  * between two calls only the first ones are kept. */
 unsigned tp_engine_take_failures(tp_engine *engine, tp_failure_view *to, unsigned max);
 
-/* Notes each job that there is as begun (TP_EVENT_OPEN), for somebody who has begun to listen. Any
- * thread. */
+/* Notes TP_EVENT_OPEN for each open job, for a tracer that has just begun to listen. Any thread. */
 void tp_engine_note_jobs(tp_engine *engine);
 
 /* With the lock held: why workers of the executor have nothing to do, and because of which job;
@@ -352,19 +354,22 @@ bool tp_job_is_cancelled(tp_job *job);
  * while it is away), or all at once? A paused job resumes. */
 void tp_job_set_reading(tp_job *job, bool reading);
 
-/* The owner, which was given no results, stops waiting for some and may not come back: the job may
+/* The owner asked for results, got none, and stops waiting: it may not come back, so the job may
  * pause. */
 void tp_job_leave(tp_job *job);
 
 /* While a job is held back no slice of it is taken; what runs goes on. */
 void tp_job_hold_back(tp_job *job, bool held_back);
 
-/* Nothing more is begun or retried; what runs goes on to its end. The owner. */
+/* Ends the job early: nothing more is begun or retried; running items go on to their end. The
+ * owner. */
 void tp_job_stop(tp_job *job);
 
-/* drops what is queued and asks what runs to stop, in this job and in all below it. Any thread */
+/* drops queued inputs and asks running items to stop, in this job and in all below it. Any
+ * thread */
 void tp_job_cancel(tp_job *job);
-/* the owner has shown that it is there: a paused job resumes for a while */
+/* the counts for the owner. Since it has shown that it is there, a paused job resumes for a
+ * while */
 void tp_job_get_counts(tp_job *job, tp_job_counts *counts);
 
 /* A counter that moves on when there is something for the owner to see: results that it can take,
@@ -421,8 +426,8 @@ tp_slice *tp_job_take_locked(tp_engine *engine, tp_executor *executor, tp_agent 
 /* With the lock held: is there something for a worker of the executor to take? */
 bool tp_job_can_take_locked(tp_engine *engine, const tp_executor *executor);
 
-/* There is no memory even for the message of an item's failure: the whole job fails for want of
- * memory. The item's slice is then finished without a result for it. Any thread. */
+/* Called when there is no memory even for the message of an item's failure: the whole job fails for
+ * want of memory. The item's slice is then finished without a result for it. Any thread. */
 void tp_job_starve(tp_job *job);
 bool tp_job_is_starved(tp_job *job);
 
@@ -434,10 +439,11 @@ void tp_job_finish(tp_slice *slice);
  * site and there is no fallback. */
 bool tp_job_leave_site(tp_job *job, uint64_t site);
 
-/* The slice's items have run, and what they have done besides their results has yet to be brought
- * to where others see it. True when the caller is to do that for the whole job, before it finishes
- * the slice: because no other slice of it is left that has not said the same, and no input is left
- * to run; or because the job is cancelled. Of two slices that end at once the later one is told. */
+/* For devices, whose kernels may have written to captured arrays that the host does not see yet.
+ * Called when the slice's items have run. True: the caller must bring home what the whole job has
+ * written before it finishes the slice, because this is the job's last slice (every other one has
+ * called this, and no input is left), or the job is cancelled. Of two slices that end at once the
+ * later one gets true. */
 bool tp_job_settle(tp_slice *slice);
 
 /* The agent's thread has died. In each of its slices the item that was running gets a failure, made
@@ -484,7 +490,7 @@ tp_slice *tp_job_take_awaited(tp_agent *agent);
 void tp_job_begin_block(tp_agent *agent, bool endless);
 void tp_job_end_block(tp_agent *agent);
 
-/* Says whether the owner is in a wait that only workers can end. */
+/* Says whether the owner is in a wait that only workers can end. The owner. */
 void tp_engine_set_waiting(tp_engine *engine, bool waiting);
 
 /* Is everything stuck: does every running item wait without an end (tp_job_begin_block), and can no
@@ -533,10 +539,10 @@ uint32_t tp_slice_apart(const tp_slice *slice);
  * then. Meanwhile another one may be started. */
 void tp_agent_set_full(tp_agent *agent, bool is_full);
 
-/* Something that is no job of the engine's was cancelled: an item in a worker process. */
+/* In a worker process: the host has cancelled its item, which is no job here. Any thread. */
 void tp_engine_note_cancel(tp_engine *engine);
 
-/* Was any job of the engine cancelled since the agent last asked? */
+/* Was any job of the engine cancelled since the agent last asked? The agent's thread. */
 bool tp_agent_sees_cancels(tp_agent *agent);
 
 /* Notes that the open item has run for so long without a wait, so that others in its worker could

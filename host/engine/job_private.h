@@ -84,7 +84,8 @@ struct tp_job {
     const void *helper;
     tp_job *next_told, *prev_told;
 
-    /* counts news; written under the lock (release), read by the owner as it spins (acquire) */
+    /* moves on with each news for the owner; written under the lock (release), read by the owner as
+     * it spins (acquire) */
     _Atomic uint32_t eventcount;
     /* written by the owner; others use them as hints, or read them under the lock */
     _Atomic bool is_held_back, is_asked;
@@ -120,7 +121,7 @@ typedef struct tp_wakes {
 
 /* ---- engine.c ---- */
 
-/* Not locked. Wakes those that `w` names. */
+/* Not locked. Wakes those that `w` names, and starts workers. */
 void tp_wakes_send(const tp_wakes *w);
 
 /* All of this section but tp_engine_tell_cancelled: locked. Puts inputs into the job's queue; takes
@@ -175,13 +176,13 @@ void tp_job_cancel_locked(tp_job *job);
  * woken without the lock: one owner at a time, since the list may change. */
 void tp_engine_tell_cancelled(tp_engine *e);
 
-/* Is each input that was pushed in exactly one place? For TP_ASSERT: builds without assertions lack
- * it. */
+/* Is each pushed input in exactly one place (queued, delayed, taken, finished)? For TP_ASSERT; not
+ * defined in builds without assertions. */
 bool tp_job_is_balanced(const tp_job *job);
 
 /* ---- failures.c ---- */
 
-/* Locked. The item of that failure has failed; who watches failures gets to know. */
+/* Locked. Keeps what the failure says for people who watch (tp_engine_watch_failures). */
 void tp_engine_keep_failure(tp_engine *e, const tp_slice *s, const tp_block *b, bool is_retried);
 
 /* ---- open.c; locked ---- */
@@ -190,13 +191,14 @@ void tp_engine_keep_failure(tp_engine *e, const tp_slice *s, const tp_block *b, 
  * that the agent has begun, one inside the other. */
 const void *tp_agent_helper_id(const tp_agent *agent);
 
-/* Of a slice whose item waits beside others: one more, one fewer is open. How many of the job's
- * function are, at the level at which the agent would take one more? */
+/* For slices of jobs with `concurrent_inputs`: count_open, uncount_open: the agent has one more,
+ * one fewer open item. count_of: how many items of the job's function it has open at the level at
+ * which it would begin one more. */
 void tp_agent_count_open(tp_agent *a, const tp_slice *s);
 void tp_agent_uncount_open(tp_agent *a, const tp_slice *s);
 unsigned tp_agent_count_of(const tp_agent *a, const tp_job *job);
 
-/* The items that wait at the level `from`, which is over, go on at that where the agent is now. */
+/* The level `from` is over: items that are open there now belong to the agent's present level. */
 void tp_agent_end_level(tp_agent *a, const void *from);
 
 /* ---- schedule.c ---- */
@@ -211,8 +213,8 @@ unsigned tp_job_takers(const tp_job *job);
 /* Why nothing of the job's queue can be taken; NONE: something can be, or it is empty. */
 tp_reason tp_job_queue_reason(const tp_job *job, uint64_t now);
 
-/* The owner is here; is away with results. `resume` wakes those who could run the job's items and
- * were not given any while it was paused. */
+/* come_back: the owner is here. go_away: it has been given results and may not come back. resume:
+ * wakes agents that could run the job's items, which it did not give out while it was paused. */
 void tp_job_come_back(tp_job *job, tp_wakes *w);
 void tp_job_go_away(tp_job *job);
 void tp_job_resume(tp_job *job, tp_wakes *w);

@@ -1,8 +1,9 @@
 /* open.c: items that an agent has open at once, which wait beside each other
  * (tp_terms.concurrent): how many there are, and at which level.
  *
- * A level is what the agent was running when it began them: nothing, or an item that waits and
- * helps. There it takes turns, and takes what they wait for. */
+ * A level is what the agent was running when it began them: nothing, or an item that waits for
+ * nested jobs and runs other items meanwhile. At that level it takes turns of its loop and takes
+ * the items that its open items wait for. */
 #include "engine/job_private.h"
 
 #include <stdlib.h>
@@ -49,7 +50,9 @@ void tp_agent_count_open(tp_agent *a, const tp_slice *s)
     if (!o) {
         o = realloc(a->open, (a->n_kinds + 1) * sizeof *o);
         if (!o)
-            return; /* uncounted: there may be one more than there should */
+            /* no memory: the item is not counted, so one more than `concurrent_inputs` may be
+             * open */
+            return;
         a->open = o;
         o += a->n_kinds++;
         o->n = 0;

@@ -3,8 +3,8 @@
 
 #include <string.h>
 
-/* Half of a key is changed by one of these before parts of another kind are derived from it, so
- * that an item's numbers and the keys of its maps are unrelated. */
+/* Before keys of another kind are derived from a key, half of it is XORed with one of these, so
+ * that an item's random numbers and the keys of its maps are unrelated. */
 #define SOURCE UINT64_C(0x243f6a8885a308d3) /* digits of pi, as the others */
 #define BY_HAND UINT64_C(0x452821e638d01377)
 #define STRAY UINT64_C(0x13198a2e03707344)
@@ -47,8 +47,8 @@ tp_key tp_key_by_hand(double seed, double i)
 static void seed_luajit(uint64_t state[4], double seed)
 {
     static const int unused[] = {
-        1, 6, 9, 17
-    }; /* lowest bits of each register, of which one at least must be set above */
+        1, 6, 9, 17 /* the lowest bits of each register do not count; one above must be set */
+    };
     static const int q[] = { 31, 19, 24, 21 }, s[] = { 18, 28, 7, 8 };
     for (int i = 0; i < 4; i++) {
         double product = seed * 3.14159265358979323846;

@@ -21,15 +21,16 @@ typedef struct tp_key {
     uint64_t half[2];
 } tp_key;
 
-/* Who starts maps and calls: a script, a task, an item. */
+/* Whoever starts maps and calls (a script, a task, an item), with the key from which theirs are
+ * derived. Belongs to the thread that runs it. */
 typedef struct tp_source {
     tp_key key;
     uint64_t started; /* maps, calls and tasks so far */
-    uint64_t stray;   /* those among them that start in no certain order, counted apart */
+    uint64_t stray;   /* those that start in no fixed order (in callbacks), counted apart */
 } tp_source;
 
-/* What the items of a slice draw from. The agent's. lua/tidepool/engine/random.lua has the same
- * struct: it draws, and sets `state` and `at`. */
+/* The random numbers of a slice's items. The agent's own. lua/tidepool/engine/random.lua has the
+ * same struct: it draws, and sets `state` and `at`. */
 typedef struct tp_draws {
     tp_key map;         /* of the job */
     double first;       /* index of the block's first item */

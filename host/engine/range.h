@@ -16,13 +16,14 @@
 /* Inputs of one block that wait to be taken, or that one slice has taken. */
 typedef struct tp_range {
     tp_pairing node;       /* in a heap of ranges; the first member, so that a node is its range */
-    struct tp_range *next; /* in a list of the user's */
+    struct tp_range *next; /* in a list of whoever has taken it out of the heap */
     tp_block *block;
     uint32_t offset, count;
     uint32_t attempt; /* from 1 */
     uint32_t crashes; /* attempts before this one that ended with their worker's process */
-    uint32_t most; /* a slice has so many of them at most, since a larger batch was torn; 0: as it
-                      likes */
+    /* a slice takes at most this many of them, since a larger batch with them failed or killed its
+     * worker; 0: no such limit */
+    uint32_t most;
 } tp_range;
 
 /* The index of its first input in the job, from 0. */

@@ -1,5 +1,5 @@
-/* schedule.c: who takes what: which job is served next, how many items a slice takes, permits, when
- * a job pauses; and the sink of slices. */
+/* schedule.c: which job is served next, how many items a slice takes, permits, when a job pauses;
+ * and the sink of slices (tp_sink). */
 #include "engine/job_private.h"
 
 #include <math.h>
@@ -7,15 +7,15 @@
 
 /* ---- how much there is to do ---- */
 
-/* What a slice of the job should take. */
+/* How long a slice of the job should run, in nanoseconds. */
 static double slice_ns_of(const tp_job *job)
 {
     const tp_executor_type *type = job->executor->type;
     return (double)(type->slice_ns ? type->slice_ns : TP_SLICE_NS);
 }
 
-/* Work below this is not worth one more worker: the more a slice costs beside its items, the more
- * work that is. */
+/* Work that takes less than this, in nanoseconds, is not worth one more worker. Executors whose
+ * slices have higher fixed costs have longer slices, and so a higher bound. */
 static double small_ns_of(const tp_job *job)
 {
     return slice_ns_of(job) * TP_SMALL_NS / TP_SLICE_NS;
@@ -91,7 +91,7 @@ static void free_permit(tp_engine *e, tp_func *f, tp_wakes *w)
     }
 }
 
-/* Locked. */
+/* Locked. Puts the slice at the end of the line for permits of f. */
 static void enter_line(tp_slice *s, tp_func *f)
 {
     tp_slice **end = &f->resuming;
@@ -226,9 +226,10 @@ static void sink_take_permit(tp_work *w)
         s->job->engine->permits.take(s->job->engine->permits.user, s->job->func);
 }
 
-/* Locked. Do so many of the job's values wait for the reader that this item should wait before it
- * gives more? The item that the owner reads from counts only its own values. Other items wait until
- * that one is over, unless it is not running: it may need the worker of one of them. */
+/* Locked. For jobs that stream: must the slice's item, number `index`, wait before it gives more
+ * values, since a window of them waits for the reader? For the item that the owner reads now only
+ * its own values count. Others then wait until that one is over; but not while it is queued or
+ * waits for a retry, since it may need the worker of one of them. */
 static bool has_enough(const tp_job *job, const tp_slice *s, uint64_t index)
 {
     if (job->n_parts < job->window)
@@ -272,7 +273,7 @@ void tp_slice_wait_for(tp_agent *a, tp_job *job)
 {
     const tp_slice *s = tp_slice_of(a->worker.current);
     bool is_item = s && s->job->terms.concurrent;
-    /* in a worker process such an item is of no slice, and was begun outside of any */
+    /* in a worker process an item with `concurrent_inputs` has no slice */
     bool is_far = !s && a->worker.current && a->worker.current->terms->concurrent;
     uv_mutex_lock(&job->engine->lock);
     job->helper = is_item ? s->level : is_far ? a : tp_agent_helper_id(a);
@@ -447,7 +448,7 @@ tp_reason tp_job_queue_reason(const tp_job *job, uint64_t now)
                                   : TP_REASON_NONE;
 }
 
-/* Locked. May the agent begin one more item of the job, beside those that it has open? */
+/* Locked. May the agent begin one more item of the job, beside its open items? */
 static bool has_place(const tp_agent *agent, const tp_job *job)
 {
     unsigned n = agent->n_open, apart = job->terms.concurrent ? job->queue->most : 0;
@@ -473,8 +474,8 @@ static tp_job *pick(tp_engine *e, const tp_executor *ex, uint64_t sites, uint64_
         if (!has_permit(f) || (best && f->running >= best->func->running))
             continue;
         tp_job *candidate = NULL;
-        /* only jobs that can be taken from count: there may be any number of others, such as those
-         * of loops that were left */
+        /* at most 64 jobs that can be taken from are compared; the others, of which there may be
+         * any number (left by their readers, say), do not count */
         int looked = 0;
         for (tp_job *j = f->ready_first; j && looked < 64; j = j->next_ready) {
             if (j->executor != ex || (j->sites && !(j->sites & sites)) || !can_take(j, now) ||
@@ -585,7 +586,7 @@ static uint32_t slice_count(const tp_job *job, const tp_range *r, const tp_agent
     /* equal parts: a small rest would not be worth the cost of a launch */
     if (tp_agent_site(agent) >= 0)
         wanted = ceil(r->count / fmax(round(r->count / wanted), 1));
-    /* nor would it be worth a turn of its own */
+    /* a small rest is not worth a slice of its own either */
     if (wanted >= 0.75 * r->count)
         return r->count;
     uint32_t n = (uint32_t)wanted, grain = type->slice_grain;
@@ -678,8 +679,8 @@ static bool has_more(const tp_engine *e, const tp_job *job)
 
 /* ---- taking ---- */
 
-/* Memory for one more slice of the agent, mostly that of an earlier one. Never NULL for an agent
- * without a slice. */
+/* Memory for one more slice of the agent, if possible that of an earlier one. Never NULL for an
+ * agent that has no slice. */
 static tp_slice *new_slice(tp_agent *agent)
 {
     tp_slice *s = agent->spare;
@@ -706,14 +707,15 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     tp_range *r = job->queue;
     uint32_t n = slice_count(job, r, agent);
     if (n < r->count) {
-        /* Without memory to split the range, the slice takes all of it: coarser, but right. */
+        /* Without memory to split the range, the slice takes all of it. */
         tp_range *part = malloc(sizeof *part);
         if (part) {
             *part = *r;
             part->count = n;
             r->offset += n;
             r->count -= n;
-            r->node.key = tp_range_first(r); /* it still comes before all others */
+            /* the key has grown, but the range stays the root: all others are behind it */
+            r->node.key = tp_range_first(r);
             job->queued -= n;
             job->func->queued -= n;
             r = part;
@@ -727,7 +729,8 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     job->func->running++;
     job->func->active += r->count;
     if (job->queued == 0 && !job->ended && !job->drained) {
-        job->drained = true; /* the owner could read further ahead */
+        /* nothing is left to take, so tp_job_room lets the owner read further ahead */
+        job->drained = true;
         atomic_fetch_add_explicit(&job->eventcount, 1, memory_order_release);
     }
     s->is_outermost = !agent->worker.current;

@@ -94,7 +94,8 @@ static uint64_t hash_of(const char *key, size_t len)
     return h ^ h >> 29;
 }
 
-/* Locked. The place of the pointer to the entry, or the place where it belongs. */
+/* Locked. The link that points to the key's entry; where there is none, the link at which a new
+ * entry belongs. */
 static entry **find(const dict *d, uint64_t hash, const char *key, size_t len)
 {
     entry **at = &d->slots[hash & (d->n_slots - 1)];
@@ -329,7 +330,7 @@ static bool make_room(queue *q)
     return true;
 }
 
-/* Locked. */
+/* Locked. Wakes all threads that wait for a change of the queue. */
 static void tell(queue *q)
 {
     if (q->waiting)

@@ -14,7 +14,7 @@
 #include "engine/func.h"
 #include "engine/job.h"
 
-/* A value; `packed` is owned. */
+/* A value of a store: a number, or a message. Owned by whoever has the struct. */
 typedef struct tp_stored {
     tp_image *packed; /* NULL: the number */
     double number;
@@ -23,7 +23,8 @@ typedef struct tp_stored {
 
 extern const tp_ref_type tp_dict_type, tp_store_queue_type;
 
-/* A dictionary or a queue: `ref.type` says which. Any thread. */
+/* A dictionary or a queue, or a stand-in for one: `ref.type` says which. All functions here but
+ * tp_store_await: any thread. */
 typedef struct tp_store tp_store;
 
 enum { TP_VERSION_ANY = UINT64_MAX };
@@ -52,8 +53,9 @@ typedef enum tp_moved {
     TP_MOVED,
     TP_NOT_YET, /* there is no room, or no value */
     TP_CLOSED,
-    TP_STUCK,   /* nor will there be: all that could change that waits, too */
-    TP_UNWANTED /* whoever waited for it is not wanted any more */
+    /* there never will be: everything that could change that waits, too (tp_engine_is_stuck) */
+    TP_STUCK,
+    TP_UNWANTED /* the item that waits has been cancelled */
 } tp_moved;
 
 /* An entry of a list. */
@@ -86,7 +88,7 @@ typedef struct tp_store_op {
 /* Frees what the operation owns. */
 void tp_store_op_clear(tp_store_op *op);
 
-/* Could these bytes be a key? */
+/* Are these bytes a key as described at tp_store_op.key? */
 bool tp_store_is_key(const char *key, size_t len);
 
 /* Whoever keeps the stores that stand-ins are for. It outlives them. */
@@ -114,8 +116,8 @@ uint32_t tp_store_id(const tp_store *s);
  * when out of memory, or for ADD when the value is no number (TP_EUSAGE). */
 int tp_store_perform(tp_store *s, const tp_store_keeper *keeper, tp_store_op *op, tp_error *err);
 
-/* Puts a value that was taken back as the first one, in any case but want of memory. A queue that
- * is kept here. */
+/* Puts a value that was taken out back at the front, even where the queue is full or closed; it is
+ * lost when there is no memory. The queue must be kept here. */
 void tp_store_put_back(tp_store *queue, tp_stored *value);
 
 /* Inside the agent's item (or outside of any): waits until there may be room (`for_room`) or a

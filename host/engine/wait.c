@@ -28,7 +28,7 @@ tp_job *tp_job_collect(tp_engine *e, tp_waiter *w)
     uv_mutex_lock(&e->lock);
     tp_job *job = w->news_first;
     if (job) {
-        /* since it was told, it may have looked and asked for what comes next */
+        /* the owner may have looked since it was told, and have asked for the next news */
         bool is_awaited = job->is_awaited;
         tp_job_untell(job);
         job->is_awaited = is_awaited;
@@ -80,7 +80,8 @@ static bool has_any(tp_engine *e, tp_agent *a, tp_job *const *jobs, const uint32
            tp_agent_can_take(e, a, now);
 }
 
-/* Locked, but not throughout. Sleeps until a time (0: none), or until the agent is woken. */
+/* Locked; releases the lock while it sleeps. Sleeps until a time (uv_hrtime; 0: no time), or until
+ * the agent is woken. */
 static void sleep_until(tp_agent *a, uint64_t now, uint64_t until,
                         void (*wait)(tp_agent *agent, uint64_t until_ns))
 {

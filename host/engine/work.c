@@ -1,4 +1,4 @@
-/* work.c: how results gather in a tp_work, on their way to its sink. See work.h. */
+/* work.c: collects results in a tp_work before its sink gets them. See work.h. */
 #include "engine/work.h"
 
 #include "base/invariant.h"

@@ -57,17 +57,20 @@ typedef struct tp_terms {
     tp_returns returns;
     tp_key draws;     /* the key from which the items draw their random numbers */
     bool has_leases;  /* leases given for this function are used by default: */
-    uint64_t leases;  /* these, as bits whose meaning their giver knows (core_device.c) */
+    uint64_t leases;  /* these, as bits (core_device.c, which gives leases, says what they mean) */
     bool is_limited;     /* the function has a limit, so items that wait release their permits */
     unsigned depth;      /* how many maps are around this one */
-    /* what users count before the first item: its items are a part of those of a job elsewhere, */
+    /* of a part of a job that another machine has sent here (a chunk): the index of its first item
+     * in that job */
     uint64_t base;
-    uint64_t part[2]; /* and what that part is called there */
-    /* bytes that a worker may use for it; 0: no limit. Enforced as timeout_ns is */
+    uint64_t part[2]; /* the chunk's number, and how often it was sent, for tp_far_permits */
+    /* bytes that a worker may use for it; 0: no limit. Enforced by executors with
+     * TP_BOUNDS_MEMORY */
     uint64_t memory;
-    /* a worker is replaced after so many items; 0: never. Enforced as timeout_ns is */
+    /* a worker is replaced after so many items; 0: never. Enforced by executors with worker
+     * processes */
     uint64_t recycle;
-    /* how long an item may run; 0: for ever. Enforced by executors that can end an item */
+    /* how long an item may run; 0: for ever. Enforced by executors with TP_CAN_KILL */
     uint64_t timeout_ns;
 } tp_terms;
 
@@ -77,8 +80,8 @@ typedef struct tp_sink {
     /* Takes the results of b->n items from the index b->first on. They come in order. */
     void (*append)(tp_work *w, tp_block *b);
 
-    /* There is no memory even for the message of the item's failure: the whole job fails for want
-     * of memory. */
+    /* Called when there is no memory even for the message of the item's failure: the whole job
+     * fails for want of memory. */
     void (*starve)(tp_work *w);
 
     /* Is the work not wanted any more, because its job or one that it is nested in was
@@ -137,10 +140,10 @@ struct tp_work {
      * is, or which has begun the map that this is of; 0: none */
     uint32_t place;
     tp_work *outer;   /* what the worker was running when it began this; NULL: nothing */
-    /* its items were told that their job is cancelled, or have opened jobs, which are cancelled
-     * with it. The worker's */
+    /* its items may know of a cancellation of their job: they were told, or have opened jobs, which
+     * are cancelled with it. The worker's own */
     bool may_know_cancel;
-    bool has_kept;    /* its items have spawned calls that must be over before the work is */
+    bool has_kept;    /* its items have spawned calls, for which the work's end must wait */
     /* its worker has died in a batch: the items without results go back, to be run in halves */
     bool is_torn;
     tp_lines lines;   /* its memory is reused by the next work here */
@@ -209,7 +212,7 @@ static inline void tp_work_note(const tp_work *w, tp_event_kind kind, uint32_t o
                   count);
 }
 
-/* For where an item waits: is its job cancelled? It is told so. */
+/* Asked where an item waits: is its job cancelled? Notes that the item has been told. */
 static inline bool tp_work_tell_cancelled(tp_work *w)
 {
     bool is = w->sink->is_cancelled(w);
@@ -217,7 +220,7 @@ static inline bool tp_work_tell_cancelled(tp_work *w)
     return is;
 }
 
-/* Shows which place the worker's current work belongs to. */
+/* Writes the place of the worker's current work where the host's process sees it (`shown`). */
 static inline void tp_worker_show(const tp_worker *worker)
 {
     if (worker->shown)
@@ -247,7 +250,8 @@ void tp_work_open(tp_work *w, tp_worker *worker, const tp_sink *sink, const tp_t
  * before. */
 void tp_work_close(tp_work *w);
 
-/* Work of an item that waits: the worker runs what it ran before. Or it goes on with it. */
+/* For the work of an item that waits as a coroutine. leave: the worker goes back to what it ran
+ * before. enter: it goes on with this work. */
 void tp_work_leave(tp_work *w);
 void tp_work_enter(tp_work *w);
 
@@ -268,7 +272,7 @@ void tp_work_close_numbers(tp_work *w, uint32_t until);
  * the item stays unfinished. */
 void tp_work_fail(tp_work *w, tp_block *failure);
 
-/* The input failed before it could be sent: that failure is its result. */
+/* The work's input is a failure itself (it could not be sent): that becomes its result. */
 void tp_work_pass_failure(tp_work *w);
 
 /* The worker has died in a batch, or was ended, and nobody knows which item was the culprit: so
@@ -276,8 +280,8 @@ void tp_work_pass_failure(tp_work *w);
  * is only one, or the batch may not be split. */
 bool tp_work_tear(tp_work *w, uint32_t end);
 
-/* The worker has died within the work: what has a result keeps it, and the item that ran becomes
- * the next one. False when all items were over. */
+/* The worker has died within the work: finished items keep their results, and the item that ran
+ * becomes the next one, `at`. False when all items were over. */
 bool tp_work_recover(tp_work *w);
 
 #endif
