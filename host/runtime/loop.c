@@ -26,7 +26,7 @@ static void wake_loop(tp_waiter *w)
 
 static void on_bell(uv_async_t *handle)
 {
-    (void)handle; /* all it has to do is make uv_run return */
+    (void)handle; /* its only purpose is to make uv_run return */
 }
 
 /* A timer that is already due when uv_run begins does not keep UV_RUN_ONCE from waiting for
@@ -170,7 +170,7 @@ bool tp_host_is_alive(const tp_host *host)
     return uv_loop_alive(&host->loop) != 0;
 }
 
-/* What the owner does for workers: see tp_executor_type. */
+/* The owner acts for the executor's workers: see tp_executor_type. */
 static void begin_assist(tp_executor *ex, bool waits)
 {
     if (ex && ex->type->begin_assist)
@@ -189,7 +189,7 @@ static void end_assist(tp_executor *ex, bool comes_back)
         ex->type->end_assist(ex, comes_back);
 }
 
-/* The executor whose workers the owner can help; NULL: none. */
+/* The executor for whose workers the owner can act; NULL: there is none. */
 static tp_executor *assisted(const tp_host *host)
 {
     tp_executor *const *ex = host->executors;
@@ -232,8 +232,9 @@ void tp_host_turn(tp_host *host, uint64_t deadline_ns, bool spins)
 
 void tp_host_wait(tp_host *host, tp_job *job, uint32_t seen, uint64_t deadline_ns)
 {
-    /* The answer of a short call comes within microseconds, that of a small launch on a device
-     * within fifty. The loop below yields the processor, in case the worker needs it. */
+    /* A short call's result comes within microseconds, that of a small launch on a device within
+     * fifty. So this spins before it sleeps, and yields the processor meanwhile, in case the worker
+     * needs it. */
     tp_executor *ex = tp_job_executor(job);
     uint64_t until = uv_hrtime() + SPIN_NS;
     begin_assist(ex, true);

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { KEPT_BYTES = 256 << 20 /* some thousand programs of PoCL's */ };
+enum { KEPT_BYTES = 256 << 20 /* room for some thousand programs of PoCL's (OpenCL on the CPU) */ };
 
 /* A page that the kernel clears in a forked child. pthread_atfork would need a static, and getpid
  * would cost a system call per map. */
@@ -160,7 +160,8 @@ int tp_host_check_owner(const tp_host *host, tp_error *err)
 const tp_cl *tp_host_opencl(tp_host *host, tp_error *err)
 {
     uv_mutex_lock(&host->cl_lock);
-    /* tried again, since memory or threads may have been short, or a driver may be there now */
+    /* every call tries again: memory or threads may have been short, or a driver may have been
+     * installed */
     if (!host->cl) {
         sigset_t before;
         tp_sigmask_block(&before); /* because drivers make threads */
@@ -175,8 +176,8 @@ const tp_cl *tp_host_opencl(tp_host *host, tp_error *err)
     return cl;
 }
 
-/* In a worker process, the executor that stands in for `found`: whatever runs Lua is run by the
- * worker itself. */
+/* In a worker process, the executor that stands in for `found`: the worker itself (inline) for all
+ * that run Lua. */
 static tp_executor *as_here(tp_host *host, tp_executor *found)
 {
     const unsigned own = TP_RUNS_LUA | TP_ISOLATED;

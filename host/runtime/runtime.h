@@ -29,18 +29,19 @@ typedef struct tp_listener {
     int step, due;
 } tp_listener;
 
-/* Who wants to know what the host's Lua states run (program/profile.h). */
+/* Callbacks for a sampling profiler of the host's Lua states (program/profile.h). */
 typedef struct tp_sampler {
-    /* A worker's state was opened; it is about to be closed. Both on its thread: that of a thread
-     * which C code has ended does not leave. */
+    /* enter: a worker's state was opened. leave: it is about to be closed; not called for a state
+     * whose thread C code has ended. Both on the worker's thread. */
     void (*enter)(struct lua_State *L, const tp_worker *worker);
     void (*leave)(struct lua_State *L);
-    /* What a worker process has sampled, or something else that it has sent. Any thread. */
+    /* Takes what a worker process has sampled, `len` bytes. Users' code there may have sent them,
+     * so they are hostile. Any thread. */
     void (*take)(const char *samples, size_t len);
 } tp_sampler;
 
-/* Made by tp_host_open, freed by tp_host_close; belongs to the thread that opened it but for what
- * is said below. */
+/* Made by tp_host_open, freed by tp_host_close. Fields belong to the owner's thread unless a group
+ * below says otherwise. */
 struct tp_host {
     /* Set by tp_host_open, read-only afterwards. */
     tp_config config;
@@ -49,16 +50,19 @@ struct tp_host {
         *executors[TP_EXECUTORS_MAX + 1]; /* in the order of tp_executor_types; NULL-terminated */
     tp_array_pool *arrays;
     const struct tp_store_keeper *stores; /* who keeps Dicts and Queues; NULL: this host does */
-    const tp_far_permits *permits; /* who else counts them; NULL: nobody does */
+    /* who hands out permits of functions that other machines run, too; NULL: only this host does */
+    const tp_far_permits *permits;
     /* copies of config's, or NULL */
     char *opencl, *cache_dir, *state_dir, *worker, *trace, *report, *engine_url, *token;
     /* the folder of compiled programs; without a folder none are kept */
     tp_program_store program_store;
     tp_bundle bundle; /* modules of the script's, for workers on other machines */
-    /* Set before anything runs. In a worker of a cluster: a file with such modules, which its
-     * processes look for there first, and where that is, in words; else empty. */
+    /* Set before anything runs. In a cluster's worker: the path of a file with such modules, in
+     * which its processes look for modules first, and words for the place where they run ("on
+     * worker ..."), for messages; else both are empty. */
     char modules[100], place[100];
-    uint8_t session[16]; /* of a coordinator, by chance: nobody can guess it */
+    /* random bytes that name this host as a coordinator; nobody can guess them */
+    uint8_t session[16];
     /* Hooks of the program, or NULL: called before and after OpenCL is opened, on the thread that
      * opens it. */
     void (*before_opencl)(void);
@@ -68,8 +72,8 @@ struct tp_host {
     void *noting;
     /* set by the program before the first worker is opened; NULL: nobody samples */
     const tp_sampler *sampler;
-    /* that of the thread which opened the host; commands that items run begin with it, since
-     * workers block more */
+    /* the signal mask of the thread that opened the host: commands that items run get it, since
+     * worker threads block more */
     sigset_t sigmask;
     uv_mutex_t print_lock;                        /* held around config.write */
     /* Opens the Lua side in a worker's state (lua/core.c); raises. Called by vm.c, which must not
@@ -89,7 +93,7 @@ struct tp_host {
     struct tp_attachment *attachment; /* to config.loop */
     /* keeps config.loop alive while it is referenced; NULL without such a loop */
     uv_handle_t *attached;
-    /* a loop of the embedder's drives the host, and must be told when there is something new */
+    /* a loop of the embedder's drives the host, and must be woken when there is something to do */
     bool is_driven;
     bool is_stepping;                 /* inside tp_host_step */
     uv_loop_t loop;
@@ -130,8 +134,9 @@ void tp_runtime_close(tp_host *host);
 int tp_loop_open(tp_host *host, tp_error *err);
 void tp_loop_close(tp_host *host);
 
-/* The parts of a host's loop, and of an agent's own (own_loop.h). A loop, with a bell that makes it
- * return, and a timer; neither keeps it alive. TP_ESYS when it cannot be had. */
+/* For a host's loop and an agent's own (own_loop.h): opens a loop, with an async handle (the bell)
+ * that makes uv_run return, and a timer; neither keeps it alive. -1 with TP_ESYS when that
+ * fails. */
 int tp_loop_init(uv_loop_t *loop, uv_async_t *bell, uv_timer_t *timer, tp_error *err);
 
 /* Closes all handles that are on the loop, and the loop. */
@@ -145,7 +150,7 @@ void tp_loop_run(uv_loop_t *loop, uv_async_t *bell, uv_timer_t *timer, uv_run_mo
 /* A listener for the state L; NULL out of memory. Owner. */
 tp_listener *tp_host_listen(tp_host *host, struct lua_State *L);
 
-/* Its state is gone. Accepts NULL. Owner. */
+/* The listener's state is closed. Accepts NULL. Owner. */
 void tp_host_unlisten(tp_listener *l);
 
 /* The calling thread is the owner from now on. */
@@ -173,8 +178,8 @@ const tp_cl *tp_host_opencl(tp_host *host, tp_error *err);
  * (uv_hrtime; UINT64_MAX: for ever). Runs the loop meanwhile. Owner. */
 void tp_host_wait(tp_host *host, tp_job *job, uint32_t seen, uint64_t deadline_ns);
 
-/* The owner has pushed inputs, and goes on with something else: begins what it would begin while it
- * waits, and nobody was woken for (tp_executor.defers). Owner. */
+/* Called when the owner has pushed inputs of the job and does not wait for it yet: begins those for
+ * which no worker was woken (tp_executor.defers). Owner. */
 void tp_host_assist(tp_job *job);
 
 /* One turn of the loop: waits until a waiter was woken since the last turn, or something else
