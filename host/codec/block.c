@@ -8,7 +8,8 @@
 #include <string.h>
 #include <uv.h>
 
-enum { MEMORY_TRIES = 5 }; /* with a millisecond in between */
+/* how often memory for a failure is asked for, with a millisecond in between */
+enum { MEMORY_TRIES = 5 };
 
 /* Bytes that a column takes, rounded up so that the next one is aligned; columns of doubles have no
  * gaps. */

@@ -33,8 +33,8 @@ typedef enum tp_scalar_kind {
     TP_SCALAR_NIL, TP_SCALAR_FALSE, TP_SCALAR_TRUE, TP_SCALAR_NUMBER, TP_SCALAR_STRING,
     /* a long string in the owner's Lua state, pinned there while the block lives */
     TP_SCALAR_PINNED,
-    /* the same in memory that the block owns and another process can write to, so that it may
-     * change while it is read: who makes a Lua string of it makes another one of that, or the
+    /* the same in memory that the block owns and another process can still write to. Its bytes may
+     * change while they are read, so a Lua string must be made from a private copy: else the
      * string's hash might not be that of its bytes */
     TP_SCALAR_SHARED
 } tp_scalar_kind;
@@ -98,10 +98,12 @@ typedef struct tp_block {
     void *column[TP_COLUMNS_MAX]; /* COLUMNS: elements of the type below */
     uint8_t type[TP_COLUMNS_MAX]; /* tp_type or TP_MIXED */
     tp_text text;                 /* of mixed columns */
-    /* FAILURE: the message of the item's arguments; empty: not known, as for an item that could not
-     * be made */
+    /* FAILURE: the item's arguments as a message; empty: not known, as when the input could not be
+     * made */
     tp_buf input;
-    size_t held;     /* bytes of memory elsewhere that can only be used again without the block */
+    /* bytes of memory outside the block that stay in use until it is freed (held strings,
+     * wire/held.h) */
+    size_t held;
     tp_tag *tags;    /* inputs of jobs whose results are recorded: one per item; else NULL */
 } tp_block;
 
@@ -126,9 +128,8 @@ enum { TP_COLUMN_DOUBLES = 'd', TP_COLUMN_SCALARS = 'm' };
 enum { TP_GROUP = 1024, TP_LANES = 16 };
 _Static_assert(TP_GROUP % TP_LANES == 0 && (TP_LANES & (TP_LANES - 1)) == 0, "all lanes are alike");
 
-enum {
-    TP_BLOCK_BYTES_MAX = 1 << 20
-}; /* a block is closed when its messages are longer than this */
+/* no item is added to a block whose messages have more bytes than this */
+enum { TP_BLOCK_BYTES_MAX = 1 << 20 };
 
 /* A block with room for `capacity` items in columns of these types (NULL: doubles), and for `text`
  * bytes of strings; NULL when out of memory. The elements are not initialised. */
@@ -193,7 +194,7 @@ static inline const uint8_t *tp_block_message(const tp_block *b, uint32_t k, siz
  * was. */
 int tp_block_encode_item(const tp_block *b, uint32_t k, tp_buf *out);
 
-/* The memory that the block holds, in bytes, roughly. */
+/* Roughly how many bytes of memory the block keeps in use. */
 size_t tp_block_size(const tp_block *b);
 
 void tp_block_free(tp_block *b);       /* accepts NULL */

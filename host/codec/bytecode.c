@@ -115,7 +115,7 @@ static uint8_t *copy(uint8_t *to, const uint8_t *from, size_t n)
     return to + n;
 }
 
-/* A table constructor, after its tag: its pairs, sorted by their bytes. */
+/* Writes a table constructor whose tag was read: its pairs, sorted by their bytes. */
 static uint8_t *write_table(struct bytecode *in, uint8_t *to, struct bytecode_pair *sorting)
 {
     const uint8_t *begin = in->p;
@@ -167,8 +167,8 @@ static uint8_t *write_code(const uint8_t *code, uint32_t n, const struct bytecod
     return at;
 }
 
-/* One function, after its length. Where the outermost function gets its upvalues from is left out:
- * that depends on what is around it. */
+/* Writes one function whose length was read. Where the outermost function gets its upvalues from is
+ * left out, since that depends on the code around it. */
 static uint8_t *write_proto(struct bytecode *in, bool stripped, bool is_outermost,
                             const struct bytecode_patches *patches, uint8_t *to,
                             struct bytecode_pair *sorting)
@@ -195,13 +195,14 @@ static uint8_t *write_proto(struct bytecode *in, bool stripped, bool is_outermos
         to = write_constant(in, to, sorting);
     const uint8_t *numbers = in->p;
     for (uint32_t i = 0; i < nnumbers && !in->is_broken; i++) {
-        /* 33 bits, of which the lowest says whether there is another half */
+        /* LuaJIT's uleb128_33: the lowest bit says whether the high half of a double follows */
         bool is_double = in->p < in->end && *in->p & 1;
         bc_number(in);
         if (is_double)
             bc_number(in);
     }
-    return copy(to, numbers, (size_t)(in->p - numbers)); /* what follows is debug information */
+    /* debug information follows, which does not count */
+    return copy(to, numbers, (size_t)(in->p - numbers));
 }
 
 size_t tp_bytecode_write_identity(const char *text, size_t len,

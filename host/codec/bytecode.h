@@ -10,7 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* In a dump, a string constant begins with this plus its length, in one byte when that is small. */
+/* In a dump, a string constant begins with this plus its length, as ULEB128 (one byte when it is
+ * small): LuaJIT's BCDUMP_KGC_STR. */
 enum { TP_BYTECODE_STRING = 5 };
 
 /* A position in a dump. */
@@ -35,8 +36,8 @@ bool tp_bytecode_next(struct bytecode *b, bool stripped, struct proto *pt);
 /* Reads one constant; returns its text when it is a string. */
 const uint8_t *tp_bytecode_constant(struct bytecode *b, size_t *len);
 
-/* The numbers of instructions that LuaJIT rewrites while a function runs (a loop that turned out
- * not to be one over pairs). */
+/* Opcodes of instructions that LuaJIT rewrites while a function runs, from ISNEXT to JMP and from
+ * ITERN to ITERC: when a loop turns out not to be one over pairs. */
 struct bytecode_patches {
     uint8_t isnext, jmp, itern, iterc;
 };

@@ -17,8 +17,8 @@
 typedef struct entry {
     const void *table;
     uint64_t hash;     /* of its contents; 0: it always travels by value */
-    uint32_t good;     /* the number of the last message for which it was found unchanged */
-    uint32_t visited;  /* the number of the last walk that reached it */
+    uint32_t good;     /* the last message (tp_captured.message) for which it was found unchanged */
+    uint32_t visited;  /* the last walk (tp_captured.walk) that reached it */
     bool is_first;     /* it was met outside other captured tables */
     bool is_plain;
     uint64_t memory;   /* of a plain table: its tp_layout_hash */
@@ -370,8 +370,9 @@ static bool is_plain_here(lua_State *L, const tp_captured *c, uint32_t first, in
     return true;
 }
 
-/* Tables are numbered in the order in which they are met. So a table that was met outside others is
- * followed by the tables that can be reached from it. */
+/* Marks the plain tables. Tables are numbered in the order in which they are met, so a table that
+ * was met outside others (is_first) is followed by the tables that can be reached from it, and
+ * these are checked together. */
 uint32_t tp_captured_watch(lua_State *L, tp_captured *c, const tp_layout *layout)
 {
     luaL_checkstack(L, 8, "captured tables");

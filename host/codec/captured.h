@@ -45,20 +45,20 @@ void tp_captured_start(tp_captured *c);
 /* The number of a table (its lua_topointer); 0 if it is not captured. */
 uint32_t tp_captured_find(const tp_captured *c, const void *table);
 
-/* Is the table of that number, with all captured tables that can be reached from it, what it was at
- * tp_captured_seal? Takes some 20 ns a field the first time in a message, and nothing after that.
- * Needs six slots of the stack. */
+/* Does the table of that number, with all captured tables that can be reached from it, have the
+ * contents that it had at tp_captured_seal? Takes some 20 ns a field the first time in a message,
+ * and nothing after that. Needs six slots of the stack. */
 bool tp_captured_is_unchanged(struct lua_State *L, tp_captured *c, uint32_t number);
 
 /* ---- plain tables: they contain nothing but numbers, strings, booleans and plain tables ----
  *
- * At each call it is asked whether a function's image would be the same. Plain tables need not be
- * encoded for that: their memory is compared (snapshot.h). */
+ * Each map and call checks whether its function's image would still be the same. Plain tables need
+ * not be encoded for that: the hash of their memory is compared (snapshot.h). */
 
 struct tp_layout;
 
-/* Finds the plain tables and hashes their memory; keeps the strings in them alive. Gives how many
- * there are. Raises on out of memory. */
+/* Finds the plain tables, hashes their memory, and keeps the strings in them alive. Returns how
+ * many plain tables there are. Raises on out of memory. */
 uint32_t tp_captured_watch(struct lua_State *L, tp_captured *c, const struct tp_layout *layout);
 
 /* Are all plain tables what they were at tp_captured_watch? */

@@ -12,8 +12,10 @@
 
 /* references in the registry that are made when the codec is opened, with some to spare */
 enum { REFERENCES = 40 };
-enum { NAMES_ROOM = 750 }; /* for the builtins of the standard libraries and most of our own */
-enum { FFI_FUNCTIONS = 0 }; /* the item of `names` that is the table of cdata.lua's functions */
+/* strings for the names of the standard libraries' builtins and of most of our own */
+enum { NAMES_ROOM = 750 };
+/* the index in `names` at which the table of cdata.lua's functions lies */
+enum { FFI_FUNCTIONS = 0 };
 
 static const char codec_key, work_key; /* their addresses are the keys in the registry */
 
@@ -138,7 +140,7 @@ void tp_codec_ref_type(lua_State *L, const tp_ref_type *type)
         if (done)
             return;
     }
-    lua_pushlightuserdata(L, (void *)type); /* for tp_codec_to_ref */
+    lua_pushlightuserdata(L, (void *)type); /* tp_codec_to_ref reads it */
     lua_rawseti(L, -2, 1);
     lua_pushcfunction(L, ref_eq);
     lua_setfield(L, -2, "__eq");
@@ -340,8 +342,8 @@ void tp_codec_new_epoch(lua_State *L)
 
 /* ---- builtins ---- */
 
-/* The place in such a table where the index of the builtin of that name is, or where it belongs.
- * LuaJIT has each string once, so addresses tell them apart. */
+/* The slot of a hash table like codec.by_name where the index of the builtin of that name is, or
+ * where it belongs. LuaJIT interns strings, so their addresses are compared. */
 static uint32_t *name_slot(lua_State *L, uint32_t *table, uint32_t size, int names,
                            const char *prefix, const char *rest)
 {
@@ -611,8 +613,9 @@ static void open_tables(lua_State *L, struct codec *c)
 
 /* ---- modules that are being loaded ---- */
 
-/* Is the value at index the mark that LuaJIT's require (lib_package.c) leaves in package.loaded? It
- * has the bits of a number that no computation gives. */
+/* Is the value at index the mark that LuaJIT's require (lib_package.c) leaves in package.loaded
+ * while it loads a module? LuaJIT stores a raw pointer there, which reads as a number with these
+ * bits. */
 static bool is_mark(lua_State *L, int index)
 {
     static const uint64_t mark = UINT64_C(0x8000000000000000) | 's';
@@ -730,7 +733,8 @@ static void open_builtins(lua_State *L, struct codec *c)
     }
 }
 
-/* Notes the builtins through which a function can reach globals that it does not name. */
+/* Fills in codec.reaching: builtins through which a function can reach globals that it does not
+ * name. */
 static void find_reaching(lua_State *L, struct codec *c)
 {
     static const char *const names[] = {

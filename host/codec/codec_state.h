@@ -59,7 +59,7 @@ enum { BY_NAME, BY_VALUE, FOREIGN };
 struct class {
     const void *mt;   /* anchored by the table `classes` at index + 1 */
     char *name;       /* owned */
-    /* holds one reference: the definition of `epoch`, or the one that was decoded; NULL: none
+    /* one reference, held: the definition as of `epoch`, or the one that was decoded; NULL: none
      * yet */
     class_blob *blob;
     unsigned epoch;
@@ -76,8 +76,8 @@ struct lately {
     uint64_t offset, elements, shape;
 };
 
-/* The shape of an array as messages have it: its columns; or, of one with planes, these and the
- * columns, each below 2^31. */
+/* The shape of an array in messages: 0, or the columns of a matrix, or of several matrices (planes)
+ * the planes and the columns, packed into 31 bits each. */
 enum { SHAPE_BITS = 31 };
 #define SHAPE_HAS_PLANES (UINT64_C(1) << 63)
 
@@ -98,7 +98,7 @@ static inline uint64_t planes_of_shape(uint64_t shape)
     return shape & SHAPE_HAS_PLANES ? (shape & ~SHAPE_HAS_PLANES) >> SHAPE_BITS : 0;
 }
 
-/* Can an array of so many elements have it? */
+/* Can an array of so many elements have this shape? */
 static inline bool fits_shape(uint64_t shape, uint64_t elements)
 {
     uint64_t columns = columns_of_shape(shape), planes = planes_of_shape(shape);
@@ -114,9 +114,9 @@ enum { LATELY = 8 };
 struct codec {
     struct known *known; /* open addressing, a power of two of places, at most half full */
     uint32_t nknown, known_size;
-    /* the builtins' indexes in `names` by what they are called, in the same way; 0: empty. Of
-     * several with one name it has the last. A name is two strings: the part up to a dot, "math.",
-     * or "", and the rest */
+    /* the builtins' indexes in `names` by what they are called, in the same way; 0: empty. When
+     * several builtins have one name, it is that of the last. A name is two strings: the part up to
+     * a dot, "math.", or "", and the rest */
     uint32_t *by_name, nnamed, named_size;
     struct class *classes;
     int nclasses, class_room;

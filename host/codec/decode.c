@@ -59,7 +59,7 @@ static struct codec *decoder_codec(decoder *d)
     return d->c;
 }
 
-/* Goes one level down. */
+/* Enters one more level of nesting; -1 with the error set when it is too deep. */
 static int deeper(decoder *d)
 {
     if (++d->depth > TP_DEPTH_MAX)
@@ -94,7 +94,7 @@ static inline double read_double(decoder *d)
     return x; /* lua_pushnumber makes NaNs canonical */
 }
 
-/* A length and bytes; NULL when malformed. */
+/* Reads a length and that many bytes; NULL when malformed. */
 static const char *get_bytes(decoder *d, size_t *len)
 {
     if (left(d) >= 4) {
@@ -203,7 +203,7 @@ enum { NOT_FOUND = -2 };
 
 static const char in_worker[] = "in a worker";
 
-/* Where this state is, in words. */
+/* Where this state runs, in words for messages ("in a worker"). */
 static const char *place_of(const decoder *d)
 {
     lua_getfield(d->L, LUA_REGISTRYINDEX, TP_CODEC_PLACE);

@@ -128,7 +128,7 @@ static void show_table(glance *g)
     add(g, "}", 1);
 }
 
-/* The tag and what belongs to it. */
+/* Reads one value and writes it as text. */
 static void show_value(glance *g)
 {
     const uint8_t *p = take(g, 1);
@@ -222,7 +222,7 @@ static glance begin(char *to, size_t size, const uint8_t *bytes, size_t len)
     return (glance){ .to = to, .room = size - 1, .p = bytes, .end = bytes + len };
 }
 
-/* The values of the message, at most `most`. */
+/* Writes the first `most` values of the message. */
 static void show_message(glance *g, uint32_t most)
 {
     const uint8_t *p = take(g, 1);
@@ -277,7 +277,7 @@ static void show_columns(glance *g, const tp_block *b, uint32_t at)
     }
 }
 
-/* A failure's message is a string, which is shown without quotes and in one line. */
+/* Writes the first line of a failure's text (the field TP_FAILURE_MESSAGE), without quotes. */
 static void show_failure(glance *g)
 {
     char kind[16];

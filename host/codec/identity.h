@@ -24,7 +24,7 @@ int tp_identity_of_values(struct lua_State *L, int first, int n, const char *con
  * -1: out of memory. */
 int tp_identity_of_item(const tp_block *b, uint32_t k, tp_buf *message, uint8_t to[TP_IDENTITY]);
 
-/* The identity of bytes that say all there is to say. */
+/* The identity of a value whose canonical bytes these are. */
 void tp_identity_of_bytes(const void *bytes, size_t len, uint8_t to[TP_IDENTITY]);
 
 #endif

@@ -108,8 +108,8 @@ static uint32_t read_u32(const uint8_t *p)
     return n;
 }
 
-/* How many bytes follow the tag before its values begin; -1 when the message ends before that. Sets
- * *values to how many values follow those bytes. */
+/* How many bytes lie between the tag and the values inside of it; -1 when the message ends before
+ * that. Sets *values to how many values follow those bytes. */
 static int64_t size_behind(uint8_t tag, const uint8_t *p, size_t left, int64_t *values)
 {
     *values = 0;
@@ -135,7 +135,8 @@ static int64_t size_behind(uint8_t tag, const uint8_t *p, size_t left, int64_t *
     case T_COMPLEX:
         return 16;
     case T_RUN:
-        /* a run is so many items of its table, one of which its tag was counted as */
+        /* a run stands for this many items of its table; the tag itself was counted as one of
+         * them */
         *values = left < 4 ? 0 : 1 - (int64_t)read_u32(p);
         return left < 4 ? -1 : 4 + 8 * (int64_t)read_u32(p);
     case T_STRING:
@@ -154,7 +155,8 @@ static int64_t size_behind(uint8_t tag, const uint8_t *p, size_t left, int64_t *
     }
 }
 
-/* Where the values begin; NULL when there is no count. */
+/* Reads the message's count of values; returns where the values begin, NULL when the count is
+ * malformed. */
 static const uint8_t *read_count(const uint8_t *p, const uint8_t *end, uint32_t *count)
 {
     if (p == end)
@@ -185,7 +187,7 @@ bool tp_message_is_plain(const uint8_t *bytes, size_t len)
     return p == end && left == 0;
 }
 
-/* A string's tag and what is behind it, which ends before `end`. */
+/* Reads a string with its tag; false when it is none, or does not end before `end`. */
 static bool read_string(const uint8_t *p, const uint8_t *end, const char **text, size_t *len)
 {
     if (p < end && *p >= T_SHORT && *p < T_NIL) {
@@ -218,7 +220,8 @@ bool tp_message_text(const uint8_t *bytes, size_t message_len, uint32_t index, c
         p += size;
         left += values - 1;
     }
-    if (end - p >= 5 && *p == T_BACK && read_u32(p + 1) < message_len) /* met before */
+    /* it refers to an earlier string */
+    if (end - p >= 5 && *p == T_BACK && read_u32(p + 1) < message_len)
         p = bytes + read_u32(p + 1);
     return read_string(p, end, text, len);
 }

@@ -81,8 +81,8 @@ static bool is_own(const char *name)
     return strncmp(name, "tidepool", 8) == 0 && (name[8] == '\0' || name[8] == '.');
 }
 
-/* Does that standard library differ between states, so that standard.c does not send its changes?
- * Functions that the script adds to one travel all the same. */
+/* Is it a standard library that belongs to one state (package, ffi, jit), so that standard.c does
+ * not send its changes? Functions that the script adds to such a library travel all the same. */
 static bool is_states(const char *name)
 {
     static const char *const names[] = { "ffi", "jit", "package" };
@@ -142,7 +142,8 @@ static void list_modules(lua_State *L, struct codec *c)
     lua_settop(L, top);
 }
 
-/* Stack: name module. Is one of its functions the script's? Pushes a list of its functions. */
+/* Stack: name module -> name module functions, a list of the module's functions. True when one of
+ * them is the script's. */
 static bool has_some(lua_State *L, const struct codec *c)
 {
     int module = lua_gettop(L), n = 0;

@@ -20,7 +20,8 @@ typedef struct tp_layout {
     int array, node, metatable; /* pointers; either all of these and hmask are known or none is */
 } tp_layout;
 
-/* What a table was at some time. All zero: nothing. Its owner frees it. */
+/* A copy of a table's memory at some time. All zero: none. Its owner frees it with
+ * tp_snapshot_free. */
 typedef struct tp_snapshot {
     const void *table;
     uint64_t head[5]; /* asize, hmask, array, node, metatable */

@@ -68,7 +68,7 @@ static void open_samples(lua_State *L, tp_standard *s)
     lua_xmove(L, s->samples, TP_STANDARD_TYPES);
 }
 
-/* Pushes some value of the type. */
+/* Pushes the sample value of the type. */
 static void push_sample(lua_State *L, const tp_standard *s, int type)
 {
     lua_pushvalue(s->samples, type + 1);
@@ -85,7 +85,7 @@ static const void *type_metatable(const tp_standard *s, int type)
     return mt;
 }
 
-/* Replaces the table on top by a copy, which is made with so many places. */
+/* Replaces the table on top by a copy with room for `places` fields in its hash part. */
 static void copy_table(lua_State *L, int places)
 {
     lua_createtable(L, 0, places); // table copy

@@ -49,8 +49,8 @@ typedef struct tp_standard {
  * registry. Raises on out of memory. */
 void tp_standard_open(struct lua_State *L, tp_standard *s, const tp_layout *layout, int loaded);
 
-/* For a host that replaces standard functions by its own: what there is now counts as what there
- * was at first. Raises on out of memory. */
+/* For a host's own state, in which some standard functions are replaced by ours (print, require):
+ * what is there now counts as what was there at first. Raises on out of memory. */
 void tp_standard_settle(struct lua_State *L, tp_standard *s);
 
 /* Frees the memory that does not belong to the Lua state. */
