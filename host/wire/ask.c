@@ -93,7 +93,7 @@ static bool get_value(const tp_region *r, const tp_wire_given *given, const tp_w
                       tp_stored *value, tp_error *err)
 {
     const tp_wire_value *v = &ask->value;
-    /* another nan would be another kind of value to LuaJIT */
+    /* canonical: LuaJIT would read another NaN as a value of another type */
     *value = (tp_stored){ .number = v->number == v->number ? v->number : (double)NAN };
     if (!v->is_packed)
         return true;

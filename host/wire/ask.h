@@ -35,7 +35,8 @@ typedef struct tp_wire_entry {
 
 typedef struct tp_wire_answer {
     uint64_t size; /* where the answer ends */
-    /* 0, or the error's code: then only message_at is set, where a string with its NUL says why */
+    /* 0, or a tp_code: then only message_at is set, the offset of a NUL-terminated text that says
+     * why */
     int32_t code;
     uint32_t is_done, moved;
     uint32_t made; /* 1 + the id of the store that was made */
@@ -53,7 +54,7 @@ typedef struct tp_wire_answer {
 int tp_wire_put_ask(tp_region *r, uint32_t store, const tp_store_op *op, tp_ref *const *known,
                     uint32_t n, tp_error *err);
 
-/* The id of a thing among those that the worker knows; n: it does not know it. */
+/* The id of a thing: its index among the n `known`; n: it is not among them. */
 uint32_t tp_wire_id_of(const tp_ref *r, tp_ref *const *known, uint32_t n);
 
 /* The host: reads the question. What `op` gets is its own; its key is freed with `*key`. *store is
@@ -68,7 +69,7 @@ bool tp_wire_get_ask(tp_region *r, const tp_wire_given *given, tp_store_op *op, 
 int tp_wire_put_answer(tp_region *r, tp_wire_given *given, _Atomic uint64_t *returned,
                        const tp_store_op *op, const tp_error *why, tp_error *err);
 
-/* The worker: the answer, all of which it can see then. NULL when out of memory. */
+/* The worker: maps all of the answer and returns it. NULL when out of memory. */
 const tp_wire_answer *tp_wire_see_answer(tp_region *r);
 
 /* The worker: copies the answer, after it has taken what is given with it. -1 with err set: the

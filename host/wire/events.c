@@ -10,7 +10,7 @@ typedef struct head {
     uint32_t name, text; /* lengths of the names that `count` and `first` are; 0: they are none */
 } head;
 
-/* Which of its numbers are names, in an event of that kind. */
+/* Is `count` a name (tp_trace_name) in events of that kind? */
 static bool has_name(tp_event_kind kind)
 {
     return kind == TP_EVENT_OPEN || kind == TP_EVENT_SPAN || kind == TP_EVENT_MARK ||
@@ -23,13 +23,15 @@ static bool has_text(tp_event_kind kind)
     return kind == TP_EVENT_MARK_TEXT;
 }
 
-/* Does the event belong to a job? Others are of users' code. */
+/* Is the field `job` a job's number in events of that kind? In others it is a task of users'
+ * code. */
 static bool has_job(tp_event_kind kind)
 {
     return kind <= TP_EVENT_CANCEL;
 }
 
-/* The host sees by itself what becomes of the request's items, and how the process waits. */
+/* Must the host be told of this event? What becomes of the request's items, and how the process
+ * waits for work, it sees by itself. */
 static bool is_wanted(const tp_event *e)
 {
     switch (e->kind) {
@@ -82,7 +84,7 @@ void tp_wire_take_events(tp_wire_events *of, const char *bytes, size_t len)
         if (!is_wanted(e))
             continue;
         e->worker = of->worker;
-        /* of the same clock, but who knows */
+        /* both processes use the same clock, but the process is not trusted */
         e->time_ns = e->time_ns < of->last_ns ? of->last_ns : e->time_ns > now ? now : e->time_ns;
         of->last_ns = e->time_ns;
         if (has_job(e->kind))

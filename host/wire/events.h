@@ -6,15 +6,15 @@
 #include "base/buf.h"
 #include "base/trace.h"
 
-/* The numbers of such frames, and of those with samples (tp_sampler), where those of output have 1
- * and 2. */
+/* What the first byte of a frame on the socket says it is: events, or samples (tp_sampler). 1 and 2
+ * are output for these descriptors. */
 enum { TP_WIRE_EVENTS = 3, TP_WIRE_SAMPLES = 4 };
 
 /* Child: reads the trace's events, and appends those that its host wants to `out`; the job 0 is
  * the request's. -1 when out of memory. */
 int tp_wire_put_events(tp_trace *trace, tp_buf *out);
 
-/* How the host sees the events of a process. */
+/* What the host needs to translate events of a process. The supervisor's. */
 typedef struct tp_wire_events {
     tp_trace *to;
     uint32_t worker;

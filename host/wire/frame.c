@@ -10,8 +10,8 @@
 
 /* ---- writing a request ---- */
 
-/* Sets which of the worker's images the request is for; a new one is written, in place of the one
- * that was used longest ago. */
+/* Sets which of the worker's images the request is for. One that the worker does not have is
+ * written into the request, and replaces the one used longest ago. */
 static int put_image(tp_wire_writer *w, tp_wire_request *q, tp_image *image)
 {
     tp_wire_given *g = w->given;
@@ -92,7 +92,7 @@ uint32_t tp_wire_fitting(const tp_work *w, uint32_t count, uint64_t most)
     return count;
 }
 
-/* For fewer bytes a mapping does not pay. */
+/* Columns of up to so many bytes are copied: mapping them would take longer. */
 enum { COPIED_BYTES_MAX = 32 << 10 };
 
 /* The array, among those of the block, in which the column lies, if it can be lent; NULL: the
@@ -119,7 +119,7 @@ static int put_columns(tp_wire_writer *w, tp_wire_request *q, const tp_block *b,
         const char *column = (const char *)b->column[c] + offset * size;
         tp_array *a = b->type[c] == TP_MIXED ? NULL : array_of(b, column, q->n * size);
         if (a) {
-            q->lent[c] = 1 + (uint32_t)tp_wire_give(w, &a->ref); /* 0 when that fails */
+            q->lent[c] = 1 + (uint32_t)tp_wire_give(w, &a->ref); /* 0 when it cannot be given */
             q->column_at[c] = (uint64_t)(column - (const char *)a->data);
         } else {
             q->column_at[c] = tp_wire_put(w, column, q->n * size);
@@ -210,7 +210,8 @@ int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work
         rc = put_returns(&w, &q, &t->returns);
     *in_place = q.result[0] != 0;
     rc = tp_wire_put_given(&w, &q.given_at, &q.given, rc);
-    if (rc && q.image_at) { /* nor was the image */
+    /* the request is not sent, so the worker does not get the image either */
+    if (rc && q.image_at) {
         tp_ref_drop(given->image[q.image]);
         given->image[q.image] = NULL;
         given->used[q.image] = 0;
@@ -266,7 +267,7 @@ static bool copy_head(const tp_wire_reader *r, uint64_t from, uint64_t until, tp
     return true;
 }
 
-/* The same; are its items the next ones, too? */
+/* The same, and checks that the record's items are the next ones. */
 static bool read_head(const tp_wire_reader *r, uint64_t from, uint64_t until, tp_wire_record *head,
                       tp_error *err)
 {
@@ -280,7 +281,9 @@ static bool read_head(const tp_wire_reader *r, uint64_t from, uint64_t until, tp
 /* Copies doubles, several at once, and makes NaNs canonical on the way. */
 static void copy_doubles(double *to, const char *from, uint32_t n)
 {
-    enum { LANES = 2 /* more than the processor surely has would be taken apart */ };
+    /* doubles in a vector: SSE2, which each x86-64 has, and NEON take two; the compiler would split
+     * wider vectors */
+    enum { LANES = 2 };
     typedef double numbers __attribute__((vector_size(LANES * sizeof(double))));
     typedef int64_t bits __attribute__((vector_size(LANES * sizeof(int64_t))));
     const numbers nan = { (double)NAN, (double)NAN };
@@ -296,7 +299,8 @@ static void copy_doubles(double *to, const char *from, uint32_t n)
     tp_make_canonical(TP_DOUBLE, to + i, n - i);
 }
 
-/* Copies a column. NaNs are made canonical: others must not get to Lua through the FFI. */
+/* Copies a column. NaNs are made canonical, since LuaJIT would read others as values of other
+ * types. */
 static void copy_column(void *to, const char *from, uint32_t n, uint8_t type)
 {
     if (type == TP_DOUBLE) {
@@ -444,7 +448,7 @@ static bool read_part(const tp_wire_reader *r, tp_work *to, uint64_t from,
     return true;
 }
 
-/* Gives the block that is being gathered to the sink. */
+/* Gives the block that records are being added to to the sink. */
 static void flush(tp_wire_reader *r, tp_work *to)
 {
     tp_block *b = r->open;
@@ -481,11 +485,13 @@ static bool gather(tp_wire_reader *r, tp_work *to, uint64_t from, const tp_wire_
     return true;
 }
 
-/* A result that is one long string stays where it is, if it can be held there: then its block. */
+/* For a result that is one long string: a block that points to it where it lies (held.h). NULL when
+ * it is something else, or must be copied. */
 static tp_block *hold_string(const tp_wire_reader *r, const tp_work *to, uint64_t from,
                              const tp_wire_record *head)
 {
-    uint8_t begin[2 + sizeof(uint32_t)]; /* one value, a string of that length */
+    /* how a message with a single long string begins: the count 1, T_STRING, the length */
+    uint8_t begin[2 + sizeof(uint32_t)];
     uint32_t len;
     if (!r->held || head->kind != TP_BLOCK_VALUES || head->n != 1 || head->nrefs ||
         head->bytes < sizeof begin + r->held->least || head->bytes > head->size - sizeof *head ||
@@ -543,7 +549,7 @@ bool tp_wire_read(tp_wire_reader *r, tp_work *to, uint64_t from, uint64_t until,
             r->at += head.n;
         from += head.size;
     }
-    /* drops the message that was added last: it has no item */
+    /* drops the message that was added last: its record was wrong, so it belongs to no item */
     if (!is_right && r->open && r->open->kind == TP_BLOCK_VALUES && r->open->n > 0)
         r->open->bytes.len = r->open->ends[r->open->n - 1];
     flush(r, to);

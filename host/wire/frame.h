@@ -27,8 +27,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* How the other process lays out its memory. Both compare it first: a worker of another build is
- * not used. */
+/* A number that tells how a process lays out what both read. It is compared first: a worker of
+ * another build is not used. */
 #define TP_WIRE_LAYOUT (6u << 24 | sizeof(tp_work) << 12 | sizeof(tp_scalar) << 6 | sizeof(void *))
 
 typedef enum tp_wire_state {
@@ -36,8 +36,10 @@ typedef enum tp_wire_state {
     TP_WIRE_READY,    /* waits for the first request */
     TP_WIRE_ASKS,     /* it asks the host for something: `asked` */
     TP_WIRE_FULL, /* there is no room for more records: the host must take those that there are */
-    TP_WIRE_DONE,     /* what the host has asked for is done; or the host is to look */
-    TP_WIRE_FAILED    /* it could not begin: `message` says why */
+    /* what the host has asked for is done; or, with items at places: the worker gives the turn
+     * back */
+    TP_WIRE_DONE,
+    TP_WIRE_FAILED    /* it could not start: `message` says why */
 } tp_wire_state;
 
 /* What the host's turn means, unless the worker has asked for something or was full. */
@@ -74,8 +76,8 @@ typedef struct tp_wire_in {
     uint32_t layout;
     int32_t host_pid;
     uint32_t workers; /* of the host, at most */
-    /* Relaxed: `turn` makes these visible. tp_wire_wish; a place; the answer to what was asked:
-     * not 0 for yes */
+    /* Relaxed, since `turn` makes them visible. wish: a tp_wire_wish; stopped: a place; answer: to
+     * what was asked, not 0 for yes */
     _Atomic uint32_t wish, stopped, answer;
     /* not 0: the host wants the turn; sequentially consistent, with worker_sleeps */
     _Atomic uint32_t poked;
@@ -83,9 +85,9 @@ typedef struct tp_wire_in {
     uint32_t dies_in;
     char modules[100], place[100]; /* those of tp_host */
     uint32_t is_sampled; /* the host wants samples of what is run: frames TP_WIRE_SAMPLES */
-    /* relaxed, as above: where the next records go, see tp_wire_room. They begin there with each
-     * request, and after TP_WIRE_FULL; one that does not fit there makes it full again, and then
-     * there is no end */
+    /* Relaxed, as above: offsets between which the worker writes its next records, see
+     * tp_wire_room. It begins anew at records_from with each request, and after TP_WIRE_FULL. After
+     * a second TP_WIRE_FULL for the same record there is no end (records_until 0) */
     _Atomic uint64_t records_from, records_until, held;
 } tp_wire_in;
 
@@ -103,7 +105,7 @@ typedef struct tp_wire_out {
     _Atomic uint32_t refused;
     _Atomic int32_t shown; /* the place whose item runs; 0: none of these */
     _Atomic uint32_t will_leave; /* not 0: it must do something before it ends */
-    /* tp_wire_asked; the id of the function, or a place; see there */
+    /* tp_wire_asked; the id of the function, or a place; see tp_wire_asked */
     _Atomic uint32_t asked, asked_of, flags;
     _Atomic uint64_t number;
     _Atomic uint64_t ran_ns;  /* how long the items of the last request ran */
@@ -154,7 +156,7 @@ typedef struct tp_wire_request {
      * the request */
     uint32_t image;
     uint64_t image_at, image_bytes, image_refs_at, image_nrefs;
-    /* Things that are given for the first time. */
+    /* Things that are given with this request (wire/give.h): tp_wire_refs. */
     uint64_t given_at, given;
     /* The items. */
     uint64_t first;
@@ -208,12 +210,12 @@ uint64_t tp_wire_column_at(const tp_wire_record *r, uint32_t c);
 
 /* What the host expects in the records of a request. */
 typedef struct tp_wire_reader {
-    const char *base;   /* of `out` */
+    const char *base;   /* the beginning of `out` */
     uint64_t size;      /* how much of it is mapped */
     uint64_t from;      /* what lies before it was read */
     uint32_t first;     /* the request's first item, as an offset in its block */
     uint32_t count;     /* items of the request */
-    uint32_t at;        /* the request says where results are stored */
+    uint32_t at; /* index of the next item that needs a result, counted from the request's first */
     bool in_place;      /* the request said where results are to be written */
     const tp_wire_given *given;
     tp_wire_held *held; /* where long strings can stay; NULL: all of them are copied */
@@ -221,8 +223,8 @@ typedef struct tp_wire_reader {
     tp_block *open;
 } tp_wire_reader;
 
-/* The record at `from` and those after it that are of the same place: *place, and where they end.
- * False with err set when there is no such record before `until`. */
+/* Finds the run of records from `from` on that have the same place: sets *place and where they end.
+ * False with err set when there is no valid record before `until`. */
 bool tp_wire_find_place(const tp_wire_reader *r, uint64_t from, uint64_t until, uint32_t *place,
                         uint64_t *end, tp_error *err);
 

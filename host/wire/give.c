@@ -145,12 +145,13 @@ static int describe(tp_wire_writer *w, tp_wire_ref *made, const tp_ref *r)
         return tp_error_set(w->err, TP_ECODEC,
                             "an object of this process cannot travel to a worker process");
     }
-    /* things that are returned have no name */
+    /* arrays and stores have no name; 1 stands for none */
     made->name_at = tp_wire_is_returned(made->kind) ? 1 : tp_wire_put_text(w, name);
     return made->name_at ? 0 : -1;
 }
 
-/* Tells the worker about the thing, under that id, or under a new one (-1), which is returned. */
+/* Describes the thing to the worker, under that id; -1: under a new one. Returns the id, or -1 on
+ * failure. */
 static int64_t tell(tp_wire_writer *w, tp_ref *r, int64_t id)
 {
     tp_wire_ref made = { 0 };
@@ -166,7 +167,8 @@ static int64_t tell(tp_wire_writer *w, tp_ref *r, int64_t id)
     return id;
 }
 
-/* An array that other processes cannot see: a copy is given. */
+/* For an array that other processes cannot see: gives a copy of it. Returns the copy's id, or
+ * -1. */
 static int64_t give_copy(tp_wire_writer *w, const tp_array *a)
 {
     tp_array *copy = tp_array_new(a->pool, a->size, false);
@@ -215,7 +217,8 @@ int tp_wire_put_given(tp_wire_writer *w, uint64_t *at, uint64_t *n, int rc)
     *at = rc ? 0 : tp_wire_put(w, made, w->made.len);
     for (uint64_t i = 0; !*at && i < *n; i++) {
         uint32_t id = made[i].id;
-        /* others may have been there before; records may still name them */
+        /* the id may have belonged to another thing before, which records that are not read yet
+         * name */
         if (w->returned && tp_wire_is_returned(made[i].kind))
             atomic_fetch_or_explicit(&w->returned[id / 64], (uint64_t)1 << id % 64,
                                      memory_order_relaxed);

@@ -64,11 +64,12 @@ void tp_wire_given_free(tp_wire_given *given);
  * things that the worker has returned. */
 void tp_wire_take_returned(tp_wire_given *given, tp_wire_ids returned);
 
-/* What the host writes at one time. */
+/* Writes one request or answer with all that it refers to. The supervisor's, on its stack. */
 typedef struct tp_wire_writer {
     tp_region *arena;
     tp_wire_given *given;
-    /* NULL: nothing was returned since tp_wire_take_returned. Else what was is given again. */
+    /* Things that the worker has returned since tp_wire_take_returned, which must be given again;
+     * NULL: there are none. */
     _Atomic uint64_t *returned;
     uint64_t at;
     tp_buf made; /* the tp_wire_refs of what is given now */

@@ -5,8 +5,8 @@
 #include <sys/mman.h>
 
 enum {
-    WINDOW_BYTES = 64 << 20, /* what lies behind that is copied */
-    LEAST_ROOM = 1 << 20     /* a smaller room before what is held is not worth having */
+    WINDOW_BYTES = 64 << 20, /* strings that lie behind this offset are copied */
+    LEAST_ROOM = 1 << 20     /* bytes: a smaller gap between held strings is not used for records */
 };
 
 typedef struct tp_wire_window {
@@ -14,8 +14,8 @@ typedef struct tp_wire_window {
     char *data;
 } window;
 
-/* A record that is held: by the supervisor, which so knows where it must not be overwritten, and by
- * a block until its string was read. */
+/* A record that must not be overwritten. Its owners are the supervisor, which so knows where it
+ * lies, and the block that points to its string, until that was read. */
 typedef struct tp_wire_piece {
     tp_ref ref;
     window *in; /* owned */

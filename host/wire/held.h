@@ -17,7 +17,7 @@
 
 enum {
     TP_WIRE_HELD_LEAST = 32 << 10, /* bytes of a string; shorter ones are copied */
-    TP_WIRE_HELD_MAX = 64          /* so many can be held of one process at once */
+    TP_WIRE_HELD_MAX = 64          /* how many strings can be held of one process at once */
 };
 
 /* The supervisor's; the blocks may be freed by any thread. Zeroed but for the first two fields it
@@ -33,14 +33,14 @@ typedef struct tp_wire_held {
 /* Where records may be written. */
 typedef struct tp_wire_room {
     uint64_t from, until; /* until 0: there is no end */
-    uint64_t held;        /* beyond that nothing is held */
+    uint64_t held;        /* strings behind this offset are copied, not held */
 } tp_wire_room;
 
 /* Holds the record from .. until, and makes a block of one item: the string of `len` bytes at the
  * offset `at`. NULL when that is not possible, and the string is to be copied. */
 tp_block *tp_wire_hold(tp_wire_held *h, uint64_t from, uint64_t until, uint64_t at, uint32_t len);
 
-/* A room at `begin` or behind it; is_endless: one without an end. */
+/* Finds a gap at `begin` or behind it; is_endless: one behind all that is held. */
 tp_wire_room tp_wire_find_room(tp_wire_held *h, uint64_t begin, bool is_endless);
 
 /* The process is gone. What is held stays until it is freed. */

@@ -54,7 +54,8 @@ static int open_pair(int ends[2], bool is_socket)
     return ends[1] < 0 || fcntl(ends[0], F_SETFL, O_NONBLOCK) ? -1 : 0;
 }
 
-/* Opens the pipe that ends with us: ends[0] stays here, and is the one that is written to. */
+/* Opens the pipe by which the process notices the host's end (tp_peer.life): ends[0], its writing
+ * end, stays here. */
 static int open_life(int ends[2])
 {
     int ours;
@@ -98,7 +99,7 @@ static int set_attributes(posix_spawnattr_t *attributes)
     return rc ? rc : posix_spawnattr_setsigdefault(attributes, &all);
 }
 
-/* Returns 0 or an errno. */
+/* Starts the program. Returns 0 or an errno. */
 static int spawn(tp_peer *p, const char *path, const int from[TP_PEER_FDS])
 {
     char *const words[] = { "tidepool", "--worker", NULL };
@@ -166,7 +167,8 @@ bool tp_peer_find(char *path, size_t size)
 {
     static const char *const places[] = { "",           "../",           "../bin/",
                                           "../../bin/", "../../../bin/", "../../../../bin/" };
-    static const char here; /* its address lies in this file */
+    /* its address lies in the file (program, library or module) that this code is part of */
+    static const char here;
     Dl_info info;
     if (!dladdr(&here, &info) || !info.dli_fname)
         return false;
@@ -184,7 +186,7 @@ bool tp_peer_find(char *path, size_t size)
 
 /* ---- the end of a process ---- */
 
-/* Waits for it. */
+/* Waits for the process, which has ended or was killed, and sets has_ended and status. */
 static void reap(tp_peer *p)
 {
     int status;
@@ -202,7 +204,8 @@ bool tp_peer_has_ended(tp_peer *p)
     siginfo_t info = { .si_pid = 0 };
     if (p->has_ended || p->pid == 0)
         return true;
-    /* It stays unreaped: its number is that of its group, which tp_peer_kill ends. */
+    /* WNOWAIT: the process is not reaped yet, so that its number, which is its group's too, is not
+     * reused before tp_peer_kill ends the group. */
     if (waitid(P_PID, (id_t)p->pid, &info, WEXITED | WNOHANG | WNOWAIT) && errno == ECHILD)
         reap(p);
     return p->has_ended || info.si_pid != 0;
@@ -219,7 +222,8 @@ void tp_peer_kill(tp_peer *p)
 {
     if (p->pid == 0 || p->has_ended)
         return;
-    kill(-p->pid, SIGKILL); /* it was not reaped yet, so the number is still its own */
+    /* its group; the process is not reaped yet, so no other has the number */
+    kill(-p->pid, SIGKILL);
     kill(p->pid, SIGKILL);  /* if it has left its group */
     reap(p);
 }

@@ -90,7 +90,7 @@ void tp_region_trim(tp_region *a, size_t keep)
         return;
     tp_memory_file_clear(a->fd, keep, a->size - keep);
     munmap(a->data + keep, a->size - keep);
-    a->size = keep; /* who wants more lets it grow, which backs it with memory again */
+    a->size = keep; /* tp_region_grow backs the rest with memory again */
 }
 
 void tp_region_close(tp_region *a)
