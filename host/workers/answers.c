@@ -6,9 +6,11 @@
 #include <string.h>
 
 enum {
-    /* as LOOK_MS, while its process waits for a queue, and the item may run for ever */
+    /* how often a supervisor looks, as LOOK_MS, while its process waits for a queue and the item
+     * has no timeout */
     REST_MS = 20,
-    LEAVE_S = 5 /* for what a process does before it ends, after it has run everything */
+    /* how long an idle process may take for what it does before it ends (the `exit` of classes) */
+    LEAVE_S = 5
 };
 
 /* The function that the process names in what it asks for; NULL when that is none. */
@@ -19,7 +21,8 @@ static tp_func *asked_of(const supervisor *s)
     return r && r->type == &tp_func_type ? (tp_func *)(void *)r : NULL;
 }
 
-/* Permits of functions that other machines run, too; without any there is always one. */
+/* Takes a permit of f from the coordinator, where other machines run f, too. True when it was
+ * given, or none is needed. */
 static bool take_far(const supervisor *s, const tp_terms *of, const tp_func *f, bool may_wait)
 {
     const tp_far_permits *p = s->host->permits;
@@ -41,8 +44,8 @@ static outcome await_permit(supervisor *s, watch *of, tp_func *f)
     const tp_func *limited = f ? f : tp_job_func(of->slice->job);
     for (bool has_far = false;;) {
         uint64_t until = uv_hrtime() + LOOK_MS * 1000000ull;
-        /* First that of all machines: then there is one here, too. Meanwhile others run, which may
-         * have those that there are. */
+        /* First the coordinator's permit: this machine then has one free, too. Meanwhile another
+         * worker may run, since items that hold permits may need it to go on. */
         if (!has_far && s->host->permits && f) {
             tp_job_begin_block(s->agent, false);
             has_far = take_far(s, terms, limited, true);
@@ -66,11 +69,11 @@ static outcome await_permit(supervisor *s, watch *of, tp_func *f)
 
 /* ---- stores ---- */
 
-/* What a supervisor that waits for a queue looks at. */
+/* What is looked at while a supervisor waits for a queue. */
 typedef struct wait {
     supervisor *s;
     watch *of;
-    outcome why; /* not DONE: the process must end, or has */
+    outcome why; /* not DONE: why the request must end */
 } wait;
 
 static bool is_over(void *user)
@@ -88,7 +91,7 @@ static void give_back(tp_store *store, tp_store_op *op)
     if (op->verb == TP_STORE_TAKE && op->moved == TP_MOVED && !tp_store_keeper_of(store)) {
         tp_store_put_back(store, &op->value);
     } else if (op->verb == TP_STORE_TAKE && op->moved == TP_MOVED) {
-        op->verb = TP_STORE_PUSH; /* as the last one: others may have taken more since */
+        op->verb = TP_STORE_PUSH; /* at the back: others may have taken more from the front since */
         tp_store_perform(store, NULL, op, NULL);
     }
     if (op->verb != TP_STORE_POP || !op->is_done)
@@ -106,7 +109,8 @@ static outcome await_store(supervisor *s, watch *of, tp_store *queue, tp_store_o
     uint64_t now = uv_hrtime(), deadline = op->wait_ns < UINT64_MAX - now ? now + op->wait_ns
                                                                           : UINT64_MAX;
     tp_func *nested = s->permit_of ? tp_ref_hold(s->permit_of) : NULL;
-    bool is_far = tp_store_keeper_of(queue); /* then it waits there, a while for each call */
+    /* it is kept elsewhere: each tp_store_perform waits there for a while */
+    bool is_far = tp_store_keeper_of(queue);
     bool has_own = of->slice && of->slice->has_permit;
     wait w = { s, of, DONE };
     int rc = 0;
@@ -130,7 +134,7 @@ static outcome await_store(supervisor *s, watch *of, tp_store *queue, tp_store_o
         }
     }
     s->has_released |= has_own;
-    /* what is taken for a process that is dead is not lost */
+    /* the process has died meanwhile: the value that was taken goes back */
     if (op->moved == TP_MOVED && tp_peer_has_ended(&s->peer)) {
         give_back(queue, op);
         w.why = DIED;
@@ -143,16 +147,16 @@ static outcome await_store(supervisor *s, watch *of, tp_store *queue, tp_store_o
     return w.why;
 }
 
-/* Gives everything published since the last call to those whose results it is. */
+/* Gives all records that were published since the last call to the sinks of their items. */
 static bool collect_of(supervisor *s, watch *of, tp_error *err)
 {
     return of->reader ? tp_results_collect(s, &of->slice->work, of->reader, false, err)
                       : tp_results_collect(s, NULL, &s->away, false, err);
 }
 
-/* Writes the answer. When the process has been given too much, what it has returned is taken back
- * first; records that name that are read before. -1 with err set when the records are wrong, or
- * there is no memory. */
+/* Writes the answer. When the process was given too many things by reference (TP_ELIMIT), first
+ * takes back what it has returned, after reading the records that may name that. -1 with err set
+ * when the records are wrong, or there is no memory. */
 static int put_answer(supervisor *s, watch *of, tp_store *store, tp_store_op *op,
                       const tp_error *why, tp_error *err)
 {

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 
 enum {
-    LOOK_NS = 5000, /* how long the caller's Lua code takes to look at one job */
+    LOOK_NS = 5000, /* about how long the caller's Lua code takes to look at one job for news */
     INTERRUPT_NS = 50 * 1000000
 };
 
@@ -74,7 +74,9 @@ bool tp_exec_wait(tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, un
              look_ns = start + (uint64_t)n * LOOK_NS;
     uint64_t until = look_ns < deadline_ns ? look_ns : deadline_ns,
              batch_ns = until > slice_ns ? until : slice_ns;
-    uint64_t turn_ns = 0; /* when items that wait are to go on, even though there is work */
+    /* when the loop gets a turn at the latest, so that items with `concurrent_inputs` go on
+     * although there is other work */
+    uint64_t turn_ns = 0;
     bool is_over = has_news(jobs, seen, n);
     while (!is_over) {
         tp_slice *slice = tp_job_take_awaited(agent);
@@ -87,7 +89,7 @@ bool tp_exec_wait(tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, un
         if (slice && now < batch_ns)
             continue;
         if (agent->worker.n_waiting > 0 && (now >= turn_ns || !slice)) {
-            /* an interrupt does not wake the owner here, so it looks now and then */
+            /* tp_host_interrupt does not wake the owner here, so it looks now and then */
             uint64_t look = agent == &agent->executor->host->agent ? now + INTERRUPT_NS
                                                                    : UINT64_MAX;
             uint64_t end_ns = slice ? 0 : deadline_ns < look ? deadline_ns : look;

@@ -17,14 +17,15 @@
 
 enum {
     STACK_BYTES = 256 << 10,
-    /* longer than for threads: waking a process and being woken takes some 100 us */
+    /* longer than for threads, since waking a process and being woken takes some 100 us */
     SLICE_NS = 1000 * 1000,
-    LENT_BYTES_MAX = 1 << 20, /* more is for the supervisor to copy, not for the owner */
+    /* requests with more bytes are left to the supervisor: copying would keep the owner */
+    LENT_BYTES_MAX = 1 << 20,
     REQUEST_BYTES_MAX = 4 << 20 /* of long strings, which are copied into a request */
 };
 
-/* Notes how long the request's items ran: so that the way there and back does not count, which
- * takes longer than many small items. */
+/* Sets slice->ran_ns to the time that the process measured, so that the way there and back, which
+ * takes longer than many small items, does not count. */
 static void note_time(const supervisor *s, tp_slice *slice, uint64_t sent_ns)
 {
     uint64_t ran_ns = atomic_load_explicit(&tp_control_of(s)->ran_ns, memory_order_relaxed),
@@ -52,7 +53,7 @@ static void begin_request(supervisor *s, tp_slice *slice, uint32_t count)
                                   .given = &s->given,
                                   .held = &s->held,
                                   .first = w->at };
-    s->peer.tail_len = 0; /* it is what earlier items have written */
+    s->peer.tail_len = 0; /* what is kept of its standard error came from earlier items */
     tp_wire_take_returned(&s->given, c->returned);
     if (tp_wire_put_request(&s->in, &s->given, w, count, &s->agent->worker, 0,
                             &q->reader.in_place,
@@ -92,19 +93,21 @@ static bool end_request(supervisor *s, tp_slice *slice, tp_error *err)
     bool is_right = true;
     q->is_open = false;
     for (;;) {
-        if (s->items > count) /* the first results of a process must not wait for this */
+        /* not during a process's first request, whose results must not wait for this */
+        if (s->items > count)
             tp_process_start_spare(s);
         o = tp_watch_await(s, &q->watch);
         if (o == ASKS)
             o = tp_answer(s, &q->watch, &why);
-        is_right = o != GARBAGE || why.code != TP_EMEMORY; /* that was our memory */
+        /* the host had no memory: the process is not to blame */
+        is_right = o != GARBAGE || why.code != TP_EMEMORY;
         if (o == FULL) {
             is_right = tp_results_collect(s, w, r, false, &why);
             r->from = tp_link_give_room(s);
             c = tp_control_of(s);
             if (tp_work_is_asked_to_stop(w))
                 atomic_store_explicit(&c->work.ctl[1], 1, memory_order_relaxed);
-            /* some of the item's time went to waiting for the reader of its values */
+            /* waiting for the reader of its values does not count as time of the item */
             if (w->terms->streams)
                 q->watch.item_since = uv_hrtime();
         }
@@ -112,7 +115,7 @@ static bool end_request(supervisor *s, tp_slice *slice, tp_error *err)
             break;
         tp_link_take_turn(s);
     }
-    tp_link_release_permit(s); /* if the process has not released it */
+    tp_link_release_permit(s); /* does nothing when the process has released it */
     if (is_right && o != GARBAGE && o != UNWANTED)
         is_right = tp_results_collect(s, w, r, o != DONE, &why);
     c = tp_control_of(s);
@@ -184,7 +187,8 @@ static int prepare(supervisor *s, tp_slice *slice, tp_error *err)
             return -1;
         s->wants_spare = true;
     }
-    if (s->has_released) { /* released by a process that is gone */
+    /* the slice's permit was released by a process that is gone: take it again */
+    if (s->has_released) {
         s->has_released = false;
         tp_slice_take_permit(slice, UINT64_MAX);
     }
@@ -219,7 +223,7 @@ static int run_slice(void *state, tp_slice *slice, tp_error *err)
             if (!can_go_on)
                 return -1;
         }
-        /* let others have the rest, which is sooner */
+        /* the rest goes back, since other workers can begin it sooner than a new process */
         if (w->is_torn || (w->at < end && w->at > before && s->peer.pid == 0))
             break;
     }
@@ -253,7 +257,8 @@ static bool end_slice(void *state, tp_slice *slice)
 {
     supervisor *s = state;
     const tp_work *w = &slice->work;
-    tp_error err = { 0 }; /* is not set: the process lives */
+    /* stays empty: the process has just said that it is done, so no other must be started */
+    tp_error err = { 0 };
     uint32_t before = s->request.before;
     if (atomic_load_explicit(&tp_control_of(s)->used, memory_order_relaxed) > LENT_BYTES_MAX)
         return false;
@@ -312,7 +317,7 @@ static int open_executor(tp_executor **out, tp_host *host, tp_error *err)
 
 static void start_workers(tp_executor *ex, unsigned n)
 {
-    /* in a worker process the worker that waits for these jobs runs them */
+    /* not in a worker process: there the agent that waits for these jobs runs them itself */
     if (!ex->host->is_child)
         tp_pool_start(ex, n);
 }

@@ -7,7 +7,7 @@
 
 #include "runtime/runtime.h"
 
-/* Part of an executor, whose `looking` counts the threads that are awake without work. */
+/* The waiting threads of one executor, whose `looking` counts those that are awake without work. */
 typedef struct tp_idle {
     /* Set by tp_idle_open, read-only afterwards. */
     tp_executor *executor;

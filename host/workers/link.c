@@ -15,7 +15,7 @@ enum { SPIN_NS = 100 * 1000 };
 
 /* ---- what it prints ---- */
 
-/* Joins the pieces that native code writes to lines. */
+/* Prints what native code has written, line by line: joins the pieces of a line. */
 static void print_native(supervisor *s, int which, const char *bytes, size_t len)
 {
     if (which == 1)
@@ -84,7 +84,8 @@ void tp_link_read_socket(supervisor *s)
             return;
         s->frame_len += (size_t)n;
         if (!take_frames(s))
-            /* users' code has written to our socket: nothing in it can be trusted */
+            /* users' code has written to our socket, so no frame on it can be found any more: drop
+             * all */
             s->frame_len = 0;
     }
 }

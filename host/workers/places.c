@@ -13,8 +13,8 @@
 #include <string.h>
 
 enum {
-    /* so long a supervisor waits for a process whose item does not wait: then its slice goes
-     * back */
+    /* how long a supervisor with a new slice waits for a process whose running item does not give
+     * the turn back; then the slice goes back to the engine */
     TURN_PATIENCE_MS = 50
 };
 
@@ -29,7 +29,8 @@ void tp_places_lose(supervisor *s, outcome o, const char *why)
                           : why && *why ? why
                                         : "it has written nonsense where its turns are counted";
     if (o != GARBAGE && s->is_away)
-        tp_results_collect(s, NULL, &s->away, false, &err); /* what was published counts */
+        /* results that were published before count */
+        tp_results_collect(s, NULL, &s->away, false, &err);
     if (!tp_place_find(s, guilty))
         guilty = was_begun && tp_place_find(s, s->beginning) ? s->beginning : 0;
     unsigned n = s->n_open - (s->beginning && !was_begun && tp_place_find(s, s->beginning));
@@ -51,7 +52,7 @@ void tp_places_lose(supervisor *s, outcome o, const char *why)
     tp_process_end(s);
 }
 
-/* The host's turn is over. */
+/* Gives the turn to the process. */
 static void hand_over(supervisor *s, tp_wire_wish wish)
 {
     s->away =
@@ -64,7 +65,7 @@ static void hand_over(supervisor *s, tp_wire_wish wish)
     tp_link_take_turn(s);
 }
 
-/* The process has done what it was to do, or gives the turn back. */
+/* The process has given the turn back, and its records have been read. */
 static void come_back(supervisor *s)
 {
     tp_wire_out *c = tp_control_of(s);
@@ -174,7 +175,7 @@ static uint32_t take_place(supervisor *s, tp_slice *slice, bool in_place)
     return i + 1;
 }
 
-/* The place that take_place would give; 0: it would have to make some. */
+/* The number of the place that take_place will return. */
 static uint32_t next_place(const supervisor *s)
 {
     uint32_t i = 0;
@@ -215,7 +216,8 @@ int tp_places_begin(supervisor *s, tp_slice *slice, tp_error *err)
                             &why)) {
         if (why.code != TP_ELIMIT)
             tp_results_fail(s, w, tp_failure_kind_of(why.code, TP_KIND_CODEC), why.message);
-        else if (s->n_open > 0) /* it goes back, until there is another process */
+        /* the slice goes back, and the agent takes no others until the process is replaced */
+        else if (s->n_open > 0)
             tp_agent_set_full(s->agent, true);
         else
             tp_process_end(s);
@@ -263,7 +265,7 @@ void tp_places_turn(void *state, uint64_t deadline_ns)
     attend(s, 0);
     for (uint32_t i = 0; i < s->n_places && s->is_away && !s->is_poked; i++) {
         const place *p = &s->places[i];
-        /* it is to be told to end, or may have a permit now */
+        /* it must be told to end, or there may be a permit for it now */
         if (p->slice && (p->slice->is_in_line || (p->over_ns && !p->told_ns)))
             poke(s);
     }

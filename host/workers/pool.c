@@ -21,10 +21,13 @@
 enum {
     SPIN_NS = 30 * 1000,
     STARTING_MAX = 8,
-    BLOCKED_MAX = 1000 /* workers that others are made for, since they wait */,
-    LOOKERS_MAX = 2, /* one more runs while the owner takes the results of the other */
-    LOOK_NS = 2 * 1000 * 1000,      /* how often a worker looks for what the owner leaves: */
-    ASSISTED_NS = 500 * 1000 * 1000, /* until the owner has not waited for so long */
+    /* workers beyond config.workers, made in place of those whose items wait
+     * (tp_executor.blocked) */
+    BLOCKED_MAX = 1000,
+    LOOKERS_MAX = 2, /* two, so that one process runs while the owner takes results of the other */
+    /* how often a worker looks for work that the owner has left to it, */
+    LOOK_NS = 2 * 1000 * 1000,
+    ASSISTED_NS = 500 * 1000 * 1000, /* until the owner has not waited for this long */
     RETRY_NS = 1000 * 1000 * 1000
 };
 
@@ -42,8 +45,9 @@ typedef struct worker {
 
     /* ---- guarded by the engine's lock ---- */
     struct worker *next; /* in pool->workers */
-    /* The owner acts for it (see `lookers`): on this slice. While `is_here` only the owner touches
-     * that and the worker's state. is_handed: from now on the worker's thread must */
+    /* is_lent: the owner acts for it on `slice` (see "the owner's help" below); while pool->is_here
+     * only the owner touches the slice and the worker's state. is_handed: the worker's thread must
+     * go on with the slice */
     bool is_lent, is_handed;
     tp_slice *slice;
     bool has_ended;      /* it is not counted as alive and does not touch anything any more */
@@ -64,7 +68,7 @@ typedef struct pool {
     unsigned n_reserved; /* threads that are being made */
     unsigned n_starting; /* those, and threads that have not looked for work yet */
     unsigned n_ending;   /* threads that run nothing any more but still exist */
-    /* those that sleep, but not for ever, and can be lent to the owner, or are */
+    /* workers that sleep for LOOK_NS at a time, and can be lent to the owner or are */
     worker *lookers[LOOKERS_MAX];
     unsigned n_lookers;
     bool is_here;         /* the owner is between begin_assist and end_assist */
@@ -103,9 +107,9 @@ static bool reserve(pool *p)
     return true;
 }
 
-/* Locked; releases the lock. A thread could not be started, because of err. The next try may
- * succeed, so only its time is kept. The pool runs on with the threads that it has, and says so
- * once; when it has none, the maps that wait for one fail. */
+/* Locked; releases the lock. A thread could not be started, because of err. The pool runs on with
+ * the threads that it has, says so once, and tries again after RETRY_NS; when it has none, the maps
+ * that wait for one fail. */
 static void miss(pool *p, const tp_error *err)
 {
     bool is_first = p->retry_ns == 0, is_empty = n_serving(p) == 0 && p->n_reserved == 0;
@@ -159,7 +163,7 @@ static void spawn(pool *p)
     }
 }
 
-/* Locked. */
+/* Locked. The worker becomes one of the lookers. */
 static void begin_looking(worker *w)
 {
     pool *p = w->pool;
@@ -177,8 +181,8 @@ static void end_looking(worker *w)
     p->base.defers = p->n_lookers > 0;
 }
 
-/* Locked. A worker may have been woken: if it is one that looks, it may have something else to do
- * from now on. */
+/* Locked. A worker was woken. If that was a looker, it will be busy, so another idle one may have
+ * to look instead. */
 static void note_woken(pool *p)
 {
     for (unsigned i = p->n_lookers; i-- > 0;)
@@ -194,7 +198,7 @@ static void pass_on(pool *p)
     note_woken(p);
     if (is_passed)
         return;
-    /* two, so that a large pool starts up quickly */
+    /* each thread starts up to two more, so that a large pool starts up quickly */
     for (int i = 0; i < 2 && reserve(p); i++) {
         uv_mutex_unlock(tp_engine_lock(p->engine));
         spawn(p);
@@ -215,14 +219,14 @@ static void pass_on(pool *p)
 /* Locked. Should a worker that has nothing to do be the one that looks: does the owner assist? */
 static bool wants_looker(const pool *p)
 {
-    /* when somebody listens, what happens is noted by the threads of workers */
+    /* not while the host is traced: events must come from the workers' own threads */
     return p->assisted_ns && p->n_lookers < LOOKERS_MAX &&
            uv_hrtime() - p->assisted_ns < ASSISTED_NS &&
            !tp_trace_is_on(tp_engine_trace(p->engine));
 }
 
-/* Locked. Sleeps until there may be work, or the worker's thread is needed. True when there may be
- * work that nobody was woken for. */
+/* Locked. Sleeps until there may be work, or the worker's thread is needed. True when it is a
+ * looker, so that there may be work for which nobody was woken. */
 static bool rest(worker *w)
 {
     pool *p = w->pool;
@@ -284,13 +288,13 @@ static int serve(worker *w, tp_error *err)
                                   : tp_job_take_locked(p->engine, &p->base, &w->agent);
         has_looked |= is_lent;
         if (slice || w->agent.worker.n_waiting > 0) {
-            /* also a little: nobody was woken for what was there while it looked */
+            /* Even for a little work: no worker was woken for what came while this one looked. */
             if (slice && (slice->has_more ||
                           (has_looked && tp_job_can_take_locked(p->engine, &p->base))))
                 pass_on(p);
             has_looked = false;
             uv_mutex_unlock(lock);
-            if (!slice) /* an item that waits may have begun jobs that only it can run */
+            if (!slice) /* an open item may have begun jobs that only this agent can run */
                 slice = tp_job_take_awaited(&w->agent);
             if (slice)
                 rc = p->kind->run(w->state, slice, err);
@@ -330,11 +334,11 @@ static void begin_next(worker *w)
 {
     pool *p = w->pool;
     TP_ASSERT(p->is_here && w->is_lent && !w->slice);
-    p->base.looking++; /* as if it were awake */
+    p->base.looking++; /* the worker counts as awake while the owner acts for it */
     tp_slice *slice = tp_job_take_locked(p->engine, &p->base, &w->agent);
     if (!slice) {
         p->base.looking--;
-        w->is_lent = false; /* it still looks */
+        w->is_lent = false; /* it remains a looker */
         tp_idle_add(&p->idle, &w->agent);
         return;
     }
@@ -349,7 +353,7 @@ static void begin_next(worker *w)
         hand_over(w);
 }
 
-/* Locked. Which workers are lent to the owner, which is here. */
+/* Locked. Fills in `mine`: the workers that are lent to the owner. */
 static void count_mine(pool *p)
 {
     p->n_mine = 0;
@@ -385,7 +389,8 @@ void tp_pool_begin_assist(tp_executor *ex, bool waits)
     uv_mutex_unlock(tp_engine_lock(p->engine));
 }
 
-/* Ends what is over of the worker's slice, and begins the next one. */
+/* For a worker that is lent: if what was begun is over, finishes the slice and begins the next
+ * one. */
 static void go_on(worker *w)
 {
     pool *p = w->pool;
@@ -394,7 +399,7 @@ static void go_on(worker *w)
         tp_job_finish(w->slice);
     uv_mutex_lock(tp_engine_lock(p->engine));
     if (is_over) {
-        p->base.looking--; /* it has counted as awake since the slice was finished */
+        p->base.looking--; /* tp_job_finish counted it as awake */
         w->slice = NULL;
         begin_next(w);
     } else {

@@ -7,9 +7,12 @@
 
 enum {
     START_S = 60,     /* a new process that has said nothing for so long is ended */
-    STRIKES_MAX = 10, /* so many processes in a row may end before they have begun anything */
-    KILLED_S = 10,    /* and for so long somebody may kill them */
-    REST_MS = 50      /* at most that lies between two starts then */
+    /* how many processes in a row may end by themselves before they have begun anything */
+    STRIKES_MAX = 10,
+    /* for how long processes may be killed by somebody before they have begun anything; then the
+     * supervisor gives up */
+    KILLED_S = 10,
+    REST_MS = 50      /* the longest pause between two starts in that case */
 };
 
 void tp_process_end(supervisor *s)
@@ -66,7 +69,8 @@ static int await_ready(supervisor *s, const char *path, tp_error *err)
             char how[64], words[TP_PEER_TAIL + 1];
             tp_link_last_words(s, words);
             int code;
-            tp_process_note_early_death(s, STRIKES_MAX / 2); /* it would end so again */
+            /* a process that exits during its start will probably do so again */
+            tp_process_note_early_death(s, STRIKES_MAX / 2);
             tp_peer_describe(&s->peer, how, sizeof how, &signal, &code);
             return tp_error_set(err, TP_ESYS, "cannot start worker processes: %s --worker %s%s%s",
                                 path, how, *words ? ": " : "", words);
@@ -199,7 +203,7 @@ int tp_process_start(supervisor *s, tp_error *err)
             return 0;
     } while (s->deaths > deaths && tp_process_may_start(s) &&
              !tp_engine_is_stopped(s->host->engine));
-    tp_process_note_begin(s); /* whoever tries next begins to count anew */
+    tp_process_note_begin(s); /* the next try counts from zero */
     return -1;
 }
 

@@ -5,7 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Gives results that have come to the items of places; to w what is of none. */
+/* Reads records and gives each run of them to the sink of its place's item; those without a place
+ * to w's. */
 static bool read_records(supervisor *s, tp_work *w, tp_wire_reader *r, uint64_t from,
                          uint64_t until, tp_error *err)
 {

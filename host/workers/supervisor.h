@@ -1,8 +1,10 @@
-/* supervisor.h: what the files of a supervisor share, and nobody else sees.
+/* supervisor.h: a supervisor: the thread that takes slices for one worker process. Private to the
+ * files below.
  *
  * exec_processes.c takes slices and sends their items, places.c those that wait beside each other.
  * Below it answers.c does what the process asks for, watch.c looks at what it runs, process.c
- * starts, replaces and ends it, results.c reads what it gives, and link.c is what they stand on. */
+ * starts, replaces and ends it, results.c reads what it gives; link.c (waking, waiting, output) is
+ * below all of them. */
 #ifndef TP_SUPERVISOR_H
 #define TP_SUPERVISOR_H
 
@@ -31,7 +33,7 @@ typedef struct started {
     uint64_t oom_kills; /* the system's counter when the process was started */
 } started;
 
-/* The supervisor's view of a request that is running, or of a process that ends. */
+/* What is looked at while a request runs, or while a process ends. */
 typedef struct watch {
     tp_slice *slice; /* NULL: none, a process ends when it was idle */
     tp_wire_reader *reader; /* of the request's records; NULL: there is no request */
@@ -58,8 +60,8 @@ typedef struct place {
     uint64_t begun_ns, over_ns, told_ns; /* over_ns: since when it is to end; told_ns: and knows */
 } place;
 
-/* A process and its link. The supervisor's own, or the owner's while that acts for it (pool.h); but
- * the process writes `out.data`. */
+/* A process and its link. Belongs to the supervisor's thread, or to the owner's while that acts for
+ * it (pool.h). The process writes into `out.data`. */
 typedef struct supervisor {
     tp_agent *agent;
     tp_host *host;
@@ -75,21 +77,22 @@ typedef struct supervisor {
     uint32_t turn;    /* counts our turns */
     uint32_t seen;    /* the process's last turn that was noticed */
     uint32_t printed; /* its counter of writes when its socket was last read */
-    uint64_t waited_ns; /* how long the last request took */
+    uint64_t waited_ns; /* how long the supervisor waited for the last request */
     uint64_t items;   /* how many it has been given */
     uint64_t oom_kills; /* see `started` */
     unsigned deaths;  /* how many processes in a row died without having begun anything */
-    unsigned strikes; /* those among them that nobody has killed; at their start they count more */
+    /* the deaths that nobody has caused, weighted: one during the start counts as several */
+    unsigned strikes;
     uint64_t killed_since; /* when the first of those that somebody has killed died; 0: none */
     bool has_released; /* the slice's permit was released */
     /* ---- items that wait beside each other ---- */
     place *places; /* place i + 1 */
     unsigned n_places, n_open;
     uint32_t beginning; /* the place of the request that the process has not answered; 0: none */
-    uint32_t culprit;   /* the place for whose sake the process must be ended; 0: none */
+    uint32_t culprit;   /* the place whose item is to blame when the process is ended; 0: none */
     bool is_away;       /* the process has the turn, and lets them go on */
-    bool is_poked;      /* and was asked for it */
-    tp_wire_reader away; /* of their records */
+    bool is_poked;      /* and was asked to give it back */
+    tp_wire_reader away; /* reads the records of items at places */
     /* held: the function of which the process has a permit besides the slice's */
     tp_func *permit_of;
     uint64_t permit_part[2]; /* tp_terms.part of the item that has it */
@@ -139,8 +142,8 @@ static inline place *tp_place_find(const supervisor *s, uint32_t number)
     return p && p->slice ? p : NULL;
 }
 
-/* Has the item failed for having run for too long? One that has not been told so, since another one
- * did not let the process go on, has not. */
+/* Has the item failed because it has run for too long? Not before it was told so, which cannot
+ * happen while another item keeps the process busy. */
 static inline bool tp_place_is_out(const place *p)
 {
     return p->is_late && p->told_ns;
@@ -155,7 +158,7 @@ void tp_link_read_output(supervisor *s);
 /* Prints what is left of lines that do not end. */
 void tp_link_end_lines(supervisor *s);
 
-/* Says where the process's next records go, once the ones that there are were read. Gives the
+/* Sets where the process writes its next records. All earlier ones must have been read. Returns the
  * offset. */
 uint64_t tp_link_give_room(supervisor *s);
 
@@ -171,7 +174,7 @@ bool tp_link_wait(supervisor *s, int timeout_ms);
 /* Waits for the process for a moment, without sleeping. */
 void tp_link_spin(const supervisor *s);
 
-/* Releases a permit of a function that other machines run, too. */
+/* Gives a permit of f back to the coordinator, where other machines run f, too. */
 void tp_link_release_far(const supervisor *s, const uint64_t part[2], const tp_func *f);
 
 /* Releases the permit that it has besides its slice's, if it has one. */
@@ -218,18 +221,19 @@ void tp_process_start_spare(supervisor *s);
  * meanwhile. */
 int tp_process_start(supervisor *s, tp_error *err);
 
-/* The process has died, or is to be ended, before it has begun anything. Who is killed by somebody
- * may have more luck next time: that counts by the time for which it goes on. Who ends by itself,
- * or for want of memory, will do so again, and counts as so many strikes. */
+/* The process has died, or is to be ended, before it has begun anything. When somebody kills
+ * processes, others are started for up to KILLED_S. One that ended by itself, or for want of
+ * memory, would probably do so again: it counts as that many strikes, of which STRIKES_MAX are
+ * allowed. */
 void tp_process_note_early_death(supervisor *s, unsigned strikes);
 
 /* It has begun something, so that those that died before do not count any more. */
 void tp_process_note_begin(supervisor *s);
 
-/* May another one be started, after those? */
+/* May another process be started, after those that died early? */
 bool tp_process_may_start(const supervisor *s);
 
-/* Sets the error: it may not. */
+/* Sets err: no process may be started any more. Returns -1. */
 int tp_process_die_out(supervisor *s, tp_error *err);
 
 /* ---- watch.c ---- */
@@ -240,14 +244,14 @@ void tp_watch_open(const supervisor *s, tp_slice *slice, tp_wire_reader *reader,
 /* Why the running item must be ended; DONE when it need not be. */
 outcome tp_watch_look(supervisor *s, watch *of);
 
-/* What the process's turn means. */
+/* What the process wants or says with the turn that it has given back. */
 outcome tp_watch_see_turn(supervisor *s);
 
 /* Waits until the process takes a turn. */
 outcome tp_watch_await(supervisor *s, watch *of);
 
-/* Notes which items that wait beside each other are to end. Not DONE, with the culprit set: one of
- * them does not end, so the process must. */
+/* Notes which items at places must end (timeout, cancellation). Returns something else than DONE,
+ * with s->culprit set, when one of them does not end, so that the process must be ended. */
 outcome tp_watch_places(supervisor *s, uint64_t now);
 
 /* ---- answers.c ---- */
@@ -261,13 +265,14 @@ void tp_answers_dismiss(supervisor *s);
 
 /* ---- places.c ---- */
 
-/* The process must be ended, or has died, and runs no request, or is not at fault with that. Who
- * is: the culprit that was found, the item that is shown as running, the one that was to begin, or
- * the only one. When nobody knows, each of them may be it. */
+/* The process has died, or must be ended, because of an item at a place. The blame goes to the
+ * culprit that tp_watch_places found, else to the item that is shown as running, the one that was
+ * to begin, or the only one. When none of these is known, any of the items may be it: they run
+ * again with fewer beside them. */
 void tp_places_lose(supervisor *s, outcome o, const char *why);
 
-/* Waits until the host has the turn, or there is no process. False when an item of the process
- * takes too long over it. */
+/* Waits until the host has the turn, or there is no process. False when an item keeps the turn for
+ * longer than TURN_PATIENCE_MS. */
 bool tp_places_get_turn(supervisor *s);
 
 /* Begins the slice's item in the process, which runs it up to its first wait. The result is for the

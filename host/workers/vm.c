@@ -70,7 +70,7 @@ typedef struct limit {
     lua_CFunction panic; /* as it was before */
     uint64_t bytes, used, shown;
     uint64_t low;       /* the least that was in use since a collection was last requested */
-    /* a collection is requested when so much is in use: half way from `low` to the limit */
+    /* a collection is requested when so much is in use: half way between `low` and the limit */
     uint64_t ask_at;
     bool has_refused; /* since a collection was last asked for by should_collect */
     _Atomic uint32_t *refused;
@@ -88,18 +88,19 @@ struct tp_vm {
     unsigned n_cached;
     uint64_t tick;
     tp_standard *standard; /* the record of changes to the state's standard libraries */
-    /* memory of a cdata that the state keeps: not 0 when worker.lua has something to undo */
+    /* points into a cdata that the state keeps alive; not 0 when worker.lua has something to undo
+     * after the item */
     int32_t *marks;
     int take_back;     /* reference: worker.lua's function that does that */
     int set_hook;      /* reference: debug.sethook */
     int set_up;        /* reference: worker.lua's function that runs setups */
     bool is_running;   /* an item is running */
-    const tp_work *beginning; /* whose item is to begin as a coroutine, and has not yet; or NULL */
+    const tp_work *beginning; /* the work whose item is being begun as a coroutine; NULL: none */
     bool wants_collection; /* memory ran out: collect before the next item */
     limit limit;       /* `bytes` is 0 when there is no limit */
     int collected_kib; /* memory in use after the last forced collection, see restart_collector */
-    /* when the item that waits beside others has gone on, and the thread's time on a processor
-     * then, while somebody traces; 0: none has */
+    /* while tracing: when the running coroutine item was resumed (uv_hrtime), and the thread's
+     * processor time then; 0: none runs */
     uint64_t step_ns, step_processor_ns;
 };
 
@@ -113,7 +114,8 @@ typedef struct run {
     /* offset of the first of the items that are being run in one go, see `begin`; RUNS_NOTHING:
      * none */
     uint32_t begun;
-    bool is_beside; /* its item waits beside others: engine/loop.lua resumes it */
+    /* its item is a coroutine (`concurrent_inputs`), which engine/loop.lua resumes */
+    bool is_beside;
     bool only_numbers, only_scalars; /* each result encoded so far was one number; was scalars */
 } run;
 
@@ -277,7 +279,7 @@ void tp_vm_limit(tp_vm *vm, uint64_t bytes, uint64_t shown, _Atomic uint32_t *re
                   .refused = refused,
                   .item = item };
     if (m->used > bytes)
-        m->bytes = m->used; /* it gets nothing more */
+        m->bytes = m->used; /* the state gets no more memory */
     set_ask_at(m);
     m->allocate = lua_getallocf(vm->main, &m->user);
     lua_setallocf(vm->main, allocate_within, m);
@@ -594,7 +596,7 @@ static void set_paths(tp_vm *vm, lua_State *L)
 static void take_back(tp_vm *vm, lua_State *L)
 {
     if (lua_gethookmask(L)) {
-        lua_sethook(L, NULL, 0, 0); /* first, so that the hook does not run in what follows */
+        lua_sethook(L, NULL, 0, 0); /* first, so that the hook does not run in the code below */
         lua_rawgeti(L, LUA_REGISTRYINDEX, vm->set_hook);
         lua_call(L, 0, 0);
     }
@@ -1456,7 +1458,8 @@ static int keep_values(lua_State *L)
 static int reset_libraries(lua_State *L)
 {
     tp_vm *vm = lua_touserdata(L, 1);
-    take_back(vm, L); /* first: what there is when a list is undone counts as expected */
+    /* first, since undoing the list of changes declares what is left as expected */
+    take_back(vm, L);
     lua_pushnil(L);
     tp_standard_apply(L, vm->standard);
     return 0;
@@ -1479,7 +1482,8 @@ void tp_vm_keep_item(tp_vm *vm, lua_State *L, tp_work *w, int captured, int fine
         status = lua_pcall(L, lua_gettop(L) - fine - 1, 0, 0);
     } else {
         lua_settop(L, fine + 1);
-        /* an error that is not in the box was raised by nobody: memory ran out, or the stack */
+        /* an error that is not in the box was not raised by user code: memory or the stack ran
+         * out */
         vm->wants_collection |= lua_type(L, -1) == LUA_TSTRING;
     }
     vm->wants_collection |= status == LUA_ERRMEM;
@@ -1487,7 +1491,7 @@ void tp_vm_keep_item(tp_vm *vm, lua_State *L, tp_work *w, int captured, int fine
         fail_item(&r, L, status == LUA_ERRMEM ? TP_KIND_MEMORY : TP_KIND_ERROR);
     if (vm->standard->applied || !is_as_expected(vm, L))
         call_protected(vm, L, vm->reset, 0, 0);
-    if (should_collect(vm)) /* others go on before the next turn */
+    if (should_collect(vm)) /* here, since other coroutine items run before the next item begins */
         call_protected(vm, L, vm->collect, 0, 0);
 }
 

@@ -2,7 +2,8 @@
 #include "workers/supervisor.h"
 
 enum {
-    /* as PATIENCE_NS for an item that streams: it is told by the next value that it gives */
+    /* PATIENCE_NS for an item that streams, which learns of the cancellation only with the next
+     * value that it gives */
     STREAM_PATIENCE_NS = 1000 * 1000 * 1000,
     /* an item that waits and is told to end has this long to do so */
     TOLD_PATIENCE_NS = 1000 * 1000 * 1000
@@ -15,8 +16,8 @@ void tp_watch_open(const supervisor *s, tp_slice *slice, tp_wire_reader *reader,
     };
 }
 
-/* May the item not go on, which has had this time to end? One that waits must first be told. While
- * another one runs it cannot even be told that. */
+/* Has the item, which must end, had enough time for that? Items at places must be told first, which
+ * cannot happen while another one runs. */
 static bool is_overdue(const supervisor *s, const place *p, uint64_t now)
 {
     bool runs = tp_link_place(s) == (uint32_t)(p - s->places) + 1;
@@ -80,7 +81,8 @@ outcome tp_watch_see_turn(supervisor *s)
     if (atomic_load_explicit(&c->printed, memory_order_relaxed) != s->printed)
         tp_link_read_socket(s);
     uint32_t state = atomic_load_explicit(&c->state, memory_order_relaxed);
-    /* the owner has seen DONE, and does not wait because it says something else now */
+    /* When the owner acts (is_lent) it has seen DONE before. A process that now says something else
+     * is broken, and the owner must not wait for it. */
     return state == TP_WIRE_DONE   ? DONE
            : s->is_lent            ? GARBAGE
            : state == TP_WIRE_FULL ? FULL

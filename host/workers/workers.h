@@ -21,14 +21,14 @@ void tp_agent_leave(tp_agent *agent);
  * Owner. */
 tp_agent *tp_host_agent(tp_host *host, tp_error *err);
 
-enum { TP_TURN_NS = 1000 * 1000 }; /* items that wait go on at least so often */
+enum { TP_TURN_NS = 1000 * 1000 }; /* how often open items get a turn at least, in nanoseconds */
 
 /* Runs the slice, which is the agent's current one. True: the caller finishes it. False: its item
  * waits beside others, or is over already, and it is finished without the caller. */
 bool tp_exec_run(tp_agent *agent, tp_slice *slice);
 
-/* Goes on with the agent's items that wait until all of them are over, or until a time. On the
- * agent's thread. */
+/* Takes turns of the agent's loop until all of its open items are over, or until deadline_ns
+ * (uv_hrtime). On the agent's thread. */
 void tp_exec_drain(tp_agent *agent, uint64_t deadline_ns);
 
 /* Waits on the agent's own thread until one of the n jobs has news after its `seen`, or until
