@@ -39,7 +39,8 @@ void tp_blob_free(tp_blob *b)
     *b = (tp_blob){ 0 };
 }
 
-/* Notes where a piece is. Without memory its room is lost until the session is over. */
+/* Notes the sequence number of a piece, so that it can be removed. Without memory for that it stays
+ * in the stream until the session is over. */
 static void note(tp_blob *b, size_t piece, uint64_t seq)
 {
     size_t all = (b->size + TP_BLOB_PIECE - 1) / TP_BLOB_PIECE;

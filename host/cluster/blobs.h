@@ -8,28 +8,31 @@
 
 enum { TP_BLOB_NAME_MAX = 120 };
 
-/* What is called before each piece, so that whoever waits meanwhile is told; NULL: nothing. */
+/* A callback before each piece of a long transfer, so that the caller can answer others meanwhile;
+ * NULL: none. */
 typedef struct tp_between {
     void (*call)(void *user);
     void *user;
 } tp_between;
 
-/* Where a payload is, what it must be, and its pieces there as far as they are known. */
+/* A payload in the stream: its subject, its size and digest, and where its pieces are, as far as
+ * that is known. Belongs to the taker's thread (nats.h). */
 typedef struct tp_blob {
     char name[TP_BLOB_NAME_MAX];
     uint8_t digest[TP_DIGEST_BYTES];
     size_t size;
-    uint64_t *seq; /* of the stream; 0: unknown */
+    uint64_t *seq; /* each piece's sequence number in the stream; 0: unknown */
     size_t n;
 } tp_blob;
 
 void tp_blob_free(tp_blob *b); /* the memory; b is zero then */
 
-/* That of work, functions and modules: the same for the same bytes. */
+/* The blob of work, a function or modules: named by its digest, so that equal bytes are stored
+ * once. */
 tp_blob tp_blob_of(const uint8_t *digest, size_t size);
 
-/* That of a chunk's result. Equal results of two chunks have names of their own, since each is
- * removed when its coordinator has read it. */
+/* The blob of a chunk's result. Its name contains the chunk's, so that equal results of two chunks
+ * can be removed one by one when the coordinator has read them. */
 tp_blob tp_blob_of_result(const uint8_t *digest, size_t size, uint64_t chunk, uint32_t sending);
 
 /* Stores the bytes. Pieces that are there already stay as they are. Blocks for some seconds a piece
@@ -42,8 +45,8 @@ tp_nats_stored tp_blob_put(tp_nats *n, const char *session, tp_blob *b, const vo
 int tp_blob_get(tp_nats *n, const char *session, tp_blob *b, tp_buf *out,
                 const tp_between *between, tp_error *err);
 
-/* Removes the pieces, as far as they are known. One by one: nats-server 2.9 goes on counting what
- * was removed by a filter (`max_file_store`), until it is started again. */
+/* Removes the pieces, as far as they are known. One by one, since nats-server 2.9 goes on counting
+ * messages that were purged by a filter against `max_file_store` until it restarts. */
 void tp_blob_remove(tp_nats *n, const tp_blob *b);
 
 /* Are these the bytes? -1 with err set when not. */

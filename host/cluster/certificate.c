@@ -4,7 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* What DER calls the kinds of things that are used here. */
+/* Tags of DER (X.690), as far as they are used here; the others are context-specific tags of X.509
+ * (RFC 5280). */
 enum {
     BOOLEAN = 0x01,
     INTEGER = 0x02,
@@ -15,7 +16,7 @@ enum {
     UTC_TIME = 0x17,
     SEQUENCE = 0x30,
     SET = 0x31,
-    NAME_DNS = 0x82, /* of a name that the certificate is for */
+    NAME_DNS = 0x82, /* a DNS name in subjectAltName */
     VERSION = 0xa0,
     EXTENSIONS = 0xa3
 };
@@ -27,8 +28,8 @@ static const uint8_t constraints[] = { 0x55, 0x1d, 0x13 };
 static const uint8_t yes[] = { 0xff }, zero[] = { 0 }, version_3[] = { 2 };
 static const char signers_name[] = "tidepool";
 
-/* DER, written from its end to its beginning: then what is in a thing is there, and its length
- * known, when its head is written. */
+/* DER that is written from its end to its beginning: so an element's contents are there, and its
+ * length is known, when its tag and length are written. */
 typedef struct der {
     uint8_t bytes[600];
     size_t at;
@@ -40,7 +41,7 @@ static void put(der *d, const void *bytes, size_t n)
     memcpy(d->bytes + d->at, bytes, n);
 }
 
-/* Makes one thing of that kind of what was written since `end`. */
+/* Puts the tag `kind` and the length before what was written since `end`. */
 static void wrap(der *d, uint8_t kind, size_t end)
 {
     size_t len = end - d->at;
@@ -68,7 +69,7 @@ static void put_bits(der *d, const void *bytes, size_t n)
 {
     size_t end = d->at;
     put(d, bytes, n);
-    put(d, zero, 1); /* all bits of its last byte count */
+    put(d, zero, 1); /* a bit string begins with the number of unused bits in its last byte */
     wrap(d, BIT_STRING, end);
 }
 
@@ -89,7 +90,7 @@ static void put_name(der *d, const char *name)
     wrap(d, SEQUENCE, end);
 }
 
-/* It may sign others, or it is an engine's. */
+/* The extensions: the certificate may sign others (is_signers), or it is an engine's. */
 static void put_extensions(der *d, bool is_signers)
 {
     size_t end = d->at;
@@ -97,7 +98,7 @@ static void put_extensions(der *d, bool is_signers)
         put_one(d, BOOLEAN, yes, sizeof yes);
         wrap(d, SEQUENCE, end);
         wrap(d, OCTET_STRING, end);
-        put_one(d, BOOLEAN, yes, sizeof yes); /* to be understood by whoever reads it */
+        put_one(d, BOOLEAN, yes, sizeof yes); /* critical */
         put_one(d, OID, constraints, sizeof constraints);
     } else {
         put_one(d, NAME_DNS, TP_ENGINE_NAME, strlen(TP_ENGINE_NAME));
@@ -110,7 +111,7 @@ static void put_extensions(der *d, bool is_signers)
     wrap(d, EXTENSIONS, end);
 }
 
-/* What is signed of a certificate. */
+/* The part of a certificate that is signed (TBSCertificate). */
 static void put_claims(der *d, const uint8_t *public_key, const uint8_t *number, size_t n,
                        bool is_signers)
 {
@@ -149,7 +150,7 @@ static void put_signature(der *d, const uint8_t signature[TP_SIGNATURE_BYTES])
 static void write_pem(char pem[TP_PEM_MAX], const char *what, const der *d)
 {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    enum { LINE = 48 }; /* bytes, of which each three are four characters */
+    enum { LINE = 48 }; /* bytes in a line: base64 makes four characters of three bytes */
     char *to = pem + snprintf(pem, TP_PEM_MAX, "-----BEGIN %s-----", what);
     size_t len = sizeof d->bytes - d->at;
     const uint8_t *from = d->bytes + d->at;
@@ -184,7 +185,8 @@ void tp_certificate_make(const tp_signer *s, char pem[TP_PEM_MAX], char key[TP_P
     der d = { .at = sizeof d.bytes };
     tp_signer_random(s, seed, sizeof seed);
     tp_signer_random(s, number, sizeof number);
-    number[0] = (uint8_t)(number[0] % 127 + 1); /* above zero, and of all its bytes */
+    /* positive, and without leading zeros, as DER demands of a serial number */
+    number[0] = (uint8_t)(number[0] % 127 + 1);
     s->crypto_sign_seed_keypair(public_key, secret, seed);
     put_claims(&d, public_key, number, sizeof number, false);
     tp_signer_sign(s, signature, d.bytes + d.at, sizeof d.bytes - d.at);

@@ -1,9 +1,10 @@
-/* certificate.h: how scripts and workers know the engine that they connect to over TLS.
+/* certificate.h: certificates by which scripts and workers recognise their cluster's engine (its
+ * NATS server) over TLS.
  *
  * The key that signs work signs the engine's certificate, too, and every token has that key or its
- * public part: so a client needs nothing else to trust the engine, and trusts nobody else's. Which
- * address an engine is reached at says nothing then, and all have the same name. Certificates do
- * not end: what was signed is worth nothing any more once there are new tokens. */
+ * public part: so a client needs nothing else to trust the engine, and trusts nobody else's. So the
+ * address of an engine need not be checked, and all engines have the same name in their
+ * certificates. Certificates do not expire; new tokens make old ones worthless. */
 #ifndef TP_CERTIFICATE_H
 #define TP_CERTIFICATE_H
 
@@ -14,8 +15,8 @@
 
 enum { TP_PEM_MAX = 1024 };
 
-/* The certificate of the owner of that key, for a client, which trusts it as it is: there is no
- * true signature in it. */
+/* Writes the root certificate with that key for a client, which trusts it as it is; so its
+ * signature is not a true one. */
 void tp_certificate_trusted(char pem[TP_PEM_MAX], const uint8_t public_key[TP_KEY_BYTES]);
 
 /* Makes a key for an engine, and a certificate signed by `s`, a coordinator's. */

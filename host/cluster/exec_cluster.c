@@ -2,16 +2,18 @@
  *
  * One thread, the carrier, takes slices for many agents, its flights: one for each chunk that may
  * be under way. A flight's chunk is published as signed work (parcel.h), and the flight waits for
- * its result; the engine sees a worker that takes long. The names on the server are in protocol.h.
+ * its result: to tidepool's engine (engine/job.h) it is a worker that takes long. The names on the
+ * server are in protocol.h.
  *
  * Work that is short and small does not go by way of the server's streams: a worker says in its
- * answers how many chunks it takes directly, and gets them, and answers directly. That is a message
- * there and one back. What is lost on the way is sent again, by way of the streams.
+ * answers how many chunks it takes directly, and gets them, and answers directly. That is one
+ * message there and one back. A chunk that is lost on the way is sent again, through the streams.
  *
- * The carrier is the truth, the server only carries. A chunk without a result is asked for again
- * and again: where its result is stored it is taken from there, else the work is published again.
- * The server refuses what it has already, and a flight takes the first result of its chunk, so that
- * lost messages, a restarted server and one without its disk cost time and nothing else. */
+ * The carrier alone knows what is done; the server only transports. The carrier asks again and
+ * again for a chunk without a result: if the result is stored, it is read, else the work is
+ * published again. The server refuses what it has already, and a flight takes the first result of
+ * its chunk, so that lost messages, a restarted server and one without its disk cost time and
+ * nothing else. */
 #include "cluster/exec_cluster.h"
 
 #include "base/blake2b.h"
@@ -28,10 +30,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A question about a Dict, a Queue or a permit that waits for a value, for room or for one. */
+/* A worker's question that cannot be answered yet: about a Queue (it waits for a value or for room)
+ * or a permit. */
 typedef struct question {
     struct question *next;
-    tp_permit_op permit; /* with a `func` it is one for a permit */
+    tp_permit_op permit; /* func not 0: the question is about a permit */
     tp_store_op op;
     tp_ref *store;
     char *key;
@@ -39,45 +42,49 @@ typedef struct question {
     uint64_t deadline_ns;
 } question;
 
-/* An answer to one, in case the question comes again since that was lost. */
+/* An answer that was sent, kept in case it is lost and the question comes again. */
 typedef struct answered {
     uint8_t id[TP_ID_BYTES];
     tp_buf bytes;
 } answered;
 
 enum {
-    FLIGHTS = 32768,     /* chunks in flight at most; their memory is used as it is needed */
+    /* chunks in flight at most; memory for them is touched only when it is needed */
+    FLIGHTS = 32768,
     FLIGHTS_LEAST = 4,   /* before any worker has shown itself */
-    WORKERS_MAX = 32768, /* a power of two; likewise */
+    WORKERS_MAX = 32768, /* workers known at most; a power of two */
     OFFERS_MAX = 4096,   /* of one worker */
-    /* So many chunks are in flight that one takes about so long from when it is sent to its result:
-     * then workers never wait for the next one, and what is sent later does not wait for long. But
-     * there are at least two for each slot. */
+    /* The number of chunks in flight is adapted until a chunk takes about this long from being sent
+     * to its result: so workers never wait for the next one, and later work does not queue for
+     * long. There are at least two for each slot of a worker. */
     IN_FLIGHT_NS = 10 * 1000 * 1000,
-    SLICE_NS = 10 * 1000 * 1000, /* what a chunk costs the server is to be a small part of it */
-    LOOK_NS = 20 * 1000 * 1000, /* how often it is seen whether chunks are still wanted */
+    /* how long a chunk should run: sending it should cost little in comparison */
+    SLICE_NS = 10 * 1000 * 1000,
+    LOOK_NS = 20 * 1000 * 1000, /* how often cancelled chunks are looked for */
     CHECK_NS = 2000 * 1000 * 1000, /* a chunk without a result is asked for after this time, */
     CHECK_MAX_S = 16,              /* then after twice that, up to this */
-    RETRY_NS = 200 * 1000 * 1000,  /* what the server has not taken is sent again after this */
-    GONE_BEATS = 5, /* a worker that has not shown itself for so long is gone */
+    /* a message that the server has not acknowledged is sent again after this */
+    RETRY_NS = 200 * 1000 * 1000,
+    GONE_BEATS = 5, /* a worker that has missed so many beats is gone */
     BEATS_A_SECOND = 2000, /* of all workers together, which beat more slowly when they are more */
-    BEAT_AGAIN_S = 10, /* they are reminded of that, */
-    ALONE_S = 4, /* nobody is there for so long: the user is told */
-    /* results stay at the server until a journal surely has them: for so long after they were read,
-     * large ones also until there are so many */
+    BEAT_AGAIN_S = 10, /* how often workers are reminded of their beat */
+    ALONE_S = 4, /* after so long without any worker, or with a full server, the user is told */
+    /* How long results stay at the server after they were read, so that a journal surely has them;
+     * large ones only until there are more than READ_MAX */
     KEEP_NS = 2000 * 1000 * 1000,
     READ_MAX = 256,
-    ANSWERED_MAX = 1024, /* answers about stores that are kept, */
-    ANSWERED_BYTES = 64 << 20, /* or fewer, when they take so much */
+    ANSWERED_MAX = 1024, /* how many answers to questions are kept, */
+    ANSWERED_BYTES = 64 << 20, /* and how many bytes of them */
     QUESTION_NS = 1000 * 1000 * 1000, /* what a question may wait at most: it is asked again */
-    SILENT_MAX = 12, /* so often the server has said nothing to a payload: it never will */
+    /* after so many payloads that the server has not acknowledged none is expected to be */
+    SILENT_MAX = 12,
     IMAGES = 64,
     ENSURE_TRIES = 20,
     ASK_MS = 3000,
     FLUSH_MS = 1000,
     STACK_BYTES = 1 << 20,
-    /* after so many deaths of workers with it a chunk is run alone, and as small as can be; and
-     * then it is not run any more */
+    /* After so many deaths of workers that had it a chunk is run alone and as small as possible;
+     * after DEATHS_MAX it fails */
     DEATHS_ALONE = 2,
     DEATHS_MAX = 5,
     SENDINGS = 50 /* a chunk that was given back so often fails */
@@ -96,11 +103,11 @@ typedef struct image {
     tp_parcel_refs refs;
 } image;
 
-/* What the server has no room for. */
+/* What a flight waits for since the server has no room. */
 typedef enum shortage {
     NO_SHORTAGE,
-    REFUSED, /* the chunk's message, which is sent again and again */
-    WAITING  /* its payload: there is no chunk until there is room */
+    REFUSED, /* for its message, which is sent again and again */
+    WAITING  /* for its payload, without which there is no chunk yet */
 } shortage;
 
 typedef struct flight {
@@ -119,15 +126,15 @@ typedef struct flight {
     tp_parcel_refs permits; /* functions of which its item has a permit, since it calls them */
     image *image;
     tp_parcel_refs refs;
-    struct worker *taker; /* whom it was sent to directly; NULL: it went by way of the stream */
-    bool has_begun; /* of use in lose_worker only */
+    struct worker *taker; /* to whom it was sent directly; NULL: it went through the stream */
+    bool has_begun; /* scratch of lose_worker */
     uint64_t sent_ns;
     uint64_t check_ns, patience_ns; /* when it is asked for next, and how long after that again */
     uint64_t held_ns; /* when a worker has last said that it has the chunk; 0: none has */
     char ack[TP_SUBJECT_MAX]; /* where that worker's delivery is acknowledged */
 } flight;
 
-/* A worker as it has shown itself. */
+/* What is known of a worker from its beats. */
 typedef struct worker {
     char id[TP_ID_TEXT]; /* "": the place was never used */
     uint64_t seen_ns;
@@ -135,7 +142,8 @@ typedef struct worker {
     bool is_same; /* of our build */
     char host[64], build[100];
     char inbox[TP_SUBJECT_MAX / 2]; /* where it takes work directly */
-    unsigned offers; /* how many chunks it takes directly, with `out`, those that it has now */
+    /* how many chunks it takes directly, including those that it has now (`out`) */
+    unsigned offers;
     unsigned out;
     unsigned place; /* in the list of those with offers */
 } worker;
@@ -170,21 +178,22 @@ typedef struct cluster {
     } read[READ_MAX]; /* large results that were read and are to be removed, in the order of that */
     unsigned n_read, first_read;
     question *questions;
-    unsigned n_questions; /* items that wait: others are sent beside them */
+    unsigned n_questions; /* items that wait: more chunks are sent while they wait */
     answered answered[ANSWERED_MAX];
     uint64_t n_answered, answered_bytes;
     tp_store_names stores;
-    uint64_t used;               /* counts uses of images */
-    unsigned n_flights, in_flight; /* that were opened; that have a slice */
+    uint64_t used;               /* a tick for image.used */
+    unsigned n_flights, in_flight; /* how many flights were opened; how many of them have a slice */
     unsigned n_short; /* flights with a shortage */
-    bool is_emptied;  /* the first of them was tried with nothing else of ours at the server */
+    /* the first of them was tried while nothing else of this session was at the server */
+    bool is_emptied;
     bool has_said_full;
     uint64_t retry_ns, short_ns; /* when they are tried again; since when nothing was taken, or 0 */
-    tp_nats_stored trouble; /* why a payload was not stored, */
-    unsigned silent;        /* how often it was silence, one after the other, */
-    tp_error why;           /* and what is to be said of it */
+    tp_nats_stored trouble; /* why the last payload was not stored, */
+    unsigned silent;        /* how many times in a row because of TP_NATS_SILENT, */
+    tp_error why;           /* and the message for the user */
     unsigned idle[FLIGHTS], n_idle; /* those that were opened and have none */
-    double window; /* how many may have a slice, if that is more than two for each slot */
+    double window; /* how many flights may have a slice; at least two for each slot may */
     flight *flights;                 /* FLIGHTS of them, made with the carrier */
     image images[IMAGES];
     uint8_t modules_digest[TP_DIGEST_BYTES];
@@ -195,14 +204,14 @@ typedef struct cluster {
     worker **known, **offering; /* those that there are; those of them with offers */
     unsigned n_known, n_offering;
     const worker *other; /* one of another build; NULL: there is none */
-    unsigned slots;  /* of workers of our build; */
-    unsigned queued; /* of those that take nothing directly; */
-    unsigned offers; /* of the others */
+    unsigned slots;  /* how many items workers of our build run at once; */
+    unsigned queued; /* the slots among them of workers that take nothing directly; */
+    unsigned offers; /* chunks that the others take directly */
     uint64_t beat_ms, beat_ns; /* how often they beat; when they are reminded of that */
-    uint64_t count_ns; /* when these are counted anew; offers are always right */
-    tp_nats_event *later, **later_end; /* have come while a payload was on its way */
-    bool is_behind; /* more has come than was looked at */
-    uint64_t streams_ns; /* they are not looked for before that */
+    uint64_t count_ns; /* when slots and queued are counted anew; offers are kept up to date */
+    tp_nats_event *later, **later_end; /* events that came while a payload was transferred */
+    bool is_behind; /* there are more events than one turn handles */
+    uint64_t streams_ns; /* missing streams are not looked for before this time */
     uint64_t look_ns;
 } cluster;
 
@@ -257,7 +266,8 @@ static bool has_code(const tp_nats_event *e, const char *code)
     return e && e->status == 0 && memmem(e->data, e->len, code, strlen(code)) != NULL;
 }
 
-/* Asks the server to make something, unless it is there. 10058: there, made by another version. */
+/* Asks the server to make a stream or consumer, unless it is there. The error 10058 says that it is
+ * there with another configuration, made by another version. */
 static bool make(cluster *c, const char *subject, const char *body)
 {
     tp_nats_event *e = tp_nats_ask(&c->nats, subject, body, strlen(body), ASK_MS);
@@ -324,7 +334,7 @@ static int open_session(cluster *c, tp_error *err)
     tp_build_get(&c->build);
     memcpy(c->session, c->base.host->session, sizeof c->session);
     tp_to_hex(c->session_hex, c->session, sizeof c->session);
-    /* others cannot guess it */
+    /* the session's random name, which others cannot guess */
     snprintf(c->inbox, sizeof c->inbox, TP_INBOX_COORDINATOR ".%s", c->session_hex);
     if (tp_nats_connect(&c->nats, config->engine, "tidepool", &c->signer, err))
         return -1;
@@ -409,7 +419,7 @@ static void close_session(cluster *c)
 
 /* ---- workers ---- */
 
-/* So many beats of a worker in nanoseconds. */
+/* How long n beats of a worker take, in nanoseconds. */
 static uint64_t beats(const cluster *c, unsigned n)
 {
     return n * c->beat_ms * 1000000ull;
@@ -426,7 +436,7 @@ static worker *find_worker(cluster *c, const char *id, bool adds)
 {
     uint64_t now = adds ? uv_hrtime() : 0;
     worker *room = NULL;
-    char digits[8]; /* of what is random */
+    char digits[8]; /* the first digits of its random id */
     snprintf(digits, sizeof digits, "%s", id);
     unsigned long at = strtoul(digits, NULL, 16);
     for (unsigned i = 0; i < WORKERS_MAX; i++) {
@@ -485,7 +495,7 @@ static void see_worker(cluster *c, const char *id, const char *data, size_t len)
         snprintf(w->id, sizeof w->id, "%s", id);
         snprintf(w->host, sizeof w->host, "%s", host);
         snprintf(w->build, sizeof w->build, "%.90s", text + at);
-        /* nothing but inboxes of workers, and no wildcards: it says where we publish */
+        /* we will publish to this subject: accept only inboxes of workers, without wildcards */
         if (strncmp(inbox, TP_INBOX_WORKER ".", strlen(TP_INBOX_WORKER) + 1) == 0 &&
             inbox[strspn(inbox, "_.abcdefghijklmnopqrstuvwxyzTPW0123456789")] == '\0')
             snprintf(w->inbox, sizeof w->inbox, "%s", inbox);
@@ -568,13 +578,13 @@ static void take_held(cluster *c, const char *data, size_t len)
                    strncmp(line + at, "$JS.ACK." TP_STREAM_W ".", 9 + strlen(TP_STREAM_W)) != 0))
             continue;
         l->held_ns = now;
-        drop_blob(c, &l->blob); /* it has that */
+        drop_blob(c, &l->blob); /* its worker has fetched the payload */
         snprintf(l->ack, sizeof l->ack, "%s", line[at] == '-' ? "" : line + at);
     }
     free(text);
 }
 
-/* A worker asks whether this session is alive. */
+/* A worker asks whether this session is alive: answers with a signature. */
 static void answer_question(cluster *c, const tp_nats_event *e)
 {
     struct {
@@ -590,7 +600,7 @@ static void answer_question(cluster *c, const tp_nats_event *e)
     tp_nats_publish(&c->nats, e->reply, NULL, &a, sizeof a);
 }
 
-/* Is it one of these messages? Then it has been taken. */
+/* Handles the event if it is one of the messages above; true then. */
 static bool take_sign(cluster *c, const tp_nats_event *e)
 {
     size_t r = strlen(TP_SUBJECT_R), s = strlen(c->session_hex);
@@ -608,8 +618,8 @@ static bool take_sign(cluster *c, const tp_nats_event *e)
     return true;
 }
 
-/* A tp_between: while a large payload is on its way workers get to know that this process is alive,
- * and are known to be. All else is taken later. */
+/* A tp_between: while a large payload is transferred, goes on answering workers that ask whether
+ * this process is alive, and noting their beats. All other events are kept for later. */
 static void hear(void *user)
 {
     cluster *c = user;
@@ -626,7 +636,7 @@ static void hear(void *user)
 
 /* ---- chunks ---- */
 
-/* A large result was read. */
+/* A large result was read: it is removed from the server later (KEEP_NS). */
 static void leave_blob(cluster *c, const flight *l, tp_blob *b)
 {
     if (!tp_job_recorder(l->slice->job)) {
@@ -647,7 +657,7 @@ static int store(cluster *c, tp_blob *b, const void *bytes, tp_error *err)
     c->silent = c->trouble == TP_NATS_SILENT ? c->silent + 1 : 0;
     if (c->trouble == TP_NATS_STORED)
         return 0;
-    drop_blob(c, b); /* the part that it has takes others' room */
+    drop_blob(c, b); /* the pieces that were stored take room that others need */
     drop_read(c, UINT64_MAX);
     return -1;
 }
@@ -670,7 +680,7 @@ static void name_result(const cluster *c, const flight *l, const char *before, c
              l->sending);
 }
 
-/* It is not, or no more, where it was sent to directly. */
+/* The chunk is no longer at the worker to which it was sent directly. */
 static void leave_taker(flight *l)
 {
     if (!l->taker)
@@ -763,7 +773,7 @@ static void publish(cluster *c, flight *l, uint64_t now)
     l->check_ns = now + l->patience_ns;
 }
 
-/* Who of those that take work directly has the least to do; NULL: nobody has room. */
+/* The worker with the least to do among those that take work directly; NULL: none has room. */
 static worker *choose_worker(cluster *c, uint64_t now)
 {
     worker *best = NULL;
@@ -878,7 +888,7 @@ static int seal(cluster *c, flight *l, tp_error *err)
     tp_buf payload = { 0 };
     tp_sealed head = { .magic = TP_SEALED_MAGIC };
     uint32_t count = tp_work_end(w) - w->at;
-    /* a permit is for one item, and a worker runs several at once */
+    /* one item: a permit is for one, and a worker runs the items of a chunk at once */
     if (w->terms->is_limited || l->is_narrow)
         count = count < least_count(w) ? count : least_count(w);
     c->trouble = TP_NATS_STORED;
@@ -945,7 +955,7 @@ static void end_slice(cluster *c, flight *l)
     tp_job_finish(s);
 }
 
-/* The next item fails. */
+/* The next item of the flight's slice gets this failure. */
 static void fail(flight *l, tp_failure_kind kind, const char *message)
 {
     tp_work *w = &l->slice->work;
@@ -961,7 +971,8 @@ static void fail(flight *l, tp_failure_kind kind, const char *message)
 static int launch(cluster *c, flight *l, tp_error *err)
 {
     set_shortage(c, l, NO_SHORTAGE);
-    /* a worker has died whose item had given up its permit */
+    /* no permit is left after a worker has died whose item had released its permit while it
+     * waited */
     if (l->slice->work.terms->is_limited && !tp_slice_take_permit(l->slice, 0)) {
         c->why = (tp_error){ 0 };
         set_shortage(c, l, WAITING);
@@ -1011,7 +1022,7 @@ static void send_again(cluster *c, flight *l)
         return;
     }
     if (l->image)
-        l->image->is_stored = false; /* it may be gone, too */
+        l->image->is_stored = false; /* the server may have lost it, too */
     c->modules_size = 0;
     forget_chunk(c, l);
     l->sending = sending;
@@ -1028,7 +1039,7 @@ static void lose(cluster *c, flight *l)
     if (*l->ack)
         tp_nats_publish(&c->nats, l->ack, NULL, "+TERM", 5);
     l->deaths++;
-    /* of several items nobody knows which it was */
+    /* of several items nobody knows which has killed the workers */
     if (l->deaths >= DEATHS_ALONE && l->count > least_count(w)) {
         l->is_narrow = true;
         advance(c, l);
@@ -1045,8 +1056,8 @@ static void lose(cluster *c, flight *l)
     }
 }
 
-/* A worker that took work directly is dead. It runs that in its order, so many chunks at once as it
- * has slots: only these may be why it died. */
+/* A worker that took work directly is dead. It runs chunks in the order in which they came, as many
+ * at once as it has slots: only those can be the cause of its death. */
 static void lose_worker(cluster *c, const worker *dead)
 {
     for (unsigned i = 0; i < c->n_flights; i++) {
@@ -1067,7 +1078,7 @@ static void lose_worker(cluster *c, const worker *dead)
 
 /* ---- results ---- */
 
-/* Gives records to the slice. They come from elsewhere: nothing is believed. */
+/* Gives records to the slice. They come from another machine, so they are read as hostile. */
 static void read_records(cluster *c, flight *l, const void *bytes, size_t len)
 {
     tp_work *w = &l->slice->work;
@@ -1114,7 +1125,7 @@ static void read_records(cluster *c, flight *l, const void *bytes, size_t len)
     advance(c, l);
 }
 
-/* A result of the flight has come. */
+/* A result of the flight has come: adapts the number of flights to how long it took. */
 static void adapt_window(cluster *c, const flight *l)
 {
     uint64_t took = uv_hrtime() - l->sent_ns;
@@ -1175,7 +1186,8 @@ static void take_answer(cluster *c, flight *l, const char *data, size_t len)
         tp_error ignored = { 0 };
         tp_blob b = tp_blob_of_result(a.digest, a.size, l->chunk, l->sending);
         l->direct = (tp_buf){ 0 };
-        /* of one that came in pieces there are those that the server had room for */
+        /* when a result came in pieces directly, its first pieces may be in the stream; they are
+         * removed */
         int rc = tp_blob_get(&c->nats, c->session_hex, &b, &blob, &(tp_between){ hear, c },
                              a.where == TP_ANSWER_BLOB ? &err : &ignored);
         if (a.where != TP_ANSWER_BLOB) {
@@ -1218,7 +1230,7 @@ static void take_piece(cluster *c, const tp_nats_event *e)
     if (!l || head.at > l->direct.len || head.at + len > TP_PAYLOAD_MAX)
         return;
     if (head.at == 0)
-        tp_buf_clear(&l->direct); /* also another worker's */
+        tp_buf_clear(&l->direct); /* drops pieces of another worker, too */
     bool is_new = head.at == l->direct.len;
     if (!is_new || tp_buf_add(&l->direct, e->data + sizeof head, len) == 0)
         tp_nats_publish(&c->nats, e->reply, NULL, "+", 1);
@@ -1311,8 +1323,8 @@ static void release_permit(cluster *c, flight *l, tp_func *f)
     }
 }
 
-/* The same for permits. Who asks for a chunk that is over gets what it wants, which is nothing any
- * more. */
+/* The same for permits. A question for a chunk that is over is answered with yes: nobody needs a
+ * permit for it any more. */
 static bool try_permit(cluster *c, const question *q)
 {
     tp_func *f = func_of(c, q->permit.func);
@@ -1380,7 +1392,7 @@ static void take_question(cluster *c, const tp_nats_event *e)
         free_question(q);
         return;
     }
-    question **end = &c->questions; /* who has asked first is answered first */
+    question **end = &c->questions; /* in the order in which they were asked */
     while (*end)
         end = &(*end)->next;
     *end = q;
@@ -1472,7 +1484,7 @@ static void take_check(cluster *c, flight *l, const tp_nats_event *e)
         take_answer(c, l, e->data, e->len);
         return;
     }
-    /* it is there, or its worker seems to be dead: then it is lost in a while, not now */
+    /* the work is at the server, or its worker seems dead: then it is given up later, not now */
     uint64_t now = uv_hrtime();
     if (l->taker && (now < l->held_ns + beats(c, TP_HELD_BEATS) ||
                       l->taker->seen_ns < l->sent_ns))
@@ -1525,16 +1537,17 @@ static void take_event(cluster *c, const tp_nats_event *e)
     } else if (e->kind == TP_NATS_BACK) {
         tp_error err = { 0 };
         c->has_lost = false;
-        ensure(c, &err); /* its disk may be another one */
+        ensure(c, &err); /* the restarted server may have another disk, without our streams */
         uint64_t now = uv_hrtime();
-        for (unsigned i = 0; i < c->n_known; i++) /* they are back, too */
+        /* they were cut off as well: they count as seen now */
+        for (unsigned i = 0; i < c->n_known; i++)
             if (!is_gone(c, c->known[i], c->lost_ns))
                 c->known[i]->seen_ns = now;
         for (unsigned i = 0; i < c->n_flights; i++) {
             flight *l = &c->flights[i];
             if (!l->count)
                 continue;
-            leave_taker(l); /* what it has answered may be lost */
+            leave_taker(l); /* direct answers may have been lost */
             l->held_ns = l->held_ns ? now : 0;
             l->patience_ns = CHECK_NS / 2;
             check(c, l, now);
@@ -1569,7 +1582,8 @@ static void take_event(cluster *c, const tp_nats_event *e)
             if (l)
                 take_answer(c, l, e->data, e->len);
             else if (strncmp(e->reply, TP_INBOX_WORKER ".", sizeof TP_INBOX_WORKER) == 0)
-                tp_nats_publish(&c->nats, e->reply, NULL, "{}", 2); /* nobody waits for it */
+                /* nobody needs this result any more: any answer ends its worker's wait for one */
+                tp_nats_publish(&c->nats, e->reply, NULL, "{}", 2);
         }
     }
 }
@@ -1641,8 +1655,8 @@ static void empty(cluster *c)
     c->is_emptied = true;
 }
 
-/* The chunk was refused while nothing else of ours was at the server: it never fits, unless there
- * is anything of others. */
+/* The chunk was refused although nothing else of this session is at the server: it fails, unless
+ * messages of other sessions may be what takes the room. */
 static void despair(cluster *c, flight *l, uint64_t now)
 {
     char text[500];
@@ -1690,7 +1704,7 @@ static void retry_short(cluster *c, uint64_t now)
             if (c->flights[i].shortage == WAITING &&
                 (!first || c->flights[i].chunk < first->chunk))
                 first = &c->flights[i];
-        is_sent = first && !c->is_emptied; /* then that one alone */
+        is_sent = first && !c->is_emptied; /* tried alone */
         if (first && launch(c, first, &err)) {
             fail(first, tp_failure_kind_of(err.code, TP_KIND_CODEC), err.message);
             advance(c, first);
@@ -1700,7 +1714,7 @@ static void retry_short(cluster *c, uint64_t now)
     c->retry_ns = uv_hrtime() + RETRY_NS;
 }
 
-/* Removes groups of results of which none is awaited any more. */
+/* Purges groups of results (TP_GROUP_CHUNKS) in which no result is awaited any more. */
 static void purge_done(cluster *c, uint64_t now)
 {
     uint64_t first = c->turns * FLIGHTS;
@@ -1722,7 +1736,7 @@ static void purge_done(cluster *c, uint64_t now)
     }
 }
 
-/* What need not be done at once. */
+/* What is done every LOOK_NS. */
 static void look(cluster *c, uint64_t now)
 {
     if (now < c->look_ns)
@@ -1751,7 +1765,7 @@ static flight *idle_flight(cluster *c, unsigned most)
     return l;
 }
 
-/* Is there anything that nobody has taken yet? */
+/* Are there slices of this executor's that nobody has taken yet? */
 static bool has_work(cluster *c)
 {
     uv_mutex_lock(tp_engine_lock(c->engine));
@@ -1825,11 +1839,12 @@ static uint64_t until(cluster *c, uint64_t now)
     uint64_t due = tp_job_idle_until(c->engine, &c->base);
     uv_mutex_unlock(tp_engine_lock(c->engine));
     uint64_t when = c->in_flight ? now + LOOK_NS : now + 1000000000ull;
-    /* what is asked to share is looked at as often as all else */
+    /* a due time that has passed is seen to at the next look */
     return due > now && due < when ? due : when;
 }
 
-/* The server has refused us, and will again: the token is another engine's. */
+/* The server has refused our token and will go on refusing it (it is another engine's): all jobs
+ * fail. */
 static void give_up(cluster *c)
 {
     tp_error err = { 0 };

@@ -21,7 +21,7 @@ typedef struct reader {
 
 /* ---- a result as blocks ---- */
 
-/* A work that nobody runs, whose sink gathers the results that are read for it. */
+/* A work that nobody runs: its sink collects the results that tp_wire_read gives to it. */
 typedef struct gathering {
     tp_work work; /* first member */
     tp_terms terms;
@@ -75,7 +75,8 @@ static int take_records(reader *r, const tp_ticket *t, const char *identities, c
         g.work.count = t->count;
         const tp_wire_given given = { 0 };
         tp_wire_reader from = { .base = copy, .size = len, .count = t->count, .given = &given };
-        /* what cannot be read, as one that refers to functions, is run again */
+        /* a result that cannot be read (it refers to a function, say) is left out: its items run
+         * again */
         tp_wire_read(&from, &g.work, 0, len, &why);
         rc = g.first ? r->take(r->user, t, items, g.first, err) : 0;
     } else {
@@ -196,7 +197,7 @@ int tp_leftover_read(const char *engine, const char *token, const char session[T
     if (rc == 0 && !is_dead(&r)) {
         rc = 1;
     } else if (rc == 0) {
-        /* what runs yet would run twice */
+        /* workers must forget the session first: what they still run would run twice */
         snprintf(subject, sizeof subject, TP_SUBJECT_CTL "%s", session);
         tp_nats_publish(&r.nats, subject, NULL, "over", 4);
         rc = take_all(&r, err);

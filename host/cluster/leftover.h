@@ -1,4 +1,4 @@
-/* leftover.h: what a session has left at the server whose coordinator is dead: results of items of
+/* leftover.h: results that are left at the server of a session whose coordinator is dead: those of
  * maps with journals, each with its ticket (parcel.h). */
 #ifndef TP_LEFTOVER_H
 #define TP_LEFTOVER_H

@@ -25,9 +25,10 @@ enum {
     PING_MS = 5000, /* with two that are not answered, a dead server is noticed after 10 s */
     PINGS_OUT = 2,
     LOOK_NS = 50 * 1000 * 1000,
-    WRITE_BYTES = 16 << 10,   /* so much is written though more may be published at once, and */
-    USED_BYTES = 128 << 10, /* so much of used messages is kept at most */
-    WAIT_BYTES = 512 << 10, /* with so much that was not written who publishes waits */
+    WRITE_BYTES = 16 << 10,   /* publishing writes when this much has gathered, and */
+    USED_BYTES = 128 << 10, /* used messages are freed when they have this many bytes, */
+    /* with this much that the socket has not taken yet, tp_nats_publish waits */
+    WAIT_BYTES = 512 << 10,
     /* natsStatus of nats.h */
     NO_SERVER = 6,
     HAS_NO_TLS = 8,
@@ -36,11 +37,12 @@ enum {
     NO_RESPONDERS = 34
 };
 
-/* how long its threads may take to leave us alone after a connection was closed; how long a server
- * may take nothing before what is published for it is lost */
+/* CLOSE_NS: how long to wait for the library's last callback after a connection was closed.
+ * WAIT_NS: how long a server may read nothing before messages for it are dropped */
 static const uint64_t CLOSE_NS = 5ull * 1000 * 1000 * 1000, WAIT_NS = 10ull * 1000 * 1000 * 1000;
 
-/* of Debian 12 and 13; what we call, and the numbers of natsStatus, are the same in both */
+/* those of Debian 12 and 13: the functions that we call, and the numbers of natsStatus, are the
+ * same in both */
 static const char *const libraries[] = { "libnats.so.3.4", "libnats.so.3.10" };
 
 static int load(tp_nats *n, tp_error *err)
@@ -83,7 +85,7 @@ int tp_nats_open(tp_nats *n, tp_error *err)
 
 /* ---- called by any thread ---- */
 
-/* There is something to see for the taker; the lock is held. */
+/* Locked. Wakes the taker, for which there is something to see. */
 static void rouse_locked(tp_nats *n)
 {
     const uint64_t one = 1;
@@ -155,7 +157,7 @@ static tp_nats_event *event_of(tp_nats *n, natsMsg *m)
     tp_nats_event *e = calloc(1, sizeof *e);
     const char *status;
     if (!e) {
-        /* as if the network had lost it: what matters is sent again */
+        /* no memory: drop it as if the network had lost it; what matters is sent again */
         n->Msg_Destroy(m);
         return NULL;
     }
@@ -191,7 +193,7 @@ static void on_back(natsConnection *connection, void *user)
     add_change(user, TP_NATS_BACK);
 }
 
-/* The last that is heard of a connection. */
+/* The library's last callback for a connection. */
 static void on_closed(natsConnection *connection, void *user)
 {
     tp_nats *n = user;
@@ -203,7 +205,7 @@ static void on_closed(natsConnection *connection, void *user)
     uv_mutex_unlock(&n->lock);
 }
 
-/* Without a handler the library prints them. */
+/* Ignores errors; without this handler the library prints them. */
 static void on_error(natsConnection *connection, natsSubscription *s, int status, void *user)
 {
     (void)connection, (void)s, (void)status, (void)user;
@@ -333,7 +335,7 @@ static void write_out(tp_nats *n)
     uv_mutex_lock(&n->lock);
     bool wants_write = n->wants_write;
     uv_mutex_unlock(&n->lock);
-    /* with nothing to write the library would take the connection for lost */
+    /* only with something to write: otherwise the library takes the connection for lost */
     if (wants_write && n->Connection_Buffered(n->connection) > 0)
         n->Connection_ProcessWriteEvent(n->connection);
 }
@@ -363,7 +365,8 @@ static void turn(tp_nats *n, uint64_t deadline_ns, bool may_wake)
     uv_mutex_unlock(&n->lock);
     uint64_t count;
     if (ready > 0 && fds[0].revents && read(n->wake_fd, &count, sizeof count) < 0)
-        ready = 0; /* it was emptied by nobody else, so this does not happen */
+        /* reading the eventfd failed; only this thread reads it, so that does not happen */
+        ready = 0;
     if (ready > 0 && (fds[1].revents & ~POLLOUT) && n->connection)
         n->Connection_ProcessReadEvent(n->connection);
 }
@@ -380,7 +383,8 @@ static tp_nats_event *first_of(tp_nats_event **first, tp_nats_event ***last)
     return e;
 }
 
-/* The server says that nobody is there who answers what has that reply, if that is known. */
+/* Makes the event that tells that nobody answers a message (status 503). `reply` is that message's,
+ * "" when not known. */
 static tp_nats_event *nobody(const char *reply)
 {
     tp_nats_event *e = calloc(1, sizeof *e);
@@ -429,8 +433,8 @@ tp_nats_event *tp_nats_take(tp_nats *n, uint64_t deadline_ns)
     return e;
 }
 
-/* Frees the messages that are not needed any more. The library has a thread for that, which the
- * first of several wakes. */
+/* Frees the messages that are not needed any more. Several at once, since the first one wakes a
+ * thread of the library's that does it. */
 static void free_messages(tp_nats *n)
 {
     for (unsigned i = 0; i < n->n_used; i++)
@@ -518,7 +522,7 @@ tp_nats_event *tp_nats_ask(tp_nats *n, const char *subject, const void *data, si
         if (e->kind == TP_NATS_MESSAGE && strcmp(e->subject, n->reply) == 0)
             return e;
         if (e->kind == TP_NATS_MESSAGE && strncmp(e->subject, n->inbox, strlen(n->inbox)) == 0) {
-            tp_nats_free(n, e); /* of a question that was given up */
+            tp_nats_free(n, e); /* the late answer to an earlier tp_nats_ask, which has timed out */
             continue;
         }
         *n->later_end = e;
@@ -533,7 +537,8 @@ static bool says(const tp_nats_event *e, const char *text)
 
 tp_nats_stored tp_nats_is_stored(const tp_nats_event *e, char *why, size_t size)
 {
-    /* insufficient resources, storage or memory; an account's limit */
+    /* JetStream's error codes for insufficient resources, storage or memory, and an account's
+     * limit */
     static const char *const full[] = { "10023", "10047", "10028", "10002" };
     static const char said[] = "\"description\":\"";
     snprintf(why, size, "it gives no answer");
@@ -546,7 +551,9 @@ tp_nats_stored tp_nats_is_stored(const tp_nats_event *e, char *why, size_t size)
     const char *end = memchr(begin, '"', (size_t)(e->data + e->len - begin));
     end = end ? end : e->data + e->len;
     snprintf(why, size, "%.*s", (int)(end - begin < 100 ? end - begin : 100), begin);
-    if (says(e, "\"err_code\":10077")) /* a limit of the stream's: one a subject, or its size */
+    /* the stream's limit of one message per subject (then it has this one already), or of its
+     * size */
+    if (says(e, "\"err_code\":10077"))
         return says(e, "per subject") ? TP_NATS_STORED : TP_NATS_FULL;
     for (size_t i = 0; i < sizeof full / sizeof *full; i++) {
         char code[30];
@@ -576,7 +583,8 @@ uint64_t tp_nats_sequence(tp_nats *n, const tp_nats_event *e)
 
 void tp_nats_flush(tp_nats *n, int64_t timeout_ms)
 {
-    /* nobody is there: the server says so itself, and has read all before */
+    /* nobody listens to this subject: the server itself says so, after it has read all that came
+     * before */
     tp_nats_free(n, tp_nats_ask(n, TP_SUBJECT_Q "flush", "", 0, timeout_ms));
 }
 

@@ -5,9 +5,9 @@
  * interface that is used is declared here.
  *
  * One thread of ours, the taker, makes all calls but tp_nats_publish and tp_nats_wake. It also
- * reads and writes the socket, in tp_nats_take: no message comes by way of another thread, and what
- * is published while the taker is busy is one write. The library's own threads connect again after
- * the connection was lost, and look whether the server lives. */
+ * reads and writes the socket, in tp_nats_take, so that no message passes through another thread,
+ * and messages that are published while the taker is busy go out in one write. The library's own
+ * threads reconnect after the connection was lost, and ping the server. */
 #ifndef TP_NATS_H
 #define TP_NATS_H
 
@@ -79,7 +79,8 @@ enum {
     TP_NATS_SUBSCRIPTIONS = 5,
     TP_NATS_INBOX = 80,
     TP_NATS_USED = 64,
-    TP_NATS_PAYLOAD = 1000 * 1000 /* bytes that a message may have: a server must take as many */
+    /* bytes that a message may have; the server's max_payload must be at least this */
+    TP_NATS_PAYLOAD = 1000 * 1000
 };
 
 /* What has come in. */
@@ -106,9 +107,9 @@ typedef struct tp_nats {
     natsConnection *connection; /* NULL: there is none. Others only publish on it */
     natsSubscription *subscriptions[TP_NATS_SUBSCRIPTIONS];
     int n_subscriptions;
-    tp_nats_event *later, **later_end; /* have come while an answer was waited for */
+    tp_nats_event *later, **later_end; /* events that came while tp_nats_ask waited */
     char inbox[TP_NATS_INBOX];         /* answers to tp_nats_ask come here; */
-    char reply[TP_NATS_INBOX + 24];    /* to the last one, here */
+    char reply[TP_NATS_INBOX + 24];    /* the reply subject of the last one */
     uint64_t asked;
     natsMsg *used[TP_NATS_USED]; /* to be freed */
     unsigned n_used;
@@ -131,10 +132,10 @@ typedef struct tp_nats {
 /* Makes the queue; nothing is loaded or connected yet. */
 int tp_nats_open(tp_nats *n, tp_error *err);
 
-/* Loads the library and connects as who has that token, and stays connected from then on, through
- * restarts of the server. With a URL tls://... only over TLS, and only to the engine of that token
- * (cluster/certificate.h). Blocks for some seconds at most. -1 with err set: what is missing, or
- * why the server at `url` cannot be used. */
+/* Loads the library and connects with the token of `who`; reconnects by itself when the connection
+ * is lost or the server restarts. With a URL tls://... only over TLS, and only to the engine of
+ * that token (cluster/certificate.h). Blocks for some seconds at most. -1 with err set: what is
+ * missing, or why the server at `url` cannot be used. */
 int tp_nats_connect(tp_nats *n, const char *url, const char *name, const tp_signer *who,
                     tp_error *err);
 
@@ -155,10 +156,11 @@ void tp_nats_wake(tp_nats *n);
 void tp_nats_publish(tp_nats *n, const char *subject, const char *reply, const void *data,
                      size_t len);
 
-/* Has the server remove the stream's messages whose subjects are as `filter`, without waiting. */
+/* Has the server remove the stream's messages whose subjects match `filter` (with NATS wildcards),
+ * without waiting. */
 void tp_nats_purge(tp_nats *n, const char *stream, const char *filter);
 
-/* Sends now what was published, and not only with what is published after it. */
+/* Writes what was published to the socket now. */
 void tp_nats_push(tp_nats *n);
 
 /* Publishes and waits for the answer. NULL when none has come in time; one with the status 503 when
@@ -169,7 +171,8 @@ tp_nats_event *tp_nats_ask(tp_nats *n, const char *subject, const void *data, si
 /* What a server says of a message that was published to a stream. */
 typedef enum tp_nats_stored {
     TP_NATS_STORED, /* it is kept, or was kept already */
-    TP_NATS_FULL,   /* there is no room; also said of one that is kept already */
+    /* there is no room; a full server also says so of a message that it has already */
+    TP_NATS_FULL,
     TP_NATS_SILENT, /* nothing: the server is away */
     TP_NATS_NOWHERE, /* there is no stream for it */
     TP_NATS_REFUSED

@@ -53,10 +53,11 @@ static int64_t find(const tp_parcel_refs *refs, const tp_ref *r)
 
 enum { DEFINED_FUNC = 1, DEFINED_CLASS, DEFINED_PACKED, DEFINED_DICT, DEFINED_QUEUE };
 
-/* The head of a definition; behind it the name, and the message with its references. */
+/* The head of a definition. Behind it come the name, and the message with the numbers of its
+ * references. */
 typedef struct definition {
     uint64_t size; /* with this head */
-    uint64_t id;   /* of a function or store: the same for the same one, in a session */
+    uint64_t id;   /* names a function or store within its session; 0 for other things */
     uint32_t kind, limit, is_partial, name; /* name: its length, without a NUL */
     uint64_t bytes;
     uint32_t nrefs, pad;
@@ -99,7 +100,8 @@ static int define(tp_buf *out, tp_parcel_refs *refs, tp_ref *r, tp_error *err)
         const tp_func *f = (const tp_func *)(const void *)r;
         d.kind = DEFINED_FUNC;
         d.limit = f->limit;
-        /* it is held while the session lasts, see tp_parcel_put_task */
+        /* its address: the coordinator holds it while the session lasts (keep_func of
+         * exec_cluster.c), so no other gets it */
         d.id = (uint64_t)(uintptr_t)f;
         name = f->name;
     } else if (r->type == &tp_class_blob_type) {
@@ -370,7 +372,7 @@ static tp_ref *make(cursor *c, const definition *d, const tp_parcel_refs *refs,
             damaged(c);
         }
         if (!made)
-            tp_error_oom(c->err, "work"); /* unless something was said before */
+            tp_error_oom(c->err, "work"); /* does nothing when err is set already */
     }
     free(text);
     tp_buf_free(&message);
@@ -404,7 +406,9 @@ static int get_definitions(cursor *c, tp_parcel_refs *refs, tp_known *known)
         int rc = made ? add_ref(refs, made, c->err) : -1;
         if (rc == 0 && is_kept && !one) {
             one = malloc(sizeof *one);
-            if (one) { /* else it is another one next time, of which the user sees little */
+            /* without memory for the entry the next message makes a second object of it, which
+             * works as well */
+            if (one) {
                 memcpy(one->digest, digest, sizeof digest);
                 one->ref = tp_ref_hold(made);
                 one->next = known->first;
@@ -539,7 +543,7 @@ static int put_record(tp_buf *out, const tp_block *b, uint32_t k, uint32_t at,
     return rc ? rc : put(out, &(uint64_t){ 0 }, spare, err);
 }
 
-/* One item that is not a message, as one. */
+/* Appends the record of one item of columns, encoded as a message. */
 static int put_encoded(tp_buf *out, const tp_block *b, uint32_t at, tp_error *err)
 {
     tp_wire_record r = { .kind = TP_BLOCK_VALUES, .at = at, .n = 1 };
@@ -555,7 +559,7 @@ static int put_encoded(tp_buf *out, const tp_block *b, uint32_t at, tp_error *er
     return put(out, &(uint64_t){ 0 }, spare, err);
 }
 
-/* Has the block a string that is not in its own text? */
+/* Does the block point to a string outside of its own text (TP_SCALAR_PINNED or SHARED)? */
 static bool has_shared(const tp_block *b)
 {
     return b->columns > 0 && b->type[0] == TP_MIXED && b->n == 1 &&

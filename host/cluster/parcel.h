@@ -1,14 +1,15 @@
 /* parcel.h: what a coordinator and the workers of its cluster send each other, as bytes.
  *
- * Both are of the same build (tp_build), on machines of one kind, so that structs travel as they
- * are. Work is signed: a signature, a tp_sealed, and behind it the payload whose hash is in there,
- * or nothing when the payload is too large for a message and lies in the stream of blobs. A worker
- * looks at nothing else before both are verified. Results are not signed: they are records as
- * worker processes write them (wire/frame.h), and read as hostile.
+ * Both are of the same build (tp_build), on machines with the same memory layout, so that structs
+ * are sent as they lie in memory. Work is signed: a signature, a tp_sealed, and behind it the
+ * payload whose hash is in there, or nothing when the payload is too large for a message and lies
+ * in the stream of blobs. A worker looks at nothing else before both are verified. Results are not
+ * signed: they are records as worker processes write them (wire/frame.h), and read as hostile.
  *
  * A payload of work is a tp_task, the function's name, definitions, the items, and the image if it
- * is small. Definitions are what messages refer to (functions, classes, packed values); they are
- * numbered, those of the image behind those of the work, and results refer to these numbers. */
+ * is small. Definitions are things that messages refer to (functions, classes, packed values,
+ * stores). They are numbered, those of the work first, then those of the image; results refer to
+ * these numbers. */
 #ifndef TP_PARCEL_H
 #define TP_PARCEL_H
 
@@ -30,8 +31,9 @@ enum {
     TP_IDENTITY_BYTES = 16
 };
 
-/* What this process is built of: its version, LuaJIT, our Lua modules, how structs lie in memory.
- * Only processes with the same build understand each other. `text` is for people. */
+/* What this process is built of: `id` is a hash of its version, LuaJIT, our Lua modules and the
+ * layout of structs; `text` says it for people. Only processes with the same id understand each
+ * other. */
 typedef struct tp_build {
     uint8_t id[TP_ID_BYTES];
     char hex[TP_ID_TEXT];
@@ -46,7 +48,7 @@ typedef struct tp_sealed {
     uint8_t key[32]; /* the public one of who has signed it */
     uint8_t build[TP_ID_BYTES], session[TP_ID_BYTES];
     uint64_t chunk; /* its number in the session */
-    uint32_t sending; /* how often it was sent anew, from 1 */
+    uint32_t sending; /* how often it was sent so far, from 1 */
     uint32_t is_blob;
     uint64_t size; /* of the payload */
     uint8_t digest[TP_DIGEST_BYTES];
@@ -62,9 +64,9 @@ typedef struct tp_alive {
 
 #define TP_ALIVE_MAGIC "TPLIVE1"
 
-/* What items of a map with a journal are called there. Their identities follow, each of
- * TP_IDENTITY_BYTES. It goes to the worker and comes back with the result, so that another process
- * can read that when the coordinator is dead (leftover.h). */
+/* Names items of a map with a journal by their rows in its file. The items' identities follow,
+ * TP_IDENTITY_BYTES each. It goes to the worker and comes back with the result, so that another
+ * process can read that when the coordinator is dead (leftover.h). */
 typedef struct tp_ticket {
     int64_t map, version;
     uint64_t first; /* index of the first item in its map, from 0 */
@@ -72,8 +74,8 @@ typedef struct tp_ticket {
     uint8_t returned[TP_COLUMNS_MAX];
 } tp_ticket;
 
-/* The head of a result. Behind the result follow its ticket, and lines as in TP_SUBJECT_R
- * SESSION.held: what the worker begins now. */
+/* The head of a result. Behind the result follow its ticket, and the names of chunks that the
+ * worker begins now, in lines as in TP_SUBJECT_R SESSION.held (protocol.h). */
 typedef struct tp_answer {
     uint32_t kind, where;
     uint64_t size, ticket, names; /* ticket, names: the lengths of these */
@@ -99,8 +101,9 @@ typedef struct tp_direct {
 
 typedef enum tp_answer_kind {
     TP_ANSWER_DONE = 1, /* records of results */
-    TP_ANSWER_BACK,     /* it is not, or not all of it was, run here: it must be sent anew */
-    TP_ANSWER_REFUSED   /* a text: why this worker runs nothing of this coordinator's */
+    TP_ANSWER_BACK,     /* it was not run here, or not all of it: it must be sent again */
+    /* this worker runs nothing of this coordinator's; the result is a text that says why */
+    TP_ANSWER_REFUSED
 } tp_answer_kind;
 
 /* The head of a payload. */

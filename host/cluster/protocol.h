@@ -32,24 +32,26 @@
 #define TP_SUBJECT_Q "tp1.d.q."
 #define TP_SUBJECT_CTL "tp1.d.ctl."
 
-/* Prefixes of inboxes, for answers, and the users that the server knows; both of workers go on with
- * what is the token's own (cluster/sign.h) */
+/* Prefixes of the subjects on which each side gets answers, and names of the server's users. For
+ * workers both end with digits of their own token (cluster/sign.h) */
 #define TP_INBOX_COORDINATOR "_TPC"
 #define TP_INBOX_WORKER "_TPW"
 #define TP_USER_COORDINATOR "coordinator"
 #define TP_USER_WORKER "worker"
 
 enum {
-    /* results are removed from R in groups of so many numbers, of which a coordinator uses one of
-     * 32,768 for each chunk */
+    /* Results are purged from R by groups of this many chunk numbers. A chunk's number is a count
+     * times 32,768 plus its flight, so that is a thousand counts */
     TP_GROUP_CHUNKS = 32768 * 1000,
-    /* work that no worker has answered for, nor said that it still runs, goes to another */
+    /* work that its worker has neither answered nor named as running for so long goes to another
+     * worker */
     TP_ACK_WAIT_S = 10,
     TP_BEAT_MS = 1000,
     TP_BEAT_MAX_MS = 10 * 1000,
-    /* what was said of it is good for so long, if nobody says it again */
+    /* a beat that a coordinator has asked for is kept for so long, unless it is asked for again */
     TP_BEAT_KEPT_MS = 60 * 1000,
-    /* a chunk that its worker has not named for so many beats goes to another: that one is dead */
+    /* a worker that has not named a chunk for so many beats is taken for dead, and the chunk goes
+     * to another */
     TP_HELD_BEATS = 4,
     TP_SUBJECT_MAX = 256
 };

@@ -9,8 +9,8 @@
 
 enum { REFS_MAX = 4096, ENTRIES_MAX = 1 << 20 };
 
-/* The head of both. Behind it a question's key or an answer's error, the value, and the entries,
- * each a key and a value. */
+/* The head of a question and of an answer. Behind it come the question's key or the answer's error,
+ * the value, and the entries, each a key and a value. */
 typedef struct head {
     uint64_t store, version, wait_ns, text, entries;
     double number;
@@ -18,7 +18,7 @@ typedef struct head {
     uint32_t verb, code, is_done, moved;
 } head;
 
-/* Behind it its bytes and what they refer to. */
+/* Behind it come its bytes and the ids of what they refer to. */
 typedef struct value_head {
     double number;
     uint64_t bytes;
@@ -196,7 +196,7 @@ static int get_value(cursor *c, tp_stored *value, bool is_foreign)
     if (!p)
         return -1;
     memcpy(&h, p, sizeof h);
-    /* another nan would be another kind of value to LuaJIT */
+    /* canonical: LuaJIT would read another NaN as a value of another type */
     *value = (tp_stored){ .number = h.number == h.number ? h.number : (double)NAN,
                           .is_foreign = is_foreign || h.is_foreign != 0 };
     const char *bytes = get(c, h.bytes);
@@ -234,7 +234,7 @@ static int get_key(cursor *c, uint64_t len, char **key)
     return 0;
 }
 
-/* Is that what can be done to such a store? */
+/* Is the operation one for this kind of store? */
 static bool fits(uint32_t verb, const tp_ref *store)
 {
     if (verb == TP_STORE_COUNT)
@@ -304,7 +304,7 @@ int tp_answer_get(const void *bytes, size_t len, tp_store_op *op, const tp_store
         return -1;
     if (has_value(op->verb)) {
         tp_ref_drop(value.packed);
-        /* it was taken */
+        /* the keeper has taken the value, so `op` is empty now */
         if (op->verb == TP_STORE_PUT ? op->is_done : op->moved == TP_MOVED) {
             tp_ref_drop(op->value.packed);
             op->value.packed = NULL;

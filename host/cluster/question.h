@@ -6,19 +6,22 @@
 
 #include "engine/store.h"
 
-enum { TP_QUESTION_MAX = 900 << 10 /* bytes; more does not fit into a message */ };
+/* bytes of a question or an answer; more does not fit into a message */
+enum { TP_QUESTION_MAX = 900 << 10 };
 
-/* How stores are named. Values may refer to them, and to nothing else. */
+/* Translates between stores and their ids. Values in questions may refer to stores, and to nothing
+ * else. */
 typedef struct tp_store_names {
     uint64_t (*id_of)(void *user, tp_ref *r); /* 0: it is no store, or not that keeper's */
     /* The store with that id, held; NULL: there is none. */
     tp_ref *(*store_of)(void *user, uint64_t id, bool is_queue);
-    /* Of a worker: a function with a limit has that id. It is held as long as this is used. */
+    /* In a worker: called for each function with a limit, with the id that questions for its
+     * permits use. The function is held as long as this is used. */
     void (*note_func)(void *user, const tp_func *f, uint64_t id);
     void *user;
 } tp_store_names;
 
-/* Beside what is done to stores: a permit of a function is taken, or released, for a chunk. */
+/* A question about a permit: take one of a function for a chunk, or release it. */
 typedef enum tp_permit_verb {
     TP_PERMIT_TAKE = TP_STORE_VERBS,
     TP_PERMIT_RELEASE
@@ -33,11 +36,12 @@ typedef struct tp_permit_op {
 
 int tp_permit_put(tp_buf *out, const tp_permit_op *op, tp_error *err);
 bool tp_permit_get(const void *bytes, size_t len, tp_permit_op *op); /* false: it is none */
-/* Whether there was one; and reads that. */
+/* The answer: whether there was a permit. put appends it, get reads it. */
 int tp_permit_answer_put(tp_buf *out, bool has, tp_error *err);
 bool tp_permit_answer_get(const void *bytes, size_t len);
 
-/* What is to be done, to the store with that id (0: to none). -1 with err set: it cannot travel. */
+/* Appends a question: what is to be done to the store with that id (0: to none). -1 with err set:
+ * it cannot travel. */
 int tp_question_put(tp_buf *out, uint64_t store, const tp_store_op *op,
                     const tp_store_names *names, tp_error *err);
 

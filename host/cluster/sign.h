@@ -1,4 +1,4 @@
-/* sign.h: signatures (Ed25519) and tokens: who may send work, and who takes it from whom.
+/* sign.h: signatures (Ed25519) and tokens: who may send work, and whose work a worker runs.
  *
  * Libsodium (libsodium.so.23) is loaded at its first use and never linked, as the NATS client.
  *
@@ -8,9 +8,9 @@
  *
  *     tpc1.PASSWORD.SEED      tpw1.PASSWORD.PUBLIC      (64 hexadecimal digits each)
  *
- * An engine may have several tokens for workers, each with a password of its own. Which user of
- * the server one is, and where it gets answers, where no other user may listen, follows from its
- * password. */
+ * An engine may have several tokens for workers, each with a password of its own. A token's user
+ * name on the server, and the prefix of subjects on which it gets answers and no other user may
+ * listen, follow from its password. */
 #ifndef TP_SIGN_H
 #define TP_SIGN_H
 
@@ -42,7 +42,7 @@ typedef struct tp_signer {
     char password[2 * TP_KEY_BYTES + 1];
     char user[TP_USER_TEXT], inbox[TP_USER_TEXT]; /* a prefix of subjects */
     uint8_t public_key[TP_KEY_BYTES];
-    uint8_t secret[2 * TP_KEY_BYTES]; /* of a coordinator */
+    uint8_t secret[2 * TP_KEY_BYTES]; /* only of a coordinator */
 #define TP_SODIUM_FIELD(result, name, arguments) result (*name) arguments;
     TP_SODIUM_FUNCTIONS(TP_SODIUM_FIELD)
 #undef TP_SODIUM_FIELD
