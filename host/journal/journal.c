@@ -19,7 +19,7 @@ enum {
     BATCH_NS = 100 * 1000000,
     BATCH_BYTES = 1 << 20,     /* so many bytes of results are written without waiting for more */
     QUEUE_BYTES = 16 << 20,    /* with more than this in the queue, recording waits */
-    CHECKS = 16 /* a cache checks its size each time it has grown by this fraction of its limit */
+    CHECKS = 16 /* a cache checks its size each time it has grown by a 16th of its limit */
 };
 
 struct tp_journal {
@@ -69,7 +69,7 @@ static void write_holder(int fd)
                 ? snprintf(name, sizeof name, "process %ld (%s)", (long)getpid(), command)
                 : snprintf(name, sizeof name, "process %ld", (long)getpid());
     if (ftruncate(fd, 0) || pwrite(fd, name, (size_t)n, 0) < 0)
-        return; /* then the file has no name in it */
+        return; /* the file then has no name in it: messages will do without */
 }
 
 /* The lock is on a file beside the journal and ends with the process, however that ends. (It is not
@@ -209,7 +209,7 @@ static void shut(tp_journal *j)
     tp_sqlite_close(j->writer);
     if (j->select)
         j->owner->finalize(j->select);
-    /* closing the last connection moves what is beside the file into it */
+    /* closing the last connection writes the log beside the file (WAL) into it */
     tp_sqlite_close(j->owner);
     j->owner = NULL;
     if (j->lock_fd >= 0) {
@@ -218,7 +218,8 @@ static void shut(tp_journal *j)
     }
 }
 
-/* Nobody holds it any more; who left it without tp_journal_leave has left it open. */
+/* The last drop: nobody holds the journal any more. A user that has not called tp_journal_leave has
+ * left it open. */
 static void free_journal(tp_ref *ref)
 {
     tp_journal *j = (tp_journal *)ref;

@@ -30,15 +30,15 @@ extern const tp_ref_type tp_journal_type, tp_journal_map_type;
  * err set: it is no journal, another process has it, ... */
 int tp_journal_open(tp_journal **out, const char *path, uint64_t cache_bytes, tp_error *err);
 
-/* Who has opened a journal uses it, and so does each of its maps, from tp_journal_map_new to its
- * end, which may be a worker's: an item may be running when its map is given up. When the last user
- * leaves, the file is closed, and free for other processes; then only tp_journal_enter may be
- * called. Enter: one more user; false, with the file closed, when it has none any more. Leave: any
- * thread that uses it. */
+/* A journal counts its users: whoever has opened it, and each of its maps, from tp_journal_map_new
+ * until the map is freed. (That may happen on a worker's thread, since an item may still run when
+ * its map is given up.) When the last user leaves, the file is closed, and free for other
+ * processes; then only tp_journal_enter may be called. Enter: one more user; false, with the file
+ * closed, when it has none any more. Leave: any thread that uses it. */
 bool tp_journal_enter(tp_journal *journal);
 void tp_journal_leave(tp_journal *journal);
 
-/* The connection of the owner's thread, for occasional questions. The owner's thread. */
+/* The SQLite connection for queries on the owner's thread. Owner. */
 tp_sqlite *tp_journal_connection(tp_journal *journal);
 
 /* Records results of a map that were found elsewhere: those of items whose process is dead. `items`
@@ -56,7 +56,7 @@ typedef enum tp_journal_reason {
     TP_JOURNAL_KNOWN,      /* its result is in the file */
     TP_JOURNAL_NEW,        /* it is not in the file */
     TP_JOURNAL_CHANGED,    /* the function has changed */
-    TP_JOURNAL_INPUT,      /* another input has its place in the file */
+    TP_JOURNAL_INPUT,      /* the file has another input at this index */
     TP_JOURNAL_FAILED,     /* it failed in an earlier run */
     TP_JOURNAL_NOT_KEPT,   /* its result cannot be kept in a file, or cannot be read */
     TP_JOURNAL_REASONS
@@ -99,7 +99,8 @@ int tp_journal_map_recall(tp_journal_map *map, tp_job *job, tp_block *inputs, tp
 
 const tp_journal_counts *tp_journal_map_counts(const tp_journal_map *map);
 
-/* The key of a result in a cache. */
+/* Computes the key under which a cache keeps a result: from the function's identity and the
+ * input's. */
 void tp_cache_key(const uint8_t function[16], const uint8_t input[16], uint8_t to[16]);
 
 /* Why the cache is not asked any more; NULL: it still is. The owner. */

@@ -23,9 +23,9 @@ struct tp_journal_map {
     tp_journal_counts counts;
     tp_journal_why *reasons;
     size_t n_reasons, reasons_room;
-    bool are_read; /* the reasons were handed out: the next one begins the list anew */
+    bool are_read; /* the reasons were handed out, so the next one begins a new list */
     tp_buf scratch;
-    tp_error trouble; /* of a cache: why it has not been asked since */
+    tp_error trouble; /* of a cache: the error after which the cache is not asked any more */
 };
 
 static void free_map(tp_ref *ref)
@@ -139,7 +139,7 @@ typedef struct finding {
     uint64_t end; /* index of the input behind the last one */
     tp_block *known, **known_end;
     tp_block *open; /* the last block of the list, while more can be added to it */
-    uint32_t run;   /* how many items the last block of numbers got */
+    uint32_t run;   /* how many items the last block of columns got; guides the size of the next */
 } finding;
 
 static void add_block(finding *f, tp_block *b)
@@ -158,7 +158,7 @@ static bool follows(finding *f, uint64_t at)
     const tp_block *b = f->open;
     if (!b || b->first + b->n != at)
         return false;
-    /* 0: it lies in the arrays of `returns` */
+    /* capacity 0: its columns lie in the arrays of `returns` */
     bool is_full = b->kind == TP_BLOCK_COLUMNS && b->capacity > 0 && b->n == b->capacity;
     if (is_full)
         f->run = b->n;
@@ -384,7 +384,7 @@ static int add_failure(finding *f, uint64_t at, sqlite3_stmt *from, int column)
 {
     const uint8_t *message = f->s->column_blob(from, column);
     size_t len = (size_t)f->s->column_bytes(from, column);
-    /* A failure that Lua raised has no field for a process's last words. */
+    /* The field for a process's last words may be missing: failures that Lua raised lack it. */
     if (!message || len < 2 || message[0] < TP_FAILURE_STDERR || message[0] > TP_FAILURE_FIELDS_N ||
         !tp_message_is_plain(message, len))
         return 0;
@@ -416,7 +416,8 @@ enum {
 static const char select_items[] = "select id, state, attempts, version, identity, result, failure "
                                    "from items where id between ? and ? order by id";
 
-/* Finds out, once, the last input that is in the file: later ones need not be looked for. */
+/* Finds out, once, the index of the last input that the file has: later ones need not be looked
+ * up. */
 static int look(tp_journal_map *m, tp_sqlite *s, tp_error *err)
 {
     sqlite3_stmt *last;
@@ -565,7 +566,8 @@ static int find_results(finding *f, tp_block *b, uint64_t first, tp_error *err)
     for (uint32_t k = 0; k < b->n; k++)
         tp_cache_key(m->config.function, b->tags[k].identity, b->tags[k].identity);
     tp_error *trouble = &m->trouble;
-    /* so that everything recorded before this map or call is found */
+    /* at a map's first block: write what is in the queue, so that everything recorded before is
+     * found */
     if (first == 0 && trouble->code == TP_OK)
         tp_journal_flush(m->journal, trouble);
     bool is_one = b->n == 1 || trouble->code != TP_OK ||

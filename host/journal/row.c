@@ -9,7 +9,7 @@
 
 /* ---- text ---- */
 
-/* Is it text to other programs: UTF-8 without a NUL? Otherwise it is stored as bytes. */
+/* May it be stored as SQLite's TEXT: is it UTF-8 without a NUL? Otherwise it is stored as BLOB. */
 static bool is_text(const char *text, size_t len)
 {
     const uint8_t *p = (const uint8_t *)text, *end = p + len;
@@ -37,7 +37,8 @@ static bool is_text(const char *text, size_t len)
 
 /* ---- writing ---- */
 
-/* Makes the cell of a message, whose bytes go into the queue. */
+/* Makes the cell of a message, and appends its text or bytes to the queue: a single number or
+ * string is stored as such, another plain message as bytes, anything else as NULL. */
 static int write_message(tp_buf *queue, cell *to, const uint8_t *message, size_t len)
 {
     double number;
@@ -90,8 +91,8 @@ static int write_item(tp_buf *queue, cell *to, const tp_block *b, uint32_t k, bo
                : write_message(queue, to, scratch->data, scratch->len);
 }
 
-/* The first two values of a failure's message, its kind and its text; and the whole message, if it
- * is plain (tp_message_is_plain). */
+/* Appends a failure's kind and text (the first two values of its message), and the whole message if
+ * it is plain (tp_message_is_plain). */
 static int write_failure(tp_buf *queue, row *r, const tp_block *b)
 {
     size_t len;

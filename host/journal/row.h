@@ -11,7 +11,7 @@
  * read them; everything else as bytes. */
 enum cell_kind { CELL_NULL, CELL_NUMBER, CELL_INTEGER, CELL_TEXT, CELL_BYTES };
 
-/* The first byte of BYTES. */
+/* The first byte of a cell of BYTES: how the rest is encoded. */
 enum { ENCODED_MESSAGE = 1 /* a message of the codec (codec/message.h) that is plain */ };
 
 typedef struct cell {
@@ -24,7 +24,7 @@ enum row_state {
     ROW_DONE,
     ROW_FAILED,
     ROW_NOT_KEPT,
-    ROW_USED /* USED, in a cache: only note that the result was found */
+    ROW_USED /* USED: in a cache, no result, but a note that one was found */
 };
 
 /* The head of a row; behind it the bytes of its input, result, kind, message and failure. */

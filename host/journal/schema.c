@@ -4,9 +4,10 @@
 
 #include <string.h>
 
-/* What journals of the same version did not have from the beginning: of each start of a map in a
- * run, what its items drew random numbers from and where they ran; of a method's version, the
- * parameters of its instance; sessions on a cluster, where results may be that are not here. */
+/* Tables that were added without a new version, so that older files may lack them: `starts` (for
+ * each map of a run the key of its random numbers and its executor), the parameters of an instance
+ * for versions of its methods, and sessions on a cluster, whose server may have results that this
+ * file lacks. */
 #define ADDED                                                                                     \
     "create table if not exists starts (map integer, run integer, executor text, stream blob, "   \
     "primary key (map, run)) without rowid;"                                                      \
