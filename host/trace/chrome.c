@@ -21,7 +21,8 @@ enum {
     SMALL_NS = 200 * 1000,
     JOINED_NS = 1000 * 1000,
     GAP_NS = 100 * 1000,        /* joined items may lie so far apart */
-    SHOWN_NS = 200 * 1000000,   /* a box that is open for so long is written in two halves */
+    /* a box that has been open for so long is written as two entries, its begin and its end */
+    SHOWN_NS = 200 * 1000000,
     CLOSED_NS = 2000 * 1000000, /* how long a closed map is known: its last items may still run */
     FLOWS_MAX = 1000,           /* arrows from one map */
     JOBS = 1024,                /* lists of a hash table */
@@ -33,21 +34,22 @@ enum {
 
 typedef enum box_kind { ITEMS, SPAN, WAIT } box_kind;
 
-/* Small items of one function that one box is to show, one after the other. count 0: none. */
+/* Small items of one function, one after the other, that are shown as one box. count 0: none. */
 typedef struct joined {
-    uint64_t job; /* 0: of several */
+    uint64_t job; /* 0: items of several jobs */
     uint64_t first, last, count, begun_ns, ended_ns;
     uint32_t name;
 } joined;
 
 typedef struct box {
     box_kind kind;
-    bool is_shown; /* its first half is written */
+    bool is_shown; /* its begin ("B") is written */
     uint64_t begun_ns, job, first, count;
     uint32_t name; /* of a SPAN */
-    /* of a WAIT: from then on it has another reason, if it has not ended by then; 0: it has not */
+    /* of a WAIT: when its reason changes to `reason`, if it has not ended before; 0: it does not
+     * change */
     uint64_t changed_ns, reason;
-    joined small;  /* inside of it, not written yet */
+    joined small;  /* small items inside of it that are not written yet */
 } box;
 
 /* A worker's track, the script's, or a task's. */
@@ -56,13 +58,13 @@ typedef struct track {
     uint32_t worker;     /* 0: the script */
     uint64_t task;       /* not 0: it is a task's */
     uint32_t task_name;
-    uint64_t item;       /* a task: it is that item of a map, from 1; 0: none */
+    uint64_t item;       /* for a task that is an item of a map: 1 + the item's index; 0: none */
     bool is_shown;       /* a task: its beginning is written; others: so is its name */
     uint64_t begun_ns;   /* a task: when it began */
     uint64_t pid, tid;
     uint64_t linked;     /* the map to which the last arrow led */
     bool has_device;     /* the name of its device's track is written */
-    joined small; /* inside of no other box */
+    joined small; /* small items inside of no other box that are not written yet */
     box *boxes;
     unsigned n, room;
     unsigned skipped; /* boxes beyond NESTING_MAX that are open */
@@ -72,10 +74,10 @@ typedef struct track {
 typedef struct job {
     struct job *next;        /* in a list of the hash table */
     struct job *next_closed; /* in the order in which they were closed */
-    uint64_t number, opened_ns, pushed_ns /* its first inputs; 0: none yet */, closed_ns;
+    uint64_t number, opened_ns, pushed_ns /* when its first inputs came; 0: none yet */, closed_ns;
     uint32_t name, owner;
     unsigned flows;
-    bool is_shown, is_drawn /* the box from which its arrows come */;
+    bool is_shown, is_drawn /* the box of the call, from which arrows go to its items */;
 } job;
 
 struct tp_chrome {
@@ -101,7 +103,7 @@ __attribute__((format(printf, 2, 3))) static int put(tp_buf *out, const char *fo
     va_start(arguments, format);
     int n = vsnprintf((char *)to, LINE_MAX, format, arguments);
     va_end(arguments);
-    if (n > 0 && n < LINE_MAX) /* else the entry is left out: it has too long a name */
+    if (n > 0 && n < LINE_MAX) /* an entry with a name that is too long is left out */
         out->len += (size_t)n;
     return 0;
 }
@@ -302,7 +304,7 @@ static int link_items(tp_chrome *c, track *t, uint64_t number, uint64_t time_ns,
 
 /* ---- boxes ---- */
 
-/* A box of items. ended_ns 0: only its first half. */
+/* Writes a box of items. ended_ns 0: only its begin. */
 static int put_items(tp_chrome *c, track *t, const joined *s, uint64_t ended_ns, tp_buf *out)
 {
     quoted q;
@@ -340,7 +342,7 @@ static int put_joined(tp_chrome *c, track *t, unsigned depth, tp_buf *out)
     return s.count ? put_items(c, t, &s, s.ended_ns, out) : 0;
 }
 
-/* A box of the kinds SPAN and WAIT. ended_ns 0: only its first half. */
+/* Writes a box of the kinds SPAN and WAIT. ended_ns 0: only its begin. */
 static int put_named(tp_chrome *c, const track *t, const box *b, uint64_t ended_ns, tp_buf *out)
 {
     quoted q;
@@ -361,7 +363,7 @@ static int put_named(tp_chrome *c, const track *t, const box *b, uint64_t ended_
                (unsigned long long)t->pid, (unsigned long long)t->tid);
 }
 
-/* A box of items, alone. */
+/* The items of the box b as a `joined` of their own. */
 static joined alone(tp_chrome *c, const box *b)
 {
     uint64_t last = b->count ? b->first + b->count - 1 : b->first;
@@ -390,7 +392,7 @@ static int join(tp_chrome *c, track *t, const box *b, uint64_t time_ns, tp_buf *
         put_joined(c, t, t->n, out))
         return -1;
     one.ended_ns = time_ns;
-    if (s->count > 0) { /* they go on */
+    if (s->count > 0) { /* add to those that are there */
         one.job = s->job == one.job ? s->job : 0;
         one.first = s->first < one.first ? s->first : one.first;
         one.last = s->last > one.last ? s->last : one.last;
@@ -401,7 +403,7 @@ static int join(tp_chrome *c, track *t, const box *b, uint64_t time_ns, tp_buf *
     return 0;
 }
 
-/* The second half of a box whose first is written. */
+/* Writes the end of a box whose begin is written. */
 static int put_end(tp_chrome *c, const track *t, const box *b, uint64_t time_ns, tp_buf *out)
 {
     quoted q;
@@ -429,8 +431,8 @@ static int open_box(track *t, const box *b)
     return 0;
 }
 
-/* Where the innermost box is a wait whose reason has changed before that time, what went before the
- * change becomes a box of its own. */
+/* If the innermost box is a wait whose reason has changed before time_ns, splits it there into two
+ * boxes. */
 static int change_reason(tp_chrome *c, track *t, uint64_t time_ns, tp_buf *out)
 {
     box *b = &t->boxes[t->n - 1], before = *b;
@@ -520,7 +522,7 @@ static int close_job(tp_chrome *c, job *j, uint64_t time_ns, tp_buf *out)
     return end_job(c, j, time_ns, out);
 }
 
-/* Where a worker runs its items from here on. */
+/* A worker runs its items in another process from here on (TP_EVENT_PROCESS). */
 static int add_process(tp_chrome *c, track *t, const tp_event *e, tp_buf *out)
 {
     quoted q;
@@ -538,7 +540,7 @@ static int add_process(tp_chrome *c, track *t, const tp_event *e, tp_buf *out)
     return put_thread_name(t->pid, t->tid, "items", "", out);
 }
 
-/* What a device has done. */
+/* Writes a box for what a device has done. */
 static int add_device(tp_chrome *c, track *t, const tp_event *e, tp_buf *out)
 {
     bool is_kernel = e->kind == TP_EVENT_KERNEL;
@@ -663,7 +665,7 @@ static int add_mark(tp_chrome *c, track *t, const tp_event *e, tp_buf *out)
                (unsigned long long)c->pid, SCRIPT_TID);
 }
 
-/* Items, or a wait, end: of the boxes inside, spans are over, too. */
+/* Ends the innermost box of that kind (items or a wait), and the spans inside of it. */
 static int end_kind(tp_chrome *c, track *t, const tp_event *e, box_kind kind, tp_buf *out)
 {
     unsigned n = t->n;
@@ -824,8 +826,8 @@ int tp_chrome_explain(tp_chrome *c, uint64_t time_ns, const void *group, uint64_
         box *b = t && t->n > 0 ? &t->boxes[t->n - 1] : NULL;
         if (!b || b->kind != WAIT || b->first != (uint64_t)(uintptr_t)group)
             continue;
-        /* The worker may have gone on already, which is to be read: so this waits for the next
-         * look. */
+        /* An event that ends the wait may be in the ring but not read yet, so a new reason is
+         * written only at the next look. */
         if (change_reason(c, t, time_ns, out))
             return -1;
         if (b->count != reason && time_ns > b->begun_ns) {
@@ -836,7 +838,8 @@ int tp_chrome_explain(tp_chrome *c, uint64_t time_ns, const void *group, uint64_
     return 0;
 }
 
-/* Of one track: what has been open for a while is written from the outermost box on. */
+/* Writes the begin of boxes of the track that have been open since before_ns, from the outermost
+ * on. */
 static int show_boxes(tp_chrome *c, track *t, uint64_t before_ns, tp_buf *out)
 {
     for (unsigned i = 0; t && i < t->n && t->boxes[i].begun_ns < before_ns; i++) {

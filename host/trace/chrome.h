@@ -14,7 +14,7 @@
 
 typedef struct tp_chrome tp_chrome;
 
-/* Events of this trace from `start_ns` on, which is the file's zero. NULL when out of memory. The
+/* `start_ns` is the file's time 0, and earlier events are left out. NULL when out of memory. The
  * trace must outlive it. */
 tp_chrome *tp_chrome_new(tp_trace *trace, uint64_t start_ns);
 void tp_chrome_free(tp_chrome *c); /* accepts NULL */
@@ -35,18 +35,18 @@ int tp_chrome_lose(tp_chrome *c, uint64_t n, tp_buf *out);
 int tp_chrome_count(tp_chrome *c, uint64_t time_ns, const char *name, const char *const *series,
                     const double *values, unsigned n, tp_buf *out);
 
-/* From here on the workers of this group that wait for work (TP_EVENT_WAIT, whose `first` it is)
- * do so for that reason. */
+/* From time_ns on workers of the group (executor) that wait for work do so for this reason. `group`
+ * is what their TP_EVENT_WAIT has in `first`; `reason` a tp_reason. */
 int tp_chrome_explain(tp_chrome *c, uint64_t time_ns, const void *group, uint64_t reason,
                       tp_buf *out);
 
-/* Writes the first half of what has been open for a while. */
+/* Writes the begin of boxes that have been open for a while. */
 int tp_chrome_show(tp_chrome *c, uint64_t now_ns, tp_buf *out);
 
 /* What is open ends here, and so does the file. */
 int tp_chrome_end(tp_chrome *c, uint64_t now_ns, tp_buf *out);
 
-/* Why somebody waits, in words; for events of the kind WAIT. */
+/* Why somebody waits, in words, by the `count` of a TP_EVENT_WAIT. */
 const char *tp_chrome_reason(uint64_t count);
 
 #endif

@@ -10,14 +10,14 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Of zlib.h: flush so that everything so far can be decompressed. */
+/* SYNC_FLUSH is zlib.h's Z_SYNC_FLUSH: everything written so far can then be decompressed. */
 enum { SYNC_FLUSH = 2, CHUNK = 1 << 20 };
 
 struct tp_trace_file {
     const char *what; /* "trace" */
     char *path;
     int fd;      /* -1: it is zlib's */
-    off_t len;   /* what is in it for certain */
+    off_t len;   /* bytes that were written completely */
     bool failed; /* nothing more is written */
     void *library, *gz; /* NULL: it is not compressed */
     void *(*gzdopen)(int fd, const char *mode);
@@ -77,7 +77,7 @@ int tp_trace_file_open(tp_trace_file **out, const char *what, const char *path, 
     }
     if (f->library) {
         errno = 0;
-        f->gz = f->gzdopen(f->fd, "wb3"); /* a fast level: it runs beside the script */
+        f->gz = f->gzdopen(f->fd, "wb3"); /* level 3: fast, since it runs beside the script */
         if (!f->gz) {
             tp_error_oom(err, "trace");
             goto out;
@@ -102,7 +102,7 @@ static int write_plain(tp_trace_file *f, const char *bytes, size_t len, tp_error
             continue;
         if (n < 0) {
             fail(f, err);
-            if (ftruncate(f->fd, f->len)) /* else a viewer finds half an entry */
+            if (ftruncate(f->fd, f->len)) /* cuts off the half entry that was written */
                 return -1;
             return -1;
         }

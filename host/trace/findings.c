@@ -7,11 +7,11 @@
 #include <string.h>
 
 enum {
-    ACTIVE_MIN_NS = 20 * 1000000, /* maps of a function that were open for less tell nothing */
+    ACTIVE_MIN_NS = 20 * 1000000, /* functions whose maps were open for less are not reported */
     FINDINGS_MAX = 64
 };
 
-/* From which share on it is worth telling. */
+/* Shares of the time from which on something is reported. */
 #define WAITED 0.2
 #define BUSY 0.85
 #define ENCODED 0.1
@@ -29,7 +29,7 @@ typedef struct findings {
     unsigned n;
 } findings;
 
-/* Memory for a figure in words. */
+/* Memory for a figure as text. */
 typedef struct words {
     char text[128];
 } words;
@@ -88,7 +88,7 @@ static const char *workers_of(words *w, unsigned n)
     return w->text;
 }
 
-/* Its name in quotes; and of an item, with its input where that is known. */
+/* Text that names an item's input: its index, and the input itself where that is known. */
 static const char *input_of(words *w, const tp_report_item *item)
 {
     int n = snprintf(w->text, sizeof w->text, "input %llu", (unsigned long long)item->index + 1);
@@ -98,8 +98,8 @@ static const char *input_of(words *w, const tp_report_item *item)
     return w->text;
 }
 
-/* A new finding, of that share of the time in which maps of f were open (NULL: of all); when there
- * are too many, one that is not told. */
+/* Adds a finding with that weight, about maps of f (NULL: about the whole run). When there are too
+ * many, returns one that will not be shown. */
 static finding *add(findings *all, const char *kind, const tp_report_function *f, double weight)
 {
     const tp_report *r = all->r;
@@ -113,7 +113,8 @@ static finding *add(findings *all, const char *kind, const tp_report_function *f
 
 #define SAY(to, ...) snprintf((to), sizeof(to), __VA_ARGS__)
 
-/* How long its workers were there, altogether, while maps of f were open. */
+/* How long the workers of f's group existed while maps of f were open, summed up over the workers,
+ * in nanoseconds. */
 static double time_of_workers(const tp_report *r, const tp_report_function *f)
 {
     double sum = 0;
@@ -194,7 +195,7 @@ static void find_waits(findings *all, const tp_report_function *f)
         SAY(to->advice, "ordered = false gives results as they come; a larger `window` lets "
                         "more of them wait.");
     }
-    /* where no other function needs them, workers beyond the limit are not even started */
+    /* workers beyond the limit were perhaps never started, since no other function needed them */
     share = f->active_ns >= ACTIVE_MIN_NS && f->limit < r->workers
                 ? (double)f->limited_ns / (double)f->active_ns *
                       (1 - (double)f->limit / r->workers)
@@ -356,7 +357,7 @@ static void find_workers(findings *all, int group)
     if (r->active_ns > active)
         active = r->active_ns;
     double share = (double)busy / ((double)g->workers * (double)active);
-    /* fewer than there may be: more would have had nothing to do */
+    /* fewer workers were started than allowed: more would have had nothing to do */
     if (g->workers < r->workers || share < BUSY || most->pushed <= 2 * (uint64_t)g->workers)
         return;
     if (g->workers < r->processors) {
@@ -408,7 +409,7 @@ int tp_report_find(const tp_report *r, tp_buf *out)
         find_workers(&all, i);
     if (tp_report_put(out, "["))
         return -1;
-    for (unsigned told = 0; told < all.n; told++) { /* the heaviest of those that are left */
+    for (unsigned told = 0; told < all.n; told++) { /* the heaviest finding that is left */
         unsigned at = 0;
         for (unsigned i = 1; i < all.n; i++)
             if (all.list[i].weight > all.list[at].weight)

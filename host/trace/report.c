@@ -15,7 +15,7 @@
 
 enum {
     FINE_NS = 20 * 1000,
-    KEEP_S = 60, /* what a live page shows of the past */
+    KEEP_S = 60, /* seconds of the past that a live page shows */
     JOINED = 8, /* a joined box is at most so many times `fine_ns` long */
     LISTS = 1024,
     NESTING_MAX = 1000
@@ -73,7 +73,7 @@ static job **find_job(tp_report *r, uint64_t number)
     return at;
 }
 
-/* The job's function: "?" of one that is not known. */
+/* The job's function; one with the name "?" when the job is not known. */
 static tp_report_function *function_of_job(tp_report *r, uint64_t number, uint32_t *index)
 {
     const job *j = *find_job(r, number);
@@ -83,7 +83,8 @@ static tp_report_function *function_of_job(tp_report *r, uint64_t number, uint32
     return &r->functions[i];
 }
 
-/* Workers are called "threads 3": the group of that name, -1: there are too many. */
+/* The index of the worker's group, which is its track's name without the number ("threads 3"); -1:
+ * there are too many groups. */
 static int group_of(tp_report *r, uint32_t worker)
 {
     const char *name = worker ? tp_trace_track(r->trace, worker) : NULL;
@@ -92,7 +93,8 @@ static int group_of(tp_report *r, uint32_t worker)
     size_t len = strlen(name), digits = 0;
     while (digits < len && name[len - 1 - digits] >= '0' && name[len - 1 - digits] <= '9')
         digits++;
-    if (digits > 0 && digits < len && name[len - 1 - digits] == ' ') /* a device may be an "X2" */
+    /* only digits behind a space are a number: a device may be called "X2" */
+    if (digits > 0 && digits < len && name[len - 1 - digits] == ' ')
         len -= digits + 1;
     for (int i = 0; i < r->n_groups; i++)
         if (strncmp(r->groups[i].name, name, len) == 0 && r->groups[i].name[len] == '\0')
@@ -140,7 +142,7 @@ static bool is_short(const tp_report_box *b, uint64_t fine_ns)
     return b->ended_ns - b->begun_ns < fine_ns;
 }
 
-/* Are they so near that one box may stand for both? `b` is after `a`. */
+/* Are the boxes so near each other that one box may stand for both? `b` comes after `a`. */
 static bool is_near(const tp_report_box *a, const tp_report_box *b, uint64_t fine_ns)
 {
     return b->begun_ns < a->ended_ns + fine_ns && b->ended_ns < a->begun_ns + JOINED * fine_ns;
@@ -169,8 +171,8 @@ static void join(tp_report_box *a, tp_report_box *b)
     a->input = b->input = NULL;
 }
 
-/* Which of two boxes that are near and not alike is too short to be seen beside the other, and is
- * left out: rather a wait than items. NULL: both are to be seen. */
+/* Of two near boxes that are not alike: the one that is too short to be seen beside the other and
+ * is left out, preferably a wait. NULL: both are kept. */
 static tp_report_box *pick_unseen(tp_report_box *a, tp_report_box *b, uint64_t fine_ns)
 {
     bool is_a = is_short(a, fine_ns), is_b = is_short(b, fine_ns);
@@ -179,8 +181,8 @@ static tp_report_box *pick_unseen(tp_report_box *a, tp_report_box *b, uint64_t f
     return is_a ? a : is_b ? b : NULL;
 }
 
-/* Joins and leaves out what is finer than fine_ns by now. Of what stays on a lane, each box goes
- * on by about fine_ns, so that with a fine_ns of all the time one is left. */
+/* Joins or leaves out boxes that are shorter than the present fine_ns. What is left of a lane has
+ * about one box for each fine_ns of time, so the number of boxes falls as fine_ns grows. */
 static void join_again(tp_report *r, tp_report_track *t)
 {
     unsigned n = 0;
@@ -209,7 +211,7 @@ static void join_again(tp_report *r, tp_report_track *t)
     t->n_boxes = n;
 }
 
-/* Forgets the track's boxes that ended before that. */
+/* Forgets the track's boxes that ended before before_ns. */
 static void forget(tp_report *r, tp_report_track *t, uint64_t before_ns)
 {
     unsigned n = 0;
@@ -261,7 +263,7 @@ static int draw(tp_report *r, tp_report_track *t, tp_report_box *b)
     }
     if (r->n_boxes >= r->boxes_max)
         thin_out(r);
-    if (r->n_boxes >= r->boxes_max) { /* more workers than boxes */
+    if (r->n_boxes >= r->boxes_max) { /* there are more workers than boxes */
         free(b->input);
         return 0;
     }
@@ -302,7 +304,7 @@ static void note_slowest(tp_report *r, const tp_report_item *item)
     r->slowest[at] = *item;
 }
 
-/* The worker's item whose input may have followed is whole now. */
+/* The track's pending item is complete: the text of its input, if any, has come. Draws it. */
 static int settle(tp_report *r, tp_report_track *t)
 {
     if (!t->is_pending)
@@ -329,7 +331,8 @@ static int settle(tp_report *r, tp_report_track *t)
     return draw(r, t, &b);
 }
 
-/* What the end of the job's last item tells about how its items lay. */
+/* The job's last item has ended: notes how long workers had nothing to do because of it
+ * (tp_report_tail). */
 static void look_at_tail(tp_report *r, const job *j)
 {
     tp_report_function *f = &r->functions[j->function];
@@ -341,7 +344,7 @@ static void look_at_tail(tp_report *r, const job *j)
     uint64_t idle = j->ended_ns - other, even = j->busy_ns / workers;
     if (idle <= f->tail.idle_ns || j->last.ns < idle - idle / 10)
         return;
-    /* what is known of the input */
+    /* with the text of the input, if that is known */
     tp_report_item last = j->last;
     for (unsigned i = 0; i < r->n_slowest; i++)
         if (r->slowest[i].index == last.index && r->slowest[i].begun_ns == last.begun_ns)
@@ -434,7 +437,7 @@ static int push(tp_report_track *t, const open_box *b)
     return 0;
 }
 
-/* Is the worker busy with items? Then since when. */
+/* The worker begins to run items, if it does not run some already. */
 static void begin_busy(tp_report_track *t, uint64_t time_ns)
 {
     if (!t->busy_since_ns)
@@ -452,7 +455,7 @@ static void end_busy(tp_report_track *t, uint64_t time_ns)
     t->busy_since_ns = 0;
 }
 
-/* A worker has waited since the box began, for the reason that the box has. */
+/* Adds the time that a worker has waited since the box b began to the sums of its reason. */
 static void add_wait(tp_report *r, tp_report_track *t, const open_box *b, uint64_t until_ns)
 {
     if (b->function == UINT32_MAX || b->of >= REASONS || until_ns <= b->begun_ns)
@@ -493,7 +496,7 @@ static int pop(tp_report *r, tp_report_track *t, uint64_t time_ns, uint64_t coun
     return o.kind == REPORT_SPAN || (t->worker && b.ended_ns > b.begun_ns) ? draw(r, t, &b) : 0;
 }
 
-/* Boxes from the innermost on end, until one of that kind has. */
+/* Ends boxes from the innermost on, up to and including one of that kind. */
 static int pop_kind(tp_report *r, tp_report_track *t, tp_report_kind kind, const tp_event *e)
 {
     unsigned n = t->n_open;
@@ -739,7 +742,7 @@ int tp_report_add(tp_report *r, const tp_event *e)
         return push(t, &b);
     case TP_EVENT_END: return pop_kind(r, t, REPORT_ITEMS, e);
     case TP_EVENT_WAIT:
-        b.of = (uint32_t)e->count; /* of others that wait, TP_REASON_NONE */
+        b.of = (uint32_t)e->count; /* TP_REASON_NONE where it waits for a job */
         b.function = UINT32_MAX;
         if (e->first && e->job)
             function_of_job(r, e->job, &b.function);
@@ -775,7 +778,8 @@ void tp_report_count(tp_report *r, uint64_t time_ns, const tp_engine_totals *tot
 {
     if (r->skipped++ % r->skip != 0)
         return;
-    if (r->n_samples == SAMPLES_MAX) { /* every second one is kept */
+    /* full: drops every second sample, and takes half as many from now on */
+    if (r->n_samples == SAMPLES_MAX) {
         for (unsigned i = 0; i < SAMPLES_MAX / 2; i++)
             r->samples[i] = r->samples[2 * i];
         r->n_samples = SAMPLES_MAX / 2;
@@ -919,10 +923,10 @@ int tp_report_end(tp_report *r, uint64_t now_ns, tp_buf *out)
     return close_all(r, now_ns) || tp_report_write(r, out) ? -1 : 0;
 }
 
-/* What has not ended counts until now. */
+/* Adds what is still open to the sums, up to now. */
 static int catch_up(tp_report *r, uint64_t now_ns)
 {
-    enum { SETTLED_NS = 50 * 1000000 }; /* by then an item's input has followed */
+    enum { SETTLED_NS = 50 * 1000000 }; /* an item's input comes at most so long after its end */
     for (unsigned i = 0; i < r->n_functions; i++) {
         tp_report_function *f = &r->functions[i];
         if (f->open > 0 && now_ns > f->since_ns) {

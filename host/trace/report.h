@@ -15,9 +15,9 @@
 
 typedef struct tp_report tp_report;
 
-/* Events of this trace from `start_ns` on, of a host that may have so many workers of a kind. A
- * live one is drawn again and again, and its time line has the last minute. NULL when out of
- * memory. The trace must outlive it. */
+/* `start_ns` is the report's time 0, and earlier events are left out; `workers` is
+ * tp_config.workers. A live report gives snapshots while the host runs, and its time line has the
+ * last minute. NULL when out of memory. The trace must outlive it. */
 tp_report *tp_report_new(tp_trace *trace, uint64_t start_ns, unsigned workers, bool is_live);
 void tp_report_free(tp_report *r); /* accepts NULL */
 
@@ -27,20 +27,20 @@ int tp_report_add(tp_report *r, const tp_event *e);
 /* So many events were lost before the next one: maps that go on must be opened again. */
 int tp_report_lose(tp_report *r, uint64_t n);
 
-/* How much there is at a time; memory: of the process, in MiB. */
+/* A sample for the page's curves: totals of the engine, and the memory of the process in MiB. */
 void tp_report_count(tp_report *r, uint64_t time_ns, const tp_engine_totals *totals, double memory);
 
-/* An item has failed, and that is what its failure says. */
+/* An item has failed with this failure. */
 void tp_report_fail(tp_report *r, const tp_failure_view *failure);
 
-/* From here on the workers of this group that wait for work (TP_EVENT_WAIT, whose `first` it is) do
- * so for that reason, because of a job of that number (0: of none), whose function has that limit.
- * After all groups comes tp_report_look. */
+/* From time_ns on workers of the group (executor) that wait for work do so for this reason, because
+ * of the job of that number (0: of none), whose function has that concurrency limit. `group` is
+ * what their TP_EVENT_WAIT has in `first`. After all groups comes tp_report_look. */
 int tp_report_explain(tp_report *r, uint64_t time_ns, const void *group, uint64_t reason,
                       uint64_t job, unsigned limit);
 void tp_report_look(tp_report *r, uint64_t time_ns);
 
-/* What is open ends here; then the page is appended. Once. */
+/* Ends everything that is open, and appends the page to out. Called once. */
 int tp_report_end(tp_report *r, uint64_t now_ns, tp_buf *out);
 
 /* The maps that there are now (tp_engine_list_jobs), and the items that run. */
@@ -54,8 +54,8 @@ typedef struct tp_report_now {
 /* Appends what the page shows, as it is now: one JSON object. -1 when out of memory. */
 int tp_report_snapshot(tp_report *r, uint64_t now_ns, const tp_report_now *now, tp_buf *out);
 
-/* Appends a page without data, which shows the snapshots that come as events from "events", beside
- * its own address. */
+/* Appends a page without data, which shows the snapshots that it gets as server-sent events from
+ * the URL "events" beside its own. */
 int tp_report_put_live_page(tp_buf *out);
 
 #endif

@@ -61,7 +61,8 @@ static int put_slowest(const tp_report *r, const tp_report_item *item, tp_buf *o
                : 0;
 }
 
-/* [kind, what, begun, duration, lane, first, count, input]; for spans what is a name */
+/* [kind, what, begun, duration, lane, first, count, input]; `what` is an index of a function, or of
+ * a span the name */
 static int put_box(const tp_report *r, const tp_report_box *b, tp_buf *out)
 {
     double begun = at(r, b->begun_ns), ended = at(r, b->ended_ns);
@@ -101,7 +102,8 @@ static void find_running(const tp_report_now *now, const tp_report_track *t,
     }
 }
 
-/* What the track does now, the outermost first: [kind, what, begun, lane, first, count] each. */
+/* What the track's worker does now, the outermost box first: [kind, what, begun, lane, first,
+ * count] each. */
 static int put_open(const tp_report *r, const tp_report_now *now, const tp_report_track *t,
                     tp_buf *out)
 {

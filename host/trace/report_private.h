@@ -7,14 +7,14 @@
 
 enum {
     REASONS = TP_REASON_WORKERS + 1,
-    FUNCTIONS_MAX = 200, /* that are told apart; the last one stands for all others */
+    FUNCTIONS_MAX = 200, /* functions that are told apart; the last entry stands for all others */
     GROUPS_MAX = 16,
-    BINS = 30,           /* of histograms: 1, 2 and 5 times powers of ten, from 100 ns on */
+    BINS = 30, /* of histograms: their bounds are 1, 2 and 5 times powers of ten, from 100 ns on */
     SLOWEST = 20,
     SAMPLES_MAX = 1000,  /* of the counters */
-    BOXES_MAX = 12000,   /* that are drawn */
+    BOXES_MAX = 12000,   /* boxes that are drawn */
     LIVE_BOXES_MAX = 1500, /* the same of a page that is drawn again and again, */
-    FAILURES_MAX = 20,     /* the last ones, whose texts are kept */
+    FAILURES_MAX = 20,     /* the last failures, whose texts are kept */
     RECENT_MAX = 10,       /* maps that are over, which a live page shows */
     LANES = 8            /* of a worker: boxes inside of others, or beside them */
 };
@@ -28,7 +28,8 @@ typedef struct tp_report_item {
 
 /* The end of a map, at which workers had nothing to do because of one long item. */
 typedef struct tp_report_tail {
-    uint64_t idle_ns, span_ns, best_ns; /* best: the longest items first */
+    /* best_ns: what the map would have taken with its longest items first */
+    uint64_t idle_ns, span_ns, best_ns;
     uint64_t items;
     tp_report_item item;
 } tp_report_tail;
@@ -37,7 +38,7 @@ typedef struct tp_report_tail {
 typedef struct tp_report_recent {
     uint64_t number, opened_ns, ended_ns, items, failures;
     uint32_t function;
-    bool is_cancelled; /* it was, or it was left before its end */
+    bool is_cancelled; /* it was cancelled, or left before its end */
 } tp_report_recent;
 
 /* What is known of all maps and calls of a function. */
@@ -48,15 +49,17 @@ typedef struct tp_report_function {
     uint64_t busy_ns, self_ns, max_ns; /* self: without the items of nested maps inside */
     uint64_t bins[BINS];
     unsigned open;      /* maps that are open now */
-    uint64_t opened_ns; /* when the first one was */
-    uint64_t since_ns, active_ns; /* while one is: since then; altogether */
-    uint64_t unread_ns; /* while no item is left to run, but results are to be read */
+    uint64_t opened_ns; /* when the first of them was opened */
+    /* since_ns: since when at least one has been open; active_ns: how long that was the case in
+     * all */
+    uint64_t since_ns, active_ns;
+    uint64_t unread_ns; /* how long no item was left to run, but results were waiting to be read */
     double idle_ns[REASONS]; /* of workers, summed up, by why they waited */
     unsigned limit;
     uint64_t limited_ns; /* how long as many items ran as the limit allows */
     tp_report_tail tail;
-    uint64_t encodings, encode_ns, encode_bytes /* the most */, captured_bytes;
-    uint32_t captured; /* a name */
+    uint64_t encodings, encode_ns, encode_bytes /* of the largest image */, captured_bytes;
+    uint32_t captured; /* the name of the captured value with the most bytes */
     uint64_t copies, copied_bytes, copy_ns, kernels, kernel_ns;
     uint64_t steps, blocked_ns, longest_ns; /* of items that wait beside others */
     uint64_t longest;                       /* the item of that step */
@@ -77,7 +80,7 @@ typedef struct tp_report_open {
     tp_report_kind kind;
     uint64_t begun_ns, job, first, count, inside_ns;
     uint32_t of;       /* of items: a function; of a span: a name; of a wait: a reason */
-    uint32_t function; /* of a wait for work: because of which; UINT32_MAX: of none */
+    uint32_t function; /* of a wait for work: the function that is the cause; UINT32_MAX: none */
 } tp_report_open;
 
 /* An item that waits beside others. */
@@ -99,7 +102,7 @@ typedef struct tp_report_box {
 typedef struct tp_report_track {
     uint32_t worker;
     int group;
-    tp_report_open *open; /* one inside the other */
+    tp_report_open *open; /* open boxes, the outermost first */
     unsigned n_open, room;
     unsigned n_beside;  /* items that wait beside others */
     uint32_t lanes;     /* taken by them, as bits */
@@ -151,7 +154,8 @@ struct tp_report {
     unsigned n_boxes;
     uint64_t fine_ns; /* boxes shorter than this are joined */
     tp_report_sample samples[SAMPLES_MAX];
-    unsigned n_samples, skip, skipped; /* of so many times one is kept */
+    /* of `skip` samples one is kept; `skipped` counts all of them */
+    unsigned n_samples, skip, skipped;
 };
 
 /* How many workers run the function; 0: none has. */

@@ -63,7 +63,7 @@ struct tp_tracer {
     bool has_thread;
 };
 
-/* Says, once, that the file ends here. */
+/* Ends the file because of err, and says so once through tp_config.write. */
 static void fail(tp_tracer *t, output *to, const tp_error *err)
 {
     char line[sizeof err->message + 64];
@@ -90,7 +90,7 @@ static void starve(tp_tracer *t, output *to)
     fail(t, to, &err);
 }
 
-/* What was appended to the trace: 0, or -1 when there was no memory. */
+/* rc is what a tp_chrome function has returned: -1 (no memory) ends the trace. */
 static void check(tp_tracer *t, int rc)
 {
     if (rc)
@@ -99,7 +99,7 @@ static void check(tp_tracer *t, int rc)
         write_out(t, &t->to_trace, &t->out);
 }
 
-/* The same for what was added to the report. */
+/* The same for functions of tp_report. */
 static void check_report(tp_tracer *t, int rc)
 {
     if (rc == 0)
@@ -109,7 +109,7 @@ static void check_report(tp_tracer *t, int rc)
     t->report = NULL;
 }
 
-/* The same for those who watch: they are shown nothing more. */
+/* The same for the live report: those who watch are shown nothing more. */
 static void check_shown(tp_tracer *t, int rc)
 {
     static const char line[] =
@@ -128,7 +128,7 @@ static double resident(void)
     return uv_resident_set_memory(&bytes) ? 0 : (double)bytes / (1 << 20);
 }
 
-/* Gives the pages what failures say. */
+/* Hands the texts of new failures to the reports. */
 static void take_failures(tp_tracer *t)
 {
     tp_failure_view failures[4];
@@ -166,7 +166,7 @@ static void count(tp_tracer *t, uint64_t now)
         check(t, tp_chrome_count(c, now, "memory of the process", mib, &memory, 1, &t->out));
 }
 
-/* Says why idle workers wait now. */
+/* Tells the trace and the reports why idle workers wait now. */
 static void explain(tp_tracer *t)
 {
     tp_engine *e = t->host->engine;
@@ -224,7 +224,7 @@ static void flush(tp_tracer *t, uint64_t now)
         fail(t, &t->to_trace, &err);
 }
 
-/* Shows what happens now to those who watch. */
+/* Makes a snapshot and shows it to those who watch. */
 static void show(tp_tracer *t, uint64_t now)
 {
     tp_buf json = { 0 };
@@ -239,7 +239,7 @@ static void show(tp_tracer *t, uint64_t now)
     take_failures(t);
     if (tp_report_snapshot(t->shown, now, &present, &json) == 0)
         t->live.show(t->live.user, (const char *)json.data, json.len);
-    tp_buf_free(&json); /* out of memory: there is a next time */
+    tp_buf_free(&json); /* when out of memory, nothing is shown this time */
     free(running);
     free(jobs);
 }
@@ -370,7 +370,8 @@ static void free_tracer(tp_tracer *t)
 
 typedef enum aim { TO_TRACE, TO_REPORT, TO_SHOW } aim;
 
-/* Without the thread. Makes what the aim needs; `path` is of its file. */
+/* While the tracer's thread does not run: makes what this aim (trace, report or live) needs; `path`
+ * is its file's. */
 static int begin_aim(tp_tracer *t, aim to, const char *path, const tp_live *live, tp_error *err)
 {
     uint64_t now = uv_hrtime();
@@ -395,7 +396,7 @@ static int begin_aim(tp_tracer *t, aim to, const char *path, const tp_live *live
     return -1;
 }
 
-/* The same: takes it away, without writing anything. */
+/* The same: frees it without writing anything. */
 static void forget_aim(tp_tracer *t, aim to)
 {
     output *file = to == TO_TRACE ? &t->to_trace : to == TO_REPORT ? &t->to_report : NULL;
@@ -419,7 +420,7 @@ static int watch_failures(tp_tracer *t, tp_error *err)
     return tp_engine_watch_failures(t->host->engine, t->report || t->shown, err);
 }
 
-/* Begins one of them: the thread, which reads for the others, stops meanwhile. */
+/* Begins an aim. The tracer's thread, which reads for the others, is stopped meanwhile. */
 static int begin(tp_tracer **in_out, tp_host *host, aim to, const char *path, const tp_live *live,
                  tp_error *err)
 {
@@ -445,7 +446,7 @@ failed:
     forget_aim(t, to);
     watch_failures(t, NULL);
     if (*in_out)
-        start_thread(t, NULL); /* the others go on */
+        start_thread(t, NULL); /* what is written already goes on */
     else
         free_tracer(t);
     return -1;
@@ -471,7 +472,7 @@ const char *tp_tracer_path(const tp_tracer *t)
     return t && t->chrome ? t->to_trace.path : NULL;
 }
 
-/* These three without the thread. */
+/* These three are called while the tracer's thread does not run. */
 static int end_trace(tp_tracer *t, tp_error *err)
 {
     if (!t->chrome)
@@ -503,7 +504,7 @@ static void end_live(tp_tracer *t)
     t->shown = NULL;
 }
 
-/* Nothing reads for it from here on until go_on; what has happened was read. */
+/* Stops the tracer's thread, after it has read all events so far; go_on starts it again. */
 static void halt(tp_tracer *t, bool is_last)
 {
     if (is_last)

@@ -18,8 +18,8 @@ typedef struct tp_tracer tp_tracer;
 int tp_tracer_begin_trace(tp_tracer **t, tp_host *host, const char *path, tp_error *err);
 int tp_tracer_begin_report(tp_tracer **t, tp_host *host, const char *path, tp_error *err);
 
-/* Who shows what happens while it does: called on the tracer's thread, and on the owner's when
- * there is no thread any more. It must outlive the tracer, or tp_tracer_end_live. */
+/* Callbacks of a live view (the dashboard): called on the tracer's thread, or on the owner's when
+ * that thread has stopped. It must outlive the tracer, or tp_tracer_end_live. */
 typedef struct tp_live {
     bool (*is_watched)(void *user); /* does anybody look now? */
     /* What a page of a report shows (report.h), as one JSON object: about twice a second while
@@ -31,8 +31,8 @@ typedef struct tp_live {
 /* Begins to show what happens; copied. Once at a time. Otherwise as above. */
 int tp_tracer_begin_live(tp_tracer **t, tp_host *host, const tp_live *live, tp_error *err);
 
-/* Shows what has happened until now, and nothing more. *t becomes NULL when no file is written
- * either. Does nothing where nobody is shown anything. Owner. */
+/* Ends the live view, after a last snapshot. *t becomes NULL when no file is written either. Does
+ * nothing where nobody is shown anything. Owner. */
 void tp_tracer_end_live(tp_tracer **t);
 
 /* The path of the trace that is being written; NULL: none is. Accepts NULL. */
