@@ -16,7 +16,12 @@ local tidepool = require "tidepool"
 
 local harness = {}
 
-ffi.cdef "long readlink(const char *path, char *buffer, size_t size);"
+ffi.cdef [[
+  typedef struct bench_time { long s, ns; } bench_time;
+  long readlink(const char *path, char *buffer, size_t size);
+  int bench_clock_of(int pid, int *clock) __asm__("clock_getcpuclockid");
+  int bench_time_of(int clock, bench_time *time) __asm__("clock_gettime");
+]]
 
 --- The program that runs this: for workloads that start it again.
 function harness.binary()
@@ -68,20 +73,16 @@ local function read_load()
   return (user + nice + system) / 100, mine / 100
 end
 
---- Seconds of processor time of this process and of its children that run, in steps of 10 ms.
+--- Seconds of processor time of this process and of its children that run.
 function harness.processor_seconds()
-  local ticks = 0
+  local clock, time, sum = ffi.new "int[1]", ffi.new "bench_time", 0
   local function add(pid)
-    local stat = io.open("/proc/" .. pid .. "/stat")
-    if not stat then return end -- it has ended
-    local fields = {}
-    for field in stat:read("*a"):match("%)(.*)"):gmatch "%S+" do fields[#fields + 1] = field end
-    stat:close()
-    ticks = ticks + fields[12] + fields[13]
+    if ffi.C.bench_clock_of(pid, clock) ~= 0 or ffi.C.bench_time_of(clock[0], time) ~= 0 then return end -- it has ended
+    sum = sum + tonumber(time.s) + tonumber(time.ns) / 1e9
   end
-  add "self"
-  for pid in harness.capture "cat /proc/$PPID/task/*/children":gmatch "%d+" do add(pid) end
-  return ticks / 100
+  add(0)
+  for pid in harness.capture "cat /proc/$PPID/task/*/children":gmatch "%d+" do add(tonumber(pid)) end
+  return sum
 end
 
 local factors = { ns = 1e9, us = 1e6, ms = 1e3, s = 1 }
