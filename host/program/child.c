@@ -259,8 +259,10 @@ static void take_room(tp_child *c)
 /* Where the room for records ends, for one of that size: few large ones may make it larger. */
 static uint64_t end_of_room(const tp_child *c, uint64_t size)
 {
+    uint64_t least = c->from - TP_WIRE_OUT_BEGIN + TP_WIRE_SIZE;
     return c->until                                                    ? c->until
            : size >= TP_WIRE_HELD_LEAST && c->out.size < TP_WIRE_KEPT ? TP_WIRE_KEPT
+           : c->out.size < least                                       ? least
                                                                        : c->out.size;
 }
 

@@ -8,6 +8,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { SHORT_BYTES = 16 << 10 /* a piece that is not worth other memory */ };
+
+uint64_t tp_wire_next(uint64_t begin, uint64_t from, uint64_t until)
+{
+    if (from < begin || until < from || until - from > TP_WIRE_LAP)
+        return begin;
+    if (until - from < SHORT_BYTES)
+        return from;
+    uint64_t next = (until + 63) & ~(uint64_t)63;
+    return next + (until - from) > begin + TP_WIRE_LAP ? begin : next;
+}
+
 /* ---- writing a request ---- */
 
 /* Sets which of the worker's images the request is for. One that the worker does not have is
@@ -79,9 +91,10 @@ uint32_t tp_wire_fitting(const tp_work *w, uint32_t count, uint64_t most)
 {
     const tp_block *b = w->block;
     uint64_t bytes = 0;
-    if (b->bytes.nrefs == 0 || b->kind != TP_BLOCK_COLUMNS) /* nothing is pinned */
-        return count;
-    for (uint32_t i = 0; i < count; i++)
+    /* what is pinned, and arrays in which columns lie, are among the block's references */
+    bool may_have_pinned = b->kind == TP_BLOCK_COLUMNS && b->bytes.nrefs > 0 &&
+                           memchr(b->type, TP_MIXED, b->columns);
+    for (uint32_t i = 0; may_have_pinned && i < count; i++)
         for (uint32_t c = 0; c < b->columns; c++) {
             const tp_scalar *x = (const tp_scalar *)b->column[c] + w->at + i;
             if (b->type[c] == TP_MIXED && x->kind == TP_SCALAR_PINNED)
@@ -201,6 +214,7 @@ int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work
     q.name_at = tp_wire_put_text(&w, t->name);
     q.executor_at = tp_wire_put_text(&w, t->executor ? t->executor : "");
     int rc = q.name_at && q.executor_at ? 0 : -1;
+    w.at = given->from = tp_wire_next(w.at, given->from, given->until);
     if (rc == 0)
         rc = b->kind == TP_BLOCK_COLUMNS ? put_columns(&w, &q, b, offset)
                                          : put_messages(&w, &q, b, offset);
@@ -216,7 +230,7 @@ int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work
         given->image[q.image] = NULL;
         given->used[q.image] = 0;
     }
-    q.size = w.at;
+    q.size = given->until = w.at;
     if (rc == 0)
         memcpy(in->data + TP_WIRE_IN_BEGIN, &q, sizeof q);
     return rc;

@@ -129,8 +129,18 @@ enum {
     TP_WIRE_IN_BEGIN = (sizeof(tp_wire_in) + 63) & ~63, /* where the request begins */
     TP_WIRE_OUT_BEGIN = (sizeof(tp_wire_out) + 63) & ~63, /* records begin there or behind it */
     TP_WIRE_SIZE = 256 << 10,  /* bytes of a new arena */
-    TP_WIRE_KEPT = 8 << 20     /* bytes of its memory that an arena keeps after it was larger */
+    TP_WIRE_KEPT = 8 << 20,    /* bytes of its memory that an arena keeps after it was larger */
+    /* so many bytes of an arena are written before its beginning is written again, see
+     * tp_wire_next; with less or more W1 of bench/processes.lua takes longer */
+    TP_WIRE_LAP = 960 << 10
 };
+
+/* Where in an arena, from `begin` on, the next items or records go when the last ones were written
+ * from .. until (any numbers). What two processors write and read in turns has to come out of the
+ * other one's cache line by line, which takes longer than many functions do. So each long piece
+ * goes behind the last one, and when the memory is used again, it lies in the cache that both
+ * share. */
+uint64_t tp_wire_next(uint64_t begin, uint64_t from, uint64_t until);
 
 /* ---- requests ---- */
 

@@ -56,6 +56,7 @@ typedef struct tp_wire_given {
     uint32_t n, room, least_free; /* no id below least_free is free */
     tp_image *image[TP_WIRE_IMAGES];
     uint64_t used[TP_WIRE_IMAGES], tick; /* when each was last used, in ticks */
+    uint64_t from, until; /* where the last request's items and what came with them lie */
 } tp_wire_given;
 
 void tp_wire_given_free(tp_wire_given *given);

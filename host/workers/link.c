@@ -111,6 +111,10 @@ uint64_t tp_link_give_room(supervisor *s)
     tp_wire_in *in = tp_in_of(s);
     tp_wire_out *c = tp_control_of(s);
     tp_wire_room room = tp_wire_find_room(&s->held, TP_WIRE_OUT_BEGIN, s->is_cramped);
+    if (room.held == 0)
+        room.from = tp_wire_next(TP_WIRE_OUT_BEGIN, s->records_from,
+                                 atomic_load_explicit(&c->used, memory_order_relaxed));
+    s->records_from = room.from;
     s->is_cramped = false;
     atomic_store_explicit(&in->records_from, room.from, memory_order_relaxed);
     atomic_store_explicit(&in->records_until, room.until, memory_order_relaxed);

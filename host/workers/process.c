@@ -181,6 +181,7 @@ static int try_to_start(supervisor *s, tp_error *err)
     s->asks = p.asks;
     s->held = (tp_wire_held){ .fd = s->out.fd, .least = TP_WIRE_HELD_LEAST };
     s->is_cramped = false;
+    s->records_from = 0;
     s->oom_kills = p.oom_kills;
     s->turn = s->seen = s->printed = 0;
     s->items = 0;

@@ -335,6 +335,52 @@ TEST(a_long_string_stays_where_it_is_until_its_block_is_freed)
     close_bench(&b);
 }
 
+TEST(long_pieces_lie_behind_each_other)
+{
+    enum { KIB = 1024, BEGIN = 640 };
+    CHECK(tp_wire_next(BEGIN, 0, 0) == BEGIN);
+    CHECK(tp_wire_next(BEGIN, BEGIN, BEGIN + 1000) == BEGIN); /* a short one */
+    CHECK(tp_wire_next(BEGIN, BEGIN + 128 * KIB, BEGIN + 129 * KIB) == BEGIN + 128 * KIB);
+    uint64_t from = BEGIN, n = 0;
+    do { /* until there is no room for one more */
+        uint64_t until = from + 80 * KIB - 8, next = tp_wire_next(BEGIN, from, until);
+        CHECK(until <= BEGIN + TP_WIRE_LAP);
+        CHECK(next == BEGIN || (next >= until && next < until + 64 && next % 64 == 0));
+        from = next;
+        n++;
+    } while (from > BEGIN && n < 100);
+    CHECK(n == TP_WIRE_LAP / (80 * KIB));
+    /* what a process says of itself may be anything */
+    uint64_t odd[] = { 0, 1, BEGIN, BEGIN + 20 * KIB, TP_WIRE_LAP, TP_WIRE_LAP + BEGIN,
+                       UINT64_MAX / 2, UINT64_MAX - 1, UINT64_MAX };
+    for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
+        uint64_t next = tp_wire_next(BEGIN, BEGIN + 100 * KIB, odd[i]);
+        CHECK(next >= BEGIN && next <= BEGIN + TP_WIRE_LAP && next % 8 == 0);
+    }
+}
+
+TEST(columns_without_strings_are_not_read_to_find_how_many_fit)
+{
+    static bench b;
+    tp_array pinned = { .ref.type = &tp_array_type };
+    tp_ref *refs[] = { &pinned.ref };
+    open_bench(&b);
+    b.inputs.kind = TP_BLOCK_COLUMNS;
+    b.inputs.columns = 1;
+    b.inputs.type[0] = TP_DOUBLE;
+    b.inputs.bytes.refs = refs;
+    b.inputs.bytes.nrefs = 1;
+    CHECK(tp_wire_fitting(&b.work, ITEMS, 100) == ITEMS); /* there is nothing to read */
+    tp_scalar strings[ITEMS];
+    for (int i = 0; i < ITEMS; i++)
+        strings[i] = (tp_scalar){ .kind = TP_SCALAR_PINNED, .pinned_length = 30 };
+    b.inputs.type[0] = TP_MIXED;
+    b.inputs.column[0] = strings;
+    CHECK(tp_wire_fitting(&b.work, ITEMS, 100) == 3);
+    b.inputs = (tp_block){ .n = ITEMS };
+    close_bench(&b);
+}
+
 TEST(records_go_where_nothing_is_held)
 {
     enum { MIB = 1 << 20 };
