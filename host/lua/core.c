@@ -152,7 +152,8 @@ static int l_is_yieldable(lua_State *L)
     return 1;
 }
 
-/* core.where() -> tp_core_push_place */
+/* core.where() -> the position of the user's code that runs, as in error messages: "job.lua:7: ",
+ * or "" */
 static int l_where(lua_State *L)
 {
     tp_core_push_place(L);
@@ -231,7 +232,8 @@ static int open_core(lua_State *L)
     lua_setfield(L, -2, "executor");
     lua_pushlightuserdata(L, NULL);
     lua_setfield(L, -2, "null");
-    /* what others set; they are read at each map, and would be looked for in on_demand */
+    /* fields that other modules set later and that each map reads: without a value here each read
+     * would search on_demand */
     lua_pushboolean(L, 0);
     lua_setfield(L, -2, "on_map");
     lua_pushboolean(L, 0);
@@ -263,8 +265,9 @@ static int forget_module(lua_State *L, const char *name)
     return lua_error(L);
 }
 
-/* (whether to compile) -> whether it was so before. Raises in a finalizer, where LuaJIT lets nobody
- * change that. Setting what is so already would take as long. */
+/* (whether to compile) -> whether code was compiled before. Raises in a finalizer, where LuaJIT
+ * allows no change. The mode is only set when it differs, since setting it takes as long in any
+ * case. */
 static int set_compiling(lua_State *L)
 {
     lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
@@ -278,7 +281,8 @@ static int set_compiling(lua_State *L)
 }
 
 /* Switches the compiler on or off, and says whether it was on; where that is not possible it stays
- * as it is. Raises nothing: who opens a module is to forget it then. Upvalue 2 is set_compiling. */
+ * as it is. Raises nothing, so that open_module can call forget_module when loading fails. Upvalue
+ * 2 is set_compiling. */
 static bool compile(lua_State *L, bool does)
 {
     lua_pushvalue(L, lua_upvalueindex(2));
@@ -288,7 +292,7 @@ static bool compile(lua_State *L, bool does)
     return was_on;
 }
 
-/* Upvalue 1 is an embedded module's tp_lua_module, 2 is for `compile`. */
+/* Loads one of our modules. Upvalue 1 is its tp_lua_module (light userdata), 2 is for `compile`. */
 static int open_module(lua_State *L)
 {
     const tp_lua_module *m = lua_touserdata(L, lua_upvalueindex(1));
@@ -300,8 +304,8 @@ static int open_module(lua_State *L)
     bool was_collecting = lua_gc(L, LUA_GCISRUNNING, 0);
     if (was_collecting)
         lua_gc(L, LUA_GCSTOP, 0);
-    /* Nor is what runs once worth compiling; and where LuaJIT has no memory for a trace, a call of
-     * a C function jumps to nowhere. */
+    /* Code that runs once is not worth compiling either. And when LuaJIT runs out of memory for a
+     * trace, a call of a C function may jump to a wrong address. */
     bool was_compiling = compile(L, false);
     lua_pushstring(L, m->name);
     int status = lua_pcall(L, 1, 1, 0);

@@ -255,8 +255,8 @@ static int l_program_kernel(lua_State *L)
 
 /* ---- by hand: see device.h ---- */
 
-/* The queue at index. A forked child has no driver threads, and would wait for them for ever: so
- * there it raises. */
+/* The queue at index. Raises in a forked child, which has no driver threads and would wait for them
+ * for ever. */
 static tp_queue *check_queue(lua_State *L, int index)
 {
     if (!tp_host_is_usable(get_context(L)->host)) {

@@ -45,7 +45,8 @@ static int l_func_stats(lua_State *L)
     return 9;
 }
 
-/* its address is the key, in the environment of a func, of a list with these places */
+/* its address is the key of a list in the environment of a func's userdata; the list has these
+ * items: */
 static const char kept_key = 0;
 /* the captured tables of its last image; that image, if it has an outline; the outline */
 enum { TABLES = 1, OUTLINED, OUTLINE };
@@ -131,7 +132,8 @@ static void note_captured(lua_State *L, uint32_t name, tp_buf *scratch)
     for (int i = 1; (captured = lua_getupvalue(L, 1, i)) != NULL; i++) {
         size = measure(L, scratch);
         if (size > most)
-            most = size, largest = captured; /* the function has the string */
+            /* `captured` stays valid: the function keeps the string alive */
+            most = size, largest = captured;
         lua_settop(L, top);
     }
     tp_codec_inspect(L, 1, scratch);                // globals strings
@@ -142,7 +144,8 @@ static void note_captured(lua_State *L, uint32_t name, tp_buf *scratch)
         lua_rawget(L, top + 3);                     // globals strings env value
         size = measure(L, scratch);
         if (captured && size > most)
-            most = size, largest = captured; /* so has the list, and it is the function's, too */
+            /* `captured` stays valid: the list and the function keep the string alive */
+            most = size, largest = captured;
         lua_settop(L, top + 3);
     }
     lua_settop(L, top);

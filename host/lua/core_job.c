@@ -1147,7 +1147,8 @@ static const luaL_Reg job_functions[] = {
 
 void tp_core_register_job(lua_State *L)
 {
-    luaL_newmetatable(L, JOB); /* it may be there: without memory this is done in part, and again */
+    /* the metatable may exist already: when memory runs out here, all of this is done again */
+    luaL_newmetatable(L, JOB);
     lua_pushcfunction(L, l_job_close);
     lua_setfield(L, -2, "__gc");
     lua_pushcfunction(L, l_job_tostring);

@@ -346,7 +346,8 @@ static int l_journal_enter(lua_State *L)
     return 1;
 }
 
-/* core.journal.leave(journal): for who has opened or entered it; its last user closes the file */
+/* core.journal.leave(journal): for whoever has opened or entered it; the last user's leave closes
+ * the file */
 static int l_journal_leave(lua_State *L)
 {
     tp_journal_leave(tp_core_check_ref(L, 1, &tp_journal_type));
@@ -398,7 +399,7 @@ static int l_journal_pack(lua_State *L)
     if (tp_encode(L, 1, 1, NULL, flags, &ctx->scratch, &err) || ctx->scratch.nrefs > 0)
         return 0;
     lua_pushlstring(L, (const char *)ctx->scratch.data, ctx->scratch.len);
-    /* what is read from a file is not trusted: is it enough? */
+    /* can it be decoded as an untrusted message, which is how it will be read from the file? */
     bool is_enough = tp_decode(L, ctx->scratch.data + 1, ctx->scratch.len - 1, NULL, 0, 0, NULL,
                                &err) == 1;
     lua_settop(L, 2);

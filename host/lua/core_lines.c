@@ -28,7 +28,9 @@ enum {
     FILL_BYTES = 1 << 20,   /* a fill ends after so many bytes, so that results are looked for */
     FILE_NS = 1000 * 1000,  /* the same for a Lua file, where reading any line may block */
     SEPARATOR_MAX = 16,
-    DIGITS_MAX = 14, /* digits of numbers that are certainly printed back as they were written */
+    /* numbers with up to so many digits are printed exactly as they were written (tostring has
+     * 14) */
+    DIGITS_MAX = 14,
     NUMBER_MAX = 24,        /* bytes of the longest text that is taken for a number */
     /* the most fields that a function can be called with: LuaJIT's C stack has 8,000 slots */
     FIELDS_MAX = 7000
@@ -140,8 +142,8 @@ static int l_lines_open(lua_State *L)
 
 /* ---- reading ---- */
 
-/* The name, for messages, of what is being read; `line`: with the line's number. The pushed value
- * keeps it alive. */
+/* Pushes the name, for messages, of what is being read; `line`: with the number of the next line.
+ * The pushed value keeps it alive. */
 static const char *push_name(lua_State *L, int index, const lines *l, bool line)
 {
     lua_getfenv(L, index);
@@ -412,7 +414,7 @@ static int cut(lines *l, uint64_t most, bool is_last, const char **why)
                              : "%s is longer than the limit of %s bytes";
         if (rc < 0 || (is_wrong && l->n_records == 0))
             return -1;
-        if (rc == 0 || is_wrong) { /* the records before it are handed out first */
+        if (rc == 0 || is_wrong) { /* hand out the records before it first */
             l->n_fields = first;
             return 0;
         }
@@ -466,7 +468,8 @@ static int advance(lua_State *L, int index, lines *l, uint64_t most, int wait_ms
         got g = read_more(L, index, l, wait_ms, &error);
         if (g == FAILED) {
             push_errno(L, index, l, error);
-            l->path -= l->fd < 0 && l->path > 0; /* whoever tries again gets the error again */
+            /* go back one path, so that the next call gets the error again */
+            l->path -= l->fd < 0 && l->path > 0;
             return 2;
         }
         if (g == NOTHING_NOW)
@@ -493,7 +496,7 @@ static bool is_plain_number(const char *p, size_t n, double *number, bool *maybe
         *maybe = (*q >= '0' && *q <= '9') || *q == '.' || *q == 'e' || *q == '+' || *q == '-';
     if (!*maybe || n > DIGITS_MAX || (*p == '0' && n > 1 && p[1] != '.') ||
         (*p == '0' && is_negative))
-        return false; /* a leading zero with more digits behind it, or -0 */
+        return false; /* not canonical: a leading zero with more digits behind it, or -0 */
     double mantissa = 0;
     unsigned behind = 0;
     bool has_point = false;

@@ -55,7 +55,8 @@ static int l_loop_turn(lua_State *L)
     }
     if (ctx->host->turned != ctx->listener) {
         ctx->host->turned = ctx->listener;
-        /* the turn in which this state's waiter was woken may have been taken by another state */
+        /* another state may have taken the turn of the loop in which this state was woken: do not
+         * wait */
         deadline = 0;
     }
     bool is_endless = lua_toboolean(L, 3);
@@ -130,7 +131,7 @@ static bool is_driven(const tp_listener *l)
     return l->L && l->is_driven && l->step && !lua_getstack(l->L, 0, &unused);
 }
 
-/* (listener) */
+/* (listener): calls the state's `step` */
 static int call_step(lua_State *L)
 {
     const tp_listener *l = lua_touserdata(L, 1);

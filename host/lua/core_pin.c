@@ -2,8 +2,8 @@
  * TP_SCALAR_PINNED).
  *
  * A reference in the registry keeps a table of such strings alive for as long as the block lives.
- * Any thread may drop the block; since only the owner's thread may touch the registry, the dropped
- * pin waits in a list until that thread comes by.
+ * Any thread may drop the block, but only the owner's thread may touch the registry. So a dropped
+ * pin waits in a list until the owner's thread calls tp_core_take_back.
  *
  * A state may be closed while workers still read pinned strings. It then cancels its maps, so that
  * no more items begin, and waits for all pins to be dropped, but not for ever. An item that runs on
@@ -106,7 +106,7 @@ void tp_core_end_pins(context *ctx)
         return;
     const tp_pins *pins = ctx->pins;
     uint64_t until = uv_hrtime() + END_NS;
-    /* not in a forked child, which has no workers */
+    /* a forked child has no workers, so nothing is cancelled or waited for there */
     bool are_cancelled = false, is_usable = tp_host_is_usable(ctx->host);
     while (is_usable && atomic_load_explicit(&pins->held, memory_order_acquire) > 0 &&
            uv_hrtime() < until) {

@@ -42,7 +42,9 @@ void tp_core_register(lua_State *L, const char *name, const luaL_Reg *functions)
         lua_createtable(L, 0, n);
     }
     set_functions(L, functions);
-    if (is_new) /* last: what there was no memory for is made anew when it is read again */
+    /* last: when memory runs out before this, the field stays unset and is made again at its next
+     * read */
+    if (is_new)
         lua_setfield(L, -2, name);
     else
         lua_pop(L, 1);

@@ -21,7 +21,8 @@
 
 typedef struct tp_pins tp_pins; /* core_pin.c */
 
-/* What an input of a journal draws from that the script's state runs again (core.random.replay). */
+/* The random numbers of an input of a journal that is run again in the script's own state
+ * (core.random.replay). */
 typedef struct tp_replay {
     tp_draws draws; /* first member, as in a tp_work */
     int32_t at;     /* the offset of the item that runs: 0 */

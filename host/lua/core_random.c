@@ -33,8 +33,9 @@ tp_source *tp_core_source(const context *ctx)
     return draws ? tp_draws_source(draws, at) : ctx->source;
 }
 
-/* core.random.source(is_stray) -> a source for a task that starts. Stray tasks start at no certain
- * time, so they do not change what others draw. */
+/* core.random.source(is_stray) -> a source for a task that starts. Stray tasks start at a time that
+ * differs from run to run (in callbacks), so they are counted apart and do not change the numbers
+ * of others. */
 static int l_random_source(lua_State *L)
 {
     tp_key key = tp_source_next(tp_core_source(get_context(L)), lua_toboolean(L, 1));

@@ -106,7 +106,7 @@ static int push_value(lua_State *L, tp_stored *value, tp_error *err)
                       value->is_foreign ? 0 : TP_DECODE_TRUSTED, NULL, err);
     if (n < 0)
         return -1;
-    lua_settop(L, lua_gettop(L) - n + 1); /* one, if it is as it should be */
+    lua_settop(L, lua_gettop(L) - n + 1); /* a well-formed message has one value */
     lua_remove(L, -2);
     return 0;
 }
@@ -126,7 +126,8 @@ static int push_refusal(lua_State *L, const tp_error *err)
     return err->code == TP_EMEMORY ? tp_codec_raise_memory(L) : tp_core_push_message(L, err);
 }
 
-/* The operation has not taken the value that the box owns, or it has. */
+/* After an operation: empties the box when the store has taken its value; otherwise the box still
+ * owns it. */
 static void settle(tp_ref **box, const tp_store_op *op)
 {
     if (box && !op->value.packed)

@@ -68,7 +68,7 @@ static uint32_t name_at(lua_State *L, int index)
     return tp_trace_name(tp_engine_trace(get_context(L)->host->engine), text, len);
 }
 
-/* How many functions are active above the caller's. */
+/* The depth of the Lua stack: how many functions are active, this C function not counted. */
 static uint64_t depth(lua_State *L)
 {
     lua_Debug unused;

@@ -228,7 +228,7 @@ static bool share_loop(const char *path, context *ctx)
     bool can_share = set_loop && set_callback && get_luv;
     place at;
     tp_error err = { 0 };
-    /* a worker without a loop of its own has luv as it is */
+    /* a worker without a loop of its own gets luv's own loop */
     if (ctx->agent && can_share)
         can_share = tp_own_loop_open(ctx->agent, &err) == 0;
     if (can_share && find_place(ctx, &at)) {
