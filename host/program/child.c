@@ -34,7 +34,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* so many things that could be returned may be here */
+/* with more arrays and stores than this here, garbage is collected so that some can be returned */
 enum { RETURNED_MAX = TP_WIRE_REFS_MAX / 4 };
 enum { LONGEST = 1 << 20 /* bytes in a frame */, EVENTS = 1 << 12 /* of one request */ };
 enum { SPIN_NS = 60 * 1000, CONTROL_BYTES = (TP_WIRE_OUT_BEGIN + 4095) & ~4095 };
@@ -43,9 +43,9 @@ enum { SPIN_NS = 60 * 1000, CONTROL_BYTES = (TP_WIRE_OUT_BEGIN + 4095) & ~4095 }
 typedef struct open_item {
     tp_work work; /* first member */
     tp_terms terms; /* with an image and arrays that are held, and names that are owned */
-    tp_block input; /* once the item has begun, only which one it is */
+    tp_block input; /* after the item's first wait only `first`, `n` and `kind` are valid */
     bool is_unwanted;
-    bool has_given_way; /* the host was told so */
+    bool has_given_way; /* the host was told that the item waits (TP_WIRE_GIVE_WAY) */
     struct open_item *next;
 } open_item;
 
@@ -60,10 +60,11 @@ struct tp_child {
     uv_mutex_t print_lock; /* held around writes to the socket */
 
     /* ---- what the host has sent once ---- */
-    /* held here, except what is returned; NULL: it was */
+    /* by id; NULL: returned. Functions, classes and the like are held. Arrays and stores are not:
+     * they are returned when nobody here holds them */
     tp_ref *ref[TP_WIRE_REFS_MAX];
-    uint32_t nrefs, nreturned; /* nreturned: of those that are here, how many will be returned */
-    uint32_t many;             /* so many of them are worth collecting garbage */
+    uint32_t nrefs, nreturned; /* nreturned: how many of those here are arrays and stores */
+    uint32_t many;             /* garbage is collected when nreturned exceeds this */
     tp_store_keeper stores;    /* the host */
     tp_image *image[TP_WIRE_IMAGES];
 
@@ -75,14 +76,15 @@ struct tp_child {
 
     /* ---- items that wait beside each other ---- */
     open_item *items;
-    uint64_t items_memory; /* how much they may have; 0: no limit */
-    bool has_news;         /* something was published since they went on */
-    uv_poll_t wakes;       /* on the agent's own loop: what the host sends to wake us */
+    uint64_t items_memory; /* the largest of their limits in bytes; 0: no limit */
+    bool has_news; /* a record was published, or an item has ended, since they were resumed */
+    /* watches the socket on the agent's own loop: the host sends a byte to wake this process */
+    uv_poll_t wakes;
     bool has_wakes;
 
     /* ---- the request that runs ---- */
     uint64_t used;       /* a copy of control->used */
-    uint64_t from, until; /* where records may be: a copy of what the host has said */
+    uint64_t from, until; /* offsets between which records may be written: a copy of the host's */
     tp_buf_home home;    /* messages of results are encoded where their records will be */
     /* where the last record is, if it counts items without results; 0: it does not */
     uint64_t done_at;
@@ -90,8 +92,8 @@ struct tp_child {
      * none */
     tp_block *filling;
     tp_buf events; /* memory for tell_events */
-    uint64_t told_ns; /* when that was done last */
-    /* blocks that the sink has taken, freed later: whoever gave them may look at them once more */
+    uint64_t told_ns; /* when events were last sent */
+    /* blocks that the sink has taken; freed later, since their giver may still read them */
     tp_block *kept;
 };
 
@@ -103,8 +105,9 @@ static tp_child *child_of(tp_work *w)
 
 /* ---- turns ---- */
 
-/* Called at each point where the host could see that the worker died. In builds with assertions an
- * item can choose the point at which the process is killed, so that tests try all of them. */
+/* Called between any two writes that the host can tell apart when the worker dies there. In builds
+ * with assertions an item can choose the point at which the process is killed, so that tests try
+ * all of them. */
 static void step(const tp_child *c)
 {
 #ifdef TP_ASSERTS
@@ -189,7 +192,7 @@ static void take_turn(tp_child *c, tp_wire_state state)
 static void follow_trace(tp_trace *trace, bool is_traced)
 {
     if (is_traced && !tp_trace_is_on(trace))
-        tp_trace_start(trace, EVENTS, NULL); /* out of memory: then the host misses these events */
+        tp_trace_start(trace, EVENTS, NULL); /* when out of memory the host misses these events */
     else if (!is_traced && tp_trace_is_on(trace))
         tp_trace_stop(trace);
 }
@@ -222,7 +225,7 @@ static void send_samples(void *user, const char *bytes, size_t len)
     }
 }
 
-/* tp_host.noted: what long items note is told while they run. */
+/* tp_host.noted: sends events of long items while they run. */
 static void tell_some_events(void *noting)
 {
     enum { PAUSE_NS = 100 * 1000 * 1000 };
@@ -422,14 +425,14 @@ static void sink_append(tp_work *w, tp_block *b)
     uint32_t at = (uint32_t)(b->first - w->block->first);
     b->next = c->kept;
     c->kept = b;
-    /* compared with `filling`; another block may have got the address of a freed one */
+    /* a failure may have the address of a freed `filling`, so its kind is checked too */
     if (b == c->filling && b->kind != TP_BLOCK_FAILURE) {
         end_filling(c, b);
         return;
     }
     size_t len;
     tp_error err = { 0 };
-    /* a failure, since values are published one by one */
+    /* the block is a failure: all other results have been published one by one */
     const uint8_t *bytes = tp_block_message(b, 0, &len);
     if (put_message(c, w, b->kind, at, b->may_retry, bytes, len, b->bytes.refs, b->bytes.nrefs,
                     &err) == 0)
@@ -451,7 +454,7 @@ static int sink_publish(tp_work *w, tp_error *err)
         rc = put_message(c, w, TP_BLOCK_VALUES, w->at, false, b->bytes.data, b->bytes.len,
                          b->bytes.refs, b->bytes.nrefs, err);
         tp_buf_clear(&b->bytes);
-        b->bytes.data = NULL; /* the next message goes elsewhere */
+        b->bytes.data = NULL; /* the memory is the record's; the next message gets another */
         b->bytes.cap = 0;
     } else if (c->done_at && !w->place) {
         ((tp_wire_record *)(void *)(c->out.data + c->done_at))->n++;
@@ -580,7 +583,8 @@ static bool item_is_cancelled(const tp_work *w)
     return ((const open_item *)(const void *)w)->is_unwanted;
 }
 
-/* The host must know only where that can matter to others. */
+/* Tells the host only when it matters to others: the function has a limit, or the wait is lent or
+ * endless. */
 static void item_give_way(tp_work *w, bool is_lent, bool endless)
 {
     tp_child *c = child_of(w);
@@ -604,7 +608,7 @@ static void item_release_permit(tp_work *w)
     item_give_way(w, false, false);
 }
 
-/* Where nothing else of this process can go on meanwhile. */
+/* Waits for the permit without letting other items of this process go on. */
 static void item_take_permit(tp_work *w)
 {
     while (!item_come_back(w))
@@ -781,7 +785,7 @@ static int ask_store(tp_child *c, uint32_t id, tp_store_op *op, tp_error *err)
     ask(c, TP_WIRE_PERFORM, 0);
     const tp_wire_answer *a = tp_wire_see_answer(&c->asks);
     if (!a || take_given(c, &c->asks, a->given_at, a->given))
-        _exit(TP_CHILD_NO_MEMORY); /* as with what comes with a request */
+        _exit(TP_CHILD_NO_MEMORY); /* as when there is no memory for a request */
     int rc = tp_wire_get_answer(&c->asks, c->ref, op, err);
     drop_given(c, &c->asks, a->given_at, a->given);
     return rc;
@@ -815,10 +819,10 @@ static bool is_stuck(void *user)
 
 /* ---- memory ---- */
 
-/* No native limit in sanitizer builds, whose own memory would count. */
+/* No limit to native memory in sanitizer builds, since the sanitizer's own memory would count. */
 enum { HAS_NATIVE_LIMIT = !TP_IS_SANITIZED };
-/* allowances beside the limit: for the process itself and between blocks; for what earlier
- * functions have left */
+/* bytes allowed beyond a limit: NATIVE_SPARE for the process itself and gaps between blocks,
+ * LEFT_OVER for what earlier functions have left */
 enum { NATIVE_SPARE = 32 << 20, LEFT_OVER = 8 << 20 };
 
 /* Bytes of private writable memory of the process, as RLIMIT_DATA counts them; 0 when the system
@@ -861,7 +865,8 @@ static bool is_crowded(tp_child *c, uint64_t memory)
            (HAS_NATIVE_LIMIT && data_of_process() > c->data_bytes + memory / 2 + LEFT_OVER);
 }
 
-/* `item` says whose fault it is when memory runs out. */
+/* Sets the limits of the Lua state and of the process. *item tells which item to blame when memory
+ * runs out (tp_vm_limit). */
 static void limit_memory(tp_child *c, uint64_t memory, const _Atomic int32_t *item)
 {
     struct rlimit limit;
@@ -915,7 +920,7 @@ static void close_terms(tp_terms *terms)
         tp_ref_drop(terms->returns.array[i]);
 }
 
-/* As many bytes as the items that wait may have; a limit of their own if there are none. */
+/* Sets the memory limit for the open items; none when there are no open items. */
 static void limit_items(tp_child *c)
 {
     tp_vm_limit(c->agent.worker.vm, 0, 0, NULL, NULL);
@@ -968,7 +973,7 @@ static void end_item(tp_work *w)
     free_item(c, (open_item *)(void *)w);
 }
 
-/* Something was sent to wake us. */
+/* The host has sent a byte to wake us, or has ended. */
 static void take_wakes(uv_poll_t *handle, int status, int events)
 {
     /* `data` is NULL, so that luv takes it for none of its handles */
@@ -981,7 +986,8 @@ static void take_wakes(uv_poll_t *handle, int status, int events)
         end_with_host();
 }
 
-/* Opens the loop on which items wait; the host's turn ends a wait there. */
+/* Opens the loop on which items wait, and watches the socket there, so that the host can end a
+ * wait. */
 static int open_loop(tp_child *c)
 {
     tp_error err = { 0 };
@@ -993,7 +999,7 @@ static int open_loop(tp_child *c)
     c->has_wakes = true;
     uv_poll_start(&c->wakes, UV_READABLE, take_wakes);
     uv_unref((uv_handle_t *)&c->wakes);
-    /* as the rest of this file expects it */
+    /* libuv has set O_NONBLOCK; the rest of this file expects a blocking socket */
     fcntl(c->socket, F_SETFL, fcntl(c->socket, F_GETFL) & ~O_NONBLOCK);
     return 0;
 }
@@ -1016,7 +1022,7 @@ static void begin_item(tp_child *c, const tp_wire_request *q, const tp_block *in
             free_item(c, o);
         return;
     }
-    /* the largest of their limits; none when one of them has none */
+    /* the largest limit of the open items; 0 (none) when one of them has none */
     if (!c->items || !q->memory || (c->items_memory && q->memory > c->items_memory))
         c->items_memory = q->memory;
     o->next = c->items;
@@ -1032,7 +1038,9 @@ static void begin_item(tp_child *c, const tp_wire_request *q, const tp_block *in
     }
     for (o = c->items; o && o->work.place != q->place; o = o->next)
         ;
-    if (o) /* it is not over: its arguments lie in the arena, and are not needed any more */
+    /* it has not ended: its arguments lie in the request, which will be overwritten, and are not
+     * needed any more */
+    if (o)
         o->input = (tp_block){ .first = input->first, .n = 1, .kind = input->kind };
 }
 
@@ -1065,9 +1073,11 @@ static bool run_nested(tp_child *c)
     if (!s)
         return false;
     if (!may_run(c, s))
-        uv_sleep(1); /* it goes back; one of our items may have the permit, and release it */
+        /* no permit: the slice goes back. An item here may have the permit, and release it
+         * meanwhile */
+        uv_sleep(1);
     else
-        tp_exec_run(a, s); /* true: here no items of these wait beside others */
+        tp_exec_run(a, s); /* always true: nested items do not run as coroutines here */
     tp_job_finish(s);
     return true;
 }
@@ -1102,7 +1112,7 @@ static void serve_request(tp_child *c)
     }
     q = tp_wire_get_request(c->in.data);
     if (is_crowded(c, q->memory))
-        _exit(0); /* before anything has begun: another process will run it */
+        _exit(0); /* nothing has begun: the host will start another process for it */
     step(c);
     atomic_store_explicit(&c->control->begun, c->seen, memory_order_relaxed);
     step(c);
@@ -1110,7 +1120,7 @@ static void serve_request(tp_child *c)
     c->filling = NULL;
     if (take_given(c, &c->in, q->given_at, q->given) || take_image(c, q) ||
         open_inputs(c, q, &inputs))
-        /* the host would not know which of its things have arrived here */
+        /* the host could not know which of the things that it gave have arrived */
         _exit(TP_CHILD_NO_MEMORY);
     follow_trace(c->agent.worker.trace, q->is_traced);
     if (q->place)

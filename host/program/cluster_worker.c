@@ -38,24 +38,30 @@
 enum {
     PULLS = 64,
     PULL_BEATS = 2,
-    LOOK_MS = 200,       /* how often time is looked at */
+    LOOK_MS = 200,       /* the longest wait for events, in ms: periodic work is checked so often */
     ALIVE_BEATS = 5,     /* how often a session is asked whether it lives, */
-    ALIVE_TRIES = 5,     /* how often a question is repeated, after so long, before it is dead */
-    KEPT_TRIES = 20,     /* or, where its results may be read when it is dead, so often */
+    /* how many questions (ALIVE_AGAIN_MS apart) may stay unanswered before a session is taken for
+     * dead, */
+    ALIVE_TRIES = 5,
+    KEPT_TRIES = 20,     /* and how many when its results will be read even then (journals) */
     ALIVE_AGAIN_MS = 3000,
     PROGRESS_MS = TP_ACK_WAIT_S * 1000 / 4,
-    AGAIN_MS = 2000,     /* a result that the server has not acknowledged is sent again */
-    PIECE_MS = 1000,     /* how long a coordinator may take for a piece of one */
-    SHORT_NS = 50 * 1000 * 1000, /* chunks that take less are fetched ahead: one for each slot, */
-    AHEAD_NS = 4 * 1000 * 1000,  /* or more, up to what takes so long */
-    AHEAD_MAX = 16,              /* for each slot */
-    BUSY_MS = 500,       /* a session that has had no work for so long has no part of the offers */
-    GRACE_S = 30,        /* for what runs when the worker is asked to leave; --grace */
+    AGAIN_MS = 2000, /* a result that the server has not acknowledged is sent again after this */
+    PIECE_MS = 1000,     /* how long a coordinator may take to answer a piece of a result */
+    /* while chunks take less than this, more are fetched than there are slots: at least one more
+     * for each slot, */
+    SHORT_NS = 50 * 1000 * 1000,
+    AHEAD_NS = 4 * 1000 * 1000,  /* up to as many as take AHEAD_NS together, */
+    AHEAD_MAX = 16,              /* and AHEAD_MAX for each slot */
+    BUSY_MS = 500,       /* a session without work for so long gets no share of the offers */
+    /* default of --grace: how long running chunks may take when the worker is asked to leave */
+    GRACE_S = 30,
     IMAGES = 64,
     MODULES = 16, /* bundles of modules that are kept for the next session with the same ones */
-    CANCELLED = 1024,    /* cancelled chunks that are remembered, in case they come yet */
+    CANCELLED = 1024,    /* how many cancelled chunks are remembered, in case they arrive later */
     QUESTION_MS = 2000,  /* a question without an answer is asked again */
-    QUESTION_NS = 200 * 1000 * 1000, /* how long one may wait for a value or for room */
+    /* how long the coordinator is asked to wait for a value or for room */
+    QUESTION_NS = 200 * 1000 * 1000,
     WAIT_MS = 100 /* a chunk that finds no free slot for so long goes to another worker */
 };
 
@@ -84,15 +90,15 @@ typedef struct far_stores {
     uv_mutex_t lock;
     uv_cond_t answered;
     /* ---- guarded by the lock ---- */
-    uint64_t *ids; /* the coordinator's, by ours */
+    uint64_t *ids; /* the coordinator's ids of stores, by our ids */
     uint32_t n, room;
     struct far_func {
         const tp_func *func;
         uint64_t id;
-    } *funcs; /* with a limit, and the coordinator's ids of them */
+    } *funcs; /* functions with a limit, with the coordinator's ids of them */
     uint32_t n_funcs;
     question *questions;
-    uint64_t asked; /* counts them */
+    uint64_t asked; /* numbers the questions */
     bool is_over;
 } far_stores;
 
@@ -103,7 +109,7 @@ typedef struct session {
     uint8_t id[TP_ID_BYTES], nonce[TP_ID_BYTES];
     char hex[TP_ID_TEXT];
     bool is_alive; /* it has answered once */
-    bool is_kept;  /* somebody will read its results even when it is dead */
+    bool is_kept; /* it has a journal: its results will be read even when its coordinator is dead */
     uint64_t busy_ms; /* when it has last had work */
     unsigned tries; /* questions without an answer; 0: none is open */
     uint64_t ask_ms; /* when it is asked next */
@@ -131,7 +137,7 @@ typedef enum chunk_state {
     QUEUED,   /* until there is a slot */
     RUNNING,
     ANSWERED, /* until the server has the result */
-    OVER      /* to be forgotten */
+    OVER      /* to be freed by the loop that goes through the chunks */
 } chunk_state;
 
 typedef struct chunk {
@@ -141,16 +147,17 @@ typedef struct chunk {
     uint64_t number, begun_ns;
     uint32_t sending;
     bool is_alone; /* nothing else may run beside it */
-    bool is_named; /* its coordinator was told that it is about to run, or knows */
-    bool is_direct; /* it did not come by way of the stream */
-    bool is_short;  /* it was run, and that took little */
-    tp_buf payload; /* QUEUED: of a large one */
+    bool is_named; /* its coordinator knows that it is about to run */
+    bool is_direct; /* it came directly, not through the stream */
+    bool is_short;  /* it was run in less than SHORT_NS */
+    tp_buf payload; /* QUEUED: the payload, if it came as a blob */
     char ack[TP_SUBJECT_MAX]; /* where it is acknowledged; "": nowhere */
-    tp_buf message; /* WAITING: what came, without the signature; ANSWERED: the answer */
+    /* WAITING, QUEUED: the message that came, without its signature; ANSWERED: the answer */
+    tp_buf message;
     tp_job *job;    /* RUNNING */
     image *image;
     tp_parcel_refs refs;
-    tp_buf records; /* ANSWERED: of a large result, while it is nowhere yet (is_unsent) */
+    tp_buf records; /* ANSWERED: a large result that could not be stored yet (is_unsent) */
     bool is_unsent;
     tp_buf ticket; /* see parcel.h */
     uint32_t at, count;
@@ -158,7 +165,7 @@ typedef struct chunk {
 } chunk;
 
 typedef struct pull {
-    unsigned left; /* messages that may come yet */
+    unsigned left; /* how many messages the server may still send for it */
     uint64_t until_ms;
 } pull;
 
@@ -177,8 +184,9 @@ typedef struct node {
     pull pulls[PULLS];
     uint64_t heartbeat_ms, pull_ms, held_ms;
     uint64_t beat_ms, beat_until_ms; /* how often it shows itself, and how long that holds */
-    double chunk_ns; /* what chunks take lately */
-    uint64_t dropped; /* messages that were no work for us */
+    double chunk_ns; /* how long a chunk took lately */
+    /* how many messages were dropped, since they were not valid work for this worker */
+    uint64_t dropped;
     struct {
         session *session;
         uint64_t chunk;
@@ -241,7 +249,7 @@ static void add_name(const chunk *k, tp_buf *text)
     char line[TP_SUBJECT_MAX + 64];
     int len = snprintf(line, sizeof line, "%llu %u %s\n", (unsigned long long)k->number,
                        k->sending, *k->ack ? k->ack : "-");
-    tp_buf_add(text, line, (size_t)len); /* without memory it is named the next time */
+    tp_buf_add(text, line, (size_t)len); /* without memory for the line it is named the next time */
 }
 
 static void send_names(node *n, const session *s, tp_buf *text)
@@ -368,7 +376,7 @@ static void write_answer(node *n, chunk *k, tp_answer a, const void *bytes, size
     if (tp_buf_add(&k->message, &a, sizeof a) || (len && tp_buf_add(&k->message, bytes, len)) ||
         (a.ticket && tp_buf_add(&k->message, k->ticket.data, k->ticket.len)) ||
         (names.len && tp_buf_add(&k->message, names.data, names.len))) {
-        /* no memory: as if this worker had not been there */
+        /* no memory: the coordinator must send the chunk again */
         a = (tp_answer){ .kind = TP_ANSWER_BACK };
         tp_buf_clear(&k->message);
         tp_buf_add(&k->message, &a, sizeof a);
@@ -543,7 +551,8 @@ static tp_ref *store_of(void *user, uint64_t id, bool is_queue)
                     : NULL;
 }
 
-/* Has this process's own thread ask, and waits for the answer. False: the session is over. */
+/* Queues the question for the main thread, which sends it, and waits for the answer. Supervisors'
+ * threads. False: the session is over. */
 static bool await_answer(session *s, question *q)
 {
     far_stores *f = &s->stores;
@@ -588,13 +597,13 @@ static int perform(void *user, uint32_t id, tp_store_op *op, tp_error *err)
     return rc;
 }
 
-/* see tp_store_names: the function is one of tp_known */
+/* see tp_store_names. The function is held by s->known. The main thread */
 static void note_func(void *user, const tp_func *func, uint64_t id)
 {
     far_stores *f = &((session *)user)->stores;
     uv_mutex_lock(&f->lock);
     struct far_func *funcs = realloc(f->funcs, (f->n_funcs + 1) * sizeof *funcs);
-    if (funcs) { /* else its limit is this machine's */
+    if (funcs) { /* without memory the limit holds only among this machine's workers */
         f->funcs = funcs;
         funcs[f->n_funcs++] = (struct far_func){ func, id };
     }
@@ -734,7 +743,7 @@ static void free_image(image *i)
     *i = (image){ 0 };
 }
 
-/* Its coordinator is gone: what there is of it is not wanted any more. */
+/* The session's coordinator is gone: frees all that there is of it. */
 static void close_session(node *n, session *s)
 {
     end_questions(s);
@@ -818,8 +827,8 @@ static int open_host(node *n, session *s, bool tags_lines, tp_error *err)
 
 /* ---- modules ---- */
 
-/* Gets the modules of the task, and keeps them in a place that was not used for the longest time.
- * NULL with err set: they cannot be had. */
+/* Reads the modules of the task, in place of those that were used longest ago. NULL with err set:
+ * they cannot be had. */
 static kept_modules *fetch_modules(node *n, session *s, const tp_task *task, tp_error *err)
 {
     kept_modules *m = &n->modules[0];
@@ -859,8 +868,8 @@ static kept_modules *fetch_modules(node *n, session *s, const tp_task *task, tp_
     return m;
 }
 
-/* From now on the session's processes find the modules of the task. A bundle only grows, so that of
- * two the larger one is good for both tasks. */
+/* Makes the session's processes find the modules of the task. A session's bundle only grows, so the
+ * larger of two has the modules of both. */
 static int take_modules(node *n, session *s, const tp_task *task, tp_error *err)
 {
     kept_modules *m = NULL;
@@ -990,7 +999,7 @@ static void enqueue(node *n, chunk *k)
                           : 0;
     tp_blob_free(&b);
     if (rc) {
-        answer(n, k, TP_ANSWER_BACK, "", 0); /* the coordinator stores it anew */
+        answer(n, k, TP_ANSWER_BACK, "", 0); /* the coordinator will store the payload again */
     } else if (head.size >= sizeof task) {
         memcpy(&task, payload_of(k), sizeof task);
         k->is_alone = task.is_alone != 0;
@@ -1009,7 +1018,7 @@ static void begin(node *n, chunk *k)
     k->state = RUNNING;
     k->begun_ns = uv_hrtime();
     s->busy_ms = now_ms();
-    /* first: its items may be the end of this process */
+    /* before it begins, since its items may kill this process */
     if (!k->is_named) {
         tp_buf text = { 0 };
         add_name(k, &text);
@@ -1023,7 +1032,7 @@ static void begin(node *n, chunk *k)
     if (rc == 0 && !s->host)
         rc = open_host(n, s, task.tags_lines != 0, &err);
     rc = rc ? rc : take_modules(n, s, &task, &err);
-    bool is_gone = rc && err.code == TP_ESYS; /* what the task needs is not where it was stored */
+    bool is_gone = rc && err.code == TP_ESYS; /* a blob that the task needs is gone */
     if (rc == 0) {
         k->image = find_image(n, s, &task, image_bytes, &err);
         rc = k->image ? 0 : -1;
@@ -1095,7 +1104,7 @@ static void collect(node *n, chunk *k)
     } while (has_more);
 }
 
-/* How many items wait for what others do: others run in their place. */
+/* How many running items wait for others (for Queues and permits): as many more chunks may run. */
 static unsigned count_blocked(const node *n)
 {
     unsigned blocked = 0;
@@ -1125,13 +1134,13 @@ static void begin_queued(node *n, uint64_t now)
         if (running < slots && !has_alone && !(k->is_alone && running > 0)) {
             begin(n, k);
             if (k->state == RUNNING)
-                collect(n, k); /* so that it wakes us */
+                collect(n, k); /* also asks to be woken at its next news */
             running += k->state == RUNNING;
             has_alone = k->is_alone;
         } else if (k->is_alone) {
-            has_alone = true; /* its turn comes when what runs is over */
+            has_alone = true; /* it begins when all that runs is over */
         } else if (now >= k->queued_ms + WAIT_MS) {
-            n->chunk_ns = 2 * SHORT_NS; /* chunks are not that short any more */
+            n->chunk_ns = 2 * SHORT_NS; /* chunks take longer than was thought: fetch none ahead */
             answer(n, k, TP_ANSWER_BACK, "", 0);
         }
     }
@@ -1234,13 +1243,13 @@ static void take_work(node *n, const tp_nats_event *e, bool is_direct)
         acknowledge_at(n, e->reply, "+TERM");
         return;
     }
-    if (k && k->sending == head.sending) { /* somebody thinks that it was lost */
+    if (k && k->sending == head.sending) { /* the same sending again: it was taken for lost */
         if (!is_direct)
             snprintf(k->ack, sizeof k->ack, "%s", e->reply);
         k->is_direct &= is_direct;
         return;
     }
-    if (k) /* sent anew: nobody waits for the first one any more */
+    if (k) /* sent anew: nobody waits for the earlier sending any more */
         forget(n, k);
     s = s ? s : open_session(n, head.session, hex);
     k = s ? calloc(1, sizeof *k) : NULL;
@@ -1274,7 +1283,7 @@ static void take_alive(node *n, session *s, const tp_nats_event *e)
         tp_alive alive;
     } a;
     if (e->len != sizeof a)
-        return; /* nobody is there (503), or nonsense */
+        return; /* nobody answers (503), or the answer is malformed */
     memcpy(&a, e->data, sizeof a);
     if (!tp_signer_verify(&n->signer, a.signature, &a.alive, sizeof a.alive) ||
         memcmp(a.alive.magic, TP_ALIVE_MAGIC, sizeof a.alive.magic) != 0 ||
@@ -1307,7 +1316,7 @@ static void take_control(node *n, const char *whose, const char *data, size_t le
     if (strcmp(whose, "all") == 0) {
         n->heartbeat_ms = n->pull_ms = 0;
         for (int i = 0; i < PULLS; i++)
-            n->pulls[i].left = 0; /* they may have been lost, when there was no consumer */
+            n->pulls[i].left = 0; /* pulls may have been lost while there was no consumer */
         return;
     }
     session *s = find_session(n, whose);
@@ -1338,7 +1347,8 @@ static void take_acknowledgement(node *n, const char *rest, const tp_nats_event 
     if (!k || k->state != ANSWERED || k->is_unsent || k->sending != sending)
         return;
     tp_nats_stored stored = tp_nats_is_stored(e, why, sizeof why);
-    /* its coordinator has had it all the same, or answers to the next one */
+    /* the stream is full, but the coordinator listens too: it has the result, or will answer when
+     * it is sent again */
     if (stored == TP_NATS_FULL)
         k->again_ms = now_ms() + LOOK_MS;
     if (stored != TP_NATS_STORED)
@@ -1348,7 +1358,7 @@ static void take_acknowledgement(node *n, const char *rest, const tp_nats_event 
     forget(n, k);
 }
 
-/* The server says that a pull is over. */
+/* The server says that a pull request is over. */
 static void take_status(node *n, int i)
 {
     if (i >= 0 && i < PULLS)
@@ -1511,7 +1521,7 @@ static void on_signal(int sig)
     asked_to_leave = asked_to_leave < 2 ? asked_to_leave + 1 : 2;
 }
 
-/* What a worker needs, here or on another machine. */
+/* Checks that the options name an engine, which a worker needs on any machine. */
 static int check_engine(const tp_options *o, tp_error *err)
 {
     if (!o->engine)
@@ -1625,7 +1635,7 @@ int tp_cluster_worker_main(const tp_options *o)
     n->idle_ms = (uint64_t)w.idle_s * 1000;
     n->busy_ms = now_ms();
     n->beat_ms = TP_BEAT_MS;
-    tp_engine_hide_token(); /* from what the items run */
+    tp_engine_hide_token(); /* items and their commands must not see it */
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
         sigaction(signals[i], &action, NULL);
     say("ready for work of %s (%u at once)", o->engine, n->slots);

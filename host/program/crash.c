@@ -110,7 +110,7 @@ static void on_crash(int sig)
     const int saved = errno;
     tp_last_line l = { .len = 0 };
     const bool is_ours = tp_process.host &&
-                         getpid() == tp_process.pid; /* no child's that an item has forked */
+                         getpid() == tp_process.pid; /* not in a child that an item has forked */
     const tp_work *w = is_ours ? tp_engine_running_here(tp_process.host->engine) : NULL;
     tp_last_line_put_text(&l, "tidepool: ");
     tp_last_line_put_text(&l, name_of(sig));

@@ -1,4 +1,5 @@
-/* crash.h: the last words of a process that a bug in native code ends. Part of the binary only. */
+/* crash.h: reports which input was running when a bug in native code ends the process. Part of the
+ * binary only. */
 #ifndef TP_CRASH_H
 #define TP_CRASH_H
 

@@ -33,11 +33,11 @@ enum {
     ADDRESS_MAX = 100,
     CONNECTIONS_MAX = 64,
     STREAMS_MAX = 16,
-    HEADER_BYTES_MAX = 16 << 10, /* memory for what a connection asks */
+    HEADER_BYTES_MAX = 16 << 10, /* memory for a request's header */
     BODY_MAX = 4 << 10,
     BLOCK = 32 << 10, /* of an event stream */
     PATIENCE_S = 10,
-    FAREWELL_MS = 500, /* for browsers to take the last state */
+    FAREWELL_MS = 500, /* how long browsers have at the end to take the last state */
     STACK_BYTES = 256 << 10
 };
 
@@ -112,8 +112,8 @@ typedef struct link {
     struct link *next, *prev; /* the lock */
     int fd;
     uint64_t since_ns;
-    bool is_stream; /* the lock: it may last */
-    size_t body;    /* bytes of a request's that were skipped; the server's thread */
+    bool is_stream; /* the lock: an event stream, which is not closed after PATIENCE_S */
+    size_t body;    /* bytes of a request's body that were skipped; the server's thread */
 } link_t;
 
 /* A browser that is sent events. Made and freed on the server's thread; all else: the lock. */
@@ -131,7 +131,7 @@ typedef struct dashboard {
     tp_host *host;
     unsigned port;
     char token[TOKEN_LEN + 1], address[ADDRESS_MAX];
-    int fd; /* that listens; the server's once it has begun */
+    int fd; /* the listening socket; belongs to libmicrohttpd once it has started */
     void *library;
     struct MHD_Daemon *daemon;
 #define FIELD(result, name, arguments) result (*name) arguments;
@@ -173,7 +173,8 @@ static void resume_all(dashboard *d)
 
 /* ---- the tracer's thread ---- */
 
-/* Closes connections that take too long. What `fd` names is theirs until unlink_connection. */
+/* Closes connections that take too long. A link's `fd` stays open until unlink_connection, so it
+ * names no other file here. */
 static void sweep(dashboard *d)
 {
     uint64_t now = uv_hrtime();
@@ -202,12 +203,13 @@ static void show(void *user, const char *json, size_t len)
     static const char begin[] = "data: ", end[] = "\n\n", last[] = "event: end\ndata: .\n\n";
     dashboard *d = user;
     event *e = malloc(sizeof *e + sizeof begin + len + sizeof end + sizeof last);
-    if (!e) /* there is a next time */
+    if (!e) /* out of memory: the next state comes soon */
         return;
     char *to = e->bytes;
     memcpy(to, begin, sizeof begin - 1);
     to += sizeof begin - 1;
-    for (size_t i = 0; i < len; i++) /* a new line would need another "data: " */
+    /* in an event stream a line end would need another "data: " behind it */
+    for (size_t i = 0; i < len; i++)
         *to++ = json[i] == '\n' ? ' ' : json[i];
     memcpy(to, end, sizeof end - 1);
     to += sizeof end - 1;
@@ -251,7 +253,7 @@ static ssize_t read_stream(void *cls, uint64_t at, char *to, size_t max)
         }
     } else if (d->is_ending) {
         n = MHD_CONTENT_READER_END_OF_STREAM;
-    } else { /* with the lock held: whoever resumes it comes later */
+    } else { /* the lock is held, so nobody can try to resume it before this is set */
         s->is_suspended = true;
         d->suspend_connection(s->connection);
     }
@@ -280,7 +282,7 @@ static void link_connection(void *cls, struct MHD_Connection *connection, void *
     link_t *l = *context;
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
         l = calloc(1, sizeof *l);
-        *context = l; /* NULL: what is asked there is not answered */
+        *context = l; /* NULL: no memory, so its requests are not answered */
         if (!l)
             return;
         l->fd = d->get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->fd;
@@ -365,8 +367,8 @@ static bool is_foreign(dashboard *d, struct MHD_Connection *connection)
     return site && strcmp(site, "same-origin") != 0 && strcmp(site, "none") != 0;
 }
 
-/* What follows "/TOKEN" in the path; NULL: another token stands there, or none. Takes as long for
- * all tokens. */
+/* What follows "/TOKEN" in the path; NULL: the token is wrong or missing. Compares in constant
+ * time, so that timing does not help to guess it. */
 static const char *behind_token(const dashboard *d, const char *url)
 {
     unsigned differs = 0;
@@ -582,7 +584,7 @@ void tp_dashboard_close(void)
     tp_tracer_end_live(&d->host->tracer);
     uv_mutex_lock(&d->lock);
     d->is_ending = true;
-    resume_all(d); /* none may be suspended when the server stops */
+    resume_all(d); /* libmicrohttpd demands that no connection is suspended when it stops */
     uint64_t until = uv_hrtime() + FAREWELL_MS * 1000000ull;
     for (uint64_t now; d->n_streams > 0 && (now = uv_hrtime()) < until;)
         uv_cond_timedwait(&d->cond, &d->lock, until - now);
@@ -592,5 +594,5 @@ void tp_dashboard_close(void)
     uv_cond_destroy(&d->cond);
     uv_mutex_destroy(&d->lock);
     the_dashboard = NULL;
-    free(d); /* the library stays: its code may be on some stack */
+    free(d); /* the library stays loaded: some thread may still run its code */
 }

@@ -28,9 +28,10 @@ enum { START_MS = 20000, END_MS = 20000, LOOK_MS = 20, LISTEN_MS = 1500, PORT = 
 
 typedef struct engine {
     char folder[3000];
-    char address[INET6_ADDRSTRLEN]; /* where it listens, as 127.0.0.1, 0.0.0.0 or :: */
+    /* the IP address on which the server listens: 127.0.0.1, 0.0.0.0, :: */
+    char address[INET6_ADDRSTRLEN];
     int port;
-    bool has_listen; /* it was given */
+    bool has_listen; /* --listen was given */
     char monitor[100]; /* up --monitor ADDRESS:PORT; "": nowhere */
     bool is_coordinators; /* token --coordinator */
     const char *whose, *revoked; /* token --for NAME, --revoke NAME */
@@ -108,7 +109,7 @@ static pid_t running(const engine *e)
     long pid = strtol(text, NULL, 10);
     if (pid <= 1)
         return 0;
-    /* another process may have got its number */
+    /* the number may be another process's by now: it must be a NATS server */
     snprintf(path, sizeof path, "/proc/%ld/cmdline", pid);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t n = fd >= 0 ? read(fd, words, sizeof words - 1) : 0;
@@ -118,7 +119,7 @@ static pid_t running(const engine *e)
     return n > 0 && memmem(words, (size_t)n, config, strlen(config)) ? (pid_t)pid : 0;
 }
 
-/* Is that an address of this machine alone? */
+/* Is that a loopback address, which only this machine can reach? */
 static bool is_loopback(const char *address)
 {
     return strncmp(address, "127.", 4) == 0 || strcmp(address, "::1") == 0;
@@ -141,7 +142,8 @@ static char *url_of(const engine *e, const char *host, char url[300])
     return url;
 }
 
-/* Does a NATS server answer there? *version is what it says to be, if it says that. */
+/* Does a NATS server answer at the engine's address? *version gets the version that it names, or
+ * "". */
 static bool answers(const engine *e, char version[32])
 {
     char info[1000] = "", port[12];
@@ -167,8 +169,8 @@ static bool answers(const engine *e, char version[32])
     return strncmp(info, "INFO", 4) == 0;
 }
 
-/* Has the server holes that its makers have published and closed since (https://advisories.nats.io,
- * as of 2026-11: the last are closed in these)? */
+/* Does this version have known vulnerabilities? The versions below are the first that fix all in
+ * https://advisories.nats.io, as of 2026-11. */
 static bool has_holes(const char *version)
 {
     unsigned major = 0, minor = 0, patch = 0;
@@ -192,8 +194,9 @@ static const char *find_server(char path[4096])
     return NULL;
 }
 
-/* What each role may do, and nothing else. Nobody may use the API of streams as a whole, since
- * servers before 2.10.27 let such users into other accounts (CVE-2025-30215). */
+/* The server's configuration: what each role may do, and nothing else. Nobody may use the API of
+ * streams as a whole, since servers before 2.10.27 let such users into other accounts
+ * (CVE-2025-30215). */
 static const char config_format[] =
     "# Written by `tidepool engine up`, and written again by the next one.\n"
     "listen: \"%s\"\n"
@@ -229,7 +232,7 @@ static const char config_format[] =
     "  }\n"
     "}\n";
 
-/* A user for each token of workers: its name, its password and its inbox. */
+/* One user for each workers' token: its name, its password, and the subjects of its inbox. */
 static const char worker_format[] =
     "      { user: \"%s\", password: \"%.64s\", permissions: {\n"
     "        publish: { allow: [\"tp1.d.r.>\", \"tp1.d.b.>\", \"tp1.d.hb.*\", \"tp1.d.q.*\",\n"
@@ -261,7 +264,8 @@ static int add_user(const engine *e, const char *file, FILE *to)
     return 0;
 }
 
-/* The users of all tokens of workers, as text. NULL after saying what is wrong. */
+/* The part of nats.conf with the users of all workers' tokens; to be freed. NULL after saying what
+ * is wrong. */
 static char *write_users(const engine *e)
 {
     char *text = NULL;
@@ -283,7 +287,7 @@ static char *write_users(const engine *e)
     return NULL;
 }
 
-/* Where it listens, as text for people and for the server. */
+/* "ADDRESS:PORT" on which the server listens, for people and for nats.conf. */
 static char *listen_of(const engine *e, char text[100])
 {
     snprintf(text, 100, strchr(e->address, ':') ? "[%s]:%d" : "%s:%d", e->address, e->port);
@@ -311,7 +315,8 @@ static int write_config(const engine *e, const tp_signer *s)
     return rc;
 }
 
-/* What the server shows to clients when it listens for other machines: new with each start. */
+/* Writes the server's TLS certificate and key, which it needs when it listens for other machines.
+ * They are new with each start. */
 static int write_certificate(const engine *e, const tp_signer *s)
 {
     char pem[TP_PEM_MAX], key[TP_PEM_MAX];
@@ -319,7 +324,7 @@ static int write_certificate(const engine *e, const tp_signer *s)
     return write_file(e, "server.pem", pem) || write_file(e, "server.key", key);
 }
 
-/* The engine's coordinator. Tokens that are missing are made if `makes`. */
+/* Reads the coordinator's token into *s. With `makes`, makes tokens that are missing. */
 static int find_tokens(const engine *e, bool makes, tp_signer *s)
 {
     char text[TP_TOKEN_TEXT];
@@ -435,7 +440,7 @@ static bool read_address(const char *text, char address[INET6_ADDRSTRLEN], int *
     return true;
 }
 
-/* Where the engine was started to listen. */
+/* Reads the address and port with which the running engine was started. */
 static bool read_listen(engine *e)
 {
     char text[100];
@@ -456,7 +461,7 @@ static int up(engine *e)
     if (tp_folder_open(&folder, e->folder, true, &err))
         return fail("%s", err.message);
     close(folder);
-    /* one that is about to end, or to start, is waited for */
+    /* an engine that is about to end or to start is waited for */
     for (int ms = 0; running(e) && ms < START_MS; ms += LOOK_MS) {
         read_listen(e);
         if (e->has_listen && (wanted.port != e->port || strcmp(wanted.address, e->address) != 0))
@@ -512,7 +517,7 @@ static int down(engine *e)
     return fail("%s does not end", "nats-server");
 }
 
-/* How often the server has read its configuration again. */
+/* How often the server has reloaded its configuration, by its log. */
 static int count_reloads(const engine *e)
 {
     char path[4096], line[1000];
@@ -525,7 +530,7 @@ static int count_reloads(const engine *e)
     return n;
 }
 
-/* Has a server that runs take note of tokens that are new, or gone. */
+/* Makes a running server reload its configuration, after tokens were added or revoked. */
 static int reload(engine *e, const tp_signer *s)
 {
     pid_t pid = running(e);
@@ -669,7 +674,7 @@ static int gc(engine *e)
 
 /* ---- words ---- */
 
-/* Is that a name for a token? It is part of a file's. */
+/* Is it a valid name for a token? It becomes part of a file's name. */
 static bool is_name(const char *text)
 {
     static const char fine[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
@@ -726,7 +731,7 @@ int tp_engine_main(const tp_options *o)
         return usage("what is it to do?%s", "");
     if (!*e.folder)
         return fail("there is no folder for it: --dir says which%s", "");
-    /* the server runs elsewhere: it needs whole paths */
+    /* the server runs in another folder, so paths must be absolute */
     if (*e.folder != '/') {
         char here[2000], whole[6000];
         if (!getcwd(here, sizeof here) ||

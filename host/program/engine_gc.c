@@ -1,10 +1,11 @@
 /* engine_gc.c: removes results and payloads of sessions whose coordinators are gone, and consumers
  * of builds that no session has. See engine_gc.h.
  *
- * A session is alive if its coordinator answers as it answers workers. One that is only cut off
- * for a while loses nothing but time: what is not there any more it sends again. Single sessions
- * are not removed from the stream of work: servers before 2.9.15 forget work of others that is
- * under way then. Workers drop it when they get it; without any session the whole stream goes. */
+ * A session is alive if its coordinator answers a question as it does for workers. If a coordinator
+ * was only cut off for a while, it sends again what was removed. The stream of work is purged as a
+ * whole, and only when no session is alive: purging single sessions makes servers before 2.9.15
+ * forget other sessions' work that is under way. Workers drop a dead session's work when they get
+ * it. */
 #include "program/engine_gc.h"
 
 #include "cluster/parcel.h"
@@ -20,7 +21,7 @@ enum { SESSIONS = 4096, CONSUMERS = 1024, ASK_MS = 2000, TRIES = 3, REST_MS = 50
 typedef struct session {
     char hex[TP_ID_TEXT];
     bool is_alive;
-    char build[TP_ID_TEXT]; /* of one that is alive */
+    char build[TP_ID_TEXT]; /* only of a session that is alive */
 } session;
 
 /* What has been found and removed. */
@@ -79,7 +80,7 @@ static void find_sessions(sweep *g, const char *stream, const char *before, int 
     tp_nats_free(g->nats, e);
 }
 
-/* Does the session's coordinator show that it is there? */
+/* Sets whether the session's coordinator is alive, and of which build. */
 static void look(const sweep *g, session *s)
 {
     char subject[TP_SUBJECT_MAX];
@@ -104,7 +105,7 @@ static void look(const sweep *g, session *s)
         bool is_over = s->is_alive || i == TRIES - 1;
         tp_nats_free(g->nats, e);
         if (!is_over)
-            uv_sleep(REST_MS); /* it may be about to connect again */
+            uv_sleep(REST_MS); /* its coordinator may be about to reconnect: try once more */
     }
 }
 

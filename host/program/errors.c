@@ -85,7 +85,7 @@ static void push_traceback(lua_State *L, int level)
         if (ar.currentline > 0)
             lua_pushfstring(L, "%d:", ar.currentline);
         if (*ar.namewhat && !(frame(L, level + 1, &caller) && tp_is_library(&caller)))
-            /* the name by which its caller called it */
+            /* the name that its caller used */
             lua_pushfstring(L, " in function '%s'", ar.name);
         else if (*ar.what == 'm')
             lua_pushliteral(L, " in main chunk");
@@ -119,7 +119,7 @@ void tp_errors_push_description(lua_State *L)
 }
 
 /* The message handler: makes a text of any error value, and stores the traceback in the registry.
- * nil stays nil: as in luajit, raising it means that nothing is to be said. */
+ * nil stays nil: as in luajit, error(nil) ends the program without a message. */
 static int on_error(lua_State *L)
 {
     if (lua_isnoneornil(L, 1))
@@ -171,7 +171,7 @@ static void show_error(lua_State *L, const char *traceback)
 {
     size_t len = 0;
     const char *text = lua_tolstring(L, -1, &len);
-    if (!tp_process.signal) { /* what the signal did is told in a line of its own */
+    if (!tp_process.signal) { /* a signal's end has a line of its own */
         tp_term_show("", 0);
         tp_term_hide();
         tp_term_end_line();

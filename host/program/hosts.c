@@ -1,9 +1,9 @@
 /* hosts.c: starts workers on other machines with ssh. See hosts.h.
  *
- * The worker's token goes there as the first line of ssh's stdin, never in a command line. What
- * follows on it is nothing: its end is what the other side waits for, so that the worker there
- * leaves when it is told to here, and also when this process, or the connection, is gone. An engine
- * on this machine's loopback address is reached through ssh, too. */
+ * The worker's token goes there as the first line of ssh's stdin, never in a command line. Nothing
+ * follows on it, but it stays open: the worker there leaves when it is closed, which happens when
+ * this process ends, on purpose or not, or when the connection breaks. When the engine listens on
+ * this machine's loopback address, ssh forwards a port to it. */
 #include "program/hosts.h"
 
 #include <signal.h>
@@ -14,7 +14,8 @@
 
 enum { HOSTS_MAX = 1000, TEXT_MAX = 2000, SSH_FAILED = 255, NOT_FOUND = 127 };
 
-/* What runs there, in a POSIX shell; with options, and the URL. */
+/* The shell script that runs on the other machine (POSIX sh); %s are options and the engine's
+ * URL. */
 static const char script[] =
     "IFS= read -r TIDEPOOL_TOKEN || exit 1; export TIDEPOOL_TOKEN; "
     "command -v tidepool >/dev/null || exit 127; "
@@ -63,7 +64,8 @@ static void give_buffer(uv_handle_t *out, size_t size, uv_buf_t *buf)
     *buf = uv_buf_init(h->line + h->len, (unsigned)(sizeof h->line - h->len));
 }
 
-/* Prints the whole lines of what has come, and what is too long for one. */
+/* Prints the complete lines that have arrived, each with the host's name; a line that is too long
+ * in pieces. */
 static void take_output(uv_stream_t *out, ssize_t n, const uv_buf_t *buf)
 {
     host *h = out->data;
@@ -129,10 +131,10 @@ static void take_signal(uv_signal_t *signal, int number)
 
 static void is_written(uv_write_t *write, int status)
 {
-    (void)write, (void)status; /* when it failed ssh has ended, and says why */
+    (void)write, (void)status; /* if writing failed, ssh has ended, and its output says why */
 }
 
-/* ssh gets a session of its own: a Ctrl-C is for us to understand. */
+/* ssh gets a session of its own, so that Ctrl-C reaches only this process. */
 static int start(hosts *all, host *h, char *command, char *tunnel)
 {
     char *words[16] = { "ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15",
@@ -198,8 +200,8 @@ static int read_names(hosts *all, char *names)
     return 0;
 }
 
-/* When the engine is on this machine's loopback address: how ssh makes the same address there lead
- * to it. The other words of ssh's that are the same for all hosts: `command`. */
+/* Makes the parts of ssh's command line that are the same for all hosts: `command`, and `tunnel`,
+ * which forwards the engine's port when it listens on this machine's loopback address. */
 static bool describe(const tp_options *o, long grace_s, long idle_s, char command[2000],
                      char tunnel[100])
 {

@@ -4,10 +4,10 @@
 
 #include "program/options.h"
 
-/* Starts `tidepool worker` on each of the hosts, whose names commas separate, and waits for their
- * ends; what they print comes out with their names. Nothing is installed there. A signal has them
- * leave, a second one cuts the connections. grace_s -1 and idle_s 0: the default. The exit code: 0
- * when all have ended well. */
+/* Starts `tidepool worker` on each of the hosts (names separated by commas), and waits until all
+ * have ended; what they print comes out with their names. Nothing is installed there. A signal has
+ * them leave, a second one cuts the connections. grace_s -1 and idle_s 0: the default. The exit
+ * code: 0 when all have ended well. */
 int tp_hosts_main(const tp_options *o, const char *hosts, long grace_s, long idle_s);
 
 #endif

@@ -1,9 +1,9 @@
 /* jobs.c: scripts in the background. See jobs.h.
  *
- * A job is a folder with its name in the user's state folder: what was called (command), what it
- * writes (out, err), its process (pid), and how it has ended (status). Its keeper, a process that
- * only waits for it, holds a lock on the file `lock` meanwhile: who cannot get that lock knows that
- * the job runs, and that its process's number is nobody else's. */
+ * A background job is a folder in the user's state folder with the files `command` (its command
+ * line), `out` and `err` (what it writes), `pid`, and `status` (how it has ended). Its keeper, a
+ * process that only waits for it, holds a lock on the file `lock` meanwhile. So while the lock is
+ * held the job runs, and its pid cannot be another process's. */
 #include "program/jobs.h"
 
 #include "base/folder.h"
@@ -28,8 +28,8 @@ enum {
     NAME = 64,
     NUMBER_MAX = 100000,
     LOOK_MS = 30,
-    PATIENCE_MS = 10000, /* for a cancelled job to end by itself */
-    KEPT_S = 7 * 24 * 3600, /* how long one that has ended is kept */
+    PATIENCE_MS = 10000, /* how long a cancelled job may take to end by itself */
+    KEPT_S = 7 * 24 * 3600, /* how long the folder of a job that has ended is kept */
     PATH = 4096 + 2 * NAME
 };
 
@@ -117,7 +117,8 @@ static int describe(int job, char *text, size_t size)
         snprintf(text, size, "ended by SIG%s", name ? name : "?");
         return 128 + code;
     }
-    snprintf(text, size, "lost"); /* with its keeper */
+    /* it has ended, but its keeper was killed and could not write `status` */
+    snprintf(text, size, "lost");
     return EXIT_FAILURE;
 }
 
@@ -182,7 +183,7 @@ static void forget_old(int all)
     closedir(list);
 }
 
-/* Makes the folder of a new job, which is called after the script. -1: it cannot be. */
+/* Makes the folder of a new job, named after the script. -1 when that fails. */
 static int make_job(int all, const char *script, char name[NAME])
 {
     const char *slash = strrchr(script, '/');
@@ -233,7 +234,7 @@ static bool write_command(int job, char *const *words)
     return is_fine;
 }
 
-/* The keeper: waits for the job, and notes how it has ended before its number can be another's. */
+/* The keeper: waits for the job, and writes how it has ended before the job's pid can be reused. */
 static _Noreturn void keep(int job, pid_t pid)
 {
     siginfo_t info;
@@ -294,7 +295,7 @@ int tp_jobs_detach(char *const *words, const char *script)
         return EXIT_FAILURE;
     forget_old(all);
     int job = make_job(all, script, name);
-    /* the keeper's lock: it is that of the open file, which the keeper inherits */
+    /* flock belongs to the open file, which the keeper inherits */
     int lock = job < 0 ? -1 : openat(job, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (!rest || lock < 0 || flock(lock, LOCK_EX) || !write_command(job, rest))
         return fail(who, "cannot make a job: %s", strerror(errno));
@@ -374,7 +375,7 @@ int tp_jobs_list(const tp_options *o)
 
 /* ---- attach, cancel ---- */
 
-/* Copies what is new in the file. False: nobody reads it any more. */
+/* Copies what was added to the file. False when the reader of our output is gone. */
 static bool copy_new(int from, int to)
 {
     char bytes[1 << 16];
@@ -398,7 +399,8 @@ int tp_jobs_attach(const tp_options *o)
     if (runs(job) && isatty(STDERR_FILENO))
         fprintf(stderr, "(Ctrl-C leaves it running; tidepool cancel %s ends it)\n", name);
     for (bool goes_on = true; goes_on;) {
-        goes_on = runs(job); /* first: what it has written before is there then */
+        /* asked before reading: all that it wrote before its end is then read */
+        goes_on = runs(job);
         out = out < 0 ? openat(job, "out", O_RDONLY | O_CLOEXEC) : out;
         err = err < 0 ? openat(job, "err", O_RDONLY | O_CLOEXEC) : err;
         if (!copy_new(out, STDOUT_FILENO) || !copy_new(err, STDERR_FILENO))
@@ -423,10 +425,10 @@ int tp_jobs_cancel(const tp_options *o)
         read_text(job, "pid", text, sizeof text);
         pid_t pid = (pid_t)strtol(text, NULL, 10);
         bool is_late = ms >= PATIENCE_MS;
-        /* as long as the keeper runs the number is the job's */
+        /* while the keeper runs, the pid is the job's */
         if (pid > 1 && (ms == 0 || is_late))
             kill(is_late ? -pid : pid, is_late ? SIGKILL : SIGINT);
-        ms -= pid > 1 ? 0 : LOOK_MS; /* it is about to start */
+        ms -= pid > 1 ? 0 : LOOK_MS; /* the job has not written its pid yet */
         usleep(LOOK_MS * 1000);
         if (!runs(job)) {
             printf("%s %s\n", name, is_late ? "was killed" : "was cancelled");

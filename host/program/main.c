@@ -51,8 +51,8 @@ enum {
     KEEP_MS = 5000 * SLOWNESS
 };
 
-/* The only way out of the process. close_state is false where Lua code of the state may still be
- * below us on the C stack and rely on the state (os.exit). */
+/* The only way out of the process. close_state is false where Lua code of the state is still
+ * running below us on the C stack (os.exit). */
 static _Noreturn void finish(int code, bool close_state)
 {
     lua_State *L = tp_process.L;
@@ -61,7 +61,7 @@ static _Noreturn void finish(int code, bool close_state)
     if (getpid() != tp_process.pid) /* a forked child has no threads to wait for */
         exit(tp_output_flush(code));
     if (!tp_process.signal)
-        tp_signals_be_patient(0); /* a line whose interruption led here needs no timer any more */
+        tp_signals_be_patient(0); /* cancels the timer of an interrupted line of the session */
     tp_process.session = TP_NO_SESSION;
     tp_term_show("", 0);
     if (close_state && L)
@@ -90,7 +90,9 @@ static _Noreturn void finish(int code, bool close_state)
     }
     if (at_rest)
         exit(code);
-    tp_process.code = code; /* a worker that still runs may hold the lock of some FILE for ever */
+    /* exit() flushes stdio, which may block for ever when a worker holds the lock of a FILE: end
+     * the process after TP_PATIENCE_MS */
+    tp_process.code = code;
     tp_signals_be_patient(TP_PATIENCE_MS);
     fflush(NULL);
     _exit(code);
@@ -179,7 +181,7 @@ static void become_child_of_init(void)
             for (pid_t ended; (ended = waitpid(-1, &status, WNOHANG)) > 0;)
                 if (ended == child)
                     _exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
-        /* signals from the terminal reach both processes anyway */
+        /* a signal from the terminal (SI_KERNEL) reaches the child by itself */
         } else if (sig > 0 && info.si_code != SI_KERNEL) {
             kill(child, sig);
         }
@@ -195,8 +197,8 @@ static void *allocate(void *user, void *old, size_t old_size, size_t size)
     void *block = size ? realloc(old, size) : NULL;
     if (!size)
         free(old);
-    /* os.exit leaves this state open, and the JIT keeps pointers where LeakSanitizer does not look,
-     * so this block is not reported. Workers' states are closed and checked. */
+    /* os.exit leaves the state open, and compiled code holds pointers where LeakSanitizer does not
+     * look: so this block must not be reported. Workers' states are closed and checked. */
     if (block)
         __lsan_ignore_object(block);
     return block;
@@ -245,7 +247,8 @@ static int cannot_start(const char *why)
     return EXIT_FAILURE;
 }
 
-/* The address is all that there is of it, so that --quiet does not hide it. */
+/* Opens the dashboard and prints its address, even with --quiet: without the address it is of no
+ * use. */
 static int open_dashboard(tp_host *host, unsigned port, tp_error *err)
 {
     const char *address;
@@ -271,7 +274,7 @@ int main(int argc, char **argv)
     if (is_worker)
         return tp_worker_main();
     become_child_of_init();
-    /* parsing takes words away */
+    /* a copy: parsing removes words from argv */
     char **words = calloc((size_t)argc + 1, sizeof *words);
     if (!words)
         return cannot_start("not enough memory");

@@ -21,8 +21,8 @@
 
 enum { REST_MS = 1000 }; /* how long workers may take to come to rest when the state is closed */
 
-/* A userdata of the state points to it: the first one that the module makes, so that it is
- * finalized last when the state is closed. */
+/* Owned by a userdata of the state: the first one that the module makes, since a closing state
+ * finalizes it last. */
 typedef struct module {
     tp_host *host;
     /* what was printed to 1 and 2 and not fetched yet; guarded by host->print_lock */
@@ -39,8 +39,7 @@ static void write_line(void *user, int fd, const char *bytes, size_t len)
     fflush(to);
 }
 
-/* tp_config.write in an editor, called with print_lock held. A line that there is no memory for is
- * lost. */
+/* tp_config.write in an editor, called with print_lock held. Without memory the line is lost. */
 static void keep_line(void *user, int fd, const char *bytes, size_t len)
 {
     module *m = user;
@@ -91,8 +90,8 @@ static void stay_loaded(void)
         dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
 }
 
-/* The program must not wait for an item that never ends: then everything that the item needs stays
- * in memory until the process ends. */
+/* Closes the host when the state is closed. If an item does not end in time, the program must not
+ * wait for it: everything that the item needs then stays in memory until the process ends. */
 static int close_module(lua_State *L)
 {
     module **box = lua_touserdata(L, 1), *m = *box;

@@ -185,7 +185,7 @@ static bool is_executor(const char *name)
     return false;
 }
 
-/* Says which executors there are: "a, b or c". */
+/* Says that there is no such executor, and which there are: "a, b or c". */
 static void refuse_executor(const char *name)
 {
     const char *names[TP_EXECUTORS_MAX];
@@ -320,7 +320,7 @@ static int take_host_options(tp_options *o, int i)
     return 0;
 }
 
-/* Does this option take an argument in the next word, which is that one? */
+/* Does this option take its argument from the next word, which is `next`? */
 bool tp_options_takes_next(const char *word, const char *next)
 {
     if (strcmp(word, "--dashboard") == 0)
@@ -344,7 +344,7 @@ static int parse_command(tp_options *o, int i)
     for (int command = RUN; command <= HELP; command++)
         if (strcmp(o->argv[i], tp_options_commands[command - RUN]) == 0)
             o->command = command;
-    /* a script of that name is run instead */
+    /* a script named "version" takes precedence */
     if (o->command == SCRIPT && strcmp(o->argv[i], "version") == 0 && access("version", F_OK) != 0)
         return o->command = VERSION, o->script = o->argc, 0;
     if (o->command == SCRIPT)
@@ -380,7 +380,8 @@ static int parse(tp_options *o)
     for (; i < o->argc && o->argv[i][0] == '-' && o->argv[i][1]; i++) {
         const char *word = o->argv[i];
         if (strcmp(word, "--") == 0)
-            return o->script = i + 1, 0; /* what follows is a script, whatever its name */
+            /* the next word is a script even if it has a command's name */
+            return o->script = i + 1, 0;
         if (word[1] == '-' || word[1] == 'w' || strcmp(word, "-h") == 0) {
             const int n = parse_own(o, i);
             if (n < 0)

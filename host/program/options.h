@@ -13,7 +13,7 @@ typedef struct tp_options {
     int argc;
     char **argv;
     int script; /* index of the script, or of the command's subject; argc when there is none */
-    int end;    /* the options end before this word: later ones are not looked at */
+    int end;    /* index of the word before which the options end */
     enum {
         SCRIPT,
         RUN,
@@ -36,7 +36,7 @@ typedef struct tp_options {
     bool explains; /* --explain */
     bool watches;  /* --watch */
     bool detaches; /* --detach */
-    int watch_fd;  /* where the paths of required files go (watch.h); 0: nowhere */
+    int watch_fd;  /* descriptor for the paths of required files (watch.h); 0: none */
     bool loads; /* -l */
     int workers; /* 0: the host's default */
     const char *executor; /* NULL: the host's default */
@@ -51,7 +51,8 @@ typedef struct tp_options {
     tp_colours colours;
     const char *progress; /* as the option says; NULL: chosen for the terminal */
     bool was_session; /* set by script.c */
-    bool is_left; /* set by script.c: the user has left, so nothing is waited for */
+    /* set by script.c: the user has left the session, so spawned work is not waited for */
+    bool is_left;
     bool failed; /* set by main.c's steps: exit code 1 or `code` */
     int code;
 } tp_options;

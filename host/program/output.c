@@ -56,7 +56,7 @@ int tp_output_flush(int code)
      * nothing: stdio keeps the bytes, and writes them with the next ones. */
     if (isatty(STDOUT_FILENO))
         clearerr(stdout);
-    errno = 0; /* an earlier error, from a print in the script, has left no errno */
+    errno = 0; /* ferror may tell of an earlier failed print, whose errno is gone */
     if (fflush(stdout) != 0 || ferror(stdout))
         note_write_error();
     const int why = atomic_load(&tp_process.write_error);
@@ -114,7 +114,7 @@ static int l_print_whole(lua_State *L)
     size_t len = (size_t)(n > 0 ? n : 1);           /* tabs and the line end */
     for (int i = 1; i <= n; i++)
         len += lua_objlen(L, i);
-    tp_term_lock(stdout, len);                      /* from here on nothing can raise */
+    tp_term_lock(stdout, len); /* nothing below can raise while the lock is held */
     for (int i = 1; i <= n; i++) {
         size_t bytes;
         const char *text = lua_tolstring(L, i, &bytes);
@@ -127,8 +127,8 @@ static int l_print_whole(lua_State *L)
     return 0;
 }
 
-/* Calls upvalue 1, a function that writes, with all arguments, while the progress line is taken
- * away. */
+/* Calls upvalue 1, a function that writes, with all arguments, while the progress line is
+ * hidden. */
 static int write_around_line(lua_State *L, bool at_line_start)
 {
     const int n = lua_gettop(L);

@@ -27,7 +27,7 @@ void tp_output_guard(struct lua_State *L, const char *progress);
  * NULL. */
 const char *tp_output_choose_progress(const char *given, bool is_quiet);
 
-/* Starts showing it. Raises. */
+/* Starts showing progress in that mode. Raises. */
 void tp_output_open_progress(struct lua_State *L, const char *mode);
 
 #endif

@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PATH_SIZE = 4096, PROBE_BYTES = 256 << 10 /* some kernels */ };
+enum { PATH_SIZE = 4096, PROBE_BYTES = 256 << 10 /* as much as some kernels take */ };
 
 /* What tp_caches_prepare has changed; all empty when nothing. */
 static struct {
@@ -37,7 +37,7 @@ const char *tp_caches_state(char *path, size_t size)
     return found ? found : join(path, size, getenv("HOME"), ".local/state/tidepool");
 }
 
-/* Can some kernels be written there? -1 with errno set when not. */
+/* Tries to write PROBE_BYTES into the folder. -1 with errno set when that fails. */
 static int probe(const char *folder)
 {
     static const char zeros[PROBE_BYTES];
@@ -77,7 +77,7 @@ void tp_caches_prepare(void)
     char path[PATH_SIZE];
     const char *given = getenv("POCL_CACHE_DIR"), *cache = getenv("XDG_CACHE_HOME"),
                *home = getenv("HOME"), *wanted = given;
-    if (given && !given[0]) { /* PoCL would end the process */
+    if (given && !given[0]) { /* PoCL ends the process when this variable is empty */
         unsetenv("POCL_CACHE_DIR");
         wanted = NULL;
     }

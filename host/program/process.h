@@ -41,7 +41,7 @@ typedef struct tp_process {
     volatile sig_atomic_t signal; /* the signal that ends the process; 0: none */
     volatile sig_atomic_t line_said, code;
     volatile sig_atomic_t session;
-    /* how far Ctrl-C in this line has got, see press in signals.c */
+    /* how many steps of stopping the session's line Ctrl-C has caused, see `press` in signals.c */
     volatile sig_atomic_t interrupts;
     uint64_t delivered, total; /* counts of the maps when the signal came */
     bool has_terminal; /* the REPL uses a terminal, whose state `terminal` is to be restored */

@@ -1,13 +1,14 @@
 /* profile.c: samples of what Lua code runs, on all threads at once.
  *
- * LuaJIT has a profiler, but one for a process: its timer's handler knows one state. What makes it
- * exact is in each state, though: a bit of the state's hook mask, which compiled code tests at each
- * new line, and upon which the interpreter calls lj_profile_interpreter and that the one callback,
- * for whichever state it is. So here
+ * LuaJIT has one profiler per process, whose timer's handler samples one state. But its mechanism
+ * is in each state: a bit of the state's hook mask, which compiled code tests at each new line.
+ * When it is set, the interpreter calls lj_profile_interpreter, and that calls the process's one
+ * callback with the state. So here
  *
  *  1. luaJIT_profile_start is called once for a state that runs nothing, which gives LuaJIT our
  *     callback. Where the mask lies, and which bit it is, is found by looking at what LuaJIT's own
- *     handler changes in that state (find_mask); where that is not clear there is no profile.
+ *     handler changes in that state (find_mask); if more than one byte changes, profiling is
+ *     refused.
  *  2. It is called for each state that is to be sampled: LuaJIT refuses, but from then on that
  *     state's compiled code tests the bit.
  *  3. Each thread has a timer of its own, of the CPU time that it uses, and gets its signal. The
@@ -16,7 +17,8 @@
  *  4. The callback, which is no handler any more, walks the stack and counts it.
  *
  * Nothing is written to a state by another thread than its own. The kernel looks at such timers at
- * each of its ticks (every 4 ms, say); how many milliseconds a tick stands for is in the signal. */
+ * each of its ticks (every 4 ms, say); the signal says how many milliseconds have passed
+ * (si_overrun). */
 #include "program/profile.h"
 
 #include "base/error.h"
@@ -47,9 +49,9 @@
 enum {
     SAMPLE_NS = 1000 * 1000, /* counts are milliseconds of CPU time */
     SEND_NS = 200 * 1000 * 1000,
-    STATES = 8,    /* of one thread */
-    FRAMES = 120,  /* of a stack: the innermost ones */
-    NAME = 200,    /* of a file: its end */
+    STATES = 8,    /* states of one thread that are sampled */
+    FRAMES = 120,  /* the innermost frames of a stack that are shown */
+    NAME = 200,    /* bytes of a file's name that are shown: its end */
     LOOKED_AT = 4096, /* bytes of a state in which the mask is looked for */
     HOOK_EVENTS = 15, /* lua_sethook's bits of the mask */
     HOOK_ACTIVE = 16  /* a hook of debug.sethook's runs */
@@ -63,8 +65,8 @@ typedef struct sampled {
     const tp_worker *worker; /* NULL: it is the script's */
 } sampled;
 
-/* A thread with such states. It and its handler use it; the handler is blocked while states come
- * and go. */
+/* A thread with such states. Used by that thread and by the handler on it, whose signal is blocked
+ * while states are added and removed. */
 typedef struct sampled_thread {
     timer_t timer;
     bool has_timer;
@@ -75,7 +77,7 @@ typedef struct sampled_thread {
 /* The profile; there is one, as there is one SIGPROF. */
 static struct {
     bool is_open;
-    lua_State *idle;    /* what LuaJIT takes for the state that is profiled */
+    lua_State *idle;    /* the state that LuaJIT believes to be profiled */
     size_t mask_at;     /* from the beginning of a state */
     unsigned char bit;
     const char *path;   /* as the user has written it; NULL in a worker process */
@@ -95,7 +97,7 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 {
     (void)sig, (void)context;
     if (info->si_code != SI_TIMER)
-        return; /* somebody else's SIGPROF */
+        return; /* not from our timer */
     atomic_fetch_add_explicit(&own.pending, 1 + (unsigned)info->si_overrun, memory_order_relaxed);
     for (int i = 0; i < STATES; i++) {
         const sampled *s = &own.state[i];
@@ -195,7 +197,7 @@ static void on_sample(void *unused, lua_State *L, int samples, int vm_state)
     const unsigned count =
         s ? atomic_exchange_explicit(&own.pending, 0, memory_order_relaxed) : 0;
     if (count == 0)
-        return; /* another state of the thread had it */
+        return; /* the samples belong to another state of the thread */
     lua_Debug frame[FRAMES], deeper;
     int n = 0;
     while (n < FRAMES && lua_getstack(L, n, &frame[n]))
@@ -313,7 +315,7 @@ static bool find_mask(lua_State *L)
     return found == 1;
 }
 
-/* Gives LuaJIT our callback; its timer of the whole process never runs out. */
+/* Gives LuaJIT our callback; LuaJIT's own process-wide timer is set so that it never fires. */
 static int open_idle(tp_error *err)
 {
     profile.idle = luaL_newstate();
@@ -325,7 +327,7 @@ static int open_idle(tp_error *err)
     if (!find_mask(profile.idle))
         return tp_error_set(err, TP_ESYS, "this LuaJIT's profiler is not known to --profile");
     struct sigaction ours = { .sa_sigaction = on_signal, .sa_flags = SA_RESTART | SA_SIGINFO };
-    sigfillset(&ours.sa_mask); /* the handler of Ctrl-C sets a hook, too */
+    sigfillset(&ours.sa_mask); /* blocked meanwhile: the handler of Ctrl-C sets a hook, too */
     if (sigaction(SIGPROF, &ours, NULL))
         return tp_error_set(err, TP_ESYS, "cannot take SIGPROF: %s", strerror(errno));
     return 0;
@@ -401,7 +403,7 @@ void tp_profile_write(void)
     profile.file = NULL;
     size_t len, text_len;
     char *lines = tp_stacks_take(&profile.stacks, &len);
-    signal(SIGPROF, SIG_IGN); /* other threads still have their timers */
+    signal(SIGPROF, SIG_IGN); /* timers of other threads may still fire */
     lua_settop(L, 0);
     lua_pushstring(L, profile.path);
     lua_pushlstring(L, lines ? lines : "", len);

@@ -4,7 +4,7 @@
  * is read as it is. A chunk that is not finished goes on in the next line. What lines mean (locals
  * that last, expressions, completion, help) is lua/tidepool/program/session.lua's.
  *
- * Signals, error texts and the way out are main.c's. */
+ * Signals are handled in signals.c, error texts in errors.c, and main.c ends the process. */
 #include "program/repl.h"
 
 #include "base/folder.h"
@@ -31,7 +31,8 @@
 
 enum {
     HISTORY_LINES = 2000,
-    PASTED_MIN = 3,  /* so many bytes that come with a tab: they were pasted, not typed */
+    /* when so many bytes arrive together with a tab, they were pasted, not typed: no completion */
+    PASTED_MIN = 3,
     LISTED_MAX = 200 /* completions that are listed */
 };
 
@@ -112,7 +113,7 @@ static char *prompt_of(EditLine *el)
     return (char *)r->prompt;
 }
 
-/* Calls session.lua's function with the nargs values on the top. */
+/* Calls the function `name` of session.lua with the nargs values on the top. */
 static bool ask(lua_State *L, const char *name, int nargs, int nresults)
 {
     return tp_errors_call_module(L, "tidepool.program.session", name, nargs, nresults);
@@ -198,7 +199,7 @@ static void tell_news(reader *r)
         return;
     size_t len;
     const char *text = lua_tolstring(L, -1, &len);
-    show_held(r); /* first what they printed before they ended */
+    show_held(r); /* shows first what they printed before they ended */
     if (text)
         write_above(r, text, len);
     lua_pop(L, 1);
@@ -250,7 +251,7 @@ static void follow_resize(reader *r)
     const int width = tp_term_width(STDOUT_FILENO);
     if (width == r->width)
         return;
-    put_away(r); /* with the new width, since terminals wrap again what they show */
+    put_away(r); /* uses the new width, since terminals have rewrapped the line */
     r->width = width;
     edit.resize(r->el);
     put_back(r);
@@ -438,7 +439,7 @@ static const char *read_edited(reader *r)
     r->width = tp_term_width(STDOUT_FILENO);
     edit.resize(r->el);
     tp_term_prompt(put_away, r);
-    /* before the prompt appears, so that nothing typed at it is echoed twice */
+    /* sets the terminal before the prompt appears: keys typed earlier would be echoed twice */
     edit.set(r->el, EL_PREP_TERM, 1);
     const char *line = edit.gets(r->el, &count);
     const int why = errno;
@@ -470,7 +471,7 @@ static void choose_prompt(reader *r, const char *global, const char *otherwise)
     r->prompt = r->own_prompt ? r->own_prompt : otherwise;
 }
 
-/* Says how far the maps of a line were that was stopped. */
+/* Says how far the maps of an interrupted line had got. */
 static void tell_stopped(void)
 {
     char text[100];
@@ -501,7 +502,8 @@ static answer read_line(reader *r, bool is_first, const char **line)
     for (;;) {
         if (tp_signals_session(TP_SESSION_PROMPT)) {
             tell_stopped();
-            lua_gc(r->L, LUA_GCCOLLECT, 0); /* ends the maps of the stopped line */
+            /* collects, and so cancels, the maps of the stopped line */
+            lua_gc(r->L, LUA_GCCOLLECT, 0);
         }
         errno = 0;
         *line = r->el ? read_edited(r) : read_plain(r);
@@ -564,7 +566,7 @@ static answer read_chunk(lua_State *L, reader *r, bool *compiled)
             lua_pop(L, 2);
             return got;
         }
-        if (got == END) { /* the rest of the chunk will not come */
+        if (got == END) { /* the input has ended within a chunk */
             tp_errors_show(L);
             lua_pop(L, 1);
             *compiled = false;
@@ -617,7 +619,7 @@ static void ignore_tick(void *data, lua_State *L, int samples, int state)
     (void)data, (void)L, (void)samples, (void)state;
 }
 
-/* Says what is still running when the session ends. */
+/* Says what is cancelled because the session ends. */
 static void tell_dropped(lua_State *L)
 {
     if (!ask(L, "dropped", 0, 1))

@@ -146,8 +146,8 @@ void tp_script_set_arg(lua_State *L, const tp_options *o)
     lua_setglobal(L, "arg");
 }
 
-/* A loader of modules that finds none: it tells who watches which file is about to be loaded.
- * Upvalue: the descriptor. */
+/* A loader of modules that finds none: it reports to the watching process (watch.h) which file is
+ * about to be loaded. Upvalue: the descriptor. */
 static int report_module(lua_State *L)
 {
     static const char *const paths[] = { "path", "cpath" };
@@ -167,7 +167,8 @@ static int report_module(lua_State *L)
     return 0;
 }
 
-/* From here on who watches the script (watch.h) gets to know what it requires. */
+/* From here on the files that the script requires are reported to the watching process
+ * (watch.h). */
 void tp_script_report_modules(lua_State *L, const tp_options *o)
 {
     if (!o->watch_fd)

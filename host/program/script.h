@@ -24,14 +24,15 @@ bool tp_script_run_main(struct lua_State *L, tp_options *o);
  * and then it returns false. */
 bool tp_script_run_loop(struct lua_State *L, const tp_options *o);
 
-/* The script's own state ends: has the instances of classes in it leave. */
+/* Before the script's state is closed: calls the `exit` of class instances in it. */
 void tp_script_leave(struct lua_State *L);
 
 /* The global `arg`: arg[0] is the script, arg[1] its first argument, arg[-1] the word before the
  * script. */
 void tp_script_set_arg(struct lua_State *L, const tp_options *o);
 
-/* From here on who watches the script (watch.h) gets to know what it requires. */
+/* From here on the files that the script requires are reported to the watching process
+ * (watch.h). */
 void tp_script_report_modules(struct lua_State *L, const tp_options *o);
 
 #endif

@@ -23,7 +23,7 @@
 enum {
     /* a line that is still running so long after the interrupt must have caught the error */
     CAUGHT_MS = 100,
-    STUCK_MS = 1000  /* after so long it is said that the line does not end */
+    STUCK_MS = 1000  /* after so long the user is told that the line does not end */
 };
 
 /* ---- signals: everything down to on_signal is async-signal-safe ---- */
@@ -194,7 +194,7 @@ static void press(bool is_late)
 static void on_signal(int sig)
 {
     const int saved = errno;
-    if (getpid() != tp_process.pid) /* in a forked child nothing is ours to clean up */
+    if (getpid() != tp_process.pid) /* a forked child has nothing to clean up */
         tp_signals_die_by(sig == alarm_signal() ? SIGKILL : sig);
     if (!pthread_equal(pthread_self(), tp_process.thread)) {
         pthread_kill(tp_process.thread, sig);
@@ -266,13 +266,15 @@ bool tp_signals_session(tp_session now)
 {
     sigset_t all, before;
     sigfillset(&all);
-    /* so that a signal counts either for what the session did before or for what it does now */
+    /* signals are blocked so that each counts either for the state before the change or for the one
+     * after */
     pthread_sigmask(SIG_BLOCK, &all, &before);
     const bool interrupted = tp_process.interrupts != 0;
     if (now == TP_SESSION_PROMPT && !tp_process.has_terminal)
         tp_process.has_terminal = tcgetattr(STDIN_FILENO, &tp_process.terminal) == 0;
     tp_process.session = (sig_atomic_t)now;
-    if (interrupted && !tp_process.signal) { /* the interrupt is not meant for the next line */
+    /* the interrupt was meant for the line that has ended */
+    if (interrupted && !tp_process.signal) {
         tp_signals_be_patient(0);
         if (tp_process.L) {
             lua_sethook(tp_process.L, NULL, 0, 0);
@@ -296,7 +298,7 @@ int tp_signals_poll(struct pollfd *waits, unsigned n, int ms)
     int ready = -1;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &before);
-    do { /* other signals, such as the profiler's, do not end the wait */
+    do { /* other signals, such as the profiler's, must not end the wait */
         if (tp_process.interrupts || tp_process.signal)
             errno = EINTR;
         else

@@ -45,7 +45,7 @@ static int grow(tp_stacks *s)
     return 0;
 }
 
-/* The lock is held. */
+/* Locked. Adds to the count of the stack; -1 when out of memory or too many stacks. */
 static int add(tp_stacks *s, const char *text, size_t len, uint64_t count)
 {
     if (len == 0 || len > TP_STACK_TEXT || memchr(text, '\n', len))

@@ -20,7 +20,8 @@ enum {
     DEFAULT_WIDTH = 80,
     /* bytes that are held while a line is edited; more than that is written at once */
     HELD_MAX = 1 << 20,
-    /* a bottom line that was not updated for so long is outdated: its map has been left, perhaps */
+    /* a bottom line that was not updated for so long is not shown again: its map may have been left
+     * by the script */
     OLD_MS = 1000,
     /* how long others wait for the main thread to end a line that it has begun */
     PATIENCE_MS = 250
@@ -38,9 +39,11 @@ static struct {
     signed char is_terminal[3];
     signed char are_joined; /* the same for whether stdout and stderr are one file */
     bool is_amid; /* somebody has begun a line, and the cursor is in it */
-    /* the main thread has begun one, or is about to write: others wait, if they are patient */
+    /* the main thread has begun a line, or is about to write: other threads wait, unless
+     * is_impatient */
     bool main_is_amid;
-    bool is_impatient;  /* it left one open for too long once: nobody waits any more */
+    /* the main thread once left a line open for longer than PATIENCE_MS: nobody waits any more */
+    bool is_impatient;
     pthread_t main;     /* valid while main_is_amid */
     pthread_cond_t line_ended;
     volatile sig_atomic_t is_shown;
@@ -129,7 +132,7 @@ void tp_term_show(const char *text, size_t len)
 
 void tp_term_hide(void)
 {
-    if (the.leave) /* only this thread changes it */
+    if (the.leave) /* only the main thread, which runs here, changes `leave` */
         the.leave(the.leave_arg);
     pthread_mutex_lock(&the.lock);
     erase();

@@ -18,12 +18,13 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LOOK_MS = 200, PATIENCE_LOOKS = 25 /* that a child has to end after a SIGTERM */ };
+/* PATIENCE_LOOKS: how many looks a child may take to end after SIGTERM */
+enum { LOOK_MS = 200, PATIENCE_LOOKS = 25 };
 
 typedef struct file {
     char *path;
     struct seen {
-        unsigned long long inode; /* 0: it was not there */
+        unsigned long long inode; /* 0: the file was missing */
         long long size, sec, nsec;
     } seen;
 } file;
@@ -53,15 +54,15 @@ static bool is_same(const struct seen *a, const struct seen *b)
     return a->inode == b->inode && a->size == b->size && a->sec == b->sec && a->nsec == b->nsec;
 }
 
-/* What the file is, as the child sees it before it reads it: it may be another one by the time that
- * we look. */
+/* The child reports the file's identity and times as they are before it reads the file: it may have
+ * changed by the time the watching process looks. */
 void tp_watch_report(int fd, const char *path)
 {
     const struct seen s = look(path);
     dprintf(fd, "%llu %lld %lld %lld %s\n", s.inode, s.size, s.sec, s.nsec, path);
 }
 
-/* What there is no memory for is not watched. */
+/* Without memory the file is not watched. */
 static void add_file(watch *w, const char *path, const struct seen *seen)
 {
     for (size_t i = 0; i < w->n; i++)
@@ -99,13 +100,13 @@ static void read_lines(watch *w)
             w->len -= (size_t)(end + 1 - w->line);
             memmove(w->line, end + 1, w->len);
         }
-        if (w->len == sizeof w->line) /* no path is that long */
+        if (w->len == sizeof w->line) /* a line that fills the buffer is no path: drop it */
             w->len = 0;
     }
 }
 
-/* The file that has changed; NULL when none has. One that is gone is being written: it counts when
- * it is back. */
+/* The file that has changed; NULL when none has. A file that is missing is being replaced by an
+ * editor: it counts as changed when it is back. */
 static const char *find_changed(watch *w)
 {
     const char *found = NULL;
@@ -167,7 +168,7 @@ static _Noreturn void end(watch *w, const siginfo_t *info)
 {
     int sig = info->si_signo;
     if (w->child) {
-        if (info->si_code != SI_KERNEL) /* from the terminal both get it */
+        if (info->si_code != SI_KERNEL) /* a signal from the terminal reaches the child by itself */
             kill(w->child, sig);
         reap(w, 0);
         if (WIFEXITED(w->status))
@@ -196,7 +197,8 @@ static void stop_child(watch *w)
     reap(w, 0);
 }
 
-/* Until one of the files changes. */
+/* Waits until a file changes, and stops the child then; ends with the child's status when a signal
+ * comes. */
 static void watch_child(watch *w)
 {
     for (;;) {

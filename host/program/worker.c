@@ -22,7 +22,8 @@ enum { STACK_BYTES = 64 << 20 };
 /* What the thread is given. */
 typedef struct session {
     tp_child *child;
-    sigset_t mask; /* the process's, before the thread blocks the signals that are for others */
+    /* the process's signal mask as it was before the thread blocks signals (base/sigmask.h) */
+    sigset_t mask;
 } session;
 
 static void serve(void *user)
