@@ -168,9 +168,10 @@ static uint64_t get_number(const tp_cl *cl, cl_device_id id, cl_device_info what
     return cl->GetDeviceInfo(id, what, sizeof wide, &wide, NULL) == CL_SUCCESS ? wide : 0;
 }
 
-/* Twice the width of the processor's vectors, since two vectors hide each other's delays. Measured,
- * as fractions of the time with half as many: with 8 doubles on AVX2 mandelbrot 0.6, sin and cos
- * 0.85; with 16 on AVX-512 mandelbrot 0.58, prices of options 0.8, sin and cos 1.2. */
+/* How many elements a work item computes at once: twice the width of the processor's vectors, since
+ * two vectors hide each other's latency. Measured run times, relative to half as many lanes: 8
+ * doubles on AVX2: mandelbrot 0.6, sin and cos 0.85; 16 doubles on AVX-512: mandelbrot 0.58, option
+ * prices 0.8, sin and cos 1.2. */
 static unsigned lanes(const tp_cl *cl, cl_device_id id, cl_device_info width)
 {
     uint64_t n = get_number(cl, id, width, sizeof(cl_uint));
@@ -240,7 +241,8 @@ int tp_cl_open(tp_cl **out, const char *library, tp_error *err)
                  ? -1
                  : 0;
     for (unsigned i = 0; rc && !library && i < sizeof drivers / sizeof *drivers; i++) {
-        tp_error ignored = { 0 }; /* the loader's own message is the better one */
+        /* if that fails too, the message about the loader is more useful */
+        tp_error ignored = { 0 };
         *cl = (tp_cl){ 0 };
         if (open_library(cl, drivers[i], &ignored) == 0 && list_devices(cl, &ignored) == 0)
             rc = 0;

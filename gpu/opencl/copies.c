@@ -10,7 +10,7 @@
 
 struct tp_copy {
     /* Read-only once made. */
-    tp_array *array; /* not held: the copy goes with it */
+    tp_array *array; /* not held: the array's keeper frees the copy when the array goes */
     tp_open_device open;
     size_t at, size; /* the bytes of the array that it has */
     cl_mem mem;
@@ -20,11 +20,12 @@ struct tp_copy {
     unsigned users;
     bool is_busy;
     tp_parts valid, ahead;
-    tp_type foreign; /* see tp_copies_note_written */
-    uint32_t worker; /* the last one that used it, for traces */
+    /* the element type if NaNs may have any bits, see tp_copies_note_written; else TP_TYPES */
+    tp_type foreign;
+    uint32_t worker; /* id of the last worker that used it, for traces */
 };
 
-enum { SHARE_OF_MEMORY = 4 /* copies leave that part of a device's memory to others: a quarter */ };
+enum { SHARE_OF_MEMORY = 4 /* one part in so many of a device's memory is left free of copies */ };
 
 /* ---- parts ---- */
 
@@ -57,7 +58,7 @@ static bool add_part(tp_parts *s, size_t from, size_t to)
     unsigned i = 0, k;
     while (i < s->n && s->list[i].to < from)
         i++;
-    for (k = i; k < s->n && s->list[k].from <= to; k++) { /* those that it touches */
+    for (k = i; k < s->n && s->list[k].from <= to; k++) { /* merges the ranges that it touches */
         from = s->list[k].from < from ? s->list[k].from : from;
         to = s->list[k].to > to ? s->list[k].to : to;
     }
@@ -67,8 +68,9 @@ static bool add_part(tp_parts *s, size_t from, size_t to)
     return true;
 }
 
-/* When there is no memory for both halves of a part that is cut, the second is lost, which for
- * `valid` only means to copy it again. `ahead` is made ready for that before (grow). */
+/* Removes from..to-1 from the ranges. When a range is cut in two and there is no memory for both,
+ * the second half is lost. For `valid` that only costs copying it again; for `ahead` callers
+ * reserve the memory first (grow). */
 static void remove_part(tp_parts *s, size_t from, size_t to)
 {
     for (unsigned i = 0; i < s->n;) {
@@ -119,7 +121,7 @@ static bool find_part(const tp_parts *s, bool is_in, size_t from, size_t to, tp_
     return !is_in && from < to;
 }
 
-/* Valid is what is ahead, and nothing else. */
+/* The array has changed: only the bytes that are ahead of it remain valid. */
 static void invalidate(tp_copy *copy)
 {
     copy->valid.n = 0;
@@ -188,7 +190,8 @@ static void await(tp_copies *c, const tp_copy *copy)
         uv_cond_wait(&c->changed, &c->lock);
 }
 
-/* Looks whether elements were changed since the last look. */
+/* Takes the array's marks: if elements were changed since the last look, its copies become
+ * outdated. */
 static void look(tp_array *a)
 {
     if (!atomic_exchange_explicit(&a->is_touched, 0, memory_order_seq_cst))
@@ -279,7 +282,8 @@ void tp_copies_close(tp_copies *c)
     uv_mutex_destroy(&c->lock);
 }
 
-/* Makes memory for a copy, in the place of others where it is short; NULL: there is none. */
+/* Allocates device memory for a copy, freeing other copies when it is short; NULL when that is not
+ * enough. */
 static cl_mem allocate(tp_copies *c, const tp_open_device *open, size_t size)
 {
     const tp_cl_device *d = open->device;
@@ -293,7 +297,7 @@ static cl_mem allocate(tp_copies *c, const tp_open_device *open, size_t size)
         uint64_t used = c->bytes[open->index] +
                         atomic_load_explicit(open->reserved, memory_order_relaxed);
         uv_mutex_unlock(&c->lock);
-        if (used + size <= most) /* a multiple of the word size */
+        if (used + size <= most) /* + 4: the last bytes can be accessed as a whole 32-bit word */
             mem = open->cl->CreateBuffer(open->context, CL_MEM_READ_WRITE, size + 4, NULL, &rc);
         if (rc == CL_SUCCESS)
             return mem;
@@ -474,7 +478,8 @@ int tp_copies_bring(tp_copies *c, tp_copy *copy, size_t from, size_t to, const t
         await(c, copy);
         if (!find_part(&copy->valid, false, from, to, &part))
             break;
-        /* The copy is not busy meanwhile: others may wait for it while this waits for theirs. */
+        /* The copy must not be busy meanwhile: another thread may wait for it while this one waits
+         * for that thread's copy. */
         rc = fetch_others(c, copy->array, copy, copy->at + part.from, part.to - part.from, m, err);
         cl_command_queue queue = rc ? NULL : queue_for(c, copy, m, err);
         if (!queue) {
@@ -538,7 +543,8 @@ int tp_copies_adopt(tp_copies *c, const tp_open_device *open, tp_array *a, cl_me
     *made = (tp_copy){ .array = a, .open = *open, .size = a->size };
     uv_mutex_lock(&c->lock);
     tp_copy *copy = find_copy(a, open->index, 0, a->size);
-    /* Its own was given up, when it had been brought home, and a map made another one since. */
+    /* The buffer's memory was given up as the array's copy, and a map has made another copy
+     * since. */
     if (copy && copy->mem != mem && !copy->users && !copy->is_busy) {
         take_out(c, copy);
         old = copy;
@@ -587,7 +593,7 @@ int tp_copies_bring_home(tp_copies *c, tp_array *a, size_t at, size_t size, cons
 int tp_copies_bring_part_home(tp_array *a, const void *data, size_t size, tp_error *err)
 {
     static const tp_mover nobody;
-    /* Whoever has copies; NULL: then there are none. */
+    /* whoever keeps copies of the array; NULL: there are none */
     tp_array_keeper *keeper = atomic_load_explicit(&a->keeper, memory_order_acquire);
     size_t at = (size_t)((const char *)data - (const char *)a->data);
     return keeper ? tp_copies_bring_home((tp_copies *)keeper, a, at, size, &nobody, err) : 0;

@@ -1,12 +1,12 @@
 /* copies.h: the copies that devices with memory of their own have of typed arrays.
  *
  * A copy is of a part of an array, on one device. It knows which of its bytes are as in the array
- * (valid), and which are newer than there (ahead): those that a kernel has written and nobody has
- * brought home yet. Of each byte at most one copy is ahead. A copy goes with its array, or when its
- * device's memory is wanted for another one.
+ * (valid), and which are newer than in the array (ahead): a kernel has written them, and they were
+ * not copied back ("brought home") yet. Of each byte at most one copy is ahead. A copy is freed
+ * with its array, or when its device needs the memory for another copy.
  *
- * Whoever sets elements says so after that (tp_array_touch). It is looked at whenever a copy is
- * taken: from then on none of the array's copies is valid but for what is ahead. */
+ * Whoever sets elements marks the array afterwards (tp_array_touch). Whenever a copy is taken the
+ * mark is looked at: if it is set, only bytes that are ahead remain valid in the array's copies. */
 #ifndef TP_COPIES_H
 #define TP_COPIES_H
 
@@ -38,7 +38,8 @@ typedef struct tp_copies {
     /* ---- guarded by lock ---- */
     tp_copy *first, *last; /* those used last come last */
     uint64_t bytes[TP_DEVICES_MAX];
-    /* for what is brought home by somebody who has no queue there; NULL: not made yet */
+    /* queues for threads that bring bytes home and have no queue on that device; NULL: not made
+     * yet */
     cl_command_queue queues[TP_DEVICES_MAX];
     const tp_cl *cl; /* NULL: there are no queues */
 } tp_copies;

@@ -68,8 +68,8 @@ static int say_lost(const tp_queue *q, tp_error *err)
                         q->open.device->name, q->running);
 }
 
-/* Waits until the last launch has run, so that the next command does not block. -1 when nobody
- * waits for it any more (is_given_up). */
+/* Waits until the last launch has run, so that the next command does not block. -1 with err set
+ * when the wait was given up (is_given_up). */
 static int settle(tp_queue *q, tp_error *err)
 {
     if (!q->last)
@@ -109,7 +109,7 @@ static void free_queue(tp_ref *r)
         return; /* the launch and what it uses stay until the process ends */
     forget_last(q);
     if (q->queue) {
-        q->open.cl->Finish(q->queue); /* commands may still use the memory of what is held */
+        q->open.cl->Finish(q->queue); /* commands may still use the memory of held buffers */
         q->open.cl->ReleaseCommandQueue(q->queue);
     }
     drop_held(q);

@@ -199,7 +199,7 @@ static int start_device(pool *p, tp_open_device *open, tp_error *err)
     }
     p->contexts[open->index] = context;
     if (!d->is_unified) {
-        tp_error ignored = { 0 }; /* one worker is enough */
+        tp_error ignored = { 0 }; /* the device works with one thread, too */
         start_worker(p, open, index + 1, &ignored);
     }
     return 0;
@@ -336,7 +336,7 @@ no_lock:
 
 static void start_workers(tp_executor *ex, unsigned n)
 {
-    (void)n; /* there are few threads, and each knows what it may take */
+    (void)n; /* n is not needed: there are few threads, and all are woken */
     pool *p = (pool *)ex;
     uv_mutex_lock(tp_engine_lock(p->engine));
     tp_idle_offer(&p->idle, UINT_MAX);
@@ -351,7 +351,7 @@ static int stop_workers(tp_executor *ex, uint64_t deadline_ns)
     unsigned alive = tp_idle_stop(&p->idle, deadline_ns);
     for (unsigned i = 0; i < TP_DEVICES_MAX; i++)
         if (p->lost[i] && !p->is_done[i](p->lost[i]))
-            alive++; /* a driver's thread still runs the slice, and uses its memory */
+            alive++; /* the device still runs the slice's launch, and uses its memory */
     uv_mutex_unlock(lock);
     if (alive)
         return -1;

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 enum {
-    /* one size per device, since PoCL compiles again for each */
+    /* work items per group; one size per device, since PoCL compiles anew for each size */
     LOCAL_CPU = 16, LOCAL_GPU = TP_WORK_GROUP_MAX,
     /* PoCL compiles again when a dimension has 65,535 work items or more, so they lie in rows of
      * fewer. */
@@ -148,8 +148,9 @@ static tp_ready_kernel *get_kernel(tp_launch_queue *q, tp_program *p, tp_error *
 
 /* ---- times ---- */
 
-/* While somebody listens, commands are measured, which the queue must be made for. It is empty
- * between launches. Where no other can be made, the old one stays. */
+/* Remakes the queue with or without profiling, which commands are measured by while the host is
+ * traced. Called between launches, when the queue is empty. When no new queue can be made, the old
+ * one stays. */
 static void set_timed(tp_launch_queue *q, bool is_timed)
 {
     const tp_cl *cl = q->open.cl;
@@ -294,7 +295,7 @@ static int map_array(tp_launch_queue *q, unsigned slot, const tp_argument *a, cl
         *out = tp_copy_memory(copy);
         return tp_copies_bring(q->copies, copy, 0, a->size, &mover, err);
     }
-    /* others may be ahead of the array */
+    /* other devices' copies may be newer than the array */
     if (tp_copies_bring_home(q->copies, a->array, place_in_array(a), a->size, &mover, err))
         return -1;
     return map(q, slot, flags, a->data, a->size, out, err);
@@ -328,7 +329,8 @@ static int map_column(tp_launch_queue *q, unsigned slot, tp_array *array, void *
         *out = q->column[slot] = part;
         return 0;
     }
-    if (map(q, slot, CL_MEM_WRITE_ONLY, data, size, out, err)) /* memory, and nothing is copied */
+    /* only allocates: CL_MEM_WRITE_ONLY copies nothing */
+    if (map(q, slot, CL_MEM_WRITE_ONLY, data, size, out, err))
         return -1;
     rc = is_output ? CL_SUCCESS
                    : cl->EnqueueCopyBuffer(q->queue, tp_copy_memory(copy), *out, at, 0, size, 0,
@@ -370,7 +372,7 @@ static int note_written(tp_launch_queue *q, unsigned slot, const tp_argument *a,
     tp_mover mover = mover_of(q);
     tp_copy *copy = q->taken[slot];
     if (!copy)
-        tp_array_touch(a->array); /* it is in host memory */
+        tp_array_touch(a->array); /* the kernel wrote to the array itself */
     else if (tp_copies_note_written(q->copies, copy, 0, a->size, false, TP_TYPES))
         return tp_copies_fetch(q->copies, copy, 0, a->size, &mover, err);
     return 0;
@@ -382,7 +384,7 @@ int tp_launch_bring_home(tp_launch_queue *q, const tp_kernel *k, tp_error *err)
     tp_mover mover = q ? mover_of(q) : (tp_mover){ 0 };
     for (unsigned i = 0; i < k->n_arguments; i++) {
         const tp_argument *a = &k->arguments[i];
-        /* who has copies of it; none: then nothing is ahead */
+        /* NULL: nobody keeps copies of it, so nothing is ahead */
         tp_array_keeper *keeper =
             a->is_written ? atomic_load_explicit(&a->array->keeper, memory_order_acquire) : NULL;
         if (keeper && tp_copies_bring_home((tp_copies *)keeper, a->array, place_in_array(a),

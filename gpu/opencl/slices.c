@@ -54,7 +54,7 @@ void tp_kernels_set_reducer(tp_kernels *k, tp_kernel *reducer)
 
 void tp_kernels_bring_home(tp_kernels *k)
 {
-    tp_error ignored = { 0 }; /* items that still run say it */
+    tp_error ignored = { 0 }; /* items that still run report the error */
     if (k->kernel->is_writer)
         tp_launch_bring_home(NULL, k->kernel, &ignored);
 }
@@ -175,8 +175,8 @@ typedef struct output {
     const void *details; /* see tp_kernel */
 } output;
 
-/* Waits a little when b is NULL: a worker must be able to report a result, so it waits for
- * memory. */
+/* For loops that retry an allocation: sleeps a little when b is NULL, since a worker must wait for
+ * memory to report a result. Returns b. */
 static tp_block *wait_for(tp_block *b)
 {
     if (!b)
@@ -323,7 +323,7 @@ static uint32_t find_failed(const uint8_t *failed, uint32_t n)
 static void hand_over(tp_work *w, const tp_kernel *k, output *o, const uint8_t *failed, uint32_t n)
 {
     uint32_t at = 0;
-    tp_error ignored = { 0 }; /* then the failures have other inputs */
+    tp_error ignored = { 0 }; /* when that fails, the failures show outdated inputs */
     if (failed && find_failed(failed, n) < n)
         bring_inputs_home(w, n, &ignored); /* failures have their inputs */
     while (at < n) {
@@ -476,7 +476,7 @@ static int run_part(tp_slice_runner *r, tp_slice *s, tp_kernel *k, uint32_t n, t
             tp_block_free(out.numbers);
             return -1;
         }
-        /* before the results can be seen */
+        /* bring home before the sink gets the results */
         if (w->at + count == tp_work_end(w) && settle(r, s, k, err)) {
             tp_block_free(out.numbers);
             for (uint32_t i = 0; i < count; i++)
@@ -590,7 +590,7 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
         sched_yield();
     }
     if (tp_job_is_held_back(s->job))
-        return; /* nothing was begun, so all of it goes back */
+        return; /* nothing was begun: the whole slice goes back */
     uint32_t end = tp_work_end(w), most = PART_MAX;
     if (w->block->kind == TP_BLOCK_FAILURE)
         tp_work_pass_failure(w);
@@ -607,7 +607,7 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
             n = TP_GROUP - before;
         if (run_part(r, s, k, n, &err) == 0)
             continue;
-        if (n > PART_MIN) { /* there may be memory for fewer */
+        if (n > PART_MIN) { /* try again with half as many items */
             most = n / 2;
             continue;
         }
@@ -616,7 +616,7 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
         for (uint32_t i = 0; i < n; i++)
             fail_item(w, TP_KIND_DEVICE, err.message);
     }
-    tp_error ignored = { 0 }; /* whose items have run has no failure any more */
+    tp_error ignored = { 0 }; /* all items have their results, so a failure has no place */
     settle(r, s, k, &ignored);
 }
 
