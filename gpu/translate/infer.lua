@@ -36,7 +36,7 @@ local ARRAY_TYPES = {
     double = "num", float = "num", uint32 = "num", int32 = "int", int16 = "int", int8 = "int", uint16 = "int", uint8 = "int",
     int64 = "wide", uint64 = "wide",
 }
--- Of inputs only: the indexes of a grid.
+-- Types that only inputs have: the indexes of a grid.
 local PLACE_TYPES = { plane = "long", row = "long", column = "long" }
 local NUMERIC = { num = true, int = true, long = true, k = true }
 local INSTANCES_MAX, FAILURES_MAX = 500, abi.KERNEL_FAILURES_MAX
@@ -346,7 +346,8 @@ local function truth_of(inst, node)
 end
 infer.truth_of = truth_of
 
--- The same during the walk that finds types, at this point of the flow.
+-- truth_of for the walk that finds types: at this point of the flow, where more may be known of
+-- locals.
 local function truth_at(inst, node, flow)
     inst.flow = flow
     return truth_of(inst, node)
@@ -1302,7 +1303,8 @@ function statement.Assign(inst, node, flow)
     for i, target in ipairs(node.targets) do
         local var, value = target.var, given[i]
         if value then check_given(inst, value) end
-        -- A local that a loop sets to nil would be nil in the next turn, and after the loop.
+        -- A local that a loop sets to nil would be nil in the next iteration and after the loop,
+        -- which is not followed.
         local is_nil = (not value or value.kind == "nil") and inst.vars[var].loops == #inst.loops
         if not is_nil then
             local kind = storable(inst, value and value.node or node, value and value.kind or (not value and "nil" or nil), ("'%s'"):format(var.name))

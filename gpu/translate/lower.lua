@@ -11,8 +11,9 @@
 -- is refused.
 --
 -- What a table needs (fields, the size of a list) is known when all of its uses were seen. So the
--- walk is repeated, with what the last one found in the classes (lower/classes.lua), until nothing
--- changes. What all files of the folder share is L, the state of one walk.
+-- walk is repeated until nothing changes; each round starts with what earlier rounds have found
+-- about classes of tables (lower/classes.lua). What all files of the folder share is L, the state
+-- of one walk.
 
 local functions = require "tidepool.translate.lower.functions"
 local nodes = require "tidepool.translate.lower.nodes"

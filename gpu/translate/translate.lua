@@ -1,4 +1,4 @@
--- translate.lua: the translator's front door: from a Lua function to OpenCL C and everything that
+-- translate.lua: the translator's interface: makes of a Lua function OpenCL C and everything that
 -- is needed to run it.
 --
 -- Nothing here calls OpenCL. The executor builds `source`, sets the kernel's arguments as

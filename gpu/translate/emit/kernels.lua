@@ -148,7 +148,7 @@ local function find_elements(k)
     k:line("at += first;")
 end
 
--- Loads input i into the variable x<i>.
+-- Loads input i into the C variable x<i>.
 local function load(k, i, input)
     local c_type, lanes = C_ELEMENT[input.ctype], k.lanes
     if not k.simd then

@@ -194,7 +194,7 @@ function Unit:instance(inst)
     if inst.simd and e.uses_result and e.lines[#e.lines] ~= "    return r1;" then e:line("return r1;") end
     local head = {}
     local result = inst.results[1] and e:type(inst.results[1].kind, inst.simd) or "void"
-    -- PoCL would put the function into the kernel, and handle each of its calls there.
+    -- noinline: PoCL would otherwise inline the function, and compile the copy at each call.
     head[1] = ("static %s%s %s(%s)\n{"):format(e.uses_shared and "__attribute__((noinline)) " or "", result, self.function_names[inst],
         #parameters > 0 and table.concat(parameters, ", ") or "void")
     if e.uses_m0 and not takes_mask then head[#head + 1] = ("    %s m0 = -1;"):format(self.mask_type) end

@@ -50,7 +50,7 @@ local function widen_range(L, var, node)
     end
 end
 
--- Declares a local with a value, which may be missing.
+-- Declares a local; `value` may be nil.
 local function bind(L, at, var, value)
     if value and value.t ~= "scalar" and not var.assigned then return bind_table(L, at, L.scope, var, value) end
     local class = variable_class(L, var)
@@ -138,8 +138,8 @@ local function is_permutation(node)
     return true
 end
 
--- The place that an assignment to an element writes to; nil where the next round knows it. Makes
--- room for a new last (or first) element.
+-- The place that an assignment to an element writes to; nil when only the next round can know it.
+-- Counts a new last (or first) element in the list's size.
 local function place_to_write(L, at, base, key)
     note_mutation(L, at, base)
     local class = find(base.storage.class)

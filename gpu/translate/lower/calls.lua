@@ -63,7 +63,8 @@ local function expr_list(L, exprs, names)
             list[i] = expr(L, node)
         end
     end
-    -- What was evaluated before statements of later ones is kept from them.
+    -- If later expressions need statements, values of earlier ones are put into locals, so that
+    -- these cannot change them.
     local last = #L.out
     for i = #exprs, 1, -1 do
         local value = list[i]

@@ -1,4 +1,5 @@
--- classes.lua: what is known of tables that must be laid out alike.
+-- classes.lua: classes of tables: all tables that one variable, field or element may hold must be
+-- laid out alike, and so have one class, which says what they need.
 --
 -- A class: is_table; fields by key, with those of a list's elements at "*"; order of the keys;
 -- meta: the metatable, a Static. Of a list: has_list; from, to: the indexes that are written;

@@ -53,7 +53,7 @@ function copy(L, at, to, value)
     end
     if value.t == "object" then
         unify(L, storage.class, value.storage.class)
-        if not storage.fields then return end -- the next round knows
+        if not storage.fields then return end -- the next round will know the fields
         for key, field in pairs(storage.fields) do
             local source = value.storage.fields[key]
             if source then copy(L, at, object(field, to.at), value_of(L, at, source, value.at)) end

@@ -13,7 +13,8 @@ local object = places.object
 local of_static, static_field = statics.of_static, statics.static_field
 local name_value = scopes.name_value
 
--- What an expression stands for, if that is known without evaluating anything.
+-- The table or host value that an expression stands for, if that is known without evaluating
+-- anything.
 local function peek(L, node)
     if node.tag == "Paren" then return peek(L, node.expr) end
     if node.tag == "Name" then return name_value(L, node) end

@@ -15,7 +15,7 @@ local function path_of(node)
     return "?"
 end
 
--- Does the function have to be put in the place of its calls, since there are tables in it?
+-- Must the function be inlined, because it handles tables?
 local function touches(L, fn, def, seen)
     seen = seen or {}
     if seen[def] then return false end

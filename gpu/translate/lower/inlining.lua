@@ -1,4 +1,4 @@
--- inlining.lua: puts functions in the place of their calls.
+-- inlining.lua: inlines functions at their calls.
 
 local functions = require "tidepool.translate.lower.functions"
 local nodes = require "tidepool.translate.lower.nodes"
@@ -13,9 +13,9 @@ local bind_table, close_scope = scopes.bind_table, scopes.close_scope
 local block = walk.block
 local function_of = functions.function_of
 
-local INLINED_MAX = 2000   -- calls that are put in place
+local INLINED_MAX = 2000   -- calls that are inlined at most
 
--- Puts the function in the place of its call; gives its results.
+-- Writes the function's body at its call; gives its results.
 function inlining.inline(L, at, callee, values)
     if callee.t == "static" then callee = function_of(L, at, callee) end
     if callee.static then L.program.baked[callee.static.key] = callee.static end
@@ -28,7 +28,7 @@ function inlining.inline(L, at, callee, values)
     end
     L.inlined = L.inlined + 1
     if L.inlined > INLINED_MAX then refuse(L, at, "more than %d calls of functions with tables", INLINED_MAX) end
-    -- Parameters are made where the call is.
+    -- Parameters become locals at the call.
     local scope = { vars = {}, storages = {}, outer = callee.scope, is_open = true }
     local bound = scope.vars
     for i, param in ipairs(def.params) do

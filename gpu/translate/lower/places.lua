@@ -1,8 +1,9 @@
--- places.lua: where tables lie: storage, which is a tree of locals as a class says.
+-- places.lua: where tables lie on the device: in storage, a tree of C locals with the layout that
+-- the table's class says.
 --
 -- Storage is { class, var } for a number; with `fields` for a table, and `list` = { from, to,
--- element, count } for a list. `size`: of the room that it is, in the elements of lists around it.
--- A place is { t = "object", storage, at = index into its rooms }.
+-- element, count } for a list. `size`: when it lies in elements of lists: of how many elements its
+-- room (a private array) consists. A place is { t = "object", storage, at = index into its rooms }.
 
 local classes = require "tidepool.translate.lower.classes"
 local nodes = require "tidepool.translate.lower.nodes"
@@ -82,7 +83,7 @@ local function object(storage, index)
 end
 places.object = object
 
--- What a place holds: a table, or a number.
+-- The value that a storage holds at that index of its room: a table, or a number.
 function places.value_of(L, at, storage, index)
     if storage.fields then return object(storage, index) end
     return scalar(read_var(L, at, storage.var, index), storage.class)

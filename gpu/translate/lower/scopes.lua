@@ -1,4 +1,4 @@
--- scopes.lua: which names stand for what, and where tables end to live.
+-- scopes.lua: what each name stands for, and until where tables live.
 
 local elements = require "tidepool.translate.lower.elements"
 local nodes = require "tidepool.translate.lower.nodes"
@@ -32,8 +32,8 @@ function scopes.close_scope(L)
     L.scope = L.scope.back
 end
 
--- Lets a local, which nothing assigns to, stand for a table. Where the table's place gets another
--- one while the local lives (L.copied), the local is a copy.
+-- Makes a local that is never assigned another name for a table. If another table is copied to the
+-- table's place while the local lives (L.copied), the local gets a copy.
 function scopes.bind_table(L, at, scope, var, value)
     if value.t == "object" and L.copied[var] then
         local storage = new_storage(L, at, value.storage.class, var.name)

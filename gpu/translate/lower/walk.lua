@@ -1,5 +1,4 @@
--- walk.lua: the way over the tree: who evaluates an expression, and a block's statements, by their
--- tags.
+-- walk.lua: walks the tree: calls the function for each expression and statement, by its tag.
 --
 -- The tables `expression` and `statement` are filled by the files that know the tags.
 
@@ -18,7 +17,7 @@ function walk.expr(L, node)
     return expression[node.tag](L, node)
 end
 
--- Is it an `if` of which is known that a clause is run that returns?
+-- Is it an `if` of which it is known that a clause is run, and that this clause returns?
 local function surely_returns(L, node)
     if node.tag ~= "If" then return false end
     for _, clause in ipairs(node.clauses) do
