@@ -26,8 +26,8 @@ local app = { App = App, Inner = Inner }
 -- The text of the chunk "=stdin" that a session runs, see session.lua.
 local session_text
 
--- Where the last Function or class was made, and how many of them there: { source, line, maker,
--- n }.
+-- The position of the last call of app:func or app:cls, and how many such calls that line has had:
+-- { source, line, maker, n }. The name of the n-th one is read from the text of the line.
 local last = {}
 
 --- Sets the text of the chunk that a session runs. lines_of reads it where it would open a file
@@ -43,8 +43,8 @@ local numbers, n_made = setmetatable({}, { __mode = "k" }), 0
 app.kept = {}
 local is_keeping = false
 
---- From here on, does the state keep every App that is made? Those of a file are looked up by name
---- later, when the file's locals are gone.
+--- Sets whether the state keeps every App that is made from now on: those of a file are looked up
+--- by name later, when the file's locals are gone.
 ---@param keeps boolean
 function app.keep(keeps)
   is_keeping = keeps
@@ -334,7 +334,8 @@ function App:setup(fn)
   check.self(self, App, "app", "setup", "fn")
   if type(fn) ~= "function" then check.fail("app:setup: expected a function, got %s", fn == nil and "nil" or check.a(type(fn))) end
   local setup = { app = self.name, fn = fn }
-  -- Workers know it by this for as long as they live; its address may be another's by then.
+  -- Workers remember by this id which setups have run. It has the time, since the table's address
+  -- alone may be reused.
   setup.id = ("%s %.9f"):format(tostring(setup), core.loop.now())
   self.setups[#self.setups + 1] = setup
   return fn

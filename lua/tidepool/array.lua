@@ -39,8 +39,9 @@ local DOUBLE_EXPONENT, FLOAT_EXPONENT = bits.DOUBLE_EXPONENT, bits.FLOAT_EXPONEN
 local constructors, numbers, sizes, pointer_types = {}, {}, {}, {}
 
 -- The garbage collector does not see the memory of arrays: an object of 40 bytes may hold a
--- gigabyte. So it is run when that memory has grown by some room since the last run. A run takes
--- longer the larger Lua's heap is, so the room is a multiple of the heap's size, within limits.
+-- gigabyte. So it is also run whenever the memory of arrays has grown by some bytes since its last
+-- run: ROOM_PER_HEAP times the size of Lua's heap, which a run has to go through, but at least
+-- ROOM_MIN and at most ROOM_MAX bytes.
 local ROOM_PER_HEAP, ROOM_MIN, ROOM_MAX = 16, 2 ^ 27, 2 ^ 30
 local collect_at = ROOM_MIN
 
@@ -58,9 +59,9 @@ local type_of = {}
 local methods = {}
 array.methods = methods
 
--- Where in an array's memory one notes that elements were changed, after the change, and that
--- somebody may change them at any time (tp_array): devices keep copies of arrays. The struct's
--- `elements` are what users know as `data`.
+-- Offsets of tp_array's flags is_touched (set after elements were changed) and is_exposed (elements
+-- may be changed at any time): devices keep copies of arrays. The struct's field `elements` is what
+-- users see as `data`.
 local TOUCHED, EXPOSED = abi.ARRAY_TOUCHED, abi.ARRAY_EXPOSED
 
 local function touch(a)
@@ -80,7 +81,7 @@ local function is_whole(x)
   return type(x) == "number" and x % 1 == 0
 end
 
--- The most of a dimension, where there are three.
+-- The largest size of each dimension of an array with planes.
 local SIDE_MAX = 2 ^ 31 - 1
 
 local function check_shape(who, rows, columns, planes)
@@ -213,7 +214,8 @@ local function index_of(a, method, z, y, x)
   return ((z - 1) * rows + y - 1) * columns + x
 end
 
---- Where the border puts index i of n: an index; nil where there is nothing.
+--- The index that `border` uses for index i of n (clamped or wrapped); nil when it is a number that
+--- stands for all.
 local function at_border(a, what, i, n, border)
   if n == 0 and not is_number(border) then no_place(a, "at", what, i) end
   if not is_whole(i) then check.fail("array:at: %s %s is not a whole number", what, check.show(i)) end
@@ -361,8 +363,8 @@ local function atomics_of(a, method, i, v)
   return of
 end
 
---- a[i] = a[i] + v in one step, between which nothing else comes: for counts and sums that several
--- workers share. Elements of 32 bits and more.
+--- a[i] = a[i] + v as one atomic step: for counts and sums that several workers share. Elements of
+--- 32 bits and more.
 ---@param i integer
 ---@param v number|ffi.cdata*
 ---@return number|ffi.cdata* before  what the element was
@@ -373,8 +375,8 @@ function methods.add(a, i, v, extra)
   return before
 end
 
---- Sets a[i] to `new` if it is `old`, to the bit, in one step, as array:add. Else somebody else has
--- come before: read it again.
+--- Sets a[i] to `new` if it has the bits of `old`, as one atomic step. False: another thread has
+--- changed it before; read it again.
 ---@param i integer
 ---@param old number|ffi.cdata*
 ---@param new number|ffi.cdata*
@@ -451,7 +453,7 @@ function methods.argmax(a, extra)
 end
 
 --- The least element; NaN when one is, nil of none. With an index and a value: a[i] =
---- math.min(a[i], v) in one step, as array:add; gives what the element was.
+--- math.min(a[i], v) as one atomic step; gives what the element was.
 ---@param i integer?
 ---@param v (number|ffi.cdata*)?
 ---@return (number|ffi.cdata*)?
@@ -467,7 +469,7 @@ function methods.min(a, i, v, extra)
 end
 
 --- The greatest element; NaN when one is, nil of none. With an index and a value: a[i] =
---- math.max(a[i], v) in one step, as array:add; gives what the element was.
+--- math.max(a[i], v) as one atomic step; gives what the element was.
 ---@param i integer?
 ---@param v (number|ffi.cdata*)?
 ---@return (number|ffi.cdata*)?
@@ -574,7 +576,8 @@ local function result_type(x, y)
   return types.uint64 and "uint64" or types.int64 and "int64" or all_floats and "float" or "double"
 end
 
--- by what they compute; each loop is made from text, so that LuaJIT compiles it by itself
+-- compiled loops, by operator and types; each is made from text of its own, so that LuaJIT
+-- specialises it
 local loops = {}
 
 local function loop_of(expression)
@@ -623,8 +626,9 @@ local function elements_text(a)
   return first_of(a.length, function(i) return tostring(a[i]) end)
 end
 
--- A loop that LuaJIT has compiled for a name that is no field, a[name], comes to __index for all
--- names: it does not look again whether the struct has the field.
+-- When LuaJIT has compiled a loop over a[name] for a name that is no field, it calls __index for
+-- other names too, without checking whether the struct has such a field. So __index knows the
+-- fields.
 local fields = {
   elements = function(a) return a.elements end, length = function(a) return a.length end, columns = function(a) return a.columns end,
   planes = function(a) return a.planes end, memory = function(a) return a.memory end,

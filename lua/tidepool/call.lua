@@ -24,7 +24,7 @@ local function take(job, f)
     local kind, index = core.job.next(job)
     if kind == nil then
       local is_cancelled, reason, why = core.job.is_cancelled(job)
-      -- it was taken before, but there was no memory to read it
+      -- an earlier take got the result from the job, but had no memory to read it
       if not is_cancelled and core.job.is_over(job) then
         return false, failure.new { kind = abi.kind.MEMORY, message = abi.NO_MEMORY, function_name = f.name, attempts = 1 }
       end

@@ -206,7 +206,7 @@ function results.new(job, source, settings)
     scalars = false, text = false, -- pointers to its columns of scalars, and their text
     partials = false, -- what a device has reduced
     is_reading = false, is_feeding = false, has_all_inputs = false, input_failure = false, is_over = false,
-    -- set later; here so that the table need not grow
+    -- set later; listed here so that the table is made large enough
     watch = false, feeder = false, place = false, closed_job = false, left_by = false, end_failure = false, note_times = false,
   }, Results)
   if settings.times then self.note_times = settings.times == true and Results._keep_times or settings.times end

@@ -84,7 +84,8 @@ local LARGE, OFTEN = 2 ^ 20, 8
 
 local function said(bytes) return ("%.1f MB"):format(bytes / 1e6) end
 
--- Per function, weakly: how often something large was encoded; true: that was reported.
+-- Weak keys: Function -> how often it captured (or was passed) something large that was encoded
+-- anew; true: that was reported.
 local captured, passed = setmetatable({}, { __mode = "k" }), setmetatable({}, { __mode = "k" })
 
 --- Counts one more; true, once, when that is often.

@@ -33,7 +33,8 @@ local function methods_of(what, methods)
   return function(_, name) return methods[name] end
 end
 
--- These look methods up until core.store.install has set where they are.
+-- Until core.store.install is called, methods of Dicts and Queues are looked up by these
+-- (core_store.c).
 store.dict_index, store.queue_index = methods_of("Dict", dict), methods_of("Queue", queue)
 store.Dict, store.Queue = core.store.install(dict, queue) -- the metatables that they are known by
 

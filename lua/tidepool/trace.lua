@@ -61,7 +61,8 @@ end
 local function traced(name, fn, ...)
   local task = task_number()
   core.trace.span(name, task)
-  return finish(task, fn(...)) -- a tail call, so that `finish` is as deep as this
+  -- a tail call, so that `finish` runs at the same stack depth as the call of core.trace.span
+  return finish(task, fn(...))
 end
 interpret(traced, finish)
 

@@ -25,7 +25,8 @@ local function fail_device(format, ...)
   error(failure.new { kind = abi.kind.DEVICE, message = check.where() .. format:format(...) }, 0)
 end
 
---- Returns the result of a function of core, or raises the reason why it failed.
+--- Returns `made`, the result of a function of core; when that is nil raises `why` in the name of
+--- `who`.
 local function must(who, made, why)
   if not made then fail_device("%s: %s", who, why) end
   return made
@@ -598,8 +599,8 @@ local function choose_group(self, made, global)
   return group
 end
 
--- Work items from which on it is worth a second launch that groups are not tiny; and the words of a
--- source that could tell the two launches from one.
+-- SPLIT_MIN: work items from which on a call is split into two launches when that avoids groups
+-- below SMALL_GROUP. `telling`: words by which a kernel could notice that it was launched twice.
 local SPLIT_MIN, SMALL_GROUP = 16384, 16
 local telling = { "get_global_size", "get_global_offset", "get_group", "get_num_groups", "get_local", "linear", "local", "barrier", "work_group",
   "sub_group", "enqueue" }
@@ -729,8 +730,9 @@ function Kernel:__call(global_size, ...)
   end
   local rest = wanted and 0 or offset and 0 or count_rest(self, made, global, group)
   if rest == 0 then return launch(global, group, offset) end
-  -- the few first, so that the time of the last launch is nearly that of both; one by one on a
-  -- processor, where compilers make new code for each size of groups
+  -- launches the few work items first, so that kernel:time(), that of the last launch, is nearly
+  -- the time of both. On a processor their groups have one item, since compilers there make new
+  -- code for each group size
   local most = { global[1] - rest }
   launch({ rest }, { self.device.type == "cpu" and 1 or rest }, most)
   launch(most, choose_group(self, made, most))

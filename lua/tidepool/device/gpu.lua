@@ -440,7 +440,8 @@ end
 
 local PATIENCE_S = 1 -- how long abandoned work on a device may take to end by itself
 
---- Is at least one of the devices not stuck with abandoned work? If all are, false and a message.
+--- True when at least one of the devices is not stuck with abandoned work; else false and a
+--- message.
 local function is_usable(f, devices)
   for seconds = 0, PATIENCE_S, PATIENCE_S do
     for _, d in ipairs(devices) do
@@ -500,7 +501,8 @@ function gpu.identity()
   return identity
 end
 
--- Functions like math.max, which have no text, wrapped in ones that have.
+-- Function in C, like math.max -> a Lua function that calls it and whose text the translator can
+-- read.
 local wrapped = setmetatable({}, { __mode = "k" })
 
 local function with_text(fn)

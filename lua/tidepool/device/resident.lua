@@ -1,7 +1,7 @@
 --- Inputs of maps that are on a device already: buffers, and the results of another map.
 --
--- Either is known to the engine by an array, of which the device has the elements; the array itself
--- gets them only when somebody else wants them (gpu/opencl/copies.h).
+-- For the engine either is a typed array whose elements only a device has; they are copied into the
+-- array when somebody else wants them (gpu/opencl/copies.h).
 
 local abi = require "tidepool.base.abi"
 local array = require "tidepool.array"
@@ -93,7 +93,7 @@ local function of_results(who, value, own)
   core.job.stay(own.job)
   local source, rest, failed
   local function fill(self, job, room)
-    -- whoever starts the map goes on; whoever reads it waits
+    -- starting the map does not wait for the other one; reading its results does
     if not self.is_asked and not own:done() then
       self.is_asked = true
       return false, nil, true

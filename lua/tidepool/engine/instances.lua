@@ -20,9 +20,9 @@ local function message_of(why)
   return require("tidepool.base.describe").message(why)
 end
 
---- Makes the `self` of an instance by enter(self). In an item random numbers are set aside
---- meanwhile, since it is chance which item comes first, and its changes to standard libraries are
---- kept.
+--- Makes the `self` of an instance by enter(self). Inside an item, its random numbers are set aside
+--- meanwhile, since it is chance which item comes first. What `enter` changes in standard libraries
+--- is kept.
 local function make(instance)
   local made_of, id = rawget(instance, "_made_of"), rawget(instance, "_id")
   local class = made_of.class

@@ -52,9 +52,9 @@ local HELPED_MAX = 64
 -- Spawned things are checked again after this many times as long as the last check took.
 local TIDY_SHARE = 50
 
--- loop.poll waits so long between two tries, at first and at most; and after so long without any
--- progress it is certain that nothing can end the wait.
 local BLOCKED_S = 0.3 -- an item that runs for so long without a wait keeps others waiting
+-- How long loop.poll waits between two tries, at first and at most; and after how long without any
+-- progress it takes for certain that nothing can end the wait.
 local POLL_MIN_S, POLL_MAX_S, STUCK_S = 0.0001, 0.002, 2
 -- How much longer each pause (loop.set_pause) of a wait is than the one before, and at most.
 local PAUSE_MIN_S, PAUSE_MAX_S = 0.001, 0.005
@@ -70,7 +70,8 @@ local n_started, nested = 0, 0
 -- In a worker: items that are tasks, and how many; those that wait in line for a permit; and the
 -- entries of jobs that tasks wait for, by key.
 local items, n_items, lining, asked = {}, 0, {}, {}
--- what a turn has begun and not done, for want of memory; is one going on, or has ended like that
+-- In a worker: `asked` entries that are still to be called, since memory ran out; whether the items
+-- must look for cancellations; whether a turn runs, or was ended by an error.
 local unfired, sees_cancels, is_unfinished
 local source -- of the running task, for the random numbers of its maps; nil: the script's
 local ready, first, last = {}, 1, 0                -- tasks to resume, in order
@@ -84,11 +85,11 @@ local is_turning = false -- does a turn run now (or has one raised)?
 local resumed_at = 0 -- when a task was last resumed, or begun, outside of a turn
 local has_more_news = false -- are there jobs with news that the last turn has not reached?
 local has_luv = false
--- has the script called uv.run itself; has it called uv.stop since
+-- whether the script has called uv.run itself; whether it has called uv.stop since
 local runs_luv, stops_luv = false, false
 local watcher = function(seconds) return seconds end -- see loop.set_watcher
 local can_pause, pause -- see loop.set_pause
--- errors of callbacks that are to be shown; and how many were shown
+-- errors of callbacks that are still to be shown; and how many were shown
 local problems, n_problems = {}, 0
 
 -- ---- timers ----
@@ -143,8 +144,8 @@ end
 
 local function make_ready(task)
   if task.is_ready then return end
-  -- what may run out of memory comes first, here and below, so that nothing is counted that is not
-  -- there
+  -- here and below, steps that may run out of memory come first, so that counts stay right when
+  -- they do
   ready[last + 1] = task
   last = last + 1
   task.is_ready = true
@@ -212,7 +213,7 @@ local function resume_item(task, ...)
     n_items = n_items + 1
   end
   local _, why = coroutines.resume(task.thread, ...)
-  -- Nothing but an error that cannot be caught ends the thread like this, see below.
+  -- Only an error that cannot be caught (see below) leaves a dead thread whose task is not over.
   if not task.is_over and coroutines.status(task.thread) == "dead" then task:_end(false, why) end
   if not task.is_over then
     local fine, list, applied = pcall(item.leave, work)
@@ -540,7 +541,7 @@ local function run_timers()
   end
 end
 
---- See turn.
+--- The work of one turn; see `turn`.
 local function take_turn(deadline)
   if is_worker then
     if owned.n == 0 then return true end
@@ -680,14 +681,14 @@ local function block_task(task, waiter, deadline)
     -- while an item waits for jobs, others may have its permit
     local gives_way = task.work and (task.n_asked or 0) > 0 and not task.is_away
     if gives_way then item.give_way(task.work, false, false) end
-    -- again and again, since others may resume a coroutine too
+    -- in a loop, since the user's own code may also resume the coroutine
     repeat pass() until waiter.is_woken or waiter.is_late or task.stop
     if timer then remove_timer(timer) end
     waiter.task, task.waiter = nil, nil
     if gives_way then come_back(task) end
   end
   local was_woken = waiter.is_woken or false
-  waiter.is_woken = true -- whoever still has it wakes nobody
+  waiter.is_woken = true -- late calls of its `wake` then do nothing
   if task.stop then
     local why = task.stop
     if not task.work then task.stop = nil end -- an item that is not wanted is not to wait again
@@ -825,7 +826,7 @@ function loop.sleep(seconds, extra)
   if woken == nil then error(why, 0) end
 end
 
---- Would a wait here yield?
+--- Would a wait here yield to the loop, because this is inside a task?
 function loop.is_in_task()
   return (who_waits()) ~= nil
 end
@@ -855,7 +856,7 @@ local script = new_list()
 local slices, n_slices = {}, 0 -- in a worker: the slice, as core.keep returns it -> its list
 local n_unread = 0
 
---- The list for the running code; nil in a worker outside items.
+--- The list of spawned things for the code that runs now; nil in a worker outside of items.
 local function list_of_here()
   if not is_worker then return script end
   local slice = core.keep()

@@ -11,14 +11,15 @@ local show = require "tidepool.base.show"
 local progress = {}
 
 local INTERVAL = 0.1 -- seconds between two updates
-local PATIENCE = 0.5 -- a map that takes less time gets no line
+local PATIENCE = 0.5 -- seconds; a map that takes less time gets no line
 local PLAIN_INTERVAL = 1 -- seconds between two lines of a log
-local STUCK = 2 -- an item that holds up the others for so long is named
-local OLD = 10 -- an input that runs for so long is shown
+local STUCK = 2 -- seconds after which an item that holds up the others is named
+local OLD = 10 -- seconds after which an input that still runs is shown
 local SMOOTHING = 3 -- seconds over which the rate is averaged,
 local SMOOTHED = 10 -- or so many inputs, where they take longer
-local REASON = 1 -- what a map waits for is shown when it has waited for so long
-local READY = 0.75 -- of the inputs in flight: when so many are done, they wait for the reader
+local REASON = 1 -- seconds of waiting after which the reason is shown
+-- the share of the inputs in flight that must be done for the reader to count as the bottleneck
+local READY = 0.75
 local BAR = 10
 
 -- The maps that are watched. Weak, since a map that was left in the middle of its loop must be

@@ -21,8 +21,8 @@ local MOST_IN_TABLE, MOST = 200000, 1000000
 local changes_of = {} -- by the id of a setup that has run in this state: the list of its changes
 local runs = {} -- the ids of those that run
 
---- What is the state's, and so the same in all images: modules, their functions and the tables in
---- them; and of those the tables that are ours.
+--- Sets of objects that belong to the state, and so are the same in all images: modules, their
+--- functions and the tables in them; and the set of tables among these that are the library's own.
 local function find_states()
   local states, ours = { [package.loaded] = true }, {}
   local function add(object, depth, is_ours)
@@ -42,8 +42,8 @@ local function find_states()
   return states, ours
 end
 
--- Steps of a way: from a function to its variable i (a number), or to its globals (false); from a
--- table to the value of a key, { key }.
+-- A way is a list of steps: a number goes from a function to its upvalue with that index, false to
+-- its globals; { key } goes from a table to the value of the key.
 local function follow(object, way)
   for i = 1, #way do
     local step = way[i]

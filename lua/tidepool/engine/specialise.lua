@@ -72,8 +72,8 @@ return function(ctl, ins, in_text, outs, out_text, base, from, to)
 end
 ]]
 
--- Searches the template, instead of a table of its words: each state would have to make that, and
--- compile the loop that does, before its first item.
+-- Does the template use this name? Searches the text itself, since a table of its words would have
+-- to be made in each state before its first item.
 local function is_in_loop(name)
   return template:find("%f[%w_]" .. name .. "%f[^%w_]") ~= nil
 end

@@ -131,10 +131,11 @@ function setfenv(f, environment) -- luacheck: globals setfenv
     local before = getfenv(0)
     note("environment", function() set_environment(0, before) end)
   end
-  return set_environment(f, environment) -- in the place of this call: level 1 is who calls us
+  return set_environment(f, environment) -- a tail call, so that level 1 still means our caller
 end
 
--- Without arguments, the compiler's switches are for the whole state.
+-- jit.on and jit.off without arguments switch the compiler for the whole state, so the change is
+-- noted.
 local jit_on, jit_off = jit.on, jit.off
 function jit.off(...) -- luacheck: globals jit.off
   if select("#", ...) == 0 and jit.status() then note("jit", jit_on) end

@@ -24,8 +24,10 @@ local words = require "tidepool.program.words"
 
 local pipe = {}
 
-local FIRST = 64 -- lines of JSON, or lines whose text is kept, that are pushed at once,
-local ENOUGH = 2^20 -- or so many bytes of them
+-- how many lines are pushed before results are looked for, where each is handled in Lua (JSON, or
+-- texts that are kept),
+local FIRST = 64
+local ENOUGH = 2^20 -- or how many bytes of lines
 
 ffi.cdef [[
   void *tidepool_memchr(const void *, int, size_t) __asm__("memchr");

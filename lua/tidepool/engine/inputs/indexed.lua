@@ -18,7 +18,7 @@ local indexed = {}
 local COLUMNS_MAX, DOUBLES, SCALARS = abi.COLUMNS_MAX, abi.column.DOUBLES, abi.column.SCALARS
 local LARGEST_BLOCK = columns.LARGEST_BLOCK
 local cast, numbers_type = ffi.cast, columns.numbers_type
--- [m]: the kinds of m columns of numbers
+-- ALL_DOUBLES[m]: the string of kinds for m columns of numbers
 local ALL_DOUBLES = {}
 for m = 1, COLUMNS_MAX do ALL_DOUBLES[m] = DOUBLES:rep(m) end
 
