@@ -18,8 +18,7 @@ local app = tidepool.App "site"
 
 local DELAY = 0.02
 
--- The site
--- ----------------------------------------------------------------------------------------
+-- ---- the site ----
 
 --- Page n of a site: it links to two further ones, and page 13 to one that does not exist.
 local function page(n, pages)
@@ -52,8 +51,7 @@ local function serve(pages)
   return server, server:getsockname().port
 end
 
--- The crawler
--- -------------------------------------------------------------------------------------
+-- ---- the crawler ----
 
 --- The body of a page. While it waits for the answer, its worker goes on with other pages.
 local function get(port, path)

@@ -2,8 +2,8 @@
  * the C headers below define them. The Makefile runs it while it builds; nothing of it is in what
  * is built.
  *
- * What is not here has no name in Lua, and a name that is not here is an error there. Strings and
- * numbers are to be put into locals where a module is loaded: LuaJIT takes those for constants. */
+ * Only what is listed here has a name in Lua; any other name is an error there. Modules should read
+ * strings and numbers into locals when they are loaded: LuaJIT then compiles them as constants. */
 #include "base/array.h"
 #include "base/atomic.h"
 #include "base/failure.h"
@@ -43,7 +43,7 @@ typedef struct field {
         type, name, offsetof(s, member), sizeof MEMBER(s, member) \
     }
 
-/* Those that overlap stand together, the widest first. */
+/* Members that overlap (C's unions) stand together, the widest first. */
 static const field scalar_fields[] = {
     FIELD(tp_scalar, as.number, "number"),
     FIELD(tp_scalar, as.pinned, "pinned"),
@@ -59,7 +59,7 @@ static const field text_fields[] = {
     FIELD(tp_text, capacity, "capacity"),
 };
 
-/* Signed, unlike C's: what becomes a double does so in one instruction then. */
+/* Declared signed, unlike in C: LuaJIT converts a signed integer to a double in one instruction. */
 static const field draws_fields[] = {
     FIELD_AS(tp_draws, map, "int64_t", "map[2]"),
     FIELD(tp_draws, first, "first"),
@@ -71,7 +71,7 @@ static const field draws_fields[] = {
 _Static_assert(sizeof MEMBER(tp_draws, map) == 2 * sizeof(int64_t), "a key is two halves");
 _Static_assert(sizeof MEMBER(tp_draws, luajit) == 4 * sizeof(int64_t), "LuaJIT's state is four");
 
-/* "$" stands for the type of an element. */
+/* "$" stands for the element type, which lua/tidepool/array.lua puts in. */
 static const field view_fields[] = {
     FIELD_AS(tp_array_view, data, "$ *", "elements"),
     FIELD(tp_array_view, length, "length"),
@@ -80,8 +80,8 @@ static const field view_fields[] = {
     FIELD_AS(tp_array_view, memory, "uint8_t *", "memory"),
 };
 
-/* What Lua finds by adding to a pointer: the draws are the beginning of work, and the running
- * item's offset stands in its ctl[0], an int32_t. */
+/* Lua adds offsets to a tp_work pointer: the draws are its beginning, and its ctl[0], an int32_t,
+ * is the running item's offset. */
 _Static_assert(offsetof(tp_work, draws) == 0, "a pointer to work is one to its draws");
 _Static_assert(sizeof(_Atomic int32_t) == sizeof(int32_t), "an atomic integer is an integer");
 
@@ -139,7 +139,7 @@ static const number limits[] = {
     { "KERNEL_COLUMNS_MAX", TP_KERNEL_COLUMNS_MAX },
     { "KERNEL_ARGUMENTS_MAX", TP_ARGUMENTS_MAX },
     { "KERNEL_FAILURES_MAX", TP_FAILURES_MAX },
-    /* where in an array's memory, as Lua sees it, one notes that elements change */
+    /* offsets of the flags in tp_array, which Lua sets when elements change */
     { "ARRAY_TOUCHED", offsetof(tp_array, is_touched) },
     { "ARRAY_EXPOSED", offsetof(tp_array, is_exposed) },
 };
@@ -172,8 +172,8 @@ static const number scalars[] = {
     { "SHARED", TP_SCALAR_SHARED },
 };
 
-/* By the names that gpu/translate/translate.lua gives arguments; `number` and `length` are
- * values. */
+/* Kinds of kernel arguments, by their names in gpu/translate/translate.lua; both `number` and
+ * `length` are passed as TP_ARG_VALUE. */
 static const number arguments[] = {
     { "first", TP_ARG_FIRST },
     { "count", TP_ARG_COUNT },

@@ -17,7 +17,7 @@ local IS_BIG_ENDIAN, IS_STRIPPED = 1, 2
 -- kinds of constants, and of keys and values of templates; from STRING on the length of a string
 local CONSTANT = { CHILD = 0, TABLE = 1, COMPLEX = 4, STRING = 5 }
 local VALUE = { NIL = 0, INTEGER = 3, NUMBER = 4, STRING = 5 }
--- the most keys that a template is given beyond those it has
+-- how many keys are added to a template at most
 local MOST = 32
 
 local function opcode(name)

@@ -58,8 +58,7 @@ local function boom_at_7(x)
   return x
 end
 
--- Order
--- ------------------------------------------------------------------------------------------------
+-- ---- order ----
 
 promise("results come in the order of the inputs", function(case)
   local square = case.func(function(x) return x * x end)
@@ -121,8 +120,7 @@ promise("two inputs run at the same time", function(case)
   assert.same({ 1, 2 }, got)
 end, "lua", "parallel")
 
--- What a result is
--- -------------------------------------------------------------------------------------
+-- ---- what a result is ----
 
 promise("a nil result is a result and does not end the loop", function(case)
   local odd = case.func(function(x)
@@ -274,8 +272,7 @@ promise("for_each raises the first failure, or counts failures when asked to ign
   assert.equal(5, counts.failed)
 end, "lua")
 
--- Errors
--- -----------------------------------------------------------------------------------------------
+-- ---- errors ----
 
 promise("an error is raised at its place, after all results before it", function(case)
   local f = case.func(boom_at_7)
@@ -543,8 +540,7 @@ promise("failing inputs leave the pool usable, many times over", function(case)
   support.check_pool()
 end)
 
--- Inputs and the window
--- --------------------------------------------------------------------------------
+-- ---- inputs and the window ----
 
 promise("endless inputs are read no further than the window ahead of what was taken", function(case)
   local f = case.func(function(x) return x end)
@@ -626,8 +622,7 @@ promise("two maps that are read in turn, beside one that is never read, keep the
   unread:cancel()
 end)
 
--- Cancelling
--- -------------------------------------------------------------------------------------------
+-- ---- cancelling ----
 
 promise("a cancelled map raises a failure of kind cancelled", function(case)
   local f = case.func(function(x) return x end)
@@ -655,8 +650,7 @@ promise("breaking out of the loop is no error and leaves the pool usable", funct
   support.check_pool()
 end)
 
--- Loops that wait, and loops that were left
--- ------------------------------------------------------------
+-- ---- loops that wait, and loops that were left ----
 
 -- Work for a loop pauses when it has perhaps been left. None of these may be taken for that.
 local DELAYS = { 0.001, 0.01, 0.05, 0.09, 0.3, 1 }
@@ -809,8 +803,7 @@ promise("any number of loops that were left hold up nobody", function(case)
   for k = 1, 100 do all[k]:cancel() end
 end, "lua", "background")
 
--- Limits, retries, nesting
--- -----------------------------------------------------------------------------
+-- ---- limits, retries, nesting ----
 
 promise("never more than concurrency_limit inputs run at once", function(case)
   local path = support.temp_path()
@@ -888,8 +881,7 @@ promise("a map that maps itself without end is an error that explains", function
   support.check_pool()
 end, "lua")
 
--- Telling
--- ----------------------------------------------------------------------------------------------
+-- ---- telling ----
 
 promise("a function can ask which input, attempt, function and executor it runs for", function(case)
   local f = case.func({ name = "asked" }, function() return tidepool.current() end)
@@ -948,8 +940,7 @@ promise("a map that was spawned runs before it is read", function(case)
   assert.same({ 1, 2, 3, 4, 5, n = 5 }, results:list())
 end, "lua", "background")
 
--- Random numbers
--- ---------------------------------------------------------------------------------------
+-- ---- random numbers ----
 
 promise("an input's random numbers are its own, and the same whatever runs it and in what order", function(case)
   local random = math.random
@@ -1058,8 +1049,7 @@ promise("an input that seeds itself draws what plain Lua draws, and changes noth
   end
 end, "lua")
 
--- States
--- -----------------------------------------------------------------------------------------------
+-- ---- states ----
 
 promise("what a function assigns to upvalues and globals stays in its worker", function(case)
   local counter = 0

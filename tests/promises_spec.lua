@@ -11,7 +11,7 @@ local function has_all(abilities, needs)
   return true
 end
 
---- Asks an executor for all that it must keep. `defaults` are options of all functions.
+--- Checks all promises that an executor must keep. `defaults` are options of all functions.
 local function ask(executor, says, defaults)
   describe(says, function()
     local app = tidepool.App("promises", defaults)

@@ -37,8 +37,7 @@ function support.let_signals_kill()
   end
 end
 
--- Files
--- ------------------------------------------------------------------------------------------------
+-- ---- files ----
 
 local function quote(text)
   return "'" .. tostring(text):gsub("'", [['\'']]) .. "'"
@@ -109,8 +108,7 @@ function support.most_at_once(path)
   return most
 end
 
--- Time
--- -------------------------------------------------------------------------------------------------
+-- ---- time ----
 
 --- For workers: sleeps in C. (Declarations are made once per state: every one takes an id, and they
 -- run out.)
@@ -158,8 +156,7 @@ function support.eventually(what, condition, seconds)
   end
 end
 
--- Scripts in a process of their own
--- --------------------------------------------------------------------
+-- ---- scripts in a process of their own ----
 
 ---@class ScriptOptions
 ---@field workers? integer    size of the pool
@@ -235,8 +232,7 @@ function support.pass_specs(words, path)
   return output
 end
 
--- What comes out
--- ---------------------------------------------------------------------------------------
+-- ---- what comes out ----
 
 --- Reads results to their end or their error. Returns the first values by index, their number, and
 -- the error (nil: none). Fails when an index comes twice.
@@ -307,8 +303,7 @@ function support.file()
   return (debug.getinfo(2, "S").short_src:gsub("%p", "%%%0"))
 end
 
--- The process
--- ------------------------------------------------------------------------------------------
+-- ---- the process ----
 
 --- How many worker threads the pool of this process may have.
 function support.workers()

@@ -4,7 +4,7 @@
 
 enum { N = 1000 };
 
-/* Numbers that only look random. */
+/* A fixed pseudo-random sequence. */
 static uint64_t scramble(uint64_t i)
 {
     return i * 2654435761u % 1000003;

@@ -50,8 +50,7 @@ function shell.check(expected, command, files)
   return done
 end
 
--- Terminals
--- --------------------------------------------------------------------------------------------
+-- ---- terminals ----
 
 ---@class Terminal one tmux session with a shell in it; close it
 local Terminal = {}

@@ -22,8 +22,7 @@ ffi.cdef [[
   int dashboard_spec_close(int) __asm__("close");
 ]]
 
--- Connections
--- ---------------------------------------------------------------------------------------------
+-- ---- connections ----
 
 local Connection = {}
 Connection.__index = Connection
@@ -67,8 +66,7 @@ function Connection:close()
   ffi.C.dashboard_spec_close(self.fd)
 end
 
--- Scripts with a dashboard
--- ----------------------------------------------------------------------------------
+-- ---- scripts with a dashboard ----
 
 local Run = {}
 Run.__index = Run
