@@ -423,8 +423,8 @@ static void push_class(decoder *d, const struct class *k)
     lua_remove(d->L, -2);
 }
 
-/* A class by name: one of this state, or of a module that is loaded for it, or a field of such a
- * module. */
+/* Reads a class's name and pushes the class: one of this state, or of a module that is loaded for
+ * it, or a field of such a module. */
 APART static int get_class(decoder *d)
 {
     size_t len;
@@ -450,7 +450,7 @@ APART static int get_class(decoder *d)
     return 0;
 }
 
-/* A class whose definition is still being read: this is inside it. */
+/* Reads the name of a class whose definition is being read around this, and pushes the class. */
 APART static int get_defined(decoder *d)
 {
     size_t len;
@@ -477,9 +477,10 @@ static void clear_table(lua_State *L)
     lua_setmetatable(L, -2);
 }
 
-/* A class with its definition, which is read once per state and version. A newer version is read
- * into the same table, so that all objects of the class in this state go on sharing one metatable.
- * Where this state has registered a class of that name, that one is taken instead. */
+/* Reads a reference to a class with its definition, and pushes the class. The definition is read
+ * once per state and version. A newer version is read into the same table, so that all objects of
+ * the class in this state go on sharing one metatable. Where this state has registered a class of
+ * that name, that one is taken instead. */
 APART static int get_blob(decoder *d)
 {
     if (left(d) < 4)
@@ -545,7 +546,8 @@ APART static int get_ref(decoder *d)
 
 /* ---- tables ---- */
 
-/* A table of the image, which both sides have. */
+/* Reads the number of a table that the image has, so that both sides have it, and pushes that
+ * table. */
 APART static int get_captured(decoder *d)
 {
     if (left(d) < 4)
@@ -646,8 +648,8 @@ static int get_table(decoder *d, uint8_t tag)
         lua_pushvalue(L, d->root);
         d->root = 0;
     } else {
-        /* A pair takes 24 to 48 bytes of memory and may take only two in the message: of bytes from
-         * outside, make room for half of what they announce. */
+        /* A pair takes 24 to 48 bytes of memory, but perhaps only two bytes of the message. So for
+         * bytes from outside, room is made for half of the pairs that they announce. */
         bool is_trusted = d->flags & TP_DECODE_TRUSTED;
         lua_createtable(L, (int)items, (int)(is_trusted ? pairs : pairs / 2));
     }
@@ -665,7 +667,7 @@ static int get_table(decoder *d, uint8_t tag)
 
 /* ---- functions ---- */
 
-/* The environment of the function on top. */
+/* Reads the environment of the function on top, and sets it. */
 static int get_globals(decoder *d)
 {
     lua_State *L = d->L;
@@ -697,7 +699,7 @@ static int get_globals(decoder *d)
     return 0;
 }
 
-/* Upvalue i of the function on top. */
+/* Reads upvalue i of the function on top, and sets it. */
 static int get_upvalue(decoder *d, int i)
 {
     lua_State *L = d->L;
@@ -729,8 +731,8 @@ APART static int get_function(decoder *d, uint8_t tag)
         return malformed(d, "a function, in bytes from outside,");
     if (deeper(d) < 0)
         return -1;
-    /* Its bytecode, which comes first, may be shared too: the function's place must be taken
-     * before. */
+    /* The bytecode, which comes next, may be a shared object too. Objects are numbered in the order
+     * of their tags, so the function must get its number before it. */
     uint32_t number = 0;
     if (tag & SHARED) {
         lua_pushboolean(L, false);
@@ -910,7 +912,7 @@ APART static int get_array(decoder *d)
     lua_pushvalue(L, -2);
     lua_rawseti(L, -2, LATELY + at + 1);
     lua_pop(L, 1);
-    c->got[at] = a; /* last, since the calls before may raise */
+    c->got[at] = a; /* last, since the calls above may raise */
     return 0;
 }
 

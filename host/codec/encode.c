@@ -42,7 +42,7 @@ typedef struct encoder {
     bool scanned;          /* package.loaded has been looked through for this message */
     bool restart; /* something that is now known by name may have been written by value already */
     bool has_paths;
-    unsigned ranking; /* how deep rank_of is nested: keys that contain keys */
+    unsigned ranking; /* how deep calls of rank_of are nested (tables as keys of tables) */
 
     /* of an image: the tables that it is expected to have, or gets; otherwise the tables that both
      * sides have, or NULL */
@@ -53,7 +53,7 @@ typedef struct encoder {
     /* its tables are not the expected ones: `captured` is new, and they are added to it */
     bool adds_tables;
     uint32_t ntables;     /* how many captured tables were met so far */
-    unsigned inside;      /* inside how many captured tables the encoder is */
+    unsigned inside;      /* how many captured tables the encoder is inside of */
     /* of an outline (tp_encode_outline): tables that are written as their numbers */
     const tp_captured *outline;
     bool reaches_globals; /* its functions may reach globals that they do not name */
