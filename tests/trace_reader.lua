@@ -72,6 +72,17 @@ local function check_nesting(events, is_whole)
   end
 end
 
+--- The events with whole boxes in the place of halves, which are written where a box is open for
+--- long: how long depends on the machine.
+local function joined(events)
+  local list = {}
+  for _, e in ipairs(events) do
+    if e.ph == "B" and e.dur then e.ph = "X" end
+    if e.ph ~= "E" then list[#list + 1] = e end
+  end
+  return list
+end
+
 --- Asynchronous beginnings and ends go together, and so do the two ends of an arrow. An arrow
 --- begins and ends in a box.
 local function check_pairs(events, is_whole)
@@ -160,7 +171,7 @@ function reader.read(path, is_cut)
   for _, e in ipairs(events) do check_event(e) end
   check_nesting(events, not is_cut)
   check_pairs(events, not is_cut)
-  return setmetatable({ events = events, size = #text }, Read)
+  return setmetatable({ events = joined(events), size = #text }, Read)
 end
 
 return reader
