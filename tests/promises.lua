@@ -653,7 +653,7 @@ end)
 -- ---- loops that wait, and loops that were left ----
 
 -- Work for a loop pauses when it has perhaps been left. None of these may be taken for that.
-local DELAYS = { 0.001, 0.01, 0.05, 0.09, 0.3, 1 }
+local DELAYS = { 0.001, 0.01, 0.05, 0.09, 0.3 }
 
 --- Every seventh input fails at its first attempt, or at all of them.
 local function flaky(case, delay, is_hopeless)

@@ -158,17 +158,20 @@ function Cluster:inbox(role)
 end
 
 --- Speaks with the server as the user of that role: sends lines of its protocol, and gives what it
--- has said within some seconds after that.
-function Cluster:speak(role, lines)
+-- has said when it has read them.
+---@param awaited? string|false  for messages that come later: what is in the last line that is
+--- wanted (a regular expression of sed's); false: all that comes within three seconds
+function Cluster:speak(role, lines, awaited)
   local user, password = self:user(role)
-  return self:say(('CONNECT {"verbose":false,"user":"%s","pass":"%s"}\r\n%sPING\r\n'):format(user, password, lines))
+  return self:say(('CONNECT {"verbose":false,"user":"%s","pass":"%s"}\r\n%sPING\r\n'):format(user, password, lines), awaited)
 end
 
---- Sends that to the server, and gives what it has said within some seconds.
-function Cluster:say(text)
+--- Sends that to the server, and gives what it has said, as for `speak`.
+function Cluster:say(text, awaited)
   local path = support.temp_path()
   support.write_file(path, text)
-  return (capture(("timeout 20 bash -c 'exec 3<>/dev/tcp/127.0.0.1/%d; cat %s >&3; timeout 3 cat <&3'; true"):format(self.port, path)))
+  local listen = awaited == false and "timeout 3 cat" or ('LC_ALL=C timeout 30 sed -u "/%s/q"'):format(awaited or "^PONG")
+  return (capture(("timeout 60 bash -c 'exec 3<>/dev/tcp/127.0.0.1/%d; cat %s >&3; %s <&3'; true"):format(self.port, path, listen)))
 end
 
 --- A line of the server's protocol that publishes.

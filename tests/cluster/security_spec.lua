@@ -166,7 +166,7 @@ describe("a cluster's worker", function()
   --- Takes the first work of a script, as a worker would -> its subject, its bytes, the script, the
   -- file that the script waits for, the file that it writes when it is run.
   local function steal(from)
-    local build = from:speak("coordinator", "SUB tp1.d.hb.* 1\r\n"):match "tp1%.d%.hb%.%x+ 1 %d+\r?\n(%x+) "
+    local build = from:speak("coordinator", "SUB tp1.d.hb.* 1\r\n", " Tidepool"):match "tp1%.d%.hb%.%x+ 1 %d+\r?\n(%x+) "
     from:kill(from.workers[1], "KILL")
     local path, ran, pid = support.temp_path(), support.temp_path(), support.temp_path()
     local script = from:start(([[
@@ -181,7 +181,7 @@ describe("a cluster's worker", function()
     local inbox, subject, bytes = from:inbox "worker"
     support.eventually("the work is there", function()
       local said = from:speak("worker", ("SUB %s.spec.> 1\r\nPUB $JS.API.CONSUMER.MSG.NEXT.TP1_d_W.P_%s %s.spec.p 11\r\n{\"batch\":1}\r\n")
-        :format(inbox, build, inbox))
+        :format(inbox, build, inbox), false)
       local name, len, at = said:match "MSG (tp1%.d%.w%.%S+) 1 %S+ (%d+)\r\n()"
       if name then subject, bytes = name, said:sub(at, at + len - 1) end
       return name
@@ -247,7 +247,8 @@ describe("a cluster's worker", function()
     worker = other:worker(1)
     local reply
     support.eventually("it asks", function()
-      reply = other:speak("coordinator", "SUB tp1.d.q.* 1\r\n"):match("MSG tp1%.d%.q%." .. subject:match "%.(%x+)%.%d+%.1$" .. " 1 (%S+) ")
+      local said = other:speak("coordinator", "SUB tp1.d.q.* 1\r\n", "^MSG tp1.d.q")
+      reply = said:match("MSG tp1%.d%.q%." .. subject:match "%.(%x+)%.%d+%.1$" .. " 1 (%S+) ")
       return reply
     end, 60)
     other:speak("coordinator", cluster.publish(reply, ("x"):rep(64 + 8 + 3 * 16)))
