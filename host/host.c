@@ -18,7 +18,7 @@ enum {
     REST_MS = 50,  /* for an idle thread to end */
     LEAVE_MS = 6000, /* for what workers do before they end; processes may take 5 s for it */
     DRAIN_MS = 2000, /* for items with `concurrent_inputs` on the owner's thread */
-    KEEP_MS = 5000 /* for writing compiled programs, when a state with our module is closed */
+    KEEP_MS = 30000 /* for writing compiled programs, when a state with our module is closed */
 };
 
 static int open_executors(tp_host *host, tp_error *err)

@@ -47,8 +47,9 @@ enum {
     STOP_MS = 250 * SLOWNESS, /* how long workers may take to come to rest at the end */
     /* then, how long they may take for what they must do before they end */
     LEAVE_MS = 6000 * SLOWNESS,
-    /* then, how long for writing compiled programs, which have to be compiled once more for that */
-    KEEP_MS = 5000 * SLOWNESS
+    /* then, how long for writing compiled programs, which have to be compiled once more for that:
+     * a second each, and far more on a machine that has other work */
+    KEEP_MS = 30000
 };
 
 /* The only way out of the process. close_state is false where Lua code of the state is still
