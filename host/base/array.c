@@ -21,7 +21,7 @@
 #endif
 
 enum {
-    PAGE = 4096,
+    STEP = 4096, /* of which it is looked whether all are zeros: at most a page */
     /* arrays of this size and more ask for huge pages, which cost fewer page faults */
     HUGE_PAGE = 2 << 20,
     KEPT_BYTES_MAX = 1 << 30,   /* free private memory that a pool keeps at most */
@@ -172,7 +172,7 @@ static bool grow_file(tp_array_pool *pool, uint64_t size)
 /* Locked. Maps a part of the file that was never used before; NULL when there is none. */
 static void *map_part(tp_array_pool *pool, size_t size, int64_t *at)
 {
-    uint64_t unit = size >= HUGE_PAGE ? HUGE_PAGE : PAGE,
+    uint64_t unit = size >= HUGE_PAGE ? HUGE_PAGE : tp_page_size(),
              from = (pool->file_used + unit - 1) / unit * unit;
     if (file_of(pool) < 0 || from + size > INT64_MAX / 2 || !grow_file(pool, from + size))
         return NULL;
@@ -249,10 +249,10 @@ static void *map(tp_array_pool *pool, tp_array *a, size_t capacity)
 /* Copies what is not zero: pages of the file that were never written take no memory. */
 static void copy_pages(char *to, const char *from, size_t size)
 {
-    static const char zeros[PAGE];
-    for (size_t at = 0; at < size; at += PAGE)
-        if (memcmp(from + at, zeros, PAGE) != 0)
-            memcpy(to + at, from + at, PAGE);
+    static const char zeros[STEP];
+    for (size_t at = 0; at < size; at += STEP)
+        if (memcmp(from + at, zeros, STEP) != 0)
+            memcpy(to + at, from + at, STEP);
 }
 
 bool tp_array_share(tp_array *a)
@@ -467,8 +467,8 @@ tp_array *tp_array_new(tp_array_pool *pool, size_t size, bool zeroed)
 {
     if (size > SIZE_MAX - HUGE_PAGE)
         return NULL;
-    size_t unit = size >= HUGE_PAGE ? HUGE_PAGE : PAGE;
-    size_t capacity = size ? (size + unit - 1) / unit * unit : PAGE;
+    size_t unit = size >= HUGE_PAGE ? HUGE_PAGE : tp_page_size();
+    size_t capacity = size ? (size + unit - 1) / unit * unit : unit;
     tp_array *a = *pool->fork_mark ? find(pool, capacity) : NULL;
     if (a) {
         if (zeroed)

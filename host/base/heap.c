@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 
 enum {
@@ -64,6 +65,12 @@ struct tp_heap {
     char *reserve, *reserve_at;
     bool is_reserve_used;
 };
+
+bool tp_heap_is_in_reach(void)
+{
+    /* these bytes lie on the first stack, above everything that malloc and mmap give */
+    return getauxval(AT_RANDOM) >> 47 == 0;
+}
 
 static unsigned class_of(size_t size)
 {

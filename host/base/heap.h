@@ -13,6 +13,11 @@
 
 typedef struct tp_heap tp_heap;
 
+/* LuaJIT keeps 47 bits of an address. Is all memory of this process below that? On x86-64 it is;
+ * most kernels for arm64 give addresses of 48 bits, and only LuaJIT's own allocator asks for
+ * others. */
+bool tp_heap_is_in_reach(void);
+
 tp_heap *tp_heap_new(void); /* NULL when out of memory */
 
 /* Sets memory aside so that opening the FFI (which takes 15 KiB) cannot run out of it, until

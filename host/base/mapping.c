@@ -23,6 +23,11 @@ void tp_memory_file_clear(int fd, uint64_t at, uint64_t size)
     fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)size);
 }
 
+size_t tp_page_size(void)
+{
+    return (size_t)sysconf(_SC_PAGESIZE);
+}
+
 void *tp_map_move(void *data, size_t size, size_t wanted, void *where, int fd, int64_t at)
 {
 #ifdef __SANITIZE_THREAD__

@@ -15,6 +15,10 @@ int tp_memory_file_open(const char *name);
 /* Gives the memory of a part of the file back to the system; it reads as zeros from then on. */
 void tp_memory_file_clear(int fd, uint64_t at, uint64_t size);
 
+/* Bytes of a page of the processor: mappings begin, and files are mapped, at multiples of it. 4 KiB
+ * on x86; arm64's kernels have pages of 4, 16 or 64 KiB. */
+size_t tp_page_size(void);
+
 /* Moves the mapping of `size` bytes at `data`, which shows the file `fd` from the offset `at` on,
  * to `where` (NULL: wherever there is room), and makes it show `wanted` bytes. Gives the new
  * address; MAP_FAILED: nothing is moved, but what was at `where` may be gone. */

@@ -10,11 +10,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PAGE = 4096 };
-
 static size_t in_pages(size_t size)
 {
-    return (size + PAGE - 1) & ~(size_t)(PAGE - 1);
+    size_t page = tp_page_size();
+    return (size + page - 1) & ~(page - 1);
 }
 
 /* Makes sure that the file has memory up to that size. */
@@ -58,7 +57,7 @@ int tp_region_adopt(tp_region *a, int fd, tp_error *err)
 {
     struct stat s;
     *a = (tp_region){ .fd = fd };
-    if (fstat(fd, &s) || s.st_size < PAGE)
+    if (fstat(fd, &s) || (size_t)s.st_size < tp_page_size())
         return tp_error_set(err, TP_ESYS, "descriptor %d is no memory of a host", fd);
     return map(a, (size_t)s.st_size, err);
 }
@@ -80,7 +79,7 @@ int tp_region_follow(tp_region *a, size_t size, tp_error *err)
         return 0;
     if (fstat(a->fd, &s) || (size_t)s.st_size < size)
         return tp_error_set(err, TP_ESYS, "shared memory ends before what is said to be in it");
-    return map(a, (size_t)s.st_size & ~(size_t)(PAGE - 1), err);
+    return map(a, (size_t)s.st_size & ~(tp_page_size() - 1), err);
 }
 
 void tp_region_trim(tp_region *a, size_t keep)

@@ -131,14 +131,21 @@ static void *allocate(void *ud, void *p, size_t old, size_t size)
 }
 #endif
 
-/* LuaJIT's own allocator is not used: it maps and unmaps strings of 128 KiB and more one by one,
- * and the page faults cost several times as much as copying the strings (W4 of bench/: 211 ms with
- * LuaJIT's, 58 ms with malloc). Sanitizer builds see each block. */
+/* LuaJIT's own allocator is used only where it cannot reach what malloc gives: it maps and unmaps
+ * strings of 128 KiB and more one by one, and the page faults cost several times as much as copying
+ * the strings (W4 of bench/: 211 ms with LuaJIT's, 58 ms with malloc). Sanitizer builds see each
+ * block. */
 lua_State *tp_vm_new_state(void)
 {
 #ifdef TP_MALLOC_STATE
     return lua_newstate(allocate, NULL);
 #else
+    if (!tp_heap_is_in_reach()) {
+        lua_State *own = luaL_newstate();
+        if (own)
+            lua_atpanic(own, NULL); /* luaL_newstate's prints */
+        return own;
+    }
     tp_heap *heap = tp_heap_new();
     lua_State *L = heap ? lua_newstate(tp_heap_allocate, heap) : NULL;
     if (L)
@@ -176,8 +183,7 @@ static void reserve_references(lua_State *L)
 void tp_vm_open_libraries(struct lua_State *L)
 {
     void *user;
-    tp_heap *heap =
-        lua_getallocf(L, &user) == tp_heap_allocate ? user : NULL; /* NULL in sanitizer builds */
+    tp_heap *heap = lua_getallocf(L, &user) == tp_heap_allocate ? user : NULL;
     /* LUA_PATH is the user's, not the embedder's; the host's paths come with each function. */
     lua_pushboolean(L, 1);
     lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");

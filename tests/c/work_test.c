@@ -1,6 +1,7 @@
 /* work_test.c: work without a job: what a sink of one's own is given of it, and that a worker's Lua
  * state runs it. */
 #include "harness.h"
+#include "base/heap.h"
 #include "engine/work.h"
 #include "tidepool.h"
 #include "workers/vm.h"
@@ -235,4 +236,32 @@ TEST(a_map_inside_of_such_work_is_run_and_lends_its_permit)
     CHECK(((double *)b.results->column[0])[0] == 704);
     CHECK(b.released >= ITEMS);
     close_bench(&b);
+}
+
+static bool is_far;
+
+bool __real_tp_heap_is_in_reach(void);
+bool __wrap_tp_heap_is_in_reach(void);
+
+/* In the place of host/base/heap.c's, see the Makefile. */
+bool __wrap_tp_heap_is_in_reach(void)
+{
+    return !is_far && __real_tp_heap_is_in_reach();
+}
+
+TEST(where_luajit_does_not_reach_all_memory_states_have_its_own_allocator)
+{
+    void *block = malloc(1);
+    CHECK(((uintptr_t)block >> 47 == 0) >= __real_tp_heap_is_in_reach());
+    free(block);
+    is_far = true;
+    bench b;
+    run(&b, "return function(x) return #('x'):rep(x * 1000000) end", (tp_terms){ .name = "far" });
+    CHECK_INT(ITEMS, b.work.at);
+    CHECK(((double *)b.results->column[0])[3] == 4e6);
+    close_bench(&b);
+    lua_State *L = tp_vm_new_state();
+    void *user;
+    CHECK(L && lua_getallocf(L, &user) != tp_heap_allocate);
+    tp_vm_close_state(L);
 }
