@@ -69,7 +69,7 @@ describe("A map with a journal", function()
 
   it("keeps every kind of value, and every number of them", function()
     local script = [[
-      local values = { 1, -0, 0.1, 1 / 0, 0 / 0, 2^53, "text", "", "\0\255", ("long"):rep(100), true,
+      local values = { 1, -1 / math.huge, 0.1, 1 / 0, 0 / 0, 2^53, "text", "", "\0\255", ("long"):rep(100), true,
         false, { 1, 2, x = { y = "z" } }, 3LL, 4ULL, 5i }
       local f = app:func(counted(function(i, v)
         if i == 20 then return end

@@ -77,7 +77,10 @@ static long resident(void)
 
 TEST(memory_is_given_back)
 {
-    enum { N = 1000000, KEPT_KIB = 16 << 10 };
+    /* SPARE_KIB: of blocks of 192 bytes 190 MiB are not kept. What is kept besides KEPT_KIB, some
+     * chunks of each size, is 4.1 MiB on x86 and 4.8 MiB on arm64; qemu-aarch64 keeps 3 KiB of its
+     * own for each mapping that comes and goes, 10.3 MiB in all. */
+    enum { N = 1000000, KEPT_KIB = 16 << 10, SPARE_KIB = 14 << 10 };
     static void *p[N];
     memset(p, 0xff, sizeof p);
     tp_heap *heap = tp_heap_new();
@@ -96,7 +99,7 @@ TEST(memory_is_given_back)
         /* sanitizers keep their shadow of memory that was given back; ASan's is an eighth of it */
         long shadow = sanitizer ? (long)(N / 1024 * size / 8) : 0;
         if (!is_tsan)
-            CHECK(resident() - before < KEPT_KIB + 4500 + shadow);
+            CHECK(resident() - before < KEPT_KIB + SPARE_KIB + shadow);
     }
     tp_heap_free(heap);
 }

@@ -378,7 +378,8 @@ end)
 
 describe("what a script prints", function()
   it("is what luajit prints", function()
-    local code = [[print() print(nil, true, 1.5, -0, 1e300, "a\0b", 7LL) print(setmetatable({}, { __tostring = function() return "own" end }))
+    local code = [[print() print(nil, true, 1.5, -1 / math.huge, 1e300, "a\0b", 7LL)
+      print(setmetatable({}, { __tostring = function() return "own" end }))
       local old = tostring
       function tostring(x) return x == 2 and 2 or "<" .. old(x) .. ">" end -- luacheck: ignore
       print(1, "x", 2)

@@ -16,7 +16,7 @@ app:func { name = "square" } (function(x)
   return x * x
 end)
 app:func { name = "kind" } (function(x) return type(x), x end)
-app:func { name = "kinds" } (function() return true, false, nil, -0.0, -12 end)
+app:func { name = "kinds" } (function() return true, false, nil, -1 / math.huge, -12 end)
 app:func { name = "none" } (function() end)
 app:func { name = "same" } (function(...) return ... end)
 app:func { name = "add" } (function(a, b, c) return a + b, c end)
