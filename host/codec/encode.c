@@ -522,10 +522,14 @@ APART static int put_cdata(encoder *e)
     } else if (kind == 0) {
         rc = refuse(e, TP_ECODEC, "a %.80s cannot travel to a worker (%s)",
                     lua_tostring(L, top + 2), lua_tostring(L, top + 3));
-    } else if ((kind == T_CTYPE || kind == T_BYTES || kind == T_SYMBOL) &&
-               e->flags & TP_ENCODE_NO_CODE) {
-        rc = refuse(e, TP_ECODEC, "a %.80s cannot travel from a worker process",
-                    kind == T_BYTES ? "struct of the FFI" : "ctype or symbol of the FFI");
+    } else if (kind == T_BYTES && e->flags & TP_ENCODE_NO_CODE) {
+        rc = refuse(e, TP_ECODEC,
+                    "a cdata<%.80s> cannot travel from a worker process (give what is in it, as "
+                    "numbers, strings or tables)",
+                    lua_tostring(L, top + 2));
+    } else if ((kind == T_CTYPE || kind == T_SYMBOL) && e->flags & TP_ENCODE_NO_CODE) {
+        rc = refuse(e, TP_ECODEC,
+                    "a ctype or symbol of the FFI cannot travel from a worker process");
     } else if (kind == T_CTYPE || kind == T_BYTES || kind == T_SYMBOL) {
         rc = put_cdata_bytes(e, top, kind);
     } else if (room(e, 17) == 0) {

@@ -138,9 +138,20 @@ static void push_named(lua_State *L, int i, int loaded)
     }
 }
 
+/* LuaJIT adds table.new to its library when somebody requires it, as our modules do, some of them
+ * only when a function is mapped. It is no change of users', so it is added before all. */
+static void add_table_new(lua_State *L)
+{
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "table.new");
+    if (lua_pcall(L, 1, 0, 0)) /* without it that will be told when it is needed */
+        lua_pop(L, 1);
+}
+
 void tp_standard_open(lua_State *L, tp_standard *s, const tp_layout *layout, int loaded)
 {
     luaL_checkstack(L, STACK_NEED, "standard libraries");
+    add_table_new(L);
     s->layout = layout;
     s->tables = new_table(L);
     s->original = new_table(L);

@@ -264,10 +264,13 @@ describe("Results of processes", function()
       local ffi = require "ffi"
       if how == "library" then return ffi.load "libc.so.6" end
       if how == "type" then return ffi.typeof "struct { int x; }" end
+      if how == "number" then return ffi.new "bool" end
       if not pcall(ffi.typeof, "tidepool_spec_pair") then ffi.cdef "typedef struct tidepool_spec_pair { int x, y; } tidepool_spec_pair;" end
       return ffi.new "tidepool_spec_pair"
     end)
-    for how, what in pairs { library = "a library of the FFI", type = "a ctype or symbol of the FFI", value = "a struct of the FFI" } do
+    for how, what in pairs {
+      library = "a library of the FFI", type = "a ctype or symbol of the FFI", value = "a cdata<struct tidepool_spec_pair>", number = "a cdata<bool>",
+    } do
       local failure = support.failure_of(f.remote, f, how)
       assert.equal("codec", failure.kind)
       contains(failure.message, what, "cannot travel from a worker process")

@@ -596,3 +596,16 @@ describe("A table that a function captures", function()
     end
   end)
 end)
+
+describe("A function that has not changed", function()
+  it("is sent once, though the first map of a script loads more of Tidepool", function()
+    local text = [[
+      local n = 0
+      local f = require("tidepool").App("t", { executor = "EXECUTOR" }):func(function() n = n + 1 return n end)
+      print(f:remote(), f:map({ 0 }):list()[1], f:remote())
+    ]]
+    for _, executor in ipairs { "threads", "processes" } do
+      assert.equal("1\t2\t3\n", support.output_of((text:gsub("EXECUTOR", executor)), { workers = 1 }))
+    end
+  end)
+end)
