@@ -522,16 +522,15 @@ void tp_agent_set_bell(tp_agent *agent, uv_async_t *bell);
  * agent takes the job's items while it takes turns. */
 void tp_slice_wait_for(tp_agent *agent, tp_job *job);
 
-/* The open item waits for what others do: it gives up its permit and, if `is_lent`, its place
- * among the open items; `endless`: the wait has no end of its own. Then it comes back for both:
- * false when it must wait for a permit, for which it is in line. Then it is asked again when the
- * agent was woken. */
+/* give_way: the open item waits for what others do, and gives up its permit and, if `is_lent`, its
+ * place among the open items. `endless`: the wait has no end of its own. come_back: afterwards it
+ * takes both again. False: it is in line for a permit; call it again when the agent was woken. */
 void tp_slice_give_way(tp_work *w, bool is_lent, bool endless);
 bool tp_slice_come_back(tp_work *w);
 
-/* The worker of the open item has died, and nobody knows whether it was this item's fault: at most
- * `n` such items will be open in its next worker. How many were it this time? 0: it did not
- * matter. */
+/* The worker of the open item has died, and nobody knows whether it was this item's fault:
+ * set_apart: at most `n` such items will be open in its next worker. apart: the limit in the worker
+ * that has died; 0: there was none. */
 void tp_slice_set_apart(tp_slice *slice, uint32_t n);
 uint32_t tp_slice_apart(const tp_slice *slice);
 

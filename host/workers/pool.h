@@ -27,11 +27,11 @@ typedef struct tp_pool_kind {
 
     void (*close)(void *state);
 
-    /* Where a worker's thread only watches what runs elsewhere, the host's owner can do that in its
-     * place; else all three NULL. On the owner's thread: begins the slice without waiting, or
-     * returns false; is what was begun over? Then ends that: false when the slice is not over, and
-     * the worker's thread must go on. That calls `run` with the slice, whether it was begun or
-     * not. */
+    /* Where a worker's thread only watches what runs elsewhere, the host's owner can do so in its
+     * place, on its own thread; else all three are NULL. begin: begins the slice without waiting,
+     * or returns false. is_over: is what was begun over? end: then ends it; false when items of the
+     * slice are left. When begin or end gives false, the worker's thread goes on and calls `run`
+     * with the slice. */
     bool (*begin)(void *state, tp_slice *slice);
     bool (*is_over)(void *state);
     bool (*end)(void *state, tp_slice *slice);

@@ -35,11 +35,12 @@ bool tp_vm_begin(tp_vm *vm, tp_work *work);
  * nothing. */
 void tp_vm_turn(tp_vm *vm, uint64_t deadline_ns);
 
-/* For those who resume such items. enter: the work becomes current. leave: it is not any more;
- * changes to standard libraries are set aside as values for tp_standard_resume, which are pushed: 2
- * or none. keep: the item is over, with `fine` (an index of L), below the values that it has
- * returned, or its error; the captured tables of its function are at `captured`. Its results are
- * stored. end: the work is over. Only `leave` raises, out of memory. */
+/* For engine/loop.lua, which resumes such items. enter: the work becomes the worker's current one.
+ * leave: the worker goes back to what it ran before; the item's changes to standard libraries are
+ * set aside, as 2 values for tp_standard_resume or none, which are pushed. keep: stores the results
+ * of an item that is over. At the index `fine` of L is whether it has succeeded, above it what it
+ * has returned, or its error; at `captured` are the captured tables of its function. end: the work
+ * is over. Only `leave` raises, out of memory. */
 void tp_vm_enter_item(tp_vm *vm, tp_work *work);
 int tp_vm_leave_item(tp_vm *vm, struct lua_State *L, tp_work *work);
 void tp_vm_keep_item(tp_vm *vm, struct lua_State *L, tp_work *work, int captured, int fine);
