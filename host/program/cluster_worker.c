@@ -377,7 +377,9 @@ static void write_answer(node *n, chunk *k, tp_answer a, const void *bytes, size
         (a.ticket && tp_buf_add(&k->message, k->ticket.data, k->ticket.len)) ||
         (names.len && tp_buf_add(&k->message, names.data, names.len))) {
         /* no memory: the coordinator must send the chunk again */
-        a = (tp_answer){ .kind = TP_ANSWER_BACK };
+        a.kind = TP_ANSWER_BACK;
+        a.where = TP_ANSWER_HERE;
+        a.size = a.ticket = a.names = 0;
         tp_buf_clear(&k->message);
         tp_buf_add(&k->message, &a, sizeof a);
     }
