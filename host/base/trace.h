@@ -60,17 +60,14 @@ typedef enum tp_event_kind {
      * it as if it were a task: tp_trace_item */
     TP_EVENT_ITEM,
     TP_EVENT_ITEM_END,
-    /* such an item has run for `count` nanoseconds without a wait, so that the other items of its
-     * worker could not go on */
-    TP_EVENT_BLOCKED,
+    /* such an item has kept its worker for TP_STEP_MIN_NS or longer without waiting, so that the
+     * others of that worker could not go on. count: how long in the upper 32 bits, its processor
+     * time in the lower ones, both in microseconds (tp_trace_step) */
+    TP_EVENT_STEP,
     /* The input of the item that the worker ended last, if that took TP_INPUT_MIN_NS: a text of at
      * most TP_INPUT_TEXT bytes, 24 of them in `job`, `first` and `count` of this event, and more in
      * the next events of this kind and worker */
     TP_EVENT_INPUT,
-    /* item `first` of a job with `concurrent_inputs` has kept its worker for TP_STEP_MIN_NS or
-     * longer without waiting. count: how long in the upper 32 bits, its processor time in the lower
-     * ones, both in microseconds (tp_trace_step) */
-    TP_EVENT_STEP,
     /* the function with the name `count` was encoded for workers in `first` nanoseconds, into `job`
      * bytes; of these, `job` bytes come from the captured value with the name `first` */
     TP_EVENT_ENCODE,

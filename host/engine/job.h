@@ -544,9 +544,12 @@ void tp_engine_note_cancel(tp_engine *engine);
 /* Was any job of the engine cancelled since the agent last asked? The agent's thread. */
 bool tp_agent_sees_cancels(tp_agent *agent);
 
-/* Notes that the open item has run for so long without a wait, so that others in its worker could
- * not go on. True for the first one of its function. */
-bool tp_slice_note_blocking(tp_work *w, uint64_t ns);
+/* Notes that the open item has kept its worker for so long without a wait (a tp_trace_step). While
+ * somebody listens. */
+void tp_slice_note_step(tp_work *w, uint64_t step);
+
+/* Such a step was so long that users are told. True for the first one of its function. */
+bool tp_slice_note_blocking(tp_work *w);
 
 /* The slice that this work is part of; NULL when the work is of no job in this process. Any
  * thread. */

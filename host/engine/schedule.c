@@ -319,11 +319,15 @@ bool tp_slice_come_back(tp_work *w)
     return is_back;
 }
 
-bool tp_slice_note_blocking(tp_work *w, uint64_t ns)
+void tp_slice_note_step(tp_work *w, uint64_t step)
+{
+    tp_trace_note(w->worker->trace, TP_EVENT_STEP, w->worker->id, w->terms->number,
+                  w->block->first + (uint32_t)tp_work_running(w), step);
+}
+
+bool tp_slice_note_blocking(tp_work *w)
 {
     const tp_slice *s = (tp_slice *)w;
-    tp_trace_note(w->worker->trace, TP_EVENT_BLOCKED, w->worker->id, w->terms->number,
-                  w->block->first + (uint32_t)tp_work_running(w), ns);
     uv_mutex_lock(&s->agent->engine->lock);
     bool is_first = !s->job->func->has_blocked;
     s->job->func->has_blocked = true;
@@ -391,6 +395,7 @@ static const tp_sink slice_sink = {
     .take_permit = sink_take_permit,
     .give_way = tp_slice_give_way,
     .come_back = tp_slice_come_back,
+    .note_step = tp_slice_note_step,
     .note_blocking = tp_slice_note_blocking,
 };
 

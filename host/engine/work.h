@@ -106,12 +106,13 @@ typedef struct tp_sink {
     int (*publish)(tp_work *w, tp_error *err);
 
     /* For works of items that wait beside others (tp_terms.concurrent). `end`: see tp_worker_type;
-     * NULL for a slice's. The others: see tp_slice_give_way, tp_slice_come_back and
-     * tp_slice_note_blocking. */
+     * NULL for a slice's. The others: see tp_slice_give_way, tp_slice_come_back,
+     * tp_slice_note_step and tp_slice_note_blocking. */
     void (*end)(tp_work *w);
     void (*give_way)(tp_work *w, bool is_lent, bool endless);
     bool (*come_back)(tp_work *w);
-    bool (*note_blocking)(tp_work *w, uint64_t ns);
+    void (*note_step)(tp_work *w, uint64_t step);
+    bool (*note_blocking)(tp_work *w);
 
     unsigned encoding; /* flags for tp_encode when results are encoded */
     /* where messages are encoded that are for `publish` or `emit`; NULL: anywhere */

@@ -86,12 +86,12 @@ static int l_item_is_unwanted(lua_State *L)
     return 1;
 }
 
-/* core.item.note_blocking(work, seconds) -> true, for the first item of its function; and its
+/* core.item.note_blocking(work) -> true, for the first item of its function; and its
  * index, the function's name and the worker's number: see tp_slice_note_blocking */
 static int l_item_note_blocking(lua_State *L)
 {
     tp_work *w = lua_touserdata(L, 1);
-    if (!w->sink->note_blocking(w, (uint64_t)(luaL_checknumber(L, 2) * 1e9)))
+    if (!w->sink->note_blocking(w))
         return 0;
     lua_pushboolean(L, true);
     lua_pushnumber(L, (double)(w->terms->base + w->block->first) + tp_work_running(w) + 1);

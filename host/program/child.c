@@ -615,11 +615,16 @@ static void item_take_permit(tp_work *w)
         uv_sleep(1);
 }
 
-static bool item_note_blocking(tp_work *w, uint64_t ns)
+static void item_note_step(tp_work *w, uint64_t step)
 {
     tp_child *c = child_of(w);
-    atomic_store_explicit(&c->control->number, ns, memory_order_relaxed);
-    return ask_whether(c, TP_WIRE_NOTE_BLOCKING, w->place);
+    atomic_store_explicit(&c->control->number, step, memory_order_relaxed);
+    ask(c, TP_WIRE_NOTE_STEP, w->place);
+}
+
+static bool item_note_blocking(tp_work *w)
+{
+    return ask_whether(child_of(w), TP_WIRE_NOTE_BLOCKING, w->place);
 }
 
 static void end_item(tp_work *w);
@@ -635,6 +640,7 @@ static const tp_sink item_sink = {
     .end = end_item,
     .give_way = item_give_way,
     .come_back = item_come_back,
+    .note_step = item_note_step,
     .note_blocking = item_note_blocking,
     .encoding = ENCODING,
     .home = sink_home,

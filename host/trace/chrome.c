@@ -482,7 +482,7 @@ static int put_instant(tp_chrome *c, track *t, const tp_event *e, const char *na
     quoted q, d;
     char item[96] = "";
     bool is_of_item = (e->kind != TP_EVENT_CANCEL && e->kind < TP_EVENT_COPY_IN) ||
-                      e->kind == TP_EVENT_BLOCKED;
+                      e->kind == TP_EVENT_STEP;
     if (e->job && is_of_item)
         snprintf(item, sizeof item, ",\"map\":%llu,\"item\":%llu", (unsigned long long)e->job,
                  (unsigned long long)e->first + 1);
@@ -719,9 +719,10 @@ int tp_chrome_add(tp_chrome *c, const tp_event *e, tp_buf *out)
         return put_instant(c, t, e, "retry", tp_trace_text(c->trace, e->count), out);
     case TP_EVENT_FAIL:
         return put_instant(c, t, e, "failure", tp_trace_text(c->trace, e->count), out);
-    case TP_EVENT_BLOCKED:
-        snprintf(text, sizeof text, "it has kept others waiting for %.0f ms",
-                 (double)e->count * 1e-6);
+    case TP_EVENT_STEP:
+        snprintf(text, sizeof text,
+                 "it has kept its worker for %.0f ms without a wait, %.0f ms of them computing",
+                 (double)(e->count >> 32) * 1e-3, (double)(e->count & UINT32_MAX) * 1e-3);
         return put_instant(c, t, e, "blocked", text, out);
     case TP_EVENT_CANCEL: return put_instant(c, t, e, "cancel", "a map is cancelled", out);
     case TP_EVENT_COPY_IN:
@@ -751,7 +752,6 @@ int tp_chrome_add(tp_chrome *c, const tp_event *e, tp_buf *out)
     case TP_EVENT_TAKE:
     case TP_EVENT_FINISH:
     case TP_EVENT_INPUT:
-    case TP_EVENT_STEP:
     case TP_EVENT_ENCODE:
     case TP_EVENT_CAPTURED:
     case TP_EVENTS: break;

@@ -55,9 +55,11 @@ typedef enum tp_wire_asked {
     TP_WIRE_RELEASE_OWN, /* to release the item's permit, while it waits for others */
     TP_WIRE_TAKE_OWN,    /* to take a permit for it again */
     /* for the item at the place `asked_of`: see tp_slice_give_way (`flags`: 1 is_lent, 2 endless),
-     * tp_slice_come_back, and tp_slice_note_blocking (`number`: the nanoseconds) */
+     * tp_slice_come_back, tp_slice_note_step (`number`: the step) and
+     * tp_slice_note_blocking */
     TP_WIRE_GIVE_WAY,
     TP_WIRE_COME_BACK,
+    TP_WIRE_NOTE_STEP,
     TP_WIRE_NOTE_BLOCKING,
     TP_WIRE_IS_STUCK, /* see tp_engine_is_stuck */
     TP_WIRE_TRY_TAKE, /* TAKE, if that is possible without a wait */

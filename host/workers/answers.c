@@ -218,9 +218,10 @@ static outcome answer_place(supervisor *s, uint32_t asked)
         tp_slice_give_way(&p->slice->work, flags & 1, flags & 2);
     else if (asked == TP_WIRE_COME_BACK)
         say(s, tp_slice_come_back(&p->slice->work));
+    else if (asked == TP_WIRE_NOTE_STEP)
+        tp_slice_note_step(&p->slice->work, atomic_load_explicit(&c->number, memory_order_relaxed));
     else
-        say(s, tp_slice_note_blocking(&p->slice->work,
-                                      atomic_load_explicit(&c->number, memory_order_relaxed)));
+        say(s, tp_slice_note_blocking(&p->slice->work));
     return ASKS;
 }
 

@@ -1417,7 +1417,7 @@ static uint64_t on_processor_ns(void)
 }
 
 /* An item that waits beside others goes on, or waits: notes how long it has kept the worker. */
-static void note_step(tp_vm *vm, const tp_work *w, bool begins)
+static void note_step(tp_vm *vm, tp_work *w, bool begins)
 {
     if (!tp_trace_is_on(vm->worker->trace)) {
         vm->step_ns = 0;
@@ -1425,9 +1425,8 @@ static void note_step(tp_vm *vm, const tp_work *w, bool begins)
     }
     uint64_t now = uv_hrtime(), on_processor = on_processor_ns();
     if (!begins && vm->step_ns && now - vm->step_ns >= TP_STEP_MIN_NS)
-        tp_trace_note(vm->worker->trace, TP_EVENT_STEP, vm->worker->id, w->terms->number,
-                      w->block->first + w->offset,
-                      tp_trace_step(now - vm->step_ns, on_processor - vm->step_processor_ns));
+        w->sink->note_step(
+            w, tp_trace_step(now - vm->step_ns, on_processor - vm->step_processor_ns));
     vm->step_ns = begins ? now : 0;
     vm->step_processor_ns = on_processor;
 }

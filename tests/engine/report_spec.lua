@@ -319,14 +319,16 @@ describe("A report says that", function()
     contains(found.retries.text, "40 of 80 attempts failed", "the first attempt")
   end)
 
-  it("a call blocks in a function with concurrent_inputs", function()
-    local data = report([[
-      local f = app:func { name = "f", concurrent_inputs = 8 } (function(x) nap(50) return x end)
-      f:map(tidepool.range(30)):list()]], { stderr = "not looked at" })
-    local found, kinds = findings(data)
-    assert.equal("blocking", kinds)
-    contains(found.blocking.text, "A call blocks", "concurrent_inputs")
-  end)
+  for _, executor in ipairs { "threads", "processes" } do
+    it("a call blocks in a function with concurrent_inputs, in " .. executor, function()
+      local data = report(([[
+        local f = app:func { name = "f", concurrent_inputs = 8, executor = %q } (function(x) nap(50) return x end)
+        f:map(tidepool.range(30)):list()]]):format(executor), { stderr = "not looked at" })
+      local found, kinds = findings(data)
+      assert.matches("blocking", kinds)
+      contains(found.blocking.text, "A call blocks", "concurrent_inputs")
+    end)
+  end
 end)
 
 describe("The example that is slow", function()

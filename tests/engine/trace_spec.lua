@@ -151,6 +151,20 @@ describe("A trace", function()
     end
   end)
 
+  it("has those of such items that keep their worker without a wait", function()
+    for _, executor in ipairs { "threads", "processes" } do
+      local t = traced(([[
+        local f = app:func { name = "f", concurrent_inputs = 4, executor = %q } (function(x)
+          tidepool.sleep(0.001)
+          if x == 3 then ffi.C.usleep(50000) end
+        end)
+        f:for_each(tidepool.range(4))]]):format(executor))
+      local at = t:all { name = "blocked", args = function(args) return args and args.item == 3 end }[1]
+      local ms, computing = at.args.what:match "^it has kept its worker for (%d+) ms without a wait, (%d+) ms of them computing$"
+      assert.is_true(tonumber(ms) >= 50 and tonumber(computing) < tonumber(ms), at.args.what)
+    end
+  end)
+
   it("has failures, retries, deaths and the processes that come in their places, cancelled maps", function()
     support.let_signals_kill()
     local t = traced([[

@@ -188,7 +188,7 @@ end
 local function tell_blocking(task)
   local seconds = now() - task.resumed_at
   if seconds < BLOCKED_S or n_items < 2 then return end
-  local is_first, index, name, worker = item.note_blocking(task.work, seconds)
+  local is_first, index, name, worker = item.note_blocking(task.work)
   if not is_first then return end
   core.io.warn(("tidepool: input %d of '%s' blocked the loop of worker %d for %.0f ms; its other inputs (%d) could not go on: "
     .. "with concurrent_inputs, inputs wait by tidepool.sleep, calls, events and luv\n"):format(index, show.plain(name, true), worker,
