@@ -161,7 +161,7 @@ typedef struct cluster {
     uv_thread_t thread; /* the owner's; joined by stop */
     bool is_joined;
 
-    /* ---- the carrier's own ---- */
+    /* ---- the carrier's own; the arrays are made with it (make_room) ---- */
     tp_signer signer;
     tp_build build;
     uint8_t session[TP_ID_BYTES];
@@ -175,11 +175,11 @@ typedef struct cluster {
     struct {
         tp_blob blob;
         uint64_t due_ns;
-    } read[READ_MAX]; /* large results that were read and are to be removed, in the order of that */
+    } *read; /* large results that were read and are to be removed, in the order of that */
     unsigned n_read, first_read;
     question *questions;
     unsigned n_questions; /* items that wait: more chunks are sent while they wait */
-    answered answered[ANSWERED_MAX];
+    answered *answered;
     uint64_t n_answered, answered_bytes;
     tp_store_names stores;
     uint64_t used;               /* a tick for image.used */
@@ -192,15 +192,15 @@ typedef struct cluster {
     tp_nats_stored trouble; /* why the last payload was not stored, */
     unsigned silent;        /* how many times in a row because of TP_NATS_SILENT, */
     tp_error why;           /* and the message for the user */
-    unsigned idle[FLIGHTS], n_idle; /* those that were opened and have none */
+    unsigned *idle, n_idle; /* those that were opened and have none */
     double window; /* how many flights may have a slice; at least two for each slot may */
-    flight *flights;                 /* FLIGHTS of them, made with the carrier */
-    image images[IMAGES];
+    flight *flights;
+    image *images;
     uint8_t modules_digest[TP_DIGEST_BYTES];
     uint64_t modules_size; /* of the host's bundle as it was stored last; 0: it was not */
     tp_blob modules;
     tp_parcel_refs funcs; /* held while the session lasts, since workers know them by address */
-    worker *workers; /* WORKERS_MAX places, made with the carrier; by their ids (find_worker) */
+    worker *workers; /* by their ids (find_worker) */
     worker **known, **offering; /* those that there are; those of them with offers */
     unsigned n_known, n_offering;
     const worker *other; /* one of another build; NULL: there is none */
@@ -1934,6 +1934,16 @@ no_nats:
     return -1;
 }
 
+/* Most hosts never have a cluster: what is large is made when there is work for it. */
+static bool make_room(cluster *c)
+{
+#define MAKE(array, n) ((array) || ((array) = calloc(n, sizeof *(array))))
+    return MAKE(c->flights, FLIGHTS) && MAKE(c->idle, FLIGHTS) && MAKE(c->workers, WORKERS_MAX) &&
+           MAKE(c->known, WORKERS_MAX) && MAKE(c->offering, WORKERS_MAX) &&
+           MAKE(c->images, IMAGES) && MAKE(c->answered, ANSWERED_MAX) && MAKE(c->read, READ_MAX);
+#undef MAKE
+}
+
 static void start(tp_executor *ex, unsigned n)
 {
     cluster *c = of(ex);
@@ -1941,15 +1951,7 @@ static void start(tp_executor *ex, unsigned n)
     (void)n;
     uv_mutex_lock(&c->lock);
     bool is_new = !c->is_running && !c->is_stopping;
-    if (is_new && !c->flights)
-        c->flights = calloc(FLIGHTS, sizeof *c->flights);
-    if (is_new && !c->workers)
-        c->workers = calloc(WORKERS_MAX, sizeof *c->workers);
-    if (is_new && !c->known)
-        c->known = calloc(WORKERS_MAX, sizeof *c->known);
-    if (is_new && !c->offering)
-        c->offering = calloc(WORKERS_MAX, sizeof *c->offering);
-    if (is_new && (!c->flights || !c->workers || !c->known || !c->offering))
+    if (is_new && !make_room(c))
         tp_error_oom(&err, "cluster");
     else if (is_new && tp_thread_create(&c->thread, STACK_BYTES, carry, c))
         tp_error_set(&err, TP_ESYS, "cannot start a thread for the cluster");
@@ -1995,22 +1997,26 @@ static void close_executor(tp_executor *ex)
         tp_buf_free(&c->flights[i].message);
         tp_blob_free(&c->flights[i].blob);
     }
-    for (int i = 0; i < IMAGES; i++)
+    for (int i = 0; c->images && i < IMAGES; i++)
         free_image(&c->images[i]);
     tp_blob_free(&c->modules);
     for (question *q = c->questions, *next; q; q = next) {
         next = q->next;
         free_question(q);
     }
-    for (int i = 0; i < ANSWERED_MAX; i++)
+    for (int i = 0; c->answered && i < ANSWERED_MAX; i++)
         tp_buf_free(&c->answered[i].bytes);
-    for (int i = 0; i < READ_MAX; i++)
+    for (int i = 0; c->read && i < READ_MAX; i++)
         tp_blob_free(&c->read[i].blob);
     tp_parcel_refs_free(&c->funcs);
     free(c->flights);
+    free(c->idle);
     free(c->workers);
     free(c->known);
     free(c->offering);
+    free(c->images);
+    free(c->answered);
+    free(c->read);
     uv_cond_destroy(&c->ended);
     uv_mutex_destroy(&c->lock);
     tp_nats_close(&c->nats);

@@ -261,9 +261,9 @@ static int open_luv(lua_State *L)
     lua_call(L, 1, 1);                            // luv
     if (is_shared) {
         lua_getglobal(L, "require");
-        lua_pushliteral(L, "tidepool.engine.loop");
+        lua_pushliteral(L, "tidepool.engine.luv");
         lua_call(L, 1, 1);
-        lua_getfield(L, -1, "share");             // luv loop share
+        lua_getfield(L, -1, "open");              // luv ours open
         lua_pushvalue(L, -3);
         lua_call(L, 1, 0);
         lua_pop(L, 1);                            // luv

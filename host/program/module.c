@@ -194,7 +194,7 @@ int luaopen_tidepool(lua_State *L)
             require(L, "tidepool.host.nginx");
             lua_pop(L, 1);
         }
-        require(L, "tidepool.engine.loop");
+        require(L, "tidepool.engine.ending");
         lua_getfield(L, -1, "tell_at_end");
         lua_call(L, 0, 0);
         lua_pop(L, 1);

@@ -293,9 +293,12 @@ bool tp_script_run_loop(lua_State *L, const tp_options *o)
     lua_getfield(L, -3, "tidepool.engine.loop");    // loaded tidepool luv loop
     if (!lua_istable(L, -1))
         return true;
-    lua_getfield(L, -1, "finish");
+    if (!tp_errors_call_module(L, "tidepool.engine.loop", "has_ending", 0, 1))
+        return false;
+    if (!lua_toboolean(L, -1))
+        return true;
     lua_pushstring(L, o->was_session ? "session" : "script");
-    if (!tp_errors_call(L, 1, 1))                     // failures
+    if (!tp_errors_call_module(L, "tidepool.engine.ending", "finish", 1, 1)) // failures
         return false;
     for (int i = 1; lua_istable(L, -1) && i <= (int)lua_objlen(L, -1); i++) {
         lua_rawgeti(L, -1, i);

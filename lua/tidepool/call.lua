@@ -5,7 +5,10 @@ local check = require "tidepool.base.check"
 local core = require "tidepool.core"
 local failure = require "tidepool.failure"
 local interpret = require "tidepool.base.interpret"
+local lazy = require "tidepool.base.lazy"
 local loop = require "tidepool.engine.loop"
+
+local spawned = lazy "tidepool.engine.spawned"
 
 ---@class tidepool.Call
 local Call = {}
@@ -72,7 +75,7 @@ end
 ---@return tidepool.Call
 function call.new(job, f)
   local self = setmetatable({ job = job, f = f }, Call)
-  loop.keep(self)
+  spawned.keep(self)
   return self
 end
 
@@ -81,7 +84,7 @@ end
 function call.of_gathered(gathered, f)
   local self = setmetatable({ job = gathered.job, f = f, gathered = gathered }, Call)
   gathered:take(self)
-  loop.keep(self)
+  spawned.keep(self)
   return self
 end
 
@@ -89,8 +92,8 @@ local function store(self, fine, ...)
   local job = self.job
   if fine == nil or not job then return end
   self.job, self.fine, self.values = nil, fine, { n = select("#", ...), ... }
-  loop.drop(self)
-  if not fine and not self.is_cancelled then loop.set_failed(self) end
+  spawned.drop(self)
+  if not fine and not self.is_cancelled then spawned.set_failed(self) end
   if self.gathered then
     loop.notify(job)
     self.gathered:leave(self)
@@ -122,7 +125,7 @@ end
 
 --- When it is over: true and the values, or false and the failure.
 function Call:_outcome()
-  loop.set_read(self)
+  spawned.set_read(self)
   return self.fine, unpack(self.values, 1, self.values.n)
 end
 

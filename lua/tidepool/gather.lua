@@ -9,6 +9,7 @@ local failure = require "tidepool.failure"
 local loop = require "tidepool.engine.loop"
 local options = require "tidepool.options"
 local results = require "tidepool.results"
+local spawned = require "tidepool.engine.spawned"
 local task = require "tidepool.task"
 
 local gather = {}
@@ -245,7 +246,7 @@ local function wait_for_all(list, settings)
   if all then leave(all) end
   for _, x in ipairs(xs) do
     x:cancel()
-    loop.set_read(x)
+    spawned.set_read(x)
   end
   error(why, 0)
 end

@@ -10,7 +10,7 @@ local lazy = require "tidepool.base.lazy"
 local loop = require "tidepool.engine.loop"
 
 local array, gather, inputs, task = lazy "tidepool.array", lazy "tidepool.gather", lazy "tidepool.engine.inputs", lazy "tidepool.task"
-local event, grid = lazy "tidepool.event", lazy "tidepool.grid"
+local ending, event, grid = lazy "tidepool.engine.ending", lazy "tidepool.event", lazy "tidepool.grid"
 local command, lines = lazy "tidepool.command", lazy "tidepool.engine.inputs.lines"
 local plot = lazy "tidepool.plot"
 local share, store, stream = lazy "tidepool.share", lazy "tidepool.store", lazy "tidepool.stream"
@@ -294,7 +294,7 @@ end
 ---@return table  the failures of calls and tasks that nobody has asked for
 function tidepool.loop(extra)
   check.no_more(extra, "tidepool.loop", "no arguments")
-  return loop.finish()
+  return ending.finish()
 end
 
 core.add_builtins("tidepool", tidepool)

@@ -17,7 +17,7 @@ local progress = require "tidepool.engine.progress"
 local reduce = require "tidepool.engine.reduce"
 local new_table = require "table.new"
 
-local grid, plot = lazy "tidepool.grid", lazy "tidepool.plot"
+local grid, plot, spawned = lazy "tidepool.grid", lazy "tidepool.plot", lazy "tidepool.engine.spawned"
 
 -- The kinds of blocks that core.job.next gives.
 local COLUMNS, FAILURE, RETRY = abi.block.COLUMNS, abi.block.FAILURE, abi.block.RETRY
@@ -131,7 +131,7 @@ function results.tell_unread(is_end)
   table.sort(texts)
   for _, text in ipairs(texts) do core.io.warn(text) end
 end
-interpret(results.tell_unread) -- it may run in a finalizer (loop.tell_at_end)
+interpret(results.tell_unread) -- it may run in a finalizer (ending.tell_at_end)
 
 --- The handle that a user gets for Results.
 ---@return tidepool.Results
@@ -313,7 +313,7 @@ function Results:_close(is_complete)
     self.watch = nil
     local fine, why = true, nil
     if watch then fine, why = pcall(progress.close, watch, is_complete) end
-    loop.drop(self)
+    if self.kept_in then spawned.drop(self) end
     if self.is_feeding then
       core.job.cancel(job) -- it is closed when the iterator returns
       loop.notify(job)
@@ -998,7 +998,7 @@ end
 --- Everything was run, and the results wait in the handle, if there is one: tells those who wait
 --- for that.
 function Results:_rest()
-  loop.drop(self)
+  if self.kept_in then spawned.drop(self) end
   local watch = self.watch
   self.watch = nil
   local fine, why = pcall(function()
@@ -1007,17 +1007,17 @@ function Results:_rest()
   end)
   if not fine then
     self.final_failure = why
-    loop.set_failed(self)
+    spawned.set_failed(self)
   end
 end
 
---- For loop.keep.
+--- For spawned.keep.
 function Results:_tidy()
   if not self:done() then return end
   if self:_is_quietly_done() then
     self:_rest()
   elseif not handle_of[self] then
-    loop.drop(self)
+    spawned.drop(self)
     self:_finish()
   end
 end
@@ -1032,7 +1032,7 @@ function Results:_finish()
   local fine, why = pcall(self._drain, self)
   if not fine and not (failure.is_failure(why) and why.kind == abi.kind.CANCELLED) then
     self.final_failure, self.end_failure = why, why
-    loop.set_failed(self)
+    spawned.set_failed(self)
   end
 end
 

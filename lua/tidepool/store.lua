@@ -9,6 +9,7 @@ local check = require "tidepool.base.check"
 local core = require "tidepool.core"
 local failure = require "tidepool.failure"
 local loop = require "tidepool.engine.loop"
+local poll = require "tidepool.engine.poll"
 
 local store = {}
 
@@ -213,7 +214,7 @@ local function await(who, move, seconds)
   local deadline = seconds and core.loop.now() + seconds
   local how, value = move(0)
   if how == "not yet" and seconds ~= 0 then
-    loop.poll(function()
+    poll(function()
       how, value = move(0)
       return how ~= "not yet"
     end, deadline, is_stuck)

@@ -301,10 +301,10 @@ end)
 describe("What was spawned", function()
   it("is waited for also where an error, as of Ctrl-C, has come as it was looked after", function()
     local done = run [[
-      local loop = require "tidepool.engine.loop"
+      local spawned = require "tidepool.engine.spawned"
       local log, is_interrupted = {}, true
       local function keep(name, finish, tidy)
-        loop.keep { _finish = finish or function() log[#log + 1] = name end, _tidy = tidy or function() end }
+        spawned.keep { _finish = finish or function() log[#log + 1] = name end, _tidy = tidy or function() end }
       end
       keep "a"
       keep("b", function() tidepool.sleep(0) end)

@@ -7,7 +7,9 @@
 local abi = require "tidepool.base.abi"
 local describe = require "tidepool.base.describe"
 local failure = require "tidepool.failure"
-local loop = require "tidepool.engine.loop"
+local lazy = require "tidepool.base.lazy"
+
+local spawned = lazy "tidepool.engine.spawned"
 
 local future = {}
 
@@ -21,7 +23,7 @@ end
 function future.finish(self, fine, ...)
   self.is_over, self.fine, self.values = true, fine, { n = select("#", ...), ... }
   if not fine and not (self.is_cancelled and failure.is_failure(self.values[1]) and self.values[1].kind == abi.kind.CANCELLED) then
-    loop.set_failed(self)
+    spawned.set_failed(self)
   end
   local listeners = self.listeners
   self.listeners = nil
@@ -51,7 +53,7 @@ end
 
 --- When it is over: true and the values, or false and the error.
 function methods:_outcome()
-  loop.set_read(self)
+  if self.unread_in then spawned.set_read(self) end
   return self.fine, unpack(self.values, 1, self.values.n)
 end
 

@@ -27,7 +27,6 @@ local core = require "tidepool.core"
 local coroutines = require "tidepool.engine.coroutines"
 local failure = require "tidepool.failure"
 local ffi = require "ffi"
-local interpret = require "tidepool.base.interpret"
 local lazy = require "tidepool.base.lazy"
 
 local describe, show = lazy "tidepool.base.describe", lazy "tidepool.base.show"
@@ -35,7 +34,7 @@ local describe, show = lazy "tidepool.base.describe", lazy "tidepool.base.show"
 local loop = {}
 
 -- Locals, so that a session ends properly whatever its user does to the globals.
-local pairs, ipairs, tostring, table, getinfo = pairs, ipairs, tostring, table, debug.getinfo
+local pairs, ipairs, table, getinfo = pairs, ipairs, table, debug.getinfo
 
 local now, is_worker = core.loop.now, core.is_worker
 local item = is_worker and core.item -- made now: items must end where there is no memory, too
@@ -49,13 +48,8 @@ local NESTED_MAX = 60
 local PATIENCE_S = 0.005
 -- When there are more jobs than this, one turn runs items of only so many.
 local HELPED_MAX = 64
--- Spawned things are checked again after this many times as long as the last check took.
-local TIDY_SHARE = 50
 
 local BLOCKED_S = 0.3 -- an item that runs for so long without a wait keeps others waiting
--- How long loop.poll waits between two tries, at first and at most; and after how long without any
--- progress it takes for certain that nothing can end the wait.
-local POLL_MIN_S, POLL_MAX_S, STUCK_S = 0.0001, 0.002, 2
 -- How much longer each pause (loop.set_pause) of a wait is than the one before, and at most.
 local PAUSE_MIN_S, PAUSE_MAX_S = 0.001, 0.005
 
@@ -63,7 +57,7 @@ local PAUSE_MIN_S, PAUSE_MAX_S = 0.001, 0.005
 -- for something that never comes, which is an error.
 local FOR_EVER_S = 1e15
 
-local tidy, show_problems -- defined below
+local show_problems -- defined below
 
 local alive, n_alive = {}, 0 -- tasks that have not ended, except daemons: task -> number
 local n_started, nested = 0, 0
@@ -84,11 +78,11 @@ local last_turn = 0
 local is_turning = false -- does a turn run now (or has one raised)?
 local resumed_at = 0 -- when a task was last resumed, or begun, outside of a turn
 local has_more_news = false -- are there jobs with news that the last turn has not reached?
-local has_luv = false
--- whether the script has called uv.run itself; whether it has called uv.stop since
-local runs_luv, stops_luv = false, false
+local has_handles -- see loop.set_luv
 local watcher = function(seconds) return seconds end -- see loop.set_watcher
 local can_pause, pause -- see loop.set_pause
+local function tidy() end -- see loop.set_spawned
+local warn_unread = tidy
 -- errors of callbacks that are still to be shown; and how many were shown
 local problems, n_problems = {}, 0
 
@@ -138,7 +132,7 @@ function loop.current()
 end
 
 --- Is this inside a task, a turn of somebody's, or uv_run?
-local function is_inside()
+function loop.is_inside()
   return here() ~= nil or nested > 0 or core.loop.is_running()
 end
 
@@ -272,7 +266,7 @@ end
 
 --- Runs a callback of luv's in a task of its own. Nobody has a handle of it, so its error is shown
 --- at once. In a worker whose item runs the loop itself (uv.run), it is a plain call.
-local function call_back(fn, ...)
+function loop.call_back(fn, ...)
   if is_worker and not core.loop.is_running() then
     local fine, why = xpcall(fn, trouble, ...)
     if not fine then
@@ -461,9 +455,20 @@ function loop.set_pause(may, fn)
   can_pause, pause = may, fn
 end
 
+--- Luv is on the loop; has_handles() tells whether a script's end waits for it.
+function loop.set_luv(fn)
+  has_handles = fn
+end
+
+--- Sets what spawned.lua does whenever somebody has waited, and after each step that an embedder
+--- has taken.
+function loop.set_spawned(after_wait, after_step)
+  tidy, warn_unread = after_wait, after_step
+end
+
 --- Is there nothing that could go on while somebody waits?
 local function is_quiet()
-  return n_alive == 0 and n_watched == 0 and not timers[1] and not has_luv and first > last
+  return n_alive == 0 and n_watched == 0 and not timers[1] and not has_handles and first > last
 end
 
 --- Calls fn, which in a worker may run items that wait themselves: these must not see what this one
@@ -541,7 +546,7 @@ local function run_timers()
   end
 end
 
---- The work of one turn; see `turn`.
+--- The work of one turn; see loop.turn.
 local function take_turn(deadline)
   if is_worker then
     if owned.n == 0 then return true end
@@ -580,7 +585,7 @@ end
 
 --- One turn: waits for something to happen, at most until `deadline`, and lets everything go on
 --- that can. True when nothing can happen any more.
-local function turn(deadline)
+function loop.turn(deadline)
   local before = is_turning
   is_turning = true
   local is_over = take_turn(deadline)
@@ -638,19 +643,19 @@ end
 
 --- For loops of embedders, which drive ours: does what there is to do, without waiting.
 function loop.step()
-  turn(0)
+  loop.turn(0)
 end
 
 --- The same for a loop in the script itself.
 function loop.step_of_script()
   if is_worker then check.fail("tidepool.step: a mapped function has no loop of its own") end
-  if is_inside() then check.fail("tidepool.step: the loop runs already; in a task, tidepool.sleep(0) lets the others go on") end
-  turn(0)
+  if loop.is_inside() then check.fail("tidepool.step: the loop runs already; in a task, tidepool.sleep(0) lets the others go on") end
+  loop.turn(0)
 end
 
 --- Is there anything that goes on while somebody waits: tasks, callbacks, luv's handles?
 function loop.is_busy()
-  return n_alive > 0 or n_watched > 0 or timers[1] ~= nil or first <= last or has_more_news or (has_luv and core.loop.is_alive())
+  return n_alive > 0 or n_watched > 0 or timers[1] ~= nil or first <= last or has_more_news or (has_handles ~= nil and core.loop.is_alive())
 end
 
 --- In how many seconds loop.step must be called even if nothing happens; nil: only when something
@@ -666,7 +671,7 @@ end
 -- ---- waiting ----
 
 --- An item that has given way waits for its permit, and takes its place again.
-local function come_back(task)
+function loop.come_back(task)
   if item.come_back(task.work) then return end
   lining[#lining + 1] = task
   task.is_in_line = true
@@ -685,7 +690,7 @@ local function block_task(task, waiter, deadline)
     repeat pass() until waiter.is_woken or waiter.is_late or task.stop
     if timer then remove_timer(timer) end
     waiter.task, task.waiter = nil, nil
-    if gives_way then come_back(task) end
+    if gives_way then loop.come_back(task) end
   end
   local was_woken = waiter.is_woken or false
   waiter.is_woken = true -- late calls of its `wake` then do nothing
@@ -723,7 +728,7 @@ local function block(waiter, deadline)
   if obstacle then return nil, obstacle end
   local pauses, step = can_pause and can_pause(), 0
   while not waiter.is_woken do
-    local fine, result = pcall(turn, pauses and 0 or deadline)
+    local fine, result = pcall(loop.turn, pauses and 0 or deadline)
     if not fine then
       is_turning = false
       return nil, result
@@ -841,111 +846,7 @@ function loop.on_done(who, x, fn)
   end)
 end
 
--- ---- what a script's end waits for, and what it shows ----
-
--- Things that were spawned and are not known to be over, and failures that nobody has asked for: of
--- the script or, in a worker, of a slice of items. Spawned things are in list[first..last], with
--- holes, in the order in which they came; x.kept_in and x.kept_at say where x is. n: how many;
--- n_new: how many came since the last check (tidy); due: when to check again at the latest. unread:
--- x -> number.
-local function new_list()
-  return { first = 1, last = 0, n = 0, n_new = 0, due = 0, unread = {} }
-end
-
-local script = new_list()
-local slices, n_slices = {}, 0 -- in a worker: the slice, as core.keep returns it -> its list
-local n_unread = 0
-
---- The list of spawned things for the code that runs now; nil in a worker outside of items.
-local function list_of_here()
-  if not is_worker then return script end
-  local slice = core.keep()
-  if slice and not slices[slice] then
-    slices[slice] = new_list()
-    n_slices = n_slices + 1
-  end
-  return slices[slice]
-end
-
---- Remembers x until loop.drop, so that nobody needs to hold a handle. x has the methods _finish(),
---- which waits for its end, and _tidy(), which drops x when it is over, after doing what is left to
---- do then, without waiting.
-function loop.keep(x)
-  local list = list_of_here()
-  if not list then return end
-  local at = list.last + 1
-  x.kept_in, x.kept_at = false, at
-  list[at] = x
-  list.last, list.n, list.n_new = at, list.n + 1, list.n_new + 1
-  x.kept_in = list
-end
-
-function loop.drop(x)
-  local list = x.kept_in
-  if not list then return end
-  list[x.kept_at] = nil
-  list.n = list.n - 1
-  x.kept_in = nil
-end
-
---- The thing that was remembered first. Stops where the last one was put: an entry may be lost (a
---- Lua table of LuaJIT's loses integer keys when there is no memory to grow it).
-local function first_of(list)
-  for i = list.first, list.last do
-    local x = list[i]
-    if x then
-      list.first = i
-      return x
-    end
-  end
-  list.first, list.last, list.n = 1, 0, 0
-end
-
---- Gives everything in a list the chance to be dropped, and closes the gaps.
-local function tidy_list(list)
-  local i, n = list.first, 0
-  list.first = 1 -- set before the loop, since an error (Ctrl-C, no memory) may end it in the middle
-  while i <= list.last do -- more may come meanwhile
-    local x = list[i]
-    if x then
-      x:_tidy()
-      if list[i] then
-        list[i] = nil
-        n = n + 1
-        list[n], x.kept_at = x, n
-      end
-    end
-    i = i + 1
-  end
-  list.last = n
-end
-
---- Called whenever somebody has waited: drops spawned things that are over. Checking all of them
---- takes time, so it is done when as many are new as there were the last time, or so rarely that it
---- takes a small share of the time.
-function tidy()
-  local list = script
-  if is_worker then
-    if n_slices == 0 then return end
-    list = slices[core.keep()]
-  end
-  if not list or list.n == 0 or list.is_busy then return end
-  local start = now()
-  if 2 * list.n_new < list.n and start < list.due then return end
-  list.is_busy, list.n_new = true, 0
-  local fine, why = pcall(tidy_list, list)
-  list.is_busy = false
-  list.due = start + TIDY_SHARE * (now() - start)
-  if not fine then error(why, 0) end
-end
-
---- Everything that is remembered: spawned calls and maps that are not known to be over.
----@return table
-function loop.list()
-  local found = {}
-  for i = script.first, script.last do found[#found + 1] = script[i] end
-  return found
-end
+-- ---- what others ask ----
 
 --- How many tasks have not ended.
 ---@return integer
@@ -953,195 +854,45 @@ function loop.tasks()
   return n_alive
 end
 
---- x has failed: its _report() is shown at the end, unless somebody asks for the failure before
---- that (loop.set_read).
-function loop.set_failed(x)
-  local list = list_of_here()
-  if not list then return end
-  n_unread = n_unread + 1
-  list.unread[x] = n_unread
-  x.unread_in = list.unread
+--- How many waits end at a time.
+---@return integer
+function loop.timers()
+  return #timers
 end
 
-function loop.set_read(x)
-  local unread = x.unread_in
-  if unread then unread[x], x.unread_in = nil, nil end
+--- How many items wait beside each other, or run.
+---@return integer
+function loop.items()
+  return n_items
 end
 
-function loop.has_unread()
-  return next(script.unread) ~= nil
+--- Is nothing left that a script's end waits for, apart from what was spawned?
+function loop.is_done()
+  return n_alive == 0 and first > last and not (has_handles and has_handles())
 end
 
-local function warn_failure(f)
-  core.io.warn("tidepool: " .. show.plain(tostring(f)) .. "\n")
+--- Is there anything that a script's end waits for, or tells? Otherwise ending.lua is not needed.
+function loop.has_ending()
+  local loaded = package.loaded
+  return not loop.is_done() or n_problems > 0 or loaded["tidepool.engine.spawned"] ~= nil or loaded["tidepool.results"] ~= nil
 end
 
---- In a worker: waits for what items of a slice have spawned, and shows their failures that nobody
---- has asked for.
-function loop.finish_kept(slice)
-  local list = slices[slice]
-  if not list then return end
-  local x = first_of(list)
-  while x do
-    loop.drop(x)
-    pcall(x._finish, x)
-    x = first_of(list)
-  end
-  slices[slice] = nil
-  n_slices = n_slices - 1
-  for failed in pairs(list.unread) do
-    local f = failed:_report()
-    if not (failure.is_failure(f) and f.kind == abi.kind.CANCELLED) then warn_failure(f) end
-  end
-end
-
---- The keys of a table in the order of its values.
-local function in_order(t)
-  local keys = {}
-  for key in pairs(t) do keys[#keys + 1] = key end
-  table.sort(keys, function(a, b) return t[a] < t[b] end)
-  return keys
-end
-interpret(in_order) -- in a finalizer, see tell_dropped
-
---- Returns the failures that nobody has asked for, and forgets them.
+--- Gives the tasks that have not ended, in the order in which they began, and forgets them.
 ---@return table
-function loop.take_unread()
-  local failures = {}
-  for i, x in ipairs(in_order(script.unread)) do failures[i] = x:_report() end
-  script.unread = {}
-  return failures
+function loop.lose_tasks()
+  local lost = {}
+  for task in pairs(alive) do lost[#lost + 1] = task end
+  table.sort(lost, function(a, b) return alive[a] < alive[b] end)
+  alive, n_alive = {}, 0
+  return lost
 end
 
---- Shows these failures on stderr.
-local function warn_unread()
-  for _, unasked in ipairs(loop.take_unread()) do warn_failure(unasked) end
-end
-
---- Does luv have anything active, as uv.run would find it? Not asked of a script that has run the
---- loop itself: it was told when that was over.
-local function has_handles()
-  return has_luv and not runs_luv and not stops_luv and core.loop.is_alive()
-end
-
---- Waits for everything: spawned calls and maps, tasks, callbacks of on_done, active handles of
---- luv.
----@param of string?  "script": it has ended, and nobody can read anything any more; "session": its input has ended, and values were shown
----@return table  the failures that nobody has asked for
-function loop.finish(of)
-  if is_inside() then check.fail("tidepool.loop: a task cannot wait for all tasks; it runs in the loop already") end
-  local failures = {}
-  while true do
-    local one = first_of(script)
-    if one then
-      loop.drop(one)
-      one:_finish()
-    elseif n_alive == 0 and first > last and not has_handles() then
-      break
-    elseif turn() then
-      for _, task in ipairs(in_order(alive)) do
-        failures[#failures + 1] = failure.new { kind = abi.kind.ERROR, attempts = 0,
-          message = "a task has not ended: nothing is left that could wake it",
-          traceback = describe.traceback(debug.traceback(task.thread)) }
-      end
-      alive, n_alive = {}, 0
-    end
-  end
-  for _, unasked in ipairs(loop.take_unread()) do failures[#failures + 1] = unasked end
-  stops_luv = false
-  local results = package.loaded["tidepool.results"]
-  if results and of ~= "session" then results.tell_unread(of == "script") end
-  if n_problems > 0 then
-    failures[#failures + 1] = n_problems == 1 and "1 callback failed: see above" or n_problems .. " callbacks failed: see above"
-    n_problems = 0
-  end
-  return failures
-end
-
--- For programs that do not wait at their end (stock luajit): when the state is closed, what is
--- dropped is reported.
-local sentinel
-
-local function count(n, what)
-  return n > 0 and ("%d %s%s"):format(n, what, n == 1 and "" or "s") or nil
-end
-
---- Runs in a finalizer while the state is closed. There a compiled loop over a table may leave its
---- trace at its head for ever: luaL_traceback showed in_order's trace, in one of fifty runs of
---- misuse_spec under load. So no function of this path that loops over tables is compiled.
-local function tell_dropped()
-  for _, x in ipairs(loop.list()) do x:_tidy() end
-  warn_unread()
-  local pending = {}
-  pending[1] = count(n_alive, "task")
-  pending[#pending + 1] = count(script.n, "spawned call or map")
-  if pending[1] then
-    core.io.warn(("tidepool: the program has ended before %s: what is to be waited for, tidepool.loop() waits for\n")
-      :format(table.concat(pending, " and ")))
-  end
-  local results = package.loaded["tidepool.results"]
-  if results then results.tell_unread(true) end
-end
-
---- From now on the end of the state reports what was spawned and has failed, or is dropped. For
---- programs that do not call loop.finish.
-function loop.tell_at_end()
-  -- When a state is closed, finalizers of cdata run first, while everything still exists.
-  sentinel = sentinel or ffi.gc(ffi.new "char[1]", function()
-    local fine, why = pcall(tell_dropped)
-    if not fine then core.io.warn(("tidepool: %s\n"):format(tostring(why))) end
-  end)
-end
-
--- ---- polling ----
-
---- Spawned things that the caller's own thread must run only go on while somebody waits for them.
-local function help_kept(time)
-  for i = script.first, math.min(script.last, script.first + HELPED_MAX - 1) do
-    local x = script[i]
-    if x and x.job and select(2, core.job.key(x.job)) then loop.await(x, time) end
-  end
-end
-
--- Waits in steps (loop.poll) without an end that are going on.
-local n_polls = 0
-
---- Polls try() until it gives true, or until `deadline`; returns whether it did. Without a
---- deadline, is_stuck() says whether workers can still change the answer: when neither they nor
---- anything here can for a while, it raises.
-function loop.poll(try, deadline, is_stuck)
-  local step, stuck_since = POLL_MIN_S, nil
-  local task = is_worker and here()
-  if task and not task.work then task = nil end
-  if not deadline then n_polls = n_polls + 1 end
-  if task then
-    task.is_away = true
-    item.give_way(task.work, true, not deadline)
-  end
-  local fine, result = pcall(function()
-    while not try() do
-      local time = now()
-      if deadline and time >= deadline then return false end
-      help_kept(time)
-      if not is_stuck() or deadline or #timers >= n_polls or core.loop.is_alive() then
-        stuck_since = nil
-      else
-        stuck_since = stuck_since or time
-        if time - stuck_since > STUCK_S then error(check.where() .. "this would wait for ever: nothing is left that could end it", 0) end
-      end
-      local woken, why = block({}, math.min(deadline or math.huge, now() + step))
-      if woken == nil then error(why, 0) end
-      step = math.min(1.5 * step, POLL_MAX_S)
-    end
-    return true
-  end)
-  if not deadline then n_polls = n_polls - 1 end
-  if task then
-    task.is_away = nil
-    come_back(task)
-  end
-  if not fine then error(result, 0) end
-  return result
+--- How many errors of callbacks were shown since the last time.
+---@return integer
+function loop.take_problems()
+  local n = n_problems
+  n_problems = 0
+  return n
 end
 
 -- ---- items that wait beside each other, in a worker ----
@@ -1166,7 +917,8 @@ function Item:_end(fine, ...)
 end
 
 local function end_item(task, ...)
-  if slices[task.work] then loop.finish_kept(task.work) end
+  local spawned = package.loaded["tidepool.engine.spawned"]
+  if spawned then spawned.finish_slice(task.work) end
   return task:_end(...)
 end
 
@@ -1186,67 +938,6 @@ function loop.begin_item(work, captured, on_error, fn, ...)
   items[task] = true
   resume(task, task, on_error, fn, ...)
   is_unfinished = was_unfinished
-end
-
--- ---- luv ----
-
---- Called with the module luv when it has been opened on the host's loop.
-function loop.share(luv)
-  has_luv = true
-  local walk = luv.walk
-  -- When the state is closed, finalizers of cdata run before those of userdata. luv's own finalizer
-  -- would free handles that are still closing.
-  local closer = ffi.gc(ffi.new "char[1]", function()
-    core.luv.set_callback(function(fn, handle) fn(handle) end)
-    core.luv.apart(walk, function(handle)
-      if not handle:is_closing() then handle:close() end
-    end)
-    core.luv.set_callback(nil)
-    core.luv.run_out()
-  end)
-  core.luv.set_callback(call_back, closer)
-
-  --- As luv's: fn(handle) for each handle of this state, even if several states have luv on one
-  --- loop.
-  function luv.walk(fn)
-    local handles = {}
-    core.luv.set_callback(function(_, handle) handles[#handles + 1] = handle end, closer)
-    local fine, why = pcall(core.luv.apart, walk, fn)
-    core.luv.set_callback(call_back, closer)
-    if not fine then error(why, 2) end
-    for _, handle in ipairs(handles) do call_back(fn, handle) end
-  end
-
-  luv.loop_alive = core.loop.is_alive
-
-  --- As luv's: "default" until no handle and no task is left, "once", "nowait".
-  local run_loop = luv.run
-  function luv.run(mode)
-    -- an item that does not wait beside others runs the loop itself
-    if is_worker and not here() and n_items == 0 then return run_loop(mode) end
-    if mode ~= nil and mode ~= "default" and mode ~= "once" and mode ~= "nowait" then
-      check.fail('uv.run: expected "default", "once" or "nowait", got %s', check.show(mode))
-    elseif is_inside() then
-      check.fail("uv.run: the loop runs already; in a task or a callback there is no need to run it")
-    end
-    runs_luv, stops_luv = true, false
-    local go_round = is_worker and loop.turn_items or turn
-    if mode == "nowait" or mode == "once" then
-      go_round(mode == "nowait" and 0 or nil)
-    else
-      while not stops_luv and (core.loop.is_alive() or n_alive > 0) do
-        if go_round() then break end
-      end
-    end
-    return core.loop.is_alive()
-  end
-
-  local stop_loop = luv.stop
-  function luv.stop()
-    stops_luv = true
-    if is_worker then stop_loop() end
-  end
-
 end
 
 if not is_worker then

@@ -165,9 +165,7 @@ worker.begin, worker.turn = lazy("tidepool.engine.loop", "begin_item"), lazy("ti
 worker.run_batch = lazy("tidepool.engine.batch", "run")
 
 --- (slice): waits for the calls that its items have spawned.
-function worker.finish_kept(slice)
-  require "tidepool.engine.loop".finish_kept(slice)
-end
+worker.finish_kept = lazy("tidepool.engine.spawned", "finish_slice")
 
 -- ---- columns ----
 

@@ -13,8 +13,9 @@ local lazy = require "tidepool.base.lazy"
 local loop = require "tidepool.engine.loop"
 local options = require "tidepool.options"
 local results = require "tidepool.results"
+local spawned = require "tidepool.engine.spawned"
 
-local show = lazy "tidepool.base.show"
+local maps, show = lazy "tidepool.engine.maps", lazy "tidepool.base.show"
 
 local embed = {}
 
@@ -244,7 +245,7 @@ end
 function embed.map(f, map, read, width, n, given)
   local source = width and doubles(map, read, width, n) or rows(map, read, n)
   local settings = given and options.check("options", options.of_calls, given) or {}
-  return func.start(f, source, settings), options.executor(f.options).by_owner
+  return maps.start(f, source, settings), options.executor(f.options).by_owner
 end
 
 local RESULT, END, FAILURE, LATER = abi.step.RESULT, abi.step.END, abi.step.FAILURE, abi.step.LATER
@@ -323,7 +324,7 @@ end
 --- nil: only when something happens.
 function embed.turn()
   loop.step()
-  for _, unread in ipairs(loop.take_unread()) do core.io.warn("tidepool: " .. show.plain(tostring(unread)) .. "\n") end
+  for _, unread in ipairs(spawned.take_unread()) do core.io.warn("tidepool: " .. show.plain(tostring(unread)) .. "\n") end
   return loop.due()
 end
 

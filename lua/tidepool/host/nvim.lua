@@ -6,6 +6,7 @@
 
 local core = require "tidepool.core"
 local loop = require "tidepool.engine.loop"
+local spawned = require "tidepool.engine.spawned"
 
 local vim = vim
 local uv = vim.loop
@@ -20,14 +21,14 @@ end
 
 --- Shows failures that nobody has read.
 local function show_unread()
-  for _, failure in ipairs(loop.take_unread()) do vim.notify("tidepool: " .. tostring(failure), vim.log.levels.ERROR) end
+  for _, failure in ipairs(spawned.take_unread()) do vim.notify("tidepool: " .. tostring(failure), vim.log.levels.ERROR) end
 end
 
 local function step()
   loop.step()
   show_printed(1, vim.api.nvim_out_write)
   show_printed(2, vim.api.nvim_err_write)
-  if loop.has_unread() then vim.schedule(show_unread) end
+  if spawned.has_unread() then vim.schedule(show_unread) end
 end
 
 -- Before the editor's loop waits: sets a timer for when Tidepool is due.

@@ -12,11 +12,11 @@ local cli = require "tidepool.program.cli"
 local core = require "tidepool.core"
 local failure = require "tidepool.failure"
 local ffi = require "ffi"
-local func = require "tidepool.func"
 local interpret = require "tidepool.base.interpret"
 local joblog = require "tidepool.program.joblog"
 local json = require "tidepool.json"
 local lines = require "tidepool.engine.inputs.lines"
+local maps = require "tidepool.engine.maps"
 local options = require "tidepool.options"
 local run = require "tidepool.program.run"
 local show = require "tidepool.base.show"
@@ -307,7 +307,7 @@ end
 local function map(f, settings)
   local log = settings.log
   local function note(_, ...) log:note(...) end
-  local results = func.start(f, new_source(settings),
+  local results = maps.start(f, new_source(settings),
     { return_exceptions = settings.keep_going, journal = settings.journal, times = log and note }, {})
   local is_plain = not (settings.json or settings.texts or settings.results)
   local failed = 0

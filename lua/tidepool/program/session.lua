@@ -11,6 +11,7 @@ local core = require "tidepool.core"
 local help = require "tidepool.program.help"
 local loop = require "tidepool.engine.loop"
 local show = require "tidepool.base.show"
+local spawned = require "tidepool.engine.spawned"
 
 local session = {}
 
@@ -102,7 +103,7 @@ end
 ---@return string?
 function session.dropped()
   local counts, names = {}, {}
-  for _, one in ipairs(loop.list()) do
+  for _, one in ipairs(spawned.list()) do
     local fine, is_done = pcall(one.done, one)
     if not (fine and is_done) then
       local name = one._feed and "maps of " .. one.settings.name or "calls of " .. one.f.name
@@ -288,7 +289,7 @@ local announced = setmetatable({}, { __mode = "k" })
 ---@return string?
 function session.news(width)
   local lines = {}
-  for _, one in ipairs(loop.list()) do
+  for _, one in ipairs(spawned.list()) do
     if not announced[one] then
       if one._feed and one.job then pcall(one._feed, one) end
       if one:done() then
@@ -303,8 +304,8 @@ function session.news(width)
       end
     end
   end
-  if loop.has_unread() then
-    for _, failed in ipairs(loop.take_unread()) do lines[#lines + 1] = show.plain(tostring(failed)) end
+  if spawned.has_unread() then
+    for _, failed in ipairs(spawned.take_unread()) do lines[#lines + 1] = show.plain(tostring(failed)) end
   end
   return #lines > 0 and table.concat(lines, "\n") or nil
 end
@@ -321,7 +322,7 @@ local LOOK, TURN = 100, 20
 ---@return integer?
 function session.patience()
   if loop.is_busy() then return TURN end
-  for _, one in ipairs(loop.list()) do
+  for _, one in ipairs(spawned.list()) do
     if not announced[one] then return LOOK end
   end
   return nil
