@@ -2,8 +2,8 @@
 -- is as if nothing had happened.
 
 -- luacheck: ignore 113
+local devices = require "tests.support_device"
 local support = require "tests.support"
-local tidepool = require "tidepool"
 
 local contains = support.contains
 
@@ -171,10 +171,7 @@ describe("The option halt of a map with a journal", function()
 end)
 
 describe("A map on a device, with a journal", function()
-  local has_device = #tidepool.devices() > 0
-  local function on_device(says, check)
-    if has_device then it(says, check) else pending(says .. " (no OpenCL device)") end
-  end
+  local on_device = devices.on_device(it, pending)
 
   --- Runs a script, and has the file forget these inputs before.
   local function again(dir, script, forgotten)

@@ -1,17 +1,16 @@
 --- Devices: listing them, what `gpu = ...` matches, and machines without any.
 
 local cjson = require "cjson"
+local needs = require "tests.support_device"
 local shell = require "tests.cli.shell"
 local support = require "tests.support"
-local tidepool = require "tidepool"
+require "tidepool"
 local core = require "tidepool.core" -- there once the module is
 
 local contains, run = support.contains, shell.run
 
-local there = tidepool.devices()
-local function on_device(says, check)
-  if #there > 0 then it(says, check) else pending(says .. " (no OpenCL device)") end
-end
+local there = needs.list
+local on_device = needs.on_device(it, pending)
 
 local real_devices = core.device.list
 
@@ -189,9 +188,7 @@ end)
 describe("a driver that the loader does not know", function()
   local pocl = ""
   for line in io.lines "/proc/self/maps" do pocl = line:match "%S*/libpocl%.so[^ ]*" or pocl end
-  local function on_pocl(says, check)
-    if pocl ~= "" then it(says, check) else pending(says .. " (no OpenCL device of PoCL)") end
-  end
+  local on_pocl = needs.specs(it, pending, pocl ~= "", "no OpenCL device of PoCL")
   local job = { ["job.lua"] = [[
     local tidepool = require "tidepool"
     local f = tidepool.App():func { gpu = true } (function(x) return x + 1 end)

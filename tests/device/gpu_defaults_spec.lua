@@ -1,13 +1,11 @@
 --- Functions on devices that are given fewer arguments than they have parameters: what is missing
 --- is nil there, as in plain Lua.
 
+local devices = require "tests.support_device"
 local tidepool = require "tidepool"
 
 local app = tidepool.App("defaults", { gpu = true })
-local is_there = #tidepool.devices() > 0
-local function on_device(says, check)
-  if is_there then it(says, check) else pending(says .. " (no OpenCL device)") end
-end
+local on_device = devices.on_device(it, pending)
 
 describe("an argument that is missing", function()
   local scaled = app:func(function(x, k) k = k or 2 return x * k end)

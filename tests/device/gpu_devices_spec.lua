@@ -2,27 +2,16 @@
 -- own (not stock: it is the program), with PoCL's processor counted twice, an OpenCL that fails on
 -- purpose (tests/opencl/faults.c), or a cache of its own.
 
+local devices = require "tests.support_device"
 local shell = require "tests.cli.shell"
 local support = require "tests.support"
-local tidepool = require "tidepool"
 
 local contains, run = support.contains, shell.run
 
 -- Under a sanitizer these processes would be seen by it too, PoCL's compiler in them.
-local is_pocl = false
-for _, d in ipairs(tidepool.devices()) do is_pocl = is_pocl or d.platform == "Portable Computing Language" end
-local function on_pocl(says, check)
-  if is_pocl then it(says, check) else pending(says .. " (no OpenCL device of PoCL)") end
-end
+local on_pocl = devices.on_pocl(it, pending)
 
-local faults -- the library that fails
-local function faulty()
-  if not faults then
-    faults = support.temp_dir() .. "/libfaults.so"
-    assert(os.execute(("cc -shared -fPIC -D_GNU_SOURCE -o %s tests/opencl/faults.c -Wl,--no-as-needed -l:libOpenCL.so.1 -ldl"):format(faults)) == 0)
-  end
-  return "TIDEPOOL_OPENCL=" .. faults .. " "
-end
+local function faulty() return "TIDEPOOL_OPENCL=" .. devices.faults() .. " " end
 
 describe("two devices", function()
   on_pocl("share a map, and its results are in order", function()
@@ -294,7 +283,7 @@ describe("a program", function()
     assert.equal("3\n", run("export TMPDIR=/proc; POCL_CACHE_DIR=$PWD $T job.lua", job).stdout)
   end)
 
-  local can_mount = is_pocl and os.execute "unshare -rm mount -t tmpfs none /mnt 2>/dev/null" == 0
+  local can_mount = devices.has_pocl and os.execute "unshare -rm mount -t tmpfs none /mnt 2>/dev/null" == 0
   local on_full_disk = can_mount and it or function(says) pending(says .. " (no OpenCL device of PoCL, or no right to mount a disk)") end
 
   on_full_disk("runs with caches on a full disk, and leaves nothing there", function()

@@ -1,15 +1,14 @@
 --- Matrices and grids on OpenCL devices (not stock: the translation is the same there). That a map
 -- over a grid gives what it gives everywhere is a promise (tests/promises.lua).
 
+local devices = require "tests.support_device"
 local support = require "tests.support"
 local tidepool = require "tidepool"
 
 local contains = support.contains
 local app = tidepool.App("grid", { gpu = true })
 
-local function on_device(says, check)
-  if #tidepool.devices() > 0 then it(says, check) else pending(says .. " (no OpenCL device)") end
-end
+local on_device = devices.on_device(it, pending)
 
 --- What fn(...) raises, as a text.
 local function error_of(fn, ...)

@@ -2,6 +2,7 @@
 -- script, in workers, and on devices with memory of their own, which tests/opencl/faults.c makes of
 -- PoCL's.
 
+local devices = require "tests.support_device"
 local ffi = require "ffi"
 local shell = require "tests.cli.shell"
 local support = require "tests.support"
@@ -9,20 +10,13 @@ local tidepool = require "tidepool"
 
 local contains, failure_of, mistake, run = support.contains, support.failure_of, support.mistake, shell.run
 
-local there = tidepool.devices()
-local is_pocl = false
-for _, d in ipairs(there) do is_pocl = is_pocl or d.platform == "Portable Computing Language" end
-local function on_device(says, check)
-  if #there > 0 then it(says, check) else pending(says .. " (no OpenCL device)") end
-end
+local there = devices.list
+local on_device, on_pocl = devices.on_device(it, pending), devices.on_pocl(it, pending)
 --- The complaint about a kernel: at this file's line, with the compiler's below it.
 local function complaint(make, ...)
   local _, why = pcall(make)
   contains(why, ...)
   assert.matches("^[^\n]*gpu_hand_spec.lua:%d+: device:kernel", why)
-end
-local function on_pocl(says, check)
-  if is_pocl then it(says, check) else pending(says .. " (no OpenCL device of PoCL)") end
 end
 
 local device = #there > 0 and tidepool.gpu.device()
@@ -198,7 +192,7 @@ describe("a buffer", function()
     assert.equal(0, b:read()[4])
     mistake(function() b:slice(0) end, "buffer:slice: 0 to 1024 are not within the buffer's 1024 elements")
     mistake(function() b:as "flaot" end, "buffer:as: unknown element type")
-    if is_pocl then
+    if devices.has_pocl then
       local failure = failure_of(function() device:kernel(add, "add")(3, b:slice(2, 4), b, 2) end)
       contains(failure.message, "argument 1 is a slice of 12 bytes that begins at byte 4 of its buffer, where none may begin for kernels")
     end
@@ -648,14 +642,7 @@ end)
 
 -- ---- devices that are another one ----
 
-local faults
-local function faulty()
-  if not faults then
-    faults = support.temp_dir() .. "/libfaults.so"
-    assert(os.execute(("cc -shared -fPIC -D_GNU_SOURCE -o %s tests/opencl/faults.c -Wl,--no-as-needed -l:libOpenCL.so.1 -ldl"):format(faults)) == 0)
-  end
-  return "TIDEPOOL_OPENCL=" .. faults .. " "
-end
+local function faulty() return "TIDEPOOL_OPENCL=" .. devices.faults() .. " " end
 
 -- What is done with a device, and what comes out: the same on all of them.
 local everything = [[

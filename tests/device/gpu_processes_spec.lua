@@ -2,22 +2,13 @@
 -- that ran it.
 
 local assert = require "luassert"
+local devices = require "tests.support_device"
 local support = require "tests.support"
 local tidepool = require "tidepool"
 
 local collect, failure_of = support.collect, support.failure_of
 
-local is_pocl, has_device = false, false
-for _, d in ipairs(tidepool.devices()) do
-  has_device = true
-  is_pocl = is_pocl or d.platform == "Portable Computing Language"
-end
-local function on_device(says, check)
-  if has_device then it(says, check) else pending(says .. " (no OpenCL device)") end
-end
-local function on_pocl(says, check)
-  if is_pocl then it(says, check) else pending(says .. " (no OpenCL device of PoCL)") end
-end
+local on_device, on_pocl = devices.on_device(it, pending), devices.on_pocl(it, pending)
 
 local app = tidepool.App("devices", { executor = "processes" })
 

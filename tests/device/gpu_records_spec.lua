@@ -4,15 +4,16 @@
 
 package.path = "tests/?.lua;" .. package.path
 require "tidepool" -- first, as users do
+local devices = require "tests.support_device"
 local opencl = require "support_opencl"
 local translate = require "tidepool.translate.translate".translate
 
 local device, no_device = opencl.open()
+local on_device = devices.specs(it, pending, device, no_device)
 
 local function same(what, ...)
   local functions = { ... }
-  if not device then return pending(("%s -- skipped: %s"):format(what, no_device)) end
-  it(what, function()
+  on_device(what, function()
     for i, fn in ipairs(functions) do
       for _, lanes in ipairs { 1, 8 } do
         local trouble = device:difference(fn, {}, translate(fn, { lanes = lanes, name = "f" .. i, inputs = { "double", "double" } }))

@@ -4,21 +4,11 @@
 -- Each in a process of its own, with an OpenCL whose devices (PoCL's) seem to have memory of their
 -- own, and which counts what is copied there and back: tests/opencl/faults.c.
 
+local devices = require "tests.support_device"
 local shell = require "tests.cli.shell"
-local support = require "tests.support"
 local tidepool = require "tidepool"
 
-local is_pocl = false
-for _, d in ipairs(tidepool.devices()) do is_pocl = is_pocl or d.platform == "Portable Computing Language" end
-
-local faults -- the library that counts
-local function library()
-  if not faults then
-    faults = support.temp_dir() .. "/libfaults.so"
-    assert(os.execute(("cc -shared -fPIC -D_GNU_SOURCE -o %s tests/opencl/faults.c -Wl,--no-as-needed -l:libOpenCL.so.1 -ldl"):format(faults)) == 0)
-  end
-  return faults
-end
+local on_pocl = devices.on_pocl(it, pending)
 
 -- What each script begins with. moved(): how many elements of doubles went to devices, from them
 -- and between their buffers since the last call.
@@ -46,9 +36,8 @@ end
 
 --- Runs a script; `output` is what it is to print.
 local function on_card(says, output, script, environment)
-  if not is_pocl then return pending(says .. " (no OpenCL device of PoCL)") end
-  it(says, function()
-    local command = ("FAULTS_COPIES=1 %s TIDEPOOL_OPENCL=%s $T job.lua"):format(environment or "", library())
+  on_pocl(says, function()
+    local command = ("FAULTS_COPIES=1 %s TIDEPOOL_OPENCL=%s $T job.lua"):format(environment or "", devices.faults())
     local done = shell.run(command, { ["job.lua"] = PRELUDE .. script })
     assert.same({ stderr = "", stdout = output }, { stderr = done.stderr, stdout = done.stdout })
   end)
@@ -518,8 +507,7 @@ describe("A kernel by hand, over a number of work items that no group divides", 
 end)
 
 describe("Maps over buffers of a device that shares the host's memory", function()
-  if not is_pocl then return pending "read and give them (no OpenCL device of PoCL)" end
-  it("read and give them", function()
+  on_pocl("read and give them", function()
     local app, device = tidepool.App("shared", { gpu = "cpu" }), tidepool.gpu.device "cpu"
     local f = app:func(function(x) return x + 1 end)
     local b = device:buffer("double", { 1, 2, 3 })

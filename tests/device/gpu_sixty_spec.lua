@@ -4,13 +4,14 @@
 
 package.path = "tests/?.lua;tests/device/?.lua;" .. package.path
 require "tidepool" -- first, as users do
+local devices = require "tests.support_device"
 local shell = require "tests.cli.shell"
-local support = require "tests.support"
 local opencl = require "support_opencl"
 local sixty = require "sixty"
 local translate = require "tidepool.translate.translate".translate
 
 local device, no_device = opencl.open()
+local on_device = devices.specs(it, pending, device, no_device)
 
 --- Those that no device runs, and what their refusal says.
 local REFUSED = {
@@ -77,10 +78,8 @@ describe("of sixty functions", function()
         assert.is_false(fine)
         assert.matches(REFUSED[each.name], why)
       end)
-    elseif not device then
-      pending(("a device runs %s -- skipped: %s"):format(each.name, no_device))
     else
-      it("a device runs " .. each.name, function()
+      on_device("a device runs " .. each.name, function()
         local inputs = sixty.inputs(each.inputs, COUNT)
         for _, lanes in ipairs { 1, 8 } do
           local trouble = difference(each, translate(each.fn, { name = each.name, lanes = lanes, inputs = types }), inputs)
@@ -92,13 +91,9 @@ describe("of sixty functions", function()
 end)
 
 describe("on a device with memory of its own", function()
-  local says = "some of them run from a script, with the results of plain Lua"
-  if not device then return pending(("%s -- skipped: %s"):format(says, no_device)) end
-  it(says, function()
-    local faults = support.temp_dir() .. "/libfaults.so"
-    assert(os.execute(("cc -shared -fPIC -D_GNU_SOURCE -o %s tests/opencl/faults.c -Wl,--no-as-needed -l:libOpenCL.so.1 -ldl"):format(faults)) == 0)
+  on_device("some of them run from a script, with the results of plain Lua", function()
     local pwd = io.popen("pwd"):read "*l"
-    local done = shell.run(("FAULTS_COPIES=1 TIDEPOOL_OPENCL=%s $T job.lua %s"):format(faults, pwd), { ["job.lua"] = [[
+    local done = shell.run(("FAULTS_COPIES=1 TIDEPOOL_OPENCL=%s $T job.lua %s"):format(devices.faults(), pwd), { ["job.lua"] = [[
       package.path = ... .. "/tests/device/?.lua;" .. package.path
       local tidepool = require "tidepool"
       jit.off()

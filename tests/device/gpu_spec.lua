@@ -2,6 +2,7 @@
 -- That they keep the promises of all executors is promises_spec.lua; what the translator makes of
 -- Lua is gpu_translate_spec.lua.
 
+local devices = require "tests.support_device"
 local ffi = require "ffi"
 local shell = require "tests.cli.shell"
 local support = require "tests.support"
@@ -11,10 +12,7 @@ local contains, failure_of, run = support.contains, support.failure_of, shell.ru
 
 local app = tidepool.App("gpu", { gpu = true })
 
-local is_there = #tidepool.devices() > 0
-local function on_device(says, check)
-  if is_there then it(says, check) else pending(says .. " (no OpenCL device)") end
-end
+local on_device = devices.on_device(it, pending)
 
 --- n numbers from 1 on, as a typed array.
 local function count_to(n, ctype)

@@ -4,15 +4,14 @@
 
 package.path = "tests/?.lua;" .. package.path
 local tidepool = require "tidepool" -- first, as users do
+local devices = require "tests.support_device"
 local opencl = require "support_opencl"
 local translate = require "tidepool.translate.translate".translate
 
 local device, no_device = opencl.open()
 local assert_ = getfenv(0).assert -- `assert` is busted's here
 
-local function on_device(what, test)
-  if device then it(what, test) else pending(("%s -- skipped: %s"):format(what, no_device)) end
-end
+local on_device = devices.specs(it, pending, device, no_device)
 
 local function same(what, ...)
   local functions = { ... }

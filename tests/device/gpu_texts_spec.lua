@@ -1,15 +1,13 @@
 --- Functions for devices whose text is in no file: what was loaded with a name of its own is found
 -- again.
 
+local devices = require "tests.support_device"
 local shell = require "tests.cli.shell"
 local support = require "tests.support"
-local tidepool = require "tidepool"
 
 local contains, run = support.contains, shell.run
 
-local function on_device(says, check)
-  if #tidepool.devices() > 0 and not os.getenv "TIDEPOOL_SANITIZER" then it(says, check) else pending(says .. " (no OpenCL device)") end
-end
+local on_device = devices.specs(it, pending, #devices.list > 0 and not os.getenv "TIDEPOOL_SANITIZER", "no OpenCL device")
 
 describe("a function that was loaded at run time", function()
   on_device("is found on a device by the text it was loaded from", function()

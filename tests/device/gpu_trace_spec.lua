@@ -1,17 +1,13 @@
 --- What a trace has of devices: kernels and copies by the device's clock, aligned with the host's.
 
 local assert = require "luassert"
+local devices = require "tests.support_device"
 local reader = require "tests.trace_reader"
 local support = require "tests.support"
 local tidepool = require "tidepool"
 
-local has_device = tidepool.devices()[1] ~= nil
-
 describe("A trace of a map on a device", function()
-  local says = "has its launches, and what the device did in each of them"
-  if not has_device then return pending(says .. " (no OpenCL device)") end
-
-  it(says, function()
+  devices.on_device(it, pending)("has its launches, and what the device did in each of them", function()
     local path = support.temp_path()
     local f = tidepool.App("traced"):func { gpu = true, name = "twice" } (function(x) return x * 2 end)
     f:map(tidepool.range(1000)):sum() -- before: the queue is made anew, since it is to measure

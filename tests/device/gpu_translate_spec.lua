@@ -12,6 +12,7 @@ end
 local lua_assert = getfenv(0).assert   -- `assert` is busted's here
 local ffi = require "ffi"
 local bit = require "bit"
+local devices = require "tests.support_device"
 local opencl = require "support_opencl"
 local tidepool = require "tidepool" -- first, as users do: it puts functions of its own into `math`, which the translator knows by what they are
 local parse = require "tidepool.translate.parse"
@@ -22,13 +23,7 @@ local random = require "tidepool.translate.random"
 local device, no_device = opencl.open()
 
 -- A test that needs a device.
-local function on_device(what, test)
-    if device then
-        it(what, test)
-    else
-        pending(("%s -- skipped: %s"):format(what, no_device))
-    end
-end
+local on_device = devices.specs(it, pending, device, no_device)
 
 local ulps = opencl.ulps
 

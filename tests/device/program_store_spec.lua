@@ -4,25 +4,19 @@
 -- was kept ("binary").
 
 local bit = require "bit"
+local devices = require "tests.support_device"
 local lfs = require "lfs"
 local shell = require "tests.cli.shell"
 local support = require "tests.support"
-local tidepool = require "tidepool"
 
 local contains, quote, run = support.contains, shell.quote, shell.run
 
 -- Under a sanitizer these processes would be seen by it too, PoCL's compiler in them.
-local is_pocl = false
-for _, d in ipairs(tidepool.devices()) do is_pocl = is_pocl or d.platform == "Portable Computing Language" end
-local function on_pocl(says, check)
-  if is_pocl then it(says, check) else pending(says .. " (no OpenCL device of PoCL)") end
-end
+local on_pocl = devices.on_pocl(it, pending)
 
 local is_root = io.popen "id -u":read "*l" == "0"
-local can_switch = is_pocl and is_root and os.execute "setpriv --reuid=65534 --regid=65534 --clear-groups true 2>/dev/null" == 0
-local function as_root(says, check)
-  if can_switch then it(says, check) else pending(says .. " (needs PoCL, and root, who can give files away)") end
-end
+local can_switch = devices.has_pocl and is_root and os.execute "setpriv --reuid=65534 --regid=65534 --clear-groups true 2>/dev/null" == 0
+local as_root = devices.specs(it, pending, can_switch, "needs PoCL, and root, who can give files away")
 
 local function write(path, bytes)
   local file = assert(io.open(path, "wb"))

@@ -1,17 +1,13 @@
 --- A device that cannot be stopped: what was given up goes on there, and the session stays, and
 -- says so.
 
+local devices = require "tests.support_device"
 local shell = require "tests.cli.shell"
 local support = require "tests.support"
-local tidepool = require "tidepool"
 
 local contains = support.contains
 
-local is_pocl = false
-for _, d in ipairs(tidepool.devices()) do is_pocl = is_pocl or d.platform == "Portable Computing Language" end
-local function on_pocl(says, check)
-  if is_pocl then it(says, check) else pending(says .. " (no OpenCL device of PoCL)") end
-end
+local on_pocl = devices.on_pocl(it, pending)
 
 local PRELUDE = [[
   tidepool = require "tidepool"
