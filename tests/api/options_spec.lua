@@ -3,6 +3,7 @@
 -- given.
 
 local tidepool = require "tidepool"
+local executors = require "tidepool.engine.executors"
 local support = require "tests.support"
 
 local contains, mistake = support.contains, support.mistake
@@ -93,14 +94,21 @@ describe("A mistake", function()
         local options = require "tidepool.options"
         print(options.executor { timeout = 1 }.name, options.executor { memory = 5 }.name, options.executor {}.name,
           options.executor { gpu = true }.name)]]
-      assert.equal([[
-app:func: option 'timeout' needs an executor that can stop what runs by force: "processes", "cluster" or "rooms", not "threads"
-app:func: option 'timeout' needs an executor that can stop what runs by force: "processes", "cluster" or "rooms", not "opencl"
-app:func: option 'memory' needs an executor that bounds the memory of an item: "processes", "cluster" or "islands", not "rooms"
-app:func: option 'executor' must be "threads", "processes", "inline", "cluster", "rooms" or "islands", got the string "nowhere"
-app:func: option 'timeout' needs an executor that can stop what runs by force: "processes", "cluster" or "rooms", not "inline"
+      --- The executors that there are with a capability, and more.
+      local function those(capability, ...)
+        local list = executors.that("runs_lua", capability)
+        for _, name in ipairs { ... } do list[#list + 1] = { name = name } end
+        return executors.in_words(list)
+      end
+      local killing = those("kill", "rooms")
+      assert.equal(([[
+app:func: option 'timeout' needs an executor that can stop what runs by force: %s, not "threads"
+app:func: option 'timeout' needs an executor that can stop what runs by force: %s, not "opencl"
+app:func: option 'memory' needs an executor that bounds the memory of an item: %s, not "rooms"
+app:func: option 'executor' must be %s, got the string "nowhere"
+app:func: option 'timeout' needs an executor that can stop what runs by force: %s, not "inline"
 processes	processes	threads	opencl
-]], said)
+]]):format(killing, killing, those("bounds_memory", "islands"), those("runs_lua", "rooms", "islands"), killing), said)
     end)
 
     it("that gives an option twice, by its alias, is told", function()

@@ -3,6 +3,8 @@
 
 local shell = require "tests.cli.shell"
 local support = require "tests.support"
+require "tidepool"
+local executors = require "tidepool.engine.executors"
 
 local check, contains, run = shell.check, support.contains, shell.run
 
@@ -261,6 +263,7 @@ describe("the command line's own options", function()
   end)
 
   it("answers a wrong use with one line and exit code 2", function()
+    local there = executors.in_words(executors.that "runs_lua", "%s")
     for words, message in pairs {
       ["-q"] = "unknown option -q",
       ["--frobnicate"] = "unknown option --frobnicate (try: tidepool --help)",
@@ -268,8 +271,8 @@ describe("the command line's own options", function()
       ["--worker 4 x.lua"] = "unknown option --worker (did you mean --workers?)",
       ["--verison"] = "unknown option --verison (did you mean --version?)",
       ["--log x.lua"] = "unknown option --log (did you mean --log=tag?)",
-      ["--executor"] = "--executor is threads, processes, inline or cluster, not nothing",
-      ["--executor thread x.lua"] = "--executor is threads, processes, inline or cluster, not thread",
+      ["--executor"] = ("--executor is %s, not nothing"):format(there),
+      ["--executor thread x.lua"] = ("--executor is %s, not thread"):format(there),
       ["-ix"] = "unknown option -ix",
       ["-e"] = "-e needs an argument",
       ["-l"] = "-l needs an argument",
