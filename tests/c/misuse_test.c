@@ -118,6 +118,17 @@ TEST(what_is_given_out_needs_a_place)
     tp_host_close(host);
 }
 
+/* Reads results that come before it, as they may on a slow machine. */
+static bool comes_to_an_error(tp_map *map, tp_error *err)
+{
+    tp_result r;
+    int rc;
+    do {
+        rc = tp_map_next(map, &r, err);
+    } while (rc > 0);
+    return rc < 0;
+}
+
 TEST(what_a_value_consists_of_is_there)
 {
     tp_host *host = open_host();
@@ -133,7 +144,6 @@ TEST(what_a_value_consists_of_is_there)
         { { .kind = (tp_kind)77 }, "a value has the kind 77, which there is not" },
     };
     tp_map *map;
-    tp_result r;
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         char text[100];
         snprintf(text, sizeof text, "args[1]: %s", wrong[i].text);
@@ -143,12 +153,12 @@ TEST(what_a_value_consists_of_is_there)
         snprintf(text, sizeof text, "tp_map_values: values[3]: %s", wrong[i].text);
         const tp_value nested = tp_list(&wrong[i].value, 1),
                        values[] = { tp_nil(), tp_nil(), tp_nil(), i % 2 ? nested : wrong[i].value };
-        CHECK(tp_map_values(&map, f, values, 2, 2, NULL, &err) || tp_map_next(map, &r, &err) < 0);
+        CHECK(tp_map_values(&map, f, values, 2, 2, NULL, &err) || comes_to_an_error(map, &err));
         CHECK_STR(text, err.message);
     }
     const tp_span span = { NULL, 12 };
     tp_error err = { 0 };
-    CHECK(tp_map_bytes(&map, f, &span, 1, NULL, &err) || tp_map_next(map, &r, &err) < 0);
+    CHECK(tp_map_bytes(&map, f, &span, 1, NULL, &err) || comes_to_an_error(map, &err));
     CHECK_STR("tp_map_bytes: inputs[0].bytes is NULL, with len 12", err.message);
     CHECK(!tp_value_field(NULL, "x") && !tp_value_field(&wrong[3].value, "x") &&
           !tp_value_field(&wrong[0].value, NULL));

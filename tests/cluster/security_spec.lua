@@ -127,7 +127,7 @@ describe("an engine for other machines", function()
     local said = own:engine "up"
     contains(said, "runs already at " .. own.url, "on other machines", "tidepool worker --engine tls://")
     local version = own:engine "status":match "nats%-server ([%d.]+)"
-    assert.equal(version:find "^2%.9%." ~= nil, said:find("known holes", 1, true) ~= nil)
+    if version:find "^2%.9%." or version:find "^2%.10%." then contains(said, "known holes") end -- Debian 12's and 13's
     contains(own:speak("worker", ""), '"tls_required":true')
     assert.is_nil(own:speak("worker", ""):find("PONG", 1, true))
     own:worker(2)
