@@ -1,6 +1,7 @@
 /* random.c: the keys of random numbers, and the seeding of LuaJIT's generator. */
 #include "engine/random.h"
 
+#include <math.h>
 #include <string.h>
 
 /* Before keys of another kind are derived from a key, half of it is XORed with one of these, so
@@ -51,8 +52,12 @@ static void seed_luajit(uint64_t state[4], double seed)
     };
     static const int q[] = { 31, 19, 24, 21 }, s[] = { 18, 28, 7, 8 };
     for (int i = 0; i < 4; i++) {
+#ifdef FP_FAST_FMA /* arm64: there C compilers make one step of it in LuaJIT's lib_math.c */
+        seed = fma(seed, 3.14159265358979323846, 2.7182818284590452354);
+#else
         double product = seed * 3.14159265358979323846;
         seed = product + 2.7182818284590452354;
+#endif
         memcpy(&state[i], &seed, sizeof seed);
         if (state[i] < UINT64_C(1) << unused[i])
             state[i] += UINT64_C(1) << unused[i];
