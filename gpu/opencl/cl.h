@@ -26,7 +26,8 @@
                         X(GetKernelWorkGroupInfo) X(EnqueueFillBuffer) X(EnqueueCopyBuffer)        \
                             X(CreateSubBuffer) X(Flush) X(GetEventInfo) X(GetEventProfilingInfo)   \
                                 X(RetainMemObject) X(RetainEvent) X(ReleaseEvent)                  \
-                                X(EnqueueNDRangeKernel)                                            \
+                                X(EnqueueNDRangeKernel) X(EnqueueMarkerWithWaitList)               \
+                                    X(SetEventCallback)                                            \
                                     X(EnqueueWriteBuffer) X(EnqueueReadBuffer) X(EnqueueMapBuffer) \
                                         X(EnqueueUnmapMemObject) X(Finish)
 

@@ -282,6 +282,15 @@ void tp_copies_close(tp_copies *c)
     uv_mutex_destroy(&c->lock);
 }
 
+bool tp_copies_give_up(tp_copies *c, unsigned device)
+{
+    uv_mutex_lock(&c->lock);
+    tp_copy *old = give_up(c, device);
+    uv_mutex_unlock(&c->lock);
+    free_copy(old);
+    return old != NULL;
+}
+
 /* Allocates device memory for a copy, freeing other copies when it is short; NULL when that is not
  * enough. */
 static cl_mem allocate(tp_copies *c, const tp_open_device *open, size_t size)
@@ -301,12 +310,8 @@ static cl_mem allocate(tp_copies *c, const tp_open_device *open, size_t size)
             mem = open->cl->CreateBuffer(open->context, CL_MEM_READ_WRITE, size + 4, NULL, &rc);
         if (rc == CL_SUCCESS)
             return mem;
-        uv_mutex_lock(&c->lock);
-        tp_copy *old = give_up(c, open->index);
-        uv_mutex_unlock(&c->lock);
-        if (!old)
+        if (!tp_copies_give_up(c, open->index))
             return NULL;
-        free_copy(old);
     }
 }
 

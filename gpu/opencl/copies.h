@@ -64,6 +64,10 @@ tp_copy *tp_copies_take(tp_copies *c, const tp_open_device *open, tp_array *a, s
                         size_t size);
 void tp_copies_give_back(tp_copies *c, tp_copy *copy);
 
+/* Frees the copy on that device that was used longest ago and can be given up; false: there is
+ * none. */
+bool tp_copies_give_up(tp_copies *c, unsigned device);
+
 cl_mem tp_copy_memory(const tp_copy *copy);
 
 /* Makes the copy's bytes from..to-1 valid: what is not is copied there, and what is ahead on other

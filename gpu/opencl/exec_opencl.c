@@ -20,6 +20,10 @@
 
 enum { SPIN_NS = 50 * 1000 };
 
+/* How often a thread that runs slices gives back memory that it has not needed since the last
+ * time. */
+static const uint64_t TRIM_NS = 1000 * 1000 * 1000;
+
 /* ---- types ---- */
 
 /* A thread that runs slices on one device. Made by start_worker, joined and freed by close. */
@@ -35,6 +39,8 @@ typedef struct worker {
     /* ---- its own ---- */
     tp_agent agent; /* with the exceptions in job.h */
     tp_slice_runner runner;
+    unsigned trims_left; /* until nothing is left that could be given back */
+    uint64_t trim_at;    /* when the next one is; UINT64_MAX: there is none */
 } worker;
 
 typedef struct pool {
@@ -79,6 +85,28 @@ static void keep_programs(worker *w)
     uv_cond_broadcast(&p->idle.ended);
 }
 
+/* Gives back memory that is not needed, if it is time. Called with the engine's lock held, which it
+ * releases meanwhile; false: it was not. */
+static bool trim(worker *w)
+{
+    uint64_t now = w->trims_left ? uv_hrtime() : 0;
+    if (w->trims_left == 0 || now < w->trim_at)
+        return false;
+    w->trim_at = --w->trims_left ? now + TRIM_NS : UINT64_MAX;
+    uv_mutex_unlock(tp_engine_lock(w->pool->engine));
+    tp_slices_trim(&w->runner);
+    uv_mutex_lock(tp_engine_lock(w->pool->engine));
+    return true;
+}
+
+/* A slice was run: what it has needed is given back by the second time from now on. */
+static void plan_trims(worker *w)
+{
+    if (w->trims_left == 0)
+        w->trim_at = uv_hrtime() + TRIM_NS;
+    w->trims_left = 2;
+}
+
 /* Ends the slice. From here on is_stuck does not look at its memory any more. */
 static void finish_slice(worker *w, tp_slice *s)
 {
@@ -103,8 +131,10 @@ static void serve(void *arg)
             uv_mutex_unlock(lock);
             tp_slices_run(&w->runner, s);
             finish_slice(w, s);
+            plan_trims(w);
             uv_mutex_lock(lock);
             has_run = true;
+            trim(w);
             continue;
         }
         if (has_run) {
@@ -116,7 +146,8 @@ static void serve(void *arg)
             keep_programs(w);
             continue;
         }
-        tp_idle_sleep(&p->idle, &w->agent, UINT64_MAX);
+        if (!trim(w))
+            tp_idle_sleep(&p->idle, &w->agent, w->trim_at);
     }
     p->base.looking--;
     keep_programs(w);
@@ -140,6 +171,7 @@ static int start_worker(pool *p, const tp_open_device *open, int index, tp_error
     if (!w)
         return tp_error_oom(err, "device thread");
     w->pool = p;
+    w->trim_at = UINT64_MAX;
     if (tp_agent_open(&w->agent, p->engine, index, &p->base, err)) {
         free(w);
         return -1;

@@ -12,7 +12,8 @@ enum {
     LOCAL_CPU = 16, LOCAL_GPU = TP_WORK_GROUP_MAX,
     /* PoCL compiles again when a dimension has 65,535 work items or more, so they lie in rows of
      * fewer. */
-    ROW_MAX = 255 * LOCAL_GPU
+    ROW_MAX = 255 * LOCAL_GPU,
+    SMALL = 1 << 16 /* bytes that need not be given back */
 };
 
 /* ---- kernels ---- */
@@ -55,8 +56,35 @@ int tp_launch_queue_open(tp_launch_queue *q, const tp_open_device *open, uv_mute
     q->open = *open;
     q->writing = writing;
     q->copies = copies;
+    q->waiter = tp_waiter_new(err);
+    if (!q->waiter)
+        return -1;
     q->queue = open->cl->CreateCommandQueue(open->context, open->device->id, 0, &rc);
-    return rc == CL_SUCCESS ? 0 : tp_cl_fail(err, open->device, "making a queue", rc);
+    if (rc == CL_SUCCESS)
+        return 0;
+    tp_ref_drop(q->waiter);
+    return tp_cl_fail(err, open->device, "making a queue", rc);
+}
+
+static void free_memory(tp_launch_queue *q, tp_device_memory *m)
+{
+    if (m->mem)
+        q->open.cl->ReleaseMemObject(m->mem);
+    *m = (tp_device_memory){ 0 };
+}
+
+bool tp_is_too_much(size_t capacity, size_t wanted)
+{
+    return capacity > SMALL && capacity / 4 > wanted;
+}
+
+void tp_launch_queue_trim(tp_launch_queue *q)
+{
+    for (tp_device_memory *m = q->memory; m < q->memory + TP_ARGUMENTS_MAX; m++) {
+        if (tp_is_too_much(m->capacity, m->wanted))
+            free_memory(q, m);
+        m->wanted = 0;
+    }
 }
 
 void tp_launch_queue_close(tp_launch_queue *q)
@@ -68,9 +96,9 @@ void tp_launch_queue_close(tp_launch_queue *q)
             tp_ref_drop(q->kernels[i].program);
         }
     for (int i = 0; i < TP_ARGUMENTS_MAX; i++)
-        if (q->memory[i].mem)
-            cl->ReleaseMemObject(q->memory[i].mem);
+        free_memory(q, &q->memory[i]);
     cl->ReleaseCommandQueue(q->queue);
+    tp_ref_drop(q->waiter);
 }
 
 void tp_launch_queue_keep(tp_launch_queue *q)
@@ -214,6 +242,32 @@ static void note_times(tp_launch_queue *q)
 
 /* ---- memory ---- */
 
+/* Makes memory of the queue's large enough for argument `slot` of a launch, whose arguments before
+ * that have theirs. Where the device has not enough, what it has for the arguments behind that is
+ * given up, and copies of arrays are that nobody uses. */
+static int grow(tp_launch_queue *q, unsigned slot, size_t size, tp_error *err)
+{
+    tp_device_memory *m = &q->memory[slot];
+    unsigned behind = slot + 1;
+    cl_int rc;
+    free_memory(q, m);
+    for (;;) { /* a multiple of the word size */
+        m->mem = q->open.cl->CreateBuffer(q->open.context, CL_MEM_READ_WRITE, size + size / 4 + 4,
+                                          NULL, &rc);
+        if (rc == CL_SUCCESS)
+            break;
+        m->mem = NULL;
+        while (behind < TP_ARGUMENTS_MAX && !q->memory[behind].mem)
+            behind++;
+        if (behind < TP_ARGUMENTS_MAX)
+            free_memory(q, &q->memory[behind]);
+        else if (!tp_copies_give_up(q->copies, q->open.index))
+            return fail(err, q, "allocating memory", rc);
+    }
+    m->capacity = size + size / 4;
+    return 0;
+}
+
 /* Memory on the device for argument `slot`, with what is at `data`. Nothing is copied if the kernel
  * only writes it. */
 static int map(tp_launch_queue *q, unsigned slot, cl_mem_flags flags, void *data, size_t size,
@@ -227,18 +281,9 @@ static int map(tp_launch_queue *q, unsigned slot, cl_mem_flags flags, void *data
         return rc == CL_SUCCESS ? 0 : fail(err, q, "using host memory", rc);
     }
     tp_device_memory *m = &q->memory[slot];
-    if (m->capacity < size) {
-        if (m->mem)
-            cl->ReleaseMemObject(m->mem);
-        *m = (tp_device_memory){ 0 };
-        /* a multiple of the word size */
-        m->mem = cl->CreateBuffer(context, CL_MEM_READ_WRITE, size + size / 4 + 4, NULL, &rc);
-        if (rc != CL_SUCCESS) {
-            m->mem = NULL;
-            return fail(err, q, "allocating memory", rc);
-        }
-        m->capacity = size + size / 4;
-    }
+    if (m->capacity < size && grow(q, slot, size, err))
+        return -1;
+    m->wanted = m->wanted > size ? m->wanted : size;
     *out = m->mem;
     if (flags & CL_MEM_WRITE_ONLY)
         return 0;
@@ -508,6 +553,7 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
     for (unsigned i = 0; i < k->n_arguments && rc == 0; i++)
         rc = fetch_argument(q, k, i, items, mems[i], err);
     /* also after a failure, so that nothing uses host memory any more: see tp_launch_run */
+    tp_waiter_wait(q->waiter, cl, q->queue);
     cl_int status = cl->Finish(q->queue);
     if (status != CL_SUCCESS && rc == 0)
         rc = fail(err, q, "running the kernel", status);

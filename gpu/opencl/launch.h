@@ -9,6 +9,7 @@
 #include "engine/job.h"
 #include "opencl/copies.h"
 #include "opencl/program_cache.h"
+#include "opencl/waiter.h"
 
 /* Every device takes arguments of 1,024 bytes together; most are pointers. More inputs or outputs
  * than TP_COLUMNS_MAX travel as messages. */
@@ -98,6 +99,7 @@ typedef struct tp_ready_kernel {
 typedef struct tp_device_memory {
     cl_mem mem;
     size_t capacity;
+    size_t wanted; /* the most that a launch has used of it since it was last looked at */
 } tp_device_memory;
 
 enum { TP_READY_KERNELS_MAX = 16 };
@@ -118,6 +120,7 @@ typedef struct tp_launch_queue {
     cl_command_queue queue;
     uv_mutex_t *writing; /* see tp_launch_queue_open */
     tp_copies *copies;   /* the executor's */
+    tp_waiter *waiter;   /* held */
 
     tp_ready_kernel kernels[TP_READY_KERNELS_MAX];
     uint64_t launches;
@@ -156,6 +159,13 @@ int tp_launch_queue_open(tp_launch_queue *q, const tp_open_device *open, uv_mute
 
 /* Frees all that the queue holds. Nothing may run on it. */
 void tp_launch_queue_close(tp_launch_queue *q);
+
+/* Does memory of `capacity` have more than launches want that use at most `wanted` of it? */
+bool tp_is_too_much(size_t capacity, size_t wanted);
+
+/* Gives back the device's memory of which launches have wanted little since the last call. Nothing
+ * may run on the queue. */
+void tp_launch_queue_trim(tp_launch_queue *q);
 
 /* Stores the programs of kernels that have run on disk (tp_program_store). */
 void tp_launch_queue_keep(tp_launch_queue *q);

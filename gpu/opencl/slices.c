@@ -74,6 +74,7 @@ int tp_kernels_want_results(tp_kernels *k, const tp_returns *returns, tp_error *
 /* Makes room for `size` bytes, page-aligned. -1 when out of memory. */
 static int reserve(tp_staging *s, size_t size)
 {
+    s->wanted = s->wanted > size ? s->wanted : size;
     if (size <= s->capacity)
         return 0;
     size_t capacity = (size + size / 2 + 4095) / 4096 * 4096;
@@ -618,6 +619,27 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
     }
     tp_error ignored = { 0 }; /* all items have their results, so a failure has no place */
     settle(r, s, k, &ignored);
+}
+
+static void trim(tp_staging *s)
+{
+    if (tp_is_too_much(s->capacity, s->wanted)) {
+        free(s->data);
+        *s = (tp_staging){ 0 };
+    }
+    s->wanted = 0;
+}
+
+void tp_slices_trim(tp_slice_runner *r)
+{
+    tp_staging *const rest[] = { &r->failed, &r->details, &r->sums, &r->sums_failed };
+    for (int i = 0; i < TP_KERNEL_COLUMNS_MAX; i++) {
+        trim(&r->input[i]);
+        trim(&r->output[i]);
+    }
+    for (size_t i = 0; i < sizeof rest / sizeof *rest; i++)
+        trim(rest[i]);
+    tp_launch_queue_trim(&r->queue);
 }
 
 void tp_slices_close(tp_slice_runner *r)

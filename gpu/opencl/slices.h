@@ -36,7 +36,7 @@ int tp_kernels_want_results(tp_kernels *k, const tp_returns *returns, tp_error *
 /* Host memory that is reused from launch to launch. */
 typedef struct tp_staging {
     void *data;
-    size_t capacity;
+    size_t capacity, wanted; /* as those of tp_device_memory */
 } tp_staging;
 
 /* What a thread runs slices with: a queue, and columns for inputs and results that do not have the
@@ -52,6 +52,9 @@ typedef struct tp_slice_runner {
  * (tp_job_finish). Cannot fail: an item that the device could not run has a failure as its
  * result. */
 void tp_slices_run(tp_slice_runner *r, tp_slice *s);
+
+/* Gives back memory, the device's too, of which little was wanted since the last call. */
+void tp_slices_trim(tp_slice_runner *r);
 
 /* Frees the runner's columns. */
 void tp_slices_close(tp_slice_runner *r);

@@ -15,6 +15,7 @@ local on_pocl = devices.on_pocl(it, pending)
 local PRELUDE = [[
 local ffi, tidepool = require "ffi", require "tidepool"
 ffi.cdef "double faults_moved(int way); double faults_moves(int way); void faults_fail(int n); void faults_fail_reads(int n);"
+ffi.cdef "double faults_held(void); int faults_waits(void);"
 local faults = ffi.load(os.getenv "TIDEPOOL_OPENCL")
 local before = { 0, 0, 0 }
 local function moved()
@@ -116,6 +117,35 @@ describe("A captured array, on a device with memory of its own", function()
     one(600000) -- more than the device gives at once to copies
     print(true)
   ]], "FAULTS_MEMORY=4194304")
+end)
+
+describe("A launch, on a device with memory of its own", function()
+  on_card("is waited for asleep: clFinish, in which drivers may spin, has nothing to wait for", "40000\t0\n", [[
+    local f = app:func(function(x)
+      local s = 0
+      for i = 1, 5000 do s = s + i % x end
+      return s >= 0 and 1 or 0
+    end)
+    print(f:map(tidepool.range(40000)):sum(), faults.faults_waits())
+  ]])
+
+  on_card("gives the memory that it needed back when there are no more", "true\ttrue\n", [[
+    local list = {}
+    for i = 1, 300000 do list[i] = i end
+    app:func(function(x) return x + 1 end):map(list):list()
+    local most, began = faults.faults_held(), os.time()
+    while faults.faults_held() > 2 ^ 18 and os.time() - began < 300 do tidepool.sleep(0.05) end
+    print(most >= 8 * 16384, faults.faults_held() <= 2 ^ 18)
+  ]])
+
+  on_card("has the memory that arrays had when that is short", "true\n", [[
+    local a = numbers(100000)
+    local f = app:func(function(x) return a[x] end)
+    assert(f:map({ 1, 100000 }):sum() == 100001) -- 800,000 bytes are there now, of 820,000
+    local many = {}
+    for i = 1, 20000 do many[i] = i end
+    print(app:func { name = "g" } (function(x) return x + 1 end):map(many):sum() == 20000 * 20003 / 2)
+  ]], "FAULTS_ROOM=820000")
 end)
 
 describe("An array that a kernel writes to, on a device with memory of its own", function()

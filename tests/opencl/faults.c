@@ -6,6 +6,7 @@
  *   FAULTS_COPIES=1     devices have memory of their own
  *   FAULTS_MEMORY=n     devices have n bytes of memory
  *   FAULTS_BUFFERS=n    buffers from the n-th on cannot be made
+ *   FAULTS_ROOM=n       nor can those with which there would be more than n bytes of them
  *   FAULTS_NAMELESS=1   kernels know nothing of their parameters
  *   FAULTS_SLOW=n       launches on every queue but the first take n ns longer for each work item
  *   FAULTS_BUILD=1      programs do not compile; only for the first device when it is "first"
@@ -14,7 +15,8 @@
  * device. faults_moved(i) is how many bytes were copied to devices (0), from them (1) and between
  * their buffers (2) so far, faults_moves(i) in how many commands. faults_peak() is how many queues
  * had work at the same time, at most; faults_items(i) how many work items queue i was given;
- * faults_group() the size of the last launch's groups. */
+ * faults_group() the size of the last launch's groups; faults_held() the bytes of buffers that are
+ * there; faults_waits() how often clFinish was called before everything had run. */
 #define CL_TARGET_OPENCL_VERSION 120
 #include <CL/cl.h>
 #include <dlfcn.h>
@@ -80,6 +82,20 @@ int faults_peak(void)
     return atomic_load(&peak);
 }
 
+static _Atomic long held;
+static _Atomic int waits;
+static _Atomic(cl_event) latest[QUEUES_MAX]; /* of each queue's last launch */
+
+double faults_held(void)
+{
+    return (double)atomic_load(&held);
+}
+
+int faults_waits(void)
+{
+    return atomic_load(&waits);
+}
+
 static void count_work(cl_command_queue queue, bool starts)
 {
     for (int i = 0; i < queues && i < QUEUES_MAX; i++)
@@ -134,7 +150,30 @@ cl_mem clCreateBuffer(cl_context context, cl_mem_flags flags, size_t size, void 
         *rc = CL_MEM_OBJECT_ALLOCATION_FAILURE;
         return NULL;
     }
-    return REAL(clCreateBuffer)(context, flags, size, host, rc);
+    const char *room = getenv("FAULTS_ROOM");
+    if (room && !host && atomic_load(&held) + (long)size > atol(room)) {
+        *rc = CL_MEM_OBJECT_ALLOCATION_FAILURE;
+        return NULL;
+    }
+    cl_mem mem = REAL(clCreateBuffer)(context, flags, size, host, rc);
+    if (mem && !host)
+        atomic_fetch_add(&held, (long)size);
+    return mem;
+}
+
+cl_int clReleaseMemObject(cl_mem mem)
+{
+    cl_uint owners = 0;
+    cl_mem whole = NULL;
+    void *host = NULL;
+    size_t size = 0;
+    clGetMemObjectInfo(mem, CL_MEM_REFERENCE_COUNT, sizeof owners, &owners, NULL);
+    clGetMemObjectInfo(mem, CL_MEM_ASSOCIATED_MEMOBJECT, sizeof whole, &whole, NULL);
+    clGetMemObjectInfo(mem, CL_MEM_HOST_PTR, sizeof host, &host, NULL);
+    clGetMemObjectInfo(mem, CL_MEM_SIZE, sizeof size, &size, NULL);
+    if (owners == 1 && !whole && !host)
+        atomic_fetch_sub(&held, (long)size);
+    return REAL(clReleaseMemObject)(mem);
 }
 
 cl_program clCreateProgramWithSource(cl_context context, cl_uint n, const char **texts,
@@ -178,8 +217,21 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint 
                        ? atol(getenv("FAULTS_SLOW")) * (long)*global
                        : 0;
     nanosleep(&(struct timespec){ slow_ns / 1000000000, slow_ns % 1000000000 }, NULL);
-    return REAL(clEnqueueNDRangeKernel)(queue, kernel, dims, offset, global, local, n, events,
-                                        event);
+    cl_event mine = NULL;
+    cl_int rc = REAL(clEnqueueNDRangeKernel)(queue, kernel, dims, offset, global, local, n, events,
+                                             &mine);
+    if (rc == CL_SUCCESS && event && REAL(clRetainEvent)(mine) == CL_SUCCESS)
+        *event = mine;
+    for (int i = 0; i < queues && i < QUEUES_MAX && mine; i++)
+        if (known[i] == queue) {
+            cl_event before = atomic_exchange(&latest[i], mine);
+            if (before)
+                clReleaseEvent(before);
+            return rc;
+        }
+    if (mine)
+        clReleaseEvent(mine);
+    return rc;
 }
 
 cl_int clEnqueueWriteBuffer(cl_command_queue queue, cl_mem mem, cl_bool blocks, size_t offset,
@@ -220,6 +272,16 @@ cl_int clBuildProgram(cl_program program, cl_uint n, const cl_device_id *devices
 
 cl_int clFinish(cl_command_queue queue)
 {
+    for (int i = 0; i < queues && i < QUEUES_MAX; i++) {
+        cl_event mine = known[i] == queue ? atomic_exchange(&latest[i], NULL) : NULL;
+        cl_int status = CL_COMPLETE;
+        if (mine && clGetEventInfo(mine, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status, &status,
+                                   NULL) == CL_SUCCESS &&
+            status > CL_COMPLETE)
+            atomic_fetch_add(&waits, 1);
+        if (mine)
+            clReleaseEvent(mine);
+    }
     cl_int rc = REAL(clFinish)(queue);
     count_work(queue, false);
     return rc;

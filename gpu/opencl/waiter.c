@@ -1,0 +1,93 @@
+/* waiter.c: sleeping until a queue's commands have run: the callback of a marker behind them ends a
+ * wait for a condition variable. */
+#include "opencl/waiter.h"
+
+#include <stdlib.h>
+#include <uv.h>
+
+/* How often a wait looks whether the driver has forgotten to call back. */
+static const uint64_t ASK_NS = 100 * 1000 * 1000;
+
+struct tp_waiter {
+    tp_ref ref;
+    bool is_unused; /* the waiting thread's: the driver forgets to call back */
+    uv_mutex_t lock; /* a leaf */
+    uv_cond_t called;
+    bool is_over; /* guarded by lock */
+};
+
+static void free_waiter(tp_ref *r)
+{
+    tp_waiter *w = (tp_waiter *)r;
+    uv_cond_destroy(&w->called);
+    uv_mutex_destroy(&w->lock);
+    free(w);
+}
+
+static const tp_ref_type waiter_type = { "tidepool.waiter", free_waiter };
+
+tp_waiter *tp_waiter_new(tp_error *err)
+{
+    tp_waiter *w = calloc(1, sizeof *w);
+    if (!w) {
+        tp_error_oom(err, "a device's queue");
+        return NULL;
+    }
+    tp_ref_init(&w->ref, &waiter_type);
+    if (uv_mutex_init(&w->lock))
+        goto no_lock;
+    if (uv_cond_init(&w->called) == 0)
+        return w;
+    uv_mutex_destroy(&w->lock);
+no_lock:
+    free(w);
+    tp_error_set(err, TP_ESYS, "cannot create a lock");
+    return NULL;
+}
+
+/* Called by the driver, on a thread of its own. */
+static void CL_CALLBACK end_wait(cl_event event, cl_int status, void *user)
+{
+    tp_waiter *w = user;
+    (void)event, (void)status;
+    uv_mutex_lock(&w->lock);
+    w->is_over = true;
+    uv_cond_signal(&w->called);
+    uv_mutex_unlock(&w->lock);
+    tp_ref_drop(w);
+}
+
+static bool has_run(const tp_cl *cl, cl_event event)
+{
+    cl_int status = CL_COMPLETE; /* below 0: it has failed */
+    return cl->GetEventInfo(event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status, &status,
+                            NULL) != CL_SUCCESS ||
+           status <= CL_COMPLETE;
+}
+
+void tp_waiter_wait(tp_waiter *w, const tp_cl *cl, cl_command_queue queue)
+{
+    cl_event event;
+    if (w->is_unused || cl->EnqueueMarkerWithWaitList(queue, 0, NULL, &event) != CL_SUCCESS)
+        return;
+    w->is_over = false; /* the driver does not have it */
+    tp_ref_hold(w);
+    if (cl->SetEventCallback(event, CL_COMPLETE, end_wait, w) == CL_SUCCESS) {
+        cl->Flush(queue);
+        bool had_run = false;
+        uv_mutex_lock(&w->lock);
+        while (!w->is_over && !had_run) {
+            uint64_t until = uv_hrtime() + ASK_NS;
+            bool is_late = has_run(cl, event);
+            while (!w->is_over && uv_cond_timedwait(&w->called, &w->lock, ASK_NS) == 0 &&
+                   uv_hrtime() < until)
+                ;
+            had_run = is_late;
+        }
+        w->is_unused = !w->is_over;
+        uv_mutex_unlock(&w->lock);
+    } else {
+        tp_ref_drop(w);
+    }
+    cl->ReleaseEvent(event);
+}

@@ -1,0 +1,21 @@
+/* waiter.h: sleeping until a queue's commands have run.
+ *
+ * Some drivers spin in clFinish, as long as the commands take. So a thread first sleeps until the
+ * driver calls back, and calls clFinish when there is nothing left to wait for. */
+#ifndef TP_WAITER_H
+#define TP_WAITER_H
+
+#include "base/ref.h"
+#include "opencl/cl.h"
+
+/* For one thread at a time. Owners: who waits with it, and the driver while it may call back. */
+typedef struct tp_waiter tp_waiter;
+
+/* NULL with err set when that fails. To be dropped (tp_ref_drop). */
+tp_waiter *tp_waiter_new(tp_error *err);
+
+/* Sleeps until all commands of the queue have run or failed; does not sleep at all where the driver
+ * cannot call back. */
+void tp_waiter_wait(tp_waiter *w, const tp_cl *cl, cl_command_queue queue);
+
+#endif
