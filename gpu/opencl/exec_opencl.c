@@ -1,7 +1,7 @@
 /* exec_opencl.c: the executor "opencl": threads that run kernels on the devices of a host.
  *
- * One thread per device (two where memory is copied, so that one copies while the other computes)
- * takes slices as any worker does. A device is opened, and its threads are started, when a program
+ * One thread per device (several where memory is copied, so that copies both ways and a kernel go on
+ * at the same time) takes slices as any worker does. A device is opened, and its threads are started, when a program
  * for it is first asked for.
  *
  * Elsewhere: how a slice becomes launches (slices.c), how a kernel is launched (launch.c), programs
@@ -18,7 +18,12 @@
 #include <limits.h>
 #include <stdlib.h>
 
-enum { SPIN_NS = 50 * 1000 };
+enum {
+    SPIN_NS = 50 * 1000,
+    /* threads of a device that has memory of its own: three that copy there, compute and copy back,
+     * and one that is on its way between (bench/overlap.lua) */
+    COPYING = 4
+};
 
 /* How often a thread that runs slices gives back memory that it has not needed since the last
  * time. */
@@ -230,9 +235,10 @@ static int start_device(pool *p, tp_open_device *open, tp_error *err)
         return -1;
     }
     p->contexts[open->index] = context;
-    if (!d->is_unified) {
+    for (int more = 1; more < COPYING && !d->is_unified; more++) {
         tp_error ignored = { 0 }; /* the device works with one thread, too */
-        start_worker(p, open, index + 1, &ignored);
+        if (start_worker(p, open, index + more, &ignored))
+            break;
     }
     return 0;
 }
