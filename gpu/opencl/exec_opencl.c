@@ -1,8 +1,8 @@
 /* exec_opencl.c: the executor "opencl": threads that run kernels on the devices of a host.
  *
- * One thread per device (several where memory is copied, so that copies both ways and a kernel go on
- * at the same time) takes slices as any worker does. A device is opened, and its threads are started, when a program
- * for it is first asked for.
+ * One thread per device (several where memory is copied, so that copies both ways and a kernel go
+ * on at the same time) takes slices as any worker does. A device is opened, and its threads are
+ * started, when a program for it is first asked for.
  *
  * Elsewhere: how a slice becomes launches (slices.c), how a kernel is launched (launch.c), programs
  * (program_cache.c), how a Lua function becomes a program (gpu/translate/translate.lua) and its

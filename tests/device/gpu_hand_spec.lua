@@ -760,3 +760,21 @@ describe("a device", function()
     assert.same({ "source", "binary" }, programs())
   end)
 end)
+
+describe("a kernel", function()
+  on_device("may be what f:opencl() gives of a Lua function", function()
+    local table_, n = tidepool.array("double", { 2, 3, 5, 7 }), 100
+    local function plain(x, y) return math.sin(x) * table_[y % 4 + 1] end
+    local f = tidepool.App("source"):func { gpu = true } (plain)
+    local kernel = device:kernel(f:opencl())
+    local xs, ys = tidepool.array("double", n), tidepool.array("double", n)
+    for i = 1, n do xs[i], ys[i] = i / 7, i end
+    local x, y, z = device:buffer(xs), device:buffer(ys), device:buffer("double", n)
+    kernel(n, 0, n, x, y, z, device:buffer("uint8", n), device:buffer(table_), 4)
+    local got, want = z:read(), f:map(xs, ys):array()
+    for i = 1, n do
+      assert.equal(want[i], got[i])
+      assert.is_true(math.abs(plain(xs[i], ys[i]) - got[i]) < 1e-14)
+    end
+  end)
+end)
