@@ -625,12 +625,23 @@ local function matrix_element(inst, node, flow)
     return kind, made.varies or false
 end
 
+-- What is written on a device in the place of a method of arrays.
+local function instead_of(name, path, has_planes)
+    if name == "row" or name == "plane" then return ("write %s:at(%srow, column)"):format(path, has_planes and "plane, " or "") end
+    if name ~= "set" then return ("arrays have the methods at, add, max and min; call '%s:%s' before the map"):format(path, name) end
+    return ("write %s[%s * %s.columns + column] = value"):format(path,
+        has_planes and ("((plane - 1) * %s.rows + row - 1)"):format(path) or "(row - 1)", path)
+end
+
 function expression.Method(inst, node, flow)
-    local matrix = node.name == "at" and static_of(inst, node.object)
-    if matrix and not matrix.nested and infer.array_type(matrix.value) then return matrix_element(inst, node, flow) end
-    local static = UPDATES[node.name] and static_of(inst, node.object)
+    local static = static_of(inst, node.object)
     if static and not static.nested and infer.array_type(static.value) then
-        refuse(inst, node, "what '%s:%s' gives; on a device it is a statement that gives nothing", static.path, node.name)
+        if node.name == "at" then return matrix_element(inst, node, flow) end
+        if UPDATES[node.name] then
+            refuse(inst, node, "what '%s:%s' gives; on a device it is a statement that gives nothing", static.path, node.name)
+        end
+        refuse(inst, node, "the method '%s:%s'; on a device %s", static.path, node.name,
+            instead_of(node.name, static.path, static.value.planes > 0))
     end
     refuse(inst, node, "the method call ':%s'; there are no objects on a device, call a plain function", node.name)
 end

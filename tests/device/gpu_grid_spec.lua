@@ -110,6 +110,16 @@ describe("An element of a matrix on a device", function()
     end)
   end)
 
+  on_device("is assigned to by one index", function()
+    local u, v = tidepool.array("int32", tidepool.grid(3, 4)), tidepool.array("float", tidepool.grid(2, 3, 4))
+    app:func(function(y, x) u[(y - 1) * u.columns + x] = y * 10 + x end):for_each(tidepool.grid(3, 4))
+    app:func(function(z, y, x) v[((z - 1) * v.rows + y - 1) * v.columns + x] = z * 100 + y * 10 + x end):for_each(tidepool.grid(2, 3, 4))
+    for y, x in tidepool.grid(3, 4) do
+      assert.equal(y * 10 + x, u:at(y, x))
+      for z = 1, 2 do assert.equal(z * 100 + y * 10 + x, v:at(z, y, x)) end
+    end
+  end)
+
   on_device("is of the matrix as it is when the map starts", function()
     local now = tidepool.array("double", { { 1, 2, 3 }, { 4, 5, 6 } })
     local f = app:func(function(y, x) return now:at(y, x, -1) end)
@@ -155,6 +165,13 @@ describe("An element of a matrix on a device", function()
       ["\"mirror\"; what is beyond the border is"] = function(y, x) return m:at(y, x, "mirror") end,
       ["'m:at' with 1 argument; it takes (row, column, border)"] = function(y) return m:at(y) end,
       ["'plain' has no rows: plain:reshape(rows, columns) gives it some"] = function(y, x) return plain:at(y, x) end,
+      ["the method 'm:set'; on a device write m[(row - 1) * m.columns + column] = value"] = function(y, x) m:set(y, x, 1) end,
+      ["the method 'm:row'; on a device write m:at(row, column)"] = function(y, x) return m:row(y)[x] end,
+      ["the method 'm:fill'; on a device arrays have the methods at, add, max and min"] = function() m:fill(0) end,
+      ["'bytes:set'; on a device write bytes[((plane - 1) * bytes.rows + row - 1) * bytes.columns + column] = value"] = function(y, x)
+        bytes:set(1, y, x, 1)
+      end,
+      ["on a device write m:at(row, column) for m[{ row, column }]"] = function(y, x) return m[{ y, x }] end,
       ["needs numbers, and this is a boolean"] = function(y, x) return m:at(y, x, x > 1) end,
     } do
       contains(error_of(function() app:func(fn):map(tidepool.grid(5, 11)):list() end), "gpu_grid_spec.lua:", text)

@@ -89,7 +89,8 @@ function expr_scalar(L, node, what)
     if value.t == "scalar" then return value.node end
     if value.t == "static" then return fixed(L, node, value.static) end
     refuse(L, node, "a %s as %s; on a device %s", value.t == "function" and "function" or "table", what or "a value",
-        value.t == "function" and "functions are called by their name" or "take its fields or elements")
+        value.t == "function" and "functions are called by their name" or what == "an index" and "write m:at(row, column) for m[{ row, column }]"
+        or "take its fields or elements")
 end
 expressions.expr_scalar = expr_scalar
 
