@@ -10,7 +10,8 @@
 --   apart      functions run in Lua states of their own, which live on
 --   lua        functions are run by Lua, so that they may do anything: not numbers in, numbers out
 --              on a device
---   kill, isolated   as in tidepool.Executor: a running item can be stopped; its crash is survived
+--   kill, isolated, streams   as in tidepool.Executor: a running item can be stopped; its crash is
+--              survived; it gives values while it runs
 --
 -- A new executor starts by passing this list (tests/promises_spec.lua finds it and asks).
 
@@ -33,6 +34,7 @@ function promises.abilities(executor)
   return {
     lua = executor.runs_lua, background = not executor.by_owner, apart = not executor.by_owner,
     parallel = not executor.by_owner and support.workers() > 1, kill = executor.kill, isolated = executor.isolated,
+    streams = executor.streams,
   }
 end
 
@@ -1048,6 +1050,48 @@ promise("an input that seeds itself draws what plain Lua draws, and changes noth
     end
   end
 end, "lua")
+
+-- ---- streams ----
+
+promise("values come in their order while the function runs, at most `window` ahead, and behind them its error", function(case)
+  if case.at_once then return end -- such a function gives no values
+  local path = support.temp_path()
+  local f = case.func({ window = 3, retries = 2 }, function(n)
+    for i = 1, n do
+      note(path, i)
+      coroutine.yield(i, n)
+    end
+    error "no more"
+  end)
+  local got = 0
+  local failed = failure_of(function()
+    for i, v, n in f:flat_map { 20, 5 } do
+      got = got + 1
+      assert.same({ 1, got, 20 }, { i, v, n })
+      assert.is_true(#support.notes(path) <= got + 3 + 6) -- of both inputs
+    end
+  end)
+  contains(failed.message, "no more")
+  assert.same({ 20, 1 }, { got, failed.index })
+end, "streams")
+
+promise("what reads a stream may leave it: the function ends, and others run", function(case)
+  if case.at_once then return end
+  local path = support.temp_path()
+  local endless = case.func(function()
+    local fine = pcall(function()
+      while true do coroutine.yield(1) end
+    end)
+    note(path, tostring(fine))
+  end)
+  local stream = endless:stream()
+  assert.equal(1, stream())
+  stream:cancel()
+  assert.is_nil(stream())
+  support.eventually("the end of the function", function() return #support.notes(path) == 1 end)
+  assert.same({ "false" }, support.notes(path))
+  assert.equal(4, case.func(function(x) return 2 * x end):remote(2))
+end, "streams")
 
 -- ---- states ----
 

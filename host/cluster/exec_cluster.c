@@ -126,6 +126,12 @@ typedef struct flight {
     tp_parcel_refs permits; /* functions of which its item has a permit, since it calls them */
     image *image;
     tp_parcel_refs refs;
+    /* of one that streams: who runs it, from the first that it has said of it, and where it is told
+     * how many values it may give; so many it was told; its item waits for more */
+    bool is_bound, is_full;
+    uint8_t streamer[TP_ID_BYTES];
+    char listener[TP_SUBJECT_MAX];
+    uint64_t allowed;
     struct worker *taker; /* to whom it was sent directly; NULL: it went through the stream */
     bool has_begun; /* scratch of lose_worker */
     uint64_t sent_ns;
@@ -178,7 +184,9 @@ typedef struct cluster {
     } *read; /* large results that were read and are to be removed, in the order of that */
     unsigned n_read, first_read;
     question *questions;
-    unsigned n_questions; /* items that wait: more chunks are sent while they wait */
+    unsigned n_questions; /* items that wait: more chunks are sent while they wait; */
+    unsigned n_full;      /* and flights whose items wait for the reader of their values */
+    unsigned n_streams;   /* flights that stream */
     answered *answered;
     uint64_t n_answered, answered_bytes;
     tp_store_names stores;
@@ -690,9 +698,17 @@ static void leave_taker(flight *l)
     l->held_ns = 0;
 }
 
+static void set_full(cluster *c, flight *l, bool is_full)
+{
+    c->n_full += (unsigned)is_full - (unsigned)l->is_full;
+    l->is_full = is_full;
+}
+
 static void forget_chunk(cluster *c, flight *l)
 {
     leave_taker(l);
+    set_full(c, l, false);
+    l->is_bound = false;
     drop_blob(c, &l->blob);
     set_shortage(c, l, NO_SHORTAGE);
     l->count = 0;
@@ -793,7 +809,7 @@ static void dispatch(cluster *c, flight *l)
     char subject[TP_SUBJECT_MAX];
     uint64_t now = uv_hrtime();
     bool is_possible = l->sending == 1 && l->message.len <= TP_DIRECT_BYTES && l->blob.size == 0 &&
-                       !tp_job_recorder(l->slice->job);
+                       !tp_job_recorder(l->slice->job) && !l->slice->work.terms->streams;
     worker *w = is_possible && !c->has_lost ? choose_worker(c, now) : NULL;
     if (l->sending == 1)
         l->sent_ns = now;
@@ -899,6 +915,9 @@ static int seal(cluster *c, flight *l, tp_error *err)
                      .image_size = i->size,
                      .modules_size = c->modules_size,
                      .is_alone = l->deaths >= DEATHS_ALONE };
+    if (w->terms->streams)
+        tp_slice_allow(l->slice, &task.allowed);
+    l->allowed = task.allowed;
     memcpy(task.image, i->digest, sizeof task.image);
     memcpy(task.modules, c->modules_digest, sizeof task.modules);
     int rc = tp_parcel_put_task(&task, w, tp_job_func(l->slice->job),
@@ -947,6 +966,7 @@ static int seal(cluster *c, flight *l, tp_error *err)
 static void end_slice(cluster *c, flight *l)
 {
     tp_slice *s = l->slice;
+    c->n_streams -= s->work.terms->streams;
     forget_chunk(c, l);
     l->slice = NULL;
     l->is_narrow = false;
@@ -1015,6 +1035,12 @@ static void send_again(cluster *c, flight *l)
 {
     tp_error err = { 0 };
     uint32_t sending = l->sending + 1;
+    if (!tp_slice_take_back(l->slice)) {
+        fail(l, TP_KIND_CRASH, "the worker of the cluster that ran it is gone, and some of its "
+                               "values were read");
+        advance(c, l);
+        return;
+    }
     if (sending > SENDINGS) {
         fail(l, TP_KIND_RESOURCE, "the cluster could not carry it: its workers gave it back again "
                                   "and again");
@@ -1038,7 +1064,7 @@ static void lose(cluster *c, flight *l)
     tp_work *w = &l->slice->work;
     if (*l->ack)
         tp_nats_publish(&c->nats, l->ack, NULL, "+TERM", 5);
-    l->deaths++;
+    l->deaths += !l->is_full; /* one that waits has no part in it */
     /* of several items nobody knows which has killed the workers */
     if (l->deaths >= DEATHS_ALONE && l->count > least_count(w)) {
         l->is_narrow = true;
@@ -1054,6 +1080,24 @@ static void lose(cluster *c, flight *l)
         }
         advance(c, l);
     }
+}
+
+/* The worker is dead that gave values of this flight. What was not read is taken back of all that
+ * it ran, before the first failure lets the reader go on to them. */
+static void lose_streamer(cluster *c, const flight *of)
+{
+    uint8_t dead[TP_ID_BYTES];
+    memcpy(dead, of->streamer, sizeof dead);
+    for (int is_last = 0; is_last < 2; is_last++)
+        for (unsigned i = 0; i < c->n_flights; i++) {
+            flight *l = &c->flights[i];
+            if (!l->is_bound || memcmp(l->streamer, dead, sizeof dead) != 0)
+                continue;
+            if (is_last)
+                lose(c, l);
+            else
+                tp_slice_take_back(l->slice);
+        }
 }
 
 /* A worker that took work directly is dead. It runs chunks in the order in which they came, as many
@@ -1078,12 +1122,11 @@ static void lose_worker(cluster *c, const worker *dead)
 
 /* ---- results ---- */
 
-/* Gives records to the slice. They come from another machine, so they are read as hostile. */
-static void read_records(cluster *c, flight *l, const void *bytes, size_t len)
+/* Gives records to the slice's work, whose next items they are of. They come from elsewhere:
+ * nothing is believed. False with err set: they are wrong, or there is no memory (TP_EMEMORY). */
+static bool read_into(flight *l, const void *bytes, size_t len, tp_error *err)
 {
     tp_work *w = &l->slice->work;
-    uint32_t count = l->count, before = w->at;
-    tp_error why = { 0 };
     /* an aligned copy, with all that the records may refer to */
     char *copy = malloc(len + 8);
     uint32_t n = l->refs.n + l->image->refs.n;
@@ -1091,9 +1134,8 @@ static void read_records(cluster *c, flight *l, const void *bytes, size_t len)
     if (!copy || !refs) {
         free(copy);
         free(refs);
-        w->sink->starve(w);
-        end_slice(c, l);
-        return;
+        tp_error_oom(err, "results");
+        return false;
     }
     memcpy(copy, bytes, len);
     if (l->refs.n)
@@ -1102,11 +1144,21 @@ static void read_records(cluster *c, flight *l, const void *bytes, size_t len)
         memcpy(refs + l->refs.n, l->image->refs.refs, l->image->refs.n * sizeof(tp_ref *));
     tp_wire_given given = { .refs = refs, .n = n };
     tp_wire_reader r = {
-        .base = copy, .size = len, .first = before, .count = count, .given = &given
+        .base = copy, .size = len, .first = w->at, .count = l->count, .given = &given
     };
-    bool is_right = tp_wire_read(&r, w, 0, len, &why);
+    bool is_right = tp_wire_read(&r, w, 0, len, err);
     free(copy);
     free(refs);
+    return is_right;
+}
+
+/* The results of a chunk have come. */
+static void read_records(cluster *c, flight *l, const void *bytes, size_t len)
+{
+    tp_work *w = &l->slice->work;
+    uint32_t count = l->count, before = w->at;
+    tp_error why = { 0 };
+    bool is_right = read_into(l, bytes, len, &why);
     if (!is_right && why.code == TP_EMEMORY) {
         w->sink->starve(w);
         end_slice(c, l);
@@ -1176,6 +1228,8 @@ static void take_answer(cluster *c, flight *l, const char *data, size_t len)
     const char *bytes = data + sizeof a;
     size_t ticket, names = names_in(data, len, &ticket);
     len -= names + ticket;
+    if (l->is_bound && memcmp(a.worker, l->streamer, sizeof a.worker) != 0)
+        return; /* another one was sent it, too, and its values were not taken */
     adapt_window(c, l);
     take_offers(c, l, &a);
     if (len < sizeof a || a.size > TP_PAYLOAD_MAX ||
@@ -1234,6 +1288,119 @@ static void take_piece(cluster *c, const tp_nats_event *e)
     bool is_new = head.at == l->direct.len;
     if (!is_new || tp_buf_add(&l->direct, e->data + sizeof head, len) == 0)
         tp_nats_publish(&c->nats, e->reply, NULL, "+", 1);
+}
+
+/* ---- values that come while an item runs ---- */
+
+/* Nobody wants the slice any more. */
+static void end_unwanted(cluster *c, flight *l)
+{
+    char subject[TP_SUBJECT_MAX], text[40];
+    snprintf(subject, sizeof subject, TP_SUBJECT_CTL "%s", c->session_hex);
+    snprintf(text, sizeof text, "cancel %llu", (unsigned long long)l->chunk);
+    tp_nats_publish(&c->nats, subject, NULL, text, strlen(text));
+    end_slice(c, l);
+}
+
+/* Says how many values the item may give; with `answers` in any case, else when they are more.
+ * An item that waits has given up its permit, and goes on when it has one again. */
+static void allow(cluster *c, flight *l, bool answers)
+{
+    char text[64];
+    uint64_t values;
+    tp_slice *s = l->slice;
+    if (!tp_slice_allow(s, &values)) {
+        if (!s->work.sink->is_cancelled(&s->work)) /* an earlier item has failed */
+            fail(l, TP_KIND_CANCELLED, "nobody reads these values any more");
+        end_unwanted(c, l);
+        return;
+    }
+    if (values > l->allowed && (!l->is_full || tp_slice_take_permit(s, 0))) {
+        l->allowed = values;
+        answers = true;
+        set_full(c, l, false);
+    }
+    if (!answers || !l->is_bound)
+        return;
+    int len = snprintf(text, sizeof text, "%llu %llu", (unsigned long long)s->emitted,
+                       (unsigned long long)l->allowed);
+    tp_nats_publish(&c->nats, l->listener, NULL, text, (size_t)len);
+}
+
+/* Lets items go on whose values were read. */
+static void allow_all(cluster *c)
+{
+    for (unsigned i = 0; i < c->n_flights && c->n_streams > 0; i++) {
+        flight *l = &c->flights[i];
+        if (l->slice && l->count && l->slice->work.terms->streams)
+            allow(c, l, false);
+    }
+}
+
+/* Reads the values of a message. False with err set: they are not there, or wrong. */
+static bool read_values(cluster *c, flight *l, const tp_part *head, const char *bytes, size_t len,
+                        tp_error *err)
+{
+    if (head->where == TP_ANSWER_HERE)
+        return read_into(l, bytes, len, err);
+    tp_buf blob = { 0 };
+    tp_blob b = tp_blob_of_result(head->digest, head->size, l->chunk, l->sending);
+    bool is_right = head->size <= TP_PAYLOAD_MAX &&
+                    tp_blob_get(&c->nats, c->session_hex, &b, &blob, &(tp_between){ hear, c },
+                                err) == 0 &&
+                    read_into(l, blob.data, blob.len, err);
+    drop_blob(c, &b);
+    tp_buf_free(&blob);
+    return is_right;
+}
+
+static void take_part(cluster *c, const tp_nats_event *e)
+{
+    tp_part head;
+    tp_error why = { 0 };
+    if (e->len < sizeof head || strlen(e->reply) >= TP_SUBJECT_MAX ||
+        strncmp(e->reply, TP_INBOX_WORKER ".", sizeof TP_INBOX_WORKER) != 0)
+        return;
+    memcpy(&head, e->data, sizeof head);
+    flight *l = flight_of(c, head.chunk, head.sending);
+    if (!l || !l->slice->work.terms->streams ||
+        (l->is_bound && memcmp(l->streamer, head.worker, sizeof head.worker) != 0)) {
+        tp_nats_publish(&c->nats, e->reply, NULL, "over", 4);
+        return;
+    }
+    tp_work *w = &l->slice->work;
+    l->is_bound = true;
+    memcpy(l->streamer, head.worker, sizeof head.worker);
+    snprintf(l->listener, sizeof l->listener, "%s", e->reply);
+    l->held_ns = uv_hrtime();
+    uint64_t given = l->slice->emitted;
+    if (head.from == given && head.count > 0) {
+        uint32_t at = w->at;
+        bool is_right = head.count <= l->allowed - given &&
+                        read_values(c, l, &head, e->data + sizeof head, e->len - sizeof head,
+                                    &why);
+        given = l->slice->emitted;
+        bool is_wanted = !tp_work_is_asked_to_stop(w);
+        /* what is not there any more is stored, and said, again */
+        if (!is_right && head.where == TP_ANSWER_BLOB && given == head.from &&
+            why.code == TP_ESYS)
+            return;
+        if (is_wanted && (!is_right || w->at != at || given != head.from + head.count)) {
+            if (why.code == TP_EMEMORY)
+                w->sink->starve(w);
+            else if (w->at == at)
+                fail(l, TP_KIND_CRASH, "a worker of the cluster cannot be used: what it has sent "
+                                       "are no values");
+            end_unwanted(c, l);
+            return;
+        }
+    }
+    if (head.is_full && !l->is_full && head.from + head.count == l->slice->emitted &&
+        l->slice->emitted == l->allowed) {
+        set_full(c, l, true);
+        w->sink->release_permit(w);
+    }
+    allow(c, l, true);
 }
 
 /* ---- Dicts and Queues ---- */
@@ -1569,6 +1736,8 @@ static void take_event(cluster *c, const tp_nats_event *e)
         const char *rest = strlen(e->subject) > r + s ? e->subject + r + s : "";
         if (strcmp(rest, ".out") == 0) {
             take_output(c, e->data, e->len);
+        } else if (strcmp(rest, ".part") == 0) {
+            take_part(c, e);
         } else if (strcmp(rest, ".piece") == 0) {
             take_piece(c, e);
         } else if (strcmp(rest, ".ask") == 0) {
@@ -1591,17 +1760,12 @@ static void take_event(cluster *c, const tp_nats_event *e)
 /* ---- the carrier ---- */
 
 /* Ends the slices that nobody wants any more. */
-static void end_unwanted(cluster *c)
+static void end_all_unwanted(cluster *c)
 {
-    char subject[TP_SUBJECT_MAX], text[40];
     for (unsigned i = 0; i < c->n_flights; i++) {
         flight *l = &c->flights[i];
-        if (!l->slice || !l->slice->work.sink->is_cancelled(&l->slice->work))
-            continue;
-        snprintf(subject, sizeof subject, TP_SUBJECT_CTL "%s", c->session_hex);
-        snprintf(text, sizeof text, "cancel %llu", (unsigned long long)l->chunk);
-        tp_nats_publish(&c->nats, subject, NULL, text, strlen(text));
-        end_slice(c, l);
+        if (l->slice && l->slice->work.sink->is_cancelled(&l->slice->work))
+            end_unwanted(c, l);
     }
 }
 
@@ -1618,6 +1782,8 @@ static void check_all(cluster *c, uint64_t now)
             continue;
         if (l->taker)
             lose_worker(c, l->taker);
+        else if (l->is_bound)
+            lose_streamer(c, l);
         else
             lose(c, l);
     }
@@ -1742,7 +1908,7 @@ static void look(cluster *c, uint64_t now)
     if (now < c->look_ns)
         return;
     c->look_ns = now + LOOK_NS;
-    end_unwanted(c);
+    end_all_unwanted(c);
     check_all(c, now);
     purge_done(c, now);
 }
@@ -1785,7 +1951,7 @@ static void fill(cluster *c, uint64_t now)
         most = c->offers + 2 * c->queued;
     if (most < 2 * c->slots)
         most = 2 * c->slots;
-    most += c->n_questions;
+    most += c->n_questions + c->n_full;
     for (flight *l; c->n_short == 0 && (l = idle_flight(c, most));) {
         uv_mutex_lock(tp_engine_lock(c->engine));
         l->slice = tp_job_take_locked(c->engine, &c->base, &l->agent);
@@ -1794,6 +1960,7 @@ static void fill(cluster *c, uint64_t now)
             break;
         c->n_idle--;
         c->in_flight++;
+        c->n_streams += l->slice->work.terms->streams;
         advance(c, l);
     }
 }
@@ -1867,6 +2034,7 @@ static void serve(cluster *c)
         }
         uint64_t now = uv_hrtime();
         if (c->is_connected) {
+            allow_all(c); /* they have begun: their permits come first */
             fill(c, now);
             look(c, now);
             retry_short(c, now);
@@ -2026,7 +2194,8 @@ static void close_executor(tp_executor *ex)
 const tp_executor_type tp_exec_cluster = {
     .name = "cluster",
     .summary = "workers on other machines",
-    .capabilities = TP_CAN_KILL | TP_ISOLATED | TP_RUNS_LUA | TP_BOUNDS_MEMORY | TP_FAR,
+    .capabilities = TP_CAN_KILL | TP_ISOLATED | TP_RUNS_LUA | TP_BOUNDS_MEMORY | TP_STREAMS |
+                    TP_FAR,
     .slice_ns = SLICE_NS,
     .open = open_executor,
     .start = start,

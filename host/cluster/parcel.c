@@ -224,6 +224,7 @@ int tp_parcel_put_task(tp_task *task, const tp_work *w, const tp_func *func,
     task->discards = t->discards;
     task->batch = t->batch;
     task->splits = t->splits;
+    task->streams = t->streams;
     task->tags_lines = w->worker->tags_lines;
     task->returns = t->returns.columns;
     memcpy(task->returned, t->returns.type, sizeof task->returned);

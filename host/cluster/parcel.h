@@ -99,6 +99,19 @@ typedef struct tp_direct {
     uint32_t sending, pad;
 } tp_direct;
 
+/* The head of a message with values that an item gives while it runs: `count` records, of the
+ * values `from`, from + 1, ... (the first is 0), here or in the stream of blobs. A worker has one
+ * of these on its way for each item. The answer to it, and what is sent there later, is "TAKEN
+ * ALLOWED": so many values were taken, and so many may be given in all; or "over": nobody wants
+ * them. */
+typedef struct tp_part {
+    uint64_t chunk, from, size;
+    uint32_t sending, count, where;
+    uint32_t is_full; /* the item waits until it may give more */
+    uint8_t digest[TP_DIGEST_BYTES]; /* of records that are elsewhere */
+    uint8_t worker[TP_ID_BYTES];
+} tp_part;
+
 typedef enum tp_answer_kind {
     TP_ANSWER_DONE = 1, /* records of results */
     TP_ANSWER_BACK,     /* it was not run here, or not all of it: it must be sent again */
@@ -111,7 +124,8 @@ typedef struct tp_task {
     uint64_t base; /* the index of its first item */
     tp_key draws;
     uint64_t timeout_ns, memory, recycle;
-    uint32_t attempt, discards, batch, splits, tags_lines, returns;
+    uint64_t allowed; /* values that its item may give at first */
+    uint32_t attempt, discards, batch, splits, streams, tags_lines, returns;
     uint8_t returned[TP_COLUMNS_MAX];
     uint32_t count; /* items */
     uint32_t func;  /* the number of the definition of the function that is called */

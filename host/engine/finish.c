@@ -281,6 +281,7 @@ void tp_job_finish(tp_slice *s)
         tp_agent_end_level(agent, &s->work);
     }
     job->running--;
+    job->promised -= s->allowed > s->emitted ? s->allowed - s->emitted : 0;
     if (s->has_permit)
         job->func->running--;
     learn(job, s, done, now);

@@ -162,6 +162,7 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
     job->ordered = c->ordered;
     job->keep_going = c->keep_going;
     job->is_cheap = c->is_cheap;
+    job->is_metered = c->is_metered;
     job->window = c->window ? c->window : TP_WINDOW_MAX;
     job->bytes_max = c->bytes ? c->bytes : TP_BYTES_MAX;
     job->read_ahead = job->is_cheap ? job->window : c->batch > 8 ? 2 * (uint64_t)c->batch : 16;
@@ -630,6 +631,37 @@ static bool is_result(const tp_block *b)
     return b->kind != TP_BLOCK_RETRY && b->kind != TP_BLOCK_PART;
 }
 
+void tp_job_allow(tp_job *job, uint64_t values)
+{
+    uv_mutex_lock(&job->engine->lock);
+    if (values > job->metered) {
+        job->metered = values;
+        uv_cond_broadcast(&job->taken);
+    }
+    uv_mutex_unlock(&job->engine->lock);
+}
+
+bool tp_job_is_full(tp_job *job)
+{
+    bool is = false;
+    uv_mutex_lock(&job->engine->lock);
+    for (const tp_slice *s = job->engine->slices; s && !is; s = s->next)
+        is = s->job == job && s->is_full;
+    uv_mutex_unlock(&job->engine->lock);
+    return is;
+}
+
+/* Locked. Values were taken, or another item is at head: an item elsewhere may give more. */
+static void ask_for_more(tp_job *job, bool is_next, tp_wakes *w)
+{
+    if (!job->is_asked_for || w->takers ||
+        (!is_next && job->head_taken < job->asked_at && job->n_parts > job->window / 2))
+        return;
+    job->is_asked_for = false;
+    w->executor = job->executor;
+    w->takers = 1;
+}
+
 /* Owner, locked. Takes values that the item at `head` has given (tp_sink.emit; in an unordered job
  * any item's); NULL when there are none. They are handed out before the item's result. */
 static tp_block *take_part(tp_job *job)
@@ -686,6 +718,7 @@ tp_block *tp_job_next(tp_job *job)
             if (job->terms.streams) /* the values of the next item can be taken now */
                 uv_cond_broadcast(&job->taken);
         }
+        ask_for_more(job, is_result(b), &w);
     }
     job->awaited = job->head;
     uv_mutex_unlock(&e->lock);

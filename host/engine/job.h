@@ -115,6 +115,9 @@ struct tp_slice {
     bool is_permitted;      /* the slice also has a permit from tp_permits; the agent's */
     tp_block *results, **results_end; /* what the sink has taken so far; the agent's */
     uint64_t emitted; /* how many values its item has given; engine's lock */
+    /* so many it was told that it may give (tp_slice_allow); engine's lock */
+    uint64_t allowed;
+    bool is_full; /* its item waits, since it has given what it may; engine's lock */
     bool is_outermost; /* counts in agent->n_outermost; engine's lock */
     bool is_settled;   /* see tp_job_settle; engine's lock */
 
@@ -171,6 +174,9 @@ typedef struct tp_job_config {
     uint32_t batch; /* see tp_terms */
     bool splits;    /* see tp_terms */
     bool streams;   /* see tp_terms; at most `window` values wait, too */
+    /* it streams, and who reads its values is elsewhere: its items may give as many as
+     * tp_job_allow says */
+    bool is_metered;
     uint32_t concurrent; /* see tp_terms */
     tp_returns returns;
     tp_recorder *recorder; /* held by the job; NULL: nothing is recorded */
@@ -341,6 +347,12 @@ uint64_t tp_job_pushed(const tp_job *job);
 /* No inputs come after those pushed. */
 void tp_job_end(tp_job *job);
 
+/* Of a job that is_metered, with one item: that may give so many values in all, 0 at first. */
+void tp_job_allow(tp_job *job, uint64_t values);
+
+/* Does that item wait, since it has given all that it may? It is news when it begins to. */
+bool tp_job_is_full(tp_job *job);
+
 /* The next results, in order when the job is ordered; they are the caller's. If the job streams,
  * the values of an item (PART) come before its result. NULL when none is ready: then the owner is
  * taken to wait, and the job does not pause until it has been given some. A paused job resumes. */
@@ -466,6 +478,16 @@ const tp_error *tp_job_lost(tp_job *job);
 /* With the lock held: until when may idle workers of the executor sleep (0: for ever)? Until the
  * next retry is due, or until a slice is to be asked to share. Asks those that run too long now. */
 uint64_t tp_job_idle_until(tp_engine *engine, tp_executor *executor);
+
+/* Of a job that streams, for a slice whose values come from elsewhere: how many its item may give
+ * in all, by what waits for the reader; then the sink takes so many without a wait. It never
+ * becomes less. False: no more are wanted. When the item has given all of them, the executor's
+ * `start` is called as soon as it may give more. */
+bool tp_slice_allow(tp_slice *slice, uint64_t *values);
+
+/* The same slice's item is to be run anew, elsewhere: drops what it has given. False: some of it
+ * was read. */
+bool tp_slice_take_back(tp_slice *slice);
 
 /* For a slice whose items run in another process. take_permit takes the slice's own permit again
  * after it was released; take_permit_of takes one for items of another function that run inside the

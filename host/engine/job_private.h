@@ -59,6 +59,13 @@ struct tp_job {
     tp_block *parts, **parts_end;
     uint64_t n_parts;                 /* how many; and how many of the item at head were taken */
     uint64_t head_taken;
+    uint64_t promised; /* values that slices may give yet (tp_slice.allowed) */
+    /* is_asked_for: the executor is to be told when values were taken, of the item at head so
+     * many */
+    uint64_t asked_at;
+    bool is_asked_for;
+    bool is_metered;
+    uint64_t metered; /* see tp_job_allow */
     /* of a job that streams: signalled when values were taken, or are not wanted any more */
     uv_cond_t taken;
     uint64_t queued, n_delayed, finished, failed, retried, skipped;

@@ -232,6 +232,10 @@ static void sink_take_permit(tp_work *w)
  * waits for a retry, since it may need the worker of one of them. */
 static bool has_enough(const tp_job *job, const tp_slice *s, uint64_t index)
 {
+    if (s->emitted < s->allowed)
+        return false;
+    if (job->is_metered)
+        return s->emitted >= job->metered;
     if (job->n_parts < job->window)
         return false;
     if (!job->ordered)
@@ -350,9 +354,19 @@ static void await_reader(tp_slice *s, uint64_t index)
     if (!waits)
         return;
     tp_job_begin_block(s->agent, true);
+    tp_wakes wakes = { 0 };
+    uv_mutex_lock(&e->lock);
+    s->is_full = true;
+    if (job->is_metered) {
+        atomic_fetch_add_explicit(&job->eventcount, 1, memory_order_release);
+        wakes.owner = tp_job_tell(job);
+    }
+    uv_mutex_unlock(&e->lock);
+    tp_wakes_send(&wakes);
     uv_mutex_lock(&e->lock);
     while (has_enough(job, s, index) && !tp_job_is_unwanted(job) && index <= job->stop_at)
         uv_cond_timedwait(&job->taken, &e->lock, LOOK_NS);
+    s->is_full = false;
     uv_mutex_unlock(&e->lock);
     tp_job_end_block(s->agent);
     tp_slice_take_permit(s, UINT64_MAX);
@@ -372,6 +386,7 @@ static int sink_emit(tp_work *w, tp_block *b)
         *job->parts_end = b;
         job->parts_end = &b->next;
         job->n_parts += b->n;
+        job->promised -= s->emitted < s->allowed ? b->n : 0;
         s->emitted += b->n;
         job->bytes += tp_block_size(b);
         if (!job->ordered || b->first == job->awaited) {
@@ -384,6 +399,77 @@ static int sink_emit(tp_work *w, tp_block *b)
     if (!is_wanted)
         tp_block_free(b);
     return is_wanted ? 0 : -1;
+}
+
+/* Locked. How many more values the item may give than it was told. It is told of many at once, each
+ * time when half of what may wait is gone. */
+static uint64_t more_values(const tp_job *job, const tp_slice *s, uint64_t index)
+{
+    const uint64_t left = s->allowed - s->emitted, half = (job->window + 1) / 2;
+    if (job->ordered && index == job->awaited) {
+        uint64_t ahead = s->allowed - job->head_taken;
+        return ahead + half <= job->window ? job->window - ahead : 0;
+    }
+    if (has_enough(job, s, index) || left > 0)
+        return 0;
+    uint64_t taken = job->n_parts + job->promised,
+             room = taken < job->window ? job->window - taken : 0;
+    return room > 1 ? (room + 1) / 2 : 1;
+}
+
+bool tp_slice_allow(tp_slice *s, uint64_t *values)
+{
+    tp_job *job = s->job;
+    uint64_t index = s->work.block->first + s->work.at;
+    uv_mutex_lock(&job->engine->lock);
+    bool is_wanted = !tp_job_is_unwanted(job) && index <= job->stop_at;
+    uint64_t more = is_wanted ? more_values(job, s, index) : 0;
+    s->allowed += more;
+    job->promised += more;
+    *values = s->allowed;
+    if (is_wanted && s->emitted == s->allowed) {
+        if (index == job->awaited || !job->is_asked_for)
+            job->asked_at = index == job->awaited
+                                ? s->allowed + (job->window + 1) / 2 - job->window
+                                : UINT64_MAX;
+        job->is_asked_for = true;
+    }
+    uv_mutex_unlock(&job->engine->lock);
+    return is_wanted;
+}
+
+bool tp_slice_take_back(tp_slice *s)
+{
+    tp_job *job = s->job;
+    const uint64_t index = s->work.block->first + s->work.at;
+    tp_block *dropped = NULL;
+    uint64_t n = 0;
+    uv_mutex_lock(&job->engine->lock);
+    for (const tp_block *b = job->parts; b; b = b->next)
+        n += b->first == index ? b->n : 0;
+    bool is_whole = n == s->emitted;
+    for (tp_block **at = &job->parts; is_whole && n > 0 && *at;) {
+        tp_block *b = *at;
+        if (b->first != index) {
+            at = &b->next;
+            continue;
+        }
+        *at = b->next;
+        job->bytes -= tp_block_size(b);
+        b->next = dropped;
+        dropped = b;
+    }
+    if (is_whole) {
+        job->parts_end = &job->parts;
+        while (*job->parts_end)
+            job->parts_end = &(*job->parts_end)->next;
+        job->n_parts -= n;
+        job->promised -= s->allowed - s->emitted;
+        s->emitted = s->allowed = 0;
+    }
+    uv_mutex_unlock(&job->engine->lock);
+    tp_block_free_list(dropped);
+    return is_whole;
 }
 
 static const tp_sink slice_sink = {
@@ -755,7 +841,8 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     s->range = r;
     s->has_permit = true;
     s->is_permitted = false;
-    s->emitted = 0;
+    s->emitted = s->allowed = 0;
+    s->is_full = false;
     s->is_lent = s->is_blocked = s->is_in_line = s->is_settled = false;
     s->work.place = job->place;
     tp_worker_show(&agent->worker);

@@ -160,6 +160,12 @@ typedef struct chunk {
     tp_buf records; /* ANSWERED: a large result that could not be stored yet (is_unsent) */
     bool is_unsent;
     tp_buf ticket; /* see parcel.h */
+    /* of an item that gives values while it runs (tp_part): those that are on their way, or will
+     * be, as records; the first one's number; how many may be given, as its coordinator has said */
+    bool streams, is_on_way, has_told_full;
+    tp_buf values;
+    uint32_t n_values;
+    uint64_t first_value, allowed, told_ms;
     uint32_t at, count;
     uint64_t queued_ms, progress_ms, again_ms;
 } chunk;
@@ -463,6 +469,7 @@ static void free_chunk(chunk *k)
     tp_buf_free(&k->message);
     tp_buf_free(&k->payload);
     tp_buf_free(&k->records);
+    tp_buf_free(&k->values);
     tp_buf_free(&k->ticket);
     free(k);
 }
@@ -955,6 +962,8 @@ static int start_job(chunk *k, const tp_task *task, tp_block *items, tp_error *e
         .memory = task->memory,
         .batch = task->batch,
         .splits = task->splits,
+        .streams = task->streams != 0,
+        .is_metered = task->streams != 0,
         .returns = { .columns = task->returns },
         .draws = task->draws,
         .base = task->base,
@@ -968,6 +977,10 @@ static int start_job(chunk *k, const tp_task *task, tp_block *items, tp_error *e
         return -1;
     }
     k->count = task->count;
+    k->streams = task->streams != 0;
+    k->allowed = task->allowed;
+    if (k->streams)
+        tp_job_allow(k->job, k->allowed);
     if (tp_job_push(k->job, items))
         return tp_error_oom(err, "work");
     tp_job_end(k->job);
@@ -1008,6 +1021,43 @@ static void enqueue(node *n, chunk *k)
     }
 }
 
+/* Says what values there are, or that there are none yet; the coordinator answers to INBOX.v. */
+static void send_values(node *n, chunk *k)
+{
+    char subject[TP_SUBJECT_MAX], reply[TP_SUBJECT_MAX];
+    tp_part head = { .chunk = k->number,
+                     .sending = k->sending,
+                     .from = k->first_value,
+                     .count = k->n_values,
+                     .size = k->values.len,
+                     .is_full = tp_job_is_full(k->job) };
+    tp_buf message = { 0 };
+    k->is_on_way = k->n_values > 0;
+    k->told_ms = now_ms();
+    memcpy(head.worker, n->id_bytes, sizeof head.worker);
+    if (k->values.len > TP_INLINE_BYTES) {
+        tp_error err = { 0 };
+        head.where = TP_ANSWER_BLOB;
+        tp_blake2b_hash(head.digest, sizeof head.digest, k->values.data, k->values.len);
+        tp_blob b = tp_blob_of_result(head.digest, k->values.len, k->number, k->sending);
+        tp_nats_stored stored = tp_blob_put(&n->nats, k->session->hex, &b, k->values.data,
+                                            &(tp_between){ stay, n }, &err);
+        tp_blob_free(&b);
+        if (stored != TP_NATS_STORED)
+            return; /* tried again later */
+    }
+    snprintf(subject, sizeof subject, TP_SUBJECT_R "%s.part", k->session->hex);
+    snprintf(reply, sizeof reply, "%s.v.%s.%llu.%u", n->inbox, k->session->hex,
+             (unsigned long long)k->number, k->sending);
+    if (tp_buf_add(&message, &head, sizeof head) == 0 &&
+        (head.where == TP_ANSWER_BLOB || k->values.len == 0 ||
+         tp_buf_add(&message, k->values.data, k->values.len) == 0)) {
+        tp_nats_publish(&n->nats, subject, reply, message.data, message.len);
+        k->has_told_full = head.is_full != 0;
+    }
+    tp_buf_free(&message);
+}
+
 /* Begins a queued chunk. */
 static void begin(node *n, chunk *k)
 {
@@ -1046,6 +1096,8 @@ static void begin(node *n, chunk *k)
     else
         rc = start_job(k, &task, items, &err);
     tp_buf_free(&k->payload);
+    if (rc == 0 && k->streams) /* so that it is this worker's */
+        send_values(n, k);
     if (is_gone || (rc && err.code == TP_ESYS && !image_bytes && !k->image)) {
         answer(n, k, TP_ANSWER_BACK, "", 0);
     } else if (rc) {
@@ -1083,6 +1135,34 @@ static void take_result(chunk *k, tp_block *b)
     tp_block_free(b);
 }
 
+/* A block that the chunk's job has given: values, or the item's result. */
+static void take_block(chunk *k, tp_block *b)
+{
+    tp_error err = { 0 };
+    if (k->at == k->count) { /* it has failed, see below */
+        tp_block_free(b);
+        return;
+    }
+    if (b->kind != TP_BLOCK_PART) {
+        take_result(k, b);
+        return;
+    }
+    if (tp_parcel_put_result(&k->values, b, 0, &k->refs, &k->image->refs, &err) == 0) {
+        k->n_values += b->n;
+    } else { /* it ends before these */
+        fail_rest(k, tp_failure_kind_of(err.code, TP_KIND_CODEC), err.message);
+        tp_job_cancel(k->job);
+    }
+    tp_block_free(b);
+}
+
+/* Has the chunk's job more to give now? What its item has given is sent in one message at a time,
+ * and its result only after that. */
+static bool gives(const chunk *k)
+{
+    return !k->is_on_way && k->values.len < TP_INLINE_BYTES;
+}
+
 /* Takes what the chunk's job has given. */
 static void collect(node *n, chunk *k)
 {
@@ -1090,20 +1170,59 @@ static void collect(node *n, chunk *k)
     do {
         tp_job_unawait(k->job);
         uint32_t seen = tp_job_eventcount(k->job);
-        for (tp_block *b; (b = tp_job_next(k->job));)
-            take_result(k, b);
-        if (tp_job_is_over(k->job)) {
+        for (tp_block *b; gives(k) && (b = tp_job_next(k->job));)
+            take_block(k, b);
+        bool is_full = k->streams && tp_job_is_full(k->job);
+        k->has_told_full &= is_full;
+        if (!k->is_on_way && (k->n_values > 0 || (is_full && !k->has_told_full)))
+            send_values(n, k);
+        if (!k->is_on_way && (tp_job_is_over(k->job) || (k->streams && k->at == k->count))) {
             const tp_error *why = tp_job_lost(k->job);
             if (k->at < k->count)
                 fail_rest(k, TP_KIND_RESOURCE,
                           why ? why->message : "not enough memory on a worker of the cluster");
             double took = (double)(uv_hrtime() - k->begun_ns);
-            n->chunk_ns = n->chunk_ns > 0 ? 0.8 * n->chunk_ns + 0.2 * took : took;
+            if (!k->streams) /* its reader may be slow */
+                n->chunk_ns = n->chunk_ns > 0 ? 0.8 * n->chunk_ns + 0.2 * took : took;
             answer(n, k, TP_ANSWER_DONE, k->records.data, k->records.len);
             return;
         }
-        has_more = !tp_job_await(k->job, seen);
+        has_more = !tp_job_await(k->job, seen) && gives(k);
     } while (has_more);
+}
+
+/* What the coordinator has said of an item's values. */
+static void take_allowance(node *n, const char *rest, const tp_nats_event *e)
+{
+    char hex[TP_ID_TEXT], text[64];
+    unsigned long long number, taken, allowed;
+    unsigned sending;
+    if (e->status != 0 || sscanf(rest, "%32[0-9a-f].%llu.%u", hex, &number, &sending) != 3)
+        return;
+    session *s = find_session(n, hex);
+    chunk *k = s ? find_chunk(n, s, number) : NULL;
+    if (!k || k->state != RUNNING || !k->streams || k->sending != sending)
+        return;
+    snprintf(text, sizeof text, "%.*s", (int)(e->len < 63 ? e->len : 63), e->data);
+    if (strcmp(text, "over") == 0) {
+        acknowledge(n, k, "+TERM");
+        forget(n, k);
+        return;
+    }
+    if (sscanf(text, "%llu %llu", &taken, &allowed) != 2)
+        return;
+    if (k->is_on_way && taken == k->first_value + k->n_values) {
+        k->first_value = taken;
+        k->n_values = 0;
+        k->is_on_way = false;
+        tp_buf_clear(&k->values);
+    }
+    if (allowed > k->allowed) {
+        k->allowed = allowed;
+        k->has_told_full = false;
+        tp_job_allow(k->job, allowed);
+    }
+    collect(n, k);
 }
 
 /* How many running items wait for others (for Queues and permits): as many more chunks may run. */
@@ -1120,24 +1239,35 @@ static unsigned count_blocked(const node *n)
     return blocked;
 }
 
+/* How many chunks run and do not wait for others. */
+static unsigned count_active(const node *n)
+{
+    unsigned running = 0, blocked = count_blocked(n);
+    for (const chunk *k = n->chunks; k; k = k->next)
+        running += k->state == RUNNING;
+    return running > blocked ? running - blocked : 0;
+}
+
 /* Begins queued chunks as far as there are slots, in their order. Those that find none go back, so
  * that they run where there are some. */
 static void begin_queued(node *n, uint64_t now)
 {
-    unsigned running = 0, slots = n->slots + count_blocked(n);
+    unsigned running = 0, slots = n->slots + count_blocked(n), active = count_active(n);
     bool has_alone = false;
     for (const chunk *k = n->chunks; k; k = k->next) {
         running += k->state == RUNNING;
-        has_alone |= k->state == RUNNING && k->is_alone;
+        /* if it waits, too, it may be for what has yet to begin */
+        has_alone |= k->state == RUNNING && k->is_alone && active > 0;
     }
     for (chunk *k = n->chunks; k; k = k->next) {
         if (k->state != QUEUED)
             continue;
-        if (running < slots && !has_alone && !(k->is_alone && running > 0)) {
+        if (running < slots && !has_alone && !(k->is_alone && active > 0)) {
             begin(n, k);
             if (k->state == RUNNING)
                 collect(n, k); /* also asks to be woken at its next news */
             running += k->state == RUNNING;
+            active += k->state == RUNNING;
             has_alone = k->is_alone;
         } else if (k->is_alone) {
             has_alone = true; /* it begins when all that runs is over */
@@ -1154,11 +1284,14 @@ static bool pull_work(node *n, uint64_t now, const char *ack)
 {
     char subject[TP_SUBJECT_MAX], reply[TP_SUBJECT_MAX], body[80];
     unsigned has = 0, most = most_chunks(n) + count_blocked(n);
+    const bool is_active = count_active(n) > 0;
     int free_one = -1;
     if (n->is_leaving || n->is_lost || now < n->pull_ms)
         return false;
     for (chunk *k = n->chunks; k; k = k->next)
-        has += k->state >= ANSWERED ? 0 : k->is_alone ? most : 1;
+        has += k->state >= ANSWERED                                     ? 0
+               : k->is_alone && (is_active || k->state != RUNNING) ? most
+                                                                   : 1;
     for (int i = 0; i < PULLS; i++) {
         if (n->pulls[i].left && now >= n->pulls[i].until_ms)
             n->pulls[i].left = 0;
@@ -1422,6 +1555,8 @@ static void take_event(node *n, const tp_nats_event *e)
             take_work(n, e, true);
         } else if (strncmp(rest, ".a.", 3) == 0) {
             take_acknowledgement(n, rest + 3, e);
+        } else if (strncmp(rest, ".v.", 3) == 0) {
+            take_allowance(n, rest + 3, e);
         } else if (strncmp(rest, ".q.", 3) == 0) {
             take_store_answer(n, rest + 3, e);
         } else if (strncmp(rest, ".s.", 3) == 0) {
@@ -1442,6 +1577,9 @@ static void look_at_chunks(node *n, uint64_t now)
         next = k->next;
         if (k->state == RUNNING)
             collect(n, k);
+        /* what was said may be lost, and so may the answer */
+        if (k->state == RUNNING && k->streams && now >= k->told_ms + AGAIN_MS && !n->is_lost)
+            send_values(n, k);
         if (k->state == ANSWERED && now >= k->again_ms && !n->is_lost) {
             if (k->is_unsent)
                 deliver(n, k, NULL);

@@ -2,13 +2,19 @@
 
 local support = require "tests.support"
 local tidepool = require "tidepool"
+local executors = require "tidepool.engine.executors"
 
 local here = debug.getinfo(1, "S").short_src
 
 local HANG_S = 60 -- a guard
 
-for _, executor in ipairs { "inline", "threads", "processes" } do
-  describe("On " .. executor .. " a generator", function()
+for _, on in ipairs(executors.that("runs_lua", "streams")) do
+  describe("On the executor " .. on.name .. " a generator", function()
+    if on.far and not os.getenv "TIDEPOOL_ENGINE" then
+      pending "no engine: tests/cluster/promises_spec.lua has one"
+      return
+    end
+    local executor = on.name
     local app = tidepool.App("streams", { executor = executor })
     local note, notes, sleep = support.note, support.notes, support.sleep
 
