@@ -76,6 +76,7 @@ enum {
     ANSWERED_MAX = 1024, /* how many answers to questions are kept, */
     ANSWERED_BYTES = 64 << 20, /* and how many bytes of them */
     QUESTION_NS = 1000 * 1000 * 1000, /* what a question may wait at most: it is asked again */
+    STUCK_NS = 2000 * 1000 * 1000, /* all has waited without an end for so long: it is told */
     /* after so many payloads that the server has not acknowledged none is expected to be */
     SILENT_MAX = 12,
     IMAGES = 64,
@@ -184,6 +185,8 @@ typedef struct cluster {
     } *read; /* large results that were read and are to be removed, in the order of that */
     unsigned n_read, first_read;
     question *questions;
+    uint64_t moved_ns; /* when an item was last given what it may have waited for; */
+    uint64_t stuck_ns; /* since when all wait; 0: they do not */
     unsigned n_questions; /* items that wait: more chunks are sent while they wait; */
     unsigned n_full;      /* and flights whose items wait for the reader of their values */
     unsigned n_streams;   /* flights that stream */
@@ -569,6 +572,26 @@ static flight *flight_of(cluster *c, unsigned long long chunk, unsigned sending)
     return l->slice && l->count && l->chunk == chunk && l->sending == sending ? l : NULL;
 }
 
+/* The flight's item waits without an end, or not. */
+static void set_blocked(cluster *c, flight *l, bool is_blocked)
+{
+    uv_mutex_lock(tp_engine_lock(c->engine));
+    if (l->agent.is_blocked != is_blocked)
+        l->agent.is_hopeless = false;
+    l->agent.is_blocked = is_blocked;
+    uv_mutex_unlock(tp_engine_lock(c->engine));
+}
+
+/* An item may go on that has waited. What workers have said of those that wait is not true any
+ * more, and for a while they may say it again. */
+static void note_move(cluster *c)
+{
+    c->moved_ns = uv_hrtime();
+    for (unsigned i = 0; i < c->n_flights; i++)
+        if (c->flights[i].agent.is_blocked) /* nobody else writes it */
+            set_blocked(c, &c->flights[i], false);
+}
+
 /* A worker says which chunks it has. */
 static void take_held(cluster *c, const char *data, size_t len)
 {
@@ -576,9 +599,9 @@ static void take_held(cluster *c, const char *data, size_t len)
     char *text = strndup(data, len), *rest = text;
     for (char *line; text && (line = strsep(&rest, "\n"));) {
         unsigned long long chunk;
-        unsigned sending;
+        unsigned sending, is_stuck;
         int at = 0;
-        flight *l = sscanf(line, "%llu %u %n", &chunk, &sending, &at) == 2 && at > 0
+        flight *l = sscanf(line, "%llu %u %u %n", &chunk, &sending, &is_stuck, &at) == 3 && at > 0
                       ? flight_of(c, chunk, sending)
                       : NULL;
         /* nothing but an acknowledgement may be published for it, or nothing */
@@ -586,6 +609,7 @@ static void take_held(cluster *c, const char *data, size_t len)
                    strncmp(line + at, "$JS.ACK." TP_STREAM_W ".", 9 + strlen(TP_STREAM_W)) != 0))
             continue;
         l->held_ns = now;
+        set_blocked(c, l, is_stuck && now > c->moved_ns + beats(c, 2));
         drop_blob(c, &l->blob); /* its worker has fetched the payload */
         snprintf(l->ack, sizeof l->ack, "%s", line[at] == '-' ? "" : line + at);
     }
@@ -708,6 +732,7 @@ static void forget_chunk(cluster *c, flight *l)
 {
     leave_taker(l);
     set_full(c, l, false);
+    set_blocked(c, l, false);
     l->is_bound = false;
     drop_blob(c, &l->blob);
     set_shortage(c, l, NO_SHORTAGE);
@@ -1318,6 +1343,8 @@ static void allow(cluster *c, flight *l, bool answers)
     if (values > l->allowed && (!l->is_full || tp_slice_take_permit(s, 0))) {
         l->allowed = values;
         answers = true;
+        if (l->agent.is_blocked)
+            note_move(c);
         set_full(c, l, false);
     }
     if (!answers || !l->is_bound)
@@ -1518,6 +1545,9 @@ static bool try_question(cluster *c, question *q)
     int rc = tp_store_perform((tp_store *)(void *)q->store, NULL, &q->op, &why);
     if (rc == 0 && q->op.moved == TP_NOT_YET && uv_hrtime() < q->deadline_ns)
         return false;
+    if (q->op.verb == TP_STORE_PUSH || q->op.verb == TP_STORE_TAKE)
+        if (rc || q->op.moved != TP_NOT_YET)
+            note_move(c);
     answer_store(c, q->reply, &q->op, &why);
     return true;
 }
@@ -1704,6 +1734,7 @@ static void take_event(cluster *c, const tp_nats_event *e)
     } else if (e->kind == TP_NATS_BACK) {
         tp_error err = { 0 };
         c->has_lost = false;
+        note_move(c); /* what was lost is said again */
         ensure(c, &err); /* the restarted server may have another disk, without our streams */
         uint64_t now = uv_hrtime();
         /* they were cut off as well: they count as seen now */
@@ -1902,6 +1933,31 @@ static void purge_done(cluster *c, uint64_t now)
     }
 }
 
+/* Does everything wait for what nobody can do any more? Then all that waits must give up. */
+static void look_whether_stuck(cluster *c, uint64_t now)
+{
+    char subject[TP_SUBJECT_MAX];
+    tp_agent *waits = NULL;
+    bool is_hopeless = false;
+    for (unsigned i = 0; i < c->n_flights && c->in_flight > 0; i++)
+        if (c->flights[i].agent.is_blocked) {
+            waits = &c->flights[i].agent;
+            is_hopeless |= tp_job_is_hopeless(waits);
+        }
+    if (!is_hopeless && (!waits || !tp_engine_is_stuck(c->engine, waits))) {
+        c->stuck_ns = 0;
+        return;
+    }
+    c->stuck_ns = c->stuck_ns ? c->stuck_ns : now;
+    if (!is_hopeless && now < c->stuck_ns + STUCK_NS)
+        return;
+    tp_engine_give_up(c->engine);
+    snprintf(subject, sizeof subject, TP_SUBJECT_CTL "%s", c->session_hex);
+    tp_nats_publish(&c->nats, subject, NULL, "stuck", 5);
+    c->stuck_ns = 0;
+    note_move(c);
+}
+
 /* What is done every LOOK_NS. */
 static void look(cluster *c, uint64_t now)
 {
@@ -1910,6 +1966,7 @@ static void look(cluster *c, uint64_t now)
     c->look_ns = now + LOOK_NS;
     end_all_unwanted(c);
     check_all(c, now);
+    look_whether_stuck(c, now);
     purge_done(c, now);
 }
 

@@ -11,14 +11,15 @@
  * that it takes some, and the answers to tp1.d.r.SESSION.direct (INBOX: see tp1.d.hb.WORKER).
  *
  * Not kept: tp1.d.r.SESSION.out (what items print), tp1.d.r.SESSION.held (what a worker has, in
- * lines "CHUNK SENDING ACK": the last is where it is acknowledged; "-": nowhere),
- * tp1.d.r.SESSION.piece (of a result for which B has no room; the answer "+" asks for the next),
- * tp1.d.r.SESSION.part (values that an item gives while it runs; the answers go to INBOX, see
- * tp_part), tp1.d.r.SESSION.ask (about a Dict, Queue or permit, see question.h), tp1.d.hb.WORKER
- * (it is there, and takes answers and direct work in INBOX), tp1.d.q.SESSION (is its coordinator
- * alive?), tp1.d.ctl.SESSION ("cancel CHUNK", "over") and tp1.d.ctl.all ("hello": workers show
- * themselves at once; "beat MS": how often they do, and name what they have: a coordinator that
- * sees thousands of them asks for less of that). */
+ * lines "CHUNK SENDING WAITS ACK": whether it waits without an end, 1 or 0, and where it is
+ * acknowledged, "-": nowhere), tp1.d.r.SESSION.piece (of a result for which B has no room; the
+ * answer "+" asks for the next), tp1.d.r.SESSION.part (values that an item gives while it runs;
+ * the answers go to INBOX, see tp_part), tp1.d.r.SESSION.ask (about a Dict, Queue or permit, see
+ * question.h), tp1.d.hb.WORKER (it is there, and takes answers and direct work in INBOX),
+ * tp1.d.q.SESSION (is its coordinator alive?), tp1.d.ctl.SESSION ("cancel CHUNK", "over", "stuck":
+ * all that waits without an end is to give up) and tp1.d.ctl.all ("hello": workers show themselves
+ * at once; "beat MS": how often they do, and name what they have: a coordinator that sees
+ * thousands of them asks for less of that). */
 #ifndef TP_PROTOCOL_H
 #define TP_PROTOCOL_H
 

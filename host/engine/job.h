@@ -523,6 +523,9 @@ bool tp_engine_is_stuck(tp_engine *engine, const tp_agent *agent);
 /* Everything has been stuck for long enough: all items that wait without an end must give up.
  * tp_job_is_hopeless tells each of them, until it waits again. */
 void tp_engine_give_up(tp_engine *engine);
+
+/* Does every running item of the job wait without an end, and is none left to begin? */
+bool tp_job_is_stuck(tp_job *job);
 bool tp_job_is_hopeless(tp_agent *agent);
 
 /* The owner waits for workers, so all paused jobs resume (is_left in schedule.c). */

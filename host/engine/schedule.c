@@ -723,6 +723,16 @@ bool tp_engine_is_stuck(tp_engine *e, const tp_agent *agent)
     return is_stuck;
 }
 
+bool tp_job_is_stuck(tp_job *job)
+{
+    uv_mutex_lock(&job->engine->lock);
+    bool is_stuck = job->running > 0 && job->queued == 0 && !job->delayed;
+    for (const tp_slice *s = job->engine->slices; s && is_stuck; s = s->next)
+        is_stuck = s->job != job || s->agent->is_blocked || s->is_blocked;
+    uv_mutex_unlock(&job->engine->lock);
+    return is_stuck;
+}
+
 void tp_engine_give_up(tp_engine *e)
 {
     uv_mutex_lock(&e->lock);

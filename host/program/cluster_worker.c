@@ -253,8 +253,9 @@ static void show_self(node *n, uint64_t now)
 static void add_name(const chunk *k, tp_buf *text)
 {
     char line[TP_SUBJECT_MAX + 64];
-    int len = snprintf(line, sizeof line, "%llu %u %s\n", (unsigned long long)k->number,
-                       k->sending, *k->ack ? k->ack : "-");
+    bool is_stuck = k->state == RUNNING && k->job && tp_job_is_stuck(k->job);
+    int len = snprintf(line, sizeof line, "%llu %u %d %s\n", (unsigned long long)k->number,
+                       k->sending, is_stuck, *k->ack ? k->ack : "-");
     tp_buf_add(text, line, (size_t)len); /* without memory for the line it is named the next time */
 }
 
@@ -1455,7 +1456,9 @@ static void take_control(node *n, const char *whose, const char *data, size_t le
         return;
     }
     session *s = find_session(n, whose);
-    if (s && strcmp(text, "over") == 0) {
+    if (s && s->host && strcmp(text, "stuck") == 0) {
+        tp_engine_give_up(s->host->engine);
+    } else if (s && strcmp(text, "over") == 0) {
         close_session(n, s);
     } else if (s && sscanf(text, "cancel %llu", &number) == 1) {
         unsigned at = n->n_cancelled++ % CANCELLED;

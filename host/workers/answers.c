@@ -119,13 +119,15 @@ static outcome await_store(supervisor *s, watch *of, tp_store *queue, tp_store_o
     tp_link_release_permit(s);
     if (has_own)
         tp_link_release_far(s, of->slice->work.terms->part, tp_job_func(of->slice->job));
+    if (is_far)
+        tp_job_begin_block(s->agent, deadline == UINT64_MAX);
     while (rc == 0 && w.why == DONE && op->moved == TP_NOT_YET && uv_hrtime() < deadline) {
         if (is_far && is_over(&w)) {
             op->moved = TP_UNWANTED;
+        } else if (is_far && tp_job_is_hopeless(s->agent)) {
+            op->moved = TP_STUCK;
         } else if (is_far) {
-            tp_job_begin_block(s->agent, false);
             rc = tp_store_perform(queue, NULL, op, err);
-            tp_job_end_block(s->agent);
         } else {
             op->moved = tp_store_await(queue, op->verb == TP_STORE_PUSH, s->agent, deadline,
                                        look_ns, is_over, &w);
@@ -133,6 +135,8 @@ static outcome await_store(supervisor *s, watch *of, tp_store *queue, tp_store_o
                 rc = tp_store_perform(queue, NULL, op, err);
         }
     }
+    if (is_far)
+        tp_job_end_block(s->agent);
     s->has_released |= has_own;
     /* the process has died meanwhile: the value that was taken goes back */
     if (op->moved == TP_MOVED && tp_peer_has_ended(&s->peer)) {

@@ -103,6 +103,26 @@ describe("On a cluster", function()
       "too many for a Dict or Queue on a cluster", "\n1\n")
   end)
 
+  it("a wait for ever is told, to items that have it and where all wait for each other", function()
+    assert.equal("true\ttrue\t3\n", run [[
+      local q, other = tidepool.Queue(), tidepool.Queue()
+      local take = app:func(function(x)
+        if x == 3 then return x end
+        local fine, why = pcall((x == 1 and q or other).get, x == 1 and q or other)
+        return not fine and why:find("this would wait for ever", 1, true) ~= nil
+      end)
+      print(unpack(take:map({ 1, 2, 3 }):list()))]])
+  end)
+
+  it("a wait is none for ever while an item can end it", function()
+    assert.equal("1\n", run [[
+      local q = tidepool.Queue()
+      local take, put = app:func(function() return q:get() end), app:func(function(x) tidepool.sleep(4) q:put(x) end)
+      local first, putter = take:spawn(), put:spawn(1)
+      print(first:get())
+      putter:get()]])
+  end)
+
   it("is done with a Queue that nobody serves when the map is cancelled, or times out", function()
     assert.equal("timeout\t5\n", run [[
       local q = tidepool.Queue()
