@@ -1055,15 +1055,27 @@ static void advance(cluster *c, flight *l)
     end_slice(c, l);
 }
 
+/* The item cannot be run anew. */
+static void fail_given(cluster *c, flight *l)
+{
+    char id[TP_ID_TEXT], message[200];
+    tp_to_hex(id, l->streamer, sizeof l->streamer);
+    const worker *w = find_worker(c, id, false);
+    snprintf(message, sizeof message,
+             "the worker of the cluster that ran it, on %s, is gone, and some of its values were "
+             "read",
+             w ? w->host : "another machine");
+    fail(l, TP_KIND_CRASH, message);
+    advance(c, l);
+}
+
 /* The chunk must be run anew, by another worker. */
 static void send_again(cluster *c, flight *l)
 {
     tp_error err = { 0 };
     uint32_t sending = l->sending + 1;
     if (!tp_slice_take_back(l->slice)) {
-        fail(l, TP_KIND_CRASH, "the worker of the cluster that ran it is gone, and some of its "
-                               "values were read");
-        advance(c, l);
+        fail_given(c, l);
         return;
     }
     if (sending > SENDINGS) {

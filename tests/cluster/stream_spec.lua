@@ -25,12 +25,14 @@ describe("On a cluster a generator", function()
         require "tests.support".wait_for(path .. ".go")
         for i = 2, 5 do coroutine.yield(x * 10 + i) end
       end)
-      local got = {}
+      local got, message = {}, ""
       for i, v in f:flat_map({ 1, 2 }, %s) do
         got[#got + 1] = i .. ":" .. (tidepool.is_failure(v) and v.kind or v)
+        if tidepool.is_failure(v) then message = v.message end
         if i == 1 then support.note(path, "has read") end
       end
-      print(table.concat(got, " "))]]):format(path, options))
+      print(table.concat(got, " "))
+      io.stderr:write(message)]]):format(path, options))
     support.eventually("it has read a value", function() return support.read_file(path) end)
     function script.go() support.note(path .. ".go", "go") end
     return script
@@ -44,6 +46,7 @@ describe("On a cluster a generator", function()
     own:worker(2)
     local said, status, errors = script.done()
     assert.same({ "1:11 1:crash 2:21 2:22 2:23 2:24 2:25\n", 0 }, { said, status }, errors)
+    support.contains(errors, ", on " .. cluster.capture "uname -n":match "%S+" .. ", is gone, and some of its values were read")
   end)
 
   it("loses nothing, and gives nothing twice, when the server is killed and started again", function()
