@@ -139,19 +139,28 @@ static void push_named(lua_State *L, int i, int loaded)
 }
 
 /* LuaJIT adds table.new to its library when somebody requires it, as our modules do, some of them
- * only when a function is mapped. It is no change of users', so it is added before all. */
-static void add_table_new(lua_State *L)
+ * only when a function is mapped. It is no change of users', so it is added before all. When that
+ * fails, require's mark is removed, so that whoever needs it can try again. */
+static void add_table_new(lua_State *L, int loaded)
 {
     lua_getglobal(L, "require");
     lua_pushliteral(L, "table.new");
-    if (lua_pcall(L, 1, 0, 0)) /* without it that will be told when it is needed */
-        lua_pop(L, 1);
+    int rc = lua_pcall(L, 1, 0, 0);
+    if (!rc)
+        return;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, loaded); // why loaded
+    lua_pushnil(L);
+    lua_setfield(L, -2, "table.new");          // why loaded
+    lua_pop(L, 1);
+    if (rc == LUA_ERRMEM)
+        lua_error(L);
+    lua_pop(L, 1); /* without it that will be told when it is needed */
 }
 
 void tp_standard_open(lua_State *L, tp_standard *s, const tp_layout *layout, int loaded)
 {
     luaL_checkstack(L, STACK_NEED, "standard libraries");
-    add_table_new(L);
+    add_table_new(L, loaded);
     s->layout = layout;
     s->tables = new_table(L);
     s->original = new_table(L);
