@@ -11,6 +11,9 @@ local spawned = require "tidepool.engine.spawned"
 
 local ending = {}
 
+-- Locals, as in spawned.lua.
+local ipairs, pcall, tostring, table, traceback, loaded = ipairs, pcall, tostring, table, debug.traceback, package.loaded
+
 --- Waits for everything: spawned calls and maps, tasks, callbacks of on_done, active handles of
 --- luv.
 ---@param of string?  "script": it has ended, and nobody can read anything any more; "session": its input has ended, and values were shown
@@ -29,12 +32,12 @@ function ending.finish(of)
       for _, task in ipairs(loop.lose_tasks()) do
         failures[#failures + 1] = failure.new { kind = abi.kind.ERROR, attempts = 0,
           message = "a task has not ended: nothing is left that could wake it",
-          traceback = describe.traceback(debug.traceback(task.thread)) }
+          traceback = describe.traceback(traceback(task.thread)) }
       end
     end
   end
   for _, unasked in ipairs(spawned.take_unread()) do failures[#failures + 1] = unasked end
-  local luv, results = package.loaded["tidepool.engine.luv"], package.loaded["tidepool.results"]
+  local luv, results = loaded["tidepool.engine.luv"], loaded["tidepool.results"]
   if luv then luv.end_stop() end
   if results and of ~= "session" then results.tell_unread(of == "script") end
   local n = loop.take_problems()
@@ -63,7 +66,7 @@ local function tell_dropped()
     core.io.warn(("tidepool: the program has ended before %s: what is to be waited for, tidepool.loop() waits for\n")
       :format(table.concat(pending, " and ")))
   end
-  local results = package.loaded["tidepool.results"]
+  local results = loaded["tidepool.results"]
   if results then results.tell_unread(true) end
 end
 

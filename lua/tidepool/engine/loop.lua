@@ -34,7 +34,7 @@ local describe, show = lazy "tidepool.base.describe", lazy "tidepool.base.show"
 local loop = {}
 
 -- Locals, so that a session ends properly whatever its user does to the globals.
-local pairs, ipairs, table, getinfo = pairs, ipairs, table, debug.getinfo
+local pairs, ipairs, table, getinfo, loaded = pairs, ipairs, table, debug.getinfo, package.loaded
 
 local now, is_worker = core.loop.now, core.is_worker
 local item = is_worker and core.item -- made now: items must end where there is no memory, too
@@ -873,7 +873,6 @@ end
 
 --- Is there anything that a script's end waits for, or tells? Otherwise ending.lua is not needed.
 function loop.has_ending()
-  local loaded = package.loaded
   return not loop.is_done() or n_problems > 0 or loaded["tidepool.engine.spawned"] ~= nil or loaded["tidepool.results"] ~= nil
 end
 
@@ -917,7 +916,7 @@ function Item:_end(fine, ...)
 end
 
 local function end_item(task, ...)
-  local spawned = package.loaded["tidepool.engine.spawned"]
+  local spawned = loaded["tidepool.engine.spawned"]
   if spawned then spawned.finish_slice(task.work) end
   return task:_end(...)
 end

@@ -12,6 +12,9 @@ local show = lazy "tidepool.base.show"
 
 local spawned = {}
 
+-- Locals, so that a session ends properly whatever its user does to the globals.
+local pairs, ipairs, next, pcall, error, tostring, table, math = pairs, ipairs, next, pcall, error, tostring, table, math
+
 local now, is_worker = core.loop.now, core.is_worker
 
 -- Spawned things are checked again after this many times as long as the last check took.

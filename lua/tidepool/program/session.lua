@@ -13,6 +13,8 @@ local loop = require "tidepool.engine.loop"
 local show = require "tidepool.base.show"
 local spawned = require "tidepool.engine.spawned"
 
+require "tidepool.engine.ending" -- now, since its user may set `require` to something else
+
 local session = {}
 
 -- Locals, since the session must work whatever its user does to the globals.
