@@ -65,6 +65,8 @@ static _Noreturn void finish(int code, bool close_state)
         tp_signals_be_patient(0); /* cancels the timer of an interrupted line of the session */
     tp_process.session = TP_NO_SESSION;
     tp_term_show("", 0);
+    if (tp_process.signal) /* what was printed: patience may end while workers come to rest */
+        code = tp_output_flush(code);
     if (close_state && L)
         tp_script_leave(L);
     if (tp_process.host)

@@ -605,6 +605,19 @@ describe("The host program", function()
     assert.equal("tidepool: interrupted (12 of 100 results delivered); --journal FILE keeps them for the next run\n", done.stderr)
   end)
 
+  it("loses nothing that was printed before a signal, though workers never end", function()
+    for _, executor in ipairs { "threads", "processes" } do
+      local done = support.run_script(([[
+        local options = { executor = "%s" }
+        local f = require "tidepool".App("t"):func(options)(function(x) while true do x = x + 1 end end)
+        print "before"
+        os.execute "(sleep 0.3; kill -TERM $PPID) </dev/null >/dev/null 2>&1 &"
+        f:map({ 1, 2, 3 }):list()
+      ]]):format(executor), { workers = 2 })
+      assert.same({ 15, "before\n" }, { done.signal, done.stdout })
+    end
+  end)
+
   it("says so in JSON where its progress is JSON", function()
     local done = signalled("INT", nil, "--progress=json")
     assert.equal(2, done.signal)
