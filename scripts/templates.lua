@@ -5,7 +5,8 @@
 -- LuaJIT's bytecode writer leaves out those keys of a template whose value is not a constant, so
 -- that a table made by loaded bytecode grows step by step as its fields are set: 1, 2, 4, ...
 -- places. (Growing tables was a fifth of the instructions of a map of one input.) The reader takes
--- keys with nil as value; so they are put back here. Where there is no template, as for {} with
+-- keys with nil as value; so they are put back here. (LuaJIT of Debian 13 writes some of them, not
+-- the same ones each time: those are left out first.) Where there is no template, as for {} with
 -- fields set later on, the instruction that makes the table gets the number of its places.
 --
 -- The format is that of lj_bcdump.h of LuaJIT 2.1; a dump of another one is given back as it is.
@@ -17,6 +18,7 @@ local IS_BIG_ENDIAN, IS_STRIPPED = 1, 2
 -- kinds of constants, and of keys and values of templates; from STRING on the length of a string
 local CONSTANT = { CHILD = 0, TABLE = 1, COMPLEX = 4, STRING = 5 }
 local VALUE = { NIL = 0, INTEGER = 3, NUMBER = 4, STRING = 5 }
+local NIL = string.char(VALUE.NIL) -- a value of a template
 -- how many keys are added to a template at most
 local MOST = 32
 
@@ -91,10 +93,13 @@ function Reader:constant()
     local values = self.at
     for _ = 1, n_array do self:value() end
     one.array, one.values = n_array, self.text:sub(values, self.at - 1)
-    one.keys, one.pairs, one.n = {}, {}, n_hash
-    for i = 1, n_hash do
-      local key = self:value()
-      one.keys[key], one.pairs[i] = true, key .. self:value()
+    one.keys, one.pairs, one.n = {}, {}, 0
+    for _ = 1, n_hash do
+      local key, value = self:value(), self:value()
+      if value ~= NIL then
+        one.n = one.n + 1
+        one.keys[key], one.pairs[one.n] = true, key .. value
+      end
     end
   elseif kind ~= CONSTANT.CHILD then
     for _ = 1, kind == CONSTANT.COMPLEX and 4 or 2 do self:uleb() end
@@ -127,7 +132,7 @@ local function complete(template, keys)
   for _, key in ipairs(keys) do
     if not template.keys[key] then
       template.n = template.n + 1
-      template.keys[key], template.pairs[template.n] = true, key .. uleb(VALUE.NIL)
+      template.keys[key], template.pairs[template.n] = true, key .. NIL
     end
   end
   table.sort(template.pairs)

@@ -48,7 +48,6 @@ describe("tables made by our modules", function()
     local completed = complete(dump)
     -- a key in a template: its length and 5, itself, and the kind of its value, nil
     for _, key in ipairs { "apple", "peach", "mango" } do
-      assert.is_nil(dump:find("\10" .. key .. "\0", 1, true), key)
       assert.is_truthy(completed:find("\10" .. key .. "\0", 1, true), key)
     end
     local lemon = loadstring(completed)()
