@@ -806,7 +806,8 @@ static void open_cdata(lua_State *L, struct codec *c)
 }
 
 /* LuaJIT loses integer keys of a table that runs out of memory while it grows (see
- * reserve_references in vm.c). So the registry grows before the codec's references are made. */
+ * reserve_references in workers/state.c). So the registry grows before the codec's references are
+ * made. */
 static void reserve_references(lua_State *L)
 {
     int refs[REFERENCES];

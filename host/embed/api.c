@@ -10,9 +10,9 @@
 #include "base/error.h"
 #include "codec/standard.h"
 #include "lua/core.h"
-#include "workers/texts.h"
 #include "lua/value.h"
-#include "workers/vm.h"
+#include "workers/state.h"
+#include "workers/texts.h"
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -318,7 +318,7 @@ static void free_map(tp_map *map)
 static int open_state(lua_State *L)
 {
     tp_api *api = lua_touserdata(L, 1);
-    tp_vm_open_libraries(L);
+    tp_state_open_libraries(L);
     tp_texts_open(L);
     tp_codec_open(L);
     tp_lua_core_open(L, api->host, NULL);
@@ -347,7 +347,7 @@ static tp_api *get_api(tp_host *host, const char *function, tp_error *err)
     }
     api->host = host;
     api->due_ns = UINT64_MAX;
-    api->L = tp_vm_new_state();
+    api->L = tp_state_new();
     int status = api->L ? lua_cpcall(api->L, open_state, api) : LUA_ERRMEM;
     if (status) {
         const char *why = api->L && lua_isstring(api->L, -1) ? lua_tostring(api->L, -1)
@@ -373,7 +373,7 @@ void tp_api_close(tp_api *api)
     forget_closed(&api->closed_maps, 0);
     forget_closed(&api->closed_functions, 0);
     if (api->L)
-        tp_vm_close_state(api->L);
+        tp_state_close(api->L);
     tp_arena_free(&api->values);
     tp_arena_free(&api->failure_arena);
     free(api);

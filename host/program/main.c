@@ -25,8 +25,8 @@
 #include "program/watch.h"
 #include "program/worker.h"
 #include "runtime/runtime.h"
+#include "workers/state.h"
 #include "workers/texts.h"
-#include "workers/vm.h"
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -215,7 +215,7 @@ static lua_State *new_state(void)
 #ifdef TP_MALLOC_STATE
     return lua_newstate(allocate, NULL);
 #else
-    return tp_vm_new_state();
+    return tp_state_new();
 #endif
 }
 
@@ -271,7 +271,7 @@ int main(int argc, char **argv)
     tp_output_open();
     const bool is_worker = argc == 2 && strcmp(argv[1], "--worker") == 0;
     /* Freed memory is used again instead of being given back and faulted in anew, for blocks up to
-     * 32 MiB: see tp_vm_new_state. */
+     * 32 MiB: see tp_state_new. */
     mallopt(M_MMAP_THRESHOLD, 32 << 20);
     mallopt(M_TRIM_THRESHOLD, 32 << 20);
     if (is_worker)

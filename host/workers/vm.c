@@ -7,12 +7,12 @@
  * in another protected call, so that only failures cost extra. */
 #include "workers/vm.h"
 
-#include "base/heap.h"
 #include "base/lua_modules.h"
 #include "codec/captured.h"
 #include "codec/scalar.h"
 #include "codec/standard.h"
 #include "workers/lines.h"
+#include "workers/state.h"
 #include "workers/texts.h"
 
 #include <lauxlib.h>
@@ -29,7 +29,6 @@ enum {
     CACHED_MAX = 64,
     TEXT_MIN = 4096,
     TEXT_OF_ITEM = 32,
-    REFERENCES = 4 * CACHED_MAX,
     SMALL_HEAP_KIB = 4096
 };
 
@@ -38,6 +37,8 @@ enum {
 enum { SHAPE_NUMBER = 0, SHAPE_ANY = TP_COLUMNS_MAX + 1 };
 
 enum { RUNS_NOTHING = UINT32_MAX };
+
+_Static_assert(4 * CACHED_MAX <= TP_STATE_REFERENCES, "a loaded function has up to four");
 
 /* A function that the state has loaded. */
 typedef struct loaded {
@@ -61,22 +62,6 @@ typedef struct loaded {
     uint64_t used;    /* tick of the last use */
 } loaded;
 
-/* How much memory a state may have (tp_vm_limit), and how much it has. LuaJIT does not collect
- * garbage before it asks for more memory, so a collection is requested in time. */
-typedef struct limit {
-    lua_State *L;
-    lua_Alloc allocate; /* the state's own, with its user data */
-    void *user;
-    lua_CFunction panic; /* as it was before */
-    uint64_t bytes, used, shown;
-    uint64_t low;       /* the least that was in use since a collection was last requested */
-    /* a collection is requested when so much is in use: half way between `low` and the limit */
-    uint64_t ask_at;
-    bool has_refused; /* since a collection was last asked for by should_collect */
-    _Atomic uint32_t *refused;
-    const _Atomic int32_t *item;
-} limit;
-
 struct tp_vm {
     tp_worker *worker;
     lua_State *main; /* owned */
@@ -97,7 +82,7 @@ struct tp_vm {
     bool is_running;   /* an item is running */
     const tp_work *beginning; /* the work whose item is being begun as a coroutine; NULL: none */
     bool wants_collection; /* memory ran out: collect before the next item */
-    limit limit;       /* `bytes` is 0 when there is no limit */
+    tp_limit limit;    /* `bytes` is 0 when there is no limit */
     int collected_kib; /* memory in use after the last forced collection, see restart_collector */
     /* while tracing: when the running coroutine item was resumed (uv_hrtime), and the thread's
      * processor time then; 0: none runs */
@@ -119,177 +104,20 @@ typedef struct run {
     bool only_numbers, only_scalars; /* each result encoded so far was one number; was scalars */
 } run;
 
-#ifdef TP_MALLOC_STATE
-static void *allocate(void *ud, void *p, size_t old, size_t size)
-{
-    (void)ud, (void)old;
-    if (size == 0) {
-        free(p);
-        return NULL;
-    }
-    return realloc(p, size);
-}
-#endif
-
-/* LuaJIT's own allocator is used only where it cannot reach what malloc gives: it maps and unmaps
- * strings of 128 KiB and more one by one, and the page faults cost several times as much as copying
- * the strings (W4 of bench/: 211 ms with LuaJIT's, 58 ms with malloc). Sanitizer builds see each
- * block. */
-lua_State *tp_vm_new_state(void)
-{
-#ifdef TP_MALLOC_STATE
-    return lua_newstate(allocate, NULL);
-#else
-    if (!tp_heap_is_in_reach()) {
-        lua_State *own = luaL_newstate();
-        if (own)
-            lua_atpanic(own, NULL); /* luaL_newstate's prints */
-        return own;
-    }
-    tp_heap *heap = tp_heap_new();
-    lua_State *L = heap ? lua_newstate(tp_heap_allocate, heap) : NULL;
-    if (L)
-        tp_heap_seal(heap);
-    else
-        tp_heap_free(heap);
-    return L;
-#endif
-}
-
-void tp_vm_close_state(lua_State *L)
-{
-    void *user;
-    bool has_heap = lua_getallocf(L, &user) == tp_heap_allocate;
-    lua_close(L);
-    if (has_heap)
-        tp_heap_free(user);
-}
-
-/* LuaJIT loses integer keys of a table that runs out of memory while it grows (lj_tab_resize: the
- * array part is larger already, but the keys are still in the old hash part). In the registry such
- * keys are our references. So the registry is made large enough here, where running out of memory
- * only means that the state cannot be opened. */
-static void reserve_references(lua_State *L)
-{
-    int refs[REFERENCES];
-    for (int i = 0; i < REFERENCES; i++) {
-        lua_pushboolean(L, 1);
-        refs[i] = luaL_ref(L, LUA_REGISTRYINDEX);
-    }
-    for (int i = REFERENCES - 1; i >= 0; i--)
-        luaL_unref(L, LUA_REGISTRYINDEX, refs[i]);
-}
-
-void tp_vm_open_libraries(struct lua_State *L)
-{
-    void *user;
-    tp_heap *heap = lua_getallocf(L, &user) == tp_heap_allocate ? user : NULL;
-    /* LUA_PATH is the user's, not the embedder's; the host's paths come with each function. */
-    lua_pushboolean(L, 1);
-    lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");
-    luaL_openlibs(L);
-    lua_pushnil(L);
-    lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");
-    reserve_references(L);
-    lua_getglobal(L, "require");
-    lua_pushliteral(L, "ffi");
-    if (!tp_heap_prepare(heap))
-        tp_codec_raise_memory(L);
-    lua_call(L, 1, 0);
-    tp_heap_seal(heap);
-}
-
-/* ---- the limit to a state's memory ---- */
-
-/* Sets when the next collection is requested. Close to the limit no more are: they would give back
- * too little to be worth it. */
-static void set_ask_at(limit *m)
-{
-    uint64_t left = m->bytes - m->used;
-    m->low = m->used;
-    m->ask_at = left > m->bytes / 64 ? m->used + left / 2 : UINT64_MAX;
-}
-
-/* Makes the collector do a full cycle at its next step, unless it has been stopped or is running a
- * finalizer. */
-static void ask_for_collection(limit *m)
-{
-    if (lua_gc(m->L, LUA_GCISRUNNING, 0)) {
-        lua_gc(m->L, LUA_GCSETSTEPMUL, 0);
-        lua_gc(m->L, LUA_GCRESTART, 0);
-    }
-    set_ask_at(m);
-}
-
-static void *refuse(limit *m)
-{
-    m->has_refused = true;
-    atomic_store_explicit(m->refused,
-                          1 + (uint32_t)atomic_load_explicit(m->item, memory_order_relaxed),
-                          memory_order_relaxed);
-    return NULL;
-}
-
-/* lua_Alloc, with the limit as its user data. */
-static void *allocate_within(void *user, void *p, size_t old, size_t size)
-{
-    limit *m = user;
-    if (size > old && m->used + (size - old) > m->bytes)
-        return refuse(m);
-    void *to = m->allocate(m->user, p, old, size);
-    if (size > 0 && !to)
-        return refuse(m);
-    m->used += size;
-    m->used -= old;
-    if (size > old) {
-        if (m->used >= m->ask_at)
-            ask_for_collection(m);
-    } else if (m->used < m->low) {
-        set_ask_at(m);
-    }
-    return to;
-}
-
-/* lua_atpanic while there is a limit: LuaJIT is about to end the process (it could not make its
- * machine code executable, say). */
-static int panic(lua_State *L)
-{
-    void *user;
-    lua_getallocf(L, &user);
-    refuse(user);
-    return 0;
-}
+/* ---- the state's memory ---- */
 
 uint64_t tp_vm_used(const tp_vm *vm)
 {
-    return (uint64_t)lua_gc(vm->main, LUA_GCCOUNT, 0) * 1024 +
-           (uint64_t)lua_gc(vm->main, LUA_GCCOUNTB, 0);
+    return tp_state_used(vm->main);
 }
 
 void tp_vm_limit(tp_vm *vm, uint64_t bytes, uint64_t shown, _Atomic uint32_t *refused,
                  const _Atomic int32_t *item)
 {
-    limit *m = &vm->limit;
-    if (m->bytes) {
-        vm->wants_collection |= m->has_refused;
-        lua_setallocf(vm->main, m->allocate, m->user);
-        lua_atpanic(vm->main, m->panic);
-        vm->limit = (limit){ 0 };
-    }
-    if (!bytes)
-        return;
-    *m = (limit){ .L = vm->main,
-                  .bytes = bytes,
-                  .shown = shown,
-                  .used = tp_vm_used(vm),
-                  .refused = refused,
-                  .item = item };
-    if (m->used > bytes)
-        m->bytes = m->used; /* the state gets no more memory */
-    set_ask_at(m);
-    m->allocate = lua_getallocf(vm->main, &m->user);
-    lua_setallocf(vm->main, allocate_within, m);
-    m->panic = lua_atpanic(vm->main, panic);
+    vm->wants_collection |= vm->limit.has_refused;
+    tp_limit_end(&vm->limit);
+    if (bytes)
+        tp_limit_begin(&vm->limit, vm->main, bytes, shown, refused, item);
 }
 
 static int collect(lua_State *L)
@@ -1551,7 +1379,7 @@ static int open_state(lua_State *L)
     tp_vm *vm = lua_touserdata(L, 1);
     run on_stack;
     lua_gc(L, LUA_GCSTOP, 0); /* there is nothing to collect yet */
-    tp_vm_open_libraries(L);
+    tp_state_open_libraries(L);
     /* LuaJIT allocates when it meets the first light userdata of an address region; this is done
      * here, since tp_vm_run may not raise */
     lua_pushlightuserdata(L, &on_stack);
@@ -1613,7 +1441,7 @@ int tp_vm_open(tp_worker *worker, tp_error *err)
     if (!vm)
         return tp_error_oom(err, "worker state");
     vm->worker = worker;
-    vm->main = vm->L = tp_vm_new_state();
+    vm->main = vm->L = tp_state_new();
     if (!vm->main) {
         free(vm);
         return tp_error_oom(err, "worker state");
@@ -1646,6 +1474,6 @@ void tp_vm_close(tp_vm *vm)
     tp_vm_limit(vm, 0, 0, NULL, NULL);
     for (unsigned i = 0; i < vm->n_cached; i++)
         tp_ref_drop(vm->cache[i].image);
-    tp_vm_close_state(vm->main);
+    tp_state_close(vm->main);
     free(vm);
 }

@@ -68,13 +68,4 @@ struct lua_State *tp_vm_state(const tp_vm *vm);
 /* Is L the thread on which the state runs items, and not a coroutine of an item's? */
 bool tp_vm_runs_on(const tp_vm *vm, const struct lua_State *L);
 
-/* Opens the standard libraries, and FFI, in a state of tp_vm_new_state. Raises out of memory. */
-void tp_vm_open_libraries(struct lua_State *L);
-
-/* A new Lua state with the allocator that all of the host's states use; NULL when out of memory. */
-struct lua_State *tp_vm_new_state(void);
-
-/* Closes a state that tp_vm_new_state has made. */
-void tp_vm_close_state(struct lua_State *L);
-
 #endif

@@ -7,7 +7,7 @@
 #include "harness.h"
 #include "base/heap.h"
 #include "runtime/runtime.h"
-#include "workers/vm.h"
+#include "workers/state.h"
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -257,7 +257,7 @@ static const char script[] =
 
 static int open_libraries(lua_State *L)
 {
-    tp_vm_open_libraries(L);
+    tp_state_open_libraries(L);
     return 0;
 }
 
@@ -278,7 +278,7 @@ static const char *run_script(tp_error *err)
     const char *wrong = "";
     if (tp_host_open(&host, &config, err))
         return wrong;
-    lua_State *L = tp_vm_new_state();
+    lua_State *L = tp_state_new();
     if (!L) {
         tp_error_set(err, TP_EMEMORY, "no memory for a state");
         goto out;
@@ -305,7 +305,7 @@ out:
         wrong = "workers do not come to rest"; /* closing the host waits for them: the harness shows
                                                   where they are */
     if (L)
-        tp_vm_close_state(L);
+        tp_state_close(L);
     if (tp_array_pool_live(host->arrays) > 0)
         wrong = "an array is left";
     tp_host_close(host);
@@ -440,13 +440,13 @@ TEST(a_result_that_there_was_no_memory_to_take_can_be_asked_for_again)
     is_interpreted = true;
     alarm(300);
     CHECK(!tp_host_open(&host, &config, &err));
-    lua_State *L = tp_vm_new_state();
+    lua_State *L = tp_state_new();
     CHECK(L && !lua_cpcall(L, open_libraries, NULL) && !tp_host_openlibs(host, L, &err));
     CHECK(!luaL_loadbuffer(L, asking, sizeof asking - 1, "=asking"));
     lua_pushcfunction(L, l_fail);
     if (lua_pcall(L, 1, 0, 0))
         CHECK_STR("", lua_tostring(L, -1));
-    tp_vm_close_state(L);
+    tp_state_close(L);
     tp_host_close(host);
 }
 

@@ -4,6 +4,7 @@
 #include "base/heap.h"
 #include "engine/work.h"
 #include "tidepool.h"
+#include "workers/state.h"
 #include "workers/vm.h"
 #include "workers/workers.h"
 
@@ -168,9 +169,9 @@ static tp_image *load(const char *chunk)
 {
     tp_buf message = { 0 };
     tp_error err = { 0 };
-    lua_State *L = tp_vm_new_state();
+    lua_State *L = tp_state_new();
     CHECK(L);
-    tp_vm_open_libraries(L);
+    tp_state_open_libraries(L);
     tp_codec_open(L);
     CHECK_INT(0, luaL_dostring(L, chunk));
     lua_pushliteral(L, "");
@@ -180,7 +181,7 @@ static tp_image *load(const char *chunk)
     CHECK(tp_image_encode(L, 1, "f", 5, 0, &message, &err) >= 0);
     tp_image *image = tp_image_new(&message);
     CHECK(image);
-    tp_vm_close_state(L);
+    tp_state_close(L);
     return image;
 }
 
@@ -260,8 +261,8 @@ TEST(where_luajit_does_not_reach_all_memory_states_have_its_own_allocator)
     CHECK_INT(ITEMS, b.work.at);
     CHECK(((double *)b.results->column[0])[3] == 4e6);
     close_bench(&b);
-    lua_State *L = tp_vm_new_state();
+    lua_State *L = tp_state_new();
     void *user;
     CHECK(L && lua_getallocf(L, &user) != tp_heap_allocate);
-    tp_vm_close_state(L);
+    tp_state_close(L);
 }
