@@ -32,6 +32,8 @@ static void work(int e, size_t n, const char *name)
 
 cl_int clGetDeviceInfo(cl_device_id d, cl_device_info what, size_t n, void *value, size_t *got)
 {
+    if (what == CL_DEVICE_TYPE) *(cl_device_type *)value = CL_DEVICE_TYPE_GPU;
+    if (what == CL_DEVICE_TYPE) return CL_SUCCESS;
     if (what != CL_DEVICE_HOST_UNIFIED_MEMORY) return REAL(clGetDeviceInfo)(d, what, n, value, got);
     memset(value, 0, n);
     return CL_SUCCESS;
@@ -67,7 +69,7 @@ if not os.getenv "CARD_BYTE" then
   file:write(LIBRARY)
   file:close()
   assert(os.execute(("cc -shared -fPIC -o %s.so %s.c -Wl,--no-as-needed -l:libOpenCL.so.1 -ldl -lpthread"):format(base, base)) == 0)
-  for _, case in ipairs { { "computing is short", 3200 }, { "all take equally long", 51200 } } do
+  for _, case in ipairs { { "computing is short", 400 }, { "all take equally long", 3200 } } do
     print(case[1]) io.stdout:flush()
     os.execute(("CARD_BYTE=400 CARD_ITEM=%d TIDEPOOL_OPENCL=%s.so '%s' '%s'"):format(case[2], base, arg[-1], arg[0]))
   end
@@ -79,7 +81,7 @@ local ffi = require "ffi"
 ffi.cdef "double card_used(int i);"
 local card = ffi.load(os.getenv "TIDEPOOL_OPENCL")
 local SLICE = 16384
-local f = tidepool.App("overlap", { gpu = "cpu" }):func(function(x) return x + 1 end)
+local f = tidepool.App("overlap", { gpu = true }):func(function(x) return x + 1 end)
 f:map(tidepool.array("double", SLICE, 1)):array()
 for _ = 1, 2 do
   local xs, before, longest = tidepool.array("double", 40 * SLICE, 1), {}, 0

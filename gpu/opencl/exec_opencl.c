@@ -20,9 +20,11 @@
 
 enum {
     SPIN_NS = 50 * 1000,
-    /* threads of a device that has memory of its own: three that copy there, compute and copy back,
-     * and one that is on its way between (bench/overlap.lua) */
-    COPYING = 4
+    /* Threads of a device that has memory of its own: three that copy there, compute and copy
+     * back, and one that is on its way between (bench/overlap.lua). A processor that says so has
+     * two: PoCL 3.1 at times ends the process when more launch a kernel
+     * (pocl_release_dlhandle_cache). */
+    COPYING = 4, COPYING_CPU = 2
 };
 
 /* How often a thread that runs slices gives back memory that it has not needed since the last
@@ -235,7 +237,8 @@ static int start_device(pool *p, tp_open_device *open, tp_error *err)
         return -1;
     }
     p->contexts[open->index] = context;
-    for (int more = 1; more < COPYING && !d->is_unified; more++) {
+    int most = d->is_unified ? 1 : d->type & CL_DEVICE_TYPE_CPU ? COPYING_CPU : COPYING;
+    for (int more = 1; more < most; more++) {
         tp_error ignored = { 0 }; /* the device works with one thread, too */
         if (start_worker(p, open, index + more, &ignored))
             break;
