@@ -44,3 +44,6 @@ for _, executor in ipairs(executors.list) do
     ask(executor, "With concurrent_inputs on the executor " .. executor.name, { executor = executor.name, concurrent_inputs = 16 })
   end
 end
+
+-- and where it is left to Tidepool whether threads or devices run an input
+ask(executors.fallback, "With gpu = \"auto\"", { gpu = "auto" })

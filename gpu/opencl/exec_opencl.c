@@ -9,6 +9,7 @@
  * captured values become arguments (lua/tidepool/device/gpu.lua). */
 #include "opencl/exec_opencl.h"
 
+#include "base/cpus.h"
 #include "base/sigmask.h"
 #include "base/thread.h"
 #include "opencl/slices.h"
@@ -60,6 +61,7 @@ typedef struct pool {
     uv_mutex_t lock; /* taken before the engine's lock, and before the host's print_lock */
     /* ---- guarded by lock ---- */
     tp_program_cache programs;
+    unsigned processors; /* that there are for us, known once a device is open */
     cl_context contexts[TP_DEVICES_MAX]; /* NULL for devices that are not open */
     worker *workers;                     /* changed only with the engine's lock held, too */
 
@@ -85,10 +87,12 @@ static void keep_programs(worker *w)
     if (!w->runner.queue.has_new)
         return;
     p->keeping++;
+    p->base.busy++; /* who waits for it to take items may wait for long */
     uv_mutex_unlock(tp_engine_lock(p->engine));
     tp_launch_queue_keep(&w->runner.queue);
     uv_mutex_lock(tp_engine_lock(p->engine));
     p->keeping--;
+    p->base.busy--;
     uv_cond_broadcast(&p->idle.ended);
 }
 
@@ -228,6 +232,8 @@ static int start_device(pool *p, tp_open_device *open, tp_error *err)
     if (rc != CL_SUCCESS)
         return tp_cl_fail(err, d, "opening the device", rc);
     open->context = context;
+    if (!p->processors)
+        p->processors = tp_cpus();
     int index = 1;
     for (worker *w = p->workers; w; w = w->next)
         index++;
@@ -402,6 +408,20 @@ static int stop_workers(tp_executor *ex, uint64_t deadline_ns)
         w->is_joined = true;
     }
     return 0;
+}
+
+bool tp_opencl_shares_processors(tp_executor *ex, uint64_t devices, unsigned threads)
+{
+    pool *p = (pool *)ex;
+    tp_error ignored = { 0 };
+    const tp_cl *cl = tp_host_opencl(ex->host, &ignored);
+    bool shares = false;
+    uv_mutex_lock(&p->lock);
+    for (unsigned i = 0; cl && i < cl->n; i++)
+        shares |= devices >> i & 1 && cl->devices[i].type & CL_DEVICE_TYPE_CPU &&
+                  cl->devices[i].units + threads > p->processors;
+    uv_mutex_unlock(&p->lock);
+    return shares;
 }
 
 void tp_opencl_finish_keeping(tp_executor *ex, uint64_t deadline_ns)

@@ -30,6 +30,10 @@ bool tp_opencl_is_stuck(tp_executor *ex, unsigned device, uint64_t patience_ns);
 void tp_opencl_lose(tp_executor *ex, unsigned device, tp_ref *queue,
                     bool (*is_done)(tp_ref *queue));
 
+/* Do any of these devices, which are open, compute on processors that so many threads of ours would
+ * use, too? */
+bool tp_opencl_shares_processors(tp_executor *ex, uint64_t devices, unsigned threads);
+
 /* Waits until no worker is storing programs, at most until deadline_ns (uv_hrtime). For use after
  * `stop`, when workers without work store new programs. Any thread. */
 void tp_opencl_finish_keeping(tp_executor *ex, uint64_t deadline_ns);

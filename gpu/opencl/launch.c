@@ -171,6 +171,7 @@ static tp_ready_kernel *get_kernel(tp_launch_queue *q, tp_program *p, tp_error *
     }
     *oldest = (tp_ready_kernel){ tp_ref_hold(p), kernel, choose_local(q, kernel), ++q->launches };
     q->has_new = true;
+    q->made++;
     return oldest;
 }
 

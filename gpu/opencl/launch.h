@@ -124,6 +124,7 @@ typedef struct tp_launch_queue {
 
     tp_ready_kernel kernels[TP_READY_KERNELS_MAX];
     uint64_t launches;
+    uint64_t made; /* kernels that were made ready: drivers compile at the first launch of one */
     bool has_new; /* there are kernels whose programs were not stored on disk yet */
     const tp_work *work; /* of the launch that runs */
     bool is_timed; /* somebody listens: the queue measures its commands */

@@ -320,14 +320,15 @@ static uint32_t find_failed(const uint8_t *failed, uint32_t n)
 }
 
 /* Gives the sink the results of n elements, from item w->at on: blocks of good ones, and failures
- * in between. */
-static void hand_over(tp_work *w, const tp_kernel *k, output *o, const uint8_t *failed, uint32_t n)
+ * in between; `leaves_failures`: only those before the first failure. */
+static void hand_over(tp_work *w, const tp_kernel *k, output *o, const uint8_t *failed, uint32_t n,
+                      bool leaves_failures)
 {
     uint32_t at = 0;
     tp_error ignored = { 0 }; /* when that fails, the failures show outdated inputs */
     if (failed && find_failed(failed, n) < n)
         bring_inputs_home(w, n, &ignored); /* failures have their inputs */
-    while (at < n) {
+    while (at < n && !(leaves_failures && failed && failed[at])) {
         uint32_t end = failed ? at + find_failed(failed + at, n - at) : n;
         if (end > at) {
             bool is_all = at == 0 && end == n;
@@ -338,7 +339,7 @@ static void hand_over(tp_work *w, const tp_kernel *k, output *o, const uint8_t *
             w->at += end - at;
             at = end;
         }
-        if (at < n) {
+        if (at < n && !leaves_failures) {
             fail_element(w, k, o, at, failed[at]);
             at++;
         }
@@ -443,7 +444,7 @@ static int settle(tp_slice_runner *r, tp_slice *s, const tp_kernel *k, tp_error 
 }
 
 /* Runs up to n items of the slice from w->at on. -1 with err set when the device could not: then
- * none of them has a result. */
+ * none of them has a result. 1: the next item is one for the workers that the job has. */
 static int run_part(tp_slice_runner *r, tp_slice *s, tp_kernel *k, uint32_t n, tp_error *err)
 {
     tp_work *w = &s->work;
@@ -487,9 +488,15 @@ static int run_part(tp_slice_runner *r, tp_slice *s, tp_kernel *k, uint32_t n, t
         for (unsigned c = 0; k->is_foreign && !items.stays && c < k->n_outputs; c++)
             tp_make_canonical(k->output_type[c], out.column[c], count);
         out.details = r->details.data;
-        hand_over(w, k, &out, k->n_failures ? r->failed.data : NULL, count);
+        uint32_t end = w->at + count;
+        hand_over(w, k, &out, k->n_failures ? r->failed.data : NULL, count,
+                  tp_job_has_workers(s->job));
         tp_work_begin_item(w);
+        if (w->at < end)
+            return 1;
     }
+    if (ready < n && tp_job_has_workers(s->job))
+        return 1;
     if (ready < n) {
         char message[600];
         snprintf(message, sizeof message, "%s%s", k->where ? k->where : "", why);
@@ -586,7 +593,9 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
     tp_kernels *kernels = (tp_kernels *)tp_job_executor_data(s->job);
     tp_kernel *k = kernels->kernel;
     bool may_reduce = true;
-    while (w->count >= TP_GROUP && tp_job_is_undecided(s->job, DECIDE_NS)) {
+    uint64_t made = r->queue.made;
+    while (w->count >= TP_GROUP && !tp_job_has_workers(s->job) &&
+           tp_job_is_undecided(s->job, DECIDE_NS)) {
         tp_relax();
         sched_yield();
     }
@@ -606,17 +615,19 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
         }
         if (reducer && n > TP_GROUP - before)
             n = TP_GROUP - before;
-        if (run_part(r, s, k, n, &err) == 0)
+        int rc = run_part(r, s, k, n, &err);
+        if (rc == 0)
             continue;
-        if (n > PART_MIN) { /* try again with half as many items */
+        if (rc < 0 && n > PART_MIN) { /* try again with half as many items */
             most = n / 2;
             continue;
         }
         if (prepare_to_leave(r, s, &err) == 0 && tp_job_leave_site(s->job, s->agent->site))
             break;
-        for (uint32_t i = 0; i < n; i++)
+        for (uint32_t i = 0; i < n && w->at < end; i++)
             fail_item(w, TP_KIND_DEVICE, err.message);
     }
+    s->is_cold = r->queue.made != made;
     tp_error ignored = { 0 }; /* all items have their results, so a failure has no place */
     settle(r, s, k, &ignored);
 }

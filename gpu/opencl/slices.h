@@ -47,10 +47,11 @@ typedef struct tp_slice_runner {
     tp_staging sums, sums_failed; /* of a reducer */
 } tp_slice_runner;
 
-/* Runs the items of the slice, until they are cancelled or must be left to other devices
- * (tp_job_leave_site), and none while the job is held back. The caller then ends the slice
+/* Runs the items of the slice, until they are cancelled or must be left to other devices or to
+ * workers (tp_job_leave_site), and none while the job is held back. The caller then ends the slice
  * (tp_job_finish). Cannot fail: an item that the device could not run has a failure as its
- * result. */
+ * result. Where workers run the job beside devices, an item that fails is theirs, with all that
+ * come after it: they know what Lua says of it. */
 void tp_slices_run(tp_slice_runner *r, tp_slice *s);
 
 /* Gives back memory, the device's too, of which little was wanted since the last call. */

@@ -76,6 +76,7 @@ typedef struct tp_ran {
     double ns_per_item;
     uint32_t attempt; /* from 1, in this run; 0: they were not run, since their results are known */
     int32_t worker;   /* who ran them */
+    int32_t site;     /* and at which site (tp_agent), from 1; 0: at none */
 } tp_ran;
 
 typedef struct tp_block {

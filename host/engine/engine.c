@@ -61,6 +61,13 @@ void tp_wakes_send(const tp_wakes *w)
         w->owner->wake(w->owner);
     if (w->takers)
         w->executor->type->start(w->executor, w->takers);
+    if (w->beside)
+        w->beside->type->start(w->beside, 1);
+}
+
+int tp_agent_site(const tp_agent *agent)
+{
+    return agent->site ? __builtin_ctzll(agent->site) : -1;
 }
 
 /* ---- lists; locked ---- */

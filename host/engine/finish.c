@@ -167,6 +167,10 @@ static void learn(tp_job *job, const tp_slice *s, uint32_t n, uint64_t now)
         return;
     double ns = (double)(s->ran_ns ? s->ran_ns : now - s->started_ns) / n;
     tp_func_count(job->func, n, ns);
+    if (job->beside.executor)
+        tp_job_learn_beside(job, s, ns, n);
+    if (job->beside.executor && s->agent->site)
+        return;
     if (ns < 0.1)
         ns = 0.1;
     /* In a short slice the fixed cost of any slice is much of its time. So when items seem slower
@@ -188,7 +192,8 @@ static void note_times(const tp_slice *s, uint32_t done, uint64_t now)
     tp_ran ran = { .queued_ns = s->work.block->ran.queued_ns,
                    .ns_per_item = (double)(now - s->started_ns) / (done ? done : 1),
                    .attempt = s->work.attempt,
-                   .worker = s->agent->worker.index };
+                   .worker = s->agent->worker.index,
+                   .site = tp_agent_site(s->agent) + 1 };
     uint64_t first = s->work.block->first + s->work.offset;
     for (tp_block *b = s->results; b; b = b->next) {
         ran.started_ns = s->started_ns + (uint64_t)((double)(b->first - first) * ran.ns_per_item);
@@ -232,6 +237,21 @@ static void record(const tp_slice *s)
         tp_job_give_up(job, &err);
     else
         atomic_store_explicit(&job->engine->has_recorded, true, memory_order_relaxed);
+}
+
+/* Locked. The agent has finished a slice of a job that workers run beside sites: those of the
+ * others who run nothing of it are woken when it is offered to them now. */
+static void wake_others(tp_job *job, const tp_agent *agent, tp_wakes *w)
+{
+    tp_wakes all = { 0 };
+    tp_job_wake(job, &all);
+    if (agent->site && job->running == job->at_sites && all.takers) {
+        w->executor = all.executor;
+        w->takers = all.takers;
+        tp_engine_wake_helpers(job->engine);
+    }
+    if (!agent->site && job->at_sites == 0)
+        w->beside = all.beside;
 }
 
 void tp_job_finish(tp_slice *s)
@@ -282,6 +302,7 @@ void tp_job_finish(tp_slice *s)
     }
     job->running--;
     job->promised -= s->allowed > s->emitted ? s->allowed - s->emitted : 0;
+    job->at_sites -= job->beside.executor && agent->site;
     if (s->has_permit)
         job->func->running--;
     learn(job, s, done, now);
@@ -308,10 +329,10 @@ void tp_job_finish(tp_slice *s)
     tp_func_wake_resuming(job->func);
     if (is_shared || job->func->limit)
         tp_engine_wake_helpers(e);
-    if (is_shared && job->queued) {
-        w.executor = job->executor;
-        w.takers = tp_job_takers(job);
-    }
+    if (is_shared && job->queued)
+        tp_job_wake(job, &w);
+    else if (job->queued && job->beside.executor)
+        wake_others(job, agent, &w);
     TP_ASSERT(tp_job_is_balanced(job));
     uv_mutex_unlock(&e->lock);
     s->next = agent->spare;
@@ -323,7 +344,8 @@ void tp_job_finish(tp_slice *s)
 bool tp_job_leave_site(tp_job *job, uint64_t site)
 {
     uv_mutex_lock(&job->engine->lock);
-    bool has_others = (job->sites & ~site) != 0, falls_back = !has_others && job->fallback;
+    bool has_others = (job->sites & ~site) != 0 || job->beside.executor;
+    bool falls_back = !has_others && job->fallback;
     if (has_others || falls_back)
         job->sites &= ~site;
     if (falls_back) {
@@ -335,6 +357,11 @@ bool tp_job_leave_site(tp_job *job, uint64_t site)
     }
     uv_mutex_unlock(&job->engine->lock);
     return has_others || falls_back;
+}
+
+bool tp_job_has_workers(const tp_job *job)
+{
+    return job->beside.executor != NULL; /* read-only */
 }
 
 bool tp_job_settle(tp_slice *slice)

@@ -42,6 +42,10 @@ typedef struct tp_func {
     unsigned running;                        /* permits in use */
     double item_ns;                          /* what an item took lately; 0: not known */
     float site_ns[64]; /* the same per site, indexed by the bit number of tp_agent.site */
+    float worker_ns; /* the same for workers beside sites; 0: not known */
+    double until_trial_ns; /* for how long they run it before the slower one is tried again */
+    unsigned trial_every;  /* see tp_job_begin_trial */
+    bool is_warm; /* a site beside workers has run it, so that it is compiled there */
     uint64_t queued, active, done, failed;   /* counts of items; for Function:stats */
     tp_durations durations;                  /* of single attempts; for Function:stats */
 } tp_func;

@@ -152,6 +152,7 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
     job->sites = c->sites;
     job->executor = c->executor;
     job->fallback = c->fallback;
+    job->beside = c->beside;
     job->recorder = c->recorder ? tp_ref_hold(c->recorder) : NULL;
     job->waiter = c->waiter;
     job->parent = parent ? tp_ref_hold(parent) : NULL;
@@ -478,8 +479,7 @@ int tp_job_push(tp_job *job, tp_block *b)
     } else {
         *r = (tp_range){ .block = b, .count = b->n, .attempt = job->attempt };
         tp_job_enqueue(job, r);
-        w.executor = job->executor;
-        w.takers = tp_job_takers(job);
+        tp_job_wake(job, &w);
         tp_engine_wake_helpers(e);
     }
     TP_ASSERT(tp_job_is_balanced(job));
@@ -570,8 +570,7 @@ int tp_job_push_known(tp_job *job, tp_block *b, tp_block *results)
     job->drained = job->queued == 0;
     atomic_fetch_add_explicit(&job->eventcount, 1, memory_order_release);
     w.owner = tp_job_tell(job);
-    w.executor = job->executor;
-    w.takers = tp_job_takers(job);
+    tp_job_wake(job, &w);
     tp_engine_wake_helpers(e);
     TP_ASSERT(tp_job_is_balanced(job));
     uv_mutex_unlock(&e->lock);
@@ -817,8 +816,7 @@ void tp_job_hold_back(tp_job *job, bool held_back)
     atomic_store_explicit(&job->is_held_back, held_back, memory_order_relaxed);
     atomic_store_explicit(&job->is_asked, true, memory_order_release);
     if (!held_back) {
-        w.executor = job->executor;
-        w.takers = tp_job_takers(job);
+        tp_job_wake(job, &w);
     }
     uv_mutex_unlock(&job->engine->lock);
     tp_wakes_send(&w);

@@ -109,6 +109,8 @@ struct tp_slice {
      * back); 0: as long as the slice. The agent's */
     uint64_t ran_ns;
     bool has_more; /* when it was claimed there was work for one more worker */
+    /* it waited for a compiler, so that its time says nothing about the next ones. The agent's */
+    bool is_cold;
     struct tp_range *range; /* the items; owned by the engine */
     tp_slice *next, *prev;  /* in the engine's list; engine's lock */
     bool has_permit;        /* counts in func->running; engine's lock */
@@ -152,6 +154,13 @@ typedef struct tp_recorder {
                   const tp_ran *ran, tp_error *err);
 } tp_recorder;
 
+/* Who runs a job's items beside the workers of its executor: sites of another one. */
+typedef struct tp_beside {
+    tp_executor *executor;
+    unsigned workers;  /* how many the job's own executor may have */
+    bool is_exclusive; /* its sites compute on the processors that those workers run on */
+} tp_beside;
+
 typedef struct tp_job_config {
     tp_func *func;   /* held by the job */
     tp_image *image; /* held by the job; NULL when no Lua runs it */
@@ -160,6 +169,7 @@ typedef struct tp_job_config {
     uint64_t sites; /* sites at which it may run, as bits; 0: any */
     tp_executor *executor;
     tp_executor *fallback; /* runs the image once no site is left (tp_job_leave_site), or NULL */
+    tp_beside beside;      /* runs it too, at `sites`; executor NULL: nobody does */
     tp_waiter *waiter; /* of the owner */
     tp_agent *owner;   /* the agent inside whose item the map was called, or NULL */
     bool ordered, keep_going /* failures do not end the job */, discard /* no results wanted */;
@@ -448,8 +458,12 @@ bool tp_job_is_starved(tp_job *job);
 void tp_job_finish(tp_slice *slice);
 
 /* The job cannot run at this site: no more slices of it are taken there. False when it was the last
- * site and there is no fallback. */
+ * site and nobody else runs it. */
 bool tp_job_leave_site(tp_job *job, uint64_t site);
+
+/* Do workers run the job beside its sites? Then they run what a site cannot, and whatever fails
+ * there. */
+bool tp_job_has_workers(const tp_job *job);
 
 /* For devices, whose kernels may have written to captured arrays that the host does not see yet.
  * Called when the slice's items have run. True: the caller must bring home what the whole job has

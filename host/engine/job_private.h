@@ -20,6 +20,7 @@ struct tp_job {
     tp_terms terms; /* its image and its arrays are held */
     tp_ref *executor_data;
     tp_executor *fallback;
+    tp_beside beside;
     tp_recorder *recorder;
     tp_waiter *waiter;
     tp_job *parent; /* the job in whose item it was started; held; or NULL */
@@ -74,7 +75,8 @@ struct tp_job {
     uint64_t stop_at;
     uint64_t sites;   /* at which it may run, as bits; 0: any */
     size_t bytes;     /* of inputs that are not finished and results that are not handed out */
-    unsigned running; /* slices */
+    unsigned running;  /* slices */
+    unsigned at_sites; /* those of them that `beside` runs */
     uint32_t last_count; /* items of the last slice */
     double item_ns;      /* what an item takes; 0: not known */
     uint64_t left_ns;    /* since when the owner is away with results, see is_left; 0: it is here */
@@ -124,6 +126,7 @@ typedef struct tp_wakes {
     tp_waiter *owner;
     tp_executor *executor;
     unsigned takers;
+    tp_executor *beside; /* all of its workers; or NULL */
 } tp_wakes;
 
 /* ---- engine.c ---- */
@@ -187,6 +190,9 @@ void tp_engine_tell_cancelled(tp_engine *e);
  * defined in builds without assertions. */
 bool tp_job_is_balanced(const tp_job *job);
 
+/* The agent's site as a number, an index of site_ns; -1: none. Any thread. */
+int tp_agent_site(const tp_agent *agent);
+
 /* ---- failures.c ---- */
 
 /* Locked. Keeps what the failure says for people who watch (tp_engine_watch_failures). */
@@ -208,7 +214,33 @@ unsigned tp_agent_count_of(const tp_agent *a, const tp_job *job);
 /* The level `from` is over: items that are open there now belong to the agent's present level. */
 void tp_agent_end_level(tp_agent *a, const void *from);
 
+/* ---- beside.c; locked ---- */
+
+/* May sites run the job beside its workers, still? */
+bool tp_job_has_beside(const tp_job *job);
+
+/* Who may take what is next in the queue of such a job. */
+typedef struct tp_offer {
+    bool workers, sites;
+    bool is_again; /* the slower one is tried again: with one slice */
+} tp_offer;
+tp_offer tp_job_offer(const tp_job *job);
+
+/* How many of its queued items the agent may take at once; is_trial: it is to take as many, to be
+ * measured. */
+double tp_job_share(const tp_job *job, const tp_agent *agent, bool *is_trial);
+
+/* The slower one is tried, and not again before a time that grows as long as it is the slower
+ * one. */
+void tp_job_begin_trial(tp_job *job);
+
+/* A slice of such a job, of n items, has taken ns for each. */
+void tp_job_learn_beside(tp_job *job, const tp_slice *s, double ns, uint32_t n);
+
 /* ---- schedule.c ---- */
+
+/* Those are to be woken who may take what is queued. */
+void tp_job_wake(const tp_job *job, tp_wakes *w);
 
 /* The slice leaves the line for a permit of its function. */
 void tp_slice_leave_line(tp_slice *s, tp_func *f);
@@ -235,8 +267,5 @@ bool tp_agent_can_take(tp_engine *e, const tp_agent *agent, uint64_t now);
 /* The next job that a waiting agent should serve: one that it waits for, when its own executor runs
  * that job or the job has no workers; else one below those, for its executor. */
 tp_job *tp_agent_pick_awaited(tp_engine *e, const tp_agent *agent, uint64_t now);
-
-/* The agent's site as a number, an index of site_ns; -1: none. Any thread. */
-int tp_agent_site(const tp_agent *agent);
 
 #endif

@@ -7,18 +7,17 @@
 
 /* ---- how much there is to do ---- */
 
-/* How long a slice of the job should run, in nanoseconds. */
-static double slice_ns_of(const tp_job *job)
+/* How long a slice of the executor should run, in nanoseconds. */
+static double slice_ns_of(const tp_executor_type *type)
 {
-    const tp_executor_type *type = job->executor->type;
     return (double)(type->slice_ns ? type->slice_ns : TP_SLICE_NS);
 }
 
 /* Work that takes less than this, in nanoseconds, is not worth one more worker. Executors whose
  * slices have higher fixed costs have longer slices, and so a higher bound. */
-static double small_ns_of(const tp_job *job)
+static double small_ns_of(const tp_executor_type *type)
 {
-    return slice_ns_of(job) * TP_SMALL_NS / TP_SLICE_NS;
+    return slice_ns_of(type) * TP_SMALL_NS / TP_SLICE_NS;
 }
 
 unsigned tp_job_takers(const tp_job *job)
@@ -26,11 +25,23 @@ unsigned tp_job_takers(const tp_job *job)
     if (job->queued == 0)
         return 0;
     double ns = (double)job->queued * job->item_ns;
-    bool is_small = ns <= small_ns_of(job);
+    bool is_small = ns <= small_ns_of(job->executor->type);
     if (job->item_ns > 0 && is_small && job->executor->defers && !job->parent)
         return 0;
     double n = job->item_ns > 0 && !is_small ? 1 + ns / TP_SLICE_NS : 1;
     return n < (double)job->queued ? (unsigned)n : (unsigned)job->queued;
+}
+
+void tp_job_wake(const tp_job *job, tp_wakes *w)
+{
+    w->executor = job->executor;
+    w->takers = tp_job_takers(job);
+    w->beside = NULL;
+    if (!w->takers || !tp_job_has_beside(job))
+        return;
+    tp_offer offer = tp_job_offer(job);
+    w->takers = offer.workers ? w->takers : 0;
+    w->beside = offer.sites ? job->beside.executor : NULL;
 }
 
 /* ---- the owner's coming and going; locked ----
@@ -54,8 +65,7 @@ static bool is_left(const tp_job *job, uint64_t now)
 
 void tp_job_resume(tp_job *job, tp_wakes *w)
 {
-    w->executor = job->executor;
-    w->takers = tp_job_takers(job);
+    tp_job_wake(job, w);
     tp_engine_wake_helpers(job->engine);
 }
 
@@ -88,6 +98,7 @@ static void free_permit(tp_engine *e, tp_func *f, tp_wakes *w)
         tp_engine_wake_helpers(e);
         w->executor = f->ready_first->executor;
         w->takers = 1;
+        w->beside = f->ready_first->beside.executor;
     }
 }
 
@@ -554,6 +565,18 @@ static bool has_place(const tp_agent *agent, const tp_job *job)
     return n < job->terms.concurrent || tp_agent_count_of(agent, job) < job->terms.concurrent;
 }
 
+/* Locked. May workers of the executor, at one of these sites, run what is next in the queue? */
+static bool is_offered(const tp_job *job, const tp_executor *ex, uint64_t sites)
+{
+    bool is_own = job->executor == ex;
+    if (!tp_job_has_beside(job))
+        return is_own && (!job->sites || job->sites & sites);
+    if (!is_own && (job->beside.executor != ex || !(job->sites & sites)))
+        return false;
+    tp_offer offer = tp_job_offer(job);
+    return is_own ? offer.workers : offer.sites;
+}
+
 /* Locked. The next job to serve at one of these sites: one of the function with the fewest running
  * slices, and among its jobs likewise. `agent` would serve it; NULL: some agent. */
 static tp_job *pick(tp_engine *e, const tp_executor *ex, uint64_t sites, uint64_t now,
@@ -569,8 +592,7 @@ static tp_job *pick(tp_engine *e, const tp_executor *ex, uint64_t sites, uint64_
          * any number (left by their readers, say), do not count */
         int looked = 0;
         for (tp_job *j = f->ready_first; j && looked < 64; j = j->next_ready) {
-            if (j->executor != ex || (j->sites && !(j->sites & sites)) || !can_take(j, now) ||
-                (agent && !has_place(agent, j)))
+            if (!can_take(j, now) || !is_offered(j, ex, sites) || (agent && !has_place(agent, j)))
                 continue;
             looked++;
             if (!candidate || j->running < candidate->running)
@@ -606,11 +628,13 @@ tp_job *tp_agent_pick_awaited(tp_engine *e, const tp_agent *agent, uint64_t now)
         for (tp_job *j = has_permit(f) ? f->ready_first : NULL; j; j = j->next_ready) {
             bool is_ours = j->executor == agent->executor;
             if (j->helper == helper) {
-                if ((is_ours || j->executor->type->capabilities & TP_BY_OWNER) &&
+                if ((is_ours ? is_offered(j, agent->executor, agent->site)
+                             : (j->executor->type->capabilities & TP_BY_OWNER) != 0) &&
                     can_take(j, now) && has_place(agent, j))
                     return j;
             } else if (!below && goes_below && is_ours && is_below(j, helper) &&
-                       can_take(j, now) && has_place(agent, j)) {
+                       can_take(j, now) && is_offered(j, agent->executor, agent->site) &&
+                       has_place(agent, j)) {
                 below = j;
             }
         }
@@ -625,11 +649,6 @@ bool tp_agent_can_take(tp_engine *e, const tp_agent *agent, uint64_t now)
                      !(agent->executor->type->capabilities & TP_BY_OWNER);
     return tp_agent_pick_awaited(e, agent, now) ||
            (takes_any && pick(e, agent->executor, agent->site, now, agent));
-}
-
-int tp_agent_site(const tp_agent *agent)
-{
-    return agent->site ? __builtin_ctzll(agent->site) : -1;
 }
 
 /* Locked. The share of the queued items that an agent may take at once. With several sites, each
@@ -659,18 +678,23 @@ static uint32_t slice_count(const tp_job *job, const tp_range *r, const tp_agent
         uint32_t most = r->most && r->most < job->terms.batch ? r->most : job->terms.batch;
         return most < r->count ? most : r->count;
     }
-    const tp_executor_type *type = job->executor->type;
-    uint32_t least = type->slice_min ? type->slice_min : 1;
+    const bool has_beside = tp_job_has_beside(job);
+    const tp_executor_type *type = has_beside && agent->site ? job->beside.executor->type
+                                                             : job->executor->type;
+    uint32_t least = type->slice_min && !has_beside ? type->slice_min : 1;
     const double item_ns =
         tp_agent_site(agent) >= 0 ? (double)job->func->site_ns[tp_agent_site(agent)] : job->item_ns;
-    if (item_ns <= 0)
+    if (item_ns <= 0 && !(has_beside && agent->site))
         return least < r->count ? least : r->count;
-    double wanted = slice_ns_of(job) / item_ns, small = small_ns_of(job) / item_ns;
-    double share = ceil((double)job->queued * share_of(job, agent, item_ns));
+    bool is_trial = false;
+    double share = ceil(has_beside ? tp_job_share(job, agent, &is_trial)
+                                   : (double)job->queued * share_of(job, agent, item_ns));
+    double wanted = is_trial ? share : slice_ns_of(type) / item_ns;
+    double small = is_trial ? share : small_ns_of(type) / item_ns;
     if (wanted > share)
         wanted = share > small ? share : small;
     double grown = 16.0 * job->last_count;
-    if (wanted > grown)
+    if (wanted > grown && !(has_beside && agent->site))
         wanted = grown;
     if (wanted < least)
         wanted = least;
@@ -770,7 +794,8 @@ void tp_engine_come_back(tp_engine *e)
 static bool has_more(const tp_engine *e, const tp_job *job)
 {
     if (job->queued && has_permit(job->func) &&
-        (job->item_ns <= 0 || (double)job->queued * job->item_ns > small_ns_of(job)))
+        (job->item_ns <= 0 ||
+         (double)job->queued * job->item_ns > small_ns_of(job->executor->type)))
         return true;
     for (const tp_func *f = e->ready_first; f; f = f->next_ready)
         if (f != job->func && has_permit(f))
@@ -807,6 +832,7 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
         return NULL;
     tp_range *r = job->queue;
     uint32_t n = slice_count(job, r, agent);
+    bool is_again = tp_job_has_beside(job) && tp_job_offer(job).is_again;
     if (n < r->count) {
         /* Without memory to split the range, the slice takes all of it. */
         tp_range *part = malloc(sizeof *part);
@@ -825,6 +851,11 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     if (r == job->queue)
         tp_job_dequeue(job);
     tp_job_rotate(job);
+    if (tp_job_has_beside(job)) {
+        if (is_again)
+            tp_job_begin_trial(job);
+        job->at_sites += agent->site != 0;
+    }
     job->last_count = r->count > job->last_count / 4 ? r->count : job->last_count / 4;
     job->running++;
     job->func->running++;
@@ -848,6 +879,7 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     s->ran_ns = 0;
     s->thread = uv_thread_self();
     s->has_more = has_more(e, job);
+    s->is_cold = false;
     s->range = r;
     s->has_permit = true;
     s->is_permitted = false;

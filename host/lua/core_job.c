@@ -119,7 +119,8 @@ static int l_job_tostring(lua_State *L)
 #define OPTIONS(X)                                                                               \
     X(fallback) X(journal) X(ordered) X(keep_going) X(discard) X(is_cheap) X(window) X(bytes)    \
     X(total) X(retries) X(crash_retries) X(batch) X(splits) X(streams) X(recycle) X(memory)      \
-    X(stays) X(timeout) X(returns) X(leased) X(reducer) X(is_inner) X(captured) X(concurrent)
+    X(stays) X(timeout) X(returns) X(leased) X(reducer) X(is_inner) X(captured) X(concurrent)   \
+    X(kernel)
 
 enum {
 #define NUMBER(name) OPTION_##name,
@@ -250,13 +251,32 @@ static void keep_captured(lua_State *L, job_box *box)
     }
 }
 
-/* core.job.open(func, image or kernel, executor name, options) -> job, or nil, a message and a kind
- * of failure. Options as in tp_job_config: total, window, bytes, ordered, keep_going, discard,
- * is_cheap, retries, crash_retries, timeout (in seconds), recycle, memory (in bytes), batch,
- * splits, streams, concurrent, returns, leased (a list of device numbers, or nil). Others:
- * fallback, an image that runs when no device can; captured, what core.func.image returned with
- * the image; reducer, see tp_kernels_set_reducer; journal, from core.journal.map, or nil; is_inner,
- * it is not the user's map and draws no random numbers; stays, results may be left on devices
+/* Option `kernel`; NULL: none. The options keep it alive. */
+static tp_kernel *get_kernel(lua_State *L)
+{
+    push_option(L, OPTION_kernel);
+    tp_kernel *kernel = lua_toboolean(L, -1) ? tp_codec_to_ref(L, -1, &tp_kernel_type) : NULL;
+    lua_pop(L, 1);
+    return kernel;
+}
+
+/* Who runs the kernel beside worker threads. */
+static tp_beside open_beside(tp_host *host, const tp_kernel *kernel)
+{
+    unsigned workers = host->config.workers > 0 ? (unsigned)host->config.workers : 1;
+    tp_executor *ex = tp_host_executor_that(host, TP_RUNS_KERNELS);
+    bool is_exclusive = tp_opencl_shares_processors(ex, kernel->devices, workers);
+    return (tp_beside){ .executor = ex, .workers = workers, .is_exclusive = is_exclusive };
+}
+
+/* core.job.open(func, image or kernel, executor name, options) -> job, or nil, a message and a
+ * kind of failure. Options as in tp_job_config: total, window, bytes, ordered, keep_going,
+ * discard, is_cheap, retries, crash_retries, timeout (in seconds), recycle, memory (in bytes),
+ * batch, splits, streams, concurrent, returns, leased (a list of device numbers, or nil).
+ * Others: fallback, an image that runs when no device can; captured, what core.func.image
+ * returned with the image; kernel, one that runs the image's items on devices, beside it;
+ * reducer, see tp_kernels_set_reducer; journal, from core.journal.map, or nil; is_inner, it is
+ * not the user's map and draws no random numbers; stays, results may be left on devices
  * (tp_kernels). */
 static int l_job_open(lua_State *L)
 {
@@ -278,6 +298,9 @@ static int l_job_open(lua_State *L)
     }
     tp_executor *ex = tp_host_executor(ctx->host, name);
     luaL_argcheck(L, ex, 3, "no such executor");
+    tp_beside beside = { 0 };
+    if (!kernel && (kernel = get_kernel(L)))
+        beside = open_beside(ctx->host, kernel);
     if (!tp_host_is_usable(ctx->host)) {
         tp_error_set(&err, TP_EUSAGE, "Tidepool is not usable after fork, in the child");
         return push_refusal(L, &err);
@@ -306,7 +329,10 @@ static int l_job_open(lua_State *L)
         .image = image,
         .sites = kernel ? kernel->devices : 0,
         .executor = ex,
-        .fallback = kernel && image ? tp_host_executor_that(ctx->host, TP_RUNS_LUA) : NULL,
+        .beside = beside,
+        .fallback = kernel && image && !beside.executor
+                        ? tp_host_executor_that(ctx->host, TP_RUNS_LUA)
+                        : NULL,
         .waiter = box->waits_on ? &box->waits_on->waiter : &ctx->listener->waiter,
         .owner = ctx->agent,
         .ordered = get_flag(L, OPTION_ordered),
@@ -686,8 +712,8 @@ static int l_job_stay(lua_State *L)
 
 /* core.job.ran(job) -> how the items of the block that is being read were run: when their inputs
  * were handed over and when the first of them was begun (in seconds of os.time's clock), seconds
- * for each, the worker's number, attempts (0: they were not run). The next item follows each after
- * its time. */
+ * for each, the worker's number, attempts (0: they were not run), the device's number (0: none).
+ * The next item follows each after its time. */
 static int l_job_ran(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -703,7 +729,8 @@ static int l_job_ran(lua_State *L)
     lua_pushnumber(L, ran->ns_per_item * 1e-9);
     lua_pushinteger(L, ran->worker);
     lua_pushinteger(L, ran->attempt);
-    return 5;
+    lua_pushinteger(L, ran->site);
+    return 6;
 }
 
 static int decode_item(lua_State *L, const job_box *box, const tp_block *b, uint32_t k)

@@ -92,7 +92,7 @@ types = {
   ["factor"] = { "a number of at least 1", function(v) return type(v) == "number" and v >= 1 and v < math.huge end },
   ["share"] = { "a number from 0 to 1", function(v) return type(v) == "number" and v >= 0 and v <= 1 end },
   ["progress"] = { "true, false or a function", function(v) return type(v) == "boolean" or type(v) == "function" end },
-  ["gpu"] = { 'true, or a device like "any", "gpu", "cpu", "nvidia", "H200", "nvidia:2", or a list of them',
+  ["gpu"] = { 'true, or a device like "any", "gpu", "cpu", "nvidia", "H200", "nvidia:2", or a list of them, or "auto"',
     function(v) return require("tidepool.device.gpu").check_spec(v) end },
   ["with"] = { "a table of numbers and typed arrays, by the names of parameters", function(v)
       if type(v) ~= "table" then return false end
@@ -239,7 +239,8 @@ options.of_functions = offered {
   { "max_containers", alias_of = "concurrency_limit" },
   { "max_workers", alias_of = "concurrency_limit" },
   { "executor", "executor", who_runs() },
-  { "gpu", "gpu", "runs it on an OpenCL device, or several: the first of those named that is there; with an executor: lends it that device" },
+  { "gpu", "gpu", "runs it on an OpenCL device, or several: the first of those named that is there; \"auto\": there and on worker threads; "
+    .. "with an executor: lends it that device" },
   { "kernel", "string", "OpenCL C in the place of a Lua function: a function of one element, or a whole __kernel" },
   { "with", "with", "values and arrays for parameters of `kernel`, by their names" },
   { "precision", "precision", "what numbers are on the device: doubles (the default), or floats" },
@@ -345,7 +346,8 @@ end
 --- the options.
 local function check_needs(who, rows, given)
   local needs, names = needs_of(rows, given)
-  local executor = given.executor and executors.named(given.executor) or given.gpu and executors.of_kernels
+  local executor = given.executor and executors.named(given.executor)
+    or given.gpu and (given.gpu == executors.AUTO and executors.fallback or executors.of_kernels)
   for i, need in ipairs(needs) do
     if executor and not executor[need] then
       check.fail("%s: option '%s' needs an executor that %s: %s, not %q", who, names[i], abilities[need],
@@ -391,6 +393,10 @@ function options.check(who, rows, given)
   if result.gpu and result.executor and executors.named(result.executor).far then
     check.fail("%s: options 'gpu' and 'executor' together lend the function a device of this machine, which %q has not", who, result.executor)
   end
+  if result.gpu == executors.AUTO and (result.kernel or result.precision == "single") then
+    check.fail("%s: option '%s' is for devices alone, and gpu = %q runs the function on threads, too: name a device, as in gpu = \"any\"", who,
+      result.kernel and "kernel" or "precision", executors.AUTO)
+  end
   check_needs(who, rows, result)
   return result
 end
@@ -402,7 +408,7 @@ end
 ---@return tidepool.Executor
 function options.executor(given, has_no_device)
   if given.executor then return executors.named(given.executor) end
-  if given.gpu then return has_no_device and executors.default or executors.of_kernels end
+  if given.gpu then return (has_no_device or given.gpu == executors.AUTO) and executors.default or executors.of_kernels end
   local needs = needs_of(options.of_functions, given)
   return has_all(executors.default, needs) and executors.default or executors.that("runs_lua", unpack(needs))[1]
 end

@@ -517,7 +517,7 @@ function Results:_advance(no_wait, is_reducing)
 end
 
 -- What results:times() has of each item: the names, and the element types.
-local time_types = { queued = "double", started = "double", duration = "double", worker = "int32", attempts = "int32" }
+local time_types = { queued = "double", started = "double", duration = "double", worker = "int32", attempts = "int32", device = "int32" }
 local UNKNOWN = 0 / 0
 local TIMES = 64 -- items that there is room for at first
 
@@ -537,26 +537,28 @@ local function with_times(times, n)
 end
 
 --- Keeps how the n items from `first` on were run, as core.job.ran gives it.
-function Results:_keep_times(first, n, queued, started, duration, worker, attempts)
+function Results:_keep_times(first, n, queued, started, duration, worker, attempts, device)
   local times = with_times(self.kept_times, first + n - 1)
   self.kept_times = times
   times.n = math.max(times.n, first + n - 1)
   if attempts == 0 then return end -- its result was known
   local queued_at, started_at, durations = times.queued.elements, times.started.elements, times.duration.elements
-  local workers, tried = times.worker.elements, times.attempts.elements
+  local workers, tried, devices = times.worker.elements, times.attempts.elements, times.device.elements
+  if device > 0 then device = require("tidepool.device.gpu").place(device) end
   for k = 0, n - 1 do
     local at = first + k - 1
     queued_at[at], started_at[at], durations[at] = queued, started + k * duration, duration
-    workers[at], tried[at] = worker, attempts
+    workers[at], tried[at], devices[at] = worker, attempts, device
   end
 end
 
 --- How the inputs whose results have been handed out were run, of a map with the option times:
--- typed arrays by the inputs' indexes. `queued` and `started` (of the last attempt) are in seconds
--- of os.time's clock, as in a journal, and `duration` in seconds; `worker` is the number of
--- tidepool.current().worker. Inputs so small that a worker takes several at once have their mean.
--- One that was not run, since a journal or cache had its result, has NaN, and 0 attempts.
----@return table  { queued, started, duration, worker, attempts }
+-- typed arrays by the inputs' indexes. `queued` and `started` (of the last attempt) are in
+-- seconds of os.time's clock, as in a journal, and `duration` in seconds; `worker` is the number
+-- of tidepool.current().worker. Inputs so small that a worker takes several at once have their
+-- mean. `device` is that of tidepool.devices() which ran it, 0 where none did. One that was not
+-- run, since a journal or cache had its result, has NaN, and 0 attempts.
+---@return table  { queued, started, duration, worker, attempts, device }
 function Results:times()
   if not self.settings.times then check.fail("results:times: the map of '%s' keeps no times: give it the option times = true", self.settings.name) end
   local kept, times = self.kept_times, {}

@@ -9,6 +9,7 @@
  *   FAULTS_ROOM=n       nor can those with which there would be more than n bytes of them
  *   FAULTS_NAMELESS=1   kernels know nothing of their parameters
  *   FAULTS_SLOW=n       launches on every queue but the first take n ns longer for each work item
+ *   FAULTS_SLOW_ALL=1   also those on the first
  *   FAULTS_BUILD=1      programs do not compile; only for the first device when it is "first"
  *   FAULTS_LOG=path     each program that is made appends a line there: "source" or "binary"
  * faults_fail(n) lets the next n launches fail, faults_fail_reads(n) the next n copies from a
@@ -213,7 +214,7 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint 
     for (int i = 0; i < queues && i < QUEUES_MAX; i++)
         if (known[i] == queue)
             atomic_fetch_add(&items[i], (long)*global);
-    long slow_ns = getenv("FAULTS_SLOW") && queue != known[0]
+    long slow_ns = getenv("FAULTS_SLOW") && (queue != known[0] || getenv("FAULTS_SLOW_ALL"))
                        ? atol(getenv("FAULTS_SLOW")) * (long)*global
                        : 0;
     nanosleep(&(struct timespec){ slow_ns / 1000000000, slow_ns % 1000000000 }, NULL);

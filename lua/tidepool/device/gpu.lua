@@ -25,6 +25,9 @@ local MAKERS = { nvidia = "nvidia", amd = "advanced micro devices", intel = "int
 local NO_DEVICE = executors.fallback.name
 gpu.NO_DEVICE = NO_DEVICE
 
+-- The word for "whoever is faster": worker threads and devices share each map.
+local AUTO = executors.AUTO
+
 local found -- the devices once there are some
 
 --- The devices, the best first: graphics cards with their own memory, others, accelerators,
@@ -44,6 +47,13 @@ function gpu.devices()
   end)
   found = devices
   return devices
+end
+
+--- The place in gpu.devices of the device with that number.
+function gpu.place(number)
+  for i, d in ipairs(gpu.devices()) do
+    if d.number == number then return i end
+  end
 end
 
 local function is_part(text, word)
@@ -99,6 +109,9 @@ function gpu.check_spec(spec)
     if name and (name == "" or not count:find "^[1-9]%d?$") then
       return false, nil, ("has %q, in which a number of devices is expected behind the colon, as in \"nvidia:2\""):format(word)
     end
+    if word == AUTO and type(spec) == "table" then
+      return false, nil, ('may have %q only alone, not in a list: it takes the devices that are there, and worker threads'):format(AUTO)
+    end
     if word == NO_DEVICE and (i < #words or i == 1) then
       return false, nil, ("may have %q only as the last of a list: what is done when no device is there"):format(NO_DEVICE)
     end
@@ -106,14 +119,23 @@ function gpu.check_spec(spec)
   return true
 end
 
---- The devices that a `gpu` option selects; nil when there are none and it ends with "threads".
---- Raises in the name of `who`, at the user's line.
+--- The devices that share maps with worker threads: those that are no processors, else the first
+--- one that is; nil when there is none.
+local function match_beside(devices)
+  local list = {}
+  for _, d in ipairs(devices) do list[#list + 1] = d.type ~= "cpu" and d or nil end
+  return #list > 0 and list or devices[1] and { devices[1] } or nil
+end
+
+--- The devices that a `gpu` option selects; nil when there are none and it ends with "threads",
+--- or is "auto". Raises in the name of `who`, at the user's line.
 ---@param spec true|string|table
 ---@param who string
 ---@return table? list of devices
 function gpu.match(spec, who)
   if type(spec) == "table" and spec.number then return { spec } end -- a buffer's own device
   local devices, why = gpu.devices()
+  if spec == AUTO then return match_beside(devices) end
   local few = 0 -- how many there are, when more are asked for
   for _, word in ipairs(spec == true and { "any" } or type(spec) == "string" and { spec } or spec) do
     if word == NO_DEVICE then return nil end
@@ -440,10 +462,10 @@ end
 
 local PATIENCE_S = 1 -- how long abandoned work on a device may take to end by itself
 
---- True when at least one of the devices is not stuck with abandoned work; else false and a
---- message.
-local function is_usable(f, devices)
-  for seconds = 0, PATIENCE_S, PATIENCE_S do
+--- True when at least one of the devices is not stuck with abandoned work, which may take so many
+--- seconds to end; else false and a message.
+local function is_usable(f, devices, patience)
+  for seconds = 0, patience, PATIENCE_S do
     for _, d in ipairs(devices) do
       if not core.device.is_stuck(d.number, seconds) then return true end
     end
@@ -470,7 +492,7 @@ function gpu.kernel(f, types, inputs_of, shape, only)
   -- Parameters that are given nothing are nil, which the translation has to know.
   local wanted = not f.options.kernel and debug.getinfo(f.raw, "u").nparams
   local spec = f.options.gpu
-  local may_fall_back = type(spec) == "table" and spec[#spec] == NO_DEVICE and not f.options.kernel
+  local may_fall_back = (spec == AUTO or type(spec) == "table" and spec[#spec] == NO_DEVICE) and not f.options.kernel and not only
   local has_places = shape and wanted and wanted > 0 and not may_fall_back -- threads would need them
   if has_places then
     types = shape.planes and { "plane", "row", "column" } or { "row", "column" }
@@ -482,14 +504,46 @@ function gpu.kernel(f, types, inputs_of, shape, only)
     types = {}
     for i = 1, count do types[i] = f.options.precision == "single" and "float" or "double" end
   end
-  local usable, complaint = is_usable(f, devices)
+  local usable, complaint = is_usable(f, devices, spec == AUTO and 0 or PATIENCE_S)
   if not usable and may_fall_back then return nil end
   if not usable then error(failure.new { kind = abi.kind.DEVICE, message = check.where() .. complaint }, 0) end
   local unit, why = unit_of(f, devices, types, nil, only)
   if not unit and may_fall_back then return nil end
   if not unit then check.fail("%s: %s", f.name, why) end
-  unit.may_fall_back, unit.device = may_fall_back and not only, devices[1]
+  unit.may_fall_back, unit.device = may_fall_back, devices[1]
   return open_kernel(f, unit, has_places and shape), unit
+end
+
+-- Functions that devices cannot run beside threads, by the types of their inputs.
+local refused = setmetatable({}, { __mode = "k" })
+
+local WORTH_S, MANY = 0.02, 1e5 -- what is worth compiling for: so long on threads; so many inputs of an unknown function
+
+--- Has the function so much to do that devices are worth compiling for, if they have not run it
+--- yet?
+local function is_worth_it(f, total)
+  if compiled[f] or not total then return true end
+  local mean = select(5, core.func.stats(f.core))
+  return mean and total * mean / core.workers() >= WORTH_S or not mean and total >= MANY
+end
+
+--- What devices run of a map of f beside worker threads (gpu = "auto"), as gpu.kernel; nil when
+--- only threads run it: since it has little to do, no device is there, or none can run the
+--- function. Then f:opencl() says why.
+---@param f tidepool.Function
+---@param types string[]?
+---@param source table
+---@return userdata? kernel
+---@return table? unit
+function gpu.beside(f, types, source)
+  local key = table.concat(types or { "numbers" }, " ")
+  if refused[f] and refused[f][key] or not is_worth_it(f, source.total) then return nil end
+  local fine, kernel, unit = pcall(gpu.kernel, f, types, source)
+  if not fine and core.loop.is_interrupt(kernel) then error(kernel, 0) end
+  -- what items write would be in two memories
+  if fine and not (unit and unit.is_writer) then return kernel, unit end
+  refused[f] = refused[f] or {}
+  refused[f][key] = true
 end
 
 local identity

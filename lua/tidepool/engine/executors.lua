@@ -65,4 +65,7 @@ executors.default = executors.named(core.executor)
 executors.of_kernels = executors.that("runs_kernels")[1]
 executors.fallback = executors.that("runs_lua")[1]
 
+--- The option `gpu` that has devices and the fallback share each map.
+executors.AUTO = "auto"
+
 return executors

@@ -27,10 +27,15 @@ function jobs.drives(f)
   return f.options.gpu ~= nil and f.options.executor ~= nil
 end
 
+--- Is it left to us whether threads or devices run the function?
+function jobs.is_auto(self)
+  return self.options.gpu == executors.AUTO and not self.options.executor
+end
+
 --- The kernel that runs the function on devices, or `only` on that one, if it asks for some; see
 --- gpu.kernel.
 function jobs.kernel(self, types, inputs_of, shape, only)
-  if self.options.gpu and not self.options.executor then
+  if self.options.gpu and not self.options.executor and (only or not jobs.is_auto(self)) then
     return require("tidepool.device.gpu").kernel(self, types, inputs_of, shape, only)
   end
 end

@@ -31,6 +31,14 @@ local function open_returns(returns, total, shape)
   return { columns = columns, memory = total and memory or nil }, total and arrays or nil
 end
 
+--- The kernel that runs a map's items on devices beside worker threads, where those run them; see
+--- gpu.beside. Data of a device is left to it.
+local function open_beside(self, source, special)
+  if jobs.is_auto(self) and not source.device and not special.streams and jobs.executor(self) == executors.fallback then
+    return require("tidepool.device.gpu").beside(self, source.types, source)
+  end
+end
+
 --- The map's part of its journal, from journal.open; nil when it has none.
 local function open_journal(self, settings, more, total, executor)
   if more.is_inner or settings.journal == false then return nil end
@@ -77,15 +85,16 @@ function maps.start(self, source, settings, special)
     total = source.total, is_cheap = source.is_cheap, ordered = settings.ordered ~= false,
     keep_going = (settings.return_exceptions or settings.on_error or settings.ignore_exceptions) and true or false,
     discard = special.discard, streams = special.streams, reduce = special.reduce, is_inner = special.is_inner, is_kept = special.is_kept,
-    bytes = source.bytes, stays = false, retries = false, captured = false, leased = false, timeout = false, crash_retries = false, recycle = false,
-    memory = false,
+    bytes = source.bytes, kernel = false, stays = false, retries = false, captured = false, leased = false, timeout = false, crash_retries = false,
+    recycle = false, memory = false,
   }
   local retries, returns, arrays = self.options.retries, self.options.returns, nil
   -- what records inputs has to see them
   local is_recorded = self.options.cache or settings.journal ~= false and (settings.journal or core.journal_default)
   local kernel, unit = jobs.kernel(self, source.types, source, source.is_grid and not is_recorded and source.shape or nil, source.device)
+  if not kernel then more.kernel, unit = open_beside(self, source, special) end
   if unit and unit.has_places then source = inputs.places(source.shape) end
-  if kernel then source.block = inputs.LARGEST_BLOCK end -- a launch costs as much as some thousand numbers
+  if kernel or more.kernel then source.block = inputs.LARGEST_BLOCK end -- a launch costs as much as some thousand numbers
   -- A device gives columns of numbers in any case; where the inputs are arrays or places of one,
   -- the results are too.
   local wants_arrays = returns ~= nil or source.types ~= nil or kernel and source.shape ~= nil
@@ -93,6 +102,8 @@ function maps.start(self, source, settings, special)
   local is_new = unit and unit.is_new -- drivers compile, or go on to, when a kernel is first launched
   if is_new then unit.is_new = false end
   local may_be_columns = n_results >= 1 and n_results <= abi.COLUMNS_MAX and not unit.has_boolean
+  -- threads beside devices give what they give alone
+  for i = 1, more.kernel and not returns and n_results or 0 do may_be_columns = may_be_columns and unit.result_types[i] == "double" end
   if may_be_columns and (wants_arrays or n_results > 1 or unit.result_types[1] ~= "double") then
     returns = unit.result_types
   end
@@ -112,7 +123,7 @@ function maps.start(self, source, settings, special)
   more.stays = kernel and arrays and not kept
   more.window = settings.window or self.options.window or source.window
   more.journal = kept and kept.handle
-  if more.reduce and unit then
+  if more.reduce and kernel then
     more.reducer = reducers(self, unit, source.types, source.shape, source.device).open(more.reduce, source.total)
   end
   local fine, job = pcall(jobs.open, self, more, kernel, unit)
@@ -125,7 +136,7 @@ function maps.start(self, source, settings, special)
   return results.new(job, source, {
     name = self.name, return_exceptions = settings.return_exceptions or settings.ignore_exceptions, on_error = settings.on_error,
     max_attempts = 1 + (retries and retries.max or 0), on_retry = retries and retries.on, is_kept = more.is_kept,
-    returns = not more.discard and returns or nil, arrays = arrays, stays = more.stays, device = unit and unit.device,
+    returns = not more.discard and returns or nil, arrays = arrays, stays = more.stays, device = kernel and unit.device,
     reducers = on_device, is_single = kernel and self.options.precision == "single",
     progress = settings.progress, journal = kept, halt = halt, ordered = more.ordered, executor = executor, times = settings.times,
     is_compiling = is_new, shape = source.shape, has_places = source.has_places,

@@ -106,7 +106,7 @@ local class_rows = {
     { "results:reduce(fn, init)", "folds them, in their order" },
     { "results:cancel()", "stops the map" },
     { "results:done(), results:progress()", "counts, without waiting" },
-    { "results:times()", "when each input ran and for how long (option times)" },
+    { "results:times()", "when each input ran, for how long and where (option times)" },
   } },
   { call.Call, {
     { "call:get(timeout?)", "waits: the results, or the error" },

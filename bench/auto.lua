@@ -1,0 +1,75 @@
+--- gpu = "auto" beside threads alone and the device alone: five functions, maps of 1,000 to 10
+--- million doubles, from an array to an array.
+---
+---   build/tidepool [--workers N] bench/auto.lua [NAME]
+---
+--- Each round runs the three in turns; a row has the fastest of each in ms (what else the machine
+--- does only adds to it), the ratio of auto to the faster of the other two, and the share of the
+--- items that devices ran in the last round. NAME: only functions in whose names it is.
+---
+--- Where the device is the processor, both are on the same cores, and auto can only choose. What a
+--- card would do, which takes time but no processor, and has memory of its own, shows
+---
+---   cc -shared -fPIC -D_GNU_SOURCE -o card.so tests/opencl/faults.c -Wl,--no-as-needed \
+---     -l:libOpenCL.so.1 -ldl
+---   FAULTS_COPIES=1 FAULTS_SLOW=1500 FAULTS_SLOW_ALL=1 POCL_MAX_PTHREAD_COUNT=1 \
+---     TIDEPOOL_OPENCL=$PWD/card.so build/tidepool --workers 1 bench/auto.lua roots
+
+local tidepool = require "tidepool"
+
+io.stdout:setvbuf "line"
+
+local sin, cos, sqrt = math.sin, math.cos, math.sqrt
+local SIZES, SECONDS, ROUNDS_MAX, ROUNDS_MIN = { 1e3, 1e4, 1e5, 1e6, 1e7 }, 3, 101, 3
+
+local functions = {
+  { "2x+1", function(x) return 2 * x + 1 end },
+  { "sin*cos+sqrt", function(x) return sin(x) * cos(x) + sqrt(x) end },
+  { "20 roots", function(x)
+    for _ = 1, 20 do x = sqrt(x + 1) end
+    return x
+  end },
+  { "escape", function(x)
+    local a, b, n = 0, 0, 0
+    while n < 40 do
+      local aa, bb = a * a, b * b
+      if aa + bb > 4 then return n end
+      a, b, n = aa - bb + x - 1.2, 2 * a * b + 0.3, n + 1
+    end
+    return n
+  end },
+  { "powers", function(x) return x ^ 1.7 + (x + 1) ^ 0.3 end },
+}
+
+print(("%-14s %9s %9s %9s %9s %7s %7s"):format("", "items", "threads", "device", "auto", "ratio", "device"))
+for _, each in ipairs(functions) do
+  local name, fn = unpack(each)
+  if name:find(arg[1] or "", 1, true) then
+    local app = tidepool.App()
+    local runs = { app:func { returns = "double" } (fn), app:func { gpu = "any", returns = "double" } (fn),
+      app:func { gpu = "auto", returns = "double" } (fn) }
+    for k = #SIZES, 1, -1 do -- the largest first, so that all three know the function
+      local n = SIZES[k]
+      local xs, best = tidepool.array("double", n), { math.huge, math.huge, math.huge }
+      for i = 1, n do xs[i] = i % 1000 * 0.001 end
+      for warm = 1, 6 do runs[(warm - 1) % 3 + 1]:map(xs):array() end
+      local began = tidepool.now()
+      for round = 1, ROUNDS_MAX do
+        if round > ROUNDS_MIN and tidepool.now() - began > SECONDS then break end
+        for turn = 0, 2 do
+          local who = (round + turn) % 3 + 1
+          collectgarbage()
+          local start = tidepool.now()
+          runs[who]:map(xs):array()
+          best[who] = math.min(best[who], (tidepool.now() - start) * 1e3)
+        end
+      end
+      local results = runs[3]:map(xs, { times = true })
+      results:array()
+      local devices, there = results:times().device, 0
+      for i = 1, n do there = there + (devices[i] > 0 and 1 or 0) end
+      print(("%-14s %9d %9.3f %9.3f %9.3f %7.2f %6.0f%%"):format(name, n, best[1], best[2], best[3],
+        best[3] / math.min(best[1], best[2]), there / n * 100))
+    end
+  end
+end

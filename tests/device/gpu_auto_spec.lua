@@ -1,0 +1,212 @@
+--- gpu = "auto": worker threads and devices share each map (not stock: it is the program).
+
+local shell = require "tests.cli.shell"
+local support = require "tests.support"
+local tidepool = require "tidepool"
+
+local contains, run = support.contains, shell.run
+local app = tidepool.App("auto", { gpu = "auto" })
+local has_device = #tidepool.devices() > 0
+
+local function on_device(says, check)
+  if has_device then it(says, check) else pending(says .. " (no OpenCL device)") end
+end
+
+local COUNT, ROUNDS = 200000, 200
+
+--- A function with so much to do that a device is asked for it, and which fails where `fails` says.
+local function work(x)
+  local s = x
+  for i = 1, 50 do s = s * 0.5 + i end
+  return s
+end
+
+--- Runs a map until devices have run some of one; who runs what is the machine's business. `check`
+--- is given the Results and gives the times.
+local function until_devices_run(check)
+  for _ = 1, ROUNDS do
+    local times = check()
+    for i = 1, #times.device do
+      if times.device[i] > 0 then return times end
+    end
+  end
+  error "no device has run anything"
+end
+
+describe("gpu = \"auto\"", function()
+  on_device("gives the results in order, and says which device ran an item", function()
+    local f = app:func(work)
+    local xs = tidepool.array("double", COUNT)
+    for i = 1, COUNT do xs[i] = i end
+    local times = until_devices_run(function()
+      local results, last = f:map(xs, { times = true }), 0
+      for i, y in results do
+        assert(i == last + 1 and y == work(i))
+        last = i
+      end
+      assert.equal(COUNT, last)
+      return results:times()
+    end)
+    for i = 1, COUNT do assert(times.device[i] >= 0 and times.device[i] <= #tidepool.devices()) end
+    assert.equal(COUNT, f:map(xs):array().length)
+    assert.equal(0, tidepool.App():func(work):map({ 1 }, { times = true }):times().device.length)
+  end)
+
+  on_device("raises the error of the first input that fails, as Lua says it, after the results before it", function()
+    local f = app:func(function(x)
+      if x == 150000 or x == 150001 then error "boom" end
+      return work(x)
+    end)
+    local n
+    until_devices_run(function()
+      local results = f:map(tidepool.range(COUNT), { times = true })
+      n = 0
+      local fine, failure = pcall(function()
+        for i, y in results do
+          assert(y == work(i))
+          n = i
+        end
+      end)
+      assert.is_false(fine)
+      contains(failure.message, "gpu_auto_spec.lua:")
+      contains(failure.message, "boom")
+      contains(failure.traceback, "gpu_auto_spec")
+      assert.equal(150000, failure.index)
+      assert.equal(149999, n)
+      return results:times()
+    end)
+  end)
+
+  on_device("keeps what fails in its place, with its value and attempts", function()
+    local f = app:func { retries = 2 } (function(x)
+      if x % 50000 == 0 then error { code = x } end
+      return work(x)
+    end)
+    for _ = 1, 3 do
+      local failures = 0
+      for i, y in f:map(tidepool.range(COUNT), { return_exceptions = true }) do
+        if i % 50000 == 0 then
+          failures = failures + 1
+          assert.same({ code = i }, y.value)
+          assert.equal(3, y.attempts)
+        else
+          assert(y == work(i))
+        end
+      end
+      assert.equal(4, failures)
+    end
+  end)
+
+  on_device("leaves inputs that are no numbers to threads", function()
+    local f = app:func(function(x)
+      local s = x
+      for i = 1, 50 do s = s * 0.5 + i end
+      return s
+    end)
+    local xs = {}
+    for i = 1, COUNT do xs[i] = i % 1000 == 0 and tostring(i) or i end
+    for _ = 1, 3 do
+      local last = 0
+      for i, y in f:map(xs) do
+        assert(y == work(i))
+        last = i
+      end
+      assert.equal(COUNT, last)
+    end
+  end)
+
+  on_device("keeps its permits, discards, unordered results, several results and booleans", function()
+    local f = app:func { concurrency_limit = 1 } (function(x) return work(x), x > 7 end)
+    for _ = 1, 3 do
+      local seen, n = {}, 0
+      for i, y, is_large in f:map(tidepool.range(COUNT), { ordered = false }) do
+        assert(not seen[i] and y == work(i) and is_large == (i > 7))
+        seen[i] = true
+        n = n + 1
+      end
+      assert.equal(COUNT, n)
+      assert.same({ ok = COUNT, failed = 0 }, f:for_each(tidepool.range(COUNT)))
+      assert.equal(COUNT * (COUNT + 1) / 2, app:func(function(x) return x end):map(tidepool.range(COUNT)):sum())
+    end
+  end)
+
+  it("runs what no device can on threads, and f:opencl() says why", function()
+    local f = app:func(function(x) return ("%d"):format(x) end)
+    for _ = 1, 2 do
+      local list = f:map(tidepool.range(COUNT)):list()
+      assert.equal(tostring(COUNT), list[COUNT])
+    end
+    local fine, why = pcall(f.opencl, f)
+    assert.is_false(fine)
+    contains(why, "gpu_auto_spec.lua")
+    assert.equal("7", f:remote(7))
+    local out = tidepool.array("double", COUNT)
+    app:func(function(i) out[i] = work(i) end):for_each(tidepool.range(COUNT))
+    for i = 1, COUNT do assert(out[i] == work(i)) end
+  end)
+
+  it("refuses what only devices do", function()
+    local function refuses(text, options)
+      local fine, why = pcall(app.func, app, options)
+      assert.is_false(fine)
+      contains(why, text)
+      contains(why, "gpu_auto_spec.lua")
+    end
+    refuses("app:func: option 'precision' is for devices alone, and gpu = \"auto\" runs the function on threads, too: name a device, as in "
+      .. "gpu = \"any\"", { gpu = "auto", precision = "single" })
+    refuses("app:func: option 'kernel' is for devices alone", { gpu = "auto", kernel = "double f(double x) { return x; }" })
+    refuses("option 'gpu' may have \"auto\" only alone", { gpu = { "nvidia", "auto" } })
+  end)
+end)
+
+-- Elsewhere: in a process of its own.
+local JOB = [[
+  local tidepool = require "tidepool"
+  local function work(x)
+    local s = x
+    for i = 1, 50 do s = s * 0.5 + i end
+    return s
+  end
+  local f = tidepool.App():func { gpu = "auto" } (work)
+  local found = {}
+  for round = 1, 200 do
+    local results = f:map(tidepool.range(200000), { times = true })
+    for i, y in results do assert(y == work(i)) end
+    local devices = results:times().device
+    local here = {}
+    for i = 1, #devices do here[devices[i] > 0] = true end
+    found[(here[true] and "devices " or "") .. (here[false] and "threads" or "")] = true
+    if not tidepool.devices()[1] or round > 3 and (found["devices threads"] or WANTED ~= "both") then break end
+  end
+  if WANTED == "both" then print(found["devices threads"]) else print "right" end
+]]
+
+describe("gpu = \"auto\" in a process of its own", function()
+  it("runs on threads where there is no OpenCL", function()
+    local done = run("TIDEPOOL_OPENCL=/none/libOpenCL.so $T job.lua", { ["job.lua"] = JOB })
+    assert.equal("", done.stderr)
+    assert.equal("right\n", done.stdout)
+  end)
+
+  local is_pocl = false
+  for _, d in ipairs(tidepool.devices()) do is_pocl = is_pocl or d.platform == "Portable Computing Language" end
+  if not is_pocl then return pending "the rest (no OpenCL device of PoCL)" end
+
+  local faults = support.temp_dir() .. "/libfaults.so"
+  assert(os.execute(("cc -shared -fPIC -D_GNU_SOURCE -o %s tests/opencl/faults.c -Wl,--no-as-needed -l:libOpenCL.so.1 -ldl"):format(faults)) == 0)
+
+  it("threads and a device with a processor and memory of its own run parts of the same map", function()
+    local done = run(("FAULTS_COPIES=1 POCL_MAX_PTHREAD_COUNT=1 TIDEPOOL_OPENCL=%s $T --workers 1 job.lua"):format(faults),
+      { ["job.lua"] = "WANTED = 'both'\n" .. JOB })
+    assert.equal("", done.stderr)
+    assert.equal("true\n", done.stdout)
+  end)
+
+  it("threads run what a device that fails was to run", function()
+    for _, from in ipairs { 1, 3 } do
+      local done = run(("FAULTS_FROM=%d TIDEPOOL_OPENCL=%s $T job.lua"):format(from, faults), { ["job.lua"] = JOB })
+      assert.equal("", done.stderr)
+      assert.equal("right\n", done.stdout)
+    end
+  end)
+end)
