@@ -11,20 +11,23 @@
  * measured alone. Now and then the slower one runs a small part, in case it was misjudged.
  *
  * As long as items are queued and none runs, an offer is to somebody; when a slice ends, it may
- * be to others than before, and they are woken (tp_job_wake). */
+ * be to others than before, and they are woken (tp_job_wake, tp_engine_wake_beside). */
 #include "engine/job_private.h"
 
 #include <math.h>
 
 enum {
-    LAUNCH_NS = 40 * 1000,  /* what a slice on a site costs beside its items */
+    LAUNCH_NS = 30 * 1000,  /* what a slice on a site costs beside its items */
+    SHORT_NS = 10 * 1000,   /* in a worker's slice below this the items are little of the time */
+    MEMORY_NS = 10 * 1000 * 1000, /* how long a time an average is taken over */
     WORTH_NS = 200 * 1000,  /* workers run less than this before a site is known */
     TRIAL_NS = 1000 * 1000, /* what a site's first slice would take one worker, but for */
     TRIAL_MIN = 4096,       /* so many items, where they are not much of the job: */
-    TRIAL_PART = 50,        /* one part in so many */
-    /* The slower one is tried, for one part in TRIAL_PART of this time, when the faster one has run
-     * for so long; each time that this changes nothing, after twice as long, up to AGAIN_MAX times
-     * as long. */
+    TRIAL_PART = 50,        /* one part in so many, */
+    NEAR_PART = 10,         /* and where it costs little, in so many */
+    /* The slower one is tried, for such a part of this time, when the faster one has run for so
+     * long; each time after twice as long, and for twice as long, up to AGAIN_MAX times: a short
+     * slice of a device that was idle takes longer, and shows less. */
     AGAIN_NS = 10 * 1000 * 1000, AGAIN_MAX = 64
 };
 
@@ -33,10 +36,12 @@ bool tp_job_has_beside(const tp_job *job)
     return job->beside.executor && job->sites;
 }
 
-/* What the workers together would take for n items; 0: not known. */
+/* What the workers together would take for n items, with the time in which all but one of them wake
+ * up; 0: not known. */
 static double workers_ns(const tp_job *job, double n)
 {
-    return n * (double)job->func->worker_ns / job->beside.workers;
+    double all = n * (double)job->func->worker_ns;
+    return fmin(all, TP_SMALL_NS + all / job->beside.workers);
 }
 
 /* Items that the sites together run in a ns; 0: not known. */
@@ -90,10 +95,13 @@ double tp_job_share(const tp_job *job, const tp_agent *agent, bool *is_trial)
     *is_trial = true;
     if (site >= 0 && item_ns <= 0)
         return fmax(TRIAL_NS / worker_ns, fmin(n / TRIAL_PART, TRIAL_MIN));
-    if (job->beside.is_exclusive && tp_job_offer(job).is_again)
+    if (job->beside.is_exclusive && tp_job_offer(job).is_again) {
         /* by its own time; but if that is far too long, it could never be told from so little */
-        return (double)AGAIN_NS / TRIAL_PART /
-               fmin(item_ns, 8 * fmin(1 / speed, workers_ns(job, 1)));
+        double sites = 1 / speed, workers = worker_ns / job->beside.workers;
+        double best = fmin(sites, workers), part = fmax(sites, workers) < 2 * best ? NEAR_PART
+                                                                                   : TRIAL_PART;
+        return (double)AGAIN_NS * (job->func->trial_every + 1) / part / fmin(item_ns, 8 * best);
+    }
     *is_trial = false;
     if (site < 0 && item_ns <= 0)
         return 1;
@@ -109,7 +117,7 @@ double tp_job_share(const tp_job *job, const tp_agent *agent, bool *is_trial)
 /* Are the sites faster, as far as is known? */
 static bool are_sites_faster(const tp_job *job)
 {
-    return sites_speed(job) * workers_ns(job, 1) > 1;
+    return sites_speed(job) * (double)job->func->worker_ns > job->beside.workers;
 }
 
 void tp_job_begin_trial(tp_job *job)
@@ -122,21 +130,33 @@ void tp_job_begin_trial(tp_job *job)
 
 void tp_job_learn_beside(tp_job *job, const tp_slice *s, double ns, uint32_t n)
 {
+    tp_func *f = job->func;
     int site = tp_agent_site(s->agent);
-    float *known = site >= 0 ? &job->func->site_ns[site] : &job->func->worker_ns;
-    double all = ns * n, each = (site >= 0 ? fmax(all - LAUNCH_NS, all / 20) : all) / n;
-    job->func->is_warm |= site >= 0;
-    job->func->until_trial_ns -= site >= 0 ? all : all / job->beside.workers;
+    float *known = site >= 0 ? &f->site_ns[site] : &f->worker_ns;
+    double all = ns * n;
+    f->is_warm |= site >= 0;
+    f->until_trial_ns -= site >= 0 ? all : all / job->beside.workers;
     if (s->is_cold)
         return;
-    /* Others who use the device or the processors slow a slice down, and nothing makes one faster:
-     * one slow slice says little. */
-    if (*known > 0 && each > *known)
-        each = fmin(each, 1.25 * *known);
-    bool before = are_sites_faster(job);
-    *known = (float)each;
+    /* Most of a short slice is what any slice costs: its items take no longer than this, but how
+     * long they take it does not say. */
+    bool is_short = all < (site >= 0 ? 2 * LAUNCH_NS : SHORT_NS);
+    if (site >= 0 && !is_short)
+        all -= LAUNCH_NS;
+    double each = all / n;
+    if (is_short && *known > 0 && each > *known)
+        return;
+    /* The one that runs the job is known by what it takes on average, with all that slows it down,
+     * as processors that others use do; but one slow slice says little. The other one is tried too
+     * rarely for an average; and nothing makes a slice faster than it can be. */
+    bool before = are_sites_faster(job), runs_it = sites_speed(job) > 0 && before == (site >= 0);
+    if (*known <= 0 || (each < *known && !runs_it))
+        *known = (float)each;
+    else
+        *known = (float)((MEMORY_NS + fmin(all, 1.5 * (double)*known * n)) /
+                         (MEMORY_NS / (double)*known + n));
     if (are_sites_faster(job) != before) { /* what is known of them is not certain */
-        job->func->trial_every = 0;
+        f->trial_every = 0;
         tp_job_begin_trial(job);
     }
 }

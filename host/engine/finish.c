@@ -254,6 +254,31 @@ static void wake_others(tp_job *job, const tp_agent *agent, tp_wakes *w)
         w->beside = all.beside;
 }
 
+void tp_engine_wake_beside(tp_engine *e)
+{
+    tp_wakes w = { 0 };
+    uv_mutex_lock(&e->lock);
+    for (const tp_func *f = e->ready_first; f; f = f->next_ready)
+        for (const tp_job *job = f->worker_ns > 0 ? f->ready_first : NULL; job;
+             job = job->next_ready) {
+            if (job->running > 0 || !tp_job_has_beside(job))
+                continue;
+            tp_offer offer = tp_job_offer(job);
+            if (offer.workers) {
+                w.executor = job->executor; /* which those jobs have in common */
+                w.takers += tp_job_takers(job);
+            }
+            if (offer.sites)
+                w.beside = job->beside.executor;
+        }
+    if (w.takers || w.beside)
+        tp_engine_wake_helpers(e);
+    uv_mutex_unlock(&e->lock);
+    if (w.takers == 0)
+        w.executor = NULL;
+    tp_wakes_send(&w);
+}
+
 void tp_job_finish(tp_slice *s)
 {
     tp_job *job = s->job;
@@ -338,6 +363,8 @@ void tp_job_finish(tp_slice *s)
     s->next = agent->spare;
     agent->spare = s;
     tp_wakes_send(&w);
+    if (agent->site || job->beside.executor)
+        tp_engine_wake_beside(e);
     tp_ref_drop(job);
 }
 

@@ -461,6 +461,11 @@ void tp_job_finish(tp_slice *slice);
  * site and nobody else runs it. */
 bool tp_job_leave_site(tp_job *job, uint64_t site);
 
+/* A site has begun a slice, or a slice has ended and told something about a function's speed: jobs
+ * that both workers and sites may run may now be for others than those who were woken. Wakes
+ * them. */
+void tp_engine_wake_beside(tp_engine *e);
+
 /* Do workers run the job beside its sites? Then they run what a site cannot, and whatever fails
  * there. */
 bool tp_job_has_workers(const tp_job *job);

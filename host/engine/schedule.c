@@ -37,7 +37,7 @@ void tp_job_wake(const tp_job *job, tp_wakes *w)
     w->executor = job->executor;
     w->takers = tp_job_takers(job);
     w->beside = NULL;
-    if (!w->takers || !tp_job_has_beside(job))
+    if (job->queued == 0 || !tp_job_has_beside(job))
         return;
     tp_offer offer = tp_job_offer(job);
     w->takers = offer.workers ? w->takers : 0;

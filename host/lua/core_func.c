@@ -45,6 +45,18 @@ static int l_func_stats(lua_State *L)
     return 9;
 }
 
+/* core.func.mean(func) -> seconds that an item took lately on workers; 0: not known. */
+static int l_func_mean(lua_State *L)
+{
+    const tp_func *f = tp_core_check_ref(L, 1, &tp_func_type);
+    uv_mutex_t *lock = tp_engine_lock(get_context(L)->host->engine);
+    uv_mutex_lock(lock);
+    double ns = f->item_ns;
+    uv_mutex_unlock(lock);
+    lua_pushnumber(L, ns * 1e-9);
+    return 1;
+}
+
 /* its address is the key of a list in the environment of a func's userdata; the list has these
  * items: */
 static const char kept_key = 0;
@@ -291,6 +303,7 @@ static int l_value_bytes(lua_State *L)
 static const luaL_Reg func_functions[] = {
     { "new", l_func_new },
     { "stats", l_func_stats },
+    { "mean", l_func_mean },
     { "image", l_func_image },
     { "identity", l_func_identity },
     { "inspect", l_func_inspect },

@@ -518,13 +518,15 @@ end
 local refused = setmetatable({}, { __mode = "k" })
 
 local WORTH_S, MANY = 0.02, 1e5 -- what is worth compiling for: so long on threads; so many inputs of an unknown function
+local LITTLE_S = 3e-5 -- on one thread, while a device would not even have begun
 
---- Has the function so much to do that devices are worth compiling for, if they have not run it
---- yet?
+--- Has the function so much to do that devices are worth asking, and compiling for, if they have
+--- not run it yet?
 local function is_worth_it(f, total)
-  if compiled[f] or not total then return true end
-  local mean = select(5, core.func.stats(f.core))
-  return mean and total * mean / core.workers() >= WORTH_S or not mean and total >= MANY
+  if not total then return true end
+  local mean = core.func.mean(f.core)
+  if compiled[f] then return mean <= 0 or total * mean >= LITTLE_S end
+  return mean > 0 and total * mean / core.workers() >= WORTH_S or mean <= 0 and total >= MANY
 end
 
 --- What devices run of a map of f beside worker threads (gpu = "auto"), as gpu.kernel; nil when
