@@ -1240,10 +1240,10 @@ static unsigned count_blocked(const node *n)
     return blocked;
 }
 
-/* How many chunks run and do not wait for others. */
-static unsigned count_active(const node *n)
+/* How many chunks run and are none of those that wait for others (count_blocked). */
+static unsigned count_active(const node *n, unsigned blocked)
 {
-    unsigned running = 0, blocked = count_blocked(n);
+    unsigned running = 0;
     for (const chunk *k = n->chunks; k; k = k->next)
         running += k->state == RUNNING;
     return running > blocked ? running - blocked : 0;
@@ -1253,7 +1253,8 @@ static unsigned count_active(const node *n)
  * that they run where there are some. */
 static void begin_queued(node *n, uint64_t now)
 {
-    unsigned running = 0, slots = n->slots + count_blocked(n), active = count_active(n);
+    unsigned running = 0, blocked = count_blocked(n), active = count_active(n, blocked);
+    const unsigned slots = n->slots + blocked;
     bool has_alone = false;
     for (const chunk *k = n->chunks; k; k = k->next) {
         running += k->state == RUNNING;
@@ -1284,15 +1285,17 @@ static void begin_queued(node *n, uint64_t now)
 static bool pull_work(node *n, uint64_t now, const char *ack)
 {
     char subject[TP_SUBJECT_MAX], reply[TP_SUBJECT_MAX], body[80];
-    unsigned has = 0, most = most_chunks(n) + count_blocked(n);
-    const bool is_active = count_active(n) > 0;
+    unsigned has = 0;
     int free_one = -1;
     if (n->is_leaving || n->is_lost || now < n->pull_ms)
         return false;
-    for (chunk *k = n->chunks; k; k = k->next)
-        has += k->state >= ANSWERED                                     ? 0
-               : k->is_alone && (is_active || k->state != RUNNING) ? most
-                                                                   : 1;
+    const unsigned blocked = count_blocked(n), most = most_chunks(n) + blocked;
+    const bool is_active = count_active(n, blocked) > 0;
+    for (const chunk *k = n->chunks; k; k = k->next) {
+        const bool takes_all = k->is_alone && (is_active || k->state != RUNNING);
+        if (k->state < ANSWERED)
+            has += takes_all ? most : 1;
+    }
     for (int i = 0; i < PULLS; i++) {
         if (n->pulls[i].left && now >= n->pulls[i].until_ms)
             n->pulls[i].left = 0;
