@@ -2,8 +2,9 @@
  * Messages are made in encode.c and read in decode.c; their format is in message.h. */
 #include "codec/codec_state.h"
 
-#include "codec/bytecode.h"
+#include "base/invariant.h"
 #include "base/lua_modules.h"
+#include "codec/bytecode.h"
 #include "codec/message.h"
 
 #include <lauxlib.h>
@@ -805,17 +806,15 @@ static void open_cdata(lua_State *L, struct codec *c)
     lua_pop(L, 2);
 }
 
-/* LuaJIT loses integer keys of a table that runs out of memory while it grows (see
- * reserve_references in workers/state.c). So the registry grows before the codec's references are
- * made. */
-static void reserve_references(lua_State *L)
+void tp_codec_reserve_references(lua_State *L, int n)
 {
-    int refs[REFERENCES];
-    for (int i = 0; i < REFERENCES; i++) {
+    int refs[TP_REFERENCES_MAX];
+    TP_ASSERT(n <= TP_REFERENCES_MAX);
+    for (int i = 0; i < n; i++) {
         lua_pushboolean(L, 1);
         refs[i] = luaL_ref(L, LUA_REGISTRYINDEX);
     }
-    for (int i = REFERENCES - 1; i >= 0; i--)
+    for (int i = n - 1; i >= 0; i--)
         luaL_unref(L, LUA_REGISTRYINDEX, refs[i]);
 }
 
@@ -828,7 +827,7 @@ void tp_codec_open(lua_State *L)
     lua_pop(L, 1);
     if (is_open)
         return;
-    reserve_references(L);
+    tp_codec_reserve_references(L, REFERENCES); /* before they are made */
     struct codec *c = push_owner(L, sizeof *c, "tidepool.codec", codec_gc); /* codec */
     push_weak_table(L, "v");
     lua_setfenv(L, -2);

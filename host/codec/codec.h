@@ -35,13 +35,20 @@ struct tp_captured;
 
 enum {
     TP_STRING_MAX = 1 << 30, /* bytes of one string */
-    TP_DEPTH_MAX = 10000     /* tables inside tables */
+    TP_DEPTH_MAX = 10000,    /* tables inside tables */
+    TP_REFERENCES_MAX = 256  /* that tp_codec_reserve_references makes room for */
 };
 
 /* What the codec keeps per lua_State (names of builtins, known classes, scratch memory). Made by
  * tp_codec_open, owned and freed by the state. Call it after the standard libraries are open and
  * before user code runs; again does nothing. Raises on out of memory. */
 void tp_codec_open(struct lua_State *L);
+
+/* Makes the registry large enough for n references (luaL_ref), at most TP_REFERENCES_MAX, while
+ * running out of memory loses nothing: LuaJIT loses integer keys of a table that runs out of memory
+ * while it grows (lj_tab_resize: the array part is larger already, but the keys are still in the
+ * old hash part), and in the registry such keys are our references. Raises out of memory. */
+void tp_codec_reserve_references(struct lua_State *L, int n);
 
 /* The record of what has been done to the state's standard libraries. The state owns it. Raises
  * when the codec is not open there. */

@@ -54,21 +54,6 @@ void tp_state_close(lua_State *L)
         tp_heap_free(user);
 }
 
-/* LuaJIT loses integer keys of a table that runs out of memory while it grows (lj_tab_resize: the
- * array part is larger already, but the keys are still in the old hash part). In the registry such
- * keys are our references. So the registry is made large enough here, where running out of memory
- * only means that the state cannot be opened. */
-static void reserve_references(lua_State *L)
-{
-    int refs[TP_STATE_REFERENCES];
-    for (int i = 0; i < TP_STATE_REFERENCES; i++) {
-        lua_pushboolean(L, 1);
-        refs[i] = luaL_ref(L, LUA_REGISTRYINDEX);
-    }
-    for (int i = TP_STATE_REFERENCES - 1; i >= 0; i--)
-        luaL_unref(L, LUA_REGISTRYINDEX, refs[i]);
-}
-
 void tp_state_open_libraries(lua_State *L)
 {
     void *user;
@@ -79,7 +64,8 @@ void tp_state_open_libraries(lua_State *L)
     luaL_openlibs(L);
     lua_pushnil(L);
     lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");
-    reserve_references(L);
+    /* here, where running out of memory only means that the state cannot be opened */
+    tp_codec_reserve_references(L, TP_STATE_REFERENCES);
     lua_getglobal(L, "require");
     lua_pushliteral(L, "ffi");
     if (!tp_heap_prepare(heap))

@@ -1245,25 +1245,13 @@ static int open_protected(lua_State *L)
     return 0;
 }
 
-/* As vm.c does: LuaJIT loses integer keys, our references, of a registry that cannot grow. */
-static void reserve_references(lua_State *L)
-{
-    int refs[64];
-    for (size_t i = 0; i < countof(refs); i++) {
-        lua_pushboolean(L, 1);
-        refs[i] = luaL_ref(L, LUA_REGISTRYINDEX);
-    }
-    for (size_t i = countof(refs); i-- > 0;)
-        luaL_unref(L, LUA_REGISTRYINDEX, refs[i]);
-}
-
 static void open_without_memory(const char *before)
 {
     bool done = false;
     for (long n = 0; !done; n++) {
         struct heap h;
         lua_State *L = new_plain_state(&h);
-        reserve_references(L);
+        tp_codec_reserve_references(L, 64);
         run_with(L, before, 0);
         lua_pushcfunction(L, open_protected);
         h.fail_at = n;
