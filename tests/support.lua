@@ -37,6 +37,20 @@ function support.let_signals_kill()
   end
 end
 
+--- For programs that are started by hand: the settings, with the numbers that the program's
+--- arguments give some of them (NAME=NUMBER). Any other argument ends the program.
+function support.settings(settings)
+  for _, word in ipairs(arg) do
+    local name, value = word:match "^(%l+)=(%d+)$"
+    if not (name and settings[name]) then
+      io.stderr:write(arg[0], ": what is ", word, "?\n")
+      os.exit(2)
+    end
+    settings[name] = tonumber(value)
+  end
+  return settings
+end
+
 -- ---- files ----
 
 local function quote(text)

@@ -12,18 +12,10 @@
 local support = require "tests.support"
 local cluster = require "tests.support_cluster"
 
-local settings = {
+local settings = support.settings {
   inputs = 20000, kills = 1000, agents = 60, servers = 10, stops = 20, workers = 3, slots = 2, ms = 20, pause = 100, seconds = 1800,
   seed = os.time() % 1000000,
 }
-for _, word in ipairs(arg) do
-  local name, value = word:match "^(%l+)=(%d+)$"
-  if not (name and settings[name]) then
-    io.stderr:write("tests/torture/cluster.lua: what is ", word, "?\n")
-    os.exit(2)
-  end
-  settings[name] = tonumber(value)
-end
 math.randomseed(settings.seed)
 
 local own = cluster.up()

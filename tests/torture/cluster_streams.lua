@@ -14,18 +14,10 @@
 local support = require "tests.support"
 local cluster = require "tests.support_cluster"
 
-local settings = {
+local settings = support.settings {
   inputs = 300, values = 12, ms = 8, workers = 3, slots = 2, server = 15, agent = 30, stop = 15, process = 30, pause = 2000, seconds = 600,
   seed = os.time() % 1000000,
 }
-for _, word in ipairs(arg) do
-  local name, value = word:match "^(%l+)=(%d+)$"
-  if not (name and settings[name]) then
-    io.stderr:write("tests/torture/cluster_streams.lua: what is ", word, "?\n")
-    os.exit(2)
-  end
-  settings[name] = tonumber(value)
-end
 
 local job = [[
   local tidepool = require "tidepool"
