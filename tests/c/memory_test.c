@@ -12,6 +12,7 @@
 #include <lauxlib.h>
 #include <lua.h>
 #include <luajit.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <unistd.h>
 
@@ -23,6 +24,7 @@ static bool spares_lua; /* what Lua states ask for does not fail, nor count: the
 static bool
     is_interpreted; /* the states of the next session compile nothing; set while none is open */
 static _Thread_local bool is_spared, is_starved; /* nothing fails now; everything does */
+static _Thread_local bool is_own; /* a state with LuaJIT's own allocator is being opened */
 static _Atomic long n_starved, n_interpreted;
 
 static bool is_to_fail(void)
@@ -45,6 +47,7 @@ void *__wrap_calloc(size_t n, size_t size);
 void *__wrap_realloc(void *p, size_t n);
 lua_State *__real_lua_newstate(lua_Alloc f, void *user);
 lua_State *__wrap_lua_newstate(lua_Alloc f, void *user);
+lua_State *__real_luaL_newstate(void);
 lua_State *__wrap_luaL_newstate(void);
 void __real_luaL_openlibs(lua_State *L);
 void __wrap_luaL_openlibs(lua_State *L);
@@ -68,24 +71,44 @@ void *__wrap_realloc(void *p, size_t n)
     return is_to_fail() ? NULL : __real_realloc(p, n);
 }
 
+/* realloc, and free for no bytes, in LuaJIT's reach. Where malloc is not, the blocks of all states
+ * come from a state's own allocator, that of one which does nothing else and stays open. */
+static void *reallocate(void *p, size_t size)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static lua_Alloc own;
+    static void *user;
+    if (tp_heap_is_in_reach()) {
+        if (size > 0)
+            return __real_realloc(p, size);
+        free(p);
+        return NULL;
+    }
+    pthread_mutex_lock(&lock);
+    if (!own) {
+        is_own = true;
+        own = lua_getallocf(__real_luaL_newstate(), &user);
+        is_own = false;
+    }
+    p = own(user, p, 0, size);
+    pthread_mutex_unlock(&lock);
+    return p;
+}
+
 /* Lua's allocator in the place of host/base/heap.c: each block may fail. */
 static void *allocate(void *user, void *p, size_t old, size_t size)
 {
     (void)user;
-    if (size == 0) {
-        free(p);
-        return NULL;
-    }
     if (size > old && !spares_lua && is_to_fail())
         return NULL;
-    return __real_realloc(p, size);
+    return reallocate(p, size);
 }
 
 /* As a whole, as it is with LuaJIT's own allocator: an allocation that fails inside makes it
  * crash. */
 lua_State *__wrap_lua_newstate(lua_Alloc f, void *user)
 {
-    if (uses_heap)
+    if (uses_heap || is_own)
         return __real_lua_newstate(f, user);
     if (is_to_fail())
         return NULL;
@@ -368,10 +391,16 @@ TEST(memory_may_run_out_at_any_allocation_of_a_session)
     check_sessions(run_session, true, getenv("TIDEPOOL_SANITIZER") ? 300 : 1500);
 }
 
+/* In sanitizers' builds states take each block from malloc. */
+static bool has_heap(void)
+{
+    return !getenv("TIDEPOOL_SANITIZER") && tp_heap_is_in_reach();
+}
+
 TEST(the_same_with_the_heap_of_the_library)
 {
-    if (getenv("TIDEPOOL_SANITIZER"))
-        return; /* there states take each block from malloc */
+    if (!has_heap())
+        return;
     uses_heap = true;
     check_sessions(run_session, false, 1000);
     check_sessions(run_session, true, 200);
@@ -397,7 +426,7 @@ TEST(memory_may_run_out_at_any_allocation_of_a_script)
 
 TEST(a_script_with_the_heap_of_the_library)
 {
-    uses_heap = !getenv("TIDEPOOL_SANITIZER");
+    uses_heap = has_heap();
     check_sessions(run_script, false, 300);
     check_sessions(run_script, true, 100);
 }
