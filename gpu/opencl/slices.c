@@ -242,11 +242,10 @@ static tp_block *new_results(const output *o, const tp_kernel *k, uint32_t at, u
     } else {
         while (!(b = wait_for(tp_block_new_values(TP_BLOCK_VALUES))))
             ;
+        double values[TP_KERNEL_COLUMNS_MAX] = { 0 };
         for (uint32_t i = at; i < at + n; i++) {
-            double values[TP_KERNEL_COLUMNS_MAX];
             for (unsigned c = 0; c < k->n_outputs; c++)
                 values[c] = tp_element_load(k->output_type[c], o->column[c], i);
-            /* cppcheck-suppress uninitvar ; n_outputs of them are set, and read */
             while (tp_block_reserve(b) ||
                    tp_encode_numbers(&b->bytes, values, k->is_boolean, k->n_outputs))
                 uv_sleep(1);

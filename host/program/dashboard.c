@@ -562,8 +562,10 @@ int tp_dashboard_open(struct tp_host *host, unsigned port, const char **address,
     d->fd = -1;
     d->host = host;
     const tp_live live = { is_watched, show, d };
-    if (uv_mutex_init(&d->lock) || uv_cond_init(&d->cond))
+    if (uv_mutex_init(&d->lock) || uv_cond_init(&d->cond)) {
+        free(d);
         return tp_error_set(err, TP_ESYS, "cannot create a lock");
+    }
     the_dashboard = d;
     /* what is made here when something fails is left to the process, which ends */
     if (load(d, err) || make_token(d, err) || listen_at(d, port, err) || start_server(d, err) ||

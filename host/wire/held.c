@@ -42,7 +42,9 @@ static const tp_ref_type piece_type = { "tidepool.piece", free_piece };
 static window *open_window(int fd)
 {
     window *w = malloc(sizeof *w);
-    void *data = w ? mmap(NULL, WINDOW_BYTES, PROT_READ, MAP_SHARED, fd, 0) : MAP_FAILED;
+    if (!w)
+        return NULL;
+    void *data = mmap(NULL, WINDOW_BYTES, PROT_READ, MAP_SHARED, fd, 0);
     if (data == MAP_FAILED) {
         free(w);
         return NULL;
