@@ -358,6 +358,7 @@ void tp_job_finish(tp_slice *s)
         tp_job_wake(job, &w);
     else if (job->queued && job->beside.executor)
         wake_others(job, agent, &w);
+    tp_inside_tell(job);
     TP_ASSERT(tp_job_is_balanced(job));
     uv_mutex_unlock(&e->lock);
     s->next = agent->spare;

@@ -189,6 +189,7 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
     if (e->jobs)
         e->jobs->prev = job;
     e->jobs = job;
+    tp_inside_open(job);
     uv_mutex_unlock(&e->lock);
     if (!parent) {
         atomic_fetch_add_explicit(job->recorder ? &e->recorded : &e->unrecorded, 1,
@@ -216,6 +217,7 @@ void tp_job_close(tp_job *job)
         job->next->prev = job->prev;
     for (tp_job *j = job->parent; j; j = j->parent)
         j->inside--;
+    tp_inside_close(job);
     uv_mutex_unlock(&e->lock);
     if (!job->parent) {
         if (job->total > 0)
@@ -311,6 +313,25 @@ static void find_oldest(const tp_job *job, tp_job_state *state)
         }
 }
 
+/* Locked. Adds to it those in the process that runs the slice. */
+static void find_inside_process(const tp_slice *s, tp_job_state *state)
+{
+    tp_job_view views[TP_INSIDE_MAX];
+    uint64_t others = 0;
+    unsigned n = tp_inside_list(s, views, TP_INSIDE_MAX, &others);
+    state->maps += n;
+    for (unsigned i = 0; i < n && !views[i].parent_process; i++) {
+        const tp_job_view *v = &views[i];
+        if (!*state->inside)
+            memcpy(state->inside, v->name, sizeof state->inside);
+        if (strcmp(state->inside, v->name) != 0)
+            continue;
+        state->inside_done += v->finished;
+        state->inside_total += v->total > 0 ? (uint64_t)v->total
+                                            : v->finished + v->running + v->waiting;
+    }
+}
+
 /* Locked. Fills in what `state` says of maps inside of the job's items. */
 static void find_inside(const tp_job *job, tp_job_state *state)
 {
@@ -326,6 +347,10 @@ static void find_inside(const tp_job *job, tp_job_state *state)
         state->inside_total += j->total > 0 ? (uint64_t)j->total : j->pushed;
     }
     snprintf(state->inside, sizeof state->inside, "%s", f ? f->name : "");
+    n = 0;
+    for (const tp_slice *s = job->engine->slices; s && n < LOOKED_AT_MAX; s = s->next, n++)
+        if (s->job == job && s->agent->inside)
+            find_inside_process(s, state);
 }
 
 void tp_job_get_state(tp_job *job, tp_job_state *state)
@@ -401,6 +426,8 @@ unsigned tp_engine_list_jobs(tp_engine *e, tp_job_view *to, unsigned max, uint64
                 view(j, now, &to[n++]);
             else
                 ++*others;
+    for (const tp_slice *s = e->slices; s; s = s->next)
+        n += tp_inside_list(s, to + n, max - n, others);
     uv_mutex_unlock(&e->lock);
     return n;
 }
@@ -410,7 +437,7 @@ unsigned tp_engine_list_running(tp_engine *e, tp_run_view *to, unsigned max)
     unsigned n = 0;
     uv_mutex_lock(&e->lock);
     for (const tp_slice *s = e->slices; s && n < max; s = s->next)
-        if (!(s->job->executor->type->capabilities & TP_ISOLATED))
+        if (!(s->job->executor->type->capabilities & TP_FAR))
             to[n++] = (tp_run_view){ .worker = s->agent->worker.id,
                                      .job = s->job->terms.number,
                                      .item = running_of(s) };
@@ -482,6 +509,7 @@ int tp_job_push(tp_job *job, tp_block *b)
         tp_job_wake(job, &w);
         tp_engine_wake_helpers(e);
     }
+    tp_inside_tell(job);
     TP_ASSERT(tp_job_is_balanced(job));
     uv_mutex_unlock(&e->lock);
     tp_wakes_send(&w);

@@ -88,6 +88,10 @@ struct tp_agent {
     /* the open items counted by function (open.c): an array of n_kinds; owned */
     struct tp_open *open;
     unsigned n_kinds;
+    /* the process in which its items run, and the maps inside of them (inside.h); NULL: none that
+     * it knows of */
+    const struct tp_inside *inside;
+    uint64_t process;
     /* wakes the agent from a turn of its own loop; NULL: it has none. Set by its own thread */
     uv_async_t *bell;
 };
@@ -274,6 +278,8 @@ void tp_engine_get_totals(tp_engine *engine, tp_engine_totals *totals); /* any t
 /* What is known of a job that has an owner. */
 typedef struct tp_job_view {
     uint64_t number, parent /* 0: none */, opened_ns;
+    /* the worker processes in which the two numbers are counted; 0: this process */
+    uint64_t process, parent_process;
     char name[TP_VIEW_NAME]; /* of its function; a long one is cut */
     const char *executor;    /* the name of a type: it lives for ever */
     int64_t total;           /* inputs, -1 when not known */
@@ -284,7 +290,8 @@ typedef struct tp_job_view {
 } tp_job_view;
 
 /* Up to `max` of them, the newest first; those of the script itself before those inside of items,
- * where there are more. Gives how many; *others counts those that it left out. Any thread. */
+ * and these before those inside of worker processes (inside.h). Gives how many; *others counts
+ * those that it left out. Any thread. */
 unsigned tp_engine_list_jobs(tp_engine *engine, tp_job_view *to, unsigned max, uint64_t *others);
 
 /* An item that runs. */

@@ -8,6 +8,7 @@
 
 #include "base/invariant.h"
 #include "engine/exec.h"
+#include "engine/inside.h"
 #include "engine/job.h"
 #include "engine/range.h"
 
@@ -85,6 +86,7 @@ struct tp_job {
     bool is_starved; /* cancelled for want of memory */
     tp_error *lost;  /* why tp_job_lose_all or tp_job_give_up has cancelled it; set once */
     tp_executor *executor;
+    tp_inside_map *shown; /* where the host of this process sees it; NULL: nowhere */
     unsigned inside;   /* jobs nested in it, at any depth, that their owners have not closed */
     uint32_t owner_id; /* the id of the worker in whose item it was started; 0: none. For traces */
     bool is_awaited; /* the owner wants its waiter woken at the next news */
@@ -118,6 +120,7 @@ struct tp_engine {
     _Atomic uint64_t n_jobs;   /* relaxed: numbers for jobs */
     _Atomic uint32_t n_agents; /* relaxed: ids for their workers */
     _Atomic uint32_t cancels;  /* written under the lock: how often jobs were cancelled */
+    tp_inside *inside; /* the lock; where jobs are shown to the host of this process; or NULL */
     struct tp_failures *failures; /* the lock; NULL: nobody wants to know what they say */
 };
 

@@ -901,6 +901,7 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     if (e->slices)
         e->slices->prev = s;
     e->slices = s;
+    tp_inside_tell(job);
     tp_work_note(&s->work, TP_EVENT_TAKE, r->offset, r->count);
     TP_ASSERT(tp_job_is_balanced(job));
     return s;

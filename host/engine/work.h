@@ -138,7 +138,7 @@ struct tp_work {
     uint32_t offset, count;
     uint32_t attempt; /* from 1 */
     /* in a worker process: the place (wire/frame.h) of the item that waits beside others which this
-     * is, or which has begun the map that this is of; 0: none */
+     * is, or which has begun the map that this is of; in its host: the item's place; 0: none */
     uint32_t place;
     tp_work *outer;   /* what the worker was running when it began this; NULL: nothing */
     /* its items may know of a cancellation of their job: they were told, or have opened jobs, which

@@ -37,7 +37,7 @@
 /* with more arrays and stores than this here, garbage is collected so that some can be returned */
 enum { RETURNED_MAX = TP_WIRE_REFS_MAX / 4 };
 enum { LONGEST = 1 << 20 /* bytes in a frame */, EVENTS = 1 << 12 /* of one request */ };
-enum { SPIN_NS = 60 * 1000, CONTROL_BYTES = (TP_WIRE_OUT_BEGIN + 4095) & ~4095 };
+enum { SPIN_NS = 60 * 1000 };
 
 /* An item that waits beside others (tp_terms.concurrent), from its request to its end. */
 typedef struct open_item {
@@ -1190,7 +1190,7 @@ int tp_child_open(tp_child **out, tp_error *err)
     if (tp_region_adopt(&c->in, TP_PEER_IN, err) || tp_region_adopt(&c->out, TP_PEER_OUT, err) ||
         tp_region_adopt(&c->asks, TP_PEER_ASKS, err))
         return -1;
-    void *control = mmap(NULL, CONTROL_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, c->out.fd, 0);
+    void *control = mmap(NULL, TP_WIRE_CONTROL, PROT_READ | PROT_WRITE, MAP_SHARED, c->out.fd, 0);
     if (control == MAP_FAILED)
         return tp_error_oom(err, "worker process");
     c->control = control;
@@ -1222,6 +1222,7 @@ int tp_child_serve(tp_child *c, tp_host *host, tp_error *err)
     host->noting = c;
     memcpy(host->modules, in->modules, sizeof in->modules);
     memcpy(host->place, in->place, sizeof in->place);
+    tp_engine_show_inside(host->engine, &c->control->inside);
     tp_engine_set_permits(host->engine, &(tp_permits){ take_permit, release_permit, c });
     c->arrays = host->arrays;
     tp_array_pool_adopt(host->arrays, c->file, return_array, c);

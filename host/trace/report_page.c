@@ -199,12 +199,14 @@ static int put_maps(const tp_report *r, const tp_report_now *now, tp_buf *out)
     for (unsigned i = 0; i < now->n_jobs; i++) {
         const tp_job_view *j = &now->jobs[i];
         if (tp_report_put(out,
-                          "%s\n{\"number\":%" PRIu64 ",\"parent\":%" PRIu64
+                          "%s\n{\"number\":%" PRIu64 ",\"process\":%" PRIu64
+                          ",\"parent\":%" PRIu64 ",\"parent_process\":%" PRIu64
                           ",\"opened\":%.9g,\"executor\":\"%s\",\"total\":%" PRId64
                           ",\"waiting\":%" PRIu64 ",\"running\":%" PRIu64 ",\"done\":%" PRIu64
                           ",\"failures\":%" PRIu64 ",\"retries\":%" PRIu64
                           ",\"reason\":%d,\"limit\":%u,\"cancelled\":%s,\"function\":",
-                          i ? "," : "", j->number, j->parent, at(r, j->opened_ns), j->executor,
+                          i ? "," : "", j->number, j->process, j->parent, j->parent_process,
+                          at(r, j->opened_ns), j->executor,
                           j->total, j->waiting, j->running, j->finished, j->failed, j->retried,
                           (int)j->reason, j->limit, j->is_cancelled ? "true" : "false") ||
             tp_report_quote(out, j->name) || tp_report_put(out, "}"))

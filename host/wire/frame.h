@@ -19,6 +19,7 @@
 #define TP_FRAME_H
 
 #include "codec/block.h"
+#include "engine/inside.h"
 #include "engine/work.h"
 #include "wire/give.h"
 #include "wire/held.h"
@@ -29,7 +30,7 @@
 
 /* A number that tells how a process lays out what both read. It is compared first: a worker of
  * another build is not used. */
-#define TP_WIRE_LAYOUT (6u << 24 | sizeof(tp_work) << 12 | sizeof(tp_scalar) << 6 | sizeof(void *))
+#define TP_WIRE_LAYOUT (7u << 24 | sizeof(tp_work) << 12 | sizeof(tp_scalar) << 6 | sizeof(void *))
 
 typedef enum tp_wire_state {
     TP_WIRE_STARTING, /* it has not said anything yet */
@@ -122,6 +123,7 @@ typedef struct tp_wire_out {
     char version[32], message[500];
     /* the work that runs in the worker; the host only looks at its `ctl` */
     _Alignas(64) tp_work work;
+    tp_inside inside; /* the maps inside of its items */
 } tp_wire_out;
 
 /* exit codes of a worker process: it is out of memory; an item has ended its thread */
@@ -130,6 +132,9 @@ enum { TP_CHILD_NO_MEMORY = 124, TP_CHILD_NO_THREAD = 125 };
 enum {
     TP_WIRE_IN_BEGIN = (sizeof(tp_wire_in) + 63) & ~63, /* where the request begins */
     TP_WIRE_OUT_BEGIN = (sizeof(tp_wire_out) + 63) & ~63, /* records begin there or behind it */
+    /* in pages; both sides map the beginning of `out` a second time, so that it keeps its address
+     * when `out` grows */
+    TP_WIRE_CONTROL = (TP_WIRE_OUT_BEGIN + 4095) & ~4095,
     TP_WIRE_SIZE = 256 << 10,  /* bytes of a new arena */
     TP_WIRE_KEPT = 8 << 20,    /* bytes of its memory that an arena keeps after it was larger */
     /* so many bytes of an arena are written before its beginning is written again, see

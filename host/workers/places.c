@@ -170,6 +170,7 @@ static uint32_t take_place(supervisor *s, tp_slice *slice, bool in_place)
         s->n_places = n;
     }
     s->places[i] = (place){ .slice = slice, .in_place = in_place, .begun_ns = uv_hrtime() };
+    slice->work.place = i + 1;
     s->n_open++;
     s->agent->worker.n_waiting++;
     return i + 1;

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 enum {
@@ -15,10 +16,30 @@ enum {
     REST_MS = 50      /* the longest pause between two starts in that case */
 };
 
+/* Lets others look at what the process says of itself, if it can be mapped; then nobody does. */
+static void show(supervisor *s)
+{
+    void *control = mmap(NULL, TP_WIRE_CONTROL, PROT_READ, MAP_SHARED, s->out.fd, 0);
+    if (control == MAP_FAILED)
+        return;
+    s->control = control;
+    tp_agent_show_inside(s->agent, &s->control->inside, (uint64_t)s->peer.pid);
+}
+
+static void hide(supervisor *s)
+{
+    if (!s->control)
+        return;
+    tp_agent_show_inside(s->agent, NULL, 0);
+    munmap((void *)(uintptr_t)s->control, TP_WIRE_CONTROL);
+    s->control = NULL;
+}
+
 void tp_process_end(supervisor *s)
 {
     if (s->peer.pid == 0)
         return;
+    hide(s);
     tp_peer_kill(&s->peer);
     tp_link_read_socket(s);
     tp_link_read_output(s);
@@ -189,6 +210,7 @@ static int try_to_start(supervisor *s, tp_error *err)
         tp_process_end(s);
         return -1;
     }
+    show(s);
     return 0;
 }
 

@@ -71,6 +71,7 @@ typedef struct supervisor {
     tp_region in, out, asks;
     tp_wire_given given;
     tp_wire_held held; /* of the process's results */
+    const tp_wire_out *control; /* the beginning of `out`, for others to look at; NULL: nowhere */
     uint64_t records_from; /* where its last records were to begin */
     bool is_cramped;   /* the process has found no room even for one record */
     request request;

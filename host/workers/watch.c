@@ -59,6 +59,10 @@ outcome tp_watch_look(supervisor *s, watch *of)
         of->item = tp_link_item(s);
         of->item_since = now;
     }
+    /* for those who look at what runs, as the process writes it in its own */
+    if (of->item < s->request.count)
+        atomic_store_explicit(&w->ctl[0], (int32_t)(s->request.before + of->item),
+                              memory_order_relaxed);
     if (tp_work_is_asked_to_stop(w))
         atomic_store_explicit(&tp_control_of(s)->work.ctl[1], 1, memory_order_relaxed);
     if (limit && now - of->item_since >= limit && !tp_link_has_turned(s))

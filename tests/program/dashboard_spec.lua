@@ -242,6 +242,50 @@ describe("--dashboard", function()
     end
   end)
 
+  it("shows the maps inside of items of worker processes while these wait, until they are over or their process is dead", function()
+    local run = start [[
+      local inner = app:func { name = "inner", executor = "inline" } (function(x)
+        repeat nap(5) until x ~= 3 or is_there "go"
+        if x == 2 then error "two" end
+        return x
+      end)
+      local outer = app:func { name = "outer", executor = "processes", crash_retries = 0 } (function(x)
+        for _ in inner:map(tidepool.range(4), { return_exceptions = true }) do end
+        return x
+      end)
+      for _ in outer:map(tidepool.range(2), { return_exceptions = true }) do end
+      print(outer:map(tidepool.range(2)):sum())
+      wait_for "end"]]
+    local page = run:listen()
+    local function inner_of(state)
+      local found, outer = {}, map_of(state, "outer")
+      for _, m in ipairs(state.open_maps) do
+        if m["function"] == "inner" then found[#found + 1] = m end
+        if m["function"] == "inner" and m.done == 2 then
+          assert.same({ outer.number, 0, 4, 1, true }, { m.parent, m.parent_process, m.total, m.failures, m.process > 1 })
+        end
+      end
+      return found
+    end
+    local maps
+    state_that(page, "a map inside of each of two processes, that runs its third item", function(s)
+      maps = inner_of(s)
+      return #maps == 2 and maps[1].done == 2 and maps[2].done == 2
+    end)
+    local first, second = maps[1].process, maps[2].process
+    assert.are_not.equal(first, second)
+    os.execute("kill -KILL " .. first)
+    state_that(page, "one such map less", function(s)
+      maps = inner_of(s)
+      return #maps == 1 and maps[1].process == second
+    end)
+    run:tell "go"
+    state_that(page, "none of them", function(s) return #inner_of(s) == 0 and #s.open_maps == 0 end)
+    page:close()
+    run:tell "end"
+    assert.same({ 0, "3\n", "" }, { run:finish() })
+  end)
+
   it("cancels a map, of which its script gets a failure, and then goes on", function()
     for _, executor in ipairs { "threads", "processes", "inline" } do
       local run = start(([[

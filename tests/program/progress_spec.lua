@@ -95,6 +95,17 @@ describe("a function as the option progress", function()
     assert.is_true(seen.done <= 10)
   end)
 
+  it("gets the maps inside of inputs that worker processes run, also of those that wait beside each other", function()
+    local inner = app:func { name = "inner", executor = "inline" } (function(x) tidepool.sleep(0.05) return x end)
+    local outer = app:func { name = "outer", executor = "processes" } (function() return inner:map(tidepool.range(10)):sum() end)
+    for _, of in ipairs { outer, outer:with { concurrent_inputs = 2 } } do
+      local seen
+      for _, s in ipairs(states_of(of, { 1 }, {})) do seen = seen or s.inside and s.inside.done > 0 and s.inside end
+      assert.same({ "inner", 10, 1 }, { seen.name, seen.total, seen.maps })
+      assert.is_true(seen.done <= 10)
+    end
+  end)
+
   it("may map itself", function()
     local sums = {}
     slow:map({ 1, 3 }, { progress = function() sums[#sums + 1] = slow:remote(7) end }):list()
