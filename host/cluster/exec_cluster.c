@@ -127,6 +127,7 @@ typedef struct flight {
     tp_parcel_refs permits; /* functions of which its item has a permit, since it calls them */
     image *image;
     tp_parcel_refs refs;
+    bool may_reduce; /* its worker was told what is wanted of whole groups of results */
     /* of one that streams: who runs it, from the first that it has said of it, and where it is told
      * how many values it may give; so many it was told; its item waits for more */
     bool is_bound, is_full;
@@ -939,7 +940,9 @@ static int seal(cluster *c, flight *l, tp_error *err)
     tp_task task = { .count = count,
                      .image_size = i->size,
                      .modules_size = c->modules_size,
+                     .reduction = tp_job_reduction(l->slice->job),
                      .is_alone = l->deaths >= DEATHS_ALONE };
+    l->may_reduce = task.reduction != TP_REDUCES_NOTHING;
     if (w->terms->streams)
         tp_slice_allow(l->slice, &task.allowed);
     l->allowed = task.allowed;
@@ -1181,7 +1184,8 @@ static bool read_into(flight *l, const void *bytes, size_t len, tp_error *err)
         memcpy(refs + l->refs.n, l->image->refs.refs, l->image->refs.n * sizeof(tp_ref *));
     tp_wire_given given = { .refs = refs, .n = n };
     tp_wire_reader r = {
-        .base = copy, .size = len, .first = w->at, .count = l->count, .given = &given
+        .base = copy, .size = len, .first = w->at, .count = l->count,
+        .may_reduce = l->may_reduce, .given = &given
     };
     bool is_right = tp_wire_read(&r, w, 0, len, err);
     free(copy);

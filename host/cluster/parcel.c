@@ -164,6 +164,26 @@ int tp_parcel_put_image(const tp_image *image, tp_buf *out, tp_parcel_refs *refs
     return rc;
 }
 
+/* Are the items in columns that are sent as they are? Then workers run them in loops. */
+static bool has_numbers(const tp_block *b)
+{
+    bool has = b->kind == TP_BLOCK_COLUMNS && b->columns > 0;
+    for (uint32_t c = 0; c < b->columns && has; c++)
+        has = b->type[c] == TP_DOUBLE;
+    return has;
+}
+
+/* Writes up to *count items of such columns. */
+static int put_numbers_of(tp_buf *bytes, const tp_work *w, uint32_t *count, tp_error *err)
+{
+    const uint32_t columns = w->block->columns, most = WORK_BYTES_MAX / 8 / columns;
+    *count = *count < most ? *count : most;
+    for (uint32_t c = 0; c < columns; c++)
+        if (put(bytes, (const double *)w->block->column[c] + w->at, *count * sizeof(double), err))
+            return -1;
+    return 0;
+}
+
 /* Writes up to *count items, and where each ends. */
 static int put_items(tp_buf *bytes, tp_buf *ends, const tp_work *w, uint32_t *count, tp_error *err)
 {
@@ -229,12 +249,15 @@ int tp_parcel_put_task(tp_task *task, const tp_work *w, const tp_func *func,
     task->returns = t->returns.columns;
     memcpy(task->returned, t->returns.type, sizeof task->returned);
     task->has_image = image != NULL;
+    task->columns = has_numbers(w->block) ? w->block->columns : 0;
     tp_ref *self = (tp_ref *)(uintptr_t)&func->ref;
     int rc = define_all(&definitions, refs, of, nrefs, err);
     if (rc == 0 && find(refs, self) < 0)
         rc = define(&definitions, refs, self, err);
     task->func = rc ? 0 : (uint32_t)find(refs, self);
-    rc = rc ? rc : put_items(&bytes, &ends, w, &task->count, err);
+    if (rc == 0)
+        rc = task->columns ? put_numbers_of(&bytes, w, &task->count, err)
+                           : put_items(&bytes, &ends, w, &task->count, err);
     rc = rc ? rc : put_ticket(&ticket, w, task->count, recorder, err);
     uint64_t name = strlen(t->name) + 1;
     rc = rc ? rc : put(out, task, sizeof *task, err);
@@ -439,6 +462,52 @@ int tp_parcel_get_image(tp_image **image, tp_parcel_refs *refs, tp_known *known,
     return *image ? 0 : -1;
 }
 
+/* The items as messages, whose ends are given. NULL with err set. */
+static tp_block *get_values(cursor *c, const tp_parcel_refs *refs, const tp_task *task,
+                            const cursor *ends)
+{
+    tp_block *b = tp_block_new_values(TP_BLOCK_VALUES);
+    int rc = b ? get_message(c, refs, &b->bytes) : tp_error_oom(c->err, "work");
+    if (rc == 0 && left(ends) != (uint64_t)task->count * sizeof(uint32_t))
+        rc = damaged(c);
+    uint32_t before = 0;
+    for (uint32_t i = 0; rc == 0 && i < task->count; i++) {
+        uint32_t end;
+        memcpy(&end, ends->p + i * sizeof end, sizeof end);
+        if (end < before || end > b->bytes.len)
+            rc = damaged(c);
+        else if (tp_block_reserve(b))
+            rc = tp_error_oom(c->err, "work");
+        else
+            b->ends[b->n++] = before = end;
+    }
+    if (rc == 0)
+        return b;
+    tp_block_free(b);
+    return NULL;
+}
+
+/* The items as columns of doubles. NULL with err set. */
+static tp_block *get_columns(cursor *c, const tp_parcel_refs *refs, const tp_task *task)
+{
+    const uint64_t size = (uint64_t)task->count * sizeof(double);
+    tp_buf bytes = { 0 };
+    int rc = get_message(c, refs, &bytes);
+    if (rc == 0 && (task->columns > TP_COLUMNS_MAX || bytes.len != task->columns * size))
+        rc = damaged(c);
+    tp_block *b = rc ? NULL : tp_block_new_columns(task->count, task->columns, NULL, 0);
+    if (rc == 0 && !b)
+        tp_error_oom(c->err, "work");
+    for (uint32_t i = 0; b && i < task->columns; i++) {
+        memcpy(b->column[i], bytes.data + i * size, size);
+        tp_make_canonical(TP_DOUBLE, b->column[i], task->count);
+    }
+    if (b)
+        b->n = task->count;
+    tp_buf_free(&bytes);
+    return b;
+}
+
 int tp_parcel_get_task(tp_task *task, const char **name, tp_block **items, const uint8_t **image,
                        tp_buf *ticket, tp_parcel_refs *refs, tp_known *known,
                        const uint8_t *bytes, size_t len, tp_error *err)
@@ -453,28 +522,14 @@ int tp_parcel_get_task(tp_task *task, const char **name, tp_block **items, const
     if (get_section(&c, &text) || get_section(&c, &tickets) || get_section(&c, &definitions) ||
         get_section(&c, &ends) || get_definitions(&definitions, refs, known))
         return -1;
-    if (left(&text) == 0 || text.end[-1] != '\0' || task->count == 0 ||
-        left(&ends) != (uint64_t)task->count * sizeof(uint32_t) || task->func >= refs->n ||
+    if (left(&text) == 0 || text.end[-1] != '\0' || task->count == 0 || task->func >= refs->n ||
         refs->refs[task->func]->type != &tp_func_type || task->returns > TP_COLUMNS_MAX)
         return damaged(&c);
     *name = (const char *)text.p;
     if (left(&tickets) && tp_buf_add(ticket, tickets.p, left(&tickets)))
         return tp_error_oom(err, "work");
-    tp_block *b = tp_block_new_values(TP_BLOCK_VALUES);
-    if (!b)
-        return tp_error_oom(err, "work");
-    int rc = get_message(&c, refs, &b->bytes);
-    uint32_t before = 0;
-    for (uint32_t i = 0; rc == 0 && i < task->count; i++) {
-        uint32_t end;
-        memcpy(&end, ends.p + i * sizeof end, sizeof end);
-        if (end < before || end > b->bytes.len)
-            rc = damaged(&c);
-        else if (tp_block_reserve(b))
-            rc = tp_error_oom(err, "work");
-        else
-            b->ends[b->n++] = before = end;
-    }
+    tp_block *b = task->columns ? get_columns(&c, refs, task) : get_values(&c, refs, task, &ends);
+    int rc = b ? 0 : -1;
     cursor follows = { 0 };
     if (rc == 0 && task->has_image) {
         rc = get_section(&c, &follows);
@@ -504,16 +559,21 @@ static int put_padded(tp_buf *out, const void *bytes, uint64_t n, tp_error *err)
     return put(out, bytes, n, err) || put(out, zeros, rounded(n) - n, err) ? -1 : 0;
 }
 
-static int put_columns(tp_buf *out, const tp_block *b, uint32_t at, tp_error *err)
+static int put_columns(tp_buf *out, const tp_block *b, uint32_t from, uint32_t n, uint32_t at,
+                       tp_error *err)
 {
-    tp_wire_record r = { .kind = b->kind, .at = at, .n = b->n, .capacity = b->n,
+    /* of groups there is one element each */
+    const uint32_t rows = b->kind == TP_BLOCK_PARTIALS ? n / TP_GROUP : n;
+    tp_wire_record r = { .kind = b->kind, .at = at, .n = n, .capacity = rows,
                          .columns = b->columns };
     memcpy(r.type, b->type, sizeof r.type);
     r.text.used = r.text.capacity = b->text.used;
-    r.size = tp_wire_columns_size(b->n, b->columns, b->type, b->text.used);
+    r.size = tp_wire_columns_size(rows, b->columns, b->type, b->text.used);
     int rc = put(out, &r, sizeof r, err);
-    for (uint32_t c = 0; rc == 0 && c < b->columns; c++)
-        rc = put_padded(out, b->column[c], b->n * tp_block_element_size(b->type[c]), err);
+    for (uint32_t c = 0; rc == 0 && c < b->columns; c++) {
+        const size_t size = tp_block_element_size(b->type[c]);
+        rc = put_padded(out, (const char *)b->column[c] + from * size, rows * size, err);
+    }
     return rc ? rc : put_padded(out, b->text.bytes, b->text.used, err);
 }
 
@@ -567,21 +627,21 @@ static bool has_shared(const tp_block *b)
            ((const tp_scalar *)b->column[0])->kind == TP_SCALAR_SHARED;
 }
 
-int tp_parcel_put_result(tp_buf *out, const tp_block *b, uint32_t at, const tp_parcel_refs *refs,
-                         const tp_parcel_refs *more, tp_error *err)
+int tp_parcel_put_result(tp_buf *out, const tp_block *b, uint32_t from, uint32_t n, uint32_t at,
+                         const tp_parcel_refs *refs, const tp_parcel_refs *more, tp_error *err)
 {
     size_t before = out->len;
     int rc = 0;
     if (b->kind == TP_BLOCK_COLUMNS && has_shared(b)) {
         rc = put_encoded(out, b, at, err);
-    } else if (b->kind == TP_BLOCK_COLUMNS) {
-        rc = put_columns(out, b, at, err);
+    } else if (b->kind == TP_BLOCK_COLUMNS || b->kind == TP_BLOCK_PARTIALS) {
+        rc = put_columns(out, b, from, n, at, err);
     } else if (b->kind == TP_BLOCK_DONE) {
-        tp_wire_record r = { .size = sizeof r, .kind = b->kind, .at = at, .n = b->n };
+        tp_wire_record r = { .size = sizeof r, .kind = b->kind, .at = at, .n = n };
         rc = put(out, &r, sizeof r, err);
     } else {
-        for (uint32_t k = 0; rc == 0 && k < b->n; k++)
-            rc = put_record(out, b, k, at + k, refs, more, err);
+        for (uint32_t k = 0; rc == 0 && k < n; k++)
+            rc = put_record(out, b, from + k, at + k, refs, more, err);
     }
     if (rc)
         out->len = before;

@@ -127,13 +127,15 @@ typedef struct tp_task {
     uint64_t allowed; /* values that its item may give at first */
     uint32_t attempt, discards, batch, splits, streams, tags_lines, returns;
     uint8_t returned[TP_COLUMNS_MAX];
-    uint32_t count; /* items */
+    uint32_t count; /* items; */
+    uint32_t columns; /* in so many columns of doubles; 0: as messages */
     uint32_t func;  /* the number of the definition of the function that is called */
     uint8_t image[TP_DIGEST_BYTES];
     uint64_t image_size;
     uint8_t modules[TP_DIGEST_BYTES];
     uint64_t modules_size; /* of the script's modules (base/bundle.h), a blob; 0: there are none */
     uint32_t has_image; /* the image's bytes follow */
+    uint32_t reduction; /* a tp_reduction: what is wanted of whole groups of results (groups.h) */
     uint32_t is_alone; /* workers have died with it: nothing else may run beside it */
 } tp_task;
 
@@ -172,17 +174,18 @@ void tp_known_free(tp_known *known);
 int tp_parcel_get_image(tp_image **image, tp_parcel_refs *refs, tp_known *known,
                         const uint8_t *bytes, size_t len, tp_error *err);
 
-/* Reads a payload: `name` lies in its bytes, `items` is a new block of VALUES; *image is where the
- * image's bytes begin when they follow, else NULL. The ticket is added to *ticket. Nothing is
- * believed of the lengths in it. */
+/* Reads a payload: `name` lies in its bytes, `items` is a new block; *image is where the image's
+ * bytes begin when they follow, else NULL. The ticket is added to *ticket. Nothing is believed of
+ * the lengths in it. */
 int tp_parcel_get_task(tp_task *task, const char **name, tp_block **items, const uint8_t **image,
                        tp_buf *ticket, tp_parcel_refs *refs, tp_known *known,
                        const uint8_t *bytes, size_t len, tp_error *err);
 
-/* Adds a block of results as records (wire/frame.h). `at` is the offset of its first item; `refs`
- * are the work's definitions and `more` its image's. -1 with err set when it refers to anything
- * else, or there is no memory; out is as it was. */
-int tp_parcel_put_result(tp_buf *out, const tp_block *b, uint32_t at, const tp_parcel_refs *refs,
-                         const tp_parcel_refs *more, tp_error *err);
+/* Adds results as records (wire/frame.h): n items of the block from `from` on; of groups
+ * (TP_BLOCK_PARTIALS) always all. `at` is the offset of the first of them; `refs` are the work's
+ * definitions and `more` its image's. -1 with err set when they refer to anything else, or there is
+ * no memory; out is as it was. */
+int tp_parcel_put_result(tp_buf *out, const tp_block *b, uint32_t from, uint32_t n, uint32_t at,
+                         const tp_parcel_refs *refs, const tp_parcel_refs *more, tp_error *err);
 
 #endif

@@ -129,6 +129,9 @@ enum { TP_COLUMN_DOUBLES = 'd', TP_COLUMN_SCALARS = 'm' };
 enum { TP_GROUP = 1024, TP_LANES = 16 };
 _Static_assert(TP_GROUP % TP_LANES == 0 && (TP_LANES & (TP_LANES - 1)) == 0, "all lanes are alike");
 
+/* What becomes of the numbers of a group. Others than these only devices do. */
+typedef enum tp_reduction { TP_REDUCES_NOTHING, TP_SUM, TP_LEAST, TP_GREATEST } tp_reduction;
+
 /* no item is added to a block whose messages have more bytes than this */
 enum { TP_BLOCK_BYTES_MAX = 1 << 20 };
 

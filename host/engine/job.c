@@ -237,6 +237,8 @@ static uint64_t least_room(const tp_job *job, uint64_t limit)
 {
     if (job->terms.batch) /* room for a whole batch */
         return job->terms.batch < limit ? job->terms.batch : limit;
+    if (tp_job_reduction(job) && limit >= 4 * TP_GROUP) /* a whole group */
+        return TP_GROUP;
     double n = job->item_ns > 0 ? TP_SLICE_NS / job->item_ns : 1;
     return n < 1 ? 1 : n < (double)(limit / 16) ? (uint64_t)n : limit / 16 + 1;
 }
@@ -251,6 +253,9 @@ static uint64_t room(const tp_job *job)
     if (is_full || is_stopping || in_flight + least_room(job, limit) > limit)
         return 0;
     uint64_t n = limit - in_flight, batch = job->terms.batch;
+    /* blocks of inputs end with a group, where that is possible */
+    if (tp_job_reduction(job) && n >= TP_GROUP)
+        n -= (job->pushed + n) % TP_GROUP;
     return batch && n > batch ? n - n % batch : n;
 }
 
@@ -848,6 +853,11 @@ void tp_job_hold_back(tp_job *job, bool held_back)
     }
     uv_mutex_unlock(&job->engine->lock);
     tp_wakes_send(&w);
+}
+
+void tp_job_reduce(tp_job *job, tp_reduction reduction)
+{
+    atomic_store_explicit(&job->reduction, reduction, memory_order_relaxed);
 }
 
 bool tp_job_is_undecided(const tp_job *job, uint64_t max_ns)

@@ -390,6 +390,13 @@ void tp_job_leave(tp_job *job);
 /* While a job is held back no slice of it is taken; what runs goes on. */
 void tp_job_hold_back(tp_job *job, bool held_back);
 
+/* From here on the owner only wants what a reduction makes of whole groups of results
+ * (TP_BLOCK_PARTIALS), where whoever runs the items can make it; other results may still come one
+ * by one. Not for jobs with a recorder. The owner. */
+void tp_job_reduce(tp_job *job, tp_reduction reduction);
+/* Any thread: a hint. */
+tp_reduction tp_job_reduction(const tp_job *job);
+
 /* Ends the job early: nothing more is begun or retried; running items go on to their end. The
  * owner. */
 void tp_job_stop(tp_job *job);

@@ -100,6 +100,7 @@ struct tp_job {
     _Atomic uint32_t eventcount;
     /* written by the owner; others use them as hints, or read them under the lock */
     _Atomic bool is_held_back, is_asked;
+    _Atomic uint32_t reduction; /* a tp_reduction */
 };
 
 struct tp_engine {

@@ -511,6 +511,11 @@ bool tp_job_is_held_back(const tp_job *job)
     return atomic_load_explicit(&job->is_held_back, memory_order_relaxed);
 }
 
+tp_reduction tp_job_reduction(const tp_job *job)
+{
+    return (tp_reduction)atomic_load_explicit(&job->reduction, memory_order_relaxed);
+}
+
 /* ---- what comes next ---- */
 
 void tp_engine_promote_due(tp_engine *e, uint64_t now)
@@ -698,14 +703,19 @@ static uint32_t slice_count(const tp_job *job, const tp_range *r, const tp_agent
         wanted = grown;
     if (wanted < least)
         wanted = least;
+    /* A whole group takes somewhat longer, and is one number on its way back. Not when few groups
+     * are left: there would be nothing for some workers. */
+    const bool reduces = tp_job_reduction(job) != TP_REDUCES_NOTHING;
+    if (reduces && wanted < TP_GROUP && wanted >= TP_GROUP / 4.0 && job->queued >= 8 * TP_GROUP)
+        wanted = TP_GROUP;
     /* equal parts: a small rest would not be worth the cost of a launch */
     if (tp_agent_site(agent) >= 0)
         wanted = ceil(r->count / fmax(round(r->count / wanted), 1));
     /* a small rest is not worth a slice of its own either */
     if (wanted >= 0.75 * r->count)
         return r->count;
-    uint32_t n = (uint32_t)wanted, grain = type->slice_grain;
-    if (grain && n > grain)
+    uint32_t n = (uint32_t)wanted, grain = reduces ? TP_GROUP : type->slice_grain;
+    if (grain && n >= grain)
         n -= (r->block->first + r->offset + n) % grain;
     return n;
 }

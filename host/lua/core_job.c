@@ -389,6 +389,16 @@ static int l_job_set_reducer(lua_State *L)
     return 0;
 }
 
+/* core.job.reduce(job, "sum", "min" or "max"): see tp_job_reduce */
+static int l_job_reduce(lua_State *L)
+{
+    static const char *const names[] = { "sum", "min", "max", NULL };
+    static const tp_reduction reductions[] = { TP_SUM, TP_LEAST, TP_GREATEST };
+    tp_job *job = check_job(L, 1)->job;
+    tp_job_reduce(job, reductions[luaL_checkoption(L, 2, NULL, names)]);
+    return 0;
+}
+
 /* core.job.hold_back(job, held_back): see tp_job_hold_back */
 static int l_job_hold_back(lua_State *L)
 {
@@ -1131,6 +1141,7 @@ static int l_job_emit(lua_State *L)
 static const luaL_Reg job_functions[] = {
     { "open", l_job_open },
     { "set_reducer", l_job_set_reducer },
+    { "reduce", l_job_reduce },
     { "hold_back", l_job_hold_back },
     { "close", l_job_close },
     { "room", l_job_room },

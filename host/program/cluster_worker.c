@@ -16,6 +16,7 @@
 #include "base/mapping.h"
 #include "cluster/blobs.h"
 #include "cluster/exec_cluster.h"
+#include "cluster/groups.h"
 #include "cluster/nats.h"
 #include "cluster/parcel.h"
 #include "cluster/protocol.h"
@@ -157,6 +158,7 @@ typedef struct chunk {
     tp_job *job;    /* RUNNING */
     image *image;
     tp_parcel_refs refs;
+    tp_groups groups; /* RUNNING: results on their way to `records` */
     tp_buf records; /* ANSWERED: a large result that could not be stored yet (is_unsent) */
     bool is_unsent;
     tp_buf ticket; /* see parcel.h */
@@ -453,6 +455,7 @@ static void answer(node *n, chunk *k, tp_answer_kind kind, const void *bytes, si
         tp_job_close(k->job);
     k->job = NULL;
     drop_image(k);
+    tp_groups_close(&k->groups);
     tp_parcel_refs_free(&k->refs);
     k->state = ANSWERED;
     if (len > TP_RESULT_INLINE)
@@ -466,6 +469,7 @@ static void free_chunk(chunk *k)
     if (k->job)
         tp_job_close(k->job);
     drop_image(k);
+    tp_groups_close(&k->groups);
     tp_parcel_refs_free(&k->refs);
     tp_buf_free(&k->message);
     tp_buf_free(&k->payload);
@@ -978,6 +982,7 @@ static int start_job(chunk *k, const tp_task *task, tp_block *items, tp_error *e
         return -1;
     }
     k->count = task->count;
+    tp_groups_open(&k->groups, (tp_reduction)task->reduction, task->base, task->count);
     k->streams = task->streams != 0;
     k->allowed = task->allowed;
     if (k->streams)
@@ -1113,7 +1118,8 @@ static void fail_rest(chunk *k, tp_failure_kind kind, const char *text)
 {
     for (; k->at < k->count; k->at++) {
         tp_block *b = tp_block_new_failure(kind, text, 1, 1);
-        if (!b || tp_parcel_put_result(&k->records, b, k->at, &k->refs, &k->image->refs, NULL)) {
+        if (!b ||
+            tp_parcel_put_result(&k->records, b, 0, 1, k->at, &k->refs, &k->image->refs, NULL)) {
             tp_block_free(b);
             return;
         }
@@ -1121,19 +1127,25 @@ static void fail_rest(chunk *k, tp_failure_kind kind, const char *text)
     }
 }
 
-static void take_result(chunk *k, tp_block *b)
+/* Writes the records of results that the job has given. `is_over`: it gives no more. */
+static void put_results(chunk *k, bool is_over)
 {
-    tp_error err = { 0 };
-    uint32_t n = b->n;
-    if (tp_parcel_put_result(&k->records, b, k->at, &k->refs, &k->image->refs, &err) == 0) {
-        k->at += n;
-    } else {
-        uint32_t count = k->count;
-        k->count = k->at + n;
-        fail_rest(k, tp_failure_kind_of(err.code, TP_KIND_CODEC), err.message);
-        k->count = count;
+    const tp_block *b;
+    uint32_t from, n;
+    while (tp_groups_next(&k->groups, is_over, &b, &from, &n)) {
+        tp_error err = { 0 };
+        if (k->at != k->groups.at - n)
+            continue; /* there was no memory for what comes before: it fails, with all of these */
+        if (tp_parcel_put_result(&k->records, b, from, n, k->at, &k->refs, &k->image->refs,
+                                 &err) == 0) {
+            k->at += n;
+        } else {
+            uint32_t count = k->count;
+            k->count = k->at + n;
+            fail_rest(k, tp_failure_kind_of(err.code, TP_KIND_CODEC), err.message);
+            k->count = count;
+        }
     }
-    tp_block_free(b);
 }
 
 /* A block that the chunk's job has given: values, or the item's result. */
@@ -1145,10 +1157,11 @@ static void take_block(chunk *k, tp_block *b)
         return;
     }
     if (b->kind != TP_BLOCK_PART) {
-        take_result(k, b);
+        tp_groups_add(&k->groups, b);
+        put_results(k, false);
         return;
     }
-    if (tp_parcel_put_result(&k->values, b, 0, &k->refs, &k->image->refs, &err) == 0) {
+    if (tp_parcel_put_result(&k->values, b, 0, b->n, 0, &k->refs, &k->image->refs, &err) == 0) {
         k->n_values += b->n;
     } else { /* it ends before these */
         fail_rest(k, tp_failure_kind_of(err.code, TP_KIND_CODEC), err.message);
@@ -1179,6 +1192,7 @@ static void collect(node *n, chunk *k)
             send_values(n, k);
         if (!k->is_on_way && (tp_job_is_over(k->job) || (k->streams && k->at == k->count))) {
             const tp_error *why = tp_job_lost(k->job);
+            put_results(k, true);
             if (k->at < k->count)
                 fail_rest(k, TP_KIND_RESOURCE,
                           why ? why->message : "not enough memory on a worker of the cluster");

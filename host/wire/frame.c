@@ -396,6 +396,28 @@ static bool read_columns(tp_wire_reader *r, tp_work *to, uint64_t from, const tp
     return true;
 }
 
+/* Reads what a reduction has made of whole groups of items. */
+static bool read_partials(const tp_wire_reader *r, tp_work *to, uint64_t from,
+                          const tp_wire_record *head, tp_error *err)
+{
+    static const uint8_t type[] = { TP_DOUBLE };
+    const uint32_t groups = head->n / TP_GROUP;
+    if (!r->may_reduce || to->terms->discards || head->n % TP_GROUP != 0 ||
+        (to->block->first + r->first + r->at) % TP_GROUP != 0 || head->capacity != groups ||
+        tp_wire_columns_size(groups, 1, type, 0) > head->size)
+        return wrong(err, "groups of results that are none");
+    tp_block *b = tp_block_new_columns(groups, 1, NULL, 0);
+    if (!b) {
+        tp_error_oom(err, "results");
+        return false;
+    }
+    copy_doubles(b->column[0], r->base + from + sizeof *head, groups);
+    b->kind = TP_BLOCK_PARTIALS;
+    b->n = head->n;
+    tp_work_append(to, b, r->first + r->at);
+    return true;
+}
+
 /* Copies the message of a record to the end of a block, and adds its references. */
 static bool read_message(const tp_wire_reader *r, tp_block *b, uint64_t from,
                          const tp_wire_record *head, tp_error *err)
@@ -552,6 +574,8 @@ bool tp_wire_read(tp_wire_reader *r, tp_work *to, uint64_t from, uint64_t until,
             flush(r, to);
             if (head.kind == TP_BLOCK_COLUMNS)
                 is_right = read_columns(r, to, from, &head, head.n, err);
+            else if (head.kind == TP_BLOCK_PARTIALS)
+                is_right = read_partials(r, to, from, &head, err);
             else if (head.kind == TP_BLOCK_FAILURE)
                 is_right = read_failure(r, to, from, &head, err);
             else if (head.kind == TP_BLOCK_PART)

@@ -234,6 +234,7 @@ typedef struct tp_wire_reader {
     uint32_t count;     /* items of the request */
     uint32_t at; /* index of the next item that needs a result, counted from the request's first */
     bool in_place;      /* the request said where results are to be written */
+    bool may_reduce;    /* whole groups may come as one number each (TP_BLOCK_PARTIALS) */
     const tp_wire_given *given;
     tp_wire_held *held; /* where long strings can stay; NULL: all of them are copied */
     /* a block of VALUES that more can be added to; the sink gets it when it is flushed */

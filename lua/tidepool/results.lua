@@ -192,11 +192,13 @@ end
 --- Opens the results of a running job.
 ---@param job userdata    of core.job.open
 ---@param source table    of inputs.lua
----@param settings table  { name, executor, ordered, progress, return_exceptions, on_error, times, max_attempts, on_retry, reducers, is_single }:
+---@param settings table  { name, executor, ordered, progress, return_exceptions, on_error, times, max_attempts, on_retry, reducers, is_single,
+---   reduces }:
 ---   times is true, for results:times(), or a function in the place of Results._keep_times;
 ---   reducers.open(op, total) gives the kernel that reduces on the device where the map runs, or
 ---   nothing; reducers.there(fn, array) the results of a map that gives the array's elements,
----   reduced; nil where reduce folds in order; is_single: in floats
+---   reduced; nil where reduce folds in order; is_single: in floats; reduces: who runs the items
+---   can sum numbers, or find the least or greatest
 function results.new(job, source, settings)
   local self = setmetatable({
     job = job, source = source, settings = settings, total = source.total,
@@ -204,7 +206,8 @@ function results.new(job, source, settings)
     k = 0, n = 0, first = 0, is_numbers = false, numbers = false, is_done = false, is_part = false,
     columns = false, -- pointers to its columns, when `returns` gives their types
     scalars = false, text = false, -- pointers to its columns of scalars, and their text
-    partials = false, -- what a device has reduced
+    partials = false, -- what was reduced where the items ran
+    reduced = false, -- how: the argument of _reduce_there
     is_reading = false, is_feeding = false, has_all_inputs = false, input_failure = false, is_over = false,
     -- set later; listed here so that the table is made large enough
     watch = false, feeder = false, place = false, closed_job = false, left_by = false, end_failure = false, note_times = false,
@@ -435,7 +438,7 @@ end
 --- Waits for the next block of results and opens it; or returns at once when the open one is not
 --- read to its end. Returns "block"; or "failure", its index and the failure that takes its place;
 --- or nothing at the end; or, with no_wait, "later" instead of waiting. Raises what ends the map.
---- `is_reducing`: the caller can take what a device has reduced.
+--- `is_reducing`: the caller can take what was reduced elsewhere.
 function Results:_advance(no_wait, is_reducing)
   if self.place then forget_place(self) end
   if not no_wait then loop.give_way() end
@@ -508,7 +511,7 @@ function Results:_advance(no_wait, is_reducing)
         self.partials = ffi.cast(double_pointer, ffi.cast(columns_type, pointers)[0])
         if not is_reducing then
           self:_close()
-          check.fail("these results were being reduced on a device: they cannot be read one by one any more")
+          check.fail("these results were being reduced where they are made: they cannot be read one by one any more")
         end
       end
       return "block"
@@ -803,8 +806,8 @@ end
 -- ---- reductions ----
 
 --- Reads blocks of results in order. each(p, first, n) gets numbers: p[0..n-1] are those of results
---- first...; each_partial(p, first, n) gets results that a device has reduced: p[0] is that of the
---- first reduce.GROUP of them, and so on.
+--- first...; each_partial(p, first, n) gets results that were reduced elsewhere: p[0] is that of
+--- the first reduce.GROUP of them, and so on.
 function Results:_each_block(who, each, each_partial)
   if self.job then core.job.set_reading(self.job, false) end
   local one = ffi.new "double[1]"
@@ -842,12 +845,16 @@ function Results:_each_block(who, each, each_partial)
   end
 end
 
---- Has a device reduce whole groups of the results that are still to come, if the map runs there.
---- Raises when fn cannot run there.
-function Results:_reduce_on_device(op)
-  local reducers = self.settings.reducers
-  if not self.job or not reducers then return end
-  local job = self.job
+--- Has whole groups of the results that are still to come reduced where they are made: on a device,
+--- or a cluster's machines. Raises when op is a function that cannot run there.
+function Results:_reduce_there(who, op)
+  local reducers, job = self.settings.reducers, self.job
+  if not job or not (reducers or self.settings.reduces) then return end
+  if self.reduced and self.reduced ~= op then
+    check.fail("%s: these results were being reduced where they are made, in another way: what is left of them cannot be reduced in this one", who)
+  end
+  self.reduced = op
+  if not reducers then return core.job.reduce(job, op) end
   -- the reducer may have to be compiled, and until then results would come one by one
   core.job.hold_back(job, true)
   local fine, reducer = pcall(reducers.open, op, self.total)
@@ -861,7 +868,7 @@ end
 
 --- The sum of all results and how many they are.
 function Results:_add_up(who)
-  self:_reduce_on_device "sum"
+  self:_reduce_there(who, "sum")
   local sums, count = reduce.new(self.settings.is_single), 0
   self:_each_block(who, function(p, first, n)
     sums:add(p, first, n)
@@ -875,8 +882,8 @@ end
 
 --- The sum of all results, which are numbers; 0 of none. It is made of sums of 1,024 results, each
 --- of sixteen interleaved ones, so that it is closer to the exact sum than a plain loop's, and the
---- same whoever ran the map. On a device the groups are summed there, and only sums come back. The
---- first failure is raised, here and below.
+--- same whoever ran the map. On a device, and on a cluster's machines, groups are summed there, and
+--- only sums come back. The first failure is raised, here and below.
 ---@return number
 function Results:sum()
   return (self:_add_up "results:sum")
@@ -890,7 +897,7 @@ function Results:mean()
 end
 
 function Results:_extreme(who, op, m)
-  self:_reduce_on_device(op)
+  self:_reduce_there(who, op)
   local count, of = 0, reduce[op]
   self:_each_block(who, function(p, _, n)
     m = of(p, n, m)
@@ -926,7 +933,7 @@ function Results:reduce(fn, init)
   if type(fn) ~= "function" then check.fail("results:reduce: expected a function, got %s", fn == nil and "nil" or check.a(type(fn))) end
   local reducers = self.settings.reducers
   if reducers and reducers.there then
-    self:_reduce_on_device(fn)
+    self:_reduce_there("results:reduce", fn)
     local groups = reduce.new(self.settings.is_single, fn, function(values, each, each_partial)
       reducers.there(fn, values):_each_block("results:reduce", each, each_partial)
     end)

@@ -109,6 +109,7 @@ function maps.start(self, source, settings, special)
   end
   local executor = kernel and executors.of_kernels or jobs.executor(self)
   if not (executor.shares_memory or executor.far) then core.array.share() end
+  if executor.far and source.block then source.block = abi.GROUP end -- blocks of inputs end where groups of results do (reduce.lua)
   if returns and not more.discard then more.returns, arrays = open_returns(returns, wants_arrays and source.total or nil, source.shape) end
   if self.options.batched then source.wait, source.batch = self.options.batched.wait, self.options.batched.max end
   local halt, survives = settings.halt, more.keep_going
@@ -132,12 +133,13 @@ function maps.start(self, source, settings, special)
     error(job, 0)
   end
   -- not where each result must be recorded or counted
-  local on_device = kernel and not more.discard and not kept and not halt and reducers(self, unit, source.types, source.shape, source.device) or nil
+  local may_reduce = not more.discard and not kept and not halt
+  local on_device = kernel and may_reduce and reducers(self, unit, source.types, source.shape, source.device) or nil
   return results.new(job, source, {
     name = self.name, return_exceptions = settings.return_exceptions or settings.ignore_exceptions, on_error = settings.on_error,
     max_attempts = 1 + (retries and retries.max or 0), on_retry = retries and retries.on, is_kept = more.is_kept,
     returns = not more.discard and returns or nil, arrays = arrays, stays = more.stays, device = kernel and unit.device,
-    reducers = on_device, is_single = kernel and self.options.precision == "single",
+    reducers = on_device, reduces = executor.far and may_reduce, is_single = kernel and self.options.precision == "single",
     progress = settings.progress, journal = kept, halt = halt, ordered = more.ordered, executor = executor, times = settings.times,
     is_compiling = is_new, shape = source.shape, has_places = source.has_places,
   })
