@@ -142,7 +142,7 @@ static int file_of(tp_array_pool *pool)
 int tp_array_pool_file(tp_array_pool *pool)
 {
     uv_mutex_lock(&pool->lock);
-    int file = file_of(pool);
+    int file = pool->borrows ? pool->lent : file_of(pool);
     uv_mutex_unlock(&pool->lock);
     return file;
 }

@@ -83,8 +83,8 @@ void tp_array_pool_close(tp_array_pool *pool);
 /* Bytes of the arrays that somebody holds, in whole pages. Any thread. */
 size_t tp_array_pool_live(const tp_array_pool *pool);
 
-/* The file that arrays lie in; the descriptor belongs to the pool. -1: there is none, and never
- * will be. Any thread. */
+/* The file that arrays lie in, in a worker process those of its host; the descriptor belongs to the
+ * pool, or the process. -1: there is none, and never will be. Any thread. */
 int tp_array_pool_file(tp_array_pool *pool);
 
 struct tp_array;

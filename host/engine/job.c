@@ -107,6 +107,15 @@ static void note_open(const tp_job *job)
                   tp_trace_name(trace, name, strlen(name)));
 }
 
+/* The memory that a worker may use for the job. What runs apart from the item that has opened the
+ * job may not have more than that item. */
+static uint64_t memory_of(const tp_job_config *c)
+{
+    const tp_work *w = c->is_apart && c->owner ? c->owner->worker.current : NULL;
+    uint64_t outer = w ? w->terms->memory : 0;
+    return outer && (c->memory == 0 || outer < c->memory) ? outer : c->memory;
+}
+
 int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *err)
 {
     tp_slice *inside = c->owner ? tp_slice_of(c->owner->worker.current) : NULL;
@@ -147,7 +156,8 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
                     .part = { c->part[0], c->part[1] },
                     .timeout_ns = c->timeout_ns,
                     .recycle = c->recycle,
-                    .memory = c->memory };
+                    .memory = memory_of(c),
+                    .is_apart = c->is_apart };
     job->executor_data = c->executor_data ? tp_ref_hold(c->executor_data) : NULL;
     job->sites = c->sites;
     job->executor = c->executor;

@@ -64,6 +64,7 @@ struct tp_agent {
     uv_cond_t cond;   /* with the engine's lock */
 
     tp_slice *spare;   /* memory for slices, free to use, linked by `next`; its own */
+    struct supervisor *apart_process; /* its own, or NULL: see tp_apart_run (workers/workers.h) */
     struct tp_own_loop *own_loop; /* its own: where items that wait do so (runtime/own_loop.h) */
     /* its own: the jobs whose news ends a turn of its loop, see tp_job_sleep */
     tp_job *const *watched;
@@ -185,6 +186,7 @@ typedef struct tp_job_config {
     int64_t total;     /* inputs, -1 when not known */
     tp_retries retries;
     uint64_t timeout_ns, recycle, memory; /* see tp_terms */
+    bool is_apart;  /* see tp_terms */
     uint32_t batch; /* see tp_terms */
     bool splits;    /* see tp_terms */
     bool streams;   /* see tp_terms; at most `window` values wait, too */

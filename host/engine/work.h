@@ -72,6 +72,9 @@ typedef struct tp_terms {
     uint64_t recycle;
     /* how long an item may run; 0: for ever. Enforced by executors with TP_CAN_KILL */
     uint64_t timeout_ns;
+    /* what a process maps, it runs itself; items of this function it has run by a process of its
+     * own, so that they can be ended without it (workers/apart.c) */
+    bool is_apart;
 } tp_terms;
 
 /* Where results go. The functions are called by the thread that runs the work, and none but

@@ -120,7 +120,7 @@ static int l_job_tostring(lua_State *L)
     X(fallback) X(journal) X(ordered) X(keep_going) X(discard) X(is_cheap) X(window) X(bytes)    \
     X(total) X(retries) X(crash_retries) X(batch) X(splits) X(streams) X(recycle) X(memory)      \
     X(stays) X(timeout) X(returns) X(leased) X(reducer) X(is_inner) X(captured) X(concurrent)   \
-    X(kernel)
+    X(kernel) X(apart)
 
 enum {
 #define NUMBER(name) OPTION_##name,
@@ -272,7 +272,8 @@ static tp_beside open_beside(tp_host *host, const tp_kernel *kernel)
 /* core.job.open(func, image or kernel, executor name, options) -> job, or nil, a message and a
  * kind of failure. Options as in tp_job_config: total, window, bytes, ordered, keep_going,
  * discard, is_cheap, retries, crash_retries, timeout (in seconds), recycle, memory (in bytes),
- * batch, splits, streams, concurrent, returns, leased (a list of device numbers, or nil).
+ * batch, splits, streams, concurrent, returns, leased (a list of device numbers, or nil), apart
+ * (tp_terms.is_apart).
  * Others: fallback, an image that runs when no device can; captured, what core.func.image
  * returned with the image; kernel, one that runs the image's items on devices, beside it;
  * reducer, see tp_kernels_set_reducer; journal, from core.journal.map, or nil; is_inner, it is
@@ -307,7 +308,8 @@ static int l_job_open(lua_State *L)
     }
     job_box *box = lua_newuserdata(L, sizeof *box);
     unsigned abilities = tp_host_capabilities(ctx->host, ex->type);
-    *box = (job_box){ .encoding = abilities & TP_SHARES_MEMORY ? 0
+    bool is_apart = get_flag(L, OPTION_apart), shares = abilities & TP_SHARES_MEMORY && !is_apart;
+    *box = (job_box){ .encoding = shares               ? 0
                                   : abilities & TP_FAR ? TP_ENCODE_COPIES | TP_ENCODE_ELEMENTS
                                                        : TP_ENCODE_COPIES };
     luaL_getmetatable(L, JOB);
@@ -350,6 +352,7 @@ static int l_job_open(lua_State *L)
         .recycle = (uint64_t)fmin(get_number(L, OPTION_recycle, 0), 0x1p62),
         .memory = (uint64_t)fmin(get_number(L, OPTION_memory, 0), 0x1p62),
         .timeout_ns = (uint64_t)ceil(fmin(get_number(L, OPTION_timeout, 0), 1e9) * 1e9),
+        .is_apart = is_apart,
         .returns = get_returns(L),
         .recorder = box->journal ? tp_journal_map_recorder(box->journal) : NULL,
         .has_leases = has_leases,

@@ -66,11 +66,15 @@ struct tp_child {
     uint32_t nrefs, nreturned; /* nreturned: how many of those here are arrays and stores */
     uint32_t many;             /* garbage is collected when nreturned exceeds this */
     tp_store_keeper stores;    /* the host */
+    /* the function of which the host has given a permit (TP_WIRE_TAKE); NULL: of none */
+    const tp_func *permit_of;
+    tp_far_permits permits; /* the same permits, for items that run apart */
     tp_image *image[TP_WIRE_IMAGES];
 
     /* ---- memory ---- */
     uint64_t lua_bytes, data_bytes; /* of the state, and of the process, before anything was run */
     uint64_t memory;      /* how much more the last request's items were allowed; 0: no limit */
+    uint64_t data_limit;  /* RLIMIT_DATA where there is no limit */
     bool has_run;         /* a request was run */
     bool notes_death;
 
@@ -540,25 +544,63 @@ static void sink_take_permit(tp_work *w)
         ask(child_of(w), TP_WIRE_TAKE_OWN, 0);
 }
 
-/* The host also has the permits of functions that it has sent, see tp_permits. Functions that it
- * does not know have their permits here. */
-static void ask_for_permit(tp_child *c, tp_wire_asked what, const tp_func *f)
+/* The id of a function that the host has sent, and of which it has the permits. Those of others are
+ * here. */
+static bool find_limited(const tp_child *c, const tp_func *f, uint32_t *id)
 {
-    for (uint32_t id = 0; id < c->nrefs; id++)
-        if (c->ref[id] == &f->ref) {
-            ask(c, what, id);
-            return;
-        }
+    for (*id = 0; *id < c->nrefs; ++*id)
+        if (c->ref[*id] == &f->ref)
+            return f->limit > 0;
+    return false;
 }
 
+/* see tp_permits */
 static void take_permit(void *user, const tp_func *f)
 {
-    ask_for_permit(user, TP_WIRE_TAKE, f);
+    tp_child *c = user;
+    uint32_t id;
+    if (c->permit_of == f || !find_limited(c, f, &id))
+        return;
+    ask(c, TP_WIRE_TAKE, id);
+    c->permit_of = f;
+}
+
+/* The same without a wait. False when there is none. */
+static bool try_to_take_permit(tp_child *c, const tp_func *f)
+{
+    uint32_t id;
+    if (c->permit_of == f || !find_limited(c, f, &id))
+        return true;
+    if (!ask_whether(c, TP_WIRE_TRY_TAKE, id))
+        return false;
+    c->permit_of = f;
+    return true;
 }
 
 static void release_permit(void *user, const tp_func *f)
 {
-    ask_for_permit(user, TP_WIRE_RELEASE, f);
+    tp_child *c = user;
+    uint32_t id;
+    if (c->permit_of != f || !find_limited(c, f, &id))
+        return;
+    c->permit_of = NULL;
+    ask(c, TP_WIRE_RELEASE, id);
+}
+
+/* see tp_far_permits: the process that runs the items is to be looked at between two tries */
+static bool take_far_permit(void *user, const uint64_t part[2], const tp_func *f, bool may_wait)
+{
+    (void)part;
+    bool has = try_to_take_permit(user, f);
+    if (!has && may_wait)
+        uv_sleep(1);
+    return has;
+}
+
+static void release_far_permit(void *user, const uint64_t part[2], const tp_func *f)
+{
+    (void)part;
+    release_permit(user, f);
 }
 
 enum { ENCODING = TP_ENCODE_NO_CODE | TP_ENCODE_COPIES };
@@ -886,7 +928,7 @@ static void limit_memory(tp_child *c, uint64_t memory, const _Atomic int32_t *it
     c->memory = memory;
     if (memory && !c->notes_death)
         c->notes_death = tp_signals_note_death(note_death, c) == 0;
-    limit.rlim_cur = memory ? c->data_bytes + memory + memory / 4 + NATIVE_SPARE : limit.rlim_max;
+    limit.rlim_cur = memory ? c->data_bytes + memory + memory / 4 + NATIVE_SPARE : c->data_limit;
     if (limit.rlim_cur > limit.rlim_max)
         limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_DATA, &limit);
@@ -910,7 +952,8 @@ static tp_terms open_terms(tp_child *c, const tp_wire_request *q)
                        .depth = q->depth,
                        .has_leases = q->has_leases,
                        .is_limited = q->is_limited,
-                       .leases = q->leases };
+                       .leases = q->leases,
+                       .memory = q->memory };
     terms.returns.columns = q->returns;
     memcpy(terms.returns.type, q->returned, sizeof terms.returns.type);
     for (uint32_t i = 0; i < q->returns && q->result[i]; i++)
@@ -1063,10 +1106,8 @@ static void stop_item(tp_child *c, uint32_t place)
 static bool may_run(tp_child *c, tp_slice *s)
 {
     const tp_func *f = tp_job_func(s->job);
-    for (uint32_t id = 0; f->limit && id < c->nrefs; id++)
-        if (c->ref[id] == &f->ref)
-            return s->is_permitted = ask_whether(c, TP_WIRE_TRY_TAKE, id);
-    return true;
+    uint32_t id;
+    return !find_limited(c, f, &id) || (s->is_permitted = try_to_take_permit(c, f));
 }
 
 /* Runs items of maps that items have begun. False when there are none. */
@@ -1163,6 +1204,21 @@ static int follow_parent(pid_t host, tp_error *err)
     return getppid() == host ? 0 : tp_error_set(err, TP_ESYS, "the host is gone");
 }
 
+/* Sets RLIMIT_DATA as it is where a function has no limit: a process that was started by a worker
+ * process has inherited what applied to that one's function. */
+static void open_data_limit(tp_child *c)
+{
+    const tp_wire_in *in = (const tp_wire_in *)(const void *)c->in.data;
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_DATA, &limit))
+        return;
+    if (in->data_limit) {
+        limit.rlim_cur = in->data_limit < limit.rlim_max ? in->data_limit : limit.rlim_max;
+        setrlimit(RLIMIT_DATA, &limit);
+    }
+    c->data_limit = limit.rlim_cur;
+}
+
 /* Makes the system end this process rather than the host when it runs out of memory. */
 static void prefer_as_victim(void)
 {
@@ -1199,6 +1255,7 @@ int tp_child_open(tp_child **out, tp_error *err)
         return -1;
     c->control->layout = TP_WIRE_LAYOUT;
     snprintf(c->control->version, sizeof c->control->version, "%s", TP_VERSION);
+    open_data_limit(c);
     prefer_as_victim();
     prctl(PR_SET_NAME, "tidepool-worker");
     *out = c;
@@ -1212,6 +1269,7 @@ void tp_child_configure(tp_child *c, tp_config *config)
     config->write = print;
     config->user = c;
     config->executor = tp_exec_processes.name;
+    config->worker = "/proc/self/exe"; /* of processes that this one starts */
 }
 
 int tp_child_serve(tp_child *c, tp_host *host, tp_error *err)
@@ -1230,6 +1288,9 @@ int tp_child_serve(tp_child *c, tp_host *host, tp_error *err)
     c->home.grow = grow_message;
     c->stores = (tp_store_keeper){ perform, return_id, is_stuck, c, ENCODING };
     host->stores = &c->stores;
+    c->permits = (tp_far_permits){ take_far_permit, release_far_permit, c };
+    host->permits = &c->permits;
+    host->data_limit = c->data_limit;
     if (in->is_sampled && tp_profile_open(NULL, send_samples, c, NULL) == 0)
         tp_profile_follow(host);
     if (tp_agent_open(&c->agent, host->engine, 1, tp_host_executor(host, tp_exec_processes.name),
@@ -1249,7 +1310,10 @@ int tp_child_serve(tp_child *c, tp_host *host, tp_error *err)
         take_room(c);
         c->done_at = 0;
         switch (atomic_load_explicit(&in->wish, memory_order_relaxed)) {
-        case TP_WIRE_LEAVE: tp_vm_leave(c->agent.worker.vm); break;
+        case TP_WIRE_LEAVE:
+            tp_apart_leave(&c->agent);
+            tp_vm_leave(c->agent.worker.vm);
+            break;
         case TP_WIRE_GO_ON: go_on(c); break;
         case TP_WIRE_STOP:
             stop_item(c, atomic_load_explicit(&in->stopped, memory_order_relaxed));

@@ -107,6 +107,8 @@ struct tp_host {
     bool is_running;        /* uv_run is below us on the stack, and may not be called again */
     /* this is the host of a worker process: the worker itself runs what its items map */
     bool is_child;
+    /* in a worker process: RLIMIT_DATA without a function's limit, for processes that it starts */
+    uint64_t data_limit;
     volatile char *fork_mark; /* a page that the kernel empties in a forked child; 1 here */
     bool has_agent;
     tp_agent agent;         /* runs inline jobs on the owner's thread; opened at the first one */

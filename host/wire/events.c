@@ -88,7 +88,8 @@ void tp_wire_take_events(tp_wire_events *of, const char *bytes, size_t len)
         e->time_ns = e->time_ns < of->last_ns ? of->last_ns : e->time_ns > now ? now : e->time_ns;
         of->last_ns = e->time_ns;
         if (has_job(e->kind))
-            e->job = of->pid << 32 | (e->job & UINT32_MAX);
+            /* a number that another process has put together so is one of this process's */
+            e->job = of->pid << 32 | (uint32_t)(e->job ^ (e->job >> 32) * 2654435761u);
         else
             e->job = 0;
         if (has_name(e->kind))

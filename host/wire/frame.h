@@ -87,6 +87,7 @@ typedef struct tp_wire_in {
     /* in builds with assertions, not 0: the worker kills itself after so many steps (child.c) */
     uint32_t dies_in;
     char modules[100], place[100]; /* those of tp_host */
+    uint64_t data_limit; /* RLIMIT_DATA where a function has no limit; 0: as it is */
     uint32_t is_sampled; /* the host wants samples of what is run: frames TP_WIRE_SAMPLES */
     /* Relaxed, as above: offsets between which the worker writes its next records, see
      * tp_wire_room. It begins anew at records_from with each request, and after TP_WIRE_FULL. After

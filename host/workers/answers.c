@@ -67,6 +67,16 @@ static outcome await_permit(supervisor *s, watch *of, tp_func *f)
     }
 }
 
+void tp_answers_take_permit(supervisor *s, tp_slice *slice)
+{
+    const tp_work *w = &slice->work;
+    const tp_func *f = tp_job_func(slice->job);
+    while (!take_far(s, w->terms, f, true) && !w->sink->is_cancelled(w))
+        ;
+    tp_slice_take_permit(slice, UINT64_MAX);
+    s->has_released = false;
+}
+
 /* ---- stores ---- */
 
 /* What is looked at while a supervisor waits for a queue. */
@@ -101,21 +111,34 @@ static void give_back(tp_store *store, tp_store_op *op)
     tp_store_perform(store, NULL, op, NULL);
 }
 
+/* Is there a limit to how long the item may run? */
+static bool is_timed(const watch *of)
+{
+    return of->slice && of->slice->work.terms->timeout_ns;
+}
+
+/* How long a keeper elsewhere may wait at once. A worker process's own host does not return before:
+ * while that waits for an item that runs apart, nobody looks at its timeout. Without one the wait
+ * is not cut into pieces, so that the host can see that it has no end (tp_engine_is_stuck). */
+static uint64_t wait_at_once(const supervisor *s, const watch *of, uint64_t wait_ns)
+{
+    const uint64_t look_ns = LOOK_MS * 1000000ull;
+    return s->host->is_child && is_timed(of) && wait_ns > look_ns ? look_ns : wait_ns;
+}
+
 /* Waits for the queue as the process has asked, and does what it has asked for. Meanwhile the
  * process has no permit. DONE, or why the request must end. */
 static outcome await_store(supervisor *s, watch *of, tp_store *queue, tp_store_op *op,
-                           tp_error *err)
+                           uint64_t wait_ns, tp_error *err)
 {
-    uint64_t now = uv_hrtime(), deadline = op->wait_ns < UINT64_MAX - now ? now + op->wait_ns
-                                                                          : UINT64_MAX;
+    uint64_t now = uv_hrtime(), deadline = wait_ns < UINT64_MAX - now ? now + wait_ns : UINT64_MAX;
     tp_func *nested = s->permit_of ? tp_ref_hold(s->permit_of) : NULL;
     /* it is kept elsewhere: each tp_store_perform waits there for a while */
     bool is_far = tp_store_keeper_of(queue);
     bool has_own = of->slice && of->slice->has_permit;
     wait w = { s, of, DONE };
     int rc = 0;
-    bool is_timed = of->slice && of->slice->work.terms->timeout_ns;
-    uint64_t look_ns = (is_timed ? LOOK_MS : REST_MS) * 1000000ull;
+    uint64_t look_ns = (is_timed(of) ? LOOK_MS : REST_MS) * 1000000ull;
     tp_link_release_permit(s);
     if (has_own)
         tp_link_release_far(s, of->slice->work.terms->part, tp_job_func(of->slice->job));
@@ -190,10 +213,12 @@ static outcome serve_store(supervisor *s, watch *of, tp_error *err)
     tp_error why = { 0 };
     outcome o = GARBAGE;
     if (tp_wire_get_ask(&s->asks, &s->given, &op, &store, &key, err)) {
+        uint64_t wait_ns = op.wait_ns;
+        op.wait_ns = wait_at_once(s, of, wait_ns);
         o = DONE;
         if (tp_store_perform(store, s->host->stores, &op, &why) == 0 && op.moved == TP_NOT_YET &&
-            op.wait_ns > 0)
-            o = await_store(s, of, store, &op, &why);
+            wait_ns > 0)
+            o = await_store(s, of, store, &op, wait_ns, &why);
         if (o == DONE)
             o = put_answer(s, of, store, &op, &why, err) ? GARBAGE : ASKS;
     }
@@ -273,7 +298,8 @@ void tp_answers_dismiss(supervisor *s)
     if (s->peer.pid != 0 &&
         atomic_load_explicit(&tp_control_of(s)->will_leave, memory_order_relaxed)) {
         tp_error err = { 0 };
-        watch of = { .slice = (tp_slice *)(void *)s->agent->worker.current,
+        tp_work *w = s->agent->worker.current;
+        watch of = { .slice = w ? tp_slice_of(w) : NULL,
                      .leave_until = uv_hrtime() + LEAVE_S * 1000000000ull };
         outcome o = ASKS;
         atomic_fetch_add_explicit(&s->host->leaving, 1, memory_order_relaxed);

@@ -28,6 +28,10 @@ bool tp_exec_run(tp_agent *agent, tp_slice *slice)
 {
     tp_error err = { 0 };
     tp_vm *vm = agent->worker.vm;
+    if (slice->work.terms->is_apart) {
+        tp_apart_run(agent, slice);
+        return true;
+    }
     bool is_open = slice->work.terms->concurrent && !agent->executor->host->is_child &&
                    tp_own_loop_open(agent, &err) == 0;
     if (is_open)

@@ -187,27 +187,19 @@ static int prepare(supervisor *s, tp_slice *slice, tp_error *err)
             return -1;
         s->wants_spare = true;
     }
-    /* the slice's permit was released by a process that is gone: take it again */
-    if (s->has_released) {
-        s->has_released = false;
-        tp_slice_take_permit(slice, UINT64_MAX);
-    }
+    if (s->has_released)
+        tp_answers_take_permit(s, slice);
     return 0;
 }
 
-static int run_slice(void *state, tp_slice *slice, tp_error *err)
+int tp_process_run(supervisor *s, tp_slice *slice, tp_error *err)
 {
-    supervisor *s = state;
     tp_work *w = &slice->work;
+    uint32_t end = tp_work_end(w);
     if (w->block->kind == TP_BLOCK_FAILURE) {
         tp_work_pass_failure(w);
         return 0;
     }
-    if (w->terms->concurrent)
-        return tp_places_begin(s, slice, err);
-    if (!tp_places_get_turn(s))
-        return 0;
-    uint32_t end = tp_work_end(w);
     while (s->request.is_open || (w->at < end && !tp_work_is_asked_to_stop(w))) {
         if (!s->request.is_open) {
             if (prepare(s, slice, err))
@@ -228,6 +220,17 @@ static int run_slice(void *state, tp_slice *slice, tp_error *err)
             break;
     }
     return 0;
+}
+
+static int run_slice(void *state, tp_slice *slice, tp_error *err)
+{
+    supervisor *s = state;
+    const tp_work *w = &slice->work;
+    if (w->terms->concurrent && w->block->kind != TP_BLOCK_FAILURE)
+        return tp_places_begin(s, slice, err);
+    if (w->block->kind != TP_BLOCK_FAILURE && !tp_places_get_turn(s))
+        return 0;
+    return tp_process_run(s, slice, err);
 }
 
 /* ---- on the owner's thread ---- */

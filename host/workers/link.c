@@ -142,7 +142,8 @@ void tp_link_take_turn(supervisor *s)
 bool tp_link_wait(supervisor *s, int timeout_ms)
 {
     tp_peer *p = &s->peer;
-    tp_own_loop *own = s->agent->own_loop;
+    /* a worker's loop has its items' timers and callbacks, which do not run now */
+    tp_own_loop *own = s->host->is_child ? NULL : s->agent->own_loop;
     struct pollfd fds[] = {
         { .fd = p->socket, .events = POLLIN },
         { .fd = p->output[0], .events = POLLIN },

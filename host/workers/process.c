@@ -135,6 +135,7 @@ static int start(const supervisor *s, started *p, const char *path, tp_error *er
                         .host_pid = (int32_t)getpid(),
                         .workers = (uint32_t)s->host->config.workers,
                         .records_from = TP_WIRE_OUT_BEGIN,
+                        .data_limit = s->host->data_limit,
                         .is_sampled = s->host->sampler != NULL };
     memcpy(in->modules, s->host->modules, sizeof in->modules);
     memcpy(in->place, s->host->place, sizeof in->place);

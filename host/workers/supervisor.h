@@ -2,6 +2,8 @@
  * files below.
  *
  * exec_processes.c takes slices and sends their items, places.c those that wait beside each other.
+ * apart.c does the same in a worker process, for a process of that one's own: there the worker's
+ * thread is the supervisor.
  * Below it answers.c does what the process asks for, watch.c looks at what it runs, process.c
  * starts, replaces and ends it, results.c reads what it gives; link.c (waking, waiting, output) is
  * below all of them. */
@@ -265,6 +267,9 @@ outcome tp_answer(supervisor *s, watch *of, tp_error *err);
 /* Ends an idle process, after it has done what it must. */
 void tp_answers_dismiss(supervisor *s);
 
+/* Takes the slice's permit again, which was released by a process that is gone. */
+void tp_answers_take_permit(supervisor *s, tp_slice *slice);
+
 /* ---- places.c ---- */
 
 /* The process has died, or must be ended, because of an item at a place. The blame goes to the
@@ -283,5 +288,11 @@ int tp_places_begin(supervisor *s, tp_slice *slice, tp_error *err);
 
 /* see tp_pool_kind */
 void tp_places_turn(void *state, uint64_t deadline_ns);
+
+/* ---- exec_processes.c ---- */
+
+/* Has the slice's items run by the process, one after the other, for which it starts one if there
+ * is none. The caller finishes the slice. -1 with err set when no process can be started. */
+int tp_process_run(supervisor *s, tp_slice *slice, tp_error *err);
 
 #endif

@@ -27,6 +27,12 @@ enum { TP_TURN_NS = 1000 * 1000 }; /* how often open items get a turn at least, 
  * waits beside others, or is over already, and it is finished without the caller. */
 bool tp_exec_run(tp_agent *agent, tp_slice *slice);
 
+/* apart.c, in a worker process. run: has the slice's items, which are to run apart
+ * (tp_terms.is_apart), run by a process of the agent's own; the caller finishes the slice. leave:
+ * ends that process, after it has done what it must. */
+void tp_apart_run(tp_agent *agent, tp_slice *slice);
+void tp_apart_leave(tp_agent *agent);
+
 /* Takes turns of the agent's loop until all of its open items are over, or until deadline_ns
  * (uv_hrtime). On the agent's thread. */
 void tp_exec_drain(tp_agent *agent, uint64_t deadline_ns);

@@ -218,7 +218,7 @@ local function open_call(self, ...)
   -- with all fields that `open` sets, so that the table need not grow
   local more = {
     total = 1, is_cheap = true, ordered = true, journal = kept and kept.handle, retries = false, captured = false, leased = false,
-    timeout = false, crash_retries = false, recycle = false, memory = false,
+    timeout = false, crash_retries = false, recycle = false, memory = false, apart = false,
   }
   local job = jobs.open(self, more, jobs.kernel(self, nil, select("#", ...)))
   local has_room, why, kind = core.job.add(job, ...)

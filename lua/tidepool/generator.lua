@@ -199,6 +199,17 @@ end
 
 require "tidepool.base.interpret"(take, begin, give, next_value)
 
+--- Raises for options that nobody could keep where the function runs as a coroutine of the item that
+--- reads it.
+function generator.check_limits(who, f)
+  for _, option in ipairs { "timeout", "memory" } do
+    if f.options[option] then
+      check.fail("%s: '%s' has the option '%s', which cannot be kept here: what an input streams, it runs itself. Map the function, or give the "
+        .. "option to the one that streams it", who, f.name, option)
+    end
+  end
+end
+
 --- Raises for options that Function:stream and flat_map cannot have.
 function generator.check(who, f, settings)
   if f.options.batched then check.fail("%s: '%s' is batched: it gives lists, all at once", who, f.name) end

@@ -58,12 +58,19 @@ function jobs.executor(self)
   return executor
 end
 
+--- Do its items run in a process of their own where an item of a process maps it? Otherwise that
+--- runs them itself, and nothing could end one of them alone (host/workers/apart.c).
+function jobs.is_apart(self, executor)
+  local given = self.options
+  return executor.shares_memory and executor.isolated and (given.timeout or given.memory or given.crash_retries or given.recycle) and true or false
+end
+
 --- What workers of that executor load of the function as it is now: its image, and the tables that
 --- it captures.
 function jobs.encode(self, executor)
   if executor.far then own_modules.collect(self.raw, self.setups) elseif not executor.shares_memory then core.array.share() end
   local image, captured, is_known = core.func.image(self.raw, package.path, package.cpath, self.setups and self.setups[1] and self.setups, self.name,
-    images[self], self.core, not executor.shares_memory, executor.far)
+    images[self], self.core, not executor.shares_memory or jobs.is_apart(self, executor), executor.far)
   if not image then
     error(failure.new { kind = is_known, message = check.where() .. captured, function_name = self.name, attempts = 0 }, 0)
   end
@@ -96,7 +103,7 @@ function jobs.open(self, more, kernel, unit, image)
   else
     more.leased = leased_to(self)
     more.timeout, more.crash_retries = self.options.timeout, self.options.crash_retries or CRASH_RETRIES
-    more.recycle, more.memory = self.options.recycle, self.options.memory
+    more.recycle, more.memory, more.apart = self.options.recycle, self.options.memory, jobs.is_apart(self, executor)
     more.concurrent = concurrent and concurrent > 1 and concurrent or nil
     if batched then more.batch, more.splits = batched.max, batched.split ~= false end
     job, why, kind = core.job.open(self.core, image, executor.name, more)

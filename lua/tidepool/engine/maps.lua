@@ -86,7 +86,7 @@ function maps.start(self, source, settings, special)
     keep_going = (settings.return_exceptions or settings.on_error or settings.ignore_exceptions) and true or false,
     discard = special.discard, streams = special.streams, reduce = special.reduce, is_inner = special.is_inner, is_kept = special.is_kept,
     bytes = source.bytes, kernel = false, stays = false, retries = false, captured = false, leased = false, timeout = false, crash_retries = false,
-    recycle = false, memory = false,
+    recycle = false, memory = false, apart = false,
   }
   local retries, returns, arrays = self.options.retries, self.options.returns, nil
   -- what records inputs has to see them
@@ -182,6 +182,7 @@ function maps.stream(self, who, settings, has_index, source, read)
   check_settings(self, settings)
   generator.check(who, self, settings)
   if core.is_worker or jobs.executor(self).by_owner then
+    generator.check_limits(who, self)
     return generator.of_coroutines(self.raw, read(), self.name, has_index, settings)
   end
   local executor = jobs.executor(self)
