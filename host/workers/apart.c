@@ -1,11 +1,12 @@
 /* apart.c: items that a worker process has run by a process of its own.
  *
  * What an item of a process maps, that process runs itself. A function with `timeout`, `memory`,
- * `crash_retries` or `recycle` (tp_terms.is_apart) would cost more there than its own input: nothing
- * can end a compiled loop, or a call into C, without its process. So its items are run by one more
- * process, which the first one starts when it needs it, and keeps. The thread that runs the outer
- * item is its supervisor: it sends the items and waits, as the host's threads do. Only this thread
- * waits for that process, so nobody can wait in a circle. Such a process can have one of its own. */
+ * `crash_retries` or `recycle` (tp_terms.is_apart) would cost more there than its own input:
+ * nothing can end a compiled loop, or a call into C, without its process. So its items are run by
+ * one more process, which the first one starts when it needs it, and keeps. The thread that runs
+ * the outer item is its supervisor: it sends the items and waits, as the host's threads do. Only
+ * this thread waits for that process, so nobody can wait in a circle. Such a process can have one
+ * of its own. */
 #include "workers/supervisor.h"
 #include "workers/workers.h"
 

@@ -199,8 +199,8 @@ end
 
 require "tidepool.base.interpret"(take, begin, give, next_value)
 
---- Raises for options that nobody could keep where the function runs as a coroutine of the item that
---- reads it.
+--- Raises for options that nobody could keep where the function runs as a coroutine of the item
+--- that reads it.
 function generator.check_limits(who, f)
   for _, option in ipairs { "timeout", "memory" } do
     if f.options[option] then

@@ -90,4 +90,22 @@ describe("On a cluster", function()
       print(sum)]]
     assert.equal("44\n", said)
   end)
+
+  it("a function's own timeout holds in items of another one, with permits and Queues of the script", function()
+    local said, most = run [[
+      local queue = tidepool.Queue()
+      local late = app:func { timeout = 0.5 } (function() while true do end end)
+      local g = app:func { timeout = 100, concurrency_limit = 1 } (function(x) work() queue:put(x) return x end)
+      local f = app:func(function(x)
+        local fine, why = pcall(late.remote, late)
+        return why.kind .. g:remote(x)
+      end)
+      local sum = 0
+      for i, value in f:map(tidepool.range(4)) do
+        assert(value == "timeout" .. i)
+        sum = sum + queue:get()
+      end
+      print(sum)]]
+    assert.same({ "10\n", 1 }, { said, most })
+  end)
 end)
