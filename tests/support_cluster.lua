@@ -21,7 +21,7 @@ cluster.capture = capture
 
 --- Is there a server to be started? (Specs are pending without one.)
 function cluster.is_possible()
-  local _, status = capture "command -v nats-server /usr/sbin/nats-server >/dev/null"
+  local _, status = capture "{ command -v nats-server || command -v /usr/sbin/nats-server; } >/dev/null"
   return status == 0
 end
 
