@@ -210,6 +210,26 @@ promise("a neighbour is read beyond the border of a matrix as a:at says", functi
   assert.same({ -1, -1, -1, 2, 3, -1, n = 6 }, filled:slice(1):list())
 end)
 
+promise("a map over the results of a map gives what both functions give, one after the other", function(case)
+  local add = case.func(function(x) return x * 1.5 + 1 end)
+  local halve = case.func(function(x) return x / 2 end)
+  local root = case.func(function(x) return (x - 0.25) * (x - 0.25) end)
+  local xs = tidepool.array("double", 3000)
+  for i = 1, #xs do xs[i] = i * 0.1 end
+  for _ = 1, 3 do
+    local direct = root:map(halve:map(add:map(xs))):array()
+    local inner = add:map(xs)
+    local outer = halve:map(inner):list()
+    for i = 1, #xs do
+      local half = (xs[i] * 1.5 + 1) / 2
+      assert.equal(half, outer[i])
+      assert.equal((half - 0.25) * (half - 0.25), direct[i])
+    end
+    local _, why = pcall(function() inner:list() end)
+    contains(why, "these results have been read")
+  end
+end)
+
 promise("a failure names the place of a grid", function(case)
   local m = tidepool.array("double", { { 1, 2, 3 }, { 4, 5, 6 } })
   local f = case.func(function(y, x) return m:at(y, x + 1) end)

@@ -15,6 +15,8 @@ typedef struct tp_kernels {
     /* results that go to arrays are left on the device, until the owner has asked for one of them.
      * Taken back by the owner (relaxed: what was left there is brought home for it) */
     _Atomic bool stays;
+    /* Set by workers before the first launch (relaxed: the owner may see it late) */
+    _Atomic bool has_begun;
 } tp_kernels;
 
 extern const tp_ref_type tp_kernels_type;

@@ -409,6 +409,16 @@ static int l_job_hold_back(lua_State *L)
     return 0;
 }
 
+/* core.job.has_begun(job) -> has a device begun to run it? For a job of devices. */
+static int l_job_has_begun(lua_State *L)
+{
+    tp_ref *data = tp_job_executor_data(check_job(L, 1)->job);
+    luaL_argcheck(L, data && data->type == &tp_kernels_type, 1, "a job of devices expected");
+    tp_kernels *k = (tp_kernels *)data;
+    lua_pushboolean(L, atomic_load_explicit(&k->has_begun, memory_order_relaxed));
+    return 1;
+}
+
 tp_job *tp_lua_core_to_job(struct lua_State *L, int index)
 {
     return lua_isnoneornil(L, index) ? NULL : ((job_box *)luaL_checkudata(L, index, JOB))->job;
@@ -1146,6 +1156,7 @@ static const luaL_Reg job_functions[] = {
     { "set_reducer", l_job_set_reducer },
     { "reduce", l_job_reduce },
     { "hold_back", l_job_hold_back },
+    { "has_begun", l_job_has_begun },
     { "close", l_job_close },
     { "room", l_job_room },
     { "numbers", l_job_numbers },

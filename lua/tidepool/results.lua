@@ -56,10 +56,21 @@ handle_meta.__index = setmetatable(methods, { __index = function(_, name)
     near and ("did you mean '%s'?"):format(near) or "they have " .. table.concat(names, ", "))
 end })
 
+--- Results that were given up unread, since only another map was to read them (device/fused.lua),
+--- are wanted here after all: the map starts again, and the handle is that of the new Results.
+local function restart(self, own)
+  local new = own.restart()
+  own.restart = false
+  debug.setfenv(self, new)
+  of_handle[self], handle_of[new] = new, self
+  return new
+end
+
 -- A loop begins with a nil index. A loop that begins over results that were read to the end before,
 -- by the same coroutine, would seem to have none: so it raises.
 function handle_meta.__call(self, _, index)
   local own = of_handle[self]
+  if own.restart then own = restart(self, own) end
   if index == nil and own.is_over and own.k >= own.n and own.left_by == (coroutine.running() or "main") then own:_check_unread "for" end
   return own()
 end
@@ -143,7 +154,9 @@ end
 
 --- The Results behind a handle; nil for anything else.
 function results.of(value)
-  return type(value) == "userdata" and of_handle[value] or nil
+  local own = type(value) == "userdata" and of_handle[value] or nil
+  if own and own.restart then return restart(value, own) end
+  return own
 end
 
 -- The most arguments of a published method: passing "..." on after a call is not safe
@@ -211,6 +224,9 @@ function results.new(job, source, settings)
     is_reading = false, is_feeding = false, has_all_inputs = false, input_failure = false, is_over = false,
     -- set later; listed here so that the table is made large enough
     watch = false, feeder = false, place = false, closed_job = false, left_by = false, end_failure = false, note_times = false,
+    -- Of device/fused.lua: how to start the map once more, as long as it may become one with
+    -- another; from then on a function that does; and, in the other one's, the Results of this one.
+    origin = false, restart = false, over = source.over or false,
   }, Results)
   if settings.times then self.note_times = settings.times == true and Results._keep_times or settings.times end
   self.watch = progress.open(job, settings, self.total, settings.progress)
@@ -308,7 +324,7 @@ function Results:_close(is_complete)
   local job = self.job
   if job then
     self.job, self.closed_job = nil, job
-    self.source = nil
+    self.source, self.origin = nil, false
     self.n, self.k = 0, 0
     self.is_over = true
     self.left_by = coroutine.running() or "main"
@@ -441,6 +457,7 @@ end
 --- `is_reducing`: the caller can take what was reduced elsewhere.
 function Results:_advance(no_wait, is_reducing)
   if self.place then forget_place(self) end
+  if self.over then self.over.restart, self.over = false, false end -- these read the others
   if not no_wait then loop.give_way() end
   if self.k < self.n then return "block" end -- the open block is not read to its end
   if self.halted and not self.is_over then return self:_end_halted() end

@@ -460,6 +460,29 @@ local function open_kernel(f, unit, shape)
   return kernel
 end
 
+--- Do devices, and nobody else, run the function?
+---@param f tidepool.Function
+function gpu.runs_all(f)
+  local spec = f.options.gpu
+  return spec ~= nil and not f.options.executor and not (type(spec) == "table" and spec[#spec] == NO_DEVICE)
+end
+
+--- Was the function compiled for some device?
+---@param f tidepool.Function
+function gpu.is_compiled(f)
+  return compiled[f] ~= nil
+end
+
+--- The translation of f, a Lua function, for a device. Raises when there is none.
+---@param f tidepool.Function
+---@param device table  of gpu.devices
+---@param types string[]  of the inputs
+---@return tidepool.gpu.Translation
+function gpu.translation(f, device, types)
+  check_types(f, "result", f.options.returns)
+  return translate(f, device, { unpack(types, 1, math.min(#types, debug.getinfo(f.raw, "u").nparams)) })
+end
+
 local PATIENCE_S = 1 -- how long abandoned work on a device may take to end by itself
 
 --- True when at least one of the devices is not stuck with abandoned work, which may take so many

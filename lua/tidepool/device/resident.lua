@@ -8,7 +8,9 @@ local array = require "tidepool.array"
 local check = require "tidepool.base.check"
 local core = require "tidepool.core"
 local failure = require "tidepool.failure"
+local fused = require "tidepool.device.fused"
 local gpu = require "tidepool.device.gpu"
+local inputs = require "tidepool.engine.inputs"
 local indexed = require "tidepool.engine.inputs.indexed"
 local results = require "tidepool.results"
 local stepped = require "tidepool.engine.inputs.stepped"
@@ -18,12 +20,6 @@ local resident = {}
 local function is_buffer(value)
   local device = package.loaded["tidepool.device.device"]
   return device ~= nil and type(value) == "table" and getmetatable(value) == device.Buffer
-end
-
---- Do devices, and nobody else, run the function?
-local function is_of_devices(f)
-  local spec = f.options.gpu
-  return spec ~= nil and not f.options.executor and not (type(spec) == "table" and spec[#spec] == gpu.NO_DEVICE)
 end
 
 --- The source of arrays whose elements are on a device. If the map's inputs have to be read here
@@ -53,7 +49,7 @@ local function of_buffers(who, f, given, n)
   for c = 1, n do
     local value = given[c]
     if is_buffer(value) then
-      if not is_of_devices(f) then
+      if not gpu.runs_all(f) then
         local may = f.options.gpu and not f.options.executor
         refuse_buffer(who, f, c, value, may and 'may run elsewhere (its gpu ends with "threads")' or "does not run on devices")
       end
@@ -88,8 +84,7 @@ end
 
 --- The source of a map over the results of another one, which waits for its end. Of one that fails
 --- the inputs are the results before the failure, and then it.
-local function of_results(who, value, own)
-  results.check_unread(who .. ": input 1", value)
+local function of_results(own)
   core.job.stay(own.job)
   local source, rest, failed
   local function fill(self, job, room)
@@ -129,13 +124,24 @@ end
 ---@param f tidepool.Function
 ---@param given table  the inputs
 ---@param n integer    how many
+---@param is_plain boolean  f:map has no options
 ---@return table?
-function resident.source(who, f, given, n)
+function resident.source(who, f, given, n, is_plain)
   for c = 1, n do
     if is_buffer(given[c]) then return of_buffers(who, f, given, n) end
   end
   local own = n == 1 and results.of(given[1])
-  if own and is_of_devices(f) and not f.options.kernel and can_stay(own) then return of_results(who, given[1], own) end
+  if not (own and gpu.runs_all(f) and not f.options.kernel and can_stay(own)) then return nil end
+  results.check_unread(who .. ": input 1", given[1])
+  local together = is_plain and own.origin and fused.open(f, own) or nil
+  if not together then return of_results(own) end
+  -- the inputs of the map that was given, and what starts it again if it is asked for results
+  local origin = own.origin
+  own:_close()
+  own.restart = function() return require("tidepool.engine.maps").over(origin.fn, "Function:map", "of_calls", origin.given) end
+  local source = resident.source(who, origin.fn, origin.given, origin.given.n) or inputs.map(who, origin.given, origin.given.n)
+  source.fused, source.given, source.over = together, origin.given, own
+  return source
 end
 
 return resident

@@ -72,7 +72,8 @@ local function check_settings(self, settings)
 end
 
 --- Starts a map over a source (inputs.lua). `settings` are checked call options; `special` may have
---- discard, streams, is_kept, reduce and is_inner.
+--- discard, streams, is_kept, reduce and is_inner. What devices run is source.fused where there is
+--- one, see device/fused.lua.
 ---@return tidepool.Results
 function maps.start(self, source, settings, special)
   if core.on_map then core.on_map(self) end -- see program/replay.lua
@@ -91,7 +92,8 @@ function maps.start(self, source, settings, special)
   local retries, returns, arrays = self.options.retries, self.options.returns, nil
   -- what records inputs has to see them
   local is_recorded = self.options.cache or settings.journal ~= false and (settings.journal or core.journal_default)
-  local kernel, unit = jobs.kernel(self, source.types, source, source.is_grid and not is_recorded and source.shape or nil, source.device)
+  local run = source.fused or self
+  local kernel, unit = jobs.kernel(run, source.types, source, source.is_grid and not is_recorded and source.shape or nil, source.device)
   if not kernel then more.kernel, unit = open_beside(self, source, special) end
   if unit and unit.has_places then source = inputs.places(source.shape) end
   if kernel or more.kernel then source.block = inputs.LARGEST_BLOCK end -- a launch costs as much as some thousand numbers
@@ -125,7 +127,7 @@ function maps.start(self, source, settings, special)
   more.window = settings.window or self.options.window or source.window
   more.journal = kept and kept.handle
   if more.reduce and kernel then
-    more.reducer = reducers(self, unit, source.types, source.shape, source.device).open(more.reduce, source.total)
+    more.reducer = reducers(run, unit, source.types, source.shape, source.device).open(more.reduce, source.total)
   end
   local fine, job = pcall(jobs.open, self, more, kernel, unit)
   if not fine then
@@ -134,11 +136,12 @@ function maps.start(self, source, settings, special)
   end
   -- not where each result must be recorded or counted
   local may_reduce = not more.discard and not kept and not halt
-  local on_device = kernel and may_reduce and reducers(self, unit, source.types, source.shape, source.device) or nil
+  local on_device = kernel and may_reduce and reducers(run, unit, source.types, source.shape, source.device) or nil
   return results.new(job, source, {
     name = self.name, return_exceptions = settings.return_exceptions or settings.ignore_exceptions, on_error = settings.on_error,
     max_attempts = 1 + (retries and retries.max or 0), on_retry = retries and retries.on, is_kept = more.is_kept,
     returns = not more.discard and returns or nil, arrays = arrays, stays = more.stays, device = kernel and unit.device,
+    kernel = kernel, unit = kernel and unit,
     reducers = on_device, reduces = executor.far and may_reduce, is_single = kernel and self.options.precision == "single",
     progress = settings.progress, journal = kept, halt = halt, ordered = more.ordered, executor = executor, times = settings.times,
     is_compiling = is_new, shape = source.shape, has_places = source.has_places,
@@ -155,25 +158,22 @@ local function may_be_resident(self, given, n)
   return false
 end
 
---- The source and the options of a map, from the arguments of its call: inputs and, perhaps,
---- options at the end.
----@param rows string  the options that there are: a field of options
----@param given table  with n
-local function map_source(self, who, rows, given)
+--- Starts a map over the inputs of a call, and the options at their end.
+---@return tidepool.Results
+function maps.over(self, who, rows, given, special)
   local settings, n = {}, math.max(given.n, 1)
   if n > 1 and check.is_options(given[n], true) then
     settings = options.check(who, options[rows], given[n])
     n = n - 1
   end
-  local source = may_be_resident(self, given, n) and require("tidepool.device.resident").source(who, self, given, n)
-  return source or inputs.map(who, given, n), settings
-end
-
---- Starts a map over the inputs of such a call.
----@return tidepool.Results
-function maps.over(self, who, rows, given, special)
-  local source, settings = map_source(self, who, rows, given)
-  return maps.start(self, source, settings, special)
+  local is_plain = not special and next(settings) == nil
+  local source = may_be_resident(self, given, n) and require("tidepool.device.resident").source(who, self, given, n, is_plain)
+  source = source or inputs.map(who, given, n)
+  local started = maps.start(self, source, settings, special)
+  if is_plain and started.settings.stays and source.types and not source.results then
+    started.origin = { fn = source.fused or self, given = source.given or given, types = source.types, device = source.device }
+  end
+  return started
 end
 
 --- Opens a stream of f's values. `read` returns a function that gives the inputs one by one,
