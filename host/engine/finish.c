@@ -33,6 +33,20 @@ static double random_unit(tp_job *job)
     return (double)(job->random >> 11) * 0x1p-53;
 }
 
+/* Locked. Has the owner been given values of this attempt (streams)? Then the item cannot be run
+ * again. Those of a worker that has died, none of which was read, are dropped: it may have died of
+ * something that is no matter of the item. An error is the item's, and comes after its values. */
+static bool has_given(tp_job *job, const tp_slice *s, const tp_block *failure)
+{
+    tp_block *dropped = NULL;
+    if (s->emitted == 0)
+        return false;
+    bool is_dropped = failure->is_crash &&
+                      tp_job_drop_values(job, failure->first, s->emitted, &dropped);
+    tp_block_free_list(dropped);
+    return !is_dropped;
+}
+
 /* Locked. Puts the failed item in line for its next attempt; false when it has none left. */
 static bool retry(tp_job *job, const tp_slice *s, const tp_block *failure)
 {
@@ -41,12 +55,13 @@ static bool retry(tp_job *job, const tp_slice *s, const tp_block *failure)
     uint32_t crashes = s->range->crashes;
     bool may_retry = failure->is_crash ? crashes < t->crashes
                                        : failure->may_retry && w->attempt - crashes <= t->max;
-    /* the owner has been given values of this attempt (streams): it cannot be run again */
-    if (!may_retry || failure->first > job->stop_at || s->emitted > 0)
+    if (!may_retry || failure->first > job->stop_at)
         return false;
     tp_range *r = malloc(sizeof *r);
-    if (!r)
+    if (!r || has_given(job, s, failure)) {
+        free(r);
         return false;
+    }
     bool is_delayed = t->initial_delay_s > 0 && !failure->is_crash;
     /* 0 times infinity is NaN: no delay */
     double delay = is_delayed ? t->initial_delay_s * pow(t->backoff, w->attempt - crashes - 1) : 0;

@@ -249,6 +249,10 @@ void tp_job_wake(const tp_job *job, tp_wakes *w);
 /* The slice leaves the line for a permit of its function. */
 void tp_slice_leave_line(tp_slice *s, tp_func *f);
 
+/* Locked. Of a job that streams: takes all `emitted` values of that item from those that wait to be
+ * read; *dropped: a list of them. False when some were read: nothing is dropped then. */
+bool tp_job_drop_values(tp_job *job, uint64_t index, uint64_t emitted, tp_block **dropped);
+
 /* How many workers to wake for what is queued: by the time it takes where that is known, else one,
  * which wakes the next; none where the owner sees to it (tp_executor.defers). */
 unsigned tp_job_takers(const tp_job *job);

@@ -449,17 +449,15 @@ bool tp_slice_allow(tp_slice *s, uint64_t *values)
     return is_wanted;
 }
 
-bool tp_slice_take_back(tp_slice *s)
+bool tp_job_drop_values(tp_job *job, uint64_t index, uint64_t emitted, tp_block **dropped)
 {
-    tp_job *job = s->job;
-    const uint64_t index = s->work.block->first + s->work.at;
-    tp_block *dropped = NULL;
     uint64_t n = 0;
-    uv_mutex_lock(&job->engine->lock);
     for (const tp_block *b = job->parts; b; b = b->next)
         n += b->first == index ? b->n : 0;
-    bool is_whole = n == s->emitted;
-    for (tp_block **at = &job->parts; is_whole && n > 0 && *at;) {
+    *dropped = NULL;
+    if (n != emitted)
+        return false;
+    for (tp_block **at = &job->parts; n > 0 && *at;) {
         tp_block *b = *at;
         if (b->first != index) {
             at = &b->next;
@@ -467,14 +465,24 @@ bool tp_slice_take_back(tp_slice *s)
         }
         *at = b->next;
         job->bytes -= tp_block_size(b);
-        b->next = dropped;
-        dropped = b;
+        b->next = *dropped;
+        *dropped = b;
     }
+    job->parts_end = &job->parts;
+    while (*job->parts_end)
+        job->parts_end = &(*job->parts_end)->next;
+    job->n_parts -= n;
+    return true;
+}
+
+bool tp_slice_take_back(tp_slice *s)
+{
+    tp_job *job = s->job;
+    tp_block *dropped;
+    uv_mutex_lock(&job->engine->lock);
+    bool is_whole =
+        tp_job_drop_values(job, s->work.block->first + s->work.at, s->emitted, &dropped);
     if (is_whole) {
-        job->parts_end = &job->parts;
-        while (*job->parts_end)
-            job->parts_end = &(*job->parts_end)->next;
-        job->n_parts -= n;
         job->promised -= s->allowed - s->emitted;
         s->emitted = s->allowed = 0;
     }

@@ -372,7 +372,20 @@ end)
 describe("On processes a generator", function()
   local app = tidepool.App("dying", { executor = "processes" })
 
-  it("keeps the values that it gave before its process died, and is not tried again", function()
+  it("is tried again when its process has died before any of its values was read", function()
+    local path = support.temp_path()
+    local killed = app:func(function(n)
+      support.note(path, "begun")
+      for i = 1, n do coroutine.yield(i) end
+      if require "tidepool".current().attempt == 1 then os.execute("kill -9 $PPID") end
+    end)
+    local reads, all = killed:stream(5), {}
+    support.eventually("it runs again", function() return #support.notes(path) > 1 end)
+    for v in reads do all[#all + 1] = v end
+    assert.same({ 1, 2, 3, 4, 5 }, all)
+  end)
+
+  it("keeps the values that it gave before its process died", function()
     local deadly = app:func(function(n)
       for i = 1, n do coroutine.yield(i) end
       os.execute("kill -9 $PPID")
