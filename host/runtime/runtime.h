@@ -121,6 +121,8 @@ struct tp_host {
     /* How many workers are doing what must be done before their states are closed. Relaxed: a hint
      * for those who wait for them. */
     _Atomic int leaving;
+    /* Were users told that worker processes do not answer? Any thread; relaxed. */
+    _Atomic bool has_told_waiting;
 
     /* Set by any thread or signal handler, taken by the owner (relaxed: a flag without data). */
     _Atomic bool is_interrupted;

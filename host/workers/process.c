@@ -1,13 +1,19 @@
 /* process.c: the life of a supervisor's process: how it is started, replaced and ended. */
 #include "workers/supervisor.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 enum {
-    START_S = 60,     /* a new process that has said nothing for so long is ended */
+    /* A new process says first which build it is, after some milliseconds. One that has not in
+     * SILENT_S is probably another program, and is ended; so is one that is not ready in START_S.
+     * After TELL_S users are told what is waited for. */
+    SILENT_S = 10,
+    START_S = 60,
+    TELL_S = 3,
     /* how many processes in a row may end by themselves before they have begun anything */
     STRIKES_MAX = 10,
     /* for how long processes may be killed by somebody before they have begun anything; then the
@@ -78,11 +84,45 @@ void tp_process_note_early_death(supervisor *s, unsigned strikes)
         s->killed_since = uv_hrtime();
 }
 
+/* Tells users, once, that there is no answer yet. */
+static void tell_waiting(const supervisor *s, const char *path)
+{
+    char line[4096 + 160];
+    if (atomic_exchange_explicit(&s->host->has_told_waiting, true, memory_order_relaxed))
+        return;
+    int n = snprintf(line, sizeof line,
+                     "tidepool: worker processes do not answer: waiting for %s --worker\n", path);
+    if (n > 0 && (size_t)n < sizeof line)
+        tp_host_print(s->host, 2, line, (size_t)n);
+}
+
+/* Sets err when the new process, which was started at that time, has not become ready in time, or
+ * is not wanted any more. Returns whether it has. */
+static bool is_too_slow(const supervisor *s, const char *path, uint64_t since, tp_error *err)
+{
+    uint64_t seconds = (uv_hrtime() - since) / 1000000000;
+    bool is_silent = tp_control_of(s)->layout == 0;
+    if (seconds >= TELL_S)
+        tell_waiting(s, path);
+    if (tp_engine_is_stopped(s->host->engine))
+        tp_error_set(err, TP_ESYS, "cannot start worker processes: the host is being closed");
+    else if (is_silent && seconds >= SILENT_S)
+        tp_error_set(err, TP_ESYS,
+                     "cannot start worker processes: %s --worker has said nothing for %d s. Is it "
+                     "Tidepool's program? TIDEPOOL_WORKER, or in C tp_config.worker, names it",
+                     path, SILENT_S);
+    else if (seconds >= START_S)
+        tp_error_set(err, TP_ESYS,
+                     "cannot start worker processes: %s --worker was not ready after %d s", path,
+                     START_S);
+    return err->code != TP_OK;
+}
+
 /* Waits until the new process is ready. One that was stopped meanwhile is ended: nobody else
  * would end it, since it runs nothing that has a timeout. */
 static int await_ready(supervisor *s, const char *path, tp_error *err)
 {
-    uint64_t deadline = uv_hrtime() + START_S * 1000000000ull;
+    uint64_t since = uv_hrtime();
     tp_wire_out *c = tp_control_of(s);
     while (atomic_load_explicit(&c->turn, memory_order_acquire) == 0) {
         if (!tp_link_wait(s, LOOK_MS) || tp_peer_is_stopped(&s->peer)) {
@@ -96,9 +136,8 @@ static int await_ready(supervisor *s, const char *path, tp_error *err)
             return tp_error_set(err, TP_ESYS, "cannot start worker processes: %s --worker %s%s%s",
                                 path, how, *words ? ": " : "", words);
         }
-        if (uv_hrtime() > deadline || tp_engine_is_stopped(s->host->engine))
-            return tp_error_set(err, TP_ESYS,
-                                "cannot start worker processes: %s --worker does not answer", path);
+        if (is_too_slow(s, path, since, err))
+            return -1;
     }
     s->seen = 1;
     char version[sizeof c->version], message[sizeof c->message];

@@ -1099,8 +1099,15 @@ describe("Worker processes", function()
         print(why.kind, why.message)
       ]], { setup = "export TIDEPOOL_WORKER=" .. worker })
       assert.is_false(out.timed_out)
-      return out.stdout
+      return out.stdout, out.stderr
     end
+    local silent = support.temp_path()
+    support.write_file(silent, "#!/bin/sh\nexec sleep 1000\n")
+    os.execute("chmod +x " .. silent)
+    local said, told = outcome(silent)
+    contains(said, "resource", silent .. " --worker has said nothing for 10 s. Is it Tidepool's program? TIDEPOOL_WORKER, or in C tp_config.worker, "
+      .. "names it")
+    assert.equal(("tidepool: worker processes do not answer: waiting for %s --worker\n"):format(silent), told)
     contains(outcome "/nowhere/tidepool", "resource", "cannot start a worker process, /nowhere/tidepool: No such file or directory")
     contains(outcome "/bin/false", "resource", "/bin/false --worker exited with code 1")
     contains(outcome "/bin/cat", "resource", "/bin/cat --worker exited with code 1: ")
