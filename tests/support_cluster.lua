@@ -130,12 +130,14 @@ end
 --- Starts a script that goes on by itself. `done()` waits for its end and gives what it printed and
 --- its exit code.
 ---@param seconds? integer  how long it may take: 240
-function Cluster:start(source, seconds)
+---@param flags? string  more options of the program; DIR is the script's folder in them
+function Cluster:start(source, seconds, flags)
   seconds = seconds or 240
   local dir = support.temp_dir()
   support.write_file(dir .. "/job.lua", source)
-  support.write_file(dir .. "/start", ("timeout -k 5 %d %s --engine %s --no-progress %s/job.lua </dev/null >%s/out 2>%s/err; echo $? >%s/status\n")
-    :format(seconds, support.binary, self.url, dir, dir, dir, dir))
+  flags = (flags or ""):gsub("DIR", dir)
+  support.write_file(dir .. "/start", ("timeout -k 5 %d %s --engine %s --no-progress %s %s/job.lua </dev/null >%s/out 2>%s/err; echo $? >%s/status\n")
+    :format(seconds, support.binary, self.url, flags, dir, dir, dir, dir))
   os.execute(("%s env %s sh %s/start >/dev/null 2>&1 &"):format(self.prefix, self:environment(), dir))
   return {
     dir = dir,

@@ -20,10 +20,12 @@
 #include "base/sigmask.h"
 #include "base/thread.h"
 #include "cluster/blobs.h"
+#include "cluster/lanes.h"
 #include "cluster/nats.h"
 #include "cluster/parcel.h"
 #include "cluster/protocol.h"
 #include "cluster/sign.h"
+#include "engine/inside.h"
 #include "runtime/runtime.h"
 
 #include <stdio.h>
@@ -140,6 +142,8 @@ typedef struct flight {
     uint64_t check_ns, patience_ns; /* when it is asked for next, and how long after that again */
     uint64_t held_ns; /* when a worker has last said that it has the chunk; 0: none has */
     char ack[TP_SUBJECT_MAX]; /* where that worker's delivery is acknowledged */
+    tp_lane_box box;          /* of the chunk in the trace */
+    tp_afar afar;             /* what it has said of the chunk's items; the engine's lock */
 } flight;
 
 /* What is known of a worker from its beats. */
@@ -154,6 +158,7 @@ typedef struct worker {
     unsigned offers;
     unsigned out;
     unsigned place; /* in the list of those with offers */
+    tp_lanes lanes;
 } worker;
 
 typedef struct cluster {
@@ -178,6 +183,7 @@ typedef struct cluster {
     uint64_t lost_ns, alone_ns;  /* since when; 0: not */
     bool has_said;               /* that nobody is there */
     uint64_t turns;              /* counts chunks */
+    unsigned n_lanes;            /* of all workers that there were (lanes.h) */
     uint64_t purged;             /* groups of results that were removed; */
     uint64_t purge_until, purge_ns; /* those before this one are to be, at this time (0: none) */
     struct {
@@ -503,6 +509,7 @@ static void see_worker(cluster *c, const char *id, const char *data, size_t len)
         if (!*w->id)
             c->known[c->n_known++] = w;
         set_offers(c, w, 0);
+        tp_lanes_free(&w->lanes);
         *w = (worker){ .is_same = strcmp(build, c->build.hex) == 0 };
         snprintf(w->id, sizeof w->id, "%s", id);
         snprintf(w->host, sizeof w->host, "%s", host);
@@ -593,18 +600,44 @@ static void note_move(cluster *c)
             set_blocked(c, &c->flights[i], false);
 }
 
+/* The worker has run the flight's chunk since then. */
+static void begin_box(cluster *c, flight *l, worker *w, uint64_t since_ns)
+{
+    tp_lanes_begin(&w->lanes, &l->box, c->engine, &l->slice->work, l->count, w->host, &c->n_lanes,
+                   since_ns > l->sent_ns ? since_ns : l->sent_ns);
+}
+
+/* The worker with that id says what it runs of the flight's chunk. For people, so nothing of it has
+ * to be true. */
+static void note_afar(cluster *c, flight *l, const char *id, tp_afar *what, uint64_t ms)
+{
+    uint64_t now = uv_hrtime();
+    worker *w = find_worker(c, id, false);
+    what->started_ns = l->slice->started_ns;
+    what->since_ns = ms == 0 ? 0 : ms < now / 1000000 ? now - (ms - 1) * 1000000 : 1;
+    snprintf(what->host, sizeof what->host, "%s", w ? w->host : "?");
+    if (w && what->since_ns)
+        begin_box(c, l, w, what->since_ns);
+    what->worker = l->box.id;
+    tp_agent_tell_afar(&l->agent, &l->afar, what);
+}
+
 /* A worker says which chunks it has. */
 static void take_held(cluster *c, const char *data, size_t len)
 {
     uint64_t now = uv_hrtime();
     char *text = strndup(data, len), *rest = text;
     for (char *line; text && (line = strsep(&rest, "\n"));) {
-        unsigned long long chunk;
-        unsigned sending, is_stuck;
+        unsigned long long chunk, item, ms, done, total;
+        unsigned sending, is_stuck, maps;
+        char id[TP_ID_TEXT];
         int at = 0;
-        flight *l = sscanf(line, "%llu %u %u %n", &chunk, &sending, &is_stuck, &at) == 3 && at > 0
-                      ? flight_of(c, chunk, sending)
-                      : NULL;
+        _Static_assert(TP_ID_TEXT == 33, "the width of %32s");
+        flight *l = sscanf(line, "%llu %u %u %32s %llu %llu %u %llu %llu %n", &chunk, &sending,
+                           &is_stuck, id, &item, &ms, &maps, &done, &total, &at) == 9 &&
+                            at > 0
+                        ? flight_of(c, chunk, sending)
+                        : NULL;
         /* nothing but an acknowledgement may be published for it, or nothing */
         if (!l || (line[at] != '-' &&
                    strncmp(line + at, "$JS.ACK." TP_STREAM_W ".", 9 + strlen(TP_STREAM_W)) != 0))
@@ -613,6 +646,10 @@ static void take_held(cluster *c, const char *data, size_t len)
         set_blocked(c, l, is_stuck && now > c->moved_ns + beats(c, 2));
         drop_blob(c, &l->blob); /* its worker has fetched the payload */
         snprintf(l->ack, sizeof l->ack, "%s", line[at] == '-' ? "" : line + at);
+        tp_afar what = { .item = item, .maps = maps, .done = done, .total = total };
+        if (maps > 0 && rest && strncmp(rest, "in ", 3) == 0)
+            snprintf(what.name, sizeof what.name, "%s", strsep(&rest, "\n") + 3);
+        note_afar(c, l, id, &what, ms);
     }
     free(text);
 }
@@ -737,6 +774,7 @@ static void forget_chunk(cluster *c, flight *l)
     l->is_bound = false;
     drop_blob(c, &l->blob);
     set_shortage(c, l, NO_SHORTAGE);
+    tp_lanes_end(&l->box, c->engine, 0);
     l->count = 0;
     l->held_ns = 0;
     l->is_taken = false;
@@ -1200,6 +1238,7 @@ static void read_records(cluster *c, flight *l, const void *bytes, size_t len)
     uint32_t count = l->count, before = w->at;
     tp_error why = { 0 };
     bool is_right = read_into(l, bytes, len, &why);
+    tp_lanes_end(&l->box, c->engine, w->at - before);
     if (!is_right && why.code == TP_EMEMORY) {
         w->sink->starve(w);
         end_slice(c, l);
@@ -1250,12 +1289,15 @@ static size_t names_in(const char *data, size_t len, size_t *ticket)
 static void take_offers(cluster *c, flight *l, const tp_answer *a)
 {
     char id[TP_ID_TEXT];
+    uint64_t now = uv_hrtime();
     worker *w = l->taker;
     leave_taker(l);
     if (!w) {
         tp_to_hex(id, a->worker, sizeof a->worker);
         w = find_worker(c, id, false);
     }
+    if (w && a->kind == TP_ANSWER_DONE)
+        begin_box(c, l, w, a->ran_ns < now ? now - a->ran_ns : 0);
     if (w && w->is_same && *w->inbox)
         set_offers(c, w, a->offers);
 }
@@ -2252,6 +2294,8 @@ static void close_executor(tp_executor *ex)
     tp_parcel_refs_free(&c->funcs);
     free(c->flights);
     free(c->idle);
+    for (unsigned i = 0; i < c->n_known; i++)
+        tp_lanes_free(&c->known[i]->lanes);
     free(c->workers);
     free(c->known);
     free(c->offering);

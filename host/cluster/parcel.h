@@ -84,6 +84,7 @@ typedef struct tp_answer {
     uint32_t sending;
     uint32_t offers; /* so many chunks of this session the worker takes directly, in its inbox */
     uint8_t worker[TP_ID_BYTES];
+    uint64_t ran_ns; /* how long it ran the chunk */
 } tp_answer;
 
 /* Where the result of an answer is. */

@@ -11,8 +11,11 @@
  * that it takes some, and the answers to tp1.d.r.SESSION.direct (INBOX: see tp1.d.hb.WORKER).
  *
  * Not kept: tp1.d.r.SESSION.out (what items print), tp1.d.r.SESSION.held (what a worker has, in
- * lines "CHUNK SENDING WAITS ACK": whether it waits without an end, 1 or 0, and where it is
- * acknowledged, "-": nowhere), tp1.d.r.SESSION.piece (of a result for which B has no room; the
+ * lines "CHUNK SENDING WAITS WORKER ITEM MS MAPS DONE TOTAL ACK": whether it waits without an end,
+ * 1 or 0; the item of the job that has been running for longest, and for how long, from 1, or 0:
+ * none runs; how many maps inside of the items are open, and how far those of one function are,
+ * whose name is in a line "in NAME" behind that; where the chunk is acknowledged, "-": nowhere),
+ * tp1.d.r.SESSION.piece (of a result for which B has no room; the
  * answer "+" asks for the next), tp1.d.r.SESSION.part (values that an item gives while it runs;
  * the answers go to INBOX, see tp_part), tp1.d.r.SESSION.ask (about a Dict, Queue or permit, see
  * question.h), tp1.d.hb.WORKER (it is there, and takes answers and direct work in INBOX),

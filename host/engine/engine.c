@@ -350,9 +350,14 @@ static void wake_agent(tp_waiter *w)
     uv_mutex_unlock(&a->engine->lock);
 }
 
+uint32_t tp_engine_new_worker(tp_engine *e)
+{
+    return atomic_fetch_add_explicit(&e->n_agents, 1, memory_order_relaxed) + 1;
+}
+
 int tp_agent_open(tp_agent *a, tp_engine *engine, int index, tp_executor *executor, tp_error *err)
 {
-    uint32_t id = atomic_fetch_add_explicit(&engine->n_agents, 1, memory_order_relaxed) + 1;
+    uint32_t id = tp_engine_new_worker(engine);
     *a = (tp_agent){ .worker = { .index = index, .id = id, .trace = &engine->trace },
                      .waiter.wake = wake_agent,
                      .engine = engine,

@@ -80,6 +80,36 @@ void tp_agent_show_inside(tp_agent *agent, const tp_inside *inside, uint64_t pro
     uv_mutex_unlock(&agent->engine->lock);
 }
 
+void tp_agent_tell_afar(tp_agent *agent, tp_afar *place, const tp_afar *what)
+{
+    uv_mutex_lock(&agent->engine->lock);
+    *place = *what;
+    agent->afar = place;
+    uv_mutex_unlock(&agent->engine->lock);
+}
+
+const tp_afar *tp_inside_afar(const tp_slice *s)
+{
+    const tp_afar *a = s->agent->afar;
+    return a && a->started_ns == s->started_ns ? a : NULL;
+}
+
+/* What another machine has said of maps inside of the slice's items, as one; the number of
+ * its track tells it from others. */
+static tp_job_view view_afar(const tp_slice *s, const tp_afar *a)
+{
+    tp_job_view view = { .number = a->worker ? a->worker : s->agent->worker.id,
+                         .parent = s->job->terms.number,
+                         .opened_ns = a->since_ns,
+                         .executor = s->job->executor->type->name,
+                         .total = (int64_t)a->total,
+                         .finished = a->done,
+                         .reason = TP_REASON_NONE };
+    memcpy(view.name, a->name, sizeof view.name);
+    memcpy(view.host, a->host, sizeof view.host);
+    return view;
+}
+
 /* Reads an entry. False when it is free, is being written, or belongs to an item that the slice
  * does not have. */
 static bool read_map(const tp_slice *s, const tp_inside_map *m, tp_job_view *to)
@@ -115,8 +145,13 @@ static bool read_map(const tp_slice *s, const tp_inside_map *m, tp_job_view *to)
 unsigned tp_inside_list(const tp_slice *s, tp_job_view *to, unsigned max, uint64_t *others)
 {
     const tp_inside *inside = s->agent->inside;
+    const tp_afar *afar = tp_inside_afar(s);
     tp_job_view view;
     unsigned n = 0;
+    if (afar && afar->maps > 0 && max > 0)
+        to[n++] = view_afar(s, afar);
+    else if (afar && afar->maps > 0)
+        ++*others;
     for (int is_deeper = 0; inside && is_deeper < 2; is_deeper++)
         for (int i = 0; i < TP_INSIDE_MAX; i++)
             if (!read_map(s, &inside->maps[i], &view) || (view.parent_process != 0) != is_deeper)

@@ -28,6 +28,25 @@ typedef struct tp_inside {
     tp_inside_map maps[TP_INSIDE_MAX];
 } tp_inside;
 
+/* What another machine has said of the items of a slice that it runs. */
+typedef struct tp_afar {
+    uint64_t started_ns; /* the slice's: what was said of another one does not count */
+    char host[TP_VIEW_NAME];
+    uint32_t worker; /* its track (tp_worker.id); 0: it has none */
+    /* the item, by its index, that has been running for longest, and since when (uv_hrtime here);
+     * 0: none runs */
+    uint64_t item, since_ns;
+    /* how many maps inside of the items are open, and of those of one function its name and how far
+     * they are together */
+    unsigned maps;
+    char name[TP_VIEW_NAME];
+    uint64_t done, total;
+} tp_afar;
+
+/* Notes what was said last of the slice that the agent runs; copied to *place, which belongs to the
+ * agent. The agent's thread. */
+void tp_agent_tell_afar(tp_agent *agent, tp_afar *place, const tp_afar *what);
+
 /* A worker process: where its engine shows the jobs that are opened from here on. It must outlive
  * the engine's jobs. */
 void tp_engine_show_inside(tp_engine *engine, tp_inside *inside);
@@ -43,6 +62,9 @@ void tp_agent_show_inside(tp_agent *agent, const tp_inside *inside, uint64_t pro
 void tp_inside_open(tp_job *job);
 void tp_inside_tell(const tp_job *job);
 void tp_inside_close(tp_job *job);
+
+/* What is known of the slice, if it runs on another machine, which has said so; else NULL. */
+const tp_afar *tp_inside_afar(const tp_slice *slice);
 
 /* The host: up to `max` of the maps inside of the slice's items, outer ones first. Gives how many;
  * *others grows by those that are left out. */

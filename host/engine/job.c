@@ -313,7 +313,17 @@ enum { LOOKED_AT_MAX = 256 };
 static uint64_t running_of(const tp_slice *s)
 {
     int32_t running = tp_work_running(&s->work);
+    const tp_afar *afar = tp_inside_afar(s);
+    if (afar && afar->since_ns)
+        return afar->item;
     return s->work.block->first + (uint32_t)(running > 0 ? running : 0);
+}
+
+/* Locked. Since when, at most. */
+static uint64_t since_of(const tp_slice *s)
+{
+    const tp_afar *afar = tp_inside_afar(s);
+    return afar && afar->since_ns ? afar->since_ns : s->started_ns;
 }
 
 /* Locked. Fills in state->oldest and since_ns from the slice that was begun first: its items have
@@ -322,19 +332,19 @@ static void find_oldest(const tp_job *job, tp_job_state *state)
 {
     int n = 0;
     for (tp_slice *s = job->engine->slices; s && n < LOOKED_AT_MAX; s = s->next, n++)
-        if (s->job == job && (!state->since_ns || s->started_ns < state->since_ns)) {
-            state->since_ns = s->started_ns;
+        if (s->job == job && (!state->since_ns || since_of(s) < state->since_ns)) {
+            state->since_ns = since_of(s);
             state->oldest = running_of(s);
         }
 }
 
-/* Locked. Adds to it those in the process that runs the slice. */
-static void find_inside_process(const tp_slice *s, tp_job_state *state)
+/* Locked. Adds to it those in the process, or on the machine, that runs the slice. */
+static void find_inside_of(const tp_slice *s, tp_job_state *state)
 {
     tp_job_view views[TP_INSIDE_MAX];
     uint64_t others = 0;
     unsigned n = tp_inside_list(s, views, TP_INSIDE_MAX, &others);
-    state->maps += n;
+    state->maps += tp_inside_afar(s) ? tp_inside_afar(s)->maps : n;
     for (unsigned i = 0; i < n && !views[i].parent_process; i++) {
         const tp_job_view *v = &views[i];
         if (!*state->inside)
@@ -364,8 +374,8 @@ static void find_inside(const tp_job *job, tp_job_state *state)
     snprintf(state->inside, sizeof state->inside, "%s", f ? f->name : "");
     n = 0;
     for (const tp_slice *s = job->engine->slices; s && n < LOOKED_AT_MAX; s = s->next, n++)
-        if (s->job == job && s->agent->inside)
-            find_inside_process(s, state);
+        if (s->job == job && (s->agent->inside || s->agent->afar))
+            find_inside_of(s, state);
 }
 
 void tp_job_get_state(tp_job *job, tp_job_state *state)
@@ -451,11 +461,19 @@ unsigned tp_engine_list_running(tp_engine *e, tp_run_view *to, unsigned max)
 {
     unsigned n = 0;
     uv_mutex_lock(&e->lock);
-    for (const tp_slice *s = e->slices; s && n < max; s = s->next)
-        if (!(s->job->executor->type->capabilities & TP_FAR))
-            to[n++] = (tp_run_view){ .worker = s->agent->worker.id,
-                                     .job = s->job->terms.number,
-                                     .item = running_of(s) };
+    for (const tp_slice *s = e->slices; s && n < max; s = s->next) {
+        const tp_afar *afar = tp_inside_afar(s);
+        if (s->job->executor->type->capabilities & TP_FAR && !(afar && afar->since_ns))
+            continue;
+        to[n] = (tp_run_view){ .worker = afar && afar->worker ? afar->worker
+                                                                : s->agent->worker.id,
+                               .job = s->job->terms.number,
+                               .item = running_of(s),
+                               .since_ns = afar ? afar->since_ns : 0 };
+        if (afar)
+            memcpy(to[n].host, afar->host, sizeof to[n].host);
+        n++;
+    }
     uv_mutex_unlock(&e->lock);
     return n;
 }

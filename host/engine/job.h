@@ -93,6 +93,7 @@ struct tp_agent {
      * it knows of */
     const struct tp_inside *inside;
     uint64_t process;
+    const struct tp_afar *afar; /* what is known of its items on another machine; or NULL */
     /* wakes the agent from a turn of its own loop; NULL: it has none. Set by its own thread */
     uv_async_t *bell;
 };
@@ -100,6 +101,9 @@ struct tp_agent {
 int tp_agent_open(tp_agent *agent, tp_engine *engine, int index, tp_executor *executor,
                   tp_error *err);
 void tp_agent_close(tp_agent *agent);
+
+/* A number as tp_worker.id for somebody who is no agent: a worker elsewhere. */
+uint32_t tp_engine_new_worker(tp_engine *engine);
 
 /* Items that an agent has claimed of a job. The memory belongs to the agent and is not on its
  * thread's stack, so that a supervisor can finish the slice when the thread has died
@@ -282,6 +286,7 @@ typedef struct tp_job_view {
     uint64_t number, parent /* 0: none */, opened_ns;
     /* the worker processes in which the two numbers are counted; 0: this process */
     uint64_t process, parent_process;
+    char host[TP_VIEW_NAME]; /* the machine where it is, and its number means nothing; "": here */
     char name[TP_VIEW_NAME]; /* of its function; a long one is cut */
     const char *executor;    /* the name of a type: it lives for ever */
     int64_t total;           /* inputs, -1 when not known */
@@ -300,10 +305,12 @@ unsigned tp_engine_list_jobs(tp_engine *engine, tp_job_view *to, unsigned max, u
 typedef struct tp_run_view {
     uint32_t worker; /* its id */
     uint64_t job, item;
+    char host[TP_VIEW_NAME]; /* the machine that runs it; "": this one */
+    uint64_t since_ns;       /* when it began, where that is known; else 0 */
 } tp_run_view;
 
-/* Up to `max` of the items that run in this process, one for each slice; gives how many. Any
- * thread. */
+/* Up to `max` of the items that run, one for each slice; of those on other machines the ones that
+ * were heard of. Gives how many. Any thread. */
 unsigned tp_engine_list_running(tp_engine *engine, tp_run_view *to, unsigned max);
 
 /* Cancels the job of that number, as its owner could. False: there is none any more. Any thread. */

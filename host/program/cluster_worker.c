@@ -252,12 +252,23 @@ static void show_self(node *n, uint64_t now)
 }
 
 /* Adds a line of TP_SUBJECT_R SESSION.held. */
-static void add_name(const chunk *k, tp_buf *text)
+static void add_name(const node *n, const chunk *k, tp_buf *text)
 {
-    char line[TP_SUBJECT_MAX + 64];
-    bool is_stuck = k->state == RUNNING && k->job && tp_job_is_stuck(k->job);
-    int len = snprintf(line, sizeof line, "%llu %u %d %s\n", (unsigned long long)k->number,
-                       k->sending, is_stuck, *k->ack ? k->ack : "-");
+    char line[TP_SUBJECT_MAX + 400];
+    tp_job_state now = { 0 };
+    bool is_running = k->state == RUNNING && k->job;
+    if (is_running)
+        tp_job_get_state(k->job, &now);
+    uint64_t item = is_running ? tp_job_terms(k->job)->base + now.oldest : 0,
+             ms = now.since_ns ? 1 + (uv_hrtime() - now.since_ns) / 1000000 : 0;
+    for (char *c = now.inside; *c; c++)
+        *c = (unsigned char)*c < ' ' ? '?' : *c;
+    int len = snprintf(line, sizeof line, "%llu %u %d %s %llu %llu %u %llu %llu %s\n%s%s%s",
+                       (unsigned long long)k->number, k->sending,
+                       is_running && tp_job_is_stuck(k->job), n->id, (unsigned long long)item,
+                       (unsigned long long)ms, now.maps, (unsigned long long)now.inside_done,
+                       (unsigned long long)now.inside_total, *k->ack ? k->ack : "-",
+                       now.maps ? "in " : "", now.maps ? now.inside : "", now.maps ? "\n" : "");
     tp_buf_add(text, line, (size_t)len); /* without memory for the line it is named the next time */
 }
 
@@ -281,7 +292,7 @@ static void name_chunks(node *n, uint64_t now)
         tp_buf text = { 0 };
         for (chunk *k = n->chunks; k; k = k->next)
             if (k->session == s && (k->state == RUNNING || k->state == ANSWERED))
-                add_name(k, &text);
+                add_name(n, k, &text);
         send_names(n, s, &text);
     }
 }
@@ -374,9 +385,10 @@ static void write_answer(node *n, chunk *k, tp_answer a, const void *bytes, size
     a.chunk = k->number;
     a.sending = k->sending;
     a.offers = offers(n);
+    a.ran_ns = k->begun_ns ? uv_hrtime() - k->begun_ns : 0;
     memcpy(a.worker, n->id_bytes, sizeof a.worker);
     if (next && !next->is_named) {
-        add_name(next, &names);
+        add_name(n, next, &names);
         next->is_named = names.len > 0;
     }
     a.names = names.len;
@@ -1079,7 +1091,7 @@ static void begin(node *n, chunk *k)
     /* before it begins, since its items may kill this process */
     if (!k->is_named) {
         tp_buf text = { 0 };
-        add_name(k, &text);
+        add_name(n, k, &text);
         send_names(n, s, &text);
     }
     if (!k->is_direct)

@@ -352,7 +352,7 @@ static void find_workers(findings *all, int group)
         active = f->active_ns > active ? f->active_ns : active;
         most = !most || f->self_ns > most->self_ns ? f : most;
     }
-    if (!most || g->is_owner || active < ACTIVE_MIN_NS || g->workers == 0)
+    if (!most || g->is_owner || g->is_far || active < ACTIVE_MIN_NS || g->workers == 0)
         return;
     if (r->active_ns > active)
         active = r->active_ns;

@@ -104,6 +104,7 @@ static int group_of(tp_report *r, uint32_t worker)
     tp_report_group *g = &r->groups[r->n_groups];
     memcpy(g->name, name, len);
     g->is_owner = tp_trace_is_owner(r->trace, worker);
+    g->is_far = strcmp(g->name, "cluster") == 0 || strncmp(g->name, "cluster ", 8) == 0;
     return r->n_groups++;
 }
 
@@ -128,7 +129,7 @@ static tp_report_track *track_of(tp_report *r, uint32_t worker)
     t->seen_ns = r->last_ns;
     t->group = group_of(r, worker);
     if (t->group >= 0)
-        r->groups[t->group].workers++;
+        r->groups[t->group].workers += strcmp(r->groups[t->group].name, "cluster") != 0;
     for (int i = 0; i < LANES; i++)
         t->last[i] = -1;
     r->tracks[worker] = t;

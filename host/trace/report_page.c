@@ -87,19 +87,16 @@ static int put_name(const tp_report *r, uint32_t worker, tp_buf *out)
     return tp_report_quote(out, known ? known : name);
 }
 
-/* Of several items that the worker has begun in one go, the one that runs, where that is known. */
-static void find_running(const tp_report_now *now, const tp_report_track *t,
-                         const tp_report_open *o, uint64_t *first, uint64_t *count)
+/* What runs of the box's items, where that is known; else NULL. */
+static const tp_run_view *find_running(const tp_report_now *now, const tp_report_track *t,
+                                       const tp_report_open *o)
 {
-    *first = o->first;
-    *count = o->count;
-    for (unsigned i = 0; i < now->n_running && o->count > 1; i++) {
+    for (unsigned i = 0; i < now->n_running && o->kind == REPORT_ITEMS; i++) {
         const tp_run_view *run = &now->running[i];
-        if (run->worker == t->worker && run->job == o->job && run->item - o->first < o->count) {
-            *first = run->item;
-            *count = 1;
-        }
+        if (run->worker == t->worker && run->job == o->job && run->item - o->first < o->count)
+            return run;
     }
+    return NULL;
 }
 
 /* What the track's worker does now, the outermost box first: [kind, what, begun, lane, first,
@@ -108,17 +105,18 @@ static int put_open(const tp_report *r, const tp_report_now *now, const tp_repor
                     tp_buf *out)
 {
     unsigned lane = 0;
-    uint64_t first, count;
     if (tp_report_put(out, ",\"open\":["))
         return -1;
     for (unsigned i = 0; i < t->n_open; i++) {
         const tp_report_open *o = &t->open[i];
-        find_running(now, t, o, &first, &count);
+        const tp_run_view *run = find_running(now, t, o);
         if (tp_report_put(out, "%s[%u,", i ? "," : "", (unsigned)o->kind) ||
             (o->kind == REPORT_SPAN ? tp_report_quote(out, tp_trace_text(r->trace, o->of))
                                     : tp_report_put(out, "%u", o->of)) ||
-            tp_report_put(out, ",%.7f,%u,%" PRIu64 ",%" PRIu64 "]", at(r, o->begun_ns),
-                          lane < LANES ? lane : LANES - 1, first + 1, count))
+            tp_report_put(out, ",%.7f,%u,%" PRIu64 ",%" PRIu64 "]",
+                          at(r, run && run->since_ns ? run->since_ns : o->begun_ns),
+                          lane < LANES ? lane : LANES - 1, (run ? run->item : o->first) + 1,
+                          run ? 1 : o->count))
             return -1;
         lane += o->kind != REPORT_WAIT;
     }
@@ -136,10 +134,25 @@ static int put_device(const tp_report_track *t, tp_buf *out)
                          (double)t->copy_ns * 1e-9);
 }
 
+/* The machine on which the worker runs something, where that is another one. */
+static int put_host(const tp_report_now *now, const tp_report_track *t, tp_buf *out)
+{
+    unsigned i = 0;
+    while (i < now->n_running &&
+           !(now->running[i].worker == t->worker && *now->running[i].host))
+        i++;
+    return i < now->n_running && (tp_report_put(out, ",\"host\":") ||
+                                  tp_report_quote(out, now->running[i].host))
+               ? -1
+               : 0;
+}
+
 /* Of a live page: the process, and what runs now. */
 static int put_present(const tp_report *r, const tp_report_now *now, const tp_report_track *t,
                        tp_buf *out)
 {
+    if (put_host(now, t, out))
+        return -1;
     if (t->process &&
         tp_report_put(out, ",\"process\":%" PRIu64 ",\"memory\":%.6g", t->process,
                       tp_process_mib((unsigned)t->process)))
@@ -209,7 +222,9 @@ static int put_maps(const tp_report *r, const tp_report_now *now, tp_buf *out)
                           at(r, j->opened_ns), j->executor,
                           j->total, j->waiting, j->running, j->finished, j->failed, j->retried,
                           (int)j->reason, j->limit, j->is_cancelled ? "true" : "false") ||
-            tp_report_quote(out, j->name) || tp_report_put(out, "}"))
+            tp_report_quote(out, j->name) ||
+            (*j->host && (tp_report_put(out, ",\"host\":") || tp_report_quote(out, j->host))) ||
+            tp_report_put(out, "}"))
             return -1;
     }
     return tp_report_put(out, "]");

@@ -71,6 +71,9 @@ typedef struct tp_report_group {
     char name[TP_TRACK_TEXT];
     unsigned workers;
     bool is_owner; /* they run in the script's thread */
+    /* on other machines: the group "cluster HOST" (cluster/lanes.h); "cluster" are the chunks under
+     * way, which are no workers */
+    bool is_far;
 } tp_report_group;
 
 typedef enum tp_report_kind { REPORT_ITEMS, REPORT_SPAN, REPORT_WAIT } tp_report_kind;
