@@ -3,9 +3,11 @@
 ---
 ---   build/tidepool [--workers N] bench/auto.lua [NAME]
 ---
---- Each round runs the three in turns; a row has the fastest of each in ms (what else the machine
---- does only adds to it), the ratio of auto to the faster of the other two, and the share of the
---- items that devices ran in the last round. NAME: only functions in whose names it is.
+--- Each round runs the three in random order (who comes after whom matters: workers that have just
+--- run something are awake); a row has the median of each in ms, the ratio of auto to the faster of
+--- the other two, the same of the fastest of each (what else the machine does only adds to it), and
+--- the share of the items that devices ran in the last round. NAME: only functions with it in their
+--- names.
 ---
 --- Where the device is the processor, both are on the same cores, and auto can only choose. What a
 --- card would do, which takes time but no processor, and has memory of its own, shows
@@ -41,7 +43,7 @@ local functions = {
   { "powers", function(x) return x ^ 1.7 + (x + 1) ^ 0.3 end },
 }
 
-print(("%-14s %9s %9s %9s %9s %7s %7s"):format("", "items", "threads", "device", "auto", "ratio", "device"))
+print(("%-14s %9s %9s %9s %9s %7s %8s %7s"):format("", "items", "threads", "device", "auto", "ratio", "fastest", "device"))
 for _, each in ipairs(functions) do
   local name, fn = unpack(each)
   if name:find(arg[1] or "", 1, true) then
@@ -50,26 +52,35 @@ for _, each in ipairs(functions) do
       app:func { gpu = "auto", returns = "double" } (fn) }
     for k = #SIZES, 1, -1 do -- the largest first, so that all three know the function
       local n = SIZES[k]
-      local xs, best = tidepool.array("double", n), { math.huge, math.huge, math.huge }
+      local xs, took = tidepool.array("double", n), { {}, {}, {} }
       for i = 1, n do xs[i] = i % 1000 * 0.001 end
       for warm = 1, 6 do runs[(warm - 1) % 3 + 1]:map(xs):array() end
       local began = tidepool.now()
       for round = 1, ROUNDS_MAX do
         if round > ROUNDS_MIN and tidepool.now() - began > SECONDS then break end
-        for turn = 0, 2 do
-          local who = (round + turn) % 3 + 1
+        local order = { 1, 2, 3 }
+        for i = 3, 2, -1 do
+          local j = math.random(i)
+          order[i], order[j] = order[j], order[i]
+        end
+        for _, who in ipairs(order) do
           collectgarbage()
           local start = tidepool.now()
           runs[who]:map(xs):array()
-          best[who] = math.min(best[who], (tidepool.now() - start) * 1e3)
+          table.insert(took[who], (tidepool.now() - start) * 1e3)
         end
+      end
+      local median, best = {}, {}
+      for who, times in ipairs(took) do
+        table.sort(times)
+        median[who], best[who] = times[math.ceil(#times / 2)], times[1]
       end
       local results = runs[3]:map(xs, { times = true })
       results:array()
       local devices, there = results:times().device, 0
       for i = 1, n do there = there + (devices[i] > 0 and 1 or 0) end
-      print(("%-14s %9d %9.3f %9.3f %9.3f %7.2f %6.0f%%"):format(name, n, best[1], best[2], best[3],
-        best[3] / math.min(best[1], best[2]), there / n * 100))
+      print(("%-14s %9d %9.3f %9.3f %9.3f %7.2f %8.2f %6.0f%%"):format(name, n, median[1], median[2], median[3],
+        median[3] / math.min(median[1], median[2]), best[3] / math.min(best[1], best[2]), there / n * 100))
     end
   end
 end

@@ -8,7 +8,12 @@
  *
  * Where a site computes on the processors that the workers run on (is_exclusive), the two would
  * only slow each other down: the faster one runs the job, one of them at a time, so that each is
- * measured alone. Now and then the slower one runs a small part, in case it was misjudged.
+ * measured alone: by the clock, from the end of one slice to the end of the next, with all that
+ * keeps them waiting in between. A slice's own time would not do. Beside other load it is hardly
+ * longer than without, since a worker that lost its processor for a while was, most likely,
+ * between two slices or without one; so two workers, of which one ran at a time, were taken to be
+ * twice as fast as they were. Now and then the slower one runs it for a small part of the time, in
+ * case it was misjudged.
  *
  * As long as items are queued and none runs, an offer is to somebody; when a slice ends, it may
  * be to others than before, and they are woken (tp_job_wake, tp_engine_wake_beside). */
@@ -19,7 +24,7 @@
 enum {
     LAUNCH_NS = 30 * 1000,  /* what a slice on a site costs beside its items */
     SHORT_NS = 10 * 1000,   /* in a worker's slice below this the items are little of the time */
-    MEMORY_NS = 10 * 1000 * 1000, /* how long a time an average is taken over */
+    MEMORY_NS = 100 * 1000 * 1000, /* how long a time an average is taken over, at most */
     WORTH_NS = 200 * 1000,  /* workers run less than this before a site is known */
     TRIAL_NS = 1000 * 1000, /* what a site's first slice would take one worker, but for */
     TRIAL_MIN = 4096,       /* so many items, where they are not much of the job: */
@@ -27,21 +32,17 @@ enum {
     NEAR_PART = 10,         /* and where it costs little, in so many */
     /* The slower one is tried, for such a part of this time, when the faster one has run for so
      * long; each time after twice as long, and for twice as long, up to AGAIN_MAX times: a short
-     * slice of a device that was idle takes longer, and shows less. */
-    AGAIN_NS = 10 * 1000 * 1000, AGAIN_MAX = 64
+     * time shows less. */
+    AGAIN_NS = 10 * 1000 * 1000, AGAIN_MAX = 64,
+    /* Runs that take less than AGAIN_NS are known as a whole. The average goes on by one part in so
+     * many; and one run counts as so many times what was known, at most. */
+    RUN_NEW = 8, RUN_MOST = 4,
+    WHOLE_NS = 500 * 1000   /* a trial takes a run of so little altogether */
 };
 
 bool tp_job_has_beside(const tp_job *job)
 {
     return job->beside.executor && job->sites;
-}
-
-/* What the workers together would take for n items, with the time in which all but one of them wake
- * up; 0: not known. */
-static double workers_ns(const tp_job *job, double n)
-{
-    double all = n * (double)job->func->worker_ns;
-    return fmin(all, TP_SMALL_NS + all / job->beside.workers);
 }
 
 /* Items that the sites together run in a ns; 0: not known. */
@@ -52,6 +53,47 @@ static double sites_speed(const tp_job *job)
         if (job->sites >> d & 1 && job->func->site_ns[d] > 0)
             speed += 1 / (double)job->func->site_ns[d];
     return speed;
+}
+
+/* Are the sites faster, as far as is known? */
+static bool are_sites_faster(const tp_job *job)
+{
+    return sites_speed(job) * (double)job->func->worker_ns > job->beside.workers;
+}
+
+/* Does the slower one run the job now? */
+static bool is_again(const tp_job *job)
+{
+    return sites_speed(job) > 0 && job->func->until_trial_ns < 0;
+}
+
+/* The class of runs of n items. */
+static int class_of(uint64_t n)
+{
+    int c = 0;
+    while (n >>= 1)
+        c++;
+    return c < TP_RUN_CLASSES ? c : TP_RUN_CLASSES - 1;
+}
+
+/* What the workers together, and the sites together, would take for all that is queued. 0: not
+ * known. */
+static void predict(const tp_job *job, double *workers, double *sites)
+{
+    const tp_func *f = job->func;
+    double n = (double)job->queued, speed = sites_speed(job), all = n * (double)f->worker_ns;
+    /* all workers but one have to wake up */
+    *workers = fmin(all, TP_SMALL_NS + all / job->beside.workers);
+    *sites = speed > 0 ? LAUNCH_NS + n / speed : 0;
+    /* What small runs take besides is known only when both were seen: waking up takes hardly
+     * anything, or more than the items, or milliseconds beside other load. */
+    int c = class_of(job->queued);
+    double by_workers = n * (double)f->run_ns[0][c], by_sites = n * (double)f->run_ns[1][c];
+    if (job->beside.is_exclusive && by_workers > 0 && by_sites > 0 &&
+        fmin(by_workers, by_sites) < AGAIN_NS) {
+        *workers = by_workers;
+        *sites = by_sites;
+    }
 }
 
 /* Can a site run what is next in the queue? Only numbers, and nothing that has failed before. */
@@ -66,25 +108,23 @@ static bool is_for_sites(const tp_job *job)
 
 tp_offer tp_job_offer(const tp_job *job)
 {
-    const double n = (double)job->queued, workers = workers_ns(job, n), speed = sites_speed(job);
-    const double sites = speed > 0 ? LAUNCH_NS + n / speed : 0;
     const tp_offer to_workers = { .workers = true };
+    double workers, sites;
+    predict(job, &workers, &sites);
     bool is_busy = job->beside.executor->busy > job->at_sites; /* devices run other jobs */
     if (!job->queue || workers <= 0 || !is_for_sites(job))
         return to_workers;
     if (!job->beside.is_exclusive)
         return (tp_offer){ .workers = true,
-                           .sites = speed > 0 ? sites < workers || workers > 2 * LAUNCH_NS
+                           .sites = sites > 0 ? sites < workers || workers > 2 * LAUNCH_NS
                                               : workers > WORTH_NS };
     if (is_busy)
         return to_workers;
-    bool is_again = speed > 0 && job->func->until_trial_ns < 0;
-    bool is_to_sites = speed > 0 ? (sites < workers) != is_again : workers > WORTH_NS;
+    bool is_to_sites = sites > 0 ? (sites < workers) != is_again(job) : workers > WORTH_NS;
     /* the first launch of a function is compiled, which takes long and says nothing */
-    bool is_cold = speed <= 0 && !job->func->is_warm;
+    bool is_cold = sites <= 0 && !job->func->is_warm;
     return (tp_offer){ .workers = is_cold || (!is_to_sites && job->at_sites == 0),
-                       .sites = is_to_sites && (is_cold || job->running == job->at_sites),
-                       .is_again = is_again };
+                       .sites = is_to_sites && (is_cold || job->running == job->at_sites) };
 }
 
 double tp_job_share(const tp_job *job, const tp_agent *agent, bool *is_trial)
@@ -95,13 +135,12 @@ double tp_job_share(const tp_job *job, const tp_agent *agent, bool *is_trial)
     *is_trial = true;
     if (site >= 0 && item_ns <= 0)
         return fmax(TRIAL_NS / worker_ns, fmin(n / TRIAL_PART, TRIAL_MIN));
-    if (job->beside.is_exclusive && tp_job_offer(job).is_again) {
-        /* by its own time; but if that is far too long, it could never be told from so little */
-        double sites = 1 / speed, workers = worker_ns / job->beside.workers;
-        double best = fmin(sites, workers), part = fmax(sites, workers) < 2 * best ? NEAR_PART
-                                                                                   : TRIAL_PART;
-        return (double)AGAIN_NS * (job->func->trial_every + 1) / part / fmin(item_ns, 8 * best);
-    }
+    if (site >= 0 && job->beside.is_exclusive && is_again(job))
+        /* by its own time; but if that is far too long, it could never be told from so little. A
+         * small run is seen as a whole. */
+        return n * item_ns < WHOLE_NS
+                   ? n
+                   : job->func->trial_ns / fmin(item_ns, 8 * worker_ns / job->beside.workers);
     *is_trial = false;
     if (site < 0 && item_ns <= 0)
         return 1;
@@ -114,49 +153,111 @@ double tp_job_share(const tp_job *job, const tp_agent *agent, bool *is_trial)
     return sites < n / 8 ? sites : n / 8;
 }
 
-/* Are the sites faster, as far as is known? */
-static bool are_sites_faster(const tp_job *job)
+/* Moves the average on by what n items took, `all`. One slow slice says little. */
+static void learn_time(float *known, float *seen, double all, uint32_t n)
 {
-    return sites_speed(job) * (double)job->func->worker_ns > job->beside.workers;
+    all = fmin(all, fmax(MEMORY_NS / 2, 1.5 * (double)*known * n));
+    *known = (float)(*known > 0 ? (*seen + all) / (*seen / *known + n) : all / n);
+    *seen = (float)fmin(*seen + all, MEMORY_NS);
 }
 
-void tp_job_begin_trial(tp_job *job)
+/* Nothing of the job runs, and nothing is to be taken: one of both has run n items, all since it
+ * began. */
+static void learn_run(const tp_job *job, double ns)
 {
-    tp_func *f = job->func;
+    float *known = &job->func->run_ns[job->is_since_sites][class_of(job->run_items)];
+    double each = ns / (double)job->run_items;
+    float most = RUN_MOST * *known;
+    *known += *known > 0 ? (fminf((float)each, most) - *known) / RUN_NEW : (float)each;
+}
+
+/* The faster one runs such jobs from now on, for a time that is longer each time. */
+static void end_trial(tp_func *f, bool is_certain)
+{
     unsigned twice = f->trial_every < AGAIN_MAX ? 2 * f->trial_every : AGAIN_MAX;
-    f->trial_every = twice ? twice : 1;
+    f->trial_every = twice && is_certain ? twice : 1;
     f->until_trial_ns = (double)AGAIN_NS * f->trial_every;
 }
 
-void tp_job_learn_beside(tp_job *job, const tp_slice *s, double ns, uint32_t n)
+/* The other one runs such jobs from now on, for a part of the time that this one did, which is the
+ * sites (`at_sites`) or not. */
+static void begin_trial(const tp_job *job, bool at_sites)
+{
+    tp_func *f = job->func;
+    double sites = 1 / sites_speed(job), workers = (double)f->worker_ns / job->beside.workers;
+    bool is_near = fmax(sites, workers) < 2 * fmin(sites, workers);
+    f->trial_ns = (double)AGAIN_NS * f->trial_every / (is_near ? NEAR_PART : TRIAL_PART);
+    /* what was known of it counts less than what is seen now */
+    f->worker_seen_ns /= at_sites ? 2 : 1;
+    for (int d = 0; d < 64; d++)
+        f->site_seen_ns[d] /= at_sites ? 1 : 2;
+}
+
+/* A slice has run for `ns` by the clock. */
+static void take_turns(tp_job *job, const tp_slice *s, double ns)
+{
+    tp_func *f = job->func;
+    if (s->is_trial && f->until_trial_ns < 0) {
+        f->trial_ns -= ns;
+        if (f->trial_ns <= 0)
+            end_trial(f, true);
+    } else if (!s->is_trial && f->until_trial_ns >= 0) {
+        f->until_trial_ns -= ns;
+        if (f->until_trial_ns < 0)
+            begin_trial(job, s->agent->site != 0);
+    }
+}
+
+void tp_job_begin_beside(tp_job *job, tp_slice *s, uint64_t now)
+{
+    bool at_sites = s->agent->site != 0;
+    if (!job->since_ns || (job->running == 0 && job->is_since_sites != at_sites)) {
+        /* a run of one of both, unless the other one has run some of it */
+        job->run_began_ns = job->since_ns ? 0 : now;
+        job->run_items = 0;
+        job->since_ns = now;
+        job->is_since_sites = at_sites;
+    }
+    job->at_sites += at_sites;
+    s->is_trial = is_again(job);
+}
+
+void tp_job_learn_beside(tp_job *job, const tp_slice *s, uint32_t n, uint64_t now)
 {
     tp_func *f = job->func;
     int site = tp_agent_site(s->agent);
+    double own = (double)(now - s->started_ns), all = own, clock = own;
+    bool had_sites = sites_speed(job) > 0, were_faster = are_sites_faster(job);
     float *known = site >= 0 ? &f->site_ns[site] : &f->worker_ns;
-    double all = ns * n;
     f->is_warm |= site >= 0;
-    f->until_trial_ns -= site >= 0 ? all : all / job->beside.workers;
-    if (s->is_cold)
+    if (s->is_cold || n == 0)
         return;
+    if (job->beside.is_exclusive && job->is_since_sites == (site >= 0)) {
+        /* all workers have had this time, as long as there was something for them to take */
+        all = clock = now > job->since_ns ? (double)(now - job->since_ns) : 0;
+        if (site < 0)
+            all *= job->queue ? job->beside.workers : job->running + 1;
+        job->since_ns += (uint64_t)clock;
+        job->run_items += n;
+    }
     /* Most of a short slice is what any slice costs: its items take no longer than this, but how
      * long they take it does not say. */
-    bool is_short = all < (site >= 0 ? 2 * LAUNCH_NS : SHORT_NS);
+    bool is_short = own < (site >= 0 ? 2 * LAUNCH_NS : SHORT_NS);
     if (site >= 0 && !is_short)
-        all -= LAUNCH_NS;
-    double each = all / n;
-    if (is_short && *known > 0 && each > *known)
+        all = fmax(all - LAUNCH_NS, all / 2);
+    if (!is_short || *known <= 0 || all / n < (double)*known)
+        learn_time(known, site >= 0 ? &f->site_seen_ns[site] : &f->worker_seen_ns, all, n);
+    if (!job->beside.is_exclusive || sites_speed(job) <= 0)
         return;
-    /* The one that runs the job is known by what it takes on average, with all that slows it down,
-     * as processors that others use do; but one slow slice says little. The other one is tried too
-     * rarely for an average; and nothing makes a slice faster than it can be. */
-    bool before = are_sites_faster(job), runs_it = sites_speed(job) > 0 && before == (site >= 0);
-    if (*known <= 0 || (each < *known && !runs_it))
-        *known = (float)each;
+    if (!had_sites || were_faster != are_sites_faster(job))
+        end_trial(f, false); /* what is known of them is not certain */
     else
-        *known = (float)((MEMORY_NS + fmin(all, 1.5 * (double)*known * n)) /
-                         (MEMORY_NS / (double)*known + n));
-    if (are_sites_faster(job) != before) { /* what is known of them is not certain */
-        f->trial_every = 0;
-        tp_job_begin_trial(job);
-    }
+        take_turns(job, s, clock);
+}
+
+void tp_job_rest_beside(tp_job *job)
+{
+    if (job->since_ns > job->run_began_ns && job->run_began_ns && job->run_items > 0)
+        learn_run(job, (double)(job->since_ns - job->run_began_ns));
+    job->since_ns = job->run_began_ns = 0;
 }

@@ -182,8 +182,6 @@ static void learn(tp_job *job, const tp_slice *s, uint32_t n, uint64_t now)
         return;
     double ns = (double)(s->ran_ns ? s->ran_ns : now - s->started_ns) / n;
     tp_func_count(job->func, n, ns);
-    if (job->beside.executor)
-        tp_job_learn_beside(job, s, ns, n);
     if (job->beside.executor && s->agent->site)
         return;
     if (ns < 0.1)
@@ -269,14 +267,14 @@ static void wake_others(tp_job *job, const tp_agent *agent, tp_wakes *w)
         w->beside = all.beside;
 }
 
-void tp_engine_wake_beside(tp_engine *e)
+void tp_engine_wake_beside(tp_engine *e, const tp_job *but)
 {
     tp_wakes w = { 0 };
     uv_mutex_lock(&e->lock);
     for (const tp_func *f = e->ready_first; f; f = f->next_ready)
         for (const tp_job *job = f->worker_ns > 0 ? f->ready_first : NULL; job;
              job = job->next_ready) {
-            if (job->running > 0 || !tp_job_has_beside(job))
+            if (job == but || job->running > 0 || !tp_job_has_beside(job))
                 continue;
             tp_offer offer = tp_job_offer(job);
             if (offer.workers) {
@@ -324,6 +322,7 @@ void tp_job_finish(tp_slice *s)
     *(s->prev ? &s->prev->next : &e->slices) = s->next;
     if (s->next)
         s->next->prev = s->prev;
+    bool goes_on = s->is_outermost && job->queue; /* the agent looks for more of it */
     if (s->is_outermost && --agent->n_outermost == 0) {
         agent->executor->looking++;
         agent->executor->busy--;
@@ -346,6 +345,8 @@ void tp_job_finish(tp_slice *s)
     if (s->has_permit)
         job->func->running--;
     learn(job, s, done, now);
+    if (job->beside.executor)
+        tp_job_learn_beside(job, s, done, now);
     /* The inputs must outlive the loop below, which releases them item by item; one more `open`
      * keeps them. */
     inputs->open++;
@@ -366,6 +367,8 @@ void tp_job_finish(tp_slice *s)
         atomic_fetch_add_explicit(&job->eventcount, 1, memory_order_release);
         w.owner = tp_job_tell(job);
     }
+    if (job->beside.executor && !job->queue && job->running == 0)
+        tp_job_rest_beside(job);
     tp_func_wake_resuming(job->func);
     if (is_shared || job->func->limit)
         tp_engine_wake_helpers(e);
@@ -380,7 +383,7 @@ void tp_job_finish(tp_slice *s)
     agent->spare = s;
     tp_wakes_send(&w);
     if (agent->site || job->beside.executor)
-        tp_engine_wake_beside(e);
+        tp_engine_wake_beside(e, goes_on ? job : NULL);
     tp_ref_drop(job);
 }
 

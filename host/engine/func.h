@@ -25,6 +25,8 @@ typedef struct tp_durations {
     double total_ns, max_ns;
 } tp_durations;
 
+enum { TP_RUN_CLASSES = 32 };
+
 typedef struct tp_func {
     tp_ref ref;
 
@@ -43,8 +45,13 @@ typedef struct tp_func {
     double item_ns;                          /* what an item took lately; 0: not known */
     float site_ns[64]; /* the same per site, indexed by the bit number of tp_agent.site */
     float worker_ns; /* the same for workers beside sites; 0: not known */
-    double until_trial_ns; /* for how long they run it before the slower one is tried again */
-    unsigned trial_every;  /* see tp_job_begin_trial */
+    float worker_seen_ns, site_seen_ns[64]; /* beside.c: how long a time shows in those two */
+    /* the same for whole runs of up to 2, 4, 8... items, by workers or by sites; 0: not known */
+    float run_ns[2][TP_RUN_CLASSES];
+    /* beside.c: for how long the faster one runs it before the slower one is tried again; then,
+     * below 0, for how long that one is; and by how much these times have grown. */
+    double until_trial_ns, trial_ns;
+    unsigned trial_every;
     bool is_warm; /* a site beside workers has run it, so that it is compiled there */
     uint64_t queued, active, done, failed;   /* counts of items; for Function:stats */
     tp_durations durations;                  /* of single attempts; for Function:stats */

@@ -120,6 +120,7 @@ struct tp_slice {
     bool has_more; /* when it was claimed there was work for one more worker */
     /* it waited for a compiler, so that its time says nothing about the next ones. The agent's */
     bool is_cold;
+    bool is_trial; /* the slower one of workers and sites runs it, see beside.c; engine's lock */
     struct tp_range *range; /* the items; owned by the engine */
     tp_slice *next, *prev;  /* in the engine's list; engine's lock */
     bool has_permit;        /* counts in func->running; engine's lock */
@@ -486,8 +487,8 @@ bool tp_job_leave_site(tp_job *job, uint64_t site);
 
 /* A site has begun a slice, or a slice has ended and told something about a function's speed: jobs
  * that both workers and sites may run may now be for others than those who were woken. Wakes
- * them. */
-void tp_engine_wake_beside(tp_engine *e);
+ * them. `but`: a job for which the caller has seen to that; or NULL. */
+void tp_engine_wake_beside(tp_engine *e, const tp_job *but);
 
 /* Do workers run the job beside its sites? Then they run what a site cannot, and whatever fails
  * there. */

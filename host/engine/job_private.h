@@ -78,6 +78,12 @@ struct tp_job {
     size_t bytes;     /* of inputs that are not finished and results that are not handed out */
     unsigned running;  /* slices */
     unsigned at_sites; /* those of them that `beside` runs */
+    /* where one of both runs it at a time: since when what is finished next has been run, and
+     * whether by sites; 0: nothing runs and nothing was to be taken (tp_job_begin_beside) */
+    uint64_t since_ns;
+    bool is_since_sites;
+    uint64_t run_began_ns; /* since when only those have run it; 0: the others have, too */
+    uint64_t run_items;    /* how many since then */
     uint32_t last_count; /* items of the last slice */
     double item_ns;      /* what an item takes; 0: not known */
     uint64_t left_ns;    /* since when the owner is away with results, see is_left; 0: it is here */
@@ -226,7 +232,6 @@ bool tp_job_has_beside(const tp_job *job);
 /* Who may take what is next in the queue of such a job. */
 typedef struct tp_offer {
     bool workers, sites;
-    bool is_again; /* the slower one is tried again: with one slice */
 } tp_offer;
 tp_offer tp_job_offer(const tp_job *job);
 
@@ -234,12 +239,14 @@ tp_offer tp_job_offer(const tp_job *job);
  * measured. */
 double tp_job_share(const tp_job *job, const tp_agent *agent, bool *is_trial);
 
-/* The slower one is tried, and not again before a time that grows as long as it is the slower
- * one. */
-void tp_job_begin_trial(tp_job *job);
+/* The slice of such a job begins. */
+void tp_job_begin_beside(tp_job *job, tp_slice *s, uint64_t now);
 
-/* A slice of such a job, of n items, has taken ns for each. */
-void tp_job_learn_beside(tp_job *job, const tp_slice *s, double ns, uint32_t n);
+/* Nothing of such a job runs now, and nothing is to be taken. */
+void tp_job_rest_beside(tp_job *job);
+
+/* A slice of such a job has run n items. */
+void tp_job_learn_beside(tp_job *job, const tp_slice *s, uint32_t n, uint64_t now);
 
 /* ---- schedule.c ---- */
 

@@ -65,6 +65,8 @@ static bool is_left(const tp_job *job, uint64_t now)
 
 void tp_job_resume(tp_job *job, tp_wakes *w)
 {
+    if (job->running == 0)
+        job->since_ns = job->run_began_ns = 0; /* it was nobody's fault that nothing was run */
     tp_job_wake(job, w);
     tp_engine_wake_helpers(job->engine);
 }
@@ -850,7 +852,6 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
         return NULL;
     tp_range *r = job->queue;
     uint32_t n = slice_count(job, r, agent);
-    bool is_again = tp_job_has_beside(job) && tp_job_offer(job).is_again;
     if (n < r->count) {
         /* Without memory to split the range, the slice takes all of it. */
         tp_range *part = malloc(sizeof *part);
@@ -869,12 +870,10 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     if (r == job->queue)
         tp_job_dequeue(job);
     tp_job_rotate(job);
-    if (tp_job_has_beside(job)) {
-        if (is_again)
-            tp_job_begin_trial(job);
-        job->at_sites += agent->site != 0;
-    }
     job->last_count = r->count > job->last_count / 4 ? r->count : job->last_count / 4;
+    s->agent = agent;
+    if (job->beside.executor)
+        tp_job_begin_beside(job, s, now);
     job->running++;
     job->func->running++;
     job->func->active += r->count;
@@ -892,7 +891,6 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     tp_work_open(&s->work, &agent->worker, &slice_sink, &job->terms, r->block, r->offset, r->count,
                  r->attempt);
     s->job = tp_ref_hold(job);
-    s->agent = agent;
     s->started_ns = now;
     s->ran_ns = 0;
     s->thread = uv_thread_self();
