@@ -19,9 +19,12 @@ end
 
 cluster.capture = capture
 
+--- A command that finds the server where the program does, also without /usr/sbin in PATH.
+local function with_server(command) return "PATH=$PATH:/usr/sbin; " .. command end
+
 --- Is there a server to be started? (Specs are pending without one.)
 function cluster.is_possible()
-  local _, status = capture "{ command -v nats-server || command -v /usr/sbin/nats-server; } >/dev/null"
+  local _, status = capture(with_server "command -v nats-server >/dev/null")
   return status == 0
 end
 
@@ -113,7 +116,7 @@ function Cluster:limit(bytes, more)
   local path = self.dir .. "/nats.conf"
   local text = (more or "") .. support.read_file(path):gsub("jetstream { ", ("jetstream { max_file_store: %d, "):format(bytes))
   support.write_file(path, text)
-  os.execute(("setsid nats-server -c %s >/dev/null 2>&1 </dev/null &"):format(path))
+  os.execute(with_server(("setsid nats-server -c %s >/dev/null 2>&1 </dev/null &"):format(path)))
   support.eventually("the server is up again", function()
     return select(2, capture(("bash -c 'exec 3<>/dev/tcp/127.0.0.1/%d'"):format(self.port))) == 0
   end)
