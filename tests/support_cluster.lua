@@ -84,10 +84,13 @@ function Cluster:kill(worker, signal)
   capture(("kill -%s %d"):format(signal, worker.pid))
 end
 
---- Does the process run? Nobody may have taken note of its end yet.
+--- Does the process run? Nobody may have taken note of its end yet. A killed one is a zombie while
+--- its last threads still run, and keep its port open.
 local function runs(pid)
   local status = pid and support.read_file("/proc/" .. pid .. "/stat")
-  return status ~= nil and not status:find "%) [ZX]"
+  if not status then return false end
+  local state, threads = status:match("%) (%a)" .. (" %S+"):rep(16) .. " (%d+)")
+  return not state:find "[ZX]" or tonumber(threads) > 1
 end
 
 function Cluster:is_alive(worker)
