@@ -261,6 +261,43 @@ function acts.ended(app)
   end
 end
 
+--- In processes of processes: functions with limits of their own, mapped in items, some of which
+--- are cancelled, or die.
+function acts.apart(app)
+  local dies, hangs = pick { 3, 5, 0 }, chance(30) and 4 or 0
+  local inner = app:func({ executor = "processes", timeout = hangs > 0 and 2 or 60, crash_retries = 0 }, function(x)
+    if x == dies then require("ffi").cast("int *", 0)[0] = 1 end
+    while x == hangs do end
+    return 2 * x, ("s"):rep(x * 1000)
+  end)
+  local outer = app:func({ executor = "processes", crash_retries = 1000, recycle = chance(20) and 2 or nil }, function(dies_too)
+    local here = require "tidepool"
+    local is_failure, kinds, sum = here.is_failure, {}, 0
+    if dies_too and here.current().attempt == 1 then
+      inner:remote(2)
+      require("ffi").cast("int *", 0)[0] = 1
+    end
+    for k, value in inner:map({ 1, 2, 3, 4, 5 }, { return_exceptions = true }) do
+      if is_failure(value) then kinds[#kinds + 1] = k .. value.kind else sum = sum + value end
+    end
+    return sum, table.concat(kinds, " ")
+  end)
+  if chance(25) then
+    local results = outer:spawn_map { false, false, false }
+    tidepool.sleep(math.random() / 10)
+    results:cancel()
+    return
+  end
+  local kinds, sum = {}, 30
+  for x = 1, 5 do
+    local kind = x == dies and "crash" or x == hangs and "timeout"
+    if kind then kinds[#kinds + 1], sum = x .. kind, sum - 2 * x end
+  end
+  for i, value, text in outer:map { false, chance(30), false, chance(30) } do
+    expect(value == sum and text == table.concat(kinds, " "), i, tostring(value), tostring(text), dies, hangs)
+  end
+end
+
 local devices = #tidepool.devices()
 
 function acts.device(app)

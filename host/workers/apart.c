@@ -23,14 +23,14 @@ void tp_apart_run(tp_agent *agent, tp_slice *slice)
     }
     if (!s) {
         tp_error_oom(&err, "worker process");
-    } else if (tp_process_run(s, slice, &err) == 0) {
-        s->has_released = false;
-        if (s->peer.pid != 0)
-            agent->worker.will_leave |=
-                atomic_load_explicit(&tp_control_of(s)->will_leave, memory_order_relaxed) != 0;
-        return;
+    } else if (tp_process_run(s, slice, &err) == 0 && s->peer.pid != 0) {
+        agent->worker.will_leave |=
+            atomic_load_explicit(&tp_control_of(s)->will_leave, memory_order_relaxed) != 0;
     }
-    tp_job_give_up(slice->job, &err);
+    if (s)
+        s->has_released = false; /* that was the slice's permit */
+    if (err.code != TP_OK)
+        tp_job_give_up(slice->job, &err);
 }
 
 void tp_apart_leave(tp_agent *agent)
