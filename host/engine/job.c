@@ -108,12 +108,15 @@ static void note_open(const tp_job *job)
 }
 
 /* The memory that a worker may use for the job. What runs apart from the item that has opened the
- * job may not have more than that item. */
+ * job may not have more than that item, nor than those around it. */
 static uint64_t memory_of(const tp_job_config *c)
 {
+    uint64_t least = c->memory;
     const tp_work *w = c->is_apart && c->owner ? c->owner->worker.current : NULL;
-    uint64_t outer = w ? w->terms->memory : 0;
-    return outer && (c->memory == 0 || outer < c->memory) ? outer : c->memory;
+    for (; w; w = w->outer)
+        if (w->terms->memory && (least == 0 || w->terms->memory < least))
+            least = w->terms->memory;
+    return least;
 }
 
 int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *err)
