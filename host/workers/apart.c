@@ -10,27 +10,20 @@
 #include "workers/supervisor.h"
 #include "workers/workers.h"
 
-#include <stdlib.h>
-
 void tp_apart_run(tp_agent *agent, tp_slice *slice)
 {
     tp_error err = { 0 };
+    if (!agent->apart_process)
+        agent->apart_process = tp_process_open(agent, &err);
     supervisor *s = agent->apart_process;
-    if (!s && (s = calloc(1, sizeof *s))) {
-        s->agent = agent;
-        s->host = agent->executor->host;
-        agent->apart_process = s;
-    }
-    if (!s) {
-        tp_error_oom(&err, "worker process");
-    } else if (tp_process_run(s, slice, &err) == 0 && s->peer.pid != 0) {
+    if (!s || tp_process_run(s, slice, &err)) {
+        tp_job_give_up(slice->job, &err);
+    } else if (s->peer.pid != 0) {
         agent->worker.will_leave |=
             atomic_load_explicit(&tp_control_of(s)->will_leave, memory_order_relaxed) != 0;
     }
     if (s)
         s->has_released = false; /* that was the slice's permit */
-    if (err.code != TP_OK)
-        tp_job_give_up(slice->job, &err);
 }
 
 void tp_apart_leave(tp_agent *agent)

@@ -192,6 +192,22 @@ static int prepare(supervisor *s, tp_slice *slice, tp_error *err)
     return 0;
 }
 
+supervisor *tp_process_open(tp_agent *agent, tp_error *err)
+{
+    supervisor *s = calloc(1, sizeof *s);
+    if (!s) {
+        tp_error_oom(err, "worker process");
+        return NULL;
+    }
+    s->agent = agent;
+    s->host = agent->executor->host;
+    if (tp_process_start(s, err)) {
+        free(s);
+        return NULL;
+    }
+    return s;
+}
+
 int tp_process_run(supervisor *s, tp_slice *slice, tp_error *err)
 {
     tp_work *w = &slice->work;
@@ -276,18 +292,9 @@ static bool end_slice(void *state, tp_slice *slice)
 
 static int open_supervisor(void **state, tp_agent *agent, tp_error *err)
 {
-    supervisor *s = calloc(1, sizeof *s);
-    if (!s)
-        return tp_error_oom(err, "worker process");
-    s->agent = agent;
-    s->host = agent->executor->host;
-    agent->worker.tags_lines = s->host->config.tag_lines;
-    if (tp_process_start(s, err)) {
-        free(s);
-        return -1;
-    }
-    *state = s;
-    return 0;
+    agent->worker.tags_lines = agent->executor->host->config.tag_lines;
+    *state = tp_process_open(agent, err);
+    return *state ? 0 : -1;
 }
 
 static void close_supervisor(void *state)

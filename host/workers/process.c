@@ -163,7 +163,7 @@ static void close_regions(started *p)
 /* Starts a process without waiting for its answer. */
 static int start(const supervisor *s, started *p, const char *path, tp_error *err)
 {
-    *p = (started){ .oom_kills = tp_peer_oom_kills() };
+    *p = (started){ 0 };
     if (tp_region_open(&p->in, TP_WIRE_SIZE, err) || tp_region_open(&p->out, TP_WIRE_SIZE, err) ||
         tp_region_open(&p->asks, TP_WIRE_ASK_SIZE, err)) {
         close_regions(p);
@@ -243,7 +243,8 @@ static int try_to_start(supervisor *s, tp_error *err)
     s->held = (tp_wire_held){ .fd = s->out.fd, .least = TP_WIRE_HELD_LEAST };
     s->is_cramped = false;
     s->records_from = 0;
-    s->oom_kills = p.oom_kills;
+    /* not when a spare was started: the one whose place it takes may have been killed since */
+    s->oom_kills = tp_peer_oom_kills();
     s->turn = s->seen = s->printed = 0;
     s->items = 0;
     if (await_ready(s, path, err)) {

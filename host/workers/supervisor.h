@@ -32,7 +32,6 @@ enum {
 typedef struct started {
     tp_peer peer; /* pid 0: there is none */
     tp_region in, out, asks;
-    uint64_t oom_kills; /* the system's counter when the process was started */
 } started;
 
 /* What is looked at while a request runs, or while a process ends. */
@@ -83,7 +82,7 @@ typedef struct supervisor {
     uint32_t printed; /* its counter of writes when its socket was last read */
     uint64_t waited_ns; /* how long the supervisor waited for the last request */
     uint64_t items;   /* how many it has been given */
-    uint64_t oom_kills; /* see `started` */
+    uint64_t oom_kills; /* the system's counter when its first request was still to come */
     unsigned deaths;  /* how many processes in a row died without having begun anything */
     /* the deaths that nobody has caused, weighted: one during the start counts as several */
     unsigned strikes;
@@ -290,6 +289,9 @@ int tp_places_begin(supervisor *s, tp_slice *slice, tp_error *err);
 void tp_places_turn(void *state, uint64_t deadline_ns);
 
 /* ---- exec_processes.c ---- */
+
+/* A supervisor with its first process; NULL with err set. */
+supervisor *tp_process_open(tp_agent *agent, tp_error *err);
 
 /* Has the slice's items run by the process, one after the other, for which it starts one if there
  * is none. The caller finishes the slice. -1 with err set when no process can be started. */
