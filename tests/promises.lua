@@ -210,6 +210,24 @@ promise("a neighbour is read beyond the border of a matrix as a:at says", functi
   assert.same({ -1, -1, -1, 2, 3, -1, n = 6 }, filled:slice(1):list())
 end)
 
+promise("booleans go in and come out", function(case)
+  local either = case.func(function(b, x, c)
+    if b then return x + 1, not c end
+    return x, b or c
+  end)
+  local sums, truths = either:map({ true, false, true }, { 1, 2, 3 }, { false, true, true }):list()
+  assert.same({ 2, 2, 4, n = 3 }, sums)
+  assert.same({ true, true, false, n = 3 }, truths)
+  sums, truths = either:starmap({ { false, 5, false }, { true, 6, true } }):list()
+  assert.same({ 5, 7, n = 2 }, sums)
+  assert.same({ false, false, n = 2 }, truths)
+  assert.same({ 8, true }, { either:remote(true, 7, false) })
+  assert.same({ 7, false }, { either:spawn(false, 7, false):get() })
+  local many, xs, n = {}, {}, 3000
+  for i = 1, n do many[i], xs[i] = i % 3 == 0, i end
+  assert.equal(n * (n + 1) / 2 + n / 3, case.func(function(b, x) return b and x + 1 or x end):map(many, xs):sum())
+end)
+
 promise("a map over the results of a map gives what both functions give, one after the other", function(case)
   local add = case.func(function(x) return x * 1.5 + 1 end)
   local halve = case.func(function(x) return x / 2 end)

@@ -67,7 +67,8 @@ typedef struct tp_kernel {
     unsigned n_arguments, n_inputs, n_outputs, n_failures;
     tp_argument arguments[TP_ARGUMENTS_MAX];
     tp_type input_type[TP_KERNEL_COLUMNS_MAX], output_type[TP_KERNEL_COLUMNS_MAX];
-    bool is_boolean[TP_KERNEL_COLUMNS_MAX]; /* the output's uint8 elements are booleans */
+    /* the input's, or the output's, uint8 elements are booleans */
+    bool takes_boolean[TP_KERNEL_COLUMNS_MAX], is_boolean[TP_KERNEL_COLUMNS_MAX];
     /* The kernel changes arrays: where memory is copied, its launches must not overlap. */
     bool is_writer;
     /* its work items may lie in rows: a work item's number is id(1) * size(0) + id(0) */

@@ -349,6 +349,20 @@ static void hand_over(tp_work *w, const tp_kernel *k, output *o, const uint8_t *
 
 /* ---- inputs ---- */
 
+static const char A_BOOLEAN[] = "a boolean"; /* as tp_decode_numbers says it */
+
+/* Says in `why` that input c, which is a `what`, is not what the kernel takes. */
+static void refuse_argument(const tp_kernel *k, unsigned c, const char *what, char *why,
+                            size_t size)
+{
+    const char *rest = "; a function on a device takes numbers and booleans";
+    if (k->takes_boolean[c])
+        rest = ", and that of the first input is a boolean: on a device an argument has one type";
+    else if (strcmp(what, A_BOOLEAN) == 0)
+        rest = ", and a number is expected: where the inputs are lists the first one says what";
+    snprintf(why, size, "argument %u is %s%s", c + 1, what, rest);
+}
+
 /* Decodes items from w->at on into the runner's columns, up to the first that is not what the
  * kernel takes; `why` says what is wrong with it. Gives how many it decoded. */
 static uint32_t decode_items(tp_slice_runner *r, const tp_work *w, const tp_kernel *k, uint32_t n,
@@ -359,11 +373,10 @@ static uint32_t decode_items(tp_slice_runner *r, const tp_work *w, const tp_kern
         const uint8_t *message = tp_block_message(w->block, w->at + i, &len);
         double values[TP_KERNEL_COLUMNS_MAX];
         const char *bad = NULL;
-        unsigned got = tp_decode_numbers(message, len, values, k->n_inputs, &bad);
+        unsigned got = tp_decode_numbers(message, len, values, k->takes_boolean, k->n_inputs, &bad);
         if (got < k->n_inputs) {
             if (bad)
-                snprintf(why, size, "argument %u is %s; a function on a device takes numbers",
-                         got + 1, bad);
+                refuse_argument(k, got, bad, why, size);
             else
                 snprintf(why, size, "it takes %u number%s, got %u", k->n_inputs,
                          k->n_inputs == 1 ? "" : "s", got);
@@ -375,23 +388,28 @@ static uint32_t decode_items(tp_slice_runner *r, const tp_work *w, const tp_kern
     return n;
 }
 
-/* Converts the scalars of a column to numbers, up to the first that is none. Gives how many. */
-static uint32_t convert_scalars(tp_type type, void *to, const tp_scalar *from, uint32_t n)
+/* Converts the scalars of input c to what the kernel takes, up to the first that is something else.
+ * Gives how many. */
+static uint32_t convert_scalars(const tp_kernel *k, unsigned c, void *to, const tp_scalar *from,
+                                uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
-        if (from[i].kind != TP_SCALAR_NUMBER)
+        uint32_t kind = from[i].kind;
+        if (k->takes_boolean[c] && (kind == TP_SCALAR_TRUE || kind == TP_SCALAR_FALSE))
+            ((uint8_t *)to)[i] = kind == TP_SCALAR_TRUE;
+        else if (!k->takes_boolean[c] && kind == TP_SCALAR_NUMBER)
+            store(k->input_type[c], to, i, from[i].as.number);
+        else
             return i;
-        store(type, to, i, from[i].as.number);
     }
     return n;
 }
 
-/* What to call a scalar that is no number. */
 static const char *name_scalar(uint32_t kind)
 {
     if (kind == TP_SCALAR_STRING || kind == TP_SCALAR_PINNED)
         return "a string";
-    return kind == TP_SCALAR_NIL ? "nil" : "a boolean";
+    return kind == TP_SCALAR_NIL ? "nil" : kind == TP_SCALAR_NUMBER ? "a number" : A_BOOLEAN;
 }
 
 /* Makes the inputs of n items from w->at on into columns of the kernel's types; those that are used
@@ -407,7 +425,7 @@ static int64_t open_inputs(tp_slice_runner *r, const tp_work *w, const tp_kernel
         return 0;
     }
     for (unsigned c = 0; c < k->n_inputs; c++) {
-        if (is_numbers && b->type[c] == k->input_type[c]) {
+        if (is_numbers && b->type[c] == k->input_type[c] && !k->takes_boolean[c]) {
             columns[c] = element(b->type[c], b->column[c], w->at);
             arrays[c] = array_of(b, c);
             continue;
@@ -419,11 +437,13 @@ static int64_t open_inputs(tp_slice_runner *r, const tp_work *w, const tp_kernel
         columns[c] = r->input[c].data;
         if (is_numbers && b->type[c] == TP_MIXED) {
             const tp_scalar *from = (const tp_scalar *)b->column[c] + w->at;
-            uint32_t count = convert_scalars(k->input_type[c], columns[c], from, n);
+            uint32_t count = convert_scalars(k, c, columns[c], from, n);
             if (count < n)
-                snprintf(why, size, "argument %u is %s; a function on a device takes numbers",
-                         c + 1, name_scalar(from[count].kind));
+                refuse_argument(k, c, name_scalar(from[count].kind), why, size);
             n = count;
+        } else if (is_numbers && k->takes_boolean[c]) {
+            refuse_argument(k, c, "a number", why, size);
+            n = 0;
         } else if (is_numbers) {
             tp_type type = (tp_type)b->type[c];
             convert(k->input_type[c], columns[c], type, element(type, b->column[c], w->at), n);

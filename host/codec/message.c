@@ -64,7 +64,8 @@ int tp_encode_failure(tp_buf *out, tp_failure_kind kind, const char *message, co
     return 0;
 }
 
-unsigned tp_decode_numbers(const uint8_t *p, size_t len, double *to, unsigned n, const char **other)
+unsigned tp_decode_numbers(const uint8_t *p, size_t len, double *to, const bool *is_boolean,
+                           unsigned n, const char **other)
 {
     const uint8_t *end = p + len;
     uint32_t count = len ? *p++ : 0;
@@ -76,7 +77,13 @@ unsigned tp_decode_numbers(const uint8_t *p, size_t len, double *to, unsigned n,
         if (i >= count || p >= end)
             return i;
         uint8_t tag = *p++;
-        if (tag < T_SHORT) {
+        bool is_number = tag < T_SHORT || tag == T_INT8 || tag == T_INT32 || tag == T_DOUBLE;
+        if (is_boolean && is_boolean[i] && (tag == T_TRUE || tag == T_FALSE)) {
+            to[i] = tag == T_TRUE;
+        } else if (is_boolean && is_boolean[i] && is_number) {
+            *other = "a number";
+            return i;
+        } else if (tag < T_SHORT) {
             to[i] = tag;
         } else if (tag == T_INT8) {
             to[i] = (int8_t)*p++;
@@ -243,5 +250,5 @@ enum tag tp_message_single(const uint8_t *bytes, size_t message_len, double *num
         *len = read_u32(bytes + 2);
         return T_STRING;
     }
-    return tp_decode_numbers(bytes, message_len, number, 1, &other) == 1 ? T_DOUBLE : T_NIL;
+    return tp_decode_numbers(bytes, message_len, number, NULL, 1, &other) == 1 ? T_DOUBLE : T_NIL;
 }

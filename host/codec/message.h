@@ -110,9 +110,10 @@ bool tp_message_text(const uint8_t *bytes, size_t message_len, uint32_t index, c
                      size_t *len);
 
 /* Reads the first n values of one of our own messages into `to`. Gives how many of them are numbers
- * before the first that is not; *other then says what that is ("a string"). */
-unsigned tp_decode_numbers(const uint8_t *bytes, size_t len, double *to, unsigned n,
-                           const char **other);
+ * before the first that is not; *other then says what that is ("a string"). Those for which
+ * is_boolean (NULL: none) says so are booleans, 0 or 1. */
+unsigned tp_decode_numbers(const uint8_t *bytes, size_t len, double *to, const bool *is_boolean,
+                           unsigned n, const char **other);
 
 /* A class's definition, which T_BLOB refers to: the class's name, which lives as long as the blob,
  * and the message. */

@@ -196,10 +196,22 @@ static void get_failures(lua_State *L, int t, tp_kernel *k)
     lua_pop(L, 1);
 }
 
+/* The booleans of the list in that field. */
+static void get_booleans(lua_State *L, int index, const char *field, bool *to, unsigned n)
+{
+    lua_getfield(L, index, field);
+    for (unsigned c = 0; c < n; c++) {
+        lua_rawgeti(L, -1, (int)c + 1);
+        to[c] = lua_toboolean(L, -1);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+}
+
 /* core.program.kernel { programs = { { device =, lanes =, program = }, ... }, arguments = { { kind
- * =, type =, ... }, ... }, inputs =, outputs = lists of types, booleans = { [output] = true },
- * failures = { { plain =, before =, after =, n = }, ... }, detail =, group =, has_rows =,
- * is_foreign = } -> kernel: see tp_kernel */
+ * =, type =, ... }, ... }, inputs =, outputs = lists of types, boolean_inputs =, booleans = lists:
+ * true for an input or output that is a boolean, failures = { { plain =, before =, after =, n = },
+ * ... }, detail =, group =, has_rows =, is_foreign = } -> kernel: see tp_kernel */
 static int l_program_kernel(lua_State *L)
 {
     luaL_checktype(L, 1, LUA_TTABLE);
@@ -234,12 +246,8 @@ static int l_program_kernel(lua_State *L)
     }
     k->n_inputs = get_types(L, 1, "inputs", k->input_type);
     k->n_outputs = get_types(L, 1, "outputs", k->output_type);
-    lua_getfield(L, 1, "booleans");
-    for (unsigned c = 0; c < k->n_outputs; c++) {
-        lua_rawgeti(L, -1, (int)c + 1);
-        k->is_boolean[c] = lua_toboolean(L, -1);
-        lua_pop(L, 1);
-    }
+    get_booleans(L, 1, "booleans", k->is_boolean, k->n_outputs);
+    get_booleans(L, 1, "boolean_inputs", k->takes_boolean, k->n_inputs);
     get_failures(L, 1, k);
     k->detail = (int)tp_core_get_number(L, 1, "detail", 0) - 1;
     k->group = (unsigned)tp_core_get_number(L, 1, "group", 1);

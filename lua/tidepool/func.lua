@@ -220,7 +220,8 @@ local function open_call(self, ...)
     total = 1, is_cheap = true, ordered = true, journal = kept and kept.handle, retries = false, captured = false, leased = false,
     timeout = false, crash_retries = false, recycle = false, memory = false, apart = false,
   }
-  local job = jobs.open(self, more, jobs.kernel(self, nil, select("#", ...)))
+  local only = self.options.gpu and { n = 1, items = { { n = select("#", ...), ... } } }
+  local job = jobs.open(self, more, jobs.kernel(self, nil, only))
   local has_room, why, kind = core.job.add(job, ...)
   if has_room == nil then
     core.job.close(job)

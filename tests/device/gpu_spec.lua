@@ -228,7 +228,18 @@ describe("an element that fails on a device", function()
     assert.equal(9, list[5])
     contains(list[2].message, "gpu_spec.lua:", ": argument 2 is a string; a function on a device takes numbers")
     contains(list[3].message, "it takes 2 numbers, got 1")
-    contains(list[4].message, "argument 1 is a boolean")
+    contains(list[4].message, "argument 1 is a boolean, and a number is expected")
+    local choose = app:func(function(b, x) return b and x or 0 end)
+    list = choose:map({ true, 1, "x", {}, false }, { 1, 2, 3, 4, 5 }, { return_exceptions = true }):list()
+    assert.same({ 1, 0 }, { list[1], list[5] })
+    for i, what in pairs { [2] = "a number", [3] = "a string", [4] = "a table" } do
+      contains(list[i].message, ("argument 1 is %s, and that of the first input is a boolean"):format(what))
+    end
+    list = choose:map({ true, 1 }, { 1, 2 }, { return_exceptions = true }):list() -- in columns
+    contains(list[2].message, "argument 1 is a number, and that of the first input is a boolean")
+    for _, iterator in ipairs { function() return true end, coroutine.wrap(function() coroutine.yield(true) end) } do
+      contains(tostring(failure_of(function() choose:map(iterator, { 1 }):list() end)), "argument 1 is a boolean, and a number is expected")
+    end
     contains(select(2, pcall(sum.map, sum, { 1 })), "the parameter 'y' of 'sum' gets no value")
   end)
 end)

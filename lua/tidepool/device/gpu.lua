@@ -297,7 +297,7 @@ local function compile_kernel(f, devices)
   local made, why = require("tidepool.translate.kernel").read(given.text, given.with, given.file, given.line)
   if not made then fail_kernel(f, "%s", why) end
   local unit = { is_new = true, programs = {}, translations = {}, inputs = numbers_of(made.inputs), outputs = numbers_of(made.outputs), made = made,
-    result_types = {}, booleans = {}, is_foreign = true, source = made.source }
+    result_types = {}, booleans = {}, boolean_inputs = {}, is_foreign = true, source = made.source }
   for i, output in ipairs(made.outputs) do
     unit.result_types[i], unit.booleans[i] = output.ctype, output.ctype == "bool"
     unit.has_boolean = unit.has_boolean or unit.booleans[i]
@@ -358,7 +358,8 @@ local function compile(f, devices, types, reduce)
   unit.inputs, unit.outputs = numbers_of(first.has_places and {} or first.inputs), numbers_of(first.outputs)
   unit.types, unit.has_places = types, first.has_places
   for _, argument in ipairs(first.arguments) do unit.is_writer = unit.is_writer or argument.is_written end
-  unit.result_types, unit.booleans = {}, {}
+  unit.result_types, unit.booleans, unit.boolean_inputs = {}, {}, {}
+  for i, input in ipairs(first.inputs) do unit.boolean_inputs[i] = input.ctype == "bool" end
   for i, output in ipairs(first.outputs) do
     unit.booleans[i] = output.ctype == "bool"
     unit.result_types[i] = output.ctype
@@ -453,6 +454,7 @@ local function open_kernel(f, unit, shape)
   for i, argument in ipairs(made.arguments) do arguments[i] = show_argument(argument, values[i]) end
   local kernel = core.program.kernel {
     programs = unit.programs, arguments = arguments, inputs = unit.inputs, outputs = unit.outputs, booleans = unit.booleans,
+    boolean_inputs = unit.boolean_inputs,
     failures = unit.is_foreign and {} or made:texts(), detail = made.detail_output, is_foreign = unit.is_foreign,
     group = made.is_reducer and GROUP or 1, has_rows = made.has_rows, where = place_of(f),
   }
@@ -497,10 +499,22 @@ local function is_usable(f, devices, patience)
     "the program"):format(f.name, devices[1].name)
 end
 
+--- The element types for lists as inputs; nil when all parameters are numbers. Arguments have the
+--- type of those of the first input.
+local function types_of(f, source, wanted)
+  local count = inputs.count_arguments(source, wanted)
+  local real, types, is_special = f.options.precision == "single" and "float" or "double", {}, count ~= nil and count < wanted
+  for i = 1, math.min(count or wanted, wanted) do
+    local is_boolean = type(inputs.first_argument(source, i)) == "boolean"
+    types[i], is_special = is_boolean and "bool" or real, is_special or is_boolean
+  end
+  return is_special and types or nil
+end
+
 --- What a job on devices runs; nil when f's option says that threads do it.
 ---@param f tidepool.Function
 ---@param types string[]?  the element types of the inputs, when they are typed arrays
----@param inputs_of table|integer?  the source of the inputs, or how many arguments the only one has; of typed arrays it does not matter
+---@param inputs_of table?  the source of the inputs, or as much of one as types_of needs; of typed arrays it does not matter
 ---@param shape tidepool.Grid?  the inputs are its places, which the kernel can compute: then the unit has_places
 ---@param only tidepool.Device?  the one of f's devices that is to run it
 ---@return userdata? kernel
@@ -521,12 +535,7 @@ function gpu.kernel(f, types, inputs_of, shape, only)
     types = shape.planes and { "plane", "row", "column" } or { "row", "column" }
     types = { unpack(types, 1, math.min(wanted, #types)) }
   end
-  local count = wanted and not types and inputs_of
-  if type(count) == "table" then count = inputs.count_arguments(count, wanted) end
-  if count and count < wanted then
-    types = {}
-    for i = 1, count do types[i] = f.options.precision == "single" and "float" or "double" end
-  end
+  if wanted and not types then types = types_of(f, inputs_of, wanted) end
   local usable, complaint = is_usable(f, devices, spec == AUTO and 0 or PATIENCE_S)
   if not usable and may_fall_back then return nil end
   if not usable then error(failure.new { kind = abi.kind.DEVICE, message = check.where() .. complaint }, 0) end
@@ -610,12 +619,7 @@ function gpu.reducer(f, unit, types, reduce, total, shape, only)
   local is_few = total and total < GROUP
   if f.options.kernel or unit.has_boolean or unit.is_writer or (is_few and type(reduce) == "string") then return nil end
   local devices = only and { only } or gpu.match(f.options.gpu, f.name)
-  if types then types = { unpack(types, 1, #unit.inputs) } end
-  if unit.has_places then types = unit.types end
-  if not types and #unit.inputs < debug.getinfo(f.raw, "u").nparams then
-    types = {}
-    for i, input in ipairs(unit.made.inputs) do types[i] = input.ctype end
-  end
+  types = types and not unit.has_places and { unpack(types, 1, #unit.inputs) } or unit.types
   -- too few to reduce on the device; but a function that cannot run there is still refused
   if is_few then
     translate(f, devices[1], types, reduce)

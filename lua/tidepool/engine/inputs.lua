@@ -380,4 +380,12 @@ function inputs.count_arguments(source, enough)
   return most
 end
 
+--- Argument c of the first input; nil where that is not known.
+function inputs.first_argument(source, c)
+  local column, item = source.columns and source.columns[c], source.items and source.items[1]
+  if column then return column.list and column.list[1] end
+  if type(item) == "table" then return item[c] end
+  return nil
+end
+
 return inputs
