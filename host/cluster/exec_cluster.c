@@ -1302,6 +1302,26 @@ static void take_offers(cluster *c, flight *l, const tp_answer *a)
         set_offers(c, w, a->offers);
 }
 
+/* Gets a result, or values, that are not in their message. -1 with err set: they are not there. */
+static int fetch(cluster *c, flight *l, tp_blob *b, uint32_t where, tp_buf *bytes, tp_error *err)
+{
+    tp_error ignored = { 0 };
+    tp_buf direct = l->direct;
+    l->direct = (tp_buf){ 0 };
+    /* of what came in pieces directly the first ones may be in the stream: so they are found, to be
+     * removed */
+    int rc = tp_blob_get(&c->nats, c->session_hex, b, bytes, &(tp_between){ hear, c },
+                         where == TP_ANSWER_BLOB ? err : &ignored);
+    if (where != TP_ANSWER_BLOB) {
+        tp_buf_free(bytes);
+        *bytes = direct;
+        direct = (tp_buf){ 0 };
+        rc = tp_blob_check(b, bytes, err);
+    }
+    tp_buf_free(&direct);
+    return rc;
+}
+
 static void take_answer(cluster *c, flight *l, const char *data, size_t len)
 {
     tp_answer a = { 0 };
@@ -1319,21 +1339,9 @@ static void take_answer(cluster *c, flight *l, const char *data, size_t len)
         (a.where == TP_ANSWER_HERE && a.size != len - sizeof a))
         a.kind = 0;
     if (a.kind == TP_ANSWER_DONE && a.where != TP_ANSWER_HERE) {
-        tp_buf blob = { 0 }, direct = l->direct;
-        tp_error ignored = { 0 };
+        tp_buf blob = { 0 };
         tp_blob b = tp_blob_of_result(a.digest, a.size, l->chunk, l->sending);
-        l->direct = (tp_buf){ 0 };
-        /* when a result came in pieces directly, its first pieces may be in the stream; they are
-         * removed */
-        int rc = tp_blob_get(&c->nats, c->session_hex, &b, &blob, &(tp_between){ hear, c },
-                             a.where == TP_ANSWER_BLOB ? &err : &ignored);
-        if (a.where != TP_ANSWER_BLOB) {
-            tp_buf_free(&blob);
-            blob = direct;
-            direct = (tp_buf){ 0 };
-            rc = tp_blob_check(&b, &blob, &err);
-        }
-        tp_buf_free(&direct);
+        int rc = fetch(c, l, &b, a.where, &blob, &err);
         leave_blob(c, l, &b);
         if (rc == 0)
             read_records(c, l, blob.data, blob.len);
@@ -1355,7 +1363,7 @@ static void take_answer(cluster *c, flight *l, const char *data, size_t len)
     }
 }
 
-/* A piece of a result for which the server has no room: "+" asks for the next one. */
+/* A piece of a result, or of values, for which the server has no room: "+" asks for the next one. */
 static void take_piece(cluster *c, const tp_nats_event *e)
 {
     tp_direct head;
@@ -1431,8 +1439,7 @@ static bool read_values(cluster *c, flight *l, const tp_part *head, const char *
     tp_buf blob = { 0 };
     tp_blob b = tp_blob_of_result(head->digest, head->size, l->chunk, l->sending);
     bool is_right = head->size <= TP_PAYLOAD_MAX &&
-                    tp_blob_get(&c->nats, c->session_hex, &b, &blob, &(tp_between){ hear, c },
-                                err) == 0 &&
+                    fetch(c, l, &b, head->where, &blob, err) == 0 &&
                     read_into(l, blob.data, blob.len, err);
     drop_blob(c, &b);
     tp_buf_free(&blob);
@@ -1466,8 +1473,8 @@ static void take_part(cluster *c, const tp_nats_event *e)
                                     &why);
         given = l->slice->emitted;
         bool is_wanted = !tp_work_is_asked_to_stop(w);
-        /* what is not there any more is stored, and said, again */
-        if (!is_right && head.where == TP_ANSWER_BLOB && given == head.from &&
+        /* what is not there any more is sent, and said, again */
+        if (!is_right && head.where != TP_ANSWER_HERE && given == head.from &&
             why.code == TP_ESYS)
             return;
         if (is_wanted && (!is_right || w->at != at || given != head.from + head.count)) {

@@ -414,19 +414,19 @@ static void write_answer(node *n, chunk *k, tp_answer a, const void *bytes, size
         send_answer(n, k);
 }
 
-/* Sends a large result to its coordinator itself, piece by piece. */
-static bool send_pieces(node *n, const chunk *k)
+/* Sends a large result, or values, to the coordinator itself, piece by piece. */
+static bool send_pieces(node *n, const chunk *k, const tp_buf *bytes)
 {
     char subject[TP_SUBJECT_MAX];
     snprintf(subject, sizeof subject, TP_SUBJECT_R "%s.piece", k->session->hex);
-    for (size_t at = 0; at < k->records.len; at += TP_BLOB_PIECE) {
-        size_t size = k->records.len - at < TP_BLOB_PIECE ? k->records.len - at : TP_BLOB_PIECE;
+    for (size_t at = 0; at < bytes->len; at += TP_BLOB_PIECE) {
+        size_t size = bytes->len - at < TP_BLOB_PIECE ? bytes->len - at : TP_BLOB_PIECE;
         tp_direct head = { .chunk = k->number, .at = at, .sending = k->sending };
         tp_buf piece = { 0 };
         bool is_taken = false;
         stay(n);
         if (tp_buf_add(&piece, &head, sizeof head) == 0 &&
-            tp_buf_add(&piece, k->records.data + at, size) == 0) {
+            tp_buf_add(&piece, bytes->data + at, size) == 0) {
             tp_nats_event *e = tp_nats_ask(&n->nats, subject, piece.data, piece.len, PIECE_MS);
             is_taken = e && e->status == 0 && e->len == 1 && *e->data == '+';
             tp_nats_free(&n->nats, e);
@@ -438,22 +438,29 @@ static bool send_pieces(node *n, const chunk *k)
     return true;
 }
 
-/* A large result goes into the stream of blobs; or, where there is no room, to the coordinator.
- * When that does not take it either, it is tried again later. */
+/* What is too large for a message goes into the stream of blobs; or, where there is no room, to the
+ * coordinator. False: that does not take it either. */
+static bool send_large(node *n, const chunk *k, const tp_buf *bytes, uint8_t *digest,
+                       uint32_t *where)
+{
+    tp_error err = { 0 };
+    tp_blake2b_hash(digest, TP_DIGEST_BYTES, bytes->data, bytes->len);
+    tp_blob b = tp_blob_of_result(digest, bytes->len, k->number, k->sending);
+    *where = tp_blob_put(&n->nats, k->session->hex, &b, bytes->data, &(tp_between){ stay, n },
+                         &err) == TP_NATS_STORED
+                 ? TP_ANSWER_BLOB
+                 : TP_ANSWER_DIRECT;
+    tp_blob_free(&b);
+    return *where == TP_ANSWER_BLOB || send_pieces(n, k, bytes);
+}
+
+/* Sends a large result; when it cannot be sent it is tried again later. */
 static void deliver(node *n, chunk *k, chunk *next)
 {
-    tp_answer a = { .kind = TP_ANSWER_DONE, .where = TP_ANSWER_BLOB, .size = k->records.len };
-    tp_error err = { 0 };
+    tp_answer a = { .kind = TP_ANSWER_DONE, .size = k->records.len };
     k->is_unsent = true;
     k->again_ms = now_ms() + AGAIN_MS;
-    tp_blake2b_hash(a.digest, sizeof a.digest, k->records.data, k->records.len);
-    tp_blob b = tp_blob_of_result(a.digest, k->records.len, k->number, k->sending);
-    if (tp_blob_put(&n->nats, k->session->hex, &b, k->records.data, &(tp_between){ stay, n },
-                    &err) != TP_NATS_STORED) {
-        a.where = TP_ANSWER_DIRECT;
-    }
-    tp_blob_free(&b);
-    if (a.where == TP_ANSWER_BLOB || send_pieces(n, k))
+    if (send_large(n, k, &k->records, a.digest, &a.where))
         write_answer(n, k, a, "", 0, next);
 }
 
@@ -1053,22 +1060,14 @@ static void send_values(node *n, chunk *k)
     k->is_on_way = k->n_values > 0;
     k->told_ms = now_ms();
     memcpy(head.worker, n->id_bytes, sizeof head.worker);
-    if (k->values.len > TP_INLINE_BYTES) {
-        tp_error err = { 0 };
-        head.where = TP_ANSWER_BLOB;
-        tp_blake2b_hash(head.digest, sizeof head.digest, k->values.data, k->values.len);
-        tp_blob b = tp_blob_of_result(head.digest, k->values.len, k->number, k->sending);
-        tp_nats_stored stored = tp_blob_put(&n->nats, k->session->hex, &b, k->values.data,
-                                            &(tp_between){ stay, n }, &err);
-        tp_blob_free(&b);
-        if (stored != TP_NATS_STORED)
-            return; /* tried again later */
-    }
+    if (k->values.len > TP_INLINE_BYTES &&
+        !send_large(n, k, &k->values, head.digest, &head.where))
+        return; /* tried again later */
     snprintf(subject, sizeof subject, TP_SUBJECT_R "%s.part", k->session->hex);
     snprintf(reply, sizeof reply, "%s.v.%s.%llu.%u", n->inbox, k->session->hex,
              (unsigned long long)k->number, k->sending);
     if (tp_buf_add(&message, &head, sizeof head) == 0 &&
-        (head.where == TP_ANSWER_BLOB || k->values.len == 0 ||
+        (head.where != TP_ANSWER_HERE || k->values.len == 0 ||
          tp_buf_add(&message, k->values.data, k->values.len) == 0)) {
         tp_nats_publish(&n->nats, subject, reply, message.data, message.len);
         k->has_told_full = head.is_full != 0;

@@ -94,6 +94,17 @@ describe("a cluster whose server may keep 4 MB", function()
       print(n)]]))
   end)
 
+  it("carries values of streams for which there is no room", function()
+    assert.equal("12\n", run(600000, [[
+      local f = app:func(function(n) for i = 1, n do coroutine.yield(text(i)) end end)
+      local n = 0
+      for value in f:stream(12) do
+        n = n + 1
+        assert(value == text(n), "wrong")
+      end
+      print(n)]]))
+  end)
+
   it("says that it waits when others have all the room, and goes on when there is some", function()
     fill("rest", 400000)
     local script = own:start [[
