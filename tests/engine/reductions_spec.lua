@@ -58,6 +58,14 @@ for _, executor in ipairs(executors) do
       end):sum())
     end)
 
+    if executor[1] ~= "a device" then it("are the same in whatever order the results come", function()
+      local g = app:func { retries = { max = 1, initial_delay = 0.01 } } (function(x)
+        if x % 7 == 3 and tidepool.current().attempt == 1 then error "again" end
+        return math.sin(x) * 10000
+      end)
+      assert.equal(g:map(tidepool.range(3000)):sum(), g:map(tidepool.range(3000), { ordered = false }):sum())
+    end) end
+
     if executor[1] ~= "a device" then it("reduce folds the results in their order", function()
       local text = f:map({ 3, 6, 9 }):reduce(function(sum, x) return sum .. x .. ";" end, "")
       assert.equal("1;2;3;", text)

@@ -106,6 +106,23 @@ local function join_lanes(lanes, is_set, combine)
   return lanes[0]
 end
 
+--- Keeps p[at..at+n-1], as elements of a group from number `place` on, until all of it is there:
+--- with the option ordered = false they come in any order. Those that never come are zeros, which
+--- change no sum.
+local function keep_part(self, group, place, p, at, n)
+  local one = self.open[group]
+  if not one then
+    one = { values = doubles(GROUP), count = 0 }
+    self.open[group] = one
+  end
+  for k = 0, n - 1 do one.values[place + k] = tonumber(p[at + k]) end
+  one.count = one.count + n
+  if one.count == GROUP then
+    set_value(self, group, sum_group(one.values, 0))
+    self.open[group] = nil
+  end
+end
+
 --- Adds p[at..at+n-1] to a group, as its elements from number `place` on.
 local function add_part(self, group, place, p, at, n)
   local one = self.open[group]
@@ -147,10 +164,12 @@ function Groups:add(p, first, n)
     local index = first - 1 + at
     local group, place = math.floor(index / GROUP), index % GROUP
     local count = math.min(n - at, GROUP - place)
-    if count == GROUP and not self.combine and not self.is_single then
+    if self.combine or self.is_single then
+      add_part(self, group, place, p, at, count)
+    elseif count == GROUP then
       set_value(self, group, sum_group(p, at))
     else
-      add_part(self, group, place, p, at, count)
+      keep_part(self, group, place, p, at, count)
     end
     at = at + count
   end
@@ -168,6 +187,7 @@ end
 local function value_of(self, group)
   if self.has_value[group] ~= 0 then return self.values[group] end
   local one = self.open[group]
+  if one and not one.lanes then return sum_group(one.values, 0) end
   return one and join_lanes(one.lanes, one.is_set, self.combine or add)
 end
 
