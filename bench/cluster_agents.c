@@ -147,7 +147,7 @@ static void name_chunk(agent *a, uint64_t now)
     char subject[TP_SUBJECT_MAX];
     a->name_ms = now + beat_ms;
     snprintf(subject, sizeof subject, TP_SUBJECT_R "%s.held", a->session);
-    say(a, subject, "", "%llu %u %s\n", a->chunk, a->sending, a->ack);
+    say(a, subject, "", "%llu %u 0 %s 0 0 0 0 0 %s\n", a->chunk, a->sending, a->name, a->ack);
 }
 
 static void begin(agent *a, uint64_t now)

@@ -22,9 +22,21 @@ local function cost_of(pid)
   return ((tonumber(user) or 0) + (tonumber(system) or 0)) / 100, (tonumber(pages) or 0) / 256
 end
 
+--- Messages that the server has taken and given so far.
+local function messages(port)
+  local ask = [[timeout 20 bash -c 'exec 3<>/dev/tcp/127.0.0.1/%d; printf "GET /varz HTTP/1.0\r\n\r\n" >&3; cat <&3']]
+  local text = cluster.capture(ask:format(port))
+  return tonumber(text:match '"in_msgs": (%d+)'), tonumber(text:match '"out_msgs": (%d+)')
+end
+
 local own = cluster.up(nil, "prlimit --nofile=" .. io.popen("ulimit -Hn"):read "*l")
+local monitor = own.port + 10000
+own:engine "down"
+support.eventually("the engine is up", function()
+  return own:engine(("up --listen 127.0.0.1:%d --monitor 127.0.0.1:%d"):format(own.port, monitor)):find "runs"
+end)
 local worker = own:worker(1)
-local said = own:speak("coordinator", "SUB tp1.d.hb.* 1\r\n")
+local said = own:speak("coordinator", "SUB tp1.d.hb.* 1\r\n", "Tidepool ")
 local build = assert(said:match "tp1%.d%.hb%.%x+ 1 %d+\r?\n(%x+) ", said)
 local user, password = own:user "worker"
 own:kill(worker, "KILL")
@@ -40,6 +52,7 @@ support.eventually("the agents are connected", function()
 end, 120)
 support.sleep(6) -- the worker whose build it is has been forgotten, and all agents have shown themselves
 
+local taken_before, given_before = messages(monitor)
 local before, agents_before = cost_of(server), cost_of(pid)
 local done = own:run(([[
   local tidepool = require "tidepool"
@@ -53,10 +66,12 @@ local done = own:run(([[
 local took, cpu, memory = done.stdout:match "(%S+)%s+(%S+)%s+(%S+)"
 if not took then error(done.stderr:sub(1, 2000) .. (support.read_file(log) or ""):sub(1, 2000)) end
 local after, server_memory = cost_of(server)
+local taken, given = messages(monitor)
 local agents_after, agents_memory = cost_of(pid)
 local ideal = math.ceil(chunks / agents) * seconds
 print(("%d agents x %g s, %d chunks: %.1f s, ideal %.1f s: %.2f x (%.0f chunks/s)"):format(agents, seconds, chunks, took, ideal, took / ideal,
   chunks / took))
+print(("  messages of a chunk: %.2f to the server, %.2f from it"):format((taken - taken_before) / chunks, (given - given_before) / chunks))
 for _, row in ipairs { { "server", after - before, server_memory }, { "script", tonumber(cpu), tonumber(memory) },
   { "agents", agents_after - agents_before, agents_memory } } do
   print(("  %s: %.1f s of processor time (%.0f %% of a core), %.0f us a chunk, %.0f MiB"):format(row[1], row[2], row[2] / took * 100,

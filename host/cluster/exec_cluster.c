@@ -62,9 +62,14 @@ enum {
     IN_FLIGHT_NS = 10 * 1000 * 1000,
     /* how long a chunk should run: sending it should cost little in comparison */
     SLICE_NS = 10 * 1000 * 1000,
-    LOOK_NS = 20 * 1000 * 1000, /* how often cancelled chunks are looked for */
+    /* how often cancelled chunks are looked for; it takes so much longer for each flight or
+     * worker, since thousands of them do not fit into a cache */
+    LOOK_NS = 20 * 1000 * 1000,
+    LOOK_EACH_NS = 10 * 1000,
     CHECK_NS = 2000 * 1000 * 1000, /* a chunk without a result is asked for after this time, */
     CHECK_MAX_S = 16,              /* then after twice that, up to this */
+    CHECKS_A_SECOND = 1000,        /* of all chunks that are under way: later when they are more */
+    CHECK_BEATS = 2, /* and not while its worker has named it within so many beats */
     /* a message that the server has not acknowledged is sent again after this */
     RETRY_NS = 200 * 1000 * 1000,
     GONE_BEATS = 5, /* a worker that has missed so many beats is gone */
@@ -549,7 +554,6 @@ static void count_slots(cluster *c, uint64_t now)
 {
     if (now < c->count_ns)
         return;
-    c->count_ns = now + LOOK_NS;
     unsigned alive = 0;
     c->slots = c->queued = 0;
     c->other = NULL;
@@ -569,7 +573,7 @@ static void count_slots(cluster *c, uint64_t now)
             c->queued += w->slots;
     }
     set_beat(c, alive, now);
-    c->count_ns = now + LOOK_NS;
+    c->count_ns = now + LOOK_NS + c->n_known * LOOK_EACH_NS;
 }
 
 /* ---- what workers say beside their results ---- */
@@ -840,6 +844,13 @@ static image *find_image(cluster *c, tp_image *of_function, tp_error *err)
     return rc ? NULL : i;
 }
 
+/* After what time a chunk that was sent now is asked for. */
+static uint64_t patience(const cluster *c)
+{
+    const uint64_t shared_ns = c->in_flight * (1000000000ull / CHECKS_A_SECOND);
+    return shared_ns > CHECK_NS ? shared_ns : CHECK_NS;
+}
+
 /* Publishes the chunk in the stream. */
 static void publish(cluster *c, flight *l, uint64_t now)
 {
@@ -1088,7 +1099,7 @@ static void advance(cluster *c, flight *l)
         l->chunk = c->turns++ * FLIGHTS + (uint64_t)(l - c->flights);
         l->sending = 1;
         l->deaths = 0;
-        l->patience_ns = CHECK_NS;
+        l->patience_ns = patience(c);
         if (launch(c, l, &err) == 0)
             return;
         fail(l, tp_failure_kind_of(err.code, TP_KIND_CODEC), err.message);
@@ -1363,7 +1374,7 @@ static void take_answer(cluster *c, flight *l, const char *data, size_t len)
     }
 }
 
-/* A piece of a result, or of values, for which the server has no room: "+" asks for the next one. */
+/* A piece of a result, or of values, for which the server has no room: "+" asks for the next. */
 static void take_piece(cluster *c, const tp_nats_event *e)
 {
     tp_direct head;
@@ -1858,6 +1869,9 @@ static void take_event(cluster *c, const tp_nats_event *e)
 /* Ends the slices that nobody wants any more. */
 static void end_all_unwanted(cluster *c)
 {
+    /* flights have agents of their own, and any of them can be asked */
+    if (c->n_flights == 0 || !tp_agent_sees_cancels(&c->flights[0].agent))
+        return;
     for (unsigned i = 0; i < c->n_flights; i++) {
         flight *l = &c->flights[i];
         if (l->slice && l->slice->work.sink->is_cancelled(&l->slice->work))
@@ -1869,8 +1883,14 @@ static void check_all(cluster *c, uint64_t now)
 {
     for (unsigned i = 0; i < c->n_flights && !c->has_lost; i++) {
         flight *l = &c->flights[i];
-        if (l->count && now >= l->check_ns)
-            check(c, l, now);
+        if (l->count && now >= l->check_ns) {
+            /* its worker names it until the server has its result */
+            uint64_t named_ns = l->held_ns ? l->held_ns + beats(c, CHECK_BEATS) : 0;
+            if (now < named_ns)
+                l->check_ns = named_ns;
+            else
+                check(c, l, now);
+        }
         if (!l->count || c->is_behind)
             continue;
         uint64_t sign_ns = l->taker ? l->taker->seen_ns : l->held_ns;
@@ -2028,7 +2048,7 @@ static void look(cluster *c, uint64_t now)
 {
     if (now < c->look_ns)
         return;
-    c->look_ns = now + LOOK_NS;
+    c->look_ns = now + LOOK_NS + c->n_flights * LOOK_EACH_NS;
     end_all_unwanted(c);
     check_all(c, now);
     look_whether_stuck(c, now);

@@ -101,8 +101,8 @@ typedef struct tp_direct {
 } tp_direct;
 
 /* The head of a message with values that an item gives while it runs: `count` records, of the
- * values `from`, from + 1, ... (the first is 0), here or elsewhere (tp_answer_where). A worker has one
- * of these on its way for each item. The answer to it, and what is sent there later, is "TAKEN
+ * values `from`, from + 1, ... (the first is 0), here or elsewhere (tp_answer_where). A worker has
+ * one of these on its way for each item. The answer to it, and what is sent there later, is "TAKEN
  * ALLOWED": so many values were taken, and so many may be given in all; or "over": nobody wants
  * them. */
 typedef struct tp_part {

@@ -15,14 +15,14 @@
  * 1 or 0; the item of the job that has been running for longest, and for how long, from 1, or 0:
  * none runs; how many maps inside of the items are open, and how far those of one function are,
  * whose name is in a line "in NAME" behind that; where the chunk is acknowledged, "-": nowhere),
- * tp1.d.r.SESSION.piece (of a result for which B has no room; the
- * answer "+" asks for the next), tp1.d.r.SESSION.part (values that an item gives while it runs;
- * the answers go to INBOX, see tp_part), tp1.d.r.SESSION.ask (about a Dict, Queue or permit, see
- * question.h), tp1.d.hb.WORKER (it is there, and takes answers and direct work in INBOX),
- * tp1.d.q.SESSION (is its coordinator alive?), tp1.d.ctl.SESSION ("cancel CHUNK", "over", "stuck":
- * all that waits without an end is to give up) and tp1.d.ctl.all ("hello": workers show themselves
- * at once; "beat MS": how often they do, and name what they have: a coordinator that sees
- * thousands of them asks for less of that). */
+ * tp1.d.r.SESSION.piece (of a result, or of values, for which B has no room; the answer "+" asks
+ * for the next), tp1.d.r.SESSION.part (values that an item gives while it runs; the answers go to
+ * INBOX, see tp_part), tp1.d.r.SESSION.ask (about a Dict, Queue or permit, see question.h),
+ * tp1.d.hb.WORKER (it is there, and takes answers and direct work in INBOX), tp1.d.q.SESSION (is
+ * its coordinator alive?), tp1.d.ctl.SESSION ("cancel CHUNK", "over", "stuck": all that waits
+ * without an end is to give up) and tp1.d.ctl.all ("hello": workers show themselves at once; "beat
+ * MS": how often they do, and name what they have: a coordinator that sees thousands of them asks
+ * for less of that). */
 #ifndef TP_PROTOCOL_H
 #define TP_PROTOCOL_H
 
