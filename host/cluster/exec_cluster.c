@@ -1934,6 +1934,8 @@ static void empty(cluster *c)
             set_shortage(c, &c->flights[i], WAITING);
         }
     remove_all(c);
+    if (!c->is_emptied)
+        c->short_ns = uv_hrtime(); /* removing takes its time, as storing did before */
     c->is_emptied = true;
 }
 

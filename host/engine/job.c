@@ -266,10 +266,10 @@ static uint64_t room(const tp_job *job)
     if (is_full || is_stopping || in_flight + least_room(job, limit) > limit)
         return 0;
     uint64_t n = limit - in_flight, batch = job->terms.batch;
+    if (batch)
+        return n > batch ? n - n % batch : n;
     /* blocks of inputs end with a group, where that is possible */
-    if (tp_job_reduction(job) && n >= TP_GROUP)
-        n -= (job->pushed + n) % TP_GROUP;
-    return batch && n > batch ? n - n % batch : n;
+    return tp_job_reduction(job) && n >= TP_GROUP ? n - (job->pushed + n) % TP_GROUP : n;
 }
 
 uint64_t tp_job_room(tp_job *job)
