@@ -98,6 +98,22 @@ for _, executor in ipairs(executors) do
   end)
 end
 
+describe("a sum of parts of groups", function()
+  it("does not depend on their order, in doubles and in floats", function()
+    local ffi, reduce = require "ffi", require "tidepool.engine.reduce"
+    local n, parts = 5000, {}
+    local p = ffi.new("double[?]", n)
+    for i = 0, n - 1 do p[i] = math.sin(i) * 10000 end
+    for at = 0, n - 1, 37 do table.insert(parts, #parts % 3 + 1, at) end
+    for _, is_single in ipairs { false, true } do
+      local whole, mixed = reduce.new(is_single), reduce.new(is_single)
+      whole:add(p, 1, n)
+      for _, at in ipairs(parts) do mixed:add(p + at, at + 1, math.min(37, n - at)) end
+      assert.equal(whole:total(), mixed:total())
+    end
+  end)
+end)
+
 if executors[3] then describe("a reduction on a device", function()
   local app = tidepool.App("reductions", { gpu = true })
   local n = support.times(400000) + 1234

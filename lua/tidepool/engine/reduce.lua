@@ -36,8 +36,8 @@ local Groups = {}
 Groups.__index = Groups
 
 local double_lanes, float_lanes = ffi.typeof(("double[%d]"):format(LANES)), ffi.typeof(("float[%d]"):format(LANES))
-local kinds = { [false] = { lanes = double_lanes, one = ffi.typeof "double[1]" },
-  [true] = { lanes = float_lanes, one = ffi.typeof "float[1]" } }
+local kinds = { [false] = { lanes = double_lanes, one = ffi.typeof "double[1]", elements = ffi.typeof "double[?]" },
+  [true] = { lanes = float_lanes, one = ffi.typeof "float[1]", elements = ffi.typeof "float[?]" } }
 local doubles, bytes = ffi.typeof "double[?]", ffi.typeof "uint8_t[?]"
 
 --- Groups that are reduced by `combine`, or summed.
@@ -106,38 +106,46 @@ local function join_lanes(lanes, is_set, combine)
   return lanes[0]
 end
 
+--- The sum of a group's elements, which were kept.
+local function sum_kept(self, values)
+  if not self.is_single then return sum_group(values, 0) end
+  local lanes, is_set = float_lanes(), {}
+  for k = 0, GROUP - 1 do
+    local l = k % LANES
+    lanes[l], is_set[l] = lanes[l] + values[k], true
+  end
+  return join_lanes(lanes, is_set, add)
+end
+
 --- Keeps p[at..at+n-1], as elements of a group from number `place` on, until all of it is there:
 --- with the option ordered = false they come in any order. Those that never come are zeros, which
 --- change no sum.
 local function keep_part(self, group, place, p, at, n)
   local one = self.open[group]
   if not one then
-    one = { values = doubles(GROUP), count = 0 }
+    one = { values = self.kind.elements(GROUP), count = 0 }
     self.open[group] = one
   end
   for k = 0, n - 1 do one.values[place + k] = tonumber(p[at + k]) end
   one.count = one.count + n
   if one.count == GROUP then
-    set_value(self, group, sum_group(one.values, 0))
+    set_value(self, group, sum_kept(self, one.values))
     self.open[group] = nil
   end
 end
 
---- Adds p[at..at+n-1] to a group, as its elements from number `place` on.
+--- Combines p[at..at+n-1] with what there is of a group, as its elements from number `place` on.
 local function add_part(self, group, place, p, at, n)
   local one = self.open[group]
   if not one then
     one = { lanes = self.kind.lanes(), is_set = {}, count = 0, values = self.raw and ffi.new("double[?]", GROUP) }
     self.open[group] = one
-    if not self.combine then
-      for l = 0, LANES - 1 do one.is_set[l] = true end
-    end
   end
-  local lanes, is_set, combine, rounded = one.lanes, one.is_set, self.combine or add, self.kind.one()
+  local lanes, is_set, combine, rounded = one.lanes, one.is_set, self.combine, self.kind.one()
   for k = 0, n - 1 do
     local lane = (place + k) % LANES
     rounded[0] = p[at + k]
-    if self.some and #self.some < 3 then self.some[#self.some + 1] = rounded[0] end
+    if #self.some < 3 then self.some[#self.some + 1] = rounded[0] end
     if one.values then one.values[place + k] = rounded[0] end
     if is_set[lane] then
       lanes[lane] = combine(lanes[lane], rounded[0])
@@ -164,9 +172,9 @@ function Groups:add(p, first, n)
     local index = first - 1 + at
     local group, place = math.floor(index / GROUP), index % GROUP
     local count = math.min(n - at, GROUP - place)
-    if self.combine or self.is_single then
+    if self.combine then
       add_part(self, group, place, p, at, count)
-    elseif count == GROUP then
+    elseif count == GROUP and not self.is_single then
       set_value(self, group, sum_group(p, at))
     else
       keep_part(self, group, place, p, at, count)
@@ -187,8 +195,8 @@ end
 local function value_of(self, group)
   if self.has_value[group] ~= 0 then return self.values[group] end
   local one = self.open[group]
-  if one and not one.lanes then return sum_group(one.values, 0) end
-  return one and join_lanes(one.lanes, one.is_set, self.combine or add)
+  if not one then return nil end
+  return one.lanes and join_lanes(one.lanes, one.is_set, self.combine) or sum_kept(self, one.values)
 end
 
 --- The sum over all groups.
