@@ -359,6 +359,21 @@ local function check_needs(who, rows, given)
   end
 end
 
+--- Raises when checked options contradict each other.
+local function check_together(who, rows, result)
+  if result.kernel and result.executor then
+    check.fail("%s: options 'kernel' and 'executor' exclude each other: OpenCL C runs on a device", who)
+  end
+  if result.gpu and result.executor and executors.named(result.executor).far then
+    check.fail("%s: options 'gpu' and 'executor' together lend the function a device of this machine, which %q has not", who, result.executor)
+  end
+  if result.gpu == executors.AUTO and (result.kernel or result.precision == "single") then
+    check.fail("%s: option '%s' is for devices alone, and gpu = %q runs the function on threads, too: name a device, as in gpu = \"any\"", who,
+      result.kernel and "kernel" or "precision", executors.AUTO)
+  end
+  check_needs(who, rows, result)
+end
+
 --- Checks given options against rows; gives a new table with aliases resolved. Raises usage errors
 --- that begin with `who` and carry the user's position.
 ---@param who string  the function of ours that was called, for messages: "app:func"
@@ -387,17 +402,7 @@ function options.check(who, rows, given)
     spelled[real] = name
     if converted == nil then result[real[1]] = value else result[real[1]] = converted end
   end
-  if result.kernel and result.executor then
-    check.fail("%s: options 'kernel' and 'executor' exclude each other: OpenCL C runs on a device", who)
-  end
-  if result.gpu and result.executor and executors.named(result.executor).far then
-    check.fail("%s: options 'gpu' and 'executor' together lend the function a device of this machine, which %q has not", who, result.executor)
-  end
-  if result.gpu == executors.AUTO and (result.kernel or result.precision == "single") then
-    check.fail("%s: option '%s' is for devices alone, and gpu = %q runs the function on threads, too: name a device, as in gpu = \"any\"", who,
-      result.kernel and "kernel" or "precision", executors.AUTO)
-  end
-  check_needs(who, rows, result)
+  check_together(who, rows, result)
   return result
 end
 
@@ -427,7 +432,7 @@ function options.merge(who, defaults, given)
   if given.gpu and not is_driver then merged.executor = nil end
   if given.executor and not is_driver then merged.gpu = nil end
   for name, value in pairs(given) do merged[name] = value end
-  check_needs(who, options.of_functions, merged)
+  check_together(who, options.of_functions, merged)
   return merged
 end
 

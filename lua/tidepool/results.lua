@@ -797,7 +797,10 @@ function Results:buffer()
   local settings, ready, job = self.settings, self.settings.arrays, self.job
   if not (ready and settings.device) then
     check.fail("results:buffer: %s %s", settings.name, settings.device and "gives no arrays: that takes arrays or buffers as inputs, or `returns` "
-      .. "and a list, and results that are numbers" or "does not run on a device (gpu = ...)")
+      .. "and a list, and results that are numbers"
+      or settings.is_auto and 'has gpu = "auto", whose results are in the script\'s memory, since threads may run any of it: name a device, as in '
+      .. 'gpu = "any"'
+      or "does not run on a device (gpu = ...)")
   end
   local replaced, buffers = {}, {}
   if job then

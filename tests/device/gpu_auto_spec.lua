@@ -149,7 +149,7 @@ describe("gpu = \"auto\"", function()
 
   it("refuses what only devices do", function()
     local function refuses(text, options)
-      local fine, why = pcall(app.func, app, options)
+      local fine, why = pcall(function() app:func(options)(function(x) return x end) end)
       assert.is_false(fine)
       contains(why, text)
       contains(why, "gpu_auto_spec.lua")
@@ -157,7 +157,18 @@ describe("gpu = \"auto\"", function()
     refuses("app:func: option 'precision' is for devices alone, and gpu = \"auto\" runs the function on threads, too: name a device, as in "
       .. "gpu = \"any\"", { gpu = "auto", precision = "single" })
     refuses("app:func: option 'kernel' is for devices alone", { gpu = "auto", kernel = "double f(double x) { return x; }" })
+    refuses("app:func: option 'precision' is for devices alone", { precision = "single" }) -- "auto" is the app's
+    refuses("app:func: option 'kernel' is for devices alone", { kernel = "double f(double x) { return x; }" })
     refuses("option 'gpu' may have \"auto\" only alone", { gpu = { "nvidia", "auto" } })
+    refuses("option 'gpu' may have \"auto\" only alone", { gpu = { "Auto", "threads" } })
+    refuses("option 'gpu' has \"auto:2\", and \"auto\" takes all devices that are there, not a number of them", { gpu = "auto:2" })
+    assert.equal("auto", app:func { gpu = "AUTO" } (function(x) return x end).options.gpu) -- as all words of `gpu` are read
+    local fine, why = pcall(function()
+      return app:func(function(x) return x end):map({ 1 }):buffer()
+    end)
+    assert.is_false(fine)
+    contains(why, "gpu_auto_spec.lua:", "results:buffer: ", ' has gpu = "auto", whose results are in the script\'s memory',
+      'name a device, as in gpu = "any"')
   end)
 end)
 

@@ -98,9 +98,11 @@ local function show_spec(spec)
   return "{ " .. table.concat(words, ", ") .. " }"
 end
 
---- Checks a `gpu` option as it is written: returns it, or false and a complaint.
+--- Checks a `gpu` option as it is written: returns true, and what it means where that is written
+--- otherwise; or false, nil and a complaint.
 function gpu.check_spec(spec)
   if spec == true then return true end
+  if type(spec) == "string" and spec:lower() == AUTO then return true, AUTO end
   local words = type(spec) == "string" and { spec } or spec
   if type(words) ~= "table" or #words == 0 then return false end
   for i, word in ipairs(words) do
@@ -109,7 +111,10 @@ function gpu.check_spec(spec)
     if name and (name == "" or not count:find "^[1-9]%d?$") then
       return false, nil, ("has %q, in which a number of devices is expected behind the colon, as in \"nvidia:2\""):format(word)
     end
-    if word == AUTO and type(spec) == "table" then
+    if name and name:lower() == AUTO then
+      return false, nil, ('has %q, and %q takes all devices that are there, not a number of them'):format(word, AUTO)
+    end
+    if word:lower() == AUTO then
       return false, nil, ('may have %q only alone, not in a list: it takes the devices that are there, and worker threads'):format(AUTO)
     end
     if word == NO_DEVICE and (i < #words or i == 1) then
@@ -200,12 +205,12 @@ function gpu.device(which)
     list = leased()
     if list == false then list = gpu.match(true, "tidepool.gpu.device") end
   else
-    local is_right, _, complaint = gpu.check_spec(which)
+    local is_right, meant, complaint = gpu.check_spec(which)
     if not is_right then
       check.fail("tidepool.gpu.device: %s", complaint or 'expected true, or a device like "any", "gpu", "H200", or a list of them, got ' ..
         check.show(which))
     end
-    list = gpu.match(which, "tidepool.gpu.device")
+    list = gpu.match(meant or which, "tidepool.gpu.device")
   end
   return list and open_device(list[1])
 end
