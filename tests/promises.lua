@@ -7,6 +7,7 @@
 --
 --   parallel   two inputs can run at the same time
 --   background inputs run while the caller does something else
+--   near       inputs run on this machine: none travels in a chunk with others
 --   apart      functions run in Lua states of their own, which live on
 --   lua        functions are run by Lua, so that they may do anything: not numbers in, numbers out
 --              on a device
@@ -32,7 +33,7 @@ end
 --- What an executor (tidepool.Executor) is asked for.
 function promises.abilities(executor)
   return {
-    lua = executor.runs_lua, background = not executor.by_owner, apart = not executor.by_owner,
+    lua = executor.runs_lua, background = not executor.by_owner, near = not executor.far, apart = not executor.by_owner,
     parallel = not executor.by_owner and support.workers() > 1, kill = executor.kill, isolated = executor.isolated,
     streams = executor.streams,
   }
@@ -108,6 +109,29 @@ promise("a result that is ready overtakes a slow one when the order does not mat
   end
   assert.same({ 2, 1 }, order)
 end, "lua", "parallel")
+
+promise("an input that turns out slow keeps back neither results before it nor inputs behind it", function(case)
+  local path = support.temp_path()
+  local f = case.func(function(x)
+    if x == 0 then wait_for(path) end
+    return x
+  end)
+  -- many inputs that take no time, so that the next ones are expected to be like these
+  for _ = 1, 2 do assert.equal(2000, #f:map(tidepool.range(2000)):list()) end
+  local got = {}
+  for _, value in f:map({ 1, 0, 2, 3 }, { ordered = false }) do
+    got[#got + 1] = value
+    if #got == 3 then note(path, "all others were delivered") end
+  end
+  assert.equal(0, table.remove(got))
+  table.sort(got)
+  assert.same({ 1, 2, 3 }, got)
+  os.remove(path)
+  for i, value in f:map { 1, 2, 0, 3 } do
+    if i == 2 then note(path, "2 was delivered") end
+    assert.equal(({ 1, 2, 0, 3 })[i], value)
+  end
+end, "lua", "parallel", "near")
 
 promise("two inputs run at the same time", function(case)
   local dir = support.temp_dir()

@@ -35,7 +35,7 @@ static uint64_t count_taken(const tp_job *job)
     unsigned slices = 0;
     for (const tp_slice *s = job->engine->slices; s; s = s->next)
         if (s->job == job) {
-            n += s->work.count;
+            n += s->range->count;
             slices++;
         }
     TP_ASSERT(slices == job->running);

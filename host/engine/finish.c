@@ -14,7 +14,7 @@
 static bool has_its_results(const tp_slice *s)
 {
     const tp_work *w = &s->work;
-    uint64_t next = w->block->first + w->offset;
+    uint64_t next = w->block->first + w->offset + s->handed;
     for (const tp_block *b = s->results; b; b = b->next) {
         TP_ASSERT(b->n > 0 && b->first == next);
         next += b->n;
@@ -149,18 +149,12 @@ static bool take_result(tp_job *job, const tp_slice *s, tp_block *b)
     return is_news;
 }
 
-/* Locked. Items that were not begun go back into the queue, or are skipped when they are not wanted
- * any more. */
-static void give_back(tp_job *job, tp_slice *s, uint32_t done)
+void tp_job_put_back(tp_job *job, tp_range *r)
 {
-    tp_range *r = s->range;
-    r->offset += done;
-    r->count -= done;
-    if (s->work.is_torn)
-        r->most = (r->count + 1) / 2;
+    TP_ASSERT(tp_engine_is_locked(job->engine));
     job->func->active -= r->count;
-    tp_block *inputs = s->work.block;
-    uint64_t first = inputs->first + r->offset;
+    tp_block *inputs = r->block;
+    uint64_t first = tp_range_first(r);
     if (r->count > 0 && !job->is_cancelled && first <= job->stop_at) {
         uint64_t allowed = job->stop_at - first;
         if (allowed < r->count - 1) {
@@ -199,7 +193,14 @@ static void learn(tp_job *job, const tp_slice *s, uint32_t n, uint64_t now)
     }
 }
 
-/* Notes in the slice's results how their items were run, until `now`. */
+/* Locked. The next n items of the slice have their results. */
+static void count_done(tp_slice *s, uint32_t n)
+{
+    s->range->offset += n;
+    s->range->count -= n;
+}
+
+/* Notes in the slice's results how their `done` items were run, until `now`. */
 static void note_times(const tp_slice *s, uint32_t done, uint64_t now)
 {
     tp_ran ran = { .queued_ns = s->work.block->ran.queued_ns,
@@ -207,21 +208,21 @@ static void note_times(const tp_slice *s, uint32_t done, uint64_t now)
                    .attempt = s->work.attempt,
                    .worker = s->agent->worker.index,
                    .site = tp_agent_site(s->agent) + 1 };
-    uint64_t first = s->work.block->first + s->work.offset;
+    uint64_t first = s->work.block->first + s->work.offset + s->handed;
     for (tp_block *b = s->results; b; b = b->next) {
         ran.started_ns = s->started_ns + (uint64_t)((double)(b->first - first) * ran.ns_per_item);
         b->ran = ran;
     }
 }
 
-/* Notes the input of a slice that was one item which took long. */
+/* Notes the input of a slice whose last item took long. */
 static void note_input(const tp_slice *s, uint32_t done, uint64_t now)
 {
     char text[TP_INPUT_TEXT + 1];
     const tp_work *w = &s->work;
     if (done != 1 || now - s->started_ns < TP_INPUT_MIN_NS)
         return;
-    tp_glance_item(w->block, w->offset, text, sizeof text);
+    tp_glance_item(w->block, w->at - 1, text, sizeof text);
     tp_trace_input(w->worker->trace, w->worker->id, text);
 }
 
@@ -292,6 +293,58 @@ void tp_engine_wake_beside(tp_engine *e, const tp_job *but)
     tp_wakes_send(&w);
 }
 
+/* Locked. The job takes the results of the slice's next n items, which were over at that time. True
+ * when the owner can use one now. */
+static bool take_results(tp_slice *s, uint32_t n, uint64_t over_ns)
+{
+    bool is_news = false;
+    learn(s->job, s, n, over_ns);
+    count_done(s, n);
+    while (s->results) {
+        tp_block *next = s->results->next;
+        is_news |= take_result(s->job, s, s->results);
+        s->results = next;
+    }
+    s->results_end = &s->results;
+    return is_news;
+}
+
+void tp_slice_hand_over(tp_slice *s, uint64_t over_ns)
+{
+    tp_job *job = s->job;
+    tp_engine *e = job->engine;
+    tp_wakes w = { 0 };
+    uint32_t n = 0;
+    for (const tp_block *b = s->results; b; b = b->next)
+        n += b->n;
+    if (n == 0)
+        return;
+    uv_mutex_lock(&e->lock);
+    double took = job->item_ns * n;
+    uv_mutex_unlock(&e->lock);
+    if (took > 0 && took < (double)(over_ns - s->started_ns))
+        over_ns = s->started_ns + (uint64_t)took;
+    note_times(s, n, over_ns);
+    if (job->recorder)
+        record(s);
+    uv_mutex_lock(&e->lock);
+    uint64_t due = e->next_due;
+    if (take_results(s, n, over_ns)) {
+        atomic_fetch_add_explicit(&job->eventcount, 1, memory_order_release);
+        w.owner = tp_job_tell(job);
+    }
+    s->handed += n;
+    s->started_ns = over_ns; /* of the item that runs */
+    if (e->next_due < due) { /* those who sleep know only of earlier retries */
+        w.executor = job->executor;
+        w.takers = 1;
+        tp_engine_wake_helpers(e);
+    }
+    TP_ASSERT(tp_job_is_balanced(job));
+    uv_mutex_unlock(&e->lock);
+    tp_wakes_send(&w);
+}
+
 void tp_job_finish(tp_slice *s)
 {
     tp_job *job = s->job;
@@ -302,9 +355,9 @@ void tp_job_finish(tp_slice *s)
     if (s->is_permitted)
         e->permits.release(e->permits.user, job->func);
     tp_work_close(&s->work);
-    tp_block *results = s->results;
-    uint32_t done = s->work.at - s->work.offset;
-    tp_work_note(&s->work, TP_EVENT_FINISH, s->work.offset, done);
+    TP_ASSERT(!s->work.is_exposed);
+    const uint32_t done = s->work.at - s->work.offset - s->handed;
+    tp_work_note(&s->work, TP_EVENT_FINISH, s->work.offset, s->handed + done);
     uint64_t now = uv_hrtime();
     note_times(s, done, now);
     if (tp_trace_is_on(&e->trace))
@@ -344,20 +397,17 @@ void tp_job_finish(tp_slice *s)
     job->at_sites -= job->beside.executor && agent->site;
     if (s->has_permit)
         job->func->running--;
-    learn(job, s, done, now);
     if (job->beside.executor)
         tp_job_learn_beside(job, s, done, now);
-    /* The inputs must outlive the loop below, which releases them item by item; one more `open`
+    /* The inputs must outlive the next two calls, which release them item by item; one more `open`
      * keeps them. */
     inputs->open++;
-    bool is_news = false;
-    while (results) {
-        tp_block *next = results->next;
-        is_news |= take_result(job, s, results);
-        results = next;
-    }
-    bool is_shared = done < s->work.count;
-    give_back(job, s, done);
+    bool is_news = take_results(s, done, now);
+    tp_range *rest = s->range;
+    bool is_shared = rest->count > 0;
+    if (s->work.is_torn)
+        rest->most = (rest->count + 1) / 2;
+    tp_job_put_back(job, rest);
     tp_job_release_inputs(job, inputs, 1);
     if (job->ended && job->finished == job->pushed)
         is_news = true;
@@ -440,6 +490,10 @@ void tp_job_lose(tp_agent *agent, tp_block *(*make_failure)(void *user, tp_slice
 {
     for (tp_slice *s; (s = tp_slice_of(agent->worker.current));) {
         tp_work *w = &s->work;
+        tp_work_cover(w);
+        uv_mutex_lock(&agent->engine->lock);
+        w->count = s->range->offset + s->range->count - w->offset; /* others may have some */
+        uv_mutex_unlock(&agent->engine->lock);
         uint32_t end = tp_work_end(w), failed;
         /* else all items were over, and the work waited for calls that they had spawned */
         if (tp_work_recover(w) && !tp_work_tear(w, end))

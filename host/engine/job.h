@@ -33,6 +33,9 @@ enum {
     TP_SMALL_NS = 20 * 1000,     /* work below this is not worth a wake-up */
     /* a slice that takes longer is asked to give back what it has not begun, for others to share */
     TP_STUCK_NS = 1000 * 1000,
+    /* One whose item then runs for this long does not keep its other items back until that is over:
+     * earlier ones' results go to the job, and others may begin later ones (share.c). */
+    TP_SETTLED_NS = 10 * 1000000,
     /* a loop that has not asked for results for this long may have been left by its script */
     TP_PAUSE_NS = 80 * 1000000,
     TP_READY_MIN = 8, /* so many results must wait for such a loop before its job pauses */
@@ -132,6 +135,13 @@ struct tp_slice {
     bool is_full; /* its item waits, since it has given what it may; engine's lock */
     bool is_outermost; /* counts in agent->n_outermost; engine's lock */
     bool is_settled;   /* see tp_job_settle; engine's lock */
+    /* its first items, whose results the job has already: written by whoever gives them to it, with
+     * the engine's lock and the work for reading */
+    uint32_t handed;
+    /* its item seems to run for long: which one that was when somebody looked, and when; 0: nobody
+     * has. Engine's lock */
+    uint32_t stuck_at;
+    uint64_t stuck_ns;
 
     /* ---- of an item that waits beside others (tp_terms.concurrent); engine's lock ---- */
     const void *level; /* who takes the slices of jobs that it waits for: see tp_agent_helper_id */
@@ -519,8 +529,21 @@ void tp_job_give_up(tp_job *job, const tp_error *err);
 const tp_error *tp_job_lost(tp_job *job);
 
 /* With the lock held: until when may idle workers of the executor sleep (0: for ever)? Until the
- * next retry is due, or until a slice is to be asked to share. Asks those that run too long now. */
+ * next retry is due, or until a slice is to be asked to share, or a tp_engine_share is due. Asks
+ * those that run too long now. */
 uint64_t tp_job_idle_until(tp_engine *engine, tp_executor *executor);
+
+/* Slices whose item runs for long do not keep back what stands before and behind it (see
+ * TP_SETTLED_NS). Called, without the lock, by whoever waits for results or for work. Gives when it
+ * is to be called again (uv_hrtime), or 0. Any thread. */
+uint64_t tp_engine_share(tp_engine *engine);
+
+/* The same for a slice whose items run in another process; on its agent's own thread. hand_over:
+ * the job takes the results that the sink has, whose items were over by that time. take_back: the
+ * items from that offset on, which will not be begun, go back. False: they stay, for lack of
+ * memory, or since no other worker may run them. */
+void tp_slice_hand_over(tp_slice *slice, uint64_t over_ns);
+bool tp_slice_take_back_rest(tp_slice *slice, uint32_t from);
 
 /* Of a job that streams, for a slice whose values come from elsewhere: how many its item may give
  * in all, by what waits for the reader; then the sink takes so many without a wait. It never

@@ -208,6 +208,12 @@ int tp_agent_site(const tp_agent *agent);
 /* Locked. Keeps what the failure says for people who watch (tp_engine_watch_failures). */
 void tp_engine_keep_failure(tp_engine *e, const tp_slice *s, const tp_block *b, bool is_retried);
 
+/* ---- finish.c ---- */
+
+/* Locked. Items that were not begun go back into the queue, or are skipped when they are not wanted
+ * any more. The range is the job's again. */
+void tp_job_put_back(tp_job *job, tp_range *r);
+
 /* ---- open.c; locked ---- */
 
 /* What a job's `helper` is while this agent waits for it: a value that differs between the items

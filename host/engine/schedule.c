@@ -902,6 +902,8 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     s->emitted = s->allowed = 0;
     s->is_full = false;
     s->is_lent = s->is_blocked = s->is_in_line = s->is_settled = false;
+    s->handed = 0;
+    s->stuck_ns = 0;
     s->work.place = job->place;
     tp_worker_show(&agent->worker);
     if (job->terms.concurrent) {
@@ -948,32 +950,4 @@ tp_slice *tp_job_take_awaited(tp_agent *agent)
         s->is_permitted = true;
     }
     return s;
-}
-
-/* Locked. Asks slices that have run for long to return after their item, so that others can take
- * the rest. Gives the time when the next one should be asked; 0: there is none. */
-static uint64_t ask_to_share(tp_engine *e, const tp_executor *ex, uint64_t now)
-{
-    uint64_t when = 0;
-    TP_ASSERT(tp_engine_is_locked(e));
-    for (tp_slice *s = e->slices; s; s = s->next) {
-        if (s->job->executor != ex ||
-            (uint32_t)tp_work_running(&s->work) + 1 >= tp_work_end(&s->work) ||
-            s->job->func->limit == 1)
-            continue;
-        uint64_t due = s->started_ns + TP_STUCK_NS;
-        if (due <= now)
-            atomic_store_explicit(&s->work.ctl[1], 1, memory_order_relaxed);
-        else if (!when || due < when)
-            when = due;
-    }
-    return when;
-}
-
-uint64_t tp_job_idle_until(tp_engine *e, tp_executor *ex)
-{
-    uint64_t until = ask_to_share(e, ex, uv_hrtime());
-    if (e->next_due != UINT64_MAX && (!until || e->next_due < until))
-        until = e->next_due;
-    return until;
 }

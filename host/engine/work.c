@@ -3,6 +3,9 @@
 
 #include "base/invariant.h"
 
+#include <sched.h>
+#include <string.h>
+
 tp_block *tp_returns_block(const tp_returns *returns, uint64_t first, uint32_t n)
 {
     tp_block *b = tp_block_new_borrowed(first, n, returns->columns);
@@ -69,10 +72,63 @@ void tp_work_close_numbers(tp_work *w, uint32_t until)
     w->numbers = NULL;
     w->at = until;
     b->n = until - w->numbers_at;
+    for (uint32_t c = 0; c < b->columns; c++)
+        b->column[c] = (char *)b->column[c] + w->numbers_given * tp_block_element_size(b->type[c]);
+    w->numbers_given = 0;
     if (b->n == 0)
         tp_block_free(b);
     else
         tp_work_append(w, b, w->numbers_at);
+}
+
+/* A copy of the next n items of `numbers`; NULL when out of memory. */
+static tp_block *copy_numbers(const tp_work *w, uint32_t n)
+{
+    const tp_block *from = w->numbers;
+    const tp_returns *returns = &w->terms->returns;
+    if (from->kind == TP_BLOCK_DONE)
+        return tp_block_new_empty(TP_BLOCK_DONE, 0, n);
+    if (returns->columns && returns->array[0])
+        return tp_returns_block(returns, w->block->first + w->numbers_at, n);
+    tp_block *b = tp_block_new_columns(n, from->columns, from->type, from->text.used);
+    if (!b)
+        return NULL;
+    for (uint32_t c = 0; c < b->columns; c++) {
+        size_t size = tp_block_element_size(b->type[c]);
+        memcpy(b->column[c], (const char *)from->column[c] + w->numbers_given * size, n * size);
+    }
+    memcpy(b->text.bytes, from->text.bytes, from->text.used);
+    b->text.used = from->text.used;
+    b->n = n;
+    return b;
+}
+
+void tp_work_collect(tp_work *w, uint32_t running)
+{
+    TP_ASSERT(running <= tp_work_end(w));
+    tp_work_flush(w);
+    if (!w->numbers || running <= w->numbers_at)
+        return;
+    uint32_t at = w->numbers_at, n = running - at;
+    tp_block *b = copy_numbers(w, n);
+    if (!b)
+        return;
+    w->numbers_at += n;
+    w->numbers_given += n;
+    tp_work_append(w, b, at);
+}
+
+void tp_work_cover(tp_work *w)
+{
+    if (!w->is_exposed)
+        return;
+    w->is_exposed = false;
+    uint32_t exposed = TP_WORK_EXPOSED;
+    while (!atomic_compare_exchange_weak_explicit(&w->access, &exposed, TP_WORK_COVERED,
+                                                  memory_order_acquire, memory_order_relaxed)) {
+        exposed = TP_WORK_EXPOSED;
+        sched_yield();
+    }
 }
 
 void tp_work_fail(tp_work *w, tp_block *failure)

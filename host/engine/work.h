@@ -159,12 +159,55 @@ struct tp_work {
     /* of the items from numbers_at on, filled in by a specialised loop; else NULL */
     tp_block *numbers;
     uint32_t numbers_at;
+    uint32_t numbers_given; /* how many items before those the sink got from it (tp_work_collect) */
+    /* a tp_work_access: who may use what stands above, since `offset`, and what the sink has taken:
+     * the worker, or whoever has made it READ */
+    _Atomic uint32_t access;
+    bool is_exposed; /* the worker's own: it has exposed the results */
 
     /* [0] the offset of the running item, written by the worker; [1] not 0: return after this item,
-     * written by anyone. Relaxed: they are only hints. LuaJIT code reads and writes them as
-     * int32_t. */
+     * written by anyone. Relaxed: they are hints, since either side sees the other's store late.
+     * But not by much: a worker stores [0] before it looks at [1] and begins the item, and a store
+     * is seen by all within microseconds. So when [1] was set, and TP_SETTLED_NS later [0] is what
+     * it was then, the worker begins no further item, and what it has stored for earlier ones is
+     * seen. (Morrison and Afek, "Temporally Bounding TSO for Fence-Free Asymmetric
+     * Synchronization", ASPLOS 2015.) LuaJIT code reads and writes them as int32_t. */
     _Atomic int32_t ctl[2];
 };
+
+typedef enum tp_work_access {
+    TP_WORK_COVERED, /* our own code may be changing them */
+    TP_WORK_EXPOSED, /* users' code runs: they do not change, but for elements of `numbers` */
+    TP_WORK_READ     /* somebody uses them; the worker waits until that is over */
+} tp_work_access;
+
+/* Before and after users' code is called for an item: lets others have the results of earlier ones
+ * meanwhile. The worker. */
+static inline void tp_work_expose(tp_work *w)
+{
+    w->is_exposed = true;
+    atomic_store_explicit(&w->access, TP_WORK_EXPOSED, memory_order_release);
+}
+
+/* Does nothing when they are not exposed. */
+void tp_work_cover(tp_work *w);
+
+/* Any thread: begins to use the results. False: the worker uses them itself. */
+static inline bool tp_work_try_read(tp_work *w)
+{
+    uint32_t exposed = TP_WORK_EXPOSED;
+    return atomic_compare_exchange_strong_explicit(&w->access, &exposed, TP_WORK_READ,
+                                                   memory_order_acquire, memory_order_relaxed);
+}
+
+static inline void tp_work_end_read(tp_work *w)
+{
+    atomic_store_explicit(&w->access, TP_WORK_EXPOSED, memory_order_release);
+}
+
+/* Between these: gives the sink the results of the items before the offset `running`, the item that
+ * runs. When there is no memory for a copy, some of them stay where they are. */
+void tp_work_collect(tp_work *w, uint32_t running);
 
 /* What a worker needs of its surroundings while it runs work. */
 typedef struct tp_worker_type {
@@ -233,13 +276,14 @@ static inline void tp_worker_show(const tp_worker *worker)
                               memory_order_relaxed);
 }
 
-/* Makes the item at `at` the running one. */
+/* Makes the item at `at` the running one. Looks at ctl[1] that follow stay behind it. */
 static inline void tp_work_begin_item(tp_work *w)
 {
     atomic_store_explicit(&w->ctl[0], (int32_t)w->at, memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst);
 }
 
-/* Should the worker return after its current item and leave the rest for others? */
+/* Should the worker return and leave the items that it has not begun for others? */
 static inline bool tp_work_is_asked_to_stop(const tp_work *w)
 {
     return atomic_load_explicit(&w->ctl[1], memory_order_relaxed) != 0;

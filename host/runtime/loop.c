@@ -142,6 +142,14 @@ void tp_host_unlisten(tp_listener *l)
     l->step = l->due = 0;
 }
 
+/* The owner is about to sleep until that time: it sees to slices that keep something back, and may
+ * have to do so again earlier than that. */
+static uint64_t share(tp_host *host, uint64_t deadline_ns)
+{
+    uint64_t due = tp_engine_share(host->engine);
+    return due && due < deadline_ns ? due : deadline_ns;
+}
+
 /* Runs the loop until something happens, but not beyond deadline_ns. */
 static void run_once(tp_host *host, uint64_t now, uint64_t deadline_ns)
 {
@@ -226,6 +234,8 @@ void tp_host_turn(tp_host *host, uint64_t deadline_ns, bool spins)
     bool is_news = atomic_load_explicit(&host->wakes, memory_order_acquire) != host->wakes_seen ||
                    atomic_load_explicit(&host->is_interrupted, memory_order_relaxed);
     end_assist(ex, is_news);
+    if (!is_news && deadline_ns > now)
+        deadline_ns = share(host, deadline_ns);
     run_once(host, now, is_news ? 0 : deadline_ns);
     host->wakes_seen = atomic_load_explicit(&host->wakes, memory_order_acquire);
 }
@@ -254,9 +264,10 @@ void tp_host_wait(tp_host *host, tp_job *job, uint32_t seen, uint64_t deadline_n
         uint64_t now = uv_hrtime();
         if (now >= deadline_ns || atomic_load_explicit(&host->is_interrupted, memory_order_relaxed))
             break;
+        uint64_t until_ns = share(host, deadline_ns);
         if (!tp_job_await(job, seen))
             break;
-        run_once(host, now, deadline_ns);
+        run_once(host, now, until_ns);
         tp_job_unawait(job);
     }
 }

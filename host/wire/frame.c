@@ -287,7 +287,8 @@ static bool read_head(const tp_wire_reader *r, uint64_t from, uint64_t until, tp
 {
     if (!copy_head(r, from, until, head, err))
         return false;
-    if (head->at != r->at || head->n == 0 || head->n > r->count - r->at)
+    if (head->at != r->at - r->ahead || head->n == 0 || head->n < r->ahead ||
+        head->n - r->ahead > r->count - r->at || (r->ahead && head->kind != TP_BLOCK_COLUMNS))
         return wrong(err, "results of other items");
     return true;
 }
@@ -357,12 +358,12 @@ static bool is_expected(const tp_wire_record *head, const tp_terms *t)
     return true;
 }
 
-/* Reads the first n items of a record of columns. */
+/* Reads the next n items of a record of columns, behind those that were read ahead. */
 static bool read_columns(tp_wire_reader *r, tp_work *to, uint64_t from, const tp_wire_record *head,
                          uint32_t n, tp_error *err)
 {
     const tp_terms *t = to->terms;
-    if (!is_expected(head, t) || head->capacity < n)
+    if (!is_expected(head, t) || head->capacity < (uint64_t)r->ahead + n)
         return wrong(err, "columns of another kind");
     bool is_mixed = head->type[0] == TP_MIXED;
     uint32_t text = is_mixed ? head->text.used : 0;
@@ -381,7 +382,10 @@ static bool read_columns(tp_wire_reader *r, tp_work *to, uint64_t from, const tp
     for (uint32_t c = 0; head->in_place && c < head->columns; c++)
         tp_make_canonical((tp_type)head->type[c], b->column[c], n);
     for (uint32_t c = 0; !head->in_place && c < head->columns; c++)
-        copy_column(b->column[c], r->base + from + tp_wire_column_at(head, c), n, head->type[c]);
+        copy_column(b->column[c],
+                    r->base + from + tp_wire_column_at(head, c) +
+                        r->ahead * tp_block_element_size(head->type[c]),
+                    n, head->type[c]);
     if (is_mixed) {
         memcpy(b->text.bytes, r->base + from + tp_wire_column_at(head, head->columns), text);
         b->text.used = text;
@@ -572,8 +576,10 @@ bool tp_wire_read(tp_wire_reader *r, tp_work *to, uint64_t from, uint64_t until,
             is_right = gather(r, to, from, &head, err);
         } else {
             flush(r, to);
-            if (head.kind == TP_BLOCK_COLUMNS)
-                is_right = read_columns(r, to, from, &head, head.n, err);
+            if (head.kind == TP_BLOCK_COLUMNS && head.n > r->ahead)
+                is_right = read_columns(r, to, from, &head, head.n - r->ahead, err);
+            else if (head.kind == TP_BLOCK_COLUMNS)
+                is_right = true; /* all of it was read ahead */
             else if (head.kind == TP_BLOCK_PARTIALS)
                 is_right = read_partials(r, to, from, &head, err);
             else if (head.kind == TP_BLOCK_FAILURE)
@@ -583,9 +589,12 @@ bool tp_wire_read(tp_wire_reader *r, tp_work *to, uint64_t from, uint64_t until,
             else
                 is_right = wrong(err, "a record of no kind");
         }
-        if (is_right && head.kind != TP_BLOCK_PART)
-            r->at += head.n;
+        if (!is_right)
+            break;
+        r->at += head.kind == TP_BLOCK_PART ? 0 : head.n - r->ahead;
+        r->ahead = 0;
         from += head.size;
+        r->from = from;
     }
     /* drops the message that was added last: its record was wrong, so it belongs to no item */
     if (!is_right && r->open && r->open->kind == TP_BLOCK_VALUES && r->open->n > 0)
@@ -603,7 +612,7 @@ bool tp_wire_read_open(tp_wire_reader *r, tp_work *to, uint64_t from, uint32_t r
         return wrong(err, "no record");
     memcpy(&head, r->base + from, sizeof head);
     bool is_done = head.kind == TP_BLOCK_DONE && to->terms->discards;
-    if ((head.kind != TP_BLOCK_COLUMNS && !is_done) || head.at != r->at ||
+    if ((head.kind != TP_BLOCK_COLUMNS && !is_done) || head.at != r->at - r->ahead ||
         head.size > r->size - from || running < r->at || running > r->count)
         return wrong(err, "no record that is being filled in");
     if (running == r->at)
@@ -620,6 +629,7 @@ bool tp_wire_read_open(tp_wire_reader *r, tp_work *to, uint64_t from, uint32_t r
         tp_work_append(to, done, r->first + r->at);
     else if (!read_columns(r, to, from, &head, running - r->at, err))
         return false;
+    r->ahead += running - r->at;
     r->at = running;
     to->at = r->first + r->at;
     return true;

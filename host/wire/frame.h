@@ -127,6 +127,9 @@ typedef struct tp_wire_out {
     tp_inside inside; /* the maps inside of its items */
 } tp_wire_out;
 
+/* what ctl[0] of the worker's work is before it has opened a request's */
+enum { TP_WIRE_NO_ITEM = -1 };
+
 /* exit codes of a worker process: it is out of memory; an item has ended its thread */
 enum { TP_CHILD_NO_MEMORY = 124, TP_CHILD_NO_THREAD = 125 };
 
@@ -231,6 +234,8 @@ typedef struct tp_wire_reader {
     const char *base;   /* the beginning of `out` */
     uint64_t size;      /* how much of it is mapped */
     uint64_t from;      /* what lies before it was read */
+    /* items of the record at `from` that were read while it was still being filled in */
+    uint32_t ahead;
     uint32_t first;     /* the request's first item, as an offset in its block */
     uint32_t count;     /* items of the request */
     uint32_t at; /* index of the next item that needs a result, counted from the request's first */
@@ -252,8 +257,8 @@ bool tp_wire_find_place(const tp_wire_reader *r, uint64_t from, uint64_t until, 
  * given. */
 bool tp_wire_read(tp_wire_reader *r, tp_work *to, uint64_t from, uint64_t until, tp_error *err);
 
-/* The same for the open record of columns at `from`, of which the items before `running` are
- * done. */
+/* The same for the open record of columns at `from`, of which the items before `running` are done.
+ * The rest can be read later, when there is more in it or the record is complete. */
 bool tp_wire_read_open(tp_wire_reader *r, tp_work *to, uint64_t from, uint32_t running,
                        tp_error *err);
 

@@ -103,6 +103,7 @@ bool tp_exec_wait(tp_agent *agent, tp_job *const *jobs, const uint32_t *seen, un
             if (is_interrupted(agent))
                 break;
         } else if (!slice && now < deadline_ns) {
+            tp_engine_share(agent->engine);
             tp_job_sleep(agent, jobs, seen, n, deadline_ns, NULL);
         }
         if (now >= deadline_ns)

@@ -68,7 +68,8 @@ static void begin_request(supervisor *s, tp_slice *slice, uint32_t count)
     q->reader.from = tp_link_give_room(s);
     atomic_store_explicit(&c->starved, 0, memory_order_relaxed);
     atomic_store_explicit(&c->refused, 0, memory_order_relaxed);
-    atomic_store_explicit(&c->work.ctl[0], 0, memory_order_relaxed);
+    /* the process sets both when it opens the request's work */
+    atomic_store_explicit(&c->work.ctl[0], TP_WIRE_NO_ITEM, memory_order_relaxed);
     atomic_store_explicit(&c->work.ctl[1], 0, memory_order_relaxed);
     s->items += count;
     tp_watch_open(s, slice, &q->reader, &q->watch);
@@ -88,13 +89,13 @@ static bool end_request(supervisor *s, tp_slice *slice, tp_error *err)
     tp_wire_out *c;
     request *q = &s->request;
     tp_wire_reader *r = &q->reader;
-    uint32_t before = q->before, count = q->count;
+    uint32_t before = q->before;
     outcome o;
     bool is_right = true;
     q->is_open = false;
     for (;;) {
         /* not during a process's first request, whose results must not wait for this */
-        if (s->items > count)
+        if (s->items > q->count)
             tp_process_start_spare(s);
         o = tp_watch_await(s, &q->watch);
         if (o == ASKS)
@@ -133,7 +134,7 @@ static bool end_request(supervisor *s, tp_slice *slice, tp_error *err)
         tp_process_end(s);
         return true;
     }
-    bool has_items = w->at < before + count;
+    bool has_items = w->at < before + q->count;
     if (o == DONE && is_right && has_items &&
         atomic_load_explicit(&c->starved, memory_order_relaxed)) {
         w->sink->starve(w);
@@ -160,7 +161,7 @@ static bool end_request(supervisor *s, tp_slice *slice, tp_error *err)
                               ? "it has written nonsense where its turns are counted"
                               : why.message;
     uint32_t over = before;
-    while (w->at < before + count && w->at >= over && !tp_work_tear(w, before + count)) {
+    while (w->at < before + q->count && w->at >= over && !tp_work_tear(w, before + q->count)) {
         over = w->at + 1;
         if (o == TIMED_OUT) {
             tp_link_note_death(s, OVERTIME);

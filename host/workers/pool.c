@@ -27,6 +27,9 @@ enum {
     LOOKERS_MAX = 2, /* two, so that one process runs while the owner takes results of the other */
     /* how often a worker looks for work that the owner has left to it, */
     LOOK_NS = 2 * 1000 * 1000,
+    /* how long a worker without work sleeps while others take slices of several items, which may
+     * need to be seen to (tp_engine_share) */
+    WATCH_NS = 2 * TP_SETTLED_NS,
     ASSISTED_NS = 500 * 1000 * 1000, /* until the owner has not waited for this long */
     RETRY_NS = 1000 * 1000 * 1000
 };
@@ -71,6 +74,10 @@ typedef struct pool {
     /* workers that sleep for LOOK_NS at a time, and can be lent to the owner or are */
     worker *lookers[LOOKERS_MAX];
     unsigned n_lookers;
+    worker *watcher;      /* sleeps for WATCH_NS at a time; NULL: none does */
+    /* how many slices of several items workers have taken that have a Lua state here; and how many
+     * when a watcher last went to sleep */
+    uint64_t n_taken, n_watched;
     bool is_here;         /* the owner is between begin_assist and end_assist */
     uint32_t visits;      /* counts calls of begin_assist */
     uint64_t assisted_ns; /* when it last waited */
@@ -233,7 +240,16 @@ static bool rest(worker *w)
     bool looks = wants_looker(p);
     if (looks)
         begin_looking(w);
-    tp_idle_sleep(&p->idle, &w->agent, looks ? uv_hrtime() + LOOK_NS : UINT64_MAX);
+    bool watches = !p->watcher && p->n_taken != p->n_watched;
+    if (watches) {
+        p->watcher = w;
+        p->n_watched = p->n_taken;
+    }
+    uint64_t now = looks || watches ? uv_hrtime() : 0;
+    tp_idle_sleep(&p->idle, &w->agent,
+                  looks ? now + LOOK_NS : watches ? now + WATCH_NS : UINT64_MAX);
+    if (watches)
+        p->watcher = NULL;
     if (!w->is_lent)
         end_looking(w);
     return looks;
@@ -270,6 +286,18 @@ static tp_slice *await_return(worker *w)
     return slice;
 }
 
+/* Locked. The worker has taken the slice. When one of its items takes long, others must see to the
+ * rest: one that sleeps is woken, so that it watches. */
+static void have_watched(worker *w, const tp_slice *slice)
+{
+    pool *p = w->pool;
+    if (slice->work.count == 1 || !w->agent.worker.vm)
+        return;
+    p->n_taken++;
+    if (!p->watcher)
+        tp_idle_pass_on(&p->idle);
+}
+
 /* Takes slices until the pool stops, or the worker cannot go on. */
 static int serve(worker *w, tp_error *err)
 {
@@ -293,6 +321,8 @@ static int serve(worker *w, tp_error *err)
                           (has_looked && tp_job_can_take_locked(p->engine, &p->base))))
                 pass_on(p);
             has_looked = false;
+            if (slice)
+                have_watched(w, slice);
             uv_mutex_unlock(lock);
             if (!slice) /* an open item may have begun jobs that only this agent can run */
                 slice = tp_job_take_awaited(&w->agent);
@@ -307,7 +337,10 @@ static int serve(worker *w, tp_error *err)
             }
             uv_mutex_lock(lock);
         } else if (wants_looker(p) || !tp_idle_spin(&p->idle)) {
-            /* While the lock was released, by tp_idle_spin, work may have come. */
+            uv_mutex_unlock(lock);
+            tp_engine_share(p->engine);
+            uv_mutex_lock(lock);
+            /* While the lock was released work may have come. */
             if (tp_job_can_take_locked(p->engine, &p->base))
                 continue;
             if (!p->idle.is_stopping)

@@ -58,11 +58,27 @@ bool tp_results_collect(supervisor *s, tp_work *w, tp_wire_reader *r, bool is_de
     r->size = s->out.size;
     uint64_t from = r->from;
     r->from = until;
-    s->is_cramped = until == from;
+    s->is_cramped = until == s->records_from;
     if (w && s->n_open == 0 ? !tp_wire_read(r, w, from, until, err)
                             : !read_records(s, w, r, from, until, err))
         return false;
     return !w || !is_dead || open != until || tp_wire_read_open(r, w, open, item, err);
+}
+
+void tp_results_collect_early(supervisor *s, tp_work *w, tp_wire_reader *r, uint32_t running)
+{
+    const tp_wire_out *c = tp_control_of(s);
+    tp_error err = { 0 };
+    uint64_t until = atomic_load_explicit(&c->used, memory_order_acquire),
+             open = atomic_load_explicit(&c->open, memory_order_acquire);
+    /* a record of items without results may grow after it was published */
+    if (w->terms->discards)
+        return;
+    tp_region_follow(&s->out, s->out.size + 1, NULL); /* it may have grown, or not */
+    r->base = s->out.data;
+    r->size = s->out.size;
+    if (tp_wire_read(r, w, r->from, until, &err) && open == until)
+        tp_wire_read_open(r, w, open, running, &err);
 }
 
 void tp_results_fail(supervisor *s, tp_work *w, tp_failure_kind kind, const char *message)

@@ -41,6 +41,11 @@ typedef struct watch {
     uint64_t leave_until;   /* when a process that ends must have done so (uv_hrtime); else 0 */
     uint64_t item_since, unwanted_since; /* uv_hrtime; unwanted_since 0: it is wanted */
     uint32_t item; /* the running item */
+    uint64_t seen_since; /* when it was first seen to be that one */
+    /* since when the process is asked to return after that item; 0: it is not asked, since this one
+     * runs */
+    uint64_t asked_since;
+    bool is_shared; /* what stands before that item and behind it was seen to */
 } watch;
 
 /* Items that a process is running. */
@@ -193,6 +198,11 @@ void tp_link_last_words(const supervisor *s, char words[TP_PEER_TAIL + 1]);
 
 /* Gives the sink everything published since the last call. */
 bool tp_results_collect(supervisor *s, tp_work *w, tp_wire_reader *r, bool is_dead, tp_error *err);
+
+/* The same while the item `running`, counted from the request's first, has run for TP_SETTLED_NS:
+ * gives the sink all results of earlier ones. What is wrong in them shows when the request is
+ * over. */
+void tp_results_collect_early(supervisor *s, tp_work *w, tp_wire_reader *r, uint32_t running);
 
 /* The next item has failed with its process, not by an error of its own. */
 void tp_results_fail(supervisor *s, tp_work *w, tp_failure_kind kind, const char *message);

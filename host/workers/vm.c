@@ -801,7 +801,9 @@ static bool run_columns(run *r, lua_State *L)
         lua_pushnumber(L, from);
         lua_pushnumber(L, r->end);
         begin(r, from, r->end - from);
+        tp_work_expose(w);
         lua_call(L, 8, 2); // next results
+        tp_work_cover(w);
         tp_block *b = w->numbers;
         uint32_t next = (uint32_t)lua_tonumber(L, -2);
         end(r, next + !lua_isnil(L, -1));
@@ -1004,28 +1006,26 @@ static int run_items(lua_State *L)
     /* stays on the stack, since nested items may push f out of the cache */
     lua_rawgeti(L, LUA_REGISTRYINDEX, f->fn);
     int fn = lua_gettop(L);
-    while (r->work->at < r->end) {
-        tp_work_begin_item(r->work);
+    for (uint32_t first = w->at; w->at < r->end;) {
+        tp_work_begin_item(w);
+        if (w->at > first && tp_work_is_asked_to_stop(w))
+            break;
         if (w->terms->batch) {
             run_batch(r, L, fn);
-            lua_settop(L, fn);
-            if (may_change)
-                take_back(r->vm, L);
-            if (tp_work_is_asked_to_stop(r->work))
-                break;
-            continue;
+        } else {
+            begin(r, w->at, 1);
+            lua_pushvalue(L, fn);
+            int n = push_arguments(r, L, w->at);
+            tp_work_expose(w);
+            lua_call(L, n, LUA_MULTRET);
+            tp_work_cover(w);
+            end(r, w->at + 1);
+            keep_item(r, L, fn + 1, lua_gettop(L) - fn);
+            tp_lines_end(r->vm->worker, w);
         }
-        begin(r, w->at, 1);
-        lua_pushvalue(L, fn);
-        lua_call(L, push_arguments(r, L, w->at), LUA_MULTRET);
-        end(r, w->at + 1);
-        keep_item(r, L, fn + 1, lua_gettop(L) - fn);
-        tp_lines_end(r->vm->worker, w);
         lua_settop(L, fn);
         if (may_change)
             take_back(r->vm, L);
-        if (tp_work_is_asked_to_stop(r->work))
-            break;
     }
     if (r->only_scalars && r->end - w->offset >= 16)
         load(r->vm, L, w->terms->image)->shape = r->only_numbers ? SHAPE_NUMBER : 1;
@@ -1088,6 +1088,7 @@ static void end_in_error(run *r, lua_State *L, int status)
 {
     tp_work *w = r->work;
     tp_vm *vm = r->vm;
+    tp_work_cover(w);
     if (w->numbers)
         tp_work_close_numbers(w, (uint32_t)tp_work_running(w));
     end(r, w->at + 1);

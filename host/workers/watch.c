@@ -47,6 +47,34 @@ outcome tp_watch_places(supervisor *s, uint64_t now)
     return DONE;
 }
 
+/* The request's running item has run for long: what stands before it and behind it does not wait
+ * (engine/share.c). */
+static void share(supervisor *s, watch *of, uint64_t now)
+{
+    tp_slice *slice = of->slice;
+    tp_work *w = &slice->work;
+    tp_wire_reader *r = of->reader;
+    if (of->is_shared || w->terms->batch || w->terms->streams || s->n_open > 0 ||
+        of->item < r->at || of->item >= r->count || now - of->seen_since < TP_SETTLED_NS)
+        return;
+    if (!of->asked_since) {
+        of->asked_since = now;
+        if (of->item + 1 < r->count) {
+            atomic_store_explicit(&w->ctl[1], 1, memory_order_relaxed);
+            atomic_store_explicit(&tp_control_of(s)->work.ctl[1], 1, memory_order_relaxed);
+        }
+    }
+    if (now - of->asked_since < TP_SETTLED_NS)
+        return;
+    of->is_shared = true;
+    tp_results_collect_early(s, w, r, of->item);
+    tp_slice_hand_over(slice, of->item_since);
+    if (tp_slice_take_back_rest(slice, r->first + of->item + 1)) {
+        s->items -= r->count - (of->item + 1);
+        s->request.count = r->count = of->item + 1;
+    }
+}
+
 outcome tp_watch_look(supervisor *s, watch *of)
 {
     uint64_t now = uv_hrtime();
@@ -55,9 +83,15 @@ outcome tp_watch_look(supervisor *s, watch *of)
         return o == DONE && of->leave_until && now > of->leave_until ? UNWANTED : o;
     tp_work *w = &of->slice->work;
     uint64_t limit = w->terms->timeout_ns;
-    if (tp_link_item(s) != of->item) {
-        of->item = tp_link_item(s);
-        of->item_since = now;
+    const uint32_t item = tp_link_item(s);
+    const bool has_turned = tp_link_has_turned(s);
+    if (item != of->item) {
+        /* the first one has run since the request was sent */
+        of->item_since = of->item == (uint32_t)TP_WIRE_NO_ITEM && item == 0 ? of->item_since : now;
+        of->item = item;
+        of->seen_since = now;
+        of->asked_since = 0;
+        of->is_shared = false;
     }
     /* for those who look at what runs, as the process writes it in its own */
     if (of->item < s->request.count)
@@ -65,7 +99,9 @@ outcome tp_watch_look(supervisor *s, watch *of)
                               memory_order_relaxed);
     if (tp_work_is_asked_to_stop(w))
         atomic_store_explicit(&tp_control_of(s)->work.ctl[1], 1, memory_order_relaxed);
-    if (limit && now - of->item_since >= limit && !tp_link_has_turned(s))
+    if (!has_turned)
+        share(s, of, now);
+    if (limit && now - of->item_since >= limit && !has_turned)
         return TIMED_OUT;
     if (!w->sink->is_cancelled(w))
         of->unwanted_since = 0;

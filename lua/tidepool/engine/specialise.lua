@@ -38,7 +38,8 @@ end
 -- The loop that runs a slice of columns. There is one for each function and signature, made from
 -- text, so that LuaJIT compiles each by itself. ctl[cursor] says which item runs. `cursor` is
 -- always 0, but the compiler does not know that: it must assume that the store may change ctl[1],
--- and so reads that flag again for each item (LuaJIT ignores volatile).
+-- and so reads that flag again for each item (LuaJIT ignores volatile), and behind the store: see
+-- tp_work.ctl.
 local template = [[
 local $NAME, select, type, cast, ctl_type, columns_type, text_type, in_types, out_types, band, bits, load, store = ...
 local held
@@ -56,8 +57,8 @@ local function keep(i, $OUTS ...)
 end
 local function loop(ctl, cursor, from, to, $COLUMNS)
   for i = from, to - 1 do
-    if ctl[1] ~= 0 then return i end
     ctl[cursor] = i
+    if ctl[1] ~= 0 then return i end
     $LOADS
     $RUN
   end

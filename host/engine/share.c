@@ -1,0 +1,153 @@
+/* share.c: slices whose item runs for much longer than was expected. A slice is some items that
+ * should take a short time together; but one of them may take hours. It must not keep back what it
+ * has nothing to do with: the results of the items before it go to the job, and the items behind it
+ * go back, for other workers.
+ *
+ * Whoever has nothing else to do sees to that: workers without work, and those who wait for
+ * results. The worker of the slice cannot, since users' code runs there. What makes it safe to take
+ * items from it is told at `ctl` in work.h, what makes it safe to read its results at `access`. */
+#include "engine/job_private.h"
+
+#include <stdlib.h>
+
+/* Locked. The offset behind the slice's last item. */
+static uint32_t end_of(const tp_slice *s)
+{
+    return s->range->offset + s->range->count;
+}
+
+/* Locked. May other workers run items that the slice has not begun? */
+static bool has_rest(const tp_slice *s, uint32_t running)
+{
+    return running + 1 < end_of(s) && s->job->func->limit != 1 && !s->work.terms->batch;
+}
+
+/* Locked. Are there results of the slice's that the job has not got? */
+static bool has_results(const tp_slice *s, uint32_t running)
+{
+    return running > s->range->offset && !s->work.terms->batch;
+}
+
+/* Locked. Can tp_engine_share take something from the slice? Not where the owner itself runs the
+ * items, so that nobody waits for them. */
+static bool can_share(const tp_slice *s, uint32_t running)
+{
+    return s->agent->worker.vm && !(s->job->executor->type->capabilities & TP_BY_OWNER) &&
+           (has_rest(s, running) || has_results(s, running));
+}
+
+/* Locked. Asks slices of the executor that have run for long to return after their item, so that
+ * others can take the rest. Gives when the next one is to be asked, or when tp_engine_share is due;
+ * 0: neither. */
+static uint64_t ask_to_share(tp_engine *e, const tp_executor *ex, uint64_t now)
+{
+    uint64_t when = 0;
+    TP_ASSERT(tp_engine_is_locked(e));
+    for (tp_slice *s = e->slices; s; s = s->next) {
+        if (s->job->executor != ex)
+            continue;
+        uint32_t running = (uint32_t)tp_work_running(&s->work);
+        bool has = has_rest(s, running);
+        uint64_t due = has ? s->started_ns + TP_STUCK_NS : 0;
+        if (due && due <= now) {
+            atomic_store_explicit(&s->work.ctl[1], 1, memory_order_relaxed);
+            due = 0;
+        }
+        if (!due && can_share(s, running)) /* in processes the supervisor sees to it */
+            due = (s->stuck_ns ? s->stuck_ns : s->started_ns) + TP_SETTLED_NS;
+        if (due && (!when || due < when))
+            when = due;
+    }
+    return when;
+}
+
+uint64_t tp_job_idle_until(tp_engine *e, tp_executor *ex)
+{
+    uint64_t until = ask_to_share(e, ex, uv_hrtime());
+    if (e->next_due != UINT64_MAX && (!until || e->next_due < until))
+        until = e->next_due;
+    return until;
+}
+
+bool tp_slice_take_back_rest(tp_slice *s, uint32_t from)
+{
+    tp_job *job = s->job;
+    tp_wakes w = { 0 };
+    uv_mutex_lock(&job->engine->lock);
+    tp_range *part = has_rest(s, from - 1) ? malloc(sizeof *part) : NULL;
+    if (part) {
+        *part = *s->range;
+        part->offset = from;
+        part->count = end_of(s) - from;
+        s->range->count -= part->count;
+        tp_job_put_back(job, part);
+        tp_job_wake(job, &w);
+        tp_engine_wake_helpers(job->engine);
+        TP_ASSERT(tp_job_is_balanced(job));
+    }
+    uv_mutex_unlock(&job->engine->lock);
+    tp_wakes_send(&w);
+    return part != NULL;
+}
+
+/* Locked. May somebody begin a slice of several items, which nobody would be told of? */
+static bool has_more_slices(const tp_engine *e)
+{
+    enum { LOOKED_AT_MAX = 64 }; /* so that the lock is not held for long */
+    int n = 0;
+    for (const tp_func *f = e->ready_first; f; f = f->next_ready)
+        for (const tp_job *j = f->ready_first; j && n < LOOKED_AT_MAX; j = j->next_ready, n++)
+            if (j->queued > 1 && j->item_ns > 0 && j->item_ns < (double)TP_SETTLED_NS &&
+                !j->terms.concurrent && !j->terms.batch)
+                return true;
+    return false;
+}
+
+/* Locked. Finds a slice that keeps something back although its item has run for TP_SETTLED_NS since
+ * it was asked to return after it; asks those that run for long. It is found again only after that
+ * time. NULL: there is none; then *when is the time at which to look again, or 0. */
+static tp_slice *find_stuck(tp_engine *e, uint64_t now, uint64_t *when)
+{
+    *when = 0;
+    for (tp_slice *s = e->slices; s; s = s->next) {
+        uint32_t running = (uint32_t)tp_work_running(&s->work);
+        if (!can_share(s, running))
+            continue;
+        bool is_same = s->stuck_ns && s->stuck_at == running;
+        uint64_t due = (is_same ? s->stuck_ns : s->started_ns) + TP_SETTLED_NS;
+        if (due <= now) {
+            s->stuck_at = running;
+            s->stuck_ns = now;
+            if (is_same)
+                return s;
+            if (has_rest(s, running))
+                atomic_store_explicit(&s->work.ctl[1], 1, memory_order_relaxed);
+            due = now + TP_SETTLED_NS;
+        }
+        if (!*when || due < *when)
+            *when = due;
+    }
+    return NULL;
+}
+
+uint64_t tp_engine_share(tp_engine *e)
+{
+    uint64_t now = uv_hrtime(), when;
+    uv_mutex_lock(&e->lock);
+    for (tp_slice *s; (s = find_stuck(e, now, &when));) {
+        /* The worker cannot finish the slice while it is read. Else it is about to go on. */
+        if (!tp_work_try_read(&s->work))
+            continue;
+        uint32_t running = s->stuck_at;
+        uv_mutex_unlock(&e->lock);
+        tp_work_collect(&s->work, running);
+        tp_slice_hand_over(s, now - TP_SETTLED_NS);
+        tp_slice_take_back_rest(s, running + 1);
+        tp_work_end_read(&s->work);
+        uv_mutex_lock(&e->lock);
+    }
+    if (!when && has_more_slices(e))
+        when = now + TP_SETTLED_NS;
+    uv_mutex_unlock(&e->lock);
+    return when;
+}
