@@ -3,6 +3,11 @@
 --
 --   tidepool --workers 2 bench/trace.lua [ROUNDS]
 --
+--   tidepool bench/trace.lua report [ROUNDS]
+--
+-- The same for --report and --trace of whole runs of items of 10 us, on threads and processes:
+-- their processor times, those of the worker processes included.
+--
 -- And what the places cost at which nothing is noted, since nobody listens: instructions of the
 -- same maps in a build without them, which cannot be seen in times.
 --
@@ -49,6 +54,33 @@ if arg[1] == "plain" then
   local case = cases[which] or calls
   case[2] = math.min(case[2], 20000)
   return (cases[which] and run_map or run_calls)(case)
+end
+
+if arg[1] == "report" then
+  local pipe = io.popen "readlink /proc/$PPID/exe"
+  local program, file = pipe:read "*l", os.tmpname()
+  pipe:close()
+  local function cpu(words)
+    local job = ("%s --workers 2 --no-progress %s %s plain 1"):format(program, words, arg[0])
+    local run = io.popen(("bash -c 'TIMEFORMAT=\"%%U %%S\"; time %s 2>/dev/null' 2>&1"):format(job))
+    local user, system = run:read "*a":match "([%d.]+) ([%d.]+)%s*$"
+    run:close()
+    return user + system
+  end
+  for _, executor in ipairs { "threads", "processes" } do
+    for _, what in ipairs { "--report", "--trace" } do
+      local ratios, rounds = {}, tonumber(arg[2]) or 9
+      for i = 1, rounds do
+        local without = cpu("--executor " .. executor)
+        ratios[i] = cpu(("--executor %s %s %s"):format(executor, what, file)) / without
+      end
+      table.sort(ratios)
+      print(("%-9s %-8s %+5.1f %% (%+.1f to %+.1f)"):format(executor, what, 100 * (ratios[math.ceil(rounds / 2)] - 1), 100 * (ratios[1] - 1),
+        100 * (ratios[rounds] - 1)))
+    end
+  end
+  os.remove(file)
+  return
 end
 
 local rounds = tonumber(arg[1]) or 9

@@ -149,6 +149,8 @@ describe("the progress line on a terminal", function()
       app:func { name = "outer" } (function() return inner:map(tidepool.range(20)):sum() end):map({ 1, 2 }):list()]]))
     assert.truthy(terminal:wait "limit 1":find "one %d/8 %d+%% ")
     assert.truthy(terminal:wait "2 maps":find "outer 0/2 0%% [^\n]*%(2 maps, inner %d+/40%)")
+    os.execute(terminal.tmux .. "resize-window -x 40 -y 50") -- they say more than the rate, which is 0
+    support.eventually("the line fits", function() return terminal:screen():find "outer %d/2 %d+%% %(2 maps, inner %d+/40%)\n" end)
     terminal:wait "[ended 0]"
   end)
 

@@ -180,7 +180,7 @@ local function inside_text(s)
 end
 
 --- Everything about one map, in at most so many columns. When that is too little, the least
---- important parts are left out first (the bar, the maps inside, the busy workers, the rate, why it
+--- important parts are left out first (the bar, the busy workers, the rate, the maps inside, why it
 --- waits, the time left, which input it waits for). Without `columns` all but the bar.
 local function full_text(s, executor, columns)
   local parts = {
@@ -199,7 +199,7 @@ local function full_text(s, executor, columns)
     for _, part in ipairs(parts) do shown[#shown + 1] = part or nil end
     return table.concat(shown, " ")
   end
-  for _, i in ipairs { 2, 9, 6, 3, 7, 4, 8 } do
+  for _, i in ipairs { 2, 6, 3, 9, 7, 4, 8 } do
     if not columns or #text() < columns then break end
     parts[i] = false
   end
