@@ -4,7 +4,8 @@
 ---
 --- N is 100 without an argument. Nothing is taken from where compiled programs are kept: each line
 --- is a new process with empty caches of its own. Times are the processor's: of a small function,
---- whose start of driver and compiler all have in common, of N reads, and of N writes.
+--- whose start of driver and compiler all have in common, of N reads, of N writes, and
+--- of N rounds as hashes have them.
 
 local function text_of(statement, n)
   local lines = {}
@@ -24,7 +25,8 @@ if statement then
   return
 end
 
-for _, row in ipairs { { "one read", 1, "s = s + a[x + $]" }, { n .. " reads", n, "s = s + a[x + $]" }, { n .. " writes", n, "a[x + $] = s" } } do
+for _, row in ipairs { { "one read", 1, "s = s + a[x + $]" }, { n .. " reads", n, "s = s + a[x + $]" }, { n .. " writes", n, "a[x + $] = s" },
+  { n .. " rounds", n, "s = bit.tobit(s + bit.rol(bit.tobit(s * $ + x), $ % 31)) + a[x % 16 + 1]" } } do
   local folder = os.tmpname()
   os.remove(folder)
   local command = ("mkdir -p %s/p && XDG_CACHE_HOME=%s POCL_CACHE_DIR=%s/p ${TIDEPOOL:-build/tidepool} %s %d '%s'; rm -rf %s"):format(folder, folder,

@@ -44,6 +44,25 @@ local function options(more)
   return all
 end
 
+describe("many operations in vectors that are functions", function()
+  it("are calls, which few are not", function()
+    local statement = "s = bit.bxor(s * $, bit.rol(x, $ % 31)) % 1000"
+    local called = "static __attribute__((noinline)) int8 lua_tobit8("
+    local function source(count, lanes) return translate(function_of(statement, count), options { lanes = lanes }).source end
+    assert.are.equal(1, count_of(source(64, 8), called))
+    assert.are.equal(1, count_of(source(64, 8), "static __attribute__((noinline)) double8 lua_mod8("))
+    assert.are.equal(0, count_of(source(10, 8), "noinline"))
+    assert.are.equal(0, count_of(source(64, 1), "noinline"))
+  end)
+
+  on_device("give what they give in plain Lua", function()
+    local fn = function_of("s = bit.bxor(s * $, bit.rol(x, $ % 31)) % 1000", 64)
+    local exact = setmetatable({}, { __index = function() return true end })
+    local trouble = device:difference(fn, exact, translate(fn, options { lanes = 8 }))
+    assert.is_nil(trouble)
+  end)
+end)
+
 describe("many elements of an array in vectors", function()
   it("are read by one function per array, which few are not", function()
     local a, b = array_of "double", array_of "int32"

@@ -14,14 +14,27 @@ local is_plain = calls.is_plain
 local Unit = {}
 Unit.__index = Unit
 
+-- From so many uses on a helper of vectors is called: as many copies of it in one function take the
+-- compiler longer than the calls will (bench/device_compile.lua).
+local MANY_USES = 64
+
 -- Adds a C helper to the text if it is not there yet.
 function Unit:helper(name, lanes)
     local key = name .. lanes
-    if self.helpers[key] then return end
-    self.helpers[key] = true
+    local known = self.helpers[key]
+    if known then
+        known.uses = known.uses + 1
+        if known.uses == MANY_USES and lanes > 1 then
+            self.prelude[known.at] = self.prelude[known.at]:gsub("^static inline ", "static __attribute__((noinline)) ")
+        end
+        return
+    end
+    known = { uses = 1 }
+    self.helpers[key] = known
     local text, needs, needs_lanes = builtins.helper(name, lanes, self.single)
     if needs then self:helper(needs, needs_lanes) end
-    self.prelude[#self.prelude + 1] = text
+    known.at = #self.prelude + 1
+    self.prelude[known.at] = text
 end
 
 -- The C name of a captured number or array, and of the array's length.
