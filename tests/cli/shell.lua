@@ -66,7 +66,8 @@ function shell.terminal(command, environment)
   self.tmux = ("tmux -S %s/socket -f /dev/null "):format(self.dir)
   write_file(self.dir .. "/start", ("T=$(realpath %s)\ncd %s\nexport T %s\ntrap : INT\n%s\necho \"[ended $?]\"\nread wait\n"):format(
     shell.quote(support.binary), self.dir, environment or "", command))
-  local ok = os.execute(("env TERM=xterm LC_ALL=C.UTF-8 %s new-session -d -x 80 -y 50 'sh %s/start' </dev/null >/dev/null 2>&1"):format(
+  -- `exec`: a user's shell may stay around it otherwise, and would die of SIGQUIT
+  local ok = os.execute(("env TERM=xterm LC_ALL=C.UTF-8 %s new-session -d -x 80 -y 50 'exec sh %s/start' </dev/null >/dev/null 2>&1"):format(
     self.tmux, self.dir))
   require "luassert".equal(0, ok)
   return self
