@@ -322,6 +322,8 @@ void tp_slice_hand_over(tp_slice *s, uint64_t over_ns)
     uv_mutex_lock(&e->lock);
     double took = job->item_ns * n;
     uv_mutex_unlock(&e->lock);
+    if (over_ns < s->started_ns)
+        over_ns = s->started_ns;
     if (took > 0 && took < (double)(over_ns - s->started_ns))
         over_ns = s->started_ns + (uint64_t)took;
     note_times(s, n, over_ns);

@@ -6,14 +6,16 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Acquire and release: whoever sees a field of a job sees that the entry was free before it, and
+ * loads `number` once more behind it. */
 static uint64_t get(const _Atomic uint64_t *word)
 {
-    return atomic_load_explicit(word, memory_order_relaxed);
+    return atomic_load_explicit(word, memory_order_acquire);
 }
 
 static void set(_Atomic uint64_t *word, uint64_t value)
 {
-    atomic_store_explicit(word, value, memory_order_relaxed);
+    atomic_store_explicit(word, value, memory_order_release);
 }
 
 /* ---- the process ---- */
@@ -45,8 +47,7 @@ void tp_inside_open(tp_job *job)
     set(&m->total, (uint64_t)job->total);
     job->shown = m;
     tp_inside_tell(job);
-    /* release: with the number the host sees all of the above */
-    atomic_store_explicit(&m->number, job->terms.number, memory_order_release);
+    set(&m->number, job->terms.number); /* with it the host sees all of the above */
 }
 
 void tp_inside_tell(const tp_job *job)
@@ -65,8 +66,6 @@ void tp_inside_close(tp_job *job)
     if (!job->shown)
         return;
     set(&job->shown->number, 0);
-    /* what the next job writes there must not be seen before the 0 */
-    atomic_thread_fence(memory_order_release);
     job->shown = NULL;
 }
 
@@ -114,7 +113,7 @@ static tp_job_view view_afar(const tp_slice *s, const tp_afar *a)
  * does not have. */
 static bool read_map(const tp_slice *s, const tp_inside_map *m, tp_job_view *to)
 {
-    uint64_t number = atomic_load_explicit(&m->number, memory_order_acquire);
+    uint64_t number = get(&m->number);
     uint64_t parent = get(&m->parent), pushed = get(&m->pushed), waiting = get(&m->waiting),
              finished = get(&m->finished), words[TP_VIEW_NAME / 8];
     if (number == 0)
@@ -136,9 +135,7 @@ static bool read_map(const tp_slice *s, const tp_inside_map *m, tp_job_view *to)
     memcpy(to->name, words, sizeof to->name);
     to->name[sizeof to->name - 1] = '\0';
     bool is_own = get(&m->place) == s->work.place && to->opened_ns >= s->started_ns;
-    /* pairs with the fence of tp_inside_close: if another job has written any of it, its number,
-     * or 0, is seen */
-    atomic_thread_fence(memory_order_acquire);
+    /* if another job has written any of it, its number, or 0, is seen */
     return is_own && get(&m->number) == number;
 }
 

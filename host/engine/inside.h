@@ -11,7 +11,7 @@
 
 enum { TP_INSIDE_MAX = 16 }; /* open maps that have a place there */
 
-/* Atomics are relaxed, but for `number`. */
+/* Atomics are acquire and release. */
 typedef struct tp_inside_map {
     /* its number in the process; 0: the entry is free. Set last (release) and cleared first, so
      * that what is read between two equal numbers belongs together */

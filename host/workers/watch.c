@@ -68,7 +68,8 @@ static void share(supervisor *s, watch *of, uint64_t now)
         return;
     of->is_shared = true;
     tp_results_collect_early(s, w, r, of->item);
-    tp_slice_hand_over(slice, of->item_since);
+    /* that item may have begun a look earlier */
+    tp_slice_hand_over(slice, of->item_since - LOOK_MS * 1000000ull);
     if (tp_slice_take_back_rest(slice, r->first + of->item + 1)) {
         s->items -= r->count - (of->item + 1);
         s->request.count = r->count = of->item + 1;
