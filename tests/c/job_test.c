@@ -320,13 +320,14 @@ TEST(a_job_with_large_results_goes_on_when_its_owner_takes_one)
 TEST(a_job_with_large_results_runs_what_its_owner_waits_for)
 {
     setup();
+    /* longer than what is done before they are due takes, also where a machine stands still */
     tp_job *job = open_job(
-        8, (tp_retries){ .max = 1, .initial_delay_s = 0.01, .backoff = 1, .max_delay_s = 1 });
+        8, (tp_retries){ .max = 1, .initial_delay_s = 2, .backoff = 1, .max_delay_s = 2 });
     for (int i = 0; i < 5; i++)
         fail(take());
     CHECK_INT(5, run(LARGE));
     CHECK_INT(-1, next(job));
-    usleep(20000); /* all five are due, and the first one is wanted first */
+    usleep(2100000); /* all five are due, and the first one is wanted first */
     for (int i = 0; i < 5; i++) {
         CHECK_INT(i, run(1));
         CHECK_INT(i, next(job));
