@@ -147,7 +147,7 @@ for _, executor in ipairs { "inline", "threads", "processes" } do
       same(3)
       records[3].id = 3.5
       same(3)
-      records[3].id = -0
+      records[3].id = -1 / math.huge -- where LuaJIT has integers (arm64), the literal -0 is 0
       assert.equal(-math.huge, 1 / look:remote(3))
       records[3].name = nil
       collectgarbage()
