@@ -394,6 +394,7 @@ void tp_job_finish(tp_slice *s)
     } else if (agent->n_open > 0) {
         tp_agent_end_level(agent, &s->work);
     }
+    e->n_shareable -= s->is_shareable;
     job->running--;
     job->promised -= s->allowed > s->emitted ? s->allowed - s->emitted : 0;
     job->at_sites -= job->beside.executor && agent->site;

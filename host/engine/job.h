@@ -138,6 +138,7 @@ struct tp_slice {
     /* its first items, whose results the job has already: written by whoever gives them to it, with
      * the engine's lock and the work for reading */
     uint32_t handed;
+    bool is_shareable; /* counts in the engine's n_shareable; engine's lock */
     /* its item seems to run for long: which one that was when somebody looked, and when; 0: nobody
      * has. Engine's lock */
     uint32_t stuck_at;

@@ -114,6 +114,7 @@ struct tp_engine {
     tp_job *jobs;                          /* all that have an owner */
     tp_func *ready_first, *ready_last;     /* functions that have jobs with queued inputs */
     tp_slice *slices;                      /* all that are running */
+    unsigned n_shareable; /* those of them that tp_engine_share may take something from */
     tp_agent *helpers;                     /* agents that sleep while they wait for a nested job */
     uint64_t next_due;                     /* the earliest retry, UINT64_MAX: none */
     bool is_stopped;

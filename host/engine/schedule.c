@@ -904,6 +904,9 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     s->is_lent = s->is_blocked = s->is_in_line = s->is_settled = false;
     s->handed = 0;
     s->stuck_ns = 0;
+    s->is_shareable = r->count > 1 && agent->worker.vm && !job->terms.batch &&
+                      !(job->executor->type->capabilities & TP_BY_OWNER);
+    e->n_shareable += s->is_shareable;
     s->work.place = job->place;
     tp_worker_show(&agent->worker);
     if (job->terms.concurrent) {

@@ -29,11 +29,10 @@ static bool has_results(const tp_slice *s, uint32_t running)
 }
 
 /* Locked. Can tp_engine_share take something from the slice? Not where the owner itself runs the
- * items, so that nobody waits for them. */
+ * items, so that nobody waits for them, nor where another process does. */
 static bool can_share(const tp_slice *s, uint32_t running)
 {
-    return s->agent->worker.vm && !(s->job->executor->type->capabilities & TP_BY_OWNER) &&
-           (has_rest(s, running) || has_results(s, running));
+    return s->is_shareable && (has_rest(s, running) || has_results(s, running));
 }
 
 /* Locked. Asks slices of the executor that have run for long to return after their item, so that
@@ -95,10 +94,12 @@ static bool has_more_slices(const tp_engine *e)
 {
     enum { LOOKED_AT_MAX = 64 }; /* so that the lock is not held for long */
     int n = 0;
-    for (const tp_func *f = e->ready_first; f; f = f->next_ready)
+    for (const tp_func *f = e->ready_first; f && n < LOOKED_AT_MAX; f = f->next_ready)
         for (const tp_job *j = f->ready_first; j && n < LOOKED_AT_MAX; j = j->next_ready, n++)
             if (j->queued > 1 && j->item_ns > 0 && j->item_ns < (double)TP_SETTLED_NS &&
-                !j->terms.concurrent && !j->terms.batch)
+                !j->terms.concurrent && !j->terms.batch &&
+                (j->executor->type->capabilities & (TP_SHARES_MEMORY | TP_BY_OWNER)) ==
+                    TP_SHARES_MEMORY)
                 return true;
     return false;
 }
@@ -109,7 +110,7 @@ static bool has_more_slices(const tp_engine *e)
 static tp_slice *find_stuck(tp_engine *e, uint64_t now, uint64_t *when)
 {
     *when = 0;
-    for (tp_slice *s = e->slices; s; s = s->next) {
+    for (tp_slice *s = e->n_shareable > 0 ? e->slices : NULL; s; s = s->next) {
         uint32_t running = (uint32_t)tp_work_running(&s->work);
         if (!can_share(s, running))
             continue;
