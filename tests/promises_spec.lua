@@ -11,16 +11,17 @@ local function has_all(abilities, needs)
   return true
 end
 
---- Checks all promises that an executor must keep. `defaults` are options of all functions.
-local function ask(executor, says, defaults)
+--- Checks all promises that an executor must keep. `defaults` are options of all functions; `far`:
+--- its devices are those of that executor's workers.
+local function ask(executor, says, defaults, far)
   describe(says, function()
     local app = tidepool.App("promises", defaults)
     local case = { executor = executor.name, has_traceback = executor.runs_lua, at_once = defaults.concurrent_inputs }
-    if executor.far and not os.getenv "TIDEPOOL_ENGINE" then
+    if (executor.far or far) and not os.getenv "TIDEPOOL_ENGINE" then
       pending "no engine: tests/cluster/promises_spec.lua has one"
       return
     end
-    if executor.runs_kernels and #tidepool.devices() == 0 then
+    if executor.runs_kernels and not far and #tidepool.devices() == 0 then
       pending "no OpenCL device"
       return
     end
@@ -39,6 +40,9 @@ end
 
 for _, executor in ipairs(executors.list) do
   ask(executor, "On the executor " .. executor.name, executor.runs_lua and { executor = executor.name } or { gpu = true })
+  if executor.far then
+    ask(executors.of_kernels, "With devices on the executor " .. executor.name, { executor = executor.name, gpu = true }, executor)
+  end
   -- the same promises where a worker runs many inputs at once
   if executor.interleaves then
     ask(executor, "With concurrent_inputs on the executor " .. executor.name, { executor = executor.name, concurrent_inputs = 16 })

@@ -18,6 +18,13 @@ static const char what_to_install[] =
     "install a driver for your device, or pocl-opencl-icd for the processor (Debian: apt install "
     "pocl-opencl-icd ocl-icd-libopencl1)";
 
+const char *tp_cl_type_name(const tp_cl_device *device)
+{
+    return device->type & CL_DEVICE_TYPE_GPU   ? "gpu"
+           : device->type & CL_DEVICE_TYPE_CPU ? "cpu"
+                                               : "accelerator";
+}
+
 const char *tp_cl_error_name(cl_int code)
 {
     static const char *const runtime[] = {

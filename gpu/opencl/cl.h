@@ -79,6 +79,9 @@ void tp_cl_close(tp_cl *cl);
 /* The file of the loader (NULL: libOpenCL.so.1), or "none". Does not load any driver. */
 void tp_cl_describe_loader(const char *library, char *text, size_t size);
 
+/* "gpu", "cpu" or "accelerator". */
+const char *tp_cl_type_name(const tp_cl_device *device);
+
 /* "CL_INVALID_VALUE" and the like; "an unknown error" for a code that is none. */
 const char *tp_cl_error_name(cl_int code);
 

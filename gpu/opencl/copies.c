@@ -35,7 +35,7 @@ static bool grow(tp_parts *s)
     if (s->n < s->capacity)
         return true;
     unsigned capacity = s->capacity ? 2 * s->capacity : 4;
-    tp_part *list = realloc(s->list, capacity * sizeof *list);
+    tp_copy_part *list = realloc(s->list, capacity * sizeof *list);
     if (!list)
         return false;
     s->list = list;
@@ -63,7 +63,7 @@ static bool add_part(tp_parts *s, size_t from, size_t to)
         to = s->list[k].to > to ? s->list[k].to : to;
     }
     memmove(s->list + i + 1, s->list + k, (s->n - k) * sizeof *s->list);
-    s->list[i] = (tp_part){ from, to };
+    s->list[i] = (tp_copy_part){ from, to };
     s->n = s->n - (k - i) + 1;
     return true;
 }
@@ -74,11 +74,11 @@ static bool add_part(tp_parts *s, size_t from, size_t to)
 static void remove_part(tp_parts *s, size_t from, size_t to)
 {
     for (unsigned i = 0; i < s->n;) {
-        tp_part *one = &s->list[i];
+        tp_copy_part *one = &s->list[i];
         if (one->to <= from || one->from >= to) {
             i++;
         } else if (one->from < from && one->to > to) {
-            tp_part rest = { to, one->to };
+            tp_copy_part rest = { to, one->to };
             one->to = from;
             if (grow(s)) {
                 memmove(s->list + i + 2, s->list + i + 1, (s->n - i - 1) * sizeof *s->list);
@@ -101,23 +101,24 @@ static void remove_part(tp_parts *s, size_t from, size_t to)
 
 /* The first part of from..to-1 that is in the list (`is_in`) or is not; false when there is
  * none. */
-static bool find_part(const tp_parts *s, bool is_in, size_t from, size_t to, tp_part *found)
+static bool find_part(const tp_parts *s, bool is_in, size_t from, size_t to, tp_copy_part *found)
 {
     for (unsigned i = 0; i < s->n && from < to; i++) {
-        const tp_part *one = &s->list[i];
+        const tp_copy_part *one = &s->list[i];
         if (one->to <= from)
             continue;
         if (is_in) {
-            *found = (tp_part){ one->from > from ? one->from : from, one->to < to ? one->to : to };
+            *found = (tp_copy_part){ one->from > from ? one->from : from,
+                                     one->to < to ? one->to : to };
             return found->from < found->to;
         }
         if (one->from > from) {
-            *found = (tp_part){ from, one->from < to ? one->from : to };
+            *found = (tp_copy_part){ from, one->from < to ? one->from : to };
             return true;
         }
         from = one->to;
     }
-    *found = (tp_part){ from, to };
+    *found = (tp_copy_part){ from, to };
     return !is_in && from < to;
 }
 
@@ -390,7 +391,7 @@ static cl_command_queue queue_for(tp_copies *c, const tp_copy *copy, const tp_mo
 
 /* Moves bytes, which takes from `began` until now, by the host's clock. */
 static int move(tp_copies *c, const tp_copy *copy, cl_command_queue queue, bool is_home,
-                tp_part part, const tp_mover *m, tp_error *err)
+                tp_copy_part part, const tp_mover *m, tp_error *err)
 {
     const tp_cl *cl = copy->open.cl;
     char *host = (char *)copy->array->data + copy->at + part.from;
@@ -423,14 +424,14 @@ static int fetch(tp_copies *c, tp_copy *copy, size_t from, size_t to, bool all, 
                  tp_error *err)
 {
     int rc = 0;
-    tp_part part;
+    tp_copy_part part;
     cl_command_queue queue = queue_for(c, copy, m, err);
     if (!queue)
         return -1;
     copy->is_busy = true;
     while (rc == 0 && from < to && (all || find_part(&copy->ahead, true, from, to, &part))) {
         if (all)
-            part = (tp_part){ from, to };
+            part = (tp_copy_part){ from, to };
         if (!grow(&copy->ahead)) { /* it may be cut in two */
             rc = tp_error_oom(err, "what a device has written");
             break;
@@ -457,7 +458,7 @@ static int fetch_others(tp_copies *c, tp_array *a, const tp_copy *but, size_t at
     while (copy) {
         size_t from = at > copy->at ? at - copy->at : 0,
                to = at + size > copy->at ? at + size - copy->at : 0;
-        tp_part part;
+        tp_copy_part part;
         to = to < copy->size ? to : copy->size;
         if (copy == but || !find_part(&copy->ahead, true, from, to, &part)) {
             copy = copy->of_array;
@@ -476,7 +477,7 @@ int tp_copies_bring(tp_copies *c, tp_copy *copy, size_t from, size_t to, const t
                     tp_error *err)
 {
     int rc = 0;
-    tp_part part;
+    tp_copy_part part;
     uv_mutex_lock(&c->lock);
     copy->worker = m->worker;
     for (;;) {

@@ -17,12 +17,12 @@
 #include <uv.h>
 
 /* Bytes from..to-1 of something: a sorted list of ranges that do not touch. */
-typedef struct tp_part {
+typedef struct tp_copy_part {
     size_t from, to;
-} tp_part;
+} tp_copy_part;
 
 typedef struct tp_parts {
-    tp_part *list; /* owned */
+    tp_copy_part *list; /* owned */
     unsigned n, capacity;
 } tp_parts;
 

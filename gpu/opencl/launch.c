@@ -448,7 +448,8 @@ static int pass_argument(tp_launch_queue *q, const tp_ready_kernel *e, const tp_
 {
     const tp_argument *a = &k->arguments[i];
     const tp_work *w = items->work;
-    cl_ulong first = 0, count = items->n / k->group, index = w->block->first + w->at;
+    cl_ulong first = 0, count = items->n / k->group;
+    cl_ulong index = w->terms->base + w->block->first + w->at;
     tp_key key = w->terms->draws;
     size_t size = sizeof(cl_mem), width = tp_type_size(a->type);
     const void *value = mem;

@@ -9,6 +9,10 @@
  * answers how many chunks it takes directly, and gets them, and answers directly. That is one
  * message there and one back. A chunk that is lost on the way is sent again, through the streams.
  *
+ * Kernels run at workers with devices, which tell of them. Each different value of the option `gpu`
+ * is a site of the engine's (tp_cluster_site): a flight takes work of one when a worker with such
+ * devices has room, sends it there directly, whatever its size, and again if that dies.
+ *
  * The carrier alone knows what is done; the server only transports. The carrier asks again and
  * again for a chunk without a result: if the result is stored, it is read, else the work is
  * published again. The server refuses what it has already, and a flight takes the first result of
@@ -26,8 +30,12 @@
 #include "cluster/protocol.h"
 #include "cluster/sign.h"
 #include "engine/inside.h"
+#include "opencl/match.h"
 #include "runtime/runtime.h"
 
+#include <ctype.h>
+#include <limits.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,7 +103,11 @@ enum {
      * after DEATHS_MAX it fails */
     DEATHS_ALONE = 2,
     DEATHS_MAX = 5,
-    SENDINGS = 50 /* a chunk that was given back so often fails */
+    SENDINGS = 50, /* a chunk that was given back so often fails */
+    SITES_MAX = 64, /* different values of the option `gpu` */
+    SITE_MIN = 16384, /* items of a chunk for devices, at least */
+    DEVICES_MAX = 64, DEVICE_FIELDS = 7, /* of a worker, and what it says of each */
+    DEVICES_TEXT = 24 << 10
 };
 
 /* A function's image as bytes. */
@@ -143,6 +155,7 @@ typedef struct flight {
     uint64_t allowed;
     struct worker *taker; /* to whom it was sent directly; NULL: it went through the stream */
     bool has_begun; /* scratch of lose_worker */
+    bool is_grounded; /* it waits for a worker with devices for it; nothing was sent */
     uint64_t sent_ns;
     uint64_t check_ns, patience_ns; /* when it is asked for next, and how long after that again */
     uint64_t held_ns; /* when a worker has last said that it has the chunk; 0: none has */
@@ -164,6 +177,13 @@ typedef struct worker {
     unsigned out;
     unsigned place; /* in the list of those with offers */
     tp_lanes lanes;
+    /* Its devices, the best first, whose texts lie in `device_text`; how many chunks for them it
+     * takes at once (0: it leaves); the sites at which it is, as bits */
+    tp_seen_device *devices;
+    uint64_t *memory; /* of each, in bytes */
+    unsigned n_devices, kernels;
+    char *device_text;
+    uint64_t sites;
 } worker;
 
 typedef struct cluster {
@@ -175,6 +195,8 @@ typedef struct cluster {
     uv_cond_t ended;
     /* ---- guarded by the lock ---- */
     bool is_running, is_stopping, has_ended;
+    char *sites[SITES_MAX]; /* the words of each; read-only once they count */
+    unsigned n_sites;
 
     uv_thread_t thread; /* the owner's; joined by stop */
     bool is_joined;
@@ -202,6 +224,11 @@ typedef struct cluster {
     unsigned n_questions; /* items that wait: more chunks are sent while they wait; */
     unsigned n_full;      /* and flights whose items wait for the reader of their values */
     unsigned n_streams;   /* flights that stream */
+    unsigned n_kernels;   /* and those that have slices of sites */
+    /* since when a site has work and no worker is at it, or 0; bits of those of which that was
+     * said; when workers are asked again for their devices */
+    uint64_t unmet_ns[SITES_MAX], said_sites, ask_ns;
+    unsigned n_unmet;
     answered *answered;
     uint64_t n_answered, answered_bytes;
     tp_store_names stores;
@@ -339,6 +366,18 @@ static int ensure(cluster *c, tp_error *err)
                         c->base.host->config.engine);
 }
 
+static void forget_devices(worker *w)
+{
+    free(w->devices);
+    free(w->memory);
+    free(w->device_text);
+    w->devices = NULL;
+    w->memory = NULL;
+    w->device_text = NULL;
+    w->n_devices = w->kernels = 0;
+    w->sites = 0;
+}
+
 static int open_session(cluster *c, tp_error *err)
 {
     const tp_config *config = &c->base.host->config;
@@ -380,8 +419,10 @@ static int open_session(cluster *c, tp_error *err)
     c->has_lost = c->has_said = false;
     c->alone_ns = uv_hrtime();
     c->window = 0;
-    for (unsigned i = 0; i < c->n_known; i++)
+    for (unsigned i = 0; i < c->n_known; i++) {
+        forget_devices(c->known[i]);
         *c->known[i] = (worker){ 0 };
+    }
     c->n_known = c->n_offering = c->offers = 0;
     c->beat_ms = TP_BEAT_MS;
     c->count_ns = 0;
@@ -453,6 +494,12 @@ static bool is_gone(const cluster *c, const worker *w, uint64_t now)
     return now > w->seen_ns + beats(c, GONE_BEATS);
 }
 
+/* Has it shown itself lately, so that it may be sent something directly? */
+static bool is_heard(const cluster *c, const worker *w, uint64_t now)
+{
+    return now < w->seen_ns + beats(c, 3) / 2;
+}
+
 /* The worker with that id. With `adds` a place for one that is new, which has no id yet: a free
  * one, or that of one that is gone. NULL: there is none. */
 static worker *find_worker(cluster *c, const char *id, bool adds)
@@ -492,17 +539,62 @@ static void set_offers(cluster *c, worker *w, unsigned offers)
     w->offers = offers;
 }
 
-/* A worker shows itself: "BUILD SLOTS HOST INBOX BEAT TEXT", and will again after BEAT ms. */
+/* Reads what a worker tells of its devices: a line for each, the best first, with TYPE, 1 or 0
+ * (it shares the host's memory), UNITS, MEMORY, NAME, PLATFORM and VENDOR between tabs. */
+static void read_devices(worker *w, const char *text)
+{
+    w->device_text = strdup(text);
+    w->devices = calloc(DEVICES_MAX, sizeof *w->devices);
+    w->memory = calloc(DEVICES_MAX, sizeof *w->memory);
+    if (!w->device_text || !w->devices || !w->memory) {
+        forget_devices(w); /* it is told again */
+        return;
+    }
+    char *rest = w->device_text;
+    for (char *line; w->n_devices < DEVICES_MAX && (line = strsep(&rest, "\n"));) {
+        char *field[DEVICE_FIELDS];
+        unsigned n = 0;
+        while (n < DEVICE_FIELDS && line)
+            field[n++] = strsep(&line, "\t");
+        if (n < DEVICE_FIELDS)
+            continue;
+        for (unsigned k = 0; k < n; k++) /* they are shown to people */
+            for (char *p = field[k]; *p; p++)
+                *p = iscntrl((unsigned char)*p) ? '?' : *p;
+        w->memory[w->n_devices] = strtoull(field[3], NULL, 10);
+        w->devices[w->n_devices++] =
+            (tp_seen_device){ .type = field[0],
+                              .is_unified = *field[1] == '1',
+                              .units = (unsigned)strtoul(field[2], NULL, 10),
+                              .name = field[4],
+                              .platform = field[5],
+                              .vendor = field[6] };
+    }
+}
+
+/* A worker shows itself: "BUILD SLOTS HOST INBOX BEAT TEXT", and will again after BEAT ms. One that
+ * runs kernels only says how many in SLOTS, and has a line for each of its devices behind that; of
+ * one that has died its machine's other worker says "gone". */
 static void see_worker(cluster *c, const char *id, const char *data, size_t len)
 {
-    char text[400], build[TP_ID_TEXT + 1], host[64], inbox[TP_SUBJECT_MAX / 2];
+    char text[DEVICES_TEXT], build[TP_ID_TEXT + 1], host[64], inbox[TP_SUBJECT_MAX / 2];
     unsigned slots, beat_ms;
     int at = 0;
-    snprintf(text, sizeof text, "%.*s", (int)(len < 399 ? len : 399), data);
+    snprintf(text, sizeof text, "%.*s", (int)(len < sizeof text ? len : sizeof text - 1), data);
+    if (strcmp(text, "gone") == 0) {
+        worker *dead = find_worker(c, id, false);
+        if (dead)
+            dead->seen_ns = 1; /* as if it had been silent for long */
+        c->count_ns = c->ask_ns = 0;
+        return;
+    }
     if (!*id || strlen(id) >= TP_ID_TEXT ||
         sscanf(text, "%32s %u %63s %127s %u %n", build, &slots, host, inbox, &beat_ms, &at) != 5 ||
         at == 0)
         return;
+    char *devices = strchr(text + at, '\n');
+    if (devices)
+        *devices++ = '\0';
     worker *w = find_worker(c, id, true);
     if (!w)
         return;
@@ -515,6 +607,7 @@ static void see_worker(cluster *c, const char *id, const char *data, size_t len)
             c->known[c->n_known++] = w;
         set_offers(c, w, 0);
         tp_lanes_free(&w->lanes);
+        forget_devices(w);
         *w = (worker){ .is_same = strcmp(build, c->build.hex) == 0 };
         snprintf(w->id, sizeof w->id, "%s", id);
         snprintf(w->host, sizeof w->host, "%s", host);
@@ -523,7 +616,15 @@ static void see_worker(cluster *c, const char *id, const char *data, size_t len)
         if (strncmp(inbox, TP_INBOX_WORKER ".", strlen(TP_INBOX_WORKER) + 1) == 0 &&
             inbox[strspn(inbox, "_.abcdefghijklmnopqrstuvwxyzTPW0123456789")] == '\0')
             snprintf(w->inbox, sizeof w->inbox, "%s", inbox);
-        c->count_ns = 0;
+        c->count_ns = c->ask_ns = 0;
+    }
+    if (devices) {
+        if (!w->devices && *w->inbox)
+            read_devices(w, devices);
+        if (w->kernels != slots)
+            c->count_ns = 0;
+        w->kernels = w->n_devices ? slots : 0;
+        slots = 0;
     }
     if (w->slots != slots)
         c->count_ns = 0;
@@ -547,6 +648,60 @@ static void set_beat(cluster *c, unsigned alive, uint64_t now)
     c->beat_ns = now + BEAT_AGAIN_S * 1000000000ull;
     int len = snprintf(text, sizeof text, "beat %llu", (unsigned long long)c->beat_ms);
     tp_nats_publish(&c->nats, TP_SUBJECT_CTL "all", NULL, text, (size_t)len);
+}
+
+static bool has_devices(cluster *c, const worker *w, uint64_t now)
+{
+    return w->is_same && w->kernels > 0 && !is_gone(c, w, now);
+}
+
+/* The workers with devices that the word selects are at the site: among them those with the best
+ * kind of them. False: there are none. */
+static bool place_word(cluster *c, const tp_device_word *word, uint64_t site, uint64_t now)
+{
+    bool is_whole = false;
+    int best = INT_MAX;
+    for (unsigned i = 0; i < c->n_known && !is_whole; i++)
+        is_whole = has_devices(c, c->known[i], now) &&
+                   tp_device_word_is_whole(word, c->known[i]->devices, c->known[i]->n_devices);
+    for (int is_last = 0; is_last < 2; is_last++)
+        for (unsigned i = 0; i < c->n_known; i++) {
+            worker *w = c->known[i];
+            unsigned found[DEVICES_MAX];
+            if (!has_devices(c, w, now) ||
+                tp_device_match(word, is_whole, w->devices, w->n_devices, found) < word->wanted)
+                continue;
+            int rank = tp_device_rank(w->devices[found[0]].type);
+            best = rank < best ? rank : best;
+            if (is_last && rank == best)
+                w->sites |= site;
+        }
+    return best < INT_MAX;
+}
+
+static unsigned count_sites(cluster *c)
+{
+    uv_mutex_lock(&c->lock);
+    unsigned n = c->n_sites;
+    uv_mutex_unlock(&c->lock);
+    return n;
+}
+
+/* Finds out which workers are at which sites. Of several words the first counts that there are
+ * devices for. */
+static void find_sites(cluster *c, uint64_t now)
+{
+    unsigned n = count_sites(c);
+    for (unsigned i = 0; i < c->n_known && n > 0; i++)
+        c->known[i]->sites = 0;
+    for (unsigned k = 0; k < n; k++)
+        for (const char *at = c->sites[k]; at && *at;) {
+            unsigned len = (unsigned)strcspn(at, "\n");
+            const tp_device_word word = tp_device_word_read(at, len);
+            if (place_word(c, &word, (uint64_t)1 << k, now))
+                break;
+            at += len + (at[len] == '\n');
+        }
 }
 
 /* Counts slots, now and then. */
@@ -573,6 +728,7 @@ static void count_slots(cluster *c, uint64_t now)
             c->queued += w->slots;
     }
     set_beat(c, alive, now);
+    find_sites(c, now);
     c->count_ns = now + LOOK_NS + c->n_known * LOOK_EACH_NS;
 }
 
@@ -775,7 +931,7 @@ static void forget_chunk(cluster *c, flight *l)
     leave_taker(l);
     set_full(c, l, false);
     set_blocked(c, l, false);
-    l->is_bound = false;
+    l->is_bound = l->is_grounded = false;
     drop_blob(c, &l->blob);
     set_shortage(c, l, NO_SHORTAGE);
     tp_lanes_end(&l->box, c->engine, 0);
@@ -870,11 +1026,44 @@ static worker *choose_worker(cluster *c, uint64_t now)
     worker *best = NULL;
     for (unsigned i = 0; i < c->n_offering; i++) {
         worker *w = c->offering[i];
-        if (w->out < w->offers && now < w->seen_ns + beats(c, 3) / 2 &&
+        if (w->out < w->offers && is_heard(c, w, now) &&
             (!best || (uint64_t)w->out * best->offers < (uint64_t)best->out * w->offers))
             best = w;
     }
     return best;
+}
+
+/* The worker at the flight's site with the least to do; NULL: there is none. */
+static worker *choose_at_site(cluster *c, const flight *l, uint64_t now)
+{
+    worker *best = NULL;
+    for (unsigned i = 0; i < c->n_known; i++) {
+        worker *w = c->known[i];
+        if (w->sites & l->agent.site && has_devices(c, w, now) && is_heard(c, w, now) &&
+            (!best || (uint64_t)w->out * best->kernels < (uint64_t)best->out * w->kernels))
+            best = w;
+    }
+    return best;
+}
+
+/* Sends a chunk for devices to a worker that has them, or again to the one that has it. */
+static void dispatch_kernel(cluster *c, flight *l)
+{
+    char subject[TP_SUBJECT_MAX];
+    uint64_t now = uv_hrtime();
+    worker *w = l->taker ? l->taker : choose_at_site(c, l, now);
+    l->is_grounded = !w;
+    l->check_ns = w ? now + l->patience_ns : UINT64_MAX;
+    if (!w)
+        return;
+    if (!l->taker) {
+        l->taker = w;
+        w->out++;
+        l->sent_ns = now;
+        l->ack[0] = '\0';
+    }
+    snprintf(subject, sizeof subject, "%s.d", w->inbox);
+    tp_nats_publish(&c->nats, subject, NULL, l->message.data, l->message.len);
 }
 
 /* Sends a chunk: directly if it is small, not sent before, and somebody takes it. What a journal
@@ -885,6 +1074,10 @@ static void dispatch(cluster *c, flight *l)
     uint64_t now = uv_hrtime();
     bool is_possible = l->sending == 1 && l->message.len <= TP_DIRECT_BYTES && l->blob.size == 0 &&
                        !tp_job_recorder(l->slice->job) && !l->slice->work.terms->streams;
+    if (l->agent.site) {
+        dispatch_kernel(c, l);
+        return;
+    }
     worker *w = is_possible && !c->has_lost ? choose_worker(c, now) : NULL;
     if (l->sending == 1)
         l->sent_ns = now;
@@ -979,17 +1172,21 @@ static int seal(cluster *c, flight *l, tp_error *err)
     tp_buf payload = { 0 };
     tp_sealed head = { .magic = TP_SEALED_MAGIC };
     uint32_t count = tp_work_end(w) - w->at;
-    /* one item: a permit is for one, and a worker runs the items of a chunk at once */
-    if (w->terms->is_limited || l->is_narrow)
+    /* one item: a permit is for one, and a worker runs the items of a chunk at once. On devices it
+     * is for a slice */
+    const bool is_kernel = l->agent.site != 0;
+    if ((w->terms->is_limited && !is_kernel) || l->is_narrow)
         count = count < least_count(w) ? count : least_count(w);
     c->trouble = TP_NATS_STORED;
     image *i = find_image(c, w->terms->image, err);
-    if (!i || store_modules(c, err))
+    if (!i || (!is_kernel && store_modules(c, err)))
         return -1;
     tp_task task = { .count = count,
                      .image_size = i->size,
-                     .modules_size = c->modules_size,
-                     .reduction = tp_job_reduction(l->slice->job),
+                     .modules_size = is_kernel ? 0 : c->modules_size,
+                     .reduction = is_kernel ? TP_REDUCES_NOTHING
+                                            : tp_job_reduction(l->slice->job),
+                     .is_kernel = is_kernel,
                      .is_alone = l->deaths >= DEATHS_ALONE };
     l->may_reduce = task.reduction != TP_REDUCES_NOTHING;
     if (w->terms->streams)
@@ -1011,7 +1208,7 @@ static int seal(cluster *c, flight *l, tp_error *err)
         head.chunk = l->chunk;
         head.sending = l->sending;
         head.size = payload.len;
-        head.is_blob = payload.len > TP_INLINE_BYTES;
+        head.is_blob = payload.len > (is_kernel ? TP_KERNEL_INLINE : TP_INLINE_BYTES);
         tp_blake2b_hash(head.digest, sizeof head.digest, payload.data, payload.len);
         drop_blob(c, &l->blob);
         if (head.is_blob) {
@@ -1044,6 +1241,7 @@ static void end_slice(cluster *c, flight *l)
 {
     tp_slice *s = l->slice;
     c->n_streams -= s->work.terms->streams;
+    c->n_kernels -= l->agent.site != 0;
     forget_chunk(c, l);
     l->slice = NULL;
     l->is_narrow = false;
@@ -1198,7 +1396,7 @@ static void lose_worker(cluster *c, const worker *dead)
         unsigned before = 0;
         for (unsigned k = 0; k < c->n_flights && l->taker == dead; k++)
             before += c->flights[k].taker == dead && c->flights[k].chunk < l->chunk;
-        l->has_begun = l->taker == dead && before < dead->slots;
+        l->has_begun = l->taker == dead && (l->agent.site || before < dead->slots);
     }
     for (unsigned i = 0; i < c->n_flights; i++)
         if (c->flights[i].taker != dead)
@@ -1309,8 +1507,17 @@ static void take_offers(cluster *c, flight *l, const tp_answer *a)
     }
     if (w && a->kind == TP_ANSWER_DONE)
         begin_box(c, l, w, a->ran_ns < now ? now - a->ran_ns : 0);
-    if (w && w->is_same && *w->inbox)
+    if (w && w->is_same && *w->inbox && !w->n_devices)
         set_offers(c, w, a->offers);
+}
+
+/* What the worker of a chunk of kernels says how long it ran is what its items took, without the
+ * way there and back: so chunks grow as devices are fast. More than was waited for is not
+ * believed. */
+static void note_time(flight *l, uint64_t ran_ns)
+{
+    const uint64_t most_ns = uv_hrtime() - l->sent_ns;
+    l->slice->ran_ns += ran_ns < most_ns ? ran_ns : most_ns;
 }
 
 /* Gets a result, or values, that are not in their message. -1 with err set: they are not there. */
@@ -1346,6 +1553,8 @@ static void take_answer(cluster *c, flight *l, const char *data, size_t len)
         return; /* another one was sent it, too, and its values were not taken */
     adapt_window(c, l);
     take_offers(c, l, &a);
+    if (l->agent.site)
+        note_time(l, a.ran_ns);
     if (len < sizeof a || a.size > TP_PAYLOAD_MAX ||
         (a.where == TP_ANSWER_HERE && a.size != len - sizeof a))
         a.kind = 0;
@@ -1762,7 +1971,10 @@ static void take_check(cluster *c, flight *l, const tp_nats_event *e)
     if (l->taker && (now < l->held_ns + beats(c, TP_HELD_BEATS) ||
                       l->taker->seen_ns < l->sent_ns))
         return;
-    publish(c, l, now);
+    if (l->agent.site)
+        dispatch_kernel(c, l); /* a worker that has it takes no notice */
+    else
+        publish(c, l, now);
 }
 
 /* The answer to what was sent directly. */
@@ -1821,7 +2033,8 @@ static void take_event(cluster *c, const tp_nats_event *e)
             flight *l = &c->flights[i];
             if (!l->count)
                 continue;
-            leave_taker(l); /* direct answers may have been lost */
+            if (!l->agent.site)
+                leave_taker(l); /* direct answers may have been lost */
             l->held_ns = l->held_ns ? now : 0;
             l->patience_ns = CHECK_NS / 2;
             check(c, l, now);
@@ -1891,6 +2104,8 @@ static void check_all(cluster *c, uint64_t now)
             else
                 check(c, l, now);
         }
+        if (l->is_grounded)
+            dispatch_kernel(c, l);
         if (!l->count || c->is_behind)
             continue;
         uint64_t sign_ns = l->taker ? l->taker->seen_ns : l->held_ns;
@@ -2084,6 +2299,151 @@ static bool has_work(cluster *c)
     return has;
 }
 
+static bool has_work_at(cluster *c, uint64_t sites)
+{
+    uv_mutex_lock(tp_engine_lock(c->engine));
+    bool has = tp_job_can_take_at_locked(c->engine, &c->base, sites);
+    uv_mutex_unlock(tp_engine_lock(c->engine));
+    return has;
+}
+
+/* The flight, which is the last of the idle ones, begins a slice of that site (0: of none). False:
+ * there is none. */
+static bool take_slice(cluster *c, flight *l, uint64_t site)
+{
+    uv_mutex_lock(tp_engine_lock(c->engine));
+    l->agent.site = site;
+    l->slice = tp_job_take_locked(c->engine, &c->base, &l->agent);
+    uv_mutex_unlock(tp_engine_lock(c->engine));
+    if (!l->slice)
+        return false;
+    c->n_idle--;
+    c->in_flight++;
+    c->n_streams += l->slice->work.terms->streams;
+    c->n_kernels += site != 0;
+    advance(c, l);
+    return true;
+}
+
+/* How many more chunks the workers at that site have room for. */
+static unsigned room_at(cluster *c, uint64_t site, uint64_t now)
+{
+    unsigned room = 0;
+    for (unsigned i = 0; i < c->n_known; i++) {
+        const worker *w = c->known[i];
+        if (w->sites & site && has_devices(c, w, now) && is_heard(c, w, now) &&
+            w->out < w->kernels)
+            room += w->kernels - w->out;
+    }
+    return room;
+}
+
+/* Asks workers for their devices, which nobody looks for before that; new ones, too. */
+static void ask_for_devices(cluster *c, uint64_t now)
+{
+    if (now < c->ask_ns)
+        return;
+    c->ask_ns = now + BEAT_AGAIN_S * 1000000000ull;
+    tp_nats_publish(&c->nats, TP_SUBJECT_CTL "all", NULL, "devices", 7);
+}
+
+/* Is there a worker at that site? */
+static bool is_met(cluster *c, uint64_t site, uint64_t now)
+{
+    for (unsigned i = 0; i < c->n_known; i++)
+        if (c->known[i]->sites & site && has_devices(c, c->known[i], now))
+            return true;
+    return false;
+}
+
+static bool has_grounded(const cluster *c, uint64_t site)
+{
+    for (unsigned i = 0; i < c->n_flights && c->n_kernels > 0; i++)
+        if (c->flights[i].is_grounded && c->flights[i].agent.site == site)
+            return true;
+    return false;
+}
+
+/* Adds to a text of `size` bytes, as far as there is room. */
+static void add_text(char *text, size_t size, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static void add_text(char *text, size_t size, const char *format, ...)
+{
+    size_t at = strlen(text);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text + at, size - at, format, arguments);
+    va_end(arguments);
+}
+
+/* Says that there are no devices for these words of an option `gpu`, and which there are. */
+static void say_unmet(cluster *c, const char *words, uint64_t now)
+{
+    char text[4000] = "tidepool: gpu = ";
+    const bool is_list = strchr(words, '\n') != NULL;
+    bool has_any = false;
+    add_text(text, 600, is_list ? "{ " : "");
+    for (const char *at = words, *next; *at; at = next) {
+        int len = (int)strcspn(at, "\n");
+        next = at + len + (at[len] == '\n');
+        add_text(text, 600, "\"%.*s\"%s", len, at, *next ? ", " : "");
+    }
+    add_text(text, 700, "%s: no worker of the cluster has told of such a device yet",
+             is_list ? " }" : "");
+    for (unsigned i = 0; i < c->n_known; i++) {
+        const worker *w = c->known[i];
+        for (unsigned k = 0, n; has_devices(c, w, now) && k < w->n_devices; k += n) {
+            const tp_seen_device *d = &w->devices[k];
+            for (n = 1; k + n < w->n_devices && strcmp(w->devices[k + n].name, d->name) == 0;)
+                n++;
+            add_text(text, sizeof text - 200, "%s\n  %s (%s, %s, %.1f GiB), %u on %s",
+                     has_any ? "" : "; there are:", d->name, d->type, d->platform,
+                     (double)w->memory[k] / (1 << 30), n, w->host);
+            has_any = true;
+        }
+    }
+    add_text(text, sizeof text, has_any ? "\n" : ", or of any\n");
+    say(c, text);
+}
+
+/* A site has work, or not: when it has some and no worker is there for ALONE_S, it is told. */
+static void note_unmet(cluster *c, unsigned k, bool has_work, uint64_t now)
+{
+    const uint64_t site = (uint64_t)1 << k;
+    const bool is_unmet = !is_met(c, site, now) && (has_work || has_grounded(c, site));
+    c->n_unmet += is_unmet;
+    if (!is_unmet) {
+        c->unmet_ns[k] = 0;
+        c->said_sites &= ~site;
+        return;
+    }
+    c->unmet_ns[k] = c->unmet_ns[k] ? c->unmet_ns[k] : now;
+    /* without any worker that is told, and that alone */
+    if (c->said_sites & site || c->has_lost || c->slots == 0 ||
+        now < c->unmet_ns[k] + ALONE_S * 1000000000ull)
+        return;
+    c->said_sites |= site;
+    say_unmet(c, c->sites[k], now);
+}
+
+/* Gives idle flights work for devices, where there is room. */
+static void fill_sites(cluster *c, uint64_t now)
+{
+    unsigned n = count_sites(c);
+    if (n > 0)
+        ask_for_devices(c, now);
+    c->n_unmet = 0;
+    for (unsigned k = 0; k < n; k++) {
+        const uint64_t site = (uint64_t)1 << k;
+        bool has = has_work_at(c, site);
+        unsigned room = has ? room_at(c, site, now) : 0;
+        for (flight *l; room > 0 && c->n_short == 0 && (l = idle_flight(c, FLIGHTS)); room--)
+            if (!take_slice(c, l, site))
+                break;
+        note_unmet(c, k, has, now);
+    }
+}
+
 /* Gives idle flights work, as many as the workers have use for. */
 static void fill(cluster *c, uint64_t now)
 {
@@ -2095,18 +2455,12 @@ static void fill(cluster *c, uint64_t now)
         most = c->offers + 2 * c->queued;
     if (most < 2 * c->slots)
         most = 2 * c->slots;
-    most += c->n_questions + c->n_full;
+    most += c->n_questions + c->n_full + c->n_kernels;
     for (flight *l; c->n_short == 0 && (l = idle_flight(c, most));) {
-        uv_mutex_lock(tp_engine_lock(c->engine));
-        l->slice = tp_job_take_locked(c->engine, &c->base, &l->agent);
-        uv_mutex_unlock(tp_engine_lock(c->engine));
-        if (!l->slice)
+        if (!take_slice(c, l, 0))
             break;
-        c->n_idle--;
-        c->in_flight++;
-        c->n_streams += l->slice->work.terms->streams;
-        advance(c, l);
     }
+    fill_sites(c, now);
 }
 
 /* While chunks wait: is nobody there to run them? */
@@ -2121,7 +2475,7 @@ static void look_for_workers(cluster *c, uint64_t now)
                  c->base.host->config.engine);
         say(c, text);
     }
-    if (c->in_flight == 0 || c->has_lost || c->slots > 0) {
+    if ((c->in_flight == 0 && c->n_unmet == 0) || c->has_lost || c->slots > 0) {
         c->alone_ns = now;
         c->has_said &= c->has_lost;
         return;
@@ -2276,6 +2630,26 @@ static void start(tp_executor *ex, unsigned n)
         tp_nats_wake(&c->nats);
 }
 
+uint64_t tp_cluster_site(tp_executor *ex, const char *words, tp_error *err)
+{
+    cluster *c = of(ex);
+    unsigned k = 0;
+    uv_mutex_lock(&c->lock);
+    while (k < c->n_sites && strcmp(c->sites[k], words) != 0)
+        k++;
+    const bool is_new = k == c->n_sites;
+    if (k == SITES_MAX)
+        tp_error_set(err, TP_ELIMIT, "more than %d different values of option 'gpu' on a cluster",
+                     SITES_MAX);
+    else if (is_new && !(c->sites[k] = strdup(words)))
+        tp_error_oom(err, "devices");
+    else
+        c->n_sites += is_new;
+    const uint64_t site = k < c->n_sites ? (uint64_t)1 << k : 0;
+    uv_mutex_unlock(&c->lock);
+    return site;
+}
+
 static int stop(tp_executor *ex, uint64_t deadline_ns)
 {
     cluster *c = of(ex);
@@ -2321,6 +2695,10 @@ static void close_executor(tp_executor *ex)
     for (int i = 0; c->read && i < READ_MAX; i++)
         tp_blob_free(&c->read[i].blob);
     tp_parcel_refs_free(&c->funcs);
+    for (unsigned i = 0; i < c->n_known; i++)
+        forget_devices(c->known[i]);
+    for (unsigned i = 0; i < c->n_sites; i++)
+        free(c->sites[i]);
     free(c->flights);
     free(c->idle);
     for (unsigned i = 0; i < c->n_known; i++)
@@ -2343,6 +2721,7 @@ const tp_executor_type tp_exec_cluster = {
     .capabilities = TP_CAN_KILL | TP_ISOLATED | TP_RUNS_LUA | TP_BOUNDS_MEMORY | TP_STREAMS |
                     TP_FAR,
     .slice_ns = SLICE_NS,
+    .site_min = SITE_MIN,
     .open = open_executor,
     .start = start,
     .stop = stop,

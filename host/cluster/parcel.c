@@ -12,6 +12,8 @@
 
 enum {
     WORK_BYTES_MAX = 16 << 20, /* items are added to a payload until it has this size */
+    /* of columns; with the rest they are no more than TP_KERNEL_INLINE */
+    COLUMNS_BYTES_MAX = TP_KERNEL_INLINE - 2 * TP_IMAGE_INLINE,
     RECORDS_ALIGN = 8
 };
 
@@ -164,23 +166,31 @@ int tp_parcel_put_image(const tp_image *image, tp_buf *out, tp_parcel_refs *refs
     return rc;
 }
 
-/* Are the items in columns that are sent as they are? Then workers run them in loops. */
-static bool has_numbers(const tp_block *b)
+/* Are the items in columns that are sent as they are? Then workers run them in loops, which are of
+ * doubles; devices take all types. */
+static bool has_numbers(const tp_block *b, bool is_kernel)
 {
     bool has = b->kind == TP_BLOCK_COLUMNS && b->columns > 0;
     for (uint32_t c = 0; c < b->columns && has; c++)
-        has = b->type[c] == TP_DOUBLE;
+        has = b->type[c] == TP_DOUBLE || (is_kernel && b->type[c] != TP_MIXED);
     return has;
 }
 
-/* Writes up to *count items of such columns. */
-static int put_numbers_of(tp_buf *bytes, const tp_work *w, uint32_t *count, tp_error *err)
+/* Writes up to task->count items of such columns. */
+static int put_numbers_of(tp_buf *bytes, const tp_work *w, tp_task *task, tp_error *err)
 {
-    const uint32_t columns = w->block->columns, most = WORK_BYTES_MAX / 8 / columns;
-    *count = *count < most ? *count : most;
-    for (uint32_t c = 0; c < columns; c++)
-        if (put(bytes, (const double *)w->block->column[c] + w->at, *count * sizeof(double), err))
+    const tp_block *b = w->block;
+    size_t width = 0;
+    for (uint32_t c = 0; c < b->columns; c++)
+        width += tp_block_element_size(b->type[c]);
+    const size_t most = (task->is_kernel ? COLUMNS_BYTES_MAX : WORK_BYTES_MAX) / width;
+    task->count = task->count < most ? task->count : (uint32_t)most;
+    memcpy(task->column_type, b->type, sizeof task->column_type);
+    for (uint32_t c = 0; c < b->columns; c++) {
+        const size_t size = tp_block_element_size(b->type[c]);
+        if (put(bytes, (const char *)b->column[c] + w->at * size, task->count * size, err))
             return -1;
+    }
     return 0;
 }
 
@@ -249,14 +259,14 @@ int tp_parcel_put_task(tp_task *task, const tp_work *w, const tp_func *func,
     task->returns = t->returns.columns;
     memcpy(task->returned, t->returns.type, sizeof task->returned);
     task->has_image = image != NULL;
-    task->columns = has_numbers(w->block) ? w->block->columns : 0;
+    task->columns = has_numbers(w->block, task->is_kernel) ? w->block->columns : 0;
     tp_ref *self = (tp_ref *)(uintptr_t)&func->ref;
     int rc = define_all(&definitions, refs, of, nrefs, err);
     if (rc == 0 && find(refs, self) < 0)
         rc = define(&definitions, refs, self, err);
     task->func = rc ? 0 : (uint32_t)find(refs, self);
     if (rc == 0)
-        rc = task->columns ? put_numbers_of(&bytes, w, &task->count, err)
+        rc = task->columns ? put_numbers_of(&bytes, w, task, err)
                            : put_items(&bytes, &ends, w, &task->count, err);
     rc = rc ? rc : put_ticket(&ticket, w, task->count, recorder, err);
     uint64_t name = strlen(t->name) + 1;
@@ -487,20 +497,32 @@ static tp_block *get_values(cursor *c, const tp_parcel_refs *refs, const tp_task
     return NULL;
 }
 
-/* The items as columns of doubles. NULL with err set. */
+/* The items as columns. NULL with err set. */
 static tp_block *get_columns(cursor *c, const tp_parcel_refs *refs, const tp_task *task)
 {
-    const uint64_t size = (uint64_t)task->count * sizeof(double);
     tp_buf bytes = { 0 };
+    uint64_t size = 0;
     int rc = get_message(c, refs, &bytes);
-    if (rc == 0 && (task->columns > TP_COLUMNS_MAX || bytes.len != task->columns * size))
+    if (rc == 0 && task->columns > TP_COLUMNS_MAX)
         rc = damaged(c);
-    tp_block *b = rc ? NULL : tp_block_new_columns(task->count, task->columns, NULL, 0);
+    for (uint32_t i = 0; rc == 0 && i < task->columns; i++) {
+        if (task->column_type[i] >= TP_MIXED)
+            rc = damaged(c);
+        else
+            size += (uint64_t)task->count * tp_block_element_size(task->column_type[i]);
+    }
+    if (rc == 0 && bytes.len != size)
+        rc = damaged(c);
+    tp_block *b =
+        rc ? NULL : tp_block_new_columns(task->count, task->columns, task->column_type, 0);
     if (rc == 0 && !b)
         tp_error_oom(c->err, "work");
+    const uint8_t *from = bytes.data;
     for (uint32_t i = 0; b && i < task->columns; i++) {
-        memcpy(b->column[i], bytes.data + i * size, size);
-        tp_make_canonical(TP_DOUBLE, b->column[i], task->count);
+        const size_t len = task->count * tp_block_element_size(task->column_type[i]);
+        memcpy(b->column[i], from, len);
+        tp_make_canonical((tp_type)task->column_type[i], b->column[i], task->count);
+        from += len;
     }
     if (b)
         b->n = task->count;

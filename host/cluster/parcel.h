@@ -24,6 +24,9 @@ enum {
     TP_DIGEST_BYTES = 32,
     TP_INLINE_BYTES = 200 << 10, /* larger payloads of work go as blobs, */
     TP_RESULT_INLINE = 32 << 10, /* and larger results, which can be removed one by one there */
+    /* the same of kernels, which go directly, and of their results when those do; both less than
+     * the 1 MB that every server takes */
+    TP_KERNEL_INLINE = 512 << 10,
     TP_DIRECT_BYTES = 32 << 10,  /* larger work always goes by way of a stream */
     TP_IMAGE_INLINE = 16 << 10,  /* larger images go as blobs, once */
     TP_BLOB_PIECE = 256 << 10,
@@ -129,7 +132,8 @@ typedef struct tp_task {
     uint32_t attempt, discards, batch, splits, streams, tags_lines, returns;
     uint8_t returned[TP_COLUMNS_MAX];
     uint32_t count; /* items; */
-    uint32_t columns; /* in so many columns of doubles; 0: as messages */
+    uint32_t columns; /* in so many columns of numbers; 0: as messages */
+    uint8_t column_type[TP_COLUMNS_MAX];
     uint32_t func;  /* the number of the definition of the function that is called */
     uint8_t image[TP_DIGEST_BYTES];
     uint64_t image_size;
@@ -137,6 +141,7 @@ typedef struct tp_task {
     uint64_t modules_size; /* of the script's modules (base/bundle.h), a blob; 0: there are none */
     uint32_t has_image; /* the image's bytes follow */
     uint32_t reduction; /* a tp_reduction: what is wanted of whole groups of results (groups.h) */
+    uint32_t is_kernel; /* the image is a plan for devices (opencl/plan.h) */
     uint32_t is_alone; /* workers have died with it: nothing else may run beside it */
 } tp_task;
 

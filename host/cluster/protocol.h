@@ -8,7 +8,8 @@
  * their own build only, by the consumer P_BUILD.
  *
  * Short chunks go directly, which is not kept: to INBOX.d of a worker that has said in an answer
- * that it takes some, and the answers to tp1.d.r.SESSION.direct (INBOX: see tp1.d.hb.WORKER).
+ * that it takes some, and the answers to tp1.d.r.SESSION.direct (INBOX: see tp1.d.hb.WORKER). So do
+ * all chunks of kernels, to a worker that drives such devices; their long answers go to R.
  *
  * Not kept: tp1.d.r.SESSION.out (what items print), tp1.d.r.SESSION.held (what a worker has, in
  * lines "CHUNK SENDING WAITS WORKER ITEM MS MAPS DONE TOTAL ACK": whether it waits without an end,
@@ -18,11 +19,12 @@
  * tp1.d.r.SESSION.piece (of a result, or of values, for which B has no room; the answer "+" asks
  * for the next), tp1.d.r.SESSION.part (values that an item gives while it runs; the answers go to
  * INBOX, see tp_part), tp1.d.r.SESSION.ask (about a Dict, Queue or permit, see question.h),
- * tp1.d.hb.WORKER (it is there, and takes answers and direct work in INBOX), tp1.d.q.SESSION (is
- * its coordinator alive?), tp1.d.ctl.SESSION ("cancel CHUNK", "over", "stuck": all that waits
- * without an end is to give up) and tp1.d.ctl.all ("hello": workers show themselves at once; "beat
- * MS": how often they do, and name what they have: a coordinator that sees thousands of them asks
- * for less of that). */
+ * tp1.d.hb.WORKER (it is there, and takes answers and direct work in INBOX; with the devices that
+ * it drives, if it does; "gone": it is dead), tp1.d.q.SESSION (is its coordinator alive?),
+ * tp1.d.ctl.SESSION ("cancel CHUNK", "over", "stuck": all that waits without an end is to give up)
+ * and tp1.d.ctl.all ("hello": workers show themselves at once; "devices": they start what drives
+ * theirs, if they have some; "beat MS": how often they show themselves, and name what they have: a
+ * coordinator that sees thousands of them asks for less of that). */
 #ifndef TP_PROTOCOL_H
 #define TP_PROTOCOL_H
 

@@ -40,6 +40,7 @@ typedef struct tp_executor_type {
     unsigned capabilities;
     uint64_t slice_ns;  /* how long a slice should run; 0: TP_SLICE_NS */
     uint32_t slice_min; /* items below which a slice is not worth its costs; 0: one */
+    uint32_t site_min;  /* the same for agents at a site; 0: it is slice_min */
     uint32_t slice_grain; /* a slice ends at a multiple of this, where possible; 0: anywhere */
 
     /* Creates it; starts no threads yet. The executor is the host's. */

@@ -187,7 +187,7 @@ typedef struct tp_job_config {
     tp_image *image; /* held by the job; NULL when no Lua runs it */
     /* held by the job: the executor's own data about it, which nobody else reads; or NULL */
     tp_ref *executor_data;
-    uint64_t sites; /* sites at which it may run, as bits; 0: any */
+    uint64_t sites; /* sites at which it may run, as bits; 0: only where agents have none */
     tp_executor *executor;
     tp_executor *fallback; /* runs the image once no site is left (tp_job_leave_site), or NULL */
     tp_beside beside;      /* runs it too, at `sites`; executor NULL: nobody does */
@@ -482,6 +482,8 @@ tp_slice *tp_job_take_locked(tp_engine *engine, tp_executor *executor, tp_agent 
 
 /* With the lock held: is there something for a worker of the executor to take? */
 bool tp_job_can_take_locked(tp_engine *engine, const tp_executor *executor);
+/* The same for a worker at one of these sites. */
+bool tp_job_can_take_at_locked(tp_engine *engine, const tp_executor *executor, uint64_t sites);
 
 /* Called when there is no memory even for the message of an item's failure: the whole job fails for
  * want of memory. The item's slice is then finished without a result for it. Any thread. */

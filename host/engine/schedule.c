@@ -580,12 +580,13 @@ static bool has_place(const tp_agent *agent, const tp_job *job)
     return n < job->terms.concurrent || tp_agent_count_of(agent, job) < job->terms.concurrent;
 }
 
-/* Locked. May workers of the executor, at one of these sites, run what is next in the queue? */
+/* Locked. May workers of the executor, at one of these sites, run what is next in the queue? Jobs
+ * that have sites run there and nowhere else, and others at none. */
 static bool is_offered(const tp_job *job, const tp_executor *ex, uint64_t sites)
 {
     bool is_own = job->executor == ex;
     if (!tp_job_has_beside(job))
-        return is_own && (!job->sites || job->sites & sites);
+        return is_own && (job->sites ? (job->sites & sites) != 0 : !sites || sites == UINT64_MAX);
     if (!is_own && (job->beside.executor != ex || !(job->sites & sites)))
         return false;
     tp_offer offer = tp_job_offer(job);
@@ -696,7 +697,8 @@ static uint32_t slice_count(const tp_job *job, const tp_range *r, const tp_agent
     const bool has_beside = tp_job_has_beside(job);
     const tp_executor_type *type = has_beside && agent->site ? job->beside.executor->type
                                                              : job->executor->type;
-    uint32_t least = type->slice_min && !has_beside ? type->slice_min : 1;
+    uint32_t least = agent->site && type->site_min ? type->site_min : type->slice_min;
+    least = least && !has_beside ? least : 1;
     const double item_ns =
         tp_agent_site(agent) >= 0 ? (double)job->func->site_ns[tp_agent_site(agent)] : job->item_ns;
     if (item_ns <= 0 && !(has_beside && agent->site))
@@ -732,9 +734,14 @@ static uint32_t slice_count(const tp_job *job, const tp_range *r, const tp_agent
 
 bool tp_job_can_take_locked(tp_engine *e, const tp_executor *ex)
 {
+    return tp_job_can_take_at_locked(e, ex, UINT64_MAX);
+}
+
+bool tp_job_can_take_at_locked(tp_engine *e, const tp_executor *ex, uint64_t sites)
+{
     /* After tp_engine_stop nothing can be taken. If this said yes, a worker would try again and
      * again without releasing the lock, and tp_engine_stop waits for that. */
-    return !e->is_stopped && pick(e, ex, UINT64_MAX, uv_hrtime(), NULL) != NULL;
+    return !e->is_stopped && pick(e, ex, sites, uv_hrtime(), NULL) != NULL;
 }
 
 void tp_engine_set_waiting(tp_engine *e, bool waiting)

@@ -6,6 +6,8 @@
 #include "codec/codec.h"
 #include "opencl/device.h"
 #include "opencl/exec_opencl.h"
+#include "opencl/match.h"
+#include "opencl/plan.h"
 #include "workers/workers.h"
 
 #include <lauxlib.h>
@@ -46,10 +48,7 @@ static int l_device_list(lua_State *L)
         set_text(L, "vendor", d->vendor);
         set_text(L, "version", d->version);
         set_text(L, "driver", d->driver);
-        set_text(L, "type",
-                 d->type & CL_DEVICE_TYPE_GPU   ? "gpu"
-                 : d->type & CL_DEVICE_TYPE_CPU ? "cpu"
-                                                : "accelerator");
+        set_text(L, "type", tp_cl_type_name(d));
         set_number(L, "compute_units", d->units);
         set_number(L, "memory", (double)d->memory);
         set_number(L, "max_buffer", (double)d->max_alloc);
@@ -60,6 +59,77 @@ static int l_device_list(lua_State *L)
         lua_rawseti(L, -2, (int)i + 1);             // devices
     }
     return 1;
+}
+
+static const char *get_text(lua_State *L, int t, const char *key)
+{
+    lua_getfield(L, t, key);
+    const char *text = lua_tostring(L, -1); /* the string stays alive in the table */
+    lua_pop(L, 1);
+    return text;
+}
+
+/* The rows at index 1, as core.device.list gives them; pushes what keeps them. */
+static tp_seen_device *get_devices(lua_State *L, unsigned *n)
+{
+    luaL_checktype(L, 1, LUA_TTABLE);
+    *n = (unsigned)lua_objlen(L, 1);
+    tp_seen_device *devices = lua_newuserdata(L, (*n + 1) * sizeof *devices);
+    for (unsigned i = 0; i < *n; i++) {
+        lua_rawgeti(L, 1, (int)i + 1);
+        int at = lua_gettop(L);
+        const char *platform = get_text(L, at, "platform"), *vendor = get_text(L, at, "vendor");
+        devices[i] = (tp_seen_device){ .name = get_text(L, at, "name"),
+                                       .platform = platform ? platform : "",
+                                       .vendor = vendor ? vendor : "",
+                                       .type = get_text(L, at, "type"),
+                                       .is_unified = tp_core_get_boolean(L, at, "unified"),
+                                       .number = i };
+        devices[i].units = (unsigned)tp_core_get_number(L, at, "compute_units", 0);
+        luaL_argcheck(L, devices[i].name && devices[i].type, 1, "devices expected");
+        lua_pop(L, 1);
+    }
+    return devices;
+}
+
+static int compare(const void *a, const void *b)
+{
+    return tp_device_is_before(a, b) ? -1 : 1;
+}
+
+/* core.device.order(devices) -> the positions in that list, those of the best devices first */
+static int l_device_order(lua_State *L)
+{
+    unsigned n;
+    tp_seen_device *devices = get_devices(L, &n);
+    qsort(devices, n, sizeof *devices, compare);
+    lua_createtable(L, (int)n, 0);
+    for (unsigned i = 0; i < n; i++) {
+        lua_pushinteger(L, (int)devices[i].number + 1);
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+    return 1;
+}
+
+/* core.device.match(devices, word) -> the positions of those that this word of an option `gpu`
+ * selects, and how many it wants */
+static int l_device_match(lua_State *L)
+{
+    unsigned n;
+    size_t len;
+    const char *text = luaL_checklstring(L, 2, &len);
+    const tp_seen_device *devices = get_devices(L, &n);
+    unsigned *found = lua_newuserdata(L, (n + 1) * sizeof *found);
+    const tp_device_word word = tp_device_word_read(text, (unsigned)len);
+    bool is_whole = tp_device_word_is_whole(&word, devices, n);
+    unsigned count = tp_device_match(&word, is_whole, devices, n, found);
+    lua_createtable(L, (int)count, 0);
+    for (unsigned i = 0; i < count; i++) {
+        lua_pushinteger(L, (int)found[i] + 1);
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+    lua_pushinteger(L, (int)word.wanted);
+    return 2;
 }
 
 /* core.device.leased() -> the worker, and the numbers of the devices that the running function may
@@ -115,14 +185,6 @@ static int l_program_new(lua_State *L)
     lua_pushstring(L, log); // nil message log; raises only when memory is out
     free(log);
     return 3;
-}
-
-static const char *get_text(lua_State *L, int t, const char *key)
-{
-    lua_getfield(L, t, key);
-    const char *text = lua_tostring(L, -1); /* the string stays alive in the table */
-    lua_pop(L, 1);
-    return text;
 }
 
 static void get_argument(lua_State *L, int t, tp_argument *a)
@@ -258,6 +320,31 @@ static int l_program_kernel(lua_State *L)
         tp_codec_raise_memory(L);
     lua_pop(L, 1);
     lua_settop(L, 2);
+    return 1;
+}
+
+/* core.program.plan(kernel, { devices =, name =, source =, options =, entry =, needs_double = }) ->
+ * an image for devices of other machines: see tp_plan */
+static int l_program_plan(lua_State *L)
+{
+    tp_plan plan = { .kernel = tp_core_check_ref(L, 1, &tp_kernel_type) };
+    tp_buf bytes = { 0 };
+    tp_error err = { 0 };
+    luaL_checktype(L, 2, LUA_TTABLE);
+    plan.devices = get_text(L, 2, "devices");
+    plan.name = get_text(L, 2, "name");
+    plan.source = get_text(L, 2, "source");
+    plan.options = get_text(L, 2, "options");
+    plan.entry = get_text(L, 2, "entry");
+    luaL_argcheck(L, plan.devices && plan.name && plan.source && plan.options && plan.entry, 2,
+                  "a plan expected");
+    plan.needs_double = tp_core_get_boolean(L, 2, "needs_double");
+    tp_ref **box = tp_codec_push_box(L, &tp_image_type);
+    tp_image *image = tp_plan_put(&plan, &bytes, &err) ? NULL : tp_image_new(&bytes);
+    tp_buf_free(&bytes);
+    if (!image)
+        return tp_codec_raise_memory(L);
+    *box = &image->ref;
     return 1;
 }
 
@@ -587,6 +674,8 @@ static int l_launcher_launch(lua_State *L)
 
 static const luaL_Reg device_functions[] = {
     { "list", l_device_list },
+    { "order", l_device_order },
+    { "match", l_device_match },
     { "leased", l_device_leased },
     { "is_stuck", l_device_is_stuck },
     { NULL, NULL },
@@ -595,6 +684,7 @@ static const luaL_Reg device_functions[] = {
 static const luaL_Reg program_functions[] = {
     { "new", l_program_new },
     { "kernel", l_program_kernel },
+    { "plan", l_program_plan },
     { "kernels", l_program_kernels },
     { NULL, NULL },
 };

@@ -1,6 +1,7 @@
 /* core_job.c: jobs: opening and closing, inputs, results, and waiting for them. */
 #include "lua/core_private.h"
 
+#include "cluster/exec_cluster.h"
 #include "codec/captured.h"
 #include "codec/codec.h"
 #include "codec/identity.h"
@@ -120,7 +121,7 @@ static int l_job_tostring(lua_State *L)
     X(fallback) X(journal) X(ordered) X(keep_going) X(discard) X(is_cheap) X(window) X(bytes)    \
     X(total) X(retries) X(crash_retries) X(batch) X(splits) X(streams) X(recycle) X(memory)      \
     X(stays) X(timeout) X(returns) X(leased) X(reducer) X(is_inner) X(captured) X(concurrent)   \
-    X(kernel) X(apart)
+    X(kernel) X(apart) X(devices)
 
 enum {
 #define NUMBER(name) OPTION_##name,
@@ -230,6 +231,17 @@ static bool get_devices(lua_State *L, uint64_t *devices)
     return is_given;
 }
 
+/* Option `devices`, of other machines: where the job may run (tp_cluster_site); 0: it has none. -1
+ * with err set: there can be no such site. */
+static int get_far_site(lua_State *L, tp_executor *ex, uint64_t *site, tp_error *err)
+{
+    push_option(L, OPTION_devices);
+    const char *devices = lua_tostring(L, -1); /* the options keep it alive */
+    lua_pop(L, 1);
+    *site = devices ? tp_cluster_site(ex, devices, err) : 0;
+    return devices && !*site ? -1 : 0;
+}
+
 /* Pushes nil, a message and a kind of failure, for a job that could not be opened. */
 static int push_refusal(lua_State *L, const tp_error *err)
 {
@@ -274,11 +286,12 @@ static tp_beside open_beside(tp_host *host, const tp_kernel *kernel)
  * discard, is_cheap, retries, crash_retries, timeout (in seconds), recycle, memory (in bytes),
  * batch, splits, streams, concurrent, returns, leased (a list of device numbers, or nil), apart
  * (tp_terms.is_apart).
- * Others: fallback, an image that runs when no device can; captured, what core.func.image
- * returned with the image; kernel, one that runs the image's items on devices, beside it;
- * reducer, see tp_kernels_set_reducer; journal, from core.journal.map, or nil; is_inner, it is
- * not the user's map and draws no random numbers; stays, results may be left on devices
- * (tp_kernels). */
+ * Others: devices, the words of a function's option `gpu` with line ends between them, when the
+ * image is a plan for devices of other machines (core.program.plan); fallback, an image that runs
+ * when no device can; captured, what core.func.image returned with the image; kernel, one that runs
+ * the image's items on devices, beside it; reducer, see tp_kernels_set_reducer; journal, from
+ * core.journal.map, or nil; is_inner, it is not the user's map and draws no random numbers; stays,
+ * results may be left on devices (tp_kernels). */
 static int l_job_open(lua_State *L)
 {
     context *ctx = get_context(L);
@@ -324,12 +337,14 @@ static int l_job_open(lua_State *L)
     /* the options keep it alive until the job does */
     box->journal = lua_isnil(L, -1) ? NULL : tp_core_check_ref(L, -1, &tp_journal_map_type);
     lua_pop(L, 1);
-    uint64_t leases = 0;
+    uint64_t leases = 0, far_site;
+    if (get_far_site(L, ex, &far_site, &err))
+        return push_refusal(L, &err);
     bool has_leases = get_devices(L, &leases);
     tp_job_config config = {
         .func = tp_core_check_ref(L, 1, &tp_func_type),
         .image = image,
-        .sites = kernel ? kernel->devices : 0,
+        .sites = kernel ? kernel->devices : far_site,
         .executor = ex,
         .beside = beside,
         .fallback = kernel && image && !beside.executor

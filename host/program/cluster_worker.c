@@ -8,12 +8,16 @@
  *
  * What comes in is looked at only after its signature and the digest of its payload were verified,
  * and only of a session whose coordinator has shown that it lives, by signing a number that this
- * process has made up for it: what was recorded earlier is not run again. */
+ * process has made up for it: what was recorded earlier is not run again.
+ *
+ * The process that drives this machine's devices (cluster_devices.h) is such a worker, too. It gets
+ * kernels, directly; its jobs are those of its devices' threads. */
 #include "program/cluster_worker.h"
 
 #include "base/blake2b.h"
 #include "base/cpus.h"
 #include "base/mapping.h"
+#include "base/thread.h"
 #include "cluster/blobs.h"
 #include "cluster/exec_cluster.h"
 #include "cluster/groups.h"
@@ -22,8 +26,11 @@
 #include "cluster/protocol.h"
 #include "cluster/sign.h"
 #include "host.h"
+#include "opencl/slices.h"
+#include "program/cluster_devices.h"
 #include "program/engine.h"
 #include "program/hosts.h"
+#include "program/pocl_cache.h"
 #include "program/process.h"
 #include "runtime/runtime.h"
 
@@ -63,6 +70,10 @@ enum {
     QUESTION_MS = 2000,  /* a question without an answer is asked again */
     /* how long the coordinator is asked to wait for a value or for room */
     QUESTION_NS = 200 * 1000 * 1000,
+    KERNELS = 4, /* chunks that a device has at once, so that copies and kernels overlap */
+    STUCK_MS = 10 * 1000, /* a device that runs for so long what nobody wants is given up */
+    CLOSING_MS = 2000,    /* the same when its script is gone */
+    DEVICES_AGAIN_MS = 250, DEVICES_AGAIN_MAX = 5, /* see look_at_devices */
     WAIT_MS = 100 /* a chunk that finds no free slot for so long goes to another worker */
 };
 
@@ -72,6 +83,7 @@ typedef struct image {
     uint64_t used;
     unsigned users; /* chunks */
     tp_parcel_refs refs;
+    tp_kernel *kernel; /* of a plan: what it has become here, once it was wanted */
 } image;
 
 /* A question about a Dict or Queue, on the stack of the thread that waits for its answer. */
@@ -123,6 +135,7 @@ typedef struct session {
      * there are more of them. -1: there is no host yet */
     int modules;
     uint64_t modules_size;
+    uint64_t stuck_ms; /* since when its devices run nothing that is wanted; 0: they do not */
 } session;
 
 /* A bundle of a script's modules (base/bundle.h) in a file without a name. */
@@ -204,6 +217,18 @@ typedef struct node {
     uint64_t leave_ms;
     uint64_t grace_ms, idle_ms; /* --grace, --idle-exit; idle_ms 0: it never leaves by itself */
     uint64_t busy_ms; /* when it last had something to do */
+    long grace_s;
+    char *token; /* for the process below */
+    /* The process that drives this machine's devices: whether a coordinator wants it, how often in
+     * a row it has died young, when it may be started (again) */
+    tp_device_process device_process;
+    bool wants_devices;
+    unsigned deaths;
+    uint64_t born_ms, reborn_ms;
+    /* this is such a process: what it drives; NULL in others. `told_ms`: see tell_busy */
+    tp_own_devices *devices;
+    uint64_t told_ms;
+    tp_nats_event *later, **later_end; /* events that came while a driver was waited for */
 } node;
 
 /* Set by a signal. */
@@ -241,14 +266,18 @@ static void acknowledge(node *n, const chunk *k, const char *how)
 static void show_self(node *n, uint64_t now)
 {
     char subject[TP_SUBJECT_MAX], text[400];
+    tp_buf all = { 0 };
     if (now < n->heartbeat_ms)
         return;
     n->heartbeat_ms = now + n->beat_ms;
     snprintf(subject, sizeof subject, TP_SUBJECT_HB "%s", n->id);
-    snprintf(text, sizeof text, "%s %u %s %s %u %s", n->build.hex,
-             n->is_leaving ? 0u : n->slots, n->host_name, n->inbox, (unsigned)n->beat_ms,
-             n->build.text);
-    tp_nats_publish(&n->nats, subject, NULL, text, strlen(text));
+    int len = snprintf(text, sizeof text, "%s %u %s %s %u %s", n->build.hex,
+                       n->is_leaving ? 0u : n->slots, n->host_name, n->inbox,
+                       (unsigned)n->beat_ms, n->build.text);
+    if (tp_buf_add(&all, text, (size_t)len) == 0 &&
+        (!n->devices || tp_own_devices_tell(n->devices, &all) == 0))
+        tp_nats_publish(&n->nats, subject, NULL, all.data, all.len);
+    tp_buf_free(&all);
 }
 
 /* Adds a line of TP_SUBJECT_R SESSION.held. */
@@ -304,11 +333,40 @@ static void stay(void *user)
     uint64_t now = now_ms();
     show_self(n, now);
     name_chunks(n, now);
+    if (n->devices && n->chunks && now >= n->told_ms + LOOK_MS) {
+        tp_device_process_tell_busy();
+        n->told_ms = now;
+    }
     for (chunk *k = n->chunks; k; k = k->next)
         if (now >= k->progress_ms && k->state != OVER) {
             acknowledge(n, k, "+WPI");
             k->progress_ms = now + PROGRESS_MS;
         }
+}
+
+/* A tp_between, for what takes long and is no transfer: others hear of this process meanwhile, and
+ * what comes from them is kept for later. */
+static void hear(void *user)
+{
+    node *n = user;
+    stay(n);
+    for (tp_nats_event *e; (e = tp_nats_take(&n->nats, 0));) {
+        e->next = NULL;
+        *n->later_end = e;
+        n->later_end = &e->next;
+    }
+}
+
+/* The next event. NULL: none has come until then. */
+static tp_nats_event *next_event(node *n, uint64_t deadline_ns)
+{
+    tp_nats_event *e = n->later;
+    if (!e)
+        return tp_nats_take(&n->nats, deadline_ns);
+    n->later = e->next;
+    if (!n->later)
+        n->later_end = &n->later;
+    return e;
 }
 
 /* ---- answers ---- */
@@ -477,7 +535,8 @@ static void answer(node *n, chunk *k, tp_answer_kind kind, const void *bytes, si
     tp_groups_close(&k->groups);
     tp_parcel_refs_free(&k->refs);
     k->state = ANSWERED;
-    if (len > TP_RESULT_INLINE)
+    const bool goes_directly = n->devices && k->is_direct && k->is_short;
+    if (len > (goes_directly ? TP_KERNEL_INLINE : TP_RESULT_INLINE))
         deliver(n, k, next);
     else
         write_answer(n, k, (tp_answer){ .kind = kind, .size = len }, bytes, len, next);
@@ -772,8 +831,65 @@ static session *open_session(node *n, const uint8_t *id, const char *hex)
 static void free_image(image *i)
 {
     tp_ref_drop(i->of);
+    tp_ref_drop(i->kernel);
     tp_parcel_refs_free(&i->refs);
     *i = (image){ 0 };
+}
+
+/* A device runs on and on what nobody wants, which nothing but the end of this process stops: it
+ * ends, and another one is started. What it had of others is run there. */
+static void give_devices_up(node *n)
+{
+    say("a device runs what nobody wants any more, and does not end: its process is replaced");
+    for (chunk *k = n->chunks; k; k = k->next)
+        if (k->state < ANSWERED)
+            answer(n, k, TP_ANSWER_BACK, "", 0);
+    tp_nats_flush(&n->nats, 1000);
+    _exit(EXIT_FAILURE);
+}
+
+/* Waits until the devices of a session that is over have come to rest. */
+static void rest(node *n, session *s)
+{
+    const uint64_t until = now_ms() + CLOSING_MS;
+    while (s->host && tp_own_devices_are_stuck(n->devices, s->host)) {
+        if (now_ms() >= until)
+            give_devices_up(n);
+        hear(n);
+        uv_sleep(5);
+    }
+}
+
+/* A host that a thread of its own closes: drivers may compile once more before it can end. */
+typedef struct closing {
+    tp_host *host;
+    _Atomic bool is_over; /* the thread's last write (release) */
+} closing;
+
+static void close_host(void *user)
+{
+    closing *c = user;
+    tp_error ignored = { 0 };
+    if (tp_host_adopt(c->host, &ignored) == 0)
+        tp_host_close(c->host);
+    atomic_store_explicit(&c->is_over, true, memory_order_release);
+}
+
+/* Closes the host of a session that is over, while others are heard. */
+static void close_driver(node *n, session *s)
+{
+    closing c = { .host = s->host };
+    uv_thread_t thread;
+    rest(n, s);
+    if (!s->host || tp_thread_create(&thread, 0, close_host, &c)) {
+        tp_host_close(s->host);
+        return;
+    }
+    while (!atomic_load_explicit(&c.is_over, memory_order_acquire)) {
+        hear(n);
+        uv_sleep(5);
+    }
+    uv_thread_join(&thread);
 }
 
 /* The session's coordinator is gone: frees all that there is of it. */
@@ -797,7 +913,10 @@ static void close_session(node *n, session *s)
     for (int i = 0; i < IMAGES; i++)
         free_image(&s->images[i]);
     tp_known_free(&s->known);
-    tp_host_close(s->host);
+    if (n->devices)
+        close_driver(n, s);
+    else
+        tp_host_close(s->host);
     if (s->modules >= 0)
         close(s->modules);
     uv_cond_destroy(&s->stores.answered);
@@ -842,6 +961,12 @@ static int open_host(node *n, session *s, bool tags_lines, tp_error *err)
         .tag_lines = tags_lines,
         .worker = tp_is_set("TIDEPOOL_WORKER") ? getenv("TIDEPOOL_WORKER") : "/proc/self/exe",
     };
+    char cache[4096], state[4096];
+    if (n->devices) { /* compiled programs are kept as those of scripts are */
+        config.opencl = getenv("TIDEPOOL_OPENCL");
+        config.cache_dir = tp_caches_own(cache, sizeof cache);
+        config.state_dir = tp_caches_state(state, sizeof state);
+    }
     s->modules = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (s->modules < 0)
         return tp_error_set(err, TP_ESYS, "cannot open /dev/null: %s", strerror(errno));
@@ -969,7 +1094,27 @@ static image *find_image(node *n, session *s, const tp_task *task, const uint8_t
     return oldest;
 }
 
-static int start_job(chunk *k, const tp_task *task, tp_block *items, tp_error *err)
+/* Makes the chunk's job run on devices, with the kernel of its image. */
+static int use_kernel(node *n, chunk *k, tp_job_config *config, tp_error *err)
+{
+    image *i = k->image;
+    if (!n->devices)
+        return tp_error_set(err, TP_EUSAGE, "this worker drives no devices");
+    if (!i->kernel)
+        i->kernel = tp_own_devices_make(n->devices, k->session->host, i->of,
+                                        &(tp_between){ hear, n }, err);
+    if (!i->kernel)
+        return -1;
+    config->executor_data = (tp_ref *)tp_kernels_new(i->kernel);
+    if (!config->executor_data)
+        return tp_error_oom(err, "work");
+    config->executor = tp_host_executor_that(k->session->host, TP_RUNS_KERNELS);
+    config->sites = i->kernel->devices;
+    config->image = NULL;
+    return 0;
+}
+
+static int start_job(node *n, chunk *k, const tp_task *task, tp_block *items, tp_error *err)
 {
     session *s = k->session;
     tp_job_config config = {
@@ -996,7 +1141,12 @@ static int start_job(chunk *k, const tp_task *task, tp_block *items, tp_error *e
         .attempt = task->attempt,
     };
     memcpy(config.returns.type, task->returned, sizeof task->returned);
-    if (tp_job_open(&k->job, s->host->engine, &config, err)) {
+    int rc = task->is_kernel ? use_kernel(n, k, &config, err)
+             : n->devices    ? tp_error_set(err, TP_EUSAGE, "this worker runs kernels only")
+                             : 0;
+    rc = rc ? rc : tp_job_open(&k->job, s->host->engine, &config, err);
+    tp_ref_drop(config.executor_data);
+    if (rc) {
         tp_block_free(items);
         return -1;
     }
@@ -1111,7 +1261,9 @@ static void begin(node *n, chunk *k)
     if (rc)
         tp_block_free(items);
     else
-        rc = start_job(k, &task, items, &err);
+        rc = start_job(n, k, &task, items, &err);
+    if (n->devices)
+        k->begun_ns = uv_hrtime(); /* without what compiling took */
     tp_buf_free(&k->payload);
     if (rc == 0 && k->streams) /* so that it is this worker's */
         send_values(n, k);
@@ -1298,7 +1450,7 @@ static void begin_queued(node *n, uint64_t now)
             has_alone = k->is_alone;
         } else if (k->is_alone) {
             has_alone = true; /* it begins when all that runs is over */
-        } else if (now >= k->queued_ms + WAIT_MS) {
+        } else if (now >= k->queued_ms + WAIT_MS && !n->devices) {
             n->chunk_ns = 2 * SHORT_NS; /* chunks take longer than was thought: fetch none ahead */
             answer(n, k, TP_ANSWER_BACK, "", 0);
         }
@@ -1312,7 +1464,7 @@ static bool pull_work(node *n, uint64_t now, const char *ack)
     char subject[TP_SUBJECT_MAX], reply[TP_SUBJECT_MAX], body[80];
     unsigned has = 0;
     int free_one = -1;
-    if (n->is_leaving || n->is_lost || now < n->pull_ms)
+    if (n->is_leaving || n->is_lost || n->devices || now < n->pull_ms)
         return false;
     const unsigned blocked = count_blocked(n), most = most_chunks(n) + blocked;
     const bool is_active = count_active(n, blocked) > 0;
@@ -1477,6 +1629,10 @@ static void take_control(node *n, const char *whose, const char *data, size_t le
         n->beat_until_ms = now_ms() + TP_BEAT_KEPT_MS;
         return;
     }
+    if (strcmp(whose, "all") == 0 && strcmp(text, "devices") == 0) {
+        n->wants_devices = true;
+        return;
+    }
     if (strcmp(whose, "all") == 0) {
         n->heartbeat_ms = n->pull_ms = 0;
         for (int i = 0; i < PULLS; i++)
@@ -1635,6 +1791,66 @@ static void look_at_sessions(node *n, uint64_t now)
     }
 }
 
+/* Tells coordinators that the process which drove the devices is dead, before they miss it. */
+static void mourn(node *n)
+{
+    char subject[TP_SUBJECT_MAX];
+    snprintf(subject, sizeof subject, TP_SUBJECT_HB "%s", n->device_process.id);
+    tp_nats_publish(&n->nats, subject, NULL, "gone", 4);
+}
+
+/* Starts the process that drives the devices when it is wanted, and anew when it has died: soon,
+ * but later and later when it dies young again and again. */
+static void look_at_devices(node *n, uint64_t now)
+{
+    tp_device_process *p = &n->device_process;
+    tp_error err = { 0 };
+    uint8_t id[TP_ID_BYTES];
+    char hex[TP_ID_TEXT];
+    switch (tp_device_process_look(p)) {
+    case TP_DEVICES_QUIET:
+        break;
+    case TP_DEVICES_BUSY:
+        n->busy_ms = now;
+        break;
+    case TP_DEVICES_NONE:
+        n->reborn_ms = UINT64_MAX;
+        break;
+    case TP_DEVICES_DEAD:
+        mourn(n); /* who needs devices asks again */
+        n->wants_devices = false;
+        n->deaths = now >= n->born_ms + STUCK_MS      ? 0
+                    : n->deaths < DEVICES_AGAIN_MAX ? n->deaths + 1
+                                                    : n->deaths;
+        n->reborn_ms = now + ((uint64_t)DEVICES_AGAIN_MS << n->deaths);
+        if (WIFSIGNALED(p->status) && !n->is_leaving)
+            say("the process that drives its devices died (%s); another one takes its place",
+                strsignal(WTERMSIG(p->status)));
+    }
+    if (!n->wants_devices || n->devices || p->pid || n->is_leaving || now < n->reborn_ms)
+        return;
+    tp_signer_random(&n->signer, id, sizeof id);
+    tp_to_hex(hex, id, sizeof id);
+    n->born_ms = now;
+    if (tp_device_process_start(p, n->options, n->token, hex, n->grace_s, &err)) {
+        n->reborn_ms = UINT64_MAX;
+        say("%s", err.message);
+    }
+}
+
+/* Gives up devices that run for long what nobody wants. */
+static void look_whether_stuck(node *n, uint64_t now)
+{
+    for (session *s = n->sessions; s && n->devices; s = s->next) {
+        if (!s->host || !tp_own_devices_are_stuck(n->devices, s->host))
+            s->stuck_ms = 0;
+        else if (s->stuck_ms == 0)
+            s->stuck_ms = now;
+        else if (now > s->stuck_ms + STUCK_MS)
+            give_devices_up(n);
+    }
+}
+
 /* Is there nothing left to wait for? After the grace time what runs goes back. */
 static bool has_left(node *n, uint64_t now)
 {
@@ -1642,7 +1858,9 @@ static bool has_left(node *n, uint64_t now)
         n->is_leaving = true;
         n->leave_ms = now + n->grace_ms;
         n->heartbeat_ms = 0;
-        say("leaves when what runs is over (at most %d s)", (int)(n->grace_ms / 1000));
+        tp_device_process_kill(&n->device_process, SIGTERM);
+        if (!n->devices)
+            say("leaves when what runs is over (at most %d s)", (int)(n->grace_ms / 1000));
         for (chunk *k = n->chunks; k; k = k->next)
             if (k->state < RUNNING)
                 answer(n, k, TP_ANSWER_BACK, "", 0);
@@ -1651,7 +1869,8 @@ static bool has_left(node *n, uint64_t now)
     for (chunk *k = n->chunks; k && is_late; k = k->next)
         if (k->state < ANSWERED)
             answer(n, k, TP_ANSWER_BACK, "", 0);
-    return !n->chunks || (is_late && (n->is_lost || now >= n->leave_ms + AGAIN_MS));
+    return (!n->chunks && !n->device_process.pid) ||
+           (is_late && (n->is_lost || now >= n->leave_ms + AGAIN_MS));
 }
 
 static void serve(node *n)
@@ -1669,17 +1888,19 @@ static void serve(node *n)
         if (now > n->beat_until_ms)
             n->beat_ms = TP_BEAT_MS;
         stay(n);
+        look_at_devices(n, now);
+        look_whether_stuck(n, now);
         look_at_chunks(n, now);
         begin_queued(n, now);
         look_at_sessions(n, now);
         for (session *s = n->sessions; s && !n->is_lost; s = s->next)
             send_questions(n, s, now);
         pull_work(n, now, NULL);
-        tp_nats_event *e = tp_nats_take(&n->nats, uv_hrtime() + LOOK_MS * 1000000ull);
+        tp_nats_event *e = next_event(n, uv_hrtime() + LOOK_MS * 1000000ull);
         for (int i = 0; e && i < 64; i++) {
             take_event(n, e);
             tp_nats_free(&n->nats, e);
-            e = i < 63 ? tp_nats_take(&n->nats, 0) : NULL;
+            e = i < 63 ? next_event(n, 0) : NULL;
         }
     }
 }
@@ -1705,17 +1926,26 @@ static int check_engine(const tp_options *o, tp_error *err)
     return 0;
 }
 
-static int open_node(node *n, const tp_options *o, tp_error *err)
+/* `id`: its name; "": one by chance */
+static int open_node(node *n, const tp_options *o, const char *id, tp_error *err)
 {
     if (tp_signer_open(&n->signer, o->token, false, err))
         return -1;
     tp_build_get(&n->build);
-    tp_signer_random(&n->signer, n->id_bytes, sizeof n->id_bytes);
+    if (*id)
+        tp_from_hex(n->id_bytes, id, sizeof n->id_bytes);
+    else
+        tp_signer_random(&n->signer, n->id_bytes, sizeof n->id_bytes);
     tp_to_hex(n->id, n->id_bytes, sizeof n->id_bytes);
     snprintf(n->inbox, sizeof n->inbox, "%s.%s", n->signer.inbox, n->id);
     if (gethostname(n->host_name, sizeof n->host_name - 1) || !*n->host_name)
         snprintf(n->host_name, sizeof n->host_name, "worker");
-    n->slots = o->workers ? (unsigned)o->workers : tp_cpus();
+    n->slots = n->devices   ? KERNELS * n->devices->n
+               : o->workers ? (unsigned)o->workers
+                            : tp_cpus();
+    n->token = strdup(o->token);
+    if (!n->token)
+        return tp_error_oom(err, "token");
     char subject[TP_SUBJECT_MAX];
     snprintf(subject, sizeof subject, "%s.>", n->inbox);
     return tp_nats_open(&n->nats, err) ||
@@ -1730,6 +1960,10 @@ static int open_node(node *n, const tp_options *o, tp_error *err)
 typedef struct words {
     const char *hosts;
     long grace_s, idle_s; /* idle_s 0: it never leaves by itself */
+    /* not for users: this is the process of a worker, `parent`, that drives devices, and is called
+     * `id`; "": it is not */
+    char id[TP_ID_TEXT];
+    long parent;
 } words;
 
 static int usage(const char *format, const char *what)
@@ -1768,6 +2002,12 @@ static int read_words(const tp_options *o, words *w)
             w->hosts = value;
             continue;
         }
+        if ((value = value_of("--devices", word, next, &taken))) {
+            if (sscanf(value, "%32[0-9a-f].%ld", w->id, &w->parent) != 2 ||
+                strlen(w->id) != TP_ID_TEXT - 1)
+                return usage("it does not know %.100s", word);
+            continue;
+        }
         if ((value = value_of("--idle-exit", word, next, &taken)))
             seconds = &w->idle_s;
         else if (!(value = value_of("--grace", word, next, &taken)))
@@ -1795,13 +2035,25 @@ int tp_cluster_worker_main(const tp_options *o)
     rc = check_engine(o, &err);
     if (rc == 0 && w.hosts)
         return tp_hosts_main(o, w.hosts, w.grace_s == GRACE_S ? -1 : w.grace_s, w.idle_s);
+    tp_own_devices devices = { 0 };
+    if (rc == 0 && *w.id) {
+        tp_caches_prepare();
+        if (tp_device_process_is_orphan(w.parent) || tp_own_devices_open(&devices, &err))
+            return TP_DEVICES_EXIT_NONE;
+    }
     node *n = rc ? NULL : calloc(1, sizeof *n);
-    if (!n || open_node(n, o, &err)) {
+    if (n && *w.id)
+        n->devices = &devices;
+    if (!n || open_node(n, o, w.id, &err)) {
         fprintf(stderr, "tidepool worker: %s\n",
                 err.code ? err.message : "not enough memory");
         free(n);
         return err.code == TP_EUSAGE ? TP_EXIT_USAGE : EXIT_FAILURE;
     }
+    n->options = o;
+    n->later_end = &n->later;
+    n->device_process.says = -1;
+    n->grace_s = w.grace_s;
     n->grace_ms = (uint64_t)w.grace_s * 1000;
     n->idle_ms = (uint64_t)w.idle_s * 1000;
     n->busy_ms = now_ms();
@@ -1809,15 +2061,24 @@ int tp_cluster_worker_main(const tp_options *o)
     tp_engine_hide_token(); /* items and their commands must not see it */
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
         sigaction(signals[i], &action, NULL);
-    say("ready for work of %s (%u at once)", o->engine, n->slots);
+    if (n->devices)
+        say("%u device%s for kernels, the first is %s", devices.n, devices.n == 1 ? "" : "s",
+            devices.seen[0].name);
+    else
+        say("ready for work of %s (%u at once)", o->engine, n->slots);
     serve(n);
+    tp_device_process_kill(&n->device_process, SIGKILL);
     while (n->sessions)
         close_session(n, n->sessions);
     tp_nats_flush(&n->nats, 1000);
+    while (n->later)
+        tp_nats_free(&n->nats, next_event(n, 0));
     tp_nats_close(&n->nats);
     if (n->is_refused)
         say("the engine at %s does not let this worker in any more", o->engine);
     const int code = n->is_refused ? EXIT_FAILURE : EXIT_SUCCESS;
+    free(n->token);
     free(n);
+    tp_cl_close(devices.cl);
     return code;
 }

@@ -597,6 +597,19 @@ static int connect_to(const engine *e, tp_nats *n, tp_signer *s)
     return tp_nats_connect(n, url, "tidepool", s, &err) ? fail("%s", err.message) : 0;
 }
 
+/* Shows what the process that drives a machine's devices tells of them: see read_devices in
+ * cluster/exec_cluster.c. */
+static void list_devices(const char *host, char *lines)
+{
+    for (char *line; (line = strsep(&lines, "\n"));) {
+        char type[16], name[TP_SUBJECT_MAX];
+        unsigned long long memory;
+        if (sscanf(line, "%15[^\t]\t%*[^\t]\t%*[^\t]\t%llu\t%255[^\t]", type, &memory, name) == 3)
+            printf("device on %s: %s (%s, %.1f GiB)\n", host, name, type,
+                   (double)memory / (1 << 30));
+    }
+}
+
 /* Lists the workers that show themselves. */
 static int list_workers(const engine *e)
 {
@@ -605,7 +618,7 @@ static int list_workers(const engine *e)
     tp_signer s;
     tp_nats n;
     tp_error err = { 0 };
-    unsigned count = 0, slots = 0;
+    unsigned count = 0, workers = 0, slots = 0;
     if (!seen || connect_to(e, &n, &s))
         return EXIT_FAILURE;
     if (tp_nats_subscribe(&n, TP_SUBJECT_HB "*", &err))
@@ -618,22 +631,31 @@ static int list_workers(const engine *e)
             tp_nats_free(&n, m);
             continue;
         }
-        char line[400], host[64];
+        char line[8192], host[64];
         const char *id = m->subject + strlen(TP_SUBJECT_HB);
         unsigned has = 0, i = 0;
         int at = 0;
-        snprintf(line, sizeof line, "%.*s", (int)(m->len < 399 ? m->len : 399), m->data);
+        snprintf(line, sizeof line, "%.*s",
+                 (int)(m->len < sizeof line ? m->len : sizeof line - 1), m->data);
+        char *devices = strchr(line, '\n');
+        if (devices)
+            *devices++ = '\0';
         while (i < count && strcmp(seen[i], id) != 0)
             i++;
         if (i == count && count < WORKERS && strlen(id) < TP_ID_TEXT &&
             sscanf(line, "%*s %u %63s %*s %*s %n", &has, host, &at) == 2 && at) {
             strcpy(seen[count++], id);
-            slots += has;
-            printf("worker on %s: %u at once (%s)\n", host, has, line + at);
+            if (devices) {
+                list_devices(host, devices);
+            } else {
+                workers++;
+                slots += has;
+                printf("worker on %s: %u at once (%s)\n", host, has, line + at);
+            }
         }
         tp_nats_free(&n, m);
     }
-    printf("%u worker%s, %u at once\n", count, count == 1 ? "" : "s", slots);
+    printf("%u worker%s, %u at once\n", workers, workers == 1 ? "" : "s", slots);
     tp_nats_close(&n);
     free(seen);
     return EXIT_SUCCESS;

@@ -251,7 +251,7 @@ local function add_class(self, given, methods)
   end
   if count == 0 then check.fail("app:cls: there is no method beside enter and exit that could be called") end
   local merged = options.merge("app:cls", self.defaults, given)
-  if merged.gpu and not merged.executor then
+  if merged.gpu and not options.drives(merged) then
     check.fail("app:cls: with option 'gpu' alone functions are translated, but methods use self; with an executor, too, they drive the device "
       .. "themselves")
   end

@@ -40,7 +40,7 @@ function func.new(raw, name, given, setups, of)
   local f = setmetatable({
     raw = raw, name = name, options = given, core = of or core.func.new(name, given.concurrency_limit or 0), is_fresh = true, setups = setups,
   }, Function)
-  if given.batched and given.gpu and not given.executor then
+  if given.batched and given.gpu and not jobs.drives(f) then
     check.fail("%s: option 'batched' is for functions that Lua runs; with option 'gpu' alone a function is translated, and devices run many "
       .. "inputs at once anyway", name)
   end
@@ -218,7 +218,7 @@ local function open_call(self, ...)
   -- with all fields that `open` sets, so that the table need not grow
   local more = {
     total = 1, is_cheap = true, ordered = true, journal = kept and kept.handle, retries = false, captured = false, leased = false,
-    timeout = false, crash_retries = false, recycle = false, memory = false, apart = false,
+    devices = false, timeout = false, crash_retries = false, recycle = false, memory = false, apart = false,
   }
   local only = self.options.gpu and { n = 1, items = { { n = select("#", ...), ... } } }
   local job = jobs.open(self, more, jobs.kernel(self, nil, only))

@@ -9,6 +9,7 @@ local core = require "tidepool.core"
 local describe = require "tidepool.base.describe"
 local executors = require "tidepool.engine.executors"
 local failure = require "tidepool.failure"
+local jobs = require "tidepool.engine.jobs"
 local loop = require "tidepool.engine.loop"
 
 ---@class tidepool.Stream
@@ -216,7 +217,7 @@ function generator.check(who, f, settings)
   if f.options.concurrent_inputs then
     check.fail("%s: '%s' has option 'concurrent_inputs': one worker runs many of its inputs, of which none can wait for its reader", who, f.name)
   end
-  local is_on_device = f.options.gpu and f.options.gpu ~= executors.AUTO and not f.options.executor
+  local is_on_device = f.options.gpu and f.options.gpu ~= executors.AUTO and not jobs.drives(f)
   if is_on_device then check.fail("%s: '%s' runs on a device, which gives its results all at once", who, f.name) end
   for _, option in ipairs { "journal", "halt" } do
     if settings[option] then check.fail("%s: option '%s' is not for values that come while a function runs", who, option) end

@@ -240,7 +240,7 @@ options.of_functions = offered {
   { "max_workers", alias_of = "concurrency_limit" },
   { "executor", "executor", who_runs() },
   { "gpu", "gpu", "runs it on an OpenCL device, or several: the first of those named that is there; \"auto\": there and on worker threads; "
-    .. "with an executor: lends it that device" },
+    .. "with an executor: lends it that device, or, on a cluster, is a worker's" },
   { "kernel", "string", "OpenCL C in the place of a Lua function: a function of one element, or a whole __kernel" },
   { "with", "with", "values and arrays for parameters of `kernel`, by their names" },
   { "precision", "precision", "what numbers are on the device: doubles (the default), or floats" },
@@ -323,6 +323,21 @@ local function names_of(rows)
   return names
 end
 
+--- Does a function with these options drive its devices by hand: has it `gpu` and an executor of
+--- this machine?
+function options.drives(given)
+  return given.gpu ~= nil and given.executor ~= nil and not executors.named(given.executor).far
+end
+
+--- Do devices of other machines run a function with these options? Where nobody has named the
+--- executor, not if workers may do it ("auto", or a list that ends with "threads").
+function options.is_on_far_devices(given)
+  local spec = given.gpu
+  if not spec or spec == executors.AUTO then return false end
+  local executor = given.executor and executors.named(given.executor) or executors.default
+  return executor.far and not (type(spec) == "table" and spec[#spec] == executors.fallback.name)
+end
+
 --- The capabilities that the given options need, and the names of those options.
 local function needs_of(rows, given)
   local needs, names = {}, {}
@@ -346,7 +361,7 @@ end
 --- the options.
 local function check_needs(who, rows, given)
   local needs, names = needs_of(rows, given)
-  local executor = given.executor and executors.named(given.executor)
+  local executor = not options.is_on_far_devices(given) and given.executor and executors.named(given.executor)
     or given.gpu and (given.gpu == executors.AUTO and executors.fallback or executors.of_kernels)
   for i, need in ipairs(needs) do
     if executor and not executor[need] then
@@ -361,11 +376,13 @@ end
 
 --- Raises when checked options contradict each other.
 local function check_together(who, rows, result)
-  if result.kernel and result.executor then
+  local is_far = result.executor and executors.named(result.executor).far
+  if result.kernel and result.executor and not is_far then
     check.fail("%s: options 'kernel' and 'executor' exclude each other: OpenCL C runs on a device", who)
   end
-  if result.gpu and result.executor and executors.named(result.executor).far then
-    check.fail("%s: options 'gpu' and 'executor' together lend the function a device of this machine, which %q has not", who, result.executor)
+  if is_far and type(result.gpu) == "table" and result.gpu[#result.gpu] == executors.fallback.name then
+    check.fail("%s: option 'gpu' may not end with %q beside executor = %q: whether a worker has such a device is known only later; name devices",
+      who, executors.fallback.name, result.executor)
   end
   if result.gpu == executors.AUTO and (result.kernel or result.precision == "single") then
     check.fail("%s: option '%s' is for devices alone, and gpu = %q runs the function on threads, too: name a device, as in gpu = \"any\"", who,
@@ -420,7 +437,7 @@ end
 
 --- Merges `given` over `defaults`, both checked. If only one of `gpu` and `executor` is given it
 --- replaces the other; both together, which mean that the function drives the device itself, are
---- kept.
+--- kept, and so is an executor on other machines, whose devices the `gpu` is about then.
 ---@param who string  as in options.check
 ---@param defaults table
 ---@param given table
@@ -429,7 +446,8 @@ function options.merge(who, defaults, given)
   local merged = {}
   for name, value in pairs(defaults) do merged[name] = value end
   local is_driver = defaults.gpu and defaults.executor
-  if given.gpu and not is_driver then merged.executor = nil end
+  local is_far = defaults.executor and executors.named(defaults.executor).far -- with devices of their own
+  if given.gpu and not is_driver and not is_far then merged.executor = nil end
   if given.executor and not is_driver then merged.gpu = nil end
   for name, value in pairs(given) do merged[name] = value end
   check_together(who, options.of_functions, merged)

@@ -564,7 +564,7 @@ function Results:_keep_times(first, n, queued, started, duration, worker, attemp
   if attempts == 0 then return end -- its result was known
   local queued_at, started_at, durations = times.queued.elements, times.started.elements, times.duration.elements
   local workers, tried, devices = times.worker.elements, times.attempts.elements, times.device.elements
-  if device > 0 then device = require("tidepool.device.gpu").place(device) end
+  if device > 0 then device = self.settings.executor.far and 0 or require("tidepool.device.gpu").place(device) end
   for k = 0, n - 1 do
     local at = first + k - 1
     queued_at[at], started_at[at], durations[at] = queued, started + k * duration, duration

@@ -161,6 +161,7 @@ processes	processes	threads	opencl
 
   it("is none when an option overrides the app's: the nearer of gpu and executor counts", function()
     assert.is_nil(tidepool.App("x", { executor = "inline" }):func({ gpu = true }, f.raw).options.executor)
+    assert.equal("cluster", tidepool.App("x", { executor = "cluster" }):func({ gpu = true }, f.raw).options.executor) -- on its devices
     assert.is_nil(tidepool.App("x", { gpu = true }):func({ executor = "inline" }, f.raw).options.gpu)
     local g = app:func({ gpu = true }, f.raw):with { executor = "inline" }
     assert.equal(3, (g:remote(3)))

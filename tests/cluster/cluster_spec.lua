@@ -270,21 +270,6 @@ describe("a script on a cluster", function()
     assert.equal(support.output_of(source), there.stdout)
   end)
 
-  it("is told by name what a cluster cannot do", function()
-    local done = own:run [[
-      local tidepool = require "tidepool"
-      local app = tidepool.App "job"
-      local function complain(...)
-        local _, why = pcall(...)
-        print((tostring(why):gsub("^[^:]*:%d+: ", "")))
-      end
-      local f = app:func { name = "f" } (function(x) return x end)
-      complain(app.func, app, { gpu = true, executor = "cluster" }, print)
-      print(f:remote(5))]]
-    assert.equal("", done.stderr)
-    contains(done.stdout, "lend the function a device of this machine", "\n5\n")
-  end)
-
   it("keeps what it has in a journal, as on this machine", function()
     local journal = support.temp_path()
     local source = ('local f = app:func { name = "f" } (function(x) return x * 2 end) print(unpack(f:map({ 1, 2, 3 }, { journal = %q }):list()))')

@@ -16,11 +16,6 @@ local show = require "tidepool.base.show"
 
 local gpu = { random = require "tidepool.translate.random" }
 
-local RANK = { gpu = 1, accelerator = 2, cpu = 3 }
-
--- Makers whose name stands for their graphics cards: a processor of the same maker does not match.
-local MAKERS = { nvidia = "nvidia", amd = "advanced micro devices", intel = "intel", apple = "apple" }
-
 -- The word for "no device": the executor of that name does the work instead.
 local NO_DEVICE = executors.fallback.name
 gpu.NO_DEVICE = NO_DEVICE
@@ -39,14 +34,10 @@ function gpu.devices()
   local devices, missing = core.device.list()
   if not devices then return {}, missing end
   for i, d in ipairs(devices) do d.number = i end
-  table.sort(devices, function(a, b)
-    if a.type ~= b.type then return (RANK[a.type] or 4) < (RANK[b.type] or 4) end
-    if a.unified ~= b.unified then return b.unified end
-    if a.compute_units ~= b.compute_units then return a.compute_units > b.compute_units end
-    return a.number < b.number
-  end)
-  found = devices
-  return devices
+  local ordered = {}
+  for i, at in ipairs(core.device.order(devices)) do ordered[i] = devices[at] end
+  found = ordered
+  return ordered
 end
 
 --- The place in gpu.devices of the device with that number.
@@ -56,39 +47,12 @@ function gpu.place(number)
   end
 end
 
-local function is_part(text, word)
-  return text:lower():find(word, 1, true) ~= nil
-end
-
---- Does the device's name contain the word as a whole word? "A10" is in "NVIDIA A10", but not in
---- "NVIDIA A100".
-local function is_whole(d, word)
-  local pattern = "%f[%w]" .. word:gsub("%p", "%%%0") .. "%f[%W]"
-  return d.name:lower():find(pattern) ~= nil or d.platform:lower():find(pattern) ~= nil
-end
-
-local function matches(d, word)
-  if word == "any" then return true end
-  if RANK[word] then return d.type == word end
-  if MAKERS[word] then
-    return d.type ~= "cpu" and (is_part(d.vendor, word) or is_part(d.vendor, MAKERS[word]) or is_part(d.name, word))
-  end
-  return is_part(d.name, word) or is_part(d.platform, word)
-end
-
 --- The devices that one word of a `gpu` option selects; nil, and how many there are, when there are
 --- not enough.
 local function match_word(devices, spec)
-  local word, count = spec:lower():match "^(.-):(%d+)$"
-  word, count = word or spec:lower(), tonumber(count or 1)
-  local list, has_whole = {}, false
-  local is_name = word ~= "any" and not RANK[word] and not MAKERS[word]
-  for _, d in ipairs(devices) do has_whole = has_whole or is_name and is_whole(d, word) end
-  for _, d in ipairs(devices) do
-    local is_meant = matches(d, word) and (not has_whole or is_whole(d, word))
-    if #list < count and is_meant then list[#list + 1] = d end
-  end
-  return #list == count and list or nil, #list
+  local list, positions, wanted = {}, core.device.match(devices, spec)
+  for i, at in ipairs(positions) do list[i] = devices[at] end
+  return #list == wanted and list or nil, #list
 end
 
 local function show_spec(spec)
@@ -242,6 +206,10 @@ local function check_types(f, what, types)
   end
 end
 
+-- Stands for devices of other machines, which are known only there: kernels are in the form for
+-- graphics cards, and compiled there.
+local FAR = { number = "far", name = "a device of another machine", lanes_float = 1, lanes_double = 1, fp64 = true, is_far = true }
+
 local COLUMNS_MAX, ARGUMENTS_MAX = abi.KERNEL_COLUMNS_MAX, abi.KERNEL_ARGUMENTS_MAX
 
 --- Raises when a translation has more inputs, results or captured values than a kernel can take.
@@ -321,9 +289,11 @@ local function compile_kernel(f, devices)
       end
     end
   end
+  unit.options, unit.entry, unit.needs_double = BUILD_OPTIONS:gsub(" %-w", ""), made.kernel, made.needs_double
   for i, d in ipairs(devices) do
     if made.needs_double and not d.fp64 then fail_kernel(f, "%s has no doubles; use float", d.name) end
-    local program, message, log = build(f, d, made.source, BUILD_OPTIONS:gsub(" %-w", ""), made.kernel)
+    if d.is_far then break end
+    local program, message, log = build(f, d, made.source, unit.options, made.kernel)
     if program then
       unit.programs[#unit.programs + 1] = { device = d.number, lanes = 1, program = program }
     elseif i == #devices and #unit.programs == 0 then
@@ -351,6 +321,7 @@ local function compile(f, devices, types, reduce)
     if made.needs_double and not d.fp64 then
       return nil, ('%s has no doubles; with precision = "single", and float arrays, it can run this function'):format(d.name)
     end
+    if d.is_far then break end
     local program, why, log = build(f, d, made.source, BUILD_OPTIONS, made.kernel)
     if program then
       unit.programs[#unit.programs + 1] = { device = d.number, lanes = made.lanes, program = program }
@@ -360,6 +331,7 @@ local function compile(f, devices, types, reduce)
   end
   local first = unit.translations[1]
   unit.made, unit.source = first, first.source
+  unit.options, unit.entry, unit.needs_double = BUILD_OPTIONS, first.kernel, first.needs_double
   unit.inputs, unit.outputs = numbers_of(first.has_places and {} or first.inputs), numbers_of(first.outputs)
   unit.types, unit.has_places = types, first.has_places
   for _, argument in ipairs(first.arguments) do unit.is_writer = unit.is_writer or argument.is_written end
@@ -504,6 +476,13 @@ local function is_usable(f, devices, patience)
     "the program"):format(f.name, devices[1].name)
 end
 
+--- The types of the inputs, and how many parameters f has. As in Lua, arguments beyond the
+--- parameters are dropped.
+local function given_types(f, types)
+  local wanted = not f.options.kernel and debug.getinfo(f.raw, "u").nparams
+  return types and wanted and { unpack(types, 1, math.min(#types, wanted)) } or types, wanted
+end
+
 --- The element types for lists as inputs; nil when all parameters are numbers. Arguments have the
 --- type of those of the first input.
 local function types_of(f, source, wanted)
@@ -529,10 +508,8 @@ function gpu.kernel(f, types, inputs_of, shape, only)
   if only then devices = { only } end
   if not devices and f.options.kernel then check.fail("%s: OpenCL C cannot run on threads, and no other device of its gpu = ... is there", f.name) end
   if not devices then return nil end
-  -- As in Lua, arguments beyond the parameters are dropped.
-  if types and not f.options.kernel then types = { unpack(types, 1, math.min(#types, debug.getinfo(f.raw, "u").nparams)) } end
-  -- Parameters that are given nothing are nil, which the translation has to know.
-  local wanted = not f.options.kernel and debug.getinfo(f.raw, "u").nparams
+  local wanted
+  types, wanted = given_types(f, types)
   local spec = f.options.gpu
   local may_fall_back = (spec == AUTO or type(spec) == "table" and spec[#spec] == NO_DEVICE) and not f.options.kernel and not only
   local has_places = shape and wanted and wanted > 0 and not may_fall_back -- threads would need them
@@ -549,6 +526,36 @@ function gpu.kernel(f, types, inputs_of, shape, only)
   if not unit then check.fail("%s: %s", f.name, why) end
   unit.may_fall_back, unit.device = may_fall_back, devices[1]
   return open_kernel(f, unit, has_places and shape), unit
+end
+
+--- What a job on devices of other machines (jobs.is_far) runs: an image for them, in the place of
+--- gpu.kernel's kernel. The unit is for all of them; its `devices` are the words of f's option.
+---@param f tidepool.Function
+---@param types string[]?  as for gpu.kernel
+---@param inputs_of table?
+---@return userdata image
+---@return table unit
+function gpu.plan(f, types, inputs_of)
+  local wanted
+  types, wanted = given_types(f, types)
+  if wanted and not types then types = types_of(f, inputs_of, wanted) end
+  local unit, why = unit_of(f, { FAR }, types, nil, FAR)
+  if not unit then check.fail("%s: %s", f.name, why) end
+  local kernel = open_kernel(f, unit)
+  if unit.plan and unit.planned == kernel then return unit.plan, unit end
+  for _, argument in ipairs(unit.made.arguments) do
+    if argument.is_written then
+      check.fail("%s: it writes to the array '%s', which would stay on another machine: return the values instead", f.name, argument.name)
+    end
+    if argument.kind == "array" then core.buffer.bring_home(read(f, argument).memory) end
+  end
+  local spec = f.options.gpu
+  unit.devices = (type(spec) == "table" and table.concat(spec, "\n") or spec == true and "any" or spec):lower()
+  unit.is_far, unit.planned = true, kernel
+  unit.plan = core.program.plan(kernel, {
+    devices = unit.devices, name = f.name, source = unit.source, options = unit.options, entry = unit.entry, needs_double = unit.needs_double,
+  })
+  return unit.plan, unit
 end
 
 -- Functions that devices cannot run beside threads, by the types of their inputs.

@@ -12,6 +12,7 @@ local fused = require "tidepool.device.fused"
 local gpu = require "tidepool.device.gpu"
 local inputs = require "tidepool.engine.inputs"
 local indexed = require "tidepool.engine.inputs.indexed"
+local jobs = require "tidepool.engine.jobs"
 local results = require "tidepool.results"
 local stepped = require "tidepool.engine.inputs.stepped"
 
@@ -51,7 +52,8 @@ local function of_buffers(who, f, given, n)
     if is_buffer(value) then
       if not gpu.runs_all(f) then
         local may = f.options.gpu and not f.options.executor
-        refuse_buffer(who, f, c, value, may and 'may run elsewhere (its gpu ends with "threads")' or "does not run on devices")
+        refuse_buffer(who, f, c, value, may and 'may run elsewhere (its gpu ends with "threads")'
+          or jobs.is_far(f) and "runs on devices of other machines" or "does not run on devices")
       end
       first = first or value
       local is_there = false

@@ -22,9 +22,10 @@ local lua_executors = setmetatable({}, { __mode = "k" })
 local images = setmetatable({}, { __mode = "k" })
 
 --- Does the function drive its devices by hand? With `gpu` alone it is translated and runs on
---- devices. With an executor too it runs there, and tidepool.gpu.device() gives it its devices.
+--- devices, and so it does with an executor on other machines, on theirs. With another executor it
+--- runs there, and tidepool.gpu.device() gives it its devices.
 function jobs.drives(f)
-  return f.options.gpu ~= nil and f.options.executor ~= nil
+  return f.options.gpu ~= nil and options.drives(f.options)
 end
 
 --- Is it left to us whether threads or devices run the function?
@@ -32,12 +33,19 @@ function jobs.is_auto(self)
   return self.options.gpu == executors.AUTO and not self.options.executor
 end
 
+--- Do devices of other machines run the function? Inside of an item they are those of the machine
+--- that runs it.
+function jobs.is_far(self)
+  return self.options.gpu ~= nil and not core.is_worker and options.is_on_far_devices(self.options)
+end
+
 --- The kernel that runs the function on devices, or `only` on that one, if it asks for some; see
---- gpu.kernel.
+--- gpu.kernel. For those of other machines an image, and a unit that is_far: see gpu.plan.
 function jobs.kernel(self, types, inputs_of, shape, only)
-  if self.options.gpu and not self.options.executor and (only or not jobs.is_auto(self)) then
-    return require("tidepool.device.gpu").kernel(self, types, inputs_of, shape, only)
-  end
+  local spec = self.options.gpu
+  if not spec or jobs.drives(self) or (spec == executors.AUTO and not only) then return nil end
+  if not only and jobs.is_far(self) then return require("tidepool.device.gpu").plan(self, types, inputs_of) end
+  return require("tidepool.device.gpu").kernel(self, types, inputs_of, shape, only)
 end
 
 --- The numbers of the devices that the function drives by hand; nil when it does not.
@@ -94,6 +102,7 @@ end
 --- Opens a job of the function. `more` are options for core.job.open.
 function jobs.open(self, more, kernel, unit, image)
   more.retries = self.options.retries
+  if unit and unit.is_far then kernel, image, more.devices = nil, kernel, unit.devices end
   local job, why, kind
   local executor, batched, concurrent = jobs.executor(self), self.options.batched, self.options.concurrent_inputs
   if not image and (not kernel or unit.may_fall_back) then image, more.captured = jobs.encode(self, executor) end

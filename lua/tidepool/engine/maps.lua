@@ -86,22 +86,24 @@ function maps.start(self, source, settings, special)
     total = source.total, is_cheap = source.is_cheap, ordered = settings.ordered ~= false,
     keep_going = (settings.return_exceptions or settings.on_error or settings.ignore_exceptions) and true or false,
     discard = special.discard, streams = special.streams, reduce = special.reduce, is_inner = special.is_inner, is_kept = special.is_kept,
-    bytes = source.bytes, kernel = false, stays = false, retries = false, captured = false, leased = false, timeout = false, crash_retries = false,
-    recycle = false, memory = false, apart = false,
+    bytes = source.bytes, kernel = false, devices = false, stays = false, retries = false, captured = false, leased = false, timeout = false,
+    crash_retries = false, recycle = false, memory = false, apart = false,
   }
   local retries, returns, arrays = self.options.retries, self.options.returns, nil
   -- what records inputs has to see them
   local is_recorded = self.options.cache or settings.journal ~= false and (settings.journal or core.journal_default)
   local run = source.fused or self
   local kernel, unit = jobs.kernel(run, source.types, source, source.is_grid and not is_recorded and source.shape or nil, source.device)
-  if not kernel then more.kernel, unit = open_beside(self, source, special) end
+  local plan -- of devices of other machines
+  if unit and unit.is_far then plan, kernel = kernel, nil end
+  if not (kernel or plan) then more.kernel, unit = open_beside(self, source, special) end
   if unit and unit.has_places then source = inputs.places(source.shape) end
-  if kernel or more.kernel then source.block = inputs.LARGEST_BLOCK end -- a launch costs as much as some thousand numbers
+  if kernel or plan or more.kernel then source.block = inputs.LARGEST_BLOCK end -- a launch costs as much as some thousand numbers
   -- A device gives columns of numbers in any case; where the inputs are arrays or places of one,
   -- the results are too.
-  local wants_arrays = returns ~= nil or source.types ~= nil or kernel and source.shape ~= nil
+  local wants_arrays = returns ~= nil or source.types ~= nil or (kernel or plan) and source.shape ~= nil
   local n_results = unit and #unit.result_types or 0
-  local is_new = unit and unit.is_new -- drivers compile, or go on to, when a kernel is first launched
+  local is_new = not plan and unit and unit.is_new -- drivers compile, or go on to, when a kernel is first launched
   if is_new then unit.is_new = false end
   local may_be_columns = n_results >= 1 and n_results <= abi.COLUMNS_MAX and not unit.has_boolean
   -- threads beside devices give what they give alone
@@ -111,7 +113,7 @@ function maps.start(self, source, settings, special)
   end
   local executor = kernel and executors.of_kernels or jobs.executor(self)
   if not (executor.shares_memory or executor.far) then core.array.share() end
-  if executor.far and source.block then source.block = abi.GROUP end -- blocks of inputs end where groups of results do (reduce.lua)
+  if executor.far and not plan and source.block then source.block = abi.GROUP end -- blocks of inputs end where groups of results do (reduce.lua)
   if returns and not more.discard then more.returns, arrays = open_returns(returns, wants_arrays and source.total or nil, source.shape) end
   if self.options.batched then source.wait, source.batch = self.options.batched.wait, self.options.batched.max end
   local halt, survives = settings.halt, more.keep_going
@@ -122,14 +124,14 @@ function maps.start(self, source, settings, special)
   local kept = open_journal(self, settings, more, source.total, executor) or not (more.is_inner or more.discard) and jobs.cache(self) or nil
   -- a recorder reads an input after its item is over, and perhaps after the state is
   source.may_pin = not executor.far and not kept
-  source.comes_home = kept ~= nil
+  source.comes_home = kept ~= nil or plan ~= nil
   more.stays = kernel and arrays and not kept
   more.window = settings.window or self.options.window or source.window
   more.journal = kept and kept.handle
   if more.reduce and kernel then
     more.reducer = reducers(run, unit, source.types, source.shape, source.device).open(more.reduce, source.total)
   end
-  local fine, job = pcall(jobs.open, self, more, kernel, unit)
+  local fine, job = pcall(jobs.open, self, more, kernel or plan, unit)
   if not fine then
     if kept then kept:finish(false) end
     error(job, 0)
@@ -143,7 +145,7 @@ function maps.start(self, source, settings, special)
     returns = not more.discard and returns or nil, arrays = arrays, stays = more.stays, device = kernel and unit.device,
     is_auto = jobs.is_auto(self),
     kernel = kernel, unit = kernel and unit,
-    reducers = on_device, reduces = executor.far and may_reduce, is_single = kernel and self.options.precision == "single",
+    reducers = on_device, reduces = executor.far and not plan and may_reduce, is_single = (kernel or plan) and self.options.precision == "single",
     progress = settings.progress, journal = kept, halt = halt, ordered = more.ordered, executor = executor, times = settings.times,
     is_compiling = is_new, shape = source.shape, has_places = source.has_places,
   })
