@@ -430,6 +430,48 @@ describe("translate: results on the device", function()
         end)
     end)
 
+    on_device("what leaves a block under a condition of all lanes, in one of some lanes, leaves it", function()
+        local four, no, list = 4, false, opencl.array("double", { 5, 6 })
+        same(function(x, y)
+            local n = y
+            for _ = 1, 4 do
+                if x <= n then
+                    n = 0.5
+                    if four > 3 then break end
+                    n = list[math.floor(n)] -- fails where it is reached
+                end
+            end
+            return n
+        end)
+        same(function(x, y)
+            local n = y
+            if x <= n then
+                n = 0.5
+                if four < 3 then n = 7 elseif no then n = 8 else if four == 4 then return n, x end end
+                n = list[math.floor(n)]
+            end
+            return n, y
+        end)
+        same(function(x, y)
+            local n, s = y, 0
+            for k = 1, 3 do
+                if x <= n then
+                    n = n + 0.5
+                    if four > 3 then
+                        if k == 2 then goto continue end
+                        if x < 1 then goto continue end
+                    end
+                    s = s + k
+                    if four > 3 and k == 3 then return n, s end
+                    s = s + 10
+                end
+                s = s + 100
+                ::continue::
+            end
+            return n, s
+        end)
+    end)
+
     on_device("loops with break, return from the inside, and every kind of step", function()
         same(function(x, y)
             local total = 0

@@ -164,7 +164,8 @@ end
 
 ---------------------------------------------------------------------------------------------------
 -- Masks. self.chain: { name =, full = all lanes are known to be on, loop = the loop whose mask it
--- is, kills = }
+-- is, kills =, branches = how many branches of conditions that are the same in all lanes are open
+-- under it: C goes on behind these }
 
 function Emitter:here()
     return self.chain[#self.chain]
@@ -183,7 +184,7 @@ function Emitter:masked(c)
 end
 
 function Emitter:push_mask(c, loop)
-    local entry = { name = self:temp "m", full = false, loop = loop, kills = 0 }
+    local entry = { name = self:temp "m", full = false, loop = loop, kills = 0, branches = 0 }
     self:line("%s %s = %s;", self.mask_type, entry.name, bare(c))
     self.chain[#self.chain + 1] = entry
     return entry
@@ -258,7 +259,18 @@ function Emitter:exit_lanes(goes_on)
     elseif goes_on then
         self:line("%s = 0;", here.name)
         here.kills = here.kills + 1
+    else
+        self:end_branch()
     end
+end
+
+-- All lanes that are on have left the block at hand. Where that is a branch which C comes out of,
+-- they must be off there, too.
+function Emitter:end_branch()
+    local here = self:here()
+    if here.branches == 0 then return end
+    self:line("%s = 0;", here.name)
+    here.kills = here.kills + 1
 end
 
 emitter.Emitter = Emitter

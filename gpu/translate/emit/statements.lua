@@ -265,6 +265,14 @@ function statement.Do(self, node)
     self:close()
 end
 
+-- Writes the body of a clause whose condition is the same in all lanes.
+local function branch(self, body)
+    local here = self:here()
+    here.branches = here.branches + 1
+    self:block(body)
+    here.branches = here.branches - 1
+end
+
 -- Writes the clauses from `first` on. `is_else`: they follow a clause whose "}" is not written yet.
 local function clauses(self, node, first, is_else)
     local clause = node.clauses[first]
@@ -277,7 +285,7 @@ local function clauses(self, node, first, is_else)
             if #lines == 0 then
                 self:close(("} else if (%s) {"):format(bare(cond.c)))
                 self.indent = self.indent + 1
-                self:block(clause.body)
+                branch(self, clause.body)
                 return clauses(self, node, first + 1, true)
             end
         end
@@ -297,7 +305,7 @@ local function clauses(self, node, first, is_else)
     local cond = self:condition(clause.cond)
     if not self.inst.varies[clause] then
         self:open("if (%s) {", bare(cond.c))
-        self:block(clause.body)
+        branch(self, clause.body)
         return clauses(self, node, first + 1, true)
     end
     local entry = self:push_mask(self:masked(self:as(cond, "bool", true)))
@@ -442,6 +450,7 @@ statement["Break"] = function(self)
         self:line("break;")
     else
         self:kill(self:here().name, loop.index, #self.chain - 1)
+        self:end_branch()
     end
 end
 
@@ -501,5 +510,5 @@ function statement.Goto(self, node)
     end
     local here = self:here()
     self:kill(here.name, region.index, #self.chain - 1)
-    if here.loop and here.loop == self.loops[#self.loops] then self:line("break;") end
+    if here.loop and here.loop == self.loops[#self.loops] then self:line("break;") else self:end_branch() end
 end

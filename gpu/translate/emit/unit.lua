@@ -168,7 +168,7 @@ function Unit:instance(inst)
     local e = setmetatable({
         unit = self, inst = inst, lanes = self.lanes, real = self.real, single = self.single, mask_type = self.mask_type,
         lines = {}, indent = 1, temps = 0, used = {}, names = {}, levels = {}, loops = {}, regions = {},
-        chain = { { name = "m0", full = true, kills = 0 } }, prologue = {}, measured = {},
+        chain = { { name = "m0", full = true, kills = 0, branches = 0 } }, prologue = {}, measured = {},
     }, Emitter)
     self.function_names[inst] = self:function_name("lua_" .. (inst.name and identifier(inst.name) or "main"))
     local parameters = {}
