@@ -48,7 +48,10 @@ struct tp_journal {
     unsigned n_flushing; /* threads that wait for n_written to reach what they recorded */
     unsigned n_users; /* those who need it open: whoever opened or entered it, each map */
     bool is_closing, is_shut;
-    tp_error error; /* why nothing can be written any more */
+    /* how many writes have failed, and why the last one; each map that was there then has lost
+     * results, and records nothing any more */
+    unsigned failures;
+    tp_error error;
 };
 
 /* ---- one process at a time ---- */
@@ -182,8 +185,10 @@ static void run(void *arg)
         tp_buf_clear(&batch);
         uv_mutex_lock(&j->lock);
         j->n_written = until;
-        if (rc && j->error.code == TP_OK)
+        if (rc) {
             j->error = err;
+            j->failures++;
+        }
         uv_cond_broadcast(&j->changed);
     }
     uv_mutex_unlock(&j->lock);
@@ -328,50 +333,70 @@ sqlite3_stmt *tp_journal_select(tp_journal *j, const char *sql, tp_error *err)
     return j->select;
 }
 
-int tp_journal_flush(tp_journal *j, tp_error *err)
+unsigned tp_journal_failures(tp_journal *j)
+{
+    uv_mutex_lock(&j->lock);
+    unsigned n = j->failures;
+    uv_mutex_unlock(&j->lock);
+    return n;
+}
+
+/* Locked. Sets err and returns -1 when a write has failed since there were so many failures. */
+static int check(const tp_journal *j, unsigned since, tp_error *err)
+{
+    return j->failures == since ? 0 : tp_error_set(err, j->error.code, "%s", j->error.message);
+}
+
+int tp_journal_flush_since(tp_journal *j, unsigned since, tp_error *err)
 {
     uv_mutex_lock(&j->lock);
     uint64_t until = j->n_recorded;
     j->n_flushing++;
     if (j->n_written < until)
         uv_cond_broadcast(&j->changed);
-    while (j->n_written < until && j->error.code == TP_OK)
+    while (j->n_written < until && j->failures == since)
         uv_cond_wait(&j->changed, &j->lock);
     j->n_flushing--;
-    int rc = j->error.code == TP_OK ? 0 : tp_error_set(err, j->error.code, "%s", j->error.message);
+    int rc = check(j, since, err);
     uv_mutex_unlock(&j->lock);
     return rc;
 }
 
+int tp_journal_flush(tp_journal *j, tp_error *err)
+{
+    return tp_journal_flush_since(j, tp_journal_failures(j), err);
+}
+
 /* ---- recording ---- */
 
-/* Moves rows into the queue. `may_wait`: waits until there is room for them; otherwise they are
- * dropped when there is none. */
-static int enqueue(tp_journal *j, tp_buf *rows, uint64_t n, bool may_wait, tp_error *err)
+/* Moves rows into the queue, unless a write has failed since there were so many failures.
+ * `may_wait`: waits until there is room for them; otherwise they are dropped when there is none. */
+static int enqueue(tp_journal *j, tp_buf *rows, uint64_t n, unsigned since, bool may_wait,
+                   tp_error *err)
 {
     uv_mutex_lock(&j->lock);
-    while (may_wait && j->queue.len > QUEUE_BYTES && j->error.code == TP_OK)
+    while (may_wait && j->queue.len > QUEUE_BYTES && j->failures == since)
         uv_cond_wait(&j->changed, &j->lock);
     bool was_empty = j->queue.len == 0, has_room = j->queue.len <= QUEUE_BYTES;
-    if (j->error.code != TP_OK || !has_room || rows->len == 0) {
+    int rc = check(j, since, err);
+    if (rc || !has_room || rows->len == 0) {
         n = 0;
     } else if (was_empty) {
         tp_buf empty = j->queue;
         j->queue = *rows;
         *rows = empty;
     } else if (tp_buf_add(&j->queue, rows->data, rows->len)) {
-        tp_error_oom(&j->error, "journal");
+        rc = tp_error_oom(err, "journal");
         n = 0;
     }
     j->n_recorded += n;
-    if (was_empty || j->queue.len > BATCH_BYTES || j->error.code != TP_OK)
+    if (was_empty || j->queue.len > BATCH_BYTES)
         uv_cond_broadcast(&j->changed);
-    int rc = j->error.code == TP_OK ? 0 : tp_error_set(err, j->error.code, "%s", j->error.message);
     uv_mutex_unlock(&j->lock);
     return rc;
 }
 
-int tp_journal_record(tp_journal *j, row *head, int64_t map, const tp_block *inputs,
+int tp_journal_record(tp_journal *j, unsigned since, row *head, int64_t map, const tp_block *inputs,
                       const tp_block *results, const tp_ran *ran, tp_error *err)
 {
     struct timespec now;
@@ -395,7 +420,7 @@ int tp_journal_record(tp_journal *j, row *head, int64_t map, const tp_block *inp
             n += rc == 0;
         }
     }
-    rc = rc ? tp_error_oom(err, "journal") : enqueue(j, &rows, n, true, err);
+    rc = rc ? tp_error_oom(err, "journal") : enqueue(j, &rows, n, since, true, err);
     tp_buf_free(&rows);
     tp_buf_free(&scratch);
     return rc;
@@ -422,7 +447,8 @@ int tp_journal_restore(tp_journal *j, int64_t map, int64_t version, int64_t run,
              (long long)tp_item_id(map, items->first + items->n));
     if (tp_sqlite_ask(tp_journal_connection(j), sql, &n, err))
         return -1;
-    return n >= items->n ? 0 : tp_journal_record(j, &head, map, items, results, &ran, err);
+    unsigned since = tp_journal_failures(j);
+    return n >= items->n ? 0 : tp_journal_record(j, since, &head, map, items, results, &ran, err);
 }
 
 void tp_journal_touch(tp_journal *j, const uint8_t key[16])
@@ -433,6 +459,6 @@ void tp_journal_touch(tp_journal *j, const uint8_t key[16])
     if (tp_buf_add(&rows, &r, sizeof r))
         return; /* then the result may be removed somewhat earlier */
     tp_error ignored = { 0 };
-    enqueue(j, &rows, 1, false, &ignored);
+    enqueue(j, &rows, 1, tp_journal_failures(j), false, &ignored);
     tp_buf_free(&rows);
 }

@@ -48,7 +48,8 @@ int tp_journal_restore(tp_journal *journal, int64_t map, int64_t version, int64_
                        const tp_block *items, const tp_block *results, tp_error *err);
 
 /* Waits until everything recorded so far is in the file. -1 with err set when something could not
- * be written. Any thread. */
+ * be written meanwhile: maps that have lost results then are told when they record the next ones.
+ * Any thread. */
 int tp_journal_flush(tp_journal *journal, tp_error *err);
 
 /* Why an input is run, or need not be. */
@@ -102,6 +103,9 @@ const tp_journal_counts *tp_journal_map_counts(const tp_journal_map *map);
 /* Computes the key under which a cache keeps a result: from the function's identity and the
  * input's. */
 void tp_cache_key(const uint8_t function[16], const uint8_t input[16], uint8_t to[16]);
+
+/* As tp_journal_flush, and -1 also when something could not be written since the map began. */
+int tp_journal_map_flush(tp_journal_map *map, tp_error *err);
 
 /* Why the cache is not asked any more; NULL: it still is. The owner. */
 const tp_error *tp_journal_map_trouble(const tp_journal_map *map);

@@ -6,10 +6,17 @@
 #include "journal/row.h"
 #include "journal/schema.h"
 
-/* Puts these results of a map into the queue as rows; *head has its version and its run. See
- * tp_recorder. */
-int tp_journal_record(tp_journal *journal, row *head, int64_t map, const tp_block *inputs,
-                      const tp_block *results, const tp_ran *ran, tp_error *err);
+/* How many writes have failed so far. A map keeps what this is when it begins. */
+unsigned tp_journal_failures(tp_journal *journal);
+
+/* tp_journal_flush for a map: also fails when a write has failed since it began. */
+int tp_journal_flush_since(tp_journal *journal, unsigned failures, tp_error *err);
+
+/* Puts these results of a map into the queue as rows; *head has its version and its run. Fails when
+ * a write has failed since the map began. See tp_recorder. */
+int tp_journal_record(tp_journal *journal, unsigned failures, row *head, int64_t map,
+                      const tp_block *inputs, const tp_block *results, const tp_ran *ran,
+                      tp_error *err);
 
 /* A result with this key was found in a cache: notes that, so that it is not removed soon. Never
  * waits. The owner. */

@@ -15,6 +15,7 @@ struct tp_journal_map {
 
     /* Set by tp_journal_map_new, read-only afterwards. */
     tp_journal *journal; /* held, and used */
+    unsigned failures;   /* of the journal's writes before the map began */
     tp_journal_map_config config;
 
     /* ---- the owner's ---- */
@@ -47,7 +48,7 @@ static int record(tp_recorder *recorder, const tp_block *inputs, const tp_block 
     row head = { .version = m->config.version, .run = m->config.run };
     tp_error ignored = { 0 };
     bool is_optional = m->config.is_optional || m->config.is_cache;
-    int rc = tp_journal_record(m->journal, &head, m->config.map, inputs, results, ran,
+    int rc = tp_journal_record(m->journal, m->failures, &head, m->config.map, inputs, results, ran,
                                is_optional ? &ignored : err);
     return is_optional ? 0 : rc;
 }
@@ -64,6 +65,7 @@ tp_journal_map *tp_journal_map_new(tp_journal *journal, const tp_journal_map_con
     m->recorder.map = config->is_cache ? 0 : config->map;
     m->recorder.version = config->version;
     m->journal = tp_ref_hold(journal);
+    m->failures = tp_journal_failures(journal);
     m->config = *config;
     return m;
 }
@@ -76,6 +78,11 @@ tp_recorder *tp_journal_map_recorder(tp_journal_map *m)
 const tp_journal_counts *tp_journal_map_counts(const tp_journal_map *m)
 {
     return &m->counts;
+}
+
+int tp_journal_map_flush(tp_journal_map *m, tp_error *err)
+{
+    return tp_journal_flush_since(m->journal, m->failures, err);
 }
 
 const tp_error *tp_journal_map_trouble(const tp_journal_map *m)
@@ -569,7 +576,7 @@ static int find_results(finding *f, tp_block *b, uint64_t first, tp_error *err)
     /* at a map's first block: write what is in the queue, so that everything recorded before is
      * found */
     if (first == 0 && trouble->code == TP_OK)
-        tp_journal_flush(m->journal, trouble);
+        tp_journal_flush_since(m->journal, m->failures, trouble);
     bool is_one = b->n == 1 || trouble->code != TP_OK ||
                   tp_sqlite_run(f->s, "begin", "read it", trouble);
     for (uint32_t k = 0; k < b->n && trouble->code == TP_OK; k++)

@@ -296,6 +296,17 @@ static int l_journal_flush(lua_State *L)
     return 1;
 }
 
+/* core.journal.flush_map(map) -> true once everything recorded so far is in the file; or nil and a
+ * message, also when an earlier result is not */
+static int l_journal_flush_map(lua_State *L)
+{
+    tp_error err = { 0 };
+    if (tp_journal_map_flush(tp_core_check_ref(L, 1, &tp_journal_map_type), &err))
+        return tp_core_push_message(L, &err);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
 typedef struct restoring {
     tp_journal *journal;
     int64_t run;
@@ -414,6 +425,7 @@ static const luaL_Reg journal_functions[] = {
     { "counts", l_journal_counts },
     { "reasons", l_journal_reasons },
     { "flush", l_journal_flush },
+    { "flush_map", l_journal_flush_map },
     { "restore", l_journal_restore },
     { "session", l_journal_session },
     { "enter", l_journal_enter },

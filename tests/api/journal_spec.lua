@@ -460,7 +460,10 @@ describe("A journal", function()
     local launcher = mounting("-t tmpfs -o size=1000k none", dir .. "/disk")
     if not launcher then return pending "no right to mount" end
     local script = [[
-      local f = app:func(function(x) return ("x"):rep(1000) .. x end)
+      local f = app:func(function(x)
+        if x == 1 then tidepool.sleep(0.5) end -- it runs on when the map has failed
+        return ("x"):rep(1000) .. x
+      end)
       local function try() return pcall(function() return #f:map(tidepool.range(3000), { journal = "DIR/disk/run.db" }):list() end) end
       local fine, why = try()
       put(fine, why.kind, (why.message:gsub("^/.*/", "")))
