@@ -168,9 +168,9 @@ typedef struct tp_recorder {
     int64_t map, version;
 
     /* Records that items of `inputs` have these results: a list of blocks in order, which may be
-     * empty. Called by the thread that has run them, without the lock; it may wait, which slows
-     * that thread down. -1 with err set when it can record neither these nor any later ones: the
-     * job then ends with that error. */
+     * empty. Called, without the lock, by the thread that has run them or hands them over for it
+     * (tp_engine_share); it may wait, which slows that thread down. -1 with err set when it can
+     * record neither these nor any later ones: the job then ends with that error. */
     int (*record)(struct tp_recorder *recorder, const tp_block *inputs, const tp_block *results,
                   const tp_ran *ran, tp_error *err);
 } tp_recorder;
