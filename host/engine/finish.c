@@ -331,6 +331,10 @@ void tp_slice_hand_over(tp_slice *s, uint64_t over_ns)
         record(s);
     uv_mutex_lock(&e->lock);
     uint64_t due = e->next_due;
+    /* The slice uses its inputs until it is finished, also when a process has come to the end of
+     * its last item meanwhile. */
+    if (s->handed == 0)
+        s->work.block->open++;
     if (take_results(s, n, over_ns)) {
         atomic_fetch_add_explicit(&job->eventcount, 1, memory_order_release);
         w.owner = tp_job_tell(job);
@@ -411,7 +415,7 @@ void tp_job_finish(tp_slice *s)
     if (s->work.is_torn)
         rest->most = (rest->count + 1) / 2;
     tp_job_put_back(job, rest);
-    tp_job_release_inputs(job, inputs, 1);
+    tp_job_release_inputs(job, inputs, s->handed > 0 ? 2 : 1);
     if (job->ended && job->finished == job->pushed)
         is_news = true;
     if (job->queued == 0 && !job->ended)
