@@ -259,7 +259,7 @@ typedef struct cluster {
     unsigned offers; /* chunks that the others take directly */
     uint64_t beat_ms, beat_ns; /* how often they beat; when they are reminded of that */
     uint64_t count_ns; /* when slots and queued are counted anew; offers are kept up to date */
-    tp_nats_event *later, **later_end; /* events that came while a payload was transferred */
+    tp_nats_events later; /* events that came while a payload was transferred */
     bool is_behind; /* there are more events than one turn handles */
     uint64_t streams_ns; /* missing streams are not looked for before this time */
     uint64_t look_ns;
@@ -288,18 +288,13 @@ static void say(cluster *c, const char *text)
 /* The next event. NULL: none has come until then. */
 static tp_nats_event *take(cluster *c, uint64_t deadline_ns)
 {
-    tp_nats_event *e = c->later;
-    if (!e)
-        return tp_nats_take(&c->nats, deadline_ns);
-    c->later = e->next;
-    if (!c->later)
-        c->later_end = &c->later;
-    return e;
+    tp_nats_event *e = tp_nats_events_next(&c->later);
+    return e ? e : tp_nats_take(&c->nats, deadline_ns);
 }
 
 static void disconnect(cluster *c)
 {
-    while (c->later)
+    while (c->later.first)
         tp_nats_free(&c->nats, take(c, 0));
     tp_nats_disconnect(&c->nats);
     c->is_connected = false;
@@ -858,9 +853,7 @@ static void hear(void *user)
             tp_nats_free(&c->nats, e);
             continue;
         }
-        e->next = NULL;
-        *c->later_end = e;
-        c->later_end = &e->next;
+        tp_nats_events_add(&c->later, e);
     }
 }
 
@@ -1033,13 +1026,19 @@ static worker *choose_worker(cluster *c, uint64_t now)
     return best;
 }
 
+/* Does the worker have the devices of the site, and was it heard of lately? */
+static bool is_for(cluster *c, const worker *w, uint64_t site, uint64_t now)
+{
+    return w->sites & site && has_devices(c, w, now) && is_heard(c, w, now);
+}
+
 /* The worker at the flight's site with the least to do; NULL: there is none. */
 static worker *choose_at_site(cluster *c, const flight *l, uint64_t now)
 {
     worker *best = NULL;
     for (unsigned i = 0; i < c->n_known; i++) {
         worker *w = c->known[i];
-        if (w->sites & l->agent.site && has_devices(c, w, now) && is_heard(c, w, now) &&
+        if (is_for(c, w, l->agent.site, now) &&
             (!best || (uint64_t)w->out * best->kernels < (uint64_t)best->out * w->kernels))
             best = w;
     }
@@ -2331,8 +2330,7 @@ static unsigned room_at(cluster *c, uint64_t site, uint64_t now)
     unsigned room = 0;
     for (unsigned i = 0; i < c->n_known; i++) {
         const worker *w = c->known[i];
-        if (w->sites & site && has_devices(c, w, now) && is_heard(c, w, now) &&
-            w->out < w->kernels)
+        if (is_for(c, w, site, now) && w->out < w->kernels)
             room += w->kernels - w->out;
     }
     return room;
@@ -2580,7 +2578,6 @@ static int open_executor(tp_executor **out, tp_host *host, tp_error *err)
     c->base.type = &tp_exec_cluster;
     c->base.host = host;
     c->engine = host->engine;
-    c->later_end = &c->later;
     c->stores = (tp_store_names){ id_of, store_of, NULL, c };
     if (tp_nats_open(&c->nats, err))
         goto no_nats;

@@ -68,11 +68,29 @@ static int load(tp_nats *n, tp_error *err)
     return 0;
 }
 
+void tp_nats_events_add(tp_nats_events *events, tp_nats_event *e)
+{
+    e->next = NULL;
+    if (events->first)
+        events->last->next = e;
+    else
+        events->first = e;
+    events->last = e;
+}
+
+tp_nats_event *tp_nats_events_next(tp_nats_events *events)
+{
+    tp_nats_event *e = events->first;
+    if (e) {
+        events->first = e->next;
+        e->next = NULL;
+    }
+    return e;
+}
+
 int tp_nats_open(tp_nats *n, tp_error *err)
 {
     *n = (tp_nats){ .socket = -1 };
-    n->last = &n->first;
-    n->later_end = &n->later;
     n->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (n->wake_fd < 0)
         return tp_error_set(err, TP_ESYS, "cannot open an eventfd: %s", strerror(errno));
@@ -96,8 +114,7 @@ static void rouse_locked(tp_nats *n)
 static void add(tp_nats *n, tp_nats_event *e)
 {
     uv_mutex_lock(&n->lock);
-    *n->last = e;
-    n->last = &e->next;
+    tp_nats_events_add(&n->changes, e);
     rouse_locked(n);
     uv_mutex_unlock(&n->lock);
 }
@@ -354,7 +371,7 @@ static void turn(tp_nats *n, uint64_t deadline_ns, bool may_wake)
         { .fd = n->wake_fd, .events = POLLIN },
         { .fd = n->socket, .events = (short)(n->wants_write ? POLLIN | POLLOUT : POLLIN) },
     };
-    if (n->first || (n->is_woken && may_wake))
+    if (n->changes.first || (n->is_woken && may_wake))
         time = (struct timespec){ 0 };
     else
         n->is_sleeping = left > 0;
@@ -369,18 +386,6 @@ static void turn(tp_nats *n, uint64_t deadline_ns, bool may_wake)
         ready = 0;
     if (ready > 0 && (fds[1].revents & ~POLLOUT) && n->connection)
         n->Connection_ProcessReadEvent(n->connection);
-}
-
-static tp_nats_event *first_of(tp_nats_event **first, tp_nats_event ***last)
-{
-    tp_nats_event *e = *first;
-    if (e) {
-        *first = e->next;
-        if (!*first)
-            *last = first;
-        e->next = NULL;
-    }
-    return e;
 }
 
 /* Makes the event that tells that nobody answers a message (status 503). `reply` is that message's,
@@ -400,7 +405,7 @@ static tp_nats_event *nobody(const char *reply)
 static tp_nats_event *next_event(tp_nats *n)
 {
     uv_mutex_lock(&n->lock);
-    tp_nats_event *e = first_of(&n->first, &n->last);
+    tp_nats_event *e = tp_nats_events_next(&n->changes);
     uv_mutex_unlock(&n->lock);
     for (int i = 0; i < n->n_subscriptions && !e; i++) {
         natsMsg *m = NULL;
@@ -418,7 +423,7 @@ static tp_nats_event *next_event(tp_nats *n)
 
 tp_nats_event *tp_nats_take(tp_nats *n, uint64_t deadline_ns)
 {
-    tp_nats_event *e = first_of(&n->later, &n->later_end);
+    tp_nats_event *e = tp_nats_events_next(&n->later);
     bool is_over = false;
     while (!e && !(e = next_event(n)) && !is_over) {
         uv_mutex_lock(&n->lock);
@@ -525,8 +530,7 @@ tp_nats_event *tp_nats_ask(tp_nats *n, const char *subject, const void *data, si
             tp_nats_free(n, e); /* the late answer to an earlier tp_nats_ask, which has timed out */
             continue;
         }
-        *n->later_end = e;
-        n->later_end = &e->next;
+        tp_nats_events_add(&n->later, e);
     }
 }
 

@@ -99,6 +99,15 @@ typedef struct tp_nats_event {
     int status;
 } tp_nats_event;
 
+/* Events in the order in which they came; all zero: none. */
+typedef struct tp_nats_events {
+    tp_nats_event *first, *last;
+} tp_nats_events;
+
+/* Not synchronised. next: takes the first one; NULL when there is none. */
+void tp_nats_events_add(tp_nats_events *events, tp_nats_event *e);
+tp_nats_event *tp_nats_events_next(tp_nats_events *events);
+
 typedef struct tp_nats {
     void *library;
     void (*Connection_ProcessCloseEvent)(int *); /* NULL: this version closes sockets itself */
@@ -107,7 +116,7 @@ typedef struct tp_nats {
     natsConnection *connection; /* NULL: there is none. Others only publish on it */
     natsSubscription *subscriptions[TP_NATS_SUBSCRIPTIONS];
     int n_subscriptions;
-    tp_nats_event *later, **later_end; /* events that came while tp_nats_ask waited */
+    tp_nats_events later;              /* events that came while tp_nats_ask waited */
     char inbox[TP_NATS_INBOX];         /* answers to tp_nats_ask come here; */
     char reply[TP_NATS_INBOX + 24];    /* the reply subject of the last one */
     uint64_t asked;
@@ -119,7 +128,7 @@ typedef struct tp_nats {
     uv_mutex_t lock;
     int wake_fd; /* an eventfd: readable when is_sleeping was set and there is something to see */
     /* ---- guarded by the lock ---- */
-    tp_nats_event *first, **last; /* changes of the connection */
+    tp_nats_events changes; /* of the connection */
     bool is_woken, is_sleeping;
     int socket;              /* -1: none is to be watched */
     bool wants_write;        /* there is something to write */

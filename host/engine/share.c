@@ -25,7 +25,7 @@ static bool has_rest(const tp_slice *s, uint32_t running)
 /* Locked. Are there results of the slice's that the job has not got? */
 static bool has_results(const tp_slice *s, uint32_t running)
 {
-    return running > s->range->offset && !s->work.terms->batch;
+    return running > s->range->offset;
 }
 
 /* Locked. Can tp_engine_share take something from the slice? Not where the owner itself runs the

@@ -228,7 +228,7 @@ typedef struct node {
     /* this is such a process: what it drives; NULL in others. `told_ms`: see tell_busy */
     tp_own_devices *devices;
     uint64_t told_ms;
-    tp_nats_event *later, **later_end; /* events that came while a driver was waited for */
+    tp_nats_events later; /* events that came while a driver was waited for */
 } node;
 
 /* Set by a signal. */
@@ -351,22 +351,15 @@ static void hear(void *user)
     node *n = user;
     stay(n);
     for (tp_nats_event *e; (e = tp_nats_take(&n->nats, 0));) {
-        e->next = NULL;
-        *n->later_end = e;
-        n->later_end = &e->next;
+        tp_nats_events_add(&n->later, e);
     }
 }
 
 /* The next event. NULL: none has come until then. */
 static tp_nats_event *next_event(node *n, uint64_t deadline_ns)
 {
-    tp_nats_event *e = n->later;
-    if (!e)
-        return tp_nats_take(&n->nats, deadline_ns);
-    n->later = e->next;
-    if (!n->later)
-        n->later_end = &n->later;
-    return e;
+    tp_nats_event *e = tp_nats_events_next(&n->later);
+    return e ? e : tp_nats_take(&n->nats, deadline_ns);
 }
 
 /* ---- answers ---- */
@@ -2051,7 +2044,6 @@ int tp_cluster_worker_main(const tp_options *o)
         return err.code == TP_EUSAGE ? TP_EXIT_USAGE : EXIT_FAILURE;
     }
     n->options = o;
-    n->later_end = &n->later;
     n->device_process.says = -1;
     n->grace_s = w.grace_s;
     n->grace_ms = (uint64_t)w.grace_s * 1000;
@@ -2071,7 +2063,7 @@ int tp_cluster_worker_main(const tp_options *o)
     while (n->sessions)
         close_session(n, n->sessions);
     tp_nats_flush(&n->nats, 1000);
-    while (n->later)
+    while (n->later.first)
         tp_nats_free(&n->nats, next_event(n, 0));
     tp_nats_close(&n->nats);
     if (n->is_refused)

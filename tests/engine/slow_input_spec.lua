@@ -6,16 +6,7 @@
 local assert = require "luassert"
 local tidepool = require "tidepool"
 local support = require "tests.support"
-local note = support.note
-
-local function wait_for(path)
-  for _ = 1, 60000 do
-    local file = io.open(path)
-    if file then return file:close() end
-    tidepool.sleep(0.002)
-  end
-  error("nobody made " .. path)
-end
+local note, wait_for = support.note, support.wait_for
 
 --- Maps f until nothing but quick inputs is expected, so that slices have many.
 local function warm_up(f, input)
