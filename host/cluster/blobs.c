@@ -91,6 +91,12 @@ tp_nats_stored tp_blob_put(tp_nats *n, const char *session, tp_blob *b, const vo
     return TP_NATS_STORED;
 }
 
+void tp_blob_drop(tp_nats *n, tp_blob *b)
+{
+    tp_blob_remove(n, b);
+    tp_blob_free(b);
+}
+
 int tp_blob_check(const tp_blob *b, const tp_buf *bytes, tp_error *err)
 {
     uint8_t found[TP_DIGEST_BYTES];

@@ -49,6 +49,9 @@ int tp_blob_get(tp_nats *n, const char *session, tp_blob *b, tp_buf *out,
  * messages that were purged by a filter against `max_file_store` until it restarts. */
 void tp_blob_remove(tp_nats *n, const tp_blob *b);
 
+/* It is not needed at the server any more: removes it, and frees the memory. */
+void tp_blob_drop(tp_nats *n, tp_blob *b);
+
 /* Are these the bytes? -1 with err set when not. */
 int tp_blob_check(const tp_blob *b, const tp_buf *bytes, tp_error *err);
 

@@ -103,7 +103,7 @@ static int define(tp_buf *out, tp_parcel_refs *refs, tp_ref *r, tp_error *err)
         d.kind = DEFINED_FUNC;
         d.limit = f->limit;
         /* its address: the coordinator holds it while the session lasts (keep_func of
-         * exec_cluster.c), so no other gets it */
+         * coordinator/packing.c), so no other gets it */
         d.id = (uint64_t)(uintptr_t)f;
         name = f->name;
     } else if (r->type == &tp_class_blob_type) {

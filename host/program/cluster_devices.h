@@ -24,7 +24,7 @@ typedef struct tp_own_devices {
 /* Lists the devices. -1 with err set: there are none. */
 int tp_own_devices_open(tp_own_devices *d, tp_error *err);
 
-/* Adds what the worker tells of them: see see_worker in cluster/exec_cluster.c. */
+/* Adds what the worker tells of them: see tp_crew_see (cluster/coordinator/crew.h). */
 int tp_own_devices_tell(const tp_own_devices *d, tp_buf *out);
 
 /* Makes the kernel of a plan (opencl/plan.h) for the devices that it is meant for. Drivers may

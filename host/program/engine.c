@@ -598,7 +598,7 @@ static int connect_to(const engine *e, tp_nats *n, tp_signer *s)
 }
 
 /* Shows what the process that drives a machine's devices tells of them: see read_devices in
- * cluster/exec_cluster.c. */
+ * cluster/coordinator/crew.c. */
 static void list_devices(const char *host, char *lines)
 {
     for (char *line; (line = strsep(&lines, "\n"));) {
