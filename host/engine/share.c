@@ -35,8 +35,24 @@ static bool can_share(const tp_slice *s, uint32_t running)
     return s->is_shareable && (has_rest(s, running) || has_results(s, running));
 }
 
-/* Locked. Asks slices of the executor that have run for long to return after their item, so that
- * others can take the rest. Gives when the next one is to be asked, or when tp_engine_share is due;
+/* Locked. Is the item that tp_engine_share has found stuck still the one that runs? */
+static bool is_stuck_at(const tp_slice *s, uint32_t running)
+{
+    return s->stuck_ns && s->stuck_at == running;
+}
+
+/* Locked. When tp_engine_share is to look at the slice; 0: it has nothing to take from it. */
+static uint64_t when_to_share(const tp_slice *s, uint32_t running)
+{
+    if (!can_share(s, running))
+        return 0;
+    return (is_stuck_at(s, running) ? s->stuck_ns : s->started_ns) + TP_SETTLED_NS;
+}
+
+/* Locked. For workers of the executor that have nothing to do: asks its slices that have run for
+ * long to return after their item, so that these workers can take the rest. Those of processes,
+ * too, whose supervisors pass it on; so this looks at slices that find_stuck does not, and not at
+ * those of other executors. Gives when the next one is to be asked, or when tp_engine_share is due;
  * 0: neither. */
 static uint64_t ask_to_share(tp_engine *e, const tp_executor *ex, uint64_t now)
 {
@@ -46,14 +62,13 @@ static uint64_t ask_to_share(tp_engine *e, const tp_executor *ex, uint64_t now)
         if (s->job->executor != ex)
             continue;
         uint32_t running = (uint32_t)tp_work_running(&s->work);
-        bool has = has_rest(s, running);
-        uint64_t due = has ? s->started_ns + TP_STUCK_NS : 0;
+        uint64_t due = has_rest(s, running) ? s->started_ns + TP_STUCK_NS : 0;
         if (due && due <= now) {
             atomic_store_explicit(&s->work.ctl[1], 1, memory_order_relaxed);
             due = 0;
         }
-        if (!due && can_share(s, running)) /* in processes the supervisor sees to it */
-            due = (s->stuck_ns ? s->stuck_ns : s->started_ns) + TP_SETTLED_NS;
+        if (!due)
+            due = when_to_share(s, running);
         if (due && (!when || due < when))
             when = due;
     }
@@ -112,11 +127,11 @@ static tp_slice *find_stuck(tp_engine *e, uint64_t now, uint64_t *when)
     *when = 0;
     for (tp_slice *s = e->n_shareable > 0 ? e->slices : NULL; s; s = s->next) {
         uint32_t running = (uint32_t)tp_work_running(&s->work);
-        if (!can_share(s, running))
+        uint64_t due = when_to_share(s, running);
+        if (!due)
             continue;
-        bool is_same = s->stuck_ns && s->stuck_at == running;
-        uint64_t due = (is_same ? s->stuck_ns : s->started_ns) + TP_SETTLED_NS;
         if (due <= now) {
+            const bool is_same = is_stuck_at(s, running);
             s->stuck_at = running;
             s->stuck_ns = now;
             if (is_same)
@@ -136,10 +151,15 @@ uint64_t tp_engine_share(tp_engine *e)
     uint64_t now = uv_hrtime(), when;
     uv_mutex_lock(&e->lock);
     for (tp_slice *s; (s = find_stuck(e, now, &when));) {
+        uint32_t running = s->stuck_at;
         /* The worker cannot finish the slice while it is read. Else it is about to go on. */
         if (!tp_work_try_read(&s->work))
             continue;
-        uint32_t running = s->stuck_at;
+        /* It may just have gone on, and expose the results again. */
+        if ((uint32_t)tp_work_running(&s->work) != running) {
+            tp_work_end_read(&s->work);
+            continue;
+        }
         uv_mutex_unlock(&e->lock);
         tp_work_collect(&s->work, running);
         tp_slice_hand_over(s, now - TP_SETTLED_NS);

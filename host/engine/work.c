@@ -90,15 +90,18 @@ static tp_block *copy_numbers(const tp_work *w, uint32_t n)
         return tp_block_new_empty(TP_BLOCK_DONE, 0, n);
     if (returns->columns && returns->array[0])
         return tp_returns_block(returns, w->block->first + w->numbers_at, n);
-    tp_block *b = tp_block_new_columns(n, from->columns, from->type, from->text.used);
+    /* read once: the item may end at any time, and its strings are added behind those of the
+     * others */
+    uint32_t text = __atomic_load_n(&from->text.used, __ATOMIC_RELAXED);
+    tp_block *b = tp_block_new_columns(n, from->columns, from->type, text);
     if (!b)
         return NULL;
     for (uint32_t c = 0; c < b->columns; c++) {
         size_t size = tp_block_element_size(b->type[c]);
         memcpy(b->column[c], (const char *)from->column[c] + w->numbers_given * size, n * size);
     }
-    memcpy(b->text.bytes, from->text.bytes, from->text.used);
-    b->text.used = from->text.used;
+    memcpy(b->text.bytes, from->text.bytes, text);
+    b->text.used = text;
     b->n = n;
     return b;
 }

@@ -769,6 +769,16 @@ static void open_output(run *r, lua_State *L, const loaded *f, const outputs *ou
     w->numbers = b;
 }
 
+/* Makes the item at `at`, if there is one, the running one. False when it must be left for others,
+ * or there is none. See `ctl`: that is asked once the others may know which one runs. */
+static bool begin_next(tp_work *w)
+{
+    if (w->at >= tp_work_end(w))
+        return false;
+    tp_work_begin_item(w);
+    return !tp_work_is_asked_to_stop(w);
+}
+
 /* Runs items through specialised loops. True when the work is over; false when an item's results
  * were not scalars (they have been stored) and the rest must be run one by one. */
 static bool run_columns(run *r, lua_State *L)
@@ -836,7 +846,7 @@ static bool run_columns(run *r, lua_State *L)
         if (!out.is_promised) {
             f = load(r->vm, L, w->terms->image);
             f->shape = SHAPE_ANY;
-            return w->at >= r->end || tp_work_is_asked_to_stop(r->work);
+            return !begin_next(w);
         }
         lua_settop(L, top);
     }
@@ -1143,7 +1153,7 @@ void tp_vm_run(tp_vm *vm, tp_work *w)
     scope s = open_scope(vm, L);
     if (w->block->kind == TP_BLOCK_FAILURE)
         tp_work_pass_failure(w);
-    while (w->at < r.end && !tp_work_is_asked_to_stop(w)) {
+    while (begin_next(w)) {
         lua_rawgeti(L, LUA_REGISTRYINDEX, vm->on_error);
         lua_rawgeti(L, LUA_REGISTRYINDEX, vm->run_items);
         lua_pushlightuserdata(L, &r);

@@ -164,6 +164,44 @@ TEST(what_a_dead_worker_had_results_for_keeps_them)
     close_bench(&b);
 }
 
+enum { TEXT = 64, CHANGES = 60000000 };
+
+/* The item that runs ends again and again, as it were. */
+static void add_text(void *arg)
+{
+    tp_text *text = arg;
+    for (int i = 0; i <= CHANGES; i++)
+        __atomic_store_n(&text->used, i == CHANGES ? TEXT + 1 : i % 2 ? TEXT : 0, __ATOMIC_RELAXED);
+}
+
+/* The copy must be made by one look at how many bytes there are. */
+TEST(results_are_collected_while_the_item_that_runs_adds_its_strings)
+{
+    bench b;
+    uv_thread_t thread;
+    const uint8_t mixed[] = { TP_MIXED };
+    open_bench(&b, NULL);
+    tp_block *numbers = tp_block_new_columns(ITEMS, 1, mixed, TEXT + 1);
+    CHECK(numbers);
+    memset(numbers->column[0], 0, ITEMS * sizeof(tp_scalar));
+    memset(numbers->text.bytes, 0, TEXT + 1);
+    b.work.numbers = numbers;
+    CHECK_INT(0, uv_thread_create(&thread, add_text, &numbers->text));
+    while (__atomic_load_n(&numbers->text.used, __ATOMIC_RELAXED) <= TEXT) {
+        b.work.numbers_at = b.work.numbers_given = 0;
+        tp_work_collect(&b.work, 1);
+        CHECK(b.results && b.results->n == 1 && b.results->text.used <= b.results->text.capacity);
+        tp_block_free(b.results);
+        b.results = NULL;
+        b.results_end = &b.results;
+    }
+    uv_thread_join(&thread);
+    b.work.numbers = NULL;
+    tp_block_free(numbers);
+    tp_work_close(&b.work);
+    close_bench(&b);
+}
+
 /* The image of the function that a chunk gives. */
 static tp_image *load(const char *chunk)
 {

@@ -235,4 +235,30 @@ describe("A slow input of a process that", function()
   it("runs for too long is to blame alone", function()
     assert.equal("timeout", failure_of({ timeout = 0.4 }, "hangs").kind)
   end)
+
+  it("ends quickly but keeps its process long is not taken to run on", function()
+    -- The third input runs out of memory, so that the garbage of what is large here is collected
+    -- before the fourth begins. Who is told meanwhile that this one runs must begin no other.
+    assert.equal("1 1 1 1 1\n", support.output_of([[
+      local tidepool = require "tidepool"
+      local counts, large = tidepool.array("int32", 5), nil
+      local app = tidepool.App("large", { executor = "processes" })
+      local f = app:func(function(x)
+        if x == -1 then
+          large = {}
+          for i = 1, 1500000 do large[i] = {} end
+        end
+        if x > 0 then counts:add(x, 1) end
+        if x == 3 then return ("x"):rep(2147483640) end
+        return { x }
+      end)
+      f:remote(-1)
+      local inputs = {}
+      for i = 1, 3000 do inputs[i] = 0 end
+      for _ = 1, 2 do f:map(inputs):list() end
+      local values = f:map({ 1, 2, 3, 4, 5 }, { return_exceptions = true }):list()
+      assert(values[3].kind == "memory" and values[4][1] == 4 and values[5][1] == 5)
+      print(table.concat(counts:list(), " "))
+    ]], { workers = 1 }))
+  end)
 end)
