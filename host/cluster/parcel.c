@@ -27,10 +27,8 @@ void tp_parcel_refs_free(tp_parcel_refs *refs)
     *refs = (tp_parcel_refs){ 0 };
 }
 
-static int add_ref(tp_parcel_refs *refs, tp_ref *r, tp_error *err)
+int tp_parcel_refs_add(tp_parcel_refs *refs, tp_ref *r, tp_error *err)
 {
-    if (refs->n == TP_WIRE_REFS_MAX / 2)
-        return tp_error_set(err, TP_ELIMIT, "work refers to too many functions and classes");
     if (refs->n == refs->room) {
         uint32_t room = refs->room ? 2 * refs->room : 8;
         tp_ref **more = realloc(refs->refs, room * sizeof(tp_ref *));
@@ -41,6 +39,13 @@ static int add_ref(tp_parcel_refs *refs, tp_ref *r, tp_error *err)
     }
     refs->refs[refs->n++] = tp_ref_hold(r);
     return 0;
+}
+
+static int add_ref(tp_parcel_refs *refs, tp_ref *r, tp_error *err)
+{
+    if (refs->n == TP_WIRE_REFS_MAX / 2)
+        return tp_error_set(err, TP_ELIMIT, "work refers to too many functions and classes");
+    return tp_parcel_refs_add(refs, r, err);
 }
 
 static int64_t find(const tp_parcel_refs *refs, const tp_ref *r)
@@ -114,7 +119,7 @@ static int define(tp_buf *out, tp_parcel_refs *refs, tp_ref *r, tp_error *err)
     } else if (r->type == &tp_image_type) {
         d.kind = DEFINED_PACKED;
         message = &((const tp_image *)(const void *)r)->message;
-    } else if (r->type == &tp_dict_type || r->type == &tp_store_queue_type) {
+    } else if (tp_store_is(r)) {
         d.kind = r->type == &tp_dict_type ? DEFINED_DICT : DEFINED_QUEUE;
         d.id = (uint64_t)(uintptr_t)r; /* held as functions are */
     } else {

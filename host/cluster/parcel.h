@@ -14,6 +14,7 @@
 #define TP_PARCEL_H
 
 #include "cluster/question.h"
+#include "cluster/sign.h"
 #include "engine/job.h"
 #include "engine/work.h"
 #include "wire/frame.h"
@@ -66,6 +67,12 @@ typedef struct tp_alive {
 } tp_alive;
 
 #define TP_ALIVE_MAGIC "TPLIVE1"
+
+/* That, as it travels. */
+typedef struct tp_signed_alive {
+    uint8_t signature[TP_SIGNATURE_BYTES];
+    tp_alive alive;
+} tp_signed_alive;
 
 /* Names items of a map with a journal by their rows in its file. The items' identities follow,
  * TP_IDENTITY_BYTES each. It goes to the worker and comes back with the result, so that another
@@ -152,6 +159,9 @@ typedef struct tp_parcel_refs {
 } tp_parcel_refs;
 
 void tp_parcel_refs_free(tp_parcel_refs *refs);
+
+/* Adds it, held. -1 with err set: there is no memory. */
+int tp_parcel_refs_add(tp_parcel_refs *refs, tp_ref *r, tp_error *err);
 
 /* ---- the coordinator ---- */
 

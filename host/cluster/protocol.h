@@ -28,6 +28,8 @@
 #ifndef TP_PROTOCOL_H
 #define TP_PROTOCOL_H
 
+#include <stdint.h>
+
 #define TP_STREAM_W "TP1_d_W"
 #define TP_STREAM_R "TP1_d_R"
 #define TP_STREAM_B "TP1_d_B"
@@ -62,5 +64,13 @@ enum {
     TP_HELD_BEATS = 4,
     TP_SUBJECT_MAX = 256
 };
+
+/* The subject of a chunk's work; `build` and `session` are hexadecimal. */
+void tp_protocol_name_work(char to[TP_SUBJECT_MAX], const char *build, const char *session,
+                           uint64_t chunk, uint32_t sending);
+
+/* The subject of its result, behind `before`. */
+void tp_protocol_name_result(char to[TP_SUBJECT_MAX], const char *before, const char *session,
+                             uint64_t chunk, uint32_t sending);
 
 #endif

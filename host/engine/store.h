@@ -23,6 +23,12 @@ typedef struct tp_stored {
 
 extern const tp_ref_type tp_dict_type, tp_store_queue_type;
 
+/* Is it a Dict or a Queue? */
+static inline bool tp_store_is(const tp_ref *r)
+{
+    return r->type == &tp_dict_type || r->type == &tp_store_queue_type;
+}
+
 /* A dictionary or a queue, or a stand-in for one: `ref.type` says which. All functions here but
  * tp_store_await: any thread. */
 typedef struct tp_store tp_store;

@@ -27,7 +27,7 @@ static bool has_value(uint32_t verb)
 
 uint32_t tp_wire_id_of(const tp_ref *r, tp_ref *const *known, uint32_t n)
 {
-    bool is_store = r->type == &tp_dict_type || r->type == &tp_store_queue_type;
+    bool is_store = tp_store_is(r);
     uint32_t id = r->type == &tp_array_type ? ((const tp_array *)(const void *)r)->id
                   : is_store                ? tp_store_id((const tp_store *)(const void *)r)
                                             : 0;

@@ -51,7 +51,7 @@ static void forget(tp_wire_given *g, uint32_t id)
 
 static bool can_return(const tp_ref *r)
 {
-    return r->type == &tp_array_type || r->type == &tp_dict_type || r->type == &tp_store_queue_type;
+    return r->type == &tp_array_type || tp_store_is(r);
 }
 
 void tp_wire_take_returned(tp_wire_given *given, tp_wire_ids returned)
@@ -139,7 +139,7 @@ static int describe(tp_wire_writer *w, tp_wire_ref *made, const tp_ref *r)
                                         .size = a->size,
                                         .capacity = a->capacity,
                                         .address = (uintptr_t)a->data };
-    } else if (r->type == &tp_dict_type || r->type == &tp_store_queue_type) {
+    } else if (tp_store_is(r)) {
         made->kind = r->type == &tp_dict_type ? TP_WIRE_DICT : TP_WIRE_QUEUE;
     } else {
         return tp_error_set(w->err, TP_ECODEC,

@@ -17,13 +17,6 @@ enum {
     SENDINGS = 50   /* a chunk that was given back so often fails */
 };
 
-static void name_result(const cluster *c, const flight *l, const char *before, char *to)
-{
-    snprintf(to, TP_SUBJECT_MAX, "%s" TP_SUBJECT_R "%s.%llu.%llu.%u", before, c->server.session_hex,
-             (unsigned long long)(l->chunk / TP_GROUP_CHUNKS), (unsigned long long)l->chunk,
-             l->sending);
-}
-
 void tp_flight_leave_taker(flight *l)
 {
     if (!l->taker)
@@ -61,8 +54,8 @@ void tp_flight_publish(cluster *c, flight *l, uint64_t now)
 {
     char subject[TP_SUBJECT_MAX], reply[TP_SUBJECT_MAX];
     tp_flight_leave_taker(l);
-    snprintf(subject, sizeof subject, TP_SUBJECT_W "%s.%s.%llu.%u", c->server.build.hex,
-             c->server.session_hex, (unsigned long long)l->chunk, l->sending);
+    tp_protocol_name_work(subject, c->server.build.hex, c->server.session_hex, l->chunk,
+                          l->sending);
     snprintf(reply, sizeof reply, "%s.w.%llu.%u", c->server.inbox, (unsigned long long)l->chunk,
              l->sending);
     tp_nats_publish(&c->server.nats, subject, reply, l->message.data, l->message.len);
@@ -126,7 +119,8 @@ static void dispatch(cluster *c, flight *l)
 void tp_flight_check(cluster *c, flight *l, uint64_t now)
 {
     char subject[TP_SUBJECT_MAX], reply[TP_SUBJECT_MAX];
-    name_result(c, l, "$JS.API.DIRECT.GET." TP_STREAM_R ".", subject);
+    tp_protocol_name_result(subject, "$JS.API.DIRECT.GET." TP_STREAM_R ".", c->server.session_hex,
+                            l->chunk, l->sending);
     snprintf(reply, sizeof reply, "%s.g.%llu.%u", c->server.inbox, (unsigned long long)l->chunk,
              l->sending);
     tp_nats_publish(&c->server.nats, subject, reply, "", 0);

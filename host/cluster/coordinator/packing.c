@@ -123,33 +123,19 @@ static image *find_image(cluster *c, tp_image *of_function, tp_error *err)
     return rc ? NULL : i;
 }
 
-static bool is_store(const tp_ref *r)
-{
-    return r->type == &tp_dict_type || r->type == &tp_store_queue_type;
-}
-
 /* Holds the function or store while the session lasts. */
 static int keep_func(cluster *c, tp_ref *f, tp_error *err)
 {
     for (uint32_t i = c->packing.funcs.n; i > 0; i--)
         if (c->packing.funcs.refs[i - 1] == f)
             return 0;
-    if (c->packing.funcs.n == c->packing.funcs.room) {
-        uint32_t room = c->packing.funcs.room ? 2 * c->packing.funcs.room : 16;
-        tp_ref **refs = realloc(c->packing.funcs.refs, room * sizeof(tp_ref *));
-        if (!refs)
-            return tp_error_oom(err, "functions");
-        c->packing.funcs.refs = refs;
-        c->packing.funcs.room = room;
-    }
-    c->packing.funcs.refs[c->packing.funcs.n++] = tp_ref_hold(f);
-    return 0;
+    return tp_parcel_refs_add(&c->packing.funcs, f, err);
 }
 
 static int keep_funcs(cluster *c, const tp_parcel_refs *refs, tp_error *err)
 {
     for (uint32_t i = 0; i < refs->n; i++)
-        if ((refs->refs[i]->type == &tp_func_type || is_store(refs->refs[i])) &&
+        if ((refs->refs[i]->type == &tp_func_type || tp_store_is(refs->refs[i])) &&
             keep_func(c, refs->refs[i], err))
             return -1;
     return 0;
@@ -158,7 +144,7 @@ static int keep_funcs(cluster *c, const tp_parcel_refs *refs, tp_error *err)
 /* see tp_store_names */
 static uint64_t id_of(void *user, tp_ref *r)
 {
-    return is_store(r) && keep_func(user, r, NULL) == 0 ? (uint64_t)(uintptr_t)r : 0;
+    return tp_store_is(r) && keep_func(user, r, NULL) == 0 ? (uint64_t)(uintptr_t)r : 0;
 }
 
 /* Nothing is believed of the id. */
@@ -167,7 +153,7 @@ static tp_ref *store_of(void *user, uint64_t id, bool is_queue)
     cluster *c = user;
     for (uint32_t i = 0; i < c->packing.funcs.n; i++) {
         tp_ref *r = c->packing.funcs.refs[i];
-        if ((uint64_t)(uintptr_t)r == id && is_store(r) &&
+        if ((uint64_t)(uintptr_t)r == id && tp_store_is(r) &&
             is_queue == (r->type == &tp_store_queue_type))
             return tp_ref_hold(r);
     }

@@ -75,23 +75,16 @@ static void answer_store(cluster *c, const char *reply, const tp_store_op *op, c
 
 /* Takes a permit for the flight's item: that of its own function, which it has given up while it
  * waits, or one more. */
-static bool take_permit(flight *l, tp_func *f)
+static bool take_permit(cluster *c, flight *l, tp_func *f)
 {
-    tp_parcel_refs *p = &l->permits;
     if (f == tp_job_func(l->slice->job) && !l->slice->has_permit)
         return tp_slice_take_permit(l->slice, 0);
-    if (p->n == p->room) {
-        uint32_t room = p->room ? 2 * p->room : 4;
-        tp_ref **refs = realloc(p->refs, room * sizeof(tp_ref *));
-        if (!refs)
-            return false;
-        p->refs = refs;
-        p->room = room;
-    }
     if (!tp_slice_take_permit_of(l->slice, f, 0))
         return false;
-    p->refs[p->n++] = tp_ref_hold(&f->ref);
-    return true;
+    if (tp_parcel_refs_add(&l->permits, &f->ref, NULL) == 0)
+        return true;
+    tp_func_release_permit(c->engine, f); /* it is asked for again */
+    return false;
 }
 
 static void release_permit(cluster *c, flight *l, tp_func *f)
@@ -117,7 +110,7 @@ static bool try_permit(cluster *c, const question *q)
     flight *l = tp_fleet_find(c, q->permit.chunk, (unsigned)q->permit.sending);
     bool takes = q->permit.verb == TP_PERMIT_TAKE, has = true;
     if (f && l && takes)
-        has = take_permit(l, f);
+        has = take_permit(c, l, f);
     else if (f && l)
         release_permit(c, l, f);
     if (!has && uv_hrtime() < q->deadline_ns)

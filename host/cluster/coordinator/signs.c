@@ -63,10 +63,7 @@ void tp_signs_take_held(cluster *c, const char *data, size_t len)
 /* A worker asks whether this session is alive: answers with a signature. */
 static void answer_question(cluster *c, const tp_nats_event *e)
 {
-    struct {
-        uint8_t signature[TP_SIGNATURE_BYTES];
-        tp_alive alive;
-    } a = { .alive = { .magic = TP_ALIVE_MAGIC } };
+    tp_signed_alive a = { .alive = { .magic = TP_ALIVE_MAGIC } };
     if (e->len != TP_ID_BYTES || !*e->reply)
         return;
     memcpy(a.alive.build, c->server.build.id, TP_ID_BYTES);
