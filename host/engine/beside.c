@@ -34,9 +34,13 @@ enum {
      * long; each time after twice as long, and for twice as long, up to AGAIN_MAX times: a short
      * time shows less. */
     AGAIN_NS = 10 * 1000 * 1000, AGAIN_MAX = 64,
-    /* Runs that take less than AGAIN_NS are known as a whole. The average goes on by one part in so
-     * many; and one run counts as so many times what was known, at most. */
+    /* Runs that take less than AGAIN_NS are known as a whole, from when the inputs were there. The
+     * average goes on by one part in so many; and one run counts as so many times what was known,
+     * at most. */
     RUN_NEW = 8, RUN_MOST = 4,
+    /* Each of both is tried so often, unless it should take so many times what the other one has;
+     * and who has begun to run what is left runs it to the end if that takes so little. */
+    RUNS_TRIED = 3, RUN_NEAR = 4, REST_NS = 1000 * 1000,
     WHOLE_NS = 500 * 1000   /* a trial takes a run of so little altogether */
 };
 
@@ -76,6 +80,24 @@ static int class_of(uint64_t n)
     return c < TP_RUN_CLASSES ? c : TP_RUN_CLASSES - 1;
 }
 
+/* What small runs take besides is known only when both were seen: waking up takes hardly anything,
+ * or more than the items, or milliseconds beside other load. So whoever was not, but may be the
+ * faster one, comes next: then it takes nothing, as it were. */
+static void see_as_whole(const tp_func *f, double n, int c, double *workers, double *sites)
+{
+    double seen[2] = { n * (double)f->run_ns[0][c], n * (double)f->run_ns[1][c] };
+    double known = seen[0] > 0 && seen[1] > 0 ? fmin(seen[0], seen[1]) : seen[0] + seen[1];
+    double *takes[2] = { workers, sites };
+    if (known <= 0 || known >= AGAIN_NS)
+        return;
+    bool is_tried = f->runs[0][c] >= RUNS_TRIED && f->runs[1][c] >= RUNS_TRIED;
+    for (int who = 0; who < 2; who++)
+        if (is_tried)
+            *takes[who] = seen[who];
+        else if (f->runs[who][c] < RUNS_TRIED && known < REST_NS && *takes[who] < RUN_NEAR * known)
+            *takes[who] = 1;
+}
+
 /* What the workers together, and the sites together, would take for all that is queued. 0: not
  * known. */
 static void predict(const tp_job *job, double *workers, double *sites)
@@ -85,15 +107,8 @@ static void predict(const tp_job *job, double *workers, double *sites)
     /* all workers but one have to wake up */
     *workers = fmin(all, TP_SMALL_NS + all / job->beside.workers);
     *sites = speed > 0 ? LAUNCH_NS + n / speed : 0;
-    /* What small runs take besides is known only when both were seen: waking up takes hardly
-     * anything, or more than the items, or milliseconds beside other load. */
-    int c = class_of(job->queued);
-    double by_workers = n * (double)f->run_ns[0][c], by_sites = n * (double)f->run_ns[1][c];
-    if (job->beside.is_exclusive && by_workers > 0 && by_sites > 0 &&
-        fmin(by_workers, by_sites) < AGAIN_NS) {
-        *workers = by_workers;
-        *sites = by_sites;
-    }
+    if (job->beside.is_exclusive && speed > 0)
+        see_as_whole(f, n, class_of(job->queued), workers, sites);
 }
 
 /* Can a site run what is next in the queue? Only numbers, and nothing that has failed before. */
@@ -121,6 +136,8 @@ tp_offer tp_job_offer(const tp_job *job)
     if (is_busy)
         return to_workers;
     bool is_to_sites = sites > 0 ? (sites < workers) != is_again(job) : workers > WORTH_NS;
+    if (sites > 0 && job->since_ns && fmin(workers, sites) < REST_NS)
+        is_to_sites = job->is_since_sites;
     /* the first launch of a function is compiled, which takes long and says nothing */
     bool is_cold = sites <= 0 && !job->func->is_warm;
     return (tp_offer){ .workers = is_cold || (!is_to_sites && job->at_sites == 0),
@@ -165,10 +182,12 @@ static void learn_time(float *known, float *seen, double all, uint32_t n)
  * began. */
 static void learn_run(const tp_job *job, double ns)
 {
-    float *known = &job->func->run_ns[job->is_since_sites][class_of(job->run_items)];
-    double each = ns / (double)job->run_items;
-    float most = RUN_MOST * *known;
-    *known += *known > 0 ? (fminf((float)each, most) - *known) / RUN_NEW : (float)each;
+    int c = class_of(job->run_items);
+    float *known = &job->func->run_ns[job->is_since_sites][c];
+    uint8_t *runs = &job->func->runs[job->is_since_sites][c];
+    float each = (float)(ns / (double)job->run_items);
+    *runs += *runs < RUN_NEW;
+    *known += *known > 0 ? (fminf(each, RUN_MOST * *known) - *known) / *runs : each;
 }
 
 /* The faster one runs such jobs from now on, for a time that is longer each time. */
@@ -208,12 +227,12 @@ static void take_turns(tp_job *job, const tp_slice *s, double ns)
     }
 }
 
-void tp_job_begin_beside(tp_job *job, tp_slice *s, uint64_t now)
+void tp_job_begin_beside(tp_job *job, tp_slice *s, const tp_block *inputs, uint64_t now)
 {
     bool at_sites = s->agent->site != 0;
     if (!job->since_ns || (job->running == 0 && job->is_since_sites != at_sites)) {
         /* a run of one of both, unless the other one has run some of it */
-        job->run_began_ns = job->since_ns ? 0 : now;
+        job->run_began_ns = job->since_ns ? 0 : inputs->ran.queued_ns;
         job->run_items = 0;
         job->since_ns = now;
         job->is_since_sites = at_sites;
@@ -230,9 +249,11 @@ void tp_job_learn_beside(tp_job *job, const tp_slice *s, uint32_t n, uint64_t no
     bool had_sites = sites_speed(job) > 0, were_faster = are_sites_faster(job);
     float *known = site >= 0 ? &f->site_ns[site] : &f->worker_ns;
     f->is_warm |= site >= 0;
-    if (s->is_cold || n == 0)
+    /* while a site's driver compiles, workers run the job, too, on the same processors */
+    bool is_alone = !job->beside.is_exclusive || job->is_since_sites == (site >= 0);
+    if (s->is_cold || n == 0 || !is_alone)
         return;
-    if (job->beside.is_exclusive && job->is_since_sites == (site >= 0)) {
+    if (job->beside.is_exclusive) {
         /* all workers have had this time, as long as there was something for them to take */
         all = clock = now > job->since_ns ? (double)(now - job->since_ns) : 0;
         if (site < 0)

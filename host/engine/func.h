@@ -46,8 +46,9 @@ typedef struct tp_func {
     float site_ns[64]; /* the same per site, indexed by the bit number of tp_agent.site */
     float worker_ns; /* the same for workers beside sites; 0: not known */
     float worker_seen_ns, site_seen_ns[64]; /* beside.c: how long a time shows in those two */
-    /* the same for whole runs of up to 2, 4, 8... items, by workers or by sites; 0: not known */
+    /* the same for whole runs of up to 2, 4, 8... items, by workers or by sites, and of how many */
     float run_ns[2][TP_RUN_CLASSES];
+    uint8_t runs[2][TP_RUN_CLASSES];
     /* beside.c: for how long the faster one runs it before the slower one is tried again; then,
      * below 0, for how long that one is; and by how much these times have grown. */
     double until_trial_ns, trial_ns;

@@ -82,7 +82,8 @@ struct tp_job {
      * whether by sites; 0: nothing runs and nothing was to be taken (tp_job_begin_beside) */
     uint64_t since_ns;
     bool is_since_sites;
-    uint64_t run_began_ns; /* since when only those have run it; 0: the others have, too */
+    /* since when there was something to take, if only those have run it; 0: the others have, too */
+    uint64_t run_began_ns;
     uint64_t run_items;    /* how many since then */
     uint32_t last_count; /* items of the last slice */
     double item_ns;      /* what an item takes; 0: not known */
@@ -246,8 +247,8 @@ tp_offer tp_job_offer(const tp_job *job);
  * measured. */
 double tp_job_share(const tp_job *job, const tp_agent *agent, bool *is_trial);
 
-/* The slice of such a job begins. */
-void tp_job_begin_beside(tp_job *job, tp_slice *s, uint64_t now);
+/* The slice of such a job, of items of that block, begins. */
+void tp_job_begin_beside(tp_job *job, tp_slice *s, const tp_block *inputs, uint64_t now);
 
 /* Nothing of such a job runs now, and nothing is to be taken. */
 void tp_job_rest_beside(tp_job *job);

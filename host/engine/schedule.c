@@ -880,7 +880,7 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     job->last_count = r->count > job->last_count / 4 ? r->count : job->last_count / 4;
     s->agent = agent;
     if (job->beside.executor)
-        tp_job_begin_beside(job, s, now);
+        tp_job_begin_beside(job, s, r->block, now);
     job->running++;
     job->func->running++;
     job->func->active += r->count;

@@ -45,16 +45,18 @@ static int l_func_stats(lua_State *L)
     return 9;
 }
 
-/* core.func.mean(func) -> seconds that an item took lately on workers; 0: not known. */
+/* core.func.mean(func) -> seconds that an item took lately on workers (0: not known), and those
+ * that all items have taken so far. */
 static int l_func_mean(lua_State *L)
 {
     const tp_func *f = tp_core_check_ref(L, 1, &tp_func_type);
     uv_mutex_t *lock = tp_engine_lock(get_context(L)->host->engine);
     uv_mutex_lock(lock);
-    double ns = f->item_ns;
+    double ns = f->item_ns, all_ns = f->durations.total_ns;
     uv_mutex_unlock(lock);
     lua_pushnumber(L, ns * 1e-9);
-    return 1;
+    lua_pushnumber(L, all_ns * 1e-9);
+    return 2;
 }
 
 /* its address is the key of a list in the environment of a func's userdata; the list has these

@@ -53,6 +53,22 @@ describe("gpu = \"auto\"", function()
     assert.equal(0, tidepool.App():func(work):map({ 1 }, { times = true }):times().device.length)
   end)
 
+  on_device("asks devices for small maps, too, once many have come", function()
+    local f = app:func { returns = "double" } (function(x) return work(x) end)
+    local xs = tidepool.array("double", 20000)
+    for i = 1, #xs do xs[i] = i end
+    local began, ran = tidepool.now(), false
+    while not ran and tidepool.now() - began < 120 do
+      local results = f:map(xs, { times = true })
+      local ys, devices = results:array(), results:times().device
+      for i = 1, #xs, 999 do
+        assert(ys[i] == work(xs[i]))
+        ran = ran or devices[i] > 0
+      end
+    end
+    assert.is_true(ran)
+  end)
+
   on_device("raises the error of the first input that fails, as Lua says it, after the results before it", function()
     local f = app:func(function(x)
       if x == 150000 or x == 150001 then error "boom" end

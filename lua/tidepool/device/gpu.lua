@@ -562,15 +562,19 @@ end
 local refused = setmetatable({}, { __mode = "k" })
 
 local WORTH_S, MANY = 0.02, 1e5 -- what is worth compiling for: so long on threads; so many inputs of an unknown function
-local LITTLE_S = 3e-5 -- on one thread, while a device would not even have begun
+-- Or a map that takes a launch several times, of a function that threads have run for so long.
+local OFTEN_S, SOME_S = 1, 1e-4
+local LITTLE_S = 3e-5 -- on threads, while a device would not even have begun
 
 --- Has the function so much to do that devices are worth asking, and compiling for, if they have
 --- not run it yet?
 local function is_worth_it(f, total)
   if not total then return true end
-  local mean = core.func.mean(f.core)
-  if compiled[f] then return mean <= 0 or total * mean >= LITTLE_S end
-  return mean > 0 and total * mean / core.workers() >= WORTH_S or mean <= 0 and total >= MANY
+  local mean, spent = core.func.mean(f.core)
+  if mean <= 0 then return compiled[f] ~= nil or total >= MANY end
+  local each = total * mean / core.workers()
+  if compiled[f] then return each >= LITTLE_S end
+  return each >= WORTH_S or each >= SOME_S and spent / core.workers() >= OFTEN_S
 end
 
 --- What devices run of a map of f beside worker threads (gpu = "auto"), as gpu.kernel; nil when
