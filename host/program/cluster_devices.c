@@ -93,13 +93,16 @@ typedef struct compilation {
     _Atomic bool is_over;
 } compilation;
 
-/* Sets err: what the compiler has said. */
+/* Sets err: whose programs cannot be made, and what the compiler has said (NULL: nothing). */
 static void note_log(tp_error *err, const tp_plan *plan, const tp_cl_device *d, const char *log)
 {
     tp_error said = *err;
     *err = (tp_error){ 0 };
-    tp_error_set(err, TP_EUSAGE, "%.100s: %.100s on %.100s: %.300s", plan->name, said.message,
-                 d->name, log ? log : "");
+    if (log)
+        tp_error_set(err, TP_EUSAGE, "%.100s: %.100s on %.100s: %.300s", plan->name, said.message,
+                     d->name, log);
+    else /* it was not asked: the device cannot be opened */
+        tp_error_set(err, TP_EUSAGE, "%.100s: %.300s", plan->name, said.message);
 }
 
 /* Makes the kernel's programs; a device that cannot be used is left out where there are others. */

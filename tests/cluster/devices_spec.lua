@@ -85,7 +85,7 @@ describe("On a cluster a function for devices", function()
       print(plain:map({ 1, 2 }):sum()) -- goes on meanwhile
       print(r:sum())]])
     local function said() return support.read_file(script.dir .. "/err") or "" end
-    local told = '{ "h200", "cpu" }: no worker of the cluster has told of such a device yet, or of any\n'
+    local told = '{ "H200", "cpu" }: no worker of the cluster has told of such a device yet, or of any\n'
     support.eventually("it is told", function() return said():find(told, 1, true) end)
     own:worker(1)
     local out, status = script.done()
@@ -101,7 +101,7 @@ describe("On a cluster a function for devices", function()
       f:remote(1)]])
     local function said() return support.read_file(script.dir .. "/err") or "" end
     support.eventually("it is told", function() return said():find("\n  [^\n]+ %(cpu, Portable Computing Language, [%d.]+ GiB%), 1 on [^\n]+\n") end)
-    contains(said(), 'gpu = "gtx": no worker of the cluster has told of such a device yet; there are:')
+    contains(said(), 'gpu = "GTX": no worker of the cluster has told of such a device yet; there are:')
     assert.equal("5\n", support.read_file(script.dir .. "/out"))
     cluster.capture("pkill -INT -f " .. script.dir .. "/job.lua")
     script.done()
@@ -154,8 +154,27 @@ describe("On a cluster a function for devices", function()
     support.eventually("it has left", function() return not own:is_alive(one) end)
     own:worker(1, nil, faulty .. " FAULTS_BUILD=1")
     done = own:run(source)
-    contains(done.stdout .. done.stderr, "a worker of the cluster refuses the work: ", ": f: ", " on ")
+    contains(done.stdout .. done.stderr, "a worker of the cluster refuses the work: ", ": f: ", ": compiling the program failed")
     assert.equal(1, done.code)
+  end)
+
+  it("runs at other workers where one cannot open its device, which is told", function()
+    local source = HEADER .. [[
+      local f = app:func { gpu = "cpu", name = "f" } (function(x) return x + 1 end)
+      print(f:map(tidepool.range(50000)):sum())
+      print(f:map(tidepool.range(3)):sum())]]
+    own:worker(1, nil, "TIDEPOOL_OPENCL=" .. devices.faults() .. " FAULTS_OPEN=1")
+    local alone = own:run(source)
+    assert.same({ "", 1 }, { alone.stdout, alone.code })
+    contains(alone.stderr, "a worker of the cluster refuses the work: ", ": opening the device failed: CL_DEVICE_NOT_AVAILABLE")
+    assert.is_nil(alone.stderr:find("is not used", 1, true))
+    own:worker(1)
+    local done = own:run(source)
+    assert.same({ "1250075000\n9\n", 0 }, { done.stdout, done.code }, done.stderr)
+    if done.stderr ~= "" then -- it has told of its device before the other one has
+      contains(done.stderr, "tidepool: a worker of the cluster is not used for this: ", ": opening the device failed: CL_DEVICE_NOT_AVAILABLE")
+      assert.equal(1, select(2, done.stderr:gsub("\n", "")))
+    end
   end)
 
   it("is ended with its process where it does not end", function()

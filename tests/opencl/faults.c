@@ -10,6 +10,7 @@
  *   FAULTS_NAMELESS=1   kernels know nothing of their parameters
  *   FAULTS_SLOW=n       launches on every queue but the first take n ns longer for each work item
  *   FAULTS_SLOW_ALL=1   also those on the first
+ *   FAULTS_OPEN=1       devices cannot be opened
  *   FAULTS_BUILD=1      programs do not compile; only for the first device when it is "first"
  *   FAULTS_LOG=path     each program that is made appends a line there: "source" or "binary"
  * faults_fail(n) lets the next n launches fail, faults_fail_reads(n) the next n copies from a
@@ -132,6 +133,18 @@ cl_int clGetDeviceInfo(cl_device_id device, cl_device_info what, size_t size, vo
         return CL_SUCCESS;
     }
     return REAL(clGetDeviceInfo)(device, what, size, value, got);
+}
+
+cl_context clCreateContext(const cl_context_properties *properties, cl_uint n,
+                           const cl_device_id *devices,
+                           void(CL_CALLBACK *say)(const char *, const void *, size_t, void *),
+                           void *user, cl_int *rc)
+{
+    if (getenv("FAULTS_OPEN")) {
+        *rc = CL_DEVICE_NOT_AVAILABLE;
+        return NULL;
+    }
+    return REAL(clCreateContext)(properties, n, devices, say, user, rc);
 }
 
 cl_command_queue clCreateCommandQueue(cl_context context, cl_device_id device,

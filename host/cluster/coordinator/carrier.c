@@ -133,6 +133,9 @@ static void check_all(cluster *c, uint64_t now)
         }
         if (l->is_grounded)
             tp_flight_dispatch_kernel(c, l);
+        const char *why = l->is_grounded ? tp_sites_refusal(c, l, now) : NULL;
+        if (why)
+            tp_flight_give_up(c, l, why);
         if (!l->count || c->rounds.is_behind)
             continue;
         uint64_t sign_ns = l->taker ? l->taker->seen_ns : l->held_ns;

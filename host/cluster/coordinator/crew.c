@@ -23,6 +23,9 @@ static void forget_devices(worker *w)
     free(w->devices);
     free(w->memory);
     free(w->device_text);
+    free(w->refusals);
+    w->refusals = NULL;
+    w->n_refusals = 0;
     w->devices = NULL;
     w->memory = NULL;
     w->device_text = NULL;
@@ -199,6 +202,38 @@ static void set_beat(cluster *c, unsigned alive, uint64_t now)
 bool tp_crew_has_devices(const cluster *c, const worker *w, uint64_t now)
 {
     return w->is_same && w->kernels > 0 && !tp_crew_is_gone(c, w, now);
+}
+
+bool tp_crew_note_refusal(worker *w, const uint8_t digest[TP_DIGEST_BYTES], const char *why,
+                          size_t len)
+{
+    w->refusals = w->refusals ? w->refusals : calloc(REFUSALS_MAX, sizeof *w->refusals);
+    if (!w->refusals)
+        return false;
+    refusal *r = &w->refusals[w->n_refusals++ % REFUSALS_MAX];
+    memcpy(r->image, digest, sizeof r->image);
+    snprintf(r->why, sizeof r->why, "%.*s", (int)(len < sizeof r->why ? len : sizeof r->why), why);
+    r->said_ns = uv_hrtime();
+    return true;
+}
+
+const refusal *tp_crew_refusal(const worker *w, const uint8_t digest[TP_DIGEST_BYTES])
+{
+    for (unsigned i = 0; i < w->n_refusals && i < REFUSALS_MAX; i++)
+        if (memcmp(w->refusals[i].image, digest, TP_DIGEST_BYTES) == 0)
+            return &w->refusals[i];
+    return NULL;
+}
+
+bool tp_crew_may_have_more_devices(const cluster *c, uint64_t now)
+{
+    unsigned workers = 0, drivers = 0; /* each worker has one at the most */
+    for (unsigned i = 0; i < c->crew.n_known; i++) {
+        const worker *w = c->crew.known[i];
+        workers += w->is_same && w->slots > 0 && !tp_crew_is_gone(c, w, now);
+        drivers += tp_crew_has_devices(c, w, now);
+    }
+    return drivers < workers;
 }
 
 bool tp_crew_count(cluster *c, uint64_t now)

@@ -10,7 +10,18 @@
 
 typedef struct cluster cluster;
 
-enum { DEVICES_MAX = 64 }; /* of a worker */
+enum {
+    DEVICES_MAX = 64,  /* of a worker */
+    REFUSALS_MAX = 16, /* the last of a worker's are known */
+    REFUSAL_TEXT = 400
+};
+
+/* A function that a worker's devices cannot run. */
+typedef struct refusal {
+    uint8_t image[TP_DIGEST_BYTES];
+    char why[REFUSAL_TEXT]; /* in the worker's words */
+    uint64_t said_ns;
+} refusal;
 
 typedef struct worker {
     char id[TP_ID_TEXT]; /* "": the place was never used */
@@ -32,6 +43,8 @@ typedef struct worker {
     unsigned n_devices, kernels;
     char *device_text;
     uint64_t sites;
+    refusal *refusals; /* NULL: there was none */
+    unsigned n_refusals;
 } worker;
 
 struct crew {
@@ -67,6 +80,14 @@ bool tp_crew_is_heard(const cluster *c, const worker *w, uint64_t now);
 /* Does it drive devices, and is there? */
 bool tp_crew_has_devices(const cluster *c, const worker *w, uint64_t now);
 
+/* Its devices cannot run the function with that image; `why` is what it says. False: there is no
+ * memory to know it. */
+bool tp_crew_note_refusal(worker *w, const uint8_t digest[TP_DIGEST_BYTES], const char *why,
+                          size_t len);
+
+/* What the worker has said against running that function; NULL: nothing is known. */
+const refusal *tp_crew_refusal(const worker *w, const uint8_t digest[TP_DIGEST_BYTES]);
+
 /* The worker with that id; NULL: there is none. */
 worker *tp_crew_find(cluster *c, const char *id);
 
@@ -77,6 +98,9 @@ void tp_crew_see(cluster *c, const char *id, const char *data, size_t len);
 
 /* The worker takes so many chunks directly. */
 void tp_crew_set_offers(cluster *c, worker *w, unsigned offers);
+
+/* May workers be there that have not told of their devices yet? */
+bool tp_crew_may_have_more_devices(const cluster *c, uint64_t now);
 
 /* Counts slots, now and then. True: they were counted. */
 bool tp_crew_count(cluster *c, uint64_t now);

@@ -292,6 +292,14 @@ void tp_flight_end_unwanted(cluster *c, flight *l)
     tp_flight_end(c, l);
 }
 
+void tp_flight_give_up(cluster *c, flight *l, const char *why)
+{
+    tp_error err = { 0 };
+    tp_error_set(&err, TP_EUSAGE, "a worker of the cluster refuses the work: %s", why);
+    tp_job_give_up(l->slice->job, &err);
+    tp_flight_end(c, l);
+}
+
 /* No chunk is under way: makes all the room that this session can make. */
 static void empty(cluster *c)
 {

@@ -41,6 +41,10 @@ void tp_flight_publish(cluster *c, flight *l, uint64_t now);
 /* Sends a chunk for devices to a worker that has them, or again to the one that has it. */
 void tp_flight_dispatch_kernel(cluster *c, flight *l);
 
+/* No worker runs the flight's function, for which `why` is the words of one of them: its job
+ * fails. Ends the slice. */
+void tp_flight_give_up(cluster *c, flight *l, const char *why);
+
 /* Asks for the result of a chunk, in case it was missed. */
 void tp_flight_check(cluster *c, flight *l, uint64_t now);
 

@@ -125,6 +125,26 @@ int tp_returns_fetch(cluster *c, flight *l, tp_blob *b, uint32_t where, tp_buf *
     return rc;
 }
 
+/* A worker cannot run the flight's function: if that is for its devices, others may. */
+static void take_refusal(cluster *c, flight *l, const tp_answer *a, const char *bytes)
+{
+    char id[TP_ID_TEXT], why[REFUSAL_TEXT], text[REFUSAL_TEXT + 80];
+    snprintf(why, sizeof why, "%.*s", (int)(a->size < sizeof why ? a->size : sizeof why), bytes);
+    tp_to_hex(id, a->worker, sizeof a->worker);
+    worker *w = l->agent.site ? tp_crew_find(c, id) : NULL;
+    const bool is_known = w && tp_crew_refusal(w, l->image->digest);
+    if (!w || (!is_known && !tp_crew_note_refusal(w, l->image->digest, why, strlen(why)))) {
+        tp_flight_give_up(c, l, why);
+        return;
+    }
+    if (!is_known && !tp_sites_refusal(c, l, uv_hrtime())) {
+        snprintf(text, sizeof text, "tidepool: a worker of the cluster is not used for this: %s\n",
+                 why);
+        tp_cluster_say(c, text);
+    }
+    tp_flight_send_again(c, l);
+}
+
 void tp_returns_take(cluster *c, flight *l, const char *data, size_t len)
 {
     tp_answer a = { 0 };
@@ -158,10 +178,7 @@ void tp_returns_take(cluster *c, flight *l, const char *data, size_t len)
     } else if (a.kind == TP_ANSWER_BACK) {
         tp_flight_send_again(c, l);
     } else if (a.kind == TP_ANSWER_REFUSED) {
-        tp_error_set(&err, TP_EUSAGE, "a worker of the cluster refuses the work: %.*s",
-                     (int)(a.size < 300 ? a.size : 300), bytes);
-        tp_job_give_up(l->slice->job, &err);
-        tp_flight_end(c, l);
+        take_refusal(c, l, &a, bytes);
     } else {
         tp_flight_fail(l, TP_KIND_CRASH,
                        "a worker of the cluster cannot be used: it has sent no result");

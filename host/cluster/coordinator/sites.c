@@ -68,11 +68,28 @@ worker *tp_sites_choose(const cluster *c, const flight *l, uint64_t now)
     worker *best = NULL;
     for (unsigned i = 0; i < c->crew.n_known; i++) {
         worker *w = c->crew.known[i];
-        if (is_for(c, w, l->agent.site, now) &&
+        if (is_for(c, w, l->agent.site, now) && !tp_crew_refusal(w, l->image->digest) &&
             (!best || (uint64_t)w->out * best->kernels < (uint64_t)best->out * w->kernels))
             best = w;
     }
     return best;
+}
+
+const char *tp_sites_refusal(const cluster *c, const flight *l, uint64_t now)
+{
+    const refusal *last = NULL;
+    for (unsigned i = 0; i < c->crew.n_known; i++) {
+        const worker *w = c->crew.known[i];
+        if (!(w->sites & l->agent.site) || !tp_crew_has_devices(c, w, now))
+            continue;
+        const refusal *r = tp_crew_refusal(w, l->image->digest);
+        if (!r)
+            return NULL;
+        last = last && last->said_ns > r->said_ns ? last : r;
+    }
+    const bool is_early = last && now < last->said_ns + ALONE_S * 1000000000ull &&
+                          tp_crew_may_have_more_devices(c, now);
+    return last && !is_early ? last->why : NULL;
 }
 
 unsigned tp_sites_room(const cluster *c, uint64_t site, uint64_t now)

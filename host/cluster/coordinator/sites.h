@@ -22,8 +22,13 @@ unsigned tp_sites_count(cluster *c);
  * devices for. */
 void tp_sites_find(cluster *c, uint64_t now);
 
-/* The worker at the flight's site with the least to do; NULL: there is none. */
+/* The worker at the flight's site with the least to do; NULL: there is none whose devices can run
+ * its function. */
 struct worker *tp_sites_choose(const cluster *c, const flight *l, uint64_t now);
+
+/* Why none of the workers at the flight's site can run its function, in the words of one of them;
+ * NULL: one may, or there is none at all, or others may tell of their devices yet (for ALONE_S). */
+const char *tp_sites_refusal(const cluster *c, const flight *l, uint64_t now);
 
 /* How many more chunks the workers at that site have room for. */
 unsigned tp_sites_room(const cluster *c, uint64_t site, uint64_t now);

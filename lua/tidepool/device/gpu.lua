@@ -550,7 +550,7 @@ function gpu.plan(f, types, inputs_of)
     if argument.kind == "array" then core.buffer.bring_home(read(f, argument).memory) end
   end
   local spec = f.options.gpu
-  unit.devices = (type(spec) == "table" and table.concat(spec, "\n") or spec == true and "any" or spec):lower()
+  unit.devices = (type(spec) == "table" and table.concat(spec, "\n") or spec == true and "any" or spec)
   unit.is_far, unit.planned = true, kernel
   unit.plan = core.program.plan(kernel, {
     devices = unit.devices, name = f.name, source = unit.source, options = unit.options, entry = unit.entry, needs_double = unit.needs_double,
