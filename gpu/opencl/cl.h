@@ -29,7 +29,7 @@
                                 X(EnqueueNDRangeKernel) X(EnqueueMarkerWithWaitList)               \
                                     X(SetEventCallback)                                            \
                                     X(EnqueueWriteBuffer) X(EnqueueReadBuffer) X(EnqueueMapBuffer) \
-                                        X(EnqueueUnmapMemObject) X(Finish)
+                                        X(EnqueueUnmapMemObject) X(WaitForEvents) X(Finish)
 
 enum { TP_DEVICES_MAX = 64, TP_DEVICE_TEXT_MAX = 128 };
 

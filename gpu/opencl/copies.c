@@ -276,9 +276,12 @@ void tp_copies_close(tp_copies *c)
         take_out(c, copy);
         free_copy(copy);
     }
-    for (int i = 0; i < TP_DEVICES_MAX; i++)
-        if (c->queues[i])
-            c->cl->ReleaseCommandQueue(c->queues[i]);
+    for (tp_copies_queue *q = c->queues; q < c->queues + TP_DEVICES_MAX; q++)
+        if (q->queue) {
+            tp_transfer t = { .open = &q->open, .queue = q->queue };
+            tp_pinned_close(&q->pinned, &t);
+            q->open.cl->ReleaseCommandQueue(q->queue);
+        }
     uv_cond_destroy(&c->changed);
     uv_mutex_destroy(&c->lock);
 }
@@ -290,6 +293,24 @@ bool tp_copies_give_up(tp_copies *c, unsigned device)
     uv_mutex_unlock(&c->lock);
     free_copy(old);
     return old != NULL;
+}
+
+void tp_copies_trim(tp_copies *c, const tp_open_device *open)
+{
+    tp_copies_queue *q = &c->queues[open->index];
+    tp_transfer t = { .open = &q->open };
+    uv_mutex_lock(&c->lock);
+    bool is_mine = q->queue && !q->is_used;
+    if (is_mine)
+        q->is_used = true;
+    t.queue = q->queue;
+    uv_mutex_unlock(&c->lock);
+    if (!is_mine)
+        return;
+    tp_pinned_trim(&q->pinned, &t);
+    uv_mutex_lock(&c->lock);
+    q->is_used = false;
+    uv_mutex_unlock(&c->lock);
 }
 
 /* Allocates device memory for a copy, freeing other copies when it is short; NULL when that is not
@@ -369,38 +390,56 @@ cl_mem tp_copy_memory(const tp_copy *copy)
 
 /* ---- moving bytes ---- */
 
-/* Locked. The queue for moving bytes of the copy; NULL with err set. */
-static cl_command_queue queue_for(tp_copies *c, const tp_copy *copy, const tp_mover *m,
-                                  tp_error *err)
+/* What bytes of a copy are moved with. */
+typedef struct way {
+    cl_command_queue queue;
+    tp_pinned *pinned;       /* NULL: without */
+    tp_copies_queue *shared; /* whose memory that is, for this thread alone; NULL: the mover's */
+} way;
+
+/* Locked. Finds a way to move bytes of the copy; -1 with err set when there is none. To be left. */
+static int find_way(tp_copies *c, const tp_copy *copy, const tp_mover *m, way *out, tp_error *err)
 {
     const tp_open_device *o = &copy->open;
+    tp_copies_queue *q = &c->queues[o->index];
     cl_int rc = CL_SUCCESS;
+    *out = (way){ m->queue, m->pinned, NULL };
     if (m->queue && m->device == o->index)
-        return m->queue;
-    if (!c->queues[o->index]) {
+        return 0;
+    if (!q->queue) {
         cl_command_queue made = o->cl->CreateCommandQueue(o->context, o->device->id, 0, &rc);
-        if (rc != CL_SUCCESS) {
-            tp_cl_fail(err, o->device, "making a queue", rc);
-            return NULL;
-        }
-        c->queues[o->index] = made;
-        c->cl = o->cl;
+        if (rc != CL_SUCCESS)
+            return tp_cl_fail(err, o->device, "making a queue", rc);
+        q->queue = made;
+        q->open = *o;
     }
-    return c->queues[o->index];
+    *out = (way){ .queue = q->queue };
+    if (!q->is_used) {
+        q->is_used = true;
+        out->pinned = &q->pinned;
+        out->shared = q;
+    }
+    return 0;
+}
+
+/* Locked. */
+static void leave(const way *w)
+{
+    if (w->shared)
+        w->shared->is_used = false;
 }
 
 /* Moves bytes, which takes from `began` until now, by the host's clock. */
-static int move(tp_copies *c, const tp_copy *copy, cl_command_queue queue, bool is_home,
-                tp_copy_part part, const tp_mover *m, tp_error *err)
+static int move(tp_copies *c, const tp_copy *copy, const way *w, bool is_home, tp_copy_part part,
+                const tp_mover *m, tp_error *err)
 {
-    const tp_cl *cl = copy->open.cl;
     char *host = (char *)copy->array->data + copy->at + part.from;
     size_t size = part.to - part.from;
     uint64_t began = uv_hrtime();
-    cl_int rc = is_home ? cl->EnqueueReadBuffer(queue, copy->mem, CL_TRUE, part.from, size, host, 0,
-                                                NULL, NULL)
-                        : cl->EnqueueWriteBuffer(queue, copy->mem, CL_TRUE, part.from, size, host,
-                                                 0, NULL, NULL);
+    tp_pinned none = { .is_refused = true }, *pinned = w->pinned ? w->pinned : &none;
+    tp_transfer t = { .open = &copy->open, .queue = w->queue };
+    cl_int rc = is_home ? tp_pinned_read(pinned, &t, copy->mem, part.from, host, size, true)
+                        : tp_pinned_write(pinned, &t, copy->mem, part.from, host, size, true);
     if (rc != CL_SUCCESS)
         return tp_cl_fail(err, copy->open.device,
                           is_home ? "copying from the device" : "copying to the device", rc);
@@ -425,8 +464,8 @@ static int fetch(tp_copies *c, tp_copy *copy, size_t from, size_t to, bool all, 
 {
     int rc = 0;
     tp_copy_part part;
-    cl_command_queue queue = queue_for(c, copy, m, err);
-    if (!queue)
+    way w;
+    if (find_way(c, copy, m, &w, err))
         return -1;
     copy->is_busy = true;
     while (rc == 0 && from < to && (all || find_part(&copy->ahead, true, from, to, &part))) {
@@ -437,7 +476,7 @@ static int fetch(tp_copies *c, tp_copy *copy, size_t from, size_t to, bool all, 
             break;
         }
         uv_mutex_unlock(&c->lock);
-        rc = move(c, copy, queue, true, part, m, err);
+        rc = move(c, copy, &w, true, part, m, err);
         uv_mutex_lock(&c->lock);
         if (rc == 0) {
             remove_part(&copy->ahead, part.from, part.to);
@@ -445,6 +484,7 @@ static int fetch(tp_copies *c, tp_copy *copy, size_t from, size_t to, bool all, 
         }
     }
     copy->is_busy = false;
+    leave(&w);
     uv_cond_broadcast(&c->changed);
     return rc;
 }
@@ -487,19 +527,22 @@ int tp_copies_bring(tp_copies *c, tp_copy *copy, size_t from, size_t to, const t
         /* The copy must not be busy meanwhile: another thread may wait for it while this one waits
          * for that thread's copy. */
         rc = fetch_others(c, copy->array, copy, copy->at + part.from, part.to - part.from, m, err);
-        cl_command_queue queue = rc ? NULL : queue_for(c, copy, m, err);
-        if (!queue) {
+        if (rc)
+            break;
+        if (copy->is_busy)
+            continue;
+        way w;
+        if (find_way(c, copy, m, &w, err)) {
             rc = -1;
             break;
         }
-        if (copy->is_busy)
-            continue;
         uint64_t version = copy->array->version;
         copy->is_busy = true;
         uv_mutex_unlock(&c->lock);
-        rc = move(c, copy, queue, false, part, m, err);
+        rc = move(c, copy, &w, false, part, m, err);
         uv_mutex_lock(&c->lock);
         copy->is_busy = false;
+        leave(&w);
         uv_cond_broadcast(&c->changed);
         if (rc)
             break;

@@ -12,7 +12,7 @@
 
 #include "base/array.h"
 #include "base/trace.h"
-#include "opencl/cl.h"
+#include "opencl/pinned.h"
 
 #include <uv.h>
 
@@ -28,6 +28,14 @@ typedef struct tp_parts {
 
 typedef struct tp_copy tp_copy;
 
+/* A queue and pinned memory for threads that bring bytes home and have none on that device. */
+typedef struct tp_copies_queue {
+    cl_command_queue queue; /* NULL: not made yet; commands of many threads */
+    tp_open_device open;
+    tp_pinned pinned;       /* for the thread that has set is_used */
+    bool is_used;
+} tp_copies_queue;
+
 /* The copies of all devices of an executor. Any thread. */
 typedef struct tp_copies {
     tp_array_keeper keeper; /* first member */
@@ -38,15 +46,13 @@ typedef struct tp_copies {
     /* ---- guarded by lock ---- */
     tp_copy *first, *last; /* those used last come last */
     uint64_t bytes[TP_DEVICES_MAX];
-    /* queues for threads that bring bytes home and have no queue on that device; NULL: not made
-     * yet */
-    cl_command_queue queues[TP_DEVICES_MAX];
-    const tp_cl *cl; /* NULL: there are no queues */
+    tp_copies_queue queues[TP_DEVICES_MAX];
 } tp_copies;
 
 /* Who moves bytes, for traces: a worker's id, and the number of the job that they are for. */
 typedef struct tp_mover {
     cl_command_queue queue; /* NULL: none of the device's */
+    tp_pinned *pinned;      /* the thread's, for copies with that queue */
     unsigned device;        /* whose queue it is */
     uint32_t worker;
     uint64_t job;
@@ -67,6 +73,10 @@ void tp_copies_give_back(tp_copies *c, tp_copy *copy);
 /* Frees the copy on that device that was used longest ago and can be given up; false: there is
  * none. */
 bool tp_copies_give_up(tp_copies *c, unsigned device);
+
+/* Gives back memory for moving bytes of that device's copies of which little was wanted since the
+ * last call. */
+void tp_copies_trim(tp_copies *c, const tp_open_device *open);
 
 cl_mem tp_copy_memory(const tp_copy *copy);
 

@@ -102,14 +102,21 @@ static int settle(tp_queue *q, tp_error *err)
     return 0;
 }
 
+static tp_transfer transfer_of(const tp_queue *q)
+{
+    return (tp_transfer){ .open = &q->open, .queue = q->queue };
+}
+
 static void free_queue(tp_ref *r)
 {
     tp_queue *q = (tp_queue *)r;
+    tp_transfer t = transfer_of(q);
     if (q->is_lost && q->last && !has_run(q))
         return; /* the launch and what it uses stay until the process ends */
     forget_last(q);
     if (q->queue) {
         q->open.cl->Finish(q->queue); /* commands may still use the memory of held buffers */
+        tp_pinned_close(&q->pinned, &t);
         q->open.cl->ReleaseCommandQueue(q->queue);
     }
     drop_held(q);
@@ -198,7 +205,8 @@ static cl_int fill(tp_queue *q, cl_mem mem, size_t size, const void *data)
 {
     static const cl_uchar zero;
     const tp_cl *cl = q->open.cl;
-    cl_int rc = data ? cl->EnqueueWriteBuffer(q->queue, mem, CL_TRUE, 0, size, data, 0, NULL, NULL)
+    tp_transfer t = transfer_of(q);
+    cl_int rc = data ? tp_pinned_write(&q->pinned, &t, mem, 0, data, size, true)
                      : cl->EnqueueFillBuffer(q->queue, mem, &zero, 1, 0, size, 0, NULL, NULL);
     return rc == CL_SUCCESS && !data ? cl->Finish(q->queue) : rc;
 }
@@ -252,7 +260,7 @@ int tp_buffer_of_array(tp_buffer **out, tp_queue *q, tp_array *array, tp_error *
 {
     const tp_open_device *o = &q->open;
     tp_copies *copies = tp_opencl_copies(q->executor);
-    tp_mover mover = { .queue = q->queue, .device = o->index };
+    tp_mover mover = { .queue = q->queue, .pinned = &q->pinned, .device = o->index };
     if (settle(q, err))
         return -1;
     tp_copy *copy = tp_copies_take(copies, o, array, 0, array->size);
@@ -344,13 +352,14 @@ int tp_buffer_read(tp_queue *q, tp_buffer *b, size_t at, void *to, size_t size, 
                    tp_error *err)
 {
     cl_int rc = CL_SUCCESS;
+    tp_transfer t = transfer_of(q);
     if (settle(q, err))
         return -1;
     b = whole_of(b, &at);
     if (b->array)
         rc = exchange(q, b, at, CL_MAP_READ, to, NULL, size);
     else if (size)
-        rc = q->open.cl->EnqueueReadBuffer(q->queue, b->mem, CL_TRUE, at, size, to, 0, NULL, NULL);
+        rc = tp_pinned_read(&q->pinned, &t, b->mem, at, to, size, true);
     if (rc != CL_SUCCESS)
         return tp_cl_fail(err, q->open.device, "reading a buffer", rc);
     drop_held(q);
@@ -362,14 +371,14 @@ int tp_buffer_write(tp_queue *q, tp_buffer *b, size_t at, const void *from, size
                     tp_error *err)
 {
     cl_int rc = CL_SUCCESS;
+    tp_transfer t = transfer_of(q);
     if (settle(q, err))
         return -1;
     b = whole_of(b, &at);
     if (b->array)
         rc = exchange(q, b, at, CL_MAP_WRITE, NULL, from, size);
     else if (size)
-        rc = q->open.cl->EnqueueWriteBuffer(q->queue, b->mem, CL_TRUE, at, size, from, 0, NULL,
-                                            NULL);
+        rc = tp_pinned_write(&q->pinned, &t, b->mem, at, from, size, true);
     if (rc != CL_SUCCESS)
         return tp_cl_fail(err, q->open.device, "writing a buffer", rc);
     drop_held(q);

@@ -31,6 +31,7 @@ typedef struct tp_queue {
     tp_open_device open; /* read-only */
     cl_command_queue queue;
     /* ---- for the thread that made it ---- */
+    tp_pinned pinned; /* for copies there and back */
     tp_buffer *held[TP_HELD_MAX]; /* buffers that commands use which may still run */
     unsigned n_held;
     cl_event last;    /* that of the last launch that nobody has waited for yet, or NULL */

@@ -66,6 +66,12 @@ int tp_launch_queue_open(tp_launch_queue *q, const tp_open_device *open, uv_mute
     return tp_cl_fail(err, open->device, "making a queue", rc);
 }
 
+/* Copies without times. */
+static tp_transfer transfer_of(const tp_launch_queue *q)
+{
+    return (tp_transfer){ .open = &q->open, .queue = q->queue };
+}
+
 static void free_memory(tp_launch_queue *q, tp_device_memory *m)
 {
     if (m->mem)
@@ -85,11 +91,15 @@ void tp_launch_queue_trim(tp_launch_queue *q)
             free_memory(q, m);
         m->wanted = 0;
     }
+    tp_transfer t = transfer_of(q);
+    tp_pinned_trim(&q->pinned, &t);
+    tp_copies_trim(q->copies, &q->open);
 }
 
 void tp_launch_queue_close(tp_launch_queue *q)
 {
     const tp_cl *cl = q->open.cl;
+    tp_transfer t = transfer_of(q);
     for (int i = 0; i < TP_READY_KERNELS_MAX; i++)
         if (q->kernels[i].program) {
             cl->ReleaseKernel(q->kernels[i].kernel);
@@ -97,6 +107,7 @@ void tp_launch_queue_close(tp_launch_queue *q)
         }
     for (int i = 0; i < TP_ARGUMENTS_MAX; i++)
         free_memory(q, &q->memory[i]);
+    tp_pinned_close(&q->pinned, &t);
     cl->ReleaseCommandQueue(q->queue);
     tp_ref_drop(q->waiter);
 }
@@ -205,6 +216,16 @@ static cl_event *time_command(tp_launch_queue *q, tp_event_kind kind, uint64_t c
     return &t->event;
 }
 
+static cl_event *time_copy_in(void *q, size_t size)
+{
+    return time_command(q, TP_EVENT_COPY_IN, size);
+}
+
+static cl_event *time_copy_out(void *q, size_t size)
+{
+    return time_command(q, TP_EVENT_COPY_OUT, size);
+}
+
 /* When a command was queued, began and ended, by the device's clock. */
 static bool read_times(const tp_launch_queue *q, cl_event event, cl_ulong times[3])
 {
@@ -245,10 +266,12 @@ static void note_times(tp_launch_queue *q)
 
 /* Makes memory of the queue's large enough for argument `slot` of a launch, whose arguments before
  * that have theirs. Where the device has not enough, what it has for the arguments behind that is
- * given up, and copies of arrays are that nobody uses. */
+ * given up, and copies of arrays are that nobody uses; at last the pinned memory, for which drivers
+ * may have taken some of the device's. */
 static int grow(tp_launch_queue *q, unsigned slot, size_t size, tp_error *err)
 {
     tp_device_memory *m = &q->memory[slot];
+    tp_transfer t = transfer_of(q);
     unsigned behind = slot + 1;
     cl_int rc;
     free_memory(q, m);
@@ -262,7 +285,7 @@ static int grow(tp_launch_queue *q, unsigned slot, size_t size, tp_error *err)
             behind++;
         if (behind < TP_ARGUMENTS_MAX)
             free_memory(q, &q->memory[behind]);
-        else if (!tp_copies_give_up(q->copies, q->open.index))
+        else if (!tp_copies_give_up(q->copies, q->open.index) && !tp_pinned_give_up(&q->pinned, &t))
             return fail(err, q, "allocating memory", rc);
     }
     m->capacity = size + size / 4;
@@ -288,8 +311,10 @@ static int map(tp_launch_queue *q, unsigned slot, cl_mem_flags flags, void *data
     *out = m->mem;
     if (flags & CL_MEM_WRITE_ONLY)
         return 0;
-    rc = cl->EnqueueWriteBuffer(q->queue, m->mem, CL_FALSE, 0, size, data, 0, NULL,
-                                time_command(q, TP_EVENT_COPY_IN, size));
+    tp_transfer t = transfer_of(q);
+    t.time = time_copy_in;
+    t.user = q;
+    rc = tp_pinned_write(&q->pinned, &t, m->mem, 0, data, size, false);
     return rc == CL_SUCCESS ? 0 : fail(err, q, "copying to the device", rc);
 }
 
@@ -305,17 +330,20 @@ static int fetch(tp_launch_queue *q, cl_mem mem, void *data, size_t size, tp_err
         if (rc == CL_SUCCESS)
             rc = cl->EnqueueUnmapMemObject(q->queue, mem, mapped, 0, NULL, NULL);
     } else if (!d->is_unified) {
-        rc = cl->EnqueueReadBuffer(q->queue, mem, CL_FALSE, 0, size, data, 0, NULL,
-                                   time_command(q, TP_EVENT_COPY_OUT, size));
+        tp_transfer t = transfer_of(q);
+        t.time = time_copy_out;
+        t.user = q;
+        rc = tp_pinned_read(&q->pinned, &t, mem, 0, data, size, false);
     }
     return rc == CL_SUCCESS ? 0 : fail(err, q, "copying from the device", rc);
 }
 
 /* ---- copies of arrays ---- */
 
-static tp_mover mover_of(const tp_launch_queue *q)
+static tp_mover mover_of(tp_launch_queue *q)
 {
     return (tp_mover){ .queue = q->queue,
+                       .pinned = &q->pinned,
                        .device = q->open.index,
                        .worker = q->work->worker->id,
                        .job = q->work->terms->number };
@@ -547,6 +575,7 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
                             q->open.device->name);
     cl_mem mems[TP_ARGUMENTS_MAX] = { 0 };
     set_timed(q, tp_trace_is_on(q->work->worker->trace));
+    tp_transfer t = transfer_of(q);
     int rc = 0;
     for (unsigned i = 0; i < k->n_arguments && rc == 0; i++)
         rc = pass_argument(q, e, k, i, items, &mems[i], err);
@@ -559,6 +588,9 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
     cl_int status = cl->Finish(q->queue);
     if (status != CL_SUCCESS && rc == 0)
         rc = fail(err, q, "running the kernel", status);
+    status = tp_pinned_settle(&q->pinned, &t);
+    if (status != CL_SUCCESS && rc == 0)
+        rc = fail(err, q, "copying to the device", status);
     if (rc == 0 && k->n_failures > 0)
         rc = fetch_details(q, k, items, mems, err);
     note_times(q);

@@ -8,6 +8,7 @@
 
 #include "engine/job.h"
 #include "opencl/copies.h"
+#include "opencl/pinned.h"
 #include "opencl/program_cache.h"
 #include "opencl/waiter.h"
 
@@ -134,6 +135,7 @@ typedef struct tp_launch_queue {
     /* Where memory is copied, by argument: a buffer, and the copy of an array that the launch which
      * runs uses. */
     tp_device_memory memory[TP_ARGUMENTS_MAX];
+    tp_pinned pinned; /* for copies there and back */
     tp_copy *taken[TP_ARGUMENTS_MAX];
     /* the part of the copy that is the launch's column; NULL where the device allows none to begin
      * there: then it is copied to `memory`, or from there */

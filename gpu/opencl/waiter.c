@@ -65,29 +65,36 @@ static bool has_run(const tp_cl *cl, cl_event event)
            status <= CL_COMPLETE;
 }
 
+void tp_waiter_wait_for(tp_waiter *w, const tp_cl *cl, cl_command_queue queue, cl_event event)
+{
+    if (w->is_unused || has_run(cl, event))
+        return;
+    w->is_over = false; /* the driver does not have it */
+    tp_ref_hold(w);
+    if (cl->SetEventCallback(event, CL_COMPLETE, end_wait, w) != CL_SUCCESS) {
+        tp_ref_drop(w);
+        return;
+    }
+    cl->Flush(queue);
+    bool had_run = false;
+    uv_mutex_lock(&w->lock);
+    while (!w->is_over && !had_run) {
+        uint64_t until = uv_hrtime() + ASK_NS;
+        bool is_late = has_run(cl, event);
+        while (!w->is_over && uv_cond_timedwait(&w->called, &w->lock, ASK_NS) == 0 &&
+               uv_hrtime() < until)
+            ;
+        had_run = is_late;
+    }
+    w->is_unused = !w->is_over;
+    uv_mutex_unlock(&w->lock);
+}
+
 void tp_waiter_wait(tp_waiter *w, const tp_cl *cl, cl_command_queue queue)
 {
     cl_event event;
     if (w->is_unused || cl->EnqueueMarkerWithWaitList(queue, 0, NULL, &event) != CL_SUCCESS)
         return;
-    w->is_over = false; /* the driver does not have it */
-    tp_ref_hold(w);
-    if (cl->SetEventCallback(event, CL_COMPLETE, end_wait, w) == CL_SUCCESS) {
-        cl->Flush(queue);
-        bool had_run = false;
-        uv_mutex_lock(&w->lock);
-        while (!w->is_over && !had_run) {
-            uint64_t until = uv_hrtime() + ASK_NS;
-            bool is_late = has_run(cl, event);
-            while (!w->is_over && uv_cond_timedwait(&w->called, &w->lock, ASK_NS) == 0 &&
-                   uv_hrtime() < until)
-                ;
-            had_run = is_late;
-        }
-        w->is_unused = !w->is_over;
-        uv_mutex_unlock(&w->lock);
-    } else {
-        tp_ref_drop(w);
-    }
+    tp_waiter_wait_for(w, cl, queue, event);
     cl->ReleaseEvent(event);
 }

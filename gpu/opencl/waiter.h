@@ -1,4 +1,4 @@
-/* waiter.h: sleeping until a queue's commands have run.
+/* waiter.h: sleeping until a queue's commands have run, or one of them.
  *
  * Some drivers spin in clFinish, as long as the commands take. So a thread first sleeps until the
  * driver calls back, and calls clFinish when there is nothing left to wait for. */
@@ -17,5 +17,8 @@ tp_waiter *tp_waiter_new(tp_error *err);
 /* Sleeps until all commands of the queue have run or failed; does not sleep at all where the driver
  * cannot call back. */
 void tp_waiter_wait(tp_waiter *w, const tp_cl *cl, cl_command_queue queue);
+
+/* The same for one of its commands, of which this is the event. */
+void tp_waiter_wait_for(tp_waiter *w, const tp_cl *cl, cl_command_queue queue, cl_event event);
 
 #endif

@@ -12,16 +12,24 @@
  *   FAULTS_SLOW_ALL=1   also those on the first
  *   FAULTS_OPEN=1       devices cannot be opened
  *   FAULTS_BUILD=1      programs do not compile; only for the first device when it is "first"
+ *   FAULTS_PINNED=n     buffers of pinned memory (CL_MEM_ALLOC_HOST_PTR) from the n-th on cannot be
+ *                       made; -n: nor mapped
+ *   FAULTS_LAZY=n       copies that are not waited for begin n ns after they were asked for
  *   FAULTS_LOG=path     each program that is made appends a line there: "source" or "binary"
  * faults_fail(n) lets the next n launches fail, faults_fail_reads(n) the next n copies from a
  * device. faults_moved(i) is how many bytes were copied to devices (0), from them (1) and between
  * their buffers (2) so far, faults_moves(i) in how many commands. faults_peak() is how many queues
  * had work at the same time, at most; faults_items(i) how many work items queue i was given;
  * faults_group() the size of the last launch's groups; faults_held() the bytes of buffers that are
- * there; faults_waits() how often clFinish was called before everything had run. */
+ * there, but for pinned ones, of which faults_pinned() are; faults_staged(i) how many of the bytes
+ * moved had their host's side in pinned memory, faults_direct(i) the largest copy that had it
+ * elsewhere; faults_ahead(i) how many copies with pinned memory were asked for while the one before
+ * on their queue had not run; faults_fail_move(i, n) lets the n-th copy from now on fail;
+ * faults_waits() how often clFinish was called before everything had run. */
 #define CL_TARGET_OPENCL_VERSION 120
 #include <CL/cl.h>
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -42,6 +50,124 @@ static _Atomic long items[QUEUES_MAX];
 static _Atomic int failing, failing_reads; /* the next ones */
 static _Atomic int group; /* work items of the last launch's groups, in the first dimension */
 static _Atomic long moved[3], moves[3]; /* bytes and commands: to devices, from them, between */
+
+/* Pinned buffers, and where they are mapped. */
+enum { PINNED_MAX = 64 };
+static struct {
+    _Atomic(cl_mem) mem;
+    _Atomic(char *) from;
+    size_t size;
+} pins[PINNED_MAX];
+static _Atomic int pinned_made, fail_in[2];
+static _Atomic long pinned, staged[2], direct[2], ahead[2];
+static _Atomic(cl_event) last_copy[QUEUES_MAX]; /* of each queue */
+
+double faults_pinned(void)
+{
+    return (double)atomic_load(&pinned);
+}
+
+double faults_staged(int way)
+{
+    return (double)atomic_load(&staged[way]);
+}
+
+double faults_direct(int way)
+{
+    return (double)atomic_load(&direct[way]);
+}
+
+double faults_ahead(int way)
+{
+    return (double)atomic_load(&ahead[way]);
+}
+
+void faults_fail_move(int way, int n)
+{
+    atomic_store(&fail_in[way], n);
+}
+
+static bool is_to_fail(int way)
+{
+    return atomic_load(&fail_in[way]) > 0 && atomic_fetch_sub(&fail_in[way], 1) == 1;
+}
+
+static bool is_pinned(const void *data, size_t size)
+{
+    const char *from = data;
+    for (int i = 0; i < PINNED_MAX; i++) {
+        const char *pin = atomic_load(&pins[i].from);
+        if (pin && from >= pin && from + size <= pin + pins[i].size)
+            return true;
+    }
+    return false;
+}
+
+/* Notes where the copy's host side is. */
+static void count_side(int way, const void *host, size_t size)
+{
+    long before = atomic_load(&direct[way]);
+    if (is_pinned(host, size))
+        atomic_fetch_add(&staged[way], (long)size);
+    else
+        while (before < (long)size &&
+               !atomic_compare_exchange_weak(&direct[way], &before, (long)size))
+            ;
+}
+
+/* Notes whether the queue's copy before this one, whose event it is, has run. */
+static void count_ahead(int way, cl_command_queue queue, cl_event event, bool counts)
+{
+    for (int i = 0; i < queues && i < QUEUES_MAX; i++)
+        if (known[i] == queue) {
+            cl_int status = CL_COMPLETE;
+            clRetainEvent(event);
+            cl_event before = atomic_exchange(&last_copy[i], event);
+            if (!before)
+                return;
+            if (counts && clGetEventInfo(before, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status,
+                                         &status, NULL) == CL_SUCCESS &&
+                status > CL_COMPLETE)
+                atomic_fetch_add(&ahead[way], 1);
+            clReleaseEvent(before);
+            return;
+        }
+}
+
+typedef struct gate {
+    cl_event event;
+    long ns;
+} gate;
+
+static void *open_gate(void *arg)
+{
+    gate *g = arg;
+    nanosleep(&(struct timespec){ g->ns / 1000000000, g->ns % 1000000000 }, NULL);
+    clSetUserEventStatus(g->event, CL_COMPLETE);
+    clReleaseEvent(g->event);
+    free(g);
+    return NULL;
+}
+
+/* An event that happens after FAULTS_LAZY; NULL: there is no such delay. */
+static cl_event delay(cl_command_queue queue)
+{
+    const char *lazy = getenv("FAULTS_LAZY");
+    cl_context context = NULL;
+    cl_int rc;
+    pthread_t thread;
+    gate *g = lazy ? malloc(sizeof *g) : NULL;
+    if (!g)
+        return NULL;
+    clGetCommandQueueInfo(queue, CL_QUEUE_CONTEXT, sizeof context, &context, NULL);
+    g->ns = atol(lazy);
+    g->event = clCreateUserEvent(context, &rc);
+    clRetainEvent(g->event);
+    cl_event event = g->event;
+    pthread_create(&thread, NULL, open_gate, g);
+    pthread_detach(thread);
+    return event;
+}
 
 static void count_move(int way, size_t size)
 {
@@ -159,7 +285,24 @@ cl_command_queue clCreateCommandQueue(cl_context context, cl_device_id device,
 
 cl_mem clCreateBuffer(cl_context context, cl_mem_flags flags, size_t size, void *host, cl_int *rc)
 {
-    const char *from = getenv("FAULTS_BUFFERS");
+    const char *from = getenv("FAULTS_BUFFERS"), *pins_from = getenv("FAULTS_PINNED");
+    if (flags & CL_MEM_ALLOC_HOST_PTR) {
+        if (pins_from && atoi(pins_from) > 0 &&
+            atomic_fetch_add(&pinned_made, 1) + 1 >= atoi(pins_from)) {
+            *rc = CL_MEM_OBJECT_ALLOCATION_FAILURE;
+            return NULL;
+        }
+        cl_mem made = REAL(clCreateBuffer)(context, flags, size, host, rc);
+        cl_mem none = NULL;
+        for (int i = 0; i < PINNED_MAX && made; i++, none = NULL)
+            if (atomic_compare_exchange_strong(&pins[i].mem, &none, made)) {
+                pins[i].size = size;
+                break;
+            }
+        if (made)
+            atomic_fetch_add(&pinned, (long)size);
+        return made;
+    }
     if (from && atomic_fetch_add(&buffers, 1) + 1 >= atoi(from)) {
         *rc = CL_MEM_OBJECT_ALLOCATION_FAILURE;
         return NULL;
@@ -185,6 +328,13 @@ cl_int clReleaseMemObject(cl_mem mem)
     clGetMemObjectInfo(mem, CL_MEM_ASSOCIATED_MEMOBJECT, sizeof whole, &whole, NULL);
     clGetMemObjectInfo(mem, CL_MEM_HOST_PTR, sizeof host, &host, NULL);
     clGetMemObjectInfo(mem, CL_MEM_SIZE, sizeof size, &size, NULL);
+    for (int i = 0; i < PINNED_MAX; i++)
+        if (pins[i].mem == mem) {
+            atomic_store(&pins[i].from, NULL);
+            atomic_store(&pins[i].mem, NULL);
+            atomic_fetch_sub(&pinned, (long)size);
+            return REAL(clReleaseMemObject)(mem);
+        }
     if (owners == 1 && !whole && !host)
         atomic_fetch_sub(&held, (long)size);
     return REAL(clReleaseMemObject)(mem);
@@ -248,13 +398,46 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint 
     return rc;
 }
 
+void *clEnqueueMapBuffer(cl_command_queue queue, cl_mem mem, cl_bool blocks, cl_map_flags flags,
+                         size_t offset, size_t size, cl_uint n, const cl_event *events,
+                         cl_event *event, cl_int *rc)
+{
+    const char *from = getenv("FAULTS_PINNED");
+    for (int i = 0; i < PINNED_MAX; i++)
+        if (pins[i].mem == mem) {
+            if (from && atoi(from) < 0 && atomic_fetch_add(&pinned_made, 1) + 1 >= -atoi(from)) {
+                *rc = CL_MAP_FAILURE;
+                return NULL;
+            }
+            char *data = REAL(clEnqueueMapBuffer)(queue, mem, blocks, flags, offset, size, n,
+                                                  events, event, rc);
+            atomic_store(&pins[i].from, data);
+            return data;
+        }
+    return REAL(clEnqueueMapBuffer)(queue, mem, blocks, flags, offset, size, n, events, event, rc);
+}
+
 cl_int clEnqueueWriteBuffer(cl_command_queue queue, cl_mem mem, cl_bool blocks, size_t offset,
                             size_t size, const void *from, cl_uint n, const cl_event *events,
                             cl_event *event)
 {
+    if (is_to_fail(0))
+        return CL_OUT_OF_RESOURCES;
     count_work(queue, true);
     count_move(0, size);
-    return REAL(clEnqueueWriteBuffer)(queue, mem, blocks, offset, size, from, n, events, event);
+    count_side(0, from, size);
+    cl_event later = blocks ? NULL : delay(queue), mine = NULL;
+    cl_int rc = REAL(clEnqueueWriteBuffer)(queue, mem, blocks, offset, size, from,
+                                           later ? 1 : n, later ? &later : events, &mine);
+    if (later)
+        clReleaseEvent(later);
+    if (rc == CL_SUCCESS)
+        count_ahead(0, queue, mine, is_pinned(from, size));
+    if (rc == CL_SUCCESS && event)
+        *event = mine;
+    else if (rc == CL_SUCCESS)
+        clReleaseEvent(mine);
+    return rc;
 }
 
 cl_int clEnqueueReadBuffer(cl_command_queue queue, cl_mem mem, cl_bool blocks, size_t offset,
@@ -263,8 +446,22 @@ cl_int clEnqueueReadBuffer(cl_command_queue queue, cl_mem mem, cl_bool blocks, s
 {
     if (atomic_load(&failing_reads) > 0 && atomic_fetch_sub(&failing_reads, 1) > 0)
         return CL_OUT_OF_RESOURCES;
+    if (is_to_fail(1))
+        return CL_OUT_OF_RESOURCES;
     count_move(1, size);
-    return REAL(clEnqueueReadBuffer)(queue, mem, blocks, offset, size, to, n, events, event);
+    count_side(1, to, size);
+    cl_event later = blocks ? NULL : delay(queue), mine = NULL;
+    cl_int rc = REAL(clEnqueueReadBuffer)(queue, mem, blocks, offset, size, to, later ? 1 : n,
+                                          later ? &later : events, &mine);
+    if (later)
+        clReleaseEvent(later);
+    if (rc == CL_SUCCESS)
+        count_ahead(1, queue, mine, is_pinned(to, size));
+    if (rc == CL_SUCCESS && event)
+        *event = mine;
+    else if (rc == CL_SUCCESS)
+        clReleaseEvent(mine);
+    return rc;
 }
 
 cl_int clEnqueueCopyBuffer(cl_command_queue queue, cl_mem from, cl_mem to, size_t from_at,
