@@ -13,7 +13,7 @@
 -- prints: 64 x 64 pixels in ... s on threads; noise of 12.6, then 4.8; at most 0 from ...
 
 local tidepool = require "tidepool"
-local picture = dofile(debug.getinfo(1, "S").source:match "^@(.*/)" .. "lib/picture.lua")
+local picture = dofile((debug.getinfo(1, "S").source:match "^@(.*/)" or "") .. "lib/picture.lua")
 local app = tidepool.App "filter"
 
 local pixels, width, height, radius

@@ -12,7 +12,7 @@
 -- prints: 40 x 40 points, 60 steps in ... s on one thread; mean 9.929; at most 0.0e+00 from ...
 
 local tidepool = require "tidepool"
-local picture = dofile(debug.getinfo(1, "S").source:match "^@(.*/)" .. "lib/picture.lua")
+local picture = dofile((debug.getinfo(1, "S").source:match "^@(.*/)" or "") .. "lib/picture.lua")
 local app = tidepool.App "heat"
 
 local rate = 0.2 -- of the difference to the neighbours that is evened out in a step

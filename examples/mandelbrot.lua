@@ -12,7 +12,7 @@
 -- prints: 96 x 96 pixels, 1619 of them inside after 64 iterations, ... s: /dev/null
 
 local tidepool = require "tidepool"
-local picture = dofile(debug.getinfo(1, "S").source:match "^@(.*/)" .. "lib/picture.lua")
+local picture = dofile((debug.getinfo(1, "S").source:match "^@(.*/)" or "") .. "lib/picture.lua")
 local app = tidepool.App "mandelbrot"
 
 local iterations, size

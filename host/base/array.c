@@ -3,6 +3,7 @@
 #include "base/array.h"
 
 #include "base/mapping.h"
+#include "base/system.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -119,23 +120,11 @@ size_t tp_array_pool_live(const tp_array_pool *pool)
 
 /* ---- the file that arrays lie in ---- */
 
-/* Does the system refuse to promise more memory than it has? Then touching a page of the file for
- * which there is none left would end the process (SIGBUS). */
-static bool is_strict(void)
-{
-    char mode = 0;
-    int fd = open("/proc/sys/vm/overcommit_memory", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd >= 0 ? read(fd, &mode, 1) : 0;
-    if (fd >= 0)
-        close(fd);
-    return n != 1 || mode == '2';
-}
-
 /* Locked. The file, made at its first use; -1: there can be none. */
 static int file_of(tp_array_pool *pool)
 {
     if (pool->file == NO_FILE_YET)
-        pool->file = is_strict() ? -1 : tp_memory_file_open("tidepool-arrays");
+        pool->file = tp_system_promises_little() ? -1 : tp_memory_file_open("tidepool-arrays");
     return pool->file;
 }
 

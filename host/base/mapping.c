@@ -44,3 +44,19 @@ void *tp_map_move(void *data, size_t size, size_t wanted, void *where, int fd, i
                  : mremap(data, size, wanted, MREMAP_MAYMOVE);
 #endif
 }
+
+volatile char *tp_fork_mark_new(void)
+{
+    void *page = mmap(NULL, 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        return NULL;
+    madvise(page, 1, MADV_WIPEONFORK);
+    *(volatile char *)page = 1;
+    return page;
+}
+
+void tp_fork_mark_free(volatile char *mark)
+{
+    if (mark)
+        munmap((void *)mark, 1);
+}

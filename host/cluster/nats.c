@@ -6,6 +6,7 @@
  * turn() calls it when there is something to do. */
 #include "cluster/nats.h"
 
+#include "base/system.h"
 #include "cluster/certificate.h"
 #include "cluster/protocol.h"
 
@@ -15,7 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -91,7 +91,7 @@ tp_nats_event *tp_nats_events_next(tp_nats_events *events)
 int tp_nats_open(tp_nats *n, tp_error *err)
 {
     *n = (tp_nats){ .socket = -1 };
-    n->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    n->wake_fd = tp_bell_open();
     if (n->wake_fd < 0)
         return tp_error_set(err, TP_ESYS, "cannot open an eventfd: %s", strerror(errno));
     if (uv_mutex_init(&n->lock)) {
@@ -106,8 +106,7 @@ int tp_nats_open(tp_nats *n, tp_error *err)
 /* Locked. Wakes the taker, for which there is something to see. */
 static void rouse_locked(tp_nats *n)
 {
-    const uint64_t one = 1;
-    if (n->is_sleeping && write(n->wake_fd, &one, sizeof one) == sizeof one)
+    if (n->is_sleeping && tp_bell_ring(n->wake_fd))
         n->is_sleeping = false; /* once is enough */
 }
 
@@ -380,10 +379,8 @@ static void turn(tp_nats *n, uint64_t deadline_ns, bool may_wake)
     uv_mutex_lock(&n->lock);
     n->is_sleeping = false;
     uv_mutex_unlock(&n->lock);
-    uint64_t count;
-    if (ready > 0 && fds[0].revents && read(n->wake_fd, &count, sizeof count) < 0)
-        /* reading the eventfd failed; only this thread reads it, so that does not happen */
-        ready = 0;
+    if (ready > 0 && fds[0].revents && !tp_bell_hush(n->wake_fd))
+        ready = 0; /* only this thread hushes the bell, so that does not happen */
     if (ready > 0 && (fds[1].revents & ~POLLOUT) && n->connection)
         n->Connection_ProcessReadEvent(n->connection);
 }

@@ -6,6 +6,7 @@
  * all that run Lua). So an item never waits for another process. */
 #include "program/child.h"
 
+#include "base/system.h"
 #include "codec/message.h"
 #include "program/profile.h"
 #include "program/sanitized.h"
@@ -27,7 +28,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -873,22 +873,6 @@ enum { HAS_NATIVE_LIMIT = !TP_IS_SANITIZED };
  * LEFT_OVER for what earlier functions have left */
 enum { NATIVE_SPARE = 32 << 20, LEFT_OVER = 8 << 20 };
 
-/* Bytes of private writable memory of the process, as RLIMIT_DATA counts them; 0 when the system
- * does not say. */
-static uint64_t data_of_process(void)
-{
-    char text[128];
-    unsigned long data = 0;
-    int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : 0;
-    if (fd >= 0)
-        close(fd);
-    text[n > 0 ? n : 0] = '\0';
-    return sscanf(text, "%*u %*u %*u %*u %*u %lu", &data) == 1
-               ? (uint64_t)data * (uint64_t)sysconf(_SC_PAGESIZE)
-               : 0;
-}
-
 /* A crash for which errno is ENOMEM: native code was refused memory, which is blamed on the item.
  * Async-signal-safe. */
 static void note_death(void *user, int error)
@@ -910,7 +894,7 @@ static bool is_crowded(tp_child *c, uint64_t memory)
     if (tp_vm_used(c->agent.worker.vm) - c->lua_bytes > memory / 2)
         tp_vm_collect(c->agent.worker.vm);
     return tp_vm_used(c->agent.worker.vm) > c->lua_bytes + memory / 2 ||
-           (HAS_NATIVE_LIMIT && data_of_process() > c->data_bytes + memory / 2 + LEFT_OVER);
+           (HAS_NATIVE_LIMIT && tp_system_memory_of((long)getpid()).data > c->data_bytes + memory / 2 + LEFT_OVER);
 }
 
 /* Sets the limits of the Lua state and of the process. *item tells which item to blame when memory
@@ -1200,7 +1184,7 @@ static int follow_parent(pid_t host, tp_error *err)
     if (fcntl(TP_PEER_LIFE, F_SETOWN, -getpid()) == 0 &&
         fcntl(TP_PEER_LIFE, F_SETSIG, SIGKILL) == 0)
         fcntl(TP_PEER_LIFE, F_SETFL, O_ASYNC | O_NONBLOCK);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    tp_system_end_with_parent(SIGKILL);
     return getppid() == host ? 0 : tp_error_set(err, TP_ESYS, "the host is gone");
 }
 
@@ -1217,17 +1201,6 @@ static void open_data_limit(tp_child *c)
         setrlimit(RLIMIT_DATA, &limit);
     }
     c->data_limit = limit.rlim_cur;
-}
-
-/* Makes the system end this process rather than the host when it runs out of memory. */
-static void prefer_as_victim(void)
-{
-    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-    if (fd < 0)
-        return;
-    ssize_t n = write(fd, "800", 3); /* may fail: nothing depends on it */
-    (void)n;
-    close(fd);
 }
 
 int tp_child_open(tp_child **out, tp_error *err)
@@ -1256,8 +1229,8 @@ int tp_child_open(tp_child **out, tp_error *err)
     c->control->layout = TP_WIRE_LAYOUT;
     snprintf(c->control->version, sizeof c->control->version, "%s", TP_VERSION);
     open_data_limit(c);
-    prefer_as_victim();
-    prctl(PR_SET_NAME, "tidepool-worker");
+    tp_system_prefer_as_victim();
+    tp_system_name_process("tidepool-worker");
     *out = c;
     return 0;
 }
@@ -1269,7 +1242,7 @@ void tp_child_configure(tp_child *c, tp_config *config)
     config->write = print;
     config->user = c;
     config->executor = tp_exec_processes.name;
-    config->worker = "/proc/self/exe"; /* of processes that this one starts */
+    config->worker = TP_SYSTEM_PROGRAM; /* of processes that this one starts */
 }
 
 int tp_child_serve(tp_child *c, tp_host *host, tp_error *err)
@@ -1301,7 +1274,7 @@ int tp_child_serve(tp_child *c, tp_host *host, tp_error *err)
         return -1;
     }
     c->lua_bytes = tp_vm_used(c->agent.worker.vm);
-    c->data_bytes = data_of_process();
+    c->data_bytes = tp_system_memory_of((long)getpid()).data;
     take_turn(c, TP_WIRE_READY);
     c->agent.worker.shown = &c->control->shown;
     for (;;) {

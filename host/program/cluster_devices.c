@@ -1,10 +1,12 @@
 /* cluster_devices.c: see cluster_devices.h. */
 #include "program/cluster_devices.h"
 
+#include "base/system.h"
 #include "base/thread.h"
 #include "opencl/exec_opencl.h"
 #include "opencl/plan.h"
 #include "opencl/slices.h"
+#include "wire/peer.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,7 +15,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -181,7 +182,7 @@ bool tp_own_devices_are_stuck(const tp_own_devices *d, tp_host *host)
 
 bool tp_device_process_is_orphan(long parent)
 {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    tp_system_end_with_parent(SIGKILL);
     return getppid() != (pid_t)parent;
 }
 
@@ -214,24 +215,16 @@ static int spawn(tp_device_process *p, char *const words[], char **environment, 
 {
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
-    sigset_t none, all;
-    sigemptyset(&none);
-    sigfillset(&all);
     int rc = posix_spawn_file_actions_init(&actions);
     if (rc)
         return rc;
     rc = posix_spawnattr_init(&attributes);
     if (rc == 0) {
-        rc = posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP |
-                                                       POSIX_SPAWN_SETSIGMASK |
-                                                       POSIX_SPAWN_SETSIGDEF);
-        rc = rc ? rc : posix_spawnattr_setpgroup(&attributes, 0);
-        rc = rc ? rc : posix_spawnattr_setsigmask(&attributes, &none);
-        rc = rc ? rc : posix_spawnattr_setsigdefault(&attributes, &all);
+        rc = tp_peer_set_attributes(&attributes);
         rc = rc ? rc : posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
         rc = rc ? rc : posix_spawn_file_actions_adddup2(&actions, out, STDOUT_FILENO);
-        rc = rc ? rc : posix_spawn_file_actions_addclosefrom_np(&actions, STDERR_FILENO + 1);
-        rc = rc ? rc : posix_spawn(&p->pid, "/proc/self/exe", &actions, &attributes, words,
+        rc = rc ? rc : tp_peer_close_from(&actions, STDERR_FILENO + 1);
+        rc = rc ? rc : posix_spawn(&p->pid, TP_SYSTEM_PROGRAM, &actions, &attributes, words,
                                    environment);
         posix_spawnattr_destroy(&attributes);
     }

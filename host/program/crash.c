@@ -127,7 +127,9 @@ static void on_crash(int sig)
     }
     tp_last_line_put_text(&l, "\n");
     if (is_ours) {
+#ifdef __GLIBC__ /* only there the inside of a FILE can be seen */
         write_all(STDOUT_FILENO, stdout->_IO_write_base, __fpending(stdout));
+#endif
         write_all(STDERR_FILENO, l.text, l.len);
     }
     errno = saved;

@@ -4,6 +4,7 @@
 #include "program/engine.h"
 
 #include "base/folder.h"
+#include "base/system.h"
 #include "cluster/certificate.h"
 #include "cluster/nats.h"
 #include "cluster/parcel.h"
@@ -103,20 +104,16 @@ static bool read_line(const engine *e, const char *name, char *text, size_t size
 /* The process of the server that was started for this folder; 0: it does not run. */
 static pid_t running(const engine *e)
 {
-    char text[100], path[4096], config[4096], words[8192];
+    char text[100], config[4096], words[8192];
     if (!read_line(e, "nats.pid", text, sizeof text))
         return 0;
     long pid = strtol(text, NULL, 10);
     if (pid <= 1)
         return 0;
     /* the number may be another process's by now: it must be a NATS server */
-    snprintf(path, sizeof path, "/proc/%ld/cmdline", pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd >= 0 ? read(fd, words, sizeof words - 1) : 0;
-    if (fd >= 0)
-        close(fd);
+    size_t n = tp_system_command(pid, words, sizeof words);
     path_of(e, "nats.conf", config);
-    return n > 0 && memmem(words, (size_t)n, config, strlen(config)) ? (pid_t)pid : 0;
+    return n > 0 && memmem(words, n, config, strlen(config)) ? (pid_t)pid : 0;
 }
 
 /* Is that a loopback address, which only this machine can reach? */

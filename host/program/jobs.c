@@ -7,7 +7,9 @@
 #include "program/jobs.h"
 
 #include "base/folder.h"
+#include "base/system.h"
 #include "program/pocl_cache.h"
+#include "wire/peer.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -18,7 +20,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -113,8 +114,11 @@ static int describe(int job, char *text, size_t size)
             snprintf(text, size, "cancelled");
             return 128 + code;
         }
-        const char *name = sigabbrev_np(code);
-        snprintf(text, size, "ended by SIG%s", name ? name : "?");
+        const char *name = tp_peer_signal_name(code);
+        if (name)
+            snprintf(text, size, "ended by %s", name);
+        else
+            snprintf(text, size, "ended by signal %d", code);
         return 128 + code;
     }
     /* it has ended, but its keeper was killed and could not write `status` */
@@ -266,10 +270,10 @@ static _Noreturn void begin(int job, char *const *words)
         keep(job, pid);
     } else if (pid == 0) {
         setpgid(0, 0);
-        prctl(PR_SET_PDEATHSIG, SIGTERM);
+        tp_system_end_with_parent(SIGTERM);
         snprintf(text, sizeof text, "%ld\n", (long)getpid());
         if (getppid() == keeper && write_text(job, "pid", text))
-            execv("/proc/self/exe", words);
+            execv(TP_SYSTEM_PROGRAM, words);
     }
     fprintf(stderr, "tidepool: cannot start: %s\n", strerror(errno));
     _exit(EXIT_FAILURE);
@@ -355,7 +359,7 @@ int tp_jobs_list(const tp_options *o)
     if (o->script < o->argc)
         return usage("jobs", "");
     int all = open_folder("jobs", folder, true);
-    int n = all < 0 ? -1 : scandirat(all, ".", &found, is_visible, by_name_and_number);
+    int n = all < 0 ? -1 : scandir(folder, &found, is_visible, by_name_and_number);
     if (n < 0)
         return EXIT_FAILURE;
     for (int i = 0; i < n; i++) {

@@ -6,6 +6,7 @@
  * Every way out goes through finish(): it stops the host, closes the state where that is safe,
  * checks that standard output was really written, and dies by the signal that ended the process,
  * if one did. */
+#include "base/system.h"
 #include "host.h"
 #include "program/cluster_worker.h"
 #include "program/crash.h"
@@ -272,8 +273,10 @@ int main(int argc, char **argv)
     const bool is_worker = argc == 2 && strcmp(argv[1], "--worker") == 0;
     /* Freed memory is used again instead of being given back and faulted in anew, for blocks up to
      * 32 MiB: see tp_state_new. */
+#ifdef __GLIBC__
     mallopt(M_MMAP_THRESHOLD, 32 << 20);
     mallopt(M_TRIM_THRESHOLD, 32 << 20);
+#endif
     if (is_worker)
         return tp_worker_main();
     become_child_of_init();
@@ -329,7 +332,7 @@ int main(int argc, char **argv)
     config.verbose = o.verbose;
     config.trace = o.trace;
     config.report = o.report;
-    config.worker = tp_is_set("TIDEPOOL_WORKER") ? getenv("TIDEPOOL_WORKER") : "/proc/self/exe";
+    config.worker = tp_is_set("TIDEPOOL_WORKER") ? getenv("TIDEPOOL_WORKER") : TP_SYSTEM_PROGRAM;
     if (!read_cache_size(&config))
         return TP_EXIT_USAGE;
     if (o.profile && tp_profile_open(o.profile, NULL, NULL, &err))

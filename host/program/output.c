@@ -28,6 +28,7 @@ void tp_output_open(void)
         if (fcntl(fd, F_GETFD) < 0 && errno == EBADF &&
             open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) != fd)
             _exit(EXIT_FAILURE);
+    tp_term_open();
 }
 
 /* ---- standard output and the end ---- */

@@ -46,6 +46,10 @@
 #include <unistd.h>
 #include <uv.h>
 
+#ifndef sigev_notify_thread_id /* glibc 2.36 has the field and not its name */
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
+
 enum {
     SAMPLE_NS = 1000 * 1000, /* counts are milliseconds of CPU time */
     SEND_NS = 200 * 1000 * 1000,
@@ -232,7 +236,7 @@ static int start_timer(timer_t *timer)
 {
     struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGPROF };
     const struct itimerspec every = { { 0, SAMPLE_NS }, { 0, SAMPLE_NS } };
-    event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
+    event.sigev_notify_thread_id = (pid_t)syscall(SYS_gettid);
     if (timer_create(CLOCK_THREAD_CPUTIME_ID, &event, timer))
         return -1;
     return timer_settime(*timer, 0, &every, NULL);

@@ -1,6 +1,7 @@
 /* term.c: the terminal, shared by all threads of the program. See term.h. */
 #include "program/term.h"
 
+#include "base/system.h"
 #include "program/process.h"
 
 #include <errno.h>
@@ -9,7 +10,6 @@
 #include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -45,17 +45,24 @@ static struct {
     /* the main thread once left a line open for longer than PATIENCE_MS: nobody waits any more */
     bool is_impatient;
     pthread_t main;     /* valid while main_is_amid */
-    pthread_cond_t line_ended;
+    pthread_cond_t line_ended; /* by the clock of now_ms */
     volatile sig_atomic_t is_shown;
     /* see tp_term_prompt */
     void (*leave)(void *arg); /* NULL: no line is edited */
     void *leave_arg;
     char *held;
     size_t held_len;
-    int held_fd; /* an eventfd */
-} the = { .lock = PTHREAD_MUTEX_INITIALIZER,
-          .line_ended = PTHREAD_COND_INITIALIZER,
-          .held_fd = -1 };
+    int held_fd; /* a bell (base/system.h) */
+} the = { .lock = PTHREAD_MUTEX_INITIALIZER, .held_fd = -1 };
+
+void tp_term_open(void)
+{
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&the.line_ended, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+}
 
 static long long now_ms(void)
 {
@@ -154,14 +161,13 @@ void tp_term_resume(bool at_line_start)
 /* Holds the bytes back until tp_term_take; false when there is no room. */
 static bool hold(const char *bytes, size_t len)
 {
-    const uint64_t one = 1;
     char *held = the.held_len + len <= HELD_MAX ? realloc(the.held, the.held_len + len) : NULL;
     if (!held)
         return false;
     memcpy(held + the.held_len, bytes, len);
     the.held = held;
     the.held_len += len;
-    return write(the.held_fd, &one, sizeof one) == (ssize_t)sizeof one;
+    return tp_bell_ring(the.held_fd);
 }
 
 /* stdio writes when its buffer is full, which may be in the middle of a line, and unbuffered stderr
@@ -191,7 +197,7 @@ static void await_main_line(void)
     const struct timespec deadline = { until / 1000, until % 1000 * 1000000 };
     int status = 0;
     while (the.main_is_amid && !the.is_impatient && status == 0)
-        status = pthread_cond_clockwait(&the.line_ended, &the.lock, CLOCK_MONOTONIC, &deadline);
+        status = pthread_cond_timedwait(&the.line_ended, &the.lock, &deadline);
     if (status != 0 && the.main_is_amid) {
         the.is_impatient = true;
         pthread_cond_broadcast(&the.line_ended);
@@ -244,7 +250,7 @@ void tp_term_prompt(void (*leave)(void *), void *arg)
 {
     pthread_mutex_lock(&the.lock);
     if (the.held_fd < 0)
-        the.held_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        the.held_fd = tp_bell_open();
     the.leave = the.held_fd >= 0 ? leave : NULL;
     the.leave_arg = arg;
     pthread_mutex_unlock(&the.lock);
@@ -257,7 +263,6 @@ int tp_term_held_fd(void)
 
 char *tp_term_take(size_t *len)
 {
-    uint64_t count;
     pthread_mutex_lock(&the.lock);
     char *held = the.held_len > 0 ? the.held : NULL;
     *len = the.held_len;
@@ -265,8 +270,7 @@ char *tp_term_take(size_t *len)
         the.held = NULL;
         the.held_len = 0;
     }
-    if (read(the.held_fd, &count, sizeof count) < 0)
-        count = 0; /* nothing was held */
+    tp_bell_hush(the.held_fd); /* fails where nothing was held */
     pthread_mutex_unlock(&the.lock);
     return held;
 }

@@ -10,6 +10,9 @@
 #include <stddef.h>
 #include <stdio.h>
 
+/* Before everything else here, and before there are other threads. */
+void tp_term_open(void);
+
 /* Sets the text of the bottom line, cut to the terminal's width; none when len is 0. Main
  * thread. */
 void tp_term_show(const char *text, size_t len);

@@ -5,6 +5,7 @@
 #include "runtime/runtime.h"
 
 #include "base/cpus.h"
+#include "base/mapping.h"
 #include "base/sigmask.h"
 #include "opencl/cl.h"
 
@@ -13,18 +14,6 @@
 #include <sys/mman.h>
 
 enum { KEPT_BYTES = 256 << 20 /* room for some thousand programs of PoCL's (OpenCL on the CPU) */ };
-
-/* A page that the kernel clears in a forked child. pthread_atfork would need a static, and getpid
- * would cost a system call per map. */
-static volatile char *new_fork_mark(void)
-{
-    void *page = mmap(NULL, 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (page == MAP_FAILED)
-        return NULL;
-    madvise(page, 1, MADV_WIPEONFORK); /* since Linux 4.14; before that a fork is not noticed */
-    *(volatile char *)page = 1;
-    return page;
-}
 
 static int copy_text(char **to, const char *from, tp_error *err)
 {
@@ -86,7 +75,7 @@ int tp_runtime_open(tp_host *host, const tp_config *config, tp_error *err)
     tp_host_set_owner(host);
     uv_random(NULL, NULL, host->session, sizeof host->session, 0, NULL);
     tp_sigmask_get(&host->sigmask);
-    host->fork_mark = new_fork_mark();
+    host->fork_mark = tp_fork_mark_new();
     if (!host->fork_mark) {
         tp_error_oom(err, "host");
         goto failed;
@@ -103,8 +92,7 @@ failed:
         tp_bundle_close(&host->bundle);
     if (has_lock)
         uv_mutex_destroy(&host->print_lock);
-    if (host->fork_mark)
-        munmap((void *)host->fork_mark, 1);
+    tp_fork_mark_free(host->fork_mark);
     free(host->opencl);
     free(host->cache_dir);
     free(host->state_dir);
@@ -122,7 +110,7 @@ void tp_runtime_close(tp_host *host)
     tp_bundle_close(&host->bundle);
     uv_mutex_destroy(&host->print_lock);
     uv_mutex_destroy(&host->cl_lock);
-    munmap((void *)host->fork_mark, 1);
+    tp_fork_mark_free(host->fork_mark);
     free(host->opencl);
     free(host->cache_dir);
     free(host->state_dir);

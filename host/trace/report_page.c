@@ -1,10 +1,10 @@
 /* report_page.c: writes the page: page.html, in which the line with the word DATA becomes the sums
  * as JSON. */
+#include "base/system.h"
 #include "trace/report_private.h"
 
 #include "base/command.h"
 #include "tidepool.h"
-#include "trace/memory.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -155,7 +155,7 @@ static int put_present(const tp_report *r, const tp_report_now *now, const tp_re
         return -1;
     if (t->process &&
         tp_report_put(out, ",\"process\":%" PRIu64 ",\"memory\":%.6g", t->process,
-                      tp_process_mib((unsigned)t->process)))
+                      (double)tp_system_memory_of((long)t->process).resident / (1 << 20)))
         return -1;
     return put_open(r, now, t, out);
 }

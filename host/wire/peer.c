@@ -83,11 +83,20 @@ static int add_actions(posix_spawn_file_actions_t *actions, const int from[TP_PE
     for (int fd = 1; fd < TP_PEER_FDS && rc == 0; fd++)
         rc = from[fd] >= 0 ? posix_spawn_file_actions_adddup2(actions, from[fd], fd)
                            : posix_spawn_file_actions_addclose(actions, fd);
-    return rc ? rc : posix_spawn_file_actions_addclosefrom_np(actions, TP_PEER_FDS);
+    return rc ? rc : tp_peer_close_from(actions, TP_PEER_FDS);
 }
 
-/* The process gets a process group of its own, so that the host decides what Ctrl-C means. */
-static int set_attributes(posix_spawnattr_t *attributes)
+int tp_peer_close_from(posix_spawn_file_actions_t *actions, int first)
+{
+#ifdef __GLIBC__
+    return posix_spawn_file_actions_addclosefrom_np(actions, first);
+#else
+    (void)actions, (void)first;
+    return 0;
+#endif
+}
+
+int tp_peer_set_attributes(posix_spawnattr_t *attributes)
 {
     sigset_t none, all;
     sigemptyset(&none);
@@ -111,7 +120,7 @@ static int spawn(tp_peer *p, const char *path, const int from[TP_PEER_FDS])
     rc = posix_spawnattr_init(&attributes);
     if (rc == 0) {
         rc = add_actions(&actions, from);
-        rc = rc ? rc : set_attributes(&attributes);
+        rc = rc ? rc : tp_peer_set_attributes(&attributes);
         rc = rc ? rc : posix_spawn(&p->pid, path, &actions, &attributes, words, environ);
         posix_spawnattr_destroy(&attributes);
     }
@@ -301,7 +310,7 @@ uint64_t tp_peer_oom_kills(void)
     return kills;
 }
 
-static const char *name_of(int signal)
+const char *tp_peer_signal_name(int signal)
 {
     static const struct {
         int signal;
@@ -329,7 +338,7 @@ void tp_peer_describe(const tp_peer *p, char *text, size_t size, const char **si
     if (p->status == -1) {
         snprintf(text, size, "ended");
     } else if (WIFSIGNALED(p->status)) {
-        *signal = name_of(WTERMSIG(p->status));
+        *signal = tp_peer_signal_name(WTERMSIG(p->status));
         if (*signal)
             snprintf(text, size, "was killed by %s", *signal);
         else

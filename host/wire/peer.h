@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 
+#include <spawn.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -76,5 +77,17 @@ uint64_t tp_peer_oom_kills(void);
 /* How the process ended, in words that follow its name: "was killed by SIGSEGV", "exited with code
  * 3". *signal is the signal's name, or NULL; *code is its exit code, or -1. */
 void tp_peer_describe(const tp_peer *p, char *text, size_t size, const char **signal, int *code);
+
+/* "SIGSEGV" and so on; NULL for a signal that nobody meets. */
+const char *tp_peer_signal_name(int signal);
+
+/* For posix_spawn: what else starts processes that it looks after starts them in the same way. Each
+ * returns 0 or an errno.
+ * - A process group of its own, so that its starter decides what Ctrl-C means, and all signals as
+ *   they are by default.
+ * - No descriptors from `first` on. Ours are closed in a new program anyhow; where the C library
+ *   cannot do this, which is musl, those that others have opened without O_CLOEXEC go along. */
+int tp_peer_set_attributes(posix_spawnattr_t *attributes);
+int tp_peer_close_from(posix_spawn_file_actions_t *actions, int first);
 
 #endif

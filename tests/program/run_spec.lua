@@ -276,3 +276,10 @@ describe("a function of an app", function()
     assert.is_nil(done.stderr:find("[tidepool]/", 1, true))
   end)
 end)
+
+it("an example finds the files beside it from its own folder, too", function()
+  local examples = shell.quote(io.popen "pwd":read() .. "/examples")
+  for _, name in ipairs { "filter", "heat", "mandelbrot" } do
+    check({ stderr = "" }, ("cd %s && $T run %s.lua --help"):format(examples, name))
+  end
+end)

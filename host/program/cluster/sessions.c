@@ -1,6 +1,7 @@
 /* sessions.c: the coordinators whose work is here, and the hosts that run it. */
 #include "program/cluster/sessions.h"
 
+#include "base/system.h"
 #include "base/thread.h"
 #include "host.h"
 #include "program/cluster/code.h"
@@ -182,7 +183,7 @@ int tp_session_open_host(node *n, session *s, bool tags_lines, tp_error *err)
         .write = print,
         .user = s,
         .tag_lines = tags_lines,
-        .worker = tp_is_set("TIDEPOOL_WORKER") ? getenv("TIDEPOOL_WORKER") : "/proc/self/exe",
+        .worker = tp_is_set("TIDEPOOL_WORKER") ? getenv("TIDEPOOL_WORKER") : TP_SYSTEM_PROGRAM,
     };
     char cache[4096], state[4096];
     if (n->devices) { /* compiled programs are kept as those of scripts are */
@@ -198,8 +199,7 @@ int tp_session_open_host(node *n, session *s, bool tags_lines, tp_error *err)
         s->modules = -1;
         return -1;
     }
-    snprintf(s->host->modules, sizeof s->host->modules, "/proc/%ld/fd/%d", (long)getpid(),
-             s->modules);
+    tp_system_path_of(s->modules, s->host->modules, sizeof s->host->modules);
     snprintf(s->host->place, sizeof s->host->place, "on %s", n->host_name);
     s->host->stores = &s->stores.keeper;
     s->host->permits = &s->stores.permits;
