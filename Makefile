@@ -82,7 +82,7 @@ BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(BENCH_SRC))
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all binary compile_commands deb dist lib module docs install install-module install-cli uninstall tests fuzzers test demo lint check torture asan tsan bench peers site soak fuzz clean help FORCE
+.PHONY: all binary compile_commands deb dist lib module rock docs install install-module install-cli uninstall tests fuzzers test demo lint check torture asan tsan bench peers site soak fuzz clean help FORCE
 
 all: $(BINARY) $(if $(VARIANT),,lib module) ## build the program, the libraries and the Lua module (default)
 
@@ -189,6 +189,13 @@ PACKAGE := tidepool-$(VERSION)
 dist: ## write build/tidepool-VERSION.tar.gz: the sources of HEAD, which build without git
 	@mkdir -p build
 	git archive --prefix=$(PACKAGE)/ HEAD | gzip -9n >build/$(PACKAGE).tar.gz
+
+# luarocks compares the tarball that it fetches with the sum.
+rock: dist ## write build/tidepool-VERSION-1.rockspec, for that tarball at the address URL
+	$(if $(URL),,$(error make rock URL=ADDRESS: where build/$(PACKAGE).tar.gz will be))
+	sed -e 's|^version = .*|version = "$(VERSION)-1"|' \
+	    -e "s|^  url = .*|  url = \"$(URL)\",\n  md5 = \"$$(md5sum <build/$(PACKAGE).tar.gz | cut -d' ' -f1)\",|" \
+	    tidepool-scm-1.rockspec >build/$(PACKAGE)-1.rockspec
 
 deb: dist ## build Debian's packages of HEAD, build/deb/*.deb (needs debhelper)
 	rm -rf build/deb

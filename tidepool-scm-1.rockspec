@@ -1,7 +1,7 @@
 -- For luarocks: the module for stock LuaJIT, as `make install` puts it. `luarocks --lua-version 5.1 make`
 rockspec_format = "3.0"
 package = "tidepool"
-version = "scm-1" -- releases take theirs from host/tidepool.h
+version = "scm-1" -- `make rock` writes that of a release
 source = {
   url = "git+file://.",
 }

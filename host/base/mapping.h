@@ -24,9 +24,9 @@ size_t tp_page_size(void);
  * address; MAP_FAILED: nothing is moved, but what was at `where` may be gone. */
 void *tp_map_move(void *data, size_t size, size_t wanted, void *where, int fd, int64_t at);
 
-/* A byte that is 1 in this process and, since Linux 4.14, 0 in its forks; NULL: no memory. A handler
- * of pthread_atfork would need a static, and getpid would cost a system call per question. Free
- * accepts NULL. */
+/* A byte that is 1 in this process and, since Linux 4.14, 0 in its forks; NULL: no memory. For a
+ * handler of pthread_atfork there would have to be a static, and getpid costs a system call per
+ * question. Free accepts NULL. */
 volatile char *tp_fork_mark_new(void);
 void tp_fork_mark_free(volatile char *mark);
 

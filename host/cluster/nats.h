@@ -126,7 +126,7 @@ typedef struct tp_nats {
     uv_thread_t taker;
 
     uv_mutex_t lock;
-    int wake_fd; /* a bell (base/system.h): rung when is_sleeping was set and there is something to see */
+    int wake_fd; /* a bell: rung when is_sleeping was set and there is something to see */
     /* ---- guarded by the lock ---- */
     tp_nats_events changes; /* of the connection */
     bool is_woken, is_sleeping;

@@ -894,7 +894,8 @@ static bool is_crowded(tp_child *c, uint64_t memory)
     if (tp_vm_used(c->agent.worker.vm) - c->lua_bytes > memory / 2)
         tp_vm_collect(c->agent.worker.vm);
     return tp_vm_used(c->agent.worker.vm) > c->lua_bytes + memory / 2 ||
-           (HAS_NATIVE_LIMIT && tp_system_memory_of((long)getpid()).data > c->data_bytes + memory / 2 + LEFT_OVER);
+           (HAS_NATIVE_LIMIT && tp_system_memory_of((long)getpid()).data >
+                                    c->data_bytes + memory / 2 + LEFT_OVER);
 }
 
 /* Sets the limits of the Lua state and of the process. *item tells which item to blame when memory

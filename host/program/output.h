@@ -7,8 +7,8 @@
 
 struct lua_State;
 
-/* Makes sure that descriptors 0 to 2 are open, and opens the terminal (term.h). Must be called before
- * anything else. */
+/* Makes sure that descriptors 0 to 2 are open, and opens the terminal (term.h). Must be called
+ * before anything else. */
 void tp_output_open(void);
 
 /* tp_config.write. Any thread. */
