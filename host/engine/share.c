@@ -132,13 +132,14 @@ static tp_slice *find_stuck(tp_engine *e, uint64_t now, uint64_t *when)
             continue;
         if (due <= now) {
             const bool is_same = is_stuck_at(s, running);
+            if (!is_same && has_rest(s, running))
+                atomic_store_explicit(&s->work.ctl[1], 1, memory_order_relaxed);
+            /* not `now`, which may be long over: it counts from the store */
             s->stuck_at = running;
-            s->stuck_ns = now;
+            s->stuck_ns = uv_hrtime();
             if (is_same)
                 return s;
-            if (has_rest(s, running))
-                atomic_store_explicit(&s->work.ctl[1], 1, memory_order_relaxed);
-            due = now + TP_SETTLED_NS;
+            due = s->stuck_ns + TP_SETTLED_NS;
         }
         if (!*when || due < *when)
             *when = due;

@@ -55,16 +55,16 @@ static void share(supervisor *s, watch *of, uint64_t now)
     tp_work *w = &slice->work;
     tp_wire_reader *r = of->reader;
     if (of->is_shared || w->terms->batch || w->terms->streams || s->n_open > 0 ||
-        of->item < r->at || of->item >= r->count || now - of->seen_since < TP_SETTLED_NS)
+        of->item < r->at || of->item >= r->count || now < of->seen_since + TP_SETTLED_NS)
         return;
     if (!of->asked_since) {
-        of->asked_since = now;
         if (of->item + 1 < r->count) {
             atomic_store_explicit(&w->ctl[1], 1, memory_order_relaxed);
             atomic_store_explicit(&tp_control_of(s)->work.ctl[1], 1, memory_order_relaxed);
         }
+        of->asked_since = uv_hrtime(); /* not `now`, which may be long over */
     }
-    if (now - of->asked_since < TP_SETTLED_NS)
+    if (now < of->asked_since + TP_SETTLED_NS)
         return;
     of->is_shared = true;
     tp_results_collect_early(s, w, r, of->item);
@@ -90,7 +90,7 @@ outcome tp_watch_look(supervisor *s, watch *of)
         /* the first one has run since the request was sent */
         of->item_since = of->item == (uint32_t)TP_WIRE_NO_ITEM && item == 0 ? of->item_since : now;
         of->item = item;
-        of->seen_since = now;
+        of->seen_since = uv_hrtime();
         of->asked_since = 0;
         of->is_shared = false;
     }

@@ -191,7 +191,8 @@ describe("a cluster's worker", function()
     local done = own:run(([[
       local f = require "tidepool".App("job"):func(function(x) require "tests.support".note(%q, "ran") return x end)
       print(select(2, pcall(f.remote, f, 1)))]]):format(path), { setup = "cd " .. lfs.currentdir() })
-    contains(done.stdout, "no worker of the cluster is of this build (Tidepool " .. version, io.popen("uname -n"):read "*l" .. " is Tidepool " .. changed)
+    contains(done.stdout, "no worker of the cluster is of this build (Tidepool " .. version,
+      io.popen("uname -n"):read "*l" .. " is Tidepool " .. changed)
     assert.is_nil(support.read_file(path))
     own:kill(worker, "KILL")
   end)
