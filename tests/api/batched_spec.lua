@@ -401,7 +401,7 @@ describe("On processes a batched function", function()
   end)
 
   it("costs the input that takes too long, and no other", function()
-    local slow = app:func { batched = 8, timeout = 0.3 } (function(xs)
+    local slow = app:func { batched = 8, timeout = 0.7 } (function(xs)
       for _, x in ipairs(xs) do
         while x == 3 do end
       end

@@ -508,7 +508,7 @@ describe("A function with concurrent_inputs", function()
     end)
 
     it("stops what runs for too long where it waits, or with its worker, and lets the others go on", function()
-      local f = far:func { concurrent_inputs = 20, timeout = 0.5 } (function(x)
+      local f = far:func { concurrent_inputs = 20, timeout = 1 } (function(x)
         local attempt = tidepool.current().attempt
         if x == 3 then tidepool.sleep(3600) end
         if x == 5 then while true do pcall(tidepool.sleep, 3600) end end

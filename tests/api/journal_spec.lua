@@ -120,7 +120,7 @@ describe("A map with a journal", function()
 
   it("gives what became of a worker process as it was, too", function()
     local script = [[
-      local f = app:func { executor = "processes", timeout = 0.3 } (counted(function(x) while x == 2 do end return x end))
+      local f = app:func { executor = "processes", timeout = 1 } (counted(function(x) while x == 2 do end return x end))
       for i, r in f:map({ 1, 2, 3 }, { return_exceptions = true, journal = { file = file, failed = "keep" } }) do
         if tidepool.is_failure(r) then put(i, r.kind, r.message, r.index, r.attempts) else put(i, r) end
       end

@@ -396,7 +396,7 @@ describe("On processes a generator", function()
   end)
 
   it("has its time limit for each value", function()
-    local slow = app:func { timeout = 0.5 } (function()
+    local slow = app:func { timeout = 1 } (function()
       coroutine.yield(1)
       while true do end
     end)
