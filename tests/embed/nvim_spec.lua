@@ -145,14 +145,14 @@ describe("in Neovim", function()
   it("the example plugin fills the quickfix list", function()
     local written, messages = in_nvim [[
       vim.cmd "runtime plugin/tidegrep.vim"
-      vim.fn.mkdir(DIR .. "/project/sub", "p")
-      for i = 1, 30 do vim.fn.writefile({ "nothing", "a needle" .. i .. " here" }, ("%s/project/sub/%02d.txt"):format(DIR, i)) end
-      vim.fn.writefile({ "needle\n" }, DIR .. "/project/binary", "b")
-      vim.cmd("Tidegrep needle%d+ " .. DIR .. "/project")
+      vim.fn.mkdir(DIR .. "/pro'ject/sub", "p")
+      for i = 1, 30 do vim.fn.writefile({ "nothing", "a needle" .. i .. " here" }, ("%s/pro'ject/sub/%02d.txt"):format(DIR, i)) end
+      vim.fn.writefile({ "needle\n" }, DIR .. "/pro'ject/binary", "b")
+      vim.cmd("Tidegrep needle%d+ " .. DIR .. "/pro'ject")
       until_true(function() return #vim.fn.getqflist() == 30 end)
       local second = vim.fn.getqflist()[2]
       out(vim.fn.fnamemodify(vim.fn.bufname(second.bufnr), ":t"), second.lnum, second.col, second.text)
-      local again = require("tidegrep").grep("nothing", DIR .. "/project")
+      local again = require("tidegrep").grep("nothing", DIR .. "/pro'ject")
       until_true(function() return again:done() end)
       out(again:get(), vim.fn.getqflist({ title = 1 }).title)
     ]]

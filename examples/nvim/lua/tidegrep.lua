@@ -26,17 +26,18 @@ local search = app:func(function(path, pattern)
   return found
 end)
 
-local running -- the task of the last search
+-- Runs on a worker, since it may take long: the files below a directory, what git knows of, or all.
+local files_of = app:func(function(directory)
+  local git = "git -c core.quotepath=off ls-files --cached --others --exclude-standard 2>/dev/null"
+  local paths = {}
+  local pipe = assert(io.popen(("cd '%s' && { %s || find . -type f; }"):format((directory:gsub("'", "'\\''")), git)))
+  for path in pipe:lines() do paths[#paths + 1] = directory .. "/" .. path:gsub("^%./", "") end
+  pipe:close()
+  table.sort(paths)
+  return paths
+end)
 
---- The files below a directory: what git knows of, or all.
-local function files_of(directory)
-  local paths = vim.fn.systemlist { "git", "-C", directory, "ls-files", "--cached", "--others", "--exclude-standard" }
-  if vim.v.shell_error == 0 then
-    for i, path in ipairs(paths) do paths[i] = directory .. "/" .. path end
-    return paths
-  end
-  return vim.tbl_filter(function(path) return vim.fn.isdirectory(path) == 0 end, vim.fn.globpath(directory, "**/*", true, true))
-end
+local running -- the task of the last search
 
 --- Shows how far it is, where the editor shows messages.
 local function show(text)
@@ -49,9 +50,10 @@ end
 ---@return tidepool.Task     its value is the number of lines found
 function tidegrep.grep(pattern, directory)
   if running then running:cancel() end
-  local paths = files_of(vim.fn.fnamemodify(directory or ".", ":p"):gsub("/$", ""))
+  directory = vim.fn.fnamemodify(directory or ".", ":p"):gsub("/$", "")
   vim.fn.setqflist({}, " ", { title = "tidegrep " .. pattern })
   running = tidepool.async(function()
+    local paths = files_of:remote(directory)
     local count, shown = 0, tidepool.now()
     for i, found in search:map(paths, tidepool.const(pattern)) do
       count = count + #found
