@@ -139,6 +139,7 @@ static const number limits[] = {
     { "KERNEL_COLUMNS_MAX", TP_KERNEL_COLUMNS_MAX },
     { "KERNEL_ARGUMENTS_MAX", TP_ARGUMENTS_MAX },
     { "KERNEL_FAILURES_MAX", TP_FAILURES_MAX },
+    { "KERNEL_DETAILS_MAX", TP_DETAILS_MAX },
     /* offsets of the flags in tp_array, which Lua sets when elements change */
     { "ARRAY_TOUCHED", offsetof(tp_array, is_touched) },
     { "ARRAY_EXPOSED", offsetof(tp_array, is_exposed) },

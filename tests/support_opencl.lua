@@ -151,7 +151,8 @@ function Device:run(built, inputs, range)
             keep[#keep + 1] = array
             value = buffer(array.data, math.max(array.n, 1) * size, USE_HOST)
         elseif kind == "output" or kind == "failed" or kind == "details" then
-            local data = ffi.new(ctype .. "[?]", n)
+            if kind == "details" then size = size * argument.index end
+            local data = ffi.new(ctype .. "[?]", n * size / ffi.sizeof(ctype))
             if kind == "output" then outputs[argument.index] = data elseif kind == "failed" then failed = data else details = data end
             value = buffer(data, n * size, COPY)
             reads[#reads + 1] = { value[0], n * size, data }
@@ -177,6 +178,15 @@ function Device:run(built, inputs, range)
     end
     for _, mem in ipairs(mems) do cl.clReleaseMemObject(mem) end
     return outputs, failed, details
+end
+
+--- The message of element `at` (from 0) of n that has failed, as Device:run gave it.
+function opencl.message(translation, n, at, outputs, failed, details)
+    local numbers = { translation.detail_output and outputs[translation.detail_output][at] }
+    for _, argument in ipairs(translation.arguments) do
+        for column = 0, argument.kind == "details" and argument.index - 1 or -1 do numbers[#numbers + 1] = details[column * n + at] end
+    end
+    return translation:describe(failed[at], unpack(numbers))
 end
 
 local bits = ffi.new "union { double number; int64_t word; }"
@@ -233,8 +243,7 @@ function Device:difference(fn, exact, translation, options)
         if plain[1] and status ~= 0 then
             trouble = ("%s: fails on the device: %s"):format(where, translation:describe(status))
         elseif not plain[1] then
-            local detail = translation.detail_output and outputs[translation.detail_output][i - 1] or details and details[i - 1]
-            local said = status ~= 0 and translation:describe(status, detail)
+            local said = status ~= 0 and opencl.message(translation, #XS, i - 1, outputs, failed, details)
             if status == 0 then
                 trouble = ("%s: does not fail on the device: %s"):format(where, plain[2])
             elseif said ~= plain[2] and not said:find "index" then

@@ -26,9 +26,8 @@ static void free_kernel(tp_ref *r)
     for (unsigned i = 0; i < k->n_arguments; i++)
         tp_ref_drop(k->arguments[i].array);
     for (unsigned i = 0; i < k->n_failures; i++) {
-        free(k->failures[i].plain);
-        free(k->failures[i].before);
-        free(k->failures[i].after);
+        free(k->failures[i].format);
+        free(k->failures[i].inside);
     }
     free(k->where);
     free(k);
@@ -501,7 +500,7 @@ static int pass_argument(tp_launch_queue *q, const tp_ready_kernel *e, const tp_
         rc = map(q, i, CL_MEM_WRITE_ONLY, items->failed, count, mem, err);
         break;
     case TP_ARG_DETAILS:
-        rc = map(q, i, CL_MEM_WRITE_ONLY, items->details, count * width, mem, err);
+        rc = map(q, i, CL_MEM_WRITE_ONLY, items->details, a->index * count * width, mem, err);
         break;
     case TP_ARG_ARRAY: rc = map_array(q, i, a, mem, err); break;
     }
@@ -555,7 +554,7 @@ static int fetch_details(tp_launch_queue *q, const tp_kernel *k, const tp_launch
     for (unsigned i = 0; at < count && i < k->n_arguments; i++) {
         const tp_argument *a = &k->arguments[i];
         if (a->kind == TP_ARG_DETAILS &&
-            fetch(q, mems[i], items->details, count * tp_type_size(a->type), err))
+            fetch(q, mems[i], items->details, a->index * count * tp_type_size(a->type), err))
             return -1;
     }
     cl_int status = at < count ? q->open.cl->Finish(q->queue) : CL_SUCCESS;

@@ -16,6 +16,9 @@
  * than TP_COLUMNS_MAX travel as messages. */
 enum { TP_ARGUMENTS_MAX = 256, TP_FAILURES_MAX = 255, TP_KERNEL_COLUMNS_MAX = 64 };
 
+/* The most numbers of a failure's message that are computed on the device. */
+enum { TP_DETAILS_MAX = 8 };
+
 /* The most work items of a group for kernels that the translator makes. */
 enum { TP_WORK_GROUP_MAX = 256 };
 _Static_assert(TP_WORK_GROUP_MAX % TP_LANES == 0, "a work group has whole groups of lanes");
@@ -29,13 +32,15 @@ typedef enum tp_argument_kind {
     /* KEY, ulong: a half of the map's key for random numbers; INDEX, ulong: the first element's
      * index in the map */
     TP_ARG_KEY, TP_ARG_INDEX,
-    TP_ARG_DETAILS /* a buffer with an element per item, written only for items that failed */
+    /* a buffer of `index` columns with an element per item each, one behind the other, which are
+     * written only for items that failed */
+    TP_ARG_DETAILS
 } tp_argument_kind;
 
 typedef struct tp_argument {
     tp_argument_kind kind;
     tp_type type;
-    unsigned index;    /* INPUT, OUTPUT, KEY: its number, from 0 */
+    unsigned index;    /* INPUT, OUTPUT, KEY: its number, from 0; DETAILS: how many columns */
     union {
         double f64;
         float f32;
@@ -47,14 +52,13 @@ typedef struct tp_argument {
     bool is_written;   /* ARRAY: the kernel changes it */
 } tp_argument;
 
-/* The message for an element with this number in `failed`: `plain`; or, for a wrong index or a
- * message with a number, `before`, that number (from the output `detail` or the argument DETAILS)
- * and `after`. If the number lies between 1 and n, it is `plain` after all. */
+/* The message for an element with this number in `failed`, with a conversion of Lua's string.format
+ * for each number that the device gives (the first from the output `detail` or the argument
+ * DETAILS, the others from that argument); %b is the text of a boolean. Where the first number lies
+ * between 1 and n, it is `inside`, if that is not NULL. */
 typedef struct tp_device_failure {
-    char *plain, *before, *after;
+    char *format, *inside;
     double n;
-    char conversion;      /* of the number: d, e, f or g of printf, always for a double */
-    int width, precision; /* precision below 0: C's default */
 } tp_device_failure;
 
 typedef struct tp_kernel {
@@ -77,10 +81,11 @@ typedef struct tp_kernel {
     bool is_foreign; /* its outputs may have NaNs with any bits */
     /* "job.lua:7: f: ": the beginning of the message about an input that is no number */
     char *where;
-    /* the output that has the wrong index of a failed element; -1: the argument DETAILS has it, or
-     * nothing does */
+    /* the output that has the first number of a failed element's message; -1: the argument DETAILS
+     * has it, or nothing does */
     int detail;
-    tp_type details; /* the element type of DETAILS */
+    tp_type details;    /* the element type of DETAILS */
+    unsigned n_details; /* its columns; 0: there is no such argument */
     tp_device_failure failures[TP_FAILURES_MAX];
 } tp_kernel;
 

@@ -38,11 +38,10 @@ static int put_argument(tp_buf *out, const tp_argument *a, tp_error *err)
 static int put_failure(tp_buf *out, const tp_device_failure *f, tp_error *err)
 {
     tp_device_failure plain = *f;
-    const uint8_t has_before = f->before != NULL;
-    plain.plain = plain.before = plain.after = NULL;
-    return put(out, &plain, sizeof plain, err) || put(out, &has_before, 1, err) ||
-                   put_text(out, f->plain, err) || put_text(out, f->before, err) ||
-                   put_text(out, f->after, err)
+    const uint8_t has_inside = f->inside != NULL;
+    plain.format = plain.inside = NULL;
+    return put(out, &plain, sizeof plain, err) || put(out, &has_inside, 1, err) ||
+                   put_text(out, f->format, err) || put_text(out, f->inside, err)
                ? -1
                : 0;
 }
@@ -133,14 +132,17 @@ static int get_argument(cursor *c, tp_kernel *k, tp_array_pool *pool)
                              : plain.kind == TP_ARG_KEY    ? 2
                                                            : UINT32_MAX;
     if (plain.kind > TP_ARG_DETAILS || (columns < UINT32_MAX && plain.index >= columns) ||
-        (plain.kind == TP_ARG_VALUE && plain.size > sizeof plain.value))
+        (plain.kind == TP_ARG_VALUE && plain.size > sizeof plain.value) ||
+        (plain.kind == TP_ARG_DETAILS && plain.index - 1 >= TP_DETAILS_MAX))
         return damaged(c);
     *a = plain;
     a->array = NULL;
     a->data = NULL;
     k->n_arguments++;
-    if (a->kind == TP_ARG_DETAILS)
+    if (a->kind == TP_ARG_DETAILS) {
         k->details = a->type;
+        k->n_details = a->index;
+    }
     if (a->kind != TP_ARG_ARRAY)
         return 0;
     if (a->size > (size_t)(c->end - c->p))
@@ -154,16 +156,16 @@ static int get_argument(cursor *c, tp_kernel *k, tp_array_pool *pool)
 static int get_failure(cursor *c, tp_kernel *k)
 {
     tp_device_failure *f = &k->failures[k->n_failures];
-    uint8_t has_before = 0;
-    if (get(c, f, sizeof *f) || get(c, &has_before, 1))
+    uint8_t has_inside = 0;
+    if (get(c, f, sizeof *f) || get(c, &has_inside, 1))
         return -1;
-    f->plain = f->before = f->after = NULL;
+    f->format = f->inside = NULL;
     k->n_failures++;
-    if (copy_text(c, &f->plain) || copy_text(c, &f->before) || copy_text(c, &f->after))
+    if (copy_text(c, &f->format) || copy_text(c, &f->inside))
         return -1;
-    if (!has_before) {
-        free(f->before);
-        f->before = NULL;
+    if (!has_inside) {
+        free(f->inside);
+        f->inside = NULL;
     }
     return 0;
 }

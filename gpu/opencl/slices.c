@@ -9,6 +9,8 @@
 #include "codec/message.h"
 #include "engine/exec.h"
 
+#include <ctype.h>
+#include <fenv.h>
 #include <math.h>
 #include <sched.h>
 #include <limits.h>
@@ -173,6 +175,7 @@ typedef struct output {
     tp_block *numbers; /* a block for the results, when they are numbers and no array takes them */
     void *column[TP_KERNEL_COLUMNS_MAX];
     tp_array *array[TP_KERNEL_COLUMNS_MAX]; /* that it lies in, or NULL */
+    uint32_t n;
     const void *details; /* see tp_kernel */
 } output;
 
@@ -188,7 +191,8 @@ static tp_block *wait_for(tp_block *b)
 static int open_output(tp_slice_runner *r, output *o, tp_work *w, const tp_kernel *k, uint32_t n)
 {
     const tp_returns *returns = &w->terms->returns;
-    *o = (output){ .is_discarded = w->terms->discards,
+    *o = (output){ .n = n,
+                   .is_discarded = w->terms->discards,
                    .returns = returns->columns ? returns : NULL };
     bool is_array = o->returns && returns->array[0] && !o->is_discarded;
     bool is_number = k->n_outputs == 1 && k->output_type[0] == TP_DOUBLE &&
@@ -255,58 +259,154 @@ static tp_block *new_results(const output *o, const tp_kernel *k, uint32_t at, u
     return b;
 }
 
-/* The wrong index, or the message's number, of element `at`. */
-static double load_detail(const tp_kernel *k, const output *o, uint32_t at)
+/* ---- failures ---- */
+
+/* Number d, from 0, of the message of element `at`. */
+static double load_detail(const tp_kernel *k, const output *o, uint32_t at, unsigned d)
 {
-    double index = k->detail >= 0
-                       ? tp_element_load(k->output_type[k->detail], o->column[k->detail], at)
-                       : tp_element_load(k->details, o->details, at);
-    return isnan(index) ? fabs(index) : index;
+    if (k->detail >= 0 && d == 0)
+        return tp_element_load(k->output_type[k->detail], o->column[k->detail], at);
+    size_t column = k->detail >= 0 ? d - 1 : d;
+    return column < k->n_details ? tp_element_load(k->details, o->details, column * o->n + at) : 0;
+}
+
+/* A conversion of Lua's string.format, as a tp_device_failure has it. */
+typedef struct conversion {
+    char flags[6];
+    int width, precision; /* precision below 0: none */
+    char kind;
+} conversion;
+
+static int read_digits(const char **p)
+{
+    int n = 0;
+    while (**p >= '0' && **p <= '9' && n < 100) /* Lua takes two digits */
+        n = n * 10 + *(*p)++ - '0';
+    return n;
+}
+
+/* Reads the conversion behind a '%'; returns where the text goes on. */
+static const char *read_conversion(const char *p, conversion *c)
+{
+    *c = (conversion){ .precision = -1 };
+    for (size_t n = 0; *p && strchr("-+ #0", *p); p++)
+        if (n < sizeof c->flags - 1 && !strchr(c->flags, *p))
+            c->flags[n++] = *p;
+    c->width = read_digits(&p);
+    if (*p == '.') {
+        p++;
+        c->precision = read_digits(&p);
+    }
+    c->kind = *p;
+    return *p ? p + 1 : p;
+}
+
+/* As LuaJIT converts: what is beyond an integer is the least one. */
+static int64_t to_integer(double x)
+{
+    return x >= -0x1p63 && x < 0x1p63 ? (int64_t)x : INT64_MIN;
+}
+
+enum { SHOWN_MAX = 512 }; /* the longest is %.99f of 1.8e308 */
+
+/* Does x lie in the middle between the two texts of this kind (e, f, g) that are nearest? */
+static bool is_tie(double x, char kind, int precision)
+{
+    char digits[820]; /* of which a double has 767 at most */
+    if (!isfinite(x) || (kind != 'e' && kind != 'f' && kind != 'g'))
+        return false;
+    snprintf(digits, sizeof digits, "%.800e", fabs(x));
+    char *p = digits + 1, *end = strchr(digits, 'e');
+    p[0] = digits[0]; /* in the place of the point */
+    int kept = precision < 0 ? 6 : precision;
+    if (kind == 'g')
+        kept = kept > 0 ? kept : 1;
+    else
+        kept += kind == 'e' ? 1 : 1 + atoi(end + 1);
+    if (kept < 0 || kept >= end - p || p[kept] != '5')
+        return false;
+    for (p += kept + 1; p < end; p++)
+        if (*p != '0')
+            return false;
+    return true;
 }
 
 /* Writes a number of a failure's message as Lua's string.format does. */
-static void show_number(char *to, size_t size, const tp_device_failure *f, double x)
+static void show_number(char *to, const conversion *c, double x)
 {
-    int width = f->width, precision = f->precision;
-    switch (f->conversion) {
-    case 'd': case 'i':
-        snprintf(to, size, "%*lld", width, x > -9.2e18 && x < 9.2e18 ? (long long)x : LLONG_MIN);
-        break;
-    case 'e':
-        snprintf(to, size, "%*.*e", width, precision, x);
-        break;
-    case 'E':
-        snprintf(to, size, "%*.*E", width, precision, x);
-        break;
-    case 'f':
-        snprintf(to, size, "%*.*f", width, precision, x);
-        break;
-    case 'G':
-        snprintf(to, size, "%*.*G", width, precision, x);
-        break;
-    default:
-        snprintf(to, size, "%*.*g", width, precision, x);
+    char format[24] = "%", text[40];
+    const bool is_text = c->kind == 's' || c->kind == 'q' || c->kind == 'b';
+    const bool is_signed = c->kind == 'd' || c->kind == 'i';
+    const bool is_unsigned = c->kind && strchr("uoxX", c->kind);
+    size_t n = 1;
+    for (const char *f = c->flags; *f; f++) /* of these texts, and NaN, take fewer than in C */
+        if (is_text ? *f == '-' : !isnan(x) || *f != '+')
+            format[n++] = *f;
+    snprintf(format + n, sizeof format - n, "*.*%s%c", is_signed || is_unsigned ? "ll" : "",
+             is_text ? 's' : c->kind);
+    x = isnan(x) ? fabs(x) : x; /* which has no sign there */
+    /* LuaJIT rounds what is in the middle away from 0, and printf as the processor is set to. */
+    const int rounding = fegetround();
+    if (is_tie(x, is_text ? 'g' : (char)tolower(c->kind), is_text ? 14 : c->precision))
+        fesetround(x > 0 ? FE_UPWARD : FE_DOWNWARD);
+    snprintf(text, sizeof text, c->kind == 'q' ? "\"%.14g\"" : "%.14g", x);
+    if (c->kind == 'b')
+        snprintf(text, sizeof text, "%s", x != 0 ? "true" : "false");
+    if (c->kind == 'q')
+        snprintf(to, SHOWN_MAX, "%s", text);
+    else if (is_text)
+        snprintf(to, SHOWN_MAX, format, c->width, c->precision, text);
+    else if (is_signed)
+        snprintf(to, SHOWN_MAX, format, c->width, c->precision, (long long)to_integer(x));
+    else if (is_unsigned)
+        snprintf(to, SHOWN_MAX, format, c->width, c->precision,
+                 (unsigned long long)to_integer(x >= 0x1p63 ? x - 0x1p64 : x));
+    else
+        snprintf(to, SHOWN_MAX, format, c->width, c->precision, x);
+    fesetround(rounding);
+}
+
+/* Appends the message of element `at`: see tp_device_failure. */
+static int put_message(tp_buf *to, const tp_kernel *k, const output *o, uint32_t at,
+                       const tp_device_failure *f)
+{
+    const char *p = f->format;
+    unsigned d = 0;
+    if (f->inside) {
+        double first = load_detail(k, o, at, 0);
+        p = first >= 1 && first <= f->n ? f->inside : p;
     }
+    int rc = 0;
+    while (*p && rc == 0) {
+        size_t plain = strcspn(p, "%");
+        rc = plain ? tp_buf_add(to, p, plain) : 0;
+        p += plain;
+        if (p[0] == '%' && p[1] == '%') {
+            rc = rc ? rc : tp_buf_add(to, "%", 1);
+            p += 2;
+        } else if (*p) {
+            conversion c;
+            char shown[SHOWN_MAX];
+            p = read_conversion(p + 1, &c);
+            show_number(shown, &c, load_detail(k, o, at, d++));
+            rc = rc ? rc : tp_buf_add(to, shown, strlen(shown));
+        }
+    }
+    return rc ? rc : tp_buf_add(to, "", 1);
 }
 
 /* Makes the failure of element `at` from the number that the kernel gave it in `failed`. */
 static void fail_element(tp_work *w, const tp_kernel *k, const output *o, uint32_t at,
                          unsigned number)
 {
-    char message[1000] = "failed for an unknown reason";
-    if (number >= 1 && number <= k->n_failures) {
-        const tp_device_failure *f = &k->failures[number - 1];
-        if (f->before) {
-            double index = load_detail(k, o, at);
-            char shown[400];
-            show_number(shown, sizeof shown, f, index);
-            snprintf(message, sizeof message, "%s%s%s", f->before, shown,
-                     index >= 1 && index <= f->n ? f->plain : f->after);
-        } else {
-            snprintf(message, sizeof message, "%s", f->plain);
-        }
-    }
+    const char *message = "failed for an unknown reason";
+    tp_buf text = { 0 };
+    if (number >= 1 && number <= k->n_failures)
+        message = put_message(&text, k, o, at, &k->failures[number - 1])
+                      ? "failed, and there is no memory for its message"
+                      : (const char *)text.data;
     fail_item(w, TP_KIND_ERROR, message);
+    tp_buf_free(&text);
 }
 
 /* The first of n elements that has failed; n: none. */
@@ -477,7 +577,8 @@ static int run_part(tp_slice_runner *r, tp_slice *s, tp_kernel *k, uint32_t n, t
         return -1;
     if (ready > 0) {
         uint32_t count = (uint32_t)ready;
-        if (reserve(&r->failed, count) || reserve(&r->details, count * tp_type_size(k->details)) ||
+        size_t details = k->n_details * count * tp_type_size(k->details);
+        if (reserve(&r->failed, count) || reserve(&r->details, details) ||
             open_output(r, &out, w, k, count)) {
             tp_block_free(out.numbers);
             return tp_error_oom(err, "the results of a launch");

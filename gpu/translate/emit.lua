@@ -39,16 +39,16 @@ local STORE_PAST_CACHES = [[
 ---Writes a program.
 ---@param program table from infer.program
 ---@param options table lanes, precision, needs_double, kernel (its name), inputs and outputs (as in a Translation, also with reduce), reduce,
----   has_detail (an index may be wrong), has_details (there is an argument for what it is, since no
---   output has room for it)
+---   details (how many numbers of a failure the device gives at most), columns (of these, how many
+--   the argument for them takes, since no output has room)
 ---@return string source
 function emit.program(program, options)
     local single = options.precision == "single"
     local unit = setmetatable({
         program = program, lanes = options.lanes, single = single, real = single and "float" or "double",
         mask_type = (single and "int" or "long") .. options.lanes, helpers = {}, prelude = {}, functions = {},
-        function_names = {}, function_count = {}, capture_names = {}, taken = {}, has_detail = options.has_detail,
-        has_details = options.has_details, places = { [true] = {}, [false] = {} }, accesses = { [true] = {}, [false] = {} }, loads = {},
+        function_names = {}, function_count = {}, capture_names = {}, taken = {}, details = options.details,
+        columns = options.columns, places = { [true] = {}, [false] = {} }, accesses = { [true] = {}, [false] = {} }, loads = {},
     }, Unit)
     for _, inst in ipairs(program.instances) do
         if inst.is_used then unit:count_places(inst) end

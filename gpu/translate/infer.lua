@@ -39,7 +39,7 @@ local ARRAY_TYPES = {
 -- Types that only inputs have: the indexes of a grid.
 local PLACE_TYPES = { plane = "long", row = "long", column = "long" }
 local NUMERIC = { num = true, int = true, long = true, k = true }
-local INSTANCES_MAX, FAILURES_MAX = 500, abi.KERNEL_FAILURES_MAX
+local INSTANCES_MAX, FAILURES_MAX, NUMBERS_MAX = 500, abi.KERNEL_FAILURES_MAX, abi.KERNEL_DETAILS_MAX
 
 -- LuaJIT puts file and line before assert's message, Lua does not. The device does what the running
 -- one does.
@@ -586,7 +586,7 @@ local function place_of(inst, node, flow)
         made.modes[i] = has_border and mode
         if not has_border or kind == "num" then
             local pieces = { where .. (has_border and name or "there is no " .. name) .. " ", { format = "%.14g" } }
-            pieces.detail = pieces[2]
+            pieces.numbers = { pieces[2] }
             if has_border then
                 pieces[3] = " is not a whole number"
             else
@@ -847,7 +847,9 @@ function expression.Or(inst, node, flow)
 end
 
 function expression.Call(inst, node, flow)
+    node.wants_value = true
     local results = call(inst, node, flow)
+    if inst.calls[node].never_returns then return "k", false end
     if not results[1] then refuse(inst, node, "a call that returns nothing, used as a value") end
     if results[1].missing then
         refuse(inst, node, "the result of this call is used, and %s; nil does not exist on a device, return a number everywhere", results[1].missing)
@@ -881,80 +883,132 @@ end
 ---------------------------------------------------------------------------------------------------
 -- Calls
 
--- Takes the message of error or assert apart: strings, and numbers with their format, { format =,
--- node = }. One number may be computed on the device (`detail`); the others are known now or
--- captured, { format =, static = }.
+-- What a node of a message is: "text", which message_pieces takes apart, or "number", which is
+-- computed; nil: neither. Also the node without parentheses.
+local function message_part(inst, node)
+    while node.tag == "Paren" do node = node.expr end
+    local tag = node.tag
+    if tag == "Binop" and node.op == ".." or tag == "Method" and node.name == "format" or string_of(inst, node) then return "text", node end
+    local callee = tag == "Call" and static_of(inst, node.callee)
+    if callee and (callee.value == tostring or callee.value == string.format) then return "text", node end
+    local static = static_of(inst, node)
+    if tag == "Table" or tag == "Function" or static and type(static.value) ~= "number" then return nil, node end
+    -- a choice of texts is neither
+    local is_choice = tag == "And" or tag == "Or"
+    if is_choice and (message_part(inst, node.left) == "text" or message_part(inst, node.right) ~= "number") then return nil, node end
+    return "number", node
+end
+
+-- Takes the message of error or assert apart: strings, and numbers with their format: { format =,
+-- static = }, a captured one, and { format =, node =, is_boolean = }, which are computed on the
+-- device and are also in pieces.numbers. `what`: whose message it is.
 local function message_pieces(inst, node, flow, what, pieces)
-    local function refuse_message(at)
-        refuse(inst, at, "the message of %s must be a string that is known beforehand, with at most one number that is computed here", what)
+    local function refuse_message(at, why)
+        refuse(inst, at, "the message of %s %s; it is made of texts that are known beforehand and of numbers, by .., tostring and string.format",
+            what, why)
     end
     local function add_number(at, format)
         while at.tag == "Paren" do at = at.expr end
         local static = static_of(inst, at)
         if at.tag == "Number" then
             pieces[#pieces + 1] = format:format(at.value)
+            return
         elseif static and type(static.value) == "number" then
             pieces[#pieces + 1] = { format = format, static = static }
-        else
-            local kind = expr(inst, at, flow)
-            numeric(inst, at, kind, "a number in a message")
-            if pieces.detail then refuse_message(at) end
-            pieces.detail = { node = at, format = format }
-            pieces[#pieces + 1] = pieces.detail
+            return
         end
+        local kind = expr(inst, at, flow)
+        local is_boolean = kind == "bool" and format:find "s$" ~= nil
+        if not is_boolean then numeric(inst, at, kind, "a number in a message") end
+        local numbers = pieces.numbers
+        if #numbers == NUMBERS_MAX then
+            refuse(inst, at, "the message of %s has more than %d numbers that are computed here; leave some out", what, NUMBERS_MAX)
+        end
+        local piece = { node = at, format = format, is_boolean = is_boolean }
+        numbers[#numbers + 1], pieces[#pieces + 1] = piece, piece
     end
-    while node.tag == "Paren" do node = node.expr end
+    local part
+    part, node = message_part(inst, node)
+    if part == "number" then return add_number(node, "%.14g") end
     local text = string_of(inst, node)
     local callee = node.tag == "Call" and static_of(inst, node.callee)
-    local is_method = node.tag == "Method" and node.name == "format"
+    local is_method = node.tag == "Method"
     if text then
         pieces[#pieces + 1] = text
-    elseif node.tag == "Binop" and node.op == ".." then
-        for _, side in ipairs { node.left, node.right } do
-            while side.tag == "Paren" do side = side.expr end
-            local has_text = side.tag == "Binop" and side.op == ".." or side.tag == "Method" or side.tag == "Call" or string_of(inst, side)
-            if has_text then message_pieces(inst, side, flow, what, pieces) else add_number(side, "%.14g") end
-        end
-    elseif callee and callee.value == tostring and #node.args == 1 then
-        add_number(node.args[1], "%.14g")
-    elseif is_method or callee and callee.value == string.format then
+    elseif not part then
+        refuse_message(node, "is no text that a device has")
+    elseif node.tag == "Binop" then
+        message_pieces(inst, node.left, flow, what, pieces)
+        message_pieces(inst, node.right, flow, what, pieces)
+    elseif callee and callee.value == tostring then
+        if #node.args ~= 1 then refuse_message(node, "calls tostring without a value") end
+        if message_part(inst, node.args[1]) == "text" then return message_pieces(inst, node.args[1], flow, what, pieces) end
+        add_number(node.args[1], "%s")
+    else
         local template = node.object or node.args[1]
         while template and template.tag == "Paren" do template = template.expr end
         local format, used = template and string_of(inst, template), is_method and 0 or 1
-        if not format then refuse_message(node) end
+        if not format then refuse_message(node, "has a format that is not known beforehand") end
         local at = 1
         while at <= #format do
             local plain = format:match("^[^%%]+", at) or format:match("^%%%%", at)
             if plain then
                 pieces[#pieces + 1] = plain == "%%" and "%" or plain
             else
-                plain = format:match("^%%%d*%.?%d*[dieEfgGs]", at)
+                plain = format:match("^%%[-+ #0]*%d?%d?%.?%d?%d?[diuoxXeEfgGsq]", at)
                 used = used + 1
-                if not plain or not node.args[used] then refuse_message(node) end
-                local string = plain:find "s$" and string_of(inst, node.args[used])
-                if string then pieces[#pieces + 1] = plain:format(string) else add_number(node.args[used], plain == "%s" and "%.14g" or plain) end
+                if not plain then refuse_message(node, ("has the conversion '%s'"):format(format:match("^%%[^%a]*.?", at))) end
+                local value = node.args[used]
+                if not value then refuse_message(node, ("has no value for '%s'"):format(plain)) end
+                local string = plain:find "[sq]$" and string_of(inst, value)
+                if string then
+                    pieces[#pieces + 1] = plain:format(string)
+                elseif plain == "%s" and message_part(inst, value) == "text" then
+                    message_pieces(inst, value, flow, what, pieces)
+                else
+                    while value.tag == "Paren" do value = value.expr end
+                    local inner = value.tag == "Call" and plain:find "s$" and static_of(inst, value.callee)
+                    add_number(inner and inner.value == tostring and value.args[1] or value, plain)
+                end
             end
             at = at + #plain
         end
-    elseif callee and type(callee.value) == "function" then
-        add_number(node, "%.14g")
-    else
-        refuse_message(node)
     end
-    return pieces
 end
 
--- The failure of an error or assert: its number, and the node of the number in its message, if any.
+-- The failure of an error or assert: its number, and the nodes of the numbers in its message.
 local function message_failure(inst, at, node, flow, what, prefix)
-    local pieces = message_pieces(inst, node, flow, what, { prefix })
-    local text, dynamic = {}, false
+    local pieces = { prefix, numbers = {} }
+    message_pieces(inst, node, flow, what, pieces)
+    local text, dynamic, nodes = {}, false, {}
     for i, piece in ipairs(pieces) do
         dynamic = dynamic or type(piece) == "table"
-        text[i] = type(piece) == "table" and piece.format .. tostring(piece.static and piece.static.key or piece.node.line) or piece
+        text[i] = type(piece) == "table"
+            and piece.format .. tostring(piece.static and piece.static.key or piece.node.line) .. tostring(piece.is_boolean) or piece
+        if not dynamic and piece:find "%z" then refuse(inst, at, "the message of %s has a byte 0", what) end
     end
+    for d, piece in ipairs(pieces.numbers) do nodes[d] = piece.node end
     local code = inst:failure(dynamic and "message" or "error", at, table.concat(text))
     if dynamic then inst.program.failures[code].pieces = pieces end
-    return code, pieces.detail and pieces.detail.node
+    return code, nodes
+end
+
+local function place_in_text(inst, node) return ("%s:%d: "):format((node.source or inst.fn.source).file, node.line) end
+
+-- Where error(message, level) says that it was raised. Nothing calls the function that is mapped,
+-- and of others the place of the call is known if it is no tail call.
+local function place_of_error(inst, node, level)
+    local count = level and level.value or 1
+    if count == 0 then return "" end
+    -- `return error(...)` takes the place of the function itself
+    if node.is_tail then count = count + 1 end
+    if count == 1 then return place_in_text(inst, node) end
+    local place = node.caller_place or (inst.called_at and inst.caller_place or not inst.called_at and "")
+    if not place or place ~= "" and count > 2 then
+        refuse(inst, level or node, "error at this level, of which the place is not known here; use 0, 1, or 2 in a function that is not called by "
+            .. "`return %s(...)`", inst.name or "f")
+    end
+    return place
 end
 
 local function call_error(inst, node, flow)
@@ -962,12 +1016,12 @@ local function call_error(inst, node, flow)
     if not text or text.tag == "Nil" then
         refuse(inst, node, "error without a message; give it a string")
     end
-    if level and not (level.tag == "Number" and (level.value == 0 or level.value == 1)) then
-        refuse(inst, level, "error at this level; only 0 and 1 are known on a device")
+    if level and not (level.tag == "Number" and level.value >= 0 and level.value == math.floor(level.value)) then
+        refuse(inst, level, "error at a level that is computed; write 0, 1 or 2")
     end
-    local prefix = (not level or level.value == 1) and ("%s:%d: "):format((node.source or inst.fn.source).file, node.line) or ""
-    local code, detail = message_failure(inst, node, text, flow, "error", prefix)
-    inst.calls[node] = { special = "error", code = code, detail = detail }
+    local prefix = place_of_error(inst, node, level)
+    local code, numbers = message_failure(inst, node, text, flow, "error", prefix)
+    inst.calls[node] = { special = "error", code = code, numbers = numbers, never_returns = true }
     fails(inst, flow, false)
     return {}
 end
@@ -975,13 +1029,24 @@ end
 local function call_assert(inst, node, flow)
     local cond = node.args[1]
     if not cond then refuse(inst, node, "assert needs an argument") end
-    local varies = condition(inst, cond, flow)
-    local prefix = ASSERT_TELLS_LINE and ("%s:%d: "):format((node.source or inst.fn.source).file, node.line) or ""
+    local kind, varies
+    if node.wants_value then
+        kind, varies = expr(inst, cond, flow)
+        if kind == "nil" then storable(inst, cond, kind, "what assert gives") end
+    else
+        varies = condition(inst, cond, flow)
+    end
+    local prefix = ASSERT_TELLS_LINE and place_in_text(inst, node) or ""
     local text = node.args[2] or { tag = "String", line = node.line, value = "assertion failed!" }
-    local code, detail = message_failure(inst, node, text, flow, "assert", prefix)
-    inst.calls[node] = { special = "assert", code = code, detail = detail }
+    local code, numbers = message_failure(inst, node, text, flow, "assert", prefix)
+    inst.calls[node] = { special = "assert", code = code, numbers = numbers }
     fails(inst, flow, varies)
-    return {}
+    if not node.wants_value then return {} end
+    local results = { { kind = kind == "maybe" and "num" or kind, varies = varies } }
+    if node.args[2] then
+        results[2] = { kind = "num", varies = false, missing = "assert gives its message, too, where it is not in parentheses: (assert(...))" }
+    end
+    return results
 end
 
 local function call_tonumber(inst, node, flow)
@@ -1115,6 +1180,30 @@ local function is_within(def, outer)
     return false
 end
 
+-- Does the function call error with level 2 or more, or instead of returning? Then where it is
+-- called makes a difference.
+local function tells_caller(fn, def)
+    if def.tells_caller == nil then
+        def.tells_caller = false
+        local function visit(node)
+            local level = node.tag == "Call" and (node.args[2] and node.args[2].value or 1) + (node.is_tail and 1 or 0)
+            if level and level >= 2 and node.callee.tag == "Name"
+                and (not node.callee.var or fn.outside[node.callee.var.def])
+                and infer.static_outside(fn, node.callee.name).value == error then
+                def.tells_caller = true
+            end
+            for key, child in pairs(node) do
+                if type(child) == "table" and key ~= "var" and key ~= "vars" and key ~= "def" and key ~= "assigns" and key ~= "static"
+                    and key ~= "source" then
+                    visit(child)
+                end
+            end
+        end
+        visit(def.body)
+    end
+    return def.tells_caller
+end
+
 local function call_function(inst, node, flow, static)
     local program = inst.program
     local fn, def, outer
@@ -1166,14 +1255,20 @@ local function call_function(inst, node, flow, static)
             end
         end
     end
+    local caller_place
+    if tells_caller(fn, def) then
+        caller_place = node.caller_place or not node.is_tail and place_in_text(inst, node) or not inst.called_at and "" or nil
+        key[#key + 1] = "from " .. (caller_place or "?")
+    end
     if static.nested then pass_captures(static) end
     for _, value in ipairs(given) do
         if value.static and value.static.nested then pass_captures(value.static) end
     end
     local callee = program:instance(inst, node, {
         key = table.concat(key, " "), fn = fn, def = def, name = static.path, inputs = inputs, simd = simd, outer = outer, without = without,
+        caller_place = caller_place,
     })
-    inst.calls[node] = { callee = callee, inputs = inputs }
+    inst.calls[node] = { callee = callee, inputs = inputs, never_returns = callee.never_returns }
     if callee.can_fail then fails(inst, flow, callee.simd) end
     inst.draws = inst.draws or callee.draws
     for _, each in ipairs(callee.captures) do inst:capture(each.kind, each.static) end
@@ -1220,7 +1315,10 @@ function values(inst, exprs, flow, params)
         if is_object then
             list[#list + 1] = { node = node, static = static }
         elseif node.tag == "Call" and i == #exprs then
-            for k, result in ipairs(call(inst, node, flow)) do
+            node.wants_value = true
+            local results = call(inst, node, flow)
+            if inst.calls[node].never_returns then results = { { kind = "k", varies = false } } end
+            for k, result in ipairs(results) do
                 list[#list + 1] = { node = node, kind = result.kind, varies = result.varies, index = k, missing = result.missing }
             end
         else
@@ -1350,7 +1448,7 @@ function statement.CallStat(inst, node, flow)
     if inst.assigns[node] then return statement.Assign(inst, inst.assigns[node], flow) end
     if node.call.tag == "Method" then expr(inst, node.call, flow) end
     call(inst, node.call, flow)
-    return inst.calls[node.call].special ~= "error"
+    return not inst.calls[node.call].never_returns
 end
 
 function statement.Do(inst, node, flow)
@@ -1513,6 +1611,9 @@ end
 
 statement["Return"] = function(inst, node, flow)
     local given = values(inst, node.exprs, flow)
+    local only = #node.exprs == 1 and inst.calls[node.exprs[1]]
+    if only and only.never_returns then return false end
+    inst.returns = true
     local results = inst.results
     if not results then
         results = {}
@@ -1617,6 +1718,7 @@ function Instance:settle()
         self.falls = block(self, def.body, flow)
     until not self.changed
     self.is_settled = true
+    self.never_returns = not self.falls and not self.returns
     self.results = self.results or {}
     if self.falls then
         for _, result in ipairs(self.results) do
@@ -1646,7 +1748,8 @@ function Program:instance(caller, at, wanted)
         simd = wanted.simd, without = wanted.without, states = {}, labels = {},
         vars = {}, types = {}, varies = {}, statics = {}, loops = {}, places = {}, loop_varies = {}, fornum = {}, has_loops = false,
         calls = {}, codes = {}, stores = {}, columns = {}, lengths = {}, ends = {}, updates = {}, assigns = {}, is_parameter = {},
-        called_at = caller.def and at.line, lists = {}, captures = {}, captured = {}, can_fail = false, draws = false,
+        called_at = caller.def and at.line, caller_place = wanted.caller_place, lists = {}, captures = {}, captured = {}, can_fail = false,
+        draws = false,
     }, Instance)
     self.by_key[wanted.key] = inst
     self.settling[wanted.def] = true

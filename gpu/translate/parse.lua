@@ -541,6 +541,8 @@ statement["return"] = function(p, line)
     advance(p)
     local exprs = (BLOCK_END[p.kind] or p.kind == ";") and {} or expression_list(p)
     accept(p, ";")
+    local only = #exprs == 1 and exprs[1]
+    if only and (only.tag == "Call" or only.tag == "Method") then only.is_tail = true end
     return { tag = "Return", line = line, exprs = exprs }
 end
 

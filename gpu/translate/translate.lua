@@ -28,12 +28,13 @@ local translate = {}
 ---   first, count: ulong, the first element and how many to do; key: ulong, half 1 and 2 of the
 ---   map's key for random numbers; index: ulong, that of the buffers' first element in the map, for
 ---   them; input, output: buffers, element i belongs to element i of the map; failed: a buffer of
----   uchar, 0 or the number of a failure; details: a buffer of reals, of which those of elements
----   that failed are written: the index that was none, where no output holds it; number: real
----   (double or float); array: buffer of at least one element; length: long, its number of elements
+---   uchar, 0 or the number of a failure; details: a buffer of `index` columns of reals, one behind
+---   the other, of which those of elements that failed are written: the numbers of its message, but
+---   for one that an output holds; number: real (double or float); array: buffer of at least one
+---   element; length: long, its number of elements
 ---@field ctype string type of the value or of the buffer's elements
 ---@field shape "rows"|"columns"|nil the value is that of the grid
----@field index integer? which input or output
+---@field index integer? which input or output; how many columns of details
 ---@field name string? the captured value, as it is written in Lua
 ---@field is_written boolean? of an array: elements are assigned to
 ---@field is_list boolean? `read` gives a plain list, of which an array of `ctype` has to be made
@@ -49,7 +50,7 @@ local translate = {}
 ---@field outputs { ctype: string }[]
 ---@field can_fail boolean whether there is a `failed` argument
 ---@field failures table[] by the numbers in `failed`
----@field detail_output integer? the output that holds, for an element that failed, the index that was none; else `details` do
+---@field detail_output integer? the output that holds, for an element that failed, the first number of its message; else `details` do
 ---@field needs_double boolean whether the device must have fp64
 ---@field is_reducer boolean made for `reduce`
 ---@field has_rows boolean its work items may lie in rows
@@ -146,7 +147,7 @@ end
 -- Are the inputs the indexes of a grid?
 local function are_places(inputs) return inputs[1] ~= nil and PLACES[inputs[1].ctype] ~= nil end
 
-local function arguments_of(inputs, outputs, program, real, has_details)
+local function arguments_of(inputs, outputs, program, real, columns)
     local list = { { kind = "first", ctype = "uint64" }, { kind = "count", ctype = "uint64" } }
     local has_places = are_places(inputs)
     if program.root.draws then
@@ -161,7 +162,7 @@ local function arguments_of(inputs, outputs, program, real, has_details)
     end
     for i, output in ipairs(outputs) do list[#list + 1] = { kind = "output", index = i, ctype = output.ctype } end
     if program.root.can_fail then list[#list + 1] = { kind = "failed", ctype = "uint8" } end
-    if has_details then list[#list + 1] = { kind = "details", ctype = real } end
+    if columns > 0 then list[#list + 1] = { kind = "details", index = columns, ctype = real } end
     for _, entry in ipairs(program.captures) do
         local name, read = entry.static.path, checked_read(entry)
         if entry.kind == "number" then
@@ -187,35 +188,39 @@ function Translation:is_current()
     return true
 end
 
--- The parts of a message before and after the number that is computed, with captured numbers as
--- they are now.
-local function parts_of(pieces)
-    local before, after = {}, {}
-    local list, detail = before, nil
-    for _, piece in ipairs(pieces) do
-        if piece == pieces.detail then
-            list, detail = after, piece
-        elseif type(piece) == "table" then
-            list[#list + 1] = piece.format:format(piece.static.read())
+-- The message of a failure, with captured numbers as they are now. `plain` gives what is written
+-- for a text, `computed` for the piece of a number that the device gives.
+local function write_message(failure, plain, computed)
+    local text = {}
+    for i, piece in ipairs(failure.pieces or { failure.message }) do
+        if type(piece) ~= "table" then
+            text[i] = plain(piece)
         else
-            list[#list + 1] = piece
+            text[i] = piece.static and plain(piece.format:format(piece.static.read())) or computed(piece)
         end
     end
-    return table.concat(before), table.concat(after), detail
+    return table.concat(text)
 end
+
+local function itself(text) return text end
+local function escaped(text) return (text:gsub("%%", "%%%%")) end
 
 ---The error of an element that failed.
 ---@param number integer from the `failed` buffer, not 0
----@param detail number? the element of output `detail_output`
+---@param ... number those of its message: the element of output `detail_output`, if there is one, and of the columns of details
 ---@return string message as plain Lua would have it: with file and line where it has them
-function Translation:describe(number, detail)
+function Translation:describe(number, ...)
     local failure = self.failures[number]
     if not failure then return ("failed with an unknown status (%d)"):format(number) end
-    if failure.pieces then
-        local before, after, computed = parts_of(failure.pieces)
-        return before .. (computed and computed.format:format(detail or 0 / 0) or "") .. after
+    if failure.kind ~= "index" then
+        local numbers, d = { ... }, 0
+        return write_message(failure, itself, function(piece)
+            d = d + 1
+            local value = numbers[d] or 0 / 0
+            return piece.format:format(piece.is_boolean and tostring(value ~= 0) or value)
+        end)
     end
-    if failure.kind ~= "index" then return failure.message end
+    local detail = ...
     local static = failure.array.static
     local ok, array = pcall(static.read)
     local has_length = ok and (infer.array_type(array) or failure.array.is_list and infer.is_list(array))
@@ -228,30 +233,23 @@ function Translation:describe(number, detail)
     return ("%sindex %.14g of '%s' is %s%s"):format(where, detail, static.path, what, bounds)
 end
 
----The same for all failures, as texts that need no Lua to be used: `plain`, or, of a wrong index or
----a message with a number, `before`, the number (as C's `conversion`, with its width and precision,
-----1: none), and `after`; `plain` after it when it lies between 1 and n.
----@return { plain: string, before: string?, after: string?, n: integer?, conversion: string?, width: integer?, precision: integer? }[]
+---The same for all failures, as formats that need no Lua to be used: see tp_device_failure in
+---gpu/opencl/launch.h.
+---@return { format: string, inside: string?, n: integer? }[]
 function Translation:texts()
     local list = {}
     for number, failure in ipairs(self.failures) do
-        local text = { plain = failure.message }
-        if failure.pieces then
-            local before, after, computed = parts_of(failure.pieces)
-            text.plain = before .. after
-            if computed then
-                local width, precision, conversion = computed.format:match "^%%(%d*)%.?(%d*)(%a)$"
-                text.before, text.after, text.n = before, after, 0
-                text.conversion, text.width, text.precision = conversion, tonumber(width) or 0, tonumber(precision) or -1
-            end
-        elseif failure.kind == "index" then
+        if failure.kind == "index" then
             local static = failure.array.static
-            text.n = length_of(failure.array, static.read())
-            text.before = ("%s:%d: index "):format(failure.file, failure.line)
-            text.after = (" of '%s' is out of range (1 to %d)"):format(static.path, text.n)
-            text.plain = (" of '%s' is not a whole number (1 to %d)"):format(static.path, text.n)
+            local n = length_of(failure.array, static.read())
+            local text = escaped(("%s:%d: "):format(failure.file, failure.line)) .. "index %.14g of " .. escaped(("'%s' is "):format(static.path))
+            local bounds = (" (1 to %d)"):format(n)
+            list[number] = { n = n, format = text .. "out of range" .. bounds, inside = text .. "not a whole number" .. bounds }
+        else
+            list[number] = { format = write_message(failure, escaped, function(piece)
+                return piece.is_boolean and piece.format:gsub("s$", "b") or piece.format
+            end) }
         end
-        list[number] = text
     end
     return list
 end
@@ -291,31 +289,31 @@ function translate.translate(fn, options)
         inputs[i] = { index = i, name = input.var.name, ctype = options.inputs and options.inputs[i] or real }
         needs_double = needs_double or inputs[i].ctype == "double"
     end
-    local has_detail, detail_output = false, nil
+    local details, detail_output = 0, nil
     for _, failure in ipairs(program.failures) do
-        has_detail = has_detail or failure.kind == "index" or failure.pieces ~= nil and failure.pieces.detail ~= nil
+        details = math.max(details, failure.kind == "index" and 1 or failure.pieces and #failure.pieces.numbers or 0)
     end
     for i, output in ipairs(outputs) do
         needs_double = needs_double or output.ctype == "double"
-        if has_detail and not detail_output and output.ctype == real then
+        if details > 0 and not detail_output and output.ctype == real then
             detail_output = i
             output.holds_detail = true
         end
     end
-    local has_details = has_detail and not detail_output and not options.reduce
+    local columns = options.reduce and 0 or details - (detail_output and 1 or 0)
     for _, entry in ipairs(program.captures) do needs_double = needs_double or entry.ctype == "double" end
     local kernel = "tidepool_" .. (name and name:gsub("[^%w]+", "_") or "map")
     if options.reduce then kernel = kernel .. "_" .. (program.combiner and "reduce" or options.reduce) end
     local text = emit.program(program, {
         lanes = lanes, precision = precision, kernel = kernel, inputs = inputs, outputs = outputs, needs_double = needs_double,
-        reduce = options.reduce, has_detail = has_detail, has_details = has_details,
+        reduce = options.reduce, details = details, columns = columns,
     })
     if options.reduce then
         outputs, lanes, detail_output = { { ctype = real, kind = "num" } }, lanes > 1 and emit.GROUP or emit.GROUP / emit.LANES, nil
     end
     return setmetatable({
         source = text, kernel = kernel, lanes = lanes, precision = precision, inputs = inputs, outputs = outputs,
-        arguments = arguments_of(inputs, outputs, program, real, has_details), can_fail = root.can_fail, failures = program.failures,
+        arguments = arguments_of(inputs, outputs, program, real, columns), can_fail = root.can_fail, failures = program.failures,
         baked = program.baked, detail_output = detail_output, needs_double = needs_double, is_reducer = options.reduce ~= nil,
         has_rows = not options.reduce, has_places = are_places(inputs),
     }, Translation)

@@ -191,7 +191,8 @@ static void get_argument(lua_State *L, int t, tp_argument *a)
 {
     a->kind = (tp_argument_kind)tp_core_get_number(L, t, "kind", 0);
     a->type = (tp_type)tp_core_get_number(L, t, "type", 0);
-    a->index = (unsigned)tp_core_get_number(L, t, "index", 1) - 1;
+    unsigned index = (unsigned)tp_core_get_number(L, t, "index", 1);
+    a->index = a->kind == TP_ARG_DETAILS ? index : index - 1;
     a->size = a->kind == TP_ARG_ARRAY ? (size_t)tp_core_get_number(L, t, "bytes", 1)
                                       : tp_type_size(a->type);
     double value = tp_core_get_number(L, t, "value", 0);
@@ -245,14 +246,9 @@ static void get_failures(lua_State *L, int t, tp_kernel *k)
         lua_rawgeti(L, -1, (int)i + 1);
         int at = lua_gettop(L);
         k->n_failures = i + 1;
-        f->plain = copy_of(L, get_text(L, at, "plain"));
-        f->before = copy_of(L, get_text(L, at, "before"));
-        f->after = copy_of(L, get_text(L, at, "after"));
+        f->format = copy_of(L, get_text(L, at, "format"));
+        f->inside = copy_of(L, get_text(L, at, "inside"));
         f->n = tp_core_get_number(L, at, "n", 0);
-        const char *conversion = get_text(L, at, "conversion");
-        f->conversion = conversion ? conversion[0] : 'g';
-        f->width = (int)tp_core_get_number(L, at, "width", 0);
-        f->precision = (int)tp_core_get_number(L, at, "precision", conversion ? -1 : 14);
         lua_pop(L, 1);
     }
     lua_pop(L, 1);
@@ -272,8 +268,8 @@ static void get_booleans(lua_State *L, int index, const char *field, bool *to, u
 
 /* core.program.kernel { programs = { { device =, lanes =, program = }, ... }, arguments = { { kind
  * =, type =, ... }, ... }, inputs =, outputs = lists of types, boolean_inputs =, booleans = lists:
- * true for an input or output that is a boolean, failures = { { plain =, before =, after =, n = },
- * ... }, detail =, group =, has_rows =, is_foreign = } -> kernel: see tp_kernel */
+ * true for an input or output that is a boolean, failures = { { format =, inside =, n = }, ... },
+ * detail =, group =, has_rows =, is_foreign = } -> kernel: see tp_kernel */
 static int l_program_kernel(lua_State *L)
 {
     luaL_checktype(L, 1, LUA_TTABLE);
@@ -302,8 +298,11 @@ static int l_program_kernel(lua_State *L)
         get_argument(L, lua_gettop(L), &k->arguments[i - 1]);
         k->n_arguments = (unsigned)i;
         k->is_writer |= k->arguments[i - 1].is_written;
-        if (k->arguments[i - 1].kind == TP_ARG_DETAILS)
+        if (k->arguments[i - 1].kind == TP_ARG_DETAILS) {
             k->details = k->arguments[i - 1].type;
+            k->n_details = k->arguments[i - 1].index;
+            luaL_argcheck(L, k->n_details <= TP_DETAILS_MAX, 1, "too many details");
+        }
         lua_pop(L, 1);
     }
     k->n_inputs = get_types(L, 1, "inputs", k->input_type);

@@ -173,8 +173,39 @@ statements["return"] = function(self)
   self:line("if %s then return %s end", self:boolean(1), self.results())
 end
 
+-- Conversions of string.format that a device has.
+local CONVERSIONS = { "%d", "%5d", "%-6d|", "%+.3d", "%i", "%x", "%#X", "%o", "%u", "%g", "%5.2f", "%.0f", "%e", "%G", "%010g", "% g", "%+g",
+  "%s", "%8s", "%.3s", "%-9s|", "%q" }
+
+--- A text with numbers: by "..", or by string.format.
+function Maker:message()
+  local parts = { [["wrong"]] }
+  local n = 1 + self.roll(self.roll(4) == 0 and 8 or 3)
+  if self.roll(2) == 0 then
+    for k = 1, n do
+      if self.roll(3) == 0 then parts[#parts + 1] = ("%q"):format(self:pick { ": ", " at 100% ", "%d", "" }) end
+      local value = self:number(k < 4 and 1 or 0)
+      parts[#parts + 1] = ("%s(%s)"):format(self.roll(3) == 0 and "tostring" or "", value)
+    end
+    return table.concat(parts, " .. ")
+  end
+  local format, values = { "wrong" }, {}
+  for k = 1, n do
+    format[k + 1] = self:pick(CONVERSIONS)
+    values[k] = self:number(k < 4 and 1 or 0)
+  end
+  if self.roll(4) == 0 then
+    format[#format + 1], values[#values + 1] = "%s 100%%", self:boolean(1)
+    if n == 8 then table.remove(format, 2) table.remove(values, 1) end
+  end
+  return ("string.format(%q, %s)"):format(table.concat(format, " "), table.concat(values, ", "))
+end
+
 statements["error"] = function(self)
-  if self.roll(3) == 0 then self:line('if %s then error("wrong: " .. %s) end', self:boolean(2), self:pick(self.numbers)) end
+  local how = self.roll(6)
+  if how == 0 then self:line('if %s then error("wrong: " .. %s) end', self:boolean(2), self:pick(self.numbers)) end
+  if how == 1 then self:line("if %s then error(%s%s) end", self:boolean(2), self:message(), self:pick { "", "", ", 0", ", 1", ", 2" }) end
+  if how == 2 then self:line("assert(%s, %s)", self:boolean(2), self:message()) end
 end
 
 local KINDS = {}

@@ -4,39 +4,49 @@
 local emitter = require "tidepool.translate.emit.emitter"
 local expressions = require "tidepool.translate.emit.expressions"
 
-local Emitter, number_text, bare = emitter.Emitter, emitter.number_text, emitter.bare
+local Emitter, literal, number_text, bare = emitter.Emitter, emitter.literal, emitter.number_text, emitter.bare
 
 local special = {}
 
--- The number that a failure's message has to include, if there is one.
-local function detail_of(self, made)
-    if not made.detail then return nil end
-    local value = self:expr(made.detail)
-    return self:hold({ c = self:as(value, "num", value.varies), kind = "num", varies = value.varies }).c
+-- The numbers that a failure's message has to include, as texts.
+local function details_of(self, made)
+    local details = {}
+    for d, node in ipairs(made.numbers) do
+        local value = self:expr(node)
+        details[d] = self:hold({ c = self:as(value, "num", value.varies), kind = "num", varies = value.varies }).c
+    end
+    return details
 end
 
 function special.error(self, _, made)
-    self:fail(("%d"):format(made.code), nil, detail_of(self, made))
+    self:fail(("%d"):format(made.code), nil, details_of(self, made))
     return {}
 end
 
 function special.assert(self, node, made)
-    local cond = self:condition(node.args[1])
-    if cond.c == "1" then return {} end
-    if made.detail then cond = self:hold(cond) end
-    local detail = detail_of(self, made)
+    local value, cond
+    if node.wants_value then
+        value = self:expr(node.args[1])
+        cond = value.kind == "maybe" and value.cond or value.kind == "bool" and value or { c = "1", kind = "bool", varies = false }
+        value = self:hold(value.value or value)
+    else
+        cond = self:condition(node.args[1])
+    end
+    if cond.c == "1" then return { value } end
+    if made.numbers[1] then cond = self:hold(cond) end
+    local details = details_of(self, made)
     if cond.varies then
         local bad = self:temp "m"
         self:line("%s %s = %s;", self.mask_type, bad, bare(self:masked("~" .. cond.c)))
         self:open("if (any(%s)) {", bad)
-        self:fail(("%d"):format(made.code), bad, detail)
+        self:fail(("%d"):format(made.code), bad, details)
         self:close()
     else
         self:open("if (!%s) {", cond.c)
-        self:fail(("%d"):format(made.code), nil, detail)
+        self:fail(("%d"):format(made.code), nil, details)
         self:close()
     end
-    return {}
+    return { value }
 end
 
 function special.tonumber(self, node)
@@ -117,19 +127,21 @@ local function call_function(self, node, made)
         end
     end
     self.unit:pass_captures(callee, args)
-    local status, detail
+    local status, details
     if callee.can_fail then
         if callee.simd == self.inst.simd then
             args[#args + 1] = "status"
-            if self.unit.has_detail then args[#args + 1] = "detail" end
+            if self.unit.details > 0 then args[#args + 1] = "detail" end
         else
             status = self:temp "s"
             self:line("long %s = 0;", status)
             args[#args + 1] = "&" .. status
-            if self.unit.has_detail then
-                detail = self:temp "d"
-                self:line("%s %s = 0;", self.real, detail)
-                args[#args + 1] = "&" .. detail
+            if self.unit.details > 0 then
+                local name = self:temp "d"
+                local text
+                text, details = self.unit:declare_details(name, self.real)
+                self:line("%s", text)
+                args[#args + 1] = self.unit.details == 1 and "&" .. name or name
             end
         end
     end
@@ -143,9 +155,17 @@ local function call_function(self, node, made)
         results[1].c = self:temp "t"
         self:line("%s %s = %s;", self:type(results[1].kind, callee.simd), results[1].c, text)
     end
-    if status then
+    if callee.never_returns then
+        if status then
+            self:fail(status, nil, details)
+        elseif callee.simd then
+            self:exit_lanes(true)
+        else
+            self:leave()
+        end
+    elseif status then
         self:open("if (%s) {", status)
-        self:fail(status, nil, detail)
+        self:fail(status, nil, details)
         self:close()
     elseif callee.can_fail and callee.simd then
         local dead = self:temp "m"
@@ -169,7 +189,7 @@ function Emitter:call(node)
 end
 
 function expressions.by_tag.Call(self, node)
-    return self:call(node)[1]
+    return self:call(node)[1] or literal(0) -- where there is none, the call never returns
 end
 
 -- The values of an expression list, as `values` in infer.lua. `made`: the call whose arguments
@@ -185,7 +205,9 @@ function Emitter:values(exprs, made)
         if params and params[i] and statics[params[i]] then
             list[#list + 1] = { c = "", kind = "static", varies = false }
         elseif node.tag == "Call" and i == #exprs then
-            for _, value in ipairs(self:call(node)) do list[#list + 1] = value end
+            local results = self:call(node)
+            if self.inst.calls[node].never_returns then results = { literal(0) } end
+            for _, value in ipairs(results) do list[#list + 1] = value end
         else
             list[#list + 1] = self:expr(node)
         end

@@ -218,25 +218,31 @@ function Emitter:leave()
 end
 
 -- Ends the current lanes, or those in `lanes` (a mask's name), with the number of a failure.
--- `detail`: the wrong index, or the number in the message.
-function Emitter:fail(status, lanes, detail)
+-- `details`: the numbers of its message, as texts.
+function Emitter:fail(status, lanes, details)
+    local function put(form)
+        for d, c in ipairs(details or {}) do
+            local place = d == 1 and "*detail" or ("detail[%d]"):format(d - 1)
+            self:line("%s = %s;", place, form(c, place))
+        end
+    end
     if not self.inst.simd then
         self:line("*status = %s;", status)
-        if detail then self:line("*detail = %s;", detail) end
+        put(function(c) return c end)
         self:leave()
         return
     end
     lanes = lanes or self:mask()
     local vector = ("(long%d)(%s)"):format(self.lanes, status)
-    if detail then detail = ("(%s)(%s)"):format(self:type("num", true), detail) end
+    local wide = self:type("num", true)
     if not lanes then
         self:line("*status = %s;", vector)
-        if detail then self:line("*detail = %s;", detail) end
+        put(function(c) return ("(%s)(%s)"):format(wide, c) end)
         self:leave()
         return
     end
     self:line("*status = select(*status, %s, %s);", vector, self:mask_for("long", lanes))
-    if detail then self:line("*detail = select(*detail, %s, %s);", detail, lanes) end
+    put(function(c, place) return ("select(%s, (%s)(%s), %s)"):format(place, wide, c, lanes) end)
     if lanes == self:mask() then
         self:exit_lanes(true)
     else

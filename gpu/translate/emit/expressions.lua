@@ -49,7 +49,7 @@ local function places_of_lanes(self, node, index, length)
     self:line("%s %s = %s;", self.mask_type, bad,
         bare(self:masked(("~%s(%s, (%s)%s)"):format(self:need("lua_is_index", true), i, self.real, length))))
     self:open("if (any(%s)) {", bad)
-    self:fail(("%d"):format(self.inst.codes[node]), bad, i)
+    self:fail(("%d"):format(self.inst.codes[node]), bad, { i })
     self:close()
     self:line("int%d %s = select((int%d)(0), convert_int%d(%s - %s), %s);", self.lanes, at, self.lanes, self.lanes, i, number_text(1, self.single),
         self:mask_for("int", self:mask()))
@@ -65,12 +65,12 @@ local function place_of(self, node, index, length)
         self:line("%s %s = %s;", self.real, i, bare(index.c))
         check = ("%s(%s, (%s)%s)"):format(self:need("lua_is_index", false), i, self.real, length)
         self:open("if (!%s) {", check)
-        self:fail(("%d"):format(self.inst.codes[node]), nil, i)
+        self:fail(("%d"):format(self.inst.codes[node]), nil, { i })
     else
         self:line("long %s = %s;", i, bare(self:as(index, "long", false)))
         check = ("%s >= 1 && %s <= %s"):format(i, i, length)
         self:open("if (%s < 1 || %s > %s) {", i, i, length)
-        self:fail(("%d"):format(self.inst.codes[node]), nil, ("(%s)%s"):format(self.real, i))
+        self:fail(("%d"):format(self.inst.codes[node]), nil, { ("(%s)%s"):format(self.real, i) })
     end
     self:close()
     return index.kind == "num" and ("(long)%s - 1"):format(i) or ("%s - 1"):format(i), self.inst.simd and #self.chain > 1 and check or nil
@@ -181,7 +181,7 @@ local function check_measured(self, made, code)
     local detail = self:as({ c = made.i, kind = made.kind, varies = made.varies }, "num", made.varies)
     if not made.varies then
         self:open("if (!%s) {", made.right)
-        self:fail(("%d"):format(code), nil, detail)
+        self:fail(("%d"):format(code), nil, { detail })
         self:close()
         return
     end
@@ -189,7 +189,7 @@ local function check_measured(self, made, code)
     local bad = self:temp "m"
     self:line("%s %s = %s;", self.mask_type, bad, bare(self:masked(made.wrong or "~" .. made.right)))
     self:open("if (any(%s)) {", bad)
-    self:fail(("%d"):format(code), bad, detail)
+    self:fail(("%d"):format(code), bad, { detail })
     self:close()
     if made.has_wrong then self:close() end
 end

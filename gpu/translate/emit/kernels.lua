@@ -59,7 +59,7 @@ function Kernel:parameters(results)
     end
     for i, c_type in ipairs(results) do list[#list + 1] = ("__global %s *out_%d"):format(c_type, i) end
     if root.can_fail then list[#list + 1] = "__global uchar *failed" end
-    if unit.has_details then list[#list + 1] = ("__global %s *details"):format(unit.real) end
+    if unit.columns > 0 then list[#list + 1] = ("__global %s *details"):format(unit.real) end
     for _, entry in ipairs(unit.program.captures) do unit:capture_parameters(entry, list) end
     return table.concat(list, ",\n    ")
 end
@@ -88,9 +88,9 @@ function Kernel:add_arguments(args, at, lanes_left)
     if root.can_fail then
         self:line("long%s status = 0;", self.width)
         args[#args + 1] = "&status"
-        if self.unit.has_detail then
-            self:line("%s detail = 0;", self:type "num")
-            args[#args + 1] = "&detail"
+        if self.unit.details > 0 then
+            self:line("%s", (self.unit:declare_details("detail", self:type "num")))
+            args[#args + 1] = self.unit.details == 1 and "&detail" or "detail"
         end
     end
     if root.draws then
@@ -174,16 +174,17 @@ local function mask_of_elements(k)
 end
 
 -- Declares z<i>, result i as it is stored; or, where its element failed and it has room for that,
--- the wrong index.
+-- the first number of its message.
 local function convert_result(k, i, output)
     local c = k.unit:stored("y" .. i, output.kind, output.ctype, k.lanes)
     k:line("%s%s z%d = %s;", C_ELEMENT[output.ctype], k.width, i, c)
     if not output.holds_detail then return end
+    local detail = k.unit.details == 1 and "detail" or "detail[0]"
     if k.simd then
         local has_failed = output.ctype == "float" and ("convert_int%d(status != 0)"):format(k.lanes) or "status != 0"
-        k:line("z%d = select(z%d, detail, %s);", i, i, has_failed)
+        k:line("z%d = select(z%d, %s, %s);", i, i, detail, has_failed)
     else
-        k:line("if (status) z%d = detail;", i)
+        k:line("if (status) z%d = %s;", i, detail)
     end
 end
 
@@ -216,9 +217,13 @@ local function store_all(k)
     if k.root.can_fail then
         store(k, k.simd and ("convert_uchar%d(status)"):format(k.lanes) or "(uchar)status", "uchar", "failed")
     end
-    if k.unit.has_details then
+    local details, columns = k.unit.details, k.unit.columns
+    if columns > 0 then
         k:line(k.simd and "if (any(status != 0)) {" or "if (status) {")
-        store(k, "detail", k.unit.real, "details")
+        for column = 0, columns - 1 do
+            local detail = details == 1 and "detail" or ("detail[%d]"):format(details - columns + column)
+            store(k, detail, k.unit.real, column == 0 and "details" or ("(details + %d * (first + count))"):format(column))
+        end
         k:line("}")
     end
 end

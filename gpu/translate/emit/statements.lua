@@ -457,6 +457,8 @@ end
 statement["Return"] = function(self, node)
     local results = self.inst.results
     local given = self:values(node.exprs)
+    local only = #node.exprs == 1 and self.inst.calls[node.exprs[1]]
+    if only and only.never_returns then return end
     local direct = #self.chain == 1 and (not self.inst.simd or self:here().full)
     for i, value in ipairs(given) do
         local kind = results[i].kind

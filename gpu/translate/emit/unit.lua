@@ -163,6 +163,16 @@ function Unit:function_name(name)
     return name .. "_" .. self.function_count[name]
 end
 
+-- The declaration of a variable for the numbers of a failure, and the texts of these.
+function Unit:declare_details(name, c_type)
+    if self.details == 1 then return ("%s %s = 0;"):format(c_type, name), { name } end
+    local zeros, texts = {}, {}
+    for d = 1, self.details do
+        zeros[d], texts[d] = ("(%s)(0)"):format(c_type), ("%s[%d]"):format(name, d - 1)
+    end
+    return ("%s %s[%d] = { %s };"):format(c_type, name, self.details, table.concat(zeros, ", ")), texts
+end
+
 -- Writes one instance as a function.
 function Unit:instance(inst)
     local e = setmetatable({
@@ -194,7 +204,7 @@ function Unit:instance(inst)
     for i = 2, #inst.results do parameters[#parameters + 1] = ("%s *r%d"):format(e:type(inst.results[i].kind, inst.simd), i) end
     for _, entry in ipairs(inst.captures) do self:capture_parameters(entry, parameters) end
     if inst.can_fail then parameters[#parameters + 1] = inst.simd and ("long%d *status"):format(self.lanes) or "long *status" end
-    if inst.can_fail and self.has_detail then parameters[#parameters + 1] = e:type("num", inst.simd) .. " *detail" end
+    if inst.can_fail and self.details > 0 then parameters[#parameters + 1] = e:type("num", inst.simd) .. " *detail" end
     if inst.draws then parameters[#parameters + 1] = ("ulong%s *draws"):format(inst.simd and self.lanes or "") end
     local takes_mask = inst.simd and not is_plain(inst) and (inst ~= self.program.root or self.program.has_updates)
     if takes_mask then

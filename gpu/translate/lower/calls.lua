@@ -15,7 +15,7 @@ local calls = {}
 local find = classes.find
 local range_of = ranges.range_of
 local emit, fixed, hold_value, is_stable, name_of = nodes.emit, nodes.fixed, nodes.hold_value, nodes.is_stable, nodes.name_of
-local new_local, node_at, refuse, scalar = nodes.new_local, nodes.node_at, nodes.refuse, nodes.scalar
+local new_local, node_at, number, refuse, scalar = nodes.new_local, nodes.node_at, nodes.number, nodes.refuse, nodes.scalar
 local of_static, static_field, static_function = statics.of_static, statics.static_field, statics.static_function
 local expr, expression = walk.expr, walk.expression
 local results_of, touches = functions.results_of, functions.touches
@@ -38,7 +38,12 @@ calls.meta_of = meta_of
 
 function expression.Call(L, node)
     local values = call_values(L, node)
-    if not values[1] then refuse(L, node, "a call that returns nothing, used as a value") end
+    if not values[1] then
+        local last = L.out[#L.out]
+        local fails = last and last.tag == "CallStat" and last.call.callee and last.call.callee.static
+        if fails and fails.value == error then return scalar(number(L, node, 0)) end -- it never returns
+        refuse(L, node, "a call that returns nothing, used as a value")
+    end
     return values[1]
 end
 
@@ -81,12 +86,19 @@ local function expr_list(L, exprs, names)
 end
 calls.expr_list = expr_list
 
+-- Where error(message, 2) in a function that is inlined says that it was raised: at its call, or
+-- where that is a tail call, at the call of the caller. Nothing calls the function that is mapped.
+local function place_of_caller(context)
+    while context.caller and context.call.is_tail do context = context.caller end
+    return context.caller and ("%s:%d: "):format(context.caller.fn.source.file, context.call.line) or ""
+end
+
 local function nodes_of(L, at, values, fn)
     local list = {}
     for i, value in ipairs(values) do
         if value.t ~= "scalar" and (fn == error or fn == assert and i == 2) then
-            refuse(L, at, "the message of %s must be a string that is known beforehand, with at most one number that is computed here",
-                fn == error and "error" or "assert")
+            refuse(L, at, "the message of %s is no text that a device has; it is made of texts that are known beforehand and of numbers, by .., "
+                .. "tostring and string.format", fn == error and "error" or "assert")
         end
         if value.t == "object" or value.t == "element" then refuse(L, at, "a table as an argument of a library function; pass its fields") end
         list[i] = value.t == "scalar" and value.node or value.t == "static" and fixed(L, at, value.static)
@@ -139,7 +151,9 @@ end
 function call_values(L, node)
     local callee, first, base = callee_of(L, node)
     if not callee then -- a method of a string or a typed array
-        local args = nodes_of(L, node, expr_list(L, node.args))
+        local args = expr_list(L, node.args)
+        if node.name == "format" then hold_values(L, node, args) end
+        args = nodes_of(L, node, args)
         local target = base.t == "static" and fixed(L, node, base.static) or base.node
         return { scalar(node_at(L, node, "Method", { object = target, name = node.name, args = args })) }
     end
@@ -164,12 +178,16 @@ function call_values(L, node)
     if callee.t == "static" then
         local builtin = builtins.find(fn)
         if builtin or debug.getinfo(fn, "S").what ~= "Lua" then
-            local made = node_at(L, node, "Call", { callee = fixed(L, node, callee.static), args = nodes_of(L, node, values, fn) })
+            -- the parts of a text are evaluated here, and the text when it is wanted
+            if fn == tostring or fn == string.format then hold_values(L, node, values) end
+            local made = node_at(L, node, "Call", { callee = fixed(L, node, callee.static), args = nodes_of(L, node, values, fn),
+                caller_place = fn == error and place_of_caller(L.context) or nil, is_tail = node.is_tail })
             return values_of_call(L, node, made, builtin and builtin.results and #builtin.results or 1)
         end
         local about = L.function_of(fn, callee.static.path, node)
         if not has_tables and not touches(L, about, about.def) then
-            local made = node_at(L, node, "Call", { callee = fixed(L, node, callee.static), args = nodes_of(L, node, values) })
+            local made = node_at(L, node, "Call", { callee = fixed(L, node, callee.static), args = nodes_of(L, node, values),
+                caller_place = node.is_tail and place_of_caller(L.context) or nil, is_tail = node.is_tail })
             return values_of_call(L, node, made, results_of(about.def))
         end
     end

@@ -48,7 +48,7 @@ function inlining.inline(L, at, callee, values)
         end
     end
     local outer_context, outer_out = L.context, L.out
-    L.context = { fn = callee.fn, def = def, name = callee.name, caller = outer_context, returns = { values = {} }, depth = #L.loops,
+    L.context = { fn = callee.fn, def = def, name = callee.name, caller = outer_context, call = at, returns = { values = {} }, depth = #L.loops,
         serial = L.serial }
     scope.back = L.scope
     L.scope = scope

@@ -69,8 +69,15 @@ local function is_whole(L, at, node)
 end
 nodes.is_whole = is_whole
 
+-- Is it a text that is made of numbers? Their values are held before it is made.
+local function is_text(node)
+    local fn = node.tag == "Call" and node.callee.static and node.callee.static.value
+    return node.tag == "Binop" and node.op == ".." or node.tag == "Method" and node.name == "format" or fn == tostring or fn == string.format
+end
+
 -- Is it the same whenever it is evaluated, and cheap?
 local function is_stable(node)
+    if is_text(node) then return true end
     return node.tag == "Number" or node.tag == "Fixed" or node.tag == "Nil" or node.tag == "True" or node.tag == "False" or node.tag == "String"
         or (node.tag == "Name" and node.var and not node.var.assigned)
 end

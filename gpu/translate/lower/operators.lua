@@ -40,7 +40,11 @@ function expression.Binop(L, node)
     else
         right = expr(L, node.right)
     end
-    if left.t == "scalar" and right.t == "scalar" then return scalar(binop(L, node, node.op, left.node, right.node)) end
+    if left.t == "scalar" and right.t == "scalar" then
+        local a, b = left.node, right.node
+        if node.op == ".." then a, b = hold(L, node, a), hold(L, node, b) end -- a text, see is_stable
+        return scalar(binop(L, node, node.op, a, b))
+    end
     local op, a, b = node.op, left, right
     if op == ">" or op == ">=" then op, a, b = op == ">" and "<" or "<=", right, left end
     local event = METAMETHODS[op]
