@@ -23,8 +23,7 @@ enum {
     SPIN_NS = 50 * 1000,
     /* Threads of a device that has memory of its own: three that copy there, compute and copy
      * back, and one that is on its way between (bench/overlap.lua). A processor that says so has
-     * two: PoCL 3.1 at times ends the process when more launch a kernel
-     * (pocl_release_dlhandle_cache). */
+     * two: it does all three itself. */
     COPYING = 4, COPYING_CPU = 2
 };
 

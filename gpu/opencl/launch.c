@@ -510,14 +510,18 @@ static int pass_argument(tp_launch_queue *q, const tp_ready_kernel *e, const tp_
     return status == CL_SUCCESS ? 0 : fail(err, q, "passing an argument", status);
 }
 
-/* Launches the kernel with one work item for each `lanes` elements. */
+/* Launches the kernel with one work item for each `lanes` elements. If *begun is set then, the
+ * launch is to be ended there (tp_widths_end) when it has run. */
 static int start(tp_launch_queue *q, const tp_ready_kernel *e, const tp_kernel *k, uint32_t n,
-                 unsigned lanes, tp_error *err)
+                 unsigned lanes, tp_widths **begun, tp_error *err)
 {
     size_t items = (n + lanes - 1) / lanes;
     size_t rows = k->has_rows ? (items + ROW_MAX - 1) / ROW_MAX : 1;
     size_t row = (items + rows - 1) / rows, local[] = { e->local, 1 };
     size_t global[] = { (row + e->local - 1) / e->local * e->local, rows };
+    *begun = e->program->widths;
+    if (*begun)
+        tp_widths_begin(*begun, global[0] > rows ? global[0] : rows);
     cl_int status = q->open.cl->EnqueueNDRangeKernel(q->queue, e->kernel, rows > 1 ? 2 : 1, NULL,
                                                      global, local, 0, NULL,
                                                      time_command(q, TP_EVENT_KERNEL, n));
@@ -576,15 +580,18 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
     set_timed(q, tp_trace_is_on(q->work->worker->trace));
     tp_transfer t = transfer_of(q);
     int rc = 0;
+    tp_widths *begun = NULL;
     for (unsigned i = 0; i < k->n_arguments && rc == 0; i++)
         rc = pass_argument(q, e, k, i, items, &mems[i], err);
     if (rc == 0)
-        rc = start(q, e, k, items->n, lanes, err);
+        rc = start(q, e, k, items->n, lanes, &begun, err);
     for (unsigned i = 0; i < k->n_arguments && rc == 0; i++)
         rc = fetch_argument(q, k, i, items, mems[i], err);
     /* also after a failure, so that nothing uses host memory any more: see tp_launch_run */
     tp_waiter_wait(q->waiter, cl, q->queue);
     cl_int status = cl->Finish(q->queue);
+    if (begun)
+        tp_widths_end(begun);
     if (status != CL_SUCCESS && rc == 0)
         rc = fail(err, q, "running the kernel", status);
     status = tp_pinned_settle(&q->pinned, &t);

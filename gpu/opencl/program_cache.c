@@ -18,6 +18,7 @@ static void free_program(tp_ref *r)
     tp_program *p = (tp_program *)r;
     if (p->program)
         p->cl->ReleaseProgram(p->program);
+    tp_ref_drop(p->widths);
     free(p->name);
     free(p->text);
     free(p->stored_name);
@@ -63,10 +64,9 @@ bool tp_program_is_new(const tp_program *p)
     return p->stored_name && !atomic_load_explicit(&p->is_kept, memory_order_relaxed);
 }
 
-void tp_program_keep(tp_program *p)
+/* Asks the driver for the binary, and stores it. */
+static void store(tp_program *p)
 {
-    if (!p->stored_name || atomic_exchange_explicit(&p->is_kept, true, memory_order_relaxed))
-        return;
     size_t size = 0;
     if (p->cl->GetProgramInfo(p->program, CL_PROGRAM_BINARY_SIZES, sizeof size, &size, NULL) ||
         size == 0)
@@ -80,6 +80,17 @@ void tp_program_keep(tp_program *p)
         tell(p->cache, status, why.message);
     }
     free(binary);
+}
+
+void tp_program_keep(tp_program *p)
+{
+    if (!p->stored_name || atomic_exchange_explicit(&p->is_kept, true, memory_order_relaxed))
+        return;
+    if (p->widths)
+        tp_widths_begin(p->widths, SIZE_MAX);
+    store(p);
+    if (p->widths)
+        tp_widths_end(p->widths);
 }
 
 /* ---- building ---- */
@@ -155,10 +166,19 @@ tp_program *tp_program_open(tp_program_cache *cache, const tp_open_device *open,
     }
     snprintf(made->text, n, "%s\n%s\n%s", options, name, source);
     for (tp_program *p = cache->programs; p; p = p->next)
-        if (p->device == open->index && strcmp(p->text, made->text) == 0) {
-            result = tp_ref_hold(p);
-            goto out;
+        if (strcmp(p->text, made->text) == 0) {
+            if (p->device == open->index) {
+                result = tp_ref_hold(p);
+                goto out;
+            }
+            if (p->widths && !made->widths)
+                made->widths = tp_ref_hold(p->widths);
         }
+    if (open->device->type & CL_DEVICE_TYPE_CPU && !made->widths &&
+        !(made->widths = tp_widths_new())) {
+        tp_error_oom(err, "program");
+        goto out;
+    }
     tp_ref_init(&made->ref, &tp_program_type);
     made->cache = cache;
     made->cl = open->cl;
@@ -177,6 +197,7 @@ tp_program *tp_program_open(tp_program_cache *cache, const tp_open_device *open,
     made = NULL;
 out:
     if (made) {
+        tp_ref_drop(made->widths);
         free(made->text);
         free(made->name);
         free(made->stored_name);

@@ -6,6 +6,7 @@
 
 #include "base/ref.h"
 #include "opencl/cl.h"
+#include "opencl/widths.h"
 
 struct tp_host;
 struct tp_program;
@@ -31,6 +32,7 @@ typedef struct tp_program {
     char *text;         /* what identifies it: options, name and source, a line each */
     char *stored_name;    /* under which its binary is stored (program_store.h); NULL: it is not */
     _Atomic bool is_kept; /* it has been stored; set by whoever does it first (relaxed) */
+    tp_widths *widths;    /* held; of its launches on a processor; NULL elsewhere */
 } tp_program;
 
 extern const tp_ref_type tp_program_type;
@@ -45,9 +47,8 @@ tp_program *tp_program_open(tp_program_cache *cache, const tp_open_device *open,
 bool tp_program_is_new(const tp_program *p);
 
 /* Stores the program on disk, once; any thread. Call it after the program's first launch: only then
- * does PoCL's binary have code for the local size. No kernel of the program may be running: PoCL
- * 3.1 counts users of its code by local size alone, and ends the process
- * (pocl_release_dlhandle_cache) when it compiles a running kernel for the binary. */
+ * does PoCL's binary have code for the local size. On a processor it waits until no launch of the
+ * program is under way (widths.h). */
 void tp_program_keep(tp_program *p);
 
 /* Drops the programs in the cache. Other owners may go on using theirs, but must not store them any

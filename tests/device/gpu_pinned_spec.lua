@@ -119,6 +119,29 @@ describe("A device with memory of its own", function()
   ]])
 end)
 
+-- PoCL ends the process otherwise: gpu/opencl/widths.h.
+describe("A launch that is wider than all of its program before", function()
+  on_card("runs alone, and those behind it beside each other", "0\n", [[
+    ffi.cdef "int faults_crowded(void);"
+    local f = app:func(function(n)
+      local s = 0
+      for i = 1, n do s = s * 0.5 + i end
+      return s
+    end)
+    local function map(count, n)
+      local inputs = {}
+      for i = 1, count do inputs[i] = n end
+      return f:map(inputs)
+    end
+    for round = 1, 5 do
+      local narrow = map(100, 1000000)
+      local wide = map(300 * 2 ^ round, 10)
+      assert(#wide:list() == 300 * 2 ^ round and #narrow:list() == 100)
+    end
+    print(faults.faults_crowded())
+  ]])
+end)
+
 describe("A device that shares the host's memory", function()
   on_pocl("has no pinned memory", function()
     local done = shell.run(("TIDEPOOL_OPENCL=%s $T job.lua"):format(devices.faults()), { ["job.lua"] = PRELUDE .. [[

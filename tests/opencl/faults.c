@@ -25,6 +25,8 @@
  * moved had their host's side in pinned memory, faults_direct(i) the largest copy that had it
  * elsewhere; faults_ahead(i) how many copies with pinned memory were asked for while the one before
  * on their queue had not run; faults_fail_move(i, n) lets the n-th copy from now on fail;
+ * faults_crowded() how many launches that were wider than all of their program before began beside
+ * another one of it;
  * faults_waits() how often clFinish was called before everything had run. */
 #define CL_TARGET_OPENCL_VERSION 120
 #include <CL/cl.h>
@@ -362,6 +364,46 @@ cl_int clGetKernelArgInfo(cl_kernel kernel, cl_uint i, cl_kernel_arg_info what, 
                                      : REAL(clGetKernelArgInfo)(kernel, i, what, size, value, got);
 }
 
+static struct {
+    cl_program program;
+    size_t width;
+} wide[QUEUES_MAX];           /* the widest launch of each queue */
+static _Atomic int crowded;
+
+int faults_crowded(void)
+{
+    return atomic_load(&crowded);
+}
+
+/* A launch of `width` work items begins. */
+static void count_crowd(cl_command_queue queue, cl_kernel kernel, size_t width)
+{
+    cl_program program = NULL;
+    bool is_widest = true, has_others = false;
+    int mine = -1;
+    clGetKernelInfo(kernel, CL_KERNEL_PROGRAM, sizeof program, &program, NULL);
+    for (int i = 0; i < queues && i < QUEUES_MAX; i++) {
+        cl_int status = CL_COMPLETE;
+        cl_event last = atomic_load(&latest[i]);
+        if (known[i] == queue)
+            mine = i;
+        if (wide[i].program != program)
+            continue;
+        is_widest = is_widest && width > wide[i].width;
+        if (known[i] != queue && last &&
+            clGetEventInfo(last, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status, &status, NULL) ==
+                CL_SUCCESS &&
+            status > CL_COMPLETE)
+            has_others = true;
+    }
+    if (is_widest && has_others)
+        atomic_fetch_add(&crowded, 1);
+    if (mine >= 0 && (wide[mine].program != program || width > wide[mine].width)) {
+        wide[mine].program = program;
+        wide[mine].width = width;
+    }
+}
+
 cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint dims,
                               const size_t *offset, const size_t *global, const size_t *local,
                               cl_uint n, const cl_event *events, cl_event *event)
@@ -373,6 +415,7 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint 
     if (atomic_load(&failing) > 0 && atomic_fetch_sub(&failing, 1) > 0)
         return CL_OUT_OF_RESOURCES;
     count_work(queue, true);
+    count_crowd(queue, kernel, *global);
     atomic_store(&group, local ? (int)*local : 0);
     for (int i = 0; i < queues && i < QUEUES_MAX; i++)
         if (known[i] == queue)
