@@ -95,6 +95,7 @@ typedef struct tp_answer {
     uint32_t offers; /* so many chunks of this session the worker takes directly, in its inbox */
     uint8_t worker[TP_ID_BYTES];
     uint64_t ran_ns; /* how long it ran the chunk */
+    uint64_t count;  /* items of the chunk that it has results of: those behind were given back */
 } tp_answer;
 
 /* Where the result of an answer is. */
@@ -122,6 +123,15 @@ typedef struct tp_part {
     uint8_t digest[TP_DIGEST_BYTES]; /* of records that are elsewhere */
     uint8_t worker[TP_ID_BYTES];
 } tp_part;
+
+/* The head of results of a chunk's first items, while one behind them runs for long. The records
+ * follow that stand behind `from` bytes of earlier ones. They are not kept: the answer has all of
+ * them again. The items from `end` on were not begun and will not be. */
+typedef struct tp_early {
+    uint64_t chunk, from;
+    uint32_t sending, end;
+    uint8_t worker[TP_ID_BYTES];
+} tp_early;
 
 typedef enum tp_answer_kind {
     TP_ANSWER_DONE = 1, /* records of results */

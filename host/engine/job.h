@@ -548,6 +548,11 @@ uint64_t tp_engine_share(tp_engine *engine);
 void tp_slice_hand_over(tp_slice *slice, uint64_t over_ns);
 bool tp_slice_take_back_rest(tp_slice *slice, uint32_t from);
 
+/* Takes the inputs at the end back that nobody has begun, for good: they get no results. Gives how
+ * many inputs are left, which have some or will; the job is not "over" then. The owner, of a job
+ * without retries. */
+uint64_t tp_job_withdraw(tp_job *job);
+
 /* Of a job that streams, for a slice whose values come from elsewhere: how many its item may give
  * in all, by what waits for the reader; then the sink takes so many without a wait. It never
  * becomes less. False: no more are wanted. When the item has given all of them, the executor's

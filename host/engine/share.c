@@ -104,6 +104,31 @@ bool tp_slice_take_back_rest(tp_slice *s, uint32_t from)
     return part != NULL;
 }
 
+uint64_t tp_job_withdraw(tp_job *job)
+{
+    tp_range *all = NULL;
+    uv_mutex_lock(&job->engine->lock);
+    uint64_t first = job->pushed;
+    while (job->queue) { /* the last one comes to stand first */
+        tp_range *r = tp_job_dequeue(job);
+        r->next = all;
+        all = r;
+    }
+    /* what has killed a process stays, so that this is not forgotten */
+    for (const tp_range *r = all;
+         r && tp_range_first(r) + r->count == first && r->crashes == 0 && r->most == 0; r = r->next)
+        first = tp_range_first(r);
+    for (tp_range *r = all, *next; r; r = next) {
+        next = r->next;
+        tp_job_enqueue(job, r);
+    }
+    if (first > 0 && !job->is_cancelled)
+        tp_job_skip_queued(job, first - 1);
+    TP_ASSERT(tp_job_is_balanced(job));
+    uv_mutex_unlock(&job->engine->lock);
+    return first;
+}
+
 /* Locked. May somebody begin a slice of several items, which nobody would be told of? */
 static bool has_more_slices(const tp_engine *e)
 {

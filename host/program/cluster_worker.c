@@ -51,6 +51,8 @@ static void look_at_chunks(node *n, uint64_t now)
         next = k->next;
         if (k->state == RUNNING)
             tp_chunk_collect(n, k);
+        if (k->state == RUNNING)
+            tp_chunk_send_early(n, k);
         /* what was said may be lost, and so may the answer */
         if (k->state == RUNNING && k->streams && now >= k->told_ms + AGAIN_MS && !n->is_lost)
             tp_chunk_send_values(n, k);
@@ -181,7 +183,8 @@ static void serve(node *n)
         for (session *s = n->sessions; s && !n->is_lost; s = s->next)
             tp_far_stores_send(n, s, now);
         tp_chunks_pull(n, now, NULL);
-        tp_nats_event *e = tp_node_next_event(n, uv_hrtime() + LOOK_MS * 1000000ull);
+        tp_nats_event *e = tp_node_next_event(
+            n, uv_hrtime() + (n->chunks ? EARLY_MS : LOOK_MS) * 1000000ull);
         for (int i = 0; e && i < 64; i++) {
             tp_intake_take(n, e);
             tp_nats_free(&n->nats, e);

@@ -87,6 +87,8 @@ static void take_event(cluster *c, const tp_nats_event *e)
             tp_signs_take_output(c, e->data, e->len);
         } else if (strcmp(rest, ".part") == 0) {
             tp_values_take(c, e);
+        } else if (strcmp(rest, ".early") == 0) {
+            tp_returns_take_early(c, e);
         } else if (strcmp(rest, ".piece") == 0) {
             tp_returns_take_piece(c, e);
         } else if (strcmp(rest, ".ask") == 0) {

@@ -46,12 +46,21 @@ typedef struct flight {
     uint64_t check_ns, patience_ns;
 
     /* ---- by packing.c (tp_packing_seal) ---- */
-    uint32_t count; /* items of the chunk that is in flight; 0: none is */
+    uint32_t first; /* the chunk's first item, as an offset in its block */
+    /* items of the chunk that is in flight; 0: none is. Less when its worker has given some back
+     * (returns.c) */
+    uint32_t count;
     tp_buf message; /* to publish again: signature, head, payload */
     tp_blob blob;   /* its payload there, if that is large, until a worker has fetched it */
     struct image *image;
     tp_parcel_refs refs;
     bool may_reduce; /* its worker was told what is wanted of whole groups of results */
+
+    /* ---- by returns.c: results of its first items that have come early, as records of so many
+     * bytes, and from whom ---- */
+    bool has_early;
+    uint64_t early;
+    uint8_t early_by[TP_ID_BYTES];
 
     /* ---- of one that streams, by values.c: who runs it, from the first that it has said of it,
      * and where it is told how many values it may give; so many it was told; its item waits for

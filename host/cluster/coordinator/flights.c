@@ -212,6 +212,10 @@ void tp_flight_send_again(cluster *c, flight *l)
         fail_given(c, l);
         return;
     }
+    if (l->slice->work.at == tp_work_end(&l->slice->work)) { /* all results have come early */
+        tp_flight_advance(c, l);
+        return;
+    }
     if (sending > SENDINGS) {
         tp_flight_fail(l, TP_KIND_RESOURCE,
                        "the cluster could not carry it: its workers gave it back again and again");
@@ -234,13 +238,14 @@ void tp_flight_lose(cluster *c, flight *l)
         tp_nats_publish(&c->server.nats, l->ack, NULL, "+TERM", 5);
     l->deaths += !l->is_full; /* one that waits has no part in it */
     /* of several items nobody knows which has killed the workers */
-    if (l->deaths >= DEATHS_ALONE && l->count > tp_packing_least_count(w)) {
+    const uint32_t end = l->first + l->count;
+    if (l->deaths >= DEATHS_ALONE && end - w->at > tp_packing_least_count(w)) {
         l->is_narrow = true;
         tp_flight_advance(c, l);
     } else if (l->deaths < DEATHS_MAX) {
         tp_flight_send_again(c, l);
     } else {
-        for (uint32_t end = w->at + l->count; w->at < end;) {
+        while (w->at < end) {
             char message[120];
             snprintf(message, sizeof message, "input %.0f: %d workers of the cluster died with it",
                      (double)(w->terms->base + w->block->first + w->at + 1), DEATHS_MAX);

@@ -255,7 +255,10 @@ int tp_packing_seal(cluster *c, flight *l, tp_error *err)
         tp_parcel_refs_free(&l->refs);
         return -1;
     }
+    l->first = w->at;
     l->count = task.count;
+    l->has_early = false;
+    l->early = 0;
     l->image = i;
     i->users++;
     return 0;

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool tp_returns_read(flight *l, const void *bytes, size_t len, tp_error *err)
+bool tp_returns_read(flight *l, const void *bytes, size_t from, size_t len, tp_error *err)
 {
     tp_work *w = &l->slice->work;
     /* an aligned copy, with all that the records may refer to */
@@ -29,39 +29,81 @@ bool tp_returns_read(flight *l, const void *bytes, size_t len, tp_error *err)
         memcpy(refs + l->refs.n, l->image->refs.refs, l->image->refs.n * sizeof(tp_ref *));
     tp_wire_given given = { .refs = refs, .n = n };
     tp_wire_reader r = {
-        .base = copy, .size = len, .first = w->at, .count = l->count,
+        .base = copy, .size = len, .first = l->first, .count = l->count, .at = w->at - l->first,
         .may_reduce = l->may_reduce, .given = &given
     };
-    bool is_right = tp_wire_read(&r, w, 0, len, err);
+    bool is_right = tp_wire_read(&r, w, from, len, err);
     free(copy);
     free(refs);
     return is_right;
 }
 
-/* The results of a chunk have come. */
-static void read_records(cluster *c, flight *l, const void *bytes, size_t len)
+/* The chunk's records are wrong: its next item fails, if there is one, and the rest is run anew. Of
+ * lack of memory here the map is told. */
+static void refuse_records(cluster *c, flight *l, const tp_error *why)
 {
     tp_work *w = &l->slice->work;
-    uint32_t count = l->count, before = w->at;
-    tp_error why = { 0 };
-    bool is_right = tp_returns_read(l, bytes, len, &why);
-    tp_lanes_end(&l->box, c->engine, w->at - before);
-    if (!is_right && why.code == TP_EMEMORY) {
+    if (why->code == TP_EMEMORY) {
         w->sink->starve(w);
         tp_flight_end(c, l);
         return;
     }
-    if (is_right && w->at < before + count) {
-        is_right = false;
-        tp_error_set(&why, TP_EUSAGE, "it has sent fewer results than it had inputs");
-    }
-    if (!is_right && w->at < before + count) {
+    if (w->at < l->first + l->count) {
         char message[700];
         snprintf(message, sizeof message, "a worker of the cluster cannot be used: %s",
-                 why.message);
+                 why->message);
         tp_flight_fail(l, TP_KIND_CRASH, message);
     }
     tp_flight_advance(c, l);
+}
+
+/* The results of a chunk have come, of `count` items. What those behind have is run anew, if that
+ * was not done before. */
+static void read_records(cluster *c, flight *l, const void *bytes, size_t len, uint64_t count)
+{
+    tp_work *w = &l->slice->work;
+    tp_error why = { 0 };
+    if (count < l->count && count > w->at - l->first)
+        l->count = (uint32_t)count;
+    bool is_right = len >= l->early && tp_returns_read(l, bytes, l->early, len, &why);
+    tp_lanes_end(&l->box, c->engine, w->at - l->first);
+    if (is_right && w->at < l->first + l->count) {
+        is_right = false;
+        tp_error_set(&why, TP_EUSAGE, "it has sent fewer results than it had inputs");
+    }
+    if (is_right)
+        tp_flight_advance(c, l);
+    else
+        refuse_records(c, l, &why);
+}
+
+void tp_returns_take_early(cluster *c, const tp_nats_event *e)
+{
+    tp_early head;
+    tp_error why = { 0 };
+    if (e->len < sizeof head)
+        return;
+    memcpy(&head, e->data, sizeof head);
+    flight *l = tp_fleet_find(c, head.chunk, head.sending);
+    /* of one that is not taken the results come with the answer */
+    if (!l || l->slice->work.terms->streams || head.from != l->early ||
+        (l->has_early && memcmp(head.worker, l->early_by, sizeof head.worker) != 0))
+        return;
+    tp_work *w = &l->slice->work;
+    const size_t len = e->len - sizeof head;
+    l->has_early = true;
+    memcpy(l->early_by, head.worker, sizeof l->early_by);
+    if (len > 0 && !tp_returns_read(l, e->data + sizeof head, 0, len, &why)) {
+        refuse_records(c, l, &why);
+        return;
+    }
+    l->early += len;
+    tp_slice_hand_over(l->slice, uv_hrtime());
+    if (head.end >= l->count || head.end <= w->at - l->first)
+        return;
+    l->count = head.end;
+    if (tp_slice_take_back_rest(l->slice, l->first + head.end))
+        w->count = l->first + head.end - w->offset;
 }
 
 size_t tp_returns_names_in(const char *data, size_t len, size_t *ticket)
@@ -158,6 +200,8 @@ void tp_returns_take(cluster *c, flight *l, const char *data, size_t len)
         return; /* another one was sent it, too, and its values were not taken */
     tp_fleet_adapt(c, l);
     take_offers(c, l, &a);
+    if (l->has_early && memcmp(a.worker, l->early_by, sizeof a.worker) != 0)
+        a.kind = TP_ANSWER_BACK; /* another one was sent it, too: the rest is run anew */
     if (l->agent.site)
         note_time(l, a.ran_ns);
     if (len < sizeof a || a.size > TP_PAYLOAD_MAX ||
@@ -169,12 +213,12 @@ void tp_returns_take(cluster *c, flight *l, const char *data, size_t len)
         int rc = tp_returns_fetch(c, l, &b, a.where, &blob, &err);
         tp_packing_leave_blob(c, l, &b);
         if (rc == 0)
-            read_records(c, l, blob.data, blob.len);
+            read_records(c, l, blob.data, blob.len, a.count);
         else
             tp_flight_send_again(c, l);
         tp_buf_free(&blob);
     } else if (a.kind == TP_ANSWER_DONE) {
-        read_records(c, l, bytes, a.size);
+        read_records(c, l, bytes, a.size, a.count);
     } else if (a.kind == TP_ANSWER_BACK) {
         tp_flight_send_again(c, l);
     } else if (a.kind == TP_ANSWER_REFUSED) {

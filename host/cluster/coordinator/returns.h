@@ -26,9 +26,12 @@ void tp_returns_take_acknowledgement(cluster *c, flight *l, const tp_nats_event 
  * tp_answer). */
 size_t tp_returns_names_in(const char *data, size_t len, size_t *ticket);
 
-/* Gives records to the slice's work, whose next items they are of. False with err set: they are
- * wrong, or there is no memory (TP_EMEMORY). */
-bool tp_returns_read(flight *l, const void *bytes, size_t len, tp_error *err);
+/* Results of a chunk's first items, while one behind them runs for long (tp_early). */
+void tp_returns_take_early(cluster *c, const tp_nats_event *e);
+
+/* Gives records to the slice's work, whose next items they are of; those before `from` were given.
+ * False with err set: they are wrong, or there is no memory (TP_EMEMORY). */
+bool tp_returns_read(flight *l, const void *bytes, size_t from, size_t len, tp_error *err);
 
 /* Gets a result, or values, that are not in their message. Blocks. -1 with err set: they are not
  * there. */

@@ -49,12 +49,12 @@ static bool read_values(cluster *c, flight *l, const tp_part *head, const char *
                         tp_error *err)
 {
     if (head->where == TP_ANSWER_HERE)
-        return tp_returns_read(l, bytes, len, err);
+        return tp_returns_read(l, bytes, 0, len, err);
     tp_buf blob = { 0 };
     tp_blob b = tp_blob_of_result(head->digest, head->size, l->chunk, l->sending);
     bool is_right = head->size <= TP_PAYLOAD_MAX &&
                     tp_returns_fetch(c, l, &b, head->where, &blob, err) == 0 &&
-                    tp_returns_read(l, blob.data, blob.len, err);
+                    tp_returns_read(l, blob.data, 0, blob.len, err);
     tp_blob_drop(&c->server.nats, &b);
     tp_buf_free(&blob);
     return is_right;

@@ -75,6 +75,8 @@ static int start_job(node *n, chunk *k, const tp_task *task, tp_block *items, tp
     k->count = task->count;
     tp_groups_open(&k->groups, (tp_reduction)task->reduction, task->base, task->count);
     k->streams = task->streams != 0;
+    /* a ticket is for all of them */
+    k->may_give_back = !k->streams && !task->batch && !task->is_kernel && k->ticket.len == 0;
     k->allowed = task->allowed;
     if (k->streams)
         tp_job_allow(k->job, k->allowed);
@@ -272,7 +274,7 @@ void tp_chunk_collect(node *n, chunk *k)
         k->has_told_full &= is_full;
         if (!k->is_on_way && (k->n_values > 0 || (is_full && !k->has_told_full)))
             tp_chunk_send_values(n, k);
-        if (!k->is_on_way && (tp_job_is_over(k->job) || (k->streams && k->at == k->count))) {
+        if (!k->is_on_way && (tp_job_is_over(k->job) || k->at == k->count)) {
             const tp_error *why = tp_job_lost(k->job);
             put_results(k, true);
             if (k->at < k->count)
@@ -286,6 +288,36 @@ void tp_chunk_collect(node *n, chunk *k)
         }
         has_more = !tp_job_await(k->job, seen) && gives(k);
     } while (has_more);
+}
+
+void tp_chunk_send_early(node *n, chunk *k)
+{
+    char subject[TP_SUBJECT_MAX];
+    tp_early head = { .chunk = k->number, .from = k->early, .sending = k->sending };
+    tp_job_state now;
+    tp_buf message = { 0 };
+    const uint64_t before_ns = uv_hrtime() - EARLY_MS * 1000000ull;
+    if (k->streams || n->devices || k->count < 2 || k->begun_ns > before_ns)
+        return;
+    tp_job_get_state(k->job, &now);
+    if (!now.since_ns || now.since_ns > before_ns)
+        return;
+    uint32_t end = k->may_give_back ? (uint32_t)tp_job_withdraw(k->job) : k->count;
+    end = end < k->count ? end : k->count;
+    size_t len = k->records.len - k->early;
+    len = len <= TP_INLINE_BYTES ? len : 0; /* then they come with the answer */
+    if (len == 0 && end == k->count)
+        return;
+    k->count = k->groups.count = end;
+    head.end = end;
+    memcpy(head.worker, n->id_bytes, sizeof head.worker);
+    snprintf(subject, sizeof subject, TP_SUBJECT_R "%s.early", k->session->hex);
+    if (tp_buf_add(&message, &head, sizeof head) == 0 &&
+        (len == 0 || tp_buf_add(&message, k->records.data + k->early, len) == 0)) {
+        tp_nats_publish(&n->nats, subject, NULL, message.data, message.len);
+        k->early += len;
+    }
+    tp_buf_free(&message);
 }
 
 void tp_chunk_take_allowance(node *n, chunk *k, const char *text)

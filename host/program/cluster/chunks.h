@@ -16,6 +16,10 @@ void tp_chunks_begin(node *n, uint64_t now);
  * over then. */
 void tp_chunk_collect(node *n, chunk *k);
 
+/* Does an item of the chunk run for long? Then results of those before it are sent, and those at
+ * the end that are not begun are given back. */
+void tp_chunk_send_early(node *n, chunk *k);
+
 /* Says what values there are, or that there are none yet; the coordinator answers to INBOX.v. */
 void tp_chunk_send_values(node *n, chunk *k);
 

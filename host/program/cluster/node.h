@@ -26,6 +26,7 @@
 
 enum {
     PULLS = 64,
+    EARLY_MS = 50, /* an item that runs for longer does not keep back what it need not */
     LOOK_MS = 200,   /* the longest wait for events, in ms: periodic work is checked so often */
     PROGRESS_MS = TP_ACK_WAIT_S * 1000 / 4, /* how often a chunk is said to be under way */
     AGAIN_MS = 2000, /* a result that the server has not acknowledged is sent again after this */
@@ -109,7 +110,11 @@ typedef struct chunk {
     image *image;
     tp_parcel_refs refs;
     tp_groups groups; /* RUNNING: results on their way to `records` */
-    tp_buf records; /* ANSWERED: a large result that could not be stored yet (is_unsent) */
+    /* RUNNING: results so far, of which so many bytes were sent early; ANSWERED: a large result
+     * that could not be stored yet (is_unsent) */
+    tp_buf records;
+    size_t early;
+    bool may_give_back; /* what it has not begun, when an item runs for long */
     bool is_unsent;
     tp_buf ticket; /* see parcel.h */
     /* of an item that gives values while it runs (tp_part): those that are on their way, or will
