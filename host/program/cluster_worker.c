@@ -333,6 +333,8 @@ int tp_cluster_worker_main(const tp_options *o)
     if (!n || open_node(n, o, w.id, &err)) {
         fprintf(stderr, "tidepool worker: %s\n",
                 err.code ? err.message : "not enough memory");
+        if (n)
+            free(n->token);
         free(n);
         return err.code == TP_EUSAGE ? TP_EXIT_USAGE : EXIT_FAILURE;
     }
