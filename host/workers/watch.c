@@ -58,7 +58,8 @@ static void share(supervisor *s, watch *of, uint64_t now)
         of->item < r->at || of->item >= r->count || now < of->seen_since + TP_SETTLED_NS)
         return;
     if (!of->asked_since) {
-        if (of->item + 1 < r->count) {
+        /* also where only the rest of the slice is taken, which the process has not been sent */
+        if (r->first + of->item + 1 < tp_work_end(w)) {
             atomic_store_explicit(&w->ctl[1], 1, memory_order_relaxed);
             atomic_store_explicit(&tp_control_of(s)->work.ctl[1], 1, memory_order_relaxed);
         }

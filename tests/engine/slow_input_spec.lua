@@ -261,4 +261,19 @@ describe("A slow input of a process that", function()
       print(table.concat(counts:list(), " "))
     ]], { workers = 1 }))
   end)
+
+  it("is the last one before its process is replaced is not followed by what others have", function()
+    local counts = tidepool.array("int32", 1200)
+    local f = app:func { recycle = 500 } (function(x)
+      n_run = (n_run or 0) + 1
+      if x > 0 then
+        counts:add(x, 1)
+        if n_run == 500 then tidepool.sleep(0.06) end
+      end
+      return x
+    end)
+    warm_up(f, 0)
+    assert.equal(1200, #f:map(tidepool.range(1200)):list())
+    for x = 1, 1200 do assert.equal(1, counts[x]) end
+  end)
 end)
