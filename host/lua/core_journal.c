@@ -285,23 +285,14 @@ static int l_journal_reasons(lua_State *L)
     return 1;
 }
 
-/* core.journal.flush(journal) -> true once everything recorded so far is in the file; or nil and a
- * message */
+/* core.journal.flush(journal or map) -> true once everything recorded so far is in the file; or nil
+ * and a message, for a map also when something that was recorded since it began is not */
 static int l_journal_flush(lua_State *L)
 {
     tp_error err = { 0 };
-    if (tp_journal_flush(tp_core_check_ref(L, 1, &tp_journal_type), &err))
-        return tp_core_push_message(L, &err);
-    lua_pushboolean(L, 1);
-    return 1;
-}
-
-/* core.journal.flush_map(map) -> true once everything recorded so far is in the file; or nil and a
- * message, also when an earlier result is not */
-static int l_journal_flush_map(lua_State *L)
-{
-    tp_error err = { 0 };
-    if (tp_journal_map_flush(tp_core_check_ref(L, 1, &tp_journal_map_type), &err))
+    tp_journal_map *map = tp_codec_to_ref(L, 1, &tp_journal_map_type);
+    if (map ? tp_journal_map_flush(map, &err)
+            : tp_journal_flush(tp_core_check_ref(L, 1, &tp_journal_type), &err))
         return tp_core_push_message(L, &err);
     lua_pushboolean(L, 1);
     return 1;
@@ -425,7 +416,6 @@ static const luaL_Reg journal_functions[] = {
     { "counts", l_journal_counts },
     { "reasons", l_journal_reasons },
     { "flush", l_journal_flush },
-    { "flush_map", l_journal_flush_map },
     { "restore", l_journal_restore },
     { "session", l_journal_session },
     { "enter", l_journal_enter },

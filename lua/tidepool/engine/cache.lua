@@ -40,7 +40,7 @@ function Part.leave() end
 --- Called when a map is over: from here on what it has recorded is in the file.
 function Part:finish()
   if not opened[self.path] then return end
-  local fine, why = core.journal.flush_map(self.handle)
+  local fine, why = core.journal.flush(self.handle)
   why = core.cache.trouble(self.handle) or not fine and why
   if why then give_up(self.name, self.path, why) end
 end

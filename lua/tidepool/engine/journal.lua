@@ -366,7 +366,7 @@ end
 function Map:finish(is_complete)
   if not self.handle then return end
   local j = self.journal
-  local fine, why = core.journal.flush_map(self.handle)
+  local fine, why = core.journal.flush(self.handle)
   local told, line = pcall(function()
     self:explain()
     return account(self)
