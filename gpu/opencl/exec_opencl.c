@@ -139,7 +139,7 @@ static void serve(void *arg)
         if (s) {
             w->slice = s;
             uv_mutex_unlock(lock);
-            tp_engine_wake_beside(p->engine, NULL); /* this site is busy now */
+            tp_engine_wake_beside(p->engine); /* this site is busy now */
             tp_slices_run(&w->runner, s);
             finish_slice(w, s);
             plan_trims(w);

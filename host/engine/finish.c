@@ -253,43 +253,36 @@ static void record(const tp_slice *s)
         atomic_store_explicit(&job->engine->has_recorded, true, memory_order_relaxed);
 }
 
-/* Locked. The agent has finished a slice of a job that workers run beside sites: those of the
- * others who run nothing of it are woken when it is offered to them now. */
-static void wake_others(tp_job *job, const tp_agent *agent, tp_wakes *w)
+/* Locked. Of jobs that both workers and sites may run, those of the two who run nothing of a job
+ * that is offered to them now. `own`: a job of which the agent has just finished a slice, and takes
+ * more; or NULL. */
+static void wake_beside(tp_engine *e, const tp_job *own, const tp_agent *agent, tp_wakes *w)
 {
-    tp_wakes all = { 0 };
-    tp_job_wake(job, &all);
-    if (agent->site && job->running == job->at_sites && all.takers) {
-        w->executor = all.executor;
-        w->takers = all.takers;
-        tp_engine_wake_helpers(job->engine);
-    }
-    if (!agent->site && job->at_sites == 0)
-        w->beside = all.beside;
-}
-
-void tp_engine_wake_beside(tp_engine *e, const tp_job *but)
-{
-    tp_wakes w = { 0 };
-    uv_mutex_lock(&e->lock);
     for (const tp_func *f = e->ready_first; f; f = f->next_ready)
         for (const tp_job *job = f->worker_ns > 0 ? f->ready_first : NULL; job;
              job = job->next_ready) {
-            if (job == but || job->running > 0 || !tp_job_has_beside(job))
+            bool has_workers = job->running > job->at_sites || (job == own && !agent->site);
+            bool has_sites = job->at_sites > 0 || (job == own && agent->site);
+            if (!tp_job_has_beside(job) || (has_workers && has_sites))
                 continue;
             tp_offer offer = tp_job_offer(job);
-            if (offer.workers) {
-                w.executor = job->executor; /* which those jobs have in common */
-                w.takers += tp_job_takers(job);
+            if (offer.workers && !has_workers) {
+                w->executor = job->executor; /* which those jobs have in common */
+                w->takers += tp_job_takers(job);
             }
-            if (offer.sites)
-                w.beside = job->beside.executor;
+            if (offer.sites && !has_sites)
+                w->beside = job->beside.executor;
         }
-    if (w.takers || w.beside)
+    if (w->takers || w->beside)
         tp_engine_wake_helpers(e);
+}
+
+void tp_engine_wake_beside(tp_engine *e)
+{
+    tp_wakes w = { 0 };
+    uv_mutex_lock(&e->lock);
+    wake_beside(e, NULL, NULL, &w);
     uv_mutex_unlock(&e->lock);
-    if (w.takers == 0)
-        w.executor = NULL;
     tp_wakes_send(&w);
 }
 
@@ -357,7 +350,7 @@ void tp_job_finish(tp_slice *s)
     tp_engine *e = job->engine;
     tp_agent *agent = s->agent;
     tp_block *inputs = s->work.block;
-    tp_wakes w = { 0 };
+    tp_wakes w = { 0 }, others = { 0 };
     if (s->is_permitted)
         e->permits.release(e->permits.user, job->func);
     tp_work_close(&s->work);
@@ -431,16 +424,15 @@ void tp_job_finish(tp_slice *s)
         tp_engine_wake_helpers(e);
     if (is_shared && job->queued)
         tp_job_wake(job, &w);
-    else if (job->queued && job->beside.executor)
-        wake_others(job, agent, &w);
+    if (agent->site || job->beside.executor)
+        wake_beside(e, goes_on ? job : NULL, agent, &others);
     tp_inside_tell(job);
     TP_ASSERT(tp_job_is_balanced(job));
     uv_mutex_unlock(&e->lock);
     s->next = agent->spare;
     agent->spare = s;
     tp_wakes_send(&w);
-    if (agent->site || job->beside.executor)
-        tp_engine_wake_beside(e, goes_on ? job : NULL);
+    tp_wakes_send(&others);
     tp_ref_drop(job);
 }
 

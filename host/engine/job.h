@@ -498,10 +498,10 @@ void tp_job_finish(tp_slice *slice);
  * site and nobody else runs it. */
 bool tp_job_leave_site(tp_job *job, uint64_t site);
 
-/* A site has begun a slice, or a slice has ended and told something about a function's speed: jobs
- * that both workers and sites may run may now be for others than those who were woken. Wakes
- * them. `but`: a job for which the caller has seen to that; or NULL. */
-void tp_engine_wake_beside(tp_engine *e, const tp_job *but);
+/* A site has begun a slice: jobs that both workers and sites may run may now be for others than
+ * those who were woken. Wakes them. tp_job_finish does the same, since the end of a slice tells
+ * something about a function's speed. */
+void tp_engine_wake_beside(tp_engine *e);
 
 /* Do workers run the job beside its sites? Then they run what a site cannot, and whatever fails
  * there. */
