@@ -265,10 +265,10 @@ describe("A slow input of a process that", function()
   it("is the last one before its process is replaced is not followed by what others have", function()
     local counts = tidepool.array("int32", 1200)
     local f = app:func { recycle = 500 } (function(x)
-      n_run = (n_run or 0) + 1
+      _G.n_run = (_G.n_run or 0) + 1
       if x > 0 then
         counts:add(x, 1)
-        if n_run == 500 then tidepool.sleep(0.06) end
+        if _G.n_run == 500 then tidepool.sleep(0.06) end
       end
       return x
     end)
