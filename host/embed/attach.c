@@ -33,6 +33,9 @@ int tp_host_timeout(tp_host *host)
     uv_unref((uv_handle_t *)&host->wake_up);
     uint64_t due_ns = tp_api_due(host->api), states_ns = tp_lua_core_due(host);
     due_ns = states_ns < due_ns ? states_ns : due_ns;
+    /* what tp_host_step does then, too: who waits sees to slices that keep something back */
+    uint64_t share_ns = tp_engine_share(host->engine);
+    due_ns = share_ns && share_ns < due_ns ? share_ns : due_ns;
     if (due_ns == UINT64_MAX)
         return ms;
     uint64_t now = uv_hrtime(), due_ms = due_ns > now ? (due_ns - now + 999999) / 1000000 : 0;

@@ -112,6 +112,17 @@ static int l_loop_stop(lua_State *L)
     return 0;
 }
 
+/* core.loop.share() -> in how many seconds the loop should be turned although nothing happens, since
+ * an input may be slow then and keep back others: see tp_engine_share; or nil */
+static int l_loop_share(lua_State *L)
+{
+    uint64_t due = tp_engine_share(get_context(L)->host->engine), now = uv_hrtime();
+    if (!due)
+        return 0;
+    lua_pushnumber(L, due > now ? (double)(due - now) * 1e-9 : 0);
+    return 1;
+}
+
 /* core.loop.drive(step, due): sets what tp_host_step calls in this state: step() lets tasks go on,
  * due() returns the seconds until it wants to be called again, or nil */
 static int l_loop_drive(lua_State *L)
@@ -195,6 +206,7 @@ static const luaL_Reg loop_functions[] = {
     { "is_alive", l_loop_is_alive },
     { "is_running", l_loop_is_running },
     { "stop", l_loop_stop },
+    { "share", l_loop_share },
     { "drive", l_loop_drive },
     { NULL, NULL },
 };

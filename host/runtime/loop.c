@@ -142,7 +142,7 @@ void tp_host_unlisten(tp_listener *l)
     l->step = l->due = 0;
 }
 
-/* The owner is about to sleep until that time: it sees to slices that keep something back, and may
+/* The owner has nothing to do until that time: it sees to slices that keep something back, and may
  * have to do so again earlier than that. */
 static uint64_t share(tp_host *host, uint64_t deadline_ns)
 {
@@ -234,7 +234,7 @@ void tp_host_turn(tp_host *host, uint64_t deadline_ns, bool spins)
     bool is_news = atomic_load_explicit(&host->wakes, memory_order_acquire) != host->wakes_seen ||
                    atomic_load_explicit(&host->is_interrupted, memory_order_relaxed);
     end_assist(ex, is_news);
-    if (!is_news && deadline_ns > now)
+    if (!is_news)
         deadline_ns = share(host, deadline_ns);
     run_once(host, now, is_news ? 0 : deadline_ns);
     host->wakes_seen = atomic_load_explicit(&host->wakes, memory_order_acquire);

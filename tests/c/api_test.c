@@ -1592,6 +1592,42 @@ TEST(lua_tasks_go_on_in_the_step)
     tp_host_close(host);
 }
 
+/* Its only worker is busy with the slow input, so nobody else looks. */
+TEST(a_slow_input_keeps_back_no_results_from_who_steps)
+{
+    tp_host *host;
+    tp_config config = { .size = sizeof config, .workers = 1, .write = keep_line };
+    char path[] = "/tmp/tidepool_api_test_XXXXXX", code[1000];
+    close(mkstemp(path));
+    OK(tp_host_open(&host, &config, e));
+    snprintf(code, sizeof code,
+             "local tidepool = require 'tidepool'\n"
+             "local path, quick = '%s', {}\n"
+             "local f = tidepool.App('t'):func(function(x)\n"
+             "  while x == 0 do\n"
+             "    local file = io.open(path)\n"
+             "    if not file then break end\n"
+             "    file:close()\n"
+             "  end\n"
+             "  return x\n"
+             "end)\n"
+             "for i = 1, 2000 do quick[i] = 1 end\n"
+             "for _ = 1, 2 do f:map(quick):list() end\n"
+             "tidepool.async(function() for i, x in f:map { 1, 2, 0, 3 } do print(i, x) end end)",
+             path);
+    OK(tp_host_run_string(host, code, strlen(code), NULL, e));
+    for (int i = 0; i < 3000 && !strstr(printed, "4\t3"); i++) {
+        struct pollfd p = { .fd = tp_host_fd(host), .events = POLLIN };
+        poll(&p, 1, tp_host_timeout(host));
+        OK(tp_host_step(host, e));
+        if (strstr(printed, "2\t2"))
+            unlink(path);
+    }
+    CHECK_STR("1\t1\n2\t2\n3\t0\n4\t3\n", printed);
+    CHECK_INT(-1, tp_host_timeout(host));
+    tp_host_close(host);
+}
+
 TEST(lua_tasks_go_on_in_a_libuv_loop)
 {
     uv_loop_t loop;

@@ -203,6 +203,29 @@ for _, executor in ipairs { "threads", "processes" } do
   end)
 end
 
+it("A slow input keeps back no results from a script that takes steps, where all workers are busy", function()
+  assert.equal("1 2 0 3\n", support.output_of([[
+    local tidepool = require "tidepool"
+    local f = tidepool.App("steps"):func(function(x)
+      while x == 0 do
+        local file = io.open "DIR/told"
+        if file then break end
+      end
+      return x
+    end)
+    local quick, got = {}, {}
+    for i = 1, 2000 do quick[i] = 1 end
+    for _ = 1, 2 do f:map(quick):list() end
+    tidepool.async(function()
+      for i, x in f:map { 1, 2, 0, 3 } do got[i] = x end
+    end)
+    while #got < 2 do tidepool.step() end
+    io.open("DIR/told", "w"):close()
+    while #got < 4 do tidepool.step() end
+    print(table.concat(got, " "))
+  ]], { workers = 1 }))
+end)
+
 pcall(require "ffi".cdef, "void _exit(int);")
 
 describe("A slow input of a process that", function()

@@ -33,7 +33,8 @@ end
 
 -- Before the editor's loop waits: sets a timer for when Tidepool is due.
 prepare:start(function()
-  local seconds = loop.due()
+  local seconds, shared = loop.due(), core.loop.share()
+  if shared and not (seconds and seconds < shared) then seconds = shared end
   if seconds then
     timer:start(math.min(math.ceil(seconds * 1000), 2 ^ 31), 0, step)
   else
