@@ -319,21 +319,34 @@ static void empty(cluster *c)
     c->fleet.is_emptied = true;
 }
 
+/* How many messages there are at the server. -1: it does not say. Blocks. */
+static long long count_all(cluster *c)
+{
+    static const char *const streams[] = { TP_STREAM_W, TP_STREAM_R, TP_STREAM_B };
+    long long all = 0;
+    for (int i = 0; i < 3; i++) {
+        long long n = tp_server_count(c, streams[i]);
+        if (n < 0)
+            return -1;
+        all += n;
+    }
+    return all;
+}
+
 /* The chunk was refused although nothing else of this session is at the server: it fails, unless
  * messages of other sessions may be what takes the room. */
 static void despair(cluster *c, flight *l, uint64_t now)
 {
     char text[500];
     empty(c);
-    if (c->fleet.why.code == TP_ELIMIT &&
-        tp_server_count(c, TP_STREAM_W) + tp_server_count(c, TP_STREAM_R) +
-                tp_server_count(c, TP_STREAM_B) == 0) {
+    long long others = c->fleet.why.code == TP_ELIMIT ? count_all(c) : -1;
+    if (others == 0) {
         forget_chunk(c, l);
         tp_flight_fail(l, TP_KIND_RESOURCE, c->fleet.why.message);
         c->fleet.is_emptied = false;
         tp_flight_advance(c, l);
-    } else if (c->fleet.why.code == TP_ELIMIT &&
-               now > c->fleet.short_ns + ALONE_S * 1000000000ull && !c->fleet.has_said_full) {
+    } else if (others > 0 && now > c->fleet.short_ns + ALONE_S * 1000000000ull &&
+               !c->fleet.has_said_full) {
         c->fleet.has_said_full = true;
         snprintf(text, sizeof text,
                  "tidepool: the engine at %.200s is full, and not of this script's: the work goes "
