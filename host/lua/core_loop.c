@@ -112,8 +112,8 @@ static int l_loop_stop(lua_State *L)
     return 0;
 }
 
-/* core.loop.share() -> in how many seconds the loop should be turned although nothing happens, since
- * an input may be slow then and keep back others: see tp_engine_share; or nil */
+/* core.loop.share() -> in how many seconds the loop should be turned although nothing happens: an
+ * input may be slow then, and keep back others (tp_engine_share); or nil */
 static int l_loop_share(lua_State *L)
 {
     uint64_t due = tp_engine_share(get_context(L)->host->engine), now = uv_hrtime();
