@@ -13,9 +13,10 @@
 
 enum { PATH_SIZE = 4096, PROBE_BYTES = 256 << 10 /* as much as some kernels take */ };
 
-/* What tp_caches_prepare has changed; all empty when nothing. */
+/* What tp_caches_prepare has changed; all empty when nothing. With `why_not` that folder cannot be
+ * written, either, and nothing was changed. */
 static struct {
-    char from[PATH_SIZE], to[PATH_SIZE], why[100];
+    char from[PATH_SIZE], to[PATH_SIZE], why[100], why_not[100];
 } moved;
 
 /* Writes "base/rest" to path; NULL when base is no absolute path, or the result is too long. */
@@ -66,9 +67,12 @@ static int open_temporary(char *path, size_t size)
         return -1;
     if (mkdir(path, 0700) && errno != EEXIST)
         return -1;
-    if (lstat(path, &s) || !S_ISDIR(s.st_mode) || s.st_uid != geteuid() ||
-        s.st_mode & (S_IWGRP | S_IWOTH))
+    if (lstat(path, &s))
         return -1;
+    if (!S_ISDIR(s.st_mode) || s.st_uid != geteuid() || s.st_mode & (S_IWGRP | S_IWOTH)) {
+        errno = EPERM;
+        return -1;
+    }
     return probe(path);
 }
 
@@ -92,15 +96,21 @@ void tp_caches_prepare(void)
     if (open_temporary(moved.to, sizeof moved.to) == 0)
         setenv("POCL_CACHE_DIR", moved.to, 1);
     else
-        moved.to[0] = 0;
+        snprintf(moved.why_not, sizeof moved.why_not, "%s", strerror(errno));
 }
 
 void tp_caches_tell(const tp_cl *cl)
 {
     for (unsigned i = 0; moved.to[0] && i < cl->n; i++)
         if (strcmp(cl->devices[i].platform, "Portable Computing Language") == 0) {
-            fprintf(stderr, "tidepool: PoCL cannot keep its kernels in %s (%s); it does in %s\n",
-                    moved.from, moved.why, moved.to);
+            if (moved.why_not[0])
+                fprintf(stderr, "tidepool: PoCL can write neither %s (%s) nor %s (%s), and may "
+                        "fail to compile: make room there, or name another folder in "
+                        "POCL_CACHE_DIR\n", moved.from, moved.why, moved.to, moved.why_not);
+            else
+                fprintf(stderr,
+                        "tidepool: PoCL cannot keep its kernels in %s (%s); it does in %s\n",
+                        moved.from, moved.why, moved.to);
             return;
         }
 }

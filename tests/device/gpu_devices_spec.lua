@@ -286,6 +286,17 @@ describe("a program", function()
   local can_mount = devices.has_pocl and os.execute "unshare -rm mount -t tmpfs none /mnt 2>/dev/null" == 0
   local on_full_disk = can_mount and it or function(says) pending(says .. " (no OpenCL device of PoCL, or no right to mount a disk)") end
 
+  -- What follows is PoCL's: LLVM ends the process, or a program fails to build without a word why.
+  on_full_disk("says that there is no room for PoCL where the temporary folder is full, too", function()
+    local done = run([[mkdir full; unshare -rm sh -c '
+      mount -t tmpfs -o size=1m none full && head -c 1m /dev/zero >full/zeros 2>/dev/null
+      TMPDIR=$PWD/full POCL_CACHE_DIR=$PWD/full/pocl $T job.lua']], { ["job.lua"] =
+      "print(#require 'tidepool'.devices() > 0)\nos.exit(0)" })
+    assert.equal("true\n", done.stdout)
+    assert.matches("^tidepool: PoCL can write neither [^\n]*/full/pocl %(No space left on device%) nor [^\n]*/full/tidepool%-pocl%-%d+ "
+      .. "%(No space left on device%), and may fail to compile: make room there, or name another folder in POCL_CACHE_DIR\n$", done.stderr)
+  end)
+
   on_full_disk("runs with caches on a full disk, and leaves nothing there", function()
     local done = run([[mkdir full; unshare -rm sh -c '
       mount -t tmpfs -o size=1m none full && head -c 1m /dev/zero >full/zeros 2>/dev/null
