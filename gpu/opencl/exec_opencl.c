@@ -273,7 +273,8 @@ static const tp_cl *find_device(tp_executor *ex, unsigned device, tp_error *err)
 }
 
 tp_program *tp_opencl_open_program(tp_executor *ex, unsigned device, const char *source,
-                                   const char *options, const char *name, char **log, tp_error *err)
+                                   const char *options, const char *name, tp_build_for who,
+                                   char **log, tp_error *err)
 {
     pool *p = (pool *)ex;
     tp_program *program = NULL;
@@ -283,7 +284,7 @@ tp_program *tp_opencl_open_program(tp_executor *ex, unsigned device, const char 
         return NULL;
     uv_mutex_lock(&p->lock);
     if (open_device(p, cl, device, &open, err) == 0)
-        program = tp_program_open(&p->programs, &open, source, options, name, log, err);
+        program = tp_program_open(&p->programs, &open, source, options, name, who, log, err);
     uv_mutex_unlock(&p->lock);
     return program;
 }

@@ -13,7 +13,8 @@ enum {
     /* PoCL compiles again when a dimension has 65,535 work items or more, so they lie in rows of
      * fewer. */
     ROW_MAX = 255 * LOCAL_GPU,
-    SMALL = 1 << 16 /* bytes that need not be given back */
+    SMALL = 1 << 16, /* bytes that need not be given back */
+    COMPILE_MIN_NS = 1000 * 1000 /* a first launch counts as compiling if its kernel waits so long */
 };
 
 /* ---- kernels ---- */
@@ -238,10 +239,11 @@ static bool read_times(const tp_launch_queue *q, cl_event event, cl_ulong times[
 }
 
 /* All commands are over. Notes when they ran: the device's clock is aligned with the host's by the
- * time at which each was queued. */
-static void note_times(tp_launch_queue *q)
+ * time at which each was queued. Returns when the kernel began; 0: that is not known. */
+static uint64_t note_times(tp_launch_queue *q)
 {
     const tp_worker *worker = q->work->worker;
+    uint64_t begun_ns = 0;
     for (unsigned i = 0; i < q->n_timed; i++) {
         const tp_timed_command *t = &q->timed[i];
         cl_ulong times[3];
@@ -255,10 +257,13 @@ static void note_times(tp_launch_queue *q)
                            .first = times[2] - times[1],
                            .count = t->count };
             tp_trace_write(worker->trace, &e);
+            if (t->kind == TP_EVENT_KERNEL)
+                begun_ns = e.time_ns;
         }
         q->open.cl->ReleaseEvent(t->event);
     }
     q->n_timed = 0;
+    return begun_ns;
 }
 
 /* ---- memory ---- */
@@ -570,6 +575,7 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
     const tp_cl *cl = q->open.cl;
     bool is_unified = q->open.device->is_unified;
     unsigned lanes = k->lanes[q->open.index];
+    const uint64_t made = q->made, begun_ns = uv_hrtime();
     tp_ready_kernel *e = get_kernel(q, k->programs[q->open.index], err);
     if (!e)
         return -1;
@@ -599,7 +605,10 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
         rc = fail(err, q, "copying to the device", status);
     if (rc == 0 && k->n_failures > 0)
         rc = fetch_details(q, k, items, mems, err);
-    note_times(q);
+    const uint64_t ran_ns = note_times(q);
+    if (q->made != made && ran_ns >= begun_ns + COMPILE_MIN_NS)
+        tp_program_note_build(e->program, q->open.device->name, TP_BUILD_LAUNCHED,
+                              q->work->worker->id, begun_ns, ran_ns);
     for (unsigned i = 0; i < k->n_arguments && is_unified; i++)
         if (mems[i])
             cl->ReleaseMemObject(mems[i]);

@@ -6,6 +6,7 @@
  * from the disk and decides what can be trusted. */
 #include "opencl/program_cache.h"
 
+#include "engine/job.h"
 #include "opencl/program_store.h"
 #include "runtime/runtime.h"
 
@@ -20,6 +21,7 @@ static void free_program(tp_ref *r)
         p->cl->ReleaseProgram(p->program);
     tp_ref_drop(p->widths);
     free(p->name);
+    free(p->function);
     free(p->text);
     free(p->stored_name);
     free(p);
@@ -155,12 +157,30 @@ static cl_program build(const tp_open_device *open, const char *source, const ch
     return NULL;
 }
 
-tp_program *tp_program_open(tp_program_cache *cache, const tp_open_device *open, const char *source,
-                            const char *options, const char *name, char **log, tp_error *err)
+void tp_program_note_build(const tp_program *p, const char *device, tp_build_how how,
+                           uint32_t worker, uint64_t begun_ns, uint64_t ended_ns)
 {
+    tp_trace *trace = tp_engine_trace(p->cache->host->engine);
+    if (!tp_trace_is_on(trace))
+        return;
+    tp_event e = { .time_ns = begun_ns,
+                   .kind = TP_EVENT_BUILD,
+                   .worker = worker,
+                   .first = ended_ns - begun_ns,
+                   .count = tp_trace_name(trace, p->function, strlen(p->function)),
+                   .job = tp_trace_build(how, tp_trace_name(trace, device, strlen(device))) };
+    tp_trace_write(trace, &e);
+}
+
+tp_program *tp_program_open(tp_program_cache *cache, const tp_open_device *open, const char *source,
+                            const char *options, const char *name, tp_build_for who, char **log,
+                            tp_error *err)
+{
+    const uint64_t begun_ns = uv_hrtime();
     size_t n = strlen(options) + strlen(source) + strlen(name) + 3;
     tp_program *made = calloc(1, sizeof *made), *result = NULL;
-    if (!made || !(made->text = malloc(n)) || !(made->name = strdup(name))) {
+    if (!made || !(made->text = malloc(n)) || !(made->name = strdup(name)) ||
+        !(made->function = strdup(who.function))) {
         tp_error_oom(err, "program");
         goto out;
     }
@@ -191,6 +211,12 @@ tp_program *tp_program_open(tp_program_cache *cache, const tp_open_device *open,
         made->program = build(open, source, options, log, err);
     if (!made->program)
         goto out;
+    const tp_build_how how = atomic_load_explicit(&made->is_kept, memory_order_relaxed)
+                                 ? TP_BUILD_READ
+                             : made->stored_name ? TP_BUILD_KEPT
+                                                 : TP_BUILD_NOT_KEPT;
+    tp_program_note_build(made, open->device->name, how, who.worker, begun_ns,
+                          uv_hrtime());
     made->next = cache->programs;
     cache->programs = made;
     result = tp_ref_hold(made);
@@ -200,6 +226,7 @@ out:
         tp_ref_drop(made->widths);
         free(made->text);
         free(made->name);
+        free(made->function);
         free(made->stored_name);
         free(made);
     }

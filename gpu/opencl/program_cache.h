@@ -5,6 +5,7 @@
 #define TP_PROGRAM_CACHE_H
 
 #include "base/ref.h"
+#include "base/trace.h"
 #include "opencl/cl.h"
 #include "opencl/widths.h"
 
@@ -29,6 +30,7 @@ typedef struct tp_program {
     unsigned device; /* index in cl->devices */
     cl_program program;
     char *name;         /* of the kernel */
+    char *function;     /* that it was first made for, for people */
     char *text;         /* what identifies it: options, name and source, a line each */
     char *stored_name;    /* under which its binary is stored (program_store.h); NULL: it is not */
     _Atomic bool is_kept; /* it has been stored; set by whoever does it first (relaxed) */
@@ -37,11 +39,23 @@ typedef struct tp_program {
 
 extern const tp_ref_type tp_program_type;
 
+/* Who waits for a program, for a trace. */
+typedef struct tp_build_for {
+    const char *function; /* its name */
+    uint32_t worker;      /* whose thread it is; 0: the owner's */
+} tp_build_for;
+
 /* Finds the program in the cache, reads it from the disk, or builds it; the caller becomes an
  * owner. NULL with err set; if the compiler failed, *log is its log, to be freed. Blocks while it
  * compiles. Called with the lock of the cache's owner held. */
 tp_program *tp_program_open(tp_program_cache *cache, const tp_open_device *open, const char *source,
-                            const char *options, const char *name, char **log, tp_error *err);
+                            const char *options, const char *name, tp_build_for who, char **log,
+                            tp_error *err);
+
+/* Notes in the host's trace that somebody has waited for the program from `begun_ns` to `ended_ns`
+ * (uv_hrtime). Any thread that holds the program. */
+void tp_program_note_build(const tp_program *p, const char *device, tp_build_how how,
+                           uint32_t worker, uint64_t begun_ns, uint64_t ended_ns);
 
 /* Does the program still have to be stored? Any thread. */
 bool tp_program_is_new(const tp_program *p);

@@ -72,6 +72,9 @@ typedef enum tp_event_kind {
      * bytes; of these, `job` bytes come from the captured value with the name `first` */
     TP_EVENT_ENCODE,
     TP_EVENT_CAPTURED,
+    /* Somebody has waited for a program for a device: from time_ns on, for `first` nanoseconds.
+     * count: the name of the function; job: tp_trace_build */
+    TP_EVENT_BUILD,
     TP_EVENTS
 } tp_event_kind;
 
@@ -147,6 +150,19 @@ static inline uint64_t tp_trace_item(uint64_t job, uint64_t item)
 static inline uint64_t tp_trace_step(uint64_t ns, uint64_t on_processor_ns)
 {
     return ns / 1000 << 32 | (uint32_t)(on_processor_ns / 1000);
+}
+
+/* How a program came to be: compiled, and it is kept for the next process, or is not; read from
+ * what an earlier process has kept; or compiled for its first launch, by a driver that goes on
+ * then. */
+typedef enum tp_build_how {
+    TP_BUILD_KEPT, TP_BUILD_NOT_KEPT, TP_BUILD_READ, TP_BUILD_LAUNCHED
+} tp_build_how;
+
+/* `device`: a name. */
+static inline uint64_t tp_trace_build(tp_build_how how, uint32_t device)
+{
+    return (uint64_t)device << 2 | how;
 }
 
 /* Notes that text, of at most TP_INPUT_TEXT bytes, as TP_EVENT_INPUT. The thread of the worker. */

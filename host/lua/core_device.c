@@ -161,8 +161,8 @@ static int l_device_is_stuck(lua_State *L)
 
 /* ---- programs and kernels of maps ---- */
 
-/* core.program.new(device number, source, options, kernel name) -> program, or nil, a message, and
- * the compiler's log */
+/* core.program.new(device number, source, options, kernel name, function's name) -> program, or
+ * nil, a message, and the compiler's log */
 static int l_program_new(lua_State *L)
 {
     tp_executor *ex = tp_host_executor(get_context(L)->host, tp_exec_opencl.name);
@@ -176,7 +176,10 @@ static int l_program_new(lua_State *L)
     const char *source = luaL_checkstring(L, 2), *options = luaL_checkstring(L, 3),
                *name = luaL_checkstring(L, 4);
     tp_ref **box = tp_codec_push_box(L, &tp_program_type);
-    tp_program *p = tp_opencl_open_program(ex, device, source, options, name, &log, &err);
+    const context *ctx = get_context(L);
+    const tp_build_for who = { .function = luaL_checkstring(L, 5),
+                               .worker = ctx->agent ? ctx->agent->worker.id : 0 };
+    tp_program *p = tp_opencl_open_program(ex, device, source, options, name, who, &log, &err);
     if (p) {
         *box = &p->ref;
         return 1;

@@ -125,7 +125,9 @@ static void compile(void *user)
             continue;
         }
         tp_program *p = tp_opencl_open_program(c->executor, i, plan->source, plan->options,
-                                               plan->entry, &log, &err);
+                                               plan->entry,
+                                               (tp_build_for){ .function = plan->name }, &log,
+                                               &err);
         if (p) {
             plan->kernel->programs[i] = p;
             plan->kernel->lanes[i] = 1;

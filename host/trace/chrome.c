@@ -563,6 +563,23 @@ static int add_device(tp_chrome *c, track *t, const tp_event *e, tp_buf *out)
                is_kernel ? "items" : "bytes", (unsigned long long)e->count);
 }
 
+/* Writes a box for a program that somebody has waited for, inside of what he was doing. */
+static int add_build(tp_chrome *c, const track *t, const tp_event *e, tp_buf *out)
+{
+    static const char *const how[] = { [TP_BUILD_KEPT] = "compiled, and kept",
+                                       [TP_BUILD_NOT_KEPT] = "compiled, and not kept",
+                                       [TP_BUILD_READ] = "read from what is kept",
+                                       [TP_BUILD_LAUNCHED] = "compiled for the first launch" };
+    quoted name, device;
+    return put(out,
+               ",\n{\"ph\":\"X\",\"cat\":\"build\",\"name\":\"compile %s\",\"ts\":%.3f,"
+               "\"dur\":%.3f,\"pid\":%llu,\"tid\":%llu,\"args\":{\"device\":\"%s\",\"how\":"
+               "\"%s\"}}",
+               quote_name(c, &name, (uint32_t)e->count), us(c, e->time_ns),
+               (double)e->first * 1e-3, (unsigned long long)t->pid, (unsigned long long)t->tid,
+               quote_name(c, &device, (uint32_t)(e->job >> 2)), how[e->job & 3]);
+}
+
 /* A task begins: one of the script's, or an item that waits beside others (item 0: none). */
 static int add_task(tp_chrome *c, uint64_t number, uint32_t name, uint64_t item, uint64_t time_ns)
 {
@@ -728,6 +745,7 @@ int tp_chrome_add(tp_chrome *c, const tp_event *e, tp_buf *out)
     case TP_EVENT_COPY_IN:
     case TP_EVENT_KERNEL:
     case TP_EVENT_COPY_OUT: return add_device(c, t, e, out);
+    case TP_EVENT_BUILD: return add_build(c, t, e, out);
     case TP_EVENT_PROCESS: return add_process(c, t, e, out);
     case TP_EVENT_DEATH:
         return put_instant(c, t, e, "death", tp_trace_text(c->trace, e->count), out);

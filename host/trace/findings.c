@@ -16,6 +16,7 @@ enum {
 #define BUSY 0.85
 #define ENCODED 0.1
 #define REPEATED 0.1
+#define COMPILED 0.1
 
 typedef struct finding {
     const char *kind;
@@ -287,6 +288,44 @@ static void find_encoding(findings *all, const tp_report_function *f)
     SAY(to->advice, "Map once over more inputs, or make what it captures smaller.");
 }
 
+static void find_builds(findings *all)
+{
+    const tp_report *r = all->r;
+    words a = { 0 }, b = a, c = a, d = a, e = a;
+    double ns = (double)r->build_ns, whole = (double)(r->last_ns - r->start_ns);
+    if (r->build_ns < 5 * (uint64_t)ACTIVE_MIN_NS || ns < COMPILED * whole)
+        return;
+    const tp_report_function *most = NULL;
+    uint64_t most_ns = 0, n = 0, unkept = 0, read = 0;
+    for (unsigned i = 0; i < r->n_functions; i++) {
+        const tp_report_function *f = &r->functions[i];
+        uint64_t sum = 0;
+        for (int how = 0; how < 4; how++)
+            sum += f->build_ns[how];
+        n += f->builds[TP_BUILD_KEPT] + f->builds[TP_BUILD_NOT_KEPT];
+        unkept += f->builds[TP_BUILD_NOT_KEPT];
+        read += f->builds[TP_BUILD_READ];
+        if (sum > most_ns) {
+            most = f;
+            most_ns = sum;
+        }
+    }
+    finding *to = add(all, "compiling", NULL, ns / whole);
+    SAY(to->text,
+        "%s of %s were spent compiling programs for devices: %s compiled, %s read from what "
+        "earlier runs have kept. Most of it, %s, was '%.80s'.",
+        seconds(&a, ns * 1e-9), seconds(&b, whole * 1e-9), amount(&c, (double)n),
+        amount(&d, (double)read), seconds(&e, (double)most_ns * 1e-9),
+        most ? tp_trace_text(r->trace, most->name) : "?");
+    SAY(to->advice, "%s",
+        unkept > 0 ? "They are not kept: $XDG_CACHE_HOME, or ~/.cache, must be a folder that this "
+                     "user can write to. Then the next run reads them."
+        : n > 0    ? "They are kept, and the next run of the same code reads them. Functions that "
+                     "capture other functions or booleans, or get other types, are compiled anew; "
+                     "other numbers and arrays are not."
+                   : "Call fewer functions there, or each with more inputs.");
+}
+
 static void find_copies(findings *all, const tp_report_function *f)
 {
     words a = { 0 }, b = a, c = a, d = a;
@@ -405,6 +444,7 @@ int tp_report_find(const tp_report *r, tp_buf *out)
         find_blocking(&all, f);
         find_failures(&all, f);
     }
+    find_builds(&all);
     for (int i = 0; i < r->n_groups; i++)
         find_workers(&all, i);
     if (tp_report_put(out, "["))

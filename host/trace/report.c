@@ -704,6 +704,20 @@ static void add_encoding(tp_report *r, const tp_event *e)
         f->encode_bytes = e->job;
 }
 
+static void add_build(tp_report *r, const tp_event *e)
+{
+    tp_report_function *f = &r->functions[function_of(r, (uint32_t)e->count)];
+    f->builds[e->job & 3]++;
+    f->build_ns[e->job & 3] += e->first;
+    /* what several wait for at once counts once */
+    const uint64_t end = e->time_ns + e->first;
+    const uint64_t begin = e->time_ns > r->built_ns ? e->time_ns : r->built_ns;
+    if (end > begin) {
+        r->build_ns += end - begin;
+        r->built_ns = end;
+    }
+}
+
 static void add_input(tp_report_track *t, const tp_event *e)
 {
     uint64_t part[3] = { e->job, e->first, e->count };
@@ -769,6 +783,7 @@ int tp_report_add(tp_report *r, const tp_event *e)
     case TP_EVENT_STEP: add_step(r, e); return 0;
     case TP_EVENT_ENCODE:
     case TP_EVENT_CAPTURED: add_encoding(r, e); return 0;
+    case TP_EVENT_BUILD: add_build(r, e); return 0;
     default: return 0;
     }
 }

@@ -61,6 +61,7 @@ typedef struct tp_report_function {
     uint64_t encodings, encode_ns, encode_bytes /* of the largest image */, captured_bytes;
     uint32_t captured; /* the name of the captured value with the most bytes */
     uint64_t copies, copied_bytes, copy_ns, kernels, kernel_ns;
+    uint64_t builds[4], build_ns[4]; /* by tp_build_how */
     uint64_t steps, blocked_ns, longest_ns; /* of items that wait beside others */
     uint64_t longest;                       /* the item of that step */
     uint32_t message; /* of the first failure; 0: none */
@@ -148,6 +149,7 @@ struct tp_report {
     tp_failure_view failures[FAILURES_MAX]; /* a ring */
     tp_report_recent recent[RECENT_MAX];    /* a ring */
     uint64_t n_failures, n_recent;          /* that were ever put in */
+    uint64_t build_ns, built_ns; /* how long somebody waited for programs, and the end of that */
     unsigned open;      /* maps of the script that are open now */
     uint64_t since_ns, active_ns;
     uint64_t explained_ns;

@@ -1,8 +1,11 @@
---- What a trace has of devices: kernels and copies by the device's clock, aligned with the host's.
+--- What a trace has of devices: kernels and copies by the device's clock, aligned with the host's,
+-- and the wait for compilers.
 
 local assert = require "luassert"
+local cjson = require "cjson"
 local devices = require "tests.support_device"
 local reader = require "tests.trace_reader"
+local shell = require "tests.cli.shell"
 local support = require "tests.support"
 local tidepool = require "tidepool"
 
@@ -31,5 +34,38 @@ describe("A trace of a map on a device", function()
     end
     assert.equal(launched, run)
     assert.is_true(run >= 100000)
+  end)
+end)
+
+describe("What somebody has waited for a compiler", function()
+  local is_there = devices.has_pocl and not os.getenv "TIDEPOOL_SANITIZER"
+
+  devices.specs(it, pending, is_there, "no OpenCL device of PoCL")("is in the trace and the report, and what of it the next run reads", function()
+    local caches = support.temp_dir()
+    local function run()
+      local words = ("XDG_CACHE_HOME=%s POCL_CACHE_DIR=%s/pocl $T --trace t.json --report r.html job.lua"):format(caches, caches)
+      local done = shell.run(words, { ["job.lua"] = [[
+        local app = require "tidepool".App("compiled", { gpu = true })
+        local polish = app:func { name = "polish" } (function(x) return math.sin(x) * math.exp(-x) + x ^ 1.5 end)
+        print(#polish:map({ 1, 2, 3 }):list(), #polish:map({ 1, 2, 3 }):list())
+      ]] })
+      assert.same({ "3\t3\n", "" }, { done.stdout, done.stderr })
+      local data = support.read_file(done.dir .. "/r.html"):match '<script type="application/json" id="data">\n(.-)</script>'
+      local found
+      for _, each in ipairs(cjson.decode(data).findings) do found = each.kind == "compiling" and each or found end
+      local t = reader.read(done.dir .. "/t.json")
+      local ways = {}
+      for _, e in ipairs(t:all { cat = "build", name = "compile polish" }) do
+        assert.is_true(#e.args.device > 0 and e.dur > 0)
+        ways[#ways + 1] = e.args.how
+      end
+      return ways, found
+    end
+    local ways, found = run()
+    assert.same({ "compiled, and kept", "compiled for the first launch" }, { ways[1], ways[2] })
+    support.contains(found.text, "were spent compiling programs for devices: 1 compiled, 0 read", "'polish'")
+    support.contains(found.advice, "the next run of the same code reads them")
+    ways = run()
+    assert.equal("read from what is kept", ways[1])
   end)
 end)

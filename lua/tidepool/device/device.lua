@@ -459,7 +459,7 @@ local function prepare(self)
   if not self.device.fp64 and kernels.needs_double(self.text) then refuse("%s has no doubles; use float", self.device.name) end
   local text = self.text
   if kernels.needs_double(text) then text = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" .. text end
-  local program, why, log = core.program.new(self.device.number, text, self.flags, "")
+  local program, why, log = core.program.new(self.device.number, text, self.flags, "", self.name or "kernel")
   if not program then
     local flags = why:find "BUILD_OPTIONS" and (" (options: %s)"):format(self.flags) or ""
     refuse("%s%s\n%s", why, flags, (log or ""):gsub("%z", ""):gsub("%s+$", ""))

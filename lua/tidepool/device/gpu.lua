@@ -261,7 +261,7 @@ end
 --- core.program.new for a device, which may take seconds; a terminal shows it.
 local function build(f, d, source, options, kernel)
   local text = show.plain(("%s: compiling for %s"):format(f.name, d.name), true)
-  return progress.during(text, core.program.new, d.number, source, options, kernel)
+  return progress.during(text, core.program.new, d.number, source, options, kernel, f.name)
 end
 
 --- Compiles a user's OpenCL C for these devices.
