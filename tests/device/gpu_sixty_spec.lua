@@ -7,6 +7,7 @@ require "tidepool" -- first, as users do
 local devices = require "tests.support_device"
 local shell = require "tests.cli.shell"
 local opencl = require "support_opencl"
+local support = require "tests.support"
 local sixty = require "sixty"
 local translate = require "tidepool.translate.translate".translate
 
@@ -67,6 +68,22 @@ describe("of sixty functions", function()
     local said = file:read("*a"):match "(%d+) of sixty"
     file:close()
     assert.equal(runs, tonumber(said))
+  end)
+
+  it("each has the same text in every process, by which programs are kept", function()
+    local files = { ["sixty.lua"] = support.read_file "tests/device/sixty.lua", ["job.lua"] = [[
+      require "tidepool"
+      local translate, sixty = require "tidepool.translate.translate".translate, require "sixty"
+      for _, each in ipairs(sixty) do
+        local types = {}
+        for i = 1, #each.inputs do types[i] = "double" end
+        local fine, made = pcall(translate, each.fn, { name = each.name, lanes = 8, inputs = types })
+        print(each.name, fine and made.source or "refused")
+      end]] }
+    local first = shell.run("$T job.lua", files)
+    assert.equal("", first.stderr)
+    assert.is_true(#first.stdout > 60000)
+    for _ = 1, 2 do assert.is_true(first.stdout == shell.run("$T job.lua", files).stdout) end
   end)
 
   for _, each in ipairs(sixty) do

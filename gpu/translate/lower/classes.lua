@@ -74,7 +74,9 @@ function unify(L, a, b)
     if b.has_list then a.from, a.to = math.min(a.from, b.from), math.max(a.to, b.to) end
     if b.appended then a.appended = math.max(a.appended or 0, b.appended) end
     if b.counted then a.counted = math.max(a.counted or 0, b.counted) end
-    for key, field in pairs(b.fields) do
+    -- In order, so that the same function gives the same text each time, as kept programs need it.
+    local function add(key)
+        local field = b.fields[key]
         if a.fields[key] then
             unify(L, a.fields[key], field)
         else
@@ -82,6 +84,8 @@ function unify(L, a, b)
             if key ~= "*" then a.order[#a.order + 1] = key end
         end
     end
+    for _, key in ipairs(b.order) do add(key) end
+    if b.fields["*"] then add "*" end
     return a
 end
 classes.unify = unify

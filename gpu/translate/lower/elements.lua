@@ -54,9 +54,9 @@ function copy(L, at, to, value)
     if value.t == "object" then
         unify(L, storage.class, value.storage.class)
         if not storage.fields then return end -- the next round will know the fields
-        for key, field in pairs(storage.fields) do
-            local source = value.storage.fields[key]
-            if source then copy(L, at, object(field, to.at), value_of(L, at, source, value.at)) end
+        for _, key in ipairs(find(storage.class).order) do
+            local field, source = storage.fields[key], value.storage.fields[key]
+            if field and source then copy(L, at, object(field, to.at), value_of(L, at, source, value.at)) end
         end
         if storage.list and value.storage.list then copy_list(L, at, to, value) end
     elseif value.t == "static" or value.t == "element" then
