@@ -14,7 +14,7 @@ enum {
      * fewer. */
     ROW_MAX = 255 * LOCAL_GPU,
     SMALL = 1 << 16, /* bytes that need not be given back */
-    COMPILE_MIN_NS = 1000 * 1000 /* a first launch counts as compiling if its kernel waits so long */
+    COMPILE_MIN_NS = 1000 * 1000 /* a first launch whose kernel waits so long has compiled */
 };
 
 /* ---- kernels ---- */
