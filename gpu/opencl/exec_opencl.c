@@ -319,11 +319,14 @@ void tp_opencl_lose(tp_executor *ex, unsigned device, tp_ref *queue, bool (*is_d
     (void)before;
 }
 
-/* With the engine's lock held: does the device run only commands that nobody waits for? */
+/* With the engine's lock held: does the device run only commands that nobody waits for, or has it
+ * not come back from some? */
 static bool is_stuck(pool *p, unsigned device)
 {
     bool has_workers = false;
     if (p->lost[device] && !p->is_done[device](p->lost[device]))
+        return true;
+    if (p->base.lost_sites >> device & 1)
         return true;
     for (const worker *w = p->workers; w; w = w->next)
         if (w->runner.queue.open.index == device) {

@@ -20,8 +20,8 @@ tp_program *tp_opencl_open_program(tp_executor *ex, unsigned device, const char 
 int tp_opencl_open(tp_executor *ex, unsigned device, tp_open_device *out, tp_error *err);
 
 /* Is the device unusable for now: has it run nothing for patience_ns but what was given up, a map
- * that is cancelled or a queue that is lost? OpenCL cannot stop those. Any thread; blocks at most
- * so long. */
+ * that is cancelled or a queue that is lost, or not come back from what workers run now? OpenCL
+ * cannot stop those. Any thread; blocks at most so long. */
 bool tp_opencl_is_stuck(tp_executor *ex, unsigned device, uint64_t patience_ns);
 
 /* Nobody waits for the queue's commands any more; the queue is held from now on. is_done says

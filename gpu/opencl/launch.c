@@ -120,6 +120,15 @@ void tp_launch_queue_keep(tp_launch_queue *q)
     q->has_new = false;
 }
 
+bool tp_launch_queue_has(const tp_launch_queue *q, const tp_kernel *k)
+{
+    const tp_program *program = k->programs[q->open.index];
+    for (const tp_ready_kernel *e = q->kernels; e < q->kernels + TP_READY_KERNELS_MAX; e++)
+        if (e->program == program)
+            return true;
+    return false;
+}
+
 static int fail(tp_error *err, const tp_launch_queue *q, const char *what, cl_int rc)
 {
     return tp_cl_fail(err, q->open.device, what, rc);

@@ -169,6 +169,9 @@ int tp_launch_queue_open(tp_launch_queue *q, const tp_open_device *open, uv_mute
 /* Frees all that the queue holds. Nothing may run on it. */
 void tp_launch_queue_close(tp_launch_queue *q);
 
+/* Has the queue launched the kernel before, so that its driver need not compile? */
+bool tp_launch_queue_has(const tp_launch_queue *q, const tp_kernel *k);
+
 /* Does memory of `capacity` have more than launches want that use at most `wanted` of it? */
 bool tp_is_too_much(size_t capacity, size_t wanted);
 

@@ -722,6 +722,8 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
     if (tp_job_is_held_back(s->job))
         return; /* nothing was begun: the whole slice goes back */
     atomic_store_explicit(&kernels->has_begun, true, memory_order_relaxed);
+    if (!tp_launch_queue_has(&r->queue, k))
+        tp_slice_be_patient(s);
     uint32_t end = tp_work_end(w), most = PART_MAX;
     if (w->block->kind == TP_BLOCK_FAILURE)
         tp_work_pass_failure(w);

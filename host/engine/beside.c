@@ -115,7 +115,8 @@ static void predict(const tp_job *job, double *workers, double *sites)
 static bool is_for_sites(const tp_job *job)
 {
     const tp_block *b = job->queue->block;
-    bool is_numbers = b->kind == TP_BLOCK_COLUMNS && job->queue->attempt == job->attempt;
+    bool is_numbers = b->kind == TP_BLOCK_COLUMNS && job->queue->attempt == job->attempt &&
+                      !job->queue->is_apart;
     for (uint32_t c = 0; c < b->columns && is_numbers; c++)
         is_numbers = b->type[c] != TP_MIXED;
     return is_numbers;
@@ -281,4 +282,72 @@ void tp_job_rest_beside(tp_job *job)
     if (job->since_ns > job->run_began_ns && job->run_began_ns && job->run_items > 0)
         learn_run(job, (double)(job->since_ns - job->run_began_ns));
     job->since_ns = job->run_began_ns = 0;
+}
+
+/* ---- sites that do not come back: see late.c ---- */
+
+/* How long a site may take: so many times what it should, and at least so long; and so much longer
+ * when its driver compiles. */
+static const unsigned LATE_TIMES = 20;
+static const uint64_t LATE_NS = 5ull * 1000 * 1000 * 1000;
+static const uint64_t COMPILE_NS = 60ull * 1000 * 1000 * 1000;
+
+void tp_slice_expect(tp_slice *s)
+{
+    const tp_job *job = s->job;
+    int site = tp_agent_site(s->agent);
+    s->may_be_lost = job->beside.executor && site >= 0;
+    s->is_lost = false;
+    s->late_ns = 0;
+    if (!s->may_be_lost)
+        return;
+    float known = job->func->site_ns[site];
+    double item_ns = (double)(known > 0 ? known : job->func->worker_ns);
+    double should = LATE_TIMES * item_ns * s->range->count;
+    uint64_t least = job->beside.late_ns ? job->beside.late_ns : LATE_NS;
+    bool is_more = should > (double)least && should < 1e18;
+    s->late_ns = s->started_ns + (is_more ? (uint64_t)should : least);
+    job->engine->n_losable++;
+}
+
+void tp_slice_be_patient(tp_slice *s)
+{
+    uv_mutex_lock(&s->job->engine->lock);
+    if (s->late_ns)
+        s->late_ns += COMPILE_NS;
+    uv_mutex_unlock(&s->job->engine->lock);
+}
+
+bool tp_slice_end_lost(tp_slice *s)
+{
+    tp_job *job = s->job;
+    tp_engine *e = job->engine;
+    tp_agent *agent = s->agent;
+    uv_mutex_lock(&e->lock);
+    bool is_lost = s->is_lost;
+    e->n_losable -= s->late_ns != 0;
+    s->late_ns = 0; /* from here on it cannot be lost */
+    uv_mutex_unlock(&e->lock);
+    if (!is_lost)
+        return false;
+    tp_work_close(&s->work);
+    tp_work_note(&s->work, TP_EVENT_FINISH, s->work.offset, 0);
+    tp_block_free_list(s->results);
+    uv_mutex_lock(&e->lock);
+    tp_slice **at = &e->lost;
+    while (*at != s)
+        at = &(*at)->next;
+    *at = s->next;
+    uint64_t sites = 0;
+    for (const tp_slice *other = e->lost; other; other = other->next)
+        sites |= other->agent->executor == agent->executor ? other->agent->site : 0;
+    agent->executor->lost_sites = sites;
+    if (agent->n_outermost == 0)
+        agent->executor->looking++;
+    tp_job_release_inputs(job, s->work.block, 1);
+    s->next = agent->spare;
+    agent->spare = s;
+    uv_mutex_unlock(&e->lock);
+    tp_ref_drop(job);
+    return true;
 }

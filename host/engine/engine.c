@@ -290,7 +290,7 @@ void tp_engine_close(tp_engine *e)
 {
     if (!e)
         return;
-    TP_ASSERT(!e->jobs && !e->slices && !e->helpers && !e->ready_first);
+    TP_ASSERT(!e->jobs && !e->slices && !e->helpers && !e->ready_first && !e->lost);
     uv_mutex_destroy(&e->lock);
     tp_trace_close(&e->trace);
     free(e->failures);

@@ -79,6 +79,8 @@ struct tp_executor {
     /* engine's lock: nobody need be woken for a little work (TP_SMALL_NS), since the host's owner
      * begins it itself (begin_assist) or a worker will look for it soon. Set by the executor */
     bool defers;
+    /* engine's lock: sites that have not come back from slices of jobs with workers (late.c) */
+    uint64_t lost_sites;
     /* engine's lock: workers whose items wait for something that others do (tp_job_begin_block);
      * other workers may be started in their place */
     unsigned blocked;

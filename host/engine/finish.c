@@ -72,7 +72,8 @@ static bool retry(tp_job *job, const tp_slice *s, const tp_block *failure)
                      .offset = (uint32_t)(failure->first - w->block->first),
                      .count = 1,
                      .attempt = w->attempt + 1,
-                     .crashes = crashes + failure->is_crash };
+                     .crashes = crashes + failure->is_crash,
+                     .is_apart = s->range->is_apart };
     job->retried++;
     tp_range_push(&job->delayed, r, tp_deadline_after(delay));
     job->n_delayed++;
@@ -351,6 +352,8 @@ void tp_job_finish(tp_slice *s)
     tp_agent *agent = s->agent;
     tp_block *inputs = s->work.block;
     tp_wakes w = { 0 }, others = { 0 };
+    if (s->may_be_lost && tp_slice_end_lost(s))
+        return;
     if (s->is_permitted)
         e->permits.release(e->permits.user, job->func);
     tp_work_close(&s->work);

@@ -35,6 +35,7 @@ static void free_job(tp_ref *ref) /* any thread, without the lock: this was the 
     tp_ref_drop(job->recorder);
     tp_ref_drop(job->parent);
     free(job->outside);
+    free(job->apart_terms);
     free(job->lost);
     free(job);
 }
@@ -192,6 +193,8 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
     job->done_end = &job->done;
     job->parts_end = &job->parts;
     uv_mutex_lock(&e->lock);
+    if (c->beside.executor)
+        job->sites &= ~c->beside.executor->lost_sites;
     job->random = uv_hrtime() | 1;
     job->item_ns = job->func->item_ns;
     job->last_count = job->item_ns > 0 ? 1 << 20 : 0;

@@ -135,6 +135,11 @@ struct tp_slice {
     bool is_full; /* its item waits, since it has given what it may; engine's lock */
     bool is_outermost; /* counts in agent->n_outermost; engine's lock */
     bool is_settled;   /* see tp_job_settle; engine's lock */
+    /* of a job that workers run beside sites: when its site is late (late.c); 0: it is never. It is
+     * late, and its items are others' now. Engine's lock */
+    uint64_t late_ns;
+    bool is_lost;
+    bool may_be_lost; /* the agent's */
     /* its first items, whose results the job has already: written by whoever gives them to it, with
      * the engine's lock and the work for reading */
     uint32_t handed;
@@ -180,6 +185,7 @@ typedef struct tp_beside {
     tp_executor *executor;
     unsigned workers;  /* how many the job's own executor may have */
     bool is_exclusive; /* its sites compute on the processors that those workers run on */
+    uint64_t late_ns; /* at least so long a site may take for a slice (late.c); 0: 5 s */
 } tp_beside;
 
 typedef struct tp_job_config {
@@ -503,6 +509,14 @@ bool tp_job_leave_site(tp_job *job, uint64_t site);
  * something about a function's speed. */
 void tp_engine_wake_beside(tp_engine *e);
 
+/* For a slice whose site has to compile before it begins, in its agent's thread: it may take longer
+ * before workers run the items instead. */
+void tp_slice_be_patient(tp_slice *slice);
+
+/* How many items of the job workers have run since a site did not come back from them, and the
+ * number of the last such site. Any thread. */
+uint64_t tp_job_lost_items(tp_job *job, int *site);
+
 /* Do workers run the job beside its sites? Then they run what a site cannot, and whatever fails
  * there. */
 bool tp_job_has_workers(const tp_job *job);
@@ -537,7 +551,8 @@ const tp_error *tp_job_lost(tp_job *job);
 uint64_t tp_job_idle_until(tp_engine *engine, tp_executor *executor);
 
 /* Slices whose item runs for long do not keep back what stands before and behind it (see
- * TP_SETTLED_NS). Called, without the lock, by whoever waits for results or for work. Gives when it
+ * TP_SETTLED_NS), and slices of jobs with workers whose site does not come back keep back nothing
+ * (late.c). Called, without the lock, by whoever waits for results or for work. Gives when it
  * is to be called again (uv_hrtime), or 0. Any thread. */
 uint64_t tp_engine_share(tp_engine *engine);
 
@@ -654,8 +669,8 @@ bool tp_slice_note_blocking(tp_work *w);
  * thread. */
 tp_slice *tp_slice_of(tp_work *w);
 
-/* Is the slice's job, or one that it is nested in, cancelled? With the lock held;
- * tp_sink.is_cancelled is the same without it. */
+/* Is the slice's job, or one that it is nested in, cancelled, or do others run its items (late.c)?
+ * With the lock held. */
 bool tp_slice_is_cancelled_locked(const tp_slice *slice);
 
 #endif

@@ -91,6 +91,9 @@ struct tp_job {
     uint64_t random;     /* for the jitter of retries */
     bool ended, is_cancelled, is_reading, drained;
     bool is_starved; /* cancelled for want of memory */
+    tp_terms *apart_terms; /* for items of ranges that are `is_apart`; owned; NULL: none are */
+    uint64_t lost_items;   /* see tp_job_lost_items */
+    int lost_site;
     tp_error *lost;  /* why tp_job_lose_all or tp_job_give_up has cancelled it; set once */
     tp_executor *executor;
     tp_inside_map *shown; /* where the host of this process sees it; NULL: nowhere */
@@ -116,6 +119,8 @@ struct tp_engine {
     tp_func *ready_first, *ready_last;     /* functions that have jobs with queued inputs */
     tp_slice *slices;                      /* all that are running */
     unsigned n_shareable; /* those of them that tp_engine_share may take something from */
+    unsigned n_losable;   /* those of them with late_ns */
+    tp_slice *lost;       /* those whose items went to others; linked by `next` */
     tp_agent *helpers;                     /* agents that sleep while they wait for a nested job */
     uint64_t next_due;                     /* the earliest retry, UINT64_MAX: none */
     bool is_stopped;
@@ -255,6 +260,23 @@ void tp_job_rest_beside(tp_job *job);
 
 /* A slice of such a job has run n items. */
 void tp_job_learn_beside(tp_job *job, const tp_slice *s, uint32_t n, uint64_t now);
+
+/* The slice begins: says when it will be late. */
+void tp_slice_expect(tp_slice *s);
+
+/* Not locked; the agent's thread. Ends the slice if it was lost (late.c); false: it was not, and
+ * cannot be any more. */
+bool tp_slice_end_lost(tp_slice *s);
+
+/* ---- late.c ---- */
+
+/* Locked. A slice that is late; NULL: none is, and *when is the time at which to look again, or
+ * 0. */
+tp_slice *tp_engine_find_late(tp_engine *e, uint64_t now, uint64_t *when);
+
+/* Locked. Gives the items of a late slice to the workers, who are to be woken; the slice is its
+ * agent's alone from here on. */
+void tp_slice_lose(tp_slice *s, uint64_t now, tp_wakes *w);
 
 /* ---- schedule.c ---- */
 

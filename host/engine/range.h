@@ -24,6 +24,7 @@ typedef struct tp_range {
     /* a slice takes at most this many of them, since a larger batch with them failed or killed its
      * worker; 0: no such limit */
     uint32_t most;
+    bool is_apart; /* their results get blocks of their own: see late.c */
 } tp_range;
 
 /* The index of its first input in the job, from 0. */

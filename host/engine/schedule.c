@@ -513,7 +513,7 @@ tp_slice *tp_slice_of(tp_work *w)
 
 bool tp_slice_is_cancelled_locked(const tp_slice *s)
 {
-    return tp_job_is_unwanted(s->job);
+    return s->is_lost || tp_job_is_unwanted(s->job);
 }
 
 bool tp_job_is_held_back(const tp_job *job)
@@ -895,7 +895,8 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
         agent->executor->busy++;
     }
     s->level = tp_agent_helper_id(agent);
-    tp_work_open(&s->work, &agent->worker, &slice_sink, &job->terms, r->block, r->offset, r->count,
+    const tp_terms *terms = r->is_apart ? job->apart_terms : &job->terms;
+    tp_work_open(&s->work, &agent->worker, &slice_sink, terms, r->block, r->offset, r->count,
                  r->attempt);
     s->job = tp_ref_hold(job);
     s->started_ns = now;
@@ -904,6 +905,7 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     s->has_more = has_more(e, job);
     s->is_cold = false;
     s->range = r;
+    tp_slice_expect(s);
     s->has_permit = true;
     s->is_permitted = false;
     s->emitted = s->allowed = 0;

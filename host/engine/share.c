@@ -5,10 +5,14 @@
  *
  * Whoever has nothing else to do sees to that: workers without work, and those who wait for
  * results. The worker of the slice cannot, since users' code runs there. What makes it safe to take
- * items from it is told at `ctl` in work.h, what makes it safe to read its results at `access`. */
+ * items from it is told at `ctl` in work.h, what makes it safe to read its results at `access`.
+ *
+ * The same people see to slices of sites that do not come back at all (late.c). */
 #include "engine/job_private.h"
 
 #include <stdlib.h>
+
+enum { LOOKED_AT_MAX = 64 }; /* jobs at once, so that the lock is not held for long */
 
 /* Locked. The offset behind the slice's last item. */
 static uint32_t end_of(const tp_slice *s)
@@ -75,9 +79,26 @@ static uint64_t ask_to_share(tp_engine *e, const tp_executor *ex, uint64_t now)
     return when;
 }
 
+/* Locked. May a site begin a slice, which nobody would be told of? */
+static bool has_for_sites(const tp_engine *e)
+{
+    int n = 0;
+    for (const tp_func *f = e->ready_first; f && n < LOOKED_AT_MAX; f = f->next_ready)
+        for (const tp_job *j = f->ready_first; j && n < LOOKED_AT_MAX; j = j->next_ready, n++)
+            if (tp_job_has_beside(j))
+                return true;
+    return false;
+}
+
 uint64_t tp_job_idle_until(tp_engine *e, tp_executor *ex)
 {
-    uint64_t until = ask_to_share(e, ex, uv_hrtime());
+    uint64_t now = uv_hrtime(), until = ask_to_share(e, ex, now), late;
+    if (tp_engine_find_late(e, now, &late))
+        late = now + TP_SETTLED_NS; /* whoever looks sees to it */
+    if (!late && has_for_sites(e))
+        late = now + TP_SETTLED_NS;
+    if (late && (!until || late < until))
+        until = late;
     if (e->next_due != UINT64_MAX && (!until || e->next_due < until))
         until = e->next_due;
     return until;
@@ -129,17 +150,18 @@ uint64_t tp_job_withdraw(tp_job *job)
     return first;
 }
 
-/* Locked. May somebody begin a slice of several items, which nobody would be told of? */
+/* Locked. May somebody begin a slice of several items, or a site one, which nobody would be told
+ * of? */
 static bool has_more_slices(const tp_engine *e)
 {
-    enum { LOOKED_AT_MAX = 64 }; /* so that the lock is not held for long */
     int n = 0;
     for (const tp_func *f = e->ready_first; f && n < LOOKED_AT_MAX; f = f->next_ready)
         for (const tp_job *j = f->ready_first; j && n < LOOKED_AT_MAX; j = j->next_ready, n++)
-            if (j->queued > 1 && j->item_ns > 0 && j->item_ns < (double)TP_SETTLED_NS &&
-                !j->terms.concurrent && !j->terms.batch &&
-                (j->executor->type->capabilities & (TP_SHARES_MEMORY | TP_BY_OWNER)) ==
-                    TP_SHARES_MEMORY)
+            if (tp_job_has_beside(j) ||
+                (j->queued > 1 && j->item_ns > 0 && j->item_ns < (double)TP_SETTLED_NS &&
+                 !j->terms.concurrent && !j->terms.batch &&
+                 (j->executor->type->capabilities & (TP_SHARES_MEMORY | TP_BY_OWNER)) ==
+                     TP_SHARES_MEMORY))
                 return true;
     return false;
 }
@@ -174,8 +196,15 @@ static tp_slice *find_stuck(tp_engine *e, uint64_t now, uint64_t *when)
 
 uint64_t tp_engine_share(tp_engine *e)
 {
-    uint64_t now = uv_hrtime(), when;
+    uint64_t now = uv_hrtime(), when, late;
     uv_mutex_lock(&e->lock);
+    for (tp_slice *s; (s = tp_engine_find_late(e, now, &late));) {
+        tp_wakes w = { 0 };
+        tp_slice_lose(s, now, &w);
+        uv_mutex_unlock(&e->lock);
+        tp_wakes_send(&w);
+        uv_mutex_lock(&e->lock);
+    }
     for (tp_slice *s; (s = find_stuck(e, now, &when));) {
         uint32_t running = s->stuck_at;
         /* The worker cannot finish the slice while it is read. Else it is about to go on. */
@@ -195,6 +224,9 @@ uint64_t tp_engine_share(tp_engine *e)
     }
     if (!when && has_more_slices(e))
         when = now + TP_SETTLED_NS;
+    /* that of a site that has begun a slice meanwhile is found within this time, too */
+    if (late && (!when || late < when))
+        when = late;
     uv_mutex_unlock(&e->lock);
     return when;
 }

@@ -1121,6 +1121,15 @@ static int l_job_state(lua_State *L)
     return 8;
 }
 
+/* core.job.lost(job) -> see tp_job_lost_items: how many, and the device's number */
+static int l_job_lost(lua_State *L)
+{
+    int site = 0;
+    lua_pushnumber(L, (lua_Number)tp_job_lost_items(check_job(L, 1)->job, &site));
+    lua_pushinteger(L, site + 1);
+    return 2;
+}
+
 /* core.job.is_settled(job) -> do all inputs that were pushed so far have their results? */
 static int l_job_is_settled(lua_State *L)
 {
@@ -1206,6 +1215,7 @@ static const luaL_Reg job_functions[] = {
     { "cancel", l_job_cancel },
     { "counts", l_job_counts },
     { "state", l_job_state },
+    { "lost", l_job_lost },
     { "is_settled", l_job_is_settled },
     { "busy", l_job_busy },
     { "emit", l_job_emit },

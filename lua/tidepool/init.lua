@@ -208,10 +208,13 @@ function tidepool.class(name, metatable, extra)
 end
 
 --- The OpenCL devices of this machine, the best first: those that option gpu can name.
----@return table    list of { name, platform, vendor, type, compute_units, memory, fp64, version, driver }
+--- is_stuck: so far it has not come back from what nobody waits for any more.
+---@return table    list of { name, platform, vendor, type, compute_units, memory, fp64, version, driver, is_stuck }
 ---@return string?  why there are none
 function tidepool.devices()
-  return require("tidepool.device.gpu").devices()
+  local devices, why = require("tidepool.device.gpu").devices()
+  for _, d in ipairs(devices) do d.is_stuck = core.device.is_stuck(d.number, 0) end
+  return devices, why
 end
 
 --- Seconds on a clock that only goes forward: for measuring.

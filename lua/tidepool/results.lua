@@ -319,10 +319,21 @@ function Results:_feed()
   return not is_idle
 end
 
+--- Says that a device did not come back from inputs of the map.
+local function tell_lost(self, job)
+  local n, number = core.job.lost(job)
+  if n == 0 then return end
+  local gpu = require "tidepool.device.gpu"
+  local d = gpu.devices()[gpu.place(number)]
+  core.io.warn(("tidepool: %s: %s has not come back from %.0f input%s, which threads have run instead; maps leave it out until it does\n"):format(
+    require("tidepool.base.show").plain(self.settings.name, true), d.name, n, n == 1 and "" or "s"))
+end
+
 --- Ends the job, if it has not ended. Nothing more is started.
 function Results:_close(is_complete)
   local job = self.job
   if job then
+    if self.settings.is_auto then tell_lost(self, job) end
     self.job, self.closed_job = nil, job
     self.source, self.origin = nil, false
     self.n, self.k = 0, 0
@@ -588,9 +599,34 @@ function Results:times()
   return times
 end
 
+--- Copies n elements of `from` to the array's elements first..; the types may differ.
+local function copy_elements(a, first, n, from)
+  local data = a.elements + (first - 1)
+  for k = 0, n - 1 do data[k] = from[k] end
+end
+
+--- A block of a map whose results go to arrays may lie elsewhere, when threads have run what a
+--- device did not come back from: the device may still write to the arrays (host/engine/late.c). So
+--- the map gets others, which it does not know.
+function Results:_keep_apart(columns)
+  local settings, first, n = self.settings, self.first, self.n
+  local ready = settings.arrays
+  local function elements_of(c) return ffi.cast(array.pointer_type(settings.returns[c]), columns[c - 1]) end
+  if elements_of(1) == ready[1].elements + (first - 1) then return end
+  for c, a in ipairs(ready) do
+    if not self.has_own_arrays then
+      ready[c] = array.shaped(array.allocate(a.ctype, a.length, false), settings.shape)
+      ffi.copy(ready[c].elements, a.elements, a.length * ffi.sizeof(array.c_name(a.ctype)))
+    end
+    copy_elements(ready[c], first, n, elements_of(c))
+  end
+  self.has_own_arrays = true
+end
+
 --- Opens a block of columns: of scalars, of the types of `returns`, or of doubles.
 function Results:_open_columns(columns, n_scalars, text)
   local returns = self.settings.returns
+  if self.settings.is_auto and self.settings.arrays then self:_keep_apart(columns) end
   if n_scalars > 0 then
     self.scalars, self.text = {}, ffi.cast(mixed.text, text)
     for c = 1, n_scalars do self.scalars[c] = ffi.cast(mixed.scalars, columns[c - 1]) end
@@ -702,12 +738,6 @@ end
 ---@return table ...
 function Results:get()
   return self:list()
-end
-
---- Copies n elements of `from` to the array's elements first..; the types may differ.
-local function copy_elements(a, first, n, from)
-  local data = a.elements + (first - 1)
-  for k = 0, n - 1 do data[k] = from[k] end
 end
 
 --- An array with room for n elements: `a` itself, or a larger one with its elements.

@@ -339,6 +339,183 @@ TEST(a_job_with_large_results_runs_what_its_owner_waits_for)
     tear_down();
 }
 
+/* ---- sites that do not come back ---- */
+
+static tp_executor devices = { .type = &by_hand };
+static tp_agent device;
+
+static tp_slice *take_there(void)
+{
+    uv_mutex_lock(tp_engine_lock(engine));
+    tp_slice *s = tp_job_take_locked(engine, &devices, &device);
+    uv_mutex_unlock(tp_engine_lock(engine));
+    return s;
+}
+
+static uint64_t idle_until(void)
+{
+    uv_mutex_lock(tp_engine_lock(engine));
+    uint64_t until = tp_job_idle_until(engine, &executor);
+    uv_mutex_unlock(tp_engine_lock(engine));
+    return until;
+}
+
+static bool is_unwanted(tp_slice *s)
+{
+    uv_mutex_lock(tp_engine_lock(engine));
+    bool is = tp_slice_is_cancelled_locked(s);
+    uv_mutex_unlock(tp_engine_lock(engine));
+    return is;
+}
+
+/* A job of n inputs that the device runs fast, and may take a millisecond for each. */
+static tp_job *open_beside(unsigned n, tp_array *array)
+{
+    tp_error err = { 0 };
+    tp_job *job;
+    func->worker_ns = 1e6;
+    func->site_ns[0] = 1000;
+    tp_job_config config = { .func = func,
+                             .executor = &executor,
+                             .waiter = &waiter,
+                             .ordered = true,
+                             .total = n,
+                             .sites = 1,
+                             .returns = { .columns = array != NULL,
+                                          .type = { TP_DOUBLE },
+                                          .array = { array } },
+                             .beside = { .executor = &devices, .workers = 1, .late_ns = 1000000 } };
+    CHECK_INT(0, tp_job_open(&job, engine, &config, &err));
+    for (unsigned i = 0; i < n; i++) {
+        tp_block *b = tp_block_new_columns(1, 1, NULL, 0);
+        CHECK(b);
+        b->n = 1;
+        CHECK_INT(0, tp_job_push(job, b));
+    }
+    tp_job_end(job);
+    return job;
+}
+
+TEST(workers_are_woken_for_each_slice_that_is_late)
+{
+    setup();
+    tp_error err = { 0 };
+    tp_agent other;
+    CHECK_INT(0, tp_agent_open(&other, engine, 1, &devices, &err));
+    CHECK_INT(0, tp_agent_open(&device, engine, 2, &devices, &err));
+    device.site = other.site = 1;
+    tp_job *job = open_beside(2, NULL);
+    tp_slice *first = take_there();
+    uv_mutex_lock(tp_engine_lock(engine));
+    tp_slice *second = tp_job_take_locked(engine, &devices, &other);
+    uv_mutex_unlock(tp_engine_lock(engine));
+    CHECK(first && second);
+    usleep(2000);
+    offered = 0;
+    tp_engine_share(engine);
+    CHECK(offered >= 2);
+    CHECK(is_unwanted(first) && is_unwanted(second));
+    tp_job_finish(first);
+    CHECK_INT(1, (int)devices.lost_sites);
+    tp_job_finish(second);
+    CHECK_INT(0, (int)devices.lost_sites);
+    for (int i = 0; i < 2; i++)
+        CHECK_INT(i, run(1));
+    tp_job_close(job);
+    tp_agent_close(&other);
+    tp_agent_close(&device);
+    tear_down();
+}
+
+TEST(workers_run_what_a_site_does_not_come_back_from)
+{
+    setup();
+    tp_error err = { 0 };
+    CHECK_INT(0, tp_agent_open(&device, engine, 1, &devices, &err));
+    device.site = 1;
+    tp_job *job = open_beside(3, NULL);
+    CHECK(idle_until() > 0); /* who sleeps is not told that a site begins something */
+    tp_slice *there = take_there();
+    CHECK(there);
+    CHECK_INT(0, (int)there->work.block->first);
+    CHECK(tp_engine_share(engine) > 0); /* when it is to be looked again */
+    CHECK(idle_until() > 0);
+    CHECK(!is_unwanted(there));
+    usleep(2000);
+    offered = 0;
+    tp_engine_share(engine);
+    CHECK(is_unwanted(there));
+    CHECK(tp_work_is_asked_to_stop(&there->work));
+    CHECK(offered > 0);
+    int site = -1;
+    CHECK_INT(1, (int)tp_job_lost_items(job, &site));
+    CHECK_INT(0, site);
+    CHECK(!take_there());
+    for (int i = 0; i < 3; i++)
+        CHECK_INT(i, run(1));
+    for (int i = 0; i < 3; i++)
+        CHECK_INT(i, next(job));
+    CHECK(tp_job_is_over(job));
+    tp_job_close(job);
+
+    /* a later job goes to no device that has not come back */
+    job = open_beside(1, NULL);
+    CHECK(!take_there());
+    CHECK_INT(0, run(1));
+    CHECK_INT(0, next(job));
+    tp_job_close(job);
+
+    finish(there, 1); /* which nobody gets */
+    job = open_beside(1, NULL);
+    there = take_there();
+    CHECK(there);
+    finish(there, 1);
+    usleep(2000);
+    tp_engine_share(engine); /* one that is over is not late */
+    CHECK_INT(0, next(job));
+    CHECK_INT(-1, next(job));
+    tp_job_close(job);
+    tp_agent_close(&device);
+    tear_down();
+}
+
+static unsigned freed;
+
+static void count_free(tp_ref *r)
+{
+    (void)r;
+    freed++;
+}
+
+static const tp_ref_type counted = { "counted", count_free };
+
+TEST(a_site_that_comes_back_writes_to_no_array_that_others_write_to)
+{
+    setup();
+    tp_error err = { 0 };
+    CHECK_INT(0, tp_agent_open(&device, engine, 1, &devices, &err));
+    device.site = 1;
+    tp_array array = { 0 };
+    tp_ref_init(&array.ref, &counted);
+    tp_job *job = open_beside(2, &array);
+    tp_ref_drop(&array.ref);
+    tp_slice *there = take_there();
+    CHECK(there && there->work.terms->returns.array[0] == &array);
+    usleep(2000);
+    tp_engine_share(engine);
+    tp_slice *s = take();
+    CHECK_INT(0, (int)s->work.block->first);
+    CHECK(s->work.terms->returns.columns == 1 && !s->work.terms->returns.array[0]);
+    finish(s, 1);
+    tp_job_cancel(job);
+    tp_job_close(job);
+    CHECK_INT(0, (int)freed); /* the site may still write there */
+    tp_job_finish(there);
+    CHECK_INT(1, (int)freed);
+    tp_agent_close(&device);
+    tear_down();
+}
+
 /* Results that come in any order: slices are nested, so that they can be finished behind each
  * other. */
 TEST(results_are_given_out_in_order_in_whatever_order_they_come)

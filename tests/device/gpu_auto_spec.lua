@@ -210,6 +210,61 @@ local JOB = [[
   if WANTED == "both" then print(found["devices threads"]) else print "right" end
 ]]
 
+-- A device that stalls for a while, and then for ever, in the call.
+local STALL = [[
+  local ffi = require "ffi"
+  local tidepool = require "tidepool"
+  ffi.cdef "void faults_stall(int ms, int blocks); int faults_stalled(void);"
+  local faults = ffi.load(os.getenv "TIDEPOOL_OPENCL")
+  local function work(x)
+    local s = x
+    for i = 1, 50 do s = s * 0.5 + i end
+    return s
+  end
+  local app = tidepool.App()
+  local f = app:func { gpu = "auto", returns = "double", name = "work" } (work)
+  local plain = app:func { gpu = true, name = "plain" } (function(x) return x end)
+  local xs = tidepool.array("double", 200000)
+  for i = 1, #xs do xs[i] = i end
+  local function map()
+    local results = f:map(xs, { times = true })
+    local ys, devices, ran = results:array(), results:times().device, 0
+    assert(ys.length == #xs)
+    for i = 1, #xs do
+      assert(ys[i] == work(i))
+      ran = ran + devices[i]
+    end
+    return ran, ys
+  end
+  local function until_it_runs()
+    local began = tidepool.now()
+    repeat
+      if map() > 0 then return end
+    until tidepool.now() - began > 120
+    error "no device runs anything"
+  end
+  local function stall(ms, blocks)
+    local before, began, ran, ys = faults.faults_stalled(), tidepool.now(), nil, nil
+    faults.faults_stall(ms, blocks)
+    repeat ran, ys = map() until faults.faults_stalled() > before or tidepool.now() - began > 120
+    print(("stuck %s, device %d, right"):format(tidepool.devices()[1].is_stuck, ran))
+    return ys
+  end
+  until_it_runs()
+  local ys = stall(6500, 0)
+  for i = 1, #ys do ys[i] = -i end
+  map()
+  while tidepool.devices()[1].is_stuck do tidepool.sleep(0.1) end
+  for i = 1, #ys do assert(ys[i] == -i) end -- it writes to no array that the script has
+  print(("back %s, right"):format(tidepool.devices()[1].is_stuck))
+  until_it_runs()
+  stall(0, 1)
+  map()
+  local fine, why = pcall(function() return plain:map(xs):list() end)
+  print(tostring(fine) .. " " .. why.kind)
+  print "the end"
+]]
+
 describe("gpu = \"auto\" in a process of its own", function()
   it("runs on threads where there is no OpenCL", function()
     local done = run("TIDEPOOL_OPENCL=/none/libOpenCL.so $T job.lua", { ["job.lua"] = JOB })
@@ -229,6 +284,14 @@ describe("gpu = \"auto\" in a process of its own", function()
       { ["job.lua"] = "WANTED = 'both'\n" .. JOB })
     assert.equal("", done.stderr)
     assert.equal("true\n", done.stdout)
+  end)
+
+  it("threads run what a device does not come back from, and the device later what comes then", function()
+    local done = run(("TIDEPOOL_OPENCL=%s $T job.lua"):format(faults), { ["job.lua"] = STALL })
+    assert.equal(0, done.code)
+    assert.equal("stuck true, device 0, right\nback false, right\nstuck true, device 0, right\nfalse device\nthe end\n", done.stdout)
+    local line = "tidepool: work: [^\n]+ has not come back from %d+ inputs?, which threads have run instead; maps leave it out until it does\n"
+    assert.matches("^" .. line .. line .. "$", done.stderr)
   end)
 
   it("threads run what a device that fails was to run", function()

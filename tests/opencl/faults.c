@@ -16,7 +16,9 @@
  *                       made; -n: nor mapped
  *   FAULTS_LAZY=n       copies that are not waited for begin n ns after they were asked for
  *   FAULTS_LOG=path     each program that is made appends a line there: "source" or "binary"
- * faults_fail(n) lets the next n launches fail, faults_fail_reads(n) the next n copies from a
+ * faults_stall(ms, blocks) has the next launch wait so long before it begins, for ever if that is
+ * 0; with `blocks` in the call. faults_stalled() is how many have. faults_fail(n) lets the next n
+ * launches fail, faults_fail_reads(n) the next n copies from a
  * device. faults_moved(i) is how many bytes were copied to devices (0), from them (1) and between
  * their buffers (2) so far, faults_moves(i) in how many commands. faults_peak() is how many queues
  * had work at the same time, at most; faults_items(i) how many work items queue i was given;
@@ -151,24 +153,32 @@ static void *open_gate(void *arg)
     return NULL;
 }
 
-/* An event that happens after FAULTS_LAZY; NULL: there is no such delay. */
-static cl_event delay(cl_command_queue queue)
+static const long FOR_EVER = 1000000l * 1000000000;
+
+/* An event that happens after so long. */
+static cl_event new_gate(cl_command_queue queue, long ns)
 {
-    const char *lazy = getenv("FAULTS_LAZY");
     cl_context context = NULL;
     cl_int rc;
     pthread_t thread;
-    gate *g = lazy ? malloc(sizeof *g) : NULL;
+    gate *g = malloc(sizeof *g);
     if (!g)
         return NULL;
     clGetCommandQueueInfo(queue, CL_QUEUE_CONTEXT, sizeof context, &context, NULL);
-    g->ns = atol(lazy);
+    g->ns = ns;
     g->event = clCreateUserEvent(context, &rc);
     clRetainEvent(g->event);
     cl_event event = g->event;
     pthread_create(&thread, NULL, open_gate, g);
     pthread_detach(thread);
     return event;
+}
+
+/* An event that happens after FAULTS_LAZY; NULL: there is no such delay. */
+static cl_event delay(cl_command_queue queue)
+{
+    const char *lazy = getenv("FAULTS_LAZY");
+    return lazy ? new_gate(queue, atol(lazy)) : NULL;
 }
 
 static void count_move(int way, size_t size)
@@ -404,6 +414,32 @@ static void count_crowd(cl_command_queue queue, cl_kernel kernel, size_t width)
     }
 }
 
+static _Atomic int stall_ms = -1, stall_blocks, stalled;
+
+void faults_stall(int ms, int blocks)
+{
+    atomic_store(&stall_blocks, blocks);
+    atomic_store(&stall_ms, ms);
+}
+
+int faults_stalled(void)
+{
+    return atomic_load(&stalled);
+}
+
+/* What the launch has to wait for; NULL: nothing (any more). */
+static cl_event stall(cl_command_queue queue)
+{
+    long ms = atomic_exchange(&stall_ms, -1), ns = ms > 0 ? ms * 1000000 : FOR_EVER;
+    if (ms < 0)
+        return NULL;
+    atomic_fetch_add(&stalled, 1);
+    if (!atomic_load(&stall_blocks))
+        return new_gate(queue, ns);
+    nanosleep(&(struct timespec){ ns / 1000000000, ns % 1000000000 }, NULL);
+    return NULL;
+}
+
 cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint dims,
                               const size_t *offset, const size_t *global, const size_t *local,
                               cl_uint n, const cl_event *events, cl_event *event)
@@ -424,9 +460,9 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint 
                        ? atol(getenv("FAULTS_SLOW")) * (long)*global
                        : 0;
     nanosleep(&(struct timespec){ slow_ns / 1000000000, slow_ns % 1000000000 }, NULL);
-    cl_event mine = NULL;
-    cl_int rc = REAL(clEnqueueNDRangeKernel)(queue, kernel, dims, offset, global, local, n, events,
-                                             &mine);
+    cl_event mine = NULL, gate = n == 0 ? stall(queue) : NULL;
+    cl_int rc = REAL(clEnqueueNDRangeKernel)(queue, kernel, dims, offset, global, local,
+                                             gate ? 1 : n, gate ? &gate : events, &mine);
     if (rc == CL_SUCCESS && event && REAL(clRetainEvent)(mine) == CL_SUCCESS)
         *event = mine;
     for (int i = 0; i < queues && i < QUEUES_MAX && mine; i++)
