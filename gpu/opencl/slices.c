@@ -304,7 +304,8 @@ static const char *read_conversion(const char *p, conversion *c)
 /* As LuaJIT converts: what is beyond an integer is the least one. */
 static int64_t to_integer(double x)
 {
-    return x >= -0x1p63 && x < 0x1p63 ? (int64_t)x : INT64_MIN;
+    const double end = 9223372036854775808.0; /* 2^63 */
+    return x >= -end && x < end ? (int64_t)x : INT64_MIN;
 }
 
 enum { SHOWN_MAX = 512 }; /* the longest is %.99f of 1.8e308 */

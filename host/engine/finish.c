@@ -262,8 +262,9 @@ static void wake_beside(tp_engine *e, const tp_job *own, const tp_agent *agent, 
     for (const tp_func *f = e->ready_first; f; f = f->next_ready)
         for (const tp_job *job = f->worker_ns > 0 ? f->ready_first : NULL; job;
              job = job->next_ready) {
-            bool has_workers = job->running > job->at_sites || (job == own && !agent->site);
-            bool has_sites = job->at_sites > 0 || (job == own && agent->site);
+            bool is_own = agent && job == own;
+            bool has_workers = job->running > job->at_sites || (is_own && !agent->site);
+            bool has_sites = job->at_sites > 0 || (is_own && agent->site);
             if (!tp_job_has_beside(job) || (has_workers && has_sites))
                 continue;
             tp_offer offer = tp_job_offer(job);
