@@ -26,6 +26,7 @@
                         X(GetKernelWorkGroupInfo) X(EnqueueFillBuffer) X(EnqueueCopyBuffer)        \
                             X(CreateSubBuffer) X(Flush) X(GetEventInfo) X(GetEventProfilingInfo)   \
                                 X(RetainMemObject) X(RetainEvent) X(ReleaseEvent)                  \
+                                X(RetainProgram)                                                   \
                                 X(EnqueueNDRangeKernel) X(EnqueueMarkerWithWaitList)               \
                                     X(SetEventCallback)                                            \
                                     X(EnqueueWriteBuffer) X(EnqueueReadBuffer) X(EnqueueMapBuffer) \
@@ -58,15 +59,14 @@ typedef struct tp_cl {
 } tp_cl;
 
 /* A device that has been opened: for launches (launch.h), and for the queues, buffers and kernels
- * of scripts that drive it by hand (device.h). It is copied freely; what it points to lives as long
- * as the executor that opened it (exec_opencl.h). */
+ * of scripts that drive it by hand (device.h). It is copied freely: whoever keeps something that
+ * was made in the context holds `life`. */
 typedef struct tp_open_device {
     const tp_cl *cl;
     const tp_cl_device *device;
     unsigned index; /* in cl->devices */
-    cl_context context;
-    /* bytes of its memory that buffers of device.h have (relaxed: only a count) */
-    _Atomic uint64_t *reserved;
+    cl_context context;   /* of the life */
+    struct tp_life *life; /* life.h */
 } tp_open_device;
 
 /* Opens the loader, or the driver, of that name (NULL: libOpenCL.so.1, then drivers that the loader

@@ -11,10 +11,10 @@
 struct tp_copy {
     /* Read-only once made. */
     tp_array *array; /* not held: the array's keeper frees the copy when the array goes */
-    tp_open_device open;
+    tp_open_device open; /* its life is held */
     size_t at, size; /* the bytes of the array that it has */
-    cl_mem mem;
     /* ---- guarded by tp_copies.lock ---- */
+    cl_mem mem; /* NULL: its life was over, and nobody uses it; only changed then */
     tp_copy *of_array;    /* the next one of the same array */
     tp_copy *next, *prev; /* in tp_copies */
     unsigned users;
@@ -172,7 +172,8 @@ static void take_out(tp_copies *c, tp_copy *copy)
     tp_array *a = copy->array;
     tp_copy *before = a->copies;
     detach(c, copy);
-    c->bytes[copy->open.index] -= copy->size;
+    if (copy->mem)
+        c->bytes[copy->open.index] -= copy->size;
     if (before == copy) {
         a->copies = copy->of_array;
     } else {
@@ -185,6 +186,13 @@ static void take_out(tp_copies *c, tp_copy *copy)
         atomic_store_explicit(&a->keeper, NULL, memory_order_release);
 }
 
+/* Waits until some copy is not busy any more. One that the caller does not use may be gone then. */
+static void await_change(tp_copies *c)
+{
+    uv_cond_wait(&c->changed, &c->lock);
+}
+
+/* Waits until a copy that the caller uses is not busy. */
 static void await(tp_copies *c, const tp_copy *copy)
 {
     while (copy->is_busy)
@@ -202,10 +210,10 @@ static void look(tp_array *a)
         invalidate(copy);
 }
 
-static tp_copy *find_copy(const tp_array *a, unsigned device, size_t at, size_t size)
+static tp_copy *find_copy(const tp_array *a, const tp_life *life, size_t at, size_t size)
 {
     for (tp_copy *copy = a->copies; copy; copy = copy->of_array)
-        if (copy->open.index == device && copy->at == at && copy->size == size)
+        if (copy->open.life == life && copy->at == at && copy->size == size)
             return copy;
     return NULL;
 }
@@ -215,7 +223,8 @@ static tp_copy *find_copy(const tp_array *a, unsigned device, size_t at, size_t 
 static tp_copy *give_up(tp_copies *c, unsigned device)
 {
     for (tp_copy *copy = c->first; copy; copy = copy->next)
-        if (copy->open.index == device && !copy->users && !copy->is_busy && !copy->ahead.n) {
+        if (copy->open.index == device && copy->mem && !copy->users && !copy->is_busy &&
+            !copy->ahead.n) {
             take_out(c, copy);
             return copy;
         }
@@ -230,9 +239,55 @@ static void free_copy(tp_copy *copy)
         return;
     if (copy->mem)
         copy->open.cl->ReleaseMemObject(copy->mem);
+    tp_ref_drop(copy->open.life);
     free_parts(&copy->valid);
     free_parts(&copy->ahead);
     free(copy);
+}
+
+static bool is_lost(const tp_copy *copy)
+{
+    return tp_life_is_over(copy->open.life);
+}
+
+/* Locked. The copy's life is over. If nobody uses it, gives back what it has there; what was ahead
+ * is still missed. When nothing was, the copy itself goes: it is put at the head of *list, whose
+ * copies the caller frees without the lock. */
+static void bury(tp_copies *c, tp_copy *copy, tp_copy **list)
+{
+    if (copy->users || copy->is_busy)
+        return;
+    if (!copy->ahead.n) {
+        take_out(c, copy);
+        copy->next = *list;
+        *list = copy;
+    } else if (copy->mem) {
+        /* a driver's calls for a context that is dead do not wait */
+        copy->open.cl->ReleaseMemObject(copy->mem);
+        c->bytes[copy->open.index] -= copy->size;
+        copy->mem = NULL;
+    }
+}
+
+static void free_list(tp_copy *list)
+{
+    while (list) {
+        tp_copy *next = list->next;
+        free_copy(list);
+        list = next;
+    }
+}
+
+/* Locked. Sets err: what is ahead in the copy is lost. */
+static int say_lost(const tp_copy *copy, tp_error *err)
+{
+    size_t bytes = 0;
+    for (unsigned i = 0; i < copy->ahead.n; i++)
+        bytes += copy->ahead.list[i].to - copy->ahead.list[i].from;
+    return tp_error_set(err, TP_ESYS,
+                        "%s: the device has lost %zu bytes of results that only it had (%s): run "
+                        "their map again",
+                        copy->open.device->name, bytes, copy->open.life->fault);
 }
 
 static void forget(tp_array_keeper *keeper, tp_array *a)
@@ -242,7 +297,7 @@ static void forget(tp_array_keeper *keeper, tp_array *a)
     uv_mutex_lock(&c->lock);
     while ((copy = a->copies)) {
         if (copy->is_busy) {
-            await(c, copy);
+            await_change(c);
             continue;
         }
         take_out(c, copy);
@@ -250,11 +305,25 @@ static void forget(tp_array_keeper *keeper, tp_array *a)
         list = copy;
     }
     uv_mutex_unlock(&c->lock);
-    while (list) {
-        copy = list->next;
-        free_copy(list);
-        list = copy;
-    }
+    free_list(list);
+}
+
+/* Locked, or nobody else is there. One owner fewer. Accepts NULL. */
+static void drop_shared(tp_copies_queue *q)
+{
+    if (!q || --q->owners)
+        return;
+    tp_transfer t = { .open = &q->open, .queue = q->queue };
+    tp_pinned_close(&q->pinned, &t);
+    q->open.cl->ReleaseCommandQueue(q->queue);
+    tp_ref_drop(q->open.life);
+    free(q);
+}
+
+static void release_queue(tp_copies *c, unsigned device)
+{
+    drop_shared(c->queues[device]);
+    c->queues[device] = NULL;
 }
 
 int tp_copies_open(tp_copies *c, tp_trace *trace, tp_error *err)
@@ -276,14 +345,41 @@ void tp_copies_close(tp_copies *c)
         take_out(c, copy);
         free_copy(copy);
     }
-    for (tp_copies_queue *q = c->queues; q < c->queues + TP_DEVICES_MAX; q++)
-        if (q->queue) {
-            tp_transfer t = { .open = &q->open, .queue = q->queue };
-            tp_pinned_close(&q->pinned, &t);
-            q->open.cl->ReleaseCommandQueue(q->queue);
-        }
+    for (unsigned i = 0; i < TP_DEVICES_MAX; i++)
+        release_queue(c, i);
     uv_cond_destroy(&c->changed);
     uv_mutex_destroy(&c->lock);
+}
+
+void tp_copies_end(tp_copies *c, const tp_life *life)
+{
+    tp_copy *next, *list = NULL;
+    uv_mutex_lock(&c->lock);
+    for (tp_copy *copy = c->first; copy; copy = next) {
+        next = copy->next;
+        if (copy->open.life == life)
+            bury(c, copy, &list);
+    }
+    for (unsigned i = 0; i < TP_DEVICES_MAX; i++)
+        if (c->queues[i] && c->queues[i]->open.life == life)
+            release_queue(c, i);
+    uv_mutex_unlock(&c->lock);
+    free_list(list);
+}
+
+void tp_copies_forget_lost(tp_copies *c, tp_array *a)
+{
+    tp_copy *next, *list = NULL;
+    uv_mutex_lock(&c->lock);
+    for (tp_copy *copy = a->copies; copy; copy = next) {
+        next = copy->of_array;
+        if (is_lost(copy)) {
+            copy->ahead.n = 0;
+            bury(c, copy, &list);
+        }
+    }
+    uv_mutex_unlock(&c->lock);
+    free_list(list);
 }
 
 bool tp_copies_give_up(tp_copies *c, unsigned device)
@@ -297,19 +393,21 @@ bool tp_copies_give_up(tp_copies *c, unsigned device)
 
 void tp_copies_trim(tp_copies *c, const tp_open_device *open)
 {
-    tp_copies_queue *q = &c->queues[open->index];
-    tp_transfer t = { .open = &q->open };
     uv_mutex_lock(&c->lock);
-    bool is_mine = q->queue && !q->is_used;
-    if (is_mine)
+    tp_copies_queue *q = c->queues[open->index];
+    bool is_mine = q && !q->is_used;
+    if (is_mine) {
         q->is_used = true;
-    t.queue = q->queue;
+        q->owners++;
+    }
     uv_mutex_unlock(&c->lock);
     if (!is_mine)
         return;
+    tp_transfer t = { .open = &q->open, .queue = q->queue };
     tp_pinned_trim(&q->pinned, &t);
     uv_mutex_lock(&c->lock);
     q->is_used = false;
+    drop_shared(q);
     uv_mutex_unlock(&c->lock);
 }
 
@@ -326,7 +424,7 @@ static cl_mem allocate(tp_copies *c, const tp_open_device *open, size_t size)
         cl_mem mem = NULL;
         uv_mutex_lock(&c->lock);
         uint64_t used = c->bytes[open->index] +
-                        atomic_load_explicit(open->reserved, memory_order_relaxed);
+                        atomic_load_explicit(&open->life->reserved, memory_order_relaxed);
         uv_mutex_unlock(&c->lock);
         if (used + size <= most) /* + 4: the last bytes can be accessed as a whole 32-bit word */
             mem = open->cl->CreateBuffer(open->context, CL_MEM_READ_WRITE, size + 4, NULL, &rc);
@@ -344,7 +442,7 @@ tp_copy *tp_copies_take(tp_copies *c, const tp_open_device *open, tp_array *a, s
     for (;;) {
         uv_mutex_lock(&c->lock);
         look(a);
-        tp_copy *copy = find_copy(a, open->index, at, size);
+        tp_copy *copy = find_copy(a, open->life, at, size);
         if (copy) {
             detach(c, copy);
             append(c, copy);
@@ -366,6 +464,7 @@ tp_copy *tp_copies_take(tp_copies *c, const tp_open_device *open, tp_array *a, s
         *made = (tp_copy){
             .array = a, .open = *open, .at = at, .size = size, .foreign = TP_TYPES
         };
+        tp_ref_hold(open->life);
         made->mem = allocate(c, open, size);
         if (!made->mem) {
             free_copy(made);
@@ -378,9 +477,13 @@ void tp_copies_give_back(tp_copies *c, tp_copy *copy)
 {
     if (!copy)
         return;
+    tp_copy *list = NULL;
     uv_mutex_lock(&c->lock);
     copy->users--;
+    if (is_lost(copy))
+        bury(c, copy, &list);
     uv_mutex_unlock(&c->lock);
+    free_list(list);
 }
 
 cl_mem tp_copy_memory(const tp_copy *copy)
@@ -394,39 +497,64 @@ cl_mem tp_copy_memory(const tp_copy *copy)
 typedef struct way {
     cl_command_queue queue;
     tp_pinned *pinned;       /* NULL: without */
-    tp_copies_queue *shared; /* whose memory that is, for this thread alone; NULL: the mover's */
+    tp_copies_queue *shared; /* whose queue it is, one owner of it; NULL: the mover's */
 } way;
+
+static tp_copies_queue *new_shared(const tp_open_device *o, tp_error *err)
+{
+    tp_copies_queue *q = calloc(1, sizeof *q);
+    if (!q) {
+        tp_error_oom(err, "a device's queue");
+        return NULL;
+    }
+    q->queue = tp_life_new_queue(o->life, 0, err);
+    if (!q->queue) {
+        free(q);
+        return NULL;
+    }
+    q->open = *o;
+    tp_ref_hold(o->life);
+    q->owners = 1;
+    return q;
+}
 
 /* Locked. Finds a way to move bytes of the copy; -1 with err set when there is none. To be left. */
 static int find_way(tp_copies *c, const tp_copy *copy, const tp_mover *m, way *out, tp_error *err)
 {
     const tp_open_device *o = &copy->open;
-    tp_copies_queue *q = &c->queues[o->index];
-    cl_int rc = CL_SUCCESS;
+    tp_copies_queue *q = c->queues[o->index];
+    if (is_lost(copy))
+        return say_lost(copy, err);
     *out = (way){ m->queue, m->pinned, NULL };
-    if (m->queue && m->device == o->index)
+    if (m->queue && m->life == o->life)
         return 0;
-    if (!q->queue) {
-        cl_command_queue made = o->cl->CreateCommandQueue(o->context, o->device->id, 0, &rc);
-        if (rc != CL_SUCCESS)
-            return tp_cl_fail(err, o->device, "making a queue", rc);
-        q->queue = made;
-        q->open = *o;
+    if (!q || q->open.life != o->life) {
+        tp_copies_queue *made = new_shared(o, err);
+        if (!made)
+            return -1;
+        drop_shared(q);
+        c->queues[o->index] = q = made;
     }
-    *out = (way){ .queue = q->queue };
+    q->owners++;
+    *out = (way){ .queue = q->queue, .shared = q };
     if (!q->is_used) {
         q->is_used = true;
         out->pinned = &q->pinned;
-        out->shared = q;
     }
     return 0;
 }
 
-/* Locked. */
-static void leave(const way *w)
+/* Locked. A queue that has failed is made anew. */
+static void leave(tp_copies *c, const way *w, bool has_failed)
 {
-    if (w->shared)
-        w->shared->is_used = false;
+    tp_copies_queue *q = w->shared;
+    if (!q)
+        return;
+    if (w->pinned)
+        q->is_used = false;
+    if (has_failed && c->queues[q->open.index] == q)
+        release_queue(c, q->open.index);
+    drop_shared(q);
 }
 
 /* Moves bytes, which takes from `began` until now, by the host's clock. */
@@ -440,9 +568,13 @@ static int move(tp_copies *c, const tp_copy *copy, const way *w, bool is_home, t
     tp_transfer t = { .open = &copy->open, .queue = w->queue };
     cl_int rc = is_home ? tp_pinned_read(pinned, &t, copy->mem, part.from, host, size, true)
                         : tp_pinned_write(pinned, &t, copy->mem, part.from, host, size, true);
-    if (rc != CL_SUCCESS)
-        return tp_cl_fail(err, copy->open.device,
-                          is_home ? "copying from the device" : "copying to the device", rc);
+    if (rc != CL_SUCCESS) {
+        tp_cl_fail(err, copy->open.device,
+                   is_home ? "copying from the device" : "copying to the device", rc);
+        if (tp_life_is_suspect(rc))
+            tp_life_check(copy->open.life, NULL, 0, err);
+        return -1;
+    }
     if (is_home && copy->foreign != TP_TYPES)
         tp_make_canonical(copy->foreign, host, size / tp_type_size(copy->foreign));
     if (tp_trace_is_on(c->trace)) {
@@ -464,19 +596,20 @@ static int fetch(tp_copies *c, tp_copy *copy, size_t from, size_t to, bool all, 
 {
     int rc = 0;
     tp_copy_part part;
+    tp_error why = { 0 };
     way w;
-    if (find_way(c, copy, m, &w, err))
-        return -1;
+    if (find_way(c, copy, m, &w, &why))
+        goto failed;
     copy->is_busy = true;
     while (rc == 0 && from < to && (all || find_part(&copy->ahead, true, from, to, &part))) {
         if (all)
             part = (tp_copy_part){ from, to };
         if (!grow(&copy->ahead)) { /* it may be cut in two */
-            rc = tp_error_oom(err, "what a device has written");
+            rc = tp_error_oom(&why, "what a device has written");
             break;
         }
         uv_mutex_unlock(&c->lock);
-        rc = move(c, copy, &w, true, part, m, err);
+        rc = move(c, copy, &w, true, part, m, &why);
         uv_mutex_lock(&c->lock);
         if (rc == 0) {
             remove_part(&copy->ahead, part.from, part.to);
@@ -484,9 +617,13 @@ static int fetch(tp_copies *c, tp_copy *copy, size_t from, size_t to, bool all, 
         }
     }
     copy->is_busy = false;
-    leave(&w);
+    leave(c, &w, rc != 0);
     uv_cond_broadcast(&c->changed);
-    return rc;
+    if (rc == 0)
+        return 0;
+failed:
+    return is_lost(copy) ? say_lost(copy, err) /* and why */
+                         : tp_error_set(err, why.code, "%s", why.message);
 }
 
 /* Locked, and meanwhile not. The same for all copies of the array but `but`. While it waits, copies
@@ -505,7 +642,7 @@ static int fetch_others(tp_copies *c, tp_array *a, const tp_copy *but, size_t at
             continue;
         }
         if (copy->is_busy)
-            await(c, copy);
+            await_change(c);
         else if (fetch(c, copy, from, to, false, m, err))
             return -1;
         copy = a->copies;
@@ -542,7 +679,7 @@ int tp_copies_bring(tp_copies *c, tp_copy *copy, size_t from, size_t to, const t
         rc = move(c, copy, &w, false, part, m, err);
         uv_mutex_lock(&c->lock);
         copy->is_busy = false;
-        leave(&w);
+        leave(c, &w, rc != 0);
         uv_cond_broadcast(&c->changed);
         if (rc)
             break;
@@ -591,7 +728,7 @@ int tp_copies_adopt(tp_copies *c, const tp_open_device *open, tp_array *a, cl_me
         return tp_error_oom(err, "a device's buffer");
     *made = (tp_copy){ .array = a, .open = *open, .size = a->size };
     uv_mutex_lock(&c->lock);
-    tp_copy *copy = find_copy(a, open->index, 0, a->size);
+    tp_copy *copy = find_copy(a, open->life, 0, a->size);
     /* The buffer's memory was given up as the array's copy, and a map has made another copy
      * since. */
     if (copy && copy->mem != mem && !copy->users && !copy->is_busy) {
@@ -601,6 +738,7 @@ int tp_copies_adopt(tp_copies *c, const tp_open_device *open, tp_array *a, cl_me
     }
     if (!copy) {
         open->cl->RetainMemObject(mem);
+        tp_ref_hold(open->life);
         made->mem = mem;
         copy = made;
         made = NULL;

@@ -3,7 +3,9 @@
  * A copy is of a part of an array, on one device. It knows which of its bytes are as in the array
  * (valid), and which are newer than in the array (ahead): a kernel has written them, and they were
  * not copied back ("brought home") yet. Of each byte at most one copy is ahead. A copy is freed
- * with its array, or when its device needs the memory for another copy.
+ * with its array, or when its device needs the memory for another copy. When its device's life is
+ * over (life.h) what was ahead is lost: whoever wants it is told so, until other elements take its
+ * place.
  *
  * Whoever sets elements marks the array afterwards (tp_array_touch). Whenever a copy is taken the
  * mark is looked at: if it is set, only bytes that are ahead remain valid in the array's copies. */
@@ -12,6 +14,7 @@
 
 #include "base/array.h"
 #include "base/trace.h"
+#include "opencl/life.h"
 #include "opencl/pinned.h"
 
 #include <uv.h>
@@ -30,30 +33,31 @@ typedef struct tp_copy tp_copy;
 
 /* A queue and pinned memory for threads that bring bytes home and have none on that device. */
 typedef struct tp_copies_queue {
-    cl_command_queue queue; /* NULL: not made yet; commands of many threads */
-    tp_open_device open;
+    cl_command_queue queue; /* commands of many threads */
+    tp_open_device open;    /* its life is held */
     tp_pinned pinned;       /* for the thread that has set is_used */
     bool is_used;
+    unsigned owners; /* the copies, and threads that use it */
 } tp_copies_queue;
 
 /* The copies of all devices of an executor. Any thread. */
 typedef struct tp_copies {
     tp_array_keeper keeper; /* first member */
     tp_trace *trace;        /* read-only once opened */
-    /* Taken with no other lock held but tp_launch_queue.writing. */
+    /* Taken with no other lock held but tp_launch_queue.writing, or the executor's. */
     uv_mutex_t lock;
     uv_cond_t changed; /* a copy is not busy any more */
     /* ---- guarded by lock ---- */
     tp_copy *first, *last; /* those used last come last */
     uint64_t bytes[TP_DEVICES_MAX];
-    tp_copies_queue queues[TP_DEVICES_MAX];
+    tp_copies_queue *queues[TP_DEVICES_MAX]; /* owned; NULL: not made yet */
 } tp_copies;
 
 /* Who moves bytes, for traces: a worker's id, and the number of the job that they are for. */
 typedef struct tp_mover {
     cl_command_queue queue; /* NULL: none of the device's */
     tp_pinned *pinned;      /* the thread's, for copies with that queue */
-    unsigned device;        /* whose queue it is */
+    const tp_life *life;    /* whose queue it is */
     uint32_t worker;
     uint64_t job;
 } tp_mover;
@@ -77,6 +81,12 @@ bool tp_copies_give_up(tp_copies *c, unsigned device);
 /* Gives back memory for moving bytes of that device's copies of which little was wanted since the
  * last call. */
 void tp_copies_trim(tp_copies *c, const tp_open_device *open);
+/* Gives back what copies have in that life, which is over, unless somebody still uses it: then that
+ * is done when it is given back. */
+void tp_copies_end(tp_copies *c, const tp_life *life);
+
+/* What was ahead of the array and is lost is no longer missed: it has been told. */
+void tp_copies_forget_lost(tp_copies *c, tp_array *a);
 
 cl_mem tp_copy_memory(const tp_copy *copy);
 

@@ -59,6 +59,32 @@ static void forget_last(tp_queue *q)
     q->last = NULL;
 }
 
+/* Sets err: a call of the queue's has failed with `rc`, perhaps since the device's life is over. */
+static int fail(tp_queue *q, const char *what, cl_int rc, tp_error *err)
+{
+    tp_cl_fail(err, q->open.device, what, rc);
+    if (tp_life_is_suspect(rc))
+        tp_life_check(q->open.life, &q->queue, CL_QUEUE_PROFILING_ENABLE, err);
+    return -1;
+}
+
+static int say_gone(const tp_buffer *b, const char *what, tp_error *err)
+{
+    return tp_error_set(err, TP_ESYS, "%s has lost %s, and all that was in it (%s): make it again",
+                        b->open.device->name, what, b->open.life->fault);
+}
+
+/* 0, or -1 with err set: the buffer's device has lost it. */
+static int check_life(const tp_buffer *b, tp_error *err)
+{
+    return tp_life_is_over(b->open.life) ? say_gone(b, "the buffer", err) : 0;
+}
+
+bool tp_queue_is_over(const tp_queue *q)
+{
+    return tp_life_is_over(q->open.life);
+}
+
 static int say_lost(const tp_queue *q, tp_error *err)
 {
     return tp_error_set(err, TP_ESYS,
@@ -120,28 +146,37 @@ static void free_queue(tp_ref *r)
         q->open.cl->ReleaseCommandQueue(q->queue);
     }
     drop_held(q);
+    tp_ref_drop(q->open.life);
     free(q);
 }
 
 const tp_ref_type tp_queue_type = { "tidepool.device_queue", free_queue };
 
+static int make_queue(tp_queue *q, tp_executor *ex, unsigned device, tp_error *err)
+{
+    if (tp_opencl_open(ex, device, &q->open, err))
+        return -1;
+    q->queue = tp_life_new_queue(q->open.life, CL_QUEUE_PROFILING_ENABLE, err);
+    return q->queue ? 0 : -1;
+}
+
 int tp_queue_open(tp_queue **out, tp_executor *ex, unsigned device, tp_error *err)
 {
-    cl_int rc;
     tp_queue *q = calloc(1, sizeof *q);
     if (!q)
         return tp_error_oom(err, "a device's queue");
     tp_ref_init(&q->ref, &tp_queue_type);
-    if (tp_opencl_open(ex, device, &q->open, err)) {
-        free(q);
-        return -1;
-    }
     q->executor = ex;
-    q->queue = q->open.cl->CreateCommandQueue(q->open.context, q->open.device->id,
-                                              CL_QUEUE_PROFILING_ENABLE, &rc);
-    if (rc != CL_SUCCESS) {
-        tp_cl_fail(err, q->open.device, "making a queue", rc);
-        free(q);
+    int rc = make_queue(q, ex, device, err);
+    if (rc && q->open.life && tp_life_is_over(q->open.life)) {
+        /* it was over before, and noticed only now */
+        tp_ref_drop(q->open.life);
+        q->open.life = NULL;
+        *err = (tp_error){ 0 };
+        rc = make_queue(q, ex, device, err);
+    }
+    if (rc) {
+        tp_ref_drop(q);
         return -1;
     }
     *out = q;
@@ -154,7 +189,7 @@ int tp_queue_finish(tp_queue *q, tp_error *err)
         return -1;
     cl_int rc = q->open.cl->Finish(q->queue);
     drop_held(q);
-    return rc == CL_SUCCESS ? 0 : tp_cl_fail(err, q->open.device, "running the kernels", rc);
+    return rc == CL_SUCCESS ? 0 : fail(q, "running the kernels", rc, err);
 }
 
 /* Holds b until the queue's commands have run. */
@@ -177,9 +212,10 @@ static void free_buffer(tp_ref *r)
     if (b->mem)
         b->open.cl->ReleaseMemObject(b->mem);
     if (!b->array && !b->whole)
-        atomic_fetch_sub_explicit(b->open.reserved, b->size, memory_order_relaxed);
+        atomic_fetch_sub_explicit(&b->open.life->reserved, b->size, memory_order_relaxed);
     tp_ref_drop(b->array);
     tp_ref_drop(b->whole);
+    tp_ref_drop(b->open.life);
     free(b);
 }
 
@@ -190,10 +226,10 @@ const tp_ref_type tp_buffer_type = { "tidepool.buffer", free_buffer };
 static int reserve(const tp_open_device *o, uint64_t size, tp_error *err)
 {
     char wanted[32], all[32], used[32];
-    uint64_t before = atomic_fetch_add_explicit(o->reserved, size, memory_order_relaxed);
+    uint64_t before = atomic_fetch_add_explicit(&o->life->reserved, size, memory_order_relaxed);
     if (before + size <= o->device->memory)
         return 0;
-    atomic_fetch_sub_explicit(o->reserved, size, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&o->life->reserved, size, memory_order_relaxed);
     return tp_error_set(
         err, TP_ESYS, "%s: no memory for a buffer of %s: of the device's %s other buffers have %s",
         o->device->name, show_size(wanted, sizeof wanted, size),
@@ -230,11 +266,12 @@ int tp_buffer_open(tp_buffer **out, tp_queue *q, size_t size, tp_array *array, v
     tp_buffer *b = calloc(1, sizeof *b);
     if (!b) {
         if (!is_shared)
-            atomic_fetch_sub_explicit(o->reserved, room, memory_order_relaxed);
+            atomic_fetch_sub_explicit(&o->life->reserved, room, memory_order_relaxed);
         return tp_error_oom(err, "a device's buffer");
     }
     tp_ref_init(&b->ref, &tp_buffer_type);
     b->open = *o;
+    tp_ref_hold(o->life);
     b->size = room;
     if (is_shared) {
         b->array = tp_ref_hold(array);
@@ -248,9 +285,11 @@ int tp_buffer_open(tp_buffer **out, tp_queue *q, size_t size, tp_array *array, v
         rc = fill(q, b->mem, room, array && size ? data : NULL);
     if (rc != CL_SUCCESS) {
         tp_ref_drop(b);
-        return tp_error_set(err, TP_ESYS, "%s: no memory for a buffer of %s: %s (%d)",
-                            o->device->name, show_size(wanted, sizeof wanted, room),
-                            tp_cl_error_name(rc), rc);
+        tp_error_set(err, TP_ESYS, "%s: no memory for a buffer of %s: %s (%d)", o->device->name,
+                     show_size(wanted, sizeof wanted, room), tp_cl_error_name(rc), rc);
+        if (tp_life_is_suspect(rc))
+            tp_life_check(o->life, &q->queue, CL_QUEUE_PROFILING_ENABLE, err);
+        return -1;
     }
     *out = b;
     return 0;
@@ -260,7 +299,7 @@ int tp_buffer_of_array(tp_buffer **out, tp_queue *q, tp_array *array, tp_error *
 {
     const tp_open_device *o = &q->open;
     tp_copies *copies = tp_opencl_copies(q->executor);
-    tp_mover mover = { .queue = q->queue, .pinned = &q->pinned, .device = o->index };
+    tp_mover mover = { .queue = q->queue, .pinned = &q->pinned, .life = o->life };
     if (settle(q, err))
         return -1;
     tp_copy *copy = tp_copies_take(copies, o, array, 0, array->size);
@@ -274,10 +313,11 @@ int tp_buffer_of_array(tp_buffer **out, tp_queue *q, tp_array *array, tp_error *
     if (rc == 0) {
         tp_ref_init(&b->ref, &tp_buffer_type);
         b->open = *o;
+        tp_ref_hold(o->life);
         b->size = array->size;
         b->mem = tp_copy_memory(copy);
         o->cl->RetainMemObject(b->mem);
-        atomic_fetch_add_explicit(o->reserved, b->size, memory_order_relaxed);
+        atomic_fetch_add_explicit(&o->life->reserved, b->size, memory_order_relaxed);
         *out = b;
     } else {
         free(b);
@@ -288,7 +328,7 @@ int tp_buffer_of_array(tp_buffer **out, tp_queue *q, tp_array *array, tp_error *
 
 int tp_buffer_present(tp_queue *q, tp_buffer *b, tp_array *array, tp_type type, tp_error *err)
 {
-    if (tp_queue_finish(q, err))
+    if (check_life(b, err) || tp_queue_finish(q, err))
         return -1;
     return tp_copies_adopt(tp_opencl_copies(q->executor), &q->open, array, b->mem, type, err);
 }
@@ -297,11 +337,14 @@ int tp_buffer_slice(tp_buffer **out, tp_buffer *b, size_t at, size_t size, tp_er
 {
     if (b->whole)
         at += b->at, b = b->whole;
+    if (check_life(b, err))
+        return -1;
     tp_buffer *slice = calloc(1, sizeof *slice);
     if (!slice)
         return tp_error_oom(err, "a device's buffer");
     tp_ref_init(&slice->ref, &tp_buffer_type);
     slice->open = b->open;
+    tp_ref_hold(b->open.life);
     slice->size = size;
     slice->whole = tp_ref_hold(b);
     slice->at = at;
@@ -314,7 +357,10 @@ int tp_buffer_slice(tp_buffer **out, tp_buffer *b, size_t at, size_t size, tp_er
         slice->mem = NULL;
     if (rc != CL_SUCCESS && rc != CL_MISALIGNED_SUB_BUFFER_OFFSET) {
         tp_ref_drop(slice);
-        return tp_cl_fail(err, b->open.device, "making a slice of a buffer", rc);
+        tp_cl_fail(err, b->open.device, "making a slice of a buffer", rc);
+        if (tp_life_is_suspect(rc))
+            tp_life_check(b->open.life, NULL, 0, err);
+        return -1;
     }
     *out = slice;
     return 0;
@@ -353,7 +399,7 @@ int tp_buffer_read(tp_queue *q, tp_buffer *b, size_t at, void *to, size_t size, 
 {
     cl_int rc = CL_SUCCESS;
     tp_transfer t = transfer_of(q);
-    if (settle(q, err))
+    if (check_life(b, err) || settle(q, err))
         return -1;
     b = whole_of(b, &at);
     if (b->array)
@@ -361,7 +407,7 @@ int tp_buffer_read(tp_queue *q, tp_buffer *b, size_t at, void *to, size_t size, 
     else if (size)
         rc = tp_pinned_read(&q->pinned, &t, b->mem, at, to, size, true);
     if (rc != CL_SUCCESS)
-        return tp_cl_fail(err, q->open.device, "reading a buffer", rc);
+        return fail(q, "reading a buffer", rc, err);
     drop_held(q);
     tp_make_canonical(type, to, size / tp_type_size(type));
     return 0;
@@ -372,7 +418,7 @@ int tp_buffer_write(tp_queue *q, tp_buffer *b, size_t at, const void *from, size
 {
     cl_int rc = CL_SUCCESS;
     tp_transfer t = transfer_of(q);
-    if (settle(q, err))
+    if (check_life(b, err) || settle(q, err))
         return -1;
     b = whole_of(b, &at);
     if (b->array)
@@ -380,7 +426,7 @@ int tp_buffer_write(tp_queue *q, tp_buffer *b, size_t at, const void *from, size
     else if (size)
         rc = tp_pinned_write(&q->pinned, &t, b->mem, at, from, size, true);
     if (rc != CL_SUCCESS)
-        return tp_cl_fail(err, q->open.device, "writing a buffer", rc);
+        return fail(q, "writing a buffer", rc, err);
     drop_held(q);
     return 0;
 }
@@ -388,7 +434,7 @@ int tp_buffer_write(tp_queue *q, tp_buffer *b, size_t at, const void *from, size
 int tp_buffer_copy(tp_queue *q, tp_buffer *to, size_t at, tp_buffer *from, size_t from_at,
                    size_t size, tp_error *err)
 {
-    if (q->is_lost && settle(q, err))
+    if (check_life(to, err) || check_life(from, err) || (q->is_lost && settle(q, err)))
         return -1;
     if (size == 0)
         return 0;
@@ -398,13 +444,13 @@ int tp_buffer_copy(tp_queue *q, tp_buffer *to, size_t at, tp_buffer *from, size_
         return -1;
     cl_int rc = q->open.cl->EnqueueCopyBuffer(q->queue, from->mem, to->mem, from_at, at, size, 0,
                                               NULL, NULL);
-    return rc == CL_SUCCESS ? 0 : tp_cl_fail(err, q->open.device, "copying a buffer", rc);
+    return rc == CL_SUCCESS ? 0 : fail(q, "copying a buffer", rc, err);
 }
 
 int tp_buffer_fill(tp_queue *q, tp_buffer *b, size_t at, size_t size, const void *pattern,
                    size_t pattern_size, tp_error *err)
 {
-    if (q->is_lost && settle(q, err))
+    if (check_life(b, err) || (q->is_lost && settle(q, err)))
         return -1;
     if (size == 0)
         return 0;
@@ -413,7 +459,7 @@ int tp_buffer_fill(tp_queue *q, tp_buffer *b, size_t at, size_t size, const void
         return -1;
     cl_int rc = q->open.cl->EnqueueFillBuffer(q->queue, b->mem, pattern, pattern_size, at, size, 0,
                                               NULL, NULL);
-    return rc == CL_SUCCESS ? 0 : tp_cl_fail(err, q->open.device, "filling a buffer", rc);
+    return rc == CL_SUCCESS ? 0 : fail(q, "filling a buffer", rc, err);
 }
 
 /* ---- kernels ---- */
@@ -422,9 +468,9 @@ static void free_launcher(tp_ref *r)
 {
     tp_launcher *l = (tp_launcher *)r;
     if (l->last)
-        l->program->cl->ReleaseEvent(l->last);
+        l->program->open.cl->ReleaseEvent(l->last);
     if (l->kernel)
-        l->program->cl->ReleaseKernel(l->kernel);
+        l->program->open.cl->ReleaseKernel(l->kernel);
     tp_ref_drop(l->program);
     free(l);
 }
@@ -433,21 +479,30 @@ const tp_ref_type tp_launcher_type = { "tidepool.launcher", free_launcher };
 
 static const tp_cl_device *device_of(const tp_program *p)
 {
-    return &p->cl->devices[p->device];
+    return p->open.device;
 }
 
 int tp_program_kernels(tp_program *p, char *names, size_t size, tp_error *err)
 {
     names[0] = 0;
-    cl_int rc = p->cl->GetProgramInfo(p->program, CL_PROGRAM_KERNEL_NAMES, size, names, NULL);
+    cl_program program = tp_program_take(p);
+    if (!program)
+        return tp_life_say_over(p->open.life, err);
+    cl_int rc = p->open.cl->GetProgramInfo(program, CL_PROGRAM_KERNEL_NAMES, size, names, NULL);
+    p->open.cl->ReleaseProgram(program);
     return rc == CL_SUCCESS ? 0
                             : tp_cl_fail(err, device_of(p), "listing the program's kernels", rc);
 }
 
+bool tp_launcher_is_over(const tp_launcher *l)
+{
+    return tp_life_is_over(l->program->open.life);
+}
+
 int tp_launcher_open(tp_launcher **out, tp_program *p, const char *name, tp_error *err)
 {
-    const tp_cl *cl = p->cl;
-    cl_device_id id = cl->devices[p->device].id;
+    const tp_cl *cl = p->open.cl;
+    cl_device_id id = p->open.device->id;
     cl_uint n = 0;
     cl_int rc;
     tp_launcher *l = calloc(1, sizeof *l);
@@ -456,13 +511,15 @@ int tp_launcher_open(tp_launcher **out, tp_program *p, const char *name, tp_erro
     tp_ref_init(&l->ref, &tp_launcher_type);
     l->program = tp_ref_hold(p);
     snprintf(l->name, sizeof l->name, "%s", name);
-    l->kernel = cl->CreateKernel(p->program, name, &rc);
+    l->kernel = tp_program_new_kernel(p, name, &rc);
     if (rc != CL_SUCCESS)
         l->kernel = NULL;
     else
         rc = cl->GetKernelInfo(l->kernel, CL_KERNEL_NUM_ARGS, sizeof n, &n, NULL);
     if (rc != CL_SUCCESS) {
         tp_cl_fail(err, device_of(p), "making the kernel", rc);
+        if (tp_life_is_suspect(rc))
+            tp_life_check(p->open.life, NULL, 0, err);
         tp_ref_drop(l);
         return -1;
     }
@@ -483,7 +540,7 @@ int tp_launcher_open(tp_launcher **out, tp_program *p, const char *name, tp_erro
 
 bool tp_launcher_parameter(tp_launcher *l, unsigned i, tp_parameter *out)
 {
-    const tp_cl *cl = l->program->cl;
+    const tp_cl *cl = l->program->open.cl;
     *out = (tp_parameter){ 0 };
     return cl->GetKernelArgInfo(l->kernel, i, CL_KERNEL_ARG_TYPE_NAME, sizeof out->type - 1,
                                 out->type, NULL) == CL_SUCCESS &&
@@ -516,6 +573,8 @@ int tp_launch(tp_queue *q, tp_launcher *l, const tp_launch_range *range,
     const tp_cl *cl = q->open.cl;
     if (check_local(q, l, arguments, err) || (q->is_lost && settle(q, err)))
         return -1;
+    if (tp_launcher_is_over(l))
+        return tp_life_say_over(l->program->open.life, err);
     for (unsigned i = 0; i < l->n_parameters; i++) {
         const tp_launch_argument *a = &arguments[i];
         if (a->buffer && !a->buffer->mem)
@@ -524,6 +583,11 @@ int tp_launch(tp_queue *q, tp_launcher *l, const tp_launch_range *range,
                                 "of its buffer, where none may begin for "
                                 "kernels: pass the buffer and a number",
                                 q->open.device->name, i + 1, a->buffer->size, a->buffer->at);
+        if (a->buffer && tp_life_is_over(a->buffer->open.life)) {
+            char what[40];
+            snprintf(what, sizeof what, "the buffer of argument %u", i + 1);
+            return say_gone(a->buffer, what, err);
+        }
         if (a->buffer && keep(q, a->buffer, err))
             return -1;
         cl_int rc = cl->SetKernelArg(l->kernel, i, a->buffer ? sizeof(cl_mem) : a->size,
@@ -531,7 +595,7 @@ int tp_launch(tp_queue *q, tp_launcher *l, const tp_launch_range *range,
         if (rc != CL_SUCCESS) {
             char what[40];
             snprintf(what, sizeof what, "passing argument %u", i + 1);
-            return tp_cl_fail(err, q->open.device, what, rc);
+            return fail(q, what, rc, err);
         }
     }
     /* compilers may make a special version of the code for an offset */
@@ -550,7 +614,7 @@ int tp_launch(tp_queue *q, tp_launcher *l, const tp_launch_range *range,
         rc = cl->Flush(q->queue);
     }
     if (rc != CL_SUCCESS)
-        return tp_cl_fail(err, q->open.device, "starting the kernel", rc);
+        return fail(q, "starting the kernel", rc, err);
     return 0;
 }
 
@@ -568,7 +632,7 @@ int tp_launcher_time(tp_queue *q, tp_launcher *l, double *seconds, tp_error *err
         rc = q->open.cl->GetEventProfilingInfo(l->last, CL_PROFILING_COMMAND_END, sizeof ended,
                                                &ended, NULL);
     if (rc != CL_SUCCESS)
-        return tp_cl_fail(err, q->open.device, "asking how long the kernel took", rc);
+        return fail(q, "asking how long the kernel took", rc, err);
     *seconds = (double)(ended - began) / 1e9;
     return 0;
 }

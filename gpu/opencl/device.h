@@ -75,8 +75,12 @@ extern const tp_ref_type tp_queue_type, tp_buffer_type, tp_launcher_type;
 
 /* Opens device `device` of tp_host_opencl, with a queue of its own. After a wait for a launch was
  * given up (q->is_given_up, which the caller sets), every use of the queue fails, with a text that
- * says so, until that launch has run after all. */
+ * says so, until that launch has run after all. A call that fails since the device's life is over
+ * (life.h) says so; nothing that was made in that life can be used any more. */
 int tp_queue_open(tp_queue **out, tp_executor *ex, unsigned device, tp_error *err);
+
+/* The device's life is over, and the queue's with it: what is to be done goes to a new one. */
+bool tp_queue_is_over(const tp_queue *q);
 
 /* Waits until all of its commands have run. */
 int tp_queue_finish(tp_queue *q, tp_error *err);
@@ -114,6 +118,9 @@ int tp_buffer_fill(tp_queue *q, tp_buffer *b, size_t at, size_t size, const void
 
 /* The names of the program's kernels, with ";" between them. */
 int tp_program_kernels(tp_program *p, char *names, size_t size, tp_error *err);
+
+/* Was it made in a life of the device that is over? */
+bool tp_launcher_is_over(const tp_launcher *l);
 
 int tp_launcher_open(tp_launcher **out, tp_program *p, const char *name, tp_error *err);
 

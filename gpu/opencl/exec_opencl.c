@@ -10,7 +10,6 @@
 #include "opencl/exec_opencl.h"
 
 #include "base/cpus.h"
-#include "base/sigmask.h"
 #include "base/thread.h"
 #include "opencl/slices.h"
 #include "runtime/runtime.h"
@@ -61,10 +60,8 @@ typedef struct pool {
     /* ---- guarded by lock ---- */
     tp_program_cache programs;
     unsigned processors; /* that there are for us, known once a device is open */
-    cl_context contexts[TP_DEVICES_MAX]; /* NULL for devices that are not open */
-    worker *workers;                     /* changed only with the engine's lock held, too */
-
-    _Atomic uint64_t reserved[TP_DEVICES_MAX]; /* see tp_open_device */
+    tp_life *lives[TP_DEVICES_MAX]; /* held; NULL for devices that are not open */
+    worker *workers;                /* changed only with the engine's lock held, too */
 
     /* ---- guarded by the engine's lock ---- */
     /* Held: a queue whose commands nobody waits for any more, and a function that says whether they
@@ -105,6 +102,18 @@ static bool trim(worker *w)
     w->trim_at = --w->trims_left ? now + TRIM_NS : UINT64_MAX;
     uv_mutex_unlock(tp_engine_lock(w->pool->engine));
     tp_slices_trim(&w->runner);
+    uv_mutex_lock(tp_engine_lock(w->pool->engine));
+    return true;
+}
+
+/* Frees what the worker has in a life that is over. Called with the engine's lock held, which it
+ * releases meanwhile; false: there was nothing. */
+static bool let_go(worker *w)
+{
+    if (!tp_launch_queue_is_over(&w->runner.queue))
+        return false;
+    uv_mutex_unlock(tp_engine_lock(w->pool->engine));
+    tp_launch_queue_let_go(&w->runner.queue);
     uv_mutex_lock(tp_engine_lock(w->pool->engine));
     return true;
 }
@@ -157,6 +166,8 @@ static void serve(void *arg)
             keep_programs(w);
             continue;
         }
+        if (let_go(w))
+            continue;
         if (!trim(w))
             tp_idle_sleep(&p->idle, &w->agent, w->trim_at);
     }
@@ -217,32 +228,20 @@ static int start_worker(pool *p, const tp_open_device *open, int index, tp_error
 
 /* ---- devices ---- */
 
-/* Makes the context of a device and starts its workers. Called with p->lock held. */
-static int start_device(pool *p, tp_open_device *open, tp_error *err)
+/* Starts the device's workers, whose life it has, unless it has some. Called with p->lock held. */
+static int start_workers_of(pool *p, const tp_open_device *open, tp_error *err)
 {
-    const tp_cl *cl = open->cl;
     const tp_cl_device *d = open->device;
-    cl_context_properties properties[] = { CL_CONTEXT_PLATFORM,
-                                           (cl_context_properties)d->platform_id, 0 };
-    cl_int rc;
-    sigset_t before;
-    tp_sigmask_block(&before); /* because the driver makes threads */
-    cl_context context = cl->CreateContext(properties, 1, &d->id, NULL, NULL, &rc);
-    tp_sigmask_set(&before, NULL);
-    if (rc != CL_SUCCESS)
-        return tp_cl_fail(err, d, "opening the device", rc);
-    open->context = context;
+    int index = 1;
+    for (const worker *w = p->workers; w; w = w->next) {
+        if (w->runner.queue.open.index == open->index)
+            return 0;
+        index++;
+    }
     if (!p->processors)
         p->processors = tp_cpus();
-    int index = 1;
-    for (worker *w = p->workers; w; w = w->next)
-        index++;
-    if (start_worker(p, open, index, err)) {
-        cl->ReleaseContext(context);
-        open->context = NULL;
+    if (start_worker(p, open, index, err))
         return -1;
-    }
-    p->contexts[open->index] = context;
     int most = d->is_unified ? 1 : d->type & CL_DEVICE_TYPE_CPU ? COPYING_CPU : COPYING;
     for (int more = 1; more < most; more++) {
         tp_error ignored = { 0 }; /* the device works with one thread, too */
@@ -252,13 +251,40 @@ static int start_device(pool *p, tp_open_device *open, tp_error *err)
     return 0;
 }
 
-/* Called with p->lock held. */
+/* Takes the life, which is over, from everybody who keeps something of it for later. Called with
+ * p->lock held. */
+static void bury(pool *p, tp_life *life)
+{
+    tp_program_cache_end(&p->programs, life);
+    tp_copies_end(&p->copies, life);
+    uv_mutex_lock(tp_engine_lock(p->engine));
+    tp_idle_offer(&p->idle, UINT_MAX); /* workers let go of it */
+    uv_mutex_unlock(tp_engine_lock(p->engine));
+    tp_life_let_go(life);
+    tp_ref_drop(life);
+}
+
+/* The caller holds out->life then. Called with p->lock held. */
 static int open_device(pool *p, const tp_cl *cl, unsigned device, tp_open_device *out,
                        tp_error *err)
 {
-    *out = (tp_open_device){ cl, &cl->devices[device], device, p->contexts[device],
-                             &p->reserved[device] };
-    return out->context ? 0 : start_device(p, out, err);
+    tp_life *life = p->lives[device];
+    if (life && tp_life_is_over(life)) {
+        p->lives[device] = NULL;
+        bury(p, life);
+        life = NULL;
+    }
+    bool is_new = !life;
+    if (is_new && !(life = tp_life_begin(cl, &cl->devices[device], err)))
+        return -1;
+    *out = (tp_open_device){ cl, &cl->devices[device], device, life->context, life };
+    if (is_new && start_workers_of(p, out, err)) {
+        tp_ref_drop(life);
+        return -1;
+    }
+    p->lives[device] = life;
+    tp_ref_hold(life);
+    return 0;
 }
 
 /* The host's OpenCL if it has that device; else NULL with err set. */
@@ -283,8 +309,19 @@ tp_program *tp_opencl_open_program(tp_executor *ex, unsigned device, const char 
     if (!cl)
         return NULL;
     uv_mutex_lock(&p->lock);
-    if (open_device(p, cl, device, &open, err) == 0)
+    for (bool is_again = false; !program; is_again = true) {
+        if (open_device(p, cl, device, &open, err))
+            break;
         program = tp_program_open(&p->programs, &open, source, options, name, who, log, err);
+        bool is_over = !program && tp_life_is_over(open.life);
+        tp_ref_drop(open.life);
+        if (!is_over || is_again)
+            break;
+        /* it was over before, and noticed only now */
+        free(*log);
+        *log = NULL;
+        *err = (tp_error){ 0 };
+    }
     uv_mutex_unlock(&p->lock);
     return program;
 }
@@ -441,11 +478,9 @@ void tp_opencl_finish_keeping(tp_executor *ex, uint64_t deadline_ns)
 static void close_executor(tp_executor *ex)
 {
     pool *p = (pool *)ex;
-    const tp_cl *cl = NULL;
     while (p->workers) {
         worker *w = p->workers;
         p->workers = w->next;
-        cl = w->runner.queue.open.cl;
         free_worker(w);
     }
     for (unsigned i = 0; i < TP_DEVICES_MAX; i++)
@@ -454,8 +489,7 @@ static void close_executor(tp_executor *ex)
     tp_program_cache_close(&p->programs);
     tp_copies_close(&p->copies);
     for (unsigned i = 0; i < TP_DEVICES_MAX; i++)
-        if (p->contexts[i])
-            cl->ReleaseContext(p->contexts[i]);
+        tp_ref_drop(p->lives[i]);
     tp_idle_close(&p->idle);
     uv_mutex_destroy(&p->lock);
     uv_mutex_destroy(&p->writing);

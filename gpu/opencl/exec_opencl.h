@@ -10,13 +10,13 @@
 
 extern const tp_executor_type tp_exec_opencl;
 
-/* A program for a device, see tp_program_open in program_cache.h. Opens the device first. Any
- * thread. */
+/* A program for a device, see tp_program_open in program_cache.h. Opens the device first: anew when
+ * its life is over (life.h). Any thread. */
 tp_program *tp_opencl_open_program(tp_executor *ex, unsigned device, const char *source,
                                    const char *options, const char *name, tp_build_for who,
                                    char **log, tp_error *err);
 
-/* Opens a device for use by hand (device.h). Any thread. */
+/* Opens a device for use by hand (device.h). The caller holds out->life then. Any thread. */
 int tp_opencl_open(tp_executor *ex, unsigned device, tp_open_device *out, tp_error *err);
 
 /* Is the device unusable for now: has it run nothing for patience_ns but what was given up, a map

@@ -47,23 +47,41 @@ tp_kernel *tp_kernel_new(void)
     return k;
 }
 
+bool tp_kernel_is_over(const tp_kernel *k)
+{
+    for (unsigned i = 0; i < TP_DEVICES_MAX; i++)
+        if (k->programs[i] && tp_life_is_over(k->programs[i]->open.life))
+            return true;
+    return false;
+}
+
 /* ---- what a queue reuses ---- */
+
+/* Begins to launch programs of that life. */
+static int enter(tp_launch_queue *q, tp_life *life, tp_error *err)
+{
+    q->queue = tp_life_new_queue(life, 0, err);
+    if (!q->queue)
+        return -1;
+    q->open.life = tp_ref_hold(life);
+    q->open.context = life->context;
+    q->is_timed = false;
+    return 0;
+}
 
 int tp_launch_queue_open(tp_launch_queue *q, const tp_open_device *open, uv_mutex_t *writing,
                          tp_copies *copies, tp_error *err)
 {
-    cl_int rc;
     q->open = *open;
     q->writing = writing;
     q->copies = copies;
     q->waiter = tp_waiter_new(err);
     if (!q->waiter)
         return -1;
-    q->queue = open->cl->CreateCommandQueue(open->context, open->device->id, 0, &rc);
-    if (rc == CL_SUCCESS)
+    if (enter(q, open->life, err) == 0)
         return 0;
     tp_ref_drop(q->waiter);
-    return tp_cl_fail(err, open->device, "making a queue", rc);
+    return -1;
 }
 
 /* Copies without times. */
@@ -96,20 +114,43 @@ void tp_launch_queue_trim(tp_launch_queue *q)
     tp_copies_trim(q->copies, &q->open);
 }
 
-void tp_launch_queue_close(tp_launch_queue *q)
+/* Frees all that it holds of its life. */
+static void leave(tp_launch_queue *q)
 {
     const tp_cl *cl = q->open.cl;
+    if (!q->queue)
+        return;
     tp_transfer t = transfer_of(q);
     for (int i = 0; i < TP_READY_KERNELS_MAX; i++)
         if (q->kernels[i].program) {
             cl->ReleaseKernel(q->kernels[i].kernel);
             tp_ref_drop(q->kernels[i].program);
+            q->kernels[i] = (tp_ready_kernel){ 0 };
         }
     for (int i = 0; i < TP_ARGUMENTS_MAX; i++)
         free_memory(q, &q->memory[i]);
     tp_pinned_close(&q->pinned, &t);
     cl->ReleaseCommandQueue(q->queue);
+    q->queue = NULL;
+    q->has_new = false;
+    tp_ref_drop(q->open.life);
+    q->open.life = NULL;
+}
+
+void tp_launch_queue_close(tp_launch_queue *q)
+{
+    leave(q);
     tp_ref_drop(q->waiter);
+}
+
+bool tp_launch_queue_is_over(const tp_launch_queue *q)
+{
+    return q->queue && tp_life_is_over(q->open.life);
+}
+
+void tp_launch_queue_let_go(tp_launch_queue *q)
+{
+    leave(q);
 }
 
 void tp_launch_queue_keep(tp_launch_queue *q)
@@ -129,8 +170,9 @@ bool tp_launch_queue_has(const tp_launch_queue *q, const tp_kernel *k)
     return false;
 }
 
-static int fail(tp_error *err, const tp_launch_queue *q, const char *what, cl_int rc)
+static int fail(tp_error *err, tp_launch_queue *q, const char *what, cl_int rc)
 {
+    q->is_suspect |= tp_life_is_suspect(rc);
     return tp_cl_fail(err, q->open.device, what, rc);
 }
 
@@ -169,7 +211,7 @@ static tp_ready_kernel *get_kernel(tp_launch_queue *q, tp_program *p, tp_error *
             oldest = e;
     }
     cl_int rc;
-    cl_kernel kernel = cl->CreateKernel(p->program, p->name, &rc);
+    cl_kernel kernel = tp_program_new_kernel(p, p->name, &rc);
     if (rc != CL_SUCCESS) {
         fail(err, q, "making the kernel", rc);
         return NULL;
@@ -357,7 +399,7 @@ static tp_mover mover_of(tp_launch_queue *q)
 {
     return (tp_mover){ .queue = q->queue,
                        .pinned = &q->pinned,
-                       .device = q->open.index,
+                       .life = q->open.life,
                        .worker = q->work->worker->id,
                        .job = q->work->terms->number };
 }
@@ -475,8 +517,10 @@ int tp_launch_bring_home(tp_launch_queue *q, const tp_kernel *k, tp_error *err)
         tp_array_keeper *keeper =
             a->is_written ? atomic_load_explicit(&a->array->keeper, memory_order_acquire) : NULL;
         if (keeper && tp_copies_bring_home((tp_copies *)keeper, a->array, place_in_array(a),
-                                           a->size, &mover, err))
+                                           a->size, &mover, err)) {
             rc = -1;
+            tp_copies_forget_lost((tp_copies *)keeper, a->array);
+        }
     }
     return rc;
 }
@@ -579,6 +623,17 @@ static int fetch_details(tp_launch_queue *q, const tp_kernel *k, const tp_launch
     return status == CL_SUCCESS ? 0 : fail(err, q, "copying from the device", status);
 }
 
+/* Makes the queue one of the program's life. */
+static int follow(tp_launch_queue *q, const tp_program *p, tp_error *err)
+{
+    if (tp_life_is_over(p->open.life))
+        return tp_life_say_over(p->open.life, err);
+    if (q->queue && q->open.life == p->open.life)
+        return 0;
+    leave(q);
+    return enter(q, p->open.life, err);
+}
+
 static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items, tp_error *err)
 {
     const tp_cl *cl = q->open.cl;
@@ -643,9 +698,21 @@ int tp_launch_run(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
         uv_mutex_lock(q->writing);
     const tp_work *w = q->work = items->work;
     tp_work_note(w, TP_EVENT_BEGIN, w->at, items->n);
-    int rc = launch(q, k, items, err);
+    q->is_suspect = false;
+    int rc = follow(q, k->programs[q->open.index], err);
+    if (rc == 0 && launch(q, k, items, err)) {
+        rc = -1;
+        if (q->is_suspect || tp_life_is_over(q->open.life))
+            tp_life_check(q->open.life, &q->queue, q->is_timed ? CL_QUEUE_PROFILING_ENABLE : 0,
+                          err);
+    }
     tp_work_note(w, TP_EVENT_END, w->at, items->n);
     if (k->is_writer)
         uv_mutex_unlock(q->writing);
     return rc;
+}
+
+bool tp_launch_is_over(const tp_launch_queue *q, const tp_kernel *k)
+{
+    return tp_life_is_over(k->programs[q->open.index]->open.life);
 }

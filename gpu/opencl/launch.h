@@ -94,6 +94,9 @@ extern const tp_ref_type tp_kernel_type;
 /* A new kernel with one owner and nothing else; NULL when out of memory. */
 tp_kernel *tp_kernel_new(void);
 
+/* Has one of the kernel's devices lost its program? Then it is to be made anew for later work. */
+bool tp_kernel_is_over(const tp_kernel *k);
+
 /* A kernel that a queue has launched, ready to be launched again. */
 typedef struct tp_ready_kernel {
     tp_program *program; /* held; NULL: an empty place */
@@ -122,13 +125,15 @@ enum { TP_TIMED_MAX = 64 }; /* further commands of a launch are not noted */
 
 /* A queue of a device, with the kernels and memory that its launches reuse. For one thread. */
 typedef struct tp_launch_queue {
-    /* Read-only once opened. */
+    /* Read-only once opened, but for the context and the life in `open`. */
     tp_open_device open;
-    cl_command_queue queue;
     uv_mutex_t *writing; /* see tp_launch_queue_open */
     tp_copies *copies;   /* the executor's */
     tp_waiter *waiter;   /* held */
 
+    /* Of open.life, which is held, with all below; NULL: between two lives. */
+    cl_command_queue queue;
+    bool is_suspect; /* a call has failed in the launch that runs: see tp_life_is_suspect */
     tp_ready_kernel kernels[TP_READY_KERNELS_MAX];
     uint64_t launches;
     uint64_t made; /* kernels that were made ready: drivers compile at the first launch of one */
@@ -172,6 +177,11 @@ void tp_launch_queue_close(tp_launch_queue *q);
 /* Has the queue launched the kernel before, so that its driver need not compile? */
 bool tp_launch_queue_has(const tp_launch_queue *q, const tp_kernel *k);
 
+/* Does it hold something of a life that is over? tp_launch_queue_let_go frees that; nothing may run
+ * on the queue. The next launch of a program of another life begins anew. */
+bool tp_launch_queue_is_over(const tp_launch_queue *q);
+void tp_launch_queue_let_go(tp_launch_queue *q);
+
 /* Does memory of `capacity` have more than launches want that use at most `wanted` of it? */
 bool tp_is_too_much(size_t capacity, size_t wanted);
 
@@ -184,11 +194,15 @@ void tp_launch_queue_keep(tp_launch_queue *q);
 
 /* Runs the kernel over the items and waits for it; then its outputs are in host memory, but not
  * what it has written to arrays: that is on the device until it is brought home. -1 with err set
- * when the device could not run it. Nothing uses the host memory any more in either case. */
+ * when the device could not run it. Nothing uses the host memory any more in either case. A kernel
+ * whose program is of a life that is over can never run (tp_launch_is_over). */
 int tp_launch_run(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items, tp_error *err);
 
+bool tp_launch_is_over(const tp_launch_queue *q, const tp_kernel *k);
+
 /* Brings home what launches of the kernel have written to arrays, on any device. `q`: a queue to do
- * it with, which has launched for the work that runs; NULL: none. */
+ * it with, which has launched for the work that runs; NULL: none. -1 with err set when something
+ * could not be brought; if its device has lost it, that is said only once. */
 int tp_launch_bring_home(tp_launch_queue *q, const tp_kernel *k, tp_error *err);
 
 #endif

@@ -18,7 +18,8 @@ static void free_program(tp_ref *r)
 {
     tp_program *p = (tp_program *)r;
     if (p->program)
-        p->cl->ReleaseProgram(p->program);
+        p->open.cl->ReleaseProgram(p->program);
+    tp_ref_drop(p->open.life);
     tp_ref_drop(p->widths);
     free(p->name);
     free(p->function);
@@ -28,6 +29,27 @@ static void free_program(tp_ref *r)
 }
 
 const tp_ref_type tp_program_type = { "tidepool.program", free_program };
+
+cl_program tp_program_take(tp_program *p)
+{
+    uv_mutex_lock(&p->open.life->lock);
+    cl_program program = p->program;
+    if (program)
+        p->open.cl->RetainProgram(program);
+    uv_mutex_unlock(&p->open.life->lock);
+    return program;
+}
+
+cl_kernel tp_program_new_kernel(tp_program *p, const char *name, cl_int *rc)
+{
+    cl_program program = tp_program_take(p);
+    *rc = CL_INVALID_PROGRAM_EXECUTABLE;
+    if (!program)
+        return NULL;
+    cl_kernel kernel = p->open.cl->CreateKernel(program, name, rc);
+    p->open.cl->ReleaseProgram(program);
+    return kernel;
+}
 
 /* ---- storing on disk ---- */
 
@@ -69,19 +91,23 @@ bool tp_program_is_new(const tp_program *p)
 /* Asks the driver for the binary, and stores it. */
 static void store(tp_program *p)
 {
+    const tp_cl *cl = p->open.cl;
     size_t size = 0;
-    if (p->cl->GetProgramInfo(p->program, CL_PROGRAM_BINARY_SIZES, sizeof size, &size, NULL) ||
-        size == 0)
+    cl_program program = tp_program_take(p);
+    if (!program)
         return;
-    unsigned char *binary = malloc(size);
-    if (binary && p->cl->GetProgramInfo(p->program, CL_PROGRAM_BINARIES, sizeof binary, &binary,
-                                        NULL) == CL_SUCCESS) {
+    if (cl->GetProgramInfo(program, CL_PROGRAM_BINARY_SIZES, sizeof size, &size, NULL))
+        size = 0;
+    unsigned char *binary = size ? malloc(size) : NULL;
+    if (binary && cl->GetProgramInfo(program, CL_PROGRAM_BINARIES, sizeof binary, &binary, NULL) ==
+                      CL_SUCCESS) {
         tp_error why = { 0 };
         tp_program_store_status status = tp_program_store_write(&p->cache->host->program_store,
                                                                 p->stored_name, binary, size, &why);
         tell(p->cache, status, why.message);
     }
     free(binary);
+    cl->ReleaseProgram(program);
 }
 
 void tp_program_keep(tp_program *p)
@@ -154,6 +180,8 @@ static cl_program build(const tp_open_device *open, const char *source, const ch
         cl->ReleaseProgram(program);
     }
     tp_cl_fail(err, d, "compiling the program", rc);
+    if (tp_life_is_suspect(rc) && rc != CL_BUILD_PROGRAM_FAILURE)
+        tp_life_check(open->life, NULL, 0, err);
     return NULL;
 }
 
@@ -187,7 +215,7 @@ tp_program *tp_program_open(tp_program_cache *cache, const tp_open_device *open,
     snprintf(made->text, n, "%s\n%s\n%s", options, name, source);
     for (tp_program *p = cache->programs; p; p = p->next)
         if (strcmp(p->text, made->text) == 0) {
-            if (p->device == open->index) {
+            if (p->open.life == open->life) {
                 result = tp_ref_hold(p);
                 goto out;
             }
@@ -201,8 +229,7 @@ tp_program *tp_program_open(tp_program_cache *cache, const tp_open_device *open,
     }
     tp_ref_init(&made->ref, &tp_program_type);
     made->cache = cache;
-    made->cl = open->cl;
-    made->device = open->index;
+    made->open = *open;
     if (cache->host->program_store.folder)
         made->stored_name = new_kept_name(open->cl, open->device, made->text);
     made->program = load_kept(cache, open, made->stored_name, options);
@@ -217,6 +244,7 @@ tp_program *tp_program_open(tp_program_cache *cache, const tp_open_device *open,
                                                  : TP_BUILD_NOT_KEPT;
     tp_program_note_build(made, open->device->name, how, who.worker, begun_ns,
                           uv_hrtime());
+    tp_ref_hold(open->life);
     made->next = cache->programs;
     cache->programs = made;
     result = tp_ref_hold(made);
@@ -231,6 +259,23 @@ out:
         free(made);
     }
     return result;
+}
+
+void tp_program_cache_end(tp_program_cache *cache, const tp_life *life)
+{
+    for (tp_program **at = &cache->programs; *at;) {
+        tp_program *p = *at;
+        if (p->open.life == life) {
+            *at = p->next;
+            uv_mutex_lock(&p->open.life->lock);
+            p->open.cl->ReleaseProgram(p->program);
+            p->program = NULL;
+            uv_mutex_unlock(&p->open.life->lock);
+            tp_ref_drop(p);
+        } else {
+            at = &p->next;
+        }
+    }
 }
 
 void tp_program_cache_close(tp_program_cache *cache)

@@ -6,7 +6,7 @@
 
 #include "base/ref.h"
 #include "base/trace.h"
-#include "opencl/cl.h"
+#include "opencl/life.h"
 #include "opencl/widths.h"
 
 struct tp_host;
@@ -26,9 +26,8 @@ typedef struct tp_program {
     tp_ref ref;
     tp_program_cache *cache;
     struct tp_program *next; /* in the cache; its owner's lock */
-    const tp_cl *cl;
-    unsigned device; /* index in cl->devices */
-    cl_program program;
+    tp_open_device open; /* its life is held */
+    cl_program program; /* given back with the life's lock held, once that is over (then NULL) */
     char *name;         /* of the kernel */
     char *function;     /* that it was first made for, for people */
     char *text;         /* what identifies it: options, name and source, a line each */
@@ -56,6 +55,16 @@ tp_program *tp_program_open(tp_program_cache *cache, const tp_open_device *open,
  * (uv_hrtime). Any thread that holds the program. */
 void tp_program_note_build(const tp_program *p, const char *device, tp_build_how how,
                            uint32_t worker, uint64_t begun_ns, uint64_t ended_ns);
+
+/* Gives back the programs of a life that is over. Other owners only keep the fact. Called with the
+ * lock of the cache's owner held. */
+void tp_program_cache_end(tp_program_cache *cache, const tp_life *life);
+
+/* The program, for which the caller calls ReleaseProgram; NULL: its life is over. Any thread. */
+cl_program tp_program_take(tp_program *p);
+
+/* CreateKernel. Any thread. */
+cl_kernel tp_program_new_kernel(tp_program *p, const char *name, cl_int *rc);
 
 /* Does the program still have to be stored? Any thread. */
 bool tp_program_is_new(const tp_program *p);

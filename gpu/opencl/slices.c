@@ -742,7 +742,8 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
         int rc = run_part(r, s, k, n, &err);
         if (rc == 0)
             continue;
-        if (rc < 0 && n > PART_MIN) { /* try again with half as many items */
+        if (rc < 0 && n > PART_MIN && !tp_launch_is_over(&r->queue, k)) {
+            /* try again with half as many items */
             most = n / 2;
             continue;
         }

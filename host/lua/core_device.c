@@ -287,10 +287,11 @@ static int l_program_kernel(lua_State *L)
         int at = lua_gettop(L);
         lua_getfield(L, at, "program");                 // kernel programs one program
         tp_program *p = tp_codec_to_ref(L, -1, &tp_program_type);
-        luaL_argcheck(L, p && !k->programs[p->device], 1, "a program for each device expected");
-        k->programs[p->device] = tp_ref_hold(p);
-        k->lanes[p->device] = (unsigned)tp_core_get_number(L, at, "lanes", 1);
-        k->devices |= (uint64_t)1 << p->device;
+        unsigned device = p ? p->open.index : 0;
+        luaL_argcheck(L, p && !k->programs[device], 1, "a program for each device expected");
+        k->programs[device] = tp_ref_hold(p);
+        k->lanes[device] = (unsigned)tp_core_get_number(L, at, "lanes", 1);
+        k->devices |= (uint64_t)1 << device;
         lua_pop(L, 2);
     }
     lua_getfield(L, 1, "arguments");
@@ -350,6 +351,25 @@ static int l_program_plan(lua_State *L)
     return 1;
 }
 
+/* core.program.is_over(program) -> was it made in a life of the device (life.h) that is over? */
+static int l_program_is_over(lua_State *L)
+{
+    const tp_program *p = tp_core_check_ref(L, 1, &tp_program_type);
+    lua_pushboolean(L, tp_life_is_over(p->open.life));
+    return 1;
+}
+
+/* core.launcher.close(launcher): gives it back now, since the collector may be kept from it, by
+ * compiled Lua for one. It cannot be used any more. */
+static int l_launcher_close(lua_State *L)
+{
+    tp_ref **box = lua_touserdata(L, 1), *ref = tp_codec_to_ref(L, 1, &tp_launcher_type);
+    if (ref)
+        *box = NULL;
+    tp_ref_drop(ref);
+    return 0;
+}
+
 /* ---- by hand: see device.h ---- */
 
 /* The queue at index. Raises in a forked child, which has no driver threads and would wait for them
@@ -401,6 +421,13 @@ static int l_queue_new(lua_State *L)
         return 1;
     }
     return tp_core_push_message(L, &err);
+}
+
+/* core.queue.is_over(queue) -> does a new one have to take its place? */
+static int l_queue_is_over(lua_State *L)
+{
+    lua_pushboolean(L, tp_queue_is_over(tp_core_check_ref(L, 1, &tp_queue_type)));
+    return 1;
 }
 
 /* core.queue.finish(queue) -> true, or nil and a message */
@@ -552,6 +579,14 @@ static int l_buffer_slice(lua_State *L)
     return 1;
 }
 
+/* core.launcher.is_over(launcher) -> does a new one have to take its place? */
+static int l_launcher_is_over(lua_State *L)
+{
+    const tp_launcher *l = tp_codec_to_ref(L, 1, &tp_launcher_type);
+    lua_pushboolean(L, !l || tp_launcher_is_over(l));
+    return 1;
+}
+
 /* core.launcher.time(queue, launcher) -> seconds that its last launch took, or nil and a message */
 static int l_launcher_time(lua_State *L)
 {
@@ -687,12 +722,14 @@ static const luaL_Reg program_functions[] = {
     { "new", l_program_new },
     { "kernel", l_program_kernel },
     { "plan", l_program_plan },
+    { "is_over", l_program_is_over },
     { "kernels", l_program_kernels },
     { NULL, NULL },
 };
 
 static const luaL_Reg queue_functions[] = {
     { "new", l_queue_new },
+    { "is_over", l_queue_is_over },
     { "finish", l_queue_finish },
     { NULL, NULL },
 };
@@ -712,6 +749,8 @@ static const luaL_Reg buffer_functions[] = {
 
 static const luaL_Reg launcher_functions[] = {
     { "time", l_launcher_time },
+    { "is_over", l_launcher_is_over },
+    { "close", l_launcher_close },
     { "new", l_launcher_new },
     { "launch", l_launcher_launch },
     { NULL, NULL },

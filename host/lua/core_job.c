@@ -716,7 +716,8 @@ static int l_job_finish(lua_State *L)
 /* core.job.next(job) -> kind, first, n, columns, mixed, text: the next block of results, which
  * core.job.item and core.job.fill read until the next call; nothing when none is ready. Kinds are
  * those of tp_block_kind; first counts from 1. For COLUMNS: the address of the columns' pointers;
- * the number of columns of scalars, 0 when they are of numbers; the address of their text. */
+ * the number of columns of scalars, 0 when they are of numbers; the address of their text. Or nil
+ * and a message: a device cannot give results that it has. */
 static int l_job_next(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -728,7 +729,7 @@ static int l_job_next(lua_State *L)
     tp_error err = { 0 };
     if (box->kernels && !box->is_staying &&
         tp_kernels_want_results(box->kernels, &tp_job_terms(box->job)->returns, &err))
-        return luaL_error(L, "%s", err.message);
+        return tp_core_push_message(L, &err);
     if (!b)
         return 0;
     lua_pushinteger(L, b->kind);

@@ -453,7 +453,8 @@ function Results:_end_halted()
     core.job.finish(job)
     while self.job == job and not core.job.is_cancelled(job) do
       if core.job.is_settled(job) then break end
-      if not core.job.next(job) then self:_wait(job) end
+      local kind, why_not = core.job.next(job)
+      if not kind and not why_not then self:_wait(job) end
     end
   end
   self:_close()
@@ -494,7 +495,12 @@ function Results:_advance(no_wait, is_reducing)
     if self.k < self.n then return "block" end -- or has read some of it
     local kind, first, n, pointers, n_scalars, text = core.job.next(job)
     if not kind then
-      if core.job.is_cancelled(job) then
+      if first then -- a device has results that it cannot give
+        local name = self.settings.name
+        self.end_failure = failure.new { kind = abi.kind.DEVICE, message = check.where() .. name .. ": " .. first, function_name = name }
+        self:_close()
+        raise(self.end_failure)
+      elseif core.job.is_cancelled(job) then
         self.end_failure = self.input_failure or self:_cancelled()
         self:_close()
         raise(self.end_failure)

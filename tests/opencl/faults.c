@@ -16,6 +16,13 @@
  *                       made; -n: nor mapped
  *   FAULTS_LAZY=n       copies that are not waited for begin n ns after they were asked for
  *   FAULTS_LOG=path     each program that is made appends a line there: "source" or "binary"
+ * faults_kill(n) lets the n-th next call that has to do with a context (its queues, memory,
+ * programs and kernels) find it dead, as after a kernel's access to memory that is not there: that
+ * call and all later ones in the context fail, and other contexts go on. faults_kill_on(n, i)
+ * counts only the calls of contexts of device i (0: the first that got one), faults_kill_all()
+ * kills those that there are. faults_deaths() counts the contexts that have died,
+ * faults_contexts() those that were not freed yet. faults_kill_queues() kills the queues that there
+ * are, and nothing else; with faults_lock(1) no context can be made.
  * faults_stall(ms, blocks) has the next launch wait so long before it begins, for ever if that is
  * 0; with `blocks` in the call. faults_stalled() is how many have. faults_fail(n) lets the next n
  * launches fail, faults_fail_reads(n) the next n copies from a
@@ -236,6 +243,141 @@ int faults_waits(void)
     return atomic_load(&waits);
 }
 
+/* ---- contexts that die ---- */
+
+enum { CONTEXTS_MAX = 64, DEVICES_MAX = 8 };
+
+static struct context {
+    _Atomic(cl_context) context; /* NULL: an empty place */
+    cl_device_id device;
+    _Atomic bool is_dead;
+} contexts[CONTEXTS_MAX];
+static _Atomic(cl_device_id) seen_devices[DEVICES_MAX];
+static _Atomic int kill_in, kill_on = -1, deaths, live_contexts, locked;
+static _Atomic bool is_killed[QUEUES_MAX];
+
+void faults_lock(int is)
+{
+    atomic_store(&locked, is);
+}
+
+void faults_kill_queues(void)
+{
+    for (int i = 0; i < queues && i < QUEUES_MAX; i++)
+        atomic_store(&is_killed[i], true);
+}
+
+void faults_kill_on(int n, int device)
+{
+    atomic_store(&kill_on, device);
+    atomic_store(&kill_in, n);
+}
+
+void faults_kill(int n)
+{
+    faults_kill_on(n, -1);
+}
+
+int faults_deaths(void)
+{
+    return atomic_load(&deaths);
+}
+
+int faults_contexts(void)
+{
+    return atomic_load(&live_contexts);
+}
+
+static void die(struct context *c)
+{
+    if (!atomic_exchange(&c->is_dead, true))
+        atomic_fetch_add(&deaths, 1);
+}
+
+void faults_kill_all(void)
+{
+    for (struct context *c = contexts; c < contexts + CONTEXTS_MAX; c++)
+        if (atomic_load(&c->context))
+            die(c);
+}
+
+static bool is_of_device(const struct context *c, int device)
+{
+    return device < 0 || atomic_load(&seen_devices[device]) == c->device;
+}
+
+/* A call in that context: does it find it dead? */
+static bool finds_dead(cl_context context)
+{
+    for (struct context *c = contexts; c < contexts + CONTEXTS_MAX; c++)
+        if (atomic_load(&c->context) == context) {
+            if (is_of_device(c, atomic_load(&kill_on)) && atomic_load(&kill_in) > 0 &&
+                atomic_fetch_sub(&kill_in, 1) == 1)
+                die(c);
+            return atomic_load(&c->is_dead);
+        }
+    return false;
+}
+
+static bool is_dead_queue(cl_command_queue queue)
+{
+    cl_context context = NULL;
+    for (int i = 0; i < queues && i < QUEUES_MAX; i++)
+        if (known[i] == queue && atomic_load(&is_killed[i]))
+            return true;
+    clGetCommandQueueInfo(queue, CL_QUEUE_CONTEXT, sizeof context, &context, NULL);
+    return finds_dead(context);
+}
+
+static bool is_dead_program(cl_program program)
+{
+    cl_context context = NULL;
+    clGetProgramInfo(program, CL_PROGRAM_CONTEXT, sizeof context, &context, NULL);
+    return finds_dead(context);
+}
+
+static void CL_CALLBACK count_out(cl_context context, void *user)
+{
+    (void)user;
+    for (struct context *c = contexts; c < contexts + CONTEXTS_MAX; c++)
+        if (atomic_load(&c->context) == context)
+            atomic_store(&c->context, NULL);
+    atomic_fetch_sub(&live_contexts, 1);
+}
+
+cl_context clCreateContext(const cl_context_properties *properties, cl_uint n,
+                           const cl_device_id *devices,
+                           void(CL_CALLBACK *notify)(const char *, const void *, size_t, void *),
+                           void *user, cl_int *rc)
+{
+    if (getenv("FAULTS_OPEN") || atomic_load(&locked)) {
+        *rc = CL_DEVICE_NOT_AVAILABLE;
+        return NULL;
+    }
+    cl_context made = REAL(clCreateContext)(properties, n, devices, notify, user, rc);
+    for (int i = 0; made && i < DEVICES_MAX; i++) {
+        cl_device_id none = NULL;
+        if (atomic_compare_exchange_strong(&seen_devices[i], &none, devices[0]) ||
+            none == devices[0])
+            break;
+    }
+    for (struct context *c = contexts; made && c < contexts + CONTEXTS_MAX; c++) {
+        cl_context none = NULL;
+        if (!atomic_load(&c->context)) {
+            c->device = devices[0];
+            atomic_store(&c->is_dead, false);
+            if (atomic_compare_exchange_strong(&c->context, &none, made))
+                break;
+        }
+    }
+    cl_int (*tell)(cl_context, void(CL_CALLBACK *)(cl_context, void *), void *) = NULL; /* 3.0 */
+    void *address = made ? dlsym(RTLD_NEXT, "clSetContextDestructorCallback") : NULL;
+    memcpy(&tell, &address, sizeof address);
+    if (tell && tell(made, count_out, NULL) == CL_SUCCESS)
+        atomic_fetch_add(&live_contexts, 1);
+    return made;
+}
+
 static void count_work(cl_command_queue queue, bool starts)
 {
     for (int i = 0; i < queues && i < QUEUES_MAX; i++)
@@ -273,31 +415,44 @@ cl_int clGetDeviceInfo(cl_device_id device, cl_device_info what, size_t size, vo
     return REAL(clGetDeviceInfo)(device, what, size, value, got);
 }
 
-cl_context clCreateContext(const cl_context_properties *properties, cl_uint n,
-                           const cl_device_id *devices,
-                           void(CL_CALLBACK *say)(const char *, const void *, size_t, void *),
-                           void *user, cl_int *rc)
-{
-    if (getenv("FAULTS_OPEN")) {
-        *rc = CL_DEVICE_NOT_AVAILABLE;
-        return NULL;
-    }
-    return REAL(clCreateContext)(properties, n, devices, say, user, rc);
-}
-
 cl_command_queue clCreateCommandQueue(cl_context context, cl_device_id device,
                                       cl_command_queue_properties properties, cl_int *rc)
 {
+    if (finds_dead(context)) {
+        *rc = CL_OUT_OF_RESOURCES;
+        return NULL;
+    }
     cl_command_queue queue = REAL(clCreateCommandQueue)(context, device, properties, rc);
+    for (int i = 0; i < queues && i < QUEUES_MAX; i++)
+        if (known[i] == queue)
+            known[i] = NULL; /* was released */
     if (queues < QUEUES_MAX)
         known[queues] = queue;
     atomic_fetch_add(&queues, 1);
     return queue;
 }
 
+/* Gives back the events that were noted: they would keep the queue's context. */
+cl_int clReleaseCommandQueue(cl_command_queue queue)
+{
+    for (int i = 0; i < queues && i < QUEUES_MAX; i++) {
+        cl_event mine = known[i] == queue ? atomic_exchange(&latest[i], NULL) : NULL;
+        cl_event copy = known[i] == queue ? atomic_exchange(&last_copy[i], NULL) : NULL;
+        if (mine)
+            clReleaseEvent(mine);
+        if (copy)
+            clReleaseEvent(copy);
+    }
+    return REAL(clReleaseCommandQueue)(queue);
+}
+
 cl_mem clCreateBuffer(cl_context context, cl_mem_flags flags, size_t size, void *host, cl_int *rc)
 {
     const char *from = getenv("FAULTS_BUFFERS"), *pins_from = getenv("FAULTS_PINNED");
+    if (finds_dead(context)) {
+        *rc = CL_MEM_OBJECT_ALLOCATION_FAILURE;
+        return NULL;
+    }
     if (flags & CL_MEM_ALLOC_HOST_PTR) {
         if (pins_from && atoi(pins_from) > 0 &&
             atomic_fetch_add(&pinned_made, 1) + 1 >= atoi(pins_from)) {
@@ -356,6 +511,10 @@ cl_program clCreateProgramWithSource(cl_context context, cl_uint n, const char *
                                      const size_t *lengths, cl_int *rc)
 {
     note("source\n");
+    if (finds_dead(context)) {
+        *rc = CL_OUT_OF_RESOURCES;
+        return NULL;
+    }
     return REAL(clCreateProgramWithSource)(context, n, texts, lengths, rc);
 }
 
@@ -364,6 +523,10 @@ cl_program clCreateProgramWithBinary(cl_context context, cl_uint n, const cl_dev
                                      cl_int *status, cl_int *rc)
 {
     note("binary\n");
+    if (finds_dead(context)) {
+        *rc = CL_OUT_OF_RESOURCES;
+        return NULL;
+    }
     return REAL(clCreateProgramWithBinary)(context, n, devices, lengths, binaries, status, rc);
 }
 
@@ -445,6 +608,8 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint 
                               cl_uint n, const cl_event *events, cl_event *event)
 {
     const char *from = getenv("FAULTS_FROM");
+    if (is_dead_queue(queue))
+        return CL_OUT_OF_RESOURCES;
     if ((from || getenv("FAULTS_LATER")) && (!getenv("FAULTS_LATER") || queue != known[0]) &&
         atomic_fetch_add(&launches, 1) + 1 >= (from ? atoi(from) : 1))
         return CL_OUT_OF_RESOURCES;
@@ -481,6 +646,10 @@ void *clEnqueueMapBuffer(cl_command_queue queue, cl_mem mem, cl_bool blocks, cl_
                          size_t offset, size_t size, cl_uint n, const cl_event *events,
                          cl_event *event, cl_int *rc)
 {
+    if (is_dead_queue(queue)) {
+        *rc = CL_OUT_OF_RESOURCES;
+        return NULL;
+    }
     const char *from = getenv("FAULTS_PINNED");
     for (int i = 0; i < PINNED_MAX; i++)
         if (pins[i].mem == mem) {
@@ -500,6 +669,8 @@ cl_int clEnqueueWriteBuffer(cl_command_queue queue, cl_mem mem, cl_bool blocks, 
                             size_t size, const void *from, cl_uint n, const cl_event *events,
                             cl_event *event)
 {
+    if (is_dead_queue(queue))
+        return CL_INVALID_COMMAND_QUEUE;
     if (is_to_fail(0))
         return CL_OUT_OF_RESOURCES;
     count_work(queue, true);
@@ -523,6 +694,8 @@ cl_int clEnqueueReadBuffer(cl_command_queue queue, cl_mem mem, cl_bool blocks, s
                            size_t size, void *to, cl_uint n, const cl_event *events,
                            cl_event *event)
 {
+    if (is_dead_queue(queue))
+        return CL_INVALID_COMMAND_QUEUE;
     if (atomic_load(&failing_reads) > 0 && atomic_fetch_sub(&failing_reads, 1) > 0)
         return CL_OUT_OF_RESOURCES;
     if (is_to_fail(1))
@@ -547,6 +720,8 @@ cl_int clEnqueueCopyBuffer(cl_command_queue queue, cl_mem from, cl_mem to, size_
                            size_t to_at, size_t size, cl_uint n, const cl_event *events,
                            cl_event *event)
 {
+    if (is_dead_queue(queue))
+        return CL_INVALID_COMMAND_QUEUE;
     count_move(2, size);
     return REAL(clEnqueueCopyBuffer)(queue, from, to, from_at, to_at, size, n, events, event);
 }
@@ -557,6 +732,8 @@ cl_int clBuildProgram(cl_program program, cl_uint n, const cl_device_id *devices
     const char *which = getenv("FAULTS_BUILD");
     if (which && (strcmp(which, "first") != 0 || devices[0] == first_device))
         return CL_BUILD_PROGRAM_FAILURE;
+    if (is_dead_program(program))
+        return CL_OUT_OF_RESOURCES;
     return REAL(clBuildProgram)(program, n, devices, options, done, user);
 }
 
@@ -572,7 +749,71 @@ cl_int clFinish(cl_command_queue queue)
         if (mine)
             clReleaseEvent(mine);
     }
-    cl_int rc = REAL(clFinish)(queue);
+    cl_int rc = REAL(clFinish)(queue); /* a dead one's commands are over, too */
     count_work(queue, false);
-    return rc;
+    return is_dead_queue(queue) ? CL_OUT_OF_RESOURCES : rc;
+}
+
+cl_int clFlush(cl_command_queue queue)
+{
+    return is_dead_queue(queue) ? CL_INVALID_COMMAND_QUEUE : REAL(clFlush)(queue);
+}
+
+cl_mem clCreateSubBuffer(cl_mem mem, cl_mem_flags flags, cl_buffer_create_type type,
+                         const void *region, cl_int *rc)
+{
+    cl_context context = NULL;
+    clGetMemObjectInfo(mem, CL_MEM_CONTEXT, sizeof context, &context, NULL);
+    if (finds_dead(context)) {
+        *rc = CL_INVALID_MEM_OBJECT;
+        return NULL;
+    }
+    return REAL(clCreateSubBuffer)(mem, flags, type, region, rc);
+}
+
+cl_kernel clCreateKernel(cl_program program, const char *name, cl_int *rc)
+{
+    if (is_dead_program(program)) {
+        *rc = CL_INVALID_PROGRAM_EXECUTABLE;
+        return NULL;
+    }
+    return REAL(clCreateKernel)(program, name, rc);
+}
+
+cl_int clEnqueueFillBuffer(cl_command_queue queue, cl_mem mem, const void *pattern,
+                           size_t pattern_size, size_t offset, size_t size, cl_uint n,
+                           const cl_event *events, cl_event *event)
+{
+    if (is_dead_queue(queue))
+        return CL_INVALID_COMMAND_QUEUE;
+    return REAL(clEnqueueFillBuffer)(queue, mem, pattern, pattern_size, offset, size, n, events,
+                                     event);
+}
+
+cl_int clEnqueueUnmapMemObject(cl_command_queue queue, cl_mem mem, void *mapped, cl_uint n,
+                               const cl_event *events, cl_event *event)
+{
+    /* PoCL keeps memory, and its context, as long as it is mapped */
+    cl_int rc = REAL(clEnqueueUnmapMemObject)(queue, mem, mapped, n, events, event);
+    return is_dead_queue(queue) ? CL_OUT_OF_RESOURCES : rc;
+}
+
+cl_int clEnqueueMarkerWithWaitList(cl_command_queue queue, cl_uint n, const cl_event *events,
+                                   cl_event *event)
+{
+    if (is_dead_queue(queue))
+        return CL_OUT_OF_RESOURCES;
+    return REAL(clEnqueueMarkerWithWaitList)(queue, n, events, event);
+}
+
+cl_int clGetEventInfo(cl_event event, cl_event_info what, size_t size, void *value, size_t *got)
+{
+    cl_context context = NULL;
+    cl_int rc = REAL(clGetEventInfo)(event, what, size, value, got);
+    if (what != CL_EVENT_COMMAND_EXECUTION_STATUS || rc != CL_SUCCESS)
+        return rc;
+    REAL(clGetEventInfo)(event, CL_EVENT_CONTEXT, sizeof context, &context, NULL);
+    if (finds_dead(context))
+        *(cl_int *)value = CL_OUT_OF_RESOURCES;
+    return CL_SUCCESS;
 }

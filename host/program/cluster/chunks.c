@@ -22,6 +22,10 @@ static int use_kernel(node *n, chunk *k, tp_job_config *config, tp_error *err)
     image *i = k->image;
     if (!n->devices)
         return tp_error_set(err, TP_EUSAGE, "this worker drives no devices");
+    if (i->kernel && tp_kernel_is_over(i->kernel)) {
+        tp_ref_drop(i->kernel);
+        i->kernel = NULL;
+    }
     if (!i->kernel)
         i->kernel = tp_own_devices_make(n->devices, k->session->host, i->of,
                                         &(tp_between){ tp_node_hear, n }, err);

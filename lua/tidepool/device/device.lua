@@ -71,7 +71,7 @@ local queues = {} -- by device number
 
 local function queue_of(self)
   local queue = queues[self.number]
-  if not queue then
+  if not queue or core.queue.is_over(queue) then
     local why
     queue, why = core.queue.new(self.number)
     if not queue then fail_device("%s", why) end
@@ -489,10 +489,27 @@ local function prepare(self)
   return { launcher = launcher, parameters = parameters, largest = largest, required = required }
 end
 
+--- A device has lost kernels: lets go of all of them, so that its driver can.
+local function forget_over()
+  for _, list in ipairs { ready_for, ready } do
+    for key, made in pairs(list) do
+      if core.launcher.is_over(made.launcher) then
+        core.launcher.close(made.launcher)
+        list[key] = nil
+      end
+    end
+  end
+end
+
 local function ready_of(self)
   local made = ready_for[self]
-  if made then return made end
-  made = self.name and ready[key_of(self)] or prepare(self)
+  if made and not core.launcher.is_over(made.launcher) then return made end
+  made = self.name and ready[key_of(self)]
+  if made and core.launcher.is_over(made.launcher) then
+    made = nil
+    forget_over()
+  end
+  made = made or prepare(self)
   ready_for[self], ready[key_of(self)] = made, made
   return made
 end

@@ -299,6 +299,7 @@ local function compile_kernel(f, devices)
     elseif i == #devices and #unit.programs == 0 then
       fail_kernel(f, "%s\n%s", message, show_log(log))
     end
+    unit.lacks_device = unit.lacks_device or not program and not log
   end
   return unit
 end
@@ -328,6 +329,7 @@ local function compile(f, devices, types, reduce)
     elseif i == #devices and #unit.programs == 0 then
       return nil, ("%s\n%s"):format(why, show_log(log))
     end
+    unit.lacks_device = unit.lacks_device or not program and not log
   end
   local first = unit.translations[1]
   unit.made, unit.source = first, first.source
@@ -345,11 +347,19 @@ local function compile(f, devices, types, reduce)
   return unit
 end
 
+--- Was one of the unit's programs on a device that has lost it?
+local function is_over(unit)
+  for _, one in ipairs(unit.programs) do
+    if core.program.is_over(one.program) then return true end
+  end
+  return false
+end
+
 local function is_current(unit)
   for _, made in ipairs(unit.translations) do
     if not made:is_current() then return false end
   end
-  return true
+  return not unit.lacks_device and not is_over(unit)
 end
 
 local void_pointer = require("ffi").typeof "char *"

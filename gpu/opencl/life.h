@@ -1,0 +1,61 @@
+/* life.h: a device from one fault to the next: a context, and what is known of it.
+ *
+ * Queues, memory, programs and events are made in a context. A fault (an access to memory that is
+ * not there, a card that was reset) can end a context for ever: every call in it fails from then
+ * on, and nothing of it can be had any more. That is a life's end. The device's next life begins
+ * with the next program that is asked for (exec_opencl.c), which lets go of the old context:
+ * OpenCL frees it with the last of what was made in it. Whoever has such things holds the life, to
+ * know that it is over. */
+#ifndef TP_LIFE_H
+#define TP_LIFE_H
+
+#include "base/ref.h"
+#include "opencl/cl.h"
+
+#include <uv.h>
+
+enum { TP_FAULT_MAX = 200 };
+
+typedef struct tp_life {
+    tp_ref ref;
+    /* Read-only. */
+    const tp_cl *cl;
+    const tp_cl_device *device;
+    cl_context context; /* one owner until it is let go of */
+    /* bytes of its memory that buffers of device.h have (relaxed: only a count) */
+    _Atomic uint64_t reserved;
+    /* A leaf. Held while it is asked whether the context still works, and to take something of the
+     * life that may be let go of. */
+    uv_mutex_t lock;
+    bool has_let_go; /* guarded by lock */
+    /* Set with the lock, after `fault` (release; acquire). */
+    _Atomic bool is_over;
+    char fault[TP_FAULT_MAX]; /* what failed first; read-only once it is over */
+} tp_life;
+
+/* Opens the device: makes a context. NULL with err set. */
+tp_life *tp_life_begin(const tp_cl *cl, const tp_cl_device *device, tp_error *err);
+
+/* It is over: gives the context back. Things that were made in it have it as long as they are. */
+void tp_life_let_go(tp_life *life);
+
+/* A queue of the device; NULL with err set, which says so if the life is over. Any thread. */
+cl_command_queue tp_life_new_queue(tp_life *life, cl_command_queue_properties properties,
+                                   tp_error *err);
+
+/* Has its end been noticed? Any thread. */
+bool tp_life_is_over(const tp_life *life);
+
+/* Can a call that failed so be the sign of a life's end? Not when its arguments were wrong. */
+bool tp_life_is_suspect(cl_int rc);
+
+/* A call has failed, as err says. Finds out whether that is the life's end, and says so in err.
+ * If only the queue has stopped working, puts a new one, with these properties, in its place.
+ * `queue`: NULL when it was not the caller's own. Any thread. May block for a second. */
+void tp_life_check(tp_life *life, cl_command_queue *queue, cl_command_queue_properties properties,
+                   tp_error *err);
+
+/* Sets err: the life is over, by its fault. Returns -1. */
+int tp_life_say_over(const tp_life *life, tp_error *err);
+
+#endif
