@@ -517,12 +517,21 @@ int tp_launch_bring_home(tp_launch_queue *q, const tp_kernel *k, tp_error *err)
         tp_array_keeper *keeper =
             a->is_written ? atomic_load_explicit(&a->array->keeper, memory_order_acquire) : NULL;
         if (keeper && tp_copies_bring_home((tp_copies *)keeper, a->array, place_in_array(a),
-                                           a->size, &mover, err)) {
+                                           a->size, &mover, err))
             rc = -1;
-            tp_copies_forget_lost((tp_copies *)keeper, a->array);
-        }
     }
     return rc;
+}
+
+void tp_launch_forget_lost(const tp_kernel *k)
+{
+    for (unsigned i = 0; i < k->n_arguments; i++) {
+        const tp_argument *a = &k->arguments[i];
+        tp_array_keeper *keeper =
+            a->is_written ? atomic_load_explicit(&a->array->keeper, memory_order_acquire) : NULL;
+        if (keeper)
+            tp_copies_forget_lost((tp_copies *)keeper, a->array);
+    }
 }
 
 /* ---- launches ---- */

@@ -201,8 +201,10 @@ int tp_launch_run(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
 bool tp_launch_is_over(const tp_launch_queue *q, const tp_kernel *k);
 
 /* Brings home what launches of the kernel have written to arrays, on any device. `q`: a queue to do
- * it with, which has launched for the work that runs; NULL: none. -1 with err set when something
- * could not be brought; if its device has lost it, that is said only once. */
+ * it with, which has launched for the work that runs; NULL: none. */
 int tp_launch_bring_home(tp_launch_queue *q, const tp_kernel *k, tp_error *err);
+
+/* What devices have lost of that was told to the map's owner: the arrays are used as they are. */
+void tp_launch_forget_lost(const tp_kernel *k);
 
 #endif

@@ -54,11 +54,12 @@ void tp_kernels_set_reducer(tp_kernels *k, tp_kernel *reducer)
         atomic_store_explicit(&k->reducer, tp_ref_hold(reducer), memory_order_release);
 }
 
-void tp_kernels_bring_home(tp_kernels *k)
+int tp_kernels_bring_home(tp_kernels *k, tp_error *err)
 {
-    tp_error ignored = { 0 }; /* items that still run report the error */
-    if (k->kernel->is_writer)
-        tp_launch_bring_home(NULL, k->kernel, &ignored);
+    if (!k->kernel->is_writer || tp_launch_bring_home(NULL, k->kernel, err) == 0)
+        return 0;
+    tp_launch_forget_lost(k->kernel);
+    return -1;
 }
 
 int tp_kernels_want_results(tp_kernels *k, const tp_returns *returns, tp_error *err)
@@ -604,6 +605,7 @@ static int run_part(tp_slice_runner *r, tp_slice *s, tp_kernel *k, uint32_t n, t
             tp_block_free(out.numbers);
             for (uint32_t i = 0; i < count; i++)
                 fail_item(w, TP_KIND_DEVICE, err->message);
+            tp_launch_forget_lost(k);
             return 0;
         }
         for (unsigned c = 0; k->is_foreign && !items.stays && c < k->n_outputs; c++)
@@ -751,9 +753,11 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
             break;
         for (uint32_t i = 0; i < n && w->at < end; i++)
             fail_item(w, TP_KIND_DEVICE, err.message);
+        tp_launch_forget_lost(k);
     }
     s->is_cold = r->queue.made != made;
-    tp_error ignored = { 0 }; /* all items have their results, so a failure has no place */
+    /* all items have their results, so a failure has no place: the job's owner finds it again */
+    tp_error ignored = { 0 };
     settle(r, s, k, &ignored);
 }
 

@@ -28,8 +28,9 @@ tp_kernels *tp_kernels_new(tp_kernel *kernel);
  * (TP_BLOCK_PARTIALS); other results may still come one by one. Only the first call counts. */
 void tp_kernels_set_reducer(tp_kernels *k, tp_kernel *reducer);
 
-/* Brings home what the job's launches have written to arrays, for its owner, who has closed it. */
-void tp_kernels_bring_home(tp_kernels *k);
+/* Brings home what the job's launches have written to arrays, for its owner, who has closed it. -1
+ * with err set when a device cannot give it. */
+int tp_kernels_bring_home(tp_kernels *k, tp_error *err);
 
 /* The owner wants the job's results in host memory: the launches bring them there from now on, and
  * those that stayed on devices are brought. -1 with err set when that fails. */

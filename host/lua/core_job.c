@@ -86,15 +86,17 @@ static void end_waits(const context *ctx, const job_box *box)
         tp_vm_turn(box->waits_on->worker.vm, 0);
 }
 
-/* job:__gc, core.job.close(job): cancels what is not finished. */
+/* job:__gc, core.job.close(job): cancels what is not finished. Gives nil and a message when a
+ * device cannot give what the job has written to arrays. */
 static int l_job_close(lua_State *L)
 {
     job_box *box = luaL_checkudata(L, 1, JOB);
     bool is_finalizer = lua_isnone(L, lua_upvalueindex(1));
     tp_kernels *kernels = is_finalizer ? NULL : hold_kernels(box);
     release(box);
-    if (kernels && tp_host_is_usable(get_context(L)->host))
-        tp_kernels_bring_home(kernels);
+    tp_error err = { 0 };
+    bool is_lost = kernels && tp_host_is_usable(get_context(L)->host) &&
+                   tp_kernels_bring_home(kernels, &err);
     tp_ref_drop(kernels);
     if (box->captured) {
         box->captured = NULL;
@@ -105,6 +107,8 @@ static int l_job_close(lua_State *L)
         end_waits(get_context(L), box);
         tp_core_take_back(L, get_context(L));
     }
+    if (is_lost)
+        return tp_core_push_message(L, &err);
     return 0;
 }
 

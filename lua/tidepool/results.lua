@@ -348,7 +348,11 @@ function Results:_close(is_complete)
       core.job.cancel(job) -- it is closed when the iterator returns
       loop.notify(job)
     else
-      loop.close(job)
+      local _, lost = loop.close(job)
+      local name = self.settings.name
+      if lost and is_complete then -- of what items have written to arrays
+        self.end_failure = failure.new { kind = abi.kind.DEVICE, message = check.where() .. name .. ": " .. lost, function_name = name }
+      end
     end
     self.is_over = true
     if self.settings.journal then self.settings.journal:finish(is_complete) end

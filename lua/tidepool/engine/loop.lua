@@ -437,7 +437,7 @@ end
 --- Closes the job; whoever waits for it looks again.
 function loop.close(job)
   loop.notify(job)
-  core.job.close(job)
+  return core.job.close(job)
 end
 
 -- ---- turns ----
