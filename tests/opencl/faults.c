@@ -231,7 +231,29 @@ int faults_peak(void)
 
 static _Atomic long held;
 static _Atomic int waits;
-static _Atomic(cl_event) latest[QUEUES_MAX]; /* of each queue's last launch */
+static cl_event latest[QUEUES_MAX]; /* of each queue's last launch */
+static pthread_mutex_t latest_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* Sets the event of a queue's last launch, and gives the one before, which the caller owns then. */
+static cl_event swap_latest(int i, cl_event event)
+{
+    pthread_mutex_lock(&latest_lock);
+    cl_event before = latest[i];
+    latest[i] = event;
+    pthread_mutex_unlock(&latest_lock);
+    return before;
+}
+
+/* The same event, retained. */
+static cl_event hold_latest(int i)
+{
+    pthread_mutex_lock(&latest_lock);
+    cl_event event = latest[i];
+    if (event)
+        clRetainEvent(event);
+    pthread_mutex_unlock(&latest_lock);
+    return event;
+}
 
 double faults_held(void)
 {
@@ -436,7 +458,7 @@ cl_command_queue clCreateCommandQueue(cl_context context, cl_device_id device,
 cl_int clReleaseCommandQueue(cl_command_queue queue)
 {
     for (int i = 0; i < queues && i < QUEUES_MAX; i++) {
-        cl_event mine = known[i] == queue ? atomic_exchange(&latest[i], NULL) : NULL;
+        cl_event mine = known[i] == queue ? swap_latest(i, NULL) : NULL;
         cl_event copy = known[i] == queue ? atomic_exchange(&last_copy[i], NULL) : NULL;
         if (mine)
             clReleaseEvent(mine);
@@ -557,17 +579,19 @@ static void count_crowd(cl_command_queue queue, cl_kernel kernel, size_t width)
     clGetKernelInfo(kernel, CL_KERNEL_PROGRAM, sizeof program, &program, NULL);
     for (int i = 0; i < queues && i < QUEUES_MAX; i++) {
         cl_int status = CL_COMPLETE;
-        cl_event last = atomic_load(&latest[i]);
         if (known[i] == queue)
             mine = i;
         if (wide[i].program != program)
             continue;
         is_widest = is_widest && width > wide[i].width;
-        if (known[i] != queue && last &&
-            clGetEventInfo(last, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status, &status, NULL) ==
-                CL_SUCCESS &&
+        cl_event last = known[i] != queue ? hold_latest(i) : NULL;
+        if (last &&
+            REAL(clGetEventInfo)(last, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status, &status,
+                                 NULL) == CL_SUCCESS &&
             status > CL_COMPLETE)
             has_others = true;
+        if (last)
+            clReleaseEvent(last);
     }
     if (is_widest && has_others)
         atomic_fetch_add(&crowded, 1);
@@ -632,7 +656,7 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint 
         *event = mine;
     for (int i = 0; i < queues && i < QUEUES_MAX && mine; i++)
         if (known[i] == queue) {
-            cl_event before = atomic_exchange(&latest[i], mine);
+            cl_event before = swap_latest(i, mine);
             if (before)
                 clReleaseEvent(before);
             return rc;
@@ -740,7 +764,7 @@ cl_int clBuildProgram(cl_program program, cl_uint n, const cl_device_id *devices
 cl_int clFinish(cl_command_queue queue)
 {
     for (int i = 0; i < queues && i < QUEUES_MAX; i++) {
-        cl_event mine = known[i] == queue ? atomic_exchange(&latest[i], NULL) : NULL;
+        cl_event mine = known[i] == queue ? swap_latest(i, NULL) : NULL;
         cl_int status = CL_COMPLETE;
         if (mine && clGetEventInfo(mine, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status, &status,
                                    NULL) == CL_SUCCESS &&
