@@ -137,6 +137,54 @@ describe("a list of records", function()
   end)
 end)
 
+describe("the bytes of a text that is known beforehand", function()
+  local text, words = "Hello, w\200rld", { name = "abc", list = { "p", "q" } }
+  local function nth(i) return text:byte(i) end
+  same("are numbers, and so is its length",
+    function(x, y) return text:byte(x) or -1, string.byte(text, y) or x end,
+    function(x, y)
+      local i = whole(x, #text)
+      return text:byte(i) + text:byte(-i) * 256 + nth(i), ("xyz"):byte(whole(y, 3))
+    end,
+    function(x, y)
+      local h = 5381
+      for i = 1, #text do h = (h * 33 + text:byte(i)) % 4294967296 end
+      return h + x + text:byte() + words.name:byte(2) + words.list[2]:byte(-1), y + #words.name + ("four"):len() + string.len(text)
+    end,
+    function(x, y)
+      local many = (text:byte((text:byte(x) or 1) % 5 + 1) or 0) + (text:byte(y + 0.5) or 1) + (text:byte(-x - 0.5) or 2)
+      if text:byte(x) then return many end
+      return not text:byte(y) and -many or many
+    end)
+
+  on_device("are an error that names the index where there is none, and are those of now", function()
+    local app, line = tidepool.App(), "ab"
+    local f = app:func({ gpu = true }, function(i) return line:byte(i) + 0 end)
+    local list = f:map({ -2, -3, 3, 1 / 0, 1.5 }, { return_exceptions = true }):list()
+    assert.same({ 97, 97 }, { list[1], list[5] })
+    for i, index in pairs { [2] = "0", [3] = "3", [4] = "inf" } do
+      assert.truthy(list[i].message:find(("index %s of 'line' is out of range (1 to 2)"):format(index), 1, true), list[i].message)
+    end
+    line = "xyz"
+    assert.equal(242, f:map({ 1, 3 }):sum())
+  end)
+
+  for i, case in ipairs {
+    { function(x) return x:byte(1) end, "string.byte of something else than a text that is known beforehand" },
+    { function(x) return words.list[x]:byte(1) end, "string.byte of something else than a text" },
+    { function(x) return string.len(x) end, "string.len of something else than a text" },
+    { function(x) return (""):byte(x) end, "a byte of '\"\"', which is empty" },
+    { function(x) local a, b = text:byte(1, 2) return a + b + x end, "string.byte of several bytes; on a device take them one by one" },
+  } do
+    it("are refused by name: " .. i, function()
+      local fine, message = pcall(translate, case[1], { name = "f", lanes = 8, inputs = { "double" } })
+      assert.is_false(fine)
+      assert.truthy(message:find "^tests/device/gpu_tables_spec.lua:%d+: gpu function 'f': ", message)
+      assert.truthy(message:find(case[2], 1, true), message)
+    end)
+  end
+end)
+
 describe("a table that is no such list is refused by name", function()
   local holes, mixed, more = { 1, 2, nil, 4 }, { 1, "two", 3 }, { 1, 2, [2.5] = 3 }
   local empty, proxy, few = {}, setmetatable({ 1, 2 }, { __index = function() return 0 end }), { { x = 1 }, { y = 2 } }

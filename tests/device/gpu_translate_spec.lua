@@ -203,7 +203,7 @@ describe("translate: refusals", function()
         { "local r = stream(x, 1) return x", 1, "stream does not exist here: each element has a stream of its own; use math.random" },
         { "return math.random(x > 1)", 1, "math.random needs numbers" },
         { "print(x)\nreturn x", 1, "print does not exist here: a device has no output" },
-        { "return string.len('a')", 1, "string.len does not exist here" },
+        { "return string.lower('a')", 1, "string.lower does not exist here" },
         { "return tostring(x)", 1, "tostring does not exist here" },
         { "io.write(x) return x", 1, "io.write does not exist here" },
         { "return cfn()", 1, "'cfn', a C function" },

@@ -152,6 +152,11 @@ function call_values(L, node)
     local callee, first, base = callee_of(L, node)
     if not callee then -- a method of a string or a typed array
         local args = expr_list(L, node.args)
+        local of_text = library.of_texts[node.name]
+        if of_text then
+            table.insert(args, 1, base)
+            return of_text(L, node, hold_values(L, node, args))
+        end
         if node.name == "format" then hold_values(L, node, args) end
         args = nodes_of(L, node, args)
         local target = base.t == "static" and fixed(L, node, base.static) or base.node

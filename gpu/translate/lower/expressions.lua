@@ -12,6 +12,7 @@ local places = require "tidepool.translate.lower.places"
 local ranges = require "tidepool.translate.lower.ranges"
 local scopes = require "tidepool.translate.lower.scopes"
 local statics = require "tidepool.translate.lower.statics"
+local texts = require "tidepool.translate.lower.texts"
 local walk = require "tidepool.translate.lower.walk"
 
 local expressions = {}
@@ -29,11 +30,26 @@ local is_list_of_tables, matrix_of, static_element = statics.is_list_of_tables, 
 local copy, index_value = elements.copy, elements.index_value
 local lookup, name_value = scopes.lookup, scopes.name_value
 local peek, truth_of = facts.peek, facts.truth_of
+local text_of = texts.text_of
 local expr, expression = walk.expr, walk.expression
 
 local expr_scalar, logical
 
--- Of an expression that is an element of a list, with an index that is computed: whether there is
+-- The text of which an expression is a byte, and the arguments behind it; nil of other expressions.
+local function text_and_index(L, node)
+    local of, args = node.object, node.args
+    if node.tag == "Call" then
+        local callee = peek(L, node.callee)
+        if not callee or callee.t ~= "static" or callee.static.value ~= string.byte then return end
+        of, args = node.args[1], { select(2, unpack(node.args)) }
+    elseif node.tag ~= "Method" or node.name ~= "byte" then
+        return
+    end
+    while of and of.tag == "Paren" do of = of.expr end
+    return of and text_of(of.tag == "String" and scalar(of) or peek(L, of)), args
+end
+
+-- Of an expression that is an element of a list or a byte of a text, with an index that is computed: whether there is
 -- one, a condition, and its value, which has no meaning where there is none. nil of others.
 local function presence(L, node)
     while node.tag == "Paren" do node = node.expr end
@@ -48,6 +64,12 @@ local function presence(L, node)
             note_change(L)
         end
         return
+    end
+    local text, args = text_and_index(L, node)
+    if text then
+        local values = {}
+        for i, arg in ipairs(args) do values[i] = scalar(hold(L, node, expr_scalar(L, arg, "an index"), "index")) end
+        return texts.byte(L, node, text, values)
     end
     if node.tag ~= "Index" or node.key.tag == "String" then return end
     local known = peek(L, node.object)

@@ -42,6 +42,15 @@ local function touches(L, fn, def, seen)
         local value, is_known = static_of(node.object)
         return is_known and L.infer.is_list(value)
     end
+    -- Is it a byte, or the length, of a text?
+    local function is_of_text(node)
+        if node.tag == "Method" then return node.name == "byte" or node.name == "len" end
+        if node.tag == "Call" then
+            local value, is_known = static_of(node.callee)
+            return is_known and (value == string.byte or value == string.len)
+        end
+        return node.tag == "Unop" and node.op == "#" and (node.expr.tag == "String" or type((static_of(node.expr))) == "string")
+    end
     -- Does the node ask whether such an element is there?
     local function asks(node)
         local tag = node.tag
@@ -54,7 +63,7 @@ local function touches(L, fn, def, seen)
     end
     local function visit(node)
         local tag = node.tag
-        if tag == "Table" or tag == "Forin" or asks(node) then return true end
+        if tag == "Table" or tag == "Forin" or asks(node) or is_of_text(node) then return true end
         if tag == "Method" and node.object.tag ~= "String" and node.object.tag ~= "Paren" then
             local value, is_known = static_of(node.object)
             if not is_known or type(value) == "table" and not L.infer.array_type(value) then return true end

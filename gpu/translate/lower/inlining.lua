@@ -2,6 +2,7 @@
 
 local functions = require "tidepool.translate.lower.functions"
 local nodes = require "tidepool.translate.lower.nodes"
+local parse = require "tidepool.translate.parse"
 local scopes = require "tidepool.translate.lower.scopes"
 local walk = require "tidepool.translate.lower.walk"
 
@@ -70,6 +71,17 @@ function inlining.inline(L, at, callee, values)
         for _, line in ipairs(body) do emit(L, line) end
     end
     return returns.values
+end
+
+-- The functions of a text of our own.
+function inlining.own_functions(name, text)
+    local list, lines = {}, {}
+    for line in text:gmatch "[^\n]*" do lines[#lines + 1] = line end
+    for i, def in ipairs(parse.chunk(text)) do
+        list[i] = { t = "function", name = name, def = def,
+                    fn = { def = def, source = { file = name, lines = lines, upvalues = {} }, env = {}, outside = {} } }
+    end
+    return unpack(list)
 end
 
 return inlining

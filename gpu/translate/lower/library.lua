@@ -4,8 +4,8 @@ local classes = require "tidepool.translate.lower.classes"
 local elements = require "tidepool.translate.lower.elements"
 local inlining = require "tidepool.translate.lower.inlining"
 local nodes = require "tidepool.translate.lower.nodes"
-local parse = require "tidepool.translate.parse"
 local places = require "tidepool.translate.lower.places"
+local texts = require "tidepool.translate.lower.texts"
 
 local library = {}
 
@@ -14,7 +14,7 @@ local binop, check, hold, number, refuse, scalar = nodes.binop, nodes.check, nod
 local check_index, last_of, note_mutation, object = places.check_index, places.last_of, places.note_mutation, places.object
 local room_index, value_of, write_var = places.room_index, places.value_of, places.write_var
 local copy, index_value = elements.copy, elements.index_value
-local inline = inlining.inline
+local inline, own_functions = inlining.inline, inlining.own_functions
 
 function library.setmetatable(L, node, values)
     local target, meta = values[1], values[2]
@@ -115,17 +115,6 @@ return function(t, less)
   end
 end, function(a, b) return a < b end]]
 
--- The functions of a text of our own.
-local function own_functions(name, text)
-    local list, lines = {}, {}
-    for line in text:gmatch "[^\n]*" do lines[#lines + 1] = line end
-    for i, def in ipairs(parse.chunk(text)) do
-        list[i] = { t = "function", name = name, def = def,
-                    fn = { def = def, source = { file = name, lines = lines, upvalues = {} }, env = {}, outside = {} } }
-    end
-    return unpack(list)
-end
-
 local sort, less = own_functions("table.sort", sort_text)
 
 function library.sort(L, node, values)
@@ -144,9 +133,22 @@ function library.unpack(L, node, values)
     return list
 end
 
+local function text_of(L, node, values, name)
+    return texts.text_of(values[1]) or refuse(L, node, "string.%s of something else than a text that is known beforehand", name)
+end
+
+-- Functions of texts, by their names in `string`; as methods, too.
+library.of_texts = {
+    byte = function(L, node, values)
+        local _, byte = texts.byte(L, node, text_of(L, node, values, "byte"), { select(2, unpack(values)) })
+        return { byte }
+    end,
+    len = function(L, node, values) return { texts.length(L, node, text_of(L, node, values, "len")) } end,
+}
+
 library.functions = {
     [setmetatable] = library.setmetatable, [table.insert] = library.insert, [table.remove] = library.remove, [table.sort] = library.sort,
-    [unpack] = library.unpack,
+    [unpack] = library.unpack, [string.byte] = library.of_texts.byte, [string.len] = library.of_texts.len,
 }
 
 return library

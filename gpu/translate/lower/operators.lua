@@ -8,6 +8,7 @@ local inlining = require "tidepool.translate.lower.inlining"
 local nodes = require "tidepool.translate.lower.nodes"
 local places = require "tidepool.translate.lower.places"
 local statics = require "tidepool.translate.lower.statics"
+local texts = require "tidepool.translate.lower.texts"
 local walk = require "tidepool.translate.lower.walk"
 
 local find, make_list = classes.find, classes.make_list
@@ -20,6 +21,7 @@ local expr, expression = walk.expr, walk.expression
 local after, expr_scalar, presence = expressions.after, expressions.expr_scalar, expressions.presence
 local inline = inlining.inline
 local meta_of = calls.meta_of
+local text_of = texts.text_of
 
 local METAMETHODS = { ["+"] = "__add", ["-"] = "__sub", ["*"] = "__mul", ["/"] = "__div", ["%"] = "__mod", ["^"] = "__pow", ["<"] = "__lt",
                       ["<="] = "__le" }
@@ -80,6 +82,8 @@ function expression.Unop(L, node)
         elseif value.t == "static" then
             return scalar(node_at(L, node, "Unop", { op = "#", expr = fixed(L, node, value.static) }))
         end
+        local text = text_of(value)
+        if text then return texts.length(L, node, text) end
         return scalar(node_at(L, node, "Unop", { op = "#", expr = value.node }))
     end
     local truth = truth_of(L, node)
