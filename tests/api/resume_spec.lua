@@ -123,10 +123,11 @@ describe("A map that is run again after it has failed in the middle", function()
   end)
 
   it("keeps the outermost of nested maps only, whole inputs of it", function()
+    -- One at a time: inputs that run when another one fails may be cut in their maps, and run again.
     local first, again = resumed([[
       local inner = app:func(function(x) return x + 1 end)
       local outer = app:func(counted(function(x) return inner:map(tidepool.range(x)):sum() end))
-      for i, r in outer:map(tidepool.range(40), { journal = JOURNAL, window = 4 }) do put(i, r) end
+      for i, r in outer:map(tidepool.range(40), { journal = JOURNAL, window = 1 }) do put(i, r) end
     ]], 20)
     assert.truthy(first.err:find "bad" and again.err:find "tidepool: outer: %d+ of 40 from run.db; ", again.err)
   end)

@@ -1,5 +1,5 @@
 --- The messages of functions that fail on a device, in both forms, byte by byte as threads have
---- them. (Not stock luajit: the same code runs there.)
+--- them. (not stock: the same code runs there.)
 
 require "tidepool" -- it brings what the translator needs
 local devices = require "tests.support_device"
