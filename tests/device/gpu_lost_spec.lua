@@ -1,5 +1,5 @@
---- Devices that lose all that is on them, as after a fault of a kernel or a reset of a card: not
--- stock luajit.
+--- Devices that lose all that is on them, as after a fault of a kernel or a reset of a card
+-- (not stock: the same code runs there).
 --
 -- Each in a process of its own, with an OpenCL whose contexts die when they are told to:
 -- tests/opencl/faults.c.
