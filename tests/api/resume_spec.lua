@@ -123,7 +123,8 @@ describe("A map that is run again after it has failed in the middle", function()
   end)
 
   it("keeps the outermost of nested maps only, whole inputs of it", function()
-    -- One at a time: inputs that run when another one fails may be cut in their maps, and run again.
+    -- One at a time: inputs that run when another one fails may be cut in their maps, and run
+    -- again.
     local first, again = resumed([[
       local inner = app:func(function(x) return x + 1 end)
       local outer = app:func(counted(function(x) return inner:map(tidepool.range(x)):sum() end))

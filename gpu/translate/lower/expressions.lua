@@ -49,8 +49,9 @@ local function text_and_index(L, node)
     return of and text_of(of.tag == "String" and scalar(of) or peek(L, of)), args
 end
 
--- Of an expression that is an element of a list or a byte of a text, with an index that is computed: whether there is
--- one, a condition, and its value, which has no meaning where there is none. nil of others.
+-- Of an expression that is an element of a list, or a byte of a text, with an index that is
+-- computed: whether there is one, a condition, and its value, which has no meaning where there is
+-- none. nil of others.
 local function presence(L, node)
     while node.tag == "Paren" do node = node.expr end
     if node.tag == "Name" then
