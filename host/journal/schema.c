@@ -56,9 +56,14 @@ const tp_schema tp_schema_cache = { "cache", 1414542179, 1, "pragma auto_vacuum 
 int tp_schema_check(tp_sqlite *s, const tp_schema *schema, bool *is_empty, tp_error *err)
 {
     int64_t application, version, tables;
-    if (tp_sqlite_ask(s, "pragma application_id", &application, err) ||
-        tp_sqlite_ask(s, "pragma user_version", &version, err) ||
-        tp_sqlite_ask(s, "select count(*) from sqlite_master", &tables, err))
+    /* in one transaction, since another program may be making the tables */
+    if (tp_sqlite_run(s, "begin", "read it", err))
+        return -1;
+    int rc = tp_sqlite_ask(s, "pragma application_id", &application, err) ||
+             tp_sqlite_ask(s, "pragma user_version", &version, err) ||
+             tp_sqlite_ask(s, "select count(*) from sqlite_master", &tables, err);
+    s->exec(s->db, "rollback", NULL, NULL, NULL); /* it has written nothing */
+    if (rc)
         return -1;
     *is_empty = tables == 0 && application == 0;
     if (*is_empty)
@@ -82,10 +87,9 @@ int tp_schema_open(tp_sqlite *s, const tp_schema *schema, tp_error *err)
         return -1;
     if (is_empty && tp_sqlite_run(s, schema->prepare, "write to it", err))
         return -1;
-    if (tp_sqlite_run(
-            s,
-            "pragma journal_mode = wal; pragma synchronous = normal; pragma trusted_schema = off",
-            "write to it", err))
+    if (tp_sqlite_run_patiently(s, "pragma journal_mode = wal", "write to it", err) ||
+        tp_sqlite_run(s, "pragma synchronous = normal; pragma trusted_schema = off", "write to it",
+                      err))
         return -1;
     return tp_sqlite_run(s, is_empty ? schema->create : schema->add, "write to it", err);
 }

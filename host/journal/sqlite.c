@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <uv.h>
 
 /* Constants of sqlite3.h. */
 enum {
@@ -34,6 +35,7 @@ enum { LIMIT_LENGTH = 0 };
 enum {
     /* how long to wait for another program that is reading or writing the file */
     PATIENCE_MS = 10000,
+    BUSY_MS = 2, /* between tries where SQLite does not wait itself */
     VALUE_MAX = 1 << 30      /* bytes of one value: a file from elsewhere may claim anything */
 };
 
@@ -211,4 +213,16 @@ void tp_sqlite_close(tp_sqlite *s)
 int tp_sqlite_run(tp_sqlite *s, const char *sql, const char *what, tp_error *err)
 {
     return s->exec(s->db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : tp_sqlite_fail(s, what, err);
+}
+
+int tp_sqlite_run_patiently(tp_sqlite *s, const char *sql, const char *what, tp_error *err)
+{
+    const uint64_t until = uv_hrtime() + PATIENCE_MS * 1000000ull;
+    while (s->exec(s->db, sql, NULL, NULL, NULL) != SQLITE_OK) {
+        int code = s->extended_errcode(s->db) & 0xff;
+        if (code != BUSY || uv_hrtime() > until)
+            return tp_sqlite_fail(s, what, err);
+        uv_sleep(BUSY_MS);
+    }
+    return 0;
 }

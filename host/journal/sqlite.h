@@ -71,4 +71,9 @@ int tp_sqlite_ask(tp_sqlite *s, const char *sql, int64_t *to, tp_error *err);
 /* Runs statements that give no rows. */
 int tp_sqlite_run(tp_sqlite *s, const char *sql, const char *what, tp_error *err);
 
+/* The same for one that SQLite gives up at once while another program writes, since it reads before
+ * it writes (https://www.sqlite.org/c3ref/busy_handler.html): tries again for as long as SQLite
+ * waits elsewhere. */
+int tp_sqlite_run_patiently(tp_sqlite *s, const char *sql, const char *what, tp_error *err);
+
 #endif

@@ -206,6 +206,20 @@ describe("A function with a cache", function()
     assert.equal("ok", sql(done, "pragma integrity_check"))
   end)
 
+  it("waits for another program that writes to it when it is opened", function()
+    local script = [[
+      local f = app:func { cache = "mine.db" } (counted(function(x) return x end))
+      put(f:map({ 1, 2 }):sum(), hits(f))
+    ]]
+    -- Without a log of its own, as a copy may have been left, so that it gets one again: there
+    -- SQLite does not wait.
+    local _, done = runs(script, { script, command = [[
+      sqlite3 mine.db 'pragma journal_mode = delete' >mode
+      (echo 'begin immediate;'; echo '.shell touch locked'; sleep 1) | sqlite3 mine.db &
+      until test -e locked; do sleep 0.02; done; $T job.lua; c=$?; wait; exit $c]] })
+    assert.same({ "3 2/0 \n", "", 0 }, { done.out, done.err, done.code })
+  end)
+
   it("that cannot be had costs one line, and everything runs", function()
     local script = [[
       local f = app:func { name = "f", cache = %s } (function(x) return x end)
