@@ -79,13 +79,13 @@ static uint64_t ask_to_share(tp_engine *e, const tp_executor *ex, uint64_t now)
     return when;
 }
 
-/* Locked. May a site begin a slice, which nobody would be told of? */
-static bool has_for_sites(const tp_engine *e)
+/* Locked. Is one of the jobs that have something to run so? */
+static bool any_ready(const tp_engine *e, bool (*is_so)(const tp_job *))
 {
     int n = 0;
     for (const tp_func *f = e->ready_first; f && n < LOOKED_AT_MAX; f = f->next_ready)
         for (const tp_job *j = f->ready_first; j && n < LOOKED_AT_MAX; j = j->next_ready, n++)
-            if (tp_job_has_beside(j))
+            if (is_so(j))
                 return true;
     return false;
 }
@@ -95,7 +95,7 @@ uint64_t tp_job_idle_until(tp_engine *e, tp_executor *ex)
     uint64_t now = uv_hrtime(), until = ask_to_share(e, ex, now), late;
     if (tp_engine_find_late(e, now, &late))
         late = now + TP_SETTLED_NS; /* whoever looks sees to it */
-    if (!late && has_for_sites(e))
+    if (!late && any_ready(e, tp_job_has_beside)) /* a site may begin one, and nobody be told */
         late = now + TP_SETTLED_NS;
     if (late && (!until || late < until))
         until = late;
@@ -150,20 +150,15 @@ uint64_t tp_job_withdraw(tp_job *job)
     return first;
 }
 
-/* Locked. May somebody begin a slice of several items, or a site one, which nobody would be told
- * of? */
-static bool has_more_slices(const tp_engine *e)
+/* Locked. May somebody begin a slice of several items of it, or a site one, which nobody would be
+ * told of? */
+static bool may_need_sharing(const tp_job *j)
 {
-    int n = 0;
-    for (const tp_func *f = e->ready_first; f && n < LOOKED_AT_MAX; f = f->next_ready)
-        for (const tp_job *j = f->ready_first; j && n < LOOKED_AT_MAX; j = j->next_ready, n++)
-            if (tp_job_has_beside(j) ||
-                (j->queued > 1 && j->item_ns > 0 && j->item_ns < (double)TP_SETTLED_NS &&
-                 !j->terms.concurrent && !j->terms.batch &&
-                 (j->executor->type->capabilities & (TP_SHARES_MEMORY | TP_BY_OWNER)) ==
-                     TP_SHARES_MEMORY))
-                return true;
-    return false;
+    return tp_job_has_beside(j) ||
+           (j->queued > 1 && j->item_ns > 0 && j->item_ns < (double)TP_SETTLED_NS &&
+            !j->terms.concurrent && !j->terms.batch &&
+            (j->executor->type->capabilities & (TP_SHARES_MEMORY | TP_BY_OWNER)) ==
+                TP_SHARES_MEMORY);
 }
 
 /* Locked. Finds a slice that keeps something back although its item has run for TP_SETTLED_NS since
@@ -222,7 +217,7 @@ uint64_t tp_engine_share(tp_engine *e)
         tp_work_end_read(&s->work);
         uv_mutex_lock(&e->lock);
     }
-    if (!when && has_more_slices(e))
+    if (!when && any_ready(e, may_need_sharing))
         when = now + TP_SETTLED_NS;
     /* that of a site that has begun a slice meanwhile is found within this time, too */
     if (late && (!when || late < when))
