@@ -114,8 +114,7 @@ void tp_launch_queue_trim(tp_launch_queue *q)
     tp_copies_trim(q->copies, &q->open);
 }
 
-/* Frees all that it holds of its life. */
-static void leave(tp_launch_queue *q)
+void tp_launch_queue_let_go(tp_launch_queue *q)
 {
     const tp_cl *cl = q->open.cl;
     if (!q->queue)
@@ -139,18 +138,13 @@ static void leave(tp_launch_queue *q)
 
 void tp_launch_queue_close(tp_launch_queue *q)
 {
-    leave(q);
+    tp_launch_queue_let_go(q);
     tp_ref_drop(q->waiter);
 }
 
 bool tp_launch_queue_is_over(const tp_launch_queue *q)
 {
     return q->queue && tp_life_is_over(q->open.life);
-}
-
-void tp_launch_queue_let_go(tp_launch_queue *q)
-{
-    leave(q);
 }
 
 void tp_launch_queue_keep(tp_launch_queue *q)
@@ -639,7 +633,7 @@ static int follow(tp_launch_queue *q, const tp_program *p, tp_error *err)
         return tp_life_say_over(p->open.life, err);
     if (q->queue && q->open.life == p->open.life)
         return 0;
-    leave(q);
+    tp_launch_queue_let_go(q);
     return enter(q, p->open.life, err);
 }
 
