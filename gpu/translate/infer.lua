@@ -453,6 +453,16 @@ local function meet(a, b)
     return both
 end
 
+-- Calls visit(part) for the parts of a node, which are of the text; not for what it refers to.
+local function each_part(node, visit)
+    for key, part in pairs(node) do
+        if type(part) == "table" and key ~= "var" and key ~= "vars" and key ~= "def" and key ~= "assigns" and key ~= "static"
+            and key ~= "source" then
+            visit(part)
+        end
+    end
+end
+
 -- The locals that a statement assigns to.
 local function assigned_in(node)
     if not node.assigns then
@@ -463,12 +473,7 @@ local function assigned_in(node)
                     if target.tag == "Name" and target.var then node.assigns[target.var] = true end
                 end
             end
-            for key, child in pairs(part) do
-                if type(child) == "table" and key ~= "var" and key ~= "vars" and key ~= "def" and key ~= "assigns" and key ~= "static"
-                    and key ~= "source" then
-                    visit(child)
-                end
-            end
+            each_part(part, visit)
         end
         visit(node)
     end
@@ -1192,12 +1197,7 @@ local function tells_caller(fn, def)
                 and infer.static_outside(fn, node.callee.name).value == error then
                 def.tells_caller = true
             end
-            for key, child in pairs(node) do
-                if type(child) == "table" and key ~= "var" and key ~= "vars" and key ~= "def" and key ~= "assigns" and key ~= "static"
-                    and key ~= "source" then
-                    visit(child)
-                end
-            end
+            each_part(node, visit)
         end
         visit(def.body)
     end

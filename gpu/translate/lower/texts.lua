@@ -41,6 +41,19 @@ end]]
 
 local index_of = own_functions("string.byte", index_text)
 
+-- By text, as long as they are in use: they are asked for in each round here, and for each map.
+local lists = setmetatable({}, { __mode = "v" })
+
+local function bytes_of(text)
+    local list = lists[text]
+    if not list then
+        list = {}
+        for k = 1, #text do list[k] = text:byte(k) end
+        lists[text] = list
+    end
+    return list
+end
+
 --- What string.byte of a text gives for one index: whether there is such a byte, a condition, and
 --- the byte. `args`: the values behind the text.
 function texts.byte(L, at, text, args)
@@ -48,11 +61,7 @@ function texts.byte(L, at, text, args)
     if #text.value == 0 then refuse(L, at, "a byte of '%s', which is empty", text.path) end
     local i = args[1] or scalar(number(L, at, 1))
     if i.t ~= "scalar" then refuse(L, at, "string.byte with an index that is no number") end
-    local bytes = derived(text, text.path, "bytes", function(now)
-        local list = {}
-        for k = 1, #now do list[k] = now:byte(k) end
-        return list
-    end)
+    local bytes = derived(text, text.path, "bytes", bytes_of)
     local constant = i.node.tag == "Number" and i.node.value
     local key = constant and constant >= 1 and constant % 1 == 0 and i.node
         or hold(L, at, inline(L, at, index_of, { texts.length(L, at, text), i })[1].node, "index")
