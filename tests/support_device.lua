@@ -2,6 +2,8 @@
 --
 -- busted gives `it` and `pending` to spec files only, so these pass them on.
 
+local assert = require "luassert"
+local shell = require "tests.cli.shell"
 local support = require "tests.support"
 local tidepool = require "tidepool"
 
@@ -37,6 +39,20 @@ function devices.faults()
     assert(os.execute(("cc -shared -fPIC -D_GNU_SOURCE -o %s tests/opencl/faults.c -Wl,--no-as-needed -l:libOpenCL.so.1 -ldl"):format(faults)) == 0)
   end
   return faults
+end
+
+--- A function for specs that run a script on a device of PoCL that is a card with memory of its own
+--- (FAULTS_COPIES of tests/opencl/faults.c): on_card(says, output, script, environment).
+---@param prelude string  what each script begins with
+function devices.on_card(it, pending, prelude)
+  local on_pocl = devices.on_pocl(it, pending)
+  return function(says, output, script, environment)
+    on_pocl(says, function()
+      local command = ("FAULTS_COPIES=1 %s TIDEPOOL_OPENCL=%s $T job.lua"):format(environment or "", devices.faults())
+      local done = shell.run(command, { ["job.lua"] = prelude .. script })
+      assert.same({ stderr = "", stdout = output }, { stderr = done.stderr, stdout = done.stdout })
+    end)
+  end
 end
 
 return devices

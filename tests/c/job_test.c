@@ -45,20 +45,12 @@ static void tear_down(void)
     tp_engine_close(engine);
 }
 
-/* A job of n inputs, each in a block of its own. */
-static tp_job *open_job(unsigned n, tp_retries retries)
+/* Opens the job and gives it n inputs, each in a block of its own. */
+static tp_job *open_with(const tp_job_config *config, unsigned n)
 {
     tp_error err = { 0 };
     tp_job *job;
-    tp_job_config config = { .func = func,
-                             .executor = &executor,
-                             .waiter = &waiter,
-                             .ordered = true,
-                             .keep_going = true,
-                             .is_cheap = true,
-                             .total = n,
-                             .retries = retries };
-    CHECK_INT(0, tp_job_open(&job, engine, &config, &err));
+    CHECK_INT(0, tp_job_open(&job, engine, config, &err));
     for (unsigned i = 0; i < n; i++) {
         tp_block *b = tp_block_new_columns(1, 1, NULL, 0);
         CHECK(b);
@@ -67,6 +59,20 @@ static tp_job *open_job(unsigned n, tp_retries retries)
     }
     tp_job_end(job);
     return job;
+}
+
+/* A job of n inputs, each in a block of its own. */
+static tp_job *open_job(unsigned n, tp_retries retries)
+{
+    tp_job_config config = { .func = func,
+                             .executor = &executor,
+                             .waiter = &waiter,
+                             .ordered = true,
+                             .keep_going = true,
+                             .is_cheap = true,
+                             .total = n,
+                             .retries = retries };
+    return open_with(&config, n);
 }
 
 static tp_slice *take(void)
@@ -371,8 +377,6 @@ static bool is_unwanted(tp_slice *s)
 /* A job of n inputs that the device runs fast, and may take a millisecond for each. */
 static tp_job *open_beside(unsigned n, tp_array *array)
 {
-    tp_error err = { 0 };
-    tp_job *job;
     func->worker_ns = 1e6;
     func->site_ns[0] = 1000;
     tp_job_config config = { .func = func,
@@ -385,15 +389,7 @@ static tp_job *open_beside(unsigned n, tp_array *array)
                                           .type = { TP_DOUBLE },
                                           .array = { array } },
                              .beside = { .executor = &devices, .workers = 1, .late_ns = 1000000 } };
-    CHECK_INT(0, tp_job_open(&job, engine, &config, &err));
-    for (unsigned i = 0; i < n; i++) {
-        tp_block *b = tp_block_new_columns(1, 1, NULL, 0);
-        CHECK(b);
-        b->n = 1;
-        CHECK_INT(0, tp_job_push(job, b));
-    }
-    tp_job_end(job);
-    return job;
+    return open_with(&config, n);
 }
 
 TEST(workers_are_woken_for_each_slice_that_is_late)

@@ -28,14 +28,7 @@ local function is_staged(way)
 end
 ]]
 
---- Runs a script; `output` is what it is to print.
-local function on_card(says, output, script, environment)
-  on_pocl(says, function()
-    local command = ("FAULTS_COPIES=1 %s TIDEPOOL_OPENCL=%s $T job.lua"):format(environment or "", devices.faults())
-    local done = shell.run(command, { ["job.lua"] = PRELUDE .. script })
-    assert.same({ stderr = "", stdout = output }, { stderr = done.stderr, stdout = done.stdout })
-  end)
-end
+local on_card = devices.on_card(it, pending, PRELUDE)
 
 describe("A device with memory of its own", function()
   on_card("is sent columns by way of pinned memory, and sends results so", "true\ttrue\ntrue\n", [[

@@ -5,7 +5,6 @@
 -- own, and which counts what is copied there and back: tests/opencl/faults.c.
 
 local devices = require "tests.support_device"
-local shell = require "tests.cli.shell"
 local tidepool = require "tidepool"
 
 local on_pocl = devices.on_pocl(it, pending)
@@ -35,14 +34,7 @@ local function numbers(n, of)
 end
 ]]
 
---- Runs a script; `output` is what it is to print.
-local function on_card(says, output, script, environment)
-  on_pocl(says, function()
-    local command = ("FAULTS_COPIES=1 %s TIDEPOOL_OPENCL=%s $T job.lua"):format(environment or "", devices.faults())
-    local done = shell.run(command, { ["job.lua"] = PRELUDE .. script })
-    assert.same({ stderr = "", stdout = output }, { stderr = done.stderr, stdout = done.stdout })
-  end)
-end
+local on_card = devices.on_card(it, pending, PRELUDE)
 
 describe("A captured array, on a device with memory of its own", function()
   on_card("is copied there once, for all maps and workers", "1\n0\n0\n", [[
