@@ -270,6 +270,23 @@ void tp_job_stop_slices(tp_job *job, uint64_t above)
             atomic_store_explicit(&s->work.ctl[1], 1, memory_order_relaxed);
 }
 
+tp_job *tp_engine_oldest_job(const tp_engine *e)
+{
+    tp_job *j = e->jobs;
+    while (j && j->next)
+        j = j->next;
+    return j;
+}
+
+void tp_job_hit_opener(const tp_job *job)
+{
+    if (!job->parent || !tp_job_is_unwanted(job->parent))
+        return;
+    for (tp_slice *s = job->engine->slices; s; s = s->next)
+        if (s == job->opener && s->hit_at == TP_WORK_UNTOLD)
+            s->hit_at = (uint32_t)tp_work_running(&s->work);
+}
+
 /* ---- the engine ---- */
 
 int tp_engine_open(tp_engine **out, tp_error *err)
@@ -425,6 +442,8 @@ void tp_job_cancel_locked(tp_job *job)
     if (job->is_cancelled)
         return;
     job->is_cancelled = true;
+    if (!(job->ended && job->delivered == job->pushed)) /* else its owner has seen how it ended */
+        tp_job_hit_opener(job);
     tp_trace_note(&job->engine->trace, TP_EVENT_CANCEL, job->owner_id, job->terms.number, 0, 0);
     atomic_fetch_add_explicit(&job->engine->cancels, 1, memory_order_relaxed);
     while (job->queue) {
@@ -471,10 +490,12 @@ static void tell_cancelled(tp_job *job)
     uv_mutex_lock(&e->lock);
 }
 
-/* Cancels `root` and the jobs below it (NULL: all jobs) and wakes their owners. Takes the lock. */
+/* Cancels `root` and the jobs below it (NULL: all jobs, and those to come) and wakes their owners.
+ * Takes the lock. */
 static void cancel_all(tp_engine *e, tp_job *root)
 {
     uv_mutex_lock(&e->lock);
+    e->is_stopped |= !root;
     if (root)
         tp_job_cancel_locked(root); /* root itself: a job that its owner has closed is in no list */
     /* Nothing is nested in it, so the list of all jobs need not be searched: there may be
@@ -482,7 +503,7 @@ static void cancel_all(tp_engine *e, tp_job *root)
     if (root && root->inside == 0) {
         tell_cancelled(root);
     } else {
-        for (tp_job *j = e->jobs; j; j = j->next)
+        for (tp_job *j = tp_engine_oldest_job(e); j; j = j->prev)
             if (!root || is_under(j, root))
                 tp_job_cancel_locked(j);
         tp_engine_tell_cancelled(e);
@@ -493,7 +514,7 @@ static void cancel_all(tp_engine *e, tp_job *root)
 void tp_engine_cancel_of(tp_engine *e, const tp_waiter *waiter)
 {
     uv_mutex_lock(&e->lock);
-    for (tp_job *j = e->jobs; j; j = j->next) {
+    for (tp_job *j = tp_engine_oldest_job(e); j; j = j->prev) {
         const tp_job *outermost = j;
         while (outermost->parent)
             outermost = outermost->parent;
@@ -544,9 +565,6 @@ bool tp_job_is_starved(tp_job *job)
 
 void tp_engine_stop(tp_engine *e)
 {
-    uv_mutex_lock(&e->lock);
-    e->is_stopped = true;
-    uv_mutex_unlock(&e->lock);
     cancel_all(e, NULL);
 }
 

@@ -227,17 +227,20 @@ static void note_input(const tp_slice *s, uint32_t done, uint64_t now)
     tp_trace_input(w->worker->trace, w->worker->id, text);
 }
 
-/* May the results be a consequence of the job's cancellation, so that they must not be recorded? An
- * item may notice it where it waits, and so may maps inside of it, which are cancelled too. For
- * items on other machines nobody knows, so: yes. */
-static bool may_come_of_cancel(const tp_slice *s)
+/* The index of the slice's first item whose result may be a consequence of the job's cancellation,
+ * so that it must not be recorded: one may notice it where it waits, and so may maps inside of it,
+ * which are cancelled too. The items before it were over by then. Other machines are told by
+ * tp_flight_end_unwanted, which takes nothing from them any more. */
+static uint64_t end_of_recorded(const tp_slice *s)
 {
-    tp_job *job = s->job;
-    uv_mutex_lock(&job->engine->lock);
-    bool is_wanted = !tp_job_is_unwanted(job);
-    bool is_far = job->executor->type->capabilities & TP_FAR;
-    uv_mutex_unlock(&job->engine->lock);
-    return !is_wanted && (s->work.may_know_cancel || is_far);
+    tp_engine *e = s->job->engine;
+    uv_mutex_lock(&e->lock);
+    uint32_t first = s->hit_at;
+    uv_mutex_unlock(&e->lock);
+    uint32_t told = atomic_load_explicit(&s->work.told_at, memory_order_relaxed);
+    if (told < first)
+        first = told;
+    return first == TP_WORK_UNTOLD ? UINT64_MAX : s->work.block->first + first;
 }
 
 /* Gives the slice's results to the recorder. When that fails, the job is given up. */
@@ -246,9 +249,11 @@ static void record(const tp_slice *s)
     tp_job *job = s->job;
     tp_error err;
     tp_error_clear(&err);
-    if (!s->results || may_come_of_cancel(s))
+    if (!s->results)
         return;
-    if (job->recorder->record(job->recorder, s->work.block, s->results, &s->results->ran, &err))
+    const tp_ran *ran = &s->results->ran;
+    if (job->recorder->record(job->recorder, s->work.block, s->results, end_of_recorded(s), ran,
+                              &err))
         tp_job_give_up(job, &err);
     else
         atomic_store_explicit(&job->engine->has_recorded, true, memory_order_relaxed);
@@ -527,7 +532,7 @@ static void give_up(tp_job *job, const tp_error *err)
 void tp_job_lose_all(tp_engine *e, const tp_executor *ex, const tp_error *err)
 {
     uv_mutex_lock(&e->lock);
-    for (tp_job *j = e->jobs; j; j = j->next)
+    for (tp_job *j = tp_engine_oldest_job(e); j; j = j->prev)
         if (j->executor == ex && !j->is_cancelled)
             give_up(j, err);
     tp_engine_tell_cancelled(e);

@@ -135,8 +135,6 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
         free(job);
         return tp_error_oom(err, "job");
     }
-    if (inside)
-        inside->work.may_know_cancel = true;
     tp_ref_init(&job->ref, &job_type);
     job->engine = e;
     job->func = tp_ref_hold(c->func);
@@ -170,6 +168,7 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
     job->recorder = c->recorder ? tp_ref_hold(c->recorder) : NULL;
     job->waiter = c->waiter;
     job->parent = parent ? tp_ref_hold(parent) : NULL;
+    job->opener = inside;
     job->owner_id = c->owner ? c->owner->worker.id : 0;
     job->place = c->owner && c->owner->worker.current ? c->owner->worker.current->place : 0;
     if (job->place && !parent) /* where there is no memory, one name is missing in a message */
@@ -199,6 +198,8 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
     job->item_ns = job->func->item_ns;
     job->last_count = job->item_ns > 0 ? 1 << 20 : 0;
     job->is_cancelled = e->is_stopped || (parent && tp_job_is_unwanted(parent));
+    if (job->is_cancelled)
+        tp_job_hit_opener(job);
     for (tp_job *j = parent; j; j = j->parent)
         j->inside++;
     job->next = e->jobs;

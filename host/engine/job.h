@@ -135,6 +135,9 @@ struct tp_slice {
     bool is_full; /* its item waits, since it has given what it may; engine's lock */
     bool is_outermost; /* counts in agent->n_outermost; engine's lock */
     bool is_settled;   /* see tp_job_settle; engine's lock */
+    /* the offset of the item that ran when a job that the slice's items had opened was cancelled
+     * together with theirs; TP_WORK_UNTOLD: none was. Engine's lock */
+    uint32_t hit_at;
     /* of a job that workers run beside sites: when its site is late (late.c); 0: it is never. It is
      * late, and its items are others' now. Engine's lock */
     uint64_t late_ns;
@@ -173,11 +176,12 @@ typedef struct tp_recorder {
     int64_t map, version;
 
     /* Records that items of `inputs` have these results: a list of blocks in order, which may be
-     * empty. Called, without the lock, by the thread that has run them or hands them over for it
-     * (tp_engine_share); it may wait, which slows that thread down. -1 with err set when it can
-     * record neither these nor any later ones: the job then ends with that error. */
+     * empty. Of items from the index `end` on nothing is recorded. Called, without the lock, by the
+     * thread that has run them or hands them over for it (tp_engine_share); it may wait, which
+     * slows that thread down. -1 with err set when it can record neither these nor any later ones:
+     * the job then ends with that error. */
     int (*record)(struct tp_recorder *recorder, const tp_block *inputs, const tp_block *results,
-                  const tp_ran *ran, tp_error *err);
+                  uint64_t end, const tp_ran *ran, tp_error *err);
 } tp_recorder;
 
 /* Who runs a job's items beside the workers of its executor: sites of another one. */

@@ -25,6 +25,8 @@ struct tp_job {
     tp_recorder *recorder;
     tp_waiter *waiter;
     tp_job *parent; /* the job in whose item it was started; held; or NULL */
+    /* the slice of that item; it may be over, and its memory another one's */
+    const tp_slice *opener;
     bool ordered, keep_going, is_cheap;
     uint64_t window;
     unsigned attempt; /* the first one's number */
@@ -187,6 +189,10 @@ void tp_job_skip_queued(tp_job *job, uint64_t above);
 /* Asks running slices that have items beyond `above` to return after their current item. */
 void tp_job_stop_slices(tp_job *job, uint64_t above);
 
+/* The job is cancelled: if the one around it is, too, the item that has opened it may find that out
+ * (tp_slice.hit_at). */
+void tp_job_hit_opener(const tp_job *job);
+
 /* The item has failed for good, and with it the job: later items are not wanted. */
 void tp_job_stop_behind(tp_job *job, uint64_t index);
 
@@ -195,6 +201,10 @@ bool tp_job_count_failure(tp_job *job, const tp_block *b);
 
 /* Hands the block to the owner. */
 void tp_job_add_result(tp_job *job, tp_block *b);
+
+/* The last of engine->jobs. Who cancels several goes from it by `prev`, since it must come to a job
+ * before those inside of its items (tp_job_hit_opener). */
+tp_job *tp_engine_oldest_job(const tp_engine *e);
 
 /* Marks one job as cancelled; the caller wakes its owner. */
 void tp_job_cancel_locked(tp_job *job);

@@ -911,6 +911,7 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     s->emitted = s->allowed = 0;
     s->is_full = false;
     s->is_lent = s->is_blocked = s->is_in_line = s->is_settled = false;
+    s->hit_at = TP_WORK_UNTOLD;
     s->handed = 0;
     s->stuck_ns = 0;
     s->is_shareable = r->count > 1 && agent->worker.vm && !job->terms.batch &&

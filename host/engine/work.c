@@ -27,6 +27,7 @@ void tp_work_open(tp_work *w, tp_worker *worker, const tp_sink *sink, const tp_t
                     .count = count,
                     .attempt = attempt,
                     .at = offset,
+                    .told_at = TP_WORK_UNTOLD,
                     .outer = worker->current,
                     .lines = w->lines };
     tp_draws_open(&w->draws, terms->draws, terms->base + block->first);

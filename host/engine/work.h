@@ -128,6 +128,8 @@ typedef struct tp_lines {
     uint64_t item;   /* the item that wrote them: its number, from 1 */
 } tp_lines;
 
+#define TP_WORK_UNTOLD UINT32_MAX
+
 /* Some items of one block of inputs, and how far they have been run. It belongs to the worker that
  * runs it, except for `ctl`; its memory outlives the worker's stack, so that whoever made it can
  * finish it when the thread has died. */
@@ -144,9 +146,9 @@ struct tp_work {
      * is, or which has begun the map that this is of; in its host: the item's place; 0: none */
     uint32_t place;
     tp_work *outer;   /* what the worker was running when it began this; NULL: nothing */
-    /* its items may know of a cancellation of their job: they were told, or have opened jobs, which
-     * are cancelled with it. The worker's own */
-    bool may_know_cancel;
+    /* the offset of the first item that was told that its job is cancelled; TP_WORK_UNTOLD: none
+     * was. Written by the worker; others read it as they take its results from it (relaxed) */
+    _Atomic uint32_t told_at;
     bool has_kept;    /* its items have spawned calls, for which the work's end must wait */
     /* its worker has died in a batch: the items without results go back, to be run in halves */
     bool is_torn;
@@ -263,7 +265,8 @@ static inline void tp_work_note(const tp_work *w, tp_event_kind kind, uint32_t o
 static inline bool tp_work_tell_cancelled(tp_work *w)
 {
     bool is = w->sink->is_cancelled(w);
-    w->may_know_cancel |= is;
+    if (is && atomic_load_explicit(&w->told_at, memory_order_relaxed) == TP_WORK_UNTOLD)
+        atomic_store_explicit(&w->told_at, (uint32_t)tp_work_running(w), memory_order_relaxed);
     return is;
 }
 

@@ -397,7 +397,7 @@ static int enqueue(tp_journal *j, tp_buf *rows, uint64_t n, unsigned since, bool
 }
 
 int tp_journal_record(tp_journal *j, unsigned since, row *head, int64_t map, const tp_block *inputs,
-                      const tp_block *results, const tp_ran *ran, tp_error *err)
+                      const tp_block *results, uint64_t end, const tp_ran *ran, tp_error *err)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
@@ -408,7 +408,8 @@ int tp_journal_record(tp_journal *j, unsigned since, row *head, int64_t map, con
     uint64_t n = 0;
     int rc = 0;
     for (const tp_block *b = results; b && rc == 0; b = b->next) {
-        for (uint32_t k = 0; k < b->n && rc == 0 && b->kind != TP_BLOCK_PARTIALS; k++) {
+        uint64_t until = b->first + b->n < end ? b->first + b->n : end;
+        for (uint32_t k = 0; b->first + k < until && rc == 0 && b->kind != TP_BLOCK_PARTIALS; k++) {
             uint32_t offset = (uint32_t)(b->first + k - inputs->first);
             const tp_tag *tag = inputs->tags ? &inputs->tags[offset] : NULL;
             head->id = tp_item_id(map, b->first + k + 1);
@@ -448,7 +449,8 @@ int tp_journal_restore(tp_journal *j, int64_t map, int64_t version, int64_t run,
     if (tp_sqlite_ask(tp_journal_connection(j), sql, &n, err))
         return -1;
     unsigned since = tp_journal_failures(j);
-    return n >= items->n ? 0 : tp_journal_record(j, since, &head, map, items, results, &ran, err);
+    return n >= items->n ? 0 : tp_journal_record(j, since, &head, map, items, results, UINT64_MAX,
+                                               &ran, err);
 }
 
 void tp_journal_touch(tp_journal *j, const uint8_t key[16])

@@ -15,8 +15,8 @@ int tp_journal_flush_since(tp_journal *journal, unsigned failures, tp_error *err
 /* Puts these results of a map into the queue as rows; *head has its version and its run. Fails when
  * a write has failed since the map began. See tp_recorder. */
 int tp_journal_record(tp_journal *journal, unsigned failures, row *head, int64_t map,
-                      const tp_block *inputs, const tp_block *results, const tp_ran *ran,
-                      tp_error *err);
+                      const tp_block *inputs, const tp_block *results, uint64_t end,
+                      const tp_ran *ran, tp_error *err);
 
 /* A result with this key was found in a cache: notes that, so that it is not removed soon. Never
  * waits. The owner. */

@@ -42,14 +42,14 @@ static void free_map(tp_ref *ref)
 const tp_ref_type tp_journal_map_type = { "tidepool.journal_map", free_map };
 
 static int record(tp_recorder *recorder, const tp_block *inputs, const tp_block *results,
-                  const tp_ran *ran, tp_error *err)
+                  uint64_t end, const tp_ran *ran, tp_error *err)
 {
     tp_journal_map *m = (tp_journal_map *)recorder;
     row head = { .version = m->config.version, .run = m->config.run };
     tp_error ignored = { 0 };
     bool is_optional = m->config.is_optional || m->config.is_cache;
-    int rc = tp_journal_record(m->journal, m->failures, &head, m->config.map, inputs, results, ran,
-                               is_optional ? &ignored : err);
+    int rc = tp_journal_record(m->journal, m->failures, &head, m->config.map, inputs, results, end,
+                               ran, is_optional ? &ignored : err);
     return is_optional ? 0 : rc;
 }
 

@@ -267,7 +267,8 @@ static bool is_unwanted(void *user)
 {
     const tp_agent *a = user;
     tp_work *w = a->worker.current;
-    return tp_engine_is_stopped(a->engine) || (w && tp_work_tell_cancelled(w));
+    /* told first: an engine that is stopped has cancelled its job */
+    return (w && tp_work_tell_cancelled(w)) || tp_engine_is_stopped(a->engine);
 }
 
 /* Carries out PUSH or TAKE. A worker waits meanwhile, at most until the deadline, or until

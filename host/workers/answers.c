@@ -91,8 +91,9 @@ static bool is_over(void *user)
     wait *w = user;
     tp_work *work = w->of->slice ? &w->of->slice->work : NULL;
     w->why = tp_peer_has_ended(&w->s->peer) ? DIED : tp_watch_look(w->s, w->of);
-    return w->why != DONE || tp_engine_is_stopped(w->s->host->engine) ||
-           (work && !w->of->leave_until && tp_work_tell_cancelled(work));
+    /* asked first: an engine that is stopped has cancelled its job, and it learns of that */
+    bool is_unwanted = work && !w->of->leave_until && tp_work_tell_cancelled(work);
+    return w->why != DONE || is_unwanted || tp_engine_is_stopped(w->s->host->engine);
 }
 
 /* A value that was taken out and cannot be given to the process goes back. */

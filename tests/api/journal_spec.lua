@@ -412,6 +412,76 @@ describe("A journal", function()
     end
   end)
 
+  it("keeps what was over before an item of the same slice learned that the map was cancelled", function()
+    local script = [[
+      tidepool.workers(1)
+      local began, quick, waits = "DIR/began", "DIR/quick", os.getenv "WAITS"
+      local queue = tidepool.Queue()
+      local inner = app:func(function(seconds) return (pcall(tidepool.sleep, seconds)) end)
+      local f = app:func { executor = os.getenv "EXECUTOR" } (function(x)
+        if x < 0 then return x end
+        note(ran, tostring(x))
+        if x ~= 50 or io.open(quick) then return x end
+        note(began, "")
+        if waits == "queue" then return (pcall(queue.get, queue)) end
+        if waits == "map" then return inner:map({ 30 }):list()[1] end
+        if waits == "sleep" then return (pcall(tidepool.sleep, 30)) end
+        while true do end
+      end)
+      f:map(tidepool.range(-20000, -1)):list() -- so that a slice has many of them
+      local results = f:map(tidepool.range(60), { journal = file })
+      if io.open(quick) then
+        put(results:sum())
+      else
+        repeat until io.open(began) -- nobody takes anything from the slice meanwhile
+        results:cancel()
+        note(quick, "")
+        put(f:remote(-1))
+      end
+    ]]
+    local all = "1"
+    for i = 2, 49 do all = all .. " " .. i end
+    for executor, kinds in pairs { threads = { "queue", "map", "sleep" }, processes = { "queue", "map", "sleep", "nothing" } } do
+      for _, waits in ipairs(kinds) do
+        local setup = ("export EXECUTOR=%s WAITS=%s"):format(executor, waits)
+        local first, again = runs({ script, setup = setup }, { script, setup = setup })
+        assert.same({ executor, waits, "-1 \n", all .. " 50" }, { executor, waits, first.out, first.ran }, first.err)
+        assert.same({ executor, waits, "1830 \n", "50 51 52 53 54 55 56 57 58 59 60" }, { executor, waits, again.out, again.ran }, again.err)
+      end
+    end
+  end)
+
+  it("does not keep what came of it that its script ended", function()
+    local script = [[
+      tidepool.workers(1)
+      local began, waits = "DIR/began", os.getenv "WAITS"
+      local queue = tidepool.Queue()
+      local executor = os.getenv "EXECUTOR"
+      local inner = app:func { executor = executor } (function(seconds) return (pcall(tidepool.sleep, seconds)) end)
+      local asking = app:func { executor = executor } (function() return (pcall(queue.get, queue)) end)
+      local f = app:func { executor = executor, concurrent_inputs = tonumber(os.getenv "AT_ONCE") } (function(x)
+        if x == 1 then return x end
+        note(began, "")
+        if waits == "queue" then return (pcall(queue.get, queue)) end
+        if waits == "map" then return (pcall(function() return inner:map({ 30 }):list()[1] end)) end
+        return (pcall(function() return asking:map({ 1 }):list()[1] end))
+      end)
+      local results = f:map({ 1, 2 }, { journal = file })
+      put(results())
+      while not io.open(began) do tidepool.sleep(0.01) end
+      error "the script has failed"
+    ]]
+    for _, executor in ipairs { "threads", "processes" } do
+      for _, at_once in ipairs { "", 2 } do
+        for _, waits in ipairs { "queue", "map", "map of those that wait for a queue" } do
+          local done = runs { script, setup = ("export EXECUTOR=%s AT_ONCE=%s WAITS='%s'"):format(executor, at_once, waits) }
+          assert.same({ "1 1 \n", 1 }, { done.out, done.code }, done.err)
+          assert.equal("1|done", sql(done.dir .. "/run.db", 'select "index", state from results'), executor .. at_once .. waits)
+        end
+      end
+    end
+  end)
+
   it("has the name of a map free again once its loop was left, and one file by all of its paths", function()
     local done = runs [[
       local f = app:func(function(x) return x end)
