@@ -117,7 +117,10 @@ static bool end_request(supervisor *s, tp_slice *slice, tp_error *err)
         tp_link_take_turn(s);
     }
     tp_link_release_permit(s); /* does nothing when the process has released it */
-    if (is_right && o != GARBAGE && o != UNWANTED)
+    /* before its results are read: what it went on to meanwhile would be blamed, or run twice */
+    if (o == TIMED_OUT || o == UNWANTED)
+        tp_peer_kill(&s->peer);
+    if (is_right && o != GARBAGE)
         is_right = tp_results_collect(s, w, r, o != DONE, &why);
     c = tp_control_of(s);
     if (o != DONE && (s->culprit || tp_place_find(s, tp_link_place(s)))) {
@@ -161,7 +164,10 @@ static bool end_request(supervisor *s, tp_slice *slice, tp_error *err)
                               ? "it has written nonsense where its turns are counted"
                               : why.message;
     uint32_t over = before;
-    while (w->at < before + q->count && w->at >= over && !tp_work_tear(w, before + q->count)) {
+    /* the late item may have ended just before its process was */
+    const bool is_late = o != TIMED_OUT || w->at - before <= q->watch.item;
+    while (is_late && w->at < before + q->count && w->at >= over &&
+           !tp_work_tear(w, before + q->count)) {
         over = w->at + 1;
         if (o == TIMED_OUT) {
             tp_link_note_death(s, OVERTIME);

@@ -28,6 +28,8 @@ void tp_places_lose(supervisor *s, outcome o, const char *why)
     const char *garbage = o != GARBAGE ? NULL
                           : why && *why ? why
                                         : "it has written nonsense where its turns are counted";
+    if (o == TIMED_OUT || o == UNWANTED)
+        tp_peer_kill(&s->peer); /* what ended behind this look would be run twice */
     if (o != GARBAGE && s->is_away)
         /* results that were published before count */
         tp_results_collect(s, NULL, &s->away, false, &err);
