@@ -238,7 +238,7 @@ static void free_copy(tp_copy *copy)
     if (!copy)
         return;
     if (copy->mem)
-        copy->open.cl->ReleaseMemObject(copy->mem);
+        tp_life_release(copy->open.life, copy->mem);
     tp_ref_drop(copy->open.life);
     free_parts(&copy->valid);
     free_parts(&copy->ahead);
@@ -263,7 +263,7 @@ static void bury(tp_copies *c, tp_copy *copy, tp_copy **list)
         *list = copy;
     } else if (copy->mem) {
         /* a driver's calls for a context that is dead do not wait */
-        copy->open.cl->ReleaseMemObject(copy->mem);
+        tp_life_release(copy->open.life, copy->mem);
         c->bytes[copy->open.index] -= copy->size;
         copy->mem = NULL;
     }
@@ -320,10 +320,20 @@ static void drop_shared(tp_copies_queue *q)
     free(q);
 }
 
-static void release_queue(tp_copies *c, unsigned device)
+/* Locked. Where the life's queue is in the list; at its end when there is none. */
+static tp_copies_queue **find_queue(tp_copies *c, const tp_life *life)
 {
-    drop_shared(c->queues[device]);
-    c->queues[device] = NULL;
+    tp_copies_queue **at = &c->queues;
+    while (*at && (*at)->open.life != life)
+        at = &(*at)->next;
+    return at;
+}
+
+static void release_queue(tp_copies_queue **at)
+{
+    tp_copies_queue *q = *at;
+    *at = q->next;
+    drop_shared(q);
 }
 
 int tp_copies_open(tp_copies *c, tp_trace *trace, tp_error *err)
@@ -345,8 +355,8 @@ void tp_copies_close(tp_copies *c)
         take_out(c, copy);
         free_copy(copy);
     }
-    for (unsigned i = 0; i < TP_DEVICES_MAX; i++)
-        release_queue(c, i);
+    while (c->queues)
+        release_queue(&c->queues);
     uv_cond_destroy(&c->changed);
     uv_mutex_destroy(&c->lock);
 }
@@ -360,9 +370,9 @@ void tp_copies_end(tp_copies *c, const tp_life *life)
         if (copy->open.life == life)
             bury(c, copy, &list);
     }
-    for (unsigned i = 0; i < TP_DEVICES_MAX; i++)
-        if (c->queues[i] && c->queues[i]->open.life == life)
-            release_queue(c, i);
+    tp_copies_queue **queue = find_queue(c, life);
+    if (*queue)
+        release_queue(queue);
     uv_mutex_unlock(&c->lock);
     free_list(list);
 }
@@ -394,7 +404,7 @@ bool tp_copies_give_up(tp_copies *c, unsigned device)
 void tp_copies_trim(tp_copies *c, const tp_open_device *open)
 {
     uv_mutex_lock(&c->lock);
-    tp_copies_queue *q = c->queues[open->index];
+    tp_copies_queue *q = *find_queue(c, open->life);
     bool is_mine = q && !q->is_used;
     if (is_mine) {
         q->is_used = true;
@@ -522,18 +532,18 @@ static tp_copies_queue *new_shared(const tp_open_device *o, tp_error *err)
 static int find_way(tp_copies *c, const tp_copy *copy, const tp_mover *m, way *out, tp_error *err)
 {
     const tp_open_device *o = &copy->open;
-    tp_copies_queue *q = c->queues[o->index];
+    tp_copies_queue *q = *find_queue(c, o->life);
     if (is_lost(copy))
         return say_lost(copy, err);
     *out = (way){ m->queue, m->pinned, NULL };
     if (m->queue && m->life == o->life)
         return 0;
-    if (!q || q->open.life != o->life) {
-        tp_copies_queue *made = new_shared(o, err);
-        if (!made)
+    if (!q) {
+        q = new_shared(o, err);
+        if (!q)
             return -1;
-        drop_shared(q);
-        c->queues[o->index] = q = made;
+        q->next = c->queues;
+        c->queues = q;
     }
     q->owners++;
     *out = (way){ .queue = q->queue, .shared = q };
@@ -552,8 +562,9 @@ static void leave(tp_copies *c, const way *w, bool has_failed)
         return;
     if (w->pinned)
         q->is_used = false;
-    if (has_failed && c->queues[q->open.index] == q)
-        release_queue(c, q->open.index);
+    tp_copies_queue **at = find_queue(c, q->open.life);
+    if (has_failed && *at == q)
+        release_queue(at);
     drop_shared(q);
 }
 
@@ -641,7 +652,8 @@ static int fetch_others(tp_copies *c, tp_array *a, const tp_copy *but, size_t at
             copy = copy->of_array;
             continue;
         }
-        if (copy->is_busy)
+        /* the lost ones are not waited for: whoever is busy with one may never come back */
+        if (copy->is_busy && !is_lost(copy))
             await_change(c);
         else if (fetch(c, copy, from, to, false, m, err))
             return -1;

@@ -33,6 +33,7 @@ typedef struct tp_copy tp_copy;
 
 /* A queue and pinned memory for threads that bring bytes home and have none on that device. */
 typedef struct tp_copies_queue {
+    struct tp_copies_queue *next;
     cl_command_queue queue; /* commands of many threads */
     tp_open_device open;    /* its life is held */
     tp_pinned pinned;       /* for the thread that has set is_used */
@@ -44,13 +45,13 @@ typedef struct tp_copies_queue {
 typedef struct tp_copies {
     tp_array_keeper keeper; /* first member */
     tp_trace *trace;        /* read-only once opened */
-    /* Taken with no other lock held but tp_launch_queue.writing, or the executor's. */
+    /* Taken with no other lock held but the executor's. */
     uv_mutex_t lock;
     uv_cond_t changed; /* a copy is not busy any more */
     /* ---- guarded by lock ---- */
     tp_copy *first, *last; /* those used last come last */
     uint64_t bytes[TP_DEVICES_MAX];
-    tp_copies_queue *queues[TP_DEVICES_MAX]; /* owned; NULL: not made yet */
+    tp_copies_queue *queues; /* owned; one for each life that has needed it */
 } tp_copies;
 
 /* Who moves bytes, for traces: a worker's id, and the number of the job that they are for. */

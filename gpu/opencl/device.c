@@ -47,11 +47,6 @@ static bool has_run(const tp_queue *q)
            status <= CL_COMPLETE;
 }
 
-static bool is_done(tp_ref *r)
-{
-    return has_run((const tp_queue *)r);
-}
-
 static void forget_last(tp_queue *q)
 {
     if (q->last)
@@ -85,12 +80,17 @@ bool tp_queue_is_over(const tp_queue *q)
     return tp_life_is_over(q->open.life);
 }
 
+bool tp_queue_is_lost(const tp_queue *q)
+{
+    return q->is_lost && q->last && !has_run(q);
+}
+
 static int say_lost(const tp_queue *q, tp_error *err)
 {
     return tp_error_set(err, TP_ESYS,
                         "%s still runs kernel '%s', which was given up, and OpenCL cannot stop it: "
-                        "wait for it, use another device, or "
-                        "end the program",
+                        "wait for it, use another device, have processes run what may not end "
+                        "(executor = \"processes\", with a timeout), or end the program",
                         q->open.device->name, q->running);
 }
 
@@ -116,7 +116,7 @@ static int settle(tp_queue *q, tp_error *err)
             asked = now;
             if (q->is_given_up(q->user)) {
                 q->is_lost = true;
-                tp_opencl_lose(q->executor, q->open.index, &q->ref, is_done);
+                tp_opencl_lose(q->executor, &q->open, &q->ref, q->last, &q->lost);
                 return say_lost(q, err);
             }
         }
@@ -137,7 +137,7 @@ static void free_queue(tp_ref *r)
 {
     tp_queue *q = (tp_queue *)r;
     tp_transfer t = transfer_of(q);
-    if (q->is_lost && q->last && !has_run(q))
+    if (tp_queue_is_lost(q))
         return; /* the launch and what it uses stay until the process ends */
     forget_last(q);
     if (q->queue) {
@@ -210,7 +210,7 @@ static void free_buffer(tp_ref *r)
 {
     tp_buffer *b = (tp_buffer *)r;
     if (b->mem)
-        b->open.cl->ReleaseMemObject(b->mem);
+        tp_life_release(b->open.life, b->mem);
     if (!b->array && !b->whole)
         atomic_fetch_sub_explicit(&b->open.life->reserved, b->size, memory_order_relaxed);
     tp_ref_drop(b->array);

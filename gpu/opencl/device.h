@@ -37,6 +37,7 @@ typedef struct tp_queue {
     cl_event last;    /* that of the last launch that nobody has waited for yet, or NULL */
     char running[64]; /* the name of its kernel */
     bool is_lost;     /* a wait for a launch was given up and that still runs: see tp_queue_open */
+    tp_lost lost;     /* for tp_opencl_lose */
     /* Asked from time to time during a wait for a launch: should the wait be given up? NULL:
      * never. */
     bool (*is_given_up)(void *user);
@@ -81,6 +82,9 @@ int tp_queue_open(tp_queue **out, tp_executor *ex, unsigned device, tp_error *er
 
 /* The device's life is over, and the queue's with it: what is to be done goes to a new one. */
 bool tp_queue_is_over(const tp_queue *q);
+
+/* Does it still run a launch that was given up? */
+bool tp_queue_is_lost(const tp_queue *q);
 
 /* Waits until all of its commands have run. */
 int tp_queue_finish(tp_queue *q, tp_error *err);

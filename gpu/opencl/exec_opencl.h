@@ -21,14 +21,31 @@ int tp_opencl_open(tp_executor *ex, unsigned device, tp_open_device *out, tp_err
 
 /* Is the device unusable for now: has it run nothing for patience_ns but what was given up, a map
  * that is cancelled or a queue that is lost, or not come back from what workers run now? OpenCL
- * cannot stop those. Any thread; blocks at most so long. */
+ * cannot stop those. Without patience a device that has threads left is usable. Any thread; blocks
+ * at most so long. */
 bool tp_opencl_is_stuck(tp_executor *ex, unsigned device, uint64_t patience_ns);
 
-/* Nobody waits for the queue's commands any more; the queue is held from now on. is_done says
- * whether they have run after all: it must not block, and is called with the engine's lock held.
- * Any thread. */
-void tp_opencl_lose(tp_executor *ex, unsigned device, tp_ref *queue,
-                    bool (*is_done)(tp_ref *queue));
+/* Makes a device usable that is stuck, if it runs kernels beside those that it does not come back
+ * from: of the same context, or of a new one, when the device's life is abandoned (life.h). -1 with
+ * err set when it runs none. Any thread; blocks for some seconds. */
+int tp_opencl_free_up(tp_executor *ex, unsigned device, tp_error *err);
+
+/* A launch by hand whose wait was given up. All zero: there is none. */
+typedef struct tp_lost {
+    /* ---- guarded by the engine's lock ---- */
+    struct tp_lost *next;
+    tp_ref *queue; /* held: whose launch it is */
+    const tp_cl *cl;
+    const tp_life *life;
+    cl_event event; /* of the launch */
+    unsigned device;
+    bool is_passed; /* the device is used beside it */
+} tp_lost;
+
+/* Nobody waits for the queue's last launch any more, whose event it is, but what it uses stays
+ * until that has run. `lost` is a part of the queue. Any thread. */
+void tp_opencl_lose(tp_executor *ex, const tp_open_device *open, tp_ref *queue, cl_event event,
+                    tp_lost *lost);
 
 /* Do any of these devices, which are open, compute on processors that so many threads of ours would
  * use, too? */

@@ -69,7 +69,7 @@ static int enter(tp_launch_queue *q, tp_life *life, tp_error *err)
     return 0;
 }
 
-int tp_launch_queue_open(tp_launch_queue *q, const tp_open_device *open, uv_mutex_t *writing,
+int tp_launch_queue_open(tp_launch_queue *q, const tp_open_device *open, tp_turn *writing,
                          tp_copies *copies, tp_error *err)
 {
     q->open = *open;
@@ -672,6 +672,9 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
         rc = fail(err, q, "copying to the device", status);
     if (rc == 0 && k->n_failures > 0)
         rc = fetch_details(q, k, items, mems, err);
+    /* given up with its life: what it has written there is nobody's any more */
+    if (rc == 0 && tp_life_is_over(q->open.life))
+        rc = tp_life_say_over(q->open.life, err);
     const uint64_t ran_ns = note_times(q);
     if (q->made != made && ran_ns >= begun_ns + COMPILE_MIN_NS)
         tp_program_note_build(e->program, q->open.device->name, TP_BUILD_LAUNCHED,
@@ -698,7 +701,7 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
 int tp_launch_run(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items, tp_error *err)
 {
     if (k->is_writer)
-        uv_mutex_lock(q->writing);
+        tp_turn_begin(q->writing, items->work);
     const tp_work *w = q->work = items->work;
     tp_work_note(w, TP_EVENT_BEGIN, w->at, items->n);
     q->is_suspect = false;
@@ -711,7 +714,7 @@ int tp_launch_run(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
     }
     tp_work_note(w, TP_EVENT_END, w->at, items->n);
     if (k->is_writer)
-        uv_mutex_unlock(q->writing);
+        tp_turn_end(q->writing, w);
     return rc;
 }
 

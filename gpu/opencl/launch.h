@@ -10,6 +10,7 @@
 #include "opencl/copies.h"
 #include "opencl/pinned.h"
 #include "opencl/program_cache.h"
+#include "opencl/turn.h"
 #include "opencl/waiter.h"
 
 /* Every device takes arguments of 1,024 bytes together; most are pointers. More inputs or outputs
@@ -127,7 +128,7 @@ enum { TP_TIMED_MAX = 64 }; /* further commands of a launch are not noted */
 typedef struct tp_launch_queue {
     /* Read-only once opened, but for the context and the life in `open`. */
     tp_open_device open;
-    uv_mutex_t *writing; /* see tp_launch_queue_open */
+    tp_turn *writing; /* see tp_launch_queue_open */
     tp_copies *copies;   /* the executor's */
     tp_waiter *waiter;   /* held */
 
@@ -166,9 +167,9 @@ typedef struct tp_launch_items {
     bool stays;
 } tp_launch_items;
 
-/* Opens a zeroed queue. All queues of an executor share `copies` and `writing`, which is held by
- * launches that change arrays; no other lock is held with it but that of the copies. */
-int tp_launch_queue_open(tp_launch_queue *q, const tp_open_device *open, uv_mutex_t *writing,
+/* Opens a zeroed queue. All queues of an executor share `copies` and `writing`, the turn of
+ * launches that change arrays. */
+int tp_launch_queue_open(tp_launch_queue *q, const tp_open_device *open, tp_turn *writing,
                          tp_copies *copies, tp_error *err);
 
 /* Frees all that the queue holds. Nothing may run on it. */

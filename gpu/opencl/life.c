@@ -1,7 +1,9 @@
-/* life.c: contexts: made, asked whether they still work, and what is said when they do not. */
+/* life.c: contexts: made, asked whether they still work, what is said when they do not, and
+ * abandoned. */
 #include "opencl/life.h"
 
 #include "base/sigmask.h"
+#include "opencl/waiter.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,9 +15,25 @@ enum { PROBE_BYTES = 16 };
  * device may run a kernel without an end. */
 static const uint64_t PATIENCE_NS = 1000 * 1000 * 1000;
 
+struct tp_kept_memory {
+    struct tp_kept_memory *next;
+    cl_mem mem;
+};
+
+static void free_kept(tp_life *l)
+{
+    for (struct tp_kept_memory *each = l->kept, *next; each; each = next) {
+        next = each->next;
+        l->cl->ReleaseMemObject(each->mem);
+        free(each);
+    }
+    l->kept = NULL;
+}
+
 static void end_life(tp_ref *r)
 {
     tp_life *l = (tp_life *)r;
+    free_kept(l);
     if (l->context && !l->has_let_go)
         l->cl->ReleaseContext(l->context);
     uv_mutex_destroy(&l->lock);
@@ -166,10 +184,92 @@ void tp_life_check(tp_life *l, cl_command_queue *queue, cl_command_queue_propert
 
 int tp_life_say_over(const tp_life *l, tp_error *err)
 {
+    if (l->is_abandoned)
+        return tp_error_set(err, TP_ESYS,
+                            "%s: %s, and what was on the device is given up with that; the next "
+                            "map or kernel opens it anew",
+                            l->device->name, l->fault);
     return tp_error_set(err, TP_ESYS,
                         "%s: %s, and the device lost all that was on it; the next map or kernel "
                         "opens it anew",
                         l->device->name, l->fault);
+}
+
+void tp_life_abandon(tp_life *l)
+{
+    uv_mutex_lock(&l->lock);
+    if (!tp_life_is_over(l)) {
+        snprintf(l->fault, sizeof l->fault, "it still runs a map or a kernel that was given up");
+        l->is_abandoned = l->is_running = true;
+        atomic_store_explicit(&l->is_over, true, memory_order_release);
+    }
+    uv_mutex_unlock(&l->lock);
+}
+
+void tp_life_come_to_rest(tp_life *l)
+{
+    uv_mutex_lock(&l->lock);
+    l->is_running = false;
+    free_kept(l);
+    uv_mutex_unlock(&l->lock);
+}
+
+void tp_life_release(tp_life *l, cl_mem mem)
+{
+    uv_mutex_lock(&l->lock);
+    bool is_kept = l->is_running;
+    struct tp_kept_memory *kept = is_kept ? malloc(sizeof *kept) : NULL;
+    if (kept) {
+        *kept = (struct tp_kept_memory){ l->kept, mem };
+        l->kept = kept;
+    }
+    uv_mutex_unlock(&l->lock);
+    if (!is_kept) /* one that could not be noted is never given back */
+        l->cl->ReleaseMemObject(mem);
+}
+
+int tp_life_try(tp_life *l, _Atomic uint64_t *launched_ns, tp_error *err)
+{
+    const char *source = "__kernel void tp_try(__global uint *x) { x[0] = 1; }";
+    const tp_cl *cl = l->cl;
+    const tp_cl_device *d = l->device;
+    const size_t one = 1;
+    tp_waiter *waiter = tp_waiter_new(err);
+    cl_command_queue queue = waiter ? tp_life_new_queue(l, 0, err) : NULL;
+    cl_program program = NULL;
+    cl_kernel kernel = NULL;
+    cl_mem mem = NULL;
+    cl_int rc = CL_OUT_OF_RESOURCES;
+    if (!queue)
+        goto out;
+    program = cl->CreateProgramWithSource(l->context, 1, &source, NULL, &rc);
+    if (rc == CL_SUCCESS)
+        rc = cl->BuildProgram(program, 1, &d->id, "", NULL, NULL);
+    if (rc == CL_SUCCESS)
+        kernel = cl->CreateKernel(program, "tp_try", &rc);
+    if (rc == CL_SUCCESS)
+        mem = cl->CreateBuffer(l->context, CL_MEM_READ_WRITE, PROBE_BYTES, NULL, &rc);
+    if (rc == CL_SUCCESS)
+        rc = cl->SetKernelArg(kernel, 0, sizeof mem, &mem);
+    if (rc == CL_SUCCESS)
+        rc = cl->EnqueueNDRangeKernel(queue, kernel, 1, NULL, &one, &one, 0, NULL, NULL);
+    if (rc == CL_SUCCESS) {
+        atomic_store_explicit(launched_ns, uv_hrtime(), memory_order_relaxed);
+        tp_waiter_wait(waiter, cl, queue);
+        rc = cl->Finish(queue);
+    }
+    if (rc != CL_SUCCESS)
+        tp_cl_fail(err, d, "trying a kernel", rc);
+    if (mem)
+        cl->ReleaseMemObject(mem);
+    if (kernel)
+        cl->ReleaseKernel(kernel);
+    if (program)
+        cl->ReleaseProgram(program);
+    cl->ReleaseCommandQueue(queue);
+out:
+    tp_ref_drop(waiter);
+    return queue && rc == CL_SUCCESS ? 0 : -1;
 }
 
 void tp_life_let_go(tp_life *l)

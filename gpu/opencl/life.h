@@ -5,7 +5,12 @@
  * on, and nothing of it can be had any more. That is a life's end. The device's next life begins
  * with the next program that is asked for (exec_opencl.c), which lets go of the old context:
  * OpenCL frees it with the last of what was made in it. Whoever has such things holds the life, to
- * know that it is over. */
+ * know that it is over.
+ *
+ * A life also ends when its device does not come back from what was given up, but runs kernels of
+ * another context beside that: it is abandoned (stuck.c). Its commands still run, so nothing is
+ * freed that they may use, and nothing is asked of the driver that may wait for them, until they
+ * have ended after all. */
 #ifndef TP_LIFE_H
 #define TP_LIFE_H
 
@@ -27,7 +32,13 @@ typedef struct tp_life {
     /* A leaf. Held while it is asked whether the context still works, and to take something of the
      * life that may be let go of. */
     uv_mutex_t lock;
-    bool has_let_go; /* guarded by lock */
+    /* ---- guarded by lock ---- */
+    bool has_let_go;
+    bool is_running; /* abandoned, and the commands have not ended yet */
+    struct tp_kept_memory *kept; /* given back meanwhile; owned */
+    /* ---- ---- */
+    struct tp_life *next; /* of those abandoned; its executor's */
+    bool is_abandoned;    /* read-only once it is over */
     /* Set with the lock, after `fault` (release; acquire). */
     _Atomic bool is_over;
     char fault[TP_FAULT_MAX]; /* what failed first; read-only once it is over */
@@ -38,6 +49,21 @@ tp_life *tp_life_begin(const tp_cl *cl, const tp_cl_device *device, tp_error *er
 
 /* It is over: gives the context back. Things that were made in it have it as long as they are. */
 void tp_life_let_go(tp_life *life);
+
+/* It is over, since its device still runs what was given up. */
+void tp_life_abandon(tp_life *life);
+
+/* What it ran when it was abandoned has ended: what was given back since then is freed. */
+void tp_life_come_to_rest(tp_life *life);
+
+/* Gives memory back that was made in it; once it has come to rest if it was abandoned. Any
+ * thread. */
+void tp_life_release(tp_life *life, cl_mem mem);
+
+/* Runs a kernel of a new queue, and waits until it has run. That may be never: the device may run
+ * kernels without an end, or the driver not return. *launched_ns is when it was compiled and
+ * launched (relaxed; uv_hrtime). 0; -1 with err set when it fails. */
+int tp_life_try(tp_life *life, _Atomic uint64_t *launched_ns, tp_error *err);
 
 /* A queue of the device; NULL with err set, which says so if the life is over. Any thread. */
 cl_command_queue tp_life_new_queue(tp_life *life, cl_command_queue_properties properties,

@@ -150,12 +150,27 @@ static int l_device_leased(lua_State *L)
     return 2;
 }
 
-/* core.device.is_stuck(device number, seconds) -> see tp_opencl_is_stuck */
+/* core.device.is_stuck(device number, seconds) -> see tp_opencl_is_stuck; false in a forked
+ * child */
 static int l_device_is_stuck(lua_State *L)
 {
+    tp_host *host = get_context(L)->host;
+    tp_executor *ex = tp_host_executor(host, tp_exec_opencl.name);
+    unsigned device = (unsigned)luaL_checkinteger(L, 1) - 1;
+    uint64_t patience_ns = (uint64_t)(luaL_checknumber(L, 2) * 1e9);
+    lua_pushboolean(L,
+                    tp_host_is_usable(host) && tp_opencl_is_stuck(ex, device, patience_ns));
+    return 1;
+}
+
+/* core.device.free_up(device number) -> true, or nil and a message: see tp_opencl_free_up */
+static int l_device_free_up(lua_State *L)
+{
     tp_executor *ex = tp_host_executor(get_context(L)->host, tp_exec_opencl.name);
-    lua_pushboolean(L, tp_opencl_is_stuck(ex, (unsigned)luaL_checkinteger(L, 1) - 1,
-                                          (uint64_t)(luaL_checknumber(L, 2) * 1e9)));
+    tp_error err = { 0 };
+    if (tp_opencl_free_up(ex, (unsigned)luaL_checkinteger(L, 1) - 1, &err))
+        return tp_core_push_message(L, &err);
+    lua_pushboolean(L, 1);
     return 1;
 }
 
@@ -427,6 +442,13 @@ static int l_queue_new(lua_State *L)
 static int l_queue_is_over(lua_State *L)
 {
     lua_pushboolean(L, tp_queue_is_over(tp_core_check_ref(L, 1, &tp_queue_type)));
+    return 1;
+}
+
+/* core.queue.is_lost(queue) -> does it still run a launch that was given up? */
+static int l_queue_is_lost(lua_State *L)
+{
+    lua_pushboolean(L, tp_queue_is_lost(tp_core_check_ref(L, 1, &tp_queue_type)));
     return 1;
 }
 
@@ -715,6 +737,7 @@ static const luaL_Reg device_functions[] = {
     { "match", l_device_match },
     { "leased", l_device_leased },
     { "is_stuck", l_device_is_stuck },
+    { "free_up", l_device_free_up },
     { NULL, NULL },
 };
 
@@ -730,6 +753,7 @@ static const luaL_Reg program_functions[] = {
 static const luaL_Reg queue_functions[] = {
     { "new", l_queue_new },
     { "is_over", l_queue_is_over },
+    { "is_lost", l_queue_is_lost },
     { "finish", l_queue_finish },
     { NULL, NULL },
 };

@@ -208,7 +208,8 @@ function tidepool.class(name, metatable, extra)
 end
 
 --- The OpenCL devices of this machine, the best first: those that option gpu can name.
---- is_stuck: so far it has not come back from what nobody waits for any more.
+--- is_stuck: so far it has not come back from what nobody waits for any more, and is not used
+--- beside that.
 ---@return table    list of { name, platform, vendor, type, compute_units, memory, fp64, version, driver, is_stuck }
 ---@return string?  why there are none
 function tidepool.devices()

@@ -1,5 +1,6 @@
---- A device that cannot be stopped: what was given up goes on there, and the session stays, and
--- says so.
+--- A device that cannot be stopped: what was given up goes on there; later maps run beside it where
+-- it has room, in its context or a new one; else they say so, and the session stays
+-- (not stock: it starts programs of ours).
 
 local devices = require "tests.support_device"
 local shell = require "tests.cli.shell"
@@ -9,6 +10,11 @@ local contains = support.contains
 
 local on_pocl = devices.on_pocl(it, pending)
 
+-- PoCL with so many threads, by all names that its versions have for that.
+local function threads(n)
+  return ("POCL_MAX_PTHREAD_COUNT=%d POCL_CPU_MAX_CU_COUNT=%d "):format(n, n)
+end
+
 local PRELUDE = [[
   tidepool = require "tidepool"
   app = tidepool.App()
@@ -17,27 +23,53 @@ local PRELUDE = [[
   spare = app:func { gpu = { "cpu", "threads" }, name = "spare" } (function(x) return 2 * x end)
 ]]
 
+local NOTHING_BESIDE = " still runs a map or a kernel that was given up, OpenCL cannot stop it, and nothing runs there beside it: wait for it, " ..
+  "use another device, have processes run what may not end (executor = \"processes\", with a timeout), or end the program\n"
+
 describe("a device that runs what was given up", function()
-  on_pocl("fails later maps with kind device, at the user's line", function()
-    local done = shell.run("$T job.lua", { ["job.lua"] = PRELUDE .. [[
+  on_pocl("fails later maps with kind device, at the user's line, where it runs nothing beside it", function()
+    local done = shell.run(threads(1) .. "$T job.lua", { ["job.lua"] = PRELUDE .. [[
       print(double:map({ 1, 2 }):list()[2], endless:map({ 0 }):list()[1]) -- both are compiled
       local results = endless:spawn_map { 1 }
       tidepool.sleep(1)
       results:cancel()
-      local fine, why = pcall(function()
-        return double:map({ 1, 2 }):list()
-      end)
+      for _ = 1, 2 do
+        local fine, why = pcall(function()
+          return double:map({ 1, 2 }):list()
+        end)
+        print(fine, why.kind, why.message)
+      end
+      print(spare:map({ 1, 2 }):list()[2], tidepool.devices()[1].is_stuck)
+      local fine, why = pcall(function() return tidepool.gpu.device "cpu":buffer("double", 1) end)
       print(fine, why.kind, why.message)
-      print(spare:map({ 1, 2 }):list()[2])
       os.exit(0)
     ]] })
     assert.same({ 0, "" }, { done.code, done.stderr })
-    contains(done.stdout, "4\t0\nfalse\tdevice\tjob.lua:11: double: ",
-      " still runs a map or a kernel that was given up, and OpenCL cannot stop it: wait for it, use another device, or end the program\n4\n")
+    contains(done.stdout, "4\t0\nfalse\tdevice\tjob.lua:12: double: ", NOTHING_BESIDE .. "false\tdevice\tjob.lua:12: double: ",
+      NOTHING_BESIDE .. "4\ttrue\nfalse\tdevice\tjob.lua:17: ", NOTHING_BESIDE)
+  end)
+
+  on_pocl("runs them beside it where it has a thread left, and scripts end as ever", function()
+    for _, ending in ipairs { "os.exit(0)", "return" } do
+      local done = shell.run(threads(4) .. "$T job.lua", { ["job.lua"] = PRELUDE .. [[
+        print(double:map({ 1, 2 }):list()[2], endless:map({ 0 }):list()[1])
+        for _ = 1, 2 do
+          local results = endless:spawn_map { 1 }
+          tidepool.sleep(0.3)
+          results:cancel()
+          print(double:map({ 1, 2 }):list()[2], tidepool.devices()[1].is_stuck)
+        end
+        local d = tidepool.gpu.device "cpu"
+        local b = d:buffer("int32", { 7 })
+        d:kernel "__kernel void add(__global int *x) { x[0]++; }" (1, b)
+        print(b:read()[1])
+      ]] .. ending })
+      assert.same({ 0, "4\t0\n4\tfalse\n4\tfalse\n8\n", "" }, { done.code, done.stdout, done.stderr })
+    end
   end)
 
   on_pocl("runs them when that has ended after all", function()
-    local done = shell.run("$T job.lua", { ["job.lua"] = PRELUDE .. [[
+    local done = shell.run(threads(1) .. "$T job.lua", { ["job.lua"] = PRELUDE .. [[
       local slow = app:func { gpu = "cpu", name = "slow" } (function(n)
         local x = 0.5
         for i = 1, n do x = math.sin(x) + 1 end
@@ -56,28 +88,224 @@ describe("a device that runs what was given up", function()
     assert.same({ 0, "4\n", "" }, { done.code, done.stdout, done.stderr })
   end)
 
-  on_pocl("does not take the session with it, in a map or by hand", function()
+  --- A session in which a kernel by hand was interrupted.
+  local function interrupted(n)
     local dir = support.temp_dir()
     local file = assert(io.open(dir .. "/prelude.lua", "w"))
     file:write(PRELUDE, [[
       d = tidepool.gpu.device "cpu"
       b = d:buffer("int32", 1)
+      other = d:buffer("int32", { 5 })
       k = d:kernel "__kernel void turn(__global volatile int *x) { while (x[0] == 0) ; }"
       b:write { 1 }
       k(1, b)
       print("ready", b:read()[1])
     ]])
     file:close()
-    local session = shell.terminal(("XDG_STATE_HOME=%s $T -i %s/prelude.lua"):format(dir, dir), "")
+    local session = shell.terminal(("XDG_STATE_HOME=%s %s $T -i %s/prelude.lua"):format(dir, threads(n), dir), "")
     session:wait "ready"
     session:wait ">"
     session:line("b:write { 0 }; print('g' .. 'o'); k(1, b); b:read()", "\ngo\n")
     support.sleep(0.3)
-    session:press("C-c", "still runs kernel 'turn'")
+    session:press("C-c", "'turn'")
     session:line("'still ' .. 'here'", "still here")
-    session:line("b:read()", "buffer:read: ")
+    return session
+  end
+
+  on_pocl("does not take the session with it, in a map or by hand", function()
+    local session = interrupted(1)
+    session:line("other:read()", "buffer:read: ")
     session:line("double:map({ 1 }):list()", "stdin:1: double: ")
     session:line("os.exit(0)", "[ended 0]")
     session:close()
   end)
+
+  on_pocl("goes on in the session where it has a thread left", function()
+    local session = interrupted(4)
+    session:line("'got ' .. other:read()[1]", "got 5")
+    session:line("'doubled ' .. double:map({ 21 }):list()[1]", "doubled 42")
+    session:line("os.exit(0)", "[ended 0]")
+    session:close()
+  end)
+end)
+
+-- With an OpenCL that stalls: tests/opencl/faults.c. stuck(f): a map of f of which the device does
+-- not come back, given up.
+local CARD = [[
+local ffi, tidepool = require "ffi", require "tidepool"
+ffi.cdef "void faults_stall(int ms, int blocks); int faults_stalled(void); void faults_occupy(int how); void faults_go_on(void);"
+ffi.cdef "int faults_freed(void); int faults_contexts(void); double faults_held(void);"
+local faults = ffi.load(os.getenv "TIDEPOOL_OPENCL")
+local app = tidepool.App("stuck", { gpu = "cpu" })
+local name = tidepool.devices()[1].name
+local f = app:func { name = "f" } (function(x) return x + 1 end)
+local function say(why)
+  local text = tostring(why):gsub("\n.*", "")
+  local at = text:find(name, 1, true)
+  return at and text:sub(1, at - 1) .. "NAME" .. text:sub(at + #name) or text
+end
+local function fails(f, ...)
+  local fine, why = pcall(f, ...)
+  assert(not fine, "it did not fail")
+  return say(why)
+end
+local function numbers(n)
+  local a = tidepool.array("double", n)
+  for i = 1, n do a[i] = i end
+  return a
+end
+local function stuck(f, input)
+  local before = faults.faults_stalled()
+  faults.faults_stall(0, 0)
+  local results = f:spawn_map { input or 1 }
+  while faults.faults_stalled() == before do tidepool.sleep(0.005) end
+  results:cancel()
+end
+local function until_it_is(what)
+  while not what() do
+    collectgarbage()
+    tidepool.devices()
+    tidepool.sleep(0.01)
+  end
+end
+]]
+
+local function script(says, text, environment)
+  on_pocl(says, function()
+    local command = ("%s TIDEPOOL_OPENCL=%s $T job.lua"):format(environment or "FAULTS_COPIES=1", devices.faults())
+    local done = shell.run(command, { ["job.lua"] = CARD .. text .. "\nprint 'right'" })
+    assert.same({ stderr = "", stdout = "right\n" }, { stderr = done.stderr, stdout = done.stdout })
+  end)
+end
+
+describe("a device that does not come back", function()
+  local ABANDONED = [[
+    local n = 20000
+    local xs = numbers(n)
+    assert(f:map(xs):array()[n] == n + 1)
+    local d = tidepool.gpu.device()
+    local b = d:buffer(xs)
+    faults.faults_occupy(1)
+    for round = 1, 2 do
+      stuck(f)
+      assert(f:map(xs):array()[n] == n + 1 and not tidepool.devices()[1].is_stuck)
+      assert(d:buffer("double", { 3 }):read()[1] == 3)
+      if round == 1 then
+        assert(fails(b.read, b):find("NAME has lost the buffer, and all that was in it (it still runs a map or a kernel that was given up)", 1, true))
+      end
+      b = nil
+      collectgarbage()
+      collectgarbage()
+      assert(faults.faults_contexts() == round + 1, faults.faults_contexts())
+      assert(faults.faults_freed() == 0)
+    end
+    faults.faults_go_on()
+    until_it_is(function() return faults.faults_contexts() == 1 end)
+    assert(f:map(xs):array()[n] == n + 1)
+  ]]
+  script("is opened anew where a new context runs; the old one is freed when what it runs has ended", ABANDONED)
+  script("is so where memory is the host's, too", ABANDONED, "FAULTS_NONE=1")
+
+  script("has lost by name what only it had, when it is opened anew", [[
+    local n = 20000
+    local xs = numbers(n)
+    local results, later = f:map(xs), f:map(xs)
+    while not (results:done() and later:done()) do tidepool.sleep(0.01) end
+    local kept = f:map(xs):buffer()
+    faults.faults_occupy(1)
+    stuck(f)
+    assert(f:map({ 1 }):list()[1] == 2)
+    local GONE = "f: NAME: the device has lost 160000 bytes of results that only it had (it still runs a map or a kernel that was given up): " ..
+      "run their map again"
+    for _ = 1, 2 do assert(fails(function() results:array() end):find(GONE, 1, true)) end
+    assert(fails(function() for _ in later do end end):find(GONE, 1, true))
+    assert(fails(function() f:map(kept):list() end):find("NAME has lost the buffer", 1, true))
+    assert(f:map(f:map(xs)):sum() == n * (n + 1) / 2 + 2 * n)
+    kept = nil
+    faults.faults_go_on()
+    until_it_is(function() return faults.faults_contexts() == 1 end)
+    assert(fails(function() results:array() end):find(GONE, 1, true))
+    assert(faults.faults_freed() == 0)
+  ]])
+
+  script("keeps what it has where its context runs other kernels", [[
+    local n = 20000
+    local xs = numbers(n)
+    local results = f:map(xs)
+    while not results:done() do tidepool.sleep(0.01) end
+    local b = tidepool.gpu.device():buffer(xs)
+    for _ = 1, 5 do -- more than it has threads
+      stuck(f)
+      assert(f:map({ 1 }):list()[1] == 2 and b:read()[n] == n)
+    end
+    assert(results:array()[n] == n + 1 and faults.faults_contexts() == 1)
+    faults.faults_go_on()
+    assert(f:map({ 1 }):list()[1] == 2)
+  ]])
+
+  script("that runs nothing else says so, and works again, with all it has, when it has come back", [[
+    local n = 20000
+    local xs = numbers(n)
+    local results = f:map(xs)
+    while not results:done() do tidepool.sleep(0.01) end
+    faults.faults_occupy(2)
+    stuck(f)
+    for _ = 1, 2 do
+      assert(fails(function() f:map({ 1 }):list() end):find("f: NAME still runs a map or a kernel that was given up, OpenCL cannot stop it, and nothing " ..
+        "runs there beside it: ", 1, true))
+    end
+    assert(tidepool.devices()[1].is_stuck)
+    faults.faults_go_on()
+    until_it_is(function() return not tidepool.devices()[1].is_stuck end)
+    assert(f:map({ 1 }):list()[1] == 2 and results:array()[n] == n + 1)
+    until_it_is(function() return faults.faults_contexts() == 1 end)
+  ]])
+
+  script("with a map that writes into an array does not hold up others that do", [[
+    local a = tidepool.array("double", 100)
+    local w = app:func { name = "w" } (function(x) a[x] = x return x end)
+    w:map({ 1, 2 }):list()
+    for how = 0, 1 do
+      faults.faults_occupy(how)
+      stuck(w, 3)
+      assert(w:map({ 4 + how }):list()[1] == 4 + how and a[4 + how] == 4 + how)
+    end
+    faults.faults_go_on()
+    until_it_is(function() return faults.faults_contexts() == 1 end)
+    a[5] = 50
+    assert(w:map({ 6 }):list()[1] == 6 and a[6] == 6 and a[5] == 50 and a[4] == 4)
+  ]])
+
+  script("by hand, in a map that was cancelled, is opened anew for others", [[
+    local d = tidepool.gpu.device()
+    assert(d:buffer("double", { 3 }):read()[1] == 3)
+    local by_hand = app:func { executor = "threads", name = "by_hand" } (function(x)
+      local device = tidepool.gpu.device()
+      local b = device:buffer("double", { x })
+      device:kernel "__kernel void add(__global double *a) { a[0] += 1; }" (1, b)
+      return b:read()[1]
+    end)
+    assert(by_hand:map({ 1 }):list()[1] == 2)
+    faults.faults_occupy(1)
+    stuck(by_hand)
+    until_it_is(function() return tidepool.devices()[1].is_stuck end)
+    assert(f:map({ 1 }):list()[1] == 2)
+    assert(by_hand:map({ 1 }):list()[1] == 2)
+    local freed = faults.faults_freed() -- what was garbage before it was opened anew
+    assert(d:buffer("double", { 3 }):read()[1] == 3)
+    collectgarbage()
+    collectgarbage()
+    assert(faults.faults_freed() == freed)
+    faults.faults_go_on()
+    for i, v in ipairs(by_hand:map({ 1, 2, 3, 4 }):list()) do assert(v == i + 1) end
+    assert(not tidepool.devices()[1].is_stuck)
+  ]])
+
+  script("lets the program end, opened anew or not", [[
+    faults.faults_occupy(1)
+    stuck(f)
+    assert(f:map({ 1 }):list()[1] == 2)
+    faults.faults_occupy(2)
+    stuck(f)
+  ]])
 end)

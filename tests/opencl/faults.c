@@ -24,7 +24,10 @@
  * faults_contexts() those that were not freed yet. faults_kill_queues() kills the queues that there
  * are, and nothing else; with faults_lock(1) no context can be made.
  * faults_stall(ms, blocks) has the next launch wait so long before it begins, for ever if that is
- * 0; with `blocks` in the call. faults_stalled() is how many have. faults_fail(n) lets the next n
+ * 0; with `blocks` in the call. faults_stalled() is how many have. With faults_occupy(1) launches
+ * behind one that waits for ever wait, too, in its context, with faults_occupy(2) in all, until
+ * faults_go_on() ends all such waits. faults_freed() is how many buffers of such a context were
+ * freed meanwhile. faults_fail(n) lets the next n
  * launches fail, faults_fail_reads(n) the next n copies from a
  * device. faults_moved(i) is how many bytes were copied to devices (0), from them (1) and between
  * their buffers (2) so far, faults_moves(i) in how many commands. faults_peak() is how many queues
@@ -150,17 +153,52 @@ typedef struct gate {
     long ns;
 } gate;
 
+static const long FOR_EVER = 1000000l * 1000000000;
+static _Atomic int ends; /* of waits for ever, so far */
+static _Atomic int occupies, freed;
+static _Atomic(cl_context) occupied; /* where a launch waits for ever */
+
+static void pass(long ns)
+{
+    int before = atomic_load(&ends);
+    if (ns < FOR_EVER)
+        nanosleep(&(struct timespec){ ns / 1000000000, ns % 1000000000 }, NULL);
+    while (ns == FOR_EVER && atomic_load(&ends) == before)
+        nanosleep(&(struct timespec){ 0, 5000000 }, NULL);
+}
+
+void faults_occupy(int how)
+{
+    atomic_store(&occupies, how);
+}
+
+void faults_go_on(void)
+{
+    atomic_store(&occupied, NULL);
+    atomic_fetch_add(&ends, 1);
+}
+
+int faults_freed(void)
+{
+    return atomic_load(&freed);
+}
+
+static cl_context context_of(cl_command_queue queue)
+{
+    cl_context context = NULL;
+    clGetCommandQueueInfo(queue, CL_QUEUE_CONTEXT, sizeof context, &context, NULL);
+    return context;
+}
+
 static void *open_gate(void *arg)
 {
     gate *g = arg;
-    nanosleep(&(struct timespec){ g->ns / 1000000000, g->ns % 1000000000 }, NULL);
+    pass(g->ns);
     clSetUserEventStatus(g->event, CL_COMPLETE);
     clReleaseEvent(g->event);
     free(g);
     return NULL;
 }
-
-static const long FOR_EVER = 1000000l * 1000000000;
 
 /* An event that happens after so long. */
 static cl_event new_gate(cl_command_queue queue, long ns)
@@ -526,6 +564,10 @@ cl_int clReleaseMemObject(cl_mem mem)
         }
     if (owners == 1 && !whole && !host)
         atomic_fetch_sub(&held, (long)size);
+    cl_context context = NULL;
+    clGetMemObjectInfo(mem, CL_MEM_CONTEXT, sizeof context, &context, NULL);
+    if (owners == 1 && context && context == atomic_load(&occupied))
+        atomic_fetch_add(&freed, 1);
     return REAL(clReleaseMemObject)(mem);
 }
 
@@ -618,12 +660,18 @@ int faults_stalled(void)
 static cl_event stall(cl_command_queue queue)
 {
     long ms = atomic_exchange(&stall_ms, -1), ns = ms > 0 ? ms * 1000000 : FOR_EVER;
+    cl_context where = atomic_load(&occupied);
+    int how = atomic_load(&occupies);
+    if (ms < 0 && where && (how == 2 || (how == 1 && context_of(queue) == where)))
+        return new_gate(queue, FOR_EVER);
     if (ms < 0)
         return NULL;
     atomic_fetch_add(&stalled, 1);
+    if (ns == FOR_EVER)
+        atomic_store(&occupied, context_of(queue));
     if (!atomic_load(&stall_blocks))
         return new_gate(queue, ns);
-    nanosleep(&(struct timespec){ ns / 1000000000, ns % 1000000000 }, NULL);
+    pass(ns);
     return NULL;
 }
 
@@ -652,6 +700,8 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint 
     cl_event mine = NULL, gate = n == 0 ? stall(queue) : NULL;
     cl_int rc = REAL(clEnqueueNDRangeKernel)(queue, kernel, dims, offset, global, local,
                                              gate ? 1 : n, gate ? &gate : events, &mine);
+    if (gate)
+        clReleaseEvent(gate);
     if (rc == CL_SUCCESS && event && REAL(clRetainEvent)(mine) == CL_SUCCESS)
         *event = mine;
     for (int i = 0; i < queues && i < QUEUES_MAX && mine; i++)

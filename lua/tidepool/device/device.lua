@@ -67,10 +67,21 @@ function Device.__eq(a, b)
   return a.number == b.number
 end
 
+local PATIENCE_S = 1 -- how long a map that was given up may take to end by itself
+
 local queues = {} -- by device number
 
 local function queue_of(self)
   local queue = queues[self.number]
+  local is_lost = queue and core.queue.is_lost(queue) -- then its functions say so
+  if core.device.is_stuck(self.number, is_lost and 0 or PATIENCE_S) then
+    local is_free, why = core.device.free_up(self.number)
+    if is_free then
+      queue = not is_lost and queue
+    elseif not is_lost then
+      fail_device("%s", why)
+    end
+  end
   if not queue or core.queue.is_over(queue) then
     local why
     queue, why = core.queue.new(self.number)

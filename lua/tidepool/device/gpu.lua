@@ -474,16 +474,21 @@ end
 
 local PATIENCE_S = 1 -- how long abandoned work on a device may take to end by itself
 
---- True when at least one of the devices is not stuck with abandoned work, which may take so many
---- seconds to end; else false and a message.
-local function is_usable(f, devices, patience)
-  for seconds = 0, patience, PATIENCE_S do
+--- True when at least one of the devices is not stuck with abandoned work, or can be used beside
+--- it; else false and a message. `waits`: such work may take a while to end.
+local function is_usable(f, devices, waits)
+  for seconds = waits and not devices[2] and PATIENCE_S or 0, waits and PATIENCE_S or 0, PATIENCE_S do
     for _, d in ipairs(devices) do
       if not core.device.is_stuck(d.number, seconds) then return true end
     end
   end
-  return false, ("%s: %s still runs a map or a kernel that was given up, and OpenCL cannot stop it: wait for it, use another device, or end " ..
-    "the program"):format(f.name, devices[1].name)
+  local complaint
+  for _, d in ipairs(waits and devices or {}) do
+    local is_free, why = core.device.free_up(d.number)
+    if is_free then return true end
+    complaint = complaint or ("%s: %s"):format(f.name, why)
+  end
+  return false, complaint
 end
 
 --- The types of the inputs, and how many parameters f has. As in Lua, arguments beyond the
@@ -528,7 +533,7 @@ function gpu.kernel(f, types, inputs_of, shape, only)
     types = { unpack(types, 1, math.min(wanted, #types)) }
   end
   if wanted and not types then types = types_of(f, inputs_of, wanted) end
-  local usable, complaint = is_usable(f, devices, spec == AUTO and 0 or PATIENCE_S)
+  local usable, complaint = is_usable(f, devices, spec ~= AUTO or not may_fall_back)
   if not usable and may_fall_back then return nil end
   if not usable then error(failure.new { kind = abi.kind.DEVICE, message = check.where() .. complaint }, 0) end
   local unit, why = unit_of(f, devices, types, nil, only)
