@@ -102,20 +102,33 @@ static tp_cl_worker *take_workers(tp_cl_pool *p)
     return taken;
 }
 
-/* Locked by the engine's lock. The same for launches by hand. */
-static tp_lost *take_lost(tp_cl_pool *p)
+/* Locked by the engine's lock. Takes a launch by hand that has run out of its list; false: there is
+ * none. */
+static bool take_lost(tp_cl_pool *p, tp_lost *taken)
 {
-    tp_lost *taken = NULL;
-    for (tp_lost **at = &p->lost, *l; (l = *at);) {
+    for (tp_lost **at = &p->lost, *l; (l = *at); at = &l->next)
         if (has_run(l)) {
+            *taken = *l;
             *at = l->next;
-            l->next = taken;
-            taken = l;
-        } else {
-            at = &l->next;
+            *l = (tp_lost){ 0 };
+            return true;
         }
+    return false;
+}
+
+/* Frees what launches by hand have used that have run. */
+static void free_lost(tp_cl_pool *p)
+{
+    tp_lost taken;
+    for (;;) {
+        uv_mutex_lock(tp_engine_lock(p->engine));
+        bool has = take_lost(p, &taken);
+        uv_mutex_unlock(tp_engine_lock(p->engine));
+        if (!has)
+            return;
+        taken.cl->ReleaseEvent(taken.event);
+        tp_ref_drop(taken.queue);
     }
-    return taken;
 }
 
 /* Joins and frees the scouts that have ended. */
@@ -141,18 +154,9 @@ void tp_cl_pool_reap(tp_cl_pool *p)
     uv_mutex_t *lock = tp_engine_lock(p->engine);
     uv_mutex_lock(lock);
     tp_cl_worker *workers = take_workers(p);
-    tp_lost *lost = take_lost(p);
     uv_mutex_unlock(lock);
     tp_cl_pool_free_workers(workers);
-    while (lost) {
-        tp_lost was = *lost;
-        uv_mutex_lock(lock);
-        *lost = (tp_lost){ 0 };
-        uv_mutex_unlock(lock);
-        was.cl->ReleaseEvent(was.event);
-        tp_ref_drop(was.queue);
-        lost = was.next;
-    }
+    free_lost(p);
     free_scouts(p);
     for (tp_life **at = &p->abandoned, *life; (life = *at);) {
         uv_mutex_lock(lock);
