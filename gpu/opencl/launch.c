@@ -658,6 +658,7 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
         rc = pass_argument(q, e, k, i, items, &mems[i], err);
     if (rc == 0)
         rc = start(q, e, k, items->n, lanes, &begun, err);
+    const bool may_write = k->is_writer && rc == 0;
     for (unsigned i = 0; i < k->n_arguments && rc == 0; i++)
         rc = fetch_argument(q, k, i, items, mems[i], err);
     /* also after a failure, so that nothing uses host memory any more: see tp_launch_run */
@@ -684,8 +685,9 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
             cl->ReleaseMemObject(mems[i]);
     for (unsigned i = 0; i < k->n_arguments; i++) {
         const tp_argument *a = &k->arguments[i];
-        if (rc == 0 && a->is_written)
-            rc = note_written(q, i, a, err);
+        tp_error ignored = { 0 }; /* what has failed first is told */
+        if (a->is_written && may_write && note_written(q, i, a, rc == 0 ? err : &ignored))
+            rc = -1;
         if (rc == 0 && a->kind == TP_ARG_OUTPUT)
             rc = note_output(q, k, i, items->output_arrays[a->index], items->outputs[a->index],
                              items->n / k->group * tp_type_size(a->type), items->stays, err);
@@ -695,20 +697,20 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
         q->taken[i] = NULL;
         q->column[i] = NULL;
     }
-    return rc;
+    return rc && may_write ? TP_LAUNCH_WROTE : rc;
 }
 
 int tp_launch_run(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items, tp_error *err)
 {
     if (k->is_writer)
         tp_turn_begin(q->writing, items->work);
-    const tp_work *w = q->work = items->work;
+    const tp_work *w = items->work;
     tp_work_note(w, TP_EVENT_BEGIN, w->at, items->n);
     q->is_suspect = false;
     int rc = follow(q, k->programs[q->open.index], err);
-    if (rc == 0 && launch(q, k, items, err)) {
-        rc = -1;
-        if (q->is_suspect || tp_life_is_over(q->open.life))
+    if (rc == 0) {
+        rc = launch(q, k, items, err);
+        if (rc && (q->is_suspect || tp_life_is_over(q->open.life)))
             tp_life_check(q->open.life, &q->queue, q->is_timed ? CL_QUEUE_PROFILING_ENABLE : 0,
                           err);
     }

@@ -139,7 +139,7 @@ typedef struct tp_launch_queue {
     uint64_t launches;
     uint64_t made; /* kernels that were made ready: drivers compile at the first launch of one */
     bool has_new; /* there are kernels whose programs were not stored on disk yet */
-    const tp_work *work; /* of the launch that runs */
+    const tp_work *work; /* of the slice that runs: set before its first launch, by who runs it */
     bool is_timed; /* somebody listens: the queue measures its commands */
     unsigned n_timed;
     tp_timed_command timed[TP_TIMED_MAX]; /* of the launch that runs */
@@ -196,13 +196,16 @@ void tp_launch_queue_keep(tp_launch_queue *q);
 /* Runs the kernel over the items and waits for it; then its outputs are in host memory, but not
  * what it has written to arrays: that is on the device until it is brought home. -1 with err set
  * when the device could not run it. Nothing uses the host memory any more in either case. A kernel
- * whose program is of a life that is over can never run (tp_launch_is_over). */
+ * whose program is of a life that is over can never run (tp_launch_is_over). TP_LAUNCH_WROTE in
+ * the place of -1: it was started, and changes arrays, so that running its items again could change
+ * those twice. */
+enum { TP_LAUNCH_WROTE = -2 };
 int tp_launch_run(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items, tp_error *err);
 
 bool tp_launch_is_over(const tp_launch_queue *q, const tp_kernel *k);
 
 /* Brings home what launches of the kernel have written to arrays, on any device. `q`: a queue to do
- * it with, which has launched for the work that runs; NULL: none. */
+ * it with, whose `work` is set; NULL: none. */
 int tp_launch_bring_home(tp_launch_queue *q, const tp_kernel *k, tp_error *err);
 
 /* What devices have lost of that was told to the map's owner: the arrays are used as they are. */

@@ -564,8 +564,9 @@ static int settle(tp_slice_runner *r, tp_slice *s, const tp_kernel *k, tp_error 
     return tp_launch_bring_home(&r->queue, k, err);
 }
 
-/* Runs up to n items of the slice from w->at on. -1 with err set when the device could not: then
- * none of them has a result. 1: the next item is one for the workers that the job has. */
+/* Runs up to n items of the slice from w->at on. Below 0 with err set when the device could not, as
+ * tp_launch_run has it: then none of them has a result. 1: the next item is one for the workers
+ * that the job has. */
 static int run_part(tp_slice_runner *r, tp_slice *s, tp_kernel *k, uint32_t n, tp_error *err)
 {
     tp_work *w = &s->work;
@@ -596,9 +597,10 @@ static int run_part(tp_slice_runner *r, tp_slice *s, tp_kernel *k, uint32_t n, t
             .output_arrays = out.array,
             .stays = atomic_load_explicit(&kernels->stays, memory_order_relaxed),
         };
-        if (tp_launch_run(&r->queue, k, &items, err)) {
+        int rc = tp_launch_run(&r->queue, k, &items, err);
+        if (rc) {
             tp_block_free(out.numbers);
-            return -1;
+            return rc;
         }
         /* bring home before the sink gets the results */
         if (w->at + count == tp_work_end(w) && settle(r, s, k, err)) {
@@ -717,6 +719,7 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
     tp_kernel *k = kernels->kernel;
     bool may_reduce = true;
     uint64_t made = r->queue.made;
+    r->queue.work = w; /* here, since a slice that is cancelled runs no launch, but is settled */
     while (w->count >= TP_GROUP && !tp_job_has_workers(s->job) &&
            tp_job_is_undecided(s->job, DECIDE_NS)) {
         tp_relax();
@@ -744,12 +747,13 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
         int rc = run_part(r, s, k, n, &err);
         if (rc == 0)
             continue;
-        if (rc < 0 && n > PART_MIN && !tp_launch_is_over(&r->queue, k)) {
+        if (rc == -1 && n > PART_MIN && !tp_launch_is_over(&r->queue, k)) {
             /* try again with half as many items */
             most = n / 2;
             continue;
         }
-        if (prepare_to_leave(r, s, &err) == 0 && tp_job_leave_site(s->job, s->agent->site))
+        if (rc != TP_LAUNCH_WROTE && prepare_to_leave(r, s, &err) == 0 &&
+            tp_job_leave_site(s->job, s->agent->site))
             break;
         for (uint32_t i = 0; i < n && w->at < end; i++)
             fail_item(w, TP_KIND_DEVICE, err.message);

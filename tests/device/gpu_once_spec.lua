@@ -1,0 +1,55 @@
+--- Each input of a map runs once on a device, also when something fails there, and maps end at any
+--- moment (not stock: the same code runs there).
+
+local devices = require "tests.support_device"
+
+local PRELUDE = [[
+local ffi, tidepool = require "ffi", require "tidepool"
+ffi.cdef "void faults_fail(int n); void faults_fail_move(int way, int n);"
+local faults = ffi.load(os.getenv "TIDEPOOL_OPENCL")
+local app = tidepool.App("once", { gpu = "cpu" })
+local n = 100000
+local xs, counts = tidepool.array("double", n), tidepool.array("double", 10)
+for i = 1, n do xs[i] = i end
+local f = app:func { name = "f" } (function(i)
+  local k = i % 10 + 1
+  counts[k] = counts[k] + 1
+  return i
+end)
+]]
+
+local on_card = devices.on_card(it, pending, PRELUDE)
+
+describe("A map that writes to arrays on a device", function()
+  on_card("can be cancelled before anything has run", "right\n", [[
+    for _ = 1, 30 do f:map(xs):cancel() end
+    print "right"
+  ]])
+
+  -- Copies to the host: of results, in pieces, and of what was written.
+  on_card("writes once for each input when a copy to the host fails", "right\n", [[
+    f:map(xs):list()
+    for which = 1, 3 do
+      for k = 1, 10 do counts[k] = 0 end
+      faults.faults_fail_move(1, which)
+      local results = f:map(xs, { return_exceptions = true }):list()
+      local failed = 0
+      for i = 1, n do
+        if results[i] ~= i then failed = failed + 1 end
+      end
+      assert(failed > 0, "nothing has failed")
+      for k = 1, 10 do assert(counts[k] == n / 10, ("%d: %g of %g"):format(which, counts[k], n / 10)) end
+    end
+    print "right"
+  ]])
+
+  on_card("runs again what a launch that did not begin has left", "right\n", [[
+    f:map(xs):list()
+    for k = 1, 10 do counts[k] = 0 end
+    faults.faults_fail(1)
+    local results = f:map(xs):list()
+    for i = 1, n do assert(results[i] == i) end
+    for k = 1, 10 do assert(counts[k] == n / 10) end
+    print "right"
+  ]])
+end)
