@@ -59,6 +59,45 @@ describe("an argument that is missing is nil, which is known", function()
   end)
 end)
 
+describe("a function in a function may assign to its locals", function()
+  same("and is one with a state",
+    function(x, y)
+      local state = x
+      local function random(from, to)
+        state = (state * 1103515245 + 12345) % 2 ^ 31
+        return math.floor(from + state / 2 ^ 31 * (to - from + 1))
+      end
+      local sum = y
+      for _ = 1, 3 do sum = sum + random(1, 6) end
+      return sum
+    end,
+    function(x, y)
+      local steps = 0
+      local function step() steps = steps + 1 end
+      local function twice() step() step() end
+      for i = 1, 5 do if x > i then twice() elseif y > i then step() end end
+      return steps
+    end)
+  -- LuaJIT reads a local that is a left operand after the right one.
+  same("in the order of plain Lua",
+    function(x, y)
+      local s = x
+      local function add(v) s = s + v return s end
+      return s + add(y), s * add(1) - s, (s < add(2) and s or add(y)) + s
+    end,
+    function(x, y)
+      local s = x
+      local function add(v) s = s + v return s end
+      local function both() return s - add(y) end
+      return (s + 1) * add(2), math.max(s, add(y)), both(), s - -add(1) - s
+    end,
+    function(x, y)
+      local s, t = x, { y }
+      local function add(v) s = s + v t[1] = s return s end
+      return s + add(1) * t[1], t[1] + add(1), s
+    end)
+end)
+
 describe("what is known beforehand", function()
   local mode, none = "fast", nil
   same("decides branches, which need not be translated", function(x, y)

@@ -15,7 +15,8 @@ local function path_of(node)
     return "?"
 end
 
--- Must the function be inlined, because it handles tables?
+-- Must the function be inlined, because it handles tables, or because one in it assigns to its
+-- locals?
 local function touches(L, fn, def, seen)
     seen = seen or {}
     if seen[def] then return false end
@@ -61,9 +62,18 @@ local function touches(L, fn, def, seen)
         end
         return node.cond ~= nil and may_be_nil(node.cond) -- of a statement
     end
-    local function visit(node)
+    -- Does the assignment in the function `within` change a local of one around it?
+    local function shares(node, within)
+        for _, target in ipairs(node.targets) do
+            local var = target.tag == "Name" and target.var
+            if var and var.def ~= within and not fn.outside[var.def] then return true end
+        end
+        return false
+    end
+    local function visit(node, within)
         local tag = node.tag
         if tag == "Table" or tag == "Forin" or asks(node) or is_of_text(node) then return true end
+        if tag == "Assign" and shares(node, within) then return true end
         if tag == "Method" and node.object.tag ~= "String" and node.object.tag ~= "Paren" then
             local value, is_known = static_of(node.object)
             if not is_known or type(value) == "table" and not L.infer.array_type(value) then return true end
@@ -84,12 +94,12 @@ local function touches(L, fn, def, seen)
         for key, child in pairs(node) do
             if type(child) == "table" and key ~= "var" and key ~= "vars" and key ~= "names" and key ~= "params" and key ~= "outer"
                 and key ~= "assigns" then
-                if visit(child) then return true end
+                if visit(child, tag == "Def" and node or within) then return true end
             end
         end
         return false
     end
-    return visit(def.body)
+    return visit(def.body, def)
 end
 functions.touches = touches
 

@@ -7,6 +7,7 @@ local facts = require "tidepool.translate.lower.facts"
 local inlining = require "tidepool.translate.lower.inlining"
 local nodes = require "tidepool.translate.lower.nodes"
 local places = require "tidepool.translate.lower.places"
+local scopes = require "tidepool.translate.lower.scopes"
 local statics = require "tidepool.translate.lower.statics"
 local texts = require "tidepool.translate.lower.texts"
 local walk = require "tidepool.translate.lower.walk"
@@ -15,6 +16,7 @@ local find, make_list = classes.find, classes.make_list
 local binop, fixed, hold, node_at, number, refuse = nodes.binop, nodes.fixed, nodes.hold, nodes.node_at, nodes.number, nodes.refuse
 local scalar = nodes.scalar
 local last_of = places.last_of
+local lookup = scopes.lookup
 local derived, matrix_of, static_function = statics.derived, statics.matrix_of, statics.static_function
 local truth_of = facts.truth_of
 local expr, expression = walk.expr, walk.expression
@@ -26,6 +28,18 @@ local text_of = texts.text_of
 local METAMETHODS = { ["+"] = "__add", ["-"] = "__sub", ["*"] = "__mul", ["/"] = "__div", ["%"] = "__mod", ["^"] = "__pow", ["<"] = "__lt",
                       ["<="] = "__le" }
 
+-- Is the operand a variable of the function itself? Lua leaves open when it is read; LuaJIT reads it
+-- after the right operand, which may have changed it by a call of a function in this one.
+local function is_read_last(L, node)
+    if node.op == ".." then return false end
+    local left = node.left
+    while left.tag == "Paren" do left = left.expr end
+    local var = left.tag == "Name" and left.var
+    if not var or not var.assigned or var.def ~= L.context.def then return false end
+    local known = lookup(L, var)
+    return known ~= nil and known.t == "variable"
+end
+
 function expression.Binop(L, node)
     local truth = truth_of(L, node)
     if truth ~= nil then return scalar(node_at(L, node, truth and "True" or "False", {})) end
@@ -33,9 +47,11 @@ function expression.Binop(L, node)
         local is_there, _, lines = presence(L, node.left.tag == "Nil" and node.right or node.left)
         if is_there and not lines then return scalar(node.op == "~=" and is_there or node_at(L, node, "Unop", { op = "not", expr = is_there })) end
     end
-    local left = expr(L, node.left)
-    local right
-    if left.t == "scalar" then
+    local left, right
+    if is_read_last(L, node) then right = expr(L, node.right) end
+    left = expr(L, node.left)
+    if right then -- both are there
+    elseif left.t == "scalar" then
         local kept
         kept, right = after(L, node, left.node, function() return expr(L, node.right) end)
         left = scalar(kept)
