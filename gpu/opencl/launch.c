@@ -618,8 +618,16 @@ static int fetch_details(tp_launch_queue *q, const tp_kernel *k, const tp_launch
         at++;
     for (unsigned i = 0; at < count && i < k->n_arguments; i++) {
         const tp_argument *a = &k->arguments[i];
-        if (a->kind == TP_ARG_DETAILS &&
-            fetch(q, mems[i], items->details, a->index * count * tp_type_size(a->type), err))
+        size_t size = count * tp_type_size(a->type);
+        void *to = NULL;
+        if (a->kind == TP_ARG_DETAILS) {
+            to = items->details;
+            size *= a->index;
+        } else if (a->kind == TP_ARG_OUTPUT && (int)a->index == k->detail && q->taken[i] &&
+                   items->stays) {
+            to = items->outputs[a->index]; /* which was not fetched yet */
+        }
+        if (to && fetch(q, mems[i], to, size, err))
             return -1;
     }
     cl_int status = at < count ? q->open.cl->Finish(q->queue) : CL_SUCCESS;

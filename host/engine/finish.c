@@ -482,6 +482,16 @@ bool tp_job_settle(tp_slice *slice)
     return is_last;
 }
 
+bool tp_job_is_settled(tp_job *job)
+{
+    bool is_settled = true;
+    uv_mutex_lock(&job->engine->lock);
+    for (const tp_slice *s = job->engine->slices; s && is_settled; s = s->next)
+        is_settled = s->job != job || s->is_settled;
+    uv_mutex_unlock(&job->engine->lock);
+    return is_settled;
+}
+
 /* A slice of the agent's that is not finished; NULL: it has none. */
 static tp_slice *find_open(tp_agent *agent)
 {

@@ -532,6 +532,10 @@ bool tp_job_has_workers(const tp_job *job);
  * later one gets true. */
 bool tp_job_settle(tp_slice *slice);
 
+/* For the owner of a job that it has cancelled: will no slice bring home any more what the job has
+ * written? Then the owner must. */
+bool tp_job_is_settled(tp_job *job);
+
 /* The agent's thread has died. In each of its slices the item that was running gets a failure, made
  * by `make_failure(user, slice)` (NULL: no memory), and the rest goes back; a slice whose items
  * were all over gets none. Any thread, once the agent's has ended. */

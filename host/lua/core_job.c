@@ -86,6 +86,18 @@ static void end_waits(const context *ctx, const job_box *box)
         tp_vm_turn(box->waits_on->worker.vm, 0);
 }
 
+/* Cancels the job. What it has written to arrays on devices comes home with the slices that still
+ * run; where none does it comes now. Nobody asks whether a device has lost some of it. */
+static void cancel(const job_box *box)
+{
+    tp_kernels *kernels = hold_kernels(box);
+    tp_error ignored = { 0 };
+    tp_job_cancel(box->job);
+    if (kernels && tp_job_is_settled(box->job))
+        tp_kernels_bring_home(kernels, &ignored);
+    tp_ref_drop(kernels);
+}
+
 /* job:__gc, core.job.close(job): cancels what is not finished. Gives nil and a message when a
  * device cannot give what the job has written to arrays. */
 static int l_job_close(lua_State *L)
@@ -93,6 +105,8 @@ static int l_job_close(lua_State *L)
     job_box *box = luaL_checkudata(L, 1, JOB);
     bool is_finalizer = lua_isnone(L, lua_upvalueindex(1));
     tp_kernels *kernels = is_finalizer ? NULL : hold_kernels(box);
+    if (is_finalizer && box->job)
+        cancel(box);
     release(box);
     tp_error err = { 0 };
     bool is_lost = kernels && tp_host_is_usable(get_context(L)->host) &&
@@ -1051,7 +1065,7 @@ static int l_job_stop(lua_State *L)
 static int l_job_cancel(lua_State *L)
 {
     const job_box *box = check_job(L, 1);
-    tp_job_cancel(box->job);
+    cancel(box);
     end_waits(get_context(L), box);
     return 0;
 }

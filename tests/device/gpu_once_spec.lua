@@ -22,7 +22,10 @@ local on_card = devices.on_card(it, pending, PRELUDE)
 
 describe("A map that writes to arrays on a device", function()
   on_card("can be cancelled before anything has run", "right\n", [[
-    for _ = 1, 30 do f:map(xs):cancel() end
+    for _ = 1, 20 do
+      f:map(xs):cancel()
+      while tidepool.devices()[1].is_stuck do tidepool.sleep(0.01) end -- it has not come back yet
+    end
     print "right"
   ]])
 
@@ -43,6 +46,28 @@ describe("A map that writes to arrays on a device", function()
     print "right"
   ]])
 
+  -- The reader has taken one result, so the next inputs wait, and nothing runs.
+  local ENDED = [[
+    f:map({ 1 }):list()
+    for _, how in ipairs { "cancelled", "dropped" } do
+      for k = 1, 10 do counts[k] = 0 end
+      local results = f:map(xs, { window = 100 })
+      results:next()
+      local progress
+      repeat progress = results:progress() tidepool.sleep(0.01) until progress.running == 0
+      if how == "cancelled" then results:cancel() end
+      results = nil
+      collectgarbage() collectgarbage()
+      local sum = 0
+      for k = 1, 10 do sum, counts[k] = sum + counts[k], 0 end
+      assert(sum == progress.done, ("%s: %g of %g"):format(how, sum, progress.done))
+      f:map({ 1 }):list()
+      assert(counts[2] == 1, ("%s: what the script has written is lost, %g"):format(how, counts[2]))
+    end
+    print "right"
+  ]]
+  on_card("gives what it has written when it is cancelled, or forgotten, while nothing runs", "right\n", ENDED)
+
   on_card("runs again what a launch that did not begin has left", "right\n", [[
     f:map(xs):list()
     for k = 1, 10 do counts[k] = 0 end
@@ -50,6 +75,26 @@ describe("A map that writes to arrays on a device", function()
     local results = f:map(xs):list()
     for i = 1, n do assert(results[i] == i) end
     for k = 1, 10 do assert(counts[k] == n / 10) end
+    print "right"
+  ]])
+end)
+
+describe("The message of an input that has failed on a device", function()
+  on_card("has its numbers when the results stay there", "right\n", [[
+    local other = app:func { returns = "double", name = "other" } (function(i) return 7 * i end)
+    local fails = app:func { returns = "double", name = "fails" } (function(i)
+      if i % 1013 == 5 then error(("%d and %g"):format(i, i / 2)) end
+      return i
+    end)
+    other:map(xs):list() -- whose memory the next results get
+    collectgarbage() collectgarbage()
+    local results = fails:map(xs, { return_exceptions = true })
+    repeat tidepool.sleep(0.01) until results:progress().running == 0
+    results = results:list()
+    for i = 5, n, 1013 do
+      local text = ("%d and %g"):format(i, i / 2)
+      assert(results[i].message:find(text, 1, true), results[i].message .. " in the place of " .. text)
+    end
     print "right"
   ]])
 end)

@@ -28,8 +28,8 @@ local text_of = texts.text_of
 local METAMETHODS = { ["+"] = "__add", ["-"] = "__sub", ["*"] = "__mul", ["/"] = "__div", ["%"] = "__mod", ["^"] = "__pow", ["<"] = "__lt",
                       ["<="] = "__le" }
 
--- Is the operand a variable of the function itself? Lua leaves open when it is read; LuaJIT reads it
--- after the right operand, which may have changed it by a call of a function in this one.
+-- Is the left operand a variable of the function itself? Lua leaves open when that is read; LuaJIT
+-- reads it after the right operand, a call in which may have changed it.
 local function is_read_last(L, node)
     if node.op == ".." then return false end
     local left = node.left
@@ -50,13 +50,12 @@ function expression.Binop(L, node)
     local left, right
     if is_read_last(L, node) then right = expr(L, node.right) end
     left = expr(L, node.left)
-    if right then -- both are there
-    elseif left.t == "scalar" then
+    if left.t == "scalar" and not right then
         local kept
         kept, right = after(L, node, left.node, function() return expr(L, node.right) end)
         left = scalar(kept)
     else
-        right = expr(L, node.right)
+        right = right or expr(L, node.right)
     end
     if left.t == "scalar" and right.t == "scalar" then
         local a, b = left.node, right.node
