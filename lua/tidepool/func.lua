@@ -100,7 +100,8 @@ local function first_call(self, ...)
   if not method then return func.single(self)(...) end
   local function give(fine, first, ...)
     if fine and (type(first) == "table" or type(first) == "userdata") then return first, ... end
-    check.fail("%s(inputs):%s() calls the function here and now, on the list; write %s:%s(inputs)", self.name, method, self.name, method)
+    local name = self.name:find "^[%w_.]+$" and self.name or "f" -- else it has none, but its place
+    check.fail("%s(inputs):%s() calls the function here and now, on the list; write %s:%s(inputs)", name, method, name, method)
   end
   return give(pcall(func.single(self), ...))
 end
@@ -225,7 +226,7 @@ local function open_call(self, ...)
   local has_room, why, kind = core.job.add(job, ...)
   if has_room == nil then
     core.job.close(job)
-    error(failure.new { kind = kind, message = check.where() .. self.name .. ": " .. why, function_name = self.name, attempts = 0 }, 0)
+    error(failure.new { kind = kind, message = check.placed(self.name .. ": " .. why), function_name = self.name, attempts = 0 }, 0)
   end
   core.job.push(job)
   core.job.finish(job)
@@ -244,7 +245,7 @@ local function gather(self, ...)
   local has_room, why, kind = core.job.add(many.job, ...)
   if has_room == nil then
     if many.n == 0 then many:drop() end
-    error(failure.new { kind = kind, message = check.where() .. self.name .. ": " .. why, function_name = self.name, attempts = 0 }, 0)
+    error(failure.new { kind = kind, message = check.placed(self.name .. ": " .. why), function_name = self.name, attempts = 0 }, 0)
   end
   return Call.of_gathered(many, self)
 end

@@ -351,7 +351,7 @@ function Results:_close(is_complete)
       local _, lost = loop.close(job)
       local name = self.settings.name
       if lost and is_complete then -- of what items have written to arrays
-        self.end_failure = failure.new { kind = abi.kind.DEVICE, message = check.where() .. name .. ": " .. lost, function_name = name }
+        self.end_failure = failure.new { kind = abi.kind.DEVICE, message = check.placed(name .. ": " .. lost), function_name = name }
       end
     end
     self.is_over = true
@@ -501,7 +501,7 @@ function Results:_advance(no_wait, is_reducing)
     if not kind then
       if first then -- a device has results that it cannot give
         local name = self.settings.name
-        self.end_failure = failure.new { kind = abi.kind.DEVICE, message = check.where() .. name .. ": " .. first, function_name = name }
+        self.end_failure = failure.new { kind = abi.kind.DEVICE, message = check.placed(name .. ": " .. first), function_name = name }
         self:_close()
         raise(self.end_failure)
       elseif core.job.is_cancelled(job) then

@@ -113,8 +113,8 @@ function share.note_image(f, image)
   end
   local name = names[1] or "value"
   local named = names[1] and (" ('%s')"):format(table.concat(names, "', '")) or ""
-  core.io.warn(("tidepool: %s%s captures %s%s, encoded anew at each map and call: local shared = tidepool.share(%s), and shared() in the function, "
-    .. "is encoded once\n"):format(check.where(), f.name, said(core.value.bytes(image)), named, name))
+  core.io.warn("tidepool: " .. check.placed(("%s captures %s%s, encoded anew at each map and call: local shared = tidepool.share(%s), and "
+    .. "shared() in the function, is encoded once\n"):format(f.name, said(core.value.bytes(image)), named, name)))
 end
 
 --- f was called in the pool with the same table as the time before.
@@ -122,8 +122,8 @@ function share.note_passed(f, value)
   if not is_often(passed, f) then return end
   local bytes = bytes_of(value)
   if bytes < LARGE then return end
-  core.io.warn(("tidepool: %s%s is passed the same %s again and again: tidepool.share(value), passed in its place, is encoded once\n"):format(
-    check.where(), f.name, said(bytes)))
+  core.io.warn("tidepool: " .. check.placed(
+    ("%s is passed the same %s again and again: tidepool.share(value), passed in its place, is encoded once\n"):format(f.name, said(bytes))))
 end
 
 return share

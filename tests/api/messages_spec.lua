@@ -1,5 +1,6 @@
 --- What the mistakes of a first week are told: the name of what is wrong, and what would be right.
 
+local devices = require "tests.support_device"
 local support = require "tests.support"
 local tidepool = require "tidepool"
 
@@ -140,5 +141,35 @@ describe("A mistake", function()
     local array = tidepool.array("double", { 1, 2 })
     assert.same({ n = 2, 3, 4 }, add:map(array, tidepool.const(2)):list())
     assert.equal(3LL, add:map({ 1 }, tidepool.const(2LL)):list()[1])
+  end)
+end)
+
+describe("What is said of a function without a name", function()
+  local app = tidepool.App "messages"
+
+  --- The message of the error has its place once, and this text behind it.
+  local function says_once(fn, text)
+    local fine, why = pcall(fn)
+    assert.is_false(fine)
+    local message = tostring(type(why) == "table" and why.message or why):match "^[^\n]*"
+    local _, n = message:gsub("messages_spec%.lua:%d+", "")
+    contains(message, "messages_spec.lua:", text)
+    assert.equal(1, n, message)
+  end
+
+  it("names its place once, where it is called in the line that has it", function()
+    local list, hidden = {}, coroutine.create(print)
+    says_once(function() app:func(function() return hidden end):remote() end, "a coroutine cannot travel to a worker")
+    says_once(function() app:func(function(x) return x end):remote(hidden) end, "a coroutine cannot travel to a worker")
+    says_once(function() app:func { gpu = "no such card" } (function(x) return x end):map({ 1 }) end, ': gpu = "no such card": ')
+    says_once(function() app:func { yields = true } (function(x) return x end):map({ 1 }) end, ": it yields its values (option 'yields')")
+    says_once(function() app:func(function() return hidden end)(list):map() end, ": f(inputs):map() calls the function here and now")
+  end)
+
+  devices.on_device(it, pending)("names its place once, too, when a device refuses it", function()
+    local xs = tidepool.array("int64", 3)
+    says_once(function() app:func { gpu = true } (function(x) return x end):map(xs) end, ' has the element type "int64"')
+    says_once(function() app:func { gpu = true } (function(x) return nothing(x) end):map({ 1 }):list() end, "'nothing'")
+    says_once(function() app:func { gpu = true } (function(x) return x + 1 end):map({ 1, "one" }):list() end, "string")
   end)
 end)

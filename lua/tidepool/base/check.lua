@@ -34,6 +34,21 @@ function check.where()
   return (core.where())
 end
 
+--- The text with a position in front of it ("file:line: "), by default that of the user's code. A
+--- function without a name is called by its place, so a text that begins with its name may begin
+--- with the position: it is said once.
+---@param text string
+---@param where string?
+---@return string
+function check.placed(text, where)
+  where = where or check.where()
+  local bare = where:sub(1, -3)
+  if where == "" or text:sub(1, #bare) ~= bare then return where .. text end
+  local rest = text:sub(#bare + 1)
+  if rest:sub(1, 2) == ": " then return text end
+  return rest:sub(1, 1) == " " and where .. "it" .. rest or where .. text
+end
+
 --- Raises unless `self` is an object of that class, as when a method is called with a dot.
 --- `arguments` are shown in the right form of the call.
 function check.self(self, class, object, method, arguments)
@@ -44,7 +59,7 @@ end
 
 --- Raises a usage error with the caller's position.
 function check.fail(format, ...)
-  error(check.where() .. format:format(...), 0)
+  error(check.placed(format:format(...)), 0)
 end
 
 --- Raises when a function of ours got one argument too many, `extra`. `takes` says in words what it

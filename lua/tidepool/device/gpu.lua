@@ -237,10 +237,17 @@ local function text_of(name)
   return #list > 0 and list or nil
 end
 
+--- Where the Lua function f is written: "file:line".
+local function line_of(f)
+  local info = debug.getinfo(f.raw, "S")
+  return ("%s:%d"):format(info.short_src, info.linedefined)
+end
+
 local function translate(f, d, types, reduce)
   local precision = f.options.precision or "double"
   local fine, made = pcall(require("tidepool.translate.translate").translate, f.raw, {
-    name = f.name, precision = precision, lanes = precision == "single" and d.lanes_float or d.lanes_double, inputs = types,
+    name = f.name ~= line_of(f) and f.name or nil, -- one without a name goes by its place
+    precision = precision, lanes = precision == "single" and d.lanes_float or d.lanes_double, inputs = types,
     returns = f.options.returns, reduce = reduce, text_of = text_of,
   })
   if not fine then error(made, 0) end
@@ -416,8 +423,7 @@ end
 --- The beginning of complaints about f's inputs: where f is written, and its name.
 local function place_of(f)
   if f.options.kernel then return ("%s%s: "):format(f.options.kernel.where, f.name) end
-  local info = debug.getinfo(f.raw, "S")
-  return ("%s:%d: %s: "):format(info.short_src, info.linedefined, f.name)
+  return check.placed(f.name .. ": ", line_of(f) .. ": ")
 end
 
 local POSITIONS_MAX = 2 ^ 31 - 1 -- elements of an array that is read by an index: translated code counts them with 32 bits
@@ -535,7 +541,7 @@ function gpu.kernel(f, types, inputs_of, shape, only)
   if wanted and not types then types = types_of(f, inputs_of, wanted) end
   local usable, complaint = is_usable(f, devices, spec ~= AUTO or not may_fall_back)
   if not usable and may_fall_back then return nil end
-  if not usable then error(failure.new { kind = abi.kind.DEVICE, message = check.where() .. complaint }, 0) end
+  if not usable then error(failure.new { kind = abi.kind.DEVICE, message = check.placed(complaint) }, 0) end
   local unit, why = unit_of(f, devices, types, nil, only)
   if not unit and may_fall_back then return nil end
   if not unit then check.fail("%s: %s", f.name, why) end

@@ -80,7 +80,7 @@ function jobs.encode(self, executor)
   local image, captured, is_known = core.func.image(self.raw, package.path, package.cpath, self.setups and self.setups[1] and self.setups, self.name,
     images[self], self.core, not executor.shares_memory or jobs.is_apart(self, executor), executor.far)
   if not image then
-    error(failure.new { kind = is_known, message = check.where() .. captured, function_name = self.name, attempts = 0 }, 0)
+    error(failure.new { kind = is_known, message = check.placed(captured), function_name = self.name, attempts = 0 }, 0)
   end
   images[self] = image
   if not is_known and not core.is_worker and core.value.bytes(image) >= LARGE then share.note_image(self, image) end
@@ -118,7 +118,7 @@ function jobs.open(self, more, kernel, unit, image)
     job, why, kind = core.job.open(self.core, image, executor.name, more)
   end
   if not job then
-    error(failure.new { kind = kind, message = ("%s%s: %s"):format(check.where(), self.name, why), function_name = self.name, attempts = 0 }, 0)
+    error(failure.new { kind = kind, message = check.placed(self.name .. ": " .. why), function_name = self.name, attempts = 0 }, 0)
   end
   return job
 end
