@@ -90,7 +90,7 @@ void tp_agent_tell_afar(tp_agent *agent, tp_afar *place, const tp_afar *what)
 const tp_afar *tp_inside_afar(const tp_slice *s)
 {
     const tp_afar *a = s->agent->afar;
-    return a && a->started_ns == s->started_ns ? a : NULL;
+    return a && a->taken_ns == s->taken_ns ? a : NULL;
 }
 
 /* What another machine has said of maps inside of the slice's items, as one; the number of
@@ -134,7 +134,7 @@ static bool read_map(const tp_slice *s, const tp_inside_map *m, tp_job_view *to)
                          .reason = TP_REASON_NONE };
     memcpy(to->name, words, sizeof to->name);
     to->name[sizeof to->name - 1] = '\0';
-    bool is_own = get(&m->place) == s->work.place && to->opened_ns >= s->started_ns;
+    bool is_own = get(&m->place) == s->work.place && to->opened_ns >= s->taken_ns;
     /* if another job has written any of it, its number, or 0, is seen */
     return is_own && get(&m->number) == number;
 }

@@ -30,7 +30,7 @@ typedef struct tp_inside {
 
 /* What another machine has said of the items of a slice that it runs. */
 typedef struct tp_afar {
-    uint64_t started_ns; /* the slice's: what was said of another one does not count */
+    uint64_t taken_ns; /* the slice's: what was said of another one does not count */
     char host[TP_VIEW_NAME];
     uint32_t worker; /* its track (tp_worker.id); 0: it has none */
     /* the item, by its index, that has been running for longest, and since when (uv_hrtime here);

@@ -116,6 +116,9 @@ struct tp_slice {
     tp_job *job;  /* held */
     tp_agent *agent;
     uv_thread_t thread; /* that claimed it */
+    uint64_t taken_ns; /* when it was claimed: no other slice of the agent's has the same */
+    /* since when those of its items have run that have not been handed over; engine's lock, since
+     * tp_slice_hand_over moves it */
     uint64_t started_ns;
     /* how long its items ran, where that is much less than the slice took (it went to a process and
      * back); 0: as long as the slice. The agent's */

@@ -899,7 +899,7 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     tp_work_open(&s->work, &agent->worker, &slice_sink, terms, r->block, r->offset, r->count,
                  r->attempt);
     s->job = tp_ref_hold(job);
-    s->started_ns = now;
+    s->taken_ns = s->started_ns = now;
     s->ran_ns = 0;
     s->thread = uv_thread_self();
     s->has_more = has_more(e, job);

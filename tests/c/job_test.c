@@ -2,6 +2,7 @@
  * step has its time. */
 #include "harness.h"
 #include "engine/exec.h"
+#include "engine/inside.h"
 
 enum { MANY = 20, AWAY_US = TP_PAUSE_NS / 1000 + 20000 };
 
@@ -509,6 +510,59 @@ TEST(a_site_that_comes_back_writes_to_no_array_that_others_write_to)
     tp_job_finish(there);
     CHECK_INT(1, (int)freed);
     tp_agent_close(&device);
+    tear_down();
+}
+
+/* ---- what is shown of maps inside of items ---- */
+
+/* The worker and its process are slow here: results are handed over when the item behind them has
+ * long opened its map. */
+TEST(maps_inside_of_an_item_are_shown_when_the_items_before_it_have_been_handed_over)
+{
+    setup();
+    tp_inside inside = { 0 };
+    tp_afar afar = { 0 };
+    func->item_ns = 1;
+    tp_job *job;
+    tp_job_config config = { .func = func,
+                             .executor = &executor,
+                             .waiter = &waiter,
+                             .ordered = true,
+                             .is_cheap = true,
+                             .total = 64 };
+    tp_error err = { 0 };
+    CHECK_INT(0, tp_job_open(&job, engine, &config, &err));
+    tp_block *b = tp_block_new_columns(64, 1, NULL, 0);
+    CHECK(b);
+    b->n = 64;
+    CHECK_INT(0, tp_job_push(job, b));
+    tp_job_end(job);
+    tp_slice *s = take();
+    CHECK(s && s->work.count >= 2);
+
+    tp_inside_map *m = &inside.maps[0];
+    atomic_store(&m->opened_ns, uv_hrtime());
+    atomic_store(&m->number, 7);
+    tp_agent_show_inside(&agent, &inside, 1234);
+    tp_afar said = { .taken_ns = s->taken_ns, .host = "elsewhere", .maps = 1 };
+    tp_agent_tell_afar(&agent, &afar, &said);
+    tp_job_view views[4];
+    uint64_t others;
+    CHECK_INT(3, (int)tp_engine_list_jobs(engine, views, 4, &others));
+    usleep(2000);
+    tp_block *result = tp_block_new_columns(1, 1, NULL, 0);
+    CHECK(result);
+    result->n = 1;
+    tp_work_append(&s->work, result, s->work.at);
+    s->work.at++;
+    tp_slice_hand_over(s, uv_hrtime());
+    CHECK_INT(0, next(job));
+    CHECK_INT(3, (int)tp_engine_list_jobs(engine, views, 4, &others));
+
+    tp_job_finish(s);
+    CHECK_INT(1, (int)tp_engine_list_jobs(engine, views, 4, &others));
+    tp_job_cancel(job);
+    tp_job_close(job);
     tear_down();
 }
 

@@ -20,7 +20,7 @@ static void note_afar(cluster *c, flight *l, const char *id, tp_afar *what, uint
 {
     uint64_t now = uv_hrtime();
     worker *w = tp_crew_find(c, id);
-    what->started_ns = l->slice->started_ns;
+    what->taken_ns = l->slice->taken_ns;
     what->since_ns = ms == 0 ? 0 : ms < now / 1000000 ? now - (ms - 1) * 1000000 : 1;
     snprintf(what->host, sizeof what->host, "%s", w ? w->host : "?");
     if (w && what->since_ns)
