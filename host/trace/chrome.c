@@ -532,6 +532,7 @@ static int add_process(tp_chrome *c, track *t, const tp_event *e, tp_buf *out)
     if (put_joined(c, t, 0, out))
         return -1;
     t->pid = t->tid = e->first;
+    t->has_device = false; /* the track is another one */
     if (put(out,
             ",\n{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":%llu,\"tid\":%llu,\"args\":{"
             "\"name\":\"worker process, %s\"}}",

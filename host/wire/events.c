@@ -7,7 +7,8 @@
 /* The head of an event; its names follow, as bytes. */
 typedef struct head {
     tp_event event;
-    uint32_t name, text; /* lengths of the names that `count` and `first` are; 0: they are none */
+    /* lengths of the names that `count` is, and `first` or a part of `job`; 0: they are none */
+    uint32_t name, text;
 } head;
 
 /* Is `count` a name (tp_trace_name) in events of that kind? */
@@ -15,19 +16,30 @@ static bool has_name(tp_event_kind kind)
 {
     return kind == TP_EVENT_OPEN || kind == TP_EVENT_SPAN || kind == TP_EVENT_MARK ||
            kind == TP_EVENT_MARK_NUMBER || kind == TP_EVENT_MARK_TEXT || kind == TP_EVENT_RETRY ||
-           kind == TP_EVENT_FAIL;
+           kind == TP_EVENT_FAIL || kind == TP_EVENT_BUILD;
 }
 
-static bool has_text(tp_event_kind kind)
+/* Has a device, or a compiler for one, done something in `first` nanoseconds from `time_ns` on, so
+ * that the event is noted when that is over? */
+static bool has_duration(tp_event_kind kind)
 {
-    return kind == TP_EVENT_MARK_TEXT;
+    return kind == TP_EVENT_COPY_IN || kind == TP_EVENT_KERNEL || kind == TP_EVENT_COPY_OUT ||
+           kind == TP_EVENT_BUILD;
 }
 
-/* Is the field `job` a job's number in events of that kind? In others it is a task of users'
- * code. */
+/* The number of the event's second name; 0: it has none. */
+static uint64_t text_of(const tp_event *e)
+{
+    return e->kind == TP_EVENT_MARK_TEXT ? e->first
+           : e->kind == TP_EVENT_BUILD   ? e->job >> 2
+                                         : 0;
+}
+
+/* Is the field `job` a job's number in events of that kind? In others it is a task of users' code,
+ * or how a program came to be. */
 static bool has_job(tp_event_kind kind)
 {
-    return kind <= TP_EVENT_CANCEL;
+    return kind <= TP_EVENT_CANCEL || (has_duration(kind) && kind != TP_EVENT_BUILD);
 }
 
 /* Must the host be told of this event? What becomes of the request's items, and how the process
@@ -42,11 +54,15 @@ static bool is_wanted(const tp_event *e)
     case TP_EVENT_END:
     case TP_EVENT_RETRY:
     case TP_EVENT_FAIL: return e->job > 0;
+    case TP_EVENT_COPY_IN:
+    case TP_EVENT_KERNEL:
+    case TP_EVENT_COPY_OUT:
     case TP_EVENT_SPAN:
     case TP_EVENT_SPAN_END:
     case TP_EVENT_MARK:
     case TP_EVENT_MARK_NUMBER:
-    case TP_EVENT_MARK_TEXT: return true;
+    case TP_EVENT_MARK_TEXT:
+    case TP_EVENT_BUILD: return true;
     default: return false;
     }
 }
@@ -61,7 +77,7 @@ int tp_wire_put_events(tp_trace *trace, tp_buf *out)
             if (!is_wanted(&h.event))
                 continue;
             const char *name = has_name(h.event.kind) ? tp_trace_text(trace, h.event.count) : "";
-            const char *text = has_text(h.event.kind) ? tp_trace_text(trace, h.event.first) : "";
+            const char *text = text_of(&h.event) ? tp_trace_text(trace, text_of(&h.event)) : "";
             h.name = (uint32_t)strlen(name);
             h.text = (uint32_t)strlen(text);
             if (tp_buf_add(out, &h, sizeof h) || tp_buf_add(out, name, h.name) ||
@@ -69,6 +85,19 @@ int tp_wire_put_events(tp_trace *trace, tp_buf *out)
                 return -1;
         }
     return 0;
+}
+
+/* Both processes use the same clock, but the process is not trusted: nothing has happened later
+ * than now, nor before what it has told already. What took some time may have begun before that. */
+static void set_time(tp_wire_events *of, tp_event *e, uint64_t now)
+{
+    if (has_duration(e->kind)) {
+        e->time_ns = e->time_ns < of->since_ns ? of->since_ns : e->time_ns > now ? now : e->time_ns;
+        e->first = e->first > now - e->time_ns ? now - e->time_ns : e->first;
+        return;
+    }
+    e->time_ns = e->time_ns < of->last_ns ? of->last_ns : e->time_ns > now ? now : e->time_ns;
+    of->last_ns = e->time_ns;
 }
 
 void tp_wire_take_events(tp_wire_events *of, const char *bytes, size_t len)
@@ -84,18 +113,19 @@ void tp_wire_take_events(tp_wire_events *of, const char *bytes, size_t len)
         if (!is_wanted(e))
             continue;
         e->worker = of->worker;
-        /* both processes use the same clock, but the process is not trusted */
-        e->time_ns = e->time_ns < of->last_ns ? of->last_ns : e->time_ns > now ? now : e->time_ns;
-        of->last_ns = e->time_ns;
-        if (has_job(e->kind))
+        set_time(of, e, now);
+        if (has_job(e->kind) && e->job > 0)
             /* a number that another process has put together so is one of this process's */
             e->job = of->pid << 32 | (uint32_t)(e->job ^ (e->job >> 32) * 2654435761u);
         else
-            e->job = 0;
+            e->job = e->kind == TP_EVENT_BUILD ? e->job & 3 : 0;
         if (has_name(e->kind))
             e->count = tp_trace_name(of->to, bytes + at, h.name);
-        if (has_text(e->kind))
-            e->first = tp_trace_name(of->to, bytes + at + h.name, h.text);
+        const uint32_t text = h.text ? tp_trace_name(of->to, bytes + at + h.name, h.text) : 0;
+        if (e->kind == TP_EVENT_MARK_TEXT)
+            e->first = text;
+        if (e->kind == TP_EVENT_BUILD)
+            e->job = tp_trace_build((tp_build_how)e->job, text);
         if (tp_trace_is_on(of->to))
             tp_trace_write(of->to, e);
     }

@@ -19,7 +19,9 @@ typedef struct tp_wire_events {
     tp_trace *to;
     uint32_t worker;
     uint64_t pid;
-    uint64_t last_ns; /* the last one's time; none is taken to be earlier */
+    uint64_t last_ns; /* the last one's time; none is taken to be earlier, */
+    /* but for what has taken some time, which has not begun before this */
+    uint64_t since_ns;
 } tp_wire_events;
 
 /* Host: notes the events in these bytes as the worker's own. What is wrong in them is left out: the

@@ -44,8 +44,7 @@ static void begin_request(supervisor *s, tp_slice *slice, uint32_t count)
     uint32_t fitting = w->terms->batch ? count : tp_wire_fitting(w, count, REQUEST_BYTES_MAX);
     if (fitting < count)
         count = fitting > 0 ? fitting : 1;
-    s->events = (tp_wire_events){ s->agent->worker.trace, s->agent->worker.id,
-                                  (uint64_t)s->peer.pid, uv_hrtime() };
+    tp_link_listen(s);
     tp_trace_note(s->events.to, TP_EVENT_PROCESS, s->events.worker, 0, s->events.pid, 0);
     tp_work_note(w, TP_EVENT_BEGIN, w->at, count);
     *q = (request){ .number = s->turn + 1, .before = w->at, .count = count };

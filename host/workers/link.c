@@ -46,6 +46,16 @@ void tp_link_end_lines(supervisor *s)
         }
 }
 
+void tp_link_listen(supervisor *s)
+{
+    const uint64_t now = uv_hrtime();
+    s->events = (tp_wire_events){ .to = s->agent->worker.trace,
+                                  .worker = s->agent->worker.id,
+                                  .pid = (uint64_t)s->peer.pid,
+                                  .last_ns = now,
+                                  .since_ns = now };
+}
+
 /* Prints the complete frames that have arrived. False when the bytes are no frame. */
 static bool take_frames(supervisor *s)
 {

@@ -209,8 +209,7 @@ int tp_places_begin(supervisor *s, tp_slice *slice, tp_error *err)
     s->agent->own_loop->loop.data = s;
     if (s->n_open == 0) {
         s->peer.tail_len = 0;
-        s->events = (tp_wire_events){ s->agent->worker.trace, s->agent->worker.id,
-                                      (uint64_t)s->peer.pid, uv_hrtime() };
+        tp_link_listen(s);
         tp_trace_note(s->events.to, TP_EVENT_PROCESS, s->events.worker, 0, s->events.pid, 0);
         atomic_store_explicit(&tp_control_of(s)->refused, 0, memory_order_relaxed);
     }

@@ -157,6 +157,9 @@ static inline bool tp_place_is_out(const place *p)
     return p->is_late && p->told_ns;
 }
 
+/* What the process tells of a trace from here on belongs to what it is about to run. */
+void tp_link_listen(supervisor *s);
+
 /* Reads what the process has printed. */
 void tp_link_read_socket(supervisor *s);
 

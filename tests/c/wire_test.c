@@ -623,7 +623,7 @@ TEST(no_byte_of_a_question_that_is_changed_does_harm)
 
 enum { EVENTS = 256 };
 
-/* What a process would send of two marks and a map. */
+/* What a process would send of two marks, and a map on a device. */
 static void fill_events(tp_buf *bytes)
 {
     tp_trace child = { 0 };
@@ -633,6 +633,18 @@ static void fill_events(tp_buf *bytes)
     tp_trace_note(&child, TP_EVENT_BEGIN, 1, 7, 0, 1);
     tp_trace_note(&child, TP_EVENT_MARK_TEXT, 1, 0, tp_trace_name(&child, "text", 4),
                   tp_trace_name(&child, "mark", 4));
+    const uint64_t now = uv_hrtime();
+    const uint32_t device = tp_trace_name(&child, "a card", 6);
+    tp_event e = { .time_ns = now - 1000,
+                   .kind = TP_EVENT_BUILD,
+                   .worker = 1,
+                   .job = tp_trace_build(TP_BUILD_READ, device),
+                   .first = 900,
+                   .count = tp_trace_name(&child, "polish", 6) };
+    tp_trace_write(&child, &e);
+    e = (tp_event){ .time_ns = now - 500, .kind = TP_EVENT_KERNEL, .worker = 1, .job = 7,
+                    .first = 400, .count = 64 };
+    tp_trace_write(&child, &e);
     tp_trace_note(&child, TP_EVENT_END, 1, 7, 0, 1);
     CHECK_INT(0, tp_wire_put_events(&child, bytes));
     tp_trace_close(&child);
@@ -645,16 +657,22 @@ TEST(events_of_a_process_become_those_of_its_worker)
     tp_event got[EVENTS];
     CHECK_INT(0, tp_trace_start(&host, EVENTS, NULL));
     fill_events(&bytes);
-    tp_wire_events of = { &host, 5, 1234, 0 };
+    tp_wire_events of = { &host, 5, 1234, 0, 0 };
     tp_wire_take_events(&of, (char *)bytes.data, bytes.len);
-    CHECK_INT(4, tp_trace_read(&host, got, EVENTS));
+    CHECK_INT(6, tp_trace_read(&host, got, EVENTS));
     CHECK(got[0].kind == TP_EVENT_OPEN && got[0].worker == 5);
     CHECK_INT((uint64_t)1234 << 32 | 7, got[0].job);
     CHECK_STR("inner", tp_trace_text(&host, got[0].count));
     CHECK(got[2].kind == TP_EVENT_MARK_TEXT && got[2].job == 0);
     CHECK_STR("mark", tp_trace_text(&host, got[2].count));
     CHECK_STR("text", tp_trace_text(&host, got[2].first));
-    CHECK(got[0].time_ns <= got[3].time_ns);
+    CHECK(got[3].kind == TP_EVENT_BUILD && got[3].worker == 5 && got[3].first == 900);
+    CHECK_STR("polish", tp_trace_text(&host, got[3].count));
+    CHECK_INT(TP_BUILD_READ, got[3].job & 3);
+    CHECK_STR("a card", tp_trace_text(&host, got[3].job >> 2));
+    CHECK(got[4].kind == TP_EVENT_KERNEL && got[4].first == 400 && got[4].count == 64);
+    CHECK_INT((uint64_t)1234 << 32 | 7, got[4].job);
+    CHECK(got[3].time_ns < got[4].time_ns && got[2].time_ns <= got[5].time_ns);
     /* nobody listens any more */
     tp_trace_stop(&host);
     tp_wire_take_events(&of, (char *)bytes.data, bytes.len);
@@ -670,7 +688,7 @@ TEST(no_bytes_in_the_place_of_events_do_harm)
     tp_event got[EVENTS];
     CHECK_INT(0, tp_trace_start(&host, EVENTS, NULL));
     fill_events(&bytes);
-    tp_wire_events of = { &host, 5, 1234, 0 };
+    tp_wire_events of = { &host, 5, 1234, 0, 0 };
     for (size_t i = 0; i < bytes.len; i++)
         for (int change = 1; change < 256; change += 37) {
             char *copy = malloc(bytes.len); /* of its exact size, for AddressSanitizer */
@@ -681,7 +699,9 @@ TEST(no_bytes_in_the_place_of_events_do_harm)
             size_t n = tp_trace_read(&host, got, EVENTS);
             for (size_t k = 0; k < n; k++)
                 CHECK(got[k].worker == 5 && got[k].kind < TP_EVENTS &&
-                      got[k].time_ns <= uv_hrtime());
+                      got[k].time_ns <= uv_hrtime() &&
+                      (got[k].kind != TP_EVENT_BUILD ||
+                       got[k].first <= uv_hrtime() - got[k].time_ns));
         }
     for (size_t len = 0; len < bytes.len; len++) {
         char *copy = malloc(len + 1);

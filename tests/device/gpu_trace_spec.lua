@@ -68,4 +68,37 @@ describe("What somebody has waited for a compiler", function()
     ways = run()
     assert.equal("read from what is kept", ways[1])
   end)
+
+  devices.specs(it, pending, is_there, "no OpenCL device of PoCL")("is there, too, when it was in a worker process, and so is what devices did there", function()
+    local caches = support.temp_dir()
+    local words = ("XDG_CACHE_HOME=%s POCL_CACHE_DIR=%s/pocl $T --trace t.json --report r.html job.lua"):format(caches, caches)
+    local done = shell.run(words, { ["job.lua"] = [[
+      local tidepool = require "tidepool"
+      local app = tidepool.App "compiled"
+      local polish = app:func { gpu = true, name = "polish" } (function(x) return math.sin(x) * math.exp(-x) + x ^ 1.5 end)
+      local outer = app:func { executor = "processes", name = "outer" } (function(n) return #polish:map(tidepool.range(n)):list() end)
+      local by_hand = app:func { executor = "processes", gpu = true, name = "by_hand" } (function(x)
+        local device = require "tidepool".gpu.device()
+        local b = device:buffer("int32", { x })
+        device:kernel "__kernel void twice(__global int *x) { x[0] *= 2; }" (1, b)
+        return b:read()[1]
+      end)
+      print(outer:map({ 3 }):list()[1], by_hand:map({ 4 }):list()[1])
+    ]] })
+    assert.same({ "3\t8\n", "" }, { done.stdout, done.stderr })
+    local data = support.read_file(done.dir .. "/r.html"):match '<script type="application/json" id="data">\n(.-)</script>'
+    local found
+    for _, each in ipairs(cjson.decode(data).findings) do found = each.kind == "compiling" and each or found end
+    assert.is_table(found)
+    support.contains(found.text, "were spent compiling programs for devices: 2 compiled, 0 read")
+    local t = reader.read(done.dir .. "/t.json")
+    for _, name in ipairs { "compile polish", "compile kernel" } do
+      local e = t:all({ cat = "build", name = name })[1]
+      assert.is_table(e, name)
+      assert.is_true(#e.args.device > 0 and e.dur > 0 and e.args.how == "compiled, and kept")
+      support.contains(t:one { name = "process_name", pid = e.pid }.args.name, "worker process")
+    end
+    local kernel = t:all({ cat = "device", name = "polish" })[1]
+    assert.same({ 3, true }, { kernel.args.items, kernel.dur > 0 })
+  end)
 end)
