@@ -234,7 +234,7 @@ static tp_ready_kernel *get_kernel(tp_launch_queue *q, tp_program *p, tp_error *
 /* ---- times ---- */
 
 /* Remakes the queue with or without profiling, which commands are measured by while the host is
- * traced. Called between launches, when the queue is empty. When no new queue can be made, the old
+ * traced, or the job wants its times. Called between launches, when the queue is empty. When no new queue can be made, the old
  * one stays. */
 static void set_timed(tp_launch_queue *q, bool is_timed)
 {
@@ -294,14 +294,15 @@ static uint64_t note_times(tp_launch_queue *q)
         cl_ulong times[3];
         if (!t->event)
             continue;
-        if (tp_trace_is_on(worker->trace) && read_times(q, t->event, times)) {
+        if (q->is_timed && read_times(q, t->event, times)) {
             tp_event e = { .time_ns = t->queued_ns + (times[1] - times[0]),
                            .kind = t->kind,
                            .worker = worker->id,
                            .job = q->work->terms->number,
                            .first = times[2] - times[1],
                            .count = t->count };
-            tp_trace_write(worker->trace, &e);
+            if (tp_trace_is_on(worker->trace))
+                tp_trace_write(worker->trace, &e);
             if (t->kind == TP_EVENT_KERNEL)
                 begun_ns = e.time_ns;
         }
@@ -658,7 +659,7 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
         return tp_error_set(err, TP_ESYS, "%s: its work groups are too small for reductions",
                             q->open.device->name);
     cl_mem mems[TP_ARGUMENTS_MAX] = { 0 };
-    set_timed(q, tp_trace_is_on(q->work->worker->trace));
+    set_timed(q, q->work->terms->is_timed || tp_trace_is_on(q->work->worker->trace));
     tp_transfer t = transfer_of(q);
     int rc = 0;
     tp_widths *begun = NULL;
@@ -685,9 +686,11 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
     if (rc == 0 && tp_life_is_over(q->open.life))
         rc = tp_life_say_over(q->open.life, err);
     const uint64_t ran_ns = note_times(q);
-    if (q->made != made && ran_ns >= begun_ns + COMPILE_MIN_NS)
+    if (q->made != made && ran_ns >= begun_ns + COMPILE_MIN_NS) {
+        q->compiled_ns += ran_ns - begun_ns;
         tp_program_note_build(e->program, q->open.device->name, TP_BUILD_LAUNCHED,
                               q->work->worker->id, begun_ns, ran_ns);
+    }
     for (unsigned i = 0; i < k->n_arguments && is_unified; i++)
         if (mems[i])
             cl->ReleaseMemObject(mems[i]);

@@ -140,7 +140,8 @@ typedef struct tp_launch_queue {
     uint64_t made; /* kernels that were made ready: drivers compile at the first launch of one */
     bool has_new; /* there are kernels whose programs were not stored on disk yet */
     const tp_work *work; /* of the slice that runs: set before its first launch, by who runs it */
-    bool is_timed; /* somebody listens: the queue measures its commands */
+    bool is_timed; /* somebody wants to know: the queue measures its commands */
+    uint64_t compiled_ns; /* launches waited for the driver's compiler, since somebody set it to 0 */
     unsigned n_timed;
     tp_timed_command timed[TP_TIMED_MAX]; /* of the launch that runs */
     /* Where memory is copied, by argument: a buffer, and the copy of an array that the launch which

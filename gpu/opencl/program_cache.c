@@ -242,8 +242,10 @@ tp_program *tp_program_open(tp_program_cache *cache, const tp_open_device *open,
                                  ? TP_BUILD_READ
                              : made->stored_name ? TP_BUILD_KEPT
                                                  : TP_BUILD_NOT_KEPT;
-    tp_program_note_build(made, open->device->name, how, who.worker, begun_ns,
-                          uv_hrtime());
+    const uint64_t ended_ns = uv_hrtime();
+    tp_program_note_build(made, open->device->name, how, who.worker, begun_ns, ended_ns);
+    if (who.built)
+        *who.built = (tp_built){ ended_ns - begun_ns + 1, how };
     tp_ref_hold(open->life);
     made->next = cache->programs;
     cache->programs = made;

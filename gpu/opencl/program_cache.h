@@ -38,10 +38,17 @@ typedef struct tp_program {
 
 extern const tp_ref_type tp_program_type;
 
+/* How a program was made that was not there before. */
+typedef struct tp_built {
+    uint64_t ns; /* how long that took; 0: it was there */
+    tp_build_how how;
+} tp_built;
+
 /* Who waits for a program, for a trace. */
 typedef struct tp_build_for {
     const char *function; /* its name */
     uint32_t worker;      /* whose thread it is; 0: the owner's */
+    tp_built *built;      /* zeroed: where it is told, too; NULL: nowhere */
 } tp_build_for;
 
 /* Finds the program in the cache, reads it from the disk, or builds it; the caller becomes an

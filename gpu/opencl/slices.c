@@ -720,6 +720,7 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
     bool may_reduce = true;
     uint64_t made = r->queue.made;
     r->queue.work = w; /* here, since a slice that is cancelled runs no launch, but is settled */
+    r->queue.compiled_ns = 0;
     while (w->count >= TP_GROUP && !tp_job_has_workers(s->job) &&
            tp_job_is_undecided(s->job, DECIDE_NS)) {
         tp_relax();
@@ -760,6 +761,7 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
         tp_launch_forget_lost(k);
     }
     s->is_cold = r->queue.made != made;
+    s->compiled_ns = r->queue.compiled_ns;
     /* all items have their results, so a failure has no place: the job's owner finds it again */
     tp_error ignored = { 0 };
     settle(r, s, k, &ignored);

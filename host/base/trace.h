@@ -38,6 +38,9 @@ typedef enum tp_event_kind {
     /* item `first` has failed, and is to be tried again; count: the name of its message */
     TP_EVENT_RETRY,
     TP_EVENT_FAIL,   /* the same, for good */
+    /* the device whose worker this is has not come back from `count` items from `first` on: others
+     * run them (engine/late.c) */
+    TP_EVENT_LOSE,
     TP_EVENT_CANCEL, /* the job is cancelled */
     /* What a device has done, by its own clock: from time_ns on, for `first` nanoseconds. count:
      * bytes that were copied to it or from it, or items */

@@ -77,6 +77,9 @@ typedef struct tp_ran {
     uint32_t attempt; /* from 1, in this run; 0: they were not run, since their results are known */
     int32_t worker;   /* who ran them */
     int32_t site;     /* and at which site (tp_agent), from 1; 0: at none */
+    int32_t lost_at;  /* the site, from 1, that was to run them and has not come back; 0: none */
+    /* how long their site waited for its driver's compiler before; it is a part of their time */
+    uint64_t compiled_ns;
 } tp_ran;
 
 typedef struct tp_block {

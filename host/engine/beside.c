@@ -116,7 +116,7 @@ static bool is_for_sites(const tp_job *job)
 {
     const tp_block *b = job->queue->block;
     bool is_numbers = b->kind == TP_BLOCK_COLUMNS && job->queue->attempt == job->attempt &&
-                      !job->queue->is_apart;
+                      !job->queue->lost_at;
     for (uint32_t c = 0; c < b->columns && is_numbers; c++)
         is_numbers = b->type[c] != TP_MIXED;
     return is_numbers;

@@ -73,7 +73,7 @@ static bool retry(tp_job *job, const tp_slice *s, const tp_block *failure)
                      .count = 1,
                      .attempt = w->attempt + 1,
                      .crashes = crashes + failure->is_crash,
-                     .is_apart = s->range->is_apart };
+                     .lost_at = s->range->lost_at };
     job->retried++;
     tp_range_push(&job->delayed, r, tp_deadline_after(delay));
     job->n_delayed++;
@@ -208,11 +208,14 @@ static void note_times(const tp_slice *s, uint32_t done, uint64_t now)
                    .ns_per_item = (double)(now - s->started_ns) / (done ? done : 1),
                    .attempt = s->work.attempt,
                    .worker = s->agent->worker.index,
-                   .site = tp_agent_site(s->agent) + 1 };
+                   .site = tp_agent_site(s->agent) + 1,
+                   .lost_at = s->range->lost_at,
+                   .compiled_ns = s->compiled_ns };
     uint64_t first = s->work.block->first + s->work.offset + s->handed;
     for (tp_block *b = s->results; b; b = b->next) {
         ran.started_ns = s->started_ns + (uint64_t)((double)(b->first - first) * ran.ns_per_item);
         b->ran = ran;
+        ran.compiled_ns = 0; /* the first block tells it */
     }
 }
 

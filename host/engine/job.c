@@ -144,6 +144,7 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
                     .number = atomic_fetch_add_explicit(&e->n_jobs, 1, memory_order_relaxed) + 1,
                     .image = c->image ? tp_ref_hold(c->image) : NULL,
                     .discards = c->discard,
+                    .is_timed = c->is_timed,
                     .batch = c->batch,
                     .splits = c->splits,
                     .streams = c->streams,

@@ -124,8 +124,10 @@ struct tp_slice {
      * back); 0: as long as the slice. The agent's */
     uint64_t ran_ns;
     bool has_more; /* when it was claimed there was work for one more worker */
-    /* it waited for a compiler, so that its time says nothing about the next ones. The agent's */
+    /* it waited for a compiler, so that its time says nothing about the next ones; and for how
+     * long, where its job is_timed. The agent's */
     bool is_cold;
+    uint64_t compiled_ns;
     bool is_trial; /* the slower one of workers and sites runs it, see beside.c; engine's lock */
     struct tp_range *range; /* the items; owned by the engine */
     tp_slice *next, *prev;  /* in the engine's list; engine's lock */
@@ -207,6 +209,7 @@ typedef struct tp_job_config {
     tp_waiter *waiter; /* of the owner */
     tp_agent *owner;   /* the agent inside whose item the map was called, or NULL */
     bool ordered, keep_going /* failures do not end the job */, discard /* no results wanted */;
+    bool is_timed; /* see tp_terms */
     uint64_t window;   /* items in flight at most; 0: TP_WINDOW_MAX */
     size_t bytes; /* inputs and results that wait, before the job holds back; 0: TP_BYTES_MAX */
     /* reading inputs ahead costs nothing and has no side effects (as of a list): the window may be

@@ -93,7 +93,7 @@ struct tp_job {
     uint64_t random;     /* for the jitter of retries */
     bool ended, is_cancelled, is_reading, drained;
     bool is_starved; /* cancelled for want of memory */
-    tp_terms *apart_terms; /* for items of ranges that are `is_apart`; owned; NULL: none are */
+    tp_terms *apart_terms; /* for items of ranges with `lost_at`; owned; NULL: there are none */
     uint64_t lost_items;   /* see tp_job_lost_items */
     int lost_site;
     tp_error *lost;  /* why tp_job_lose_all or tp_job_give_up has cancelled it; set once */

@@ -103,7 +103,8 @@ void tp_slice_lose(tp_slice *s, uint64_t now, tp_wakes *w)
     s->work.block->open++; /* the site may read it until the slice is ended */
     tp_range *r = s->range;
     s->range = NULL;
-    r->is_apart = true;
+    r->lost_at = site + 1;
+    tp_work_note(&s->work, TP_EVENT_LOSE, r->offset, r->count);
     tp_job_put_back(job, r);
     leave_site(e, agent->executor, agent->site, w);
     wake_workers(job, w);

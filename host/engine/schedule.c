@@ -895,7 +895,7 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
         agent->executor->busy++;
     }
     s->level = tp_agent_helper_id(agent);
-    const tp_terms *terms = r->is_apart ? job->apart_terms : &job->terms;
+    const tp_terms *terms = r->lost_at ? job->apart_terms : &job->terms;
     tp_work_open(&s->work, &agent->worker, &slice_sink, terms, r->block, r->offset, r->count,
                  r->attempt);
     s->job = tp_ref_hold(job);
@@ -904,6 +904,7 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     s->thread = uv_thread_self();
     s->has_more = has_more(e, job);
     s->is_cold = false;
+    s->compiled_ns = 0;
     s->range = r;
     tp_slice_expect(s);
     s->has_permit = true;

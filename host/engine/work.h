@@ -43,6 +43,7 @@ typedef struct tp_terms {
     uint64_t number;  /* of the job, in its host, from 1 */
     tp_image *image;  /* of the function; NULL: no Lua runs it */
     bool discards;    /* no results are wanted, only that there is one (TP_BLOCK_DONE) */
+    bool is_timed;    /* somebody asks how its items were run: devices measure their commands */
     /* the function is called with lists of the arguments of so many items; 0: with the arguments of
      * one */
     uint32_t batch;

@@ -176,8 +176,9 @@ static int l_device_free_up(lua_State *L)
 
 /* ---- programs and kernels of maps ---- */
 
-/* core.program.new(device number, source, options, kernel name, function's name) -> program, or
- * nil, a message, and the compiler's log */
+/* core.program.new(device number, source, options, kernel name, function's name) -> program and,
+ * where it was not there before, "compiled" or "read" (from what is kept) and the seconds that this
+ * took; or nil, a message, and the compiler's log */
 static int l_program_new(lua_State *L)
 {
     tp_executor *ex = tp_host_executor(get_context(L)->host, tp_exec_opencl.name);
@@ -192,12 +193,18 @@ static int l_program_new(lua_State *L)
                *name = luaL_checkstring(L, 4);
     tp_ref **box = tp_codec_push_box(L, &tp_program_type);
     const context *ctx = get_context(L);
+    tp_built built = { 0 };
     const tp_build_for who = { .function = luaL_checkstring(L, 5),
-                               .worker = ctx->agent ? ctx->agent->worker.id : 0 };
+                               .worker = ctx->agent ? ctx->agent->worker.id : 0,
+                               .built = &built };
     tp_program *p = tp_opencl_open_program(ex, device, source, options, name, who, &log, &err);
     if (p) {
         *box = &p->ref;
-        return 1;
+        if (!built.ns)
+            return 1;
+        lua_pushstring(L, built.how == TP_BUILD_READ ? "read" : "compiled");
+        lua_pushnumber(L, (lua_Number)built.ns * 1e-9);
+        return 3;
     }
     tp_core_push_message(L, &err);
     lua_pushstring(L, log); // nil message log; raises only when memory is out

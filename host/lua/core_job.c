@@ -139,7 +139,7 @@ static int l_job_tostring(lua_State *L)
     X(fallback) X(journal) X(ordered) X(keep_going) X(discard) X(is_cheap) X(window) X(bytes)    \
     X(total) X(retries) X(crash_retries) X(batch) X(splits) X(streams) X(recycle) X(memory)      \
     X(stays) X(timeout) X(returns) X(leased) X(reducer) X(is_inner) X(captured) X(concurrent)   \
-    X(kernel) X(apart) X(devices)
+    X(kernel) X(apart) X(devices) X(times)
 
 enum {
 #define NUMBER(name) OPTION_##name,
@@ -373,6 +373,7 @@ static int l_job_open(lua_State *L)
         .ordered = get_flag(L, OPTION_ordered),
         .keep_going = get_flag(L, OPTION_keep_going),
         .discard = get_flag(L, OPTION_discard),
+        .is_timed = get_flag(L, OPTION_times),
         .is_cheap = get_flag(L, OPTION_is_cheap),
         .window = (uint64_t)fmin(get_number(L, OPTION_window, 0), 0x1p62),
         .bytes = (size_t)get_number(L, OPTION_bytes, 0),
@@ -769,8 +770,9 @@ static int l_job_stay(lua_State *L)
 
 /* core.job.ran(job) -> how the items of the block that is being read were run: when their inputs
  * were handed over and when the first of them was begun (in seconds of os.time's clock), seconds
- * for each, the worker's number, attempts (0: they were not run), the device's number (0: none).
- * The next item follows each after its time. */
+ * for each, the worker's number, attempts (0: they were not run), the device's number (0: none),
+ * that of the device which did not come back from them before, and seconds that their device waited
+ * for its driver to compile. The next item follows each after its time. */
 static int l_job_ran(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -787,7 +789,9 @@ static int l_job_ran(lua_State *L)
     lua_pushinteger(L, ran->worker);
     lua_pushinteger(L, ran->attempt);
     lua_pushinteger(L, ran->site);
-    return 6;
+    lua_pushinteger(L, ran->lost_at);
+    lua_pushnumber(L, (lua_Number)ran->compiled_ns * 1e-9);
+    return 8;
 }
 
 static int decode_item(lua_State *L, const job_box *box, const tp_block *b, uint32_t k)

@@ -737,6 +737,10 @@ int tp_chrome_add(tp_chrome *c, const tp_event *e, tp_buf *out)
         return put_instant(c, t, e, "retry", tp_trace_text(c->trace, e->count), out);
     case TP_EVENT_FAIL:
         return put_instant(c, t, e, "failure", tp_trace_text(c->trace, e->count), out);
+    case TP_EVENT_LOSE:
+        snprintf(text, sizeof text, "it has not come back from %llu items, which others run",
+                 (unsigned long long)e->count);
+        return put_instant(c, t, e, "lost", text, out);
     case TP_EVENT_STEP:
         snprintf(text, sizeof text,
                  "it has kept its worker for %.0f ms without a wait, %.0f ms of them computing",

@@ -326,6 +326,21 @@ static void find_builds(findings *all)
                    : "Call fewer functions there, or each with more inputs.");
 }
 
+static void find_lost(findings *all, const tp_report_function *f)
+{
+    words a = { 0 };
+    const char *name = f->lost ? tp_trace_track(all->r->trace, f->lost_by) : NULL;
+    if (f->lost == 0)
+        return;
+    finding *to = add(all, "hanging", f, 1);
+    SAY(to->text,
+        "A device hangs: %.100s has not come back from %s input%s, which threads have run instead.",
+        name ? name : "it", amount(&a, (double)f->lost), f->lost == 1 ? "" : "s");
+    SAY(to->advice, "Until it comes back maps with gpu = \"auto\" leave it out, and is_stuck of it is "
+                    "true in tidepool.devices(). If it never does: a loop of the function that "
+                    "does not end there, or the device's driver.");
+}
+
 static void find_copies(findings *all, const tp_report_function *f)
 {
     words a = { 0 }, b = a, c = a, d = a;
@@ -440,6 +455,7 @@ int tp_report_find(const tp_report *r, tp_buf *out)
         find_retries(&all, f);
         find_tail(&all, f);
         find_encoding(&all, f);
+        find_lost(&all, f);
         find_copies(&all, f);
         find_blocking(&all, f);
         find_failures(&all, f);

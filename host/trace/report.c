@@ -650,6 +650,13 @@ static void add_failure(tp_report *r, const tp_event *e)
         f->message = (uint32_t)e->count;
 }
 
+static void add_lost(tp_report *r, const tp_event *e)
+{
+    tp_report_function *f = function_of_job(r, e->job, NULL);
+    f->lost += e->count;
+    f->lost_by = e->worker;
+}
+
 static void add_device(tp_report *r, tp_report_track *t, const tp_event *e)
 {
     tp_report_function *f = function_of_job(r, e->job, NULL);
@@ -766,6 +773,7 @@ int tp_report_add(tp_report *r, const tp_event *e)
     case TP_EVENT_WAKE: return pop_kind(r, t, REPORT_WAIT, e);
     case TP_EVENT_RETRY:
     case TP_EVENT_FAIL: add_failure(r, e); return 0;
+    case TP_EVENT_LOSE: add_lost(r, e); return 0;
     case TP_EVENT_CANCEL: add_cancel(r, e); return 0;
     case TP_EVENT_PROCESS: t->process = e->first; return 0;
     case TP_EVENT_DEATH:

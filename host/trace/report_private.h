@@ -64,6 +64,8 @@ typedef struct tp_report_function {
     uint64_t builds[4], build_ns[4]; /* by tp_build_how */
     uint64_t steps, blocked_ns, longest_ns; /* of items that wait beside others */
     uint64_t longest;                       /* the item of that step */
+    uint64_t lost;    /* items from which a device has not come back, */
+    uint32_t lost_by; /* and the worker that is the device */
     uint32_t message; /* of the first failure; 0: none */
 } tp_report_function;
 

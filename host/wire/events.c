@@ -53,7 +53,8 @@ static bool is_wanted(const tp_event *e)
     case TP_EVENT_BEGIN:
     case TP_EVENT_END:
     case TP_EVENT_RETRY:
-    case TP_EVENT_FAIL: return e->job > 0;
+    case TP_EVENT_FAIL:
+    case TP_EVENT_LOSE: return e->job > 0;
     case TP_EVENT_COPY_IN:
     case TP_EVENT_KERNEL:
     case TP_EVENT_COPY_OUT:

@@ -15,6 +15,7 @@ local columns_type = ffi.typeof "void **"
 local double_pointer = ffi.typeof "const double *"
 local progress = require "tidepool.engine.progress"
 local reduce = require "tidepool.engine.reduce"
+local times = require "tidepool.engine.times"
 local new_table = require "table.new"
 
 local grid, plot, spawned = lazy "tidepool.grid", lazy "tidepool.plot", lazy "tidepool.engine.spawned"
@@ -557,56 +558,27 @@ function Results:_advance(no_wait, is_reducing)
   end
 end
 
--- What results:times() has of each item: the names, and the element types.
-local time_types = { queued = "double", started = "double", duration = "double", worker = "int32", attempts = "int32", device = "int32" }
-local UNKNOWN = 0 / 0
-local TIMES = 64 -- items that there is room for at first
-
---- Makes room for the times of so many items. Those that have not been run have no times, a worker
---- and attempts of 0.
-local function with_times(times, n)
-  if times and n <= times.duration.length then return times end
-  local old, larger = times and times.duration.length or 0, { n = times and times.n or 0 }
-  for name, ctype in pairs(time_types) do
-    local a = array.allocate(ctype, math.max(n, 2 * old, TIMES), false)
-    if old > 0 then ffi.copy(a.elements, times[name].elements, old * ffi.sizeof(array.c_name(ctype))) end
-    local data, empty = a.elements, ctype == "double" and UNKNOWN or 0
-    for k = old, a.length - 1 do data[k] = empty end
-    larger[name] = a
-  end
-  return larger
-end
-
 --- Keeps how the n items from `first` on were run, as core.job.ran gives it.
-function Results:_keep_times(first, n, queued, started, duration, worker, attempts, device)
-  local times = with_times(self.kept_times, first + n - 1)
-  self.kept_times = times
-  times.n = math.max(times.n, first + n - 1)
-  if attempts == 0 then return end -- its result was known
-  local queued_at, started_at, durations = times.queued.elements, times.started.elements, times.duration.elements
-  local workers, tried, devices = times.worker.elements, times.attempts.elements, times.device.elements
-  if device > 0 then device = self.settings.executor.far and 0 or require("tidepool.device.gpu").place(device) end
-  for k = 0, n - 1 do
-    local at = first + k - 1
-    queued_at[at], started_at[at], durations[at] = queued, started + k * duration, duration
-    workers[at], tried[at], devices[at] = worker, attempts, device
-  end
+function Results:_keep_times(first, n, queued, started, duration, worker, attempts, device, lost, compiled)
+  self.kept_times = self.kept_times or times.new(self.settings.executor.far)
+  self.kept_times:keep(first, n, queued, started, duration, worker, attempts, device, lost, compiled)
 end
 
 --- How the inputs whose results have been handed out were run, of a map with the option times:
 -- typed arrays by the inputs' indexes. `queued` and `started` (of the last attempt) are in
 -- seconds of os.time's clock, as in a journal, and `duration` in seconds; `worker` is the number
 -- of tidepool.current().worker. Inputs so small that a worker takes several at once have their
--- mean. `device` is that of tidepool.devices() which ran it, 0 where none did. One that was not
--- run, since a journal or cache had its result, has NaN, and 0 attempts.
----@return table  { queued, started, duration, worker, attempts, device }
+-- mean. `device` is that of tidepool.devices() which ran it, 0 where none did, and `lost` the one
+-- that was to run it and has not come back, so that threads did. One that was not run, since a
+-- journal or cache had its result, has NaN, and 0 attempts.
+--
+-- `builds` is a list of what was compiled for the map: { device, seconds, how }, where `how` is
+-- "compiled", "read" (from what an earlier run has kept) or "launched" (the driver compiled when
+-- the function was first launched there, which is a part of the duration of those inputs).
+---@return table  { queued, started, duration, worker, attempts, device, lost, builds }
 function Results:times()
   if not self.settings.times then check.fail("results:times: the map of '%s' keeps no times: give it the option times = true", self.settings.name) end
-  local kept, times = self.kept_times, {}
-  for name, ctype in pairs(time_types) do
-    times[name] = kept and kept[name]:slice(1, kept.n):copy() or array.allocate(ctype, 0, false)
-  end
-  return times
+  return (self.kept_times or times.new()):give(self.settings.builds)
 end
 
 --- Copies n elements of `from` to the array's elements first..; the types may differ.
@@ -905,6 +877,12 @@ function Results:_each_block(who, each, each_partial)
   end
 end
 
+--- These programs were made for the map, too.
+function Results:_add_builds(builds)
+  local all = self.settings.builds
+  for _, each in ipairs(all and builds or {}) do all[#all + 1] = each end
+end
+
 --- Has whole groups of the results that are still to come reduced where they are made: on a device,
 --- or a cluster's machines. Raises when op is a function that cannot run there.
 function Results:_reduce_there(who, op)
@@ -917,7 +895,8 @@ function Results:_reduce_there(who, op)
   if not reducers then return core.job.reduce(job, op) end
   -- the reducer may have to be compiled, and until then results would come one by one
   core.job.hold_back(job, true)
-  local fine, reducer = pcall(reducers.open, op, self.total)
+  local fine, reducer, builds = pcall(reducers.open, op, self.total)
+  if fine and reducer then self:_add_builds(builds) end
   if fine and reducer then core.job.set_reducer(job, reducer) end
   core.job.hold_back(job, false)
   if not fine then

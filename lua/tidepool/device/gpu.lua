@@ -265,10 +265,14 @@ local function show_log(log)
   return (log or ""):gsub("%z", ""):gsub("%s+$", "")
 end
 
---- core.program.new for a device, which may take seconds; a terminal shows it.
-local function build(f, d, source, options, kernel)
+--- core.program.new for a device, which may take seconds; a terminal shows it. What it took is
+--- added to the unit's builds. Gives the program, or nil, a message and a log.
+local function build(f, unit, d, source, options, kernel)
   local text = show.plain(("%s: compiling for %s"):format(f.name, d.name), true)
-  return progress.during(text, core.program.new, d.number, source, options, kernel, f.name)
+  local program, how, seconds = progress.during(text, core.program.new, d.number, source, options, kernel, f.name)
+  if not program then return nil, how, seconds end
+  if how then unit.builds[#unit.builds + 1] = { device = gpu.place(d.number), how = how, seconds = seconds } end
+  return program
 end
 
 --- Compiles a user's OpenCL C for these devices.
@@ -276,7 +280,7 @@ local function compile_kernel(f, devices)
   local given = f.options.kernel
   local made, why = require("tidepool.translate.kernel").read(given.text, given.with, given.file, given.line)
   if not made then fail_kernel(f, "%s", why) end
-  local unit = { is_new = true, programs = {}, translations = {}, inputs = numbers_of(made.inputs), outputs = numbers_of(made.outputs), made = made,
+  local unit = { is_new = true, builds = {}, programs = {}, translations = {}, inputs = numbers_of(made.inputs), outputs = numbers_of(made.outputs), made = made,
     result_types = {}, booleans = {}, boolean_inputs = {}, is_foreign = true, source = made.source }
   for i, output in ipairs(made.outputs) do
     unit.result_types[i], unit.booleans[i] = output.ctype, output.ctype == "bool"
@@ -300,7 +304,7 @@ local function compile_kernel(f, devices)
   for i, d in ipairs(devices) do
     if made.needs_double and not d.fp64 then fail_kernel(f, "%s has no doubles; use float", d.name) end
     if d.is_far then break end
-    local program, message, log = build(f, d, made.source, unit.options, made.kernel)
+    local program, message, log = build(f, unit, d, made.source, unit.options, made.kernel)
     if program then
       unit.programs[#unit.programs + 1] = { device = d.number, lanes = 1, program = program }
     elseif i == #devices and #unit.programs == 0 then
@@ -317,7 +321,7 @@ local function compile(f, devices, types, reduce)
   if f.options.kernel then return compile_kernel(f, devices) end
   check_types(f, "input", types)
   check_types(f, "result", f.options.returns)
-  local by_lanes, unit = {}, { is_new = true, programs = {}, translations = {} }
+  local by_lanes, unit = {}, { is_new = true, builds = {}, programs = {}, translations = {} }
   for i, d in ipairs(devices) do
     local lanes = f.options.precision == "single" and d.lanes_float or d.lanes_double
     local made = by_lanes[lanes]
@@ -330,7 +334,7 @@ local function compile(f, devices, types, reduce)
       return nil, ('%s has no doubles; with precision = "single", and float arrays, it can run this function'):format(d.name)
     end
     if d.is_far then break end
-    local program, why, log = build(f, d, made.source, BUILD_OPTIONS, made.kernel)
+    local program, why, log = build(f, unit, d, made.source, BUILD_OPTIONS, made.kernel)
     if program then
       unit.programs[#unit.programs + 1] = { device = d.number, lanes = made.lanes, program = program }
     elseif i == #devices and #unit.programs == 0 then
@@ -413,6 +417,16 @@ local function unit_of(f, devices, types, reduce, only)
   local why
   if not units[key] or not is_current(units[key]) then units[key], why = compile(f, devices, types, reduce) end
   return units[key], why
+end
+
+--- What was built for the unit, and nobody has been told of: a list of { device = its place in
+--- gpu.devices, how = "compiled" or "read", seconds }.
+---@param unit table
+---@return table[]
+function gpu.builds(unit)
+  local list = unit.builds
+  unit.builds = {}
+  return list
 end
 
 --- Are the numbers the same? 0 and -0 are not.
@@ -664,7 +678,7 @@ function gpu.reducer(f, unit, types, reduce, total, shape, only)
   end
   local reducer, why = unit_of(f, devices, types, reduce, only)
   if not reducer then check.fail("%s: %s", f.name, why) end
-  return open_kernel(f, reducer, shape)
+  return open_kernel(f, reducer, shape), gpu.builds(reducer)
 end
 
 --- The OpenCL C of a function: for the device that it would run on, or, where there is none, in the

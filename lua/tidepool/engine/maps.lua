@@ -86,7 +86,7 @@ function maps.start(self, source, settings, special)
     total = source.total, is_cheap = source.is_cheap, ordered = settings.ordered ~= false,
     keep_going = (settings.return_exceptions or settings.on_error or settings.ignore_exceptions) and true or false,
     discard = special.discard, streams = special.streams, reduce = special.reduce, is_inner = special.is_inner, is_kept = special.is_kept,
-    bytes = source.bytes, kernel = false, devices = false, stays = false, retries = false, captured = false, leased = false, timeout = false,
+    times = settings.times and true or false, bytes = source.bytes, kernel = false, devices = false, stays = false, retries = false, captured = false, leased = false, timeout = false,
     crash_retries = false, recycle = false, memory = false, apart = false,
   }
   local retries, returns, arrays = self.options.retries, self.options.returns, nil
@@ -105,6 +105,7 @@ function maps.start(self, source, settings, special)
   local n_results = unit and #unit.result_types or 0
   local is_new = not plan and unit and unit.is_new -- drivers compile, or go on to, when a kernel is first launched
   if is_new then unit.is_new = false end
+  local builds = is_new and require("tidepool.device.gpu").builds(unit) or {}
   local may_be_columns = n_results >= 1 and n_results <= abi.COLUMNS_MAX and not unit.has_boolean
   -- threads beside devices give what they give alone
   for i = 1, more.kernel and not returns and n_results or 0 do may_be_columns = may_be_columns and unit.result_types[i] == "double" end
@@ -129,7 +130,9 @@ function maps.start(self, source, settings, special)
   more.window = settings.window or self.options.window or source.window
   more.journal = kept and kept.handle
   if more.reduce and kernel then
-    more.reducer = reducers(run, unit, source.types, source.shape, source.device).open(more.reduce, source.total)
+    local made
+    more.reducer, made = reducers(run, unit, source.types, source.shape, source.device).open(more.reduce, source.total)
+    for _, each in ipairs(made or {}) do builds[#builds + 1] = each end
   end
   local fine, job = pcall(jobs.open, self, more, kernel or plan, unit)
   if not fine then
@@ -146,7 +149,7 @@ function maps.start(self, source, settings, special)
     is_auto = jobs.is_auto(self),
     kernel = kernel, unit = kernel and unit,
     reducers = on_device, reduces = executor.far and not plan and may_reduce, is_single = (kernel or plan) and self.options.precision == "single",
-    progress = settings.progress, journal = kept, halt = halt, ordered = more.ordered, executor = executor, times = settings.times,
+    progress = settings.progress, journal = kept, halt = halt, ordered = more.ordered, executor = executor, times = settings.times, builds = builds,
     is_compiling = is_new, shape = source.shape, has_places = source.has_places,
   })
 end

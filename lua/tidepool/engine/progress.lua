@@ -8,6 +8,8 @@ local core = require "tidepool.core"
 local loop = require "tidepool.engine.loop"
 local show = require "tidepool.base.show"
 
+local gpu = require "tidepool.base.lazy" "tidepool.device.gpu"
+
 local progress = {}
 
 local INTERVAL = 0.1 -- seconds between two updates
@@ -21,6 +23,7 @@ local REASON = 1 -- seconds of waiting after which the reason is shown
 -- the share of the inputs in flight that must be done for the reader to count as the bottleneck
 local READY = 0.75
 local BAR = 10
+local NAME = 24 -- bytes of a device's name that the line has
 
 -- The maps that are watched. Weak, since a map that was left in the middle of its loop must be
 -- collected, which stops it.
@@ -36,7 +39,8 @@ end
 --- Begins to watch a map. `wanted` is the call's option. Returns a value for progress.close; nil
 --- when nobody wants to know.
 ---@param job userdata
----@param about table  { name, executor, ordered, is_compiling }; is_compiling: before the first result a device compiles
+---@param about table  { name, executor, ordered, is_compiling, is_auto }; is_compiling: before the first result a device compiles; is_auto:
+--- threads run what a device does not come back from
 ---@param total integer?  how many inputs there are
 ---@param wanted boolean|function?
 function progress.open(job, about, total, wanted)
@@ -91,6 +95,14 @@ local function add_reasons(entry, state, counts, now, waits)
   if maps > 0 and inside ~= "" then state.inside = { name = inside, done = inside_done, total = inside_total, maps = maps } end
 end
 
+--- From which inputs a device has not come back: { device = its name, inputs = how many }; nil:
+--- from none.
+local function lost_of(entry)
+  local lost, device = 0, nil
+  if entry.about.is_auto then lost, device = core.job.lost(entry.job) end
+  return lost > 0 and { device = gpu.devices()[gpu.place(device)].name, inputs = lost } or nil
+end
+
 --- The table that users' callbacks get.
 local function state_of(entry, now, waits, is_over, is_complete)
   local counts, about = core.job.counts(entry.job), entry.about
@@ -105,7 +117,7 @@ local function state_of(entry, now, waits, is_over, is_complete)
   local state = {
     name = about.name, done = done, total = total, failed = counts.failed, retried = counts.retried, elapsed = now - entry.started,
     is_over = is_over or false, is_complete = is_complete or false, workers = core.workers(),
-    is_compiling = is_compiling or nil,
+    is_compiling = is_compiling or nil, lost = lost_of(entry),
   }
   if is_over then
     state.busy, state.rate = 0, done / math.max(state.elapsed, 1e-9)
@@ -171,6 +183,13 @@ local function item_text(s)
   return s.waiting_for and ("waiting for #%.0f (%.0f s)"):format(s.waiting_for, s.waiting) or nil
 end
 
+--- "H200 hangs": threads run what it was to run.
+local function lost_text(s)
+  if not s.lost then return nil end
+  local name = plain_name(s.lost.device)
+  return (#name > NAME and name:sub(1, NAME - 1) .. "." or name) .. " hangs"
+end
+
 --- The maps in its inputs: "(inner 45/100)", "(3 maps of inner: 45/100)".
 local function inside_text(s)
   local of = s.inside
@@ -181,7 +200,7 @@ end
 
 --- Everything about one map, in at most so many columns. When that is too little, the least
 --- important parts are left out first (the bar, the busy workers, the rate, the maps inside, why it
---- waits, the time left, which input it waits for). Without `columns` all but the bar.
+--- waits, the time left, which input it waits for, a device that hangs). Without `columns` all but the bar.
 local function full_text(s, executor, columns)
   local parts = {
     count_text(s),
@@ -193,13 +212,14 @@ local function full_text(s, executor, columns)
     reason_text(s) or false,
     item_text(s) or false,
     inside_text(s) or false,
+    lost_text(s) or false,
   }
   local function text()
     local shown = {}
     for _, part in ipairs(parts) do shown[#shown + 1] = part or nil end
     return table.concat(shown, " ")
   end
-  for _, i in ipairs { 2, 6, 3, 9, 7, 4, 8 } do
+  for _, i in ipairs { 2, 6, 3, 9, 7, 4, 8, 10 } do
     if not columns or #text() < columns then break end
     parts[i] = false
   end
@@ -234,9 +254,9 @@ end
 
 local function json_text(s)
   local function number(value, format) return value and (format or "%.0f"):format(value) or "null" end
-  return ('{"name":%s,"done":%s,"total":%s,"failed":%s,"rate":%s,"eta":%s,"elapsed":%s,"busy":%s,"workers":%s,"over":%s}'):format(
+  return ('{"name":%s,"done":%s,"total":%s,"failed":%s,"rate":%s,"eta":%s,"elapsed":%s,"busy":%s,"workers":%s,"lost":%s,"over":%s}'):format(
     json_string(s.name), number(s.done), number(s.total), number(s.failed), number(s.rate, "%.3f"), number(s.eta, "%.1f"),
-    number(s.elapsed, "%.3f"), number(s.busy), number(s.workers), tostring(s.is_over))
+    number(s.elapsed, "%.3f"), number(s.busy), number(s.workers), number(s.lost and s.lost.inputs or 0), tostring(s.is_over))
 end
 
 local function summary(s)
