@@ -377,6 +377,21 @@ void tp_copies_end(tp_copies *c, const tp_life *life)
     free_list(list);
 }
 
+uint64_t tp_copies_ahead(tp_copies *c, const tp_array *a, size_t at, size_t size)
+{
+    uint64_t devices = 0;
+    uv_mutex_lock(&c->lock);
+    for (const tp_copy *copy = a->copies; copy; copy = copy->of_array) {
+        size_t from = at > copy->at ? at - copy->at : 0,
+               to = at + size > copy->at ? at + size - copy->at : 0;
+        tp_copy_part part;
+        if (!is_lost(copy) && find_part(&copy->ahead, true, from, to, &part))
+            devices |= 1ull << copy->open.index;
+    }
+    uv_mutex_unlock(&c->lock);
+    return devices;
+}
+
 void tp_copies_forget_lost(tp_copies *c, tp_array *a)
 {
     tp_copy *next, *list = NULL;
@@ -796,6 +811,13 @@ int tp_copies_bring_part_home(tp_array *a, const void *data, size_t size, tp_err
     tp_array_keeper *keeper = atomic_load_explicit(&a->keeper, memory_order_acquire);
     size_t at = (size_t)((const char *)data - (const char *)a->data);
     return keeper ? tp_copies_bring_home((tp_copies *)keeper, a, at, size, &nobody, err) : 0;
+}
+
+void tp_copies_forget_array(tp_array *a)
+{
+    tp_array_keeper *keeper = atomic_load_explicit(&a->keeper, memory_order_acquire);
+    if (keeper)
+        tp_copies_forget_lost((tp_copies *)keeper, a);
 }
 
 int tp_copies_bring_array_home(tp_array *a, tp_error *err)

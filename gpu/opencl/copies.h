@@ -88,6 +88,8 @@ void tp_copies_end(tp_copies *c, const tp_life *life);
 
 /* What was ahead of the array and is lost is no longer missed: it has been told. */
 void tp_copies_forget_lost(tp_copies *c, tp_array *a);
+/* The same for whoever knows of no device. */
+void tp_copies_forget_array(tp_array *a);
 
 cl_mem tp_copy_memory(const tp_copy *copy);
 
@@ -112,6 +114,10 @@ int tp_copies_adopt(tp_copies *c, const tp_open_device *open, tp_array *a, cl_me
 /* Copies the copy's bytes from..to-1 to the array, whatever is known of them. Blocks. */
 int tp_copies_fetch(tp_copies *c, tp_copy *copy, size_t from, size_t to, const tp_mover *mover,
                     tp_error *err);
+
+/* The devices, as bits, that have bytes ahead of the array's bytes at..at+size-1, and can give
+ * them. */
+uint64_t tp_copies_ahead(tp_copies *c, const tp_array *a, size_t at, size_t size);
 
 /* Copies what is ahead anywhere of the array's bytes at..at+size-1 to the array. Blocks. */
 int tp_copies_bring_home(tp_copies *c, tp_array *a, size_t at, size_t size, const tp_mover *mover,

@@ -234,8 +234,8 @@ static tp_ready_kernel *get_kernel(tp_launch_queue *q, tp_program *p, tp_error *
 /* ---- times ---- */
 
 /* Remakes the queue with or without profiling, which commands are measured by while the host is
- * traced, or the job wants its times. Called between launches, when the queue is empty. When no new queue can be made, the old
- * one stays. */
+ * traced, or the job wants its times. Called between launches, when the queue is empty. When no new
+ * queue can be made, the old one stays. */
 static void set_timed(tp_launch_queue *q, bool is_timed)
 {
     const tp_cl *cl = q->open.cl;
@@ -502,17 +502,23 @@ static int note_written(tp_launch_queue *q, unsigned slot, const tp_argument *a,
     return 0;
 }
 
+/* Who keeps copies of an array that the argument writes to; NULL: nobody, so nothing is ahead. */
+static tp_copies *keeper_of(const tp_argument *a)
+{
+    return a->is_written
+               ? (tp_copies *)atomic_load_explicit(&a->array->keeper, memory_order_acquire)
+               : NULL;
+}
+
 int tp_launch_bring_home(tp_launch_queue *q, const tp_kernel *k, tp_error *err)
 {
     int rc = 0;
     tp_mover mover = q ? mover_of(q) : (tp_mover){ 0 };
     for (unsigned i = 0; i < k->n_arguments; i++) {
         const tp_argument *a = &k->arguments[i];
-        /* NULL: nobody keeps copies of it, so nothing is ahead */
-        tp_array_keeper *keeper =
-            a->is_written ? atomic_load_explicit(&a->array->keeper, memory_order_acquire) : NULL;
-        if (keeper && tp_copies_bring_home((tp_copies *)keeper, a->array, place_in_array(a),
-                                           a->size, &mover, err))
+        tp_copies *copies = keeper_of(a);
+        if (copies &&
+            tp_copies_bring_home(copies, a->array, place_in_array(a), a->size, &mover, err))
             rc = -1;
     }
     return rc;
@@ -522,11 +528,22 @@ void tp_launch_forget_lost(const tp_kernel *k)
 {
     for (unsigned i = 0; i < k->n_arguments; i++) {
         const tp_argument *a = &k->arguments[i];
-        tp_array_keeper *keeper =
-            a->is_written ? atomic_load_explicit(&a->array->keeper, memory_order_acquire) : NULL;
-        if (keeper)
-            tp_copies_forget_lost((tp_copies *)keeper, a->array);
+        tp_copies *copies = keeper_of(a);
+        if (copies)
+            tp_copies_forget_lost(copies, a->array);
     }
+}
+
+uint64_t tp_launch_ahead(const tp_kernel *k)
+{
+    uint64_t devices = 0;
+    for (unsigned i = 0; i < k->n_arguments; i++) {
+        const tp_argument *a = &k->arguments[i];
+        tp_copies *copies = keeper_of(a);
+        if (copies)
+            devices |= tp_copies_ahead(copies, a->array, place_in_array(a), a->size);
+    }
+    return devices;
 }
 
 /* ---- launches ---- */

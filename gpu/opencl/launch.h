@@ -141,7 +141,8 @@ typedef struct tp_launch_queue {
     bool has_new; /* there are kernels whose programs were not stored on disk yet */
     const tp_work *work; /* of the slice that runs: set before its first launch, by who runs it */
     bool is_timed; /* somebody wants to know: the queue measures its commands */
-    uint64_t compiled_ns; /* launches waited for the driver's compiler, since somebody set it to 0 */
+    /* how long launches waited for the driver's compiler, since somebody set it to 0 */
+    uint64_t compiled_ns;
     unsigned n_timed;
     tp_timed_command timed[TP_TIMED_MAX]; /* of the launch that runs */
     /* Where memory is copied, by argument: a buffer, and the copy of an array that the launch which
@@ -211,5 +212,8 @@ int tp_launch_bring_home(tp_launch_queue *q, const tp_kernel *k, tp_error *err);
 
 /* What devices have lost of that was told to the map's owner: the arrays are used as they are. */
 void tp_launch_forget_lost(const tp_kernel *k);
+
+/* The devices, as bits, that have something for tp_launch_bring_home, and have not lost it. */
+uint64_t tp_launch_ahead(const tp_kernel *k);
 
 #endif

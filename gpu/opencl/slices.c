@@ -8,6 +8,7 @@
 
 #include "codec/message.h"
 #include "engine/exec.h"
+#include "runtime/runtime.h"
 
 #include <ctype.h>
 #include <fenv.h>
@@ -23,7 +24,8 @@ enum {
     PART_MIN = 1 << 12,
     /* How long a map waits for its caller to call sum() or the like on it, which happens at once or
      * not at all. */
-    DECIDE_NS = 100 * 1000
+    DECIDE_NS = 100 * 1000,
+    STUCK_NS = 1000 * 1000 * 1000 /* how long a device is waited for that runs what was given up */
 };
 
 /* ---- kernels ---- */
@@ -31,6 +33,8 @@ enum {
 static void free_kernels(tp_ref *ref)
 {
     tp_kernels *k = (tp_kernels *)ref;
+    tp_kernels_end(k);
+    tp_ref_drop(k->func);
     tp_ref_drop(k->kernel);
     tp_ref_drop(atomic_load_explicit(&k->reducer, memory_order_relaxed));
     free(k);
@@ -38,12 +42,16 @@ static void free_kernels(tp_ref *ref)
 
 const tp_ref_type tp_kernels_type = { "tidepool.kernels", free_kernels };
 
-tp_kernels *tp_kernels_new(tp_kernel *kernel)
+tp_kernels *tp_kernels_new(tp_host *host, tp_func *func, tp_kernel *kernel,
+                           tp_asks_stuck *is_stuck)
 {
     tp_kernels *k = calloc(1, sizeof *k);
     if (!k)
         return NULL;
     tp_ref_init(&k->ref, &tp_kernels_type);
+    k->host = host;
+    k->is_stuck = is_stuck;
+    k->func = tp_ref_hold(func);
     k->kernel = tp_ref_hold(kernel);
     return k;
 }
@@ -60,6 +68,31 @@ int tp_kernels_bring_home(tp_kernels *k, tp_error *err)
         return 0;
     tp_launch_forget_lost(k->kernel);
     return -1;
+}
+
+/* -1 with err set when what is ahead cannot come home. */
+static int fetch_written(tp_kernels *k, tp_error *err)
+{
+    tp_executor *ex = tp_host_executor_that(k->host, TP_RUNS_KERNELS);
+    const uint64_t ahead = tp_launch_ahead(k->kernel);
+    for (unsigned d = 0; d < TP_DEVICES_MAX; d++)
+        if (ahead >> d & 1 && k->is_stuck(ex, d, STUCK_NS)) /* its queue would not end */
+            return tp_error_set(err, TP_ESYS,
+                                "what it has written to arrays stays on a device that still runs a "
+                                "map or a kernel that was given up");
+    return tp_kernels_bring_home(k, err);
+}
+
+void tp_kernels_end(tp_kernels *k)
+{
+    tp_error err = { 0 };
+    char line[600];
+    /* in a child after fork no device works */
+    if (!k->kernel->is_writer || !tp_host_is_usable(k->host) || fetch_written(k, &err) == 0 ||
+        atomic_exchange_explicit(&k->has_told, true, memory_order_relaxed))
+        return;
+    snprintf(line, sizeof line, "tidepool: %.100s: %.480s\n", k->func->name, err.message);
+    tp_host_print(k->host, 2, line, strlen(line));
 }
 
 int tp_kernels_want_results(tp_kernels *k, const tp_returns *returns, tp_error *err)

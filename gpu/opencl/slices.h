@@ -5,10 +5,16 @@
 
 #include "opencl/launch.h"
 
+/* tp_opencl_is_stuck, which stands above this. */
+typedef bool tp_asks_stuck(struct tp_executor *ex, unsigned device, uint64_t patience_ns);
+
 /* What a job's slices are run with: the job's `executor_data`. */
 typedef struct tp_kernels {
     tp_ref ref;
-    tp_kernel *kernel; /* held */
+    struct tp_host *host; /* it outlives its jobs */
+    tp_asks_stuck *is_stuck;
+    struct tp_func *func; /* held; the job's */
+    tp_kernel *kernel;    /* held */
     /* held; NULL: each result is wanted by itself. Set once, by the owner (release; workers
      * acquire) */
     tp_kernel *_Atomic reducer;
@@ -17,20 +23,29 @@ typedef struct tp_kernels {
     _Atomic bool stays;
     /* Set by workers before the first launch (relaxed: the owner may see it late) */
     _Atomic bool has_begun;
+    _Atomic bool has_told; /* see tp_kernels_end (relaxed) */
 } tp_kernels;
 
 extern const tp_ref_type tp_kernels_type;
 
-/* The kernels of a job, of which this is the main one, with one owner; NULL when out of memory. */
-tp_kernels *tp_kernels_new(tp_kernel *kernel);
+/* The kernels of a job of the host and that function, of which this is the main one, with one
+ * owner; NULL when out of memory. The last owner who drops them brings home what the launches have
+ * written to arrays, for which it may have to wait, or says on stderr that this is lost. */
+tp_kernels *tp_kernels_new(struct tp_host *host, struct tp_func *func, tp_kernel *kernel,
+                           tp_asks_stuck *is_stuck);
 
 /* From here on the owner only wants what the reducer makes of whole groups of results
  * (TP_BLOCK_PARTIALS); other results may still come one by one. Only the first call counts. */
 void tp_kernels_set_reducer(tp_kernels *k, tp_kernel *reducer);
 
 /* Brings home what the job's launches have written to arrays, for its owner, who has closed it. -1
- * with err set when a device cannot give it. */
+ * with err set when a device cannot give it: that is told then, and no longer missed. */
 int tp_kernels_bring_home(tp_kernels *k, tp_error *err);
+
+/* The same of a job that was cancelled, or whose last owner lets go; but not from a device that
+ * would not give it. There is nobody else to be told what cannot come, so a line on stderr says it,
+ * once. Any thread. */
+void tp_kernels_end(tp_kernels *k);
 
 /* The owner wants the job's results in host memory: the launches bring them there from now on, and
  * those that stayed on devices are brought. -1 with err set when that fails. */

@@ -24,8 +24,8 @@ typedef struct tp_range {
     /* a slice takes at most this many of them, since a larger batch with them failed or killed its
      * worker; 0: no such limit */
     uint32_t most;
-    /* the site, from 1, that did not come back from them: their results get blocks of their own, see
-     * late.c; 0: none */
+    /* the site, from 1, that did not come back from them, so that their results get blocks of their
+     * own (late.c); 0: none */
     int32_t lost_at;
 } tp_range;
 

@@ -38,6 +38,7 @@ typedef struct job_box {
     /* Of a job whose results may stay on devices; the job's own. NULL: they do not. */
     tp_kernels *kernels;
     bool is_staying; /* the owner wants them to stay there: see l_job_stay */
+    bool has_missed; /* the owner was told of results that a device has lost, and goes on */
 } job_box;
 
 static job_box *check_job(lua_State *L, int index)
@@ -86,15 +87,24 @@ static void end_waits(const context *ctx, const job_box *box)
         tp_vm_turn(box->waits_on->worker.vm, 0);
 }
 
+/* The job is about to be closed, and its owner knows which results it did not get: their arrays are
+ * as they are. */
+static void forget_missed(const tp_job *job)
+{
+    const tp_returns *returns = &tp_job_terms(job)->returns;
+    for (uint32_t c = 0; c < returns->columns; c++)
+        if (returns->array[c])
+            tp_copies_forget_array(returns->array[c]);
+}
+
 /* Cancels the job. What it has written to arrays on devices comes home with the slices that still
- * run; where none does it comes now. Nobody asks whether a device has lost some of it. */
+ * run; where none does it comes now. */
 static void cancel(const job_box *box)
 {
     tp_kernels *kernels = hold_kernels(box);
-    tp_error ignored = { 0 };
     tp_job_cancel(box->job);
     if (kernels && tp_job_is_settled(box->job))
-        tp_kernels_bring_home(kernels, &ignored);
+        tp_kernels_end(kernels);
     tp_ref_drop(kernels);
 }
 
@@ -105,8 +115,8 @@ static int l_job_close(lua_State *L)
     job_box *box = luaL_checkudata(L, 1, JOB);
     bool is_finalizer = lua_isnone(L, lua_upvalueindex(1));
     tp_kernels *kernels = is_finalizer ? NULL : hold_kernels(box);
-    if (is_finalizer && box->job)
-        cancel(box);
+    if (box->job && box->has_missed && tp_host_is_usable(get_context(L)->host))
+        forget_missed(box->job);
     release(box);
     tp_error err = { 0 };
     bool is_lost = kernels && tp_host_is_usable(get_context(L)->host) &&
@@ -397,7 +407,9 @@ static int l_job_open(lua_State *L)
     lua_pop(L, 1);
     if (!get_flag(L, OPTION_is_inner))
         config.draws = tp_source_next(tp_core_source(ctx), false);
-    tp_kernels *kernels = kernel ? tp_kernels_new(kernel) : NULL;
+    tp_kernels *kernels = NULL;
+    if (kernel)
+        kernels = tp_kernels_new(ctx->host, config.func, kernel, tp_opencl_is_stuck);
     if (kernel && !kernels)
         return tp_codec_raise_memory(L);
     if (kernels && reducer)
@@ -732,11 +744,27 @@ static int l_job_finish(lua_State *L)
 
 /* ---- results ---- */
 
+/* Some device cannot give all results that lie in arrays. -1 with err set when those of the block
+ * are among them. */
+static int bring_block_home(const job_box *box, const tp_block *b, tp_error *err)
+{
+    const tp_returns *returns = &tp_job_terms(box->job)->returns;
+    if (b->kind != TP_BLOCK_COLUMNS)
+        return 0;
+    for (uint32_t c = 0; c < returns->columns; c++)
+        if (returns->array[c] &&
+            tp_copies_bring_part_home(returns->array[c], b->column[c],
+                                      b->n * tp_type_size(returns->type[c]), err))
+            return -1;
+    return 0;
+}
+
 /* core.job.next(job) -> kind, first, n, columns, mixed, text: the next block of results, which
  * core.job.item and core.job.fill read until the next call; nothing when none is ready. Kinds are
  * those of tp_block_kind; first counts from 1. For COLUMNS: the address of the columns' pointers;
  * the number of columns of scalars, 0 when they are of numbers; the address of their text. Or nil
- * and a message: a device cannot give results that it has. */
+ * and a message: a device cannot give results that it has; and, where the next block is of such,
+ * its first and n, with which the owner may go on. */
 static int l_job_next(lua_State *L)
 {
     job_box *box = check_job(L, 1);
@@ -747,8 +775,20 @@ static int l_job_next(lua_State *L)
     tp_block *b = box->reading;
     tp_error err = { 0 };
     if (box->kernels && !box->is_staying &&
-        tp_kernels_want_results(box->kernels, &tp_job_terms(box->job)->returns, &err))
-        return tp_core_push_message(L, &err);
+        tp_kernels_want_results(box->kernels, &tp_job_terms(box->job)->returns, &err)) {
+        if (!b && box->has_missed)
+            return 0;
+        if (!b)
+            return tp_core_push_message(L, &err);
+        tp_error_clear(&err);
+        if (bring_block_home(box, b, &err)) {
+            box->has_missed = true;
+            tp_core_push_message(L, &err);
+            lua_pushnumber(L, (lua_Number)b->first + 1);
+            lua_pushinteger(L, b->n);
+            return 4;
+        }
+    }
     if (!b)
         return 0;
     lua_pushinteger(L, b->kind);

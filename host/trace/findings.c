@@ -336,8 +336,8 @@ static void find_lost(findings *all, const tp_report_function *f)
     SAY(to->text,
         "A device hangs: %.100s has not come back from %s input%s, which threads have run instead.",
         name ? name : "it", amount(&a, (double)f->lost), f->lost == 1 ? "" : "s");
-    SAY(to->advice, "Until it comes back maps with gpu = \"auto\" leave it out, and is_stuck of it is "
-                    "true in tidepool.devices(). If it never does: a loop of the function that "
+    SAY(to->advice, "Until it comes back maps with gpu = \"auto\" leave it out, and is_stuck of it "
+                    "is true in tidepool.devices(). If it never does: a loop of the function that "
                     "does not end there, or the device's driver.");
 }
 

@@ -224,7 +224,7 @@ function results.new(job, source, settings)
     reduced = false, -- how: the argument of _reduce_there
     is_reading = false, is_feeding = false, has_all_inputs = false, input_failure = false, is_over = false,
     -- set later; listed here so that the table is made large enough
-    watch = false, feeder = false, place = false, closed_job = false, left_by = false, end_failure = false, note_times = false,
+    watch = false, feeder = false, place = false, closed_job = false, left_by = false, missed = false, end_failure = false, note_times = false,
     -- Of device/fused.lua: how to start the map once more, as long as it may become one with
     -- another; from then on a function that does; and, in the other one's, the Results of this one.
     origin = false, restart = false, over = source.over or false,
@@ -330,6 +330,12 @@ local function tell_lost(self, job)
     require("tidepool.base.show").plain(self.settings.name, true), d.name, n, n == 1 and "" or "s"))
 end
 
+--- Says what nobody is told otherwise: a device cannot give what items of the map have written to
+--- arrays.
+local function tell_missed(name, why)
+  core.io.warn(("tidepool: %s: %s\n"):format(require("tidepool.base.show").plain(name, true), why))
+end
+
 --- Ends the job, if it has not ended. Nothing more is started.
 function Results:_close(is_complete)
   local job = self.job
@@ -353,6 +359,8 @@ function Results:_close(is_complete)
       local name = self.settings.name
       if lost and is_complete then -- of what items have written to arrays
         self.end_failure = failure.new { kind = abi.kind.DEVICE, message = check.placed(name .. ": " .. lost), function_name = name }
+      elseif lost then -- something else is raised, or nothing
+        tell_missed(name, lost)
       end
     end
     self.is_over = true
@@ -468,6 +476,18 @@ function Results:_end_halted()
   raise(failure.new { kind = abi.kind.HALTED, message = "the map was halted: " .. why, function_name = self.settings.name, attempts = 0 })
 end
 
+--- The next input whose result a device had, and has lost, as Results:_advance gives a failure.
+function Results:_miss()
+  local missed, settings = self.missed, self.settings
+  local index = missed.at
+  missed.at = index + 1
+  if index == missed.last then self.missed = false end
+  local f = failure.new { kind = abi.kind.DEVICE, message = missed.why, index = index, function_name = settings.name, attempts = 1 }
+  self:_count(true)
+  if settings.return_exceptions then return "failure", index, f end
+  return "failure", index, self:_ask(settings.on_error, f)
+end
+
 --- Waits for the next block of results and opens it; or returns at once when the open one is not
 --- read to its end. Returns "block"; or "failure", its index and the failure that takes its place;
 --- or nothing at the end; or, with no_wait, "later" instead of waiting. Raises what ends the map.
@@ -478,6 +498,7 @@ function Results:_advance(no_wait, is_reducing)
   if not no_wait then loop.give_way() end
   if self.k < self.n then return "block" end -- the open block is not read to its end
   if self.halted and not self.is_over then return self:_end_halted() end
+  if self.missed and not self.is_over and not self.is_cancelled then return self:_miss() end
   if self.is_over then
     if self.end_failure then raise(self.end_failure) end
     return nil
@@ -500,7 +521,11 @@ function Results:_advance(no_wait, is_reducing)
     if self.k < self.n then return "block" end -- or has read some of it
     local kind, first, n, pointers, n_scalars, text = core.job.next(job)
     if not kind then
-      if first then -- a device has results that it cannot give
+      if first and pointers and (self.settings.return_exceptions or self.settings.on_error) then
+        self.missed = { why = check.placed(self.settings.name .. ": " .. first), at = n, last = n + pointers - 1 }
+        if self.note_times then self:note_times(n, pointers, core.job.ran(job)) end
+        return self:_miss()
+      elseif first then -- a device has results that it cannot give
         local name = self.settings.name
         self.end_failure = failure.new { kind = abi.kind.DEVICE, message = check.placed(name .. ": " .. first), function_name = name }
         self:_close()

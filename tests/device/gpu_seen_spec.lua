@@ -7,7 +7,6 @@ local devices = require "tests.support_device"
 local reader = require "tests.trace_reader"
 local shell = require "tests.cli.shell"
 local support = require "tests.support"
-local tidepool = require "tidepool"
 
 local on_pocl = devices.on_pocl(it, pending)
 

@@ -69,7 +69,8 @@ describe("What somebody has waited for a compiler", function()
     assert.equal("read from what is kept", ways[1])
   end)
 
-  devices.specs(it, pending, is_there, "no OpenCL device of PoCL")("is there, too, when it was in a worker process, and so is what devices did there", function()
+  local on_pocl = devices.specs(it, pending, is_there, "no OpenCL device of PoCL")
+  on_pocl("is there, too, when it was in a worker process, and so is what devices did there", function()
     local caches = support.temp_dir()
     local words = ("XDG_CACHE_HOME=%s POCL_CACHE_DIR=%s/pocl $T --trace t.json --report r.html job.lua"):format(caches, caches)
     local done = shell.run(words, { ["job.lua"] = [[

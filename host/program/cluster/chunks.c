@@ -3,6 +3,7 @@
 
 #include "cluster/exec_cluster.h"
 #include "host.h"
+#include "opencl/exec_opencl.h"
 #include "program/cluster/code.h"
 #include "program/cluster/replies.h"
 #include "program/cluster/sessions.h"
@@ -31,7 +32,8 @@ static int use_kernel(node *n, chunk *k, tp_job_config *config, tp_error *err)
                                         &(tp_between){ tp_node_hear, n }, err);
     if (!i->kernel)
         return -1;
-    config->executor_data = (tp_ref *)tp_kernels_new(i->kernel);
+    config->executor_data = (tp_ref *)tp_kernels_new(k->session->host, config->func, i->kernel,
+                                                     tp_opencl_is_stuck);
     if (!config->executor_data)
         return tp_error_oom(err, "work");
     config->executor = tp_host_executor_that(k->session->host, TP_RUNS_KERNELS);

@@ -280,8 +280,8 @@ local function compile_kernel(f, devices)
   local given = f.options.kernel
   local made, why = require("tidepool.translate.kernel").read(given.text, given.with, given.file, given.line)
   if not made then fail_kernel(f, "%s", why) end
-  local unit = { is_new = true, builds = {}, programs = {}, translations = {}, inputs = numbers_of(made.inputs), outputs = numbers_of(made.outputs), made = made,
-    result_types = {}, booleans = {}, boolean_inputs = {}, is_foreign = true, source = made.source }
+  local unit = { is_new = true, builds = {}, programs = {}, translations = {}, inputs = numbers_of(made.inputs),
+    outputs = numbers_of(made.outputs), made = made, result_types = {}, booleans = {}, boolean_inputs = {}, is_foreign = true, source = made.source }
   for i, output in ipairs(made.outputs) do
     unit.result_types[i], unit.booleans[i] = output.ctype, output.ctype == "bool"
     unit.has_boolean = unit.has_boolean or unit.booleans[i]

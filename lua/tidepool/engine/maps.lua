@@ -86,8 +86,8 @@ function maps.start(self, source, settings, special)
     total = source.total, is_cheap = source.is_cheap, ordered = settings.ordered ~= false,
     keep_going = (settings.return_exceptions or settings.on_error or settings.ignore_exceptions) and true or false,
     discard = special.discard, streams = special.streams, reduce = special.reduce, is_inner = special.is_inner, is_kept = special.is_kept,
-    times = settings.times and true or false, bytes = source.bytes, kernel = false, devices = false, stays = false, retries = false, captured = false, leased = false, timeout = false,
-    crash_retries = false, recycle = false, memory = false, apart = false,
+    times = settings.times and true or false, bytes = source.bytes, kernel = false, devices = false, stays = false, retries = false,
+    captured = false, leased = false, timeout = false, crash_retries = false, recycle = false, memory = false, apart = false,
   }
   local retries, returns, arrays = self.options.retries, self.options.returns, nil
   -- what records inputs has to see them

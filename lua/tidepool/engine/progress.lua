@@ -200,7 +200,8 @@ end
 
 --- Everything about one map, in at most so many columns. When that is too little, the least
 --- important parts are left out first (the bar, the busy workers, the rate, the maps inside, why it
---- waits, the time left, which input it waits for, a device that hangs). Without `columns` all but the bar.
+--- waits, the time left, which input it waits for, a device that hangs). Without `columns` all but
+--- the bar.
 local function full_text(s, executor, columns)
   local parts = {
     count_text(s),

@@ -3,7 +3,6 @@
 local array = require "tidepool.array"
 local ffi = require "ffi"
 
----@class tidepool.Times
 local Times = {}
 Times.__index = Times
 
@@ -15,7 +14,7 @@ local UNKNOWN = 0 / 0
 local AT_FIRST = 64 -- items that there is room for
 
 --- Of no items yet. `is_far`: other machines run them, whose devices are not those of this one.
----@return tidepool.Times
+---@return table
 function times.new(is_far)
   return setmetatable({ n = 0, room = 0, is_far = is_far, arrays = {}, launches = {} }, Times)
 end
