@@ -12,10 +12,13 @@
 #include "workers/vm.h"
 #include "workers/workers.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum {
     REST_MS = 50,  /* for an idle thread to end */
+    TELL_MS = 3000, /* after which it is told that closing waits */
     LEAVE_MS = 6000, /* for what workers do before they end; processes may take 5 s for it */
     DRAIN_MS = 2000, /* for items with `concurrent_inputs` on the owner's thread */
     KEEP_MS = 30000 /* for writing compiled programs, when a state with our module is closed */
@@ -161,6 +164,21 @@ bool tp_host_free_within(tp_host *host, unsigned timeout_ms)
     return true;
 }
 
+/* Says whose items, or kernels, closing the host waits for. */
+static void tell_waiting(tp_host *host)
+{
+    char line[200] = "tidepool: closing the host waits for what still runs:";
+    for (int i = 0; host->executors[i]; i++) {
+        size_t len = strlen(line);
+        const tp_executor_type *type = host->executors[i]->type;
+        if (type->stop(host->executors[i], uv_hrtime()))
+            snprintf(line + len, sizeof line - len, " %s",
+                     type->capabilities & TP_RUNS_KERNELS ? "devices" : type->name);
+    }
+    strncat(line, "\n", sizeof line - strlen(line) - 1);
+    tp_host_print(host, 2, line, strlen(line));
+}
+
 void tp_host_free(tp_host *host)
 {
     if (!host || !tp_host_is_usable(host))
@@ -169,7 +187,10 @@ void tp_host_free(tp_host *host)
     host->attachment = NULL;
     /* before anything else is closed: workers read strings of the state that closes here
      * (TP_SCALAR_PINNED) */
-    stop_executors(host, UINT64_MAX);
+    if (stop_executors(host, uv_hrtime() + (uint64_t)TELL_MS * 1000000)) {
+        tell_waiting(host);
+        stop_executors(host, UINT64_MAX);
+    }
     if (host->has_agent) {
         tp_exec_drain(&host->agent, uv_hrtime() + (uint64_t)DRAIN_MS * 1000000);
         tp_job_lose(&host->agent, NULL, NULL); /* items that have not ended by then */

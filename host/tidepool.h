@@ -201,8 +201,9 @@ TP_API int tp_host_open(tp_host **out, const tp_config *config, tp_error *err);
 /* Cancels everything that runs, joins the workers and frees the host with all of its functions and
  * maps, without further callbacks. Accepts NULL. Blocks until running functions have ended, however
  * long that takes, since they use the host's memory and yours (of functions in C, of typed arrays):
- * one that never ends makes it wait forever. A program that runs code of others stops first, and
- * closes when that has worked:
+ * one that never ends makes it wait forever, and so does a device that hangs or runs a kernel
+ * without an end. After 3 s tp_config.write gets a line (fd 2) that says what is waited for. A
+ * program that runs code of others stops first, and closes when that has worked:
  *
  *     if (tp_host_stop(host, 2000) == 0)
  *         tp_host_close(host);

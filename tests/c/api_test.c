@@ -1035,6 +1035,33 @@ TEST(a_host_whose_worker_does_not_rest_is_left_and_may_be_closed_later)
     tp_host_close(host);
 }
 
+/* Opens the gate when it is told that closing waits. */
+static void open_when_told(void *user, int fd, const char *bytes, size_t len)
+{
+    static const char line[] = "tidepool: closing the host waits for what still runs: threads\n";
+    gate *g = user;
+    if (fd == 2 && len == sizeof line - 1 && memcmp(bytes, line, len) == 0)
+        atomic_store(&g->is_open, 1);
+}
+
+TEST(closing_a_host_that_has_to_wait_says_for_what)
+{
+    alarm(300);
+    gate g = { 0 };
+    tp_host *host;
+    tp_config config = { .size = sizeof config, .workers = 2, .write = open_when_told, .user = &g };
+    tp_function *f;
+    tp_map *map;
+    double x[] = { 2 };
+    OK(tp_host_open(&host, &config, e));
+    OK(tp_function_from_c(&f, host, "wait", wait_at_gate, &g, NULL, e));
+    OK(tp_map_doubles(&map, f, (const double *[]){ x }, 1, 1, NULL, e));
+    while (!atomic_load(&g.has_begun))
+        usleep(1000);
+    CHECK_INT(TP_OK, tp_host_close(host));
+    CHECK(atomic_load(&g.is_open));
+}
+
 TEST(the_process_ends_while_a_function_never_does)
 {
     const char *sanitizer = getenv("TIDEPOOL_SANITIZER");
