@@ -137,9 +137,9 @@ static void take_offers(cluster *c, flight *l, const tp_answer *a)
         tp_crew_set_offers(c, w, a->offers);
 }
 
-/* What the worker of a chunk of kernels says how long it ran is what its items took, without the
- * way there and back: so chunks grow as devices are fast. More than was waited for is not
- * believed. */
+/* What a chunk's worker says how long it ran is what its items took, without the way there and back
+ * and the time in line: so chunks are as large as the items' own time has them, also where workers
+ * are busy, or far. More than was waited for is not believed. */
 static void note_time(flight *l, uint64_t ran_ns)
 {
     const uint64_t most_ns = uv_hrtime() - l->sent_ns;
@@ -202,8 +202,7 @@ void tp_returns_take(cluster *c, flight *l, const char *data, size_t len)
     take_offers(c, l, &a);
     if (l->has_early && memcmp(a.worker, l->early_by, sizeof a.worker) != 0)
         a.kind = TP_ANSWER_BACK; /* another one was sent it, too: the rest is run anew */
-    if (l->agent.site)
-        note_time(l, a.ran_ns);
+    note_time(l, a.ran_ns);
     if (len < sizeof a || a.size > TP_PAYLOAD_MAX ||
         (a.where == TP_ANSWER_HERE && a.size != len - sizeof a))
         a.kind = 0;
