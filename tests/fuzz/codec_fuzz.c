@@ -18,8 +18,11 @@ static const char seeds[] =
     "long, n = -5, 1e9},\n"
     "  5LL, 6ULL, 3i, print, math, 0/0, true, false, {{{{}}}}, setmetatable({1}, Class), Class, "
     "{Class, Class}, thing, {thing, thing},\n"
-    "  setmetatable({x = 1}, Value), refused, {refused, [refused] = 1, refused}, "
-    "package.loaded.mod, {a = {b = {c = s, d = s}}, s} }";
+    "  setmetatable({x = 1}, Value), package.loaded.mod, {a = {b = {c = s, d = s}}, s} }";
+
+/* What stands in an image for a value that cannot travel; as a value of the user's it is not
+ * encoded. */
+static const char refused_seed[] = "\x01\xc8\x08\0\0\0not here";
 
 static const char same[] =
     "local ffi = require 'ffi'\n"
@@ -118,6 +121,17 @@ static lua_State *open_state(void)
     return L;
 }
 
+static void write_seed(const char *folder, int number, const void *bytes, size_t len)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/seed-%02d", folder ? folder : ".", number);
+    FILE *f = folder ? fopen(path, "wb") : NULL;
+    if (f) {
+        fwrite(bytes, 1, len, f);
+        fclose(f);
+    }
+}
+
 /* Writes a corpus to start from: one message per seed value. */
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
@@ -132,16 +146,11 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
         must(tp_encode(L, -1, 1, NULL, 0, &b, &err) == 0, err.message);
         if (b.nrefs > 0 && !refs[1] && b.refs[0] != refs[0])
             refs[1] = tp_ref_hold(b.refs[0]); /* the class's definition */
-        char path[4096];
-        snprintf(path, sizeof path, "%s/seed-%02d", folder ? folder : ".", i);
-        FILE *f = folder ? fopen(path, "wb") : NULL;
-        if (f) {
-            fwrite(b.data, 1, b.len, f);
-            fclose(f);
-        }
+        write_seed(folder, i, b.data, b.len);
         tp_buf_free(&b);
         lua_settop(L, 1);
     }
+    write_seed(folder, n + 1, refused_seed, sizeof refused_seed - 1);
     lua_close(L);
     return 0;
 }
