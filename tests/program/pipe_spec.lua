@@ -217,6 +217,13 @@ describe("tidepool map", function()
     mapped({ code = 1, stderr = "tidepool: cannot write to standard output: No space left on device\n" },
       "seq 4 | $T map job.lua::kind >/dev/full")
   end)
+
+  it("ends at once when its output could not be written, and says why", function()
+    for _, options in ipairs { "", "--json", "--tag", "--keep-going --journal run.db" } do
+      mapped({ code = 1, stderr = "tidepool: cannot write to standard output: No space left on device\n" },
+        ("yes 1 | $T map %s job.lua::kind >/dev/full"):format(options))
+    end
+  end)
 end)
 
 describe("tidepool map, options as of GNU parallel:", function()

@@ -32,7 +32,33 @@ local ENOUGH = 2^20 -- or how many bytes of lines
 ffi.cdef [[
   void *tidepool_memchr(const void *, int, size_t) __asm__("memchr");
   size_t tidepool_fwrite(const void *, size_t, size_t, void *) __asm__("fwrite");
+  int tidepool_ferror(void *) __asm__("ferror");
+  void tidepool_clearerr(void *) __asm__("clearerr");
+  void tidepool_fpurge(void *) __asm__("__fpurge");
+  char *tidepool_strerror(int) __asm__("strerror");
 ]]
+
+-- The errno of the first failed write to standard output; nil: there is none. Then the map ends,
+-- since what it would compute is lost.
+local lost
+
+local EPIPE = 32
+
+--- Notes what io.write or file:flush has returned. Compiled code calls io.write again when it
+--- fails, which succeeds then, with what had been written before dropped: so stdio's mark counts.
+local function note_write(fine, _, errno)
+  if lost or (fine and ffi.C.tidepool_ferror(io.stdout) == 0) then return end
+  lost = errno or ffi.errno()
+end
+
+--- What to say of it, once, so that the program's end finds nothing more to write. A reader that
+--- has gone away is left to that end, which is SIGPIPE's.
+local function lost_text()
+  if lost == EPIPE then return nil end
+  ffi.C.tidepool_clearerr(io.stdout)
+  ffi.C.tidepool_fpurge(io.stdout)
+  return "cannot write to standard output: " .. ffi.string(ffi.C.tidepool_strerror(lost))
+end
 
 -- ---- lines ----
 
@@ -152,7 +178,10 @@ interpret(line_of)
 --- Writes a line to standard output or, with --results, to the file of this input; a failed input
 --- has no file.
 local function put_line(settings, index, line)
-  if not settings.results then return line and io.write(line, "\n") end
+  if not settings.results then
+    if line then note_write(io.write(line, "\n")) end
+    return
+  end
   local path = ("%s/%d"):format(settings.results, index)
   if not line then return os.remove(path) end
   local file, why = io.open(path, "wb")
@@ -197,7 +226,7 @@ local out = ffi.new("char[?]", OUT)
 local used = 0
 
 local function flush()
-  ffi.C.tidepool_fwrite(out, 1, used, io.stdout)
+  if ffi.C.tidepool_fwrite(out, 1, used, io.stdout) < used then lost = lost or ffi.errno() end
   used = 0
 end
 
@@ -323,7 +352,7 @@ local function map(f, settings)
   repeat
     local what, index, value = results:_advance(true)
     if what == "later" then
-      io.stdout:flush() -- so that the reader has everything so far while more is waited for
+      note_write(io.stdout:flush()) -- so that the reader has everything so far while more is waited for
       if log then log:flush() end
       what, index, value = results:_advance()
     end
@@ -336,7 +365,8 @@ local function map(f, settings)
     else
       goes_on = take(index, value)
     end
-  until not goes_on
+  until not goes_on or lost
+  if lost then results:cancel() end
   return failed
 end
 
@@ -359,7 +389,6 @@ ffi.cdef [[
   void *tidepool_opendir(const char *) __asm__("opendir");
   void *tidepool_readdir(void *) __asm__("readdir");
   int tidepool_closedir(void *) __asm__("closedir");
-  char *tidepool_strerror(int) __asm__("strerror");
 ]]
 
 local EEXIST = 17
@@ -451,6 +480,7 @@ function pipe.main(...)
     if wrong then return 2, "--joblog: " .. wrong end
   end
   local failed = (given.log and map_logged or map)(f, given)
+  if lost then return 1, lost_text() end
   if failed > 0 then return 1, ("%d failed"):format(failed) end
   return 0
 end
