@@ -386,11 +386,29 @@ static void find_inside(const tp_job *job, tp_job_state *state)
             find_inside_of(s, state);
 }
 
+/* Locked. Fills in what `state` says of the workers that the job waits for, where all of them run
+ * what nobody wants any more: a thread cannot be stopped. */
+static void find_given_up(const tp_job *job, tp_job_state *state)
+{
+    const tp_job *of = NULL;
+    unsigned held = 0;
+    int n = 0;
+    for (const tp_slice *s = job->engine->slices; s && n < LOOKED_AT_MAX; s = s->next, n++)
+        if (s->job->executor == job->executor && tp_job_is_unwanted(s->job)) {
+            of = s->job;
+            held++;
+        }
+    if (of && held >= job->executor->busy)
+        snprintf(state->given_up, sizeof state->given_up, "%s", of->func->name);
+}
+
 void tp_job_get_state(tp_job *job, tp_job_state *state)
 {
     *state = (tp_job_state){ .limit = job->func->limit };
     uv_mutex_lock(&job->engine->lock);
     state->reason = reason(job, uv_hrtime(), !job->left_ns);
+    if (state->reason == TP_REASON_WORKERS)
+        find_given_up(job, state);
     find_oldest(job, state);
     find_inside(job, state);
     uv_mutex_unlock(&job->engine->lock);

@@ -472,6 +472,8 @@ typedef struct tp_job_state {
     unsigned maps;
     char inside[64];
     uint64_t inside_done, inside_total;
+    /* of a function (a copy) whose items keep all workers, though nobody wants them; or "" */
+    char given_up[64];
 } tp_job_state;
 void tp_job_get_state(tp_job *job, tp_job_state *state);
 

@@ -1158,7 +1158,8 @@ static const char *name_of_reason(tp_reason reason)
 /* core.job.state(job) -> why nothing of it is begun ("inputs", "reader", "order", "limit", "retry")
  * or nil; its function's limit or nil; the index of the item that has been running for longest or
  * nil, and for how many seconds; how many maps are open in its items, and of those of one function
- * its name, how many inputs are done and of how many */
+ * its name, how many inputs are done and of how many; the function whose items keep all workers,
+ * though their maps were given up, or nil */
 static int l_job_state(lua_State *L)
 {
     tp_job_state s;
@@ -1181,7 +1182,8 @@ static int l_job_state(lua_State *L)
     lua_pushstring(L, s.inside);
     lua_pushnumber(L, (double)s.inside_done);
     lua_pushnumber(L, (double)s.inside_total);
-    return 8;
+    lua_pushstring(L, *s.given_up ? s.given_up : NULL);
+    return 9;
 }
 
 /* core.job.lost(job) -> see tp_job_lost_items: how many, and the device's number */

@@ -86,6 +86,34 @@ describe("a function as the option progress", function()
     has(states_of(again, { 1 }, {}), "waits_for", "retry")
   end)
 
+  it("gets the function whose items keep all workers, though their map was given up", function()
+    local ffi = require "ffi"
+    local declare = "int pipe(int *); long read(int, void *, size_t); long write(int, const void *, size_t); int close(int);"
+    pcall(ffi.cdef, declare)
+    local ends = ffi.new "int[2]"
+    assert.equal(0, ffi.C.pipe(ends))
+    local from, to, begun = ends[0], ends[1], tidepool.array("int32", 1)
+    local hold = app:func { name = "hold" } (function() -- in C, where nothing stops it before somebody writes
+      local c = require "ffi"
+      pcall(c.cdef, declare)
+      begun:add(1, 1)
+      c.C.read(from, c.new "char[1]", 1)
+    end)
+    local given_up = hold:spawn_map(tidepool.range(tidepool.workers()))
+    support.eventually("all workers have begun one", function() return begun[1] == tidepool.workers() end)
+    given_up:cancel()
+    local seen
+    app:func { name = "late" } (function(x) return x end):map({ 1 }, { progress = function(s)
+      if seen or not (s.waits_for == "given up" or s.elapsed > 120) then return end
+      seen = s.given_up or false
+      for _ = 1, tidepool.workers() do ffi.C.write(to, " ", 1) end
+    end }):list()
+    assert.equal("hold", seen)
+    support.check_pool()
+    ffi.C.close(from)
+    ffi.C.close(to)
+  end)
+
   it("gets the maps inside of its inputs", function()
     local inner = app:func { name = "inner" } (function(x) tidepool.sleep(0.05) return x end)
     local outer = app:func { name = "outer" } (function() return inner:map(tidepool.range(10)):sum() end)

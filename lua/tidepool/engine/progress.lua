@@ -85,12 +85,13 @@ end
 --- Adds to the state what the map waits for (`waits`: somebody waits for results, so it is not the
 --- reader that is slow), which of its inputs has been running for long, and the maps in its inputs.
 local function add_reasons(entry, state, counts, now, waits)
-  local reason, limit, oldest, seconds, maps, inside, inside_done, inside_total = core.job.state(entry.job)
+  local reason, limit, oldest, seconds, maps, inside, inside_done, inside_total, given_up = core.job.state(entry.job)
+  if given_up then reason = "given up" end
   local ready, in_flight = counts.finished - counts.skipped - counts.delivered, counts.pushed - counts.delivered
   if not waits and in_flight >= 2 and ready >= READY * in_flight then reason = "reader" end
   if reason ~= entry.reason then entry.reason, entry.reason_since = reason, now end
   state.waits_for, state.waits_since = reason, reason and now - entry.reason_since
-  state.limit = limit
+  state.limit, state.given_up = limit, given_up
   if seconds and seconds >= OLD then state.oldest, state.oldest_seconds = oldest, seconds end
   if maps > 0 and inside ~= "" then state.inside = { name = inside, done = inside_done, total = inside_total, maps = maps } end
 end
@@ -170,9 +171,13 @@ local function busy_text(s, executor)
   return ("%d/%d busy"):format(math.min(s.busy, s.workers), s.workers)
 end
 
---- Why the map waits: "waits for inputs", "window full: reader", "limit 5", "waits to retry".
-local function reason_text(s)
+--- Why the map waits: "waits for inputs", "window full: reader", "limit 5", "waits to retry",
+--- "held by spin, given up: threads cannot be stopped".
+local function reason_text(s, executor)
   if not s.waits_for or s.waits_since < REASON then return nil end
+  if s.given_up then
+    return ("held by %s, given up%s"):format(plain_name(s.given_up), executor.kill and "" or ": threads cannot be stopped")
+  end
   return s.waits_for == "inputs" and "waits for inputs" or s.waits_for == "reader" and "window full: reader"
     or s.waits_for == "limit" and ("limit %d"):format(s.limit) or s.waits_for == "retry" and "waits to retry" or nil
 end
@@ -210,7 +215,7 @@ local function full_text(s, executor, columns)
     s.eta and s.eta < 360000 and "eta " .. clock(s.eta) or false,
     s.failed > 0 and ("%.0f failed"):format(s.failed) or false,
     s.is_compiling and "compiling" or busy_text(s, executor) or false,
-    reason_text(s) or false,
+    reason_text(s, executor) or false,
     item_text(s) or false,
     inside_text(s) or false,
     lost_text(s) or false,
