@@ -84,6 +84,9 @@ end
 -- The largest size of each dimension of an array with planes.
 local SIDE_MAX = 2 ^ 31 - 1
 
+-- The most elements of an array.
+local LENGTH_MAX = 2 ^ 45
+
 local function check_shape(who, rows, columns, planes)
   if planes ~= nil and (not is_whole(planes) or planes < 1 or planes > SIDE_MAX) then
     check.fail("%s: the number of planes must be a whole number of at least 1, got %s", who, check.show(planes))
@@ -115,6 +118,7 @@ local function check_range(a, method, i, j)
 end
 
 local function wrong_index(a, i)
+  if type(i) ~= "number" then check.fail("an array has no field %s that could be set: its elements are numbered, from 1", check.key(i)) end
   local is_within = type(i) == "number" and i >= 1 and i <= a.length
   check.fail("array index %s is %s: the array has %d element%s", tostring(i), is_within and "not a whole number" or "out of range", a.length,
     a.length == 1 and "" or "s")
@@ -758,6 +762,22 @@ function array.check_type(who, name)
     known_types())
 end
 
+--- The length of a list. One with a hole, whose length Lua leaves open, is refused, and so are
+--- names.
+local function length_of(list, what)
+  local n = list.n
+  if n ~= nil then return n end
+  n = #list
+  local behind = next(list, n > 0 and n or nil)
+  if type(behind) == "number" and behind > n then
+    check.fail("tidepool.array: element %d of %s is nil, not a number", n + 1, what)
+  elseif n == 0 and behind ~= nil then
+    check.fail("tidepool.array: %s has names (%s) and no numbers; a shape is { rows =, columns = }, or { planes =, rows =, columns = }", what,
+      check.key(behind))
+  end
+  return n
+end
+
 --- Stores the numbers of a list in an array, from element `first` on.
 local function set_elements(a, first, list, n, what)
   for i = 1, n do
@@ -772,13 +792,13 @@ end
 --- Makes a matrix from a list of rows.
 local function of_rows(name, list, rows)
   local first = list[1]
-  local columns = array.type_of(first) and first.length or first.n or #first
+  local columns = array.type_of(first) and first.length or length_of(first, "row 1")
   check_shape("tidepool.array", rows, columns)
   local a = array.allocate(name, rows * columns, false)
   a.columns = columns
   for i = 1, rows do
     local row = list[i]
-    local n = array.type_of(row) and row.length or type(row) == "table" and (row.n or #row)
+    local n = array.type_of(row) and row.length or type(row) == "table" and length_of(row, ("row %d"):format(i))
     if n ~= columns then
       check.fail("tidepool.array: row %d is %s, but the first has %d elements", i, n and ("of %d elements"):format(n) or check.show(row), columns)
     end
@@ -792,7 +812,7 @@ local function of_planes(name, list, n)
   local a
   for i = 1, n do
     if type(list[i]) ~= "table" then check.fail("tidepool.array: plane %d is %s, but the first has rows", i, check.show(list[i])) end
-    local plane = of_rows(name, list[i], list[i].n or #list[i])
+    local plane = of_rows(name, list[i], length_of(list[i], ("plane %d"):format(i)))
     if not a then
       check_shape("tidepool.array", plane.rows, plane.columns, n)
       a = array.allocate(name, n * plane.length, false)
@@ -821,15 +841,15 @@ function array.new(name, from, value, extra)
     rows, columns, planes = from.rows, from.columns, from.planes
     for key in pairs(grid.is(from) and {} or from) do
       if key ~= "rows" and key ~= "columns" and key ~= "planes" then
-        check.fail("tidepool.array: a shape is { rows =, columns = }, or { planes =, rows =, columns = }, and has no %s", check.show(key))
+        check.fail("tidepool.array: a shape is { rows =, columns = }, or { planes =, rows =, columns = }, and has no %s", check.key(key))
       end
     end
     check_shape("tidepool.array", rows, columns, planes)
     from = rows * columns * (planes or 1)
   end
   if type(from) == "number" then
-    if from < 0 or from % 1 ~= 0 or from > 2 ^ 45 then
-      check.fail("tidepool.array: the number of elements must be an integer of at least 0, got %s", tostring(from))
+    if not (from >= 0 and from % 1 == 0 and from <= LENGTH_MAX) then
+      check.fail("tidepool.array: the number of elements must be an integer of at least 0 and at most 2^45, got %s", tostring(from))
     end
     if value ~= nil and not is_number(value) then check.fail("tidepool.array: expected a number for all elements, got %s", check.show(value)) end
     local a = array.allocate(name, from, value == nil)
@@ -844,7 +864,7 @@ function array.new(name, from, value, extra)
   elseif type(from) ~= "table" then
     check.fail("tidepool.array: expected a number of elements or a list, got %s", check.show(from))
   end
-  local n, first = from.n or #from, from[1]
+  local n, first = length_of(from, "the list"), from[1]
   if type(first) == "table" and type(first[1]) == "table" then return of_planes(name, from, n) end
   if type(first) == "table" or array.type_of(first) then return of_rows(name, from, n) end
   local a = array.allocate(name, n, false)
