@@ -60,6 +60,7 @@ int tp_sqlite_fail(tp_sqlite *s, const char *what, tp_error *err)
 {
     int code = s->db ? s->extended_errcode(s->db) : CANTOPEN;
     const char *message = s->db ? s->errmsg(s->db) : "out of memory";
+    struct stat at;
     switch (code & 0xff) {
     case NOTADB:
         return tp_error_set(err, TP_EUSAGE, "%.300s is no %s: it is not an SQLite database",
@@ -77,6 +78,9 @@ int tp_sqlite_fail(tp_sqlite *s, const char *what, tp_error *err)
         return tp_error_set(err, TP_ESYS, "%.300s: cannot %s: another program keeps it locked",
                             s->path, what);
     case CANTOPEN:
+        if (stat(s->path, &at) == 0 && S_ISDIR(at.st_mode))
+            return tp_error_set(err, TP_EUSAGE, "%.300s is no %s: it is a folder", s->path,
+                                s->what);
         return tp_error_set(
             err, TP_ESYS,
             "%.300s: cannot %s: the file cannot be opened (is its folder there, and writable?)",

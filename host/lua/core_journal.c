@@ -218,7 +218,9 @@ static int l_cache_folder(lua_State *L)
     const char *path = get_context(L)->host->config.cache_dir;
     int fd;
     if (!path) {
-        tp_error_set(&err, TP_EUSAGE, "there is no folder for one: name a file");
+        tp_error_set(&err, TP_EUSAGE,
+                     "there is no folder for one (HOME, or tp_config.cache_dir, would say "
+                     "where): name a file");
         return tp_core_push_message(L, &err);
     }
     if (tp_folder_open(&fd, path, lua_toboolean(L, 1), &err))

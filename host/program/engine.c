@@ -749,7 +749,7 @@ int tp_engine_main(const tp_options *o)
     if (!e.command)
         return usage("what is it to do?%s", "");
     if (!*e.folder)
-        return fail("there is no folder for it: --dir says which%s", "");
+        return fail("there is no folder for it, since HOME is not set: --dir says which%s", "");
     /* the server runs in another folder, so paths must be absolute */
     if (*e.folder != '/') {
         char here[2000], whole[6000];

@@ -365,8 +365,8 @@ local function check_needs(who, rows, given)
     or given.gpu and (given.gpu == executors.AUTO and executors.fallback or executors.of_kernels)
   for i, need in ipairs(needs) do
     if executor and not executor[need] then
-      check.fail("%s: option '%s' needs an executor that %s: %s, not %q", who, names[i], abilities[need],
-        executors.in_words(executors.that("runs_lua", need)), executor.name)
+      check.fail("%s: option '%s' needs an executor that %s: %s, not %s", who, names[i], abilities[need],
+        executors.in_words(executors.that("runs_lua", need)), given.gpu and not given.executor and "a device" or ("%q"):format(executor.name))
     end
   end
   if not executors.that("runs_lua", unpack(needs))[1] then

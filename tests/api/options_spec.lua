@@ -103,7 +103,7 @@ describe("A mistake", function()
       local killing = those("kill", "rooms")
       assert.equal(([[
 app:func: option 'timeout' needs an executor that can stop what runs by force: %s, not "threads"
-app:func: option 'timeout' needs an executor that can stop what runs by force: %s, not "opencl"
+app:func: option 'timeout' needs an executor that can stop what runs by force: %s, not a device
 app:func: option 'memory' needs an executor that bounds the memory of an item: %s, not "rooms"
 app:func: option 'executor' must be %s, got the string "nowhere"
 app:func: option 'timeout' needs an executor that can stop what runs by force: %s, not "inline"

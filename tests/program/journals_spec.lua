@@ -116,6 +116,7 @@ run.db
     ran({ code = 1, stdout = "", stderr = "tidepool: cannot read none.db: No such file or directory\n" }, "$T journal none.db")
     ran({ code = 1, stdout = "", stderr = "tidepool: job.lua is no journal: it is not an SQLite database\n" }, "$T journal job.lua")
     ran({ code = 1, stdout = "", stderr = "tidepool: empty.db is no journal: it is empty\n" }, "touch empty.db && $T journal empty.db")
+    ran({ code = 1, stdout = "", stderr = "tidepool: . is no journal: it is a folder\n" }, "$T journal .")
   end)
 end)
 

@@ -23,6 +23,14 @@ describe("tidepool new", function()
     contains(support.read_file(done.dir .. "/sub/other.lua"), 'tidepool.App "other"', "tidepool sub/other.lua 10 20 30")
   end)
 
+  it("says how to run it as a shell wants it, whatever its name is", function()
+    local done = check({ stdout = "my job's.lua: a function, and an app:main that maps it; tidepool 'my job'\\''s.lua' runs it\n" },
+      [[$T new "my job's"]])
+    contains(support.read_file(done.dir .. "/my job's.lua"), "--   tidepool 'my job'\\''s.lua' 10 20 30")
+    check({ code = 2, stderr = "tidepool: two jobs.lua has no app:main; its functions are: f, g (run one: tidepool run 'two jobs.lua'::f)\n" },
+      "$T run 'two jobs.lua'", { ["two jobs.lua"] = "local app = require 'tidepool'.App 'x' f = app:func(print) g = app:func(print)" })
+  end)
+
   it("leaves a file that is there, and says what it takes", function()
     local done = check({ code = 1, stdout = "" }, "$T new jobs", { ["jobs.lua"] = "-- mine" })
     assert.equal("tidepool: new: jobs.lua is there already, and is left as it is\n", done.stderr)

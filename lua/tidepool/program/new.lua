@@ -52,12 +52,12 @@ function new.main(...)
   end
   local file, why = io.open(path, "w")
   if not file then return 1, "new: cannot make " .. why end
-  local values = { NAME = (name:gsub('[%c"\\]', "_")), FILE = (path:gsub("%c", "?")) }
+  local values = { NAME = (name:gsub('[%c"\\]', "_")), FILE = words.typed((path:gsub("%c", "?"))) }
   local fine
   fine, why = file:write((text:gsub("%u%u%u%u", values)))
   local closed, why_not = file:close()
   if not fine or not closed then return 1, ("new: cannot write %s: %s"):format(path, why or why_not) end
-  print(("%s: a function, and an app:main that maps it; tidepool %s runs it"):format(path, path))
+  print(("%s: a function, and an app:main that maps it; tidepool %s runs it"):format(path, words.typed(path)))
   return 0
 end
 

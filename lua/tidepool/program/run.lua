@@ -16,6 +16,7 @@ local check = require "tidepool.base.check"
 local cli = require "tidepool.program.cli"
 local json = require "tidepool.json"
 local show = require "tidepool.base.show"
+local typed = require "tidepool.program.words".typed
 
 local run = {}
 
@@ -195,13 +196,13 @@ local function choose(file, found, name)
   elseif #mains > 1 then
     refuse_several(file, mains)
   elseif #entries > 1 then
-    refuse("%s has several entries: %s (choose one: tidepool run %s::%s)", file, names_of(entries), file,
+    refuse("%s has several entries: %s (choose one: tidepool run %s::%s)", file, names_of(entries), typed(file),
       entries[1].name)
   elseif #found > 0 then
-    refuse("%s has no app:main; its functions are: %s (run one: tidepool run %s::%s)", file, names_of(found), file,
+    refuse("%s has no app:main; its functions are: %s (run one: tidepool run %s::%s)", file, names_of(found), typed(file),
       found[1].name)
   end
-  refuse("%s makes no app (to run it as a plain script: tidepool %s)", file, file)
+  refuse("%s makes no app (to run it as a plain script: tidepool %s)", file, typed(file))
 end
 
 -- ---- the schema ----
@@ -632,7 +633,7 @@ local function print_help(target, offer, options, others)
     out[#out + 1] = (offer.call and " [--json]" or "") .. (is_vararg and " [arguments]\n" or "\n")
   end
   if #others > 0 then
-    out[#out + 1] = ("\nAlso in %s: %s (tidepool run %s::NAME --help)\n"):format(target, table.concat(others, ", "), target)
+    out[#out + 1] = ("\nAlso in %s: %s (tidepool run %s::NAME --help)\n"):format(target, table.concat(others, ", "), typed(target))
   end
   io.stdout:write(table.concat(out))
 end
@@ -776,7 +777,7 @@ local function choose_function(file, found, name)
   elseif #functions > 1 and name then
     refuse_several(file, functions)
   elseif #functions > 1 then
-    refuse("%s has several functions: %s (choose one: tidepool map %s::%s)", file, names_of(functions), file, functions[1].name)
+    refuse("%s has several functions: %s (choose one: tidepool map %s::%s)", file, names_of(functions), typed(file), functions[1].name)
   end
   local all = select_offers(found, function(offer)
     return offer.call ~= nil

@@ -4,6 +4,13 @@ local check = require "tidepool.base.check"
 
 local words = {}
 
+--- A word as it is typed in a shell: in quotes where it has more than what never needs them.
+---@return string
+function words.typed(word)
+  if word:find "^[%w_./:@%%+=,\128-\255-]+$" then return word end
+  return "'" .. word:gsub("'", "'\\''") .. "'"
+end
+
 --- An option of a command.
 ---@class tidepool.Word
 ---@field [1] string       how it is written: "--json"
