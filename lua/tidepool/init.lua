@@ -18,6 +18,7 @@ local trace = lazy "tidepool.trace"
 local is_traced = ffi.cast("const bool *", core.trace.flag())
 
 ---@class tidepool
+---@field int { mul32: (fun(a: number|ffi.cdata*, b: number|ffi.cdata*): integer), mul64hi: fun(a: any, b: any): ffi.cdata* }
 ---@field gpu { device: (fun(which: (true|string|table)?): tidepool.Device?), random: fun(seed: number, i: number, draw: number?): number }
 local tidepool = {
   _VERSION = core.version,
@@ -303,9 +304,10 @@ end
 
 core.add_builtins("tidepool", tidepool)
 
--- tidepool.gpu is loaded when it is used.
+-- tidepool.gpu and tidepool.int are loaded when they are used.
 setmetatable(tidepool, { __index = function(_, key)
   if key == "gpu" then return require "tidepool.device.gpu" end
+  if key == "int" then return require "tidepool.int" end
   check.missing("tidepool", key, tidepool, "function")
 end })
 

@@ -12,7 +12,8 @@ describe("the reference", function()
     for _, heading in ipairs {
       "## tidepool", "### tidepool.App(name, defaults)", "### tidepool.range(from, to, step)", "## App", "### app:func(given, fn)", "## Function",
       "### f:map(...)", "## Results", "### results:list()", "## Array", "### a:slice(i, j)", "## Failure", "## Options of functions",
-      "### tidepool.gpu.device(which)", "## Device", "### device:buffer(what, from)", "## Buffer", "## Kernel",
+      "### tidepool.gpu.device(which)", "## tidepool.int", "### tidepool.int.mul32(a, b)",
+      "## Device", "### device:buffer(what, from)", "## Buffer", "## Kernel",
       "### kernel(global_size, ...)", "### all:add(x)",
     } do
       assert.is_truthy(text:find("\n" .. heading .. "\n", 1, true), heading)

@@ -230,11 +230,12 @@ stack traceback:
       "table: {1}")
     done = session({ stderr = "" }, {
       "help 'n'", "help 'timeout'", "help 'ignore_exceptions'", "help 'buffer'", "help 'random'", "help 'capacity'", "help(tidepool.gpu)",
-      "help(tidepool.gpu.device)", "help(tidepool.Dict().put)",
+      "help(tidepool.gpu.device)", "help(tidepool.Dict().put)", "help(tidepool.int)", "help 'mul64hi'",
     })
     contains(done.stdout, "n: an option of tidepool.wait.", "timeout: an option of functions (", "timeout: an option of tidepool.wait.",
       "ignore_exceptions: an option of for_each. Failures", "device:buffer(array)", "buffer:read(into?, at?)", "tidepool.random(seed, i?)",
-      "tidepool.gpu.random(seed, i, draw?)", "tidepool.Queue { capacity = }", "tidepool.gpu.device(which?)", "dict:put(key, value")
+      "tidepool.gpu.random(seed, i, draw?)", "tidepool.Queue { capacity = }", "tidepool.gpu.device(which?)", "dict:put(key, value",
+      "tidepool.int.mul32(a, b)", "tidepool.int.mul64hi(a, b)")
     assert.is_nil(done.stdout:find("standard library", 1, true), done.stdout)
     done = check({ stderr = "" }, "$T --quiet -i job.lua <input",
       { ["job.lua"] = "-- Adds one.\n-- That is all.\nfunction add(x)\n  return x + 1\nend", input = "help(add)\n" })
@@ -648,7 +649,8 @@ describe("the session on a terminal", function()
       { "a:sl", "a:slice" }, { "a.ct", "a.ctype" }, { "list[1].mess", "list[1].message" },
       { "f:map({}):pro", "f:map({}):progress" }, { "f:map{ 'a}', 1 }:pro", "f:map{ 'a}', 1 }:progress" }, { "f:map {1}:pro", "f:map {1}:progress" },
       { "tidepool.array('double', 2):sl", "tidepool.array('double', 2):slice" }, { "a:copy():sl", "a:copy():slice" },
-      { "tidepool.gpu.dev", "tidepool.gpu.device" }, { "tidepool.gpu.device():kernel_", "tidepool.gpu.device():kernel_file" },
+      { "tidepool.gpu.dev", "tidepool.gpu.device" }, { "tidepool.int.mul6", "tidepool.int.mul64hi" },
+      { "tidepool.gpu.device():kernel_", "tidepool.gpu.device():kernel_file" },
       { "tidepool.gpu.device():buffer(a):fi", "tidepool.gpu.device():buffer(a):fill" },
       { "tidepool.App 'x':incl", "tidepool.App 'x':include" }, { "app:func{}(print):spawn_", "app:func{}(print):spawn_map" },
       { "Model{}.pre", "Model{}.predict" }, { "Model {}.predict:flat", "Model {}.predict:flat_map" },

@@ -8,6 +8,16 @@ local specialise = {}
 
 local DOUBLE, FLOAT, INT64, UINT64, MIXED = abi.type.DOUBLE, abi.type.FLOAT, abi.type.INT64, abi.type.UINT64, abi.type.MIXED
 local ABSENT = abi.scalar.ABSENT
+local int64, uint64 = ffi.typeof "int64_t", ffi.typeof "uint64_t"
+
+--- Is it a number, or a 64-bit integer? Columns of such integers take both.
+local function is_integer(x)
+  return type(x) == "number" or type(x) == "cdata" and (ffi.istype(int64, x) or ffi.istype(uint64, x))
+end
+
+local function is_number(x) return type(x) == "number" end
+
+local function is_wide(number) return number == INT64 or number == UINT64 end
 
 local function pointer_to(number)
   return number == MIXED and require "tidepool.engine.mixed".scalars or ffi.typeof(abi.c_types[number + 1] .. " *")
@@ -41,7 +51,7 @@ end
 -- and so reads that flag again for each item (LuaJIT ignores volatile), and behind the store: see
 -- tp_work.ctl.
 local template = [[
-local $NAME, select, type, cast, ctl_type, columns_type, text_type, in_types, out_types, band, bits, load, store = ...
+local $NAME, select, type, cast, ctl_type, columns_type, text_type, in_types, out_types, band, bits, load, store, is_integer = ...
 local held
 local function hold(...)
   held = { n = select("#", ...), ... }
@@ -91,7 +101,9 @@ end
 local function store_text(outs)
   if #outs == 0 then return "return true" end
   if outs[1] ~= MIXED then
-    return ("if %s then %s return true end"):format(each(#outs, 'type(r#) == "number"', " and "), each(#outs, "o#[i] = r#", " "))
+    local checks = {}
+    for c, number in ipairs(outs) do checks[c] = (is_wide(number) and "is_integer(r%d)" or 'type(r%d) == "number"'):format(c) end
+    return ("if %s then %s return true end"):format(table.concat(checks, " and "), each(#outs, "o#[i] = r#", " "))
   end
   return each(#outs, [[
     if count < # then
@@ -153,7 +165,7 @@ function specialise.make(fn, name, signature)
   })
   local chunk = assert(loadstring(text, "=" .. abi.CHUNKS .. "specialised"))
   return chunk(fn, select, type, ffi.cast, ffi.typeof "int32_t *", ffi.typeof "void **", mixed.text, in_types, out_types,
-    require "bit".band, require "tidepool.base.bits", mixed.load, mixed.store)
+    require "bit".band, require "tidepool.base.bits", mixed.load, mixed.store, is_integer)
 end
 
 --- (column, index from 0, whether signed) -> the 64-bit integer there, as cdata
@@ -178,9 +190,9 @@ end
 function specialise.store(fn, columns, numbers, count, ...)
   local held = { n = select("#", ...), ... }
   local is_right = held.n == count
-  for c = 1, count do is_right = is_right and type(held[c]) == "number" end
-  if not is_right then return specialise.broken_promise(fn, held, numbers, count) end
   columns, numbers = ffi.cast("void **", columns), ffi.cast("uint8_t *", numbers)
+  for c = 1, count do is_right = is_right and (is_wide(numbers[c - 1]) and is_integer or is_number)(held[c]) end
+  if not is_right then return specialise.broken_promise(fn, held, numbers, count) end
   for c = 1, count do ffi.cast(pointer_to(numbers[c - 1]), columns[c - 1])[0] = held[c] end
   return nil
 end

@@ -104,6 +104,7 @@ end
 local function field(value, name)
   local cls = package.loaded["tidepool.cls"]
   if value == tidepool and name == "gpu" then return require "tidepool.device.gpu" end
+  if value == tidepool and name == "int" then return require "tidepool.int" end
   for _, fields in ipairs(field_tables(value)) do
     local found = rawget(fields, name)
     if found ~= nil and cls and fields ~= value and getmetatable(value) == cls.Instance then

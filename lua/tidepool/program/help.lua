@@ -65,6 +65,8 @@ local module_rows = {
   { "tidepool.gpu.device(which?)", "a device to drive by hand: buffers and kernels of one's own" },
   { "tidepool.plot(xs, ys?)", "prints a small chart of numbers" },
   { "tidepool.gpu.random(seed, i, draw?)", "a random number in a function for devices: of stream i" },
+  { "tidepool.int.mul32(a, b)", "a * b modulo 2^32, exactly, in the range of bit.*" },
+  { "tidepool.int.mul64hi(a, b)", "the upper half of the product of two uint64" },
   { "tidepool.trace(path)", "writes what happens to a file for Perfetto; trace:stop()" },
   { "tidepool.span(name, fn, ...)", "calls fn(...): a box of that name in a trace" },
   { "tidepool.mark(name, value?)", "a point in a trace, or of a curve in it" },
@@ -255,6 +257,11 @@ local function loaded_gpu()
   return globals.package and globals.package.loaded["tidepool.device.gpu"]
 end
 
+--- The same of tidepool.int.
+local function loaded_int()
+  return globals.package and globals.package.loaded["tidepool.int"]
+end
+
 --- The rows about a function or method of that name, about the methods of what has that name
 --- ("buffer"), or about what takes a field of that name ("capacity").
 local function rows_named(name)
@@ -286,6 +293,7 @@ local function known_name(fn)
     if found and type(found.__index) == "table" then all[#all + 1] = found.__index end
   end
   if gpu then all[#all + 1] = { device = gpu.device, random = gpu.random } end
+  all[#all + 1] = loaded_int()
   for _, of in ipairs(all) do
     for name, each in next, of do
       if each == fn and type(name) == "string" then return name, true end
@@ -372,6 +380,7 @@ function help.text(...)
   if type(value) == "string" then return describe_name(value) end
   if value ~= nil and globals.package and value == globals.package.loaded.tidepool then return lines_of(module_rows) end
   if value ~= nil and value == loaded_gpu() then return lines_of(rows_named "gpu") end
+  if value ~= nil and value == loaded_int() then return lines_of(rows_named "int") end
   if func.is_function(value) then
     return ("%s: %s\n%s\n%s"):format(value.name, describe_function(value.raw), "options: " .. show.value(value.options), lines_of(method_rows))
   elseif type(value) == "function" then
