@@ -280,12 +280,9 @@ static tp_block *new_results(const output *o, const tp_kernel *k, uint32_t at, u
     } else {
         while (!(b = wait_for(tp_block_new_values(TP_BLOCK_VALUES))))
             ;
-        double values[TP_KERNEL_COLUMNS_MAX] = { 0 };
         for (uint32_t i = at; i < at + n; i++) {
-            for (unsigned c = 0; c < k->n_outputs; c++)
-                values[c] = tp_element_load(k->output_type[c], o->column[c], i);
-            while (tp_block_reserve(b) ||
-                   tp_encode_numbers(&b->bytes, values, k->is_boolean, k->n_outputs))
+            while (tp_block_reserve(b) || tp_encode_elements(&b->bytes, o->column, k->output_type,
+                                                             k->is_boolean, k->n_outputs, i))
                 uv_sleep(1);
             tp_block_add(b);
         }
@@ -491,7 +488,9 @@ static void refuse_argument(const tp_kernel *k, unsigned c, const char *what, ch
                             size_t size)
 {
     const char *rest = "; a function on a device takes numbers and booleans";
-    if (k->takes_boolean[c])
+    if (strcmp(what, "a 64-bit integer") == 0)
+        rest = ": on a device such inputs lie in typed arrays, tidepool.array(\"int64\", list)";
+    else if (k->takes_boolean[c])
         rest = ", and that of the first input is a boolean: on a device an argument has one type";
     else if (strcmp(what, A_BOOLEAN) == 0)
         rest = ", and a number is expected: where the inputs are lists the first one says what";

@@ -10,17 +10,26 @@ static uint8_t *add_double(uint8_t *p, double x)
     return p + sizeof x;
 }
 
-int tp_encode_numbers(tp_buf *out, const double *values, const bool *is_boolean, unsigned n)
+int tp_encode_elements(tp_buf *out, void *const *columns, const tp_type *types,
+                       const bool *is_boolean, unsigned n, size_t at)
 {
     uint8_t *begin = tp_buf_reserve(out, 1 + 9 * (size_t)n), *p = begin;
     if (!p)
         return -1;
     *p++ = (uint8_t)n;
-    for (unsigned i = 0; i < n; i++)
+    for (unsigned i = 0; i < n; i++) {
+        if (types[i] == TP_INT64 || types[i] == TP_UINT64) {
+            *p++ = types[i] == TP_INT64 ? T_INT64 : T_UINT64;
+            memcpy(p, (const uint64_t *)columns[i] + at, sizeof(uint64_t));
+            p += sizeof(uint64_t);
+            continue;
+        }
+        double value = tp_element_load(types[i], columns[i], at);
         if (is_boolean[i])
-            *p++ = values[i] != 0 ? T_TRUE : T_FALSE;
+            *p++ = value != 0 ? T_TRUE : T_FALSE;
         else
-            p = add_double(p, values[i]);
+            p = add_double(p, value);
+    }
     out->len += (size_t)(p - begin);
     return 0;
 }

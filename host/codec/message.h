@@ -11,6 +11,7 @@
 #ifndef TP_MESSAGE_H
 #define TP_MESSAGE_H
 
+#include "base/array.h"
 #include "base/buf.h"
 #include "base/failure.h"
 
@@ -90,9 +91,10 @@ static inline uint8_t *tp_write_number(uint8_t *p, double x)
     return p + sizeof x;
 }
 
-/* Appends the message of n numbers, of which some are booleans. -1 when out of memory, with out as
- * it was. */
-int tp_encode_numbers(tp_buf *out, const double *values, const bool *is_boolean, unsigned n);
+/* Appends the message of what n columns of these types have at `at`, where some are booleans. -1
+ * when out of memory, with out as it was. */
+int tp_encode_elements(tp_buf *out, void *const *columns, const tp_type *types,
+                       const bool *is_boolean, unsigned n, size_t at);
 
 /* Is the message complete in itself? Not if it has code, references to objects of this process, or
  * stand-ins for values that could not travel: another process cannot use those. False too for bytes

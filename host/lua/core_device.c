@@ -226,8 +226,10 @@ static void get_argument(lua_State *L, int t, tp_argument *a)
     else if (a->type == TP_FLOAT)
         a->value.f32 = (float)value;
     else
-        /* little endian: the first bytes are those of a narrower integer */
-        a->value.i64 = (int64_t)value;
+        /* little endian: the first bytes are those of a narrower integer. `high`: the upper half
+         * of a 64-bit integer, which is no number in Lua */
+        a->value.i64 = (int64_t)value +
+                       (int64_t)((uint64_t)tp_core_get_number(L, t, "high", 0) << 32);
     if (a->kind == TP_ARG_ARRAY) {
         lua_getfield(L, t, "memory");
         a->array = tp_ref_hold(tp_core_check_memory(L, lua_gettop(L)));
