@@ -11,18 +11,24 @@
 -- max and min of NaN follow the interpreter, and math.ceil(-0.5) is -0 as in compiled code and C.
 
 local bit = require "bit"
+local ffi = require "ffi"
+local int = require "tidepool.int"
 local random = require "tidepool.translate.random"
+local wide = require "tidepool.translate.wide"
 
 local builtins = {}
 
 ---@class tidepool.gpu.Builtin
 ---@field name string
 ---@field min integer arguments that it needs
----@field arg string type of its arguments: "num" or "int"
+---@field arg string type of its arguments: "num", "int" or "uint64"
 ---@field results string[] types of its results
 ---@field emit fun(need: fun(name: string): string, args: string[], single: boolean): string[] one C expression per result;
 ---   `need` asks for a helper of PRELUDE in the form at hand (scalar or vector) and gives its name
 ---@field takes_text boolean? its arguments stand between commas only; else they must be in one piece
+---@field takes_wide boolean? its arguments may be 64-bit integers
+---@field wide { counts: integer?, emit: function }? what it is where one of the first `counts` arguments (of all) is a 64-bit integer:
+---   these all are then, others are an int, and so is the result; `emit` as above
 ---@field special string? handled by infer.lua and emit/calls.lua themselves
 ---@field refuse string? why it does not exist on a device, and what to do instead
 
@@ -103,6 +109,7 @@ end })
 
 for name, op in pairs { band = "&", bor = "|", bxor = "^" } do
     folded(bit[name], "bit." .. name, "int", function(_, a, b) return ("(%s %s %s)"):format(a, op, b) end)
+    known[bit[name]].wide = { emit = known[bit[name]].emit }
 end
 -- Operators of OpenCL C on an int32, with a template for their text.
 local function operator(name, count, template)
@@ -118,11 +125,28 @@ operator("bnot", 1, "(~%s)")
 operator("tobit", 1, "%s")
 helped(bit.rshift, "bit.rshift", "lua_rshift", 2, "int", "int")
 helped(bit.bswap, "bit.bswap", "lua_bswap", 1, "int", "int")
+helped(int.mul32, "tidepool.int.mul32", "lua_mul32", 2, "int", "int")
+helped(int.mul64hi, "tidepool.int.mul64hi", "lua_mul64hi", 2, "uint64", "uint64")
 
-add(error, { name = "error", special = "error" })
-add(assert, { name = "assert", special = "assert" })
-add(tonumber, { name = "tonumber", special = "tonumber" })
-add(math.random, { name = "math.random", special = "random" })
+-- The same for 64-bit integers.
+for _, name in ipairs { "lshift", "rshift", "arshift", "rol", "ror" } do
+    known[bit[name]].wide = { counts = 1, emit = function(need, args)
+        return { ("%s(%s, %s)"):format(need("lua_" .. name .. "64"), args[1], args[2]) }
+    end }
+end
+known[bit.bnot].wide = { emit = known[bit.bnot].emit }
+known[bit.bswap].wide = { emit = function(need, args) return { ("%s(%s)"):format(need "lua_bswap64", args[1]) } end }
+for _, fn in ipairs { bit.band, bit.bor, bit.bxor, bit.lshift, bit.rshift, bit.arshift, bit.rol, bit.ror, bit.bnot, bit.bswap, bit.tobit,
+                      int.mul32, int.mul64hi } do
+    known[fn].takes_wide = true
+end
+
+add(error, { name = "error", min = 0, special = "error" })
+add(assert, { name = "assert", min = 0, special = "assert" })
+add(tonumber, { name = "tonumber", min = 0, special = "tonumber" })
+add(math.random, { name = "math.random", min = 0, special = "random" })
+add(ffi.new, { name = "ffi.new", min = 1, special = "wide" })
+add(ffi.cast, { name = "ffi.cast", min = 2, special = "wide" })
 
 local function refused(fn, name, why)
     add(fn, { name = name, refuse = why })
@@ -269,6 +293,8 @@ return a >= #4503599627370496 ? 4503599627370496L : a > #-4503599627370496 ? (lo
 return a <= #-4503599627370496 ? -4503599627370496L : a < #4503599627370496 ? (long)ceil(a)
         : 4503599627370497L;]]),
 }
+
+for name, make in pairs(wide.helpers) do PRELUDE[name] = make end
 
 -- lua_swap_TYPE stores `next` if the element still has the bits of *was; otherwise *was becomes
 -- what it has now.

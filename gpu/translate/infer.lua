@@ -4,9 +4,9 @@
 -- arguments: the function itself first, then its helper functions. For each instance a walk over
 -- the tree is repeated until nothing changes; it finds
 --   * types: "num" (double or float), "int" (int32, from bit.* and integer arrays), "long" (loop
---     counters, indexes of a grid), "bool", "nil"; "k" is a whole literal, which becomes what it
---     meets; "maybe" is a number or false, as `c and x` gives, which only `or` and conditions can
---     take;
+--     counters, indexes of a grid), "int64" and "uint64" (see wide.lua), "bool", "nil"; "k" is a
+--     whole literal, which becomes what it meets; "maybe" is a number or false, as `c and x` gives,
+--     which only `or` and conditions can take ("maybe int64" and "maybe uint64" the same of those);
 --   * what varies between the lanes of a vector. In the scalar form (one lane) nothing does;
 --   * what is captured: numbers, typed arrays, and plain tables as lists of numbers become
 --     arguments of the kernel, read anew at each call; functions, booleans and nil are baked in,
@@ -22,6 +22,8 @@ local abi = require "tidepool.base.abi"
 local lower = require "tidepool.translate.lower"
 local source = require "tidepool.translate.source"
 local builtins = require "tidepool.translate.builtins"
+local wide = require "tidepool.translate.wide"
+local wide_rules = require "tidepool.translate.infer.wide"
 
 local infer = {}
 
@@ -34,11 +36,12 @@ local infer = {}
 
 local ARRAY_TYPES = {
     double = "num", float = "num", uint32 = "num", int32 = "int", int16 = "int", int8 = "int", uint16 = "int", uint8 = "int",
-    int64 = "wide", uint64 = "wide",
+    int64 = "int64", uint64 = "uint64",
 }
 -- Types that only inputs have: the indexes of a grid.
 local PLACE_TYPES = { plane = "long", row = "long", column = "long" }
 local NUMERIC = { num = true, int = true, long = true, k = true }
+local WIDE, MAYBE = wide.KINDS, wide.MAYBE
 local INSTANCES_MAX, FAILURES_MAX, NUMBERS_MAX = 500, abi.KERNEL_FAILURES_MAX, abi.KERNEL_DETAILS_MAX
 
 -- LuaJIT puts file and line before assert's message, Lua does not. The device does what the running
@@ -67,17 +70,26 @@ function infer.array_type(value)
 end
 
 ---Whether a value is a plain list of numbers: 1 to n, at least one, without holes. It may have
----fields beside them.
+---fields beside them. Of 64-bit integers, all of one kind, too: then that is told.
+---@return boolean
+---@return "int64"|"uint64"|nil
 function infer.is_list(value)
     if type(value) ~= "table" or debug.getmetatable(value) ~= nil then return false end
-    local n, count = #value, 0
+    local n, count, kind = #value, 0, wide.kind_of(value[1])
     for key, each in next, value do
         if type(key) == "number" then
-            if type(each) ~= "number" or key < 1 or key > n or key ~= math.floor(key) then return false end
+            if (kind and wide.kind_of(each) or not kind and type(each) == "number") ~= (kind or true) then return false end
+            if key < 1 or key > n or key ~= math.floor(key) then return false end
             count = count + 1
         end
     end
-    return n > 0 and count == n
+    return n > 0 and count == n, kind
+end
+
+---The element type of a plain list of numbers; nil when it is none.
+function infer.list_type(value)
+    local is_list, kind = infer.is_list(value)
+    return is_list and (kind or "double") or nil
 end
 
 ---The list of the numbers that a list of plain tables has at this key; nil where one has none.
@@ -242,7 +254,7 @@ local function source_of(inst, node)
 end
 infer.source_of = source_of
 
-local NEVER_NIL = { Number = true, True = true, False = true, String = true, Unop = true, Binop = true, Function = true, Table = true }
+local NEVER_NIL = { Number = true, Wide = true, True = true, False = true, String = true, Unop = true, Binop = true, Function = true, Table = true }
 
 -- Is an expression known to be nil (true), or known not to be (false)? nil when neither. inst.flow
 -- is where the walk is; answers are stored in the instance.
@@ -273,6 +285,7 @@ local function type_of(inst, node)
     local is_nil = nil_of(inst, node)
     if is_nil then return "nil" end
     if tag == "Number" then return "number" end
+    if tag == "Wide" then return "cdata" end
     if tag == "String" then return "string" end
     if tag == "True" or tag == "False" then return "boolean" end
     local static = static_of(inst, node)
@@ -282,7 +295,7 @@ local function type_of(inst, node)
         return infer.array_type(static.value) and "table" or type(static.value)
     end
     local known = tag == "Name" and is_nil == false and inst.vars[variable_of(inst, node)]
-    if known and known.kind then return known.kind == "bool" and "boolean" or "number" end
+    if known and known.kind then return known.kind == "bool" and "boolean" or WIDE[known.kind] and "cdata" or "number" end
 end
 
 local function is_type_call(inst, node)
@@ -323,7 +336,7 @@ local function truth_of(inst, node)
         if equal ~= nil then return equal == (node.op == "==") end
         return
     end
-    if tag == "True" or tag == "Number" or tag == "String" then return true end
+    if tag == "True" or tag == "Number" or tag == "Wide" or tag == "String" then return true end
     if tag == "False" or tag == "Nil" then return false end
     if tag == "Paren" then return truth_of(inst, node.expr) end
     if tag == "Unop" and node.op == "not" then
@@ -338,7 +351,7 @@ local function truth_of(inst, node)
         if static and not static.nested and (type(static.value) == "boolean" or static.value == nil) then
             bake(inst, static)
             return static.value == true
-        elseif static and type(static.value) == "number" then
+        elseif static and (type(static.value) == "number" or wide.kind_of(static.value)) then
             return true
         end
         if not static and tag == "Name" and nil_of(inst, node) then return false end
@@ -372,14 +385,19 @@ local function note(inst, node, kind, varies)
     return kind, varies
 end
 
+-- What the text of a refusal calls a value of this kind.
+local function shown(kind)
+    return kind == "bool" and "boolean" or WIDE[kind] and "64-bit integer (" .. kind .. ")" or "number"
+end
+
 -- Widens a variable's kind by one more. `varies`: the value differs between lanes, or not all lanes
 -- get it.
 local function widen(inst, at, var, kind, varies)
     local known = inst.vars[var]
     local joined = join(known.kind, kind)
     if kind and not joined then
-        refuse(inst, at, "'%s' is a %s here and a %s elsewhere; a variable has one type on a device", var.name,
-            kind == "bool" and "boolean" or "number", known.kind == "bool" and "boolean" or "number")
+        refuse(inst, at, "'%s' is a %s here and a %s elsewhere; a variable has one type on a device%s", var.name, shown(kind), shown(known.kind),
+            (WIDE[kind] or WIDE[known.kind]) and wide_rules.advice(kind, known.kind) or "")
     end
     if joined ~= known.kind or (varies and not known.varies) then
         known.kind, known.varies = joined, known.varies or varies
@@ -414,7 +432,7 @@ end
 -- Checks a value that goes into a variable, a result or an argument; gives its kind.
 local function storable(inst, at, kind, what)
     if kind == "nil" then refuse_nil_name(inst, at) end
-    if kind == "maybe" then
+    if MAYBE[kind] then
         refuse(inst, at, "%s would be a number or false; complete it: `condition and x or y`", what)
     elseif kind == "nil" then
         refuse(inst, at, "%s would be nil, which does not exist on a device; use a number such as 0 or math.huge", what)
@@ -425,8 +443,8 @@ end
 local function numeric(inst, at, kind, what)
     if kind == "nil" then refuse_nil_name(inst, at) end
     if kind and not NUMERIC[kind] then
-        refuse(inst, at, "%s needs numbers, and this is %s", what,
-            kind == "bool" and "a boolean" or kind == "nil" and "nil" or "a number or false")
+        refuse(inst, at, "%s needs numbers, and this is %s", what, kind == "bool" and "a boolean" or kind == "nil" and "nil"
+            or WIDE[kind] and "a 64-bit integer; write tonumber(...)" or "a number or false")
     end
 end
 
@@ -529,7 +547,8 @@ function expression.String(inst, node)
     refuse(inst, node, "a string; there are no strings on a device, except as messages of error and assert")
 end
 function expression.Wide(inst, node)
-    refuse(inst, node, "the literal %s is not a plain number; use doubles, or bit.* for 32-bit integers", node.text)
+    if node.value == nil then refuse(inst, node, "the literal %s is an imaginary number, which does not exist on a device", node.text) end
+    return wide.kind_of(node.value), false
 end
 function expression.Vararg(inst, node)
     refuse(inst, node, "'...'; there are no variable arguments on a device, name the parameters")
@@ -618,12 +637,15 @@ local function matrix_element(inst, node, flow)
     local made, base = place_of(inst, node, flow)
     local ctype = infer.array_type(base.value)
     local kind = ARRAY_TYPES[ctype]
-    if kind == "wide" then refuse(inst, node, "'%s' holds %s, which is not a Lua number", base.path, ctype) end
     inst:capture("array", base)
     made.array, made.kind = inst.captured["array" .. base.key], kind
     if made.border then
         local border, varies = expr(inst, made.border, flow)
-        numeric(inst, made.border, border, "what is beyond the border")
+        if WIDE[kind] and border ~= kind or WIDE[border] and kind ~= border then
+            refuse(inst, made.border, "what is beyond the border is %s, and an element of '%s' is %s; a value has one type on a device%s",
+                "a " .. shown(border), base.path, "a " .. shown(kind), wide_rules.advice(kind, border))
+        end
+        if not WIDE[border] then numeric(inst, made.border, border, "what is beyond the border") end
         kind, made.varies = join(kind, border) or "num", made.varies or varies
     end
     inst.places[node] = made
@@ -660,6 +682,9 @@ local function captured(inst, node, static)
     elseif kind == "number" then
         inst:capture("number", static)
         return "num", false
+    elseif wide.kind_of(value) then
+        inst:capture("number", static)
+        return wide.kind_of(value), false
     elseif kind == "boolean" then
         bake(inst, static)
         return "bool", false
@@ -703,7 +728,7 @@ local function array_advice(static)
     if type(value) ~= "table" then return "capture a typed array: tidepool.array(\"double\", n)" end
     if debug.getmetatable(value) ~= nil then return "it has a metatable, which does not exist on a device; capture a plain list or a typed array" end
     local first = value[1]
-    if first ~= nil and type(first) ~= "number" then
+    if first ~= nil and type(first) ~= "number" and not wide.kind_of(first) then
         return ("its elements are %ss, and only numbers have arrays there"):format(type(first))
     elseif first ~= nil then
         return "its numbers do not count from 1 without holes, or there are others beside them"
@@ -711,26 +736,19 @@ local function array_advice(static)
     return ("capture a typed array instead: tidepool.array(\"double\", %s)"):format(path)
 end
 
--- An element of a captured array. `wide`: 64-bit integers are allowed, because tonumber is around
--- it, or because it is stored to (`is_written`).
-local function element(inst, node, flow, wide, is_written)
+-- An element of a captured array, which may be stored to (`is_written`).
+local function element(inst, node, flow, is_written)
     local base, key = source_of(inst, node)
     if not base then
         expr(inst, node.object, flow)
         refuse(inst, node, "an index into a number; only captured typed arrays and lists have elements")
     end
-    local ctype = not base.nested and (infer.array_type(base.value) or infer.is_list(base.value) and "double")
+    local ctype = not base.nested and (infer.array_type(base.value) or infer.list_type(base.value))
     if not ctype then
         refuse(inst, node, "'%s' is a %s, indexed with something computed here; %s", base.path, base.nested and "function" or type(base.value),
             array_advice(base))
     end
     local kind = ARRAY_TYPES[ctype]
-    if kind == "wide" then
-        if not wide then
-            refuse(inst, node, "'%s' holds %s, which is not a Lua number; write tonumber(%s[...])", base.path, ctype, base.path)
-        end
-        kind = "num"
-    end
     inst:capture("array", base)
     if is_written then
         inst.captured["array" .. base.key].is_written = true
@@ -747,7 +765,7 @@ function expression.Fixed(inst, node) return captured(inst, node, node.static) e
 
 -- An element of a room. Its index is in range: lower/places.lua has seen to it.
 function expression.Cell(inst, node, flow)
-    expr(inst, node.index, flow)
+    numeric(inst, node.index, (expr(inst, node.index, flow)), "an index")
     local known = inst.vars[node.var]
     return known.kind, known.varies
 end
@@ -755,7 +773,7 @@ end
 function expression.Index(inst, node, flow)
     local static = static_of(inst, node)
     if static then return captured(inst, node, static) end
-    return element(inst, node, flow, false)
+    return element(inst, node, flow)
 end
 
 local function is_small(node)
@@ -772,15 +790,16 @@ function expression.Binop(inst, node, flow)
     local b, b_varies = expr(inst, node.right, flow)
     local varies = a_varies or b_varies
     if op == "==" or op == "~=" then
-        if a == "maybe" or b == "maybe" then
+        if MAYBE[a] or MAYBE[b] then
             refuse(inst, node, "a comparison with a number or false; complete it: `condition and x or y`")
         end
         return "bool", varies
     end
     local what = COMPARE[op] and ("the comparison '%s'"):format(op) or ("'%s'"):format(op)
-    numeric(inst, node.left, a, what)
-    numeric(inst, node.right, b, what)
+    if not WIDE[a] then numeric(inst, node.left, a, what) end
+    if not WIDE[b] then numeric(inst, node.right, b, what) end
     if COMPARE[op] then return "bool", varies end
+    if WIDE[a] or WIDE[b] then return wide.joined(a, b), varies end
     -- A loop counter, or an index of a grid, plus or minus another one or a small number stays an
     -- integer, which is exact, and cheap as an index.
     if (op == "+" or op == "-") and a == "long" and (b == "long" or is_small(node.right)) then return "long", varies end
@@ -810,6 +829,7 @@ function expression.Unop(inst, node, flow)
         return "long", false
     end
     local kind, varies = expr(inst, node.expr, flow)
+    if WIDE[kind] then return kind, varies end
     numeric(inst, node, kind, "'-'")
     local literal = node.expr.tag == "Number" and node.expr.value
     return (kind == "k" and literal and literal ~= 0) and "k" or "num", varies
@@ -831,22 +851,27 @@ function expression.And(inst, node, flow)
     varies = varies or right_varies
     if always then return kind, varies end
     if kind == "nil" then refuse(inst, node, "'and' with nil gives false or nil; write a condition with `not`") end
-    if kind == "bool" or kind == nil then return kind, varies end
-    return "maybe", varies
+    if kind == "bool" or kind == nil or MAYBE[kind] then return kind, varies end
+    return wide.maybe(kind), varies
 end
 
 function expression.Or(inst, node, flow)
     local truth = truth_at(inst, node.left, flow)
     if truth ~= nil then return expr(inst, truth and node.left or node.right, flow) end
     local left, left_varies = expr(inst, node.left, flow)
-    if NUMERIC[left] or truth_at(inst, node.right, flow) == false then return left, left_varies end
+    if NUMERIC[left] or WIDE[left] or truth_at(inst, node.right, flow) == false then return left, left_varies end
     local right, right_varies = lazily(inst, node.right, flow, left_varies)
     local varies = left_varies or right_varies
     if left == nil or right == nil then return right, varies end
     if left == "bool" and right == "bool" then return "bool", varies end
     if left == "nil" then return right, varies end
     if left == "maybe" and NUMERIC[right] then return "num", varies end
-    if left == "maybe" and right == "maybe" then return "maybe", varies end
+    if MAYBE[left] and (right == left or right == MAYBE[left]) then return right, varies end
+    if MAYBE[left] and right ~= "bool" then
+        local one, other = MAYBE[left], MAYBE[right] or right
+        refuse(inst, node, "'or' gives a %s or a %s here; a value has one type on a device%s", shown(one), shown(other),
+            wide_rules.advice(one, other))
+    end
     refuse(inst, node, "'or' gives a boolean or a number here; a value has one type on a device, "
         .. "write `condition and x or y` with two numbers")
 end
@@ -882,7 +907,7 @@ function condition(inst, node, flow)
         return a or b, false
     end
     local kind, varies = expr(inst, node, flow)
-    return varies, NUMERIC[kind] or false
+    return varies, NUMERIC[kind] or WIDE[kind] or false
 end
 
 ---------------------------------------------------------------------------------------------------
@@ -1047,7 +1072,7 @@ local function call_assert(inst, node, flow)
     inst.calls[node] = { special = "assert", code = code, numbers = numbers }
     fails(inst, flow, varies)
     if not node.wants_value then return {} end
-    local results = { { kind = kind == "maybe" and "num" or kind, varies = varies } }
+    local results = { { kind = MAYBE[kind] or kind, varies = varies } }
     if node.args[2] then
         results[2] = { kind = "num", varies = false, missing = "assert gives its message, too, where it is not in parentheses: (assert(...))" }
     end
@@ -1058,13 +1083,30 @@ local function call_tonumber(inst, node, flow)
     local arg = node.args[1]
     if #node.args ~= 1 then refuse(inst, node, "tonumber with a base; there are no strings on a device") end
     inst.calls[node] = { special = "tonumber" }
-    local kind, varies
-    if arg.tag == "Index" and not static_of(inst, arg) then
-        kind, varies = note(inst, arg, element(inst, arg, flow, true))
-    else
-        kind, varies = expr(inst, arg, flow)
-    end
+    local kind, varies = expr(inst, arg, flow)
+    if WIDE[kind] then return { { kind = "num", varies = varies } } end
     numeric(inst, arg, kind, "tonumber")
+    return { { kind = kind, varies = varies } }
+end
+
+-- What makes a 64-bit integer: int64_t(x), where that is a ctype, ffi.new(type, x) and
+-- ffi.cast(type, x). `kind`: of a ctype that is called.
+local function call_wide(inst, node, flow, path, kind)
+    local value = kind and node.args[1] or node.args[2]
+    if not kind then
+        local of, static = node.args[1], node.args[1] and static_of(inst, node.args[1])
+        kind = of and wide.kind_of_type(string_of(inst, of) or static and static.value)
+        if static and type(static.value) ~= "string" then bake(inst, static) end
+        if not kind then refuse(inst, node, "%s of another type than int64_t and uint64_t; those are what numbers become on a device", path) end
+    end
+    local varies = false
+    if value then
+        local given
+        given, varies = expr(inst, value, flow)
+        if not WIDE[given] then numeric(inst, value, given, path) end
+    end
+    if #node.args > (value == node.args[1] and 1 or 2) then refuse(inst, node, "%s of more than one value", path) end
+    inst.calls[node] = { special = "wide", kind = kind, value = value }
     return { { kind = kind, varies = varies } }
 end
 
@@ -1081,7 +1123,7 @@ local function call_random(inst, node, flow)
     return { { kind = "num", varies = inst.simd } }
 end
 
-local SPECIAL = { error = call_error, assert = call_assert, tonumber = call_tonumber, random = call_random }
+local SPECIAL = { error = call_error, assert = call_assert, tonumber = call_tonumber, random = call_random, wide = call_wide }
 
 -- Refuses the use of a result that some path of the function does not return.
 local function check_given(inst, value)
@@ -1092,20 +1134,21 @@ end
 
 local function call_builtin(inst, node, flow, builtin, path)
     if builtin.refuse then refuse(inst, node, "%s does not exist here: %s", path, builtin.refuse) end
-    if builtin.special then return SPECIAL[builtin.special](inst, node, flow) end
-    local given, varies = values(inst, node.args, flow), false
+    local given, varies = not builtin.special and values(inst, node.args, flow) or node.args, false
     if #given < builtin.min then
         refuse(inst, node, "%s needs %d argument%s", path, builtin.min, builtin.min == 1 and "" or "s")
     end
+    if builtin.special then return SPECIAL[builtin.special](inst, node, flow, path) end
     for _, value in ipairs(given) do
         check_given(inst, value)
         storable(inst, value.node, value.kind, "an argument of " .. path)
-        numeric(inst, value.node, value.kind, path)
+        if not (builtin.takes_wide and WIDE[value.kind]) then numeric(inst, value.node, value.kind, path) end
         varies = varies or value.varies
     end
-    inst.calls[node] = { builtin = builtin, varies = varies }
+    local kind_of_all = builtin.wide and wide_rules.kind_of_call(builtin, given)
+    inst.calls[node] = { builtin = builtin, varies = varies, wide = kind_of_all }
     local results = {}
-    for i, kind in ipairs(builtin.results) do results[i] = { kind = kind, varies = varies } end
+    for i, kind in ipairs(builtin.results) do results[i] = { kind = kind_of_all or kind, varies = varies } end
     return results
 end
 
@@ -1135,6 +1178,7 @@ local function is_same(inst, a, b)
     if a.tag == "Name" then return a.var == b.var and a.name == b.name end
     if a.tag == "Fixed" then return a.static.key == b.static.key end
     if a.tag == "Number" or a.tag == "String" then return a.value == b.value end
+    if a.tag == "Wide" then return a.text == b.text end
     if a.tag == "Binop" then return a.op == b.op and is_same(inst, a.left, b.left) and is_same(inst, a.right, b.right) end
     if a.tag == "Unop" then return a.op == b.op and is_same(inst, a.expr, b.expr) end
     if a.tag == "Index" then return is_same(inst, a.object, b.object) and is_same(inst, a.key, b.key) end
@@ -1170,7 +1214,7 @@ local function update_of(inst, target, value)
         update.path[node] = true
         local made = tag == "Call" and inst.calls[node]
         local is_simple = tag == "Paren" or (tag == "Unop" and node.op == "-") or (tag == "Binop" and ARITHMETIC[node.op])
-            or (made and ((made.builtin and not made.builtin.results[2]) or made.special == "tonumber"))
+            or (made and ((made.builtin and not made.builtin.results[2]) or made.special == "tonumber" or made.special == "wide"))
         update.is_simple = update.is_simple and is_simple and true or false
         return true
     end
@@ -1285,6 +1329,11 @@ function call(inst, node, flow)
         refuse(inst, node, "a call of something that is computed; only functions with a name can be called")
     end
     if static.nested then return call_function(inst, node, flow, static) end
+    local made_by_type = wide.kind_of_type(type(static.value) == "cdata" and static.value)
+    if made_by_type then
+        bake(inst, static)
+        return call_wide(inst, node, flow, static.path, made_by_type)
+    end
     if type(static.value) ~= "function" then
         refuse(inst, node, "a call of '%s', which is %s", static.path,
             static.value == nil and "nil" or "a " .. type(static.value))
@@ -1311,7 +1360,7 @@ function values(inst, exprs, flow, params)
             static = { nested = node.def, path = params[i].name, key = tostring(node.def), inst = inst }
         end
         local is_object = static and (static.nested or type(static.value) == "function" or type(static.value) == "table"
-            or type(static.value) == "userdata" or type(static.value) == "cdata")
+            or type(static.value) == "userdata" or type(static.value) == "cdata" and not wide.kind_of(static.value))
         if is_object then
             list[#list + 1] = { node = node, static = static }
         elseif node.tag == "Call" and i == #exprs then
@@ -1339,7 +1388,7 @@ local function alias_of(inst, var, node)
     if var.assigned or not node then return end
     if node.tag == "Function" then return { nested = node.def, path = var.name, key = var.name, inst = inst } end
     local static = static_of(inst, node)
-    if static and (static.nested or type(static.value) ~= "number") then return static end
+    if static and (static.nested or type(static.value) ~= "number" and not wide.kind_of(static.value)) then return static end
 end
 
 function statement.Local(inst, node, flow)
@@ -1398,8 +1447,9 @@ function statement.Assign(inst, node, flow)
     local given = values(inst, node.exprs, flow)
     if node.targets[1].tag == "Index" then
         local value, name = given[1], ("an element of '%s'"):format(static_of(inst, node.targets[1].object).path)
-        numeric(inst, node, storable(inst, node, value and value.kind or (not value and "nil" or nil), name), name)
-        element(inst, node.targets[1], flow, true, true)
+        local kind = storable(inst, node, value and value.kind or (not value and "nil" or nil), name)
+        if not WIDE[kind] then numeric(inst, node, kind, name) end
+        element(inst, node.targets[1], flow, true)
         local update = update_of(inst, node.targets[1], node.exprs[1])
         -- What is the same for all lanes is done once, and the rest of an expression not lane by
         -- lane.
@@ -1435,7 +1485,7 @@ function statement.Room(inst, node, flow)
 end
 
 function statement.Put(inst, node, flow)
-    expr(inst, node.index, flow)
+    numeric(inst, node.index, (expr(inst, node.index, flow)), "an index")
     local name = ("an element of '%s'"):format(node.var.name)
     local kind = storable(inst, node.value, (expr(inst, node.value, flow)), name)
     if kind == "k" or kind == "long" then kind = "num" end
@@ -1634,7 +1684,9 @@ statement["Return"] = function(inst, node, flow)
         storable(inst, value.node, value.kind, ("result %d"):format(i))
         local joined = join(results[i].kind, value.kind)
         if value.kind and not joined then
-            refuse(inst, node, "result %d is a number in one place and a boolean in another", i)
+            local both = WIDE[value.kind] or WIDE[results[i].kind]
+            refuse(inst, node, "result %d is a %s in one place and a %s in another%s", i, both and shown(results[i].kind) or "number",
+                both and shown(value.kind) or "boolean", both and wide_rules.advice(results[i].kind, value.kind) or "")
         end
         if joined ~= results[i].kind then
             results[i].kind = joined
@@ -1669,9 +1721,9 @@ function Instance:capture(kind, static)
     local program = self.program
     local entry = program.captured[key]
     if not entry then
-        local ctype = kind == "array" and infer.array_type(static.value) or nil
+        local ctype = kind == "number" and wide.kind_of(static.value) or kind == "array" and infer.array_type(static.value) or nil
         entry = { kind = kind, static = static, key = key, ctype = ctype, is_list = kind == "array" and not ctype }
-        if entry.is_list then entry.ctype = program.real end
+        if entry.is_list then entry.ctype = select(2, infer.is_list(static.value)) or program.real end
         program.captured[key] = entry
         program.captures[#program.captures + 1] = entry
     end
@@ -1769,7 +1821,7 @@ local function combiner(program, top, value, lanes)
     local inst = program:instance(at, def, {
         key = "combiner", fn = fn, def = def, name = "reduce", inputs = inputs, simd = lanes > 1,
     })
-    if #inst.results ~= 1 or inst.results[1].kind == "bool" then refuse(at, def, "the function of reduce returns one number") end
+    if #inst.results ~= 1 or not NUMERIC[inst.results[1].kind] then refuse(at, def, "the function of reduce returns one number") end
     if inst.can_fail then
         refuse(at, def, "the function of reduce cannot fail: error, assert and elements of arrays belong into the function that is mapped")
     end
@@ -1810,7 +1862,7 @@ function infer.program(value, options, is_simd)
     for i, var in ipairs(def.params) do
         if options.inputs and not kinds[i] then break end
         local kind = kinds[i] == "bool" and "bool" or PLACE_TYPES[kinds[i]] or ARRAY_TYPES[kinds[i] or "double"]
-        if not kind or kind == "wide" then refuse(top, def, "inputs of type %s; use double or int32", tostring(kinds[i])) end
+        if not kind then refuse(top, def, "inputs of type %s; use double or int32", tostring(kinds[i])) end
         inputs[i] = { var = var, kind = kind, varies = options.lanes > 1 }
     end
     program.root = program:instance(top, def, {

@@ -8,7 +8,8 @@
 -- Nothing here knows OpenCL: infer.lua decides what a device cannot run.
 --
 -- Every node is a table with `tag` and `line`:
---   expressions  Nil True False Number{value} Wide{text} String{value} Vararg Function{def}
+--   expressions  Nil True False Number{value} Wide{text, value: nil for an imaginary one}
+--                String{value} Vararg Function{def}
 --                Table{items: key, value}
 --                Paren{expr} Name{name, var} Index{object, key} Call{callee, args} Method{object,
 --                name, args} Unop{op, expr} Binop{op, left, right} And{left, right} Or{left, right}
@@ -36,6 +37,8 @@
 ---@field outer tidepool.gpu.Def the function around it
 ---@field names table[] the Name nodes in it that stand for locals of functions around it
 ---@field body table[]
+
+local wide = require "tidepool.translate.wide"
 
 local parse = {}
 
@@ -336,7 +339,7 @@ local function number(p)
     local text = expect(p, "number")
     local value = tonumber(text)
     if type(value) == "number" then return { tag = "Number", line = p.line, value = value } end
-    if value ~= nil or text:find "[LlIi]$" then return { tag = "Wide", line = p.line, text = text } end
+    if value ~= nil or text:find "[LlIi]$" then return { tag = "Wide", line = p.line, text = text, value = wide.value_of(text) } end
     return fail(p, "malformed number near '%s'", text)
 end
 

@@ -6,6 +6,7 @@
 
 local infer = require "tidepool.translate.infer"
 local emit = require "tidepool.translate.emit"
+local wide = require "tidepool.translate.wide"
 
 local translate = {}
 
@@ -30,8 +31,8 @@ local translate = {}
 ---   them; input, output: buffers, element i belongs to element i of the map; failed: a buffer of
 ---   uchar, 0 or the number of a failure; details: a buffer of `index` columns of reals, one behind
 ---   the other, of which those of elements that failed are written: the numbers of its message, but
----   for one that an output holds; number: real (double or float); array: buffer of at least one
----   element; length: long, its number of elements
+---   for one that an output holds; number: real (double or float), or int64 or uint64; array:
+---   buffer of at least one element; length: long, its number of elements
 ---@field ctype string type of the value or of the buffer's elements
 ---@field shape "rows"|"columns"|nil the value is that of the grid
 ---@field index integer? which input or output; how many columns of details
@@ -60,7 +61,7 @@ Translation.__index = Translation
 
 local LANES = { [1] = true, [2] = true, [4] = true, [8] = true, [16] = true }
 local STORAGE = { double = true, float = true, int32 = true, int16 = true, int8 = true, uint32 = true, uint16 = true,
-                  uint8 = true, bool = true, plane = true, row = true, column = true }
+                  uint8 = true, int64 = true, uint64 = true, bool = true, plane = true, row = true, column = true }
 local PLACES = { plane = true, row = true, column = true }
 
 local function check_options(options)
@@ -74,7 +75,7 @@ local function check_options(options)
     for _, list in ipairs { options.inputs or {}, options.returns or {} } do
         for i, ctype in ipairs(list) do
             if not STORAGE[ctype] then
-                error(("translate: type %d is '%s'; it can be double, float, int8 to int32, uint8 to uint32 or bool")
+                error(("translate: type %d is '%s'; it can be double, float, int8 to int64, uint8 to uint64 or bool")
                     :format(i, tostring(ctype)), 3)
             end
         end
@@ -97,7 +98,12 @@ local function output_types(root, real, returns, blame)
         blame(("it returns %d value%s, and %d types are given"):format(#root.results, #root.results == 1 and "" or "s", #returns))
     end
     for i, result in ipairs(root.results) do
-        local ctype = returns and returns[i] or (result.kind == "bool" and "bool" or real)
+        local is_wide = wide.KINDS[result.kind]
+        local ctype = returns and returns[i] or ((result.kind == "bool" or is_wide) and result.kind or real)
+        if is_wide and not wide.KINDS[ctype] then
+            blame(("result %d is a 64-bit integer (%s), and its type is given as %s: give it as \"%s\", or write tonumber(...)"):format(i,
+                result.kind, ctype, result.kind))
+        end
         if (ctype == "bool") ~= (result.kind == "bool") then
             blame(("result %d is a %s, and its type is given as %s"):format(i, result.kind == "bool" and "boolean" or "number",
                 ctype))
@@ -113,8 +119,9 @@ local function checked_read(entry)
     if entry.kind == "number" then
         return function()
             local value = read()
-            if type(value) ~= "number" then
-                error(("'%s' is a %s now; it was a number when the function was translated"):format(static.path, type(value)), 0)
+            if (entry.ctype and wide.kind_of(value) or not entry.ctype and type(value)) ~= (entry.ctype or "number") then
+                error(("'%s' is a %s now; it was a %s when the function was translated"):format(static.path, wide.kind_of(value) or type(value),
+                    entry.ctype or "number"), 0)
             end
             return value
         end
@@ -122,7 +129,8 @@ local function checked_read(entry)
     if entry.is_list then
         return function()
             local value = read()
-            if not infer.is_list(value) then
+            local is_list, kind = infer.is_list(value)
+            if not is_list or (kind or entry.ctype) ~= entry.ctype or not kind and wide.KINDS[entry.ctype] then
                 error(("'%s' is no list of numbers without holes now; it was one when the function was translated"):format(static.path), 0)
             end
             return value
@@ -166,7 +174,7 @@ local function arguments_of(inputs, outputs, program, real, columns)
     for _, entry in ipairs(program.captures) do
         local name, read = entry.static.path, checked_read(entry)
         if entry.kind == "number" then
-            list[#list + 1] = { kind = "number", ctype = real, name = name, read = read }
+            list[#list + 1] = { kind = "number", ctype = entry.ctype or real, name = name, read = read }
         else
             list[#list + 1] = { kind = "array", ctype = entry.ctype, name = name, read = read, is_written = entry.is_written,
                                is_list = entry.is_list }

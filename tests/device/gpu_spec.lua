@@ -634,11 +634,6 @@ describe("a mistake with a device", function()
     contains(why, ("gpu_spec.lua:%d: gpu function 'f': "):format(line), "tostring")
   end)
 
-  on_device("of 64-bit integers says which types are fine", function()
-    local f = app:func(function(x) return x end)
-    support.mistake(function() f:map(tidepool.array("int64", 3)) end, 'f: input 1 has the element type "int64"', "int32")
-  end)
-
   it("without OpenCL is an error of the functions that need it, and of no others", function()
     local done = run([[TIDEPOOL_OPENCL=/none.so $T job.lua]], { ["job.lua"] = [[
       local app = require "tidepool".App()

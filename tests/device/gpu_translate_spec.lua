@@ -180,7 +180,7 @@ describe("translate: refusals", function()
         { "return x:f()", 1, "method call ':f'" },
         { "for k, v in pairs(list) do end return x", 1, "'for %.%.%. in'" },
         { "::again:: x = x + 1\nif x < 9 then goto again end return x", 2, "'goto again' goes back; on a device a goto only goes forward" },
-        { "return 1LL", 1, "the literal 1LL" },
+        { "return 1i", 1, "the literal 1i is an imaginary number" },
         { "return 2i", 1, "the literal 2i" },
         { "count = x\nreturn x", 1, "assignment to 'count', which is not a local of this function; GPU functions share no state" },
         { "cfg.scale = x\nreturn x", 1, "assignment to an element or field of 'cfg'" },
@@ -216,7 +216,7 @@ describe("translate: refusals", function()
         { "return names[x]", 1, "its elements are strings, and only numbers" },
         { "local function h(a, k) return a + k end\nreturn h(x)", 1, "the parameter 'k' of 'h' gets no value from the call in line 2" },
         { "return xs", 1, "the array 'xs' as a value" },
-        { "return wide[1]", 1, "'wide' holds int64.*tonumber%(wide%[%.%.%.%]%)" },
+        { "return math.floor(wide[1])", 1, "math.floor needs numbers, and this is a 64%-bit integer; write tonumber%(%.%.%.%)" },
         { "return x[1]", 1, "an index into a number" },
         { "return #x", 1, "'#'; only captured typed arrays" },
         { "return xs[x > 1]", 1, "an index needs numbers" },
@@ -277,7 +277,7 @@ describe("translate: refusals", function()
         assert.error_matches(function() translate(3) end, "a function expected, got number")
         assert.error_matches(function() translate(f, { lanes = 3 }) end, "lanes is 3")
         assert.error_matches(function() translate(f, { precision = "half" }) end, "precision is 'half'")
-        assert.error_matches(function() translate(f, { inputs = { "int64" } }) end, "type 1 is 'int64'")
+        assert.error_matches(function() translate(f, { inputs = { "int128" } }) end, "type 1 is 'int128'")
         assert.error_matches(function() translate(f, { inputs = { "double", "double" } }) end, "takes 1 argument and is given 2")
         assert.error_matches(function() translate(f, { returns = { "double", "double" } }) end, "returns 1 value, and 2 types")
         assert.error_matches(function() translate(f, { returns = { "bool" } }) end, "result 1 is a number")

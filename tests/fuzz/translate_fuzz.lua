@@ -21,6 +21,10 @@ local CONSTANTS = { "0", "1", "2", "3", "-1", "0.5", "-2.5", "7", "255", "1e300"
 local BITS = { "band", "bor", "bxor", "lshift", "rshift", "arshift", "rol", "ror" }
 local ONE = { "math.floor", "math.ceil", "math.abs", "math.sqrt", "bit.tobit", "bit.bnot", "bit.bswap" }
 local TWO = { "math.max", "math.min", "math.fmod" }
+local INTEGERS = {
+  int64 = { "0LL", "1LL", "-1LL", "7LL", "63LL", "0x9E3779B97F4A7C15LL", "(-0x7fffffffffffffffLL - 1)", "0x100000001LL" },
+  uint64 = { "0ULL", "1ULL", "3ULL", "255ULL", "0x9E3779B97F4A7C15ULL", "0x8000000000000401ULL", "0xffffffffffffffffULL" },
+}
 
 --- A source of numbers below n, which follows from the seed alone.
 local function dice(seed)
@@ -47,8 +51,9 @@ end
 
 --- A number, as an expression of at most that depth.
 function Maker:number(depth)
-  local what = depth == 0 and self.roll(3) or self.roll(16)
+  local what = depth == 0 and self.roll(3) or self.roll(18)
   if what == 0 then return self:pick(CONSTANTS) end
+  if what > 15 then return ("tonumber(%s)"):format(self:integer(self:pick { "int64", "uint64" }, depth - 1)) end
   if what < 3 then return self:pick(self.numbers) end
   local a, b = self:number(depth - 1), self:number(depth - 1)
   if what < 8 then return ("(%s %s %s)"):format(a, self:pick { "+", "-", "*", "/", "%" }, b) end
@@ -63,6 +68,23 @@ function Maker:number(depth)
   return self:pick(self.numbers)
 end
 
+--- A 64-bit integer of that kind.
+function Maker:integer(kind, depth)
+  local what = depth <= 0 and self.roll(2) or self.roll(12)
+  if what == 0 or what == 1 and #self.integers[kind] == 0 then return self:pick(INTEGERS[kind]) end
+  if what == 1 then return self:pick(self.integers[kind]) end
+  local a = self:integer(kind, depth - 1)
+  if what == 2 then return ("-(%s)"):format(a) end
+  if what == 3 then return ("bit.%s(%s)"):format(self:pick { "bnot", "bswap" }, a) end
+  if what == 4 then return ("bit.%s(%s, %s)"):format(self:pick { "lshift", "rshift", "arshift", "rol", "ror" }, a, self:number(depth - 1)) end
+  if what == 5 then return ("(%s and %s or %s)"):format(self:boolean(depth - 1), a, self:integer(kind, depth - 1)) end
+  -- beside a number, or an integer of which both together are of that kind
+  local b = self.roll(2) == 0 and self:number(depth - 1) or self:integer(kind == "uint64" and self:pick { "int64", "uint64" } or kind, depth - 1)
+  if self.roll(2) == 0 then a, b = b, a end
+  if what < 8 then return ("bit.%s(%s, %s)"):format(self:pick { "band", "bor", "bxor" }, a, b) end
+  return ("(%s %s %s)"):format(a, self:pick { "+", "-", "*", "/", "%", "^" }, b)
+end
+
 --- An index of the captured array, nearly always one that there is.
 function Maker:index(a)
   if self.roll(12) == 0 then return a end
@@ -70,23 +92,31 @@ function Maker:index(a)
 end
 
 function Maker:boolean(depth)
-  local what = depth <= 0 and self.roll(2) or self.roll(7)
+  local what = depth <= 0 and self.roll(2) or self.roll(8)
   if what == 0 and #self.booleans > 0 then return self:pick(self.booleans) end
   if what < 4 then
     return ("%s %s %s"):format(self:number(math.max(depth - 1, 0)), self:pick { "<", "<=", ">", ">=", "==", "~=" }, self:number(0))
   end
   if what == 4 then return ("not (%s)"):format(self:boolean(depth - 1)) end
+  if what == 7 then
+    local other = self:pick { "int64", "uint64", "number" }
+    local b = other == "number" and self:number(depth - 1) or self:integer(other, depth - 1)
+    return ("%s %s %s"):format(self:integer(self:pick { "int64", "uint64" }, depth - 1), self:pick { "<", "<=", ">", ">=", "==", "~=" }, b)
+  end
   return ("((%s) %s (%s))"):format(self:boolean(depth - 1), self:pick { "and", "or" }, self:boolean(depth - 1))
 end
 
 --- Runs `body` in a block of its own: names that it declares are not seen behind it.
 function Maker:inner(body)
   local kept = { numbers = self.numbers, booleans = self.booleans, assignable = self.assignable, records = self.records }
+  local integers = self.integers
   for field, list in pairs(kept) do self[field] = { unpack(list) } end
+  self.integers = { int64 = { unpack(integers.int64) }, uint64 = { unpack(integers.uint64) } }
   self.level, self.depth = self.level + 1, self.depth + 1
   body()
   self.level, self.depth = self.level - 1, self.depth - 1
   for field, list in pairs(kept) do self[field] = list end
+  self.integers = integers
 end
 
 local statements = {}
@@ -102,6 +132,18 @@ function statements:boolean()
   local name = self:new_name "b"
   self:line("local %s = %s", name, self:boolean(2))
   table.insert(self.booleans, name)
+end
+
+function statements:integer()
+  local kind = self:pick { "int64", "uint64" }
+  local known = self.integers[kind]
+  if #known > 0 and (self.roll(2) == 0 or #known >= 3) then
+    self:line("%s = %s", self:pick(known), self:integer(kind, 3))
+    return
+  end
+  local name = self:new_name(kind == "int64" and "i" or "u")
+  self:line("local %s = %s", name, self:integer(kind, 3))
+  table.insert(known, name)
 end
 
 function statements:record()
@@ -225,6 +267,7 @@ end
 function Maker:body(header, footer, results)
   local outer = self.results
   self.numbers, self.assignable, self.booleans, self.records = { "x", "y", "captured" }, { "x" }, { "flag" }, {}
+  self.integers = { int64 = {}, uint64 = {} }
   self.results, self.loops, self.depth = results, 0, 0
   self:line(header)
   self:inner(function()

@@ -4,6 +4,9 @@
 local emitter = require "tidepool.translate.emit.emitter"
 local expressions = require "tidepool.translate.emit.expressions"
 
+local wide = require "tidepool.translate.wide"
+
+local WIDE = wide.KINDS
 local Emitter, literal, number_text, bare = emitter.Emitter, emitter.literal, emitter.number_text, emitter.bare
 
 local special = {}
@@ -50,8 +53,14 @@ function special.assert(self, node, made)
 end
 
 function special.tonumber(self, node)
-    local arg = node.args[1]
-    return { self:expr(arg) }
+    local value = self:expr(node.args[1])
+    if not WIDE[value.kind] then return { value } end
+    return { { c = self:as(value, "num", value.varies), kind = "num", varies = value.varies } }
+end
+
+function special.wide(self, _, made)
+    local value = made.value and self:expr(made.value) or literal(0)
+    return { { c = self:as(value, made.kind, value.varies), kind = made.kind, varies = value.varies } }
 end
 
 function special.random(self, node)
@@ -77,7 +86,10 @@ local function call_builtin(self, node, made)
     local builtin, args, varies = made.builtin, {}, false
     local given = self:values(node.args)
     for _, value in ipairs(given) do varies = varies or value.varies end
-    for i, value in ipairs(given) do args[i] = bare(self:as(value, builtin.arg, varies)) end
+    for i, value in ipairs(given) do
+        local kind = made.wide and (i <= (builtin.wide.counts or i) and made.wide or "int") or builtin.arg
+        args[i] = bare(self:as(value, kind, varies))
+    end
     for i, c in ipairs(args) do
         if builtin.results[2] then
             args[i] = self:hold({ c = c, kind = "num", varies = varies }).c
@@ -85,9 +97,10 @@ local function call_builtin(self, node, made)
             args[i] = "(" .. c .. ")"
         end
     end
-    local texts = builtin.emit(function(name) return self:need(name, varies) end, args, self.single)
+    local emit = made.wide and builtin.wide.emit or builtin.emit
+    local texts = emit(function(name) return self:need(name, varies) end, args, self.single)
     local results = {}
-    for i, c in ipairs(texts) do results[i] = { c = c, kind = builtin.results[i], varies = varies } end
+    for i, c in ipairs(texts) do results[i] = { c = c, kind = made.wide or builtin.results[i], varies = varies } end
     return results
 end
 

@@ -5,7 +5,11 @@
 -- that is known to be full is not written. Expressions, calls and statements are further methods of
 -- the Emitter, in files of their own.
 
+local wide = require "tidepool.translate.wide"
+
 local emitter = {}
+
+local WIDE = wide.KINDS
 
 -- C's types of elements of buffers.
 local C_ELEMENT = { double = "double", float = "float", int32 = "int", int16 = "short", int8 = "char", uint32 = "uint",
@@ -79,11 +83,11 @@ end
 
 ---------------------------------------------------------------------------------------------------
 -- Types and values. A value is { c = text, kind =, varies =, literal = }; one of kind "maybe" has
--- `cond` and `value` instead of c.
+-- `cond` and `value` instead of c. `exact` of a constant: its number, where c has it rounded.
 
 function Emitter:type(kind, varies)
     if kind == "bool" then return varies and self.mask_type or "int" end
-    local base = kind == "int" and "int" or kind == "long" and "long" or self.real
+    local base = kind == "int" and "int" or kind == "long" and "long" or WIDE[kind] and "ulong" or self.real
     return varies and base .. self.lanes or base
 end
 
@@ -108,10 +112,44 @@ local function literal(v)
     return { literal = v, kind = "k", varies = false }
 end
 
+-- The text without parentheses around the whole.
+local function bare(c)
+    if c:sub(1, 1) == "(" and c:find "^%b()$" then return c:sub(2, -2) end
+    return c
+end
+
+-- A value converted to a 64-bit integer.
+local function as_wide(self, value, kind)
+    local constant = value.literal or value.exact
+    if constant then return wide.constant(constant, kind) end
+    if WIDE[value.kind] then return value.c end
+    local function helper(name) return ("%s(%s)"):format(self:need(name, value.varies), bare(value.c)) end
+    if value.kind == "num" then
+        if kind == "uint64" then return helper "lua_to_ulong" end
+        return ("as_%s(%s)"):format(self:type(kind, value.varies), helper "lua_to_long")
+    end
+    local c = value.c
+    if value.kind == "int" then c = ("convert_%s(%s)"):format(self:type("long", value.varies), bare(c)) end
+    if kind == "int64" then return ("as_%s(%s)"):format(self:type(kind, value.varies), bare(c)) end
+    return ("%s(%s)"):format(self:need("lua_long_to_ulong", value.varies), bare(c))
+end
+
+-- A 64-bit integer converted to a number: "num", or "int", its low half.
+local function of_wide(self, value, kind)
+    local c = bare(value.c)
+    if kind == "int" then return ("as_%s(convert_%s%s(%s))"):format(self:type("int", value.varies), "uint", value.varies and self.lanes or "", c) end
+    if value.kind == "int64" then c = ("as_%s(%s)"):format(self:type("long", value.varies), c) end
+    return ("convert_%s(%s)"):format(self:type(kind, value.varies), c)
+end
+
 -- The value converted to this kind; `varies`: for all lanes.
 function Emitter:as(value, kind, varies)
     if kind == "k" then kind = "num" end
     local c = value.c
+    if WIDE[kind] then
+        c = as_wide(self, value, kind)
+        return varies and not value.varies and ("(%s)(%s)"):format(self:type(kind, true), c) or c
+    end
     if value.literal then
         if kind == "num" then
             c = number_text(value.literal, self.single)
@@ -121,7 +159,9 @@ function Emitter:as(value, kind, varies)
             c = integer_text(tonumber(require "bit".tobit(value.literal)), false)
         end
     elseif value.kind ~= kind then
-        if value.kind == "num" and kind == "int" then
+        if WIDE[value.kind] then
+            c = of_wide(self, value, kind)
+        elseif value.kind == "num" and kind == "int" then
             c = ("%s(%s)"):format(self:need("lua_tobit", value.varies), c)
         elseif value.kind == "long" and kind == "int" then
             c = value.varies and ("convert_int%d(%s)"):format(self.lanes, c) or ("(int)%s"):format(c)
@@ -142,15 +182,9 @@ function Emitter:as(value, kind, varies)
     return c
 end
 
--- The text without parentheses around the whole.
-local function bare(c)
-    if c:sub(1, 1) == "(" and c:find "^%b()$" then return c:sub(2, -2) end
-    return c
-end
-
 -- A mask for selecting among values of this kind, whose lanes may be wider or narrower.
 function Emitter:mask_for(kind, mask)
-    local wants = (kind == "int" or (self.single and kind ~= "long")) and "int" or "long"
+    local wants = (kind == "int" or (self.single and kind ~= "long" and not WIDE[kind])) and "int" or "long"
     if wants == (self.single and "int" or "long") then return mask end
     return ("convert_%s%d(%s)"):format(wants, self.lanes, mask)
 end
@@ -234,15 +268,15 @@ function Emitter:fail(status, lanes, details)
     end
     lanes = lanes or self:mask()
     local vector = ("(long%d)(%s)"):format(self.lanes, status)
-    local wide = self:type("num", true)
+    local real = self:type("num", true)
     if not lanes then
         self:line("*status = %s;", vector)
-        put(function(c) return ("(%s)(%s)"):format(wide, c) end)
+        put(function(c) return ("(%s)(%s)"):format(real, c) end)
         self:leave()
         return
     end
     self:line("*status = select(*status, %s, %s);", vector, self:mask_for("long", lanes))
-    put(function(c, place) return ("select(%s, (%s)(%s), %s)"):format(place, wide, c, lanes) end)
+    put(function(c, place) return ("select(%s, (%s)(%s), %s)"):format(place, real, c, lanes) end)
     if lanes == self:mask() then
         self:exit_lanes(true)
     else

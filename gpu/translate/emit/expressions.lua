@@ -5,8 +5,12 @@
 
 local infer = require "tidepool.translate.infer"
 local emitter = require "tidepool.translate.emit.emitter"
+local wide = require "tidepool.translate.wide"
+local wides = require "tidepool.translate.emit.wide"
 
 local Emitter, number_text, literal, bare = emitter.Emitter, emitter.number_text, emitter.literal, emitter.bare
+
+local WIDE = wide.KINDS
 
 local expression = {}
 
@@ -23,14 +27,20 @@ function expression.False() return { c = "0", kind = "bool", varies = false } en
 
 function expression.Number(self, node)
     if self.inst.types[node] == "k" then return literal(node.value) end
-    return { c = number_text(node.value, self.single), kind = "num", varies = false }
+    return { c = number_text(node.value, self.single), exact = node.value, kind = "num", varies = false }
+end
+
+function expression.Wide(_, node)
+    local kind = wide.kind_of(node.value)
+    return { c = wide.constant(node.value, kind), kind = kind, varies = false }
 end
 
 local function captured(self, static)
     local value = static.value
     if type(value) == "boolean" then return { c = value and "1" or "0", kind = "bool", varies = false } end
     if value == nil then return { c = "0", kind = "nil", varies = false } end
-    return { c = self.unit:capture_name(self.inst.captured["number" .. static.key]), kind = "num", varies = false }
+    local entry = self.inst.captured["number" .. static.key]
+    return { c = self.unit:capture_name(entry), kind = entry.ctype or "num", varies = false }
 end
 
 function expression.Name(self, node)
@@ -125,9 +135,9 @@ end
 local function measure(self, index, size, mode, is_checked)
     local varies, is_real = index.varies, index.kind == "num"
     local kind = is_real and "num" or "long"
-    local one_lane, wide = self:type(kind, false), self:type(kind, varies)
+    local one_lane, all_lanes = self:type(kind, false), self:type(kind, varies)
     local i, n, one = self:temp "i", self:temp "n", is_real and number_text(1, self.single) or "1"
-    self:line("%s %s = %s;", wide, i, bare(self:as(index, kind, varies)))
+    self:line("%s %s = %s;", all_lanes, i, bare(self:as(index, kind, varies)))
     self:line("%s %s = (%s)%s;", one_lane, n, one_lane, self.unit:capture_name(size))
     local made = { i = i, kind = kind, varies = varies, k = self:temp "k" }
     made.inside = (varies and "((%s >= %s) & (%s <= %s))" or "(%s >= %s && %s <= %s)"):format(i, one, i, n)
@@ -138,7 +148,7 @@ local function measure(self, index, size, mode, is_checked)
     end
     if mode == "wrap" then i = ("%s(%s, %s)"):format(self:need(is_real and "lua_wrap" or "lua_wrap_long", varies), i, n) end
     local most, least = n, is_real and one or "1L"
-    if varies then most, least = ("(%s)(%s)"):format(wide, n), ("(%s)(%s)"):format(wide, one) end
+    if varies then most, least = ("(%s)(%s)"):format(all_lanes, n), ("(%s)(%s)"):format(all_lanes, one) end
     local p = (is_real and "fmax(fmin(%s, %s), %s) - %s" or "max(min(%s, %s), %s) - %s"):format(i, most, least, one)
     if varies then
         self:line("int%d %s = convert_int%d(%s);", self.lanes, made.k, self.lanes, p)
@@ -277,6 +287,7 @@ function expression.Unop(self, node)
     end
     local value = self:expr(node.expr)
     if value.literal and value.literal ~= 0 then return literal(-value.literal) end
+    if WIDE[value.kind] then return { c = ("(-%s)"):format(value.c), kind = value.kind, varies = value.varies } end
     return { c = ("(-%s)"):format(self:as(value, "num", value.varies)), kind = "num", varies = value.varies }
 end
 
@@ -293,6 +304,7 @@ local function compare(self, op, a, b)
         if not varies then return { c = ("(%s %s %s)"):format(x, C_COMPARE[op], y), kind = "bool", varies = false } end
         return { c = ("(%s(%s ^ %s))"):format(op == "==" and "~" or "", x, y), kind = "bool", varies = true }
     end
+    if WIDE[a.kind] or WIDE[b.kind] then return wides.compare(self, C_COMPARE[op], a, b) end
     local kind = "num"
     for _, each in ipairs { "int", "long" } do
         if (a.kind == each or a.literal) and (b.kind == each or b.literal) and not (a.literal and b.literal) then kind = each end
@@ -310,6 +322,7 @@ function expression.Binop(self, node)
     if truth ~= nil then return { c = truth and "1" or "0", kind = "bool", varies = false } end
     local a, b = self:expr(node.left), self:expr(node.right)
     if C_COMPARE[op] then return compare(self, op, a, b) end
+    if WIDE[a.kind] or WIDE[b.kind] then return wides.binop(self, op, a, b) end
     local varies = a.varies or b.varies
     local kind = self.inst.types[node] == "long" and "long" or "num"
     if op == "%" or op == "^" then
@@ -375,21 +388,24 @@ function Emitter:conditional(cond, want, kind, varies, initial, value, lines, op
     return { c = t, kind = kind, varies = varies }
 end
 
+-- The kind of the number in a value that is one or false: a real one, or a 64-bit integer.
+local function kind_inside(value) return WIDE[value.kind] and value.kind or "num" end
+
 -- The same for a value that is a number or false.
 function Emitter:conditional_maybe(cond, want, value, lines, opened, entry)
     local varies = cond.varies or value.varies
-    local kept = self:temp "t"
-    self:line("%s %s = 0;", self:type("num", varies), kept)
+    local kept, kind = self:temp "t", kind_inside(value.value)
+    self:line("%s %s = 0;", self:type(kind, varies), kept)
     local _, more = self:aside(function()
         self.indent = self.indent + 1
-        local c = self:as(value.value, "num", varies)
-        self:line("%s = %s;", kept, entry and ("select(%s, %s, %s)"):format(kept, bare(c), self:mask_for("num", entry.name))
+        local c = self:as(value.value, kind, varies)
+        self:line("%s = %s;", kept, entry and ("select(%s, %s, %s)"):format(kept, bare(c), self:mask_for(kind, entry.name))
             or bare(c))
         self.indent = self.indent - 1
     end)
     for _, line in ipairs(more) do lines[#lines + 1] = line end
     local truth = self:conditional(cond, want, "bool", varies, "0", value.cond, lines, opened, entry)
-    return { kind = "maybe", cond = truth, value = { c = kept, kind = "num", varies = varies }, varies = varies }
+    return { kind = "maybe", cond = truth, value = { c = kept, kind = kind, varies = varies }, varies = varies }
 end
 
 local function as_is(c) return c end
@@ -445,7 +461,7 @@ function expression.And(self, node)
     local left = self:condition(node.left)
     if kind == "bool" then return logical(self, left, "and", function() return self:expr(node.right) end) end
     local value, lines, opened, entry = self:lazily(left, as_is, function() return self:expr(node.right) end)
-    if kind ~= "maybe" then   -- the left side is a number: always true
+    if not wide.MAYBE[kind] then   -- the left side is a number: always true
         self:append(lines)
         return value
     end
@@ -459,8 +475,8 @@ function expression.And(self, node)
     end
     if #lines > 0 then
         left = self:hold(left)
-        local varies = left.varies or value.varies
-        value = self:conditional(left, as_is, "num", varies, self:as(literal(0), "num", varies), value, lines, opened, entry)
+        local varies, of = left.varies or value.varies, kind_inside(value)
+        value = self:conditional(left, as_is, of, varies, self:as(literal(0), of, varies), value, lines, opened, entry)
     end
     return { kind = "maybe", cond = left, value = value, varies = left.varies or value.varies }
 end
@@ -478,14 +494,15 @@ function expression.Or(self, node)
     if right.kind == "maybe" then
         cond = self:hold(cond)
         if #lines > 0 then right = self:conditional_maybe(cond, negation(cond), right, lines, opened, entry) end
-        local chosen = self:choose(cond, "num", value, right.value)
+        local chosen = self:choose(cond, kind_inside(value), value, right.value)
         return { kind = "maybe", cond = both(self, cond, right.cond, "or"), value = chosen,
                  varies = cond.varies or chosen.varies }
     end
-    if #lines == 0 then return self:choose(cond, "num", value, right) end
+    local kind = kind_inside(value)
+    if #lines == 0 then return self:choose(cond, kind, value, right) end
     cond = self:hold(cond)
     local varies = cond.varies or value.varies or right.varies
-    return self:conditional(cond, negation(cond), "num", varies, self:as(value, "num", varies), right, lines, opened, entry)
+    return self:conditional(cond, negation(cond), kind, varies, self:as(value, kind, varies), right, lines, opened, entry)
 end
 
 -- The truth of an expression: a value of kind "bool".

@@ -7,6 +7,7 @@
 local abi = require "tidepool.base.abi"
 local calls = require "tidepool.translate.emit.calls"
 local emitter = require "tidepool.translate.emit.emitter"
+local wide = require "tidepool.translate.wide"
 
 local C_ELEMENT = emitter.C_ELEMENT
 -- The variables of a grid's indexes, from 0.
@@ -39,7 +40,7 @@ end
 -- The C type of a value of this kind in all lanes.
 function Kernel:type(kind)
     if kind == "bool" then return self.simd and self.unit.mask_type or "int" end
-    return (kind == "int" and "int" or kind == "long" and "long" or self.unit.real) .. self.width
+    return (kind == "int" and "int" or kind == "long" and "long" or wide.KINDS[kind] and "ulong" or self.unit.real) .. self.width
 end
 
 -- The parameters, in the order of arguments_of in translate.lua. `results`: the types of the
@@ -102,18 +103,18 @@ end
 -- Declares the indexes of the grid, from 0, that belong to the element (or elements) at `at`.
 -- `lanes_left`: how many elements there are, where these may be fewer than lanes.
 function Kernel:find_places(at, lanes_left)
-    local wide, lanes = self:type "long", {}
+    local places, lanes = self:type "long", {}
     for k = 0, self.lanes - 1 do lanes[k + 1] = k end
-    local step = self.simd and ("(%s)(%s)"):format(wide, table.concat(lanes, ", ")) or "0"
-    if lanes_left then step = ("min(%s, (%s)(%s - 1))"):format(step, wide, lanes_left) end
+    local step = self.simd and ("(%s)(%s)"):format(places, table.concat(lanes, ", ")) or "0"
+    if lanes_left then step = ("min(%s, (%s)(%s - 1))"):format(step, places, lanes_left) end
     self:line("long item = (long)(index + %s), item_row = item / columns;", at)
-    self:line("%s grid_x = item %% columns + %s;", wide, step)
-    self:line("%s grid_y = (%s)(item_row%s);", wide, wide, self.is_deep and " % rows" or "")
-    if self.is_deep then self:line("%s grid_z = (%s)(item_row / rows);", wide, wide) end
+    self:line("%s grid_x = item %% columns + %s;", places, step)
+    self:line("%s grid_y = (%s)(item_row%s);", places, places, self.is_deep and " % rows" or "")
+    if self.is_deep then self:line("%s grid_z = (%s)(item_row / rows);", places, places) end
     if not self.simd then return end
     local function carry(from, size, to)
-        self:line("for (%s over = %s >= %s; any(over); over = %s >= %s) {", wide, from, size, from, size)
-        self:line("    %s -= over & (%s)(%s);", from, wide, size)
+        self:line("for (%s over = %s >= %s; any(over); over = %s >= %s) {", places, from, size, from, size)
+        self:line("    %s -= over & (%s)(%s);", from, places, size)
         self:line("    %s -= over; // a lane that is on is -1", to)
         self:line("}")
     end

@@ -8,6 +8,8 @@ local Emitter, C_ELEMENT, literal, bare = emitter.Emitter, emitter.C_ELEMENT, em
 local places_of_lanes, place_of, compare = expressions.places_of_lanes, expressions.place_of, expressions.compare
 local shared_access = expressions.shared_access
 
+local wide = require "tidepool.translate.wide"
+
 local statement = {}
 
 -- Does any statement from `from` on contain a loop or call, which may run without end when no lane
@@ -99,7 +101,8 @@ function statement.LocalFunction() end
 -- has changed it in between. `at`: the element's text.
 local function try_until_done(self, at, reads, ctype, evaluate)
     local was, c_type = self:temp "w", C_ELEMENT[ctype]
-    local kind = ({ int32 = true, int16 = true, int8 = true, uint16 = true, uint8 = true })[ctype] and "int" or "num"
+    local is_int = ({ int32 = true, int16 = true, int8 = true, uint16 = true, uint8 = true })[ctype]
+    local kind = is_int and "int" or wide.KINDS[ctype] and ctype or "num"
     self:line("%s %s = %s;", c_type, was, at)
     self:open("for (;;) {")
     local replaced = setmetatable({}, { __index = self.replaced })

@@ -5,6 +5,8 @@ local builtins = require "tidepool.translate.builtins"
 local calls = require "tidepool.translate.emit.calls"
 local emitter = require "tidepool.translate.emit.emitter"
 local infer = require "tidepool.translate.infer"
+local wide = require "tidepool.translate.wide"
+local wides = require "tidepool.translate.emit.wide"
 require "tidepool.translate.emit.statements"
 
 local Emitter, C_ELEMENT, identifier, bare = emitter.Emitter, emitter.C_ELEMENT, emitter.identifier, emitter.bare
@@ -70,7 +72,7 @@ function Unit:capture_parameters(entry, list)
         list[#list + 1] = ("__global %s%s *%s"):format(entry.is_written and "" or "const ", C_ELEMENT[entry.ctype], name)
         list[#list + 1] = "long " .. length
     else
-        list[#list + 1] = ("%s %s"):format(self.real, name)
+        list[#list + 1] = ("%s %s"):format(entry.ctype and "ulong" or self.real, name)
     end
 end
 
@@ -97,6 +99,11 @@ function Unit:is_shared(entry, is_written)
     return (self.places[is_written][entry] or 0) >= MANY
 end
 
+-- The type of an element of this kind in a lane.
+function Unit:lane_type(kind)
+    return kind == "int" and "int" or wide.KINDS[kind] and "ulong" or self.real
+end
+
 -- The name of the function that reads the elements of the array at the positions of all lanes,
 -- which are within its bounds. Neighbours are read at once, and so is an element that all lanes
 -- want.
@@ -104,7 +111,7 @@ function Unit:load(entry, kind)
     local names = self.loads
     if names[entry] then return names[entry] end
     local lanes, element = self.lanes, C_ELEMENT[entry.ctype]
-    local one = kind == "int" and "int" or self.real
+    local one = self:lane_type(kind)
     local order, read = {}, {}
     for k = 0, lanes - 1 do
         order[k + 1], read[k + 1] = k, ("(%s)array[at.s%x]"):format(one, k)
@@ -131,7 +138,7 @@ function Unit:access(entry, kind, is_written)
     if names[entry] then return names[entry] end
     local lanes, real = self.lanes, self.real .. self.lanes
     local element = C_ELEMENT[entry.ctype]
-    local result = (kind == "int" and "int" or self.real) .. lanes
+    local result = self:lane_type(kind) .. lanes
     local name = self:function_name(("lua_%s_%s"):format(is_written and "write" or "read", identifier(entry.static.path)))
     self:helper("lua_is_index", lanes)
     local text = {
@@ -234,6 +241,7 @@ function Unit:stored(c, kind, ctype, lanes)
     if kind == "bool" then
         return lanes > 1 and ("convert_%s(%s & 1)"):format(target, c) or ("(uchar)(%s != 0)"):format(c)
     end
+    if wide.KINDS[kind] then return wides.stored(c, kind, ctype, target, suffix) end
     if ctype == "double" or ctype == "float" then
         if kind ~= "num" then c = ("convert_%s%s(%s)"):format(self.real, suffix, c) end
         self:helper("lua_number", lanes)

@@ -9,6 +9,7 @@ local nodes = require "tidepool.translate.lower.nodes"
 local ranges = require "tidepool.translate.lower.ranges"
 local statics = require "tidepool.translate.lower.statics"
 local walk = require "tidepool.translate.lower.walk"
+local wide = require "tidepool.translate.wide"
 
 local calls = {}
 
@@ -162,7 +163,8 @@ function call_values(L, node)
         local target = base.t == "static" and fixed(L, node, base.static) or base.node
         return { scalar(node_at(L, node, "Method", { object = target, name = node.name, args = args })) }
     end
-    if callee.t == "scalar" or callee.t == "static" and type(callee.static.value) ~= "function" then
+    local makes_wide = callee.t == "static" and type(callee.static.value) == "cdata" and wide.kind_of_type(callee.static.value)
+    if callee.t == "scalar" or callee.t == "static" and type(callee.static.value) ~= "function" and not makes_wide then
         local static = callee.static or callee.node.static
         local value = static and static.value
         refuse(L, node, "a call of %s", static and ("'%s', which is %s"):format(static.path, value == nil and "nil" or "a " .. type(value))
@@ -182,7 +184,7 @@ function call_values(L, node)
     end
     if callee.t == "static" then
         local builtin = builtins.find(fn)
-        if builtin or debug.getinfo(fn, "S").what ~= "Lua" then
+        if builtin or makes_wide or debug.getinfo(fn, "S").what ~= "Lua" then
             -- the parts of a text are evaluated here, and the text when it is wanted
             if fn == tostring or fn == string.format then hold_values(L, node, values) end
             local made = node_at(L, node, "Call", { callee = fixed(L, node, callee.static), args = nodes_of(L, node, values, fn),

@@ -169,7 +169,7 @@ function expression.String(L, node) return scalar(node_at(L, node, "String", { v
 function expression.Nil(L, node) return scalar(node_at(L, node, "Nil", {})) end
 function expression.True(L, node) return scalar(node_at(L, node, "True", {})) end
 function expression.False(L, node) return scalar(node_at(L, node, "False", {})) end
-function expression.Wide(L, node) return scalar(node_at(L, node, "Wide", { text = node.text })) end
+function expression.Wide(L, node) return scalar(node_at(L, node, "Wide", { text = node.text, value = node.value })) end
 function expression.Vararg(L, node) refuse(L, node, "'...'; there are no variable arguments on a device, name the parameters") end
 
 function expression.Paren(L, node)

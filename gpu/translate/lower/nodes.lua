@@ -78,7 +78,8 @@ end
 -- Is it the same whenever it is evaluated, and cheap?
 local function is_stable(node)
     if is_text(node) then return true end
-    return node.tag == "Number" or node.tag == "Fixed" or node.tag == "Nil" or node.tag == "True" or node.tag == "False" or node.tag == "String"
+    return node.tag == "Number" or node.tag == "Wide" or node.tag == "Fixed"
+        or node.tag == "Nil" or node.tag == "True" or node.tag == "False" or node.tag == "String"
         or (node.tag == "Name" and node.var and not node.var.assigned)
 end
 nodes.is_stable = is_stable

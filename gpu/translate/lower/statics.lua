@@ -1,6 +1,7 @@
 -- statics.lua: tables and other values of the host, which are captured: their fields and elements.
 
 local nodes = require "tidepool.translate.lower.nodes"
+local wide = require "tidepool.translate.wide"
 
 local statics = {}
 
@@ -15,7 +16,7 @@ end
 
 function statics.of_static(L, at, static)
     local value = static.value
-    if type(value) == "table" or type(value) == "userdata" or type(value) == "function" or type(value) == "cdata" then
+    if type(value) == "table" or type(value) == "userdata" or type(value) == "function" or type(value) == "cdata" and not wide.kind_of(value) then
         return { t = "static", static = static }
     end
     return scalar(fixed(L, at, static))

@@ -6,6 +6,7 @@
 
 local abi = require "tidepool.base.abi"
 local array = require "tidepool.array"
+local bit = require "bit"
 local check = require "tidepool.base.check"
 local core = require "tidepool.core"
 local executors = require "tidepool.engine.executors"
@@ -13,6 +14,8 @@ local failure = require "tidepool.failure"
 local inputs = require "tidepool.engine.inputs"
 local progress = require "tidepool.engine.progress"
 local show = require "tidepool.base.show"
+
+local band, rshift = bit.band, bit.rshift
 
 local gpu = { random = require "tidepool.translate.random" }
 
@@ -197,15 +200,6 @@ local function numbers_of(list)
   return numbers
 end
 
-local function check_types(f, what, types)
-  for i, name in ipairs(types or {}) do
-    if name == "int64" or name == "uint64" then
-      check.fail("%s: %s %d has the element type %q, which a function on a device cannot have; up to int32 and uint32 are fine", f.name, what, i,
-        name)
-    end
-  end
-end
-
 -- Stands for devices of other machines, which are known only there: kernels are in the form for
 -- graphics cards, and compiled there.
 local FAR = { number = "far", name = "a device of another machine", lanes_float = 1, lanes_double = 1, fp64 = true, is_far = true }
@@ -319,8 +313,6 @@ end
 --- when f cannot be translated. `reduce`: compiles a reducer of its results, see gpu.reducer.
 local function compile(f, devices, types, reduce)
   if f.options.kernel then return compile_kernel(f, devices) end
-  check_types(f, "input", types)
-  check_types(f, "result", f.options.returns)
   local by_lanes, unit = {}, { is_new = true, builds = {}, programs = {}, translations = {} }
   for i, d in ipairs(devices) do
     local lanes = f.options.precision == "single" and d.lanes_float or d.lanes_double
@@ -391,6 +383,9 @@ local function show_argument(argument, value)
   local one = { kind = abi.argument[argument.kind], type = number_of(argument.ctype), index = argument.index }
   if argument.kind ~= "array" then
     one.value = value
+    if type(value) == "cdata" then -- a 64-bit integer, as its halves
+      one.value, one.high = tonumber(band(value, 0xffffffffULL)), tonumber(rshift(value, 32))
+    end
     return one
   end
   local cast = require("ffi").cast
@@ -488,7 +483,6 @@ end
 ---@param types string[]  of the inputs
 ---@return tidepool.gpu.Translation
 function gpu.translation(f, device, types)
-  check_types(f, "result", f.options.returns)
   return translate(f, device, { unpack(types, 1, math.min(#types, debug.getinfo(f.raw, "u").nparams)) })
 end
 
@@ -668,7 +662,9 @@ function gpu.reducer(f, unit, types, reduce, total, shape, only)
   end
   if type(reduce) == "function" then reduce = with_text(reduce) end
   local is_few = total and total < GROUP
-  if f.options.kernel or unit.has_boolean or unit.is_writer or (is_few and type(reduce) == "string") then return nil end
+  local first = unit.result_types[1]
+  local is_wide = first == "int64" or first == "uint64" -- of which LuaJIT's loops make doubles in their own way
+  if f.options.kernel or unit.has_boolean or unit.is_writer or is_wide or (is_few and type(reduce) == "string") then return nil end
   local devices = only and { only } or gpu.match(f.options.gpu, f.name)
   types = types and not unit.has_places and { unpack(types, 1, #unit.inputs) } or unit.types
   -- too few to reduce on the device; but a function that cannot run there is still refused
@@ -693,7 +689,6 @@ function gpu.source(f)
     return made.source
   end
   local fine, devices = pcall(gpu.match, f.options.gpu or true, f.name)
-  check_types(f, "result", f.options.returns)
   return translate(f, fine and devices and devices[1] or { lanes_float = 1, lanes_double = 1 }).source
 end
 

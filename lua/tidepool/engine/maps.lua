@@ -53,7 +53,9 @@ end
 local function reducers(self, unit, types, shape, only)
   local given = {}
   function given.open(reduce, count) return require("tidepool.device.gpu").reducer(self, unit, types, reduce, count, shape, only) end
-  if self.options.kernel then return given end
+  local first = unit.result_types[1]
+  -- a function of two is given 64-bit integers as they are
+  if self.options.kernel or first == "int64" or first == "uint64" then return given end
   function given.there(reduce, values)
     local same = func.new(require("tidepool.device.gpu").identity(), self.name, { gpu = self.options.gpu, precision = self.options.precision })
     return maps.start(same, inputs.map("results:reduce", { values }, 1), {}, { reduce = reduce, is_inner = true })
