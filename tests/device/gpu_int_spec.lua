@@ -123,6 +123,17 @@ describe("a 64-bit integer on a device", function()
         end
     end)
 
+    on_device("meets integers of bit.*, counters and lengths, which are numbers to LuaJIT", function()
+        for _, ctype in ipairs { "int64", "uint64" } do
+            check([[local list = ... return function(a, x)
+                local h, n = a, bit.tobit(x)
+                for i = -3, 3 do h = h * 3 + i end
+                for i = -2, -1 do h = bit.bxor(h, i) end
+                return h, a + n, bit.band(a, n), n < a, a / #list, -#list * a, bit.rol(a, n), bit.rol(n, a), bit.lshift(n, a)
+            end]], { ctype, "double" }, pairs_of(ctype, "double"), nil, opencl.array("double", 7))
+        end
+    end)
+
     on_device("is made of numbers by int64_t(x), ffi.new and ffi.cast", function()
         local text = [[local ffi, int64_t = ... return function(x)
             return int64_t(x), ffi.new("uint64_t", x), ffi.cast("int64_t", x), ffi.cast("uint64_t", x), ffi.cast(int64_t, x), int64_t(),
