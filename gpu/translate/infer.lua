@@ -416,11 +416,19 @@ local function declare(inst, flow, var)
     return known
 end
 
+local ASK = "nil does not exist on a device, return a number everywhere, or ask whether there is one (`if r then`, `r or 0`)"
+
+-- Refuses the use of a local that holds a result which is missing on some paths.
+local function refuse_missing(inst, node, var)
+    if var.missing then refuse(inst, node, "%s is used, and %s; %s", var.name, var.missing, ASK) end
+end
+
 -- Refuses the use of a parameter that was given no value.
 local function refuse_nil_name(inst, node)
     while node.tag == "Paren" do node = node.expr end
     local var = node.tag == "Name" and variable_of(inst, node)
     if not var or inst.states[node] ~= "nil" then return end
+    refuse_missing(inst, node, var)
     if inst.is_parameter[var] then
         refuse(inst, node, "the parameter '%s' of '%s' gets no value%s: it would be nil, which does not exist on a device; pass a number", var.name,
             inst.name or "the function", inst.called_at and (" from the call in line %d"):format(inst.called_at) or ", since there are fewer inputs")
@@ -711,6 +719,7 @@ function expression.Name(inst, node, flow)
     inst.states[node] = flow.assigned[var]
     if flow.assigned[var] == "nil" then return "nil", false end
     if not flow.assigned[var] then
+        refuse_missing(inst, node, var)
         refuse(inst, node, "'%s' may be read before it has a value, and nil does not exist on a device; "
             .. "give it a number where it is declared (line %d)", var.name, var.line)
     end
@@ -882,7 +891,7 @@ function expression.Call(inst, node, flow)
     if inst.calls[node].never_returns then return "k", false end
     if not results[1] then refuse(inst, node, "a call that returns nothing, used as a value") end
     if results[1].missing then
-        refuse(inst, node, "the result of this call is used, and %s; nil does not exist on a device, return a number everywhere", results[1].missing)
+        refuse(inst, node, "the result of this call is used, and %s; %s", results[1].missing, ASK)
     end
     return results[1].kind, results[1].varies
 end
@@ -1128,8 +1137,7 @@ local SPECIAL = { error = call_error, assert = call_assert, tonumber = call_tonu
 -- Refuses the use of a result that some path of the function does not return.
 local function check_given(inst, value)
     if not value.missing then return end
-    refuse(inst, value.node, "result %d of this call is used, and %s; nil does not exist on a device, return a number everywhere", value.index or 1,
-        value.missing)
+    refuse(inst, value.node, "result %d of this call is used, and %s; %s", value.index or 1, value.missing, ASK)
 end
 
 local function call_builtin(inst, node, flow, builtin, path)
@@ -1412,7 +1420,8 @@ function statement.Local(inst, node, flow)
                 widen(inst, node, var, storable(inst, node, value.kind, ("'%s'"):format(var.name)), value.varies)
                 flow.assigned[var] = true
             else
-                flow.assigned[var] = "nil"
+                -- who reads a guarded local has asked for its flag before: lower/optional.lua
+                flow.assigned[var] = var.is_guarded or "nil"
             end
         end
     end
@@ -1681,6 +1690,10 @@ statement["Return"] = function(inst, node, flow)
     end
     for i, value in ipairs(given) do
         if value.missing and not results[i].missing then results[i].missing, results[i].line = value.missing, node.line end
+        if value.kind == "nil" and inst.called_at then
+            results[i].missing, results[i].line = results[i].missing or ("line %d returns nil for it"):format(node.line), node.line
+            value.kind = nil
+        end
         storable(inst, value.node, value.kind, ("result %d"):format(i))
         local joined = join(results[i].kind, value.kind)
         if value.kind and not joined then
@@ -1779,6 +1792,9 @@ function Instance:settle()
                 #self.results, #self.results == 1 and "" or "s")
             result.line = def.last_line
         end
+    end
+    for var, known in pairs(self.vars) do
+        if var.is_guarded and not known.kind then known.kind = "num" end -- what it would be given is never reached
     end
     for _, result in ipairs(self.results) do
         if result.kind == "k" or result.kind == nil then result.kind = "num" end

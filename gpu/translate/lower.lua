@@ -27,7 +27,7 @@ require "tidepool.translate.lower.tables"
 
 local lower = {}
 
-local new_local, refuse, scalar = nodes.new_local, nodes.refuse, nodes.scalar
+local emit, new_local, node_at, refuse, scalar = nodes.emit, nodes.new_local, nodes.node_at, nodes.refuse, nodes.scalar
 
 local ROUNDS_MAX = 40
 
@@ -37,7 +37,7 @@ local function round(L, fn, kinds)
     local new = { tag = "Def", line = def.line, last_line = def.last_line, first = def.first, last = def.last, params = {}, is_method = def.is_method,
                   is_vararg = def.is_vararg, outer = def.outer, names = {} }
     L.def, L.out, L.scope, L.loops, L.room, L.inlined, L.labels, L.serial = new, {}, nil, {}, 0, 0, 0, 0
-    L.context = { fn = fn, def = def, name = L.name, serial = 0 }
+    L.context, L.present = { fn = fn, def = def, name = L.name, serial = 0 }, {}
     scopes.open_scope(L)
     for i, param in ipairs(def.params) do
         local var = new_local(L, param.name, { line = param.line }, param.assigned)
@@ -48,6 +48,11 @@ local function round(L, fn, kinds)
         else
             L.scope.vars[param] = { t = "variable", var = var, of = param, is_parameter = true }
             if param.assigned then L.ranges[param] = false end
+            if L.nilable[param] then
+                local flag = new_local(L, "has " .. param.name, def, true)
+                emit(L, node_at(L, def, "Local", { vars = { flag }, exprs = { node_at(L, def, "True", {}) } }))
+                L.scope.vars[param].flag = flag
+            end
         end
     end
     walk.block(L, def.body, true)
@@ -65,7 +70,7 @@ end
 function lower.def(program, fn, options, infer, find_function)
     local L = {
         program = program, fn = fn, name = options.name, infer = infer, sites = {}, variables = {}, ranges = {}, widened = {}, choices = {},
-            results = {}, copied = {}, nilable = {},
+            results = {}, copied = {}, nilable = {}, optional = {}, missing = {}, misses = {}, gives_texts = {}, nil_locals = {},
         booleans = {},
         function_of = find_function,
     }

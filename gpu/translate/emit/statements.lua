@@ -465,6 +465,7 @@ statement["Return"] = function(self, node)
     local direct = #self.chain == 1 and (not self.inst.simd or self:here().full)
     for i, value in ipairs(given) do
         local kind = results[i].kind
+        if value.kind == "nil" then value = { c = kind == "bool" and "0", literal = kind ~= "bool" and 0, kind = kind } end -- nobody asks for it
         local c = self:as(value, kind, self.inst.simd)
         local place = i == 1 and "r1" or "*r" .. i
         if i == 1 and direct then

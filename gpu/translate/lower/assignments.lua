@@ -7,6 +7,7 @@ local expressions = require "tidepool.translate.lower.expressions"
 local facts = require "tidepool.translate.lower.facts"
 local library = require "tidepool.translate.lower.library"
 local nodes = require "tidepool.translate.lower.nodes"
+local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
 local ranges = require "tidepool.translate.lower.ranges"
 local scopes = require "tidepool.translate.lower.scopes"
@@ -54,12 +55,9 @@ end
 local function bind(L, at, var, value)
     if value and value.t ~= "scalar" and not var.assigned then return bind_table(L, at, L.scope, var, value) end
     local class = variable_class(L, var)
-    local may_be_nil = var.assigned and (not value or value.t == "scalar" and value.node.tag == "Nil")
-    local flag
-    if may_be_nil and L.nilable[var] then
-        flag = new_local(L, "has " .. var.name, at, true)
-        emit(L, node_at(L, at, "Local", { vars = { flag }, exprs = { node_at(L, at, "False", {}) } }))
-    end
+    local is_nil = not value or value.t == "scalar" and value.node.tag == "Nil"
+    local flag = var.assigned and optional.flag_of(L, at, var, value) or nil
+    local may_be_nil = var.assigned and is_nil or flag ~= nil
     if value and value.t ~= "scalar" and not class then
         if value.t == "function" or value.t == "static" and type(value.static.value) ~= "table" then
             refuse(L, at, "'%s' is assigned to; a name has one function or array on a device", var.name)
@@ -84,11 +82,12 @@ local function bind(L, at, var, value)
     local node = value and value.node or nil
     if flag then
         L.scope.vars[var] = { t = "variable", var = new, of = var, flag = flag, may_be_nil = true }
-        emit(L, node_at(L, at, "Local", { vars = { new }, exprs = { L.booleans[var] and node_at(L, at, "False", {}) or number(L, at, 0) } }))
+        emit(L, node_at(L, at, "Local", { vars = { new },
+            exprs = { not is_nil and node or L.booleans[var] and node_at(L, at, "False", {}) or number(L, at, 0) } }))
         return
     end
     if not var.assigned then
-        if node and node.tag == "Nil" then
+        if node and (node.tag == "Nil" or value.text) then
             L.scope.vars[var] = value
             return
         end
@@ -98,7 +97,9 @@ local function bind(L, at, var, value)
         if node and node.tag ~= "Nil" then widen_range(L, var, node) end
         new.range = L.ranges[var] or nil
     end
-    L.scope.vars[var] = { t = "variable", var = new, of = var, class = not var.assigned and value and value.class or nil, may_be_nil = may_be_nil }
+    L.scope.vars[var] = { t = "variable", var = new, of = var, class = not var.assigned and value and value.class or nil, may_be_nil = may_be_nil,
+        flag = value and value.flag, origin = value and value.origin, why = value and value.why,
+        is_sure = value and value.is_sure }
     emit(L, node_at(L, at, "Local", { vars = { new }, exprs = node and node.tag ~= "Nil" and { node } or {} }))
 end
 
@@ -246,11 +247,13 @@ local function store(L, at, target, value)
     if target.variable then
         local known = target.variable
         local is_nil = value.t == "scalar" and value.node.tag == "Nil"
-        if known.flag then
-            local is_there = node_at(L, at, is_nil and "False" or "True", {})
+        optional.note_nilable(L, known.of, value)
+        local function note_flag() -- behind the value, which may be made of what the local was
+            if not known.flag then return end
+            local is_there = is_nil and node_at(L, at, "False", {}) or optional.is_there(L, at, value)
             emit(L, node_at(L, at, "Assign", { targets = { name_of(L, at, known.flag) }, exprs = { is_there } }))
-            if is_nil then return end
         end
+        if known.flag and is_nil then return note_flag() end
         if known.may_be_nil and value.t == "scalar" and is_boolean(value.node) and not L.booleans[known.of] then
             L.booleans[known.of] = true
             note_change(L)
@@ -270,19 +273,22 @@ local function store(L, at, target, value)
             end
             if value.node.tag ~= "Nil" then widen_range(L, known.of, value.node) end
             emit(L, node_at(L, at, "Assign", { targets = { name_of(L, at, known.var) }, exprs = { value.node } }))
-            return
+            return note_flag()
         end
         copy(L, at, known, value)
+        note_flag()
         if value.t == "object" and value.is_named then note_copy(L, at, value, known) end
         return
     end
+    local is_removed = target.is_last and value.t == "scalar" and value.node.tag == "Nil"
+    value = optional.settle(L, at, value)
     if target.array then
         if value.t ~= "scalar" then refuse(L, at, "an element of '%s' that is no number", target.array.path) end
         emit(L, node_at(L, at, "Assign", { targets = { node_at(L, at, "Index", { object = fixed(L, at, target.array), key = target.key }) },
             exprs = { value.node } }))
         return
     end
-    if target.is_last and value.t == "scalar" and value.node.tag == "Nil" then
+    if is_removed then
         library.remove(L, at, { target.base })
         return
     end
@@ -352,7 +358,7 @@ function statement.Assign(L, node)
             elseif value.t == "object" then
                 local kept = object(new_storage(L, node, value.storage.class, "t"))
                 copy(L, node, kept, value)
-                values[i] = kept
+                values[i] = optional.mark(kept, value)
             end
         end
     end

@@ -6,7 +6,9 @@ local functions = require "tidepool.translate.lower.functions"
 local inlining = require "tidepool.translate.lower.inlining"
 local library = require "tidepool.translate.lower.library"
 local nodes = require "tidepool.translate.lower.nodes"
+local optional = require "tidepool.translate.lower.optional"
 local ranges = require "tidepool.translate.lower.ranges"
+local scopes = require "tidepool.translate.lower.scopes"
 local statics = require "tidepool.translate.lower.statics"
 local walk = require "tidepool.translate.lower.walk"
 local wide = require "tidepool.translate.wide"
@@ -18,7 +20,7 @@ local range_of = ranges.range_of
 local emit, fixed, hold_value, is_stable, name_of = nodes.emit, nodes.fixed, nodes.hold_value, nodes.is_stable, nodes.name_of
 local new_local, node_at, number, refuse, scalar = nodes.new_local, nodes.node_at, nodes.number, nodes.refuse, nodes.scalar
 local of_static, static_field, static_function = statics.of_static, statics.static_field, statics.static_function
-local expr, expression = walk.expr, walk.expression
+local carried, carry, expr, expression = walk.carried, walk.carry, walk.expr, walk.expression
 local results_of, touches = functions.results_of, functions.touches
 local inline = inlining.inline
 
@@ -37,7 +39,8 @@ local function meta_of(value)
 end
 calls.meta_of = meta_of
 
-function expression.Call(L, node)
+-- The first value of a call, which may have a flag.
+local function first_value(L, node)
     local values = call_values(L, node)
     if not values[1] then
         local last = L.out[#L.out]
@@ -48,10 +51,25 @@ function expression.Call(L, node)
     return values[1]
 end
 
+calls.first_value = first_value
+
+function expression.Call(L, node) return optional.settle(L, node, first_value(L, node)) end
+
 expression.Method = expression.Call
 
+function carried.Name(L, node)
+    local value = scopes.name_value(L, node)
+    if value.flag and L.present[value.flag] then return optional.stripped(value) end
+    return value.several and expr(L, node) or value
+end
+
+function carried.Paren(L, node) return carry(L, node.expr) end
+
+carried.Call = first_value
+
+-- Of values that are wanted: none may be nil.
 local function hold_values(L, at, values)
-    for i, value in ipairs(values) do values[i] = hold_value(L, at, value) end
+    for i, value in ipairs(values) do values[i] = hold_value(L, at, optional.settle(L, at, value)) end
     return values
 end
 
@@ -66,7 +84,7 @@ local function expr_list(L, exprs, names)
         else
             marks[i] = #L.out
             L.naming = node.tag == "Table" and names and names[i] and names[i].name or nil
-            list[i] = expr(L, node)
+            list[i] = carry(L, node)
         end
     end
     -- If later expressions need statements, values of earlier ones are put into locals, so that
@@ -79,7 +97,7 @@ local function expr_list(L, exprs, names)
             local var = new_local(L, "t", exprs[i])
             var.range = range_of(L, value.node)
             table.insert(L.out, mark + 1, node_at(L, exprs[i], "Local", { vars = { var }, exprs = { value.node } }))
-            list[i] = scalar(name_of(L, exprs[i], var), value.class)
+            list[i] = optional.like(value, name_of(L, exprs[i], var))
             last = last + 1
         end
     end
@@ -97,6 +115,7 @@ end
 local function nodes_of(L, at, values, fn)
     local list = {}
     for i, value in ipairs(values) do
+        value = optional.settle(L, at, value)
         if value.t ~= "scalar" and (fn == error or fn == assert and i == 2) then
             refuse(L, at, "the message of %s is no text that a device has; it is made of texts that are known beforehand and of numbers, by .., "
                 .. "tostring and string.format", fn == error and "error" or "assert")
@@ -149,6 +168,17 @@ local function values_of_call(L, node, made, count)
     return list
 end
 
+-- assert of what may be nil. Its message may be the second result of the same call.
+local function assert_there(L, node, callee, values)
+    local value, message = values[1], values[2]
+    optional.demand(L, value)
+    local args = { optional.is_there(L, node, value) }
+    if message then args[2] = nodes_of(L, node, { message.text and not message.several and optional.stripped(message) or message }, assert)[1] end
+    emit(L, node_at(L, node, "CallStat", { call = node_at(L, node, "Call", { callee = fixed(L, node, callee.static), args = args }) }))
+    values[1] = optional.stripped(value)
+    return values
+end
+
 function call_values(L, node)
     local callee, first, base = callee_of(L, node)
     if not callee then -- a method of a string or a typed array
@@ -179,11 +209,12 @@ function call_values(L, node)
     if callee.t == "static" and library.functions[fn] then return library.functions[fn](L, node, hold_values(L, node, values)) end
     local has_tables = callee.t == "function"
     for _, value in ipairs(values) do
-        has_tables = has_tables or value.t == "object" or value.t == "element" or value.t == "function"
+        has_tables = has_tables or value.flag or value.origin or value.t == "object" or value.t == "element" or value.t == "function"
             or value.t == "static" and type(value.static.value) == "table" and not L.infer.array_type(value.static.value)
     end
     if callee.t == "static" then
         local builtin = builtins.find(fn)
+        if fn == assert and values[1] and (values[1].flag or values[1].origin) then return assert_there(L, node, callee, values) end
         if builtin or makes_wide or debug.getinfo(fn, "S").what ~= "Lua" then
             -- the parts of a text are evaluated here, and the text when it is wanted
             if fn == tostring or fn == string.format then hold_values(L, node, values) end
@@ -192,7 +223,7 @@ function call_values(L, node)
             return values_of_call(L, node, made, builtin and builtin.results and #builtin.results or 1)
         end
         local about = L.function_of(fn, callee.static.path, node)
-        if not has_tables and not touches(L, about, about.def) then
+        if not has_tables and not touches(L, about, about.def) and not optional.misses(L, about, about.def) then
             local made = node_at(L, node, "Call", { callee = fixed(L, node, callee.static), args = nodes_of(L, node, values),
                 caller_place = node.is_tail and place_of_caller(L.context) or nil, is_tail = node.is_tail })
             return values_of_call(L, node, made, results_of(about.def))
@@ -208,7 +239,7 @@ function calls.mark_named(exprs, values)
         while node.tag == "Paren" do node = node.expr end
         local value = values[i]
         if value and value.t == "object" and (node.tag == "Name" or node.tag == "Index") then
-            values[i] = { t = "object", storage = value.storage, at = value.at, is_named = true }
+            values[i] = optional.mark({ t = "object", storage = value.storage, at = value.at, is_named = true }, value)
         end
     end
     return values

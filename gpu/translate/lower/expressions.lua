@@ -4,10 +4,12 @@
 -- "static" }, a value of the host; { t = "element" }, an element of a captured list that is a
 -- table; or { t = "function" }.
 
+local callees = require "tidepool.translate.lower.callees"
 local classes = require "tidepool.translate.lower.classes"
 local elements = require "tidepool.translate.lower.elements"
 local facts = require "tidepool.translate.lower.facts"
 local nodes = require "tidepool.translate.lower.nodes"
+local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
 local ranges = require "tidepool.translate.lower.ranges"
 local scopes = require "tidepool.translate.lower.scopes"
@@ -17,7 +19,7 @@ local walk = require "tidepool.translate.lower.walk"
 
 local expressions = {}
 
-local new_class, note_change = classes.new_class, classes.note_change
+local new_class = classes.new_class
 local range_of = ranges.range_of
 local all_of, aside, check, emit, fixed, hold = nodes.all_of, nodes.aside, nodes.check, nodes.emit, nodes.fixed, nodes.hold
 local if_statement, is_boolean, is_number, is_stable = nodes.if_statement, nodes.is_boolean, nodes.is_number, nodes.is_stable
@@ -28,10 +30,10 @@ local room_index, value_of = places.room_index, places.value_of
 local cell_of_matrix, derived, from_zero, has_element = statics.cell_of_matrix, statics.derived, statics.from_zero, statics.has_element
 local is_list_of_tables, matrix_of, static_element = statics.is_list_of_tables, statics.matrix_of, statics.static_element
 local copy, index_value = elements.copy, elements.index_value
-local lookup, name_value = scopes.lookup, scopes.name_value
+local name_value = scopes.name_value
 local peek, truth_of = facts.peek, facts.truth_of
 local text_of = texts.text_of
-local expr, expression = walk.expr, walk.expression
+local carried, carry, expr, expression = walk.carried, walk.carry, walk.expr, walk.expression
 
 local expr_scalar, logical
 
@@ -49,6 +51,18 @@ local function text_and_index(L, node)
     return of and text_of(of.tag == "String" and scalar(of) or peek(L, of)), args
 end
 
+-- Is it a call of a function that does not give its results on every path?
+local function is_optional_call(L, node)
+    local callee = peek(L, node.callee)
+    if callee and callee.t == "function" then return optional.misses(L, callee.fn, callee.def) end
+    return optional.misses(L, callees.called(L, L.context.fn, node))
+end
+
+-- Is it `a or b` where both may be nil?
+local function is_either(L, node)
+    return node.tag == "Or" and optional.is_optional(L, L.context.fn, L.context.def, node)
+end
+
 -- Of an expression that is an element of a list, or a byte of a text, with an index that is
 -- computed: whether there is one, a condition, and its value, which has no meaning where there is
 -- none. nil of others.
@@ -57,14 +71,16 @@ local function presence(L, node)
     if node.tag == "Name" then
         local value = name_value(L, node)
         if value.t == "element" then return has_element(L, node, value.static, value.index), value end
-        -- a local that is declared without a value
-        local known = node.var and lookup(L, node.var)
-        if known and known.flag then return name_of(L, node, known.flag), value end
-        if known and known.may_be_nil and not L.nilable[node.var] then
-            L.nilable[node.var] = true
-            note_change(L)
-        end
+        -- a result, or a local that is declared without a value
+        optional.demand(L, value)
+        if value.flag or value.origin then return optional.is_there(L, node, value), optional.stripped(value) end
         return
+    end
+    if node.tag == "Call" and is_optional_call(L, node) or is_either(L, node) then
+        local value = carry(L, node)
+        optional.demand(L, value)
+        local is_nil = value.t == "scalar" and value.node.tag == "Nil"
+        return is_nil and node_at(L, node, "False", {}) or optional.is_there(L, node, value), optional.stripped(value)
     end
     local text, args = text_and_index(L, node)
     if text then
@@ -103,7 +119,7 @@ function expr_scalar(L, node, what)
         local is_there, value, lines = presence(L, node)
         if is_there then
             for _, line in ipairs(lines or {}) do emit(L, line) end
-            return value.t == "scalar" and not is_number(value.node) and not lines and all_of(L, node, { is_there, value.node }) or is_there
+            return value.t == "scalar" and not value.text and not is_number(value.node) and not lines and all_of(L, node, { is_there, value.node }) or is_there
         end
         if node.tag == "Paren" then return expr_scalar(L, node.expr, what) end
         if node.tag == "And" or node.tag == "Or" then return logical(L, node, true).node end
@@ -179,11 +195,7 @@ function expression.Paren(L, node)
 end
 
 function expression.Name(L, node)
-    local known = node.var and lookup(L, node.var)
-    if known and known.flag then
-        check(L, node, name_of(L, node, known.flag), { ("'%s' is nil"):format(node.name) })
-    end
-    return name_value(L, node)
+    return optional.settle(L, node, name_value(L, node), node.name)
 end
 
 function expression.Function(L, node)
@@ -205,12 +217,13 @@ end
 -- `c and x or y`, where x or y is a table or needs statements.
 local function choice(L, node, left)
     local cond = expr_scalar(L, left.left, "a condition")
-    local first, first_lines = aside(L, function()
+    local function evaluate_first()
         local is_there, element, lines = presence(L, left.right)
         if not is_there or element.t ~= "scalar" then return expr(L, left.right) end
         local other, other_lines = aside(L, function() return expr_scalar(L, node.right, "a value") end)
         return scalar((chosen(L, node, is_there, element.node, lines or {}, other, other_lines)))
-    end)
+    end
+    local first, first_lines = aside(L, function() return optional.keeping(L, evaluate_first, cond, true) end)
     local second, second_lines = aside(L, function() return expr(L, node.right) end)
     if first.t ~= "scalar" or second.t ~= "scalar" then
         if first.t == "scalar" or second.t == "scalar" then refuse(L, node, "a table or a number; a value has one type on a device") end
@@ -270,9 +283,37 @@ function logical(L, node, is_condition)
     end
     -- The left side of `and` is a value only where it is false.
     local left = expr_scalar(L, node.left, op == "and" and "a condition" or what)
-    local right, lines = aside(L, function() return expr_scalar(L, node.right, what) end)
+    local right, lines = aside(L, function()
+        return optional.keeping(L, function() return expr_scalar(L, node.right, what) end, left, op == "and")
+    end)
     if #lines > 0 then return (is_condition and second_truth or second_value)(L, node, left, right, lines) end
     return scalar(node_at(L, node, node.tag, { op = op, left = left, right = right }))
+end
+
+-- `a or b` where both may be nil: a local with a flag.
+function carried.Or(L, node)
+    if truth_of(L, node.left) ~= nil or not is_either(L, node) then return expr(L, node) end
+    local is_there, first = presence(L, node.left)
+    if not is_there or first.t ~= "scalar" then return expr(L, node) end
+    local var, flag = new_local(L, "value", node, true), new_local(L, "has a value", node, true)
+    flag.is_flag, var.is_guarded = true, true
+    local function give(value, has)
+        local is_nil = value.node.tag == "Nil"
+        if not is_nil then emit(L, node_at(L, node, "Assign", { targets = { name_of(L, node, var) }, exprs = { value.node } })) end
+        emit(L, node_at(L, node, "Assign", { targets = { name_of(L, node, flag) }, exprs = { is_nil and node_at(L, node, "False", {}) or has } }))
+    end
+    emit(L, node_at(L, node, "Local", { vars = { var }, exprs = {} }))
+    emit(L, node_at(L, node, "Local", { vars = { flag }, exprs = { node_at(L, node, "False", {}) } }))
+    local _, one = aside(L, function() give(first, node_at(L, node, "True", {})) end)
+    local other
+    local _, two = aside(L, function()
+        other = carry(L, node.right)
+        optional.demand(L, other)
+        if other.t ~= "scalar" then refuse(L, node, "a table or a number; a value has one type on a device") end
+        give(other, optional.is_there(L, node, other))
+    end)
+    emit(L, if_statement(L, node, is_there, one, two))
+    return { t = "scalar", node = name_of(L, node, var), flag = flag, why = other.why, may_be_nil = true, is_sure = true }
 end
 
 function expression.And(L, node) return logical(L, node, false) end

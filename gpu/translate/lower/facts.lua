@@ -34,7 +34,7 @@ facts.peek = peek
 -- The type() of what an expression stands for, where it is known.
 local function type_of(L, node)
     local value = peek(L, node)
-    if not value then return end
+    if not value or value.flag or value.origin then return end
     if value.t == "object" or value.t == "element" then return "table" end
     if value.t == "function" then return "function" end
     if value.t == "static" then return type(value.static.value) end

@@ -2,60 +2,44 @@
 -- whether there are tables in it.
 
 local builtins = require "tidepool.translate.builtins"
+local callees = require "tidepool.translate.lower.callees"
+local optional = require "tidepool.translate.lower.optional"
 local statics = require "tidepool.translate.lower.statics"
 
 local functions = {}
 
+local called, static_of = callees.called, callees.static_of
 local from_zero, is_list_of_tables = statics.from_zero, statics.is_list_of_tables
 
--- A name as it is written: a.b.c
-local function path_of(node)
-    if node.tag == "Name" then return node.name end
-    if node.tag == "Index" and node.key.tag == "String" then return ("%s.%s"):format(path_of(node.object), node.key.value) end
-    return "?"
-end
-
--- Must the function be inlined, because it handles tables, or because one in it assigns to its
--- locals?
+-- Must the function be inlined: because it handles tables, because it asks whether there is what
+-- may be nil, or because a function in it assigns to its locals?
 local function touches(L, fn, def, seen)
     seen = seen or {}
     if seen[def] then return false end
     seen[def] = true
-    local function static_of(node)
-        if node.tag == "Paren" then return static_of(node.expr) end
-        if node.tag == "Name" then
-            if node.var and not fn.outside[node.var.def] then return end
-            local index = fn.source.upvalues[node.name]
-            if index then
-                local _, value = debug.getupvalue(fn.value, index)
-                return value, true
-            end
-            return fn.env[node.name], true
-        elseif node.tag == "Index" and (node.key.tag == "String" or node.key.tag == "Number") then
-            local base, is_known = static_of(node.object)
-            if is_known and type(base) == "table" then return base[node.key.value], true end
-        end
-    end
-    -- Is the expression an element of a captured list, which may be nil: has it a computed index?
+    -- Is the expression a result that may be missing, or an element of a captured list, which may be
+    -- nil: has it a computed index?
     local function may_be_nil(node)
         while node.tag == "Paren" do node = node.expr end
+        if optional.is_optional(L, fn, def, node) then return true end
         if node.tag ~= "Index" or node.key.tag == "String" or node.key.tag == "Number" then return false end
-        local value, is_known = static_of(node.object)
+        local value, is_known = static_of(fn, node.object)
         return is_known and L.infer.is_list(value)
     end
     -- Is it a byte, or the length, of a text?
     local function is_of_text(node)
         if node.tag == "Method" then return node.name == "byte" or node.name == "len" end
         if node.tag == "Call" then
-            local value, is_known = static_of(node.callee)
+            local value, is_known = static_of(fn, node.callee)
             return is_known and (value == string.byte or value == string.len)
         end
-        return node.tag == "Unop" and node.op == "#" and (node.expr.tag == "String" or type((static_of(node.expr))) == "string")
+        return node.tag == "Unop" and node.op == "#" and (node.expr.tag == "String" or type((static_of(fn, node.expr))) == "string")
     end
     -- Does the node ask whether such an element is there?
     local function asks(node)
         local tag = node.tag
         if tag == "And" or tag == "Or" then return may_be_nil(node.left) or may_be_nil(node.right) end
+        if tag == "Call" then return optional.is_passed(L, fn, def, node, static_of(fn, node.callee)) end
         if tag == "Unop" then return node.op == "not" and may_be_nil(node.expr) end
         if tag == "Binop" and (node.op == "==" or node.op == "~=") then
             return node.right.tag == "Nil" and may_be_nil(node.left) or node.left.tag == "Nil" and may_be_nil(node.right)
@@ -75,21 +59,19 @@ local function touches(L, fn, def, seen)
         if tag == "Table" or tag == "Forin" or asks(node) or is_of_text(node) then return true end
         if tag == "Assign" and shares(node, within) then return true end
         if tag == "Method" and node.object.tag ~= "String" and node.object.tag ~= "Paren" then
-            local value, is_known = static_of(node.object)
+            local value, is_known = static_of(fn, node.object)
             if not is_known or type(value) == "table" and not L.infer.array_type(value) then return true end
         elseif tag == "Index" then
-            local value, is_known = static_of(node.object)
+            local value, is_known = static_of(fn, node.object)
             local is_computed = node.key.tag ~= "String" and node.key.tag ~= "Number"
             if is_known and is_computed and type(value) == "table" and not L.infer.array_type(value) and not L.infer.is_list(value)
                 and (from_zero(value) or is_list_of_tables(value)) then
                 return true
             end
         elseif tag == "Call" then
-            local value, is_known = static_of(node.callee)
-            if is_known and type(value) == "function" and not builtins.find(value) and debug.getinfo(value, "S").what == "Lua" then
-                local is_found, callee = pcall(L.function_of, value, path_of(node.callee))
-                if is_found and touches(L, callee, callee.def, seen) then return true end
-            end
+            local callee, its_def = called(L, fn, node)
+            if callee and callee ~= fn and touches(L, callee, its_def, seen) then return true end
+            if callee and optional.gives_texts(L, callee, its_def) then return true end
         end
         for key, child in pairs(node) do
             if type(child) == "table" and key ~= "var" and key ~= "vars" and key ~= "names" and key ~= "params" and key ~= "outer"

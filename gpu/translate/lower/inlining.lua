@@ -2,6 +2,7 @@
 
 local functions = require "tidepool.translate.lower.functions"
 local nodes = require "tidepool.translate.lower.nodes"
+local optional = require "tidepool.translate.lower.optional"
 local parse = require "tidepool.translate.parse"
 local scopes = require "tidepool.translate.lower.scopes"
 local walk = require "tidepool.translate.lower.walk"
@@ -41,16 +42,16 @@ function inlining.inline(L, at, callee, values)
                 bind_table(L, at, scope, param, value)
             end
         elseif value.t == "scalar" then
-            local var = new_local(L, param.name, at, true)
+            local var, flag = new_local(L, param.name, at, true), optional.flag_of(L, at, param, value)
             emit(L, node_at(L, at, "Local", { vars = { var }, exprs = value.node.tag ~= "Nil" and { value.node } or {} }))
-            bound[param] = { t = "variable", var = var, of = param, is_parameter = true }
+            bound[param] = { t = "variable", var = var, of = param, is_parameter = true, flag = flag }
         else
             refuse(L, at, "'%s' assigns to its parameter '%s', which is given a table; use another local", callee.name, param.name)
         end
     end
     local outer_context, outer_out = L.context, L.out
-    L.context = { fn = callee.fn, def = def, name = callee.name, caller = outer_context, call = at, returns = { values = {} }, depth = #L.loops,
-        serial = L.serial }
+    L.context = { fn = callee.fn, def = def, name = callee.name, caller = outer_context, call = at, returns = { values = {}, given = {}, count = 0 },
+        depth = #L.loops, serial = L.serial }
     scope.back = L.scope
     L.scope = scope
     local declared = {}
@@ -61,8 +62,16 @@ function inlining.inline(L, at, callee, values)
     L.out, L.scope = outer_out, scope
     close_scope(L)
     L.context = outer_context
-    for i, value in ipairs(returns.values) do
-        if value.t == "result" then returns.values[i] = scalar(name_of(L, at, value.var)) end
+    if returns.label then
+        for i = 1, returns.count do
+            local value = returns.values[i] or scalar(node_at(L, at, "Nil", {}))
+            if value.t == "result" then
+                local made = value.text and node_at(L, at, "String", { value = value.text }) or name_of(L, at, value.var)
+                value = { t = "scalar", node = made, flag = value.flag, text = value.text, several = value.several }
+            end
+            returns.values[i] = value
+        end
+        optional.complete(L, def, returns, optional.falls(body) and def.last_line or nil)
     end
     for _, line in ipairs(declared) do emit(L, line) end
     if returns.label then

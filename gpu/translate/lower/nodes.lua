@@ -96,7 +96,10 @@ nodes.hold = hold
 -- The same for a value, if it is no table. `class`: of a place that may turn out to hold a table.
 function nodes.hold_value(L, at, value, name)
     if value.t ~= "scalar" then return value end
-    return { t = "scalar", node = hold(L, at, value.node, name), class = value.class }
+    local held = {}
+    for key, each in pairs(value) do held[key] = each end
+    held.node = hold(L, at, value.node, name)
+    return held
 end
 
 local function error_statement(L, at, text, detail)

@@ -6,6 +6,7 @@ local expressions = require "tidepool.translate.lower.expressions"
 local facts = require "tidepool.translate.lower.facts"
 local inlining = require "tidepool.translate.lower.inlining"
 local nodes = require "tidepool.translate.lower.nodes"
+local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
 local scopes = require "tidepool.translate.lower.scopes"
 local statics = require "tidepool.translate.lower.statics"
@@ -70,7 +71,7 @@ function expression.Binop(L, node)
     if type(handler) ~= "function" then
         refuse(L, node, "'%s' of a table%s", node.op, event and (", whose metatable has no function '%s'"):format(event) or "; compare its fields")
     end
-    return inline(L, node, static_function(event, handler), { a, b })[1]
+    return optional.settle(L, node, inline(L, node, static_function(event, handler), { a, b })[1])
 end
 
 function expression.Unop(L, node)
@@ -111,5 +112,5 @@ function expression.Unop(L, node)
     local meta = node.op == "-" and meta_of(value)
     local handler = meta and rawget(meta, "__unm")
     if type(handler) ~= "function" then refuse(L, node, "'%s' of a table", node.op) end
-    return inline(L, node, static_function("__unm", handler), { value })[1]
+    return optional.settle(L, node, inline(L, node, static_function("__unm", handler), { value })[1])
 end

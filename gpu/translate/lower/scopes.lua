@@ -2,6 +2,7 @@
 
 local elements = require "tidepool.translate.lower.elements"
 local nodes = require "tidepool.translate.lower.nodes"
+local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
 local statics = require "tidepool.translate.lower.statics"
 
@@ -39,7 +40,7 @@ function scopes.bind_table(L, at, scope, var, value)
         local storage = new_storage(L, at, value.storage.class, var.name)
         copy(L, at, object(storage), value)
         note_copy(L, at, value, object(storage))
-        value = object(storage)
+        value = optional.mark(object(storage), value)
     elseif value.t == "object" then
         local storage = value.storage
         storage.aliases = storage.aliases or {}
@@ -54,9 +55,11 @@ function scopes.name_value(L, node)
     if known.t == "variable" then
         local value = scalar(name_of(L, node, known.var), known.class)
         value.variable = known.of.assigned and not known.is_parameter and known.of or nil
+        value.flag, value.origin, value.why, value.is_sure = known.flag, known.origin, known.why, known.is_sure
+        value.may_be_nil, value.of = known.may_be_nil, known.of
         return value
     end
-    if known.t == "scalar" then return scalar(known.node, known.class) end
+    if known.t == "scalar" then return optional.like(known, known.node) end
     return known
 end
 

@@ -7,7 +7,9 @@ local elements = require "tidepool.translate.lower.elements"
 local expressions = require "tidepool.translate.lower.expressions"
 local facts = require "tidepool.translate.lower.facts"
 local nodes = require "tidepool.translate.lower.nodes"
+local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
+local texts = require "tidepool.translate.lower.texts"
 local walk = require "tidepool.translate.lower.walk"
 
 local find, new_class = classes.find, classes.new_class
@@ -43,10 +45,15 @@ local function clauses(L, node, first, is_tail)
     if truth == false then return clauses(L, node, first + 1, is_tail) end
     if truth then return scoped(L, clause.body, is_tail) end
     local cond = expr_scalar(L, clause.cond, "a condition")
-    local _, body = aside(L, function() scoped(L, clause.body, false) end)
+    local _, body = aside(L, function()
+        optional.keeping(L, function() scoped(L, clause.body, false) end, cond, true)
+    end)
     local has_more = node.clauses[first + 1] or node.orelse
-    local _, orelse = aside(L, function() if has_more then clauses(L, node, first + 1, false) end end)
+    local _, orelse = aside(L, function()
+        if has_more then optional.keeping(L, function() clauses(L, node, first + 1, false) end, cond, false) end
+    end)
     emit(L, if_statement(L, clause, cond, body, has_more and orelse or nil))
+    if not optional.falls(body) then optional.learn(L, cond, false) end
 end
 
 statement["If"] = function(L, node, is_tail) clauses(L, node, 1, is_tail) end
@@ -58,6 +65,69 @@ end
 
 function statement.Goto(L, node) emit(L, node_at(L, node, "Goto", { name = node.name })) end
 
+-- Makes the place of result i of a function that is inlined: before its body.
+local function new_result(L, node, i, value)
+    local context = L.context
+    local returns, key, known = context.returns, context.def, nil
+    local missing = L.missing[key] and L.missing[key][i]
+    local text = value.t == "scalar" and texts.text_of(value)
+    L.results[key] = L.results[key] or {}
+    local _, lines = aside(L, function()
+        if text then
+            known = { t = "result", text = text.value }
+        elseif value.t == "scalar" and not L.results[key][i] then
+            local var = new_local(L, "result of " .. (context.name or "a function"), node, true)
+            var.is_guarded = missing
+            emit(L, node_at(L, node, "Local", { vars = { var }, exprs = {} }))
+            known = { t = "result", var = var }
+        elseif value.t == "function" then
+            refuse(L, node, "a function as a result; on a device functions are called by their name")
+        else
+            L.results[key][i] = L.results[key][i] or new_class()
+            find(L.results[key][i]).is_table = true
+            local loops, zero = L.loops, L.zero
+            L.loops, L.zero = {}, missing
+            for k = 1, context.depth do L.loops[k] = loops[k] end
+            known = object(new_storage(L, node, L.results[key][i], context.name or "result"))
+            L.loops, L.zero = loops, zero
+        end
+        if missing then
+            local flag = new_local(L, "has a result", node, true)
+            flag.is_flag = true
+            emit(L, node_at(L, node, "Local", { vars = { flag }, exprs = { node_at(L, node, "False", {}) } }))
+            known.flag = flag
+        end
+    end)
+    for _, line in ipairs(lines) do context.declared[#context.declared + 1] = line end
+    returns.values[i] = known
+    return known
+end
+
+-- Writes what a return gives for result i of a function that is inlined.
+local function store_result(L, node, i, value)
+    local context = L.context
+    local returns, what = context.returns, context.name or "the function"
+    returns.count = math.max(returns.count, i)
+    if value.t == "scalar" and value.node.tag == "Nil" then return end
+    local known = returns.values[i] or new_result(L, node, i, value)
+    local text = value.t == "scalar" and texts.text_of(value)
+    if known.flag then
+        emit(L, node_at(L, node, "Assign", { targets = { name_of(L, node, known.flag) }, exprs = { optional.is_there(L, node, value) } }))
+    end
+    if known.text or text then
+        if not known.text or not text then refuse(L, node, "result %d of '%s' is a text in one place and a number in another", i, what) end
+        known.several = known.several or known.text ~= text.value
+        if value.node.tag == "Fixed" then L.program.baked[text.key] = text end
+    elseif known.var and not known.storage then
+        if value.t ~= "scalar" then refuse(L, node, "result %d of '%s' is a number in one place and a table in another", i, what) end
+        emit(L, node_at(L, node, "Assign", { targets = { name_of(L, node, known.var) }, exprs = { value.node } }))
+    else
+        if value.t == "scalar" then refuse(L, node, "result %d of '%s' is a table in one place and a number in another", i, what) end
+        copy(L, node, known, value)
+        if value.is_named and value.storage.root.serial <= context.serial then note_copy(L, node, value, known) end
+    end
+end
+
 statement["Return"] = function(L, node, is_tail)
     local context = L.context
     local values = mark_named(node.exprs, expr_list(L, node.exprs))
@@ -67,6 +137,7 @@ statement["Return"] = function(L, node, is_tail)
     if not returns then -- the whole function's
         local list = {}
         for i, value in ipairs(values) do
+            value = optional.settle(L, node, value)
             if value.t ~= "scalar" then
                 refuse(L, node, "result %d is a %s; on a device results are numbers and booleans, return its fields", i,
                     value.t == "function" and "function" or "table")
@@ -82,7 +153,7 @@ statement["Return"] = function(L, node, is_tail)
         for i, value in ipairs(values) do
             values[i] = hold_value(L, node, value, context.name)
             if value.is_named and is_own(value) then
-                values[i] = object(value.storage, value.at)
+                values[i] = optional.mark(object(value.storage, value.at), value)
             end
         end
         returns.values = values
@@ -92,44 +163,7 @@ statement["Return"] = function(L, node, is_tail)
         L.labels = L.labels + 1
         returns.label = ("end of %s %d"):format(context.name or "function", L.labels)
     end
-    for i, value in ipairs(values) do
-        local known = returns.values[i]
-        if not known then
-            local key = context.def
-            L.results[key] = L.results[key] or {}
-            local _, lines = aside(L, function()
-                if value.t == "scalar" and not L.results[key][i] then
-                    local var = new_local(L, "result of " .. (context.name or "a function"), node, true)
-                    emit(L, node_at(L, node, "Local", { vars = { var }, exprs = {} }))
-                    known = { t = "result", var = var }
-                elseif value.t == "function" then
-                    refuse(L, node, "a function as a result; on a device functions are called by their name")
-                else
-                    L.results[key][i] = L.results[key][i] or new_class()
-                    find(L.results[key][i]).is_table = true
-                    local loops = L.loops
-                    L.loops = {}
-                    for k = 1, context.depth do L.loops[k] = loops[k] end
-                    known = object(new_storage(L, node, L.results[key][i], context.name or "result"))
-                    L.loops = loops
-                end
-            end)
-            for _, line in ipairs(lines) do context.declared[#context.declared + 1] = line end
-            returns.values[i] = known
-        end
-        if known.var and not known.storage then
-            if value.t ~= "scalar" then refuse(L, node, "result %d of '%s' is a number in one place and a table in another", i, context.name
-                or "the function") end
-            emit(L, node_at(L, node, "Assign", { targets = { name_of(L, node, known.var) }, exprs = { value.node } }))
-        else
-            if value.t == "scalar" and value.node.tag ~= "Nil" then
-                refuse(L, node, "result %d of '%s' is a table in one place and a number in another", i, context.name or "the function")
-            end
-            copy(L, node, known, value)
-            if value.is_named and not is_own(value) then
-                note_copy(L, node, value, known)
-            end
-        end
-    end
+    optional.note_return(L, node, returns, values)
+    for i, value in ipairs(values) do store_result(L, node, i, value) end
     emit(L, node_at(L, node, "Goto", { name = returns.label }))
 end

@@ -5,6 +5,7 @@ local classes = require "tidepool.translate.lower.classes"
 local elements = require "tidepool.translate.lower.elements"
 local facts = require "tidepool.translate.lower.facts"
 local nodes = require "tidepool.translate.lower.nodes"
+local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
 local walk = require "tidepool.translate.lower.walk"
 
@@ -36,7 +37,7 @@ function expression.Table(L, node)
             if i == #node.items and (item.value.tag == "Call" or item.value.tag == "Method") then
                 for _, value in ipairs(call_values(L, item.value)) do
                     at_index = at_index + 1
-                    given[#given + 1] = { key = at_index, value = value }
+                    given[#given + 1] = { key = at_index, value = optional.settle(L, node, value) }
                 end
             else
                 at_index = at_index + 1

@@ -1,8 +1,9 @@
 -- walk.lua: walks the tree: calls the function for each expression and statement, by its tag.
 --
--- The tables `expression` and `statement` are filled by the files that know the tags.
+-- The tables `expression`, `carried` and `statement` are filled by the files that know the tags.
 
 local facts = require "tidepool.translate.lower.facts"
+local optional = require "tidepool.translate.lower.optional"
 local scopes = require "tidepool.translate.lower.scopes"
 
 local walk = {}
@@ -10,11 +11,17 @@ local walk = {}
 local close_scope, open_scope = scopes.close_scope, scopes.open_scope
 local truth_of = facts.truth_of
 
-local expression, statement = {}, {}
-walk.expression, walk.statement = expression, statement
+local expression, statement, carried = {}, {}, {}
+walk.expression, walk.statement, walk.carried = expression, statement, carried
 
 function walk.expr(L, node)
     return expression[node.tag](L, node)
+end
+
+-- Evaluates an expression whose value may be nil: unlike expr, which makes that an error, it gives
+-- the value with its flag (optional.lua).
+function walk.carry(L, node)
+    return (carried[node.tag] or expression[node.tag])(L, node)
 end
 
 -- Is it an `if` of which it is known that a clause is run, and that this clause returns?
@@ -30,12 +37,16 @@ local function surely_returns(L, node)
     return last ~= nil and last.tag == "Return"
 end
 
-local function block(L, list, is_tail)
+local function statements(L, list, is_tail)
     for i, node in ipairs(list) do
         local ends = node.tag == "Return" or node.tag == "Break" or node.tag == "Goto" or surely_returns(L, node)
         statement[node.tag](L, node, is_tail and (i == #list or ends))
         if ends then break end
     end
+end
+
+local function block(L, list, is_tail)
+    optional.keeping(L, function() statements(L, list, is_tail) end)
 end
 walk.block = block
 
