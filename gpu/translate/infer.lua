@@ -19,7 +19,9 @@
 -- out, so that emit.lua can write everything that has passed.
 
 local abi = require "tidepool.base.abi"
+local constants = require "tidepool.translate.constants"
 local lower = require "tidepool.translate.lower"
+local recursion = require "tidepool.translate.recursion"
 local source = require "tidepool.translate.source"
 local builtins = require "tidepool.translate.builtins"
 local wide = require "tidepool.translate.wide"
@@ -254,10 +256,16 @@ local function source_of(inst, node)
 end
 infer.source_of = source_of
 
+-- What is known of a local where it is named: as in flow.assigned. inst.flow is where the walk is;
+-- answers are stored in the instance.
+function infer.state_of(inst, node)
+    if not inst.is_settled then inst.states[node] = inst.flow.assigned[variable_of(inst, node)] end
+    return inst.states[node]
+end
+
 local NEVER_NIL = { Number = true, Wide = true, True = true, False = true, String = true, Unop = true, Binop = true, Function = true, Table = true }
 
--- Is an expression known to be nil (true), or known not to be (false)? nil when neither. inst.flow
--- is where the walk is; answers are stored in the instance.
+-- Is an expression known to be nil (true), or known not to be (false)? nil when neither.
 local function nil_of(inst, node)
     local tag = node.tag
     if tag == "Paren" then return nil_of(inst, node.expr) end
@@ -271,9 +279,7 @@ local function nil_of(inst, node)
         return true
     end
     if tag == "Index" then return end -- reading it fails where there is no element
-    local var = variable_of(inst, node)
-    if not inst.is_settled then inst.states[node] = inst.flow.assigned[var] end
-    local state = inst.states[node]
+    local state = infer.state_of(inst, node)
     if state ~= nil then return state == "nil" end
 end
 infer.nil_of = nil_of
@@ -334,8 +340,8 @@ local function truth_of(inst, node)
     if tag == "Binop" and (node.op == "==" or node.op == "~=") then
         local equal = equality_of(inst, node)
         if equal ~= nil then return equal == (node.op == "==") end
-        return
     end
+    if tag == "Binop" then return constants.compare(infer, inst, node) end
     if tag == "True" or tag == "Number" or tag == "Wide" or tag == "String" then return true end
     if tag == "False" or tag == "Nil" then return false end
     if tag == "Paren" then return truth_of(inst, node.expr) end
@@ -346,6 +352,7 @@ local function truth_of(inst, node)
         local left, right = truth_of(inst, node.left), truth_of(inst, node.right)
         if left == (tag == "Or") then return left end
         if left ~= nil then return right end
+        if inst.program.tracks and right == (tag == "Or") and constants.is_pure(node.left) then return right end
     else
         local static = static_of(inst, node)
         if static and not static.nested and (type(static.value) == "boolean" or static.value == nil) then
@@ -457,7 +464,8 @@ local function numeric(inst, at, kind, what)
 end
 
 ---------------------------------------------------------------------------------------------------
--- Flow. flow.assigned: the locals that have a value here (true), or certainly none ("nil");
+-- Flow. flow.assigned: the locals that have a value here (true, or which number it is, see
+-- constants.lua), or certainly none ("nil");
 -- flow.level: how many of the conditions and loops around this place differ between lanes;
 -- flow.outer_level: the level of locals that are declared here and can be seen behind a label that
 -- ends here; inst.loops: the loops around this place, outermost first; inst.labels: the labels that
@@ -474,7 +482,8 @@ local function meet(a, b)
     if not a or not b then return a or b end
     local both = {}
     for var, state in pairs(a) do
-        if b[var] == state then both[var] = state end
+        local other = b[var]
+        if other == state then both[var] = state elseif other and other ~= "nil" and state ~= "nil" then both[var] = true end
     end
     return both
 end
@@ -507,11 +516,18 @@ local function assigned_in(node)
 end
 
 -- A local that is nil before a loop may have a value in the loop and after it, if the loop assigns
--- to it.
+-- to it; one that is a known number may be another one.
 local function enter_loop(node, flow)
     for var in pairs(assigned_in(node)) do
-        if flow.assigned[var] == "nil" then flow.assigned[var] = nil end
+        local state = flow.assigned[var]
+        if state == "nil" then flow.assigned[var] = nil elseif state then flow.assigned[var] = true end
     end
+end
+
+-- The state of a local that gets this value.
+local function state_for(inst, flow, value)
+    inst.flow = flow
+    return (not value.index or value.index == 1) and constants.value(infer, inst, value.node, true) or true
 end
 
 -- Notes that the loop needs a mask of its own, since its lanes do not all leave it together.
@@ -1256,6 +1272,16 @@ local function tells_caller(fn, def)
     return def.tells_caller
 end
 
+-- A call of a function that calls itself, beyond its last level.
+local function call_too_deep(inst, node, flow, static)
+    local limit = inst.program.recursion_limit
+    local code = inst:failure("error", node, ("%s'%s' calls itself more than %d deep (recursion_limit = %d)"):format(place_in_text(inst, node),
+        static.path, limit, limit))
+    inst.calls[node] = { special = "error", code = code, numbers = {}, never_returns = true }
+    fails(inst, flow, false)
+    return {}
+end
+
 local function call_function(inst, node, flow, static)
     local program = inst.program
     local fn, def, outer
@@ -1267,8 +1293,16 @@ local function call_function(inst, node, flow, static)
         bake(inst, static)
     end
     if def.is_vararg then refuse(inst, node, "'%s' takes variable arguments ('...'); name its parameters", static.path) end
+    local mode, written = recursion.mode(program, fn, def), def
+    def = recursion.form(infer, program, fn, def)
     local given = values(inst, node.args, flow, def.params)
-    local inputs, key, simd = {}, { tostring(def), tostring(fn.value), tostring(outer) }, program.is_simd
+    for i = 1, def == written and 0 or #def.params do
+        -- a loop cannot give a parameter its first value
+        if not given[i] or given[i].kind == "nil" then def = written end
+    end
+    local level = recursion.level(program, inst, mode)
+    if level > 0 and level == program.recursion_limit then return call_too_deep(inst, node, flow, static) end
+    local inputs, key, simd = {}, { tostring(def), tostring(fn.value), tostring(outer), level > 0 and level or nil }, program.is_simd
     for i, value in ipairs(given) do
         local var = def.params[i]
         if value.static then
@@ -1283,8 +1317,11 @@ local function call_function(inst, node, flow, static)
             local kind = storable(inst, value.node, value.kind, "an argument of " .. static.path)
             kind = kind == "k" and "num" or kind
             simd = simd or value.varies
-            key[#key + 1] = (kind or "?") .. (value.varies and "*" or "")
-            inputs[#inputs + 1] = { var = var, kind = kind, varies = value.varies, value = i }
+            inst.flow = flow
+            local constant = mode and mode.kind == "known" and NUMERIC[kind] and (not value.index or value.index == 1)
+                and constants.value(infer, inst, value.node, true) or nil
+            key[#key + 1] = (kind or "?") .. (value.varies and "*" or "") .. (constant and "=" .. constant or "")
+            inputs[#inputs + 1] = { var = var, kind = kind, varies = value.varies, value = i, constant = constant }
         end
     end
     -- Locals of enclosing functions that nested functions read are passed to them, and to functions
@@ -1318,7 +1355,7 @@ local function call_function(inst, node, flow, static)
     end
     local callee = program:instance(inst, node, {
         key = table.concat(key, " "), fn = fn, def = def, name = static.path, inputs = inputs, simd = simd, outer = outer, without = without,
-        caller_place = caller_place,
+        caller_place = caller_place, text = recursion.text(fn, written), written = written, recursion_level = level,
     })
     inst.calls[node] = { callee = callee, inputs = inputs, never_returns = callee.never_returns }
     if callee.can_fail then fails(inst, flow, callee.simd) end
@@ -1418,7 +1455,7 @@ function statement.Local(inst, node, flow)
             if value then check_given(inst, value) end
             if value and value.kind ~= "nil" then
                 widen(inst, node, var, storable(inst, node, value.kind, ("'%s'"):format(var.name)), value.varies)
-                flow.assigned[var] = true
+                flow.assigned[var] = state_for(inst, flow, value)
             else
                 -- who reads a guarded local has asked for its flag before: lower/optional.lua
                 flow.assigned[var] = var.is_guarded or "nil"
@@ -1478,7 +1515,7 @@ function statement.Assign(inst, node, flow)
             local kind = storable(inst, value and value.node or node, value and value.kind or (not value and "nil" or nil), ("'%s'"):format(var.name))
             widen(inst, node, var, kind, value.varies or (inst.simd and flow.level > inst.vars[var].level))
         end
-        states[i] = is_nil and "nil" or true
+        states[i] = is_nil and "nil" or state_for(inst, flow, value)
     end
     for i, target in ipairs(node.targets) do flow.assigned[target.var] = states[i] end
     return true
@@ -1764,12 +1801,12 @@ function Instance:settle()
     repeat
         rounds = rounds + 1
         if rounds > 60 then refuse(self, def, "its types do not settle; give the variables simpler roles") end
-        self.changed = false
+        self.changed, self.constants = false, {}
         local flow = { assigned = {}, level = 0 }
         for _, input in ipairs(self.inputs) do
             local known = declare(self, flow, input.var)
             known.kind, known.varies, known.static = known.kind or input.kind, known.varies or input.varies, input.static
-            flow.assigned[input.var] = true
+            flow.assigned[input.var] = input.constant or true
         end
         for _, param in ipairs(def.params) do
             declare(self, flow, param)
@@ -1804,9 +1841,7 @@ end
 -- The instance for these arguments; a new one is made and analysed.
 function Program:instance(caller, at, wanted)
     local inst = self.by_key[wanted.key]
-    if self.settling[wanted.def] then
-        refuse(caller, at, "'%s' calls itself; there is no recursion on a device, use a loop", wanted.name)
-    end
+    recursion.check(infer, self, caller, at, wanted, refuse)
     if inst then return inst end
     if #self.instances >= INSTANCES_MAX then
         refuse(caller, at, "more than %d helper functions (by kinds of arguments)", INSTANCES_MAX)
@@ -1817,12 +1852,12 @@ function Program:instance(caller, at, wanted)
         vars = {}, types = {}, varies = {}, statics = {}, loops = {}, places = {}, loop_varies = {}, fornum = {}, has_loops = false,
         calls = {}, codes = {}, stores = {}, columns = {}, lengths = {}, ends = {}, updates = {}, assigns = {}, is_parameter = {},
         called_at = caller.def and at.line, caller_place = wanted.caller_place, lists = {}, captures = {}, captured = {}, can_fail = false,
-        draws = false,
+        draws = false, text = wanted.text, key = wanted.key, recursion_level = wanted.recursion_level or 0,
     }, Instance)
     self.by_key[wanted.key] = inst
-    self.settling[wanted.def] = true
+    self.stack[#self.stack + 1] = inst
     inst:settle()
-    self.settling[wanted.def] = nil
+    self.stack[#self.stack] = nil
     self.instances[#self.instances + 1] = inst   -- callees come before their callers
     return inst
 end
@@ -1835,7 +1870,7 @@ local function combiner(program, top, value, lanes)
     if #def.params ~= 2 or def.is_vararg then refuse(at, def, "the function of reduce takes 2 numbers, and this one does not") end
     for i, var in ipairs(def.params) do inputs[i] = { var = var, kind = "num", varies = lanes > 1 } end
     local inst = program:instance(at, def, {
-        key = "combiner", fn = fn, def = def, name = "reduce", inputs = inputs, simd = lanes > 1,
+        key = "combiner", fn = fn, def = def, name = "reduce", inputs = inputs, simd = lanes > 1, text = recursion.text(fn, def), written = def,
     })
     if #inst.results ~= 1 or not NUMERIC[inst.results[1].kind] then refuse(at, def, "the function of reduce returns one number") end
     if inst.can_fail then
@@ -1847,16 +1882,12 @@ local function combiner(program, top, value, lanes)
     return inst
 end
 
----Analyses a function. Raises { refusal = message }, or { is_scalar = true } when it can be done in
----the scalar form only.
----@param value function
----@param options { name: string?, lanes: integer, real: "double"|"float", inputs: string[]?, text_of: function?, combine: function? }
----@param is_simd boolean? all functions have lanes, also those in which nothing differs between them
----@return table program with .root, .combiner, .instances (callees first), .captures, .failures, .baked
-function infer.program(value, options, is_simd)
+-- infer.program, once the modes of functions that call themselves are known.
+local function analyse(value, options, is_simd, modes)
     local program = setmetatable({
         name = options.name, text_of = options.text_of, lanes = options.lanes, real = options.real, is_simd = is_simd or false,
-        functions = {}, by_key = {}, settling = {}, instances = {},
+        functions = {}, by_key = {}, stack = {}, instances = {}, modes = modes, tracks = next(modes) ~= nil,
+        recursion_limit = options.recursion_limit,
         captures = {}, captured = {}, failures = {}, failure_codes = {}, baked = {},
     }, Program)
     local fn = function_of(program, value, options.name)
@@ -1882,7 +1913,8 @@ function infer.program(value, options, is_simd)
         inputs[i] = { var = var, kind = kind, varies = options.lanes > 1 }
     end
     program.root = program:instance(top, def, {
-        key = "root", fn = fn, def = def, name = options.name, inputs = inputs, simd = options.lanes > 1,
+        key = "root", fn = fn, def = def, name = options.name, inputs = inputs, simd = options.lanes > 1, text = recursion.text(fn, def),
+        written = def,
     })
     for _, result in ipairs(program.root.results) do
         if result.missing then
@@ -1899,6 +1931,17 @@ function infer.program(value, options, is_simd)
     if options.lanes > 1 and program.is_scalar_draw and not is_simd then return infer.program(value, options, true) end
     if options.combine then program.combiner = combiner(program, top, options.combine, options.lanes) end
     return program
+end
+
+---Analyses a function. Raises { refusal = message }, or { is_scalar = true } when it can be done in
+---the scalar form only.
+---@param value function
+---@param options { name: string?, lanes: integer, real: "double"|"float", inputs: string[]?, text_of: function?, combine: function?,
+---   recursion_limit: integer? }
+---@param is_simd boolean? all functions have lanes, also those in which nothing differs between them
+---@return table program with .root, .combiner, .instances (callees first), .captures, .failures, .baked
+function infer.program(value, options, is_simd)
+    return recursion.settle(function(modes) return analyse(value, options, is_simd, modes) end)
 end
 
 return infer

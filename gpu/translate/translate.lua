@@ -19,6 +19,7 @@ local translate = {}
 ---   real number for each parameter; or they are the indexes of a grid, which the kernel computes:
 ---   "row", "column", or "plane", "row", "column"
 ---@field returns string[]? storage type of each result, by default "double" ("float" in single precision), or "bool"
+---@field recursion_limit integer? how deep functions may call themselves, where nothing else says when that ends
 ---@field text_of? fun(chunkname: string): string|string[]? texts of chunks that the host kept
 ---@field reduce "sum"|"min"|"max"|function|nil the kernel gives what this makes of the first results of each 1,024 elements; all of
 ---   them whole: its `count` is that of such groups, and `failed` says whether an element of the
@@ -83,12 +84,16 @@ local function check_options(options)
     return precision, lanes
 end
 
--- Marks the instances that are called with the final types, from the root down.
-local function mark_used(inst)
-    if inst.is_used then return end
+-- Marks the instances that are called with the final types, from the root down; and those of
+-- functions that call themselves which several calls call.
+local function mark_used(program, inst)
+    if inst.is_used then
+        inst.is_called_often = program.modes[inst.text] ~= nil
+        return
+    end
     inst.is_used = true
     for _, made in pairs(inst.calls) do
-        if made.callee then mark_used(made.callee) end
+        if made.callee then mark_used(program, made.callee) end
     end
 end
 
@@ -276,7 +281,7 @@ function translate.translate(fn, options)
     local function analyse()
         return pcall(infer.program, fn, {
             name = name, lanes = lanes, real = real, inputs = options.inputs, text_of = options.text_of,
-            combine = type(options.reduce) == "function" and options.reduce or nil,
+            combine = type(options.reduce) == "function" and options.reduce or nil, recursion_limit = options.recursion_limit,
         })
     end
     local ok, program = analyse()
@@ -286,8 +291,8 @@ function translate.translate(fn, options)
     end
     if not ok then error(type(program) == "table" and program.refusal or program, 0) end
     local root = program.root
-    mark_used(root)
-    if program.combiner then mark_used(program.combiner) end
+    mark_used(program, root)
+    if program.combiner then mark_used(program, program.combiner) end
     local outputs = output_types(root, real, options.returns, function(what)
         error(("%s:%d: gpu function%s: %s"):format(root.fn.source.file, root.def.line,
             name and (" '%s'"):format(name) or "", what), 0)

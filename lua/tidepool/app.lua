@@ -174,7 +174,7 @@ local add
 --- Checks the options of a function that is given in OpenCL C, and makes the Lua function that
 --- stands for it: calling it runs it on the device.
 local function add_kernel(self, given)
-  for _, name in ipairs { "precision", "returns" } do
+  for _, name in ipairs { "precision", "returns", "recursion_limit" } do
     if given[name] ~= nil then check.fail("app:func: option '%s' is for Lua functions: with `kernel` the C code's types say it", name) end
   end
   given.kernel = require("tidepool.device.gpu").kernel_option(given.kernel, given.with, check.frame(), check.where())

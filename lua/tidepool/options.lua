@@ -87,6 +87,7 @@ types = {
   ["function"] = { "a function", function(v) return type(v) == "function" end },
   ["count"] = { "an integer of at least 1", function(v) return is_integer(v, 1) end },
   ["places"] = { "an integer from 1 to 100000", function(v) return is_integer(v, 1) and v <= 1e5 end },
+  ["levels"] = { "an integer from 1 to 128", function(v) return is_integer(v, 1) and v <= 128 end },
   ["integer"] = { "an integer of at least 0", function(v) return is_integer(v, 0) end },
   ["seconds"] = { "a number of seconds, 0 or more", function(v) return type(v) == "number" and v >= 0 end },
   ["factor"] = { "a number of at least 1", function(v) return type(v) == "number" and v >= 1 and v < math.huge end },
@@ -244,6 +245,7 @@ options.of_functions = offered {
   { "kernel", "string", "OpenCL C in the place of a Lua function: a function of one element, or a whole __kernel" },
   { "with", "with", "values and arrays for parameters of `kernel`, by their names" },
   { "precision", "precision", "what numbers are on the device: doubles (the default), or floats" },
+  { "recursion_limit", "levels", "how deep functions may call themselves on a device, where nothing else says when that ends" },
   { "retries", "retries", "how often an item that failed is tried again, and after which delays: n, or { max = n, initial_delay = seconds (0), "
     .. "backoff = by how much each further delay is longer (1), max_delay = seconds (no limit), jitter = share of a delay that is by chance (0), "
     .. "on = function(failure) end }; default: 0" },
@@ -384,9 +386,10 @@ local function check_together(who, rows, result)
     check.fail("%s: option 'gpu' may not end with %q beside executor = %q: whether a worker has such a device is known only later; name devices",
       who, executors.fallback.name, result.executor)
   end
-  if result.gpu == executors.AUTO and (result.kernel or result.precision == "single") then
+  local of_devices = result.kernel and "kernel" or result.precision == "single" and "precision" or result.recursion_limit and "recursion_limit"
+  if result.gpu == executors.AUTO and of_devices then
     check.fail("%s: option '%s' is for devices alone, and gpu = %q runs the function on threads, too: name a device, as in gpu = \"any\"", who,
-      result.kernel and "kernel" or "precision", executors.AUTO)
+      of_devices, executors.AUTO)
   end
   check_needs(who, rows, result)
 end

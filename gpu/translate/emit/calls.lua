@@ -217,7 +217,7 @@ function Emitter:values(exprs, made)
     for i, node in ipairs(exprs) do
         if params and params[i] and statics[params[i]] then
             list[#list + 1] = { c = "", kind = "static", varies = false }
-        elseif node.tag == "Call" and i == #exprs then
+        elseif node.tag == "Call" and i == #exprs and not self.inst.constants[node] then
             local results = self:call(node)
             if self.inst.calls[node].never_returns then results = { literal(0) } end
             for _, value in ipairs(results) do list[#list + 1] = value end

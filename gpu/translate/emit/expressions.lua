@@ -17,6 +17,12 @@ local expression = {}
 function Emitter:expr(node)
     local known = self.replaced and self.replaced[node]
     if known then return known end
+    local constant = self.inst.constants[node]
+    if constant then
+        local kind = self.inst.types[node]
+        kind = (kind == "int" or kind == "long") and kind or "num"
+        return { c = self:as(literal(constant), kind, false), kind = kind, varies = false }
+    end
     return expression[node.tag](self, node)
 end
 

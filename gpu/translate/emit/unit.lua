@@ -224,8 +224,10 @@ function Unit:instance(inst)
     if inst.simd and e.uses_result and e.lines[#e.lines] ~= "    return r1;" then e:line("return r1;") end
     local head = {}
     local result = inst.results[1] and e:type(inst.results[1].kind, inst.simd) or "void"
-    -- noinline: PoCL would otherwise inline the function, and compile the copy at each call.
-    head[1] = ("static %s%s %s(%s)\n{"):format(e.uses_shared and "__attribute__((noinline)) " or "", result, self.function_names[inst],
+    -- noinline: PoCL would otherwise inline the function, and compile the copy at each call. Of
+    -- functions that call themselves twice these would be 2^levels.
+    local is_apart = e.uses_shared or inst.is_called_often
+    head[1] = ("static %s%s %s(%s)\n{"):format(is_apart and "__attribute__((noinline)) " or "", result, self.function_names[inst],
         #parameters > 0 and table.concat(parameters, ", ") or "void")
     if e.uses_m0 and not takes_mask then head[#head + 1] = ("    %s m0 = -1;"):format(self.mask_type) end
     if e.uses_result then head[#head + 1] = ("    %s r1 = 0;"):format(result) end

@@ -5,6 +5,7 @@ local classes = require "tidepool.translate.lower.classes"
 local elements = require "tidepool.translate.lower.elements"
 local expressions = require "tidepool.translate.lower.expressions"
 local facts = require "tidepool.translate.lower.facts"
+local lifting = require "tidepool.translate.lower.lifting"
 local library = require "tidepool.translate.lower.library"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
@@ -116,6 +117,7 @@ function statement.Local(L, node)
 end
 
 function statement.LocalFunction(L, node)
+    if lifting.declare(L, node) then return end
     L.scope.vars[node.var] = { t = "function", def = node.def, scope = L.scope, fn = L.context.fn, name = node.var.name }
 end
 

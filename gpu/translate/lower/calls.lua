@@ -5,6 +5,7 @@ local classes = require "tidepool.translate.lower.classes"
 local functions = require "tidepool.translate.lower.functions"
 local inlining = require "tidepool.translate.lower.inlining"
 local library = require "tidepool.translate.lower.library"
+local lifting = require "tidepool.translate.lower.lifting"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
 local ranges = require "tidepool.translate.lower.ranges"
@@ -199,12 +200,15 @@ function call_values(L, node)
         local value = static and static.value
         refuse(L, node, "a call of %s", static and ("'%s', which is %s"):format(static.path, value == nil and "nil" or "a " .. type(value))
             or "something that is computed; only functions with a name can be called")
-    elseif callee.t ~= "function" and callee.t ~= "static" then
+    elseif callee.t ~= "function" and callee.t ~= "static" and callee.t ~= "lifted" then
         refuse(L, node, "a call of a table")
     end
     local values = expr_list(L, node.args)
     for i, value in ipairs(values) do first[#first + 1] = value values[i] = nil end
     values = first
+    if callee.t == "lifted" then
+        return values_of_call(L, node, lifting.call(L, node, callee, values), results_of(callee.def))
+    end
     local fn = callee.static and callee.static.value
     if callee.t == "static" and library.functions[fn] then return library.functions[fn](L, node, hold_values(L, node, values)) end
     local has_tables = callee.t == "function"

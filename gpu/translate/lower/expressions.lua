@@ -21,7 +21,7 @@ local expressions = {}
 
 local new_class = classes.new_class
 local range_of = ranges.range_of
-local all_of, aside, check, emit, fixed, hold = nodes.all_of, nodes.aside, nodes.check, nodes.emit, nodes.fixed, nodes.hold
+local all_of, aside, emit, fixed, hold = nodes.all_of, nodes.aside, nodes.emit, nodes.fixed, nodes.hold
 local if_statement, is_boolean, is_number, is_stable = nodes.if_statement, nodes.is_boolean, nodes.is_number, nodes.is_stable
 local is_within, name_of, new_local, node_at, number = nodes.is_within, nodes.name_of, nodes.new_local, nodes.node_at, nodes.number
 local refuse, scalar = nodes.refuse, nodes.scalar
@@ -119,7 +119,8 @@ function expr_scalar(L, node, what)
         local is_there, value, lines = presence(L, node)
         if is_there then
             for _, line in ipairs(lines or {}) do emit(L, line) end
-            return value.t == "scalar" and not value.text and not is_number(value.node) and not lines and all_of(L, node, { is_there, value.node }) or is_there
+            local is_truth_open = value.t == "scalar" and not value.text and not is_number(value.node) and not lines
+            return is_truth_open and all_of(L, node, { is_there, value.node }) or is_there
         end
         if node.tag == "Paren" then return expr_scalar(L, node.expr, what) end
         if node.tag == "And" or node.tag == "Or" then return logical(L, node, true).node end

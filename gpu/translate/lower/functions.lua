@@ -1,7 +1,6 @@
 -- functions.lua: what is known of a function before it is called: its text, its results, and
 -- whether there are tables in it.
 
-local builtins = require "tidepool.translate.builtins"
 local callees = require "tidepool.translate.lower.callees"
 local optional = require "tidepool.translate.lower.optional"
 local statics = require "tidepool.translate.lower.statics"
@@ -17,8 +16,8 @@ local function touches(L, fn, def, seen)
     seen = seen or {}
     if seen[def] then return false end
     seen[def] = true
-    -- Is the expression a result that may be missing, or an element of a captured list, which may be
-    -- nil: has it a computed index?
+    -- Is the expression a result that may be missing, or an element of a captured list, which may
+    -- be nil: has it a computed index?
     local function may_be_nil(node)
         while node.tag == "Paren" do node = node.expr end
         if optional.is_optional(L, fn, def, node) then return true end

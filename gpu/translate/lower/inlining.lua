@@ -25,7 +25,10 @@ function inlining.inline(L, at, callee, values)
     if def.is_vararg then refuse(L, at, "'%s' takes variable arguments ('...'); name its parameters", callee.name) end
     local context = L.context
     while context do
-        if context.def == def then refuse(L, at, "'%s' calls itself; there is no recursion on a device, use a loop", callee.name) end
+        if context.def == def then
+            refuse(L, at, "'%s' calls itself, and has tables, or results that are missing on some paths; on a device such functions do not call "
+                .. "themselves, use a loop", callee.name)
+        end
         context = context.caller
     end
     L.inlined = L.inlined + 1

@@ -24,6 +24,16 @@ local function bare(node)
     return node
 end
 
+local function has_break(list)
+    for _, node in ipairs(list) do
+        if node.tag == "Break" or has_break(node.body or {}) or has_break(node.orelse or {}) then return true end
+        for _, clause in ipairs(node.clauses or {}) do
+            if has_break(clause.body) then return true end
+        end
+    end
+    return false
+end
+
 -- Can control come out behind the statements?
 local function falls(list)
     local last = list[#list]
@@ -31,6 +41,7 @@ local function falls(list)
     local tag = last.tag
     if tag == "Return" or tag == "Goto" or tag == "Break" then return false end
     if tag == "Do" then return falls(last.body) end
+    if tag == "While" and last.cond.tag == "True" then return has_break(last.body) end
     if tag == "CallStat" then
         local callee = last.call.callee
         return not callee or (callee.static and callee.static.value or callee.name) ~= (callee.static and error or "error")

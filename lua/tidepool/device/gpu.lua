@@ -242,7 +242,7 @@ local function translate(f, d, types, reduce)
   local fine, made = pcall(require("tidepool.translate.translate").translate, f.raw, {
     name = f.name ~= line_of(f) and f.name or nil, -- one without a name goes by its place
     precision = precision, lanes = precision == "single" and d.lanes_float or d.lanes_double, inputs = types,
-    returns = f.options.returns, reduce = reduce, text_of = text_of,
+    returns = f.options.returns, reduce = reduce, text_of = text_of, recursion_limit = f.options.recursion_limit,
   })
   if not fine then error(made, 0) end
   check_size(f, made)

@@ -1,0 +1,223 @@
+-- recursion.lua: functions that call themselves, directly or by way of others. A device has no
+-- recursion, so each of them becomes something else, which is its mode:
+--   * "known": arguments that are known when it is translated end it. Each call has a copy of the
+--     function for its arguments, and these see each other's; so fbm(x, 5) is six functions.
+--   * "loop": it calls itself in the place of returning only, which is a loop.
+--   * "levels": the user has said how deep it goes at most (the option recursion_limit). Each
+--     level is a copy of the function, which calls the next one however often it calls itself; the
+--     last one fails. Calls in the place of returning are loops here, too.
+-- The functions that call each other are a group, and have one mode. That a function calls itself
+-- is seen when it is called while it is analysed; then the whole program is analysed again, with
+-- the next mode of that order (`again`), since everything before has relied on the last one.
+
+local optional = require "tidepool.translate.lower.optional"
+
+local recursion = {}
+
+-- Calls that known arguments may make at most, one in the other, and functions that a program may
+-- have then.
+local KNOWN_DEEP, KNOWN_MANY = 100, 250
+
+---------------------------------------------------------------------------------------------------
+-- Modes, by the function's text: program.modes is kept from one analysis to the next.
+
+--- What names a function's text.
+function recursion.text(fn, def) return ("%s %d"):format(fn.source.file, def.first) end
+
+--- The mode of a function: { kind, group }; nil of one that does not call itself, as far as is
+--- known.
+function recursion.mode(program, fn, def)
+    return program.modes[recursion.text(fn, def)]
+end
+
+local function again() error({ again = true }, 0) end
+
+-- Is the callee of a call the function `def` itself?
+local function calls_itself(infer, fn, def, node)
+    local callee = node.tag == "Call" and node.callee
+    if not callee or callee.tag ~= "Name" then return false end
+    if callee.var and not fn.outside[callee.var.def] then return callee.var.bound == def and not callee.var.assigned end
+    return def == fn.def and infer.static_outside(fn, callee.name).value == fn.value
+end
+
+-- Calls visit(node) for each node of a tree, also those of functions in it.
+local function each_node(tree, visit)
+    visit(tree)
+    for key, part in pairs(tree) do
+        if type(part) == "table" and key ~= "var" and key ~= "vars" and key ~= "names" and key ~= "params" and key ~= "outer" and key ~= "assigns"
+            and key ~= "static" and key ~= "source" and key ~= "update" then
+            each_node(part, visit)
+        end
+    end
+end
+
+-- Is the statement `return f(...)` in the function f, with as many arguments as f has parameters?
+local function is_jump(infer, fn, def, node)
+    local call = node.tag == "Return" and #node.exprs == 1 and node.exprs[1]
+    return call and calls_itself(infer, fn, def, call) and #call.args == #def.params
+end
+
+---------------------------------------------------------------------------------------------------
+-- Loops
+
+local function same_name(node, var)
+    while node.tag == "Paren" do node = node.expr end
+    return node.tag == "Name" and node.var == var
+end
+
+-- A copy of the tree of a function, with locals of its own. What is outside of it stays the same.
+local function copy_of(def)
+    local copies = {}
+    if def.outer then copies[def.outer] = def.outer end
+    local function copy(part, key)
+        if type(part) ~= "table" or key == "static" or key == "source" or key == "assigns" or key == "update" then
+            return key ~= "assigns" and key ~= "update" and part or nil
+        end
+        if copies[part] then return copies[part] end
+        if not part.tag and part.def and part.name then -- a local
+            local owner = part.def
+            while owner and owner ~= def do owner = owner.outer end
+            if not owner then return part end
+        end
+        local made = {}
+        copies[part] = made
+        for name, each in pairs(part) do made[name] = copy(each, name) end
+        return made
+    end
+    return copy(def)
+end
+
+-- The function as a loop: where it returned what it gives for other arguments, it goes on with
+-- these. nil when it does not do that, or nothing else.
+local function looped(infer, fn, def)
+    if def.looped ~= nil then return def.looped or nil end
+    def.looped = false
+    local jumps, ends = 0, optional.falls(def.body)
+    each_node(def.body, function(node)
+        local is_one = is_jump(infer, fn, def, node)
+        jumps = jumps + (is_one and 1 or 0)
+        ends = ends or node.tag == "Return" and not is_one
+    end)
+    if jumps == 0 or not ends then return end
+    local made, label = copy_of(def), ("again %d"):format(def.first)
+    local function visit(list)
+        for i, node in ipairs(list) do
+            if is_jump(infer, fn, def, node) then
+                local targets, exprs, args = {}, {}, node.exprs[1].args
+                for k, param in ipairs(made.params) do
+                    if not same_name(args[k], param) then
+                        param.assigned = true
+                        targets[#targets + 1] = { tag = "Name", line = node.line, name = param.name, var = param }
+                        exprs[#exprs + 1] = args[k]
+                    end
+                end
+                local jump = { { tag = "Goto", line = node.line, name = label } }
+                if #targets > 0 then table.insert(jump, 1, { tag = "Assign", line = node.line, targets = targets, exprs = exprs }) end
+                list[i] = { tag = "Do", line = node.line, body = jump }
+            end
+            for _, inner in ipairs { node.body or {}, node.orelse or {} } do visit(inner) end
+            for _, clause in ipairs(node.clauses or {}) do visit(clause.body) end
+        end
+    end
+    visit(made.body)
+    made.body[#made.body + 1] = { tag = "Return", line = def.last_line, exprs = {} }
+    made.body = { { tag = "While", line = def.line, cond = { tag = "True", line = def.line },
+        body = { { tag = "Region", line = def.line, name = label, body = made.body } } } }
+    def.looped = made
+    return made
+end
+
+-- Does the function call itself by such returns only?
+local function is_only_loop(infer, fn, def)
+    local jumps, calls = 0, 0
+    each_node(def.body, function(node)
+        if is_jump(infer, fn, def, node) then jumps = jumps + 1 end
+        if calls_itself(infer, fn, def, node) then calls = calls + 1 end
+    end)
+    return calls == jumps and looped(infer, fn, def) ~= nil
+end
+
+--- The tree by which a function is analysed: as a loop, where it has this mode.
+function recursion.form(infer, program, fn, def)
+    local mode = recursion.mode(program, fn, def)
+    return mode and mode.kind ~= "known" and looped(infer, fn, def) or def
+end
+
+---------------------------------------------------------------------------------------------------
+-- While a program is analysed. program.stack: the instances that are being analysed, each called by
+-- the one before.
+
+-- The group's next mode.
+local function advance(infer, program, caller, at, mode, wanted, refuse)
+    if mode.is_one and is_only_loop(infer, wanted.fn, wanted.written) then
+        mode.kind = "loop"
+    elseif program.recursion_limit then
+        mode.kind = "levels"
+    else
+        refuse(caller, at, "'%s' calls itself; there is no recursion on a device without a bound: give one, as in recursion_limit = 16, use a loop, "
+            .. "or pass it a number that is known beforehand and ends it", wanted.name)
+    end
+    again()
+end
+
+-- The functions that are being analysed from `first` on call each other.
+local function unite(program, first, wanted)
+    local mode = { kind = "known", is_one = true }
+    for i = first, #program.stack do
+        local each = program.stack[i]
+        local known = program.modes[each.text]
+        if known and known.kind == "levels" then mode.kind = "levels" end
+        if each.text ~= wanted.text then mode.is_one = false end
+        if known then
+            for key, other in pairs(program.modes) do
+                if other == known then program.modes[key] = mode end
+            end
+        end
+        program.modes[each.text] = mode
+    end
+    again()
+end
+
+--- Looks whether an instance may be made, or called: nothing calls what is still analysed.
+---@param wanted table of infer.lua: fn, text, written (its tree as it was written), key, name
+function recursion.check(infer, program, caller, at, wanted, refuse)
+    local mode, deep = program.modes[wanted.text], 0
+    for i, each in ipairs(program.stack) do
+        local its_mode = program.modes[each.text]
+        if each.text == wanted.text and (not mode or its_mode ~= mode) then return unite(program, i, wanted) end
+        if mode and its_mode == mode then
+            deep = deep + 1
+            -- A group grows by the functions between two of its members.
+            local last = program.stack[#program.stack]
+            if program.modes[last.text] ~= mode then return unite(program, i, wanted) end
+        end
+        if mode and each.key == wanted.key then
+            if mode.kind ~= "known" then
+                refuse(caller, at, "'%s' calls itself with other arguments than before, some of which are missing; pass all of them", wanted.name)
+            end
+            return advance(infer, program, caller, at, mode, wanted, refuse)
+        end
+    end
+    if mode and mode.kind == "known" and (deep > KNOWN_DEEP or #program.instances > KNOWN_MANY) then
+        return advance(infer, program, caller, at, mode, wanted, refuse)
+    end
+end
+
+--- How deep in its group a function would be that `caller` calls.
+function recursion.level(program, caller, mode)
+    if not mode or mode.kind ~= "levels" then return 0 end
+    return program.modes[caller.text or ""] == mode and caller.recursion_level + 1 or 0
+end
+
+--- Runs `analyse` until it has found the modes of all functions that call themselves.
+---@param analyse fun(modes: table): any
+function recursion.settle(analyse)
+    local modes = {}
+    while true do
+        local ok, result = pcall(analyse, modes)
+        if ok then return result end
+        if type(result) ~= "table" or not result.again then error(result, 0) end
+    end
+end
+
+return recursion
