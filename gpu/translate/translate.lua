@@ -33,7 +33,7 @@ local translate = {}
 ---   uchar, 0 or the number of a failure; details: a buffer of `index` columns of reals, one behind
 ---   the other, of which those of elements that failed are written: the numbers of its message, but
 ---   for one that an output holds; number: real (double or float), or int64 or uint64; array:
----   buffer of at least one element; length: long, its number of elements
+---   buffer of at least one element; length: int, its number of elements
 ---@field ctype string type of the value or of the buffer's elements
 ---@field shape "rows"|"columns"|nil the value is that of the grid
 ---@field index integer? which input or output; how many columns of details
@@ -183,7 +183,7 @@ local function arguments_of(inputs, outputs, program, real, columns)
         else
             list[#list + 1] = { kind = "array", ctype = entry.ctype, name = name, read = read, is_written = entry.is_written,
                                is_list = entry.is_list }
-            list[#list + 1] = { kind = "length", ctype = "int64", name = name, read = function() return length_of(entry, read()) end }
+            list[#list + 1] = { kind = "length", ctype = "int32", name = name, read = function() return length_of(entry, read()) end }
         end
     end
     return list

@@ -123,7 +123,7 @@ describe("translate: options and interface", function()
         local kinds = {}
         for i, a in ipairs(t.arguments) do kinds[i] = a.kind .. ":" .. a.ctype .. (a.name and ":" .. a.name or "") end
         assert.same({ "first:uint64", "count:uint64", "input:float:x", "input:int32:y", "output:double", "output:bool",
-                      "failed:uint8", "number:double:scale", "array:int16:table_", "length:int64:table_",
+                      "failed:uint8", "number:double:scale", "array:int16:table_", "length:int32:table_",
                       "number:double:cfg.deep.offset" }, kinds)
         assert.equal(2, t.arguments[8].read())
         scale = 3

@@ -251,8 +251,8 @@ describe("a device that does not come back", function()
     faults.faults_occupy(2)
     stuck(f)
     for _ = 1, 2 do
-      assert(fails(function() f:map({ 1 }):list() end):find("f: NAME still runs a map or a kernel that was given up, OpenCL cannot stop it, and nothing " ..
-        "runs there beside it: ", 1, true))
+      assert(fails(function() f:map({ 1 }):list() end):find("f: NAME still runs a map or a kernel that was given up, OpenCL cannot stop it, and " ..
+        "nothing runs there beside it: ", 1, true))
     end
     assert(tidepool.devices()[1].is_stuck)
     faults.faults_go_on()

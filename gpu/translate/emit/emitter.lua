@@ -129,7 +129,7 @@ local function as_wide(self, value, kind)
         return ("as_%s(%s)"):format(self:type(kind, value.varies), helper "lua_to_long")
     end
     local c = value.c
-    if value.kind == "int" then c = ("convert_%s(%s)"):format(self:type("long", value.varies), bare(c)) end
+    if value.kind == "int" or value.range then c = ("convert_%s(%s)"):format(self:type("long", value.varies), bare(c)) end
     if kind == "int64" then return ("as_%s(%s)"):format(self:type(kind, value.varies), bare(c)) end
     return ("%s(%s)"):format(self:need("lua_long_to_ulong", value.varies), bare(c))
 end
@@ -171,6 +171,7 @@ function Emitter:as(value, kind, varies)
             c = ("(%s)%s"):format(self:type(kind, false), c)
         end
     end
+    if value.range and kind == "long" then c = "(long)" .. c end
     if varies and not value.varies then
         if kind == "bool" then
             c = c == "1" and ("(%s)(-1)"):format(self.mask_type) or c == "0" and ("(%s)(0)"):format(self.mask_type)
@@ -315,5 +316,6 @@ end
 
 emitter.Emitter = Emitter
 emitter.identifier, emitter.number_text, emitter.literal, emitter.bare = identifier, number_text, literal, bare
+emitter.integer_text = integer_text
 
 return emitter

@@ -53,7 +53,8 @@ function expression.Name(self, node)
     local static = infer.static_of(self.inst, node)
     if static then return captured(self, static) end
     if self.inst.states[node] == "nil" then return { c = "0", kind = "nil", varies = false } end
-    local known = self.inst.vars[node.var]
+    local known, range = self.inst.vars[node.var], self.ranges[node.var]
+    if range then return self:int(range.c, unpack(range)) end
     return { c = self.names[node.var], kind = known.kind == "k" and "num" or known.kind or "num", varies = known.varies }
 end
 
@@ -72,8 +73,9 @@ local function places_of_lanes(self, node, index, length)
     return at
 end
 
--- The same for an index that is the same in all lanes: its position and, where all lanes may have
--- failed by now, a condition that it is valid.
+-- The same for an index that is the same in all lanes: its position, an int, and, where all lanes
+-- may have failed by now, a condition that it is valid. What is within the bounds fits, since an
+-- array has fewer than 2^31 elements.
 local function place_of(self, node, index, length)
     local i = self:temp "i"
     local check
@@ -83,13 +85,13 @@ local function place_of(self, node, index, length)
         self:open("if (!%s) {", check)
         self:fail(("%d"):format(self.inst.codes[node]), nil, { i })
     else
-        self:line("long %s = %s;", i, bare(self:as(index, "long", false)))
+        self:line("%s %s = %s;", index.range and "int" or "long", i, bare(index.range and index.c or self:as(index, "long", false)))
         check = ("%s >= 1 && %s <= %s"):format(i, i, length)
         self:open("if (%s < 1 || %s > %s) {", i, i, length)
         self:fail(("%d"):format(self.inst.codes[node]), nil, { ("(%s)%s"):format(self.real, i) })
     end
     self:close()
-    return index.kind == "num" and ("(long)%s - 1"):format(i) or ("%s - 1"):format(i), self.inst.simd and #self.chain > 1 and check or nil
+    return index.range and ("%s - 1"):format(i) or ("(int)%s - 1"):format(i), self.inst.simd and #self.chain > 1 and check or nil
 end
 
 -- Calls the function that reads or writes elements of all lanes, where many places share it; gives
@@ -289,7 +291,7 @@ function expression.Unop(self, node)
         if number then return { c = self.unit:capture_name(self.inst.captured["number" .. number.key]), kind = "num", varies = false } end
         local static = infer.static_of(self.inst, node.expr)
         local _, length = self.unit:capture_name(self.inst.captured["array" .. static.key])
-        return { c = length, kind = "long", varies = false }
+        return self:int(length, 0, 2 ^ 31 - 1)
     end
     local value = self:expr(node.expr)
     if value.literal and value.literal ~= 0 then return literal(-value.literal) end
@@ -315,7 +317,9 @@ local function compare(self, op, a, b)
     for _, each in ipairs { "int", "long" } do
         if (a.kind == each or a.literal) and (b.kind == each or b.literal) and not (a.literal and b.literal) then kind = each end
     end
-    local c = ("(%s %s %s)"):format(self:as(a, kind, varies), C_COMPARE[op], self:as(b, kind, varies))
+    local x, y = self:as(a, kind, varies), self:as(b, kind, varies)
+    if kind == "long" and not varies and self:narrow(a) and self:narrow(b) then x, y = self:narrow(a), self:narrow(b) end
+    local c = ("(%s %s %s)"):format(x, C_COMPARE[op], y)
     if varies and (kind == "num" and self.single or kind == "int") ~= self.single then
         c = ("convert_%s%s"):format(self.mask_type, c)
     end
@@ -347,6 +351,13 @@ function expression.Binop(self, node)
         end
         return { c = ("%s(%s, %s)"):format(self:need(op == "%" and "lua_mod" or "lua_pow", varies),
             bare(self:as(a, "num", varies)), bare(self:as(b, "num", varies))), kind = "num", varies = varies }
+    end
+    if kind == "long" and not varies and self:narrow(a) and self:narrow(b) then
+        local low, high = self:range_of(a)
+        local from, to = self:range_of(b)
+        if op == "-" then from, to = -to, -from end
+        low, high = low + from, high + to
+        if low >= -2 ^ 31 and high < 2 ^ 31 then return self:int(("(%s %s %s)"):format(self:narrow(a), op, self:narrow(b)), low, high) end
     end
     -- C widens a scalar operand of a vector one.
     return { c = ("(%s %s %s)"):format(self:as(a, kind, a.varies), op, self:as(b, kind, b.varies)), kind = kind,
@@ -438,8 +449,8 @@ end
 function Emitter:hold(value)
     if value.literal or value.c:find "^[%w_]+$" then return value end
     local t = self:temp "t"
-    self:line("%s %s = %s;", self:type(value.kind, value.varies), t, bare(value.c))
-    return { c = t, kind = value.kind, varies = value.varies }
+    self:line("%s %s = %s;", self:type_of(value), t, bare(value.c))
+    return { c = t, kind = value.kind, varies = value.varies, range = value.range }
 end
 
 local function both(self, a, b, op)

@@ -86,7 +86,11 @@ function statement.Local(self, node)
         if not known.static then
             at = at + 1
             local value = given[at]
-            if known.kind then
+            if known.kind == "long" and value and value.range and not known.varies and not var.assigned then
+                local name = self:declare(var)
+                self:line("int %s = %s;", name, bare(value.c))
+                self.ranges[var] = { c = name, unpack(value.range) }
+            elseif known.kind then
                 local c = "0"
                 if value and value.kind ~= "nil" then c = bare(self:as(value, known.kind, known.varies)) end
                 self:line("%s %s = %s;", self:type(known.kind, known.varies), self:declare(var), c)
@@ -387,10 +391,26 @@ end
 -- Puts a number of a loop's head into a variable before the loop.
 local function loop_number(self, value, kind, letter)
     local c = self:as(value, kind, value.varies)
-    if value.literal then return { c = c, kind = kind, varies = false } end
+    if value.literal then return { c = c, kind = kind, varies = false, literal = kind == "long" and value.literal or nil } end
+    if kind == "long" and value.range then return self:hold(value) end
     local t = self:temp(letter)
     self:line("%s %s = %s;", self:type(kind, value.varies), t, bare(c))
     return { c = t, kind = kind, varies = value.varies }
+end
+
+-- The range of a counter in the loop's body, when 32 bits suffice for it; is_unsigned: when they do
+-- without a sign only.
+local function counter_range(self, start, limit, step)
+    local from, from_most = self:range_of(start)
+    local to, to_most = self:range_of(limit)
+    if not from or not to or not step then return false end
+    local low, high = from, to_most
+    if step < 0 then low, high = to, from_most end
+    if low > high then low, high = math.min(low, high), math.max(low, high) end
+    local last = step > 0 and math.max(to_most, from_most) + step or math.min(to, from) + step
+    local is_unsigned = last >= 2 ^ 31 and step > 0 and from >= 0 and to >= 0
+    if last < -2 ^ 31 or (last >= 2 ^ 31 and not is_unsigned) then return false end
+    return { low, high, is_unsigned = is_unsigned }
 end
 
 function statement.Fornum(self, node)
@@ -399,7 +419,11 @@ function statement.Fornum(self, node)
     local kind = how.counter
     self:open("{")
     local start = self:expr(node.start)
-    if not start.literal then start = self:hold { c = self:as(start, kind, start.varies), kind = kind, varies = start.varies } end
+    if kind == "long" and start.range then
+        start = self:hold(start)
+    elseif not start.literal then
+        start = self:hold { c = self:as(start, kind, start.varies), kind = kind, varies = start.varies }
+    end
     local limit = self:expr(node.limit)
     if kind == "long" and not limit.varies and limit.kind == "num" then
         limit = { c = ("%s(%s)"):format(self:need(step > 0 and "lua_last_up" or "lua_last_down", false), bare(limit.c)),
@@ -419,9 +443,17 @@ function statement.Fornum(self, node)
     local counter = var.assigned and self:temp "c" or name
     local going -- whether to go on, a value
     local index = { c = counter, kind = kind, varies = varies }
+    local narrow = kind == "long" and not varies and not var.assigned and counter_range(self, start, limit, step)
+    if narrow then
+        index.range = narrow
+        -- one that may go beyond an int behind its last step is a uint
+        self.ranges[var] = { c = narrow.is_unsigned and ("(int)%s"):format(counter) or counter, unpack(narrow) }
+    end
     -- As LuaJIT, which looks at the sign of the step: 0 counts up, -0 down, and NaN, whose sign is
     -- usually -, down.
-    if step then
+    if narrow and narrow.is_unsigned then
+        going = { c = ("(%s <= (uint)%s)"):format(counter, self:narrow(limit)), kind = "bool", varies = false }
+    elseif step then
         going = compare(self, (step > 0 or 1 / step > 0) and "<=" or ">=", index, limit)
     else
         local up, down = compare(self, "<=", index, limit), compare(self, ">=", index, limit)
@@ -436,8 +468,9 @@ function statement.Fornum(self, node)
         end
     end
     local head = going.varies and "" or bare(going.c) .. (loop.entry and (" && any(%s)"):format(loop.entry.name) or "")
-    self:open("for (%s %s = %s; %s; %s += %s) {", self:type(kind, varies), counter, bare(self:as(start, kind, varies)), head,
-        counter, self:as(by, kind, false or by.varies))
+    self:open("for (%s %s = %s; %s; %s += %s) {", narrow and narrow.is_unsigned and "uint" or self:type_of(index), counter,
+        bare(narrow and self:narrow(start) or self:as(start, kind, varies)), head, counter,
+        narrow and self:narrow(by) or self:as(by, kind, false or by.varies))
     if going.varies then leave_loop(self, loop, going, true) end
     if var.assigned then
         self:line("%s %s = %s;", self:type(known.kind, known.varies), name, self:as(index, known.kind, known.varies))

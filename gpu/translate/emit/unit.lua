@@ -12,6 +12,8 @@ require "tidepool.translate.emit.statements"
 local Emitter, C_ELEMENT, identifier, bare = emitter.Emitter, emitter.C_ELEMENT, emitter.identifier, emitter.bare
 local is_plain = calls.is_plain
 
+require "tidepool.translate.emit.narrow"
+
 ---@class tidepool.gpu.Unit the text of a whole program
 local Unit = {}
 Unit.__index = Unit
@@ -70,7 +72,7 @@ function Unit:capture_parameters(entry, list)
     local name, length = self:capture_name(entry)
     if entry.kind == "array" then
         list[#list + 1] = ("__global %s%s *%s"):format(entry.is_written and "" or "const ", C_ELEMENT[entry.ctype], name)
-        list[#list + 1] = "long " .. length
+        list[#list + 1] = "int " .. length
     else
         list[#list + 1] = ("%s %s"):format(entry.ctype and "ulong" or self.real, name)
     end
@@ -142,7 +144,7 @@ function Unit:access(entry, kind, is_written)
     local name = self:function_name(("lua_%s_%s"):format(is_written and "write" or "read", identifier(entry.static.path)))
     self:helper("lua_is_index", lanes)
     local text = {
-        ("static __attribute__((noinline)) %s %s(__global %s%s *array, long length, %s i, %s%s *mask, long code, long%d *status, %s *detail)")
+        ("static __attribute__((noinline)) %s %s(__global %s%s *array, int length, %s i, %s%s *mask, long code, long%d *status, %s *detail)")
             :format(is_written and "void" or result, name, entry.is_written and "" or "const ", element, real,
                 is_written and ("%s%d value, "):format(element, lanes) or "", self.mask_type, lanes, real),
         "{",
@@ -184,7 +186,7 @@ end
 function Unit:instance(inst)
     local e = setmetatable({
         unit = self, inst = inst, lanes = self.lanes, real = self.real, single = self.single, mask_type = self.mask_type,
-        lines = {}, indent = 1, temps = 0, used = {}, names = {}, levels = {}, loops = {}, regions = {},
+        lines = {}, indent = 1, temps = 0, used = {}, names = {}, ranges = {}, levels = {}, loops = {}, regions = {},
         chain = { { name = "m0", full = true, kills = 0, branches = 0 } }, prologue = {}, measured = {},
     }, Emitter)
     self.function_names[inst] = self:function_name("lua_" .. (inst.name and identifier(inst.name) or "main"))

@@ -1,0 +1,110 @@
+--- Indices and counters of translated kernels: 32 bits where they suffice, with the results and
+--- errors of plain Lua.
+
+local devices = require "tests.support_device"
+local tidepool = require "tidepool"
+
+local on_device = devices.on_device(it, pending)
+
+local app = tidepool.App()
+
+local function numbers(n)
+  local a = tidepool.array("double", n)
+  for i = 1, n do a[i] = i * i end
+  return a
+end
+
+--- Calls the function on a device for these inputs, and compares each result with plain Lua's.
+--- Gives the kernel's text.
+local function same(f, inputs)
+  local on = app:func { gpu = true, name = "f" } (f)
+  for i, y in ipairs(on:map(inputs):list()) do assert.equal(f(inputs[i]), y) end
+  return on:opencl()
+end
+
+local INPUTS = { 1, 2, 3, 5, 7 }
+
+describe("Counters and indices on a device", function()
+  on_device("are 32-bit integers for constant bounds and lengths of arrays", function()
+    for _, n in ipairs { 0, 1, 2, 7, 100 } do
+      local A = numbers(n)
+      local text = same(function(x)
+        local s = 0
+        for i = 1, #A do s = s + A[i] * x end
+        for i = #A, 1, -1 do s = s * 0.5 + A[i] end
+        for i = #A, 1, -3 do
+          local j = i - 1
+          if j > 2 then s = s + A[j] - A[j + 1] end
+        end
+        for i = 1, #A - 1 do
+          for j = i + 1, #A do s = s + A[j] * (j - i) end
+        end
+        for i = -2, 4 do if i >= 1 and i <= #A then s = s + i * A[i] end end
+        return s
+      end, INPUTS)
+      assert.is_nil(text:find("long [%w_]+ = [^\n]*length_of") or text:find("for %(long") or text:find("%(long%)[%w_]+ %- 1"), text)
+    end
+  end)
+
+  on_device("count to the length of an array by any step, and stop", function()
+    for _, n in ipairs { 0, 1, 2, 3, 10 } do
+      local A = numbers(n)
+      same(function(x)
+        local s = 0
+        for i = 1, #A, 2 do s = s + A[i] end
+        for i = 1, #A - 1, 2 do s = s + 3 * A[i] end
+        for i = 1, #A - 4, 3 do s = s + 5 * A[i] end
+        for i = 1, #A, 1048576 do s = s + 7 * A[i] end
+        for i = #A, -5, -2 do s = s + i end
+        for i = #A + 3, #A - 3, -1 do s = s + 11 * i end
+        return s + x
+      end, INPUTS)
+    end
+  end)
+
+  on_device("have 64 bits where the bounds are not known to fit", function()
+    local A, n, big = numbers(10), 4, 3e9
+    same(function(x)
+      local s = 0
+      for i = 1, n do s = s + A[i] end
+      for i = 2147483640, 2147483652 do s = s + i end
+      for i = -2147483652, -2147483640 do s = s + i end
+      for i = 2147483652, 2147483640, -4 do s = s + i end
+      for i = big, big + x do s = s + i end
+      return s
+    end, INPUTS)
+  end)
+
+  on_device("name an index that is not in the array, whatever it is", function()
+    local A = numbers(10)
+    local function fails(f, input, what)
+      local on = app:func { gpu = true, name = "f" } (f)
+      local fine, why = pcall(function() return on:map({ input }):list() end)
+      assert.is_false(fine)
+      assert.truthy(tostring(why):find(what, 1, true), tostring(why))
+    end
+    local function by_input(x) return A[x] end
+    fails(by_input, 1e20, "index 1e+20 of 'A' is out of range (1 to 10)")
+    fails(by_input, 2 ^ 32 + 1, "index 4294967297 of 'A' is out of range (1 to 10)")
+    fails(by_input, -2 ^ 40, "index -1099511627776 of 'A' is out of range (1 to 10)")
+    fails(by_input, 2.5, "index 2.5 of 'A' is not a whole number")
+    local big, k = 2 ^ 32 + 1, 1e20
+    fails(function(x) return A[big] + x end, 1, "index 4294967297 of 'A' is out of range (1 to 10)")
+    fails(function(x) return A[k] + x end, 1, "index 1e+20 of 'A' is out of range (1 to 10)")
+    fails(function(x)
+      local s = 0
+      for i = 4294967297, 4294967298 do s = s + A[i] end
+      return s + x
+    end, 1, "index 4294967297 of 'A' is out of range (1 to 10)")
+    fails(function(x)
+      local s = 0
+      for i = 1, #A do s = s + A[i - 1] end
+      return s + x
+    end, 1, "index 0 of 'A' is out of range (1 to 10)")
+    fails(function(x)
+      local s = 0
+      for i = 1, #A do s = s + A[i + 1] end
+      return s + x
+    end, 1, "index 11 of 'A' is out of range (1 to 10)")
+  end)
+end)
