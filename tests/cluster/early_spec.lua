@@ -28,14 +28,14 @@ describe("On a cluster a slow input", function()
     end)
     f:map(tidepool.range(-20000, -1)):list()
     local got, sum = 0, 0
-    for _, value in f:map(tidepool.range(600), { ordered = %s }) do
+    for _, value in f:map(tidepool.range(600), { ordered = %s, journal = %s }) do
       got, sum = got + 1, sum + value
       if got == %d then require "tests.support".note(path, "go on") end
     end
     print(got, sum)]]
 
   local function gives(ordered, most)
-    local done = own:run(SOURCE:format(support.temp_path(), ordered, most))
+    local done = own:run(SOURCE:format(support.temp_path(), ordered, "nil", most))
     assert.same({ "600\t180300\n", "", 0 }, { done.stdout, done.stderr, done.code })
   end
 
@@ -50,10 +50,21 @@ describe("On a cluster a slow input", function()
     gives(false, 599)
   end)
 
+  it("does not keep them back in a map with a journal either, which has them all in the end", function()
+    own:worker(1)
+    own:worker(1)
+    local source = SOURCE:format(support.temp_path(), false, ("%q"):format(support.temp_path()), 599)
+    local done = own:run(source)
+    assert.same({ "600\t180300\n", "", 0 }, { done.stdout, done.stderr, done.code })
+    local again = own:run(source)
+    assert.same({ "600\t180300\n", 0 }, { again.stdout, again.code }, again.stderr)
+    support.contains(again.stderr, "f: all 600 from ")
+  end)
+
   it("may kill its worker when the results before it were read, and others run those behind", function()
     local first = own:worker(1)
     local path, there = support.temp_path(), support.temp_path()
-    local source = SOURCE:format(path, true, 299):gsub("note%(path", ("note(%q"):format(there))
+    local source = SOURCE:format(path, true, "nil", 299):gsub("note%(path", ("note(%q"):format(there))
     local script = own:start(source)
     support.eventually("those before it are there", function() return support.read_file(there) end)
     own:kill(first, "KILL")

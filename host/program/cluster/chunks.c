@@ -81,8 +81,7 @@ static int start_job(node *n, chunk *k, const tp_task *task, tp_block *items, tp
     k->count = task->count;
     tp_groups_open(&k->groups, (tp_reduction)task->reduction, task->base, task->count);
     k->streams = task->streams != 0;
-    /* a ticket is for all of them */
-    k->may_give_back = !k->streams && !task->batch && !task->is_kernel && k->ticket.len == 0;
+    k->may_give_back = !k->streams && !task->batch && !task->is_kernel;
     k->allowed = task->allowed;
     if (k->streams)
         tp_job_allow(k->job, k->allowed);
@@ -296,6 +295,19 @@ void tp_chunk_collect(node *n, chunk *k)
     } while (has_more);
 }
 
+/* The chunk has only so many items from here on, its ticket too. */
+static void keep_first(chunk *k, uint32_t count)
+{
+    tp_ticket t;
+    k->count = k->groups.count = count;
+    if (k->ticket.len < sizeof t + (size_t)count * TP_IDENTITY_BYTES)
+        return; /* it has none */
+    memcpy(&t, k->ticket.data, sizeof t);
+    t.count = count;
+    memcpy(k->ticket.data, &t, sizeof t);
+    k->ticket.len = sizeof t + (size_t)count * TP_IDENTITY_BYTES;
+}
+
 void tp_chunk_send_early(node *n, chunk *k)
 {
     char subject[TP_SUBJECT_MAX];
@@ -314,7 +326,7 @@ void tp_chunk_send_early(node *n, chunk *k)
     len = len <= TP_INLINE_BYTES ? len : 0; /* then they come with the answer */
     if (len == 0 && end == k->count)
         return;
-    k->count = k->groups.count = end;
+    keep_first(k, end);
     head.end = end;
     memcpy(head.worker, n->id_bytes, sizeof head.worker);
     snprintf(subject, sizeof subject, TP_SUBJECT_R "%s.early", k->session->hex);
