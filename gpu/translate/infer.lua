@@ -1436,6 +1436,14 @@ local function alias_of(inst, var, node)
     if static and (static.nested or type(static.value) ~= "number" and not wide.kind_of(static.value)) then return static end
 end
 
+-- Is one of the values a call that never returns?
+local function ends_in(inst, exprs)
+    for _, node in ipairs(exprs) do
+        if inst.calls[node] and inst.calls[node].never_returns then return true end
+    end
+    return false
+end
+
 function statement.Local(inst, node, flow)
     local aliases, exprs = {}, {}
     for i, var in ipairs(node.vars) do
@@ -1462,7 +1470,7 @@ function statement.Local(inst, node, flow)
             end
         end
     end
-    return true
+    return not ends_in(inst, exprs)
 end
 
 function statement.LocalFunction(inst, node, flow)
@@ -1510,7 +1518,7 @@ function statement.Assign(inst, node, flow)
         if value then check_given(inst, value) end
         -- A local that a loop sets to nil would be nil in the next iteration and after the loop,
         -- which is not followed.
-        local is_nil = (not value or value.kind == "nil") and inst.vars[var].loops == #inst.loops
+        local is_nil = (not value or value.kind == "nil") and (inst.vars[var].loops == #inst.loops or ends_in(inst, node.exprs))
         if not is_nil then
             local kind = storable(inst, value and value.node or node, value and value.kind or (not value and "nil" or nil), ("'%s'"):format(var.name))
             widen(inst, node, var, kind, value.varies or (inst.simd and flow.level > inst.vars[var].level))
@@ -1518,7 +1526,7 @@ function statement.Assign(inst, node, flow)
         states[i] = is_nil and "nil" or state_for(inst, flow, value)
     end
     for i, target in ipairs(node.targets) do flow.assigned[target.var] = states[i] end
-    return true
+    return not ends_in(inst, node.exprs)
 end
 
 -- A private array. Its lanes differ, as far as anybody knows.

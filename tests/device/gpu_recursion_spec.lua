@@ -242,6 +242,17 @@ describe("recursion of unknown depth", function()
       return lucas(x) * 100 + y
     end,
     factorial,
+    function(x, y)
+      local function sums(n)
+        if n < 1 then return 0, 0 end
+        local s, count = sums(n - 1)
+        return s + n, count + 1
+      end
+      local s, count = sums(x)
+      local a, b = 0, 0
+      if y > x then a, b = sums(y) end
+      return s + 100 * count + a - b
+    end,
     function(x, y) return is_even(x) and 1 or is_even(y) and 2 or 3 end)
   same_small("of two arguments, one of which is a loop for it", 12, function(x, y) return ackermann(x % 3, y % 4) end)
   same("of functions that are given to it", 16, function(x, y)
