@@ -791,6 +791,7 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
         for (uint32_t i = 0; i < n && w->at < end; i++)
             fail_item(w, TP_KIND_DEVICE, err.message);
         tp_launch_forget_lost(k);
+        atomic_store_explicit(&kernels->has_told, true, memory_order_relaxed);
     }
     s->is_cold = r->queue.made != made;
     s->compiled_ns = r->queue.compiled_ns;

@@ -23,7 +23,9 @@ typedef struct tp_kernels {
     _Atomic bool stays;
     /* Set by workers before the first launch (relaxed: the owner may see it late) */
     _Atomic bool has_begun;
-    _Atomic bool has_told; /* see tp_kernels_end (relaxed) */
+    /* It was told that a device has lost something: by an input that failed of it, or on stderr, see
+     * tp_kernels_end (relaxed) */
+    _Atomic bool has_told;
 } tp_kernels;
 
 extern const tp_ref_type tp_kernels_type;
