@@ -1016,9 +1016,10 @@ static int run_items(lua_State *L)
     /* stays on the stack, since nested items may push f out of the cache */
     lua_rawgeti(L, LUA_REGISTRYINDEX, f->fn);
     int fn = lua_gettop(L);
-    for (uint32_t first = w->at; w->at < r->end;) {
+    /* an item for whose failure there is no memory is not over, but the work is asked to stop */
+    for (bool is_first = true; w->at < r->end; is_first = false) {
         tp_work_begin_item(w);
-        if (w->at > first && tp_work_is_asked_to_stop(w))
+        if (!is_first && tp_work_is_asked_to_stop(w))
             break;
         if (w->terms->batch) {
             run_batch(r, L, fn);

@@ -335,7 +335,10 @@ out:
     return wrong;
 }
 
-enum { SESSION_S = 120 }; /* how long one may take: it is a matter of milliseconds */
+enum {
+    SESSION_S = 120,   /* how long one may take: it is a matter of milliseconds */
+    FAILED_MAX = 10000 /* and how often it asks for memory that is not there: some 1,600 times */
+};
 
 static void check_session(const char *(*run)(tp_error *err), long n, bool lasts)
 {
@@ -348,9 +351,11 @@ static void check_session(const char *(*run)(tp_error *err), long n, bool lasts)
     atomic_store(&fail_at, n);
     const char *wrong = run(&err);
     atomic_store(&fail_at, 0);
-    if (*wrong)
+    long n_failed = lasts && n > 0 ? atomic_load(&n_calls) - n : 0;
+    if (*wrong || n_failed > FAILED_MAX)
         printf("allocation %ld\n", n);
     CHECK_STR("", wrong);
+    CHECK(n_failed <= FAILED_MAX); /* more: an item is run again until there is memory */
     if (err.code != TP_OK && (err.code != TP_EMEMORY || !strstr(err.message, "memory") ||
                               strstr(err.message, "wrong: "))) {
         printf("allocation %ld, code %d\n", n, err.code);
