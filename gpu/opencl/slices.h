@@ -23,8 +23,8 @@ typedef struct tp_kernels {
     _Atomic bool stays;
     /* Set by workers before the first launch (relaxed: the owner may see it late) */
     _Atomic bool has_begun;
-    /* It was told that a device has lost something: by an input that failed of it, or on stderr, see
-     * tp_kernels_end (relaxed) */
+    /* It was told that a device has lost something: by an input that failed of it, or on stderr
+     * (tp_kernels_end). Relaxed: any thread */
     _Atomic bool has_told;
 } tp_kernels;
 
