@@ -62,12 +62,31 @@ void tp_kernels_set_reducer(tp_kernels *k, tp_kernel *reducer)
         atomic_store_explicit(&k->reducer, tp_ref_hold(reducer), memory_order_release);
 }
 
-int tp_kernels_bring_home(tp_kernels *k, tp_error *err)
+static void set_told(tp_kernels *k)
+{
+    atomic_store_explicit(&k->has_told, true, memory_order_relaxed);
+}
+
+/* -1 with err set when a device cannot give it: it is no longer missed then. */
+static int bring_home(const tp_kernels *k, tp_error *err)
 {
     if (!k->kernel->is_writer || tp_launch_bring_home(NULL, k->kernel, err) == 0)
         return 0;
     tp_launch_forget_lost(k->kernel);
     return -1;
+}
+
+bool tp_kernels_have_told(const tp_kernels *k)
+{
+    return atomic_load_explicit(&k->has_told, memory_order_relaxed);
+}
+
+int tp_kernels_bring_home(tp_kernels *k, tp_error *err)
+{
+    int rc = bring_home(k, err);
+    if (rc)
+        set_told(k);
+    return rc;
 }
 
 /* -1 with err set when what is ahead cannot come home. */
@@ -80,7 +99,7 @@ static int fetch_written(tp_kernels *k, tp_error *err)
             return tp_error_set(err, TP_ESYS,
                                 "what it has written to arrays stays on a device that still runs a "
                                 "map or a kernel that was given up");
-    return tp_kernels_bring_home(k, err);
+    return bring_home(k, err);
 }
 
 void tp_kernels_end(tp_kernels *k)
@@ -791,7 +810,7 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
         for (uint32_t i = 0; i < n && w->at < end; i++)
             fail_item(w, TP_KIND_DEVICE, err.message);
         tp_launch_forget_lost(k);
-        atomic_store_explicit(&kernels->has_told, true, memory_order_relaxed);
+        set_told(kernels);
     }
     s->is_cold = r->queue.made != made;
     s->compiled_ns = r->queue.compiled_ns;

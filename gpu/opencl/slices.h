@@ -23,8 +23,8 @@ typedef struct tp_kernels {
     _Atomic bool stays;
     /* Set by workers before the first launch (relaxed: the owner may see it late) */
     _Atomic bool has_begun;
-    /* It was told that a device has lost something: by an input that failed of it, or on stderr
-     * (tp_kernels_end). Relaxed: any thread */
+    /* It was told that a device has lost something: by an input that failed of it, to the owner, or
+     * on stderr (tp_kernels_end). Relaxed: any thread */
     _Atomic bool has_told;
 } tp_kernels;
 
@@ -44,9 +44,12 @@ void tp_kernels_set_reducer(tp_kernels *k, tp_kernel *reducer);
  * with err set when a device cannot give it: that is told then, and no longer missed. */
 int tp_kernels_bring_home(tp_kernels *k, tp_error *err);
 
-/* The same of a job that was cancelled, or whose last owner lets go; but not from a device that
- * would not give it. There is nobody else to be told what cannot come, so a line on stderr says it,
- * once. Any thread. */
+/* Was it told already that a device has lost something of the job? Any thread. */
+bool tp_kernels_have_told(const tp_kernels *k);
+
+/* The same as tp_kernels_bring_home, of a job that was cancelled, or whose last owner lets go; but
+ * not from a device that would not give it. There is nobody else to be told what cannot come, so a
+ * line on stderr says it, once. Any thread. */
 void tp_kernels_end(tp_kernels *k);
 
 /* The owner wants the job's results in host memory: the launches bring them there from now on, and

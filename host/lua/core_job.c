@@ -109,7 +109,8 @@ static void cancel(const job_box *box)
 }
 
 /* job:__gc, core.job.close(job): cancels what is not finished. Gives nil and a message when a
- * device cannot give what the job has written to arrays. */
+ * device cannot give what the job has written to arrays; and whether somebody was told before, by
+ * an input that failed of it, say. */
 static int l_job_close(lua_State *L)
 {
     job_box *box = luaL_checkudata(L, 1, JOB);
@@ -119,6 +120,7 @@ static int l_job_close(lua_State *L)
         forget_missed(box->job);
     release(box);
     tp_error err = { 0 };
+    bool was_told = kernels && tp_kernels_have_told(kernels);
     bool is_lost = kernels && tp_host_is_usable(get_context(L)->host) &&
                    tp_kernels_bring_home(kernels, &err);
     tp_ref_drop(kernels);
@@ -131,9 +133,11 @@ static int l_job_close(lua_State *L)
         end_waits(get_context(L), box);
         tp_core_take_back(L, get_context(L));
     }
-    if (is_lost)
-        return tp_core_push_message(L, &err);
-    return 0;
+    if (!is_lost)
+        return 0;
+    tp_core_push_message(L, &err);
+    lua_pushboolean(L, was_told);
+    return 3;
 }
 
 static int l_job_tostring(lua_State *L)

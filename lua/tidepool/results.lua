@@ -355,11 +355,11 @@ function Results:_close(is_complete)
       core.job.cancel(job) -- it is closed when the iterator returns
       loop.notify(job)
     else
-      local _, lost = loop.close(job)
+      local _, lost, was_told = loop.close(job)
       local name = self.settings.name
       if lost and is_complete then -- of what items have written to arrays
         self.end_failure = failure.new { kind = abi.kind.DEVICE, message = check.placed(name .. ": " .. lost), function_name = name }
-      elseif lost then -- something else is raised, or nothing
+      elseif lost and not was_told then -- something else is raised, or nothing
         tell_missed(name, lost)
       end
     end
