@@ -29,20 +29,28 @@ describe("A map that writes to arrays on a device", function()
     print "right"
   ]])
 
-  -- Copies to the host: of results, in pieces, and of what was written.
+  -- Copies to the host: of results, in pieces, and of what was written, in any order. One of the
+  -- latter that has failed is tried again when the map ends, and only then missed.
   on_card("writes once for each input when a copy to the host fails", "right\n", [[
     f:map(xs):list()
+    local failed = 0
     for which = 1, 3 do
       for k = 1, 10 do counts[k] = 0 end
       faults.faults_fail_move(1, which)
-      local results = f:map(xs, { return_exceptions = true }):list()
-      local failed = 0
-      for i = 1, n do
-        if results[i] ~= i then failed = failed + 1 end
+      local is_whole, results = pcall(function() return f:map(xs, { return_exceptions = true }):list() end)
+      if not is_whole then
+        failed = failed + 1
+        assert(results.kind == "device" and results.message:find("copying from the device failed", 1, true), tostring(results))
+      else
+        for i = 1, n do
+          if results[i] ~= i then failed = failed + 1 end
+        end
       end
-      assert(failed > 0, "nothing has failed")
-      for k = 1, 10 do assert(counts[k] == n / 10, ("%d: %g of %g"):format(which, counts[k], n / 10)) end
+      for k = 1, 10 do
+        assert(counts[k] == n / 10 or not is_whole and counts[k] < n / 10, ("%d: %g of %g"):format(which, counts[k], n / 10))
+      end
     end
+    assert(failed > 0, "nothing has failed")
     print "right"
   ]])
 
