@@ -119,7 +119,7 @@ static bool take_lost(tp_cl_pool *p, tp_lost *taken)
 /* Frees what launches by hand have used that have run. */
 static void free_lost(tp_cl_pool *p)
 {
-    tp_lost taken;
+    tp_lost taken = { 0 };
     for (;;) {
         uv_mutex_lock(tp_engine_lock(p->engine));
         bool has = take_lost(p, &taken);
