@@ -6,25 +6,13 @@ package.path = "tests/?.lua;" .. package.path
 require "tidepool" -- first, as users do
 local devices = require "tests.support_device"
 local opencl = require "support_opencl"
-local translate = require "tidepool.translate.translate".translate
 
 local device, no_device = opencl.open()
 local on_device = devices.specs(it, pending, device, no_device)
 local assert_ = getfenv(0).assert -- `assert` is busted's here
 
 --- A spec that compares functions of two numbers.
-local function same(what, ...)
-  local functions = { ... }
-  on_device(what, function()
-    for i, fn in ipairs(functions) do
-      for _, lanes in ipairs { 1, 8 } do
-        local translation = translate(fn, { lanes = lanes, name = "f" .. i, inputs = { "double", "double" } })
-        local trouble = device:difference(fn, {}, translation)
-        assert(not trouble, ("function %d: %s"):format(i, trouble))
-      end
-    end
-  end)
-end
+local same = opencl.same(on_device, device)
 
 describe("an argument that is missing is nil, which is known", function()
   local function scaled(a, b, c)

@@ -13,18 +13,7 @@ local on_device = devices.specs(it, pending, device, no_device)
 local assert_ = getfenv(0).assert -- `assert` is busted's here
 
 --- A spec that compares functions of two numbers.
-local function same(what, ...)
-  local functions = { ... }
-  on_device(what, function()
-    for i, fn in ipairs(functions) do
-      for _, lanes in ipairs { 1, 8 } do
-        local translation = translate(fn, { lanes = lanes, name = "f" .. i, inputs = { "double", "double" } })
-        local trouble = device:difference(fn, {}, translation)
-        assert(not trouble, ("function %d: %s"):format(i, trouble))
-      end
-    end
-  end)
-end
+local same = opencl.same(on_device, device)
 
 -- What real programs have.
 

@@ -11,17 +11,7 @@ local translate = require "tidepool.translate.translate".translate
 local device, no_device = opencl.open()
 local on_device = devices.specs(it, pending, device, no_device)
 
-local function same(what, ...)
-  local functions = { ... }
-  on_device(what, function()
-    for i, fn in ipairs(functions) do
-      for _, lanes in ipairs { 1, 8 } do
-        local trouble = device:difference(fn, {}, translate(fn, { lanes = lanes, name = "f" .. i, inputs = { "double", "double" } }))
-        assert(not trouble, ("function %d: %s"):format(i, trouble))
-      end
-    end
-  end)
-end
+local same = opencl.same(on_device, device)
 
 --- A whole number from 1 to n.
 local function whole(v, n) return v - v == 0 and math.floor(math.abs(v)) % n + 1 or 1 end

@@ -12,18 +12,7 @@ local device, no_device = opencl.open()
 local on_device = devices.specs(it, pending, device, no_device)
 
 --- A spec that compares functions of two numbers; `limit`: their recursion_limit.
-local function same(what, limit, ...)
-  local functions = { ... }
-  on_device(what, function()
-    for i, fn in ipairs(functions) do
-      for _, lanes in ipairs { 1, 8 } do
-        local translation = translate(fn, { lanes = lanes, name = "f" .. i, inputs = { "double", "double" }, recursion_limit = limit })
-        local trouble = device:difference(fn, {}, translation)
-        assert(not trouble, ("function %d: %s"):format(i, trouble))
-      end
-    end
-  end)
-end
+local function same(what, limit, ...) opencl.same(on_device, device, limit)(what, ...) end
 
 --- A spec that compares functions of two whole numbers from 0 to 7.
 local function same_small(what, limit, ...)
