@@ -170,7 +170,7 @@ static int copy_message(const tp_block *b, uint32_t k, tp_buf *out)
     return tp_buf_add(out, message, len);
 }
 
-/* Writes a number as encode.c does for an identity: all NaNs are the same. */
+/* Writes a number as the encoder does for an identity: all NaNs are the same. */
 static uint8_t *write_number(uint8_t *p, double x)
 {
     return tp_write_number(p, isnan(x) ? (double)NAN : x);

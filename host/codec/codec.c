@@ -1,5 +1,5 @@
 /* codec.c: what the codec knows in a Lua state: builtins, modules, classes, host references.
- * Messages are made in encode.c and read in decode.c; their format is in message.h. */
+ * Messages are made in encode/ and read in decode.c; their format is in message.h. */
 #include "codec/codec_state.h"
 
 #include "base/invariant.h"

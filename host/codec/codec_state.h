@@ -1,4 +1,4 @@
-/* codec_state.h: what the codec keeps in a Lua state, for codec.c, encode.c and decode.c only.
+/* codec_state.h: what the codec keeps in a Lua state, for codec.c, encode/ and decode.c only.
  *
  * Per Lua state there is one struct codec (what is known by name: builtins, modules, classes) and
  * one struct work (scratch of the message that is being made or read). Both are userdata in the
