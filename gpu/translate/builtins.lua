@@ -29,7 +29,7 @@ local builtins = {}
 ---@field takes_wide boolean? its arguments may be 64-bit integers
 ---@field wide { counts: integer?, emit: function }? what it is where one of the first `counts` arguments (of all) is a 64-bit integer:
 ---   these all are then, others are an int, and so is the result; `emit` as above
----@field special string? handled by infer.lua and emit/calls.lua themselves
+---@field special string? handled by infer/library.lua and emit/calls.lua themselves
 ---@field refuse string? why it does not exist on a device, and what to do instead
 
 local known = {}

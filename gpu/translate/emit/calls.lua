@@ -205,7 +205,7 @@ function expressions.by_tag.Call(self, node)
     return self:call(node)[1] or literal(0) -- where there is none, the call never returns
 end
 
--- The values of an expression list, as `values` in infer.lua. `made`: the call whose arguments
+-- The values of an expression list, as `values` in infer/walk.lua. `made`: the call whose arguments
 -- these are.
 function Emitter:values(exprs, made)
     local statics = {}

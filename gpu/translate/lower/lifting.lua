@@ -55,7 +55,7 @@ function lifting.declare(L, node)
     end)
     L.def, L.loops, L.context, L.present = outer_def, outer_loops, outer_context, outer_present
     made.body = body
-    -- What it takes from outside is passed to it (nested_captures in infer.lua).
+    -- What it takes from outside is passed to it (nested_captures in infer/functions.lua).
     each_node(body, function(each)
         local owner = each.var and each.var.def
         while owner and owner ~= made do owner = owner.outer end

@@ -1,0 +1,124 @@
+-- program.lua: a program and its instances: what they capture, how they fail, and the rounds until
+-- their types settle.
+
+local abi = require "tidepool.base.abi"
+local arrays = require "tidepool.translate.infer.arrays"
+local flows = require "tidepool.translate.infer.flow"
+local functions = require "tidepool.translate.infer.functions"
+local walk = require "tidepool.translate.infer.walk"
+local recursion = require "tidepool.translate.recursion"
+local wide = require "tidepool.translate.wide"
+
+local refuse = functions.refuse
+local declare = flows.declare
+local block = walk.block
+
+local INSTANCES_MAX, FAILURES_MAX = 500, abi.KERNEL_FAILURES_MAX
+
+---@class tidepool.gpu.Program one translation
+local Program = {}
+Program.__index = Program
+
+---@class tidepool.gpu.Instance one function for one kind of arguments
+local Instance = {}
+Instance.__index = Instance
+
+-- Notes that the instance reads a captured number or array.
+function Instance:capture(kind, static)
+    local key = kind .. static.key
+    if self.captured[key] then return end
+    local program = self.program
+    local entry = program.captured[key]
+    if not entry then
+        local ctype = kind == "number" and wide.kind_of(static.value) or kind == "array" and arrays.array_type(static.value) or nil
+        entry = { kind = kind, static = static, key = key, ctype = ctype, is_list = kind == "array" and not ctype }
+        if entry.is_list then entry.ctype = select(2, arrays.is_list(static.value)) or program.real end
+        program.captured[key] = entry
+        program.captures[#program.captures + 1] = entry
+    end
+    self.captured[key] = entry
+    self.captures[#self.captures + 1] = entry
+end
+
+-- The number of a failure; the same text gets the same number.
+function Instance:failure(kind, node, text, array)
+    local program = self.program
+    local key = kind .. node.line .. text
+    local code = program.failure_codes[key]
+    if not code then
+        code = #program.failures + 1
+        if code > FAILURES_MAX then refuse(self, node, "more than %d different ways to fail", FAILURES_MAX) end
+        program.failures[code] = { kind = kind, line = node.line, message = text, file = (node.source or self.fn.source).file, array = array }
+        program.failure_codes[key] = code
+    end
+    return code
+end
+
+function Instance:settle()
+    local def = self.def
+    local rounds = 0
+    repeat
+        rounds = rounds + 1
+        if rounds > 60 then refuse(self, def, "its types do not settle; give the variables simpler roles") end
+        self.changed, self.constants = false, {}
+        local flow = { assigned = {}, level = 0 }
+        for _, input in ipairs(self.inputs) do
+            local known = declare(self, flow, input.var)
+            known.kind, known.varies, known.static = known.kind or input.kind, known.varies or input.varies, input.static
+            flow.assigned[input.var] = input.constant or true
+        end
+        for _, param in ipairs(def.params) do
+            declare(self, flow, param)
+            self.is_parameter[param] = true
+            if not flow.assigned[param] then flow.assigned[param] = "nil" end
+        end
+        for _, var in ipairs(self.without or {}) do
+            declare(self, flow, var)
+            flow.assigned[var] = "nil"
+        end
+        self.falls = block(self, def.body, flow)
+    until not self.changed
+    self.is_settled = true
+    self.never_returns = not self.falls and not self.returns
+    self.results = self.results or {}
+    if self.falls then
+        for _, result in ipairs(self.results) do
+            result.line = result.line or self.results.line
+            result.missing = ("a path through the function ends without a return; line %d returns %d value%s"):format(result.line,
+                #self.results, #self.results == 1 and "" or "s")
+            result.line = def.last_line
+        end
+    end
+    for var, known in pairs(self.vars) do
+        if var.is_guarded and not known.kind then known.kind = "num" end -- what it would be given is never reached
+    end
+    for _, result in ipairs(self.results) do
+        if result.kind == "k" or result.kind == nil then result.kind = "num" end
+    end
+end
+
+-- The instance for these arguments; a new one is made and analysed.
+function Program:instance(caller, at, wanted)
+    local inst = self.by_key[wanted.key]
+    recursion.check(functions, self, caller, at, wanted, refuse)
+    if inst then return inst end
+    if #self.instances >= INSTANCES_MAX then
+        refuse(caller, at, "more than %d helper functions (by kinds of arguments)", INSTANCES_MAX)
+    end
+    inst = setmetatable({
+        program = self, fn = wanted.fn, def = wanted.def, name = wanted.name, inputs = wanted.inputs, outer = wanted.outer,
+        simd = wanted.simd, without = wanted.without, states = {}, labels = {},
+        vars = {}, types = {}, varies = {}, statics = {}, loops = {}, places = {}, loop_varies = {}, fornum = {}, has_loops = false,
+        calls = {}, codes = {}, stores = {}, columns = {}, lengths = {}, ends = {}, updates = {}, assigns = {}, is_parameter = {},
+        called_at = caller.def and at.line, caller_place = wanted.caller_place, lists = {}, captures = {}, captured = {}, can_fail = false,
+        draws = false, text = wanted.text, key = wanted.key, recursion_level = wanted.recursion_level or 0,
+    }, Instance)
+    self.by_key[wanted.key] = inst
+    self.stack[#self.stack + 1] = inst
+    inst:settle()
+    self.stack[#self.stack] = nil
+    self.instances[#self.instances + 1] = inst   -- callees come before their callers
+    return inst
+end
+
+return Program
