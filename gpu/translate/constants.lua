@@ -2,8 +2,9 @@
 -- see where recursion ends (recursion.lua): arguments, what is computed of them, and captured
 -- numbers, which are baked in where they are used with those.
 --
--- infer.lua keeps them in its flow: the state of a local there is its number. Only programs that
--- have functions which call themselves (program.tracks) have such states.
+-- infer/flow.lua keeps them: the state of a local is its number. Only programs that have functions
+-- which call themselves (program.tracks) have such states. `statics` is infer/statics.lua, which
+-- needs this file, and is given to its functions therefore.
 
 local bit = require "bit"
 
@@ -37,41 +38,41 @@ local COMPARE = {
 
 -- The number that an expression is. `uses`: gets the captured numbers that went into it, and
 -- whether a local did.
-local function evaluate(infer, inst, node, uses)
+local function evaluate(statics, inst, node, uses)
     local tag = node.tag
-    if tag == "Paren" then return evaluate(infer, inst, node.expr, uses) end
+    if tag == "Paren" then return evaluate(statics, inst, node.expr, uses) end
     if tag == "Number" then return node.value end
     if tag == "Unop" and node.op == "-" then
-        local value = evaluate(infer, inst, node.expr, uses)
+        local value = evaluate(statics, inst, node.expr, uses)
         return value and -value
     elseif tag == "Binop" and ARITHMETIC[node.op] then
-        local left = evaluate(infer, inst, node.left, uses)
-        local right = left and evaluate(infer, inst, node.right, uses)
+        local left = evaluate(statics, inst, node.left, uses)
+        local right = left and evaluate(statics, inst, node.right, uses)
         return right and ARITHMETIC[node.op](left, right)
     elseif tag == "Or" then
-        local is_right = infer.nil_of(inst, node.left) or infer.truth_of(inst, node.left) == false
-        return evaluate(infer, inst, is_right and node.right or node.left, uses)
+        local is_right = statics.nil_of(inst, node.left) or statics.truth_of(inst, node.left) == false
+        return evaluate(statics, inst, is_right and node.right or node.left, uses)
     elseif tag == "And" then
-        return infer.truth_of(inst, node.left) and evaluate(infer, inst, node.right, uses) or nil
+        return statics.truth_of(inst, node.left) and evaluate(statics, inst, node.right, uses) or nil
     elseif tag == "Call" then
-        local callee = infer.static_of(inst, node.callee)
+        local callee = statics.static_of(inst, node.callee)
         if not callee or not PURE[callee.value] or #node.args == 0 then return end
         local args = {}
         for i, arg in ipairs(node.args) do
-            args[i] = evaluate(infer, inst, arg, uses)
+            args[i] = evaluate(statics, inst, arg, uses)
             if not args[i] then return end
         end
         return callee.value(unpack(args))
     elseif tag ~= "Name" and tag ~= "Index" and tag ~= "Fixed" then
         return
     end
-    local static = infer.static_of(inst, node)
+    local static = statics.static_of(inst, node)
     if static then
         if static.nested or type(static.value) ~= "number" then return end
         uses[#uses + 1] = static
         return static.value
     end
-    local state = tag == "Name" and infer.state_of(inst, node)
+    local state = tag == "Name" and statics.state_of(inst, node)
     if type(state) ~= "number" then return end
     uses.has_local = true
     return state
@@ -83,10 +84,10 @@ end
 
 --- The whole number that an expression is known to be; nil of others. `takes_captured`: also where
 --- nothing but captured numbers go into it.
-function constants.value(infer, inst, node, takes_captured)
+function constants.value(statics, inst, node, takes_captured)
     if not inst.program.tracks then return end
     local uses = {}
-    local value = evaluate(infer, inst, node, uses)
+    local value = evaluate(statics, inst, node, uses)
     if not value or value ~= math.floor(value) or math.abs(value) > LARGEST or value == 0 and 1 / value < 0 then return end
     if #uses > 0 and not uses.has_local and not takes_captured then return end
     bake(inst, uses)
@@ -103,12 +104,12 @@ function constants.is_pure(node)
 end
 
 --- What a comparison gives, if it is known by what is known of locals.
-function constants.compare(infer, inst, node)
+function constants.compare(statics, inst, node)
     local compare = inst.program.tracks and COMPARE[node.op]
     if not compare then return end
     local uses = {}
-    local left = evaluate(infer, inst, node.left, uses)
-    local right = left and evaluate(infer, inst, node.right, uses)
+    local left = evaluate(statics, inst, node.left, uses)
+    local right = left and evaluate(statics, inst, node.right, uses)
     if not right or not uses.has_local then return end
     bake(inst, uses)
     return compare(left, right)

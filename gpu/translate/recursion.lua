@@ -10,9 +10,12 @@
 -- is seen when it is called while it is analysed; then the whole program is analysed again, with
 -- the next mode of that order (`again`), since everything before has relied on the last one.
 
+local functions = require "tidepool.translate.infer.functions"
 local optional = require "tidepool.translate.lower.optional"
 
 local recursion = {}
+
+local refuse = functions.refuse
 
 -- Calls that known arguments may make at most, one in the other, and functions that a program may
 -- have then.
@@ -33,11 +36,11 @@ end
 local function again() error({ again = true }, 0) end
 
 -- Is the callee of a call the function `def` itself?
-local function calls_itself(infer, fn, def, node)
+local function calls_itself(fn, def, node)
     local callee = node.tag == "Call" and node.callee
     if not callee or callee.tag ~= "Name" then return false end
     if callee.var and not fn.outside[callee.var.def] then return callee.var.bound == def and not callee.var.assigned end
-    return def == fn.def and infer.static_outside(fn, callee.name).value == fn.value
+    return def == fn.def and functions.static_outside(fn, callee.name).value == fn.value
 end
 
 -- Calls visit(node) for each node of a tree, also those of functions in it.
@@ -52,9 +55,9 @@ local function each_node(tree, visit)
 end
 
 -- Is the statement `return f(...)` in the function f, with as many arguments as f has parameters?
-local function is_jump(infer, fn, def, node)
+local function is_jump(fn, def, node)
     local call = node.tag == "Return" and #node.exprs == 1 and node.exprs[1]
-    return call and calls_itself(infer, fn, def, call) and #call.args == #def.params
+    return call and calls_itself(fn, def, call) and #call.args == #def.params
 end
 
 ---------------------------------------------------------------------------------------------------
@@ -89,12 +92,12 @@ end
 
 -- The function as a loop: where it returned what it gives for other arguments, it goes on with
 -- these. nil when it does not do that, or nothing else.
-local function looped(infer, fn, def)
+local function looped(fn, def)
     if def.looped ~= nil then return def.looped or nil end
     def.looped = false
     local jumps, ends = 0, optional.falls(def.body)
     each_node(def.body, function(node)
-        local is_one = is_jump(infer, fn, def, node)
+        local is_one = is_jump(fn, def, node)
         jumps = jumps + (is_one and 1 or 0)
         ends = ends or node.tag == "Return" and not is_one
     end)
@@ -102,7 +105,7 @@ local function looped(infer, fn, def)
     local made, label = copy_of(def), ("again %d"):format(def.first)
     local function visit(list)
         for i, node in ipairs(list) do
-            if is_jump(infer, fn, def, node) then
+            if is_jump(fn, def, node) then
                 local targets, exprs, args = {}, {}, node.exprs[1].args
                 for k, param in ipairs(made.params) do
                     if not same_name(args[k], param) then
@@ -128,19 +131,19 @@ local function looped(infer, fn, def)
 end
 
 -- Does the function call itself by such returns only?
-local function is_only_loop(infer, fn, def)
+local function is_only_loop(fn, def)
     local jumps, calls = 0, 0
     each_node(def.body, function(node)
-        if is_jump(infer, fn, def, node) then jumps = jumps + 1 end
-        if calls_itself(infer, fn, def, node) then calls = calls + 1 end
+        if is_jump(fn, def, node) then jumps = jumps + 1 end
+        if calls_itself(fn, def, node) then calls = calls + 1 end
     end)
-    return calls == jumps and looped(infer, fn, def) ~= nil
+    return calls == jumps and looped(fn, def) ~= nil
 end
 
 --- The tree by which a function is analysed: as a loop, where it has this mode.
-function recursion.form(infer, program, fn, def)
+function recursion.form(program, fn, def)
     local mode = recursion.mode(program, fn, def)
-    return mode and mode.kind ~= "known" and looped(infer, fn, def) or def
+    return mode and mode.kind ~= "known" and looped(fn, def) or def
 end
 
 ---------------------------------------------------------------------------------------------------
@@ -148,8 +151,8 @@ end
 -- the one before.
 
 -- The group's next mode.
-local function advance(infer, program, caller, at, mode, wanted, refuse)
-    if mode.is_one and is_only_loop(infer, wanted.fn, wanted.written) then
+local function advance(program, caller, at, mode, wanted)
+    if mode.is_one and is_only_loop(wanted.fn, wanted.written) then
         mode.kind = "loop"
     elseif program.recursion_limit then
         mode.kind = "levels"
@@ -179,8 +182,8 @@ local function unite(program, first, wanted)
 end
 
 --- Looks whether an instance may be made, or called: nothing calls what is still analysed.
----@param wanted table of infer.lua: fn, text, written (its tree as it was written), key, name
-function recursion.check(infer, program, caller, at, wanted, refuse)
+---@param wanted table of infer/calls.lua: fn, text, written (its tree as it was written), key, name
+function recursion.check(program, caller, at, wanted)
     local mode, deep = program.modes[wanted.text], 0
     for i, each in ipairs(program.stack) do
         local its_mode = program.modes[each.text]
@@ -195,11 +198,11 @@ function recursion.check(infer, program, caller, at, wanted, refuse)
             if mode.kind ~= "known" then
                 refuse(caller, at, "'%s' calls itself with other arguments than before, some of which are missing; pass all of them", wanted.name)
             end
-            return advance(infer, program, caller, at, mode, wanted, refuse)
+            return advance(program, caller, at, mode, wanted)
         end
     end
     if mode and mode.kind == "known" and (deep > KNOWN_DEEP or #program.instances > KNOWN_MANY) then
-        return advance(infer, program, caller, at, mode, wanted, refuse)
+        return advance(program, caller, at, mode, wanted)
     end
 end
 

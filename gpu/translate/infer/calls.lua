@@ -46,7 +46,7 @@ local function call_function(inst, node, flow, static)
     end
     if def.is_vararg then refuse(inst, node, "'%s' takes variable arguments ('...'); name its parameters", static.path) end
     local mode, written = recursion.mode(program, fn, def), def
-    def = recursion.form(functions, program, fn, def)
+    def = recursion.form(program, fn, def)
     local given = values(inst, node.args, flow, def.params)
     for i = 1, def == written and 0 or #def.params do
         -- a loop cannot give a parameter its first value

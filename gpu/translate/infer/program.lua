@@ -100,7 +100,7 @@ end
 -- The instance for these arguments; a new one is made and analysed.
 function Program:instance(caller, at, wanted)
     local inst = self.by_key[wanted.key]
-    recursion.check(functions, self, caller, at, wanted, refuse)
+    recursion.check(self, caller, at, wanted)
     if inst then return inst end
     if #self.instances >= INSTANCES_MAX then
         refuse(caller, at, "more than %d helper functions (by kinds of arguments)", INSTANCES_MAX)
