@@ -10,8 +10,9 @@
 --- the share of the items that devices ran in the last round. NAME: only functions with it in their
 --- names.
 ---
---- `small` makes nothing but maps of 10,000 inputs of each function, for six seconds: the medians
---- of the first hundred, for which nothing was compiled yet, and of the last ones.
+--- `small` makes maps of 1,000 and of 10,000 inputs of functions that are new, six seconds of each:
+--- the medians of the first hundred, while auto does not know yet who is faster and nothing is
+--- compiled, and of the last hundred.
 ---
 --- Where the device is the processor, both are on the same cores, and auto can only choose. What a
 --- card would do, which takes time but no processor, and has memory of its own, shows
@@ -26,7 +27,7 @@ local tidepool = require "tidepool"
 io.stdout:setvbuf "line"
 
 local sin, cos, sqrt = math.sin, math.cos, math.sqrt
-local SIZES, SECONDS, ROUNDS_MAX, ROUNDS_MIN = { 1e3, 1e4, 1e5, 1e6, 1e7 }, 3, 101, 3
+local SIZES, SECONDS, SMALL_SECONDS, ROUNDS_MAX, ROUNDS_MIN = { 1e3, 1e4, 1e5, 1e6, 1e7 }, 3, 6, 101, 3
 
 local functions = {
   { "2x+1", function(x) return 2 * x + 1 end },
@@ -47,28 +48,59 @@ local functions = {
   { "powers", function(x) return x ^ 1.7 + (x + 1) ^ 0.3 end },
 }
 
-local function middle(times)
+--- The median in ms of times in seconds.
+local function median(times)
+  times = { unpack(times) }
   table.sort(times)
   return times[math.ceil(#times / 2)] * 1e3
 end
 
+--- The three of a function: threads alone, the device alone, auto.
+local function three(fn)
+  local app = tidepool.App()
+  return { app:func { returns = "double" } (fn), app:func { gpu = "any", returns = "double" } (fn),
+    app:func { gpu = "auto", returns = "double" } (fn) }
+end
+
+local function inputs(n)
+  local xs = tidepool.array("double", n)
+  for i = 1, n do xs[i] = i % 1000 * 0.001 end
+  return xs
+end
+
+--- A map of each of the three, in random order. Adds to `took` what each took, in seconds.
+local function add_round(took, runs, xs)
+  local order = { 1, 2, 3 }
+  for i = 3, 2, -1 do
+    local j = math.random(i)
+    order[i], order[j] = order[j], order[i]
+  end
+  for _, who in ipairs(order) do
+    collectgarbage()
+    local start = tidepool.now()
+    runs[who]:map(xs):array()
+    table.insert(took[who], tidepool.now() - start)
+  end
+end
+
+--- The medians of the three in ms over the rounds from `first` to `last`, and the ratio of auto to
+--- the faster of the other two.
+local function compare(took, first, last)
+  local threads, device, auto = unpack(took)
+  threads, device, auto = median { unpack(threads, first, last) }, median { unpack(device, first, last) }, median { unpack(auto, first, last) }
+  return { threads, device, auto, auto / math.min(threads, device) }
+end
+
 if arg[1] == "small" then
-  print(("%-14s %9s %9s %9s"):format("10,000 items", "first", "last", "device"))
+  print(("%-14s %7s   the first 100: threads   device     auto   ratio   the last 100: threads   device     auto   ratio"):format("", "items"))
   for _, each in ipairs(functions) do
-    local f = tidepool.App():func { gpu = "auto", returns = "double" } (each[2])
-    local xs, times, began = tidepool.array("double", 1e4), {}, tidepool.now()
-    for i = 1, #xs do xs[i] = i % 1000 * 0.001 end
-    local device = 0
-    while tidepool.now() - began < 6 do
-      local start = tidepool.now()
-      local results = f:map(xs, { times = true })
-      results:array()
-      times[#times + 1] = tidepool.now() - start
-      device = results:times().device[1]
+    for _, n in ipairs { 1e3, 1e4 } do
+      local runs, xs, took, began = three(each[2]), inputs(n), { {}, {}, {} }, tidepool.now()
+      repeat add_round(took, runs, xs) until #took[1] >= 200 and tidepool.now() - began > SMALL_SECONDS
+      local first, last = compare(took, 1, 100), compare(took, #took[1] - 99, #took[1])
+      print(("%-14s %7d %24.3f %8.3f %8.3f %7.2f %23.3f %8.3f %8.3f %7.2f"):format(each[1], n, first[1], first[2], first[3], first[4],
+        last[1], last[2], last[3], last[4]))
     end
-    local first, last = {}, {}
-    for i = 1, 100 do first[i], last[i] = times[i], times[#times + 1 - i] end
-    print(("%-14s %9.3f %9.3f %9d"):format(each[1], middle(first), middle(last), device))
   end
   return
 end
@@ -77,40 +109,24 @@ print(("%-14s %9s %9s %9s %9s %7s %8s %7s"):format("", "items", "threads", "devi
 for _, each in ipairs(functions) do
   local name, fn = unpack(each)
   if name:find(arg[1] or "", 1, true) then
-    local app = tidepool.App()
-    local runs = { app:func { returns = "double" } (fn), app:func { gpu = "any", returns = "double" } (fn),
-      app:func { gpu = "auto", returns = "double" } (fn) }
+    local runs = three(fn)
     for k = #SIZES, 1, -1 do -- the largest first, so that all three know the function
       local n = SIZES[k]
-      local xs, took = tidepool.array("double", n), { {}, {}, {} }
-      for i = 1, n do xs[i] = i % 1000 * 0.001 end
+      local xs, took = inputs(n), { {}, {}, {} }
       for warm = 1, 6 do runs[(warm - 1) % 3 + 1]:map(xs):array() end
       local began = tidepool.now()
-      for round = 1, ROUNDS_MAX do
-        if round > ROUNDS_MIN and tidepool.now() - began > SECONDS then break end
-        local order = { 1, 2, 3 }
-        for i = 3, 2, -1 do
-          local j = math.random(i)
-          order[i], order[j] = order[j], order[i]
-        end
-        for _, who in ipairs(order) do
-          collectgarbage()
-          local start = tidepool.now()
-          runs[who]:map(xs):array()
-          table.insert(took[who], (tidepool.now() - start) * 1e3)
-        end
+      for rounds = 1, ROUNDS_MAX do
+        if rounds > ROUNDS_MIN and tidepool.now() - began > SECONDS then break end
+        add_round(took, runs, xs)
       end
-      local median, best = {}, {}
-      for who, times in ipairs(took) do
-        table.sort(times)
-        median[who], best[who] = times[math.ceil(#times / 2)], times[1]
-      end
+      local medians, best = compare(took, 1, #took[1]), {}
+      for who, times in ipairs(took) do best[who] = math.min(unpack(times)) end
       local results = runs[3]:map(xs, { times = true })
       results:array()
       local devices, there = results:times().device, 0
       for i = 1, n do there = there + (devices[i] > 0 and 1 or 0) end
-      print(("%-14s %9d %9.3f %9.3f %9.3f %7.2f %8.2f %6.0f%%"):format(name, n, median[1], median[2], median[3],
-        median[3] / math.min(median[1], median[2]), best[3] / math.min(best[1], best[2]), there / n * 100))
+      print(("%-14s %9d %9.3f %9.3f %9.3f %7.2f %8.2f %6.0f%%"):format(name, n, medians[1], medians[2], medians[3], medians[4],
+        best[3] / math.min(best[1], best[2]), there / n * 100))
     end
   end
 end
