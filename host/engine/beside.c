@@ -35,9 +35,10 @@ enum {
      * time shows less. */
     AGAIN_NS = 10 * 1000 * 1000, AGAIN_MAX = 64,
     /* Runs that take less than AGAIN_NS are known as a whole, from when the inputs were there. The
-     * average goes on by one part in so many; and one run counts as so many times what was known,
-     * at most. */
-    RUN_NEW = 8, RUN_MOST = 4,
+     * average goes on by one part in so many; one run counts as so many times what was known, at
+     * most; and no more is known than so many times what the last run took: it may have been kept
+     * waiting by something else, which says nothing of the next one, but not been too fast. */
+    RUN_NEW = 8, RUN_MOST = 4, RUN_LAST = 2,
     /* Each of both is tried so often, unless it should take so many times what the other one has;
      * and who has begun to run what is left runs it to the end if that takes so little. */
     RUNS_TRIED = 3, RUN_NEAR = 4, REST_NS = 1000 * 1000,
@@ -189,6 +190,7 @@ static void learn_run(const tp_job *job, double ns)
     float each = (float)(ns / (double)job->run_items);
     *runs += *runs < RUN_NEW;
     *known += *known > 0 ? (fminf(each, RUN_MOST * *known) - *known) / *runs : each;
+    *known = fminf(*known, RUN_LAST * each);
 }
 
 /* The faster one runs such jobs from now on, for a time that is longer each time. */

@@ -375,8 +375,9 @@ static bool is_unwanted(tp_slice *s)
     return is;
 }
 
-/* A job of n inputs that the device runs fast, and may take a millisecond for each. */
-static tp_job *open_beside(unsigned n, tp_array *array)
+/* A job of n inputs that the device runs fast, and may take a millisecond for each. Exclusive: on
+ * the processors of the workers. */
+static tp_job *open_beside(unsigned n, tp_array *array, bool is_exclusive)
 {
     func->worker_ns = 1e6;
     func->site_ns[0] = 1000;
@@ -389,8 +390,29 @@ static tp_job *open_beside(unsigned n, tp_array *array)
                              .returns = { .columns = array != NULL,
                                           .type = { TP_DOUBLE },
                                           .array = { array } },
-                             .beside = { .executor = &devices, .workers = 1, .late_ns = 1000000 } };
+                             .beside = { .executor = &devices,
+                                         .workers = 1,
+                                         .is_exclusive = is_exclusive,
+                                         .late_ns = 1000000 } };
     return open_with(&config, n);
+}
+
+TEST(what_kept_earlier_runs_waiting_is_forgotten_when_one_is_fast)
+{
+    setup();
+    tp_error err = { 0 };
+    CHECK_INT(0, tp_agent_open(&device, engine, 1, &devices, &err));
+    device.site = 1;
+    func->run_ns[1][0] = 1e9; /* of runs of one item on the device, as if each had waited for 1 s */
+    func->runs[1][0] = 8;
+    tp_job *job = open_beside(1, NULL, true);
+    tp_slice *s = take_there();
+    CHECK(s);
+    finish(s, 1);
+    CHECK(func->runs[1][0] == 8 && func->run_ns[1][0] > 0 && func->run_ns[1][0] < 5e8f);
+    tp_job_close(job);
+    tp_agent_close(&device);
+    tear_down();
 }
 
 TEST(workers_are_woken_for_each_slice_that_is_late)
@@ -401,7 +423,7 @@ TEST(workers_are_woken_for_each_slice_that_is_late)
     CHECK_INT(0, tp_agent_open(&other, engine, 1, &devices, &err));
     CHECK_INT(0, tp_agent_open(&device, engine, 2, &devices, &err));
     device.site = other.site = 1;
-    tp_job *job = open_beside(2, NULL);
+    tp_job *job = open_beside(2, NULL, false);
     tp_slice *first = take_there();
     uv_mutex_lock(tp_engine_lock(engine));
     tp_slice *second = tp_job_take_locked(engine, &devices, &other);
@@ -430,7 +452,7 @@ TEST(workers_run_what_a_site_does_not_come_back_from)
     tp_error err = { 0 };
     CHECK_INT(0, tp_agent_open(&device, engine, 1, &devices, &err));
     device.site = 1;
-    tp_job *job = open_beside(3, NULL);
+    tp_job *job = open_beside(3, NULL, false);
     CHECK(idle_until() > 0); /* who sleeps is not told that a site begins something */
     tp_slice *there = take_there();
     CHECK(there);
@@ -456,14 +478,14 @@ TEST(workers_run_what_a_site_does_not_come_back_from)
     tp_job_close(job);
 
     /* a later job goes to no device that has not come back */
-    job = open_beside(1, NULL);
+    job = open_beside(1, NULL, false);
     CHECK(!take_there());
     CHECK_INT(0, run(1));
     CHECK_INT(0, next(job));
     tp_job_close(job);
 
     finish(there, 1); /* which nobody gets */
-    job = open_beside(1, NULL);
+    job = open_beside(1, NULL, false);
     there = take_there();
     CHECK(there);
     finish(there, 1);
@@ -494,7 +516,7 @@ TEST(a_site_that_comes_back_writes_to_no_array_that_others_write_to)
     device.site = 1;
     tp_array array = { 0 };
     tp_ref_init(&array.ref, &counted);
-    tp_job *job = open_beside(2, &array);
+    tp_job *job = open_beside(2, &array, false);
     tp_ref_drop(&array.ref);
     tp_slice *there = take_there();
     CHECK(there && there->work.terms->returns.array[0] == &array);
