@@ -1,8 +1,8 @@
 /* heap.h: the memory of a Lua state of ours: small blocks from chunks of one size each, large ones
  * from malloc.
  *
- * LuaJIT's own allocator maps large blocks one by one (see host/workers/vm.c), and malloc takes 40
- * ns for what Lua asks for most, blocks of some 50 bytes that live shortly; it also grows a
+ * LuaJIT's own allocator maps large blocks one by one (see host/workers/vm/vm.c), and malloc takes
+ * 40 ns for what Lua asks for most, blocks of some 50 bytes that live shortly; it also grows a
  * thread's heap by a page at a time, a system call each. A heap belongs to its state, and is used
  * by one thread at a time. */
 #ifndef TP_HEAP_H

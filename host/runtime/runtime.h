@@ -76,8 +76,8 @@ struct tp_host {
      * worker threads block more */
     sigset_t sigmask;
     uv_mutex_t print_lock;                        /* held around config.write */
-    /* Opens the Lua side in a worker's state (lua/core.c); raises. Called by vm.c, which must not
-     * know lua/core.c. */
+    /* Opens the Lua side in a worker's state (lua/core.c); raises. Called by vm/vm.c, which must
+     * not know lua/core.c. */
     void (*open_state)(struct lua_State *L, struct tp_host *host, tp_agent *agent);
 
     /* written by the thread that becomes the owner, while no other call runs (tp_host_adopt).

@@ -33,7 +33,7 @@ describe("what C and Lua share", function()
   end)
 
   it("has the fields of a failure in the order in which they come", function()
-    -- As host/workers/vm.c and describe.failure give them, too.
+    -- As host/workers/vm and describe.failure give them, too.
     assert.equal("kind message value traceback attempts worker stderr", table.concat(abi.failure, " "))
     local f = tidepool.App "abi":func { retries = 1, name = "f" } (function() error { code = 7 } end)
     for _, failed in ipairs { select(2, f:map({ 1 }, { return_exceptions = true })()), (select(2, pcall(f.remote, f))) } do

@@ -1,5 +1,5 @@
---- Specialised loops, which run a slice of columns of inputs and results, and what vm.c asks about
---- such columns. A worker loads this with its first columns.
+--- Specialised loops, which run a slice of columns of inputs and results, and what host/workers/vm
+--- asks about such columns. A worker loads this with its first columns.
 
 local abi = require "tidepool.base.abi"
 local ffi = require "ffi"

@@ -1,5 +1,5 @@
 --- What is different in a worker's state: it prints through the host, os.exit is an error,
---- finalizers are quiet; and the functions that vm.c calls.
+--- finalizers are quiet; and the functions that host/workers/vm calls.
 
 local core = require "tidepool.core"
 local coroutines = require "tidepool.engine.coroutines" -- before coroutine.yield is replaced
@@ -68,8 +68,8 @@ local ffi = require "ffi"
 local ffi_gc = ffi.gc
 function ffi.gc(object, finalizer) return ffi_gc(object, guard(finalizer)) end
 
--- Changes that items make outside tables (vm.c looks after those) are noted when they happen, and
--- undone before the next item begins.
+-- Changes that items make outside tables (host/workers/vm looks after those) are noted when they
+-- happen, and undone before the next item begins.
 local taken_back = {}
 worker.marks = ffi.new "int32_t[1]"
 
