@@ -45,7 +45,6 @@ static void begin_request(supervisor *s, tp_slice *slice, uint32_t count)
     if (fitting < count)
         count = fitting > 0 ? fitting : 1;
     tp_link_listen(s);
-    tp_trace_note(s->events.to, TP_EVENT_PROCESS, s->events.worker, 0, s->events.pid, 0);
     tp_work_note(w, TP_EVENT_BEGIN, w->at, count);
     *q = (request){ .number = s->turn + 1, .before = w->at, .count = count };
     q->reader = (tp_wire_reader){ .count = count,

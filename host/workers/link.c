@@ -54,6 +54,7 @@ void tp_link_listen(supervisor *s)
                                   .pid = (uint64_t)s->peer.pid,
                                   .last_ns = now,
                                   .since_ns = now };
+    tp_trace_note(s->events.to, TP_EVENT_PROCESS, s->events.worker, 0, s->events.pid, 0);
 }
 
 /* Prints the complete frames that have arrived. False when the bytes are no frame. */

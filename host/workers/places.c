@@ -210,7 +210,6 @@ int tp_places_begin(supervisor *s, tp_slice *slice, tp_error *err)
     if (s->n_open == 0) {
         s->peer.tail_len = 0;
         tp_link_listen(s);
-        tp_trace_note(s->events.to, TP_EVENT_PROCESS, s->events.worker, 0, s->events.pid, 0);
         atomic_store_explicit(&tp_control_of(s)->refused, 0, memory_order_relaxed);
     }
     tp_wire_take_returned(&s->given, tp_control_of(s)->returned);

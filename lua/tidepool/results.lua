@@ -336,6 +336,13 @@ local function tell_missed(name, why)
   core.io.warn(("tidepool: %s: %s\n"):format(require("tidepool.base.show").plain(name, true), why))
 end
 
+--- A device cannot give results of the map `name`, or what its items have written to arrays.
+---@param index integer?  the input whose result it is
+local function lost_failure(name, why, index)
+  return failure.new { kind = abi.kind.DEVICE, message = check.placed(name .. ": " .. why), index = index, function_name = name,
+    attempts = index and 1 }
+end
+
 --- Ends the job, if it has not ended. Nothing more is started.
 function Results:_close(is_complete)
   local job = self.job
@@ -358,7 +365,7 @@ function Results:_close(is_complete)
       local _, lost, was_told = loop.close(job)
       local name = self.settings.name
       if lost and is_complete then -- of what items have written to arrays
-        self.end_failure = failure.new { kind = abi.kind.DEVICE, message = check.placed(name .. ": " .. lost), function_name = name }
+        self.end_failure = lost_failure(name, lost)
       elseif lost and not was_told then -- something else is raised, or nothing
         tell_missed(name, lost)
       end
@@ -482,7 +489,7 @@ function Results:_miss()
   local index = missed.at
   missed.at = index + 1
   if index == missed.last then self.missed = false end
-  local f = failure.new { kind = abi.kind.DEVICE, message = missed.why, index = index, function_name = settings.name, attempts = 1 }
+  local f = lost_failure(settings.name, missed.why, index)
   self:_count(true)
   if settings.return_exceptions then return "failure", index, f end
   return "failure", index, self:_ask(settings.on_error, f)
@@ -522,12 +529,11 @@ function Results:_advance(no_wait, is_reducing)
     local kind, first, n, pointers, n_scalars, text = core.job.next(job)
     if not kind then
       if first and pointers and (self.settings.return_exceptions or self.settings.on_error) then
-        self.missed = { why = check.placed(self.settings.name .. ": " .. first), at = n, last = n + pointers - 1 }
+        self.missed = { why = first, at = n, last = n + pointers - 1 }
         if self.note_times then self:note_times(n, pointers, core.job.ran(job)) end
         return self:_miss()
       elseif first then -- a device has results that it cannot give
-        local name = self.settings.name
-        self.end_failure = failure.new { kind = abi.kind.DEVICE, message = check.placed(name .. ": " .. first), function_name = name }
+        self.end_failure = lost_failure(self.settings.name, first)
         self:_close()
         raise(self.end_failure)
       elseif core.job.is_cancelled(job) then
