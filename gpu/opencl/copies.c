@@ -5,8 +5,9 @@
  * never held while bytes are moved. */
 #include "opencl/copies.h"
 
+#include "opencl/parts.h"
+
 #include <stdlib.h>
-#include <string.h>
 
 struct tp_copy {
     /* Read-only once made. */
@@ -27,107 +28,12 @@ struct tp_copy {
 
 enum { SHARE_OF_MEMORY = 4 /* one part in so many of a device's memory is left free of copies */ };
 
-/* ---- parts ---- */
-
-/* Room for one more; false when out of memory. */
-static bool grow(tp_parts *s)
-{
-    if (s->n < s->capacity)
-        return true;
-    unsigned capacity = s->capacity ? 2 * s->capacity : 4;
-    tp_copy_part *list = realloc(s->list, capacity * sizeof *list);
-    if (!list)
-        return false;
-    s->list = list;
-    s->capacity = capacity;
-    return true;
-}
-
-static void free_parts(tp_parts *s)
-{
-    free(s->list);
-    *s = (tp_parts){ 0 };
-}
-
-static bool add_part(tp_parts *s, size_t from, size_t to)
-{
-    if (from >= to)
-        return true;
-    if (!grow(s))
-        return false;
-    unsigned i = 0, k;
-    while (i < s->n && s->list[i].to < from)
-        i++;
-    for (k = i; k < s->n && s->list[k].from <= to; k++) { /* merges the ranges that it touches */
-        from = s->list[k].from < from ? s->list[k].from : from;
-        to = s->list[k].to > to ? s->list[k].to : to;
-    }
-    memmove(s->list + i + 1, s->list + k, (s->n - k) * sizeof *s->list);
-    s->list[i] = (tp_copy_part){ from, to };
-    s->n = s->n - (k - i) + 1;
-    return true;
-}
-
-/* Removes from..to-1 from the ranges. When a range is cut in two and there is no memory for both,
- * the second half is lost. For `valid` that only costs copying it again; for `ahead` callers
- * reserve the memory first (grow). */
-static void remove_part(tp_parts *s, size_t from, size_t to)
-{
-    for (unsigned i = 0; i < s->n;) {
-        tp_copy_part *one = &s->list[i];
-        if (one->to <= from || one->from >= to) {
-            i++;
-        } else if (one->from < from && one->to > to) {
-            tp_copy_part rest = { to, one->to };
-            one->to = from;
-            if (grow(s)) {
-                memmove(s->list + i + 2, s->list + i + 1, (s->n - i - 1) * sizeof *s->list);
-                s->list[i + 1] = rest;
-                s->n++;
-            }
-            return;
-        } else if (one->from < from) {
-            one->to = from;
-            i++;
-        } else if (one->to > to) {
-            one->from = to;
-            i++;
-        } else {
-            memmove(one, one + 1, (s->n - i - 1) * sizeof *one);
-            s->n--;
-        }
-    }
-}
-
-/* The first part of from..to-1 that is in the list (`is_in`) or is not; false when there is
- * none. */
-static bool find_part(const tp_parts *s, bool is_in, size_t from, size_t to, tp_copy_part *found)
-{
-    for (unsigned i = 0; i < s->n && from < to; i++) {
-        const tp_copy_part *one = &s->list[i];
-        if (one->to <= from)
-            continue;
-        if (is_in) {
-            *found = (tp_copy_part){ one->from > from ? one->from : from,
-                                     one->to < to ? one->to : to };
-            return found->from < found->to;
-        }
-        if (one->from > from) {
-            *found = (tp_copy_part){ from, one->from < to ? one->from : to };
-            return true;
-        }
-        from = one->to;
-    }
-    *found = (tp_copy_part){ from, to };
-    return !is_in && from < to;
-}
-
 /* The array has changed: only the bytes that are ahead of it remain valid. */
 static void invalidate(tp_copy *copy)
 {
     copy->valid.n = 0;
     for (unsigned i = 0; i < copy->ahead.n; i++)
-        add_part(&copy->valid, copy->ahead.list[i].from, copy->ahead.list[i].to);
+        tp_parts_add(&copy->valid, copy->ahead.list[i].from, copy->ahead.list[i].to);
 }
 
 /* ---- lists; all of this section: locked ---- */
@@ -162,7 +68,7 @@ static void link_copy(tp_copies *c, tp_copy *copy)
     copy->of_array = a->copies;
     a->copies = copy;
     atomic_store_explicit(&a->keeper, &c->keeper, memory_order_release);
-    c->bytes[copy->open.index] += copy->size;
+    tp_room_add(&copy->open.life->room, TP_HELD_COPIES, copy->size);
     append(c, copy);
 }
 
@@ -173,7 +79,7 @@ static void take_out(tp_copies *c, tp_copy *copy)
     tp_copy *before = a->copies;
     detach(c, copy);
     if (copy->mem)
-        c->bytes[copy->open.index] -= copy->size;
+        tp_room_subtract(&copy->open.life->room, TP_HELD_COPIES, copy->size);
     if (before == copy) {
         a->copies = copy->of_array;
     } else {
@@ -240,8 +146,8 @@ static void free_copy(tp_copy *copy)
     if (copy->mem)
         tp_life_release(copy->open.life, copy->mem);
     tp_ref_drop(copy->open.life);
-    free_parts(&copy->valid);
-    free_parts(&copy->ahead);
+    tp_parts_free(&copy->valid);
+    tp_parts_free(&copy->ahead);
     free(copy);
 }
 
@@ -264,7 +170,7 @@ static void bury(tp_copies *c, tp_copy *copy, tp_copy **list)
     } else if (copy->mem) {
         /* a driver's calls for a context that is dead do not wait */
         tp_life_release(copy->open.life, copy->mem);
-        c->bytes[copy->open.index] -= copy->size;
+        tp_room_subtract(&copy->open.life->room, TP_HELD_COPIES, copy->size);
         copy->mem = NULL;
     }
 }
@@ -384,8 +290,8 @@ uint64_t tp_copies_ahead(tp_copies *c, const tp_array *a, size_t at, size_t size
     for (const tp_copy *copy = a->copies; copy; copy = copy->of_array) {
         size_t from = at > copy->at ? at - copy->at : 0,
                to = at + size > copy->at ? at + size - copy->at : 0;
-        tp_copy_part part;
-        if (!is_lost(copy) && find_part(&copy->ahead, true, from, to, &part))
+        tp_part part;
+        if (!is_lost(copy) && tp_parts_find(&copy->ahead, true, from, to, &part))
             devices |= 1ull << copy->open.index;
     }
     uv_mutex_unlock(&c->lock);
@@ -407,95 +313,38 @@ void tp_copies_forget_lost(tp_copies *c, tp_array *a)
     free_list(list);
 }
 
-bool tp_copies_give_up(tp_copies *c, unsigned device)
+/* The life's queue, for this thread alone until it is given back; NULL: there is none, or another
+ * thread has it. */
+static tp_copies_queue *borrow_queue(tp_copies *c, const tp_life *life)
 {
     uv_mutex_lock(&c->lock);
-    tp_copy *old = give_up(c, device);
-    uv_mutex_unlock(&c->lock);
-    free_copy(old);
-    return old != NULL;
-}
-
-void tp_copies_trim(tp_copies *c, const tp_open_device *open)
-{
-    uv_mutex_lock(&c->lock);
-    tp_copies_queue *q = *find_queue(c, open->life);
-    bool is_mine = q && !q->is_used;
-    if (is_mine) {
+    tp_copies_queue *q = *find_queue(c, life);
+    if (q && q->is_used)
+        q = NULL;
+    if (q) {
         q->is_used = true;
         q->owners++;
     }
     uv_mutex_unlock(&c->lock);
-    if (!is_mine)
-        return;
-    tp_transfer t = { .open = &q->open, .queue = q->queue };
-    tp_pinned_trim(&q->pinned, &t);
+    return q;
+}
+
+static void return_queue(tp_copies *c, tp_copies_queue *q)
+{
     uv_mutex_lock(&c->lock);
     q->is_used = false;
     drop_shared(q);
     uv_mutex_unlock(&c->lock);
 }
 
-/* Allocates device memory for a copy, freeing other copies when it is short; NULL when that is not
- * enough. */
-static cl_mem allocate(tp_copies *c, const tp_open_device *open, size_t size)
+void tp_copies_trim(tp_copies *c, const tp_open_device *open)
 {
-    const tp_cl_device *d = open->device;
-    uint64_t most = d->memory - d->memory / SHARE_OF_MEMORY;
-    if (size > d->max_alloc)
-        return NULL;
-    for (;;) {
-        cl_int rc = CL_MEM_OBJECT_ALLOCATION_FAILURE;
-        cl_mem mem = NULL;
-        uv_mutex_lock(&c->lock);
-        uint64_t used = c->bytes[open->index] +
-                        atomic_load_explicit(&open->life->reserved, memory_order_relaxed);
-        uv_mutex_unlock(&c->lock);
-        if (used + size <= most) /* + 4: the last bytes can be accessed as a whole 32-bit word */
-            mem = open->cl->CreateBuffer(open->context, CL_MEM_READ_WRITE, size + 4, NULL, &rc);
-        if (rc == CL_SUCCESS)
-            return mem;
-        if (!tp_copies_give_up(c, open->index))
-            return NULL;
-    }
-}
-
-tp_copy *tp_copies_take(tp_copies *c, const tp_open_device *open, tp_array *a, size_t at,
-                        size_t size)
-{
-    tp_copy *made = NULL;
-    for (;;) {
-        uv_mutex_lock(&c->lock);
-        look(a);
-        tp_copy *copy = find_copy(a, open->life, at, size);
-        if (copy) {
-            detach(c, copy);
-            append(c, copy);
-        } else if (made) {
-            copy = made;
-            made = NULL;
-            link_copy(c, copy);
-        }
-        if (copy)
-            copy->users++;
-        uv_mutex_unlock(&c->lock);
-        if (copy) {
-            free_copy(made); /* another thread was faster */
-            return copy;
-        }
-        made = calloc(1, sizeof *made);
-        if (!made)
-            return NULL;
-        *made = (tp_copy){
-            .array = a, .open = *open, .at = at, .size = size, .foreign = TP_TYPES
-        };
-        tp_ref_hold(open->life);
-        made->mem = allocate(c, open, size);
-        if (!made->mem) {
-            free_copy(made);
-            return NULL;
-        }
-    }
+    tp_copies_queue *q = borrow_queue(c, open->life);
+    if (!q)
+        return;
+    tp_transfer t = { .open = &q->open, .queue = q->queue };
+    tp_pinned_trim(&q->pinned, &t);
+    return_queue(c, q);
 }
 
 void tp_copies_give_back(tp_copies *c, tp_copy *copy)
@@ -584,7 +433,7 @@ static void leave(tp_copies *c, const way *w, bool has_failed)
 }
 
 /* Moves bytes, which takes from `began` until now, by the host's clock. */
-static int move(tp_copies *c, const tp_copy *copy, const way *w, bool is_home, tp_copy_part part,
+static int move(tp_copies *c, const tp_copy *copy, const way *w, bool is_home, tp_part part,
                 const tp_mover *m, tp_error *err)
 {
     char *host = (char *)copy->array->data + copy->at + part.from;
@@ -595,6 +444,8 @@ static int move(tp_copies *c, const tp_copy *copy, const way *w, bool is_home, t
     cl_int rc = is_home ? tp_pinned_read(pinned, &t, copy->mem, part.from, host, size, true)
                         : tp_pinned_write(pinned, &t, copy->mem, part.from, host, size, true);
     if (rc != CL_SUCCESS) {
+        if (m->shortage && tp_room_is_short(rc))
+            *m->shortage = rc;
         tp_cl_fail(err, copy->open.device,
                    is_home ? "copying from the device" : "copying to the device", rc);
         if (tp_life_is_suspect(rc))
@@ -621,16 +472,16 @@ static int fetch(tp_copies *c, tp_copy *copy, size_t from, size_t to, bool all, 
                  tp_error *err)
 {
     int rc = 0;
-    tp_copy_part part;
+    tp_part part;
     tp_error why = { 0 };
     way w;
     if (find_way(c, copy, m, &w, &why))
         goto failed;
     copy->is_busy = true;
-    while (rc == 0 && from < to && (all || find_part(&copy->ahead, true, from, to, &part))) {
+    while (rc == 0 && from < to && (all || tp_parts_find(&copy->ahead, true, from, to, &part))) {
         if (all)
-            part = (tp_copy_part){ from, to };
-        if (!grow(&copy->ahead)) { /* it may be cut in two */
+            part = (tp_part){ from, to };
+        if (!tp_parts_grow(&copy->ahead)) { /* it may be cut in two */
             rc = tp_error_oom(&why, "what a device has written");
             break;
         }
@@ -638,7 +489,7 @@ static int fetch(tp_copies *c, tp_copy *copy, size_t from, size_t to, bool all, 
         rc = move(c, copy, &w, true, part, m, &why);
         uv_mutex_lock(&c->lock);
         if (rc == 0) {
-            remove_part(&copy->ahead, part.from, part.to);
+            tp_parts_remove(&copy->ahead, part.from, part.to);
             from = part.to;
         }
     }
@@ -661,9 +512,9 @@ static int fetch_others(tp_copies *c, tp_array *a, const tp_copy *but, size_t at
     while (copy) {
         size_t from = at > copy->at ? at - copy->at : 0,
                to = at + size > copy->at ? at + size - copy->at : 0;
-        tp_copy_part part;
+        tp_part part;
         to = to < copy->size ? to : copy->size;
-        if (copy == but || !find_part(&copy->ahead, true, from, to, &part)) {
+        if (copy == but || !tp_parts_find(&copy->ahead, true, from, to, &part)) {
             copy = copy->of_array;
             continue;
         }
@@ -677,16 +528,142 @@ static int fetch_others(tp_copies *c, tp_array *a, const tp_copy *but, size_t at
     return 0;
 }
 
+/* ---- room ---- */
+
+/* Frees the copy on that device that was used longest ago and can be given up; false: there is
+ * none. */
+static bool free_oldest(tp_copies *c, unsigned device)
+{
+    uv_mutex_lock(&c->lock);
+    tp_copy *old = give_up(c, device);
+    uv_mutex_unlock(&c->lock);
+    free_copy(old);
+    return old != NULL;
+}
+
+/* The same for one that is ahead: what only the device has is brought home before. One that cannot
+ * be brought stays what it is: who wants its bytes is told why. */
+static bool free_oldest_ahead(tp_copies *c, const tp_open_device *open, const tp_mover *mover)
+{
+    tp_copy *found = NULL;
+    tp_error ignored = { 0 };
+    uv_mutex_lock(&c->lock);
+    for (tp_copy *copy = c->first; copy && !found; copy = copy->next) {
+        if (copy->open.life != open->life || !copy->mem || copy->users || copy->is_busy ||
+            is_lost(copy))
+            continue;
+        /* it stays in the list while it is busy, and the lock is held again then */
+        if (fetch(c, copy, 0, copy->size, false, mover, &ignored) == 0 && !copy->users &&
+            !copy->ahead.n)
+            take_out(c, found = copy);
+    }
+    uv_mutex_unlock(&c->lock);
+    free_copy(found);
+    return found != NULL;
+}
+
+static bool free_pinned(tp_copies *c, const tp_open_device *open)
+{
+    tp_copies_queue *q = borrow_queue(c, open->life);
+    if (!q)
+        return false;
+    tp_transfer t = { .open = &q->open, .queue = q->queue };
+    bool had_some = tp_pinned_give_up(&q->pinned, &t);
+    return_queue(c, q);
+    return had_some;
+}
+
+bool tp_copies_make_room(tp_copies *c, const tp_open_device *open, const tp_mover *mover)
+{
+    return tp_room_empty(&open->life->room, false) || free_oldest(c, open->index) ||
+           free_oldest_ahead(c, open, mover) || free_pinned(c, open);
+}
+
+void tp_copies_note_shortage(tp_copies *c)
+{
+    atomic_fetch_add_explicit(&c->shortages, 1, memory_order_relaxed);
+}
+
+uint64_t tp_copies_shortages(const tp_copies *c)
+{
+    return atomic_load_explicit(&c->shortages, memory_order_relaxed);
+}
+
+/* Allocates device memory for a copy, freeing other memory when it is short; NULL when that is not
+ * enough. */
+static cl_mem allocate(tp_copies *c, const tp_open_device *open, size_t size, const tp_mover *mover)
+{
+    const tp_cl_device *d = open->device;
+    uint64_t most = d->memory - d->memory / SHARE_OF_MEMORY;
+    if (size > d->max_alloc)
+        return NULL;
+    for (;;) {
+        cl_int rc;
+        uint64_t used = tp_room_held(&open->life->room, TP_HELD_COPIES) +
+                        tp_room_held(&open->life->room, TP_HELD_BUFFERS);
+        if (used + size > most) {
+            if (!free_oldest(c, open->index))
+                return NULL;
+            continue;
+        }
+        /* + 4: the last bytes can be accessed as a whole 32-bit word */
+        cl_mem mem =
+            open->cl->CreateBuffer(open->context, CL_MEM_READ_WRITE, size + 4, NULL, &rc);
+        if (rc == CL_SUCCESS)
+            return mem;
+        if (!tp_room_is_short(rc) || !tp_copies_make_room(c, open, mover))
+            return NULL;
+    }
+}
+
+tp_copy *tp_copies_take(tp_copies *c, const tp_open_device *open, tp_array *a, size_t at,
+                        size_t size, const tp_mover *mover)
+{
+    tp_copy *made = NULL;
+    for (;;) {
+        uv_mutex_lock(&c->lock);
+        look(a);
+        tp_copy *copy = find_copy(a, open->life, at, size);
+        if (copy) {
+            detach(c, copy);
+            append(c, copy);
+        } else if (made) {
+            copy = made;
+            made = NULL;
+            link_copy(c, copy);
+        }
+        if (copy)
+            copy->users++;
+        uv_mutex_unlock(&c->lock);
+        if (copy) {
+            free_copy(made); /* another thread was faster */
+            return copy;
+        }
+        made = calloc(1, sizeof *made);
+        if (!made)
+            return NULL;
+        *made = (tp_copy){
+            .array = a, .open = *open, .at = at, .size = size, .foreign = TP_TYPES
+        };
+        tp_ref_hold(open->life);
+        made->mem = allocate(c, open, size, mover);
+        if (!made->mem) {
+            free_copy(made);
+            return NULL;
+        }
+    }
+}
+
 int tp_copies_bring(tp_copies *c, tp_copy *copy, size_t from, size_t to, const tp_mover *m,
                     tp_error *err)
 {
     int rc = 0;
-    tp_copy_part part;
+    tp_part part;
     uv_mutex_lock(&c->lock);
     copy->worker = m->worker;
     for (;;) {
         await(c, copy);
-        if (!find_part(&copy->valid, false, from, to, &part))
+        if (!tp_parts_find(&copy->valid, false, from, to, &part))
             break;
         /* The copy must not be busy meanwhile: another thread may wait for it while this one waits
          * for that thread's copy. */
@@ -712,22 +689,34 @@ int tp_copies_bring(tp_copies *c, tp_copy *copy, size_t from, size_t to, const t
             break;
         /* If elements were changed meanwhile, the copy is as good as any for this launch. */
         if (version == copy->array->version)
-            add_part(&copy->valid, part.from, part.to);
+            tp_parts_add(&copy->valid, part.from, part.to);
         from = part.to;
     }
     uv_mutex_unlock(&c->lock);
     return rc;
 }
 
-/* Locked. No other copy of the array has these bytes any more. */
+/* Locked. No copy of the array but `but` has its bytes from..to-1 any more. */
+static void outdate(tp_array *a, const tp_copy *but, size_t from, size_t to)
+{
+    for (tp_copy *each = a->copies; each; each = each->of_array)
+        if (each != but && each->at < to && each->at + each->size > from) {
+            size_t first = from > each->at ? from - each->at : 0;
+            tp_parts_remove(&each->valid, first, to - each->at);
+            tp_parts_remove(&each->ahead, first, to - each->at);
+        }
+}
+
 static void outdate_others(tp_copy *copy, size_t from, size_t to)
 {
-    for (tp_copy *each = copy->array->copies; each; each = each->of_array)
-        if (each != copy && each->at < copy->at + to && each->at + each->size > copy->at + from) {
-            size_t first = copy->at + from > each->at ? copy->at + from - each->at : 0;
-            remove_part(&each->valid, first, copy->at + to - each->at);
-            remove_part(&each->ahead, first, copy->at + to - each->at);
-        }
+    outdate(copy->array, copy, copy->at + from, copy->at + to);
+}
+
+void tp_copies_note_home(tp_copies *c, tp_array *a, size_t from, size_t to)
+{
+    uv_mutex_lock(&c->lock);
+    outdate(a, NULL, from, to);
+    uv_mutex_unlock(&c->lock);
 }
 
 int tp_copies_note_written(tp_copies *c, tp_copy *copy, size_t from, size_t to, bool is_home,
@@ -737,10 +726,10 @@ int tp_copies_note_written(tp_copies *c, tp_copy *copy, size_t from, size_t to, 
     uv_mutex_lock(&c->lock);
     copy->foreign = foreign;
     if (is_home)
-        remove_part(&copy->ahead, from, to);
+        tp_parts_remove(&copy->ahead, from, to);
     else
-        is_noted = add_part(&copy->ahead, from, to);
-    add_part(&copy->valid, from, to);
+        is_noted = tp_parts_add(&copy->ahead, from, to);
+    tp_parts_add(&copy->valid, from, to);
     outdate_others(copy, from, to);
     uv_mutex_unlock(&c->lock);
     return is_noted ? 0 : -1;
@@ -771,8 +760,8 @@ int tp_copies_adopt(tp_copies *c, const tp_open_device *open, tp_array *a, cl_me
         made = NULL;
         link_copy(c, copy);
     }
-    bool is_noted = copy->mem == mem && add_part(&copy->ahead, 0, a->size) &&
-                    add_part(&copy->valid, 0, a->size);
+    bool is_noted = copy->mem == mem && tp_parts_add(&copy->ahead, 0, a->size) &&
+                    tp_parts_add(&copy->valid, 0, a->size);
     outdate_others(copy, 0, a->size);
     copy->foreign = type;
     bool is_other = copy->mem != mem;

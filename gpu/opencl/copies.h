@@ -19,16 +19,6 @@
 
 #include <uv.h>
 
-/* Bytes from..to-1 of something: a sorted list of ranges that do not touch. */
-typedef struct tp_copy_part {
-    size_t from, to;
-} tp_copy_part;
-
-typedef struct tp_parts {
-    tp_copy_part *list; /* owned */
-    unsigned n, capacity;
-} tp_parts;
-
 typedef struct tp_copy tp_copy;
 
 /* A queue and pinned memory for threads that bring bytes home and have none on that device. */
@@ -45,12 +35,12 @@ typedef struct tp_copies_queue {
 typedef struct tp_copies {
     tp_array_keeper keeper; /* first member */
     tp_trace *trace;        /* read-only once opened */
+    _Atomic uint64_t shortages; /* see tp_copies_note_shortage (relaxed: only a count) */
     /* Taken with no other lock held but the executor's. */
     uv_mutex_t lock;
     uv_cond_t changed; /* a copy is not busy any more */
     /* ---- guarded by lock ---- */
     tp_copy *first, *last; /* those used last come last */
-    uint64_t bytes[TP_DEVICES_MAX];
     tp_copies_queue *queues; /* owned; one for each life that has needed it */
 } tp_copies;
 
@@ -61,6 +51,7 @@ typedef struct tp_mover {
     const tp_life *life;    /* whose queue it is */
     uint32_t worker;
     uint64_t job;
+    cl_int *shortage; /* set to how that failed for want of memory; NULL: nobody asks */
 } tp_mover;
 
 int tp_copies_open(tp_copies *c, tp_trace *trace, tp_error *err);
@@ -69,15 +60,22 @@ int tp_copies_open(tp_copies *c, tp_trace *trace, tp_error *err);
 void tp_copies_close(tp_copies *c);
 
 /* The copy of the array's bytes at..at+size-1 on that device, made if there is none, for one more
- * user; nothing of it need be valid. NULL when the device has no room for it. The caller owns the
- * array until it gives the copy back. */
+ * user; nothing of it need be valid. NULL when the device has no room for it, though others have
+ * made some (tp_copies_make_room). The caller owns the array until it gives the copy back. */
 tp_copy *tp_copies_take(tp_copies *c, const tp_open_device *open, tp_array *a, size_t at,
-                        size_t size);
+                        size_t size, const tp_mover *mover);
 void tp_copies_give_back(tp_copies *c, tp_copy *copy);
 
-/* Frees the copy on that device that was used longest ago and can be given up; false: there is
- * none. */
-bool tp_copies_give_up(tp_copies *c, unsigned device);
+/* The device is short of memory. Gives back some that can be had again, in this order: what idle
+ * queues keep for their next launches; the copy that was used longest ago, of those that nobody
+ * uses and that have nothing ahead; such a one that is ahead, which is brought home; pinned memory.
+ * False: there was nothing. Blocks; no lock but that of a launch's turn may be held. */
+bool tp_copies_make_room(tp_copies *c, const tp_open_device *open, const tp_mover *mover);
+
+/* That was not enough, and what launches use was waited for; how often it was so far. Whoever has
+ * garbage that keeps memory of devices frees it then. Any thread. */
+void tp_copies_note_shortage(tp_copies *c);
+uint64_t tp_copies_shortages(const tp_copies *c);
 
 /* Gives back memory for moving bytes of that device's copies of which little was wanted since the
  * last call. */
@@ -104,6 +102,10 @@ int tp_copies_bring(tp_copies *c, tp_copy *copy, size_t from, size_t to, const t
  * must be brought home at once (tp_copies_fetch). */
 int tp_copies_note_written(tp_copies *c, tp_copy *copy, size_t from, size_t to, bool is_home,
                            tp_type foreign);
+
+/* The array's own bytes from..to-1 have been written, by a launch without a copy: what devices have
+ * of those is outdated. */
+void tp_copies_note_home(tp_copies *c, tp_array *a, size_t from, size_t to);
 
 /* Makes the memory of a script's buffer the copy of all of that array, which nobody else knows, on
  * the device: all of it is ahead. To be done again whenever others may have written there. `type`

@@ -18,18 +18,6 @@ enum {
     ASK_NS = 10 * 1000 * 1000
 };
 
-/* "1.5 GiB" */
-static const char *show_size(char *to, size_t size, uint64_t bytes)
-{
-    static const char *const units[] = { "bytes", "KiB", "MiB", "GiB", "TiB" };
-    double x = (double)bytes;
-    unsigned unit = 0;
-    while (x >= 1024 && unit < 4)
-        x /= 1024, unit++;
-    snprintf(to, size, unit && x < 100 ? "%.1f %s" : "%.0f %s", x, units[unit]);
-    return to;
-}
-
 /* ---- queues ---- */
 
 static void drop_held(tp_queue *q)
@@ -54,13 +42,25 @@ static void forget_last(tp_queue *q)
     q->last = NULL;
 }
 
-/* Sets err: a call of the queue's has failed with `rc`, perhaps since the device's life is over. */
-static int fail(tp_queue *q, const char *what, cl_int rc, tp_error *err)
+/* Sets err: `what` has failed with `rc`. If that is not since the life is over, and is for want of
+ * memory, says who has it, that `whose` of so many bytes was to have. Returns -1. */
+static int explain(tp_queue *q, const char *whose, size_t bytes, const char *what, cl_int rc,
+                   tp_error *err)
 {
     tp_cl_fail(err, q->open.device, what, rc);
     if (tp_life_is_suspect(rc))
         tp_life_check(q->open.life, &q->queue, CL_QUEUE_PROFILING_ENABLE, err);
+    if (tp_room_is_short(rc) && !tp_life_is_over(q->open.life)) {
+        *err = (tp_error){ 0 };
+        tp_room_say_full(&q->open.life->room, whose, bytes, rc, err);
+    }
     return -1;
+}
+
+/* Sets err: a call of the queue's has failed with `rc`, perhaps since the device's life is over. */
+static int fail(tp_queue *q, const char *what, cl_int rc, tp_error *err)
+{
+    return explain(q, "a kernel", 0, what, rc, err);
 }
 
 static int say_gone(const tp_buffer *b, const char *what, tp_error *err)
@@ -211,8 +211,8 @@ static void free_buffer(tp_ref *r)
     tp_buffer *b = (tp_buffer *)r;
     if (b->mem)
         tp_life_release(b->open.life, b->mem);
-    if (!b->array && !b->whole)
-        atomic_fetch_sub_explicit(&b->open.life->reserved, b->size, memory_order_relaxed);
+    if (b->mem && !b->array && !b->whole)
+        tp_room_subtract(&b->open.life->room, TP_HELD_BUFFERS, b->size);
     tp_ref_drop(b->array);
     tp_ref_drop(b->whole);
     tp_ref_drop(b->open.life);
@@ -220,21 +220,6 @@ static void free_buffer(tp_ref *r)
 }
 
 const tp_ref_type tp_buffer_type = { "tidepool.buffer", free_buffer };
-
-/* Counts the bytes of a buffer, and refuses more than the device has: drivers may accept that, and
- * fail only when the memory is used. */
-static int reserve(const tp_open_device *o, uint64_t size, tp_error *err)
-{
-    char wanted[32], all[32], used[32];
-    uint64_t before = atomic_fetch_add_explicit(&o->life->reserved, size, memory_order_relaxed);
-    if (before + size <= o->device->memory)
-        return 0;
-    atomic_fetch_sub_explicit(&o->life->reserved, size, memory_order_relaxed);
-    return tp_error_set(
-        err, TP_ESYS, "%s: no memory for a buffer of %s: of the device's %s other buffers have %s",
-        o->device->name, show_size(wanted, sizeof wanted, size),
-        show_size(all, sizeof all, o->device->memory), show_size(used, sizeof used, before));
-}
 
 /* Sets the first contents of a buffer in the device's own memory. */
 static cl_int fill(tp_queue *q, cl_mem mem, size_t size, const void *data)
@@ -245,6 +230,86 @@ static cl_int fill(tp_queue *q, cl_mem mem, size_t size, const void *data)
     cl_int rc = data ? tp_pinned_write(&q->pinned, &t, mem, 0, data, size, true)
                      : cl->EnqueueFillBuffer(q->queue, mem, &zero, 1, 0, size, 0, NULL, NULL);
     return rc == CL_SUCCESS && !data ? cl->Finish(q->queue) : rc;
+}
+
+/* For who allocates, which comes to an end. */
+static bool is_never_given_up(const tp_tenant *t)
+{
+    (void)t;
+    return false;
+}
+
+static bool is_given_up(void *user)
+{
+    const tp_queue *q = user;
+    return q->is_given_up && q->is_given_up(q->user);
+}
+
+/* A call by hand for which the device has no memory. All zero but for what is said; to be ended. */
+typedef struct shortage {
+    tp_tenant me; /* .is_given_up = is_never_given_up */
+    bool is_alone;
+} shortage;
+
+/* Gives back what can be had again there; at last what launches of maps have, which the call waits
+ * for. False: there is nothing (any more). */
+static bool find_room(tp_queue *q, shortage *s)
+{
+    const tp_open_device *o = &q->open;
+    tp_room *room = &o->life->room;
+    tp_mover mover = { .queue = q->queue, .pinned = &q->pinned, .life = o->life };
+    tp_transfer t = transfer_of(q);
+    if (tp_copies_make_room(tp_opencl_copies(q->executor), o, &mover) ||
+        tp_pinned_give_up(&q->pinned, &t))
+        return true;
+    if (s->is_alone)
+        return false;
+    tp_copies_note_shortage(tp_opencl_copies(q->executor));
+    tp_room_join(room, &s->me);
+    s->is_alone = true;
+    bool is_wanted = tp_room_be_alone(room, &s->me, is_given_up, q);
+    tp_room_empty(room, true);
+    return is_wanted;
+}
+
+static void end_shortage(tp_queue *q, shortage *s)
+{
+    if (!s->is_alone)
+        return;
+    tp_room_end(&q->open.life->room, &s->me);
+    tp_room_leave(&q->open.life->room, &s->me);
+}
+
+/* Makes memory with these first contents. The queue's last launch has been waited for. */
+static cl_mem allocate(tp_queue *q, size_t size, const void *data, cl_int *rc)
+{
+    const tp_open_device *o = &q->open;
+    shortage s = { .me = { .is_given_up = is_never_given_up } };
+    cl_mem mem;
+    do {
+        *rc = CL_MEM_OBJECT_ALLOCATION_FAILURE;
+        mem = NULL;
+        /* drivers may accept more than there is, and fail only when it is used */
+        if (tp_room_held(&o->life->room, TP_HELD_BUFFERS) + size > o->device->memory) {
+            tp_copies_note_shortage(tp_opencl_copies(q->executor));
+            break;
+        }
+        mem = o->cl->CreateBuffer(o->context, CL_MEM_READ_WRITE, size, NULL, rc);
+        if (*rc == CL_SUCCESS)
+            *rc = fill(q, mem, size, data);
+        else
+            mem = NULL;
+        if (*rc != CL_SUCCESS && mem) {
+            o->cl->ReleaseMemObject(mem);
+            mem = NULL;
+        }
+        if (tp_room_is_short(*rc) && q->n_held && o->cl->Finish(q->queue) == CL_SUCCESS)
+            drop_held(q);
+    } while (tp_room_is_short(*rc) && find_room(q, &s));
+    end_shortage(q, &s);
+    if (mem)
+        tp_room_add(&o->life->room, TP_HELD_BUFFERS, size);
+    return mem;
 }
 
 int tp_buffer_open(tp_buffer **out, tp_queue *q, size_t size, tp_array *array, void *data,
@@ -259,16 +324,11 @@ int tp_buffer_open(tp_buffer **out, tp_queue *q, size_t size, tp_array *array, v
         return -1;
     if (room > o->device->max_alloc)
         return tp_error_set(err, TP_ESYS, "%s: a buffer of %s is over the device's largest, %s",
-                            o->device->name, show_size(wanted, sizeof wanted, room),
-                            show_size(most, sizeof most, o->device->max_alloc));
-    if (!is_shared && reserve(o, room, err))
-        return -1;
+                            o->device->name, tp_cl_show_size(wanted, sizeof wanted, room),
+                            tp_cl_show_size(most, sizeof most, o->device->max_alloc));
     tp_buffer *b = calloc(1, sizeof *b);
-    if (!b) {
-        if (!is_shared)
-            atomic_fetch_sub_explicit(&o->life->reserved, room, memory_order_relaxed);
+    if (!b)
         return tp_error_oom(err, "a device's buffer");
-    }
     tp_ref_init(&b->ref, &tp_buffer_type);
     b->open = *o;
     tp_ref_hold(o->life);
@@ -276,20 +336,15 @@ int tp_buffer_open(tp_buffer **out, tp_queue *q, size_t size, tp_array *array, v
     if (is_shared) {
         b->array = tp_ref_hold(array);
         b->data = data;
+        b->mem = o->cl->CreateBuffer(o->context, CL_MEM_READ_WRITE | CL_MEM_USE_HOST_PTR, room,
+                                     data, &rc);
+    } else {
+        b->mem = allocate(q, room, array && size ? data : NULL, &rc);
     }
-    cl_mem_flags flags = CL_MEM_READ_WRITE | (is_shared ? CL_MEM_USE_HOST_PTR : 0);
-    b->mem = o->cl->CreateBuffer(o->context, flags, room, is_shared ? data : NULL, &rc);
-    if (rc != CL_SUCCESS)
-        b->mem = NULL;
-    else if (!is_shared)
-        rc = fill(q, b->mem, room, array && size ? data : NULL);
     if (rc != CL_SUCCESS) {
+        b->mem = NULL;
         tp_ref_drop(b);
-        tp_error_set(err, TP_ESYS, "%s: no memory for a buffer of %s: %s (%d)", o->device->name,
-                     show_size(wanted, sizeof wanted, room), tp_cl_error_name(rc), rc);
-        if (tp_life_is_suspect(rc))
-            tp_life_check(o->life, &q->queue, CL_QUEUE_PROFILING_ENABLE, err);
-        return -1;
+        return explain(q, "a buffer", room, "making a buffer", rc, err);
     }
     *out = b;
     return 0;
@@ -302,7 +357,7 @@ int tp_buffer_of_array(tp_buffer **out, tp_queue *q, tp_array *array, tp_error *
     tp_mover mover = { .queue = q->queue, .pinned = &q->pinned, .life = o->life };
     if (settle(q, err))
         return -1;
-    tp_copy *copy = tp_copies_take(copies, o, array, 0, array->size);
+    tp_copy *copy = tp_copies_take(copies, o, array, 0, array->size, &mover);
     if (!copy)
         return tp_copies_bring_array_home(array, err)
                    ? -1
@@ -317,7 +372,7 @@ int tp_buffer_of_array(tp_buffer **out, tp_queue *q, tp_array *array, tp_error *
         b->size = array->size;
         b->mem = tp_copy_memory(copy);
         o->cl->RetainMemObject(b->mem);
-        atomic_fetch_add_explicit(&o->life->reserved, b->size, memory_order_relaxed);
+        tp_room_add(&o->life->room, TP_HELD_BUFFERS, b->size);
         *out = b;
     } else {
         free(b);
@@ -563,8 +618,8 @@ static int check_local(const tp_queue *q, const tp_launcher *l, const tp_launch_
     if (bytes <= most)
         return 0;
     return tp_error_set(err, TP_ESYS, "%s: %s of __local memory are over the device's %s",
-                        q->open.device->name, show_size(wanted, sizeof wanted, bytes),
-                        show_size(all, sizeof all, most));
+                        q->open.device->name, tp_cl_show_size(wanted, sizeof wanted, bytes),
+                        tp_cl_show_size(all, sizeof all, most));
 }
 
 int tp_launch(tp_queue *q, tp_launcher *l, const tp_launch_range *range,
@@ -601,9 +656,14 @@ int tp_launch(tp_queue *q, tp_launcher *l, const tp_launch_range *range,
     /* compilers may make a special version of the code for an offset */
     bool has_offset = range->offset[0] || range->offset[1] || range->offset[2];
     cl_event event = NULL;
-    cl_int rc = cl->EnqueueNDRangeKernel(q->queue, l->kernel, range->dimensions,
-                                         has_offset ? range->offset : NULL, range->global,
-                                         range->local, 0, NULL, &event);
+    shortage s = { .me = { .is_given_up = is_never_given_up } };
+    cl_int rc;
+    do
+        rc = cl->EnqueueNDRangeKernel(q->queue, l->kernel, range->dimensions,
+                                      has_offset ? range->offset : NULL, range->global,
+                                      range->local, 0, NULL, &event);
+    while (tp_room_is_short(rc) && find_room(q, &s));
+    end_shortage(q, &s);
     if (rc == CL_SUCCESS) {
         forget_last(q);
         if (l->last)

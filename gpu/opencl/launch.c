@@ -57,6 +57,43 @@ bool tp_kernel_is_over(const tp_kernel *k)
 
 /* ---- what a queue reuses ---- */
 
+/* Copies without times. */
+static tp_transfer transfer_of(const tp_launch_queue *q)
+{
+    return (tp_transfer){ .open = &q->open, .queue = q->queue };
+}
+
+static void free_memory(tp_launch_queue *q, tp_device_memory *m)
+{
+    if (m->mem) {
+        tp_life_release(q->open.life, m->mem);
+        tp_room_subtract(&q->open.life->room, TP_HELD_LAUNCHES, m->capacity);
+    }
+    *m = (tp_device_memory){ 0 };
+}
+
+/* See tp_tenant. Pinned memory can only be given back by commands, for which the device has to come
+ * to the end of what it runs. */
+static bool give_back(tp_tenant *tenant, bool all)
+{
+    tp_launch_queue *q = (tp_launch_queue *)tenant;
+    tp_transfer t = transfer_of(q);
+    bool had_some = false;
+    for (tp_device_memory *m = q->memory; m < q->memory + TP_ARGUMENTS_MAX; m++) {
+        had_some |= m->mem != NULL;
+        free_memory(q, m);
+    }
+    if (all)
+        had_some |= tp_pinned_give_up(&q->pinned, &t);
+    return had_some;
+}
+
+static bool is_given_up(const tp_tenant *tenant)
+{
+    const tp_work *w = ((const tp_launch_queue *)tenant)->launched;
+    return w->sink->is_cancelled(w);
+}
+
 /* Begins to launch programs of that life. */
 static int enter(tp_launch_queue *q, tp_life *life, tp_error *err)
 {
@@ -66,12 +103,14 @@ static int enter(tp_launch_queue *q, tp_life *life, tp_error *err)
     q->open.life = tp_ref_hold(life);
     q->open.context = life->context;
     q->is_timed = false;
+    tp_room_join(&life->room, &q->tenant);
     return 0;
 }
 
 int tp_launch_queue_open(tp_launch_queue *q, const tp_open_device *open, tp_turn *writing,
                          tp_copies *copies, tp_error *err)
 {
+    q->tenant = (tp_tenant){ .give_back = give_back, .is_given_up = is_given_up };
     q->open = *open;
     q->writing = writing;
     q->copies = copies;
@@ -84,19 +123,6 @@ int tp_launch_queue_open(tp_launch_queue *q, const tp_open_device *open, tp_turn
     return -1;
 }
 
-/* Copies without times. */
-static tp_transfer transfer_of(const tp_launch_queue *q)
-{
-    return (tp_transfer){ .open = &q->open, .queue = q->queue };
-}
-
-static void free_memory(tp_launch_queue *q, tp_device_memory *m)
-{
-    if (m->mem)
-        q->open.cl->ReleaseMemObject(m->mem);
-    *m = (tp_device_memory){ 0 };
-}
-
 bool tp_is_too_much(size_t capacity, size_t wanted)
 {
     return capacity > SMALL && capacity / 4 > wanted;
@@ -104,6 +130,9 @@ bool tp_is_too_much(size_t capacity, size_t wanted)
 
 void tp_launch_queue_trim(tp_launch_queue *q)
 {
+    if (!q->queue)
+        return; /* between two lives */
+    tp_room_use(&q->open.life->room, &q->tenant);
     for (tp_device_memory *m = q->memory; m < q->memory + TP_ARGUMENTS_MAX; m++) {
         if (tp_is_too_much(m->capacity, m->wanted))
             free_memory(q, m);
@@ -111,6 +140,7 @@ void tp_launch_queue_trim(tp_launch_queue *q)
     }
     tp_transfer t = transfer_of(q);
     tp_pinned_trim(&q->pinned, &t);
+    tp_room_end_use(&q->open.life->room, &q->tenant);
     tp_copies_trim(q->copies, &q->open);
 }
 
@@ -119,6 +149,7 @@ void tp_launch_queue_let_go(tp_launch_queue *q)
     const tp_cl *cl = q->open.cl;
     if (!q->queue)
         return;
+    tp_room_leave(&q->open.life->room, &q->tenant);
     tp_transfer t = transfer_of(q);
     for (int i = 0; i < TP_READY_KERNELS_MAX; i++)
         if (q->kernels[i].program) {
@@ -167,6 +198,8 @@ bool tp_launch_queue_has(const tp_launch_queue *q, const tp_kernel *k)
 static int fail(tp_error *err, tp_launch_queue *q, const char *what, cl_int rc)
 {
     q->is_suspect |= tp_life_is_suspect(rc);
+    if (tp_room_is_short(rc))
+        q->shortage = rc;
     return tp_cl_fail(err, q->open.device, what, rc);
 }
 
@@ -314,31 +347,49 @@ static uint64_t note_times(tp_launch_queue *q)
 
 /* ---- memory ---- */
 
+static tp_mover mover_of(tp_launch_queue *q)
+{
+    return (tp_mover){ .queue = q->queue,
+                       .pinned = &q->pinned,
+                       .life = q->open.life,
+                       .worker = q->work->worker->id,
+                       .job = q->work->terms->number,
+                       .shortage = &q->shortage };
+}
+
 /* Makes memory of the queue's large enough for argument `slot` of a launch, whose arguments before
- * that have theirs. Where the device has not enough, what it has for the arguments behind that is
- * given up, and copies of arrays are that nobody uses; at last the pinned memory, for which drivers
- * may have taken some of the device's. */
+ * that have theirs; with some to spare, where there is that much. Where the device has not enough,
+ * what it has for the arguments behind that is given up, then what others have there and can have
+ * again; at last the pinned memory, for which drivers may have taken some of the device's. */
 static int grow(tp_launch_queue *q, unsigned slot, size_t size, tp_error *err)
 {
     tp_device_memory *m = &q->memory[slot];
     tp_transfer t = transfer_of(q);
+    tp_mover mover = mover_of(q);
     unsigned behind = slot + 1;
+    size_t capacity = q->is_frugal ? size : size + size / 4;
     cl_int rc;
     free_memory(q, m);
     for (;;) { /* a multiple of the word size */
-        m->mem = q->open.cl->CreateBuffer(q->open.context, CL_MEM_READ_WRITE, size + size / 4 + 4,
-                                          NULL, &rc);
+        m->mem = q->open.cl->CreateBuffer(q->open.context, CL_MEM_READ_WRITE, capacity + 4, NULL,
+                                          &rc);
         if (rc == CL_SUCCESS)
             break;
         m->mem = NULL;
         while (behind < TP_ARGUMENTS_MAX && !q->memory[behind].mem)
             behind++;
-        if (behind < TP_ARGUMENTS_MAX)
+        if (capacity > size)
+            capacity = size;
+        else if (behind < TP_ARGUMENTS_MAX)
             free_memory(q, &q->memory[behind]);
-        else if (!tp_copies_give_up(q->copies, q->open.index) && !tp_pinned_give_up(&q->pinned, &t))
+        else if (!tp_copies_make_room(q->copies, &q->open, &mover) &&
+                 !tp_pinned_give_up(&q->pinned, &t)) {
+            q->wanted = size;
             return fail(err, q, "allocating memory", rc);
+        }
     }
-    m->capacity = size + size / 4;
+    m->capacity = capacity;
+    tp_room_add(&q->open.life->room, TP_HELD_LAUNCHES, capacity);
     return 0;
 }
 
@@ -390,15 +441,6 @@ static int fetch(tp_launch_queue *q, cl_mem mem, void *data, size_t size, tp_err
 
 /* ---- copies of arrays ---- */
 
-static tp_mover mover_of(tp_launch_queue *q)
-{
-    return (tp_mover){ .queue = q->queue,
-                       .pinned = &q->pinned,
-                       .life = q->open.life,
-                       .worker = q->work->worker->id,
-                       .job = q->work->terms->number };
-}
-
 static size_t place_in_array(const tp_argument *a)
 {
     return (size_t)((const char *)a->data - (const char *)a->array->data);
@@ -413,7 +455,8 @@ static int map_array(tp_launch_queue *q, unsigned slot, const tp_argument *a, cl
     tp_mover mover = mover_of(q);
     if (q->open.device->is_unified)
         return map(q, slot, flags, a->data, a->size, out, err);
-    tp_copy *copy = tp_copies_take(q->copies, &q->open, a->array, place_in_array(a), a->size);
+    tp_copy *copy = tp_copies_take(q->copies, &q->open, a->array, place_in_array(a), a->size,
+                                    &mover);
     if (copy) {
         q->taken[slot] = copy;
         *out = tp_copy_memory(copy);
@@ -436,7 +479,10 @@ static int map_column(tp_launch_queue *q, unsigned slot, tp_array *array, void *
     if (q->open.device->is_unified || !array || size == 0)
         return map(q, slot, flags, data, size, out, err);
     size_t at = (size_t)((char *)data - (char *)array->data);
-    tp_copy *copy = tp_copies_take(q->copies, &q->open, array, 0, array->size);
+    tp_copy *copy =
+        q->is_frugal
+            ? NULL
+            : tp_copies_take(q->copies, &q->open, array, 0, array->size, &mover);
     if (!copy) {
         if (!is_output && tp_copies_bring_home(q->copies, array, at, size, &mover, err))
             return -1;
@@ -482,10 +528,12 @@ static int note_output(tp_launch_queue *q, const tp_kernel *k, unsigned slot, tp
     tp_mover mover = mover_of(q);
     tp_type foreign = k->is_foreign ? k->arguments[slot].type : TP_TYPES;
     tp_copy *copy = q->taken[slot];
-    if (!copy)
+    if (!array || q->open.device->is_unified)
         return 0;
     size_t at = (size_t)((const char *)data - (const char *)array->data);
-    if (tp_copies_note_written(q->copies, copy, at, at + size, !stays, foreign))
+    if (!copy)
+        tp_copies_note_home(q->copies, array, at, at + size);
+    else if (tp_copies_note_written(q->copies, copy, at, at + size, !stays, foreign))
         return tp_copies_fetch(q->copies, copy, at, at + size, &mover, err);
     return 0;
 }
@@ -728,19 +776,79 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
     return rc && may_write ? TP_LAUNCH_WROTE : rc;
 }
 
+/* As launch(). If it fails since the life is over, err says so. */
+static int try_launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items,
+                      tp_error *err)
+{
+    q->is_suspect = false;
+    q->shortage = CL_SUCCESS;
+    q->wanted = 0;
+    int rc = launch(q, k, items, err);
+    if (rc && (q->is_suspect || tp_life_is_over(q->open.life)))
+        tp_life_check(q->open.life, &q->queue, q->is_timed ? CL_QUEUE_PROFILING_ENABLE : 0, err);
+    return rc;
+}
+
+/* Has the launch failed for want of memory? A dead context may say so, too. */
+static bool is_short(const tp_launch_queue *q)
+{
+    return q->shortage != CL_SUCCESS && !tp_life_is_over(q->open.life);
+}
+
+static bool is_unwanted(void *user)
+{
+    return is_given_up(user);
+}
+
+/* The launch has failed for want of memory. Gives back what it has, and runs it when no other one
+ * has any. If that is not enough, it runs with no more on the device than it needs: what can be had
+ * again goes before, since drivers may find out only when memory is used, and columns in arrays are
+ * moved by themselves. */
+static int launch_alone(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items,
+                        tp_error *err)
+{
+    tp_room *room = &q->open.life->room;
+    tp_mover mover = mover_of(q);
+    int rc = -1;
+    tp_copies_note_shortage(q->copies);
+    give_back(&q->tenant, true);
+    if (!tp_room_be_alone(room, &q->tenant, is_unwanted, q))
+        return -1;
+    tp_room_empty(room, true);
+    for (int i = 0; i < 2 && rc == -1 && is_short(q); i++) {
+        q->is_frugal = i > 0;
+        if (q->is_frugal) {
+            give_back(&q->tenant, true);
+            while (tp_copies_make_room(q->copies, &q->open, &mover))
+                ;
+        }
+        *err = (tp_error){ 0 };
+        rc = try_launch(q, k, items, err);
+    }
+    q->is_frugal = false;
+    if (rc == -1 && is_short(q)) {
+        *err = (tp_error){ 0 };
+        tp_room_say_full(room, q->wanted ? "an argument of a launch" : "a launch", q->wanted,
+                         q->shortage, err);
+    }
+    return rc;
+}
+
 int tp_launch_run(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items, tp_error *err)
 {
     if (k->is_writer)
         tp_turn_begin(q->writing, items->work);
     const tp_work *w = items->work;
     tp_work_note(w, TP_EVENT_BEGIN, w->at, items->n);
-    q->is_suspect = false;
     int rc = follow(q, k->programs[q->open.index], err);
     if (rc == 0) {
-        rc = launch(q, k, items, err);
-        if (rc && (q->is_suspect || tp_life_is_over(q->open.life)))
-            tp_life_check(q->open.life, &q->queue, q->is_timed ? CL_QUEUE_PROFILING_ENABLE : 0,
-                          err);
+        tp_room *room = &q->open.life->room;
+        q->launched = w;
+        tp_room_begin(room, &q->tenant);
+        rc = try_launch(q, k, items, err);
+        if (rc == -1 && is_short(q))
+            rc = launch_alone(q, k, items, err);
+        tp_room_end(room, &q->tenant);
     }
     tp_work_note(w, TP_EVENT_END, w->at, items->n);
     if (k->is_writer)

@@ -126,6 +126,8 @@ enum { TP_TIMED_MAX = 64 }; /* further commands of a launch are not noted */
 
 /* A queue of a device, with the kernels and memory that its launches reuse. For one thread. */
 typedef struct tp_launch_queue {
+    tp_tenant tenant; /* first member; of the room of open.life, and what it gives back there */
+
     /* Read-only once opened, but for the context and the life in `open`. */
     tp_open_device open;
     tp_turn *writing; /* see tp_launch_queue_open */
@@ -135,20 +137,25 @@ typedef struct tp_launch_queue {
     /* Of open.life, which is held, with all below; NULL: between two lives. */
     cl_command_queue queue;
     bool is_suspect; /* a call has failed in the launch that runs: see tp_life_is_suspect */
+    cl_int shortage; /* how, if it was for want of memory; else CL_SUCCESS */
+    size_t wanted;   /* so many bytes; 0: that is not known */
+    bool is_frugal;  /* it uses no copies of whole arrays for its columns */
     tp_ready_kernel kernels[TP_READY_KERNELS_MAX];
     uint64_t launches;
     uint64_t made; /* kernels that were made ready: drivers compile at the first launch of one */
     bool has_new; /* there are kernels whose programs were not stored on disk yet */
     const tp_work *work; /* of the slice that runs: set before its first launch, by who runs it */
+    const tp_work *launched; /* of the launch that runs: set before it begins in the room */
     bool is_timed; /* somebody wants to know: the queue measures its commands */
     /* how long launches waited for the driver's compiler, since somebody set it to 0 */
     uint64_t compiled_ns;
     unsigned n_timed;
     tp_timed_command timed[TP_TIMED_MAX]; /* of the launch that runs */
-    /* Where memory is copied, by argument: a buffer, and the copy of an array that the launch which
-     * runs uses. */
+    /* What any thread may give back when the queue does not use it (tp_room). Where memory is
+     * copied, by argument: a buffer; and pinned memory for copies there and back. */
     tp_device_memory memory[TP_ARGUMENTS_MAX];
-    tp_pinned pinned; /* for copies there and back */
+    tp_pinned pinned;
+    /* by argument, where memory is copied: the copy of an array that the launch which runs uses */
     tp_copy *taken[TP_ARGUMENTS_MAX];
     /* the part of the copy that is the launch's column; NULL where the device allows none to begin
      * there: then it is copied to `memory`, or from there */

@@ -36,6 +36,7 @@ static void end_life(tp_ref *r)
     free_kept(l);
     if (l->context && !l->has_let_go)
         l->cl->ReleaseContext(l->context);
+    tp_room_close(&l->room);
     uv_mutex_destroy(&l->lock);
     free(l);
 }
@@ -56,6 +57,11 @@ tp_life *tp_life_begin(const tp_cl *cl, const tp_cl_device *d, tp_error *err)
     if (uv_mutex_init(&l->lock)) {
         free(l);
         tp_error_set(err, TP_ESYS, "cannot create a lock");
+        return NULL;
+    }
+    if (tp_room_open(&l->room, d, err)) {
+        uv_mutex_destroy(&l->lock);
+        free(l);
         return NULL;
     }
     tp_ref_init(&l->ref, &life_type);
@@ -86,11 +92,6 @@ bool tp_life_is_suspect(cl_int rc)
                                 rc == CL_INVALID_COMMAND_QUEUE || rc == CL_INVALID_MEM_OBJECT ||
                                 rc == CL_INVALID_EVENT || rc == CL_INVALID_DEVICE ||
                                 rc == CL_INVALID_PROGRAM_EXECUTABLE || rc == CL_INVALID_OPERATION);
-}
-
-static bool is_short_of_memory(cl_int rc)
-{
-    return rc == CL_MEM_OBJECT_ALLOCATION_FAILURE || rc == CL_OUT_OF_HOST_MEMORY;
 }
 
 /* Waits for the event's command, for a while; what a command that fails says. */
@@ -132,7 +133,7 @@ static bool runs(const tp_life *l, cl_command_queue queue)
     }
     if (mem)
         cl->ReleaseMemObject(mem);
-    return rc == CL_SUCCESS || is_short_of_memory(rc);
+    return rc == CL_SUCCESS || tp_room_is_short(rc);
 }
 
 /* Locked. Does the context still work? The queue may be replaced. */
@@ -145,7 +146,7 @@ static bool works(const tp_life *l, cl_command_queue *queue,
     cl_command_queue made =
         l->cl->CreateCommandQueue(l->context, l->device->id, properties, &rc);
     if (rc != CL_SUCCESS)
-        return is_short_of_memory(rc);
+        return tp_room_is_short(rc);
     bool is_fine = runs(l, made);
     if (is_fine && queue) {
         cl_command_queue old = *queue;

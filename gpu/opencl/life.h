@@ -16,6 +16,7 @@
 
 #include "base/ref.h"
 #include "opencl/cl.h"
+#include "opencl/room.h"
 
 #include <uv.h>
 
@@ -27,8 +28,7 @@ typedef struct tp_life {
     const tp_cl *cl;
     const tp_cl_device *device;
     cl_context context; /* one owner until it is let go of */
-    /* bytes of its memory that buffers of device.h have (relaxed: only a count) */
-    _Atomic uint64_t reserved;
+    tp_room room; /* its memory */
     /* A leaf. Held while it is asked whether the context still works, and to take something of the
      * life that may be let go of. */
     uv_mutex_t lock;

@@ -1,6 +1,8 @@
 /* pinned.c: copies by way of pinned memory, in pieces. */
 #include "opencl/pinned.h"
 
+#include "opencl/life.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,8 +42,10 @@ static void free_half(tp_pinned *p, const tp_transfer *t, tp_pinned_half *h)
     if (h->data && cl->EnqueueUnmapMemObject(t->queue, h->mem, h->data, 0, NULL, NULL) ==
                        CL_SUCCESS)
         cl->Finish(t->queue);
-    if (h->mem)
+    if (h->mem) {
         cl->ReleaseMemObject(h->mem);
+        tp_room_subtract(&t->open->life->room, TP_HELD_PINNED, h->size);
+    }
     *h = (tp_pinned_half){ 0 };
 }
 
@@ -61,6 +65,8 @@ static bool grow(tp_pinned *p, const tp_transfer *t, tp_pinned_half *h, size_t p
         h->mem = NULL;
         return false;
     }
+    h->size = piece;
+    tp_room_add(&t->open->life->room, TP_HELD_PINNED, piece);
     h->data = cl->EnqueueMapBuffer(t->queue, h->mem, CL_TRUE, CL_MAP_READ | CL_MAP_WRITE, 0, piece,
                                    0, NULL, NULL, &rc);
     if (rc != CL_SUCCESS || !h->data) {

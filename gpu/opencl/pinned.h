@@ -24,7 +24,8 @@ enum {
 typedef struct tp_pinned_half {
     cl_mem mem;
     char *data; /* where it is mapped */
-    size_t capacity;
+    size_t size;     /* of mem */
+    size_t capacity; /* the same once it is mapped */
     cl_event last; /* of the command that uses it, or NULL */
 } tp_pinned_half;
 

@@ -174,6 +174,15 @@ static int l_device_free_up(lua_State *L)
     return 1;
 }
 
+/* core.device.shortages() -> how often devices were so short of memory that somebody had to wait
+ * for it, so far */
+static int l_device_shortages(lua_State *L)
+{
+    tp_executor *ex = tp_host_executor(get_context(L)->host, tp_exec_opencl.name);
+    lua_pushnumber(L, (lua_Number)tp_copies_shortages(tp_opencl_copies(ex)));
+    return 1;
+}
+
 /* ---- programs and kernels of maps ---- */
 
 /* core.program.new(device number, source, options, kernel name, function's name) -> program and,
@@ -747,6 +756,7 @@ static const luaL_Reg device_functions[] = {
     { "leased", l_device_leased },
     { "is_stuck", l_device_is_stuck },
     { "free_up", l_device_free_up },
+    { "shortages", l_device_shortages },
     { NULL, NULL },
 };
 

@@ -717,7 +717,8 @@ describe("a device", function()
         contains(done.stdout, "10\tfalse", "a buffer of 11.4 MiB is over the device's largest, 9.5 MiB\n", "\n2000000\n")
       else
         contains(done.stdout, "2\tdevice\tjob.lua:6: device:buffer: ",
-          ": no memory for a buffer of 3.8 MiB: of the device's 9.5 MiB other buffers have 7.6 MiB\n",
+          ": no memory for a buffer of 3.8 MiB: CL_MEM_OBJECT_ALLOCATION_FAILURE (-4). ",
+          "Of the device's 9.5 MiB this program has 7.6 MiB for buffers: ",
           "a buffer of 11.4 MiB is over the device's largest, 9.5 MiB\n",
           "\n2000000\n")
       end
@@ -735,7 +736,7 @@ describe("a device", function()
       print(failure.kind, failure.message)
     ]] })
     assert.equal("", done.stderr)
-    contains(done.stdout, "device\t", "no memory for a buffer of 3.9 KiB: CL_MEM_OBJECT_ALLOCATION_FAILURE (-4)\n", "device\t", "kernel 'f': ",
+    contains(done.stdout, "device\t", "no memory for a buffer of 3.9 KiB: CL_MEM_OBJECT_ALLOCATION_FAILURE (-4). ", "\ndevice\t", "kernel 'f': ",
       "starting the kernel failed: CL_OUT_OF_RESOURCES (-5)\n")
   end)
 

@@ -7,6 +7,8 @@
  *   FAULTS_MEMORY=n     devices have n bytes of memory
  *   FAULTS_BUFFERS=n    buffers from the n-th on cannot be made
  *   FAULTS_ROOM=n       nor can those with which there would be more than n bytes of them
+ *   FAULTS_LATE=1       those are made, but launches fail while they are there
+ *   FAULTS_CARD=1       devices are graphics cards with memory of their own
  *   FAULTS_NAMELESS=1   kernels know nothing of their parameters
  *   FAULTS_SLOW=n       launches on every queue but the first take n ns longer for each work item
  *   FAULTS_SLOW_ALL=1   also those on the first
@@ -27,10 +29,10 @@
  * 0; with `blocks` in the call. faults_stalled() is how many have. With faults_occupy(1) launches
  * behind one that waits for ever wait, too, in its context, with faults_occupy(2) in all, until
  * faults_go_on() ends all such waits. faults_freed() is how many buffers of such a context were
- * freed meanwhile. faults_fail(n) lets the next n
- * launches fail, faults_fail_reads(n) the next n copies from a
- * device. faults_moved(i) is how many bytes were copied to devices (0), from them (1) and between
- * their buffers (2) so far, faults_moves(i) in how many commands. faults_peak() is how many queues
+ * freed meanwhile. faults_fail(n) lets the next n launches fail, faults_fail_reads(n) the next n
+ * copies from a device, faults_fail_buffer(n) the n-th buffer from now on, also a pinned one.
+ * faults_moved(i) is how many bytes were copied to devices (0), from them (1) and between their
+ * buffers (2) so far, faults_moves(i) in how many commands. faults_peak() is how many queues
  * had work at the same time, at most; faults_items(i) how many work items queue i was given;
  * faults_group() the size of the last launch's groups; faults_held() the bytes of buffers that are
  * there, but for pinned ones, of which faults_pinned() are; faults_staged(i) how many of the bytes
@@ -62,6 +64,7 @@ static _Atomic(cl_device_id) first_device;
 
 static _Atomic long items[QUEUES_MAX];
 static _Atomic int failing, failing_reads; /* the next ones */
+static _Atomic int failing_buffer; /* after so many calls; 0: none */
 static _Atomic int group; /* work items of the last launch's groups, in the first dimension */
 static _Atomic long moved[3], moves[3]; /* bytes and commands: to devices, from them, between */
 
@@ -245,6 +248,11 @@ double faults_moves(int way)
 void faults_fail_reads(int n)
 {
     atomic_store(&failing_reads, n);
+}
+
+void faults_fail_buffer(int n)
+{
+    atomic_store(&failing_buffer, n);
 }
 
 void faults_fail(int n)
@@ -464,7 +472,12 @@ cl_int clGetDeviceInfo(cl_device_id device, cl_device_info what, size_t size, vo
     const char *memory = getenv("FAULTS_MEMORY");
     cl_device_id none = NULL;
     atomic_compare_exchange_strong(&first_device, &none, device);
-    if (what == CL_DEVICE_HOST_UNIFIED_MEMORY && getenv("FAULTS_COPIES")) {
+    if (what == CL_DEVICE_TYPE && getenv("FAULTS_CARD")) {
+        *(cl_device_type *)value = CL_DEVICE_TYPE_GPU;
+        return CL_SUCCESS;
+    }
+    if (what == CL_DEVICE_HOST_UNIFIED_MEMORY &&
+        (getenv("FAULTS_COPIES") || getenv("FAULTS_CARD"))) {
         memset(value, 0, size);
         return CL_SUCCESS;
     }
@@ -506,10 +519,74 @@ cl_int clReleaseCommandQueue(cl_command_queue queue)
     return REAL(clReleaseCommandQueue)(queue);
 }
 
+/* Who owns memory, by what was called: drivers have owners of their own until commands have run. */
+enum { OWNED_MAX = 4096 };
+static struct owned {
+    cl_mem mem, whole; /* whole: of a part, which owns it */
+    size_t size;
+    int owners;
+} owned[OWNED_MAX];
+static pthread_mutex_t owned_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static struct owned *find_owned(cl_mem mem)
+{
+    for (struct owned *o = owned; o < owned + OWNED_MAX; o++)
+        if (o->mem == mem)
+            return o;
+    return NULL;
+}
+
+static void note_made(cl_mem mem, cl_mem whole, size_t size)
+{
+    pthread_mutex_lock(&owned_lock);
+    struct owned *o = find_owned(NULL), *of = whole ? find_owned(whole) : NULL;
+    if (o)
+        *o = (struct owned){ mem, of ? whole : NULL, size, 1 };
+    if (of)
+        of->owners++;
+    pthread_mutex_unlock(&owned_lock);
+    atomic_fetch_add(&held, (long)size);
+}
+
+static void note_released(cl_mem mem)
+{
+    pthread_mutex_lock(&owned_lock);
+    for (struct owned *o; mem && (o = find_owned(mem));) {
+        mem = NULL;
+        if (--o->owners == 0) {
+            atomic_fetch_sub(&held, (long)o->size);
+            mem = o->whole;
+            *o = (struct owned){ 0 };
+        }
+    }
+    pthread_mutex_unlock(&owned_lock);
+}
+
+cl_int clRetainMemObject(cl_mem mem)
+{
+    pthread_mutex_lock(&owned_lock);
+    struct owned *o = find_owned(mem);
+    if (o)
+        o->owners++;
+    pthread_mutex_unlock(&owned_lock);
+    return REAL(clRetainMemObject)(mem);
+}
+
+/* Is there room for so many bytes more? */
+static bool has_room(long size)
+{
+    const char *room = getenv("FAULTS_ROOM");
+    return !room || atomic_load(&held) + size <= atol(room);
+}
+
 cl_mem clCreateBuffer(cl_context context, cl_mem_flags flags, size_t size, void *host, cl_int *rc)
 {
     const char *from = getenv("FAULTS_BUFFERS"), *pins_from = getenv("FAULTS_PINNED");
     if (finds_dead(context)) {
+        *rc = CL_MEM_OBJECT_ALLOCATION_FAILURE;
+        return NULL;
+    }
+    if (atomic_load(&failing_buffer) > 0 && atomic_fetch_sub(&failing_buffer, 1) == 1) {
         *rc = CL_MEM_OBJECT_ALLOCATION_FAILURE;
         return NULL;
     }
@@ -534,26 +611,21 @@ cl_mem clCreateBuffer(cl_context context, cl_mem_flags flags, size_t size, void 
         *rc = CL_MEM_OBJECT_ALLOCATION_FAILURE;
         return NULL;
     }
-    const char *room = getenv("FAULTS_ROOM");
-    if (room && !host && atomic_load(&held) + (long)size > atol(room)) {
+    if (!host && !getenv("FAULTS_LATE") && !has_room((long)size)) {
         *rc = CL_MEM_OBJECT_ALLOCATION_FAILURE;
         return NULL;
     }
     cl_mem mem = REAL(clCreateBuffer)(context, flags, size, host, rc);
     if (mem && !host)
-        atomic_fetch_add(&held, (long)size);
+        note_made(mem, NULL, size);
     return mem;
 }
 
 cl_int clReleaseMemObject(cl_mem mem)
 {
     cl_uint owners = 0;
-    cl_mem whole = NULL;
-    void *host = NULL;
     size_t size = 0;
     clGetMemObjectInfo(mem, CL_MEM_REFERENCE_COUNT, sizeof owners, &owners, NULL);
-    clGetMemObjectInfo(mem, CL_MEM_ASSOCIATED_MEMOBJECT, sizeof whole, &whole, NULL);
-    clGetMemObjectInfo(mem, CL_MEM_HOST_PTR, sizeof host, &host, NULL);
     clGetMemObjectInfo(mem, CL_MEM_SIZE, sizeof size, &size, NULL);
     for (int i = 0; i < PINNED_MAX; i++)
         if (pins[i].mem == mem) {
@@ -562,8 +634,7 @@ cl_int clReleaseMemObject(cl_mem mem)
             atomic_fetch_sub(&pinned, (long)size);
             return REAL(clReleaseMemObject)(mem);
         }
-    if (owners == 1 && !whole && !host)
-        atomic_fetch_sub(&held, (long)size);
+    note_released(mem);
     cl_context context = NULL;
     clGetMemObjectInfo(mem, CL_MEM_CONTEXT, sizeof context, &context, NULL);
     if (owners == 1 && context && context == atomic_load(&occupied))
@@ -687,6 +758,8 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint 
         return CL_OUT_OF_RESOURCES;
     if (atomic_load(&failing) > 0 && atomic_fetch_sub(&failing, 1) > 0)
         return CL_OUT_OF_RESOURCES;
+    if (getenv("FAULTS_LATE") && !has_room(0))
+        return CL_MEM_OBJECT_ALLOCATION_FAILURE;
     count_work(queue, true);
     count_crowd(queue, kernel, *global);
     atomic_store(&group, local ? (int)*local : 0);
@@ -842,7 +915,10 @@ cl_mem clCreateSubBuffer(cl_mem mem, cl_mem_flags flags, cl_buffer_create_type t
         *rc = CL_INVALID_MEM_OBJECT;
         return NULL;
     }
-    return REAL(clCreateSubBuffer)(mem, flags, type, region, rc);
+    cl_mem part = REAL(clCreateSubBuffer)(mem, flags, type, region, rc);
+    if (part)
+        note_made(part, mem, 0);
+    return part;
 }
 
 cl_kernel clCreateKernel(cl_program program, const char *name, cl_int *rc)

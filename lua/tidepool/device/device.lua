@@ -12,6 +12,7 @@ local core = require "tidepool.core"
 local failure = require "tidepool.failure"
 local ffi = require "ffi"
 local kernels = require "tidepool.translate.kernel"
+local garbage = require "tidepool.device.garbage"
 local options = require "tidepool.options"
 local source = require "tidepool.device.source"
 
@@ -37,8 +38,7 @@ end
 local function must_find_memory(who, call, ...)
   local made = call(...)
   if made then return made end
-  collectgarbage()
-  collectgarbage() -- frees what finalizers of the first run held
+  garbage.collect()
   return must(who, call(...))
 end
 
@@ -184,6 +184,7 @@ function Device:buffer(what, from)
   local bytes = length * ffi.sizeof(array.c_name(ctype))
   if not own and self.unified and bytes <= math.min(self.max_buffer, self.memory) then own = array.new(ctype, length) end
   local handle
+  garbage.pace(self, bytes)
   if own then
     local memory, offset = place_of(own)
     handle = must_find_memory("device:buffer", core.buffer.new, self_queue, bytes, memory, offset)
@@ -340,6 +341,7 @@ end
 function device.of_array(self, a)
   if a.length == 0 then return self:buffer(a.ctype, 0) end
   if self.unified then return self:buffer(a) end
+  garbage.pace(self, a.length * size_of(a.ctype))
   local handle = must_find_memory("results:buffer", core.buffer.of_array, queue_of(self), a.memory)
   local made = { device = self, ctype = a.ctype, length = a.length, handle = handle, memory = handle, start = 0, shadow = a }
   return setmetatable(made, Buffer)

@@ -11,6 +11,7 @@ local check = require "tidepool.base.check"
 local core = require "tidepool.core"
 local executors = require "tidepool.engine.executors"
 local failure = require "tidepool.failure"
+local garbage = require "tidepool.device.garbage"
 local inputs = require "tidepool.engine.inputs"
 local progress = require "tidepool.engine.progress"
 local show = require "tidepool.base.show"
@@ -550,6 +551,7 @@ function gpu.kernel(f, types, inputs_of, shape, only)
   local usable, complaint = is_usable(f, devices, spec ~= AUTO or not may_fall_back)
   if not usable and may_fall_back then return nil end
   if not usable then error(failure.new { kind = abi.kind.DEVICE, message = check.placed(complaint) }, 0) end
+  garbage.look()
   local unit, why = unit_of(f, devices, types, nil, only)
   if not unit and may_fall_back then return nil end
   if not unit then check.fail("%s: %s", f.name, why) end
