@@ -20,7 +20,8 @@ tp_program *tp_opencl_open_program(tp_executor *ex, unsigned device, const char 
 int tp_opencl_open(tp_executor *ex, unsigned device, tp_open_device *out, tp_error *err);
 
 /* Is the device unusable for now: has it run nothing for patience_ns but what was given up, a map
- * that is cancelled or a queue that is lost, or not come back from what workers run now? OpenCL
+ * that is cancelled or a queue that is lost, or not come back from what workers run now? Or may it
+ * be, since another device of its platform does not come back, and may share its threads? OpenCL
  * cannot stop those. Without patience a device that has threads left is usable. Any thread; blocks
  * at most so long. */
 bool tp_opencl_is_stuck(tp_executor *ex, unsigned device, uint64_t patience_ns);
@@ -39,7 +40,7 @@ typedef struct tp_lost {
     const tp_life *life;
     cl_event event; /* of the launch */
     unsigned device;
-    bool is_passed; /* the device is used beside it */
+    uint64_t passed; /* devices (bits) that are used beside it */
 } tp_lost;
 
 /* Nobody waits for the queue's last launch any more, whose event it is, but what it uses stays

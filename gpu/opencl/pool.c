@@ -97,6 +97,7 @@ static void serve(void *arg)
         tp_slice *s = tp_job_take_locked(p->engine, &p->base, &w->agent);
         if (s) {
             w->slice = s;
+            w->passed = 0;
             uv_mutex_unlock(lock);
             tp_engine_wake_beside(p->engine); /* this site is busy now */
             tp_slices_run(&w->runner, s);

@@ -21,6 +21,7 @@ typedef struct tp_cl_worker {
 
     /* ---- guarded by the engine's lock ---- */
     tp_slice *slice; /* the one that it runs, or NULL */
+    uint64_t passed; /* other devices (bits) that are used beside that, though it was given up */
     /* The device is worked by others: the thread ends when it comes back from its slice. What its
      * queue has is of that life, and stays until it has come to rest. */
     const tp_life *left;

@@ -1,7 +1,10 @@
 /* stuck.c: devices that do not come back from what was given up: an endless kernel, a driver that
  * does not return. Nothing can end those, and for what else a device can run meanwhile there is no
  * rule: PoCL has a thread for each processor, and runs other kernels as long as one of them is
- * free, whatever their context; cards share their time between contexts, but hardly within one.
+ * free, whatever their context, and whatever their device: all that its driver "pthread" makes
+ * have the same threads (the scheduler in lib/CL/devices/pthread/pthread_scheduler.c), while
+ * "basic" runs kernels in the thread that asks. Cards share their time between contexts, but hardly
+ * within one.
  *
  * So it is tried (tp_opencl_free_up): a thread of its own, the scout, since a driver may not
  * return, runs a small kernel in the device's context, and then one in a new context. Where the
@@ -58,7 +61,7 @@ void tp_opencl_lose(tp_executor *ex, const tp_open_device *open, tp_ref *queue, 
     lost->life = open->life;
     lost->device = open->index;
     lost->event = event;
-    lost->is_passed = false;
+    lost->passed = 0;
     uv_mutex_unlock(tp_engine_lock(p->engine));
     atomic_store_explicit(&p->has_left, true, memory_order_relaxed);
     if (before)
@@ -181,14 +184,53 @@ void tp_cl_pool_reap(tp_cl_pool *p)
 
 /* ---- is it stuck? ---- */
 
+/* Locked by the engine's lock. Does another device run something that was given up, which has a
+ * place among `passed` for devices that run kernels beside it, and may share its threads with this
+ * one? */
+static bool is_in_doubt(const tp_cl *cl, unsigned other, uint64_t passed, unsigned device)
+{
+    return other != device && !(passed >> device & 1) &&
+           cl->devices[other].platform_id == cl->devices[device].platform_id;
+}
+
+static bool hangs(const tp_cl_worker *w)
+{
+    return w->slice && !w->has_ended && (w->left || tp_slice_is_cancelled_locked(w->slice));
+}
+
+/* Locked by the engine's lock. A device that this one may wait for: it has not come back from
+ * something, and whether this one runs kernels beside that was not tried. -1: there is none. */
+static int find_doubt(const tp_cl_pool *p, unsigned device)
+{
+    for (const tp_cl_worker *w = p->workers; w; w = w->next)
+        if (hangs(w) && is_in_doubt(w->runner.queue.open.cl, index_of(w), w->passed, device))
+            return (int)index_of(w);
+    for (const tp_lost *l = p->lost; l; l = l->next)
+        if (!has_run(l) && is_in_doubt(l->cl, l->device, l->passed, device))
+            return (int)l->device;
+    return -1;
+}
+
+/* Locked by the engine's lock. The device is used beside all that hangs, here and on others. */
+static void pass(tp_cl_pool *p, unsigned device)
+{
+    for (tp_cl_worker *w = p->workers; w; w = w->next)
+        if (hangs(w))
+            w->passed |= (uint64_t)1 << device;
+    for (tp_lost *l = p->lost; l; l = l->next)
+        l->passed |= (uint64_t)1 << device;
+}
+
 /* Locked by the engine's lock: does the device run only what nobody waits for, or has it not come
  * back from some? `all`: if it has more than one thread, all of them do. */
 static bool is_stuck(const tp_cl_pool *p, unsigned device, bool all)
 {
     unsigned serving = 0, idle = 0, wanted = 0, given_up = 0;
-    bool has_left = false;
+    bool has_left = false, is_hung = p->hung >> device & 1;
+    if ((!all || is_hung) && find_doubt(p, device) >= 0)
+        return true;
     for (const tp_lost *l = p->lost; l; l = l->next)
-        if (l->device == device && !l->is_passed && !has_run(l))
+        if (l->device == device && !(l->passed >> device & 1) && !has_run(l))
             return true;
     for (const tp_cl_worker *w = p->workers; w; w = w->next) {
         if (index_of(w) != device)
@@ -208,7 +250,6 @@ static bool is_stuck(const tp_cl_pool *p, unsigned device, bool all)
         return has_left; /* nobody could be started in their place */
     if (given_up > 0 && p->base.lost_sites >> device & 1)
         return true;
-    bool is_hung = p->hung >> device & 1;
     return wanted == 0 && given_up > 0 && !(all && idle > 0 && !is_hung);
 }
 
@@ -330,11 +371,31 @@ static void leave(tp_cl_pool *p, unsigned device, const tp_life *life, bool all)
         if (index_of(w) == device && !w->left &&
             (all || (w->slice && tp_slice_is_cancelled_locked(w->slice))))
             w->left = life;
-    for (tp_lost *l = p->lost; l; l = l->next)
-        l->is_passed |= l->device == device;
+    pass(p, device);
     tp_idle_offer(&p->idle, UINT_MAX); /* those that sleep end */
     uv_mutex_unlock(tp_engine_lock(p->engine));
     atomic_store_explicit(&p->has_left, true, memory_order_relaxed);
+}
+
+/* Sets err: the device runs nothing beside what was given up. */
+static void say_stuck(const tp_cl_pool *p, const tp_cl *cl, unsigned device, tp_error *err)
+{
+    static const char how[] = "wait for it, use another device, have processes run what may not "
+                              "end (executor = \"processes\", with a timeout), or end the program";
+    uv_mutex_lock(tp_engine_lock(p->engine));
+    int other = find_doubt(p, device);
+    uv_mutex_unlock(tp_engine_lock(p->engine));
+    if (other < 0)
+        tp_error_set(err, TP_ESYS,
+                     "%s still runs a map or a kernel that was given up, OpenCL cannot stop it, "
+                     "and nothing runs there beside it: %s",
+                     cl->devices[device].name, how);
+    else
+        tp_error_set(err, TP_ESYS,
+                     "%s shares its threads with another device, %s, which still runs a map or a "
+                     "kernel that was given up, OpenCL cannot stop it, and nothing runs there "
+                     "beside it: %s",
+                     cl->devices[device].name, cl->devices[other].name, how);
 }
 
 /* Finds a life in which the device runs a kernel: the one that it has, or a new one; NULL with err
@@ -352,12 +413,7 @@ static tp_life *find_life(tp_cl_pool *p, const tp_cl *cl, unsigned device, tp_er
     }
     if (found)
         return tp_ref_hold(found->life);
-    tp_error_set(err, TP_ESYS,
-                 "%s still runs a map or a kernel that was given up, OpenCL cannot stop it, and "
-                 "nothing runs there beside it: wait for it, use another device, have processes "
-                 "run what may not end (executor = \"processes\", with a timeout), or end the "
-                 "program",
-                 cl->devices[device].name);
+    say_stuck(p, cl, device, err);
     return NULL;
 }
 
@@ -367,6 +423,8 @@ static void replace_life(tp_cl_pool *p, unsigned device, tp_life *fresh)
     tp_life *old = p->lives[device];
     leave(p, device, old, true);
     p->lives[device] = fresh;
+    if (!old) /* it was not open before */
+        return;
     if (tp_life_is_over(old)) {
         tp_cl_pool_bury(p, old);
         return;

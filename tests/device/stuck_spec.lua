@@ -2,6 +2,7 @@
 -- it has room, in its context or a new one; else they say so, and the session stays
 -- (not stock: it starts programs of ours).
 
+local card = require "tests.support_card"
 local devices = require "tests.support_device"
 local shell = require "tests.cli.shell"
 local support = require "tests.support"
@@ -27,15 +28,16 @@ local NOTHING_BESIDE = " still runs a map or a kernel that was given up, OpenCL 
   "use another device, have processes run what may not end (executor = \"processes\", with a timeout), or end the program\n"
 
 describe("a device that runs what was given up", function()
-  on_pocl("fails later maps with kind device, at the user's line, where it runs nothing beside it", function()
-    local done = shell.run(threads(1) .. "$T job.lua", { ["job.lua"] = PRELUDE .. [[
-      print(double:map({ 1, 2 }):list()[2], endless:map({ 0 }):list()[1]) -- both are compiled
+  on_pocl("fails later maps with kind device, at the user's line, where nothing runs beside it, nor on one with the same threads", function()
+    local done = shell.run(threads(1) .. "POCL_DEVICES='pthread pthread' $T job.lua", { ["job.lua"] = PRELUDE .. [[
+      local both = app:func { gpu = "cpu:2", name = "both" } (double.raw)
+      print(double:map({ 1, 2 }):list()[2], both:map({ 1, 2 }):list()[2], endless:map({ 0 }):list()[1]) -- all are compiled
       local results = endless:spawn_map { 1 }
-      tidepool.sleep(1)
+      tidepool.sleep(0.3)
       results:cancel()
-      for _ = 1, 2 do
+      for _, f in ipairs { double, both } do
         local fine, why = pcall(function()
-          return double:map({ 1, 2 }):list()
+          return f:map({ 1, 2 }):list()
         end)
         print(fine, why.kind, why.message)
       end
@@ -45,15 +47,15 @@ describe("a device that runs what was given up", function()
       os.exit(0)
     ]] })
     assert.same({ 0, "" }, { done.code, done.stderr })
-    contains(done.stdout, "4\t0\nfalse\tdevice\tjob.lua:12: double: ", NOTHING_BESIDE .. "false\tdevice\tjob.lua:12: double: ",
-      NOTHING_BESIDE .. "4\ttrue\nfalse\tdevice\tjob.lua:17: ", NOTHING_BESIDE)
+    contains(done.stdout, "4\t4\t0\nfalse\tdevice\tjob.lua:13: double: ", NOTHING_BESIDE .. "false\tdevice\tjob.lua:13: both: ",
+      " shares its threads with another device, ", ", which" .. NOTHING_BESIDE .. "4\ttrue\nfalse\tdevice\tjob.lua:18: ", NOTHING_BESIDE)
   end)
 
   on_pocl("runs them beside it where it has a thread left, and scripts end as ever", function()
-    for _, ending in ipairs { "os.exit(0)", "return" } do
+    for rounds, ending in ipairs { "os.exit(0)", "return" } do
       local done = shell.run(threads(4) .. "$T job.lua", { ["job.lua"] = PRELUDE .. [[
         print(double:map({ 1, 2 }):list()[2], endless:map({ 0 }):list()[1])
-        for _ = 1, 2 do
+        for _ = 1, ]] .. rounds .. [[ do
           local results = endless:spawn_map { 1 }
           tidepool.sleep(0.3)
           results:cancel()
@@ -64,7 +66,7 @@ describe("a device that runs what was given up", function()
         d:kernel "__kernel void add(__global int *x) { x[0]++; }" (1, b)
         print(b:read()[1])
       ]] .. ending })
-      assert.same({ 0, "4\t0\n4\tfalse\n4\tfalse\n8\n", "" }, { done.code, done.stdout, done.stderr })
+      assert.same({ 0, "4\t0\n" .. ("4\tfalse\n"):rep(rounds) .. "8\n", "" }, { done.code, done.stdout, done.stderr })
     end
   end)
 
@@ -129,31 +131,10 @@ describe("a device that runs what was given up", function()
   end)
 end)
 
--- With an OpenCL that stalls: tests/opencl/faults.c. stuck(f): a map of f of which the device does
--- not come back, given up.
-local CARD = [[
-local ffi, tidepool = require "ffi", require "tidepool"
-ffi.cdef "void faults_stall(int ms, int blocks); int faults_stalled(void); void faults_occupy(int how); void faults_go_on(void);"
-ffi.cdef "int faults_freed(void); int faults_contexts(void); double faults_held(void);"
-local faults = ffi.load(os.getenv "TIDEPOOL_OPENCL")
-local app = tidepool.App("stuck", { gpu = "cpu" })
-local name = tidepool.devices()[1].name
+-- stuck(f): a map of f of which the device does not come back, given up.
+local scripts = card.scripts(it, pending, [[
 local f = app:func { name = "f" } (function(x) return x + 1 end)
-local function say(why)
-  local text = tostring(why):gsub("\n.*", "")
-  local at = text:find(name, 1, true)
-  return at and text:sub(1, at - 1) .. "NAME" .. text:sub(at + #name) or text
-end
-local function fails(f, ...)
-  local fine, why = pcall(f, ...)
-  assert(not fine, "it did not fail")
-  return say(why)
-end
-local function numbers(n)
-  local a = tidepool.array("double", n)
-  for i = 1, n do a[i] = i end
-  return a
-end
+local g = app:func { name = "g" } (function(x) return x - 1 end)
 local function stuck(f, input)
   local before = faults.faults_stalled()
   faults.faults_stall(0, 0)
@@ -168,26 +149,23 @@ local function until_it_is(what)
     tidepool.sleep(0.01)
   end
 end
-]]
+]])
 
 local function script(says, text, environment)
-  on_pocl(says, function()
-    local command = ("%s TIDEPOOL_OPENCL=%s $T job.lua"):format(environment or "FAULTS_COPIES=1", devices.faults())
-    local done = shell.run(command, { ["job.lua"] = CARD .. text .. "\nprint 'right'" })
-    assert.same({ stderr = "", stdout = "right\n" }, { stderr = done.stderr, stdout = done.stdout })
-  end)
+  scripts(says, text, environment or "FAULTS_CARD=1")
 end
 
 describe("a device that does not come back", function()
   local ABANDONED = [[
     local n = 20000
     local xs = numbers(n)
-    assert(f:map(xs):array()[n] == n + 1)
+    -- on a processor launches wait for the first and for narrower ones of the same program
+    assert(f:map(xs):array()[n] == n + 1 and g:map({ 1 }):list()[1] == 0)
     local d = tidepool.gpu.device()
     local b = d:buffer(xs)
     faults.faults_occupy(1)
     for round = 1, 2 do
-      stuck(f)
+      stuck(g)
       assert(f:map(xs):array()[n] == n + 1 and not tidepool.devices()[1].is_stuck)
       assert(d:buffer("double", { 3 }):read()[1] == 3)
       if round == 1 then
@@ -234,14 +212,14 @@ describe("a device that does not come back", function()
     local results = f:map(xs)
     while not results:done() do tidepool.sleep(0.01) end
     local b = tidepool.gpu.device():buffer(xs)
-    for _ = 1, 5 do -- more than it has threads
+    for _ = 1, 3 do -- more than it has threads
       stuck(f)
       assert(f:map({ 1 }):list()[1] == 2 and b:read()[n] == n)
     end
     assert(results:array()[n] == n + 1 and faults.faults_contexts() == 1)
     faults.faults_go_on()
     assert(f:map({ 1 }):list()[1] == 2)
-  ]])
+  ]], "FAULTS_COPIES=1")
 
   script("that runs nothing else says so, and works again, with all it has, when it has come back", [[
     local n = 20000
@@ -300,6 +278,18 @@ describe("a device that does not come back", function()
     for i, v in ipairs(by_hand:map({ 1, 2, 3, 4 }):list()) do assert(v == i + 1) end
     assert(not tidepool.devices()[1].is_stuck)
   ]])
+
+  script("leaves a map over several to the others, and takes part when it is opened anew", [[
+    local both = app:func { gpu = "any:2", name = "both" } (function(x) return 2 * x end)
+    local n = 100000
+    local xs = numbers(n)
+    assert(#tidepool.devices() == 2 and both:map(xs):array()[n] == 2 * n)
+    faults.faults_occupy(1)
+    stuck(f)
+    for _ = 1, 2 do assert(both:map(xs):array()[n] == 2 * n) end
+    faults.faults_go_on()
+    assert(both:map(xs):array()[n] == 2 * n)
+  ]], "FAULTS_CARD=1 POCL_DEVICES='pthread pthread'")
 
   script("lets the program end, opened anew or not", [[
     faults.faults_occupy(1)

@@ -438,11 +438,24 @@ end
 
 local POSITIONS_MAX = 2 ^ 31 - 1 -- elements of an array that is read by an index: translated code counts them with 32 bits
 
+--- The unit's programs on those devices; all when none of them has one.
+local function programs_on(unit, devices)
+  local programs = {}
+  for _, one in ipairs(unit.programs) do
+    for _, d in ipairs(devices) do
+      if d.number == one.device then programs[#programs + 1] = one end
+    end
+  end
+  return programs[1] and #programs < #unit.programs and programs or unit.programs
+end
+
 --- A kernel of the unit with the captured values as they are now: the last kernel if they have not
 --- changed. A kernel with arrays is not kept, since their elements may have changed. `shape`: the
---- grid whose places it computes.
-local function open_kernel(f, unit, shape)
-  local made, values, is_same, has_arrays = unit.made, {}, unit.kernel ~= nil, false
+--- grid whose places it computes; `usable`: the devices that may run it, all of the unit's when nil.
+local function open_kernel(f, unit, shape, usable)
+  local programs = usable and programs_on(unit, usable) or unit.programs
+  local made, values, has_arrays = unit.made, {}, false
+  local is_same = unit.kernel ~= nil and programs == unit.programs
   for i, argument in ipairs(made.arguments) do
     values[i] = read(f, argument, shape)
     is_same = is_same and is_identical(values[i], unit.values[i])
@@ -456,12 +469,12 @@ local function open_kernel(f, unit, shape)
   local arguments = {}
   for i, argument in ipairs(made.arguments) do arguments[i] = show_argument(argument, values[i]) end
   local kernel = core.program.kernel {
-    programs = unit.programs, arguments = arguments, inputs = unit.inputs, outputs = unit.outputs, booleans = unit.booleans,
+    programs = programs, arguments = arguments, inputs = unit.inputs, outputs = unit.outputs, booleans = unit.booleans,
     boolean_inputs = unit.boolean_inputs,
     failures = unit.is_foreign and {} or made:texts(), detail = made.detail_output, is_foreign = unit.is_foreign,
     group = made.is_reducer and GROUP or 1, has_rows = made.has_rows, where = place_of(f),
   }
-  if not has_arrays then unit.kernel, unit.values = kernel, values end
+  if not has_arrays and programs == unit.programs then unit.kernel, unit.values = kernel, values end
   return kernel
 end
 
@@ -489,21 +502,26 @@ end
 
 local PATIENCE_S = 1 -- how long abandoned work on a device may take to end by itself
 
---- True when at least one of the devices is not stuck with abandoned work, or can be used beside
---- it; else false and a message. `waits`: such work may take a while to end.
-local function is_usable(f, devices, waits)
-  for seconds = waits and not devices[2] and PATIENCE_S or 0, waits and PATIENCE_S or 0, PATIENCE_S do
-    for _, d in ipairs(devices) do
-      if not core.device.is_stuck(d.number, seconds) then return true end
+--- Those of the devices that are not stuck with abandoned work, or can be used beside it; nil and a
+--- message when there is none. `waits`: such work may take a while to end, and the others are
+--- tried.
+local function usable_of(f, devices, waits)
+  local usable, hung, complaint = {}, {}, nil
+  local function try(d)
+    if not core.device.is_stuck(d.number, waits and PATIENCE_S or 0) then
+      usable[#usable + 1] = d
+    elseif waits then
+      local is_free, why = core.device.free_up(d.number)
+      if is_free then usable[#usable + 1] = d else complaint = complaint or ("%s: %s"):format(f.name, why) end
     end
   end
-  local complaint
-  for _, d in ipairs(waits and devices or {}) do
-    local is_free, why = core.device.free_up(d.number)
-    if is_free then return true end
-    complaint = complaint or ("%s: %s"):format(f.name, why)
+  for _, d in ipairs(devices) do
+    -- one that ran nothing when it was tried last is tried again only in need
+    if devices[2] and core.device.is_stuck(d.number, 0) then hung[#hung + 1] = d else try(d) end
   end
-  return false, complaint
+  for _, d in ipairs(usable[1] and {} or hung) do try(d) end
+  if #usable == #devices then return devices end
+  return usable[1] and usable or nil, complaint
 end
 
 --- The types of the inputs, and how many parameters f has. As in Lua, arguments beyond the
@@ -548,7 +566,7 @@ function gpu.kernel(f, types, inputs_of, shape, only)
     types = { unpack(types, 1, math.min(wanted, #types)) }
   end
   if wanted and not types then types = types_of(f, inputs_of, wanted) end
-  local usable, complaint = is_usable(f, devices, spec ~= AUTO or not may_fall_back)
+  local usable, complaint = usable_of(f, devices, spec ~= AUTO or not may_fall_back)
   if not usable and may_fall_back then return nil end
   if not usable then error(failure.new { kind = abi.kind.DEVICE, message = check.placed(complaint) }, 0) end
   garbage.look()
@@ -556,7 +574,7 @@ function gpu.kernel(f, types, inputs_of, shape, only)
   if not unit and may_fall_back then return nil end
   if not unit then check.fail("%s: %s", f.name, why) end
   unit.may_fall_back, unit.device = may_fall_back, devices[1]
-  return open_kernel(f, unit, has_places and shape), unit
+  return open_kernel(f, unit, has_places and shape, usable), unit
 end
 
 --- What a job on devices of other machines (jobs.is_far) runs: an image for them, in the place of
