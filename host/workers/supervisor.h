@@ -157,7 +157,8 @@ static inline bool tp_place_is_out(const place *p)
     return p->is_late && p->told_ns;
 }
 
-/* The worker's items run in its process from here on: what that tells of a trace belongs to them. */
+/* The worker's items run in its process from here on: what that tells of a trace belongs to
+ * them. */
 void tp_link_listen(supervisor *s);
 
 /* Reads what the process has printed. */

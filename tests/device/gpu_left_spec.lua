@@ -2,23 +2,21 @@
 -- written to arrays comes home, or is missed aloud (not stock: the same code runs there).
 
 local assert = require "luassert"
+local card = require "tests.support_card"
 local devices = require "tests.support_device"
-local shell = require "tests.cli.shell"
 
 local on_pocl = devices.on_pocl(it, pending)
 
--- seen(): how many elements are there, from the first one on.
+-- seen(): how many elements are there, from the first one on. begun(): a map of which 3,000 results
+-- were read, and nothing runs.
 local PRELUDE = [[
-  local ffi, tidepool = require "ffi", require "tidepool"
-  ffi.cdef "void faults_kill_all(void);"
-  local faults = ffi.load(os.getenv "TIDEPOOL_OPENCL")
   local n = 200000
   local out = tidepool.array("double", n)
-  local w = tidepool.App():func { name = "w", gpu = "cpu" } (function(x)
+  local w = app:func { name = "w" } (function(x)
     out[x] = 3 * x
     return x
   end)
-  local plain = tidepool.App():func { gpu = "cpu" } (function(x) return x end)
+  local plain = app:func(function(x) return x end)
   w:map({ 1 }):list()
   out:fill(0)
   local function seen()
@@ -33,6 +31,18 @@ local PRELUDE = [[
       tidepool.sleep(0.1)
     until results:progress().running == 0 or results:progress().done == before
   end
+  local function begun()
+    local results = w:map(tidepool.range(n), { window = 5000 })
+    for i in results do
+      if i == 3000 then break end
+    end
+    at_rest(results)
+    return results
+  end
+  local function kill()
+    faults.faults_kill_all()
+    pcall(function() plain:map({ 1 }):list() end) -- it is noticed now
+  end
   local function collect_until(is_so)
     for _ = 1, 600 do
       collectgarbage()
@@ -46,7 +56,7 @@ local PRELUDE = [[
 --- Runs the script; its stdout must be this, and its stderr match that.
 local function script(says, stdout, stderr, text)
   on_pocl(says, function()
-    local done = shell.run(("FAULTS_COPIES=1 TIDEPOOL_OPENCL=%s $T job.lua"):format(devices.faults()), { ["job.lua"] = PRELUDE .. text })
+    local done = card.run(PRELUDE .. text)
     assert.equal(stdout, done.stdout, done.stderr)
     assert.matches("^" .. stderr .. "$", done.stderr)
   end)
@@ -56,22 +66,12 @@ local MISSED = "tidepool: w: [^\n]+: the device has lost %d+ bytes of results th
 
 describe("A map on a device that is left before its end", function()
   script("by break has what its items wrote in the arrays when it is collected", "true\n", "", [[
-    do
-      local results = w:map(tidepool.range(n), { window = 5000 })
-      for i in results do
-        if i == 3000 then break end
-      end
-      at_rest(results)
-    end
+    begun()
     print(collect_until(function() return seen() >= 3000 end))
   ]])
 
   script("by cancel has it there when nothing of it runs any more", "true\n", "", [[
-    local results = w:map(tidepool.range(n), { window = 5000 })
-    for i in results do
-      if i == 3000 then break end
-    end
-    at_rest(results)
+    local results = begun()
     results:cancel()
     print(collect_until(function() return seen() >= 3000 end))
     assert(not pcall(results.next, results))
@@ -90,26 +90,17 @@ describe("A map on a device that is left before its end", function()
 
   script("is missed in a line when the device has lost it", "true\tfalse\n", MISSED, [[
     do
-      local results = w:map(tidepool.range(n), { window = 5000 })
-      for i in results do
-        if i == 3000 then break end
-      end
-      at_rest(results)
-      faults.faults_kill_all()
-      pcall(function() plain:map({ 1 }):list() end) -- it is noticed now
+      local results = begun()
+      kill()
+      assert(results)
     end
     for _ = 1, 3 do collectgarbage() end
     print((pcall(function() return w:map({ n }):list() end)), seen() >= 3000)
   ]])
 
   script("and cancelled is missed in a line, too", "cancelled\n", MISSED, [[
-    local results = w:map(tidepool.range(n), { window = 5000 })
-    for i in results do
-      if i == 3000 then break end
-    end
-    at_rest(results)
-    faults.faults_kill_all()
-    pcall(function() plain:map({ 1 }):list() end)
+    local results = begun()
+    kill()
     results:cancel()
     print(select(2, pcall(function() return results:next() end)).kind)
   ]])
@@ -119,14 +110,13 @@ describe("Results that only a lost device had", function()
   --- How many failures of a map of n inputs with these options are there, when the device is lost
   --- before they are read; the values beside them must be right.
   local READ = [[
-    local f = tidepool.App():func { name = "f", gpu = "cpu" } (function(x) return x + 1 end)
+    local f = app:func { name = "f" } (function(x) return x + 1 end)
     local xs = tidepool.array("double", n)
     for i = 1, n do xs[i] = i end
     local function failures(options, read)
       local results = f:map(xs, options)
       while not results:done() do tidepool.sleep(0.01) end
-      faults.faults_kill_all()
-      pcall(function() plain:map({ 1 }):list() end) -- it is noticed now
+      kill()
       local failed = 0
       local function look(i, v)
         if not tidepool.is_failure(v) then return assert(v == i + 1 or v == -1) end

@@ -4,51 +4,15 @@
 -- Each in a process of its own, with an OpenCL whose contexts die when they are told to:
 -- tests/opencl/faults.c.
 
-local devices = require "tests.support_device"
-local shell = require "tests.cli.shell"
+local card = require "tests.support_card"
 
-local on_pocl = devices.on_pocl(it, pending)
-
--- What each script begins with. fails(f): what f's error says, with NAME for the device and FAULT
--- for what has failed.
-local PRELUDE = [[
-local ffi, tidepool = require "ffi", require "tidepool"
-ffi.cdef "void faults_kill(int n); void faults_kill_on(int n, int device); void faults_kill_all(void); void faults_kill_queues(void);"
-ffi.cdef "int faults_deaths(void); int faults_contexts(void); void faults_lock(int is); double faults_moved(int way);"
-local faults = ffi.load(os.getenv "TIDEPOOL_OPENCL")
-local app = tidepool.App("lost", { gpu = "cpu" })
-local function numbers(n, of)
-  local a = tidepool.array("double", n)
-  for i = 1, n do a[i] = of and of(i) or i end
-  return a
-end
-local name = tidepool.devices()[1].name
-local function say(why)
-  local text = tostring(why):gsub("\n.*", "")
-  local at = text:find(name, 1, true)
-  text = at and text:sub(1, at - 1) .. "NAME" .. text:sub(at + #name) or text
-  return (text:gsub("%l[%l ]+ failed: [%u_]+ %(%-%d+%)", "FAULT"))
-end
-local function fails(f, ...)
-  local fine, why = pcall(f, ...)
-  assert(not fine, "it did not fail")
-  return say(why)
-end
+local script = card.scripts(it, pending, [[
 local LOST = "NAME: FAULT, and the device lost all that was on it; the next map or kernel opens it anew"
 local function expect(text, f, ...)
   local got = fails(f, ...)
   if got ~= text then error(("expected %q, got %q"):format(text, got), 2) end
 end
-]]
-
---- Runs a script, which prints "right" at its end.
-local function script(says, text, environment)
-  on_pocl(says, function()
-    local command = ("%s TIDEPOOL_OPENCL=%s $T job.lua"):format(environment or "FAULTS_COPIES=1", devices.faults())
-    local done = shell.run(command, { ["job.lua"] = PRELUDE .. text .. "\nprint 'right'" })
-    assert.same({ stderr = "", stdout = "right\n" }, { stderr = done.stderr, stdout = done.stdout })
-  end)
-end
+]])
 
 describe("A device that loses all that is on it", function()
   local AGAIN = [[
