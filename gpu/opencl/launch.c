@@ -753,8 +753,7 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
     const uint64_t ran_ns = note_times(q);
     if (q->made != made && ran_ns >= begun_ns + COMPILE_MIN_NS) {
         q->compiled_ns += ran_ns - begun_ns;
-        tp_program_note_build(e->program, q->open.device->name, TP_BUILD_LAUNCHED,
-                              q->work->worker->id, begun_ns, ran_ns);
+        tp_program_note_build(e->program, TP_BUILD_LAUNCHED, q->work->worker->id, begun_ns, ran_ns);
     }
     for (unsigned i = 0; i < k->n_arguments && is_unified; i++)
         if (mems[i])

@@ -185,9 +185,10 @@ static cl_program build(const tp_open_device *open, const char *source, const ch
     return NULL;
 }
 
-void tp_program_note_build(const tp_program *p, const char *device, tp_build_how how,
-                           uint32_t worker, uint64_t begun_ns, uint64_t ended_ns)
+void tp_program_note_build(const tp_program *p, tp_build_how how, uint32_t worker,
+                           uint64_t begun_ns, uint64_t ended_ns)
 {
+    const char *device = p->open.device->name;
     tp_trace *trace = tp_engine_trace(p->cache->host->engine);
     if (!tp_trace_is_on(trace))
         return;
@@ -196,7 +197,8 @@ void tp_program_note_build(const tp_program *p, const char *device, tp_build_how
                    .worker = worker,
                    .first = ended_ns - begun_ns,
                    .count = tp_trace_name(trace, p->function, strlen(p->function)),
-                   .job = tp_trace_build(how, tp_trace_name(trace, device, strlen(device))) };
+                   .job = tp_trace_build(how, p->open.index + 1,
+                                         tp_trace_name(trace, device, strlen(device))) };
     tp_trace_write(trace, &e);
 }
 
@@ -243,7 +245,7 @@ tp_program *tp_program_open(tp_program_cache *cache, const tp_open_device *open,
                              : made->stored_name ? TP_BUILD_KEPT
                                                  : TP_BUILD_NOT_KEPT;
     const uint64_t ended_ns = uv_hrtime();
-    tp_program_note_build(made, open->device->name, how, who.worker, begun_ns, ended_ns);
+    tp_program_note_build(made, how, who.worker, begun_ns, ended_ns);
     if (who.built)
         *who.built = (tp_built){ ended_ns - begun_ns + 1, how };
     tp_ref_hold(open->life);

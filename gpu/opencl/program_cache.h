@@ -60,8 +60,8 @@ tp_program *tp_program_open(tp_program_cache *cache, const tp_open_device *open,
 
 /* Notes in the host's trace that somebody has waited for the program from `begun_ns` to `ended_ns`
  * (uv_hrtime). Any thread that holds the program. */
-void tp_program_note_build(const tp_program *p, const char *device, tp_build_how how,
-                           uint32_t worker, uint64_t begun_ns, uint64_t ended_ns);
+void tp_program_note_build(const tp_program *p, tp_build_how how, uint32_t worker,
+                           uint64_t begun_ns, uint64_t ended_ns);
 
 /* Gives back the programs of a life that is over. Other owners only keep the fact. Called with the
  * lock of the cache's owner held. */

@@ -814,6 +814,14 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
     }
     s->is_cold = r->queue.made != made;
     s->compiled_ns = r->queue.compiled_ns;
+    if (s->compiled_ns) {
+        const tp_open_device *open = &r->queue.open;
+        tp_job_build b = { .ns = s->compiled_ns,
+                           .how = TP_BUILD_LAUNCHED,
+                           .device = open->index + 1 };
+        snprintf(b.name, sizeof b.name, "%.*s", (int)sizeof b.name - 1, open->device->name);
+        tp_slice_note_launch(s, &b);
+    }
     /* all items have their results, so a failure has no place: the job's owner finds it again */
     tp_error ignored = { 0 };
     settle(r, s, k, &ignored);

@@ -162,10 +162,25 @@ typedef enum tp_build_how {
     TP_BUILD_KEPT, TP_BUILD_NOT_KEPT, TP_BUILD_READ, TP_BUILD_LAUNCHED
 } tp_build_how;
 
-/* `device`: a name. */
-static inline uint64_t tp_trace_build(tp_build_how how, uint32_t device)
+/* `number`: the device's in this process, from 1; 0: it is another machine's. `device`: a name. */
+static inline uint64_t tp_trace_build(tp_build_how how, unsigned number, uint32_t device)
 {
-    return (uint64_t)device << 2 | how;
+    return (uint64_t)device << 10 | (number & 0xff) << 2 | how;
+}
+
+static inline tp_build_how tp_trace_build_how(uint64_t build)
+{
+    return (tp_build_how)(build & 3);
+}
+
+static inline unsigned tp_trace_build_number(uint64_t build)
+{
+    return build >> 2 & 0xff;
+}
+
+static inline uint64_t tp_trace_build_device(uint64_t build)
+{
+    return build >> 10;
 }
 
 /* Notes that text, of at most TP_INPUT_TEXT bytes, as TP_EVENT_INPUT. The thread of the worker. */

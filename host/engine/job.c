@@ -34,6 +34,7 @@ static void free_job(tp_ref *ref) /* any thread, without the lock: this was the 
     tp_ref_drop(job->executor_data);
     tp_ref_drop(job->recorder);
     tp_ref_drop(job->parent);
+    tp_job_free_builds(job);
     free(job->outside);
     free(job->apart_terms);
     free(job->lost);

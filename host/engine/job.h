@@ -16,6 +16,7 @@
 #ifndef TP_JOB_H
 #define TP_JOB_H
 
+#include "base/trace.h"
 #include "engine/reason.h"
 #include "engine/work.h"
 
@@ -680,6 +681,24 @@ void tp_slice_note_step(tp_work *w, uint64_t step);
 
 /* Such a step was so long that users are told. True for the first one of its function. */
 bool tp_slice_note_blocking(tp_work *w);
+
+/* A program for a device that was made inside of an item (TP_EVENT_BUILD). */
+typedef struct tp_job_build {
+    uint64_t ns; /* how long it was waited for */
+    tp_build_how how;
+    unsigned device; /* its number in this process, from 1; 0: it is another machine's */
+    char name[TP_TRACK_TEXT], host[TP_TRACK_TEXT]; /* the device's, and of its machine, or "" */
+} tp_job_build;
+
+/* The first was made inside of one of the slice's items, the other for its own launch, so that the
+ * slice's results tell of it (compiled_ns). Jobs that are is_timed are told: the slice's, and those
+ * that it is nested in; of a launch only the latter. Any thread that holds the slice. */
+void tp_slice_note_build(tp_slice *s, const tp_job_build *b);
+void tp_slice_note_launch(tp_slice *s, const tp_job_build *b);
+
+/* The next of the builds that the job was told of. Those inside of an item are there when the
+ * item's result is. False: there is none. Owner. */
+bool tp_job_take_build(tp_job *job, tp_job_build *out);
 
 /* The slice that this work is part of; NULL when the work is of no job in this process. Any
  * thread. */

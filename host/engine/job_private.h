@@ -96,6 +96,8 @@ struct tp_job {
     tp_terms *apart_terms; /* for items of ranges with `lost_at`; owned; NULL: there are none */
     uint64_t lost_items;   /* see tp_job_lost_items */
     int lost_site;
+    struct tp_waiting_build *builds; /* that its owner has not taken yet; owned */
+    unsigned n_builds;
     tp_error *lost;  /* why tp_job_lose_all or tp_job_give_up has cancelled it; set once */
     tp_executor *executor;
     tp_inside_map *shown; /* where the host of this process sees it; NULL: nowhere */
@@ -224,6 +226,11 @@ int tp_agent_site(const tp_agent *agent);
 
 /* Locked. Keeps what the failure says for people who watch (tp_engine_watch_failures). */
 void tp_engine_keep_failure(tp_engine *e, const tp_slice *s, const tp_block *b, bool is_retried);
+
+/* ---- builds.c ---- */
+
+/* Forgets those that nobody has taken. Its last owner. */
+void tp_job_free_builds(tp_job *job);
 
 /* ---- finish.c ---- */
 

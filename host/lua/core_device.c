@@ -211,6 +211,12 @@ static int l_program_new(lua_State *L)
         *box = &p->ref;
         if (!built.ns)
             return 1;
+        tp_slice *inside = ctx->agent ? tp_slice_of(ctx->agent->worker.current) : NULL;
+        if (inside) {
+            tp_job_build b = { .ns = built.ns, .how = built.how, .device = device + 1 };
+            snprintf(b.name, sizeof b.name, "%.*s", (int)sizeof b.name - 1, p->open.device->name);
+            tp_slice_note_build(inside, &b);
+        }
         lua_pushstring(L, built.how == TP_BUILD_READ ? "read" : "compiled");
         lua_pushnumber(L, (lua_Number)built.ns * 1e-9);
         return 3;

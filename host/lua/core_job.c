@@ -838,6 +838,27 @@ static int l_job_ran(lua_State *L)
     return 8;
 }
 
+/* core.job.build(job) -> of the next program that was made inside of its items: the device's number
+ * (0: another machine's) and name, that machine's ("": this one), how it came to be, as in
+ * results:times(), and the seconds; or nothing */
+static int l_job_build(lua_State *L)
+{
+    static const char *const how[] = { [TP_BUILD_KEPT] = "compiled",
+                                       [TP_BUILD_NOT_KEPT] = "compiled",
+                                       [TP_BUILD_READ] = "read",
+                                       [TP_BUILD_LAUNCHED] = "launched" };
+    tp_job_build b;
+    job_box *box = check_job(L, 1);
+    if (!box->job || !tp_job_take_build(box->job, &b))
+        return 0;
+    lua_pushinteger(L, (lua_Integer)b.device);
+    lua_pushstring(L, b.name);
+    lua_pushstring(L, b.host);
+    lua_pushstring(L, how[b.how]);
+    lua_pushnumber(L, (lua_Number)b.ns * 1e-9);
+    return 5;
+}
+
 static int decode_item(lua_State *L, const job_box *box, const tp_block *b, uint32_t k)
 {
     size_t len;
@@ -1264,6 +1285,7 @@ static const luaL_Reg job_functions[] = {
     { "next", l_job_next },
     { "stay", l_job_stay },
     { "ran", l_job_ran },
+    { "build", l_job_build },
     { "item", l_job_item },
     { "input", l_job_input },
     { "fill", l_job_fill },

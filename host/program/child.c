@@ -95,6 +95,7 @@ struct tp_child {
     /* the block of the record at `used` that is being filled in, only for comparing; NULL: there is
      * none */
     tp_block *filling;
+    tp_told told; /* what its host wants to know of what happens */
     tp_buf events; /* memory for tell_events */
     uint64_t told_ns; /* when events were last sent */
     /* blocks that the sink has taken; freed later, since their giver may still read them */
@@ -208,7 +209,7 @@ static void tell_events(tp_child *c)
     if (!tp_trace_is_on(trace))
         return;
     c->told_ns = uv_hrtime();
-    if (tp_wire_put_events(trace, &c->events) == 0 && c->events.len > 0 &&
+    if (tp_wire_put_events(trace, c->told, &c->events) == 0 && c->events.len > 0 &&
         c->events.len <= LONGEST)
         write_frame(c, TP_WIRE_EVENTS, (const char *)c->events.data, c->events.len);
     tp_buf_clear(&c->events);
@@ -1154,7 +1155,8 @@ static void serve_request(tp_child *c)
         open_inputs(c, q, &inputs))
         /* the host could not know which of the things that it gave have arrived */
         _exit(TP_CHILD_NO_MEMORY);
-    follow_trace(c->agent.worker.trace, q->is_traced);
+    c->told = (tp_told)q->told;
+    follow_trace(c->agent.worker.trace, c->told != TP_TELLS_NOTHING);
     if (q->place)
         begin_item(c, q, &inputs);
     else

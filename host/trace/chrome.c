@@ -578,7 +578,8 @@ static int add_build(tp_chrome *c, const track *t, const tp_event *e, tp_buf *ou
                "\"%s\"}}",
                quote_name(c, &name, (uint32_t)e->count), us(c, e->time_ns),
                (double)e->first * 1e-3, (unsigned long long)t->pid, (unsigned long long)t->tid,
-               quote_name(c, &device, (uint32_t)(e->job >> 2)), how[e->job & 3]);
+               quote_name(c, &device, tp_trace_build_device(e->job)),
+               how[tp_trace_build_how(e->job)]);
 }
 
 /* A task begins: one of the script's, or an item that waits beside others (item 0: none). */

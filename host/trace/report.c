@@ -714,8 +714,9 @@ static void add_encoding(tp_report *r, const tp_event *e)
 static void add_build(tp_report *r, const tp_event *e)
 {
     tp_report_function *f = &r->functions[function_of(r, (uint32_t)e->count)];
-    f->builds[e->job & 3]++;
-    f->build_ns[e->job & 3] += e->first;
+    const tp_build_how how = tp_trace_build_how(e->job);
+    f->builds[how]++;
+    f->build_ns[how] += e->first;
     /* what several wait for at once counts once */
     const uint64_t end = e->time_ns + e->first;
     const uint64_t begin = e->time_ns > r->built_ns ? e->time_ns : r->built_ns;

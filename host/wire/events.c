@@ -1,6 +1,7 @@
 /* events.c: events of a worker process, on their way to the trace of its host. */
 #include "wire/events.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <uv.h>
 
@@ -31,7 +32,7 @@ static bool has_duration(tp_event_kind kind)
 static uint64_t text_of(const tp_event *e)
 {
     return e->kind == TP_EVENT_MARK_TEXT ? e->first
-           : e->kind == TP_EVENT_BUILD   ? e->job >> 2
+           : e->kind == TP_EVENT_BUILD   ? tp_trace_build_device(e->job)
                                          : 0;
 }
 
@@ -44,8 +45,10 @@ static bool has_job(tp_event_kind kind)
 
 /* Must the host be told of this event? What becomes of the request's items, and how the process
  * waits for work, it sees by itself. */
-static bool is_wanted(const tp_event *e)
+static bool is_wanted(const tp_event *e, tp_told what)
 {
+    if (what != TP_TELLS_ALL)
+        return what == TP_TELLS_BUILDS && e->kind == TP_EVENT_BUILD;
     switch (e->kind) {
     case TP_EVENT_OPEN:
     case TP_EVENT_CLOSE:
@@ -68,30 +71,47 @@ static bool is_wanted(const tp_event *e)
     }
 }
 
-int tp_wire_put_events(tp_trace *trace, tp_buf *out)
+tp_told tp_wire_told(const tp_work *work, tp_trace *trace)
+{
+    return tp_trace_is_on(trace)   ? TP_TELLS_ALL
+           : work->terms->is_timed ? TP_TELLS_BUILDS
+                                   : TP_TELLS_NOTHING;
+}
+
+int tp_wire_put_event(tp_trace *trace, const tp_event *e, tp_told what, tp_buf *out)
+{
+    head h = { .event = *e };
+    if (!is_wanted(e, what))
+        return 0;
+    const char *name = has_name(e->kind) ? tp_trace_text(trace, e->count) : "";
+    const char *text = text_of(e) ? tp_trace_text(trace, text_of(e)) : "";
+    h.name = (uint32_t)strlen(name);
+    h.text = (uint32_t)strlen(text);
+    const size_t before = out->len;
+    if (tp_buf_add(out, &h, sizeof h) || tp_buf_add(out, name, h.name) ||
+        tp_buf_add(out, text, h.text)) {
+        out->len = before;
+        return -1;
+    }
+    return 1;
+}
+
+int tp_wire_put_events(tp_trace *trace, tp_told what, tp_buf *out)
 {
     tp_event events[64];
     size_t n;
     while ((n = tp_trace_read(trace, events, 64)) > 0)
-        for (size_t i = 0; i < n; i++) {
-            head h = { .event = events[i] };
-            if (!is_wanted(&h.event))
-                continue;
-            const char *name = has_name(h.event.kind) ? tp_trace_text(trace, h.event.count) : "";
-            const char *text = text_of(&h.event) ? tp_trace_text(trace, text_of(&h.event)) : "";
-            h.name = (uint32_t)strlen(name);
-            h.text = (uint32_t)strlen(text);
-            if (tp_buf_add(out, &h, sizeof h) || tp_buf_add(out, name, h.name) ||
-                tp_buf_add(out, text, h.text))
+        for (size_t i = 0; i < n; i++)
+            if (tp_wire_put_event(trace, &events[i], what, out) < 0)
                 return -1;
-        }
     return 0;
 }
 
-/* Both processes use the same clock, but the process is not trusted: nothing has happened later
+/* A process of this machine uses the same clock, but it is not trusted: nothing has happened later
  * than now, nor before what it has told already. What took some time may have begun before that. */
 static void set_time(tp_wire_events *of, tp_event *e, uint64_t now)
 {
+    e->time_ns += (uint64_t)of->ahead_ns;
     if (has_duration(e->kind)) {
         e->time_ns = e->time_ns < of->since_ns ? of->since_ns : e->time_ns > now ? now : e->time_ns;
         e->first = e->first > now - e->time_ns ? now - e->time_ns : e->first;
@@ -99,6 +119,26 @@ static void set_time(tp_wire_events *of, tp_event *e, uint64_t now)
     }
     e->time_ns = e->time_ns < of->last_ns ? of->last_ns : e->time_ns > now ? now : e->time_ns;
     of->last_ns = e->time_ns;
+}
+
+/* Tells of a program that was made; `device` is the name of that. */
+static void tell_build(const tp_wire_events *of, const tp_event *e, const char *device,
+                       uint32_t len)
+{
+    tp_job_build b = { .ns = e->first,
+                       .how = tp_trace_build_how(e->job),
+                       .device = tp_trace_build_number(e->job) };
+    if (!of->built)
+        return;
+    snprintf(b.name, sizeof b.name, "%.*s", (int)len, device);
+    of->built(of->user, &b);
+}
+
+/* The number of a job of the process: one that another process has put together so is one of this
+ * process's. */
+static uint64_t job_of(const tp_wire_events *of, uint64_t job)
+{
+    return job ? of->pid << 32 | (uint32_t)(job ^ (job >> 32) * 2654435761u) : of->job;
 }
 
 void tp_wire_take_events(tp_wire_events *of, const char *bytes, size_t len)
@@ -111,23 +151,25 @@ void tp_wire_take_events(tp_wire_events *of, const char *bytes, size_t len)
         tp_event *e = &h.event;
         if (h.name > TP_NAME_MAX || h.text > TP_NAME_MAX || h.name + h.text > len - at)
             return;
-        if (!is_wanted(e))
+        if (!is_wanted(e, TP_TELLS_ALL))
             continue;
+        const char *name = bytes + at, *text = name + h.name;
         e->worker = of->worker;
         set_time(of, e, now);
-        if (has_job(e->kind) && e->job > 0)
-            /* a number that another process has put together so is one of this process's */
-            e->job = of->pid << 32 | (uint32_t)(e->job ^ (e->job >> 32) * 2654435761u);
-        else
-            e->job = e->kind == TP_EVENT_BUILD ? e->job & 3 : 0;
-        if (has_name(e->kind))
-            e->count = tp_trace_name(of->to, bytes + at, h.name);
-        const uint32_t text = h.text ? tp_trace_name(of->to, bytes + at + h.name, h.text) : 0;
-        if (e->kind == TP_EVENT_MARK_TEXT)
-            e->first = text;
         if (e->kind == TP_EVENT_BUILD)
-            e->job = tp_trace_build((tp_build_how)e->job, text);
-        if (tp_trace_is_on(of->to))
-            tp_trace_write(of->to, e);
+            tell_build(of, e, text, h.text);
+        if (!tp_trace_is_on(of->to))
+            continue;
+        if (has_name(e->kind))
+            e->count = tp_trace_name(of->to, name, h.name);
+        const uint32_t second = h.text ? tp_trace_name(of->to, text, h.text) : 0;
+        if (e->kind == TP_EVENT_MARK_TEXT)
+            e->first = second;
+        if (e->kind == TP_EVENT_BUILD)
+            e->job = tp_trace_build(tp_trace_build_how(e->job), tp_trace_build_number(e->job),
+                                    second);
+        else
+            e->job = has_job(e->kind) ? job_of(of, e->job) : 0;
+        tp_trace_write(of->to, e);
     }
 }

@@ -2,6 +2,7 @@
 #include "wire/frame.h"
 
 #include "codec/message.h"
+#include "wire/events.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -193,7 +194,7 @@ int tp_wire_put_request(tp_region *in, tp_wire_given *given, const tp_work *work
         .concurrent = t->concurrent,
         .discards = t->discards,
         .tags_lines = worker->tags_lines,
-        .is_traced = tp_trace_is_on(worker->trace),
+        .told = tp_wire_told(work, worker->trace),
         .draws = t->draws,
         .memory = t->memory,
         .depth = t->depth,

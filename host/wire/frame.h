@@ -160,7 +160,7 @@ typedef struct tp_wire_request {
     uint32_t attempt, worker;
     uint32_t place, concurrent; /* of an item that waits beside others; place 0: none */
     uint32_t discards, tags_lines, has_leases, is_limited;
-    uint32_t is_traced; /* the host wants to know what happens (wire/events.h) */
+    uint32_t told; /* what the host wants to know of what happens: a tp_told (wire/events.h) */
     /* leases, has_leases, is_limited: as in tp_terms. Devices have the same numbers in all
      * processes of a machine */
     uint64_t leases;

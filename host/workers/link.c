@@ -46,6 +46,18 @@ void tp_link_end_lines(supervisor *s)
         }
 }
 
+/* tp_wire_events.built: one of its items has had a program made. Of several that wait beside each
+ * other nobody knows which. */
+static void note_build(void *user, const tp_job_build *b)
+{
+    supervisor *s = user;
+    tp_slice *slice = tp_slice_of(s->agent->worker.current);
+    for (unsigned i = 0; i < s->n_places && !slice; i++)
+        slice = s->places[i].slice;
+    if (slice)
+        tp_slice_note_build(slice, b);
+}
+
 void tp_link_listen(supervisor *s)
 {
     const uint64_t now = uv_hrtime();
@@ -53,7 +65,9 @@ void tp_link_listen(supervisor *s)
                                   .worker = s->agent->worker.id,
                                   .pid = (uint64_t)s->peer.pid,
                                   .last_ns = now,
-                                  .since_ns = now };
+                                   .since_ns = now,
+                                   .built = note_build,
+                                   .user = s };
     tp_trace_note(s->events.to, TP_EVENT_PROCESS, s->events.worker, 0, s->events.pid, 0);
 }
 

@@ -593,6 +593,7 @@ end
 function Results:_keep_times(first, n, queued, started, duration, worker, attempts, device, lost, compiled)
   self.kept_times = self.kept_times or times.new(self.settings.executor.far)
   self.kept_times:keep(first, n, queued, started, duration, worker, attempts, device, lost, compiled)
+  self.kept_times:take_builds(self.job)
 end
 
 --- How the inputs whose results have been handed out were run, of a map with the option times:
@@ -603,9 +604,10 @@ end
 -- that was to run it and has not come back, so that threads did. One that was not run, since a
 -- journal or cache had its result, has NaN, and 0 attempts.
 --
--- `builds` is a list of what was compiled for the map: { device, seconds, how }, where `how` is
--- "compiled", "read" (from what an earlier run has kept) or "launched" (the driver compiled when
--- the function was first launched there, which is a part of the duration of those inputs).
+-- `builds` is a list of what was compiled for the map, and inside of its inputs, whoever ran them:
+-- { device, name, seconds, how }, where `name` is the device's and `how` is "compiled", "read" (from
+-- what an earlier run has kept) or "launched" (the driver compiled when the function was first
+-- launched there, which is a part of the duration of those inputs).
 ---@return table  { queued, started, duration, worker, attempts, device, lost, builds }
 function Results:times()
   if not self.settings.times then check.fail("results:times: the map of '%s' keeps no times: give it the option times = true", self.settings.name) end

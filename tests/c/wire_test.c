@@ -638,7 +638,7 @@ static void fill_events(tp_buf *bytes)
     tp_event e = { .time_ns = now - 1000,
                    .kind = TP_EVENT_BUILD,
                    .worker = 1,
-                   .job = tp_trace_build(TP_BUILD_READ, device),
+                   .job = tp_trace_build(TP_BUILD_READ, 3, device),
                    .first = 900,
                    .count = tp_trace_name(&child, "polish", 6) };
     tp_trace_write(&child, &e);
@@ -646,7 +646,7 @@ static void fill_events(tp_buf *bytes)
                     .first = 400, .count = 64 };
     tp_trace_write(&child, &e);
     tp_trace_note(&child, TP_EVENT_END, 1, 7, 0, 1);
-    CHECK_INT(0, tp_wire_put_events(&child, bytes));
+    CHECK_INT(0, tp_wire_put_events(&child, TP_TELLS_ALL, bytes));
     tp_trace_close(&child);
 }
 
@@ -657,7 +657,7 @@ TEST(events_of_a_process_become_those_of_its_worker)
     tp_event got[EVENTS];
     CHECK_INT(0, tp_trace_start(&host, EVENTS, NULL));
     fill_events(&bytes);
-    tp_wire_events of = { &host, 5, 1234, 0, 0 };
+    tp_wire_events of = { .to = &host, .worker = 5, .pid = 1234 };
     tp_wire_take_events(&of, (char *)bytes.data, bytes.len);
     CHECK_INT(6, tp_trace_read(&host, got, EVENTS));
     CHECK(got[0].kind == TP_EVENT_OPEN && got[0].worker == 5);
@@ -668,8 +668,9 @@ TEST(events_of_a_process_become_those_of_its_worker)
     CHECK_STR("text", tp_trace_text(&host, got[2].first));
     CHECK(got[3].kind == TP_EVENT_BUILD && got[3].worker == 5 && got[3].first == 900);
     CHECK_STR("polish", tp_trace_text(&host, got[3].count));
-    CHECK_INT(TP_BUILD_READ, got[3].job & 3);
-    CHECK_STR("a card", tp_trace_text(&host, got[3].job >> 2));
+    CHECK_INT(TP_BUILD_READ, tp_trace_build_how(got[3].job));
+    CHECK_INT(3, tp_trace_build_number(got[3].job));
+    CHECK_STR("a card", tp_trace_text(&host, tp_trace_build_device(got[3].job)));
     CHECK(got[4].kind == TP_EVENT_KERNEL && got[4].first == 400 && got[4].count == 64);
     CHECK_INT((uint64_t)1234 << 32 | 7, got[4].job);
     CHECK(got[3].time_ns < got[4].time_ns && got[2].time_ns <= got[5].time_ns);
@@ -688,7 +689,7 @@ TEST(no_bytes_in_the_place_of_events_do_harm)
     tp_event got[EVENTS];
     CHECK_INT(0, tp_trace_start(&host, EVENTS, NULL));
     fill_events(&bytes);
-    tp_wire_events of = { &host, 5, 1234, 0, 0 };
+    tp_wire_events of = { .to = &host, .worker = 5, .pid = 1234 };
     for (size_t i = 0; i < bytes.len; i++)
         for (int change = 1; change < 256; change += 37) {
             char *copy = malloc(bytes.len); /* of its exact size, for AddressSanitizer */

@@ -115,4 +115,41 @@ describe("results:times().builds", function()
     assert.equal("compiled\nlaunched\n-\n-\ncompiled\nlaunched\n-\n-\n", run())
     assert.matches("^read\n.-%-\n%-\nread\n.-%-\n%-\n$", run())
   end)
+
+  on_pocl("has what was compiled inside of its items, on each executor, and of the maps around them", function()
+    local caches = support.temp_dir()
+    local done = shell.run(("XDG_CACHE_HOME=%s POCL_CACHE_DIR=%s/pocl $T job.lua"):format(caches, caches), { ["job.lua"] = [[
+      local tidepool = require "tidepool"
+      local app = tidepool.App "inside"
+      local name = tidepool.devices()[1].name
+      local own = { -- programs that are not the same
+        threads = function(x) return math.sin(x) + 1 end,
+        processes = function(x) return math.sin(x) + 2 end,
+        inline = function(x) return math.sin(x) + 3 end,
+      }
+      for _, executor in ipairs { "threads", "processes", "inline" } do
+        local polish = app:func { gpu = true, name = "polish" } (own[executor])
+        local by_hand = app:func { executor = executor, gpu = true, name = "by_hand" } (function(x)
+          return require "tidepool".gpu.device():kernel("__kernel void k(__global int *a) { a[0] = " .. x .. "; }") and x
+        end)
+        local inner = app:func { executor = executor, name = "inner" } (function(n) return #polish:map(tidepool.range(n)):list() end)
+        local outer = app:func { executor = executor, name = "outer" } (function(n) return inner:map({ n }):sum() end)
+        for _, f in ipairs(executor == "processes" and { outer, by_hand } or { outer }) do
+          local results = f:map({ 20 }, { times = true })
+          results:list()
+          local hows = {}
+          for _, b in ipairs(results:times().builds) do
+            assert(b.device == 1 and b.seconds > 0 and b.name == name and not b.host)
+            hows[#hows + 1] = b.how
+          end
+          print(executor, table.concat(hows, " "))
+          assert(f:map({ 20 }):sum() == 20)
+        end
+      end
+    ]] })
+    assert.same({ 0, "" }, { done.code, done.stderr })
+    local rows = {}
+    for executor, hows in done.stdout:gmatch "(%a+)\t([^\n]*)\n" do rows[#rows + 1] = executor .. ": " .. hows:gsub(" ?launched", "") end
+    assert.same({ "threads: compiled", "processes: compiled", "processes: compiled", "inline: compiled" }, rows, done.stdout)
+  end)
 end)

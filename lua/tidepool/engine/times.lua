@@ -1,6 +1,7 @@
 --- How the items of a map were run, for results:times(): typed arrays by their indexes.
 
 local array = require "tidepool.array"
+local core = require "tidepool.core"
 local ffi = require "ffi"
 
 local Times = {}
@@ -16,7 +17,7 @@ local AT_FIRST = 64 -- items that there is room for
 --- Of no items yet. `is_far`: other machines run them, whose devices are not those of this one.
 ---@return table
 function times.new(is_far)
-  return setmetatable({ n = 0, room = 0, is_far = is_far, arrays = {}, launches = {} }, Times)
+  return setmetatable({ n = 0, room = 0, is_far = is_far, arrays = {}, made = {} }, Times)
 end
 
 --- Makes room for so many items. Those that have not been run have no times, a worker and attempts
@@ -52,7 +53,16 @@ function Times:keep(first, n, queued, started, duration, worker, attempts, devic
     queued_at[at], started_at[at], durations[at] = queued, started + k * duration, duration
     workers[at], tried[at], devices[at], losers[at] = worker, attempts, device, lost
   end
-  if compiled > 0 then self.launches[#self.launches + 1] = { device = device, seconds = compiled, how = "launched" } end
+  if compiled > 0 then self.made[#self.made + 1] = { device = device, seconds = compiled, how = "launched" } end
+end
+
+--- Programs were made inside of the job's items.
+function Times:take_builds(job)
+  local number, name, host, how, seconds = core.job.build(job)
+  while number do
+    self.made[#self.made + 1] = { device = self:_place(number), seconds = seconds, how = how, name = name, host = host ~= "" and host or nil }
+    number, name, host, how, seconds = core.job.build(job)
+  end
 end
 
 --- What results:times() gives. `builds`: what was made before the map's items ran, see gpu.builds.
@@ -63,9 +73,10 @@ function Times:give(builds)
   for name, ctype in pairs(types) do
     given[name] = self.room > 0 and self.arrays[name]:slice(1, self.n):copy() or array.allocate(ctype, 0, false)
   end
-  for _, list in ipairs { builds or {}, self.launches } do
+  for _, list in ipairs { builds or {}, self.made } do
     for _, each in ipairs(list) do
-      given.builds[#given.builds + 1] = { device = each.device, seconds = each.seconds, how = each.how }
+      local name = each.name or each.device > 0 and require("tidepool.device.gpu").devices()[each.device].name or nil
+      given.builds[#given.builds + 1] = { device = each.device, seconds = each.seconds, how = each.how, name = name, host = each.host }
     end
   end
   return given
