@@ -1,5 +1,5 @@
 /* build.c: which build this is, as the two sides of a cluster compare it. See parcel.h. */
-#include "cluster/parcel.h"
+#include "cluster/happened.h"
 
 #include "base/blake2b.h"
 #include "base/lua_modules.h"
@@ -19,7 +19,7 @@ void tp_build_get(tp_build *build)
 #endif
     tp_blake2b hash;
     uint32_t layout[] = { TP_WIRE_LAYOUT, sizeof(tp_task), sizeof(tp_sealed), sizeof(tp_answer),
-                          0x01020304 };
+                          sizeof(tp_happened), sizeof(tp_event), TP_EVENTS, 0x01020304 };
     tp_blake2b_begin(&hash, TP_ID_BYTES, NULL, 0);
     tp_blake2b_add(&hash, TP_VERSION, sizeof TP_VERSION);
     tp_blake2b_add(&hash, LUAJIT_VERSION, sizeof LUAJIT_VERSION);

@@ -160,6 +160,7 @@ typedef struct tp_task {
     uint32_t reduction; /* a tp_reduction: what is wanted of whole groups of results (groups.h) */
     uint32_t is_kernel; /* the image is a plan for devices (opencl/plan.h) */
     uint32_t is_alone; /* workers have died with it: nothing else may run beside it */
+    uint32_t told; /* what is to be told of what happens in it: a tp_told (happened.h) */
 } tp_task;
 
 /* Things that messages refer to, in the order of their numbers; held. Zeroed: none. */

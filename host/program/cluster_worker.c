@@ -19,6 +19,7 @@
 #include "program/cluster/intake.h"
 #include "program/cluster/replies.h"
 #include "program/cluster/sessions.h"
+#include "program/cluster/telling.h"
 #include "program/engine.h"
 #include "program/hosts.h"
 #include "program/pocl_cache.h"
@@ -47,12 +48,16 @@ static volatile sig_atomic_t asked_to_leave;
 
 static void look_at_chunks(node *n, uint64_t now)
 {
+    for (session *s = n->sessions; s; s = s->next)
+        tp_telling_sort(n, s, NULL);
     for (chunk *k = n->chunks, *next; k; k = next) {
         next = k->next;
         if (k->state == RUNNING)
             tp_chunk_collect(n, k);
         if (k->state == RUNNING)
             tp_chunk_send_early(n, k);
+        if (k->state == RUNNING)
+            tp_telling_send(n, k, false);
         /* what was said may be lost, and so may the answer */
         if (k->state == RUNNING && k->streams && now >= k->told_ms + AGAIN_MS && !n->is_lost)
             tp_chunk_send_values(n, k);

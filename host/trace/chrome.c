@@ -773,6 +773,10 @@ int tp_chrome_add(tp_chrome *c, const tp_event *e, tp_buf *out)
         task = find_task(c, e->kind == TP_EVENT_ITEM_END ? tp_trace_item(e->job, e->first)
                                                          : e->job);
         return *task ? end_task(c, task, e->time_ns, out) : 0;
+    case TP_EVENT_OMIT:
+        snprintf(text, sizeof text, "%llu events of it are missing: there were too many at once",
+                 (unsigned long long)e->count);
+        return put_instant(c, t, e, "left out", text, out);
     case TP_EVENT_TAKE:
     case TP_EVENT_FINISH:
     case TP_EVENT_INPUT:

@@ -740,6 +740,10 @@ int tp_report_add(tp_report *r, const tp_event *e)
 {
     if (e->time_ns > r->last_ns)
         r->last_ns = e->time_ns;
+    if (e->kind == TP_EVENT_BUILD) { /* perhaps of no worker's track: cluster/lanes.h */
+        add_build(r, e);
+        return 0;
+    }
     tp_report_track *t = track_of(r, e->worker);
     if (!t)
         return -1;
@@ -792,7 +796,7 @@ int tp_report_add(tp_report *r, const tp_event *e)
     case TP_EVENT_STEP: add_step(r, e); return 0;
     case TP_EVENT_ENCODE:
     case TP_EVENT_CAPTURED: add_encoding(r, e); return 0;
-    case TP_EVENT_BUILD: add_build(r, e); return 0;
+    case TP_EVENT_OMIT: r->lost += e->count; return 0;
     default: return 0;
     }
 }

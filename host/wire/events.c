@@ -36,9 +36,7 @@ static uint64_t text_of(const tp_event *e)
                                          : 0;
 }
 
-/* Is the field `job` a job's number in events of that kind? In others it is a task of users' code,
- * or how a program came to be. */
-static bool has_job(tp_event_kind kind)
+bool tp_wire_has_job(tp_event_kind kind)
 {
     return kind <= TP_EVENT_CANCEL || (has_duration(kind) && kind != TP_EVENT_BUILD);
 }
@@ -111,10 +109,15 @@ int tp_wire_put_events(tp_trace *trace, tp_told what, tp_buf *out)
  * than now, nor before what it has told already. What took some time may have begun before that. */
 static void set_time(tp_wire_events *of, tp_event *e, uint64_t now)
 {
+    const bool is_outside = of->outside && e->worker == of->outside;
+    const uint64_t since = is_outside ? of->outside_ns : of->since_ns;
     e->time_ns += (uint64_t)of->ahead_ns;
     if (has_duration(e->kind)) {
-        e->time_ns = e->time_ns < of->since_ns ? of->since_ns : e->time_ns > now ? now : e->time_ns;
+        e->time_ns = e->time_ns < since ? since : e->time_ns;
+        e->time_ns = e->time_ns > now ? now : e->time_ns;
         e->first = e->first > now - e->time_ns ? now - e->time_ns : e->first;
+        if (is_outside)
+            of->outside_ns = e->time_ns + e->first;
         return;
     }
     e->time_ns = e->time_ns < of->last_ns ? of->last_ns : e->time_ns > now ? now : e->time_ns;
@@ -154,7 +157,8 @@ void tp_wire_take_events(tp_wire_events *of, const char *bytes, size_t len)
         if (!is_wanted(e, TP_TELLS_ALL))
             continue;
         const char *name = bytes + at, *text = name + h.name;
-        e->worker = of->worker;
+        e->worker = e->worker == 0 && of->outside && e->kind == TP_EVENT_BUILD ? of->outside
+                                                                               : of->worker;
         set_time(of, e, now);
         if (e->kind == TP_EVENT_BUILD)
             tell_build(of, e, text, h.text);
@@ -169,7 +173,7 @@ void tp_wire_take_events(tp_wire_events *of, const char *bytes, size_t len)
             e->job = tp_trace_build(tp_trace_build_how(e->job), tp_trace_build_number(e->job),
                                     second);
         else
-            e->job = has_job(e->kind) ? job_of(of, e->job) : 0;
+            e->job = tp_wire_has_job(e->kind) ? job_of(of, e->job) : 0;
         tp_trace_write(of->to, e);
     }
 }

@@ -18,6 +18,10 @@ typedef enum tp_told {
     TP_TELLS_BUILDS /* only TP_EVENT_BUILD, for the times of a job */
 } tp_told;
 
+/* Is the field `job` a job's number in events of that kind? In others it is a task of users' code,
+ * or how a program came to be. */
+bool tp_wire_has_job(tp_event_kind kind);
+
 /* What is told of a work: all while the trace is listened to. */
 tp_told tp_wire_told(const tp_work *work, tp_trace *trace);
 
@@ -28,6 +32,10 @@ int tp_wire_put_event(tp_trace *trace, const tp_event *e, tp_told what, tp_buf *
 /* Child: reads the trace's events, and appends those that its host wants to `out`; the job 0 is
  * the request's. -1 when out of memory. */
 int tp_wire_put_events(tp_trace *trace, tp_told what, tp_buf *out);
+
+enum {
+    TP_WIRE_OWN_BITS = 32 /* of the numbers of a host's own jobs; its processes' have more */
+};
 
 /* What is needed to translate events of a process, or of another machine. The supervisor's, or the
  * carrier's. */
@@ -40,6 +48,10 @@ typedef struct tp_wire_events {
     uint64_t since_ns;
     uint64_t job;  /* what a device has done for the job 0 was for this one */
     int64_t ahead_ns; /* so much later is it by our clock than by theirs */
+    /* Whose are programs that no worker there has made; 0: the worker's. They are made one after the
+     * other: the next has not begun before this. */
+    uint32_t outside;
+    uint64_t outside_ns;
     /* told of each program that was made, whether `to` is listened to or not; NULL: nobody is */
     void (*built)(void *user, const tp_job_build *b);
     void *user;

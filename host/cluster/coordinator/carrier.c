@@ -85,6 +85,8 @@ static void take_event(cluster *c, const tp_nats_event *e)
         const char *rest = strlen(e->subject) > r + s ? e->subject + r + s : "";
         if (strcmp(rest, ".out") == 0) {
             tp_signs_take_output(c, e->data, e->len);
+        } else if (strcmp(rest, ".happened") == 0) {
+            tp_signs_take_happened(c, e);
         } else if (strcmp(rest, ".part") == 0) {
             tp_values_take(c, e);
         } else if (strcmp(rest, ".early") == 0) {

@@ -73,7 +73,8 @@ typedef struct flight {
     /* ---- by signs.c ---- */
     uint64_t held_ns; /* when a worker has last said that it has the chunk; 0: none has */
     char ack[TP_SUBJECT_MAX]; /* where that worker's delivery is acknowledged */
-    tp_lane_box box;          /* of the chunk in the trace */
+    tp_lane_box box;          /* of the chunk in the trace; */
+    uint64_t happened;        /* so many events of it have come, or are known to be missing */
     tp_afar afar;             /* what it has said of the chunk's items; the engine's lock */
 } flight;
 

@@ -3,6 +3,7 @@
 
 #include "base/blake2b.h"
 #include "cluster/coordinator/coordinator.h"
+#include "wire/events.h"
 #include "cluster/coordinator/signs.h"
 
 #include <stdio.h>
@@ -211,7 +212,8 @@ int tp_packing_seal(cluster *c, flight *l, tp_error *err)
                      .reduction = is_kernel ? TP_REDUCES_NOTHING
                                             : tp_job_reduction(l->slice->job),
                      .is_kernel = is_kernel,
-                     .is_alone = l->deaths >= DEATHS_ALONE };
+                     .is_alone = l->deaths >= DEATHS_ALONE,
+                     .told = tp_wire_told(w, tp_engine_trace(c->engine)) };
     l->may_reduce = task.reduction != TP_REDUCES_NOTHING;
     if (w->terms->streams)
         tp_slice_allow(l->slice, &task.allowed);
@@ -258,7 +260,7 @@ int tp_packing_seal(cluster *c, flight *l, tp_error *err)
     l->first = w->at;
     l->count = task.count;
     l->has_early = false;
-    l->early = 0;
+    l->early = l->happened = 0;
     l->image = i;
     i->users++;
     return 0;

@@ -2,6 +2,7 @@
 #include "cluster/coordinator/signs.h"
 
 #include "cluster/coordinator/coordinator.h"
+#include "cluster/happened.h"
 #include "cluster/protocol.h"
 
 #include <stdio.h>
@@ -11,7 +12,8 @@
 void tp_signs_begin_box(cluster *c, flight *l, worker *w, uint64_t since_ns)
 {
     tp_lanes_begin(&w->lanes, &l->box, c->engine, &l->slice->work, l->count, w->host,
-                   &c->crew.n_lanes, since_ns > l->sent_ns ? since_ns : l->sent_ns);
+                   w->n_devices ? w->kernels : w->slots, &c->crew.n_lanes,
+                   since_ns > l->sent_ns ? since_ns : l->sent_ns);
 }
 
 /* The worker with that id says what it runs of the flight's chunk. For people, so nothing of it has
@@ -100,6 +102,25 @@ void tp_signs_hear(void *user)
         }
         tp_nats_events_add(&c->server.later, e);
     }
+}
+
+void tp_signs_take_happened(cluster *c, const tp_nats_event *e)
+{
+    tp_happened head;
+    char id[TP_ID_TEXT];
+    const uint64_t now = uv_hrtime();
+    if (e->len < sizeof head)
+        return;
+    memcpy(&head, e->data, sizeof head);
+    tp_to_hex(id, head.worker, sizeof head.worker);
+    flight *l = tp_fleet_find(c, head.chunk, head.sending);
+    worker *w = l ? tp_crew_find(c, id) : NULL;
+    if (!w || !w->is_same)
+        return;
+    tp_signs_begin_box(c, l, w, head.ran_ns < now ? now - head.ran_ns : 0);
+    /* what another worker says of it, which was sent it, too, is not in its box */
+    if (!l->box.id || l->box.of == &w->lanes)
+        tp_happened_take(e->data, e->len, l->slice, &l->box, &w->lanes, w->host, &l->happened);
 }
 
 void tp_signs_take_output(cluster *c, const char *data, size_t len)

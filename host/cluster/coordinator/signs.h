@@ -18,6 +18,9 @@ void tp_signs_hear(void *user);
 /* A worker says which chunks it has. */
 void tp_signs_take_held(cluster *c, const char *data, size_t len);
 
+/* A worker says what has happened in a chunk: happened.h. */
+void tp_signs_take_happened(cluster *c, const tp_nats_event *e);
+
 /* What items have printed on a worker: the descriptor, the host's name with a NUL, whole lines. */
 void tp_signs_take_output(cluster *c, const char *data, size_t len);
 

@@ -7,6 +7,7 @@
 #include "program/cluster/code.h"
 #include "program/cluster/replies.h"
 #include "program/cluster/sessions.h"
+#include "program/cluster/telling.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -185,10 +186,13 @@ static void begin(node *n, chunk *k)
     }
     if (k->image)
         k->image->users++;
+    k->told = rc ? TP_TELLS_NOTHING : task.told;
+    tp_telling_follow(n, s);
     if (rc)
         tp_block_free(items);
     else
         rc = start_job(n, k, &task, items, &err);
+    tp_telling_sort(n, s, k);
     if (n->devices)
         k->begun_ns = uv_hrtime(); /* without what compiling took */
     tp_buf_free(&k->payload);

@@ -45,6 +45,7 @@ static void free_chunk(chunk *k)
     tp_buf_free(&k->records);
     tp_buf_free(&k->values);
     tp_buf_free(&k->ticket);
+    tp_buf_free(&k->happened);
     free(k);
 }
 

@@ -2,8 +2,8 @@
  * which has the overview.
  *
  * From the bottom: node.c (signs of life, events, the list of chunks), far_stores.c (Dicts, Queues
- * and permits that the coordinator keeps), code.c (functions and modules), replies.c (answers to
- * the coordinator), sessions.c (coordinators and the hosts that run their work), chunks.c (work
+ * and permits that the coordinator keeps), code.c (functions and modules), telling.c (what happens
+ * in chunks, for coordinators that want to see it), replies.c (answers to the coordinator), sessions.c (coordinators and the hosts that run their work), chunks.c (work
  * that waits, begins and gives results), intake.c (what comes in). Each calls only what stands
  * before it.
  *
@@ -14,6 +14,7 @@
 
 #include "cluster/blobs.h"
 #include "cluster/groups.h"
+#include "cluster/happened.h"
 #include "cluster/nats.h"
 #include "cluster/parcel.h"
 #include "cluster/protocol.h"
@@ -72,6 +73,11 @@ typedef struct session {
      * there are more of them. -1: there is no host yet */
     int modules;
     uint64_t modules_size;
+    /* ---- by telling.c: the number of the job that each worker of its host has taken last; how
+     * many events were lost in its ring ---- */
+    uint64_t *takers; /* owned */
+    uint32_t takers_room, n_takers;
+    uint64_t n_lost;
     /* since when its devices run nothing that is wanted; 0: they do not. By cluster_worker.c */
     uint64_t stuck_ms;
 } session;
@@ -123,6 +129,11 @@ typedef struct chunk {
     tp_buf values;
     uint32_t n_values;
     uint64_t first_value, allowed, told_ms;
+    /* ---- by telling.c: events that were not told yet, of which there are so many, and some that
+     * will not be; how many came before; when some were last told. told: a tp_told ---- */
+    tp_buf happened;
+    uint32_t told, n_happened;
+    uint64_t n_missing, happened_before, happened_ns;
     uint32_t at, count;
     uint64_t queued_ms, progress_ms, again_ms;
 } chunk;
@@ -160,6 +171,10 @@ typedef struct node {
     pull pulls[PULLS];
     uint64_t pull_ms;
     double chunk_ns; /* how long a chunk took lately */
+
+    /* ---- by telling.c: so many bytes may be told yet, since then ---- */
+    uint64_t told_share_ns;
+    size_t told_share;
 
     /* ---- by intake.c ---- */
     uint64_t beat_ms, beat_until_ms; /* how often it shows itself, and how long that holds */

@@ -2,6 +2,7 @@
 #include "program/cluster/replies.h"
 
 #include "base/blake2b.h"
+#include "program/cluster/telling.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -152,8 +153,14 @@ void tp_reply_give(node *n, chunk *k, tp_answer_kind kind, const void *bytes, si
 {
     chunk *next = k->state == RUNNING && !n->is_leaving ? next_after(n, k) : NULL;
     k->is_short = k->state == RUNNING && uv_hrtime() - k->begun_ns < SHORT_NS;
+    if (k->told != TP_TELLS_NOTHING) {
+        tp_telling_sort(n, k->session, k);
+        tp_telling_send(n, k, true);
+    }
     tp_node_stop(k);
     k->state = ANSWERED;
+    if (k->told != TP_TELLS_NOTHING)
+        tp_telling_follow(n, k->session);
     const bool goes_directly = n->devices && k->is_direct && k->is_short;
     if (len > (goes_directly ? TP_KERNEL_INLINE : TP_RESULT_INLINE))
         deliver(n, k, next);

@@ -6,6 +6,7 @@
 #include "host.h"
 #include "program/cluster/code.h"
 #include "program/cluster/replies.h"
+#include "program/cluster/telling.h"
 #include "program/pocl_cache.h"
 #include "program/process.h"
 
@@ -146,6 +147,7 @@ void tp_session_close(node *n, session *s)
         tp_host_close(s->host);
     if (s->modules >= 0)
         close(s->modules);
+    tp_telling_close(s);
     tp_far_stores_close(s);
     free(s);
 }

@@ -1,0 +1,152 @@
+/* telling.c: see telling.h. */
+#include "program/cluster/telling.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    RING = 8192, /* events between two looks, which are EARLY_MS apart at most */
+    /* What a worker sends in TP_HAPPENED_NS at most, for all of its chunks together: so thousands
+     * of short ones do not fill the server's connection with this */
+    SHARE = 64 << 10
+};
+
+void tp_telling_follow(node *n, session *s)
+{
+    bool is_wanted = false;
+    if (!s->host)
+        return;
+    tp_trace *trace = tp_engine_trace(s->host->engine);
+    for (const chunk *k = n->chunks; k; k = k->next)
+        is_wanted |= k->session == s && k->state == RUNNING && k->told != TP_TELLS_NOTHING;
+    if (is_wanted == tp_trace_is_on(trace))
+        return;
+    s->n_takers = 0;
+    s->n_lost = 0;
+    if (!is_wanted)
+        tp_trace_stop(trace);
+    else
+        tp_trace_start(trace, RING, NULL); /* without memory for it these events are missing */
+}
+
+/* The running chunk whose job has that number; NULL: there is none. */
+static chunk *find_by_job(const node *n, const session *s, uint64_t number)
+{
+    for (chunk *k = n->chunks; k; k = k->next)
+        if (k->session == s && k->state == RUNNING && k->job && tp_job_number(k->job) == number)
+            return k;
+    return NULL;
+}
+
+/* The worker of the session's host has taken items of that job. */
+static void note_taker(session *s, uint32_t worker, uint64_t job)
+{
+    if (worker >= s->takers_room) {
+        const uint32_t room = 2 * worker + 8;
+        uint64_t *more = realloc(s->takers, room * sizeof *more);
+        if (!more)
+            return;
+        s->takers = more;
+        s->takers_room = room;
+    }
+    for (; s->n_takers <= worker; s->n_takers++)
+        s->takers[s->n_takers] = 0;
+    s->takers[worker] = job;
+}
+
+/* Adds the event to what the chunk tells, if there is room. */
+static void add(chunk *k, tp_trace *trace, const tp_event *e)
+{
+    const size_t before = k->happened.len;
+    const int rc = tp_wire_put_event(trace, e, (tp_told)k->told, &k->happened);
+    if (rc > 0 && k->happened.len <= TP_HAPPENED_BYTES) {
+        k->n_happened++;
+        return;
+    }
+    k->happened.len = before;
+    k->n_missing += rc != 0;
+}
+
+void tp_telling_sort(node *n, session *s, const chunk *begins)
+{
+    tp_trace *trace = s->host ? tp_engine_trace(s->host->engine) : NULL;
+    tp_event events[64];
+    size_t found;
+    if (!trace || !tp_trace_is_on(trace))
+        return;
+    while ((found = tp_trace_read(trace, events, 64)) > 0)
+        for (size_t i = 0; i < found; i++) {
+            tp_event *e = &events[i];
+            const uint64_t job = tp_wire_has_job(e->kind) ? e->job : 0;
+            chunk *k = job ? find_by_job(n, s, job) : NULL;
+            if (job && !k && job >> TP_WIRE_OWN_BITS == 0)
+                continue; /* of a chunk that is over */
+            if (e->kind == TP_EVENT_TAKE)
+                note_taker(s, e->worker, e->job);
+            if (k)
+                e->job = 0; /* the coordinator knows it by the chunk */
+            else if (e->worker > 0)
+                k = e->worker < s->n_takers ? find_by_job(n, s, s->takers[e->worker]) : NULL;
+            else
+                k = (chunk *)(uintptr_t)begins;
+            if (!k || k->told == TP_TELLS_NOTHING)
+                continue;
+            k->n_missing += trace->lost - s->n_lost;
+            s->n_lost = trace->lost;
+            add(k, trace, e);
+        }
+}
+
+/* May so many more bytes be sent? */
+static bool has_share(node *n, size_t bytes, uint64_t now_ns)
+{
+    if (now_ns >= n->told_share_ns + TP_HAPPENED_NS) {
+        n->told_share_ns = now_ns;
+        n->told_share = SHARE;
+    }
+    if (bytes > n->told_share)
+        return false;
+    n->told_share -= bytes;
+    return true;
+}
+
+void tp_telling_send(node *n, chunk *k, bool is_over)
+{
+    char subject[TP_SUBJECT_MAX];
+    const uint64_t now_ns = uv_hrtime();
+    tp_buf message = { 0 };
+    if (k->n_happened + k->n_missing == 0 ||
+        (!is_over && now_ns < k->happened_ns + TP_HAPPENED_NS))
+        return;
+    if (!has_share(n, k->happened.len, now_ns)) {
+        k->n_missing += k->n_happened;
+        k->n_happened = 0;
+        tp_buf_clear(&k->happened);
+    }
+    tp_happened head = { .chunk = k->number,
+                         .before = k->happened_before + k->n_missing,
+                         .now_ns = now_ns,
+                         .ran_ns = now_ns - k->begun_ns,
+                         .sending = k->sending,
+                         .count = k->n_happened,
+                         .is_over = is_over };
+    memcpy(head.worker, n->id_bytes, sizeof head.worker);
+    snprintf(subject, sizeof subject, TP_SUBJECT_R "%s.happened", k->session->hex);
+    if (tp_buf_add(&message, &head, sizeof head) == 0 &&
+        (k->happened.len == 0 ||
+         tp_buf_add(&message, k->happened.data, k->happened.len) == 0))
+        tp_nats_publish(&n->nats, subject, NULL, message.data, message.len);
+    tp_buf_free(&message);
+    tp_buf_clear(&k->happened);
+    k->happened_before = head.before + head.count;
+    k->happened_ns = now_ns;
+    k->n_happened = k->n_missing = 0;
+}
+
+void tp_telling_close(session *s)
+{
+    free(s->takers);
+    s->takers = NULL;
+    s->takers_room = s->n_takers = 0;
+}

@@ -1,0 +1,99 @@
+--- What happens on a cluster's workers is seen where the script runs (not stock: it is the program).
+
+local cjson = require "cjson"
+local devices = require "tests.support_device"
+local reader = require "tests.trace_reader"
+local support = require "tests.support"
+local cluster = require "tests.support_cluster"
+
+describe("What happens on a cluster's workers", function()
+  if not cluster.is_possible() then
+    pending "nats-server is not installed"
+    return
+  end
+  local own, host
+
+  before_each(function()
+    own = cluster.up()
+    host = cluster.capture "uname -n":match "%S+"
+  end)
+  after_each(function() own:down() end)
+
+  --- Runs a script -> its trace, the data of its report, what it printed.
+  local function run(source)
+    local script = own:start([[local tidepool = require "tidepool"
+      local app = tidepool.App "job"
+    ]] .. source, nil, "--report DIR/r.html --trace DIR/t.json")
+    local out, status, errors = script.done()
+    assert.same({ "", 0 }, { errors, status })
+    local data = support.read_file(script.dir .. "/r.html"):match '<script type="application/json" id="data">\n(.-)</script>'
+    return reader.read(script.dir .. "/t.json"), cjson.decode(data), out
+  end
+
+  --- The name of the track of an event.
+  local function track_of(trace, e)
+    return trace:one({ name = "thread_name", pid = e.pid, tid = e.tid }).args.name
+  end
+
+  devices.specs(it, pending, devices.has_pocl, "no OpenCL device of PoCL")("is in the trace, the report and the times: compilers and devices", function()
+    local caches = support.temp_dir()
+    own:worker(1, nil, ("XDG_CACHE_HOME=%s POCL_CACHE_DIR=%s/pocl"):format(caches, caches))
+    local trace, report, out = run [[
+      local f = app:func { gpu = "cpu", name = "polish" } (function(x) return math.sin(x) * math.exp(-x) + x ^ 1.5 end)
+      local r = f:map(tidepool.range(5000), { times = true })
+      r:sum()
+      for _, b in ipairs(r:times().builds) do
+        assert(b.seconds > 0 and b.device == 0 and #b.name > 0)
+        print(b.how, b.host)
+      end]]
+    assert.equal(("compiled\t%s\nlaunched\t%s\n"):format(host, host), out)
+    local compile = trace:all({ cat = "build", name = "compile polish" })
+    assert.equal(2, #compile)
+    assert.equal("compiled, and kept", compile[1].args.how)
+    assert.equal(("cluster %s: compiler"):format(host), track_of(trace, compile[1]))
+    assert.equal(("cluster %s 1"):format(host), track_of(trace, compile[2]))
+    local kernels, items = trace:all { cat = "device", name = "polish" }, 0
+    for _, e in ipairs(kernels) do
+      assert.matches(("^cluster %s %%d+: by the device's clock$"):format(host:gsub("%p", "%%%0")), track_of(trace, e))
+      items = items + e.args.items
+    end
+    assert.equal(5000, items)
+    local found
+    for _, each in ipairs(report.findings) do found = each.kind == "compiling" and each or found end
+    support.contains(found.text, "1 compiled, 0 read", "'polish'")
+  end)
+
+  it("is in the trace: spans, marks and maps of items, in the time of their item", function()
+    own:worker(2)
+    local trace, _, out = run [[
+      local inner = app:func { name = "inner" } (function(x) tidepool.sleep(0.002) return x end)
+      local f = app:func { name = "outer" } (function(x)
+        tidepool.mark("seen", "by " .. x)
+        return tidepool.span("step", function() return inner:map({ x, x }):sum() end)
+      end)
+      print(f:map({ 1, 2 }):sum())]]
+    assert.equal("6\n", out)
+    local marks = trace:all { cat = "event", name = "seen" }
+    assert.equal(2, #marks)
+    for _, e in ipairs(trace:all { cat = "span", name = "step" }) do
+      assert.matches("^cluster .* %d$", track_of(trace, e))
+    end
+    assert.equal(2, #trace:all { cat = "span", name = "step" })
+    assert.equal(2, #trace:all { cat = "map", ph = "b", name = "inner" })
+  end)
+
+  it("is counted where it is too much", function()
+    own:worker(1)
+    local trace, report = run [[
+      local f = app:func(function(x)
+        for i = 1, 20000 do tidepool.mark("m" .. i % 10) end
+        return x
+      end)
+      assert(f:map({ 1, 2 }):sum() == 3)]]
+    local missing, there = 0, 0
+    for _, e in ipairs(trace:all { cat = "event", name = "left out" }) do missing = missing + tonumber(e.args.what:match "^(%d+) events of it are missing") end
+    for i = 0, 9 do there = there + #trace:all { cat = "event", name = "m" .. i } end
+    assert.is_true(missing > 0 and there > 0 and missing + there <= 40000, missing .. " " .. there)
+    assert.equal(missing, report.lost)
+  end)
+end)
