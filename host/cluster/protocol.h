@@ -19,13 +19,14 @@
  * tp1.d.r.SESSION.piece (of a result, or of values, for which B has no room; the answer "+" asks
  * for the next), tp1.d.r.SESSION.part (values that an item gives while it runs; the answers go to
  * INBOX, see tp_part), tp1.d.r.SESSION.early (results that a slow item of their chunk would keep
- * back, see tp_early), tp1.d.r.SESSION.happened (what happens in a chunk, see happened.h), tp1.d.r.SESSION.ask (about a Dict, Queue or permit, see question.h),
- * tp1.d.hb.WORKER (it is there, and takes answers and direct work in INBOX; with the devices that
- * it drives, if it does; "gone": it is dead), tp1.d.q.SESSION (is its coordinator alive?),
- * tp1.d.ctl.SESSION ("cancel CHUNK", "over", "stuck": all that waits without an end is to give up)
- * and tp1.d.ctl.all ("hello": workers show themselves at once; "devices": they start what drives
- * theirs, if they have some; "beat MS": how often they show themselves, and name what they have: a
- * coordinator that sees thousands of them asks for less of that). */
+ * back, see tp_early), tp1.d.r.SESSION.happened (what happens in a chunk, see happened.h),
+ * tp1.d.r.SESSION.ask (about a Dict, Queue or permit, see question.h), tp1.d.hb.WORKER (it is
+ * there, and takes answers and direct work in INBOX; with the devices that it drives, if it does;
+ * "gone": it is dead), tp1.d.q.SESSION (is its coordinator alive?), tp1.d.ctl.SESSION ("cancel
+ * CHUNK", "over", "stuck": all that waits without an end is to give up) and tp1.d.ctl.all
+ * ("hello": workers show themselves at once; "devices": they start what drives theirs, if they
+ * have some; "beat MS": how often they show themselves, and name what they have: a coordinator
+ * that sees thousands of them asks for less of that). */
 #ifndef TP_PROTOCOL_H
 #define TP_PROTOCOL_H
 

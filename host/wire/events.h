@@ -48,8 +48,8 @@ typedef struct tp_wire_events {
     uint64_t since_ns;
     uint64_t job;  /* what a device has done for the job 0 was for this one */
     int64_t ahead_ns; /* so much later is it by our clock than by theirs */
-    /* Whose are programs that no worker there has made; 0: the worker's. They are made one after the
-     * other: the next has not begun before this. */
+    /* Whose are programs that no worker there has made; 0: the worker's. They are made one after
+     * the other: the next has not begun before this. */
     uint32_t outside;
     uint64_t outside_ns;
     /* told of each program that was made, whether `to` is listened to or not; NULL: nobody is */

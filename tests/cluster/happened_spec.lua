@@ -35,7 +35,8 @@ describe("What happens on a cluster's workers", function()
     return trace:one({ name = "thread_name", pid = e.pid, tid = e.tid }).args.name
   end
 
-  devices.specs(it, pending, devices.has_pocl, "no OpenCL device of PoCL")("is in the trace, the report and the times: compilers and devices", function()
+  local on_pocl = devices.on_pocl(it, pending)
+  on_pocl("is in the trace, the report and the times: compilers and devices", function()
     local caches = support.temp_dir()
     own:worker(1, nil, ("XDG_CACHE_HOME=%s POCL_CACHE_DIR=%s/pocl"):format(caches, caches))
     local trace, report, out = run [[
@@ -91,7 +92,9 @@ describe("What happens on a cluster's workers", function()
       end)
       assert(f:map({ 1, 2 }):sum() == 3)]]
     local missing, there = 0, 0
-    for _, e in ipairs(trace:all { cat = "event", name = "left out" }) do missing = missing + tonumber(e.args.what:match "^(%d+) events of it are missing") end
+    for _, e in ipairs(trace:all { cat = "event", name = "left out" }) do
+      missing = missing + tonumber(e.args.what:match "^(%d+) events of it are missing")
+    end
     for i = 0, 9 do there = there + #trace:all { cat = "event", name = "m" .. i } end
     assert.is_true(missing > 0 and there > 0 and missing + there <= 40000, missing .. " " .. there)
     assert.equal(missing, report.lost)

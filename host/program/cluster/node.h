@@ -3,9 +3,9 @@
  *
  * From the bottom: node.c (signs of life, events, the list of chunks), far_stores.c (Dicts, Queues
  * and permits that the coordinator keeps), code.c (functions and modules), telling.c (what happens
- * in chunks, for coordinators that want to see it), replies.c (answers to the coordinator), sessions.c (coordinators and the hosts that run their work), chunks.c (work
- * that waits, begins and gives results), intake.c (what comes in). Each calls only what stands
- * before it.
+ * in chunks, for coordinators that want to see it), replies.c (answers to the coordinator),
+ * sessions.c (coordinators and the hosts that run their work), chunks.c (work that waits, begins
+ * and gives results), intake.c (what comes in). Each calls only what stands before it.
  *
  * One thread, the main one, makes all calls and touches all fields, but where something says
  * otherwise. */
