@@ -2,6 +2,8 @@
  * the place of those that its end has cost. */
 #include "workers/supervisor.h"
 
+#include "base/amount.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -102,14 +104,15 @@ static double number_of(const tp_work *w)
 static bool had_no_memory(const supervisor *s, const tp_work *w, uint32_t item, const char *signal,
                           int code, char *why, size_t size)
 {
+    char amount[TP_AMOUNT_TEXT];
     *why = '\0';
     if (code == TP_CHILD_NO_MEMORY)
         return true;
     if (atomic_load_explicit(&tp_control_of(s)->refused, memory_order_relaxed) == 1 + item) {
         snprintf(why, size,
                  ", when there was no memory for it (the option `memory` lets a worker of this "
-                 "function have %.4g MiB)",
-                 (double)w->terms->memory / (1 << 20));
+                 "function have %s)",
+                 tp_amount_of_bytes(amount, w->terms->memory));
         return w->terms->memory > 0;
     }
     if (!signal || strcmp(signal, "SIGKILL") != 0 || tp_peer_oom_kills() <= s->oom_kills)

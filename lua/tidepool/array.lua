@@ -113,7 +113,7 @@ end
 
 local function check_range(a, method, i, j)
   if type(i) ~= "number" or type(j) ~= "number" or i < 1 or j > a.length or i % 1 ~= 0 or j % 1 ~= 0 then
-    check.fail("array:%s: the range must lie in 1 to %d, got %s to %s", method, a.length, tostring(i), tostring(j))
+    check.fail("array:%s: the range must lie in 1 to %d, got %s to %s", method, a.length, check.show(i), check.show(j))
   end
 end
 
@@ -356,7 +356,8 @@ local function atomics_of(a, method, i, v)
     check.fail("array:%s: elements of type %s cannot be changed by several at once; those of %s can", method, a.ctype,
       table.concat(atomic_types, ", "))
   end
-  if type(i) ~= "number" or not (i >= 1 and i <= a.length and floor(i) == i) then wrong_index(a, i) end
+  if type(i) ~= "number" then check.fail("array:%s: expected the number of an element, got %s", method, check.show(i)) end
+  if not (i >= 1 and i <= a.length and floor(i) == i) then wrong_index(a, i) end
   if type(v) == "number" then
     if floor(v) ~= v and not is_real[a.ctype] then
       check.fail("array:%s: elements of type %s take whole numbers, got %s", method, a.ctype, tostring(v))
@@ -655,6 +656,7 @@ local function metatype(name)
       if type(key) == "table" then return a:at(unpack(key, 1, max(#key, 2))) end
       local method = methods[key]
       if method == nil and fields[key] then return fields[key](a) end
+      if method == nil then check.missing("an array", key, methods) end
       return method
     end,
     __newindex = function(a, key, value)
@@ -764,62 +766,62 @@ end
 
 --- The length of a list. One with a hole, whose length Lua leaves open, is refused, and so are
 --- names.
-local function length_of(list, what)
+local function length_of(who, list, what)
   local n = list.n
   if n ~= nil then return n end
   n = #list
   local behind = next(list, n > 0 and n or nil)
   if type(behind) == "number" and behind > n then
-    check.fail("tidepool.array: element %d of %s is nil, not a number", n + 1, what)
+    check.fail("%s: element %d of %s is nil, not a number", who, n + 1, what)
   elseif n == 0 and behind ~= nil then
-    check.fail("tidepool.array: %s has names (%s) and no numbers; a shape is { rows =, columns = }, or { planes =, rows =, columns = }", what,
+    check.fail("%s: %s has names (%s) and no numbers; a shape is { rows =, columns = }, or { planes =, rows =, columns = }", who, what,
       check.key(behind))
   end
   return n
 end
 
 --- Stores the numbers of a list in an array, from element `first` on.
-local function set_elements(a, first, list, n, what)
+local function set_elements(who, a, first, list, n, what)
   for i = 1, n do
     local x = list[i]
     if not is_number(x) then
-      check.fail("tidepool.array: element %d of %s is %s, not a number", i, what, x == nil and "nil" or check.show(x))
+      check.fail("%s: element %d of %s is %s, not a number", who, i, what, x == nil and "nil" or check.show(x))
     end
     a.elements[first + i - 2] = x
   end
 end
 
 --- Makes a matrix from a list of rows.
-local function of_rows(name, list, rows)
+local function of_rows(who, name, list, rows)
   local first = list[1]
-  local columns = array.type_of(first) and first.length or length_of(first, "row 1")
-  check_shape("tidepool.array", rows, columns)
+  local columns = array.type_of(first) and first.length or length_of(who, first, "row 1")
+  check_shape(who, rows, columns)
   local a = array.allocate(name, rows * columns, false)
   a.columns = columns
   for i = 1, rows do
     local row = list[i]
-    local n = array.type_of(row) and row.length or type(row) == "table" and length_of(row, ("row %d"):format(i))
+    local n = array.type_of(row) and row.length or type(row) == "table" and length_of(who, row, ("row %d"):format(i))
     if n ~= columns then
-      check.fail("tidepool.array: row %d is %s, but the first has %d elements", i, n and ("of %d elements"):format(n) or check.show(row), columns)
+      check.fail("%s: row %d is %s, but the first has %d elements", who, i, n and ("of %d elements"):format(n) or check.show(row), columns)
     end
-    set_elements(a, (i - 1) * columns + 1, row, n, ("row %d"):format(i))
+    set_elements(who, a, (i - 1) * columns + 1, row, n, ("row %d"):format(i))
   end
   return a
 end
 
 --- Makes an array with planes from a list of lists of rows.
-local function of_planes(name, list, n)
+local function of_planes(who, name, list, n)
   local a
   for i = 1, n do
-    if type(list[i]) ~= "table" then check.fail("tidepool.array: plane %d is %s, but the first has rows", i, check.show(list[i])) end
-    local plane = of_rows(name, list[i], length_of(list[i], ("plane %d"):format(i)))
+    if type(list[i]) ~= "table" then check.fail("%s: plane %d is %s, but the first has rows", who, i, check.show(list[i])) end
+    local plane = of_rows(who, name, list[i], length_of(who, list[i], ("plane %d"):format(i)))
     if not a then
-      check_shape("tidepool.array", plane.rows, plane.columns, n)
+      check_shape(who, plane.rows, plane.columns, n)
       a = array.allocate(name, n * plane.length, false)
       a.columns, a.planes = plane.columns, n
     end
     if plane.columns ~= a.columns or plane.rows ~= a.rows then
-      check.fail("tidepool.array: plane %d has %s, but the first has %d rows of %d columns", i, shape_text(plane), a.rows, a.columns)
+      check.fail("%s: plane %d has %s, but the first has %d rows of %d columns", who, i, shape_text(plane), a.rows, a.columns)
     end
     ffi.copy(a.elements + (i - 1) * plane.length, plane.elements, plane.length * sizes[name])
   end
@@ -831,44 +833,45 @@ end
 ---@param name string    "double", "float", "int8", "uint8", ... "int64", "uint64"
 ---@param from number|table  how many, or a list, or a shape: { rows = r, columns = c }, with planes = p for three dimensions, or a grid
 ---@param value (number|ffi.cdata*)?  where there is no list: what all elements are (0)
+---@param who string?  which function of ours is asked for it: "tidepool.array"
 ---@return tidepool.Array
-function array.new(name, from, value, extra)
-  check.no_more(extra, "tidepool.array", "(type, number of elements or list, value)")
-  array.check_type("tidepool.array", name)
+function array.new(name, from, value, who)
+  who = who or "tidepool.array"
+  array.check_type(who, name)
   local columns, planes
   if type(from) == "table" and not array.type_of(from) and (from.rows ~= nil or from.columns ~= nil) then
     local rows
     rows, columns, planes = from.rows, from.columns, from.planes
     for key in pairs(grid.is(from) and {} or from) do
       if key ~= "rows" and key ~= "columns" and key ~= "planes" then
-        check.fail("tidepool.array: a shape is { rows =, columns = }, or { planes =, rows =, columns = }, and has no %s", check.key(key))
+        check.fail("%s: a shape is { rows =, columns = }, or { planes =, rows =, columns = }, and has no %s", who, check.key(key))
       end
     end
-    check_shape("tidepool.array", rows, columns, planes)
+    check_shape(who, rows, columns, planes)
     from = rows * columns * (planes or 1)
   end
   if type(from) == "number" then
     if not (from >= 0 and from % 1 == 0 and from <= LENGTH_MAX) then
-      check.fail("tidepool.array: the number of elements must be an integer of at least 0 and at most 2^45, got %s", tostring(from))
+      check.fail("%s: the number of elements must be an integer of at least 0 and at most 2^45, got %s", who, tostring(from))
     end
-    if value ~= nil and not is_number(value) then check.fail("tidepool.array: expected a number for all elements, got %s", check.show(value)) end
+    if value ~= nil and not is_number(value) then check.fail("%s: expected a number for all elements, got %s", who, check.show(value)) end
     local a = array.allocate(name, from, value == nil)
     a.columns, a.planes = columns or 0, planes or 0
     return value == nil and a or a:fill(value)
   end
-  if value ~= nil then check.fail("tidepool.array takes a value where it is told how many elements there are, and has got a list") end
+  if value ~= nil then check.fail("%s takes a value where it is told how many elements there are, and has got a list", who) end
   if array.type_of(from) then
     local a = allocate_like(from, name)
-    set_elements(a, 1, from, from.length, "the array")
+    set_elements(who, a, 1, from, from.length, "the array")
     return a
   elseif type(from) ~= "table" then
-    check.fail("tidepool.array: expected a number of elements or a list, got %s", check.show(from))
+    check.fail("%s: expected a number of elements or a list, got %s", who, check.show(from))
   end
-  local n, first = length_of(from, "the list"), from[1]
-  if type(first) == "table" and type(first[1]) == "table" then return of_planes(name, from, n) end
-  if type(first) == "table" or array.type_of(first) then return of_rows(name, from, n) end
+  local n, first = length_of(who, from, "the list"), from[1]
+  if type(first) == "table" and type(first[1]) == "table" then return of_planes(who, name, from, n) end
+  if type(first) == "table" or array.type_of(first) then return of_rows(who, name, from, n) end
   local a = array.allocate(name, n, false)
-  set_elements(a, 1, from, n, "the list")
+  set_elements(who, a, 1, from, n, "the list")
   return a
 end
 

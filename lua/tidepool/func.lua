@@ -60,6 +60,9 @@ function func.single(f)
   return f.options.batched and batch.one(f.raw, f.name) or f.raw
 end
 
+-- What people ask a Function for that its results have.
+local of_results = { list = true, sum = true, mean = true, min = true, max = true, reduce = true, array = true, histogram = true, times = true }
+
 --- Is it a Function?
 function func.is_function(value)
   return type(value) == "table" and getmetatable(value) == Function
@@ -67,7 +70,10 @@ end
 
 function Function.__index(self, key)
   local method = methods[key]
-  if method == nil then check.missing(rawget(self, "name"), key, methods) end
+  if method == nil then
+    check.missing(rawget(self, "name"), key, methods)
+    if of_results[key] then check.fail("%s has no method '%s': its results have, as in f:map(inputs):%s()", rawget(self, "name"), key, key) end
+  end
   return method
 end
 
@@ -140,6 +146,10 @@ function methods.starmap(self, items, given, extra)
   check.no_more(extra, "Function:starmap", "(lists of arguments, options)")
   if given ~= nil and type(given) ~= "table" then
     check.fail("Function:starmap: expected a list of argument lists, then options; got %s", check.show(given))
+  end
+  if given and given[1] ~= nil then
+    check.fail("Function:starmap takes one list, of the arguments of each call, as in f:starmap { { 1, 2 }, { 3, 4 } }, and then options; " ..
+      "lists side by side are for f:map(xs, ys)")
   end
   local settings = given and options.check("Function:starmap", options.of_calls, given) or {}
   local started = maps.start(self, inputs.starmap("Function:starmap", items), settings)

@@ -41,6 +41,7 @@ end
 ---@class tidepool.AsCompleted
 local AsCompleted = {}
 AsCompleted.__index = AsCompleted
+check.hints(AsCompleted, "what as_completed gives", "n_pending last first")
 gather.AsCompleted = AsCompleted
 
 --- Checks whether x has finished; if not, checks again when there may be news.

@@ -16,6 +16,7 @@ local loop = require "tidepool.engine.loop"
 ---@overload fun(): ...: any
 local Stream = {}
 Stream.__index = Stream
+check.hints(Stream, "a stream", "at is_over index own name is_waiting asked_at fn step settings has_index is_cancelled thread")
 Stream.__travels = "a stream cannot travel to a worker: pass what it gives"
 
 local generator = { Stream = Stream }

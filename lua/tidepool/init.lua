@@ -39,7 +39,8 @@ local tidepool = {
 ---@param value (number|ffi.cdata*)?  where there is no list: what all elements are (0)
 ---@return tidepool.Array
 function tidepool.array(name, from, value, extra)
-  return array.new(name, from, value, extra)
+  check.no_more(extra, "tidepool.array", "(type, number of elements or list, value)")
+  return array.new(name, from, value)
 end
 
 --- The array that is kept in a file of NumPy's format .npy (numpy.save, array:save): a matrix where

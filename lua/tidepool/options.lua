@@ -405,6 +405,10 @@ function options.check(who, rows, given)
   for name, value in pairs(given) do
     local row = row_of(rows, name)
     if not row then
+      if type(name) == "number" then
+        check.fail("%s: options have names, as in { %s = ... }, but this table has element %s: %s", who, names_of(rows)[1], tostring(name),
+          check.show(value))
+      end
       if refused[name] then check.fail("%s: option '%s' %s", who, name, refused[name]) end
       local near = check.nearest(tostring(name), names_of(rows))
       check.fail("%s: unknown option %s%s", who, check.key(name),

@@ -57,6 +57,10 @@ handle_meta.__index = setmetatable(methods, { __index = function(_, name)
     near and ("did you mean '%s'?"):format(near) or "they have " .. table.concat(names, ", "))
 end })
 
+function handle_meta.__newindex(_, name)
+  check.fail("Results have no field %s that could be set: take results:list()", check.key(name))
+end
+
 --- Results that were given up unread, since only another map was to read them (device/fused.lua),
 --- are wanted here after all: the map starts again, and the handle is that of the new Results.
 local function restart(self, own)

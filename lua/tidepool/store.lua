@@ -22,12 +22,15 @@ local dict = {}
 ---@class tidepool.Queue
 local queue = {}
 
+-- What others call them.
+local aliases = { set = "put", push = "put", add = "put", pop = "get", pull = "get", take = "get" }
+
 local function methods_of(what, methods)
   setmetatable(methods, { __index = function(_, name)
     local names = {}
     for each in pairs(methods) do names[#names + 1] = each end
     table.sort(names)
-    local near = type(name) == "string" and check.nearest(name, names)
+    local near = aliases[name] and rawget(methods, aliases[name]) and aliases[name] or type(name) == "string" and check.nearest(name, names)
     check.fail("a %s has no method '%s' (%s)", what, tostring(name), near and ("did you mean '%s'?"):format(near) or "it has "
       .. table.concat(names, ", "))
   end })

@@ -15,6 +15,7 @@ local is_on = ffi.cast("const bool *", core.trace.flag())
 ---@field path string
 local Trace = {}
 Trace.__index = Trace
+check.hints(Trace, "a trace", "is_over path")
 Trace.__travels = "a Trace cannot travel to a worker: the script has it"
 trace.Trace = Trace
 

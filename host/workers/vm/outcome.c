@@ -1,4 +1,5 @@
 /* outcome.c: what becomes of an item: its results or its failure. */
+#include "base/amount.h"
 #include "codec/scalar.h"
 #include "workers/vm/vm_private.h"
 
@@ -118,11 +119,11 @@ static void push_failure(const run *r, lua_State *L, tp_failure_kind kind, const
 /* Pushes the fields of the failure of an item for which there was no memory. */
 static void push_no_memory(const run *r, lua_State *L)
 {
-    char why[160] = TP_NO_MEMORY;
+    char why[160] = TP_NO_MEMORY, amount[TP_AMOUNT_TEXT];
     if (r->vm->limit.shown)
         snprintf(why, sizeof why,
-                 TP_NO_MEMORY ": the option `memory` lets a worker of this function have %.4g MiB",
-                 (double)r->vm->limit.shown / (1 << 20));
+                 TP_NO_MEMORY ": the option `memory` lets a worker of this function have %s",
+                 tp_amount_of_bytes(amount, r->vm->limit.shown));
     push_failure(r, L, TP_KIND_MEMORY, why);
 }
 

@@ -100,9 +100,10 @@ local function distance(a, b)
 end
 
 --- The name among `names` (a list) that is most like `name`, or nil when none is near.
+---@param most integer?  how many edits may be between them: a third of its letters, or 2
 ---@return string?
-function check.nearest(name, names)
-  local best, best_distance = nil, math.max(2, math.floor(#name / 3)) + 1
+function check.nearest(name, names, most)
+  local best, best_distance = nil, (most or math.max(2, math.floor(#name / 3))) + 1
   for _, candidate in ipairs(names) do
     local d = distance(name:lower(), candidate:lower())
     if d < best_distance then best, best_distance = candidate, d end
@@ -121,10 +122,24 @@ function check.missing(what, key, members, kind)
   local names = {}
   for name in pairs(members) do
     -- short names are near to too many others: only their letters' case is taken for a slip
-    if #key >= 4 or type(name) == "string" and name:lower() == key:lower() then names[#names + 1] = name end
+    local is_public = type(name) == "string" and name:sub(1, 1) ~= "_"
+    if is_public and (#key >= 4 or name:lower() == key:lower()) then names[#names + 1] = name end
   end
-  local near = check.nearest(key, names)
+  -- two edits make another word of a short one: name, time
+  local near = check.nearest(key, names, #key < 6 and 1 or nil)
   if near then check.fail("%s has no %s '%s' (did you mean '%s'?)", what, kind or "method", key, near) end
+end
+
+--- Objects of the class raise when they are asked for what is nearly the name of a method.
+---@param class table    its methods; also its objects' metatable, with itself as __index
+---@param what string    what an object is called: "a call"
+---@param fields string? those of objects that may be unset, with spaces between them
+function check.hints(class, what, fields)
+  local is_field = {}
+  for name in (fields or ""):gmatch "%S+" do is_field[name] = true end
+  setmetatable(class, { __index = function(_, key)
+    if not is_field[key] then check.missing(what, key, class) end
+  end })
 end
 
 --- A value as a message shows it: short, and with its type unless that is obvious.

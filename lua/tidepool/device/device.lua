@@ -57,6 +57,7 @@ end
 ---@field number integer         as the C side counts
 local Device = {}
 Device.__index = Device
+check.hints(Device, "a device")
 core.add_class("tidepool.device.device.Device", Device, false)
 
 function Device:__tostring()
@@ -99,8 +100,9 @@ function device.new(row)
 end
 
 --- Waits until all kernels that this thread has started on the device have run.
-function Device:wait()
+function Device:wait(extra)
   check.self(self, Device, "device", "wait")
+  check.no_more(extra, "device:wait", "no arguments")
   must("device:wait", core.queue.finish(queue_of(self)))
 end
 
@@ -115,6 +117,8 @@ end
 ---@field shadow tidepool.Array?  by which maps know its elements, where memory is not the host's
 local Buffer = {}
 
+local sizes = { size = true, len = true, n = true, count = true } -- what others call buffer.length
+
 --- The elements are on the device. Code that seems to read or set one would get nil, or be lost, so
 --- it raises.
 function Buffer:__index(key)
@@ -122,7 +126,10 @@ function Buffer:__index(key)
     check.fail("buffer[%s]: a buffer's elements are the device's: read them with local array = buffer:read(), and then array[%s]; the number of " ..
       "elements is buffer.length", tostring(key), tostring(key))
   end
-  return Buffer[key]
+  local method = Buffer[key]
+  if method == nil and sizes[key] then check.fail("a buffer has no field '%s': the number of its elements is buffer.length", key) end
+  if method == nil and key ~= "array" and key ~= "shadow" then check.missing("a buffer", key, Buffer) end
+  return method
 end
 
 function Buffer:__newindex(key, value)
@@ -161,8 +168,9 @@ end
 ---@param what tidepool.Array|string
 ---@param from (integer|table)?
 ---@return tidepool.Buffer
-function Device:buffer(what, from)
+function Device:buffer(what, from, extra)
   check.self(self, Device, "device", "buffer", "array")
+  check.no_more(extra, "device:buffer", "(array) or (element type, number of elements or list)")
   local own
   if array.type_of(what) then
     own = what
@@ -175,7 +183,7 @@ function Device:buffer(what, from)
         check.fail("device:buffer: the number of elements must be an integer of at least 0, got %s", tostring(from))
       end
     elseif array.type_of(from) or type(from) == "table" then
-      own = array.new(what, from)
+      own = array.new(what, from, nil, "device:buffer")
     else
       check.fail("device:buffer: expected a number of elements or a list, got %s", check.show(from))
     end
@@ -202,8 +210,10 @@ end
 --- Checks where in a buffer n elements begin: the number of an element, 1 when nil.
 local function check_at(self, method, at, n)
   if at == nil then at = 1 end
-  if type(at) ~= "number" or at % 1 ~= 0 or at < 1 or at + n - 1 > self.length then
-    check.fail("buffer:%s: %s elements from element %s on are not in the buffer's %d", method, n, tostring(at), self.length)
+  if type(at) ~= "number" then check.fail("buffer:%s: expected the number of the first element, got %s", method, check.show(at)) end
+  if at % 1 ~= 0 or at < 1 or at + n - 1 > self.length then
+    check.fail("buffer:%s: %s element%s from element %s on %s not in the buffer's %d", method, n, n == 1 and "" or "s", tostring(at), n == 1 and "is" or "are",
+      self.length)
   end
   return (at - 1) * size_of(self.ctype)
 end
@@ -228,8 +238,9 @@ end
 ---@param into tidepool.Array?
 ---@param at integer?  default: 1
 ---@return tidepool.Array
-function Buffer:read(into, at)
+function Buffer:read(into, at, extra)
   check.self(self, Buffer, "buffer", "read")
+  check.no_more(extra, "buffer:read", "(array, first element)")
   local a = array_for(self, "read", into)
   local place = check_at(self, "read", at, a.length)
   local memory, offset, bytes = place_of(a)
@@ -242,8 +253,9 @@ end
 ---@param from (tidepool.Array|table|tidepool.Buffer)?
 ---@param at integer?  default: 1
 ---@return tidepool.Buffer self
-function Buffer:write(from, at)
+function Buffer:write(from, at, extra)
   check.self(self, Buffer, "buffer", "write")
+  check.no_more(extra, "buffer:write", "(elements, first element)")
   if getmetatable(from) == Buffer then
     if from.device ~= self.device then check.fail("buffer:write: the other buffer is one of %s", from.device.name) end
     if from.ctype ~= self.ctype then check.fail("buffer:write: expected a buffer of %s, got one of %s", self.ctype, from.ctype) end
@@ -254,7 +266,7 @@ function Buffer:write(from, at)
     must("buffer:write", core.buffer.copy(queue_of(self.device), self.handle, place, from.handle, 0, bytes))
     return self
   end
-  if type(from) == "table" and getmetatable(from) == nil then from = array.new(self.ctype, from) end
+  if type(from) == "table" and getmetatable(from) == nil then from = array.new(self.ctype, from, nil, "buffer:write") end
   local a = array_for(self, "write", from)
   local place = check_at(self, "write", at, a.length)
   local memory, offset, bytes = place_of(a)
@@ -279,8 +291,9 @@ end
 --- Sets all elements to a number, on the device, without waiting.
 ---@param value number
 ---@return tidepool.Buffer self
-function Buffer:fill(value)
+function Buffer:fill(value, extra)
   check.self(self, Buffer, "buffer", "fill", "value")
+  check.no_more(extra, "buffer:fill", "a number")
   local complaint = check_value(self.ctype, value)
   if complaint then check.fail("buffer:fill: %s", complaint) end
   local box = box_of { ctype = self.ctype, lanes = 1 }
@@ -293,8 +306,9 @@ end
 
 --- A new buffer with the same elements, copied on the device.
 ---@return tidepool.Buffer
-function Buffer:copy()
+function Buffer:copy(extra)
   check.self(self, Buffer, "buffer", "copy")
+  check.no_more(extra, "buffer:copy", "no arguments (buffer:write(other) copies into a buffer)")
   return self.device:buffer(self.ctype, self.length):write(self)
 end
 
@@ -311,11 +325,12 @@ end
 ---@param i integer
 ---@param j integer?  default: the last one
 ---@return tidepool.Buffer
-function Buffer:slice(i, j)
+function Buffer:slice(i, j, extra)
   check.self(self, Buffer, "buffer", "slice", "i, j")
+  check.no_more(extra, "buffer:slice", "(first element, last element)")
   if j == nil then j = self.length end
   if type(i) ~= "number" or type(j) ~= "number" or i % 1 ~= 0 or j % 1 ~= 0 or i < 1 or j > self.length or j < i - 1 then
-    check.fail("buffer:slice: %s to %s are not within the buffer's %d elements", tostring(i), tostring(j), self.length)
+    check.fail("buffer:slice: %s to %s are not within the buffer's %d elements", check.show(i), check.show(j), self.length)
   end
   local slice = view_of(self, "slice", (i - 1) * size_of(self.ctype), self.ctype, j - i + 1)
   if self.array then slice.array = self.array:slice(i, j) end
@@ -325,8 +340,9 @@ end
 --- The same memory as elements of another type, as many as fit.
 ---@param ctype string
 ---@return tidepool.Buffer
-function Buffer:as(ctype)
+function Buffer:as(ctype, extra)
   check.self(self, Buffer, "buffer", "as", "ctype")
+  check.no_more(extra, "buffer:as", "an element type")
   ctype = element_type("buffer:as", ctype)
   return view_of(self, "as", 0, ctype, math.floor(self.length * size_of(self.ctype) / size_of(ctype)))
 end
@@ -430,6 +446,7 @@ end
 ---@overload fun(global_size: integer|table, ...: any)
 local Kernel = {}
 Kernel.__index = Kernel
+check.hints(Kernel, "a kernel", "device name text flags where")
 core.add_class("tidepool.device.device.Kernel", Kernel, false)
 
 -- Kernels that are ready to be called in this state: { launcher, parameters, largest group,
@@ -771,8 +788,9 @@ end
 --- How many seconds its last call took on the device, for which it waits; nil when this thread has
 -- not called it.
 ---@return number?
-function Kernel:time()
+function Kernel:time(extra)
   check.self(self, Kernel, "kernel", "time")
+  check.no_more(extra, "kernel:time", "no arguments")
   local seconds = must(("kernel '%s'"):format(self.name), core.launcher.time(queue_of(self.device), ready_of(self).launcher))
   return seconds > 0 and seconds or nil
 end
