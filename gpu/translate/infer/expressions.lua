@@ -153,7 +153,7 @@ function expression.Unop(inst, node, flow)
     end
     local kind, varies = expr(inst, node.expr, flow)
     if WIDE[kind] then return kind, varies end
-    numeric(inst, node, kind, "'-'")
+    numeric(inst, node.expr, kind, "'-'")
     local literal = node.expr.tag == "Number" and node.expr.value
     return (kind == "k" and literal and literal ~= 0) and "k" or "num", varies
 end

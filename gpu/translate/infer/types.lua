@@ -82,13 +82,33 @@ local function refuse_nil_name(inst, node)
         .. "give it a number where it is declared (line %d)", var.name, var.line)
 end
 
+-- How the program calls a value: a name, and fields of it; nil: it is computed.
+local function path_of(node)
+    while node.tag == "Paren" do node = node.expr end
+    if node.tag == "Name" then return node.name end
+    local path = node.tag == "Index" and path_of(node.object)
+    local key = path and node.key
+    if not key or key.tag ~= "String" and key.tag ~= "Number" then return nil end
+    return key.tag == "String" and path .. "." .. key.value or ("%s[%.14g]"):format(path, key.value)
+end
+
+-- What a refusal calls this value.
+local function named(inst, node)
+    local path = path_of(node)
+    if not path then return "this" end
+    local is_global = node.tag == "Name" and not node.var and functions.static_outside(inst.fn, node.name).is_global
+    return ("%s'%s'"):format(is_global and "the global " or "", path)
+end
+
 -- Checks a value that goes into a variable, a result or an argument; gives its kind.
 function types.storable(inst, at, kind, what)
     if kind == "nil" then refuse_nil_name(inst, at) end
     if MAYBE[kind] then
         refuse(inst, at, "%s would be a number or false; complete it: `condition and x or y`", what)
     elseif kind == "nil" then
-        refuse(inst, at, "%s would be nil, which does not exist on a device; use a number such as 0 or math.huge", what)
+        local name = named(inst, at)
+        refuse(inst, at, "%s would be nil%s, which does not exist on a device; use a number such as 0 or math.huge", what,
+            name ~= "this" and (" (%s is)"):format(name) or "")
     end
     return kind
 end
@@ -96,7 +116,7 @@ end
 function types.numeric(inst, at, kind, what)
     if kind == "nil" then refuse_nil_name(inst, at) end
     if kind and not NUMERIC[kind] then
-        refuse(inst, at, "%s needs numbers, and this is %s", what, kind == "bool" and "a boolean" or kind == "nil" and "nil"
+        refuse(inst, at, "%s needs numbers, and %s is %s", what, named(inst, at), kind == "bool" and "a boolean" or kind == "nil" and "nil"
             or WIDE[kind] and "a 64-bit integer; write tonumber(...)" or "a number or false")
     end
 end
