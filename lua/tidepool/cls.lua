@@ -77,6 +77,8 @@ function Class:__index(key)
   local methods = rawget(self, "methods")
   if methods and methods[key] then
     check.fail("%s.%s is a method of instances: local one = %s { ... }, and then one.%s", self.name, tostring(key), self.name, tostring(key))
+  elseif key == "new" then
+    check.fail("%s has no method 'new': an instance is made by a call, as in %s { ... }", rawget(self, "name"), rawget(self, "name"))
   end
 end
 

@@ -214,7 +214,8 @@ end
 --- beside that.
 ---@return table    list of { name, platform, vendor, type, compute_units, memory, fp64, version, driver, is_stuck }
 ---@return string?  why there are none
-function tidepool.devices()
+function tidepool.devices(extra)
+  check.no_more(extra, "tidepool.devices", "no arguments")
   local devices, why = require("tidepool.device.gpu").devices()
   for _, d in ipairs(devices) do d.is_stuck = core.device.is_stuck(d.number, 0) end
   return devices, why

@@ -426,7 +426,7 @@ end
 
 --- Calls a user's callback; an error in it ends the map.
 function Results:_ask(fn, f)
-  local fine, value = pcall(fn, f)
+  local fine, value = pcall(check.called(fn, "the function that is told of failures"), f)
   if fine then return value end
   self:_close()
   raise(value)
@@ -1018,6 +1018,7 @@ function Results:reduce(fn, init)
       function(p, first, n) groups:add_groups(p, first, n) end)
     return groups:fold(init)
   end
+  fn = check.called(fn, "the function of results:reduce")
   local sum = init
   local function step(index, ...)
     if index == nil then return false end

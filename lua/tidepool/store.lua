@@ -160,6 +160,7 @@ function dict:update(key, fn, ...)
   local n, arguments = select("#", ...), { ... }
   check_key("dict:update", key)
   if type(fn) ~= "function" then check.fail("dict:update: expected a function, got %s", fn == nil and "nil" or check.a(type(fn))) end
+  fn = check.called(fn, "the function of dict:update")
   while true do
     local version, value = core.store.get(self, key)
     if not version then check.fail("dict:update: %s", value) end

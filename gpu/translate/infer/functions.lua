@@ -23,7 +23,9 @@ function functions.function_of(program, value, name, blame)
         local text = ("function '%s' cannot be translated: %s"):format(name or "?", why)
         if blame then refuse(blame.inst, blame.at, "%s", text) end
         local info = debug.getinfo(value, "S")
-        error({ refusal = ("%s:%d: gpu %s"):format(info.short_src, math.max(info.linedefined, 0), text) }, 0)
+        -- who calls gives a function without lines a place
+        local place = info.what == "C" and "" or ("%s:%d: "):format(info.short_src, math.max(info.linedefined, 0))
+        error({ refusal = ("%sgpu %s"):format(place, text) }, 0)
     end
     fn = { value = value, source = found, def = found.def, name = name, env = debug.getfenv(value), outside = {} }
     local outer = found.def.outer

@@ -68,6 +68,21 @@ function check.no_more(extra, who, takes)
   if extra ~= nil then check.fail("%s takes %s, but has got more: %s", who, takes, check.show(extra)) end
 end
 
+--- The function, which we are about to call for the user. One written in C blames whoever calls it
+--- for its arguments: here it blames the user's line, and has a name.
+---@param fn function
+---@param name string  what it is to the user: "the function of results:reduce"
+function check.called(fn, name)
+  if getinfo(fn, "S").what ~= "C" then return fn end
+  local function give(fine, ...)
+    if fine then return ... end
+    local why = ...
+    if type(why) == "string" then why = check.placed((why:gsub("^bad argument #(%d+) to '%?'", ("bad argument #%%1 to %s"):format(name)))) end
+    error(why, 0)
+  end
+  return function(...) return give(pcall(fn, ...)) end
+end
+
 --- Is the last argument of a call its options? A plain table whose keys are all strings, none of
 --- them `n`. An empty table may be an empty list of inputs: `has_others` says that arguments before
 --- it can be the inputs, and then it means no options (`options or {}`).

@@ -167,7 +167,8 @@ end
 -- ... would take. nil where that ends with "threads" and no device is there.
 ---@param which (true|string|table)?
 ---@return tidepool.Device?
-function gpu.device(which)
+function gpu.device(which, extra)
+  check.no_more(extra, "tidepool.gpu.device", "a device, or a list of them")
   local list
   if which == nil then
     list = leased()
@@ -238,6 +239,16 @@ local function line_of(f)
   return ("%s:%d"):format(info.short_src, info.linedefined)
 end
 
+-- See with_text.
+local WRAPPER = "local fn = ... return function(a, b) return fn(a, b) end"
+
+--- What is wrong with a function, told at the user's line where that would be the text above, or
+--- where a function in C has none.
+local function with_place(why)
+  local of_ours = why:match '^%[string "local fn = %.%.%. return function[^\n]-"%]:%d+: (.*)'
+  return (of_ours or why:find "^gpu function") and check.placed(of_ours or why) or why
+end
+
 local function translate(f, d, types, reduce)
   local precision = f.options.precision or "double"
   local fine, made = pcall(require("tidepool.translate.translate").translate, f.raw, {
@@ -245,7 +256,7 @@ local function translate(f, d, types, reduce)
     precision = precision, lanes = precision == "single" and d.lanes_float or d.lanes_double, inputs = types,
     returns = f.options.returns, reduce = reduce, text_of = text_of, recursion_limit = f.options.recursion_limit,
   })
-  if not fine then error(made, 0) end
+  if not fine then error(type(made) == "string" and with_place(made) or made, 0) end
   check_size(f, made)
   return made
 end
@@ -660,7 +671,7 @@ local wrapped = setmetatable({}, { __mode = "k" })
 
 local function with_text(fn)
   if not require("tidepool.translate.builtins").find(fn) then return fn end
-  wrapped[fn] = wrapped[fn] or assert(loadstring "local fn = ... return function(a, b) return fn(a, b) end")(fn)
+  wrapped[fn] = wrapped[fn] or assert(loadstring(WRAPPER))(fn)
   return wrapped[fn]
 end
 

@@ -4,6 +4,7 @@
 -- them; nothing is done per item. The library prints nothing itself: the program sets a display
 -- (progress.display).
 
+local check = require "tidepool.base.check"
 local core = require "tidepool.core"
 local loop = require "tidepool.engine.loop"
 local show = require "tidepool.base.show"
@@ -44,7 +45,7 @@ end
 ---@param total integer?  how many inputs there are
 ---@param wanted boolean|function?
 function progress.open(job, about, total, wanted)
-  local on = type(wanted) == "function" and wanted or nil
+  local on = type(wanted) == "function" and check.called(wanted, "the option 'progress'") or nil
   if wanted == false or not (on or display) then return nil end
   local now = core.loop.now()
   opened = opened + 1
