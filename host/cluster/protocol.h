@@ -13,20 +13,20 @@
  *
  * Not kept: tp1.d.r.SESSION.out (what items print), tp1.d.r.SESSION.held (what a worker has, in
  * lines "CHUNK SENDING WAITS WORKER ITEM MS MAPS DONE TOTAL ACK": whether it waits without an end,
- * 1 or 0; the item of the job that has been running for longest, and for how long, from 1, or 0:
- * none runs; how many maps inside of the items are open, and how far those of one function are,
- * whose name is in a line "in NAME" behind that; where the chunk is acknowledged, "-": nowhere),
- * tp1.d.r.SESSION.piece (of a result, or of values, for which B has no room; the answer "+" asks
- * for the next), tp1.d.r.SESSION.part (values that an item gives while it runs; the answers go to
- * INBOX, see tp_part), tp1.d.r.SESSION.early (results that a slow item of their chunk would keep
- * back, see tp_early), tp1.d.r.SESSION.happened (what happens in a chunk, see happened.h),
- * tp1.d.r.SESSION.ask (about a Dict, Queue or permit, see question.h), tp1.d.hb.WORKER (it is
- * there, and takes answers and direct work in INBOX; with the devices that it drives, if it does;
- * "gone": it is dead), tp1.d.q.SESSION (is its coordinator alive?), tp1.d.ctl.SESSION ("cancel
- * CHUNK", "over", "stuck": all that waits without an end is to give up) and tp1.d.ctl.all
- * ("hello": workers show themselves at once; "devices": they start what drives theirs, if they
- * have some; "beat MS": how often they show themselves, and name what they have: a coordinator
- * that sees thousands of them asks for less of that). */
+ * 1, or for a compiler, 2, or neither, 0; the item of the job that has been running for longest,
+ * and for how long, from 1, or 0: none runs; how many maps inside of the items are open, and how
+ * far those of one function are, whose name is in a line "in NAME" behind that; where the chunk is
+ * acknowledged, "-": nowhere), tp1.d.r.SESSION.piece (of a result, or of values, for which B has
+ * no room; the answer "+" asks for the next), tp1.d.r.SESSION.part (values that an item gives
+ * while it runs; the answers go to INBOX, see tp_part), tp1.d.r.SESSION.early (results that a slow
+ * item of their chunk would keep back, see tp_early), tp1.d.r.SESSION.happened (what happens in a
+ * chunk, see happened.h), tp1.d.r.SESSION.ask (about a Dict, Queue or permit, see question.h),
+ * tp1.d.hb.WORKER (it is there, and takes answers and direct work in INBOX; with the devices that
+ * it drives, if it does; "gone": it is dead), tp1.d.q.SESSION (is its coordinator alive?),
+ * tp1.d.ctl.SESSION ("cancel CHUNK", "over", "stuck": all that waits without an end is to give up)
+ * and tp1.d.ctl.all ("hello": workers show themselves at once; "devices": they start what drives
+ * theirs, if they have some; "beat MS": how often they show themselves, and name what they have: a
+ * coordinator that sees thousands of them asks for less of that). */
 #ifndef TP_PROTOCOL_H
 #define TP_PROTOCOL_H
 

@@ -41,6 +41,7 @@ typedef struct tp_afar {
     unsigned maps;
     char name[TP_VIEW_NAME];
     uint64_t done, total;
+    bool compiles; /* the items wait for a device's compiler */
 } tp_afar;
 
 /* Notes what was said last of the slice that the agent runs; copied to *place, which belongs to the

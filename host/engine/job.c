@@ -354,6 +354,7 @@ static void find_inside_of(const tp_slice *s, tp_job_state *state)
     uint64_t others = 0;
     unsigned n = tp_inside_list(s, views, TP_INSIDE_MAX, &others);
     state->maps += tp_inside_afar(s) ? tp_inside_afar(s)->maps : n;
+    state->compiling += tp_inside_afar(s) && tp_inside_afar(s)->compiles;
     for (unsigned i = 0; i < n && !views[i].parent_process; i++) {
         const tp_job_view *v = &views[i];
         if (!*state->inside)

@@ -473,6 +473,7 @@ typedef struct tp_job_state {
     unsigned maps;
     char inside[64];
     uint64_t inside_done, inside_total;
+    unsigned compiling; /* machines on which its items wait for a device's compiler */
     /* of a function (a copy) whose items keep all workers, though nobody wants them; or "" */
     char given_up[64];
 } tp_job_state;

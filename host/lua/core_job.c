@@ -1184,7 +1184,7 @@ static const char *name_of_reason(tp_reason reason)
  * or nil; its function's limit or nil; the index of the item that has been running for longest or
  * nil, and for how many seconds; how many maps are open in its items, and of those of one function
  * its name, how many inputs are done and of how many; the function whose items keep all workers,
- * though their maps were given up, or nil */
+ * though their maps were given up, or nil; whether items wait for a compiler on another machine */
 static int l_job_state(lua_State *L)
 {
     tp_job_state s;
@@ -1208,7 +1208,8 @@ static int l_job_state(lua_State *L)
     lua_pushnumber(L, (double)s.inside_done);
     lua_pushnumber(L, (double)s.inside_total);
     lua_pushstring(L, *s.given_up ? s.given_up : NULL);
-    return 9;
+    lua_pushboolean(L, s.compiling > 0);
+    return 10;
 }
 
 /* core.job.lost(job) -> see tp_job_lost_items: how many, and the device's number */

@@ -682,6 +682,41 @@ TEST(events_of_a_process_become_those_of_its_worker)
     tp_trace_close(&host);
 }
 
+static void count_build(void *user, const tp_job_build *b)
+{
+    unsigned *n = user;
+    CHECK(b->ns <= 900 && b->how == TP_BUILD_READ && b->device == 3);
+    CHECK_STR("a card", b->name);
+    ++*n;
+}
+
+TEST(events_of_another_machine_are_of_its_tracks_by_our_clock)
+{
+    tp_trace host = { 0 };
+    tp_buf bytes = { 0 };
+    tp_event got[EVENTS];
+    unsigned builds = 0;
+    const uint64_t begun = uv_hrtime(), hour = 3600ull * 1000000000;
+    CHECK_INT(0, tp_trace_start(&host, EVENTS, NULL));
+    fill_events(&bytes);
+    /* a clock that is an hour slow: nothing has happened later than now, or before it began */
+    tp_wire_events of = { .to = &host, .worker = 5, .pid = 1234, .job = 9, .ahead_ns = (int64_t)hour,
+                          .since_ns = begun, .built = count_build, .user = &builds };
+    tp_wire_take_events(&of, (char *)bytes.data, bytes.len);
+    CHECK_INT(6, tp_trace_read(&host, got, EVENTS));
+    for (int i = 0; i < 6; i++)
+        CHECK(got[i].time_ns >= begun && got[i].time_ns <= uv_hrtime());
+    CHECK_INT(1, builds);
+    /* nobody listens, but who wants times is told, and of nothing else */
+    tp_trace_stop(&host);
+    tp_wire_events timed = { .to = &host, .worker = 5, .built = count_build, .user = &builds };
+    tp_wire_take_events(&timed, (char *)bytes.data, bytes.len);
+    CHECK_INT(2, builds);
+    CHECK_INT(0, tp_trace_read(&host, got, EVENTS));
+    tp_buf_free(&bytes);
+    tp_trace_close(&host);
+}
+
 TEST(no_bytes_in_the_place_of_events_do_harm)
 {
     tp_trace host = { 0 };

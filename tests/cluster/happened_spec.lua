@@ -38,15 +38,24 @@ describe("What happens on a cluster's workers", function()
   local on_pocl = devices.on_pocl(it, pending)
   on_pocl("is in the trace, the report and the times: compilers and devices", function()
     local caches = support.temp_dir()
-    own:worker(1, nil, ("XDG_CACHE_HOME=%s POCL_CACHE_DIR=%s/pocl"):format(caches, caches))
-    local trace, report, out = run [[
+    local gate = caches .. "/gate" -- the compiler waits until the progress has said that it is at work
+    own:worker(1, nil, ("XDG_CACHE_HOME=%s POCL_CACHE_DIR=%s/pocl TIDEPOOL_OPENCL=%s FAULTS_BUILD_GATE=%s"):format(caches, caches,
+      devices.faults(), gate))
+    local trace, report, out = run(("local gate = %q\n"):format(gate) .. [[
       local f = app:func { gpu = "cpu", name = "polish" } (function(x) return math.sin(x) * math.exp(-x) + x ^ 1.5 end)
-      local r = f:map(tidepool.range(5000), { times = true })
+      local compiles = false
+      local r = f:map(tidepool.range(5000), { times = true, progress = function(state)
+        if state.is_compiling and not compiles then
+          compiles = true
+          io.open(gate, "w"):close()
+        end
+      end })
       r:sum()
+      assert(compiles)
       for _, b in ipairs(r:times().builds) do
         assert(b.seconds > 0 and b.device == 0 and #b.name > 0)
         print(b.how, b.host)
-      end]]
+      end]])
     assert.equal(("compiled\t%s\nlaunched\t%s\n"):format(host, host), out)
     local compile = trace:all({ cat = "build", name = "compile polish" })
     assert.equal(2, #compile)

@@ -14,6 +14,7 @@
  *   FAULTS_SLOW_ALL=1   also those on the first
  *   FAULTS_OPEN=1       devices cannot be opened
  *   FAULTS_BUILD=1      programs do not compile; only for the first device when it is "first"
+ *   FAULTS_BUILD_GATE=path  the compiler waits until there is that file, for a minute at most
  *   FAULTS_PINNED=n     buffers of pinned memory (CL_MEM_ALLOC_HOST_PTR) from the n-th on cannot be
  *                       made; -n: nor mapped
  *   FAULTS_LAZY=n       copies that are not waited for begin n ns after they were asked for
@@ -52,10 +53,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define REAL(function) ((__typeof__(&function))dlsym(RTLD_NEXT, #function))
 
-enum { QUEUES_MAX = 64 };
+enum { QUEUES_MAX = 64, GATE_TURNS = 6000 };
 
 static _Atomic int launches, queues, buffers, working, peak;
 static cl_command_queue known[QUEUES_MAX];
@@ -876,7 +878,9 @@ cl_int clEnqueueCopyBuffer(cl_command_queue queue, cl_mem from, cl_mem to, size_
 cl_int clBuildProgram(cl_program program, cl_uint n, const cl_device_id *devices,
                       const char *options, void(CL_CALLBACK *done)(cl_program, void *), void *user)
 {
-    const char *which = getenv("FAULTS_BUILD");
+    const char *which = getenv("FAULTS_BUILD"), *gate = getenv("FAULTS_BUILD_GATE");
+    for (int i = 0; gate && access(gate, F_OK) && i < GATE_TURNS; i++)
+        nanosleep(&(struct timespec){ 0, 10 * 1000 * 1000 }, NULL);
     if (which && (strcmp(which, "first") != 0 || devices[0] == first_device))
         return CL_BUILD_PROGRAM_FAILURE;
     if (is_dead_program(program))

@@ -37,12 +37,12 @@ void tp_signs_take_held(cluster *c, const char *data, size_t len)
     char *text = strndup(data, len), *rest = text;
     for (char *line; text && (line = strsep(&rest, "\n"));) {
         unsigned long long chunk, item, ms, done, total;
-        unsigned sending, is_stuck, maps;
+        unsigned sending, waits, maps;
         char id[TP_ID_TEXT];
         int at = 0;
         _Static_assert(TP_ID_TEXT == 33, "the width of %32s");
         flight *l = sscanf(line, "%llu %u %u %32s %llu %llu %u %llu %llu %n", &chunk, &sending,
-                           &is_stuck, id, &item, &ms, &maps, &done, &total, &at) == 9 &&
+                           &waits, id, &item, &ms, &maps, &done, &total, &at) == 9 &&
                             at > 0
                         ? tp_fleet_find(c, chunk, sending)
                         : NULL;
@@ -51,10 +51,14 @@ void tp_signs_take_held(cluster *c, const char *data, size_t len)
                    strncmp(line + at, "$JS.ACK." TP_STREAM_W ".", 9 + strlen(TP_STREAM_W)) != 0))
             continue;
         l->held_ns = now;
-        tp_fleet_set_blocked(c, l, is_stuck && now > c->fleet.moved_ns + tp_crew_beats(c, 2));
+        tp_fleet_set_blocked(c, l, waits == 1 && now > c->fleet.moved_ns + tp_crew_beats(c, 2));
         tp_blob_drop(&c->server.nats, &l->blob); /* its worker has fetched the payload */
         snprintf(l->ack, sizeof l->ack, "%s", line[at] == '-' ? "" : line + at);
-        tp_afar what = { .item = item, .maps = maps, .done = done, .total = total };
+        tp_afar what = { .item = item,
+                         .maps = maps,
+                         .done = done,
+                         .total = total,
+                         .compiles = waits == 2 };
         if (maps > 0 && rest && strncmp(rest, "in ", 3) == 0)
             snprintf(what.name, sizeof what.name, "%s", strsep(&rest, "\n") + 3);
         note_afar(c, l, id, &what, ms);

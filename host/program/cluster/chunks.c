@@ -28,9 +28,14 @@ static int use_kernel(node *n, chunk *k, tp_job_config *config, tp_error *err)
         tp_ref_drop(i->kernel);
         i->kernel = NULL;
     }
-    if (!i->kernel)
+    if (!i->kernel) {
+        n->compiles = k;
+        n->held_ms = 0; /* that is said at once, and so is the end of it */
         i->kernel = tp_own_devices_make(n->devices, k->session->host, i->of,
                                         &(tp_between){ tp_node_hear, n }, err);
+        n->compiles = NULL;
+        n->held_ms = 0;
+    }
     if (!i->kernel)
         return -1;
     config->executor_data = (tp_ref *)tp_kernels_new(k->session->host, config->func, i->kernel,

@@ -95,11 +95,12 @@ void tp_node_add_name(const node *n, const chunk *k, tp_buf *text)
         tp_job_get_state(k->job, &now);
     uint64_t item = is_running ? tp_job_terms(k->job)->base + now.oldest : 0,
              ms = now.since_ns ? 1 + (uv_hrtime() - now.since_ns) / 1000000 : 0;
+    const int waits = k == n->compiles ? 2 : is_running && tp_job_is_stuck(k->job);
     for (char *c = now.inside; *c; c++)
         *c = (unsigned char)*c < ' ' ? '?' : *c;
     int len = snprintf(line, sizeof line, "%llu %u %d %s %llu %llu %u %llu %llu %s\n%s%s%s",
                        (unsigned long long)k->number, k->sending,
-                       is_running && tp_job_is_stuck(k->job), n->id, (unsigned long long)item,
+                       waits, n->id, (unsigned long long)item,
                        (unsigned long long)ms, now.maps, (unsigned long long)now.inside_done,
                        (unsigned long long)now.inside_total, *k->ack ? k->ack : "-",
                        now.maps ? "in " : "", now.maps ? now.inside : "", now.maps ? "\n" : "");

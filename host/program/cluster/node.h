@@ -167,7 +167,8 @@ typedef struct node {
     uint64_t told_ms;      /* when its parent was told that it is busy */
     tp_nats_events later; /* events that came while a driver was waited for */
 
-    /* ---- by chunks.c ---- */
+    /* ---- by chunks.c; compiles: the chunk that waits for a compiler, or NULL ---- */
+    const chunk *compiles;
     pull pulls[PULLS];
     uint64_t pull_ms;
     double chunk_ns; /* how long a chunk took lately */

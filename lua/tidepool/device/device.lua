@@ -212,8 +212,8 @@ local function check_at(self, method, at, n)
   if at == nil then at = 1 end
   if type(at) ~= "number" then check.fail("buffer:%s: expected the number of the first element, got %s", method, check.show(at)) end
   if at % 1 ~= 0 or at < 1 or at + n - 1 > self.length then
-    check.fail("buffer:%s: %s element%s from element %s on %s not in the buffer's %d", method, n, n == 1 and "" or "s", tostring(at), n == 1 and "is" or "are",
-      self.length)
+    check.fail("buffer:%s: %s from element %s on %s not in the buffer's %d", method, n == 1 and "1 element" or n .. " elements", tostring(at),
+      n == 1 and "is" or "are", self.length)
   end
   return (at - 1) * size_of(self.ctype)
 end

@@ -86,13 +86,14 @@ end
 --- Adds to the state what the map waits for (`waits`: somebody waits for results, so it is not the
 --- reader that is slow), which of its inputs has been running for long, and the maps in its inputs.
 local function add_reasons(entry, state, counts, now, waits)
-  local reason, limit, oldest, seconds, maps, inside, inside_done, inside_total, given_up = core.job.state(entry.job)
+  local reason, limit, oldest, seconds, maps, inside, inside_done, inside_total, given_up, compiles = core.job.state(entry.job)
   if given_up then reason = "given up" end
   local ready, in_flight = counts.finished - counts.skipped - counts.delivered, counts.pushed - counts.delivered
   if not waits and in_flight >= 2 and ready >= READY * in_flight then reason = "reader" end
   if reason ~= entry.reason then entry.reason, entry.reason_since = reason, now end
   state.waits_for, state.waits_since = reason, reason and now - entry.reason_since
   state.limit, state.given_up = limit, given_up
+  state.is_compiling = state.is_compiling or compiles or nil
   if seconds and seconds >= OLD then state.oldest, state.oldest_seconds = oldest, seconds end
   if maps > 0 and inside ~= "" then state.inside = { name = inside, done = inside_done, total = inside_total, maps = maps } end
 end
