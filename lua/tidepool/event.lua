@@ -13,7 +13,7 @@ local loop = require "tidepool.engine.loop"
 ---@class tidepool.Event
 local Event = {}
 Event.__index = Event
-check.hints(Event, "an event", "values listeners is_over fine is_cancelled traceback unread_in")
+check.hints(Event, "an event", "gathered job values listeners is_over fine is_cancelled traceback unread_in")
 Event.__travels = "an Event cannot travel to a worker: pass what event:get() gives"
 future.extend(Event)
 

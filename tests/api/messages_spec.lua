@@ -153,6 +153,30 @@ describe("A mistake", function()
     assert.equal(3, results:sum())
   end)
 
+  -- Looking for what is near takes some 20 us, as long as a task does.
+  it("in a name is looked for where a user makes it, not where our code asks for fields that are not set", function()
+    local check = require "tidepool.base.check"
+    local missing, asked = check.missing, {}
+    check.missing = function(what, key, ...)
+      if type(key) == "string" then asked[#asked + 1] = what .. ": " .. key end
+      return missing(what, key, ...)
+    end
+    local fine, why = pcall(function()
+      local event = tidepool.event()
+      event:set(1)
+      event:get()
+      f:spawn(1):get()
+      tidepool.async(function() return f:spawn(2):get() end):get()
+      tidepool.gather { f:spawn(1), tidepool.async(function() end) }
+      for _ in tidepool.as_completed { f:spawn(1), tidepool.async(function() end) } do end
+      for _ in f:stream(1) do end
+      tidepool.array("double", { 1, 2 }):sum()
+      f:map(tidepool.array("double", { 1, 2 })):array()
+    end)
+    check.missing = missing
+    assert.same({ {}, true }, { asked, fine }, why)
+  end)
+
   it("in a function of C that is called for the user has the user's line", function()
     mistake(function() f:map({ 1, "a" }):reduce(math.max, 0) end, "bad argument #2 to the function of results:reduce (number expected, got string)")
     mistake(function() tidepool.Dict():update("a", math.max) end, "bad argument #1 to the function of dict:update (number expected, got nil)")

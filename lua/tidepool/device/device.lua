@@ -57,7 +57,7 @@ end
 ---@field number integer         as the C side counts
 local Device = {}
 Device.__index = Device
-check.hints(Device, "a device")
+check.hints(Device, "a device", "is_far")
 core.add_class("tidepool.device.device.Device", Device, false)
 
 function Device:__tostring()
