@@ -818,7 +818,7 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
         const tp_open_device *open = &r->queue.open;
         tp_job_build b = { .ns = s->compiled_ns,
                            .how = TP_BUILD_LAUNCHED,
-                           .device = open->index + 1 };
+                           .site = open->index + 1 };
         snprintf(b.name, sizeof b.name, "%.*s", (int)sizeof b.name - 1, open->device->name);
         tp_slice_note_launch(s, &b);
     }

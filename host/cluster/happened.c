@@ -16,7 +16,7 @@ static void note_build(void *user, const tp_job_build *b)
 {
     const builder *of = user;
     tp_job_build here = *b;
-    here.device = 0;
+    here.site = 0;
     snprintf(here.host, sizeof here.host, "%s", of->host);
     tp_slice_note_build(of->slice, &here);
 }

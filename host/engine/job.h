@@ -687,7 +687,7 @@ bool tp_slice_note_blocking(tp_work *w);
 typedef struct tp_job_build {
     uint64_t ns; /* how long it was waited for */
     tp_build_how how;
-    unsigned device; /* its number in this process, from 1; 0: it is another machine's */
+    unsigned site; /* where it runs, as in tp_ran; 0: on another machine */
     char name[TP_TRACK_TEXT], host[TP_TRACK_TEXT]; /* the device's, and of its machine, or "" */
 } tp_job_build;
 

@@ -213,7 +213,7 @@ static int l_program_new(lua_State *L)
             return 1;
         tp_slice *inside = ctx->agent ? tp_slice_of(ctx->agent->worker.current) : NULL;
         if (inside) {
-            tp_job_build b = { .ns = built.ns, .how = built.how, .device = device + 1 };
+            tp_job_build b = { .ns = built.ns, .how = built.how, .site = device + 1 };
             snprintf(b.name, sizeof b.name, "%.*s", (int)sizeof b.name - 1, p->open.device->name);
             tp_slice_note_build(inside, &b);
         }

@@ -851,7 +851,7 @@ static int l_job_build(lua_State *L)
     job_box *box = check_job(L, 1);
     if (!box->job || !tp_job_take_build(box->job, &b))
         return 0;
-    lua_pushinteger(L, (lua_Integer)b.device);
+    lua_pushinteger(L, (lua_Integer)b.site);
     lua_pushstring(L, b.name);
     lua_pushstring(L, b.host);
     lua_pushstring(L, how[b.how]);

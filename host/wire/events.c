@@ -130,7 +130,7 @@ static void tell_build(const tp_wire_events *of, const tp_event *e, const char *
 {
     tp_job_build b = { .ns = e->first,
                        .how = tp_trace_build_how(e->job),
-                       .device = tp_trace_build_number(e->job) };
+                       .site = tp_trace_build_number(e->job) };
     if (!of->built)
         return;
     snprintf(b.name, sizeof b.name, "%.*s", (int)len, device);

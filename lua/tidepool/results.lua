@@ -609,10 +609,10 @@ end
 -- journal or cache had its result, has NaN, and 0 attempts.
 --
 -- `builds` is a list of what was compiled for the map, and inside of its inputs, whoever ran them:
--- { device, name, seconds, how }, where `name` is the device's and `how` is "compiled", "read" (from
--- what an earlier run has kept) or "launched" (the driver compiled when the function was first
--- launched there, which is a part of the duration of those inputs). On a cluster `device` is 0, and
--- `host` is the machine's name.
+-- { device, name, seconds, how }, where `name` is the device's and `how` is "compiled", "read"
+-- (from what an earlier run has kept) or "launched" (the driver compiled when the function was
+-- first launched there, which is a part of the duration of those inputs). On a cluster `device`
+-- is 0, and `host` is the machine's name.
 ---@return table  { queued, started, duration, worker, attempts, device, lost, builds }
 function Results:times()
   if not self.settings.times then check.fail("results:times: the map of '%s' keeps no times: give it the option times = true", self.settings.name) end

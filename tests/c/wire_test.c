@@ -685,7 +685,7 @@ TEST(events_of_a_process_become_those_of_its_worker)
 static void count_build(void *user, const tp_job_build *b)
 {
     unsigned *n = user;
-    CHECK(b->ns <= 900 && b->how == TP_BUILD_READ && b->device == 3);
+    CHECK(b->ns <= 900 && b->how == TP_BUILD_READ && b->site == 3);
     CHECK_STR("a card", b->name);
     ++*n;
 }
@@ -700,8 +700,8 @@ TEST(events_of_another_machine_are_of_its_tracks_by_our_clock)
     CHECK_INT(0, tp_trace_start(&host, EVENTS, NULL));
     fill_events(&bytes);
     /* a clock that is an hour slow: nothing has happened later than now, or before it began */
-    tp_wire_events of = { .to = &host, .worker = 5, .pid = 1234, .job = 9, .ahead_ns = (int64_t)hour,
-                          .since_ns = begun, .built = count_build, .user = &builds };
+    tp_wire_events of = { .to = &host, .worker = 5, .pid = 1234, .job = 9, .since_ns = begun,
+                          .ahead_ns = (int64_t)hour, .built = count_build, .user = &builds };
     tp_wire_take_events(&of, (char *)bytes.data, bytes.len);
     CHECK_INT(6, tp_trace_read(&host, got, EVENTS));
     for (int i = 0; i < 6; i++)

@@ -1,4 +1,4 @@
---- What happens on a cluster's workers is seen where the script runs (not stock: it is the program).
+--- What happens on a cluster's workers is seen where the script runs (not stock: the program).
 
 local cjson = require "cjson"
 local devices = require "tests.support_device"
