@@ -116,7 +116,8 @@ static int l_job_close(lua_State *L)
     job_box *box = luaL_checkudata(L, 1, JOB);
     bool is_finalizer = lua_isnone(L, lua_upvalueindex(1));
     tp_kernels *kernels = is_finalizer ? NULL : hold_kernels(box);
-    if (box->job && box->has_missed && tp_host_is_usable(get_context(L)->host))
+    /* a finalizer has no context */
+    if (box->job && box->has_missed && tp_host_is_usable(box->kernels->host))
         forget_missed(box->job);
     release(box);
     tp_error err = { 0 };

@@ -215,6 +215,23 @@ describe("What only a lost device had", function()
     assert(f:map(f:map(xs):buffer()):buffer():sum() == n * (n + 1) / 2 + 2 * n)
   ]])
 
+  script("may be forgotten, with the results that have told of it", [[
+    local n = 20000
+    local f = app:func { name = "f" } (function(x) return x + 1 end)
+    for deaths = 1, 3 do
+      local results = f:map(numbers(n), { return_exceptions = true })
+      while not results:done() do tidepool.sleep(0.01) end
+      faults.faults_kill_all()
+      local i, v = results:next()
+      assert(i == 1 and v.kind == "device" and v.message:find("results that only it had", 1, true), tostring(v))
+      results = nil
+      collectgarbage()
+      collectgarbage()
+      assert(faults.faults_deaths() == deaths)
+    end
+    assert(f:map({ 1 }):list()[1] == 2)
+  ]])
+
   script("is what maps have written to arrays, which the script may set anew", [[
     local n = 10000
     local out = tidepool.array("double", n)
