@@ -674,9 +674,10 @@ static int fetch_argument(tp_launch_queue *q, const tp_kernel *k, unsigned i,
     return a->is_written && !q->taken[i] ? fetch(q, mem, a->data, a->size, err) : 0;
 }
 
-/* The details of failures, when the launch is over: most launches have no failure. */
+/* The details of failures, when the launch is over: most launches have no failure. `*is_home`: they
+ * were fetched; the output that has some of them is in host memory, wherever it stays. */
 static int fetch_details(tp_launch_queue *q, const tp_kernel *k, const tp_launch_items *items,
-                         const cl_mem *mems, tp_error *err)
+                         const cl_mem *mems, bool *is_home, tp_error *err)
 {
     size_t count = items->n / k->group, at = 0;
     const uint8_t *failed = items->failed;
@@ -697,6 +698,7 @@ static int fetch_details(tp_launch_queue *q, const tp_kernel *k, const tp_launch
             return -1;
     }
     cl_int status = at < count ? q->open.cl->Finish(q->queue) : CL_SUCCESS;
+    *is_home = at < count;
     return status == CL_SUCCESS ? 0 : fail(err, q, "copying from the device", status);
 }
 
@@ -745,8 +747,9 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
     status = tp_pinned_settle(&q->pinned, &t);
     if (status != CL_SUCCESS && rc == 0)
         rc = fail(err, q, "copying to the device", status);
+    bool is_home = false;
     if (rc == 0 && k->n_failures > 0)
-        rc = fetch_details(q, k, items, mems, err);
+        rc = fetch_details(q, k, items, mems, &is_home, err);
     /* given up with its life: what it has written there is nobody's any more */
     if (rc == 0 && tp_life_is_over(q->open.life))
         rc = tp_life_say_over(q->open.life, err);
@@ -763,9 +766,12 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
         tp_error ignored = { 0 }; /* what has failed first is told */
         if (a->is_written && may_write && note_written(q, i, a, rc == 0 ? err : &ignored))
             rc = -1;
-        if (rc == 0 && a->kind == TP_ARG_OUTPUT)
+        if (rc == 0 && a->kind == TP_ARG_OUTPUT) {
+            /* nobody else may write, as what is ahead, what this thread reads its details from */
+            bool stays = items->stays && !(is_home && (int)a->index == k->detail);
             rc = note_output(q, k, i, items->output_arrays[a->index], items->outputs[a->index],
-                             items->n / k->group * tp_type_size(a->type), items->stays, err);
+                             items->n / k->group * tp_type_size(a->type), stays, err);
+        }
         if (q->column[i])
             cl->ReleaseMemObject(q->column[i]);
         tp_copies_give_back(q->copies, q->taken[i]);

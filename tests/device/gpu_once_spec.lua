@@ -5,7 +5,7 @@ local devices = require "tests.support_device"
 
 local PRELUDE = [[
 local ffi, tidepool = require "ffi", require "tidepool"
-ffi.cdef "void faults_fail(int n); void faults_fail_move(int way, int n);"
+ffi.cdef "void faults_fail(int n); void faults_fail_move(int way, int n); double faults_moved(int way);"
 local faults = ffi.load(os.getenv "TIDEPOOL_OPENCL")
 local app = tidepool.App("once", { gpu = "cpu" })
 local n = 100000
@@ -98,7 +98,9 @@ describe("The message of an input that has failed on a device", function()
     collectgarbage() collectgarbage()
     local results = fails:map(xs, { return_exceptions = true })
     repeat tidepool.sleep(0.01) until results:progress().running == 0
+    local moved = faults.faults_moved(1) -- with those numbers: it comes once
     results = results:list()
+    assert(faults.faults_moved(1) == moved, faults.faults_moved(1) - moved)
     for i = 5, n, 1013 do
       local text = ("%d and %g"):format(i, i / 2)
       assert(results[i].message:find(text, 1, true), results[i].message .. " in the place of " .. text)
