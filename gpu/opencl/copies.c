@@ -14,8 +14,10 @@ struct tp_copy {
     tp_array *array; /* not held: the array's keeper frees the copy when the array goes */
     tp_open_device open; /* its life is held */
     size_t at, size; /* the bytes of the array that it has */
+    /* Read-only for its users, and while it is busy; otherwise guarded by tp_copies.lock. NULL: its
+     * life was over, and nobody used it. */
+    cl_mem mem;
     /* ---- guarded by tp_copies.lock ---- */
-    cl_mem mem; /* NULL: its life was over, and nobody uses it; only changed then */
     tp_copy *of_array;    /* the next one of the same array */
     tp_copy *next, *prev; /* in tp_copies */
     unsigned users;
@@ -372,6 +374,10 @@ typedef struct way {
     cl_command_queue queue;
     tp_pinned *pinned;       /* NULL: without */
     tp_copies_queue *shared; /* whose queue it is, one owner of it; NULL: the mover's */
+    /* of the copy, which others may change while bytes are moved: its `foreign`, and for traces
+     * its `worker` */
+    tp_type foreign;
+    uint32_t worker;
 } way;
 
 static tp_copies_queue *new_shared(const tp_open_device *o, tp_error *err)
@@ -399,7 +405,8 @@ static int find_way(tp_copies *c, const tp_copy *copy, const tp_mover *m, way *o
     tp_copies_queue *q = *find_queue(c, o->life);
     if (is_lost(copy))
         return say_lost(copy, err);
-    *out = (way){ m->queue, m->pinned, NULL };
+    *out = (way){ .queue = m->queue, .pinned = m->pinned, .foreign = TP_TYPES,
+                  .worker = m->worker ? m->worker : copy->worker };
     if (m->queue && m->life == o->life)
         return 0;
     if (!q) {
@@ -410,11 +417,10 @@ static int find_way(tp_copies *c, const tp_copy *copy, const tp_mover *m, way *o
         c->queues = q;
     }
     q->owners++;
-    *out = (way){ .queue = q->queue, .shared = q };
-    if (!q->is_used) {
-        q->is_used = true;
-        out->pinned = &q->pinned;
-    }
+    out->queue = q->queue;
+    out->shared = q;
+    out->pinned = q->is_used ? NULL : &q->pinned;
+    q->is_used = true;
     return 0;
 }
 
@@ -452,12 +458,12 @@ static int move(tp_copies *c, const tp_copy *copy, const way *w, bool is_home, t
             tp_life_check(copy->open.life, NULL, 0, err);
         return -1;
     }
-    if (is_home && copy->foreign != TP_TYPES)
-        tp_make_canonical(copy->foreign, host, size / tp_type_size(copy->foreign));
+    if (is_home && w->foreign != TP_TYPES)
+        tp_make_canonical(w->foreign, host, size / tp_type_size(w->foreign));
     if (tp_trace_is_on(c->trace)) {
         tp_event e = { .time_ns = began,
                        .kind = is_home ? TP_EVENT_COPY_OUT : TP_EVENT_COPY_IN,
-                       .worker = m->worker ? m->worker : copy->worker,
+                       .worker = w->worker,
                        .job = m->job,
                        .first = uv_hrtime() - began,
                        .count = size };
@@ -485,6 +491,7 @@ static int fetch(tp_copies *c, tp_copy *copy, size_t from, size_t to, bool all, 
             rc = tp_error_oom(&why, "what a device has written");
             break;
         }
+        w.foreign = copy->foreign;
         uv_mutex_unlock(&c->lock);
         rc = move(c, copy, &w, true, part, m, &why);
         uv_mutex_lock(&c->lock);
