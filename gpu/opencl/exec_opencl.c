@@ -114,6 +114,27 @@ static void start_workers(tp_executor *ex, unsigned n)
     uv_mutex_unlock(tp_engine_lock(p->engine));
 }
 
+/* Joins the threads that have ended, even while others still run. */
+static void join_ended(tp_cl_pool *p)
+{
+    uv_mutex_t *lock = tp_engine_lock(p->engine);
+    tp_cl_worker *w;
+    do {
+        uv_thread_t thread = 0;
+        uv_mutex_lock(lock);
+        w = p->workers;
+        while (w && (!w->has_ended || w->is_joined))
+            w = w->next;
+        if (w) {
+            w->is_joined = true;
+            thread = w->thread; /* another thread may free w from here on (tp_cl_pool_reap) */
+        }
+        uv_mutex_unlock(lock);
+        if (w)
+            uv_thread_join(&thread);
+    } while (w);
+}
+
 static int stop_workers(tp_executor *ex, uint64_t deadline_ns)
 {
     tp_cl_pool *p = (tp_cl_pool *)ex;
@@ -122,14 +143,13 @@ static int stop_workers(tp_executor *ex, uint64_t deadline_ns)
     unsigned alive = tp_idle_stop(&p->idle, deadline_ns);
     alive += tp_cl_pool_count_lost(p); /* the device still uses their memory */
     uv_mutex_unlock(lock);
-    if (alive)
-        return -1;
-    for (tp_cl_worker *w = p->workers; w; w = w->next) {
-        if (!w->is_joined)
-            uv_thread_join(&w->thread);
-        w->is_joined = true;
+    join_ended(p);
+    /* else somebody opens a device, or tries whether it runs */
+    if (uv_mutex_trylock(&p->lock) == 0) {
+        tp_cl_pool_reap(p);
+        uv_mutex_unlock(&p->lock);
     }
-    return 0;
+    return alive ? -1 : 0;
 }
 
 bool tp_opencl_shares_processors(tp_executor *ex, uint64_t devices, unsigned threads)

@@ -62,8 +62,8 @@ void tp_opencl_lose(tp_executor *ex, const tp_open_device *open, tp_ref *queue, 
     lost->device = open->index;
     lost->event = event;
     lost->passed = 0;
-    uv_mutex_unlock(tp_engine_lock(p->engine));
     atomic_store_explicit(&p->has_left, true, memory_order_relaxed);
+    uv_mutex_unlock(tp_engine_lock(p->engine));
     if (before)
         open->cl->ReleaseEvent(before);
 }
@@ -178,8 +178,8 @@ void tp_cl_pool_reap(tp_cl_pool *p)
     has_left |= p->lost != NULL;
     for (const tp_cl_worker *w = p->workers; w; w = w->next)
         has_left |= w->left != NULL;
-    uv_mutex_unlock(lock);
     atomic_store_explicit(&p->has_left, has_left, memory_order_relaxed);
+    uv_mutex_unlock(lock);
 }
 
 /* ---- is it stuck? ---- */
@@ -290,7 +290,8 @@ static void try_kernel(void *arg)
                                 : s->life;
     bool ran = life && tp_life_try(life, &s->launched_ns, &ignored) == 0;
     uv_mutex_lock(tp_engine_lock(p->engine));
-    s->life = life;
+    if (s->is_fresh)
+        s->life = life;
     s->has_run = ran;
     s->has_ended = true;
     tp_idle_end(&p->idle); /* wakes who waits for it */
@@ -302,7 +303,7 @@ static tp_cl_scout *send_scout(tp_cl_pool *p, const tp_cl *cl, unsigned device, 
                                tp_error *err)
 {
     for (tp_cl_scout *s = p->scouts; s; s = s->next)
-        if (s->device == device && (life ? s->life == life && !s->is_fresh : s->is_fresh))
+        if (s->device == device && (life ? !s->is_fresh && s->life == life : s->is_fresh))
             return s;
     tp_cl_scout *s = calloc(1, sizeof *s);
     if (!s) {
@@ -373,8 +374,8 @@ static void leave(tp_cl_pool *p, unsigned device, const tp_life *life, bool all)
             w->left = life;
     pass(p, device);
     tp_idle_offer(&p->idle, UINT_MAX); /* those that sleep end */
-    uv_mutex_unlock(tp_engine_lock(p->engine));
     atomic_store_explicit(&p->has_left, true, memory_order_relaxed);
+    uv_mutex_unlock(tp_engine_lock(p->engine));
 }
 
 /* Sets err: the device runs nothing beside what was given up. */
