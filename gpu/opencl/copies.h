@@ -23,18 +23,24 @@ typedef struct tp_copy tp_copy;
 
 /* A queue and pinned memory for threads that bring bytes home and have none on that device. */
 typedef struct tp_copies_queue {
-    struct tp_copies_queue *next;
+    /* Read-only once made. */
     cl_command_queue queue; /* commands of many threads */
     tp_open_device open;    /* its life is held */
-    tp_pinned pinned;       /* for the thread that has set is_used */
+
+    tp_pinned pinned; /* for the thread that has set is_used */
+
+    /* ---- guarded by tp_copies.lock ---- */
+    struct tp_copies_queue *next;
     bool is_used;
     unsigned owners; /* the copies, and threads that use it */
 } tp_copies_queue;
 
 /* The copies of all devices of an executor. Any thread. */
 typedef struct tp_copies {
+    /* Read-only once opened. */
     tp_array_keeper keeper; /* first member */
-    tp_trace *trace;        /* read-only once opened */
+    tp_trace *trace;
+
     _Atomic uint64_t shortages; /* see tp_copies_note_shortage (relaxed: only a count) */
     /* Taken with no other lock held but the executor's. */
     uv_mutex_t lock;

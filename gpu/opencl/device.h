@@ -28,21 +28,23 @@ typedef struct tp_buffer {
 
 typedef struct tp_queue {
     tp_ref ref;
-    tp_open_device open; /* read-only */
+    /* Read-only. */
+    tp_open_device open;
+    tp_executor *executor;
+    /* ---- for the thread that made it; the last owner frees it on any ---- */
     cl_command_queue queue;
-    /* ---- for the thread that made it ---- */
     tp_pinned pinned; /* for copies there and back */
     tp_buffer *held[TP_HELD_MAX]; /* buffers that commands use which may still run */
     unsigned n_held;
     cl_event last;    /* that of the last launch that nobody has waited for yet, or NULL */
     char running[64]; /* the name of its kernel */
     bool is_lost;     /* a wait for a launch was given up and that still runs: see tp_queue_open */
-    tp_lost lost;     /* for tp_opencl_lose */
     /* Asked from time to time during a wait for a launch: should the wait be given up? NULL:
      * never. */
     bool (*is_given_up)(void *user);
     void *user;
-    tp_executor *executor;
+    /* ---- guarded by the engine's lock ---- */
+    tp_lost lost; /* for tp_opencl_lose */
 } tp_queue;
 
 /* A kernel that is ready to be launched. For the thread that made it. */

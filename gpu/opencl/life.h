@@ -37,11 +37,12 @@ typedef struct tp_life {
     bool is_running; /* abandoned, and the commands have not ended yet */
     struct tp_kept_memory *kept; /* given back meanwhile; owned */
     /* ---- ---- */
-    struct tp_life *next; /* of those abandoned; its executor's */
-    bool is_abandoned;    /* read-only once it is over */
-    /* Set with the lock, after `fault` (release; acquire). */
+    struct tp_life *next; /* of those abandoned; guarded by their executor's lock (pool.h) */
+    /* Set once, with the lock held, and before `is_over`; read by whoever has seen that. */
+    bool is_abandoned;
+    char fault[TP_FAULT_MAX]; /* what failed first */
+    /* Set once, with the lock held, after what it makes readable (release; acquire). */
     _Atomic bool is_over;
-    char fault[TP_FAULT_MAX]; /* what failed first; read-only once it is over */
 } tp_life;
 
 /* Opens the device: makes a context. NULL with err set. */

@@ -12,16 +12,17 @@ typedef struct tp_cl_pool tp_cl_pool;
 /* A thread that runs slices on one device. Made by tp_cl_pool_open_device, joined and freed by
  * tp_cl_pool_free_workers. */
 typedef struct tp_cl_worker {
-    /* Set before the thread starts, read-only afterwards. */
+    /* Set before the thread starts, or by who starts it before others find it in pool->workers;
+     * read-only afterwards. */
     tp_cl_pool *pool;
     uv_thread_t thread;
-    struct tp_cl_worker *next; /* in pool->workers; that of the thread that frees it */
 
-    bool is_joined; /* belongs to the owner, in stop */
+    struct tp_cl_worker *next; /* as pool->workers; that of the thread that has taken it out */
 
     /* ---- guarded by the engine's lock ---- */
     tp_slice *slice; /* the one that it runs, or NULL */
     uint64_t passed; /* other devices (bits) that are used beside that, though it was given up */
+    bool is_joined;  /* somebody joins the thread, or has (stop) */
     /* The device is worked by others: the thread ends when it comes back from its slice. What its
      * queue has is of that life, and stays until it has come to rest. */
     const tp_life *left;
@@ -29,40 +30,46 @@ typedef struct tp_cl_worker {
 
     /* ---- its own ---- */
     tp_agent agent; /* with the exceptions in job.h */
-    tp_slice_runner runner;
+    tp_slice_runner runner; /* but for queue.open.index, which is read-only */
     unsigned trims_left; /* until nothing is left that could be given back */
     uint64_t trim_at;    /* when the next one is; UINT64_MAX: there is none */
 } tp_cl_worker;
 
 /* A thread that finds out whether a device runs a kernel now (stuck.c). */
 typedef struct tp_cl_scout {
-    struct tp_cl_scout *next; /* pool->lock */
+    /* Set before the thread starts, or by who starts it before others find it in pool->scouts;
+     * read-only afterwards. */
     tp_cl_pool *pool;
     const tp_cl *cl;
     uv_thread_t thread;
     unsigned device;
     bool is_fresh;  /* in a life of its own, which it makes */
     uint64_t sent_ns;
-    _Atomic uint64_t launched_ns; /* its own (relaxed); 0: not yet */
-    tp_life *life;  /* held; of a fresh one: NULL until it has ended, if it could be made */
-    bool has_ended, has_run; /* guarded by the engine's lock */
+    /* held. Of a fresh one: NULL if it could not be made, and set by the scout, with `has_ended` */
+    tp_life *life;
+
+    struct tp_cl_scout *next;     /* guarded by pool->lock */
+    _Atomic uint64_t launched_ns; /* the scout writes it (relaxed); 0: not yet */
+    bool has_ended, has_run;      /* guarded by the engine's lock */
 } tp_cl_scout;
 
 struct tp_cl_pool {
     tp_executor base;
-    tp_engine *engine;
+    tp_engine *engine; /* read-only */
+    /* ---- each with locks of its own ---- */
     tp_idle idle;     /* of its threads */
     tp_turn writing;  /* see tp_launch_queue_open */
     tp_copies copies; /* of arrays, on its devices */
 
     uv_mutex_t lock; /* taken before the engine's lock, and before the host's print_lock */
     /* ---- guarded by lock ---- */
-    tp_program_cache programs;
+    tp_program_cache programs; /* but for what program_cache.h says */
     unsigned processors; /* that there are for us, known once a device is open */
     tp_life *lives[TP_DEVICES_MAX]; /* held; NULL for devices that are not open */
     tp_life *abandoned;             /* held; those that have not come to rest */
     tp_cl_scout *scouts;            /* owned */
-    tp_cl_worker *workers;          /* changed only with the engine's lock held, too */
+    tp_cl_worker *workers;          /* changed with the engine's lock held, too: either will do
+                                     * to read it */
 
     /* ---- guarded by the engine's lock ---- */
     tp_lost *lost; /* see tp_opencl_lose */
@@ -70,7 +77,9 @@ struct tp_cl_pool {
     /* workers in keep_programs; when one leaves it, it wakes threads that wait for idle.ended */
     unsigned keeping;
 
-    /* There is something left or lost, which has to be looked for (relaxed: only a hint) */
+    /* There is something left or lost, which has to be looked for. Written with the engine's lock
+     * held, so that no look takes back what was left during it; of scouts also with p->lock alone,
+     * which whoever looks holds, too (relaxed: read by any thread, as a hint) */
     _Atomic bool has_left;
 };
 

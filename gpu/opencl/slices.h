@@ -11,6 +11,7 @@ typedef bool tp_asks_stuck(struct tp_executor *ex, unsigned device, uint64_t pat
 /* What a job's slices are run with: the job's `executor_data`. */
 typedef struct tp_kernels {
     tp_ref ref;
+    /* Read-only once made. */
     struct tp_host *host; /* it outlives its jobs */
     tp_asks_stuck *is_stuck;
     struct tp_func *func; /* held; the job's */
@@ -18,8 +19,9 @@ typedef struct tp_kernels {
     /* held; NULL: each result is wanted by itself. Set once, by the owner (release; workers
      * acquire) */
     tp_kernel *_Atomic reducer;
-    /* results that go to arrays are left on the device, until the owner has asked for one of them.
-     * Taken back by the owner (relaxed: what was left there is brought home for it) */
+    /* results that go to arrays are left on the device, until the owner has asked for one of them,
+     * or a device leaves the rest to others. Set before the job begins; taken back by any of those
+     * (relaxed: what was left there is brought home by who takes it back) */
     _Atomic bool stays;
     /* Set by workers before the first launch (relaxed: the owner may see it late) */
     _Atomic bool has_begun;

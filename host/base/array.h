@@ -114,8 +114,8 @@ typedef struct tp_array {
     _Atomic int64_t at;
     uint32_t id; /* of a borrowed array: the host's id for it */
     struct tp_array *next; /* in the pool, when nobody holds it; guarded by the pool's lock */
-    /* Who has copies of it on devices, or NULL; set once by the keeper (release), taken back when
-     * the keeper ends and nobody else runs. */
+    /* Who has copies of it on devices, or NULL: there are none. The keeper writes it, with its lock
+     * held (release; acquire), and ends when nobody else runs. */
     tp_array_keeper *_Atomic keeper;
     /* ---- the keeper's, under its lock ---- */
     void *copies;     /* the first of them */
