@@ -12,6 +12,8 @@ local on_device, on_pocl = devices.on_device(it, pending), devices.on_pocl(it, p
 
 local app = tidepool.App("devices", { executor = "processes" })
 
+support.let_signals_kill()
+
 describe("A function that drives a device in a process", function()
   on_device("is lent the device that its option names, and gives what it computes there", function()
     local f = app:func({ gpu = true, executor = "processes" }, function(n)
